@@ -1,0 +1,1 @@
+"""bide: durable workflows inside your own process."""
