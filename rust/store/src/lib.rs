@@ -1,1 +1,198 @@
-//! bide-store
+//! Where bide's runs live: the [`Store`] trait and its implementations.
+//!
+//! Synchronous on purpose: the executor's threads call it while they hold nothing. Every store passes the one
+//! conformance suite in bide-testkit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bide_core::record::{Batch, Committed, NewRun, RecordedTask, RunRow, RunRowId, StoredRun};
+use bide_core::{RunId, RunStatus, Time};
+
+/// A runner's right to execute its runs: a row number and the epoch that fences it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Lease {
+    /// The runner's row.
+    pub runner: i64,
+    /// Raised by whoever takes the runner's runs over.
+    pub epoch: i64,
+}
+
+/// How safe "committed" is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Survives the death of the process.
+    #[default]
+    Normal,
+    /// Survives power loss too.
+    Full,
+}
+
+/// A workflow version as a store knows it.
+#[derive(Clone, Debug)]
+pub struct StoredWorkflow {
+    /// The workflow's number.
+    pub workflow: i64,
+    /// The version's number.
+    pub version: i64,
+    /// Its tasks, in declaration order, with their numbers.
+    pub tasks: Arc<[RecordedTask]>,
+}
+
+/// What became of a run that was to be created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Creation {
+    /// It is committed and belongs to the lease.
+    Created,
+    /// Its key names this run, which was there already.
+    Exists(Box<RunRow>),
+}
+
+/// Which runs to list, newest first.
+#[derive(Clone, Debug, Default)]
+pub struct RunFilter {
+    /// Only runs of this status.
+    pub status: Option<RunStatus>,
+    /// Only runs of this workflow.
+    pub workflow: Option<String>,
+    /// Only runs created at or after this time.
+    pub since: Option<Time>,
+    /// At most so many.
+    pub limit: Option<usize>,
+}
+
+/// Why a store could not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The lease was lost: another runner may have the runs. Nothing was written.
+    #[error("another runner has taken over: the lease of runner {runner} was lost")]
+    Fenced {
+        /// Whose lease.
+        runner: i64,
+    },
+    /// The store was busy for longer than its stated patience. Nothing was written.
+    #[error("{store} was locked by another process for {waited:?}; nothing was written")]
+    Busy {
+        /// The store, as the user named it (redacted).
+        store: String,
+        /// How long it was tried.
+        waited: Duration,
+    },
+    /// The store cannot be opened or used as it is; the message says what to do. Nothing was written.
+    #[error("{0}")]
+    Unavailable(String),
+    /// A row does not read back: the file was changed by other hands.
+    #[error("{0}")]
+    Corrupt(String),
+    /// Whether the batch is committed is not known: reload before going on.
+    #[error("the outcome of a commit is unknown: {0}")]
+    Unknown(String),
+}
+
+/// Where runs live. All methods may block; none may be called with a lock held that a body could want.
+pub trait Store: Send + Sync + 'static {
+    /// The store as the user may see it: secrets redacted.
+    fn name(&self) -> &str;
+
+    /// Whether a commit can take long enough that an async runtime's thread should not make it.
+    fn blocks(&self) -> bool;
+
+    /// Registers a runner and gives it a lease.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] but `Fenced`.
+    fn enroll(&self, now: Time) -> Result<Lease, StoreError>;
+
+    /// Prolongs a lease.
+    ///
+    /// # Errors
+    /// `Fenced` if it was lost.
+    fn renew(&self, lease: Lease, now: Time) -> Result<(), StoreError>;
+
+    /// Gives a lease back: its unfinished runs belong to nobody and can be taken up at once.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; a lost lease is not an error.
+    fn leave(&self, lease: Lease) -> Result<(), StoreError>;
+
+    /// Records a workflow version (name, hash of the graph, task names with their dependencies in declaration
+    /// order) if it is new, and returns the numbers of workflow, version and tasks.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] but `Fenced`.
+    fn register(
+        &self,
+        name: &str,
+        version: &str,
+        tasks: &[(Arc<str>, Vec<Arc<str>>)],
+    ) -> Result<StoredWorkflow, StoreError>;
+
+    /// Creates runs, all in one commit, in status `Running` and belonging to the lease. One whose key exists
+    /// already (before or earlier in the same call) is not created: the answer has the run that is there.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; then none is created (`Unknown`: look again).
+    fn create(&self, lease: Lease, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError>;
+
+    /// Commits a batch if the lease still holds. The store may take the values out of the batch.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; except for `Unknown` nothing was written.
+    fn commit(&self, lease: Lease, batch: &mut Batch) -> Result<Committed, StoreError>;
+
+    /// Takes over unfinished, not paused runs of these workflows that belong to nobody, to a dead runner or to one
+    /// whose lease has run out (which is fenced by that), oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; then none was taken over.
+    fn claim(&self, lease: Lease, workflows: &[i64], now: Time, limit: usize) -> Result<Vec<RunRowId>, StoreError>;
+
+    /// Gives single runs back to nobody (they cannot be executed here after all).
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    fn release(&self, lease: Lease, runs: &[RunRowId]) -> Result<(), StoreError>;
+
+    /// A run with all that was recorded of it.
+    ///
+    /// # Errors
+    /// `Corrupt` if a row does not read back, else `Unavailable`.
+    fn load(&self, run: RunId) -> Result<Option<StoredRun>, StoreError>;
+
+    /// The id of a run by its row number.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    fn id_of(&self, row: RunRowId) -> Result<Option<RunId>, StoreError>;
+
+    /// The ids of the runs with this key: one per workflow, or of the one workflow named.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    fn by_key(&self, key: &str, workflow: Option<&str>) -> Result<Vec<(RunId, Arc<str>)>, StoreError>;
+
+    /// Runs without their tasks, newest first.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    fn list(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError>;
+
+    /// Deletes ended runs: those that ended before `before`, at most `limit` in one commit. Returns how many.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] but `Fenced`.
+    fn purge(&self, before: Time, limit: usize) -> Result<usize, StoreError>;
+
+    /// Deletes one ended run. False if there is none or it has not ended.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] but `Fenced`.
+    fn delete(&self, run: RunId) -> Result<bool, StoreError>;
+
+    /// Whether another process has written since the last call, or a runner has died: reason to claim and to look
+    /// at watched runs again. Cheap: called every 50 ms.
+    ///
+    /// # Errors
+    /// `Unavailable` if the file is gone.
+    fn news(&self) -> Result<bool, StoreError>;
+}

@@ -1,0 +1,118 @@
+//! Identities: of runs (UUIDv7), of tasks within a workflow and within a store.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A run's id: a UUIDv7. Its first 63 significant bits double as the run's row number, so that a look-up by id
+/// needs no index of its own and rows of later runs come later in the file.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RunId(pub u128);
+
+/// Bits of the row number below the millisecond: 12 of `rand_a` and the first 9 of `rand_b`.
+const ROW_LOW_BITS: u32 = 21;
+
+impl RunId {
+    /// Builds an id from Unix milliseconds, a counter (12 bits are used) and random bits (62 are used).
+    #[must_use]
+    pub const fn new(unix_ms: u64, counter: u16, random: u64) -> Self {
+        let ms = (unix_ms as u128 & 0xffff_ffff_ffff) << 80;
+        let a = (counter as u128 & 0xfff) << 64;
+        let b = random as u128 & ((1 << 62) - 1);
+        Self(ms | 0x7 << 76 | a | 0b10 << 62 | b)
+    }
+
+    /// The row number: 42 bits of milliseconds, then counter and the first random bits. Positive until the year 2109.
+    #[must_use]
+    pub const fn row(self) -> i64 {
+        let ms = (self.0 >> 80) & ((1 << 42) - 1);
+        let a = (self.0 >> 64) & 0xfff;
+        let b = (self.0 >> 53) & 0x1ff;
+        ((ms << ROW_LOW_BITS) | (a << 9) | b) as i64
+    }
+
+    /// The smallest row number that a run created at this Unix millisecond can have.
+    #[must_use]
+    pub const fn first_row_at(unix_ms: i64) -> i64 {
+        if unix_ms < 0 { 0 } else { (unix_ms & ((1 << 42) - 1)) << ROW_LOW_BITS }
+    }
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let x = self.0;
+        write!(
+            f,
+            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+            x >> 96,
+            (x >> 80) & 0xffff,
+            (x >> 64) & 0xffff,
+            (x >> 48) & 0xffff,
+            x & 0xffff_ffff_ffff
+        )
+    }
+}
+
+impl fmt::Debug for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for RunId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let dashes = [8, 13, 18, 23];
+        if text.len() != 36 || !text.bytes().enumerate().all(|(i, b)| dashes.contains(&i) == (b == b'-')) {
+            return Err(());
+        }
+        let hex: String = text.chars().filter(|c| *c != '-').collect();
+        if !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(());
+        }
+        u128::from_str_radix(&hex, 16).map(Self).map_err(|_| ())
+    }
+}
+
+/// A task's position in its workflow's graph, in declaration order.
+pub type TaskIx = u32;
+
+/// A task of a run: its position, and the map index of the child (`NO_MAP` for a task that is not mapped).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskRef {
+    /// Position in the graph.
+    pub ix: TaskIx,
+    /// Map index, or `NO_MAP`.
+    pub map: i32,
+}
+
+/// The map index of a task that is not mapped.
+pub const NO_MAP: i32 = -1;
+
+impl TaskRef {
+    /// A task that is not mapped.
+    #[must_use]
+    pub const fn plain(ix: TaskIx) -> Self {
+        Self { ix, map: NO_MAP }
+    }
+}
+
+/// A task's number in a store: one per (workflow, task name), the same for every version of the workflow.
+pub type TaskId = i64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_reads_back_and_orders_by_time() {
+        let a = RunId::new(1_790_000_000_123, 7, u64::MAX);
+        let b = RunId::new(1_790_000_000_124, 0, 0);
+        assert_eq!(a.to_string().parse(), Ok(a));
+        assert_eq!(a.to_string().as_bytes()[14], b'7');
+        assert!(a.row() < b.row() && a.row() > 0);
+        assert!(RunId::first_row_at(1_790_000_000_124) <= b.row());
+        assert!(RunId::first_row_at(1_790_000_000_124) > a.row());
+        assert!("01990000-0000-7000-8000-00000000000g".parse::<RunId>().is_err());
+    }
+}

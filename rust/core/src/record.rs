@@ -1,0 +1,273 @@
+//! What a store keeps: the rows of runs, tasks and journals, and the batch in which they are written.
+//!
+//! Rows are whole: a write replaces its row. Only `Done`, the row of a task that ended at its first try, is a
+//! shorter form of `Task`, because almost every row of a busy store is one.
+
+use std::sync::Arc;
+
+use crate::failure::Failure;
+use crate::id::{RunId, TaskId};
+use crate::status::{RunStatus, SubStatus, TaskStatus, stored_enum};
+use crate::time::Time;
+use crate::value::Value;
+
+/// A run's row number, see [`RunId::row`].
+pub type RunRowId = i64;
+
+/// The key of a journal entry within its task: the name and the use of that name.
+///
+/// `n` counts from 1 within a body; a gate's entry has `n` = 0.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntryKey {
+    /// `name=` if given, else the callable's qualified name.
+    pub name: Arc<str>,
+    /// Which use of that name in this body; 0 for the task's gate.
+    pub n: u32,
+}
+
+stored_enum! {
+    /// What a journal entry records.
+    EntryKind {
+        /// A condition polled until it is truthy.
+        Condition = 0,
+        /// A point in time.
+        Time = 1,
+        /// A named message to the run.
+        Signal = 2,
+        /// A call whose result is kept.
+        Step = 3,
+        /// The first of several waits.
+        Any = 4,
+        /// All of several waits.
+        All = 5,
+    }
+}
+
+stored_enum! {
+    /// Where a journal entry stands.
+    EntryState {
+        /// The wait is open.
+        Open = 0,
+        /// The wait is satisfied, the step returned: `value` has the result.
+        Satisfied = 1,
+        /// The wait timed out or its condition failed, the step raised: `failure` says how.
+        Failed = 2,
+    }
+}
+
+/// One recorded wait or step of a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its key within the task.
+    pub key: EntryKey,
+    /// Order of recording within the task, from 1.
+    pub seq: u32,
+    /// What it records.
+    pub kind: EntryKind,
+    /// Where it stands.
+    pub state: EntryState,
+    /// What must be the same for the record to be reused: a condition's fingerprint, a step's encoded arguments,
+    /// the members of a combination. `None`: never provably the same.
+    pub proof: Option<Arc<[u8]>>,
+    /// When a time is reached (for `Time`).
+    pub due: Option<Time>,
+    /// When the wait times out: absolute, a crash does not extend it.
+    pub deadline: Option<Time>,
+    /// The result.
+    pub value: Option<Value>,
+    /// The failure.
+    pub failure: Option<Failure>,
+    /// When it was first recorded.
+    pub opened_at: Time,
+    /// When it left `Open`.
+    pub closed_at: Option<Time>,
+}
+
+/// The whole row of a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskRow {
+    /// Its run.
+    pub run: RunRowId,
+    /// The task's number in this store.
+    pub task: TaskId,
+    /// Map index, or [`crate::id::NO_MAP`].
+    pub map: i32,
+    /// Where it stands.
+    pub status: TaskStatus,
+    /// While running: whether it holds a slot.
+    pub sub_status: Option<SubStatus>,
+    /// Tries so far, from 1; 0 before the first.
+    pub attempts: u32,
+    /// A recovered body has been entered and nothing has been recorded since.
+    pub entered: bool,
+    /// What the body returned.
+    pub output: Option<Value>,
+    /// The body's changes of the context, packed (see [`crate::pack`]).
+    pub changes: Option<Arc<[u8]>>,
+    /// The last failed attempt's failure, or why it was skipped.
+    pub failure: Option<Failure>,
+    /// When the first attempt started.
+    pub first_started_at: Option<Time>,
+    /// When the current attempt started.
+    pub started_at: Option<Time>,
+    /// When it ended.
+    pub ended_at: Option<Time>,
+    /// Microseconds spent deferred or behind its gate, in closed waits.
+    pub waited: i64,
+    /// When the next attempt may start.
+    pub retry_at: Option<Time>,
+    /// What it is blocked by or was skipped for, in words.
+    pub blocked_by: Option<Arc<str>>,
+}
+
+/// The short row of a task that completed at its first try and had no row before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DoneRow {
+    /// Its run.
+    pub run: RunRowId,
+    /// The task's number in this store.
+    pub task: TaskId,
+    /// Map index, or [`crate::id::NO_MAP`].
+    pub map: i32,
+    /// What the body returned.
+    pub output: Value,
+    /// When the body started.
+    pub started_at: Time,
+    /// When it ended.
+    pub ended_at: Time,
+}
+
+/// What changes in a run's row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunUpdate {
+    /// The run.
+    pub run: RunRowId,
+    /// Its new status.
+    pub status: RunStatus,
+    /// The first committed failure, if any.
+    pub failure: Option<Failure>,
+    /// When it ended.
+    pub ended_at: Option<Time>,
+    /// Why it does not go on, in words.
+    pub blocked_by: Option<Arc<str>>,
+    /// How often in a row it was found dead with a marked task and no new record.
+    pub crashes: u32,
+}
+
+/// One write of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Insert the short row of a task that had none.
+    Done(DoneRow),
+    /// Insert or replace a task's row.
+    Task(Box<TaskRow>),
+    /// Insert or replace a journal entry.
+    Entry {
+        /// The run.
+        run: RunRowId,
+        /// The task.
+        task: TaskId,
+        /// The map index.
+        map: i32,
+        /// The entry.
+        entry: Box<Entry>,
+    },
+    /// Delete journal entries of a task.
+    DropEntries {
+        /// The run.
+        run: RunRowId,
+        /// The task.
+        task: TaskId,
+        /// The map index.
+        map: i32,
+        /// Their keys.
+        keys: Vec<EntryKey>,
+    },
+    /// Update the run's row.
+    Run(Box<RunUpdate>),
+}
+
+/// Writes that a store makes durable together or not at all.
+pub type Batch = Vec<Write>;
+
+/// A store's word that a batch is committed. Only stores make one; effects are released only against it.
+#[derive(Debug)]
+#[must_use]
+pub struct Committed(());
+
+impl Committed {
+    /// For stores, after the batch survives the death of the process (or, for memory, is visible to readers).
+    pub const fn by_store() -> Self {
+        Self(())
+    }
+}
+
+/// A run to be created.
+#[derive(Clone, Debug)]
+pub struct NewRun {
+    /// Its id.
+    pub id: RunId,
+    /// The workflow's number in this store.
+    pub workflow: i64,
+    /// The workflow version's number in this store.
+    pub version: i64,
+    /// The caller's key, unique per workflow.
+    pub key: Option<Arc<str>>,
+    /// The inputs, packed and in order of name (see [`crate::pack`]).
+    pub inputs: Arc<[u8]>,
+    /// When it was created.
+    pub created_at: Time,
+}
+
+/// A run's row, as read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunRow {
+    /// Its id.
+    pub id: RunId,
+    /// The workflow's name.
+    pub workflow: Arc<str>,
+    /// The hash of the graph it was created with.
+    pub version: Arc<str>,
+    /// The caller's key.
+    pub key: Option<Arc<str>>,
+    /// Where it stands.
+    pub status: RunStatus,
+    /// The inputs, packed.
+    pub inputs: Arc<[u8]>,
+    /// The first committed failure.
+    pub failure: Option<Failure>,
+    /// When it was created.
+    pub created_at: Time,
+    /// When it ended.
+    pub ended_at: Option<Time>,
+    /// Why it does not go on, in words.
+    pub blocked_by: Option<Arc<str>>,
+    /// How often in a row it was found dead with a marked task and no new record.
+    pub crashes: u32,
+    /// The runner that has it, if any.
+    pub runner: Option<i64>,
+}
+
+/// A task as a workflow version records it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordedTask {
+    /// The task's number in this store.
+    pub id: TaskId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// The names of the tasks it depends on, in order of name.
+    pub dependencies: Vec<Arc<str>>,
+}
+
+/// A run with all that was recorded of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredRun {
+    /// The run's row.
+    pub run: RunRow,
+    /// The tasks of its workflow version, in declaration order.
+    pub tasks: Arc<[RecordedTask]>,
+    /// The rows of its tasks, by number and map index.
+    pub rows: Vec<TaskRow>,
+    /// The journals: (task, map index, entry), by task, map index and `seq`.
+    pub entries: Vec<(TaskId, i32, Entry)>,
+}
