@@ -1,0 +1,244 @@
+//! A workflow's shape: validated once, then only read. Every look-up on the hot path is an index into flat memory.
+//!
+//! Not here: what happens in a run of it (the run's state machine), and what a body is.
+
+mod ancestors;
+mod build;
+#[cfg(test)]
+mod tests;
+mod version;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::id::TaskIx;
+use crate::retry::RetryPolicy;
+use ancestors::AncestorCache;
+pub use build::RESERVED_NAMES;
+
+/// When a task runs, decided once everything it depends on has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum RunIf {
+    /// If all its dependencies succeeded.
+    #[default]
+    Succeeded,
+    /// If at least one failed, or was skipped because of a failure.
+    Failed,
+    /// Always.
+    Done,
+}
+
+/// A task as it is declared.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskSpec {
+    /// Its name, unique in the workflow.
+    pub name: Arc<str>,
+    /// The names of the tasks it depends on.
+    pub dependencies: Vec<Arc<str>>,
+    /// When it runs.
+    pub run_if: RunIf,
+    /// How often it is tried.
+    pub retry: RetryPolicy,
+    /// Limit of one attempt's execution, time deferred excluded.
+    pub timeout: Option<Duration>,
+    /// A wait must be satisfied before its body starts.
+    pub gate: bool,
+    /// Its body asks for a handle.
+    pub wants_handle: bool,
+    /// Its body asks for the context.
+    pub wants_context: bool,
+}
+
+impl TaskSpec {
+    /// A task that depends on nothing and asks for nothing.
+    #[must_use]
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self {
+            name: name.into(),
+            dependencies: Vec::new(),
+            run_if: RunIf::Succeeded,
+            retry: RetryPolicy::NONE,
+            timeout: None,
+            gate: false,
+            wants_handle: false,
+            wants_context: false,
+        }
+    }
+}
+
+/// A validated workflow. Tasks are known by their position in declaration order.
+pub struct Graph {
+    workflow: Arc<str>,
+    fail_fast: bool,
+    specs: Box<[TaskSpec]>,
+    by_name: HashMap<Arc<str>, TaskIx>,
+    dependencies: Edges,
+    dependents: Edges,
+    roots: Box<[TaskIx]>,
+    leaves: Box<[TaskIx]>,
+    order: Box<[TaskIx]>,
+    /// The inverse of `order`: `order[rank[ix]] == ix`.
+    rank: Box<[u32]>,
+    version: Box<str>,
+    ancestors: AncestorCache,
+}
+
+impl Graph {
+    /// How many tasks there are; at least one.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a graph is never empty")]
+    pub fn len(&self) -> usize {
+        self.specs.len()
+    }
+
+    /// The workflow's name.
+    #[must_use]
+    pub fn workflow(&self) -> &Arc<str> {
+        &self.workflow
+    }
+
+    /// Whether the first failure skips what has not started.
+    #[must_use]
+    pub fn fail_fast(&self) -> bool {
+        self.fail_fast
+    }
+
+    /// A task's name.
+    #[must_use]
+    pub fn name(&self, ix: TaskIx) -> &Arc<str> {
+        &self.spec(ix).name
+    }
+
+    /// A task as declared, with each dependency once.
+    #[must_use]
+    pub fn spec(&self, ix: TaskIx) -> &TaskSpec {
+        &self.specs[ix as usize]
+    }
+
+    /// The task of this name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<TaskIx> {
+        self.by_name.get(name).copied()
+    }
+
+    /// What a task depends on, in the order it names them.
+    #[must_use]
+    pub fn dependencies(&self, ix: TaskIx) -> &[TaskIx] {
+        self.dependencies.of(ix)
+    }
+
+    /// What depends on a task, in declaration order.
+    #[must_use]
+    pub fn dependents(&self, ix: TaskIx) -> &[TaskIx] {
+        self.dependents.of(ix)
+    }
+
+    /// The tasks that depend on nothing, in declaration order.
+    #[must_use]
+    pub fn roots(&self) -> &[TaskIx] {
+        &self.roots
+    }
+
+    /// The tasks that nothing depends on, in declaration order.
+    #[must_use]
+    pub fn leaves(&self) -> &[TaskIx] {
+        &self.leaves
+    }
+
+    /// All tasks in topological order; of those that could come next, the first declared comes.
+    #[must_use]
+    pub fn order(&self) -> &[TaskIx] {
+        &self.order
+    }
+
+    /// A task's position in [`Graph::order`].
+    #[must_use]
+    pub fn rank(&self, ix: TaskIx) -> u32 {
+        self.rank[ix as usize]
+    }
+
+    /// The tasks by their distance from the roots (the longest way counts), each level in declaration order.
+    #[must_use]
+    pub fn levels(&self) -> Vec<Vec<TaskIx>> {
+        let mut level_of = vec![0usize; self.len()];
+        let mut levels: Vec<Vec<TaskIx>> = Vec::new();
+        for &ix in &*self.order {
+            let level = self.dependencies(ix).iter().map(|&on| level_of[on as usize] + 1).max().unwrap_or(0);
+            level_of[ix as usize] = level;
+        }
+        for (ix, &level) in (0..).zip(&level_of) {
+            if levels.len() <= level {
+                levels.resize(level + 1, Vec::new());
+            }
+            levels[level].push(ix);
+        }
+        levels
+    }
+
+    /// The stable hash of the graph, in hexadecimal: names, dependencies and `run_if`; see `graph/version.rs`.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The workflow and its version as messages show them: `ingest v3f2a`.
+    #[must_use]
+    pub fn title(&self) -> String {
+        title(&self.workflow, &self.version)
+    }
+
+    /// All tasks that come before this one on some path, in topological order.
+    pub fn ancestors(&self, ix: TaskIx) -> impl Iterator<Item = TaskIx> + '_ {
+        let list = self.ancestors.of(self, ix);
+        (0..list.len()).map(move |i| list[i])
+    }
+}
+
+/// A workflow and a version's hash as messages show them: `ingest v3f2a`.
+#[must_use]
+pub fn title(workflow: &str, version: &str) -> String {
+    format!("{workflow} v{}", version.get(..4).unwrap_or(version))
+}
+
+impl fmt::Debug for Graph {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Graph({}, {} tasks)", self.title(), self.len())
+    }
+}
+
+/// The neighbours of every task, one after the other in one vector.
+struct Edges {
+    /// The neighbours of task `ix` are `to[start[ix]..start[ix + 1]]`.
+    start: Box<[usize]>,
+    to: Box<[TaskIx]>,
+}
+
+impl Edges {
+    fn of(&self, ix: TaskIx) -> &[TaskIx] {
+        let ix = ix as usize;
+        &self.to[self.start[ix]..self.start[ix + 1]]
+    }
+
+    /// The same edges seen from the other end; neighbours come in declaration order.
+    fn reversed(&self) -> Edges {
+        let len = self.start.len() - 1;
+        let mut start = vec![0usize; len + 1];
+        for &to in &*self.to {
+            start[to as usize + 1] += 1;
+        }
+        for ix in 0..len {
+            start[ix + 1] += start[ix];
+        }
+        let mut next = start.clone();
+        let mut to = vec![0; self.to.len()];
+        for from in 0..len as TaskIx {
+            for &other in self.of(from) {
+                to[next[other as usize]] = from;
+                next[other as usize] += 1;
+            }
+        }
+        Edges { start: start.into(), to: to.into() }
+    }
+}

@@ -1,0 +1,82 @@
+//! The hash by which a stored run knows the graph it was created with. It never changes: not between releases, not
+//! between platforms.
+//!
+//! Hashed are, in declaration order, each task's name, the sorted names of what it depends on, and its `run_if`.
+//! Not hashed: bodies, retries, timeouts, gates, `fail_fast`. Those may change under a run that is going on.
+
+use super::{RunIf, TaskSpec};
+
+/// The first byte hashed: another way of hashing gets another.
+const FORMAT: u8 = 1;
+
+pub(super) fn version(specs: &[TaskSpec]) -> Box<str> {
+    let mut hash = Fnv::new();
+    hash.bytes(&[FORMAT]);
+    let mut dependencies = Vec::new();
+    for spec in specs {
+        hash.text(&spec.name);
+        hash.bytes(&[match spec.run_if {
+            RunIf::Succeeded => 0,
+            RunIf::Failed => 1,
+            RunIf::Done => 2,
+        }]);
+        dependencies.clear();
+        dependencies.extend(spec.dependencies.iter().map(|name| &**name));
+        dependencies.sort_unstable();
+        hash.length(dependencies.len());
+        dependencies.iter().for_each(|name| hash.text(name));
+    }
+    format!("{:032x}", hash.finish()).into()
+}
+
+/// FNV-1a with 128 bits.
+struct Fnv(u128);
+
+impl Fnv {
+    const PRIME: u128 = (1 << 88) + 0x13b;
+
+    const fn new() -> Self {
+        Self(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d)
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = (self.0 ^ u128::from(byte)).wrapping_mul(Self::PRIME);
+        }
+    }
+
+    fn length(&mut self, len: usize) {
+        self.bytes(&(len as u64).to_le_bytes());
+    }
+
+    /// Length first, so that no two lists of texts are the same bytes.
+    fn text(&mut self, text: &str) {
+        self.length(text.len());
+        self.bytes(text.as_bytes());
+    }
+
+    /// The last bytes reach the first digits, which messages show, only after some more rounds.
+    fn finish(mut self) -> u128 {
+        self.bytes(&[0; 16]);
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_the_published_fnv_1a() {
+        let mut hash = Fnv::new();
+        hash.bytes(b"foobar");
+        assert_eq!(hash.0, 0x343e_1662_793c_64bf_6f0d_3597_ba44_6f18);
+    }
+
+    #[test]
+    fn a_hash_that_was_once_written_stays() {
+        let wait = TaskSpec::new("wait_for_data");
+        let process = TaskSpec { dependencies: vec!["wait_for_data".into()], ..TaskSpec::new("process_data") };
+        assert_eq!(&*version(&[wait, process]), "2a60aa255a15eaf9eef4ab438fadf81b");
+    }
+}
