@@ -13,6 +13,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::event::GateSpec;
 use crate::id::TaskIx;
 use crate::retry::RetryPolicy;
 use ancestors::AncestorCache;
@@ -44,7 +45,7 @@ pub struct TaskSpec {
     /// Limit of one attempt's execution, time deferred excluded.
     pub timeout: Option<Duration>,
     /// A wait must be satisfied before its body starts.
-    pub gate: bool,
+    pub gate: Option<GateSpec>,
     /// Its body asks for a handle.
     pub wants_handle: bool,
     /// Its body asks for the context.
@@ -61,7 +62,7 @@ impl TaskSpec {
             run_if: RunIf::Succeeded,
             retry: RetryPolicy::NONE,
             timeout: None,
-            gate: false,
+            gate: None,
             wants_handle: false,
             wants_context: false,
         }

@@ -3,23 +3,32 @@
 //! No I/O, threads, clock, tokio or Python: `now` is passed in, values are bytes, callables are positions.
 
 pub mod definition;
+pub mod event;
 pub mod failure;
 pub mod graph;
 pub mod id;
+pub mod journal;
 pub mod nearest;
 pub mod pack;
+pub mod pending;
 pub mod record;
+pub mod recover;
 pub mod retry;
+pub mod run;
 pub mod status;
 pub mod time;
 pub mod value;
 
 pub use definition::DefinitionError;
+pub use event::{Effect, Event, GateSpec, GateUntil, Outcome, Refused};
 pub use failure::{Failure, FailureKind};
 pub use graph::{Graph, RunIf, TaskSpec};
 pub use id::{NO_MAP, RunId, TaskId, TaskIx, TaskRef};
+pub use journal::Recall;
+pub use pending::Pending;
 pub use record::{Batch, Committed, Entry, EntryKey, EntryKind, EntryState, TaskRow, Write};
 pub use retry::RetryPolicy;
+pub use run::RunState;
 pub use status::{RunStatus, SubStatus, TaskStatus};
 pub use time::Time;
 pub use value::Value;

@@ -152,6 +152,8 @@ pub struct RunUpdate {
     pub blocked_by: Option<Arc<str>>,
     /// How often in a row it was found dead with a marked task and no new record.
     pub crashes: u32,
+    /// The workflow version that the run goes on with, if it is another than before.
+    pub version: Option<i64>,
 }
 
 /// One write of a batch.

@@ -219,7 +219,7 @@ proptest! {
         let mut same = tasks.clone();
         same[ix].retry = RetryPolicy::new(7);
         same[ix].timeout = Some(Duration::from_secs(1));
-        (same[ix].gate, same[ix].wants_handle, same[ix].wants_context) = (true, true, true);
+        (same[ix].wants_handle, same[ix].wants_context) = (true, true);
         same.iter_mut().for_each(|task| task.dependencies.reverse());
         prop_assert_eq!(&version(&same), &before);
         let renamed = Graph::build("other", same, true).unwrap();

@@ -1,0 +1,222 @@
+//! What happens to a run, and what has to happen next: the alphabet of the run machine in `run.rs`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::failure::Failure;
+use crate::id::TaskRef;
+use crate::record::{EntryKey, EntryKind};
+use crate::status::RunStatus;
+use crate::time::Time;
+use crate::value::Value;
+
+/// Something that happened to a run. Events of an attempt that is over are refused.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The run is committed, or has been loaded again: what can start may start.
+    Begin,
+    /// A body has executed for long enough that its start should be visible to others.
+    Started {
+        /// Whose body.
+        task: TaskRef,
+        /// Which try.
+        attempt: u32,
+    },
+    /// A body opens a wait.
+    Opened {
+        /// Whose body.
+        task: TaskRef,
+        /// Which try.
+        attempt: u32,
+        /// The wait.
+        wait: Wait,
+    },
+    /// An open wait of a body or a gate ends.
+    Closed {
+        /// Whose wait.
+        task: TaskRef,
+        /// Which try; for a gate the number of tries before it.
+        attempt: u32,
+        /// The journal entry.
+        key: EntryKey,
+        /// Its value, or how it failed.
+        result: Result<Value, Failure>,
+        /// For a gate that failed: whether the task's retry policy covers the failure.
+        retry: Option<Retry>,
+    },
+    /// A step returned or raised, or a wait was satisfied at its first check.
+    Recorded {
+        /// Whose body.
+        task: TaskRef,
+        /// Which try.
+        attempt: u32,
+        /// What is recorded.
+        wait: Wait,
+        /// Its value, or how it failed.
+        result: Result<Value, Failure>,
+    },
+    /// A body ended.
+    Ended {
+        /// Whose body.
+        task: TaskRef,
+        /// Which try.
+        attempt: u32,
+        /// How.
+        outcome: Outcome,
+    },
+    /// A timer that the machine asked for has fired.
+    Due {
+        /// Whose timer.
+        task: TaskRef,
+        /// The attempt it was asked for.
+        attempt: u32,
+        /// What for.
+        timer: Timer,
+    },
+    /// The run cannot go on as it is: it is paused with this reason.
+    Block {
+        /// The reason, in words.
+        reason: Arc<str>,
+    },
+}
+
+/// A wait or step as a body or a gate states it.
+#[derive(Clone, Debug)]
+pub struct Wait {
+    /// Its key in the journal.
+    pub key: EntryKey,
+    /// What it is.
+    pub kind: EntryKind,
+    /// What must be the same for the record to be reused.
+    pub proof: Option<Arc<[u8]>>,
+    /// When the time is reached (for `Time`).
+    pub due: Option<Time>,
+    /// How long it may stay open.
+    pub timeout: Option<Duration>,
+}
+
+/// A task's gate, as its workflow states it: a wait that opens when the task could start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GateSpec {
+    /// Its name in the journal.
+    pub name: Arc<str>,
+    /// What it waits for.
+    pub until: GateUntil,
+    /// How long it may stay open.
+    pub timeout: Option<Duration>,
+}
+
+/// What a gate waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GateUntil {
+    /// A condition, polled by the executor.
+    Condition,
+    /// A span after the task could have started.
+    After(Duration),
+    /// A point in time.
+    At(Time),
+}
+
+impl GateSpec {
+    /// The wait that opens now. A gate's journal entry has `n` = 0.
+    #[must_use]
+    pub fn wait(&self, now: Time) -> Wait {
+        let (kind, due) = match self.until {
+            GateUntil::Condition => (EntryKind::Condition, None),
+            GateUntil::After(span) => (EntryKind::Time, Some(now.after(span))),
+            GateUntil::At(time) => (EntryKind::Time, Some(time)),
+        };
+        let key = EntryKey { name: Arc::clone(&self.name), n: 0 };
+        Wait { key, kind, proof: None, due, timeout: self.timeout }
+    }
+}
+
+/// How a body ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// It returned.
+    Completed {
+        /// What it returned.
+        output: Value,
+        /// Its changes of the context, packed; `None` if it made none.
+        changes: Option<Arc<[u8]>>,
+    },
+    /// It raised.
+    Failed {
+        /// What.
+        failure: Failure,
+        /// If the task's retry policy covers the failure.
+        retry: Option<Retry>,
+    },
+    /// It skipped itself.
+    Skipped {
+        /// Why.
+        reason: Arc<str>,
+    },
+    /// It was suspended: it will be entered again and goes on from its journal.
+    Suspended,
+}
+
+/// That a failure is one to retry, with the random number in 0..1 for the jitter of the delay.
+#[derive(Clone, Copy, Debug)]
+pub struct Retry {
+    /// The random number.
+    pub random: f64,
+}
+
+/// What a timer of the machine is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timer {
+    /// The next attempt may start.
+    Retry,
+    /// The time that a recovered body waited for is reached: the body may be entered again.
+    Reenter,
+}
+
+/// Something that has to happen next. Only released once the batch it belongs to is committed.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// The task's body may start: it wants a slot.
+    Ready {
+        /// Which.
+        task: TaskRef,
+    },
+    /// The task's gate is open: watch it and report `Closed`.
+    Gate {
+        /// Which.
+        task: TaskRef,
+        /// Tries before it.
+        attempt: u32,
+        /// When its time is reached (for a time).
+        due: Option<Time>,
+        /// When it times out.
+        deadline: Option<Time>,
+    },
+    /// Report `Due` at this time.
+    Timer {
+        /// Whose.
+        task: TaskRef,
+        /// For which attempt.
+        attempt: u32,
+        /// When.
+        at: Time,
+        /// What for.
+        timer: Timer,
+    },
+    /// The run has ended or is paused: tell whoever waits for it.
+    Settled {
+        /// How.
+        status: RunStatus,
+    },
+}
+
+/// Why an event was refused: it comes too late and changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The run has ended or is paused.
+    #[error("the run is over")]
+    RunOver,
+    /// The attempt is not the current one or has ended.
+    #[error("the attempt is over")]
+    AttemptOver,
+}

@@ -1,0 +1,55 @@
+//! Writes first, effects later: what a group of events of many runs leads to.
+//!
+//! Effects go in with the events and come out only against a store's [`Committed`]. That is the whole of guarantee
+//! 2 ("a task starts only after what it depends on is committed") and 6 ("a result is reported only when it is
+//! committed"), so the compiler checks it.
+
+use crate::event::{Effect, Event, Refused};
+use crate::record::{Batch, Committed};
+use crate::run::RunState;
+use crate::time::Time;
+
+/// A batch that is not committed yet, and the effects that wait for it. `R` names a run for the caller.
+#[derive(Debug)]
+pub struct Pending<R> {
+    /// What has to be committed.
+    pub batch: Batch,
+    held: Vec<(R, Effect)>,
+    scratch: Vec<Effect>,
+}
+
+impl<R> Default for Pending<R> {
+    fn default() -> Self {
+        Self { batch: Batch::new(), held: Vec::new(), scratch: Vec::new() }
+    }
+}
+
+impl<R: Clone> Pending<R> {
+    /// Applies an event to a run.
+    ///
+    /// # Errors
+    /// Refused if it comes too late; it changes nothing then.
+    pub fn apply(&mut self, run: &R, state: &mut RunState, event: Event, now: Time) -> Result<(), Refused> {
+        state.apply(event, now, &mut self.batch, &mut self.scratch)?;
+        self.held.extend(self.scratch.drain(..).map(|effect| (run.clone(), effect)));
+        Ok(())
+    }
+
+    /// Nothing to commit. (Effects never come without a write, except from `Begin`.)
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.batch.is_empty() && self.held.is_empty()
+    }
+
+    /// Releases the effects of a committed batch, in the order in which they arose.
+    pub fn committed(&mut self, _token: Committed) -> std::vec::Drain<'_, (R, Effect)> {
+        self.batch.clear();
+        self.held.drain(..)
+    }
+
+    /// Forgets batch and effects after a failed commit: the runs that they belong to have to be read again.
+    pub fn discard(&mut self) -> impl Iterator<Item = R> + '_ {
+        self.batch.clear();
+        self.held.drain(..).map(|(run, _)| run)
+    }
+}

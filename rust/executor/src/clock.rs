@@ -1,0 +1,42 @@
+//! The one clock. Everything that asks for the time is given one of these; nothing else reads the system's.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bide_core::Time;
+
+/// Tells the time: of the wall, for what is stored, and a steady one, for spans.
+pub trait Clock: Send + Sync + 'static {
+    /// The wall's time, UTC. May jump.
+    fn now(&self) -> Time;
+
+    /// A steady time since some fixed point; never goes back.
+    fn steady(&self) -> Duration;
+}
+
+/// The system's clock.
+#[derive(Debug)]
+pub struct SystemClock {
+    origin: Instant,
+}
+
+impl SystemClock {
+    /// The system's clock.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the system's clock")]
+    pub fn shared() -> Arc<dyn Clock> {
+        Arc::new(Self { origin: Instant::now() })
+    }
+}
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the system's clock")]
+    fn now(&self) -> Time {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Time(bide_core::time::micros(since))
+    }
+
+    fn steady(&self) -> Duration {
+        self.origin.elapsed()
+    }
+}
