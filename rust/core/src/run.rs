@@ -193,6 +193,12 @@ impl RunState {
         self.details.get(&ix).and_then(|detail| detail.changes.as_ref())
     }
 
+    /// The key of a task's gate, if it was opened.
+    #[must_use]
+    pub fn gate_key(&self, ix: TaskIx) -> Option<EntryKey> {
+        self.details.get(&ix).and_then(|detail| detail.journal.gate()).map(|entry| entry.key.clone())
+    }
+
     /// The recorded deadline of an entry of a task's journal.
     #[must_use]
     pub fn deadline(&self, ix: TaskIx, key: &EntryKey) -> Option<Time> {
@@ -244,6 +250,13 @@ impl RunState {
             }
         }
         Ok(())
+    }
+
+    /// The run is executed elsewhere from now on: every event is refused.
+    pub fn abandon(&mut self) {
+        if !self.status.is_ended() {
+            self.status = RunStatus::Paused;
+        }
     }
 
     /// Enters a body that is ready. `None` if it is not (any more): it was skipped, or the run is over.

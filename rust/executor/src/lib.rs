@@ -1,1 +1,34 @@
-//! bide-executor
+//! Durable workflows inside one's own process: dispatch, slots, deferral, timers, recovery.
+//!
+//! The public Rust crate of bide. Everything that is decided about a run is in `bide-core`, how it is kept in
+//! `bide-store`; here is when and where it executes.
+
+mod body;
+mod clock;
+mod commit;
+mod engine;
+mod flow;
+mod gates;
+mod host;
+mod ids;
+mod pacer;
+mod pool;
+mod services;
+mod settled;
+mod slots;
+mod submit;
+mod take_up;
+mod timers;
+mod work;
+
+pub use bide_core as core;
+pub use bide_store as store;
+pub use body::{BodyCx, Condition, StepStart, StepTicket, WaitError};
+pub use clock::{Clock, SystemClock};
+pub use engine::{Engine, Level, default_slots};
+pub use flow::{Flow, Run};
+pub use gates::GateWorker;
+pub use host::{Args, Attached, Call, Dispatch, Free, Gate, Host, Polled, Ready, Source, Worker};
+pub use pool::{Pool, StartWorker};
+pub use settled::{Settled, Settlement};
+pub use submit::{Handle, SubmitError, Wanted};

@@ -1,0 +1,444 @@
+//! What a body with a handle can do on its own thread: wait, record steps, ask where it is.
+//!
+//! The order of a wait is always the same: look into the journal; check once while the slot is held; commit the open
+//! wait; give the slot back; park; when the wait is over, commit that; take a slot; go on. A close in between leaves
+//! the rows as they are: the body is entered again from them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ThreadId;
+use std::time::Duration;
+
+use bide_core::event::Wait;
+use bide_core::poll::Poll;
+use bide_core::run::Entered;
+use bide_core::{EntryKey, EntryKind, Event, Failure, FailureKind, PollPolicy, Recall, Refused, TaskRef, Time, Value};
+use parking_lot::Mutex;
+
+use crate::commit::Lost;
+use crate::engine::Engine;
+use crate::flow::Run;
+use crate::host::{Attached, Host, Polled};
+use crate::pool::{Cell, Held, Pool, TimeReached, Woken};
+
+/// The engine as a body with a handle sees it.
+pub struct BodyCx<H: Host> {
+    engine: Arc<Engine<H>>,
+    run: Arc<Run<H>>,
+    task: TaskRef,
+    entered: Entered,
+    cell: Arc<Cell<H>>,
+    thread: ThreadId,
+    held: Mutex<Option<Held<H>>>,
+    uses: Mutex<HashMap<Arc<str>, u32>>,
+    ended: AtomicBool,
+    suspended: AtomicBool,
+    /// A step or a condition of this body executes.
+    inside: Mutex<Option<String>>,
+}
+
+/// Why a wait or a step did not come to an end.
+#[derive(Clone, Debug)]
+pub enum WaitError {
+    /// The runner closes: the body is to unwind, and will be entered again.
+    Suspended,
+    /// The body, its attempt or its run is over.
+    Over(Refused),
+    /// The wait or step failed, and that is recorded.
+    Failed(Failure),
+    /// The code asks for something else than what was recorded; the run is paused.
+    Mismatch(String),
+    /// The handle was used in a way that cannot work; says how.
+    Misuse(String),
+}
+
+/// A wait for a condition, as a body states it.
+pub struct Condition<'a> {
+    /// Its name in the journal.
+    pub name: Arc<str>,
+    /// What proves it to be the same wait as a recorded one.
+    pub proof: Option<Arc<[u8]>>,
+    /// How often it is asked.
+    pub policy: PollPolicy,
+    /// How long it may stay open.
+    pub timeout: Option<Duration>,
+    /// Asks it, on this thread.
+    pub check: &'a mut dyn FnMut() -> Polled,
+}
+
+/// What to do about a step.
+#[derive(Debug)]
+pub enum StepStart {
+    /// It is recorded: this is what it returned.
+    Returned(Value),
+    /// It is recorded: this is what it raised.
+    Raised(Failure),
+    /// It has to be executed; give the ticket back with what it came to.
+    Execute(StepTicket),
+}
+
+/// A step that has to be executed.
+#[derive(Debug)]
+pub struct StepTicket {
+    key: EntryKey,
+    proof: Option<Arc<[u8]>>,
+}
+
+impl<H: Host> BodyCx<H> {
+    pub(crate) fn new(
+        engine: &Arc<Engine<H>>,
+        run: &Arc<Run<H>>,
+        task: TaskRef,
+        entered: Entered,
+        cell: &Arc<Cell<H>>,
+        held: Option<Held<H>>,
+    ) -> Self {
+        Self {
+            engine: Arc::clone(engine),
+            run: Arc::clone(run),
+            task,
+            entered,
+            cell: Arc::clone(cell),
+            thread: std::thread::current().id(),
+            held: Mutex::new(held),
+            uses: Mutex::default(),
+            ended: AtomicBool::new(false),
+            suspended: AtomicBool::new(false),
+            inside: Mutex::new(None),
+        }
+    }
+
+    /// The run.
+    #[must_use]
+    pub fn run(&self) -> &Arc<Run<H>> {
+        &self.run
+    }
+
+    /// The engine.
+    #[must_use]
+    pub fn engine(&self) -> &Arc<Engine<H>> {
+        &self.engine
+    }
+
+    /// The task's name.
+    #[must_use]
+    pub fn task_name(&self) -> &Arc<str> {
+        self.run.flow.graph.name(self.task.ix)
+    }
+
+    /// Which try this is, from 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.entered.attempt
+    }
+
+    /// Whether the body holds a slot now.
+    #[must_use]
+    pub fn is_slot_held(&self) -> bool {
+        self.held.lock().is_some()
+    }
+
+    /// Whether the body is being suspended.
+    #[must_use]
+    pub fn suspending(&self) -> bool {
+        self.suspended.load(Ordering::Acquire)
+    }
+
+    /// Whether the body has returned.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// The body has returned: gives its slot back to the worker, if it has one.
+    pub(crate) fn end(&self) -> Option<Held<H>> {
+        self.ended.store(true, Ordering::Release);
+        self.held.lock().take()
+    }
+
+    fn usable(&self, what: &str) -> Result<(), WaitError> {
+        if self.has_ended() {
+            return Err(WaitError::Over(Refused::AttemptOver));
+        }
+        if self.suspending() {
+            return Err(WaitError::Suspended);
+        }
+        if let Some(inside) = &*self.inside.lock() {
+            return Err(WaitError::Misuse(format!(
+                "{what} inside {inside}: a step or a condition must not wait or record a step of its own"
+            )));
+        }
+        if std::thread::current().id() != self.thread {
+            return Err(WaitError::Misuse(format!(
+                "{what} from another thread than the body's: only the body itself can wait and record steps"
+            )));
+        }
+        if self.engine.is_closing() {
+            self.suspended.store(true, Ordering::Release);
+            return Err(WaitError::Suspended);
+        }
+        Ok(())
+    }
+
+    fn next_key(&self, name: &Arc<str>) -> EntryKey {
+        let mut uses = self.uses.lock();
+        let n = uses.entry(Arc::clone(name)).or_insert(0);
+        *n += 1;
+        EntryKey { name: Arc::clone(name), n: *n }
+    }
+
+    fn recall(&self, key: &EntryKey, kind: EntryKind, proof: Option<&[u8]>) -> Result<Recall, WaitError> {
+        let recall = self.run.state.lock().recall(self.task, self.entered.attempt, key, kind, proof);
+        recall.map_err(WaitError::Over)
+    }
+}
+
+impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
+    /// Commits an event of this body. On a failure the body is to unwind.
+    fn commit(&self, at: &mut dyn Attached, event: Event) -> Result<(), WaitError> {
+        let group = self.held.lock().as_ref().map(|held| Arc::clone(&held.group));
+        let outcome = at.detach(|| self.engine.commit_own(group.as_deref(), &self.run, event));
+        outcome.map_err(|lost| match lost {
+            Lost::Refused(refused) => WaitError::Over(refused),
+            Lost::Stopped => {
+                self.suspended.store(true, Ordering::Release);
+                WaitError::Suspended
+            }
+        })
+    }
+
+    fn wait_event(&self, wait: Wait) -> Event {
+        Event::Opened { task: self.task, attempt: self.entered.attempt, wait }
+    }
+
+    fn recorded(&self, wait: Wait, result: Result<Value, Failure>) -> Event {
+        Event::Recorded { task: self.task, attempt: self.entered.attempt, wait, result }
+    }
+
+    fn closed(&self, key: EntryKey, result: Result<Value, Failure>) -> Event {
+        Event::Closed { task: self.task, attempt: self.entered.attempt, key, result, retry: None }
+    }
+
+    /// The recorded code differs from this one: the run is paused until a fixed deploy resumes it.
+    fn mismatch(&self, at: &mut dyn Attached, why: String) -> WaitError {
+        let reason = format!("task {:?}: {why}", self.task_name());
+        match self.commit(at, Event::Block { reason: reason.clone().into() }) {
+            Ok(()) => WaitError::Mismatch(reason),
+            Err(error) => error,
+        }
+    }
+
+    /// Waits until a condition holds and returns its value.
+    ///
+    /// # Errors
+    /// See [`WaitError`]; a timeout is `Failed` with [`FailureKind::WaitTimeout`].
+    pub fn wait_condition(&self, at: &mut dyn Attached, mut condition: Condition<'_>) -> Result<Value, WaitError> {
+        self.usable("a wait")?;
+        let key = self.next_key(&condition.name);
+        let recorded_deadline = match self.recall(&key, EntryKind::Condition, condition.proof.as_deref())? {
+            Recall::Satisfied(value) => return Ok(value),
+            Recall::Failed(failure) => return Err(WaitError::Failed(failure)),
+            Recall::Mismatch(why) => return Err(self.mismatch(at, why)),
+            Recall::Ask { deadline } | Recall::Open { deadline, .. } => deadline,
+        };
+        let wait = Wait {
+            key: key.clone(),
+            kind: EntryKind::Condition,
+            proof: condition.proof.clone(),
+            due: None,
+            timeout: condition.timeout,
+        };
+        let mut poll = Poll::new(condition.policy);
+        let first = self.check(&mut condition, &mut poll);
+        let now = self.engine.clock.now();
+        let first = match first {
+            None if recorded_deadline.is_some_and(|deadline| now >= deadline) => Some(Err(self.timed_out(&key))),
+            first => first,
+        };
+        if let Some(result) = first {
+            self.commit(at, self.recorded(wait, result.clone()))?;
+            return result.map_err(WaitError::Failed);
+        }
+        self.commit(at, self.wait_event(wait))?;
+        let deadline = self.run.state.lock().deadline(self.task.ix, &key);
+        self.defer()?;
+        let result = self.poll_until(at, &mut condition, &mut poll, deadline, &key);
+        self.go_on(at, key, result)
+    }
+
+    /// Asks a condition once. `None`: not yet.
+    fn check(&self, condition: &mut Condition<'_>, poll: &mut Poll) -> Option<Result<Value, Failure>> {
+        *self.inside.lock() = Some(format!("the condition {:?}", condition.name));
+        let polled = (condition.check)();
+        *self.inside.lock() = None;
+        match polled {
+            Polled::True(value) => Some(Ok(value)),
+            Polled::Broken(failure) => Some(Err(failure)),
+            Polled::False => {
+                poll.ok();
+                None
+            }
+            Polled::Raised(failure) => poll.failed().then_some(Err(failure)),
+        }
+    }
+
+    /// Gives the slot back and makes sure that a thread is there to use it.
+    fn defer(&self) -> Result<(), WaitError> {
+        self.engine.dispatch.keep_replacement(&self.engine);
+        match self.held.lock().take() {
+            Some(held) => self.engine.dispatch.shared.give_back(held),
+            None => return Err(WaitError::Misuse("a wait while another wait of this body is open".to_owned())),
+        }
+        Ok(())
+    }
+
+    /// Polls a condition on this thread, parked in between. `None`: the runner closes.
+    fn poll_until(
+        &self,
+        at: &mut dyn Attached,
+        condition: &mut Condition<'_>,
+        poll: &mut Poll,
+        deadline: Option<Time>,
+        key: &EntryKey,
+    ) -> Option<Result<Value, Failure>> {
+        let shared = &self.engine.dispatch.shared;
+        let mut polled = false;
+        loop {
+            let now = self.engine.clock.now();
+            let span = poll.next(now, deadline, self.engine.random()).since(now);
+            let woken = at.detach(|| {
+                let ticket = self.cell.next_ticket();
+                self.engine.timers.after(span, Arc::clone(&self.cell) as _, ticket);
+                if polled {
+                    shared.poll_done();
+                }
+                self.cell.park()
+            });
+            if woken == Woken::Closed {
+                return None;
+            }
+            shared.watch_polls(&self.engine.timers);
+            polled = true;
+            let late = deadline.is_some_and(|deadline| self.engine.clock.now() >= deadline);
+            let result = match self.check(condition, poll) {
+                None if late => Some(Err(self.timed_out(key))),
+                result => result,
+            };
+            if result.is_some() {
+                shared.poll_done();
+                return result;
+            }
+        }
+    }
+
+    /// Commits the end of an open wait and takes a slot again.
+    fn go_on(
+        &self,
+        at: &mut dyn Attached,
+        key: EntryKey,
+        result: Option<Result<Value, Failure>>,
+    ) -> Result<Value, WaitError> {
+        let shared = &self.engine.dispatch.shared;
+        let Some(result) = result else {
+            shared.unpark_without_slot();
+            self.suspended.store(true, Ordering::Release);
+            return Err(WaitError::Suspended);
+        };
+        let committed = self.commit(at, self.closed(key, result.clone()));
+        let held = at.detach(|| shared.resume(&self.cell));
+        let regained = held.is_some();
+        *self.held.lock() = held;
+        if !regained {
+            self.suspended.store(true, Ordering::Release);
+            return Err(WaitError::Suspended);
+        }
+        committed?;
+        result.map_err(WaitError::Failed)
+    }
+
+    fn timed_out(&self, key: &EntryKey) -> Failure {
+        let message = format!("task {:?} waited for {:?} until its deadline passed", self.task_name(), key.name);
+        Failure::new(FailureKind::WaitTimeout, "bide.WaitTimeout", &message)
+    }
+
+    /// Waits until a point in time. `due` is asked for only if nothing is recorded.
+    ///
+    /// # Errors
+    /// See [`WaitError`].
+    pub fn wait_time(
+        &self,
+        at: &mut dyn Attached,
+        name: Arc<str>,
+        due: impl FnOnce(Time) -> Time,
+    ) -> Result<(), WaitError> {
+        self.usable("a sleep")?;
+        let key = self.next_key(&name);
+        let (due, open) = match self.recall(&key, EntryKind::Time, None)? {
+            Recall::Satisfied(_) => return Ok(()),
+            Recall::Failed(failure) => return Err(WaitError::Failed(failure)),
+            Recall::Mismatch(why) => return Err(self.mismatch(at, why)),
+            Recall::Open { due: Some(due), .. } => (due, true),
+            Recall::Ask { .. } | Recall::Open { .. } => (due(self.engine.clock.now()), false),
+        };
+        let wait = Wait { key: key.clone(), kind: EntryKind::Time, proof: None, due: Some(due), timeout: None };
+        if due <= self.engine.clock.now() {
+            let event =
+                if open { self.closed(key, Ok(Value::NONE)) } else { self.recorded(wait, Ok(Value::NONE)) };
+            return self.commit(at, event);
+        }
+        self.commit(at, self.wait_event(wait))?;
+        self.defer()?;
+        let woken = at.detach(|| {
+            let ticket = self.cell.next_ticket();
+            self.engine.timers.at(due, Arc::new(TimeReached(Arc::clone(&self.cell))), ticket);
+            self.cell.park()
+        });
+        let result = (woken == Woken::Rung).then_some(Ok(Value::NONE));
+        self.go_on(at, key, result).map(drop)
+    }
+
+    /// Begins a step: what is recorded of it, or a ticket to execute it. Inside it nothing else may be recorded.
+    ///
+    /// # Errors
+    /// See [`WaitError`]; other arguments than recorded are a `Mismatch`.
+    pub fn begin_step(
+        &self,
+        at: &mut dyn Attached,
+        name: &Arc<str>,
+        proof: Option<Arc<[u8]>>,
+    ) -> Result<StepStart, WaitError> {
+        self.usable("a step")?;
+        let key = self.next_key(name);
+        match self.recall(&key, EntryKind::Step, proof.as_deref())? {
+            Recall::Satisfied(value) => Ok(StepStart::Returned(value)),
+            Recall::Failed(failure) => Ok(StepStart::Raised(failure)),
+            Recall::Mismatch(why) => Err(self.mismatch(at, why)),
+            Recall::Ask { .. } | Recall::Open { .. } => {
+                *self.inside.lock() = Some(format!("the step {name:?}"));
+                Ok(StepStart::Execute(StepTicket { key, proof }))
+            }
+        }
+    }
+
+    /// Ends a step: commits what it came to.
+    ///
+    /// # Errors
+    /// See [`WaitError`]; then it is not recorded, and will be executed again.
+    pub fn end_step(
+        &self,
+        at: &mut dyn Attached,
+        ticket: StepTicket,
+        result: Result<Value, Failure>,
+    ) -> Result<(), WaitError> {
+        *self.inside.lock() = None;
+        let StepTicket { key, proof } = ticket;
+        let wait = Wait { key, kind: EntryKind::Step, proof, due: None, timeout: None };
+        self.commit(at, self.recorded(wait, result))
+    }
+
+    /// Leaves a step without recording it: it was interrupted.
+    pub fn abandon_step(&self, _ticket: StepTicket) {
+        *self.inside.lock() = None;
+    }
+}

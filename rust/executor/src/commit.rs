@@ -1,0 +1,341 @@
+//! From events to committed rows to effects: the one place where they meet.
+//!
+//! Results gather in groups so that one transaction serves many. A group is committed by the thread that made it
+//! (its work is done, 64 have gathered, or the oldest is 1 ms old), or by the committer thread: for what other
+//! threads leave in the inbox, and for what has gathered behind a body that runs on.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bide_core::{Effect, Event, Refused, RunStatus, Time};
+use bide_store::StoreError;
+use parking_lot::{Condvar, Mutex};
+
+use crate::engine::{Engine, Level};
+use crate::flow::Run;
+use crate::host::{Dispatch, Gate, Host, Ready};
+use crate::settled::Settlement;
+use crate::timers::Alarm;
+
+/// A group is committed when so many results have gathered.
+pub(crate) const GROUP: usize = 64;
+
+/// A result waits at most so long for others.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(1);
+
+/// The committer looks for forgotten groups so many times before it sleeps until it is armed again.
+const LOOKS: u32 = 8;
+
+/// An event on its way to the store.
+pub(crate) struct Done<H: Host> {
+    pub(crate) run: Arc<Run<H>>,
+    pub(crate) event: Event,
+    pub(crate) at: Time,
+}
+
+/// What a body's own event came to.
+#[derive(Debug)]
+pub(crate) enum Lost {
+    /// It came too late.
+    Refused(Refused),
+    /// The engine has stopped, or stopped over it.
+    Stopped,
+}
+
+/// The committer thread's side.
+pub(crate) struct Committer<H: Host> {
+    state: Mutex<State<H>>,
+    changed: Condvar,
+    armed: AtomicBool,
+}
+
+struct State<H: Host> {
+    inbox: VecDeque<Done<H>>,
+    /// Groups that a slot's holder may leave behind while a body runs on.
+    groups: Vec<Arc<Group<H>>>,
+    stop: bool,
+}
+
+/// What has gathered on one slot.
+pub(crate) struct Group<H: Host>(Mutex<Gathered<H>>);
+
+struct Gathered<H: Host> {
+    items: Vec<Done<H>>,
+    since: Duration,
+}
+
+impl<H: Host> Group<H> {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Gathered { items: Vec::with_capacity(GROUP), since: Duration::ZERO })))
+    }
+
+    /// Adds a result; true if the group should be committed now.
+    pub(crate) fn push(&self, done: Done<H>, now: Duration) -> bool {
+        let mut gathered = self.0.lock();
+        if gathered.items.is_empty() {
+            gathered.since = now;
+        }
+        gathered.items.push(done);
+        gathered.items.len() >= GROUP || now.saturating_sub(gathered.since) >= PATIENCE
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.lock().items.is_empty()
+    }
+
+    /// Takes what has gathered, leaving `into`'s memory behind.
+    fn swap(&self, into: &mut Vec<Done<H>>) {
+        std::mem::swap(&mut self.0.lock().items, into);
+    }
+
+    fn is_older_than(&self, age: Duration, now: Duration) -> bool {
+        let gathered = self.0.lock();
+        !gathered.items.is_empty() && now.saturating_sub(gathered.since) >= age
+    }
+}
+
+impl<H: Host> Committer<H> {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: Mutex::new(State { inbox: VecDeque::new(), groups: Vec::new(), stop: false }),
+            changed: Condvar::new(),
+            armed: AtomicBool::new(false),
+        }
+    }
+
+    /// Lets the committer look after a group.
+    pub(crate) fn look_after(&self, group: Arc<Group<H>>) {
+        self.state.lock().groups.push(group);
+    }
+
+    /// Results have gathered and their thread is about to execute another body.
+    pub(crate) fn arm(&self) {
+        if !self.armed.load(Ordering::SeqCst) && !self.armed.swap(true, Ordering::SeqCst) {
+            let _state = self.state.lock();
+            self.changed.notify_one();
+        }
+    }
+
+    fn leave(&self, done: Done<H>) {
+        self.state.lock().inbox.push_back(done);
+        self.changed.notify_one();
+    }
+
+    pub(crate) fn stop(&self) {
+        self.state.lock().stop = true;
+        self.changed.notify_all();
+    }
+}
+
+impl<H: Host> Engine<H> {
+    /// Leaves an event to the committer: for threads that must not block.
+    pub(crate) fn leave(&self, run: Arc<Run<H>>, event: Event) {
+        let at = self.clock.now();
+        self.committer.leave(Done { run, event, at });
+    }
+
+    /// Applies events, commits them and carries out what follows. Bodies that may start now are added to `ready`
+    /// for the caller to execute or dispatch. Blocks.
+    pub(crate) fn commit(self: &Arc<Self>, items: &mut Vec<Done<H>>, ready: &mut Vec<Ready<H>>) {
+        let _ = self.commit_with(items, None, ready);
+    }
+
+    /// Commits a body's own event (after what has gathered on its slot). Blocks.
+    ///
+    /// # Errors
+    /// `Refused` if the attempt or the run is over; `Stopped` if the engine is, or the commit failed.
+    pub(crate) fn commit_own(
+        self: &Arc<Self>,
+        group: Option<&Group<H>>,
+        run: &Arc<Run<H>>,
+        event: Event,
+    ) -> Result<(), Lost> {
+        let mut items = Vec::new();
+        if let Some(group) = group {
+            group.swap(&mut items);
+        }
+        let mut ready = Vec::new();
+        let outcome = self.commit_with(&mut items, Some((run, event)), &mut ready);
+        self.dispatch_ready(&mut ready);
+        outcome
+    }
+
+    /// Commits a group on the thread that made it. Blocks.
+    pub(crate) fn commit_group(
+        self: &Arc<Self>,
+        group: &Group<H>,
+        scratch: &mut Vec<Done<H>>,
+        ready: &mut Vec<Ready<H>>,
+    ) {
+        group.swap(scratch);
+        self.commit(scratch, ready);
+    }
+
+    pub(crate) fn dispatch_ready(self: &Arc<Self>, ready: &mut Vec<Ready<H>>) {
+        if !ready.is_empty() {
+            self.dispatch.ready(self, ready);
+        }
+    }
+
+    fn commit_with(
+        self: &Arc<Self>,
+        items: &mut Vec<Done<H>>,
+        own: Option<(&Arc<Run<H>>, Event)>,
+        ready: &mut Vec<Ready<H>>,
+    ) -> Result<(), Lost> {
+        let mut rest: Vec<(Arc<Run<H>>, Effect)> = Vec::new();
+        let mut own_outcome = Ok(());
+        let mut pending = self.gate.lock();
+        if self.stopped().is_some() {
+            items.clear();
+            return Err(Lost::Stopped);
+        }
+        for done in items.drain(..) {
+            // A refused event came too late: its attempt was over. It changes nothing.
+            let _ = pending.apply(&done.run, &mut done.run.state.lock(), done.event, done.at);
+        }
+        if let Some((run, event)) = own {
+            let now = self.clock.now();
+            own_outcome = pending.apply(run, &mut run.state.lock(), event, now).map_err(Lost::Refused);
+        }
+        if pending.is_empty() {
+            return own_outcome;
+        }
+        let lease = *self.lease.read();
+        match self.store.commit(lease, &mut pending.batch) {
+            Ok(token) => {
+                for (run, effect) in pending.committed(token) {
+                    match effect {
+                        Effect::Ready { task } => ready.push(Ready { run, task }),
+                        other => rest.push((run, other)),
+                    }
+                }
+            }
+            Err(error) => {
+                pending.discard().for_each(drop);
+                drop(pending);
+                self.commit_failed(&error);
+                return Err(Lost::Stopped);
+            }
+        }
+        drop(pending);
+        for (run, effect) in rest {
+            self.carry_out(run, effect);
+        }
+        own_outcome
+    }
+
+    fn commit_failed(self: &Arc<Self>, error: &StoreError) {
+        match error {
+            StoreError::Fenced { .. } => self.fenced(),
+            _ => self.break_down(error),
+        }
+    }
+
+    fn carry_out(self: &Arc<Self>, run: Arc<Run<H>>, effect: Effect) {
+        match effect {
+            Effect::Ready { task } => self.dispatch_ready(&mut vec![Ready { run, task }]),
+            Effect::Timer { task, attempt, at, timer } => {
+                let event = Event::Due { task, attempt, timer };
+                self.timers.at(at, Arc::new(Due { engine: Arc::clone(self), run, event }), 0);
+            }
+            Effect::Gate { task, attempt, due: Some(due), .. } => {
+                let key = run.state.lock().gate_key(task.ix);
+                let Some(key) = key else { return };
+                let result = Ok(bide_core::Value::NONE);
+                let event = Event::Closed { task, attempt, key, result, retry: None };
+                self.timers.at(due, Arc::new(Due { engine: Arc::clone(self), run, event }), 0);
+            }
+            Effect::Gate { task, attempt, due: None, deadline } => {
+                self.dispatch.gate(self, Gate { run, task, attempt, deadline });
+            }
+            Effect::Settled { status } => {
+                self.runs.lock().remove(&run.id.row());
+                if status == RunStatus::Paused {
+                    let reason = run.state.lock().blocked_by().cloned().unwrap_or_else(|| "paused".into());
+                    let name = run.flow.graph.workflow();
+                    self.log(Level::Warning, &format!("run {} of {name:?} is paused: {reason}", run.id));
+                }
+                run.settled.settle(Settlement::Run(status));
+                let watched = self.watched.lock().remove(&run.id);
+                if let Some(settled) = watched.and_then(|settled| settled.upgrade()) {
+                    settled.settle(Settlement::Run(status));
+                }
+            }
+        }
+    }
+
+    /// Commits everything that has gathered anywhere. Blocks.
+    pub(crate) fn flush(self: &Arc<Self>) {
+        let (mut items, groups): (Vec<_>, Vec<_>) = {
+            let mut state = self.committer.state.lock();
+            (state.inbox.drain(..).collect(), state.groups.clone())
+        };
+        let mut ready = Vec::new();
+        self.commit(&mut items, &mut ready);
+        for group in groups {
+            group.swap(&mut items);
+            self.commit(&mut items, &mut ready);
+        }
+        self.dispatch_ready(&mut ready);
+    }
+
+    /// The committer thread.
+    pub(crate) fn run_committer(self: Arc<Self>) {
+        let mut items = Vec::new();
+        let mut ready = Vec::new();
+        let mut looks = 0;
+        loop {
+            let groups = {
+                let committer = &self.committer;
+                let mut state = committer.state.lock();
+                if state.inbox.is_empty() && !state.stop {
+                    if looks > 0 {
+                        committer.changed.wait_for(&mut state, PATIENCE);
+                    } else {
+                        // First disarmed, then looked: a group that was left before is seen, one that is left after
+                        // arms again.
+                        committer.armed.store(false, Ordering::SeqCst);
+                        if state.groups.iter().all(|group| group.is_empty()) {
+                            committer.changed.wait(&mut state);
+                        } else {
+                            committer.armed.store(true, Ordering::SeqCst);
+                        }
+                    }
+                }
+                if state.stop {
+                    return;
+                }
+                items.extend(state.inbox.drain(..));
+                if committer.armed.load(Ordering::SeqCst) { state.groups.clone() } else { Vec::new() }
+            };
+            looks = if looks == 0 && self.committer.armed.load(Ordering::SeqCst) { LOOKS } else { looks };
+            if !items.is_empty() {
+                self.commit(&mut items, &mut ready);
+            }
+            let now = self.clock.steady();
+            let old: Vec<_> = groups.iter().filter(|group| group.is_older_than(PATIENCE, now)).collect();
+            let waiting = groups.iter().any(|group| !group.is_empty());
+            for group in old {
+                self.commit_group(group, &mut items, &mut ready);
+            }
+            looks = if waiting { LOOKS } else { looks.saturating_sub(1) };
+            self.dispatch_ready(&mut ready);
+        }
+    }
+}
+
+/// A timer of the run machine.
+struct Due<H: Host> {
+    engine: Arc<Engine<H>>,
+    run: Arc<Run<H>>,
+    event: Event,
+}
+
+impl<H: Host> Alarm for Due<H> {
+    fn ring(self: Arc<Self>, _ticket: u64) {
+        self.engine.leave(Arc::clone(&self.run), self.event.clone());
+    }
+}

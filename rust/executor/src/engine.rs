@@ -1,0 +1,276 @@
+//! The engine: what all threads of a runner share, its start and its end.
+//!
+//! How things are created is in `submit.rs`, how they are committed in `commit.rs`, how runs are taken up in
+//! `services/lease.rs`. The engine decides nothing about runs (core does) and nothing about who executes (the slot
+//! machine does).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bide_core::record::RunRowId;
+use bide_core::{Graph, Pending, RunId, TaskId};
+use bide_store::{Lease, Store, StoreError};
+use parking_lot::{Mutex, RwLock};
+
+use crate::clock::Clock;
+use crate::commit::Committer;
+use crate::flow::{Flow, Run};
+use crate::host::{Dispatch, Host};
+use crate::ids::{IdMaker, seed};
+use crate::services::lease::LeaseService;
+use crate::settled::{Settled, Settlement};
+use crate::timers::Timers;
+
+/// What a runner is made of, apart from its host.
+pub struct Options {
+    /// How many bodies execute at once.
+    pub slots: u32,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// How many bodies may be parked at once.
+    pub max_parked: usize,
+}
+
+/// The default number of slots: one for each processor and four more, at most 32.
+#[must_use]
+pub fn default_slots() -> u32 {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u32::try_from(cpus + 4).unwrap_or(32).min(32)
+}
+
+/// What all threads of a runner share.
+pub struct Engine<H: Host> {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) dispatch: H::Dispatch,
+    pub(crate) timers: Arc<Timers>,
+    pub(crate) committer: Committer<H>,
+    /// The commit gate: whoever holds it applies events, commits and releases effects, so that no run is ever ahead
+    /// of its rows by more than the one batch, and batches arise in the order in which they are committed.
+    pub(crate) gate: Mutex<Pending<Arc<Run<H>>>>,
+    pub(crate) lease: RwLock<Lease>,
+    pub(crate) flows: RwLock<HashMap<Arc<str>, Arc<Flow<H>>>>,
+    pub(crate) runs: Mutex<HashMap<RunRowId, Arc<Run<H>>>>,
+    pub(crate) watched: Mutex<HashMap<RunId, std::sync::Weak<Settled>>>,
+    pub(crate) ids: IdMaker,
+    pub(crate) lease_service: LeaseService,
+    stopped: OnceLock<Settlement>,
+    closing: AtomicBool,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Writes a line to the host's log.
+    log: Box<dyn Fn(Level, &str) + Send + Sync>,
+}
+
+/// How much a line of the log matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Something the user should change.
+    Warning,
+    /// Something went wrong.
+    Error,
+}
+
+impl<H: Host> Engine<H> {
+    /// Starts an engine on a store: its timer, committer and lease threads run from here on.
+    ///
+    /// # Errors
+    /// If the store gives no lease, or a thread cannot be started.
+    pub fn start(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        dispatch: H::Dispatch,
+        log: Box<dyn Fn(Level, &str) + Send + Sync>,
+    ) -> Result<Arc<Self>, StoreError> {
+        let lease = store.enroll(clock.now())?;
+        let engine = Arc::new(Self {
+            timers: Timers::new(Arc::clone(&clock)),
+            committer: Committer::new(),
+            gate: Mutex::new(Pending::default()),
+            lease: RwLock::new(lease),
+            flows: RwLock::default(),
+            runs: Mutex::default(),
+            watched: Mutex::default(),
+            ids: IdMaker::new(seed()),
+            lease_service: LeaseService::default(),
+            stopped: OnceLock::new(),
+            closing: AtomicBool::new(false),
+            threads: Mutex::default(),
+            clock,
+            store,
+            dispatch,
+            log,
+        });
+        let timers = Arc::clone(&engine.timers);
+        engine.spawn("bide-timer", move || timers.run())?;
+        let this = Arc::clone(&engine);
+        engine.spawn("bide-commit", move || this.run_committer())?;
+        let this = Arc::clone(&engine);
+        engine.spawn("bide-lease", move || this.run_lease_service())?;
+        Ok(engine)
+    }
+
+    fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(|error| {
+            self.stop_threads();
+            StoreError::Unavailable(format!("cannot start the thread {name}: {error}"))
+        })?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    /// The clock.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// How bodies get to execute.
+    #[must_use]
+    pub fn dispatch(&self) -> &H::Dispatch {
+        &self.dispatch
+    }
+
+    /// Writes a line to the host's log.
+    pub fn log(&self, level: Level, line: &str) {
+        (self.log)(level, line);
+    }
+
+    /// A random number in 0..1, for jitter.
+    #[must_use]
+    pub fn random(&self) -> f64 {
+        self.ids.random()
+    }
+
+    /// Registers a workflow: its unfinished runs that nobody has are taken up from now on.
+    ///
+    /// # Errors
+    /// From the store.
+    pub fn register(self: &Arc<Self>, graph: Arc<Graph>, bodies: Arc<[H::Body]>) -> Result<Arc<Flow<H>>, StoreError> {
+        let known = self.flows.read().get(graph.workflow()).cloned();
+        if let Some(flow) = known.filter(|flow| Arc::ptr_eq(&flow.graph, &graph)) {
+            return Ok(flow);
+        }
+        let tasks: Vec<(Arc<str>, Vec<Arc<str>>)> = (0..graph.len() as u32)
+            .map(|ix| {
+                let dependencies = graph.dependencies(ix).iter().map(|dep| Arc::clone(graph.name(*dep))).collect();
+                (Arc::clone(graph.name(ix)), dependencies)
+            })
+            .collect();
+        let stored = self.store.register(graph.workflow(), graph.version(), &tasks)?;
+        let ids: Arc<[TaskId]> = stored.tasks.iter().map(|task| task.id).collect();
+        let flow = Arc::new(Flow {
+            bodies,
+            workflow: stored.workflow,
+            version: stored.version,
+            ids,
+            recorded: stored.tasks,
+            graph,
+        });
+        self.flows.write().insert(Arc::clone(flow.graph.workflow()), Arc::clone(&flow));
+        self.take_up()?;
+        Ok(flow)
+    }
+
+    /// Why the engine does nothing more, if so.
+    #[must_use]
+    pub fn stopped(&self) -> Option<&Settlement> {
+        self.stopped.get()
+    }
+
+    /// Whether it is being closed: no body starts or resumes any more.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Stops at once because of the store: nothing is committed any more, and every caller is told.
+    pub(crate) fn break_down(self: &Arc<Self>, error: &StoreError) {
+        if self.stopped.set(Settlement::Broken(error.clone())).is_ok() {
+            self.log(Level::Error, &format!("the runner on {} stops: {error}", self.store.name()));
+            self.closing.store(true, Ordering::Release);
+            self.dispatch.close(self);
+            self.settle_all(&Settlement::Broken(error.clone()));
+        }
+    }
+
+    /// First half of the end: no body starts or resumes any more, deferred ones are suspended.
+    pub fn begin_close(self: &Arc<Self>) {
+        if !self.closing.swap(true, Ordering::AcqRel) {
+            self.dispatch.close(self);
+        }
+    }
+
+    /// Second half: commits what has gathered, ends the threads and gives the lease back. Blocks, but not on bodies:
+    /// one that still executes finds the engine stopped and has changed nothing.
+    pub fn finish_close(self: &Arc<Self>) {
+        self.begin_close();
+        self.flush();
+        let first = self.stopped.set(Settlement::Closed).is_ok();
+        self.stop_threads();
+        if first {
+            let lease = *self.lease.read();
+            if let Err(error) = self.store.leave(lease) {
+                self.log(Level::Warning, &format!("the lease could not be given back: {error}"));
+            }
+            self.settle_all(&Settlement::Closed);
+        }
+    }
+
+    fn stop_threads(&self) {
+        self.timers.stop();
+        self.committer.stop();
+        self.lease_service.stop();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        let me = std::thread::current().id();
+        for thread in threads {
+            if thread.thread().id() != me {
+                let _ = thread.join();
+            }
+        }
+    }
+
+    fn settle_all(&self, settlement: &Settlement) {
+        let runs: Vec<_> = self.runs.lock().drain().map(|(_, run)| run).collect();
+        for run in runs {
+            run.settled.settle(settlement.clone());
+        }
+        let watched: Vec<_> = self.watched.lock().drain().filter_map(|(_, settled)| settled.upgrade()).collect();
+        for settled in watched {
+            settled.settle(settlement.clone());
+        }
+    }
+
+    /// Another runner has taken over: every run in memory is dropped at once, and a new lease is taken.
+    pub(crate) fn fenced(self: &Arc<Self>) {
+        self.log(Level::Warning, "the lease was lost: another runner has taken the runs over");
+        let runs: Vec<_> = self.runs.lock().drain().map(|(_, run)| run).collect();
+        for run in runs {
+            run.state.lock().abandon();
+            run.settled.settle(Settlement::Elsewhere);
+        }
+        match self.store.enroll(self.clock.now()) {
+            Ok(lease) => *self.lease.write() = lease,
+            Err(error) => self.break_down(&error),
+        }
+    }
+
+    /// The live run of this row number.
+    #[must_use]
+    pub fn live(&self, id: RunId) -> Option<Arc<Run<H>>> {
+        self.runs.lock().get(&id.row()).cloned()
+    }
+
+    /// How many runs are in memory.
+    #[must_use]
+    pub fn live_count(&self) -> usize {
+        self.runs.lock().len()
+    }}

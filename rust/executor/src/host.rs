@@ -1,0 +1,155 @@
+//! What the engine is generic over: a host, which knows how to execute bodies. Python is one, Rust closures another.
+
+use std::sync::Arc;
+
+use bide_core::{Failure, Outcome, TaskRef, Time, Value};
+use smallvec::SmallVec;
+
+use crate::body::BodyCx;
+use crate::engine::Engine;
+use crate::flow::{Flow, Run};
+
+/// A language or style in which bodies are written.
+pub trait Host: Send + Sync + Sized + 'static {
+    /// A task's callable, with what is needed to call it.
+    type Body: Send + Sync + 'static;
+    /// What the host keeps with each run; the default for one that was recovered.
+    type Local: Send + Sync + Default + 'static;
+    /// How ready bodies get to execute.
+    type Dispatch: Dispatch<Self>;
+
+    /// What a body is called with, in order.
+    fn sources(body: &Self::Body) -> &[Source];
+
+    /// How often a task's gate is polled.
+    fn gate_policy(body: &Self::Body) -> bide_core::PollPolicy;
+}
+
+/// How ready bodies get to execute: the pool of worker threads, or an async runtime.
+pub trait Dispatch<H: Host>: Send + Sync + 'static {
+    /// These bodies may start.
+    fn ready(&self, engine: &Arc<Engine<H>>, ready: &mut Vec<Ready<H>>);
+
+    /// This gate is open and waits for a condition.
+    fn gate(&self, engine: &Arc<Engine<H>>, gate: Gate<H>);
+
+    /// Start nothing any more, and suspend what is deferred.
+    fn close(&self, engine: &Arc<Engine<H>>);
+}
+
+/// Where an argument comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The output of this task.
+    Output(u32),
+    /// This input of the run.
+    Input(Arc<str>),
+}
+
+/// A body that may start.
+pub struct Ready<H: Host> {
+    /// Its run.
+    pub run: Arc<Run<H>>,
+    /// Its task.
+    pub task: TaskRef,
+}
+
+/// A gate that waits for a condition.
+pub struct Gate<H: Host> {
+    /// Its run.
+    pub run: Arc<Run<H>>,
+    /// Its task.
+    pub task: TaskRef,
+    /// Attempts before it.
+    pub attempt: u32,
+    /// When it times out.
+    pub deadline: Option<Time>,
+}
+
+impl<H: Host> Gate<H> {
+    /// The workflow that it belongs to.
+    #[must_use]
+    pub fn flow(&self) -> &Arc<Flow<H>> {
+        &self.run.flow
+    }
+}
+
+/// The arguments of a call, in the order of [`Host::sources`]; `None` where the source has no value.
+pub type Args = SmallVec<[Option<Value>; 2]>;
+
+/// Everything a worker needs to execute a body.
+pub struct Call<H: Host> {
+    /// The run.
+    pub run: Arc<Run<H>>,
+    /// The task.
+    pub task: TaskRef,
+    /// Which try.
+    pub attempt: u32,
+    /// The same attempt was entered before.
+    pub reentry: bool,
+    /// The arguments.
+    pub args: Args,
+    /// What a body with a handle talks to the engine through; `None` for all others.
+    pub body: Option<Arc<BodyCx<H>>>,
+}
+
+impl<H: Host> Call<H> {
+    /// The host's side of the task.
+    #[must_use]
+    pub fn target(&self) -> &H::Body {
+        &self.run.flow.bodies[self.task.ix as usize]
+    }
+}
+
+/// A thread that executes bodies, as the pool sees it.
+pub trait Worker<H: Host>: Attached {
+    /// Executes a body on this thread. Never panics.
+    fn execute(&mut self, call: Call<H>) -> Outcome;
+
+    /// Between two bodies: lets other threads of the host have a turn.
+    fn between(&mut self);
+
+    /// Starts one more worker thread.
+    ///
+    /// # Errors
+    /// Says why none can be started.
+    fn start_worker(&mut self, engine: &Arc<Engine<H>>) -> Result<(), String>;
+}
+
+/// A thread that may hold something which others want while it blocks: Python's interpreter.
+pub trait Attached {
+    /// Runs `f`, which may block, with that thing given up.
+    fn detached(&mut self, f: &mut dyn FnMut());
+}
+
+impl dyn Attached + '_ {
+    /// As [`Attached::detached`], with a result.
+    pub fn detach<R>(&mut self, f: impl FnOnce() -> R) -> R {
+        let (mut f, mut out) = (Some(f), None);
+        self.detached(&mut || out = f.take().map(|f| f()));
+        out.unwrap_or_else(|| unreachable!("detached runs its closure once"))
+    }
+}
+
+/// A thread that holds nothing.
+#[derive(Debug, Default)]
+pub struct Free;
+
+impl Attached for Free {
+    fn detached(&mut self, f: &mut dyn FnMut()) {
+        f();
+    }
+}
+
+/// What a poll of a condition found.
+#[derive(Clone, Debug)]
+pub enum Polled {
+    /// It holds; its value.
+    True(Value),
+    /// It does not hold yet.
+    False,
+    /// It raised.
+    Raised(Failure),
+    /// Its value cannot be encoded, or it asked for something that a condition must not: the wait fails at once.
+    Broken(Failure),
+}

@@ -1,0 +1,610 @@
+//! The pool of worker threads: bodies that block a thread are executed here.
+//!
+//! A slot is the right to execute a body, and carries a deque of ready bodies and a group of gathered results, so
+//! that nobody else touches these while it is held. A worker with a slot takes bodies one by one (nothing is claimed
+//! ahead: what waits in a deque can be stolen). Whenever a deque has work and nobody searches, one more worker is
+//! woken. A body that defers gives its slot back and parks its thread; another thread goes on in its place.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use crossbeam_deque::{Injector, Steal, Stealer, Worker as Deque};
+use parking_lot::{Condvar, Mutex};
+
+use crate::commit::Group;
+use crate::engine::{Engine, Level};
+use crate::gates::Gates;
+use crate::host::{Dispatch, Gate, Host, Ready};
+use crate::pacer::{Pacer, STUCK_AFTER};
+use crate::slots::{HandOver, SlotNo, Slots};
+use crate::timers::{Alarm, Timers};
+
+/// Threads without a slot beyond the number of slots, kept for the next body that parks.
+const SPARE: usize = 2;
+
+/// Starts a worker thread. Called only on threads of the host that may do so.
+pub type StartWorker<H> = Box<dyn Fn(&Arc<Engine<H>>) -> Result<(), String> + Send + Sync>;
+
+/// The pool.
+pub struct Pool<H: Host> {
+    pub(crate) shared: Arc<Shared<H>>,
+    pub(crate) gates: Gates<H>,
+    start_worker: StartWorker<H>,
+}
+
+/// What the pool's threads share.
+pub(crate) struct Shared<H: Host> {
+    state: Mutex<State<H>>,
+    injector: Injector<Ready<H>>,
+    stealers: Box<[Stealer<Ready<H>>]>,
+    sides: Box<[Side<H>]>,
+    /// A hint of how many slots are free, so that a full pool is not locked for a wake-up.
+    free: AtomicUsize,
+    /// A hint of how many resumed bodies wait for a slot.
+    resumed: AtomicUsize,
+    /// A worker was woken and has not found work yet.
+    searching: AtomicBool,
+    closing: AtomicBool,
+    /// Bodies with a handle that execute or are parked.
+    handles: AtomicUsize,
+    max_parked: usize,
+    emptied: Condvar,
+}
+
+/// What belongs to a slot while nobody holds it.
+struct Side<H: Host> {
+    deque: Mutex<Option<Deque<Ready<H>>>>,
+    group: Arc<Group<H>>,
+}
+
+struct State<H: Host> {
+    slots: Slots<Arc<Cell<H>>>,
+    idle: Vec<Arc<Cell<H>>>,
+    /// Threads that are not parked in a body (those that are being started included).
+    threads: usize,
+    /// Bodies with a handle, parked or not: they are told of the end.
+    bodies: Vec<Weak<Cell<H>>>,
+    pacer: Pacer<(Arc<Cell<H>>, u64)>,
+    stuck_alarm: bool,
+    /// Bodies with a handle that may not start while too many are parked.
+    held_back: VecDeque<Ready<H>>,
+}
+
+/// A slot in somebody's hands.
+pub(crate) struct Held<H: Host> {
+    pub(crate) no: SlotNo,
+    pub(crate) deque: Deque<Ready<H>>,
+    pub(crate) group: Arc<Group<H>>,
+}
+
+/// Where a thread of the pool waits.
+pub(crate) struct Cell<H: Host> {
+    state: Mutex<CellState>,
+    changed: Condvar,
+    shared: Weak<Shared<H>>,
+}
+
+#[derive(Default)]
+struct CellState {
+    slot: Option<SlotNo>,
+    /// The poll or time that the thread waits for; a ring with another ticket comes too late.
+    ticket: u64,
+    waits: bool,
+    rung: bool,
+    close: bool,
+}
+
+/// Why a parked body goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Woken {
+    /// What it waited for has come.
+    Rung,
+    /// The runner closes.
+    Closed,
+}
+
+impl<H: Host> Cell<H> {
+    pub(crate) fn new(shared: &Arc<Shared<H>>) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(CellState::default()),
+            changed: Condvar::new(),
+            shared: Arc::downgrade(shared),
+        })
+    }
+
+    /// Announces what is waited for next, so that the alarm can carry its ticket.
+    pub(crate) fn next_ticket(&self) -> u64 {
+        let mut state = self.state.lock();
+        state.ticket += 1;
+        state.waits = true;
+        state.rung = false;
+        state.ticket
+    }
+
+    /// Waits for the ring or the close. Blocks.
+    pub(crate) fn park(&self) -> Woken {
+        let mut state = self.state.lock();
+        while !state.rung && !state.close {
+            self.changed.wait(&mut state);
+        }
+        state.waits = false;
+        if std::mem::take(&mut state.rung) { Woken::Rung } else { Woken::Closed }
+    }
+
+    /// Waits for a slot or the close. Blocks.
+    fn await_slot(&self) -> Option<SlotNo> {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(slot) = state.slot.take() {
+                return Some(slot);
+            }
+            if state.close {
+                return None;
+            }
+            self.changed.wait(&mut state);
+        }
+    }
+
+    fn offer(&self, ticket: u64) -> bool {
+        let mut state = self.state.lock();
+        let wanted = state.waits && state.ticket == ticket && !state.close;
+        if wanted {
+            state.rung = true;
+            self.changed.notify_one();
+        }
+        wanted
+    }
+
+    fn give(&self, slot: SlotNo) {
+        self.state.lock().slot = Some(slot);
+        self.changed.notify_one();
+    }
+
+    fn close(&self) {
+        self.state.lock().close = true;
+        self.changed.notify_one();
+    }
+
+    /// Rings without waiting for a turn: for times, where nothing has to be asked.
+    pub(crate) fn ring_now(&self, ticket: u64) {
+        let _ = self.offer(ticket);
+    }
+}
+
+/// A poll of a parked body is due: it is woken when it is its turn.
+impl<H: Host> Alarm for Cell<H> {
+    fn ring(self: Arc<Self>, ticket: u64) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.poll_due(self, ticket);
+        }
+    }
+}
+
+/// The time that a parked body waited for has come.
+pub(crate) struct TimeReached<H: Host>(pub(crate) Arc<Cell<H>>);
+
+impl<H: Host> Alarm for TimeReached<H> {
+    fn ring(self: Arc<Self>, ticket: u64) {
+        self.0.ring_now(ticket);
+    }
+}
+
+/// No poll has handed on for a while.
+struct Stuck<H: Host>(Weak<Shared<H>>, Weak<Timers>);
+
+impl<H: Host> Alarm for Stuck<H> {
+    fn ring(self: Arc<Self>, ticket: u64) {
+        if let (Some(shared), Some(timers)) = (self.0.upgrade(), self.1.upgrade()) {
+            shared.look_for_stuck(ticket, &timers, &self);
+        }
+    }
+}
+
+impl<H: Host> Pool<H> {
+    /// A pool without threads: `start_worker` starts each.
+    #[must_use]
+    pub fn new(slots: u32, max_parked: usize, start_worker: StartWorker<H>) -> Self {
+        let deques: Vec<Deque<Ready<H>>> = (0..slots).map(|_| Deque::new_fifo()).collect();
+        let shared = Shared {
+            stealers: deques.iter().map(Deque::stealer).collect(),
+            sides: deques
+                .into_iter()
+                .map(|deque| Side { deque: Mutex::new(Some(deque)), group: Group::new() })
+                .collect(),
+            state: Mutex::new(State {
+                slots: Slots::new(slots),
+                idle: Vec::new(),
+                threads: 0,
+                bodies: Vec::new(),
+                pacer: Pacer::new(slots as usize),
+                stuck_alarm: false,
+                held_back: VecDeque::new(),
+            }),
+            injector: Injector::new(),
+            free: AtomicUsize::new(slots as usize),
+            resumed: AtomicUsize::new(0),
+            searching: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            handles: AtomicUsize::new(0),
+            max_parked,
+            emptied: Condvar::new(),
+        };
+        Self { shared: Arc::new(shared), gates: Gates::default(), start_worker }
+    }
+
+    /// Starts the first worker thread and lets the committer look after the groups. Call once, on a thread that may
+    /// start threads.
+    ///
+    /// # Errors
+    /// Says why the thread cannot be started.
+    pub fn open(&self, engine: &Arc<Engine<H>>) -> Result<(), String> {
+        for side in &self.shared.sides {
+            engine.committer.look_after(Arc::clone(&side.group));
+        }
+        self.start(engine)
+    }
+
+    fn start(&self, engine: &Arc<Engine<H>>) -> Result<(), String> {
+        self.shared.state.lock().threads += 1;
+        (self.start_worker)(engine).inspect_err(|_| self.shared.state.lock().threads -= 1)
+    }
+
+    /// Keeps one thread ready for the next body, up to the number of slots. On a thread that may start threads.
+    pub(crate) fn keep_spare(&self, engine: &Arc<Engine<H>>) {
+        let wanted = {
+            let state = self.shared.state.lock();
+            state.idle.is_empty() && state.threads < state.slots.total() as usize
+        };
+        if wanted && let Err(why) = self.start(engine) {
+            engine.log(Level::Warning, &format!("a worker thread could not be started: {why}"));
+        }
+    }
+
+    /// Makes sure that a thread is there to use the slot that a body is about to give back.
+    pub(crate) fn keep_replacement(&self, engine: &Arc<Engine<H>>) {
+        let wanted = {
+            let state = self.shared.state.lock();
+            state.idle.is_empty() && state.threads <= state.slots.total() as usize
+        };
+        if wanted && let Err(why) = self.start(engine) {
+            engine.log(Level::Warning, &format!("no thread to go on while a body is parked: {why}"));
+        }
+    }
+
+    /// How many slots are in use, and how many there are.
+    #[must_use]
+    pub fn slots_in_use(&self) -> (usize, usize) {
+        let state = self.shared.state.lock();
+        let total = state.slots.total() as usize;
+        (total - state.slots.free(), total)
+    }
+
+    /// How many bodies with a handle execute or are parked, and how many may.
+    #[must_use]
+    pub fn handles(&self) -> (usize, usize) {
+        (self.shared.handles.load(Ordering::Relaxed), self.shared.max_parked)
+    }
+
+    /// Waits until no body executes, at most for a span. True if none does. Blocks.
+    #[must_use]
+    pub fn wait_idle(&self, span: Duration) -> bool {
+        let mut state = self.shared.state.lock();
+        let idle = |state: &State<H>| state.threads == 0 && self.shared.handles.load(Ordering::Relaxed) == 0;
+        if !idle(&state) {
+            self.shared.emptied.wait_while_for(&mut state, |state| !idle(state), span);
+        }
+        idle(&state)
+    }
+}
+
+impl<H: Host> Dispatch<H> for Pool<H> {
+    fn ready(&self, _engine: &Arc<Engine<H>>, ready: &mut Vec<Ready<H>>) {
+        for one in ready.drain(..) {
+            self.shared.injector.push(one);
+        }
+        self.shared.wake_one();
+    }
+
+    fn gate(&self, engine: &Arc<Engine<H>>, gate: Gate<H>) {
+        self.gates.watch(engine, gate);
+    }
+
+    fn close(&self, _engine: &Arc<Engine<H>>) {
+        self.shared.close();
+        self.gates.close();
+    }
+}
+
+impl<H: Host> Shared<H> {
+    fn close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        let (idle, bodies) = {
+            let mut state = self.state.lock();
+            (std::mem::take(&mut state.idle), state.bodies.clone())
+        };
+        for cell in idle.into_iter().chain(bodies.iter().filter_map(Weak::upgrade)) {
+            cell.close();
+        }
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    fn has_work(&self) -> bool {
+        !self.injector.is_empty() || self.stealers.iter().any(|stealer| !stealer.is_empty())
+    }
+
+    /// Takes the next ready body: from the own deque, from outside, from another slot.
+    pub(crate) fn find(&self, deque: &Deque<Ready<H>>) -> Option<Ready<H>> {
+        if self.is_closing() {
+            return None;
+        }
+        if let Some(ready) = deque.pop() {
+            return Some(ready);
+        }
+        loop {
+            match self.injector.steal_batch_with_limit_and_pop(deque, 16) {
+                Steal::Success(ready) => return Some(ready),
+                Steal::Retry => {}
+                Steal::Empty => break,
+            }
+        }
+        for stealer in &self.stealers {
+            loop {
+                match stealer.steal() {
+                    Steal::Success(ready) => return Some(ready),
+                    Steal::Retry => {}
+                    Steal::Empty => break,
+                }
+            }
+        }
+        None
+    }
+
+    /// A worker has found work: if there is more and a slot is free, one more worker is woken.
+    pub(crate) fn found(&self) {
+        if self.searching.load(Ordering::Relaxed) {
+            self.searching.store(false, Ordering::SeqCst);
+        }
+        if self.free.load(Ordering::Relaxed) > 0 && self.has_work() {
+            self.wake_one();
+        }
+    }
+
+    /// Wakes a worker for work that was just made visible, unless one is searching already.
+    pub(crate) fn wake_one(&self) {
+        fence(Ordering::SeqCst);
+        if self.free.load(Ordering::SeqCst) == 0 || self.searching.load(Ordering::SeqCst) {
+            return;
+        }
+        let mut state = self.state.lock();
+        if state.idle.is_empty() {
+            // A thread that is on its way to be idle looks for work once more before it sleeps.
+            return;
+        }
+        if let Some(slot) = state.slots.take_new()
+            && let Some(cell) = state.idle.pop()
+        {
+            self.searching.store(true, Ordering::SeqCst);
+            self.hint(&state);
+            drop(state);
+            cell.give(slot);
+        }
+    }
+
+    fn hint(&self, state: &State<H>) {
+        self.free.store(state.slots.free(), Ordering::SeqCst);
+        self.resumed.store(state.slots.resumed(), Ordering::SeqCst);
+    }
+
+    fn hold(&self, no: SlotNo) -> Held<H> {
+        let side = &self.sides[no as usize];
+        let deque = side.deque.lock().take().unwrap_or_else(|| unreachable!("slot {no} is held twice"));
+        Held { no, deque, group: Arc::clone(&side.group) }
+    }
+
+    fn put_down(&self, held: Held<H>) -> SlotNo {
+        *self.sides[held.no as usize].deque.lock() = Some(held.deque);
+        held.no
+    }
+
+    /// A worker without a slot waits for one. `None`: the thread is to end. Blocks.
+    pub(crate) fn idle(&self, cell: &Arc<Cell<H>>) -> Option<Held<H>> {
+        {
+            let mut state = self.state.lock();
+            let surplus = state.idle.len() >= state.slots.total() as usize + SPARE;
+            if self.is_closing() || surplus {
+                self.leave(&mut state);
+                return None;
+            }
+            state.idle.push(Arc::clone(cell));
+            fence(Ordering::SeqCst);
+            if self.has_work()
+                && let Some(slot) = state.slots.take_new()
+            {
+                state.idle.pop();
+                self.hint(&state);
+                return Some(self.hold(slot));
+            }
+        }
+        match cell.await_slot() {
+            Some(slot) => Some(self.hold(slot)),
+            None => {
+                self.leave(&mut self.state.lock());
+                None
+            }
+        }
+    }
+
+    fn leave(&self, state: &mut State<H>) {
+        state.threads -= 1;
+        self.emptied.notify_all();
+    }
+
+    /// A worker has found nothing: its slot goes to whoever can use it. True if that is the worker itself.
+    pub(crate) fn nothing_found(&self, held: Held<H>) -> Option<Held<H>> {
+        let no = self.put_down(held);
+        self.searching.store(false, Ordering::SeqCst);
+        let mut state = self.state.lock();
+        let work = !self.is_closing() && self.has_work();
+        let over = state.slots.give_back(no, work);
+        self.hint(&state);
+        match over {
+            HandOver::New => return Some(self.hold(no)),
+            HandOver::Resumed(cell) => {
+                drop(state);
+                cell.give(no);
+            }
+            HandOver::Free => {}
+        }
+        None
+    }
+
+    /// Whether resumed bodies wait for a slot.
+    pub(crate) fn someone_resumes(&self) -> bool {
+        self.resumed.load(Ordering::Relaxed) > 0
+    }
+
+    /// Between two bodies: hands the slot to a resumed body if it is its turn, else returns it.
+    pub(crate) fn between(&self, held: Held<H>) -> Option<Held<H>> {
+        let no = held.no;
+        let cell = {
+            let mut state = self.state.lock();
+            let cell = state.slots.between(no);
+            self.hint(&state);
+            cell
+        };
+        let Some(cell) = cell else { return Some(held) };
+        let no = self.put_down(held);
+        cell.give(no);
+        self.wake_one();
+        None
+    }
+
+    /// A body defers: its slot is handed on.
+    pub(crate) fn give_back(&self, held: Held<H>) {
+        let no = self.put_down(held);
+        let mut state = self.state.lock();
+        state.threads -= 1;
+        let work = !self.is_closing() && self.has_work() && !state.idle.is_empty();
+        let over = state.slots.give_back(no, work);
+        let cell = match over {
+            HandOver::Resumed(cell) => Some(cell),
+            HandOver::New => state.idle.pop(),
+            HandOver::Free => None,
+        };
+        self.hint(&state);
+        drop(state);
+        if let Some(cell) = cell {
+            cell.give(no);
+        }
+    }
+
+    /// A deferred body wants to go on. `None` if the runner closes first. Blocks.
+    pub(crate) fn resume(&self, cell: &Arc<Cell<H>>) -> Option<Held<H>> {
+        let now = {
+            let mut state = self.state.lock();
+            let now = state.slots.resume(Arc::clone(cell));
+            self.hint(&state);
+            now
+        };
+        let slot = match now {
+            Some((slot, _)) => Some(slot),
+            None => cell.await_slot(),
+        };
+        let mut state = self.state.lock();
+        state.threads += 1;
+        match slot {
+            Some(slot) => Some(self.hold(slot)),
+            None => {
+                state.slots.forget(|other| Arc::ptr_eq(other, cell));
+                self.hint(&state);
+                None
+            }
+        }
+    }
+
+    /// A body that was suspended while it was parked unwinds without a slot.
+    pub(crate) fn unpark_without_slot(&self) {
+        self.state.lock().threads += 1;
+    }
+
+    /// A body with a handle may start, unless too many are parked: then it is held back until one ends.
+    pub(crate) fn admit(&self, ready: Ready<H>, cell: &Arc<Cell<H>>) -> Option<Ready<H>> {
+        let mut state = self.state.lock();
+        if self.handles.load(Ordering::Relaxed) >= self.max_parked {
+            state.held_back.push_back(ready);
+            return None;
+        }
+        self.handles.fetch_add(1, Ordering::Relaxed);
+        state.bodies.push(Arc::downgrade(cell));
+        Some(ready)
+    }
+
+    /// A body with a handle has ended.
+    pub(crate) fn dismiss(&self, cell: &Arc<Cell<H>>) {
+        let mut state = self.state.lock();
+        self.handles.fetch_sub(1, Ordering::Relaxed);
+        if let Some(at) = state.bodies.iter().rposition(|body| std::ptr::eq(body.as_ptr(), Arc::as_ptr(cell))) {
+            state.bodies.swap_remove(at);
+        }
+        let next = state.held_back.pop_front();
+        self.emptied.notify_all();
+        drop(state);
+        if let Some(ready) = next {
+            self.injector.push(ready);
+            self.wake_one();
+        }
+    }
+
+    fn poll_due(self: &Arc<Self>, cell: Arc<Cell<H>>, ticket: u64) {
+        let next = self.state.lock().pacer.due((cell, ticket));
+        self.offer_polls(next);
+    }
+
+    /// A poll has ended: the next one that is due has its turn.
+    pub(crate) fn poll_done(&self) {
+        let next = self.state.lock().pacer.done();
+        self.offer_polls(next);
+    }
+
+    fn offer_polls(&self, mut next: Option<(Arc<Cell<H>>, u64)>) {
+        while let Some((cell, ticket)) = next {
+            if cell.offer(ticket) {
+                return;
+            }
+            next = self.state.lock().pacer.done();
+        }
+    }
+
+    /// Has an eye on a poll that begins: if it does not hand on in time, others go on beside it.
+    pub(crate) fn watch_polls(self: &Arc<Self>, timers: &Arc<Timers>) {
+        let handed = {
+            let mut state = self.state.lock();
+            let (handed, waiting) = state.pacer.progress();
+            if !waiting || std::mem::replace(&mut state.stuck_alarm, true) {
+                return;
+            }
+            handed
+        };
+        let alarm = Arc::new(Stuck(Arc::downgrade(self), Arc::downgrade(timers)));
+        timers.after(STUCK_AFTER, alarm, handed);
+    }
+
+    fn look_for_stuck(&self, before: u64, timers: &Arc<Timers>, alarm: &Arc<Stuck<H>>) {
+        let mut state = self.state.lock();
+        let (handed, waiting) = state.pacer.progress();
+        if !waiting {
+            state.stuck_alarm = false;
+            return;
+        }
+        let next = if handed == before { state.pacer.stuck() } else { None };
+        let (handed, _) = state.pacer.progress();
+        drop(state);
+        self.offer_polls(next);
+        timers.after(STUCK_AFTER, Arc::clone(alarm) as Arc<dyn Alarm>, handed);
+    }
+}

@@ -1,0 +1,128 @@
+//! The lease thread: renews the runner's lease, notices what other processes have written, takes over what nobody
+//! has (any more), and looks at the runs that callers here watch.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bide_core::RunId;
+use bide_store::StoreError;
+use parking_lot::{Condvar, Mutex};
+
+use crate::engine::{Engine, Level};
+use crate::host::Host;
+use crate::settled::{Settled, Settlement};
+
+/// News are looked for so often, busy or idle.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The lease is renewed so often; it runs out after three times as long.
+const RENEW: Duration = Duration::from_secs(5);
+
+/// Stops the thread.
+#[derive(Default)]
+pub(crate) struct LeaseService {
+    stop: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl LeaseService {
+    pub(crate) fn stop(&self) {
+        *self.stop.lock() = true;
+        self.changed.notify_all();
+    }
+
+    /// Sleeps for one look; true when the service is to end.
+    fn sleep(&self) -> bool {
+        let mut stop = self.stop.lock();
+        if !*stop {
+            self.changed.wait_for(&mut stop, LOOK);
+        }
+        *stop
+    }
+}
+
+impl<H: Host> Engine<H> {
+    /// The lease thread.
+    pub(crate) fn run_lease_service(self: Arc<Self>) {
+        let mut renewed = self.clock.steady();
+        while !self.lease_service.sleep() {
+            if self.stopped().is_some() {
+                continue;
+            }
+            let now = self.clock.steady();
+            let mut outcome = Ok(());
+            if now.saturating_sub(renewed) >= RENEW {
+                renewed = now;
+                outcome = self.renew();
+            }
+            let outcome = outcome.and_then(|()| self.look());
+            match outcome {
+                Ok(()) => {}
+                Err(error @ StoreError::Busy { .. }) => self.log(Level::Warning, &error.to_string()),
+                Err(error) => self.break_down(&error),
+            }
+        }
+    }
+
+    fn renew(self: &Arc<Self>) -> Result<(), StoreError> {
+        let lease = *self.lease.read();
+        match self.store.renew(lease, self.clock.now()) {
+            Err(StoreError::Fenced { .. }) => {
+                self.fenced();
+                self.take_up()
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn look(self: &Arc<Self>) -> Result<(), StoreError> {
+        if self.store.news()? {
+            self.take_up()?;
+            self.look_at_watched()?;
+        }
+        Ok(())
+    }
+
+    fn look_at_watched(&self) -> Result<(), StoreError> {
+        let watched: Vec<(RunId, Arc<Settled>)> = {
+            let mut watched = self.watched.lock();
+            watched.retain(|_, settled| settled.strong_count() > 0);
+            watched.iter().filter_map(|(id, settled)| Some((*id, settled.upgrade()?))).collect()
+        };
+        for (id, settled) in watched {
+            self.look_at(id, &settled)?;
+        }
+        Ok(())
+    }
+
+    fn look_at(&self, id: RunId, settled: &Settled) -> Result<(), StoreError> {
+        let status = self.store.load(id)?.map(|stored| stored.run.status);
+        match status {
+            None => settled.settle(Settlement::Elsewhere),
+            Some(status) if status.is_ended() || status == bide_core::RunStatus::Paused => {
+                settled.settle(Settlement::Run(status));
+            }
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Where to wait for a run that is executed elsewhere, or by nobody.
+    ///
+    /// # Errors
+    /// From the store.
+    pub fn watch(&self, id: RunId) -> Result<Arc<Settled>, StoreError> {
+        let settled = {
+            let mut watched = self.watched.lock();
+            let known = watched.get(&id).and_then(std::sync::Weak::upgrade);
+            known.unwrap_or_else(|| {
+                let settled = Arc::new(Settled::default());
+                watched.insert(id, Arc::downgrade(&settled));
+                settled
+            })
+        };
+        // Registered first, then looked: an end in between is not missed.
+        self.look_at(id, &settled)?;
+        Ok(settled)
+    }
+}

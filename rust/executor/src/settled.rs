@@ -1,0 +1,83 @@
+//! Where callers wait for a run, and what they are told.
+
+use std::time::Duration;
+
+use bide_core::RunStatus;
+use bide_store::StoreError;
+use parking_lot::{Condvar, Mutex};
+
+/// Why nothing more will happen to a run here.
+#[derive(Clone, Debug)]
+pub enum Settlement {
+    /// It has ended or is paused, and that is committed.
+    Run(RunStatus),
+    /// The runner was closed; the run can be taken up again.
+    Closed,
+    /// The runner stopped because of its store.
+    Broken(StoreError),
+    /// Another runner has it now.
+    Elsewhere,
+}
+
+/// Where callers wait.
+#[derive(Default)]
+pub struct Settled {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    settlement: Option<Settlement>,
+    sleeping: u32,
+    callbacks: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+impl Settled {
+    /// Tells whoever waits. The first word counts.
+    pub fn settle(&self, settlement: Settlement) {
+        let callbacks = {
+            let mut state = self.state.lock();
+            if state.settlement.is_some() {
+                return;
+            }
+            state.settlement = Some(settlement);
+            if state.sleeping > 0 {
+                self.changed.notify_all();
+            }
+            std::mem::take(&mut state.callbacks)
+        };
+        for callback in callbacks {
+            callback();
+        }
+    }
+
+    /// What was said, if anything was.
+    #[must_use]
+    pub fn get(&self) -> Option<Settlement> {
+        self.state.lock().settlement.clone()
+    }
+
+    /// Waits for it, at most for a span. Blocks.
+    #[must_use]
+    pub fn wait(&self, span: Duration) -> Option<Settlement> {
+        let mut state = self.state.lock();
+        if state.settlement.is_none() {
+            state.sleeping += 1;
+            self.changed.wait_for(&mut state, span);
+            state.sleeping -= 1;
+        }
+        state.settlement.clone()
+    }
+
+    /// Calls back once it is said: at once, if it was. The callback must not block.
+    pub fn on_settled(&self, callback: Box<dyn FnOnce() + Send>) {
+        let mut state = self.state.lock();
+        if state.settlement.is_some() {
+            drop(state);
+            callback();
+        } else {
+            state.callbacks.push(callback);
+        }
+    }
+}

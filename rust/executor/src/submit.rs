@@ -1,0 +1,184 @@
+//! Creating runs, and attaching to those that a key names.
+
+use std::sync::Arc;
+
+use bide_core::record::{NewRun, RunRow};
+use bide_core::{Event, RunId, RunState, Value, pack};
+use bide_store::{Creation, StoreError};
+
+use crate::commit::Done;
+use crate::engine::Engine;
+use crate::flow::{Flow, Run};
+use crate::host::Host;
+use crate::settled::{Settled, Settlement};
+
+/// A run that a caller wants.
+pub struct Wanted<H: Host> {
+    /// Its inputs, in order of name.
+    pub inputs: Box<[(Arc<str>, Value)]>,
+    /// Its key.
+    pub key: Option<Arc<str>>,
+    /// What the host keeps with it.
+    pub local: H::Local,
+}
+
+/// Why a run was not created.
+#[derive(Debug)]
+pub enum SubmitError {
+    /// The engine is closed, or stopped.
+    Stopped(Settlement),
+    /// The key belongs to a run with other inputs; names the inputs that differ.
+    OtherInputs {
+        /// The run that has the key.
+        run: RunId,
+        /// The key.
+        key: Arc<str>,
+        /// The inputs that differ.
+        inputs: Vec<Arc<str>>,
+    },
+    /// The store refused.
+    Store(StoreError),
+}
+
+/// A run that a caller may wait for.
+pub enum Handle<H: Host> {
+    /// It is executed by this engine (or was).
+    Live(Arc<Run<H>>),
+    /// It is executed elsewhere, by nobody, or it has ended.
+    Watched {
+        /// Its id.
+        id: RunId,
+        /// Where to wait for it.
+        settled: Arc<Settled>,
+    },
+}
+
+impl<H: Host> Clone for Handle<H> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Live(run) => Self::Live(Arc::clone(run)),
+            Self::Watched { id, settled } => Self::Watched { id: *id, settled: Arc::clone(settled) },
+        }
+    }
+}
+
+impl<H: Host> Handle<H> {
+    /// The run's id.
+    #[must_use]
+    pub fn id(&self) -> RunId {
+        match self {
+            Self::Live(run) => run.id,
+            Self::Watched { id, .. } => *id,
+        }
+    }
+
+    /// Where to wait for it.
+    #[must_use]
+    pub fn settled(&self) -> &Settled {
+        match self {
+            Self::Live(run) => &run.settled,
+            Self::Watched { settled, .. } => settled,
+        }
+    }
+}
+
+impl<H: Host> Engine<H> {
+    /// Creates runs in one commit, or attaches to those whose keys exist, and lets them begin. Blocks.
+    ///
+    /// # Errors
+    /// None is created then; see [`SubmitError`].
+    pub fn submit(
+        self: &Arc<Self>,
+        flow: &Arc<Flow<H>>,
+        wanted: Vec<Wanted<H>>,
+    ) -> Result<Vec<Handle<H>>, SubmitError> {
+        if let Some(settlement) = self.stopped() {
+            return Err(SubmitError::Stopped(settlement.clone()));
+        }
+        if self.is_closing() {
+            return Err(SubmitError::Stopped(Settlement::Closed));
+        }
+        let now = self.clock.now();
+        let rows: Vec<NewRun> = wanted
+            .iter()
+            .map(|run| NewRun {
+                id: self.ids.next(now),
+                workflow: flow.workflow,
+                version: flow.version,
+                key: run.key.clone(),
+                inputs: pack::pack(run.inputs.iter().map(|(name, value)| (&**name, Some(value)))).into(),
+                created_at: now,
+            })
+            .collect();
+        let lease = *self.lease.read();
+        let creations = self.store.create(lease, &rows).map_err(|error| {
+            if matches!(error, StoreError::Fenced { .. }) {
+                self.fenced();
+            }
+            SubmitError::Store(error)
+        })?;
+        let mut begin = Vec::with_capacity(wanted.len());
+        let mut made: Vec<Result<Arc<Run<H>>, Box<RunRow>>> = Vec::with_capacity(wanted.len());
+        for ((run, row), creation) in wanted.into_iter().zip(&rows).zip(creations) {
+            match creation {
+                Creation::Exists(existing) => made.push(Err(existing)),
+                Creation::Created => {
+                    let state = RunState::new(row.id, Arc::clone(&flow.graph), Arc::clone(&flow.ids));
+                    let live = self.adopt(flow, state, run.key, run.inputs, now, run.local);
+                    begin.push(Done { run: Arc::clone(&live), event: Event::Begin, at: now });
+                    made.push(Ok(live));
+                }
+            }
+        }
+        let mut ready = Vec::new();
+        self.commit(&mut begin, &mut ready);
+        self.dispatch_ready(&mut ready);
+        made.into_iter()
+            .zip(&rows)
+            .map(|(run, row)| match run {
+                Ok(live) => Ok(Handle::Live(live)),
+                Err(existing) => self.attach(&existing, row),
+            })
+            .collect()
+    }
+
+    /// Attaches to the run that has the key, if the inputs are the same.
+    fn attach(self: &Arc<Self>, existing: &RunRow, row: &NewRun) -> Result<Handle<H>, SubmitError> {
+        if existing.inputs != row.inputs {
+            let (Ok(then), Ok(now)) = (pack::unpack(&existing.inputs), pack::unpack(&row.inputs)) else {
+                return Err(SubmitError::Store(StoreError::Corrupt(format!(
+                    "the inputs of run {} do not read back",
+                    existing.id
+                ))));
+            };
+            let missing = |from: &[pack::Pair], other: &[pack::Pair]| -> Vec<Arc<str>> {
+                from.iter().filter(|pair| !other.contains(pair)).map(|(name, _)| Arc::clone(name)).collect()
+            };
+            let mut inputs = missing(&then, &now);
+            inputs.extend(missing(&now, &then));
+            inputs.sort();
+            inputs.dedup();
+            let key = row.key.clone().unwrap_or_else(|| "".into());
+            return Err(SubmitError::OtherInputs { run: existing.id, key, inputs });
+        }
+        self.handle(existing.id).map_err(SubmitError::Store)
+    }
+
+    /// A handle of a run that exists.
+    ///
+    /// # Errors
+    /// From the store.
+    pub fn handle(self: &Arc<Self>, id: RunId) -> Result<Handle<H>, StoreError> {
+        match self.live(id) {
+            Some(run) => Ok(Handle::Live(run)),
+            None => Ok(Handle::Watched { id, settled: self.watch(id)? }),
+        }
+    }
+
+    /// Packs and orders inputs by name.
+    #[must_use]
+    pub fn ordered(mut inputs: Vec<(Arc<str>, Value)>) -> Box<[(Arc<str>, Value)]> {
+        inputs.sort_by(|(a, _), (b, _)| a.cmp(b));
+        inputs.into()
+    }
+}

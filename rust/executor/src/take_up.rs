@@ -1,0 +1,112 @@
+//! Taking up unfinished runs that nobody executes: at the start, after a crash of another, after a lost lease.
+
+use std::sync::Arc;
+
+use bide_core::{Event, RunState, Value, pack, recover};
+use bide_store::StoreError;
+
+use crate::commit::Done;
+use crate::engine::{Engine, Level};
+use crate::flow::{Flow, Run};
+use crate::host::Host;
+
+/// So many runs are claimed in one commit.
+const CLAIM: usize = 256;
+
+impl<H: Host> Engine<H> {
+    /// Takes up what nobody executes and what fits a registered workflow. Blocks.
+    pub(crate) fn take_up(self: &Arc<Self>) -> Result<(), StoreError> {
+        if self.is_closing() {
+            return Ok(());
+        }
+        let flows: Vec<Arc<Flow<H>>> = self.flows.read().values().cloned().collect();
+        for flow in flows {
+            let mut versions = Vec::new();
+            for version in self.store.versions(flow.workflow)? {
+                if recover::fits(&flow.graph, &version.tasks) {
+                    versions.push(version.version);
+                }
+            }
+            loop {
+                let lease = *self.lease.read();
+                let claimed = self.store.claim(lease, &versions, self.clock.now(), CLAIM)?;
+                let more = claimed.len() == CLAIM;
+                let mut begin = Vec::with_capacity(claimed.len());
+                for id in claimed {
+                    if let Some(run) = self.revive(&flow, id)? {
+                        begin.push(Done { run, event: Event::Begin, at: self.clock.now() });
+                    }
+                }
+                let mut ready = Vec::new();
+                self.commit(&mut begin, &mut ready);
+                self.dispatch_ready(&mut ready);
+                if !more {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn revive(self: &Arc<Self>, flow: &Arc<Flow<H>>, id: bide_core::RunId) -> Result<Option<Arc<Run<H>>>, StoreError> {
+        let Some(stored) = self.store.load(id)? else { return Ok(None) };
+        let corrupt = |why: String| StoreError::Corrupt(format!("run {id} of {:?}: {why}", flow.graph.workflow()));
+        let inputs: Box<[(Arc<str>, Value)]> = pack::unpack(&stored.run.inputs)
+            .map_err(corrupt)?
+            .into_iter()
+            .map(|(name, value)| (name, value.unwrap_or(Value::NONE)))
+            .collect();
+        let version = (*stored.run.version != *flow.graph.version()).then_some(flow.version);
+        let (key, created_at) = (stored.run.key.clone(), stored.run.created_at);
+        let state = match RunState::recover(&flow.graph, &flow.ids, version, stored) {
+            Ok(state) => state,
+            Err(why) => {
+                self.log(Level::Error, &corrupt(why).to_string());
+                return Ok(None);
+            }
+        };
+        Ok(Some(self.adopt(flow, state, key, inputs, created_at, H::Local::default())))
+    }
+
+    pub(crate) fn adopt(
+        &self,
+        flow: &Arc<Flow<H>>,
+        state: RunState,
+        key: Option<Arc<str>>,
+        inputs: Box<[(Arc<str>, Value)]>,
+        created_at: bide_core::Time,
+        local: H::Local,
+    ) -> Arc<Run<H>> {
+        let run = Arc::new(Run {
+            id: state.id(),
+            key,
+            flow: Arc::clone(flow),
+            inputs,
+            created_at,
+            state: parking_lot::Mutex::new(state),
+            local,
+            settled: crate::settled::Settled::default(),
+        });
+        self.runs.lock().insert(run.id.row(), Arc::clone(&run));
+        run
+    }
+
+    /// Why an unfinished run is not executed here, in words.
+    #[must_use]
+    pub fn why_not_here(&self, workflow: &str, version: &str) -> Option<String> {
+        let wanted = bide_core::graph::title(workflow, version);
+        match self.flows.read().get(workflow) {
+            None => Some(format!("{wanted} is not registered here")),
+            Some(flow) if flow.graph.version() == version => None,
+            Some(flow) => {
+                let versions = self.store.versions(flow.workflow).unwrap_or_default();
+                let recorded = versions.iter().find(|stored| *stored.hash == *version);
+                if recorded.is_some_and(|stored| recover::fits(&flow.graph, &stored.tasks)) {
+                    return None;
+                }
+                let have = bide_core::graph::short_version(flow.graph.version());
+                Some(format!("{wanted} is not registered here (have {have})"))
+            }
+        }
+    }
+}

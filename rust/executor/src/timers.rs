@@ -1,0 +1,163 @@
+//! The one timer thread: a heap and a timed condition variable.
+//!
+//! Stored times are wall time, polls are spans of steady time. The thread sleeps by the steady clock, at most
+//! [`RECHECK`] at a time, and re-reads the wall whenever it wakes: a wall time never fires early by the wall clock,
+//! and a clock that was set forward is noticed. It never attaches to a host and never commits.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bide_core::Time;
+use parking_lot::{Condvar, Mutex};
+
+use crate::clock::Clock;
+
+/// The wall is looked at again at least so often.
+const RECHECK: Duration = Duration::from_secs(30);
+
+/// The wall has jumped if it moved by more than this against the steady clock.
+const JUMP: i64 = 5_000;
+
+/// Something that wants to be told when its time has come. Must not block.
+pub(crate) trait Alarm: Send + Sync {
+    /// The time has come; `ticket` is what was given with the request.
+    fn ring(self: Arc<Self>, ticket: u64);
+}
+
+struct Item {
+    /// By the steady clock; for a wall time an estimate.
+    due: Duration,
+    seq: u64,
+    wall: Option<Time>,
+    ticket: u64,
+    alarm: Arc<dyn Alarm>,
+}
+
+impl PartialEq for Item {
+    fn eq(&self, other: &Self) -> bool {
+        (self.due, self.seq) == (other.due, other.seq)
+    }
+}
+impl Eq for Item {}
+impl PartialOrd for Item {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Item {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.due, self.seq).cmp(&(other.due, other.seq))
+    }
+}
+
+/// The timers of an engine.
+pub(crate) struct Timers {
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    heap: BinaryHeap<Reverse<Item>>,
+    seq: u64,
+    /// Wall minus steady time when last looked at.
+    offset: Option<i64>,
+    stop: bool,
+}
+
+impl Timers {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self { clock, state: Mutex::new(State::default()), changed: Condvar::new() })
+    }
+
+    /// Rings after a span of steady time.
+    pub(crate) fn after(&self, span: Duration, alarm: Arc<dyn Alarm>, ticket: u64) {
+        let due = self.clock.steady() + span;
+        self.add(due, None, alarm, ticket);
+    }
+
+    /// Rings when the wall shows this time, never before.
+    pub(crate) fn at(&self, time: Time, alarm: Arc<dyn Alarm>, ticket: u64) {
+        if time == Time::NEVER {
+            return;
+        }
+        let due = self.clock.steady() + time.since(self.clock.now());
+        self.add(due, Some(time), alarm, ticket);
+    }
+
+    fn add(&self, due: Duration, wall: Option<Time>, alarm: Arc<dyn Alarm>, ticket: u64) {
+        let mut state = self.state.lock();
+        state.seq += 1;
+        let seq = state.seq;
+        let first = state.heap.peek().is_none_or(|Reverse(item)| due < item.due);
+        state.heap.push(Reverse(Item { due, seq, wall, ticket, alarm }));
+        drop(state);
+        if first {
+            self.changed.notify_one();
+        }
+    }
+
+    /// The thread's loop; returns after [`Timers::stop`].
+    pub(crate) fn run(&self) {
+        let mut state = self.state.lock();
+        while !state.stop {
+            let (steady, wall) = (self.clock.steady(), self.clock.now());
+            state.notice_jump(steady, wall);
+            let mut rung = Vec::new();
+            while let Some(Reverse(item)) = state.heap.peek() {
+                if item.due > steady {
+                    break;
+                }
+                let Some(Reverse(mut item)) = state.heap.pop() else { break };
+                match item.wall {
+                    Some(time) if time > wall => {
+                        item.due = steady + time.since(wall);
+                        state.heap.push(Reverse(item));
+                    }
+                    _ => rung.push(item),
+                }
+            }
+            if !rung.is_empty() {
+                parking_lot::MutexGuard::unlocked(&mut state, || {
+                    for item in rung {
+                        item.alarm.ring(item.ticket);
+                    }
+                });
+                continue;
+            }
+            let span = state.heap.peek().map_or(RECHECK, |Reverse(item)| item.due.saturating_sub(steady).min(RECHECK));
+            self.changed.wait_for(&mut state, span);
+        }
+        state.heap.clear();
+    }
+
+    /// Ends the thread's loop.
+    pub(crate) fn stop(&self) {
+        self.state.lock().stop = true;
+        self.changed.notify_all();
+    }
+}
+
+impl State {
+    /// After a jump of the wall clock every wall time gets a new estimate.
+    fn notice_jump(&mut self, steady: Duration, wall: Time) {
+        let offset = wall.0 - bide_core::time::micros(steady);
+        let jumped = self.offset.is_some_and(|before| (offset - before).abs() > JUMP);
+        self.offset = Some(offset);
+        if jumped {
+            let items = std::mem::take(&mut self.heap).into_vec();
+            self.heap = items
+                .into_iter()
+                .map(|Reverse(mut item)| {
+                    if let Some(time) = item.wall {
+                        item.due = steady + time.since(wall);
+                    }
+                    Reverse(item)
+                })
+                .collect();
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! A worker thread's loop: find a body, execute it, let results gather, commit, hand on.
+
+use std::sync::Arc;
+
+use bide_core::Event;
+
+use crate::body::BodyCx;
+use crate::commit::Done;
+use crate::engine::Engine;
+use crate::host::{Attached, Call, Host, Ready, Worker};
+use crate::pool::{Cell, Held, Pool};
+
+impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
+    /// What a worker thread does until the runner closes or it is not needed any more.
+    pub fn work<C: Worker<H>>(self: &Arc<Self>, cx: &mut C) {
+        let cell = Cell::new(&self.dispatch.shared);
+        let mut thread = Thread { engine: self, cell, scratch: Vec::new(), ready: Vec::new() };
+        loop {
+            let shared = &self.dispatch.shared;
+            let held = (cx as &mut dyn Attached).detach(|| shared.idle(&thread.cell));
+            let Some(held) = held else { return };
+            self.dispatch.keep_spare(self);
+            thread.with_slot(held, cx);
+        }
+    }
+}
+
+struct Thread<'a, H: Host> {
+    engine: &'a Arc<Engine<H>>,
+    cell: Arc<Cell<H>>,
+    scratch: Vec<Done<H>>,
+    ready: Vec<Ready<H>>,
+}
+
+impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
+    /// Executes bodies until the slot goes to somebody else.
+    fn with_slot<C: Worker<H>>(&mut self, mut held: Held<H>, cx: &mut C) {
+        let shared = Arc::clone(&self.engine.dispatch.shared);
+        loop {
+            if shared.someone_resumes() {
+                self.commit(&held, cx);
+                match shared.between(held) {
+                    Some(still) => held = still,
+                    None => return,
+                }
+            }
+            let next = match shared.find(&held.deque) {
+                Some(ready) => {
+                    shared.found();
+                    self.execute(ready, held, cx)
+                }
+                None if !held.group.is_empty() => {
+                    self.commit(&held, cx);
+                    Some(held)
+                }
+                None => shared.nothing_found(held),
+            };
+            match next {
+                Some(still) => held = still,
+                None => return,
+            }
+        }
+    }
+
+    fn commit<C: Worker<H>>(&mut self, held: &Held<H>, cx: &mut C) {
+        let (engine, scratch, ready) = (self.engine, &mut self.scratch, &mut self.ready);
+        (cx as &mut dyn Attached).detach(|| engine.commit_group(&held.group, scratch, ready));
+        let more = ready.len() > 1;
+        for one in ready.drain(..) {
+            held.deque.push(one);
+        }
+        if more {
+            self.engine.dispatch.shared.wake_one();
+        }
+    }
+
+    /// Executes one body. The slot comes back, unless the body was suspended without one.
+    fn execute<C: Worker<H>>(&mut self, ready: Ready<H>, held: Held<H>, cx: &mut C) -> Option<Held<H>> {
+        let wants_handle = ready.run.flow.graph.spec(ready.task.ix).wants_handle;
+        let shared = &self.engine.dispatch.shared;
+        let ready = if wants_handle {
+            let Some(ready) = shared.admit(ready, &self.cell) else { return Some(held) };
+            ready
+        } else {
+            ready
+        };
+        let Ready { run, task } = ready;
+        let entered = {
+            let now = self.engine.clock.now();
+            let mut state = run.state.lock();
+            let entered = state.enter(task, now);
+            entered.map(|entered| {
+                let sources = H::sources(&run.flow.bodies[task.ix as usize]);
+                (entered, run.args(sources, &state))
+            })
+        };
+        let Some((entered, args)) = entered else {
+            if wants_handle {
+                shared.dismiss(&self.cell);
+            }
+            return Some(held);
+        };
+        if !held.group.is_empty() {
+            self.engine.committer.arm();
+        }
+        let mut kept = Some(held);
+        let body = wants_handle.then(|| {
+            Arc::new(BodyCx::new(self.engine, &run, task, entered, &self.cell, kept.take()))
+        });
+        let call = Call {
+            run: Arc::clone(&run),
+            task,
+            attempt: entered.attempt,
+            reentry: entered.reentry,
+            args,
+            body: body.clone(),
+        };
+        let outcome = cx.execute(call);
+        if let Some(body) = body {
+            kept = body.end();
+            shared.dismiss(&self.cell);
+        }
+        let event = Event::Ended { task, attempt: entered.attempt, outcome };
+        let Some(held) = kept else {
+            self.engine.leave(run, event);
+            return None;
+        };
+        let at = self.engine.clock.now();
+        if held.group.push(Done { run, event, at }, self.engine.clock.steady()) {
+            self.commit(&held, cx);
+        }
+        cx.between();
+        Some(held)
+    }
+}
