@@ -5,7 +5,7 @@
 mod ancestors;
 mod build;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod version;
 
 use std::collections::HashMap;

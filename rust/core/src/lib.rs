@@ -2,6 +2,7 @@
 //!
 //! No I/O, threads, clock, tokio or Python: `now` is passed in, values are bytes, callables are positions.
 
+pub mod context;
 pub mod definition;
 pub mod failure;
 pub mod graph;
@@ -15,6 +16,7 @@ pub mod status;
 pub mod time;
 pub mod value;
 
+pub use context::{Changes, Conflict};
 pub use definition::DefinitionError;
 pub use failure::{Failure, FailureKind};
 pub use graph::{Graph, RunIf, TaskSpec};
