@@ -124,7 +124,7 @@ impl Conflict {
 pub fn view<'a>(
     graph: &Graph,
     ix: TaskIx,
-    inputs: &[(Arc<str>, Value)],
+    inputs: &'a [(Arc<str>, Value)],
     changes_of: impl Fn(TaskIx) -> Option<&'a Changes>,
 ) -> (Vec<(Arc<str>, Value)>, Vec<Conflict>) {
     merged(graph, graph.ancestors(ix), inputs, changes_of)
@@ -134,7 +134,7 @@ pub fn view<'a>(
 #[must_use]
 pub fn final_view<'a>(
     graph: &Graph,
-    inputs: &[(Arc<str>, Value)],
+    inputs: &'a [(Arc<str>, Value)],
     changes_of: impl Fn(TaskIx) -> Option<&'a Changes>,
 ) -> (Vec<(Arc<str>, Value)>, Vec<Conflict>) {
     merged(graph, graph.order().iter().copied(), inputs, changes_of)
@@ -165,9 +165,24 @@ struct Key<'a> {
 fn merged<'a>(
     graph: &Graph,
     tasks: impl Iterator<Item = TaskIx>,
-    inputs: &[(Arc<str>, Value)],
+    inputs: &'a [(Arc<str>, Value)],
     changes_of: impl Fn(TaskIx) -> Option<&'a Changes>,
 ) -> (Vec<(Arc<str>, Value)>, Vec<Conflict>) {
+    let mut conflicts = Vec::new();
+    let keys = gather(tasks, inputs, changes_of);
+    let values = keys.iter().filter_map(|key| {
+        let value = history::value(graph, key, &mut conflicts)?;
+        Some((Arc::clone(key.name), value))
+    });
+    (values.collect(), conflicts)
+}
+
+/// The keys in the order in which they first come; tasks come in topological order.
+fn gather<'a>(
+    tasks: impl Iterator<Item = TaskIx>,
+    inputs: &'a [(Arc<str>, Value)],
+    changes_of: impl Fn(TaskIx) -> Option<&'a Changes>,
+) -> Vec<Key<'a>> {
     let mut keys: Vec<Key<'_>> =
         inputs.iter().map(|(name, value)| Key { name, input: Some(value), writes: Vec::new() }).collect();
     let mut at: HashMap<&str, usize> = keys.iter().enumerate().map(|(at, key)| (&**key.name, at)).collect();
@@ -180,10 +195,5 @@ fn merged<'a>(
             keys[key].writes.push((ix, value));
         }
     }
-    let mut conflicts = Vec::new();
-    let values = keys.iter().filter_map(|key| {
-        let value = history::value(graph, key, &mut conflicts)?;
-        Some((Arc::clone(key.name), value))
-    });
-    (values.collect(), conflicts)
+    keys
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use super::piece::{Leaf, Meeting, Piece, Writer};
+use super::piece::{Leaf, Meeting, Piece, Tell, Writer};
 use super::{Conflict, Key};
 use crate::graph::Graph;
 use crate::id::TaskIx;
@@ -55,7 +55,9 @@ pub(super) fn value(graph: &Graph, key: &Key<'_>, conflicts: &mut Vec<Conflict>)
     if key.writes.len() == 1 || seen_by(graph, last, &key.writes).len() == key.writes.len() - 1 {
         return written.cloned();
     }
-    History::new(graph, key).settle(key, conflicts)
+    let seen = seen_by_each(graph, key);
+    let start = shared(&seen);
+    History::new(key, seen, start).settle(key, conflicts)
 }
 
 /// Which of a key's writers are a task's ancestors. Both come in topological order.
@@ -71,6 +73,16 @@ fn seen_by(graph: &Graph, ix: TaskIx, writes: &[(TaskIx, Option<&Value>)]) -> Se
         }
     }
     seen
+}
+
+/// Of each writer, itself and all that it saw.
+fn seen_by_each(graph: &Graph, key: &Key<'_>) -> Vec<Seen> {
+    let with_itself = |(writer, &(ix, _)): (Writer, &(TaskIx, Option<&Value>))| {
+        let mut seen = seen_by(graph, ix, &key.writes);
+        seen.add(writer);
+        seen
+    };
+    (0..).zip(&key.writes).map(with_itself).collect()
 }
 
 /// A map or a list that can be looked into; any other value cannot, nor can text that is not JSON or too deep.
@@ -95,15 +107,7 @@ struct History<'a> {
 }
 
 impl<'a> History<'a> {
-    fn new(graph: &Graph, key: &Key<'a>) -> Self {
-        let len = key.writes.len();
-        let with_itself = |(writer, &(ix, _)): (Writer, &(TaskIx, Option<&Value>))| {
-            let mut seen = seen_by(graph, ix, &key.writes);
-            seen.add(writer);
-            seen
-        };
-        let seen: Vec<Seen> = (0..).zip(&key.writes).map(with_itself).collect();
-        let start = shared(&seen);
+    fn new(key: &Key<'a>, seen: Vec<Seen>, start: Writer) -> Self {
         let value = start.checked_sub(1).map_or(key.input, |last| key.writes[last as usize].1);
         let base = match value.map(|value| (value, parse(value))) {
             None => Piece::absent(None),
@@ -113,7 +117,7 @@ impl<'a> History<'a> {
         let written = key.writes[start as usize..].iter().map(|&(_, value)| (value, value.and_then(parse))).collect();
         let tasks = key.writes.iter().map(|&(ix, _)| ix).collect();
         let mut history = Self { tasks, seen, start, base, written, pieces: Vec::new(), joined: HashMap::new() };
-        for writer in start..len as Writer {
+        for writer in start..history.tasks.len() as Writer {
             let piece = history.after(writer);
             history.pieces.push(piece);
         }
@@ -145,7 +149,7 @@ impl<'a> History<'a> {
     }
 
     /// The piece after the writes of a set that holds, with each writer, all that it saw; and whether it took a join.
-    fn state(&self, of: &Seen, tell: &mut dyn FnMut(&[Arc<str>], TaskIx, TaskIx)) -> (Piece, bool) {
+    fn state(&self, of: &Seen, tell: &mut Tell<'_>) -> (Piece, bool) {
         let mut heads: Vec<Writer> = Vec::new();
         let mut covered = Seen::none_of(self.tasks.len());
         for writer in (self.start..self.tasks.len() as Writer).rev() {
@@ -199,4 +203,32 @@ fn shared(seen: &[Seen]) -> Writer {
         by_all_later.keep_only(own);
     }
     0
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::gather;
+    use super::super::tests::{act, chances, pairs, read, run, some_json};
+    use super::*;
+    use crate::graph::tests::{build, dag};
+
+    proptest! {
+        #[test]
+        fn no_short_cut_changes_what_comes_of_it(
+            tasks in dag(), acts in proptest::collection::vec(act(), 24), chance in chances(), input in some_json(),
+        ) {
+            let graph = build(tasks);
+            let inputs = pairs(&[("k0", &input.to_string())]);
+            let done = run(&graph, &inputs, &chance, |ix, seen| acts[ix as usize].on(seen));
+            for key in gather(graph.order().iter().copied(), &inputs, |ix| done.get(&ix)) {
+                let outcome = |value: Option<Value>| value.map(|value| read(&vec![(Arc::clone(key.name), value)]));
+                let (mut short, mut long) = (Vec::new(), Vec::new());
+                let by_short_cut = outcome(value(&graph, &key, &mut short));
+                let in_full = History::new(&key, seen_by_each(&graph, &key), 0).settle(&key, &mut long);
+                prop_assert_eq!((by_short_cut, short), (outcome(in_full), long));
+            }
+        }
+    }
 }

@@ -61,13 +61,15 @@ struct Field {
     piece: Piece,
 }
 
+/// Is told of each conflict: where, whose piece was dropped, whose was kept.
+pub(super) type Tell<'a> = dyn FnMut(&[Arc<str>], TaskIx, TaskIx) + 'a;
+
 /// Two sides that meet: which writers each has seen, and who they are.
 pub(super) struct Meeting<'a> {
     pub(super) ours: &'a Seen,
     pub(super) theirs: &'a Seen,
     pub(super) tasks: &'a dyn Fn(Writer) -> TaskIx,
-    /// Told of each conflict: where, whose was dropped, whose was kept.
-    pub(super) tell: &'a mut dyn FnMut(&[Arc<str>], TaskIx, TaskIx),
+    pub(super) tell: &'a mut Tell<'a>,
 }
 
 fn knows(seen: &Seen, by: Option<Writer>) -> bool {

@@ -7,18 +7,18 @@ use serde_json::{Value as Json, json};
 use super::*;
 use crate::graph::tests::{build, dag, task};
 
-type View = Vec<(Arc<str>, Value)>;
+pub(super) type View = Vec<(Arc<str>, Value)>;
 
 fn value(text: &str) -> Value {
     Value::tagged(b'j', text.as_bytes())
 }
 
-fn pairs(all: &[(&str, &str)]) -> View {
+pub(super) fn pairs(all: &[(&str, &str)]) -> View {
     all.iter().map(|(key, text)| ((*key).into(), value(text))).collect()
 }
 
 /// The context as JSON, to compare without regard to the order of keys.
-fn read(view: &View) -> Json {
+pub(super) fn read(view: &View) -> Json {
     let read = |value: &Value| match value.tag() {
         b'j' => serde_json::from_slice(value.payload()).unwrap(),
         b'n' => Json::Null,
@@ -273,7 +273,7 @@ fn a_thousand_branches_and_a_long_chain_beside_them_meet() {
 
 /// What a random task does to what it sees.
 #[derive(Clone, Debug)]
-enum Act {
+pub(super) enum Act {
     Nothing,
     Set(u8, Json),
     Remove(u8),
@@ -283,7 +283,7 @@ enum Act {
     AppendWithin(u8, u8, Json),
 }
 
-fn some_json() -> impl Strategy<Value = Json> {
+pub(super) fn some_json() -> impl Strategy<Value = Json> {
     prop_oneof![
         Just(Json::Null),
         (0..5).prop_map(|n| json!(n)),
@@ -295,7 +295,7 @@ fn some_json() -> impl Strategy<Value = Json> {
     ]
 }
 
-fn act() -> impl Strategy<Value = Act> {
+pub(super) fn act() -> impl Strategy<Value = Act> {
     let (key, within) = (0u8..3, 0u8..3);
     prop_oneof![
         2 => Just(Act::Nothing),
@@ -309,7 +309,7 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 impl Act {
-    fn on(&self, seen: &View) -> View {
+    pub(super) fn on(&self, seen: &View) -> View {
         let Json::Object(mut all) = read(seen) else { panic!("a map") };
         let name = |key: &u8| format!("k{key}");
         let empty = |json: &mut Json, like: Json| {
@@ -349,7 +349,7 @@ impl Act {
 }
 
 /// Runs every task in a random order that the graph allows; each does something to what it sees.
-fn run(
+pub(super) fn run(
     graph: &Graph,
     inputs: &View,
     chance: &[Index],
@@ -367,7 +367,7 @@ fn run(
     done
 }
 
-fn chances() -> impl Strategy<Value = Vec<Index>> {
+pub(super) fn chances() -> impl Strategy<Value = Vec<Index>> {
     proptest::collection::vec(any::<Index>(), 24)
 }
 
