@@ -5,7 +5,7 @@
 mod ancestors;
 mod build;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod version;
 
 use std::collections::HashMap;
@@ -200,7 +200,13 @@ impl Graph {
 /// A workflow and a version's hash as messages show them: `ingest v3f2a`.
 #[must_use]
 pub fn title(workflow: &str, version: &str) -> String {
-    format!("{workflow} v{}", version.get(..4).unwrap_or(version))
+    format!("{workflow} {}", short_version(version))
+}
+
+/// A version's hash as messages show it: `v3f2a`.
+#[must_use]
+pub fn short_version(version: &str) -> String {
+    format!("v{}", version.get(..4).unwrap_or(version))
 }
 
 impl fmt::Debug for Graph {

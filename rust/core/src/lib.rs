@@ -2,6 +2,7 @@
 //!
 //! No I/O, threads, clock, tokio or Python: `now` is passed in, values are bytes, callables are positions.
 
+pub mod context;
 pub mod definition;
 pub mod event;
 pub mod failure;
@@ -11,6 +12,7 @@ pub mod journal;
 pub mod nearest;
 pub mod pack;
 pub mod pending;
+pub mod poll;
 pub mod record;
 pub mod recover;
 pub mod retry;
@@ -19,6 +21,7 @@ pub mod status;
 pub mod time;
 pub mod value;
 
+pub use context::{Changes, Conflict};
 pub use definition::DefinitionError;
 pub use event::{Effect, Event, GateSpec, GateUntil, Outcome, Refused};
 pub use failure::{Failure, FailureKind};
@@ -26,6 +29,8 @@ pub use graph::{Graph, RunIf, TaskSpec};
 pub use id::{NO_MAP, RunId, TaskId, TaskIx, TaskRef};
 pub use journal::Recall;
 pub use pending::Pending;
+pub use poll::{Poll, PollPolicy, Tolerance};
+
 pub use record::{Batch, Committed, Entry, EntryKey, EntryKind, EntryState, TaskRow, Write};
 pub use retry::RetryPolicy;
 pub use run::RunState;

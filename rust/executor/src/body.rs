@@ -383,8 +383,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         };
         let wait = Wait { key: key.clone(), kind: EntryKind::Time, proof: None, due: Some(due), timeout: None };
         if due <= self.engine.clock.now() {
-            let event =
-                if open { self.closed(key, Ok(Value::NONE)) } else { self.recorded(wait, Ok(Value::NONE)) };
+            let event = if open { self.closed(key, Ok(Value::NONE)) } else { self.recorded(wait, Ok(Value::NONE)) };
             return self.commit(at, event);
         }
         self.commit(at, self.wait_event(wait))?;

@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use bide_core::record::RunRowId;
 use bide_core::{Graph, Pending, RunId, TaskId};
@@ -23,16 +22,6 @@ use crate::ids::{IdMaker, seed};
 use crate::services::lease::LeaseService;
 use crate::settled::{Settled, Settlement};
 use crate::timers::Timers;
-
-/// What a runner is made of, apart from its host.
-pub struct Options {
-    /// How many bodies execute at once.
-    pub slots: u32,
-    /// The clock.
-    pub clock: Arc<dyn Clock>,
-    /// How many bodies may be parked at once.
-    pub max_parked: usize,
-}
 
 /// The default number of slots: one for each processor and four more, at most 32.
 #[must_use]
@@ -273,4 +262,5 @@ impl<H: Host> Engine<H> {
     #[must_use]
     pub fn live_count(&self) -> usize {
         self.runs.lock().len()
-    }}
+    }
+}

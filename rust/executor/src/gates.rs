@@ -68,10 +68,7 @@ pub trait GateWorker<H: Host>: Attached {
 
 impl<H: Host> Default for Gates<H> {
     fn default() -> Self {
-        Self {
-            state: Mutex::new(State { heap: BinaryHeap::new(), seq: 0, close: false }),
-            changed: Condvar::new(),
-        }
+        Self { state: Mutex::new(State { heap: BinaryHeap::new(), seq: 0, close: false }), changed: Condvar::new() }
     }
 }
 

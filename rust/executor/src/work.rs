@@ -104,9 +104,8 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
             self.engine.committer.arm();
         }
         let mut kept = Some(held);
-        let body = wants_handle.then(|| {
-            Arc::new(BodyCx::new(self.engine, &run, task, entered, &self.cell, kept.take()))
-        });
+        let body =
+            wants_handle.then(|| Arc::new(BodyCx::new(self.engine, &run, task, entered, &self.cell, kept.take())));
         let call = Call {
             run: Arc::clone(&run),
             task,

@@ -6,11 +6,11 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn task(name: &str, dependencies: &[&str]) -> TaskSpec {
+pub(crate) fn task(name: &str, dependencies: &[&str]) -> TaskSpec {
     TaskSpec { dependencies: dependencies.iter().map(|&name| name.into()).collect(), ..TaskSpec::new(name) }
 }
 
-fn build(tasks: Vec<TaskSpec>) -> Graph {
+pub(crate) fn build(tasks: Vec<TaskSpec>) -> Graph {
     Graph::build("flow", tasks, false).unwrap()
 }
 
@@ -93,7 +93,7 @@ fn a_chain_of_a_hundred_thousand_that_all_take_the_context_is_built_and_asked_at
 }
 
 /// Tasks with dependencies on earlier ones, declared in a shuffled order: a random acyclic graph.
-fn dag() -> impl Strategy<Value = Vec<TaskSpec>> {
+pub(crate) fn dag() -> impl Strategy<Value = Vec<TaskSpec>> {
     (1usize..24)
         .prop_flat_map(|len| {
             let edges =

@@ -1,0 +1,199 @@
+//! The context that tasks share down the graph: what a task changed, and what a task sees.
+//!
+//! # The rule
+//! A task *sees* its ancestors' changes of the run's inputs; what it *wrote* is compared with what it saw, and only
+//! the difference is its change. Every piece of a value (a key; within a map, each of its keys; within a list, each
+//! stretch appended to it) remembers who wrote it last. When branches meet, each piece is decided by itself:
+//!
+//! 1. A writer who had seen another's piece replaces it. Whoever did not touch a piece has no say in it.
+//! 2. Stretches appended to one list by tasks that did not see each other all stay, in topological order, ties in
+//!    declaration order. Keys set in one map all stay.
+//! 3. What is left was written by two tasks neither of which saw the other's: the later declared wins, and a
+//!    [`Conflict`] names both. Equal values are no conflict. Removing is writing, and so is replacing a list by one
+//!    that does not begin with the old.
+//!
+//! Where nothing was, a list counts as appended to an empty one and a map as keys set in an empty one.
+//!
+//! So the base against which a change counts is what its task saw, never what the branches have in common at the
+//! end. In this diamond the left side changed the list twice and the right side built on the first of them:
+//!
+//! ```text
+//!   start            rows = [0]        (input)
+//!   ├─ a             rows = [0, 1]            a appended 1
+//!   │  ├─ a2         rows = [0, 1, 2]         a2, having seen a's, appended 2
+//!   │  └─ b          rows = [0, 1, 3]         b, having seen a's, appended 3
+//!   └─ c             rows = [0, 4]            c saw none of them, appended 4
+//!      join (a2, b, c) sees  [0, 1, 2, 3, 4]  each once
+//! ```
+//!
+//! Were `b` to write `[9]` instead, it would have replaced the list it saw, `a`'s part included. `a2` and `c` did not
+//! see that and it did not see theirs: the later declared of each pair wins, and is told of.
+//!
+//! All of it depends on the graph and on what was committed, not on who ended first. A map key counts as one piece
+//! as long as its value is no map or list; elements of lists are never looked into.
+
+mod history;
+mod piece;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::graph::Graph;
+use crate::id::TaskIx;
+use crate::pack::{Pair, pack, unpack};
+use crate::value::Value;
+
+/// The changes that one task made: what it set and (`None`) what it removed, each key once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes(Vec<Pair>);
+
+impl Changes {
+    /// Changes in the order given; of a key that comes twice, the last.
+    #[must_use]
+    pub fn new(mut pairs: Vec<Pair>) -> Self {
+        let mut seen = HashSet::with_capacity(pairs.len());
+        pairs.reverse();
+        pairs.retain(|(key, _)| seen.insert(Arc::clone(key)));
+        pairs.reverse();
+        Self(pairs)
+    }
+
+    /// Reads what [`Changes::pack`] made.
+    ///
+    /// # Errors
+    /// Says what is wrong with a mangled blob.
+    pub fn unpack(blob: &[u8]) -> Result<Self, String> {
+        unpack(blob).map(Self::new)
+    }
+
+    /// As a task's row stores them; `None` if there are none.
+    #[must_use]
+    pub fn pack(&self) -> Option<Arc<[u8]>> {
+        let blob = || pack(self.0.iter().map(|(key, value)| (&**key, value.as_ref()))).into();
+        (!self.0.is_empty()).then(blob)
+    }
+
+    /// Each key with its new value, or `None` where it was removed.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, Option<&Value>)> {
+        self.0.iter().map(|(key, value)| (key, value.as_ref()))
+    }
+
+    /// Whether nothing was changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Two tasks changed one piece of the context, neither having seen the other's change; the second's was kept.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Conflict {
+    /// The key.
+    pub key: Arc<str>,
+    /// Where within the key's value: the keys of the maps on the way, none for the value itself.
+    pub path: Vec<Arc<str>>,
+    /// The task whose change was dropped.
+    pub first: TaskIx,
+    /// The task whose change was kept: it is declared later.
+    pub second: TaskIx,
+}
+
+impl Conflict {
+    /// The warning.
+    #[must_use]
+    pub fn message(&self, graph: &Graph) -> String {
+        let inner: String = self.path.iter().map(|key| format!("['{key}']")).collect();
+        format!(
+            "tasks '{first}' and '{second}' of workflow '{workflow}' both changed '{key}'{inner} of the context \
+             without seeing each other's change; '{second}' is declared later and wins: let one depend on the other",
+            first = graph.name(self.first),
+            second = graph.name(self.second),
+            workflow = graph.workflow(),
+            key = self.key,
+        )
+    }
+}
+
+/// What a task sees of the context: keys in the order in which they first came, and the conflicts on the way there.
+///
+/// A conflict that an ancestor has seen the result of and written over is not told again; one that nobody has
+/// touched since is told to every task that sees it.
+#[must_use]
+pub fn view<'a>(
+    graph: &Graph,
+    ix: TaskIx,
+    inputs: &'a [(Arc<str>, Value)],
+    changes_of: impl Fn(TaskIx) -> Option<&'a Changes>,
+) -> (Vec<(Arc<str>, Value)>, Vec<Conflict>) {
+    merged(graph, graph.ancestors(ix), inputs, changes_of)
+}
+
+/// What all tasks together made of the context.
+#[must_use]
+pub fn final_view<'a>(
+    graph: &Graph,
+    inputs: &'a [(Arc<str>, Value)],
+    changes_of: impl Fn(TaskIx) -> Option<&'a Changes>,
+) -> (Vec<(Arc<str>, Value)>, Vec<Conflict>) {
+    merged(graph, graph.order().iter().copied(), inputs, changes_of)
+}
+
+/// What changed between what a task saw and what it leaves: values are compared as encoded.
+#[must_use]
+pub fn diff(before: &[(Arc<str>, Value)], after: &[(Arc<str>, Value)]) -> Changes {
+    let old: HashMap<&str, &Value> = before.iter().map(|(key, value)| (&**key, value)).collect();
+    let left: HashSet<&str> = after.iter().map(|(key, _)| &**key).collect();
+    let set = after.iter().filter(|(key, value)| old.get(&**key) != Some(&value));
+    let removed = before.iter().filter(|(key, _)| !left.contains(&**key));
+    Changes::new(
+        set.map(|(key, value)| (Arc::clone(key), Some(value.clone())))
+            .chain(removed.map(|(key, _)| (Arc::clone(key), None)))
+            .collect(),
+    )
+}
+
+/// A key of the context with all that was done to it.
+struct Key<'a> {
+    name: &'a Arc<str>,
+    input: Option<&'a Value>,
+    /// Who wrote what, in topological order.
+    writes: Vec<(TaskIx, Option<&'a Value>)>,
+}
+
+fn merged<'a>(
+    graph: &Graph,
+    tasks: impl Iterator<Item = TaskIx>,
+    inputs: &'a [(Arc<str>, Value)],
+    changes_of: impl Fn(TaskIx) -> Option<&'a Changes>,
+) -> (Vec<(Arc<str>, Value)>, Vec<Conflict>) {
+    let mut conflicts = Vec::new();
+    let keys = gather(tasks, inputs, changes_of);
+    let values = keys.iter().filter_map(|key| {
+        let value = history::value(graph, key, &mut conflicts)?;
+        Some((Arc::clone(key.name), value))
+    });
+    (values.collect(), conflicts)
+}
+
+/// The keys in the order in which they first come; tasks come in topological order.
+fn gather<'a>(
+    tasks: impl Iterator<Item = TaskIx>,
+    inputs: &'a [(Arc<str>, Value)],
+    changes_of: impl Fn(TaskIx) -> Option<&'a Changes>,
+) -> Vec<Key<'a>> {
+    let mut keys: Vec<Key<'_>> =
+        inputs.iter().map(|(name, value)| Key { name, input: Some(value), writes: Vec::new() }).collect();
+    let mut at: HashMap<&str, usize> = keys.iter().enumerate().map(|(at, key)| (&**key.name, at)).collect();
+    for ix in tasks {
+        for (name, value) in changes_of(ix).into_iter().flat_map(Changes::iter) {
+            let key = *at.entry(name).or_insert_with(|| {
+                keys.push(Key { name, input: None, writes: Vec::new() });
+                keys.len() - 1
+            });
+            keys[key].writes.push((ix, value));
+        }
+    }
+    keys
+}

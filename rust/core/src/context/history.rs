@@ -1,0 +1,234 @@
+//! One key of the context: who of its writers saw whose write, and the value that comes of it.
+//!
+//! Nearly always the last writer saw all the others, and the value is what it wrote, byte for byte. Only where
+//! branches meet are values taken apart (see `piece.rs`), and then only from the last point that all branches share.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+
+use super::piece::{Leaf, Meeting, Piece, Tell, Writer};
+use super::{Conflict, Key};
+use crate::graph::Graph;
+use crate::id::TaskIx;
+use crate::value::Value;
+
+/// A set of writers of one key.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Seen(Box<[u64]>);
+
+impl Seen {
+    fn none_of(len: usize) -> Self {
+        Self(vec![0; len.div_ceil(64)].into())
+    }
+
+    pub(super) fn has(&self, writer: Writer) -> bool {
+        self.0[writer as usize / 64] >> (writer % 64) & 1 == 1
+    }
+
+    fn add(&mut self, writer: Writer) {
+        self.0[writer as usize / 64] |= 1 << (writer % 64);
+    }
+
+    fn without(mut self, writer: Writer) -> Self {
+        self.0[writer as usize / 64] &= !(1 << (writer % 64));
+        self
+    }
+
+    fn add_all(&mut self, other: &Self) {
+        self.0.iter_mut().zip(&other.0).for_each(|(ours, theirs)| *ours |= theirs);
+    }
+
+    fn keep_only(&mut self, other: &Self) {
+        self.0.iter_mut().zip(&other.0).for_each(|(ours, theirs)| *ours &= theirs);
+    }
+
+    fn len(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+}
+
+/// The key's value after all its writes.
+pub(super) fn value(graph: &Graph, key: &Key<'_>, conflicts: &mut Vec<Conflict>) -> Option<Value> {
+    let Some(&(last, written)) = key.writes.last() else { return key.input.cloned() };
+    if key.writes.len() == 1 || seen_by(graph, last, &key.writes).len() == key.writes.len() - 1 {
+        return written.cloned();
+    }
+    let seen = seen_by_each(graph, key);
+    let start = shared(&seen);
+    History::new(key, seen, start).settle(key, conflicts)
+}
+
+/// Which of a key's writers are a task's ancestors. Both come in topological order.
+fn seen_by(graph: &Graph, ix: TaskIx, writes: &[(TaskIx, Option<&Value>)]) -> Seen {
+    let mut seen = Seen::none_of(writes.len());
+    let mut ancestors = graph.ancestors(ix).peekable();
+    for (writer, &(task, _)) in (0..).zip(writes) {
+        while ancestors.next_if(|&at| graph.rank(at) < graph.rank(task)).is_some() {}
+        match ancestors.peek() {
+            Some(&ancestor) if ancestor == task => seen.add(writer),
+            Some(_) => {}
+            None => break,
+        }
+    }
+    seen
+}
+
+/// Of each writer, itself and all that it saw.
+fn seen_by_each(graph: &Graph, key: &Key<'_>) -> Vec<Seen> {
+    let with_itself = |(writer, &(ix, _)): (Writer, &(TaskIx, Option<&Value>))| {
+        let mut seen = seen_by(graph, ix, &key.writes);
+        seen.add(writer);
+        seen
+    };
+    (0..).zip(&key.writes).map(with_itself).collect()
+}
+
+/// A map or a list that can be looked into; any other value cannot, nor can text that is not JSON or too deep.
+fn parse(value: &Value) -> Option<Json> {
+    let json = (value.tag() == b'j').then(|| serde_json::from_slice::<Json>(value.payload()).ok())??;
+    (json.is_array() || json.is_object()).then_some(json)
+}
+
+/// All that happened to a key since the last point that all its writers share.
+struct History<'a> {
+    tasks: Vec<TaskIx>,
+    /// By writer: itself and all writers it saw, directly or not.
+    seen: Vec<Seen>,
+    /// Writers before this one are in `base`.
+    start: Writer,
+    base: Piece,
+    /// From `start` on: what was written, and what the piece then was.
+    written: Vec<(Option<&'a Value>, Option<Json>)>,
+    pieces: Vec<Piece>,
+    /// What several writers together made of the key, by the set of them: tasks of one level see the same.
+    joined: HashMap<Seen, Piece>,
+}
+
+impl<'a> History<'a> {
+    fn new(key: &Key<'a>, seen: Vec<Seen>, start: Writer) -> Self {
+        let value = start.checked_sub(1).map_or(key.input, |last| key.writes[last as usize].1);
+        let base = match value.map(|value| (value, parse(value))) {
+            None => Piece::absent(None),
+            Some((_, Some(json))) => Piece::fresh(None, &json),
+            Some((value, None)) => Piece::raw(None, value.clone()),
+        };
+        let written = key.writes[start as usize..].iter().map(|&(_, value)| (value, value.and_then(parse))).collect();
+        let tasks = key.writes.iter().map(|&(ix, _)| ix).collect();
+        let mut history = Self { tasks, seen, start, base, written, pieces: Vec::new(), joined: HashMap::new() };
+        for writer in start..history.tasks.len() as Writer {
+            let piece = history.after(writer);
+            history.pieces.push(piece);
+        }
+        history
+    }
+
+    /// The piece after a write, all that the writer saw being done.
+    fn after(&mut self, writer: Writer) -> Piece {
+        let before = self.seen[writer as usize].clone().without(writer);
+        let saw = match self.joined.get(&before) {
+            Some(piece) => piece.clone(),
+            None => {
+                let (piece, joined) = self.state(&before, &mut |_, _, _| {});
+                if joined {
+                    self.joined.insert(before, piece.clone());
+                }
+                piece
+            }
+        };
+        match &self.written[(writer - self.start) as usize] {
+            (None, _) => Piece::absent(Some(writer)),
+            (Some(_), Some(json)) => {
+                let piece = saw.write(writer, json);
+                debug_assert!(piece.is(json), "a piece is what was last written");
+                piece
+            }
+            (Some(value), None) => Piece::raw(Some(writer), (*value).clone()),
+        }
+    }
+
+    /// The piece after the writes of a set that holds, with each writer, all that it saw; and whether it took a join.
+    fn state(&self, of: &Seen, tell: &mut Tell<'_>) -> (Piece, bool) {
+        let mut heads: Vec<Writer> = Vec::new();
+        let mut covered = Seen::none_of(self.tasks.len());
+        for writer in (self.start..self.tasks.len() as Writer).rev() {
+            if of.has(writer) && !covered.has(writer) {
+                covered.add_all(&self.seen[writer as usize]);
+                heads.push(writer);
+            }
+        }
+        let task = |writer: Writer| self.tasks[writer as usize];
+        heads.sort_unstable_by_key(|&writer| task(writer));
+        let Some((&first, rest)) = heads.split_first() else { return (self.base.clone(), false) };
+        let piece_of = |writer: Writer| &self.pieces[(writer - self.start) as usize];
+        let (mut piece, mut ours) = (piece_of(first).clone(), self.seen[first as usize].clone());
+        for &head in rest {
+            let theirs = &self.seen[head as usize];
+            let mut meeting = Meeting { ours: &ours, theirs, tasks: &task, tell };
+            piece = piece.join(piece_of(head), &mut Vec::new(), &mut meeting);
+            ours.add_all(theirs);
+        }
+        (piece, !rest.is_empty())
+    }
+
+    fn settle(&self, key: &Key<'_>, conflicts: &mut Vec<Conflict>) -> Option<Value> {
+        let mut all = Seen::none_of(self.tasks.len());
+        (0..self.tasks.len() as Writer).for_each(|writer| all.add(writer));
+        let (piece, _) = self.state(&all, &mut |path, first, second| {
+            conflicts.push(Conflict { key: Arc::clone(key.name), path: path.to_vec(), first, second });
+        });
+        match piece.value()? {
+            Leaf::Raw(value) => Some(value),
+            // A value that is what one of them wrote keeps its bytes.
+            Leaf::Json(json) => self
+                .written
+                .iter()
+                .rev()
+                .find_map(|(value, written)| value.filter(|_| written.as_ref() == Some(&*json)))
+                .cloned()
+                .or_else(|| Some(Value::tagged(b'j', json.to_string().as_bytes()))),
+        }
+    }
+}
+
+/// How many writers at the start count as one: the last of them saw the others, and all later ones saw it.
+fn shared(seen: &[Seen]) -> Writer {
+    let Some((last, earlier)) = seen.split_last() else { return 0 };
+    let mut by_all_later = last.clone();
+    for (writer, own) in earlier.iter().enumerate().rev() {
+        if by_all_later.has(writer as Writer) && own.len() == writer + 1 {
+            return writer as Writer + 1;
+        }
+        by_all_later.keep_only(own);
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::gather;
+    use super::super::tests::{act, chances, pairs, read, run, some_json};
+    use super::*;
+    use crate::graph::tests::{build, dag};
+
+    proptest! {
+        #[test]
+        fn no_short_cut_changes_what_comes_of_it(
+            tasks in dag(), acts in proptest::collection::vec(act(), 24), chance in chances(), input in some_json(),
+        ) {
+            let graph = build(tasks);
+            let inputs = pairs(&[("k0", &input.to_string())]);
+            let done = run(&graph, &inputs, &chance, |ix, seen| acts[ix as usize].on(seen));
+            for key in gather(graph.order().iter().copied(), &inputs, |ix| done.get(&ix)) {
+                let outcome = |value: Option<Value>| value.map(|value| read(&vec![(Arc::clone(key.name), value)]));
+                let (mut short, mut long) = (Vec::new(), Vec::new());
+                let by_short_cut = outcome(value(&graph, &key, &mut short));
+                let in_full = History::new(&key, seen_by_each(&graph, &key), 0).settle(&key, &mut long);
+                prop_assert_eq!((by_short_cut, short), (outcome(in_full), long));
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! When a condition is asked next, and when its errors end the wait. Asking it is the executor's business.
+
+use std::time::Duration;
+
+use crate::definition::DefinitionError;
+use crate::retry::{grown, growth};
+use crate::time::Time;
+
+/// What a wait does with exceptions of its condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tolerance {
+    /// The first one ends the wait.
+    Raise,
+    /// They count as "not yet".
+    Ignore,
+    /// So many in a row end the wait with the last.
+    Tolerate(u32),
+}
+
+impl Default for Tolerance {
+    fn default() -> Self {
+        Self::Tolerate(5)
+    }
+}
+
+/// How often a condition is asked.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PollPolicy {
+    /// From the first check to the second.
+    pub every: Duration,
+    /// Factor by which each further interval grows.
+    pub backoff: f64,
+    /// No interval is longer.
+    pub max_every: Duration,
+    /// Share of an interval by which it is varied, both ways: 0 not at all, 1 wholly.
+    pub jitter: f64,
+    /// What happens when the condition raises.
+    pub tolerate: Tolerance,
+}
+
+impl PollPolicy {
+    /// A steady poll, without jitter.
+    #[must_use]
+    pub const fn every(every: Duration) -> Self {
+        Self { every, backoff: 1.0, max_every: Duration::MAX, jitter: 0.0, tolerate: Tolerance::Tolerate(5) }
+    }
+
+    /// Refuses what cannot work.
+    ///
+    /// # Errors
+    /// Names the field and its value.
+    pub fn validate(&self) -> Result<(), DefinitionError> {
+        if self.every.is_zero() {
+            return Err(DefinitionError("poll: every must be more than zero".to_owned()));
+        }
+        growth("poll", self.backoff, self.jitter)?;
+        if self.max_every < self.every {
+            return Err(DefinitionError(format!(
+                "poll: max_every ({:?}) is shorter than every ({:?})",
+                self.max_every, self.every
+            )));
+        }
+        if self.tolerate == Tolerance::Tolerate(0) {
+            return Err(DefinitionError("poll: tolerate must be at least 1; to tolerate none, raise".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// One wait's polls.
+#[derive(Clone, Copy, Debug)]
+pub struct Poll {
+    policy: PollPolicy,
+    asked: u32,
+    errors: u32,
+}
+
+impl Poll {
+    /// Before the first check.
+    #[must_use]
+    pub const fn new(policy: PollPolicy) -> Self {
+        Self { policy, asked: 0, errors: 0 }
+    }
+
+    /// When to ask again, after a check that has just ended without satisfying the wait.
+    ///
+    /// Never later than the deadline, so that the condition is asked one last time when it is reached. A check that
+    /// ends at the deadline or after it was that last one: the wait has timed out. `random` lies in `0.0..1.0`.
+    pub fn next(&mut self, now: Time, deadline: Option<Time>, random: f64) -> Time {
+        let PollPolicy { every, backoff, max_every, jitter, .. } = self.policy;
+        let interval = grown(every, backoff, self.asked, max_every, jitter, random);
+        self.asked = self.asked.saturating_add(1);
+        let due = now.after(interval.max(Duration::from_micros(1)));
+        deadline.map_or(due, |deadline| due.min(deadline))
+    }
+
+    /// The condition raised; true if that ends the wait.
+    #[must_use]
+    pub fn failed(&mut self) -> bool {
+        self.errors = self.errors.saturating_add(1);
+        match self.policy.tolerate {
+            Tolerance::Raise => true,
+            Tolerance::Ignore => false,
+            Tolerance::Tolerate(most) => self.errors >= most,
+        }
+    }
+
+    /// The condition answered, whatever it said: the count of errors in a row begins anew.
+    pub fn ok(&mut self) {
+        self.errors = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn dues(policy: PollPolicy, deadline: Option<Time>, count: usize) -> Vec<i64> {
+        let (mut poll, mut now) = (Poll::new(policy), Time(0));
+        (0..count)
+            .map(|_| {
+                now = poll.next(now, deadline, 0.5);
+                now.0 / 1000
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_steady_poll_is_steady_and_its_last_check_is_at_the_deadline() {
+        assert_eq!(dues(PollPolicy::every(SECOND), None, 3), [1000, 2000, 3000]);
+        assert_eq!(dues(PollPolicy::every(SECOND), Some(Time(2_500_000)), 3), [1000, 2000, 2500]);
+    }
+
+    #[test]
+    fn intervals_grow_up_to_the_longest() {
+        let policy = PollPolicy { backoff: 2.0, max_every: 3 * SECOND, ..PollPolicy::every(SECOND) };
+        assert_eq!(dues(policy, None, 4), [1000, 3000, 6000, 9000]);
+        let unlimited = PollPolicy { backoff: 1e9, jitter: 1.0, ..PollPolicy::every(SECOND) };
+        assert_eq!(Poll { asked: u32::MAX, ..Poll::new(unlimited) }.next(Time(5), None, 0.9), Time::NEVER);
+    }
+
+    #[test]
+    fn only_errors_in_a_row_end_the_wait() {
+        let mut poll = Poll::new(PollPolicy { tolerate: Tolerance::Tolerate(2), ..PollPolicy::every(SECOND) });
+        assert!(!poll.failed());
+        poll.ok();
+        assert!(!poll.failed() && poll.failed());
+        assert!(Poll::new(PollPolicy { tolerate: Tolerance::Raise, ..PollPolicy::every(SECOND) }).failed());
+        let mut patient = Poll::new(PollPolicy { tolerate: Tolerance::Ignore, ..PollPolicy::every(SECOND) });
+        assert!((0..100).all(|_| !patient.failed()));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_by_name() {
+        let good = PollPolicy::every(SECOND);
+        assert_eq!(good.validate(), Ok(()));
+        let bad = [
+            (PollPolicy { every: Duration::ZERO, ..good }, "every"),
+            (PollPolicy { backoff: 0.9, ..good }, "backoff"),
+            (PollPolicy { jitter: 2.0, ..good }, "jitter"),
+            (PollPolicy { max_every: SECOND / 2, ..good }, "max_every"),
+            (PollPolicy { tolerate: Tolerance::Tolerate(0), ..good }, "tolerate"),
+        ];
+        for (policy, field) in bad {
+            let refused = policy.validate().is_err_and(|error| error.0.starts_with(&format!("poll: {field} ")));
+            assert!(refused, "{policy:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_poll_is_always_ahead_and_never_behind_the_deadline(
+            every in 1u64.., backoff in 1.0..10.0f64, jitter in 0.0..=1.0f64, random in 0.0..1.0f64, asked: u32,
+            now in 0i64..1 << 60, left in 0i64..1 << 60,
+        ) {
+            let policy = PollPolicy { backoff, jitter, ..PollPolicy::every(Duration::from_micros(every)) };
+            let mut poll = Poll { asked, ..Poll::new(policy) };
+            let (now, deadline) = (Time(now), Time(now + left));
+            let due = poll.next(now, Some(deadline), random);
+            prop_assert!(due <= deadline && (due > now || due == deadline));
+            prop_assert!(poll.next(now, None, random) > now);
+        }
+    }
+}
