@@ -2,7 +2,19 @@
 
 use pyo3::prelude::*;
 
+mod exit;
+mod gil;
+mod panics;
+#[cfg(feature = "probe")]
+mod probe;
+mod thread;
+mod turn;
+
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add("__version__", env!("CARGO_PKG_VERSION"))
+    exit::install(m.py())?;
+    m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    #[cfg(feature = "probe")]
+    probe::register(m)?;
+    Ok(())
 }
