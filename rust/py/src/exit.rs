@@ -16,9 +16,10 @@ use parking_lot::Mutex;
 use pyo3::exceptions::{PyImportError, PyRuntimeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 
 use crate::gil::{self, Raised};
-use crate::{panics, thread};
+use crate::{panics, thread, turn};
 
 /// How long interpreter exit waits for bodies to end.
 const GRACE: Duration = Duration::from_millis(300);
@@ -48,10 +49,17 @@ pub(crate) fn closing() -> bool {
 
 /// Whether finalization itself has begun.
 pub(crate) fn finalizing(py: Python<'_>) -> bool {
-    py.import("sys")
-        .and_then(|sys| sys.call_method0("is_finalizing"))
-        .and_then(|yes| yes.extract())
+    is_finalizing(py)
+        .map_err(|error| Raised::new(py, error))
+        .and_then(gil::call0)
+        .and_then(|answer| gil::is_truthy(&answer))
         .unwrap_or(true)
+}
+
+/// `sys.is_finalizing`. First asked for when the module is imported, where importing is safe.
+fn is_finalizing(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static FUNCTION: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    FUNCTION.import(py, "sys", "is_finalizing")
 }
 
 // ----------------------------------------------------------------------------------------- the module
@@ -65,7 +73,12 @@ pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
         return Err(PyErr::fetch(py));
     }
     match INTERPRETER.compare_exchange(-1, id, Ordering::SeqCst, Ordering::SeqCst) {
-        Ok(_) => notice_forks(),
+        Ok(_) => {
+            is_finalizing(py)?;
+            thread::thread_class(py)?;
+            turn::thread_count(py)?;
+            notice_forks()
+        }
         Err(first) if first != id => Err(PyImportError::new_err(
             "bide is in use by another interpreter of this process, and it works in one only: \
              import it there, or start a process of its own",

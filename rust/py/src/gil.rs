@@ -18,6 +18,7 @@
 //! The functions here hold no lock while Python runs.
 
 use std::cell::Cell;
+use std::ffi::c_int;
 use std::mem::{self, ManuallyDrop};
 use std::ops::Deref;
 use std::ptr;
@@ -27,7 +28,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::exit;
 
@@ -134,10 +135,7 @@ pub(crate) fn call_args<'py>(
         [a, b, d, e] => guarded(py, || unsafe {
             c(f, a.as_ptr(), b.as_ptr(), d.as_ptr(), e.as_ptr(), end)
         }),
-        many => {
-            let tuple = PyTuple::new(py, many.iter().copied()).map_err(|e| Raised::new(py, e))?;
-            return call(function, &tuple, None);
-        }
+        many => return call(function, &*tuple(py, many)?, None),
     };
     owned(py, result)
 }
@@ -163,7 +161,7 @@ pub(crate) fn call<'py>(
 /// `bool(value)`.
 #[inline]
 pub(crate) fn is_truthy(value: &Bound<'_, PyAny>) -> Result<bool, Raised> {
-    let c = unwinds!(ffi::PyObject_IsTrue as fn(*mut PyObject) -> std::ffi::c_int);
+    let c = unwinds!(ffi::PyObject_IsTrue as fn(*mut PyObject) -> c_int);
     // SAFETY: attached and a live reference.
     match guarded(value.py(), || unsafe { c(value.as_ptr()) }) {
         -1 => Err(Raised::take(value.py())),
@@ -175,14 +173,70 @@ pub(crate) fn is_truthy(value: &Bound<'_, PyAny>) -> Result<bool, Raised> {
 #[inline]
 pub(crate) fn getattr<'py>(
     value: &Bound<'py, PyAny>,
-    name: &Bound<'py, pyo3::types::PyString>,
+    name: &Bound<'py, PyString>,
 ) -> Result<Owned<'py>, Raised> {
-    let c = unwinds!(
-        ffi::PyObject_GetAttr as fn(*mut PyObject, *mut PyObject) -> *mut PyObject
-    );
+    let c = unwinds!(ffi::PyObject_GetAttr as fn(*mut PyObject, *mut PyObject) -> *mut PyObject);
     // SAFETY: attached and live references.
     let result = guarded(value.py(), || unsafe { c(value.as_ptr(), name.as_ptr()) });
     owned(value.py(), result)
+}
+
+/// `setattr(value, name, to)`.
+pub(crate) fn setattr(
+    value: &Bound<'_, PyAny>,
+    name: &Bound<'_, PyString>,
+    to: &Bound<'_, PyAny>,
+) -> Result<(), Raised> {
+    let c =
+        unwinds!(ffi::PyObject_SetAttr as fn(*mut PyObject, *mut PyObject, *mut PyObject) -> c_int);
+    // SAFETY: attached and live references.
+    let failed = guarded(value.py(), || unsafe {
+        c(value.as_ptr(), name.as_ptr(), to.as_ptr())
+    });
+    done(value.py(), failed)
+}
+
+/// A new tuple. CPython 3.11 collects garbage, and so runs finalizers, when it allocates one.
+pub(crate) fn tuple<'py>(
+    py: Python<'py>,
+    elements: &[&Bound<'py, PyAny>],
+) -> Result<OwnedTuple<'py>, Raised> {
+    let c = unwinds!(ffi::PyTuple_New as fn(ffi::Py_ssize_t) -> *mut PyObject);
+    // A slice is never longer than isize::MAX.
+    // SAFETY: attached.
+    let result = guarded(py, || unsafe { c(elements.len() as ffi::Py_ssize_t) });
+    let tuple = owned(py, result)?;
+    for (i, element) in elements.iter().enumerate() {
+        // SAFETY: a new tuple that nobody else has, an index within it, and a reference that the
+        // tuple takes over.
+        unsafe {
+            let element = (*element).clone().into_ptr();
+            ffi::PyTuple_SetItem(tuple.as_ptr(), i as ffi::Py_ssize_t, element)
+        };
+    }
+    Ok(OwnedTuple(tuple))
+}
+
+/// A new dict, for the reason given at [`tuple`]. Fill it with [`set_item`].
+pub(crate) fn dict(py: Python<'_>) -> Result<Owned<'_>, Raised> {
+    let c = unwinds!(ffi::PyDict_New as fn() -> *mut PyObject);
+    // SAFETY: attached.
+    owned(py, guarded(py, || unsafe { c() }))
+}
+
+/// `dict[key] = value`; the key's hash and equality may be Python code.
+pub(crate) fn set_item(
+    dict: &Bound<'_, PyAny>,
+    key: &Bound<'_, PyAny>,
+    value: &Bound<'_, PyAny>,
+) -> Result<(), Raised> {
+    let c =
+        unwinds!(ffi::PyObject_SetItem as fn(*mut PyObject, *mut PyObject, *mut PyObject) -> c_int);
+    // SAFETY: attached and live references.
+    let failed = guarded(dict.py(), || unsafe {
+        c(dict.as_ptr(), key.as_ptr(), value.as_ptr())
+    });
+    done(dict.py(), failed)
 }
 
 /// `str(value)`.
@@ -200,6 +254,14 @@ pub(crate) fn release(py: Python<'_>, object: Py<PyAny>) {
     let pointer = object.into_ptr();
     // SAFETY: attached, and the reference was ours until here.
     guarded(py, || unsafe { c(pointer) });
+}
+
+fn done(py: Python<'_>, failed: c_int) -> Result<(), Raised> {
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(Raised::take(py))
+    }
 }
 
 #[inline]
@@ -252,6 +314,17 @@ impl Drop for Owned<'_> {
         // SAFETY: taken once, here, and not used again.
         let bound = unsafe { ManuallyDrop::take(&mut self.0) };
         release(bound.py(), bound.unbind());
+    }
+}
+
+/// A tuple as [`Owned`] keeps any object.
+pub(crate) struct OwnedTuple<'py>(Owned<'py>);
+
+impl<'py> Deref for OwnedTuple<'py> {
+    type Target = Bound<'py, PyTuple>;
+    fn deref(&self) -> &Self::Target {
+        // SAFETY: made as a tuple.
+        unsafe { self.0.cast_unchecked() }
     }
 }
 

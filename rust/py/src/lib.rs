@@ -1,5 +1,10 @@
 //! PyO3 bindings of bide: this file only registers.
 
+#![cfg_attr(
+    not(feature = "probe"),
+    expect(dead_code, reason = "the bindings that use it are not here yet")
+)]
+
 use pyo3::prelude::*;
 
 mod exit;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyTimeoutError};
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
 
 use crate::exit::{self, CloseAtExit, Home};
 use crate::gil::{self, Kept, Raised};
@@ -25,6 +26,7 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     probe.add_class::<Handle>()?;
     probe.add("Suspended", py.get_type::<Suspended>())?;
     probe.add_function(wrap_pyfunction!(unguarded, &probe)?)?;
+    probe.add_function(wrap_pyfunction!(call, &probe)?)?;
     probe.add_function(wrap_pyfunction!(panic, &probe)?)?;
     probe.add_function(wrap_pyfunction!(cost, &probe)?)?;
     probe.add_function(wrap_pyfunction!(from_rust_thread, &probe)?)?;
@@ -286,6 +288,30 @@ fn from_rust_thread(f: Py<PyAny>) {
             std::thread::sleep(Duration::from_micros(100));
         }
     });
+}
+
+/// `f(*args, **kwargs)`, in the form that fits.
+#[pyfunction]
+#[pyo3(signature = (f, *args, **kwargs))]
+fn call(
+    py: Python<'_>,
+    f: Bound<'_, PyAny>,
+    args: Bound<'_, PyTuple>,
+    kwargs: Option<Bound<'_, PyDict>>,
+) -> PyResult<Py<PyAny>> {
+    panics::method(|| {
+        let result = if let Some(kwargs) = kwargs {
+            let copy = gil::dict(py)?;
+            for (key, value) in kwargs {
+                gil::set_item(&copy, &key, &value)?;
+            }
+            gil::call(&f, &args, Some(copy.cast::<PyDict>()?))?
+        } else {
+            let args: Vec<_> = args.iter().collect();
+            gil::call_args(&f, &args.iter().collect::<Vec<_>>())?
+        };
+        Ok(result.into_bound().unbind())
+    })
 }
 
 /// Panics.

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError};
-use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyBool, PyString};
+use pyo3::{ffi, intern};
 
 use crate::gil::{self, Raised};
 use crate::{exit, panics};
@@ -90,16 +90,20 @@ pub(crate) fn start_thread(
 }
 
 fn start(py: Python<'_>, name: &str, target: &Bound<'_, PyAny>) -> Result<(), Raised> {
-    static THREAD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let raised = |error: PyErr| Raised::new(py, error);
-    let class = THREAD.import(py, "threading", "Thread").map_err(raised)?;
-    let keywords = PyDict::new(py);
-    keywords.set_item("target", target).map_err(raised)?;
-    keywords.set_item("name", name).map_err(raised)?;
-    keywords.set_item("daemon", true).map_err(raised)?;
-    let thread = gil::call(class, &PyTuple::empty(py), Some(&keywords))?;
-    let method = gil::getattr(&thread, pyo3::intern!(py, "start"))?;
-    gil::call0(&method).map(drop)
+    let class = thread_class(py).map_err(|error| Raised::new(py, error))?;
+    let name = PyString::new(py, name).into_any();
+    let group = py.None().into_bound(py);
+    let thread = gil::call_args(class, &[&group, target, &name])?;
+    let yes = PyBool::new(py, true).to_owned().into_any();
+    gil::setattr(&thread, intern!(py, "daemon"), &yes)?;
+    let start = gil::getattr(&thread, intern!(py, "start"))?;
+    gil::call0(&start).map(drop)
+}
+
+/// `threading.Thread`. First asked for when the module is imported, where importing is safe.
+pub(crate) fn thread_class(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    CLASS.import(py, "threading", "Thread")
 }
 
 fn report_elsewhere(py: Python<'_>, error: Raised) {

@@ -80,13 +80,17 @@ impl Turn {
 
 /// Whether every other thread that Python knows of waits inside bide.
 fn all_others_idle(py: Python<'_>) -> bool {
-    static COUNT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let count = COUNT
-        .import(py, "_thread", "_count")
-        .map_err(|e| gil::Raised::new(py, e))
+    let count = thread_count(py)
+        .map_err(|error| gil::Raised::new(py, error))
         .and_then(gil::call0)
         .ok()
         .and_then(|count| count.extract::<i64>().ok());
     // The count has this thread in it and lacks the main one: it is the number of the others.
     count.is_some_and(|others| gil::idle_threads() >= others)
+}
+
+/// `_thread._count`. First asked for when the module is imported, where importing is safe.
+pub(crate) fn thread_count(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static COUNT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    COUNT.import(py, "_thread", "_count")
 }
