@@ -41,6 +41,7 @@ _ANYTHING = (Parameter.empty, Any, object, Never, NoReturn)
 
 _log = logging.getLogger("bide")
 _json_encode = msgspec.json.Encoder(enc_hook=_hooks.to_json).encode
+_json_encode_sets = msgspec.json.Encoder(enc_hook=_hooks.to_json, order="deterministic").encode
 _decode_anything = msgspec.json.Decoder()
 
 
@@ -58,7 +59,7 @@ class Codec:
     scalar of such a tag by itself. `where` names the writer or reader in errors, `root` the value ("result").
     """
 
-    __slots__ = ("_decoder", "_exact", "annotation", "fast", "pickled", "root", "where")
+    __slots__ = ("_decoder", "_exact", "_to_json", "annotation", "fast", "pickled", "root", "where")
 
     def __init__(self, annotation: object = Parameter.empty, where: str = "a value", *, root: str = "result") -> None:
         """Compile the annotation."""
@@ -69,6 +70,7 @@ class Codec:
         self.fast = _fast_tags(annotation)
         self._exact = annotation is Parameter.empty or annotation in (Any, object)
         self._decoder: msgspec.json.Decoder[Any] = _decode_anything
+        self._to_json: Callable[[object], bytes] = _json_encode
         if self.fast == SCALAR_TAGS:
             self.annotation = Any
         elif not self.pickled:
@@ -103,6 +105,8 @@ class Codec:
         what = f"{self.where}: {self.root} is annotated {_show(self.annotation)}, which"
         try:
             unknown = _hooks.unsupported(self.annotation)
+            if _hooks.has_sets(self.annotation):  # equal sets must have equal bytes, in every process
+                self._to_json = _json_encode_sets
             if unknown is None:
                 return msgspec.json.Decoder(self.annotation, dec_hook=_hooks.from_json)
         except NameError as problem:
@@ -122,11 +126,11 @@ class Codec:
 
     def _encode_json(self, value: object) -> bytes:
         try:
-            data = b"j" + _json_encode(value)
+            data = b"j" + self._to_json(value)
         except RecursionError:
-            self._refuse("refers to itself, or is nested too deeply", _compare.find_culprit(value, _fails))
+            self._refuse("refers to itself, or is nested too deeply", _compare.find_culprit(value, self._fails))
         except Exception as problem:  # noqa: BLE001 - the user's own types may raise anything in there
-            path, culprit, reason = _compare.find_culprit(value, _fails)
+            path, culprit, reason = _compare.find_culprit(value, self._fails)
             self._refuse(reason or str(problem) or type(problem).__name__, (path, culprit, None))
         self._check(value, data)
         return data
@@ -162,6 +166,24 @@ class Codec:
             reason += f"; annotate {self.root}, or convert it"
         msg = f"{self.where}: {self.root}{path} = {_clip(culprit)} {reason}"
         raise SerializationError(msg)
+
+    def _fails(self, value: object) -> str | None:
+        """Why `value` cannot be encoded; None if it can."""
+        if type(value) is float and not math.isfinite(value):
+            return "cannot be stored: JSON has no such number"
+        try:
+            self._to_json(value)
+        except RecursionError:
+            return "refers to itself, or is nested too deeply"
+        except TypeError as problem:
+            if "'<' not supported" in str(problem):
+                return "is or has a set whose elements cannot be put in order: use a list, or give their class __lt__"
+            return f"cannot be stored: {problem}"
+        except UnicodeEncodeError:
+            return "has a lone surrogate, which is not text: decode it properly, or pass bytes in base64"
+        except Exception as problem:  # noqa: BLE001 - the user's own types may raise anything in there
+            return f"cannot be stored: {problem}"
+        return None
 
     def _weigh(self, data: bytes) -> bytes:
         size = len(data)
@@ -241,21 +263,6 @@ def _digits(value: int) -> bytes:
         return str(value).encode()
     except ValueError:  # more digits than Python converts by default; Decimal has no such limit
         return str(Decimal(value)).encode()
-
-
-def _fails(value: object) -> str | None:
-    """Why `value` cannot be encoded; None if it can."""
-    if type(value) is float and not math.isfinite(value):
-        return "cannot be stored: JSON has no such number"
-    try:
-        _json_encode(value)
-    except RecursionError:
-        return "refers to itself, or is nested too deeply"
-    except UnicodeEncodeError:
-        return "has a lone surrogate, which is not text: decode it properly, or pass bytes in base64"
-    except Exception as problem:  # noqa: BLE001 - the user's own types may raise anything in there
-        return f"cannot be stored: {problem}"
-    return None
 
 
 def _is_pickle(annotation: object) -> bool:

@@ -129,20 +129,21 @@ def _compare_items(a: list[Any] | tuple[Any, ...], b: list[Any] | tuple[Any, ...
 
 
 def _compare_mapping(a: dict[Any, Any], b: dict[Any, Any], path: str) -> Difference | None:
-    for key, other in zip(a, b, strict=False):
-        if type(key) is not type(other):
-            reason = f"is {_name(type(key))} as a key and would come back as {_name(type(other))}"
+    """Compare by key; the order may differ, as it does beside sets, which are written in order."""
+    twins = {key: key for key in b}
+    places = zip(a, b, strict=False) if len(a) == len(b) else ((key, key) for key in a)
+    for key, beside in places:
+        twin = twins.get(key, beside)
+        if type(key) is not type(twin):
+            reason = f"is {_name(type(key))} as a key and would come back as {_name(type(twin))}"
             return Difference(path + step(key), key, reason)
-        difference = compare(key, other, path + step(key))
+        if key not in twins:
+            return Difference(path + step(key), a[key], "would not come back")
+        difference = compare(key, twin, path + step(key)) or compare(a[key], b[key], path + step(key))
         if difference is not None:
             return difference
     if len(a) != len(b):
-        lost = next((key for key in a if key not in b), None)
-        return Difference(path + step(lost), a.get(lost), "would not come back")
-    for (key, one), other in zip(a.items(), b.values(), strict=True):
-        difference = compare(one, other, path + step(key))
-        if difference is not None:
-            return difference
+        return Difference(path, a, f"has {len(a)} keys and would come back with {len(b)}")
     return None
 
 

@@ -113,7 +113,7 @@ class _Sink:
                 raise _Unprovable
             self.put("object")
             self.callable(call, whole=whole)
-            self.value(fn)
+            self._encoded(fn)
 
     def _function(self, fn: types.FunctionType) -> None:
         self.text("function", fn.__qualname__)

@@ -114,6 +114,12 @@ def unsupported(annotation: object) -> object | None:
     return None
 
 
+def has_sets(annotation: object) -> bool:
+    """Whether an annotation has sets inside, which have no order of their own."""
+    nodes = _nodes(shapes.type_info(annotation), set())
+    return any(isinstance(node, (shapes.SetType, shapes.FrozenSetType)) for node in nodes)
+
+
 def _nodes(node: object, seen: set[int]) -> Iterator[object]:
     """Walk msgspec's description of a type; recursive types refer to themselves."""
     if isinstance(node, tuple):
