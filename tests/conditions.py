@@ -52,7 +52,7 @@ def done(job: object) -> bool:
 
 def uses_globals() -> bool:
     """Names a value, a function, a module and a class."""
-    return LIMIT > 2 and done(TABLE) and os.path.exists("x") and Path("x").exists()  # noqa: PTH110, PLR2004
+    return LIMIT > 2 and done(TABLE) and os.path.exists("x") and Path("x").exists()  # noqa: PTH110
 
 
 def ready() -> bool:
@@ -67,7 +67,11 @@ def capturing(value: Any) -> Callable[[], bool]:
 
 def defaulting(value: Any) -> Callable[[], bool]:
     """Return a condition with a value for a default."""
-    return lambda v=value, *, w=value: done((v, w))
+
+    def condition(v: Any = value, *, w: Any = value) -> bool:
+        return done((v, w))
+
+    return condition
 
 
 def calling_local(value: Any) -> Callable[[], bool]:

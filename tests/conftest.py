@@ -3,13 +3,13 @@
 import sys
 
 try:
-    import bide._core  # noqa: F401
+    import bide._core
 except ImportError:
     for name in [name for name in sys.modules if name == "bide" or name.startswith("bide.")]:
         del sys.modules[name]
     import standin_core
 
-    sys.modules["bide._core"] = standin_core  # type: ignore[assignment]
+    sys.modules["bide._core"] = standin_core
     import bide
 
-    bide._core = standin_core  # type: ignore[assignment]
+    bide._core = standin_core

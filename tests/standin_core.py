@@ -17,7 +17,7 @@ class Graph:
     """Order and version of a graph, in the simplest way."""
 
     def __init__(self, name: str, tasks: list[tuple[str, list[str], str]]) -> None:
-        from bide._errors import DefinitionError
+        from bide._errors import DefinitionError  # noqa: PLC0415 - bide imports this file first
 
         if not tasks:
             raise DefinitionError(f"workflow {name!r} has no tasks")

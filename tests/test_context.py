@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_codec import exactly, json_values
 
 import bide
 from bide._codec import Codec
 from bide._context import Context
+from test_codec import exactly, json_values
 
 keys = st.sampled_from(["a", "b", "c", "d"])
 contents = st.dictionaries(keys, json_values)
@@ -156,7 +156,7 @@ def test_a_read_only_context_refuses_and_hands_out_copies(touched: bool) -> None
         lambda: context.__delitem__("a"),
     ):
         with pytest.raises(bide.BideError, match="read-only"):
-            change()
+            change()  # type: ignore[no-untyped-call]
     context["a"].append(3)
     context.to_dict()["a"].append(4)
     assert context.changes() == now

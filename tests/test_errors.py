@@ -4,6 +4,7 @@ import json
 import pickle
 import sys
 from collections.abc import Callable
+from typing import Any, Self
 
 import pytest
 
@@ -41,7 +42,7 @@ class Dangerous(Exception):
 class Fixed(Exception):
     """One with a __new__ of its own."""
 
-    def __new__(cls, *args: object) -> "Fixed":
+    def __new__(cls, *args: object) -> Self:
         return super().__new__(cls, *args)
 
 
@@ -148,7 +149,15 @@ def test_what_cannot_be_built_safely_comes_back_as_task_failed(make: Callable[[]
 
 def test_a_stored_type_is_never_anything_but_an_exception() -> None:
     for name in ("builtins.eval", "os.system", "builtins.type", "no.such.module", "builtins.KeyboardInterrupt", "int"):
-        stored = {"type": name, "message": "m", "notes": [], "causes": [], "args": ["1"], "traceback": "", "kind": "error"}
+        stored = {
+            "type": name,
+            "message": "m",
+            "notes": [],
+            "causes": [],
+            "args": ["1"],
+            "traceback": "",
+            "kind": "error",
+        }
         again = rebuild(json.dumps(stored).encode())
         assert type(again) is bide.TaskFailed
         assert again.type == name
@@ -182,7 +191,7 @@ def test_causes_come_back_as_causes() -> None:
             try:
                 raise KeyError("first")
             except KeyError:
-                raise OSError(5, "second")
+                raise OSError(5, "second")  # noqa: B904 - without a cause on purpose
         except OSError as problem:
             raise RuntimeError("third") from problem
 
@@ -244,8 +253,11 @@ def test_whatever_an_exception_does_it_can_be_described() -> None:
 
 def test_long_texts_are_cut_in_the_middle() -> None:
     def deep(left: int) -> None:
-        exec(compile(f"def f{left}(g): g()", f"<{left}>" * 20, "exec"), scope := {})  # noqa: S102 - to be long
-        scope[f"f{left}"](lambda: deep(left - 1)) if left else [].pop("é" * LIMIT)
+        if left == 0:
+            raise ValueError("é" * LIMIT)
+        scope: dict[str, Any] = {}
+        exec(compile(f"def f{left}(g): g()", f"<{left}>" * 20, "exec"), scope)  # noqa: S102 - each its own line
+        scope[f"f{left}"](lambda: deep(left - 1))
 
     sys.setrecursionlimit(max(sys.getrecursionlimit(), 3000))
     exc = raised_by(lambda: deep(300))

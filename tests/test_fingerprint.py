@@ -10,14 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import conditions
 import pytest
-from conditions import PROVABLE, UNPROVABLE, Job, Mode, calling_local, capturing, defaulting
 from hypothesis import given
-from test_codec import exactly, json_values
 
 import bide
+import conditions
 from bide._fingerprint import SIZE, fingerprint, name_of
+from conditions import PROVABLE, UNPROVABLE, Job, Mode, calling_local, capturing, defaulting
+from test_codec import exactly, json_values
 
 
 def digest(condition: Callable[..., Any]) -> bytes:
@@ -88,7 +88,7 @@ DIFFERENT: list[tuple[Callable[[], Any], Callable[[], Any]]] = [
     (lambda: calling_local(1), lambda: calling_local(2)),
     (lambda: conditions.recursive(1), lambda: conditions.recursive(2)),
     (lambda: lambda: 1, lambda: lambda: 2),
-    (lambda: lambda: [x for x in ()], lambda: lambda: [x for x in (1,)]),
+    (lambda: lambda: [x + 1 for x in (1,)], lambda: lambda: [x + 2 for x in (1,)]),
     (lambda: lambda *, a=1: a, lambda: lambda *, a=2: a),
 ]
 

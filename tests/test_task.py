@@ -45,7 +45,8 @@ def test_the_same_function_comes_back() -> None:
     assert decorated is plain
     assert decorated(1) == 2
     assert pickle.loads(pickle.dumps(plain)) is plain  # noqa: S301 - our own
-    assert doctest.run_docstring_examples(plain, {"plain": plain}) is None
+    example = doctest.DocTestFinder().find(plain, "plain", globs={"plain": plain})
+    assert doctest.DocTestRunner().run(example[0]) == (0, 1)
     assert list(inspect.signature(plain).parameters) == ["x"]
     assert as_task(plain).name == "plain"
     assert as_task(plain).fn is plain
@@ -76,7 +77,7 @@ def test_what_cannot_carry_an_attribute_is_wrapped() -> None:
     ):
         wrapped = bide.task(original, name="wrapped")
         assert wrapped is not original
-        assert wrapped(*args) == expected  # type: ignore[operator]
+        assert wrapped(*args) == expected
         assert as_task(wrapped).fn is original
 
 
@@ -126,7 +127,7 @@ def test_a_coroutine_function_stays_one_to_others() -> None:
     assert asyncio.iscoroutinefunction(body)
 
 
-class Callable_:
+class Thing:
     def __call__(self) -> int:
         return 3
 
@@ -152,7 +153,7 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: bide.task(lambda: 1), bide.DefinitionError, "is a lambda: give it a name"),
     (lambda: bide.task(functools.partial(plain, 1)), bide.DefinitionError, "is a partial: give it a name"),
     (lambda: bide.task(Service("a").plain), bide.DefinitionError, "is a bound method: give it a name"),
-    (lambda: bide.task(Callable_()), bide.DefinitionError, "is an object without __name__: give it a name"),
+    (lambda: bide.task(Thing()), bide.DefinitionError, "is an object without __name__: give it a name"),
     (lambda: bide.task(plain, name=""), bide.DefinitionError, "must have a name that is not empty, not ''"),
     (lambda: bide.task(plain, name="  "), bide.DefinitionError, "not empty"),
     (lambda: bide.task(plain, name=3), bide.DefinitionError, "not 3"),  # type: ignore[call-overload]
@@ -188,6 +189,6 @@ def test_partials_and_objects_with_a_name_are_tasks() -> None:
     partial = functools.partial(plain, 1)
     assert bide.task(partial, name="p") is partial
     assert as_task(partial).fn() == 2
-    thing = Callable_()
+    thing = Thing()
     assert bide.task(thing, name="c") is thing
     assert as_task(thing).fn() == 3

@@ -53,9 +53,10 @@ def test_the_version_is_the_graphs() -> None:
     def other(load: int) -> int:
         return -load
 
-    assert bide.Workflow("ingest", [load, clean]).version == bide.Workflow(
-        "ingest", [load, bide.task(other, name="clean")]
-    ).version
+    assert (
+        bide.Workflow("ingest", [load, clean]).version
+        == bide.Workflow("ingest", [load, bide.task(other, name="clean")]).version
+    )
 
 
 def test_the_compiled_form_is_what_the_executor_reads() -> None:
@@ -63,7 +64,7 @@ def test_the_compiled_form_is_what_the_executor_reads() -> None:
         return bool(path) and bool(clean)
 
     gated = bide.task(
-        lambda load=None, handle=None: 1,  # noqa: ARG005 - bound, not used
+        lambda load=None, handle=None: 1,
         name="gated",
         gate=bide.until(ready, every=2),
         retry=bide.Retry(),
@@ -124,7 +125,7 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: bide.Workflow("w", [load], description=3), "description must be a text"),  # type: ignore[arg-type]
     (lambda: bide.Workflow("w", [load], fail_fast="yes"), "fail_fast must be True or False"),  # type: ignore[arg-type]
     (
-        lambda: bide.Workflow("w", [load, bide.task(lambda: 1, name="x", depends_on="laod")]),
+        lambda: bide.Workflow("w", [load, bide.task(lambda: 1, name="x", depends_on="laod")]),  # type: ignore[misc]
         r"task 'x' depends on 'laod', and no task has that name: did you mean 'load'\? \(tasks: load, x\)",
     ),
     (lambda: bide.Workflow("w", [ping, pong]), "ping.*pong.*ping"),
@@ -135,11 +136,11 @@ BAD: list[tuple[Callable[[], Any], str]] = [
         "task 'c': parameter 'load' needs a default",
     ),
     (
-        lambda: bide.Workflow("w", [load, bide.task(lambda load: 1, name="c", run_if="done")]),
+        lambda: bide.Workflow("w", [load, bide.task(lambda load: 1, name="c", run_if="done")]),  # type: ignore[misc]
         "task 'c': parameter 'load' needs a default",
     ),
     (
-        lambda: bide.Workflow("w", [bide.task(lambda: 1, name="g", gate=bide.until(lambda handle: 1))]),
+        lambda: bide.Workflow("w", [bide.task(lambda: 1, name="g", gate=bide.until(lambda handle: 1))]),  # type: ignore[misc]
         "the gate of task 'g': its condition asks for a handle",
     ),
 ]
@@ -169,7 +170,7 @@ def _named(n: Annotated[int, bide.Input("count")]) -> None: ...
 
 
 BAD_INPUTS: list[tuple[list[Callable[..., Any]], Any, type[Exception], str]] = [
-    ([load, clean], {}, bide.DefinitionError, r"task 'load' needs 'path', which is neither"),
+    ([load, clean], {}, bide.DefinitionError, r"task 'load' needs 'path', neither an input"),
     ([load, clean], None, bide.DefinitionError, r"\(inputs given: none; tasks: load, clean\)"),
     ([load, clean], {"pth": "x"}, bide.DefinitionError, "nothing takes the input 'pth': did you mean 'path'"),
     ([load, clean], {"path": "x", "zzz": 1}, bide.DefinitionError, r"nothing takes the input 'zzz' \(inputs: path\)"),
@@ -213,7 +214,7 @@ NASTY = "<b>\"a\" & 'ü' \x00\n🙂]"
 
 
 def test_drawings_escape_names() -> None:
-    one = bide.Workflow(NASTY, [load, bide.task(lambda load: 1, name=NASTY)])
+    one = bide.Workflow(NASTY, [load, bide.task(lambda load: 1, name=NASTY)])  # type: ignore[misc]
     root = ET.fromstring(one._repr_html_())  # noqa: S314 - our own
     texts = [element.text for element in root.iter() if element.tag.endswith("text")]
     assert texts[0] == "load"

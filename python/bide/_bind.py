@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
+from bide._callables import call_method
 from bide._codec import REMEDY_NAME, Codec
 from bide._context import Context
 from bide._errors import DefinitionError, not_yet
@@ -74,9 +75,7 @@ class Binding:
         return (*self.positional, *(source for _, source in self.keyword))
 
 
-def bind(
-    fn: Callable[..., Any], owner: str, task_names: Collection[str], *, condition: bool = False
-) -> Binding:
+def bind(fn: Callable[..., Any], owner: str, task_names: Collection[str], *, condition: bool = False) -> Binding:
     """Read the signature of a body (or of a gate's condition) of the task `owner` in a workflow of `task_names`."""
     where = f"the gate of task {owner!r}" if condition else f"task {owner!r}"
     signature = _signature(fn, where)
@@ -189,7 +188,8 @@ def _special(name: str, annotation: object, where: str) -> Literal["context", "h
             if _is_ours(cls, "TaskHandle"):
                 return "handle"
             if _is_ours(cls, "AsyncTaskHandle"):
-                raise not_yet(f"{where}: parameter {name!r} of AsyncTaskHandle")
+                feature = f"{where}: AsyncTaskHandle, for parameter {name!r},"
+                raise not_yet(feature)
     return None
 
 
@@ -263,12 +263,14 @@ class _Names:
         if isinstance(inner, type):
             inner = inner.__init__ if isinstance(inner.__init__, types.FunctionType) else inner.__new__  # type: ignore[misc]
         elif not isinstance(inner, types.FunctionType):
-            inner = getattr(type(inner), "__call__", inner)
+            inner = call_method(inner) or inner
         module = sys.modules.get(getattr(inner, "__module__", None) or "")
         self.globals: dict[str, Any] = getattr(inner, "__globals__", None) or vars(module or typing)
         self.locals: dict[str, Any] = {p.__name__: p for p in getattr(inner, "__type_params__", ())}
         code = getattr(inner, "__code__", None)
-        for name, cell in zip(getattr(code, "co_freevars", ()), getattr(inner, "__closure__", None) or (), strict=False):
+        for name, cell in zip(
+            getattr(code, "co_freevars", ()), getattr(inner, "__closure__", None) or (), strict=False
+        ):
             try:
                 self.locals[name] = cell.cell_contents
             except ValueError:  # not filled in yet

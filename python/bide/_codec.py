@@ -68,7 +68,7 @@ class Codec:
         self.annotation = annotation
         self.pickled = _is_pickle(annotation)
         self.fast = _fast_tags(annotation)
-        self._exact = annotation is Parameter.empty or annotation in (Any, object)
+        self._exact = annotation is Parameter.empty or annotation is Any or annotation is object
         self._decoder: msgspec.json.Decoder[Any] = _decode_anything
         self._to_json: Callable[[object], bytes] = _json_encode
         if self.fast == SCALAR_TAGS:
@@ -150,7 +150,7 @@ class Codec:
         """Decode what was written and walk both; a difference is the writer's error."""
         try:
             back = self._decode(data)
-        except Exception as problem:  # noqa: BLE001 - whatever it is, it says that the value does not come back
+        except Exception as problem:
             found = _compare.find_number(value)
             if found is not None:
                 self._refuse("cannot be stored: JSON has no such number", (found[0], found[1], None))
@@ -213,9 +213,7 @@ class Codec:
         return msgspec.convert(value, self.annotation, dec_hook=_hooks.from_json)
 
 
-REMEDY_NAME = (
-    "Import it outside of `if TYPE_CHECKING:`, or define it at module level, or leave the annotation out"
-)
+REMEDY_NAME = "Import it outside of `if TYPE_CHECKING:`, or define it at module level, or leave the annotation out"
 REMEDY_TYPE = "Name one type that can be decoded (a Path or a str, not either), or leave the annotation out"
 
 
@@ -283,9 +281,14 @@ def _fast_tags(annotation: object) -> str:
 
 
 def _show(annotation: object) -> str:
+    """Return an annotation as a user would write it."""
     if isinstance(annotation, type) and not get_args(annotation):
-        return annotation.__qualname__ if annotation.__module__ == "builtins" else str(annotation)[8:-2]
-    return str(annotation)
+        text = annotation.__qualname__
+        if annotation.__module__ != "builtins":
+            text = f"{annotation.__module__}.{text}"
+    else:
+        text = str(annotation)
+    return text.replace("pathlib._local.", "pathlib.")  # where CPython 3.13 keeps it
 
 
 def _clip(value: object) -> str:

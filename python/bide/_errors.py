@@ -42,7 +42,7 @@ class TaskTimeout(BideError, TimeoutError):
     """An attempt executed for longer than its task's `timeout`, time deferred excluded."""
 
 
-class Skip(BideError):  # noqa: N818 - a body raises it to say what it wants: it is not an error to its reader
+class Skip(BideError):
     """Raise `Skip(reason)` in a body to skip the task and its dependents without failing the run."""
 
     def __init__(self, reason: str = "") -> None:
@@ -55,11 +55,11 @@ class Skip(BideError):  # noqa: N818 - a body raises it to say what it wants: it
         return str(self.args[0]) if self.args else ""
 
 
-class Cancelled(BaseException):  # noqa: N818 - named like asyncio's; a BaseException, so `except Exception` lets it pass
+class Cancelled(BaseException):
     """The run was cancelled: raised at the body's next handle call."""
 
 
-class Suspended(BaseException):  # noqa: N818 - not an error: the body goes on from its journal later
+class Suspended(BaseException):
     """The runner closes: lets `finally` and `with` release what is local; the body is entered again later."""
 
 
@@ -70,7 +70,7 @@ class TaskFailed(BideError):
     `add_note` gave it, and `causes` the exceptions it came from, nearest first.
     """
 
-    def __init__(  # noqa: PLR0913 - one parameter for each thing that is stored
+    def __init__(
         self,
         message: str = "",
         *,

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any
 
+from bide._callables import call_method
 from bide._codec import Codec
 from bide._context import Context
 
@@ -29,7 +30,7 @@ _DEEPEST = 64
 _KEPT = 4096
 
 
-class _Unprovable(Exception):  # noqa: N818 - private, and not an error
+class _Unprovable(Exception):
     """Something has no stable form."""
 
 
@@ -53,7 +54,7 @@ def name_of(condition: object) -> str:
         cls = owner if isinstance(owner, type) else type(owner)
         return f"{cls.__qualname__}.{condition.__name__}"
     name = getattr(condition, "__qualname__", None)
-    return name if isinstance(name, str) and name else type(condition).__qualname__
+    return str(name) if name and isinstance(name, str) else str(type(condition).__qualname__)
 
 
 class _Sink:
@@ -108,7 +109,7 @@ class _Sink:
             self.text("wrapper", f"{type(fn).__module__}.{type(fn).__qualname__}")
             self.callable(fn.__wrapped__, whole=whole)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
         else:
-            call = getattr(type(fn), "__call__", None)
+            call = call_method(fn)
             if not isinstance(call, types.FunctionType):
                 raise _Unprovable
             self.put("object")
@@ -132,9 +133,10 @@ class _Sink:
             if name in fn.__globals__:
                 self.text("global", name)
                 self.value(fn.__globals__[name])
-        if hasattr(fn, "__wrapped__"):
+        wrapped = getattr(fn, "__wrapped__", None)
+        if wrapped is not None:
             self.put("wrapped")
-            self.callable(fn.__wrapped__, whole=True)
+            self.callable(wrapped, whole=True)
 
     def _class(self, cls: type) -> None:
         if not _is_global(cls):
@@ -143,7 +145,7 @@ class _Sink:
 
     # --- values ----------------------------------------------------------------------------------------------------
 
-    def value(self, value: Any) -> None:  # noqa: ANN401 - anything may have been captured
+    def value(self, value: Any) -> None:  # noqa: ANN401, C901, PLR0912 - anything may have been captured: a branch a kind
         """Describe a value, with its type at every level."""
         kind = type(value)
         if value is None or value is Ellipsis or value is NotImplemented or kind is bool:
@@ -226,7 +228,7 @@ def _is_handle(cls: type) -> bool:
 
 
 @functools.lru_cache(maxsize=_KEPT)
-def _codec_for(cls: type) -> Codec:
+def _codec_for(cls: object) -> Codec:
     return Codec(cls, "a condition")
 
 

@@ -75,7 +75,7 @@ def from_json(cls: type, value: Any) -> Any:  # noqa: ANN401 - msgspec asks with
     if issubclass(cls, PurePath):
         if not isinstance(value, str):
             msg = f"Expected `str` for a {cls.__name__}, got `{type(value).__name__}`"
-            raise ValueError(msg)
+            raise ValueError(msg)  # noqa: TRY004 - what msgspec expects of a value that does not fit
         return cls(value)
     if is_numpy(cls):
         if value is None:
@@ -83,7 +83,8 @@ def from_json(cls: type, value: Any) -> Any:  # noqa: ANN401 - msgspec asks with
             raise ValueError(msg)
         return cls(value)
     if is_pydantic(cls):
-        return cls.model_validate_json(msgspec.json.encode(value))  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+        model: Any = cls
+        return model.model_validate_json(msgspec.json.encode(value))
     if cls is object:
         return value
     msg = f"bide does not know the type {cls.__module__}.{cls.__qualname__}: register it with {_call(cls)}"

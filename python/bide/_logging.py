@@ -53,10 +53,10 @@ class LogFilter(logging.Filter):
         super().__init__(name)
         _in_use.append("filter")
 
-    def filter(self, record: logging.LogRecord) -> bool | logging.LogRecord:
+    def filter(self, record: logging.LogRecord) -> bool:
         """Add the three attributes."""
         _stamp(record)
-        return super().filter(record)
+        return bool(super().filter(record))
 
 
 def install_log_record_factory() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, ParamSpec, TypeVar, overload
 
+from bide._callables import is_async, is_generator
 from bide._duration import optional_seconds
 from bide._errors import DefinitionError, not_yet
 from bide._retry import Retry
@@ -158,7 +159,8 @@ def _define(  # noqa: PLR0913, PLR0917 - the decorator's own settings, in its or
         raise DefinitionError(msg)
     what = f"task {name!r}"
     if each is not None:
-        raise not_yet(f"{what}: each=")
+        feature = f"{what}: each="
+        raise not_yet(feature)
     _check_body(fn, name)
     if retry is not None and not isinstance(retry, Retry):
         msg = f"{what}: retry must be a bide.Retry, such as bide.Retry(attempts=3), not {retry!r}"
@@ -199,16 +201,12 @@ def _name_of(fn: object) -> str:
 
 def _check_body(fn: object, name: str) -> None:
     """Refuse the kinds of body that cannot run (yet)."""
-    inner = fn
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    call = None if inspect.isroutine(inner) or isinstance(inner, type) else getattr(type(inner), "__call__", None)
-    for one in (inner, call):
-        if inspect.iscoroutinefunction(one):
-            raise not_yet(f"task {name!r}: an `async def` body")
-        if inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one):
-            msg = f"task {name!r} is a generator function: a body returns its value; return a list instead of yielding"
-            raise DefinitionError(msg)
+    if is_async(fn):
+        feature = f"task {name!r}: an `async def` body"
+        raise not_yet(feature)
+    if is_generator(fn):
+        msg = f"task {name!r} is a generator function: a body returns its value; return a list instead of yielding"
+        raise DefinitionError(msg)
 
 
 def _names(depends_on: object, what: str) -> tuple[str, ...]:

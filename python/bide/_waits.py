@@ -6,10 +6,10 @@ Building one checks every argument; waiting itself is the executor's. `signal` i
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from inspect import iscoroutinefunction
 from math import inf
 from typing import Any, Literal, NoReturn, TypeAlias
 
+from bide._callables import is_async
 from bide._duration import count, moment, number, optional_seconds, seconds
 from bide._errors import DefinitionError, not_yet
 
@@ -123,7 +123,8 @@ def at(when: datetime) -> At:
 
 def signal(name: str, type: Any = Any) -> NoReturn:  # noqa: A002, ANN401, ARG001 - the designed signature
     """Wait for a signal: not there yet."""
-    raise not_yet("bide.signal")
+    feature = "bide.signal"
+    raise not_yet(feature)
 
 
 def check_name(name: object, what: str) -> str | None:
@@ -157,8 +158,9 @@ def _until(  # noqa: PLR0913, PLR0917 - private, called twice, in order
     if not callable(condition):
         msg = f"a condition must be callable, not {condition!r}: pass the function itself, without calling it"
         raise DefinitionError(msg)
-    if iscoroutinefunction(condition) or iscoroutinefunction(getattr(type(condition), "__call__", None)):
-        raise not_yet(f"a condition by `async def` ({condition!r})")
+    if is_async(condition):
+        feature = f"a condition by `async def` ({condition!r})"
+        raise not_yet(feature)
     if not (isinstance(on_error, Tolerate) or (isinstance(on_error, str) and on_error in {"raise", "ignore"})):
         msg = f'on_error must be bide.Tolerate(n), "raise" or "ignore", not {on_error!r}'
         raise DefinitionError(msg)

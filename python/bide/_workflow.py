@@ -74,14 +74,16 @@ class CompiledWorkflow:
                 msg = f"{what}: the input {name!r} has the name of a task, whose return value goes by it: rename one"
                 raise DefinitionError(msg + self._suggest(name, given))
             if name not in self.inputs and not self.wants_context:
-                msg = f"{what}: nothing takes the input {name!r}{self._suggest(name, given)}"
-                raise DefinitionError(f"{msg} (inputs: {_list(self.inputs)})")
+                close = self._suggest(name, given)
+                msg = f"{what}: nothing takes the input {name!r}{close} (inputs: {_list(self.inputs)})"
+                raise DefinitionError(msg)
         for name, wanted in self.inputs.items():
             needing = next((task for task, parameter in wanted if parameter.required), None)
             if needing is not None and name not in given:
                 close = nearest(name, [one for one in given if one not in self.inputs] + tasks)
-                msg = f"{what}: task {needing!r} needs {name!r}, which is neither an input of this run nor a task"
-                raise DefinitionError(f"{msg}{close} (inputs given: {_list(given)}; tasks: {_list(tasks)})")
+                had = f"(inputs given: {_list(given)}; tasks: {_list(tasks)})"
+                msg = f"{what}: task {needing!r} needs {name!r}, neither an input of this run nor a task{close} {had}"
+                raise DefinitionError(msg)
         return given
 
     def _suggest(self, name: str, given: Mapping[str, Any]) -> str:
@@ -281,8 +283,9 @@ class Workflow:
         said = self._definitions[name].depends_on
         for other in said:
             if other not in self._definitions:
-                msg = f"{self._what}: task {name!r} depends on {other!r}, and no task has that name"
-                raise DefinitionError(f"{msg}{nearest(other, self._definitions)} (tasks: {_list(self._definitions)})")
+                close = f"{nearest(other, self._definitions)} (tasks: {_list(self._definitions)})"
+                msg = f"{self._what}: task {name!r} depends on {other!r}, and no task has that name{close}"
+                raise DefinitionError(msg)
         return tuple(dict.fromkeys((*bound, *said)))
 
     @staticmethod
