@@ -56,6 +56,7 @@ class Demo:
                 stderr=subprocess.STDOUT,
             )
         self.workers.append(worker)
+        self.view.executed_by = f"worker {worker.pid}"
         return worker
 
     def output(self, number: int) -> Path:
@@ -124,6 +125,7 @@ def act(demo: Demo) -> tuple[bide.RunResult, bide.RunResult, datetime, datetime]
     first.send_signal(signal.SIGKILL)
     first.wait()
     killed = datetime.now(UTC)
+    demo.view.executed_by = "nobody"
     demo.view.say(
         f"worker {first.pid} killed with SIGKILL while it waits; nobody executes the run now"
     )

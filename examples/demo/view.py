@@ -43,7 +43,7 @@ class View:
 
     console: Console = field(default_factory=Console)
     began: float = field(default_factory=time.monotonic)
-    headline: str = ""
+    executed_by: str = "nobody"
     _since: dict[str, tuple[str, float]] = field(default_factory=dict)
     _live: Live | None = None
 
@@ -66,7 +66,6 @@ class View:
 
     def say(self, text: str) -> None:
         """Announce what happens from outside: a process is started, killed, a file is delivered."""
-        self.headline = text
         line = f"{time.monotonic() - self.began:5.1f} s  {text}"
         if self._live is None:
             print(line, flush=True)
@@ -76,7 +75,11 @@ class View:
     def show(self, run: bide.RunResult) -> None:
         """Show the run as it is now."""
         now = time.monotonic()
-        table = Table(title=f"run {run.id}, key {run.key}, {run.status}", title_justify="left")
+        table = Table(
+            title=f"run {run.id}, key {run.key}, {run.status}",
+            title_justify="left",
+            min_width=BAR_WIDTH,
+        )
         for column in ("task", "does", "for", "on"):
             table.add_column(column, min_width=9)
         used = 0
@@ -93,7 +96,7 @@ class View:
             passed = f"{now - self._since[name][1]:.1f} s" if word in {"runs", "waits"} else ""
             table.add_row(name, word, passed, reason, style=STYLE.get(word, "red"))
         if self._live is not None:
-            table.caption = f"slots in use: {used} of {SLOTS}"
+            table.caption = f"executed by {self.executed_by}, slots in use: {used} of {SLOTS}"
             self._live.update(table, refresh=True)
 
 
