@@ -84,7 +84,10 @@ def main() -> None:
     assert not any(polls[1:]), polls
     assert slot_held[0] == ("before", True), slot_held
     assert slot_held[-1] == ("after", True), slot_held
-    assert result.tasks["other_work"].ended_at < result.tasks["wait_for_data"].ended_at
+    other_ended, wait_ended = (result.tasks[t].ended_at for t in ("other_work", "wait_for_data"))
+    assert other_ended is not None
+    assert wait_ended is not None
+    assert other_ended < wait_ended
 
 
 if __name__ == "__main__":

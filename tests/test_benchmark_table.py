@@ -1,4 +1,4 @@
-"""The table of measurements: a missed figure is called missed, and a ratio is to the same run's baseline."""
+"""The table of measurements: a missed figure is called missed, a ratio is to the same run."""
 
 from benchmarks import table
 

@@ -1,4 +1,4 @@
-"""The examples and the demo do what they say: they assert it themselves, and end with 0 only then."""
+"""The examples and the demo do what they say: they check it themselves, and then end with 0."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ CHECKOUT = Path(__file__).parent.parent
 
 
 def run(*arguments: str) -> str:
-    """Run Python in the checkout as a user would, without a terminal, and return what it printed."""
+    """Run Python in the checkout as a user would, without a terminal; return what it printed."""
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=CHECKOUT,

@@ -106,6 +106,20 @@ def waits(run: bide.RunResult, task: str) -> bool:
     return describe(run.tasks[task])[0] == "waits"
 
 
+def started(run: bide.RunResult, task: str) -> datetime:
+    """When this task's body was entered for the first time."""
+    if (moment := run.tasks[task].first_started_at) is None:
+        raise DifferentError(f"{task} never started")
+    return moment
+
+
+def ended(run: bide.RunResult, task: str) -> datetime:
+    """When this task ended."""
+    if (moment := run.tasks[task].ended_at) is None:
+        raise DifferentError(f"{task} never ended")
+    return moment
+
+
 def act(demo: Demo) -> tuple[bide.RunResult, bide.RunResult, datetime, datetime]:
     """Play it; returns the run as it was after the kill and at the end, and the two times."""
     first = demo.start_worker()
@@ -160,8 +174,9 @@ def findings(
     """What the demo says of itself, and whether it is so."""
     first, second = (worker.pid for worker in demo.workers)
     entered = demo.entered()
-    wait, other, gated = (final.tasks[name] for name in ("wait_for_data", "load_rates", "publish"))
-    processed = final.tasks["process_data"]
+    wait = final.tasks["wait_for_data"]
+    waited_from, waited_to = started(final, "wait_for_data"), ended(final, "wait_for_data")
+    quiet = started(final, "publish") - ended(final, "process_data")
     return [
         ("the first worker was ended by SIGKILL", demo.workers[0].returncode == -signal.SIGKILL),
         (
@@ -188,16 +203,15 @@ def findings(
         ),
         (
             "the wait held no slot: load_rates ran and ended within it, with one slot",
-            None not in (other.ended_at, wait.ended_at, wait.first_started_at)
-            and wait.first_started_at < other.ended_at < killed < wait.ended_at,
+            waited_from < ended(final, "load_rates") < killed < waited_to,
         ),
         (
             "the wait counts from before the kill",
-            wait.first_started_at < killed and wait.waited > 2 * SHOW,
+            waited_from < killed and wait.waited > 2 * SHOW,
         ),
         (
             "the gate kept publish from starting too early",
-            (gated.first_started_at - processed.ended_at).total_seconds() >= QUIET_SECONDS,
+            quiet.total_seconds() >= QUIET_SECONDS,
         ),
         (
             "the result is right",
