@@ -1,0 +1,33 @@
+"""The examples and the demo do what they say: they check it themselves, and then end with 0."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parent.parent
+
+
+def run(*arguments: str) -> str:
+    """Run Python in the checkout as a user would, without a terminal; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=CHECKOUT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_a_deferred_task_waits_for_its_file_and_feeds_the_next() -> None:
+    assert "process_data:  12 characters" in run("examples/deferred_tasks.py")
+
+
+def test_the_demo_is_killed_while_it_waits_and_ends_as_it_says() -> None:
+    printed = run("-m", "examples.demo")
+    assert "killed with SIGKILL" in printed
+    assert "NO " not in printed
+    assert printed.splitlines()[-1] == "the demo went as it says"
