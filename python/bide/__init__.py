@@ -21,7 +21,10 @@ from bide._errors import (
     WaitTimeout,
 )
 from bide._logging import LogFilter, install_log_record_factory
+from bide._result import RunResult, TaskResult
 from bide._retry import Retry
+from bide._runner import RunHandle, Runner
+from bide._status import RunStatus, SubStatus, TaskStatus
 from bide._task import task
 from bide._waits import Tolerate, after, at, signal, until
 from bide._workflow import Workflow
@@ -38,14 +41,21 @@ __all__ = [
     "ReplayMismatch",
     "Retry",
     "RunFailed",
+    "RunHandle",
+    "RunResult",
+    "RunStatus",
+    "Runner",
     "RunnerClosed",
     "SerializationError",
     "SignalRejected",
     "Skip",
     "StoreError",
+    "SubStatus",
     "Suspended",
     "TaskFailed",
     "TaskHandle",
+    "TaskResult",
+    "TaskStatus",
     "TaskTimeout",
     "Tolerate",
     "WaitTimeout",

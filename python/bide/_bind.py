@@ -110,6 +110,15 @@ def bind(fn: Callable[..., Any], owner: str, task_names: Collection[str], *, con
     )
 
 
+def return_annotation(fn: Callable[..., Any], where: str) -> object:
+    """Return the evaluated return annotation of a callable; `MISSING` for one whose signature cannot be read."""
+    try:
+        annotation = inspect.signature(fn).return_annotation
+    except (ValueError, TypeError):
+        return MISSING
+    return _Names(fn).resolve(annotation, where, "the return value")
+
+
 def with_writers(binding: Binding, writers: dict[str, Codec], where: str) -> Binding:
     """Return the binding with each source of a task read by the reader's annotation, else by the writer's."""
 

@@ -179,7 +179,7 @@ class _Sink:
     def _container(self, value: Any) -> None:  # noqa: ANN401 - one of five containers
         self.text("container", f"{type(value).__name__} {len(value)}")
         if isinstance(value, (set, frozenset)):
-            for digest in sorted(_digest_of(item) for item in value):
+            for digest in sorted(digest_of(item) for item in value):
                 self.put("item", digest)
             return
         for item in value.items() if isinstance(value, dict) else ():
@@ -209,7 +209,8 @@ class _Sink:
         del self._path[id(value)]
 
 
-def _digest_of(value: object) -> bytes:
+def digest_of(value: object) -> bytes:
+    """Return the digest of a value alone; raises if it has no stable form."""
     sink = _Sink()
     sink.value(value)
     return sink.digest()

@@ -252,6 +252,12 @@ impl<H: Host> Engine<H> {
         }
     }
 
+    /// The workflow registered under this name.
+    #[must_use]
+    pub fn flow(&self, name: &str) -> Option<Arc<Flow<H>>> {
+        self.flows.read().get(name).cloned()
+    }
+
     /// The live run of this row number.
     #[must_use]
     pub fn live(&self, id: RunId) -> Option<Arc<Run<H>>> {

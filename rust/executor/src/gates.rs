@@ -134,7 +134,7 @@ impl<H: Host> Engine<H> {
         let gates = &self.dispatch.gates;
         let (mut done, mut ready) = (Vec::new(), Vec::new());
         loop {
-            let due = (cx as &mut dyn Attached).detach(|| {
+            let due = (cx as &mut dyn Attached).wait(|| {
                 self.commit(&mut done, &mut ready);
                 self.dispatch_ready(&mut ready);
                 gates.take(self)

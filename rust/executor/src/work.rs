@@ -17,7 +17,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
         let mut thread = Thread { engine: self, cell, scratch: Vec::new(), ready: Vec::new() };
         loop {
             let shared = &self.dispatch.shared;
-            let held = (cx as &mut dyn Attached).detach(|| shared.idle(&thread.cell));
+            let held = (cx as &mut dyn Attached).wait(|| shared.idle(&thread.cell));
             let Some(held) = held else { return };
             self.dispatch.keep_spare(self);
             thread.with_slot(held, cx);

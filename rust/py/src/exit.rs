@@ -110,10 +110,7 @@ fn hook(py: Python<'_>) -> Result<(), Raised> {
     let threading = py.import("threading").map_err(raised)?;
     let register = match threading.getattr("_register_atexit") {
         Ok(register) => register,
-        Err(_) => py
-            .import("atexit")
-            .and_then(|atexit| atexit.getattr("register"))
-            .map_err(raised)?,
+        Err(_) => py.import("atexit").and_then(|atexit| atexit.getattr("register")).map_err(raised)?,
     };
     gil::call1(&register, &function)?;
     DONE.store(true, Ordering::SeqCst);
@@ -125,12 +122,8 @@ fn hook(py: Python<'_>) -> Result<(), Raised> {
 /// Closes everything of this process. Python calls it at exit; it raises nothing.
 #[pyfunction]
 fn close_all(py: Python<'_>) {
-    let open: Vec<_> = REGISTERED
-        .lock()
-        .drain(..)
-        .filter(|(home, _)| home.is_here())
-        .filter_map(|(_, weak)| weak.upgrade())
-        .collect();
+    let open: Vec<_> =
+        REGISTERED.lock().drain(..).filter(|(home, _)| home.is_here()).filter_map(|(_, weak)| weak.upgrade()).collect();
     if open.is_empty() && thread::all_ended() && gil::nobody_inside() {
         CLOSING.store(true, Ordering::SeqCst);
         return;
@@ -191,15 +184,7 @@ impl Home {
     /// What every method asks first; `what` is the object's name for the user, such as `Runner`.
     #[inline]
     pub(crate) fn check(self, what: &'static str) -> Result<(), Elsewhere> {
-        if self.is_here() {
-            Ok(())
-        } else {
-            Err(Elsewhere {
-                what,
-                home: self.0,
-                here: PID.load(Ordering::Relaxed),
-            })
-        }
+        if self.is_here() { Ok(()) } else { Err(Elsewhere { what, home: self.0, here: PID.load(Ordering::Relaxed) }) }
     }
 }
 

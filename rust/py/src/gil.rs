@@ -98,16 +98,11 @@ pub(crate) fn call0<'py>(function: &Bound<'py, PyAny>) -> Result<Owned<'py>, Rai
 
 /// Calls `function(argument)` without making a tuple.
 #[inline]
-pub(crate) fn call1<'py>(
-    function: &Bound<'py, PyAny>,
-    argument: &Bound<'py, PyAny>,
-) -> Result<Owned<'py>, Raised> {
+pub(crate) fn call1<'py>(function: &Bound<'py, PyAny>, argument: &Bound<'py, PyAny>) -> Result<Owned<'py>, Raised> {
     let c = unwinds!(ffi::PyObject_CallFunctionObjArgs as fn(*mut PyObject; ...) -> *mut PyObject);
     let end = ptr::null_mut::<PyObject>();
     // SAFETY: attached, live references, and the list of arguments ends with null.
-    let result = guarded(function.py(), || unsafe {
-        c(function.as_ptr(), argument.as_ptr(), end)
-    });
+    let result = guarded(function.py(), || unsafe { c(function.as_ptr(), argument.as_ptr(), end) });
     owned(function.py(), result)
 }
 
@@ -128,13 +123,9 @@ pub(crate) fn call_args<'py>(
         // SAFETY: as said above.
         [a, b] => guarded(py, || unsafe { c(f, a.as_ptr(), b.as_ptr(), end) }),
         // SAFETY: as said above.
-        [a, b, d] => guarded(py, || unsafe {
-            c(f, a.as_ptr(), b.as_ptr(), d.as_ptr(), end)
-        }),
+        [a, b, d] => guarded(py, || unsafe { c(f, a.as_ptr(), b.as_ptr(), d.as_ptr(), end) }),
         // SAFETY: as said above.
-        [a, b, d, e] => guarded(py, || unsafe {
-            c(f, a.as_ptr(), b.as_ptr(), d.as_ptr(), e.as_ptr(), end)
-        }),
+        [a, b, d, e] => guarded(py, || unsafe { c(f, a.as_ptr(), b.as_ptr(), d.as_ptr(), e.as_ptr(), end) }),
         many => return call(function, &*tuple(py, many)?, None),
     };
     owned(py, result)
@@ -147,14 +138,10 @@ pub(crate) fn call<'py>(
     arguments: &Bound<'py, PyTuple>,
     keywords: Option<&Bound<'py, PyDict>>,
 ) -> Result<Owned<'py>, Raised> {
-    let c = unwinds!(
-        ffi::PyObject_Call as fn(*mut PyObject, *mut PyObject, *mut PyObject) -> *mut PyObject
-    );
+    let c = unwinds!(ffi::PyObject_Call as fn(*mut PyObject, *mut PyObject, *mut PyObject) -> *mut PyObject);
     let keywords = keywords.map_or(ptr::null_mut(), Bound::as_ptr);
     // SAFETY: attached and live references; the keywords may be null.
-    let result = guarded(function.py(), || unsafe {
-        c(function.as_ptr(), arguments.as_ptr(), keywords)
-    });
+    let result = guarded(function.py(), || unsafe { c(function.as_ptr(), arguments.as_ptr(), keywords) });
     owned(function.py(), result)
 }
 
@@ -171,10 +158,7 @@ pub(crate) fn is_truthy(value: &Bound<'_, PyAny>) -> Result<bool, Raised> {
 
 /// `getattr(value, name)`.
 #[inline]
-pub(crate) fn getattr<'py>(
-    value: &Bound<'py, PyAny>,
-    name: &Bound<'py, PyString>,
-) -> Result<Owned<'py>, Raised> {
+pub(crate) fn getattr<'py>(value: &Bound<'py, PyAny>, name: &Bound<'py, PyString>) -> Result<Owned<'py>, Raised> {
     let c = unwinds!(ffi::PyObject_GetAttr as fn(*mut PyObject, *mut PyObject) -> *mut PyObject);
     // SAFETY: attached and live references.
     let result = guarded(value.py(), || unsafe { c(value.as_ptr(), name.as_ptr()) });
@@ -187,20 +171,14 @@ pub(crate) fn setattr(
     name: &Bound<'_, PyString>,
     to: &Bound<'_, PyAny>,
 ) -> Result<(), Raised> {
-    let c =
-        unwinds!(ffi::PyObject_SetAttr as fn(*mut PyObject, *mut PyObject, *mut PyObject) -> c_int);
+    let c = unwinds!(ffi::PyObject_SetAttr as fn(*mut PyObject, *mut PyObject, *mut PyObject) -> c_int);
     // SAFETY: attached and live references.
-    let failed = guarded(value.py(), || unsafe {
-        c(value.as_ptr(), name.as_ptr(), to.as_ptr())
-    });
+    let failed = guarded(value.py(), || unsafe { c(value.as_ptr(), name.as_ptr(), to.as_ptr()) });
     done(value.py(), failed)
 }
 
 /// A new tuple. CPython 3.11 collects garbage, and so runs finalizers, when it allocates one.
-pub(crate) fn tuple<'py>(
-    py: Python<'py>,
-    elements: &[&Bound<'py, PyAny>],
-) -> Result<OwnedTuple<'py>, Raised> {
+pub(crate) fn tuple<'py>(py: Python<'py>, elements: &[&Bound<'py, PyAny>]) -> Result<OwnedTuple<'py>, Raised> {
     let c = unwinds!(ffi::PyTuple_New as fn(ffi::Py_ssize_t) -> *mut PyObject);
     // A slice is never longer than isize::MAX.
     // SAFETY: attached.
@@ -230,12 +208,9 @@ pub(crate) fn set_item(
     key: &Bound<'_, PyAny>,
     value: &Bound<'_, PyAny>,
 ) -> Result<(), Raised> {
-    let c =
-        unwinds!(ffi::PyObject_SetItem as fn(*mut PyObject, *mut PyObject, *mut PyObject) -> c_int);
+    let c = unwinds!(ffi::PyObject_SetItem as fn(*mut PyObject, *mut PyObject, *mut PyObject) -> c_int);
     // SAFETY: attached and live references.
-    let failed = guarded(dict.py(), || unsafe {
-        c(dict.as_ptr(), key.as_ptr(), value.as_ptr())
-    });
+    let failed = guarded(dict.py(), || unsafe { c(dict.as_ptr(), key.as_ptr(), value.as_ptr()) });
     done(dict.py(), failed)
 }
 
@@ -257,11 +232,7 @@ pub(crate) fn release(py: Python<'_>, object: Py<PyAny>) {
 }
 
 fn done(py: Python<'_>, failed: c_int) -> Result<(), Raised> {
-    if failed == 0 {
-        Ok(())
-    } else {
-        Err(Raised::take(py))
-    }
+    if failed == 0 { Ok(()) } else { Err(Raised::take(py)) }
 }
 
 #[inline]
@@ -411,13 +382,9 @@ impl Raised {
         let c = unwinds!(ffi::PyErr_NormalizeException as fn(Three, Three, Three));
         // Normalizing may call the exception's class.
         // SAFETY: the three that were fetched.
-        guarded(py, || unsafe {
-            c(&raw mut kind, &raw mut value, &raw mut traceback)
-        });
+        guarded(py, || unsafe { c(&raw mut kind, &raw mut value, &raw mut traceback) });
         if value.is_null() {
-            let none_set = pyo3::exceptions::PySystemError::new_err(
-                "a call failed without setting an exception",
-            );
+            let none_set = pyo3::exceptions::PySystemError::new_err("a call failed without setting an exception");
             return Self::new(py, none_set);
         }
         // SAFETY: owned references; the class and the traceback are released after the exception has
@@ -446,12 +413,7 @@ impl Raised {
     pub(crate) fn is<T: pyo3::PyTypeInfo>(&self, py: Python<'_>) -> bool {
         let class = T::type_object(py);
         // SAFETY: attached; an exception and a type.
-        unsafe {
-            ffi::PyType_IsSubtype(
-                ffi::Py_TYPE(self.0.as_ptr()),
-                class.as_ptr().cast::<ffi::PyTypeObject>(),
-            ) != 0
-        }
+        unsafe { ffi::PyType_IsSubtype(ffi::Py_TYPE(self.0.as_ptr()), class.as_ptr().cast::<ffi::PyTypeObject>()) != 0 }
     }
 
     /// The exception as PyO3 wants it, for raising it to a Python caller.
@@ -493,6 +455,19 @@ pub(crate) fn idle<R: Send>(py: Python<'_>, wait: impl FnOnce() -> R + Send) -> 
         let _counted = Counted::in_(&IDLE);
         wait()
     })
+}
+
+/// A closure of the engine's, for running detached.
+pub(crate) struct Engines<'a>(pub(crate) &'a mut dyn FnMut());
+
+// SAFETY: it never leaves its thread. PyO3 asks for `Send` as its stand-in for "touches no Python object", and the
+// engine, being generic over its host, has none that it could touch.
+unsafe impl Send for Engines<'_> {}
+
+impl Engines<'_> {
+    pub(crate) fn call(self) {
+        (self.0)();
+    }
 }
 
 /// Attaches a thread that Rust owns. `None`: the interpreter is going, and `visit` was not called.

@@ -43,9 +43,7 @@ pub(crate) fn no_panic<R>(f: impl FnOnce() -> R) -> Result<R, Panicked> {
     CATCHING.set(CATCHING.get() - 1);
     result.map_err(|payload| Panicked {
         message: text_of(payload.as_ref()),
-        place: PLACE
-            .take()
-            .unwrap_or_else(|| "an unknown place".to_owned()),
+        place: PLACE.take().unwrap_or_else(|| "an unknown place".to_owned()),
     })
 }
 

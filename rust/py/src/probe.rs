@@ -109,9 +109,7 @@ impl Pool {
             if state.closing {
                 return Err(PyRuntimeError::new_err("the pool is closed"));
             }
-            state
-                .queue
-                .push_back((Kept::new(body), Arc::clone(&outcome)));
+            state.queue.push_back((Kept::new(body), Arc::clone(&outcome)));
             drop(state);
             self.0.work.notify_one();
             Ok(Ticket(self.0.home, outcome))
@@ -169,12 +167,7 @@ struct Handle(Arc<Inner>);
 impl Handle {
     /// Parks until `condition()` is truthy, polled on this thread; another thread takes its place.
     #[pyo3(signature = (condition, poll_interval_ms=1000))]
-    fn defer_until(
-        &self,
-        py: Python<'_>,
-        condition: Bound<'_, PyAny>,
-        poll_interval_ms: u64,
-    ) -> PyResult<Py<PyAny>> {
+    fn defer_until(&self, py: Python<'_>, condition: Bound<'_, PyAny>, poll_interval_ms: u64) -> PyResult<Py<PyAny>> {
         panics::method(|| {
             self.0.home.check("Handle")?;
             let mut parked = false;
@@ -322,12 +315,7 @@ fn panic() -> PyResult<()> {
 
 /// Nanoseconds per call of `f()` and `g(None)`: by PyO3, and by the guarded calls.
 #[pyfunction]
-fn cost(
-    py: Python<'_>,
-    f: Bound<'_, PyAny>,
-    g: Bound<'_, PyAny>,
-    n: u32,
-) -> PyResult<(f64, f64, f64, f64)> {
+fn cost(py: Python<'_>, f: Bound<'_, PyAny>, g: Bound<'_, PyAny>, n: u32) -> PyResult<(f64, f64, f64, f64)> {
     let none = py.None().into_bound(py);
     let each = |start: Instant| start.elapsed().as_secs_f64() * 1e9 / f64::from(n);
     let start = Instant::now();

@@ -28,10 +28,7 @@ impl Turn {
     /// The thread has just attached.
     pub(crate) fn begin() -> Self {
         let now = Instant::now();
-        Self {
-            since: now,
-            away: now,
-        }
+        Self { since: now, away: now }
     }
 
     /// Between two bodies: makes room for others if it is time to. `now` is the caller's, who has it
@@ -44,11 +41,7 @@ impl Turn {
     }
 
     /// As [`gil::detached`]; counts as having made room if it took long enough.
-    pub(crate) fn detached<R: Send>(
-        &mut self,
-        py: Python<'_>,
-        work: impl FnOnce() -> R + Send,
-    ) -> R {
+    pub(crate) fn detached<R: Send>(&mut self, py: Python<'_>, work: impl FnOnce() -> R + Send) -> R {
         self.away(py, |py| gil::detached(py, work))
     }
 
