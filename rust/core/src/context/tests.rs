@@ -155,6 +155,42 @@ fn a_map_made_anew_has_dropped_what_its_writer_saw_and_only_that() {
     );
     assert_eq!(seen, json!({"m": {"fresh": 1, "set": 2, "added": 3}}));
     assert_eq!(conflicts, ["m set: anew, other"]);
+
+    let (seen, conflicts) = tell(
+        &[("m", r#"{"kept": 1, "set": 1}"#)],
+        &[
+            ("other", &[], &[("m", Some(r#"{"kept": 1, "set": 2, "added": 3}"#))]),
+            ("drop", &[], &[("m", Some("0"))]),
+            ("anew", &["drop"], &[("m", Some(r#"{"fresh": 1}"#))]),
+            ("join", &["anew", "other"], &[]),
+        ],
+    );
+    assert_eq!(seen, json!({"m": {"fresh": 1, "added": 3}}));
+    assert_eq!(conflicts, ["m set: other, anew"]);
+}
+
+#[test]
+fn an_empty_map_counts_as_written() {
+    let (seen, conflicts) = tell(
+        &[],
+        &[("map", &[], &[("k", Some("{}"))]), ("scalar", &[], &[("k", Some("5"))]), ("join", &["map", "scalar"], &[])],
+    );
+    assert_eq!((seen, conflicts), (json!({"k": 5}), vec!["k: map, scalar".into()]));
+}
+
+#[test]
+fn of_three_branches_one_may_have_built_on_what_another_saw() {
+    let (seen, conflicts) = tell(
+        &[("m", "{}")],
+        &[
+            ("apart", &[], &[("m", Some(r#"{"z": 0}"#))]),
+            ("common", &[], &[("m", Some(r#"{"x": 1}"#))]),
+            ("over", &["common"], &[("m", Some(r#"{"x": 2}"#))]),
+            ("beside", &["common"], &[("m", Some(r#"{"x": 1, "y": 3}"#))]),
+            ("join", &["apart", "over", "beside"], &[]),
+        ],
+    );
+    assert_eq!((seen, conflicts), (json!({"m": {"z": 0, "x": 2, "y": 3}}), quiet()));
 }
 
 #[test]
@@ -377,7 +413,7 @@ fn own_name(graph: &Graph, ix: TaskIx) -> Json {
 
 proptest! {
     #[test]
-    fn what_is_seen_does_not_depend_on_who_ended_first(
+    fn what_is_seen_does_not_depend_on_who_ended_first_and_conflicts_are_between_tasks_apart(
         tasks in dag(), acts in proptest::collection::vec(act(), 24), one in chances(), other in chances(),
         input in some_json(),
     ) {
@@ -386,6 +422,10 @@ proptest! {
         let act = |ix: TaskIx, seen: &View| acts[ix as usize].on(seen);
         let (one, other) = (run(&graph, &inputs, &one, act), run(&graph, &inputs, &other, act));
         prop_assert_eq!(&one, &other);
+        let sees = |later: TaskIx, earlier: TaskIx| graph.ancestors(later).any(|at| at == earlier);
+        for Conflict { first, second, .. } in final_view(&graph, &inputs, |ix| one.get(&ix)).1 {
+            prop_assert!(first < second && !sees(first, second) && !sees(second, first), "{first} and {second}");
+        }
         prop_assert_eq!(
             final_view(&graph, &inputs, |ix| one.get(&ix)), final_view(&graph, &inputs, |ix| other.get(&ix))
         );
