@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bide_core::record::{DoneRow, NewRun, RunRow, RunRowId, RunUpdate, StoredRun};
+use bide_core::record::{DoneRow, NewRun, RunRow, RunUpdate, StoredRun};
 use bide_core::{
     Entry, EntryKey, EntryKind, EntryState, NO_MAP, RunId, RunStatus, TaskRow, TaskStatus, Time, Value, Write,
 };
@@ -34,7 +34,7 @@ macro_rules! conformance {
             a_lapsed_lease_is_taken_over_and_its_holder_fenced
             a_living_runner_keeps_its_runs
             who_leaves_frees_its_runs_and_is_fenced
-            a_released_run_can_be_claimed
+            versions_are_listed_and_a_run_moves_to_the_one_it_goes_on_with
             claims_are_oldest_first_and_only_what_was_asked_for
             a_run_is_claimed_by_one_of_many
             task_numbers_are_dense_and_the_same_in_every_version
@@ -120,8 +120,8 @@ impl<'s> Desk<'s> {
         ok(self.store.load(run)).expect("the run is there")
     }
 
-    fn claim(&self, now: Time) -> Vec<RunRowId> {
-        ok(self.store.claim(self.lease, &[self.workflow], now, 100))
+    fn claim(&self, now: Time) -> Vec<RunId> {
+        ok(self.store.claim(self.lease, &[self.version], now, 100))
     }
 }
 
@@ -139,7 +139,15 @@ fn fenced<T: std::fmt::Debug>(result: Result<T, StoreError>, lease: Lease) {
 }
 
 fn update(run: RunId, status: RunStatus, ended_at: Option<Time>) -> Write {
-    Write::Run(Box::new(RunUpdate { run: run.row(), status, failure: None, ended_at, blocked_by: None, crashes: 0 }))
+    Write::Run(Box::new(RunUpdate {
+        run: run.row(),
+        status,
+        failure: None,
+        ended_at,
+        blocked_by: None,
+        crashes: 0,
+        version: None,
+    }))
 }
 
 fn done(run: RunId, task: i64, output: &[u8]) -> Write {
@@ -198,19 +206,17 @@ mod checks {
         assert_eq!(stored.run, expected);
         assert_eq!(stored.tasks.iter().map(|task| &*task.name).collect::<Vec<_>>(), ["fetch", "process"]);
         assert!(stored.rows.is_empty() && stored.entries.is_empty());
-        assert_eq!(ok(store.id_of(new.id.row())), Some(new.id));
     }
 
     pub fn what_is_not_there_is_none_and_no_error(store: &dyn Store) {
         let desk = Desk::new(store);
         let stranger = fresh_id(START);
         assert_eq!(ok(store.load(stranger)), None);
-        assert_eq!(ok(store.id_of(stranger.row())), None);
         assert_eq!(ok(store.by_key("nothing", None)), []);
         assert_eq!(ok(store.list(&RunFilter::default())), []);
         assert!(!ok(store.delete(stranger)));
         assert_eq!(ok(store.purge(Time::NEVER, 10)), 0);
-        assert_eq!(desk.claim(START), [] as [i64; 0]);
+        assert_eq!(desk.claim(START), [] as [RunId; 0]);
         // An id that shares the row number, but not the rest, is another run.
         let run = desk.create(START, None);
         assert_eq!(ok(store.load(RunId(run.0 ^ 1))), None);
@@ -405,15 +411,14 @@ mod checks {
         let run = slow.create(START, None);
         let before = START.after(LEASE - Duration::from_secs(1));
         ok(store.renew(quick.lease, before));
-        assert_eq!(quick.claim(before), [] as [i64; 0]);
+        assert_eq!(quick.claim(before), [] as [RunId; 0]);
         let after = START.after(LEASE);
-        assert_eq!(quick.claim(after), [run.row()]);
+        assert_eq!(quick.claim(after), [run]);
 
         fenced(store.commit(slow.lease, &mut vec![done(run, 0, b"f")]), slow.lease);
         fenced(store.create(slow.lease, &[slow.new_run(after, None)]), slow.lease);
         fenced(store.renew(slow.lease, after), slow.lease);
-        fenced(store.claim(slow.lease, &[slow.workflow], after, 1), slow.lease);
-        fenced(store.release(slow.lease, &[run.row()]), slow.lease);
+        fenced(store.claim(slow.lease, &[slow.version], after, 1), slow.lease);
         ok(store.leave(slow.lease));
         let stored = quick.load(run);
         assert_eq!((stored.run.runner, stored.rows), (Some(quick.lease.runner), vec![]));
@@ -427,8 +432,8 @@ mod checks {
         one.create(START, None);
         ok(store.renew(one.lease, later(10)));
         ok(store.renew(other.lease, later(20)));
-        assert_eq!(other.claim(later(20)), [] as [i64; 0]);
-        assert_eq!(one.claim(later(20)), [] as [i64; 0]);
+        assert_eq!(other.claim(later(20)), [] as [RunId; 0]);
+        assert_eq!(one.claim(later(20)), [] as [RunId; 0]);
     }
 
     pub fn who_leaves_frees_its_runs_and_is_fenced(store: &dyn Store) {
@@ -442,20 +447,42 @@ mod checks {
         assert_eq!(other.load(open).run.runner, None);
         assert_eq!(other.load(paused).run.runner, None);
         fenced(store.commit(one.lease, &mut vec![done(open, 0, b"t")]), one.lease);
-        assert_eq!(other.claim(later(2)), [open.row()]);
+        assert_eq!(other.claim(later(2)), [open]);
         let found = other.load(open).run;
         assert_eq!((found.runner, found.status), (Some(other.lease.runner), RunStatus::Running));
     }
 
-    pub fn a_released_run_can_be_claimed(store: &dyn Store) {
-        let (one, other) = (Desk::new(store), Desk::new(store));
-        let (kept, released) = (one.create(START, None), one.create(START, None));
-        // Only its owner can release a run.
-        ok(store.release(other.lease, &[kept.row(), released.row()]));
-        assert_eq!(other.claim(START), [] as [i64; 0]);
-        ok(store.release(one.lease, &[released.row()]));
-        assert_eq!(other.claim(START), [released.row()]);
-        assert_eq!(one.load(kept).run.runner, Some(one.lease.runner));
+    pub fn versions_are_listed_and_a_run_moves_to_the_one_it_goes_on_with(store: &dyn Store) {
+        let desk = Desk::new(store);
+        let newer = ok(store.register("ingest", "v2", &names(&["fetch", "process", "report"])));
+        ok(store.register("other", "v1", &names(&["fetch"])));
+        let listed = ok(store.versions(desk.workflow));
+        let seen: Vec<(i64, &str, usize)> =
+            listed.iter().map(|stored| (stored.version, &*stored.hash, stored.tasks.len())).collect();
+        assert_eq!(seen, [(desk.version, "v1", 2), (newer.version, "v2", 3)]);
+        assert_eq!(listed[1].tasks, newer.tasks);
+
+        let run = desk.create(START, None);
+        ok(store.leave(desk.lease));
+        let other = ok(store.enroll(START));
+        assert_eq!(ok(store.claim(other, &[newer.version], START, 9)), []);
+        assert_eq!(ok(store.claim(other, &[desk.version], START, 9)), [run]);
+        let running = RunUpdate {
+            run: run.row(),
+            status: RunStatus::Running,
+            failure: None,
+            ended_at: None,
+            blocked_by: None,
+            crashes: 0,
+            version: Some(newer.version),
+        };
+        let _committed = ok(store.commit(other, &mut vec![Write::Run(Box::new(running))]));
+        let stored = desk.load(run);
+        assert_eq!((&*stored.run.version, stored.tasks.len()), ("v2", 3));
+        ok(store.leave(other));
+        let third = ok(store.enroll(START));
+        assert_eq!(ok(store.claim(third, &[desk.version], START, 9)), []);
+        assert_eq!(ok(store.claim(third, &[newer.version], START, 9)), [run]);
     }
 
     pub fn claims_are_oldest_first_and_only_what_was_asked_for(store: &dyn Store) {
@@ -469,23 +496,23 @@ mod checks {
         ok(store.leave(report.lease));
 
         let claimer = Desk::named(store, "claimer");
-        assert_eq!(claimer.claim(later(4)), [] as [i64; 0]);
-        let both = [report.workflow, ingest.workflow];
-        assert_eq!(ok(store.claim(claimer.lease, &both, later(4), 2)), [first.row(), second.row()]);
-        assert_eq!(ok(store.claim(claimer.lease, &both, later(4), 2)), [third.row()]);
-        assert_eq!(ok(store.claim(claimer.lease, &both, later(4), 2)), [] as [i64; 0]);
+        assert_eq!(claimer.claim(later(4)), [] as [RunId; 0]);
+        let both = [report.version, ingest.version];
+        assert_eq!(ok(store.claim(claimer.lease, &both, later(4), 2)), [first, second]);
+        assert_eq!(ok(store.claim(claimer.lease, &both, later(4), 2)), [third]);
+        assert_eq!(ok(store.claim(claimer.lease, &both, later(4), 2)), [] as [RunId; 0]);
     }
 
     pub fn a_run_is_claimed_by_one_of_many(store: &dyn Store) {
         let desk = Desk::new(store);
-        let runs: Vec<RunRowId> = (0..40).map(|at| desk.create(later(at), None).row()).collect();
+        let runs: Vec<RunId> = (0..40).map(|at| desk.create(later(at), None)).collect();
         ok(store.leave(desk.lease));
-        let mut claimed: Vec<RunRowId> = std::thread::scope(|scope| {
+        let mut claimed: Vec<RunId> = std::thread::scope(|scope| {
             let claim = || {
                 let desk = Desk::new(store);
                 let mut mine = Vec::new();
                 loop {
-                    let some = ok(store.claim(desk.lease, &[desk.workflow], START, 3));
+                    let some = ok(store.claim(desk.lease, &[desk.version], START, 3));
                     if some.is_empty() {
                         return mine;
                     }
@@ -584,21 +611,16 @@ mod checks {
     pub fn news_reach_every_runner_and_own_commits_are_none(store: &dyn Store) {
         let (one, other) = (Desk::new(store), Desk::new(store));
         let seen = ok(store.news());
-        let (first, second) = (one.create(START, None), one.create(START, None));
-        one.commit(vec![done(first, 0, b"t")]);
-        one.load(first);
+        let run = one.create(START, None);
+        one.commit(vec![done(run, 0, b"t")]);
+        one.load(run);
         assert_eq!(ok(store.news()), seen);
 
-        ok(store.release(one.lease, &[first.row()]));
-        let released = ok(store.news());
-        assert!(released > seen);
+        ok(store.leave(one.lease));
+        assert!(ok(store.news()) > seen);
         // A second runner that asks later sees it too.
         assert!(ok(store.news()) > seen);
-        assert_eq!(other.claim(START), [first.row()]);
-
-        ok(store.leave(one.lease));
-        assert!(ok(store.news()) > released);
-        assert_eq!(other.claim(START), [second.row()]);
+        assert_eq!(other.claim(START), [run]);
 
         // A lease that has run out shows when somebody renews.
         ok(store.enroll(START));
