@@ -97,7 +97,7 @@ impl TaskRef {
     }
 }
 
-/// A task's number in a store: one per (workflow, task name), the same for every version of the workflow.
+/// A task's number in a store: dense within its workflow, from 0; the same for a task's name in every version.
 pub type TaskId = i64;
 
 #[cfg(test)]

@@ -9,6 +9,15 @@ use std::time::Duration;
 use bide_core::record::{Batch, Committed, NewRun, RecordedTask, RunRow, StoredRun};
 use bide_core::{RunId, RunStatus, Time};
 
+pub mod memory;
+pub mod sqlite;
+
+pub use memory::MemoryStore;
+pub use sqlite::SqliteStore;
+
+/// How long a lease lasts without being renewed.
+pub const LEASE: Duration = Duration::from_secs(15);
+
 /// A runner's right to execute its runs: a row number and the epoch that fences it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Lease {
@@ -57,6 +66,9 @@ pub enum Creation {
     Created,
     /// Its key names this run, which was there already.
     Exists(Box<RunRow>),
+    /// Its row number belongs to another run (two processes made the same 63 bits in one millisecond): nothing was
+    /// created, try again under a new id.
+    Taken,
 }
 
 /// Which runs to list, newest first.
@@ -127,7 +139,8 @@ pub trait Store: Send + Sync + 'static {
     fn leave(&self, lease: Lease) -> Result<(), StoreError>;
 
     /// Records a workflow version (name, hash of the graph, task names with their dependencies in declaration
-    /// order) if it is new, and returns the numbers of workflow, version and tasks.
+    /// order) if it is new, and returns the numbers of workflow, version and tasks. Task numbers are dense within
+    /// the workflow, from 0, and the same for a name in every version.
     ///
     /// # Errors
     /// Any [`StoreError`] but `Fenced`.
@@ -139,7 +152,10 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<StoredWorkflow, StoreError>;
 
     /// Creates runs, all in one commit, in status `Running` and belonging to the lease. One whose key exists
-    /// already (before or earlier in the same call) is not created: the answer has the run that is there.
+    /// already (before or earlier in the same call) is not created: the answer has the run that is there. The same
+    /// id again is `Created` while the lease has that run, so that a creation of unknown outcome can be repeated.
+    ///
+    /// An id's milliseconds are those of `created_at`, give or take a minute: row numbers stand for time.
     ///
     /// # Errors
     /// Any [`StoreError`]; then none is created (`Unknown`: look again).
@@ -194,10 +210,11 @@ pub trait Store: Send + Sync + 'static {
     /// Any [`StoreError`] but `Fenced`.
     fn delete(&self, run: RunId) -> Result<bool, StoreError>;
 
-    /// Whether another process has written since the last call, or a runner has died: reason to claim and to look
-    /// at watched runs again. Cheap: called every 50 ms.
+    /// A number that rises when another process has written, a runner has died, or runs were given back: reason to
+    /// claim and to look at watched runs again. A number, because several runners may ask one store and each must
+    /// see each piece of news: a runner keeps the last one it saw. Cheap: called every 50 ms.
     ///
     /// # Errors
     /// `Unavailable` if the file is gone.
-    fn news(&self) -> Result<bool, StoreError>;
+    fn news(&self) -> Result<u64, StoreError>;
 }

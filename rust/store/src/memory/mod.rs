@@ -1,0 +1,355 @@
+//! The store of runs that need not outlive their process: everything behind one lock, values moved in, not copied.
+//!
+//! It outlives executors, though: whoever keeps the `Arc` can drop one and open another on it. It keeps the last
+//! [`KEPT`] ended runs and forgets older ones as new ones end.
+
+mod run;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use bide_core::record::{Batch, Committed, NewRun, RecordedTask, RunRow, RunRowId, StoredRun, Write};
+use bide_core::{RunId, RunStatus, TaskId, Time};
+use parking_lot::Mutex;
+
+use crate::{Creation, LEASE, Lease, RunFilter, Store, StoreError, StoredVersion, StoredWorkflow};
+use run::{MemRun, RowHash};
+
+/// How many ended runs are kept.
+pub const KEPT: usize = 1000;
+
+/// Runs in memory.
+#[derive(Default)]
+pub struct MemoryStore(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    workflows: Vec<MemWorkflow>,
+    versions: Vec<MemVersion>,
+    runners: HashMap<i64, MemRunner>,
+    last_runner: i64,
+    runs: HashMap<RunRowId, MemRun, RowHash>,
+    keys: HashMap<(i64, Arc<str>), RunRowId>,
+    /// Unfinished runs that belong to nobody, oldest first.
+    unowned: BTreeSet<RunRowId>,
+    /// Ended runs in the order in which they ended.
+    ended: VecDeque<RunRowId>,
+    news: u64,
+}
+
+struct MemWorkflow {
+    name: Arc<str>,
+    /// Every task name of any version; the position is the task's number.
+    tasks: Vec<Arc<str>>,
+}
+
+struct MemVersion {
+    workflow: i64,
+    hash: Arc<str>,
+    tasks: Arc<[RecordedTask]>,
+}
+
+struct MemRunner {
+    epoch: i64,
+    /// `None`: taken over.
+    expires: Option<Time>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+}
+
+fn corrupt(run: RunRowId, what: &str) -> StoreError {
+    StoreError::Corrupt(format!("run with row number {run}: {what}"))
+}
+
+impl State {
+    fn fence(&self, lease: Lease) -> Result<(), StoreError> {
+        match self.runners.get(&lease.runner) {
+            Some(runner) if runner.epoch == lease.epoch => Ok(()),
+            _ => Err(StoreError::Fenced { runner: lease.runner }),
+        }
+    }
+
+    /// Whether every write of the batch can be made: a batch is written as a whole or not at all.
+    fn check(&self, batch: &Batch) -> Result<(), StoreError> {
+        for write in batch {
+            let id = match write {
+                Write::Done(done) => done.run,
+                Write::Task(task) => task.run,
+                Write::Entry { run, .. } | Write::DropEntries { run, .. } => *run,
+                Write::Run(update) => update.run,
+            };
+            let run = self.runs.get(&id).ok_or_else(|| corrupt(id, "it is not in the store"))?;
+            if let Write::Done(done) = write
+                && run.has_task(done.task, done.map)
+            {
+                return Err(corrupt(id, "a task that has a row already was written as if it had none"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees the unfinished runs of a runner.
+    fn abandon(&mut self, runner: i64) {
+        for (id, run) in &mut self.runs {
+            if run.runner == Some(runner) && !run.status.is_ended() {
+                run.runner = None;
+                self.unowned.insert(*id);
+            }
+        }
+        self.news += 1;
+    }
+
+    fn forget(&mut self, id: RunRowId) -> Option<MemRun> {
+        let run = self.runs.remove(&id)?;
+        if let Some(key) = &run.key {
+            self.keys.remove(&(run.workflow, key.clone()));
+        }
+        Some(run)
+    }
+
+    fn row(&self, run: &MemRun) -> RunRow {
+        RunRow {
+            id: run.id,
+            workflow: self.workflows[run.workflow as usize].name.clone(),
+            version: self.versions[run.version as usize].hash.clone(),
+            key: run.key.clone(),
+            status: run.status,
+            inputs: run.inputs.clone(),
+            failure: run.failure.clone(),
+            created_at: run.created_at,
+            ended_at: run.ended_at,
+            blocked_by: run.blocked_by.clone(),
+            crashes: run.crashes,
+            runner: run.runner,
+        }
+    }
+
+    fn create(&mut self, lease: Lease, new: &NewRun) -> Creation {
+        if let Some(old) = new.key.as_ref().and_then(|key| self.keys.get(&(new.workflow, key.clone()))) {
+            let old = &self.runs[old];
+            return if old.id == new.id && old.runner == Some(lease.runner) {
+                Creation::Created
+            } else {
+                Creation::Exists(Box::new(self.row(old)))
+            };
+        }
+        let row = new.id.row();
+        if let Some(old) = self.runs.get(&row) {
+            return match old.id == new.id {
+                true if old.runner == Some(lease.runner) => Creation::Created,
+                true => Creation::Exists(Box::new(self.row(old))),
+                false => Creation::Taken,
+            };
+        }
+        if let Some(key) = &new.key {
+            self.keys.insert((new.workflow, key.clone()), row);
+        }
+        self.runs.insert(row, MemRun::new(new, lease.runner));
+        Creation::Created
+    }
+}
+
+impl Store for MemoryStore {
+    fn name(&self) -> &str {
+        ":memory:"
+    }
+
+    fn blocks(&self) -> bool {
+        false
+    }
+
+    fn enroll(&self, now: Time) -> Result<Lease, StoreError> {
+        let state = &mut *self.0.lock();
+        state.last_runner += 1;
+        state.runners.insert(state.last_runner, MemRunner { epoch: 1, expires: Some(now.after(LEASE)) });
+        Ok(Lease { runner: state.last_runner, epoch: 1 })
+    }
+
+    fn renew(&self, lease: Lease, now: Time) -> Result<(), StoreError> {
+        let state = &mut *self.0.lock();
+        state.fence(lease)?;
+        let mut lapsed = false;
+        for (id, runner) in &mut state.runners {
+            if *id == lease.runner {
+                runner.expires = Some(now.after(LEASE));
+            } else {
+                lapsed |= runner.expires.is_some_and(|expires| expires <= now);
+            }
+        }
+        state.news += u64::from(lapsed);
+        Ok(())
+    }
+
+    fn leave(&self, lease: Lease) -> Result<(), StoreError> {
+        let state = &mut *self.0.lock();
+        if state.fence(lease).is_ok() {
+            state.runners.remove(&lease.runner);
+            state.abandon(lease.runner);
+        }
+        Ok(())
+    }
+
+    fn register(
+        &self,
+        name: &str,
+        version: &str,
+        tasks: &[(Arc<str>, Vec<Arc<str>>)],
+    ) -> Result<StoredWorkflow, StoreError> {
+        let state = &mut *self.0.lock();
+        let workflow = state.workflows.iter().position(|known| &*known.name == name).unwrap_or_else(|| {
+            state.workflows.push(MemWorkflow { name: name.into(), tasks: Vec::new() });
+            state.workflows.len() - 1
+        });
+        let known =
+            state.versions.iter().position(|known| known.workflow == workflow as i64 && &*known.hash == version);
+        let version = known.unwrap_or_else(|| {
+            let names = &mut state.workflows[workflow].tasks;
+            let tasks = tasks.iter().map(|(name, dependencies)| {
+                let id = names.iter().position(|known| known == name).unwrap_or_else(|| {
+                    names.push(name.clone());
+                    names.len() - 1
+                });
+                RecordedTask { id: id as TaskId, name: name.clone(), dependencies: dependencies.clone() }
+            });
+            let tasks = tasks.collect();
+            state.versions.push(MemVersion { workflow: workflow as i64, hash: version.into(), tasks });
+            state.versions.len() - 1
+        });
+        let tasks = state.versions[version].tasks.clone();
+        Ok(StoredWorkflow { workflow: workflow as i64, version: version as i64, tasks })
+    }
+
+    fn create(&self, lease: Lease, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
+        let state = &mut *self.0.lock();
+        state.fence(lease)?;
+        Ok(runs.iter().map(|new| state.create(lease, new)).collect())
+    }
+
+    fn commit(&self, lease: Lease, batch: &mut Batch) -> Result<Committed, StoreError> {
+        // Declared before the lock is taken, so that old runs are freed after it is released.
+        let mut forgotten = Vec::new();
+        let state = &mut *self.0.lock();
+        state.fence(lease)?;
+        state.check(batch)?;
+        for write in batch.drain(..) {
+            if let Some(ended) = run::apply(&mut state.runs, write) {
+                state.unowned.remove(&ended);
+                state.ended.push_back(ended);
+                if state.ended.len() > KEPT
+                    && let Some(oldest) = state.ended.pop_front()
+                {
+                    forgotten.push(state.forget(oldest));
+                }
+            }
+        }
+        Ok(Committed::by_store())
+    }
+
+    fn versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError> {
+        let state = &*self.0.lock();
+        let of_workflow = state.versions.iter().zip(0..).filter(|(known, _)| known.workflow == workflow);
+        let stored = |(known, version): (&MemVersion, i64)| StoredVersion {
+            version,
+            hash: known.hash.clone(),
+            tasks: known.tasks.clone(),
+        };
+        Ok(of_workflow.map(stored).collect())
+    }
+
+    fn claim(&self, lease: Lease, versions: &[i64], now: Time, limit: usize) -> Result<Vec<RunId>, StoreError> {
+        let state = &mut *self.0.lock();
+        state.fence(lease)?;
+        let lapsed: Vec<i64> = (state.runners.iter())
+            .filter(|(id, runner)| **id != lease.runner && runner.expires.is_some_and(|expires| expires <= now))
+            .map(|(id, _)| *id)
+            .collect();
+        for runner in lapsed {
+            if let Some(loser) = state.runners.get_mut(&runner) {
+                loser.epoch += 1;
+                loser.expires = None;
+            }
+            state.abandon(runner);
+        }
+        let runs = &state.runs;
+        let fits = |id: &&RunRowId| {
+            let run = &runs[*id];
+            run.status != RunStatus::Paused && versions.contains(&run.version)
+        };
+        let claimed: Vec<RunRowId> = state.unowned.iter().filter(fits).take(limit).copied().collect();
+        let mut ids = Vec::with_capacity(claimed.len());
+        for row in &claimed {
+            state.unowned.remove(row);
+            if let Some(run) = state.runs.get_mut(row) {
+                run.runner = Some(lease.runner);
+                run.status = RunStatus::Running;
+                ids.push(run.id);
+            }
+        }
+        Ok(ids)
+    }
+
+    fn load(&self, run: RunId) -> Result<Option<StoredRun>, StoreError> {
+        let state = &*self.0.lock();
+        let found = state.runs.get(&run.row()).filter(|found| found.id == run);
+        Ok(found.map(|found| StoredRun {
+            run: state.row(found),
+            tasks: state.versions[found.version as usize].tasks.clone(),
+            rows: found.task_rows(),
+            entries: found.entries(),
+        }))
+    }
+
+    fn by_key(&self, key: &str, workflow: Option<&str>) -> Result<Vec<(RunId, Arc<str>)>, StoreError> {
+        let state = &*self.0.lock();
+        let named = (state.workflows.iter().zip(0..)).filter(|(known, _)| workflow.is_none_or(|it| it == &*known.name));
+        let found = named.filter_map(|(known, number)| {
+            let row = state.keys.get(&(number, Arc::from(key)))?;
+            Some((state.runs[row].id, known.name.clone()))
+        });
+        Ok(found.collect())
+    }
+
+    fn list(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
+        let state = &*self.0.lock();
+        let fits = |run: &&MemRun| {
+            filter.status.is_none_or(|status| status == run.status)
+                && filter.since.is_none_or(|since| since <= run.created_at)
+                && filter.workflow.as_ref().is_none_or(|name| **name == *state.workflows[run.workflow as usize].name)
+        };
+        let mut found: Vec<&MemRun> = state.runs.values().filter(fits).collect();
+        found.sort_unstable_by_key(|run| std::cmp::Reverse(run.id.row()));
+        found.truncate(filter.limit.unwrap_or(usize::MAX));
+        Ok(found.into_iter().map(|run| state.row(run)).collect())
+    }
+
+    fn purge(&self, before: Time, limit: usize) -> Result<usize, StoreError> {
+        let mut forgotten = Vec::new();
+        let state = &mut *self.0.lock();
+        let old = |id: &&RunRowId| state.runs[*id].ended_at.is_some_and(|ended| ended < before);
+        let old: BTreeSet<RunRowId> = state.ended.iter().filter(old).take(limit).copied().collect();
+        state.ended.retain(|id| !old.contains(id));
+        forgotten.extend(old.iter().map(|id| state.forget(*id)));
+        Ok(old.len())
+    }
+
+    fn delete(&self, run: RunId) -> Result<bool, StoreError> {
+        let row = run.row();
+        let state = &mut *self.0.lock();
+        if !state.runs.get(&row).is_some_and(|found| found.id == run && found.status.is_ended()) {
+            return Ok(false);
+        }
+        state.ended.retain(|id| *id != row);
+        state.forget(row);
+        Ok(true)
+    }
+
+    fn news(&self) -> Result<u64, StoreError> {
+        Ok(self.0.lock().news)
+    }
+}

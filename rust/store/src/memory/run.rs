@@ -1,0 +1,189 @@
+//! One run in memory: its task rows by number, its journal by key, and how a write changes them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+
+use bide_core::record::{DoneRow, NewRun, RunRowId, RunUpdate, Write};
+use bide_core::{Entry, EntryKey, Failure, NO_MAP, RunId, RunStatus, TaskId, TaskRow, TaskStatus, Time};
+
+pub(super) struct MemRun {
+    pub(super) id: RunId,
+    pub(super) workflow: i64,
+    pub(super) version: i64,
+    pub(super) key: Option<Arc<str>>,
+    pub(super) status: RunStatus,
+    pub(super) inputs: Arc<[u8]>,
+    pub(super) failure: Option<Failure>,
+    pub(super) created_at: Time,
+    pub(super) ended_at: Option<Time>,
+    pub(super) blocked_by: Option<Arc<str>>,
+    pub(super) crashes: u32,
+    pub(super) runner: Option<i64>,
+    /// By task number.
+    plain: Vec<Row>,
+    mapped: BTreeMap<(TaskId, i32), Row>,
+    journal: BTreeMap<(TaskId, i32, EntryKey), Entry>,
+}
+
+/// A task's row, in the form in which it was written: most are short ones, which need no allocation.
+#[derive(Default)]
+enum Row {
+    #[default]
+    None,
+    Done(DoneRow),
+    Whole(Box<TaskRow>),
+}
+
+impl Row {
+    fn read(&self) -> Option<TaskRow> {
+        match self {
+            Self::None => None,
+            Self::Done(done) => Some(TaskRow {
+                run: done.run,
+                task: done.task,
+                map: done.map,
+                status: TaskStatus::Completed,
+                sub_status: None,
+                attempts: 1,
+                entered: false,
+                output: Some(done.output.clone()),
+                changes: None,
+                failure: None,
+                first_started_at: Some(done.started_at),
+                started_at: Some(done.started_at),
+                ended_at: Some(done.ended_at),
+                waited: 0,
+                retry_at: None,
+                blocked_by: None,
+            }),
+            Self::Whole(row) => Some((**row).clone()),
+        }
+    }
+}
+
+impl MemRun {
+    pub(super) fn new(new: &NewRun, runner: i64) -> Self {
+        Self {
+            id: new.id,
+            workflow: new.workflow,
+            version: new.version,
+            key: new.key.clone(),
+            status: RunStatus::Running,
+            inputs: new.inputs.clone(),
+            failure: None,
+            created_at: new.created_at,
+            ended_at: None,
+            blocked_by: None,
+            crashes: 0,
+            runner: Some(runner),
+            plain: Vec::new(),
+            mapped: BTreeMap::new(),
+            journal: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn has_task(&self, task: TaskId, map: i32) -> bool {
+        if map == NO_MAP {
+            usize::try_from(task).ok().and_then(|at| self.plain.get(at)).is_some_and(|row| !matches!(row, Row::None))
+        } else {
+            self.mapped.contains_key(&(task, map))
+        }
+    }
+
+    /// The rows of its tasks, by number and map index.
+    pub(super) fn task_rows(&self) -> Vec<TaskRow> {
+        let mut rows: Vec<TaskRow> =
+            self.plain.iter().chain(self.mapped.values()).filter_map(|row| row.read()).collect();
+        rows.sort_by_key(|row| (row.task, row.map));
+        rows
+    }
+
+    /// The journals, by task, map index and `seq`.
+    pub(super) fn entries(&self) -> Vec<(TaskId, i32, Entry)> {
+        let mut entries: Vec<_> =
+            self.journal.iter().map(|((task, map, _), entry)| (*task, *map, entry.clone())).collect();
+        entries.sort_by_key(|(task, map, entry)| (*task, *map, entry.seq));
+        entries
+    }
+
+    fn put(&mut self, task: TaskId, map: i32, row: Row) {
+        match usize::try_from(task) {
+            Ok(at) if map == NO_MAP => {
+                if self.plain.len() <= at {
+                    self.plain.resize_with(at + 1, Row::default);
+                }
+                self.plain[at] = row;
+            }
+            _ => drop(self.mapped.insert((task, map), row)),
+        }
+    }
+
+    fn update(&mut self, update: RunUpdate) {
+        self.status = update.status;
+        self.failure = update.failure;
+        self.ended_at = update.ended_at;
+        self.blocked_by = update.blocked_by;
+        self.crashes = update.crashes;
+        self.version = update.version.unwrap_or(self.version);
+        if self.status.is_ended() {
+            self.runner = None;
+        }
+    }
+}
+
+/// Makes one write; answers the run if that ended it.
+pub(super) fn apply(runs: &mut HashMap<RunRowId, MemRun, RowHash>, write: Write) -> Option<RunRowId> {
+    match write {
+        Write::Done(done) => runs.get_mut(&done.run)?.put(done.task, done.map, Row::Done(done)),
+        Write::Task(row) => runs.get_mut(&row.run)?.put(row.task, row.map, Row::Whole(row)),
+        Write::Entry { run, task, map, entry } => {
+            runs.get_mut(&run)?.journal.insert((task, map, entry.key.clone()), *entry);
+        }
+        Write::DropEntries { run, task, map, keys } => {
+            let run = runs.get_mut(&run)?;
+            for key in keys {
+                run.journal.remove(&(task, map, key));
+            }
+        }
+        Write::Run(update) => {
+            let id = update.run;
+            let run = runs.get_mut(&id)?;
+            let had_ended = run.status.is_ended();
+            run.update(*update);
+            return (run.status.is_ended() && !had_ended).then_some(id);
+        }
+    }
+    None
+}
+
+/// Row numbers are random enough in their low bits; one multiplication spreads them over the table.
+#[derive(Clone, Default)]
+pub(super) struct RowHash;
+
+pub(super) struct RowHasher(u64);
+
+impl BuildHasher for RowHash {
+    type Hasher = RowHasher;
+
+    fn build_hasher(&self) -> RowHasher {
+        RowHasher(0)
+    }
+}
+
+impl Hasher for RowHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_i64(i64::from(*byte));
+        }
+    }
+
+    fn write_i64(&mut self, number: i64) {
+        let product = u128::from(self.0 ^ number as u64) * 0x9e37_79b9_7f4a_7c15;
+        self.0 = (product as u64) ^ ((product >> 64) as u64);
+    }
+}

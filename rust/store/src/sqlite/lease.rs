@@ -1,0 +1,248 @@
+//! Who may execute which runs: runners' rows, take-over of the dead, and the news that makes others look.
+//!
+//! A runner is dead when nobody holds its process's byte of the lock file (known at once), or when its lease has run
+//! out. Taking over raises the loser's epoch, which fences it: its next commit compares the epoch and fails. Its
+//! unfinished runs then belong to nobody, so that a run is always either a living runner's or free.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bide_core::{RunId, Time};
+use rusqlite::{Connection, params};
+
+use super::SqliteStore;
+use super::surroundings::identify;
+use super::transaction::Transaction;
+use crate::{LEASE, Lease, StoreError};
+
+/// What the last look showed.
+#[derive(Default)]
+pub(super) struct News {
+    /// SQLite's counter of other connections' commits. Own commits do not move it.
+    data_version: Option<i64>,
+    /// The lock bytes of the other processes that have runners here.
+    others: Vec<i64>,
+}
+
+/// Counts what is worth a look. It starts at 1, so that whoever has seen nothing yet has something to see.
+pub(super) struct NewsCount(AtomicU64);
+
+impl Default for NewsCount {
+    fn default() -> Self {
+        Self(AtomicU64::new(1))
+    }
+}
+
+impl NewsCount {
+    fn raise(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::AcqRel) + 1
+    }
+}
+
+const FENCE: &str = "SELECT 1 FROM runner WHERE id = ?1 AND epoch = ?2";
+const OTHERS: &str = "SELECT DISTINCT lock FROM runner WHERE expires IS NOT NULL AND lock <> ?1";
+const RUNNERS: &str = "SELECT id, lock, expires FROM runner WHERE expires IS NOT NULL AND id <> ?1";
+const FENCE_OFF: &str = "UPDATE runner SET epoch = epoch + 1, expires = NULL WHERE id = ?1";
+// The planner must not take the order of `id` for a reason to walk the whole table, hence INDEXED BY.
+const ABANDON: &str = "UPDATE run INDEXED BY run_open SET runner = NULL, epoch = NULL WHERE status < 3 AND runner = ?1";
+const FREE: &str = "SELECT uuid FROM run INDEXED BY run_open \
+     WHERE status < 3 AND runner IS NULL AND workflow = (SELECT workflow FROM version WHERE id = ?1) \
+     AND version = ?1 AND status <> 2 ORDER BY id LIMIT ?2";
+const TAKE: &str = "UPDATE run SET runner = ?2, epoch = ?3, status = 1 WHERE id = ?1";
+
+/// For the test that no hot statement scans a table.
+#[cfg(test)]
+pub(super) const HOT: &[&str] = &[FENCE, FENCE_OFF, ABANDON, FREE, TAKE];
+
+/// Fails if the lease was lost. Within a write transaction: then it holds until the commit.
+pub(super) fn fence(connection: &Connection, lease: Lease) -> rusqlite::Result<Option<StoreError>> {
+    let holds = connection.prepare_cached(FENCE)?.exists([lease.runner, lease.epoch])?;
+    Ok((!holds).then_some(StoreError::Fenced { runner: lease.runner }))
+}
+
+fn execute(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<usize> {
+    connection.prepare_cached(sql)?.execute(params)
+}
+
+impl SqliteStore {
+    /// Does something in one write transaction for the holder of a lease.
+    pub(super) fn fenced<T>(
+        &self,
+        lease: Lease,
+        act: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        self.transact(|connection| match fence(connection, lease)? {
+            Some(lost) => Ok(Err(lost)),
+            None => act(connection).map(Ok),
+        })?
+    }
+
+    /// Does something in one write transaction.
+    pub(super) fn transact<T>(&self, act: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        let writer = self.writer()?;
+        let transaction = Transaction::begin(&writer, &self.place)?;
+        let done = act(&writer).map_err(|error| self.place.error(&error))?;
+        transaction.commit()?;
+        self.debt.add(4096);
+        Ok(done)
+    }
+
+    pub(super) fn insert_runner(&self, now: Time) -> Result<Lease, StoreError> {
+        let lock = self.live()?.lock.own();
+        let runner = self.transact(|connection| {
+            // A runner without a row is as fenced as one with a raised epoch.
+            execute(connection, "DELETE FROM runner WHERE expires IS NULL", [])?;
+            execute(
+                connection,
+                "INSERT INTO runner (epoch, expires, lock, pid, host, started_at) VALUES (1, ?1, ?2, ?3, ?4, ?5)",
+                params![now.after(LEASE).0, lock, self.pid, host(), now.0],
+            )?;
+            Ok(connection.last_insert_rowid())
+        })?;
+        Ok(Lease { runner, epoch: 1 })
+    }
+
+    pub(super) fn prolong(&self, lease: Lease, now: Time) -> Result<(), StoreError> {
+        let lapsed = self.fenced(lease, |connection| {
+            execute(connection, "UPDATE runner SET expires = ?2 WHERE id = ?1", [lease.runner, now.after(LEASE).0])?;
+            let mut lapsed = connection.prepare_cached("SELECT 1 FROM runner WHERE expires <= ?1")?;
+            lapsed.exists([now.0])
+        })?;
+        if lapsed {
+            self.news.raise();
+        }
+        Ok(())
+    }
+
+    pub(super) fn delete_runner(&self, lease: Lease) -> Result<(), StoreError> {
+        let left = self.fenced(lease, |connection| {
+            execute(connection, ABANDON, [lease.runner])?;
+            execute(connection, "DELETE FROM runner WHERE id = ?1", [lease.runner])
+        });
+        match left {
+            Ok(_) => self.news.raise(),
+            Err(StoreError::Fenced { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        Ok(())
+    }
+
+    pub(super) fn take_over(
+        &self,
+        lease: Lease,
+        versions: &[i64],
+        now: Time,
+        limit: usize,
+    ) -> Result<Vec<RunId>, StoreError> {
+        // Nearly always there is nothing, which a reader finds without keeping any writer waiting.
+        let told = |error: rusqlite::Error| self.place.error(&error);
+        let reader = self.reader()?;
+        if let Some(lost) = fence(&reader, lease).map_err(told)? {
+            return Err(lost);
+        }
+        let nothing = self.dead(&reader, lease, now)?.is_empty() && self.free(&reader, versions, 1)?.is_empty();
+        drop(reader);
+        if nothing {
+            return Ok(Vec::new());
+        }
+
+        let writer = self.writer()?;
+        let transaction = Transaction::begin(&writer, &self.place)?;
+        if let Some(lost) = fence(&writer, lease).map_err(told)? {
+            return Err(lost);
+        }
+        for runner in self.dead(&writer, lease, now)? {
+            execute(&writer, FENCE_OFF, [runner]).map_err(told)?;
+            execute(&writer, ABANDON, [runner]).map_err(told)?;
+        }
+        let claimed = self.free(&writer, versions, limit)?;
+        for run in &claimed {
+            execute(&writer, TAKE, [run.row(), lease.runner, lease.epoch]).map_err(told)?;
+        }
+        transaction.commit()?;
+        self.debt.add(4096);
+        Ok(claimed)
+    }
+
+    /// The other runners whose process is gone or whose lease has run out.
+    fn dead(&self, connection: &Connection, lease: Lease, now: Time) -> Result<Vec<i64>, StoreError> {
+        let lock = &self.live()?.lock;
+        let read = || -> rusqlite::Result<Vec<(i64, i64, i64)>> {
+            let mut statement = connection.prepare_cached(RUNNERS)?;
+            statement.query_map([lease.runner], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+        };
+        let mut dead = Vec::new();
+        for (runner, byte, expires) in read().map_err(|error| self.place.error(&error))? {
+            if expires <= now.0 || !self.is_held(lock, byte)? {
+                dead.push(runner);
+            }
+        }
+        Ok(dead)
+    }
+
+    /// Runs of these versions that belong to nobody, oldest first.
+    fn free(&self, connection: &Connection, versions: &[i64], limit: usize) -> Result<Vec<RunId>, StoreError> {
+        let read = || -> rusqlite::Result<Vec<Vec<u8>>> {
+            let mut statement = connection.prepare_cached(FREE)?;
+            let most = i64::try_from(limit).unwrap_or(i64::MAX);
+            let mut found = Vec::new();
+            for version in versions {
+                for uuid in statement.query_map([*version, most], |row| row.get(0))? {
+                    found.push(uuid?);
+                }
+            }
+            Ok(found)
+        };
+        let found = read().map_err(|error| self.place.error(&error))?;
+        let mut found: Vec<RunId> = found.iter().map(|uuid| self.uuid(uuid)).collect::<Result<_, _>>()?;
+        found.sort_unstable_by_key(|run| run.row());
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    fn is_held(&self, lock: &super::LockFile, byte: i64) -> Result<bool, StoreError> {
+        lock.is_held(byte).map_err(|error| self.place.unavailable(&format!("its lock file cannot be asked ({error})")))
+    }
+
+    pub(super) fn look_for_news(&self) -> Result<u64, StoreError> {
+        let live = self.live()?;
+        if identify(&self.path) != Some(self.file) {
+            return Err(self.place.unavailable(
+                "the file was deleted or replaced while it was open; put it back or start again with the new one",
+            ));
+        }
+        let mut news = live.news.lock();
+        let writer = live.writer.lock();
+        let mut look = || -> rusqlite::Result<bool> {
+            let version = writer.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
+            let moved = news.data_version.replace(version) != Some(version);
+            if moved {
+                let mut others = writer.prepare_cached(OTHERS)?;
+                news.others = others.query_map([live.lock.own()], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            }
+            Ok(moved)
+        };
+        let mut any = look().map_err(|error| self.place.error(&error))?;
+        drop(writer);
+        let mut living = Vec::with_capacity(news.others.len());
+        for byte in &news.others {
+            if self.is_held(&live.lock, *byte)? {
+                living.push(*byte);
+            } else {
+                any = true;
+            }
+        }
+        news.others = living;
+        Ok(if any { self.news.raise() } else { self.news.0.load(Ordering::Acquire) })
+    }
+}
+
+/// This machine's name, for people who look at the rows.
+fn host() -> String {
+    let mut name = [0_u8; 256];
+    // SAFETY: the pointer and the length are those of a live local array; the last byte is kept as a terminator.
+    let result = unsafe { libc::gethostname(name.as_mut_ptr().cast(), name.len() - 1) };
+    if result != 0 {
+        return String::new();
+    }
+    String::from_utf8_lossy(name.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
+}

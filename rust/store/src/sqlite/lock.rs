@@ -1,0 +1,62 @@
+//! The lock file: how a process shows others that it lives.
+//!
+//! A process holds one byte, at a random place, for as long as it lives; its runners' rows name that byte. The kernel
+//! frees it however the process ends, so a byte that nobody holds means a dead process, known at once. The file has
+//! no content.
+//!
+//! POSIX locks have two traps, both of which shape this code. A process that closes *any* descriptor of a file loses
+//! all its locks on it: so the file is opened once, by the one store object of file and process. And a process never
+//! sees its own locks: so it asks only about bytes that are not its own. They are not inherited by `fork`.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::busy::random;
+
+pub(super) struct LockFile {
+    file: File,
+    /// The byte this process holds.
+    own: i64,
+}
+
+impl LockFile {
+    /// Opens the file and takes a byte.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        loop {
+            let own = (random() & 0xffff_ffff_ffff) as i64;
+            match fcntl(&file, libc::F_SETLK, own) {
+                Ok(_) => return Ok(Self { file, own }),
+                // One in 2^48: somebody has that byte.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    pub(super) fn own(&self) -> i64 {
+        self.own
+    }
+
+    /// Whether some process holds that byte. Our own counts as held; the kernel is asked only about others'.
+    pub(super) fn is_held(&self, byte: i64) -> io::Result<bool> {
+        Ok(byte == self.own || fcntl(&self.file, libc::F_GETLK, byte)? != libc::F_UNLCK as i16)
+    }
+}
+
+/// Takes a byte or asks about it; answers the kind of lock that stands in the way.
+fn fcntl(file: &File, command: i32, byte: i64) -> io::Result<i16> {
+    // SAFETY: `flock` is a plain C structure for which all zeros is a valid value.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as i16;
+    lock.l_whence = libc::SEEK_SET as i16;
+    lock.l_start = byte;
+    lock.l_len = 1;
+    // SAFETY: the descriptor is open for as long as `file` is borrowed, and the pointer is to a live local that
+    // both commands read and F_GETLK writes.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(lock.l_type) }
+}

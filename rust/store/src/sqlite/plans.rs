@@ -1,0 +1,43 @@
+//! The guarantee that cost does not grow with the file: no hot statement walks a table.
+
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use super::error::Place;
+use super::{lease, read, schema, write};
+
+fn plan(connection: &Connection, sql: &str) -> Vec<String> {
+    let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect(sql);
+    let mut rows = statement.raw_query();
+    let mut plan = Vec::new();
+    while let Some(row) = rows.next().expect(sql) {
+        plan.push(row.get(3).expect(sql));
+    }
+    plan
+}
+
+fn database() -> Connection {
+    let connection = Connection::open_in_memory().expect("memory");
+    let place = Place { name: "test".into(), patience: Duration::ZERO };
+    schema::migrate(&connection, &place, schema::MIGRATIONS).expect("the schema");
+    connection
+}
+
+#[test]
+fn no_hot_statement_walks_a_table() {
+    let connection = database();
+    for sql in [lease::HOT, write::HOT, read::HOT].concat() {
+        for step in plan(&connection, sql) {
+            assert!(!step.starts_with("SCAN"), "{sql}\n{step}");
+        }
+    }
+}
+
+#[test]
+fn a_key_is_found_by_its_index() {
+    let connection = database();
+    let plan = plan(&connection, read::BY_KEY);
+    assert!(plan.iter().any(|step| step.starts_with("SEARCH r USING INDEX run_key")), "{plan:?}");
+    assert!(plan.iter().all(|step| !step.starts_with("SCAN") || step.contains(" w")), "{plan:?}");
+}

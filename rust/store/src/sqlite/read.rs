@@ -1,0 +1,283 @@
+//! Reading runs. A row that does not read back is `Corrupt`, naming run and column; nothing here panics on a file.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bide_core::record::{RecordedTask, RunRow, StoredRun};
+use bide_core::{
+    Entry, EntryKey, EntryKind, EntryState, Failure, RunId, RunStatus, SubStatus, TaskId, TaskRow, TaskStatus, Time,
+    Value,
+};
+use parking_lot::Mutex;
+use rusqlite::types::FromSql;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::SqliteStore;
+use super::workflow::parse_tasks;
+use crate::{RunFilter, StoreError, StoredVersion};
+
+/// How far a row number's milliseconds may be from its run's `created_at`.
+pub(super) const SLACK_MS: i64 = 60_000;
+
+/// The task lists of the versions read so far; they never change.
+pub(super) type Versions = Mutex<HashMap<i64, Arc<[RecordedTask]>>>;
+
+macro_rules! run_columns {
+    () => {
+        "SELECT r.uuid, w.name, v.hash, r.key, r.status, r.inputs, r.failure, r.created_at, r.ended_at, r.blocked_by, \
+         r.crashes, r.runner, r.version FROM run r \
+         LEFT JOIN workflow w ON w.id = r.workflow LEFT JOIN version v ON v.id = r.version "
+    };
+}
+
+const RUN: &str = concat!(run_columns!(), "WHERE r.id = ?1 AND r.uuid = ?2");
+const LIST: &str = concat!(
+    run_columns!(),
+    "WHERE r.id >= ?1 AND r.created_at >= ?2 AND (?3 IS NULL OR r.status = ?3) AND (?4 IS NULL OR w.name = ?4) \
+     ORDER BY r.id DESC LIMIT ?5"
+);
+const TASKS: &str = "SELECT task, map, status, output, started_at, ended_at, first_started_at, attempts, entered, \
+     waited, sub_status, changes, failure, retry_at, blocked_by FROM task WHERE run = ?1 ORDER BY task, map";
+const JOURNAL: &str = "SELECT task, map, name, n, seq, kind, state, opened_at, closed_at, due, deadline, proof, value, \
+     failure FROM journal WHERE run = ?1 ORDER BY task, map, seq";
+// CROSS JOIN keeps the order: the few workflows first, then one look into the index of keys for each.
+const KEY: &str = "SELECT r.uuid, w.name FROM workflow w CROSS JOIN run r \
+     WHERE r.workflow = w.id AND r.key = ?1 AND (?2 IS NULL OR w.name = ?2) ORDER BY w.id";
+const VERSION: &str = "SELECT tasks FROM version WHERE id = ?1";
+const VERSIONS: &str = "SELECT id, hash FROM version WHERE workflow = ?1 ORDER BY id";
+
+/// For the test that no hot statement scans a table (`KEY` walks the workflows, which are few).
+#[cfg(test)]
+pub(super) const HOT: &[&str] = &[RUN, TASKS, JOURNAL, VERSION, VERSIONS];
+/// The same for the look-up by key: it may walk `workflow` alone.
+#[cfg(test)]
+pub(super) const BY_KEY: &str = KEY;
+
+/// A row being read, with whom to name if it does not read back.
+struct Fields<'r> {
+    row: &'r Row<'r>,
+    place: &'r str,
+    run: RunId,
+    table: &'static str,
+}
+
+impl Fields<'_> {
+    fn corrupt(&self, column: &str, what: &str) -> StoreError {
+        StoreError::Corrupt(format!(
+            "{}: run {}: the column {}.{column} does not read back ({what}); the file was changed by other hands or \
+             is damaged",
+            self.place, self.run, self.table
+        ))
+    }
+
+    fn get<T: FromSql>(&self, at: usize, column: &str) -> Result<T, StoreError> {
+        self.row.get(at).map_err(|error| self.corrupt(column, &error.to_string()))
+    }
+
+    fn text(&self, at: usize, column: &str) -> Result<Option<Arc<str>>, StoreError> {
+        self.get(at, column)
+    }
+
+    fn value(&self, at: usize, column: &str) -> Result<Option<Value>, StoreError> {
+        let bytes: Option<Vec<u8>> = self.get(at, column)?;
+        Ok(bytes.map(|bytes| Value::new(&bytes)))
+    }
+
+    fn blob(&self, at: usize, column: &str) -> Result<Option<Arc<[u8]>>, StoreError> {
+        let bytes: Option<Vec<u8>> = self.get(at, column)?;
+        Ok(bytes.map(Into::into))
+    }
+
+    fn time(&self, at: usize, column: &str) -> Result<Option<Time>, StoreError> {
+        Ok(self.get::<Option<i64>>(at, column)?.map(Time))
+    }
+
+    fn failure(&self, at: usize, column: &str) -> Result<Option<Failure>, StoreError> {
+        let text: Option<String> = self.get(at, column)?;
+        text.map(|text| Failure::from_json(&text).map_err(|error| self.corrupt(column, &error))).transpose()
+    }
+
+    fn code<T>(&self, at: usize, column: &str, read: impl Fn(i64) -> Option<T>) -> Result<T, StoreError> {
+        let code: i64 = self.get(at, column)?;
+        read(code).ok_or_else(|| self.corrupt(column, &format!("{code} is not one of its values")))
+    }
+}
+
+impl SqliteStore {
+    fn told(&self, error: rusqlite::Error) -> StoreError {
+        self.place.error(&error)
+    }
+
+    /// A run's id from its 16 bytes.
+    pub(super) fn uuid(&self, bytes: &[u8]) -> Result<RunId, StoreError> {
+        <[u8; 16]>::try_from(bytes).map(|bytes| RunId(u128::from_be_bytes(bytes))).map_err(|_| {
+            let (name, length) = (&self.place.name, bytes.len());
+            StoreError::Corrupt(format!(
+                "{name}: the column run.uuid of a run has {length} bytes instead of 16; the file was changed by other \
+                 hands or is damaged"
+            ))
+        })
+    }
+
+    /// A run's row and the number of its version.
+    pub(super) fn run_row(&self, connection: &Connection, id: RunId) -> Result<Option<(RunRow, i64)>, StoreError> {
+        let mut statement = connection.prepare_cached(RUN).map_err(|error| self.told(error))?;
+        let mut rows = statement.query(params![id.row(), &id.0.to_be_bytes()[..]]).map_err(|error| self.told(error))?;
+        match rows.next().map_err(|error| self.told(error))? {
+            Some(row) => self.read_row(row).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn read_row(&self, row: &Row<'_>) -> Result<(RunRow, i64), StoreError> {
+        let uuid: Vec<u8> = row.get(0).map_err(|error| self.told(error))?;
+        let id = self.uuid(&uuid)?;
+        let fields = Fields { row, place: &self.place.name, run: id, table: "run" };
+        let run = RunRow {
+            id,
+            workflow: fields.get(1, "workflow")?,
+            version: fields.get(2, "version")?,
+            key: fields.text(3, "key")?,
+            status: fields.code(4, "status", RunStatus::from_code)?,
+            inputs: fields.get::<Vec<u8>>(5, "inputs")?.into(),
+            failure: fields.failure(6, "failure")?,
+            created_at: Time(fields.get(7, "created_at")?),
+            ended_at: fields.time(8, "ended_at")?,
+            blocked_by: fields.text(9, "blocked_by")?,
+            crashes: fields.get(10, "crashes")?,
+            runner: fields.get(11, "runner")?,
+        };
+        Ok((run, fields.get(12, "version")?))
+    }
+
+    pub(super) fn recorded_tasks(
+        &self,
+        connection: &Connection,
+        version: i64,
+    ) -> Result<Arc<[RecordedTask]>, StoreError> {
+        if let Some(known) = self.versions.lock().get(&version) {
+            return Ok(known.clone());
+        }
+        let json: Option<String> = connection
+            .prepare_cached(VERSION)
+            .and_then(|mut statement| statement.query_row([version], |row| row.get(0)).optional())
+            .map_err(|error| self.told(error))?;
+        let tasks = json.ok_or_else(|| "it is gone".to_owned()).and_then(|json| parse_tasks(&json));
+        let tasks = tasks.map_err(|what| {
+            let name = &self.place.name;
+            StoreError::Corrupt(format!("{name}: the column version.tasks of version {version}: {what}"))
+        })?;
+        self.versions.lock().insert(version, tasks.clone());
+        Ok(tasks)
+    }
+
+    pub(super) fn read_run(&self, id: RunId) -> Result<Option<StoredRun>, StoreError> {
+        let reader = self.reader()?;
+        // One snapshot for all of the run.
+        let _snapshot = reader.unchecked_transaction().map_err(|error| self.told(error))?;
+        let Some((run, version)) = self.run_row(&reader, id)? else { return Ok(None) };
+        let tasks = self.recorded_tasks(&reader, version)?;
+        let rows = self.read_all(&reader, TASKS, id, "task", task_row)?;
+        let entries = self.read_all(&reader, JOURNAL, id, "journal", entry)?;
+        Ok(Some(StoredRun { run, tasks, rows, entries }))
+    }
+
+    fn read_all<T>(
+        &self,
+        reader: &Connection,
+        sql: &str,
+        run: RunId,
+        table: &'static str,
+        read: impl Fn(&Fields<'_>) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        let mut statement = reader.prepare_cached(sql).map_err(|error| self.told(error))?;
+        let mut rows = statement.query([run.row()]).map_err(|error| self.told(error))?;
+        let mut all = Vec::new();
+        while let Some(row) = rows.next().map_err(|error| self.told(error))? {
+            all.push(read(&Fields { row, place: &self.place.name, run, table })?);
+        }
+        Ok(all)
+    }
+
+    pub(super) fn read_versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError> {
+        let reader = self.reader()?;
+        let read = || -> rusqlite::Result<Vec<(i64, Arc<str>)>> {
+            let mut statement = reader.prepare_cached(VERSIONS)?;
+            statement.query_map([workflow], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        };
+        let found = read().map_err(|error| self.told(error))?;
+        let tasks = |version| self.recorded_tasks(&reader, version);
+        found.into_iter().map(|(version, hash)| Ok(StoredVersion { version, hash, tasks: tasks(version)? })).collect()
+    }
+
+    pub(super) fn read_key(&self, key: &str, workflow: Option<&str>) -> Result<Vec<(RunId, Arc<str>)>, StoreError> {
+        let reader = self.reader()?;
+        let read = || -> rusqlite::Result<Vec<(Vec<u8>, Arc<str>)>> {
+            let mut statement = reader.prepare_cached(KEY)?;
+            statement.query_map(params![key, workflow], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        };
+        let found = read().map_err(|error| self.told(error))?;
+        found.into_iter().map(|(uuid, workflow)| Ok((self.uuid(&uuid)?, workflow))).collect()
+    }
+
+    pub(super) fn read_list(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
+        let reader = self.reader()?;
+        let mut statement = reader.prepare_cached(LIST).map_err(|error| self.told(error))?;
+        let since = filter.since.unwrap_or(Time(0)).0;
+        let limit = filter.limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX));
+        let status = filter.status.map(|status| status.code());
+        let oldest = RunId::first_row_at((since / 1000).saturating_sub(SLACK_MS));
+        let mut rows = statement
+            .query(params![oldest, since, status, filter.workflow, limit])
+            .map_err(|error| self.told(error))?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next().map_err(|error| self.told(error))? {
+            found.push(self.read_row(row)?.0);
+        }
+        Ok(found)
+    }
+}
+
+fn task_row(fields: &Fields<'_>) -> Result<TaskRow, StoreError> {
+    let started_at = fields.time(4, "started_at")?;
+    let first_started_at = match fields.time(6, "first_started_at")? {
+        Some(Time(-1)) => started_at,
+        other => other,
+    };
+    let sub_status = fields.get::<Option<i64>>(10, "sub_status")?;
+    Ok(TaskRow {
+        run: fields.run.row(),
+        task: fields.get(0, "task")?,
+        map: fields.get(1, "map")?,
+        status: fields.code(2, "status", TaskStatus::from_code)?,
+        sub_status: sub_status.map(|_| fields.code(10, "sub_status", SubStatus::from_code)).transpose()?,
+        attempts: fields.get(7, "attempts")?,
+        entered: fields.get(8, "entered")?,
+        output: fields.value(3, "output")?,
+        changes: fields.blob(11, "changes")?,
+        failure: fields.failure(12, "failure")?,
+        first_started_at,
+        started_at,
+        ended_at: fields.time(5, "ended_at")?,
+        waited: fields.get(9, "waited")?,
+        retry_at: fields.time(13, "retry_at")?,
+        blocked_by: fields.text(14, "blocked_by")?,
+    })
+}
+
+fn entry(fields: &Fields<'_>) -> Result<(TaskId, i32, Entry), StoreError> {
+    let entry = Entry {
+        key: EntryKey { name: fields.get(2, "name")?, n: fields.get(3, "n")? },
+        seq: fields.get(4, "seq")?,
+        kind: fields.code(5, "kind", EntryKind::from_code)?,
+        state: fields.code(6, "state", EntryState::from_code)?,
+        proof: fields.blob(11, "proof")?,
+        due: fields.time(9, "due")?,
+        deadline: fields.time(10, "deadline")?,
+        value: fields.value(12, "value")?,
+        failure: fields.failure(13, "failure")?,
+        opened_at: Time(fields.get(7, "opened_at")?),
+        closed_at: fields.time(8, "closed_at")?,
+    };
+    Ok((fields.get(0, "task")?, fields.get(1, "map")?, entry))
+}

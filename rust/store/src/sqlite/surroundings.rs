@@ -1,0 +1,167 @@
+//! Whether a path can hold a store at all, asked before SQLite is: so that the message names the real culprit.
+
+use std::ffi::CString;
+use std::fs::{self, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::error::Place;
+use crate::StoreError;
+
+/// A file as the kernel knows it: device and inode.
+pub(super) type FileId = (u64, u64);
+
+/// The file that a path names now, if there is one. Opens nothing: closing a descriptor of a database that this
+/// process has open elsewhere would free SQLite's locks on it.
+pub(super) fn identify(path: &Path) -> Option<FileId> {
+    fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
+/// The full path of a store whose directory exists; symbolic links are followed, so that one file has one name.
+pub(super) fn resolve(path: &Path, place: &Place) -> Result<PathBuf, StoreError> {
+    if path.is_dir() {
+        return Err(place.unavailable("it is a directory; name a file in it"));
+    }
+    if let Ok(full) = path.canonicalize() {
+        return Ok(full);
+    }
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let name = path.file_name().ok_or_else(|| place.unavailable("it does not name a file"))?;
+    match directory.canonicalize() {
+        Ok(directory) if directory.is_dir() => Ok(directory.join(name)),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(place.unavailable(&format!("the directory {} cannot be used ({error})", directory.display())))
+        }
+        _ => Err(place.unavailable(&format!(
+            "the directory {} does not exist; create it or name another path",
+            directory.display()
+        ))),
+    }
+}
+
+/// Refuses what cannot be written and, unless `network` allows it, file systems that other machines share.
+pub(super) fn check(path: &Path, place: &Place, network: bool) -> Result<(), StoreError> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    if !network && let Some(kind) = network_file_system(directory) {
+        return Err(place.unavailable(&format!(
+            "{} is on a network file system ({kind}), where SQLite's locks and shared memory do not hold; \
+             use a local path",
+            directory.display()
+        )));
+    }
+    if !writable(directory) {
+        return Err(place.unavailable(&format!(
+            "the directory {} is read-only for this user; make it writable or name another path",
+            directory.display()
+        )));
+    }
+    if path.exists() && !(writable(path) && readable(path)) {
+        return Err(
+            place.unavailable("this user may not read and write the file; change its mode or name another path")
+        );
+    }
+    Ok(())
+}
+
+/// Creates the file if it is not there, readable by its owner alone. SQLite gives its side files the same mode.
+pub(super) fn create(path: &Path, place: &Place) -> Result<FileId, StoreError> {
+    match OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path) {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        Err(error) => {
+            return Err(place.unavailable(&format!("it cannot be created ({error}); name a path that can be written")));
+        }
+    }
+    identify(path).ok_or_else(|| place.unavailable("it was deleted while it was opened"))
+}
+
+fn writable(path: &Path) -> bool {
+    access(path, libc::W_OK)
+}
+
+fn readable(path: &Path) -> bool {
+    access(path, libc::R_OK)
+}
+
+fn access(path: &Path, mode: i32) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    // SAFETY: the pointer is to a string that ends in NUL and lives until the call returns.
+    unsafe { libc::access(path.as_ptr(), mode) == 0 }
+}
+
+/// The name of the network file system that a directory is on, if it is.
+#[cfg(target_os = "linux")]
+fn network_file_system(directory: &Path) -> Option<String> {
+    /// Magic numbers of statfs(2).
+    const NETWORK: &[(i64, &str)] = &[
+        (0x6969, "nfs"),
+        (0x517b, "smb"),
+        (0xff53_4d42, "cifs"),
+        (0xfe53_4d42, "smb2"),
+        (0x5346_414f, "afs"),
+        (0x7375_7245, "coda"),
+        (0x564c, "ncp"),
+        (0x0102_1997, "9p"),
+        (0x00c3_6400, "ceph"),
+        (0x0bd0_0bd0, "lustre"),
+        (0x4750_4653, "gpfs"),
+        (0x0116_1970, "gfs2"),
+        (0x7461_636f, "ocfs2"),
+    ];
+    const FUSE: i64 = 0x6573_5546;
+    let path = CString::new(directory.as_os_str().as_bytes()).ok()?;
+    // SAFETY: `statfs` is a plain C structure for which all zeros is a valid value.
+    let mut found: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the path ends in NUL and both pointers are to locals that live until the call returns.
+    if unsafe { libc::statfs(path.as_ptr(), &raw mut found) } != 0 {
+        return None;
+    }
+    let magic = found.f_type as i64 & 0xffff_ffff;
+    if magic == FUSE {
+        return fuse_type(&fs::read_to_string("/proc/self/mountinfo").ok()?, directory);
+    }
+    NETWORK.iter().find(|(known, _)| *known == magic).map(|(_, name)| (*name).to_owned())
+}
+
+/// FUSE has one magic number for local and remote file systems: its mount's type tells them apart.
+#[cfg(target_os = "linux")]
+fn fuse_type(mountinfo: &str, directory: &Path) -> Option<String> {
+    const REMOTE: &[&str] =
+        &["sshfs", "s3fs", "rclone", "gcsfuse", "glusterfs", "davfs", "goofys", "cephfs", "curlftpfs", "mount-s3"];
+    let kind = mountinfo
+        .lines()
+        .filter_map(|line| {
+            let (left, right) = line.split_once(" - ")?;
+            let point = left.split(' ').nth(4)?.replace("\\040", " ");
+            directory.starts_with(&point).then(|| (point.len(), right.split(' ').next()))
+        })
+        // Of equal mount points the later one lies on top.
+        .max_by_key(|(length, _)| *length)?
+        .1?;
+    REMOTE.iter().any(|remote| kind.contains(remote)).then(|| kind.to_owned())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn network_file_system(_directory: &Path) -> Option<String> {
+    None
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_remote_fuse_mount_is_known_by_its_type_and_a_local_one_is_not() {
+        let mounts = "36 35 98:0 / / rw,noatime - ext4 /dev/root rw\n\
+                      40 36 0:50 / /mnt/far\\040away rw shared:1 - fuse.sshfs host:/ rw\n\
+                      41 36 0:51 / /mnt/near rw - fuse.mergerfs a:b rw\n";
+        assert_eq!(fuse_type(mounts, Path::new("/mnt/far away/deep")).as_deref(), Some("fuse.sshfs"));
+        assert_eq!(fuse_type(mounts, Path::new("/mnt/near")), None);
+        assert_eq!(fuse_type(mounts, Path::new("/home")), None);
+    }
+}

@@ -1,0 +1,55 @@
+//! One write transaction: `BEGIN IMMEDIATE` to `COMMIT`, and what is known when something fails in between.
+
+use rusqlite::Connection;
+
+use super::error::{Place, is_busy};
+use crate::StoreError;
+
+/// An open write transaction; rolled back when dropped without [`Transaction::commit`].
+pub(super) struct Transaction<'c> {
+    connection: &'c Connection,
+    place: &'c Place,
+    open: bool,
+}
+
+impl<'c> Transaction<'c> {
+    /// Takes the file's write lock (waiting for other processes as long as the busy handler allows).
+    pub(super) fn begin(connection: &'c Connection, place: &'c Place) -> Result<Self, StoreError> {
+        run(connection, "BEGIN IMMEDIATE").map_err(|error| place.error(&error))?;
+        Ok(Self { connection, place, open: true })
+    }
+
+    /// Makes it durable.
+    ///
+    /// SQLite may fail here in two ways: with the transaction still open, which is then rolled back, so that nothing
+    /// was written; or with the transaction gone, when only reading the file again tells what was written.
+    pub(super) fn commit(mut self) -> Result<(), StoreError> {
+        let Err(error) = run(self.connection, "COMMIT") else {
+            self.open = false;
+            return Ok(());
+        };
+        if self.connection.is_autocommit() {
+            self.open = false;
+            let name = &self.place.name;
+            return Err(if is_busy(&error) {
+                self.place.error(&error)
+            } else {
+                StoreError::Unknown(format!("{name}: {error}"))
+            });
+        }
+        Err(self.place.error(&error))
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        // An I/O error or a full disk may have rolled it back already.
+        if self.open && !self.connection.is_autocommit() {
+            let _ = run(self.connection, "ROLLBACK");
+        }
+    }
+}
+
+fn run(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.raw_execute().map(drop)
+}

@@ -1,0 +1,304 @@
+//! Writing runs: creation, batches, deletion. The statements here are the hot ones; none scans a table.
+
+use bide_core::record::{Batch, Committed, DoneRow, NewRun, RunUpdate, Write};
+use bide_core::{Entry, Failure, RunId, TaskRow, Time, Value};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::SqliteStore;
+use super::error::is_conflict;
+use super::lease::fence;
+use super::read::SLACK_MS;
+use super::transaction::Transaction;
+use crate::{Creation, Lease, StoreError};
+
+const CREATE: &str = "INSERT INTO run (id, uuid, workflow, version, status, runner, epoch, created_at, key, inputs) \
+     VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6, ?7, ?8, ?9)";
+const CREATE_KEYED: &str = "INSERT INTO run (id, uuid, workflow, version, status, runner, epoch, created_at, key, inputs) \
+     VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (workflow, key) WHERE key IS NOT NULL DO NOTHING";
+const KEYED: &str = "SELECT uuid FROM run WHERE workflow = ?1 AND key = ?2";
+const UUID: &str = "SELECT uuid FROM run WHERE id = ?1";
+const DONE: &str = "INSERT INTO task (run, task, map, status, output, started_at, ended_at) \
+     VALUES (?1, ?2, ?3, 3, ?4, ?5, ?6)";
+const TASK: &str = "INSERT OR REPLACE INTO task (run, task, map, status, output, started_at, ended_at, \
+     first_started_at, attempts, entered, waited, sub_status, changes, failure, retry_at, blocked_by) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
+const ENTRY: &str = "INSERT OR REPLACE INTO journal (run, task, map, name, n, seq, kind, state, opened_at, closed_at, \
+     due, deadline, proof, value, failure) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
+const DROP_ENTRY: &str = "DELETE FROM journal WHERE run = ?1 AND task = ?2 AND map = ?3 AND name = ?4 AND n = ?5";
+const RUN: &str = "UPDATE run SET status = ?2, failure = ?3, ended_at = ?4, blocked_by = ?5, crashes = ?6, version = coalesce(?7, version), \
+     runner = CASE WHEN ?2 < 3 THEN runner END, epoch = CASE WHEN ?2 < 3 THEN epoch END WHERE id = ?1";
+const ENDED_BEFORE: &str = "SELECT id FROM run WHERE id < ?2 AND status >= 3 AND ended_at < ?1 ORDER BY id LIMIT ?3";
+const DELETE: &[&str] = &[
+    "DELETE FROM task WHERE run = ?1",
+    "DELETE FROM journal WHERE run = ?1",
+    "DELETE FROM signal WHERE run = ?1",
+    "DELETE FROM run WHERE id = ?1",
+];
+
+/// For the test that no hot statement scans a table.
+#[cfg(test)]
+pub(super) const HOT: &[&str] = &[CREATE, CREATE_KEYED, KEYED, UUID, DONE, TASK, ENTRY, DROP_ENTRY, RUN, ENDED_BEFORE];
+
+/// How many free pages a purge gives back to the file system at most.
+const PAGES_BACK: u32 = 1024;
+
+impl SqliteStore {
+    pub(super) fn write(&self, lease: Lease, batch: &mut Batch) -> Result<Committed, StoreError> {
+        let writer = self.writer()?;
+        let transaction = Transaction::begin(&writer, &self.place)?;
+        if let Some(lost) = fence(&writer, lease).map_err(|error| self.place.error(&error))? {
+            return Err(lost);
+        }
+        let mut bytes = 0;
+        for alike in batch.chunk_by(|one, other| std::mem::discriminant(one) == std::mem::discriminant(other)) {
+            bytes += self.write_alike(&writer, alike)?;
+        }
+        transaction.commit()?;
+        // About three pages of the log for the commit, and the rows.
+        self.debt.add(3072 + 128 * batch.len() as u64 + bytes);
+        Ok(Committed::by_store())
+    }
+
+    /// Writes of one kind share a prepared statement. Answers about how many bytes of values they had.
+    fn write_alike(&self, writer: &Connection, alike: &[Write]) -> Result<u64, StoreError> {
+        let Some(first) = alike.first() else { return Ok(0) };
+        let told = |error: rusqlite::Error| self.place.error(&error);
+        let mut bytes = 0;
+        let mut statement = writer.prepare_cached(statement_of(first)).map_err(told)?;
+        for write in alike {
+            match write {
+                Write::Done(row) => {
+                    bytes += row.output.as_bytes().len();
+                    done(&mut statement, row).map_err(|error| self.done_twice(row, &error))?;
+                }
+                Write::Task(row) => {
+                    bytes += row.output.as_ref().map_or(0, |value| value.as_bytes().len());
+                    task(&mut statement, row).map_err(told)?;
+                }
+                Write::Entry { run, task, map, entry: row } => {
+                    bytes += row.value.as_ref().map_or(0, |value| value.as_bytes().len());
+                    entry(&mut statement, (*run, *task, *map), row).map_err(told)?;
+                }
+                Write::DropEntries { run, task, map, keys } => {
+                    for key in keys {
+                        statement.execute(params![run, task, map, &*key.name, key.n]).map_err(told)?;
+                    }
+                }
+                Write::Run(update) => {
+                    if run(&mut statement, update).map_err(told)? == 0 {
+                        let (name, id) = (&self.place.name, update.run);
+                        return Err(StoreError::Corrupt(format!("{name}: the run with row number {id} is gone")));
+                    }
+                }
+            }
+        }
+        Ok(bytes as u64)
+    }
+
+    fn done_twice(&self, row: &DoneRow, error: &rusqlite::Error) -> StoreError {
+        if !is_conflict(error) {
+            return self.place.error(error);
+        }
+        StoreError::Corrupt(format!(
+            "{}: task {} (map index {}) of the run with row number {} has a row already but was written as if it had \
+             none",
+            self.place.name, row.task, row.map, row.run
+        ))
+    }
+
+    pub(super) fn insert_runs(&self, lease: Lease, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
+        let writer = self.writer()?;
+        let transaction = Transaction::begin(&writer, &self.place)?;
+        let told = |error: rusqlite::Error| self.place.error(&error);
+        if let Some(lost) = fence(&writer, lease).map_err(told)? {
+            return Err(lost);
+        }
+        let mut made = Vec::with_capacity(runs.len());
+        let mut bytes = 0;
+        for new in runs {
+            bytes += 2048 + new.inputs.len() as u64;
+            let creation = match insert_run(&writer, lease, new).map_err(told)? {
+                Inserted::New => Creation::Created,
+                Inserted::Not(Some(id)) => self.existing(&writer, lease, new, id)?,
+                Inserted::Not(None) => Creation::Taken,
+            };
+            made.push(creation);
+        }
+        transaction.commit()?;
+        self.debt.add(1024 + bytes);
+        Ok(made)
+    }
+
+    /// The run that has the key or the id already.
+    fn existing(&self, writer: &Connection, lease: Lease, new: &NewRun, uuid: Vec<u8>) -> Result<Creation, StoreError> {
+        let id = self.uuid(&uuid)?;
+        let Some((row, _)) = self.run_row(writer, id)? else { return Ok(Creation::Taken) };
+        if id == new.id && row.runner == Some(lease.runner) {
+            return Ok(Creation::Created);
+        }
+        Ok(Creation::Exists(Box::new(row)))
+    }
+
+    pub(super) fn delete_ended(&self, before: Time, limit: usize) -> Result<usize, StoreError> {
+        let newest = RunId::first_row_at((before.0 / 1000).saturating_add(SLACK_MS));
+        let deleted = self.transact(|connection| {
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            let old: Vec<i64> = connection
+                .prepare_cached(ENDED_BEFORE)?
+                .query_map([before.0, newest, limit], |row| row.get(0))?
+                .collect::<Result<_, _>>()?;
+            old.iter().try_for_each(|run| delete(connection, *run))?;
+            Ok(old.len())
+        })?;
+        if deleted > 0 {
+            self.give_pages_back()?;
+        }
+        Ok(deleted)
+    }
+
+    pub(super) fn delete_one(&self, run: RunId) -> Result<bool, StoreError> {
+        self.transact(|connection| {
+            let mut ended =
+                connection.prepare_cached("SELECT 1 FROM run WHERE id = ?1 AND uuid = ?2 AND status >= 3")?;
+            let there = ended.exists(params![run.row(), &run.0.to_be_bytes()[..]])?;
+            if there {
+                delete(connection, run.row())?;
+            }
+            Ok(there)
+        })
+    }
+
+    /// Shrinks the file by what deletion has freed, a stretch at a time.
+    fn give_pages_back(&self) -> Result<(), StoreError> {
+        self.transact(|connection| {
+            let mut vacuum = connection.prepare_cached(&format!("PRAGMA incremental_vacuum({PAGES_BACK})"))?;
+            // It frees one page a step.
+            let mut steps = vacuum.raw_query();
+            while steps.next()?.is_some() {}
+            Ok(())
+        })
+    }
+}
+
+fn statement_of(write: &Write) -> &'static str {
+    match write {
+        Write::Done(_) => DONE,
+        Write::Task(_) => TASK,
+        Write::Entry { .. } => ENTRY,
+        Write::DropEntries { .. } => DROP_ENTRY,
+        Write::Run(_) => RUN,
+    }
+}
+
+fn bytes(value: Option<&Value>) -> Option<&[u8]> {
+    value.map(Value::as_bytes)
+}
+
+fn json(failure: Option<&Failure>) -> Option<&str> {
+    failure.map(Failure::as_json)
+}
+
+fn micros(time: Option<Time>) -> Option<i64> {
+    time.map(|time| time.0)
+}
+
+fn done(statement: &mut rusqlite::Statement<'_>, row: &DoneRow) -> rusqlite::Result<usize> {
+    statement.execute(params![row.run, row.task, row.map, row.output.as_bytes(), row.started_at.0, row.ended_at.0])
+}
+
+fn task(statement: &mut rusqlite::Statement<'_>, row: &TaskRow) -> rusqlite::Result<usize> {
+    let same = row.first_started_at == row.started_at && row.started_at.is_some();
+    statement.execute(params![
+        row.run,
+        row.task,
+        row.map,
+        row.status.code(),
+        bytes(row.output.as_ref()),
+        micros(row.started_at),
+        micros(row.ended_at),
+        if same { Some(-1) } else { micros(row.first_started_at) },
+        row.attempts,
+        row.entered,
+        row.waited,
+        row.sub_status.map(|status| status.code()),
+        row.changes.as_deref(),
+        json(row.failure.as_ref()),
+        micros(row.retry_at),
+        row.blocked_by.as_deref(),
+    ])
+}
+
+fn entry(
+    statement: &mut rusqlite::Statement<'_>,
+    (run, task, map): (i64, i64, i32),
+    row: &Entry,
+) -> rusqlite::Result<usize> {
+    statement.execute(params![
+        run,
+        task,
+        map,
+        &*row.key.name,
+        row.key.n,
+        row.seq,
+        row.kind.code(),
+        row.state.code(),
+        row.opened_at.0,
+        micros(row.closed_at),
+        micros(row.due),
+        micros(row.deadline),
+        row.proof.as_deref(),
+        bytes(row.value.as_ref()),
+        json(row.failure.as_ref()),
+    ])
+}
+
+fn run(statement: &mut rusqlite::Statement<'_>, row: &RunUpdate) -> rusqlite::Result<usize> {
+    statement.execute(params![
+        row.run,
+        row.status.code(),
+        json(row.failure.as_ref()),
+        micros(row.ended_at),
+        row.blocked_by.as_deref(),
+        row.crashes,
+        row.version,
+    ])
+}
+
+enum Inserted {
+    New,
+    /// The uuid of the run that is there instead; `None`: only the row number is the same.
+    Not(Option<Vec<u8>>),
+}
+
+fn insert_run(writer: &Connection, lease: Lease, new: &NewRun) -> rusqlite::Result<Inserted> {
+    let uuid = new.id.0.to_be_bytes();
+    let key = new.key.as_deref();
+    let mut insert = writer.prepare_cached(if key.is_some() { CREATE_KEYED } else { CREATE })?;
+    let inserted = insert.execute(params![
+        new.id.row(),
+        &uuid[..],
+        new.workflow,
+        new.version,
+        lease.runner,
+        lease.epoch,
+        new.created_at.0,
+        key,
+        &*new.inputs,
+    ]);
+    match inserted {
+        Ok(0) => {
+            let there = writer.prepare_cached(KEYED)?.query_row(params![new.workflow, key], |row| row.get(0));
+            there.optional().map(Inserted::Not)
+        }
+        Ok(_) => Ok(Inserted::New),
+        Err(error) if is_conflict(&error) => {
+            let there: Vec<u8> = writer.prepare_cached(UUID)?.query_row([new.id.row()], |row| row.get(0))?;
+            Ok(Inserted::Not((there == uuid).then_some(there)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn delete(connection: &Connection, run: i64) -> rusqlite::Result<()> {
+    DELETE.iter().try_for_each(|sql| connection.prepare_cached(sql)?.execute([run]).map(drop))
+}

@@ -1,0 +1,164 @@
+//! A store that fails on purpose: the n-th call, before or after it has done its work, or for good as if the process
+//! had died.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bide_core::record::{Batch, Committed, NewRun, RunRow, StoredRun};
+use bide_core::{RunId, Time};
+use bide_store::{Creation, Lease, RunFilter, Store, StoreError, StoredVersion, StoredWorkflow};
+use parking_lot::Mutex;
+
+/// What goes wrong with a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It fails as unavailable; nothing was written.
+    Unavailable,
+    /// It fails as busy; nothing was written.
+    Busy,
+    /// Its outcome is unknown; nothing was written.
+    UnknownBefore,
+    /// Its outcome is unknown; it was written.
+    UnknownAfter,
+    /// It and every later call fail, as if the process had died before it.
+    CrashBefore,
+    /// It was written, but it and every later call fail, as if the process had died after it.
+    CrashAfter,
+}
+
+/// Any store, with faults at chosen calls. Calls are counted from 1; `news`, `name` and `blocks` are not counted.
+pub struct FaultyStore {
+    inner: Arc<dyn Store>,
+    calls: AtomicU64,
+    plan: Mutex<Vec<(u64, Fault)>>,
+    crashed: Mutex<bool>,
+}
+
+impl FaultyStore {
+    /// Wraps a store; without a plan nothing fails.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Store>) -> Arc<Self> {
+        Arc::new(Self { inner, calls: AtomicU64::new(0), plan: Mutex::default(), crashed: Mutex::new(false) })
+    }
+
+    /// Lets the `call`-th call fail.
+    pub fn fail(&self, call: u64, fault: Fault) {
+        self.plan.lock().push((call, fault));
+    }
+
+    /// Lets the call after those made so far fail.
+    pub fn fail_next(&self, fault: Fault) {
+        self.fail(self.calls() + 1, fault);
+    }
+
+    /// How many calls were made.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    /// The store without the faults.
+    #[must_use]
+    pub fn inner(&self) -> Arc<dyn Store> {
+        self.inner.clone()
+    }
+
+    fn call<T>(&self, act: impl FnOnce(&dyn Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut crashed = self.crashed.lock();
+        let number = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+        if *crashed {
+            return Err(dead());
+        }
+        let fault = self.plan.lock().iter().find(|(call, _)| *call == number).map(|(_, fault)| *fault);
+        *crashed = matches!(fault, Some(Fault::CrashBefore | Fault::CrashAfter));
+        drop(crashed);
+        let unknown = || StoreError::Unknown("on purpose".into());
+        match fault {
+            None => act(&*self.inner),
+            Some(Fault::Unavailable) => Err(StoreError::Unavailable("unavailable on purpose".into())),
+            Some(Fault::Busy) => {
+                Err(StoreError::Busy { store: self.inner.name().into(), waited: Duration::from_secs(10) })
+            }
+            Some(Fault::UnknownBefore) => Err(unknown()),
+            Some(Fault::UnknownAfter) => act(&*self.inner).and(Err(unknown())),
+            Some(Fault::CrashBefore) => Err(dead()),
+            Some(Fault::CrashAfter) => act(&*self.inner).and(Err(dead())),
+        }
+    }
+}
+
+fn dead() -> StoreError {
+    StoreError::Unavailable("the process is dead, on purpose".into())
+}
+
+impl Store for FaultyStore {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn blocks(&self) -> bool {
+        self.inner.blocks()
+    }
+
+    fn enroll(&self, now: Time) -> Result<Lease, StoreError> {
+        self.call(|store| store.enroll(now))
+    }
+
+    fn renew(&self, lease: Lease, now: Time) -> Result<(), StoreError> {
+        self.call(|store| store.renew(lease, now))
+    }
+
+    fn leave(&self, lease: Lease) -> Result<(), StoreError> {
+        self.call(|store| store.leave(lease))
+    }
+
+    fn register(
+        &self,
+        name: &str,
+        version: &str,
+        tasks: &[(Arc<str>, Vec<Arc<str>>)],
+    ) -> Result<StoredWorkflow, StoreError> {
+        self.call(|store| store.register(name, version, tasks))
+    }
+
+    fn create(&self, lease: Lease, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
+        self.call(|store| store.create(lease, runs))
+    }
+
+    fn commit(&self, lease: Lease, batch: &mut Batch) -> Result<Committed, StoreError> {
+        self.call(|store| store.commit(lease, batch))
+    }
+
+    fn versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError> {
+        self.call(|store| store.versions(workflow))
+    }
+
+    fn claim(&self, lease: Lease, versions: &[i64], now: Time, limit: usize) -> Result<Vec<RunId>, StoreError> {
+        self.call(|store| store.claim(lease, versions, now, limit))
+    }
+
+    fn load(&self, run: RunId) -> Result<Option<StoredRun>, StoreError> {
+        self.call(|store| store.load(run))
+    }
+
+    fn by_key(&self, key: &str, workflow: Option<&str>) -> Result<Vec<(RunId, Arc<str>)>, StoreError> {
+        self.call(|store| store.by_key(key, workflow))
+    }
+
+    fn list(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
+        self.call(|store| store.list(filter))
+    }
+
+    fn purge(&self, before: Time, limit: usize) -> Result<usize, StoreError> {
+        self.call(|store| store.purge(before, limit))
+    }
+
+    fn delete(&self, run: RunId) -> Result<bool, StoreError> {
+        self.call(|store| store.delete(run))
+    }
+
+    fn news(&self) -> Result<u64, StoreError> {
+        if *self.crashed.lock() { Err(dead()) } else { self.inner.news() }
+    }
+}

@@ -1,0 +1,118 @@
+//! Rows of every shape that can be stored, for property tests.
+
+use std::sync::Arc;
+
+use bide_core::record::{DoneRow, RunUpdate};
+use bide_core::{
+    Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, NO_MAP, RunStatus, SubStatus, TaskRow, TaskStatus,
+    Time, Value,
+};
+use proptest::collection::vec;
+use proptest::option::of;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+/// Any time from 1970 on.
+pub fn times() -> impl Strategy<Value = Time> {
+    prop_oneof![Just(Time(0)), Just(Time::NEVER), (0..2_000_000_000_000_000_i64).prop_map(Time)]
+}
+
+/// Names and words of every plane of Unicode.
+pub fn texts() -> impl Strategy<Value = Arc<str>> {
+    any::<String>().prop_map(Into::into)
+}
+
+/// Blobs, empty ones too.
+pub fn blobs() -> impl Strategy<Value = Arc<[u8]>> {
+    vec(any::<u8>(), 0..200).prop_map(Into::into)
+}
+
+/// Encoded values, short and long.
+pub fn values() -> impl Strategy<Value = Value> {
+    (select(&b"ntfidsjpb"[..]), vec(any::<u8>(), 0..100)).prop_map(|(tag, payload)| Value::tagged(tag, &payload))
+}
+
+/// Stored failures.
+pub fn failures() -> impl Strategy<Value = Failure> {
+    (select(&[FailureKind::Raised, FailureKind::WaitTimeout, FailureKind::Serialization][..]), texts(), texts())
+        .prop_map(|(kind, name, message)| Failure::new(kind, &name, &message))
+}
+
+/// Map indexes, mostly none.
+pub fn maps() -> impl Strategy<Value = i32> {
+    prop_oneof![3 => Just(NO_MAP), 1 => 0..i32::MAX]
+}
+
+/// Short rows of the run with row number 0.
+pub fn done_rows() -> impl Strategy<Value = DoneRow> {
+    (0..50_i64, maps(), values(), times(), times()).prop_map(|(task, map, output, started_at, ended_at)| DoneRow {
+        run: 0,
+        task,
+        map,
+        output,
+        started_at,
+        ended_at,
+    })
+}
+
+/// Whole rows of the run with row number 0.
+pub fn task_rows() -> impl Strategy<Value = TaskRow> {
+    let place = (0..50_i64, maps());
+    let status = (select(TaskStatus::ALL), of(select(SubStatus::ALL)), any::<u32>(), any::<bool>());
+    let content = (of(values()), of(blobs()), of(failures()), of(texts()));
+    let when = (of(times()), of(times()), of(times()), of(times()), 0..i64::MAX);
+    (place, status, content, when).prop_map(|(place, status, content, when)| TaskRow {
+        run: 0,
+        task: place.0,
+        map: place.1,
+        status: status.0,
+        sub_status: status.1,
+        attempts: status.2,
+        entered: status.3,
+        output: content.0,
+        changes: content.1,
+        failure: content.2,
+        first_started_at: when.0,
+        started_at: when.1,
+        ended_at: when.2,
+        waited: when.4,
+        retry_at: when.3,
+        blocked_by: content.3,
+    })
+}
+
+/// Journal entries.
+pub fn entries() -> impl Strategy<Value = Entry> {
+    let key = (texts(), any::<u32>(), any::<u32>());
+    let state = (select(EntryKind::ALL), select(EntryState::ALL));
+    let content = (of(blobs()), of(values()), of(failures()));
+    let when = (of(times()), of(times()), times(), of(times()));
+    (key, state, content, when).prop_map(|((name, n, seq), (kind, state), content, when)| Entry {
+        key: EntryKey { name, n },
+        seq,
+        kind,
+        state,
+        proof: content.0,
+        due: when.0,
+        deadline: when.1,
+        value: content.1,
+        failure: content.2,
+        opened_at: when.2,
+        closed_at: when.3,
+    })
+}
+
+/// Updates of the run with row number 0.
+pub fn run_updates() -> impl Strategy<Value = RunUpdate> {
+    (select(RunStatus::ALL), of(failures()), of(times()), of(texts()), any::<u32>()).prop_map(
+        |(status, failure, ended_at, blocked_by, crashes)| RunUpdate {
+            run: 0,
+            status,
+            failure,
+            ended_at,
+            blocked_by,
+            crashes,
+            version: None,
+        },
+    )
+}
