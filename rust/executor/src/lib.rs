@@ -26,7 +26,7 @@ pub use bide_store as store;
 pub use body::{BodyCx, Condition, StepStart, StepTicket, WaitError};
 pub use clock::{Clock, SystemClock};
 pub use engine::{Engine, Level, default_slots};
-pub use flow::{Flow, Run};
+pub use flow::{Flow, Run, View};
 pub use gates::GateWorker;
 pub use host::{Args, Attached, Call, Dispatch, Free, Gate, Host, Polled, Ready, Source, Worker};
 pub use pool::{Pool, StartWorker};

@@ -99,7 +99,7 @@ impl<H: Host> Engine<H> {
             return Err(SubmitError::Stopped(Settlement::Closed));
         }
         let now = self.clock.now();
-        let rows: Vec<NewRun> = wanted
+        let mut rows: Vec<NewRun> = wanted
             .iter()
             .map(|run| NewRun {
                 id: self.ids.next(now),
@@ -110,19 +110,13 @@ impl<H: Host> Engine<H> {
                 created_at: now,
             })
             .collect();
-        let lease = *self.lease.read();
-        let creations = self.store.create(lease, &rows).map_err(|error| {
-            if matches!(error, StoreError::Fenced { .. }) {
-                self.fenced();
-            }
-            SubmitError::Store(error)
-        })?;
+        let creations = self.create(&mut rows)?;
         let mut begin = Vec::with_capacity(wanted.len());
         let mut made: Vec<Result<Arc<Run<H>>, Box<RunRow>>> = Vec::with_capacity(wanted.len());
         for ((run, row), creation) in wanted.into_iter().zip(&rows).zip(creations) {
             match creation {
-                Creation::Exists(existing) => made.push(Err(existing)),
-                Creation::Created => {
+                Some(existing) => made.push(Err(existing)),
+                None => {
                     let state = RunState::new(row.id, Arc::clone(&flow.graph), Arc::clone(&flow.ids));
                     let live = self.adopt(flow, state, run.key, run.inputs, now, run.local);
                     begin.push(Done { run: Arc::clone(&live), event: Event::Begin, at: now });
@@ -140,6 +134,35 @@ impl<H: Host> Engine<H> {
                 Err(existing) => self.attach(&existing, row),
             })
             .collect()
+    }
+
+    /// Creates rows, and returns for each the run that has its key already. A row whose number another process took
+    /// in the same millisecond gets another id.
+    fn create(self: &Arc<Self>, rows: &mut [NewRun]) -> Result<Vec<Option<Box<RunRow>>>, SubmitError> {
+        let creations = self.create_once(rows)?;
+        let mut existing = Vec::with_capacity(rows.len());
+        for (row, mut creation) in rows.iter_mut().zip(creations) {
+            while creation == Creation::Taken {
+                row.id = self.ids.next(self.clock.now());
+                let again = self.create_once(std::slice::from_ref(row))?;
+                creation = again.into_iter().next().unwrap_or(Creation::Taken);
+            }
+            existing.push(match creation {
+                Creation::Exists(row) => Some(row),
+                Creation::Created | Creation::Taken => None,
+            });
+        }
+        Ok(existing)
+    }
+
+    fn create_once(self: &Arc<Self>, rows: &[NewRun]) -> Result<Vec<Creation>, SubmitError> {
+        let lease = *self.lease.read();
+        self.store.create(lease, rows).map_err(|error| {
+            if matches!(error, StoreError::Fenced { .. }) {
+                self.fenced();
+            }
+            SubmitError::Store(error)
+        })
     }
 
     /// Attaches to the run that has the key, if the inputs are the same.

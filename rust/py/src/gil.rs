@@ -258,11 +258,6 @@ impl<'py> Owned<'py> {
         unsafe { ManuallyDrop::take(&mut this.0) }
     }
 
-    /// The reference for keeping beyond this attachment.
-    #[inline]
-    pub(crate) fn keep(self) -> Kept {
-        Kept::new(self.into_bound().unbind())
-    }
 }
 
 impl<'py> From<Bound<'py, PyAny>> for Owned<'py> {

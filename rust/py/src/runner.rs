@@ -329,7 +329,7 @@ fn open(name: &str, durability: &str) -> Result<Arc<dyn Store>, StoreError> {
         _ => Durability::Normal,
     };
     if name == ":memory:" {
-        return Ok(Arc::new(MemoryStore::new()));
+        return Ok(MemoryStore::new());
     }
     if name.starts_with("postgresql://") || name.starts_with("postgres://") {
         return Err(StoreError::Unavailable(

@@ -2,6 +2,7 @@
 //! has (any more), and looks at the runs that callers here watch.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bide_core::RunId;
@@ -23,6 +24,8 @@ const RENEW: Duration = Duration::from_secs(5);
 pub(crate) struct LeaseService {
     stop: Mutex<bool>,
     changed: Condvar,
+    /// The store's count of news when last asked.
+    last_news: AtomicU64,
 }
 
 impl LeaseService {
@@ -76,7 +79,8 @@ impl<H: Host> Engine<H> {
     }
 
     fn look(self: &Arc<Self>) -> Result<(), StoreError> {
-        if self.store.news()? {
+        let news = self.store.news()?;
+        if self.lease_service.last_news.swap(news, Ordering::Relaxed) != news {
             self.take_up()?;
             self.look_at_watched()?;
         }
