@@ -26,6 +26,9 @@ from bide._codec import Codec
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
+Untyped = namedtuple("Untyped", "a")  # noqa: PYI024 - the untyped kind is meant
+
+
 class Colour(enum.Enum):
     RED = "red"
 
@@ -225,7 +228,7 @@ REFUSED: list[tuple[object, object, str]] = [
     (Any, [Colour.RED], "result[0]"),
     (Any, Point(1), "Point and would come back as dict"),
     (Any, b"abc", "is bytes and would come back as str"),
-    (Any, namedtuple("T", "a")(1), "would come back as list"),  # noqa: PYI024 - the untyped kind is meant  # type: ignore[arg-type]
+    (Any, Untyped(1), "would come back as list"),
     (Point, Point3(1, z=2), "Point3 and would come back as"),
     (list[Point], [Point(1), Point((1,))], "result[1].x = (1,) is tuple"),
     (Box, Box([1, Point({"k": (1,)})]), "result.inner[1]"),

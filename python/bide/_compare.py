@@ -130,6 +130,15 @@ def _compare_items(a: list[Any] | tuple[Any, ...], b: list[Any] | tuple[Any, ...
 
 def _compare_mapping(a: dict[Any, Any], b: dict[Any, Any], path: str) -> Difference | None:
     """Compare by key; the order may differ, as it does beside sets, which are written in order."""
+    kinds = list(map(type, a.values()))
+    if (
+        SCALARS.issuperset(kinds)
+        and list(map(type, a)) == list(map(type, b)) == [str] * len(a)
+        and kinds == list(map(type, b.values()))
+        and a == b
+        and list(a) == list(b)
+    ):
+        return None  # at the speed of C, as with items
     twins = {key: key for key in b}
     places = zip(a, b, strict=False) if len(a) == len(b) else ((key, key) for key in a)
     for key, beside in places:

@@ -189,7 +189,7 @@ class _Sink:
             self.value(item)
 
     def _encoded(self, value: object) -> None:
-        cls = type(value)
+        cls: Any = type(value)
         if not _is_global(cls):
             raise _Unprovable
         self.text("value of", f"{cls.__module__}.{cls.__qualname__}")
