@@ -55,6 +55,11 @@ def uses_globals() -> bool:
     return LIMIT > 2 and done(TABLE) and os.path.exists("x") and Path("x").exists()  # noqa: PTH110
 
 
+def uses_globals_within() -> bool:
+    """Names a value in nested code alone."""
+    return any(n > LIMIT for n in (1, 2))
+
+
 def ready() -> bool:
     """Any function."""
     return True

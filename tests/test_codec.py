@@ -79,6 +79,15 @@ class Model(pydantic.BaseModel):
     inner: "Model | None" = None
 
 
+class Secretive(pydantic.BaseModel):
+    x: float
+    _note: str = pydantic.PrivateAttr("")
+
+    def noting(self, note: str) -> "Secretive":
+        self._note = note
+        return self
+
+
 class Celsius:
     """Registered, and without an __eq__."""
 
@@ -180,13 +189,14 @@ ROUND_TRIPS: list[tuple[object, object]] = [
     (Row, {"id": 3}),
     (Model, Model(name="a", When=NOON, inner=Model(name="b", When=NOON))),
     (dict[str, Model], {"k": Model(name="a", When=NOON)}),
+    (Secretive, Secretive(x=1.5)),
     (Celsius, Celsius(3.5)),
     (list[Celsius], [Celsius(1.0)]),
     (np.float64, np.float64(1.5)),
     (np.int32, np.int32(-4)),
     (list[np.float32], [np.float32(0.1)]),
     (np.bool_, np.bool_(True)),
-    (Literal["a", 1], "a"),
+    (Literal["a", "b"], "a"),
     (NewType("Id", int), 7),
     (Annotated[int, msgspec.Meta(gt=0)], 3),
     (Sequence[int], [1, 2]),
@@ -233,6 +243,8 @@ REFUSED: list[tuple[object, object, str]] = [
     (list[Point], [Point(1), Point((1,))], "result[1].x = (1,) is tuple"),
     (Box, Box([1, Point({"k": (1,)})]), "result.inner[1]"),
     (list[Model], [Model(name="a", When=NOON), 3], "does not fit"),
+    (Secretive, Secretive(x=1).noting("n"), "has private attributes"),
+    (list[Secretive], [Secretive(x=float("nan"))], "result[0].x = nan cannot be stored"),
     (int, "3", "result does not fit int"),
     (int, True, "result does not fit int"),
     (bool, 1, "result does not fit bool"),

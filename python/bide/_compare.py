@@ -172,6 +172,8 @@ def _compare_fields(a: object, b: object, names: list[str]) -> Difference | None
         difference = compare(getattr(a, name), getattr(b, name))
         if difference is not None:
             return difference.under(f".{name}")
+    if getattr(a, "__pydantic_private__", None) != getattr(b, "__pydantic_private__", None):
+        return Difference("", a, "has private attributes that would not come back")
     return None
 
 

@@ -124,7 +124,8 @@ class CompiledWorkflow:
 class Workflow:
     """A named graph of tasks: `Workflow("ingest", [wait_for_data, process_data])`.
 
-    With `fail_fast`, a failure skips what has not started. `@flow.task` adds a task until the first use.
+    With `fail_fast`, a failure skips what has not started. `@flow.task` adds a task until the first use; the tasks
+    given at once must be a whole graph by themselves.
     """
 
     def __init__(
