@@ -6,6 +6,8 @@ value that cannot be encoded at all. Paths read like Python: ``["a"][3].x``.
 """
 
 import dataclasses
+import functools
+import inspect
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -163,7 +165,7 @@ def _compare_sets(a: set[Any] | frozenset[Any], b: set[Any] | frozenset[Any]) ->
 
 
 def _compare_fields(a: object, b: object, names: list[str]) -> Difference | None:
-    for name in names:
+    for name in (*names, *_beside(a, names)):
         there = hasattr(a, name), hasattr(b, name)
         if there == (False, False):
             continue
@@ -175,6 +177,17 @@ def _compare_fields(a: object, b: object, names: list[str]) -> Difference | None
     if getattr(a, "__pydantic_private__", None) != getattr(b, "__pydantic_private__", None):
         return Difference("", a, "has private attributes that would not come back")
     return None
+
+
+def _beside(value: object, names: list[str]) -> list[str]:
+    """Return the attributes that are no fields, which come back only if building the value sets them again."""
+    others = getattr(value, "__dict__", {}).keys() - names
+    return [name for name in sorted(others) if not _is_cached(type(value), name)]
+
+
+def _is_cached(cls: type, name: str) -> bool:
+    """Whether an attribute is a `cached_property`, which can be computed again."""
+    return isinstance(inspect.getattr_static(cls, name, None), functools.cached_property)
 
 
 def _compare_leaf(a: object, b: object) -> Difference | None:
