@@ -37,6 +37,12 @@ class Job:
         return self.id > 0
 
 
+def started(job: Job) -> Job:
+    """Return a job with state that is not among its fields."""
+    job.__dict__["started"] = True
+    return job
+
+
 class Opaque:
     """Cannot be stored."""
 
@@ -53,6 +59,11 @@ def done(job: object) -> bool:
 def uses_globals() -> bool:
     """Names a value, a function, a module and a class."""
     return LIMIT > 2 and done(TABLE) and os.path.exists("x") and Path("x").exists()  # noqa: PTH110
+
+
+def uses_globals_within() -> bool:
+    """Names a value in nested code alone."""
+    return any(n > LIMIT for n in (1, 2))
 
 
 def ready() -> bool:
@@ -122,6 +133,7 @@ PROVABLE: dict[str, Callable[[], Callable[..., Any]]] = {
 UNPROVABLE: dict[str, Callable[[], Callable[..., Any]]] = {
     "lock": lambda: capturing(threading.Lock()),
     "event": lambda: threading.Event().is_set,
+    "hidden state": lambda: started(Job(3)).done,
     "opaque": lambda: Opaque().done,
     "opaque inside": lambda: capturing([1, {"a": Opaque()}]),
     "local class": lambda: capturing(type("Local", (), {})),

@@ -2,6 +2,11 @@
 
 import sys
 
+from hypothesis import settings
+
+settings.register_profile("bide", deadline=None)  # a loaded machine is slow now and then, which is no failure
+settings.load_profile("bide")
+
 try:
     import bide._core
 except ImportError:

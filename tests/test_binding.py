@@ -86,6 +86,7 @@ def test_from_and_input_say_it_outright() -> None:
     assert [(one.name, one.required) for one in binding.inputs] == [("path", True)]
     codec = binding.positional[1].codec
     assert codec is not None
+    assert codec.annotation is Path
     assert codec.decode(b"sx") == Path("x")
 
 
@@ -205,6 +206,10 @@ def test_a_condition_has_no_handle() -> None:
     assert kinds(Path("x").exists, condition=True) in ({}, {"follow_symlinks": "input:follow_symlinks"})
     with pytest.raises(bide.DefinitionError, match="the gate of task 'me': its condition asks for a handle"):
         bind(lambda handle: 1, "me", TASKS, condition=True)
+
+
+def test_what_a_condition_is_said_to_return_does_not_matter() -> None:
+    assert bind(lazy_names.only_checked_result, "me", TASKS, condition=True).returns.fast == "ntfids"
 
 
 def test_a_task_that_may_not_have_succeeded_needs_a_default() -> None:

@@ -77,6 +77,7 @@ DIFFERENT: list[tuple[Callable[[], Any], Callable[[], Any]]] = [
     (lambda: capturing("1"), lambda: capturing(b"1")),
     (lambda: capturing({"a": 1}), lambda: capturing({"a": 2})),
     (lambda: capturing({1}), lambda: capturing({2})),
+    (lambda: capturing(range(3)), lambda: capturing(range(4))),
     (lambda: capturing(Mode.FAST), lambda: capturing(Mode.SLOW)),
     (lambda: capturing(Job), lambda: capturing(Mode)),
     (lambda: capturing(Path("a")), lambda: capturing("a")),
@@ -116,13 +117,18 @@ def test_a_global_that_the_code_names_decides() -> None:
     assert fingerprint(with_globals(condition, LIMIT=conditions.Opaque()))[1] is None
 
 
+def test_a_global_that_only_nested_code_names_decides() -> None:
+    condition: Any = conditions.uses_globals_within
+    assert digest(with_globals(condition, LIMIT=4)) != digest(with_globals(condition, LIMIT=3))
+
+
 def test_a_global_lambda_is_looked_into() -> None:
     condition: Any = conditions.uses_globals
     one = digest(with_globals(condition, done=lambda job: job))
     assert one != digest(with_globals(condition, done=lambda job: not job))
 
 
-def test_the_docstring_and_line_numbers_of_a_condition_may_move() -> None:
+def test_a_condition_may_move_to_another_line() -> None:
     scopes: list[dict[str, Any]] = [{}, {}]
     exec("def f():\n    return 1 + g()\ndef g(): return 1", scopes[0])  # noqa: S102 - code as data
     exec("\n\n# moved\ndef f():\n    return 1 + g()\ndef g(): return 1", scopes[1])  # noqa: S102 - code as data

@@ -80,8 +80,9 @@ def test_the_compiled_form_is_what_the_executor_reads() -> None:
     assert (one.timeout, one.retry, one.run_if, one.gate is not None) == (3.0, bide.Retry(), "succeeded", True)
     assert one.binding.wants_handle
     assert one.fn() == 1
+    assert compiled.required == {"path"}
     assert (compiled.fail_fast, compiled.wants_context) == (True, False)
-    assert {name: [task for task, _ in wanted] for name, wanted in compiled.inputs.items()} == {
+    assert {name: [task for task, _ in plan.readers] for name, plan in compiled.inputs.items()} == {
         "path": ["load", "gated"],
         "title": ["report"],
     }
@@ -104,6 +105,13 @@ def test_tasks_are_added_until_the_first_use() -> None:
     assert one.levels == [["load"], ["second"], ["third"]]
     with pytest.raises(bide.DefinitionError, match="workflow 'late' is in use already: add task 'clean'"):
         one.task(clean)
+
+
+def test_a_task_may_be_in_two_workflows_as_it_is() -> None:
+    shared = bide.task(lambda: 1, name="shared", retry=bide.Retry(attempts=7))
+    one, two = bide.Workflow("one", [shared]), bide.Workflow("two")
+    assert two.task(shared) is shared
+    assert one._compiled().tasks[0].retry == two._compiled().tasks[0].retry == bide.Retry(attempts=7)
 
 
 def _stars(*args: int) -> int:

@@ -97,7 +97,7 @@ def bind(fn: Callable[..., Any], owner: str, task_names: Collection[str], *, con
             keyword.append((parameter.name, source))
         else:
             positional.append(source)
-    returns = names.resolve(signature.return_annotation, where, "the return value")
+    returns = MISSING if condition else names.resolve(signature.return_annotation, where, "the return value")
     sources = [*positional, *(source for _, source in keyword)]
     return Binding(
         positional=tuple(positional),
@@ -106,7 +106,7 @@ def bind(fn: Callable[..., Any], owner: str, task_names: Collection[str], *, con
         inputs=_inputs(sources),
         wants_handle=any(source.kind == "handle" for source in sources),
         wants_context=any(source.kind == "context" for source in sources),
-        returns=Codec(MISSING if condition else returns, where),
+        returns=Codec(returns, where),
     )
 
 
@@ -179,7 +179,7 @@ def _source(parameter: inspect.Parameter, annotation: object, where: str, task_n
         target, kind = named.name, "input"
     else:
         target, kind = name, "task" if name in task_names else "input"
-    codec = Codec(annotation, where, root=f"parameter {name!r}")
+    codec = Codec(_without(annotation), where, root=f"parameter {name!r}")
     if kind == "task":
         return Source("task", target, None if annotation is MISSING else codec, default, name)
     return Source("input", target, codec, default, name)
@@ -228,6 +228,15 @@ def _outright(annotation: object, where: str, name: str) -> From | Input | None:
         msg = f"{where}: parameter {name!r} has {' and '.join(map(repr, found))}: give one"
         raise DefinitionError(msg)
     return found[0] if found else None
+
+
+def _without(annotation: Any) -> Any:  # noqa: ANN401 - annotations are anything
+    """Return an annotation without From and Input, which say nothing about the value."""
+    if get_origin(annotation) is not Annotated:
+        return annotation
+    inner, *notes = get_args(annotation)
+    kept = tuple(note for note in notes if not isinstance(note, (From, Input)))
+    return Annotated[(inner, *kept)] if kept else inner
 
 
 def _inputs(sources: Iterable[Source]) -> tuple[InputParam, ...]:

@@ -112,7 +112,7 @@ class Codec:
         except NameError as problem:
             msg = f"{what} uses a name that does not exist at run time: {problem}. {REMEDY_NAME}"
             raise DefinitionError(msg) from None
-        except (TypeError, ValueError, RecursionError) as problem:
+        except Exception as problem:  # noqa: BLE001 - an annotation may be anything at all
             msg = f"{what} cannot be stored: {problem}. {REMEDY_TYPE}"
             raise DefinitionError(msg) from None
         msg = (

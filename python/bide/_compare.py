@@ -6,6 +6,8 @@ value that cannot be encoded at all. Paths read like Python: ``["a"][3].x``.
 """
 
 import dataclasses
+import functools
+import inspect
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -26,29 +28,33 @@ class Difference(NamedTuple):
     value: object
     reason: str
 
+    def under(self, way: str) -> "Difference":
+        """Return the same difference as seen from one level up; paths are made only for what differs."""
+        return self._replace(path=way + self.path)
 
-def compare(a: object, b: object, path: str = "") -> Difference | None:
+
+def compare(a: object, b: object) -> Difference | None:
     """Return the first difference between the original `a` and the decoded `b`."""
     kind = type(a)
     if kind is float and not math.isfinite(a):  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-        return Difference(path, a, "cannot be stored: JSON has no such number")
+        return Difference("", a, "cannot be stored: JSON has no such number")
     if type(b) is not kind:
-        return Difference(path, a, f"is {_name(kind)} and would come back as {_name(type(b))}")
+        return Difference("", a, f"is {_name(kind)} and would come back as {_name(type(b))}")
     if kind in SCALARS:
-        return None if a == b else Difference(path, a, f"would come back as {b!r}")
+        return None if a == b else Difference("", a, f"would come back as {b!r}")
     hook = _hooks.registered(kind)
     if hook is not None:
-        return _compare_again(hook.encode(a), hook.encode(b), a, path)
+        return _compare_again(hook.encode(a), hook.encode(b), a)
     if isinstance(a, (list, tuple)):
-        return _compare_items(a, b, path)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        return _compare_items(a, b)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     if isinstance(a, dict):
-        return _compare_mapping(a, b, path)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        return _compare_mapping(a, b)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     if isinstance(a, (set, frozenset)):
-        return _compare_sets(a, b, path)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        return _compare_sets(a, b)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     names = fields(a)
     if names is not None:
-        return _compare_fields(a, b, names, path)
-    return _compare_leaf(a, b, path)
+        return _compare_fields(a, b, names)
+    return _compare_leaf(a, b)
 
 
 def step(key: object) -> str:
@@ -115,20 +121,20 @@ def find_number(value: object, path: str = "", depth: int = 64) -> tuple[str, ob
     return None
 
 
-def _compare_items(a: list[Any] | tuple[Any, ...], b: list[Any] | tuple[Any, ...], path: str) -> Difference | None:
+def _compare_items(a: list[Any] | tuple[Any, ...], b: list[Any] | tuple[Any, ...]) -> Difference | None:
     kinds = list(map(type, a))
     if SCALARS.issuperset(kinds) and kinds == list(map(type, b)) and a == b:
         return None  # at the speed of C; a NaN is equal to nothing, so it is never missed
     if len(a) != len(b):
-        return Difference(path, a, f"has {len(a)} items and would come back with {len(b)}")
+        return Difference("", a, f"has {len(a)} items and would come back with {len(b)}")
     for index, (one, other) in enumerate(zip(a, b, strict=True)):
-        difference = compare(one, other, f"{path}[{index}]")
+        difference = compare(one, other)
         if difference is not None:
-            return difference
+            return difference.under(f"[{index}]")
     return None
 
 
-def _compare_mapping(a: dict[Any, Any], b: dict[Any, Any], path: str) -> Difference | None:
+def _compare_mapping(a: dict[Any, Any], b: dict[Any, Any]) -> Difference | None:
     """Compare by key; the order may differ, as it does beside sets, which are written in order."""
     twins = {key: key for key in b}
     places = zip(a, b, strict=False) if len(a) == len(b) else ((key, key) for key in a)
@@ -136,53 +142,66 @@ def _compare_mapping(a: dict[Any, Any], b: dict[Any, Any], path: str) -> Differe
         twin = twins.get(key, beside)
         if type(key) is not type(twin):
             reason = f"is {_name(type(key))} as a key and would come back as {_name(type(twin))}"
-            return Difference(path + step(key), key, reason)
+            return Difference(step(key), key, reason)
         if key not in twins:
-            return Difference(path + step(key), a[key], "would not come back")
-        difference = compare(key, twin, path + step(key)) or compare(a[key], b[key], path + step(key))
+            return Difference(step(key), a[key], "would not come back")
+        difference = (None if type(key) is str else compare(key, twin)) or compare(a[key], b[key])
         if difference is not None:
-            return difference
+            return difference.under(step(key))
     if len(a) != len(b):
-        return Difference(path, a, f"has {len(a)} keys and would come back with {len(b)}")
+        return Difference("", a, f"has {len(a)} keys and would come back with {len(b)}")
     return None
 
 
-def _compare_sets(a: set[Any] | frozenset[Any], b: set[Any] | frozenset[Any], path: str) -> Difference | None:
+def _compare_sets(a: set[Any] | frozenset[Any], b: set[Any] | frozenset[Any]) -> Difference | None:
     if a != b:
-        return Difference(path, a, f"would come back as {b!r}")
+        return Difference("", a, f"would come back as {b!r}")
     twins = {item: item for item in b}
     for item in a:
-        difference = compare(item, twins[item], f"{path}{{...}}")
+        difference = compare(item, twins[item])
         if difference is not None:
-            return difference
+            return difference.under("{...}")
     return None
 
 
-def _compare_fields(a: object, b: object, names: list[str], path: str) -> Difference | None:
-    for name in names:
+def _compare_fields(a: object, b: object, names: list[str]) -> Difference | None:
+    for name in (*names, *_beside(a, names)):
         there = hasattr(a, name), hasattr(b, name)
         if there == (False, False):
             continue
         if there != (True, True):
-            return Difference(f"{path}.{name}", getattr(a, name, None), "would not come back")
-        difference = compare(getattr(a, name), getattr(b, name), f"{path}.{name}")
+            return Difference(f".{name}", getattr(a, name, None), "would not come back")
+        difference = compare(getattr(a, name), getattr(b, name))
         if difference is not None:
-            return difference
+            return difference.under(f".{name}")
+    if getattr(a, "__pydantic_private__", None) != getattr(b, "__pydantic_private__", None):
+        return Difference("", a, "has private attributes that would not come back")
     return None
 
 
-def _compare_leaf(a: object, b: object, path: str) -> Difference | None:
+def _beside(value: object, names: list[str]) -> list[str]:
+    """Return the attributes that are no fields, which come back only if building the value sets them again."""
+    others = getattr(value, "__dict__", {}).keys() - names
+    return [name for name in sorted(others) if not _is_cached(type(value), name)]
+
+
+def _is_cached(cls: type, name: str) -> bool:
+    """Whether an attribute is a `cached_property`, which can be computed again."""
+    return isinstance(inspect.getattr_static(cls, name, None), functools.cached_property)
+
+
+def _compare_leaf(a: object, b: object) -> Difference | None:
     if type(a).__eq__ is object.__eq__:
-        return _compare_again(a, b, a, path)
+        return _compare_again(a, b, a)
     if isinstance(a, (datetime, time)) and (a.fold != b.fold or a.utcoffset() != b.utcoffset()):  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
-        return Difference(path, a, f"would come back as {b!r}")
-    return None if bool(a == b) else Difference(path, a, f"would come back as {b!r}")
+        return Difference("", a, f"would come back as {b!r}")
+    return None if bool(a == b) else Difference("", a, f"would come back as {b!r}")
 
 
-def _compare_again(a: object, b: object, original: object, path: str) -> Difference | None:
+def _compare_again(a: object, b: object, original: object) -> Difference | None:
     """Compare by encoding: for what has no equality of its own, the stored form is the identity."""
     encode = msgspec.json.Encoder(enc_hook=_hooks.to_json).encode
-    return None if encode(a) == encode(b) else Difference(path, original, f"would come back as {b!r}")
+    return None if encode(a) == encode(b) else Difference("", original, f"would come back as {b!r}")
 
 
 def _name(cls: type) -> str:

@@ -18,11 +18,12 @@ _ABSENT: Any = object()
 class Context(Mapping[str, Any]):
     """A mutable mapping of JSON values: None, bool, int, float, str, and lists and dicts (with str keys) of them."""
 
-    __slots__ = ("_base", "_codec", "_read_only", "_values")
+    __slots__ = ("_base", "_codec", "_read_only", "_values", "_where")
 
     def __init__(self, values: Mapping[str, Any] | None = None) -> None:
         """Hold these values; in a workflow the executor makes it."""
-        self._codec = Codec(where="the context", root="value")
+        self._where = "the context"
+        self._codec: Codec | None = None
         self._base: dict[str, bytes] = {}
         self._values: dict[str, Any] = {}
         self._read_only = False
@@ -32,10 +33,12 @@ class Context(Mapping[str, Any]):
     @classmethod
     def _from_encoded(cls, base: Mapping[str, bytes], where: str = "the context") -> "Context":
         """Return a task's view: `base` has the encoded values that it starts from, `where` names it in errors."""
-        context = cls()
-        context._codec = Codec(where=where)
+        context = cls.__new__(cls)
+        context._where = where
+        context._codec = None
         context._base = dict(base)
-        context._values = dict.fromkeys(context._base, _ABSENT)  # _ABSENT: not decoded yet
+        context._values = dict.fromkeys(base, _ABSENT)  # _ABSENT: not decoded yet
+        context._read_only = False
         return context
 
     # --- reading ---------------------------------------------------------------------------------------------------
@@ -48,7 +51,7 @@ class Context(Mapping[str, Any]):
             if not self._read_only:
                 self._values[key] = value
         elif self._read_only:  # a copy: what a step or condition does to it must not count
-            value = self._codec.decode(self._encode(key, value))
+            value = self._codec_of(key).decode(self._encode(key, value))
         return value
 
     def __contains__(self, key: object) -> bool:
@@ -73,7 +76,7 @@ class Context(Mapping[str, Any]):
 
     def to_json(self) -> str:
         """Return the values as a JSON object."""
-        return json.dumps({key: self._codec.decode(data) for key, data in self._encoded()}, allow_nan=False)
+        return json.dumps({key: self._codec_of(key).decode(data) for key, data in self._encoded()}, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Context":
@@ -139,7 +142,7 @@ class Context(Mapping[str, Any]):
                 continue
             data, before = self._encode(key, value), self._base.get(key)
             # The core may have written the same JSON in another way (after a merge): decode it to be sure.
-            if data != before and (before is None or data != self._encode(key, self._codec.decode(before))):
+            if data != before and (before is None or data != self._encode(key, self._codec_of(key).decode(before))):
                 changed.append((key, data))
         changed.extend((key, None) for key in self._base if key not in self._values)
         return changed
@@ -157,13 +160,18 @@ class Context(Mapping[str, Any]):
             msg = "the context is read-only within a step and a condition: change it in the body"
             raise BideError(msg)
 
-    def _encode(self, key: str, value: object) -> bytes:
+    def _codec_of(self, key: str) -> Codec:
+        """Return the codec, which names `key` from now on; made late, since most bodies touch few keys."""
+        if self._codec is None:
+            self._codec = Codec(where=self._where)
         self._codec.root = "context" + step(key)
-        return self._codec.encode(value)
+        return self._codec
+
+    def _encode(self, key: str, value: object) -> bytes:
+        return self._codec_of(key).encode(value)
 
     def _decode(self, key: str) -> Any:  # noqa: ANN401 - a JSON value
-        self._codec.root = "context" + step(key)
-        return self._codec.decode(self._base[key])
+        return self._codec_of(key).decode(self._base[key])
 
     def _encoded(self) -> list[tuple[str, bytes]]:
         return [

@@ -148,7 +148,7 @@ class _Sink:
     def value(self, value: Any) -> None:  # noqa: ANN401, C901, PLR0912 - anything may have been captured: a branch a kind
         """Describe a value, with its type at every level."""
         kind = type(value)
-        if value is None or value is Ellipsis or value is NotImplemented or kind is bool:
+        if value is None or value is Ellipsis or value is NotImplemented or kind in {bool, range}:
             self.text("constant", repr(value))
         elif kind in {int, str}:
             self.text(kind.__name__, f"{value:x}" if kind is int else value)
@@ -189,7 +189,7 @@ class _Sink:
             self.value(item)
 
     def _encoded(self, value: object) -> None:
-        cls = type(value)
+        cls: Any = type(value)
         if not _is_global(cls):
             raise _Unprovable
         self.text("value of", f"{cls.__module__}.{cls.__qualname__}")

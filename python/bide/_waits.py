@@ -10,8 +10,9 @@ from math import inf
 from typing import Any, Literal, NoReturn, TypeAlias
 
 from bide._callables import is_async
+from bide._codec import Codec
 from bide._duration import count, moment, number, optional_seconds, seconds
-from bide._errors import DefinitionError, not_yet
+from bide._errors import DefinitionError, SerializationError, not_yet
 
 Duration: TypeAlias = float | timedelta
 """Seconds or a timedelta."""
@@ -133,6 +134,15 @@ def check_name(name: object, what: str) -> str | None:
         msg = f"{what}: name must be a text that is not empty, not {name!r}"
         raise DefinitionError(msg)
     return name
+
+
+def encode_answer(answer: object, where: str) -> bytes:
+    """Return a condition's truthy value as it is recorded."""
+    try:
+        return Codec(where=where, root="the condition's value").encode(answer)
+    except SerializationError as problem:
+        msg = f"{problem}; if only its truth matters, return bool(...) from the condition"
+        raise SerializationError(msg) from None
 
 
 def _from_ms(value: object, what: str) -> float:

@@ -13,10 +13,10 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from bide import _core, _draw
 from bide._bind import Binding, InputParam, bind, check_defaults, nearest, with_writers
-from bide._codec import Codec, encode_plain
+from bide._codec import SCALAR_TAGS, WARN_ABOVE, Codec, encode_plain
 from bide._errors import DefinitionError, SerializationError
 from bide._retry import Retry
-from bide._task import TaskDef, as_task, check_name, task
+from bide._task import ATTRIBUTE, TaskDef, as_task, check_name, task
 from bide._waits import Until, Wait
 
 P = ParamSpec("P")
@@ -42,6 +42,32 @@ class CompiledTask:
 
 
 @dataclass(frozen=True, slots=True)
+class InputPlan:
+    """How one run input is stored: by its first reader's annotation; every reader must be able to read it."""
+
+    readers: tuple[tuple[str, InputParam], ...]
+    codec: Codec
+    plain: Codec
+    fast: frozenset[int]
+    """First bytes of the values that every reader takes as they are."""
+    required_by: str | None
+
+    def encode(self, value: object) -> bytes:
+        """Return a value's stored bytes. A scalar is stored as itself, so that a str will do for a Path."""
+        data = encode_plain(value)
+        if data is not None and data[0] in self.fast and len(data) <= WARN_ABOVE:
+            return data
+        data = (self.codec if data is None else self.plain).encode(value)
+        for task_name, parameter in self.readers:
+            try:
+                parameter.codec.decode(data)
+            except SerializationError as problem:
+                msg = f"{self.plain.where} is not what task {task_name!r} takes: {problem}"
+                raise SerializationError(msg) from None
+        return data
+
+
+@dataclass(frozen=True, slots=True)
 class CompiledWorkflow:
     """A workflow as the executor reads it."""
 
@@ -50,20 +76,27 @@ class CompiledWorkflow:
     fail_fast: bool
     tasks: tuple[CompiledTask, ...]
     graph: "_core.Graph"
-    inputs: Mapping[str, tuple[tuple[str, InputParam], ...]]
-    """Each input that a parameter names, with the tasks that want it."""
+    inputs: Mapping[str, InputPlan]
+    """Each input that a parameter names."""
+    required: frozenset[str]
     wants_context: bool
 
     def encode_inputs(self, inputs: Mapping[str, Any] | None) -> list[tuple[str, bytes]]:
         """Return a run's inputs as stored bytes, after checking that they are what the tasks want."""
-        given = self._check_names(inputs)
-        return [(name, self._encode_input(name, value)) for name, value in given.items()]
-
-    def _check_names(self, inputs: Mapping[str, Any] | None) -> Mapping[str, Any]:
         given: Mapping[str, Any] = {} if inputs is None else inputs
+        if type(given) is not dict or not self.required <= given.keys() <= self.inputs.keys():
+            self._check_names(given)
+        plans = self.inputs
+        return [(name, (plans.get(name) or self._unnamed(name)).encode(value)) for name, value in given.items()]
+
+    def _unnamed(self, name: str) -> InputPlan:
+        """Return how an input is stored that only the Context shows."""
+        return _plan(self.name, name, ())
+
+    def _check_names(self, given: Mapping[str, Any]) -> None:
         what = f"workflow {self.name!r}"
         if not isinstance(given, Mapping):
-            msg = f"{what}: inputs must be a mapping of names to values, not {type(inputs).__name__}"
+            msg = f"{what}: inputs must be a mapping of names to values, not {type(given).__name__}"
             raise DefinitionError(msg)
         tasks = [one.name for one in self.tasks]
         for name in given:
@@ -77,40 +110,22 @@ class CompiledWorkflow:
                 close = self._suggest(name, given)
                 msg = f"{what}: nothing takes the input {name!r}{close} (inputs: {_list(self.inputs)})"
                 raise DefinitionError(msg)
-        for name, wanted in self.inputs.items():
-            needing = next((task for task, parameter in wanted if parameter.required), None)
-            if needing is not None and name not in given:
+        for name, plan in self.inputs.items():
+            if plan.required_by is not None and name not in given:
                 close = nearest(name, [one for one in given if one not in self.inputs] + tasks)
-                had = f"(inputs given: {_list(given)}; tasks: {_list(tasks)})"
-                msg = f"{what}: task {needing!r} needs {name!r}, neither an input of this run nor a task{close} {had}"
+                had = f"{close} (inputs given: {_list(given)}; tasks: {_list(tasks)})"
+                msg = f"{what}: task {plan.required_by!r} needs {name!r}, neither an input of this run nor a task{had}"
                 raise DefinitionError(msg)
-        return given
 
     def _suggest(self, name: str, given: Mapping[str, Any]) -> str:
         return nearest(name, [one for one in self.inputs if one not in given] or self.inputs)
-
-    def _encode_input(self, name: str, value: object) -> bytes:
-        """Encode by the first reader's annotation, a scalar by itself; every reader must be able to decode it."""
-        wanted = self.inputs.get(name, ())
-        data = encode_plain(value)
-        where = f"input {name!r} of workflow {self.name!r}"
-        codec = Codec(wanted[0][1].codec.annotation if wanted else Any, where, root="value")
-        if data is None or len(data) > 1:
-            checker = Codec(where=where, root="value") if data is not None else codec
-            data = checker.encode(value)
-        for task_name, parameter in wanted:
-            try:
-                parameter.codec.decode(data)
-            except SerializationError as problem:
-                msg = f"input {name!r} of workflow {self.name!r} is not what task {task_name!r} takes: {problem}"
-                raise SerializationError(msg) from None
-        return data
 
 
 class Workflow:
     """A named graph of tasks: `Workflow("ingest", [wait_for_data, process_data])`.
 
-    With `fail_fast`, a failure skips what has not started. `@flow.task` adds a task until the first use.
+    With `fail_fast`, a failure skips what has not started. `@flow.task` adds a task until the first use; the tasks
+    given at once must be a whole graph by themselves.
     """
 
     def __init__(
@@ -212,7 +227,9 @@ class Workflow:
     # --- building --------------------------------------------------------------------------------------------------
 
     def _decorate(self, settings: dict[str, Any], fn: Callable[P, R]) -> Callable[P, R]:
-        decorated: Callable[P, R] = task(**settings)(fn)
+        # A task as it is, say one that another workflow has too, keeps its own settings.
+        known = not settings and isinstance(getattr(fn, ATTRIBUTE, None), TaskDef)
+        decorated: Callable[P, R] = fn if known else task(**settings)(fn)
         self._add(decorated)
         return decorated
 
@@ -272,7 +289,8 @@ class Workflow:
             fail_fast=self._fail_fast,
             tasks=tasks,
             graph=graph,
-            inputs=_collect_inputs(tasks),
+            inputs=(inputs := _collect_inputs(self._name, tasks)),
+            required=frozenset(name for name, plan in inputs.items() if plan.required_by is not None),
             wants_context=any(one.binding.wants_context for one in tasks)
             or any(one.gate_binding is not None and one.gate_binding.wants_context for one in tasks),
         )
@@ -298,13 +316,28 @@ class Workflow:
         return [(one.name, one.dependencies) for one in self._compiled().tasks]
 
 
-def _collect_inputs(tasks: Iterable[CompiledTask]) -> Mapping[str, tuple[tuple[str, InputParam], ...]]:
+def _collect_inputs(workflow: str, tasks: Iterable[CompiledTask]) -> Mapping[str, InputPlan]:
     found: dict[str, list[tuple[str, InputParam]]] = {}
     for one in tasks:
         for binding in (one.binding, one.gate_binding):
             for parameter in binding.inputs if binding else ():
                 found.setdefault(parameter.name, []).append((one.name, parameter))
-    return MappingProxyType({name: tuple(wanted) for name, wanted in found.items()})
+    return MappingProxyType({name: _plan(workflow, name, tuple(readers)) for name, readers in found.items()})
+
+
+def _plan(workflow: str, name: str, readers: tuple[tuple[str, InputParam], ...]) -> InputPlan:
+    where = f"input {name!r} of workflow {workflow!r}"
+    plain = Codec(where=where, root="value")
+    fast = set(SCALAR_TAGS)
+    for _, parameter in readers:
+        fast &= set(parameter.codec.fast)
+    return InputPlan(
+        readers=readers,
+        codec=Codec(readers[0][1].codec.annotation, where, root="value") if readers else plain,
+        plain=plain,
+        fast=frozenset(map(ord, fast)),
+        required_by=next((task_name for task_name, parameter in readers if parameter.required), None),
+    )
 
 
 def _list(names: Iterable[str]) -> str:
