@@ -11,10 +11,11 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from bide import _core
-from bide._duration import Duration, count, moment, optional_seconds
+from bide._duration import count, moment, optional_seconds
 from bide._errors import BideError, DefinitionError, not_yet
 from bide._result import RunResult
 from bide._status import RunStatus
+from bide._waits import Duration
 from bide._workflow import Workflow
 
 GRACE = 5.0

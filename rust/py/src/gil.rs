@@ -257,7 +257,6 @@ impl<'py> Owned<'py> {
         // SAFETY: `this` is never dropped and not used again.
         unsafe { ManuallyDrop::take(&mut this.0) }
     }
-
 }
 
 impl<'py> From<Bound<'py, PyAny>> for Owned<'py> {
