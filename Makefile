@@ -67,9 +67,9 @@ lint-ruff: $(STAMP)/group-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The peers' modules are checked by nobody: what they import is not installed here.
+# These modules are not type-checked: what they import is not installed by this target.
 lint-mypy: $(STAMP)/group-demo $(STAMP)/group-test $(STAMP)/group-lint
-	$(BIN)/mypy --strict --exclude '(dbos|dagron)_rows' python/bide examples benchmarks
+	$(BIN)/mypy --strict --exclude '(dbos_rows|dagron_rows|chart)\.py' python/bide examples benchmarks
 
 lint-basedpyright: $(STAMP)/group-demo $(STAMP)/group-test $(STAMP)/group-lint
 	$(BIN)/basedpyright --pythonpath $(BIN)/python python
@@ -90,6 +90,10 @@ bench: $(STAMP)/bide $(STAMP)/group-demo ## print the table of measurements, sid
 .PHONY: bench-peers
 bench-peers: $(STAMP)/bide $(STAMP)/group-demo .venv-peers/stamp ## the same with rows of other engines
 	$(BIN)/python -m benchmarks --peers $(BENCH)
+
+.PHONY: chart
+chart: $(STAMP)/group-chart ## draw benchmarks/chart.svg from what make bench measured last
+	$(BIN)/python -m benchmarks.chart
 
 .PHONY: wheel
 wheel: target/wheels/stamp ## build the wheel into target/wheels

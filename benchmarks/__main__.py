@@ -152,6 +152,10 @@ def main() -> int:
     print("\n".join(table.judge(samples)))
     for what, why in missing.items():
         print(f"failed   {what}: {why}")
+    for subject in subjects:
+        if subject.python != sys.executable:
+            version = subprocess.run([subject.python, "-V"], capture_output=True, text=True, check=True).stdout.strip()
+            print(f"peer     {subject.name}: in an environment of its own, {version}")
     for name in skipped:
         print(f"skipped  {name}: not installed or not asked for (make bench-peers)")
     return 1 if missing else 0

@@ -44,8 +44,8 @@ METRICS = {
     "many": [Metric("many", f"{measure.MANY:,} runs of one task, submitted together", "runs/s")],
     "waiting": [
         Metric("wait_kb", f"{measure.DEFERRED:,} deferred bodies, 1 s poll: memory each", "KB", 1),
-        Metric("wait_cpu", "the same: CPU", "% of a core", 1),
-        Metric("resume", "the same: until all have ended", "s", 2, ratio=False),
+        Metric("wait_cpu", f"{measure.DEFERRED:,} deferred bodies: CPU", "% of a core", 1),
+        Metric("resume", f"{measure.DEFERRED:,} deferred bodies: until all have ended", "s", 2, ratio=False),
     ],
     "latency": [
         Metric(
