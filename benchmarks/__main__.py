@@ -87,16 +87,12 @@ def run(subject: Subject, row: str, *, busy: bool) -> dict[str, float] | str:
     return metrics
 
 
-def measure_all(
-    subjects: list[Subject], rows: list[str], repetitions: int
-) -> tuple[table.Samples, dict[str, str]]:
+def measure_all(subjects: list[Subject], rows: list[str], repetitions: int) -> tuple[table.Samples, dict[str, str]]:
     """All samples, and why some are missing. What failed once is not tried again."""
     samples: table.Samples = {subject.name: {} for subject in subjects}
     missing: dict[str, str] = {}
     for repetition in range(1, repetitions + 1):
-        for row, busy in [(row, False) for row in rows] + [
-            (row, True) for row in rows if row in table.BUSY_ROWS
-        ]:
+        for row, busy in [(row, False) for row in rows] + [(row, True) for row in rows if row in table.BUSY_ROWS]:
             for subject in subjects:
                 what = f"{subject.name}, {row}{', busy thread' if busy else ''}"
                 if row not in subject.rows or (busy and not subject.busy) or what in missing:
@@ -128,9 +124,7 @@ def machine() -> str:
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument(
-        "--peers", action="store_true", help="measure the peers too, where they are installed"
-    )
+    parser.add_argument("--peers", action="store_true", help="measure the peers too, where they are installed")
     parser.add_argument(
         "--only",
         nargs="+",
@@ -158,6 +152,10 @@ def main() -> int:
     print("\n".join(table.judge(samples)))
     for what, why in missing.items():
         print(f"failed   {what}: {why}")
+    for subject in subjects:
+        if subject.python != sys.executable:
+            version = subprocess.run([subject.python, "-V"], capture_output=True, text=True, check=True).stdout.strip()
+            print(f"peer     {subject.name}: in an environment of its own, {version}")
     for name in skipped:
         print(f"skipped  {name}: not installed or not asked for (make bench-peers)")
     return 1 if missing else 0

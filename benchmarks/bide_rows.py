@@ -127,9 +127,7 @@ def waiting_flow(release: measure.Release) -> bide.Workflow:
 
     def waiter(number: int) -> Body:
         def wait(handle: bide.TaskHandle) -> None:
-            handle.defer_until(
-                lambda: release.ask(number), poll_interval_ms=int(measure.POLL_SECONDS * 1e3)
-            )
+            handle.defer_until(lambda: release.ask(number), poll_interval_ms=int(measure.POLL_SECONDS * 1e3))
 
         return bide.task(wait, name=f"wait-{number}")
 

@@ -77,10 +77,7 @@ def percentile(values: Iterable[float], share: float) -> float:
 def due_times(start: float) -> list[list[float]]:
     """When each body's conditions become true: spread evenly, over all phases of the poll."""
     return [
-        [
-            start + wait * 0.5 + (body * 37 % LATE_BODIES) / LATE_BODIES * 0.45
-            for wait in range(1, LATE_WAITS + 1)
-        ]
+        [start + wait * 0.5 + (body * 37 % LATE_BODIES) / LATE_BODIES * 0.45 for wait in range(1, LATE_WAITS + 1)]
         for body in range(LATE_BODIES)
     ]
 

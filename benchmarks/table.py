@@ -44,8 +44,8 @@ METRICS = {
     "many": [Metric("many", f"{measure.MANY:,} runs of one task, submitted together", "runs/s")],
     "waiting": [
         Metric("wait_kb", f"{measure.DEFERRED:,} deferred bodies, 1 s poll: memory each", "KB", 1),
-        Metric("wait_cpu", "the same: CPU", "% of a core", 1),
-        Metric("resume", "the same: until all have ended", "s", 2, ratio=False),
+        Metric("wait_cpu", f"{measure.DEFERRED:,} deferred bodies: CPU", "% of a core", 1),
+        Metric("resume", f"{measure.DEFERRED:,} deferred bodies: until all have ended", "s", 2, ratio=False),
     ],
     "latency": [
         Metric(
@@ -110,9 +110,7 @@ def lines(rows: Sequence[str]) -> list[tuple[str, Metric]]:
     """The table's lines in order, each with the prefix of its key."""
     plain = [("", metric) for row in rows for metric in METRICS[row]]
     busy = [(BUSY, metric) for row in rows if row in BUSY_ROWS for metric in METRICS[row]]
-    return plain + [
-        (prefix, metric) for prefix, metric in busy if metric.key not in {"wait_kb", "wait_cpu"}
-    ]
+    return plain + [(prefix, metric) for prefix, metric in busy if metric.key not in {"wait_kb", "wait_cpu"}]
 
 
 def cell(samples: Samples, subject: str, key: str, metric: Metric) -> str:
@@ -123,9 +121,7 @@ def cell(samples: Samples, subject: str, key: str, metric: Metric) -> str:
     text = f"{value:,.{metric.digits}f}".replace(",", "\u202f")
     baseline = median(samples, BASELINE, key)
     if metric.ratio and baseline and subject != BASELINE:
-        text += (
-            f" ({value / baseline:.2g})" if value < 10 * baseline else f" ({value / baseline:,.0f})"
-        )
+        text += f" ({value / baseline:.2g})" if value < 10 * baseline else f" ({value / baseline:,.0f})"
     return text
 
 
@@ -138,9 +134,7 @@ def render(samples: Samples, subjects: Sequence[str], rows: Sequence[str]) -> st
             busy_begun = True
             body.append(["beside one busy Python thread:", "", *("" for _ in subjects)])
         key = prefix + metric.key
-        body.append(
-            [metric.title, metric.unit, *(cell(samples, name, key, metric) for name in subjects)]
-        )
+        body.append([metric.title, metric.unit, *(cell(samples, name, key, metric) for name in subjects)])
     widths = [max(len(line[column]) for line in body) for column in range(len(body[0]))]
 
     def write(line: Sequence[str]) -> str:
@@ -148,17 +142,13 @@ def render(samples: Samples, subjects: Sequence[str], rows: Sequence[str]) -> st
         cells += [text.rjust(width) for text, width in zip(line[2:], widths[2:], strict=True)]
         return f"| {' | '.join(cells)} |"
 
-    rules = ["-" * width for width in widths[:2]] + [
-        "-" * (width - 1) + ":" for width in widths[2:]
-    ]
+    rules = ["-" * width for width in widths[:2]] + ["-" * (width - 1) + ":" for width in widths[2:]]
     return "\n".join([write(body[0]), write(rules), *(write(line) for line in body[1:])])
 
 
 def judge(samples: Samples, goals: Sequence[Goal] = GOALS) -> list[str]:
     """Say of each figure that must be reached whether it was."""
-    titles: Mapping[str, Metric] = {
-        metric.key: metric for row in METRICS.values() for metric in row
-    }
+    titles: Mapping[str, Metric] = {metric.key: metric for row in METRICS.values() for metric in row}
     said = []
     for goal in goals:
         value = median(samples, goal.subject, goal.key)
@@ -166,13 +156,9 @@ def judge(samples: Samples, goals: Sequence[Goal] = GOALS) -> list[str]:
         if value is None or not baseline:
             continue
         value /= baseline
-        reached = (goal.least is None or value >= goal.least) and (
-            goal.most is None or value <= goal.most
-        )
+        reached = (goal.least is None or value >= goal.least) and (goal.most is None or value <= goal.most)
         bound = f"at least {goal.least:,g}" if goal.least is not None else f"at most {goal.most:,g}"
         unit = f"of {BASELINE}'s" if goal.times_baseline else titles[goal.key].unit
         word = "reached" if reached else "MISSED "
-        said.append(
-            f"{word}  {goal.subject}, {titles[goal.key].title}: {value:,.3g} {unit} ({bound})"
-        )
+        said.append(f"{word}  {goal.subject}, {titles[goal.key].title}: {value:,.3g} {unit} ({bound})")
     return said

@@ -67,9 +67,7 @@ def row_waiting(setting: measure.Setting) -> measure.Metrics:
         while not release.ask(number):
             time.sleep(measure.POLL_SECONDS)
 
-    threads = [
-        threading.Thread(target=waiter, args=(number,)) for number in range(measure.DEFERRED)
-    ]
+    threads = [threading.Thread(target=waiter, args=(number,)) for number in range(measure.DEFERRED)]
 
     def start() -> None:
         for thread in threads:

@@ -72,9 +72,7 @@ def main() -> None:
     print(f"process_data:  {result['process_data']} characters")
     print(f"other_work:    {result['other_work']}")
     print(f"waited:        {waited:.2f} s in {len(polls)} polls, {POLL_MS} ms apart")
-    print(
-        f"slot held:     before {slot_held[0][1]}, at each poll {polls}, after {slot_held[-1][1]}"
-    )
+    print(f"slot held:     before {slot_held[0][1]}, at each poll {polls}, after {slot_held[-1][1]}")
 
     assert result.status == bide.RunStatus.COMPLETED, result.status
     assert result["process_data"] == len("twelve bytes"), result["process_data"]

@@ -70,9 +70,7 @@ class Demo:
         except KeyError:
             return None
 
-    def watch(
-        self, until: Callable[[bide.RunResult], bool], what: str, patience: float = PATIENCE
-    ) -> bide.RunResult:
+    def watch(self, until: Callable[[bide.RunResult], bool], what: str, patience: float = PATIENCE) -> bide.RunResult:
         """Show the run until something holds of it; that it never does fails the demo."""
         give_up = time.monotonic() + patience
         while time.monotonic() < give_up:
@@ -123,14 +121,9 @@ def ended(run: bide.RunResult, task: str) -> datetime:
 def act(demo: Demo) -> tuple[bide.RunResult, bide.RunResult, datetime, datetime]:
     """Play it; returns the run as it was after the kill and at the end, and the two times."""
     first = demo.start_worker()
-    demo.view.say(
-        f"worker {first.pid} starts the run: one slot, and a file to wait for that is not there"
-    )
+    demo.view.say(f"worker {first.pid} starts the run: one slot, and a file to wait for that is not there")
     demo.watch(
-        lambda run: (
-            waits(run, "wait_for_data")
-            and run.tasks["load_rates"].status == bide.TaskStatus.COMPLETED
-        ),
+        lambda run: waits(run, "wait_for_data") and run.tasks["load_rates"].status == bide.TaskStatus.COMPLETED,
         "wait_for_data waits, and load_rates has run in the only slot meanwhile",
     )
     demo.view.say("wait_for_data has given its slot back, and load_rates has used it")
@@ -140,9 +133,7 @@ def act(demo: Demo) -> tuple[bide.RunResult, bide.RunResult, datetime, datetime]
     first.wait()
     killed = datetime.now(UTC)
     demo.view.executed_by = "nobody"
-    demo.view.say(
-        f"worker {first.pid} killed with SIGKILL while it waits; nobody executes the run now"
-    )
+    demo.view.say(f"worker {first.pid} killed with SIGKILL while it waits; nobody executes the run now")
     demo.linger()
     orphan = demo.watch(lambda _: True, "the run is still in the database")
 
@@ -152,25 +143,19 @@ def act(demo: Demo) -> tuple[bide.RunResult, bide.RunResult, datetime, datetime]
     give_up = time.monotonic() + PATIENCE
     while ("wait_for_data", second.pid) not in demo.entered() and time.monotonic() < give_up:
         time.sleep(LOOK)
-    demo.watch(
-        lambda run: waits(run, "wait_for_data"), "the second worker waits in the first one's stead"
-    )
+    demo.watch(lambda run: waits(run, "wait_for_data"), "the second worker waits in the first one's stead")
     demo.linger()
 
     demo.deliver()
     demo.view.say("the file is delivered")
-    final = demo.watch(
-        lambda run: run.status == bide.RunStatus.COMPLETED, "the run completes", 2 * PATIENCE
-    )
+    final = demo.watch(lambda run: run.status == bide.RunStatus.COMPLETED, "the run completes", 2 * PATIENCE)
     if second.wait(PATIENCE) != 0:
         raise DifferentError(f"the second worker ended with exit code {second.returncode}")
     demo.view.say(f"worker {second.pid} printed: {demo.output(1).read_text().strip()}")
     return orphan, final, killed, restarted
 
 
-def findings(
-    demo: Demo, orphan: bide.RunResult, final: bide.RunResult, killed: datetime
-) -> list[tuple[str, bool]]:
+def findings(demo: Demo, orphan: bide.RunResult, final: bide.RunResult, killed: datetime) -> list[tuple[str, bool]]:
     """What the demo says of itself, and whether it is so."""
     first, second = (worker.pid for worker in demo.workers)
     entered = demo.entered()
@@ -189,8 +174,7 @@ def findings(
         ),
         (
             "the body that waited was entered once by each worker, as one attempt",
-            [pid for task, pid in entered if task == "wait_for_data"] == [first, second]
-            and wait.attempts == 1,
+            [pid for task, pid in entered if task == "wait_for_data"] == [first, second] and wait.attempts == 1,
         ),
         (
             "what was committed before the kill did not run again",

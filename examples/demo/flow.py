@@ -49,9 +49,7 @@ def process_data(wait_for_data: str, load_rates: dict[str, float], ledger: str) 
     note(ledger, "process_data")
     time.sleep(1.0)
     with Path(wait_for_data).open(newline="") as file:
-        return sum(
-            float(row["amount"]) * load_rates[row["currency"]] for row in csv.DictReader(file)
-        )
+        return sum(float(row["amount"]) * load_rates[row["currency"]] for row in csv.DictReader(file))
 
 
 @bide.task(gate=bide.after(QUIET_SECONDS))

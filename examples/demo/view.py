@@ -9,8 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -19,6 +18,9 @@ from rich.table import Table
 import bide
 
 from .worker import SLOTS
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 STYLE = {"runs": "bold green", "waits": "yellow", "done": "dim", "not started": "dim"}
 BAR_WIDTH = 60
@@ -100,9 +102,7 @@ class View:
             self._live.update(table, refresh=True)
 
 
-def timeline(
-    run: bide.RunResult, killed: datetime, restarted: datetime, encoding: str
-) -> list[str]:
+def timeline(run: bide.RunResult, killed: datetime, restarted: datetime, encoding: str) -> list[str]:
     """Draw when each task started and ended, and where the process was killed and started again."""
     runs, waits = ("█", "░") if encoding.lower().startswith("utf") else ("#", ".")
     start = run.started_at
