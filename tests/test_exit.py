@@ -497,16 +497,19 @@ CASES = {
         """
         warnings.simplefilter("ignore", DeprecationWarning)
         p = pool(2)
-        go(p, forever)
+        go(p, lambda h: h.defer_until(lambda: False, 1))
+        reader, writer = os.pipe()
         child = os.fork()
         if not child:
             p = pool(2)
             assert go(p, lambda h: 7).result() == 7
             go(p, forever)
             go(p, lambda h: h.defer_until(lambda: False, 1))
-            end()
+            os.write(writer, b"%r" % time.monotonic())
             sys.exit(4)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 4
+        assert time.monotonic() - float(os.read(reader, 99)) < 1
+        end()
         """,
     ),
     "fork in a body, and the child goes on from there": Case(
@@ -609,8 +612,12 @@ PROBE_CASES = {
     "a neighbour gets in between callables of C": Case(
         """
         p = pool(2)
+        gate = threading.Event()
+        for i in range(2):
+            go(p, lambda h: gate.wait())
         tickets = [go(p, repr) for i in range(200_000)]
-        for i in range(3):
+        gate.set()
+        for i in range(5):
             time.sleep(0)  # leaves the interpreter and wants it back
         # All of that, beside 200,000 bodies that never look whether anybody waits.
         try:
