@@ -449,8 +449,9 @@ CASES = {
     "ten pools": Case(
         """
         pools = [pool(2) for _ in range(10)]
+        go(pools[4], forever)
         for p in pools:
-            go(p, forever)
+            go(p, lambda h: 7).result()
             go(p, lambda h: h.defer_until(lambda: False, 1))
         end()
         """,
