@@ -247,9 +247,9 @@ CASES = {
                 handle.defer_until(lambda: polled.add(i), 10_000_000)
             except BaseException:
                 forever()
-        for i in range(10):
+        for i in range(3):
             go(p, lambda h, i=i: body(h, i))
-        until(lambda: len(polled) == 10)
+        until(lambda: len(polled) == 3)
         end()
         """,
     ),
@@ -617,7 +617,7 @@ PROBE_CASES = {
             go(p, lambda h: gate.wait())
         tickets = [go(p, repr) for i in range(200_000)]
         gate.set()
-        for i in range(5):
+        for i in range(2):
             time.sleep(0)  # leaves the interpreter and wants it back
         # All of that, beside 200,000 bodies that never look whether anybody waits.
         try:

@@ -2,7 +2,11 @@
 
 #![cfg_attr(
     not(feature = "probe"),
-    expect(dead_code, reason = "the bindings that use it are not here yet")
+    expect(
+        dead_code,
+        unused_imports,
+        reason = "the bindings that use it are not here yet"
+    )
 )]
 
 use pyo3::prelude::*;
