@@ -624,7 +624,6 @@ PROBE_CASES = {
             tickets[-1].result(0)
         except TimeoutError:
             print("while they ran")
-        end()
         """,
         out="while they ran\n",
     ),
