@@ -19,13 +19,11 @@
 
 use std::cell::Cell;
 use std::ffi::c_int;
-use std::mem::{self, ManuallyDrop};
-use std::ops::Deref;
+use std::mem;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
@@ -85,6 +83,11 @@ macro_rules! unwinds {
     }};
 }
 
+// After the macro, which it uses.
+mod refs;
+use refs::empty_bin;
+pub(crate) use refs::{Kept, Owned, OwnedTuple, Raised};
+
 // ------------------------------------------------------------------------------------ guarded calls
 
 /// Calls `function()`.
@@ -98,11 +101,16 @@ pub(crate) fn call0<'py>(function: &Bound<'py, PyAny>) -> Result<Owned<'py>, Rai
 
 /// Calls `function(argument)` without making a tuple.
 #[inline]
-pub(crate) fn call1<'py>(function: &Bound<'py, PyAny>, argument: &Bound<'py, PyAny>) -> Result<Owned<'py>, Raised> {
+pub(crate) fn call1<'py>(
+    function: &Bound<'py, PyAny>,
+    argument: &Bound<'py, PyAny>,
+) -> Result<Owned<'py>, Raised> {
     let c = unwinds!(ffi::PyObject_CallFunctionObjArgs as fn(*mut PyObject; ...) -> *mut PyObject);
     let end = ptr::null_mut::<PyObject>();
     // SAFETY: attached, live references, and the list of arguments ends with null.
-    let result = guarded(function.py(), || unsafe { c(function.as_ptr(), argument.as_ptr(), end) });
+    let result = guarded(function.py(), || unsafe {
+        c(function.as_ptr(), argument.as_ptr(), end)
+    });
     owned(function.py(), result)
 }
 
@@ -123,9 +131,13 @@ pub(crate) fn call_args<'py>(
         // SAFETY: as said above.
         [a, b] => guarded(py, || unsafe { c(f, a.as_ptr(), b.as_ptr(), end) }),
         // SAFETY: as said above.
-        [a, b, d] => guarded(py, || unsafe { c(f, a.as_ptr(), b.as_ptr(), d.as_ptr(), end) }),
+        [a, b, d] => guarded(py, || unsafe {
+            c(f, a.as_ptr(), b.as_ptr(), d.as_ptr(), end)
+        }),
         // SAFETY: as said above.
-        [a, b, d, e] => guarded(py, || unsafe { c(f, a.as_ptr(), b.as_ptr(), d.as_ptr(), e.as_ptr(), end) }),
+        [a, b, d, e] => guarded(py, || unsafe {
+            c(f, a.as_ptr(), b.as_ptr(), d.as_ptr(), e.as_ptr(), end)
+        }),
         many => return call(function, &*tuple(py, many)?, None),
     };
     owned(py, result)
@@ -138,10 +150,14 @@ pub(crate) fn call<'py>(
     arguments: &Bound<'py, PyTuple>,
     keywords: Option<&Bound<'py, PyDict>>,
 ) -> Result<Owned<'py>, Raised> {
-    let c = unwinds!(ffi::PyObject_Call as fn(*mut PyObject, *mut PyObject, *mut PyObject) -> *mut PyObject);
+    let c = unwinds!(
+        ffi::PyObject_Call as fn(*mut PyObject, *mut PyObject, *mut PyObject) -> *mut PyObject
+    );
     let keywords = keywords.map_or(ptr::null_mut(), Bound::as_ptr);
     // SAFETY: attached and live references; the keywords may be null.
-    let result = guarded(function.py(), || unsafe { c(function.as_ptr(), arguments.as_ptr(), keywords) });
+    let result = guarded(function.py(), || unsafe {
+        c(function.as_ptr(), arguments.as_ptr(), keywords)
+    });
     owned(function.py(), result)
 }
 
@@ -158,7 +174,10 @@ pub(crate) fn is_truthy(value: &Bound<'_, PyAny>) -> Result<bool, Raised> {
 
 /// `getattr(value, name)`.
 #[inline]
-pub(crate) fn getattr<'py>(value: &Bound<'py, PyAny>, name: &Bound<'py, PyString>) -> Result<Owned<'py>, Raised> {
+pub(crate) fn getattr<'py>(
+    value: &Bound<'py, PyAny>,
+    name: &Bound<'py, PyString>,
+) -> Result<Owned<'py>, Raised> {
     let c = unwinds!(ffi::PyObject_GetAttr as fn(*mut PyObject, *mut PyObject) -> *mut PyObject);
     // SAFETY: attached and live references.
     let result = guarded(value.py(), || unsafe { c(value.as_ptr(), name.as_ptr()) });
@@ -171,14 +190,20 @@ pub(crate) fn setattr(
     name: &Bound<'_, PyString>,
     to: &Bound<'_, PyAny>,
 ) -> Result<(), Raised> {
-    let c = unwinds!(ffi::PyObject_SetAttr as fn(*mut PyObject, *mut PyObject, *mut PyObject) -> c_int);
+    let c =
+        unwinds!(ffi::PyObject_SetAttr as fn(*mut PyObject, *mut PyObject, *mut PyObject) -> c_int);
     // SAFETY: attached and live references.
-    let failed = guarded(value.py(), || unsafe { c(value.as_ptr(), name.as_ptr(), to.as_ptr()) });
+    let failed = guarded(value.py(), || unsafe {
+        c(value.as_ptr(), name.as_ptr(), to.as_ptr())
+    });
     done(value.py(), failed)
 }
 
 /// A new tuple. CPython 3.11 collects garbage, and so runs finalizers, when it allocates one.
-pub(crate) fn tuple<'py>(py: Python<'py>, elements: &[&Bound<'py, PyAny>]) -> Result<OwnedTuple<'py>, Raised> {
+pub(crate) fn tuple<'py>(
+    py: Python<'py>,
+    elements: &[&Bound<'py, PyAny>],
+) -> Result<OwnedTuple<'py>, Raised> {
     let c = unwinds!(ffi::PyTuple_New as fn(ffi::Py_ssize_t) -> *mut PyObject);
     // A slice is never longer than isize::MAX.
     // SAFETY: attached.
@@ -208,9 +233,12 @@ pub(crate) fn set_item(
     key: &Bound<'_, PyAny>,
     value: &Bound<'_, PyAny>,
 ) -> Result<(), Raised> {
-    let c = unwinds!(ffi::PyObject_SetItem as fn(*mut PyObject, *mut PyObject, *mut PyObject) -> c_int);
+    let c =
+        unwinds!(ffi::PyObject_SetItem as fn(*mut PyObject, *mut PyObject, *mut PyObject) -> c_int);
     // SAFETY: attached and live references.
-    let failed = guarded(dict.py(), || unsafe { c(dict.as_ptr(), key.as_ptr(), value.as_ptr()) });
+    let failed = guarded(dict.py(), || unsafe {
+        c(dict.as_ptr(), key.as_ptr(), value.as_ptr())
+    });
     done(dict.py(), failed)
 }
 
@@ -232,7 +260,11 @@ pub(crate) fn release(py: Python<'_>, object: Py<PyAny>) {
 }
 
 fn done(py: Python<'_>, failed: c_int) -> Result<(), Raised> {
-    if failed == 0 { Ok(()) } else { Err(Raised::take(py)) }
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(Raised::take(py))
+    }
 }
 
 #[inline]
@@ -241,190 +273,6 @@ fn owned(py: Python<'_>, result: *mut PyObject) -> Result<Owned<'_>, Raised> {
     match unsafe { Bound::from_owned_ptr_or_opt(py, result) } {
         Some(bound) => Ok(Owned::from(bound)),
         None => Err(Raised::take(py)),
-    }
-}
-
-// --------------------------------------------------------------------------------------- references
-
-/// What a guarded call returned. Reads like the `Bound` in it, and is dropped under the guard.
-pub(crate) struct Owned<'py>(ManuallyDrop<Bound<'py, PyAny>>);
-
-impl<'py> Owned<'py> {
-    /// The reference itself, whose drop is no longer guarded: for handing it to Python.
-    #[inline]
-    pub(crate) fn into_bound(self) -> Bound<'py, PyAny> {
-        let mut this = ManuallyDrop::new(self);
-        // SAFETY: `this` is never dropped and not used again.
-        unsafe { ManuallyDrop::take(&mut this.0) }
-    }
-}
-
-impl<'py> From<Bound<'py, PyAny>> for Owned<'py> {
-    fn from(bound: Bound<'py, PyAny>) -> Self {
-        Self(ManuallyDrop::new(bound))
-    }
-}
-
-impl<'py> Deref for Owned<'py> {
-    type Target = Bound<'py, PyAny>;
-    #[inline]
-    fn deref(&self) -> &Self::Target {
-        &self.0
-    }
-}
-
-impl Drop for Owned<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        // SAFETY: taken once, here, and not used again.
-        let bound = unsafe { ManuallyDrop::take(&mut self.0) };
-        release(bound.py(), bound.unbind());
-    }
-}
-
-/// A tuple as [`Owned`] keeps any object.
-pub(crate) struct OwnedTuple<'py>(Owned<'py>);
-
-impl<'py> Deref for OwnedTuple<'py> {
-    type Target = Bound<'py, PyTuple>;
-    fn deref(&self) -> &Self::Target {
-        // SAFETY: made as a tuple.
-        unsafe { self.0.cast_unchecked() }
-    }
-}
-
-/// A reference held by Rust data of unknown lifetime. It may be dropped anywhere: attached it is
-/// released under the guard, otherwise it waits in a bin that the next thread to attach empties.
-pub(crate) struct Kept(ManuallyDrop<Py<PyAny>>);
-
-static BIN: Mutex<Vec<Py<PyAny>>> = Mutex::new(Vec::new());
-static BIN_IS_FULL: AtomicBool = AtomicBool::new(false);
-
-impl Kept {
-    /// Keeps `object`.
-    #[inline]
-    pub(crate) fn new(object: Py<PyAny>) -> Self {
-        Self(ManuallyDrop::new(object))
-    }
-
-    /// The object as its owner.
-    #[inline]
-    pub(crate) fn into_owned(self, py: Python<'_>) -> Owned<'_> {
-        let mut this = ManuallyDrop::new(self);
-        // SAFETY: `this` is never dropped and not used again.
-        Owned::from(unsafe { ManuallyDrop::take(&mut this.0) }.into_bound(py))
-    }
-}
-
-impl Deref for Kept {
-    type Target = Py<PyAny>;
-    #[inline]
-    fn deref(&self) -> &Self::Target {
-        &self.0
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        // SAFETY: taken once, here, and not used again.
-        let object = unsafe { ManuallyDrop::take(&mut self.0) };
-        if is_attached() {
-            // SAFETY: just seen to be attached, and nothing here detaches.
-            release(unsafe { Python::assume_attached() }, object);
-        } else {
-            BIN.lock().push(object);
-            BIN_IS_FULL.store(true, Ordering::Release);
-        }
-    }
-}
-
-/// Whether this thread is attached: it has a thread state, and has not left by [`detached`], which is
-/// the only way out. (`PyGILState_Check` is not in the stable ABI.)
-fn is_attached() -> bool {
-    // SAFETY: may be called by any thread at any time.
-    !AWAY.get() && !unsafe { ffi::PyGILState_GetThisThreadState() }.is_null()
-}
-
-/// Releases what was dropped by threads that were not attached.
-#[inline]
-fn empty_bin(py: Python<'_>) {
-    if BIN_IS_FULL.load(Ordering::Relaxed) && BIN_IS_FULL.swap(false, Ordering::Acquire) {
-        let objects = mem::take(&mut *BIN.lock());
-        for object in objects {
-            release(py, object);
-        }
-    }
-}
-
-// ------------------------------------------------------------------------------------------- errors
-
-/// An exception that a guarded call raised. The exception holds frames, and those hold the locals of
-/// a body, so that dropping it may run Python code: it is kept as [`Kept`] keeps an object.
-pub(crate) struct Raised(Kept);
-
-impl Raised {
-    /// The exception that a C call has just set.
-    #[cold]
-    fn take(py: Python<'_>) -> Self {
-        let mut kind = ptr::null_mut();
-        let mut value = ptr::null_mut();
-        let mut traceback = ptr::null_mut();
-        // SAFETY: attached; the three are owned by us afterwards and may be null.
-        // (`PyErr_GetRaisedException` is in the stable ABI from 3.12 on only.)
-        unsafe { ffi::PyErr_Fetch(&mut kind, &mut value, &mut traceback) };
-        type Three = *mut *mut PyObject;
-        let c = unwinds!(ffi::PyErr_NormalizeException as fn(Three, Three, Three));
-        // Normalizing may call the exception's class.
-        // SAFETY: the three that were fetched.
-        guarded(py, || unsafe { c(&raw mut kind, &raw mut value, &raw mut traceback) });
-        if value.is_null() {
-            let none_set = pyo3::exceptions::PySystemError::new_err("a call failed without setting an exception");
-            return Self::new(py, none_set);
-        }
-        // SAFETY: owned references; the class and the traceback are released after the exception has
-        // taken its own reference of the latter, so neither is the last.
-        unsafe {
-            if !traceback.is_null() {
-                ffi::PyException_SetTraceback(value, traceback);
-                ffi::Py_DecRef(traceback);
-            }
-            ffi::Py_DecRef(kind);
-            Self(Kept::new(Bound::from_owned_ptr(py, value).unbind()))
-        }
-    }
-
-    /// An error that Rust made, or that PyO3 returned.
-    pub(crate) fn new(py: Python<'_>, error: PyErr) -> Self {
-        Self(Kept::new(error.into_value(py).into_any()))
-    }
-
-    /// The exception.
-    pub(crate) fn value<'a, 'py>(&'a self, py: Python<'py>) -> &'a Bound<'py, PyAny> {
-        self.0.bind(py)
-    }
-
-    /// Whether it is an instance of `T`. Runs no Python code.
-    pub(crate) fn is<T: pyo3::PyTypeInfo>(&self, py: Python<'_>) -> bool {
-        let class = T::type_object(py);
-        // SAFETY: attached; an exception and a type.
-        unsafe { ffi::PyType_IsSubtype(ffi::Py_TYPE(self.0.as_ptr()), class.as_ptr().cast::<ffi::PyTypeObject>()) != 0 }
-    }
-
-    /// The exception as PyO3 wants it, for raising it to a Python caller.
-    pub(crate) fn into_err(self, py: Python<'_>) -> PyErr {
-        PyErr::from_value(self.0.into_owned(py).into_bound())
-    }
-}
-
-impl From<Raised> for PyErr {
-    fn from(raised: Raised) -> Self {
-        Python::attach(|py| raised.into_err(py))
-    }
-}
-
-impl std::fmt::Debug for Raised {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Raised")
     }
 }
 
