@@ -84,7 +84,9 @@ impl RunState {
         }
         for (id, map, entry) in stored.entries {
             let ix = position(id, map)?;
-            state.detail(ix).journal.restore(entry);
+            let detail = state.detail(ix);
+            detail.waited_until = detail.waited_until.max(entry.closed_at.unwrap_or_default());
+            detail.journal.restore(entry);
         }
         state.settle_derived();
         Ok(state)
@@ -122,18 +124,19 @@ impl RunState {
             return;
         }
         self.unproven = true;
-        let stale = self.blocked_by.take().is_some();
+        let stale = self.blocked_by.take().is_some() || self.status != RunStatus::Running;
+        self.status = RunStatus::Running;
         if crashes != self.crashes || stale || self.version.is_some() {
             self.crashes = crashes;
             self.write_run(out);
         }
-        if let Some(cause) = self.first_failed().filter(|_| self.graph.fail_fast()) {
-            // Only tasks that a newer version has added can have been left.
-            self.stop_short(cause, out);
-        }
         // Chosen before any of them moves on: what one lets go on is not taken up a second time.
         let open: Vec<TaskIx> =
             self.graph.order().iter().copied().filter(|ix| self.tasks[*ix as usize].unmet == 0).collect();
+        if let Some(cause) = self.first_failed().filter(|_| self.graph.fail_fast()) {
+            // Tasks that a newer version has added, and what is not known to have started.
+            self.stop_short(cause, out);
+        }
         for ix in open {
             self.take_up(ix, out);
         }

@@ -18,7 +18,7 @@
 //! | Running   | `Ended` Suspended             | Running, out of memory               |
 //! | Running, out of memory | `Begin`, `Due` (re-enter), `Closed` | Ready              |
 //!
-//! A run's states: Running from its creation; Completed or Failed with its last task; Paused by `Block`, or by
+//! A run's states: Pending until `Begin`, if it was created for another runner; Running; Completed or Failed with its last task; Paused by `Block`, or by
 //! `Begin` if it has killed its process too often. A run that does not run refuses every event: what its bodies
 //! still do is discarded, and they are entered again when it goes on.
 //!
@@ -104,6 +104,8 @@ pub(crate) struct Detail {
     pub(crate) failure: Option<Failure>,
     pub(crate) first_started_at: Option<Time>,
     pub(crate) waited: i64,
+    /// Up to when `waited` counts: of waits that are open at the same time it counts the time once.
+    pub(crate) waited_until: Time,
     pub(crate) retry_at: Option<Time>,
     pub(crate) blocked_by: Option<Arc<str>>,
     /// The mark.
@@ -239,7 +241,8 @@ impl RunState {
         batch: &mut Batch,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Refused> {
-        if self.status != RunStatus::Running {
+        let first = self.status == RunStatus::Pending && matches!(event, Event::Begin);
+        if self.status != RunStatus::Running && !first {
             return Err(Refused::RunOver);
         }
         let out = &mut Out { now, batch, effects };

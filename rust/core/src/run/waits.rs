@@ -25,7 +25,8 @@ impl RunState {
     ) -> Result<(), Refused> {
         let detail = self.detail(ix);
         let entry = detail.journal.close(key, result, out.now).ok_or(Refused::AttemptOver)?.clone();
-        detail.waited += micros(out.now.since(entry.opened_at));
+        detail.waited += micros(out.now.since(entry.opened_at.max(detail.waited_until)));
+        detail.waited_until = out.now;
         self.write_entry(ix, &entry, out);
         Ok(())
     }

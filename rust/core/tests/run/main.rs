@@ -1,0 +1,11 @@
+//! The run machine against simple oracles, driven by a small harness that plays executor and store.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod crashes;
+mod failure;
+mod harness;
+mod journal;
+mod plan;
+mod properties;
+mod store;
+mod waits;
