@@ -7,5 +7,6 @@ mod harness;
 mod journal;
 mod plan;
 mod properties;
+mod script;
 mod store;
 mod waits;
