@@ -90,6 +90,10 @@ impl RunState {
         retry: Option<Retry>,
         out: &mut Out<'_>,
     ) -> Result<(), Refused> {
+        let current = self.graph.spec(ix).gate.as_ref().is_some_and(|gate| gate.key() == *key);
+        if !current {
+            return Err(Refused::AttemptOver);
+        }
         let failure = result.as_ref().err().cloned();
         self.close_entry(ix, key, result, out)?;
         self.new_record(out);

@@ -121,7 +121,6 @@ fn run_alone(plan: &TaskPlan) -> (TaskStatus, u32) {
                 }
                 return (TaskStatus::Failed, attempt);
             }
-            gate_open = false;
         }
         match nth(&plan.ends, attempt) {
             End::Return | End::ReturnChanges => return (TaskStatus::Completed, attempt),
