@@ -1,7 +1,7 @@
 //! A harness that plays executor: it carries effects out in random order, gathers events into batches as workers
 //! do, dies or closes between any two commits, and checks what must hold at every moment.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +47,8 @@ pub(crate) struct Disasters {
     pub(crate) crashes: u32,
     /// So many orderly closes at most.
     pub(crate) closes: u32,
+    /// A crash at this commit, before it or after it.
+    pub(crate) at: Option<(u32, bool)>,
 }
 
 pub(crate) struct World {
@@ -64,8 +66,8 @@ pub(crate) struct World {
     ready: HashSet<(TaskIx, u32)>,
     /// In the order in which they were committed, over all lives.
     pub(crate) failures: Vec<Failure>,
-    /// Every value that a step returned, by task and key; one that is committed must not be made again.
-    steps: HashMap<(TaskIx, EntryKey), u32>,
+    /// How many commits there were.
+    pub(crate) commits: u32,
     pub(crate) settled: Option<RunStatus>,
 }
 
@@ -103,7 +105,7 @@ impl World {
             bodies: Vec::new(),
             ready: HashSet::new(),
             failures: Vec::new(),
-            steps: HashMap::new(),
+            commits: 0,
             settled: None,
         }
     }
@@ -149,10 +151,17 @@ impl World {
 
     /// Commits what has gathered, unless the process dies before or after. False if it died.
     fn flush(&mut self) -> bool {
-        let dies = self.disasters.crashes > 0 && self.rng.one_in(10);
-        if dies {
-            self.disasters.crashes -= 1;
-            if self.rng.one_in(2) {
+        self.commits += 1;
+        let dies_after = match self.disasters.at {
+            Some((at, after)) => (at == self.commits).then_some(after),
+            None if self.disasters.crashes > 0 && self.rng.one_in(10) => {
+                self.disasters.crashes -= 1;
+                Some(self.rng.one_in(2))
+            }
+            None => None,
+        };
+        if let Some(after) = dies_after {
+            if after {
                 self.commit();
             }
             self.reborn();
@@ -334,7 +343,6 @@ impl World {
             if kind == EntryKind::Step {
                 let closed = self.store.entry(ix, &key).is_some_and(|entry| entry.state != EntryState::Open);
                 assert!(!closed, "a committed step runs again");
-                *self.steps.entry((ix, key.clone())).or_default() += 1;
             }
             let result = self.result(ix, &key, acts[at]);
             self.apply(Event::Recorded { task, attempt, wait, result });

@@ -114,13 +114,12 @@ fn run_alone(plan: &TaskPlan) -> (TaskStatus, u32) {
     let mut gate_open = plan.gate.is_some();
     for attempt in 1.. {
         let more = plan.spec.retry.allows_after(attempt);
-        if let Some((_, satisfied)) = plan.gate.as_ref().filter(|_| gate_open) {
-            if !nth(satisfied, attempt) {
-                if more {
-                    continue;
-                }
-                return (TaskStatus::Failed, attempt);
+        let gate = plan.gate.as_ref().filter(|_| gate_open);
+        if gate.is_some_and(|(_, satisfied)| !nth(satisfied, attempt)) {
+            if more {
+                continue;
             }
+            return (TaskStatus::Failed, attempt);
         }
         match nth(&plan.ends, attempt) {
             End::Return | End::ReturnChanges => return (TaskStatus::Completed, attempt),

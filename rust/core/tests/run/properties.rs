@@ -40,8 +40,11 @@ fn check_run(world: &World) {
     assert_eq!((world.settled, world.store.run.status), (Some(status), status));
     assert_eq!(world.store.run.failure.is_some(), failed);
     assert!(world.store.run.ended_at.is_some());
-    // Recovery reads every row back as it is.
+    // Recovery reads every row back as it is; what is in memory is what is in the store.
     world.store.recover(&world.graph);
+    for ix in (0..world.plans.len() as TaskIx).filter(|_| world.state.status() == status) {
+        assert_eq!(Some(&world.state.task_row(ix)), world.store.row(ix));
+    }
 }
 
 fn run(plans: Vec<TaskPlan>, fail_fast: bool, seed: u64, disasters: Disasters) -> World {
@@ -61,20 +64,20 @@ proptest! {
 
     #[test]
     fn crashes_change_neither_statuses_nor_outputs(plans in plans(), seed: u64, crashes in 1..=4u32) {
-        let world = run(plans, false, seed, Disasters { crashes, closes: 0 });
+        let world = run(plans, false, seed, Disasters { crashes, ..Disasters::default() });
         check(&world, &oracle(&world.graph, &world.plans));
     }
 
     #[test]
     fn any_number_of_closes_is_no_crash(plans in plans(), seed: u64) {
-        let world = run(plans, false, seed, Disasters { crashes: 0, closes: 30 });
+        let world = run(plans, false, seed, Disasters { closes: 30, ..Disasters::default() });
         check(&world, &oracle(&world.graph, &world.plans));
         prop_assert_eq!(world.store.run.crashes, 0);
     }
 
     #[test]
     fn fail_fast_skips_what_has_not_started(plans in plans(), seed: u64, crashes in 0..=4u32) {
-        let world = run(plans, true, seed, Disasters { crashes, closes: 0 });
+        let world = run(plans, true, seed, Disasters { crashes, ..Disasters::default() });
         // Which tasks had started is a matter of time: each must fit how those it depends on really ended, or be
         // skipped for a failure.
         let mut ends: Vec<Option<Expected>> = vec![None; world.plans.len()];
@@ -100,5 +103,21 @@ proptest! {
             ends[ix as usize] = Some(expected);
         }
         check_run(&world);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_crash_before_or_after_any_single_commit_changes_nothing(plans in plans(), seed: u64) {
+        let calm = run(plans.clone(), false, seed, Disasters::default());
+        let expected = oracle(&calm.graph, &calm.plans);
+        for at in 1..=calm.commits {
+            for after in [false, true] {
+                let disasters = Disasters { at: Some((at, after)), ..Disasters::default() };
+                check(&run(plans.clone(), false, seed, disasters), &expected);
+            }
+        }
     }
 }
