@@ -150,7 +150,7 @@ pub struct RunUpdate {
     pub ended_at: Option<Time>,
     /// Why it does not go on, in words.
     pub blocked_by: Option<Arc<str>>,
-    /// How often in a row it was found dead with a marked task and no new record.
+    /// How many processes in a row have entered a marked body of it and recorded nothing new.
     pub crashes: u32,
     /// The workflow version that the run goes on with, if it is another than before.
     pub version: Option<i64>,
@@ -244,7 +244,7 @@ pub struct RunRow {
     pub ended_at: Option<Time>,
     /// Why it does not go on, in words.
     pub blocked_by: Option<Arc<str>>,
-    /// How often in a row it was found dead with a marked task and no new record.
+    /// How many processes in a row have entered a marked body of it and recorded nothing new.
     pub crashes: u32,
     /// The runner that has it, if any.
     pub runner: Option<i64>,

@@ -17,7 +17,7 @@ use crate::status::{RunStatus, TaskStatus};
 use crate::time::Time;
 use crate::value::Value;
 
-/// How often in a row a run may be found dead with a mark before it is paused.
+/// So many processes in a row may enter a marked body of a run, and record nothing new, before it is paused.
 pub const MAX_CRASHES: u32 = 5;
 
 /// Whether a recorded task list fits the graph: every recorded task still exists with the same dependencies.
@@ -112,7 +112,7 @@ impl RunState {
     /// `Begin` of a recovered run.
     pub(crate) fn go_on(&mut self, out: &mut Out<'_>) {
         let marked = self.marked();
-        let crashes = if marked.is_empty() { 0 } else { self.crashes + 1 };
+        let crashes = if marked.is_empty() { 0 } else { self.crashes };
         if crashes >= MAX_CRASHES {
             let names: Vec<String> = marked.iter().map(|ix| format!("'{}'", self.graph.name(*ix))).collect();
             let names = names.join(", ");

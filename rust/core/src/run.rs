@@ -64,6 +64,7 @@ pub struct RunState {
     /// The first committed failure.
     pub(crate) failure: Option<Failure>,
     pub(crate) blocked_by: Option<Arc<str>>,
+    /// How many processes in a row have entered a marked body and recorded nothing new.
     pub(crate) crashes: u32,
     pub(crate) ended_at: Option<Time>,
     /// The workflow version to record for the run, where it was taken up by another than it was created with.
@@ -72,6 +73,8 @@ pub struct RunState {
     pub(crate) recovered: bool,
     /// Loaded from the store, and nothing new has been recorded since: no mark exists unless this is true.
     pub(crate) unproven: bool,
+    /// This process is one of those that `crashes` counts.
+    pub(crate) counted: bool,
 }
 
 /// What every task needs; kept small, a run has one for each of its tasks.
@@ -166,6 +169,7 @@ impl RunState {
             version: None,
             recovered: false,
             unproven: false,
+            counted: false,
         }
     }
 

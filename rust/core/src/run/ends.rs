@@ -35,6 +35,7 @@ impl RunState {
                 // Out of memory: whatever the body still does is refused.
                 self.tasks[ix as usize].reenter = true;
                 if marked {
+                    self.uncount(out);
                     self.write_row(ix, out);
                 }
             }

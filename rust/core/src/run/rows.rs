@@ -1,8 +1,9 @@
 //! Rows: what is written of a task and of the run, and the marks of bodies that may kill their process.
 //!
-//! A body that a process entered when it died may be what killed it. So in a recovered run such a body is marked
-//! in the store before it is called, and a mark that is found says: it happened again. The first new record of the
-//! run takes all marks away, for then the run does go on; from there on none are needed.
+//! A body that a process had entered when it died may be what killed it. So in a recovered run such a body is marked
+//! in the store before it is called, and with the first mark the process is counted. A mark that is found then says:
+//! it happened again. The first new record of the run ends the count and takes all marks away, for the run does go
+//! on; from there on none are needed. A process that entered no such body is not counted, whatever ended it.
 
 use crate::id::{NO_MAP, TaskIx};
 use crate::record::{RunUpdate, TaskRow, Write};
@@ -16,6 +17,10 @@ impl RunState {
     pub(super) fn started(&mut self, ix: TaskIx, out: &mut Out<'_>) {
         if self.tasks[ix as usize].suspect && self.unproven {
             self.detail(ix).entered = true;
+            if !std::mem::replace(&mut self.counted, true) {
+                self.crashes += 1;
+                self.write_run(out);
+            }
         }
         self.write_row(ix, out);
     }
@@ -31,9 +36,15 @@ impl RunState {
     pub(super) fn new_record(&mut self, out: &mut Out<'_>) {
         if std::mem::take(&mut self.unproven) {
             self.unmark_all(out);
-            if std::mem::take(&mut self.crashes) > 0 {
-                self.write_run(out);
-            }
+            self.uncount(out);
+        }
+    }
+
+    /// Whatever ends this process, it is not a body of this run.
+    pub(super) fn uncount(&mut self, out: &mut Out<'_>) {
+        self.counted = false;
+        if std::mem::take(&mut self.crashes) > 0 {
+            self.write_run(out);
         }
     }
 

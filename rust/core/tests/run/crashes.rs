@@ -70,12 +70,12 @@ fn a_run_that_merely_waits_is_never_counted() {
     script.open("a", wait("file", EntryKind::Condition));
     for _ in 0..20 {
         script.die();
+        assert_eq!((script.status(), script.store.run.crashes), (RunStatus::Running, 0));
         script.enter("a");
         assert!(script.row("a").entered);
         script.open("a", wait("file", EntryKind::Condition));
         assert!(!script.row("a").entered, "it deferred");
     }
-    assert_eq!((script.status(), script.store.run.crashes), (RunStatus::Running, 0));
 }
 
 #[test]
@@ -85,9 +85,9 @@ fn a_wait_that_is_opened_again_does_not_hide_the_neighbour_that_kills() {
     script.open("waits", wait("file", EntryKind::Condition));
     script.die();
     for _ in 0..5 {
-        script.enter("kills");
         script.enter("waits");
         script.open("waits", wait("file", EntryKind::Condition));
+        script.enter("kills");
         script.die();
     }
     assert_paused(&mut script, "kills");
@@ -123,6 +123,33 @@ fn to_record_again_what_cannot_be_compared_is_no_new_record() {
         script.record("a", asked.clone(), Ok(Value::NONE));
         script.die();
     }
+    assert_paused(&mut script, "a");
+}
+
+#[test]
+fn a_process_that_never_entered_the_body_neither_counts_nor_excuses_it() {
+    let mut script = Script::new(vec![spec("a", &[])]);
+    script.die();
+    die_in(&mut script, "a", 4);
+    for _ in 0..20 {
+        script.die();
+    }
+    assert_eq!((script.status(), script.store.run.crashes), (RunStatus::Running, 4));
+    die_in(&mut script, "a", 1);
+    assert_paused(&mut script, "a");
+}
+
+#[test]
+fn five_times_in_a_row_means_in_a_row() {
+    let mut script = Script::new(vec![spec("a", &[])]);
+    script.enter("a");
+    script.open("a", wait("file", EntryKind::Condition));
+    script.die();
+    die_in(&mut script, "a", 4);
+    script.enter("a");
+    script.open("a", wait("file", EntryKind::Condition));
+    script.die();
+    die_in(&mut script, "a", 5);
     assert_paused(&mut script, "a");
 }
 
