@@ -23,7 +23,7 @@ impl RunState {
         result: Result<Value, Failure>,
         out: &mut Out<'_>,
     ) -> Result<(), Refused> {
-        let detail = self.detail(ix);
+        let detail = self.details.get_mut(&ix).ok_or(Refused::AttemptOver)?;
         let entry = detail.journal.close(key, result, out.now).ok_or(Refused::AttemptOver)?.clone();
         detail.waited += micros(out.now.since(entry.opened_at.max(detail.waited_until)));
         detail.waited_until = out.now;
@@ -150,7 +150,8 @@ impl RunState {
         match timer {
             Timer::Retry => {
                 self.current(task, attempt, TaskStatus::Pending)?;
-                self.detail(ix).retry_at.take().ok_or(Refused::AttemptOver)?;
+                let detail = self.details.get_mut(&ix).ok_or(Refused::AttemptOver)?;
+                detail.retry_at.take().ok_or(Refused::AttemptOver)?;
                 self.release(ix, out);
             }
             Timer::Reenter => {

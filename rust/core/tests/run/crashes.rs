@@ -197,6 +197,21 @@ fn an_orderly_close_takes_the_mark_away() {
 }
 
 #[test]
+fn an_orderly_close_is_no_crash_of_what_still_queues_with_a_mark() {
+    let mut script = Script::new(vec![spec("a", &[]), spec("b", &[])]);
+    script.die();
+    script.enter("a");
+    die_in(&mut script, "b", 1);
+    for _ in 0..20 {
+        script.enter("a");
+        script.end("a", Outcome::Suspended).unwrap();
+        assert!(script.row("b").entered, "of b nothing new is known");
+        script.die();
+    }
+    assert_eq!(script.status(), RunStatus::Running);
+}
+
+#[test]
 fn a_paused_run_refuses_everything_and_goes_on_where_it_was() {
     let mut script = Script::new(vec![spec("a", &[]), spec("b", &[]), spec("c", &[])]);
     script.die();

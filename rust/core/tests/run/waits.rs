@@ -66,6 +66,46 @@ fn a_deadline_is_not_extended_by_crashes() {
 }
 
 #[test]
+fn a_wait_that_is_found_satisfied_on_re_entry_shows_and_counts() {
+    let mut script = Script::new(vec![spec("a", &[])]);
+    let file = wait("file", EntryKind::Condition);
+    script.enter("a");
+    script.open("a", file.clone());
+    script.now = script.now.after(seconds(10));
+    script.die();
+    script.enter("a");
+    script.record("a", file, Ok(Value::NONE));
+    let row = script.row("a");
+    assert_eq!(row.sub_status, Some(SubStatus::Active));
+    assert!(row.waited >= 10_000_000, "it was deferred until now: {row:?}");
+}
+
+#[test]
+fn time_in_which_two_waits_are_open_counts_once() {
+    let mut script = Script::new(vec![spec("a", &[])]);
+    script.enter("a");
+    let start = script.now;
+    script.open("a", wait("one", EntryKind::Condition));
+    script.open("a", wait("two", EntryKind::Condition));
+    script.now = script.now.after(seconds(10));
+    script.close("a", key("one"), Ok(Value::NONE)).unwrap();
+    script.die();
+    script.enter("a");
+    script.record("a", wait("two", EntryKind::Condition), Ok(Value::NONE));
+    let elapsed = i64::try_from(script.now.since(start).as_micros()).unwrap();
+    assert!((10_000_000..=elapsed).contains(&script.row("a").waited), "{:?}", script.row("a"));
+}
+
+#[test]
+fn a_run_that_was_created_for_another_runner_is_taken_up() {
+    let mut script = Script::new(vec![spec("a", &[])]);
+    script.store.run.status = RunStatus::Pending;
+    script.die();
+    assert_eq!(script.status(), RunStatus::Running);
+    assert_eq!(script.ready(), ["a"]);
+}
+
+#[test]
 fn a_body_that_waits_for_a_time_is_entered_again_only_when_it_is_reached() {
     let mut script = Script::new(vec![spec("a", &[])]);
     script.enter("a");
