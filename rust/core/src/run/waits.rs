@@ -58,7 +58,7 @@ impl RunState {
             self.new_record(out);
         }
         if before == Some(EntryState::Open) {
-            self.detail(ix).sub_status = Some(SubStatus::Active);
+            // Entered again, it is deferred no more, and `waited` has grown.
             self.write_row(ix, out);
         }
     }
