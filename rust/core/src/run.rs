@@ -228,10 +228,12 @@ impl RunState {
         self.details.get(&ix).and_then(|detail| detail.changes.as_ref())
     }
 
-    /// The key of a task's gate, if it was opened.
+    /// The bodies that have been entered and have not ended, with their attempts.
     #[must_use]
-    pub fn gate_key(&self, ix: TaskIx) -> Option<EntryKey> {
-        self.details.get(&ix).and_then(|detail| detail.journal.gate()).map(|entry| entry.key.clone())
+    pub fn entered(&self) -> Vec<(TaskRef, u32)> {
+        let entered = |task: &&Task| task.status == TaskStatus::Running && !task.reenter;
+        let tasks = self.tasks.iter().zip(0..).filter(|(task, _)| entered(task));
+        tasks.map(|(task, ix)| (TaskRef::plain(ix), task.attempts)).collect()
     }
 
     /// The recorded deadline of an entry of a task's journal.

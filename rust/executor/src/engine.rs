@@ -203,6 +203,7 @@ impl<H: Host> Engine<H> {
     pub fn finish_close(self: &Arc<Self>) {
         self.begin_close();
         self.flush();
+        self.suspend_entered();
         let first = self.stopped.set(Settlement::Closed).is_ok();
         self.stop_threads();
         if first {
@@ -212,6 +213,24 @@ impl<H: Host> Engine<H> {
             }
             self.settle_all(&Settlement::Closed);
         }
+    }
+
+    /// Fences the bodies that have not returned: what they do from here on changes nothing, and their runs are not
+    /// taken for ones that kill their process.
+    fn suspend_entered(self: &Arc<Self>) {
+        let runs: Vec<_> = self.runs.lock().values().cloned().collect();
+        let at = self.clock.now();
+        let mut events = Vec::new();
+        for run in runs {
+            let entered = run.state.lock().entered();
+            events.extend(entered.into_iter().map(|(task, attempt)| Done {
+                run: Arc::clone(&run),
+                event: Event::Ended { task, attempt, outcome: Outcome::Suspended },
+                at,
+                reply: None,
+            }));
+        }
+        self.commit(&mut events, &mut Vec::new());
     }
 
     fn stop_threads(&self) {

@@ -101,16 +101,11 @@ pub(crate) fn call0<'py>(function: &Bound<'py, PyAny>) -> Result<Owned<'py>, Rai
 
 /// Calls `function(argument)` without making a tuple.
 #[inline]
-pub(crate) fn call1<'py>(
-    function: &Bound<'py, PyAny>,
-    argument: &Bound<'py, PyAny>,
-) -> Result<Owned<'py>, Raised> {
+pub(crate) fn call1<'py>(function: &Bound<'py, PyAny>, argument: &Bound<'py, PyAny>) -> Result<Owned<'py>, Raised> {
     let c = unwinds!(ffi::PyObject_CallFunctionObjArgs as fn(*mut PyObject; ...) -> *mut PyObject);
     let end = ptr::null_mut::<PyObject>();
     // SAFETY: attached, live references, and the list of arguments ends with null.
-    let result = guarded(function.py(), || unsafe {
-        c(function.as_ptr(), argument.as_ptr(), end)
-    });
+    let result = guarded(function.py(), || unsafe { c(function.as_ptr(), argument.as_ptr(), end) });
     owned(function.py(), result)
 }
 
@@ -131,13 +126,9 @@ pub(crate) fn call_args<'py>(
         // SAFETY: as said above.
         [a, b] => guarded(py, || unsafe { c(f, a.as_ptr(), b.as_ptr(), end) }),
         // SAFETY: as said above.
-        [a, b, d] => guarded(py, || unsafe {
-            c(f, a.as_ptr(), b.as_ptr(), d.as_ptr(), end)
-        }),
+        [a, b, d] => guarded(py, || unsafe { c(f, a.as_ptr(), b.as_ptr(), d.as_ptr(), end) }),
         // SAFETY: as said above.
-        [a, b, d, e] => guarded(py, || unsafe {
-            c(f, a.as_ptr(), b.as_ptr(), d.as_ptr(), e.as_ptr(), end)
-        }),
+        [a, b, d, e] => guarded(py, || unsafe { c(f, a.as_ptr(), b.as_ptr(), d.as_ptr(), e.as_ptr(), end) }),
         many => return call(function, &*tuple(py, many)?, None),
     };
     owned(py, result)
@@ -150,14 +141,10 @@ pub(crate) fn call<'py>(
     arguments: &Bound<'py, PyTuple>,
     keywords: Option<&Bound<'py, PyDict>>,
 ) -> Result<Owned<'py>, Raised> {
-    let c = unwinds!(
-        ffi::PyObject_Call as fn(*mut PyObject, *mut PyObject, *mut PyObject) -> *mut PyObject
-    );
+    let c = unwinds!(ffi::PyObject_Call as fn(*mut PyObject, *mut PyObject, *mut PyObject) -> *mut PyObject);
     let keywords = keywords.map_or(ptr::null_mut(), Bound::as_ptr);
     // SAFETY: attached and live references; the keywords may be null.
-    let result = guarded(function.py(), || unsafe {
-        c(function.as_ptr(), arguments.as_ptr(), keywords)
-    });
+    let result = guarded(function.py(), || unsafe { c(function.as_ptr(), arguments.as_ptr(), keywords) });
     owned(function.py(), result)
 }
 
@@ -174,10 +161,7 @@ pub(crate) fn is_truthy(value: &Bound<'_, PyAny>) -> Result<bool, Raised> {
 
 /// `getattr(value, name)`.
 #[inline]
-pub(crate) fn getattr<'py>(
-    value: &Bound<'py, PyAny>,
-    name: &Bound<'py, PyString>,
-) -> Result<Owned<'py>, Raised> {
+pub(crate) fn getattr<'py>(value: &Bound<'py, PyAny>, name: &Bound<'py, PyString>) -> Result<Owned<'py>, Raised> {
     let c = unwinds!(ffi::PyObject_GetAttr as fn(*mut PyObject, *mut PyObject) -> *mut PyObject);
     // SAFETY: attached and live references.
     let result = guarded(value.py(), || unsafe { c(value.as_ptr(), name.as_ptr()) });
@@ -190,20 +174,14 @@ pub(crate) fn setattr(
     name: &Bound<'_, PyString>,
     to: &Bound<'_, PyAny>,
 ) -> Result<(), Raised> {
-    let c =
-        unwinds!(ffi::PyObject_SetAttr as fn(*mut PyObject, *mut PyObject, *mut PyObject) -> c_int);
+    let c = unwinds!(ffi::PyObject_SetAttr as fn(*mut PyObject, *mut PyObject, *mut PyObject) -> c_int);
     // SAFETY: attached and live references.
-    let failed = guarded(value.py(), || unsafe {
-        c(value.as_ptr(), name.as_ptr(), to.as_ptr())
-    });
+    let failed = guarded(value.py(), || unsafe { c(value.as_ptr(), name.as_ptr(), to.as_ptr()) });
     done(value.py(), failed)
 }
 
 /// A new tuple. CPython 3.11 collects garbage, and so runs finalizers, when it allocates one.
-pub(crate) fn tuple<'py>(
-    py: Python<'py>,
-    elements: &[&Bound<'py, PyAny>],
-) -> Result<OwnedTuple<'py>, Raised> {
+pub(crate) fn tuple<'py>(py: Python<'py>, elements: &[&Bound<'py, PyAny>]) -> Result<OwnedTuple<'py>, Raised> {
     let c = unwinds!(ffi::PyTuple_New as fn(ffi::Py_ssize_t) -> *mut PyObject);
     // A slice is never longer than isize::MAX.
     // SAFETY: attached.
@@ -233,12 +211,9 @@ pub(crate) fn set_item(
     key: &Bound<'_, PyAny>,
     value: &Bound<'_, PyAny>,
 ) -> Result<(), Raised> {
-    let c =
-        unwinds!(ffi::PyObject_SetItem as fn(*mut PyObject, *mut PyObject, *mut PyObject) -> c_int);
+    let c = unwinds!(ffi::PyObject_SetItem as fn(*mut PyObject, *mut PyObject, *mut PyObject) -> c_int);
     // SAFETY: attached and live references.
-    let failed = guarded(dict.py(), || unsafe {
-        c(dict.as_ptr(), key.as_ptr(), value.as_ptr())
-    });
+    let failed = guarded(dict.py(), || unsafe { c(dict.as_ptr(), key.as_ptr(), value.as_ptr()) });
     done(dict.py(), failed)
 }
 
@@ -260,11 +235,7 @@ pub(crate) fn release(py: Python<'_>, object: Py<PyAny>) {
 }
 
 fn done(py: Python<'_>, failed: c_int) -> Result<(), Raised> {
-    if failed == 0 {
-        Ok(())
-    } else {
-        Err(Raised::take(py))
-    }
+    if failed == 0 { Ok(()) } else { Err(Raised::take(py)) }
 }
 
 #[inline]

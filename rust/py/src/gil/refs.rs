@@ -149,13 +149,9 @@ impl Raised {
         let c = unwinds!(ffi::PyErr_NormalizeException as fn(Three, Three, Three));
         // Normalizing may call the exception's class.
         // SAFETY: the three that were fetched.
-        guarded(py, || unsafe {
-            c(&raw mut kind, &raw mut value, &raw mut traceback)
-        });
+        guarded(py, || unsafe { c(&raw mut kind, &raw mut value, &raw mut traceback) });
         if value.is_null() {
-            let none_set = pyo3::exceptions::PySystemError::new_err(
-                "a call failed without setting an exception",
-            );
+            let none_set = pyo3::exceptions::PySystemError::new_err("a call failed without setting an exception");
             return Self::new(py, none_set);
         }
         // SAFETY: owned references; the class and the traceback are released after the exception has
@@ -184,12 +180,7 @@ impl Raised {
     pub(crate) fn is<T: pyo3::PyTypeInfo>(&self, py: Python<'_>) -> bool {
         let class = T::type_object(py);
         // SAFETY: attached; an exception and a type.
-        unsafe {
-            ffi::PyType_IsSubtype(
-                ffi::Py_TYPE(self.0.as_ptr()),
-                class.as_ptr().cast::<ffi::PyTypeObject>(),
-            ) != 0
-        }
+        unsafe { ffi::PyType_IsSubtype(ffi::Py_TYPE(self.0.as_ptr()), class.as_ptr().cast::<ffi::PyTypeObject>()) != 0 }
     }
 
     /// The exception as PyO3 wants it, for raising it to a Python caller.
