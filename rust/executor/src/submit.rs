@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bide_core::record::{NewRun, RunRow};
 use bide_core::{Event, RunId, RunState, Value, pack};
-use bide_store::{Creation, StoreError};
+use bide_store::{Creation, Lease, StoreError};
 
 use crate::commit::Done;
 use crate::engine::Engine;
@@ -99,7 +99,7 @@ impl<H: Host> Engine<H> {
             return Err(SubmitError::Stopped(Settlement::Closed));
         }
         let now = self.clock.now();
-        let rows: Vec<NewRun> = wanted
+        let mut rows: Vec<NewRun> = wanted
             .iter()
             .map(|run| NewRun {
                 id: self.ids.next(now),
@@ -111,21 +111,16 @@ impl<H: Host> Engine<H> {
             })
             .collect();
         let lease = *self.lease.read();
-        let creations = self.store.create(lease, &rows).map_err(|error| {
-            if matches!(error, StoreError::Fenced { .. }) {
-                self.fenced();
-            }
-            SubmitError::Store(error)
-        })?;
+        let creations = self.create(lease, &mut rows)?;
         let mut begin = Vec::with_capacity(wanted.len());
         let mut made: Vec<Result<Arc<Run<H>>, Box<RunRow>>> = Vec::with_capacity(wanted.len());
         for ((run, row), creation) in wanted.into_iter().zip(&rows).zip(creations) {
             match creation {
                 Creation::Exists(existing) => made.push(Err(existing)),
-                Creation::Created => {
+                Creation::Created | Creation::Taken => {
                     let state = RunState::new(row.id, Arc::clone(&flow.graph), Arc::clone(&flow.ids));
                     let live = self.adopt(flow, state, run.key, run.inputs, now, run.local);
-                    begin.push(Done { run: Arc::clone(&live), event: Event::Begin, at: now });
+                    begin.push(Done { run: Arc::clone(&live), event: Event::Begin, at: now, reply: None });
                     made.push(Ok(live));
                 }
             }
@@ -140,6 +135,26 @@ impl<H: Host> Engine<H> {
                 Err(existing) => self.attach(&existing, row),
             })
             .collect()
+    }
+
+    /// Creates rows. One whose row number is in use gets another id and is tried again.
+    fn create(self: &Arc<Self>, lease: Lease, rows: &mut [NewRun]) -> Result<Vec<Creation>, SubmitError> {
+        let create = |rows: &[NewRun]| {
+            self.store.create(lease, rows).map_err(|error| {
+                if matches!(error, StoreError::Fenced { .. }) {
+                    self.fenced();
+                }
+                SubmitError::Store(error)
+            })
+        };
+        let mut creations = create(rows)?;
+        for (row, creation) in rows.iter_mut().zip(&mut creations) {
+            while *creation == Creation::Taken {
+                row.id = self.ids.next(row.created_at);
+                *creation = create(std::slice::from_ref(row))?.pop().unwrap_or(Creation::Taken);
+            }
+        }
+        Ok(creations)
     }
 
     /// Attaches to the run that has the key, if the inputs are the same.

@@ -125,7 +125,7 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
             return None;
         };
         let at = self.engine.clock.now();
-        if held.group.push(Done { run, event, at }, self.engine.clock.steady()) {
+        if held.group.push(Done { run, event, at, reply: None }, self.engine.clock.steady()) {
             self.commit(&held, cx);
         }
         cx.between();

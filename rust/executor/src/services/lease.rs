@@ -45,6 +45,7 @@ impl<H: Host> Engine<H> {
     /// The lease thread.
     pub(crate) fn run_lease_service(self: Arc<Self>) {
         let mut renewed = self.clock.steady();
+        let mut seen = 0;
         while !self.lease_service.sleep() {
             if self.stopped().is_some() {
                 continue;
@@ -55,7 +56,7 @@ impl<H: Host> Engine<H> {
                 renewed = now;
                 outcome = self.renew();
             }
-            let outcome = outcome.and_then(|()| self.look());
+            let outcome = outcome.and_then(|()| self.look(&mut seen));
             match outcome {
                 Ok(()) => {}
                 Err(error @ StoreError::Busy { .. }) => self.log(Level::Warning, &error.to_string()),
@@ -75,12 +76,14 @@ impl<H: Host> Engine<H> {
         }
     }
 
-    fn look(self: &Arc<Self>) -> Result<(), StoreError> {
-        if self.store.news()? {
+    fn look(self: &Arc<Self>, seen: &mut u64) -> Result<(), StoreError> {
+        let news = self.store.news()?;
+        if news != *seen {
             self.take_up()?;
-            self.look_at_watched()?;
+            *seen = news;
         }
-        Ok(())
+        // Without news too: what another runner of this process commits to the store that both share is none.
+        self.look_at_watched()
     }
 
     fn look_at_watched(&self) -> Result<(), StoreError> {
