@@ -203,7 +203,11 @@ impl<H: Host> Engine<H> {
     pub fn finish_close(self: &Arc<Self>) {
         self.begin_close();
         self.flush();
-        let first = self.stopped.set(Settlement::Closed).is_ok();
+        let first = {
+            // Whoever commits holds the gate: once this is set nobody does, so that the lease is given back last.
+            let _gate = self.gate.lock();
+            self.stopped.set(Settlement::Closed).is_ok()
+        };
         self.stop_threads();
         if first {
             let lease = *self.lease.read();
@@ -224,6 +228,13 @@ impl<H: Host> Engine<H> {
             if thread.thread().id() != me {
                 let _ = thread.join();
             }
+        }
+    }
+
+    /// Tells the callers of runs that were created while the engine stopped: their runs came too late for its end.
+    pub(crate) fn settle_late_comers(&self) {
+        if let Some(settlement) = self.stopped() {
+            self.settle_all(settlement);
         }
     }
 
