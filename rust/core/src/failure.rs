@@ -21,16 +21,19 @@ pub enum FailureKind {
     ReplayMismatch,
     /// A Rust panic: a bug.
     Panic,
+    /// Something was asked for that cannot be.
+    Definition,
 }
 
 impl FailureKind {
-    const NAMES: [(Self, &'static str); 6] = [
+    const NAMES: [(Self, &'static str); 7] = [
         (Self::Raised, "error"),
         (Self::WaitTimeout, "wait_timeout"),
         (Self::TaskTimeout, "task_timeout"),
         (Self::Serialization, "serialization"),
         (Self::ReplayMismatch, "replay_mismatch"),
         (Self::Panic, "panic"),
+        (Self::Definition, "definition"),
     ];
 
     /// The name by which it is stored.

@@ -33,7 +33,12 @@ pub(crate) struct Done<H: Host> {
     pub(crate) run: Arc<Run<H>>,
     pub(crate) event: Event,
     pub(crate) at: Time,
+    /// Who awaits it, if anybody does.
+    pub(crate) reply: Option<Reply>,
 }
+
+/// Tells what an event came to, once that is committed. Dropped unsent if the engine stops before.
+pub(crate) type Reply = tokio::sync::oneshot::Sender<Result<(), Refused>>;
 
 /// What a body's own event came to.
 #[derive(Debug)]
@@ -118,14 +123,33 @@ impl<H: Host> Committer<H> {
         }
     }
 
-    fn leave(&self, done: Done<H>) {
-        self.state.lock().inbox.push_back(done);
+    pub(crate) fn leave(&self, done: Done<H>) {
+        let mut state = self.state.lock();
+        if state.stop {
+            // Dropped, once the lock is released, so that whoever awaits a reply hears that there will be none.
+            drop(state);
+            return;
+        }
+        state.inbox.push_back(done);
+        drop(state);
         self.changed.notify_one();
     }
 
     pub(crate) fn stop(&self) {
-        self.state.lock().stop = true;
+        let left = {
+            let mut state = self.state.lock();
+            state.stop = true;
+            std::mem::take(&mut state.inbox)
+        };
         self.changed.notify_all();
+        drop(left);
+    }
+}
+
+/// Answers those who await their events. One who has gone away does not mind.
+fn tell(replies: Vec<(Reply, Result<(), Refused>)>) {
+    for (reply, outcome) in replies {
+        let _ = reply.send(outcome);
     }
 }
 
@@ -133,7 +157,7 @@ impl<H: Host> Engine<H> {
     /// Leaves an event to the committer: for threads that must not block.
     pub(crate) fn leave(&self, run: Arc<Run<H>>, event: Event) {
         let at = self.clock.now();
-        self.committer.leave(Done { run, event, at });
+        self.committer.leave(Done { run, event, at, reply: None });
     }
 
     /// Applies events, commits them and carries out what follows. Bodies that may start now are added to `ready`
@@ -186,6 +210,7 @@ impl<H: Host> Engine<H> {
         ready: &mut Vec<Ready<H>>,
     ) -> Result<(), Lost> {
         let mut rest: Vec<(Arc<Run<H>>, Effect)> = Vec::new();
+        let mut replies: Vec<(Reply, Result<(), Refused>)> = Vec::new();
         let mut own_outcome = Ok(());
         let mut pending = self.gate.lock();
         if self.stopped().is_some() {
@@ -194,13 +219,16 @@ impl<H: Host> Engine<H> {
         }
         for done in items.drain(..) {
             // A refused event came too late: its attempt was over. It changes nothing.
-            let _ = pending.apply(&done.run, &mut done.run.state.lock(), done.event, done.at);
+            let outcome = pending.apply(&done.run, &mut done.run.state.lock(), done.event, done.at);
+            replies.extend(done.reply.map(|reply| (reply, outcome)));
         }
         if let Some((run, event)) = own {
             let now = self.clock.now();
             own_outcome = pending.apply(run, &mut run.state.lock(), event, now).map_err(Lost::Refused);
         }
         if pending.is_empty() {
+            drop(pending);
+            tell(replies);
             return own_outcome;
         }
         let lease = *self.lease.read();
@@ -224,6 +252,7 @@ impl<H: Host> Engine<H> {
         for (run, effect) in rest {
             self.carry_out(run, effect);
         }
+        tell(replies);
         own_outcome
     }
 

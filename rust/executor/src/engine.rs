@@ -10,12 +10,12 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use bide_core::record::RunRowId;
-use bide_core::{Graph, Pending, RunId, TaskId};
+use bide_core::{Event, Graph, Outcome, Pending, RunId, TaskId};
 use bide_store::{Lease, Store, StoreError};
 use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Clock;
-use crate::commit::Committer;
+use crate::commit::{Committer, Done};
 use crate::flow::{Flow, Run};
 use crate::host::{Dispatch, Host};
 use crate::ids::{IdMaker, seed};
@@ -204,7 +204,11 @@ impl<H: Host> Engine<H> {
         self.begin_close();
         self.flush();
         self.suspend_entered();
-        let first = self.stopped.set(Settlement::Closed).is_ok();
+        let first = {
+            // Whoever commits holds the gate: once this is set nobody does, so that the lease is given back last.
+            let _gate = self.gate.lock();
+            self.stopped.set(Settlement::Closed).is_ok()
+        };
         self.stop_threads();
         if first {
             let lease = *self.lease.read();
@@ -243,6 +247,13 @@ impl<H: Host> Engine<H> {
             if thread.thread().id() != me {
                 let _ = thread.join();
             }
+        }
+    }
+
+    /// Tells the callers of runs that were created while the engine stopped: their runs came too late for its end.
+    pub(crate) fn settle_late_comers(&self) {
+        if let Some(settlement) = self.stopped() {
+            self.settle_all(settlement);
         }
     }
 

@@ -182,7 +182,7 @@ impl<H: Host> Engine<H> {
             _ => None,
         };
         let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, retry };
-        Some(Done { run: Arc::clone(&gate.run), event, at: self.clock.now() })
+        Some(Done { run: Arc::clone(&gate.run), event, at: self.clock.now(), reply: None })
     }
 
     fn gate_timed_out(&self, gate: &Gate<H>) -> Failure {

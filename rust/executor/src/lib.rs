@@ -5,6 +5,7 @@
 
 mod body;
 mod clock;
+mod closures;
 mod commit;
 mod engine;
 mod flow;
@@ -25,6 +26,11 @@ pub use bide_core as core;
 pub use bide_store as store;
 pub use body::{BodyCx, Condition, StepStart, StepTicket, WaitError};
 pub use clock::{Clock, SystemClock};
+pub use closures::{
+    Answer, ClosureBody, Closures, DeferUntil, Error, OnTokio, RunFailed, RunHandle, RunResult, Runner, RunnerBuilder,
+    Scope, Skip, Submit, SubmitAndWait, TaskContext, TaskError, TaskHandle, TaskResult, Wait, Workflow,
+    WorkflowBuilder, after, at, until,
+};
 pub use engine::{Engine, Level, default_slots};
 pub use flow::{Flow, Run, View};
 pub use gates::GateWorker;

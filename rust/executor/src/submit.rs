@@ -119,7 +119,7 @@ impl<H: Host> Engine<H> {
                 None => {
                     let state = RunState::new(row.id, Arc::clone(&flow.graph), Arc::clone(&flow.ids));
                     let live = self.adopt(flow, state, run.key, run.inputs, now, run.local);
-                    begin.push(Done { run: Arc::clone(&live), event: Event::Begin, at: now });
+                    begin.push(Done { run: Arc::clone(&live), event: Event::Begin, at: now, reply: None });
                     made.push(Ok(live));
                 }
             }

@@ -34,7 +34,7 @@ impl<H: Host> Engine<H> {
                 let mut begin = Vec::with_capacity(claimed.len());
                 for id in claimed {
                     if let Some(run) = self.revive(&flow, id)? {
-                        begin.push(Done { run, event: Event::Begin, at: self.clock.now() });
+                        begin.push(Done { run, event: Event::Begin, at: self.clock.now(), reply: None });
                     }
                 }
                 let mut ready = Vec::new();

@@ -114,6 +114,12 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
             args,
             body: body.clone(),
         };
+        if entered.mark {
+            let engine = self.engine;
+            let event = Event::Started { task, attempt: entered.attempt };
+            // If it is lost, the engine has stopped or the attempt is over: then so is what the body does.
+            let _ = (cx as &mut dyn Attached).detach(|| engine.commit_own(None, &run, event));
+        }
         let outcome = cx.execute(call);
         if let Some(body) = body {
             kept = body.end();
@@ -125,7 +131,7 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
             return None;
         };
         let at = self.engine.clock.now();
-        if held.group.push(Done { run, event, at }, self.engine.clock.steady()) {
+        if held.group.push(Done { run, event, at, reply: None }, self.engine.clock.steady()) {
             self.commit(&held, cx);
         }
         cx.between();

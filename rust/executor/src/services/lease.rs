@@ -2,7 +2,6 @@
 //! has (any more), and looks at the runs that callers here watch.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bide_core::RunId;
@@ -24,8 +23,6 @@ const RENEW: Duration = Duration::from_secs(5);
 pub(crate) struct LeaseService {
     stop: Mutex<bool>,
     changed: Condvar,
-    /// The store's count of news when last asked.
-    last_news: AtomicU64,
 }
 
 impl LeaseService {
@@ -48,6 +45,7 @@ impl<H: Host> Engine<H> {
     /// The lease thread.
     pub(crate) fn run_lease_service(self: Arc<Self>) {
         let mut renewed = self.clock.steady();
+        let mut seen = 0;
         while !self.lease_service.sleep() {
             if self.stopped().is_some() {
                 continue;
@@ -58,7 +56,7 @@ impl<H: Host> Engine<H> {
                 renewed = now;
                 outcome = self.renew();
             }
-            let outcome = outcome.and_then(|()| self.look());
+            let outcome = outcome.and_then(|()| self.look(&mut seen));
             match outcome {
                 Ok(()) => {}
                 Err(error @ StoreError::Busy { .. }) => self.log(Level::Warning, &error.to_string()),
@@ -78,13 +76,14 @@ impl<H: Host> Engine<H> {
         }
     }
 
-    fn look(self: &Arc<Self>) -> Result<(), StoreError> {
+    fn look(self: &Arc<Self>, seen: &mut u64) -> Result<(), StoreError> {
         let news = self.store.news()?;
-        if self.lease_service.last_news.swap(news, Ordering::Relaxed) != news {
+        if news != *seen {
             self.take_up()?;
-            self.look_at_watched()?;
+            *seen = news;
         }
-        Ok(())
+        // Without news too: what another runner of this process commits to the store that both share is none.
+        self.look_at_watched()
     }
 
     fn look_at_watched(&self) -> Result<(), StoreError> {

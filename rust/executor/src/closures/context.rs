@@ -1,0 +1,128 @@
+//! What a closure is called with.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use bide_core::nearest::did_you_mean;
+use bide_core::{RunId, TaskRef};
+use serde::de::DeserializeOwned;
+
+use super::codec::{decode, serialization_failure};
+use super::error::TaskError;
+use super::handle::TaskHandle;
+use super::lane::Lane;
+use super::workflow::Closures;
+use crate::flow::Run;
+
+/// A task of a run: what it was given.
+#[derive(Clone)]
+pub struct Scope {
+    pub(super) run: Arc<Run<Closures>>,
+    pub(super) task: TaskRef,
+}
+
+impl Scope {
+    pub(super) fn new(run: &Arc<Run<Closures>>, task: TaskRef) -> Self {
+        Self { run: Arc::clone(run), task }
+    }
+
+    /// An input of the run.
+    ///
+    /// # Errors
+    /// If the run has no such input, or it is of another type.
+    pub fn input<T: DeserializeOwned>(&self, name: &str) -> Result<T, TaskError> {
+        let value = self.run.input(name).ok_or_else(|| {
+            let hint = did_you_mean(name, self.run.inputs.iter().map(|(name, _)| &**name));
+            TaskError::definition(&format!(
+                "task {:?} reads the input {name:?}, which the run has not{hint}",
+                self.task_name()
+            ))
+        })?;
+        decode(value).map_err(|why| self.does_not_fit(&format!("the input {name:?}"), &why))
+    }
+
+    /// What a task returned that this one depends on.
+    ///
+    /// # Errors
+    /// If this task does not depend on it, if it did not complete, or if its output is of another type.
+    pub fn output<T: DeserializeOwned>(&self, task: &str) -> Result<T, TaskError> {
+        self.try_output(task)?.ok_or_else(|| {
+            let message = format!("task {:?} reads the output of {task:?}, which did not complete", self.task_name());
+            TaskError::definition(&message)
+        })
+    }
+
+    /// As [`output`](Self::output), for tasks that run whatever became of the others; `None` if it did not complete.
+    ///
+    /// # Errors
+    /// If this task does not depend on it, or if its output is of another type.
+    pub fn try_output<T: DeserializeOwned>(&self, task: &str) -> Result<Option<T>, TaskError> {
+        let graph = &self.run.flow.graph;
+        let dependencies = graph.dependencies(self.task.ix);
+        let Some(ix) = graph.find(task).filter(|ix| dependencies.contains(ix)) else {
+            let hint = did_you_mean(task, dependencies.iter().map(|ix| &**graph.name(*ix)));
+            let whose = self.task_name();
+            return Err(TaskError::definition(&format!(
+                "task {whose:?} reads the output of {task:?}, on which it does not depend{hint}; name it in after"
+            )));
+        };
+        let value = self.run.state.lock().output(ix).cloned();
+        let decoded = value.map(|value| decode(&value)).transpose();
+        decoded.map_err(|why| self.does_not_fit(&format!("the output of {task:?}"), &why))
+    }
+
+    /// The run's id.
+    #[must_use]
+    pub fn run_id(&self) -> RunId {
+        self.run.id
+    }
+
+    /// The run's key.
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        self.run.key.as_deref()
+    }
+
+    /// The task's name.
+    #[must_use]
+    pub fn task_name(&self) -> &str {
+        self.run.flow.graph.name(self.task.ix)
+    }
+
+    fn does_not_fit(&self, what: &str, why: &str) -> TaskError {
+        let message = format!("task {:?}: {what} does not read back as what is asked for: {why}", self.task_name());
+        TaskError::failed(serialization_failure(&message))
+    }
+}
+
+/// What a task's closure is called with: what it was given, and on request a handle to wait with.
+#[derive(Clone)]
+pub struct TaskContext {
+    pub(super) scope: Scope,
+    pub(super) lane: Arc<Lane>,
+    pub(super) attempt: u32,
+    /// Which body of its lane this is: a context that outlives its body gets no handle any more.
+    pub(super) turn: u64,
+}
+
+impl TaskContext {
+    /// Which try this is, from 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// The handle, to wait and to record steps with. A body that does not ask for it does not pay for it.
+    #[must_use]
+    pub fn handle(&self) -> TaskHandle {
+        TaskHandle::of(self)
+    }
+}
+
+impl Deref for TaskContext {
+    type Target = Scope;
+
+    fn deref(&self) -> &Scope {
+        &self.scope
+    }
+}

@@ -1,0 +1,292 @@
+//! How closures get to execute: slots, lanes on the caller's tokio, and the hand-in of what they came to.
+//!
+//! A lane is a tokio task that holds a slot and executes bodies one after the other (see `lane.rs`). A slot is an
+//! RAII value: however it is dropped, it goes on to whom the slot machine names.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot, watch};
+
+use super::gate;
+use super::lane::Lane;
+use super::workflow::Closures;
+use crate::commit::Done;
+use crate::engine::Engine;
+use crate::host::{Dispatch, Gate, Ready};
+use crate::slots::{HandOver, SlotNo, Slots};
+
+/// The dispatcher of closures.
+pub struct OnTokio {
+    runtime: Handle,
+    state: Mutex<State>,
+    stage: watch::Sender<Stage>,
+    /// Results that wait for whoever flushes, with a store that does not block.
+    inbox: Mutex<Vec<Done<Closures>>>,
+    flushing: AtomicBool,
+    lane_ended: Notify,
+}
+
+struct State {
+    slots: Slots<oneshot::Sender<Slot>>,
+    ready: VecDeque<Ready<Closures>>,
+    lanes: usize,
+    closing: bool,
+}
+
+/// How far the end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    Open,
+    /// No body starts or resumes; deferred ones are suspended.
+    Closing,
+    /// Bodies are dropped where they wait.
+    Stopped,
+}
+
+impl Stage {
+    /// Returns when the stage is another than this one.
+    pub(super) async fn left(stage: &mut watch::Receiver<Stage>, from: Stage) {
+        // An error means that the dispatcher is gone, which is an end too.
+        let _ = stage.wait_for(|now| *now != from).await;
+    }
+
+    /// Returns when bodies are to be dropped.
+    pub(super) async fn stopped(stage: &mut watch::Receiver<Stage>) {
+        let _ = stage.wait_for(|now| *now == Stage::Stopped).await;
+    }
+}
+
+/// The right to execute a body. Dropping it hands it on.
+pub(super) struct Slot {
+    no: SlotNo,
+    engine: Option<Arc<Engine<Closures>>>,
+}
+
+impl Slot {
+    pub(super) fn new(no: SlotNo, engine: &Arc<Engine<Closures>>) -> Self {
+        Self { no, engine: Some(Arc::clone(engine)) }
+    }
+
+    /// Ends the right without handing it on.
+    pub(super) fn into_no(mut self) -> SlotNo {
+        self.engine = None;
+        self.no
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(engine) = self.engine.take()
+            && let Some(ready) = engine.dispatch().pass(&engine, self.no, &mut Vec::new())
+        {
+            Lane::spawn(&engine, Slot::new(self.no, &engine), ready);
+        }
+    }
+}
+
+impl OnTokio {
+    pub(super) fn new(runtime: Handle, slots: u32) -> Self {
+        Self {
+            runtime,
+            state: Mutex::new(State { slots: Slots::new(slots), ready: VecDeque::new(), lanes: 0, closing: false }),
+            stage: watch::Sender::new(Stage::Open),
+            inbox: Mutex::default(),
+            flushing: AtomicBool::new(false),
+            lane_ended: Notify::new(),
+        }
+    }
+
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    pub(super) fn stage(&self) -> watch::Receiver<Stage> {
+        self.stage.subscribe()
+    }
+
+    /// How many slots are in use, and how many there are.
+    pub(super) fn slots_in_use(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        let total = state.slots.total() as usize;
+        (total - state.slots.free(), total)
+    }
+
+    /// A holder has ended its body: `fresh` has become ready by that. Returns the body that it goes on with; else its
+    /// slot is somebody else's now.
+    pub(super) fn pass(
+        &self,
+        engine: &Arc<Engine<Closures>>,
+        no: SlotNo,
+        fresh: &mut Vec<Ready<Closures>>,
+    ) -> Option<Ready<Closures>> {
+        let mut state = self.state.lock();
+        if state.closing {
+            fresh.clear();
+        }
+        state.ready.extend(fresh.drain(..));
+        let mine = loop {
+            let new_waits = !state.ready.is_empty();
+            match state.slots.give_back(no, new_waits) {
+                HandOver::New => break state.ready.pop_front(),
+                HandOver::Free => break None,
+                HandOver::Resumed(resumed) => match resumed.send(Slot::new(no, engine)) {
+                    Ok(()) => break None,
+                    // Its body has gone away meanwhile.
+                    Err(slot) => {
+                        slot.into_no();
+                    }
+                },
+            }
+        };
+        let others = state.start();
+        drop(state);
+        self.spawn(engine, others);
+        mine
+    }
+
+    /// A deferred body wants to go on: a slot, or `None` if the runner closes first.
+    pub(super) async fn resume(&self, engine: &Arc<Engine<Closures>>) -> Option<Slot> {
+        let handed = {
+            let mut state = self.state.lock();
+            if state.closing {
+                return None;
+            }
+            let (sender, handed) = oneshot::channel();
+            if let Some((no, _)) = state.slots.resume(sender) {
+                return Some(Slot::new(no, engine));
+            }
+            handed
+        };
+        handed.await.ok()
+    }
+
+    pub(super) fn lane_begins(&self) {
+        self.state.lock().lanes += 1;
+    }
+
+    pub(super) fn lane_ends(&self) {
+        self.state.lock().lanes -= 1;
+        self.lane_ended.notify_waiters();
+    }
+
+    /// Waits until no body executes or is deferred.
+    pub(super) async fn all_ended(&self) {
+        loop {
+            // Asked for before it is looked at, so that no end in between is missed.
+            let ended = self.lane_ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            if self.state.lock().lanes == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// Lets bodies be dropped where they wait.
+    pub(super) fn stop(&self) {
+        self.enter(Stage::Stopped);
+    }
+
+    /// Starts nothing any more, and tells whoever waits.
+    pub(super) fn enter(&self, stage: Stage) {
+        let dropped = {
+            let mut state = self.state.lock();
+            state.closing = true;
+            let mut senders = Vec::new();
+            let _ = state.slots.forget(|_| true);
+            senders.append(&mut state.ready.drain(..).collect());
+            senders
+        };
+        drop(dropped);
+        self.stage.send_if_modified(|now| {
+            let further = *now == Stage::Open || stage == Stage::Stopped;
+            if further {
+                *now = stage;
+            }
+            further
+        });
+    }
+
+    fn spawn(&self, engine: &Arc<Engine<Closures>>, bodies: Vec<(SlotNo, Ready<Closures>)>) {
+        for (no, ready) in bodies {
+            Lane::spawn(engine, Slot::new(no, engine), ready);
+        }
+    }
+}
+
+impl State {
+    /// Takes free slots for what is ready.
+    fn start(&mut self) -> Vec<(SlotNo, Ready<Closures>)> {
+        let mut bodies = Vec::new();
+        while !self.ready.is_empty()
+            && let Some(no) = self.slots.take_new()
+        {
+            bodies.extend(self.ready.pop_front().map(|ready| (no, ready)));
+        }
+        bodies
+    }
+}
+
+impl Dispatch<Closures> for OnTokio {
+    fn ready(&self, engine: &Arc<Engine<Closures>>, ready: &mut Vec<Ready<Closures>>) {
+        let bodies = {
+            let mut state = self.state.lock();
+            if state.closing {
+                Vec::new()
+            } else {
+                state.ready.extend(ready.drain(..));
+                state.start()
+            }
+        };
+        ready.clear();
+        self.spawn(engine, bodies);
+    }
+
+    fn gate(&self, engine: &Arc<Engine<Closures>>, gate: Gate<Closures>) {
+        self.runtime.spawn(gate::watch(Arc::clone(engine), gate));
+    }
+
+    fn close(&self, _engine: &Arc<Engine<Closures>>) {
+        self.enter(Stage::Closing);
+    }
+}
+
+impl Engine<Closures> {
+    /// Hands in what a body came to. Never blocks for long: with a store that blocks, the committer thread commits it
+    /// with all else that has gathered meanwhile.
+    pub(super) fn hand_in(self: &Arc<Self>, done: Done<Closures>) {
+        let mut ready = Vec::new();
+        self.hand_in_and_go_on(done, &mut ready);
+        self.dispatch_ready(&mut ready);
+    }
+
+    /// As [`Engine::hand_in`]; what may start now is left to the caller.
+    pub(super) fn hand_in_and_go_on(self: &Arc<Self>, done: Done<Closures>, ready: &mut Vec<Ready<Closures>>) {
+        if self.store.blocks() {
+            self.committer.leave(done);
+            return;
+        }
+        let OnTokio { inbox, flushing, .. } = &self.dispatch;
+        inbox.lock().push(done);
+        // Whoever gets the flag commits what all have pushed. Who does not get it may leave: the holder looks into the
+        // inbox once more after it has put the flag down.
+        while !flushing.swap(true, Ordering::SeqCst) {
+            loop {
+                let mut items = std::mem::take(&mut *inbox.lock());
+                if items.is_empty() {
+                    break;
+                }
+                self.commit(&mut items, ready);
+            }
+            flushing.store(false, Ordering::SeqCst);
+            if inbox.lock().is_empty() {
+                return;
+            }
+        }
+    }
+}

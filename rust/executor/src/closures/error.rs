@@ -1,0 +1,213 @@
+//! What goes wrong: in a body ([`TaskError`]), in a run ([`RunFailed`]), and with a runner ([`Error`]).
+
+use std::fmt;
+use std::sync::Arc;
+
+use bide_core::{DefinitionError, Failure, FailureKind, RunId};
+use bide_store::StoreError;
+
+use super::result::RunResult;
+use crate::body::WaitError;
+use crate::host::Polled;
+use crate::settled::Settlement;
+use crate::submit::SubmitError;
+
+/// Why a body did not return a value. Any error turns into one by `?`.
+pub struct TaskError(Box<Why>);
+
+enum Why {
+    Skip(Arc<str>),
+    Failed(Failure),
+    /// The body is to unwind; what it returns is discarded.
+    Unwind(WaitError),
+}
+
+/// The task skips itself and its dependents, without failing the run: `Err(Skip("nothing new").into())`.
+#[derive(Clone, Debug)]
+pub struct Skip<S: Into<Arc<str>>>(pub S);
+
+impl TaskError {
+    /// A failure in words.
+    #[must_use]
+    pub fn new(message: impl fmt::Display) -> Self {
+        Self::failed(Failure::new(FailureKind::Raised, "bide.TaskError", &message.to_string()))
+    }
+
+    pub(super) fn failed(failure: Failure) -> Self {
+        Self(Box::new(Why::Failed(failure)))
+    }
+
+    pub(super) fn definition(message: &str) -> Self {
+        Self::failed(Failure::new(FailureKind::Definition, "bide.DefinitionError", message))
+    }
+
+    /// The failure as it will be stored; `None` for a skip and while the body is suspended.
+    #[must_use]
+    pub fn failure(&self) -> Option<&Failure> {
+        match &*self.0 {
+            Why::Failed(failure) => Some(failure),
+            Why::Skip(_) | Why::Unwind(_) => None,
+        }
+    }
+
+    /// Whether a wait has timed out.
+    #[must_use]
+    pub fn is_wait_timeout(&self) -> bool {
+        self.failure().is_some_and(|failure| failure.kind == FailureKind::WaitTimeout)
+    }
+
+    /// Whether the body is being suspended, or its attempt or run is over: it is to return. What it returns is
+    /// discarded, and every further use of the handle answers the same.
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        matches!(&*self.0, Why::Unwind(_))
+    }
+
+    /// How a body that returned this has ended.
+    pub(super) fn end(self) -> Ended {
+        match *self.0 {
+            Why::Skip(reason) => Ended::Skipped(reason),
+            Why::Failed(failure) => Ended::Failed(failure),
+            Why::Unwind(_) => Ended::Unwound,
+        }
+    }
+
+    /// What a condition that returned this is taken for.
+    pub(super) fn polled(self) -> Polled {
+        match *self.0 {
+            Why::Failed(failure) if failure.kind == FailureKind::Definition => Polled::Broken(failure),
+            Why::Failed(failure) => Polled::Raised(failure),
+            Why::Skip(reason) => Polled::Broken(Failure::new(
+                FailureKind::Definition,
+                "bide.DefinitionError",
+                &format!("a condition cannot skip its task ({reason})"),
+            )),
+            Why::Unwind(_) => Polled::False,
+        }
+    }
+}
+
+/// How a body ended that returned an error.
+pub(super) enum Ended {
+    Skipped(Arc<str>),
+    Failed(Failure),
+    Unwound,
+}
+
+impl<E: std::error::Error> From<E> for TaskError {
+    fn from(error: E) -> Self {
+        let mut message = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            message.push_str(": ");
+            message.push_str(&error.to_string());
+            cause = error.source();
+        }
+        Self::failed(Failure::new(FailureKind::Raised, std::any::type_name::<E>(), &message))
+    }
+}
+
+impl<S: Into<Arc<str>>> From<Skip<S>> for TaskError {
+    fn from(skip: Skip<S>) -> Self {
+        Self(Box::new(Why::Skip(skip.0.into())))
+    }
+}
+
+impl From<WaitError> for TaskError {
+    fn from(error: WaitError) -> Self {
+        match error {
+            WaitError::Failed(failure) => Self::failed(failure),
+            WaitError::Misuse(message) => Self::definition(&message),
+            WaitError::Mismatch(message) => {
+                Self::failed(Failure::new(FailureKind::ReplayMismatch, "bide.ReplayMismatch", &message))
+            }
+            WaitError::Suspended | WaitError::Over(_) => Self(Box::new(Why::Unwind(error))),
+        }
+    }
+}
+
+impl fmt::Display for TaskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.0 {
+            Why::Skip(reason) => write!(f, "skipped: {reason}"),
+            Why::Failed(failure) => failure.fmt(f),
+            Why::Unwind(WaitError::Over(refused)) => refused.fmt(f),
+            Why::Unwind(_) => f.write_str("the runner closes: the body is suspended and will be entered again"),
+        }
+    }
+}
+
+impl fmt::Debug for TaskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TaskError({self})")
+    }
+}
+
+/// Why a runner did not do what it was asked, or a run did not complete.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The definition or the inputs cannot work; the message names the culprit.
+    #[error(transparent)]
+    Definition(#[from] DefinitionError),
+    /// The run has ended, and at least one of its tasks failed.
+    #[error(transparent)]
+    Failed(Box<RunFailed>),
+    /// The run does not go on here as it is; says why.
+    #[error("{0}")]
+    Blocked(String),
+    /// A value does not read back as what was asked for.
+    #[error("{0}")]
+    Serialization(String),
+    /// There is no such task or run.
+    #[error("{0}")]
+    Unknown(String),
+    /// The runner was closed. The run can be taken up again.
+    #[error("the runner is closed")]
+    Closed,
+    /// The store could not be used; the runner has stopped.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A run that has ended with a failure.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("run {} of {:?} failed{}", .result.id, .result.workflow, .result.what_failed())]
+pub struct RunFailed {
+    /// All that is known of the run.
+    pub result: RunResult,
+}
+
+impl Error {
+    /// The failed run, if that is what it is.
+    #[must_use]
+    pub fn run_failed(&self) -> Option<&RunFailed> {
+        match self {
+            Self::Failed(failed) => Some(failed),
+            _ => None,
+        }
+    }
+
+    pub(super) fn unknown_run(id: RunId) -> Self {
+        Self::Unknown(format!("there is no run {id} (any more)"))
+    }
+
+    pub(super) fn settled(settlement: Settlement) -> Self {
+        match settlement {
+            Settlement::Broken(error) => Self::Store(error),
+            Settlement::Run(_) | Settlement::Closed | Settlement::Elsewhere => Self::Closed,
+        }
+    }
+}
+
+impl From<SubmitError> for Error {
+    fn from(error: SubmitError) -> Self {
+        match error {
+            SubmitError::Stopped(settlement) => Self::settled(settlement),
+            SubmitError::Store(error) => Self::Store(error),
+            SubmitError::OtherInputs { run, key, inputs } => Self::Definition(DefinitionError(format!(
+                "the key {key:?} belongs to run {run}, which has other inputs (they differ in {}); take another key",
+                inputs.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
+            ))),
+        }
+    }
+}

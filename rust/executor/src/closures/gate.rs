@@ -1,0 +1,177 @@
+//! Gates: waits that are satisfied before a task's body starts. A condition is polled by one small tokio task.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bide_core::event::Retry;
+use bide_core::poll::Poll;
+use bide_core::{
+    DefinitionError, Event, Failure, FailureKind, GateSpec, GateUntil, PollPolicy, Time, Tolerance, Value,
+};
+
+use super::codec::serialization_failure;
+use super::context::Scope;
+use super::dispatch::Stage;
+use super::lane::Caught;
+use super::wait::{Answer, stored_time};
+use super::workflow::{BoxFuture, Closures};
+use crate::commit::Done;
+use crate::engine::Engine;
+use crate::host::{self, Polled};
+
+pub(super) type GateCondition = Box<dyn Fn(Scope) -> BoxFuture<'static, Polled> + Send + Sync>;
+
+/// A wait on the task itself, satisfied before its body starts: it costs a row and a timer, no slot.
+pub struct Wait {
+    until: GateUntil,
+    name: Option<Arc<str>>,
+    timeout: Option<Duration>,
+    policy: PollPolicy,
+    condition: Option<GateCondition>,
+}
+
+/// A condition, asked every second unless [`every`](Wait::every) says otherwise.
+#[must_use]
+pub fn until<F, R>(condition: F) -> Wait
+where
+    F: Fn(Scope) -> R + Send + Sync + 'static,
+    R: Future<Output: Answer> + Send + 'static,
+{
+    let condition: GateCondition = Box::new(move |scope| {
+        let answer = condition(scope);
+        Box::pin(async move { answer.await.polled() })
+    });
+    Wait::new(GateUntil::Condition, Some(condition))
+}
+
+/// A span after the task could have started.
+#[must_use]
+pub fn after(span: Duration) -> Wait {
+    Wait::new(GateUntil::After(span), None)
+}
+
+/// A point in time.
+#[must_use]
+pub fn at(time: SystemTime) -> Wait {
+    Wait::new(GateUntil::At(stored_time(time)), None)
+}
+
+impl Wait {
+    fn new(until: GateUntil, condition: Option<GateCondition>) -> Self {
+        Self { until, name: None, timeout: None, policy: PollPolicy::every(Duration::from_secs(1)), condition }
+    }
+
+    /// How often the condition is asked.
+    #[must_use]
+    pub fn every(mut self, interval: Duration) -> Self {
+        self.policy.every = interval;
+        self
+    }
+
+    /// How the condition is asked, in full.
+    #[must_use]
+    pub fn policy(mut self, policy: PollPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// What happens when the condition fails.
+    #[must_use]
+    pub fn on_error(mut self, tolerate: Tolerance) -> Self {
+        self.policy.tolerate = tolerate;
+        self
+    }
+
+    /// How long it may stay shut: then the task fails (and is retried if its policy covers that).
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Its name in the journal, instead of `gate`.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    pub(super) fn validate(&self) -> Result<(), DefinitionError> {
+        self.policy.validate()
+    }
+
+    pub(super) fn into_parts(self) -> (GateSpec, Option<GateCondition>, PollPolicy) {
+        let name = self.name.unwrap_or_else(|| "gate".into());
+        (GateSpec { name, until: self.until, timeout: self.timeout }, self.condition, self.policy)
+    }
+}
+
+/// Polls an open gate until it is satisfied, has failed, or the runner closes.
+pub(super) async fn watch(engine: Arc<Engine<Closures>>, gate: host::Gate<Closures>) {
+    let run = Arc::clone(&gate.run);
+    let body = &run.flow.bodies[gate.task.ix as usize];
+    let mut stage = engine.dispatch().stage();
+    let mut poll = Poll::new(body.gate_policy);
+    let result = loop {
+        let polled = match &body.gate {
+            Some(condition) => {
+                let scope = Scope::new(&run, gate.task);
+                let asked = Caught::new(async { condition(scope).await });
+                tokio::select! {
+                    biased;
+                    asked = asked => asked.unwrap_or_else(|panic| Polled::Raised(panic)),
+                    () = Stage::left(&mut stage, Stage::Open) => return,
+                }
+            }
+            // The workflow's newer version has no condition here any more: nothing to wait for.
+            None => Polled::True(Value::NONE),
+        };
+        if let Some(result) = judge(&engine, &gate, &mut poll, polled) {
+            break result;
+        }
+        let now = engine.clock.now();
+        let span = poll.next(now, gate.deadline, engine.random()).since(now);
+        tokio::select! {
+            biased;
+            () = Stage::left(&mut stage, Stage::Open) => return,
+            () = tokio::time::sleep(span) => {}
+        }
+    };
+    let Some(key) = run.flow.graph.spec(gate.task.ix).gate.as_ref().map(GateSpec::key) else { return };
+    let retry = match &result {
+        Err(failure) if body.retries(failure) => Some(Retry { random: engine.random() }),
+        _ => None,
+    };
+    let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, retry };
+    engine.hand_in(Done { run, event, at: engine.clock.now(), reply: None });
+}
+
+/// Whether what a poll found ends the wait, and how.
+fn judge(
+    engine: &Engine<Closures>,
+    gate: &host::Gate<Closures>,
+    poll: &mut Poll,
+    polled: Polled,
+) -> Option<Result<Value, Failure>> {
+    let late = gate.deadline.is_some_and(|deadline: Time| engine.clock.now() >= deadline);
+    match polled {
+        Polled::True(value) => Some(Ok(value)),
+        Polled::Broken(failure) => Some(Err(failure)),
+        Polled::Raised(failure) if poll.failed() => Some(Err(failure)),
+        Polled::Raised(_) | Polled::False if late => {
+            let name = gate.flow().graph.name(gate.task.ix);
+            let message = format!("the gate of task {name:?} stayed shut until its deadline");
+            Some(Err(Failure::new(FailureKind::WaitTimeout, "bide.WaitTimeout", &message)))
+        }
+        Polled::False => {
+            poll.ok();
+            None
+        }
+        Polled::Raised(_) => None,
+    }
+}
+
+/// What a condition's value that cannot be stored is taken for.
+pub(super) fn unstorable(why: &str) -> Polled {
+    Polled::Broken(serialization_failure(&format!("a condition's value cannot be stored: {why}; return a bool")))
+}

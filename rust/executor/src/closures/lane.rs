@@ -1,0 +1,237 @@
+//! A lane: a tokio task that executes bodies one after the other while it has a slot.
+//!
+//! A deferred body stays in its lane, which has given its slot away meanwhile; other lanes go on. A lane ends when
+//! its slot goes to somebody else.
+
+use std::any::Any;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bide_core::event::Retry;
+use bide_core::{Event, Failure, FailureKind, Outcome, Value};
+use parking_lot::Mutex;
+
+use super::context::{Scope, TaskContext};
+use super::dispatch::{Slot, Stage};
+use super::error::{Ended, TaskError};
+use super::handle::BodyState;
+use super::workflow::{BoxFuture, Closures};
+use crate::commit::Done;
+use crate::engine::Engine;
+use crate::host::Ready;
+
+/// So many bodies are executed before other tasks of the runtime have a turn.
+const TURNS: u64 = 32;
+
+/// What a lane's bodies share.
+pub(super) struct Lane {
+    pub(super) engine: Arc<Engine<Closures>>,
+    state: Mutex<LaneState>,
+}
+
+struct LaneState {
+    slot: Option<Slot>,
+    /// The current body, once it has asked for a handle.
+    body: Option<Arc<BodyState>>,
+    turn: u64,
+}
+
+impl Lane {
+    /// Starts a lane with a slot and its first body.
+    pub(super) fn spawn(engine: &Arc<Engine<Closures>>, slot: Slot, ready: Ready<Closures>) {
+        let state = LaneState { slot: Some(slot), body: None, turn: 0 };
+        let lane = Arc::new(Self { engine: Arc::clone(engine), state: Mutex::new(state) });
+        engine.dispatch().lane_begins();
+        let guard = Guard { lane, ended: false };
+        engine.dispatch().runtime().spawn(guard.work(ready));
+    }
+
+    /// The current body's state, for its handle; one that is over if the body is.
+    pub(super) fn body(self: &Arc<Self>, cx: &TaskContext) -> Arc<BodyState> {
+        let mut state = self.state.lock();
+        if state.turn != cx.turn {
+            return BodyState::new(cx, true);
+        }
+        Arc::clone(state.body.get_or_insert_with(|| BodyState::new(cx, false)))
+    }
+
+    pub(super) fn holds_slot(&self, turn: u64) -> bool {
+        let state = self.state.lock();
+        state.turn == turn && state.slot.is_some()
+    }
+
+    fn take_slot(&self) -> Option<Slot> {
+        self.state.lock().slot.take()
+    }
+
+    /// The slot of a body that defers; none if the body is over (its handle has outlived it).
+    pub(super) fn give_slot_away(&self, turn: u64) -> Option<Slot> {
+        let mut state = self.state.lock();
+        if state.turn == turn { state.slot.take() } else { None }
+    }
+
+    /// A deferred body has got a slot again. One that is over meanwhile cannot keep it.
+    pub(super) fn keep_slot(&self, turn: u64, slot: Slot) {
+        let surplus = {
+            let mut state = self.state.lock();
+            if state.turn == turn { state.slot.replace(slot) } else { Some(slot) }
+        };
+        drop(surplus);
+    }
+
+    fn next_turn(&self) -> u64 {
+        let mut state = self.state.lock();
+        state.turn += 1;
+        state.turn
+    }
+
+    /// The body is over: its handle is of no use any more.
+    fn end_turn(&self) -> Option<Arc<BodyState>> {
+        let body = {
+            let mut state = self.state.lock();
+            state.turn += 1;
+            state.body.take()
+        };
+        body.inspect(|body| body.end())
+    }
+
+    /// Executes a body; what may start by that is added to `fresh`.
+    async fn execute(self: &Arc<Self>, ready: Ready<Closures>, fresh: &mut Vec<Ready<Closures>>) {
+        let engine = &self.engine;
+        let Ready { run, task } = ready;
+        let entered = run.state.lock().enter(task, engine.clock.now());
+        let Some(entered) = entered else { return };
+        let (turn, attempt) = (self.next_turn(), entered.attempt);
+        let body = &run.flow.bodies[task.ix as usize];
+        let cx = TaskContext { scope: Scope::new(&run, task), lane: Arc::clone(self), attempt, turn };
+        let mut stage = engine.dispatch().stage();
+        let returned = tokio::select! {
+            biased;
+            returned = Caught::new(async { (body.call)(cx).await }) => Some(returned),
+            () = Stage::stopped(&mut stage) => None,
+        };
+        let suspended = self.end_turn().is_some_and(|body| body.suspending());
+        let outcome = match returned {
+            Some(returned) if !suspended => outcome(engine, returned, |failure| body.retries(failure)),
+            _ => Outcome::Suspended,
+        };
+        let event = Event::Ended { task, attempt, outcome };
+        let at = engine.clock.now();
+        engine.hand_in_and_go_on(Done { run, event, at, reply: None }, fresh);
+    }
+}
+
+fn outcome(
+    engine: &Engine<Closures>,
+    returned: Result<Result<Value, TaskError>, Failure>,
+    retries: impl Fn(&Failure) -> bool,
+) -> Outcome {
+    let failed = |failure: Failure| {
+        let retry = retries(&failure).then(|| Retry { random: engine.random() });
+        Outcome::Failed { failure, retry }
+    };
+    match returned {
+        Ok(Ok(output)) => Outcome::Completed { output, changes: None },
+        Err(panic) => failed(panic),
+        Ok(Err(error)) => match error.end() {
+            Ended::Skipped(reason) => Outcome::Skipped { reason },
+            Ended::Failed(failure) => failed(failure),
+            Ended::Unwound => Outcome::Suspended,
+        },
+    }
+}
+
+/// A lane's task. If the runtime drops it before its end, the runtime is shutting down: nothing can start any more.
+struct Guard {
+    lane: Arc<Lane>,
+    ended: bool,
+}
+
+impl Guard {
+    async fn work(mut self, first: Ready<Closures>) {
+        let lane = Arc::clone(&self.lane);
+        let mut next = Some(first);
+        let mut fresh = Vec::new();
+        let mut turns = 0;
+        while let Some(ready) = next.take() {
+            lane.execute(ready, &mut fresh).await;
+            next = lane.go_on(&mut fresh);
+            turns += 1;
+            if turns % TURNS == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        self.ended = true;
+    }
+}
+
+impl Lane {
+    /// Between two bodies: the next one, if the slot stays here.
+    fn go_on(&self, fresh: &mut Vec<Ready<Closures>>) -> Option<Ready<Closures>> {
+        let engine = &self.engine;
+        let Some(no) = self.take_slot().map(Slot::into_no) else {
+            engine.dispatch_ready(fresh);
+            return None;
+        };
+        let next = engine.dispatch().pass(engine, no, fresh)?;
+        self.state.lock().slot = Some(Slot::new(no, engine));
+        Some(next)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let lane = &self.lane;
+        let dispatch = lane.engine.dispatch();
+        if !self.ended {
+            dispatch.enter(Stage::Closing);
+            drop(lane.end_turn());
+        }
+        drop(lane.take_slot());
+        dispatch.lane_ends();
+    }
+}
+
+/// A future whose panic is a failure.
+pub(super) struct Caught<'a, T>(Option<BoxFuture<'a, T>>);
+
+impl<'a, T> Caught<'a, T> {
+    pub(super) fn new(future: impl Future<Output = T> + Send + 'a) -> Self {
+        Self(Some(Box::pin(future)))
+    }
+
+    /// Drops the future: its destructors may panic too.
+    fn finish(&mut self) -> Result<(), Failure> {
+        let future = self.0.take();
+        catch_unwind(AssertUnwindSafe(|| drop(future))).map_err(|panic| panicked(&*panic))
+    }
+}
+
+impl<T> Future for Caught<'_, T> {
+    type Output = Result<T, Failure>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(future) = &mut self.0 else { return Poll::Pending };
+        let result = match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(value)) => Ok(value),
+            Err(panic) => Err(panicked(&*panic)),
+        };
+        let finished = self.finish();
+        Poll::Ready(result.and_then(|value| finished.map(|()| value)))
+    }
+}
+
+impl<T> Drop for Caught<'_, T> {
+    fn drop(&mut self) {
+        let _ = self.finish();
+    }
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Failure {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    Failure::new(FailureKind::Panic, "panic", text.unwrap_or("a value that is not a text"))
+}

@@ -1,0 +1,54 @@
+//! Workflows of async closures, for Rust users: executed on the caller's tokio.
+//!
+//! ```
+//! use std::time::Duration;
+//! use bide_executor::{Runner, TaskError, Workflow};
+//! use bide_executor::store::MemoryStore;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), bide_executor::Error> {
+//! let flow = Workflow::builder("ingest")
+//!     .task("wait_for_data", |cx| async move {
+//!         let path: String = cx.input("path")?;
+//!         let size = || async { std::fs::metadata(&path).map(|data| data.len()).ok() };
+//!         let bytes: u64 = cx.handle().defer_until(size, Duration::from_millis(200)).await?;
+//!         Ok(bytes)
+//!     })
+//!     .task("report", |cx| async move { Ok(format!("{} bytes", cx.output::<u64>("wait_for_data")?)) })
+//!     .after(["wait_for_data"])
+//!     .build()?;
+//!
+//! let runner = Runner::open(MemoryStore::new()).slots(4).start()?;
+//! # let file = std::env::current_exe().unwrap();
+//! let result = runner.run(&flow, [("path", file.display().to_string())]).key("2026-11-24").await?;
+//! assert!(result.output::<String>("report")?.ends_with(" bytes"));
+//! runner.close().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Here is what a closure is called with and how it gets to execute. What happens next is core's business, when it
+//! is committed the engine's (`commit.rs`).
+
+mod codec;
+mod context;
+mod dispatch;
+mod error;
+mod gate;
+mod handle;
+mod lane;
+mod result;
+mod runner;
+mod shape;
+mod wait;
+mod workflow;
+
+pub use context::{Scope, TaskContext};
+pub use dispatch::OnTokio;
+pub use error::{Error, RunFailed, Skip, TaskError};
+pub use gate::{Wait, after, at, until};
+pub use handle::TaskHandle;
+pub use result::{RunHandle, RunResult, TaskResult};
+pub use runner::{Runner, RunnerBuilder, Submit, SubmitAndWait};
+pub use wait::{Answer, DeferUntil};
+pub use workflow::{ClosureBody, Closures, Workflow, WorkflowBuilder};

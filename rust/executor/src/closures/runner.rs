@@ -1,0 +1,271 @@
+//! The runner of closures: opens an engine on a store, takes runs in, and ends it all safely.
+
+use std::future::IntoFuture;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bide_core::{DefinitionError, RunId, Value};
+use bide_store::{Store, StoreError};
+use serde::Serialize;
+use tokio::runtime::Handle;
+
+use super::codec;
+use super::dispatch::OnTokio;
+use super::error::Error;
+use super::result::{RunHandle, RunResult};
+use super::workflow::{BoxFuture, Closures, Workflow};
+use crate::clock::{Clock, SystemClock};
+use crate::engine::{Engine, Level, default_slots};
+use crate::submit::Wanted;
+
+/// How long bodies may go on when the runner closes.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How long it takes at most until bodies that are dropped have let go.
+const LETTING_GO: Duration = Duration::from_secs(1);
+
+type Log = Box<dyn Fn(Level, &str) + Send + Sync>;
+
+/// Executes runs of workflows on the tokio runtime on which it was started. Dropping it suspends its runs: nothing is
+/// lost, and the next runner on the store goes on with them.
+pub struct Runner {
+    engine: Arc<Engine<Closures>>,
+}
+
+/// A runner to be started.
+pub struct RunnerBuilder {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    slots: u32,
+    log: Log,
+}
+
+impl RunnerBuilder {
+    /// How many bodies may execute at once (those that await something included, unless they await their handle).
+    #[must_use]
+    pub fn slots(mut self, slots: u32) -> Self {
+        self.slots = slots;
+        self
+    }
+
+    /// Where it tells the time.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Where it writes what a person should read; else to standard error.
+    #[must_use]
+    pub fn log(mut self, log: impl Fn(Level, &str) + Send + Sync + 'static) -> Self {
+        self.log = Box::new(log);
+        self
+    }
+
+    /// Starts it on the current tokio runtime, whose time driver must be enabled.
+    ///
+    /// # Errors
+    /// If the store cannot be used, there are no slots, or this is not called on a tokio runtime.
+    pub fn start(self) -> Result<Runner, Error> {
+        let runtime = Handle::try_current()
+            .map_err(|_| DefinitionError("a runner starts on a tokio runtime; call start within one".to_owned()))?;
+        if self.slots == 0 {
+            return Err(DefinitionError("slots must be at least 1".to_owned()).into());
+        }
+        let dispatch = OnTokio::new(runtime, self.slots);
+        let engine = Engine::start(self.store, self.clock, dispatch, self.log)?;
+        Ok(Runner { engine })
+    }
+}
+
+impl Runner {
+    /// A runner on a store.
+    #[must_use]
+    pub fn open(store: Arc<dyn Store>) -> RunnerBuilder {
+        let log = |level: Level, line: &str| eprintln!("bide: {level:?}: {line}");
+        RunnerBuilder { store, clock: SystemClock::shared(), slots: default_slots(), log: Box::new(log) }
+    }
+
+    /// Registers a workflow: its unfinished runs that nobody executes go on from here.
+    ///
+    /// # Errors
+    /// From the store, or if the runner is closed.
+    pub async fn register(&self, flow: &Workflow) -> Result<(), Error> {
+        let flow = flow.clone();
+        blocking(&self.engine, move |engine| register(engine, &flow).map(drop)).await?
+    }
+
+    /// A run of a workflow: awaiting it gives a handle once the run is committed. Inputs are whatever serialises to
+    /// named values: a struct, a map, an array of pairs, or `()`.
+    pub fn submit<T: Serialize + ?Sized>(&self, flow: &Workflow, inputs: &T) -> Submit {
+        Submit { engine: Arc::clone(&self.engine), flow: flow.clone(), inputs: codec::inputs(inputs), key: None }
+    }
+
+    /// As [`submit`](Self::submit), and waits for the result.
+    pub fn run<T: Serialize>(&self, flow: &Workflow, inputs: T) -> SubmitAndWait {
+        SubmitAndWait(self.submit(flow, &inputs))
+    }
+
+    /// Many runs in one commit, in the order of the inputs.
+    ///
+    /// # Errors
+    /// None is created then.
+    pub async fn submit_many<T: Serialize>(
+        &self,
+        flow: &Workflow,
+        inputs: impl IntoIterator<Item = T>,
+    ) -> Result<Vec<RunHandle>, Error> {
+        let wanted: Result<Vec<_>, DefinitionError> =
+            inputs.into_iter().map(|inputs| Ok(wanted(codec::inputs(&inputs)?, None))).collect();
+        submit(&self.engine, flow.clone(), wanted?).await
+    }
+
+    /// A run as it stands, executed here or not.
+    ///
+    /// # Errors
+    /// If there is no such run, or from the store.
+    pub async fn get(&self, id: RunId) -> Result<RunResult, Error> {
+        let stored = match self.engine.live(id) {
+            Some(run) => Some(run.snapshot()),
+            None => blocking(&self.engine, move |engine| engine.store().load(id)).await??,
+        };
+        stored.map(RunResult::of).ok_or_else(|| Error::unknown_run(id))
+    }
+
+    /// A handle of a run that exists, executed here or not.
+    ///
+    /// # Errors
+    /// If there is no such run, or from the store.
+    pub async fn handle(&self, id: RunId) -> Result<RunHandle, Error> {
+        blocking(&self.engine, move |engine| {
+            if engine.live(id).is_none() && engine.store().load(id)?.is_none() {
+                return Err(Error::unknown_run(id));
+            }
+            Ok(RunHandle::new(engine, engine.handle(id)?))
+        })
+        .await?
+    }
+
+    /// How many slots are in use, and how many there are.
+    #[must_use]
+    pub fn slots_in_use(&self) -> (usize, usize) {
+        self.engine.dispatch().slots_in_use()
+    }
+
+    /// Ends it: deferred bodies are suspended, others may go on for five seconds. What is left can be taken up again.
+    pub async fn close(&self) {
+        self.close_within(GRACE).await;
+    }
+
+    /// As [`close`](Self::close) with another grace.
+    pub async fn close_within(&self, grace: Duration) {
+        self.engine.begin_close();
+        let dispatch = self.engine.dispatch();
+        if tokio::time::timeout(grace, dispatch.all_ended()).await.is_err() {
+            dispatch.stop();
+            if tokio::time::timeout(LETTING_GO, dispatch.all_ended()).await.is_err() {
+                self.engine.log(Level::Warning, "a body blocks its thread and goes on after the runner was closed");
+            }
+        }
+        let engine = Arc::clone(&self.engine);
+        // It joins threads, so not on a thread of the runtime. If the runtime is going down, drop will do it.
+        let _ = tokio::task::spawn_blocking(move || engine.finish_close()).await;
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        self.engine.begin_close();
+        self.engine.dispatch().stop();
+        self.engine.finish_close();
+    }
+}
+
+/// A run to be submitted, by awaiting it.
+#[must_use = "a run is submitted when this is awaited"]
+pub struct Submit {
+    engine: Arc<Engine<Closures>>,
+    flow: Workflow,
+    inputs: Result<Box<[(Arc<str>, Value)]>, DefinitionError>,
+    key: Option<Arc<str>>,
+}
+
+impl Submit {
+    /// Attaches to the workflow's run of this key if there is one, whether it has ended or not.
+    pub fn key(mut self, key: impl Into<Arc<str>>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+}
+
+impl IntoFuture for Submit {
+    type Output = Result<RunHandle, Error>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let mut handles = submit(&self.engine, self.flow, vec![wanted(self.inputs?, self.key)]).await?;
+            handles.pop().ok_or(Error::Closed)
+        })
+    }
+}
+
+/// A run to be submitted and waited for, by awaiting it.
+#[must_use = "a run is submitted when this is awaited"]
+pub struct SubmitAndWait(Submit);
+
+impl SubmitAndWait {
+    /// As [`Submit::key`].
+    pub fn key(self, key: impl Into<Arc<str>>) -> Self {
+        Self(self.0.key(key))
+    }
+}
+
+impl IntoFuture for SubmitAndWait {
+    type Output = Result<RunResult, Error>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { self.0.await?.result().await })
+    }
+}
+
+fn wanted(inputs: Box<[(Arc<str>, Value)]>, key: Option<Arc<str>>) -> Wanted<Closures> {
+    Wanted { inputs, key, local: () }
+}
+
+fn register(engine: &Arc<Engine<Closures>>, flow: &Workflow) -> Result<Arc<crate::flow::Flow<Closures>>, Error> {
+    if engine.is_closing() {
+        return Err(engine.stopped().cloned().map_or(Error::Closed, Error::settled));
+    }
+    Ok(engine.register(Arc::clone(&flow.graph), Arc::clone(&flow.bodies))?)
+}
+
+async fn submit(
+    engine: &Arc<Engine<Closures>>,
+    flow: Workflow,
+    wanted: Vec<Wanted<Closures>>,
+) -> Result<Vec<RunHandle>, Error> {
+    blocking(engine, move |engine| {
+        let flow = register(engine, &flow)?;
+        let handles = engine.submit(&flow, wanted)?;
+        Ok(handles.into_iter().map(|handle| RunHandle::new(engine, handle)).collect())
+    })
+    .await?
+}
+
+/// Does something that may block: elsewhere, if the store can take long.
+pub(super) async fn blocking<R: Send + 'static>(
+    engine: &Arc<Engine<Closures>>,
+    act: impl FnOnce(&Arc<Engine<Closures>>) -> R + Send + 'static,
+) -> Result<R, Error> {
+    if !engine.store().blocks() {
+        return Ok(act(engine));
+    }
+    let there = Arc::clone(engine);
+    match engine.dispatch().runtime().spawn_blocking(move || act(&there)).await {
+        Ok(done) => Ok(done),
+        Err(failed) if failed.is_panic() => std::panic::resume_unwind(failed.into_panic()),
+        Err(_) => Err(Error::Store(StoreError::Unavailable("the tokio runtime is shutting down".to_owned()))),
+    }
+}

@@ -1,0 +1,320 @@
+//! The waits of a body, without a thread: look into the journal; ask once while the slot is held; commit the open
+//! wait; drop the slot; sleep on tokio's timer between polls; commit the end; take a slot; go on.
+
+use std::future::IntoFuture;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bide_core::event::Wait;
+use bide_core::poll::Poll;
+use bide_core::{
+    EntryKey, EntryKind, Event, Failure, FailureKind, PollPolicy, Recall, Time, Tolerance, Value, time::micros,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::codec::encode;
+use super::dispatch::Stage;
+use super::error::TaskError;
+use super::gate::unstorable;
+use super::handle::{BodyState, TaskHandle};
+use super::workflow::BoxFuture;
+use crate::body::WaitError;
+use crate::host::Polled;
+
+/// The wall clock is looked at again at least so often.
+const RECHECK: Duration = Duration::from_secs(30);
+
+/// What a condition may answer: `bool`, `Option<T>` (its value is what the wait returns), or a `Result` of either.
+pub trait Answer: Send {
+    /// What the wait returns.
+    type Value: DeserializeOwned;
+
+    /// The answer as the engine takes it.
+    fn polled(self) -> Polled;
+}
+
+impl Answer for bool {
+    type Value = bool;
+
+    fn polled(self) -> Polled {
+        if self { Polled::True(Value::tagged(b't', b"")) } else { Polled::False }
+    }
+}
+
+impl<T: Serialize + DeserializeOwned + Send> Answer for Option<T> {
+    type Value = T;
+
+    fn polled(self) -> Polled {
+        match self.map(|value| encode(&value)) {
+            None => Polled::False,
+            Some(Ok(value)) => Polled::True(value),
+            Some(Err(why)) => unstorable(&why),
+        }
+    }
+}
+
+impl<A: Answer, E: Into<TaskError> + Send> Answer for Result<A, E> {
+    type Value = A::Value;
+
+    fn polled(self) -> Polled {
+        match self {
+            Ok(answer) => answer.polled(),
+            Err(error) => error.into().polled(),
+        }
+    }
+}
+
+/// A wait for a condition, to be awaited.
+#[must_use = "a wait does nothing unless it is awaited"]
+pub struct DeferUntil<'a, F> {
+    handle: TaskHandle,
+    condition: F,
+    policy: PollPolicy,
+    timeout: Option<Duration>,
+    name: Arc<str>,
+    /// `None`: never provably the same. The error is told when the wait is awaited.
+    proof: Option<Result<Value, String>>,
+    /// The condition may borrow from its body.
+    borrows: PhantomData<&'a ()>,
+}
+
+impl<F> DeferUntil<'_, F> {
+    /// How long it may stay open, from when it was first opened: a restart does not extend it.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// The factor by which each further interval grows, and the longest interval.
+    pub fn backoff(mut self, factor: f64, max_every: Duration) -> Self {
+        self.policy.backoff = factor;
+        self.policy.max_every = max_every;
+        self
+    }
+
+    /// The share of an interval by which it is varied.
+    pub fn jitter(mut self, share: f64) -> Self {
+        self.policy.jitter = share;
+        self
+    }
+
+    /// What happens when the condition fails.
+    pub fn on_error(mut self, tolerate: Tolerance) -> Self {
+        self.policy.tolerate = tolerate;
+        self
+    }
+
+    /// Its name in the journal, instead of the closure's type. With a name the record survives moving the code.
+    pub fn named(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// All that the condition depends on. A satisfied wait is reused on re-entry only if this is what it was then;
+    /// without it the condition is asked again.
+    pub fn given<T: Serialize + ?Sized>(mut self, captured: &T) -> Self {
+        self.proof = Some(encode(captured));
+        self
+    }
+}
+
+impl<'a, F, R> IntoFuture for DeferUntil<'a, F>
+where
+    F: FnMut() -> R + Send + 'a,
+    R: Future<Output: Answer> + Send + 'a,
+{
+    type Output = Result<<R::Output as Answer>::Value, TaskError>;
+    type IntoFuture = BoxFuture<'a, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let Self { handle, mut condition, policy, timeout, name, proof, .. } = self;
+            policy.validate().map_err(|error| TaskError::definition(&format!("{name:?}: {}", error.0)))?;
+            let proof = proof.transpose().map_err(|why| {
+                TaskError::definition(&format!("{name:?}: what the condition depends on cannot be stored: {why}"))
+            })?;
+            let proof = proof.map(|value| Arc::from(value.as_bytes()));
+            let stated = Stated { name: Arc::clone(&name), proof, policy, timeout };
+            let value = handle.0.wait_condition(stated, &mut condition).await?;
+            handle.decoded(&name, &value)
+        })
+    }
+}
+
+struct Stated {
+    name: Arc<str>,
+    proof: Option<Arc<[u8]>>,
+    policy: PollPolicy,
+    timeout: Option<Duration>,
+}
+
+impl TaskHandle {
+    /// Waits until a condition holds, without a slot: other tasks execute meanwhile. It is asked once at once, then at
+    /// this interval. Returns what it answered: `true`, or the value that its `Option` had.
+    pub fn defer_until<'a, F, R>(&self, condition: F, poll_interval: Duration) -> DeferUntil<'a, F>
+    where
+        F: FnMut() -> R + Send + 'a,
+        R: Future<Output: Answer> + Send + 'a,
+    {
+        DeferUntil {
+            handle: self.clone(),
+            condition,
+            policy: PollPolicy::every(poll_interval),
+            timeout: None,
+            name: std::any::type_name::<F>().into(),
+            proof: None,
+            borrows: PhantomData,
+        }
+    }
+
+    /// Sleeps without a slot. The time is recorded: a restart neither shortens nor extends it.
+    ///
+    /// # Errors
+    /// The body is to return.
+    pub async fn sleep(&self, span: Duration) -> Result<(), TaskError> {
+        Ok(self.0.wait_time(&"sleep".into(), |now| now.after(span)).await?)
+    }
+
+    /// Sleeps without a slot until a point in time.
+    ///
+    /// # Errors
+    /// The body is to return.
+    pub async fn sleep_until(&self, time: SystemTime) -> Result<(), TaskError> {
+        let due = stored_time(time);
+        Ok(self.0.wait_time(&"sleep_until".into(), |_| due).await?)
+    }
+
+    /// The time, as recorded when the body first asked: the same on re-entry.
+    ///
+    /// # Errors
+    /// The body is to return.
+    pub async fn now(&self) -> Result<SystemTime, TaskError> {
+        let now = || async { Ok(self.0.engine().clock.now().0) };
+        let recorded: i64 = self.step("now", &(), now).await?;
+        Ok(UNIX_EPOCH + Time(recorded).since(Time(0)))
+    }
+}
+
+/// A time as it is stored.
+pub(super) fn stored_time(time: SystemTime) -> Time {
+    Time(time.duration_since(UNIX_EPOCH).map_or_else(|error| -micros(error.duration()), micros))
+}
+
+impl BodyState {
+    async fn wait_condition<F, R>(&self, stated: Stated, condition: &mut F) -> Result<Value, WaitError>
+    where
+        F: FnMut() -> R,
+        R: Future<Output: Answer>,
+    {
+        let Stated { name, proof, policy, timeout } = stated;
+        let _inside = self.begin(&format!("the wait {name:?}"))?;
+        let key = self.next_key(&name);
+        let recorded_deadline = match self.recall(&key, EntryKind::Condition, proof.as_deref()).await? {
+            Recall::Satisfied(value) => return Ok(value),
+            Recall::Failed(failure) => return Err(WaitError::Failed(failure)),
+            Recall::Ask { deadline } | Recall::Open { deadline, .. } => deadline,
+            Recall::Mismatch(why) => return Err(WaitError::Mismatch(why)),
+        };
+        let wait = Wait { key: key.clone(), kind: EntryKind::Condition, proof, due: None, timeout };
+        let mut poll = Poll::new(policy);
+        let first = judge(&mut poll, condition().await.polled());
+        let first = first.or_else(|| self.late(&key, recorded_deadline));
+        if let Some(result) = first {
+            self.commit(self.recorded(wait, result.clone())).await?;
+            return result.map_err(WaitError::Failed);
+        }
+        self.open(wait).await?;
+        let deadline = self.run.state.lock().deadline(self.task.ix, &key);
+        let result = loop {
+            let now = self.engine().clock.now();
+            let span = poll.next(now, deadline, self.engine().random()).since(now);
+            self.pause(span).await?;
+            let polled = judge(&mut poll, condition().await.polled());
+            if let Some(result) = polled.or_else(|| self.late(&key, deadline)) {
+                break result;
+            }
+        };
+        self.go_on(key, result).await
+    }
+
+    async fn wait_time(&self, name: &Arc<str>, due: impl FnOnce(Time) -> Time) -> Result<(), WaitError> {
+        let _inside = self.begin(&format!("the wait {name:?}"))?;
+        let key = self.next_key(name);
+        let clock = &self.engine().clock;
+        let (due, open) = match self.recall(&key, EntryKind::Time, None).await? {
+            Recall::Satisfied(_) => return Ok(()),
+            Recall::Failed(failure) => return Err(WaitError::Failed(failure)),
+            Recall::Open { due: Some(due), .. } => (due, true),
+            Recall::Ask { .. } | Recall::Open { .. } => (due(clock.now()), false),
+            Recall::Mismatch(why) => return Err(WaitError::Mismatch(why)),
+        };
+        let wait = Wait { key: key.clone(), kind: EntryKind::Time, proof: None, due: Some(due), timeout: None };
+        if due <= clock.now() {
+            let result = Ok(Value::NONE);
+            let event = if open { self.closed(key, result) } else { self.recorded(wait, result) };
+            return self.commit(event).await;
+        }
+        self.open(wait).await?;
+        loop {
+            let left = due.since(clock.now());
+            if left.is_zero() {
+                break;
+            }
+            self.pause(left.min(RECHECK)).await?;
+        }
+        self.go_on(key, Ok(Value::NONE)).await.map(drop)
+    }
+
+    fn closed(&self, key: EntryKey, result: Result<Value, Failure>) -> Event {
+        Event::Closed { task: self.task, attempt: self.attempt, key, result, retry: None }
+    }
+
+    /// Commits an open wait and only then drops the slot.
+    async fn open(&self, wait: Wait) -> Result<(), WaitError> {
+        self.commit(Event::Opened { task: self.task, attempt: self.attempt, wait }).await?;
+        drop(self.lane.give_slot_away(self.turn));
+        Ok(())
+    }
+
+    /// Sleeps, unless the runner closes.
+    async fn pause(&self, span: Duration) -> Result<(), WaitError> {
+        let mut stage = self.engine().dispatch().stage();
+        tokio::select! {
+            biased;
+            () = Stage::left(&mut stage, Stage::Open) => Err(self.suspend()),
+            () = tokio::time::sleep(span) => Ok(()),
+        }
+    }
+
+    /// Commits the end of an open wait and takes a slot again.
+    async fn go_on(&self, key: EntryKey, result: Result<Value, Failure>) -> Result<Value, WaitError> {
+        self.commit(self.closed(key, result.clone())).await?;
+        let slot = self.engine().dispatch().resume(self.engine()).await;
+        self.lane.keep_slot(self.turn, slot.ok_or_else(|| self.suspend())?);
+        result.map_err(WaitError::Failed)
+    }
+
+    /// Whether the deadline has passed, and the failure that this is.
+    fn late(&self, key: &EntryKey, deadline: Option<Time>) -> Option<Result<Value, Failure>> {
+        let late = deadline.is_some_and(|deadline| self.engine().clock.now() >= deadline);
+        late.then(|| {
+            let message = format!("task {:?} waited for {:?} until its deadline passed", self.task_name(), key.name);
+            Err(Failure::new(FailureKind::WaitTimeout, "bide.WaitTimeout", &message))
+        })
+    }
+}
+
+/// Whether what a poll found ends the wait, and how.
+fn judge(poll: &mut Poll, polled: Polled) -> Option<Result<Value, Failure>> {
+    match polled {
+        Polled::True(value) => Some(Ok(value)),
+        Polled::Broken(failure) => Some(Err(failure)),
+        Polled::False => {
+            poll.ok();
+            None
+        }
+        Polled::Raised(failure) => poll.failed().then_some(Err(failure)),
+    }
+}

@@ -1,0 +1,205 @@
+//! Defining a workflow of async closures.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bide_core::{DefinitionError, Failure, FailureKind, Graph, PollPolicy, RetryPolicy, RunIf, TaskSpec, Value};
+use serde::Serialize;
+
+use super::codec::{encode, serialization_failure};
+use super::context::TaskContext;
+use super::dispatch::OnTokio;
+use super::error::TaskError;
+use super::gate::{GateCondition, Wait};
+use crate::host::{Host, Source};
+
+pub(super) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+type Call = Box<dyn Fn(TaskContext) -> BoxFuture<'static, Result<Value, TaskError>> + Send + Sync>;
+type Covers = Box<dyn Fn(&Failure) -> bool + Send + Sync>;
+
+/// The host of async closures.
+#[derive(Debug)]
+pub struct Closures;
+
+/// A task's closure.
+pub struct ClosureBody {
+    pub(super) call: Call,
+    /// Which failures the retry policy covers; `None`: all but timeouts of waits and values that cannot be stored.
+    covers: Option<Covers>,
+    pub(super) gate: Option<GateCondition>,
+    pub(super) gate_policy: PollPolicy,
+}
+
+impl ClosureBody {
+    pub(super) fn retries(&self, failure: &Failure) -> bool {
+        match &self.covers {
+            Some(covers) => covers(failure),
+            None => !matches!(failure.kind, FailureKind::WaitTimeout | FailureKind::Serialization),
+        }
+    }
+}
+
+impl Host for Closures {
+    type Body = ClosureBody;
+    type Local = ();
+    type Dispatch = OnTokio;
+
+    fn sources(_body: &ClosureBody) -> &[Source] {
+        &[]
+    }
+
+    fn gate_policy(body: &ClosureBody) -> PollPolicy {
+        body.gate_policy
+    }
+}
+
+/// A named, validated DAG of tasks. Cheap to clone.
+#[derive(Clone)]
+pub struct Workflow {
+    pub(super) graph: Arc<Graph>,
+    pub(super) bodies: Arc<[ClosureBody]>,
+}
+
+impl Workflow {
+    /// Begins a workflow.
+    #[must_use]
+    pub fn builder(name: impl Into<String>) -> WorkflowBuilder {
+        WorkflowBuilder { name: name.into(), specs: Vec::new(), bodies: Vec::new(), fail_fast: false, refused: None }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.graph.workflow()
+    }
+
+    /// Its shape.
+    #[must_use]
+    pub fn graph(&self) -> &Arc<Graph> {
+        &self.graph
+    }
+}
+
+impl fmt::Debug for Workflow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Workflow({})", self.graph.title())
+    }
+}
+
+/// A workflow being defined: [`task`](Self::task) adds one, what follows says more about it.
+pub struct WorkflowBuilder {
+    name: String,
+    specs: Vec<TaskSpec>,
+    bodies: Vec<ClosureBody>,
+    fail_fast: bool,
+    /// The first thing that cannot work, told by [`build`](Self::build).
+    refused: Option<DefinitionError>,
+}
+
+impl WorkflowBuilder {
+    /// Adds a task. Its closure is called once for each attempt (and again for a re-entry), so it moves or clones what
+    /// it needs into its future; what the future returns is the task's output.
+    #[must_use]
+    pub fn task<F, R, T>(mut self, name: impl Into<Arc<str>>, body: F) -> Self
+    where
+        F: Fn(TaskContext) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<T, TaskError>> + Send + 'static,
+        T: Serialize,
+    {
+        let name = name.into();
+        let task = Arc::clone(&name);
+        let call: Call = Box::new(move |cx| {
+            let task = Arc::clone(&task);
+            let future = body(cx);
+            Box::pin(async move {
+                let output = future.await?;
+                encode(&output).map_err(|why| {
+                    let message = format!("what task {task:?} returned cannot be stored: {why}");
+                    TaskError::failed(serialization_failure(&message))
+                })
+            })
+        });
+        self.specs.push(TaskSpec::new(name));
+        self.bodies.push(ClosureBody {
+            call,
+            covers: None,
+            gate: None,
+            gate_policy: PollPolicy::every(std::time::Duration::from_secs(1)),
+        });
+        self
+    }
+
+    fn last(mut self, what: &str, change: impl FnOnce(&mut TaskSpec, &mut ClosureBody)) -> Self {
+        match (self.specs.last_mut(), self.bodies.last_mut()) {
+            (Some(spec), Some(body)) => change(spec, body),
+            _ => self.refuse(format!("{what} stands before the first task; it says more about the task before it")),
+        }
+        self
+    }
+
+    fn refuse(&mut self, why: String) {
+        let message = format!("workflow {:?}: {why}", self.name);
+        self.refused.get_or_insert(DefinitionError(message));
+    }
+
+    /// The task depends on these: it starts when they have ended.
+    #[must_use]
+    pub fn after<N: Into<Arc<str>>>(self, names: impl IntoIterator<Item = N>) -> Self {
+        self.last("after", |spec, _| spec.dependencies.extend(names.into_iter().map(Into::into)))
+    }
+
+    /// How often the task is tried.
+    #[must_use]
+    pub fn retry(self, policy: RetryPolicy) -> Self {
+        self.last("retry", |spec, _| spec.retry = policy)
+    }
+
+    /// Which failures are tried again, instead of all but timeouts of waits and values that cannot be stored.
+    #[must_use]
+    pub fn retry_if(self, covers: impl Fn(&Failure) -> bool + Send + Sync + 'static) -> Self {
+        self.last("retry_if", |_, body| body.covers = Some(Box::new(covers)))
+    }
+
+    /// When the task runs, decided once all that it depends on has ended.
+    #[must_use]
+    pub fn run_if(self, run_if: RunIf) -> Self {
+        self.last("run_if", |spec, _| spec.run_if = run_if)
+    }
+
+    /// A wait that must be satisfied before the task's body starts.
+    #[must_use]
+    pub fn gate(mut self, gate: Wait) -> Self {
+        if let (Err(DefinitionError(why)), Some(spec)) = (gate.validate(), self.specs.last()) {
+            let why = format!("task {:?}: its gate: {why}", spec.name);
+            self.refuse(why);
+        }
+        self.last("gate", |spec, body| {
+            let (wait, condition, policy) = gate.into_parts();
+            spec.gate = Some(wait);
+            body.gate = condition;
+            body.gate_policy = policy;
+        })
+    }
+
+    /// The first failure skips what has not started.
+    #[must_use]
+    pub fn fail_fast(mut self) -> Self {
+        self.fail_fast = true;
+        self
+    }
+
+    /// Validates the workflow.
+    ///
+    /// # Errors
+    /// Names the culprit: a duplicate or unknown name, a cycle, no task, a policy that cannot work.
+    pub fn build(self) -> Result<Workflow, DefinitionError> {
+        if let Some(refused) = self.refused {
+            return Err(refused);
+        }
+        let graph = Graph::build(&self.name, self.specs, self.fail_fast)?;
+        Ok(Workflow { graph: Arc::new(graph), bodies: self.bodies.into() })
+    }
+}

@@ -1,0 +1,62 @@
+//! What the integration tests share: every test runs on every store.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bide_executor::store::{Durability, MemoryStore, SqliteStore, Store};
+use bide_executor::{Runner, core::RunId, core::record::TaskRow};
+
+/// Nothing here takes this long unless it hangs.
+pub(crate) const HANG: Duration = Duration::from_secs(20);
+
+/// An interval that is short, for conditions that a test makes true.
+#[allow(dead_code, reason = "not every test file polls")]
+pub(crate) const SOON: Duration = Duration::from_millis(2);
+
+/// A store to open again and again: what was in it is still there.
+pub(crate) struct Place {
+    memory: Option<Arc<MemoryStore>>,
+    directory: tempfile::TempDir,
+}
+
+impl Place {
+    /// Opens the store.
+    pub(crate) fn open(&self) -> Arc<dyn Store> {
+        match &self.memory {
+            Some(memory) => Arc::clone(memory) as Arc<dyn Store>,
+            None => SqliteStore::open(&self.file(), Durability::Normal).unwrap(),
+        }
+    }
+
+    fn file(&self) -> std::path::PathBuf {
+        Path::new(self.directory.path()).join("bide.db")
+    }
+
+    /// A runner on it.
+    pub(crate) fn runner(&self, slots: u32) -> Runner {
+        Runner::open(self.open()).slots(slots).start().unwrap()
+    }
+}
+
+/// Runs a test on a memory store and on an SQLite file, each on a runtime of two threads; fails if it hangs.
+pub(crate) fn on_every_store<T: Future<Output = ()>>(test: impl Fn(Place) -> T) {
+    for memory in [Some(MemoryStore::new()), None] {
+        let name = if memory.is_some() { "memory" } else { "SQLite" };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let place = Place { memory, directory: tempfile::tempdir().unwrap() };
+        runtime.block_on(async { tokio::time::timeout(HANG, test(place)).await }).unwrap_or_else(|_| {
+            panic!("hangs on {name}");
+        });
+    }
+}
+
+/// A task's row, as the store has it.
+#[allow(dead_code, reason = "not every test file reads rows")]
+pub(crate) fn row(store: &Arc<dyn Store>, run: RunId, task: &str) -> TaskRow {
+    let stored = store.load(run).unwrap().unwrap();
+    let id = stored.tasks.iter().find(|recorded| &*recorded.name == task).unwrap().id;
+    stored.rows.into_iter().find(|row| row.task == id).unwrap()
+}
