@@ -127,6 +127,8 @@ impl<H: Host> Engine<H> {
         let mut ready = Vec::new();
         self.commit(&mut begin, &mut ready);
         self.dispatch_ready(&mut ready);
+        // Adopted before this is asked, stopped before all are settled: one of the two sees the other.
+        self.settle_late_comers();
         made.into_iter()
             .zip(&rows)
             .map(|(run, row)| match run {

@@ -24,12 +24,6 @@ impl<'py> Owned<'py> {
         // SAFETY: `this` is never dropped and not used again.
         unsafe { ManuallyDrop::take(&mut this.0) }
     }
-
-    /// The reference for keeping beyond this attachment.
-    #[inline]
-    pub(crate) fn keep(self) -> Kept {
-        Kept::new(self.into_bound().unbind())
-    }
 }
 
 impl<'py> From<Bound<'py, PyAny>> for Owned<'py> {
