@@ -232,7 +232,7 @@ impl<H: Host> Engine<H> {
             return own_outcome;
         }
         let lease = *self.lease.read();
-        match self.store.commit(lease, &mut pending.batch) {
+        match self.store().commit(lease, &mut pending.batch) {
             Ok(token) => {
                 for (run, effect) in pending.committed(token) {
                     match effect {

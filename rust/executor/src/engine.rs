@@ -15,6 +15,7 @@ use bide_store::{Lease, Store, StoreError};
 use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Clock;
+use crate::closed::Closed;
 use crate::commit::{Committer, Done};
 use crate::flow::{Flow, Run};
 use crate::host::{Dispatch, Host};
@@ -33,7 +34,8 @@ pub fn default_slots() -> u32 {
 /// What all threads of a runner share.
 pub struct Engine<H: Host> {
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) store: Arc<dyn Store>,
+    /// The store; once closed, something that refuses everything.
+    store: RwLock<Arc<dyn Store>>,
     pub(crate) dispatch: H::Dispatch,
     pub(crate) timers: Arc<Timers>,
     pub(crate) committer: Committer<H>,
@@ -88,7 +90,7 @@ impl<H: Host> Engine<H> {
             closing: AtomicBool::new(false),
             threads: Mutex::default(),
             clock,
-            store,
+            store: RwLock::new(store),
             dispatch,
             log,
         });
@@ -118,8 +120,8 @@ impl<H: Host> Engine<H> {
 
     /// The store.
     #[must_use]
-    pub fn store(&self) -> &Arc<dyn Store> {
-        &self.store
+    pub fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store.read())
     }
 
     /// How bodies get to execute.
@@ -154,7 +156,7 @@ impl<H: Host> Engine<H> {
                 (Arc::clone(graph.name(ix)), dependencies)
             })
             .collect();
-        let stored = self.store.register(graph.workflow(), graph.version(), &tasks)?;
+        let stored = self.store().register(graph.workflow(), graph.version(), &tasks)?;
         let ids: Arc<[TaskId]> = stored.tasks.iter().map(|task| task.id).collect();
         let flow = Arc::new(Flow {
             bodies,
@@ -184,7 +186,7 @@ impl<H: Host> Engine<H> {
     /// Stops at once because of the store: nothing is committed any more, and every caller is told.
     pub(crate) fn break_down(self: &Arc<Self>, error: &StoreError) {
         if self.stopped.set(Settlement::Broken(error.clone())).is_ok() {
-            self.log(Level::Error, &format!("the runner on {} stops: {error}", self.store.name()));
+            self.log(Level::Error, &format!("the runner on {} stops: {error}", self.store().name()));
             self.closing.store(true, Ordering::Release);
             self.dispatch.close(self);
             self.settle_all(&Settlement::Broken(error.clone()));
@@ -212,9 +214,11 @@ impl<H: Host> Engine<H> {
         self.stop_threads();
         if first {
             let lease = *self.lease.read();
-            if let Err(error) = self.store.leave(lease) {
+            let store = self.store();
+            if let Err(error) = store.leave(lease) {
                 self.log(Level::Warning, &format!("the lease could not be given back: {error}"));
             }
+            *self.store.write() = Arc::new(Closed { name: store.name().to_owned() });
             self.settle_all(&Settlement::Closed);
         }
     }
@@ -276,7 +280,7 @@ impl<H: Host> Engine<H> {
             run.state.lock().abandon();
             run.settled.settle(Settlement::Elsewhere);
         }
-        match self.store.enroll(self.clock.now()) {
+        match self.store().enroll(self.clock.now()) {
             Ok(lease) => *self.lease.write() = lease,
             Err(error) => self.break_down(&error),
         }

@@ -5,6 +5,7 @@
 
 mod body;
 mod clock;
+mod closed;
 mod closures;
 mod commit;
 mod engine;

@@ -159,7 +159,7 @@ impl<H: Host> Engine<H> {
 
     fn create_once(self: &Arc<Self>, rows: &[NewRun]) -> Result<Vec<Creation>, SubmitError> {
         let lease = *self.lease.read();
-        self.store.create(lease, rows).map_err(|error| {
+        self.store().create(lease, rows).map_err(|error| {
             if matches!(error, StoreError::Fenced { .. }) {
                 self.fenced();
             }

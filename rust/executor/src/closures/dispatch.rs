@@ -267,7 +267,7 @@ impl Engine<Closures> {
 
     /// As [`Engine::hand_in`]; what may start now is left to the caller.
     pub(super) fn hand_in_and_go_on(self: &Arc<Self>, done: Done<Closures>, ready: &mut Vec<Ready<Closures>>) {
-        if self.store.blocks() {
+        if self.store().blocks() {
             self.committer.leave(done);
             return;
         }
