@@ -62,6 +62,11 @@ pub enum Level {
     Warning,
     /// Something went wrong.
     Error,
+    /// A body does not return; the host can tell where it is.
+    Stuck {
+        /// The host's name of the thread.
+        thread: u64,
+    },
 }
 
 impl<H: Host> Engine<H> {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use bide_core::context::{self, Changes, Conflict};
 use bide_core::record::{RecordedTask, RunRow, StoredRun};
-use bide_core::{Graph, RunId, RunState, TaskId, TaskIx, Time, Value, pack};
+use bide_core::{Graph, RunId, RunState, TaskId, TaskIx, TaskRow, Time, Value, pack};
 use parking_lot::Mutex;
 
 use crate::host::{Args, Host, Source};
+use crate::limit::Overdue;
 use crate::settled::Settled;
 
 /// A workflow with its bodies, as registered with an engine.
@@ -48,6 +49,10 @@ pub struct Run<H: Host> {
     pub local: H::Local,
     /// Where callers wait for it.
     pub settled: Settled,
+    /// Tasks whose body has used up its time and not returned.
+    pub(crate) overdue: Overdue<H>,
+    /// What tasks are blocked by that no row says: the last error of a condition, the cap of parked bodies.
+    pub(crate) notes: Mutex<HashMap<TaskIx, Arc<str>>>,
 }
 
 impl<H: Host> Run<H> {
@@ -116,8 +121,30 @@ impl<H: Host> Run<H> {
                 runner: None,
             },
             tasks: Arc::clone(&self.flow.recorded),
-            rows: (0..self.flow.graph.len() as u32).map(|ix| state.task_row(ix)).collect(),
+            rows: (0..self.flow.graph.len() as u32).map(|ix| self.noted(state.task_row(ix), ix)).collect(),
             entries: Vec::new(),
+        }
+    }
+
+    /// A row with what only this process knows.
+    fn noted(&self, mut row: TaskRow, ix: TaskIx) -> TaskRow {
+        if !row.status.is_ended()
+            && let Some(note) = self.notes.lock().get(&ix)
+        {
+            row.blocked_by = Some(match row.blocked_by {
+                Some(wait) => format!("{wait}; {note}").into(),
+                None => Arc::clone(note),
+            });
+        }
+        row
+    }
+
+    /// Notes what a task is blocked by, beside what its row says.
+    pub(crate) fn note(&self, ix: TaskIx, note: Option<String>) {
+        let mut notes = self.notes.lock();
+        match note {
+            Some(note) => drop(notes.insert(ix, note.into())),
+            None => drop(notes.remove(&ix)),
         }
     }
 }

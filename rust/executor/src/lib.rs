@@ -13,6 +13,7 @@ mod flow;
 mod gates;
 mod host;
 mod ids;
+mod limit;
 pub mod pacer;
 mod pool;
 mod services;

@@ -86,6 +86,8 @@ impl<H: Host> Engine<H> {
             state: parking_lot::Mutex::new(state),
             local,
             settled: crate::settled::Settled::default(),
+            overdue: parking_lot::Mutex::default(),
+            notes: parking_lot::Mutex::default(),
         });
         self.runs.lock().insert(run.id.row(), Arc::clone(&run));
         run
