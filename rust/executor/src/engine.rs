@@ -249,8 +249,13 @@ impl<H: Host> Engine<H> {
         }
     }
 
-    /// Another runner has taken over: every run in memory is dropped at once, and a new lease is taken.
-    pub(crate) fn fenced(self: &Arc<Self>) {
+    /// Another runner has taken over: every run in memory is dropped at once, and a new lease is taken. `lost` is the
+    /// lease that was fenced: several threads may find out, the first one acts.
+    pub(crate) fn fenced(self: &Arc<Self>, lost: Lease) {
+        let mut lease = self.lease.write();
+        if *lease != lost || self.stopped().is_some() {
+            return;
+        }
         self.log(Level::Warning, "the lease was lost: another runner has taken the runs over");
         let runs: Vec<_> = self.runs.lock().drain().map(|(_, run)| run).collect();
         for run in runs {
@@ -258,8 +263,11 @@ impl<H: Host> Engine<H> {
             run.settled.settle(Settlement::Elsewhere);
         }
         match self.store.enroll(self.clock.now()) {
-            Ok(lease) => *self.lease.write() = lease,
-            Err(error) => self.break_down(&error),
+            Ok(new) => *lease = new,
+            Err(error) => {
+                drop(lease);
+                self.break_down(&error);
+            }
         }
     }
 

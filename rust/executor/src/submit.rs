@@ -119,7 +119,7 @@ impl<H: Host> Engine<H> {
                 Creation::Exists(existing) => made.push(Err(existing)),
                 Creation::Created | Creation::Taken => {
                     let state = RunState::new(row.id, Arc::clone(&flow.graph), Arc::clone(&flow.ids));
-                    let live = self.adopt(flow, state, run.key, run.inputs, now, run.local);
+                    let live = self.adopt(flow, lease, state, run.key, run.inputs, now, run.local);
                     begin.push(Done { run: Arc::clone(&live), event: Event::Begin, at: now, reply: None });
                     made.push(Ok(live));
                 }
@@ -144,9 +144,9 @@ impl<H: Host> Engine<H> {
         let create = |rows: &[NewRun]| {
             self.store.create(lease, rows).map_err(|error| {
                 if matches!(error, StoreError::Fenced { .. }) {
-                    self.fenced();
+                    self.fenced(lease);
                 }
-                SubmitError::Store(error)
+                self.stopped().cloned().map_or(SubmitError::Store(error), SubmitError::Stopped)
             })
         };
         let mut creations = create(rows)?;
