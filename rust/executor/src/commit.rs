@@ -135,14 +135,10 @@ impl<H: Host> Committer<H> {
         self.changed.notify_one();
     }
 
+    /// What was left until now is still committed, by the thread's last turn or by a flush.
     pub(crate) fn stop(&self) {
-        let left = {
-            let mut state = self.state.lock();
-            state.stop = true;
-            std::mem::take(&mut state.inbox)
-        };
+        self.state.lock().stop = true;
         self.changed.notify_all();
-        drop(left);
     }
 }
 
@@ -360,6 +356,9 @@ impl<H: Host> Engine<H> {
                     }
                 }
                 if state.stop {
+                    items.extend(state.inbox.drain(..));
+                    drop(state);
+                    self.commit(&mut items, &mut ready);
                     return;
                 }
                 items.extend(state.inbox.drain(..));

@@ -202,13 +202,14 @@ impl<H: Host> Engine<H> {
     /// one that still executes finds the engine stopped and has changed nothing.
     pub fn finish_close(self: &Arc<Self>) {
         self.begin_close();
+        // The threads first: what one of them has in its hands is committed before the engine counts as stopped.
+        self.stop_threads();
         self.flush();
         let first = {
             // Whoever commits holds the gate: once this is set nobody does, so that the lease is given back last.
             let _gate = self.gate.lock();
             self.stopped.set(Settlement::Closed).is_ok()
         };
-        self.stop_threads();
         if first {
             let lease = *self.lease.read();
             if let Err(error) = self.store.leave(lease) {
