@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::event::{Effect, Timer};
+use crate::failure::Failure;
 use crate::graph::Graph;
 use crate::id::{TaskId, TaskIx, TaskRef};
 use crate::record::{EntryKind, EntryState, RecordedTask, StoredRun};
@@ -94,6 +95,9 @@ impl RunState {
 
     /// What is not stored because it follows from the rest.
     fn settle_derived(&mut self) {
+        if self.failure.is_none() {
+            self.failure = self.first_failure();
+        }
         for ix in 0..self.tasks.len() as TaskIx {
             if !self.tasks[ix as usize].status.is_ended() {
                 continue;
@@ -110,6 +114,13 @@ impl RunState {
                     cause.is_some_and(|cause| self.tasks[cause as usize].status == TaskStatus::Failed);
             }
         }
+    }
+
+    /// The first committed failure. The run's row has it only once the run has ended.
+    fn first_failure(&self) -> Option<Failure> {
+        let failed = (0..self.tasks.len() as TaskIx).filter(|ix| self.tasks[*ix as usize].status == TaskStatus::Failed);
+        let first = failed.min_by_key(|ix| self.tasks[*ix as usize].ended_at)?;
+        self.details.get(&first)?.failure.clone()
     }
 
     /// `Begin` of a recovered run.

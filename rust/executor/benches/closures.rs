@@ -5,7 +5,6 @@
 
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, missing_docs, reason = "a bench")]
 
-use std::cell::Cell;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,10 +45,10 @@ fn chain() -> Workflow {
 fn deferral() -> Workflow {
     Workflow::builder("deferral")
         .task("wait", |cx: TaskContext| async move {
-            let polls = Cell::new(0);
+            let mut polls = 0;
             let second = || {
-                polls.set(polls.get() + 1);
-                std::future::ready(polls.get() == 2)
+                polls += 1;
+                std::future::ready(polls == 2)
             };
             cx.handle().defer_until(second, Duration::from_micros(1)).await
         })

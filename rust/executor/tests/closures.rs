@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use bide_executor::core::{FailureKind, RetryPolicy, RunIf, RunStatus, TaskStatus};
-use bide_executor::{Error, Runner, Skip, TaskContext, TaskError, Workflow, after, until};
+use bide_executor::core::{FailureKind, RetryPolicy, RunIf, RunStatus, SubStatus, TaskStatus};
+use bide_executor::store::Store;
+use bide_executor::{Error, RunHandle, Runner, Skip, TaskContext, TaskError, Workflow, after, until};
 use support::{SOON, on_every_store, row};
 use tokio::sync::{Notify, Semaphore};
 
@@ -233,6 +234,38 @@ fn a_gate_is_satisfied_before_the_body_starts_and_takes_no_slot() {
         let later = result.task("later").unwrap();
         let opened = later.started_at.unwrap().duration_since(result.started_at).unwrap();
         assert!(opened >= 5 * SOON, "{opened:?}");
+        runner.close().await;
+    });
+}
+
+#[test]
+fn a_run_that_was_taken_up_after_a_failure_still_fails() {
+    on_every_store(|place| async move {
+        let (failed, hold) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(true)));
+        let parts = (Arc::clone(&failed), Arc::clone(&hold));
+        let flow = Workflow::builder("failed before")
+            .task("fails", |_| async { Err::<(), _>(TaskError::new("first")) })
+            .task("waits", move |cx: TaskContext| {
+                let (failed, hold) = parts.clone();
+                async move {
+                    failed.notify_one();
+                    cx.handle().defer_until(|| async { !hold.load(Ordering::SeqCst) }, SOON).await?;
+                    Ok(())
+                }
+            })
+            .after(["fails"])
+            .run_if(RunIf::Done)
+            .build()
+            .unwrap();
+        let runner = place.runner(1);
+        let run = runner.submit(&flow, &()).await.unwrap().id();
+        failed.notified().await;
+        drop(runner);
+        hold.store(false, Ordering::SeqCst);
+        let runner = place.runner(1);
+        runner.register(&flow).await.unwrap();
+        let error = runner.handle(run).await.unwrap().result().await.unwrap_err();
+        assert_eq!(error.run_failed().unwrap().result.error.as_ref().unwrap().message(), "first");
         runner.close().await;
     });
 }
@@ -500,7 +533,8 @@ fn closing_suspends_what_waits_gives_the_rest_its_grace_and_refuses_new_runs() {
         let runner = place.runner(2);
         let run = runner.submit(&flow, &()).await.unwrap();
         entered.acquire_many(2).await.unwrap().forget();
-        while row_of(&runner, &run, "deferred").await != TaskStatus::Running {
+        let store = place.open();
+        while !deferred(&store, &run) {
             tokio::task::yield_now().await;
         }
         runner.close_within(Duration::from_millis(50)).await;
@@ -512,8 +546,9 @@ fn closing_suspends_what_waits_gives_the_rest_its_grace_and_refuses_new_runs() {
     });
 }
 
-async fn row_of(runner: &Runner, run: &bide_executor::RunHandle, task: &str) -> TaskStatus {
-    runner.get(run.id()).await.unwrap().task(task).unwrap().status
+fn deferred(store: &Arc<dyn Store>, run: &RunHandle) -> bool {
+    let stored = store.load(run.id()).unwrap().unwrap();
+    stored.rows.iter().any(|row| row.sub_status == Some(SubStatus::Deferred))
 }
 
 #[test]
