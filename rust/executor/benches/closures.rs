@@ -3,7 +3,7 @@
 //!
 //! `cargo bench -p bide-executor --bench closures`
 
-#![expect(clippy::unwrap_used, clippy::disallowed_methods, missing_docs, reason = "a bench")]
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a bench")]
 
 use std::hint::black_box;
 use std::sync::Arc;
