@@ -1,1 +1,71 @@
-"""bide: durable workflows inside your own process."""
+"""bide: durable workflows inside your own Python process, where a task that waits costs next to nothing."""
+
+from bide._bind import From, Input
+from bide._codec import Pickle, codec
+from bide._context import Context
+from bide._core import TaskHandle, __version__
+from bide._errors import (
+    BideError,
+    Cancelled,
+    DefinitionError,
+    ReplayMismatch,
+    RunFailed,
+    RunnerClosed,
+    SerializationError,
+    SignalRejected,
+    Skip,
+    StoreError,
+    Suspended,
+    TaskFailed,
+    TaskTimeout,
+    WaitTimeout,
+)
+from bide._logging import LogFilter, install_log_record_factory
+from bide._result import RunResult, TaskResult
+from bide._retry import Retry
+from bide._runner import RunHandle, Runner
+from bide._status import RunStatus, SubStatus, TaskStatus
+from bide._task import task
+from bide._waits import Tolerate, after, at, signal, until
+from bide._workflow import Workflow
+
+__all__ = [
+    "BideError",
+    "Cancelled",
+    "Context",
+    "DefinitionError",
+    "From",
+    "Input",
+    "LogFilter",
+    "Pickle",
+    "ReplayMismatch",
+    "Retry",
+    "RunFailed",
+    "RunHandle",
+    "RunResult",
+    "RunStatus",
+    "Runner",
+    "RunnerClosed",
+    "SerializationError",
+    "SignalRejected",
+    "Skip",
+    "StoreError",
+    "SubStatus",
+    "Suspended",
+    "TaskFailed",
+    "TaskHandle",
+    "TaskResult",
+    "TaskStatus",
+    "TaskTimeout",
+    "Tolerate",
+    "WaitTimeout",
+    "Workflow",
+    "__version__",
+    "after",
+    "at",
+    "codec",
+    "install_log_record_factory",
+    "signal",
+    "task",
+    "until",
+]

@@ -35,6 +35,8 @@
 mod history;
 mod piece;
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, HashSet};

@@ -15,7 +15,8 @@ use crate::value::Value;
 pub enum Event {
     /// The run is committed, or has been loaded again: what can start may start.
     Begin,
-    /// A body has executed for long enough that its start should be visible to others.
+    /// A body has executed for long enough that its start should be visible to others; or it is about to be called
+    /// and has to be marked first, see [`crate::run::Entered::mark`].
     Started {
         /// Whose body.
         task: TaskRef,
@@ -73,7 +74,7 @@ pub enum Event {
         /// What for.
         timer: Timer,
     },
-    /// The run cannot go on as it is: it is paused with this reason.
+    /// The run cannot go on as it is: it is paused with this reason. Whatever its bodies report later is refused.
     Block {
         /// The reason, in words.
         reason: Arc<str>,
@@ -118,16 +119,30 @@ pub enum GateUntil {
 }
 
 impl GateSpec {
-    /// The wait that opens now. A gate's journal entry has `n` = 0.
+    /// Its key in the journal: a gate's entry has `n` = 0.
+    #[must_use]
+    pub fn key(&self) -> EntryKey {
+        EntryKey { name: Arc::clone(&self.name), n: 0 }
+    }
+
+    /// What its entry records.
+    #[must_use]
+    pub const fn kind(&self) -> EntryKind {
+        match self.until {
+            GateUntil::Condition => EntryKind::Condition,
+            GateUntil::After(_) | GateUntil::At(_) => EntryKind::Time,
+        }
+    }
+
+    /// The wait that opens now.
     #[must_use]
     pub fn wait(&self, now: Time) -> Wait {
-        let (kind, due) = match self.until {
-            GateUntil::Condition => (EntryKind::Condition, None),
-            GateUntil::After(span) => (EntryKind::Time, Some(now.after(span))),
-            GateUntil::At(time) => (EntryKind::Time, Some(time)),
+        let due = match self.until {
+            GateUntil::Condition => None,
+            GateUntil::After(span) => Some(now.after(span)),
+            GateUntil::At(time) => Some(time),
         };
-        let key = EntryKey { name: Arc::clone(&self.name), n: 0 };
-        Wait { key, kind, proof: None, due, timeout: self.timeout }
+        Wait { key: self.key(), kind: self.kind(), proof: None, due, timeout: self.timeout }
     }
 }
 
@@ -153,7 +168,8 @@ pub enum Outcome {
         /// Why.
         reason: Arc<str>,
     },
-    /// It was suspended: it will be entered again and goes on from its journal.
+    /// It was suspended: it will be entered again and goes on from its journal. Whatever it reports later is
+    /// refused, so a body that does not return in time can be given up by this.
     Suspended,
 }
 

@@ -3,11 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 /// What kind of failure it was; decides which named error a reader gets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum FailureKind {
     /// The body (or a condition, or a step) raised.
     #[default]
@@ -22,13 +21,35 @@ pub enum FailureKind {
     ReplayMismatch,
     /// A Rust panic: a bug.
     Panic,
-    /// The definition does not fit what is there.
+    /// Something was asked for that cannot be.
     Definition,
+}
+
+impl FailureKind {
+    const NAMES: [(Self, &'static str); 7] = [
+        (Self::Raised, "error"),
+        (Self::WaitTimeout, "wait_timeout"),
+        (Self::TaskTimeout, "task_timeout"),
+        (Self::Serialization, "serialization"),
+        (Self::ReplayMismatch, "replay_mismatch"),
+        (Self::Panic, "panic"),
+        (Self::Definition, "definition"),
+    ];
+
+    /// The name by which it is stored.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        Self::NAMES.iter().find(|(kind, _)| *kind == self).map_or("error", |(_, name)| name)
+    }
+
+    fn from_name(name: &str) -> Self {
+        Self::NAMES.iter().find(|(_, known)| *known == name).map_or(Self::Raised, |(kind, _)| *kind)
+    }
 }
 
 /// A stored failure: a JSON object with at least `kind`, `type` and `message`.
 ///
-/// A host language may add members (`traceback`, `notes`, `causes`, `args`); core keeps the text as it is.
+/// A host language adds members (`traceback`, `notes`, `causes`, `args`); core keeps the text as it is.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Failure {
     /// The kind, as read from the object.
@@ -36,10 +57,10 @@ pub struct Failure {
     json: Arc<str>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Head<'a> {
-    #[serde(default)]
-    kind: FailureKind,
+    #[serde(default, borrow)]
+    kind: std::borrow::Cow<'a, str>,
     #[serde(rename = "type", borrow)]
     type_name: std::borrow::Cow<'a, str>,
     #[serde(borrow)]
@@ -50,9 +71,11 @@ impl Failure {
     /// A failure described by its type and message alone.
     #[must_use]
     pub fn new(kind: FailureKind, type_name: &str, message: &str) -> Self {
-        let head = Head { kind, type_name: type_name.into(), message: message.into() };
-        let json = serde_json::to_string(&head).unwrap_or_default();
-        Self { kind, json: json.into() }
+        let json = serde_json::json!({
+            "kind": kind.as_str(), "type": type_name, "message": message,
+            "args": [message], "notes": [], "causes": [], "traceback": "",
+        });
+        Self { kind, json: json.to_string().into() }
     }
 
     /// Reads a stored or a host's object.
@@ -61,7 +84,7 @@ impl Failure {
     /// Says what is wrong if the text is not an object with `type` and `message`.
     pub fn from_json(json: &str) -> Result<Self, String> {
         let head: Head<'_> = serde_json::from_str(json).map_err(|error| format!("not a stored failure: {error}"))?;
-        Ok(Self { kind: head.kind, json: json.into() })
+        Ok(Self { kind: FailureKind::from_name(&head.kind), json: json.into() })
     }
 
     /// The whole object, as stored.

@@ -57,17 +57,19 @@ impl Journal {
         };
         if entry.kind != kind {
             return Recall::Mismatch(format!(
-                "{:?} (use {}) was recorded as a {} and is now a {}",
+                "'{}' (use {}) was recorded as a {} and is now a {}",
                 key.name, key.n, entry.kind, kind
             ));
         }
-        let same = entry.proof.is_some() && entry.proof.as_deref() == proof;
+        let same = entry.proof.as_deref() == proof;
         match kind {
-            EntryKind::Condition if !same || entry.state == EntryState::Open => {
+            EntryKind::Condition | EntryKind::Any | EntryKind::All
+                if !same || proof.is_none() || entry.state == EntryState::Open =>
+            {
                 Recall::Ask { deadline: entry.deadline }
             }
             EntryKind::Step if !same => Recall::Mismatch(format!(
-                "step {:?} (use {}) was recorded with other arguments; its result does not belong to this call",
+                "step '{}' (use {}) was recorded with other arguments; its result does not belong to this call",
                 key.name, key.n
             )),
             _ => match (entry.state, &entry.value, &entry.failure) {
@@ -78,36 +80,30 @@ impl Journal {
         }
     }
 
-    /// Opens an entry; one that is there keeps its place, its times and its deadline.
+    /// Opens an entry. One of the same kind that is there keeps its times, and its place in `waited` if it is open
+    /// still; but it is the last that was recorded now, for that is what [`Journal::rewind`] calls the tail.
     pub fn open(&mut self, wait: Wait, now: Time) -> &Entry {
-        let last_seq = &mut self.last_seq;
-        let entry = self.entries.entry(wait.key).or_insert_with_key(|key| {
-            *last_seq += 1;
-            Entry {
-                key: key.clone(),
-                seq: *last_seq,
-                kind: wait.kind,
-                state: EntryState::Open,
-                proof: None,
-                due: wait.due,
-                deadline: wait.timeout.map(|timeout| now.after(timeout)),
-                value: None,
-                failure: None,
-                opened_at: now,
-                closed_at: None,
-            }
-        });
-        entry.state = EntryState::Open;
-        entry.proof = wait.proof;
-        entry.value = None;
-        entry.failure = None;
-        entry.closed_at = None;
-        entry
+        let old = self.entries.remove(&wait.key).filter(|old| old.kind == wait.kind);
+        self.last_seq += 1;
+        let entry = Entry {
+            key: wait.key.clone(),
+            seq: self.last_seq,
+            kind: wait.kind,
+            state: EntryState::Open,
+            proof: wait.proof,
+            due: old.as_ref().and_then(|old| old.due).or(wait.due),
+            deadline: old.as_ref().and_then(|old| old.deadline).or(wait.timeout.map(|timeout| now.after(timeout))),
+            value: None,
+            failure: None,
+            opened_at: old.filter(|old| old.state == EntryState::Open).map_or(now, |old| old.opened_at),
+            closed_at: None,
+        };
+        self.entries.entry(wait.key).or_insert(entry)
     }
 
-    /// Closes an entry with its result. `None` if there is no such entry.
+    /// Closes an open entry with its result. `None` if there is none: what is closed stays as it is.
     pub fn close(&mut self, key: &EntryKey, result: Result<Value, Failure>, now: Time) -> Option<&Entry> {
-        let entry = self.entries.get_mut(key)?;
+        let entry = self.entries.get_mut(key).filter(|entry| entry.state == EntryState::Open)?;
         entry.closed_at = Some(now);
         match result {
             Ok(value) => {
@@ -128,16 +124,37 @@ impl Journal {
         self.entries.get(key)
     }
 
-    /// The body's open wait, if it has one.
-    #[must_use]
-    pub fn open_wait(&self) -> Option<&Entry> {
-        self.entries.values().find(|entry| entry.state == EntryState::Open && entry.key.n > 0)
+    /// The body's open waits. There can be several: of an async body, or left behind by another version of the code.
+    fn open_waits(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values().filter(|entry| entry.state == EntryState::Open && entry.key.n > 0)
     }
 
-    /// The gate's entry, if it was ever opened.
+    /// When a body that is not in memory has to be entered again: `None` at once, because it executed or because
+    /// only it can ask its condition; [`Time::NEVER`] if only a signal can end its wait.
+    ///
+    /// Of several open waits the earliest counts: to enter a body too soon costs a look at its journal.
     #[must_use]
-    pub fn gate(&self) -> Option<&Entry> {
-        self.entries.values().find(|entry| entry.key.n == 0)
+    pub fn enter_at(&self) -> Option<Time> {
+        let mut earliest = None;
+        for entry in self.open_waits() {
+            if !matches!(entry.kind, EntryKind::Time | EntryKind::Signal) {
+                return None;
+            }
+            let at = [entry.due, entry.deadline].into_iter().flatten().min().unwrap_or(Time::NEVER);
+            earliest = Some(earliest.map_or(at, |earliest: Time| earliest.min(at)));
+        }
+        earliest
+    }
+
+    /// The keys of the body's open waits whose time is reached, in order of recording.
+    #[must_use]
+    pub fn reached(&self, now: Time) -> Vec<EntryKey> {
+        let mut reached: Vec<&Entry> = self
+            .open_waits()
+            .filter(|entry| entry.kind == EntryKind::Time && entry.due.is_some_and(|due| due <= now))
+            .collect();
+        reached.sort_unstable_by_key(|entry| entry.seq);
+        reached.into_iter().map(|entry| entry.key.clone()).collect()
     }
 
     /// Prepares for a new attempt: drops the failed (and the abandoned open) entries at the tail, or everything,

@@ -15,12 +15,14 @@ pub struct Pending<R> {
     /// What has to be committed.
     pub batch: Batch,
     held: Vec<(R, Effect)>,
+    /// The runs whose events had writes but no effects: a failed commit concerns them too.
+    silent: Vec<R>,
     scratch: Vec<Effect>,
 }
 
 impl<R> Default for Pending<R> {
     fn default() -> Self {
-        Self { batch: Batch::new(), held: Vec::new(), scratch: Vec::new() }
+        Self { batch: Batch::new(), held: Vec::new(), silent: Vec::new(), scratch: Vec::new() }
     }
 }
 
@@ -31,11 +33,14 @@ impl<R: Clone> Pending<R> {
     /// Refused if it comes too late; it changes nothing then.
     pub fn apply(&mut self, run: &R, state: &mut RunState, event: Event, now: Time) -> Result<(), Refused> {
         state.apply(event, now, &mut self.batch, &mut self.scratch)?;
+        if self.scratch.is_empty() {
+            self.silent.push(run.clone());
+        }
         self.held.extend(self.scratch.drain(..).map(|effect| (run.clone(), effect)));
         Ok(())
     }
 
-    /// Nothing to commit. (Effects never come without a write, except from `Begin`.)
+    /// Nothing to commit and nothing held. (`Begin` and a retry that is due can have effects without a write.)
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.batch.is_empty() && self.held.is_empty()
@@ -44,12 +49,14 @@ impl<R: Clone> Pending<R> {
     /// Releases the effects of a committed batch, in the order in which they arose.
     pub fn committed(&mut self, _token: Committed) -> std::vec::Drain<'_, (R, Effect)> {
         self.batch.clear();
+        self.silent.clear();
         self.held.drain(..)
     }
 
-    /// Forgets batch and effects after a failed commit: the runs that they belong to have to be read again.
+    /// Forgets batch and effects after a failed commit, or one of unknown outcome. Returns every run that an event
+    /// was applied to, some more than once: their memory is ahead of the store and has to be read again.
     pub fn discard(&mut self) -> impl Iterator<Item = R> + '_ {
         self.batch.clear();
-        self.held.drain(..).map(|(run, _)| run)
+        self.silent.drain(..).chain(self.held.drain(..).map(|(run, _)| run))
     }
 }

@@ -1,23 +1,23 @@
 //! Taking a run up again: from its rows back to its state, and what goes on at once.
 //!
 //! What was running is entered again, what waited for a time is entered again when the time is reached, gates are
-//! watched again, retries keep their time. The bodies that are entered are marked first, in the batch of `Begin`:
-//! a run that is found [`MAX_CRASHES`] times in a row with a mark and no new record kills its process, and is paused.
+//! watched again, retries keep their time. Whatever an earlier process may have entered is suspect until the run
+//! records something new (see `run/rows.rs`): a run that is found [`MAX_CRASHES`] times in a row with a mark and no
+//! new record kills its process, and is paused.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::event::{Effect, Timer};
-use crate::failure::Failure;
 use crate::graph::Graph;
-use crate::id::{TaskId, TaskIx, TaskRef};
-use crate::record::{EntryKind, EntryState, RecordedTask, StoredRun};
+use crate::id::{NO_MAP, TaskId, TaskIx, TaskRef};
+use crate::record::{RecordedTask, StoredRun};
 use crate::run::{Out, RunState};
 use crate::status::{RunStatus, TaskStatus};
 use crate::time::Time;
 use crate::value::Value;
 
-/// How often in a row a run may be found dead with a mark before it is paused.
+/// So many processes in a row may enter a marked body of a run, and record nothing new, before it is paused.
 pub const MAX_CRASHES: u32 = 5;
 
 /// Whether a recorded task list fits the graph: every recorded task still exists with the same dependencies.
@@ -47,8 +47,9 @@ impl RunState {
     ) -> Result<Self, String> {
         let mut state = Self::new(stored.run.id, Arc::clone(graph), Arc::clone(ids));
         let positions: HashMap<TaskId, TaskIx> = ids.iter().zip(0..).map(|(id, ix)| (*id, ix)).collect();
-        let position = |id: TaskId| {
-            positions.get(&id).copied().ok_or_else(|| format!("a row of run {} belongs to no task", stored.run.id))
+        let position = |id: TaskId, map: i32| match positions.get(&id) {
+            Some(ix) if map == NO_MAP => Ok(*ix),
+            _ => Err(format!("a row of run {} (task number {id}, map index {map}) belongs to no task", stored.run.id)),
         };
         state.status = stored.run.status;
         state.failure = stored.run.failure.clone();
@@ -58,7 +59,7 @@ impl RunState {
         state.version = version;
         state.recovered = true;
         for row in stored.rows {
-            let ix = position(row.task)?;
+            let ix = position(row.task, row.map)?;
             let task = &mut state.tasks[ix as usize];
             task.has_row = true;
             task.status = row.status;
@@ -81,12 +82,10 @@ impl RunState {
             detail.blocked_by = row.blocked_by;
             detail.entered = row.entered;
         }
-        for (id, _, entry) in stored.entries {
-            let ix = position(id)?;
+        for (id, map, entry) in stored.entries {
+            let ix = position(id, map)?;
             let detail = state.detail(ix);
-            if entry.state == EntryState::Open {
-                detail.waiting_since = Some(entry.opened_at);
-            }
+            detail.waited_until = detail.waited_until.max(entry.closed_at.unwrap_or_default());
             detail.journal.restore(entry);
         }
         state.settle_derived();
@@ -95,9 +94,6 @@ impl RunState {
 
     /// What is not stored because it follows from the rest.
     fn settle_derived(&mut self) {
-        if self.failure.is_none() {
-            self.failure = self.first_failure();
-        }
         for ix in 0..self.tasks.len() as TaskIx {
             if !self.tasks[ix as usize].status.is_ended() {
                 continue;
@@ -107,94 +103,78 @@ impl RunState {
             for dependent in Arc::clone(&self.graph).dependents(ix) {
                 self.tasks[*dependent as usize].unmet -= 1;
             }
-            if self.tasks[ix as usize].status == TaskStatus::Skipped {
-                let cause = self.details.get(&ix).and_then(|detail| detail.blocked_by.clone());
-                let cause = cause.and_then(|name| self.graph.find(&name));
-                self.tasks[ix as usize].failed =
-                    cause.is_some_and(|cause| self.tasks[cause as usize].status == TaskStatus::Failed);
+            if let Some(cause) = self.skipped_for(ix) {
+                self.tasks[ix as usize].failed = self.tasks[cause as usize].status == TaskStatus::Failed;
             }
         }
     }
 
-    /// The first committed failure. The run's row has it only once the run has ended.
-    fn first_failure(&self) -> Option<Failure> {
-        let failed = (0..self.tasks.len() as TaskIx).filter(|ix| self.tasks[*ix as usize].status == TaskStatus::Failed);
-        let first = failed.min_by_key(|ix| self.tasks[*ix as usize].ended_at)?;
-        self.details.get(&first)?.failure.clone()
-    }
-
     /// `Begin` of a recovered run.
     pub(crate) fn go_on(&mut self, out: &mut Out<'_>) {
-        let marked: Vec<String> = (0..self.tasks.len() as TaskIx)
-            .filter(|ix| self.details.get(ix).is_some_and(|detail| detail.entered))
-            .map(|ix| format!("{:?}", self.graph.name(ix)))
-            .collect();
-        let crashes = if marked.is_empty() { 0 } else { self.crashes + 1 };
+        let marked = self.marked();
+        let crashes = if marked.is_empty() { 0 } else { self.crashes };
         if crashes >= MAX_CRASHES {
+            let names: Vec<String> = marked.iter().map(|ix| format!("'{}'", self.graph.name(*ix))).collect();
+            let names = names.join(", ");
             self.crashes = 0;
-            let names = marked.join(", ");
             self.blocked_by = Some(
-                format!("the process died {MAX_CRASHES} times in a row while it executed {names}; resume it once that is mended").into(),
+                format!("the process died {MAX_CRASHES} times in a row while it executed {names}; mend that, then resume the run").into(),
             );
             self.settle(RunStatus::Paused, out);
             return;
         }
-        if crashes != self.crashes || self.version.is_some() || self.left == 0 {
+        self.unproven = true;
+        let stale = self.blocked_by.take().is_some() || self.status != RunStatus::Running;
+        self.status = RunStatus::Running;
+        if crashes != self.crashes || stale || self.version.is_some() {
             self.crashes = crashes;
             self.write_run(out);
         }
         // Chosen before any of them moves on: what one lets go on is not taken up a second time.
         let open: Vec<TaskIx> =
             self.graph.order().iter().copied().filter(|ix| self.tasks[*ix as usize].unmet == 0).collect();
+        if let Some(cause) = self.first_failed().filter(|_| self.graph.fail_fast()) {
+            // Tasks that a newer version has added, and what is not known to have started.
+            self.stop_short(cause, out);
+        }
         for ix in open {
             self.take_up(ix, out);
         }
         if self.left == 0 && self.status == RunStatus::Running {
-            self.settle(if self.failure.is_some() { RunStatus::Failed } else { RunStatus::Completed }, out);
+            self.end_run(out);
         }
     }
 
+    fn first_failed(&self) -> Option<TaskIx> {
+        let failed = (0..).zip(&self.tasks).filter(|(_, task)| task.status == TaskStatus::Failed);
+        failed.min_by_key(|(_, task)| task.ended_at).map(|(ix, _)| ix)
+    }
+
     fn take_up(&mut self, ix: TaskIx, out: &mut Out<'_>) {
-        let task = &mut self.tasks[ix as usize];
-        let at = TaskRef::plain(ix);
-        let attempt = task.attempts;
-        match task.status {
+        let task = TaskRef::plain(ix);
+        let detail = self.details.get(&ix);
+        let state = &mut self.tasks[ix as usize];
+        let attempt = state.attempts;
+        match state.status {
             TaskStatus::Running => {
-                task.reenter = true;
-                let open = self.detail(ix).journal.open_wait().map(|entry| (entry.kind, entry.due));
-                if let Some((EntryKind::Time, due)) = open {
-                    let due = due.unwrap_or(Time::default());
-                    out.effects.push(Effect::Timer { task: at, attempt, at: due, timer: Timer::Reenter });
-                } else {
-                    self.mark(ix, out);
-                    self.ready(ix, out);
+                state.reenter = true;
+                state.suspect = true;
+                match detail.and_then(|detail| detail.journal.enter_at()) {
+                    None => self.ready(ix, out),
+                    // A signal's `Closed` lets it go on.
+                    Some(Time::NEVER) => {}
+                    Some(at) => out.effects.push(Effect::Timer { task, attempt, at, timer: Timer::Reenter }),
                 }
             }
             TaskStatus::Pending | TaskStatus::Ready => {
-                task.status = TaskStatus::Pending;
-                let detail = self.details.get(&ix);
-                let retry_at = detail.and_then(|detail| detail.retry_at);
-                let gate_open = detail
-                    .and_then(|detail| detail.journal.gate())
-                    .is_some_and(|entry| entry.state == EntryState::Open);
-                if let Some(at_time) = retry_at {
-                    out.effects.push(Effect::Timer { task: at, attempt, at: at_time, timer: Timer::Retry });
-                } else if gate_open {
-                    self.watch_gate(ix, out);
-                } else if !self.skip_if_decided(ix, out) {
-                    if self.graph.spec(ix).gate.is_none() {
-                        self.mark(ix, out);
-                    }
-                    self.release(ix, out);
+                state.status = TaskStatus::Pending;
+                state.suspect = true;
+                match detail.and_then(|detail| detail.retry_at) {
+                    None => self.decide(ix, out),
+                    Some(at) => out.effects.push(Effect::Timer { task, attempt, at, timer: Timer::Retry }),
                 }
             }
             _ => {}
         }
-    }
-
-    /// Marks a body that is about to be entered in a recovered run.
-    pub(crate) fn mark(&mut self, ix: TaskIx, out: &mut Out<'_>) {
-        self.detail(ix).entered = true;
-        self.write_row(ix, out);
     }
 }

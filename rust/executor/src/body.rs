@@ -307,7 +307,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         loop {
             let now = self.engine.clock.now();
             let span = poll.next(now, deadline, self.engine.random()).since(now);
-            let woken = at.detach(|| {
+            let woken = at.wait(|| {
                 let ticket = self.cell.next_ticket();
                 self.engine.timers.after(span, Arc::clone(&self.cell) as _, ticket);
                 if polled {
@@ -346,7 +346,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             return Err(WaitError::Suspended);
         };
         let committed = self.commit(at, self.closed(key, result.clone()));
-        let held = at.detach(|| shared.resume(&self.cell));
+        let held = at.wait(|| shared.resume(&self.cell));
         let regained = held.is_some();
         *self.held.lock() = held;
         if !regained {
@@ -388,7 +388,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         }
         self.commit(at, self.wait_event(wait))?;
         self.defer()?;
-        let woken = at.detach(|| {
+        let woken = at.wait(|| {
             let ticket = self.cell.next_ticket();
             self.engine.timers.at(due, Arc::new(TimeReached(Arc::clone(&self.cell))), ticket);
             self.cell.park()

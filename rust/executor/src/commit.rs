@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bide_core::{Effect, Event, Refused, RunStatus, Time};
+use bide_core::{Effect, Event, GateSpec, Refused, RunStatus, Time};
 use bide_store::{Lease, StoreError};
 use parking_lot::{Condvar, Mutex};
 
@@ -240,7 +240,7 @@ impl<H: Host> Engine<H> {
             tell(replies);
             return own_outcome;
         }
-        match self.store.commit(lease, &mut pending.batch) {
+        match self.store().commit(lease, &mut pending.batch) {
             Ok(token) => {
                 for (run, effect) in pending.committed(token) {
                     match effect {
@@ -292,8 +292,7 @@ impl<H: Host> Engine<H> {
                 self.timers.at(at, Arc::new(Due { engine: Arc::clone(self), run, event }), 0);
             }
             Effect::Gate { task, attempt, due: Some(due), .. } => {
-                let key = run.state.lock().gate_key(task.ix);
-                let Some(key) = key else { return };
+                let Some(key) = run.flow.graph.spec(task.ix).gate.as_ref().map(GateSpec::key) else { return };
                 let result = Ok(bide_core::Value::NONE);
                 let event = Event::Closed { task, attempt, key, result, retry: None };
                 self.timers.at(due, Arc::new(Due { engine: Arc::clone(self), run, event }), 0);

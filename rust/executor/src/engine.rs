@@ -10,12 +10,13 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use bide_core::record::RunRowId;
-use bide_core::{Graph, Pending, RunId, TaskId};
+use bide_core::{Event, Graph, Outcome, Pending, RunId, TaskId};
 use bide_store::{Lease, Store, StoreError};
 use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Clock;
-use crate::commit::Committer;
+use crate::closed::Closed;
+use crate::commit::{Committer, Done};
 use crate::flow::{Flow, Run};
 use crate::host::{Dispatch, Host};
 use crate::ids::{IdMaker, seed};
@@ -33,7 +34,8 @@ pub fn default_slots() -> u32 {
 /// What all threads of a runner share.
 pub struct Engine<H: Host> {
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) store: Arc<dyn Store>,
+    /// The store; once closed, something that refuses everything.
+    store: RwLock<Arc<dyn Store>>,
     pub(crate) dispatch: H::Dispatch,
     pub(crate) timers: Arc<Timers>,
     pub(crate) committer: Committer<H>,
@@ -88,7 +90,7 @@ impl<H: Host> Engine<H> {
             closing: AtomicBool::new(false),
             threads: Mutex::default(),
             clock,
-            store,
+            store: RwLock::new(store),
             dispatch,
             log,
         });
@@ -118,8 +120,8 @@ impl<H: Host> Engine<H> {
 
     /// The store.
     #[must_use]
-    pub fn store(&self) -> &Arc<dyn Store> {
-        &self.store
+    pub fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store.read())
     }
 
     /// How bodies get to execute.
@@ -154,7 +156,7 @@ impl<H: Host> Engine<H> {
                 (Arc::clone(graph.name(ix)), dependencies)
             })
             .collect();
-        let stored = self.store.register(graph.workflow(), graph.version(), &tasks)?;
+        let stored = self.store().register(graph.workflow(), graph.version(), &tasks)?;
         let ids: Arc<[TaskId]> = stored.tasks.iter().map(|task| task.id).collect();
         let flow = Arc::new(Flow {
             bodies,
@@ -184,7 +186,7 @@ impl<H: Host> Engine<H> {
     /// Stops at once because of the store: nothing is committed any more, and every caller is told.
     pub(crate) fn break_down(self: &Arc<Self>, error: &StoreError) {
         if self.stopped.set(Settlement::Broken(error.clone())).is_ok() {
-            self.log(Level::Error, &format!("the runner on {} stops: {error}", self.store.name()));
+            self.log(Level::Error, &format!("the runner on {} stops: {error}", self.store().name()));
             self.closing.store(true, Ordering::Release);
             self.dispatch.close(self);
             self.settle_all(&Settlement::Broken(error.clone()));
@@ -205,6 +207,7 @@ impl<H: Host> Engine<H> {
         // The threads first: what one of them has in its hands is committed before the engine counts as stopped.
         self.stop_threads();
         self.flush();
+        self.suspend_entered();
         let first = {
             // Whoever commits holds the gate: once this is set nobody does, so that the lease is given back last.
             let _gate = self.gate.lock();
@@ -212,11 +215,31 @@ impl<H: Host> Engine<H> {
         };
         if first {
             let lease = *self.lease.read();
-            if let Err(error) = self.store.leave(lease) {
+            let store = self.store();
+            if let Err(error) = store.leave(lease) {
                 self.log(Level::Warning, &format!("the lease could not be given back: {error}"));
             }
+            *self.store.write() = Arc::new(Closed { name: store.name().to_owned() });
             self.settle_all(&Settlement::Closed);
         }
+    }
+
+    /// Fences the bodies that have not returned: what they do from here on changes nothing, and their runs are not
+    /// taken for ones that kill their process.
+    fn suspend_entered(self: &Arc<Self>) {
+        let runs: Vec<_> = self.runs.lock().values().cloned().collect();
+        let at = self.clock.now();
+        let mut events = Vec::new();
+        for run in runs {
+            let entered = run.state.lock().entered();
+            events.extend(entered.into_iter().map(|(task, attempt)| Done {
+                run: Arc::clone(&run),
+                event: Event::Ended { task, attempt, outcome: Outcome::Suspended },
+                at,
+                reply: None,
+            }));
+        }
+        self.commit(&mut events, &mut Vec::new());
     }
 
     fn stop_threads(&self) {
@@ -263,13 +286,19 @@ impl<H: Host> Engine<H> {
             run.state.lock().abandon();
             run.settled.settle(Settlement::Elsewhere);
         }
-        match self.store.enroll(self.clock.now()) {
+        match self.store().enroll(self.clock.now()) {
             Ok(new) => *lease = new,
             Err(error) => {
                 drop(lease);
                 self.break_down(&error);
             }
         }
+    }
+
+    /// The workflow registered under this name.
+    #[must_use]
+    pub fn flow(&self, name: &str) -> Option<Arc<Flow<H>>> {
+        self.flows.read().get(name).cloned()
     }
 
     /// The live run of this row number.

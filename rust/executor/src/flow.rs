@@ -1,9 +1,11 @@
 //! A registered workflow, and a run of it in memory.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use bide_core::context::{self, Changes, Conflict};
 use bide_core::record::{RecordedTask, RunRow, StoredRun};
-use bide_core::{Graph, RunId, RunState, TaskId, Time, Value, pack};
+use bide_core::{Graph, RunId, RunState, TaskId, TaskIx, Time, Value, pack};
 use bide_store::Lease;
 use parking_lot::Mutex;
 
@@ -25,6 +27,9 @@ pub struct Flow<H: Host> {
     /// The tasks as the store records them.
     pub recorded: Arc<[RecordedTask]>,
 }
+
+/// The keys of a context with their values, and what had to be decided between two tasks.
+pub type View = (Vec<(Arc<str>, Value)>, Vec<Conflict>);
 
 /// A run in memory.
 pub struct Run<H: Host> {
@@ -66,6 +71,32 @@ impl<H: Host> Run<H> {
                 Source::Input(name) => self.input(name).cloned(),
             })
             .collect()
+    }
+
+    /// What a task sees of the context.
+    ///
+    /// # Errors
+    /// Says what is wrong if a task's changes do not read back.
+    pub fn context_of(&self, ix: TaskIx) -> Result<View, String> {
+        let changes = self.changes(self.flow.graph.ancestors(ix))?;
+        Ok(context::view(&self.flow.graph, ix, &self.inputs, |of| changes.get(&of)))
+    }
+
+    /// The context as all tasks together have left it.
+    ///
+    /// # Errors
+    /// As [`Run::context_of`].
+    pub fn final_context(&self) -> Result<View, String> {
+        let changes = self.changes(0..self.flow.graph.len() as TaskIx)?;
+        Ok(context::final_view(&self.flow.graph, &self.inputs, |of| changes.get(&of)))
+    }
+
+    fn changes(&self, of: impl Iterator<Item = TaskIx>) -> Result<HashMap<TaskIx, Changes>, String> {
+        let packed: Vec<(TaskIx, Arc<[u8]>)> = {
+            let state = self.state.lock();
+            of.filter_map(|ix| Some((ix, Arc::clone(state.changes(ix)?)))).collect()
+        };
+        packed.into_iter().map(|(ix, blob)| Ok((ix, Changes::unpack(&blob)?))).collect()
     }
 
     /// The run as it stands in memory, in the form in which a store returns it. Journals are left out.

@@ -134,7 +134,7 @@ impl<H: Host> Engine<H> {
         let gates = &self.dispatch.gates;
         let (mut done, mut ready) = (Vec::new(), Vec::new());
         loop {
-            let due = (cx as &mut dyn Attached).detach(|| {
+            let due = (cx as &mut dyn Attached).wait(|| {
                 self.commit(&mut done, &mut ready);
                 self.dispatch_ready(&mut ready);
                 gates.take(self)
@@ -176,7 +176,7 @@ impl<H: Host> Engine<H> {
         result: Result<Value, Failure>,
         cx: &mut C,
     ) -> Option<Done<H>> {
-        let key = gate.run.state.lock().gate_key(gate.task.ix)?;
+        let key = gate.flow().graph.spec(gate.task.ix).gate.as_ref()?.key();
         let retry = match &result {
             Err(failure) if cx.retries(gate, failure) => Some(Retry { random: self.random() }),
             _ => None,

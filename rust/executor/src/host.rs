@@ -108,18 +108,17 @@ pub trait Worker<H: Host>: Attached {
 
     /// Between two bodies: lets other threads of the host have a turn.
     fn between(&mut self);
-
-    /// Starts one more worker thread.
-    ///
-    /// # Errors
-    /// Says why none can be started.
-    fn start_worker(&mut self, engine: &Arc<Engine<H>>) -> Result<(), String>;
 }
 
 /// A thread that may hold something which others want while it blocks: Python's interpreter.
 pub trait Attached {
-    /// Runs `f`, which may block, with that thing given up.
+    /// Runs `f`, which does work that may block, with that thing given up.
     fn detached(&mut self, f: &mut dyn FnMut());
+
+    /// Runs `f`, which waits for something that only the engine can tell, with that thing given up.
+    fn idle(&mut self, f: &mut dyn FnMut()) {
+        self.detached(f);
+    }
 }
 
 impl dyn Attached + '_ {
@@ -128,6 +127,13 @@ impl dyn Attached + '_ {
         let (mut f, mut out) = (Some(f), None);
         self.detached(&mut || out = f.take().map(|f| f()));
         out.unwrap_or_else(|| unreachable!("detached runs its closure once"))
+    }
+
+    /// As [`Attached::idle`], with a result.
+    pub fn wait<R>(&mut self, f: impl FnOnce() -> R) -> R {
+        let (mut f, mut out) = (Some(f), None);
+        self.idle(&mut || out = f.take().map(|f| f()));
+        out.unwrap_or_else(|| unreachable!("idle runs its closure once"))
     }
 }
 

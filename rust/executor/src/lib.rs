@@ -5,6 +5,7 @@
 
 mod body;
 mod clock;
+mod closed;
 mod closures;
 mod commit;
 mod engine;
@@ -32,7 +33,7 @@ pub use closures::{
     WorkflowBuilder, after, at, until,
 };
 pub use engine::{Engine, Level, default_slots};
-pub use flow::{Flow, Run};
+pub use flow::{Flow, Run, View};
 pub use gates::GateWorker;
 pub use host::{Args, Attached, Call, Dispatch, Free, Gate, Host, Polled, Ready, Source, Worker};
 pub use pool::{Pool, StartWorker};

@@ -116,8 +116,8 @@ impl<H: Host> Engine<H> {
         let mut made: Vec<Result<Arc<Run<H>>, Box<RunRow>>> = Vec::with_capacity(wanted.len());
         for ((run, row), creation) in wanted.into_iter().zip(&rows).zip(creations) {
             match creation {
-                Creation::Exists(existing) => made.push(Err(existing)),
-                Creation::Created | Creation::Taken => {
+                Some(existing) => made.push(Err(existing)),
+                None => {
                     let state = RunState::new(row.id, Arc::clone(&flow.graph), Arc::clone(&flow.ids));
                     let live = self.adopt(flow, lease, state, run.key, run.inputs, now, run.local);
                     begin.push(Done { run: Arc::clone(&live), event: Event::Begin, at: now, reply: None });
@@ -139,24 +139,32 @@ impl<H: Host> Engine<H> {
             .collect()
     }
 
-    /// Creates rows. One whose row number is in use gets another id and is tried again.
-    fn create(self: &Arc<Self>, lease: Lease, rows: &mut [NewRun]) -> Result<Vec<Creation>, SubmitError> {
-        let create = |rows: &[NewRun]| {
-            self.store.create(lease, rows).map_err(|error| {
-                if matches!(error, StoreError::Fenced { .. }) {
-                    self.fenced(lease);
-                }
-                self.stopped().cloned().map_or(SubmitError::Store(error), SubmitError::Stopped)
-            })
-        };
-        let mut creations = create(rows)?;
-        for (row, creation) in rows.iter_mut().zip(&mut creations) {
-            while *creation == Creation::Taken {
-                row.id = self.ids.next(row.created_at);
-                *creation = create(std::slice::from_ref(row))?.pop().unwrap_or(Creation::Taken);
+    /// Creates rows, and returns for each the run that has its key already. A row whose number another process took
+    /// in the same millisecond gets another id.
+    fn create(self: &Arc<Self>, lease: Lease, rows: &mut [NewRun]) -> Result<Vec<Option<Box<RunRow>>>, SubmitError> {
+        let creations = self.create_once(lease, rows)?;
+        let mut existing = Vec::with_capacity(rows.len());
+        for (row, mut creation) in rows.iter_mut().zip(creations) {
+            while creation == Creation::Taken {
+                row.id = self.ids.next(self.clock.now());
+                let again = self.create_once(lease, std::slice::from_ref(row))?;
+                creation = again.into_iter().next().unwrap_or(Creation::Taken);
             }
+            existing.push(match creation {
+                Creation::Exists(row) => Some(row),
+                Creation::Created | Creation::Taken => None,
+            });
         }
-        Ok(creations)
+        Ok(existing)
+    }
+
+    fn create_once(self: &Arc<Self>, lease: Lease, rows: &[NewRun]) -> Result<Vec<Creation>, SubmitError> {
+        self.store().create(lease, rows).map_err(|error| {
+            if matches!(error, StoreError::Fenced { .. }) {
+                self.fenced(lease);
+            }
+            self.stopped().cloned().map_or(SubmitError::Store(error), SubmitError::Stopped)
+        })
     }
 
     /// Attaches to the run that has the key, if the inputs are the same.

@@ -33,14 +33,14 @@ impl<H: Host> Engine<H> {
         let flows: Vec<Arc<Flow<H>>> = self.flows.read().values().cloned().collect();
         for flow in flows {
             let mut versions = Vec::new();
-            for version in self.store.versions(flow.workflow)? {
+            for version in self.store().versions(flow.workflow)? {
                 if recover::fits(&flow.graph, &version.tasks) {
                     versions.push(version.version);
                 }
             }
             loop {
                 let lease = *self.lease.read();
-                let claimed = self.store.claim(lease, &versions, self.clock.now(), CLAIM)?;
+                let claimed = self.store().claim(lease, &versions, self.clock.now(), CLAIM)?;
                 let more = claimed.len() == CLAIM;
                 let mut begin = Vec::with_capacity(claimed.len());
                 let mut outcome = Ok(());
@@ -73,7 +73,7 @@ impl<H: Host> Engine<H> {
         lease: Lease,
         id: bide_core::RunId,
     ) -> Result<Option<Arc<Run<H>>>, StoreError> {
-        let Some(stored) = self.store.load(id)? else { return Ok(None) };
+        let Some(stored) = self.store().load(id)? else { return Ok(None) };
         let corrupt = |why: String| StoreError::Corrupt(format!("run {id} of {:?}: {why}", flow.graph.workflow()));
         let inputs: Box<[(Arc<str>, Value)]> = pack::unpack(&stored.run.inputs)
             .map_err(corrupt)?
@@ -125,7 +125,7 @@ impl<H: Host> Engine<H> {
             None => Some(format!("{wanted} is not registered here")),
             Some(flow) if flow.graph.version() == version => None,
             Some(flow) => {
-                let versions = self.store.versions(flow.workflow).unwrap_or_default();
+                let versions = self.store().versions(flow.workflow).unwrap_or_default();
                 let recorded = versions.iter().find(|stored| *stored.hash == *version);
                 if recorded.is_some_and(|stored| recover::fits(&flow.graph, &stored.tasks)) {
                     return None;

@@ -17,7 +17,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
         let mut thread = Thread { engine: self, cell, scratch: Vec::new(), ready: Vec::new() };
         loop {
             let shared = &self.dispatch.shared;
-            let held = (cx as &mut dyn Attached).detach(|| shared.idle(&thread.cell));
+            let held = (cx as &mut dyn Attached).wait(|| shared.idle(&thread.cell));
             let Some(held) = held else { return };
             self.dispatch.keep_spare(self);
             thread.with_slot(held, cx);
@@ -114,6 +114,12 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
             args,
             body: body.clone(),
         };
+        if entered.mark {
+            let engine = self.engine;
+            let event = Event::Started { task, attempt: entered.attempt };
+            // If it is lost, the engine has stopped or the attempt is over: then so is what the body does.
+            let _ = (cx as &mut dyn Attached).detach(|| engine.commit_own(None, &run, event));
+        }
         let outcome = cx.execute(call);
         if let Some(body) = body {
             kept = body.end();

@@ -2,7 +2,35 @@
 
 use pyo3::prelude::*;
 
+mod errors;
+mod exit;
+mod flow;
+mod gil;
+mod graph;
+mod handle;
+mod host;
+mod notify;
+mod panics;
+#[cfg(feature = "probe")]
+mod probe;
+mod run_handle;
+mod runner;
+mod snapshot;
+mod thread;
+mod turn;
+mod value;
+
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add("__version__", env!("CARGO_PKG_VERSION"))
+    exit::install(m.py())?;
+    m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    m.add_class::<graph::PyGraph>()?;
+    m.add_class::<flow::PyFlow>()?;
+    m.add_class::<runner::PyRunner>()?;
+    m.add_class::<run_handle::PyRunHandle>()?;
+    m.add_class::<snapshot::PySnapshot>()?;
+    m.add_class::<handle::PyTaskHandle>()?;
+    #[cfg(feature = "probe")]
+    probe::register(m)?;
+    Ok(())
 }

@@ -210,7 +210,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::gather;
-    use super::super::tests::{act, chances, pairs, read, run, some_json};
+    use super::super::properties::{act, chances, run, some_json};
+    use super::super::tests::{pairs, read};
     use super::*;
     use crate::graph::tests::{build, dag};
 

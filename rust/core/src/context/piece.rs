@@ -56,7 +56,7 @@ struct Map {
 
 #[derive(Clone)]
 struct Field {
-    /// Who added it, as which of the keys it wrote: the order of keys.
+    /// Who first added it, and as which of the keys it wrote: the order of keys.
     born: (Option<Writer>, u32),
     piece: Piece,
 }
@@ -243,9 +243,6 @@ impl Map {
             if field.piece.is(value) {
                 continue;
             }
-            if field.piece.is_absent() {
-                field.born = (Some(by), at);
-            }
             field.piece = field.piece.write(by, value);
         }
         for (key, field) in &mut self.fields {
@@ -277,9 +274,6 @@ impl Map {
                     continue;
                 }
             };
-            if ours.piece.is_absent() {
-                ours.born = field.born;
-            }
             ours.join(key, &field.piece, at, meeting);
         }
         if knows(meeting.ours, their_whole) {

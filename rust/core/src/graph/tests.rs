@@ -1,3 +1,5 @@
+//! The graph against plain oracles, and its refusals in words.
+
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::{HashMap, HashSet};

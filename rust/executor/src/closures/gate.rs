@@ -137,7 +137,7 @@ pub(super) async fn watch(engine: Arc<Engine<Closures>>, gate: host::Gate<Closur
             () = tokio::time::sleep(span) => {}
         }
     };
-    let Some(key) = run.state.lock().gate_key(gate.task.ix) else { return };
+    let Some(key) = run.flow.graph.spec(gate.task.ix).gate.as_ref().map(GateSpec::key) else { return };
     let retry = match &result {
         Err(failure) if body.retries(failure) => Some(Retry { random: engine.random() }),
         _ => None,

@@ -67,7 +67,7 @@ impl<H: Host> Engine<H> {
 
     fn renew(self: &Arc<Self>) -> Result<(), StoreError> {
         let lease = *self.lease.read();
-        match self.store.renew(lease, self.clock.now()) {
+        match self.store().renew(lease, self.clock.now()) {
             Err(StoreError::Fenced { .. }) => {
                 self.fenced(lease);
                 self.take_up()
@@ -77,7 +77,7 @@ impl<H: Host> Engine<H> {
     }
 
     fn look(self: &Arc<Self>, seen: &mut u64) -> Result<(), StoreError> {
-        let news = self.store.news()?;
+        let news = self.store().news()?;
         if news != *seen {
             self.take_up()?;
             *seen = news;
@@ -99,7 +99,7 @@ impl<H: Host> Engine<H> {
     }
 
     fn look_at(&self, id: RunId, settled: &Settled) -> Result<(), StoreError> {
-        let status = self.store.load(id)?.map(|stored| stored.run.status);
+        let status = self.store().load(id)?.map(|stored| stored.run.status);
         match status {
             None => settled.settle(Settlement::Elsewhere),
             Some(status) if status.is_ended() || status == bide_core::RunStatus::Paused => {

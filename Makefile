@@ -1,0 +1,138 @@
+# What one does with a checkout of bide: `make help` lists it.
+#
+# Every target makes what it needs: .venv under the checkout, the pinned tools
+# of its group (the groups are in pyproject.toml, the versions in
+# constraints.txt), and bide itself, built as a release wheel and installed as
+# a user would install it. Stamp files in .venv and target make the next call
+# quick; a changed source builds again.
+#
+#   make PYTHON=/path/to/python3 test     another interpreter (delete .venv first)
+#   make test PYTEST="-k journal"         only some of the Python tests
+#   make test CARGO_TEST="-p bide-core"   only some of the Rust tests
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/stamps
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PYTEST ?=
+CARGO_TEST ?= --workspace --exclude bide-py
+BENCH ?=
+
+# The crates look at this interpreter's headers. Naming it keeps cargo from
+# building them again when the PATH changes.
+export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
+
+# What the wheel is made of; directories too, so that a deleted file counts.
+RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -path '*/target' -prune -o -print)
+WHEEL_SOURCES := pyproject.toml $(RUST_SOURCES) \
+	$(shell find python -name __pycache__ -prune -o -print)
+
+.PHONY: help
+help: ## say what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 14
+
+.PHONY: demo
+demo: $(STAMP)/bide $(STAMP)/group-demo ## watch a workflow be killed while it waits, go on and finish
+	$(BIN)/python -m examples.demo
+
+.PHONY: test
+test: test-rust test-python ## run all tests
+
+.PHONY: test-rust
+test-rust: $(STAMP)/venv ## run the Rust tests alone
+	cargo test --locked $(CARGO_TEST)
+
+.PHONY: test-python
+test-python: $(STAMP)/bide $(STAMP)/group-demo $(STAMP)/group-test ## run the Python tests alone
+	$(BIN)/python -m pytest tests $(PYTEST)
+
+# Each tool is a target, so that `make --keep-going lint` shows what all of them say.
+LINTS := lint-rustfmt lint-clippy lint-ruff lint-mypy lint-basedpyright lint-stubtest
+.PHONY: lint $(LINTS)
+lint: $(LINTS) ## check format, lints and types
+
+lint-rustfmt:
+	cargo fmt --all --check
+
+lint-clippy: $(STAMP)/venv
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+lint-ruff: $(STAMP)/group-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# These modules are not type-checked: what they import is not installed by this target.
+lint-mypy: $(STAMP)/group-demo $(STAMP)/group-test $(STAMP)/group-lint
+	$(BIN)/mypy --strict --exclude '(dbos_rows|dagron_rows|chart)\.py' python/bide tests examples benchmarks
+
+lint-basedpyright: $(STAMP)/group-demo $(STAMP)/group-test $(STAMP)/group-lint
+	$(BIN)/basedpyright --pythonpath $(BIN)/python python
+
+lint-stubtest: $(STAMP)/bide $(STAMP)/group-lint
+	$(BIN)/python -m mypy.stubtest bide._core
+
+.PHONY: format
+format: $(STAMP)/group-lint ## put Rust and Python sources in their format
+	cargo fmt --all
+	$(BIN)/ruff check --fix --select I .
+	$(BIN)/ruff format .
+
+.PHONY: bench
+bench: $(STAMP)/bide $(STAMP)/group-demo ## print the table of measurements, side by side in one run
+	$(BIN)/python -m benchmarks $(BENCH)
+
+.PHONY: bench-peers
+bench-peers: $(STAMP)/bide $(STAMP)/group-demo .venv-peers/stamp ## the same with rows of other engines
+	$(BIN)/python -m benchmarks --peers $(BENCH)
+
+.PHONY: chart
+chart: $(STAMP)/group-chart ## draw benchmarks/chart.svg from what make bench measured last
+	$(BIN)/python -m benchmarks.chart
+
+.PHONY: wheel
+wheel: target/wheels/stamp ## build the wheel into target/wheels
+
+.PHONY: clean
+clean: ## delete everything that make has made
+	rm -rf target $(VENV) .venv-peers .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# --- how the above comes to be ------------------------------------------------
+
+$(STAMP)/venv:
+	@python=$${PYTHON:-$$(scripts/find-python 3.11)}
+	echo "creating $(VENV) with $$python"
+	rm -rf $(VENV)
+	"$$python" -m venv $(VENV)
+	$(PIP) install --constraint constraints.txt --upgrade pip
+	mkdir -p $(STAMP)
+	touch $@
+
+# One group of pyproject.toml's [dependency-groups].
+$(STAMP)/group-%: constraints.txt pyproject.toml | $(STAMP)/venv
+	@echo "installing what $* needs into $(VENV)"
+	$(PIP) install --constraint constraints.txt --group $*
+	touch $@
+
+target/wheels/stamp: $(WHEEL_SOURCES) | $(STAMP)/group-build
+	@echo "building bide's wheel"
+	rm -rf target/wheels
+	$(BIN)/maturin build --release --locked --interpreter $(BIN)/python --out target/wheels
+	touch $@
+
+# A wheel of the same version is not installed over the old one: take that away first.
+$(STAMP)/bide: target/wheels/stamp constraints.txt | $(STAMP)/venv
+	@echo "installing bide's wheel into $(VENV)"
+	$(PIP) --quiet --quiet uninstall --yes bide
+	$(PIP) install --constraint constraints.txt target/wheels/*.whl
+	touch $@
+
+# Other engines, only for bench-peers, each apart from bide and from each other.
+.venv-peers/stamp: benchmarks/peers.txt scripts/find-python
+	@scripts/install-peers
+	touch $@

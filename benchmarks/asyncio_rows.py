@@ -1,0 +1,134 @@
+"""asyncio.TaskGroup's rows: what an event loop alone can do, in memory and without durability."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine
+
+from . import measure
+
+
+async def noop() -> int:
+    return 1
+
+
+async def increment(value: int) -> int:
+    return value + 1
+
+
+async def wide(size: int) -> list[int]:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(noop()) for _ in range(size)]
+    return [task.result() for task in tasks]
+
+
+async def chain(length: int) -> int:
+    value = 0
+    for _ in range(length):
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(increment(value))
+        value = task.result()
+    return value
+
+
+async def sleeps() -> None:
+    async with asyncio.TaskGroup() as group:
+        for _ in range(measure.SLEEPS):
+            group.create_task(asyncio.sleep(measure.SLEEP_SECONDS))
+
+
+def per_second(count: int, work: Callable[[int], Coroutine[object, object, object]]) -> float:
+    """Units a second within one loop that is already warm."""
+
+    async def run() -> float:
+        await work(100)
+        start = time.perf_counter()
+        await work(count)
+        return count / (time.perf_counter() - start)
+
+    return asyncio.run(run())
+
+
+def row_wide(_setting: measure.Setting) -> measure.Metrics:
+    return {"wide": per_second(measure.WIDE, wide)}
+
+
+def row_growth(_setting: measure.Setting) -> measure.Metrics:
+    with asyncio.Runner() as runner:
+        return measure.growth(lambda size: lambda: runner.run(wide(size)))
+
+
+def row_sleeps(_setting: measure.Setting) -> measure.Metrics:
+    with asyncio.Runner() as runner:
+        return {"sleeps": measure.timed(lambda: runner.run(sleeps()))}
+
+
+def row_chain(_setting: measure.Setting) -> measure.Metrics:
+    return {"chain": per_second(measure.CHAIN, chain)}
+
+
+def row_single(_setting: measure.Setting) -> measure.Metrics:
+    async def one_by_one(count: int) -> None:
+        for _ in range(count):
+            await wide(1)
+
+    return {"single": per_second(2_000, one_by_one)}
+
+
+def row_many(_setting: measure.Setting) -> measure.Metrics:
+    async def together(count: int) -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(count):
+                group.create_task(wide(1))
+
+    return {"many": per_second(measure.MANY, together)}
+
+
+def row_waiting(setting: measure.Setting) -> measure.Metrics:
+    """As many coroutines that ask every second, on a loop with a thread of its own."""
+    release = measure.Release()
+
+    async def waiter(number: int) -> None:
+        while not release.ask(number):
+            await asyncio.sleep(measure.POLL_SECONDS)
+
+    async def all_waiters() -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in range(measure.DEFERRED):
+                group.create_task(waiter(number))
+
+    loop = threading.Thread(target=lambda: asyncio.run(all_waiters()))
+    return measure.measure_waiting(setting, release, loop.start, loop.join)
+
+
+def row_late(_setting: measure.Setting) -> measure.Metrics:
+    late: list[float] = []
+
+    async def body(due: list[float]) -> None:
+        for moment in due:
+            while time.monotonic() < moment:
+                await asyncio.sleep(measure.LATE_POLL_SECONDS)
+            late.append(time.monotonic() - moment)
+
+    async def all_bodies() -> None:
+        async with asyncio.TaskGroup() as group:
+            for due in measure.due_times(time.monotonic()):
+                group.create_task(body(due))
+
+    asyncio.run(all_bodies())
+    return measure.lateness(late)
+
+
+if __name__ == "__main__":
+    measure.main(
+        {
+            "wide": row_wide,
+            "growth": row_growth,
+            "sleeps": row_sleeps,
+            "chain": row_chain,
+            "single": row_single,
+            "many": row_many,
+            "waiting": row_waiting,
+            "late": row_late,
+        }
+    )

@@ -1,0 +1,103 @@
+"""DBOS's rows, on SQLite as it sets it up: rollback journal, synchronous=FULL.
+
+It runs in an environment of its own (`make bench-peers`). Its numbers of tasks
+are smaller than bide's, since it would take minutes otherwise; rates do not
+depend on them.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dbos import DBOS
+
+from . import measure
+
+STEPS = 500
+WORKFLOWS = 500
+
+
+@DBOS.step()
+def noop() -> int:
+    return 1
+
+
+@DBOS.step()
+def increment(value: int) -> int:
+    return value + 1
+
+
+@DBOS.step()
+async def async_noop() -> int:
+    return 1
+
+
+@DBOS.workflow()
+def one() -> int:
+    return noop()
+
+
+@DBOS.workflow()
+def chain(length: int) -> int:
+    value = 0
+    for _ in range(length):
+        value = increment(value)
+    return value
+
+
+@DBOS.workflow()
+async def wide(size: int) -> int:
+    return sum(await asyncio.gather(*(async_noop() for _ in range(size))))
+
+
+@contextmanager
+def launched() -> Iterator[None]:
+    """DBOS, ready to run workflows, on a file on this checkout's disk."""
+    folder = Path("target/bench")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        DBOS(
+            config={
+                "name": "bench",
+                "system_database_url": f"sqlite:///{Path(name).resolve()}/dbos.sqlite",
+                "run_admin_server": False,
+                "log_level": "ERROR",
+            }
+        )
+        DBOS.launch()
+        try:
+            one()
+            yield
+        finally:
+            DBOS.destroy()
+
+
+def row_wide(_setting: measure.Setting) -> measure.Metrics:
+    with launched():
+        return {"wide": STEPS / measure.timed(lambda: asyncio.run(wide(STEPS)))}
+
+
+def row_chain(_setting: measure.Setting) -> measure.Metrics:
+    with launched():
+        return {"chain": STEPS / measure.timed(lambda: chain(STEPS))}
+
+
+def row_single(_setting: measure.Setting) -> measure.Metrics:
+    with launched():
+        return {"single": measure.rate_of_calls(one)}
+
+
+def row_many(_setting: measure.Setting) -> measure.Metrics:
+    with launched():
+
+        def together() -> None:
+            for handle in [DBOS.start_workflow(one) for _ in range(WORKFLOWS)]:
+                handle.get_result()
+
+        return {"many": WORKFLOWS / measure.timed(together)}
+
+
+if __name__ == "__main__":
+    measure.main({"wide": row_wide, "chain": row_chain, "single": row_single, "many": row_many})

@@ -1,0 +1,184 @@
+"""What every subject's measurements share: sizes, the clock, memory, and the command line.
+
+Only the standard library, since the peers' environments run this too.
+"""
+
+import argparse
+import json
+import math
+import resource
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+WIDE = 10_000
+CHAIN = 1_000
+SMALL, LARGE = 200, 20_000
+MANY = 10_000
+SLEEPS, SLEEP_SECONDS = 4, 0.3
+DEFERRED, POLL_SECONDS = 1_000, 1.0
+LATE_BODIES, LATE_WAITS, LATE_POLL_SECONDS = 100, 5, 0.1
+LATENCY_RUNS = 20
+SINGLE_SECONDS = 2.0
+CPU_SECONDS = 4.0
+PATIENCE = 120.0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a row is to be measured."""
+
+    store: str
+    """Where bide keeps its runs: memory, normal (SQLite, synchronous=NORMAL) or full."""
+    busy: bool
+    """Whether a busy Python thread runs beside."""
+
+
+Metrics = dict[str, float]
+Row = Callable[[Setting], Metrics]
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Seconds that the action took."""
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def rate_of_calls(action: Callable[[], object], seconds: float = SINGLE_SECONDS) -> float:
+    """Calls a second, one after the other, for about the given time."""
+    calls = 0
+    start = time.perf_counter()
+    while (passed := time.perf_counter() - start) < seconds:
+        action()
+        calls += 1
+    return calls / passed
+
+
+def growth(action_of: Callable[[int], Callable[[], object]]) -> Metrics:
+    """Cost per task in a small and in a large run, each with warm code, and their ratio."""
+    metrics: Metrics = {}
+    for name, size, repetitions in (("cost_small", SMALL, 20), ("cost_large", LARGE, 3)):
+        action = action_of(size)
+        action()
+        metrics[name] = statistics.median(timed(action) for _ in range(repetitions)) / size * 1e6
+    return metrics | {"growth": metrics["cost_large"] / metrics["cost_small"]}
+
+
+def percentile(values: Iterable[float], share: float) -> float:
+    """The least value that at least this share of the values does not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(len(ordered) * share) - 1)]
+
+
+def due_times(start: float) -> list[list[float]]:
+    """When each body's conditions become true: spread evenly, over all phases of the poll."""
+    return [
+        [start + wait * 0.5 + (body * 37 % LATE_BODIES) / LATE_BODIES * 0.45 for wait in range(1, LATE_WAITS + 1)]
+        for body in range(LATE_BODIES)
+    ]
+
+
+def lateness(late: Sequence[float]) -> Metrics:
+    """How long after its condition became true a body went on: p99 less the poll interval, ms."""
+    return {"late": (percentile(late, 0.99) - LATE_POLL_SECONDS) * 1e3}
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for a state that the measurement needs."""
+    give_up = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"{what}: not so after {PATIENCE:.0f} s")
+        time.sleep(0.01)
+
+
+def memory_kb() -> float:
+    """Resident memory and page tables of this process, kernel stacks and slabs of this machine.
+
+    The kernel's share cannot be had per process, so whatever else the machine does is noise here.
+    """
+    own = _kilobytes("/proc/self/status", {"VmRSS", "VmPTE"})
+    kernel = _kilobytes("/proc/meminfo", {"KernelStack", "Slab"})
+    return own + kernel
+
+
+def _kilobytes(file: str, names: set[str]) -> float:
+    lines = (line.split() for line in Path(file).read_text().splitlines())
+    return float(sum(int(words[1]) for words in lines if words[0].rstrip(":") in names))
+
+
+def cpu_percent(seconds: float = CPU_SECONDS) -> float:
+    """How much of one core this process uses from now on, in percent, kernel time included."""
+
+    def used() -> float:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return usage.ru_utime + usage.ru_stime
+
+    before, start = used(), time.perf_counter()
+    time.sleep(seconds)
+    return (used() - before) / (time.perf_counter() - start) * 100
+
+
+class Release:
+    """What DEFERRED waiting bodies wait for; it knows which of them have asked."""
+
+    def __init__(self) -> None:
+        """Not given yet."""
+        self.given = False
+        self.asked: set[int] = set()
+
+    def ask(self, number: int) -> bool:
+        """The condition of one body."""
+        self.asked.add(number)
+        return self.given
+
+    def settle(self) -> None:
+        """Return once every body has asked at least once and nothing but polls goes on."""
+        wait_until(lambda: len(self.asked) == DEFERRED, f"{DEFERRED} bodies wait")
+        time.sleep(2 * POLL_SECONDS)
+
+
+def measure_waiting(
+    setting: Setting,
+    release: Release,
+    start: Callable[[], object],
+    all_resumed: Callable[[], object],
+) -> Metrics:
+    """Memory and CPU of the waits, and how long after their release the last body has ended."""
+    before = memory_kb()
+    start()
+    release.settle()
+    metrics: Metrics = {}
+    if not setting.busy:  # the busy thread's CPU is not the waits'
+        metrics["wait_kb"] = (memory_kb() - before) / DEFERRED
+        metrics["wait_cpu"] = cpu_percent()
+    release.given = True
+    metrics["resume"] = timed(all_resumed)
+    return metrics
+
+
+def start_busy_thread() -> None:
+    """Start a thread that computes in Python and never lets go of the interpreter by itself."""
+
+    def spin() -> None:
+        number = 0
+        while True:
+            number = (number + 1) % 1_000_003
+
+    threading.Thread(target=spin, name="busy", daemon=True).start()
+
+
+def main(rows: dict[str, Row]) -> None:
+    """Measure the row named on the command line and print its metrics as JSON."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("row", choices=sorted(rows))
+    parser.add_argument("--store", choices=("memory", "normal", "full"), default="memory")
+    parser.add_argument("--busy", action="store_true", help="beside one busy Python thread")
+    options = parser.parse_args()
+    if options.busy:
+        start_busy_thread()
+    print(json.dumps(rows[options.row](Setting(options.store, options.busy))))

@@ -1,0 +1,164 @@
+"""What is measured, what must be reached, and how the table looks. Runs nothing."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from . import measure
+
+BASELINE = "asyncio.TaskGroup"
+MEMORY, NORMAL, FULL = "bide memory", "bide SQLite NORMAL", "bide SQLite FULL"
+BUSY = "busy:"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One line of the table."""
+
+    key: str
+    title: str
+    unit: str
+    digits: int = 0
+    ratio: bool = True
+    """Whether a ratio to the baseline says something."""
+
+
+METRICS = {
+    "wide": [Metric("wide", f"{measure.WIDE:,} independent no-op tasks", "tasks/s")],
+    "growth": [
+        Metric("cost_small", f"cost per task, {measure.SMALL:,} tasks", "µs", 2),
+        Metric("cost_large", f"cost per task, {measure.LARGE:,} tasks", "µs", 2),
+        Metric("growth", "the latter by the former", "", 2, ratio=False),
+    ],
+    "sleeps": [
+        Metric(
+            "sleeps",
+            f"{measure.SLEEPS} sleeps of {measure.SLEEP_SECONDS} s, 4 slots",
+            "s",
+            3,
+            ratio=False,
+        )
+    ],
+    "chain": [Metric("chain", f"chain of {measure.CHAIN:,} tasks", "hops/s")],
+    "single": [Metric("single", "runs of one task, one after the other", "runs/s")],
+    "many": [Metric("many", f"{measure.MANY:,} runs of one task, submitted together", "runs/s")],
+    "waiting": [
+        Metric("wait_kb", f"{measure.DEFERRED:,} deferred bodies, 1 s poll: memory each", "KB", 1),
+        Metric("wait_cpu", f"{measure.DEFERRED:,} deferred bodies: CPU", "% of a core", 1),
+        Metric("resume", f"{measure.DEFERRED:,} deferred bodies: until all have ended", "s", 2, ratio=False),
+    ],
+    "latency": [
+        Metric(
+            "latency",
+            f"a no-op run beside {measure.DEFERRED:,} deferred, 1 slot",
+            "ms",
+            2,
+            ratio=False,
+        )
+    ],
+    "late": [
+        Metric(
+            "late",
+            f"wake-up late beyond its poll, p99, {measure.LATE_BODIES} deferred",
+            "ms",
+            2,
+            ratio=False,
+        )
+    ],
+}
+"""By row, that is, by what is measured in one process: the lines that come of it."""
+
+BUSY_ROWS = ("wide", "chain", "single", "many", "waiting", "latency", "late")
+"""The rows that are measured once more beside a busy Python thread."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A figure that must be reached."""
+
+    key: str
+    subject: str
+    least: float | None = None
+    most: float | None = None
+    times_baseline: bool = False
+
+
+GOALS = (
+    Goal("wide", MEMORY, least=2.0, times_baseline=True),
+    Goal("wide", NORMAL, least=0.8, times_baseline=True),
+    Goal("growth", MEMORY, most=1.3),
+    Goal("growth", NORMAL, most=1.3),
+    Goal("sleeps", MEMORY, most=0.4),
+    Goal("sleeps", NORMAL, most=0.4),
+    Goal("chain", NORMAL, least=20_000),
+    Goal("single", NORMAL, least=4_000),
+    Goal("latency", NORMAL, most=50),
+    Goal("late", NORMAL, most=5),
+)
+
+Samples = dict[str, dict[str, list[float]]]
+"""By subject, by metric (`BUSY` before it if measured so): one value for each repetition."""
+
+
+def median(samples: Samples, subject: str, key: str) -> float | None:
+    """The median of the repetitions, if there are any."""
+    values = samples.get(subject, {}).get(key)
+    return statistics.median(values) if values else None
+
+
+def lines(rows: Sequence[str]) -> list[tuple[str, Metric]]:
+    """The table's lines in order, each with the prefix of its key."""
+    plain = [("", metric) for row in rows for metric in METRICS[row]]
+    busy = [(BUSY, metric) for row in rows if row in BUSY_ROWS for metric in METRICS[row]]
+    return plain + [(prefix, metric) for prefix, metric in busy if metric.key not in {"wait_kb", "wait_cpu"}]
+
+
+def cell(samples: Samples, subject: str, key: str, metric: Metric) -> str:
+    """A value, and how many times the baseline's it is."""
+    value = median(samples, subject, key)
+    if value is None:
+        return "-"
+    text = f"{value:,.{metric.digits}f}".replace(",", "\u202f")
+    baseline = median(samples, BASELINE, key)
+    if metric.ratio and baseline and subject != BASELINE:
+        text += f" ({value / baseline:.2g})" if value < 10 * baseline else f" ({value / baseline:,.0f})"
+    return text
+
+
+def render(samples: Samples, subjects: Sequence[str], rows: Sequence[str]) -> str:
+    """The table in Markdown, in parentheses the ratio to the baseline of the same run."""
+    body = [["", "unit", *subjects]]
+    busy_begun = False
+    for prefix, metric in lines(rows):
+        if prefix and not busy_begun:
+            busy_begun = True
+            body.append(["beside one busy Python thread:", "", *("" for _ in subjects)])
+        key = prefix + metric.key
+        body.append([metric.title, metric.unit, *(cell(samples, name, key, metric) for name in subjects)])
+    widths = [max(len(line[column]) for line in body) for column in range(len(body[0]))]
+
+    def write(line: Sequence[str]) -> str:
+        cells = [text.ljust(width) for text, width in zip(line[:2], widths[:2], strict=True)]
+        cells += [text.rjust(width) for text, width in zip(line[2:], widths[2:], strict=True)]
+        return f"| {' | '.join(cells)} |"
+
+    rules = ["-" * width for width in widths[:2]] + ["-" * (width - 1) + ":" for width in widths[2:]]
+    return "\n".join([write(body[0]), write(rules), *(write(line) for line in body[1:])])
+
+
+def judge(samples: Samples, goals: Sequence[Goal] = GOALS) -> list[str]:
+    """Say of each figure that must be reached whether it was."""
+    titles: Mapping[str, Metric] = {metric.key: metric for row in METRICS.values() for metric in row}
+    said = []
+    for goal in goals:
+        value = median(samples, goal.subject, goal.key)
+        baseline = median(samples, BASELINE, goal.key) if goal.times_baseline else 1.0
+        if value is None or not baseline:
+            continue
+        value /= baseline
+        reached = (goal.least is None or value >= goal.least) and (goal.most is None or value <= goal.most)
+        bound = f"at least {goal.least:,g}" if goal.least is not None else f"at most {goal.most:,g}"
+        unit = f"of {BASELINE}'s" if goal.times_baseline else titles[goal.key].unit
+        word = "reached" if reached else "MISSED "
+        said.append(f"{word}  {goal.subject}, {titles[goal.key].title}: {value:,.3g} {unit} ({bound})")
+    return said

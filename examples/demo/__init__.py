@@ -1,0 +1,1 @@
+"""A workflow that is killed while it waits, and goes on: `make demo`."""

@@ -1,0 +1,25 @@
+"""The demo's worker, a process of its own: it runs the workflow, or goes on with its run.
+
+    python -m examples.demo.worker DATABASE FILE LEDGER
+
+Started for the first time or again after it was killed, it does the same thing.
+"""
+
+import sys
+
+import bide
+
+from .flow import KEY, ingest
+
+SLOTS = 1
+
+
+def main(database: str, path: str, ledger: str) -> None:
+    """Run to the end and print the last task's value."""
+    with bide.Runner(database, slots=SLOTS) as runner:
+        result = runner.run(ingest, {"path": path, "ledger": ledger}, key=KEY)
+        print(result.id, result["publish"])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,306 @@
+"""Where each parameter of a body gets its value: `bind` reads a signature once and returns its sources.
+
+In this order: special (the Context, the handle), a task's return value (which also adds the dependency), a run
+input, the default. By annotation if the parameter is annotated, else by its name. Conditions of gates are bound
+the same way, without a handle. Nothing here runs a body; the executor fills the sources in.
+"""
+
+import difflib
+import functools
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+
+from bide._callables import call_method
+from bide._codec import REMEDY_NAME, Codec
+from bide._context import Context
+from bide._errors import DefinitionError, not_yet
+from bide._task import RESERVED
+
+MISSING = inspect.Parameter.empty
+"""The default of a source that has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class From:
+    """In ``Annotated[T, bide.From("load-data")]``: the return value of that task."""
+
+    task: str
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """In ``Annotated[T, bide.Input("path")]``: that run input."""
+
+    name: str
+
+
+class Source(NamedTuple):
+    """Where one argument comes from. `codec` is the reader's; None where it leaves that to the writer's."""
+
+    kind: Literal["context", "handle", "task", "input"]
+    name: str
+    codec: Codec | None = None
+    default: Any = MISSING
+    parameter: str = ""
+
+
+class InputParam(NamedTuple):
+    """A run input as one body wants it."""
+
+    name: str
+    required: bool
+    codec: Codec
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """All sources of one body."""
+
+    positional: tuple[Source, ...]
+    keyword: tuple[tuple[str, Source], ...]
+    dependencies: tuple[str, ...]
+    inputs: tuple[InputParam, ...]
+    wants_handle: bool
+    wants_context: bool
+    returns: Codec
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Every source, positional ones first."""
+        return (*self.positional, *(source for _, source in self.keyword))
+
+
+def bind(fn: Callable[..., Any], owner: str, task_names: Collection[str], *, condition: bool = False) -> Binding:
+    """Read the signature of a body (or of a gate's condition) of the task `owner` in a workflow of `task_names`."""
+    where = f"the gate of task {owner!r}" if condition else f"task {owner!r}"
+    signature = _signature(fn, where)
+    names = _Names(fn)
+    positional: list[Source] = []
+    keyword: list[tuple[str, Source]] = []
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            msg = f"{where} takes *{parameter.name}: bide binds by name, so name each parameter"
+            raise DefinitionError(msg)
+        if parameter.kind is parameter.VAR_KEYWORD:
+            continue
+        annotation = names.resolve(parameter.annotation, where, f"parameter {parameter.name!r}")
+        source = _source(parameter, annotation, where, task_names)
+        if condition and source.kind == "handle":
+            msg = f"{where}: its condition asks for a handle ({parameter.name!r}), and a gate has none"
+            raise DefinitionError(msg)
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            keyword.append((parameter.name, source))
+        else:
+            positional.append(source)
+    returns = MISSING if condition else names.resolve(signature.return_annotation, where, "the return value")
+    sources = [*positional, *(source for _, source in keyword)]
+    return Binding(
+        positional=tuple(positional),
+        keyword=tuple(keyword),
+        dependencies=tuple(dict.fromkeys(source.name for source in sources if source.kind == "task")),
+        inputs=_inputs(sources),
+        wants_handle=any(source.kind == "handle" for source in sources),
+        wants_context=any(source.kind == "context" for source in sources),
+        returns=Codec(returns, where),
+    )
+
+
+def return_annotation(fn: Callable[..., Any], where: str) -> object:
+    """Return the evaluated return annotation of a callable; `MISSING` for one whose signature cannot be read."""
+    try:
+        annotation = inspect.signature(fn).return_annotation
+    except (ValueError, TypeError):
+        return MISSING
+    return _Names(fn).resolve(annotation, where, "the return value")
+
+
+def with_writers(binding: Binding, writers: dict[str, Codec], where: str) -> Binding:
+    """Return the binding with each source of a task read by the reader's annotation, else by the writer's."""
+
+    def read(source: Source) -> Source:
+        if source.kind != "task":
+            return source
+        writer = writers[source.name]
+        if writer.pickled and not (source.codec is not None and source.codec.pickled):
+            msg = (
+                f"{where}: parameter {source.parameter!r} reads a pickle of task {source.name!r}: "
+                "annotate it Annotated[T, bide.Pickle] as well"
+            )
+            raise DefinitionError(msg)
+        return source if source.codec is not None else source._replace(codec=writer)
+
+    return replace(
+        binding,
+        positional=tuple(map(read, binding.positional)),
+        keyword=tuple((name, read(source)) for name, source in binding.keyword),
+    )
+
+
+def check_defaults(binding: Binding, uncertain: Collection[str], where: str) -> None:
+    """Refuse a parameter without default that is bound to a task which may not have succeeded."""
+    for source in binding.sources:
+        if source.kind == "task" and source.name in uncertain and source.default is MISSING:
+            msg = (
+                f"{where}: parameter {source.parameter!r} needs a default, such as None, because task "
+                f"{source.name!r} may not have succeeded when this one runs"
+            )
+            raise DefinitionError(msg)
+
+
+def nearest(name: str, available: Iterable[str]) -> str:
+    """Return ": did you mean …?" for a misspelt name, or nothing."""
+    found = difflib.get_close_matches(name, list(available), n=1, cutoff=0.6)
+    return f": did you mean {found[0]!r}?" if found else ""
+
+
+# --- one parameter -------------------------------------------------------------------------------------------------
+
+
+def _source(parameter: inspect.Parameter, annotation: object, where: str, task_names: Collection[str]) -> Source:
+    name, default = parameter.name, parameter.default
+    special = _special(name, annotation, where)
+    if special is not None:
+        return Source(special, name, None, default, name)
+    named = _outright(annotation, where, name)
+    if isinstance(named, From):
+        if named.task not in task_names:
+            msg = f"{where}: parameter {name!r} is From({named.task!r}), and no task has that name"
+            raise DefinitionError(msg + nearest(named.task, task_names))
+        target, kind = named.task, "task"
+    elif isinstance(named, Input):
+        if named.name in task_names:
+            msg = f"{where}: parameter {name!r} is Input({named.name!r}), which is the name of a task: use bide.From"
+            raise DefinitionError(msg)
+        target, kind = named.name, "input"
+    else:
+        target, kind = name, "task" if name in task_names else "input"
+    codec = Codec(_without(annotation), where, root=f"parameter {name!r}")
+    if kind == "task":
+        return Source("task", target, None if annotation is MISSING else codec, default, name)
+    return Source("input", target, codec, default, name)
+
+
+def _special(name: str, annotation: object, where: str) -> Literal["context", "handle"] | None:
+    if annotation is MISSING:
+        if name not in RESERVED:
+            return None
+        return "context" if name in {"context", "ctx"} else "handle"
+    for cls in _alternatives(annotation):
+        if isinstance(cls, type):
+            if issubclass(cls, Context):
+                return "context"
+            if _is_ours(cls, "TaskHandle"):
+                return "handle"
+            if _is_ours(cls, "AsyncTaskHandle"):
+                feature = f"{where}: AsyncTaskHandle, for parameter {name!r},"
+                raise not_yet(feature)
+    return None
+
+
+def _alternatives(annotation: object) -> tuple[object, ...]:
+    """Return what is inside of an Annotated and of a union: `Context | None` is a Context too."""
+    if get_origin(annotation) is Annotated:
+        return _alternatives(get_args(annotation)[0])
+    if get_origin(annotation) in {typing.Union, types.UnionType}:
+        return get_args(annotation)
+    return (annotation,)
+
+
+def _is_ours(cls: type, name: str) -> bool:
+    """Whether this is the extension's class of that name; asked by name, so that this file needs no extension."""
+    return cls.__name__ == name and (cls.__module__ or "").split(".")[0] == "bide"
+
+
+def _outright(annotation: object, where: str, name: str) -> From | Input | None:
+    """Return the From or Input in an Annotated, of which there may be one."""
+    if get_origin(annotation) is not Annotated:
+        return None
+    found = [note for note in get_args(annotation)[1:] if isinstance(note, (From, Input))]
+    if any(note is From or note is Input for note in get_args(annotation)[1:]):
+        msg = f'{where}: parameter {name!r}: From and Input take a name, as in bide.From("load")'
+        raise DefinitionError(msg)
+    if len(found) > 1:
+        msg = f"{where}: parameter {name!r} has {' and '.join(map(repr, found))}: give one"
+        raise DefinitionError(msg)
+    return found[0] if found else None
+
+
+def _without(annotation: Any) -> Any:  # noqa: ANN401 - annotations are anything
+    """Return an annotation without From and Input, which say nothing about the value."""
+    if get_origin(annotation) is not Annotated:
+        return annotation
+    inner, *notes = get_args(annotation)
+    kept = tuple(note for note in notes if not isinstance(note, (From, Input)))
+    return Annotated[(inner, *kept)] if kept else inner
+
+
+def _inputs(sources: Iterable[Source]) -> tuple[InputParam, ...]:
+    """Return each input once: required if any parameter requires it."""
+    inputs: dict[str, InputParam] = {}
+    for source in sources:
+        if source.kind == "input" and source.codec is not None:
+            earlier = inputs.get(source.name)
+            required = source.default is MISSING or (earlier is not None and earlier.required)
+            inputs[source.name] = InputParam(source.name, required, earlier.codec if earlier else source.codec)
+    return tuple(inputs.values())
+
+
+# --- signatures and annotations ------------------------------------------------------------------------------------
+
+
+def _signature(fn: Callable[..., Any], where: str) -> inspect.Signature:
+    try:
+        return inspect.signature(fn)
+    except NameError as problem:
+        msg = f"{where}: an annotation uses a name that does not exist at run time: {problem}. {REMEDY_NAME}"
+        raise DefinitionError(msg) from None
+    except (ValueError, TypeError):
+        msg = f"{where}: {fn!r} has no signature that Python can read: wrap it in a function of your own"
+        raise DefinitionError(msg) from None
+
+
+class _Names:
+    """The names that a callable's annotations may use: its module's, what it closes over, its type parameters."""
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        inner: Any = fn
+        while True:
+            if isinstance(inner, functools.partial):
+                inner = inner.func
+            elif isinstance(inner, types.MethodType):
+                inner = inner.__func__
+            elif hasattr(inner, "__wrapped__") and not hasattr(inner, "__signature__"):
+                inner = inner.__wrapped__
+            else:
+                break
+        if isinstance(inner, type):
+            inner = inner.__init__ if isinstance(inner.__init__, types.FunctionType) else inner.__new__  # type: ignore[misc]
+        elif not isinstance(inner, types.FunctionType):
+            inner = call_method(inner) or inner
+        module = sys.modules.get(getattr(inner, "__module__", None) or "")
+        self.globals: dict[str, Any] = getattr(inner, "__globals__", None) or vars(module or typing)
+        self.locals: dict[str, Any] = {p.__name__: p for p in getattr(inner, "__type_params__", ())}
+        code = getattr(inner, "__code__", None)
+        for name, cell in zip(
+            getattr(code, "co_freevars", ()), getattr(inner, "__closure__", None) or (), strict=False
+        ):
+            try:
+                self.locals[name] = cell.cell_contents
+            except ValueError:  # not filled in yet
+                continue
+
+    def resolve(self, annotation: Any, where: str, what: str) -> Any:  # noqa: ANN401 - annotations are anything
+        """Return an annotation with every string in it evaluated."""
+        if annotation is MISSING or (isinstance(annotation, type) and not get_args(annotation)):
+            return annotation
+        holder = types.SimpleNamespace(__annotations__={"it": annotation})
+        try:
+            return typing.get_type_hints(holder, self.globals, self.locals, include_extras=True)["it"]
+        except Exception as problem:  # noqa: BLE001 - an annotation is any expression
+            msg = f"{where}: the annotation of {what}, {annotation!r}, cannot be evaluated: {problem}. {REMEDY_NAME}"
+            raise DefinitionError(msg) from None

@@ -1,0 +1,28 @@
+"""What kind of callable something is: asked when a task or a condition is defined, bound or fingerprinted."""
+
+import functools
+import inspect
+from typing import Any
+
+
+def call_method(obj: object) -> Any:  # noqa: ANN401 - a function, a slot wrapper, or None
+    """Return the `__call__` that calling `obj` runs, as its class defines it; None if it is not callable."""
+    return getattr(type(obj), "__call__", None)  # noqa: B004 - the method itself is wanted, not whether there is one
+
+
+def is_async(fn: object) -> bool:
+    """Whether calling it gives a coroutine: an `async def`, a partial of one, an object with an async `__call__`."""
+    return any(map(inspect.iscoroutinefunction, _bodies(fn)))
+
+
+def is_generator(fn: object) -> bool:
+    """Whether calling it gives a generator, async or not."""
+    return any(inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one) for one in _bodies(fn))
+
+
+def _bodies(fn: object) -> tuple[object, ...]:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    if inspect.isroutine(fn) or isinstance(fn, type):
+        return (fn,)
+    return (fn, call_method(fn))

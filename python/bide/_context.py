@@ -1,0 +1,180 @@
+"""`Context`: JSON values shared down a workflow's graph. A body has its own copy; only what it changed is kept.
+
+Values are held encoded until they are asked for. What changed is found at the end by comparing encoded values, so a
+change inside a list counts, and a key that was only read does not. How changes of several tasks merge is the core's.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bide._codec import Codec
+from bide._compare import step
+from bide._errors import BideError, DefinitionError
+
+_ABSENT: Any = object()
+
+
+class Context(Mapping[str, Any]):
+    """A mutable mapping of JSON values: None, bool, int, float, str, and lists and dicts (with str keys) of them."""
+
+    __slots__ = ("_base", "_codec", "_read_only", "_values", "_where")
+
+    def __init__(self, values: Mapping[str, Any] | None = None) -> None:
+        """Hold these values; in a workflow the executor makes it."""
+        self._where = "the context"
+        self._codec: Codec | None = None
+        self._base: dict[str, bytes] = {}
+        self._values: dict[str, Any] = {}
+        self._read_only = False
+        for key, value in (values or {}).items():
+            self.set(key, value)
+
+    @classmethod
+    def _from_encoded(cls, base: Mapping[str, bytes], where: str = "the context") -> "Context":
+        """Return a task's view: `base` has the encoded values that it starts from, `where` names it in errors."""
+        context = cls.__new__(cls)
+        context._where = where
+        context._codec = None
+        context._base = dict(base)
+        context._values = dict.fromkeys(base, _ABSENT)  # _ABSENT: not decoded yet
+        context._read_only = False
+        return context
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def __getitem__(self, key: str) -> Any:  # noqa: ANN401 - a JSON value
+        """Return the value of `key`; a change inside it counts as a change of the key."""
+        value = self._values[key]
+        if value is _ABSENT:
+            value = self._decode(key)
+            if not self._read_only:
+                self._values[key] = value
+        elif self._read_only:  # a copy: what a step or condition does to it must not count
+            value = self._codec_of(key).decode(self._encode(key, value))
+        return value
+
+    def __contains__(self, key: object) -> bool:
+        """Whether the key is there."""
+        return key in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the keys."""
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        """Return the number of keys."""
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        """Show the values."""
+        return f"Context({self.to_dict()!r})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values as a dict of its own; the values in it are the context's."""
+        return {key: self[key] for key in self._values}
+
+    def to_json(self) -> str:
+        """Return the values as a JSON object."""
+        return json.dumps({key: self._codec_of(key).decode(data) for key, data in self._encoded()}, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Context":
+        """Return a context with the values of a JSON object."""
+        try:
+            values = json.loads(text)
+        except ValueError as problem:
+            msg = f"Context.from_json: not JSON: {problem}"
+            raise DefinitionError(msg) from None
+        if not isinstance(values, dict):
+            msg = f"Context.from_json takes a JSON object, not {type(values).__name__}"
+            raise DefinitionError(msg)
+        return cls(values)
+
+    # --- changing --------------------------------------------------------------------------------------------------
+
+    def set(self, key: str, value: Any) -> None:  # noqa: ANN401 - a JSON value
+        """Set `key`, new or not. A value that cannot be stored is refused here."""
+        self._refuse_if_read_only()
+        if type(key) is not str:
+            msg = f"a context's keys are str, not {key!r}"
+            raise DefinitionError(msg)
+        self._encode(key, value)
+        self._values[key] = value
+
+    def insert(self, key: str, value: Any) -> None:  # noqa: ANN401 - a JSON value
+        """Set a new key; an existing one is a `KeyError`."""
+        if key in self._values:
+            msg = f"the context has {key!r} already: use update or set"
+            raise KeyError(msg)
+        self.set(key, value)
+
+    def update(self, key: str, value: Any) -> None:  # noqa: ANN401 - a JSON value
+        """Set an existing key; a missing one is a `KeyError`."""
+        if key not in self._values:
+            msg = f"the context has no {key!r}: use insert or set"
+            raise KeyError(msg)
+        self.set(key, value)
+
+    def remove(self, key: str) -> None:
+        """Remove a key; a missing one is a `KeyError`."""
+        self._refuse_if_read_only()
+        if key not in self._values:
+            msg = f"the context has no {key!r}"
+            raise KeyError(msg)
+        del self._values[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:  # noqa: ANN401 - a JSON value
+        """Set `key`, new or not."""
+        self.set(key, value)
+
+    def __delitem__(self, key: str) -> None:
+        """Remove a key."""
+        self.remove(key)
+
+    # --- for the executor ------------------------------------------------------------------------------------------
+
+    def changes(self) -> list[tuple[str, bytes | None]]:
+        """Return what differs from the beginning: each key with its encoded value, None if it was removed."""
+        changed: list[tuple[str, bytes | None]] = []
+        for key, value in self._values.items():
+            if value is _ABSENT:
+                continue
+            data, before = self._encode(key, value), self._base.get(key)
+            # The core may have written the same JSON in another way (after a merge): decode it to be sure.
+            if data != before and (before is None or data != self._encode(key, self._codec_of(key).decode(before))):
+                changed.append((key, data))
+        changed.extend((key, None) for key in self._base if key not in self._values)
+        return changed
+
+    @property
+    def read_only(self) -> bool:
+        """Whether changes are refused, as within a step and a condition."""
+        return self._read_only
+
+    def _set_read_only(self, read_only: bool) -> None:  # noqa: FBT001 - a setter
+        self._read_only = read_only
+
+    def _refuse_if_read_only(self) -> None:
+        if self._read_only:
+            msg = "the context is read-only within a step and a condition: change it in the body"
+            raise BideError(msg)
+
+    def _codec_of(self, key: str) -> Codec:
+        """Return the codec, which names `key` from now on; made late, since most bodies touch few keys."""
+        if self._codec is None:
+            self._codec = Codec(where=self._where)
+        self._codec.root = "context" + step(key)
+        return self._codec
+
+    def _encode(self, key: str, value: object) -> bytes:
+        return self._codec_of(key).encode(value)
+
+    def _decode(self, key: str) -> Any:  # noqa: ANN401 - a JSON value
+        return self._codec_of(key).decode(self._base[key])
+
+    def _encoded(self) -> list[tuple[str, bytes]]:
+        return [
+            (key, self._base[key] if value is _ABSENT else self._encode(key, value))
+            for key, value in self._values.items()
+        ]

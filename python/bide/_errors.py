@@ -1,0 +1,130 @@
+"""Every error that bide raises, and `Skip`, which a body raises on purpose.
+
+What is stored of an exception, and how it is raised again, is in `_stored_errors.py`.
+"""
+
+from collections.abc import Mapping
+
+
+class BideError(Exception):
+    """Root of all of bide's errors. Raised itself for a feature that is not there yet."""
+
+
+class DefinitionError(BideError, ValueError):
+    """A workflow, task, wait, input or option is not what it has to be. The message names which and why."""
+
+
+class SerializationError(BideError, TypeError):
+    """A value cannot be stored without loss. The message names the task and the path inside the value."""
+
+
+class StoreError(BideError):
+    """The store is not available, not a bide store, or refused a write."""
+
+
+class ReplayMismatch(BideError):
+    """A step was called with other arguments than its journal has; deploy code that agrees and resume the run."""
+
+
+class SignalRejected(BideError):
+    """A signal was sent to a run that has ended."""
+
+
+class RunnerClosed(BideError, RuntimeError):
+    """The runner is closed, or it belongs to the process that this one was forked from."""
+
+
+class WaitTimeout(BideError, TimeoutError):
+    """A wait reached its deadline. The deadline is absolute: a crash does not extend it."""
+
+
+class TaskTimeout(BideError, TimeoutError):
+    """An attempt executed for longer than its task's `timeout`, time deferred excluded."""
+
+
+class Skip(BideError):
+    """Raise `Skip(reason)` in a body to skip the task and its dependents without failing the run."""
+
+    def __init__(self, reason: str = "") -> None:
+        """Remember why; the reason is shown in `blocked_by` of everything that was skipped with it."""
+        super().__init__(reason)
+
+    @property
+    def reason(self) -> str:
+        """Why, as the body gave it."""
+        return str(self.args[0]) if self.args else ""
+
+
+class Cancelled(BaseException):
+    """The run was cancelled: raised at the body's next handle call."""
+
+
+class Suspended(BaseException):
+    """The runner closes: lets `finally` and `with` release what is local; the body is entered again later."""
+
+
+class TaskFailed(BideError):
+    """A task's exception as the store has it, where the original is not at hand.
+
+    `type` is the qualified name of the original's class, `traceback` its formatted traceback, `notes` what
+    `add_note` gave it, and `causes` the exceptions it came from, nearest first.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        type: str = "",  # noqa: A002 - the name that readers of the attribute expect
+        traceback: str = "",
+        notes: tuple[str, ...] = (),
+        causes: tuple["TaskFailed", ...] = (),
+        task: str | None = None,
+    ) -> None:
+        """Hold what was stored."""
+        super().__init__(message)
+        self.type = type
+        self.message = message
+        self.traceback = traceback
+        self.notes = notes
+        self.causes = causes
+        self.task = task
+
+    def __str__(self) -> str:
+        """Read like the last line of the original's traceback."""
+        text = ": ".join(part for part in (self.type, self.message) if part)
+        return f"task {self.task!r}: {text}" if self.task else text
+
+
+class RunFailed(BideError):
+    """A run failed. `.result` has all that it did get, `.errors` every failed task's exception by name.
+
+    `__cause__` is the first committed failure: the original exception in the process that ran it, else a
+    `TaskFailed`.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        result: object = None,
+        errors: Mapping[str, BaseException] | None = None,
+    ) -> None:
+        """Hold the result and every failure."""
+        super().__init__(message)
+        self.result = result
+        self.errors: dict[str, BaseException] = dict(errors or {})
+
+
+def not_yet(feature: str) -> BideError:
+    """Return the error for a feature that is designed and not there yet."""
+    return BideError(f"{feature} is not there yet in this version of bide")
+
+
+def _name_publicly() -> None:
+    """Give every class here the name it is imported by, for tracebacks and for what the store keeps."""
+    for value in list(globals().values()):
+        if isinstance(value, type) and issubclass(value, BaseException):
+            value.__module__ = "bide"
+
+
+_name_publicly()

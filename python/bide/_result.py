@@ -1,0 +1,171 @@
+"""`RunResult` and `TaskResult`: what is known of a run, as plain values to read."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from bide import _core
+from bide._context import Context
+from bide._errors import RunFailed, TaskFailed
+from bide._status import RunStatus, SubStatus, TaskStatus
+from bide._stored_errors import task_failed
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """Where a task of a run stands. Times are datetimes in UTC, `waited` is seconds spent deferred or gated."""
+
+    name: str
+    status: TaskStatus
+    sub_status: SubStatus | None
+    attempts: int
+    first_started_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    waited: float
+    blocked_by: str | None
+    error: TaskFailed | None
+
+
+class _Tasks(Mapping[str, TaskResult]):
+    """The tasks by name, read when they are asked for."""
+
+    __slots__ = ("_names", "_snapshot")
+
+    def __init__(self, snapshot: "_core.Snapshot") -> None:
+        self._snapshot = snapshot
+        self._names = snapshot.names()
+
+    def __getitem__(self, name: str) -> TaskResult:
+        row = self._snapshot.task(name)
+        if row is None:
+            raise KeyError(name)
+        failure = row.pop("failure")
+        sub_status = row.pop("sub_status")
+        return TaskResult(
+            name=name,
+            status=TaskStatus(row.pop("status")),
+            sub_status=None if sub_status is None else SubStatus(sub_status),
+            error=None if failure is None else task_failed(failure, name),
+            **row,
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+class RunResult(Mapping[str, Any]):
+    """A run as it stood when this was made: `result["task"]` is what the task returned.
+
+    Attributes: `id`, `key`, `workflow`, `status`, `outputs` (by task), `context`, `tasks` (by name, see
+    `TaskResult`), `error` (the first failure, or None), `blocked_by`, `started_at`, `ended_at`.
+    """
+
+    __slots__ = ("_cause", "_snapshot")
+
+    def __init__(self, snapshot: "_core.Snapshot", cause: BaseException | None = None) -> None:
+        """Read a snapshot; `cause` is the original of the first failure, if it is at hand."""
+        self._snapshot = snapshot
+        self._cause = cause
+
+    @property
+    def id(self) -> str:
+        """The run's id, a UUIDv7."""
+        return self._snapshot.id
+
+    @property
+    def key(self) -> str | None:
+        """The key that the caller gave."""
+        return self._snapshot.key
+
+    @property
+    def workflow(self) -> str:
+        """The workflow's name."""
+        return self._snapshot.workflow
+
+    @property
+    def status(self) -> RunStatus:
+        """Where the run stands."""
+        return RunStatus(self._snapshot.status)
+
+    @property
+    def blocked_by(self) -> str | None:
+        """Why an unfinished run does not go on, if it does not."""
+        return self._snapshot.blocked_by
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """What each completed task returned."""
+        return {name: self[name] for name in self}
+
+    @property
+    def context(self) -> Context:
+        """The context as the tasks have left it."""
+        return Context._from_encoded(self._snapshot.context_values())
+
+    @property
+    def tasks(self) -> Mapping[str, TaskResult]:
+        """Each task by name."""
+        return _Tasks(self._snapshot)
+
+    @property
+    def error(self) -> TaskFailed | None:
+        """The first committed failure."""
+        failure = self._snapshot.failure
+        return None if failure is None else task_failed(failure, self._first_failed())
+
+    @property
+    def started_at(self) -> datetime:
+        """When the run was created."""
+        return self._snapshot.started_at
+
+    @property
+    def ended_at(self) -> datetime | None:
+        """When it ended."""
+        return self._snapshot.ended_at
+
+    def raise_for_status(self) -> "RunResult":
+        """Raise `RunFailed` if the run failed; return this result otherwise."""
+        if self.status is not RunStatus.Failed:
+            return self
+        errors = {name: task.error for name, task in self.tasks.items() if task.status is TaskStatus.Failed}
+        first = self.error
+        message = f"run {self.id} of workflow {self.workflow!r} failed: {first}"
+        failed = RunFailed(
+            message, result=self, errors={name: error for name, error in errors.items() if error is not None}
+        )
+        raise failed from (self._cause or first)
+
+    def _first_failed(self) -> str | None:
+        failed = [task for task in self.tasks.values() if task.status is TaskStatus.Failed and task.ended_at]
+        return min(failed, key=lambda task: task.ended_at or self.started_at).name if failed else None
+
+    def __getitem__(self, task: str) -> Any:  # noqa: ANN401 - what the task returned
+        """Return what a task returned; a `KeyError` says so if there is no such task, or if it has not (yet)."""
+        output = self._snapshot.output(task)
+        if output is None:
+            msg = f"workflow {self.workflow!r} has no task {task!r}"
+            raise KeyError(msg)
+        if not output:
+            msg = f"task {task!r} has no return value: it is {self.tasks[task].status}"
+            raise KeyError(msg)
+        return output[0]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of the tasks that completed."""
+        return (name for name in self._snapshot.names() if self._snapshot.output(name))
+
+    def __len__(self) -> int:
+        """Count the tasks that completed."""
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        """Show workflow, status and id."""
+        return f"<RunResult of {self.workflow!r}: {self.status}, {self.id}>"

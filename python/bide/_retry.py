@@ -1,0 +1,57 @@
+"""`Retry`: when a failed task is tried again. The delays themselves are computed and stored by the core."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from math import inf
+
+from bide._duration import count, number, seconds
+from bide._errors import DefinitionError, SerializationError, Skip, WaitTimeout
+
+ONLY_IF_NAMED = (WaitTimeout, SerializationError)
+"""Errors that another attempt seldom mends: `on=(Exception,)` does not mean them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Try a failed task again: at most `attempts` in all, after `delay` seconds times `backoff` each time.
+
+    The delay is at most `max_delay` and varies by `jitter` (0.25 is up to a quarter more or less). Only the
+    exceptions in `on` are retried, `WaitTimeout` and `SerializationError` only if they are named there.
+    A new attempt keeps the journal less the failed entries at its tail; `fresh=True` drops all of it.
+    """
+
+    attempts: int = 3
+    delay: float | timedelta = 1.0
+    backoff: float = 2.0
+    max_delay: float | timedelta = 60.0
+    jitter: float = 0.25
+    on: type[Exception] | tuple[type[Exception], ...] = (Exception,)
+    fresh: bool = False
+
+    def __post_init__(self) -> None:
+        """Check every field, and turn durations into seconds."""
+        put = object.__setattr__
+        put(self, "attempts", count(self.attempts, "Retry(attempts=)"))
+        put(self, "delay", seconds(self.delay, "Retry(delay=)", zero=True))
+        put(self, "backoff", number(self.backoff, "Retry(backoff=)", 1.0, inf))
+        put(self, "max_delay", seconds(self.max_delay, "Retry(max_delay=)", zero=True))
+        put(self, "jitter", number(self.jitter, "Retry(jitter=)", 0.0, 1.0))
+        named = self.on if isinstance(self.on, tuple) else (self.on,)
+        for cls in named:
+            if not isinstance(cls, type) or not issubclass(cls, Exception):
+                msg = f"Retry(on=) takes exception classes, not {cls!r}"
+                raise DefinitionError(msg)
+        put(self, "on", named)
+        if not isinstance(self.fresh, bool):
+            msg = f"Retry(fresh=) must be True or False, not {self.fresh!r}"
+            raise DefinitionError(msg)
+
+    def matches(self, exc: BaseException) -> bool:
+        """Whether this exception is one to retry."""
+        if isinstance(exc, Skip) or not isinstance(exc, self.on):
+            return False
+        for cls in ONLY_IF_NAMED:
+            if isinstance(exc, cls):
+                named = self.on if isinstance(self.on, tuple) else (self.on,)
+                return any(issubclass(one, cls) and isinstance(exc, one) for one in named)
+        return True

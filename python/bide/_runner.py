@@ -1,0 +1,362 @@
+"""`Runner` and `RunHandle`: executing workflows and waiting for them. What is executed when is the executor's."""
+
+import asyncio
+import contextvars
+import os
+import signal
+import threading
+from collections.abc import Generator, Iterable, Mapping
+from datetime import datetime, timedelta
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from bide import _core
+from bide._duration import count, moment, optional_seconds
+from bide._errors import BideError, DefinitionError, not_yet
+from bide._result import RunResult
+from bide._status import RunStatus
+from bide._waits import Duration
+from bide._workflow import Workflow
+
+GRACE = 5.0
+"""Seconds that `close()` gives to bodies."""
+
+
+class RunHandle:
+    """A run to wait for: `handle.result()`, or `await handle`. It keeps the result alive."""
+
+    __slots__ = ("__weakref__", "_core", "_runner", "key")
+
+    def __init__(self, core: "_core.RunHandle", runner: "Runner", key: str | None) -> None:
+        """Wrap what the engine gave."""
+        self._core = core
+        self._runner = runner
+        self.key = key
+
+    @property
+    def id(self) -> str:
+        """The run's id, a UUIDv7."""
+        return self._core.id
+
+    def status(self) -> RunStatus:
+        """Return where the run stands now."""
+        return self._snapshot().status
+
+    def result(self, timeout: Duration | None = None) -> RunResult:
+        """Wait until the run ends and return its result; raise `RunFailed` if it failed.
+
+        `timeout` limits this wait alone (`TimeoutError`): the run goes on.
+        """
+        limit = optional_seconds(timeout, "timeout", zero=True)
+        if not self._core.wait(limit):
+            msg = f"run {self.id} has not ended within {limit} s; it goes on"
+            raise TimeoutError(msg)
+        return self._settled()
+
+    def __await__(self) -> Generator[Any, None, RunResult]:
+        """Wait on the running event loop."""
+        return self._wait_async().__await__()
+
+    def cancel(self) -> None:
+        """Not there yet."""
+        feature = "RunHandle.cancel"
+        raise not_yet(feature)
+
+    def pause(self) -> None:
+        """Not there yet."""
+        feature = "RunHandle.pause"
+        raise not_yet(feature)
+
+    def resume(self) -> None:
+        """Not there yet."""
+        feature = "RunHandle.resume"
+        raise not_yet(feature)
+
+    def signal(self, name: str, value: Any = None) -> None:  # noqa: ANN401, ARG002 - the designed signature
+        """Not there yet."""
+        feature = "RunHandle.signal"
+        raise not_yet(feature)
+
+    def __repr__(self) -> str:
+        """Show the id."""
+        return f"<RunHandle of run {self.id}>"
+
+    async def _wait_async(self) -> RunResult:
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+
+        def settled() -> None:
+            # The loop may be closed by now: then nobody waits any more.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(done.set)
+
+        self._core.on_settled(settled)
+        await done.wait()
+        self._core.wait(0)
+        return self._settled()
+
+    def _snapshot(self) -> RunResult:
+        snapshot = self._core.snapshot()
+        if snapshot is None:
+            msg = f"run {self.id} was deleted"
+            raise BideError(msg)
+        return RunResult(snapshot)
+
+    def _settled(self) -> RunResult:
+        result = self._snapshot()
+        if result.status is RunStatus.Failed:
+            originals = dict(self._core.take_originals())
+            first = result.error
+            result._cause = originals.get(first.task or "") if first is not None else None
+            result.raise_for_status()
+        return result
+
+
+class Runner:
+    """Executes workflows on a store: a path, `":memory:"`, or `sqlite:///path`.
+
+    Works as a context manager, sync and async, and without: then it is closed when the interpreter exits.
+
+    `workflows` are registered at once, so that their unfinished runs go on. `slots` is how many bodies execute at
+    the same time (default: processors plus 4, at most 32). With `durability="full"` what is committed survives
+    power loss, too. `max_parked` limits how many plain functions may be deferred at once.
+    """
+
+    def __init__(
+        self,
+        store: str | os.PathLike[str],
+        *,
+        workflows: Iterable[Workflow] = (),
+        slots: int | None = None,
+        async_slots: int = 1000,
+        durability: str = "normal",
+        max_parked: int | None = None,
+    ) -> None:
+        """Open the store; a `StoreError` says why it cannot be used."""
+        if not isinstance(store, (str, os.PathLike)) or isinstance(os.fspath(store), bytes):
+            msg = f"Runner takes a path or a URL as its store, not {store!r}"
+            raise DefinitionError(msg)
+        name = os.fspath(store)
+        if not name:
+            msg = 'Runner takes a path or a URL as its store, not an empty text; for no file at all use ":memory:"'
+            raise DefinitionError(msg)
+        if durability not in {"normal", "full"}:
+            msg = f'durability is "normal" or "full", not {durability!r}'
+            raise DefinitionError(msg)
+        count(async_slots, "async_slots")
+        self._flows: dict[str, tuple[Workflow, _core.Flow]] = {}
+        self._core = _core.Runner(
+            name,
+            None if slots is None else count(slots, "slots"),
+            durability,
+            None if max_parked is None else count(max_parked, "max_parked"),
+        )
+        try:
+            for workflow in workflows:
+                self.register(workflow)
+        except BaseException:
+            self.close(grace=0)
+            raise
+
+    # --- running ---------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        flow: Workflow,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        timeout: Duration | None = None,
+    ) -> RunResult:
+        """Run a workflow and return its result; raise `RunFailed` if it failed.
+
+        With a `key` the call attaches to that workflow's run of the key, if there is one. `timeout` limits this
+        wait alone (`TimeoutError`): the run goes on.
+        """
+        limit = optional_seconds(timeout, "timeout", zero=True)
+        return self.submit(flow, inputs, key=key).result(limit)
+
+    async def run_async(
+        self,
+        flow: Workflow,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        timeout: Duration | None = None,
+    ) -> RunResult:
+        """As `run`, awaited."""
+        limit = optional_seconds(timeout, "timeout", zero=True)
+        handle = await asyncio.to_thread(self.submit, flow, inputs, key=key)
+        return await asyncio.wait_for(handle._wait_async(), limit)
+
+    def submit(self, flow: Workflow, inputs: Mapping[str, Any] | None = None, *, key: str | None = None) -> RunHandle:
+        """Commit a run and return a handle to wait for it."""
+        compiled = self._core_flow(flow)
+        encoded = flow._compiled().encode_inputs(inputs)
+        return self._submit(compiled, [(encoded, _check_key(key))])[0]
+
+    def submit_many(
+        self,
+        flow: Workflow,
+        inputs: Iterable[Mapping[str, Any] | None],
+        keys: Iterable[str | None] | None = None,
+    ) -> list[RunHandle]:
+        """Commit many runs at once and return their handles, in the order of the inputs."""
+        compiled = self._core_flow(flow)
+        encode = flow._compiled().encode_inputs
+        encoded = [encode(one) for one in inputs]
+        names = [None] * len(encoded) if keys is None else [_check_key(key) for key in keys]
+        if len(names) != len(encoded):
+            msg = f"submit_many got {len(encoded)} inputs and {len(names)} keys: give one key for each"
+            raise DefinitionError(msg)
+        return self._submit(compiled, list(zip(encoded, names, strict=True)))
+
+    def register(self, flow: Workflow) -> None:
+        """Make a workflow known: its unfinished runs go on, also those of a runner that died."""
+        self._core.register(self._core_flow(flow))
+
+    # --- looking ---------------------------------------------------------------------------------------------------
+
+    def get(self, id_or_key: str, *, workflow: Workflow | str | None = None) -> RunResult:
+        """Return a run as it stands; a `KeyError` if there is none, or if a key fits runs of two workflows."""
+        return RunResult(self._snapshot(self._find(id_or_key, workflow)))
+
+    def runs(
+        self,
+        *,
+        status: RunStatus | str | None = None,
+        workflow: Workflow | str | None = None,
+        since: datetime | timedelta | None = None,
+        limit: int | None = None,
+    ) -> list[RunResult]:
+        """Return runs as they stand, newest first. `since` is a datetime with a time zone, or a span before now."""
+        micros = None
+        if since is not None:
+            then = datetime.now().astimezone() - since if isinstance(since, timedelta) else moment(since, "since")
+            micros = int(then.timestamp() * 1_000_000)
+        name = workflow.name if isinstance(workflow, Workflow) else workflow
+        most = None if limit is None else count(limit, "limit")
+        ids = self._core.list(None if status is None else str(status), name, micros, most)
+        snapshots = (self._core.snapshot(run) for run in ids)
+        return [RunResult(snapshot) for snapshot in snapshots if snapshot is not None]
+
+    def delete(self, id_or_key: str, *, workflow: Workflow | str | None = None) -> None:
+        """Delete an ended run."""
+        run = self._find(id_or_key, workflow)
+        if not self._core.delete(run):
+            msg = f"run {run} has not ended: only ended runs can be deleted"
+            raise BideError(msg)
+
+    def cancel(self, id_or_key: str) -> None:  # noqa: ARG002 - the designed signature
+        """Not there yet."""
+        feature = "Runner.cancel"
+        raise not_yet(feature)
+
+    def pause(self, id_or_key: str) -> None:  # noqa: ARG002 - the designed signature
+        """Not there yet."""
+        feature = "Runner.pause"
+        raise not_yet(feature)
+
+    def resume(self, id_or_key: str) -> None:  # noqa: ARG002 - the designed signature
+        """Not there yet."""
+        feature = "Runner.resume"
+        raise not_yet(feature)
+
+    def signal(self, run: str, name: str, value: Any = None, *, id: str | None = None) -> None:  # noqa: A002, ANN401, ARG002 - the designed signature
+        """Not there yet."""
+        feature = "Runner.signal"
+        raise not_yet(feature)
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Run until SIGTERM or Ctrl-C, then close. On the main thread only, whose signals these are."""
+        if threading.current_thread() is not threading.main_thread():
+            msg = "serve() waits for signals, which only the main thread gets: call it there"
+            raise BideError(msg)
+        stop = threading.Event()
+
+        def on_signal(_number: int, _frame: FrameType | None) -> None:
+            stop.set()
+
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.signal(number, on_signal) for number in numbers}
+        try:
+            while not stop.wait(0.2):
+                if self._core.closed:
+                    break
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        self.close()
+
+    def close(self, grace: Duration = GRACE) -> None:
+        """Suspend what waits, give bodies `grace` seconds to end, and let go of the store. Twice is fine."""
+        self._core.close(optional_seconds(grace, "grace", zero=True) or 0.0)
+
+    def __enter__(self) -> Self:
+        """Return the runner itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        """Close it."""
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        """Return the runner itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """Close it without blocking the event loop."""
+        await asyncio.to_thread(self.close)
+
+    def __repr__(self) -> str:
+        """Show the store."""
+        return f"<Runner on {self._core.store!r}{' (closed)' if self._core.closed else ''}>"
+
+    # --- helpers ---------------------------------------------------------------------------------------------------
+
+    def _core_flow(self, flow: Workflow) -> "_core.Flow":
+        if not isinstance(flow, Workflow):
+            msg = f"a Runner runs a bide.Workflow, not {flow!r}"
+            raise DefinitionError(msg)
+        known = self._flows.get(flow.name)
+        if known is not None and known[0] is flow:
+            return known[1]
+        compiled = _core.Flow(flow._compiled())
+        self._flows[flow.name] = (flow, compiled)
+        return compiled
+
+    def _submit(
+        self, flow: "_core.Flow", runs: list[tuple[list[tuple[str, bytes]], str | None]]
+    ) -> list[RunHandle]:
+        handles = self._core.submit(flow, runs, contextvars.copy_context())
+        return [RunHandle(handle, self, key) for handle, (_, key) in zip(handles, runs, strict=True)]
+
+    def _find(self, id_or_key: str, workflow: Workflow | str | None) -> str:
+        name = workflow.name if isinstance(workflow, Workflow) else workflow
+        found = self._core.find(id_or_key, name)
+        if not found:
+            msg = f"no run has the id or key {id_or_key!r}" + (f" in workflow {name!r}" if name else "")
+            raise KeyError(msg)
+        if len(found) > 1:
+            names = " and ".join(sorted(repr(one) for _, one in found))
+            msg = f"the key {id_or_key!r} belongs to runs of {names}: say workflow="
+            raise KeyError(msg)
+        return found[0][0]
+
+    def _snapshot(self, run: str) -> "_core.Snapshot":
+        snapshot = self._core.snapshot(run)
+        if snapshot is None:
+            msg = f"run {run} was deleted"
+            raise KeyError(msg)
+        return snapshot
+
+
+def _check_key(key: str | None) -> str | None:
+    if key is not None and (not isinstance(key, str) or not key):
+        msg = f"key must be a text that is not empty, not {key!r}"
+        raise DefinitionError(msg)
+    return key

@@ -1,0 +1,234 @@
+"""`@task`: turns a function into a task without changing it, and `TaskDef`, what was said about it.
+
+The decorator returns the same function object with an attribute on it. Only what cannot carry an attribute (a
+bound method, a builtin) or already carries another task is wrapped. What is known at decoration is refused there;
+the signature is read when a workflow is built (`_bind.py`).
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, ParamSpec, TypeVar, overload
+
+from bide._callables import is_async, is_generator
+from bide._duration import optional_seconds
+from bide._errors import DefinitionError, not_yet
+from bide._retry import Retry
+from bide._waits import After, At, Duration, Until, Wait
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ATTRIBUTE = "__bide_task__"
+RESERVED = frozenset({"context", "ctx", "handle", "task_handle"})
+RUN_IF = ("succeeded", "failed", "done")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskDef:
+    """A task as it was decorated."""
+
+    name: str
+    fn: Callable[..., Any]
+    depends_on: tuple[str, ...] = ()
+    retry: Retry | None = None
+    timeout: float | None = None
+    gate: Wait | None = None
+    run_if: str = "succeeded"
+    carrier: object = field(default=None, repr=False, compare=False)
+    """The object that this definition was put on: `functools.wraps` copies attributes, and a copy is told by it."""
+
+
+@overload
+def task(fn: Callable[P, R], /) -> Callable[P, R]: ...
+@overload
+def task(
+    fn: None = None,
+    /,
+    *,
+    name: str | None = None,
+    depends_on: str | Callable[..., Any] | Iterable[str | Callable[..., Any]] = (),
+    retry: Retry | None = None,
+    timeout: Duration | None = None,
+    gate: Wait | None = None,
+    run_if: str = "succeeded",
+    each: str | None = None,
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+@overload
+def task(
+    fn: Callable[P, R],
+    /,
+    *,
+    name: str | None = None,
+    depends_on: str | Callable[..., Any] | Iterable[str | Callable[..., Any]] = (),
+    retry: Retry | None = None,
+    timeout: Duration | None = None,
+    gate: Wait | None = None,
+    run_if: str = "succeeded",
+    each: str | None = None,
+) -> Callable[P, R]: ...
+def task(  # noqa: PLR0913 - each is a setting of its own, all but the first by keyword
+    fn: Callable[P, R] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    depends_on: str | Callable[..., Any] | Iterable[str | Callable[..., Any]] = (),
+    retry: Retry | None = None,
+    timeout: Duration | None = None,
+    gate: Wait | None = None,
+    run_if: str = "succeeded",
+    each: str | None = None,
+) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a function a task; it stays the function it was.
+
+    A parameter named after a task receives that task's return value and depends on it; any other is a run input.
+    `timeout` limits the execution of one attempt (time deferred excluded), `gate` is waited for before the body
+    starts, and `run_if` ("succeeded", "failed", "done") decides once all dependencies have ended.
+    """
+
+    def decorate(fn: Callable[P, R]) -> Callable[P, R]:
+        definition = _define(fn, name, depends_on, retry, timeout, gate, run_if, each)
+        return _put(fn, definition)
+
+    return decorate if fn is None else decorate(fn)
+
+
+def as_task(obj: object) -> TaskDef:
+    """Return the definition of a decorated function, or a plain one for any other callable.
+
+    An attribute found on `obj` that was put on something else was copied there (by `functools.wraps`) or belongs to
+    the function of a bound method: then `obj` is what runs.
+    """
+    definition = getattr(obj, ATTRIBUTE, None)
+    if not isinstance(definition, TaskDef):
+        return _define(obj, None, (), None, None, None, "succeeded", None)
+    if definition.carrier is not obj:
+        _check_body(obj, definition.name)
+        return replace(definition, fn=obj, carrier=obj)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    return definition
+
+
+def check_name(name: object, what: str) -> str:
+    """Return the name of a task or workflow after checking it."""
+    if not isinstance(name, str) or not name.strip():
+        msg = f"{what} must have a name that is not empty, not {name!r}"
+        raise DefinitionError(msg)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        msg = f"{what} is named {name!r}, which has a lone surrogate and is not text"
+        raise DefinitionError(msg) from None
+    return name
+
+
+def _put(fn: Callable[P, R], definition: TaskDef) -> Callable[P, R]:
+    existing = getattr(fn, ATTRIBUTE, None)
+    if not (isinstance(existing, TaskDef) and existing.carrier is fn):
+        try:
+            setattr(fn, ATTRIBUTE, replace(definition, carrier=fn))
+        except (AttributeError, TypeError):
+            pass
+        else:
+            return fn
+
+    @functools.wraps(fn)
+    def same(*args: P.args, **kwargs: P.kwargs) -> R:
+        return fn(*args, **kwargs)
+
+    setattr(same, ATTRIBUTE, replace(definition, carrier=same))
+    return same
+
+
+def _define(  # noqa: PLR0913, PLR0917 - the decorator's own settings, in its order
+    fn: object,
+    name: object,
+    depends_on: object,
+    retry: object,
+    timeout: object,
+    gate: object,
+    run_if: object,
+    each: object,
+) -> TaskDef:
+    if not callable(fn):
+        msg = f"a task must be callable, not {fn!r}"
+        raise DefinitionError(msg)
+    name = _name_of(fn) if name is None else check_name(name, f"the task {fn!r}")
+    if name in RESERVED:
+        msg = f"a task cannot be named {name!r}: a parameter of that name receives the {_meaning(name)}; use name="
+        raise DefinitionError(msg)
+    what = f"task {name!r}"
+    if each is not None:
+        feature = f"{what}: each="
+        raise not_yet(feature)
+    _check_body(fn, name)
+    if retry is not None and not isinstance(retry, Retry):
+        msg = f"{what}: retry must be a bide.Retry, such as bide.Retry(attempts=3), not {retry!r}"
+        raise DefinitionError(msg)
+    if gate is not None and not isinstance(gate, (Until, After, At)):
+        msg = f"{what}: gate must be bide.until(...), bide.after(...) or bide.at(...), not {gate!r}"
+        raise DefinitionError(msg)
+    if run_if not in RUN_IF:
+        msg = f"{what}: run_if must be one of {', '.join(map(repr, RUN_IF))}, not {run_if!r}"
+        raise DefinitionError(msg)
+    return TaskDef(
+        name=name,
+        fn=fn,
+        depends_on=_names(depends_on, what),
+        retry=retry,
+        timeout=optional_seconds(timeout, f"{what}: timeout"),
+        gate=gate,
+        run_if=str(run_if),
+        carrier=fn,
+    )
+
+
+def _name_of(fn: object) -> str:
+    name = getattr(fn, "__name__", None)
+    if isinstance(fn, functools.partial):
+        kind = "a partial"
+    elif inspect.ismethod(fn) and not inspect.isclass(fn.__self__):
+        kind = "a bound method"
+    elif name == "<lambda>":
+        kind = "a lambda"
+    elif not isinstance(name, str) or not name:
+        kind = "an object without __name__"
+    else:
+        return name
+    msg = f"the task {fn!r} is {kind}: give it a name with bide.task(..., name=...)"
+    raise DefinitionError(msg)
+
+
+def _check_body(fn: object, name: str) -> None:
+    """Refuse the kinds of body that cannot run (yet)."""
+    if is_async(fn):
+        feature = f"task {name!r}: an `async def` body"
+        raise not_yet(feature)
+    if is_generator(fn):
+        msg = f"task {name!r} is a generator function: a body returns its value; return a list instead of yielding"
+        raise DefinitionError(msg)
+
+
+def _names(depends_on: object, what: str) -> tuple[str, ...]:
+    """Return the names in `depends_on`, each once, in order; one name or task may stand alone."""
+    if isinstance(depends_on, str) or callable(depends_on):
+        depends_on = (depends_on,)
+    if not isinstance(depends_on, Iterable):
+        msg = f"{what}: depends_on takes names of tasks or tasks, not {depends_on!r}"
+        raise DefinitionError(msg)
+    names: dict[str, None] = {}
+    for one in depends_on:
+        if isinstance(one, str):
+            names[one] = None
+        elif isinstance(definition := getattr(one, ATTRIBUTE, None), TaskDef):
+            names[definition.name] = None
+        elif callable(one):
+            names[_name_of(one)] = None
+        else:
+            msg = f"{what}: depends_on takes names of tasks or tasks, not {one!r}"
+            raise DefinitionError(msg)
+    return tuple(names)
+
+
+def _meaning(name: str) -> str:
+    return "Context" if name in {"context", "ctx"} else "handle"

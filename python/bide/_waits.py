@@ -1,0 +1,191 @@
+"""What a task can wait for, as plain values: `until`, `after` and `at`, used as gates and by the handle.
+
+Building one checks every argument; waiting itself is the executor's. `signal` is not there yet.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from math import inf
+from typing import Any, Literal, NoReturn, TypeAlias
+
+from bide._callables import is_async
+from bide._codec import Codec
+from bide._duration import count, moment, number, optional_seconds, seconds
+from bide._errors import DefinitionError, SerializationError, not_yet
+
+Duration: TypeAlias = float | timedelta
+"""Seconds or a timedelta."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerate:
+    """Let a condition raise: only `n` exceptions in a row end the wait, with the last of them."""
+
+    n: int = 5
+
+    def __post_init__(self) -> None:
+        """Check the number."""
+        object.__setattr__(self, "n", count(self.n, "Tolerate(n)"))
+
+
+OnError: TypeAlias = Tolerate | Literal["raise", "ignore"]
+"""What a condition's exceptions do to its wait."""
+
+DEFAULT_ON_ERROR = Tolerate(5)
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """A condition polled until it is truthy. Made by `until`."""
+
+    condition: Callable[..., Any]
+    every: float
+    timeout: float | None
+    backoff: float
+    max_every: float | None
+    jitter: float
+    on_error: OnError
+    name: str | None
+
+    @property
+    def tolerance(self) -> int | None:
+        """How many exceptions in a row end the wait; None if none does."""
+        if isinstance(self.on_error, Tolerate):
+            return self.on_error.n
+        return 1 if self.on_error == "raise" else None
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """A time span. Made by `after`."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """A moment, in UTC. Made by `at`."""
+
+    moment: datetime
+
+    @property
+    def timestamp(self) -> float:
+        """Seconds since 1970."""
+        return self.moment.timestamp()
+
+
+Wait: TypeAlias = Until | After | At
+"""Anything that a gate or a handle can wait for."""
+
+
+def until(  # noqa: PLR0913 - each is a setting of its own, all but the first by keyword
+    condition: Callable[..., Any],
+    *,
+    every: Duration = 1.0,
+    timeout: Duration | None = None,
+    backoff: float = 1.0,
+    max_every: Duration | None = None,
+    jitter: float = 0.0,
+    on_error: OnError = DEFAULT_ON_ERROR,
+    name: str | None = None,
+) -> Until:
+    """Wait until `condition()` is truthy, polled `every` so many seconds (times `backoff`, at most `max_every`)."""
+    return _until(condition, every, timeout, backoff, max_every, jitter, on_error, name, ("every", "max_every"))
+
+
+def from_poll(  # noqa: PLR0913, PLR0917 - the signature of TaskHandle.defer_until, taken over as it is
+    condition: Callable[..., Any],
+    poll_interval_ms: float = 1000,
+    timeout: Duration | None = None,
+    backoff: float = 1.0,
+    max_interval_ms: float | None = None,
+    jitter: float = 0.0,
+    on_error: OnError = DEFAULT_ON_ERROR,
+    name: str | None = None,
+) -> Until:
+    """Return the wait that `handle.defer_until` means; its two intervals are in milliseconds."""
+    every = _from_ms(poll_interval_ms, "poll_interval_ms")
+    most = None if max_interval_ms is None else _from_ms(max_interval_ms, "max_interval_ms")
+    return _until(
+        condition, every, timeout, backoff, most, jitter, on_error, name, ("poll_interval_ms", "max_interval_ms")
+    )
+
+
+def after(duration: Duration) -> After:
+    """Wait for so many seconds."""
+    return After(seconds(duration, "after(seconds)", zero=True))
+
+
+def at(when: datetime) -> At:
+    """Wait for a moment; the datetime has to know its time zone."""
+    return At(moment(when, "at(datetime)"))
+
+
+def signal(name: str, type: Any = Any) -> NoReturn:  # noqa: A002, ANN401, ARG001 - the designed signature
+    """Wait for a signal: not there yet."""
+    feature = "bide.signal"
+    raise not_yet(feature)
+
+
+def check_name(name: object, what: str) -> str | None:
+    """Return a wait's or step's `name=` after checking it."""
+    if name is not None and (not isinstance(name, str) or not name):
+        msg = f"{what}: name must be a text that is not empty, not {name!r}"
+        raise DefinitionError(msg)
+    return name
+
+
+def encode_answer(answer: object, where: str) -> bytes:
+    """Return a condition's truthy value as it is recorded."""
+    try:
+        return Codec(where=where, root="the condition's value").encode(answer)
+    except SerializationError as problem:
+        msg = f"{problem}; if only its truth matters, return bool(...) from the condition"
+        raise SerializationError(msg) from None
+
+
+def _from_ms(value: object, what: str) -> float:
+    if isinstance(value, timedelta):
+        msg = f"{what} is in milliseconds and must be a number, not {value!r}"
+        raise DefinitionError(msg)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
+        return seconds(value / 1000, what)
+    return seconds(value, what)  # refused there, in the value as it was given
+
+
+def _until(  # noqa: PLR0913, PLR0917 - private, called twice, in order
+    condition: Callable[..., Any],
+    every: object,
+    timeout: object,
+    backoff: object,
+    max_every: object,
+    jitter: object,
+    on_error: object,
+    name: object,
+    names: tuple[str, str],
+) -> Until:
+    if not callable(condition):
+        msg = f"a condition must be callable, not {condition!r}: pass the function itself, without calling it"
+        raise DefinitionError(msg)
+    if is_async(condition):
+        feature = f"a condition by `async def` ({condition!r})"
+        raise not_yet(feature)
+    if not (isinstance(on_error, Tolerate) or (isinstance(on_error, str) and on_error in {"raise", "ignore"})):
+        msg = f'on_error must be bide.Tolerate(n), "raise" or "ignore", not {on_error!r}'
+        raise DefinitionError(msg)
+    interval = seconds(every, names[0])
+    longest = optional_seconds(max_every, names[1])
+    if longest is not None and longest < interval:
+        msg = f"{names[1]} ({max_every!r}) must be at least {names[0]} ({every!r})"
+        raise DefinitionError(msg)
+    return Until(
+        condition=condition,
+        every=interval,
+        timeout=optional_seconds(timeout, "timeout", zero=True),
+        backoff=number(backoff, "backoff", 1.0, inf),
+        max_every=longest,
+        jitter=number(jitter, "jitter", 0.0, 1.0),
+        on_error=on_error,  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        name=check_name(name, "a condition"),
+    )

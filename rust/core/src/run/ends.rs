@@ -1,0 +1,226 @@
+//! Ends: how an attempt ends, what that means for the task, for the tasks that depend on it, and for the run.
+
+use std::sync::Arc;
+
+use crate::event::{Effect, Outcome, Retry, Timer};
+use crate::failure::Failure;
+use crate::graph::RunIf;
+use crate::id::{NO_MAP, TaskIx, TaskRef};
+use crate::record::{DoneRow, Write};
+use crate::status::{RunStatus, TaskStatus};
+use crate::time::Time;
+use crate::value::Value;
+
+use super::{Out, RunState};
+
+impl RunState {
+    pub(super) fn ended(&mut self, ix: TaskIx, outcome: Outcome, out: &mut Out<'_>) {
+        let marked = self.unsuspect(ix);
+        match outcome {
+            Outcome::Completed { output, changes } => {
+                self.new_record(out);
+                self.completed(ix, output, changes, out);
+                self.task_over(ix, out);
+            }
+            Outcome::Skipped { reason } => {
+                self.new_record(out);
+                self.skip(ix, reason, false, out);
+                self.task_over(ix, out);
+            }
+            Outcome::Failed { failure, retry } => {
+                self.new_record(out);
+                self.attempt_failed(ix, failure, retry, out);
+            }
+            Outcome::Suspended => {
+                // Out of memory: whatever the body still does is refused.
+                self.tasks[ix as usize].reenter = true;
+                if marked {
+                    self.uncount(out);
+                    self.write_row(ix, out);
+                }
+            }
+        }
+    }
+
+    fn completed(&mut self, ix: TaskIx, output: Value, changes: Option<Arc<[u8]>>, out: &mut Out<'_>) {
+        let state = &mut self.tasks[ix as usize];
+        state.status = TaskStatus::Completed;
+        state.output = output;
+        state.ended_at = out.now;
+        if !state.has_row && changes.is_none() && state.attempts == 1 {
+            state.has_row = true;
+            out.batch.push(Write::Done(DoneRow {
+                run: self.row,
+                task: self.ids[ix as usize],
+                map: NO_MAP,
+                output: state.output.clone(),
+                started_at: state.started_at,
+                ended_at: out.now,
+            }));
+            return;
+        }
+        let detail = self.detail(ix);
+        detail.changes = changes;
+        detail.blocked_by = None;
+        self.attempt_over(ix);
+        self.write_row(ix, out);
+    }
+
+    /// An attempt failed: plan the next, or fail for good.
+    pub(super) fn attempt_failed(&mut self, ix: TaskIx, failure: Failure, retry: Option<Retry>, out: &mut Out<'_>) {
+        self.attempt_over(ix);
+        let attempts = self.tasks[ix as usize].attempts;
+        let policy = self.graph.spec(ix).retry;
+        if let Some(retry) = retry.filter(|_| policy.allows_after(attempts)) {
+            let at = out.now.after(policy.delay_before(attempts + 1, retry.random));
+            let (run, task) = (self.row, self.ids[ix as usize]);
+            self.tasks[ix as usize].status = TaskStatus::Pending;
+            let detail = self.detail(ix);
+            detail.failure = Some(failure);
+            detail.retry_at = Some(at);
+            let keys = detail.journal.rewind(policy.fresh);
+            if !keys.is_empty() {
+                out.batch.push(Write::DropEntries { run, task, map: NO_MAP, keys });
+            }
+            self.write_row(ix, out);
+            let task = TaskRef::plain(ix);
+            out.effects.push(Effect::Timer { task, attempt: attempts, at, timer: Timer::Retry });
+            return;
+        }
+        let state = &mut self.tasks[ix as usize];
+        state.status = TaskStatus::Failed;
+        state.failed = true;
+        state.ended_at = out.now;
+        self.troubled = true;
+        self.detail(ix).failure = Some(failure.clone());
+        self.write_row(ix, out);
+        let first = self.failure.is_none();
+        self.failure.get_or_insert(failure);
+        if self.graph.fail_fast() {
+            self.stop_short(ix, out);
+        }
+        self.task_over(ix, out);
+        if first && self.status == RunStatus::Running {
+            // Which failure was the first is not to be seen from the tasks' rows.
+            self.write_run(out);
+        }
+    }
+
+    fn attempt_over(&mut self, ix: TaskIx) {
+        let started_at = self.tasks[ix as usize].started_at;
+        let detail = self.detail(ix);
+        if started_at > Time::default() {
+            detail.first_started_at.get_or_insert(started_at);
+        }
+        detail.sub_status = None;
+        detail.retry_at = None;
+    }
+
+    /// `fail_fast`: skip what has not started, except tasks that are there for failures.
+    pub(crate) fn stop_short(&mut self, cause: TaskIx, out: &mut Out<'_>) {
+        let graph = Arc::clone(&self.graph);
+        for ix in 0..self.tasks.len() as TaskIx {
+            let state = &self.tasks[ix as usize];
+            let waiting = match state.status {
+                TaskStatus::Pending => state.started_at == Time::default(),
+                TaskStatus::Ready => state.started_at == Time::default() && !state.reenter,
+                _ => false,
+            };
+            if waiting && graph.spec(ix).run_if == RunIf::Succeeded {
+                self.skip(ix, Arc::clone(graph.name(cause)), true, out);
+                self.task_over(ix, out);
+            }
+        }
+    }
+
+    fn skip(&mut self, ix: TaskIx, blocked_by: Arc<str>, failed: bool, out: &mut Out<'_>) {
+        let state = &mut self.tasks[ix as usize];
+        state.status = TaskStatus::Skipped;
+        state.failed = failed;
+        state.ended_at = out.now;
+        self.troubled = true;
+        self.detail(ix).blocked_by = Some(blocked_by);
+        self.attempt_over(ix);
+        self.write_row(ix, out);
+    }
+
+    /// A task has ended: let go on what waited for it, and end the run with its last task.
+    fn task_over(&mut self, ix: TaskIx, out: &mut Out<'_>) {
+        let graph = Arc::clone(&self.graph);
+        self.left -= 1;
+        let mut over = smallvec::SmallVec::<[TaskIx; 8]>::from_elem(ix, 1);
+        while let Some(ended) = over.pop() {
+            for &next in graph.dependents(ended) {
+                let state = &mut self.tasks[next as usize];
+                state.unmet -= 1;
+                if state.unmet > 0 || state.status != TaskStatus::Pending {
+                    continue;
+                }
+                if let Some((blocked_by, failed)) = self.skipped_by(next) {
+                    self.skip(next, blocked_by, failed, out);
+                    self.left -= 1;
+                    over.push(next);
+                } else {
+                    self.release(next, out);
+                }
+            }
+        }
+        if self.left == 0 {
+            self.end_run(out);
+        }
+    }
+
+    pub(crate) fn end_run(&mut self, out: &mut Out<'_>) {
+        self.settle(if self.failure.is_some() { RunStatus::Failed } else { RunStatus::Completed }, out);
+    }
+
+    /// All that a pending task depends on has ended: skip it if `run_if` says so, else let it start.
+    pub(crate) fn decide(&mut self, ix: TaskIx, out: &mut Out<'_>) {
+        if let Some((blocked_by, failed)) = self.skipped_by(ix) {
+            self.skip(ix, blocked_by, failed, out);
+            self.task_over(ix, out);
+        } else {
+            self.release(ix, out);
+        }
+    }
+
+    /// By `run_if`, once all dependencies have ended: what the task is skipped for, and whether that is a failure.
+    fn skipped_by(&self, ix: TaskIx) -> Option<(Arc<str>, bool)> {
+        let run_if = self.graph.spec(ix).run_if;
+        if !self.troubled && run_if == RunIf::Succeeded {
+            return None;
+        }
+        let dependencies = self.graph.dependencies(ix);
+        let unsuccessful = |dep: &&TaskIx| self.tasks[**dep as usize].status != TaskStatus::Completed;
+        let failed = dependencies.iter().find(|dep| self.tasks[**dep as usize].failed);
+        match run_if {
+            RunIf::Done => None,
+            RunIf::Failed if failed.is_some() => None,
+            RunIf::Failed => Some(("no task that it depends on failed".into(), false)),
+            RunIf::Succeeded => {
+                let cause = *failed.or_else(|| dependencies.iter().find(unsuccessful))?;
+                let root = self.skipped_for(cause).unwrap_or(cause);
+                Some((Arc::clone(self.graph.name(root)), failed.is_some()))
+            }
+        }
+    }
+
+    /// The task at the root of a skip. `None` for a task that was not skipped, skipped itself, or was skipped
+    /// because nothing had failed: then it is the root of what is skipped for it.
+    pub(crate) fn skipped_for(&self, ix: TaskIx) -> Option<TaskIx> {
+        let state = &self.tasks[ix as usize];
+        // The reason of a body that skips itself may happen to be a task's name.
+        let by_others = state.status == TaskStatus::Skipped && state.started_at == Time::default();
+        let blocked_by = self.details.get(&ix)?.blocked_by.as_ref()?;
+        self.graph.find(blocked_by).filter(|_| by_others)
+    }
+
+    pub(crate) fn settle(&mut self, status: RunStatus, out: &mut Out<'_>) {
+        self.status = status;
+        self.ended_at = status.is_ended().then_some(out.now);
+        // A pause is no crash.
+        self.unmark_all(out);
+        self.write_run(out);
+        out.effects.push(Effect::Settled { status });
+    }
+}

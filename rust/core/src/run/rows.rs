@@ -1,0 +1,113 @@
+//! Rows: what is written of a task and of the run, and the marks of bodies that may kill their process.
+//!
+//! A body that a process had entered when it died may be what killed it. So in a recovered run such a body is marked
+//! in the store before it is called, and with the first mark the process is counted. A mark that is found then says:
+//! it happened again. The first new record of the run ends the count and takes all marks away, for the run does go
+//! on; from there on none are needed. A process that entered no such body is not counted, whatever ended it.
+
+use crate::id::{NO_MAP, TaskIx};
+use crate::record::{RunUpdate, TaskRow, Write};
+use crate::status::{SubStatus, TaskStatus};
+use crate::time::Time;
+
+use super::{Detail, Out, RunState};
+
+impl RunState {
+    /// A body's start is to be seen by others; that is what marks it, too.
+    pub(super) fn started(&mut self, ix: TaskIx, out: &mut Out<'_>) {
+        if self.tasks[ix as usize].suspect && self.unproven {
+            self.detail(ix).entered = true;
+            if !std::mem::replace(&mut self.counted, true) {
+                self.crashes += 1;
+                self.write_run(out);
+            }
+        }
+        self.write_row(ix, out);
+    }
+
+    /// The body defers, ends or is suspended: it does not kill its process. True if it was marked; the caller
+    /// writes the row.
+    pub(super) fn unsuspect(&mut self, ix: TaskIx) -> bool {
+        self.tasks[ix as usize].suspect = false;
+        self.details.get_mut(&ix).is_some_and(|detail| std::mem::take(&mut detail.entered))
+    }
+
+    /// Something new is recorded of the run: it goes on.
+    pub(super) fn new_record(&mut self, out: &mut Out<'_>) {
+        if std::mem::take(&mut self.unproven) {
+            self.unmark_all(out);
+            self.uncount(out);
+        }
+    }
+
+    /// Whatever ends this process, it is not a body of this run.
+    pub(super) fn uncount(&mut self, out: &mut Out<'_>) {
+        self.counted = false;
+        if std::mem::take(&mut self.crashes) > 0 {
+            self.write_run(out);
+        }
+    }
+
+    /// The tasks with a mark, in declaration order.
+    pub(crate) fn marked(&self) -> Vec<TaskIx> {
+        let mut marked: Vec<TaskIx> =
+            self.details.iter().filter(|(_, detail)| detail.entered).map(|(ix, _)| *ix).collect();
+        marked.sort_unstable();
+        marked
+    }
+
+    pub(super) fn unmark_all(&mut self, out: &mut Out<'_>) {
+        for ix in self.marked() {
+            self.detail(ix).entered = false;
+            self.write_row(ix, out);
+        }
+    }
+
+    pub(crate) fn write_run(&self, out: &mut Out<'_>) {
+        out.batch.push(Write::Run(Box::new(RunUpdate {
+            run: self.row,
+            status: self.status,
+            failure: self.failure.clone(),
+            ended_at: self.ended_at,
+            blocked_by: self.blocked_by.clone(),
+            crashes: self.crashes,
+            version: self.version,
+        })));
+    }
+
+    pub(super) fn write_row(&mut self, ix: TaskIx, out: &mut Out<'_>) {
+        self.tasks[ix as usize].has_row = true;
+        out.batch.push(Write::Task(Box::new(self.task_row(ix))));
+    }
+
+    /// The row of a task as it stands.
+    #[must_use]
+    pub fn task_row(&self, ix: TaskIx) -> TaskRow {
+        let state = &self.tasks[ix as usize];
+        let some = |time: Time| (time > Time::default()).then_some(time);
+        let none = Detail::default();
+        let detail = self.details.get(&ix).map_or(&none, |detail| &**detail);
+        // A body that is about to be entered again is running to all others: its attempt has begun.
+        let status =
+            if state.reenter && state.status == TaskStatus::Ready { TaskStatus::Running } else { state.status };
+        let running = status == TaskStatus::Running;
+        TaskRow {
+            run: self.row,
+            task: self.ids[ix as usize],
+            map: NO_MAP,
+            status,
+            sub_status: running.then(|| detail.sub_status.unwrap_or(SubStatus::Active)),
+            attempts: state.attempts,
+            entered: detail.entered,
+            output: (state.status == TaskStatus::Completed).then(|| state.output.clone()),
+            changes: detail.changes.clone(),
+            failure: detail.failure.clone(),
+            first_started_at: detail.first_started_at.or(some(state.started_at)),
+            started_at: some(state.started_at),
+            ended_at: some(state.ended_at),
+            waited: detail.waited,
+            retry_at: detail.retry_at,
+            blocked_by: detail.blocked_by.clone(),
+        }
+    }
+}

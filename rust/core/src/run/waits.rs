@@ -1,0 +1,176 @@
+//! Waits: journal entries opened and closed, gates, and the timers of retries and of bodies out of memory.
+
+use crate::event::{Effect, GateSpec, Refused, Retry, Timer, Wait};
+use crate::failure::Failure;
+use crate::id::{NO_MAP, TaskIx, TaskRef};
+use crate::record::{Entry, EntryKey, EntryState, Write};
+use crate::status::{SubStatus, TaskStatus};
+use crate::time::micros;
+use crate::value::Value;
+
+use super::{Out, RunState};
+
+impl RunState {
+    fn write_entry(&self, ix: TaskIx, entry: &Entry, out: &mut Out<'_>) {
+        let (run, task) = (self.row, self.ids[ix as usize]);
+        out.batch.push(Write::Entry { run, task, map: NO_MAP, entry: Box::new(entry.clone()) });
+    }
+
+    fn close_entry(
+        &mut self,
+        ix: TaskIx,
+        key: &EntryKey,
+        result: Result<Value, Failure>,
+        out: &mut Out<'_>,
+    ) -> Result<(), Refused> {
+        let detail = self.details.get_mut(&ix).ok_or(Refused::AttemptOver)?;
+        let entry = detail.journal.close(key, result, out.now).ok_or(Refused::AttemptOver)?.clone();
+        detail.waited += micros(out.now.since(entry.opened_at.max(detail.waited_until)));
+        detail.waited_until = out.now;
+        self.write_entry(ix, &entry, out);
+        Ok(())
+    }
+
+    /// A body opens a wait. To open again what was there is no new record, but it does defer.
+    pub(super) fn opened(&mut self, ix: TaskIx, wait: Wait, out: &mut Out<'_>) {
+        let detail = self.detail(ix);
+        let new = detail.journal.get(&wait.key).is_none();
+        detail.sub_status = Some(SubStatus::Deferred);
+        let entry = detail.journal.open(wait, out.now).clone();
+        self.write_entry(ix, &entry, out);
+        self.unsuspect(ix);
+        if new {
+            self.new_record(out);
+        }
+        self.write_row(ix, out);
+    }
+
+    /// A step, or a wait that its first check satisfied. What replaces a closed entry is no new record: a condition
+    /// that cannot be encoded is asked and recorded each time.
+    pub(super) fn recorded(&mut self, ix: TaskIx, wait: Wait, result: Result<Value, Failure>, out: &mut Out<'_>) {
+        let key = wait.key.clone();
+        let detail = self.detail(ix);
+        let before = detail.journal.get(&key).map(|entry| entry.state);
+        detail.journal.open(wait, out.now);
+        // Cannot be refused: it is open.
+        let _ = self.close_entry(ix, &key, result, out);
+        if before.is_none_or(|state| state == EntryState::Open) {
+            self.new_record(out);
+        }
+        if before == Some(EntryState::Open) {
+            // Entered again, it is deferred no more, and `waited` has grown.
+            self.write_row(ix, out);
+        }
+    }
+
+    /// A wait of a body ends; a body that is not in memory is entered again.
+    pub(super) fn closed(
+        &mut self,
+        ix: TaskIx,
+        key: &EntryKey,
+        result: Result<Value, Failure>,
+        out: &mut Out<'_>,
+    ) -> Result<(), Refused> {
+        self.close_entry(ix, key, result, out)?;
+        self.detail(ix).sub_status = Some(SubStatus::Active);
+        self.new_record(out);
+        self.write_row(ix, out);
+        if self.tasks[ix as usize].reenter {
+            self.ready(ix, out);
+        }
+        Ok(())
+    }
+
+    /// A gate's wait ends. One that fails is an attempt that failed.
+    pub(super) fn gate_closed(
+        &mut self,
+        ix: TaskIx,
+        key: &EntryKey,
+        result: Result<Value, Failure>,
+        retry: Option<Retry>,
+        out: &mut Out<'_>,
+    ) -> Result<(), Refused> {
+        let current = self.graph.spec(ix).gate.as_ref().is_some_and(|gate| gate.key() == *key);
+        if !current {
+            return Err(Refused::AttemptOver);
+        }
+        let failure = result.as_ref().err().cloned();
+        self.close_entry(ix, key, result, out)?;
+        self.new_record(out);
+        if let Some(failure) = failure {
+            self.tasks[ix as usize].attempts += 1;
+            self.attempt_failed(ix, failure, retry, out);
+        } else {
+            self.ready(ix, out);
+            self.write_row(ix, out);
+        }
+        Ok(())
+    }
+
+    /// A task may start: make it ready, or open its gate.
+    pub(crate) fn release(&mut self, ix: TaskIx, out: &mut Out<'_>) {
+        let Some(gate) = self.graph.spec(ix).gate.clone() else {
+            self.ready(ix, out);
+            return;
+        };
+        match self.recorded_gate(ix, &gate) {
+            Some(EntryState::Satisfied) => self.ready(ix, out),
+            Some(EntryState::Open) => self.watch_gate(ix, &gate, out),
+            _ => {
+                let entry = self.detail(ix).journal.open(gate.wait(out.now), out.now).clone();
+                self.write_entry(ix, &entry, out);
+                self.write_row(ix, out);
+                self.watch_gate(ix, &gate, out);
+            }
+        }
+    }
+
+    /// What is recorded of this gate; nothing, if another version of the workflow had another gate.
+    fn recorded_gate(&self, ix: TaskIx, gate: &GateSpec) -> Option<EntryState> {
+        let entry = self.details.get(&ix)?.journal.get(&gate.key())?;
+        (entry.kind == gate.kind()).then_some(entry.state)
+    }
+
+    fn watch_gate(&mut self, ix: TaskIx, gate: &GateSpec, out: &mut Out<'_>) {
+        let attempt = self.tasks[ix as usize].attempts;
+        if let Some(entry) = self.detail(ix).journal.get(&gate.key()) {
+            let (due, deadline) = (entry.due, entry.deadline);
+            out.effects.push(Effect::Gate { task: TaskRef::plain(ix), attempt, due, deadline });
+        }
+    }
+
+    pub(crate) fn ready(&mut self, ix: TaskIx, out: &mut Out<'_>) {
+        self.tasks[ix as usize].status = TaskStatus::Ready;
+        out.effects.push(Effect::Ready { task: TaskRef::plain(ix) });
+    }
+
+    /// A timer has fired. Each fires once: what it was for is over then.
+    pub(super) fn due(&mut self, task: TaskRef, attempt: u32, timer: Timer, out: &mut Out<'_>) -> Result<(), Refused> {
+        let ix = task.ix;
+        match timer {
+            Timer::Retry => {
+                self.current(task, attempt, TaskStatus::Pending)?;
+                let detail = self.details.get_mut(&ix).ok_or(Refused::AttemptOver)?;
+                detail.retry_at.take().ok_or(Refused::AttemptOver)?;
+                self.release(ix, out);
+            }
+            Timer::Reenter => {
+                self.current(task, attempt, TaskStatus::Running)?;
+                if !self.tasks[ix as usize].reenter {
+                    return Err(Refused::AttemptOver);
+                }
+                let reached = self.detail(ix).journal.reached(out.now);
+                for key in &reached {
+                    self.close_entry(ix, key, Ok(Value::NONE), out)?;
+                }
+                self.detail(ix).sub_status = Some(SubStatus::Active);
+                if !reached.is_empty() {
+                    self.new_record(out);
+                    self.write_row(ix, out);
+                }
+                self.ready(ix, out);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,12 @@
+//! The run machine against simple oracles, driven by a small harness that plays executor and store.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod crashes;
+mod failure;
+mod harness;
+mod journal;
+mod plan;
+mod properties;
+mod script;
+mod store;
+mod waits;

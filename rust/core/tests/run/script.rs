@@ -1,0 +1,201 @@
+//! A run driven step by step: each event is committed at once, effects are kept until a test takes them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bide_core::event::{Retry, Timer, Wait};
+use bide_core::run::Entered;
+use bide_core::{
+    Effect, EntryKey, EntryKind, Event, Failure, Graph, Outcome, Recall, Refused, RunState, RunStatus, TaskId, TaskIx,
+    TaskRef, TaskRow, TaskSpec, Time, Value, Write,
+};
+
+use crate::harness::failure;
+use crate::store::{Store, id_of};
+
+pub(crate) struct Script {
+    pub(crate) graph: Arc<Graph>,
+    pub(crate) store: Store,
+    pub(crate) state: RunState,
+    pub(crate) now: Time,
+    pub(crate) effects: Vec<Effect>,
+    /// The batch of the last event.
+    pub(crate) batch: Vec<Write>,
+}
+
+pub(crate) fn spec(name: &str, on: &[&str]) -> TaskSpec {
+    TaskSpec { dependencies: on.iter().map(|&on| on.into()).collect(), ..TaskSpec::new(name) }
+}
+
+pub(crate) fn key(name: &str) -> EntryKey {
+    EntryKey { name: name.into(), n: 1 }
+}
+
+pub(crate) fn wait(name: &str, kind: EntryKind) -> Wait {
+    Wait { key: key(name), kind, proof: Some(b"same".as_slice().into()), due: None, timeout: None }
+}
+
+pub(crate) fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+pub(crate) const RETRY: Option<Retry> = Some(Retry { random: 0.5 });
+
+fn graph(specs: Vec<TaskSpec>, fail_fast: bool) -> Arc<Graph> {
+    Arc::new(Graph::build("flow", specs, fail_fast).unwrap())
+}
+
+impl Script {
+    pub(crate) fn new(specs: Vec<TaskSpec>) -> Self {
+        Self::with(graph(specs, false))
+    }
+
+    pub(crate) fn fail_fast(specs: Vec<TaskSpec>) -> Self {
+        Self::with(graph(specs, true))
+    }
+
+    fn with(graph: Arc<Graph>) -> Self {
+        let ids: Arc<[TaskId]> = (0..graph.len() as TaskIx).map(id_of).collect();
+        let store = Store::new(&graph);
+        let state = RunState::new(store.run.id, Arc::clone(&graph), ids);
+        let now = Time(1_000_000);
+        let mut script = Self { graph, store, state, now, effects: Vec::new(), batch: Vec::new() };
+        script.apply(Event::Begin).unwrap();
+        script
+    }
+
+    pub(crate) fn apply(&mut self, event: Event) -> Result<(), Refused> {
+        self.now = self.now.after(Duration::from_millis(1));
+        self.batch.clear();
+        let effects = self.effects.len();
+        let result = self.state.apply(event, self.now, &mut self.batch, &mut self.effects);
+        if result.is_err() {
+            assert!(self.batch.is_empty() && self.effects.len() == effects, "refused, yet something follows");
+        }
+        self.store.commit(&self.batch);
+        result
+    }
+
+    /// The process dies; another takes the run up.
+    pub(crate) fn die(&mut self) {
+        self.die_for(Arc::clone(&self.graph));
+    }
+
+    /// The same, with a newer version of the workflow. Recorded tasks have to be declared first.
+    pub(crate) fn die_for_version(&mut self, specs: Vec<TaskSpec>) {
+        self.die_for(graph(specs, self.graph.fail_fast()));
+    }
+
+    fn die_for(&mut self, graph: Arc<Graph>) {
+        self.graph = graph;
+        self.effects.clear();
+        self.state = self.store.recover(&self.graph);
+        self.apply(Event::Begin).unwrap();
+    }
+
+    fn find(&self, name: &str) -> TaskRef {
+        TaskRef::plain(self.graph.find(name).unwrap())
+    }
+
+    /// The names of the tasks that became ready since the last call; other effects stay.
+    pub(crate) fn ready(&mut self) -> Vec<String> {
+        let (ready, rest) =
+            std::mem::take(&mut self.effects).into_iter().partition(|e| matches!(e, Effect::Ready { .. }));
+        self.effects = rest;
+        let ready: Vec<Effect> = ready;
+        let name = |effect: &Effect| match effect {
+            Effect::Ready { task } => self.graph.name(task.ix).to_string(),
+            _ => unreachable!(),
+        };
+        ready.iter().map(name).collect()
+    }
+
+    /// Enters a body as an executor does: what has to be marked is marked first.
+    pub(crate) fn enter(&mut self, name: &str) -> Entered {
+        let task = self.find(name);
+        let entered = self.state.enter(task, self.now).unwrap();
+        if entered.mark {
+            self.apply(Event::Started { task, attempt: entered.attempt }).unwrap();
+        }
+        entered
+    }
+
+    pub(crate) fn attempt(&self, name: &str) -> u32 {
+        self.state.task_row(self.find(name).ix).attempts
+    }
+
+    pub(crate) fn open(&mut self, name: &str, wait: Wait) {
+        let (task, attempt) = (self.find(name), self.attempt(name));
+        self.apply(Event::Opened { task, attempt, wait }).unwrap();
+    }
+
+    pub(crate) fn record(&mut self, name: &str, wait: Wait, result: Result<Value, Failure>) {
+        let (task, attempt) = (self.find(name), self.attempt(name));
+        self.apply(Event::Recorded { task, attempt, wait, result }).unwrap();
+    }
+
+    pub(crate) fn close(&mut self, name: &str, key: EntryKey, result: Result<Value, Failure>) -> Result<(), Refused> {
+        let (task, attempt) = (self.find(name), self.attempt(name));
+        self.apply(Event::Closed { task, attempt, key, result, retry: RETRY })
+    }
+
+    pub(crate) fn end(&mut self, name: &str, outcome: Outcome) -> Result<(), Refused> {
+        let (task, attempt) = (self.find(name), self.attempt(name));
+        self.apply(Event::Ended { task, attempt, outcome })
+    }
+
+    /// Enters a body, which returns.
+    pub(crate) fn complete(&mut self, name: &str) {
+        self.enter(name);
+        self.end(name, Outcome::Completed { output: Value::NONE, changes: None }).unwrap();
+    }
+
+    /// A body raises.
+    pub(crate) fn fail(&mut self, name: &str, retry: Option<Retry>) {
+        self.end(name, Outcome::Failed { failure: failure(name), retry }).unwrap();
+    }
+
+    pub(crate) fn due(&mut self, name: &str, timer: Timer) -> Result<(), Refused> {
+        let (task, attempt) = (self.find(name), self.attempt(name));
+        self.apply(Event::Due { task, attempt, timer })
+    }
+
+    pub(crate) fn recall(&self, name: &str, wait: &Wait) -> Recall {
+        let (task, attempt) = (self.find(name), self.attempt(name));
+        self.state.recall(task, attempt, &wait.key, wait.kind, wait.proof.as_deref()).unwrap()
+    }
+
+    pub(crate) fn row(&self, name: &str) -> &TaskRow {
+        self.store.row(self.find(name).ix).unwrap()
+    }
+
+    pub(crate) fn journal(&self, name: &str) -> Vec<String> {
+        self.store.entries_of(self.find(name).ix).iter().map(|entry| entry.key.name.to_string()).collect()
+    }
+
+    pub(crate) fn blocked_by(&self, name: &str) -> &str {
+        self.row(name).blocked_by.as_deref().unwrap()
+    }
+
+    pub(crate) fn status(&self) -> RunStatus {
+        self.store.run.status
+    }
+
+    /// The times of the timers that are asked for.
+    pub(crate) fn timers(&self) -> Vec<(Time, Timer)> {
+        let timer = |effect: &Effect| match effect {
+            Effect::Timer { at, timer, .. } => Some((*at, *timer)),
+            _ => None,
+        };
+        self.effects.iter().filter_map(timer).collect()
+    }
+
+    /// The times of the gates that are to be watched: when they are reached, when they time out.
+    pub(crate) fn gates(&self) -> Vec<(Option<Time>, Option<Time>)> {
+        let gate = |effect: &Effect| match effect {
+            Effect::Gate { due, deadline, .. } => Some((*due, *deadline)),
+            _ => None,
+        };
+        self.effects.iter().filter_map(gate).collect()
+    }
+}

@@ -1,0 +1,126 @@
+//! The store that the harness plays: it keeps rows from batches exactly as a store would, and is strict about it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bide_core::record::{RunRow, StoredRun};
+use bide_core::{Entry, EntryKey, Graph, RunId, RunState, RunStatus, TaskId, TaskIx, TaskRow, TaskStatus, Time, Write};
+
+#[derive(Clone)]
+pub(crate) struct Store {
+    pub(crate) run: RunRow,
+    pub(crate) rows: BTreeMap<TaskId, TaskRow>,
+    pub(crate) entries: BTreeMap<(TaskId, EntryKey), Entry>,
+}
+
+/// The number that the harness's store gives a task.
+pub(crate) fn id_of(ix: TaskIx) -> TaskId {
+    100 + TaskId::from(ix)
+}
+
+impl Store {
+    pub(crate) fn new(graph: &Graph) -> Self {
+        let run = RunRow {
+            id: RunId::new(1, 0, 7),
+            workflow: Arc::clone(graph.workflow()),
+            version: graph.version().into(),
+            key: None,
+            status: RunStatus::Running,
+            inputs: Arc::default(),
+            failure: None,
+            created_at: Time(1),
+            ended_at: None,
+            blocked_by: None,
+            crashes: 0,
+            runner: None,
+        };
+        Self { run, rows: BTreeMap::new(), entries: BTreeMap::new() }
+    }
+
+    pub(crate) fn commit(&mut self, batch: &[Write]) {
+        for write in batch {
+            match write.clone() {
+                Write::Done(done) => {
+                    let row = TaskRow {
+                        run: done.run,
+                        task: done.task,
+                        map: done.map,
+                        status: TaskStatus::Completed,
+                        sub_status: None,
+                        attempts: 1,
+                        entered: false,
+                        output: Some(done.output),
+                        changes: None,
+                        failure: None,
+                        first_started_at: Some(done.started_at),
+                        started_at: Some(done.started_at),
+                        ended_at: Some(done.ended_at),
+                        waited: 0,
+                        retry_at: None,
+                        blocked_by: None,
+                    };
+                    let before = self.rows.insert(row.task, row);
+                    assert!(before.is_none(), "a short row where there is a row: {before:?}");
+                }
+                Write::Task(row) => {
+                    let before = self.rows.insert(row.task, (*row).clone());
+                    let ended = before.is_some_and(|before| before.status.is_ended());
+                    assert!(!ended, "an ended task is written again: {row:?}");
+                }
+                Write::Entry { task, entry, .. } => {
+                    let before = self.entries.insert((task, entry.key.clone()), (*entry).clone());
+                    if let Some(before) = before.filter(|before| before.kind == entry.kind) {
+                        assert_eq!(entry.deadline, before.deadline, "a deadline moved");
+                        assert_eq!(entry.due, before.due, "a due time moved");
+                    }
+                }
+                Write::DropEntries { task, keys, .. } => {
+                    for key in keys {
+                        assert!(self.entries.remove(&(task, key.clone())).is_some(), "nothing to drop at {key:?}");
+                    }
+                }
+                Write::Run(update) => {
+                    assert!(!self.run.status.is_ended(), "an ended run is written again: {update:?}");
+                    self.run.status = update.status;
+                    self.run.failure = update.failure;
+                    self.run.ended_at = update.ended_at;
+                    self.run.blocked_by = update.blocked_by;
+                    self.run.crashes = update.crashes;
+                }
+            }
+        }
+    }
+
+    pub(crate) fn row(&self, ix: TaskIx) -> Option<&TaskRow> {
+        self.rows.get(&id_of(ix))
+    }
+
+    pub(crate) fn entry(&self, ix: TaskIx, key: &EntryKey) -> Option<&Entry> {
+        self.entries.get(&(id_of(ix), key.clone()))
+    }
+
+    pub(crate) fn entries_of(&self, ix: TaskIx) -> Vec<&Entry> {
+        let mut found: Vec<&Entry> =
+            self.entries.iter().filter(|((task, _), _)| *task == id_of(ix)).map(|(_, entry)| entry).collect();
+        found.sort_by_key(|entry| entry.seq);
+        found
+    }
+
+    /// The state that another process would build; every row that there is must come back as it was.
+    pub(crate) fn recover(&self, graph: &Arc<Graph>) -> RunState {
+        let ids: Arc<[TaskId]> = (0..graph.len() as TaskIx).map(id_of).collect();
+        let stored = StoredRun {
+            run: self.run.clone(),
+            tasks: Arc::default(),
+            rows: self.rows.values().cloned().collect(),
+            entries: self.entries.iter().map(|((task, _), entry)| (*task, -1, entry.clone())).collect(),
+        };
+        let state = RunState::recover(graph, &ids, None, stored).unwrap();
+        for ix in 0..graph.len() as TaskIx {
+            if let Some(row) = self.row(ix) {
+                assert_eq!(&state.task_row(ix), row, "a row does not survive recovery");
+            }
+        }
+        state
+    }
+}

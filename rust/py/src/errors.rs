@@ -1,0 +1,154 @@
+//! bide's own exceptions, which are Python classes, and how Rust's errors become them.
+
+use bide_core::{Failure, FailureKind};
+use bide_executor::{Settlement, WaitError};
+use bide_store::StoreError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyList};
+
+use crate::gil::{self, Raised};
+
+/// What is asked of the Python side, imported once.
+pub(crate) struct Names {
+    pub(crate) bide_error: Py<PyAny>,
+    pub(crate) definition_error: Py<PyAny>,
+    pub(crate) store_error: Py<PyAny>,
+    pub(crate) runner_closed: Py<PyAny>,
+    pub(crate) replay_mismatch: Py<PyAny>,
+    pub(crate) suspended: Py<PyAny>,
+    pub(crate) skip: Py<PyAny>,
+    pub(crate) describe: Py<PyAny>,
+    pub(crate) rebuild: Py<PyAny>,
+    pub(crate) context: Py<PyAny>,
+    pub(crate) fingerprint: Py<PyAny>,
+    pub(crate) from_poll: Py<PyAny>,
+    pub(crate) describe_step: Py<PyAny>,
+    pub(crate) logging: Py<PyAny>,
+    pub(crate) logging_in_use: Py<PyList>,
+    pub(crate) from_timestamp: Py<PyAny>,
+    pub(crate) utc: Py<PyAny>,
+    pub(crate) plain_codec: crate::value::Codec,
+}
+
+static NAMES: PyOnceLock<Names> = PyOnceLock::new();
+
+/// The Python side. First asked for when a runner or a graph is made, where importing is safe.
+pub(crate) fn names(py: Python<'_>) -> PyResult<&Names> {
+    NAMES.get_or_try_init(py, || {
+        let errors = py.import("bide._errors")?;
+        let stored = py.import("bide._stored_errors")?;
+        let codec = py.import("bide._codec")?.getattr("Codec")?;
+        let logging = py.import("bide._logging")?;
+        let datetime = py.import("datetime")?;
+        let of = |module: &Bound<'_, PyModule>, name: &str| module.getattr(name).map(Bound::unbind);
+        Ok(Names {
+            bide_error: of(&errors, "BideError")?,
+            definition_error: of(&errors, "DefinitionError")?,
+            store_error: of(&errors, "StoreError")?,
+            runner_closed: of(&errors, "RunnerClosed")?,
+            replay_mismatch: of(&errors, "ReplayMismatch")?,
+            suspended: of(&errors, "Suspended")?,
+            skip: of(&errors, "Skip")?,
+            describe: of(&stored, "describe")?,
+            rebuild: of(&stored, "rebuild")?,
+            context: py.import("bide._context")?.getattr("Context")?.getattr("_from_encoded")?.unbind(),
+            fingerprint: of(&py.import("bide._fingerprint")?, "fingerprint")?,
+            from_poll: of(&py.import("bide._waits")?, "from_poll")?,
+            describe_step: of(&py.import("bide._steps")?, "describe_step")?,
+            logging_in_use: logging.getattr("_in_use")?.cast_into::<PyList>()?.unbind(),
+            logging: logging.into_any().unbind(),
+            from_timestamp: datetime.getattr("datetime")?.getattr("fromtimestamp")?.unbind(),
+            utc: of(&datetime, "UTC")?,
+            plain_codec: crate::value::Codec::new(&codec.call0()?)?,
+        })
+    })
+}
+
+/// An exception of one of bide's classes.
+pub(crate) fn error(class: &Py<PyAny>, py: Python<'_>, message: &str) -> PyErr {
+    let message = pyo3::types::PyString::new(py, message).into_any();
+    match gil::call1(class.bind(py), &message) {
+        Ok(exception) => PyErr::from_value(exception.into_bound()),
+        Err(raised) => raised.into_err(py),
+    }
+}
+
+/// A `DefinitionError`.
+pub(crate) fn definition(py: Python<'_>, message: &str) -> PyErr {
+    with(py, |names| error(&names.definition_error, py, message))
+}
+
+/// A `BideError`.
+pub(crate) fn bide(py: Python<'_>, message: &str) -> PyErr {
+    with(py, |names| error(&names.bide_error, py, message))
+}
+
+/// What a store refused.
+pub(crate) fn store(py: Python<'_>, refused: &StoreError) -> PyErr {
+    with(py, |names| error(&names.store_error, py, &refused.to_string()))
+}
+
+/// Why nothing more happens to a run here.
+pub(crate) fn settlement(py: Python<'_>, settlement: &Settlement) -> PyErr {
+    with(py, |names| match settlement {
+        Settlement::Broken(refused) => error(&names.store_error, py, &format!("the runner has stopped: {refused}")),
+        Settlement::Closed => error(
+            &names.runner_closed,
+            py,
+            "the runner is closed; the run can be taken up again by another runner on the same store",
+        ),
+        Settlement::Elsewhere => error(&names.bide_error, py, "the run is executed by another runner now"),
+        Settlement::Run(status) => error(&names.bide_error, py, &format!("the run is {status}")),
+    })
+}
+
+fn with(py: Python<'_>, make: impl FnOnce(&Names) -> PyErr) -> PyErr {
+    match names(py) {
+        Ok(names) => make(names),
+        Err(error) => error,
+    }
+}
+
+/// What a handle's method raises for a wait or step that did not come to an end.
+pub(crate) fn wait(py: Python<'_>, error_of: &WaitError, task: &str) -> PyErr {
+    with(py, |names| match error_of {
+        WaitError::Suspended => error(&names.suspended, py, "the runner closes: the body goes on from here later"),
+        WaitError::Over(refused) => error(
+            &names.bide_error,
+            py,
+            &format!("the handle of task '{task}' is no longer valid: {refused}; use it only within the body"),
+        ),
+        WaitError::Failed(failure) => rebuild(py, failure),
+        WaitError::Mismatch(why) => error(&names.replay_mismatch, py, why),
+        WaitError::Misuse(why) => error(&names.definition_error, py, why),
+    })
+}
+
+/// A stored failure as an exception to raise again.
+pub(crate) fn rebuild(py: Python<'_>, failure: &Failure) -> PyErr {
+    with(py, |names| {
+        let json = PyBytes::new(py, failure.as_json().as_bytes());
+        match gil::call1(names.rebuild.bind(py), json.as_any()) {
+            Ok(exception) => PyErr::from_value(exception.into_bound()),
+            Err(raised) => raised.into_err(py),
+        }
+    })
+}
+
+/// What is stored of an exception.
+pub(crate) fn describe(py: Python<'_>, raised: &Raised) -> Failure {
+    let text = names(py)
+        .map_err(|error| Raised::new(py, error))
+        .and_then(|names| gil::call1(names.describe.bind(py), raised.value(py)))
+        .ok()
+        .and_then(|bytes| bytes.cast::<PyBytes>().ok().map(|bytes| bytes.as_bytes().to_vec()));
+    text.and_then(|text| String::from_utf8(text).ok()).and_then(|text| Failure::from_json(&text).ok()).unwrap_or_else(
+        || Failure::new(FailureKind::Raised, "builtins.Exception", "an exception that could not be described"),
+    )
+}
+
+/// A caught Rust panic as a task's failure.
+pub(crate) fn panicked(panicked: &crate::panics::Panicked) -> Failure {
+    Failure::new(FailureKind::Panic, "bide.BideError", &panicked.to_string())
+}

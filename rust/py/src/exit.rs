@@ -1,0 +1,213 @@
+//! What happens when the interpreter exits or the process forks.
+//!
+//! At exit, before Python joins its non-daemon threads: `closing` is set, everything registered by
+//! [`close_at_exit`] is told to stop, and the exiting thread waits, detached, until no thread is
+//! inside a call into Python or [`GRACE`] is over. A body that never returns is left behind: its
+//! thread is parked by the guard in `gil.rs` when it next asks for the interpreter.
+//!
+//! In the child of a fork none of bide's threads exist. Nothing of what was made before is closed or
+//! dropped there, and using it is an error that says so: each object keeps its [`Home`].
+
+use std::sync::Weak;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use pyo3::exceptions::{PyImportError, PyRuntimeError};
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use crate::gil::{self, Raised};
+use crate::{panics, thread, turn};
+
+/// How long interpreter exit waits for bodies to end.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// Set once, when interpreter exit begins.
+static CLOSING: AtomicBool = AtomicBool::new(false);
+/// The process id, kept here because asking the system for it costs more than a comparison.
+static PID: AtomicU32 = AtomicU32::new(0);
+/// What to close. Locked only while attached and never while Python code runs: so no other thread
+/// can hold it at a fork.
+static REGISTERED: Mutex<Vec<(Home, Weak<dyn CloseAtExit>)>> = Mutex::new(Vec::new());
+
+/// Something that runs threads and has to stop when the interpreter exits.
+/// Both are called detached and must not attach.
+pub(crate) trait CloseAtExit: Send + Sync {
+    /// Start nothing new, wake idle workers and parked bodies so that they end. Does not block.
+    fn begin_close(&self);
+    /// All bodies have ended, or their time is over: store what is left and let go of the store.
+    fn end_close(&self);
+}
+
+/// Whether the interpreter is exiting. From here on no thread is started and none attaches anew.
+#[inline]
+pub(crate) fn closing() -> bool {
+    CLOSING.load(Ordering::SeqCst)
+}
+
+/// Whether finalization itself has begun.
+pub(crate) fn finalizing(py: Python<'_>) -> bool {
+    is_finalizing(py)
+        .map_err(|error| Raised::new(py, error))
+        .and_then(gil::call0)
+        .and_then(|answer| gil::is_truthy(&answer))
+        .unwrap_or(true)
+}
+
+/// `sys.is_finalizing`. First asked for when the module is imported, where importing is safe.
+fn is_finalizing(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static FUNCTION: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    FUNCTION.import(py, "sys", "is_finalizing")
+}
+
+// ----------------------------------------------------------------------------------------- the module
+
+/// To be called first when the module is imported: refuses a second interpreter, notices forks.
+pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
+    static INTERPRETER: AtomicI64 = AtomicI64::new(-1);
+    // SAFETY: attached.
+    let id = unsafe { ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get()) };
+    if id < 0 {
+        return Err(PyErr::fetch(py));
+    }
+    match INTERPRETER.compare_exchange(-1, id, Ordering::SeqCst, Ordering::SeqCst) {
+        Ok(_) => {
+            is_finalizing(py)?;
+            thread::thread_class(py)?;
+            turn::thread_count(py)?;
+            notice_forks()
+        }
+        Err(first) if first != id => Err(PyImportError::new_err(
+            "bide is in use by another interpreter of this process, and it works in one only: \
+             import it there, or start a process of its own",
+        )),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Has [`CloseAtExit`] called when the interpreter exits, if the process is still the same one then
+/// and the object still exists.
+pub(crate) fn close_at_exit(py: Python<'_>, what: Weak<dyn CloseAtExit>) -> Result<(), Raised> {
+    hook(py)?;
+    let mut registered = REGISTERED.lock();
+    registered.retain(|(home, weak)| home.is_here() && weak.strong_count() > 0);
+    registered.push((Home::here(), what));
+    Ok(())
+}
+
+/// Asks Python, once, to call [`close_all`]. A forked child inherits that.
+fn hook(py: Python<'_>) -> Result<(), Raised> {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    if DONE.load(Ordering::SeqCst) {
+        return Ok(());
+    }
+    let raised = |error: PyErr| Raised::new(py, error);
+    let function = wrap_pyfunction!(close_all, py).map_err(raised)?.into_any();
+    // Plain `atexit` runs after Python has joined the non-daemon threads, which may be waiting for a
+    // run of ours: it is only for an interpreter without the other.
+    let threading = py.import("threading").map_err(raised)?;
+    let register = match threading.getattr("_register_atexit") {
+        Ok(register) => register,
+        Err(_) => py.import("atexit").and_then(|atexit| atexit.getattr("register")).map_err(raised)?,
+    };
+    gil::call1(&register, &function)?;
+    DONE.store(true, Ordering::SeqCst);
+    Ok(())
+}
+
+// ----------------------------------------------------------------------------------------------- exit
+
+/// Closes everything of this process. Python calls it at exit; it raises nothing.
+#[pyfunction]
+fn close_all(py: Python<'_>) {
+    let open: Vec<_> =
+        REGISTERED.lock().drain(..).filter(|(home, _)| home.is_here()).filter_map(|(_, weak)| weak.upgrade()).collect();
+    if open.is_empty() && thread::all_ended() && gil::nobody_inside() {
+        CLOSING.store(true, Ordering::SeqCst);
+        return;
+    }
+    gil::detached(py, || {
+        let deadline = Instant::now() + GRACE;
+        CLOSING.store(true, Ordering::SeqCst);
+        for each in &open {
+            // A bug in one must not keep the others open; there is nobody left to tell.
+            let _ = panics::no_panic(|| each.begin_close());
+        }
+        while !(thread::all_ended() && gil::nobody_inside()) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        for each in &open {
+            let _ = panics::no_panic(|| each.end_close());
+        }
+    });
+}
+
+// ----------------------------------------------------------------------------------------------- fork
+
+/// The process in which an object was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Home(u32);
+
+/// An object was used in another process than its own.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "this {what} belongs to process {home} and cannot be used in process {here}, which was forked \
+     from it: create a new one after the fork"
+)]
+pub(crate) struct Elsewhere {
+    what: &'static str,
+    home: u32,
+    here: u32,
+}
+
+impl From<Elsewhere> for PyErr {
+    fn from(error: Elsewhere) -> Self {
+        PyRuntimeError::new_err(error.to_string())
+    }
+}
+
+impl Home {
+    /// This process.
+    #[inline]
+    pub(crate) fn here() -> Self {
+        Self(PID.load(Ordering::Relaxed))
+    }
+
+    /// Whether this is still the same process: what `Drop` asks before it does anything.
+    #[inline]
+    pub(crate) fn is_here(self) -> bool {
+        self == Self::here()
+    }
+
+    /// What every method asks first; `what` is the object's name for the user, such as `Runner`.
+    #[inline]
+    pub(crate) fn check(self, what: &'static str) -> Result<(), Elsewhere> {
+        if self.is_here() { Ok(()) } else { Err(Elsewhere { what, home: self.0, here: PID.load(Ordering::Relaxed) }) }
+    }
+}
+
+fn notice_forks() -> PyResult<()> {
+    PID.store(std::process::id(), Ordering::SeqCst);
+    #[cfg(unix)]
+    {
+        // SAFETY: the handler only calls getpid and stores to atomics, and this library is never
+        // unloaded.
+        let failed = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+        if failed != 0 {
+            return Err(PyImportError::new_err(format!(
+                "bide cannot be told of forks ({})",
+                std::io::Error::from_raw_os_error(failed)
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+extern "C" fn in_child() {
+    PID.store(std::process::id(), Ordering::SeqCst);
+    gil::forget_other_threads();
+    thread::forget_all();
+}

@@ -1,0 +1,331 @@
+//! `TaskHandle`: what a body uses to talk to the executor. Waiting itself is the executor's (`body.rs` there).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bide_core::{FailureKind, Time, Value};
+use bide_executor::{Attached, BodyCx, Condition, Polled, StepStart, WaitError};
+use pyo3::exceptions::PyException;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use crate::errors::{self, names};
+use crate::exit::Home;
+use crate::flow::{fingerprint, read_policy, time_of};
+use crate::gil::{self, Kept, Raised};
+use crate::host::{Python3, read_only};
+use crate::panics;
+use crate::value::Codec;
+
+/// What a body with a handle gets. Use it only within the body that it was given to.
+#[pyclass(frozen, module = "bide", name = "TaskHandle")]
+pub(crate) struct PyTaskHandle {
+    body: Arc<BodyCx<Python3>>,
+    context: Option<Kept>,
+    home: Home,
+}
+
+/// A thread of the host within a body.
+struct Here<'py>(Python<'py>);
+
+impl Attached for Here<'_> {
+    fn detached(&mut self, f: &mut dyn FnMut()) {
+        let f = gil::Engines(f);
+        gil::detached(self.0, move || f.call());
+    }
+
+    fn idle(&mut self, f: &mut dyn FnMut()) {
+        let f = gil::Engines(f);
+        gil::idle(self.0, move || f.call());
+    }
+}
+
+impl PyTaskHandle {
+    pub(crate) fn new(body: Arc<BodyCx<Python3>>, context: Option<Kept>) -> Self {
+        Self { body, context, home: Home::here() }
+    }
+
+    fn error(&self, py: Python<'_>, error: &WaitError) -> PyErr {
+        errors::wait(py, error, self.body.task_name())
+    }
+
+    /// Within a step or a condition the context cannot be changed.
+    fn with_context_read_only<R>(&self, py: Python<'_>, f: impl FnOnce() -> Result<R, Raised>) -> Result<R, Raised> {
+        let Some(context) = &self.context else { return f() };
+        read_only(py, context.bind(py), true)?;
+        let result = f();
+        read_only(py, context.bind(py), false)?;
+        result
+    }
+
+    fn ask<'py>(&self, condition: &Bound<'py, PyAny>, codec: &Codec) -> Polled {
+        let py = condition.py();
+        let asked = self.with_context_read_only(py, || {
+            let value = gil::call0(condition)?;
+            Ok(if gil::is_truthy(&value)? { Some(value) } else { None })
+        });
+        match asked {
+            Ok(None) => Polled::False,
+            Ok(Some(value)) => match codec.encode(&value) {
+                Ok(value) => Polled::True(value),
+                Err(raised) => Polled::Broken(unencodable(py, &raised)),
+            },
+            Err(raised) if raised.is::<PyException>(py) => Polled::Raised(errors::describe(py, &raised)),
+            Err(raised) => Polled::Broken(errors::describe(py, &raised)),
+        }
+    }
+
+    fn wait_until<'py>(&self, until: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let py = until.py();
+        let condition = until.getattr("condition")?;
+        let (default_name, proof) = fingerprint(py, &condition)?;
+        let name = until.getattr("name")?.extract::<Option<String>>()?.unwrap_or(default_name);
+        let codec = &names(py)?.plain_codec;
+        let timeout: Option<f64> = until.getattr("timeout")?.extract()?;
+        let wait = Condition {
+            name: name.into(),
+            proof,
+            policy: read_policy(until)?,
+            timeout: timeout.map(Duration::from_secs_f64),
+            check: &mut || self.ask(&condition, codec),
+        };
+        let value = self.body.wait_condition(&mut Here(py), wait).map_err(|error| self.error(py, &error))?;
+        Ok(codec.decode(py, &value)?.into_bound())
+    }
+
+    fn wait_time(&self, py: Python<'_>, name: &str, due: impl FnOnce(Time) -> Time) -> PyResult<()> {
+        self.body.wait_time(&mut Here(py), name.into(), due).map_err(|error| self.error(py, &error))
+    }
+
+    fn execute_step<'py>(
+        &self,
+        function: &Bound<'py, PyAny>,
+        arguments: &Bound<'py, PyTuple>,
+        keywords: Option<&Bound<'py, PyDict>>,
+        codec: &Codec,
+    ) -> Result<Value, Raised> {
+        let py = function.py();
+        let value = self.with_context_read_only(py, || gil::call(function, arguments, keywords))?;
+        codec.encode(&value)
+    }
+
+    fn not_yet(&self, py: Python<'_>, what: &str) -> PyErr {
+        errors::bide(py, &format!("handle.{what} is not there yet in this version of bide"))
+    }
+}
+
+/// A condition's value that cannot be recorded.
+fn unencodable(py: Python<'_>, raised: &Raised) -> bide_core::Failure {
+    let why = errors::describe(py, raised);
+    let message = format!("{}: return bool(...) if the value itself is not needed", why.message());
+    bide_core::Failure::new(FailureKind::Serialization, "bide.SerializationError", &message)
+}
+
+#[pymethods]
+impl PyTaskHandle {
+    /// Waits until `condition()` is truthy and returns its value.
+    #[pyo3(signature = (condition, poll_interval_ms=None, **settings))]
+    fn defer_until<'py>(
+        &self,
+        condition: &Bound<'py, PyAny>,
+        poll_interval_ms: Option<&Bound<'py, PyAny>>,
+        settings: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        panics::method(|| {
+            self.home.check("TaskHandle")?;
+            let py = condition.py();
+            let keywords = match settings {
+                Some(settings) => settings.clone(),
+                None => PyDict::new(py),
+            };
+            if let Some(interval) = poll_interval_ms {
+                keywords.set_item("poll_interval_ms", interval)?;
+            }
+            let arguments = PyTuple::new(py, [condition])?;
+            let until = gil::call(names(py)?.from_poll.bind(py), &arguments, Some(&keywords))?;
+            self.wait_until(&until)
+        })
+    }
+
+    /// Waits for a `bide.until`, `bide.after` or `bide.at`; a condition's value is returned.
+    fn wait<'py>(&self, wait: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        panics::method(|| {
+            self.home.check("TaskHandle")?;
+            let py = wait.py();
+            match &*wait.get_type().name()?.extract::<String>()? {
+                "Until" => return self.wait_until(wait),
+                "After" => {
+                    let span = Duration::from_secs_f64(wait.getattr("seconds")?.extract()?);
+                    self.wait_time(py, "after", |now| now.after(span))?;
+                }
+                "At" => {
+                    let due = time_of(wait.getattr("timestamp")?.extract()?);
+                    self.wait_time(py, "at", |_| due)?;
+                }
+                other => {
+                    return Err(errors::definition(
+                        py,
+                        &format!("handle.wait takes bide.until(...), bide.after(...) or bide.at(...), not a {other}"),
+                    ));
+                }
+            }
+            Ok(py.None().into_bound(py))
+        })
+    }
+
+    /// Sleeps for a duration (seconds or a timedelta), with the slot given back.
+    #[pyo3(signature = (duration, *, name=None))]
+    fn sleep(&self, py: Python<'_>, duration: &Bound<'_, PyAny>, name: Option<&str>) -> PyResult<()> {
+        panics::method(|| {
+            self.home.check("TaskHandle")?;
+            let after = py.import("bide._waits")?.getattr("after")?;
+            let span: f64 = gil::call1(&after, duration)?.getattr("seconds")?.extract()?;
+            self.wait_time(py, name.unwrap_or("sleep"), |now| now.after(Duration::from_secs_f64(span)))
+        })
+    }
+
+    /// Sleeps until a moment (a datetime with a time zone), with the slot given back.
+    #[pyo3(signature = (moment, *, name=None))]
+    fn sleep_until(&self, py: Python<'_>, moment: &Bound<'_, PyAny>, name: Option<&str>) -> PyResult<()> {
+        panics::method(|| {
+            self.home.check("TaskHandle")?;
+            let at = py.import("bide._waits")?.getattr("at")?;
+            let due = time_of(gil::call1(&at, moment)?.getattr("timestamp")?.extract()?);
+            self.wait_time(py, name.unwrap_or("sleep_until"), |_| due)
+        })
+    }
+
+    /// Calls `fn(*args, **kwargs)` and records what it returns or raises: after a crash it is not called again.
+    #[pyo3(signature = (r#fn, *args, name=None, **kwargs))]
+    fn step<'py>(
+        &self,
+        r#fn: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
+        name: Option<&Bound<'py, PyAny>>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        panics::method(|| {
+            self.home.check("TaskHandle")?;
+            let py = r#fn.py();
+            let keywords = match kwargs {
+                Some(keywords) => keywords.clone(),
+                None => PyDict::new(py),
+            };
+            let none = py.None().into_bound(py);
+            let described = gil::call_args(
+                names(py)?.describe_step.bind(py),
+                &[r#fn, args.as_any(), keywords.as_any(), name.unwrap_or(&none)],
+            )?;
+            let (step, proof, codec): (String, Vec<u8>, Bound<'_, PyAny>) = described.extract()?;
+            let codec = Codec::new(&codec)?;
+            let here = &mut Here(py);
+            let start = self.body.begin_step(here, &step.into(), Some(proof.into()));
+            let ticket = match start.map_err(|error| self.error(py, &error))? {
+                StepStart::Returned(value) => return Ok(codec.decode(py, &value)?.into_bound()),
+                StepStart::Raised(failure) => return Err(errors::rebuild(py, &failure)),
+                StepStart::Execute(ticket) => ticket,
+            };
+            match self.execute_step(r#fn, args, kwargs, &codec) {
+                Ok(value) => {
+                    let ended = self.body.end_step(here, ticket, Ok(value.clone()));
+                    ended.map_err(|error| self.error(py, &error))?;
+                    Ok(codec.decode(py, &value)?.into_bound())
+                }
+                Err(raised) if raised.is::<PyException>(py) => {
+                    let ended = self.body.end_step(here, ticket, Err(errors::describe(py, &raised)));
+                    ended.map_err(|error| self.error(py, &error))?;
+                    Err(raised.into_err(py))
+                }
+                Err(raised) => {
+                    self.body.abandon_step(ticket);
+                    Err(raised.into_err(py))
+                }
+            }
+        })
+    }
+
+    /// The time, recorded: after a crash it is the same again. A datetime in UTC.
+    fn now<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        panics::method(|| {
+            self.home.check("TaskHandle")?;
+            let here = &mut Here(py);
+            let start = self.body.begin_step(here, &"now".into(), Some([].into()));
+            let micros = match start.map_err(|error| self.error(py, &error))? {
+                StepStart::Returned(value) => std::str::from_utf8(value.payload()).ok().and_then(|at| at.parse().ok()),
+                StepStart::Raised(failure) => return Err(errors::rebuild(py, &failure)),
+                StepStart::Execute(ticket) => {
+                    let Time(micros) = self.body.engine().now();
+                    let value = Value::tagged(b'i', itoa::Buffer::new().format(micros).as_bytes());
+                    let ended = self.body.end_step(here, ticket, Ok(value));
+                    ended.map_err(|error| self.error(py, &error))?;
+                    Some(micros)
+                }
+            };
+            datetime(py, Time(micros.unwrap_or(0)))
+        })
+    }
+
+    /// Whether the body holds a slot now.
+    fn is_slot_held(&self) -> PyResult<bool> {
+        self.home.check("TaskHandle")?;
+        Ok(self.body.is_slot_held())
+    }
+
+    /// The run's id.
+    #[getter]
+    fn run_id(&self) -> String {
+        self.body.run().id.to_string()
+    }
+
+    /// The task's name.
+    #[getter]
+    fn task_name(&self) -> &str {
+        self.body.task_name()
+    }
+
+    /// Which try this is, from 1.
+    #[getter]
+    fn attempt(&self) -> u32 {
+        self.body.attempt()
+    }
+
+    /// Whether the body is being suspended: it unwinds now and goes on later.
+    #[getter]
+    fn suspending(&self) -> bool {
+        self.body.suspending()
+    }
+
+    /// Not there yet.
+    #[pyo3(signature = (*_waits))]
+    fn wait_any(&self, py: Python<'_>, _waits: &Bound<'_, PyTuple>) -> PyResult<()> {
+        Err(self.not_yet(py, "wait_any"))
+    }
+
+    /// Not there yet.
+    #[pyo3(signature = (*_waits))]
+    fn wait_all(&self, py: Python<'_>, _waits: &Bound<'_, PyTuple>) -> PyResult<()> {
+        Err(self.not_yet(py, "wait_all"))
+    }
+
+    /// Not there yet.
+    fn wait_for(&self, py: Python<'_>, _signal: &Bound<'_, PyAny>) -> PyResult<()> {
+        Err(self.not_yet(py, "wait_for"))
+    }
+
+    /// Not there yet.
+    #[pyo3(signature = (_done, _total=None))]
+    fn progress(&self, py: Python<'_>, _done: &Bound<'_, PyAny>, _total: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        Err(self.not_yet(py, "progress"))
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<TaskHandle of task '{}', attempt {}>", self.body.task_name(), self.body.attempt())
+    }
+}
+
+/// A stored time as a datetime in UTC.
+pub(crate) fn datetime<'py>(py: Python<'py>, time: Time) -> PyResult<Bound<'py, PyAny>> {
+    let names = names(py)?;
+    let seconds = (time.0 as f64 / 1e6).into_pyobject(py)?.into_any();
+    Ok(gil::call_args(names.from_timestamp.bind(py), &[&seconds, names.utc.bind(py)])?.into_bound())
+}

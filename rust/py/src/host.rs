@@ -1,0 +1,338 @@
+//! Python as the engine's host: how a body is called on a worker thread, and what its end means.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bide_core::event::Retry;
+use bide_core::{Failure, Outcome, PollPolicy, TaskRef, Value, pack};
+use bide_executor::{Attached, BodyCx, Call, Engine, Gate, GateWorker, Host, Level, Polled, Pool, Run, Source, Worker};
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyString};
+use smallvec::SmallVec;
+
+use crate::errors::{self, names};
+use crate::flow::{Argument, Binding, PyBody};
+use crate::gil::{self, Kept, Owned, Raised};
+use crate::handle::PyTaskHandle;
+use crate::panics;
+use crate::turn::Turn;
+
+/// The host.
+pub(crate) struct Python3;
+
+/// What is kept with each run.
+#[derive(Default)]
+pub(crate) struct Local {
+    /// A copy of the submitter's contextvars, for the conditions of gates.
+    pub(crate) contextvars: Option<Arc<Kept>>,
+    /// The original exceptions of tasks that failed for good here, until somebody was told.
+    pub(crate) originals: Mutex<Vec<(u32, Kept)>>,
+}
+
+pub(crate) type PyEngine = Engine<Python3>;
+pub(crate) type PyRun = Run<Python3>;
+
+impl Host for Python3 {
+    type Body = PyBody;
+    type Local = Local;
+    type Dispatch = Pool<Self>;
+
+    fn sources(body: &PyBody) -> &[Source] {
+        &body.sources
+    }
+
+    fn gate_policy(body: &PyBody) -> PollPolicy {
+        body.gate.as_ref().map_or(PollPolicy::every(std::time::Duration::from_secs(1)), |gate| gate.policy)
+    }
+}
+
+/// A worker thread's or the gate thread's side.
+pub(crate) struct Thread<'py> {
+    py: Python<'py>,
+    turn: Turn,
+    engine: Arc<PyEngine>,
+}
+
+impl<'py> Thread<'py> {
+    pub(crate) fn new(py: Python<'py>, engine: Arc<PyEngine>) -> Self {
+        Self { py, turn: Turn::begin(), engine }
+    }
+}
+
+impl Attached for Thread<'_> {
+    fn detached(&mut self, f: &mut dyn FnMut()) {
+        let f = gil::Engines(f);
+        self.turn.detached(self.py, move || f.call());
+    }
+
+    fn idle(&mut self, f: &mut dyn FnMut()) {
+        let f = gil::Engines(f);
+        self.turn.idle(self.py, move || f.call());
+    }
+}
+
+impl Worker<Python3> for Thread<'_> {
+    fn execute(&mut self, call: Call<Python3>) -> Outcome {
+        let py = self.py;
+        panics::no_panic(|| execute(py, &self.engine, call))
+            .unwrap_or_else(|panicked| Outcome::Failed { failure: errors::panicked(&panicked), retry: None })
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "how long a thread is attached is not the engine's time")]
+    fn between(&mut self) {
+        self.turn.between(self.py, Instant::now());
+    }
+}
+
+impl GateWorker<Python3> for Thread<'_> {
+    fn poll_gate(&mut self, gate: &Gate<Python3>) -> Polled {
+        let py = self.py;
+        panics::no_panic(|| poll_gate(py, &self.engine, gate))
+            .unwrap_or_else(|panicked| Polled::Broken(errors::panicked(&panicked)))
+    }
+
+    fn retries(&mut self, gate: &Gate<Python3>, failure: &Failure) -> bool {
+        gate_retries(self.py, gate, failure)
+    }
+
+    fn between(&mut self) {
+        Worker::between(self);
+    }
+}
+
+fn execute(py: Python<'_>, engine: &Arc<PyEngine>, call: Call<Python3>) -> Outcome {
+    let result = run_body(py, engine, &call);
+    if call.body.as_ref().is_some_and(|body| body.suspending()) {
+        // Whatever the body returned or raised on its way out, it goes on from its journal.
+        return Outcome::Suspended;
+    }
+    match result {
+        Ok((output, changes)) => Outcome::Completed { output, changes },
+        Err(raised) => ended_by(py, engine, &call, raised),
+    }
+}
+
+type Returned = (Value, Option<Arc<[u8]>>);
+
+fn run_body(py: Python<'_>, engine: &Arc<PyEngine>, call: &Call<Python3>) -> Result<Returned, Raised> {
+    let target = call.target();
+    let context = if target.binding.wants_context { Some(context_of(py, engine, &call.run, call.task)?) } else { None };
+    let handle = match &call.body {
+        None => None,
+        Some(body) => Some(handle_of(py, body, context.as_ref())?),
+    };
+    let _logged = Logged::enter(py, call)?;
+    let arguments = Arguments { py, args: &call.args, context: context.as_ref(), handle: handle.as_ref() };
+    let value = arguments.call(target.function.bind(py), &target.binding)?;
+    let output = target.returns.encode(&value)?;
+    let changes = match &context {
+        None => None,
+        Some(context) => changes_of(py, context)?,
+    };
+    Ok((output, changes))
+}
+
+fn handle_of<'py>(
+    py: Python<'py>,
+    body: &Arc<BodyCx<Python3>>,
+    context: Option<&Owned<'py>>,
+) -> Result<Owned<'py>, Raised> {
+    let context = context.map(|context| Kept::new(Bound::clone(context).unbind()));
+    let handle = Bound::new(py, PyTaskHandle::new(Arc::clone(body), context));
+    handle.map(|handle| Owned::from(handle.into_any())).map_err(|error| Raised::new(py, error))
+}
+
+/// The arguments of one call.
+struct Arguments<'a, 'py> {
+    py: Python<'py>,
+    args: &'a [Option<Value>],
+    context: Option<&'a Owned<'py>>,
+    handle: Option<&'a Owned<'py>>,
+}
+
+impl<'py> Arguments<'_, 'py> {
+    fn call(&self, function: &Bound<'py, PyAny>, binding: &Binding) -> Result<Owned<'py>, Raised> {
+        let mut owned: SmallVec<[Owned<'py>; 4]> = SmallVec::new();
+        for argument in &binding.positional {
+            owned.push(self.value(argument)?);
+        }
+        let positional: SmallVec<[&Bound<'py, PyAny>; 4]> = owned.iter().map(|one| &**one).collect();
+        if binding.keyword.is_empty() {
+            return gil::call_args(function, &positional);
+        }
+        let keywords = gil::dict(self.py)?;
+        for (name, argument) in &binding.keyword {
+            let value = self.value(argument)?;
+            gil::set_item(&keywords, name.bind(self.py).as_any(), &value)?;
+        }
+        let tuple = gil::tuple(self.py, &positional)?;
+        let keywords = keywords.cast::<PyDict>().map_err(|error| Raised::new(self.py, error.into()))?;
+        gil::call(function, &tuple, Some(keywords))
+    }
+
+    fn value(&self, argument: &Argument) -> Result<Owned<'py>, Raised> {
+        let copy = |of: Option<&Owned<'py>>| {
+            let value = of.map_or_else(|| self.py.None().into_bound(self.py), |of| Bound::clone(of));
+            Ok(Owned::from(value))
+        };
+        match argument {
+            Argument::Context => copy(self.context),
+            Argument::Handle => copy(self.handle),
+            Argument::Value { at, codec, default } => match (self.args.get(*at).and_then(Option::as_ref), default) {
+                (Some(value), _) => codec.decode(self.py, value),
+                (None, Some(default)) => Ok(Owned::from(default.bind(self.py).clone())),
+                (None, None) => Err(Raised::new(self.py, errors::definition(self.py, "an argument has no value"))),
+            },
+        }
+    }
+}
+
+/// What a body sees of the context, as a `bide.Context` of its own.
+fn context_of<'py>(py: Python<'py>, engine: &PyEngine, run: &PyRun, task: TaskRef) -> Result<Owned<'py>, Raised> {
+    let (values, conflicts) = run.context_of(task.ix).map_err(|why| Raised::new(py, errors::bide(py, &why)))?;
+    for conflict in conflicts {
+        engine.log(Level::Warning, &conflict.message(&run.flow.graph));
+    }
+    let base = gil::dict(py)?;
+    for (key, value) in values {
+        let key = PyString::new(py, &key).into_any();
+        gil::set_item(&base, &key, PyBytes::new(py, value.as_bytes()).as_any())?;
+    }
+    let whose = PyString::new(py, &format!("task '{}'", run.flow.graph.name(task.ix))).into_any();
+    let make = names(py).map_err(|error| Raised::new(py, error))?;
+    gil::call_args(make.context.bind(py), &[&base, &whose])
+}
+
+/// What a body changed, packed.
+fn changes_of(py: Python<'_>, context: &Bound<'_, PyAny>) -> Result<Option<Arc<[u8]>>, Raised> {
+    let changes = gil::getattr(context, &PyString::new(py, "changes"))?;
+    let changes = gil::call0(&changes)?;
+    let pairs: Vec<(String, Option<Vec<u8>>)> = changes.extract().map_err(|error| Raised::new(py, error))?;
+    if pairs.is_empty() {
+        return Ok(None);
+    }
+    let pairs: Vec<(String, Option<Value>)> =
+        pairs.into_iter().map(|(key, value)| (key, value.map(|value| Value::new(&value)))).collect();
+    Ok(Some(pack::pack(pairs.iter().map(|(key, value)| (&**key, value.as_ref()))).into()))
+}
+
+/// What an exception that left a body means.
+fn ended_by(py: Python<'_>, engine: &PyEngine, call: &Call<Python3>, raised: Raised) -> Outcome {
+    let class = |of: &Py<PyAny>| raised.value(py).is_instance(of.bind(py)).unwrap_or(false);
+    if names(py).is_ok_and(|names| class(&names.skip)) {
+        let reason = raised.value(py).getattr("reason").and_then(|reason| reason.extract::<String>());
+        return Outcome::Skipped { reason: reason.unwrap_or_default().into() };
+    }
+    let failure = errors::describe(py, &raised);
+    let retry = matches(call.target(), py, raised.value(py)).then(|| Retry { random: engine.random() });
+    let last = call.attempt >= call.run.flow.graph.spec(call.task.ix).retry.attempts;
+    if retry.is_none() || last {
+        let original = Kept::new(raised.value(py).clone().unbind());
+        call.run.local.originals.lock().push((call.task.ix, original));
+    }
+    Outcome::Failed { failure, retry }
+}
+
+/// Whether the task's retry policy covers an exception.
+fn matches(body: &PyBody, py: Python<'_>, exception: &Bound<'_, PyAny>) -> bool {
+    let Some(matches) = &body.matches else { return false };
+    gil::call1(matches.bind(py), exception).and_then(|answer| gil::is_truthy(&answer)).unwrap_or(false)
+}
+
+fn poll_gate(py: Python<'_>, engine: &PyEngine, gate: &Gate<Python3>) -> Polled {
+    let body = &gate.run.flow.bodies[gate.task.ix as usize];
+    let Some(target) = &body.gate else { return Polled::True(Value::NONE) };
+    let polled = (|| {
+        let args = gate.run.args(&body.sources, &gate.run.state.lock());
+        let context = if target.binding.wants_context {
+            let context = context_of(py, engine, &gate.run, gate.task)?;
+            read_only(py, &context, true)?;
+            Some(context)
+        } else {
+            None
+        };
+        let arguments = Arguments { py, args: &args, context: context.as_ref(), handle: None };
+        let value = match &gate.run.local.contextvars {
+            None => arguments.call(target.condition.bind(py), &target.binding)?,
+            Some(vars) => arguments.call_within(vars.bind(py), target.condition.bind(py), &target.binding)?,
+        };
+        Ok::<_, Raised>(if gil::is_truthy(&value)? { Some(value) } else { None })
+    })();
+    match polled {
+        Ok(None) => Polled::False,
+        Ok(Some(value)) => match names(py).map_err(|error| Raised::new(py, error)) {
+            Ok(names) => match names.plain_codec.encode(&value) {
+                Ok(value) => Polled::True(value),
+                Err(raised) => Polled::Broken(errors::describe(py, &raised)),
+            },
+            Err(raised) => Polled::Broken(errors::describe(py, &raised)),
+        },
+        Err(raised) => Polled::Raised(errors::describe(py, &raised)),
+    }
+}
+
+impl<'py> Arguments<'_, 'py> {
+    /// As `call`, within a copy of somebody's contextvars.
+    fn call_within(
+        &self,
+        vars: &Bound<'py, PyAny>,
+        function: &Bound<'py, PyAny>,
+        binding: &Binding,
+    ) -> Result<Owned<'py>, Raised> {
+        let run = gil::getattr(vars, &PyString::new(self.py, "run"))?;
+        let mut owned: SmallVec<[Owned<'py>; 4]> = SmallVec::new();
+        owned.push(Owned::from(function.clone()));
+        for argument in &binding.positional {
+            owned.push(self.value(argument)?);
+        }
+        let keywords = gil::dict(self.py)?;
+        for (name, argument) in &binding.keyword {
+            let value = self.value(argument)?;
+            gil::set_item(&keywords, name.bind(self.py).as_any(), &value)?;
+        }
+        let positional: SmallVec<[&Bound<'py, PyAny>; 4]> = owned.iter().map(|one| &**one).collect();
+        let tuple = gil::tuple(self.py, &positional)?;
+        let keywords = keywords.cast::<PyDict>().map_err(|error| Raised::new(self.py, error.into()))?;
+        gil::call(&run, &tuple, Some(keywords))
+    }
+}
+
+/// Makes a context read-only, as it is within a step and a condition.
+pub(crate) fn read_only(py: Python<'_>, context: &Bound<'_, PyAny>, yes: bool) -> Result<(), Raised> {
+    let set = gil::getattr(context, &PyString::new(py, "_set_read_only"))?;
+    gil::call1(&set, pyo3::types::PyBool::new(py, yes).as_any()).map(drop)
+}
+
+/// Says which body this thread executes, for log records, if anybody wants to know.
+struct Logged<'py>(Option<Bound<'py, PyAny>>);
+
+impl<'py> Logged<'py> {
+    fn enter(py: Python<'py>, call: &Call<Python3>) -> Result<Self, Raised> {
+        let names = names(py).map_err(|error| Raised::new(py, error))?;
+        if names.logging_in_use.bind(py).is_empty() {
+            return Ok(Self(None));
+        }
+        let logging = names.logging.bind(py);
+        let enter = gil::getattr(logging, pyo3::intern!(py, "enter"))?;
+        let run = PyString::new(py, &call.run.id.to_string()).into_any();
+        let task = PyString::new(py, call.run.flow.graph.name(call.task.ix)).into_any();
+        let attempt = call.attempt.into_pyobject(py).map_err(|error| match error {})?.into_any();
+        gil::call_args(&enter, &[&run, &task, &attempt])?;
+        Ok(Self(Some(gil::getattr(logging, pyo3::intern!(py, "leave"))?.into_bound())))
+    }
+}
+
+impl Drop for Logged<'_> {
+    fn drop(&mut self) {
+        if let Some(leave) = &self.0 {
+            let _ = gil::call0(leave);
+        }
+    }
+}
+
+/// A failure of a gate: whether the task's retry policy covers it.
+fn gate_retries(py: Python<'_>, gate: &Gate<Python3>, failure: &Failure) -> bool {
+    let body = &gate.run.flow.bodies[gate.task.ix as usize];
+    body.matches.is_some() && matches(body, py, errors::rebuild(py, failure).value(py).as_any())
+}

@@ -1,0 +1,93 @@
+//! Turns a Rust panic into an error that says it is bide's own fault and asks for a report, so that
+//! PyO3's `PanicException`, which nobody catches, never reaches a user. Not for errors that a user
+//! or a disk can cause: those are values from the start.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, PanicHookInfo};
+use std::sync::Once;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+
+thread_local! {
+    /// How many [`no_panic`] are on this thread's stack.
+    static CATCHING: Cell<u32> = const { Cell::new(0) };
+    /// Where the last caught panic arose.
+    static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// A panic that was caught.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "bide itself failed ({message}, at {place}): this is a bug in bide and not in your code. Please \
+     report it with this message and what led to it"
+)]
+pub(crate) struct Panicked {
+    message: String,
+    place: String,
+}
+
+impl From<Panicked> for PyErr {
+    fn from(panicked: Panicked) -> Self {
+        PyRuntimeError::new_err(panicked.to_string())
+    }
+}
+
+/// Runs `f`; a panic in it becomes an error. What `f` was changing may be half changed: the caller
+/// gives up whatever it belongs to.
+pub(crate) fn no_panic<R>(f: impl FnOnce() -> R) -> Result<R, Panicked> {
+    install_hook();
+    CATCHING.set(CATCHING.get() + 1);
+    let result = std::panic::catch_unwind(AssertUnwindSafe(f));
+    CATCHING.set(CATCHING.get() - 1);
+    result.map_err(|payload| Panicked {
+        message: text_of(payload.as_ref()),
+        place: PLACE.take().unwrap_or_else(|| "an unknown place".to_owned()),
+    })
+}
+
+/// The body of a Python method: as [`no_panic`], with the panic raised like any error.
+pub(crate) fn method<R>(f: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
+    no_panic(f)?
+}
+
+fn text_of(payload: &(dyn Any + Send)) -> String {
+    if let Some(text) = payload.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = payload.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "a panic without a message".to_owned()
+    }
+}
+
+/// The place goes into the error instead of stderr. Panics that nobody catches are printed as ever.
+/// The hook belongs to this library's own copy of the standard library, and to no other.
+fn install_hook() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let print = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
+            if CATCHING.get() > 0 {
+                PLACE.set(info.location().map(ToString::to_string));
+            } else {
+                print(info);
+            }
+        }));
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_an_error_that_names_the_place_and_asks_for_a_report() {
+        let error = no_panic(|| -> () { panic!("slot 7 was handed on twice") }).err();
+        let text = error.map(|e| e.to_string()).unwrap_or_default();
+        assert!(text.contains("slot 7 was handed on twice"), "{text}");
+        assert!(text.contains("panics.rs:"), "{text}");
+        assert!(text.contains("report it"), "{text}");
+    }
+}

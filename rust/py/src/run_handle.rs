@@ -1,0 +1,120 @@
+//! `_core.RunHandle`: a run that a caller may wait for.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bide_core::RunStatus;
+use bide_executor::{Handle, Settlement};
+use pyo3::prelude::*;
+
+use crate::exit::Home;
+use crate::gil::{self, Kept};
+use crate::host::{PyEngine, Python3};
+use crate::notify::Notifier;
+use crate::snapshot::PySnapshot;
+use crate::{errors, panics};
+
+/// A caller looks for signals (Ctrl-C) at least so often.
+const SLICE: Duration = Duration::from_millis(50);
+
+/// A run to wait for.
+#[pyclass(frozen, module = "bide._core", name = "RunHandle")]
+pub(crate) struct PyRunHandle {
+    engine: Arc<PyEngine>,
+    notifier: Arc<Notifier>,
+    handle: Handle<Python3>,
+    home: Home,
+}
+
+impl PyRunHandle {
+    pub(crate) fn new(engine: Arc<PyEngine>, notifier: Arc<Notifier>, handle: Handle<Python3>) -> Self {
+        Self { engine, notifier, handle, home: Home::here() }
+    }
+}
+
+#[pymethods]
+impl PyRunHandle {
+    /// The run's id.
+    #[getter]
+    fn id(&self) -> String {
+        self.handle.id().to_string()
+    }
+
+    /// Waits until the run ends, at most `timeout` seconds: true if it has. Raises if nobody here takes it up.
+    #[pyo3(signature = (timeout=None))]
+    #[expect(clippy::disallowed_methods, reason = "a caller's patience is not the engine's time")]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        panics::method(|| {
+            self.home.check("RunHandle")?;
+            let until = timeout.and_then(|seconds| {
+                Instant::now().checked_add(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX))
+            });
+            let settled = self.handle.settled();
+            loop {
+                if let Some(settlement) = settled.get() {
+                    return self.settlement(py, &settlement);
+                }
+                let left = until.map_or(SLICE, |until| until.saturating_duration_since(Instant::now()));
+                if left.is_zero() {
+                    return Ok(false);
+                }
+                let _ = gil::idle(py, || settled.wait(left.min(SLICE)));
+                py.check_signals()?;
+            }
+        })
+    }
+
+    /// Calls `callback()` on a thread of the runner once there is something to be had from `wait(0)`.
+    fn on_settled(&self, callback: Py<PyAny>) -> PyResult<()> {
+        panics::method(|| {
+            self.home.check("RunHandle")?;
+            let (notifier, callback) = (Arc::clone(&self.notifier), Kept::new(callback));
+            self.handle.settled().on_settled(Box::new(move || notifier.call(callback)));
+            Ok(())
+        })
+    }
+
+    /// The run as it stands.
+    fn snapshot(&self, py: Python<'_>) -> PyResult<Option<PySnapshot>> {
+        panics::method(|| {
+            self.home.check("RunHandle")?;
+            match &self.handle {
+                Handle::Live(run) => Ok(Some(PySnapshot::live(Arc::clone(&self.engine), Arc::clone(run)))),
+                Handle::Watched { id, .. } => PySnapshot::load(py, &self.engine, *id),
+            }
+        })
+    }
+
+    /// The original exceptions of tasks that failed for good in this process, by task; handed out once.
+    fn take_originals(&self, py: Python<'_>) -> PyResult<Vec<(String, Py<PyAny>)>> {
+        panics::method(|| {
+            let Handle::Live(run) = &self.handle else { return Ok(Vec::new()) };
+            let originals = std::mem::take(&mut *run.local.originals.lock());
+            Ok(originals
+                .into_iter()
+                .map(|(ix, kept)| (run.flow.graph.name(ix).to_string(), kept.into_owned(py).into_bound().unbind()))
+                .collect())
+        })
+    }
+}
+
+impl PyRunHandle {
+    fn settlement(&self, py: Python<'_>, settlement: &Settlement) -> PyResult<bool> {
+        match settlement {
+            Settlement::Run(status) if status.is_ended() => Ok(true),
+            Settlement::Run(RunStatus::Paused) => Err(self.paused(py)?),
+            other => Err(errors::settlement(py, other)),
+        }
+    }
+
+    fn paused(&self, py: Python<'_>) -> PyResult<PyErr> {
+        let stored = gil::detached(py, || self.engine.store().load(self.handle.id()));
+        let stored = stored.map_err(|error| errors::store(py, &error))?;
+        let reason = stored.and_then(|stored| stored.run.blocked_by);
+        let reason = reason.unwrap_or_else(|| "no reason is recorded".into());
+        let message = format!("run {} is paused: {reason}", self.handle.id());
+        let names = errors::names(py)?;
+        let class = if reason.contains("was recorded") { &names.replay_mismatch } else { &names.bide_error };
+        Ok(errors::error(class, py, &message))
+    }
+}

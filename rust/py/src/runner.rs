@@ -1,0 +1,372 @@
+//! `_core.Runner`: an engine with Python as its host, opened on a store, closed once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bide_core::{RunId, RunStatus, Time, Value};
+use bide_executor::{Engine, Pool, SubmitError, SystemClock, Wanted, default_slots};
+use bide_store::{Durability, MemoryStore, RunFilter, SqliteStore, Store, StoreError};
+use pyo3::prelude::*;
+
+use crate::exit::{self, CloseAtExit, Home};
+use crate::flow::PyFlow;
+use crate::gil::{self, Kept};
+use crate::host::{Local, PyEngine, Thread};
+use crate::notify::Notifier;
+use crate::run_handle::PyRunHandle;
+use crate::snapshot::PySnapshot;
+use crate::{errors, panics, thread};
+
+/// How long the last bodies may take to end once the threads are told to.
+const POLITE: Duration = Duration::from_millis(20);
+
+/// Executes runs.
+#[pyclass(frozen, module = "bide._core", name = "Runner")]
+pub(crate) struct PyRunner {
+    inner: Arc<Inner>,
+    home: Home,
+}
+
+/// What interpreter exit closes.
+struct Inner {
+    engine: Arc<PyEngine>,
+    notifier: Arc<Notifier>,
+    gates_started: AtomicBool,
+    closed: AtomicBool,
+}
+
+impl CloseAtExit for Inner {
+    fn begin_close(&self) {
+        self.engine.begin_close();
+    }
+
+    fn end_close(&self) {
+        self.engine.finish_close();
+        self.notifier.stop();
+    }
+}
+
+type Given = (Vec<(String, Vec<u8>)>, Option<String>);
+
+#[pymethods]
+impl PyRunner {
+    /// Opens a store and starts the threads.
+    #[new]
+    fn new(
+        py: Python<'_>,
+        store: &str,
+        slots: Option<u32>,
+        durability: &str,
+        max_parked: Option<usize>,
+    ) -> PyResult<Self> {
+        panics::method(|| {
+            errors::names(py)?;
+            if exit::closing() {
+                return Err(errors::bide(py, "the interpreter is exiting: no runner can be made any more"));
+            }
+            let opened = gil::detached(py, || open(store, durability));
+            let store = opened.map_err(|error| errors::store(py, &error))?;
+            let slots = slots.unwrap_or_else(default_slots);
+            let pool = Pool::new(slots, max_parked.unwrap_or_else(default_max_parked), Box::new(start_worker));
+            let notifier = Arc::new(Notifier::default());
+            let log = Arc::clone(&notifier);
+            let started = gil::detached(py, || {
+                Engine::start(store, SystemClock::shared(), pool, Box::new(move |level, line| log.log(level, line)))
+            });
+            let engine = started.map_err(|error| errors::store(py, &error))?;
+            let inner = Arc::new(Inner {
+                engine,
+                notifier,
+                gates_started: AtomicBool::new(false),
+                closed: AtomicBool::new(false),
+            });
+            let as_closed: std::sync::Weak<Inner> = Arc::downgrade(&inner);
+            exit::close_at_exit(py, as_closed)?;
+            let runner = Self { inner, home: Home::here() };
+            runner.start_threads(py)?;
+            Ok(runner)
+        })
+    }
+
+    /// Registers a workflow and takes its unfinished runs up.
+    fn register(&self, py: Python<'_>, flow: &PyFlow) -> PyResult<()> {
+        panics::method(|| {
+            self.open(py)?;
+            self.start_gates(py, flow)?;
+            let engine = &self.inner.engine;
+            let done = gil::detached(py, || engine.register(Arc::clone(&flow.graph), Arc::clone(&flow.bodies)));
+            done.map(drop).map_err(|error| errors::store(py, &error))
+        })
+    }
+
+    /// Creates runs in one commit, or attaches to those that their keys name.
+    fn submit(
+        &self,
+        py: Python<'_>,
+        flow: &PyFlow,
+        runs: Vec<Given>,
+        contextvars: Option<Py<PyAny>>,
+    ) -> PyResult<Vec<PyRunHandle>> {
+        panics::method(|| {
+            self.open(py)?;
+            self.start_gates(py, flow)?;
+            let contextvars = contextvars.map(|vars| Arc::new(Kept::new(vars)));
+            let wanted: Vec<_> = runs
+                .into_iter()
+                .map(|(inputs, key)| Wanted {
+                    inputs: PyEngine::ordered(
+                        inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect(),
+                    ),
+                    key: key.map(Into::into),
+                    local: Local { contextvars: contextvars.clone(), ..Local::default() },
+                })
+                .collect();
+            let engine = &self.inner.engine;
+            let submitted = gil::detached(py, || {
+                let flow =
+                    engine.register(Arc::clone(&flow.graph), Arc::clone(&flow.bodies)).map_err(SubmitError::Store)?;
+                engine.submit(&flow, wanted)
+            });
+            match submitted {
+                Ok(handles) => Ok(handles.into_iter().map(|handle| self.handle(handle)).collect()),
+                Err(error) => Err(refused(py, flow.graph.workflow(), error)),
+            }
+        })
+    }
+
+    /// The ids and workflows of the runs with this id or key.
+    fn find(&self, py: Python<'_>, text: &str, workflow: Option<&str>) -> PyResult<Vec<(String, String)>> {
+        panics::method(|| {
+            self.open(py)?;
+            let store = self.inner.engine.store();
+            let found = gil::detached(py, || {
+                if let Ok(id) = text.parse::<RunId>()
+                    && let Some(stored) = store.load(id)?
+                    && workflow.is_none_or(|name| *stored.run.workflow == *name)
+                {
+                    return Ok(vec![(id, stored.run.workflow)]);
+                }
+                store.by_key(text, workflow)
+            });
+            let found = found.map_err(|error| errors::store(py, &error))?;
+            Ok(found.into_iter().map(|(id, workflow)| (id.to_string(), workflow.to_string())).collect())
+        })
+    }
+
+    /// A handle of a run that exists.
+    fn attach(&self, py: Python<'_>, id: &str) -> PyResult<PyRunHandle> {
+        panics::method(|| {
+            self.open(py)?;
+            let id = parse(py, id)?;
+            let handle = gil::detached(py, || self.inner.engine.handle(id));
+            handle.map(|handle| self.handle(handle)).map_err(|error| errors::store(py, &error))
+        })
+    }
+
+    /// A run as it stands; `None` if there is none.
+    fn snapshot(&self, py: Python<'_>, id: &str) -> PyResult<Option<PySnapshot>> {
+        panics::method(|| {
+            self.open(py)?;
+            let id = parse(py, id)?;
+            PySnapshot::load(py, &self.inner.engine, id)
+        })
+    }
+
+    /// The ids of runs, newest first.
+    fn list(
+        &self,
+        py: Python<'_>,
+        status: Option<&str>,
+        workflow: Option<String>,
+        since: Option<i64>,
+        limit: Option<usize>,
+    ) -> PyResult<Vec<String>> {
+        panics::method(|| {
+            self.open(py)?;
+            let known = |name: &str| RunStatus::ALL.iter().copied().find(|status| status.as_str() == name);
+            let status = match status {
+                None => None,
+                Some(name) => Some(known(name).ok_or_else(|| {
+                    let all: Vec<&str> = RunStatus::ALL.iter().map(|status| status.as_str()).collect();
+                    let all = all.join(", ");
+                    errors::definition(py, &format!("status={name:?} is no status of a run; there are {all}"))
+                })?),
+            };
+            let filter = RunFilter { status, workflow, since: since.map(Time), limit };
+            let listed = gil::detached(py, || self.inner.engine.store().list(&filter));
+            let listed = listed.map_err(|error| errors::store(py, &error))?;
+            Ok(listed.into_iter().map(|run| run.id.to_string()).collect())
+        })
+    }
+
+    /// Deletes an ended run; false if it has not ended.
+    fn delete(&self, py: Python<'_>, id: &str) -> PyResult<bool> {
+        panics::method(|| {
+            self.open(py)?;
+            let id = parse(py, id)?;
+            let deleted = gil::detached(py, || self.inner.engine.store().delete(id));
+            deleted.map_err(|error| errors::store(py, &error))
+        })
+    }
+
+    /// Slots in use and in all, bodies with a handle that execute or are parked, and how many may be.
+    fn load(&self) -> PyResult<(usize, usize, usize, usize)> {
+        self.home.check("Runner")?;
+        let (used, total) = self.inner.engine.dispatch().slots_in_use();
+        let (handles, most) = self.inner.engine.dispatch().handles();
+        Ok((used, total, handles, most))
+    }
+
+    /// The store's name, without secrets.
+    #[getter]
+    fn store(&self) -> String {
+        self.inner.engine.store().name().to_owned()
+    }
+
+    /// Whether it is closed or has stopped.
+    #[getter]
+    fn closed(&self) -> bool {
+        !self.home.is_here() || self.inner.closed.load(Ordering::Acquire) || self.inner.engine.stopped().is_some()
+    }
+
+    /// Suspends what is deferred, gives bodies `grace` seconds to end, and lets go of the store. Twice is fine.
+    fn close(&self, py: Python<'_>, grace: f64) -> PyResult<bool> {
+        panics::method(|| {
+            self.home.check("Runner")?;
+            let first = !self.inner.closed.swap(true, Ordering::AcqRel);
+            if !first {
+                return Ok(true);
+            }
+            let inner = &self.inner;
+            inner.engine.begin_close();
+            let ended = self.wait_for_bodies(py, grace);
+            gil::detached(py, || inner.end_close());
+            ended
+        })
+    }
+}
+
+impl PyRunner {
+    fn open(&self, py: Python<'_>) -> PyResult<()> {
+        self.home.check("Runner")?;
+        if self.inner.closed.load(Ordering::Acquire) {
+            let names = errors::names(py)?;
+            return Err(errors::error(&names.runner_closed, py, "this runner is closed: make a new one"));
+        }
+        match self.inner.engine.stopped() {
+            Some(settlement) => Err(errors::settlement(py, settlement)),
+            None => Ok(()),
+        }
+    }
+
+    fn handle(&self, handle: bide_executor::Handle<crate::host::Python3>) -> PyRunHandle {
+        PyRunHandle::new(Arc::clone(&self.inner.engine), Arc::clone(&self.inner.notifier), handle)
+    }
+
+    fn start_threads(&self, py: Python<'_>) -> PyResult<()> {
+        let notifier = Arc::clone(&self.inner.notifier);
+        thread::start_thread(py, "bide-notify", move |py| notifier.run(py))?;
+        let engine = &self.inner.engine;
+        engine.dispatch().open(engine).map_err(|why| errors::bide(py, &format!("no worker thread: {why}")))
+    }
+
+    /// The thread that polls gates, once a workflow has one.
+    fn start_gates(&self, py: Python<'_>, flow: &PyFlow) -> PyResult<()> {
+        let wanted = flow.bodies.iter().any(|body| body.gate.is_some());
+        if !wanted || self.inner.gates_started.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let engine = Arc::clone(&self.inner.engine);
+        thread::start_thread(py, "bide-gates", move |py| {
+            let mut here = Thread::new(py, Arc::clone(&engine));
+            engine.work_on_gates(&mut here);
+        })?;
+        Ok(())
+    }
+
+    /// True if all bodies have ended. A signal that raises cuts the grace short and is raised after the close.
+    fn wait_for_bodies(&self, py: Python<'_>, grace: f64) -> PyResult<bool> {
+        let pool = self.inner.engine.dispatch();
+        let mut left = Duration::try_from_secs_f64(grace).unwrap_or(Duration::MAX).max(POLITE);
+        while !gil::idle(py, || pool.wait_idle(left.min(Duration::from_millis(50)))) {
+            py.check_signals()?;
+            left = left.saturating_sub(Duration::from_millis(50));
+            if left.is_zero() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Drop for PyRunner {
+    fn drop(&mut self) {
+        if self.home.is_here() && !self.inner.closed.swap(true, Ordering::AcqRel) {
+            self.inner.engine.begin_close();
+            let inner = Arc::clone(&self.inner);
+            // The last reference may go anywhere, also within a body: the rest is done by a thread of its own.
+            let _ = std::thread::Builder::new().name("bide-close".to_owned()).spawn(move || inner.end_close());
+        }
+    }
+}
+
+fn start_worker(engine: &Arc<PyEngine>) -> Result<(), String> {
+    let engine = Arc::clone(engine);
+    let started = gil::attach(|py| {
+        thread::start_thread(py, "bide-worker", move |py| {
+            let mut here = Thread::new(py, Arc::clone(&engine));
+            engine.work(&mut here);
+        })
+        .map_err(|error| error.to_string())
+    });
+    started.unwrap_or_else(|| Err("the interpreter is exiting".to_owned()))
+}
+
+fn open(name: &str, durability: &str) -> Result<Arc<dyn Store>, StoreError> {
+    let durability = match durability {
+        "full" => Durability::Full,
+        _ => Durability::Normal,
+    };
+    if name == ":memory:" {
+        return Ok(MemoryStore::new());
+    }
+    if name.starts_with("postgresql://") || name.starts_with("postgres://") {
+        return Err(StoreError::Unavailable(
+            "PostgreSQL is not there yet in this version of bide: use a path or \":memory:\"".to_owned(),
+        ));
+    }
+    let path = name.strip_prefix("sqlite:///").unwrap_or(name);
+    let store = SqliteStore::open(std::path::Path::new(path), durability)?;
+    Ok(store)
+}
+
+/// 10,000, or less where the system allows fewer threads.
+fn default_max_parked() -> usize {
+    let read = |path: &str| std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<usize>().ok());
+    let maps = read("/proc/sys/vm/max_map_count").map_or(usize::MAX, |count| count / 6);
+    let pids = read("/sys/fs/cgroup/pids.max").map_or(usize::MAX, |count| count * 3 / 4);
+    10_000.min(maps).min(pids).max(1)
+}
+
+fn parse(py: Python<'_>, id: &str) -> PyResult<RunId> {
+    id.parse().map_err(|()| errors::definition(py, &format!("{id:?} is no id of a run")))
+}
+
+fn refused(py: Python<'_>, workflow: &str, error: SubmitError) -> PyErr {
+    match error {
+        SubmitError::Store(error) => errors::store(py, &error),
+        SubmitError::Stopped(settlement) => errors::settlement(py, &settlement),
+        SubmitError::OtherInputs { run, key, inputs } => {
+            let names: Vec<String> = inputs.iter().map(|name| format!("'{name}'")).collect();
+            errors::definition(
+                py,
+                &format!(
+                    "key '{key}' of workflow '{workflow}' belongs to run {run}, which has other inputs ({} differs): \
+                     give this run another key",
+                    names.join(", ")
+                ),
+            )
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! `_core.Snapshot`: what is known of a run, for `RunResult` to read.
+
+use std::sync::{Arc, OnceLock};
+
+use bide_core::context::{self, Changes};
+use bide_core::record::StoredRun;
+use bide_core::{Graph, RunId, TaskRow, TaskSpec, Time, Value, pack};
+use bide_store::StoreError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+
+use crate::handle::datetime;
+use crate::host::{PyEngine, PyRun};
+use crate::{errors, gil, panics};
+
+/// A run as it stands, or stood when this was asked for.
+#[pyclass(frozen, module = "bide._core", name = "Snapshot")]
+pub(crate) struct PySnapshot {
+    engine: Arc<PyEngine>,
+    live: Option<Arc<PyRun>>,
+    stored: OnceLock<StoredRun>,
+}
+
+impl PySnapshot {
+    /// Of a run in memory: read from it when it is asked.
+    pub(crate) fn live(engine: Arc<PyEngine>, run: Arc<PyRun>) -> Self {
+        let stored = OnceLock::new();
+        if run.settled.get().is_none() {
+            let _ = stored.set(run.snapshot());
+        }
+        Self { engine, live: Some(run), stored }
+    }
+
+    /// Of any run.
+    pub(crate) fn load(py: Python<'_>, engine: &Arc<PyEngine>, id: RunId) -> PyResult<Option<Self>> {
+        if let Some(run) = engine.live(id) {
+            return Ok(Some(Self::live(Arc::clone(engine), run)));
+        }
+        let loaded = gil::detached(py, || engine.store().load(id));
+        let loaded = loaded.map_err(|error: StoreError| errors::store(py, &error))?;
+        Ok(loaded.map(|stored| Self { engine: Arc::clone(engine), live: None, stored: OnceLock::from(stored) }))
+    }
+
+    fn stored(&self) -> &StoredRun {
+        self.stored.get_or_init(|| match &self.live {
+            Some(run) => run.snapshot(),
+            None => unreachable!("a snapshot is of a run in memory or of a stored one"),
+        })
+    }
+
+    fn row(&self, name: &str) -> Option<&TaskRow> {
+        let stored = self.stored();
+        let task = stored.tasks.iter().find(|task| *task.name == *name)?;
+        stored.rows.iter().find(|row| row.task == task.id)
+    }
+
+    /// A value by the writer's annotation where the workflow is known, else as plain JSON.
+    fn decode<'py>(&self, py: Python<'py>, task: &str, value: &Value) -> PyResult<Bound<'py, PyAny>> {
+        let flow = match &self.live {
+            Some(run) => Some(Arc::clone(&run.flow)),
+            None => self.engine.flow(&self.stored().run.workflow),
+        };
+        let decoded = match flow.as_ref().and_then(|flow| Some((flow, flow.graph.find(task)?))) {
+            Some((flow, ix)) => flow.bodies[ix as usize].returns.decode(py, value),
+            None => errors::names(py)?.plain_codec.decode(py, value),
+        };
+        Ok(decoded?.into_bound())
+    }
+
+    /// The context as the tasks have left it.
+    fn context(&self) -> Result<Vec<(Arc<str>, Value)>, String> {
+        if let Some(run) = &self.live {
+            return run.final_context().map(|(values, _)| values);
+        }
+        let stored = self.stored();
+        let specs = stored
+            .tasks
+            .iter()
+            .map(|task| TaskSpec { dependencies: task.dependencies.clone(), ..TaskSpec::new(Arc::clone(&task.name)) });
+        let graph = Graph::build(&stored.run.workflow, specs.collect(), false).map_err(|why| why.0)?;
+        let inputs: Vec<(Arc<str>, Value)> =
+            pack::unpack(&stored.run.inputs)?.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        let mut changes = std::collections::HashMap::new();
+        for row in &stored.rows {
+            let ix = stored.tasks.iter().position(|task| task.id == row.task);
+            if let (Some(ix), Some(blob)) = (ix, &row.changes) {
+                changes.insert(ix as u32, Changes::unpack(blob)?);
+            }
+        }
+        Ok(context::final_view(&graph, &inputs, |ix| changes.get(&ix)).0)
+    }
+}
+
+#[pymethods]
+impl PySnapshot {
+    /// The run's id.
+    #[getter]
+    fn id(&self) -> String {
+        match &self.live {
+            Some(run) => run.id.to_string(),
+            None => self.stored().run.id.to_string(),
+        }
+    }
+
+    /// The workflow's name.
+    #[getter]
+    fn workflow(&self) -> &str {
+        match &self.live {
+            Some(run) => run.flow.graph.workflow(),
+            None => &self.stored().run.workflow,
+        }
+    }
+
+    /// The caller's key.
+    #[getter]
+    fn key(&self) -> Option<&str> {
+        match &self.live {
+            Some(run) => run.key.as_deref(),
+            None => self.stored().run.key.as_deref(),
+        }
+    }
+
+    /// Where the run stands.
+    #[getter]
+    fn status(&self) -> &'static str {
+        if let (Some(run), None) = (&self.live, self.stored.get()) {
+            return run.state.lock().status().as_str();
+        }
+        self.stored().run.status.as_str()
+    }
+
+    /// Why the run does not go on, if it does not.
+    #[getter]
+    fn blocked_by(&self) -> Option<String> {
+        let run = &self.stored().run;
+        if let Some(reason) = &run.blocked_by {
+            return Some(reason.to_string());
+        }
+        if run.status.is_ended() || self.live.is_some() {
+            return None;
+        }
+        self.engine.why_not_here(&run.workflow, &run.version)
+    }
+
+    /// The first committed failure, as stored.
+    #[getter]
+    fn failure<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+        if let (Some(run), None) = (&self.live, self.stored.get()) {
+            return run.state.lock().failure().map(|failure| PyBytes::new(py, failure.as_json().as_bytes()));
+        }
+        self.stored().run.failure.as_ref().map(|failure| PyBytes::new(py, failure.as_json().as_bytes()))
+    }
+
+    /// When the run was created.
+    #[getter]
+    fn started_at<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        datetime(py, self.stored().run.created_at)
+    }
+
+    /// When it ended.
+    #[getter]
+    fn ended_at<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.stored().run.ended_at.map(|at| datetime(py, at)).transpose()
+    }
+
+    /// The names of the tasks, in declaration order.
+    fn names(&self) -> Vec<String> {
+        match &self.live {
+            Some(run) => {
+                let graph = &run.flow.graph;
+                (0..graph.len() as u32).map(|ix| graph.name(ix).to_string()).collect()
+            }
+            None => self.stored().tasks.iter().map(|task| task.name.to_string()).collect(),
+        }
+    }
+
+    /// What a task returned, in a list of one; an empty list if it has not (yet); `None` if there is no such task.
+    fn output<'py>(&self, py: Python<'py>, task: &str) -> PyResult<Option<Vec<Bound<'py, PyAny>>>> {
+        panics::method(|| {
+            let value = if let (Some(run), None) = (&self.live, self.stored.get()) {
+                let Some(ix) = run.flow.graph.find(task) else { return Ok(None) };
+                run.state.lock().output(ix).cloned()
+            } else {
+                if !self.stored().tasks.iter().any(|other| *other.name == *task) {
+                    return Ok(None);
+                }
+                self.row(task).and_then(|row| row.output.clone())
+            };
+            let value = value.map(|value| self.decode(py, task, &value)).transpose()?;
+            Ok(Some(value.into_iter().collect()))
+        })
+    }
+
+    /// A task's row as a dict; `None` if there is no such task.
+    fn task<'py>(&self, py: Python<'py>, task: &str) -> PyResult<Option<Bound<'py, PyDict>>> {
+        panics::method(|| {
+            if !self.stored().tasks.iter().any(|other| *other.name == *task) {
+                return Ok(None);
+            }
+            let at = |time: Option<Time>| time.map(|time| datetime(py, time)).transpose();
+            let row = self.row(task);
+            let dict = PyDict::new(py);
+            dict.set_item("status", row.map_or("Pending", |row| row.status.as_str()))?;
+            dict.set_item("sub_status", row.and_then(|row| row.sub_status).map(|sub| sub.as_str()))?;
+            dict.set_item("attempts", row.map_or(0, |row| row.attempts))?;
+            dict.set_item("first_started_at", at(row.and_then(|row| row.first_started_at))?)?;
+            dict.set_item("started_at", at(row.and_then(|row| row.started_at))?)?;
+            dict.set_item("ended_at", at(row.and_then(|row| row.ended_at))?)?;
+            dict.set_item("waited", row.map_or(0.0, |row| row.waited as f64 / 1e6))?;
+            dict.set_item("blocked_by", row.and_then(|row| row.blocked_by.as_deref()))?;
+            let failure = row.and_then(|row| row.failure.as_ref());
+            dict.set_item("failure", failure.map(|failure| PyBytes::new(py, failure.as_json().as_bytes())))?;
+            Ok(Some(dict))
+        })
+    }
+
+    /// The context as the tasks have left it: names with encoded values.
+    fn context_values<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        panics::method(|| {
+            let values = self.context().map_err(|why| errors::bide(py, &why))?;
+            let dict = PyDict::new(py);
+            for (name, value) in values {
+                dict.set_item(&*name, PyBytes::new(py, value.as_bytes()))?;
+            }
+            Ok(dict)
+        })
+    }
+}

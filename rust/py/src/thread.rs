@@ -1,0 +1,143 @@
+//! Starts threads that Python can see: `threading.Thread(daemon=True)` running a Rust closure. Such
+//! a thread keeps one thread state for life, so that `threading.local`, `faulthandler` and profilers
+//! work, and the interpreter does not wait for it at exit.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use parking_lot::Mutex;
+use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyString};
+use pyo3::{ffi, intern};
+
+use crate::gil::{self, Raised};
+use crate::{exit, panics};
+
+type Work = Box<dyn FnOnce(Python<'_>) + Send>;
+
+/// Threads whose work has not returned.
+static WORKING: AtomicI64 = AtomicI64::new(0);
+
+/// Why a thread was not started. Its work will not run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// The interpreter is going: nothing is started any more.
+    #[error("the interpreter is exiting, so no thread can be started")]
+    Exiting,
+    /// The system or the interpreter has no more threads to give.
+    #[error("no more threads can be started here ({0})")]
+    NoMore(String),
+    /// Starting raised something else.
+    #[error("starting a thread raised an exception")]
+    Raised(Raised),
+}
+
+impl From<StartError> for PyErr {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Raised(raised) => raised.into(),
+            other => PyRuntimeError::new_err(other.to_string()),
+        }
+    }
+}
+
+/// What the Python thread calls.
+#[pyclass(frozen, module = "bide._core", name = "_Work")]
+struct ThreadWork(Mutex<Option<Work>>);
+
+#[pymethods]
+impl ThreadWork {
+    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(work) = self.0.lock().take() else {
+            return Ok(());
+        };
+        let _working = Working::begin();
+        panics::method(|| {
+            work(py);
+            Ok(())
+        })
+    }
+}
+
+/// Starts a daemon thread called `name` that runs `work` attached. Returns once it is running.
+pub(crate) fn start_thread(
+    py: Python<'_>,
+    name: &str,
+    work: impl FnOnce(Python<'_>) + Send + 'static,
+) -> Result<(), StartError> {
+    if exit::closing() {
+        return Err(StartError::Exiting);
+    }
+    let raised = |error: PyErr| StartError::Raised(Raised::new(py, error));
+    let target = Bound::new(py, ThreadWork(Mutex::new(Some(Box::new(work))))).map_err(raised)?;
+    let result = start(py, name, target.as_any());
+    let Err(error) = result else { return Ok(()) };
+    if target.get().0.lock().take().is_none() {
+        // It runs: what was raised came from elsewhere, such as a signal handler while `start`
+        // waited for the thread to report.
+        report_elsewhere(py, error);
+        return Ok(());
+    }
+    if !error.is::<PyRuntimeError>(py) {
+        return Err(StartError::Raised(error));
+    }
+    if exit::closing() || exit::finalizing(py) {
+        return Err(StartError::Exiting);
+    }
+    let text = gil::str(error.value(py)).map(|text| text.to_string());
+    Err(StartError::NoMore(text.unwrap_or_default()))
+}
+
+fn start(py: Python<'_>, name: &str, target: &Bound<'_, PyAny>) -> Result<(), Raised> {
+    let class = thread_class(py).map_err(|error| Raised::new(py, error))?;
+    let name = PyString::new(py, name).into_any();
+    let group = py.None().into_bound(py);
+    let thread = gil::call_args(class, &[&group, target, &name])?;
+    let yes = PyBool::new(py, true).to_owned().into_any();
+    gil::setattr(&thread, intern!(py, "daemon"), &yes)?;
+    let start = gil::getattr(&thread, intern!(py, "start"))?;
+    gil::call0(&start).map(drop)
+}
+
+/// `threading.Thread`. First asked for when the module is imported, where importing is safe.
+pub(crate) fn thread_class(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    CLASS.import(py, "threading", "Thread")
+}
+
+fn report_elsewhere(py: Python<'_>, error: Raised) {
+    if error.is::<PyKeyboardInterrupt>(py) {
+        // SAFETY: attached. The interrupt is due again at the next check for signals.
+        unsafe { ffi::PyErr_SetInterrupt() };
+    } else {
+        error.into_err(py).write_unraisable(py, None);
+    }
+}
+
+/// Whether all work given to [`start_thread`] has returned.
+pub(crate) fn all_ended() -> bool {
+    WORKING.load(Ordering::SeqCst) <= 0
+}
+
+/// In the child of a fork no such thread is left. Async-signal-safe.
+pub(crate) fn forget_all() {
+    WORKING.store(0, Ordering::SeqCst);
+}
+
+struct Working(exit::Home);
+
+impl Working {
+    fn begin() -> Self {
+        WORKING.fetch_add(1, Ordering::SeqCst);
+        Self(exit::Home::here())
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        if self.0.is_here() {
+            WORKING.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The fast path of the codec: exact scalars, encoded and decoded without calling Python. Everything else, and
+//! whatever the fast path does not like, is the codec's in `bide/_codec.py`, which makes the same bytes.
+
+use bide_core::Value;
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyNone, PyString};
+
+use crate::gil::{self, Kept, Owned, Raised};
+
+/// A longer text goes through the codec, which warns of large values.
+const LONGEST_TEXT: usize = 64 * 1024;
+
+/// A `Codec` of the Python side, compiled for one annotation.
+pub(crate) struct Codec {
+    encode: Kept,
+    decode: Kept,
+    fast: Tags,
+}
+
+/// The scalar tags that need no look at the annotation.
+#[derive(Clone, Copy, Default)]
+struct Tags(u8);
+
+impl Tags {
+    fn new(tags: &str) -> Self {
+        Self(tags.bytes().fold(0, |bits, tag| bits | Self::bit(tag)))
+    }
+
+    const fn bit(tag: u8) -> u8 {
+        match tag {
+            b'n' => 1,
+            b't' => 2,
+            b'f' => 4,
+            b'i' => 8,
+            b'd' => 16,
+            b's' => 32,
+            _ => 0,
+        }
+    }
+
+    const fn has(self, tag: u8) -> bool {
+        self.0 & Self::bit(tag) != 0
+    }
+}
+
+impl Codec {
+    /// From a `bide._codec.Codec`.
+    pub(crate) fn new(codec: &Bound<'_, PyAny>) -> PyResult<Self> {
+        Ok(Self {
+            encode: Kept::new(codec.getattr("encode")?.unbind()),
+            decode: Kept::new(codec.getattr("decode")?.unbind()),
+            fast: Tags::new(&codec.getattr("fast")?.extract::<String>()?),
+        })
+    }
+
+    /// A value as stored bytes, checked by the annotation.
+    pub(crate) fn encode(&self, value: &Bound<'_, PyAny>) -> Result<Value, Raised> {
+        if let Some(encoded) = encode_scalar(value).filter(|encoded| self.fast.has(encoded.tag())) {
+            return Ok(encoded);
+        }
+        let bytes = gil::call1(self.encode.bind(value.py()), value)?;
+        let bytes = bytes.cast::<PyBytes>().map_err(|error| Raised::new(value.py(), error.into()))?;
+        Ok(Value::new(bytes.as_bytes()))
+    }
+
+    /// A value from stored bytes, by the annotation.
+    pub(crate) fn decode<'py>(&self, py: Python<'py>, value: &Value) -> Result<Owned<'py>, Raised> {
+        if self.fast.has(value.tag())
+            && let Some(decoded) = decode_scalar(py, value)
+        {
+            return Ok(Owned::from(decoded));
+        }
+        let bytes = PyBytes::new(py, value.as_bytes());
+        gil::call1(self.decode.bind(py), bytes.as_any())
+    }
+}
+
+/// An exact scalar as stored bytes. `None`: the codec has to look at it.
+fn encode_scalar(value: &Bound<'_, PyAny>) -> Option<Value> {
+    if value.is_none() {
+        return Some(Value::NONE);
+    }
+    if value.is_exact_instance_of::<PyInt>() {
+        let number: i64 = value.extract().ok()?;
+        return Some(Value::tagged(b'i', itoa::Buffer::new().format(number).as_bytes()));
+    }
+    if value.is_exact_instance_of::<PyString>() {
+        let text = value.cast::<PyString>().ok()?.to_cow().ok()?;
+        return (text.len() <= LONGEST_TEXT).then(|| Value::tagged(b's', text.as_bytes()));
+    }
+    if value.is_exact_instance_of::<PyBool>() {
+        let tag = if value.is_truthy().ok()? { b't' } else { b'f' };
+        return Some(Value::tagged(tag, b""));
+    }
+    if value.is_exact_instance_of::<PyFloat>() {
+        let number: f64 = value.extract().ok()?;
+        // Without an exponent Rust and Python print the same digits.
+        let text = format!("{number:?}");
+        let plain = number.is_finite() && !text.contains('e');
+        return plain.then(|| Value::tagged(b'd', text.as_bytes()));
+    }
+    None
+}
+
+/// A stored scalar. `None`: the codec has to look at it.
+pub(crate) fn decode_scalar<'py>(py: Python<'py>, value: &Value) -> Option<Bound<'py, PyAny>> {
+    let text = || std::str::from_utf8(value.payload()).ok();
+    match value.tag() {
+        b'n' => Some(PyNone::get(py).to_owned().into_any()),
+        b't' => Some(PyBool::new(py, true).to_owned().into_any()),
+        b'f' => Some(PyBool::new(py, false).to_owned().into_any()),
+        b'i' => {
+            let number: i64 = text()?.parse().ok()?;
+            number.into_pyobject(py).ok().map(Bound::into_any)
+        }
+        b'd' => {
+            let number: f64 = text()?.parse().ok()?;
+            Some(PyFloat::new(py, number).into_any())
+        }
+        b's' => Some(PyString::new(py, text()?).into_any()),
+        _ => None,
+    }
+}

@@ -1,0 +1,28 @@
+"""The table of measurements: a missed figure is called missed, a ratio is to the same run."""
+
+from benchmarks import table
+
+
+def samples(memory: float, baseline: float) -> table.Samples:
+    return {
+        table.MEMORY: {"wide": [memory, memory * 9, memory / 9]},
+        table.BASELINE: {"wide": [baseline]},
+    }
+
+
+def test_a_figure_is_judged_by_the_median_and_against_the_baseline() -> None:
+    (missed,) = table.judge(samples(memory=199.0, baseline=100.0))
+    (reached,) = table.judge(samples(memory=200.0, baseline=100.0))
+    assert missed.startswith("MISSED")
+    assert reached.startswith("reached")
+
+
+def test_a_subject_that_was_not_measured_is_neither_reached_nor_missed() -> None:
+    assert table.judge({table.BASELINE: {"wide": [100.0]}}) == []
+
+
+def test_each_line_of_the_table_has_every_subject_and_the_ratio() -> None:
+    text = table.render(samples(memory=250.0, baseline=100.0), [table.MEMORY, table.BASELINE], ["wide"])
+    header, rule, line, busy, busy_line = text.splitlines()
+    assert [part.strip() for part in line.split("|")[3:5]] == ["250 (2.5)", "100"]
+    assert {row.count("|") for row in (header, rule, line, busy, busy_line)} == {5}

@@ -1,0 +1,43 @@
+"""The examples and the demo do what they say: they check it themselves, and then end with 0."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parent.parent
+
+
+def run(*arguments: str, cwd: Path = CHECKOUT) -> str:
+    """Run Python as a user would, without a terminal; return what it printed."""
+    done = subprocess.run(  # noqa: S603 - what is run is this checkout's own
+        [sys.executable, *arguments],
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_the_readme_example_runs_and_returns_its_recorded_result_the_next_time(tmp_path: Path) -> None:
+    example = (CHECKOUT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    (tmp_path / "example.py").write_text(example)
+    (tmp_path / "data.csv").write_text("twelve bytes")
+    first = run("example.py", cwd=tmp_path)
+    assert first.startswith("12 ")
+    (tmp_path / "data.csv").write_text("something else")
+    assert run("example.py", cwd=tmp_path) == first
+
+
+def test_a_deferred_task_waits_for_its_file_and_feeds_the_next() -> None:
+    assert "process_data:  12 characters" in run("examples/deferred_tasks.py")
+
+
+def test_the_demo_is_killed_while_it_waits_and_ends_as_it_says() -> None:
+    printed = run("-m", "examples.demo")
+    assert "killed with SIGKILL" in printed
+    assert "NO " not in printed
+    assert printed.splitlines()[-1] == "the demo went as it says"

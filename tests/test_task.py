@@ -1,0 +1,194 @@
+"""`@task`: a plain function stays a plain function."""
+
+import asyncio
+import doctest
+import functools
+import inspect
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bide
+from bide._task import as_task
+
+
+def plain(x: int) -> int:
+    """Add one.
+
+    >>> plain(1)
+    2
+    """
+    return x + 1
+
+
+decorated = bide.task(plain)
+
+
+class Service:
+    """A class with tasks for methods."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @bide.task(name="greet")
+    def greet(self, who: str) -> str:
+        return f"{self.name} greets {who}"
+
+    def plain(self, who: str) -> str:
+        return f"{self.name} and {who}"
+
+
+def test_the_same_function_comes_back() -> None:
+    assert decorated is plain
+    assert decorated(1) == 2
+    assert pickle.loads(pickle.dumps(plain)) is plain  # noqa: S301 - our own
+    example = doctest.DocTestFinder().find(plain, "plain", globs={"plain": plain})
+    assert doctest.DocTestRunner().run(example[0]) == (0, 1)
+    assert list(inspect.signature(plain).parameters) == ["x"]
+    assert as_task(plain).name == "plain"
+    assert as_task(plain).fn is plain
+
+
+def test_settings_are_kept() -> None:
+    gate = bide.after(3)
+
+    @bide.task(name="n", depends_on=["a", decorated], retry=bide.Retry(attempts=2), timeout=5, gate=gate, run_if="done")
+    def body() -> None: ...
+
+    one = as_task(body)
+    assert (one.name, one.depends_on, one.timeout, one.gate, one.run_if) == ("n", ("a", "plain"), 5.0, gate, "done")
+    assert one.retry == bide.Retry(attempts=2)
+
+
+def test_one_dependency_may_stand_alone() -> None:
+    assert as_task(bide.task(lambda: 1, name="x", depends_on="load")).depends_on == ("load",)
+    assert as_task(bide.task(lambda: 1, name="x", depends_on=plain)).depends_on == ("plain",)
+
+
+def test_what_cannot_carry_an_attribute_is_wrapped() -> None:
+    service = Service("Ann")
+    for original, args, expected in (
+        (service.plain, ("Bo",), "Ann and Bo"),
+        (len, ("abc",), 3),
+        (Path("/").exists, (), True),
+    ):
+        wrapped = bide.task(original, name="wrapped")
+        assert wrapped is not original
+        assert wrapped(*args) == expected
+        assert as_task(wrapped).fn is original
+
+
+def test_one_function_may_be_two_tasks() -> None:
+    def body() -> int:
+        return 7
+
+    first = bide.task(body)
+    second = bide.task(body, name="second")
+    assert first is body
+    assert second is not body
+    assert second() == 7
+    assert (as_task(first).name, as_task(second).name) == ("body", "second")
+    assert as_task(second).fn is body
+
+
+def test_a_decorator_around_a_task_is_not_left_out() -> None:
+    @bide.task(retry=bide.Retry(attempts=2))
+    def inner() -> int:
+        return 1
+
+    @functools.wraps(inner)
+    def outer() -> int:
+        return inner() + 1
+
+    one = as_task(outer)
+    assert one.fn is outer
+    assert (one.name, one.retry) == ("inner", bide.Retry(attempts=2))
+    again = bide.task(outer, name="again")
+    assert again is outer
+    assert (as_task(outer).name, as_task(inner).name) == ("again", "inner")
+
+
+def test_a_method_is_a_task_of_its_object() -> None:
+    ann = Service("Ann")
+    one = as_task(ann.greet)
+    assert one.name == "greet"
+    assert one.fn("Bo") == "Ann greets Bo"
+    assert Service("Cy").greet("Bo") == "Cy greets Bo"
+
+
+def test_a_coroutine_function_stays_one_to_others() -> None:
+    async def body() -> None: ...
+
+    with pytest.raises(bide.BideError, match="not there yet"):
+        bide.task(body)
+    assert asyncio.iscoroutinefunction(body)
+
+
+class Thing:
+    def __call__(self) -> int:
+        return 3
+
+
+class AsyncCallable:
+    async def __call__(self) -> int:
+        return 3
+
+
+def generator() -> Any:
+    yield 1
+
+
+async def async_generator() -> Any:
+    yield 1
+
+
+async def coroutine() -> None: ...
+
+
+BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (lambda: bide.task(3), bide.DefinitionError, "a task must be callable, not 3"),  # type: ignore[call-overload]
+    (lambda: bide.task(lambda: 1), bide.DefinitionError, "is a lambda: give it a name"),
+    (lambda: bide.task(functools.partial(plain, 1)), bide.DefinitionError, "is a partial: give it a name"),
+    (lambda: bide.task(Service("a").plain), bide.DefinitionError, "is a bound method: give it a name"),
+    (lambda: bide.task(Thing()), bide.DefinitionError, "is an object without __name__: give it a name"),
+    (lambda: bide.task(plain, name=""), bide.DefinitionError, "must have a name that is not empty, not ''"),
+    (lambda: bide.task(plain, name="  "), bide.DefinitionError, "not empty"),
+    (lambda: bide.task(plain, name=3), bide.DefinitionError, "not 3"),  # type: ignore[call-overload]
+    (lambda: bide.task(plain, name="\ud800"), bide.DefinitionError, "lone surrogate"),
+    (lambda: bide.task(plain, name="context"), bide.DefinitionError, "a task cannot be named 'context'"),
+    (lambda: bide.task(plain, name="ctx"), bide.DefinitionError, "receives the Context"),
+    (lambda: bide.task(plain, name="handle"), bide.DefinitionError, "receives the handle"),
+    (lambda: bide.task(plain, name="task_handle"), bide.DefinitionError, "cannot be named 'task_handle'"),
+    (lambda: bide.task(plain, name="p", retry=3), bide.DefinitionError, "task 'p': retry must be a bide.Retry"),  # type: ignore[call-overload]
+    (lambda: bide.task(plain, name="p", timeout=0), bide.DefinitionError, "task 'p': timeout must be positive, not 0"),
+    (lambda: bide.task(plain, name="p", gate=plain), bide.DefinitionError, "task 'p': gate must be bide.until"),  # type: ignore[call-overload]
+    (lambda: bide.task(plain, name="p", run_if="always"), bide.DefinitionError, "task 'p': run_if must be one of"),
+    (lambda: bide.task(plain, name="p", depends_on=[3]), bide.DefinitionError, "task 'p': depends_on takes names"),  # type: ignore[list-item]
+    (lambda: bide.task(plain, name="p", depends_on=3), bide.DefinitionError, "task 'p': depends_on takes names"),  # type: ignore[call-overload]
+    (lambda: bide.task(generator), bide.DefinitionError, "task 'generator' is a generator function"),
+    (lambda: bide.task(async_generator), bide.DefinitionError, "is a generator function"),
+    (lambda: bide.task(plain, name="p", each="files"), bide.BideError, "task 'p': each= is not there yet"),
+    (lambda: bide.task(coroutine), bide.BideError, "task 'coroutine': an `async def` body is not there yet"),
+    (lambda: bide.task(functools.partial(coroutine), name="p"), bide.BideError, "`async def` body is not there yet"),
+    (lambda: bide.task(AsyncCallable(), name="p"), bide.BideError, "`async def` body is not there yet"),
+]
+
+
+@pytest.mark.parametrize(("make", "error", "message"), BAD)
+def test_bad_definitions_are_refused_at_once(make: Callable[[], Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as caught:
+        make()
+    assert message in str(caught.value)
+    assert type(caught.value) is error
+
+
+def test_partials_and_objects_with_a_name_are_tasks() -> None:
+    partial = functools.partial(plain, 1)
+    assert bide.task(partial, name="p") is partial
+    assert as_task(partial).fn() == 2
+    thing = Thing()
+    assert bide.task(thing, name="c") is thing
+    assert as_task(thing).fn() == 3

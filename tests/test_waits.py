@@ -1,0 +1,132 @@
+"""Waits, durations and retries: every argument is checked where it is given, by its name."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+import bide
+from bide._waits import After, At, encode_answer, from_poll
+
+NAIVE = datetime(2026, 1, 1)  # noqa: DTZ001 - naive on purpose
+
+
+def ready() -> bool:
+    return True
+
+
+async def later() -> bool:
+    return True
+
+
+def test_until_turns_durations_into_seconds() -> None:
+    wait = bide.until(ready, every=timedelta(milliseconds=250), timeout=60, max_every=2, backoff=2, jitter=0.5)
+    assert (wait.every, wait.timeout, wait.max_every, wait.backoff, wait.jitter) == (0.25, 60.0, 2.0, 2.0, 0.5)
+    assert wait.condition is ready
+    assert (wait.name, wait.tolerance) == (None, 5)
+    assert bide.until(ready).every == 1.0
+    assert bide.until(ready, on_error="raise").tolerance == 1
+    assert bide.until(ready, on_error="ignore").tolerance is None
+    assert bide.until(ready, on_error=bide.Tolerate(2)).tolerance == 2
+
+
+def test_polls_are_given_in_milliseconds() -> None:
+    wait = from_poll(ready, 200, timeout=timedelta(hours=1), max_interval_ms=1000)
+    assert (wait.every, wait.timeout, wait.max_every) == (0.2, 3600.0, 1.0)
+    assert from_poll(ready).every == 1.0
+
+
+def test_after_and_at() -> None:
+    assert bide.after(timedelta(minutes=1)) == After(60.0)
+    assert bide.after(0) == After(0.0)
+    assert bide.at(datetime(2026, 1, 1, 1, tzinfo=timezone(timedelta(hours=1)))) == At(datetime(2026, 1, 1, tzinfo=UTC))
+    assert bide.at(datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)).timestamp == 1.0
+
+
+BAD: list[tuple[Callable[[], Any], str]] = [
+    (lambda: bide.until(True), "a condition must be callable, not True"),  # type: ignore[arg-type]
+    (lambda: bide.until("x"), "a condition must be callable, not 'x'"),  # type: ignore[arg-type]
+    (lambda: bide.until(ready, every=0), "every must be positive, not 0"),
+    (lambda: bide.until(ready, every=-1), "every must be positive, not -1"),
+    (lambda: bide.until(ready, every=float("nan")), "every must be a number of seconds, not NaN"),
+    (lambda: bide.until(ready, every=float("inf")), "every is inf, more than 100 years"),
+    (lambda: bide.until(ready, every=True), "every must be seconds (a number) or a timedelta, not True"),
+    (lambda: bide.until(ready, every="1s"), "every must be seconds"),  # type: ignore[arg-type]
+    (lambda: bide.until(ready, every=None), "every must be seconds"),  # type: ignore[arg-type]
+    (lambda: bide.until(ready, every=timedelta(seconds=-3)), "every must be positive"),
+    (lambda: bide.until(ready, timeout=-1), "timeout must be zero or more, not -1"),
+    (lambda: bide.until(ready, every=2, max_every=1), "max_every (1) must be at least every (2)"),
+    (lambda: bide.until(ready, backoff=0.5), "backoff must be a number of at least 1, not 0.5"),
+    (lambda: bide.until(ready, jitter=1.5), "jitter must be a number of between 0 and 1, not 1.5"),
+    (lambda: bide.until(ready, on_error="explode"), 'on_error must be bide.Tolerate(n), "raise" or "ignore"'),  # type: ignore[arg-type]
+    (lambda: bide.until(ready, on_error=3), "on_error must be"),  # type: ignore[arg-type]
+    (lambda: bide.until(ready, name=""), "name must be a text that is not empty"),
+    (lambda: bide.Tolerate(0), "Tolerate(n) must be a whole number of at least 1, not 0"),
+    (lambda: from_poll(ready, 0), "poll_interval_ms must be positive, not 0"),
+    (lambda: from_poll(ready, -5), "poll_interval_ms must be positive, not -5"),
+    (lambda: from_poll(ready, timedelta(seconds=1)), "poll_interval_ms is in milliseconds"),  # type: ignore[arg-type]
+    (lambda: from_poll(ready, 100, max_interval_ms=50), "max_interval_ms"),
+    (lambda: bide.after(-1), "after(seconds) must be zero or more, not -1"),
+    (lambda: bide.at(NAIVE), "at(datetime) must know its time zone"),
+    (lambda: bide.at(12), "at(datetime) must be a datetime, not 12"),  # type: ignore[arg-type]
+    (lambda: bide.Retry(attempts=0), "Retry(attempts=) must be a whole number of at least 1, not 0"),
+    (lambda: bide.Retry(attempts=2.0), "Retry(attempts=)"),  # type: ignore[arg-type]
+    (lambda: bide.Retry(attempts=True), "Retry(attempts=)"),
+    (lambda: bide.Retry(delay=-1), "Retry(delay=) must be zero or more, not -1"),
+    (lambda: bide.Retry(backoff=0), "Retry(backoff=)"),
+    (lambda: bide.Retry(max_delay=float("nan")), "Retry(max_delay=)"),
+    (lambda: bide.Retry(jitter=-0.1), "Retry(jitter=)"),
+    (lambda: bide.Retry(on="ValueError"), "Retry(on=) takes exception classes, not 'ValueError'"),  # type: ignore[arg-type]
+    (lambda: bide.Retry(on=(ValueError, KeyboardInterrupt)), "KeyboardInterrupt"),  # type: ignore[arg-type]
+    (lambda: bide.Retry(fresh=1), "Retry(fresh=)"),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize(("make", "message"), BAD)
+def test_bad_arguments_are_named(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(bide.DefinitionError) as caught:
+        make()
+    assert message in str(caught.value)
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("make", [lambda: bide.until(later), lambda: bide.signal("go")])
+def test_what_is_not_there_yet_says_so(make: Callable[[], Any]) -> None:
+    with pytest.raises(bide.BideError, match="not there yet") as caught:
+        make()
+    assert not isinstance(caught.value, bide.DefinitionError)
+
+
+@pytest.mark.parametrize(
+    ("on", "exc", "expected"),
+    [
+        ((Exception,), ValueError(), True),
+        (ValueError, ValueError(), True),
+        (ValueError, KeyError(), False),
+        ((Exception,), bide.WaitTimeout(), False),
+        ((TimeoutError,), bide.WaitTimeout(), False),
+        ((Exception, bide.WaitTimeout), bide.WaitTimeout(), True),
+        ((Exception,), bide.SerializationError(), False),
+        (bide.SerializationError, bide.SerializationError(), True),
+        ((Exception,), bide.TaskTimeout(), True),
+        ((Exception,), bide.Skip(), False),
+        ((Exception,), KeyboardInterrupt(), False),
+        ((Exception,), bide.Suspended(), False),
+    ],
+)
+def test_what_is_retried(on: Any, exc: BaseException, expected: bool) -> None:
+    assert bide.Retry(on=on).matches(exc) is expected
+
+
+def test_a_conditions_value_is_recorded_or_refused_with_the_remedy() -> None:
+    assert encode_answer({"rows": 3}, "task 'load'") == b'j{"rows":3}'
+    with pytest.raises(bide.SerializationError, match=r"task 'load': the condition's value = .*return bool\(...\)"):
+        encode_answer(object(), "task 'load'")
+
+
+def test_a_retry_is_a_value() -> None:
+    assert bide.Retry(delay=timedelta(seconds=2)) == bide.Retry(delay=2)
+    assert bide.Retry().on == (Exception,)
+    with pytest.raises(AttributeError):
+        bide.Retry().attempts = 4  # type: ignore[misc]
