@@ -209,6 +209,8 @@ impl<H: Host> Engine<H> {
     /// one that still executes finds the engine stopped and has changed nothing.
     pub fn finish_close(self: &Arc<Self>) {
         self.begin_close();
+        // The threads first: what one of them has in its hands is committed before the engine counts as stopped.
+        self.stop_threads();
         self.flush();
         self.suspend_entered();
         let first = {
@@ -216,7 +218,6 @@ impl<H: Host> Engine<H> {
             let _gate = self.gate.lock();
             self.stopped.set(Settlement::Closed).is_ok()
         };
-        self.stop_threads();
         if first {
             let lease = *self.lease.read();
             let store = self.store();
@@ -277,8 +278,13 @@ impl<H: Host> Engine<H> {
         }
     }
 
-    /// Another runner has taken over: every run in memory is dropped at once, and a new lease is taken.
-    pub(crate) fn fenced(self: &Arc<Self>) {
+    /// Another runner has taken over: every run in memory is dropped at once, and a new lease is taken. `lost` is the
+    /// lease that was fenced: several threads may find out, the first one acts.
+    pub(crate) fn fenced(self: &Arc<Self>, lost: Lease) {
+        let mut lease = self.lease.write();
+        if *lease != lost || self.stopped().is_some() {
+            return;
+        }
         self.log(Level::Warning, "the lease was lost: another runner has taken the runs over");
         let runs: Vec<_> = self.runs.lock().drain().map(|(_, run)| run).collect();
         for run in runs {
@@ -286,8 +292,11 @@ impl<H: Host> Engine<H> {
             run.settled.settle(Settlement::Elsewhere);
         }
         match self.store().enroll(self.clock.now()) {
-            Ok(lease) => *self.lease.write() = lease,
-            Err(error) => self.break_down(&error),
+            Ok(new) => *lease = new,
+            Err(error) => {
+                drop(lease);
+                self.break_down(&error);
+            }
         }
     }
 

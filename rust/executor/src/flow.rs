@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bide_core::context::{self, Changes, Conflict};
 use bide_core::record::{RecordedTask, RunRow, StoredRun};
 use bide_core::{Graph, RunId, RunState, TaskId, TaskIx, TaskRow, Time, Value, pack};
+use bide_store::Lease;
 use parking_lot::Mutex;
 
 use crate::host::{Args, Host, Source};
@@ -43,6 +44,8 @@ pub struct Run<H: Host> {
     pub inputs: Box<[(Arc<str>, Value)]>,
     /// When it was created.
     pub created_at: Time,
+    /// The lease under which it is executed here. Under any other it is somebody else's.
+    pub lease: Lease,
     /// Its state. Held only for a transition: never across a commit, a wake-up or a call of a body.
     pub state: Mutex<RunState>,
     /// What the host keeps with it.

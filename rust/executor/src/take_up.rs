@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bide_core::{Event, RunState, Value, pack, recover};
-use bide_store::StoreError;
+use bide_store::{Lease, StoreError};
 
 use crate::commit::Done;
 use crate::engine::{Engine, Level};
@@ -16,6 +16,17 @@ const CLAIM: usize = 256;
 impl<H: Host> Engine<H> {
     /// Takes up what nobody executes and what fits a registered workflow. Blocks.
     pub(crate) fn take_up(self: &Arc<Self>) -> Result<(), StoreError> {
+        let lease = *self.lease.read();
+        match self.take_up_what_fits() {
+            Err(StoreError::Fenced { .. }) => {
+                self.fenced(lease);
+                self.take_up_what_fits()
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn take_up_what_fits(self: &Arc<Self>) -> Result<(), StoreError> {
         if self.is_closing() {
             return Ok(());
         }
@@ -32,14 +43,22 @@ impl<H: Host> Engine<H> {
                 let claimed = self.store().claim(lease, &versions, self.clock.now(), CLAIM)?;
                 let more = claimed.len() == CLAIM;
                 let mut begin = Vec::with_capacity(claimed.len());
+                let mut outcome = Ok(());
                 for id in claimed {
-                    if let Some(run) = self.revive(&flow, id)? {
-                        begin.push(Done { run, event: Event::Begin, at: self.clock.now(), reply: None });
+                    match self.revive(&flow, lease, id) {
+                        Ok(Some(run)) => {
+                            begin.push(Done { run, event: Event::Begin, at: self.clock.now(), reply: None });
+                        }
+                        Ok(None) => {}
+                        // The others are claimed too: they must begin all the same.
+                        Err(error) => outcome = Err(error),
                     }
                 }
                 let mut ready = Vec::new();
                 self.commit(&mut begin, &mut ready);
                 self.dispatch_ready(&mut ready);
+                self.settle_late_comers();
+                outcome?;
                 if !more {
                     break;
                 }
@@ -48,7 +67,12 @@ impl<H: Host> Engine<H> {
         Ok(())
     }
 
-    fn revive(self: &Arc<Self>, flow: &Arc<Flow<H>>, id: bide_core::RunId) -> Result<Option<Arc<Run<H>>>, StoreError> {
+    fn revive(
+        self: &Arc<Self>,
+        flow: &Arc<Flow<H>>,
+        lease: Lease,
+        id: bide_core::RunId,
+    ) -> Result<Option<Arc<Run<H>>>, StoreError> {
         let Some(stored) = self.store().load(id)? else { return Ok(None) };
         let corrupt = |why: String| StoreError::Corrupt(format!("run {id} of {:?}: {why}", flow.graph.workflow()));
         let inputs: Box<[(Arc<str>, Value)]> = pack::unpack(&stored.run.inputs)
@@ -65,12 +89,13 @@ impl<H: Host> Engine<H> {
                 return Ok(None);
             }
         };
-        Ok(Some(self.adopt(flow, state, key, inputs, created_at, H::Local::default())))
+        Ok(Some(self.adopt(flow, lease, state, key, inputs, created_at, H::Local::default())))
     }
 
     pub(crate) fn adopt(
         &self,
         flow: &Arc<Flow<H>>,
+        lease: Lease,
         state: RunState,
         key: Option<Arc<str>>,
         inputs: Box<[(Arc<str>, Value)]>,
@@ -83,6 +108,7 @@ impl<H: Host> Engine<H> {
             flow: Arc::clone(flow),
             inputs,
             created_at,
+            lease,
             state: parking_lot::Mutex::new(state),
             local,
             settled: crate::settled::Settled::default(),

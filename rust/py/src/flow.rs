@@ -121,7 +121,7 @@ fn read_task(task: &Bound<'_, PyAny>, names: &Names) -> PyResult<(TaskSpec, PyBo
         spec.retry.max_delay = spec.retry.max_delay.max(spec.retry.delay);
         let covers = retry.getattr("matches")?;
         let timeout = crate::gil::call0(errors::names(py)?.task_timeout.bind(py))?;
-        retries_timeout = crate::gil::is_truthy(&crate::gil::call1(&covers, &timeout)?)?;
+        retries_timeout = crate::gil::is_truthy(&*crate::gil::call1(&covers, &timeout)?)?;
         matches = Some(Kept::new(covers.unbind()));
     }
     let mut sources = Vec::new();

@@ -72,7 +72,7 @@ impl RunnerBuilder {
         if self.slots == 0 {
             return Err(DefinitionError("slots must be at least 1".to_owned()).into());
         }
-        let dispatch = OnTokio::new(runtime, self.slots);
+        let dispatch = OnTokio::new(runtime, self.slots, self.store.blocks());
         let engine = Engine::start(self.store, self.clock, dispatch, self.log)?;
         Ok(Runner { engine })
     }
@@ -259,7 +259,7 @@ pub(super) async fn blocking<R: Send + 'static>(
     engine: &Arc<Engine<Closures>>,
     act: impl FnOnce(&Arc<Engine<Closures>>) -> R + Send + 'static,
 ) -> Result<R, Error> {
-    if !engine.store().blocks() {
+    if !engine.dispatch().store_blocks {
         return Ok(act(engine));
     }
     let there = Arc::clone(engine);

@@ -69,7 +69,7 @@ impl<H: Host> Engine<H> {
         let lease = *self.lease.read();
         match self.store().renew(lease, self.clock.now()) {
             Err(StoreError::Fenced { .. }) => {
-                self.fenced();
+                self.fenced(lease);
                 self.take_up()
             }
             outcome => outcome,
