@@ -42,6 +42,11 @@ impl Debt {
             self.wake.notify_one();
         }
     }
+
+    #[cfg(test)]
+    pub(super) fn is_paid(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) == 0
+    }
 }
 
 /// The running thread; stops promptly when dropped.
