@@ -10,6 +10,7 @@ use bide_core::record::{Batch, Committed, NewRun, RecordedTask, RunRow, RunRowId
 use bide_core::{RunId, RunStatus, Time};
 
 pub mod memory;
+mod refused;
 pub mod sqlite;
 
 pub use memory::MemoryStore;
@@ -163,7 +164,8 @@ pub trait Store: Send + Sync + 'static {
     /// Any [`StoreError`]; then none was taken over.
     fn claim(&self, lease: Lease, workflows: &[i64], now: Time, limit: usize) -> Result<Vec<RunRowId>, StoreError>;
 
-    /// Gives single runs back to nobody (they cannot be executed here after all).
+    /// Gives single runs back to nobody (they cannot be executed here after all). This lease's own claims pass them
+    /// over until something is registered in this process.
     ///
     /// # Errors
     /// Any [`StoreError`].

@@ -34,7 +34,8 @@ macro_rules! conformance {
             a_lapsed_lease_is_taken_over_and_its_holder_fenced
             a_living_runner_keeps_its_runs
             who_leaves_frees_its_runs_and_is_fenced
-            a_released_run_can_be_claimed
+            a_released_run_can_be_claimed_by_another
+            what_a_runner_released_it_is_not_given_again_until_something_is_registered
             claims_are_oldest_first_and_only_what_was_asked_for
             a_run_is_claimed_by_one_of_many
             task_numbers_are_dense_and_the_same_in_every_version
@@ -447,7 +448,7 @@ mod checks {
         assert_eq!((found.runner, found.status), (Some(other.lease.runner), RunStatus::Running));
     }
 
-    pub fn a_released_run_can_be_claimed(store: &dyn Store) {
+    pub fn a_released_run_can_be_claimed_by_another(store: &dyn Store) {
         let (one, other) = (Desk::new(store), Desk::new(store));
         let (kept, released) = (one.create(START, None), one.create(START, None));
         // Only its owner can release a run.
@@ -456,6 +457,19 @@ mod checks {
         ok(store.release(one.lease, &[released.row()]));
         assert_eq!(other.claim(START), [released.row()]);
         assert_eq!(one.load(kept).run.runner, Some(one.lease.runner));
+    }
+
+    pub fn what_a_runner_released_it_is_not_given_again_until_something_is_registered(store: &dyn Store) {
+        let (desk, other) = (Desk::new(store), Desk::new(store));
+        let runs: Vec<RunRowId> = (0..3).map(|at| desk.create(later(at), None).row()).collect();
+        let fourth = other.create(later(9), None);
+        ok(store.release(desk.lease, &runs));
+        assert_eq!(desk.claim(START), [] as [i64; 0]);
+        // They stand in the way of nothing else, however few are asked for.
+        ok(store.leave(other.lease));
+        assert_eq!(ok(store.claim(desk.lease, &[desk.workflow], START, 1)), [fourth.row()]);
+        ok(store.register("ingest", "v2", &names(&["fetch"])));
+        assert_eq!(desk.claim(START), runs);
     }
 
     pub fn claims_are_oldest_first_and_only_what_was_asked_for(store: &dyn Store) {

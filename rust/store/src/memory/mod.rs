@@ -12,6 +12,7 @@ use bide_core::record::{Batch, Committed, NewRun, RecordedTask, RunRow, RunRowId
 use bide_core::{RunId, RunStatus, TaskId, Time};
 use parking_lot::Mutex;
 
+use crate::refused::Refused;
 use crate::{Creation, LEASE, Lease, RunFilter, Store, StoreError, StoredWorkflow};
 use run::{MemRun, RowHash};
 
@@ -34,6 +35,7 @@ struct State {
     unowned: BTreeSet<RunRowId>,
     /// Ended runs in the order in which they ended.
     ended: VecDeque<RunRowId>,
+    refused: Refused,
     news: u64,
 }
 
@@ -190,6 +192,7 @@ impl Store for MemoryStore {
         let state = &mut *self.0.lock();
         if state.fence(lease).is_ok() {
             state.runners.remove(&lease.runner);
+            state.refused.forget_runner(lease.runner);
             state.abandon(lease.runner);
         }
         Ok(())
@@ -202,6 +205,7 @@ impl Store for MemoryStore {
         tasks: &[(Arc<str>, Vec<Arc<str>>)],
     ) -> Result<StoredWorkflow, StoreError> {
         let state = &mut *self.0.lock();
+        state.refused.forget_all();
         let workflow = state.workflows.iter().position(|known| &*known.name == name).unwrap_or_else(|| {
             state.workflows.push(MemWorkflow { name: name.into(), tasks: Vec::new() });
             state.workflows.len() - 1
@@ -266,9 +270,12 @@ impl Store for MemoryStore {
             state.abandon(runner);
         }
         let runs = &state.runs;
+        let refused = state.refused.by(lease.runner);
         let fits = |id: &&RunRowId| {
             let run = &runs[*id];
-            run.status != RunStatus::Paused && workflows.contains(&run.workflow)
+            run.status != RunStatus::Paused
+                && workflows.contains(&run.workflow)
+                && !refused.is_some_and(|refused| refused.contains(*id))
         };
         let claimed: Vec<RunRowId> = state.unowned.iter().filter(fits).take(limit).copied().collect();
         for id in &claimed {
@@ -291,6 +298,7 @@ impl Store for MemoryStore {
             {
                 run.runner = None;
                 state.unowned.insert(*id);
+                state.refused.add(lease.runner, *id);
             }
         }
         state.news += 1;

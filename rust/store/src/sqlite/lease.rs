@@ -4,6 +4,7 @@
 //! out. Taking over raises the loser's epoch, which fences it: its next commit compares the epoch and fails. Its
 //! unfinished runs then belong to nobody, so that a run is always either a living runner's or free.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bide_core::Time;
@@ -115,6 +116,7 @@ impl SqliteStore {
     }
 
     pub(super) fn delete_runner(&self, lease: Lease) -> Result<(), StoreError> {
+        self.refused.lock().forget_runner(lease.runner);
         let left = self.fenced(lease, |connection| {
             execute(connection, ABANDON, [lease.runner])?;
             execute(connection, "DELETE FROM runner WHERE id = ?1", [lease.runner])
@@ -128,10 +130,19 @@ impl SqliteStore {
     }
 
     pub(super) fn give_back(&self, lease: Lease, runs: &[RunRowId]) -> Result<(), StoreError> {
-        self.fenced(lease, |connection| {
+        let given = self.fenced(lease, |connection| {
             let mut give_back = connection.prepare_cached(GIVE_BACK)?;
-            runs.iter().try_for_each(|run| give_back.execute([*run, lease.runner]).map(drop))
+            let mut given = Vec::with_capacity(runs.len());
+            for run in runs {
+                if give_back.execute([*run, lease.runner])? == 1 {
+                    given.push(*run);
+                }
+            }
+            Ok(given)
         })?;
+        let mut refused = self.refused.lock();
+        given.into_iter().for_each(|run| refused.add(lease.runner, run));
+        drop(refused);
         self.news.raise();
         Ok(())
     }
@@ -145,12 +156,13 @@ impl SqliteStore {
     ) -> Result<Vec<RunRowId>, StoreError> {
         // Nearly always there is nothing, which a reader finds without keeping any writer waiting.
         let told = |error: rusqlite::Error| self.place.error(&error);
+        let refused = self.refused.lock().by(lease.runner).cloned().unwrap_or_default();
         let reader = self.reader()?;
         if let Some(lost) = fence(&reader, lease).map_err(told)? {
             return Err(lost);
         }
-        let nothing =
-            self.dead(&reader, lease, now)?.is_empty() && free(&reader, workflows, 1).map_err(told)?.is_empty();
+        let nothing = self.dead(&reader, lease, now)?.is_empty()
+            && free(&reader, workflows, &refused, 1).map_err(told)?.is_empty();
         drop(reader);
         if nothing {
             return Ok(Vec::new());
@@ -165,7 +177,7 @@ impl SqliteStore {
             execute(&writer, FENCE_OFF, [runner]).map_err(told)?;
             execute(&writer, ABANDON, [runner]).map_err(told)?;
         }
-        let claimed = free(&writer, workflows, limit).map_err(told)?;
+        let claimed = free(&writer, workflows, &refused, limit).map_err(told)?;
         for run in &claimed {
             execute(&writer, TAKE, [*run, lease.runner, lease.epoch]).map_err(told)?;
         }
@@ -227,14 +239,22 @@ impl SqliteStore {
     }
 }
 
-/// Runs that belong to nobody, oldest first.
-fn free(connection: &Connection, workflows: &[i64], limit: usize) -> rusqlite::Result<Vec<RunRowId>> {
+/// Runs that belong to nobody and were not refused, oldest first.
+fn free(
+    connection: &Connection,
+    workflows: &[i64],
+    refused: &HashSet<RunRowId>,
+    limit: usize,
+) -> rusqlite::Result<Vec<RunRowId>> {
     let mut statement = connection.prepare_cached(FREE)?;
     let mut found = Vec::new();
     for workflow in workflows {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let limit = i64::try_from(limit.saturating_add(refused.len())).unwrap_or(i64::MAX);
         for run in statement.query_map([*workflow, limit], |row| row.get(0))? {
-            found.push(run?);
+            let run = run?;
+            if !refused.contains(&run) {
+                found.push(run);
+            }
         }
     }
     found.sort_unstable();

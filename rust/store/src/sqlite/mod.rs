@@ -32,6 +32,7 @@ use bide_core::{RunId, Time};
 use parking_lot::{Mutex, MutexGuard};
 use rusqlite::{Connection, OpenFlags};
 
+use crate::refused::Refused;
 use crate::{Creation, Durability, Lease, RunFilter, Store, StoreError, StoredWorkflow};
 use checkpoint::{Checkpointer, Debt};
 use error::{Place, is_busy};
@@ -70,6 +71,7 @@ pub struct SqliteStore {
     debt: Arc<Debt>,
     versions: read::Versions,
     news: lease::NewsCount,
+    refused: Mutex<Refused>,
     /// What must not be touched after a fork, not even to drop it.
     live: ManuallyDrop<Live>,
 }
@@ -136,6 +138,7 @@ impl SqliteStore {
             debt,
             versions: read::Versions::default(),
             news: lease::NewsCount::default(),
+            refused: Mutex::default(),
             live: ManuallyDrop::new(Live {
                 _checkpointer: checkpointer,
                 reader: Mutex::new(reader),
