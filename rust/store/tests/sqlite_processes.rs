@@ -8,9 +8,12 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
-use bide_core::record::NewRun;
-use bide_core::{RunId, Time};
-use bide_store::{Creation, Durability, Lease, SqliteStore, Store, StoreError};
+use bide_core::record::{DoneRow, NewRun};
+use bide_core::{NO_MAP, RunId, Time, Value, Write};
+use bide_store::{Creation, Durability, Lease, RunFilter, SqliteStore, Store, StoreError};
+
+/// How many runs each of several writing processes makes.
+const EACH: u64 = 200;
 
 const NOW: Time = Time(1_795_000_000_000_000);
 
@@ -102,6 +105,28 @@ fn play_a_part() {
             say(matches!(fenced, Err(StoreError::Fenced { .. })));
             wait_to_be_told();
         }
+        "commit" => {
+            let store = open(path);
+            let (workflow, version) = register(&*store);
+            let lease = store.enroll(NOW).unwrap();
+            for n in 0..EACH {
+                let random = (u64::from(std::process::id()) << 32 | n).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 2;
+                let id = RunId::new(NOW.0 as u64 / 1000, n as u16, random);
+                let new = NewRun { id, workflow, version, key: None, inputs: [].into(), created_at: NOW };
+                assert_eq!(store.create(lease, &[new]).unwrap(), [Creation::Created]);
+                let done = DoneRow {
+                    run: id.row(),
+                    task: 0,
+                    map: NO_MAP,
+                    output: Value::NONE,
+                    started_at: NOW,
+                    ended_at: NOW,
+                };
+                let _ = store.commit(lease, &mut vec![Write::Done(done)]).unwrap();
+            }
+            store.leave(lease).unwrap();
+            say("done");
+        }
         "fork" => {
             let store = open(path);
             let (lease, _) = own_a_run(&*store);
@@ -183,6 +208,23 @@ fn many_processes_may_create_one_file_at_the_same_moment() {
     }
     others.into_iter().for_each(Other::finish);
     assert_eq!(register(&*open(&path)), (1, 1));
+}
+
+#[test]
+fn processes_that_write_at_the_same_time_wait_for_each_other_and_lose_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bide.db");
+    let mut others: Vec<Other> = (0..4).map(|_| Other::start("commit", &path)).collect();
+    for other in &mut others {
+        assert_eq!(other.says(), "done");
+    }
+    others.into_iter().for_each(Other::finish);
+    let store = open(&path);
+    let runs = store.list(&RunFilter::default()).unwrap();
+    assert_eq!(runs.len() as u64, 4 * EACH);
+    for run in runs {
+        assert_eq!(store.load(run.id).unwrap().unwrap().rows.len(), 1);
+    }
 }
 
 #[test]
