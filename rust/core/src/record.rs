@@ -67,7 +67,7 @@ pub struct Entry {
     /// Where it stands.
     pub state: EntryState,
     /// What must be the same for the record to be reused: a condition's fingerprint, a step's encoded arguments,
-    /// the members of a combination. `None`: never provably the same.
+    /// the members of a combination. A wait without one is never provably the same, a step has no arguments then.
     pub proof: Option<Arc<[u8]>>,
     /// When a time is reached (for `Time`).
     pub due: Option<Time>,
@@ -77,7 +77,7 @@ pub struct Entry {
     pub value: Option<Value>,
     /// The failure.
     pub failure: Option<Failure>,
-    /// When it was first recorded.
+    /// When the wait was opened; anew if it was over and had to be asked again.
     pub opened_at: Time,
     /// When it left `Open`.
     pub closed_at: Option<Time>,
@@ -150,8 +150,10 @@ pub struct RunUpdate {
     pub ended_at: Option<Time>,
     /// Why it does not go on, in words.
     pub blocked_by: Option<Arc<str>>,
-    /// How often in a row it was found dead with a marked task and no new record.
+    /// How many processes in a row have entered a marked body of it and recorded nothing new.
     pub crashes: u32,
+    /// The workflow version that the run goes on with, if it is another than before.
+    pub version: Option<i64>,
 }
 
 /// One write of a batch.
@@ -242,7 +244,7 @@ pub struct RunRow {
     pub ended_at: Option<Time>,
     /// Why it does not go on, in words.
     pub blocked_by: Option<Arc<str>>,
-    /// How often in a row it was found dead with a marked task and no new record.
+    /// How many processes in a row have entered a marked body of it and recorded nothing new.
     pub crashes: u32,
     /// The runner that has it, if any.
     pub runner: Option<i64>,

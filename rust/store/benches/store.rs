@@ -217,5 +217,6 @@ fn ended(run: RunId) -> Write {
         ended_at: Some(now()),
         blocked_by: None,
         crashes: 0,
+        version: None,
     }))
 }

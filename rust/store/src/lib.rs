@@ -6,11 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{Batch, Committed, NewRun, RecordedTask, RunRow, RunRowId, StoredRun};
+use bide_core::record::{Batch, Committed, NewRun, RecordedTask, RunRow, StoredRun};
 use bide_core::{RunId, RunStatus, Time};
 
 pub mod memory;
-mod refused;
 pub mod sqlite;
 
 pub use memory::MemoryStore;
@@ -46,6 +45,17 @@ pub struct StoredWorkflow {
     /// The version's number.
     pub version: i64,
     /// Its tasks, in declaration order, with their numbers.
+    pub tasks: Arc<[RecordedTask]>,
+}
+
+/// One version of a workflow, as recorded.
+#[derive(Clone, Debug)]
+pub struct StoredVersion {
+    /// Its number.
+    pub version: i64,
+    /// The hash of its graph.
+    pub hash: Arc<str>,
+    /// Its tasks, in declaration order.
     pub tasks: Arc<[RecordedTask]>,
 }
 
@@ -157,31 +167,24 @@ pub trait Store: Send + Sync + 'static {
     /// Any [`StoreError`]; except for `Unknown` nothing was written.
     fn commit(&self, lease: Lease, batch: &mut Batch) -> Result<Committed, StoreError>;
 
-    /// Takes over unfinished, not paused runs of these workflows that belong to nobody, to a dead runner or to one
-    /// whose lease has run out (which is fenced by that), oldest first, at most `limit`.
+    /// The versions of a workflow that any run was ever created with.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    fn versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError>;
+
+    /// Takes over unfinished, not paused runs of these workflow versions that belong to nobody, to a dead runner or to
+    /// one whose lease has run out (which is fenced by that), oldest first, at most `limit`.
     ///
     /// # Errors
     /// Any [`StoreError`]; then none was taken over.
-    fn claim(&self, lease: Lease, workflows: &[i64], now: Time, limit: usize) -> Result<Vec<RunRowId>, StoreError>;
-
-    /// Gives single runs back to nobody (they cannot be executed here after all). This lease's own claims pass them
-    /// over until something is registered in this process.
-    ///
-    /// # Errors
-    /// Any [`StoreError`].
-    fn release(&self, lease: Lease, runs: &[RunRowId]) -> Result<(), StoreError>;
+    fn claim(&self, lease: Lease, versions: &[i64], now: Time, limit: usize) -> Result<Vec<RunId>, StoreError>;
 
     /// A run with all that was recorded of it.
     ///
     /// # Errors
     /// `Corrupt` if a row does not read back, else `Unavailable`.
     fn load(&self, run: RunId) -> Result<Option<StoredRun>, StoreError>;
-
-    /// The id of a run by its row number.
-    ///
-    /// # Errors
-    /// As [`Store::load`].
-    fn id_of(&self, row: RunRowId) -> Result<Option<RunId>, StoreError>;
 
     /// The ids of the runs with this key: one per workflow, or of the one workflow named.
     ///

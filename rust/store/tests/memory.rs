@@ -35,6 +35,7 @@ fn only_the_last_ended_runs_are_kept_and_no_unfinished_one_is_forgotten() {
             ended_at: Some(Time(1)),
             blocked_by: None,
             crashes: 0,
+            version: None,
         };
         let _ = store.commit(lease, &mut vec![Write::Run(Box::new(update))]).unwrap();
     }

@@ -26,13 +26,13 @@ fn register(store: &dyn Store) -> (i64, i64) {
     (flow.workflow, flow.version)
 }
 
-fn own_a_run(store: &dyn Store) -> (Lease, i64) {
+fn own_a_run(store: &dyn Store) -> (Lease, RunId) {
     let (workflow, version) = register(store);
     let lease = store.enroll(NOW).unwrap();
     let id = RunId::new(NOW.0 as u64 / 1000, 0, u64::from(std::process::id()) << 32);
     let new = NewRun { id, workflow, version, key: None, inputs: [].into(), created_at: NOW };
     assert_eq!(store.create(lease, &[new]).unwrap(), [Creation::Created]);
-    (lease, id.row())
+    (lease, id)
 }
 
 /// Another process that plays a part until it is killed or told to go on.
@@ -149,22 +149,22 @@ fn a_killed_process_is_known_to_be_dead_at_once_and_its_runs_are_taken_over() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bide.db");
     let store = open(&path);
-    let (workflow, _) = register(&*store);
+    let (_, version) = register(&*store);
     let lease = store.enroll(NOW).unwrap();
     let mut other = Other::start("own a run", &path);
-    let run: i64 = other.says().parse().unwrap();
+    let run: RunId = other.says().parse().unwrap();
 
     // While it lives nobody takes anything from it, however often one asks.
     let mut seen = store.news().unwrap();
     for _ in 0..3 {
-        assert_eq!(store.claim(lease, &[workflow], NOW, 10).unwrap(), [] as [i64; 0]);
+        assert_eq!(store.claim(lease, &[version], NOW, 10).unwrap(), [] as [RunId; 0]);
         assert_eq!(store.news().unwrap(), seen);
     }
     other.kill();
     let news = store.news().unwrap();
     assert!(news > seen);
     seen = news;
-    assert_eq!(store.claim(lease, &[workflow], NOW, 10).unwrap(), [run]);
+    assert_eq!(store.claim(lease, &[version], NOW, 10).unwrap(), [run]);
     assert_eq!(store.news().unwrap(), seen);
 }
 
@@ -173,12 +173,12 @@ fn a_process_whose_lease_has_run_out_lives_on_but_is_fenced() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bide.db");
     let store = open(&path);
-    let (workflow, _) = register(&*store);
+    let (_, version) = register(&*store);
     let mut other = Other::start("own a run", &path);
-    let run: i64 = other.says().parse().unwrap();
+    let run: RunId = other.says().parse().unwrap();
     let later = NOW.after(bide_store::LEASE);
     let lease = store.enroll(later).unwrap();
-    assert_eq!(store.claim(lease, &[workflow], later, 10).unwrap(), [run]);
+    assert_eq!(store.claim(lease, &[version], later, 10).unwrap(), [run]);
     drop(other.child.stdin.take());
     assert_eq!(other.says(), "true");
     other.finish();
@@ -191,11 +191,11 @@ fn opening_a_file_twice_and_closing_one_does_not_lose_the_lock() {
     let mut other = Other::start("own a run", &path);
     other.says();
     let store = open(&path);
-    let (workflow, _) = register(&*store);
+    let (_, version) = register(&*store);
     let lease = store.enroll(NOW).unwrap();
-    assert_eq!(store.claim(lease, &[workflow], NOW, 10).unwrap(), [] as [i64; 0]);
+    assert_eq!(store.claim(lease, &[version], NOW, 10).unwrap(), [] as [RunId; 0]);
     other.kill();
-    assert_eq!(store.claim(lease, &[workflow], NOW, 10).unwrap().len(), 1);
+    assert_eq!(store.claim(lease, &[version], NOW, 10).unwrap().len(), 1);
 }
 
 #[test]
@@ -266,11 +266,11 @@ fn a_forked_child_gets_an_error_from_every_way_in_and_leaves_the_parent_alone() 
     assert_eq!(parent.says(), "0");
     // The child's end has freed nothing of its parent's.
     let store = open(&path);
-    let (workflow, _) = register(&*store);
+    let (_, version) = register(&*store);
     let lease = store.enroll(NOW).unwrap();
-    assert_eq!(store.claim(lease, &[workflow], NOW, 1).unwrap(), [] as [i64; 0]);
+    assert_eq!(store.claim(lease, &[version], NOW, 1).unwrap(), [] as [RunId; 0]);
     parent.kill();
-    assert_eq!(store.claim(lease, &[workflow], NOW, 1).unwrap().len(), 1);
+    assert_eq!(store.claim(lease, &[version], NOW, 1).unwrap().len(), 1);
 }
 
 /// Forks with an open store; answers the child's exit status.

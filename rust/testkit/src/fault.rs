@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bide_core::record::{Batch, Committed, NewRun, RunRow, RunRowId, StoredRun};
+use bide_core::record::{Batch, Committed, NewRun, RunRow, StoredRun};
 use bide_core::{RunId, Time};
-use bide_store::{Creation, Lease, RunFilter, Store, StoreError, StoredWorkflow};
+use bide_store::{Creation, Lease, RunFilter, Store, StoreError, StoredVersion, StoredWorkflow};
 use parking_lot::Mutex;
 
 /// What goes wrong with a call.
@@ -130,20 +130,16 @@ impl Store for FaultyStore {
         self.call(|store| store.commit(lease, batch))
     }
 
-    fn claim(&self, lease: Lease, workflows: &[i64], now: Time, limit: usize) -> Result<Vec<RunRowId>, StoreError> {
-        self.call(|store| store.claim(lease, workflows, now, limit))
+    fn versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError> {
+        self.call(|store| store.versions(workflow))
     }
 
-    fn release(&self, lease: Lease, runs: &[RunRowId]) -> Result<(), StoreError> {
-        self.call(|store| store.release(lease, runs))
+    fn claim(&self, lease: Lease, versions: &[i64], now: Time, limit: usize) -> Result<Vec<RunId>, StoreError> {
+        self.call(|store| store.claim(lease, versions, now, limit))
     }
 
     fn load(&self, run: RunId) -> Result<Option<StoredRun>, StoreError> {
         self.call(|store| store.load(run))
-    }
-
-    fn id_of(&self, row: RunRowId) -> Result<Option<RunId>, StoreError> {
-        self.call(|store| store.id_of(row))
     }
 
     fn by_key(&self, key: &str, workflow: Option<&str>) -> Result<Vec<(RunId, Arc<str>)>, StoreError> {

@@ -112,6 +112,7 @@ pub fn run_updates() -> impl Strategy<Value = RunUpdate> {
             ended_at,
             blocked_by,
             crashes,
+            version: None,
         },
     )
 }

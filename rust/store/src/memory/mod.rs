@@ -12,8 +12,7 @@ use bide_core::record::{Batch, Committed, NewRun, RecordedTask, RunRow, RunRowId
 use bide_core::{RunId, RunStatus, TaskId, Time};
 use parking_lot::Mutex;
 
-use crate::refused::Refused;
-use crate::{Creation, LEASE, Lease, RunFilter, Store, StoreError, StoredWorkflow};
+use crate::{Creation, LEASE, Lease, RunFilter, Store, StoreError, StoredVersion, StoredWorkflow};
 use run::{MemRun, RowHash};
 
 /// How many ended runs are kept.
@@ -35,7 +34,6 @@ struct State {
     unowned: BTreeSet<RunRowId>,
     /// Ended runs in the order in which they ended.
     ended: VecDeque<RunRowId>,
-    refused: Refused,
     news: u64,
 }
 
@@ -197,7 +195,6 @@ impl Store for MemoryStore {
         let state = &mut *self.0.lock();
         if state.fence(lease).is_ok() {
             state.runners.remove(&lease.runner);
-            state.refused.forget_runner(lease.runner);
             state.abandon(lease.runner);
         }
         Ok(())
@@ -210,7 +207,6 @@ impl Store for MemoryStore {
         tasks: &[(Arc<str>, Vec<Arc<str>>)],
     ) -> Result<StoredWorkflow, StoreError> {
         let state = &mut *self.0.lock();
-        state.refused.forget_all();
         let workflow = state.workflows.iter().position(|known| &*known.name == name).unwrap_or_else(|| {
             state.workflows.push(MemWorkflow { name: name.into(), tasks: Vec::new() });
             state.workflows.len() - 1
@@ -263,7 +259,18 @@ impl Store for MemoryStore {
         Ok(Committed::by_store())
     }
 
-    fn claim(&self, lease: Lease, workflows: &[i64], now: Time, limit: usize) -> Result<Vec<RunRowId>, StoreError> {
+    fn versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError> {
+        let state = &*self.0.lock();
+        let of_workflow = state.versions.iter().zip(0..).filter(|(known, _)| known.workflow == workflow);
+        let stored = |(known, version): (&MemVersion, i64)| StoredVersion {
+            version,
+            hash: known.hash.clone(),
+            tasks: known.tasks.clone(),
+        };
+        Ok(of_workflow.map(stored).collect())
+    }
+
+    fn claim(&self, lease: Lease, versions: &[i64], now: Time, limit: usize) -> Result<Vec<RunId>, StoreError> {
         let state = &mut *self.0.lock();
         state.fence(lease)?;
         let lapsed: Vec<i64> = (state.runners.iter())
@@ -278,39 +285,21 @@ impl Store for MemoryStore {
             state.abandon(runner);
         }
         let runs = &state.runs;
-        let refused = state.refused.by(lease.runner);
         let fits = |id: &&RunRowId| {
             let run = &runs[*id];
-            run.status != RunStatus::Paused
-                && workflows.contains(&run.workflow)
-                && !refused.is_some_and(|refused| refused.contains(*id))
+            run.status != RunStatus::Paused && versions.contains(&run.version)
         };
         let claimed: Vec<RunRowId> = state.unowned.iter().filter(fits).take(limit).copied().collect();
-        for id in &claimed {
-            state.unowned.remove(id);
-            if let Some(run) = state.runs.get_mut(id) {
+        let mut ids = Vec::with_capacity(claimed.len());
+        for row in &claimed {
+            state.unowned.remove(row);
+            if let Some(run) = state.runs.get_mut(row) {
                 run.runner = Some(lease.runner);
                 run.status = RunStatus::Running;
+                ids.push(run.id);
             }
         }
-        Ok(claimed)
-    }
-
-    fn release(&self, lease: Lease, runs: &[RunRowId]) -> Result<(), StoreError> {
-        let state = &mut *self.0.lock();
-        state.fence(lease)?;
-        for id in runs {
-            if let Some(run) = state.runs.get_mut(id)
-                && run.runner == Some(lease.runner)
-                && !run.status.is_ended()
-            {
-                run.runner = None;
-                state.unowned.insert(*id);
-                state.refused.add(lease.runner, *id);
-            }
-        }
-        state.news += 1;
-        Ok(())
+        Ok(ids)
     }
 
     fn load(&self, run: RunId) -> Result<Option<StoredRun>, StoreError> {
@@ -322,10 +311,6 @@ impl Store for MemoryStore {
             rows: found.task_rows(),
             entries: found.entries(),
         }))
-    }
-
-    fn id_of(&self, row: RunRowId) -> Result<Option<RunId>, StoreError> {
-        Ok(self.0.lock().runs.get(&row).map(|run| run.id))
     }
 
     fn by_key(&self, key: &str, workflow: Option<&str>) -> Result<Vec<(RunId, Arc<str>)>, StoreError> {

@@ -125,6 +125,7 @@ impl MemRun {
         self.ended_at = update.ended_at;
         self.blocked_by = update.blocked_by;
         self.crashes = update.crashes;
+        self.version = update.version.unwrap_or(self.version);
         if self.status.is_ended() {
             self.runner = None;
         }

@@ -4,11 +4,9 @@
 //! out. Taking over raises the loser's epoch, which fences it: its next commit compares the epoch and fails. Its
 //! unfinished runs then belong to nobody, so that a run is always either a living runner's or free.
 
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bide_core::Time;
-use bide_core::record::RunRowId;
+use bide_core::{RunId, Time};
 use rusqlite::{Connection, params};
 
 use super::SqliteStore;
@@ -46,14 +44,14 @@ const RUNNERS: &str = "SELECT id, lock, expires FROM runner WHERE expires IS NOT
 const FENCE_OFF: &str = "UPDATE runner SET epoch = epoch + 1, expires = NULL WHERE id = ?1";
 // The planner must not take the order of `id` for a reason to walk the whole table, hence INDEXED BY.
 const ABANDON: &str = "UPDATE run INDEXED BY run_open SET runner = NULL, epoch = NULL WHERE status < 3 AND runner = ?1";
-const FREE: &str = "SELECT id FROM run INDEXED BY run_open \
-     WHERE status < 3 AND runner IS NULL AND workflow = ?1 AND status <> 2 ORDER BY id LIMIT ?2";
+const FREE: &str = "SELECT uuid FROM run INDEXED BY run_open \
+     WHERE status < 3 AND runner IS NULL AND workflow = (SELECT workflow FROM version WHERE id = ?1) \
+     AND version = ?1 AND status <> 2 ORDER BY id LIMIT ?2";
 const TAKE: &str = "UPDATE run SET runner = ?2, epoch = ?3, status = 1 WHERE id = ?1";
-const GIVE_BACK: &str = "UPDATE run SET runner = NULL, epoch = NULL WHERE id = ?1 AND runner = ?2 AND status < 3";
 
 /// For the test that no hot statement scans a table.
 #[cfg(test)]
-pub(super) const HOT: &[&str] = &[FENCE, FENCE_OFF, ABANDON, FREE, TAKE, GIVE_BACK];
+pub(super) const HOT: &[&str] = &[FENCE, FENCE_OFF, ABANDON, FREE, TAKE];
 
 /// Fails if the lease was lost. Within a write transaction: then it holds until the commit.
 pub(super) fn fence(connection: &Connection, lease: Lease) -> rusqlite::Result<Option<StoreError>> {
@@ -116,7 +114,6 @@ impl SqliteStore {
     }
 
     pub(super) fn delete_runner(&self, lease: Lease) -> Result<(), StoreError> {
-        self.refused.lock().forget_runner(lease.runner);
         let left = self.fenced(lease, |connection| {
             execute(connection, ABANDON, [lease.runner])?;
             execute(connection, "DELETE FROM runner WHERE id = ?1", [lease.runner])
@@ -129,40 +126,20 @@ impl SqliteStore {
         Ok(())
     }
 
-    pub(super) fn give_back(&self, lease: Lease, runs: &[RunRowId]) -> Result<(), StoreError> {
-        let given = self.fenced(lease, |connection| {
-            let mut give_back = connection.prepare_cached(GIVE_BACK)?;
-            let mut given = Vec::with_capacity(runs.len());
-            for run in runs {
-                if give_back.execute([*run, lease.runner])? == 1 {
-                    given.push(*run);
-                }
-            }
-            Ok(given)
-        })?;
-        let mut refused = self.refused.lock();
-        given.into_iter().for_each(|run| refused.add(lease.runner, run));
-        drop(refused);
-        self.news.raise();
-        Ok(())
-    }
-
     pub(super) fn take_over(
         &self,
         lease: Lease,
-        workflows: &[i64],
+        versions: &[i64],
         now: Time,
         limit: usize,
-    ) -> Result<Vec<RunRowId>, StoreError> {
+    ) -> Result<Vec<RunId>, StoreError> {
         // Nearly always there is nothing, which a reader finds without keeping any writer waiting.
         let told = |error: rusqlite::Error| self.place.error(&error);
-        let refused = self.refused.lock().by(lease.runner).cloned().unwrap_or_default();
         let reader = self.reader()?;
         if let Some(lost) = fence(&reader, lease).map_err(told)? {
             return Err(lost);
         }
-        let nothing = self.dead(&reader, lease, now)?.is_empty()
-            && free(&reader, workflows, &refused, 1).map_err(told)?.is_empty();
+        let nothing = self.dead(&reader, lease, now)?.is_empty() && self.free(&reader, versions, 1)?.is_empty();
         drop(reader);
         if nothing {
             return Ok(Vec::new());
@@ -177,9 +154,9 @@ impl SqliteStore {
             execute(&writer, FENCE_OFF, [runner]).map_err(told)?;
             execute(&writer, ABANDON, [runner]).map_err(told)?;
         }
-        let claimed = free(&writer, workflows, &refused, limit).map_err(told)?;
+        let claimed = self.free(&writer, versions, limit)?;
         for run in &claimed {
-            execute(&writer, TAKE, [*run, lease.runner, lease.epoch]).map_err(told)?;
+            execute(&writer, TAKE, [run.row(), lease.runner, lease.epoch]).map_err(told)?;
         }
         transaction.commit()?;
         self.debt.add(4096);
@@ -200,6 +177,26 @@ impl SqliteStore {
             }
         }
         Ok(dead)
+    }
+
+    /// Runs of these versions that belong to nobody, oldest first.
+    fn free(&self, connection: &Connection, versions: &[i64], limit: usize) -> Result<Vec<RunId>, StoreError> {
+        let read = || -> rusqlite::Result<Vec<Vec<u8>>> {
+            let mut statement = connection.prepare_cached(FREE)?;
+            let most = i64::try_from(limit).unwrap_or(i64::MAX);
+            let mut found = Vec::new();
+            for version in versions {
+                for uuid in statement.query_map([*version, most], |row| row.get(0))? {
+                    found.push(uuid?);
+                }
+            }
+            Ok(found)
+        };
+        let found = read().map_err(|error| self.place.error(&error))?;
+        let mut found: Vec<RunId> = found.iter().map(|uuid| self.uuid(uuid)).collect::<Result<_, _>>()?;
+        found.sort_unstable_by_key(|run| run.row());
+        found.truncate(limit);
+        Ok(found)
     }
 
     fn is_held(&self, lock: &super::LockFile, byte: i64) -> Result<bool, StoreError> {
@@ -237,29 +234,6 @@ impl SqliteStore {
         news.others = living;
         Ok(if any { self.news.raise() } else { self.news.0.load(Ordering::Acquire) })
     }
-}
-
-/// Runs that belong to nobody and were not refused, oldest first.
-fn free(
-    connection: &Connection,
-    workflows: &[i64],
-    refused: &HashSet<RunRowId>,
-    limit: usize,
-) -> rusqlite::Result<Vec<RunRowId>> {
-    let mut statement = connection.prepare_cached(FREE)?;
-    let mut found = Vec::new();
-    for workflow in workflows {
-        let limit = i64::try_from(limit.saturating_add(refused.len())).unwrap_or(i64::MAX);
-        for run in statement.query_map([*workflow, limit], |row| row.get(0))? {
-            let run = run?;
-            if !refused.contains(&run) {
-                found.push(run);
-            }
-        }
-    }
-    found.sort_unstable();
-    found.truncate(limit);
-    Ok(found)
 }
 
 /// This machine's name, for people who look at the rows.

@@ -27,13 +27,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bide_core::record::{Batch, Committed, NewRun, RunRow, RunRowId, StoredRun};
+use bide_core::record::{Batch, Committed, NewRun, RunRow, StoredRun};
 use bide_core::{RunId, Time};
 use parking_lot::{Mutex, MutexGuard};
 use rusqlite::{Connection, OpenFlags};
 
-use crate::refused::Refused;
-use crate::{Creation, Durability, Lease, RunFilter, Store, StoreError, StoredWorkflow};
+use crate::{Creation, Durability, Lease, RunFilter, Store, StoreError, StoredVersion, StoredWorkflow};
 use checkpoint::{Checkpointer, Debt};
 use error::{Place, is_busy};
 use lock::LockFile;
@@ -72,7 +71,6 @@ pub struct SqliteStore {
     debt: Arc<Debt>,
     versions: read::Versions,
     news: lease::NewsCount,
-    refused: Mutex<Refused>,
     /// What must not be touched after a fork, not even to drop it.
     live: ManuallyDrop<Live>,
 }
@@ -141,7 +139,6 @@ impl SqliteStore {
             debt,
             versions: read::Versions::default(),
             news: lease::NewsCount::default(),
-            refused: Mutex::default(),
             live: ManuallyDrop::new(Live {
                 _checkpointer: checkpointer,
                 reader: Mutex::new(reader),
@@ -283,20 +280,16 @@ impl Store for SqliteStore {
         self.write(lease, batch)
     }
 
-    fn claim(&self, lease: Lease, workflows: &[i64], now: Time, limit: usize) -> Result<Vec<RunRowId>, StoreError> {
-        self.take_over(lease, workflows, now, limit)
+    fn versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError> {
+        self.read_versions(workflow)
     }
 
-    fn release(&self, lease: Lease, runs: &[RunRowId]) -> Result<(), StoreError> {
-        self.give_back(lease, runs)
+    fn claim(&self, lease: Lease, versions: &[i64], now: Time, limit: usize) -> Result<Vec<RunId>, StoreError> {
+        self.take_over(lease, versions, now, limit)
     }
 
     fn load(&self, run: RunId) -> Result<Option<StoredRun>, StoreError> {
         self.read_run(run)
-    }
-
-    fn id_of(&self, row: RunRowId) -> Result<Option<RunId>, StoreError> {
-        self.read_id(row)
     }
 
     fn by_key(&self, key: &str, workflow: Option<&str>) -> Result<Vec<(RunId, Arc<str>)>, StoreError> {

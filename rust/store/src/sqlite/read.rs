@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bide_core::record::{RecordedTask, RunRow, RunRowId, StoredRun};
+use bide_core::record::{RecordedTask, RunRow, StoredRun};
 use bide_core::{
     Entry, EntryKey, EntryKind, EntryState, Failure, RunId, RunStatus, SubStatus, TaskId, TaskRow, TaskStatus, Time,
     Value,
@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::SqliteStore;
 use super::workflow::parse_tasks;
-use crate::{RunFilter, StoreError};
+use crate::{RunFilter, StoreError, StoredVersion};
 
 /// How far a row number's milliseconds may be from its run's `created_at`.
 pub(super) const SLACK_MS: i64 = 60_000;
@@ -40,15 +40,15 @@ const TASKS: &str = "SELECT task, map, status, output, started_at, ended_at, fir
      waited, sub_status, changes, failure, retry_at, blocked_by FROM task WHERE run = ?1 ORDER BY task, map";
 const JOURNAL: &str = "SELECT task, map, name, n, seq, kind, state, opened_at, closed_at, due, deadline, proof, value, \
      failure FROM journal WHERE run = ?1 ORDER BY task, map, seq";
-const ID: &str = "SELECT uuid FROM run WHERE id = ?1";
 // CROSS JOIN keeps the order: the few workflows first, then one look into the index of keys for each.
 const KEY: &str = "SELECT r.uuid, w.name FROM workflow w CROSS JOIN run r \
      WHERE r.workflow = w.id AND r.key = ?1 AND (?2 IS NULL OR w.name = ?2) ORDER BY w.id";
 const VERSION: &str = "SELECT tasks FROM version WHERE id = ?1";
+const VERSIONS: &str = "SELECT id, hash FROM version WHERE workflow = ?1 ORDER BY id";
 
 /// For the test that no hot statement scans a table (`KEY` walks the workflows, which are few).
 #[cfg(test)]
-pub(super) const HOT: &[&str] = &[RUN, TASKS, JOURNAL, ID, VERSION];
+pub(super) const HOT: &[&str] = &[RUN, TASKS, JOURNAL, VERSION, VERSIONS];
 /// The same for the look-up by key: it may walk `workflow` alone.
 #[cfg(test)]
 pub(super) const BY_KEY: &str = KEY;
@@ -199,13 +199,15 @@ impl SqliteStore {
         Ok(all)
     }
 
-    pub(super) fn read_id(&self, row: RunRowId) -> Result<Option<RunId>, StoreError> {
+    pub(super) fn read_versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError> {
         let reader = self.reader()?;
-        let found: Option<Vec<u8>> = reader
-            .prepare_cached(ID)
-            .and_then(|mut statement| statement.query_row([row], |row| row.get(0)).optional())
-            .map_err(|error| self.told(error))?;
-        found.map(|uuid| self.uuid(&uuid)).transpose()
+        let read = || -> rusqlite::Result<Vec<(i64, Arc<str>)>> {
+            let mut statement = reader.prepare_cached(VERSIONS)?;
+            statement.query_map([workflow], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        };
+        let found = read().map_err(|error| self.told(error))?;
+        let tasks = |version| self.recorded_tasks(&reader, version);
+        found.into_iter().map(|(version, hash)| Ok(StoredVersion { version, hash, tasks: tasks(version)? })).collect()
     }
 
     pub(super) fn read_key(&self, key: &str, workflow: Option<&str>) -> Result<Vec<(RunId, Arc<str>)>, StoreError> {

@@ -18,7 +18,6 @@ impl SqliteStore {
         version: &str,
         tasks: &[NewTask],
     ) -> Result<StoredWorkflow, StoreError> {
-        self.refused.lock().forget_all();
         let told = |error: rusqlite::Error| self.place.error(&error);
         let known = find(&*self.reader()?, name, version).map_err(told)?;
         let (workflow, version) = match known {

@@ -25,7 +25,7 @@ const TASK: &str = "INSERT OR REPLACE INTO task (run, task, map, status, output,
 const ENTRY: &str = "INSERT OR REPLACE INTO journal (run, task, map, name, n, seq, kind, state, opened_at, closed_at, \
      due, deadline, proof, value, failure) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
 const DROP_ENTRY: &str = "DELETE FROM journal WHERE run = ?1 AND task = ?2 AND map = ?3 AND name = ?4 AND n = ?5";
-const RUN: &str = "UPDATE run SET status = ?2, failure = ?3, ended_at = ?4, blocked_by = ?5, crashes = ?6, \
+const RUN: &str = "UPDATE run SET status = ?2, failure = ?3, ended_at = ?4, blocked_by = ?5, crashes = ?6, version = coalesce(?7, version), \
      runner = CASE WHEN ?2 < 3 THEN runner END, epoch = CASE WHEN ?2 < 3 THEN epoch END WHERE id = ?1";
 const ENDED_BEFORE: &str = "SELECT id FROM run WHERE id < ?2 AND status >= 3 AND ended_at < ?1 ORDER BY id LIMIT ?3";
 const DELETE: &[&str] = &[
@@ -260,6 +260,7 @@ fn run(statement: &mut rusqlite::Statement<'_>, row: &RunUpdate) -> rusqlite::Re
         micros(row.ended_at),
         row.blocked_by.as_deref(),
         row.crashes,
+        row.version,
     ])
 }
 
