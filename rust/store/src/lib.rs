@@ -212,7 +212,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// A number that rises when another process has written, a runner has died, or runs were given back: reason to
     /// claim and to look at watched runs again. A number, because several runners may ask one store and each must
-    /// see each piece of news: a runner keeps the last one it saw. Cheap: called every 50 ms.
+    /// see each piece of news: a runner keeps the last one it saw, and asks before it claims, so that nothing falls in
+    /// between. Cheap: called every 50 ms.
     ///
     /// # Errors
     /// `Unavailable` if the file is gone.
