@@ -29,6 +29,9 @@ pub struct Flow<H: Host> {
     pub recorded: Arc<[RecordedTask]>,
 }
 
+/// A run's inputs, in order of name.
+pub type Inputs = Box<[(Arc<str>, Value)]>;
+
 /// The keys of a context with their values, and what had to be decided between two tasks.
 pub type View = (Vec<(Arc<str>, Value)>, Vec<Conflict>);
 
@@ -41,7 +44,7 @@ pub struct Run<H: Host> {
     /// Its workflow.
     pub flow: Arc<Flow<H>>,
     /// Its inputs, in order of name.
-    pub inputs: Box<[(Arc<str>, Value)]>,
+    pub inputs: Inputs,
     /// When it was created.
     pub created_at: Time,
     /// The lease under which it is executed here. Under any other it is somebody else's.

@@ -8,14 +8,14 @@ use bide_store::{Creation, Lease, StoreError};
 
 use crate::commit::Done;
 use crate::engine::Engine;
-use crate::flow::{Flow, Run};
+use crate::flow::{Flow, Inputs, Run};
 use crate::host::Host;
 use crate::settled::{Settled, Settlement};
 
 /// A run that a caller wants.
 pub struct Wanted<H: Host> {
     /// Its inputs, in order of name.
-    pub inputs: Box<[(Arc<str>, Value)]>,
+    pub inputs: Inputs,
     /// Its key.
     pub key: Option<Arc<str>>,
     /// What the host keeps with it.
@@ -119,7 +119,7 @@ impl<H: Host> Engine<H> {
                 Some(existing) => made.push(Err(existing)),
                 None => {
                     let state = RunState::new(row.id, Arc::clone(&flow.graph), Arc::clone(&flow.ids));
-                    let live = self.adopt(flow, lease, state, run.key, run.inputs, now, run.local);
+                    let live = self.adopt(flow, lease, state, run, now);
                     begin.push(Done { run: Arc::clone(&live), event: Event::Begin, at: now, reply: None });
                     made.push(Ok(live));
                 }
@@ -202,7 +202,7 @@ impl<H: Host> Engine<H> {
 
     /// Packs and orders inputs by name.
     #[must_use]
-    pub fn ordered(mut inputs: Vec<(Arc<str>, Value)>) -> Box<[(Arc<str>, Value)]> {
+    pub fn ordered(mut inputs: Vec<(Arc<str>, Value)>) -> Inputs {
         inputs.sort_by(|(a, _), (b, _)| a.cmp(b));
         inputs.into()
     }

@@ -7,8 +7,9 @@ use bide_store::{Lease, StoreError};
 
 use crate::commit::Done;
 use crate::engine::{Engine, Level};
-use crate::flow::{Flow, Run};
+use crate::flow::{Flow, Inputs, Run};
 use crate::host::Host;
+use crate::submit::Wanted;
 
 /// So many runs are claimed in one commit.
 const CLAIM: usize = 256;
@@ -75,7 +76,7 @@ impl<H: Host> Engine<H> {
     ) -> Result<Option<Arc<Run<H>>>, StoreError> {
         let Some(stored) = self.store().load(id)? else { return Ok(None) };
         let corrupt = |why: String| StoreError::Corrupt(format!("run {id} of {:?}: {why}", flow.graph.workflow()));
-        let inputs: Box<[(Arc<str>, Value)]> = pack::unpack(&stored.run.inputs)
+        let inputs: Inputs = pack::unpack(&stored.run.inputs)
             .map_err(corrupt)?
             .into_iter()
             .map(|(name, value)| (name, value.unwrap_or(Value::NONE)))
@@ -89,7 +90,7 @@ impl<H: Host> Engine<H> {
                 return Ok(None);
             }
         };
-        Ok(Some(self.adopt(flow, lease, state, key, inputs, created_at, H::Local::default())))
+        Ok(Some(self.adopt(flow, lease, state, Wanted { inputs, key, local: H::Local::default() }, created_at)))
     }
 
     pub(crate) fn adopt(
@@ -97,11 +98,10 @@ impl<H: Host> Engine<H> {
         flow: &Arc<Flow<H>>,
         lease: Lease,
         state: RunState,
-        key: Option<Arc<str>>,
-        inputs: Box<[(Arc<str>, Value)]>,
+        wanted: Wanted<H>,
         created_at: bide_core::Time,
-        local: H::Local,
     ) -> Arc<Run<H>> {
+        let Wanted { inputs, key, local } = wanted;
         let run = Arc::new(Run {
             id: state.id(),
             key,

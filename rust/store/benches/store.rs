@@ -6,6 +6,7 @@
 //! unit, the checkpointer's included: they say the same on a busy machine, where rates do not. The log's size is that
 //! at the end, which is about the largest it ever was, because SQLite reuses the file.
 #![expect(clippy::unwrap_used, reason = "a bench")]
+#![expect(clippy::disallowed_methods, reason = "a bench measures time")]
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;
