@@ -35,7 +35,7 @@ impl<H: Host> Engine<H> {
         for flow in flows {
             let mut versions = Vec::new();
             for version in self.store().versions(flow.workflow)? {
-                if recover::fits(&flow.graph, &version.tasks) {
+                if *version.hash == *flow.graph.version() || recover::fits(&flow.graph, &version.tasks) {
                     versions.push(version.version);
                 }
             }
