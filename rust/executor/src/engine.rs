@@ -52,8 +52,11 @@ pub struct Engine<H: Host> {
     closing: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Writes a line to the host's log.
-    log: Box<dyn Fn(Level, &str) + Send + Sync>,
+    log: Log,
 }
+
+/// Where lines for people are written: the host's log.
+pub type Log = Box<dyn Fn(Level, &str) + Send + Sync>;
 
 /// How much a line of the log matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +76,7 @@ impl<H: Host> Engine<H> {
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
         dispatch: H::Dispatch,
-        log: Box<dyn Fn(Level, &str) + Send + Sync>,
+        log: Log,
     ) -> Result<Arc<Self>, StoreError> {
         let lease = store.enroll(clock.now())?;
         let engine = Arc::new(Self {

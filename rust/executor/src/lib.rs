@@ -32,7 +32,7 @@ pub use closures::{
     Scope, Skip, Submit, SubmitAndWait, TaskContext, TaskError, TaskHandle, TaskResult, Wait, Workflow,
     WorkflowBuilder, after, at, until,
 };
-pub use engine::{Engine, Level, default_slots};
+pub use engine::{Engine, Level, Log, default_slots};
 pub use flow::{Flow, Run, View};
 pub use gates::GateWorker;
 pub use host::{Args, Attached, Call, Dispatch, Free, Gate, Host, Polled, Ready, Source, Worker};

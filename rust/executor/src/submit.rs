@@ -119,7 +119,7 @@ impl<H: Host> Engine<H> {
                 Some(existing) => made.push(Err(existing)),
                 None => {
                     let state = RunState::new(row.id, Arc::clone(&flow.graph), Arc::clone(&flow.ids));
-                    let live = self.adopt(flow, lease, state, run.key, run.inputs, now, run.local);
+                    let live = self.adopt(flow, lease, state, run, now);
                     begin.push(Done { run: Arc::clone(&live), event: Event::Begin, at: now, reply: None });
                     made.push(Ok(live));
                 }

@@ -9,6 +9,7 @@ use crate::commit::Done;
 use crate::engine::{Engine, Level};
 use crate::flow::{Flow, Run};
 use crate::host::Host;
+use crate::submit::Wanted;
 
 /// So many runs are claimed in one commit.
 const CLAIM: usize = 256;
@@ -89,7 +90,7 @@ impl<H: Host> Engine<H> {
                 return Ok(None);
             }
         };
-        Ok(Some(self.adopt(flow, lease, state, key, inputs, created_at, H::Local::default())))
+        Ok(Some(self.adopt(flow, lease, state, Wanted { inputs, key, local: H::Local::default() }, created_at)))
     }
 
     pub(crate) fn adopt(
@@ -97,10 +98,8 @@ impl<H: Host> Engine<H> {
         flow: &Arc<Flow<H>>,
         lease: Lease,
         state: RunState,
-        key: Option<Arc<str>>,
-        inputs: Box<[(Arc<str>, Value)]>,
+        Wanted { inputs, key, local }: Wanted<H>,
         created_at: bide_core::Time,
-        local: H::Local,
     ) -> Arc<Run<H>> {
         let run = Arc::new(Run {
             id: state.id(),

@@ -48,8 +48,11 @@ pub(super) fn serialization_failure(message: &str) -> Failure {
     Failure::new(FailureKind::Serialization, "bide.SerializationError", message)
 }
 
+/// Named values, in order of name.
+pub(super) type Inputs = Box<[(Arc<str>, Value)]>;
+
 /// The inputs of a run, ordered by name: anything that serialises to named values, or `()` for none.
-pub(super) fn inputs<T: Serialize + ?Sized>(inputs: &T) -> Result<Box<[(Arc<str>, Value)]>, DefinitionError> {
+pub(super) fn inputs<T: Serialize + ?Sized>(inputs: &T) -> Result<Inputs, DefinitionError> {
     let refused = |why: String| DefinitionError(format!("the inputs cannot be stored: {why}"));
     let shape = shape_of(inputs).map_err(|error| refused(error.to_string()))?;
     let json = serde_json::to_value(inputs).map_err(|error| refused(error.to_string()))?;

@@ -4,18 +4,18 @@ use std::future::IntoFuture;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::{DefinitionError, RunId, Value};
+use bide_core::{DefinitionError, RunId};
 use bide_store::{Store, StoreError};
 use serde::Serialize;
 use tokio::runtime::Handle;
 
-use super::codec;
+use super::codec::{self, Inputs};
 use super::dispatch::OnTokio;
 use super::error::Error;
 use super::result::{RunHandle, RunResult};
 use super::workflow::{BoxFuture, Closures, Workflow};
 use crate::clock::{Clock, SystemClock};
-use crate::engine::{Engine, Level, default_slots};
+use crate::engine::{Engine, Level, Log, default_slots};
 use crate::submit::Wanted;
 
 /// How long bodies may go on when the runner closes.
@@ -23,8 +23,6 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// How long it takes at most until bodies that are dropped have let go.
 const LETTING_GO: Duration = Duration::from_secs(1);
-
-type Log = Box<dyn Fn(Level, &str) + Send + Sync>;
 
 /// Executes runs of workflows on the tokio runtime on which it was started. Dropping it suspends its runs: nothing is
 /// lost, and the next runner on the store goes on with them.
@@ -152,6 +150,12 @@ impl Runner {
         self.engine.dispatch().slots_in_use()
     }
 
+    /// How many runs that have not ended this runner has in memory.
+    #[must_use]
+    pub fn live_runs(&self) -> usize {
+        self.engine.live_count()
+    }
+
     /// Ends it: deferred bodies are suspended, others may go on for five seconds. What is left can be taken up again.
     pub async fn close(&self) {
         self.close_within(GRACE).await;
@@ -186,7 +190,7 @@ impl Drop for Runner {
 pub struct Submit {
     engine: Arc<Engine<Closures>>,
     flow: Workflow,
-    inputs: Result<Box<[(Arc<str>, Value)]>, DefinitionError>,
+    inputs: Result<Inputs, DefinitionError>,
     key: Option<Arc<str>>,
 }
 
@@ -230,7 +234,7 @@ impl IntoFuture for SubmitAndWait {
     }
 }
 
-fn wanted(inputs: Box<[(Arc<str>, Value)]>, key: Option<Arc<str>>) -> Wanted<Closures> {
+fn wanted(inputs: Inputs, key: Option<Arc<str>>) -> Wanted<Closures> {
     Wanted { inputs, key, local: () }
 }
 
