@@ -55,7 +55,7 @@ pub struct Engine<H: Host> {
     log: Log,
 }
 
-/// Where lines for people are written: the host's log.
+/// Where lines for the host's log go. Called on any thread; must not block.
 pub type Log = Box<dyn Fn(Level, &str) + Send + Sync>;
 
 /// How much a line of the log matters.
@@ -65,6 +65,11 @@ pub enum Level {
     Warning,
     /// Something went wrong.
     Error,
+    /// A body does not return; the host can tell where it is.
+    Stuck {
+        /// The host's name of the thread.
+        thread: u64,
+    },
 }
 
 impl<H: Host> Engine<H> {

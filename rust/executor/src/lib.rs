@@ -13,6 +13,7 @@ mod flow;
 mod gates;
 mod host;
 mod ids;
+mod limit;
 pub mod pacer;
 mod pool;
 mod services;
@@ -33,7 +34,7 @@ pub use closures::{
     WorkflowBuilder, after, at, until,
 };
 pub use engine::{Engine, Level, Log, default_slots};
-pub use flow::{Flow, Run, View};
+pub use flow::{Flow, Inputs, Run, View};
 pub use gates::GateWorker;
 pub use host::{Args, Attached, Call, Dispatch, Free, Gate, Host, Polled, Ready, Source, Worker};
 pub use pool::{Pool, StartWorker};

@@ -8,14 +8,14 @@ use bide_store::{Creation, Lease, StoreError};
 
 use crate::commit::Done;
 use crate::engine::Engine;
-use crate::flow::{Flow, Run};
+use crate::flow::{Flow, Inputs, Run};
 use crate::host::Host;
 use crate::settled::{Settled, Settlement};
 
 /// A run that a caller wants.
 pub struct Wanted<H: Host> {
     /// Its inputs, in order of name.
-    pub inputs: Box<[(Arc<str>, Value)]>,
+    pub inputs: Inputs,
     /// Its key.
     pub key: Option<Arc<str>>,
     /// What the host keeps with it.
@@ -202,7 +202,7 @@ impl<H: Host> Engine<H> {
 
     /// Packs and orders inputs by name.
     #[must_use]
-    pub fn ordered(mut inputs: Vec<(Arc<str>, Value)>) -> Box<[(Arc<str>, Value)]> {
+    pub fn ordered(mut inputs: Vec<(Arc<str>, Value)>) -> Inputs {
         inputs.sort_by(|(a, _), (b, _)| a.cmp(b));
         inputs.into()
     }

@@ -7,7 +7,7 @@ use bide_store::{Lease, StoreError};
 
 use crate::commit::Done;
 use crate::engine::{Engine, Level};
-use crate::flow::{Flow, Run};
+use crate::flow::{Flow, Inputs, Run};
 use crate::host::Host;
 use crate::submit::Wanted;
 
@@ -76,7 +76,7 @@ impl<H: Host> Engine<H> {
     ) -> Result<Option<Arc<Run<H>>>, StoreError> {
         let Some(stored) = self.store().load(id)? else { return Ok(None) };
         let corrupt = |why: String| StoreError::Corrupt(format!("run {id} of {:?}: {why}", flow.graph.workflow()));
-        let inputs: Box<[(Arc<str>, Value)]> = pack::unpack(&stored.run.inputs)
+        let inputs: Inputs = pack::unpack(&stored.run.inputs)
             .map_err(corrupt)?
             .into_iter()
             .map(|(name, value)| (name, value.unwrap_or(Value::NONE)))
@@ -98,9 +98,10 @@ impl<H: Host> Engine<H> {
         flow: &Arc<Flow<H>>,
         lease: Lease,
         state: RunState,
-        Wanted { inputs, key, local }: Wanted<H>,
+        wanted: Wanted<H>,
         created_at: bide_core::Time,
     ) -> Arc<Run<H>> {
+        let Wanted { inputs, key, local } = wanted;
         let run = Arc::new(Run {
             id: state.id(),
             key,
@@ -111,6 +112,8 @@ impl<H: Host> Engine<H> {
             state: parking_lot::Mutex::new(state),
             local,
             settled: crate::settled::Settled::default(),
+            overdue: parking_lot::Mutex::default(),
+            notes: parking_lot::Mutex::default(),
         });
         self.runs.lock().insert(run.id.row(), Arc::clone(&run));
         run

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::shape::{Shape, shape_of};
+use crate::flow::Inputs;
 
 /// Encodes a value; says what cannot be stored and where it is.
 pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Value, String> {
@@ -47,9 +48,6 @@ pub(super) fn decode<T: DeserializeOwned>(value: &Value) -> Result<T, String> {
 pub(super) fn serialization_failure(message: &str) -> Failure {
     Failure::new(FailureKind::Serialization, "bide.SerializationError", message)
 }
-
-/// Named values, in order of name.
-pub(super) type Inputs = Box<[(Arc<str>, Value)]>;
 
 /// The inputs of a run, ordered by name: anything that serialises to named values, or `()` for none.
 pub(super) fn inputs<T: Serialize + ?Sized>(inputs: &T) -> Result<Inputs, DefinitionError> {

@@ -9,13 +9,14 @@ use bide_store::{Store, StoreError};
 use serde::Serialize;
 use tokio::runtime::Handle;
 
-use super::codec::{self, Inputs};
+use super::codec;
 use super::dispatch::OnTokio;
 use super::error::Error;
 use super::result::{RunHandle, RunResult};
 use super::workflow::{BoxFuture, Closures, Workflow};
 use crate::clock::{Clock, SystemClock};
 use crate::engine::{Engine, Level, Log, default_slots};
+use crate::flow::Inputs;
 use crate::submit::Wanted;
 
 /// How long bodies may go on when the runner closes.

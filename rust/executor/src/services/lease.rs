@@ -9,7 +9,7 @@ use bide_store::StoreError;
 use parking_lot::{Condvar, Mutex};
 
 use crate::engine::{Engine, Level};
-use crate::host::Host;
+use crate::host::{Dispatch, Host};
 use crate::settled::{Settled, Settlement};
 
 /// News are looked for so often, busy or idle.
@@ -82,6 +82,7 @@ impl<H: Host> Engine<H> {
             self.take_up()?;
             *seen = news;
         }
+        self.dispatch.look(self);
         // Without news too: what another runner of this process commits to the store that both share is none.
         self.look_at_watched()
     }
