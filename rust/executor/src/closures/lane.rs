@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use bide_core::event::Retry;
 use bide_core::{Event, Failure, FailureKind, Outcome, Value};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::context::{Scope, TaskContext};
 use super::dispatch::{Slot, Stage};
@@ -99,7 +100,12 @@ impl Lane {
     }
 
     /// Executes a body; what may start by that is added to `fresh`.
-    async fn execute(self: &Arc<Self>, ready: Ready<Closures>, fresh: &mut Vec<Ready<Closures>>) {
+    async fn execute(
+        self: &Arc<Self>,
+        ready: Ready<Closures>,
+        fresh: &mut Vec<Ready<Closures>>,
+        stage: &mut watch::Receiver<Stage>,
+    ) {
         let engine = &self.engine;
         let Ready { run, task } = ready;
         let entered = run.state.lock().enter(task, engine.clock.now());
@@ -107,11 +113,10 @@ impl Lane {
         let (turn, attempt) = (self.next_turn(), entered.attempt);
         let body = &run.flow.bodies[task.ix as usize];
         let cx = TaskContext { scope: Scope::new(&run, task), lane: Arc::clone(self), attempt, turn };
-        let mut stage = engine.dispatch().stage();
         let returned = tokio::select! {
             biased;
-            returned = Caught::new(async { (body.call)(cx).await }) => Some(returned),
-            () = Stage::stopped(&mut stage) => None,
+            returned = Caught::new((body.call)(cx)) => Some(returned),
+            () = Stage::stopped(stage) => None,
         };
         let suspended = self.end_turn().is_some_and(|body| body.suspending());
         let outcome = match returned {
@@ -153,11 +158,12 @@ struct Guard {
 impl Guard {
     async fn work(mut self, first: Ready<Closures>) {
         let lane = Arc::clone(&self.lane);
+        let mut stage = lane.engine.dispatch().stage();
         let mut next = Some(first);
         let mut fresh = Vec::new();
         let mut turns = 0;
         while let Some(ready) = next.take() {
-            lane.execute(ready, &mut fresh).await;
+            lane.execute(ready, &mut fresh, &mut stage).await;
             next = lane.go_on(&mut fresh);
             turns += 1;
             if turns % TURNS == 0 {
@@ -199,8 +205,8 @@ impl Drop for Guard {
 pub(super) struct Caught<'a, T>(Option<BoxFuture<'a, T>>);
 
 impl<'a, T> Caught<'a, T> {
-    pub(super) fn new(future: impl Future<Output = T> + Send + 'a) -> Self {
-        Self(Some(Box::pin(future)))
+    pub(super) fn new(future: BoxFuture<'a, T>) -> Self {
+        Self(Some(future))
     }
 
     /// Drops the future: its destructors may panic too.

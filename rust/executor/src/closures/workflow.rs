@@ -109,15 +109,15 @@ impl WorkflowBuilder {
         R: Future<Output = Result<T, TaskError>> + Send + 'static,
         T: Serialize,
     {
-        let name = name.into();
-        let task = Arc::clone(&name);
+        let body = Arc::new(body);
         let call: Call = Box::new(move |cx| {
-            let task = Arc::clone(&task);
-            let future = body(cx);
+            let body = Arc::clone(&body);
+            let scope = cx.scope.clone();
+            // Called within the future, so that a panic of the closure itself is caught with those of its future.
             Box::pin(async move {
-                let output = future.await?;
+                let output = body(cx).await?;
                 encode(&output).map_err(|why| {
-                    let message = format!("what task {task:?} returned cannot be stored: {why}");
+                    let message = format!("what task {:?} returned cannot be stored: {why}", scope.task_name());
                     TaskError::failed(serialization_failure(&message))
                 })
             })
