@@ -74,7 +74,7 @@ def main() -> None:
     print(f"waited:        {waited:.2f} s in {len(polls)} polls, {POLL_MS} ms apart")
     print(f"slot held:     before {slot_held[0][1]}, at each poll {polls}, after {slot_held[-1][1]}")
 
-    assert result.status == bide.RunStatus.COMPLETED, result.status
+    assert result.status == bide.RunStatus.Completed, result.status
     assert result["process_data"] == len("twelve bytes"), result["process_data"]
     assert waited >= DELAY, f"the file came after {DELAY} s, but the task waited {waited:.3f} s"
     # The first poll is the check before the slot is given up; all others are made without it.

@@ -123,7 +123,7 @@ def act(demo: Demo) -> tuple[bide.RunResult, bide.RunResult, datetime, datetime]
     first = demo.start_worker()
     demo.view.say(f"worker {first.pid} starts the run: one slot, and a file to wait for that is not there")
     demo.watch(
-        lambda run: waits(run, "wait_for_data") and run.tasks["load_rates"].status == bide.TaskStatus.COMPLETED,
+        lambda run: waits(run, "wait_for_data") and run.tasks["load_rates"].status == bide.TaskStatus.Completed,
         "wait_for_data waits, and load_rates has run in the only slot meanwhile",
     )
     demo.view.say("wait_for_data has given its slot back, and load_rates has used it")
@@ -148,7 +148,7 @@ def act(demo: Demo) -> tuple[bide.RunResult, bide.RunResult, datetime, datetime]
 
     demo.deliver()
     demo.view.say("the file is delivered")
-    final = demo.watch(lambda run: run.status == bide.RunStatus.COMPLETED, "the run completes", 2 * PATIENCE)
+    final = demo.watch(lambda run: run.status == bide.RunStatus.Completed, "the run completes", 2 * PATIENCE)
     if second.wait(PATIENCE) != 0:
         raise DifferentError(f"the second worker ended with exit code {second.returncode}")
     demo.view.say(f"worker {second.pid} printed: {demo.output(1).read_text().strip()}")
@@ -166,7 +166,7 @@ def findings(demo: Demo, orphan: bide.RunResult, final: bide.RunResult, killed: 
         ("the first worker was ended by SIGKILL", demo.workers[0].returncode == -signal.SIGKILL),
         (
             "its run was still in the database, unfinished, its wait open",
-            orphan.status == bide.RunStatus.RUNNING and waits(orphan, "wait_for_data"),
+            orphan.status == bide.RunStatus.Running and waits(orphan, "wait_for_data"),
         ),
         (
             "the second worker went on with the same run, and there is only one",

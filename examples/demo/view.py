@@ -28,13 +28,13 @@ BAR_WIDTH = 60
 
 def describe(task: bide.TaskResult) -> tuple[str, str]:
     """Say in one word what a task does, and what it waits for if it waits."""
-    if task.status == bide.TaskStatus.COMPLETED:
+    if task.status == bide.TaskStatus.Completed:
         return "done", ""
-    if task.status == bide.TaskStatus.RUNNING:
-        if task.sub_status == bide.SubStatus.DEFERRED:
+    if task.status == bide.TaskStatus.Running:
+        if task.sub_status == bide.SubStatus.Deferred:
             return "waits", task.blocked_by or "a wait"
         return "runs", ""
-    if task.status in {bide.TaskStatus.PENDING, bide.TaskStatus.READY}:
+    if task.status in {bide.TaskStatus.Pending, bide.TaskStatus.Ready}:
         return ("waits", task.blocked_by) if task.blocked_by else ("not started", "")
     return str(task.status).lower(), task.blocked_by or ""
 

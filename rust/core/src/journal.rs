@@ -5,6 +5,7 @@
 //! wait; else it is asked again under its recorded deadline. A step whose arguments differ is a mismatch.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::event::Wait;
 use crate::failure::Failure;
@@ -155,6 +156,14 @@ impl Journal {
             .collect();
         reached.sort_unstable_by_key(|entry| entry.seq);
         reached.into_iter().map(|entry| entry.key.clone()).collect()
+    }
+
+    /// What is waited for, in words.
+    #[must_use]
+    pub fn waits_for(&self) -> Option<Arc<str>> {
+        let open = self.entries.values().filter(|entry| entry.state == EntryState::Open);
+        let first = open.min_by_key(|entry| entry.seq)?;
+        Some(format!("waits for {}", first.key.name).into())
     }
 
     /// Prepares for a new attempt: drops the failed (and the abandoned open) entries at the tail, or everything,

@@ -20,6 +20,7 @@ use crate::commit::Lost;
 use crate::engine::Engine;
 use crate::flow::Run;
 use crate::host::{Attached, Host, Polled};
+use crate::limit::Limit;
 use crate::pool::{Cell, Held, Pool, TimeReached, Woken};
 
 /// The engine as a body with a handle sees it.
@@ -34,6 +35,7 @@ pub struct BodyCx<H: Host> {
     uses: Mutex<HashMap<Arc<str>, u32>>,
     ended: AtomicBool,
     suspended: AtomicBool,
+    limit: Option<Arc<Limit<H>>>,
     /// A step or a condition of this body executes.
     inside: Mutex<Option<String>>,
 }
@@ -49,6 +51,8 @@ pub enum WaitError {
     Failed(Failure),
     /// The code asks for something else than what was recorded; the run is paused.
     Mismatch(String),
+    /// The attempt's execution time is used up.
+    TimedOut(String),
     /// The handle was used in a way that cannot work; says how.
     Misuse(String),
 }
@@ -93,6 +97,7 @@ impl<H: Host> BodyCx<H> {
         entered: Entered,
         cell: &Arc<Cell<H>>,
         held: Option<Held<H>>,
+        limit: Option<Arc<Limit<H>>>,
     ) -> Self {
         Self {
             engine: Arc::clone(engine),
@@ -105,6 +110,7 @@ impl<H: Host> BodyCx<H> {
             uses: Mutex::default(),
             ended: AtomicBool::new(false),
             suspended: AtomicBool::new(false),
+            limit,
             inside: Mutex::new(None),
         }
     }
@@ -163,6 +169,9 @@ impl<H: Host> BodyCx<H> {
         }
         if self.suspending() {
             return Err(WaitError::Suspended);
+        }
+        if self.limit.as_ref().is_some_and(|limit| limit.is_reached()) {
+            return Err(WaitError::TimedOut(format!("task '{}' has used up its time", self.task_name())));
         }
         if let Some(inside) = &*self.inside.lock() {
             return Err(WaitError::Misuse(format!(
@@ -277,9 +286,13 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             Polled::Broken(failure) => Some(Err(failure)),
             Polled::False => {
                 poll.ok();
+                self.run.note(self.task.ix, None);
                 None
             }
-            Polled::Raised(failure) => poll.failed().then_some(Err(failure)),
+            Polled::Raised(failure) => {
+                self.run.note(self.task.ix, Some(format!("its condition last raised {failure}")));
+                poll.failed().then_some(Err(failure))
+            }
         }
     }
 
@@ -287,7 +300,11 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     fn defer(&self) -> Result<(), WaitError> {
         self.engine.dispatch.keep_replacement(&self.engine);
         match self.held.lock().take() {
-            Some(held) => self.engine.dispatch.shared.give_back(held),
+            Some(held) => {
+                self.engine.dispatch.shared.ends(held.no);
+                self.limit.iter().for_each(|limit| limit.pause());
+                self.engine.dispatch.shared.give_back(held);
+            }
             None => return Err(WaitError::Misuse("a wait while another wait of this body is open".to_owned())),
         }
         Ok(())
@@ -353,6 +370,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             self.suspended.store(true, Ordering::Release);
             return Err(WaitError::Suspended);
         }
+        self.limit.iter().for_each(Limit::go_on);
         committed?;
         result.map_err(WaitError::Failed)
     }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bide_core::{Effect, Event, GateSpec, Refused, RunStatus, Time};
-use bide_store::StoreError;
+use bide_store::{Lease, StoreError};
 use parking_lot::{Condvar, Mutex};
 
 use crate::engine::{Engine, Level};
@@ -135,14 +135,10 @@ impl<H: Host> Committer<H> {
         self.changed.notify_one();
     }
 
+    /// What was left until now is still committed, by the thread's last turn or by a flush.
     pub(crate) fn stop(&self) {
-        let left = {
-            let mut state = self.state.lock();
-            state.stop = true;
-            std::mem::take(&mut state.inbox)
-        };
+        self.state.lock().stop = true;
         self.changed.notify_all();
-        drop(left);
     }
 }
 
@@ -211,28 +207,40 @@ impl<H: Host> Engine<H> {
     ) -> Result<(), Lost> {
         let mut rest: Vec<(Arc<Run<H>>, Effect)> = Vec::new();
         let mut replies: Vec<(Reply, Result<(), Refused>)> = Vec::new();
+        let mut lost = Vec::new();
         let mut own_outcome = Ok(());
         let mut pending = self.gate.lock();
         if self.stopped().is_some() {
             items.clear();
             return Err(Lost::Stopped);
         }
+        let lease = *self.lease.read();
         for done in items.drain(..) {
+            if done.run.lease != lease {
+                // It was lost with the lease that it was taken up under, whatever its state in memory says.
+                replies.extend(done.reply.map(|reply| (reply, Err(Refused::RunOver))));
+                lost.push(done.run);
+                continue;
+            }
             // A refused event came too late: its attempt was over. It changes nothing.
             let outcome = pending.apply(&done.run, &mut done.run.state.lock(), done.event, done.at);
             replies.extend(done.reply.map(|reply| (reply, outcome)));
         }
         if let Some((run, event)) = own {
             let now = self.clock.now();
-            own_outcome = pending.apply(run, &mut run.state.lock(), event, now).map_err(Lost::Refused);
+            own_outcome = if run.lease == lease {
+                pending.apply(run, &mut run.state.lock(), event, now).map_err(Lost::Refused)
+            } else {
+                Err(Lost::Refused(Refused::RunOver))
+            };
         }
         if pending.is_empty() {
             drop(pending);
+            self.let_go(lost);
             tell(replies);
             return own_outcome;
         }
-        let lease = *self.lease.read();
-        match self.store.commit(lease, &mut pending.batch) {
+        match self.store().commit(lease, &mut pending.batch) {
             Ok(token) => {
                 for (run, effect) in pending.committed(token) {
                     match effect {
@@ -244,7 +252,7 @@ impl<H: Host> Engine<H> {
             Err(error) => {
                 pending.discard().for_each(drop);
                 drop(pending);
-                self.commit_failed(&error);
+                self.commit_failed(lease, &error);
                 return Err(Lost::Stopped);
             }
         }
@@ -252,13 +260,26 @@ impl<H: Host> Engine<H> {
         for (run, effect) in rest {
             self.carry_out(run, effect);
         }
+        self.let_go(lost);
         tell(replies);
         own_outcome
     }
 
-    fn commit_failed(self: &Arc<Self>, error: &StoreError) {
+    /// These runs are executed elsewhere: whoever waits for them is to look there.
+    fn let_go(&self, lost: Vec<Arc<Run<H>>>) {
+        for run in lost {
+            let mut runs = self.runs.lock();
+            if runs.get(&run.id.row()).is_some_and(|live| Arc::ptr_eq(live, &run)) {
+                runs.remove(&run.id.row());
+            }
+            drop(runs);
+            run.settled.settle(Settlement::Elsewhere);
+        }
+    }
+
+    fn commit_failed(self: &Arc<Self>, lease: Lease, error: &StoreError) {
         match error {
-            StoreError::Fenced { .. } => self.fenced(),
+            StoreError::Fenced { .. } => self.fenced(lease),
             _ => self.break_down(error),
         }
     }
@@ -334,6 +355,9 @@ impl<H: Host> Engine<H> {
                     }
                 }
                 if state.stop {
+                    items.extend(state.inbox.drain(..));
+                    drop(state);
+                    self.commit(&mut items, &mut ready);
                     return;
                 }
                 items.extend(state.inbox.drain(..));

@@ -15,6 +15,7 @@ use bide_store::{Lease, Store, StoreError};
 use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Clock;
+use crate::closed::Closed;
 use crate::commit::{Committer, Done};
 use crate::flow::{Flow, Run};
 use crate::host::{Dispatch, Host};
@@ -33,7 +34,8 @@ pub fn default_slots() -> u32 {
 /// What all threads of a runner share.
 pub struct Engine<H: Host> {
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) store: Arc<dyn Store>,
+    /// The store; once closed, something that refuses everything.
+    store: RwLock<Arc<dyn Store>>,
     pub(crate) dispatch: H::Dispatch,
     pub(crate) timers: Arc<Timers>,
     pub(crate) committer: Committer<H>,
@@ -50,8 +52,11 @@ pub struct Engine<H: Host> {
     closing: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Writes a line to the host's log.
-    log: Box<dyn Fn(Level, &str) + Send + Sync>,
+    log: Log,
 }
+
+/// Where lines for the host's log go. Called on any thread; must not block.
+pub type Log = Box<dyn Fn(Level, &str) + Send + Sync>;
 
 /// How much a line of the log matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +65,11 @@ pub enum Level {
     Warning,
     /// Something went wrong.
     Error,
+    /// A body does not return; the host can tell where it is.
+    Stuck {
+        /// The host's name of the thread.
+        thread: u64,
+    },
 }
 
 impl<H: Host> Engine<H> {
@@ -71,7 +81,7 @@ impl<H: Host> Engine<H> {
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
         dispatch: H::Dispatch,
-        log: Box<dyn Fn(Level, &str) + Send + Sync>,
+        log: Log,
     ) -> Result<Arc<Self>, StoreError> {
         let lease = store.enroll(clock.now())?;
         let engine = Arc::new(Self {
@@ -88,7 +98,7 @@ impl<H: Host> Engine<H> {
             closing: AtomicBool::new(false),
             threads: Mutex::default(),
             clock,
-            store,
+            store: RwLock::new(store),
             dispatch,
             log,
         });
@@ -118,8 +128,8 @@ impl<H: Host> Engine<H> {
 
     /// The store.
     #[must_use]
-    pub fn store(&self) -> &Arc<dyn Store> {
-        &self.store
+    pub fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store.read())
     }
 
     /// How bodies get to execute.
@@ -154,7 +164,7 @@ impl<H: Host> Engine<H> {
                 (Arc::clone(graph.name(ix)), dependencies)
             })
             .collect();
-        let stored = self.store.register(graph.workflow(), graph.version(), &tasks)?;
+        let stored = self.store().register(graph.workflow(), graph.version(), &tasks)?;
         let ids: Arc<[TaskId]> = stored.tasks.iter().map(|task| task.id).collect();
         let flow = Arc::new(Flow {
             bodies,
@@ -184,7 +194,7 @@ impl<H: Host> Engine<H> {
     /// Stops at once because of the store: nothing is committed any more, and every caller is told.
     pub(crate) fn break_down(self: &Arc<Self>, error: &StoreError) {
         if self.stopped.set(Settlement::Broken(error.clone())).is_ok() {
-            self.log(Level::Error, &format!("the runner on {} stops: {error}", self.store.name()));
+            self.log(Level::Error, &format!("the runner on {} stops: {error}", self.store().name()));
             self.closing.store(true, Ordering::Release);
             self.dispatch.close(self);
             self.settle_all(&Settlement::Broken(error.clone()));
@@ -202,6 +212,8 @@ impl<H: Host> Engine<H> {
     /// one that still executes finds the engine stopped and has changed nothing.
     pub fn finish_close(self: &Arc<Self>) {
         self.begin_close();
+        // The threads first: what one of them has in its hands is committed before the engine counts as stopped.
+        self.stop_threads();
         self.flush();
         self.suspend_entered();
         let first = {
@@ -209,12 +221,13 @@ impl<H: Host> Engine<H> {
             let _gate = self.gate.lock();
             self.stopped.set(Settlement::Closed).is_ok()
         };
-        self.stop_threads();
         if first {
             let lease = *self.lease.read();
-            if let Err(error) = self.store.leave(lease) {
+            let store = self.store();
+            if let Err(error) = store.leave(lease) {
                 self.log(Level::Warning, &format!("the lease could not be given back: {error}"));
             }
+            *self.store.write() = Arc::new(Closed { name: store.name().to_owned() });
             self.settle_all(&Settlement::Closed);
         }
     }
@@ -268,17 +281,25 @@ impl<H: Host> Engine<H> {
         }
     }
 
-    /// Another runner has taken over: every run in memory is dropped at once, and a new lease is taken.
-    pub(crate) fn fenced(self: &Arc<Self>) {
+    /// Another runner has taken over: every run in memory is dropped at once, and a new lease is taken. `lost` is the
+    /// lease that was fenced: several threads may find out, the first one acts.
+    pub(crate) fn fenced(self: &Arc<Self>, lost: Lease) {
+        let mut lease = self.lease.write();
+        if *lease != lost || self.stopped().is_some() {
+            return;
+        }
         self.log(Level::Warning, "the lease was lost: another runner has taken the runs over");
         let runs: Vec<_> = self.runs.lock().drain().map(|(_, run)| run).collect();
         for run in runs {
             run.state.lock().abandon();
             run.settled.settle(Settlement::Elsewhere);
         }
-        match self.store.enroll(self.clock.now()) {
-            Ok(lease) => *self.lease.write() = lease,
-            Err(error) => self.break_down(&error),
+        match self.store().enroll(self.clock.now()) {
+            Ok(new) => *lease = new,
+            Err(error) => {
+                drop(lease);
+                self.break_down(&error);
+            }
         }
     }
 

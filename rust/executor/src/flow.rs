@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use bide_core::context::{self, Changes, Conflict};
 use bide_core::record::{RecordedTask, RunRow, StoredRun};
-use bide_core::{Graph, RunId, RunState, TaskId, TaskIx, Time, Value, pack};
+use bide_core::{Graph, RunId, RunState, TaskId, TaskIx, TaskRow, Time, Value, pack};
+use bide_store::Lease;
 use parking_lot::Mutex;
 
 use crate::host::{Args, Host, Source};
+use crate::limit::Overdue;
 use crate::settled::Settled;
 
 /// A workflow with its bodies, as registered with an engine.
@@ -27,6 +29,9 @@ pub struct Flow<H: Host> {
     pub recorded: Arc<[RecordedTask]>,
 }
 
+/// A run's inputs, in order of name.
+pub type Inputs = Box<[(Arc<str>, Value)]>;
+
 /// The keys of a context with their values, and what had to be decided between two tasks.
 pub type View = (Vec<(Arc<str>, Value)>, Vec<Conflict>);
 
@@ -39,15 +44,21 @@ pub struct Run<H: Host> {
     /// Its workflow.
     pub flow: Arc<Flow<H>>,
     /// Its inputs, in order of name.
-    pub inputs: Box<[(Arc<str>, Value)]>,
+    pub inputs: Inputs,
     /// When it was created.
     pub created_at: Time,
+    /// The lease under which it is executed here. Under any other it is somebody else's.
+    pub lease: Lease,
     /// Its state. Held only for a transition: never across a commit, a wake-up or a call of a body.
     pub state: Mutex<RunState>,
     /// What the host keeps with it.
     pub local: H::Local,
     /// Where callers wait for it.
     pub settled: Settled,
+    /// Tasks whose body has used up its time and not returned.
+    pub(crate) overdue: Overdue<H>,
+    /// What tasks are blocked by that no row says: the last error of a condition, the cap of parked bodies.
+    pub(crate) notes: Mutex<HashMap<TaskIx, Arc<str>>>,
 }
 
 impl<H: Host> Run<H> {
@@ -116,8 +127,30 @@ impl<H: Host> Run<H> {
                 runner: None,
             },
             tasks: Arc::clone(&self.flow.recorded),
-            rows: (0..self.flow.graph.len() as u32).map(|ix| state.task_row(ix)).collect(),
+            rows: (0..self.flow.graph.len() as u32).map(|ix| self.noted(state.task_row(ix), ix)).collect(),
             entries: Vec::new(),
+        }
+    }
+
+    /// A row with what only this process knows.
+    fn noted(&self, mut row: TaskRow, ix: TaskIx) -> TaskRow {
+        if !row.status.is_ended()
+            && let Some(note) = self.notes.lock().get(&ix)
+        {
+            row.blocked_by = Some(match row.blocked_by {
+                Some(wait) => format!("{wait}; {note}").into(),
+                None => Arc::clone(note),
+            });
+        }
+        row
+    }
+
+    /// Notes what a task is blocked by, beside what its row says.
+    pub(crate) fn note(&self, ix: TaskIx, note: Option<String>) {
+        let mut notes = self.notes.lock();
+        match note {
+            Some(note) => drop(notes.insert(ix, note.into())),
+            None => drop(notes.remove(&ix)),
         }
     }
 }

@@ -158,9 +158,14 @@ impl<H: Host> Engine<H> {
             Polled::Raised(failure) if poll.failed() => Err(failure),
             Polled::Raised(_) | Polled::False if late => Err(self.gate_timed_out(&gate)),
             polled => {
-                if matches!(polled, Polled::False) {
+                let note = match polled {
+                    Polled::Raised(failure) => Some(format!("its condition last raised {failure}")),
+                    _ => None,
+                };
+                if note.is_none() {
                     poll.ok();
                 }
+                gate.run.note(gate.task.ix, note);
                 let now = self.clock.now();
                 let span = poll.next(now, gate.deadline, self.random()).since(now);
                 gates.add(self.clock.steady() + span, gate, poll);

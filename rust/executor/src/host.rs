@@ -23,6 +23,11 @@ pub trait Host: Send + Sync + Sized + 'static {
 
     /// How often a task's gate is polled.
     fn gate_policy(body: &Self::Body) -> bide_core::PollPolicy;
+
+    /// Whether a task's retry policy covers its `timeout`.
+    fn retries_timeout(_body: &Self::Body) -> bool {
+        false
+    }
 }
 
 /// How ready bodies get to execute: the pool of worker threads, or an async runtime.
@@ -35,6 +40,9 @@ pub trait Dispatch<H: Host>: Send + Sync + 'static {
 
     /// Start nothing any more, and suspend what is deferred.
     fn close(&self, engine: &Arc<Engine<H>>);
+
+    /// Called every 50 ms or so: reports the start of bodies that have executed for a while.
+    fn look(&self, _engine: &Arc<Engine<H>>) {}
 }
 
 /// Where an argument comes from.
@@ -108,6 +116,11 @@ pub trait Worker<H: Host>: Attached {
 
     /// Between two bodies: lets other threads of the host have a turn.
     fn between(&mut self);
+
+    /// The host's name of this thread, for its log.
+    fn thread(&self) -> u64 {
+        0
+    }
 }
 
 /// A thread that may hold something which others want while it blocks: Python's interpreter.

@@ -5,6 +5,7 @@
 
 mod body;
 mod clock;
+mod closed;
 mod closures;
 mod commit;
 mod engine;
@@ -12,6 +13,7 @@ mod flow;
 mod gates;
 mod host;
 mod ids;
+mod limit;
 pub mod pacer;
 mod pool;
 mod services;
@@ -31,8 +33,8 @@ pub use closures::{
     Scope, Skip, Submit, SubmitAndWait, TaskContext, TaskError, TaskHandle, TaskResult, Wait, Workflow,
     WorkflowBuilder, after, at, until,
 };
-pub use engine::{Engine, Level, default_slots};
-pub use flow::{Flow, Run, View};
+pub use engine::{Engine, Level, Log, default_slots};
+pub use flow::{Flow, Inputs, Run, View};
 pub use gates::GateWorker;
 pub use host::{Args, Attached, Call, Dispatch, Free, Gate, Host, Polled, Ready, Source, Worker};
 pub use pool::{Pool, StartWorker};

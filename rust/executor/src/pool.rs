@@ -10,11 +10,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use bide_core::{Event, TaskRef, Time};
 use crossbeam_deque::{Injector, Steal, Stealer, Worker as Deque};
 use parking_lot::{Condvar, Mutex};
 
 use crate::commit::Group;
 use crate::engine::{Engine, Level};
+use crate::flow::Run;
 use crate::gates::Gates;
 use crate::host::{Dispatch, Gate, Host, Ready};
 use crate::pacer::{Pacer, STUCK_AFTER};
@@ -57,7 +59,20 @@ pub(crate) struct Shared<H: Host> {
 struct Side<H: Host> {
     deque: Mutex<Option<Deque<Ready<H>>>>,
     group: Arc<Group<H>>,
+    /// The body that executes on the slot.
+    current: Mutex<Option<Current<H>>>,
 }
+
+/// A body that executes.
+struct Current<H: Host> {
+    run: Arc<Run<H>>,
+    task: TaskRef,
+    attempt: u32,
+    since: Time,
+}
+
+/// A start is written once a body has executed for so long, for other processes to see.
+const SHOW_AFTER: Duration = Duration::from_millis(100);
 
 struct State<H: Host> {
     slots: Slots<Arc<Cell<H>>>,
@@ -211,7 +226,7 @@ impl<H: Host> Pool<H> {
             stealers: deques.iter().map(Deque::stealer).collect(),
             sides: deques
                 .into_iter()
-                .map(|deque| Side { deque: Mutex::new(Some(deque)), group: Group::new() })
+                .map(|deque| Side { deque: Mutex::new(Some(deque)), group: Group::new(), current: Mutex::new(None) })
                 .collect(),
             state: Mutex::new(State {
                 slots: Slots::new(slots),
@@ -315,6 +330,19 @@ impl<H: Host> Dispatch<H> for Pool<H> {
         self.shared.close();
         self.gates.close();
     }
+
+    fn look(&self, engine: &Arc<Engine<H>>) {
+        let now = engine.clock.now();
+        for side in &self.shared.sides {
+            let mut current = side.current.lock();
+            // Told once: taken out when it has been.
+            if current.as_ref().is_some_and(|body| now.since(body.since) >= SHOW_AFTER)
+                && let Some(Current { run, task, attempt, .. }) = current.take()
+            {
+                engine.leave(run, Event::Started { task, attempt });
+            }
+        }
+    }
 }
 
 impl<H: Host> Shared<H> {
@@ -362,6 +390,16 @@ impl<H: Host> Shared<H> {
             }
         }
         None
+    }
+
+    /// A body starts to execute on a slot.
+    pub(crate) fn begins(&self, slot: SlotNo, run: &Arc<Run<H>>, task: TaskRef, attempt: u32, since: Time) {
+        *self.sides[slot as usize].current.lock() = Some(Current { run: Arc::clone(run), task, attempt, since });
+    }
+
+    /// No body executes on a slot any more.
+    pub(crate) fn ends(&self, slot: SlotNo) {
+        *self.sides[slot as usize].current.lock() = None;
     }
 
     /// A worker has found work: if there is more and a slot is free, one more worker is woken.
@@ -536,6 +574,8 @@ impl<H: Host> Shared<H> {
     pub(crate) fn admit(&self, ready: Ready<H>, cell: &Arc<Cell<H>>) -> Option<Ready<H>> {
         let mut state = self.state.lock();
         if self.handles.load(Ordering::Relaxed) >= self.max_parked {
+            let most = self.max_parked;
+            ready.run.note(ready.task.ix, Some(format!("parked bodies {most}/{most}")));
             state.held_back.push_back(ready);
             return None;
         }
@@ -555,6 +595,7 @@ impl<H: Host> Shared<H> {
         self.emptied.notify_all();
         drop(state);
         if let Some(ready) = next {
+            ready.run.note(ready.task.ix, None);
             self.injector.push(ready);
             self.wake_one();
         }

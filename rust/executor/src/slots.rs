@@ -117,6 +117,7 @@ impl<B> Slots<B> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -4,18 +4,18 @@ use std::sync::Arc;
 
 use bide_core::record::{NewRun, RunRow};
 use bide_core::{Event, RunId, RunState, Value, pack};
-use bide_store::{Creation, StoreError};
+use bide_store::{Creation, Lease, StoreError};
 
 use crate::commit::Done;
 use crate::engine::Engine;
-use crate::flow::{Flow, Run};
+use crate::flow::{Flow, Inputs, Run};
 use crate::host::Host;
 use crate::settled::{Settled, Settlement};
 
 /// A run that a caller wants.
 pub struct Wanted<H: Host> {
     /// Its inputs, in order of name.
-    pub inputs: Box<[(Arc<str>, Value)]>,
+    pub inputs: Inputs,
     /// Its key.
     pub key: Option<Arc<str>>,
     /// What the host keeps with it.
@@ -110,7 +110,8 @@ impl<H: Host> Engine<H> {
                 created_at: now,
             })
             .collect();
-        let creations = self.create(&mut rows)?;
+        let lease = *self.lease.read();
+        let creations = self.create(lease, &mut rows)?;
         let mut begin = Vec::with_capacity(wanted.len());
         let mut made: Vec<Result<Arc<Run<H>>, Box<RunRow>>> = Vec::with_capacity(wanted.len());
         for ((run, row), creation) in wanted.into_iter().zip(&rows).zip(creations) {
@@ -118,7 +119,7 @@ impl<H: Host> Engine<H> {
                 Some(existing) => made.push(Err(existing)),
                 None => {
                     let state = RunState::new(row.id, Arc::clone(&flow.graph), Arc::clone(&flow.ids));
-                    let live = self.adopt(flow, state, run.key, run.inputs, now, run.local);
+                    let live = self.adopt(flow, lease, state, run, now);
                     begin.push(Done { run: Arc::clone(&live), event: Event::Begin, at: now, reply: None });
                     made.push(Ok(live));
                 }
@@ -140,13 +141,13 @@ impl<H: Host> Engine<H> {
 
     /// Creates rows, and returns for each the run that has its key already. A row whose number another process took
     /// in the same millisecond gets another id.
-    fn create(self: &Arc<Self>, rows: &mut [NewRun]) -> Result<Vec<Option<Box<RunRow>>>, SubmitError> {
-        let creations = self.create_once(rows)?;
+    fn create(self: &Arc<Self>, lease: Lease, rows: &mut [NewRun]) -> Result<Vec<Option<Box<RunRow>>>, SubmitError> {
+        let creations = self.create_once(lease, rows)?;
         let mut existing = Vec::with_capacity(rows.len());
         for (row, mut creation) in rows.iter_mut().zip(creations) {
             while creation == Creation::Taken {
                 row.id = self.ids.next(self.clock.now());
-                let again = self.create_once(std::slice::from_ref(row))?;
+                let again = self.create_once(lease, std::slice::from_ref(row))?;
                 creation = again.into_iter().next().unwrap_or(Creation::Taken);
             }
             existing.push(match creation {
@@ -157,13 +158,12 @@ impl<H: Host> Engine<H> {
         Ok(existing)
     }
 
-    fn create_once(self: &Arc<Self>, rows: &[NewRun]) -> Result<Vec<Creation>, SubmitError> {
-        let lease = *self.lease.read();
-        self.store.create(lease, rows).map_err(|error| {
+    fn create_once(self: &Arc<Self>, lease: Lease, rows: &[NewRun]) -> Result<Vec<Creation>, SubmitError> {
+        self.store().create(lease, rows).map_err(|error| {
             if matches!(error, StoreError::Fenced { .. }) {
-                self.fenced();
+                self.fenced(lease);
             }
-            SubmitError::Store(error)
+            self.stopped().cloned().map_or(SubmitError::Store(error), SubmitError::Stopped)
         })
     }
 
@@ -202,7 +202,7 @@ impl<H: Host> Engine<H> {
 
     /// Packs and orders inputs by name.
     #[must_use]
-    pub fn ordered(mut inputs: Vec<(Arc<str>, Value)>) -> Box<[(Arc<str>, Value)]> {
+    pub fn ordered(mut inputs: Vec<(Arc<str>, Value)>) -> Inputs {
         inputs.sort_by(|(a, _), (b, _)| a.cmp(b));
         inputs.into()
     }

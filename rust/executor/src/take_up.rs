@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use bide_core::{Event, RunState, Value, pack, recover};
-use bide_store::StoreError;
+use bide_store::{Lease, StoreError};
 
 use crate::commit::Done;
 use crate::engine::{Engine, Level};
-use crate::flow::{Flow, Run};
+use crate::flow::{Flow, Inputs, Run};
 use crate::host::Host;
+use crate::submit::Wanted;
 
 /// So many runs are claimed in one commit.
 const CLAIM: usize = 256;
@@ -16,30 +17,49 @@ const CLAIM: usize = 256;
 impl<H: Host> Engine<H> {
     /// Takes up what nobody executes and what fits a registered workflow. Blocks.
     pub(crate) fn take_up(self: &Arc<Self>) -> Result<(), StoreError> {
+        let lease = *self.lease.read();
+        match self.take_up_what_fits() {
+            Err(StoreError::Fenced { .. }) => {
+                self.fenced(lease);
+                self.take_up_what_fits()
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn take_up_what_fits(self: &Arc<Self>) -> Result<(), StoreError> {
         if self.is_closing() {
             return Ok(());
         }
         let flows: Vec<Arc<Flow<H>>> = self.flows.read().values().cloned().collect();
         for flow in flows {
             let mut versions = Vec::new();
-            for version in self.store.versions(flow.workflow)? {
+            for version in self.store().versions(flow.workflow)? {
                 if recover::fits(&flow.graph, &version.tasks) {
                     versions.push(version.version);
                 }
             }
             loop {
                 let lease = *self.lease.read();
-                let claimed = self.store.claim(lease, &versions, self.clock.now(), CLAIM)?;
+                let claimed = self.store().claim(lease, &versions, self.clock.now(), CLAIM)?;
                 let more = claimed.len() == CLAIM;
                 let mut begin = Vec::with_capacity(claimed.len());
+                let mut outcome = Ok(());
                 for id in claimed {
-                    if let Some(run) = self.revive(&flow, id)? {
-                        begin.push(Done { run, event: Event::Begin, at: self.clock.now(), reply: None });
+                    match self.revive(&flow, lease, id) {
+                        Ok(Some(run)) => {
+                            begin.push(Done { run, event: Event::Begin, at: self.clock.now(), reply: None });
+                        }
+                        Ok(None) => {}
+                        // The others are claimed too: they must begin all the same.
+                        Err(error) => outcome = Err(error),
                     }
                 }
                 let mut ready = Vec::new();
                 self.commit(&mut begin, &mut ready);
                 self.dispatch_ready(&mut ready);
+                self.settle_late_comers();
+                outcome?;
                 if !more {
                     break;
                 }
@@ -48,10 +68,15 @@ impl<H: Host> Engine<H> {
         Ok(())
     }
 
-    fn revive(self: &Arc<Self>, flow: &Arc<Flow<H>>, id: bide_core::RunId) -> Result<Option<Arc<Run<H>>>, StoreError> {
-        let Some(stored) = self.store.load(id)? else { return Ok(None) };
+    fn revive(
+        self: &Arc<Self>,
+        flow: &Arc<Flow<H>>,
+        lease: Lease,
+        id: bide_core::RunId,
+    ) -> Result<Option<Arc<Run<H>>>, StoreError> {
+        let Some(stored) = self.store().load(id)? else { return Ok(None) };
         let corrupt = |why: String| StoreError::Corrupt(format!("run {id} of {:?}: {why}", flow.graph.workflow()));
-        let inputs: Box<[(Arc<str>, Value)]> = pack::unpack(&stored.run.inputs)
+        let inputs: Inputs = pack::unpack(&stored.run.inputs)
             .map_err(corrupt)?
             .into_iter()
             .map(|(name, value)| (name, value.unwrap_or(Value::NONE)))
@@ -65,27 +90,30 @@ impl<H: Host> Engine<H> {
                 return Ok(None);
             }
         };
-        Ok(Some(self.adopt(flow, state, key, inputs, created_at, H::Local::default())))
+        Ok(Some(self.adopt(flow, lease, state, Wanted { inputs, key, local: H::Local::default() }, created_at)))
     }
 
     pub(crate) fn adopt(
         &self,
         flow: &Arc<Flow<H>>,
+        lease: Lease,
         state: RunState,
-        key: Option<Arc<str>>,
-        inputs: Box<[(Arc<str>, Value)]>,
+        wanted: Wanted<H>,
         created_at: bide_core::Time,
-        local: H::Local,
     ) -> Arc<Run<H>> {
+        let Wanted { inputs, key, local } = wanted;
         let run = Arc::new(Run {
             id: state.id(),
             key,
             flow: Arc::clone(flow),
             inputs,
             created_at,
+            lease,
             state: parking_lot::Mutex::new(state),
             local,
             settled: crate::settled::Settled::default(),
+            overdue: parking_lot::Mutex::default(),
+            notes: parking_lot::Mutex::default(),
         });
         self.runs.lock().insert(run.id.row(), Arc::clone(&run));
         run
@@ -99,7 +127,7 @@ impl<H: Host> Engine<H> {
             None => Some(format!("{wanted} is not registered here")),
             Some(flow) if flow.graph.version() == version => None,
             Some(flow) => {
-                let versions = self.store.versions(flow.workflow).unwrap_or_default();
+                let versions = self.store().versions(flow.workflow).unwrap_or_default();
                 let recorded = versions.iter().find(|stored| *stored.hash == *version);
                 if recorded.is_some_and(|stored| recover::fits(&flow.graph, &stored.tasks)) {
                     return None;

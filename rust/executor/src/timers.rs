@@ -90,6 +90,11 @@ impl Timers {
 
     fn add(&self, due: Duration, wall: Option<Time>, alarm: Arc<dyn Alarm>, ticket: u64) {
         let mut state = self.state.lock();
+        if state.stop {
+            // Nothing rings any more, and an alarm that is kept would keep the engine.
+            drop(state);
+            return;
+        }
         state.seq += 1;
         let seq = state.seq;
         let first = state.heap.peek().is_none_or(|Reverse(item)| due < item.due);
@@ -131,7 +136,10 @@ impl Timers {
             let span = state.heap.peek().map_or(RECHECK, |Reverse(item)| item.due.saturating_sub(steady).min(RECHECK));
             self.changed.wait_for(&mut state, span);
         }
-        state.heap.clear();
+        let left = std::mem::take(&mut state.heap);
+        drop(state);
+        // What the alarms held is let go without the lock: it may be a host's.
+        drop(left);
     }
 
     /// Ends the thread's loop.

@@ -8,6 +8,7 @@ use crate::body::BodyCx;
 use crate::commit::Done;
 use crate::engine::Engine;
 use crate::host::{Attached, Call, Host, Ready, Worker};
+use crate::limit::Limit;
 use crate::pool::{Cell, Held, Pool};
 
 impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
@@ -76,6 +77,7 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
 
     /// Executes one body. The slot comes back, unless the body was suspended without one.
     fn execute<C: Worker<H>>(&mut self, ready: Ready<H>, held: Held<H>, cx: &mut C) -> Option<Held<H>> {
+        let Some(ready) = Arc::clone(&ready.run).wait_for_overdue(ready) else { return Some(held) };
         let wants_handle = ready.run.flow.graph.spec(ready.task.ix).wants_handle;
         let shared = &self.engine.dispatch.shared;
         let ready = if wants_handle {
@@ -85,8 +87,8 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
             ready
         };
         let Ready { run, task } = ready;
+        let now = self.engine.clock.now();
         let entered = {
-            let now = self.engine.clock.now();
             let mut state = run.state.lock();
             let entered = state.enter(task, now);
             entered.map(|entered| {
@@ -103,9 +105,13 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
         if !held.group.is_empty() {
             self.engine.committer.arm();
         }
+        shared.begins(held.no, &run, task, entered.attempt, now);
+        let limit = Limit::start(self.engine, &run, task, entered.attempt, cx.thread());
         let mut kept = Some(held);
-        let body =
-            wants_handle.then(|| Arc::new(BodyCx::new(self.engine, &run, task, entered, &self.cell, kept.take())));
+        let body = wants_handle.then(|| {
+            let cx = BodyCx::new(self.engine, &run, task, entered, &self.cell, kept.take(), limit.clone());
+            Arc::new(cx)
+        });
         let call = Call {
             run: Arc::clone(&run),
             task,
@@ -125,11 +131,15 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
             kept = body.end();
             shared.dismiss(&self.cell);
         }
+        if let Some(next) = limit.and_then(|limit| limit.end()) {
+            self.engine.dispatch_ready(&mut vec![next]);
+        }
         let event = Event::Ended { task, attempt: entered.attempt, outcome };
         let Some(held) = kept else {
             self.engine.leave(run, event);
             return None;
         };
+        shared.ends(held.no);
         let at = self.engine.clock.now();
         if held.group.push(Done { run, event, at, reply: None }, self.engine.clock.steady()) {
             self.commit(&held, cx);

@@ -17,6 +17,7 @@ pub(crate) struct Names {
     pub(crate) runner_closed: Py<PyAny>,
     pub(crate) replay_mismatch: Py<PyAny>,
     pub(crate) suspended: Py<PyAny>,
+    pub(crate) task_timeout: Py<PyAny>,
     pub(crate) skip: Py<PyAny>,
     pub(crate) describe: Py<PyAny>,
     pub(crate) rebuild: Py<PyAny>,
@@ -49,6 +50,7 @@ pub(crate) fn names(py: Python<'_>) -> PyResult<&Names> {
             runner_closed: of(&errors, "RunnerClosed")?,
             replay_mismatch: of(&errors, "ReplayMismatch")?,
             suspended: of(&errors, "Suspended")?,
+            task_timeout: of(&errors, "TaskTimeout")?,
             skip: of(&errors, "Skip")?,
             describe: of(&stored, "describe")?,
             rebuild: of(&stored, "rebuild")?,
@@ -121,6 +123,7 @@ pub(crate) fn wait(py: Python<'_>, error_of: &WaitError, task: &str) -> PyErr {
         ),
         WaitError::Failed(failure) => rebuild(py, failure),
         WaitError::Mismatch(why) => error(&names.replay_mismatch, py, why),
+        WaitError::TimedOut(why) => error(&names.task_timeout, py, why),
         WaitError::Misuse(why) => error(&names.definition_error, py, why),
     })
 }

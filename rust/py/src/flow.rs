@@ -26,6 +26,8 @@ pub(crate) struct PyBody {
     pub(crate) returns: Codec,
     /// `Retry.matches`, if the task is retried.
     pub(crate) matches: Option<Kept>,
+    /// Whether `Retry.on` covers a `TaskTimeout`.
+    pub(crate) retries_timeout: bool,
     pub(crate) gate: Option<PyGate>,
     /// The values that the engine hands in: those of the body, then those of the gate's condition.
     pub(crate) sources: Box<[Source]>,
@@ -106,7 +108,7 @@ fn read_task(task: &Bound<'_, PyAny>, names: &Names) -> PyResult<(TaskSpec, PyBo
     spec.run_if = run_if(&rule).ok_or_else(|| errors::definition(py, &format!("run_if={rule:?}")))?;
     spec.timeout = task.getattr("timeout")?.extract::<Option<f64>>()?.map(Duration::from_secs_f64);
     let retry = task.getattr("retry")?;
-    let mut matches = None;
+    let (mut matches, mut retries_timeout) = (None, false);
     if !retry.is_none() {
         spec.retry = RetryPolicy {
             attempts: retry.getattr("attempts")?.extract()?,
@@ -117,7 +119,10 @@ fn read_task(task: &Bound<'_, PyAny>, names: &Names) -> PyResult<(TaskSpec, PyBo
             fresh: retry.getattr("fresh")?.extract()?,
         };
         spec.retry.max_delay = spec.retry.max_delay.max(spec.retry.delay);
-        matches = Some(Kept::new(retry.getattr("matches")?.unbind()));
+        let covers = retry.getattr("matches")?;
+        let timeout = crate::gil::call0(errors::names(py)?.task_timeout.bind(py))?;
+        retries_timeout = crate::gil::is_truthy(&*crate::gil::call1(&covers, &timeout)?)?;
+        matches = Some(Kept::new(covers.unbind()));
     }
     let mut sources = Vec::new();
     let bound = task.getattr("binding")?;
@@ -130,6 +135,7 @@ fn read_task(task: &Bound<'_, PyAny>, names: &Names) -> PyResult<(TaskSpec, PyBo
         binding,
         returns: Codec::new(&task.getattr("returns")?)?,
         matches,
+        retries_timeout,
         gate,
         sources: sources.into(),
     };

@@ -42,6 +42,10 @@ impl Host for Python3 {
         &body.sources
     }
 
+    fn retries_timeout(body: &PyBody) -> bool {
+        body.retries_timeout
+    }
+
     fn gate_policy(body: &PyBody) -> PollPolicy {
         body.gate.as_ref().map_or(PollPolicy::every(std::time::Duration::from_secs(1)), |gate| gate.policy)
     }
@@ -82,6 +86,11 @@ impl Worker<Python3> for Thread<'_> {
     #[expect(clippy::disallowed_methods, reason = "how long a thread is attached is not the engine's time")]
     fn between(&mut self) {
         self.turn.between(self.py, Instant::now());
+    }
+
+    fn thread(&self) -> u64 {
+        // SAFETY: always succeeds. It is what `threading.get_ident` returns.
+        (unsafe { libc::pthread_self() }) as u64
     }
 }
 

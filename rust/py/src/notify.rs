@@ -79,12 +79,22 @@ impl Notifier {
 fn log(py: Python<'_>, level: Level, line: &str) -> PyResult<()> {
     let logging = py.import("logging")?;
     let logger = gil::call1(&logging.getattr("getLogger")?, PyString::new(py, "bide").as_any())?;
-    let method = match level {
-        Level::Warning => "warning",
-        Level::Error => "error",
+    let (method, line) = match level {
+        Level::Warning => ("warning", line.to_owned()),
+        Level::Error => ("error", line.to_owned()),
+        Level::Stuck { thread } => ("warning", format!("{line} ({})", place_of(py, thread)?)),
     };
     let method = gil::getattr(&logger, &PyString::new(py, method))?;
     let percent = PyString::new(py, "%s").into_any();
-    gil::call_args(&method, &[&percent, PyString::new(py, line).as_any()])?;
+    gil::call_args(&method, &[&percent, PyString::new(py, &line).as_any()])?;
     Ok(())
+}
+
+/// Where a thread is now.
+fn place_of(py: Python<'_>, thread: u64) -> PyResult<String> {
+    let frames = gil::call0(&py.import("sys")?.getattr("_current_frames")?)?;
+    let Ok(frame) = frames.get_item(thread) else { return Ok("it has just returned".to_owned()) };
+    let file: String = frame.getattr("f_code")?.getattr("co_filename")?.extract()?;
+    let line: Option<u32> = frame.getattr("f_lineno")?.extract()?;
+    Ok(format!("it is at {file}:{}", line.unwrap_or(0)))
 }

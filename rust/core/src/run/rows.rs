@@ -107,7 +107,7 @@ impl RunState {
             ended_at: some(state.ended_at),
             waited: detail.waited,
             retry_at: detail.retry_at,
-            blocked_by: detail.blocked_by.clone(),
+            blocked_by: detail.blocked_by.clone().or_else(|| detail.journal.waits_for()),
         }
     }
 }

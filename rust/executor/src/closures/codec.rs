@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::shape::{Shape, shape_of};
+use crate::flow::Inputs;
 
 /// Encodes a value; says what cannot be stored and where it is.
 pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Value, String> {
@@ -49,7 +50,7 @@ pub(super) fn serialization_failure(message: &str) -> Failure {
 }
 
 /// The inputs of a run, ordered by name: anything that serialises to named values, or `()` for none.
-pub(super) fn inputs<T: Serialize + ?Sized>(inputs: &T) -> Result<Box<[(Arc<str>, Value)]>, DefinitionError> {
+pub(super) fn inputs<T: Serialize + ?Sized>(inputs: &T) -> Result<Inputs, DefinitionError> {
     let refused = |why: String| DefinitionError(format!("the inputs cannot be stored: {why}"));
     let shape = shape_of(inputs).map_err(|error| refused(error.to_string()))?;
     let json = serde_json::to_value(inputs).map_err(|error| refused(error.to_string()))?;

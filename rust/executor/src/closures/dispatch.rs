@@ -27,6 +27,8 @@ pub struct OnTokio {
     /// Results that wait for whoever flushes, with a store that does not block.
     inbox: Mutex<Vec<Done<Closures>>>,
     flushing: AtomicBool,
+    /// The store may block: a thread of the runtime does not commit.
+    pub(super) store_blocks: bool,
     lane_ended: Notify,
 }
 
@@ -89,13 +91,14 @@ impl Drop for Slot {
 }
 
 impl OnTokio {
-    pub(super) fn new(runtime: Handle, slots: u32) -> Self {
+    pub(super) fn new(runtime: Handle, slots: u32, store_blocks: bool) -> Self {
         Self {
             runtime,
             state: Mutex::new(State { slots: Slots::new(slots), ready: VecDeque::new(), lanes: 0, closing: false }),
             stage: watch::Sender::new(Stage::Open),
             inbox: Mutex::default(),
             flushing: AtomicBool::new(false),
+            store_blocks,
             lane_ended: Notify::new(),
         }
     }
@@ -267,7 +270,7 @@ impl Engine<Closures> {
 
     /// As [`Engine::hand_in`]; what may start now is left to the caller.
     pub(super) fn hand_in_and_go_on(self: &Arc<Self>, done: Done<Closures>, ready: &mut Vec<Ready<Closures>>) {
-        if self.store.blocks() {
+        if self.dispatch.store_blocks {
             self.committer.leave(done);
             return;
         }

@@ -121,6 +121,9 @@ impl From<WaitError> for TaskError {
             WaitError::Mismatch(message) => {
                 Self::failed(Failure::new(FailureKind::ReplayMismatch, "bide.ReplayMismatch", &message))
             }
+            WaitError::TimedOut(message) => {
+                Self::failed(Failure::new(FailureKind::TaskTimeout, "bide.TaskTimeout", &message))
+            }
             WaitError::Suspended | WaitError::Over(_) => Self(Box::new(Why::Unwind(error))),
         }
     }

@@ -119,7 +119,7 @@ pub(super) async fn watch(engine: Arc<Engine<Closures>>, gate: host::Gate<Closur
                 let asked = Caught::new(async { condition(scope).await });
                 tokio::select! {
                     biased;
-                    asked = asked => asked.unwrap_or_else(|panic| Polled::Raised(panic)),
+                    asked = asked => asked.unwrap_or_else(Polled::Raised),
                     () = Stage::left(&mut stage, Stage::Open) => return,
                 }
             }

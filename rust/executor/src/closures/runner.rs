@@ -4,7 +4,7 @@ use std::future::IntoFuture;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::{DefinitionError, RunId, Value};
+use bide_core::{DefinitionError, RunId};
 use bide_store::{Store, StoreError};
 use serde::Serialize;
 use tokio::runtime::Handle;
@@ -16,6 +16,7 @@ use super::result::{RunHandle, RunResult};
 use super::workflow::{BoxFuture, Closures, Workflow};
 use crate::clock::{Clock, SystemClock};
 use crate::engine::{Engine, Level, default_slots};
+use crate::flow::Inputs;
 use crate::submit::Wanted;
 
 /// How long bodies may go on when the runner closes.
@@ -72,7 +73,7 @@ impl RunnerBuilder {
         if self.slots == 0 {
             return Err(DefinitionError("slots must be at least 1".to_owned()).into());
         }
-        let dispatch = OnTokio::new(runtime, self.slots);
+        let dispatch = OnTokio::new(runtime, self.slots, self.store.blocks());
         let engine = Engine::start(self.store, self.clock, dispatch, self.log)?;
         Ok(Runner { engine })
     }
@@ -186,7 +187,7 @@ impl Drop for Runner {
 pub struct Submit {
     engine: Arc<Engine<Closures>>,
     flow: Workflow,
-    inputs: Result<Box<[(Arc<str>, Value)]>, DefinitionError>,
+    inputs: Result<Inputs, DefinitionError>,
     key: Option<Arc<str>>,
 }
 
@@ -230,7 +231,7 @@ impl IntoFuture for SubmitAndWait {
     }
 }
 
-fn wanted(inputs: Box<[(Arc<str>, Value)]>, key: Option<Arc<str>>) -> Wanted<Closures> {
+fn wanted(inputs: Inputs, key: Option<Arc<str>>) -> Wanted<Closures> {
     Wanted { inputs, key, local: () }
 }
 
@@ -259,7 +260,7 @@ pub(super) async fn blocking<R: Send + 'static>(
     engine: &Arc<Engine<Closures>>,
     act: impl FnOnce(&Arc<Engine<Closures>>) -> R + Send + 'static,
 ) -> Result<R, Error> {
-    if !engine.store().blocks() {
+    if !engine.dispatch().store_blocks {
         return Ok(act(engine));
     }
     let there = Arc::clone(engine);

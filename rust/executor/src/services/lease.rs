@@ -9,7 +9,7 @@ use bide_store::StoreError;
 use parking_lot::{Condvar, Mutex};
 
 use crate::engine::{Engine, Level};
-use crate::host::Host;
+use crate::host::{Dispatch, Host};
 use crate::settled::{Settled, Settlement};
 
 /// News are looked for so often, busy or idle.
@@ -67,9 +67,9 @@ impl<H: Host> Engine<H> {
 
     fn renew(self: &Arc<Self>) -> Result<(), StoreError> {
         let lease = *self.lease.read();
-        match self.store.renew(lease, self.clock.now()) {
+        match self.store().renew(lease, self.clock.now()) {
             Err(StoreError::Fenced { .. }) => {
-                self.fenced();
+                self.fenced(lease);
                 self.take_up()
             }
             outcome => outcome,
@@ -77,11 +77,12 @@ impl<H: Host> Engine<H> {
     }
 
     fn look(self: &Arc<Self>, seen: &mut u64) -> Result<(), StoreError> {
-        let news = self.store.news()?;
+        let news = self.store().news()?;
         if news != *seen {
             self.take_up()?;
             *seen = news;
         }
+        self.dispatch.look(self);
         // Without news too: what another runner of this process commits to the store that both share is none.
         self.look_at_watched()
     }
@@ -99,7 +100,7 @@ impl<H: Host> Engine<H> {
     }
 
     fn look_at(&self, id: RunId, settled: &Settled) -> Result<(), StoreError> {
-        let status = self.store.load(id)?.map(|stored| stored.run.status);
+        let status = self.store().load(id)?.map(|stored| stored.run.status);
         match status {
             None => settled.settle(Settlement::Elsewhere),
             Some(status) if status.is_ended() || status == bide_core::RunStatus::Paused => {

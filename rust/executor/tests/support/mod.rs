@@ -23,6 +23,12 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// A memory store.
+    #[allow(dead_code, reason = "not every test file needs one by itself")]
+    pub(crate) fn memory() -> Self {
+        Self { memory: Some(MemoryStore::new()), directory: tempfile::tempdir().unwrap() }
+    }
+
     /// Opens the store.
     pub(crate) fn open(&self) -> Arc<dyn Store> {
         match &self.memory {

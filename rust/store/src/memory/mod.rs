@@ -113,6 +113,11 @@ impl State {
         Some(run)
     }
 
+    fn is_registered(&self, new: &NewRun) -> bool {
+        let version = usize::try_from(new.version).ok().and_then(|version| self.versions.get(version));
+        version.is_some_and(|version| version.workflow == new.workflow)
+    }
+
     fn row(&self, run: &MemRun) -> RunRow {
         RunRow {
             id: run.id,
@@ -228,6 +233,9 @@ impl Store for MemoryStore {
     fn create(&self, lease: Lease, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
         let state = &mut *self.0.lock();
         state.fence(lease)?;
+        if let Some(stray) = runs.iter().find(|new| !state.is_registered(new)) {
+            return Err(corrupt(stray.id.row(), "its workflow version is not registered"));
+        }
         Ok(runs.iter().map(|new| state.create(lease, new)).collect())
     }
 

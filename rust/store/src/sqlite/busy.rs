@@ -33,14 +33,17 @@ pub(super) fn nap() {
     std::thread::sleep(Duration::from_micros(20 + draw % 181));
 }
 
-/// Makes a connection wait for at most `patience`, counted anew for each statement.
-pub(super) fn wait_for(connection: &mut Connection, patience: Duration) -> rusqlite::Result<()> {
+/// Makes a connection wait for at most `patience`, asked and counted anew for each statement.
+pub(super) fn wait_for(
+    connection: &mut Connection,
+    patience: impl Fn() -> Duration + Send + 'static,
+) -> rusqlite::Result<()> {
     let mut since = Instant::now();
     connection.busy_handler(Some(move |tries: i32| {
         if tries == 0 {
             since = Instant::now();
         }
-        let patient = since.elapsed() < patience;
+        let patient = since.elapsed() < patience();
         if patient {
             nap();
         }

@@ -18,8 +18,9 @@ const LIMIT: u64 = 4 << 20;
 /// And when a store with something in its log has been idle for so long.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// How long a reader or another process may keep the last step waiting, which keeps our own writer waiting.
-pub(super) const PATIENCE: Duration = Duration::from_millis(2);
+/// How long other processes' writers may keep the last step waiting, which keeps our own writer waiting: the longer
+/// the log, the longer, so that it ends some time.
+const PATIENCE: std::ops::RangeInclusive<Duration> = Duration::from_millis(2)..=Duration::from_millis(100);
 /// And how long until the next try, if one did.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -41,6 +42,17 @@ impl Debt {
             drop(self.stop.lock());
             self.wake.notify_one();
         }
+    }
+
+    /// How long the checkpointer's connection waits for others.
+    pub(super) fn patience(&self) -> Duration {
+        let times = u32::try_from(self.bytes.load(Ordering::Relaxed) / LIMIT).unwrap_or(u32::MAX);
+        PATIENCE.start().saturating_mul(times).clamp(*PATIENCE.start(), *PATIENCE.end())
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_paid(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) == 0
     }
 }
 
@@ -99,22 +111,25 @@ fn serve(debt: &Debt, connection: &Connection, writer: &Mutex<Connection>) {
 
 /// Failures are left to the writer to find: what stays in the log is safe there.
 fn checkpoint(debt: &Debt, connection: &Connection, writer: &Mutex<Connection>) {
-    let _ = copy(connection, "PASSIVE");
-    let held = writer.lock();
+    let left = copy(connection, "PASSIVE").unwrap_or(u64::MAX);
+    // Much is left only if a reader holds on to an old state: no use keeping the writer waiting for it.
+    let pinned = left > LIMIT / 1024;
+    let held = (!pinned).then(|| writer.lock());
     let before = debt.bytes.load(Ordering::Relaxed);
-    // FULL keeps other processes' writers out for the moment too, as far as the connection's short patience allows.
-    let whole = copy(connection, "FULL").unwrap_or(false);
+    // FULL keeps other processes' writers out for the moment too.
+    let whole = !pinned && copy(connection, "FULL").is_ok_and(|left| left == 0);
     if whole || before < LIMIT {
         debt.bytes.fetch_sub(before, Ordering::Relaxed);
     }
     drop(held);
 }
 
-/// Whether everything is copied.
-fn copy(connection: &Connection, mode: &str) -> rusqlite::Result<bool> {
+/// Copies what can be copied; answers how many pages of those that were there at the start are left.
+fn copy(connection: &Connection, mode: &str) -> rusqlite::Result<u64> {
     let mut statement = connection.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?;
     statement.query_row([], |row| {
-        let (busy, log, copied): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        Ok(busy == 0 && log == copied)
+        let (log, copied): (i64, i64) = (row.get(1)?, row.get(2)?);
+        // Both are -1 if another process is at it.
+        if log < 0 { Ok(1) } else { Ok(log.abs_diff(copied)) }
     })
 }

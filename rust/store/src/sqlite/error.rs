@@ -23,10 +23,11 @@ impl Place {
             return StoreError::Corrupt(format!("{name}: {error}; the file was changed by other hands"));
         };
         match code {
-            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => {
-                StoreError::Busy { store: name.clone(), waited: self.patience }
-            }
+            _ if is_busy(error) => StoreError::Busy { store: name.clone(), waited: self.patience },
             ErrorCode::DiskFull => self.unavailable("the disk is full; free space and start again"),
+            _ if error.sqlite_extended_error_code() == Some(rusqlite::ffi::SQLITE_READONLY_DBMOVED) => {
+                self.unavailable("the file was deleted or replaced while it was open; start again")
+            }
             ErrorCode::ReadOnly => self.unavailable("it is read-only; make the file and its directory writable"),
             ErrorCode::NotADatabase => {
                 self.unavailable("it is not a database; name another path or move that file away")
@@ -51,7 +52,8 @@ impl Place {
 
 /// Whether an error says that somebody else holds the file.
 pub(super) fn is_busy(error: &Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+    use ErrorCode::{DatabaseBusy, DatabaseLocked, FileLockingProtocolFailed};
+    matches!(error.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked | FileLockingProtocolFailed))
 }
 
 /// Whether an error says that a row with this key exists.

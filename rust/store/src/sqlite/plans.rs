@@ -41,3 +41,14 @@ fn a_key_is_found_by_its_index() {
     assert!(plan.iter().any(|step| step.starts_with("SEARCH r USING INDEX run_key")), "{plan:?}");
     assert!(plan.iter().all(|step| !step.starts_with("SCAN") || step.contains(" w")), "{plan:?}");
 }
+
+#[test]
+fn claims_find_free_runs_in_order_without_sorting() {
+    let connection = database();
+    for sql in lease::HOT {
+        for step in plan(&connection, sql) {
+            assert!(!step.contains("TEMP B-TREE"), "{sql}\n{step}");
+            assert!(!step.contains("run_open (runner=?)") || sql.starts_with("UPDATE"), "{sql}\n{step}");
+        }
+    }
+}

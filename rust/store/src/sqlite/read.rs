@@ -252,7 +252,7 @@ fn task_row(fields: &Fields<'_>) -> Result<TaskRow, StoreError> {
         status: fields.code(2, "status", TaskStatus::from_code)?,
         sub_status: sub_status.map(|_| fields.code(10, "sub_status", SubStatus::from_code)).transpose()?,
         attempts: fields.get(7, "attempts")?,
-        entered: fields.get(8, "entered")?,
+        entered: fields.code(8, "entered", |code| [false, true].get(usize::try_from(code).ok()?).copied())?,
         output: fields.value(3, "output")?,
         changes: fields.blob(11, "changes")?,
         failure: fields.failure(12, "failure")?,

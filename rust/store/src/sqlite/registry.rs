@@ -31,7 +31,7 @@ struct Entry {
 static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::default);
 
 /// Long enough for any other opening or closing; passed only if a fork happened in the middle of one.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The store of this file: the one that is open in this process, else what `open` opens.
 pub(super) fn get_or_open(

@@ -28,6 +28,9 @@ fn number(connection: &Connection, pragma: &str) -> rusqlite::Result<i64> {
 /// Reads the header; writes nothing.
 pub(super) fn inspect(connection: &Connection, place: &Place, known: usize) -> Result<Found, StoreError> {
     let read = || -> rusqlite::Result<(i64, i64, bool)> {
+        // One snapshot, since another process may be migrating: half of what it was and half of what it is would look
+        // like the database of another program.
+        let _snapshot = connection.is_autocommit().then(|| connection.unchecked_transaction()).transpose()?;
         let id = number(connection, "application_id")?;
         let tables = connection.query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))?;
         Ok((id, number(connection, "user_version")?, tables))

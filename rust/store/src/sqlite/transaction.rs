@@ -53,3 +53,39 @@ impl Drop for Transaction<'_> {
 fn run(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
     connection.prepare_cached(sql)?.raw_execute().map(drop)
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test")]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_commit_that_fails_with_the_transaction_open_is_rolled_back_and_known_to_be() {
+        let place = Place { name: "test.db".into(), patience: Duration::ZERO };
+        let connection = Connection::open_in_memory().unwrap();
+        // A deferred constraint is the one that COMMIT itself refuses.
+        let schema = "CREATE TABLE a (x PRIMARY KEY); CREATE TABLE b (x REFERENCES a DEFERRABLE INITIALLY DEFERRED)";
+        connection.execute_batch(schema).unwrap();
+        let transaction = Transaction::begin(&connection, &place).unwrap();
+        connection.execute("INSERT INTO b VALUES (1)", []).unwrap();
+        let error = transaction.commit().unwrap_err();
+        assert!(matches!(&error, StoreError::Unavailable(message) if message.starts_with("test.db")), "{error:?}");
+        assert!(connection.is_autocommit());
+        let left: i64 = connection.query_row("SELECT count(*) FROM b", [], |row| row.get(0)).unwrap();
+        assert_eq!(left, 0);
+    }
+
+    #[test]
+    fn a_transaction_that_is_dropped_is_rolled_back() {
+        let place = Place { name: "test.db".into(), patience: Duration::ZERO };
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("CREATE TABLE a (x)").unwrap();
+        let transaction = Transaction::begin(&connection, &place).unwrap();
+        connection.execute("INSERT INTO a VALUES (1)", []).unwrap();
+        drop(transaction);
+        let left: i64 = connection.query_row("SELECT count(*) FROM a", [], |row| row.get(0)).unwrap();
+        assert_eq!(left, 0);
+    }
+}

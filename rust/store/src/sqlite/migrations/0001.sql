@@ -64,8 +64,9 @@ CREATE TABLE run (
 -- A key finds its run; runs without one cost nothing here.
 CREATE UNIQUE INDEX run_key ON run (workflow, key) WHERE key IS NOT NULL;
 
--- Unfinished runs by owner: what nobody has, what a dead runner had. As small as the work in flight.
-CREATE INDEX run_open ON run (runner, workflow) WHERE status < 3;
+-- Unfinished runs by owner and version: what nobody has and can be claimed, what a dead runner had. As small as the work
+-- in flight.
+CREATE INDEX run_open ON run (runner, workflow, version) WHERE status < 3;
 
 -- A task of a run: written when it waits, fails an attempt or ends. The defaults are those of a task that completed
 -- at its first try without a wait, because almost every row is such a one and shall be short.

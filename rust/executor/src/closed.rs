@@ -1,0 +1,90 @@
+//! What an engine has in the place of its store once it is closed: nobody keeps the file open then, however long a
+//! handle or a result of one of its runs is kept.
+
+use std::sync::Arc;
+
+use bide_core::record::{Batch, Committed, NewRun, RunRow, StoredRun};
+use bide_core::{RunId, Time};
+use bide_store::{Creation, Lease, RunFilter, Store, StoreError, StoredVersion, StoredWorkflow};
+
+/// A store that was let go of.
+pub(crate) struct Closed {
+    pub(crate) name: String,
+}
+
+impl Closed {
+    fn refuse<T>(&self) -> Result<T, StoreError> {
+        Err(StoreError::Unavailable(format!("the runner on {} is closed", self.name)))
+    }
+}
+
+impl Store for Closed {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn blocks(&self) -> bool {
+        false
+    }
+
+    fn enroll(&self, _now: Time) -> Result<Lease, StoreError> {
+        self.refuse()
+    }
+
+    fn renew(&self, _lease: Lease, _now: Time) -> Result<(), StoreError> {
+        self.refuse()
+    }
+
+    fn leave(&self, _lease: Lease) -> Result<(), StoreError> {
+        self.refuse()
+    }
+
+    fn register(
+        &self,
+        _name: &str,
+        _version: &str,
+        _tasks: &[(Arc<str>, Vec<Arc<str>>)],
+    ) -> Result<StoredWorkflow, StoreError> {
+        self.refuse()
+    }
+
+    fn create(&self, _lease: Lease, _runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
+        self.refuse()
+    }
+
+    fn commit(&self, _lease: Lease, _batch: &mut Batch) -> Result<Committed, StoreError> {
+        self.refuse()
+    }
+
+    fn versions(&self, _workflow: i64) -> Result<Vec<StoredVersion>, StoreError> {
+        self.refuse()
+    }
+
+    fn claim(&self, _lease: Lease, _versions: &[i64], _now: Time, _limit: usize) -> Result<Vec<RunId>, StoreError> {
+        self.refuse()
+    }
+
+    fn load(&self, _run: RunId) -> Result<Option<StoredRun>, StoreError> {
+        self.refuse()
+    }
+
+    fn by_key(&self, _key: &str, _workflow: Option<&str>) -> Result<Vec<(RunId, Arc<str>)>, StoreError> {
+        self.refuse()
+    }
+
+    fn list(&self, _filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
+        self.refuse()
+    }
+
+    fn purge(&self, _before: Time, _limit: usize) -> Result<usize, StoreError> {
+        self.refuse()
+    }
+
+    fn delete(&self, _run: RunId) -> Result<bool, StoreError> {
+        self.refuse()
+    }
+
+    fn news(&self) -> Result<u64, StoreError> {
+        self.refuse()
+    }
+}

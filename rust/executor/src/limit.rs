@@ -1,0 +1,139 @@
+//! A task's `timeout`: the limit of one attempt's execution, time deferred excluded.
+//!
+//! A thread cannot be stopped. So when the limit is reached the attempt fails at once, and is fenced: what its body
+//! does from there on changes nothing. Its slot stays taken until the body returns, and so does its place: the next
+//! attempt waits for that.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bide_core::event::Retry;
+use bide_core::{Event, Failure, FailureKind, Outcome, TaskIx, TaskRef};
+use parking_lot::Mutex;
+
+use crate::engine::{Engine, Level};
+use crate::flow::Run;
+use crate::host::{Host, Ready};
+use crate::timers::Alarm;
+
+/// The tasks of a run whose body has used up its time and has not returned, with the attempt that waits for that.
+pub(crate) type Overdue<H> = Mutex<HashMap<TaskIx, Option<Ready<H>>>>;
+
+/// The limit of one attempt.
+pub(crate) struct Limit<H: Host> {
+    engine: Arc<Engine<H>>,
+    run: Arc<Run<H>>,
+    task: TaskRef,
+    attempt: u32,
+    /// The host's name of the thread that executes the body.
+    thread: u64,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// A ring with another ticket is of an earlier stretch.
+    ticket: u64,
+    left: Duration,
+    since: Duration,
+    reached: bool,
+}
+
+impl<H: Host> Limit<H> {
+    /// Starts to count, if the task has a limit.
+    pub(crate) fn start(
+        engine: &Arc<Engine<H>>,
+        run: &Arc<Run<H>>,
+        task: TaskRef,
+        attempt: u32,
+        thread: u64,
+    ) -> Option<Arc<Self>> {
+        let left = run.flow.graph.spec(task.ix).timeout?;
+        let limit = Arc::new(Self {
+            engine: Arc::clone(engine),
+            run: Arc::clone(run),
+            task,
+            attempt,
+            thread,
+            state: Mutex::new(State { ticket: 0, left, since: Duration::ZERO, reached: false }),
+        });
+        limit.go_on();
+        Some(limit)
+    }
+
+    /// The body executes from here on.
+    pub(crate) fn go_on(self: &Arc<Self>) {
+        let (left, ticket) = {
+            let mut state = self.state.lock();
+            state.ticket += 1;
+            state.since = self.engine.clock.steady();
+            (state.left, state.ticket)
+        };
+        self.engine.timers.after(left, Arc::clone(self) as Arc<dyn Alarm>, ticket);
+    }
+
+    /// The body is deferred from here on.
+    pub(crate) fn pause(&self) {
+        let mut state = self.state.lock();
+        state.ticket += 1;
+        let spent = self.engine.clock.steady().saturating_sub(state.since);
+        state.left = state.left.saturating_sub(spent);
+    }
+
+    /// Whether the limit was reached.
+    pub(crate) fn is_reached(&self) -> bool {
+        self.state.lock().reached
+    }
+
+    /// The body has returned. The attempt that waited for that, if there is one.
+    pub(crate) fn end(&self) -> Option<Ready<H>> {
+        let reached = {
+            let mut state = self.state.lock();
+            state.ticket += 1;
+            state.reached
+        };
+        if reached { self.run.overdue.lock().remove(&self.task.ix).flatten() } else { None }
+    }
+}
+
+impl<H: Host> Alarm for Limit<H> {
+    fn ring(self: Arc<Self>, ticket: u64) {
+        {
+            let mut state = self.state.lock();
+            if state.ticket != ticket {
+                return;
+            }
+            state.reached = true;
+            self.run.overdue.lock().insert(self.task.ix, None);
+        }
+        let graph = &self.run.flow.graph;
+        let (name, limit) = (graph.name(self.task.ix), graph.spec(self.task.ix).timeout.unwrap_or_default());
+        let message = format!("task '{name}' was not done after {} s of execution", limit.as_secs_f64());
+        self.engine.log(
+            Level::Stuck { thread: self.thread },
+            &format!("{message}; its attempt has failed, and its slot stays taken until the body returns"),
+        );
+        let failure = Failure::new(FailureKind::TaskTimeout, "bide.TaskTimeout", &message);
+        let retried = H::retries_timeout(&self.run.flow.bodies[self.task.ix as usize]);
+        let retry = retried.then(|| Retry { random: self.engine.random() });
+        let outcome = Outcome::Failed { failure, retry };
+        let event = Event::Ended { task: self.task, attempt: self.attempt, outcome };
+        self.engine.leave(Arc::clone(&self.run), event);
+    }
+}
+
+impl<H: Host> Run<H> {
+    /// Sets a body aside whose last attempt has used up its time and not returned yet.
+    pub(crate) fn wait_for_overdue(&self, ready: Ready<H>) -> Option<Ready<H>> {
+        if self.flow.graph.spec(ready.task.ix).timeout.is_none() {
+            return Some(ready);
+        }
+        match self.overdue.lock().get_mut(&ready.task.ix) {
+            None => Some(ready),
+            Some(place) => {
+                *place = Some(ready);
+                None
+            }
+        }
+    }
+}

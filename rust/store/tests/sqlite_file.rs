@@ -1,0 +1,294 @@
+//! What becomes of the file: who may read it, what is refused and with which words, what damage looks like.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bide_core::record::{DoneRow, NewRun};
+use bide_core::{Entry, EntryKey, EntryKind, EntryState, NO_MAP, RunId, Time, Value, Write};
+use bide_store::sqlite::Options;
+use bide_store::{Creation, Durability, Lease, SqliteStore, Store, StoreError};
+use rusqlite::Connection;
+
+fn open(path: &Path) -> Arc<SqliteStore> {
+    SqliteStore::open(path, Durability::Normal).unwrap()
+}
+
+/// The message with which opening is refused.
+#[track_caller]
+fn refusal(path: &Path) -> String {
+    match SqliteStore::open(path, Durability::Normal) {
+        Err(StoreError::Unavailable(message)) => message,
+        Err(other) => panic!("{other:?}"),
+        Ok(_) => panic!("{} was opened", path.display()),
+    }
+}
+
+#[track_caller]
+fn says(message: &str, words: &[&str]) {
+    assert!(words.iter().all(|word| message.contains(word)), "{message}");
+}
+
+fn one_run(store: &dyn Store) -> (Lease, RunId) {
+    let flow = store.register("flow", "v1", &[("task".into(), vec![])]).unwrap();
+    let lease = store.enroll(Time(0)).unwrap();
+    let id = RunId::new(7, 0, 0);
+    let (workflow, version) = (flow.workflow, flow.version);
+    let new = NewRun { id, workflow, version, key: Some("key".into()), inputs: [].into(), created_at: Time(7000) };
+    assert_eq!(store.create(lease, &[new]).unwrap(), [Creation::Created]);
+    let entry = Entry {
+        key: EntryKey { name: "ready".into(), n: 1 },
+        seq: 1,
+        kind: EntryKind::Condition,
+        state: EntryState::Open,
+        proof: None,
+        due: None,
+        deadline: None,
+        value: None,
+        failure: None,
+        opened_at: Time(1),
+        closed_at: None,
+    };
+    let entry = Write::Entry { run: id.row(), task: 0, map: NO_MAP, entry: Box::new(entry) };
+    let _ = store.commit(lease, &mut vec![done(id, 0, b"i42"), entry]).unwrap();
+    (lease, id)
+}
+
+fn done(run: RunId, task: i64, output: &[u8]) -> Write {
+    let (started_at, ended_at) = (Time(1), Time(2));
+    Write::Done(DoneRow { run: run.row(), task, map: NO_MAP, output: Value::new(output), started_at, ended_at })
+}
+
+#[test]
+fn what_was_committed_is_there_when_the_file_is_opened_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bide.db");
+    let store = open(&path);
+    let (_, run) = one_run(&*store);
+    drop(store);
+    let stored = open(&path).load(run).unwrap().unwrap();
+    assert_eq!((&*stored.run.workflow, stored.run.id, stored.rows.len(), stored.entries.len()), ("flow", run, 1, 1));
+    assert_eq!(stored.rows[0].output, Some(Value::new(b"i42")));
+}
+
+#[test]
+fn a_file_has_one_store_object_by_whatever_path_it_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bide.db");
+    let link = directory.path().join("link.db");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let roundabout = directory.path().join("..").join(directory.path().file_name().unwrap()).join("bide.db");
+    let store = open(&path);
+    for other in [&path, &link, &roundabout] {
+        assert!(Arc::ptr_eq(&store, &open(other)), "{}", other.display());
+    }
+    let elsewhere = open(&directory.path().join("other.db"));
+    assert!(!Arc::ptr_eq(&store, &elsewhere));
+}
+
+#[test]
+fn every_file_can_be_read_by_its_owner_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory.path().join("bide.db"));
+    one_run(&*store);
+    for name in ["bide.db", "bide.db-wal", "bide.db-shm", "bide.db-lock"] {
+        let mode = fs::metadata(directory.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}
+
+#[test]
+fn a_path_is_a_path_and_never_a_uri() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file:bide%20.db?mode=memory#x");
+    one_run(&*open(&path));
+    assert!(fs::metadata(&path).unwrap().len() > 0);
+}
+
+#[test]
+fn paths_that_cannot_hold_a_store_are_refused_naming_path_and_remedy() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = directory.path().join("nowhere").join("bide.db");
+    says(&refusal(&missing), &[missing.to_str().unwrap(), "nowhere does not exist", "create it"]);
+    says(&refusal(directory.path()), &[directory.path().to_str().unwrap(), "is a directory", "name a file"]);
+
+    let text = directory.path().join("notes.txt");
+    fs::write(&text, "not a database, but long enough to be looked at ".repeat(40)).unwrap();
+    says(&refusal(&text), &[text.to_str().unwrap(), "not a database", "another path"]);
+    assert!(fs::read_to_string(&text).unwrap().starts_with("not a database"));
+
+    let foreign = directory.path().join("theirs.db");
+    Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE theirs (x)").unwrap();
+    let before = fs::read(&foreign).unwrap();
+    says(&refusal(&foreign), &[foreign.to_str().unwrap(), "another program"]);
+    assert_eq!(fs::read(&foreign).unwrap(), before);
+}
+
+#[test]
+fn a_newer_schema_is_refused_and_left_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bide.db");
+    drop(open(&path));
+    Connection::open(&path).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
+    says(&refusal(&path), &[path.to_str().unwrap(), "version 99", "up to 1", "upgrade bide"]);
+    let version: i64 = Connection::open(&path).unwrap().query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+    assert_eq!(version, 99);
+}
+
+#[test]
+fn a_store_can_be_opened_after_a_refusal() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bide.db");
+    fs::write(&path, "x".repeat(4096)).unwrap();
+    refusal(&path);
+    fs::remove_file(&path).unwrap();
+    one_run(&*open(&path));
+}
+
+#[test]
+fn a_file_that_another_keeps_locked_is_busy_after_the_stated_patience_and_nothing_is_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bide.db");
+    let patience = Duration::from_millis(30);
+    let store = SqliteStore::open_with(&path, &Options { patience, ..Options::default() }).unwrap();
+    let (lease, run) = one_run(&*store);
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let busy = store.commit(lease, &mut vec![done(run, 1, b"t")]).unwrap_err();
+    says(&busy.to_string(), &[path.to_str().unwrap(), "30ms", "nothing was written"]);
+    assert!(matches!(busy, StoreError::Busy { .. }));
+    other.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(store.load(run).unwrap().unwrap().rows.len(), 1);
+    let _ = store.commit(lease, &mut vec![done(run, 1, b"t")]).unwrap();
+}
+
+#[test]
+fn a_file_that_is_deleted_or_replaced_while_open_is_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bide.db");
+    let store = open(&path);
+    store.news().unwrap();
+    fs::remove_file(&path).unwrap();
+    says(&store.news().unwrap_err().to_string(), &[path.to_str().unwrap(), "deleted or replaced"]);
+    says(&refusal(&path), &["deleted or replaced while this process has it open"]);
+}
+
+#[test]
+fn another_connections_commit_is_news_and_own_checkpoints_are_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bide.db");
+    let store = open(&path);
+    let (lease, run) = one_run(&*store);
+    let other = Connection::open(&path).unwrap();
+    let seen = store.news().unwrap();
+    let _ = store.commit(lease, &mut vec![done(run, 1, b"t")]).unwrap();
+    store.load(run).unwrap();
+    other.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(())).unwrap();
+    // The log starts anew with this one.
+    let _ = store.commit(lease, &mut vec![done(run, 2, b"t")]).unwrap();
+    assert_eq!(store.news().unwrap(), seen);
+    other.execute("UPDATE run SET priority = 1", []).unwrap();
+    assert!(store.news().unwrap() > seen);
+}
+
+/// Each of these is written into the file by other hands; reading it says where the damage is.
+#[test]
+fn a_row_that_does_not_read_back_is_corrupt_naming_run_and_column() {
+    let damage = [
+        ("UPDATE task SET status = 99", "task.status"),
+        ("UPDATE task SET sub_status = 7", "task.sub_status"),
+        ("UPDATE task SET attempts = -1", "task.attempts"),
+        ("UPDATE task SET entered = 2", "task.entered"),
+        ("UPDATE task SET map = 99999999999", "task.map"),
+        ("UPDATE task SET failure = 'oops'", "task.failure"),
+        ("UPDATE task SET blocked_by = CAST(x'ff' AS TEXT)", "task.blocked_by"),
+        ("UPDATE journal SET kind = 6", "journal.kind"),
+        ("UPDATE journal SET state = -1", "journal.state"),
+        ("UPDATE journal SET seq = 4294967296", "journal.seq"),
+        ("UPDATE journal SET n = -5", "journal.n"),
+        ("UPDATE journal SET failure = '{}'", "journal.failure"),
+        ("UPDATE run SET status = 6", "run.status"),
+        ("UPDATE run SET crashes = -1", "run.crashes"),
+        ("UPDATE run SET failure = '[]'", "run.failure"),
+        ("UPDATE run SET workflow = 77", "run.workflow"),
+        ("UPDATE run SET version = 77", "run.version"),
+    ];
+    for (sql, column) in damage {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bide.db");
+        let store = open(&path);
+        let (_, run) = one_run(&*store);
+        assert_eq!(Connection::open(&path).unwrap().execute(sql, []).unwrap(), 1, "{sql}");
+        match store.load(run) {
+            Err(StoreError::Corrupt(message)) => {
+                says(&message, &[path.to_str().unwrap(), &run.to_string(), column, "changed by other hands"]);
+            }
+            other => panic!("{sql}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_mangled_id_or_task_list_is_corrupt() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bide.db");
+    let store = open(&path);
+    let (_, run) = one_run(&*store);
+    drop(store);
+    let other = Connection::open(&path).unwrap();
+    other.execute("UPDATE version SET tasks = '[[0]]'", []).unwrap();
+    let message = open(&path).load(run).unwrap_err().to_string();
+    says(&message, &["version.tasks"]);
+    other.execute("UPDATE run SET uuid = x'01'", []).unwrap();
+    let store = open(&path);
+    says(&store.by_key("key", None).unwrap_err().to_string(), &["run.uuid", "1 bytes"]);
+    says(&store.list(&Default::default()).unwrap_err().to_string(), &["run.uuid"]);
+}
+
+#[test]
+fn a_purge_gives_pages_back_to_the_file_system() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bide.db");
+    let store = open(&path);
+    let (lease, run) = one_run(&*store);
+    let big = vec![b's'; 500_000];
+    let _ = store.commit(lease, &mut vec![done(run, 1, &big)]).unwrap();
+    let ended = bide_core::record::RunUpdate {
+        run: run.row(),
+        status: bide_core::RunStatus::Completed,
+        failure: None,
+        ended_at: Some(Time(8000)),
+        blocked_by: None,
+        crashes: 0,
+        version: None,
+    };
+    let _ = store.commit(lease, &mut vec![Write::Run(Box::new(ended))]).unwrap();
+    let pages =
+        || -> i64 { Connection::open(&path).unwrap().query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap() };
+    let before = pages();
+    assert_eq!(store.purge(Time(9000), 10).unwrap(), 1);
+    assert!(before > 240 && pages() < 60, "{before} {}", pages());
+}
+
+#[test]
+fn a_reader_that_holds_on_to_an_old_state_stops_no_writer() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bide.db");
+    let store = open(&path);
+    let (lease, run) = one_run(&*store);
+    let reader = Connection::open(&path).unwrap();
+    reader.execute_batch("BEGIN").unwrap();
+    let rows = || -> i64 { reader.query_row("SELECT count(*) FROM task", [], |row| row.get(0)).unwrap() };
+    assert_eq!(rows(), 1);
+    // Four times what makes the checkpointer begin.
+    let big = vec![b's'; 1 << 20];
+    for task in 1..=16 {
+        let _ = store.commit(lease, &mut vec![done(run, task, &big)]).unwrap();
+    }
+    assert_eq!(rows(), 1);
+    reader.execute_batch("COMMIT").unwrap();
+    assert_eq!(rows(), 17);
+}

@@ -1,0 +1,299 @@
+//! Several processes on one file: the death of one is known at once, the life of one is never mistaken for death, a
+//! fork is no second life. The children are this test binary, started again for one ignored test.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::io::{BufRead, BufReader, Lines};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+
+use bide_core::record::{DoneRow, NewRun};
+use bide_core::{NO_MAP, RunId, Time, Value, Write};
+use bide_store::{Creation, Durability, Lease, RunFilter, SqliteStore, Store, StoreError};
+
+/// How many runs each of several writing processes makes.
+const EACH: u64 = 200;
+
+const NOW: Time = Time(1_795_000_000_000_000);
+
+fn open(path: &Path) -> Arc<SqliteStore> {
+    SqliteStore::open(path, Durability::Normal).unwrap()
+}
+
+fn register(store: &dyn Store) -> (i64, i64) {
+    let flow = store.register("flow", "v1", &[("task".into(), vec![])]).unwrap();
+    (flow.workflow, flow.version)
+}
+
+fn own_a_run(store: &dyn Store) -> (Lease, RunId) {
+    let (workflow, version) = register(store);
+    let lease = store.enroll(NOW).unwrap();
+    let id = RunId::new(NOW.0 as u64 / 1000, 0, u64::from(std::process::id()) << 32);
+    let new = NewRun { id, workflow, version, key: None, inputs: [].into(), created_at: NOW };
+    assert_eq!(store.create(lease, &[new]).unwrap(), [Creation::Created]);
+    (lease, id)
+}
+
+/// Another process that plays a part until it is killed or told to go on.
+struct Other {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Other {
+    fn start(part: &str, path: &Path) -> Self {
+        Self::start_as(part, path, None)
+    }
+
+    fn start_as(part: &str, path: &Path, user: Option<u32>) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "play_a_part", "--ignored", "--nocapture", "--test-threads=1"]);
+        command.env("BIDE_PART", part).env("BIDE_PATH", path).stdin(Stdio::piped()).stdout(Stdio::piped());
+        if let Some(user) = user {
+            command.uid(user);
+        }
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    /// The next thing it says.
+    fn says(&mut self) -> String {
+        loop {
+            let line = self.lines.next().expect("it says something").unwrap();
+            if let Some((_, said)) = line.split_once("SAYS ") {
+                return said.to_owned();
+            }
+        }
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Lets it go on and end by itself.
+    fn finish(mut self) {
+        drop(self.child.stdin.take());
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+fn say(what: impl std::fmt::Display) {
+    println!("SAYS {what}");
+}
+
+fn wait_to_be_told() {
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+}
+
+#[test]
+#[ignore = "the children's part, started by the other tests"]
+fn play_a_part() {
+    let Some(path) = std::env::var_os("BIDE_PATH") else { return };
+    let path = Path::new(&path);
+    match std::env::var("BIDE_PART").unwrap().as_str() {
+        "own a run" => {
+            let store = open(path);
+            // The same file twice, the second closed again: the lock must not go with it.
+            drop(open(path));
+            let (lease, run) = own_a_run(&*store);
+            say(run);
+            wait_to_be_told();
+            let fenced = store.commit(lease, &mut Vec::new());
+            say(matches!(fenced, Err(StoreError::Fenced { .. })));
+            wait_to_be_told();
+        }
+        "commit" => {
+            let store = open(path);
+            let (workflow, version) = register(&*store);
+            let lease = store.enroll(NOW).unwrap();
+            for n in 0..EACH {
+                let random = (u64::from(std::process::id()) << 32 | n).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 2;
+                let id = RunId::new(NOW.0 as u64 / 1000, n as u16, random);
+                let new = NewRun { id, workflow, version, key: None, inputs: [].into(), created_at: NOW };
+                assert_eq!(store.create(lease, &[new]).unwrap(), [Creation::Created]);
+                let done = DoneRow {
+                    run: id.row(),
+                    task: 0,
+                    map: NO_MAP,
+                    output: Value::NONE,
+                    started_at: NOW,
+                    ended_at: NOW,
+                };
+                let _ = store.commit(lease, &mut vec![Write::Done(done)]).unwrap();
+            }
+            store.leave(lease).unwrap();
+            say("done");
+        }
+        "fork" => {
+            let store = open(path);
+            let (lease, _) = own_a_run(&*store);
+            say(fork_with(store, lease, path));
+            wait_to_be_told();
+        }
+        "open" => {
+            let opened = SqliteStore::open(path, Durability::Normal).map(|store| register(&*store));
+            match opened {
+                Ok(_) => say("opened"),
+                Err(error) => say(error),
+            }
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_killed_process_is_known_to_be_dead_at_once_and_its_runs_are_taken_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bide.db");
+    let store = open(&path);
+    let (_, version) = register(&*store);
+    let lease = store.enroll(NOW).unwrap();
+    let mut other = Other::start("own a run", &path);
+    let run: RunId = other.says().parse().unwrap();
+
+    // While it lives nobody takes anything from it, however often one asks.
+    let mut seen = store.news().unwrap();
+    for _ in 0..3 {
+        assert_eq!(store.claim(lease, &[version], NOW, 10).unwrap(), [] as [RunId; 0]);
+        assert_eq!(store.news().unwrap(), seen);
+    }
+    other.kill();
+    let news = store.news().unwrap();
+    assert!(news > seen);
+    seen = news;
+    assert_eq!(store.claim(lease, &[version], NOW, 10).unwrap(), [run]);
+    assert_eq!(store.news().unwrap(), seen);
+}
+
+#[test]
+fn a_process_whose_lease_has_run_out_lives_on_but_is_fenced() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bide.db");
+    let store = open(&path);
+    let (_, version) = register(&*store);
+    let mut other = Other::start("own a run", &path);
+    let run: RunId = other.says().parse().unwrap();
+    let later = NOW.after(bide_store::LEASE);
+    let lease = store.enroll(later).unwrap();
+    assert_eq!(store.claim(lease, &[version], later, 10).unwrap(), [run]);
+    drop(other.child.stdin.take());
+    assert_eq!(other.says(), "true");
+    other.finish();
+}
+
+#[test]
+fn opening_a_file_twice_and_closing_one_does_not_lose_the_lock() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bide.db");
+    let mut other = Other::start("own a run", &path);
+    other.says();
+    let store = open(&path);
+    let (_, version) = register(&*store);
+    let lease = store.enroll(NOW).unwrap();
+    assert_eq!(store.claim(lease, &[version], NOW, 10).unwrap(), [] as [RunId; 0]);
+    other.kill();
+    assert_eq!(store.claim(lease, &[version], NOW, 10).unwrap().len(), 1);
+}
+
+#[test]
+fn many_processes_may_create_one_file_at_the_same_moment() {
+    let directory = tempfile::tempdir().unwrap();
+    for round in 0..5 {
+        let path = directory.path().join(format!("bide{round}.db"));
+        let mut others: Vec<Other> = (0..4).map(|_| Other::start("open", &path)).collect();
+        for other in &mut others {
+            assert_eq!(other.says(), "opened");
+        }
+        others.into_iter().for_each(Other::finish);
+        assert_eq!(register(&*open(&path)), (1, 1));
+    }
+}
+
+#[test]
+fn processes_that_write_at_the_same_time_wait_for_each_other_and_lose_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bide.db");
+    let mut others: Vec<Other> = (0..4).map(|_| Other::start("commit", &path)).collect();
+    for other in &mut others {
+        assert_eq!(other.says(), "done");
+    }
+    others.into_iter().for_each(Other::finish);
+    let store = open(&path);
+    let runs = store.list(&RunFilter::default()).unwrap();
+    assert_eq!(runs.len() as u64, 4 * EACH);
+    for run in runs {
+        assert_eq!(store.load(run.id).unwrap().unwrap().rows.len(), 1);
+    }
+}
+
+#[test]
+fn what_a_user_may_not_write_is_refused_naming_it() {
+    /// Nobody in particular; only root can become it.
+    const NOBODY: u32 = 65534;
+    // SAFETY: takes no arguments and cannot fail.
+    if unsafe { libc::geteuid() } != 0 {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let refusal = |path: &Path| {
+        let mut other = Other::start_as("open", path, Some(NOBODY));
+        let said = other.says();
+        other.finish();
+        said
+    };
+    let mode = |path: &Path, mode: u32| {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    mode(directory.path(), 0o755);
+    let path = directory.path().join("bide.db");
+    let message = refusal(&path);
+    assert!(message.contains("is read-only for this user") && message.contains("make it writable"), "{message}");
+    mode(directory.path(), 0o777);
+    drop(open(&path));
+    let message = refusal(&path);
+    assert!(message.contains(path.to_str().unwrap()) && message.contains("change its mode"), "{message}");
+}
+
+#[test]
+fn a_forked_child_gets_an_error_from_every_way_in_and_leaves_the_parent_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bide.db");
+    // In a process of its own, where no other test holds a lock at the moment of the fork.
+    let mut parent = Other::start("fork", &path);
+    assert_eq!(parent.says(), "0");
+    // The child's end has freed nothing of its parent's.
+    let store = open(&path);
+    let (_, version) = register(&*store);
+    let lease = store.enroll(NOW).unwrap();
+    assert_eq!(store.claim(lease, &[version], NOW, 1).unwrap(), [] as [RunId; 0]);
+    parent.kill();
+    assert_eq!(store.claim(lease, &[version], NOW, 1).unwrap().len(), 1);
+}
+
+/// Forks with an open store; answers the child's exit status.
+fn fork_with(store: Arc<SqliteStore>, lease: Lease, path: &Path) -> i32 {
+    // SAFETY: the child uses nothing that another thread of the parent could hold, and leaves by `_exit`.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let used = store.renew(lease, NOW);
+        let opened = SqliteStore::open(path, Durability::Normal).map(drop);
+        let is = |result: &Result<(), StoreError>, word: &str| match result {
+            Err(StoreError::Unavailable(message)) => message.contains(word) && message.contains("spawn"),
+            _ => false,
+        };
+        let right = is(&used, "before a fork") && is(&opened, "forked");
+        drop(store);
+        // SAFETY: ends the child without running the parent's exit handlers.
+        unsafe { libc::_exit(if right { 0 } else { 1 }) }
+    }
+    let mut status = -1;
+    // SAFETY: the pointer is to a live local.
+    unsafe { libc::waitpid(child, &raw mut status, 0) };
+    store.renew(lease, NOW).unwrap();
+    // The parent's store stays open for as long as the process lives.
+    std::mem::forget(store);
+    status
+}

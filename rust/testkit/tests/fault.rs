@@ -1,0 +1,50 @@
+//! The faulty store fails at the call it was told to, and in the way it was told to.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::sync::Arc;
+
+use bide_core::record::NewRun;
+use bide_core::{RunId, Time};
+use bide_store::{Lease, MemoryStore, Store, StoreError};
+use bide_testkit::{Fault, FaultyStore};
+
+fn store() -> (Arc<FaultyStore>, Lease, NewRun) {
+    let store = FaultyStore::new(MemoryStore::new());
+    let flow = store.register("flow", "v1", &[("task".into(), vec![])]).unwrap();
+    let lease = store.enroll(Time(0)).unwrap();
+    let (workflow, version) = (flow.workflow, flow.version);
+    let id = RunId::new(1, 0, 0);
+    let new = NewRun { id, workflow, version, key: None, inputs: [].into(), created_at: Time(1000) };
+    (store, lease, new)
+}
+
+#[test]
+fn a_call_fails_before_or_after_its_work_and_the_next_one_goes_on() {
+    for (fault, unknown, written) in [
+        (Fault::Unavailable, false, false),
+        (Fault::Busy, false, false),
+        (Fault::UnknownBefore, true, false),
+        (Fault::UnknownAfter, true, true),
+    ] {
+        let (store, lease, new) = store();
+        assert_eq!(store.calls(), 2);
+        store.fail_next(fault);
+        let error = store.create(lease, std::slice::from_ref(&new)).unwrap_err();
+        assert_eq!(matches!(error, StoreError::Unknown(_)), unknown);
+        assert_eq!(store.load(new.id).unwrap().is_some(), written, "{fault:?}");
+        assert_eq!(store.calls(), 4);
+    }
+}
+
+#[test]
+fn after_a_crash_every_call_fails_while_the_store_below_keeps_what_was_written() {
+    for (fault, written) in [(Fault::CrashBefore, false), (Fault::CrashAfter, true)] {
+        let (store, lease, new) = store();
+        store.fail(3, fault);
+        store.create(lease, std::slice::from_ref(&new)).unwrap_err();
+        store.load(new.id).unwrap_err();
+        store.leave(lease).unwrap_err();
+        store.news().unwrap_err();
+        assert_eq!(store.inner().load(new.id).unwrap().is_some(), written, "{fault:?}");
+    }
+}
