@@ -90,9 +90,10 @@ class RunHandle:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(done.set)
 
-        self._core.on_settled(settled)
-        await done.wait()
-        self._core.wait(0)
+        while not self._core.wait(0):  # again if another runner has taken the run over
+            done.clear()
+            self._core.on_settled(settled)
+            await done.wait()
         return self._settled()
 
     def _snapshot(self) -> RunResult:
