@@ -83,7 +83,7 @@ class Child:
 
     def expect(self, line: str) -> Self:
         """Wait until the process says this line."""
-        while (got := self.next()) != line:
+        while self.next() != line:
             pass
         return self
 
