@@ -1,7 +1,10 @@
 """Shared by all tests. Where the extension is not built, the tests that only decide about Python use a stand-in."""
 
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("bide", deadline=None)  # a loaded machine is slow now and then, which is no failure
@@ -18,3 +21,26 @@ except ImportError:
     import bide
 
     bide._core = standin_core
+
+BUILT = hasattr(bide._core, "Runner")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A store in a file."""
+    if not BUILT:
+        pytest.skip("the extension is not built")
+    return tmp_path / "bide.db"
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, file: Path) -> str:
+    """Each kind of store in turn."""
+    return ":memory:" if request.param == "memory" else str(file)
+
+
+@pytest.fixture
+def runner(store: str) -> Iterator[bide.Runner]:
+    """A runner with four slots on each kind of store."""
+    with bide.Runner(store, slots=4) as runner:
+        yield runner

@@ -9,7 +9,7 @@ CHECKOUT = Path(__file__).parent.parent
 
 def run(*arguments: str, cwd: Path = CHECKOUT) -> str:
     """Run Python as a user would, without a terminal; return what it printed."""
-    done = subprocess.run(  # noqa: S603 - what is run is this checkout's own
+    done = subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,
         stdin=subprocess.DEVNULL,

@@ -3,13 +3,15 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bide import _core
 from bide._context import Context
 from bide._errors import RunFailed, TaskFailed
 from bide._status import RunStatus, SubStatus, TaskStatus
 from bide._stored_errors import task_failed
+
+if TYPE_CHECKING:
+    from bide import _core
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +43,18 @@ class _Tasks(Mapping[str, TaskResult]):
         row = self._snapshot.task(name)
         if row is None:
             raise KeyError(name)
-        failure = row.pop("failure")
-        sub_status = row.pop("sub_status")
+        failure, sub_status = row["failure"], row["sub_status"]
         return TaskResult(
             name=name,
-            status=TaskStatus(row.pop("status")),
+            status=TaskStatus(row["status"]),
             sub_status=None if sub_status is None else SubStatus(sub_status),
+            attempts=row["attempts"],
+            first_started_at=row["first_started_at"],
+            started_at=row["started_at"],
+            ended_at=row["ended_at"],
+            waited=row["waited"],
+            blocked_by=row["blocked_by"],
             error=None if failure is None else task_failed(failure, name),
-            **row,
         )
 
     def __iter__(self) -> Iterator[str]:

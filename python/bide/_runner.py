@@ -8,7 +8,7 @@ import threading
 from collections.abc import Generator, Iterable, Mapping
 from datetime import datetime, timedelta
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from bide import _core
 from bide._duration import count, moment, optional_seconds
@@ -90,9 +90,10 @@ class RunHandle:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(done.set)
 
-        self._core.on_settled(settled)
-        await done.wait()
-        self._core.wait(0)
+        while not self._core.wait(0):  # again if another runner has taken the run over
+            done.clear()
+            self._core.on_settled(settled)
+            await done.wait()
         return self._settled()
 
     def _snapshot(self) -> RunResult:
@@ -129,7 +130,7 @@ class Runner:
         workflows: Iterable[Workflow] = (),
         slots: int | None = None,
         async_slots: int = 1000,
-        durability: str = "normal",
+        durability: Literal["normal", "full"] = "normal",
         max_parked: int | None = None,
     ) -> None:
         """Open the store; a `StoreError` says why it cannot be used."""
@@ -182,7 +183,7 @@ class Runner:
         inputs: Mapping[str, Any] | None = None,
         *,
         key: str | None = None,
-        timeout: Duration | None = None,
+        timeout: Duration | None = None,  # noqa: ASYNC109 - the same settings as run
     ) -> RunResult:
         """As `run`, awaited."""
         limit = optional_seconds(timeout, "timeout", zero=True)
@@ -329,9 +330,7 @@ class Runner:
         self._flows[flow.name] = (flow, compiled)
         return compiled
 
-    def _submit(
-        self, flow: "_core.Flow", runs: list[tuple[list[tuple[str, bytes]], str | None]]
-    ) -> list[RunHandle]:
+    def _submit(self, flow: "_core.Flow", runs: list[tuple[list[tuple[str, bytes]], str | None]]) -> list[RunHandle]:
         handles = self._core.submit(flow, runs, contextvars.copy_context())
         return [RunHandle(handle, self, key) for handle, (_, key) in zip(handles, runs, strict=True)]
 

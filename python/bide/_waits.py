@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import inf
-from typing import Any, Literal, NoReturn, TypeAlias
+from typing import Any, Generic, Literal, NoReturn, TypeAlias, TypeVar
 
 from bide._callables import is_async
 from bide._codec import Codec
 from bide._duration import count, moment, number, optional_seconds, seconds
 from bide._errors import DefinitionError, SerializationError, not_yet
+
+T = TypeVar("T")
 
 Duration: TypeAlias = float | timedelta
 """Seconds or a timedelta."""
@@ -36,10 +38,10 @@ DEFAULT_ON_ERROR = Tolerate(5)
 
 
 @dataclass(frozen=True, slots=True)
-class Until:
+class Until(Generic[T]):
     """A condition polled until it is truthy. Made by `until`."""
 
-    condition: Callable[..., Any]
+    condition: Callable[..., T | None]
     every: float
     timeout: float | None
     backoff: float
@@ -75,12 +77,12 @@ class At:
         return self.moment.timestamp()
 
 
-Wait: TypeAlias = Until | After | At
+Wait: TypeAlias = Until[Any] | After | At
 """Anything that a gate or a handle can wait for."""
 
 
 def until(  # noqa: PLR0913 - each is a setting of its own, all but the first by keyword
-    condition: Callable[..., Any],
+    condition: Callable[..., T | None],
     *,
     every: Duration = 1.0,
     timeout: Duration | None = None,
@@ -89,13 +91,13 @@ def until(  # noqa: PLR0913 - each is a setting of its own, all but the first by
     jitter: float = 0.0,
     on_error: OnError = DEFAULT_ON_ERROR,
     name: str | None = None,
-) -> Until:
+) -> Until[T]:
     """Wait until `condition()` is truthy, polled `every` so many seconds (times `backoff`, at most `max_every`)."""
     return _until(condition, every, timeout, backoff, max_every, jitter, on_error, name, ("every", "max_every"))
 
 
 def from_poll(  # noqa: PLR0913, PLR0917 - the signature of TaskHandle.defer_until, taken over as it is
-    condition: Callable[..., Any],
+    condition: Callable[..., T | None],
     poll_interval_ms: float = 1000,
     timeout: Duration | None = None,
     backoff: float = 1.0,
@@ -103,13 +105,16 @@ def from_poll(  # noqa: PLR0913, PLR0917 - the signature of TaskHandle.defer_unt
     jitter: float = 0.0,
     on_error: OnError = DEFAULT_ON_ERROR,
     name: str | None = None,
-) -> Until:
+) -> Until[T]:
     """Return the wait that `handle.defer_until` means; its two intervals are in milliseconds."""
     every = _from_ms(poll_interval_ms, "poll_interval_ms")
     most = None if max_interval_ms is None else _from_ms(max_interval_ms, "max_interval_ms")
     return _until(
         condition, every, timeout, backoff, most, jitter, on_error, name, ("poll_interval_ms", "max_interval_ms")
     )
+
+
+from_poll.__qualname__ = "TaskHandle.defer_until"  # what a misspelt argument's error names
 
 
 def after(duration: Duration) -> After:
@@ -155,7 +160,7 @@ def _from_ms(value: object, what: str) -> float:
 
 
 def _until(  # noqa: PLR0913, PLR0917 - private, called twice, in order
-    condition: Callable[..., Any],
+    condition: Callable[..., T | None],
     every: object,
     timeout: object,
     backoff: object,
@@ -164,7 +169,7 @@ def _until(  # noqa: PLR0913, PLR0917 - private, called twice, in order
     on_error: object,
     name: object,
     names: tuple[str, str],
-) -> Until:
+) -> Until[T]:
     if not callable(condition):
         msg = f"a condition must be callable, not {condition!r}: pass the function itself, without calling it"
         raise DefinitionError(msg)

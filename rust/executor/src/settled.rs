@@ -15,8 +15,10 @@ pub enum Settlement {
     Closed,
     /// The runner stopped because of its store.
     Broken(StoreError),
-    /// Another runner has it now.
+    /// Another runner has it now, or it was deleted.
     Elsewhere,
+    /// Nobody executes it, and this runner cannot take it up; says why.
+    NotHere(String),
 }
 
 /// Where callers wait.

@@ -100,7 +100,8 @@ pub(crate) fn settlement(py: Python<'_>, settlement: &Settlement) -> PyErr {
             py,
             "the runner is closed; the run can be taken up again by another runner on the same store",
         ),
-        Settlement::Elsewhere => error(&names.bide_error, py, "the run is executed by another runner now"),
+        Settlement::Elsewhere => error(&names.bide_error, py, "the run was deleted"),
+        Settlement::NotHere(why) => error(&names.bide_error, py, &format!("nobody takes the run up: {why}")),
         Settlement::Run(status) => error(&names.bide_error, py, &format!("the run is {status}")),
     })
 }

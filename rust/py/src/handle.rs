@@ -124,7 +124,13 @@ fn unencodable(py: Python<'_>, raised: &Raised) -> bide_core::Failure {
 #[pymethods]
 impl PyTaskHandle {
     /// Waits until `condition()` is truthy and returns its value.
-    #[pyo3(signature = (condition, poll_interval_ms=None, **settings))]
+    ///
+    /// The signature shown is that of `from_poll`, which has the defaults and checks every argument.
+    #[pyo3(
+        signature = (condition, poll_interval_ms=None, **settings),
+        text_signature = "($self, condition, poll_interval_ms=1000, *, timeout=None, backoff=1.0, \
+                          max_interval_ms=None, jitter=0.0, on_error=..., name=None)"
+    )]
     fn defer_until<'py>(
         &self,
         condition: &Bound<'py, PyAny>,
@@ -148,6 +154,7 @@ impl PyTaskHandle {
     }
 
     /// Waits for a `bide.until`, `bide.after` or `bide.at`; a condition's value is returned.
+    #[pyo3(signature = (wait, /))]
     fn wait<'py>(&self, wait: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         panics::method(|| {
             self.home.check("TaskHandle")?;
@@ -196,7 +203,7 @@ impl PyTaskHandle {
     }
 
     /// Calls `fn(*args, **kwargs)` and records what it returns or raises: after a crash it is not called again.
-    #[pyo3(signature = (r#fn, *args, name=None, **kwargs))]
+    #[pyo3(signature = (r#fn, /, *args, name=None, **kwargs))]
     fn step<'py>(
         &self,
         r#fn: &Bound<'py, PyAny>,
@@ -308,13 +315,15 @@ impl PyTaskHandle {
     }
 
     /// Not there yet.
-    fn wait_for(&self, py: Python<'_>, _signal: &Bound<'_, PyAny>) -> PyResult<()> {
+    #[expect(unused_variables, reason = "the designed signature")]
+    fn wait_for(&self, py: Python<'_>, signal: &Bound<'_, PyAny>) -> PyResult<()> {
         Err(self.not_yet(py, "wait_for"))
     }
 
     /// Not there yet.
-    #[pyo3(signature = (_done, _total=None))]
-    fn progress(&self, py: Python<'_>, _done: &Bound<'_, PyAny>, _total: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    #[pyo3(signature = (done, total=None))]
+    #[expect(unused_variables, reason = "the designed signature")]
+    fn progress(&self, py: Python<'_>, done: &Bound<'_, PyAny>, total: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         Err(self.not_yet(py, "progress"))
     }
 

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bide_core::RunStatus;
+use bide_core::{RunId, RunStatus};
 use bide_executor::{Handle, Settlement};
+use parking_lot::Mutex;
 use pyo3::prelude::*;
 
 use crate::exit::Home;
@@ -22,13 +23,19 @@ const SLICE: Duration = Duration::from_millis(50);
 pub(crate) struct PyRunHandle {
     engine: Arc<PyEngine>,
     notifier: Arc<Notifier>,
-    handle: Handle<Python3>,
+    id: RunId,
+    /// Live, or watched once another runner has taken the run over.
+    handle: Mutex<Handle<Python3>>,
     home: Home,
 }
 
 impl PyRunHandle {
     pub(crate) fn new(engine: Arc<PyEngine>, notifier: Arc<Notifier>, handle: Handle<Python3>) -> Self {
-        Self { engine, notifier, handle, home: Home::here() }
+        Self { engine, notifier, id: handle.id(), handle: Mutex::new(handle), home: Home::here() }
+    }
+
+    fn handle(&self) -> Handle<Python3> {
+        self.handle.lock().clone()
     }
 }
 
@@ -37,7 +44,7 @@ impl PyRunHandle {
     /// The run's id.
     #[getter]
     fn id(&self) -> String {
-        self.handle.id().to_string()
+        self.id.to_string()
     }
 
     /// Waits until the run ends, at most `timeout` seconds: true if it has. Raises if nobody here takes it up.
@@ -49,16 +56,21 @@ impl PyRunHandle {
             let until = timeout.and_then(|seconds| {
                 Instant::now().checked_add(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX))
             });
-            let settled = self.handle.settled();
+            let mut handle = self.handle();
             loop {
-                if let Some(settlement) = settled.get() {
-                    return self.settlement(py, &settlement);
+                match (handle.settled().get(), &handle) {
+                    (None, _) => {}
+                    (Some(Settlement::Elsewhere), Handle::Live(_)) => {
+                        handle = self.follow(py)?;
+                        continue;
+                    }
+                    (Some(settlement), _) => return self.settlement(py, &settlement),
                 }
                 let left = until.map_or(SLICE, |until| until.saturating_duration_since(Instant::now()));
                 if left.is_zero() {
                     return Ok(false);
                 }
-                let _ = gil::idle(py, || settled.wait(left.min(SLICE)));
+                let _ = gil::idle(py, || handle.settled().wait(left.min(SLICE)));
                 py.check_signals()?;
             }
         })
@@ -69,7 +81,7 @@ impl PyRunHandle {
         panics::method(|| {
             self.home.check("RunHandle")?;
             let (notifier, callback) = (Arc::clone(&self.notifier), Kept::new(callback));
-            self.handle.settled().on_settled(Box::new(move || notifier.call(callback)));
+            self.handle().settled().on_settled(Box::new(move || notifier.call(callback)));
             Ok(())
         })
     }
@@ -78,9 +90,9 @@ impl PyRunHandle {
     fn snapshot(&self, py: Python<'_>) -> PyResult<Option<PySnapshot>> {
         panics::method(|| {
             self.home.check("RunHandle")?;
-            match &self.handle {
-                Handle::Live(run) => Ok(Some(PySnapshot::live(Arc::clone(&self.engine), Arc::clone(run)))),
-                Handle::Watched { id, .. } => PySnapshot::load(py, &self.engine, *id),
+            match self.handle() {
+                Handle::Live(run) => Ok(Some(PySnapshot::live(Arc::clone(&self.engine), run))),
+                Handle::Watched { id, .. } => PySnapshot::load(py, &self.engine, id),
             }
         })
     }
@@ -88,7 +100,7 @@ impl PyRunHandle {
     /// The original exceptions of tasks that failed for good in this process, by task; handed out once.
     fn take_originals(&self, py: Python<'_>) -> PyResult<Vec<(String, Py<PyAny>)>> {
         panics::method(|| {
-            let Handle::Live(run) = &self.handle else { return Ok(Vec::new()) };
+            let Handle::Live(run) = self.handle() else { return Ok(Vec::new()) };
             let originals = std::mem::take(&mut *run.local.originals.lock());
             Ok(originals
                 .into_iter()
@@ -99,6 +111,13 @@ impl PyRunHandle {
 }
 
 impl PyRunHandle {
+    /// Another runner has taken the run over: waits for what comes of it there.
+    fn follow(&self, py: Python<'_>) -> PyResult<Handle<Python3>> {
+        let handle = gil::detached(py, || self.engine.handle(self.id)).map_err(|error| errors::store(py, &error))?;
+        *self.handle.lock() = handle.clone();
+        Ok(handle)
+    }
+
     fn settlement(&self, py: Python<'_>, settlement: &Settlement) -> PyResult<bool> {
         match settlement {
             Settlement::Run(status) if status.is_ended() => Ok(true),
@@ -108,11 +127,11 @@ impl PyRunHandle {
     }
 
     fn paused(&self, py: Python<'_>) -> PyResult<PyErr> {
-        let stored = gil::detached(py, || self.engine.store().load(self.handle.id()));
+        let stored = gil::detached(py, || self.engine.store().load(self.id));
         let stored = stored.map_err(|error| errors::store(py, &error))?;
         let reason = stored.and_then(|stored| stored.run.blocked_by);
         let reason = reason.unwrap_or_else(|| "no reason is recorded".into());
-        let message = format!("run {} is paused: {reason}", self.handle.id());
+        let message = format!("run {} is paused: {reason}", self.id);
         let names = errors::names(py)?;
         let class = if reason.contains("was recorded") { &names.replay_mismatch } else { &names.bide_error };
         Ok(errors::error(class, py, &message))

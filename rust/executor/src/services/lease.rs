@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::RunId;
+use bide_core::record::StoredRun;
+use bide_core::{RunId, RunStatus};
 use bide_store::StoreError;
 use parking_lot::{Condvar, Mutex};
 
@@ -100,13 +101,16 @@ impl<H: Host> Engine<H> {
     }
 
     fn look_at(&self, id: RunId, settled: &Settled) -> Result<(), StoreError> {
-        let status = self.store().load(id)?.map(|stored| stored.run.status);
-        match status {
-            None => settled.settle(Settlement::Elsewhere),
-            Some(status) if status.is_ended() || status == bide_core::RunStatus::Paused => {
-                settled.settle(Settlement::Run(status));
-            }
-            Some(_) => {}
+        let Some(StoredRun { run, .. }) = self.store().load(id)? else {
+            settled.settle(Settlement::Elsewhere);
+            return Ok(());
+        };
+        if run.status.is_ended() || run.status == RunStatus::Paused {
+            settled.settle(Settlement::Run(run.status));
+        } else if run.runner.is_none()
+            && let Some(why) = self.why_not_here(&run.workflow, &run.version)
+        {
+            settled.settle(Settlement::NotHere(why));
         }
         Ok(())
     }

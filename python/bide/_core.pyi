@@ -1,0 +1,263 @@
+"""The extension, as its Python side sees it. Public of it are `TaskHandle` and `__version__`, which `bide` re-exports.
+
+All else is wrapped by `_workflow.py`, `_runner.py` and `_result.py` and speaks in stored bytes.
+"""
+
+from collections.abc import Callable
+from contextvars import Context as ContextVars
+from datetime import datetime, timedelta
+from typing import Any, Literal, NoReturn, TypedDict, TypeVar, final, overload
+
+from bide._waits import After, At, OnError, Until
+from bide._workflow import CompiledWorkflow
+
+_R = TypeVar("_R")
+_T = TypeVar("_T")
+
+__all__ = ["Flow", "Graph", "RunHandle", "Runner", "Snapshot", "TaskHandle", "__version__"]
+
+__version__: str
+
+@final
+class TaskHandle:
+    """What a task's body uses to talk to the executor: a parameter annotated `bide.TaskHandle`, or named `handle`.
+
+    Use it only within the body that it was given to, on the body's own thread, and not within a step or a condition.
+    Every wait is recorded before the slot is given back: after a crash the body is entered again, and what is
+    recorded is not asked for a second time.
+    """
+
+    def defer_until(
+        self,
+        condition: Callable[[], _T | None],
+        poll_interval_ms: float = 1000,
+        *,
+        timeout: float | timedelta | None = None,
+        backoff: float = 1.0,
+        max_interval_ms: float | None = None,
+        jitter: float = 0.0,
+        on_error: OnError = ...,
+        name: str | None = None,
+    ) -> _T:
+        """Wait until `condition()` is truthy, without holding a slot, and return its value.
+
+        `poll_interval_ms` is in milliseconds, as is `max_interval_ms`; `timeout` is seconds or a `timedelta`.
+
+        The condition is called once before the slot is given back, then every `poll_interval_ms`, times `backoff`
+        after each call, at most every `max_interval_ms`, each interval up to `jitter` (0 to 1) longer or shorter.
+        After `timeout` the wait ends with `bide.WaitTimeout`; the deadline is absolute, a crash does not extend it.
+
+        `on_error` says what the condition's exceptions do: `bide.Tolerate(5)`, the default, ends the wait with the
+        last of five in a row; `"raise"` with the first; `"ignore"` never.
+
+        The condition's value is recorded, so it must be one that can be stored; where only its truth matters,
+        return `bool(...)`. `name` names the wait in the journal instead of the condition's own name: with it, two
+        waits stay apart when code is moved around.
+        """
+
+    @overload
+    def wait(self, wait: Until[_T], /) -> _T: ...
+    @overload
+    def wait(self, wait: After | At, /) -> None: ...
+    def sleep(self, duration: float | timedelta, *, name: str | None = None) -> None:
+        """Sleep for `duration`, seconds or a `timedelta`, without holding a slot.
+
+        The moment of waking is recorded: a crash does not extend it.
+        """
+
+    def sleep_until(self, moment: datetime, *, name: str | None = None) -> None:
+        """Sleep until `moment`, a datetime that knows its time zone, without holding a slot."""
+
+    def step(self, fn: Callable[..., _R], /, *args: Any, name: str | None = None, **kwargs: Any) -> _R:
+        """Call `fn(*args, **kwargs)` once and record what it returns or raises: re-entered, the record is used.
+
+        The result is stored by the return annotation of `fn`, like a task's. On re-entry other arguments than the
+        recorded ones are a `bide.ReplayMismatch`, and the run is paused.
+        """
+
+    def now(self) -> datetime:
+        """Return the time, in UTC, recorded: re-entered, the body gets the same again."""
+
+    def is_slot_held(self) -> bool:
+        """Whether the body holds a slot now; not so while it waits."""
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+
+    @property
+    def task_name(self) -> str:
+        """The task's name."""
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is, from 1."""
+
+    @property
+    def suspending(self) -> bool:
+        """Whether the body is being suspended: it unwinds now, and is entered again later."""
+
+    def wait_any(self, *waits: Any) -> NoReturn:
+        """Not there yet."""
+
+    def wait_all(self, *waits: Any) -> NoReturn:
+        """Not there yet."""
+
+    def wait_for(self, signal: Any) -> NoReturn:
+        """Not there yet."""
+
+    def progress(self, done: Any, total: Any = None) -> NoReturn:
+        """Not there yet."""
+
+@final
+class Graph:
+    """A validated graph of named tasks: name, dependencies and `run_if` of each."""
+
+    def __new__(cls, name: str, tasks: list[tuple[str, list[str], str]]) -> Graph: ...
+    @property
+    def levels(self) -> list[list[str]]:
+        """The tasks by their distance from the roots."""
+
+    @property
+    def roots(self) -> list[str]:
+        """The tasks that depend on nothing."""
+
+    @property
+    def leaves(self) -> list[str]:
+        """The tasks that nothing depends on."""
+
+    @property
+    def version(self) -> str:
+        """The stable hash of the graph."""
+
+    def topological_sort(self) -> list[str]:
+        """Return all tasks in topological order, ties in declaration order."""
+
+@final
+class Flow:
+    """A compiled workflow as the engine wants it; made once for each `Workflow`."""
+
+    def __new__(cls, compiled: CompiledWorkflow) -> Flow: ...
+
+@final
+class Runner:
+    """An engine on a store, with its threads."""
+
+    def __new__(
+        cls, store: str, slots: int | None, durability: Literal["normal", "full"], max_parked: int | None
+    ) -> Runner: ...
+    def register(self, flow: Flow) -> None:
+        """Make a workflow known and take its unfinished runs up."""
+
+    def submit(
+        self, flow: Flow, runs: list[tuple[list[tuple[str, bytes]], str | None]], contextvars: ContextVars | None
+    ) -> list[RunHandle]:
+        """Create runs, each of inputs and a key, in one commit; or attach to those that their keys name."""
+
+    def find(self, text: str, workflow: str | None) -> list[tuple[str, str]]:
+        """Return id and workflow of the runs with this id or key."""
+
+    def attach(self, id: str) -> RunHandle:  # noqa: A002 - as the extension names it
+        """Return a handle of a run that exists."""
+
+    def snapshot(self, id: str) -> Snapshot | None:  # noqa: A002 - as the extension names it
+        """Return a run as it stands; None if there is none."""
+
+    def list(self, status: str | None, workflow: str | None, since: int | None, limit: int | None) -> list[str]:
+        """Return the ids of runs, newest first; `since` is microseconds since 1970."""
+
+    def delete(self, id: str) -> bool:  # noqa: A002 - as the extension names it
+        """Delete an ended run; return False if it has not ended."""
+
+    def load(self) -> tuple[int, int, int, int]:
+        """Return slots in use and in all, bodies with a handle that execute or are parked, and how many may be."""
+
+    @property
+    def store(self) -> str:
+        """The store's name, without secrets."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed or has stopped."""
+
+    def close(self, grace: float) -> bool:
+        """Suspend what is deferred, give bodies `grace` seconds, let go of the store; True if all bodies ended."""
+
+@final
+class RunHandle:
+    """A run that a caller may wait for."""
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the run ends, at most `timeout` seconds: True if it has. Raise if nobody here takes it up."""
+
+    def on_settled(self, callback: Callable[[], object]) -> None:
+        """Call `callback()` on a thread of the runner once `wait(0)` has something to say."""
+
+    def snapshot(self) -> Snapshot | None:
+        """Return the run as it stands; None if it was deleted."""
+
+    def take_originals(self) -> list[tuple[str, BaseException]]:
+        """Return the original exceptions of tasks that failed for good in this process, by task; handed out once."""
+
+class _TaskRow(TypedDict):
+    status: str
+    sub_status: str | None
+    attempts: int
+    first_started_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    waited: float
+    blocked_by: str | None
+    failure: bytes | None
+
+@final
+class Snapshot:
+    """A run as it stood when it was asked for."""
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+
+    @property
+    def workflow(self) -> str:
+        """The workflow's name."""
+
+    @property
+    def key(self) -> str | None:
+        """The caller's key."""
+
+    @property
+    def status(self) -> str:
+        """Where the run stands."""
+
+    @property
+    def blocked_by(self) -> str | None:
+        """Why the run does not go on, if it does not."""
+
+    @property
+    def failure(self) -> bytes | None:
+        """The first committed failure, as stored."""
+
+    @property
+    def started_at(self) -> datetime:
+        """When the run was created."""
+
+    @property
+    def ended_at(self) -> datetime | None:
+        """When it ended."""
+
+    def names(self) -> list[str]:
+        """Return the names of the tasks, in declaration order."""
+
+    def output(self, task: str) -> list[Any] | None:
+        """Return what a task returned, in a list of one; an empty list if nothing (yet); None for an unknown task."""
+
+    def task(self, task: str) -> _TaskRow | None:
+        """Return what is known of a task; None for an unknown one."""
+
+    def context_values(self) -> dict[str, bytes]:
+        """Return the context as the tasks have left it: names with encoded values."""

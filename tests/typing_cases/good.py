@@ -1,0 +1,72 @@
+"""Code as users write it: a type checker accepts every line. Checked by `test_typing.py`; never imported."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, assert_type
+
+import bide
+
+
+@bide.task
+def plain(path: str) -> int:
+    return len(path)
+
+
+@bide.task(name="second", retry=bide.Retry(attempts=2, on=(ValueError,)), timeout=timedelta(minutes=1))
+def configured(plain: int, *, factor: float = 1.0) -> float:
+    return plain * factor
+
+
+@bide.task(depends_on=plain, gate=bide.until(lambda: True, every=0.5, timeout=3), run_if="done")
+def gated(amount: Annotated[float | None, bide.From("second")] = None) -> None: ...
+
+
+def lookup(name: str) -> dict[str, int] | None:
+    return {name: 1} if name else None
+
+
+@bide.task
+def waits(handle: bide.TaskHandle, context: bide.Context) -> int:
+    assert_type(handle.defer_until(Path("x").exists, 200), bool)
+    found = handle.defer_until(lambda: lookup("x"), poll_interval_ms=20, timeout=timedelta(hours=1), jitter=0.1)
+    assert_type(found, dict[str, int])
+    assert_type(handle.wait(bide.until(lambda: lookup("x"), on_error=bide.Tolerate(3))), dict[str, int])
+    handle.wait(bide.after(1))
+    handle.wait(bide.at(datetime.now(UTC)))
+    handle.sleep(1.5)
+    handle.sleep_until(datetime.now(UTC), name="until")
+    assert_type(handle.step(lookup, "x", name="look"), dict[str, int] | None)
+    assert_type(handle.now(), datetime)
+    assert_type(handle.suspending, bool)
+    context["n"] = 1
+    return handle.attempt
+
+
+assert_type(plain("x"), int)  # a task stays the function it was
+assert_type(configured(1, factor=2.0), float)
+
+flow = bide.Workflow("typed", [plain, configured, gated, waits], description="all of it", fail_fast=True)
+
+
+@flow.task
+def added() -> str:
+    return "x"
+
+
+assert_type(added(), str)
+
+
+def use() -> None:
+    with bide.Runner(Path("x.db"), workflows=[flow], slots=2, durability="full") as runner:
+        result = runner.run(flow, {"path": "x"}, key="k", timeout=timedelta(seconds=5))
+        assert_type(result.status, bide.RunStatus)
+        assert_type(result.tasks["plain"], bide.TaskResult)
+        assert_type(runner.submit(flow), bide.RunHandle)
+        assert_type(runner.submit_many(flow, [{"path": "x"}]), list[bide.RunHandle])
+        assert_type(runner.runs(status=bide.RunStatus.Failed, since=timedelta(days=1)), list[bide.RunResult])
+
+
+async def use_async() -> None:
+    async with bide.Runner(":memory:") as runner:
+        assert_type(await runner.run_async(flow), bide.RunResult)
+        assert_type(await runner.submit(flow), bide.RunResult)

@@ -1,0 +1,63 @@
+"""Wrong code: a type checker refuses every line marked `# wrong`. Checked by `test_typing.py`; never imported."""
+
+from datetime import timedelta
+
+import bide
+
+
+@bide.task
+def work(path: str) -> int:
+    return len(path)
+
+
+work(1)  # wrong
+work("x").upper()  # wrong
+
+bide.task(work, name=1)  # wrong
+bide.task(work, retry=3)  # wrong
+bide.task(work, gate=lambda: True)  # wrong
+bide.task(work, timeout="1s")  # wrong
+bide.Retry(attempts="3")  # wrong
+bide.Retry(on=(int,))  # wrong
+bide.until(True)  # wrong
+bide.until(lambda: True, on_error="explode")  # wrong
+bide.after("1s")  # wrong
+bide.at("2026-01-01")  # wrong
+bide.Workflow("x", work)  # wrong
+bide.Workflow(1, [work])  # wrong
+
+flow = bide.Workflow("x", [work])
+flow.name = "y"  # wrong
+
+
+def waits(handle: bide.TaskHandle) -> None:
+    handle.defer_until(True)  # wrong
+    handle.defer_until(lambda: "x", poll_interval_ms="1s")  # wrong
+    handle.defer_until(lambda: "x", poll_interval_ms=timedelta(seconds=1))  # wrong
+    handle.defer_until(lambda: "x", 1000, 5)  # wrong
+    handle.defer_until(lambda: "x", timeot=5)  # wrong
+    handle.defer_until(lambda needs: needs)  # wrong
+    found: int = handle.defer_until(lambda: "x")  # wrong
+    handle.wait(lambda: True)  # wrong
+    handle.wait(1)  # wrong
+    handle.sleep("1s")  # wrong
+    number: int = handle.step(work, "x").upper()  # wrong
+    handle.attempt = 2  # wrong
+    handle.nothing()  # wrong
+    print(found, number)
+
+
+class Sub(bide.TaskHandle): ...  # wrong
+
+
+def use(runner: bide.Runner) -> None:
+    runner.run("x")  # wrong
+    runner.run(flow, ["x"])  # wrong
+    runner.run(flow, key=1)  # wrong
+    runner.run(flow, timeout="1s")  # wrong
+    runner.submit_many(flow, {"path": "x"})  # wrong
+    runner.runs(since="yesterday")  # wrong
+    bide.Runner(1)  # wrong
+    bide.Runner("x.db", durability="sometimes")  # wrong
+    bide.Runner("x.db", 4)  # wrong
+    runner.run(flow).status = "Failed"  # wrong
