@@ -136,13 +136,17 @@ impl OnTokio {
             match state.slots.give_back(no, new_waits) {
                 HandOver::New => break state.ready.pop_front(),
                 HandOver::Free => break None,
-                HandOver::Resumed(resumed) => match resumed.send(Slot::new(no, engine)) {
-                    Ok(()) => break None,
-                    // Its body has gone away meanwhile.
-                    Err(slot) => {
-                        slot.into_no();
+                HandOver::Resumed(resumed) => {
+                    // Not with the lock: it wakes a task of the runtime.
+                    let sent = parking_lot::MutexGuard::unlocked(&mut state, || resumed.send(Slot::new(no, engine)));
+                    match sent {
+                        Ok(()) => break None,
+                        // Its body has gone away meanwhile.
+                        Err(slot) => {
+                            slot.into_no();
+                        }
                     }
-                },
+                }
             }
         };
         let others = state.start();
@@ -197,15 +201,14 @@ impl OnTokio {
 
     /// Starts nothing any more, and tells whoever waits.
     pub(super) fn enter(&self, stage: Stage) {
-        let dropped = {
+        let left = {
             let mut state = self.state.lock();
             state.closing = true;
-            let mut senders = Vec::new();
+            // Those who wait for a slot hear of it by this.
             let _ = state.slots.forget(|_| true);
-            senders.append(&mut state.ready.drain(..).collect());
-            senders
+            std::mem::take(&mut state.ready)
         };
-        drop(dropped);
+        drop(left);
         self.stage.send_if_modified(|now| {
             let further = *now == Stage::Open || stage == Stage::Stopped;
             if further {

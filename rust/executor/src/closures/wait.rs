@@ -219,7 +219,7 @@ impl BodyState {
         };
         let wait = Wait { key: key.clone(), kind: EntryKind::Condition, proof, due: None, timeout };
         let mut poll = Poll::new(policy);
-        let first = judge(&mut poll, condition().await.polled());
+        let first = self.judge(&mut poll, condition().await.polled());
         let first = first.or_else(|| self.late(&key, recorded_deadline));
         if let Some(result) = first {
             self.commit(self.recorded(wait, result.clone())).await?;
@@ -231,7 +231,7 @@ impl BodyState {
             let now = self.engine().clock.now();
             let span = poll.next(now, deadline, self.engine().random()).since(now);
             self.pause(span).await?;
-            let polled = judge(&mut poll, condition().await.polled());
+            let polled = self.judge(&mut poll, condition().await.polled());
             if let Some(result) = polled.or_else(|| self.late(&key, deadline)) {
                 break result;
             }
@@ -296,6 +296,23 @@ impl BodyState {
         result.map_err(WaitError::Failed)
     }
 
+    /// Whether what a poll found ends the wait, and how.
+    fn judge(&self, poll: &mut Poll, polled: Polled) -> Option<Result<Value, Failure>> {
+        match polled {
+            Polled::True(value) => Some(Ok(value)),
+            Polled::Broken(failure) => Some(Err(failure)),
+            Polled::False => {
+                poll.ok();
+                self.run.note(self.task.ix, None);
+                None
+            }
+            Polled::Raised(failure) => {
+                self.run.note(self.task.ix, Some(format!("its condition last raised {failure}")));
+                poll.failed().then_some(Err(failure))
+            }
+        }
+    }
+
     /// Whether the deadline has passed, and the failure that this is.
     fn late(&self, key: &EntryKey, deadline: Option<Time>) -> Option<Result<Value, Failure>> {
         let late = deadline.is_some_and(|deadline| self.engine().clock.now() >= deadline);
@@ -303,18 +320,5 @@ impl BodyState {
             let message = format!("task {:?} waited for {:?} until its deadline passed", self.task_name(), key.name);
             Err(Failure::new(FailureKind::WaitTimeout, "bide.WaitTimeout", &message))
         })
-    }
-}
-
-/// Whether what a poll found ends the wait, and how.
-fn judge(poll: &mut Poll, polled: Polled) -> Option<Result<Value, Failure>> {
-    match polled {
-        Polled::True(value) => Some(Ok(value)),
-        Polled::Broken(failure) => Some(Err(failure)),
-        Polled::False => {
-            poll.ok();
-            None
-        }
-        Polled::Raised(failure) => poll.failed().then_some(Err(failure)),
     }
 }
