@@ -253,6 +253,7 @@ impl<H: Host> Engine<H> {
                 pending.discard().for_each(drop);
                 drop(pending);
                 self.commit_failed(lease, &error);
+                self.let_go(lost);
                 return Err(Lost::Stopped);
             }
         }

@@ -218,6 +218,17 @@ impl OnTokio {
         });
     }
 
+    /// The runtime drops its tasks: nothing can execute any more, and callers on other runtimes are to hear of it.
+    pub(super) fn runtime_is_gone(&self, engine: &Arc<Engine<Closures>>) {
+        if engine.is_closing() {
+            return;
+        }
+        engine.begin_close();
+        let engine = Arc::clone(engine);
+        // It joins threads, for which a runtime that shuts down is no place.
+        let _ = std::thread::Builder::new().name("bide-close".to_owned()).spawn(move || engine.finish_close());
+    }
+
     fn spawn(&self, engine: &Arc<Engine<Closures>>, bodies: Vec<(SlotNo, Ready<Closures>)>) {
         for (no, ready) in bodies {
             Lane::spawn(engine, Slot::new(no, engine), ready);

@@ -238,7 +238,7 @@ impl Drop for Guard {
         let lane = &self.lane;
         let dispatch = lane.engine.dispatch();
         if !self.ended {
-            dispatch.enter(Stage::Closing);
+            lane.engine.dispatch().runtime_is_gone(&lane.engine);
             drop(lane.end_turn());
         }
         drop(lane.take_slot());

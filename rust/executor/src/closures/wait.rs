@@ -153,6 +153,9 @@ struct Stated {
 impl TaskHandle {
     /// Waits until a condition holds, without a slot: other tasks execute meanwhile. It is asked once at once, then at
     /// this interval. Returns what it answered: `true`, or the value that its `Option` had.
+    ///
+    /// Limit it with [`timeout`](DeferUntil::timeout) rather than by dropping it: a body that drops an open wait goes
+    /// on without a slot until its next wait has ended.
     pub fn defer_until<'a, F, R>(&self, condition: F, poll_interval: Duration) -> DeferUntil<'a, F>
     where
         F: FnMut() -> R + Send + 'a,

@@ -150,13 +150,16 @@ fn a_runtime_that_goes_down_leaves_runs_that_can_be_taken_up() {
     let flow = flow.build().unwrap();
     let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let first = runtime();
-    let (runner, run) = first.block_on(async {
+    let (runner, handle) = first.block_on(async {
         let runner = place.runner(4);
-        let run = runner.submit(&flow, &()).await.unwrap().id();
+        let handle = runner.submit(&flow, &()).await.unwrap();
         entered.acquire_many(4).await.unwrap().forget();
-        (runner, run)
+        (runner, handle)
     });
+    let run = handle.id();
     drop(first);
+    // A caller on another runtime is told.
+    assert!(matches!(runtime().block_on(handle.result()), Err(Error::Closed)));
     drop(runner);
     open.store(true, Ordering::SeqCst);
     runtime().block_on(async {
