@@ -146,10 +146,13 @@ impl Lane {
         turn: u64,
         stage: &mut watch::Receiver<Stage>,
     ) -> Option<Result<T, Failure>> {
+        let limit = self.limit(run, task, turn);
+        tokio::pin!(limit);
         tokio::select! {
             biased;
             returned = &mut body => return Some(returned),
             () = Stage::stopped(stage) => return None,
+            timed_out = &mut limit => return Some(Err(timed_out)),
             () = tokio::time::sleep(SHOW_AFTER) => {}
         }
         // One that is deferred has a row already.
@@ -161,7 +164,30 @@ impl Lane {
             biased;
             returned = body => Some(returned),
             () = Stage::stopped(stage) => None,
+            timed_out = limit => Some(Err(timed_out)),
         }
+    }
+
+    /// Returns when the attempt has executed for as long as it may; never, if it has no limit.
+    async fn limit(&self, run: &Arc<Run<Closures>>, task: TaskRef, turn: u64) -> Failure {
+        let spec = run.flow.graph.spec(task.ix);
+        let Some(limit) = spec.timeout else { return std::future::pending().await };
+        let begun = self.engine.clock.steady();
+        loop {
+            let now = self.engine.clock.steady();
+            let executed = now.saturating_sub(begun).saturating_sub(self.deferred(turn, now));
+            if executed >= limit {
+                let message = format!("task '{}' has executed for longer than its timeout of {limit:?}", spec.name);
+                return Failure::new(FailureKind::TaskTimeout, "bide.TaskTimeout", &message);
+            }
+            tokio::time::sleep(limit - executed).await;
+        }
+    }
+
+    fn deferred(&self, turn: u64, now: Duration) -> Duration {
+        let state = self.state.lock();
+        let body = state.body.as_ref().filter(|_| state.turn == turn);
+        body.map_or(Duration::ZERO, |body| body.deferred(now))
     }
 
     /// An earlier process may have died of this body: that it is entered again is committed first.

@@ -277,6 +277,7 @@ impl BodyState {
     /// Commits an open wait and only then drops the slot.
     async fn open(&self, wait: Wait) -> Result<(), WaitError> {
         self.commit(Event::Opened { task: self.task, attempt: self.attempt, wait }).await?;
+        self.defers();
         drop(self.lane.give_slot_away(self.turn));
         Ok(())
     }
@@ -296,6 +297,7 @@ impl BodyState {
         self.commit(self.closed(key, result.clone())).await?;
         let slot = self.engine().dispatch().resume(self.engine()).await;
         self.lane.keep_slot(self.turn, slot.ok_or_else(|| self.suspend())?);
+        self.goes_on();
         result.map_err(WaitError::Failed)
     }
 
