@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::gate;
@@ -29,6 +29,9 @@ pub struct OnTokio {
     flushing: AtomicBool,
     /// The store may block: a thread of the runtime does not commit.
     pub(super) store_blocks: bool,
+    multi_thread: bool,
+    /// A lane commits itself.
+    committing: AtomicBool,
     lane_ended: Notify,
 }
 
@@ -93,12 +96,14 @@ impl Drop for Slot {
 impl OnTokio {
     pub(super) fn new(runtime: Handle, slots: u32, store_blocks: bool) -> Self {
         Self {
+            multi_thread: runtime.runtime_flavor() == RuntimeFlavor::MultiThread,
             runtime,
             state: Mutex::new(State { slots: Slots::new(slots), ready: VecDeque::new(), lanes: 0, closing: false }),
             stage: watch::Sender::new(Stage::Open),
             inbox: Mutex::default(),
             flushing: AtomicBool::new(false),
             store_blocks,
+            committing: AtomicBool::new(false),
             lane_ended: Notify::new(),
         }
     }
@@ -229,6 +234,22 @@ impl OnTokio {
         let _ = std::thread::Builder::new().name("bide-close".to_owned()).spawn(move || engine.finish_close());
     }
 
+    /// With a store that blocks, a lane that would have nothing more to do commits itself, so that a hop of a chain
+    /// crosses no threads: one lane at a time, and only where the runtime can go on without this thread. True if it
+    /// did. For tasks of the runtime only.
+    fn commits_itself(&self, commit: impl FnOnce()) -> bool {
+        let idle = {
+            let state = self.state.lock();
+            state.ready.is_empty() && state.slots.resumed() == 0
+        };
+        if !self.multi_thread || !idle || self.committing.swap(true, Ordering::Acquire) {
+            return false;
+        }
+        tokio::task::block_in_place(commit);
+        self.committing.store(false, Ordering::Release);
+        true
+    }
+
     fn spawn(&self, engine: &Arc<Engine<Closures>>, bodies: Vec<(SlotNo, Ready<Closures>)>) {
         for (no, ready) in bodies {
             Lane::spawn(engine, Slot::new(no, engine), ready);
@@ -277,15 +298,22 @@ impl Engine<Closures> {
     /// Hands in what a body came to. Never blocks for long: with a store that blocks, the committer thread commits it
     /// with all else that has gathered meanwhile.
     pub(super) fn hand_in(self: &Arc<Self>, done: Done<Closures>) {
+        if self.dispatch.store_blocks {
+            self.committer.leave(done);
+            return;
+        }
         let mut ready = Vec::new();
         self.hand_in_and_go_on(done, &mut ready);
         self.dispatch_ready(&mut ready);
     }
 
-    /// As [`Engine::hand_in`]; what may start now is left to the caller.
+    /// As [`Engine::hand_in`], by a lane between two bodies; what may start now is left to it.
     pub(super) fn hand_in_and_go_on(self: &Arc<Self>, done: Done<Closures>, ready: &mut Vec<Ready<Closures>>) {
         if self.dispatch.store_blocks {
-            self.committer.leave(done);
+            self.committer.put_down(done);
+            if !self.dispatch.commits_itself(|| self.commit_left(ready)) {
+                self.committer.wake();
+            }
             return;
         }
         let OnTokio { inbox, flushing, .. } = &self.dispatch;
