@@ -166,9 +166,13 @@ fn judge(
         }
         Polled::False => {
             poll.ok();
+            gate.run.note(gate.task.ix, None);
             None
         }
-        Polled::Raised(_) => None,
+        Polled::Raised(failure) => {
+            gate.run.note(gate.task.ix, Some(format!("its condition last raised {failure}")));
+            None
+        }
     }
 }
 

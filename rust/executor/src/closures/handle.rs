@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bide_core::event::Wait;
 use bide_core::{EntryKey, EntryKind, Event, Failure, FailureKind, Recall, Refused, RunId, TaskRef, Value};
@@ -38,6 +39,20 @@ pub(super) struct BodyState {
     suspended: AtomicBool,
     /// The step, condition or wait of this body that is going on.
     inside: Mutex<Option<String>>,
+    deferred: Mutex<Deferred>,
+}
+
+/// How long a body has had no slot.
+#[derive(Default)]
+struct Deferred {
+    before: Duration,
+    since: Option<Duration>,
+}
+
+impl Deferred {
+    fn until(&self, now: Duration) -> Duration {
+        self.before + self.since.map_or(Duration::ZERO, |since| now.saturating_sub(since))
+    }
 }
 
 /// While it lives, nothing else of its body may be recorded.
@@ -61,6 +76,7 @@ impl BodyState {
             ended: AtomicBool::new(ended),
             suspended: AtomicBool::new(false),
             inside: Mutex::default(),
+            deferred: Mutex::default(),
         })
     }
 
@@ -74,6 +90,23 @@ impl BodyState {
 
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::Release);
+    }
+
+    /// The body gives its slot away.
+    pub(super) fn defers(&self) {
+        self.deferred.lock().since = Some(self.engine().clock.steady());
+    }
+
+    /// The body has a slot again.
+    pub(super) fn goes_on(&self) {
+        let mut deferred = self.deferred.lock();
+        deferred.before = deferred.until(self.engine().clock.steady());
+        deferred.since = None;
+    }
+
+    /// How long it has had no slot until now.
+    pub(super) fn deferred(&self, now: Duration) -> Duration {
+        self.deferred.lock().until(now)
     }
 
     fn has_ended(&self) -> bool {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bide_core::{DefinitionError, Failure, FailureKind, Graph, PollPolicy, RetryPolicy, RunIf, TaskSpec, Value};
 use serde::Serialize;
@@ -127,7 +128,7 @@ impl WorkflowBuilder {
             call,
             covers: None,
             gate: None,
-            gate_policy: PollPolicy::every(std::time::Duration::from_secs(1)),
+            gate_policy: PollPolicy::every(Duration::from_secs(1)),
         });
         self
     }
@@ -161,6 +162,12 @@ impl WorkflowBuilder {
     #[must_use]
     pub fn retry_if(self, covers: impl Fn(&Failure) -> bool + Send + Sync + 'static) -> Self {
         self.last("retry_if", |_, body| body.covers = Some(Box::new(covers)))
+    }
+
+    /// How long one attempt may execute, the time that it is deferred excluded: then it is dropped and has failed.
+    #[must_use]
+    pub fn timeout(self, timeout: Duration) -> Self {
+        self.last("timeout", |spec, _| spec.timeout = Some(timeout))
     }
 
     /// When the task runs, decided once all that it depends on has ended.

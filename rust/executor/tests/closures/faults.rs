@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use bide_executor::core::RunStatus;
+use bide_executor::core::recover::MAX_CRASHES;
 use bide_executor::store::{LEASE, MemoryStore, Store};
-use bide_executor::{Error, Runner, SystemClock, TaskContext, Workflow};
+use bide_executor::{Error, Runner, SystemClock, TaskContext, TaskError, Workflow};
 use bide_testkit::fault::{Fault, FaultyStore};
 use tokio::sync::{Notify, Semaphore};
 
@@ -156,5 +158,42 @@ async fn a_runner_that_was_fenced_drops_its_runs_and_takes_up_what_is_free_again
     let result = within(waiting).await.unwrap().unwrap();
     assert_eq!(result.output::<u32>("wait").unwrap(), 7);
     assert_eq!(entries.load(Ordering::SeqCst), 2);
+    within(runner.close()).await;
+}
+
+#[tokio::test]
+async fn a_body_that_kills_its_process_again_and_again_pauses_its_run() {
+    let entered = Arc::new(Semaphore::new(0));
+    let tell = Arc::clone(&entered);
+    let flow = Workflow::builder("deadly")
+        .task("kills", move |_| {
+            tell.add_permits(1);
+            std::future::pending::<Result<(), TaskError>>()
+        })
+        .build()
+        .unwrap();
+    let store = MemoryStore::new();
+    let mut run = None;
+    for _ in 0..=MAX_CRASHES {
+        let faulty = FaultyStore::new(Arc::clone(&store) as Arc<dyn Store>);
+        let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
+        runner.register(&flow).await.unwrap();
+        if run.is_none() {
+            run = Some(runner.submit(&flow, &()).await.unwrap().id());
+        }
+        within(entered.acquire()).await.unwrap().forget();
+        // The process dies: nothing is written any more. Its lease runs out, and its runs are free.
+        faulty.fail_next(Fault::CrashBefore);
+        drop(runner);
+        let now = SystemClock::shared().now();
+        let lease = store.enroll(now).unwrap();
+        store.claim(lease, &[], now.after(2 * LEASE), 1).unwrap();
+        store.leave(lease).unwrap();
+    }
+    let runner = quiet(store);
+    runner.register(&flow).await.unwrap();
+    let result = runner.get(run.unwrap()).await.unwrap();
+    assert_eq!(result.status, RunStatus::Paused);
+    assert!(result.blocked_by.as_ref().is_some_and(|why| why.contains("kills")), "{:?}", result.blocked_by);
     within(runner.close()).await;
 }

@@ -231,3 +231,39 @@ fn definitions_that_cannot_work_are_refused_by_name() {
     assert!(refused(of().gate(until(|_| async { true }).every(Duration::ZERO))).contains("every"));
     assert!(matches!(Runner::open(Place::memory().open()).start(), Err(Error::Definition(_))));
 }
+
+#[test]
+fn an_attempt_that_executes_for_too_long_is_dropped_and_tried_again_but_may_be_deferred_for_long() {
+    on_every_store(|place| async move {
+        let (tries, seen) = counter();
+        let limit = Duration::from_millis(60);
+        let flow = Workflow::builder("limits")
+            .task("hangs once", move |cx: TaskContext| {
+                let tries = Arc::clone(&tries);
+                async move {
+                    if tries.fetch_add(1, Ordering::SeqCst) == 0 {
+                        std::future::pending::<()>().await;
+                    }
+                    // Waiting does not count.
+                    cx.handle().sleep(2 * limit).await?;
+                    Ok(cx.attempt())
+                }
+            })
+            .timeout(limit)
+            .retry(retry(2))
+            .task("hangs", |_| std::future::pending::<Result<(), TaskError>>())
+            .timeout(limit)
+            .build()
+            .unwrap();
+        let runner = place.runner(1);
+        let error = runner.run(&flow, ()).await.unwrap_err();
+        let result = &error.run_failed().unwrap().result;
+        assert_eq!(result.output::<u32>("hangs once").unwrap(), 2);
+        assert_eq!(seen.load(Ordering::SeqCst), 2);
+        let failure = result.task("hangs").unwrap().error.as_ref().unwrap();
+        assert_eq!(failure.kind, FailureKind::TaskTimeout);
+        assert!(failure.message().contains("hangs"), "{failure}");
+        runner.close().await;
+        assert_eq!(runner.slots_in_use(), (0, 1));
+    });
+}

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bide_executor::core::{RunStatus, SubStatus, TaskStatus};
+use bide_executor::core::{RunStatus, SubStatus, TaskStatus, Tolerance};
 use bide_executor::store::Store;
-use bide_executor::{Error, RunHandle, TaskContext, Workflow};
+use bide_executor::{Error, RunHandle, TaskContext, TaskError, Workflow};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::counter;
-use crate::support::{Place, on_every_store, row};
+use crate::support::{Place, SOON, on_every_store, row};
 
 #[test]
 fn a_key_attaches_to_its_run_and_other_inputs_are_refused() {
@@ -150,13 +150,16 @@ fn a_runtime_that_goes_down_leaves_runs_that_can_be_taken_up() {
     let flow = flow.build().unwrap();
     let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let first = runtime();
-    let (runner, run) = first.block_on(async {
+    let (runner, handle) = first.block_on(async {
         let runner = place.runner(4);
-        let run = runner.submit(&flow, &()).await.unwrap().id();
+        let handle = runner.submit(&flow, &()).await.unwrap();
         entered.acquire_many(4).await.unwrap().forget();
-        (runner, run)
+        (runner, handle)
     });
+    let run = handle.id();
     drop(first);
+    // A caller on another runtime is told.
+    assert!(matches!(runtime().block_on(handle.result()), Err(Error::Closed)));
     drop(runner);
     open.store(true, Ordering::SeqCst);
     runtime().block_on(async {
@@ -171,4 +174,53 @@ fn a_runtime_that_goes_down_leaves_runs_that_can_be_taken_up() {
 fn deferred(store: &Arc<dyn Store>, run: &RunHandle) -> bool {
     let stored = store.load(run.id()).unwrap().unwrap();
     stored.rows.iter().any(|row| row.sub_status == Some(SubStatus::Deferred))
+}
+
+#[test]
+fn others_see_a_body_that_executes_for_long_and_what_a_condition_last_raised() {
+    on_every_store(|place| async move {
+        let (go_on, raised) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicBool::new(false)));
+        let parts = (Arc::clone(&go_on), Arc::clone(&raised));
+        let told = Arc::clone(&go_on);
+        let flow = Workflow::builder("visible")
+            .task("long", move |_| {
+                let go_on = Arc::clone(&told);
+                async move {
+                    go_on.acquire().await?.forget();
+                    Ok(())
+                }
+            })
+            .task("flaky", move |cx: TaskContext| {
+                let (go_on, raised) = parts.clone();
+                async move {
+                    let flaky = || async {
+                        raised.store(true, Ordering::SeqCst);
+                        if go_on.available_permits() > 0 { Ok(true) } else { Err(TaskError::new("no network")) }
+                    };
+                    cx.handle().defer_until(flaky, SOON).on_error(Tolerance::Ignore).await?;
+                    Ok(())
+                }
+            })
+            .build()
+            .unwrap();
+        let runner = place.runner(2);
+        let run = runner.submit(&flow, &()).await.unwrap();
+        let store = place.open();
+        // The row is written while the body executes; nothing else ends this loop.
+        while started(&store, &run) < 2 {
+            tokio::time::sleep(SOON).await;
+        }
+        assert!(raised.load(Ordering::SeqCst));
+        let blocked_by = runner.get(run.id()).await.unwrap().task("flaky").unwrap().blocked_by.clone();
+        assert!(blocked_by.as_ref().is_some_and(|why| why.contains("no network")), "{blocked_by:?}");
+        go_on.add_permits(2);
+        run.result().await.unwrap();
+        runner.close().await;
+    });
+}
+
+/// How many tasks the store shows as running.
+fn started(store: &Arc<dyn Store>, run: &RunHandle) -> usize {
+    let stored = store.load(run.id()).unwrap().unwrap();
+    stored.rows.iter().filter(|row| row.status == TaskStatus::Running).count()
 }
