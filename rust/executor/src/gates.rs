@@ -192,7 +192,7 @@ impl<H: Host> Engine<H> {
 
     fn gate_timed_out(&self, gate: &Gate<H>) -> Failure {
         let message =
-            format!("the gate of task {:?} stayed shut until its deadline", gate.flow().graph.name(gate.task.ix));
+            format!("the gate of task '{}' stayed shut until its deadline", gate.flow().graph.name(gate.task.ix));
         Failure::new(FailureKind::WaitTimeout, "bide.WaitTimeout", &message)
     }
 
