@@ -6,7 +6,6 @@ Nothing is left that cannot be taken up again.
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -106,21 +105,25 @@ def test_a_body_that_does_not_end_is_left_behind_and_changes_nothing_any_more(fi
         assert second.get("k")["work"] == 2
 
 
+@bide.task
+def nothing() -> None: ...
+
+
 def test_closing_twice_is_fine_and_a_closed_runner_says_so(runner: bide.Runner) -> None:
-    flow = bide.Workflow("w", [bide.task(lambda: None, name="t")])
+    flow = bide.Workflow("w", [nothing])
     runner.close()
     runner.close()
-    calls: list[Callable[[], object]] = [
-        lambda: runner.run(flow),
-        lambda: runner.submit(flow),
-        lambda: runner.submit_many(flow, [{}]),
-        lambda: runner.register(flow),
-        lambda: runner.get("x"),
-        runner.runs,
-    ]
-    for call in calls:
+    calls: dict[str, list[object]] = {
+        "run": [flow],
+        "submit": [flow],
+        "submit_many": [flow, [{}]],
+        "register": [flow],
+        "get": ["x"],
+        "runs": [],
+    }
+    for method, arguments in calls.items():
         with pytest.raises(bide.RunnerClosed, match="closed"):
-            call()
+            getattr(runner, method)(*arguments)
     assert "closed" in repr(runner)
 
 
