@@ -231,7 +231,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
 
     /// The recorded code differs from this one: the run is paused until a fixed deploy resumes it.
     fn mismatch(&self, at: &mut dyn Attached, why: String) -> WaitError {
-        let reason = format!("task {:?}: {why}", self.task_name());
+        let reason = format!("task '{}': {why}", self.task_name());
         match self.commit(at, Event::Block { reason: reason.clone().into() }) {
             Ok(()) => WaitError::Mismatch(reason),
             Err(error) => error,
@@ -278,7 +278,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
 
     /// Asks a condition once. `None`: not yet.
     fn check(&self, condition: &mut Condition<'_>, poll: &mut Poll) -> Option<Result<Value, Failure>> {
-        *self.inside.lock() = Some(format!("the condition {:?}", condition.name));
+        *self.inside.lock() = Some(format!("the condition '{}'", condition.name));
         let polled = (condition.check)();
         *self.inside.lock() = None;
         match polled {
@@ -376,7 +376,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     }
 
     fn timed_out(&self, key: &EntryKey) -> Failure {
-        let message = format!("task {:?} waited for {:?} until its deadline passed", self.task_name(), key.name);
+        let message = format!("task '{}' waited for '{}' until its deadline passed", self.task_name(), key.name);
         Failure::new(FailureKind::WaitTimeout, "bide.WaitTimeout", &message)
     }
 
@@ -432,7 +432,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             Recall::Failed(failure) => Ok(StepStart::Raised(failure)),
             Recall::Mismatch(why) => Err(self.mismatch(at, why)),
             Recall::Ask { .. } | Recall::Open { .. } => {
-                *self.inside.lock() = Some(format!("the step {name:?}"));
+                *self.inside.lock() = Some(format!("the step '{name}'"));
                 Ok(StepStart::Execute(StepTicket { key, proof }))
             }
         }

@@ -314,7 +314,7 @@ impl<H: Host> Engine<H> {
                 if status == RunStatus::Paused {
                     let reason = run.state.lock().blocked_by().cloned().unwrap_or_else(|| "paused".into());
                     let name = run.flow.graph.workflow();
-                    self.log(Level::Warning, &format!("run {} of {name:?} is paused: {reason}", run.id));
+                    self.log(Level::Warning, &format!("run {} of '{name}' is paused: {reason}", run.id));
                 }
                 run.settled.settle(Settlement::Run(status));
                 let watched = self.watched.lock().remove(&run.id);

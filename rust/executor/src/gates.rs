@@ -302,7 +302,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
 
     fn gate_timed_out(&self, gate: &Gate<H>) -> Failure {
         let message =
-            format!("the gate of task {:?} stayed shut until its deadline", gate.flow().graph.name(gate.task.ix));
+            format!("the gate of task '{}' stayed shut until its deadline", gate.flow().graph.name(gate.task.ix));
         Failure::new(FailureKind::WaitTimeout, "bide.WaitTimeout", &message)
     }
 }

@@ -75,7 +75,7 @@ impl<H: Host> Engine<H> {
         id: bide_core::RunId,
     ) -> Result<Option<Arc<Run<H>>>, StoreError> {
         let Some(stored) = self.store().load(id)? else { return Ok(None) };
-        let corrupt = |why: String| StoreError::Corrupt(format!("run {id} of {:?}: {why}", flow.graph.workflow()));
+        let corrupt = |why: String| StoreError::Corrupt(format!("run {id} of '{}': {why}", flow.graph.workflow()));
         let inputs: Inputs = pack::unpack(&stored.run.inputs)
             .map_err(corrupt)?
             .into_iter()

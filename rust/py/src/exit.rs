@@ -19,7 +19,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use crate::gil::{self, Raised};
-use crate::{panics, thread, turn};
+use crate::{errors, panics, thread, turn};
 
 /// How long interpreter exit waits for bodies to end.
 const GRACE: Duration = Duration::from_millis(300);
@@ -164,7 +164,10 @@ pub(crate) struct Elsewhere {
 
 impl From<Elsewhere> for PyErr {
     fn from(error: Elsewhere) -> Self {
-        PyRuntimeError::new_err(error.to_string())
+        let closed = gil::attach(|py| {
+            errors::names(py).map(|names| errors::error(&names.runner_closed, py, &error.to_string()))
+        });
+        closed.and_then(Result::ok).unwrap_or_else(|| PyRuntimeError::new_err(error.to_string()))
     }
 }
 

@@ -105,7 +105,7 @@ fn read_task(task: &Bound<'_, PyAny>, names: &Names) -> PyResult<(TaskSpec, PyBo
     let dependencies: Vec<String> = task.getattr("dependencies")?.extract()?;
     spec.dependencies = dependencies.into_iter().map(Into::into).collect();
     let rule: String = task.getattr("run_if")?.extract()?;
-    spec.run_if = run_if(&rule).ok_or_else(|| errors::definition(py, &format!("run_if={rule:?}")))?;
+    spec.run_if = run_if(&rule).ok_or_else(|| errors::definition(py, &format!("run_if='{rule}'")))?;
     spec.timeout = task.getattr("timeout")?.extract::<Option<f64>>()?.map(Duration::from_secs_f64);
     let retry = task.getattr("retry")?;
     let (mut matches, mut retries_timeout) = (None, false);
@@ -163,7 +163,7 @@ fn read_source(source: &Bound<'_, PyAny>, names: &Names, sources: &mut Vec<Sourc
         "handle" => return Ok(Argument::Handle),
         "task" => {
             let ix = names.get(&name).copied();
-            Source::Output(ix.ok_or_else(|| errors::definition(source.py(), &format!("no task {name:?}")))?)
+            Source::Output(ix.ok_or_else(|| errors::definition(source.py(), &format!("no task '{name}'")))?)
         }
         _ => Source::Input(name.into()),
     };

@@ -21,7 +21,7 @@ impl PyGraph {
                 .map(|(name, dependencies, rule)| {
                     let mut spec = TaskSpec::new(name);
                     spec.dependencies = dependencies.into_iter().map(Into::into).collect();
-                    spec.run_if = run_if(&rule).ok_or_else(|| errors::definition(py, &format!("run_if={rule:?}")))?;
+                    spec.run_if = run_if(&rule).ok_or_else(|| errors::definition(py, &format!("run_if='{rule}'")))?;
                     Ok(spec)
                 })
                 .collect::<PyResult<Vec<_>>>()?;

@@ -184,7 +184,7 @@ impl PyRunner {
                 Some(name) => Some(known(name).ok_or_else(|| {
                     let all: Vec<&str> = RunStatus::ALL.iter().map(|status| status.as_str()).collect();
                     let all = all.join(", ");
-                    errors::definition(py, &format!("status={name:?} is no status of a run; there are {all}"))
+                    errors::definition(py, &format!("status='{name}' is no status of a run; there are {all}"))
                 })?),
             };
             let filter = RunFilter { status, workflow, since: since.map(Time), limit };
@@ -339,7 +339,7 @@ fn default_max_parked() -> usize {
 }
 
 fn parse(py: Python<'_>, id: &str) -> PyResult<RunId> {
-    id.parse().map_err(|()| errors::definition(py, &format!("{id:?} is no id of a run")))
+    id.parse().map_err(|()| errors::definition(py, &format!("'{id}' is no id of a run")))
 }
 
 fn refused(py: Python<'_>, workflow: &str, error: SubmitError) -> PyErr {
