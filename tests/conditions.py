@@ -4,6 +4,7 @@ import dataclasses
 import enum
 import functools
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
