@@ -161,7 +161,7 @@ fn judge(
         Polled::Raised(failure) if poll.failed() => Some(Err(failure)),
         Polled::Raised(_) | Polled::False if late => {
             let name = gate.flow().graph.name(gate.task.ix);
-            let message = format!("the gate of task {name:?} stayed shut until its deadline");
+            let message = format!("the gate of task '{name}' stayed shut until its deadline");
             Some(Err(Failure::new(FailureKind::WaitTimeout, "bide.WaitTimeout", &message)))
         }
         Polled::False => {

@@ -133,7 +133,7 @@ impl BodyState {
         let mut inside = self.inside.lock();
         if let Some(inside) = &*inside {
             return Err(WaitError::Misuse(format!(
-                "task {:?}: {what} inside {inside}: a body waits or records a step one after the other, and never \
+                "task '{}': {what} inside {inside}: a body waits or records a step one after the other, and never \
                  within a step or a condition",
                 self.task_name()
             )));
@@ -159,7 +159,7 @@ impl BodyState {
         let recall = self.run.state.lock().recall(self.task, self.attempt, key, kind, proof);
         match recall.map_err(WaitError::Over)? {
             Recall::Mismatch(why) => {
-                let reason = format!("task {:?}: {why}", self.task_name());
+                let reason = format!("task '{}': {why}", self.task_name());
                 self.commit(Event::Block { reason: reason.as_str().into() }).await?;
                 Err(WaitError::Mismatch(reason))
             }
@@ -235,12 +235,12 @@ impl TaskHandle {
         let body = &self.0;
         let name = name.into();
         let refused = |what: &str, why: &str| {
-            let message = format!("task {:?}: {what} of the step {name:?} cannot be stored: {why}", body.task_name());
+            let message = format!("task '{}': {what} of the step '{name}' cannot be stored: {why}", body.task_name());
             serialization_failure(&message)
         };
         let proof: Arc<[u8]> =
             encode(args).map_err(|why| TaskError::failed(refused("the arguments", &why)))?.as_bytes().into();
-        let _inside = body.begin(&format!("the step {name:?}"))?;
+        let _inside = body.begin(&format!("the step '{name}'"))?;
         let key = body.next_key(&name);
         match body.recall(&key, EntryKind::Step, Some(&proof)).await? {
             Recall::Satisfied(value) => return self.decoded(&name, &value),
@@ -266,7 +266,7 @@ impl TaskHandle {
     pub(super) fn decoded<T: DeserializeOwned>(&self, name: &str, value: &Value) -> Result<T, TaskError> {
         decode(value).map_err(|why| {
             let message = format!(
-                "task {:?}: the recorded value of {name:?} does not read back as what is asked for: {why}",
+                "task '{}': the recorded value of '{name}' does not read back as what is asked for: {why}",
                 self.0.task_name()
             );
             TaskError::failed(Failure::new(FailureKind::Serialization, "bide.SerializationError", &message))

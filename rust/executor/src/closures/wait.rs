@@ -131,9 +131,9 @@ where
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let Self { handle, mut condition, policy, timeout, name, proof, .. } = self;
-            policy.validate().map_err(|error| TaskError::definition(&format!("{name:?}: {}", error.0)))?;
+            policy.validate().map_err(|error| TaskError::definition(&format!("'{name}': {}", error.0)))?;
             let proof = proof.transpose().map_err(|why| {
-                TaskError::definition(&format!("{name:?}: what the condition depends on cannot be stored: {why}"))
+                TaskError::definition(&format!("'{name}': what the condition depends on cannot be stored: {why}"))
             })?;
             let proof = proof.map(|value| Arc::from(value.as_bytes()));
             let stated = Stated { name: Arc::clone(&name), proof, policy, timeout };
@@ -212,7 +212,7 @@ impl BodyState {
         R: Future<Output: Answer>,
     {
         let Stated { name, proof, policy, timeout } = stated;
-        let _inside = self.begin(&format!("the wait {name:?}"))?;
+        let _inside = self.begin(&format!("the wait '{name}'"))?;
         let key = self.next_key(&name);
         let recorded_deadline = match self.recall(&key, EntryKind::Condition, proof.as_deref()).await? {
             Recall::Satisfied(value) => return Ok(value),
@@ -243,7 +243,7 @@ impl BodyState {
     }
 
     async fn wait_time(&self, name: &Arc<str>, due: impl FnOnce(Time) -> Time) -> Result<(), WaitError> {
-        let _inside = self.begin(&format!("the wait {name:?}"))?;
+        let _inside = self.begin(&format!("the wait '{name}'"))?;
         let key = self.next_key(name);
         let clock = &self.engine().clock;
         let (due, open) = match self.recall(&key, EntryKind::Time, None).await? {
@@ -322,7 +322,7 @@ impl BodyState {
     fn late(&self, key: &EntryKey, deadline: Option<Time>) -> Option<Result<Value, Failure>> {
         let late = deadline.is_some_and(|deadline| self.engine().clock.now() >= deadline);
         late.then(|| {
-            let message = format!("task {:?} waited for {:?} until its deadline passed", self.task_name(), key.name);
+            let message = format!("task '{}' waited for '{}' until its deadline passed", self.task_name(), key.name);
             Err(Failure::new(FailureKind::WaitTimeout, "bide.WaitTimeout", &message))
         })
     }

@@ -118,7 +118,7 @@ impl WorkflowBuilder {
             Box::pin(async move {
                 let output = body(cx).await?;
                 encode(&output).map_err(|why| {
-                    let message = format!("what task {:?} returned cannot be stored: {why}", scope.task_name());
+                    let message = format!("what task '{}' returned cannot be stored: {why}", scope.task_name());
                     TaskError::failed(serialization_failure(&message))
                 })
             })
@@ -142,7 +142,7 @@ impl WorkflowBuilder {
     }
 
     fn refuse(&mut self, why: String) {
-        let message = format!("workflow {:?}: {why}", self.name);
+        let message = format!("workflow '{}': {why}", self.name);
         self.refused.get_or_insert(DefinitionError(message));
     }
 
@@ -180,7 +180,7 @@ impl WorkflowBuilder {
     #[must_use]
     pub fn gate(mut self, gate: Wait) -> Self {
         if let (Err(DefinitionError(why)), Some(spec)) = (gate.validate(), self.specs.last()) {
-            let why = format!("task {:?}: its gate: {why}", spec.name);
+            let why = format!("task '{}': its gate: {why}", spec.name);
             self.refuse(why);
         }
         self.last("gate", |spec, body| {

@@ -28,7 +28,7 @@ fn a_key_attaches_to_its_run_and_other_inputs_are_refused() {
         let again = runner.run(&flow, [("day", 1)]).key("monday").await.unwrap();
         assert_eq!((first.id, again.output::<u32>("count").unwrap()), (again.id, 0));
         let refused = runner.run(&flow, [("day", 2)]).key("monday").await.unwrap_err();
-        assert!(matches!(&refused, Error::Definition(why) if why.0.contains("\"day\"")), "{refused}");
+        assert!(matches!(&refused, Error::Definition(why) if why.0.contains("'day'")), "{refused}");
         runner.close().await;
 
         // The result is recorded: a new runner returns it.
