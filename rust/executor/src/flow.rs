@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bide_core::context::{self, Changes, Conflict};
 use bide_core::record::{RecordedTask, RunRow, StoredRun};
 use bide_core::{Graph, RunId, RunState, TaskId, TaskIx, Time, Value, pack};
-use parking_lot::Mutex;
+use bide_sync::Mutex;
 
 use crate::host::{Args, Host, Source};
 use crate::settled::Settled;

@@ -83,7 +83,7 @@ impl<H: Host> Engine<H> {
             flow: Arc::clone(flow),
             inputs,
             created_at,
-            state: parking_lot::Mutex::new(state),
+            state: bide_sync::Mutex::new(state),
             local,
             settled: crate::settled::Settled::default(),
         });

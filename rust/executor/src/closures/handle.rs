@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bide_core::event::Wait;
 use bide_core::{EntryKey, EntryKind, Event, Failure, FailureKind, Recall, Refused, RunId, TaskRef, Value};
-use parking_lot::Mutex;
+use bide_sync::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;

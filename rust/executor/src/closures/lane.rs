@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 
 use bide_core::event::Retry;
 use bide_core::{Event, Failure, FailureKind, Outcome, Value};
-use parking_lot::Mutex;
+use bide_sync::Mutex;
 
 use super::context::{Scope, TaskContext};
 use super::dispatch::{Slot, Stage};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bide_core::RunId;
 use bide_store::StoreError;
-use parking_lot::{Condvar, Mutex};
+use bide_sync::{Condvar, Mutex};
 
 use crate::engine::{Engine, Level};
 use crate::host::Host;
