@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bide_core::{Effect, Event, GateSpec, Refused, RunStatus, Time};
 use bide_store::{Lease, StoreError};
-use parking_lot::{Condvar, Mutex};
+use bide_sync::{Condvar, Mutex};
 
 use crate::engine::{Engine, Level};
 use crate::flow::Run;

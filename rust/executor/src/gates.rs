@@ -12,7 +12,7 @@ use std::time::Duration;
 use bide_core::event::Retry;
 use bide_core::poll::Poll;
 use bide_core::{Event, Failure, FailureKind, GateSpec, Time, Value};
-use parking_lot::{Condvar, Mutex};
+use bide_sync::{Condvar, Mutex};
 
 use crate::commit::Done;
 use crate::engine::{Engine, Level};

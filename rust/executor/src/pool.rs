@@ -11,8 +11,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bide_core::{Event, TaskRef, Time};
+use bide_sync::{Condvar, Mutex};
 use crossbeam_deque::{Injector, Steal, Stealer, Worker as Deque};
-use parking_lot::{Condvar, Mutex};
 
 use crate::commit::Group;
 use crate::engine::{Engine, Level};

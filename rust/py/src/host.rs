@@ -6,7 +6,7 @@ use std::time::Instant;
 use bide_core::event::Retry;
 use bide_core::{Failure, Outcome, PollPolicy, TaskRef, Value, pack};
 use bide_executor::{Attached, BodyCx, Call, Engine, Gate, GateWorker, Host, Level, Polled, Pool, Run, Source, Worker};
-use parking_lot::Mutex;
+use bide_sync::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
 use smallvec::SmallVec;

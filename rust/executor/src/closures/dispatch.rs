@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
+use bide_sync::Mutex;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -143,7 +143,7 @@ impl OnTokio {
                 HandOver::Free => break None,
                 HandOver::Resumed(resumed) => {
                     // Not with the lock: it wakes a task of the runtime.
-                    let sent = parking_lot::MutexGuard::unlocked(&mut state, || resumed.send(Slot::new(no, engine)));
+                    let sent = bide_sync::MutexGuard::unlocked(&mut state, || resumed.send(Slot::new(no, engine)));
                     match sent {
                         Ok(()) => break None,
                         // Its body has gone away meanwhile.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bide_core::event::Wait;
 use bide_core::{EntryKey, EntryKind, Event, Failure, FailureKind, Recall, Refused, RunId, TaskRef, Value};
-use parking_lot::Mutex;
+use bide_sync::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bide_core::event::Retry;
 use bide_core::{Event, Failure, FailureKind, Outcome, TaskRef, Value};
-use parking_lot::Mutex;
+use bide_sync::Mutex;
 use tokio::sync::{oneshot, watch};
 
 use super::context::{Scope, TaskContext};
