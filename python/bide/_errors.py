@@ -46,7 +46,7 @@ class Skip(BideError):
     """Raise `Skip(reason)` in a body to skip the task and its dependents without failing the run."""
 
     def __init__(self, reason: str = "") -> None:
-        """Remember why; the reason is shown in `blocked_by` of everything that was skipped with it."""
+        """Remember why; the reason is shown in the task's `blocked_by`; that of its dependents names the task."""
         super().__init__(reason)
 
     @property

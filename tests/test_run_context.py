@@ -1,0 +1,222 @@
+"""The Context through a runner: what a body changes, who sees it, and how changes meet."""
+
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bide
+from processes import killed, ran
+
+
+def test_roots_start_from_the_inputs_and_changes_flow_down(runner: bide.Runner) -> None:
+    @bide.task
+    def first(context: bide.Context) -> dict[str, Any]:
+        before = context.to_dict()
+        context["count"] = 1
+        context.insert("new", [1])
+        context.remove("gone")
+        return before
+
+    @bide.task(depends_on="first")
+    def second(context: bide.Context) -> dict[str, Any]:
+        context.update("count", context["count"] + 1)
+        return context.to_dict()
+
+    result = runner.run(bide.Workflow("w", [first, second]), {"start": "x", "gone": 1})
+    assert result["first"] == {"start": "x", "gone": 1}
+    assert result["second"] == {"start": "x", "count": 2, "new": [1]}
+    assert result.context.to_dict() == {"start": "x", "count": 2, "new": [1]}
+
+
+def test_a_change_in_place_counts_however_the_body_returns(runner: bide.Runner) -> None:
+    @bide.task
+    def first(context: bide.Context) -> None:
+        context["items"] = [1]
+
+    @bide.task(depends_on="first")
+    def second(context: bide.Context) -> None:
+        context["items"].append({"deep": []})
+        context["items"][1]["deep"].append(2)
+
+    assert runner.run(bide.Workflow("w", [first, second])).context["items"] == [1, {"deep": [2]}]
+
+
+def test_a_body_sees_its_ancestors_changes_and_no_others(runner: bide.Runner) -> None:
+    @bide.task
+    def left(context: bide.Context) -> None:
+        context["left"] = 1
+
+    @bide.task
+    def right(context: bide.Context) -> None:
+        context["right"] = 1
+
+    @bide.task(depends_on="left")
+    def below_left(context: bide.Context) -> list[str]:
+        return sorted(context)
+
+    @bide.task(depends_on=["below_left", "right"])
+    def bottom(context: bide.Context) -> list[str]:
+        return sorted(context)
+
+    result = runner.run(bide.Workflow("w", [left, right, below_left, bottom]))
+    assert result["below_left"] == ["left"]
+    assert result["bottom"] == ["left", "right"]
+
+
+def diamond(change: Any, other: Any) -> bide.Workflow:
+    """Two concurrent changes of the key "k", made in the order that would betray who ended last."""
+    late = threading.Event()
+
+    @bide.task
+    def top(context: bide.Context) -> None:
+        context["k"] = {"base": 0}
+        context["list"] = [0]
+
+    @bide.task(depends_on="top")
+    def left(context: bide.Context) -> None:
+        late.wait(30)
+        change(context)
+
+    @bide.task(depends_on="top")
+    def right(context: bide.Context) -> None:
+        other(context)
+        late.set()
+
+    @bide.task(depends_on=["left", "right"])
+    def bottom(context: bide.Context) -> dict[str, Any]:
+        return context.to_dict()
+
+    return bide.Workflow("diamond", [top, left, right, bottom])
+
+
+def test_concurrent_changes_of_maps_merge_by_key(runner: bide.Runner) -> None:
+    result = runner.run(diamond(lambda c: c["k"].update(left=1), lambda c: c["k"].update(right=2)))
+    assert result["bottom"]["k"] == {"base": 0, "left": 1, "right": 2}
+
+
+def test_two_pure_appends_concatenate_in_declaration_order(runner: bide.Runner) -> None:
+    result = runner.run(diamond(lambda c: c["list"].append("left"), lambda c: c["list"].append("right")))
+    assert result["bottom"]["list"] == [0, "left", "right"]
+
+
+def test_otherwise_the_later_declared_wins_with_a_warning_that_names_both(
+    runner: bide.Runner, caplog: pytest.LogCaptureFixture
+) -> None:
+    def set_to(value: int) -> Any:
+        return lambda context: context.set("k", value)
+
+    with caplog.at_level(logging.WARNING, "bide"):
+        result = runner.run(diamond(set_to(1), set_to(2)))
+        runner.close()  # what it had to say is said
+    assert result["bottom"]["k"] == 2  # right ended first, but left is declared before it
+    warnings = [record.getMessage() for record in caplog.records if record.name == "bide"]
+    assert any("left" in line and "right" in line and "k" in line for line in warnings)
+
+
+def test_an_untouched_key_never_wins_over_a_touched_one(runner: bide.Runner) -> None:
+    result = runner.run(diamond(lambda c: c.set("k", "left"), lambda c: c["k"]))
+    assert result["bottom"]["k"] == "left"
+
+
+def test_each_body_has_its_own_copy(runner: bide.Runner) -> None:
+    @bide.task
+    def first(context: bide.Context) -> None:
+        context["k"] = [1]
+
+    @bide.task(depends_on="first", retry=bide.Retry(attempts=2, delay=0))
+    def fails_once(context: bide.Context, handle: bide.TaskHandle) -> list[int]:
+        context["k"].append(handle.attempt)
+        if handle.attempt == 1:
+            raise ValueError
+        return list(context["k"])
+
+    assert runner.run(bide.Workflow("w", [first, fails_once]))["fails_once"] == [1, 2]
+
+
+def test_within_a_step_and_a_condition_it_is_read_only(runner: bide.Runner) -> None:
+    refused: list[str] = []
+
+    @bide.task
+    def work(context: bide.Context, handle: bide.TaskHandle) -> None:
+        context["list"] = [1]
+
+        def change(value: int) -> int:
+            context["list"].append(99)  # of a copy
+            try:
+                context["k"] = value
+            except bide.BideError as error:
+                refused.append(str(error))
+            return value
+
+        handle.step(change, 1)
+        handle.defer_until(lambda: change(2))
+        context["after"] = True
+
+    result = runner.run(bide.Workflow("w", [work]))
+    assert result.context.to_dict() == {"list": [1], "after": True}
+    assert len(refused) == 2
+    assert all("read-only" in line for line in refused)
+
+
+def test_a_value_that_is_no_json_is_refused_where_it_is_set(runner: bide.Runner) -> None:
+    @bide.task
+    def work(context: bide.Context) -> None:
+        context["k"] = {"deep": [object()]}
+
+    with pytest.raises(bide.RunFailed) as failed:
+        runner.run(bide.Workflow("w", [work]))
+    assert isinstance(failed.value.__cause__, bide.SerializationError)
+    for word in ("'work'", '"k"', '"deep"', "[0]"):
+        assert word in str(failed.value.__cause__)
+
+
+def test_a_value_that_was_spoilt_in_place_fails_the_task(runner: bide.Runner) -> None:
+    @bide.task
+    def work(context: bide.Context) -> None:
+        context["k"] = []
+        context["k"].append(float("nan"))
+
+    with pytest.raises(bide.RunFailed) as failed:
+        runner.run(bide.Workflow("w", [work]))
+    assert isinstance(failed.value.__cause__, bide.SerializationError)
+    assert "'work'" in str(failed.value.__cause__)
+
+
+SCRIPT = """
+@bide.task
+def top(context: bide.Context) -> None:
+    context["k"] = {"top": 1}
+
+@bide.task(depends_on="top")
+def left(context: bide.Context) -> None:
+    context["k"]["left"] = 1
+
+@bide.task(depends_on="top")
+def right(context: bide.Context) -> None:
+    context["k"]["right"] = 1
+
+@bide.task(depends_on=["left", "right"])
+def bottom(context: bide.Context) -> dict:
+    context["k"]["lost"] = 1
+    if "stay" in words:
+        say("in bottom")
+        stay()
+    del context["k"]["lost"]
+    context["done"] = True
+    return context.to_dict()
+
+with bide.Runner(db) as runner:
+    result = runner.run(bide.Workflow("w", [top, left, right, bottom]), {"x": 1}, key="k")
+    say(result["bottom"])
+    say(result.context.to_dict())
+"""
+
+
+def test_after_a_restart_the_view_is_the_same_and_what_was_not_committed_is_gone(file: Path) -> None:
+    killed(SCRIPT, file, "stay", at="in bottom")
+    expected = str({"x": 1, "k": {"top": 1, "left": 1, "right": 1}, "done": True})
+    assert ran(SCRIPT, file) == [expected, expected]
+    assert ran(SCRIPT, file) == [expected, expected]  # and as recorded
