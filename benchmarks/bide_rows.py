@@ -32,7 +32,9 @@ def open_runner(setting: measure.Setting, slots: int | None = None) -> Iterator[
     folder.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=folder) as name,
-        bide.Runner(Path(name) / "bide.db", slots=slots, durability=setting.store) as runner,
+        bide.Runner(
+            Path(name) / "bide.db", slots=slots, durability="full" if setting.store == "full" else "normal"
+        ) as runner,
     ):
         yield runner
 

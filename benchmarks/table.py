@@ -113,7 +113,8 @@ def lines(rows: Sequence[str]) -> list[tuple[str, Metric]]:
     """The table's lines in order, each with the prefix of its key."""
     plain = [("", metric) for row in rows for metric in METRICS[row]]
     busy = [(BUSY, metric) for row in rows if row in BUSY_ROWS for metric in METRICS[row]]
-    return plain + [(prefix, metric) for prefix, metric in busy if metric.key not in {"wait_kb", "wait_cpu", "register"}]
+    not_again = {"wait_kb", "wait_cpu", "register"}
+    return plain + [(prefix, metric) for prefix, metric in busy if metric.key not in not_again]
 
 
 def cell(samples: Samples, subject: str, key: str, metric: Metric) -> str:
