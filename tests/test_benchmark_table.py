@@ -23,6 +23,6 @@ def test_a_subject_that_was_not_measured_is_neither_reached_nor_missed() -> None
 
 def test_each_line_of_the_table_has_every_subject_and_the_ratio() -> None:
     text = table.render(samples(memory=250.0, baseline=100.0), [table.MEMORY, table.BASELINE], ["wide"])
-    header, rule, line, busy, busy_line = text.splitlines()
+    header, rule, line, registering, busy, busy_line = text.splitlines()
     assert [part.strip() for part in line.split("|")[3:5]] == ["250 (2.5)", "100"]
-    assert {row.count("|") for row in (header, rule, line, busy, busy_line)} == {5}
+    assert {row.count("|") for row in (header, rule, line, registering, busy, busy_line)} == {5}

@@ -39,15 +39,78 @@ pub enum Recall {
 /// The journal of one task.
 #[derive(Clone, Debug, Default)]
 pub struct Journal {
-    entries: HashMap<EntryKey, Entry>,
+    entries: Entries,
     last_seq: u32,
+}
+
+/// Entries by key. Most tasks have one or two: a list serves them best, and a map beside it those with many.
+#[derive(Clone, Debug, Default)]
+struct Entries {
+    list: Vec<Entry>,
+    /// Positions in the list, once it is longer than [`SHORT`].
+    index: Option<HashMap<EntryKey, usize>>,
+}
+
+/// Up to so many entries are searched one after the other.
+const SHORT: usize = 8;
+
+impl Entries {
+    fn position(&self, key: &EntryKey) -> Option<usize> {
+        match &self.index {
+            Some(index) => index.get(key).copied(),
+            None => self.list.iter().position(|entry| entry.key == *key),
+        }
+    }
+
+    fn get(&self, key: &EntryKey) -> Option<&Entry> {
+        self.position(key).map(|at| &self.list[at])
+    }
+
+    fn get_mut(&mut self, key: &EntryKey) -> Option<&mut Entry> {
+        let at = self.position(key)?;
+        self.list.get_mut(at)
+    }
+
+    /// Inserts an entry, or replaces the one with its key.
+    fn put(&mut self, entry: Entry) -> &Entry {
+        let at = self.position(&entry.key).unwrap_or(self.list.len());
+        if at < self.list.len() {
+            self.list[at] = entry;
+            return &self.list[at];
+        }
+        if let Some(index) = &mut self.index {
+            index.insert(entry.key.clone(), at);
+        }
+        self.list.reserve_exact(usize::from(self.list.is_empty()));
+        self.list.push(entry);
+        if self.index.is_none() && self.list.len() > SHORT {
+            self.index = Some(self.list.iter().zip(0..).map(|(entry, at)| (entry.key.clone(), at)).collect());
+        }
+        &self.list[at]
+    }
+
+    fn remove(&mut self, key: &EntryKey) -> Option<Entry> {
+        let at = self.position(key)?;
+        let entry = self.list.swap_remove(at);
+        if let Some(index) = &mut self.index {
+            index.remove(key);
+            if let Some(moved) = self.list.get(at) {
+                index.insert(moved.key.clone(), at);
+            }
+        }
+        Some(entry)
+    }
+
+    fn values(&self) -> impl Iterator<Item = &Entry> {
+        self.list.iter()
+    }
 }
 
 impl Journal {
     /// Takes up a stored entry.
     pub fn restore(&mut self, entry: Entry) {
         self.last_seq = self.last_seq.max(entry.seq);
-        self.entries.insert(entry.key.clone(), entry);
+        self.entries.put(entry);
     }
 
     /// What is known of a wait or step.
@@ -99,7 +162,7 @@ impl Journal {
             opened_at: old.filter(|old| old.state == EntryState::Open).map_or(now, |old| old.opened_at),
             closed_at: None,
         };
-        self.entries.entry(wait.key).or_insert(entry)
+        self.entries.put(entry)
     }
 
     /// Closes an open entry with its result. `None` if there is none: what is closed stays as it is.
@@ -181,5 +244,46 @@ impl Journal {
             self.entries.remove(key);
         }
         dropped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn entry(n: u32, seq: u32) -> Entry {
+        Entry {
+            key: EntryKey { name: "step".into(), n },
+            seq,
+            kind: EntryKind::Step,
+            state: EntryState::Satisfied,
+            proof: None,
+            due: None,
+            deadline: None,
+            value: None,
+            failure: None,
+            opened_at: Time(1),
+            closed_at: None,
+        }
+    }
+
+    proptest! {
+        /// Short and long journals keep the same entries as a map does.
+        #[test]
+        fn entries_are_found_by_key_however_many_there_are(acts: Vec<(bool, u8)>) {
+            let (mut entries, mut model) = (Entries::default(), HashMap::new());
+            for ((put, n), seq) in acts.into_iter().zip(0..) {
+                let entry = entry(u32::from(n % 24), seq);
+                if put {
+                    model.insert(entry.key.clone(), entry.clone());
+                    entries.put(entry);
+                } else {
+                    prop_assert_eq!(entries.remove(&entry.key), model.remove(&entry.key));
+                }
+                prop_assert_eq!(entries.values().count(), model.len());
+                prop_assert!(model.iter().all(|(key, entry)| entries.get(key) == Some(entry)));
+            }
+        }
     }
 }

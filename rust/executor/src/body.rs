@@ -14,7 +14,7 @@ use bide_core::event::Wait;
 use bide_core::poll::Poll;
 use bide_core::run::Entered;
 use bide_core::{EntryKey, EntryKind, Event, Failure, FailureKind, PollPolicy, Recall, Refused, TaskRef, Time, Value};
-use parking_lot::Mutex;
+use bide_sync::Mutex;
 
 use crate::commit::Lost;
 use crate::engine::Engine;

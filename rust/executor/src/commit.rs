@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bide_core::{Effect, Event, GateSpec, Refused, RunStatus, Time};
 use bide_store::{Lease, StoreError};
-use parking_lot::{Condvar, Mutex};
+use bide_sync::{Condvar, Mutex};
 
 use crate::engine::{Engine, Level};
 use crate::flow::Run;
@@ -124,6 +124,12 @@ impl<H: Host> Committer<H> {
     }
 
     pub(crate) fn leave(&self, done: Done<H>) {
+        self.put_down(done);
+        self.wake();
+    }
+
+    /// Leaves an event without waking the committer: the caller commits it itself, or wakes it after all.
+    pub(crate) fn put_down(&self, done: Done<H>) {
         let mut state = self.state.lock();
         if state.stop {
             // Dropped, once the lock is released, so that whoever awaits a reply hears that there will be none.
@@ -131,7 +137,9 @@ impl<H: Host> Committer<H> {
             return;
         }
         state.inbox.push_back(done);
-        drop(state);
+    }
+
+    pub(crate) fn wake(&self) {
         self.changed.notify_one();
     }
 
@@ -253,6 +261,7 @@ impl<H: Host> Engine<H> {
                 pending.discard().for_each(drop);
                 drop(pending);
                 self.commit_failed(lease, &error);
+                self.let_go(lost);
                 return Err(Lost::Stopped);
             }
         }
@@ -314,6 +323,12 @@ impl<H: Host> Engine<H> {
                 }
             }
         }
+    }
+
+    /// Commits what was left to the committer. Blocks.
+    pub(crate) fn commit_left(self: &Arc<Self>, ready: &mut Vec<Ready<H>>) {
+        let mut items: Vec<Done<H>> = self.committer.state.lock().inbox.drain(..).collect();
+        self.commit(&mut items, ready);
     }
 
     /// Commits everything that has gathered anywhere. Blocks.

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use bide_core::record::RunRowId;
 use bide_core::{Event, Graph, Outcome, Pending, RunId, TaskId};
 use bide_store::{Lease, Store, StoreError};
-use parking_lot::{Mutex, RwLock};
+use bide_sync::{Mutex, RwLock};
 
 use crate::clock::Clock;
 use crate::closed::Closed;

@@ -7,7 +7,7 @@ use bide_core::context::{self, Changes, Conflict};
 use bide_core::record::{RecordedTask, RunRow, StoredRun};
 use bide_core::{Graph, RunId, RunState, TaskId, TaskIx, TaskRow, Time, Value, pack};
 use bide_store::Lease;
-use parking_lot::Mutex;
+use bide_sync::Mutex;
 
 use crate::host::{Args, Host, Source};
 use crate::limit::Overdue;

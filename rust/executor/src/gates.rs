@@ -1,4 +1,8 @@
-//! Gates that wait for a condition: polled in batches by one thread of the host, for a row and an entry of a heap each.
+//! Gates that wait for a condition: polled by one thread of the host, for a row and an entry of a heap each.
+//!
+//! The threads that may poll: one is the main one and takes every gate that is due, the others are spares. A
+//! condition that takes longer than [`SLOW`] does not hold up the rest: the gate is named in the log and is polled by
+//! spares from then on, and a spare becomes the main thread. There is always a spare that is idle, up to the limit.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -7,16 +11,22 @@ use std::time::Duration;
 
 use bide_core::event::Retry;
 use bide_core::poll::Poll;
-use bide_core::{Event, Failure, FailureKind, Time, Value};
-use parking_lot::{Condvar, Mutex};
+use bide_core::{Event, Failure, FailureKind, GateSpec, Time, Value};
+use bide_sync::{Condvar, Mutex};
 
 use crate::commit::Done;
-use crate::engine::Engine;
+use crate::engine::{Engine, Level};
 use crate::host::{Attached, Gate, Host, Polled};
 use crate::pool::Pool;
 
-/// Polls that are due within so long are taken together.
+/// Polls that are due within so long are taken one after the other without a sleep.
 const SLICE: Duration = Duration::from_millis(1);
+
+/// A condition that takes longer is polled by spares.
+const SLOW: Duration = Duration::from_millis(50);
+
+/// So many polls are made before what they came to is committed.
+const BATCH: usize = 64;
 
 /// The gates of an engine.
 pub(crate) struct Gates<H: Host> {
@@ -25,15 +35,28 @@ pub(crate) struct Gates<H: Host> {
 }
 
 struct State<H: Host> {
-    heap: BinaryHeap<Reverse<Item<H>>>,
+    /// Gates that were never slow.
+    quick: BinaryHeap<Reverse<Item<H>>>,
+    /// Gates that were.
+    slow: BinaryHeap<Reverse<Item<H>>>,
     seq: u64,
+    /// The thread that polls the quick ones, by number.
+    main: Option<usize>,
+    /// What the main thread polls, and since when.
+    polling: Option<(Duration, Arc<Gate<H>>)>,
+    /// Threads so far.
+    threads: usize,
+    /// Spares that wait for work.
+    idle: usize,
+    /// No more threads than this.
+    limit: usize,
     close: bool,
 }
 
 struct Item<H: Host> {
     due: Duration,
     seq: u64,
-    gate: Box<Gate<H>>,
+    gate: Arc<Gate<H>>,
     poll: Poll,
 }
 
@@ -64,31 +87,48 @@ pub trait GateWorker<H: Host>: Attached {
 
     /// Between two polls: lets other threads of the host have a turn.
     fn between(&mut self);
-}
 
-impl<H: Host> Default for Gates<H> {
-    fn default() -> Self {
-        Self { state: Mutex::new(State { heap: BinaryHeap::new(), seq: 0, close: false }), changed: Condvar::new() }
-    }
+    /// Starts one more thread that polls gates.
+    ///
+    /// # Errors
+    /// Says why there can be none.
+    fn start_spare(&mut self, engine: &Arc<Engine<H>>) -> Result<(), String>;
 }
 
 impl<H: Host> Gates<H> {
+    /// Without threads; at most `limit` of them may be started.
+    pub(crate) fn new(limit: usize) -> Self {
+        let state = State {
+            quick: BinaryHeap::new(),
+            slow: BinaryHeap::new(),
+            seq: 0,
+            main: None,
+            polling: None,
+            threads: 0,
+            idle: 0,
+            limit,
+            close: false,
+        };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
     /// Watches a gate: its first poll is due at once.
     pub(crate) fn watch(&self, engine: &Engine<H>, gate: Gate<H>) {
         let policy = H::gate_policy(&gate.run.flow.bodies[gate.task.ix as usize]);
         let due = engine.clock.steady();
-        self.add(due, Box::new(gate), Poll::new(policy));
+        self.add(due, Arc::new(gate), Poll::new(policy), false);
     }
 
-    fn add(&self, due: Duration, gate: Box<Gate<H>>, poll: Poll) {
+    fn add(&self, due: Duration, gate: Arc<Gate<H>>, poll: Poll, slow: bool) {
         let mut state = self.state.lock();
         state.seq += 1;
-        let seq = state.seq;
-        let first = state.heap.peek().is_none_or(|Reverse(item)| due < item.due);
-        state.heap.push(Reverse(Item { due, seq, gate, poll }));
+        let item = Reverse(Item { due, seq: state.seq, gate, poll });
+        let heap = if slow { &mut state.slow } else { &mut state.quick };
+        let first = heap.peek().is_none_or(|Reverse(item)| due < item.due);
+        heap.push(item);
         drop(state);
         if first {
-            self.changed.notify_one();
+            self.changed.notify_all();
         }
     }
 
@@ -97,62 +137,132 @@ impl<H: Host> Gates<H> {
         self.changed.notify_all();
     }
 
-    /// Waits for gates that are due and takes them. `None`: the runner closes. Blocks.
-    fn take(&self, engine: &Engine<H>) -> Option<Vec<Item<H>>> {
+    /// A condition that runs for too long loses its thread the main part.
+    pub(crate) fn look(&self, engine: &Engine<H>) {
+        let culprit = {
+            let mut state = self.state.lock();
+            let now = engine.clock.steady();
+            match &state.polling {
+                Some((since, gate)) if now.saturating_sub(*since) > SLOW => {
+                    let gate = Arc::clone(gate);
+                    (state.main, state.polling) = (None, None);
+                    gate
+                }
+                _ => return,
+            }
+        };
+        self.changed.notify_all();
+        let (graph, ix) = (&culprit.flow().graph, culprit.task.ix);
+        let name = graph.spec(ix).gate.as_ref().map(|gate| Arc::clone(&gate.name)).unwrap_or_default();
+        engine.log(
+            Level::Warning,
+            &format!(
+                "the gate of task '{}' is slow: its condition {name} takes longer than {SLOW:?}; it is polled on a \
+                 thread of its own from now on",
+                graph.name(ix)
+            ),
+        );
+    }
+
+    /// Waits for a gate that is due and takes it. `None` if there is something to commit first, or nothing any more.
+    fn take(&self, engine: &Engine<H>, me: usize, patient: bool) -> Option<Item<H>> {
         let mut state = self.state.lock();
         loop {
             if state.close {
-                state.heap.clear();
                 return None;
             }
             let now = engine.clock.steady();
-            match state.heap.peek() {
-                None => self.changed.wait(&mut state),
-                Some(Reverse(item)) if item.due > now => {
-                    // Rounded up, so that what is due shortly after one another is taken together.
-                    let span = (item.due - now).max(SLICE);
-                    self.changed.wait_for(&mut state, span);
-                }
-                Some(_) => {
-                    let mut items = Vec::new();
-                    while items.len() < 64 && state.heap.peek().is_some_and(|Reverse(item)| item.due <= now) {
-                        items.extend(state.heap.pop().map(|Reverse(item)| item));
+            let main = *state.main.get_or_insert(me) == me;
+            let heap = if main { &mut state.quick } else { &mut state.slow };
+            let span = match heap.peek() {
+                Some(Reverse(item)) if item.due <= now => {
+                    let item = heap.pop().map(|Reverse(item)| item);
+                    if main {
+                        state.polling = item.as_ref().map(|item| (now, Arc::clone(&item.gate)));
                     }
-                    return Some(items);
+                    return item;
                 }
+                Some(Reverse(item)) => Some((item.due - now).max(SLICE)),
+                None => None,
+            };
+            if !patient {
+                return None;
             }
+            state.idle += usize::from(!main);
+            match span {
+                Some(span) => drop(self.changed.wait_for(&mut state, span)),
+                None => self.changed.wait(&mut state),
+            }
+            state.idle -= usize::from(!main);
         }
+    }
+
+    /// A poll has ended: whether it was a slow one, or the gate was slow before.
+    fn polled(&self, me: usize) -> bool {
+        let mut state = self.state.lock();
+        if state.main != Some(me) {
+            return true;
+        }
+        state.polling = None;
+        false
+    }
+
+    /// Whether one more thread is wanted; counts it.
+    fn wants_spare(&self) -> bool {
+        let mut state = self.state.lock();
+        let wanted = state.idle == 0 && state.threads < state.limit && !state.close;
+        state.threads += usize::from(wanted);
+        wanted
     }
 }
 
-impl<H: Host> Engine<H> {
-    /// What the gate thread does until the runner closes.
-    pub fn work_on_gates<C: GateWorker<H>>(self: &Arc<Self>, cx: &mut C)
-    where
-        H: Host<Dispatch = Pool<H>>,
-    {
+impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
+    /// Whether the caller is to start the first thread that polls gates.
+    #[must_use]
+    pub fn wants_gate_thread(&self) -> bool {
+        let mut state = self.dispatch.gates.state.lock();
+        let first = state.threads == 0 && !state.close;
+        state.threads += usize::from(first);
+        first
+    }
+
+    /// What a thread that polls gates does until the runner closes.
+    pub fn work_on_gates<C: GateWorker<H>>(self: &Arc<Self>, cx: &mut C) {
         let gates = &self.dispatch.gates;
+        let me = {
+            let mut state = gates.state.lock();
+            state.seq += 1;
+            state.seq as usize
+        };
         let (mut done, mut ready) = (Vec::new(), Vec::new());
         loop {
-            let due = (cx as &mut dyn Attached).wait(|| {
-                self.commit(&mut done, &mut ready);
-                self.dispatch_ready(&mut ready);
-                gates.take(self)
-            });
-            let Some(due) = due else { return };
-            for item in due {
-                if let Some(event) = self.poll_gate(gates, item, cx) {
-                    done.push(event);
-                }
-                cx.between();
+            let mut item = if done.len() < BATCH { gates.take(self, me, false) } else { None };
+            if item.is_none() {
+                item = (cx as &mut dyn Attached).wait(|| {
+                    self.commit(&mut done, &mut ready);
+                    self.dispatch_ready(&mut ready);
+                    gates.take(self, me, true)
+                });
             }
+            let Some(item) = item else { return };
+            if gates.wants_spare()
+                && let Err(why) = cx.start_spare(self)
+            {
+                self.log(Level::Warning, &format!("no spare thread for the gates could be started: {why}"));
+            }
+            if let Some(event) = self.poll_gate(gates, me, item, cx) {
+                done.push(event);
+            }
+            cx.between();
         }
     }
 
-    fn poll_gate<C: GateWorker<H>>(&self, gates: &Gates<H>, item: Item<H>, cx: &mut C) -> Option<Done<H>> {
+    fn poll_gate<C: GateWorker<H>>(&self, gates: &Gates<H>, me: usize, item: Item<H>, cx: &mut C) -> Option<Done<H>> {
         let Item { gate, mut poll, .. } = item;
         let late = gate.deadline.is_some_and(|deadline| self.clock.now() >= deadline);
-        let result = match cx.poll_gate(&gate) {
+        let polled = cx.poll_gate(&gate);
+        let slow = gates.polled(me);
+        let result = match polled {
             Polled::True(value) => Ok(value),
             Polled::Broken(failure) => Err(failure),
             Polled::Raised(failure) if poll.failed() => Err(failure),
@@ -168,7 +278,7 @@ impl<H: Host> Engine<H> {
                 gate.run.note(gate.task.ix, note);
                 let now = self.clock.now();
                 let span = poll.next(now, gate.deadline, self.random()).since(now);
-                gates.add(self.clock.steady() + span, gate, poll);
+                gates.add(self.clock.steady() + span, gate, poll, slow);
                 return None;
             }
         };
@@ -181,7 +291,7 @@ impl<H: Host> Engine<H> {
         result: Result<Value, Failure>,
         cx: &mut C,
     ) -> Option<Done<H>> {
-        let key = gate.flow().graph.spec(gate.task.ix).gate.as_ref()?.key();
+        let key = gate.flow().graph.spec(gate.task.ix).gate.as_ref().map(GateSpec::key)?;
         let retry = match &result {
             Err(failure) if cx.retries(gate, failure) => Some(Retry { random: self.random() }),
             _ => None,
@@ -195,7 +305,9 @@ impl<H: Host> Engine<H> {
             format!("the gate of task '{}' stayed shut until its deadline", gate.flow().graph.name(gate.task.ix));
         Failure::new(FailureKind::WaitTimeout, "bide.WaitTimeout", &message)
     }
+}
 
+impl<H: Host> Engine<H> {
     /// The wall's time, for hosts.
     #[must_use]
     pub fn now(&self) -> Time {

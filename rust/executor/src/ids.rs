@@ -1,7 +1,7 @@
 //! Makes run ids: UUIDv7, rising within a process, random across processes.
 
 use bide_core::{RunId, Time};
-use parking_lot::Mutex;
+use bide_sync::Mutex;
 
 /// Makes ids.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bide_core::event::Retry;
 use bide_core::{Event, Failure, FailureKind, Outcome, TaskIx, TaskRef};
-use parking_lot::Mutex;
+use bide_sync::Mutex;
 
 use crate::engine::{Engine, Level};
 use crate::flow::Run;

@@ -11,8 +11,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bide_core::{Event, TaskRef, Time};
+use bide_sync::{Condvar, Mutex};
 use crossbeam_deque::{Injector, Steal, Stealer, Worker as Deque};
-use parking_lot::{Condvar, Mutex};
 
 use crate::commit::Group;
 use crate::engine::{Engine, Level};
@@ -246,7 +246,7 @@ impl<H: Host> Pool<H> {
             max_parked,
             emptied: Condvar::new(),
         };
-        Self { shared: Arc::new(shared), gates: Gates::default(), start_worker }
+        Self { shared: Arc::new(shared), gates: Gates::new(slots as usize + 1), start_worker }
     }
 
     /// Starts the first worker thread and lets the committer look after the groups. Call once, on a thread that may
@@ -332,6 +332,7 @@ impl<H: Host> Dispatch<H> for Pool<H> {
     }
 
     fn look(&self, engine: &Arc<Engine<H>>) {
+        self.gates.look(engine);
         let now = engine.clock.now();
         for side in &self.shared.sides {
             let mut current = side.current.lock();

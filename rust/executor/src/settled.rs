@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bide_core::RunStatus;
 use bide_store::StoreError;
-use parking_lot::{Condvar, Mutex};
+use bide_sync::{Condvar, Mutex};
 
 /// Why nothing more will happen to a run here.
 #[derive(Clone, Debug)]

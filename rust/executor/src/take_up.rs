@@ -35,7 +35,7 @@ impl<H: Host> Engine<H> {
         for flow in flows {
             let mut versions = Vec::new();
             for version in self.store().versions(flow.workflow)? {
-                if recover::fits(&flow.graph, &version.tasks) {
+                if *version.hash == *flow.graph.version() || recover::fits(&flow.graph, &version.tasks) {
                     versions.push(version.version);
                 }
             }
@@ -109,11 +109,11 @@ impl<H: Host> Engine<H> {
             inputs,
             created_at,
             lease,
-            state: parking_lot::Mutex::new(state),
+            state: bide_sync::Mutex::new(state),
             local,
             settled: crate::settled::Settled::default(),
-            overdue: parking_lot::Mutex::default(),
-            notes: parking_lot::Mutex::default(),
+            overdue: bide_sync::Mutex::default(),
+            notes: bide_sync::Mutex::default(),
         });
         self.runs.lock().insert(run.id.row(), Arc::clone(&run));
         run

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::Time;
-use parking_lot::{Condvar, Mutex};
+use bide_sync::{Condvar, Mutex};
 
 use crate::clock::Clock;
 
@@ -126,7 +126,7 @@ impl Timers {
                 }
             }
             if !rung.is_empty() {
-                parking_lot::MutexGuard::unlocked(&mut state, || {
+                bide_sync::MutexGuard::unlocked(&mut state, || {
                     for item in rung {
                         item.alarm.ring(item.ticket);
                     }

@@ -261,7 +261,7 @@ fn a_deadline_that_passes_while_nobody_runs_fails_the_wait_after_one_last_check(
         let error = runner.handle(run).await.unwrap().result().await.unwrap_err();
         let failed = error.run_failed().unwrap().result.error.clone().unwrap();
         assert_eq!(failed.kind, FailureKind::WaitTimeout);
-        assert!(failed.message().contains("\"the file\""), "{failed}");
+        assert!(failed.message().contains("'the file'"), "{failed}");
         runner.close().await;
     });
 }

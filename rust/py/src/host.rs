@@ -6,7 +6,7 @@ use std::time::Instant;
 use bide_core::event::Retry;
 use bide_core::{Failure, Outcome, PollPolicy, TaskRef, Value, pack};
 use bide_executor::{Attached, BodyCx, Call, Engine, Gate, GateWorker, Host, Level, Polled, Pool, Run, Source, Worker};
-use parking_lot::Mutex;
+use bide_sync::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
 use smallvec::SmallVec;
@@ -15,8 +15,8 @@ use crate::errors::{self, names};
 use crate::flow::{Argument, Binding, PyBody};
 use crate::gil::{self, Kept, Owned, Raised};
 use crate::handle::PyTaskHandle;
-use crate::panics;
 use crate::turn::Turn;
+use crate::{panics, thread};
 
 /// The host.
 pub(crate) struct Python3;
@@ -108,6 +108,19 @@ impl GateWorker<Python3> for Thread<'_> {
     fn between(&mut self) {
         Worker::between(self);
     }
+
+    fn start_spare(&mut self, engine: &Arc<PyEngine>) -> Result<(), String> {
+        start_gate_thread(self.py, engine).map_err(|error| error.to_string())
+    }
+}
+
+/// Starts a thread that polls gates.
+pub(crate) fn start_gate_thread(py: Python<'_>, engine: &Arc<PyEngine>) -> Result<(), thread::StartError> {
+    let engine = Arc::clone(engine);
+    thread::start_thread(py, "bide-gates", move |py| {
+        let mut here = Thread::new(py, Arc::clone(&engine));
+        engine.work_on_gates(&mut here);
+    })
 }
 
 fn execute(py: Python<'_>, engine: &Arc<PyEngine>, call: Call<Python3>) -> Outcome {
@@ -282,14 +295,16 @@ fn poll_gate(py: Python<'_>, engine: &PyEngine, gate: &Gate<Python3>) -> Polled 
 }
 
 impl<'py> Arguments<'_, 'py> {
-    /// As `call`, within a copy of somebody's contextvars.
+    /// As `call`, within a copy of somebody's contextvars: a copy each time, since two threads cannot be within one.
     fn call_within(
         &self,
         vars: &Bound<'py, PyAny>,
         function: &Bound<'py, PyAny>,
         binding: &Binding,
     ) -> Result<Owned<'py>, Raised> {
-        let run = gil::getattr(vars, &PyString::new(self.py, "run"))?;
+        let copy = gil::getattr(vars, pyo3::intern!(self.py, "copy"))?;
+        let copy = gil::call0(&copy)?;
+        let run = gil::getattr(&copy, pyo3::intern!(self.py, "run"))?;
         let mut owned: SmallVec<[Owned<'py>; 4]> = SmallVec::new();
         owned.push(Owned::from(function.clone()));
         for argument in &binding.positional {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bide_executor::Level;
-use parking_lot::{Condvar, Mutex};
+use bide_sync::{Condvar, Mutex};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 

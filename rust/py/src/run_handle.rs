@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bide_core::{RunId, RunStatus};
 use bide_executor::{Handle, Settlement};
-use parking_lot::Mutex;
+use bide_sync::Mutex;
 use pyo3::prelude::*;
 
 use crate::exit::Home;

@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use crate::exit::{self, CloseAtExit, Home};
 use crate::flow::PyFlow;
 use crate::gil::{self, Kept};
-use crate::host::{Local, PyEngine, Thread};
+use crate::host::{Local, PyEngine, Thread, start_gate_thread};
 use crate::notify::Notifier;
 use crate::run_handle::PyRunHandle;
 use crate::snapshot::PySnapshot;
@@ -32,7 +32,6 @@ pub(crate) struct PyRunner {
 struct Inner {
     engine: Arc<PyEngine>,
     notifier: Arc<Notifier>,
-    gates_started: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -75,12 +74,7 @@ impl PyRunner {
                 Engine::start(store, SystemClock::shared(), pool, Box::new(move |level, line| log.log(level, line)))
             });
             let engine = started.map_err(|error| errors::store(py, &error))?;
-            let inner = Arc::new(Inner {
-                engine,
-                notifier,
-                gates_started: AtomicBool::new(false),
-                closed: AtomicBool::new(false),
-            });
+            let inner = Arc::new(Inner { engine, notifier, closed: AtomicBool::new(false) });
             let as_closed: std::sync::Weak<Inner> = Arc::downgrade(&inner);
             exit::close_at_exit(py, as_closed)?;
             let runner = Self { inner, home: Home::here() };
@@ -273,15 +267,10 @@ impl PyRunner {
 
     /// The thread that polls gates, once a workflow has one.
     fn start_gates(&self, py: Python<'_>, flow: &PyFlow) -> PyResult<()> {
-        let wanted = flow.bodies.iter().any(|body| body.gate.is_some());
-        if !wanted || self.inner.gates_started.swap(true, Ordering::AcqRel) {
-            return Ok(());
+        let engine = &self.inner.engine;
+        if flow.bodies.iter().any(|body| body.gate.is_some()) && engine.wants_gate_thread() {
+            start_gate_thread(py, engine)?;
         }
-        let engine = Arc::clone(&self.inner.engine);
-        thread::start_thread(py, "bide-gates", move |py| {
-            let mut here = Thread::new(py, Arc::clone(&engine));
-            engine.work_on_gates(&mut here);
-        })?;
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bide_core::record::{Batch, Committed, NewRun, RunRow, StoredRun};
 use bide_core::{RunId, Time};
 use bide_store::{Creation, Lease, RunFilter, Store, StoreError, StoredVersion, StoredWorkflow};
-use parking_lot::Mutex;
+use bide_sync::Mutex;
 
 /// What goes wrong with a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -63,12 +63,12 @@ pub(super) fn inputs<T: Serialize + ?Sized>(inputs: &T) -> Result<Inputs, Defini
     };
     let mut named = Vec::with_capacity(pairs.len());
     for (name, value) in pairs {
-        let value = encode(&value).map_err(|why| refused(format!("{name:?}: {why}")))?;
+        let value = encode(&value).map_err(|why| refused(format!("'{name}': {why}")))?;
         named.push((Arc::from(name), value));
     }
     named.sort_by(|(a, _): &(Arc<str>, Value), (b, _)| a.cmp(b));
     if let Some(pair) = named.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        return Err(refused(format!("{:?} is given twice", pair[0].0)));
+        return Err(refused(format!("'{}' is given twice", pair[0].0)));
     }
     Ok(named.into())
 }
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(inputs(&[("b", 1), ("a", 2)]).unwrap().len(), 2);
         assert!(inputs(&()).unwrap().is_empty());
         assert!(inputs(&3).unwrap_err().0.contains("named values"));
-        assert!(inputs(&[("a", 1), ("a", 2)]).unwrap_err().0.contains("\"a\" is given twice"));
+        assert!(inputs(&[("a", 1), ("a", 2)]).unwrap_err().0.contains("'a' is given twice"));
         assert!(inputs(&HashMap::from([("x", f64::NAN)])).unwrap_err().0.contains("[\"x\"]"));
     }
 }

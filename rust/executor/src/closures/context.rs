@@ -34,11 +34,11 @@ impl Scope {
         let value = self.run.input(name).ok_or_else(|| {
             let hint = did_you_mean(name, self.run.inputs.iter().map(|(name, _)| &**name));
             TaskError::definition(&format!(
-                "task {:?} reads the input {name:?}, which the run has not{hint}",
+                "task '{}' reads the input '{name}', which the run has not{hint}",
                 self.task_name()
             ))
         })?;
-        decode(value).map_err(|why| self.does_not_fit(&format!("the input {name:?}"), &why))
+        decode(value).map_err(|why| self.does_not_fit(&format!("the input '{name}'"), &why))
     }
 
     /// What a task returned that this one depends on.
@@ -47,7 +47,7 @@ impl Scope {
     /// If this task does not depend on it, if it did not complete, or if its output is of another type.
     pub fn output<T: DeserializeOwned>(&self, task: &str) -> Result<T, TaskError> {
         self.try_output(task)?.ok_or_else(|| {
-            let message = format!("task {:?} reads the output of {task:?}, which did not complete", self.task_name());
+            let message = format!("task '{}' reads the output of '{task}', which did not complete", self.task_name());
             TaskError::definition(&message)
         })
     }
@@ -63,12 +63,12 @@ impl Scope {
             let hint = did_you_mean(task, dependencies.iter().map(|ix| &**graph.name(*ix)));
             let whose = self.task_name();
             return Err(TaskError::definition(&format!(
-                "task {whose:?} reads the output of {task:?}, on which it does not depend{hint}; name it in after"
+                "task '{whose}' reads the output of '{task}', on which it does not depend{hint}; name it in after"
             )));
         };
         let value = self.run.state.lock().output(ix).cloned();
         let decoded = value.map(|value| decode(&value)).transpose();
-        decoded.map_err(|why| self.does_not_fit(&format!("the output of {task:?}"), &why))
+        decoded.map_err(|why| self.does_not_fit(&format!("the output of '{task}'"), &why))
     }
 
     /// The run's id.
@@ -90,7 +90,7 @@ impl Scope {
     }
 
     fn does_not_fit(&self, what: &str, why: &str) -> TaskError {
-        let message = format!("task {:?}: {what} does not read back as what is asked for: {why}", self.task_name());
+        let message = format!("task '{}': {what} does not read back as what is asked for: {why}", self.task_name());
         TaskError::failed(serialization_failure(&message))
     }
 }

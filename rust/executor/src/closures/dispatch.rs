@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
-use tokio::runtime::Handle;
+use bide_sync::Mutex;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::gate;
@@ -29,6 +29,9 @@ pub struct OnTokio {
     flushing: AtomicBool,
     /// The store may block: a thread of the runtime does not commit.
     pub(super) store_blocks: bool,
+    multi_thread: bool,
+    /// A lane commits itself.
+    committing: AtomicBool,
     lane_ended: Notify,
 }
 
@@ -93,12 +96,14 @@ impl Drop for Slot {
 impl OnTokio {
     pub(super) fn new(runtime: Handle, slots: u32, store_blocks: bool) -> Self {
         Self {
+            multi_thread: runtime.runtime_flavor() == RuntimeFlavor::MultiThread,
             runtime,
             state: Mutex::new(State { slots: Slots::new(slots), ready: VecDeque::new(), lanes: 0, closing: false }),
             stage: watch::Sender::new(Stage::Open),
             inbox: Mutex::default(),
             flushing: AtomicBool::new(false),
             store_blocks,
+            committing: AtomicBool::new(false),
             lane_ended: Notify::new(),
         }
     }
@@ -136,13 +141,17 @@ impl OnTokio {
             match state.slots.give_back(no, new_waits) {
                 HandOver::New => break state.ready.pop_front(),
                 HandOver::Free => break None,
-                HandOver::Resumed(resumed) => match resumed.send(Slot::new(no, engine)) {
-                    Ok(()) => break None,
-                    // Its body has gone away meanwhile.
-                    Err(slot) => {
-                        slot.into_no();
+                HandOver::Resumed(resumed) => {
+                    // Not with the lock: it wakes a task of the runtime.
+                    let sent = bide_sync::MutexGuard::unlocked(&mut state, || resumed.send(Slot::new(no, engine)));
+                    match sent {
+                        Ok(()) => break None,
+                        // Its body has gone away meanwhile.
+                        Err(slot) => {
+                            slot.into_no();
+                        }
                     }
-                },
+                }
             }
         };
         let others = state.start();
@@ -197,15 +206,14 @@ impl OnTokio {
 
     /// Starts nothing any more, and tells whoever waits.
     pub(super) fn enter(&self, stage: Stage) {
-        let dropped = {
+        let left = {
             let mut state = self.state.lock();
             state.closing = true;
-            let mut senders = Vec::new();
+            // Those who wait for a slot hear of it by this.
             let _ = state.slots.forget(|_| true);
-            senders.append(&mut state.ready.drain(..).collect());
-            senders
+            std::mem::take(&mut state.ready)
         };
-        drop(dropped);
+        drop(left);
         self.stage.send_if_modified(|now| {
             let further = *now == Stage::Open || stage == Stage::Stopped;
             if further {
@@ -213,6 +221,33 @@ impl OnTokio {
             }
             further
         });
+    }
+
+    /// The runtime drops its tasks: nothing can execute any more, and callers on other runtimes are to hear of it.
+    pub(super) fn runtime_is_gone(&self, engine: &Arc<Engine<Closures>>) {
+        if engine.is_closing() {
+            return;
+        }
+        engine.begin_close();
+        let engine = Arc::clone(engine);
+        // It joins threads, for which a runtime that shuts down is no place.
+        let _ = std::thread::Builder::new().name("bide-close".to_owned()).spawn(move || engine.finish_close());
+    }
+
+    /// With a store that blocks, a lane that would have nothing more to do commits itself, so that a hop of a chain
+    /// crosses no threads: one lane at a time, and only where the runtime can go on without this thread. True if it
+    /// did. For tasks of the runtime only.
+    fn commits_itself(&self, commit: impl FnOnce()) -> bool {
+        let idle = {
+            let state = self.state.lock();
+            state.ready.is_empty() && state.slots.resumed() == 0
+        };
+        if !self.multi_thread || !idle || self.committing.swap(true, Ordering::Acquire) {
+            return false;
+        }
+        tokio::task::block_in_place(commit);
+        self.committing.store(false, Ordering::Release);
+        true
     }
 
     fn spawn(&self, engine: &Arc<Engine<Closures>>, bodies: Vec<(SlotNo, Ready<Closures>)>) {
@@ -263,15 +298,22 @@ impl Engine<Closures> {
     /// Hands in what a body came to. Never blocks for long: with a store that blocks, the committer thread commits it
     /// with all else that has gathered meanwhile.
     pub(super) fn hand_in(self: &Arc<Self>, done: Done<Closures>) {
+        if self.dispatch.store_blocks {
+            self.committer.leave(done);
+            return;
+        }
         let mut ready = Vec::new();
         self.hand_in_and_go_on(done, &mut ready);
         self.dispatch_ready(&mut ready);
     }
 
-    /// As [`Engine::hand_in`]; what may start now is left to the caller.
+    /// As [`Engine::hand_in`], by a lane between two bodies; what may start now is left to it.
     pub(super) fn hand_in_and_go_on(self: &Arc<Self>, done: Done<Closures>, ready: &mut Vec<Ready<Closures>>) {
         if self.dispatch.store_blocks {
-            self.committer.leave(done);
+            self.committer.put_down(done);
+            if !self.dispatch.commits_itself(|| self.commit_left(ready)) {
+                self.committer.wake();
+            }
             return;
         }
         let OnTokio { inbox, flushing, .. } = &self.dispatch;

@@ -174,7 +174,7 @@ pub enum Error {
 
 /// A run that has ended with a failure.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("run {} of {:?} failed{}", .result.id, .result.workflow, .result.what_failed())]
+#[error("run {} of '{}' failed{}", .result.id, .result.workflow, .result.what_failed())]
 pub struct RunFailed {
     /// All that is known of the run.
     pub result: RunResult,
@@ -209,8 +209,8 @@ impl From<SubmitError> for Error {
             SubmitError::Stopped(settlement) => Self::settled(settlement),
             SubmitError::Store(error) => Self::Store(error),
             SubmitError::OtherInputs { run, key, inputs } => Self::Definition(DefinitionError(format!(
-                "the key {key:?} belongs to run {run}, which has other inputs (they differ in {}); take another key",
-                inputs.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
+                "the key '{key}' belongs to run {run}, which has other inputs (they differ in {}); take another key",
+                inputs.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ")
             ))),
         }
     }

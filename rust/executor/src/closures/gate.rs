@@ -37,9 +37,10 @@ where
     F: Fn(Scope) -> R + Send + Sync + 'static,
     R: Future<Output: Answer> + Send + 'static,
 {
+    let condition = Arc::new(condition);
     let condition: GateCondition = Box::new(move |scope| {
-        let answer = condition(scope);
-        Box::pin(async move { answer.await.polled() })
+        let condition = Arc::clone(&condition);
+        Box::pin(async move { condition(scope).await.polled() })
     });
     Wait::new(GateUntil::Condition, Some(condition))
 }
@@ -116,7 +117,7 @@ pub(super) async fn watch(engine: Arc<Engine<Closures>>, gate: host::Gate<Closur
         let polled = match &body.gate {
             Some(condition) => {
                 let scope = Scope::new(&run, gate.task);
-                let asked = Caught::new(async { condition(scope).await });
+                let asked = Caught::new(condition(scope));
                 tokio::select! {
                     biased;
                     asked = asked => asked.unwrap_or_else(Polled::Raised),
@@ -160,14 +161,18 @@ fn judge(
         Polled::Raised(failure) if poll.failed() => Some(Err(failure)),
         Polled::Raised(_) | Polled::False if late => {
             let name = gate.flow().graph.name(gate.task.ix);
-            let message = format!("the gate of task {name:?} stayed shut until its deadline");
+            let message = format!("the gate of task '{name}' stayed shut until its deadline");
             Some(Err(Failure::new(FailureKind::WaitTimeout, "bide.WaitTimeout", &message)))
         }
         Polled::False => {
             poll.ok();
+            gate.run.note(gate.task.ix, None);
             None
         }
-        Polled::Raised(_) => None,
+        Polled::Raised(failure) => {
+            gate.run.note(gate.task.ix, Some(format!("its condition last raised {failure}")));
+            None
+        }
     }
 }
 

@@ -4,10 +4,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bide_core::event::Wait;
 use bide_core::{EntryKey, EntryKind, Event, Failure, FailureKind, Recall, Refused, RunId, TaskRef, Value};
-use parking_lot::Mutex;
+use bide_sync::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
@@ -38,6 +39,20 @@ pub(super) struct BodyState {
     suspended: AtomicBool,
     /// The step, condition or wait of this body that is going on.
     inside: Mutex<Option<String>>,
+    deferred: Mutex<Deferred>,
+}
+
+/// How long a body has had no slot.
+#[derive(Default)]
+struct Deferred {
+    before: Duration,
+    since: Option<Duration>,
+}
+
+impl Deferred {
+    fn until(&self, now: Duration) -> Duration {
+        self.before + self.since.map_or(Duration::ZERO, |since| now.saturating_sub(since))
+    }
 }
 
 /// While it lives, nothing else of its body may be recorded.
@@ -61,6 +76,7 @@ impl BodyState {
             ended: AtomicBool::new(ended),
             suspended: AtomicBool::new(false),
             inside: Mutex::default(),
+            deferred: Mutex::default(),
         })
     }
 
@@ -74,6 +90,23 @@ impl BodyState {
 
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::Release);
+    }
+
+    /// The body gives its slot away.
+    pub(super) fn defers(&self) {
+        self.deferred.lock().since = Some(self.engine().clock.steady());
+    }
+
+    /// The body has a slot again.
+    pub(super) fn goes_on(&self) {
+        let mut deferred = self.deferred.lock();
+        deferred.before = deferred.until(self.engine().clock.steady());
+        deferred.since = None;
+    }
+
+    /// How long it has had no slot until now.
+    pub(super) fn deferred(&self, now: Duration) -> Duration {
+        self.deferred.lock().until(now)
     }
 
     fn has_ended(&self) -> bool {
@@ -100,7 +133,7 @@ impl BodyState {
         let mut inside = self.inside.lock();
         if let Some(inside) = &*inside {
             return Err(WaitError::Misuse(format!(
-                "task {:?}: {what} inside {inside}: a body waits or records a step one after the other, and never \
+                "task '{}': {what} inside {inside}: a body waits or records a step one after the other, and never \
                  within a step or a condition",
                 self.task_name()
             )));
@@ -126,7 +159,7 @@ impl BodyState {
         let recall = self.run.state.lock().recall(self.task, self.attempt, key, kind, proof);
         match recall.map_err(WaitError::Over)? {
             Recall::Mismatch(why) => {
-                let reason = format!("task {:?}: {why}", self.task_name());
+                let reason = format!("task '{}': {why}", self.task_name());
                 self.commit(Event::Block { reason: reason.as_str().into() }).await?;
                 Err(WaitError::Mismatch(reason))
             }
@@ -202,12 +235,12 @@ impl TaskHandle {
         let body = &self.0;
         let name = name.into();
         let refused = |what: &str, why: &str| {
-            let message = format!("task {:?}: {what} of the step {name:?} cannot be stored: {why}", body.task_name());
+            let message = format!("task '{}': {what} of the step '{name}' cannot be stored: {why}", body.task_name());
             serialization_failure(&message)
         };
         let proof: Arc<[u8]> =
             encode(args).map_err(|why| TaskError::failed(refused("the arguments", &why)))?.as_bytes().into();
-        let _inside = body.begin(&format!("the step {name:?}"))?;
+        let _inside = body.begin(&format!("the step '{name}'"))?;
         let key = body.next_key(&name);
         match body.recall(&key, EntryKind::Step, Some(&proof)).await? {
             Recall::Satisfied(value) => return self.decoded(&name, &value),
@@ -233,7 +266,7 @@ impl TaskHandle {
     pub(super) fn decoded<T: DeserializeOwned>(&self, name: &str, value: &Value) -> Result<T, TaskError> {
         decode(value).map_err(|why| {
             let message = format!(
-                "task {:?}: the recorded value of {name:?} does not read back as what is asked for: {why}",
+                "task '{}': the recorded value of '{name}' does not read back as what is asked for: {why}",
                 self.0.task_name()
             );
             TaskError::failed(Failure::new(FailureKind::Serialization, "bide.SerializationError", &message))

@@ -4,15 +4,17 @@
 //! its slot goes to somebody else.
 
 use std::any::Any;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bide_core::event::Retry;
-use bide_core::{Event, Failure, FailureKind, Outcome, Value};
-use parking_lot::Mutex;
+use bide_core::{Event, Failure, FailureKind, Outcome, TaskRef, Value};
+use bide_sync::Mutex;
+use tokio::sync::{oneshot, watch};
 
 use super::context::{Scope, TaskContext};
 use super::dispatch::{Slot, Stage};
@@ -21,10 +23,14 @@ use super::handle::BodyState;
 use super::workflow::{BoxFuture, Closures};
 use crate::commit::Done;
 use crate::engine::Engine;
+use crate::flow::Run;
 use crate::host::Ready;
 
 /// So many bodies are executed before other tasks of the runtime have a turn.
 const TURNS: u64 = 32;
+
+/// A body's start is written once it has executed for so long, so that other processes can see it.
+const SHOW_AFTER: Duration = Duration::from_millis(100);
 
 /// What a lane's bodies share.
 pub(super) struct Lane {
@@ -99,19 +105,26 @@ impl Lane {
     }
 
     /// Executes a body; what may start by that is added to `fresh`.
-    async fn execute(self: &Arc<Self>, ready: Ready<Closures>, fresh: &mut Vec<Ready<Closures>>) {
+    async fn execute(
+        self: &Arc<Self>,
+        ready: Ready<Closures>,
+        fresh: &mut Vec<Ready<Closures>>,
+        stage: &mut watch::Receiver<Stage>,
+    ) {
         let engine = &self.engine;
         let Ready { run, task } = ready;
         let entered = run.state.lock().enter(task, engine.clock.now());
         let Some(entered) = entered else { return };
         let (turn, attempt) = (self.next_turn(), entered.attempt);
         let body = &run.flow.bodies[task.ix as usize];
+        if entered.mark {
+            self.commit_mark(&run, task, attempt).await;
+        }
         let cx = TaskContext { scope: Scope::new(&run, task), lane: Arc::clone(self), attempt, turn };
-        let mut stage = engine.dispatch().stage();
-        let returned = tokio::select! {
-            biased;
-            returned = Caught::new(async { (body.call)(cx).await }) => Some(returned),
-            () = Stage::stopped(&mut stage) => None,
+        let mut body_future = Caught::new((body.call)(cx));
+        let returned = match poll_fn(|cx| Poll::Ready(Pin::new(&mut body_future).poll(cx))).await {
+            Poll::Ready(returned) => Some(returned),
+            Poll::Pending => self.run_on(body_future, &run, task, attempt, turn, stage).await,
         };
         let suspended = self.end_turn().is_some_and(|body| body.suspending());
         let outcome = match returned {
@@ -121,6 +134,69 @@ impl Lane {
         let event = Event::Ended { task, attempt, outcome };
         let at = engine.clock.now();
         engine.hand_in_and_go_on(Done { run, event, at, reply: None }, fresh);
+    }
+
+    /// A body that does not return at once: shown to others if it takes long, dropped if the runner stops.
+    async fn run_on<T>(
+        self: &Arc<Self>,
+        mut body: Caught<'_, T>,
+        run: &Arc<Run<Closures>>,
+        task: TaskRef,
+        attempt: u32,
+        turn: u64,
+        stage: &mut watch::Receiver<Stage>,
+    ) -> Option<Result<T, Failure>> {
+        let limit = self.limit(run, task, turn);
+        tokio::pin!(limit);
+        tokio::select! {
+            biased;
+            returned = &mut body => return Some(returned),
+            () = Stage::stopped(stage) => return None,
+            timed_out = &mut limit => return Some(Err(timed_out)),
+            () = tokio::time::sleep(SHOW_AFTER) => {}
+        }
+        // One that is deferred has a row already.
+        if self.holds_slot(turn) {
+            let (event, at) = (Event::Started { task, attempt }, self.engine.clock.now());
+            self.engine.hand_in(Done { run: Arc::clone(run), event, at, reply: None });
+        }
+        tokio::select! {
+            biased;
+            returned = body => Some(returned),
+            () = Stage::stopped(stage) => None,
+            timed_out = limit => Some(Err(timed_out)),
+        }
+    }
+
+    /// Returns when the attempt has executed for as long as it may; never, if it has no limit.
+    async fn limit(&self, run: &Arc<Run<Closures>>, task: TaskRef, turn: u64) -> Failure {
+        let spec = run.flow.graph.spec(task.ix);
+        let Some(limit) = spec.timeout else { return std::future::pending().await };
+        let begun = self.engine.clock.steady();
+        loop {
+            let now = self.engine.clock.steady();
+            let executed = now.saturating_sub(begun).saturating_sub(self.deferred(turn, now));
+            if executed >= limit {
+                let message = format!("task '{}' has executed for longer than its timeout of {limit:?}", spec.name);
+                return Failure::new(FailureKind::TaskTimeout, "bide.TaskTimeout", &message);
+            }
+            tokio::time::sleep(limit - executed).await;
+        }
+    }
+
+    fn deferred(&self, turn: u64, now: Duration) -> Duration {
+        let state = self.state.lock();
+        let body = state.body.as_ref().filter(|_| state.turn == turn);
+        body.map_or(Duration::ZERO, |body| body.deferred(now))
+    }
+
+    /// An earlier process may have died of this body: that it is entered again is committed first.
+    async fn commit_mark(&self, run: &Arc<Run<Closures>>, task: TaskRef, attempt: u32) {
+        let (reply, committed) = oneshot::channel();
+        let (event, at) = (Event::Started { task, attempt }, self.engine.clock.now());
+        self.engine.hand_in(Done { run: Arc::clone(run), event, at, reply: Some(reply) });
+        // If it is lost, the engine has stopped or the attempt is over: then so is what the body does.
+        let _ = committed.await;
     }
 }
 
@@ -153,11 +229,12 @@ struct Guard {
 impl Guard {
     async fn work(mut self, first: Ready<Closures>) {
         let lane = Arc::clone(&self.lane);
+        let mut stage = lane.engine.dispatch().stage();
         let mut next = Some(first);
         let mut fresh = Vec::new();
         let mut turns = 0;
         while let Some(ready) = next.take() {
-            lane.execute(ready, &mut fresh).await;
+            lane.execute(ready, &mut fresh, &mut stage).await;
             next = lane.go_on(&mut fresh);
             turns += 1;
             if turns % TURNS == 0 {
@@ -187,7 +264,7 @@ impl Drop for Guard {
         let lane = &self.lane;
         let dispatch = lane.engine.dispatch();
         if !self.ended {
-            dispatch.enter(Stage::Closing);
+            lane.engine.dispatch().runtime_is_gone(&lane.engine);
             drop(lane.end_turn());
         }
         drop(lane.take_slot());
@@ -199,8 +276,8 @@ impl Drop for Guard {
 pub(super) struct Caught<'a, T>(Option<BoxFuture<'a, T>>);
 
 impl<'a, T> Caught<'a, T> {
-    pub(super) fn new(future: impl Future<Output = T> + Send + 'a) -> Self {
-        Self(Some(Box::pin(future)))
+    pub(super) fn new(future: BoxFuture<'a, T>) -> Self {
+        Self(Some(future))
     }
 
     /// Drops the future: its destructors may panic too.

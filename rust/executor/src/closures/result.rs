@@ -56,7 +56,7 @@ impl RunHandle {
                     return match status {
                         RunStatus::Completed => Ok(result),
                         RunStatus::Paused | RunStatus::Pending | RunStatus::Running => Err(Error::Blocked(format!(
-                            "run {} of {:?} is paused: {}",
+                            "run {} of '{}' is paused: {}",
                             result.id,
                             result.workflow,
                             result.blocked_by.as_deref().unwrap_or("on request")
@@ -205,7 +205,7 @@ impl RunResult {
     pub fn task(&self, name: &str) -> Result<&TaskResult, Error> {
         self.tasks.iter().find(|task| &*task.name == name).ok_or_else(|| {
             let hint = did_you_mean(name, self.tasks.iter().map(|task| &*task.name));
-            Error::Unknown(format!("run {} of {:?} has no task {name:?}{hint}", self.id, self.workflow))
+            Error::Unknown(format!("run {} of '{}' has no task '{name}'{hint}", self.id, self.workflow))
         })
     }
 
@@ -216,10 +216,10 @@ impl RunResult {
     pub fn output<T: DeserializeOwned>(&self, task: &str) -> Result<T, Error> {
         let found = self.task(task)?;
         let Some(output) = &found.output else {
-            return Err(Error::Unknown(format!("task {task:?} has no output: it is {}", found.status)));
+            return Err(Error::Unknown(format!("task '{task}' has no output: it is {}", found.status)));
         };
         decode(output).map_err(|why| {
-            Error::Serialization(format!("the output of {task:?} does not read back as what is asked for: {why}"))
+            Error::Serialization(format!("the output of '{task}' does not read back as what is asked for: {why}"))
         })
     }
 
@@ -228,7 +228,7 @@ impl RunResult {
         let Some(error) = &self.error else { return String::new() };
         let failed = |task: &&TaskResult| task.status == TaskStatus::Failed && task.error.as_ref() == Some(error);
         match self.tasks.iter().find(failed) {
-            Some(task) => format!(": task {:?}: {error}", task.name),
+            Some(task) => format!(": task '{}': {error}", task.name),
             None => format!(": {error}"),
         }
     }

@@ -15,7 +15,7 @@ use super::error::Error;
 use super::result::{RunHandle, RunResult};
 use super::workflow::{BoxFuture, Closures, Workflow};
 use crate::clock::{Clock, SystemClock};
-use crate::engine::{Engine, Level, default_slots};
+use crate::engine::{Engine, Level, Log, default_slots};
 use crate::flow::Inputs;
 use crate::submit::Wanted;
 
@@ -24,8 +24,6 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// How long it takes at most until bodies that are dropped have let go.
 const LETTING_GO: Duration = Duration::from_secs(1);
-
-type Log = Box<dyn Fn(Level, &str) + Send + Sync>;
 
 /// Executes runs of workflows on the tokio runtime on which it was started. Dropping it suspends its runs: nothing is
 /// lost, and the next runner on the store goes on with them.
@@ -151,6 +149,12 @@ impl Runner {
     #[must_use]
     pub fn slots_in_use(&self) -> (usize, usize) {
         self.engine.dispatch().slots_in_use()
+    }
+
+    /// How many runs that have not ended this runner has in memory.
+    #[must_use]
+    pub fn live_runs(&self) -> usize {
+        self.engine.live_count()
     }
 
     /// Ends it: deferred bodies are suspended, others may go on for five seconds. What is left can be taken up again.

@@ -131,9 +131,9 @@ where
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let Self { handle, mut condition, policy, timeout, name, proof, .. } = self;
-            policy.validate().map_err(|error| TaskError::definition(&format!("{name:?}: {}", error.0)))?;
+            policy.validate().map_err(|error| TaskError::definition(&format!("'{name}': {}", error.0)))?;
             let proof = proof.transpose().map_err(|why| {
-                TaskError::definition(&format!("{name:?}: what the condition depends on cannot be stored: {why}"))
+                TaskError::definition(&format!("'{name}': what the condition depends on cannot be stored: {why}"))
             })?;
             let proof = proof.map(|value| Arc::from(value.as_bytes()));
             let stated = Stated { name: Arc::clone(&name), proof, policy, timeout };
@@ -153,6 +153,9 @@ struct Stated {
 impl TaskHandle {
     /// Waits until a condition holds, without a slot: other tasks execute meanwhile. It is asked once at once, then at
     /// this interval. Returns what it answered: `true`, or the value that its `Option` had.
+    ///
+    /// Limit it with [`timeout`](DeferUntil::timeout) rather than by dropping it: a body that drops an open wait goes
+    /// on without a slot until its next wait has ended.
     pub fn defer_until<'a, F, R>(&self, condition: F, poll_interval: Duration) -> DeferUntil<'a, F>
     where
         F: FnMut() -> R + Send + 'a,
@@ -209,7 +212,7 @@ impl BodyState {
         R: Future<Output: Answer>,
     {
         let Stated { name, proof, policy, timeout } = stated;
-        let _inside = self.begin(&format!("the wait {name:?}"))?;
+        let _inside = self.begin(&format!("the wait '{name}'"))?;
         let key = self.next_key(&name);
         let recorded_deadline = match self.recall(&key, EntryKind::Condition, proof.as_deref()).await? {
             Recall::Satisfied(value) => return Ok(value),
@@ -219,7 +222,7 @@ impl BodyState {
         };
         let wait = Wait { key: key.clone(), kind: EntryKind::Condition, proof, due: None, timeout };
         let mut poll = Poll::new(policy);
-        let first = judge(&mut poll, condition().await.polled());
+        let first = self.judge(&mut poll, condition().await.polled());
         let first = first.or_else(|| self.late(&key, recorded_deadline));
         if let Some(result) = first {
             self.commit(self.recorded(wait, result.clone())).await?;
@@ -231,7 +234,7 @@ impl BodyState {
             let now = self.engine().clock.now();
             let span = poll.next(now, deadline, self.engine().random()).since(now);
             self.pause(span).await?;
-            let polled = judge(&mut poll, condition().await.polled());
+            let polled = self.judge(&mut poll, condition().await.polled());
             if let Some(result) = polled.or_else(|| self.late(&key, deadline)) {
                 break result;
             }
@@ -240,7 +243,7 @@ impl BodyState {
     }
 
     async fn wait_time(&self, name: &Arc<str>, due: impl FnOnce(Time) -> Time) -> Result<(), WaitError> {
-        let _inside = self.begin(&format!("the wait {name:?}"))?;
+        let _inside = self.begin(&format!("the wait '{name}'"))?;
         let key = self.next_key(name);
         let clock = &self.engine().clock;
         let (due, open) = match self.recall(&key, EntryKind::Time, None).await? {
@@ -274,6 +277,7 @@ impl BodyState {
     /// Commits an open wait and only then drops the slot.
     async fn open(&self, wait: Wait) -> Result<(), WaitError> {
         self.commit(Event::Opened { task: self.task, attempt: self.attempt, wait }).await?;
+        self.defers();
         drop(self.lane.give_slot_away(self.turn));
         Ok(())
     }
@@ -293,28 +297,33 @@ impl BodyState {
         self.commit(self.closed(key, result.clone())).await?;
         let slot = self.engine().dispatch().resume(self.engine()).await;
         self.lane.keep_slot(self.turn, slot.ok_or_else(|| self.suspend())?);
+        self.goes_on();
         result.map_err(WaitError::Failed)
+    }
+
+    /// Whether what a poll found ends the wait, and how.
+    fn judge(&self, poll: &mut Poll, polled: Polled) -> Option<Result<Value, Failure>> {
+        match polled {
+            Polled::True(value) => Some(Ok(value)),
+            Polled::Broken(failure) => Some(Err(failure)),
+            Polled::False => {
+                poll.ok();
+                self.run.note(self.task.ix, None);
+                None
+            }
+            Polled::Raised(failure) => {
+                self.run.note(self.task.ix, Some(format!("its condition last raised {failure}")));
+                poll.failed().then_some(Err(failure))
+            }
+        }
     }
 
     /// Whether the deadline has passed, and the failure that this is.
     fn late(&self, key: &EntryKey, deadline: Option<Time>) -> Option<Result<Value, Failure>> {
         let late = deadline.is_some_and(|deadline| self.engine().clock.now() >= deadline);
         late.then(|| {
-            let message = format!("task {:?} waited for {:?} until its deadline passed", self.task_name(), key.name);
+            let message = format!("task '{}' waited for '{}' until its deadline passed", self.task_name(), key.name);
             Err(Failure::new(FailureKind::WaitTimeout, "bide.WaitTimeout", &message))
         })
-    }
-}
-
-/// Whether what a poll found ends the wait, and how.
-fn judge(poll: &mut Poll, polled: Polled) -> Option<Result<Value, Failure>> {
-    match polled {
-        Polled::True(value) => Some(Ok(value)),
-        Polled::Broken(failure) => Some(Err(failure)),
-        Polled::False => {
-            poll.ok();
-            None
-        }
-        Polled::Raised(failure) => poll.failed().then_some(Err(failure)),
     }
 }

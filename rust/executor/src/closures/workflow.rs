@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bide_core::{DefinitionError, Failure, FailureKind, Graph, PollPolicy, RetryPolicy, RunIf, TaskSpec, Value};
 use serde::Serialize;
@@ -109,15 +110,15 @@ impl WorkflowBuilder {
         R: Future<Output = Result<T, TaskError>> + Send + 'static,
         T: Serialize,
     {
-        let name = name.into();
-        let task = Arc::clone(&name);
+        let body = Arc::new(body);
         let call: Call = Box::new(move |cx| {
-            let task = Arc::clone(&task);
-            let future = body(cx);
+            let body = Arc::clone(&body);
+            let scope = cx.scope.clone();
+            // Called within the future, so that a panic of the closure itself is caught with those of its future.
             Box::pin(async move {
-                let output = future.await?;
+                let output = body(cx).await?;
                 encode(&output).map_err(|why| {
-                    let message = format!("what task {task:?} returned cannot be stored: {why}");
+                    let message = format!("what task '{}' returned cannot be stored: {why}", scope.task_name());
                     TaskError::failed(serialization_failure(&message))
                 })
             })
@@ -127,7 +128,7 @@ impl WorkflowBuilder {
             call,
             covers: None,
             gate: None,
-            gate_policy: PollPolicy::every(std::time::Duration::from_secs(1)),
+            gate_policy: PollPolicy::every(Duration::from_secs(1)),
         });
         self
     }
@@ -141,7 +142,7 @@ impl WorkflowBuilder {
     }
 
     fn refuse(&mut self, why: String) {
-        let message = format!("workflow {:?}: {why}", self.name);
+        let message = format!("workflow '{}': {why}", self.name);
         self.refused.get_or_insert(DefinitionError(message));
     }
 
@@ -163,6 +164,12 @@ impl WorkflowBuilder {
         self.last("retry_if", |_, body| body.covers = Some(Box::new(covers)))
     }
 
+    /// How long one attempt may execute, the time that it is deferred excluded: then it is dropped and has failed.
+    #[must_use]
+    pub fn timeout(self, timeout: Duration) -> Self {
+        self.last("timeout", |spec, _| spec.timeout = Some(timeout))
+    }
+
     /// When the task runs, decided once all that it depends on has ended.
     #[must_use]
     pub fn run_if(self, run_if: RunIf) -> Self {
@@ -173,7 +180,7 @@ impl WorkflowBuilder {
     #[must_use]
     pub fn gate(mut self, gate: Wait) -> Self {
         if let (Err(DefinitionError(why)), Some(spec)) = (gate.validate(), self.specs.last()) {
-            let why = format!("task {:?}: its gate: {why}", spec.name);
+            let why = format!("task '{}': its gate: {why}", spec.name);
             self.refuse(why);
         }
         self.last("gate", |spec, body| {

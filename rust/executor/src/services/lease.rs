@@ -7,7 +7,7 @@ use std::time::Duration;
 use bide_core::record::StoredRun;
 use bide_core::{RunId, RunStatus};
 use bide_store::StoreError;
-use parking_lot::{Condvar, Mutex};
+use bide_sync::{Condvar, Mutex};
 
 use crate::engine::{Engine, Level};
 use crate::host::{Dispatch, Host};

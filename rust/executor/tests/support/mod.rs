@@ -1,5 +1,4 @@
 //! What the integration tests share: every test runs on every store.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::future::Future;
 use std::path::Path;
@@ -13,7 +12,6 @@ use bide_executor::{Runner, core::RunId, core::record::TaskRow};
 pub(crate) const HANG: Duration = Duration::from_secs(20);
 
 /// An interval that is short, for conditions that a test makes true.
-#[allow(dead_code, reason = "not every test file polls")]
 pub(crate) const SOON: Duration = Duration::from_millis(2);
 
 /// A store to open again and again: what was in it is still there.
@@ -24,21 +22,21 @@ pub(crate) struct Place {
 
 impl Place {
     /// A memory store.
-    #[allow(dead_code, reason = "not every test file needs one by itself")]
     pub(crate) fn memory() -> Self {
         Self { memory: Some(MemoryStore::new()), directory: tempfile::tempdir().unwrap() }
+    }
+
+    /// An SQLite file.
+    fn sqlite() -> Self {
+        Self { memory: None, directory: tempfile::tempdir().unwrap() }
     }
 
     /// Opens the store.
     pub(crate) fn open(&self) -> Arc<dyn Store> {
         match &self.memory {
             Some(memory) => Arc::clone(memory) as Arc<dyn Store>,
-            None => SqliteStore::open(&self.file(), Durability::Normal).unwrap(),
+            None => SqliteStore::open(&Path::new(self.directory.path()).join("bide.db"), Durability::Normal).unwrap(),
         }
-    }
-
-    fn file(&self) -> std::path::PathBuf {
-        Path::new(self.directory.path()).join("bide.db")
     }
 
     /// A runner on it.
@@ -49,18 +47,15 @@ impl Place {
 
 /// Runs a test on a memory store and on an SQLite file, each on a runtime of two threads; fails if it hangs.
 pub(crate) fn on_every_store<T: Future<Output = ()>>(test: impl Fn(Place) -> T) {
-    for memory in [Some(MemoryStore::new()), None] {
-        let name = if memory.is_some() { "memory" } else { "SQLite" };
+    for place in [Place::memory(), Place::sqlite()] {
+        let name = place.open().name().to_owned();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let place = Place { memory, directory: tempfile::tempdir().unwrap() };
-        runtime.block_on(async { tokio::time::timeout(HANG, test(place)).await }).unwrap_or_else(|_| {
-            panic!("hangs on {name}");
-        });
+        let done = runtime.block_on(async { tokio::time::timeout(HANG, test(place)).await });
+        assert!(done.is_ok(), "hangs on {name}");
     }
 }
 
 /// A task's row, as the store has it.
-#[allow(dead_code, reason = "not every test file reads rows")]
 pub(crate) fn row(store: &Arc<dyn Store>, run: RunId, task: &str) -> TaskRow {
     let stored = store.load(run).unwrap().unwrap();
     let id = stored.tasks.iter().find(|recorded| &*recorded.name == task).unwrap().id;

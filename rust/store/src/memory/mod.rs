@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bide_core::record::{Batch, Committed, NewRun, RecordedTask, RunRow, RunRowId, StoredRun, Write};
 use bide_core::{RunId, RunStatus, TaskId, Time};
-use parking_lot::Mutex;
+use bide_sync::Mutex;
 
 use crate::{Creation, LEASE, Lease, RunFilter, Store, StoreError, StoredVersion, StoredWorkflow};
 use run::{MemRun, RowHash};

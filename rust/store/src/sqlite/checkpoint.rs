@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use bide_sync::{Condvar, Mutex};
 use rusqlite::Connection;
 
 /// The log is copied when about so many bytes were written to it.
@@ -101,7 +101,7 @@ fn serve(debt: &Debt, connection: &Connection, writer: &Mutex<Connection>) {
                 return;
             }
         }
-        parking_lot::MutexGuard::unlocked(&mut stop, || checkpoint(debt, connection, writer));
+        bide_sync::MutexGuard::unlocked(&mut stop, || checkpoint(debt, connection, writer));
         // A reader or another process is in the way: not again at once.
         if !*stop && debt.bytes.load(Ordering::Relaxed) >= LIMIT {
             debt.wake.wait_for(&mut stop, PAUSE);

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use bide_core::record::{Batch, Committed, NewRun, RunRow, StoredRun};
 use bide_core::{RunId, Time};
-use parking_lot::{Mutex, MutexGuard};
+use bide_sync::{Mutex, MutexGuard};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::{Creation, Durability, Lease, RunFilter, Store, StoreError, StoredVersion, StoredWorkflow};

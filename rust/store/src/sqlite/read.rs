@@ -8,7 +8,7 @@ use bide_core::{
     Entry, EntryKey, EntryKind, EntryState, Failure, RunId, RunStatus, SubStatus, TaskId, TaskRow, TaskStatus, Time,
     Value,
 };
-use parking_lot::Mutex;
+use bide_sync::Mutex;
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 

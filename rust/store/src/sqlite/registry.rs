@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use bide_sync::{Condvar, Mutex};
 
 use super::error::Place;
 use super::surroundings::{FileId, identify};

@@ -1,0 +1,199 @@
+//! When the store fails, or another runner takes over: nobody is left waiting, nothing committed is executed again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use bide_executor::core::RunStatus;
+use bide_executor::core::recover::MAX_CRASHES;
+use bide_executor::store::{LEASE, MemoryStore, Store};
+use bide_executor::{Error, Runner, SystemClock, TaskContext, TaskError, Workflow};
+use bide_testkit::fault::{Fault, FaultyStore};
+use tokio::sync::{Notify, Semaphore};
+
+use crate::support::{HANG, SOON, row};
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(HANG, future).await.unwrap()
+}
+
+fn quiet(store: Arc<dyn Store>) -> Runner {
+    Runner::open(store).slots(1).log(|_, _| ()).start().unwrap()
+}
+
+/// Counts its executions, says that it was entered, and waits for a permit.
+fn held(entered: &Arc<Notify>, go_on: &Arc<Semaphore>, executed: &Arc<AtomicU32>) -> Workflow {
+    let parts = (Arc::clone(entered), Arc::clone(go_on), Arc::clone(executed));
+    Workflow::builder("held")
+        .task("held", move |_| {
+            let (entered, go_on, executed) = parts.clone();
+            async move {
+                executed.fetch_add(1, Ordering::SeqCst);
+                entered.notify_one();
+                go_on.acquire().await?.forget();
+                Ok(7)
+            }
+        })
+        .build()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_failed_commit_is_told_to_every_caller_and_stops_the_runner() {
+    for fault in [Fault::Unavailable, Fault::Busy, Fault::UnknownBefore, Fault::CrashBefore] {
+        let (entered, go_on, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
+        let flow = held(&entered, &go_on, &executed);
+        let faulty = FaultyStore::new(MemoryStore::new());
+        let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
+        let run = runner.submit(&flow, &()).await.unwrap();
+        within(entered.notified()).await;
+        faulty.fail_next(fault);
+        go_on.add_permits(1);
+        let error = within(run.result()).await.unwrap_err();
+        assert!(matches!(error, Error::Store(_)), "{fault:?}: {error}");
+        assert!(matches!(within(async { runner.run(&flow, ()).await }).await, Err(Error::Store(_))), "{fault:?}");
+        within(runner.close()).await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_committed_with_an_unknown_outcome_is_not_executed_again() {
+    let (entered, go_on, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
+    let flow = held(&entered, &go_on, &executed);
+    let faulty = FaultyStore::new(MemoryStore::new());
+    let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
+    let run = runner.submit(&flow, &()).key("k").await.unwrap();
+    within(entered.notified()).await;
+    faulty.fail_next(Fault::UnknownAfter);
+    go_on.add_permits(1);
+    assert!(within(run.result()).await.is_err());
+    within(runner.close()).await;
+
+    let runner = quiet(faulty.inner());
+    let result = within(async { runner.run(&flow, ()).key("k").await }).await.unwrap();
+    assert_eq!(result.output::<u32>("held").unwrap(), 7);
+    assert_eq!(executed.load(Ordering::SeqCst), 1);
+    within(runner.close()).await;
+}
+
+#[tokio::test]
+async fn a_wait_that_cannot_be_committed_unwinds_its_body() {
+    let (entered, told) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+    let (go_on, parts) = (Arc::new(Semaphore::new(0)), (Arc::clone(&entered), Arc::clone(&told)));
+    let may = Arc::clone(&go_on);
+    let flow = Workflow::builder("unwinds")
+        .task("wait", move |cx: TaskContext| {
+            let ((entered, told), may) = (parts.clone(), Arc::clone(&may));
+            async move {
+                entered.notify_one();
+                may.acquire().await?.forget();
+                let error = cx.handle().sleep(Duration::from_secs(3600)).await.unwrap_err();
+                told.store(error.is_suspended(), Ordering::SeqCst);
+                Err::<(), _>(error)
+            }
+        })
+        .build()
+        .unwrap();
+    let faulty = FaultyStore::new(MemoryStore::new());
+    let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
+    let run = runner.submit(&flow, &()).await.unwrap();
+    within(entered.notified()).await;
+    faulty.fail_next(Fault::Unavailable);
+    go_on.add_permits(1);
+    assert!(matches!(within(run.result()).await, Err(Error::Store(_))));
+    within(runner.close()).await;
+    assert!(told.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn a_runner_that_was_fenced_drops_its_runs_and_takes_up_what_is_free_again() {
+    let (open, polled, entries) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()), Arc::default());
+    let parts = (Arc::clone(&open), Arc::clone(&polled), Arc::clone(&entries));
+    let flow = Workflow::builder("fenced")
+        .task("wait", move |cx: TaskContext| {
+            let (open, polled, entries): (Arc<AtomicBool>, Arc<Notify>, Arc<AtomicU32>) = parts.clone();
+            async move {
+                entries.fetch_add(1, Ordering::SeqCst);
+                let mut polls = 0;
+                let condition = || {
+                    polls += 1;
+                    if polls == 2 {
+                        polled.notify_one();
+                    }
+                    let open = &open;
+                    async move { open.load(Ordering::SeqCst) }
+                };
+                cx.handle().defer_until(condition, SOON).await?;
+                Ok(7)
+            }
+        })
+        .build()
+        .unwrap();
+    let store = MemoryStore::new();
+    let runner = quiet(Arc::clone(&store) as Arc<dyn Store>);
+    let run = runner.submit(&flow, &()).await.unwrap();
+    within(polled.notified()).await;
+
+    // Another runner finds the lease run out and takes the run.
+    let clock = SystemClock::shared();
+    let other = store.enroll(clock.now()).unwrap();
+    let stored = store.register("fenced", flow.graph().version(), &[("wait".into(), vec![])]).unwrap();
+    let later = clock.now().after(LEASE + SOON);
+    assert_eq!(store.claim(other, &[stored.version], later, 9).unwrap(), [run.id()]);
+
+    // The fenced one finds out with its next commit; nothing of it is written.
+    let waiting = tokio::spawn({
+        let run = run.clone();
+        async move { run.result().await }
+    });
+    open.store(true, Ordering::SeqCst);
+    while runner.live_runs() > 0 {
+        tokio::time::sleep(SOON).await;
+    }
+    let row = row(&(Arc::clone(&store) as Arc<dyn Store>), run.id(), "wait");
+    assert!(row.output.is_none(), "the fenced runner has written");
+
+    // The other one lets go; the first, under its new lease, takes the run up and the caller hears of its end.
+    store.leave(other).unwrap();
+    let result = within(waiting).await.unwrap().unwrap();
+    assert_eq!(result.output::<u32>("wait").unwrap(), 7);
+    assert_eq!(entries.load(Ordering::SeqCst), 2);
+    within(runner.close()).await;
+}
+
+#[tokio::test]
+async fn a_body_that_kills_its_process_again_and_again_pauses_its_run() {
+    let entered = Arc::new(Semaphore::new(0));
+    let tell = Arc::clone(&entered);
+    let flow = Workflow::builder("deadly")
+        .task("kills", move |_| {
+            tell.add_permits(1);
+            std::future::pending::<Result<(), TaskError>>()
+        })
+        .build()
+        .unwrap();
+    let store = MemoryStore::new();
+    let mut run = None;
+    for _ in 0..=MAX_CRASHES {
+        let faulty = FaultyStore::new(Arc::clone(&store) as Arc<dyn Store>);
+        let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
+        runner.register(&flow).await.unwrap();
+        if run.is_none() {
+            run = Some(runner.submit(&flow, &()).await.unwrap().id());
+        }
+        within(entered.acquire()).await.unwrap().forget();
+        // The process dies: nothing is written any more. Its lease runs out, and its runs are free.
+        faulty.fail_next(Fault::CrashBefore);
+        drop(runner);
+        let now = SystemClock::shared().now();
+        let lease = store.enroll(now).unwrap();
+        store.claim(lease, &[], now.after(2 * LEASE), 1).unwrap();
+        store.leave(lease).unwrap();
+    }
+    let runner = quiet(store);
+    runner.register(&flow).await.unwrap();
+    let result = runner.get(run.unwrap()).await.unwrap();
+    assert_eq!(result.status, RunStatus::Paused);
+    assert!(result.blocked_by.as_ref().is_some_and(|why| why.contains("kills")), "{:?}", result.blocked_by);
+    within(runner.close()).await;
+}

@@ -1,0 +1,82 @@
+//! Slots and handles: never more bodies than slots, and no use of a handle that loses or makes one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bide_executor::{TaskContext, Workflow};
+
+use crate::support::{SOON, on_every_store};
+
+#[test]
+fn never_more_bodies_execute_than_there_are_slots() {
+    on_every_store(|place| async move {
+        let (now, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let mut flow = Workflow::builder("slots");
+        for n in 0..60 {
+            let (now, most) = (Arc::clone(&now), Arc::clone(&most));
+            flow = flow.task(format!("t{n}"), move |cx: TaskContext| {
+                let (now, most) = (Arc::clone(&now), Arc::clone(&most));
+                async move {
+                    for _ in 0..2 {
+                        most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                        tokio::task::yield_now().await;
+                        now.fetch_sub(1, Ordering::SeqCst);
+                        cx.handle().sleep(SOON).await?;
+                    }
+                    Ok(())
+                }
+            });
+        }
+        let flow = flow.build().unwrap();
+        let runner = place.runner(3);
+        runner.run(&flow, ()).await.unwrap();
+        assert_eq!(most.load(Ordering::SeqCst), 3, "all slots were used, never more");
+        runner.close().await;
+        assert_eq!(runner.slots_in_use(), (0, 3));
+    });
+}
+
+#[test]
+fn a_handle_that_outlives_its_body_is_of_no_use() {
+    on_every_store(|place| async move {
+        let kept = Arc::new(std::sync::Mutex::new(None));
+        let keep = Arc::clone(&kept);
+        let flow = Workflow::builder("escape")
+            .task("leak", move |cx: TaskContext| {
+                *keep.lock().unwrap() = Some(cx.clone());
+                async { Ok(()) }
+            })
+            .build()
+            .unwrap();
+        let runner = place.runner(1);
+        runner.run(&flow, ()).await.unwrap();
+        let cx = kept.lock().unwrap().take().unwrap();
+        let error = cx.handle().sleep(SOON).await.unwrap_err();
+        assert!(error.is_suspended() && error.to_string().contains("over"), "{error}");
+        assert!(!cx.handle().is_slot_held());
+        runner.run(&flow, ()).await.unwrap();
+        runner.close().await;
+    });
+}
+
+#[test]
+fn a_body_may_give_up_a_wait_midway_and_goes_on() {
+    on_every_store(|place| async move {
+        let flow = Workflow::builder("impatient")
+            .task("race", |cx: TaskContext| async move {
+                let handle = cx.handle();
+                let long = handle.sleep(Duration::from_secs(3600));
+                let timed_out = tokio::time::timeout(5 * SOON, long).await.is_err();
+                handle.sleep(SOON).await?;
+                Ok((timed_out, handle.is_slot_held()))
+            })
+            .build()
+            .unwrap();
+        let runner = place.runner(1);
+        let result = runner.run(&flow, ()).await.unwrap();
+        assert_eq!(result.output::<(bool, bool)>("race").unwrap(), (true, true));
+        runner.close().await;
+        assert_eq!(runner.slots_in_use(), (0, 1));
+    });
+}

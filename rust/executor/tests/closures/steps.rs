@@ -1,0 +1,111 @@
+//! Steps: executed once, replayed, and refused where they cannot work.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bide_executor::core::{FailureKind, RunStatus};
+use bide_executor::{Error, Runner, TaskContext, TaskError, Workflow};
+use tokio::sync::Notify;
+
+use crate::support::{SOON, on_every_store};
+use crate::{counter, retry};
+
+#[test]
+fn a_recorded_step_is_not_executed_again_and_its_failure_is_replayed_until_a_retry() {
+    on_every_store(|place| async move {
+        let (paid, charges) = counter();
+        let (tried, checks) = counter();
+        let flow = Workflow::builder("steps")
+            .task("pay", move |cx: TaskContext| {
+                let (paid, tried) = (Arc::clone(&paid), Arc::clone(&tried));
+                async move {
+                    let handle = cx.handle();
+                    let charge = || async { Ok(paid.fetch_add(1, Ordering::SeqCst) + 100) };
+                    let receipt: u32 = handle.step("charge", &("card", 5), charge).await?;
+                    let check = || async {
+                        match tried.fetch_add(1, Ordering::SeqCst) {
+                            0 => Err(TaskError::new("not yet")),
+                            n => Ok(n),
+                        }
+                    };
+                    let checked: u32 = handle.step("check", &receipt, check).await?;
+                    Ok((receipt, checked))
+                }
+            })
+            .retry(retry(2))
+            .build()
+            .unwrap();
+        let runner = place.runner(1);
+        let result = runner.run(&flow, ()).await.unwrap();
+        assert_eq!(result.output::<(u32, u32)>("pay").unwrap(), (100, 1));
+        assert_eq!((charges.load(Ordering::SeqCst), checks.load(Ordering::SeqCst)), (1, 2));
+        assert_eq!(result.task("pay").unwrap().attempts, 2);
+        runner.close().await;
+    });
+}
+
+#[test]
+fn a_step_with_other_arguments_pauses_the_run_and_says_why() {
+    on_every_store(|place| async move {
+        let (amount, waits) = (Arc::new(AtomicU32::new(5)), Arc::new(Notify::new()));
+        let parts = (Arc::clone(&amount), Arc::clone(&waits));
+        let flow = Workflow::builder("mismatch")
+            .task("pay", move |cx: TaskContext| {
+                let (amount, waits) = parts.clone();
+                async move {
+                    let amount = amount.load(Ordering::SeqCst);
+                    cx.handle().step("charge", &amount, || async { Ok(()) }).await?;
+                    waits.notify_one();
+                    cx.handle().defer_until(|| async { false }, SOON).await?;
+                    Ok(())
+                }
+            })
+            .build()
+            .unwrap();
+        let runner = place.runner(1);
+        let run = runner.submit(&flow, &()).await.unwrap().id();
+        waits.notified().await;
+        runner.close().await;
+        amount.store(6, Ordering::SeqCst);
+        let runner = Runner::open(place.open()).slots(1).log(|_, _| ()).start().unwrap();
+        runner.register(&flow).await.unwrap();
+        let error = runner.handle(run).await.unwrap().result().await.unwrap_err();
+        assert!(
+            matches!(&error, Error::Blocked(why) if why.contains("charge") && why.contains("other arguments")),
+            "{error}"
+        );
+        assert_eq!(runner.get(run).await.unwrap().status, RunStatus::Paused);
+        runner.close().await;
+    });
+}
+
+#[test]
+fn waits_and_steps_within_steps_and_conditions_are_refused() {
+    on_every_store(|place| async move {
+        let flow = Workflow::builder("nested")
+            .task("step_in_step", |cx: TaskContext| async move {
+                let handle = cx.handle();
+                let inner = || async { handle.step("inner", &(), || async { Ok(()) }).await };
+                handle.step("outer", &(), inner).await
+            })
+            .task("wait_in_condition", |cx: TaskContext| async move {
+                let handle = cx.handle();
+                handle.defer_until(|| async { handle.sleep(SOON).await.map(|()| true) }, SOON).await
+            })
+            .task("two_at_once", |cx: TaskContext| async move {
+                let handle = cx.handle();
+                let (one, two) = tokio::join!(handle.sleep(SOON), handle.sleep(SOON));
+                one.and(two)
+            })
+            .build()
+            .unwrap();
+        let runner = place.runner(1);
+        let error = runner.run(&flow, ()).await.unwrap_err();
+        for task in &error.run_failed().unwrap().result.tasks {
+            let failure = task.error.as_ref().unwrap();
+            assert_eq!(failure.kind, FailureKind::Definition, "{}: {failure}", task.name);
+            assert!(failure.message().contains(" inside "), "{failure}");
+        }
+        runner.close().await;
+    });
+}

@@ -1,0 +1,191 @@
+//! The locks of all of bide: those of the standard library, which on Linux are a word each and nothing else.
+//!
+//! Why not a library of locks: those that keep the waiting threads in a table of the process break in the child of a
+//! fork, whose table still lists threads that do not exist there, in memory that is used for something else by then.
+//! A Python process may fork at any moment, while a dozen idle workers wait, and use bide in the child.
+//!
+//! A panic does not poison: whoever catches it gives up what the lock was protecting.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+/// A mutual exclusion lock.
+#[derive(Debug, Default)]
+pub struct Mutex<T>(std::sync::Mutex<T>);
+
+/// A lock that is held. It is empty only within [`Condvar::wait`] and [`MutexGuard::unlocked`].
+pub struct MutexGuard<'a, T> {
+    lock: &'a Mutex<T>,
+    held: Option<std::sync::MutexGuard<'a, T>>,
+}
+
+impl<T> Mutex<T> {
+    /// An unlocked one.
+    pub const fn new(value: T) -> Self {
+        Self(std::sync::Mutex::new(value))
+    }
+
+    /// Waits until it can be had. Blocks.
+    #[inline]
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        MutexGuard { lock: self, held: Some(held) }
+    }
+
+    /// As [`Mutex::lock`], but gives up at a point in time. Looks every millisecond, so not for where time counts.
+    pub fn try_lock_until(&self, until: Instant) -> Option<MutexGuard<'_, T>> {
+        loop {
+            match self.0.try_lock() {
+                Ok(held) => return Some(MutexGuard { lock: self, held: Some(held) }),
+                Err(std::sync::TryLockError::Poisoned(error)) => {
+                    return Some(MutexGuard { lock: self, held: Some(error.into_inner()) });
+                }
+                Err(std::sync::TryLockError::WouldBlock) if passed(until) => return None,
+                Err(std::sync::TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    }
+}
+
+impl<'a, T> MutexGuard<'a, T> {
+    /// Gives the lock up while `f` runs, and takes it again.
+    pub fn unlocked<R>(this: &mut Self, f: impl FnOnce() -> R) -> R {
+        this.held = None;
+        let result = f();
+        this.held = this.lock.lock().held;
+        result
+    }
+
+    /// Has the lock replaced by what `wait` makes of it.
+    fn through(&mut self, wait: impl FnOnce(std::sync::MutexGuard<'a, T>) -> std::sync::MutexGuard<'a, T>) {
+        self.held = self.held.take().map(wait);
+    }
+}
+
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
+    #[inline]
+    fn deref(&self) -> &T {
+        match &self.held {
+            Some(held) => held,
+            None => unreachable!("a guard is empty only while its lock is waited for"),
+        }
+    }
+}
+
+impl<T> DerefMut for MutexGuard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        match &mut self.held {
+            Some(held) => held,
+            None => unreachable!("a guard is empty only while its lock is waited for"),
+        }
+    }
+}
+
+/// Where threads that hold a [`Mutex`] wait for a change of what it protects.
+#[derive(Debug, Default)]
+pub struct Condvar(std::sync::Condvar);
+
+/// Whether a wait ended because its time had passed.
+#[derive(Clone, Copy, Debug)]
+pub struct WaitTimeoutResult(bool);
+
+impl WaitTimeoutResult {
+    /// Whether it did.
+    #[must_use]
+    pub fn timed_out(self) -> bool {
+        self.0
+    }
+}
+
+impl Condvar {
+    /// One that nobody waits for.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(std::sync::Condvar::new())
+    }
+
+    /// Waits for a notification, or for no reason at all. Blocks.
+    pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
+        guard.through(|held| self.0.wait(held).unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// As [`Condvar::wait`], at most for a span. Blocks.
+    pub fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, span: Duration) -> WaitTimeoutResult {
+        let mut timed_out = false;
+        guard.through(|held| {
+            let (held, result) = self.0.wait_timeout(held, span).unwrap_or_else(PoisonError::into_inner);
+            timed_out = result.timed_out();
+            held
+        });
+        WaitTimeoutResult(timed_out)
+    }
+
+    /// As [`Condvar::wait`], at most until a point in time. Blocks.
+    pub fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, until: Instant) -> WaitTimeoutResult {
+        self.wait_for(guard, left(until))
+    }
+
+    /// Waits until `condition` is false, at most for a span. Blocks.
+    pub fn wait_while_for<T>(
+        &self,
+        guard: &mut MutexGuard<'_, T>,
+        mut condition: impl FnMut(&mut T) -> bool,
+        span: Duration,
+    ) -> WaitTimeoutResult {
+        let mut timed_out = false;
+        guard.through(|held| {
+            let waited = self.0.wait_timeout_while(held, span, |value| condition(value));
+            let (held, result) = waited.unwrap_or_else(PoisonError::into_inner);
+            timed_out = result.timed_out();
+            held
+        });
+        WaitTimeoutResult(timed_out)
+    }
+
+    /// Wakes one thread that waits.
+    #[inline]
+    pub fn notify_one(&self) {
+        self.0.notify_one();
+    }
+
+    /// Wakes all threads that wait.
+    #[inline]
+    pub fn notify_all(&self) {
+        self.0.notify_all();
+    }
+}
+
+/// A lock for many readers or one writer.
+#[derive(Debug, Default)]
+pub struct RwLock<T>(std::sync::RwLock<T>);
+
+impl<T> RwLock<T> {
+    /// An unlocked one.
+    pub const fn new(value: T) -> Self {
+        Self(std::sync::RwLock::new(value))
+    }
+
+    /// Waits until it can be read. Blocks.
+    #[inline]
+    pub fn read(&self) -> std::sync::RwLockReadGuard<'_, T> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until it can be changed. Blocks.
+    #[inline]
+    pub fn write(&self) -> std::sync::RwLockWriteGuard<'_, T> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a lock's patience is not the engine's time")]
+fn left(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now())
+}
+
+fn passed(until: Instant) -> bool {
+    left(until).is_zero()
+}
