@@ -298,12 +298,13 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
 
     /// Gives the slot back and makes sure that a thread is there to use it.
     fn defer(&self) -> Result<(), WaitError> {
-        self.engine.dispatch.keep_replacement(&self.engine);
         match self.held.lock().take() {
             Some(held) => {
                 self.engine.dispatch.shared.ends(held.no);
                 self.limit.iter().for_each(|limit| limit.pause());
                 self.engine.dispatch.shared.give_back(held);
+                // Afterwards: who took the last idle thread may have done so in between.
+                self.engine.dispatch.keep_spare(&self.engine);
             }
             None => return Err(WaitError::Misuse("a wait while another wait of this body is open".to_owned())),
         }

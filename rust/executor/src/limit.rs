@@ -15,7 +15,7 @@ use bide_sync::Mutex;
 use crate::engine::{Engine, Level};
 use crate::flow::Run;
 use crate::host::{Host, Ready};
-use crate::timers::Alarm;
+use crate::timers::{Alarm, Key};
 
 /// The tasks of a run whose body has used up its time and has not returned, with the attempt that waits for that.
 pub(crate) type Overdue<H> = Mutex<HashMap<TaskIx, Option<Ready<H>>>>;
@@ -37,6 +37,7 @@ struct State {
     left: Duration,
     since: Duration,
     reached: bool,
+    timer: Option<Key>,
 }
 
 impl<H: Host> Limit<H> {
@@ -55,7 +56,7 @@ impl<H: Host> Limit<H> {
             task,
             attempt,
             thread,
-            state: Mutex::new(State { ticket: 0, left, since: Duration::ZERO, reached: false }),
+            state: Mutex::new(State { ticket: 0, left, since: Duration::ZERO, reached: false, timer: None }),
         });
         limit.go_on();
         Some(limit)
@@ -63,21 +64,30 @@ impl<H: Host> Limit<H> {
 
     /// The body executes from here on.
     pub(crate) fn go_on(self: &Arc<Self>) {
-        let (left, ticket) = {
-            let mut state = self.state.lock();
-            state.ticket += 1;
-            state.since = self.engine.clock.steady();
-            (state.left, state.ticket)
-        };
-        self.engine.timers.after(left, Arc::clone(self) as Arc<dyn Alarm>, ticket);
+        let mut state = self.state.lock();
+        state.ticket += 1;
+        state.since = self.engine.clock.steady();
+        let alarm = Arc::clone(self) as Arc<dyn Alarm>;
+        state.timer = Some(self.engine.timers.after(state.left, alarm, state.ticket));
     }
 
     /// The body is deferred from here on.
     pub(crate) fn pause(&self) {
-        let mut state = self.state.lock();
-        state.ticket += 1;
-        let spent = self.engine.clock.steady().saturating_sub(state.since);
-        state.left = state.left.saturating_sub(spent);
+        let timer = {
+            let mut state = self.state.lock();
+            state.ticket += 1;
+            let spent = self.engine.clock.steady().saturating_sub(state.since);
+            state.left = state.left.saturating_sub(spent);
+            state.timer.take()
+        };
+        self.cancel(timer);
+    }
+
+    /// Takes a timer back, which would keep the run until it rings.
+    fn cancel(&self, timer: Option<Key>) {
+        if let Some(timer) = timer {
+            self.engine.timers.cancel(timer);
+        }
     }
 
     /// Whether the limit was reached.
@@ -87,11 +97,12 @@ impl<H: Host> Limit<H> {
 
     /// The body has returned. The attempt that waited for that, if there is one.
     pub(crate) fn end(&self) -> Option<Ready<H>> {
-        let reached = {
+        let (reached, timer) = {
             let mut state = self.state.lock();
             state.ticket += 1;
-            state.reached
+            (state.reached, state.timer.take())
         };
+        self.cancel(timer);
         if reached { self.run.overdue.lock().remove(&self.task.ix).flatten() } else { None }
     }
 }

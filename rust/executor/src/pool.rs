@@ -51,7 +51,8 @@ pub(crate) struct Shared<H: Host> {
     closing: AtomicBool,
     /// Bodies with a handle that execute or are parked.
     handles: AtomicUsize,
-    max_parked: usize,
+    /// How many may be. Lowered if the system gives no more threads.
+    max_parked: AtomicUsize,
     emptied: Condvar,
 }
 
@@ -243,7 +244,7 @@ impl<H: Host> Pool<H> {
             searching: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             handles: AtomicUsize::new(0),
-            max_parked,
+            max_parked: AtomicUsize::new(max_parked),
             emptied: Condvar::new(),
         };
         Self { shared: Arc::new(shared), gates: Gates::new(slots as usize + 1), start_worker }
@@ -273,18 +274,15 @@ impl<H: Host> Pool<H> {
             state.idle.is_empty() && state.threads < state.slots.total() as usize
         };
         if wanted && let Err(why) = self.start(engine) {
-            engine.log(Level::Warning, &format!("a worker thread could not be started: {why}"));
-        }
-    }
-
-    /// Makes sure that a thread is there to use the slot that a body is about to give back.
-    pub(crate) fn keep_replacement(&self, engine: &Arc<Engine<H>>) {
-        let wanted = {
-            let state = self.shared.state.lock();
-            state.idle.is_empty() && state.threads <= state.slots.total() as usize
-        };
-        if wanted && let Err(why) = self.start(engine) {
-            engine.log(Level::Warning, &format!("no thread to go on while a body is parked: {why}"));
+            // As many bodies as are parked now are all that the system has threads for.
+            let handles = self.shared.handles.load(Ordering::Relaxed).max(1);
+            self.shared.max_parked.fetch_min(handles, Ordering::Relaxed);
+            engine.log(
+                Level::Warning,
+                &format!(
+                    "a worker thread could not be started ({why}): no more than {handles} bodies are parked at once"
+                ),
+            );
         }
     }
 
@@ -299,7 +297,7 @@ impl<H: Host> Pool<H> {
     /// How many bodies with a handle execute or are parked, and how many may.
     #[must_use]
     pub fn handles(&self) -> (usize, usize) {
-        (self.shared.handles.load(Ordering::Relaxed), self.shared.max_parked)
+        (self.shared.handles.load(Ordering::Relaxed), self.shared.max_parked.load(Ordering::Relaxed))
     }
 
     /// Waits until no body executes, at most for a span. True if none does. Blocks.
@@ -574,8 +572,8 @@ impl<H: Host> Shared<H> {
     /// A body with a handle may start, unless too many are parked: then it is held back until one ends.
     pub(crate) fn admit(&self, ready: Ready<H>, cell: &Arc<Cell<H>>) -> Option<Ready<H>> {
         let mut state = self.state.lock();
-        if self.handles.load(Ordering::Relaxed) >= self.max_parked {
-            let most = self.max_parked;
+        let most = self.max_parked.load(Ordering::Relaxed);
+        if self.handles.load(Ordering::Relaxed) >= most {
             ready.run.note(ready.task.ix, Some(format!("parked bodies {most}/{most}")));
             state.held_back.push_back(ready);
             return None;

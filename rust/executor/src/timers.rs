@@ -1,11 +1,10 @@
-//! The one timer thread: a heap and a timed condition variable.
+//! The one timer thread: an ordered map and a timed condition variable.
 //!
 //! Stored times are wall time, polls are spans of steady time. The thread sleeps by the steady clock, at most
 //! [`RECHECK`] at a time, and re-reads the wall whenever it wakes: a wall time never fires early by the wall clock,
 //! and a clock that was set forward is noticed. It never attaches to a host and never commits.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,30 +25,13 @@ pub(crate) trait Alarm: Send + Sync {
     fn ring(self: Arc<Self>, ticket: u64);
 }
 
+/// A timer, to be cancelled by: when it is due by the steady clock (for a wall time an estimate), and its number.
+pub(crate) type Key = (Duration, u64);
+
 struct Item {
-    /// By the steady clock; for a wall time an estimate.
-    due: Duration,
-    seq: u64,
     wall: Option<Time>,
     ticket: u64,
     alarm: Arc<dyn Alarm>,
-}
-
-impl PartialEq for Item {
-    fn eq(&self, other: &Self) -> bool {
-        (self.due, self.seq) == (other.due, other.seq)
-    }
-}
-impl Eq for Item {}
-impl PartialOrd for Item {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Item {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.due, self.seq).cmp(&(other.due, other.seq))
-    }
 }
 
 /// The timers of an engine.
@@ -61,7 +43,7 @@ pub(crate) struct Timers {
 
 #[derive(Default)]
 struct State {
-    heap: BinaryHeap<Reverse<Item>>,
+    items: BTreeMap<Key, Item>,
     seq: u64,
     /// Wall minus steady time when last looked at.
     offset: Option<i64>,
@@ -74,9 +56,16 @@ impl Timers {
     }
 
     /// Rings after a span of steady time.
-    pub(crate) fn after(&self, span: Duration, alarm: Arc<dyn Alarm>, ticket: u64) {
-        let due = self.clock.steady() + span;
-        self.add(due, None, alarm, ticket);
+    pub(crate) fn after(&self, span: Duration, alarm: Arc<dyn Alarm>, ticket: u64) -> Key {
+        let due = self.clock.steady().saturating_add(span);
+        self.add(due, None, alarm, ticket)
+    }
+
+    /// Takes back what [`Timers::after`] was asked for, if it has not rung yet.
+    pub(crate) fn cancel(&self, key: Key) {
+        let item = self.state.lock().items.remove(&key);
+        // Let go of without the lock: it may be the last that holds a run.
+        drop(item);
     }
 
     /// Rings when the wall shows this time, never before.
@@ -85,24 +74,25 @@ impl Timers {
             return;
         }
         let due = self.clock.steady() + time.since(self.clock.now());
-        self.add(due, Some(time), alarm, ticket);
+        let _ = self.add(due, Some(time), alarm, ticket);
     }
 
-    fn add(&self, due: Duration, wall: Option<Time>, alarm: Arc<dyn Alarm>, ticket: u64) {
+    fn add(&self, due: Duration, wall: Option<Time>, alarm: Arc<dyn Alarm>, ticket: u64) -> Key {
         let mut state = self.state.lock();
         if state.stop {
             // Nothing rings any more, and an alarm that is kept would keep the engine.
             drop(state);
-            return;
+            return (due, 0);
         }
         state.seq += 1;
-        let seq = state.seq;
-        let first = state.heap.peek().is_none_or(|Reverse(item)| due < item.due);
-        state.heap.push(Reverse(Item { due, seq, wall, ticket, alarm }));
+        let key = (due, state.seq);
+        let first = state.items.first_key_value().is_none_or(|((earliest, _), _)| due < *earliest);
+        state.items.insert(key, Item { wall, ticket, alarm });
         drop(state);
         if first {
             self.changed.notify_one();
         }
+        key
     }
 
     /// The thread's loop; returns after [`Timers::stop`].
@@ -112,15 +102,11 @@ impl Timers {
             let (steady, wall) = (self.clock.steady(), self.clock.now());
             state.notice_jump(steady, wall);
             let mut rung = Vec::new();
-            while let Some(Reverse(item)) = state.heap.peek() {
-                if item.due > steady {
-                    break;
-                }
-                let Some(Reverse(mut item)) = state.heap.pop() else { break };
+            while let Some(first) = state.items.first_entry().filter(|first| first.key().0 <= steady) {
+                let ((_, number), item) = first.remove_entry();
                 match item.wall {
                     Some(time) if time > wall => {
-                        item.due = steady + time.since(wall);
-                        state.heap.push(Reverse(item));
+                        state.items.insert((steady + time.since(wall), number), item);
                     }
                     _ => rung.push(item),
                 }
@@ -133,10 +119,11 @@ impl Timers {
                 });
                 continue;
             }
-            let span = state.heap.peek().map_or(RECHECK, |Reverse(item)| item.due.saturating_sub(steady).min(RECHECK));
+            let first = state.items.first_key_value();
+            let span = first.map_or(RECHECK, |((due, _), _)| due.saturating_sub(steady).min(RECHECK));
             self.changed.wait_for(&mut state, span);
         }
-        let left = std::mem::take(&mut state.heap);
+        let left = std::mem::take(&mut state.items);
         drop(state);
         // What the alarms held is let go without the lock: it may be a host's.
         drop(left);
@@ -156,16 +143,11 @@ impl State {
         let jumped = self.offset.is_some_and(|before| (offset - before).abs() > JUMP);
         self.offset = Some(offset);
         if jumped {
-            let items = std::mem::take(&mut self.heap).into_vec();
-            self.heap = items
-                .into_iter()
-                .map(|Reverse(mut item)| {
-                    if let Some(time) = item.wall {
-                        item.due = steady + time.since(wall);
-                    }
-                    Reverse(item)
-                })
-                .collect();
+            let moved = std::mem::take(&mut self.items).into_iter().map(|((due, number), item)| {
+                let due = item.wall.map_or(due, |time| steady + time.since(wall));
+                ((due, number), item)
+            });
+            self.items = moved.collect();
         }
     }
 }
