@@ -87,6 +87,12 @@ class Child:
             pass
         return self
 
+    def after(self, word: str) -> str:
+        """Wait until the process says a line that begins with this word; return the rest of it."""
+        while not (line := self.next()).startswith(word + " "):
+            pass
+        return line.removeprefix(word + " ")
+
     def next(self) -> str:
         """Return the next line that the process says."""
         try:

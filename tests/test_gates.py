@@ -60,7 +60,11 @@ def test_a_gate_begins_when_the_dependencies_are_done(runner: bide.Runner) -> No
     def first() -> None:
         order.append("first")
 
-    @bide.task(depends_on="first", gate=bide.until(lambda: order.append("asked") or True, every=0.01))
+    def ready() -> bool:
+        order.append("asked")
+        return True
+
+    @bide.task(depends_on="first", gate=bide.until(ready, every=0.01))
     def second() -> None:
         order.append("second")
 

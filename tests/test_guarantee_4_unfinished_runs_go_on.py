@@ -49,7 +49,7 @@ def test_a_dead_runners_run_is_taken_over_at_once_by_one_that_runs_already(file:
             eventually(lambda: len(waiting(file)) == 1, "the second runner is there")
             died = time.time()
             first.kill()
-            taken = float(second.next().removeprefix("in work "))
+            taken = float(second.after("in work"))
             assert taken - died < 1.0
             assert finished(file)["work"] == 42
 

@@ -1,0 +1,118 @@
+"""Callers on an event loop: `run_async`, `await handle`, `async with`. Bodies are plain functions."""
+
+import asyncio
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+import bide
+
+
+@bide.task
+def square(n: int) -> int:
+    return n * n
+
+
+flow = bide.Workflow("squares", [square])
+
+
+async def test_run_async_and_await_of_a_handle(store: str) -> None:
+    async with bide.Runner(store) as runner:
+        result = await runner.run_async(flow, {"n": 3}, key="k")
+        assert result["square"] == 9
+        handle = runner.submit(flow, {"n": 4})
+        assert (await handle)["square"] == 16
+        assert (await handle)["square"] == 16  # as often as one likes
+        assert (await runner.run_async(flow, {"n": 3}, key="k")).id == result.id
+    with pytest.raises(bide.RunnerClosed):
+        runner.runs()
+
+
+async def test_many_runs_are_awaited_at_once(store: str) -> None:
+    async with bide.Runner(store) as runner:
+        results = await asyncio.gather(*(runner.run_async(flow, {"n": n}) for n in range(50)))
+        assert [result["square"] for result in results] == [n * n for n in range(50)]
+        handles = runner.submit_many(flow, [{"n": n} for n in range(50)])
+        assert [result["square"] for result in await asyncio.gather(*handles)] == [n * n for n in range(50)]
+
+
+async def test_the_loop_goes_on_while_a_run_waits(store: str) -> None:
+    ticks = 0
+    flag = threading.Event()
+
+    @bide.task
+    def waits(handle: bide.TaskHandle) -> None:
+        handle.defer_until(flag.is_set, 5)
+
+    async def tick() -> None:
+        nonlocal ticks
+        for _ in range(10):
+            await asyncio.sleep(0.001)
+            ticks += 1
+        flag.set()
+
+    async with bide.Runner(store) as runner:
+        await asyncio.gather(runner.run_async(bide.Workflow("w", [waits])), tick())
+    assert ticks == 10
+
+
+async def test_a_failure_is_raised_where_it_is_awaited(store: str) -> None:
+    original = ValueError("no")
+
+    @bide.task
+    def fails() -> None:
+        raise original
+
+    async with bide.Runner(store) as runner:
+        with pytest.raises(bide.RunFailed) as failed:
+            await runner.run_async(bide.Workflow("w", [fails]))
+    assert failed.value.__cause__ is original
+
+
+async def test_a_timeout_or_a_cancelled_caller_leaves_the_run_alone(store: str) -> None:
+    flag = threading.Event()
+
+    @bide.task
+    def waits(handle: bide.TaskHandle) -> str:
+        handle.defer_until(flag.is_set, 5)
+        return "done"
+
+    slow = bide.Workflow("w", [waits])
+    async with bide.Runner(store) as runner:
+        with pytest.raises(TimeoutError):
+            await runner.run_async(slow, key="k", timeout=timedelta(milliseconds=20))
+        waiting = asyncio.create_task(runner.run_async(slow, key="k"))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        flag.set()
+        assert (await runner.run_async(slow, key="k"))["waits"] == "done"
+
+
+async def test_a_closed_runner_is_told_to_who_awaits(file: Path) -> None:
+    entered = threading.Event()
+
+    @bide.task
+    def waits(handle: bide.TaskHandle) -> None:
+        entered.set()
+        handle.defer_until(lambda: False, 5)
+
+    runner = bide.Runner(file)
+    waiting = asyncio.create_task(runner.run_async(bide.Workflow("w", [waits])))
+    await asyncio.to_thread(entered.wait, 30)
+    await asyncio.to_thread(runner.close)
+    with pytest.raises(bide.RunnerClosed):
+        await waiting
+
+
+def test_each_of_several_loops_may_await_one_handle(store: str) -> None:
+    async def wait(handle: bide.RunHandle) -> bide.RunResult:
+        return await handle
+
+    with bide.Runner(store) as runner:
+        handle = runner.submit(flow, {"n": 5})
+        for _ in range(3):
+            assert asyncio.run(wait(handle))["square"] == 25
