@@ -107,9 +107,7 @@ impl<H: Host> Engine<H> {
         };
         if run.status.is_ended() || run.status == RunStatus::Paused {
             settled.settle(Settlement::Run(run.status));
-        } else if run.runner.is_none()
-            && let Some(why) = self.why_not_here(&run.workflow, &run.version)
-        {
+        } else if let Some(why) = self.why_not_here(&run) {
             settled.settle(Settlement::NotHere(why));
         }
         Ok(())

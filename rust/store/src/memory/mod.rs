@@ -270,6 +270,11 @@ impl Store for MemoryStore {
         Ok(of_workflow.map(stored).collect())
     }
 
+    fn is_alive(&self, runner: i64, now: Time) -> Result<bool, StoreError> {
+        let state = self.0.lock();
+        Ok(state.runners.get(&runner).and_then(|runner| runner.expires).is_some_and(|expires| expires > now))
+    }
+
     fn claim(&self, lease: Lease, versions: &[i64], now: Time, limit: usize) -> Result<Vec<RunId>, StoreError> {
         let state = &mut *self.0.lock();
         state.fence(lease)?;
