@@ -34,8 +34,9 @@ pub(crate) struct Local {
 pub(crate) type Originals = Mutex<Vec<(u32, Kept)>>;
 
 impl Local {
-    pub(crate) fn new(contextvars: Option<Arc<Kept>>) -> Self {
-        Self { contextvars, originals: Mutex::default() }
+    /// `originals` has to live until the run's first handle is made, which may be after the run's end.
+    pub(crate) fn new(contextvars: Option<Arc<Kept>>, originals: &Arc<Originals>) -> Self {
+        Self { contextvars, originals: Mutex::new(Arc::downgrade(originals)) }
     }
 
     /// What one more handle of the run has.

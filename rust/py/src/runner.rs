@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use crate::exit::{self, CloseAtExit, Home};
 use crate::flow::PyFlow;
 use crate::gil::{self, Kept};
-use crate::host::{Local, PyEngine, Thread};
+use crate::host::{Local, Originals, PyEngine, Thread};
 use crate::notify::Notifier;
 use crate::run_handle::PyRunHandle;
 use crate::snapshot::PySnapshot;
@@ -114,14 +114,16 @@ impl PyRunner {
             self.open(py)?;
             self.start_gates(py, flow)?;
             let contextvars = contextvars.map(|vars| Arc::new(Kept::new(vars)));
+            let originals: Vec<Arc<Originals>> = runs.iter().map(|_| Arc::default()).collect();
             let wanted: Vec<_> = runs
                 .into_iter()
-                .map(|(inputs, key)| Wanted {
+                .zip(&originals)
+                .map(|((inputs, key), originals)| Wanted {
                     inputs: PyEngine::ordered(
                         inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect(),
                     ),
                     key: key.map(Into::into),
-                    local: Local::new(contextvars.clone()),
+                    local: Local::new(contextvars.clone(), originals),
                 })
                 .collect();
             let engine = &self.inner.engine;
@@ -131,7 +133,11 @@ impl PyRunner {
                 engine.submit(&flow, wanted)
             });
             match submitted {
-                Ok(handles) => Ok(handles.into_iter().map(|handle| self.handle(handle)).collect()),
+                Ok(handles) => {
+                    let handles = handles.into_iter().map(|handle| self.handle(handle)).collect();
+                    drop(originals);
+                    Ok(handles)
+                }
                 Err(error) => {
                     exit::keep_daemons(py)?;
                     Err(refused(py, flow.graph.workflow(), error))
