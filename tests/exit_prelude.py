@@ -5,7 +5,7 @@ It is imported by each script in a process of its own, and by nothing else.
 
 import os
 import sys
-import threading
+import threading  # noqa: F401 - for the scripts
 import time
 import warnings
 from collections.abc import Callable
@@ -24,7 +24,11 @@ STORE = os.environ["BIDE_EXIT_STORE"]
 
 def store() -> str:
     """One file for each process."""
-    return str(Path(STORE) / "bide.db" if os.getpid() == FIRST else Path(STORE) / f"{os.getpid()}.db") if STORE else ":memory:"
+    return (
+        str(Path(STORE) / "bide.db" if os.getpid() == FIRST else Path(STORE) / f"{os.getpid()}.db")
+        if STORE
+        else ":memory:"
+    )
 
 
 FIRST = os.getpid()
