@@ -34,6 +34,10 @@ class _Unprovable(Exception):
     """Something has no stable form."""
 
 
+def _no_form(thing: object) -> str:
+    return f"a {type(thing).__qualname__} has no form that is the same in every process"
+
+
 def fingerprint(condition: Callable[..., Any]) -> tuple[str, bytes | None]:
     """Return a condition's name for the journal, and its digest (None if it cannot be proved the same)."""
     try:
@@ -73,7 +77,8 @@ class _Sink:
     def put(self, kind: str, data: bytes = b"") -> None:
         self._size += len(data)
         if self._size > LARGEST:
-            raise _Unprovable
+            msg = "too large"
+            raise _Unprovable(msg)
         self._hash.update(f"{kind}:{len(data)}:".encode())
         self._hash.update(data)
 
@@ -111,7 +116,7 @@ class _Sink:
         else:
             call = call_method(fn)
             if not isinstance(call, types.FunctionType):
-                raise _Unprovable
+                raise _Unprovable(_no_form(fn))
             self.put("object")
             self.callable(call, whole=whole)
             self._encoded(fn)
@@ -140,7 +145,7 @@ class _Sink:
 
     def _class(self, cls: type) -> None:
         if not _is_global(cls):
-            raise _Unprovable  # what a local class captured cannot be seen
+            raise _Unprovable(_no_form(cls))  # what a local class captured cannot be seen
         self.text("class", f"{cls.__module__}.{cls.__qualname__}")
 
     # --- values ----------------------------------------------------------------------------------------------------
@@ -191,7 +196,7 @@ class _Sink:
     def _encoded(self, value: object) -> None:
         cls: Any = type(value)
         if not _is_global(cls):
-            raise _Unprovable
+            raise _Unprovable(_no_form(value))
         self.text("value of", f"{cls.__module__}.{cls.__qualname__}")
         self.put("encoded", _codec_for(cls).encode(value))
 
@@ -201,7 +206,8 @@ class _Sink:
             self.text("above", str(self._depth - self._path[id(value)]))
             return
         if self._depth > _DEEPEST:
-            raise _Unprovable
+            msg = "nested too deeply"
+            raise _Unprovable(msg)
         self._path[id(value)] = self._depth
         self._depth += 1
         describe(value)

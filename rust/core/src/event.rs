@@ -81,6 +81,9 @@ pub enum Event {
     },
 }
 
+/// How the reason of a run begins that is paused because its code is not the code that was recorded.
+pub const MISMATCH: &str = "replay mismatch: ";
+
 /// A wait or step as a body or a gate states it.
 #[derive(Clone, Debug)]
 pub struct Wait {

@@ -257,7 +257,7 @@ pub struct RecordedTask {
     pub id: TaskId,
     /// Its name.
     pub name: Arc<str>,
-    /// The names of the tasks it depends on, in order of name.
+    /// The names of the tasks it depends on, in the order given.
     pub dependencies: Vec<Arc<str>>,
 }
 

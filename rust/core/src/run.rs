@@ -236,6 +236,14 @@ impl RunState {
         tasks.map(|(task, ix)| (TaskRef::plain(ix), task.attempts)).collect()
     }
 
+    /// Whether a task still waits behind its gate, after so many attempts.
+    #[must_use]
+    pub fn awaits_gate(&self, ix: TaskIx, attempts: u32) -> bool {
+        let task = &self.tasks[ix as usize];
+        let waits = task.status == TaskStatus::Pending && task.unmet == 0 && task.attempts == attempts;
+        self.status == RunStatus::Running && waits
+    }
+
     /// The recorded deadline of an entry of a task's journal.
     #[must_use]
     pub fn deadline(&self, ix: TaskIx, key: &EntryKey) -> Option<Time> {

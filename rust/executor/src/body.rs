@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::ThreadId;
 use std::time::Duration;
 
-use bide_core::event::Wait;
+use bide_core::event::{MISMATCH, Wait};
 use bide_core::poll::Poll;
 use bide_core::run::Entered;
 use bide_core::{EntryKey, EntryKind, Event, Failure, FailureKind, PollPolicy, Recall, Refused, TaskRef, Time, Value};
@@ -232,7 +232,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     /// The recorded code differs from this one: the run is paused until a fixed deploy resumes it.
     fn mismatch(&self, at: &mut dyn Attached, why: String) -> WaitError {
         let reason = format!("task '{}': {why}", self.task_name());
-        match self.commit(at, Event::Block { reason: reason.clone().into() }) {
+        match self.commit(at, Event::Block { reason: format!("{MISMATCH}{reason}").into() }) {
             Ok(()) => WaitError::Mismatch(reason),
             Err(error) => error,
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bide_core::{Effect, Event, GateSpec, Refused, RunStatus, Time};
+use bide_core::{Effect, Event, GateSpec, Refused, RunStatus, Time, Value};
 use bide_store::{Lease, StoreError};
 use bide_sync::{Condvar, Mutex};
 
@@ -300,11 +300,15 @@ impl<H: Host> Engine<H> {
                 let event = Event::Due { task, attempt, timer };
                 self.timers.at(at, Arc::new(Due { engine: Arc::clone(self), run, event }), 0);
             }
-            Effect::Gate { task, attempt, due: Some(due), .. } => {
-                let Some(key) = run.flow.graph.spec(task.ix).gate.as_ref().map(GateSpec::key) else { return };
-                let result = Ok(bide_core::Value::NONE);
+            Effect::Gate { task, attempt, due: Some(due), deadline } => {
+                let graph = &run.flow.graph;
+                let Some(key) = graph.spec(task.ix).gate.as_ref().map(GateSpec::key) else { return };
+                let (at, result) = match deadline.filter(|deadline| *deadline < due) {
+                    None => (due, Ok(Value::NONE)),
+                    Some(deadline) => (deadline, Err(crate::gates::timed_out(graph.name(task.ix)))),
+                };
                 let event = Event::Closed { task, attempt, key, result, retry: None };
-                self.timers.at(due, Arc::new(Due { engine: Arc::clone(self), run, event }), 0);
+                self.timers.at(at, Arc::new(Due { engine: Arc::clone(self), run, event }), 0);
             }
             Effect::Gate { task, attempt, due: None, deadline } => {
                 self.dispatch.gate(self, Gate { run, task, attempt, deadline });

@@ -1,7 +1,7 @@
 //! The engine: what all threads of a runner share, its start and its end.
 //!
 //! How things are created is in `submit.rs`, how they are committed in `commit.rs`, how runs are taken up in
-//! `services/lease.rs`. The engine decides nothing about runs (core does) and nothing about who executes (the slot
+//! `take_up.rs`. The engine decides nothing about runs (core does) and nothing about who executes (the slot
 //! machine does).
 
 use std::collections::HashMap;

@@ -259,6 +259,11 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
 
     fn poll_gate<C: GateWorker<H>>(&self, gates: &Gates<H>, me: usize, item: Item<H>, cx: &mut C) -> Option<Done<H>> {
         let Item { gate, mut poll, .. } = item;
+        if !gate.run.state.lock().awaits_gate(gate.task.ix, gate.attempt) {
+            // Its task was skipped, or its run is over or elsewhere: nobody waits for the answer any more.
+            gates.polled(me);
+            return None;
+        }
         let late = gate.deadline.is_some_and(|deadline| self.clock.now() >= deadline);
         let polled = cx.poll_gate(&gate);
         let slow = gates.polled(me);
@@ -266,7 +271,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
             Polled::True(value) => Ok(value),
             Polled::Broken(failure) => Err(failure),
             Polled::Raised(failure) if poll.failed() => Err(failure),
-            Polled::Raised(_) | Polled::False if late => Err(self.gate_timed_out(&gate)),
+            Polled::Raised(_) | Polled::False if late => Err(timed_out(gate.flow().graph.name(gate.task.ix))),
             polled => {
                 let note = match polled {
                     Polled::Raised(failure) => Some(format!("its condition last raised {failure}")),
@@ -299,12 +304,12 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
         let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, retry };
         Some(Done { run: Arc::clone(&gate.run), event, at: self.clock.now(), reply: None })
     }
+}
 
-    fn gate_timed_out(&self, gate: &Gate<H>) -> Failure {
-        let message =
-            format!("the gate of task '{}' stayed shut until its deadline", gate.flow().graph.name(gate.task.ix));
-        Failure::new(FailureKind::WaitTimeout, "bide.WaitTimeout", &message)
-    }
+/// The failure of a gate that nobody opened in time.
+pub(crate) fn timed_out(task: &str) -> Failure {
+    let message = format!("the gate of task '{task}' stayed shut until its deadline");
+    Failure::new(FailureKind::WaitTimeout, "bide.WaitTimeout", &message)
 }
 
 impl<H: Host> Engine<H> {

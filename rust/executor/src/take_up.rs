@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use bide_core::{Event, RunState, Value, pack, recover};
+use bide_core::record::RunUpdate;
+use bide_core::{Event, Failure, RunState, RunStatus, Value, Write, pack, recover};
 use bide_store::{Lease, StoreError};
 
 use crate::commit::Done;
@@ -83,14 +84,37 @@ impl<H: Host> Engine<H> {
             .collect();
         let version = (*stored.run.version != *flow.graph.version()).then_some(flow.version);
         let (key, created_at) = (stored.run.key.clone(), stored.run.created_at);
+        let failure = stored.run.failure.clone();
         let state = match RunState::recover(&flow.graph, &flow.ids, version, stored) {
             Ok(state) => state,
             Err(why) => {
-                self.log(Level::Error, &corrupt(why).to_string());
+                let reason = corrupt(why).to_string();
+                self.log(Level::Error, &reason);
+                self.put_aside(lease, id, failure, reason)?;
                 return Ok(None);
             }
         };
         Ok(Some(self.adopt(flow, lease, state, Wanted { inputs, key, local: H::Local::default() }, created_at)))
+    }
+
+    /// Pauses a run that does not read back, so that whoever waits for it hears why.
+    fn put_aside(
+        &self,
+        lease: Lease,
+        id: bide_core::RunId,
+        failure: Option<Failure>,
+        reason: String,
+    ) -> Result<(), StoreError> {
+        let update = RunUpdate {
+            run: id.row(),
+            status: RunStatus::Paused,
+            failure,
+            ended_at: None,
+            blocked_by: Some(reason.into()),
+            crashes: 0,
+            version: None,
+        };
+        self.store().commit(lease, &mut vec![Write::Run(Box::new(update))]).map(|_committed| ())
     }
 
     pub(crate) fn adopt(

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bide_core::Event;
+use bide_core::{Event, Outcome};
 
 use crate::body::BodyCx;
 use crate::commit::Done;
@@ -120,13 +120,13 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
             args,
             body: body.clone(),
         };
-        if entered.mark {
+        let marked = !entered.mark || {
             let engine = self.engine;
             let event = Event::Started { task, attempt: entered.attempt };
-            // If it is lost, the engine has stopped or the attempt is over: then so is what the body does.
-            let _ = (cx as &mut dyn Attached).detach(|| engine.commit_own(None, &run, event));
-        }
-        let outcome = cx.execute(call);
+            (cx as &mut dyn Attached).detach(|| engine.commit_own(None, &run, event)).is_ok()
+        };
+        // Without its mark a body is not called: the engine has stopped, or has lost the run.
+        let outcome = if marked { cx.execute(call) } else { Outcome::Suspended };
         if let Some(body) = body {
             kept = body.end();
             shared.dismiss(&self.cell);

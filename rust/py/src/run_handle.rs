@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bide_core::event::MISMATCH;
 use bide_core::{RunId, RunStatus};
 use bide_executor::{Handle, Settlement};
 use bide_sync::Mutex;
@@ -133,7 +134,7 @@ impl PyRunHandle {
         let reason = reason.unwrap_or_else(|| "no reason is recorded".into());
         let message = format!("run {} is paused: {reason}", self.id);
         let names = errors::names(py)?;
-        let class = if reason.contains("was recorded") { &names.replay_mismatch } else { &names.bide_error };
+        let class = if reason.starts_with(MISMATCH) { &names.replay_mismatch } else { &names.bide_error };
         Ok(errors::error(class, py, &message))
     }
 }

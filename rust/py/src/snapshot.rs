@@ -136,7 +136,7 @@ impl PySnapshot {
         if let Some(reason) = &run.blocked_by {
             return Some(reason.to_string());
         }
-        if run.status.is_ended() || self.live.is_some() {
+        if run.status.is_ended() || run.runner.is_some() || self.live.is_some() {
             return None;
         }
         self.engine.why_not_here(&run.workflow, &run.version)

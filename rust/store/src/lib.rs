@@ -166,7 +166,8 @@ pub trait Store: Send + Sync + 'static {
     /// Any [`StoreError`]; then none is created (`Unknown`: look again).
     fn create(&self, lease: Lease, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError>;
 
-    /// Commits a batch if the lease still holds. The store may take the values out of the batch.
+    /// Commits a batch if the lease still holds. The store may take the values out of the batch. An empty one asks
+    /// nothing and writes nothing.
     ///
     /// # Errors
     /// Any [`StoreError`]; except for `Unknown` nothing was written.

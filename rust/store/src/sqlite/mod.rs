@@ -277,6 +277,10 @@ impl Store for SqliteStore {
     }
 
     fn commit(&self, lease: Lease, batch: &mut Batch) -> Result<Committed, StoreError> {
+        if batch.is_empty() {
+            // What it belongs to (a run's creation) is committed already.
+            return Ok(Committed::by_store());
+        }
         self.write(lease, batch)
     }
 
