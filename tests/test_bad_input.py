@@ -88,6 +88,11 @@ DEFINITIONS: dict[str, tuple[Callable[[], object], list[str]]] = {
     "retry on what is no exception": (lambda: bide.Retry(on=int), ["on=", "int"]),  # type: ignore[arg-type]
     "unknown run_if": (lambda: named("t", run_if="sometimes"), ["'t'", "run_if", "'sometimes'"]),
     "no slots": (lambda: bide.Runner(":memory:", slots=0), ["slots", "0"]),
+    "more slots than threads can be": (lambda: bide.Runner(":memory:", slots=2**40), ["slots", "65,536"]),
+    "one workflow instead of a list": (
+        lambda: bide.Runner(":memory:", workflows=bide.Workflow("w", [load])),  # type: ignore[arg-type]
+        ["list of workflows", "'w'"],
+    ),
     "unknown durability": (lambda: bide.Runner(":memory:", durability="some"), ["durability", "'some'"]),  # type: ignore[arg-type]
     "a store that is no path": (lambda: bide.Runner(3), ["3", "path"]),  # type: ignore[arg-type]
     "an empty path": (lambda: bide.Runner(""), ["empty"]),
@@ -295,7 +300,7 @@ def test_a_key_with_other_inputs_is_refused_and_names_the_input(runner: bide.Run
     assert runner.get("k")["load"] == "a"
 
 
-@pytest.mark.parametrize("key", ["", 3, b"k"])
+@pytest.mark.parametrize("key", ["", 3, b"k", "\ud800"])
 def test_a_key_that_is_no_text_is_refused(runner: bide.Runner, key: Any) -> None:
     refused(
         bide.DefinitionError, ["key", repr(key)], lambda: runner.run(bide.Workflow("w", [load]), {"path": "x"}, key=key)
@@ -304,7 +309,9 @@ def test_a_key_that_is_no_text_is_refused(runner: bide.Runner, key: Any) -> None
 
 def test_more_keys_than_inputs_are_refused(runner: bide.Runner) -> None:
     flow = bide.Workflow("w", [load])
-    refused(bide.DefinitionError, ["1 inputs", "2 keys"], lambda: runner.submit_many(flow, [{"path": "a"}], ["k", "l"]))
+    inputs = [{"path": "a"}]
+    refused(bide.DefinitionError, ["1 inputs", "2 keys"], lambda: runner.submit_many(flow, inputs, ["k", "l"]))
+    refused(bide.DefinitionError, ["list of keys", "'k'"], lambda: runner.submit_many(flow, inputs, "k"))
     assert runner.runs() == []
 
 
@@ -312,6 +319,10 @@ def test_unknown_runs_are_key_errors(runner: bide.Runner) -> None:
     for call in (runner.get, runner.delete):
         with pytest.raises(KeyError, match="nothing-of-the-kind"):
             call("nothing-of-the-kind")
+        with pytest.raises(KeyError):
+            call("\ud800")
+        with pytest.raises(bide.DefinitionError, match="None"):
+            call(None)  # type: ignore[arg-type]
 
 
 # --- the store -----------------------------------------------------------------------------------------------------
@@ -374,6 +385,20 @@ def test_a_database_of_a_newer_schema_is_refused_and_left_as_it_is(file: Path) -
     older.close()
     with bide.Runner(file) as runner:
         assert runner.get("k")["load"] == "x"
+
+
+def test_a_url_of_another_kind_is_refused_and_no_secret_is_repeated(tmp_path: Path) -> None:
+    for url, scheme in (("mysql://me:secret@host/db", "mysql://"), ("sqlite://bide.db", "sqlite:///path")):
+        with pytest.raises(bide.StoreError, match=scheme) as raised:
+            bide.Runner(url)
+        assert "secret" not in str(raised.value)
+
+
+def test_a_path_need_not_be_text(tmp_path: Path) -> None:
+    path = tmp_path / "\udcff.db"
+    with bide.Runner(path) as runner:
+        runner.run(bide.Workflow("w", [load]), {"path": "x"})
+    assert path.exists()
 
 
 def test_postgresql_is_not_there_yet_and_its_password_is_not_shown() -> None:

@@ -124,6 +124,27 @@ def test_a_condition_that_raises_ends_its_wait_with_the_last_exception(
     assert within(runner, work) == f"no route {asked}"
 
 
+class Denied(Exception):
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.lock = threading.Lock()  # nothing that could be stored
+
+
+@pytest.mark.parametrize("original", [Denied("no"), SystemExit(3)])
+def test_what_ends_a_wait_is_the_conditions_own_exception(runner: bide.Runner, original: BaseException) -> None:
+    def broken() -> bool:
+        raise original
+
+    def work(handle: bide.TaskHandle) -> bool:
+        try:
+            handle.defer_until(broken, 1)
+        except BaseException as error:  # noqa: BLE001 - what it is is what is checked
+            return error is original
+        return False
+
+    assert within(runner, work) is True
+
+
 def test_errors_can_be_ignored(runner: bide.Runner) -> None:
     calls = itertools.count()
 

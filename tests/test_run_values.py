@@ -165,6 +165,21 @@ def test_before_and_after_a_crash_a_body_sees_the_same_values(file: Path) -> Non
     assert file.with_suffix(".ledger").read_text() == "make\nstep\n"
 
 
+def test_a_value_that_is_nested_too_deeply_is_refused_in_few_words(runner: bide.Runner) -> None:
+    @bide.task
+    def give() -> Any:
+        value: list[Any] = []
+        for _ in range(10_000):
+            value = [value]
+        return value
+
+    with pytest.raises(bide.RunFailed, match="'give'") as failed:
+        runner.run(bide.Workflow("w", [give]))
+    assert isinstance(failed.value.__cause__, bide.SerializationError)
+    assert "nested too deeply" in str(failed.value.__cause__)
+    assert len(str(failed.value.__cause__)) < 1000
+
+
 def test_a_large_value_warns_and_a_huge_one_is_refused(runner: bide.Runner, caplog: pytest.LogCaptureFixture) -> None:
     @bide.task
     def large() -> str:

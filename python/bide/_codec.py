@@ -32,6 +32,9 @@ import msgspec
 from bide import _compare, _hooks
 from bide._errors import DefinitionError, SerializationError
 
+LONGEST_PATH = 400
+"""A longer path into a value is shown by its two ends."""
+
 WARN_ABOVE = 1024 * 1024
 REFUSE_ABOVE = 64 * 1024 * 1024
 
@@ -162,6 +165,9 @@ class Codec:
 
     def _refuse(self, reason: str, found: tuple[str, object, str | None]) -> Never:
         path, culprit, _ = found
+        if len(path) > LONGEST_PATH:
+            half = LONGEST_PATH // 2
+            path = f"{path[:half]} ... {path[-half:]}"
         if self._exact and "would come back as" in reason:
             reason += f"; annotate {self.root}, or convert it"
         msg = f"{self.where}: {self.root}{path} = {_clip(culprit)} {reason}"

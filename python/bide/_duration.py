@@ -67,9 +67,12 @@ def number(value: object, what: str, low: float, high: float) -> float:
     return float(value)
 
 
-def count(value: object, what: str) -> int:
+def count(value: object, what: str, most: int = 2**31 - 1) -> int:
     """Return a whole number of at least one, such as a number of attempts."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         msg = f"{what} must be a whole number of at least 1, not {value!r}"
+        raise DefinitionError(msg)
+    if value > most:
+        msg = f"{what} is {value!r}, more than {most:,}"
         raise DefinitionError(msg)
     return int(value)

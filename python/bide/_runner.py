@@ -18,6 +18,9 @@ from bide._status import RunStatus
 from bide._waits import Duration
 from bide._workflow import Workflow
 
+MOST_SLOTS = 65_536
+"""More bodies than that never execute at the same time in one process."""
+
 GRACE = 5.0
 """Seconds that `close()` gives to bodies."""
 
@@ -144,11 +147,14 @@ class Runner:
         if durability not in {"normal", "full"}:
             msg = f'durability is "normal" or "full", not {durability!r}'
             raise DefinitionError(msg)
+        if isinstance(workflows, Workflow) or not isinstance(workflows, Iterable):
+            msg = f"Runner takes a list of workflows, not {workflows!r}"
+            raise DefinitionError(msg)
         count(async_slots, "async_slots")
         self._flows: dict[str, tuple[Workflow, _core.Flow]] = {}
         self._core = _core.Runner(
             name,
-            None if slots is None else count(slots, "slots"),
+            None if slots is None else count(slots, "slots", MOST_SLOTS),
             durability,
             None if max_parked is None else count(max_parked, "max_parked"),
         )
@@ -206,6 +212,9 @@ class Runner:
         compiled = self._core_flow(flow)
         encode = flow._compiled().encode_inputs
         encoded = [encode(one) for one in inputs]
+        if isinstance(keys, str):
+            msg = f"submit_many takes a list of keys, not one text: {keys!r}"
+            raise DefinitionError(msg)
         names = [None] * len(encoded) if keys is None else [_check_key(key) for key in keys]
         if len(names) != len(encoded):
             msg = f"submit_many got {len(encoded)} inputs and {len(names)} keys: give one key for each"
@@ -237,6 +246,8 @@ class Runner:
             micros = int(then.timestamp() * 1_000_000)
         name = workflow.name if isinstance(workflow, Workflow) else workflow
         most = None if limit is None else count(limit, "limit")
+        if name is not None and not _is_text(name):
+            return []
         ids = self._core.list(None if status is None else str(status), name, micros, most)
         snapshots = (self._core.snapshot(run) for run in ids)
         return [RunResult(snapshot) for snapshot in snapshots if snapshot is not None]
@@ -336,7 +347,11 @@ class Runner:
 
     def _find(self, id_or_key: str, workflow: Workflow | str | None) -> str:
         name = workflow.name if isinstance(workflow, Workflow) else workflow
-        found = self._core.find(id_or_key, name)
+        if not isinstance(id_or_key, str) or not (name is None or isinstance(name, str)):
+            msg = f"a run is found by its id or key, which are text, and by its workflow, not {id_or_key!r}, {name!r}"
+            raise DefinitionError(msg)
+        known = _is_text(id_or_key) and (name is None or _is_text(name))
+        found = self._core.find(id_or_key, name) if known else []
         if not found:
             msg = f"no run has the id or key {id_or_key!r}" + (f" in workflow {name!r}" if name else "")
             raise KeyError(msg)
@@ -355,7 +370,12 @@ class Runner:
 
 
 def _check_key(key: str | None) -> str | None:
-    if key is not None and (not isinstance(key, str) or not key):
+    if key is not None and (not isinstance(key, str) or not key or not _is_text(key)):
         msg = f"key must be a text that is not empty, not {key!r}"
         raise DefinitionError(msg)
     return key
+
+
+def _is_text(name: str) -> bool:
+    """Whether UTF-8 can carry it: a lone surrogate is no text."""
+    return name.encode(errors="replace").decode() == name

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::{FailureKind, Time, Value};
+use bide_core::{Failure, FailureKind, Time, Value};
 use bide_executor::{Attached, BodyCx, Condition, Polled, StepStart, WaitError};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
@@ -58,20 +58,26 @@ impl PyTaskHandle {
         result
     }
 
-    fn ask<'py>(&self, condition: &Bound<'py, PyAny>, codec: &Codec) -> Polled {
+    /// Asks once. What it raised is kept in `last`, for the body to get the original if that ends the wait.
+    fn ask<'py>(&self, condition: &Bound<'py, PyAny>, codec: &Codec, last: &mut Option<(Failure, Raised)>) -> Polled {
         let py = condition.py();
         let asked = self.with_context_read_only(py, || {
             let value = gil::call0(condition)?;
             Ok(if gil::is_truthy(&value)? { Some(value) } else { None })
         });
+        *last = None;
         match asked {
             Ok(None) => Polled::False,
             Ok(Some(value)) => match codec.encode(&value) {
                 Ok(value) => Polled::True(value),
                 Err(raised) => Polled::Broken(unencodable(py, &raised)),
             },
-            Err(raised) if raised.is::<PyException>(py) => Polled::Raised(errors::describe(py, &raised)),
-            Err(raised) => Polled::Broken(errors::describe(py, &raised)),
+            Err(raised) => {
+                let failure = errors::describe(py, &raised);
+                let ordinary = raised.is::<PyException>(py);
+                *last = Some((failure.clone(), raised));
+                if ordinary { Polled::Raised(failure) } else { Polled::Broken(failure) }
+            }
         }
     }
 
@@ -82,15 +88,19 @@ impl PyTaskHandle {
         let name = until.getattr("name")?.extract::<Option<String>>()?.unwrap_or(default_name);
         let codec = &names(py)?.plain_codec;
         let timeout: Option<f64> = until.getattr("timeout")?.extract()?;
+        let mut last = None;
         let wait = Condition {
             name: name.into(),
             proof,
             policy: read_policy(until)?,
             timeout: timeout.map(Duration::from_secs_f64),
-            check: &mut || self.ask(&condition, codec),
+            check: &mut || self.ask(&condition, codec, &mut last),
         };
-        let value = self.body.wait_condition(&mut Here(py), wait).map_err(|error| self.error(py, &error))?;
-        Ok(codec.decode(py, &value)?.into_bound())
+        match (self.body.wait_condition(&mut Here(py), wait), last) {
+            (Ok(value), _) => Ok(codec.decode(py, &value)?.into_bound()),
+            (Err(WaitError::Failed(failure)), Some((same, raised))) if failure == same => Err(raised.into_err(py)),
+            (Err(error), _) => Err(self.error(py, &error)),
+        }
     }
 
     fn wait_time(&self, py: Python<'_>, name: &str, due: impl FnOnce(Time) -> Time) -> PyResult<()> {
@@ -115,10 +125,10 @@ impl PyTaskHandle {
 }
 
 /// A condition's value that cannot be recorded.
-fn unencodable(py: Python<'_>, raised: &Raised) -> bide_core::Failure {
+fn unencodable(py: Python<'_>, raised: &Raised) -> Failure {
     let why = errors::describe(py, raised);
     let message = format!("{}: return bool(...) if the value itself is not needed", why.message());
-    bide_core::Failure::new(FailureKind::Serialization, "bide.SerializationError", &message)
+    Failure::new(FailureKind::Serialization, "bide.SerializationError", &message)
 }
 
 #[pymethods]

@@ -1,5 +1,6 @@
 //! `_core.Runner`: an engine with Python as its host, opened on a store, closed once.
 
+use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -56,7 +57,7 @@ impl PyRunner {
     #[new]
     fn new(
         py: Python<'_>,
-        store: &str,
+        store: OsString,
         slots: Option<u32>,
         durability: &str,
         max_parked: Option<usize>,
@@ -66,7 +67,7 @@ impl PyRunner {
             if exit::closing() {
                 return Err(errors::closed(py, "the interpreter is exiting: no runner can be made any more"));
             }
-            let opened = gil::detached(py, || open(store, durability));
+            let opened = gil::detached(py, || open(&store, durability));
             let store = opened.map_err(|error| errors::store(py, &error))?;
             let slots = slots.unwrap_or_else(default_slots);
             let pool = Pool::new(slots, max_parked.unwrap_or_else(default_max_parked), Box::new(start_worker));
@@ -333,22 +334,38 @@ fn start_worker(engine: &Arc<PyEngine>) -> Result<bool, String> {
     started.unwrap_or(Ok(false))
 }
 
-fn open(name: &str, durability: &str) -> Result<Arc<dyn Store>, StoreError> {
+fn open(name: &OsStr, durability: &str) -> Result<Arc<dyn Store>, StoreError> {
     let durability = match durability {
         "full" => Durability::Full,
         _ => Durability::Normal,
     };
-    if name == ":memory:" {
-        return Ok(MemoryStore::new());
-    }
-    if name.starts_with("postgresql://") || name.starts_with("postgres://") {
-        return Err(StoreError::Unavailable(
-            "PostgreSQL is not there yet in this version of bide: use a path or \":memory:\"".to_owned(),
-        ));
-    }
-    let path = name.strip_prefix("sqlite:///").unwrap_or(name);
-    let store = SqliteStore::open(std::path::Path::new(path), durability)?;
+    // A path need not be text; a URL is.
+    let path = match name.to_str() {
+        Some(":memory:") => return Ok(MemoryStore::new()),
+        Some(text) => sqlite_path(text)?,
+        None => name,
+    };
+    let store = SqliteStore::open(path.as_ref(), durability)?;
     Ok(store)
+}
+
+/// The path in a `sqlite:///` URL, or all of what is no URL. Of another URL only the scheme is repeated: the rest may
+/// be secret.
+fn sqlite_path(text: &str) -> Result<&OsStr, StoreError> {
+    if let Some(path) = text.strip_prefix("sqlite:///") {
+        return Ok(path.as_ref());
+    }
+    match text.split_once("://") {
+        Some(("postgresql" | "postgres", _)) => Err(StoreError::Unavailable(
+            "PostgreSQL is not there yet in this version of bide: use a path or \":memory:\"".to_owned(),
+        )),
+        Some((scheme, _)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte)) => {
+            Err(StoreError::Unavailable(format!(
+                "bide has no store for URLs of {scheme}://: use a path, sqlite:///path or \":memory:\""
+            )))
+        }
+        _ => Ok(text.as_ref()),
+    }
 }
 
 /// 10,000, or less where the system allows fewer threads.
