@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::Time;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::clock::Clock;
 
@@ -109,35 +109,57 @@ impl Timers {
     pub(crate) fn run(&self) {
         let mut state = self.state.lock();
         while !state.stop {
-            let (steady, wall) = (self.clock.steady(), self.clock.now());
-            state.notice_jump(steady, wall);
-            let mut rung = Vec::new();
-            while let Some(Reverse(item)) = state.heap.peek() {
-                if item.due > steady {
-                    break;
-                }
-                let Some(Reverse(mut item)) = state.heap.pop() else { break };
-                match item.wall {
-                    Some(time) if time > wall => {
-                        item.due = steady + time.since(wall);
-                        state.heap.push(Reverse(item));
-                    }
-                    _ => rung.push(item),
-                }
+            if let Some(span) = self.turn(&mut state) {
+                self.changed.wait_for(&mut state, span);
             }
-            if !rung.is_empty() {
-                parking_lot::MutexGuard::unlocked(&mut state, || {
-                    for item in rung {
-                        item.alarm.ring(item.ticket);
-                    }
-                });
-                continue;
-            }
-            let span = state.heap.peek().map_or(RECHECK, |Reverse(item)| item.due.saturating_sub(steady).min(RECHECK));
-            self.changed.wait_for(&mut state, span);
         }
-        let left = std::mem::take(&mut state.heap);
         drop(state);
+        self.clear();
+    }
+
+    /// Rings what is due. `None` if something was; else how long to sleep.
+    fn turn(&self, state: &mut MutexGuard<'_, State>) -> Option<Duration> {
+        let (steady, wall) = (self.clock.steady(), self.clock.now());
+        state.notice_jump(steady, wall);
+        let mut rung = Vec::new();
+        while let Some(Reverse(item)) = state.heap.peek() {
+            if item.due > steady {
+                break;
+            }
+            let Some(Reverse(mut item)) = state.heap.pop() else { break };
+            match item.wall {
+                Some(time) if time > wall => {
+                    item.due = steady + time.since(wall);
+                    state.heap.push(Reverse(item));
+                }
+                _ => rung.push(item),
+            }
+        }
+        if rung.is_empty() {
+            let next = state.heap.peek();
+            return Some(next.map_or(RECHECK, |Reverse(item)| item.due.saturating_sub(steady).min(RECHECK)));
+        }
+        MutexGuard::unlocked(state, || {
+            for item in rung {
+                item.alarm.ring(item.ticket);
+            }
+        });
+        None
+    }
+
+    /// Rings what is due and says how long the thread would sleep then: for who drives an engine without threads.
+    pub(crate) fn ring_due(&self) -> Duration {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(span) = self.turn(&mut state) {
+                return span;
+            }
+        }
+    }
+
+    /// Forgets every alarm.
+    pub(crate) fn clear(&self) {
+        let left = std::mem::take(&mut self.state.lock().heap);
         // What the alarms held is let go without the lock: it may be a host's.
         drop(left);
     }
