@@ -159,9 +159,18 @@ impl<H: Host> Engine<H> {
     }
 
     fn create_once(self: &Arc<Self>, lease: Lease, rows: &[NewRun]) -> Result<Vec<Creation>, SubmitError> {
-        self.store().create(lease, rows).map_err(|error| {
-            if matches!(error, StoreError::Fenced { .. }) {
-                self.fenced(lease);
+        let mut outcome = self.store().create(lease, rows);
+        let unknown = matches!(outcome, Err(StoreError::Unknown(_)));
+        if unknown {
+            // They may be there, belong to this runner, and then nobody else would ever begin them: the same ids
+            // again tell.
+            outcome = self.store().create(lease, rows);
+        }
+        outcome.map_err(|error| {
+            match &error {
+                StoreError::Fenced { .. } => self.fenced(lease),
+                error if unknown => self.break_down(error),
+                _ => {}
             }
             self.stopped().cloned().map_or(SubmitError::Store(error), SubmitError::Stopped)
         })
