@@ -112,8 +112,7 @@ impl<H: Host> Engine<H> {
             state: parking_lot::Mutex::new(state),
             local,
             settled: crate::settled::Settled::default(),
-            overdue: parking_lot::Mutex::default(),
-            notes: parking_lot::Mutex::default(),
+            rare: parking_lot::Mutex::default(),
         });
         self.runs.lock().insert(run.id.row(), Arc::clone(&run));
         run
