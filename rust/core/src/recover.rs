@@ -153,9 +153,8 @@ impl RunState {
 
     fn take_up(&mut self, ix: TaskIx, out: &mut Out<'_>) {
         let task = TaskRef::plain(ix);
-        let detail = self.details.get(&ix);
         let state = &mut self.tasks[ix as usize];
-        let attempt = state.attempts;
+        let (attempt, detail) = (state.attempts, state.detail.as_deref());
         match state.status {
             TaskStatus::Running => {
                 state.reenter = true;

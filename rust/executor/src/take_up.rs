@@ -136,8 +136,7 @@ impl<H: Host> Engine<H> {
             state: bide_sync::Mutex::new(state),
             local,
             settled: crate::settled::Settled::default(),
-            overdue: bide_sync::Mutex::default(),
-            notes: bide_sync::Mutex::default(),
+            rare: bide_sync::Mutex::default(),
         });
         self.runs.lock().insert(run.id.row(), Arc::clone(&run));
         run
