@@ -48,6 +48,7 @@ pub struct Journal {
 struct Entries {
     list: Vec<Entry>,
     /// Positions in the list, once it is longer than [`SHORT`].
+    #[expect(clippy::box_collection, reason = "a journal that has none pays one word for it, not six")]
     index: Option<Box<HashMap<EntryKey, usize>>>,
 }
 
