@@ -108,6 +108,7 @@ impl<H: Host> Engine<H> {
         engine.spawn("bide-commit", move || this.run_committer())?;
         let this = Arc::clone(&engine);
         engine.spawn("bide-lease", move || this.run_lease_service())?;
+        engine.take_up().inspect_err(|_| engine.stop_threads())?;
         Ok(engine)
     }
 

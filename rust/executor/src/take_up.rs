@@ -33,6 +33,11 @@ impl<H: Host> Engine<H> {
             return Ok(());
         }
         let flows: Vec<Arc<Flow<H>>> = self.flows.read().values().cloned().collect();
+        if flows.is_empty() {
+            // What a dead runner had is let go of all the same: others can tell by it that nobody has the run.
+            let lease = *self.lease.read();
+            self.store().claim(lease, &[], self.clock.now(), 0)?;
+        }
         for flow in flows {
             let mut versions = Vec::new();
             for version in self.store().versions(flow.workflow)? {
