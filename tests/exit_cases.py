@@ -645,6 +645,7 @@ CASES = {
             entered.set()
             forever()
         def gated(): ...
+        logging.getLogger("bide").addHandler(logging.NullHandler())  # it is named as slow there
         p = pool(2)
         flow = bide.Workflow("gated", [bide.task(gated, gate=bide.until(condition, every=0.001))])
         p.runner.submit(flow)

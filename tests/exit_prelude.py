@@ -3,6 +3,7 @@
 It is imported by each script in a process of its own, and by nothing else.
 """
 
+import logging  # noqa: F401 - for the scripts
 import os
 import sys
 import threading  # noqa: F401 - for the scripts

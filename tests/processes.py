@@ -105,10 +105,11 @@ class Child:
         self._said.append(got)
         return got
 
-    def kill(self) -> None:
-        """End it by SIGKILL, wherever it is."""
+    def kill(self, *, or_ended: bool = False) -> None:
+        """End it by SIGKILL, wherever it is; `or_ended` says that it may have got to its end by itself."""
         self._process.send_signal(signal.SIGKILL)
-        self.join(code=-signal.SIGKILL)
+        code = self._process.wait(PATIENCE)
+        self.join(code=0 if or_ended and code == 0 else -signal.SIGKILL)
 
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
