@@ -9,6 +9,7 @@
 mod busy;
 mod checkpoint;
 mod error;
+mod fork;
 mod lease;
 mod lock;
 #[cfg(test)]
@@ -100,6 +101,7 @@ impl SqliteStore {
     /// # Errors
     /// As [`SqliteStore::open`].
     pub fn open_with(path: &Path, options: &Options) -> Result<Arc<Self>, StoreError> {
+        fork::install();
         let place = Place { name: path.display().to_string(), patience: options.patience };
         let full = surroundings::resolve(path, &place)?;
         registry::get_or_open(&full, &place, options, || {
