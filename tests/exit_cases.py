@@ -311,11 +311,12 @@ CASES = {
             def __call__(self, handle):
                 pass
             def __del__(self):
-                entered.set()
-                forever()
+                if threading.current_thread() is not threading.main_thread():
+                    entered.set()
+                    forever()
         p = pool(2)
-        go(p, Body())
-        entered.wait()
+        while not entered.wait(0.05):  # the last reference may be the main thread's
+            go(p, Body())
         end()
         """,
     ),
@@ -324,11 +325,12 @@ CASES = {
         entered = threading.Event()
         class Value:
             def __del__(self):
-                entered.set()
-                forever()
+                if threading.current_thread() is not threading.main_thread():
+                    entered.set()
+                    forever()
         p = pool(2)
-        go(p, lambda h: Value())
-        entered.wait()
+        while not entered.wait(0.05):  # the last reference may be the main thread's
+            go(p, lambda h: Value())
         end()
         """,
     ),
@@ -337,14 +339,15 @@ CASES = {
         entered = threading.Event()
         class Value:
             def __del__(self):
-                entered.set()
-                forever()
+                if threading.current_thread() is not threading.main_thread():
+                    entered.set()
+                    forever()
         def body(handle):
             local = Value()
             raise ValueError
         p = pool(2)
-        go(p, body)
-        entered.wait()
+        while not entered.wait(0.05):  # the last reference may be the main thread's
+            go(p, body)
         end()
         """,
     ),
