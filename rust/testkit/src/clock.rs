@@ -36,8 +36,8 @@ impl VirtualClock {
     }
 
     /// Somebody sets the wall clock, forward or back.
-    pub fn set_wall_by(&self, seconds: i64) {
-        self.0.lock().wall += seconds * 1_000_000;
+    pub fn set_wall_by(&self, milliseconds: i64) {
+        self.0.lock().wall += milliseconds * 1000;
     }
 }
 

@@ -210,7 +210,7 @@ fn a_task_that_skips_itself(ledger: &Arc<Ledger>) -> Workflow {
         Err::<u32, TaskError>(Skip("nothing to do").into())
     });
     let built = task!(built, ledger, "dependent" after ["skips"], |_cx, _ledger| Ok(1));
-    task!(built, ledger, "always" after ["dependent"], |cx, _ledger| Ok(cx.try_output::<u32>("dependent")?))
+    task!(built, ledger, "always" after ["dependent"], |cx, _ledger| cx.try_output::<u32>("dependent"))
         .run_if(RunIf::Done)
         .build()
         .unwrap()

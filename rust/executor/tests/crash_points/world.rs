@@ -132,8 +132,11 @@ impl Place {
 #[derive(Debug, PartialEq)]
 pub(crate) struct Came {
     status: RunStatus,
-    tasks: Vec<(String, TaskStatus, u32, Option<serde_json::Value>, Option<String>)>,
+    tasks: Vec<TaskCame>,
 }
+
+/// A task's name, status, attempts, output and error.
+type TaskCame = (String, TaskStatus, u32, Option<serde_json::Value>, Option<String>);
 
 impl Came {
     fn of(result: &RunResult) -> Self {

@@ -174,8 +174,8 @@ impl World {
         while let Some((_, disaster)) = self.disasters.first().copied().filter(|(at, _)| *at <= self.moves) {
             self.disasters.remove(0);
             self.shared.oracle.lock().note(format!("move {}: {disaster:?}", self.moves));
-            if let Disaster::Jump(seconds) = disaster {
-                self.shared.clock.set_wall_by(seconds);
+            if let Disaster::Jump(milliseconds) = disaster {
+                self.shared.clock.set_wall_by(milliseconds);
                 continue;
             }
             if let Disaster::Second = disaster {
