@@ -23,6 +23,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST ?=
 CARGO_TEST ?= --workspace --exclude bide-py
 BENCH ?=
+SEEDS ?= 10000
+FIRST ?= 0
 
 # The crates look at this interpreter's headers. Naming it keeps cargo from
 # building them again when the PATH changes.
@@ -51,6 +53,10 @@ test-rust: $(STAMP)/venv ## run the Rust tests alone
 .PHONY: test-python
 test-python: $(STAMP)/bide $(STAMP)/group-demo $(STAMP)/group-test .venv-pythons/stamp ## run the Python tests alone
 	$(BIN)/python -m pytest tests $(PYTEST)
+
+.PHONY: soak
+soak: $(STAMP)/venv ## play simulated worlds for as long as one likes: make soak SEEDS=100000 [FIRST=0]
+	cargo run --locked --release -p bide-testkit --example soak -- $(SEEDS) $(FIRST)
 
 # Each tool is a target, so that `make --keep-going lint` shows what all of them say.
 LINTS := lint-rustfmt lint-clippy lint-ruff lint-mypy lint-basedpyright lint-stubtest

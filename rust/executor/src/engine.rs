@@ -185,8 +185,17 @@ impl<H: Host> Engine<H> {
             recorded: stored.tasks,
             graph,
         });
-        self.flows.write().insert(Arc::clone(flow.graph.workflow()), Arc::clone(&flow));
-        self.take_up()?;
+        let name = Arc::clone(flow.graph.workflow());
+        let before = self.flows.write().insert(Arc::clone(&name), Arc::clone(&flow));
+        if let Err(error) = self.take_up() {
+            // As if it had not been registered: whoever tries again takes up what is there.
+            let mut flows = self.flows.write();
+            match before {
+                Some(before) => drop(flows.insert(name, before)),
+                None => drop(flows.remove(&name)),
+            }
+            return Err(error);
+        }
         Ok(flow)
     }
 

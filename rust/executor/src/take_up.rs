@@ -42,7 +42,12 @@ impl<H: Host> Engine<H> {
             }
             loop {
                 let lease = *self.lease.read();
-                let claimed = self.store().claim(lease, &versions, self.clock.now(), CLAIM)?;
+                let claimed = self.store().claim(lease, &versions, self.clock.now(), CLAIM);
+                let claimed = claimed.inspect_err(|error| {
+                    if matches!(error, StoreError::Unknown(_)) {
+                        self.owns_what_it_does_not_know(error);
+                    }
+                })?;
                 let more = claimed.len() == CLAIM;
                 let mut begin = Vec::with_capacity(claimed.len());
                 let mut outcome = Ok(());
@@ -60,13 +65,24 @@ impl<H: Host> Engine<H> {
                 self.commit(&mut begin, &mut ready);
                 self.dispatch_ready(&mut ready);
                 self.settle_late_comers();
-                outcome?;
+                outcome.inspect_err(|error| {
+                    // What does not read back nobody can execute.
+                    if !matches!(error, StoreError::Corrupt(_)) {
+                        self.owns_what_it_does_not_know(error);
+                    }
+                })?;
                 if !more {
                     break;
                 }
             }
         }
         Ok(())
+    }
+
+    /// After a claim of unknown outcome, or one whose runs could not be loaded, this runner owns runs that it does not
+    /// execute. While it lives nobody else will: so it stops.
+    fn owns_what_it_does_not_know(self: &Arc<Self>, error: &StoreError) {
+        self.break_down(error);
     }
 
     fn revive(

@@ -33,13 +33,28 @@ pub struct FaultyStore {
     calls: AtomicU64,
     plan: Mutex<Vec<(u64, Fault)>>,
     crashed: Mutex<bool>,
+    watcher: Mutex<Option<Watcher>>,
 }
+
+/// Is shown every batch that was really committed, whatever the caller was told of it.
+pub type Watcher = Box<dyn Fn(&Batch) + Send>;
 
 impl FaultyStore {
     /// Wraps a store; without a plan nothing fails.
     #[must_use]
     pub fn new(inner: Arc<dyn Store>) -> Arc<Self> {
-        Arc::new(Self { inner, calls: AtomicU64::new(0), plan: Mutex::default(), crashed: Mutex::new(false) })
+        Arc::new(Self {
+            inner,
+            calls: AtomicU64::new(0),
+            plan: Mutex::default(),
+            crashed: Mutex::new(false),
+            watcher: Mutex::default(),
+        })
+    }
+
+    /// Shows every batch that is really committed from now on.
+    pub fn watch(&self, watcher: Watcher) {
+        *self.watcher.lock() = Some(watcher);
     }
 
     /// Lets the `call`-th call fail.
@@ -127,7 +142,15 @@ impl Store for FaultyStore {
     }
 
     fn commit(&self, lease: Lease, batch: &mut Batch) -> Result<Committed, StoreError> {
-        self.call(|store| store.commit(lease, batch))
+        self.call(|store| {
+            let watcher = self.watcher.lock();
+            let shown = watcher.as_ref().map(|_| batch.clone());
+            let committed = store.commit(lease, batch)?;
+            if let (Some(watcher), Some(shown)) = (&*watcher, &shown) {
+                watcher(shown);
+            }
+            Ok(committed)
+        })
     }
 
     fn versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError> {

@@ -1,7 +1,11 @@
-//! bide's own test kit: what every store must do, and a store that fails on purpose.
+//! bide's own test kit: what every store must do, a store that fails on purpose, a clock that is moved by hand, and
+//! the seeded simulation.
 
+pub mod clock;
 pub mod conformance;
 pub mod fault;
 pub mod rows;
+pub mod sim;
 
+pub use clock::VirtualClock;
 pub use fault::{Fault, FaultyStore};

@@ -1,0 +1,251 @@
+//! A store that outlives its processes, and the ledger of what bodies and steps did: the oracle of the crash points.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bide_executor::core::record::StoredRun;
+use bide_executor::core::time::micros;
+use bide_executor::core::{EntryState, RunStatus, TaskStatus, Time};
+use bide_executor::store::{Durability, LEASE, MemoryStore, SqliteStore, Store};
+use bide_executor::{Clock, Error, RunResult, Runner, SystemClock, TaskContext, Workflow};
+use bide_testkit::{Fault, FaultyStore};
+
+/// Nothing here takes this long unless it hangs.
+const HANG: Duration = Duration::from_secs(20);
+
+/// A clock that can be set forward, as if nobody had run for a while.
+pub(crate) struct Skipping {
+    system: Arc<dyn Clock>,
+    ahead: AtomicI64,
+}
+
+impl Skipping {
+    pub(crate) fn skip(&self, span: Duration) {
+        self.ahead.fetch_add(micros(span), Ordering::SeqCst);
+    }
+}
+
+impl Clock for Skipping {
+    fn now(&self) -> Time {
+        Time(self.system.now().0 + self.ahead.load(Ordering::SeqCst))
+    }
+
+    fn steady(&self) -> Duration {
+        self.system.steady()
+    }
+}
+
+/// What bodies share with the test.
+pub(crate) struct Ledger {
+    pub(crate) clock: Arc<Skipping>,
+    /// The store below the faults, while a process lives.
+    store: Mutex<Option<Arc<dyn Store>>>,
+    violations: Mutex<Vec<String>>,
+    /// What was executed, in order: bodies and steps.
+    pub(crate) executed: Mutex<Vec<String>>,
+    polls: AtomicU32,
+}
+
+impl Ledger {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            clock: Arc::new(Skipping { system: SystemClock::shared(), ahead: AtomicI64::new(0) }),
+            store: Mutex::default(),
+            violations: Mutex::default(),
+            executed: Mutex::default(),
+            polls: AtomicU32::new(0),
+        })
+    }
+
+    fn stored(&self, cx: &TaskContext) -> StoredRun {
+        let store = self.store.lock().unwrap().clone().unwrap();
+        store.load(cx.run_id()).unwrap().unwrap()
+    }
+
+    fn must(&self, holds: bool, what: impl FnOnce() -> String) {
+        if !holds {
+            self.violations.lock().unwrap().push(what());
+        }
+    }
+
+    /// A body is entered: what it depends on is committed, and it has not ended itself.
+    pub(crate) fn enters(&self, cx: &TaskContext, after: &[&str]) {
+        self.executed.lock().unwrap().push(cx.task_name().to_owned());
+        let stored = self.stored(cx);
+        let status = |name: &str| {
+            let id = stored.tasks.iter().find(|task| &*task.name == name).map(|task| task.id);
+            stored.rows.iter().find(|row| Some(row.task) == id).map(|row| row.status)
+        };
+        let name = cx.task_name();
+        for on in after {
+            let ended = status(on).is_some_and(TaskStatus::is_ended);
+            self.must(ended, || format!("{name} starts before {on} is committed"));
+        }
+        self.must(!status(name).is_some_and(TaskStatus::is_ended), || format!("{name} has ended and runs again"));
+    }
+
+    /// A step is executed: it is not recorded.
+    pub(crate) fn steps(&self, cx: &TaskContext, step: &str) {
+        self.executed.lock().unwrap().push(format!("{}/{step}", cx.task_name()));
+        let stored = self.stored(cx);
+        let task = stored.tasks.iter().find(|task| &*task.name == cx.task_name()).unwrap().id;
+        let mut recorded = stored.entries.iter().filter(|(of, _, entry)| *of == task && &*entry.key.name == step);
+        let committed = recorded.any(|(_, _, entry)| entry.state != EntryState::Open);
+        self.must(!committed, || format!("the step {step} of {} is committed and runs again", cx.task_name()));
+    }
+
+    /// True from the third time it is asked, in whichever process.
+    pub(crate) fn third_poll(&self) -> bool {
+        self.polls.fetch_add(1, Ordering::SeqCst) >= 2
+    }
+}
+
+/// Where runs live.
+enum Place {
+    Memory(Arc<MemoryStore>),
+    Sqlite(tempfile::TempDir),
+}
+
+impl Place {
+    fn open(&self) -> Arc<dyn Store> {
+        match self {
+            Self::Memory(store) => Arc::clone(store) as Arc<dyn Store>,
+            Self::Sqlite(directory) => {
+                SqliteStore::open(&Path::new(directory.path()).join("bide.db"), Durability::Normal).unwrap()
+            }
+        }
+    }
+
+    /// A process has died. Of a file that shows at once; in memory the lease has to run out.
+    fn mourn(&self, clock: &Skipping) {
+        if let Self::Memory(store) = self {
+            let lease = store.enroll(clock.now()).unwrap();
+            store.claim(lease, &[], clock.now().after(2 * LEASE), 1).unwrap();
+            store.leave(lease).unwrap();
+        }
+    }
+}
+
+/// What a run came to, as far as it must be the same after any crash.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Came {
+    status: RunStatus,
+    tasks: Vec<TaskCame>,
+}
+
+/// A task's name, status, attempts, output and error.
+type TaskCame = (String, TaskStatus, u32, Option<serde_json::Value>, Option<String>);
+
+impl Came {
+    fn of(result: &RunResult) -> Self {
+        let tasks = result.tasks.iter().map(|task| {
+            let error = task.error.as_ref().map(|error| error.message());
+            (task.name.to_string(), task.status, task.attempts, result.output(&task.name).ok(), error)
+        });
+        Self { status: result.status, tasks: tasks.collect() }
+    }
+}
+
+/// Makes the workflow of a case.
+pub(crate) type Define = fn(&Arc<Ledger>) -> Workflow;
+
+/// A process: it attaches to the run twice and waits for it. `None` if it dies, or its runner stops, before.
+fn live(store: Arc<dyn Store>, ledger: &Arc<Ledger>, define: Define) -> Option<Came> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let flow = define(ledger);
+    runtime.block_on(async {
+        let clock = Arc::clone(&ledger.clock) as Arc<dyn Clock>;
+        let runner = Runner::open(store).slots(2).clock(clock).log(|_, _| ()).start().ok()?;
+        let result = async {
+            let first = runner.submit(&flow, &()).key("k").await.ok()?;
+            let second = runner.submit(&flow, &()).key("k").await.ok()?;
+            assert_eq!(first.id(), second.id(), "one key, two runs");
+            let mut came = None;
+            for handle in [first, second] {
+                let result = match handle.result().await {
+                    Ok(result) => result,
+                    Err(Error::Failed(failed)) => failed.result,
+                    Err(Error::Store(_) | Error::Closed) => return None,
+                    Err(error) => panic!("{error}"),
+                };
+                let this = Came::of(&result);
+                assert!(came.is_none_or(|other| other == this), "two callers of one key are told different things");
+                came = Some(this);
+            }
+            came
+        };
+        let came = tokio::time::timeout(HANG, result).await.expect("the run hangs");
+        runner.close_within(Duration::ZERO).await;
+        came
+    })
+}
+
+/// Plays a case from the start: with a fault at one call of the first process, then without until the run has ended.
+/// Returns what it came to and how many calls the first process made.
+fn play(place: &Place, define: Define, fault: Option<(u64, Fault)>) -> (Came, u64, Arc<Ledger>) {
+    let ledger = Ledger::new();
+    let mut first_calls = None;
+    for process in 0..4 {
+        let faulty = FaultyStore::new(place.open());
+        *ledger.store.lock().unwrap() = Some(faulty.inner());
+        if let Some((call, fault)) = fault.filter(|_| process == 0) {
+            faulty.fail(call, fault);
+        }
+        let came = live(Arc::clone(&faulty) as Arc<dyn Store>, &ledger, define);
+        first_calls.get_or_insert(faulty.calls());
+        *ledger.store.lock().unwrap() = None;
+        drop(faulty);
+        assert_eq!(*ledger.violations.lock().unwrap(), Vec::<String>::new());
+        if let Some(came) = came {
+            return (came, first_calls.unwrap(), ledger);
+        }
+        place.mourn(&ledger.clock);
+        ledger.clock.skip(Duration::from_secs(2 * 3600));
+    }
+    panic!("the run does not end in four processes");
+}
+
+/// How often each thing was executed.
+fn counts(ledger: &Ledger) -> std::collections::BTreeMap<String, usize> {
+    let mut counts = std::collections::BTreeMap::new();
+    for what in &*ledger.executed.lock().unwrap() {
+        *counts.entry(what.clone()).or_default() += 1;
+    }
+    counts
+}
+
+/// Crashes a case before and after every call of its store, on every store; the result must be that of the crash-free
+/// run, nothing committed may run again, and everything ran at least as often as without the crash.
+pub(crate) fn at_every_call(define: Define) {
+    let memory = || Place::Memory(MemoryStore::new());
+    let sqlite = || Place::Sqlite(tempfile::tempdir().unwrap());
+    let crashes: &[Fault] = &[Fault::CrashBefore, Fault::CrashAfter];
+    let all: &[Fault] = &[
+        Fault::CrashBefore,
+        Fault::CrashAfter,
+        Fault::UnknownBefore,
+        Fault::UnknownAfter,
+        Fault::Unavailable,
+        Fault::Busy,
+    ];
+    let places: [(&dyn Fn() -> Place, &[Fault]); 2] = [(&memory, all), (&sqlite, crashes)];
+    for (place, faults) in places {
+        let (expected, calls, undisturbed) = play(&place(), define, None);
+        let least = counts(&undisturbed);
+        // Results gather in groups, so that another play may take a few calls more.
+        for call in 1..=calls + 2 {
+            for fault in faults {
+                let (came, _, ledger) = play(&place(), define, Some((call, *fault)));
+                assert_eq!(came, expected, "{fault:?} at call {call} of {calls}");
+                let counts = counts(&ledger);
+                for (what, least) in &least {
+                    let times = counts.get(what).copied().unwrap_or(0);
+                    assert!(times >= *least, "{what} was executed {times} times: {fault:?} at call {call}");
+                    assert!(times <= least + 1, "{what} was executed {times} times: {fault:?} at call {call}");
+                }
+            }
+        }
+    }
+}

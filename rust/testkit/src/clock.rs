@@ -1,0 +1,52 @@
+//! A clock that is moved by hand.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bide_core::Time;
+use bide_core::time::micros;
+use bide_executor::Clock;
+use bide_sync::Mutex;
+
+/// Where a virtual wall clock begins: some day of 2026.
+pub const START: Time = Time(1_795_000_000_000_000);
+
+/// A clock that is moved by hand: steady time only forward, the wall either way.
+#[derive(Debug)]
+pub struct VirtualClock(Mutex<Hands>);
+
+#[derive(Debug)]
+struct Hands {
+    wall: i64,
+    steady: Duration,
+}
+
+impl VirtualClock {
+    /// A clock at [`START`].
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Hands { wall: START.0, steady: Duration::ZERO })))
+    }
+
+    /// Lets time pass.
+    pub fn advance(&self, span: Duration) {
+        let mut hands = self.0.lock();
+        hands.wall += micros(span);
+        hands.steady += span;
+    }
+
+    /// Somebody sets the wall clock, forward or back.
+    pub fn set_wall_by(&self, milliseconds: i64) {
+        self.0.lock().wall += milliseconds * 1000;
+    }
+}
+
+impl Clock for VirtualClock {
+    fn now(&self) -> Time {
+        Time(self.0.lock().wall)
+    }
+
+    fn steady(&self) -> Duration {
+        self.0.lock().steady
+    }
+}

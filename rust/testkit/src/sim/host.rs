@@ -1,0 +1,49 @@
+//! The engine's host in a simulation: it only puts down what the engine hands out, for a process to pick up.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bide_core::PollPolicy;
+use bide_executor::{Dispatch, Engine, Gate, Host, Ready, Source};
+use bide_sync::Mutex;
+
+use super::plan::TaskPlan;
+
+/// Bodies are programs of a [`super::plan::Case`], known by their task's position.
+#[derive(Debug)]
+pub(super) struct SimHost;
+
+/// What the engine has handed out.
+#[derive(Default)]
+pub(super) struct Outbox {
+    /// Bodies that may start.
+    pub(super) ready: Mutex<VecDeque<Ready<SimHost>>>,
+    /// Gates to be watched.
+    pub(super) gates: Mutex<Vec<Gate<SimHost>>>,
+}
+
+impl Host for SimHost {
+    type Body = ();
+    type Local = ();
+    type Dispatch = Outbox;
+
+    fn sources(_body: &()) -> &[Source] {
+        &[]
+    }
+
+    fn gate_policy(_body: &()) -> PollPolicy {
+        TaskPlan::policy()
+    }
+}
+
+impl Dispatch<SimHost> for Outbox {
+    fn ready(&self, _engine: &Arc<Engine<SimHost>>, ready: &mut Vec<Ready<SimHost>>) {
+        self.ready.lock().extend(ready.drain(..));
+    }
+
+    fn gate(&self, _engine: &Arc<Engine<SimHost>>, gate: Gate<SimHost>) {
+        self.gates.lock().push(gate);
+    }
+
+    fn close(&self, _engine: &Arc<Engine<SimHost>>) {}
+}
