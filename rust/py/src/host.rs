@@ -27,7 +27,8 @@ pub(crate) struct Local {
     /// A copy of the submitter's contextvars, for the conditions of gates.
     pub(crate) contextvars: Option<Arc<Kept>>,
     /// The original exceptions of tasks that failed for good here, until somebody was told.
-    pub(crate) originals: Mutex<Vec<(u32, Kept)>>,
+    #[expect(clippy::box_collection, reason = "most runs have none, and there may be a hundred thousand of them")]
+    pub(crate) originals: Mutex<Option<Box<Vec<(u32, Kept)>>>>,
 }
 
 pub(crate) type PyEngine = Engine<Python3>;
@@ -251,7 +252,7 @@ fn ended_by(py: Python<'_>, engine: &PyEngine, call: &Call<Python3>, raised: Rai
     let last = call.attempt >= call.run.flow.graph.spec(call.task.ix).retry.attempts;
     if retry.is_none() || last {
         let original = Kept::new(raised.value(py).clone().unbind());
-        call.run.local.originals.lock().push((call.task.ix, original));
+        call.run.local.originals.lock().get_or_insert_default().push((call.task.ix, original));
     }
     Outcome::Failed { failure, retry }
 }

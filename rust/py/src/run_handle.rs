@@ -8,10 +8,9 @@ use bide_executor::{Handle, Settlement};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 
-use crate::exit::Home;
 use crate::gil::{self, Kept};
-use crate::host::{PyEngine, Python3};
-use crate::notify::Notifier;
+use crate::host::Python3;
+use crate::runner::Inner;
 use crate::snapshot::PySnapshot;
 use crate::{errors, panics};
 
@@ -21,17 +20,18 @@ const SLICE: Duration = Duration::from_millis(50);
 /// A run to wait for.
 #[pyclass(frozen, module = "bide._core", name = "RunHandle")]
 pub(crate) struct PyRunHandle {
-    engine: Arc<PyEngine>,
-    notifier: Arc<Notifier>,
-    id: RunId,
+    runner: Arc<Inner>,
     /// Live, or watched once another runner has taken the run over.
     handle: Mutex<Handle<Python3>>,
-    home: Home,
 }
 
 impl PyRunHandle {
-    pub(crate) fn new(engine: Arc<PyEngine>, notifier: Arc<Notifier>, handle: Handle<Python3>) -> Self {
-        Self { engine, notifier, id: handle.id(), handle: Mutex::new(handle), home: Home::here() }
+    pub(crate) fn new(runner: Arc<Inner>, handle: Handle<Python3>) -> Self {
+        Self { runner, handle: Mutex::new(handle) }
+    }
+
+    fn run(&self) -> RunId {
+        self.handle.lock().id()
     }
 
     fn handle(&self) -> Handle<Python3> {
@@ -44,7 +44,7 @@ impl PyRunHandle {
     /// The run's id.
     #[getter]
     fn id(&self) -> String {
-        self.id.to_string()
+        self.run().to_string()
     }
 
     /// Waits until the run ends, at most `timeout` seconds: true if it has. Raises if nobody here takes it up.
@@ -52,7 +52,7 @@ impl PyRunHandle {
     #[expect(clippy::disallowed_methods, reason = "a caller's patience is not the engine's time")]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         panics::method(|| {
-            self.home.check("RunHandle")?;
+            self.runner.home.check("RunHandle")?;
             let until = timeout.and_then(|seconds| {
                 Instant::now().checked_add(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX))
             });
@@ -79,8 +79,8 @@ impl PyRunHandle {
     /// Calls `callback()` on a thread of the runner once there is something to be had from `wait(0)`.
     fn on_settled(&self, callback: Py<PyAny>) -> PyResult<()> {
         panics::method(|| {
-            self.home.check("RunHandle")?;
-            let (notifier, callback) = (Arc::clone(&self.notifier), Kept::new(callback));
+            self.runner.home.check("RunHandle")?;
+            let (notifier, callback) = (Arc::clone(&self.runner.notifier), Kept::new(callback));
             self.handle().settled().on_settled(Box::new(move || notifier.call(callback)));
             Ok(())
         })
@@ -89,10 +89,10 @@ impl PyRunHandle {
     /// The run as it stands.
     fn snapshot(&self, py: Python<'_>) -> PyResult<Option<PySnapshot>> {
         panics::method(|| {
-            self.home.check("RunHandle")?;
+            self.runner.home.check("RunHandle")?;
             match self.handle() {
-                Handle::Live(run) => Ok(Some(PySnapshot::live(Arc::clone(&self.engine), run))),
-                Handle::Watched { id, .. } => PySnapshot::load(py, &self.engine, id),
+                Handle::Live(run) => Ok(Some(PySnapshot::live(Arc::clone(&self.runner.engine), run))),
+                Handle::Watched { id, .. } => PySnapshot::load(py, &self.runner.engine, id),
             }
         })
     }
@@ -101,9 +101,10 @@ impl PyRunHandle {
     fn take_originals(&self, py: Python<'_>) -> PyResult<Vec<(String, Py<PyAny>)>> {
         panics::method(|| {
             let Handle::Live(run) = self.handle() else { return Ok(Vec::new()) };
-            let originals = std::mem::take(&mut *run.local.originals.lock());
+            let originals = run.local.originals.lock().take();
             Ok(originals
                 .into_iter()
+                .flat_map(|originals| *originals)
                 .map(|(ix, kept)| (run.flow.graph.name(ix).to_string(), kept.into_owned(py).into_bound().unbind()))
                 .collect())
         })
@@ -113,7 +114,8 @@ impl PyRunHandle {
 impl PyRunHandle {
     /// Another runner has taken the run over: waits for what comes of it there.
     fn follow(&self, py: Python<'_>) -> PyResult<Handle<Python3>> {
-        let handle = gil::detached(py, || self.engine.handle(self.id)).map_err(|error| errors::store(py, &error))?;
+        let handle =
+            gil::detached(py, || self.runner.engine.handle(self.run())).map_err(|error| errors::store(py, &error))?;
         *self.handle.lock() = handle.clone();
         Ok(handle)
     }
@@ -127,11 +129,11 @@ impl PyRunHandle {
     }
 
     fn paused(&self, py: Python<'_>) -> PyResult<PyErr> {
-        let stored = gil::detached(py, || self.engine.store().load(self.id));
+        let stored = gil::detached(py, || self.runner.engine.store().load(self.run()));
         let stored = stored.map_err(|error| errors::store(py, &error))?;
         let reason = stored.and_then(|stored| stored.run.blocked_by);
         let reason = reason.unwrap_or_else(|| "no reason is recorded".into());
-        let message = format!("run {} is paused: {reason}", self.id);
+        let message = format!("run {} is paused: {reason}", self.run());
         let names = errors::names(py)?;
         let class = if reason.contains("was recorded") { &names.replay_mismatch } else { &names.bide_error };
         Ok(errors::error(class, py, &message))
