@@ -16,6 +16,7 @@ mod ids;
 mod limit;
 pub mod pacer;
 mod pool;
+mod queue;
 mod services;
 mod settled;
 pub mod slots;
