@@ -49,7 +49,6 @@ use crate::value::Value;
 #[derive(Debug)]
 pub struct RunState {
     pub(crate) id: RunId,
-    pub(crate) row: RunRowId,
     pub(crate) graph: Arc<Graph>,
     pub(crate) ids: Arc<[TaskId]>,
     pub(crate) status: RunStatus,
@@ -81,6 +80,9 @@ pub(crate) struct Task {
     /// When the current attempt's body was first entered; zero if no body was ever entered.
     pub(crate) started_at: Time,
     pub(crate) ended_at: Time,
+    /// When its gate was opened, as long as nothing else is recorded of it: the rest follows from the graph, and a
+    /// hundred thousand gates are to be cheap. Zero otherwise.
+    pub(crate) gate_since: Time,
     /// Only of a task that waited, was retried, failed, was skipped or changed the context.
     pub(crate) detail: Option<Box<Detail>>,
     /// Dependencies that have not ended.
@@ -142,6 +144,7 @@ impl RunState {
                 output: Value::NONE,
                 started_at: Time::default(),
                 ended_at: Time::default(),
+                gate_since: Time::default(),
                 detail: None,
                 unmet: graph.dependencies(ix).len() as u32,
                 attempts: 0,
@@ -154,7 +157,6 @@ impl RunState {
             .collect();
         Self {
             id,
-            row: id.row(),
             left: tasks.len() as u32,
             graph,
             ids,
@@ -181,7 +183,7 @@ impl RunState {
     /// The run's row number.
     #[must_use]
     pub fn row(&self) -> RunRowId {
-        self.row
+        self.id.row()
     }
 
     /// Where the run stands.
@@ -366,7 +368,18 @@ impl RunState {
     }
 
     pub(crate) fn detail(&mut self, ix: TaskIx) -> &mut Detail {
-        self.tasks[ix as usize].detail.get_or_insert_default()
+        let gate = self.bare_gate(ix);
+        let task = &mut self.tasks[ix as usize];
+        task.gate_since = Time::default();
+        task.detail.get_or_insert_with(|| Box::new(gate.unwrap_or_default()))
+    }
+
+    /// What is recorded of a task whose gate is open and of which nothing else is.
+    pub(crate) fn bare_gate(&self, ix: TaskIx) -> Option<Detail> {
+        let since = Some(self.tasks[ix as usize].gate_since).filter(|since| *since > Time::default())?;
+        let mut detail = Detail::default();
+        detail.journal.open(self.graph.spec(ix).gate.as_ref()?.wait(since), since);
+        Some(detail)
     }
 
     pub(crate) fn known_detail(&self, ix: TaskIx) -> Option<&Detail> {

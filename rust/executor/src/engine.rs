@@ -213,11 +213,11 @@ impl<H: Host> Engine<H> {
 
     /// Stops at once because of the store: nothing is committed any more, and every caller is told.
     pub(crate) fn break_down(self: &Arc<Self>, error: &StoreError) {
-        if self.stopped.set(Settlement::Broken(error.clone())).is_ok() {
+        if self.stopped.set(Settlement::Broken(Box::new(error.clone()))).is_ok() {
             self.log(Level::Error, &format!("the runner on {} stops: {error}", self.store().name()));
             self.closing.store(true, Ordering::Release);
             self.dispatch.close(self);
-            self.settle_all(&Settlement::Broken(error.clone()));
+            self.settle_all(&Settlement::Broken(Box::new(error.clone())));
         }
     }
 

@@ -4,8 +4,6 @@
 //! condition that takes longer than [`SLOW`] does not hold up the rest: the gate is named in the log and is polled by
 //! spares from then on, and a spare becomes the main thread. There is always a spare that is idle, up to the limit.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +16,7 @@ use crate::commit::Done;
 use crate::engine::{Engine, Level};
 use crate::host::{Attached, Gate, Host, Polled};
 use crate::pool::Pool;
+use crate::queue::Queue;
 
 /// Polls that are due within so long are taken one after the other without a sleep.
 const SLICE: Duration = Duration::from_millis(1);
@@ -36,9 +35,10 @@ pub(crate) struct Gates<H: Host> {
 
 struct State<H: Host> {
     /// Gates that were never slow.
-    quick: BinaryHeap<Reverse<Item<H>>>,
+    quick: Queue<Item<H>>,
     /// Gates that were.
-    slow: BinaryHeap<Reverse<Item<H>>>,
+    slow: Queue<Item<H>>,
+    /// How many items were put, and threads begun, so far.
     seq: u64,
     /// The thread that polls the quick ones, by number.
     main: Option<usize>,
@@ -105,8 +105,8 @@ impl<H: Host> Gates<H> {
     /// Without threads; at most `limit` of them may be started.
     pub(crate) fn new(limit: usize) -> Self {
         let state = State {
-            quick: BinaryHeap::new(),
-            slow: BinaryHeap::new(),
+            quick: Queue::new(),
+            slow: Queue::new(),
             seq: 0,
             main: None,
             polling: None,
@@ -168,16 +168,16 @@ impl<H: Host> Gates<H> {
             }
             let now = engine.clock.steady();
             let main = *state.main.get_or_insert(me) == me;
-            let heap = if main { &mut state.quick } else { &mut state.slow };
-            let span = match heap.peek() {
-                Some(Reverse(item)) if item.due <= nanos(now) => {
-                    let Reverse(item) = heap.pop()?;
+            let queue = if main { &mut state.quick } else { &mut state.slow };
+            let span = match queue.peek().map(|item| item.due) {
+                Some(due) if due <= nanos(now) => {
+                    let item = queue.pop()?;
                     if main {
                         state.polling = Some((now, item.gate.clone()));
                     }
                     return Some((item, state.wants_spare()));
                 }
-                Some(Reverse(item)) => Some(Duration::from_nanos(item.due).saturating_sub(now).max(SLICE)),
+                Some(due) => Some(Duration::from_nanos(due).saturating_sub(now).max(SLICE)),
                 None => None,
             };
             if !patient {
@@ -212,9 +212,9 @@ impl<H: Host> State<H> {
     fn put(&mut self, mut item: Item<H>, slow: bool) -> bool {
         self.seq += 1;
         item.seq = self.seq;
-        let heap = if slow { &mut self.slow } else { &mut self.quick };
-        let first = heap.peek().is_none_or(|Reverse(next)| item.due < next.due);
-        heap.push(Reverse(item));
+        let queue = if slow { &mut self.slow } else { &mut self.quick };
+        let first = queue.peek().is_none_or(|next| item.due < next.due);
+        queue.push(item);
         first
     }
 

@@ -17,6 +17,7 @@ mod ids;
 mod limit;
 pub mod pacer;
 mod pool;
+mod queue;
 mod services;
 mod settled;
 pub mod slots;

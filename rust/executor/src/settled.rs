@@ -14,7 +14,7 @@ pub enum Settlement {
     /// The runner was closed; the run can be taken up again.
     Closed,
     /// The runner stopped because of its store.
-    Broken(StoreError),
+    Broken(Box<StoreError>),
     /// Another runner has it now, or it was deleted.
     Elsewhere,
     /// Nobody executes it, and this runner cannot take it up; says why.
@@ -32,7 +32,9 @@ pub struct Settled {
 struct State {
     settlement: Option<Settlement>,
     sleeping: u32,
-    callbacks: Vec<Box<dyn FnOnce() + Send>>,
+    /// Most runs have none, and there may be a hundred thousand of them.
+    #[expect(clippy::box_collection, reason = "kept small where it is empty")]
+    callbacks: Option<Box<Vec<Box<dyn FnOnce() + Send>>>>,
 }
 
 impl Settled {
@@ -47,9 +49,9 @@ impl Settled {
             if state.sleeping > 0 {
                 self.changed.notify_all();
             }
-            std::mem::take(&mut state.callbacks)
+            state.callbacks.take()
         };
-        for callback in callbacks {
+        for callback in callbacks.map_or_else(Vec::new, |callbacks| *callbacks) {
             callback();
         }
     }
@@ -79,7 +81,7 @@ impl Settled {
             drop(state);
             callback();
         } else {
-            state.callbacks.push(callback);
+            state.callbacks.get_or_insert_default().push(callback);
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::host::Host;
 use crate::settled::{Settled, Settlement};
 
 /// So many runs begin in one commit, so that what they write is not in memory for all of them at once.
-const BEGIN: usize = 1024;
+const BEGIN: usize = 256;
 
 /// A run that a caller wants.
 pub struct Wanted<H: Host> {

@@ -290,7 +290,11 @@ fn poll_gate(py: Python<'_>, engine: &PyEngine, gate: &Gate<Python3>) -> Polled 
     let body = &gate.run.flow.bodies[gate.task.ix as usize];
     let Some(target) = &body.gate else { return Polled::True(Value::NONE) };
     let polled = (|| {
-        let args = gate.run.args(&body.sources, &gate.run.state.lock());
+        let args = if body.sources.is_empty() {
+            bide_executor::Args::new()
+        } else {
+            gate.run.args(&body.sources, &gate.run.state.lock())
+        };
         let context = if target.binding.wants_context {
             let context = context_of(py, engine, &gate.run, gate.task)?;
             read_only(py, &context, true)?;
@@ -334,12 +338,15 @@ impl<'py> Arguments<'_, 'py> {
         for argument in &binding.positional {
             owned.push(self.value(argument)?);
         }
+        let positional: SmallVec<[&Bound<'py, PyAny>; 4]> = owned.iter().map(|one| &**one).collect();
+        if binding.keyword.is_empty() {
+            return gil::call_args(&run, &positional);
+        }
         let keywords = gil::dict(self.py)?;
         for (name, argument) in &binding.keyword {
             let value = self.value(argument)?;
             gil::set_item(&keywords, name.bind(self.py).as_any(), &value)?;
         }
-        let positional: SmallVec<[&Bound<'py, PyAny>; 4]> = owned.iter().map(|one| &**one).collect();
         let tuple = gil::tuple(self.py, &positional)?;
         let keywords = keywords.cast::<PyDict>().map_err(|error| Raised::new(self.py, error.into()))?;
         gil::call(&run, &tuple, Some(keywords))

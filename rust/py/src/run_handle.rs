@@ -9,10 +9,10 @@ use bide_executor::{Handle, Settlement};
 use bide_sync::Mutex;
 use pyo3::prelude::*;
 
-use crate::exit::{self, Home};
+use crate::exit;
 use crate::gil::{self, Kept};
-use crate::host::{Originals, PyEngine, Python3};
-use crate::notify::Notifier;
+use crate::host::{Originals, Python3};
+use crate::runner::Inner;
 use crate::snapshot::PySnapshot;
 use crate::{errors, panics};
 
@@ -22,22 +22,23 @@ const SLICE: Duration = Duration::from_millis(50);
 /// A run to wait for.
 #[pyclass(frozen, module = "bide._core", name = "RunHandle")]
 pub(crate) struct PyRunHandle {
-    engine: Arc<PyEngine>,
-    notifier: Arc<Notifier>,
-    id: RunId,
+    runner: Arc<Inner>,
     /// Live, or watched once another runner has taken the run over.
     handle: Mutex<Handle<Python3>>,
     originals: Option<Arc<Originals>>,
-    home: Home,
 }
 
 impl PyRunHandle {
-    pub(crate) fn new(engine: Arc<PyEngine>, notifier: Arc<Notifier>, handle: Handle<Python3>) -> Self {
+    pub(crate) fn new(runner: Arc<Inner>, handle: Handle<Python3>) -> Self {
         let originals = match &handle {
             Handle::Live(run) => Some(run.local.originals()),
             Handle::Watched { .. } => None,
         };
-        Self { engine, notifier, id: handle.id(), handle: Mutex::new(handle), originals, home: Home::here() }
+        Self { runner, handle: Mutex::new(handle), originals }
+    }
+
+    fn run(&self) -> RunId {
+        self.handle.lock().id()
     }
 
     fn handle(&self) -> Handle<Python3> {
@@ -50,7 +51,7 @@ impl PyRunHandle {
     /// The run's id.
     #[getter]
     fn id(&self) -> String {
-        self.id.to_string()
+        self.run().to_string()
     }
 
     /// Waits until the run ends, at most `timeout` seconds: true if it has. Raises if nobody here takes it up.
@@ -58,7 +59,7 @@ impl PyRunHandle {
     #[expect(clippy::disallowed_methods, reason = "a caller's patience is not the engine's time")]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         panics::method(|| {
-            self.home.check("RunHandle")?;
+            self.runner.home.check("RunHandle")?;
             let until = timeout.and_then(|seconds| {
                 Instant::now().checked_add(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX))
             });
@@ -89,8 +90,8 @@ impl PyRunHandle {
     /// Calls `callback()` on a thread of the runner once there is something to be had from `wait(0)`.
     fn on_settled(&self, callback: Py<PyAny>) -> PyResult<()> {
         panics::method(|| {
-            self.home.check("RunHandle")?;
-            let (notifier, callback) = (Arc::clone(&self.notifier), Kept::new(callback));
+            self.runner.home.check("RunHandle")?;
+            let (notifier, callback) = (Arc::clone(&self.runner.notifier), Kept::new(callback));
             self.handle().settled().on_settled(Box::new(move || notifier.call(callback)));
             Ok(())
         })
@@ -99,10 +100,10 @@ impl PyRunHandle {
     /// The run as it stands.
     fn snapshot(&self, py: Python<'_>) -> PyResult<Option<PySnapshot>> {
         panics::method(|| {
-            self.home.check("RunHandle")?;
+            self.runner.home.check("RunHandle")?;
             match self.handle() {
-                Handle::Live(run) => Ok(Some(PySnapshot::live(Arc::clone(&self.engine), run))),
-                Handle::Watched { id, .. } => PySnapshot::load(py, &self.engine, id),
+                Handle::Live(run) => Ok(Some(PySnapshot::live(Arc::clone(&self.runner.engine), run))),
+                Handle::Watched { id, .. } => PySnapshot::load(py, &self.runner.engine, id),
             }
         })
     }
@@ -110,7 +111,7 @@ impl PyRunHandle {
     /// The original exceptions of tasks that failed for good in this process, by task; handed out once.
     fn take_originals(&self, py: Python<'_>) -> PyResult<Vec<(String, Py<PyAny>)>> {
         panics::method(|| {
-            self.home.check("RunHandle")?;
+            self.runner.home.check("RunHandle")?;
             let (Handle::Live(run), Some(originals)) = (self.handle(), &self.originals) else { return Ok(Vec::new()) };
             let originals = std::mem::take(&mut *originals.lock());
             Ok(originals
@@ -124,7 +125,8 @@ impl PyRunHandle {
 impl PyRunHandle {
     /// Another runner has taken the run over: waits for what comes of it there.
     fn follow(&self, py: Python<'_>) -> PyResult<Handle<Python3>> {
-        let handle = gil::detached(py, || self.engine.handle(self.id)).map_err(|error| errors::store(py, &error))?;
+        let handle =
+            gil::detached(py, || self.runner.engine.handle(self.run())).map_err(|error| errors::store(py, &error))?;
         *self.handle.lock() = handle.clone();
         Ok(handle)
     }
@@ -141,11 +143,11 @@ impl PyRunHandle {
     }
 
     fn paused(&self, py: Python<'_>) -> PyResult<PyErr> {
-        let stored = gil::detached(py, || self.engine.store().load(self.id));
+        let stored = gil::detached(py, || self.runner.engine.store().load(self.run()));
         let stored = stored.map_err(|error| errors::store(py, &error))?;
         let reason = stored.and_then(|stored| stored.run.blocked_by);
         let reason = reason.unwrap_or_else(|| "no reason is recorded".into());
-        let message = format!("run {} is paused: {reason}", self.id);
+        let message = format!("run {} is paused: {reason}", self.run());
         let names = errors::names(py)?;
         let class = if reason.starts_with(MISMATCH) { &names.replay_mismatch } else { &names.bide_error };
         Ok(errors::error(class, py, &message))

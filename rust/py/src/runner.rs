@@ -27,13 +27,13 @@ const POLITE: Duration = Duration::from_millis(20);
 #[pyclass(frozen, module = "bide._core", name = "Runner")]
 pub(crate) struct PyRunner {
     inner: Arc<Inner>,
-    home: Home,
 }
 
-/// What interpreter exit closes.
-struct Inner {
-    engine: Arc<PyEngine>,
-    notifier: Arc<Notifier>,
+/// What a runner and its handles share, and what interpreter exit closes.
+pub(crate) struct Inner {
+    pub(crate) engine: Arc<PyEngine>,
+    pub(crate) notifier: Arc<Notifier>,
+    pub(crate) home: Home,
     closed: AtomicBool,
 }
 
@@ -77,9 +77,9 @@ impl PyRunner {
                 Engine::start(store, SystemClock::shared(), pool, Box::new(move |level, line| log.log(level, line)))
             });
             let engine = started.map_err(|error| errors::store(py, &error))?;
-            let inner = Arc::new(Inner { engine, notifier, closed: AtomicBool::new(false) });
+            let inner = Arc::new(Inner { engine, notifier, home: Home::here(), closed: AtomicBool::new(false) });
             let as_closed: std::sync::Weak<Inner> = Arc::downgrade(&inner);
-            let runner = Self { inner, home: Home::here() };
+            let runner = Self { inner };
             exit::close_at_exit(py, as_closed)?;
             runner.start_threads(py)?;
             Ok(runner)
@@ -218,7 +218,7 @@ impl PyRunner {
 
     /// Slots in use and in all, bodies with a handle that execute or are parked, and how many may be.
     fn load(&self) -> PyResult<(usize, usize, usize, usize)> {
-        self.home.check("Runner")?;
+        self.inner.home.check("Runner")?;
         let (used, total) = self.inner.engine.dispatch().slots_in_use();
         let (handles, most) = self.inner.engine.dispatch().handles();
         Ok((used, total, handles, most))
@@ -233,13 +233,13 @@ impl PyRunner {
     /// Whether it is closed or has stopped.
     #[getter]
     fn closed(&self) -> bool {
-        !self.home.is_here() || self.inner.closed.load(Ordering::Acquire) || self.inner.engine.stopped().is_some()
+        !self.inner.home.is_here() || self.inner.closed.load(Ordering::Acquire) || self.inner.engine.stopped().is_some()
     }
 
     /// Suspends what is deferred, gives bodies `grace` seconds to end, and lets go of the store. Twice is fine.
     fn close(&self, py: Python<'_>, grace: f64) -> PyResult<bool> {
         panics::method(|| {
-            self.home.check("Runner")?;
+            self.inner.home.check("Runner")?;
             let first = !self.inner.closed.swap(true, Ordering::AcqRel);
             if !first {
                 return Ok(true);
@@ -255,7 +255,7 @@ impl PyRunner {
 
 impl PyRunner {
     fn open(&self, py: Python<'_>) -> PyResult<()> {
-        self.home.check("Runner")?;
+        self.inner.home.check("Runner")?;
         let closed = self.inner.closed.load(Ordering::Acquire);
         let stopped = self.inner.engine.stopped();
         if closed || stopped.is_some() {
@@ -269,7 +269,7 @@ impl PyRunner {
     }
 
     fn handle(&self, handle: bide_executor::Handle<crate::host::Python3>) -> PyRunHandle {
-        PyRunHandle::new(Arc::clone(&self.inner.engine), Arc::clone(&self.inner.notifier), handle)
+        PyRunHandle::new(Arc::clone(&self.inner), handle)
     }
 
     fn start_threads(&self, py: Python<'_>) -> PyResult<()> {
@@ -305,7 +305,7 @@ impl PyRunner {
 
 impl Drop for PyRunner {
     fn drop(&mut self) {
-        if self.home.is_here() && !self.inner.closed.swap(true, Ordering::AcqRel) {
+        if self.inner.home.is_here() && !self.inner.closed.swap(true, Ordering::AcqRel) {
             self.inner.engine.begin_close();
             // The last reference may go anywhere, also within a body: the rest is done by a thread of its own.
             let inner = Arc::clone(&self.inner);

@@ -50,7 +50,7 @@ impl RunState {
         if !state.has_row && changes.is_none() && state.attempts == 1 {
             state.has_row = true;
             out.batch.push(Write::Done(DoneRow {
-                run: self.row,
+                run: self.id.row(),
                 task: self.ids[ix as usize],
                 map: NO_MAP,
                 output: state.output.clone(),
@@ -73,7 +73,7 @@ impl RunState {
         let policy = self.graph.spec(ix).retry;
         if let Some(retry) = retry.filter(|_| policy.allows_after(attempts)) {
             let at = out.now.after(policy.delay_before(attempts + 1, retry.random));
-            let (run, task) = (self.row, self.ids[ix as usize]);
+            let (run, task) = (self.row(), self.ids[ix as usize]);
             self.tasks[ix as usize].status = TaskStatus::Pending;
             let detail = self.detail(ix);
             detail.failure = Some(failure);

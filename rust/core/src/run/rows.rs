@@ -64,7 +64,7 @@ impl RunState {
 
     pub(crate) fn write_run(&self, out: &mut Out<'_>) {
         out.batch.push(Write::Run(Box::new(RunUpdate {
-            run: self.row,
+            run: self.row(),
             status: self.status,
             failure: self.failure.clone(),
             ended_at: self.ended_at,
@@ -84,14 +84,14 @@ impl RunState {
     pub fn task_row(&self, ix: TaskIx) -> TaskRow {
         let state = &self.tasks[ix as usize];
         let some = |time: Time| (time > Time::default()).then_some(time);
-        let none = Detail::default();
-        let detail = state.detail.as_deref().unwrap_or(&none);
+        let (none, gate) = (Detail::default(), self.bare_gate(ix));
+        let detail = state.detail.as_deref().or(gate.as_ref()).unwrap_or(&none);
         // A body that is about to be entered again is running to all others: its attempt has begun.
         let status =
             if state.reenter && state.status == TaskStatus::Ready { TaskStatus::Running } else { state.status };
         let running = status == TaskStatus::Running;
         TaskRow {
-            run: self.row,
+            run: self.row(),
             task: self.ids[ix as usize],
             map: NO_MAP,
             status,

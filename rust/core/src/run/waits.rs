@@ -3,16 +3,17 @@
 use crate::event::{Effect, GateSpec, Refused, Retry, Timer, Wait};
 use crate::failure::Failure;
 use crate::id::{NO_MAP, TaskIx, TaskRef};
+use crate::journal::Journal;
 use crate::record::{Entry, EntryKey, EntryState, Write};
 use crate::status::{SubStatus, TaskStatus};
-use crate::time::micros;
+use crate::time::{Time, micros};
 use crate::value::Value;
 
 use super::{Out, RunState};
 
 impl RunState {
     fn write_entry(&self, ix: TaskIx, entry: &Entry, out: &mut Out<'_>) {
-        let (run, task) = (self.row, self.ids[ix as usize]);
+        let (run, task) = (self.row(), self.ids[ix as usize]);
         out.batch.push(Write::Entry { run, task, map: NO_MAP, entry: Box::new(entry.clone()) });
     }
 
@@ -23,7 +24,11 @@ impl RunState {
         result: Result<Value, Failure>,
         out: &mut Out<'_>,
     ) -> Result<(), Refused> {
-        let detail = self.tasks[ix as usize].detail.as_mut().ok_or(Refused::AttemptOver)?;
+        let task = &self.tasks[ix as usize];
+        if task.detail.is_none() && task.gate_since == Time::default() {
+            return Err(Refused::AttemptOver);
+        }
+        let detail = self.detail(ix);
         let entry = detail.journal.close(key, result, out.now).ok_or(Refused::AttemptOver)?.clone();
         detail.waited += micros(out.now.since(entry.opened_at.max(detail.waited_until)));
         detail.waited_until = out.now;
@@ -114,29 +119,33 @@ impl RunState {
             return;
         };
         match self.recorded_gate(ix, &gate) {
-            Some(EntryState::Satisfied) => self.ready(ix, out),
-            Some(EntryState::Open) => self.watch_gate(ix, &gate, out),
+            Some(entry) if entry.state == EntryState::Satisfied => self.ready(ix, out),
+            Some(entry) if entry.state == EntryState::Open => self.watch_gate(ix, &entry, out),
             _ => {
-                let entry = self.detail(ix).journal.open(gate.wait(out.now), out.now).clone();
+                let wait = gate.wait(out.now);
+                let entry = if self.tasks[ix as usize].detail.is_some() {
+                    self.detail(ix).journal.open(wait, out.now).clone()
+                } else {
+                    self.tasks[ix as usize].gate_since = out.now;
+                    Journal::default().open(wait, out.now).clone()
+                };
                 self.write_entry(ix, &entry, out);
                 self.write_row(ix, out);
-                self.watch_gate(ix, &gate, out);
+                self.watch_gate(ix, &entry, out);
             }
         }
     }
 
     /// What is recorded of this gate; nothing, if another version of the workflow had another gate.
-    fn recorded_gate(&self, ix: TaskIx, gate: &GateSpec) -> Option<EntryState> {
+    fn recorded_gate(&self, ix: TaskIx, gate: &GateSpec) -> Option<Entry> {
         let entry = self.known_detail(ix)?.journal.get(&gate.key())?;
-        (entry.kind == gate.kind()).then_some(entry.state)
+        (entry.kind == gate.kind()).then(|| entry.clone())
     }
 
-    fn watch_gate(&mut self, ix: TaskIx, gate: &GateSpec, out: &mut Out<'_>) {
+    fn watch_gate(&mut self, ix: TaskIx, entry: &Entry, out: &mut Out<'_>) {
         let attempt = self.tasks[ix as usize].attempts;
-        if let Some(entry) = self.detail(ix).journal.get(&gate.key()) {
-            let (due, deadline) = (entry.due, entry.deadline);
-            out.effects.push(Effect::Gate { task: TaskRef::plain(ix), attempt, due, deadline });
-        }
+        let (due, deadline) = (entry.due, entry.deadline);
+        out.effects.push(Effect::Gate { task: TaskRef::plain(ix), attempt, due, deadline });
     }
 
     pub(crate) fn ready(&mut self, ix: TaskIx, out: &mut Out<'_>) {

@@ -196,7 +196,7 @@ impl Error {
 
     pub(super) fn settled(settlement: Settlement) -> Self {
         match settlement {
-            Settlement::Broken(error) => Self::Store(error),
+            Settlement::Broken(error) => Self::Store(*error),
             Settlement::NotHere(why) => Self::Blocked(why),
             Settlement::Run(_) | Settlement::Closed | Settlement::Elsewhere => Self::Closed,
         }

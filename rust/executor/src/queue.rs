@@ -1,0 +1,63 @@
+//! A priority queue for items that mostly come in the order in which they leave, as gates of one interval do.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+
+/// Items, the least first. What comes in order costs no comparison but one.
+pub(crate) struct Queue<T> {
+    /// What was not less than everything in here when it came.
+    steady: VecDeque<T>,
+    /// The rest.
+    heap: BinaryHeap<Reverse<T>>,
+}
+
+impl<T: Ord> Queue<T> {
+    pub(crate) fn new() -> Self {
+        Self { steady: VecDeque::new(), heap: BinaryHeap::new() }
+    }
+
+    pub(crate) fn push(&mut self, item: T) {
+        if self.steady.back().is_none_or(|last| *last <= item) {
+            self.steady.push_back(item);
+        } else {
+            self.heap.push(Reverse(item));
+        }
+    }
+
+    /// The least item.
+    pub(crate) fn peek(&self) -> Option<&T> {
+        let other = self.heap.peek().map(|Reverse(item)| item);
+        self.steady.front().into_iter().chain(other).min()
+    }
+
+    /// Takes the least item.
+    pub(crate) fn pop(&mut self) -> Option<T> {
+        let from_heap = match (self.steady.front(), self.heap.peek()) {
+            (Some(steady), Some(Reverse(other))) => other < steady,
+            (steady, _) => steady.is_none(),
+        };
+        if from_heap { self.heap.pop().map(|Reverse(item)| item) } else { self.steady.pop_front() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn items_leave_in_order_however_they_come(acts: Vec<Option<u8>>) {
+            let (mut queue, mut model) = (Queue::new(), BinaryHeap::new());
+            for act in acts {
+                if let Some(item) = act {
+                    queue.push(item);
+                    model.push(Reverse(item));
+                } else {
+                    prop_assert_eq!(queue.pop(), model.pop().map(|Reverse(item)| item));
+                }
+                prop_assert_eq!(queue.peek().copied(), model.peek().map(|Reverse(item)| *item));
+            }
+        }
+    }
+}
