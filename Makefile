@@ -49,7 +49,7 @@ test-rust: $(STAMP)/venv ## run the Rust tests alone
 	cargo test --locked $(CARGO_TEST)
 
 .PHONY: test-python
-test-python: $(STAMP)/bide $(STAMP)/group-demo $(STAMP)/group-test ## run the Python tests alone
+test-python: $(STAMP)/bide $(STAMP)/group-demo $(STAMP)/group-test .venv-pythons/stamp ## run the Python tests alone
 	$(BIN)/python -m pytest tests $(PYTEST)
 
 # Each tool is a target, so that `make --keep-going lint` shows what all of them say.
@@ -100,7 +100,7 @@ wheel: target/wheels/stamp ## build the wheel into target/wheels
 
 .PHONY: clean
 clean: ## delete everything that make has made
-	rm -rf target $(VENV) .venv-peers .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf target $(VENV) .venv-peers .venv-pythons .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # --- how the above comes to be ------------------------------------------------
 
@@ -131,6 +131,14 @@ $(STAMP)/bide: target/wheels/stamp constraints.txt | $(STAMP)/venv
 	$(PIP) --quiet --quiet uninstall --yes bide
 	$(PIP) install --constraint constraints.txt target/wheels/*.whl
 	touch $@
+
+# The other CPythons at hand, for the tests of interpreter exit.
+.venv-pythons/stamp: constraints.txt scripts/make-pythons scripts/find-python
+	@scripts/make-pythons
+	touch $@
+
+.PHONY: pythons
+pythons: .venv-pythons/stamp ## make an environment for each CPython at hand, for the tests of interpreter exit
 
 # Other engines, only for bench-peers, each apart from bide and from each other.
 .venv-peers/stamp: benchmarks/peers.txt scripts/find-python

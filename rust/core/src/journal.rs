@@ -48,7 +48,8 @@ pub struct Journal {
 struct Entries {
     list: Vec<Entry>,
     /// Positions in the list, once it is longer than [`SHORT`].
-    index: Option<HashMap<EntryKey, usize>>,
+    #[expect(clippy::box_collection, reason = "a journal that has none pays one word for it, not six")]
+    index: Option<Box<HashMap<EntryKey, usize>>>,
 }
 
 /// Up to so many entries are searched one after the other.
@@ -84,7 +85,8 @@ impl Entries {
         self.list.reserve_exact(usize::from(self.list.is_empty()));
         self.list.push(entry);
         if self.index.is_none() && self.list.len() > SHORT {
-            self.index = Some(self.list.iter().zip(0..).map(|(entry, at)| (entry.key.clone(), at)).collect());
+            let index = self.list.iter().zip(0..).map(|(entry, at)| (entry.key.clone(), at)).collect();
+            self.index = Some(Box::new(index));
         }
         &self.list[at]
     }

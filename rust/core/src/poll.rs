@@ -71,6 +71,12 @@ impl PollPolicy {
 #[derive(Clone, Copy, Debug)]
 pub struct Poll {
     policy: PollPolicy,
+    progress: Progress,
+}
+
+/// How far one wait's polls have come: what has to be kept between two of them by whoever has the policy elsewhere.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
     asked: u32,
     errors: u32,
 }
@@ -79,7 +85,19 @@ impl Poll {
     /// Before the first check.
     #[must_use]
     pub const fn new(policy: PollPolicy) -> Self {
-        Self { policy, asked: 0, errors: 0 }
+        Self::going_on(policy, Progress { asked: 0, errors: 0 })
+    }
+
+    /// Goes on where an earlier poll of the same wait has stopped.
+    #[must_use]
+    pub const fn going_on(policy: PollPolicy, progress: Progress) -> Self {
+        Self { policy, progress }
+    }
+
+    /// How far it has come.
+    #[must_use]
+    pub const fn progress(&self) -> Progress {
+        self.progress
     }
 
     /// When to ask again, after a check that has just ended without satisfying the wait.
@@ -88,8 +106,8 @@ impl Poll {
     /// ends at the deadline or after it was that last one: the wait has timed out. `random` lies in `0.0..1.0`.
     pub fn next(&mut self, now: Time, deadline: Option<Time>, random: f64) -> Time {
         let PollPolicy { every, backoff, max_every, jitter, .. } = self.policy;
-        let interval = grown(every, backoff, self.asked, max_every, jitter, random);
-        self.asked = self.asked.saturating_add(1);
+        let interval = grown(every, backoff, self.progress.asked, max_every, jitter, random);
+        self.progress.asked = self.progress.asked.saturating_add(1);
         let due = now.after(interval.max(Duration::from_micros(1)));
         deadline.map_or(due, |deadline| due.min(deadline))
     }
@@ -97,17 +115,17 @@ impl Poll {
     /// The condition raised; true if that ends the wait.
     #[must_use]
     pub fn failed(&mut self) -> bool {
-        self.errors = self.errors.saturating_add(1);
+        self.progress.errors = self.progress.errors.saturating_add(1);
         match self.policy.tolerate {
             Tolerance::Raise => true,
             Tolerance::Ignore => false,
-            Tolerance::Tolerate(most) => self.errors >= most,
+            Tolerance::Tolerate(most) => self.progress.errors >= most,
         }
     }
 
     /// The condition answered, whatever it said: the count of errors in a row begins anew.
     pub fn ok(&mut self) {
-        self.errors = 0;
+        self.progress.errors = 0;
     }
 }
 
@@ -139,7 +157,10 @@ mod tests {
         let policy = PollPolicy { backoff: 2.0, max_every: 3 * SECOND, ..PollPolicy::every(SECOND) };
         assert_eq!(dues(policy, None, 4), [1000, 3000, 6000, 9000]);
         let unlimited = PollPolicy { backoff: 1e9, jitter: 1.0, ..PollPolicy::every(SECOND) };
-        assert_eq!(Poll { asked: u32::MAX, ..Poll::new(unlimited) }.next(Time(5), None, 0.9), Time::NEVER);
+        assert_eq!(
+            Poll::going_on(unlimited, Progress { asked: u32::MAX, errors: 0 }).next(Time(5), None, 0.9),
+            Time::NEVER
+        );
     }
 
     #[test]
@@ -177,7 +198,7 @@ mod tests {
             now in 0i64..1 << 60, left in 0i64..1 << 60,
         ) {
             let policy = PollPolicy { backoff, jitter, ..PollPolicy::every(Duration::from_micros(every)) };
-            let mut poll = Poll { asked, ..Poll::new(policy) };
+            let mut poll = Poll::going_on(policy, Progress { asked, errors: 0 });
             let (now, deadline) = (Time(now), Time(now + left));
             let due = poll.next(now, Some(deadline), random);
             prop_assert!(due <= deadline && (due > now || due == deadline));

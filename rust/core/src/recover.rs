@@ -79,7 +79,8 @@ impl RunState {
             detail.first_started_at = row.first_started_at;
             detail.waited = row.waited;
             detail.retry_at = row.retry_at;
-            detail.blocked_by = row.blocked_by;
+            // What a wait is for is the journal's to say: it changes when the wait ends.
+            detail.blocked_by = row.blocked_by.filter(|_| row.status == TaskStatus::Skipped);
             detail.entered = row.entered;
         }
         for (id, map, entry) in stored.entries {
@@ -152,9 +153,8 @@ impl RunState {
 
     fn take_up(&mut self, ix: TaskIx, out: &mut Out<'_>) {
         let task = TaskRef::plain(ix);
-        let detail = self.details.get(&ix);
         let state = &mut self.tasks[ix as usize];
-        let attempt = state.attempts;
+        let (attempt, detail) = (state.attempts, state.detail.as_deref());
         match state.status {
             TaskStatus::Running => {
                 state.reenter = true;

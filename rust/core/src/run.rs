@@ -33,7 +33,6 @@ mod ends;
 mod rows;
 mod waits;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::event::{Effect, Event, Refused};
@@ -55,8 +54,6 @@ pub struct RunState {
     pub(crate) ids: Arc<[TaskId]>,
     pub(crate) status: RunStatus,
     pub(crate) tasks: Box<[Task]>,
-    /// Only of tasks that waited, were retried, failed, were skipped or changed the context.
-    pub(crate) details: HashMap<TaskIx, Box<Detail>>,
     /// Tasks that have not ended. The run ends when it reaches zero.
     pub(crate) left: u32,
     /// Some task failed or was skipped: `run_if` has to be looked at.
@@ -84,6 +81,8 @@ pub(crate) struct Task {
     /// When the current attempt's body was first entered; zero if no body was ever entered.
     pub(crate) started_at: Time,
     pub(crate) ended_at: Time,
+    /// Only of a task that waited, was retried, failed, was skipped or changed the context.
+    pub(crate) detail: Option<Box<Detail>>,
     /// Dependencies that have not ended.
     pub(crate) unmet: u32,
     pub(crate) attempts: u32,
@@ -143,6 +142,7 @@ impl RunState {
                 output: Value::NONE,
                 started_at: Time::default(),
                 ended_at: Time::default(),
+                detail: None,
                 unmet: graph.dependencies(ix).len() as u32,
                 attempts: 0,
                 status: TaskStatus::Pending,
@@ -160,7 +160,6 @@ impl RunState {
             ids,
             status: RunStatus::Running,
             tasks,
-            details: HashMap::new(),
             troubled: false,
             failure: None,
             blocked_by: None,
@@ -225,7 +224,7 @@ impl RunState {
     /// A task's committed changes of the context, packed.
     #[must_use]
     pub fn changes(&self, ix: TaskIx) -> Option<&Arc<[u8]>> {
-        self.details.get(&ix).and_then(|detail| detail.changes.as_ref())
+        self.known_detail(ix).and_then(|detail| detail.changes.as_ref())
     }
 
     /// The bodies that have been entered and have not ended, with their attempts.
@@ -247,7 +246,7 @@ impl RunState {
     /// The recorded deadline of an entry of a task's journal.
     #[must_use]
     pub fn deadline(&self, ix: TaskIx, key: &EntryKey) -> Option<Time> {
-        self.details.get(&ix).and_then(|detail| detail.journal.get(key)).and_then(|entry| entry.deadline)
+        self.known_detail(ix).and_then(|detail| detail.journal.get(key)).and_then(|entry| entry.deadline)
     }
 
     /// Applies an event: appends what has to be committed to `batch` and what has to happen then to `effects`.
@@ -324,7 +323,7 @@ impl RunState {
             state.started_at = now;
         }
         let entered = Entered { attempt: state.attempts, reentry, mark: state.suspect && self.unproven };
-        if let Some(detail) = self.details.get_mut(&task.ix) {
+        if let Some(detail) = &mut state.detail {
             detail.sub_status = Some(SubStatus::Active);
         }
         Some(entered)
@@ -346,7 +345,7 @@ impl RunState {
             return Err(Refused::RunOver);
         }
         self.running(task, attempt)?;
-        Ok(match self.details.get(&task.ix) {
+        Ok(match self.known_detail(task.ix) {
             None => Recall::Ask { deadline: None },
             Some(detail) => detail.journal.recall(key, kind, proof),
         })
@@ -367,7 +366,11 @@ impl RunState {
     }
 
     pub(crate) fn detail(&mut self, ix: TaskIx) -> &mut Detail {
-        self.details.entry(ix).or_default()
+        self.tasks[ix as usize].detail.get_or_insert_default()
+    }
+
+    pub(crate) fn known_detail(&self, ix: TaskIx) -> Option<&Detail> {
+        self.tasks[ix as usize].detail.as_deref()
     }
 
     fn begin(&mut self, out: &mut Out<'_>) {

@@ -64,6 +64,10 @@ impl Store for Closed {
         self.refuse()
     }
 
+    fn is_alive(&self, _runner: i64, _now: Time) -> Result<bool, StoreError> {
+        self.refuse()
+    }
+
     fn load(&self, _run: RunId) -> Result<Option<StoredRun>, StoreError> {
         self.refuse()
     }

@@ -40,9 +40,9 @@ pub(crate) struct Done<H: Host> {
 /// Tells what an event came to, once that is committed. Dropped unsent if the engine stops before.
 pub(crate) type Reply = tokio::sync::oneshot::Sender<Result<(), Refused>>;
 
-/// What a body's own event came to.
+/// Why a body's own event was not committed.
 #[derive(Debug)]
-pub(crate) enum Lost {
+pub enum Lost {
     /// It came too late.
     Refused(Refused),
     /// The engine has stopped, or stopped over it.
@@ -383,18 +383,40 @@ impl<H: Host> Engine<H> {
                 if committer.armed.load(Ordering::SeqCst) { state.groups.clone() } else { Vec::new() }
             };
             looks = if looks == 0 && self.committer.armed.load(Ordering::SeqCst) { LOOKS } else { looks };
-            if !items.is_empty() {
-                self.commit(&mut items, &mut ready);
-            }
-            let now = self.clock.steady();
-            let old: Vec<_> = groups.iter().filter(|group| group.is_older_than(PATIENCE, now)).collect();
-            let waiting = groups.iter().any(|group| !group.is_empty());
-            for group in old {
-                self.commit_group(group, &mut items, &mut ready);
-            }
+            let waiting = self.commit_old(&groups, &mut items, &mut ready);
             looks = if waiting { LOOKS } else { looks.saturating_sub(1) };
             self.dispatch_ready(&mut ready);
         }
+    }
+
+    /// Commits what was left, then the groups whose oldest result has waited long enough. True if one had gathered.
+    fn commit_old(
+        self: &Arc<Self>,
+        groups: &[Arc<Group<H>>],
+        items: &mut Vec<Done<H>>,
+        ready: &mut Vec<Ready<H>>,
+    ) -> bool {
+        if !items.is_empty() {
+            self.commit(items, ready);
+        }
+        let now = self.clock.steady();
+        let old: Vec<_> = groups.iter().filter(|group| group.is_older_than(PATIENCE, now)).collect();
+        let waiting = groups.iter().any(|group| !group.is_empty());
+        for group in old {
+            self.commit_group(group, items, ready);
+        }
+        waiting
+    }
+
+    /// One look of the committer, for who drives an engine without threads.
+    pub(crate) fn commit_now(self: &Arc<Self>) {
+        let (mut items, groups): (Vec<_>, Vec<_>) = {
+            let mut state = self.committer.state.lock();
+            (state.inbox.drain(..).collect(), state.groups.clone())
+        };
+        let mut ready = Vec::new();
+        self.commit_old(&groups, &mut items, &mut ready);
+        self.dispatch_ready(&mut ready);
     }
 }
 

@@ -83,8 +83,27 @@ impl<H: Host> Engine<H> {
         dispatch: H::Dispatch,
         log: Log,
     ) -> Result<Arc<Self>, StoreError> {
+        let engine = Self::without_threads(store, clock, dispatch, log, seed())?;
+        engine.take_up()?;
+        let timers = Arc::clone(&engine.timers);
+        engine.spawn("bide-timer", move || timers.run())?;
+        let this = Arc::clone(&engine);
+        engine.spawn("bide-commit", move || this.run_committer())?;
+        let this = Arc::clone(&engine);
+        engine.spawn("bide-lease", move || this.run_lease_service())?;
+        Ok(engine)
+    }
+
+    /// An engine that does only what it is told to: `drive.rs` takes the turns of its threads.
+    pub(crate) fn without_threads(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        dispatch: H::Dispatch,
+        log: Log,
+        seed: u64,
+    ) -> Result<Arc<Self>, StoreError> {
         let lease = store.enroll(clock.now())?;
-        let engine = Arc::new(Self {
+        Ok(Arc::new(Self {
             timers: Timers::new(Arc::clone(&clock)),
             committer: Committer::new(),
             gate: Mutex::new(Pending::default()),
@@ -92,7 +111,7 @@ impl<H: Host> Engine<H> {
             flows: RwLock::default(),
             runs: Mutex::default(),
             watched: Mutex::default(),
-            ids: IdMaker::new(seed()),
+            ids: IdMaker::new(seed),
             lease_service: LeaseService::default(),
             stopped: OnceLock::new(),
             closing: AtomicBool::new(false),
@@ -101,15 +120,7 @@ impl<H: Host> Engine<H> {
             store: RwLock::new(store),
             dispatch,
             log,
-        });
-        let timers = Arc::clone(&engine.timers);
-        engine.spawn("bide-timer", move || timers.run())?;
-        let this = Arc::clone(&engine);
-        engine.spawn("bide-commit", move || this.run_committer())?;
-        let this = Arc::clone(&engine);
-        engine.spawn("bide-lease", move || this.run_lease_service())?;
-        engine.take_up().inspect_err(|_| engine.stop_threads())?;
-        Ok(engine)
+        }))
     }
 
     fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {

@@ -55,10 +55,22 @@ pub struct Run<H: Host> {
     pub local: H::Local,
     /// Where callers wait for it.
     pub settled: Settled,
+    /// What few runs have.
+    pub(crate) rare: Mutex<Option<Box<Rare<H>>>>,
+}
+
+/// What few runs have, and only this process knows.
+pub(crate) struct Rare<H: Host> {
     /// Tasks whose body has used up its time and not returned.
     pub(crate) overdue: Overdue<H>,
     /// What tasks are blocked by that no row says: the last error of a condition, the cap of parked bodies.
-    pub(crate) notes: Mutex<HashMap<TaskIx, Arc<str>>>,
+    notes: HashMap<TaskIx, Arc<str>>,
+}
+
+impl<H: Host> Default for Rare<H> {
+    fn default() -> Self {
+        Self { overdue: HashMap::new(), notes: HashMap::new() }
+    }
 }
 
 impl<H: Host> Run<H> {
@@ -135,7 +147,7 @@ impl<H: Host> Run<H> {
     /// A row with what only this process knows.
     fn noted(&self, mut row: TaskRow, ix: TaskIx) -> TaskRow {
         if !row.status.is_ended()
-            && let Some(note) = self.notes.lock().get(&ix)
+            && let Some(note) = self.rare.lock().as_ref().and_then(|rare| rare.notes.get(&ix))
         {
             row.blocked_by = Some(match row.blocked_by {
                 Some(wait) => format!("{wait}; {note}").into(),
@@ -147,10 +159,11 @@ impl<H: Host> Run<H> {
 
     /// Notes what a task is blocked by, beside what its row says.
     pub(crate) fn note(&self, ix: TaskIx, note: Option<String>) {
-        let mut notes = self.notes.lock();
-        match note {
-            Some(note) => drop(notes.insert(ix, note.into())),
-            None => drop(notes.remove(&ix)),
+        let mut rare = self.rare.lock();
+        match (note, &mut *rare) {
+            (Some(note), rare) => drop(rare.get_or_insert_default().notes.insert(ix, note.into())),
+            (None, Some(rare)) => drop(rare.notes.remove(&ix)),
+            (None, None) => {}
         }
     }
 }

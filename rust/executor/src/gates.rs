@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::event::Retry;
-use bide_core::poll::Poll;
+use bide_core::poll::{Poll, Progress};
 use bide_core::{Event, Failure, FailureKind, GateSpec, Time, Value};
 use bide_sync::{Condvar, Mutex};
 
@@ -43,7 +43,7 @@ struct State<H: Host> {
     /// The thread that polls the quick ones, by number.
     main: Option<usize>,
     /// What the main thread polls, and since when.
-    polling: Option<(Duration, Arc<Gate<H>>)>,
+    polling: Option<(Duration, Gate<H>)>,
     /// Threads so far.
     threads: usize,
     /// Spares that wait for work.
@@ -53,11 +53,17 @@ struct State<H: Host> {
     close: bool,
 }
 
+/// A gate between two polls. There may be a hundred thousand of them: kept small, and without an allocation.
 struct Item<H: Host> {
-    due: Duration,
+    /// When it is asked next, by the steady clock in nanoseconds.
+    due: u64,
     seq: u64,
-    gate: Arc<Gate<H>>,
-    poll: Poll,
+    gate: Gate<H>,
+    progress: Progress,
+}
+
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl<H: Host> PartialEq for Item<H> {
@@ -114,20 +120,8 @@ impl<H: Host> Gates<H> {
 
     /// Watches a gate: its first poll is due at once.
     pub(crate) fn watch(&self, engine: &Engine<H>, gate: Gate<H>) {
-        let policy = H::gate_policy(&gate.run.flow.bodies[gate.task.ix as usize]);
-        let due = engine.clock.steady();
-        self.add(due, Arc::new(gate), Poll::new(policy), false);
-    }
-
-    fn add(&self, due: Duration, gate: Arc<Gate<H>>, poll: Poll, slow: bool) {
-        let mut state = self.state.lock();
-        state.seq += 1;
-        let item = Reverse(Item { due, seq: state.seq, gate, poll });
-        let heap = if slow { &mut state.slow } else { &mut state.quick };
-        let first = heap.peek().is_none_or(|Reverse(item)| due < item.due);
-        heap.push(item);
-        drop(state);
-        if first {
+        let item = Item { due: nanos(engine.clock.steady()), seq: 0, gate, progress: Progress::default() };
+        if self.state.lock().put(item, false) {
             self.changed.notify_all();
         }
     }
@@ -144,7 +138,7 @@ impl<H: Host> Gates<H> {
             let now = engine.clock.steady();
             match &state.polling {
                 Some((since, gate)) if now.saturating_sub(*since) > SLOW => {
-                    let gate = Arc::clone(gate);
+                    let gate = gate.clone();
                     (state.main, state.polling) = (None, None);
                     gate
                 }
@@ -165,7 +159,8 @@ impl<H: Host> Gates<H> {
     }
 
     /// Waits for a gate that is due and takes it. `None` if there is something to commit first, or nothing any more.
-    fn take(&self, engine: &Engine<H>, me: usize, patient: bool) -> Option<Item<H>> {
+    /// With it comes whether the caller is to start one more thread; that is counted already.
+    fn take(&self, engine: &Engine<H>, me: usize, patient: bool) -> Option<(Item<H>, bool)> {
         let mut state = self.state.lock();
         loop {
             if state.close {
@@ -175,14 +170,14 @@ impl<H: Host> Gates<H> {
             let main = *state.main.get_or_insert(me) == me;
             let heap = if main { &mut state.quick } else { &mut state.slow };
             let span = match heap.peek() {
-                Some(Reverse(item)) if item.due <= now => {
-                    let item = heap.pop().map(|Reverse(item)| item);
+                Some(Reverse(item)) if item.due <= nanos(now) => {
+                    let Reverse(item) = heap.pop()?;
                     if main {
-                        state.polling = item.as_ref().map(|item| (now, Arc::clone(&item.gate)));
+                        state.polling = Some((now, item.gate.clone()));
                     }
-                    return item;
+                    return Some((item, state.wants_spare()));
                 }
-                Some(Reverse(item)) => Some((item.due - now).max(SLICE)),
+                Some(Reverse(item)) => Some(Duration::from_nanos(item.due).saturating_sub(now).max(SLICE)),
                 None => None,
             };
             if !patient {
@@ -197,21 +192,36 @@ impl<H: Host> Gates<H> {
         }
     }
 
-    /// A poll has ended: whether it was a slow one, or the gate was slow before.
-    fn polled(&self, me: usize) -> bool {
+    /// A poll has ended; `again` is when the gate is to be asked the next time, if it is. One whose poll was slow, or
+    /// was so before, is left to the spares.
+    fn polled(&self, me: usize, again: Option<Item<H>>) {
         let mut state = self.state.lock();
-        if state.main != Some(me) {
-            return true;
+        let slow = state.main != Some(me);
+        if !slow {
+            state.polling = None;
         }
-        state.polling = None;
-        false
+        if again.is_some_and(|item| state.put(item, slow)) {
+            drop(state);
+            self.changed.notify_all();
+        }
+    }
+}
+
+impl<H: Host> State<H> {
+    /// Puts a gate where it waits for its next poll. True if none is due before it.
+    fn put(&mut self, mut item: Item<H>, slow: bool) -> bool {
+        self.seq += 1;
+        item.seq = self.seq;
+        let heap = if slow { &mut self.slow } else { &mut self.quick };
+        let first = heap.peek().is_none_or(|Reverse(next)| item.due < next.due);
+        heap.push(Reverse(item));
+        first
     }
 
     /// Whether one more thread is wanted; counts it.
-    fn wants_spare(&self) -> bool {
-        let mut state = self.state.lock();
-        let wanted = state.idle == 0 && state.threads < state.limit && !state.close;
-        state.threads += usize::from(wanted);
+    fn wants_spare(&mut self) -> bool {
+        let wanted = self.idle == 0 && self.threads < self.limit && !self.close;
+        self.threads += usize::from(wanted);
         wanted
     }
 }
@@ -244,10 +254,8 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
                     gates.take(self, me, true)
                 });
             }
-            let Some(item) = item else { return };
-            if gates.wants_spare()
-                && let Err(why) = cx.start_spare(self)
-            {
+            let Some((item, wants_spare)) = item else { return };
+            if wants_spare && let Err(why) = cx.start_spare(self) {
                 self.log(Level::Warning, &format!("no spare thread for the gates could be started: {why}"));
             }
             if let Some(event) = self.poll_gate(gates, me, item, cx) {
@@ -257,16 +265,23 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
         }
     }
 
-    fn poll_gate<C: GateWorker<H>>(&self, gates: &Gates<H>, me: usize, item: Item<H>, cx: &mut C) -> Option<Done<H>> {
-        let Item { gate, mut poll, .. } = item;
+    fn poll_gate<C: GateWorker<H>>(
+        &self,
+        gates: &Gates<H>,
+        me: usize,
+        mut item: Item<H>,
+        cx: &mut C,
+    ) -> Option<Done<H>> {
+        let gate = &item.gate;
         if !gate.run.state.lock().awaits_gate(gate.task.ix, gate.attempt) {
             // Its task was skipped, or its run is over or elsewhere: nobody waits for the answer any more.
-            gates.polled(me);
+            gates.polled(me, None);
             return None;
         }
+        let policy = H::gate_policy(&gate.flow().bodies[gate.task.ix as usize]);
+        let mut poll = Poll::going_on(policy, item.progress);
         let late = gate.deadline.is_some_and(|deadline| self.clock.now() >= deadline);
-        let polled = cx.poll_gate(&gate);
-        let slow = gates.polled(me);
+        let polled = cx.poll_gate(gate);
         let result = match polled {
             Polled::True(value) => Ok(value),
             Polled::Broken(failure) => Err(failure),
@@ -283,11 +298,14 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
                 gate.run.note(gate.task.ix, note);
                 let now = self.clock.now();
                 let span = poll.next(now, gate.deadline, self.random()).since(now);
-                gates.add(self.clock.steady() + span, gate, poll, slow);
+                item.due = nanos(self.clock.steady() + span);
+                item.progress = poll.progress();
+                gates.polled(me, Some(item));
                 return None;
             }
         };
-        self.gate_closed(&gate, result, cx)
+        gates.polled(me, None);
+        self.gate_closed(&item.gate, result, cx)
     }
 
     fn gate_closed<C: GateWorker<H>>(

@@ -74,6 +74,12 @@ pub struct Gate<H: Host> {
     pub deadline: Option<Time>,
 }
 
+impl<H: Host> Clone for Gate<H> {
+    fn clone(&self) -> Self {
+        Self { run: Arc::clone(&self.run), ..*self }
+    }
+}
+
 impl<H: Host> Gate<H> {
     /// The workflow that it belongs to.
     #[must_use]

@@ -8,6 +8,7 @@ mod clock;
 mod closed;
 mod closures;
 mod commit;
+pub mod drive;
 mod engine;
 mod flow;
 mod gates;

@@ -18,7 +18,7 @@ use crate::host::{Host, Ready};
 use crate::timers::{Alarm, Key};
 
 /// The tasks of a run whose body has used up its time and has not returned, with the attempt that waits for that.
-pub(crate) type Overdue<H> = Mutex<HashMap<TaskIx, Option<Ready<H>>>>;
+pub(crate) type Overdue<H> = HashMap<TaskIx, Option<Ready<H>>>;
 
 /// The limit of one attempt.
 pub(crate) struct Limit<H: Host> {
@@ -103,7 +103,7 @@ impl<H: Host> Limit<H> {
             (state.reached, state.timer.take())
         };
         self.cancel(timer);
-        if reached { self.run.overdue.lock().remove(&self.task.ix).flatten() } else { None }
+        if reached { self.run.rare.lock().as_mut()?.overdue.remove(&self.task.ix).flatten() } else { None }
     }
 }
 
@@ -115,7 +115,7 @@ impl<H: Host> Alarm for Limit<H> {
                 return;
             }
             state.reached = true;
-            self.run.overdue.lock().insert(self.task.ix, None);
+            self.run.rare.lock().get_or_insert_default().overdue.insert(self.task.ix, None);
         }
         let graph = &self.run.flow.graph;
         let (name, limit) = (graph.name(self.task.ix), graph.spec(self.task.ix).timeout.unwrap_or_default());
@@ -139,7 +139,7 @@ impl<H: Host> Run<H> {
         if self.flow.graph.spec(ready.task.ix).timeout.is_none() {
             return Some(ready);
         }
-        match self.overdue.lock().get_mut(&ready.task.ix) {
+        match self.rare.lock().as_mut().and_then(|rare| rare.overdue.get_mut(&ready.task.ix)) {
             None => Some(ready),
             Some(place) => {
                 *place = Some(ready);

@@ -26,8 +26,9 @@ use crate::timers::{Alarm, Timers};
 /// Threads without a slot beyond the number of slots, kept for the next body that parks.
 const SPARE: usize = 2;
 
-/// Starts a worker thread. Called only on threads of the host that may do so.
-pub type StartWorker<H> = Box<dyn Fn(&Arc<Engine<H>>) -> Result<(), String> + Send + Sync>;
+/// Starts a worker thread; false if the host is ending and needs none. Called only on threads of the host that may do
+/// so.
+pub type StartWorker<H> = Box<dyn Fn(&Arc<Engine<H>>) -> Result<bool, String> + Send + Sync>;
 
 /// The pool.
 pub struct Pool<H: Host> {
@@ -264,7 +265,11 @@ impl<H: Host> Pool<H> {
 
     fn start(&self, engine: &Arc<Engine<H>>) -> Result<(), String> {
         self.shared.state.lock().threads += 1;
-        (self.start_worker)(engine).inspect_err(|_| self.shared.state.lock().threads -= 1)
+        let started = (self.start_worker)(engine);
+        if !matches!(started, Ok(true)) {
+            self.shared.leave(&mut self.shared.state.lock());
+        }
+        started.map(drop)
     }
 
     /// Keeps one thread ready for the next body, up to the number of slots. On a thread that may start threads.

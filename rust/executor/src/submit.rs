@@ -12,6 +12,9 @@ use crate::flow::{Flow, Inputs, Run};
 use crate::host::Host;
 use crate::settled::{Settled, Settlement};
 
+/// So many runs begin in one commit, so that what they write is not in memory for all of them at once.
+const BEGIN: usize = 1024;
+
 /// A run that a caller wants.
 pub struct Wanted<H: Host> {
     /// Its inputs, in order of name.
@@ -112,7 +115,8 @@ impl<H: Host> Engine<H> {
             .collect();
         let lease = *self.lease.read();
         let creations = self.create(lease, &mut rows)?;
-        let mut begin = Vec::with_capacity(wanted.len());
+        let mut begin = Vec::with_capacity(wanted.len().min(BEGIN));
+        let mut ready = Vec::new();
         let mut made: Vec<Result<Arc<Run<H>>, Box<RunRow>>> = Vec::with_capacity(wanted.len());
         for ((run, row), creation) in wanted.into_iter().zip(&rows).zip(creations) {
             match creation {
@@ -124,8 +128,10 @@ impl<H: Host> Engine<H> {
                     made.push(Ok(live));
                 }
             }
+            if begin.len() == BEGIN {
+                self.commit(&mut begin, &mut ready);
+            }
         }
-        let mut ready = Vec::new();
         self.commit(&mut begin, &mut ready);
         self.dispatch_ready(&mut ready);
         // Adopted before this is asked, stopped before all are settled: one of the two sees the other.
@@ -159,9 +165,18 @@ impl<H: Host> Engine<H> {
     }
 
     fn create_once(self: &Arc<Self>, lease: Lease, rows: &[NewRun]) -> Result<Vec<Creation>, SubmitError> {
-        self.store().create(lease, rows).map_err(|error| {
-            if matches!(error, StoreError::Fenced { .. }) {
-                self.fenced(lease);
+        let mut outcome = self.store().create(lease, rows);
+        let unknown = matches!(outcome, Err(StoreError::Unknown(_)));
+        if unknown {
+            // They may be there, belong to this runner, and then nobody else would ever begin them: the same ids
+            // again tell.
+            outcome = self.store().create(lease, rows);
+        }
+        outcome.map_err(|error| {
+            match &error {
+                StoreError::Fenced { .. } => self.fenced(lease),
+                error if unknown => self.break_down(error),
+                _ => {}
             }
             self.stopped().cloned().map_or(SubmitError::Store(error), SubmitError::Stopped)
         })

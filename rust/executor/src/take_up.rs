@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bide_core::record::RunUpdate;
+use bide_core::record::{RunRow, RunUpdate};
 use bide_core::{Event, Failure, RunState, RunStatus, Value, Write, pack, recover};
 use bide_store::{Lease, StoreError};
 
@@ -141,16 +141,20 @@ impl<H: Host> Engine<H> {
             state: bide_sync::Mutex::new(state),
             local,
             settled: crate::settled::Settled::default(),
-            overdue: bide_sync::Mutex::default(),
-            notes: bide_sync::Mutex::default(),
+            rare: bide_sync::Mutex::default(),
         });
         self.runs.lock().insert(run.id.row(), Arc::clone(&run));
         run
     }
 
-    /// Why an unfinished run is not executed here, in words.
+    /// Why an unfinished run that no living runner has is not executed here, in words. Blocks.
     #[must_use]
-    pub fn why_not_here(&self, workflow: &str, version: &str) -> Option<String> {
+    pub fn why_not_here(&self, run: &RunRow) -> Option<String> {
+        let alive = |runner| self.store().is_alive(runner, self.clock.now()).unwrap_or(true);
+        if run.status.is_ended() || run.runner.is_some_and(alive) {
+            return None;
+        }
+        let (workflow, version) = (&*run.workflow, &*run.version);
         let wanted = bide_core::graph::title(workflow, version);
         match self.flows.read().get(workflow) {
             None => Some(format!("{wanted} is not registered here")),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::Time;
-use bide_sync::{Condvar, Mutex};
+use bide_sync::{Condvar, Mutex, MutexGuard};
 
 use crate::clock::Clock;
 
@@ -99,32 +99,53 @@ impl Timers {
     pub(crate) fn run(&self) {
         let mut state = self.state.lock();
         while !state.stop {
-            let (steady, wall) = (self.clock.steady(), self.clock.now());
-            state.notice_jump(steady, wall);
-            let mut rung = Vec::new();
-            while let Some(first) = state.items.first_entry().filter(|first| first.key().0 <= steady) {
-                let ((_, number), item) = first.remove_entry();
-                match item.wall {
-                    Some(time) if time > wall => {
-                        state.items.insert((steady + time.since(wall), number), item);
-                    }
-                    _ => rung.push(item),
-                }
+            if let Some(span) = self.turn(&mut state) {
+                self.changed.wait_for(&mut state, span);
             }
-            if !rung.is_empty() {
-                bide_sync::MutexGuard::unlocked(&mut state, || {
-                    for item in rung {
-                        item.alarm.ring(item.ticket);
-                    }
-                });
-                continue;
-            }
-            let first = state.items.first_key_value();
-            let span = first.map_or(RECHECK, |((due, _), _)| due.saturating_sub(steady).min(RECHECK));
-            self.changed.wait_for(&mut state, span);
         }
-        let left = std::mem::take(&mut state.items);
         drop(state);
+        self.clear();
+    }
+
+    /// Rings what is due. `None` if something was; else how long to sleep.
+    fn turn(&self, state: &mut MutexGuard<'_, State>) -> Option<Duration> {
+        let (steady, wall) = (self.clock.steady(), self.clock.now());
+        state.notice_jump(steady, wall);
+        let mut rung = Vec::new();
+        while let Some(first) = state.items.first_entry().filter(|first| first.key().0 <= steady) {
+            let ((_, number), item) = first.remove_entry();
+            match item.wall {
+                Some(time) if time > wall => {
+                    state.items.insert((steady + time.since(wall), number), item);
+                }
+                _ => rung.push(item),
+            }
+        }
+        if rung.is_empty() {
+            let next = state.items.first_key_value();
+            return Some(next.map_or(RECHECK, |((due, _), _)| due.saturating_sub(steady).min(RECHECK)));
+        }
+        MutexGuard::unlocked(state, || {
+            for item in rung {
+                item.alarm.ring(item.ticket);
+            }
+        });
+        None
+    }
+
+    /// Rings what is due and says how long the thread would sleep then: for who drives an engine without threads.
+    pub(crate) fn ring_due(&self) -> Duration {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(span) = self.turn(&mut state) {
+                return span;
+            }
+        }
+    }
+
+    /// Forgets every alarm.
+    pub(crate) fn clear(&self) {
+        let left = std::mem::take(&mut self.state.lock().items);
         // What the alarms held is let go without the lock: it may be a host's.
         drop(left);
     }

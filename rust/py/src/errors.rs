@@ -62,7 +62,7 @@ pub(crate) fn names(py: Python<'_>) -> PyResult<&Names> {
             logging: logging.into_any().unbind(),
             from_timestamp: datetime.getattr("datetime")?.getattr("fromtimestamp")?.unbind(),
             utc: of(&datetime, "UTC")?,
-            plain_codec: crate::value::Codec::new(&codec.call0()?)?,
+            plain_codec: crate::value::Codec::new(&*gil::call0(&codec)?)?,
         })
     })
 }
@@ -84,6 +84,11 @@ pub(crate) fn definition(py: Python<'_>, message: &str) -> PyErr {
 /// A `BideError`.
 pub(crate) fn bide(py: Python<'_>, message: &str) -> PyErr {
     with(py, |names| error(&names.bide_error, py, message))
+}
+
+/// A `RunnerClosed`.
+pub(crate) fn closed(py: Python<'_>, message: &str) -> PyErr {
+    with(py, |names| error(&names.runner_closed, py, message))
 }
 
 /// What a store refused.

@@ -8,24 +8,31 @@
 //! In the child of a fork none of bide's threads exist. Nothing of what was made before is closed or
 //! dropped there, and using it is an error that says so: each object keeps its [`Home`].
 
+#![expect(clippy::disallowed_methods, reason = "how long a thread is attached or waited for is not the engine's time")]
+
 use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bide_sync::Mutex;
-use pyo3::exceptions::{PyImportError, PyRuntimeError};
+use pyo3::exceptions::PyImportError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use crate::gil::{self, Raised};
+use crate::thread::Kind;
 use crate::{errors, panics, thread, turn};
 
 /// How long interpreter exit waits for bodies to end.
 const GRACE: Duration = Duration::from_millis(300);
+/// How long it then waits for Python to be told of what that led to.
+const LAST_WORDS: Duration = Duration::from_millis(50);
 
 /// Set once, when interpreter exit begins.
 static CLOSING: AtomicBool = AtomicBool::new(false);
+/// Set once, when everything has been closed.
+static CLOSED: AtomicBool = AtomicBool::new(false);
 /// The process id, kept here because asking the system for it costs more than a comparison.
 static PID: AtomicU32 = AtomicU32::new(0);
 /// What to close. Locked only while attached and never while Python code runs: so no other thread
@@ -45,6 +52,24 @@ pub(crate) trait CloseAtExit: Send + Sync {
 #[inline]
 pub(crate) fn closing() -> bool {
     CLOSING.load(Ordering::SeqCst)
+}
+
+/// Whether the interpreter is exiting and everything has been closed: nothing is settled any more.
+pub(crate) fn closed() -> bool {
+    CLOSED.load(Ordering::SeqCst)
+}
+
+/// To be called before a thread is told that it waits in vain. While the interpreter exits nobody wants to know what
+/// becomes of a daemon thread, and what it does not catch would only be printed: it stays here.
+pub(crate) fn keep_daemons(py: Python<'_>) -> Result<(), Raised> {
+    if closing() && !thread::is_own() && thread::is_daemon(py)? {
+        gil::detached(py, || {
+            loop {
+                std::thread::park();
+            }
+        });
+    }
+    Ok(())
 }
 
 /// Whether finalization itself has begun.
@@ -91,6 +116,10 @@ pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
 /// and the object still exists.
 pub(crate) fn close_at_exit(py: Python<'_>, what: Weak<dyn CloseAtExit>) -> Result<(), Raised> {
     hook(py)?;
+    // Attached, as `close_all` is when it sets this and takes what is registered: nothing comes in between.
+    if closing() {
+        return Err(Raised::new(py, errors::closed(py, "the interpreter is exiting: no runner can be made any more")));
+    }
     let mut registered = REGISTERED.lock();
     registered.retain(|(home, weak)| home.is_here() && weak.strong_count() > 0);
     registered.push((Home::here(), what));
@@ -122,26 +151,34 @@ fn hook(py: Python<'_>) -> Result<(), Raised> {
 /// Closes everything of this process. Python calls it at exit; it raises nothing.
 #[pyfunction]
 fn close_all(py: Python<'_>) {
+    CLOSING.store(true, Ordering::SeqCst);
     let open: Vec<_> =
         REGISTERED.lock().drain(..).filter(|(home, _)| home.is_here()).filter_map(|(_, weak)| weak.upgrade()).collect();
-    if open.is_empty() && thread::all_ended() && gil::nobody_inside() {
-        CLOSING.store(true, Ordering::SeqCst);
+    let ended = || thread::all_ended(Kind::Bodies) && gil::nobody_inside();
+    if open.is_empty() && ended() && thread::all_ended(Kind::News) {
+        CLOSED.store(true, Ordering::SeqCst);
         return;
     }
     gil::detached(py, || {
         let deadline = Instant::now() + GRACE;
-        CLOSING.store(true, Ordering::SeqCst);
         for each in &open {
             // A bug in one must not keep the others open; there is nobody left to tell.
             let _ = panics::no_panic(|| each.begin_close());
         }
-        while !(thread::all_ended() && gil::nobody_inside()) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_micros(500));
-        }
+        wait_until(deadline, ended);
         for each in &open {
             let _ = panics::no_panic(|| each.end_close());
         }
+        CLOSED.store(true, Ordering::SeqCst);
+        // What the end had to say, such as that a run is not waited for any more, goes through Python.
+        wait_until(Instant::now() + LAST_WORDS, || thread::all_ended(Kind::News));
     });
+}
+
+fn wait_until(deadline: Instant, done: impl Fn() -> bool) {
+    while !done() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_micros(500));
+    }
 }
 
 // ----------------------------------------------------------------------------------------------- fork
@@ -164,10 +201,8 @@ pub(crate) struct Elsewhere {
 
 impl From<Elsewhere> for PyErr {
     fn from(error: Elsewhere) -> Self {
-        let closed = gil::attach(|py| {
-            errors::names(py).map(|names| errors::error(&names.runner_closed, py, &error.to_string()))
-        });
-        closed.and_then(Result::ok).unwrap_or_else(|| PyRuntimeError::new_err(error.to_string()))
+        // Without a `py` at hand; whoever raises it is attached, so that this only finds out.
+        gil::here(|py| errors::closed(py, &error.to_string()))
     }
 }
 

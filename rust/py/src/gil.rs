@@ -17,6 +17,8 @@
 //!
 //! The functions here hold no lock while Python runs.
 
+#![expect(clippy::disallowed_methods, reason = "this is where they are wrapped")]
+
 use std::cell::Cell;
 use std::ffi::c_int;
 use std::mem;
@@ -24,11 +26,12 @@ use std::ptr;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
 
+use pyo3::exceptions::PySystemExit;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
-use crate::exit;
+use crate::{exit, thread};
 
 /// How many guarded calls are under way, nested ones counted each. Changed only while attached: the
 /// interpreter lock makes load-then-store safe, and it is cheaper than an atomic addition.
@@ -61,7 +64,7 @@ impl Drop for ParkForEver {
 /// Makes one C call that may run Python code. `c_call` must do nothing but call a pointer that
 /// [`unwinds!`] made: a Rust panic in it would park the thread as well.
 #[inline(always)]
-fn guarded<R>(_py: Python<'_>, c_call: impl FnOnce() -> R) -> R {
+fn guarded<R>(py: Python<'_>, c_call: impl FnOnce() -> R) -> R {
     let forks = FORKS.load(Ordering::Relaxed);
     INSIDE.store(INSIDE.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     let guard = ParkForEver;
@@ -69,8 +72,33 @@ fn guarded<R>(_py: Python<'_>, c_call: impl FnOnce() -> R) -> R {
     mem::forget(guard);
     if forks == FORKS.load(Ordering::Relaxed) {
         INSIDE.store(INSIDE.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
+    } else {
+        returned_in_child(py);
     }
     result
+}
+
+/// What was called has forked, and has returned in the child as well. On a thread of bide's that is the end: there is
+/// no runner in the child for the thread to go on with, and no other thread that would end the process. As Python does
+/// for a thread, what was raised is printed, and `SystemExit` has the last word.
+#[cold]
+fn returned_in_child(py: Python<'_>) {
+    if !thread::is_own() {
+        return;
+    }
+    let code = match PyErr::take(py) {
+        None => 0,
+        Some(error) if error.is_instance_of::<PySystemExit>(py) => {
+            let code = error.value(py).getattr("code").ok();
+            code.map_or(1, |code| if code.is_none() { 0 } else { code.extract().unwrap_or(1) })
+        }
+        Some(error) => {
+            error.print(py);
+            1
+        }
+    };
+    // SAFETY: ends the process at once. Nothing that it shares with its parent is touched on the way.
+    unsafe { libc::_exit(code) }
 }
 
 /// A C function as a pointer that may unwind and whose identity the optimizer does not know.
@@ -301,6 +329,11 @@ pub(crate) fn attach<R>(visit: impl FnOnce(Python<'_>) -> R) -> Option<R> {
         Some(visit(py))
     })
     .flatten()
+}
+
+/// For conversions, which are handed no token: on a thread that is attached, as whoever raises an error is.
+pub(crate) fn here<R>(f: impl FnOnce(Python<'_>) -> R) -> R {
+    Python::attach(f)
 }
 
 /// Marks the thread as detached or attached until dropped, also by a panic.

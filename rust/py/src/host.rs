@@ -1,6 +1,6 @@
 //! Python as the engine's host: how a body is called on a worker thread, and what its end means.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use bide_core::event::Retry;
@@ -15,6 +15,7 @@ use crate::errors::{self, names};
 use crate::flow::{Argument, Binding, PyBody};
 use crate::gil::{self, Kept, Owned, Raised};
 use crate::handle::PyTaskHandle;
+use crate::thread::Kind;
 use crate::turn::Turn;
 use crate::{panics, thread};
 
@@ -26,8 +27,28 @@ pub(crate) struct Python3;
 pub(crate) struct Local {
     /// A copy of the submitter's contextvars, for the conditions of gates.
     pub(crate) contextvars: Option<Arc<Kept>>,
-    /// The original exceptions of tasks that failed for good here, until somebody was told.
-    pub(crate) originals: Mutex<Vec<(u32, Kept)>>,
+    originals: Mutex<Weak<Originals>>,
+}
+
+/// The original exceptions of tasks that failed for good here, until somebody was told. The handles have them, not the
+/// run: an exception has frames, those have the body's handle, and that has the run, which nobody could collect.
+pub(crate) type Originals = Mutex<Vec<(u32, Kept)>>;
+
+impl Local {
+    /// `originals` has to live until the run's first handle is made, which may be after the run's end.
+    pub(crate) fn new(contextvars: Option<Arc<Kept>>, originals: &Arc<Originals>) -> Self {
+        Self { contextvars, originals: Mutex::new(Arc::downgrade(originals)) }
+    }
+
+    /// What one more handle of the run has.
+    pub(crate) fn originals(&self) -> Arc<Originals> {
+        let mut known = self.originals.lock();
+        known.upgrade().unwrap_or_else(|| {
+            let new = Arc::default();
+            *known = Arc::downgrade(&new);
+            new
+        })
+    }
 }
 
 pub(crate) type PyEngine = Engine<Python3>;
@@ -117,7 +138,7 @@ impl GateWorker<Python3> for Thread<'_> {
 /// Starts a thread that polls gates.
 pub(crate) fn start_gate_thread(py: Python<'_>, engine: &Arc<PyEngine>) -> Result<(), thread::StartError> {
     let engine = Arc::clone(engine);
-    thread::start_thread(py, "bide-gates", move |py| {
+    thread::start_thread(py, "bide-gates", Kind::Bodies, move |py| {
         let mut here = Thread::new(py, Arc::clone(&engine));
         engine.work_on_gates(&mut here);
     })
@@ -241,17 +262,20 @@ fn changes_of(py: Python<'_>, context: &Bound<'_, PyAny>) -> Result<Option<Arc<[
 
 /// What an exception that left a body means.
 fn ended_by(py: Python<'_>, engine: &PyEngine, call: &Call<Python3>, raised: Raised) -> Outcome {
-    let class = |of: &Py<PyAny>| raised.value(py).is_instance(of.bind(py)).unwrap_or(false);
-    if names(py).is_ok_and(|names| class(&names.skip)) {
-        let reason = raised.value(py).getattr("reason").and_then(|reason| reason.extract::<String>());
+    if names(py).is_ok_and(|names| raised.is_a(names.skip.bind(py))) {
+        let reason = gil::getattr(raised.value(py), pyo3::intern!(py, "reason")).ok();
+        let reason = reason.and_then(|reason| reason.extract::<String>().ok());
         return Outcome::Skipped { reason: reason.unwrap_or_default().into() };
     }
     let failure = errors::describe(py, &raised);
     let retry = matches(call.target(), py, raised.value(py)).then(|| Retry { random: engine.random() });
     let last = call.attempt >= call.run.flow.graph.spec(call.task.ix).retry.attempts;
     if retry.is_none() || last {
-        let original = Kept::new(raised.value(py).clone().unbind());
-        call.run.local.originals.lock().push((call.task.ix, original));
+        let originals = call.run.local.originals.lock().upgrade();
+        if let Some(originals) = originals {
+            let original = Kept::new(raised.value(py).clone().unbind());
+            originals.lock().push((call.task.ix, original));
+        }
     }
     Outcome::Failed { failure, retry }
 }

@@ -11,8 +11,6 @@ mod handle;
 mod host;
 mod notify;
 mod panics;
-#[cfg(feature = "probe")]
-mod probe;
 mod run_handle;
 mod runner;
 mod snapshot;
@@ -30,7 +28,5 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<run_handle::PyRunHandle>()?;
     m.add_class::<snapshot::PySnapshot>()?;
     m.add_class::<handle::PyTaskHandle>()?;
-    #[cfg(feature = "probe")]
-    probe::register(m)?;
     Ok(())
 }

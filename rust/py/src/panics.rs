@@ -7,8 +7,9 @@ use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, PanicHookInfo};
 use std::sync::Once;
 
-use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+
+use crate::{errors, gil};
 
 thread_local! {
     /// How many [`no_panic`] are on this thread's stack.
@@ -30,7 +31,7 @@ pub(crate) struct Panicked {
 
 impl From<Panicked> for PyErr {
     fn from(panicked: Panicked) -> Self {
-        PyRuntimeError::new_err(panicked.to_string())
+        gil::here(|py| errors::bide(py, &panicked.to_string()))
     }
 }
 

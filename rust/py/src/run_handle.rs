@@ -9,9 +9,9 @@ use bide_executor::{Handle, Settlement};
 use bide_sync::Mutex;
 use pyo3::prelude::*;
 
-use crate::exit::Home;
+use crate::exit::{self, Home};
 use crate::gil::{self, Kept};
-use crate::host::{PyEngine, Python3};
+use crate::host::{Originals, PyEngine, Python3};
 use crate::notify::Notifier;
 use crate::snapshot::PySnapshot;
 use crate::{errors, panics};
@@ -27,12 +27,17 @@ pub(crate) struct PyRunHandle {
     id: RunId,
     /// Live, or watched once another runner has taken the run over.
     handle: Mutex<Handle<Python3>>,
+    originals: Option<Arc<Originals>>,
     home: Home,
 }
 
 impl PyRunHandle {
     pub(crate) fn new(engine: Arc<PyEngine>, notifier: Arc<Notifier>, handle: Handle<Python3>) -> Self {
-        Self { engine, notifier, id: handle.id(), handle: Mutex::new(handle), home: Home::here() }
+        let originals = match &handle {
+            Handle::Live(run) => Some(run.local.originals()),
+            Handle::Watched { .. } => None,
+        };
+        Self { engine, notifier, id: handle.id(), handle: Mutex::new(handle), originals, home: Home::here() }
     }
 
     fn handle(&self) -> Handle<Python3> {
@@ -66,6 +71,10 @@ impl PyRunHandle {
                         continue;
                     }
                     (Some(settlement), _) => return self.settlement(py, &settlement),
+                }
+                if exit::closed() {
+                    // It came too late to be settled with the others.
+                    return self.settlement(py, &Settlement::Closed);
                 }
                 let left = until.map_or(SLICE, |until| until.saturating_duration_since(Instant::now()));
                 if left.is_zero() {
@@ -101,8 +110,9 @@ impl PyRunHandle {
     /// The original exceptions of tasks that failed for good in this process, by task; handed out once.
     fn take_originals(&self, py: Python<'_>) -> PyResult<Vec<(String, Py<PyAny>)>> {
         panics::method(|| {
-            let Handle::Live(run) = self.handle() else { return Ok(Vec::new()) };
-            let originals = std::mem::take(&mut *run.local.originals.lock());
+            self.home.check("RunHandle")?;
+            let (Handle::Live(run), Some(originals)) = (self.handle(), &self.originals) else { return Ok(Vec::new()) };
+            let originals = std::mem::take(&mut *originals.lock());
             Ok(originals
                 .into_iter()
                 .map(|(ix, kept)| (run.flow.graph.name(ix).to_string(), kept.into_owned(py).into_bound().unbind()))
@@ -123,7 +133,10 @@ impl PyRunHandle {
         match settlement {
             Settlement::Run(status) if status.is_ended() => Ok(true),
             Settlement::Run(RunStatus::Paused) => Err(self.paused(py)?),
-            other => Err(errors::settlement(py, other)),
+            other => {
+                exit::keep_daemons(py)?;
+                Err(errors::settlement(py, other))
+            }
         }
     }
 

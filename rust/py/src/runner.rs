@@ -13,10 +13,11 @@ use pyo3::prelude::*;
 use crate::exit::{self, CloseAtExit, Home};
 use crate::flow::PyFlow;
 use crate::gil::{self, Kept};
-use crate::host::{Local, PyEngine, Thread, start_gate_thread};
+use crate::host::{Local, Originals, PyEngine, Thread, start_gate_thread};
 use crate::notify::Notifier;
 use crate::run_handle::PyRunHandle;
 use crate::snapshot::PySnapshot;
+use crate::thread::{Kind, StartError};
 use crate::{errors, panics, thread};
 
 /// How long the last bodies may take to end once the threads are told to.
@@ -42,6 +43,7 @@ impl CloseAtExit for Inner {
     }
 
     fn end_close(&self) {
+        self.closed.store(true, Ordering::Release);
         self.engine.finish_close();
         self.notifier.stop();
     }
@@ -63,7 +65,7 @@ impl PyRunner {
         panics::method(|| {
             errors::names(py)?;
             if exit::closing() {
-                return Err(errors::bide(py, "the interpreter is exiting: no runner can be made any more"));
+                return Err(errors::closed(py, "the interpreter is exiting: no runner can be made any more"));
             }
             let opened = gil::detached(py, || open(&store, durability));
             let store = opened.map_err(|error| errors::store(py, &error))?;
@@ -77,8 +79,8 @@ impl PyRunner {
             let engine = started.map_err(|error| errors::store(py, &error))?;
             let inner = Arc::new(Inner { engine, notifier, closed: AtomicBool::new(false) });
             let as_closed: std::sync::Weak<Inner> = Arc::downgrade(&inner);
-            exit::close_at_exit(py, as_closed)?;
             let runner = Self { inner, home: Home::here() };
+            exit::close_at_exit(py, as_closed)?;
             runner.start_threads(py)?;
             Ok(runner)
         })
@@ -107,14 +109,16 @@ impl PyRunner {
             self.open(py)?;
             self.start_gates(py, flow)?;
             let contextvars = contextvars.map(|vars| Arc::new(Kept::new(vars)));
+            let originals: Vec<Arc<Originals>> = runs.iter().map(|_| Arc::default()).collect();
             let wanted: Vec<_> = runs
                 .into_iter()
-                .map(|(inputs, key)| Wanted {
+                .zip(&originals)
+                .map(|((inputs, key), originals)| Wanted {
                     inputs: PyEngine::ordered(
                         inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect(),
                     ),
                     key: key.map(Into::into),
-                    local: Local { contextvars: contextvars.clone(), ..Local::default() },
+                    local: Local::new(contextvars.clone(), originals),
                 })
                 .collect();
             let engine = &self.inner.engine;
@@ -124,8 +128,15 @@ impl PyRunner {
                 engine.submit(&flow, wanted)
             });
             match submitted {
-                Ok(handles) => Ok(handles.into_iter().map(|handle| self.handle(handle)).collect()),
-                Err(error) => Err(refused(py, flow.graph.workflow(), error)),
+                Ok(handles) => {
+                    let handles = handles.into_iter().map(|handle| self.handle(handle)).collect();
+                    drop(originals);
+                    Ok(handles)
+                }
+                Err(error) => {
+                    exit::keep_daemons(py)?;
+                    Err(refused(py, flow.graph.workflow(), error))
+                }
             }
         })
     }
@@ -245,11 +256,13 @@ impl PyRunner {
 impl PyRunner {
     fn open(&self, py: Python<'_>) -> PyResult<()> {
         self.home.check("Runner")?;
-        if self.inner.closed.load(Ordering::Acquire) {
-            let names = errors::names(py)?;
-            return Err(errors::error(&names.runner_closed, py, "this runner is closed: make a new one"));
+        let closed = self.inner.closed.load(Ordering::Acquire);
+        let stopped = self.inner.engine.stopped();
+        if closed || stopped.is_some() {
+            exit::keep_daemons(py)?;
         }
-        match self.inner.engine.stopped() {
+        match stopped {
+            _ if closed => Err(errors::closed(py, "this runner is closed: make a new one")),
             Some(settlement) => Err(errors::settlement(py, settlement)),
             None => Ok(()),
         }
@@ -261,7 +274,7 @@ impl PyRunner {
 
     fn start_threads(&self, py: Python<'_>) -> PyResult<()> {
         let notifier = Arc::clone(&self.inner.notifier);
-        thread::start_thread(py, "bide-notify", move |py| notifier.run(py))?;
+        thread::start_thread(py, "bide-notify", Kind::News, move |py| notifier.run(py))?;
         let engine = &self.inner.engine;
         engine.dispatch().open(engine).map_err(|why| errors::bide(py, &format!("no worker thread: {why}")))
     }
@@ -294,23 +307,31 @@ impl Drop for PyRunner {
     fn drop(&mut self) {
         if self.home.is_here() && !self.inner.closed.swap(true, Ordering::AcqRel) {
             self.inner.engine.begin_close();
-            let inner = Arc::clone(&self.inner);
             // The last reference may go anywhere, also within a body: the rest is done by a thread of its own.
-            let _ = std::thread::Builder::new().name("bide-close".to_owned()).spawn(move || inner.end_close());
+            let inner = Arc::clone(&self.inner);
+            let rest = move || drop(panics::no_panic(|| inner.end_close()));
+            if std::thread::Builder::new().name("bide-close".to_owned()).spawn(rest).is_err() {
+                self.inner.end_close();
+            }
         }
     }
 }
 
-fn start_worker(engine: &Arc<PyEngine>) -> Result<(), String> {
+fn start_worker(engine: &Arc<PyEngine>) -> Result<bool, String> {
     let engine = Arc::clone(engine);
     let started = gil::attach(|py| {
-        thread::start_thread(py, "bide-worker", move |py| {
+        let started = thread::start_thread(py, "bide-worker", Kind::Bodies, move |py| {
             let mut here = Thread::new(py, Arc::clone(&engine));
             engine.work(&mut here);
-        })
-        .map_err(|error| error.to_string())
+        });
+        match started {
+            Ok(()) => Ok(true),
+            // Nobody is going to need it.
+            Err(StartError::Exiting) => Ok(false),
+            Err(error) => Err(error.to_string()),
+        }
     });
-    started.unwrap_or_else(|| Err("the interpreter is exiting".to_owned()))
+    started.unwrap_or(Ok(false))
 }
 
 fn open(name: &OsStr, durability: &str) -> Result<Arc<dyn Store>, StoreError> {

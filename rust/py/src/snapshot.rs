@@ -131,15 +131,12 @@ impl PySnapshot {
 
     /// Why the run does not go on, if it does not.
     #[getter]
-    fn blocked_by(&self) -> Option<String> {
+    fn blocked_by(&self, py: Python<'_>) -> Option<String> {
         let run = &self.stored().run;
         if let Some(reason) = &run.blocked_by {
             return Some(reason.to_string());
         }
-        if run.status.is_ended() || run.runner.is_some() || self.live.is_some() {
-            return None;
-        }
-        self.engine.why_not_here(&run.workflow, &run.version)
+        if self.live.is_some() { None } else { gil::detached(py, || self.engine.why_not_here(run)) }
     }
 
     /// The first committed failure, as stored.

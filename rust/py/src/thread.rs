@@ -2,6 +2,7 @@
 //! a thread keeps one thread state for life, so that `threading.local`, `faulthandler` and profilers
 //! work, and the interpreter does not wait for it at exit.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use bide_sync::Mutex;
@@ -12,12 +13,26 @@ use pyo3::types::{PyBool, PyString};
 use pyo3::{ffi, intern};
 
 use crate::gil::{self, Raised};
-use crate::{exit, panics};
+use crate::{errors, exit, panics};
 
 type Work = Box<dyn FnOnce(Python<'_>) + Send>;
 
-/// Threads whose work has not returned.
-static WORKING: AtomicI64 = AtomicI64::new(0);
+/// What a thread is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It calls bodies and conditions, and ends when closing begins: exit gives it time to.
+    Bodies,
+    /// It tells Python what Rust's own threads have to say, and ends when closing has ended.
+    News,
+}
+
+/// Threads of each kind whose work has not returned.
+static WORKING: [AtomicI64; 2] = [AtomicI64::new(0), AtomicI64::new(0)];
+
+thread_local! {
+    /// Whether this thread was started here.
+    static OWN: Cell<bool> = const { Cell::new(false) };
+}
 
 /// Why a thread was not started. Its work will not run.
 #[derive(Debug, thiserror::Error)]
@@ -37,22 +52,23 @@ impl From<StartError> for PyErr {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Raised(raised) => raised.into(),
-            other => PyRuntimeError::new_err(other.to_string()),
+            other => gil::here(|py| errors::bide(py, &other.to_string())),
         }
     }
 }
 
 /// What the Python thread calls.
 #[pyclass(frozen, module = "bide._core", name = "_Work")]
-struct ThreadWork(Mutex<Option<Work>>);
+struct ThreadWork(Kind, Mutex<Option<Work>>);
 
 #[pymethods]
 impl ThreadWork {
     fn __call__(&self, py: Python<'_>) -> PyResult<()> {
-        let Some(work) = self.0.lock().take() else {
+        let Some(work) = self.1.lock().take() else {
             return Ok(());
         };
-        let _working = Working::begin();
+        OWN.set(true);
+        let _working = Working::begin(self.0);
         panics::method(|| {
             work(py);
             Ok(())
@@ -64,16 +80,17 @@ impl ThreadWork {
 pub(crate) fn start_thread(
     py: Python<'_>,
     name: &str,
+    kind: Kind,
     work: impl FnOnce(Python<'_>) + Send + 'static,
 ) -> Result<(), StartError> {
     if exit::closing() {
         return Err(StartError::Exiting);
     }
     let raised = |error: PyErr| StartError::Raised(Raised::new(py, error));
-    let target = Bound::new(py, ThreadWork(Mutex::new(Some(Box::new(work))))).map_err(raised)?;
+    let target = Bound::new(py, ThreadWork(kind, Mutex::new(Some(Box::new(work))))).map_err(raised)?;
     let result = start(py, name, target.as_any());
     let Err(error) = result else { return Ok(()) };
-    if target.get().0.lock().take().is_none() {
+    if target.get().1.lock().take().is_none() {
         // It runs: what was raised came from elsewhere, such as a signal handler while `start`
         // waited for the thread to report.
         report_elsewhere(py, error);
@@ -115,29 +132,44 @@ fn report_elsewhere(py: Python<'_>, error: Raised) {
     }
 }
 
-/// Whether all work given to [`start_thread`] has returned.
-pub(crate) fn all_ended() -> bool {
-    WORKING.load(Ordering::SeqCst) <= 0
+/// Whether all work of a kind has returned.
+pub(crate) fn all_ended(kind: Kind) -> bool {
+    WORKING[kind as usize].load(Ordering::SeqCst) <= 0
+}
+
+/// Whether the calling thread was started here.
+pub(crate) fn is_own() -> bool {
+    OWN.get()
+}
+
+/// Whether Python ends the calling thread at exit, wherever it is.
+pub(crate) fn is_daemon(py: Python<'_>) -> Result<bool, Raised> {
+    let raised = |error: PyErr| Raised::new(py, error);
+    let current = py.import("threading").and_then(|module| module.getattr("current_thread")).map_err(raised)?;
+    let daemon = gil::getattr(&*gil::call0(&current)?, intern!(py, "daemon"))?;
+    gil::is_truthy(&daemon)
 }
 
 /// In the child of a fork no such thread is left. Async-signal-safe.
 pub(crate) fn forget_all() {
-    WORKING.store(0, Ordering::SeqCst);
+    for working in &WORKING {
+        working.store(0, Ordering::SeqCst);
+    }
 }
 
-struct Working(exit::Home);
+struct Working(Kind, exit::Home);
 
 impl Working {
-    fn begin() -> Self {
-        WORKING.fetch_add(1, Ordering::SeqCst);
-        Self(exit::Home::here())
+    fn begin(kind: Kind) -> Self {
+        WORKING[kind as usize].fetch_add(1, Ordering::SeqCst);
+        Self(kind, exit::Home::here())
     }
 }
 
 impl Drop for Working {
     fn drop(&mut self) {
-        if self.0.is_here() {
-            WORKING.fetch_sub(1, Ordering::SeqCst);
+        if self.1.is_here() {
+            WORKING[self.0 as usize].fetch_sub(1, Ordering::SeqCst);
         }
     }
 }

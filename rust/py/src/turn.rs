@@ -3,6 +3,8 @@
 //! leaving thread is back before the waiting one has woken. So a worker that has been attached for
 //! [`TURN`] stays away for [`AWAY`], unless there is nobody to make room for.
 
+#![expect(clippy::disallowed_methods, reason = "how long a thread is attached or waited for is not the engine's time")]
+
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;

@@ -89,7 +89,7 @@ fn encode_scalar(value: &Bound<'_, PyAny>) -> Option<Value> {
         return (text.len() <= LONGEST_TEXT).then(|| Value::tagged(b's', text.as_bytes()));
     }
     if value.is_exact_instance_of::<PyBool>() {
-        let tag = if value.is_truthy().ok()? { b't' } else { b'f' };
+        let tag = if value.cast::<PyBool>().ok()?.is_true() { b't' } else { b'f' };
         return Some(Value::tagged(tag, b""));
     }
     if value.is_exact_instance_of::<PyFloat>() {

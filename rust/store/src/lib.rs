@@ -166,8 +166,8 @@ pub trait Store: Send + Sync + 'static {
     /// Any [`StoreError`]; then none is created (`Unknown`: look again).
     fn create(&self, lease: Lease, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError>;
 
-    /// Commits a batch if the lease still holds. The store may take the values out of the batch. An empty one asks
-    /// nothing and writes nothing.
+    /// Commits a batch if the lease still holds. The store may take the values out of the batch. An empty one
+    /// only asks about the lease.
     ///
     /// # Errors
     /// Any [`StoreError`]; except for `Unknown` nothing was written.
@@ -185,6 +185,12 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// Any [`StoreError`]; then none was taken over.
     fn claim(&self, lease: Lease, versions: &[i64], now: Time, limit: usize) -> Result<Vec<RunId>, StoreError>;
+
+    /// Whether a runner is there to execute its runs: its process lives and its lease has not run out.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    fn is_alive(&self, runner: i64, now: Time) -> Result<bool, StoreError>;
 
     /// A run with all that was recorded of it.
     ///

@@ -34,6 +34,7 @@ macro_rules! conformance {
             a_lapsed_lease_is_taken_over_and_its_holder_fenced
             a_living_runner_keeps_its_runs
             who_leaves_frees_its_runs_and_is_fenced
+            a_runner_is_alive_from_its_enrolment_until_it_leaves_or_its_lease_runs_out
             versions_are_listed_and_a_run_moves_to_the_one_it_goes_on_with
             claims_are_oldest_first_and_only_what_was_asked_for
             a_run_is_claimed_by_one_of_many
@@ -434,6 +435,17 @@ mod checks {
         ok(store.renew(other.lease, later(20)));
         assert_eq!(other.claim(later(20)), [] as [RunId; 0]);
         assert_eq!(one.claim(later(20)), [] as [RunId; 0]);
+    }
+
+    pub fn a_runner_is_alive_from_its_enrolment_until_it_leaves_or_its_lease_runs_out(store: &dyn Store) {
+        let lease = ok(store.enroll(START));
+        assert!(ok(store.is_alive(lease.runner, later(1))));
+        assert!(!ok(store.is_alive(lease.runner, START.after(LEASE))));
+        ok(store.renew(lease, later(5)));
+        assert!(ok(store.is_alive(lease.runner, START.after(LEASE))));
+        ok(store.leave(lease));
+        assert!(!ok(store.is_alive(lease.runner, later(6))));
+        assert!(!ok(store.is_alive(lease.runner + 1_000, later(6))));
     }
 
     pub fn who_leaves_frees_its_runs_and_is_fenced(store: &dyn Store) {

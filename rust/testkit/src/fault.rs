@@ -138,6 +138,10 @@ impl Store for FaultyStore {
         self.call(|store| store.claim(lease, versions, now, limit))
     }
 
+    fn is_alive(&self, runner: i64, now: Time) -> Result<bool, StoreError> {
+        self.call(|store| store.is_alive(runner, now))
+    }
+
     fn load(&self, run: RunId) -> Result<Option<StoredRun>, StoreError> {
         self.call(|store| store.load(run))
     }

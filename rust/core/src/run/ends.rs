@@ -211,7 +211,7 @@ impl RunState {
         let state = &self.tasks[ix as usize];
         // The reason of a body that skips itself may happen to be a task's name.
         let by_others = state.status == TaskStatus::Skipped && state.started_at == Time::default();
-        let blocked_by = self.details.get(&ix)?.blocked_by.as_ref()?;
+        let blocked_by = self.known_detail(ix)?.blocked_by.as_ref()?;
         self.graph.find(blocked_by).filter(|_| by_others)
     }
 

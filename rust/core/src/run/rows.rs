@@ -10,7 +10,7 @@ use crate::record::{RunUpdate, TaskRow, Write};
 use crate::status::{SubStatus, TaskStatus};
 use crate::time::Time;
 
-use super::{Detail, Out, RunState};
+use super::{Detail, Out, RunState, Task};
 
 impl RunState {
     /// A body's start is to be seen by others; that is what marks it, too.
@@ -28,8 +28,9 @@ impl RunState {
     /// The body defers, ends or is suspended: it does not kill its process. True if it was marked; the caller
     /// writes the row.
     pub(super) fn unsuspect(&mut self, ix: TaskIx) -> bool {
-        self.tasks[ix as usize].suspect = false;
-        self.details.get_mut(&ix).is_some_and(|detail| std::mem::take(&mut detail.entered))
+        let task = &mut self.tasks[ix as usize];
+        task.suspect = false;
+        task.detail.as_mut().is_some_and(|detail| std::mem::take(&mut detail.entered))
     }
 
     /// Something new is recorded of the run: it goes on.
@@ -50,10 +51,8 @@ impl RunState {
 
     /// The tasks with a mark, in declaration order.
     pub(crate) fn marked(&self) -> Vec<TaskIx> {
-        let mut marked: Vec<TaskIx> =
-            self.details.iter().filter(|(_, detail)| detail.entered).map(|(ix, _)| *ix).collect();
-        marked.sort_unstable();
-        marked
+        let marked = |task: &Task| task.detail.as_ref().is_some_and(|detail| detail.entered);
+        (0..).zip(&self.tasks).filter(|(_, task)| marked(task)).map(|(ix, _)| ix).collect()
     }
 
     pub(super) fn unmark_all(&mut self, out: &mut Out<'_>) {
@@ -86,7 +85,7 @@ impl RunState {
         let state = &self.tasks[ix as usize];
         let some = |time: Time| (time > Time::default()).then_some(time);
         let none = Detail::default();
-        let detail = self.details.get(&ix).map_or(&none, |detail| &**detail);
+        let detail = state.detail.as_deref().unwrap_or(&none);
         // A body that is about to be entered again is running to all others: its attempt has begun.
         let status =
             if state.reenter && state.status == TaskStatus::Ready { TaskStatus::Running } else { state.status };

@@ -23,7 +23,7 @@ impl RunState {
         result: Result<Value, Failure>,
         out: &mut Out<'_>,
     ) -> Result<(), Refused> {
-        let detail = self.details.get_mut(&ix).ok_or(Refused::AttemptOver)?;
+        let detail = self.tasks[ix as usize].detail.as_mut().ok_or(Refused::AttemptOver)?;
         let entry = detail.journal.close(key, result, out.now).ok_or(Refused::AttemptOver)?.clone();
         detail.waited += micros(out.now.since(entry.opened_at.max(detail.waited_until)));
         detail.waited_until = out.now;
@@ -127,7 +127,7 @@ impl RunState {
 
     /// What is recorded of this gate; nothing, if another version of the workflow had another gate.
     fn recorded_gate(&self, ix: TaskIx, gate: &GateSpec) -> Option<EntryState> {
-        let entry = self.details.get(&ix)?.journal.get(&gate.key())?;
+        let entry = self.known_detail(ix)?.journal.get(&gate.key())?;
         (entry.kind == gate.kind()).then_some(entry.state)
     }
 
@@ -150,7 +150,7 @@ impl RunState {
         match timer {
             Timer::Retry => {
                 self.current(task, attempt, TaskStatus::Pending)?;
-                let detail = self.details.get_mut(&ix).ok_or(Refused::AttemptOver)?;
+                let detail = self.tasks[ix as usize].detail.as_mut().ok_or(Refused::AttemptOver)?;
                 detail.retry_at.take().ok_or(Refused::AttemptOver)?;
                 self.release(ix, out);
             }

@@ -281,3 +281,17 @@ fn a_failed_commit_names_every_run_that_is_ahead_of_the_store() {
     assert_eq!(pending.discard().collect::<Vec<_>>(), ["run"], "a wait has no effects, and is in memory");
     assert!(pending.is_empty());
 }
+
+#[test]
+fn what_a_recovered_body_waits_for_is_the_wait_that_is_open_now() {
+    let mut script = Script::new(vec![spec("a", &[])]);
+    script.enter("a");
+    script.open("a", wait("first", EntryKind::Condition));
+    assert_eq!(script.blocked_by("a"), "waits for first");
+    script.die();
+    script.enter("a");
+    script.record("a", wait("first", EntryKind::Condition), Ok(Value::NONE));
+    assert_eq!(script.row("a").blocked_by, None);
+    script.open("a", wait("second", EntryKind::Condition));
+    assert_eq!(script.blocked_by("a"), "waits for second");
+}

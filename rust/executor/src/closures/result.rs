@@ -103,10 +103,7 @@ impl RunHandle {
     async fn is_taken_up(&self, id: RunId) -> Result<(), Error> {
         let stored = blocking(&self.engine, move |engine| engine.store().load(id)).await??;
         let run = stored.ok_or_else(|| Error::unknown_run(id))?.run;
-        if run.runner.is_some() || run.status.is_ended() {
-            return Ok(());
-        }
-        match blocking(&self.engine, move |engine| engine.why_not_here(&run.workflow, &run.version)).await? {
+        match blocking(&self.engine, move |engine| engine.why_not_here(&run)).await? {
             Some(why) => Err(Error::Blocked(format!("run {id} is not taken up: {why}"))),
             None => Ok(()),
         }

@@ -26,6 +26,14 @@ pub(crate) struct LeaseService {
     changed: Condvar,
 }
 
+/// What the thread remembers from one look to the next.
+pub(crate) struct Watch {
+    /// When the lease was renewed last, by the steady clock.
+    pub(crate) renewed: Duration,
+    /// The last piece of news it saw.
+    pub(crate) seen: u64,
+}
+
 impl LeaseService {
     pub(crate) fn stop(&self) {
         *self.stop.lock() = true;
@@ -45,24 +53,27 @@ impl LeaseService {
 impl<H: Host> Engine<H> {
     /// The lease thread.
     pub(crate) fn run_lease_service(self: Arc<Self>) {
-        let mut renewed = self.clock.steady();
-        let mut seen = 0;
+        let mut watch = Watch { renewed: self.clock.steady(), seen: 0 };
         while !self.lease_service.sleep() {
-            if self.stopped().is_some() {
-                continue;
-            }
-            let now = self.clock.steady();
-            let mut outcome = Ok(());
-            if now.saturating_sub(renewed) >= RENEW {
-                renewed = now;
-                outcome = self.renew();
-            }
-            let outcome = outcome.and_then(|()| self.look(&mut seen));
-            match outcome {
-                Ok(()) => {}
-                Err(error @ StoreError::Busy { .. }) => self.log(Level::Warning, &error.to_string()),
-                Err(error) => self.break_down(&error),
-            }
+            self.keep_watch(&mut watch);
+        }
+    }
+
+    /// One look of the lease thread.
+    pub(crate) fn keep_watch(self: &Arc<Self>, watch: &mut Watch) {
+        if self.stopped().is_some() {
+            return;
+        }
+        let now = self.clock.steady();
+        let mut outcome = Ok(());
+        if now.saturating_sub(watch.renewed) >= RENEW {
+            watch.renewed = now;
+            outcome = self.renew();
+        }
+        match outcome.and_then(|()| self.look(&mut watch.seen)) {
+            Ok(()) => {}
+            Err(error @ StoreError::Busy { .. }) => self.log(Level::Warning, &error.to_string()),
+            Err(error) => self.break_down(&error),
         }
     }
 
@@ -107,9 +118,7 @@ impl<H: Host> Engine<H> {
         };
         if run.status.is_ended() || run.status == RunStatus::Paused {
             settled.settle(Settlement::Run(run.status));
-        } else if run.runner.is_none()
-            && let Some(why) = self.why_not_here(&run.workflow, &run.version)
-        {
+        } else if let Some(why) = self.why_not_here(&run) {
             settled.settle(Settlement::NotHere(why));
         }
         Ok(())

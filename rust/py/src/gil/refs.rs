@@ -172,9 +172,15 @@ impl Raised {
 
     /// Whether it is an instance of `T`. Runs no Python code.
     pub(crate) fn is<T: pyo3::PyTypeInfo>(&self, py: Python<'_>) -> bool {
-        let class = T::type_object(py);
-        // SAFETY: attached; an exception and a type.
-        unsafe { ffi::PyType_IsSubtype(ffi::Py_TYPE(self.0.as_ptr()), class.as_ptr().cast::<ffi::PyTypeObject>()) != 0 }
+        self.is_a(T::type_object(py).as_any())
+    }
+
+    /// As [`Raised::is`], for a class that Python has defined.
+    pub(crate) fn is_a(&self, class: &Bound<'_, PyAny>) -> bool {
+        // SAFETY: attached; the type of an exception.
+        let is_type = unsafe { ffi::PyType_Check(class.as_ptr()) != 0 };
+        // SAFETY: attached; an exception, and just seen to be a type.
+        is_type && unsafe { ffi::PyType_IsSubtype(ffi::Py_TYPE(self.0.as_ptr()), class.as_ptr().cast()) != 0 }
     }
 
     /// The exception as PyO3 wants it, for raising it to a Python caller.
@@ -185,7 +191,7 @@ impl Raised {
 
 impl From<Raised> for PyErr {
     fn from(raised: Raised) -> Self {
-        Python::attach(|py| raised.into_err(py))
+        super::here(|py| raised.into_err(py))
     }
 }
 

@@ -13,7 +13,7 @@ use bide_core::{RunId, RunStatus, TaskId, Time};
 use bide_sync::Mutex;
 
 use crate::{Creation, LEASE, Lease, RunFilter, Store, StoreError, StoredVersion, StoredWorkflow};
-use run::{MemRun, RowHash};
+use run::{Journals, MemRun, RowHash};
 
 /// How many ended runs are kept.
 pub const KEPT: usize = 1000;
@@ -29,6 +29,7 @@ struct State {
     runners: HashMap<i64, MemRunner>,
     last_runner: i64,
     runs: HashMap<RunRowId, MemRun, RowHash>,
+    journals: Journals,
     keys: HashMap<(i64, Arc<str>), RunRowId>,
     /// Unfinished runs that belong to nobody, oldest first.
     unowned: BTreeSet<RunRowId>,
@@ -107,6 +108,7 @@ impl State {
 
     fn forget(&mut self, id: RunRowId) -> Option<MemRun> {
         let run = self.runs.remove(&id)?;
+        self.journals.forget(&run);
         if let Some(key) = &run.key {
             self.keys.remove(&(run.workflow, key.clone()));
         }
@@ -246,7 +248,7 @@ impl Store for MemoryStore {
         state.fence(lease)?;
         state.check(batch)?;
         for write in batch.drain(..) {
-            if let Some(ended) = run::apply(&mut state.runs, write) {
+            if let Some(ended) = run::apply(&mut state.runs, &mut state.journals, write) {
                 state.unowned.remove(&ended);
                 state.ended.push_back(ended);
                 if state.ended.len() > KEPT
@@ -268,6 +270,11 @@ impl Store for MemoryStore {
             tasks: known.tasks.clone(),
         };
         Ok(of_workflow.map(stored).collect())
+    }
+
+    fn is_alive(&self, runner: i64, now: Time) -> Result<bool, StoreError> {
+        let state = self.0.lock();
+        Ok(state.runners.get(&runner).and_then(|runner| runner.expires).is_some_and(|expires| expires > now))
     }
 
     fn claim(&self, lease: Lease, versions: &[i64], now: Time, limit: usize) -> Result<Vec<RunId>, StoreError> {
@@ -309,7 +316,7 @@ impl Store for MemoryStore {
             run: state.row(found),
             tasks: state.versions[found.version as usize].tasks.clone(),
             rows: found.task_rows(),
-            entries: found.entries(),
+            entries: state.journals.entries(found),
         }))
     }
 

@@ -23,7 +23,40 @@ pub(super) struct MemRun {
     /// By task number.
     plain: Vec<Row>,
     mapped: BTreeMap<(TaskId, i32), Row>,
-    journal: BTreeMap<(TaskId, i32, EntryKey), Entry>,
+    /// It has, or had, journal entries.
+    has_journal: bool,
+}
+
+/// The journals of all runs. One tree of small nodes: a tree for each run would keep room for eleven entries in each.
+#[derive(Default)]
+pub(super) struct Journals(BTreeMap<(RunRowId, TaskId, i32, EntryKey), Box<Entry>>);
+
+impl Journals {
+    fn of(&self, run: RunRowId) -> impl Iterator<Item = (&(RunRowId, TaskId, i32, EntryKey), &Box<Entry>)> {
+        let first = (run, TaskId::MIN, i32::MIN, EntryKey { name: "".into(), n: 0 });
+        self.0.range(first..).take_while(move |(key, _)| key.0 == run)
+    }
+
+    /// The journals of a run, by task, map index and `seq`.
+    pub(super) fn entries(&self, run: &MemRun) -> Vec<(TaskId, i32, Entry)> {
+        if !run.has_journal {
+            return Vec::new();
+        }
+        let copied = self.of(run.id.row()).map(|((_, task, map, _), entry)| (*task, *map, (**entry).clone()));
+        let mut entries: Vec<_> = copied.collect();
+        entries.sort_by_key(|(task, map, entry)| (*task, *map, entry.seq));
+        entries
+    }
+
+    /// Forgets what belongs to a run.
+    pub(super) fn forget(&mut self, run: &MemRun) {
+        if run.has_journal {
+            let keys: Vec<_> = self.of(run.id.row()).map(|(key, _)| key.clone()).collect();
+            for key in keys {
+                self.0.remove(&key);
+            }
+        }
+    }
 }
 
 /// A task's row, in the form in which it was written: most are short ones, which need no allocation.
@@ -79,7 +112,7 @@ impl MemRun {
             runner: Some(runner),
             plain: Vec::new(),
             mapped: BTreeMap::new(),
-            journal: BTreeMap::new(),
+            has_journal: false,
         }
     }
 
@@ -99,18 +132,12 @@ impl MemRun {
         rows
     }
 
-    /// The journals, by task, map index and `seq`.
-    pub(super) fn entries(&self) -> Vec<(TaskId, i32, Entry)> {
-        let mut entries: Vec<_> =
-            self.journal.iter().map(|((task, map, _), entry)| (*task, *map, entry.clone())).collect();
-        entries.sort_by_key(|(task, map, entry)| (*task, *map, entry.seq));
-        entries
-    }
-
     fn put(&mut self, task: TaskId, map: i32, row: Row) {
         match usize::try_from(task) {
             Ok(at) if map == NO_MAP => {
                 if self.plain.len() <= at {
+                    // Most runs are small: no room for more than they have.
+                    self.plain.reserve_exact(if self.plain.is_empty() { at + 1 } else { 0 });
                     self.plain.resize_with(at + 1, Row::default);
                 }
                 self.plain[at] = row;
@@ -133,17 +160,21 @@ impl MemRun {
 }
 
 /// Makes one write; answers the run if that ended it.
-pub(super) fn apply(runs: &mut HashMap<RunRowId, MemRun, RowHash>, write: Write) -> Option<RunRowId> {
+pub(super) fn apply(
+    runs: &mut HashMap<RunRowId, MemRun, RowHash>,
+    journals: &mut Journals,
+    write: Write,
+) -> Option<RunRowId> {
     match write {
         Write::Done(done) => runs.get_mut(&done.run)?.put(done.task, done.map, Row::Done(done)),
         Write::Task(row) => runs.get_mut(&row.run)?.put(row.task, row.map, Row::Whole(row)),
         Write::Entry { run, task, map, entry } => {
-            runs.get_mut(&run)?.journal.insert((task, map, entry.key.clone()), *entry);
+            runs.get_mut(&run)?.has_journal = true;
+            journals.0.insert((run, task, map, entry.key.clone()), entry);
         }
         Write::DropEntries { run, task, map, keys } => {
-            let run = runs.get_mut(&run)?;
             for key in keys {
-                run.journal.remove(&(task, map, key));
+                journals.0.remove(&(run, task, map, key));
             }
         }
         Write::Run(update) => {

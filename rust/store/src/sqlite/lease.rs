@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bide_core::{RunId, Time};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::SqliteStore;
 use super::surroundings::identify;
@@ -161,6 +161,19 @@ impl SqliteStore {
         transaction.commit()?;
         self.debt.add(4096);
         Ok(claimed)
+    }
+
+    pub(super) fn runner_lives(&self, runner: i64, now: Time) -> Result<bool, StoreError> {
+        let lock = &self.live()?.lock;
+        let reader = self.reader()?;
+        let read = || -> rusqlite::Result<Option<(i64, Option<i64>)>> {
+            let mut statement = reader.prepare_cached("SELECT lock, expires FROM runner WHERE id = ?1")?;
+            statement.query_row([runner], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+        };
+        match read().map_err(|error| self.place.error(&error))? {
+            Some((byte, Some(expires))) if expires > now.0 => self.is_held(lock, byte),
+            _ => Ok(false),
+        }
     }
 
     /// The other runners whose process is gone or whose lease has run out.

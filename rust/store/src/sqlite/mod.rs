@@ -277,10 +277,6 @@ impl Store for SqliteStore {
     }
 
     fn commit(&self, lease: Lease, batch: &mut Batch) -> Result<Committed, StoreError> {
-        if batch.is_empty() {
-            // What it belongs to (a run's creation) is committed already.
-            return Ok(Committed::by_store());
-        }
         self.write(lease, batch)
     }
 
@@ -290,6 +286,10 @@ impl Store for SqliteStore {
 
     fn claim(&self, lease: Lease, versions: &[i64], now: Time, limit: usize) -> Result<Vec<RunId>, StoreError> {
         self.take_over(lease, versions, now, limit)
+    }
+
+    fn is_alive(&self, runner: i64, now: Time) -> Result<bool, StoreError> {
+        self.runner_lives(runner, now)
     }
 
     fn load(&self, run: RunId) -> Result<Option<StoredRun>, StoreError> {

@@ -45,6 +45,11 @@ const PAGES_BACK: u32 = 1024;
 impl SqliteStore {
     pub(super) fn write(&self, lease: Lease, batch: &mut Batch) -> Result<Committed, StoreError> {
         let writer = self.writer()?;
+        if batch.is_empty() {
+            // What it belongs to, such as a run's creation, is committed already.
+            let lost = fence(&writer, lease).map_err(|error| self.place.error(&error))?;
+            return lost.map_or_else(|| Ok(Committed::by_store()), Err);
+        }
         let transaction = Transaction::begin(&writer, &self.place)?;
         if let Some(lost) = fence(&writer, lease).map_err(|error| self.place.error(&error))? {
             return Err(lost);

@@ -1,0 +1,133 @@
+//! An engine without threads of its own, driven turn by turn: for simulators, which choose who goes next.
+//!
+//! Every turn is the code that the thread of that name executes; nothing is decided here. Not for programs: a wait
+//! ends only if somebody takes the timer's turn.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bide_core::{Event, Time};
+use bide_store::{Store, StoreError};
+
+use crate::clock::Clock;
+pub use crate::commit::Lost;
+use crate::commit::{Done, Group};
+use crate::engine::{Engine, Log};
+use crate::flow::Run;
+use crate::host::{Host, Ready};
+use crate::services::lease::Watch;
+use crate::timers::Alarm;
+
+/// An engine and what its threads would remember.
+pub struct Driver<H: Host> {
+    engine: Arc<Engine<H>>,
+    watch: Watch,
+}
+
+/// Results that gather on a slot until they are committed together.
+pub struct Gathering<H: Host>(Arc<Group<H>>);
+
+impl<H: Host> Gathering<H> {
+    /// Whether nothing has gathered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+struct Ring<F>(F);
+
+impl<F: Fn() + Send + Sync> Alarm for Ring<F> {
+    fn ring(self: Arc<Self>, _ticket: u64) {
+        (self.0)();
+    }
+}
+
+impl<H: Host> Driver<H> {
+    /// An engine on a store. `seed` is for what is random in it: ids and jitter.
+    ///
+    /// # Errors
+    /// If the store gives no lease.
+    pub fn open(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        dispatch: H::Dispatch,
+        log: Log,
+        seed: u64,
+    ) -> Result<Self, StoreError> {
+        let watch = Watch { renewed: clock.steady(), seen: 0 };
+        Ok(Self { engine: Engine::without_threads(store, clock, dispatch, log, seed)?, watch })
+    }
+
+    /// The engine.
+    #[must_use]
+    pub fn engine(&self) -> &Arc<Engine<H>> {
+        &self.engine
+    }
+
+    /// The timer thread's turn: rings what is due. Returns how long it would sleep then.
+    pub fn timer_turn(&self) -> Duration {
+        self.engine.timers.ring_due()
+    }
+
+    /// The committer thread's turn: commits what was left to it, and what has gathered for too long.
+    pub fn committer_turn(&self) {
+        self.engine.commit_now();
+    }
+
+    /// The lease thread's turn.
+    pub fn lease_turn(&mut self) {
+        self.engine.keep_watch(&mut self.watch);
+    }
+
+    /// Where a slot's results gather; the committer looks after it from now on.
+    #[must_use]
+    pub fn gathering(&self) -> Gathering<H> {
+        let group = Group::new();
+        self.engine.committer.look_after(Arc::clone(&group));
+        Gathering(group)
+    }
+
+    /// Adds the result of a body; true if its worker is to commit now.
+    pub fn gather(&self, on: &Gathering<H>, run: Arc<Run<H>>, event: Event) -> bool {
+        let at = self.engine.clock.now();
+        on.0.push(Done { run, event, at, reply: None }, self.engine.clock.steady())
+    }
+
+    /// A worker commits what has gathered; returns what may start now.
+    pub fn commit(&self, what: &Gathering<H>) -> Vec<Ready<H>> {
+        let mut ready = Vec::new();
+        self.engine.commit_group(&what.0, &mut Vec::new(), &mut ready);
+        ready
+    }
+
+    /// A body commits an event of its own, after what has gathered on its slot.
+    ///
+    /// # Errors
+    /// See [`Lost`]; the body is to unwind.
+    pub fn commit_own(&self, on: Option<&Gathering<H>>, run: &Arc<Run<H>>, event: Event) -> Result<(), Lost> {
+        self.engine.commit_own(on.map(|on| &*on.0), run, event)
+    }
+
+    /// Leaves an event to the committer.
+    pub fn leave(&self, run: Arc<Run<H>>, event: Event) {
+        self.engine.leave(run, event);
+    }
+
+    /// Calls back in the timer's turn after a span of steady time.
+    pub fn ring_after(&self, span: Duration, ring: impl Fn() + Send + Sync + 'static) {
+        self.engine.timers.after(span, Arc::new(Ring(ring)), 0);
+    }
+
+    /// Calls back in the timer's turn when the wall shows this time.
+    pub fn ring_at(&self, time: Time, ring: impl Fn() + Send + Sync + 'static) {
+        self.engine.timers.at(time, Arc::new(Ring(ring)), 0);
+    }
+}
+
+impl<H: Host> Drop for Driver<H> {
+    /// As when a process dies: nothing is written. (The alarms keep the engine, and it keeps them.)
+    fn drop(&mut self) {
+        self.engine.timers.clear();
+    }
+}
