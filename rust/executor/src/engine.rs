@@ -84,6 +84,7 @@ impl<H: Host> Engine<H> {
         log: Log,
     ) -> Result<Arc<Self>, StoreError> {
         let engine = Self::without_threads(store, clock, dispatch, log, seed())?;
+        engine.take_up()?;
         let timers = Arc::clone(&engine.timers);
         engine.spawn("bide-timer", move || timers.run())?;
         let this = Arc::clone(&engine);
