@@ -32,10 +32,11 @@ pub struct Settled {
 struct State {
     settlement: Option<Settlement>,
     sleeping: u32,
-    /// Most runs have none, and there may be a hundred thousand of them.
-    #[expect(clippy::box_collection, reason = "kept small where it is empty")]
-    callbacks: Option<Box<Vec<Box<dyn FnOnce() + Send>>>>,
+    #[expect(clippy::box_collection, reason = "most runs have none, and there may be a hundred thousand of them")]
+    callbacks: Option<Box<Vec<Callback>>>,
 }
+
+type Callback = Box<dyn FnOnce() + Send>;
 
 impl Settled {
     /// Tells whoever waits. The first word counts.
