@@ -74,7 +74,9 @@ impl PyTaskHandle {
             },
             Err(raised) => {
                 let failure = errors::describe(py, &raised);
-                let ordinary = raised.is::<PyException>(py);
+                // A handle that is misused will be misused at the next poll, too.
+                let misuse = names(py).is_ok_and(|names| raised.is_a(names.definition_error.bind(py)));
+                let ordinary = raised.is::<PyException>(py) && !misuse;
                 *last = Some((failure.clone(), raised));
                 if ordinary { Polled::Raised(failure) } else { Polled::Broken(failure) }
             }
