@@ -171,6 +171,22 @@ impl TaskPlan {
         Self { number, on, run_if, retry, gate, acts, ends }
     }
 
+    /// Many bodies that all wait for the same moment, and after each of them one that waits for nothing.
+    fn crowd(rng: &mut Rng) -> Vec<Self> {
+        let (pairs, moment) = (8 + rng.below(12), 500 + span(rng));
+        (0..2 * pairs)
+            .map(|number| Self {
+                number,
+                on: if number < pairs { Vec::new() } else { vec![number - pairs] },
+                run_if: RunIf::Succeeded,
+                retry: RetryPolicy::NONE,
+                gate: None,
+                acts: if number < pairs { vec![Act::Until(moment, false)] } else { Vec::new() },
+                ends: vec![End::Return],
+            })
+            .collect()
+    }
+
     fn spec(&self) -> TaskSpec {
         let gate = self.gate.map(|gate| {
             let (until, timeout) = match gate {
@@ -232,7 +248,12 @@ impl Case {
     pub fn random(seed: u64) -> Self {
         let rng = &mut Rng::new(seed);
         let shape = rng.below(8);
-        let tasks = (0..1 + rng.below(8)).map(|number| TaskPlan::random(rng, number, shape)).collect();
+        let crowd = rng.one_in(16);
+        let tasks = if crowd {
+            TaskPlan::crowd(rng)
+        } else {
+            (0..1 + rng.below(8)).map(|number| TaskPlan::random(rng, number, shape)).collect()
+        };
         let calls = (0..1 + rng.below(3)).map(|_| 1 + rng.below(2) as u32).collect();
         // Many of them early, where runs are created and taken up.
         let mut disasters: Vec<(u32, Disaster)> = Vec::new();
@@ -241,7 +262,8 @@ impl Case {
             disasters.push((rng.below(within) as u32, Disaster::random(rng)));
         }
         disasters.sort_by_key(|(at, _)| *at);
-        Self { seed, tasks, fail_fast: rng.one_in(6), slots: 1 + rng.below(4) as u32, calls, disasters }
+        let slots = if crowd { 1 + rng.below(2) } else { 1 + rng.below(4) } as u32;
+        Self { seed, tasks, fail_fast: rng.one_in(6), slots, calls, disasters }
     }
 
     /// The same without disasters, each run asked for once.
