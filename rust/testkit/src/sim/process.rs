@@ -291,8 +291,12 @@ impl Process {
         }
     }
 
-    /// Nothing of its own is left to do: no slot may be missing then.
-    pub(super) fn must_be_idle(&self) {
+    /// Nothing of its own is left to do: no slot may be missing then, and no run that is over be kept in memory.
+    pub(super) fn must_be_idle(&self, all_over: bool) {
+        let kept = self.driver.engine().live_count();
+        if all_over && kept > 0 {
+            self.shared.oracle.lock().violations.push(format!("{kept} runs that are over are kept in memory"));
+        }
         let free = self.slots.free();
         let total = self.slots.total() as usize;
         if free != total || self.slots.resumed() > 0 {
