@@ -29,3 +29,11 @@ fn a_seed_is_always_the_same_world() {
         assert_eq!(digests[0], digests[1], "seed {seed}");
     }
 }
+
+#[test]
+fn no_wake_of_24_days_is_early_or_lost_while_the_clock_is_set_again_and_again() {
+    let case = sim::Case::long_waits(24, 8);
+    if let Err(why) = sim::check(&case) {
+        panic!("{case}{why}");
+    }
+}

@@ -1,6 +1,7 @@
 //! Small workflows, crashed before and after every single call of their store, through the real engine.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod threads;
 mod world;
 
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use bide_executor::core::{RetryPolicy, RunIf};
 use bide_executor::{Skip, TaskContext, TaskError, Workflow, WorkflowBuilder, after, until};
 
-use world::{Ledger, at_every_call};
+use world::{Ledger, at_every_call, on_tokio};
 
 /// An interval that is short, for conditions that hold soon.
 const SOON: Duration = Duration::from_millis(1);
@@ -34,7 +35,7 @@ async fn wait(cx: &TaskContext, ledger: &Arc<Ledger>, name: &str) -> Result<(), 
 /// A step that returns a number.
 async fn step(cx: &TaskContext, ledger: &Arc<Ledger>, name: &'static str, returns: u32) -> Result<u32, TaskError> {
     let executes = || async {
-        ledger.steps(cx, name);
+        ledger.steps(cx.run_id(), cx.task_name(), name);
         Ok(returns)
     };
     cx.handle().step(name, &(), executes).await
@@ -48,7 +49,7 @@ macro_rules! task {
             .task($name, move |$cx: TaskContext| {
                 let $l = Arc::clone(&shared);
                 async move {
-                    $l.enters(&$cx, &[$($on),*]);
+                    $l.enters($cx.run_id(), $cx.task_name(), &[$($on),*]);
                     $body
                 }
             })
@@ -166,7 +167,7 @@ fn a_step_that_fails_and_is_tried_again(ledger: &Arc<Ledger>) -> Workflow {
         let number = step(&cx, &ledger, "good", 7).await?;
         let attempt = cx.attempt();
         let executes = || async {
-            ledger.steps(&cx, "bad");
+            ledger.steps(cx.run_id(), cx.task_name(), "bad");
             if attempt < 2 { Err(TaskError::new("it broke")) } else { Ok(number + attempt) }
         };
         cx.handle().step("bad", &(), executes).await
@@ -179,7 +180,7 @@ fn a_step_that_fails_and_is_tried_again(ledger: &Arc<Ledger>) -> Workflow {
 fn a_failed_step_that_its_body_survives(ledger: &Arc<Ledger>) -> Workflow {
     task!(flow("survives"), ledger, "a" after [], |cx, ledger| {
         let executes = || async {
-            ledger.steps(&cx, "bad");
+            ledger.steps(cx.run_id(), cx.task_name(), "bad");
             Err::<u32, _>(TaskError::new("it broke"))
         };
         let failed = match cx.handle().step("bad", &(), executes).await {
@@ -243,7 +244,7 @@ macro_rules! crash_points {
         mod survives_a_crash_at_every_call {
             $(#[test]
             fn $define() {
-                super::at_every_call(super::$define);
+                super::at_every_call(&|store, ledger| super::on_tokio(store, ledger, &super::$define(ledger)));
             })+
         }
     };

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use bide_executor::core::record::StoredRun;
 use bide_executor::core::time::micros;
-use bide_executor::core::{EntryState, RunStatus, TaskStatus, Time};
+use bide_executor::core::{EntryState, RunId, RunStatus, TaskStatus, Time};
 use bide_executor::store::{Durability, LEASE, MemoryStore, SqliteStore, Store};
-use bide_executor::{Clock, Error, RunResult, Runner, SystemClock, TaskContext, Workflow};
+use bide_executor::{Clock, Error, RunResult, Runner, SystemClock, Workflow};
 use bide_testkit::{Fault, FaultyStore};
 
 /// Nothing here takes this long unless it hangs.
-const HANG: Duration = Duration::from_secs(20);
+pub(crate) const HANG: Duration = Duration::from_secs(20);
 
 /// A clock that can be set forward, as if nobody had run for a while.
 pub(crate) struct Skipping {
@@ -59,9 +59,9 @@ impl Ledger {
         })
     }
 
-    fn stored(&self, cx: &TaskContext) -> StoredRun {
+    fn stored(&self, run: RunId) -> StoredRun {
         let store = self.store.lock().unwrap().clone().unwrap();
-        store.load(cx.run_id()).unwrap().unwrap()
+        store.load(run).unwrap().unwrap()
     }
 
     fn must(&self, holds: bool, what: impl FnOnce() -> String) {
@@ -71,14 +71,13 @@ impl Ledger {
     }
 
     /// A body is entered: what it depends on is committed, and it has not ended itself.
-    pub(crate) fn enters(&self, cx: &TaskContext, after: &[&str]) {
-        self.executed.lock().unwrap().push(cx.task_name().to_owned());
-        let stored = self.stored(cx);
+    pub(crate) fn enters(&self, run: RunId, name: &str, after: &[&str]) {
+        self.executed.lock().unwrap().push(name.to_owned());
+        let stored = self.stored(run);
         let status = |name: &str| {
             let id = stored.tasks.iter().find(|task| &*task.name == name).map(|task| task.id);
             stored.rows.iter().find(|row| Some(row.task) == id).map(|row| row.status)
         };
-        let name = cx.task_name();
         for on in after {
             let ended = status(on).is_some_and(TaskStatus::is_ended);
             self.must(ended, || format!("{name} starts before {on} is committed"));
@@ -87,13 +86,13 @@ impl Ledger {
     }
 
     /// A step is executed: it is not recorded.
-    pub(crate) fn steps(&self, cx: &TaskContext, step: &str) {
-        self.executed.lock().unwrap().push(format!("{}/{step}", cx.task_name()));
-        let stored = self.stored(cx);
-        let task = stored.tasks.iter().find(|task| &*task.name == cx.task_name()).unwrap().id;
+    pub(crate) fn steps(&self, run: RunId, name: &str, step: &str) {
+        self.executed.lock().unwrap().push(format!("{name}/{step}"));
+        let stored = self.stored(run);
+        let task = stored.tasks.iter().find(|task| &*task.name == name).unwrap().id;
         let mut recorded = stored.entries.iter().filter(|(of, _, entry)| *of == task && &*entry.key.name == step);
         let committed = recorded.any(|(_, _, entry)| entry.state != EntryState::Open);
-        self.must(!committed, || format!("the step {step} of {} is committed and runs again", cx.task_name()));
+        self.must(!committed, || format!("the step {step} of {name} is committed and runs again"));
     }
 
     /// True from the third time it is asked, in whichever process.
@@ -131,12 +130,12 @@ impl Place {
 /// What a run came to, as far as it must be the same after any crash.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Came {
-    status: RunStatus,
-    tasks: Vec<TaskCame>,
+    pub(crate) status: RunStatus,
+    pub(crate) tasks: Vec<TaskCame>,
 }
 
 /// A task's name, status, attempts, output and error.
-type TaskCame = (String, TaskStatus, u32, Option<serde_json::Value>, Option<String>);
+pub(crate) type TaskCame = (String, TaskStatus, u32, Option<serde_json::Value>, Option<String>);
 
 impl Came {
     fn of(result: &RunResult) -> Self {
@@ -148,19 +147,18 @@ impl Came {
     }
 }
 
-/// Makes the workflow of a case.
-pub(crate) type Define = fn(&Arc<Ledger>) -> Workflow;
+/// A process that attaches to the run twice and waits for it. `None` if it dies, or its runner stops, before.
+pub(crate) type Live<'a> = &'a dyn Fn(Arc<dyn Store>, &Arc<Ledger>) -> Option<Came>;
 
-/// A process: it attaches to the run twice and waits for it. `None` if it dies, or its runner stops, before.
-fn live(store: Arc<dyn Store>, ledger: &Arc<Ledger>, define: Define) -> Option<Came> {
+/// A process that executes closures on tokio.
+pub(crate) fn on_tokio(store: Arc<dyn Store>, ledger: &Arc<Ledger>, flow: &Workflow) -> Option<Came> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let flow = define(ledger);
     runtime.block_on(async {
         let clock = Arc::clone(&ledger.clock) as Arc<dyn Clock>;
         let runner = Runner::open(store).slots(2).clock(clock).log(|_, _| ()).start().ok()?;
         let result = async {
-            let first = runner.submit(&flow, &()).key("k").await.ok()?;
-            let second = runner.submit(&flow, &()).key("k").await.ok()?;
+            let first = runner.submit(flow, &()).key("k").await.ok()?;
+            let second = runner.submit(flow, &()).key("k").await.ok()?;
             assert_eq!(first.id(), second.id(), "one key, two runs");
             let mut came = None;
             for handle in [first, second] {
@@ -184,7 +182,7 @@ fn live(store: Arc<dyn Store>, ledger: &Arc<Ledger>, define: Define) -> Option<C
 
 /// Plays a case from the start: with a fault at one call of the first process, then without until the run has ended.
 /// Returns what it came to and how many calls the first process made.
-fn play(place: &Place, define: Define, fault: Option<(u64, Fault)>) -> (Came, u64, Arc<Ledger>) {
+fn play(place: &Place, live: Live<'_>, fault: Option<(u64, Fault)>) -> (Came, u64, Arc<Ledger>) {
     let ledger = Ledger::new();
     let mut first_calls = None;
     for process in 0..4 {
@@ -193,7 +191,7 @@ fn play(place: &Place, define: Define, fault: Option<(u64, Fault)>) -> (Came, u6
         if let Some((call, fault)) = fault.filter(|_| process == 0) {
             faulty.fail(call, fault);
         }
-        let came = live(Arc::clone(&faulty) as Arc<dyn Store>, &ledger, define);
+        let came = live(Arc::clone(&faulty) as Arc<dyn Store>, &ledger);
         first_calls.get_or_insert(faulty.calls());
         *ledger.store.lock().unwrap() = None;
         drop(faulty);
@@ -218,7 +216,7 @@ fn counts(ledger: &Ledger) -> std::collections::BTreeMap<String, usize> {
 
 /// Crashes a case before and after every call of its store, on every store; the result must be that of the crash-free
 /// run, nothing committed may run again, and everything ran at least as often as without the crash.
-pub(crate) fn at_every_call(define: Define) {
+pub(crate) fn at_every_call(live: Live<'_>) {
     let memory = || Place::Memory(MemoryStore::new());
     let sqlite = || Place::Sqlite(tempfile::tempdir().unwrap());
     let crashes: &[Fault] = &[Fault::CrashBefore, Fault::CrashAfter];
@@ -232,12 +230,12 @@ pub(crate) fn at_every_call(define: Define) {
     ];
     let places: [(&dyn Fn() -> Place, &[Fault]); 2] = [(&memory, all), (&sqlite, crashes)];
     for (place, faults) in places {
-        let (expected, calls, undisturbed) = play(&place(), define, None);
+        let (expected, calls, undisturbed) = play(&place(), live, None);
         let least = counts(&undisturbed);
         // Results gather in groups, so that another play may take a few calls more.
         for call in 1..=calls + 2 {
             for fault in faults {
-                let (came, _, ledger) = play(&place(), define, Some((call, *fault)));
+                let (came, _, ledger) = play(&place(), live, Some((call, *fault)));
                 assert_eq!(came, expected, "{fault:?} at call {call} of {calls}");
                 let counts = counts(&ledger);
                 for (what, least) in &least {

@@ -267,6 +267,16 @@ impl Oracle {
         *streak = if to_new { 0 } else { *streak + u32::from(resumed_wait > 0) };
     }
 
+    /// A poll that ends hands on to the next one that is due.
+    pub fn a_poll_that_ends_hands_on(&mut self, handed_on: bool, others_wait: bool) {
+        self.must(handed_on || !others_wait, "a poll ends and does not hand on", || "others are due".to_owned());
+    }
+
+    /// At most `slots` conditions run at once.
+    pub fn so_many_polls_at_once(&mut self, polling: usize, slots: usize) {
+        self.must(polling <= slots, "too many polls at once", || format!("{polling} with {slots} slots"));
+    }
+
     /// An ended run stays as it is.
     fn an_ended_run_stays_as_it_is(&mut self, update: &RunUpdate) {
         let before = self.runs.get(&update.run).map(|run| run.status);

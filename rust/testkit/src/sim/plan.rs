@@ -24,7 +24,17 @@ pub struct Case {
     pub calls: Vec<u32>,
     /// What goes wrong, and when.
     pub disasters: Vec<(u32, Disaster)>,
+    /// Time passes in leaps of at most so long while all threads wait.
+    pub leap: Duration,
+    /// The world must end within so many moves.
+    pub most_moves: u32,
 }
+
+/// The lease thread looks at least so often while nothing else happens.
+const LEAP: Duration = Duration::from_secs(4);
+
+/// No random world takes so many moves.
+const MOST_MOVES: u32 = 60_000;
 
 /// A task.
 #[derive(Clone, Debug)]
@@ -171,6 +181,22 @@ impl TaskPlan {
         Self { number, on, run_if, retry, gate, acts, ends }
     }
 
+    /// Many bodies that all wait for the same moment, and after each of them one that waits for nothing.
+    fn crowd(rng: &mut Rng) -> Vec<Self> {
+        let (pairs, moment) = (8 + rng.below(12), 500 + span(rng));
+        (0..2 * pairs)
+            .map(|number| Self {
+                number,
+                on: if number < pairs { Vec::new() } else { vec![number - pairs] },
+                run_if: RunIf::Succeeded,
+                retry: RetryPolicy::NONE,
+                gate: None,
+                acts: if number < pairs { vec![Act::Until(moment, false)] } else { Vec::new() },
+                ends: vec![End::Return],
+            })
+            .collect()
+    }
+
     fn spec(&self) -> TaskSpec {
         let gate = self.gate.map(|gate| {
             let (until, timeout) = match gate {
@@ -232,7 +258,12 @@ impl Case {
     pub fn random(seed: u64) -> Self {
         let rng = &mut Rng::new(seed);
         let shape = rng.below(8);
-        let tasks = (0..1 + rng.below(8)).map(|number| TaskPlan::random(rng, number, shape)).collect();
+        let crowd = rng.one_in(16);
+        let tasks = if crowd {
+            TaskPlan::crowd(rng)
+        } else {
+            (0..1 + rng.below(8)).map(|number| TaskPlan::random(rng, number, shape)).collect()
+        };
         let calls = (0..1 + rng.below(3)).map(|_| 1 + rng.below(2) as u32).collect();
         // Many of them early, where runs are created and taken up.
         let mut disasters: Vec<(u32, Disaster)> = Vec::new();
@@ -241,7 +272,47 @@ impl Case {
             disasters.push((rng.below(within) as u32, Disaster::random(rng)));
         }
         disasters.sort_by_key(|(at, _)| *at);
-        Self { seed, tasks, fail_fast: rng.one_in(6), slots: 1 + rng.below(4) as u32, calls, disasters }
+        let slots = if crowd { 1 + rng.below(2) } else { 1 + rng.below(4) } as u32;
+        Self { seed, tasks, fail_fast: rng.one_in(6), slots, calls, disasters, leap: LEAP, most_moves: MOST_MOVES }
+    }
+
+    /// Waits for a time of every kind, one after the other, each of so many days; meanwhile somebody keeps setting the
+    /// clock, and processes die.
+    #[must_use]
+    pub fn long_waits(seed: u64, days: u64) -> Self {
+        const SLEEP: u32 = 30;
+        let rng = &mut Rng::new(seed);
+        let ms = days * 24 * 3600 * 1000;
+        let task = |number: usize| TaskPlan {
+            number,
+            on: (0..number).collect(),
+            run_if: RunIf::Succeeded,
+            retry: RetryPolicy::NONE,
+            gate: None,
+            acts: Vec::new(),
+            ends: vec![End::Return],
+        };
+        let delay = Duration::from_millis(ms);
+        let retry = RetryPolicy { delay, max_delay: delay, jitter: 0.0, ..RetryPolicy::new(2) };
+        let tasks = vec![
+            TaskPlan { acts: vec![Act::Step(true), Act::Sleep(ms), Act::Step(true)], ..task(0) },
+            TaskPlan { gate: Some(Gate::After(ms)), ..task(1) },
+            TaskPlan { retry, ends: vec![End::Fail(true), End::Return], ..task(2) },
+        ];
+        let leaps = (3 * ms / 1000) as u32 / SLEEP;
+        let mut disasters: Vec<(u32, Disaster)> = (0..200)
+            .map(|n| {
+                let disaster = if n % 50 == 0 {
+                    Disaster::Crash
+                } else {
+                    Disaster::Jump(rng.below(40_000_000) as i64 - 20_000_000)
+                };
+                (rng.below(leaps as usize) as u32, disaster)
+            })
+            .collect();
+        disasters.sort_by_key(|(at, _)| *at);
+        let leap = Duration::from_secs(u64::from(SLEEP));
+        Self { seed, tasks, fail_fast: false, slots: 1, calls: vec![1], disasters, leap, most_moves: 3 * leaps }
     }
 
     /// The same without disasters, each run asked for once.

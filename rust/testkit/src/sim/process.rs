@@ -240,6 +240,13 @@ impl Process {
             }
         }
         let (free, total) = (self.slots.free(), self.slots.total() as usize);
+        let polls = |body: &&Body| match body.phase {
+            Phase::Parked(_, Parked::Poll { .. }) => body.woken,
+            Phase::Polling(..) => true,
+            _ => false,
+        };
+        let polling = self.bodies.values().filter(polls).count();
+        self.shared.oracle.lock().so_many_polls_at_once(polling, total);
         self.shared.oracle.lock().active_bodies_never_exceed_the_slots(self.holders.len(), free, total);
     }
 
@@ -284,8 +291,12 @@ impl Process {
         }
     }
 
-    /// Nothing of its own is left to do: no slot may be missing then.
-    pub(super) fn must_be_idle(&self) {
+    /// Nothing of its own is left to do: no slot may be missing then, and no run that is over be kept in memory.
+    pub(super) fn must_be_idle(&self, all_over: bool) {
+        let kept = self.driver.engine().live_count();
+        if all_over && kept > 0 {
+            self.shared.oracle.lock().violations.push(format!("{kept} runs that are over are kept in memory"));
+        }
         let free = self.slots.free();
         let total = self.slots.total() as usize;
         if free != total || self.slots.resumed() > 0 {
@@ -547,8 +558,7 @@ impl Process {
                 let span = poll.next(now, deadline, 0.5).since(now);
                 self.driver.ring_after(span, move || rung.lock().push((no, ticket, None)));
                 if polled {
-                    let next = self.pacer.done();
-                    self.offer(next);
+                    self.poll_done();
                 }
                 Phase::Parked(key, Parked::Poll { poll, holds_at, slow, deadline, polled })
             }
@@ -572,6 +582,13 @@ impl Process {
             }
             next = self.pacer.done();
         }
+    }
+
+    fn poll_done(&mut self) {
+        let next = self.pacer.done();
+        let waiting = self.pacer.progress().1;
+        self.shared.oracle.lock().a_poll_that_ends_hands_on(next.is_some(), waiting);
+        self.offer(next);
     }
 
     fn parked_moves(&mut self, no: BodyNo) {
@@ -614,8 +631,7 @@ impl Process {
         };
         match result {
             Some(result) => {
-                let next = self.pacer.done();
-                self.offer(next);
+                self.poll_done();
                 Phase::Close(key, result)
             }
             None => self.park(body, no, key, Parked::Poll { poll, holds_at, slow, deadline, polled: true }),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::RunRowId;
+use bide_core::recover::MAX_CRASHES;
 use bide_core::{RunStatus, TaskIx, TaskStatus};
 use bide_executor::Clock;
 use bide_store::{MemoryStore, RunFilter, Store};
@@ -15,12 +16,6 @@ use super::process::{Process, Shared};
 use super::rng::Rng;
 use crate::clock::VirtualClock;
 use crate::fault::{Fault, FaultyStore};
-
-/// No world takes so many moves.
-const MOST_MOVES: u32 = 60_000;
-
-/// The lease thread looks at least so often while nothing else happens.
-const LEAP: Duration = Duration::from_secs(4);
 
 /// How one task of a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +61,8 @@ struct World {
     /// A process that closes, and at which move it is done with it.
     closing_until: u32,
     moves: u32,
+    /// So many processes have ended.
+    ends: u32,
 }
 
 /// Plays a case to its end.
@@ -90,6 +87,7 @@ pub fn play(case: &Case) -> Result<Outcome, String> {
         birth_fault: None,
         closing_until: u32::MAX,
         moves: 0,
+        ends: 0,
         shared,
     };
     world.play().map_err(|why| world.report(&why))
@@ -101,7 +99,7 @@ fn key(run: usize) -> String {
 
 impl World {
     fn play(&mut self) -> Result<Outcome, String> {
-        while self.moves < MOST_MOVES {
+        while self.moves < self.shared.case.most_moves {
             self.moves += 1;
             self.strike();
             self.shared.oracle.lock().wall_shows(self.shared.clock.now());
@@ -151,7 +149,7 @@ impl World {
 
     /// All threads wait: time passes until one of them has something to do. True if nothing came of it.
     fn wait(&mut self) -> bool {
-        let mut span = LEAP;
+        let mut span = self.shared.case.leap;
         for process in &mut self.processes {
             let lease = self.rng.one_in(2);
             span = span.min(process.time_has_passed(lease));
@@ -187,9 +185,9 @@ impl World {
             }
             let which = self.rng.below(self.processes.len());
             match disaster {
-                Disaster::Crash => drop(self.processes.remove(which)),
+                Disaster::Crash => self.kill(which),
                 Disaster::Birth(call, fault) => {
-                    drop(self.processes.remove(which));
+                    self.kill(which);
                     self.birth_fault = Some((call, fault));
                 }
                 Disaster::Close => {
@@ -202,6 +200,12 @@ impl World {
         }
     }
 
+    /// A process is no more; nothing that it had in its hands is written.
+    fn kill(&mut self, which: usize) {
+        self.ends += 1;
+        drop(self.processes.remove(which));
+    }
+
     /// Takes away processes that have ended.
     fn bury(&mut self) {
         let over = self.moves >= self.closing_until;
@@ -209,6 +213,7 @@ impl World {
         while at < self.processes.len() {
             let process = &self.processes[at];
             if process.is_over() || (over && process.closes()) {
+                self.ends += 1;
                 self.processes.remove(at).finish_close();
             } else {
                 at += 1;
@@ -250,8 +255,10 @@ impl World {
     }
 
     fn finish(&mut self) -> Result<Outcome, String> {
+        let alone = self.shared.case.disasters.iter().all(|(_, disaster)| !matches!(disaster, Disaster::Second));
+        let all_over = self.runs().iter().all(|(_, status, _)| *status != RunStatus::Running);
         for process in &self.processes {
-            process.must_be_idle();
+            process.must_be_idle(alone && all_over);
             process.look_at_handles();
         }
         let mut runs = Vec::new();
@@ -260,8 +267,10 @@ impl World {
             let [(id, _)] = ids[..] else { return Err(format!("the key of run {number} has {} runs", ids.len())) };
             let Ok(Some(stored)) = self.base.load(id) else { return Err(format!("run {number} is gone")) };
             let paused = stored.run.status == RunStatus::Paused;
-            if paused && stored.run.blocked_by.as_ref().is_none_or(|why| !why.contains("died")) {
-                return Err(format!("run {number} is paused for no reason: {:?}", stored.run.blocked_by));
+            let suspected = stored.run.blocked_by.as_ref().is_some_and(|why| why.contains("died"));
+            if paused && !(suspected && self.ends > MAX_CRASHES) {
+                let (why, ends) = (&stored.run.blocked_by, self.ends);
+                return Err(format!("run {number} is paused for no reason after {ends} processes: {why:?}"));
             }
             let oracle = self.shared.oracle.lock();
             let tasks = (0..self.shared.graph.len() as TaskIx).map(|ix| {

@@ -1,0 +1,333 @@
+//! The same over the pool of worker threads: a host whose bodies are plain functions that block, as Python's do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bide_executor::core::event::Retry;
+use bide_executor::core::{
+    Failure, FailureKind, GateSpec, GateUntil, Graph, Outcome, PollPolicy, RetryPolicy, RunIf, RunStatus, TaskSpec,
+    Value,
+};
+use bide_executor::store::Store;
+use bide_executor::{
+    Attached, BodyCx, Call, Clock, Condition, Engine, Gate, GateWorker, Handle, Host, Polled, Pool, Settlement, Source,
+    StepStart, WaitError, Wanted, Worker,
+};
+
+use crate::world::{Came, HANG, Ledger, at_every_call};
+
+const SOON: Duration = Duration::from_millis(1);
+
+/// The host.
+struct Threads;
+
+type Function = fn(&mut Body<'_>) -> Result<u32, WaitError>;
+
+struct Task {
+    name: &'static str,
+    after: &'static [&'static str],
+    function: Function,
+    ledger: Arc<Ledger>,
+}
+
+impl Host for Threads {
+    type Body = Task;
+    type Local = ();
+    type Dispatch = Pool<Self>;
+
+    fn sources(_body: &Task) -> &[Source] {
+        &[]
+    }
+
+    fn gate_policy(_body: &Task) -> PollPolicy {
+        PollPolicy::every(SOON)
+    }
+}
+
+/// A thread of the host.
+struct Thread;
+
+impl Attached for Thread {
+    fn detached(&mut self, f: &mut dyn FnMut()) {
+        f();
+    }
+}
+
+impl Worker<Threads> for Thread {
+    fn execute(&mut self, call: Call<Threads>) -> Outcome {
+        let task = call.target();
+        task.ledger.enters(call.run.id, task.name, task.after);
+        let cx = call.body.clone().unwrap();
+        let mut body = Body { cx: &cx, thread: self, task };
+        match (task.function)(&mut body) {
+            Ok(number) => {
+                Outcome::Completed { output: Value::tagged(b'i', number.to_string().as_bytes()), changes: None }
+            }
+            Err(WaitError::Failed(failure)) => {
+                let retry = (failure.kind == FailureKind::Raised).then_some(Retry { random: 0.5 });
+                Outcome::Failed { failure, retry }
+            }
+            Err(WaitError::Suspended | WaitError::Over(_)) => Outcome::Suspended,
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+
+    fn between(&mut self) {}
+}
+
+impl GateWorker<Threads> for Thread {
+    fn poll_gate(&mut self, gate: &Gate<Threads>) -> Polled {
+        let task = &gate.flow().bodies[gate.task.ix as usize];
+        if task.ledger.third_poll() { Polled::True(Value::NONE) } else { Polled::False }
+    }
+
+    fn retries(&mut self, _gate: &Gate<Threads>, _failure: &Failure) -> bool {
+        false
+    }
+
+    fn between(&mut self) {}
+
+    fn start_spare(&mut self, engine: &Arc<Engine<Threads>>) -> Result<(), String> {
+        start_gates(engine);
+        Ok(())
+    }
+}
+
+fn start_gates(engine: &Arc<Engine<Threads>>) {
+    let engine = Arc::clone(engine);
+    std::thread::spawn(move || engine.work_on_gates(&mut Thread));
+}
+
+/// What a function talks to the engine through.
+struct Body<'a> {
+    cx: &'a BodyCx<Threads>,
+    thread: &'a mut dyn Attached,
+    task: &'a Task,
+}
+
+impl Body<'_> {
+    fn wait(&mut self, name: &str) -> Result<(), WaitError> {
+        let ledger = Arc::clone(&self.task.ledger);
+        let mut check = || if ledger.third_poll() { Polled::True(Value::NONE) } else { Polled::False };
+        self.wait_for(name, None, &mut check)
+    }
+
+    fn wait_for(
+        &mut self,
+        name: &str,
+        timeout: Option<Duration>,
+        check: &mut dyn FnMut() -> Polled,
+    ) -> Result<(), WaitError> {
+        let proof = Some(b"code".as_slice().into());
+        let condition = Condition { name: name.into(), proof, policy: PollPolicy::every(SOON), timeout, check };
+        self.cx.wait_condition(self.thread, condition).map(drop)
+    }
+
+    fn step(&mut self, name: &str, returns: u32) -> Result<u32, WaitError> {
+        match self.cx.begin_step(self.thread, &name.into(), None)? {
+            StepStart::Returned(value) => Ok(std::str::from_utf8(value.payload()).unwrap().parse().unwrap()),
+            StepStart::Raised(failure) => Err(WaitError::Failed(failure)),
+            StepStart::Execute(ticket) => {
+                self.task.ledger.steps(self.cx.run().id, self.task.name, name);
+                let value = Value::tagged(b'i', returns.to_string().as_bytes());
+                self.cx.end_step(self.thread, ticket, Ok(value)).map(|()| returns)
+            }
+        }
+    }
+
+    fn sleep(&mut self, span: Duration) -> Result<(), WaitError> {
+        self.cx.wait_time(self.thread, "sleep".into(), |now| now.after(span))
+    }
+}
+
+fn raised(message: &str) -> WaitError {
+    WaitError::Failed(Failure::new(FailureKind::Raised, "Boom", message))
+}
+
+struct Defined {
+    spec: TaskSpec,
+    function: Function,
+    after: &'static [&'static str],
+    name: &'static str,
+}
+
+fn task(name: &'static str, after: &'static [&'static str], function: Function) -> Defined {
+    let spec = TaskSpec {
+        wants_handle: true,
+        dependencies: after.iter().map(|on| (*on).into()).collect(),
+        ..TaskSpec::new(name)
+    };
+    Defined { spec, function, after, name }
+}
+
+/// A process of this host.
+fn on_threads(store: Arc<dyn Store>, ledger: &Arc<Ledger>, defined: Vec<Defined>) -> Option<Came> {
+    let start_worker = |engine: &Arc<Engine<Threads>>| {
+        let engine = Arc::clone(engine);
+        std::thread::spawn(move || engine.work(&mut Thread));
+        Ok(())
+    };
+    let pool = Pool::new(2, 100, Box::new(start_worker));
+    let clock = Arc::clone(&ledger.clock) as Arc<dyn Clock>;
+    let engine = Engine::<Threads>::start(store, clock, pool, Box::new(|_, _| ())).ok()?;
+    engine.dispatch().open(&engine).unwrap();
+    if engine.wants_gate_thread() {
+        start_gates(&engine);
+    }
+    let specs = defined.iter().map(|one| one.spec.clone()).collect();
+    let graph = Arc::new(Graph::build("threads", specs, false).unwrap());
+    let bodies = defined.into_iter().map(|one| Task {
+        name: one.name,
+        after: one.after,
+        function: one.function,
+        ledger: Arc::clone(ledger),
+    });
+    let came = run(&engine, graph, bodies.collect());
+    engine.begin_close();
+    assert!(engine.dispatch().wait_idle(HANG), "a body does not unwind");
+    engine.finish_close();
+    came
+}
+
+fn run(engine: &Arc<Engine<Threads>>, graph: Arc<Graph>, bodies: Arc<[Task]>) -> Option<Came> {
+    let flow = engine.register(graph, bodies).ok()?;
+    let wanted = || vec![Wanted { inputs: Box::default(), key: Some("k".into()), local: () }];
+    let mut came: Option<Came> = None;
+    let handles: Vec<Handle<Threads>> =
+        [engine.submit(&flow, wanted()).ok()?, engine.submit(&flow, wanted()).ok()?].into_iter().flatten().collect();
+    for handle in handles {
+        match handle.settled().wait(HANG).expect("the run hangs") {
+            Settlement::Run(_) => {}
+            Settlement::Broken(_) | Settlement::Closed => return None,
+            other => panic!("{other:?}"),
+        }
+        let stored = match &handle {
+            Handle::Live(run) => run.snapshot(),
+            Handle::Watched { id, .. } => engine.store().load(*id).ok()??,
+        };
+        let tasks = stored.tasks.iter().map(|recorded| {
+            let row = stored.rows.iter().find(|row| row.task == recorded.id).unwrap();
+            let output = row.output.as_ref().map(|value| serde_json::from_slice(value.payload()).unwrap());
+            let error = row.failure.as_ref().map(Failure::message);
+            (recorded.name.to_string(), row.status, row.attempts, output, error)
+        });
+        let this = Came { status: stored.run.status, tasks: tasks.collect() };
+        assert!(this.status == RunStatus::Completed || this.status == RunStatus::Failed);
+        assert!(came.is_none_or(|other| other == this), "two callers of one key are told different things");
+        came = Some(this);
+    }
+    came
+}
+
+fn two_waits_in_a_row() -> Vec<Defined> {
+    vec![task("a", &[], |body| {
+        body.wait("first")?;
+        body.wait("second")?;
+        Ok(1)
+    })]
+}
+
+fn a_step_between_waits() -> Vec<Defined> {
+    vec![
+        task("a", &[], |body| {
+            body.wait("first")?;
+            let number = body.step("submit", 7)?;
+            body.wait("second")?;
+            Ok(number)
+        }),
+        task("b", &["a"], |body| body.step("then", 8)),
+    ]
+}
+
+fn a_retry_after_a_wait() -> Vec<Defined> {
+    let mut a = task("a", &[], |body| {
+        body.wait("first")?;
+        let number = body.step("kept", 7)?;
+        if body.cx.attempt() < 3 { Err(raised("not yet")) } else { Ok(number) }
+    });
+    a.spec.retry = RetryPolicy { delay: Duration::ZERO, jitter: 0.0, ..RetryPolicy::new(3) };
+    vec![a]
+}
+
+fn a_gate_before_a_step() -> Vec<Defined> {
+    let mut a = task("a", &[], |body| body.step("submit", 7));
+    a.spec.gate = Some(GateSpec { name: "gate".into(), until: GateUntil::Condition, timeout: None });
+    let mut b = task("b", &["a"], |body| body.step("then", 8));
+    b.spec.gate = Some(GateSpec { name: "gate".into(), until: GateUntil::After(SOON), timeout: None });
+    vec![a, b]
+}
+
+fn a_wait_whose_timeout_passes_while_nobody_runs() -> Vec<Defined> {
+    vec![task("a", &[], |body| {
+        let before = body.step("before", 7)?;
+        let ledger = Arc::clone(&body.task.ledger);
+        let mut never = || {
+            if ledger.third_poll() {
+                ledger.clock.skip(Duration::from_secs(2 * 3600));
+            }
+            Polled::False
+        };
+        match body.wait_for("never", Some(Duration::from_secs(3600)), &mut never) {
+            Err(WaitError::Failed(failure)) if failure.kind == FailureKind::WaitTimeout => {
+                body.step("late", before + 1)
+            }
+            other => other.map(|()| 0),
+        }
+    })]
+}
+
+fn a_sleep_between_steps() -> Vec<Defined> {
+    vec![task("a", &[], |body| {
+        let first = body.step("first", 7)?;
+        body.sleep(Duration::from_millis(5))?;
+        Ok(first + body.step("second", 8)?)
+    })]
+}
+
+fn a_failing_branch_with_a_task_for_failures() -> Vec<Defined> {
+    let fails = task("fails", &[], |body| {
+        body.step("before", 7)?;
+        Err(raised("it broke"))
+    });
+    let skipped = task("skipped", &["fails"], |_| Ok(1));
+    let mut cleans = task("cleans", &["skipped"], |body| {
+        body.wait("clear")?;
+        body.step("clean", 9)
+    });
+    cleans.spec.run_if = RunIf::Failed;
+    vec![fails, skipped, cleans, task("fine", &[], |_| Ok(2))]
+}
+
+fn a_diamond() -> Vec<Defined> {
+    vec![
+        task("top", &[], |_| Ok(1)),
+        task("left", &["top"], |body| {
+            body.wait("left")?;
+            Ok(2)
+        }),
+        task("right", &["top"], |body| body.step("right", 5)),
+        task("bottom", &["left", "right"], |_| Ok(7)),
+    ]
+}
+
+macro_rules! crash_points {
+    ($($define:ident)+) => {
+        mod survives_a_crash_at_every_call {
+            $(#[test]
+            fn $define() {
+                super::at_every_call(&|store, ledger| super::on_threads(store, ledger, super::$define()));
+            })+
+        }
+    };
+}
+
+crash_points! {
+    two_waits_in_a_row
+    a_step_between_waits
+    a_retry_after_a_wait
+    a_gate_before_a_step
+    a_wait_whose_timeout_passes_while_nobody_runs
+    a_sleep_between_steps
+    a_failing_branch_with_a_task_for_failures
+    a_diamond
+}
