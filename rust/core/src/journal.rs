@@ -48,6 +48,7 @@ pub struct Journal {
 struct Entries {
     list: Vec<Entry>,
     /// Positions in the list, once it is longer than [`SHORT`].
+    #[expect(clippy::box_collection, reason = "few have one, and it is large where it is empty")]
     index: Option<Box<HashMap<EntryKey, usize>>>,
 }
 

@@ -13,6 +13,7 @@ use bide_core::{Effect, Event, GateSpec, Refused, RunStatus, Time};
 use bide_store::{Lease, StoreError};
 use parking_lot::{Condvar, Mutex};
 
+use crate::counts;
 use crate::engine::{Engine, Level};
 use crate::flow::Run;
 use crate::host::{Dispatch, Gate, Host, Ready};
@@ -131,6 +132,7 @@ impl<H: Host> Committer<H> {
     pub(crate) fn arm(&self) {
         if !self.armed.load(Ordering::SeqCst) && !self.armed.swap(true, Ordering::SeqCst) {
             let _state = self.state.lock();
+            counts::wakes();
             self.changed.notify_one();
         }
     }
@@ -152,6 +154,7 @@ impl<H: Host> Committer<H> {
     }
 
     pub(crate) fn wake(&self) {
+        counts::wakes();
         self.changed.notify_one();
     }
 
@@ -256,6 +259,7 @@ impl<H: Host> Engine<H> {
             tell(replies);
             return own_outcome;
         }
+        counts::commits();
         match self.store().commit(lease, &mut pending.batch) {
             Ok(token) => {
                 for (run, effect) in pending.committed(token) {

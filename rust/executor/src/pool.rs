@@ -15,6 +15,7 @@ use crossbeam_deque::{Injector, Steal, Stealer, Worker as Deque};
 use parking_lot::{Condvar, Mutex};
 
 use crate::commit::Group;
+use crate::counts;
 use crate::engine::{Engine, Level};
 use crate::flow::Run;
 use crate::gates::Gates;
@@ -167,6 +168,7 @@ impl<H: Host> Cell<H> {
         let wanted = state.waits && state.ticket == ticket && !state.close;
         if wanted {
             state.rung = true;
+            counts::wakes();
             self.changed.notify_one();
         }
         wanted
@@ -174,6 +176,7 @@ impl<H: Host> Cell<H> {
 
     fn give(&self, slot: SlotNo) {
         self.state.lock().slot = Some(slot);
+        counts::wakes();
         self.changed.notify_one();
     }
 

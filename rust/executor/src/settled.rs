@@ -6,6 +6,8 @@ use bide_core::RunStatus;
 use bide_store::StoreError;
 use parking_lot::{Condvar, Mutex};
 
+use crate::counts;
+
 /// Why nothing more will happen to a run here.
 #[derive(Clone, Debug)]
 pub enum Settlement {
@@ -21,6 +23,8 @@ pub enum Settlement {
     NotHere(String),
 }
 
+type Callback = Box<dyn FnOnce() + Send>;
+
 /// Where callers wait.
 #[derive(Default)]
 pub struct Settled {
@@ -34,7 +38,7 @@ struct State {
     sleeping: u32,
     /// Most runs have none, and there may be a hundred thousand of them.
     #[expect(clippy::box_collection, reason = "kept small where it is empty")]
-    callbacks: Option<Box<Vec<Box<dyn FnOnce() + Send>>>>,
+    callbacks: Option<Box<Vec<Callback>>>,
 }
 
 impl Settled {
@@ -47,6 +51,7 @@ impl Settled {
             }
             state.settlement = Some(settlement);
             if state.sleeping > 0 {
+                counts::wakes();
                 self.changed.notify_all();
             }
             state.callbacks.take()
