@@ -44,14 +44,14 @@ SUBJECTS = [
         ("wide", "growth", "sleeps", "chain", "single", "many", "waiting", "late"),
     ),
     Subject(
-        "ThreadPoolExecutor(4)",
+        table.THREADS,
         "threads_rows",
         ("wide", "growth", "sleeps", "chain", "single", "waiting", "late"),
     ),
 ]
 PEERS = [
     Subject(
-        "DBOS SQLite FULL",
+        table.DBOS,
         "dbos_rows",
         ("wide", "chain", "single", "many"),
         ".venv-peers/dbos/bin/python",
@@ -62,6 +62,20 @@ PEERS = [
         "dagron_rows",
         ("wide", "growth", "chain", "single"),
         ".venv-peers/dagron/bin/python",
+        busy=False,
+    ),
+    Subject(
+        table.SAYIIR,
+        "sayiir_rows",
+        ("wide", "chain", "single"),
+        ".venv-peers/sayiir/bin/python",
+        busy=False,
+    ),
+    Subject(
+        "Dask threads",
+        "dask_rows",
+        ("wide", "growth", "chain", "single"),
+        ".venv-peers/dask/bin/python",
         busy=False,
     ),
 ]

@@ -8,6 +8,8 @@ from . import measure
 
 BASELINE = "asyncio.TaskGroup"
 MEMORY, NORMAL, FULL = "bide memory", "bide SQLite NORMAL", "bide SQLite FULL"
+THREADS = "ThreadPoolExecutor(4)"
+DBOS, SAYIIR = "DBOS SQLite FULL", "sayiir memory, checkpoints"
 BUSY = "busy:"
 
 
@@ -83,12 +85,20 @@ class Goal:
     subject: str
     least: float | None = None
     most: float | None = None
-    times_baseline: bool = False
+    against: str | None = None
+    """Whose value of the same metric `least` and `most` are multiples of; nobody's if None."""
 
 
 GOALS = (
-    Goal("wide", MEMORY, least=2.0, times_baseline=True),
-    Goal("wide", NORMAL, least=0.8, times_baseline=True),
+    Goal("wide", MEMORY, least=5.0, against=BASELINE),
+    Goal("wide", NORMAL, least=2.0, against=BASELINE),
+    Goal("wide", NORMAL, least=5.0, against=THREADS),
+    Goal("wide", FULL, least=200, against=DBOS),
+    Goal("chain", MEMORY, least=8.0, against=SAYIIR),
+    Goal("chain", FULL, least=12, against=DBOS),
+    Goal("chain", NORMAL, least=140, against=DBOS),
+    Goal("single", NORMAL, least=60, against=DBOS),
+    Goal("many", NORMAL, least=400, against=DBOS),
     Goal("growth", MEMORY, most=1.3),
     Goal("growth", NORMAL, most=1.3),
     Goal("sleeps", MEMORY, most=0.4),
@@ -156,13 +166,13 @@ def judge(samples: Samples, goals: Sequence[Goal] = GOALS) -> list[str]:
     said = []
     for goal in goals:
         value = median(samples, goal.subject, goal.key)
-        baseline = median(samples, BASELINE, goal.key) if goal.times_baseline else 1.0
-        if value is None or not baseline:
+        measure_of = median(samples, goal.against, goal.key) if goal.against else 1.0
+        if value is None or not measure_of:
             continue
-        value /= baseline
+        value /= measure_of
         reached = (goal.least is None or value >= goal.least) and (goal.most is None or value <= goal.most)
         bound = f"at least {goal.least:,g}" if goal.least is not None else f"at most {goal.most:,g}"
-        unit = f"of {BASELINE}'s" if goal.times_baseline else titles[goal.key].unit
+        unit = f"of {goal.against}'s" if goal.against else titles[goal.key].unit
         word = "reached" if reached else "MISSED "
         said.append(f"{word}  {goal.subject}, {titles[goal.key].title}: {value:,.3g} {unit} ({bound})")
     return said

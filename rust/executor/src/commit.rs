@@ -13,6 +13,7 @@ use bide_core::{Effect, Event, GateSpec, Refused, RunStatus, Time, Value};
 use bide_store::{Lease, StoreError};
 use bide_sync::{Condvar, Mutex};
 
+use crate::counts;
 use crate::engine::{Engine, Level};
 use crate::flow::Run;
 use crate::host::{Dispatch, Gate, Host, Ready};
@@ -68,12 +69,18 @@ pub(crate) struct Group<H: Host>(Mutex<Gathered<H>>);
 
 struct Gathered<H: Host> {
     items: Vec<Done<H>>,
+    /// The memory of what was committed last. It stays with the slot: a thread may park for long.
+    spare: Vec<Done<H>>,
     since: Duration,
 }
 
 impl<H: Host> Group<H> {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Gathered { items: Vec::with_capacity(GROUP), since: Duration::ZERO })))
+        Arc::new(Self(Mutex::new(Gathered {
+            items: Vec::with_capacity(GROUP),
+            spare: Vec::new(),
+            since: Duration::ZERO,
+        })))
     }
 
     /// Adds a result; true if the group should be committed now.
@@ -90,9 +97,15 @@ impl<H: Host> Group<H> {
         self.0.lock().items.is_empty()
     }
 
-    /// Takes what has gathered, leaving `into`'s memory behind.
-    fn swap(&self, into: &mut Vec<Done<H>>) {
-        std::mem::swap(&mut self.0.lock().items, into);
+    /// Takes what has gathered.
+    fn take(&self) -> Vec<Done<H>> {
+        let gathered = &mut *self.0.lock();
+        std::mem::replace(&mut gathered.items, std::mem::take(&mut gathered.spare))
+    }
+
+    /// Gives back the memory of what was taken.
+    fn give_back(&self, emptied: Vec<Done<H>>) {
+        self.0.lock().spare = emptied;
     }
 
     fn is_older_than(&self, age: Duration, now: Duration) -> bool {
@@ -119,6 +132,7 @@ impl<H: Host> Committer<H> {
     pub(crate) fn arm(&self) {
         if !self.armed.load(Ordering::SeqCst) && !self.armed.swap(true, Ordering::SeqCst) {
             let _state = self.state.lock();
+            counts::wakes();
             self.changed.notify_one();
         }
     }
@@ -140,6 +154,7 @@ impl<H: Host> Committer<H> {
     }
 
     pub(crate) fn wake(&self) {
+        counts::wakes();
         self.changed.notify_one();
     }
 
@@ -180,25 +195,21 @@ impl<H: Host> Engine<H> {
         run: &Arc<Run<H>>,
         event: Event,
     ) -> Result<(), Lost> {
-        let mut items = Vec::new();
-        if let Some(group) = group {
-            group.swap(&mut items);
-        }
+        let mut items = group.map_or_else(Vec::new, Group::take);
         let mut ready = Vec::new();
         let outcome = self.commit_with(&mut items, Some((run, event)), &mut ready);
+        if let Some(group) = group {
+            group.give_back(items);
+        }
         self.dispatch_ready(&mut ready);
         outcome
     }
 
     /// Commits a group on the thread that made it. Blocks.
-    pub(crate) fn commit_group(
-        self: &Arc<Self>,
-        group: &Group<H>,
-        scratch: &mut Vec<Done<H>>,
-        ready: &mut Vec<Ready<H>>,
-    ) {
-        group.swap(scratch);
-        self.commit(scratch, ready);
+    pub(crate) fn commit_group(self: &Arc<Self>, group: &Group<H>, ready: &mut Vec<Ready<H>>) {
+        let mut items = group.take();
+        self.commit(&mut items, ready);
+        group.give_back(items);
     }
 
     pub(crate) fn dispatch_ready(self: &Arc<Self>, ready: &mut Vec<Ready<H>>) {
@@ -248,6 +259,7 @@ impl<H: Host> Engine<H> {
             tell(replies);
             return own_outcome;
         }
+        counts::commits();
         match self.store().commit(lease, &mut pending.batch) {
             Ok(token) => {
                 for (run, effect) in pending.committed(token) {
@@ -344,8 +356,7 @@ impl<H: Host> Engine<H> {
         let mut ready = Vec::new();
         self.commit(&mut items, &mut ready);
         for group in groups {
-            group.swap(&mut items);
-            self.commit(&mut items, &mut ready);
+            self.commit_group(&group, &mut ready);
         }
         self.dispatch_ready(&mut ready);
     }
@@ -403,7 +414,7 @@ impl<H: Host> Engine<H> {
         let old: Vec<_> = groups.iter().filter(|group| group.is_older_than(PATIENCE, now)).collect();
         let waiting = groups.iter().any(|group| !group.is_empty());
         for group in old {
-            self.commit_group(group, items, ready);
+            self.commit_group(group, ready);
         }
         waiting
     }

@@ -97,7 +97,7 @@ impl<H: Host> Driver<H> {
     /// A worker commits what has gathered; returns what may start now.
     pub fn commit(&self, what: &Gathering<H>) -> Vec<Ready<H>> {
         let mut ready = Vec::new();
-        self.engine.commit_group(&what.0, &mut Vec::new(), &mut ready);
+        self.engine.commit_group(&what.0, &mut ready);
         ready
     }
 

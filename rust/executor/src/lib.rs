@@ -8,6 +8,7 @@ mod clock;
 mod closed;
 mod closures;
 mod commit;
+mod counts;
 pub mod drive;
 mod engine;
 mod flow;
@@ -35,6 +36,7 @@ pub use closures::{
     Scope, Skip, Submit, SubmitAndWait, TaskContext, TaskError, TaskHandle, TaskResult, Wait, Workflow,
     WorkflowBuilder, after, at, until,
 };
+pub use counts::{Counts, counts};
 pub use engine::{Engine, Level, Log, default_slots};
 pub use flow::{Flow, Inputs, Run, View};
 pub use gates::GateWorker;

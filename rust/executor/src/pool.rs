@@ -15,6 +15,7 @@ use bide_sync::{Condvar, Mutex};
 use crossbeam_deque::{Injector, Steal, Stealer, Worker as Deque};
 
 use crate::commit::Group;
+use crate::counts;
 use crate::engine::{Engine, Level};
 use crate::flow::Run;
 use crate::gates::Gates;
@@ -169,6 +170,7 @@ impl<H: Host> Cell<H> {
         let wanted = state.waits && state.ticket == ticket && !state.close;
         if wanted {
             state.rung = true;
+            counts::wakes();
             self.changed.notify_one();
         }
         wanted
@@ -176,6 +178,7 @@ impl<H: Host> Cell<H> {
 
     fn give(&self, slot: SlotNo) {
         self.state.lock().slot = Some(slot);
+        counts::wakes();
         self.changed.notify_one();
     }
 

@@ -6,6 +6,8 @@ use bide_core::RunStatus;
 use bide_store::StoreError;
 use bide_sync::{Condvar, Mutex};
 
+use crate::counts;
+
 /// Why nothing more will happen to a run here.
 #[derive(Clone, Debug)]
 pub enum Settlement {
@@ -20,6 +22,8 @@ pub enum Settlement {
     /// Nobody executes it, and this runner cannot take it up; says why.
     NotHere(String),
 }
+
+type Callback = Box<dyn FnOnce() + Send>;
 
 /// Where callers wait.
 #[derive(Default)]
@@ -36,8 +40,6 @@ struct State {
     callbacks: Option<Box<Vec<Callback>>>,
 }
 
-type Callback = Box<dyn FnOnce() + Send>;
-
 impl Settled {
     /// Tells whoever waits. The first word counts.
     pub fn settle(&self, settlement: Settlement) {
@@ -48,6 +50,7 @@ impl Settled {
             }
             state.settlement = Some(settlement);
             if state.sleeping > 0 {
+                counts::wakes();
                 self.changed.notify_all();
             }
             state.callbacks.take()

@@ -7,6 +7,7 @@ use bide_core::{Event, RunId, RunState, Value, pack};
 use bide_store::{Creation, Lease, StoreError};
 
 use crate::commit::Done;
+use crate::counts;
 use crate::engine::Engine;
 use crate::flow::{Flow, Inputs, Run};
 use crate::host::Host;
@@ -165,6 +166,7 @@ impl<H: Host> Engine<H> {
     }
 
     fn create_once(self: &Arc<Self>, lease: Lease, rows: &[NewRun]) -> Result<Vec<Creation>, SubmitError> {
+        counts::commits();
         let mut outcome = self.store().create(lease, rows);
         let unknown = matches!(outcome, Err(StoreError::Unknown(_)));
         if unknown {

@@ -15,7 +15,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
     /// What a worker thread does until the runner closes or it is not needed any more.
     pub fn work<C: Worker<H>>(self: &Arc<Self>, cx: &mut C) {
         let cell = Cell::new(&self.dispatch.shared);
-        let mut thread = Thread { engine: self, cell, scratch: Vec::new(), ready: Vec::new() };
+        let mut thread = Thread { engine: self, cell, ready: Vec::new() };
         loop {
             let shared = &self.dispatch.shared;
             let held = (cx as &mut dyn Attached).wait(|| shared.idle(&thread.cell));
@@ -29,7 +29,6 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
 struct Thread<'a, H: Host> {
     engine: &'a Arc<Engine<H>>,
     cell: Arc<Cell<H>>,
-    scratch: Vec<Done<H>>,
     ready: Vec<Ready<H>>,
 }
 
@@ -64,8 +63,8 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
     }
 
     fn commit<C: Worker<H>>(&mut self, held: &Held<H>, cx: &mut C) {
-        let (engine, scratch, ready) = (self.engine, &mut self.scratch, &mut self.ready);
-        (cx as &mut dyn Attached).detach(|| engine.commit_group(&held.group, scratch, ready));
+        let (engine, ready) = (self.engine, &mut self.ready);
+        (cx as &mut dyn Attached).detach(|| engine.commit_group(&held.group, ready));
         let more = ready.len() > 1;
         for one in ready.drain(..) {
             held.deque.push(one);

@@ -23,7 +23,7 @@ use std::cell::Cell;
 use std::ffi::c_int;
 use std::mem;
 use std::ptr;
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use pyo3::exceptions::PySystemExit;
@@ -40,6 +40,8 @@ static INSIDE: AtomicI64 = AtomicI64::new(0);
 static VISITS: AtomicI64 = AtomicI64::new(0);
 /// How many threads wait, detached, for something that only bide can tell them.
 static IDLE: AtomicI64 = AtomicI64::new(0);
+/// How often threads have attached; see [`count_attach`].
+static ATTACHES: AtomicU64 = AtomicU64::new(0);
 /// Counts forks, so that what was counted before one is not subtracted after it.
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
@@ -284,6 +286,7 @@ pub(crate) fn detached<R: Send>(py: Python<'_>, work: impl FnOnce() -> R + Send)
         let _away = Away::set(true);
         work()
     });
+    count_attach();
     empty_bin(py);
     result
 }
@@ -322,6 +325,7 @@ pub(crate) fn attach<R>(visit: impl FnOnce(Python<'_>) -> R) -> Option<R> {
     }
     Python::try_attach(|py| {
         let _here = Away::set(false);
+        count_attach();
         if exit::closing() {
             return None;
         }
@@ -374,6 +378,16 @@ impl Drop for Counted {
 /// Whether no thread is inside a guarded call, and no Rust-owned thread is attached.
 pub(crate) fn nobody_inside() -> bool {
     INSIDE.load(Ordering::SeqCst) <= 0 && VISITS.load(Ordering::SeqCst) <= 0
+}
+
+/// How often threads have come back to the interpreter, or to it for the first time.
+pub(crate) fn attaches() -> u64 {
+    ATTACHES.load(Ordering::Relaxed)
+}
+
+/// Called attached, which makes load-then-store safe, as at [`INSIDE`].
+fn count_attach() {
+    ATTACHES.store(ATTACHES.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
 /// How many threads are idle inside bide.

@@ -18,6 +18,13 @@ mod thread;
 mod turn;
 mod value;
 
+/// How often this process has attached to the interpreter, committed and woken a thread: for tests.
+#[pyfunction]
+fn counts() -> (u64, u64, u64) {
+    let bide_executor::Counts { commits, wakes } = bide_executor::counts();
+    (gil::attaches(), commits, wakes)
+}
+
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     exit::install(m.py())?;
@@ -28,5 +35,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<run_handle::PyRunHandle>()?;
     m.add_class::<snapshot::PySnapshot>()?;
     m.add_class::<handle::PyTaskHandle>()?;
+    m.add_function(wrap_pyfunction!(counts, m)?)?;
     Ok(())
 }

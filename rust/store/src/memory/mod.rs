@@ -40,8 +40,8 @@ struct State {
 
 struct MemWorkflow {
     name: Arc<str>,
-    /// Every task name of any version; the position is the task's number.
-    tasks: Vec<Arc<str>>,
+    /// Every task name of any version, with the task's number.
+    tasks: HashMap<Arc<str>, TaskId>,
 }
 
 struct MemVersion {
@@ -210,7 +210,7 @@ impl Store for MemoryStore {
     ) -> Result<StoredWorkflow, StoreError> {
         let state = &mut *self.0.lock();
         let workflow = state.workflows.iter().position(|known| &*known.name == name).unwrap_or_else(|| {
-            state.workflows.push(MemWorkflow { name: name.into(), tasks: Vec::new() });
+            state.workflows.push(MemWorkflow { name: name.into(), tasks: HashMap::new() });
             state.workflows.len() - 1
         });
         let known =
@@ -218,11 +218,9 @@ impl Store for MemoryStore {
         let version = known.unwrap_or_else(|| {
             let names = &mut state.workflows[workflow].tasks;
             let tasks = tasks.iter().map(|(name, dependencies)| {
-                let id = names.iter().position(|known| known == name).unwrap_or_else(|| {
-                    names.push(name.clone());
-                    names.len() - 1
-                });
-                RecordedTask { id: id as TaskId, name: name.clone(), dependencies: dependencies.clone() }
+                let next = names.len() as TaskId;
+                let id = *names.entry(name.clone()).or_insert(next);
+                RecordedTask { id, name: name.clone(), dependencies: dependencies.clone() }
             });
             let tasks = tasks.collect();
             state.versions.push(MemVersion { workflow: workflow as i64, hash: version.into(), tasks });

@@ -1,0 +1,92 @@
+//! How many allocations a task, a hop and a run cost: numbers that are the same on every machine. The only test of
+//! this process, for it counts those of all threads.
+
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bide_executor::store::{Durability, MemoryStore, SqliteStore, Store};
+use bide_executor::{Runner, TaskContext, Workflow};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: it hands everything on to the system's allocator; counting allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(at, layout) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.realloc(at, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const WIDE: u32 = 10_000;
+const CHAIN: u32 = 1_000;
+
+fn wide() -> Workflow {
+    let tasks = (0..WIDE).fold(Workflow::builder("wide"), |flow, n| flow.task(format!("t{n}"), |_| async { Ok(1) }));
+    tasks.build().unwrap()
+}
+
+fn chain() -> Workflow {
+    let first = Workflow::builder("chain").task("t0", |_| async { Ok(0_u32) });
+    let tasks = (1..CHAIN).fold(first, |flow, n| {
+        let before = format!("t{}", n - 1);
+        let dependency = before.clone();
+        let hop = move |cx: TaskContext| {
+            let value = cx.output::<u32>(&before);
+            async move { Ok(value? + 1) }
+        };
+        flow.task(format!("t{n}"), hop).after([dependency])
+    });
+    tasks.build().unwrap()
+}
+
+/// The allocations of one run, when runs of this kind have been before.
+fn of_a_run(store: Arc<dyn Store>, flow: &Workflow) -> f64 {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let runner = Runner::open(store).slots(4).start().unwrap();
+        runner.run(flow, ()).await.unwrap();
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        let result = runner.run(flow, ()).await.unwrap();
+        let count = ALLOCATIONS.load(Ordering::Relaxed) - before;
+        drop(result);
+        runner.close().await;
+        count as f64
+    })
+}
+
+#[test]
+fn a_task_a_hop_and_a_run_take_few_allocations() {
+    let directory = tempfile::tempdir().unwrap();
+    let single = Workflow::builder("single").task("t", |_| async { Ok(1) }).build().unwrap();
+    for (what, flow, tasks, most) in
+        [("task", wide(), WIDE, [3.5, 2.5]), ("hop", chain(), CHAIN, [3.5, 8.0]), ("run", single, 1, [35.0, 60.0])]
+    {
+        let file = directory.path().join(what);
+        let stores: [Arc<dyn Store>; 2] = [MemoryStore::new(), SqliteStore::open(&file, Durability::Normal).unwrap()];
+        for (store, most) in stores.into_iter().zip(most) {
+            let name = store.name().to_owned();
+            let each = of_a_run(store, &flow) / f64::from(tasks);
+            assert!(each <= most, "{each} allocations per {what} on {name}, not {most}");
+        }
+    }
+}
