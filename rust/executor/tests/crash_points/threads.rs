@@ -165,7 +165,7 @@ fn on_threads(store: Arc<dyn Store>, ledger: &Arc<Ledger>, defined: Vec<Defined>
     let start_worker = |engine: &Arc<Engine<Threads>>| {
         let engine = Arc::clone(engine);
         std::thread::spawn(move || engine.work(&mut Thread));
-        Ok(())
+        Ok(true)
     };
     let pool = Pool::new(2, 100, Box::new(start_worker));
     let clock = Arc::clone(&ledger.clock) as Arc<dyn Clock>;
