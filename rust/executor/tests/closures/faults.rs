@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use bide_executor::core::RunStatus;
 use bide_executor::core::recover::MAX_CRASHES;
-use bide_executor::store::{LEASE, MemoryStore, Store};
+use bide_executor::core::{RunId, RunStatus};
+use bide_executor::store::{LEASE, MemoryStore, RunFilter, Store};
 use bide_executor::{Error, Runner, SystemClock, TaskContext, TaskError, Workflow};
 use bide_testkit::fault::{Fault, FaultyStore};
 use tokio::sync::{Notify, Semaphore};
@@ -196,4 +196,70 @@ async fn a_body_that_kills_its_process_again_and_again_pauses_its_run() {
     assert_eq!(result.status, RunStatus::Paused);
     assert!(result.blocked_by.as_ref().is_some_and(|why| why.contains("kills")), "{:?}", result.blocked_by);
     within(runner.close()).await;
+}
+
+fn quick() -> Workflow {
+    Workflow::builder("quick").task("quick", |_| async { Ok(7) }).build().unwrap()
+}
+
+/// A run that nobody executes.
+async fn orphan(store: &Arc<MemoryStore>, flow: &Workflow) -> RunId {
+    let faulty = FaultyStore::new(Arc::clone(store) as Arc<dyn Store>);
+    let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
+    runner.register(flow).await.unwrap();
+    // Created, and then the process dies.
+    faulty.fail_next(Fault::CrashAfter);
+    assert!(runner.submit(flow, &()).await.is_err());
+    drop(runner);
+    let now = SystemClock::shared().now();
+    let lease = store.enroll(now).unwrap();
+    store.claim(lease, &[], now.after(2 * LEASE), 1).unwrap();
+    store.leave(lease).unwrap();
+    store.list(&RunFilter::default()).unwrap()[0].id
+}
+
+#[tokio::test]
+async fn a_run_whose_creation_has_an_unknown_outcome_is_executed() {
+    for fault in [Fault::UnknownBefore, Fault::UnknownAfter] {
+        let (flow, faulty) = (quick(), FaultyStore::new(MemoryStore::new()));
+        let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
+        runner.register(&flow).await.unwrap();
+        faulty.fail_next(fault);
+        let result = within(async { runner.run(&flow, ()).key("k").await }).await.unwrap();
+        assert_eq!(result.output::<u32>("quick").unwrap(), 7, "{fault:?}");
+        assert_eq!(faulty.inner().list(&RunFilter::default()).unwrap().len(), 1, "{fault:?}");
+        within(runner.close()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_runner_that_may_own_runs_it_does_not_know_stops() {
+    // Of the calls of a runner that registers the fourth claims and the fifth loads.
+    for (call, fault) in [(4, Fault::UnknownAfter), (5, Fault::Unavailable)] {
+        let (flow, store) = (quick(), MemoryStore::new());
+        orphan(&store, &flow).await;
+        let faulty = FaultyStore::new(Arc::clone(&store) as Arc<dyn Store>);
+        faulty.fail(call, fault);
+        let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
+        assert!(runner.register(&flow).await.is_err());
+        assert!(matches!(runner.submit(&flow, &()).await, Err(Error::Store(_))), "{fault:?}");
+        within(runner.close()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_registration_that_failed_can_be_repeated() {
+    // The third call asks for the versions, the fourth claims.
+    for call in [3, 4] {
+        let (flow, store) = (quick(), MemoryStore::new());
+        let run = orphan(&store, &flow).await;
+        let faulty = FaultyStore::new(Arc::clone(&store) as Arc<dyn Store>);
+        faulty.fail(call, Fault::Busy);
+        let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
+        assert!(runner.register(&flow).await.is_err());
+        runner.register(&flow).await.unwrap();
+        let result = within(async { runner.handle(run).await.unwrap().result().await }).await.unwrap();
+        assert_eq!(result.output::<u32>("quick").unwrap(), 7);
+        within(runner.close()).await;
+    }
 }
