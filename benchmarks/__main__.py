@@ -18,7 +18,7 @@ from . import table
 
 TIMEOUT = 300.0
 RESULTS = Path("target/bench/last.json")
-BIDE_ROWS = ("wide", "growth", "sleeps", "chain", "single", "many", "waiting", "latency", "late")
+BIDE_ROWS = ("wide", "growth", "sleeps", "chain", "single", "many", "waiting", "gates", "latency", "late")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ SUBJECTS = [
     Subject(
         table.BASELINE,
         "asyncio_rows",
-        ("wide", "growth", "sleeps", "chain", "single", "many", "waiting", "late"),
+        ("wide", "growth", "sleeps", "chain", "single", "many", "waiting", "gates", "late"),
     ),
     Subject(
         table.THREADS,

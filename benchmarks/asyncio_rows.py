@@ -101,6 +101,23 @@ def row_waiting(setting: measure.Setting) -> measure.Metrics:
     return measure.measure_waiting(setting, release, loop.start, loop.join)
 
 
+def row_gates(_setting: measure.Setting) -> measure.Metrics:
+    """As many coroutines that ask every second."""
+    shut = measure.Shut()
+
+    async def waiter() -> None:
+        while not shut.ask():
+            await asyncio.sleep(measure.POLL_SECONDS)
+
+    async def all_waiters() -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(measure.GATES):
+                group.create_task(waiter())
+
+    loop = threading.Thread(target=lambda: asyncio.run(all_waiters()))
+    return measure.measure_gates(shut, loop.start, loop.join)
+
+
 def row_late(_setting: measure.Setting) -> measure.Metrics:
     late: list[float] = []
 
@@ -129,6 +146,7 @@ if __name__ == "__main__":
             "single": row_single,
             "many": row_many,
             "waiting": row_waiting,
+            "gates": row_gates,
             "late": row_late,
         }
     )

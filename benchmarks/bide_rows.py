@@ -142,6 +142,29 @@ def waiting_flow(release: measure.Release) -> bide.Workflow:
     return bide.Workflow("waits", [waiter(number) for number in range(measure.DEFERRED)])
 
 
+def row_gates(setting: measure.Setting) -> measure.Metrics:
+    """Runs of one task behind a gate, submitted together; whoever submitted keeps their handles."""
+    shut = measure.Shut()
+
+    def noop() -> int:
+        return 1
+
+    gate = bide.until(shut.ask, every=measure.POLL_SECONDS)
+    flow = bide.Workflow("gated", [bide.task(noop, name="noop", gate=gate)])
+    handles: list[bide.RunHandle] = []
+
+    def all_ended() -> None:
+        for handle in handles:
+            handle.result()
+
+    with open_runner(setting) as runner:
+        runner.run(one_flow)
+        runner.register(flow)
+        return measure.measure_gates(
+            shut, lambda: handles.extend(runner.submit_many(flow, [None] * measure.GATES)), all_ended
+        )
+
+
 def row_waiting(setting: measure.Setting) -> measure.Metrics:
     release = measure.Release()
     flow = waiting_flow(release)
@@ -205,6 +228,7 @@ if __name__ == "__main__":
             "single": row_single,
             "many": row_many,
             "waiting": row_waiting,
+            "gates": row_gates,
             "latency": row_latency,
             "late": row_late,
         }

@@ -20,6 +20,7 @@ SMALL, LARGE = 200, 20_000
 MANY = 10_000
 SLEEPS, SLEEP_SECONDS = 4, 0.3
 DEFERRED, POLL_SECONDS = 1_000, 1.0
+GATES = 100_000
 LATE_BODIES, LATE_WAITS, LATE_POLL_SECONDS = 100, 5, 0.1
 LATENCY_RUNS = 20
 SINGLE_SECONDS = 2.0
@@ -140,6 +141,31 @@ class Release:
         """Return once every body has asked at least once and nothing but polls goes on."""
         wait_until(lambda: len(self.asked) == DEFERRED, f"{DEFERRED} bodies wait")
         time.sleep(2 * POLL_SECONDS)
+
+
+class Shut:
+    """What GATES waits for a condition wait for. It knows only how often it was asked, which costs no memory."""
+
+    def __init__(self) -> None:
+        """Shut."""
+        self.open = False
+        self.asked = 0
+
+    def ask(self) -> bool:
+        """The condition."""
+        self.asked += 1
+        return self.open
+
+
+def measure_gates(shut: Shut, start: Callable[[], object], all_ended: Callable[[], object]) -> Metrics:
+    """Memory and CPU of many waits for a condition that keep no thread, and how long until all have ended."""
+    before = memory_kb()
+    start()
+    wait_until(lambda: shut.asked >= 2 * GATES, f"{GATES} gates wait")
+    time.sleep(2 * POLL_SECONDS)
+    metrics = {"gate_kb": (memory_kb() - before) / GATES, "gate_cpu": cpu_percent()}
+    shut.open = True
+    return metrics | {"gate_resume": timed(all_ended)}
 
 
 def measure_waiting(

@@ -52,6 +52,11 @@ METRICS = {
         Metric("wait_cpu", f"{measure.DEFERRED:,} deferred bodies: CPU", "% of a core", 1),
         Metric("resume", f"{measure.DEFERRED:,} deferred bodies: until all have ended", "s", 2, ratio=False),
     ],
+    "gates": [
+        Metric("gate_kb", f"{measure.GATES:,} gates, 1 s poll: memory each", "KB", 2),
+        Metric("gate_cpu", f"{measure.GATES:,} gates: CPU", "% of a core", 1),
+        Metric("gate_resume", f"{measure.GATES:,} gates: until all runs have ended", "s", 2, ratio=False),
+    ],
     "latency": [
         Metric(
             "latency",
@@ -99,6 +104,8 @@ GOALS = (
     Goal("chain", NORMAL, least=140, against=DBOS),
     Goal("single", NORMAL, least=60, against=DBOS),
     Goal("many", NORMAL, least=400, against=DBOS),
+    Goal("gate_kb", NORMAL, most=0.5, against=BASELINE),
+    Goal("gate_cpu", NORMAL, most=0.05, against=BASELINE),
     Goal("growth", MEMORY, most=1.3),
     Goal("growth", NORMAL, most=1.3),
     Goal("sleeps", MEMORY, most=0.4),

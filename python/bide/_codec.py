@@ -46,6 +46,8 @@ _log = logging.getLogger("bide")
 _json_encode = msgspec.json.Encoder(enc_hook=_hooks.to_json).encode
 _json_encode_sets = msgspec.json.Encoder(enc_hook=_hooks.to_json, order="deterministic").encode
 _decode_anything = msgspec.json.Decoder()
+# Of these there is nothing to find out, and most annotations are one.
+_scalar_decoders = {kind: msgspec.json.Decoder(kind, dec_hook=_hooks.from_json) for kind in (bool, int, float, str)}
 
 
 class Pickle:
@@ -76,6 +78,8 @@ class Codec:
         self._to_json: Callable[[object], bytes] = _json_encode
         if self.fast == SCALAR_TAGS:
             self.annotation = Any
+        elif type(annotation) is type and annotation in _scalar_decoders:
+            self._decoder = _scalar_decoders[annotation]
         elif not self.pickled:
             self._decoder = self._compile()
 

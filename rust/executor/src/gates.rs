@@ -296,8 +296,10 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
                     poll.ok();
                 }
                 gate.run.note(gate.task.ix, note);
-                let now = self.clock.now();
-                let span = poll.next(now, gate.deadline, self.random()).since(now);
+                // Only the span matters, unless there is a deadline; only jitter asks for chance.
+                let now = if gate.deadline.is_some() { self.clock.now() } else { Time::default() };
+                let random = if policy.jitter > 0.0 { self.random() } else { 0.0 };
+                let span = poll.next(now, gate.deadline, random).since(now);
                 item.due = nanos(self.clock.steady() + span);
                 item.progress = poll.progress();
                 gates.polled(me, Some(item));

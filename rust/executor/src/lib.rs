@@ -43,4 +43,4 @@ pub use gates::GateWorker;
 pub use host::{Args, Attached, Call, Dispatch, Free, Gate, Host, Polled, Ready, Source, Worker};
 pub use pool::{Pool, StartWorker};
 pub use settled::{Settled, Settlement};
-pub use submit::{Handle, SubmitError, Wanted};
+pub use submit::{Handle, SubmitError, Wanted, Watched};

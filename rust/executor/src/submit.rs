@@ -49,19 +49,23 @@ pub enum Handle<H: Host> {
     /// It is executed by this engine (or was).
     Live(Arc<Run<H>>),
     /// It is executed elsewhere, by nobody, or it has ended.
-    Watched {
-        /// Its id.
-        id: RunId,
-        /// Where to wait for it.
-        settled: Arc<Settled>,
-    },
+    Watched(Box<Watched>),
+}
+
+/// A run that is waited for without being in memory.
+#[derive(Clone)]
+pub struct Watched {
+    /// Its id.
+    pub id: RunId,
+    /// Where to wait for it.
+    pub settled: Arc<Settled>,
 }
 
 impl<H: Host> Clone for Handle<H> {
     fn clone(&self) -> Self {
         match self {
             Self::Live(run) => Self::Live(Arc::clone(run)),
-            Self::Watched { id, settled } => Self::Watched { id: *id, settled: Arc::clone(settled) },
+            Self::Watched(watched) => Self::Watched(watched.clone()),
         }
     }
 }
@@ -72,7 +76,7 @@ impl<H: Host> Handle<H> {
     pub fn id(&self) -> RunId {
         match self {
             Self::Live(run) => run.id,
-            Self::Watched { id, .. } => *id,
+            Self::Watched(watched) => watched.id,
         }
     }
 
@@ -81,7 +85,7 @@ impl<H: Host> Handle<H> {
     pub fn settled(&self) -> &Settled {
         match self {
             Self::Live(run) => &run.settled,
-            Self::Watched { settled, .. } => settled,
+            Self::Watched(watched) => &watched.settled,
         }
     }
 }
@@ -103,6 +107,11 @@ impl<H: Host> Engine<H> {
             return Err(SubmitError::Stopped(Settlement::Closed));
         }
         let now = self.clock.now();
+        let none: Arc<[u8]> = Arc::new([]);
+        let packed = |inputs: &Inputs| match inputs.is_empty() {
+            true => Arc::clone(&none),
+            false => pack::pack(inputs.iter().map(|(name, value)| (&**name, Some(value)))).into(),
+        };
         let mut rows: Vec<NewRun> = wanted
             .iter()
             .map(|run| NewRun {
@@ -110,7 +119,7 @@ impl<H: Host> Engine<H> {
                 workflow: flow.workflow,
                 version: flow.version,
                 key: run.key.clone(),
-                inputs: pack::pack(run.inputs.iter().map(|(name, value)| (&**name, Some(value)))).into(),
+                inputs: packed(&run.inputs),
                 created_at: now,
             })
             .collect();
@@ -213,7 +222,7 @@ impl<H: Host> Engine<H> {
     pub fn handle(self: &Arc<Self>, id: RunId) -> Result<Handle<H>, StoreError> {
         match self.live(id) {
             Some(run) => Ok(Handle::Live(run)),
-            None => Ok(Handle::Watched { id, settled: self.watch(id)? }),
+            None => Ok(Handle::Watched(Box::new(Watched { id, settled: self.watch(id)? }))),
         }
     }
 

@@ -28,6 +28,9 @@ pub(crate) struct Names {
     pub(crate) logging: Py<PyAny>,
     pub(crate) logging_in_use: Py<PyList>,
     pub(crate) from_timestamp: Py<PyAny>,
+    /// `contextvars.Context.copy` and `.run`, to be called with the context first.
+    pub(crate) copy_vars: Py<PyAny>,
+    pub(crate) run_in_vars: Py<PyAny>,
     pub(crate) utc: Py<PyAny>,
     pub(crate) plain_codec: crate::value::Codec,
 }
@@ -42,6 +45,7 @@ pub(crate) fn names(py: Python<'_>) -> PyResult<&Names> {
         let codec = py.import("bide._codec")?.getattr("Codec")?;
         let logging = py.import("bide._logging")?;
         let datetime = py.import("datetime")?;
+        let vars = py.import("contextvars")?.getattr("Context")?;
         let of = |module: &Bound<'_, PyModule>, name: &str| module.getattr(name).map(Bound::unbind);
         Ok(Names {
             bide_error: of(&errors, "BideError")?,
@@ -60,6 +64,8 @@ pub(crate) fn names(py: Python<'_>) -> PyResult<&Names> {
             describe_step: of(&py.import("bide._steps")?, "describe_step")?,
             logging_in_use: logging.getattr("_in_use")?.cast_into::<PyList>()?.unbind(),
             logging: logging.into_any().unbind(),
+            copy_vars: vars.getattr("copy")?.unbind(),
+            run_in_vars: vars.getattr("run")?.unbind(),
             from_timestamp: datetime.getattr("datetime")?.getattr("fromtimestamp")?.unbind(),
             utc: of(&datetime, "UTC")?,
             plain_codec: crate::value::Codec::new(&*gil::call0(&codec)?)?,

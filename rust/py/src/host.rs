@@ -330,17 +330,17 @@ impl<'py> Arguments<'_, 'py> {
         function: &Bound<'py, PyAny>,
         binding: &Binding,
     ) -> Result<Owned<'py>, Raised> {
-        let copy = gil::getattr(vars, pyo3::intern!(self.py, "copy"))?;
-        let copy = gil::call0(&copy)?;
-        let run = gil::getattr(&copy, pyo3::intern!(self.py, "run"))?;
+        let names = names(self.py).map_err(|error| Raised::new(self.py, error))?;
+        let run = names.run_in_vars.bind(self.py);
         let mut owned: SmallVec<[Owned<'py>; 4]> = SmallVec::new();
+        owned.push(gil::call1(names.copy_vars.bind(self.py), vars)?);
         owned.push(Owned::from(function.clone()));
         for argument in &binding.positional {
             owned.push(self.value(argument)?);
         }
         let positional: SmallVec<[&Bound<'py, PyAny>; 4]> = owned.iter().map(|one| &**one).collect();
         if binding.keyword.is_empty() {
-            return gil::call_args(&run, &positional);
+            return gil::call_args(run, &positional);
         }
         let keywords = gil::dict(self.py)?;
         for (name, argument) in &binding.keyword {
@@ -349,7 +349,7 @@ impl<'py> Arguments<'_, 'py> {
         }
         let tuple = gil::tuple(self.py, &positional)?;
         let keywords = keywords.cast::<PyDict>().map_err(|error| Raised::new(self.py, error.into()))?;
-        gil::call(&run, &tuple, Some(keywords))
+        gil::call(run, &tuple, Some(keywords))
     }
 }
 

@@ -103,7 +103,7 @@ impl PyRunHandle {
             self.runner.home.check("RunHandle")?;
             match self.handle() {
                 Handle::Live(run) => Ok(Some(PySnapshot::live(Arc::clone(&self.runner.engine), run))),
-                Handle::Watched { id, .. } => PySnapshot::load(py, &self.runner.engine, id),
+                Handle::Watched(watched) => PySnapshot::load(py, &self.runner.engine, watched.id),
             }
         })
     }

@@ -16,7 +16,7 @@ use super::runner::blocking;
 use super::workflow::Closures;
 use crate::engine::Engine;
 use crate::settled::Settlement;
-use crate::submit::Handle;
+use crate::submit::{Handle, Watched};
 
 /// A run that was submitted, or that a key names.
 #[derive(Clone)]
@@ -68,9 +68,9 @@ impl RunHandle {
                 (Settlement::Elsewhere, Handle::Live(_)) => {
                     let id = handle.id();
                     let settled = blocking(&self.engine, move |engine| engine.watch(id)).await??;
-                    handle = Handle::Watched { id, settled };
+                    handle = Handle::Watched(Box::new(Watched { id, settled }));
                 }
-                (Settlement::Elsewhere, Handle::Watched { id, .. }) => return Err(Error::unknown_run(*id)),
+                (Settlement::Elsewhere, Handle::Watched(watched)) => return Err(Error::unknown_run(watched.id)),
                 (settlement, _) => return Err(Error::settled(settlement)),
             }
         }
@@ -88,7 +88,8 @@ impl RunHandle {
         if let Some(settlement) = handle.settled().get() {
             return Ok(settlement);
         }
-        if let Handle::Watched { id, .. } = handle {
+        if let Handle::Watched(watched) = handle {
+            let id = &watched.id;
             self.is_taken_up(*id).await?;
         }
         let (told, settled) = oneshot::channel();
@@ -112,7 +113,8 @@ impl RunHandle {
     async fn snapshot(&self, handle: &Handle<Closures>) -> Result<RunResult, Error> {
         match handle {
             Handle::Live(run) => Ok(RunResult::of(run.snapshot())),
-            Handle::Watched { id, .. } => {
+            Handle::Watched(watched) => {
+                let id = &watched.id;
                 let id = *id;
                 let stored = blocking(&self.engine, move |engine| engine.store().load(id)).await??;
                 stored.map(RunResult::of).ok_or_else(|| Error::unknown_run(id))
