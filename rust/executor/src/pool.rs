@@ -5,6 +5,9 @@
 //! ahead: what waits in a deque can be stolen). Whenever a deque has work and nobody searches, one more worker is
 //! woken. A body that defers gives its slot back and parks its thread; another thread goes on in its place.
 
+mod cell;
+mod polls;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Weak};
@@ -14,15 +17,15 @@ use bide_core::{Event, TaskRef, Time};
 use bide_sync::{Condvar, Mutex};
 use crossbeam_deque::{Injector, Steal, Stealer, Worker as Deque};
 
+pub(crate) use cell::{Cell, TimeReached, Woken};
+
 use crate::commit::Group;
-use crate::counts;
 use crate::engine::{Engine, Level};
 use crate::flow::Run;
 use crate::gates::Gates;
 use crate::host::{Dispatch, Gate, Host, Ready};
-use crate::pacer::{Pacer, STUCK_AFTER};
+use crate::pacer::Pacer;
 use crate::slots::{HandOver, SlotNo, Slots};
-use crate::timers::{Alarm, Timers};
 
 /// Threads without a slot beyond the number of slots, kept for the next body that parks.
 const SPARE: usize = 2;
@@ -95,131 +98,6 @@ pub(crate) struct Held<H: Host> {
     pub(crate) no: SlotNo,
     pub(crate) deque: Deque<Ready<H>>,
     pub(crate) group: Arc<Group<H>>,
-}
-
-/// Where a thread of the pool waits.
-pub(crate) struct Cell<H: Host> {
-    state: Mutex<CellState>,
-    changed: Condvar,
-    shared: Weak<Shared<H>>,
-}
-
-#[derive(Default)]
-struct CellState {
-    slot: Option<SlotNo>,
-    /// The poll or time that the thread waits for; a ring with another ticket comes too late.
-    ticket: u64,
-    waits: bool,
-    rung: bool,
-    close: bool,
-}
-
-/// Why a parked body goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Woken {
-    /// What it waited for has come.
-    Rung,
-    /// The runner closes.
-    Closed,
-}
-
-impl<H: Host> Cell<H> {
-    pub(crate) fn new(shared: &Arc<Shared<H>>) -> Arc<Self> {
-        Arc::new(Self {
-            state: Mutex::new(CellState::default()),
-            changed: Condvar::new(),
-            shared: Arc::downgrade(shared),
-        })
-    }
-
-    /// Announces what is waited for next, so that the alarm can carry its ticket.
-    pub(crate) fn next_ticket(&self) -> u64 {
-        let mut state = self.state.lock();
-        state.ticket += 1;
-        state.waits = true;
-        state.rung = false;
-        state.ticket
-    }
-
-    /// Waits for the ring or the close. Blocks.
-    pub(crate) fn park(&self) -> Woken {
-        let mut state = self.state.lock();
-        while !state.rung && !state.close {
-            self.changed.wait(&mut state);
-        }
-        state.waits = false;
-        if std::mem::take(&mut state.rung) { Woken::Rung } else { Woken::Closed }
-    }
-
-    /// Waits for a slot or the close. Blocks.
-    fn await_slot(&self) -> Option<SlotNo> {
-        let mut state = self.state.lock();
-        loop {
-            if let Some(slot) = state.slot.take() {
-                return Some(slot);
-            }
-            if state.close {
-                return None;
-            }
-            self.changed.wait(&mut state);
-        }
-    }
-
-    fn offer(&self, ticket: u64) -> bool {
-        let mut state = self.state.lock();
-        let wanted = state.waits && state.ticket == ticket && !state.close;
-        if wanted {
-            state.rung = true;
-            counts::wakes();
-            self.changed.notify_one();
-        }
-        wanted
-    }
-
-    fn give(&self, slot: SlotNo) {
-        self.state.lock().slot = Some(slot);
-        counts::wakes();
-        self.changed.notify_one();
-    }
-
-    fn close(&self) {
-        self.state.lock().close = true;
-        self.changed.notify_one();
-    }
-
-    /// Rings without waiting for a turn: for times, where nothing has to be asked.
-    pub(crate) fn ring_now(&self, ticket: u64) {
-        let _ = self.offer(ticket);
-    }
-}
-
-/// A poll of a parked body is due: it is woken when it is its turn.
-impl<H: Host> Alarm for Cell<H> {
-    fn ring(self: Arc<Self>, ticket: u64) {
-        if let Some(shared) = self.shared.upgrade() {
-            shared.poll_due(self, ticket);
-        }
-    }
-}
-
-/// The time that a parked body waited for has come.
-pub(crate) struct TimeReached<H: Host>(pub(crate) Arc<Cell<H>>);
-
-impl<H: Host> Alarm for TimeReached<H> {
-    fn ring(self: Arc<Self>, ticket: u64) {
-        self.0.ring_now(ticket);
-    }
-}
-
-/// No poll has handed on for a while.
-struct Stuck<H: Host>(Weak<Shared<H>>, Weak<Timers>);
-
-impl<H: Host> Alarm for Stuck<H> {
-    fn ring(self: Arc<Self>, ticket: u64) {
-        if let (Some(shared), Some(timers)) = (self.0.upgrade(), self.1.upgrade()) {
-            shared.look_for_stuck(ticket, &timers, &self);
-        }
-    }
 }
 
 impl<H: Host> Pool<H> {
@@ -606,53 +484,5 @@ impl<H: Host> Shared<H> {
             self.injector.push(ready);
             self.wake_one();
         }
-    }
-
-    fn poll_due(self: &Arc<Self>, cell: Arc<Cell<H>>, ticket: u64) {
-        let next = self.state.lock().pacer.due((cell, ticket));
-        self.offer_polls(next);
-    }
-
-    /// A poll has ended: the next one that is due has its turn.
-    pub(crate) fn poll_done(&self) {
-        let next = self.state.lock().pacer.done();
-        self.offer_polls(next);
-    }
-
-    fn offer_polls(&self, mut next: Option<(Arc<Cell<H>>, u64)>) {
-        while let Some((cell, ticket)) = next {
-            if cell.offer(ticket) {
-                return;
-            }
-            next = self.state.lock().pacer.done();
-        }
-    }
-
-    /// Has an eye on a poll that begins: if it does not hand on in time, others go on beside it.
-    pub(crate) fn watch_polls(self: &Arc<Self>, timers: &Arc<Timers>) {
-        let handed = {
-            let mut state = self.state.lock();
-            let (handed, waiting) = state.pacer.progress();
-            if !waiting || std::mem::replace(&mut state.stuck_alarm, true) {
-                return;
-            }
-            handed
-        };
-        let alarm = Arc::new(Stuck(Arc::downgrade(self), Arc::downgrade(timers)));
-        timers.after(STUCK_AFTER, alarm, handed);
-    }
-
-    fn look_for_stuck(&self, before: u64, timers: &Arc<Timers>, alarm: &Arc<Stuck<H>>) {
-        let mut state = self.state.lock();
-        let (handed, waiting) = state.pacer.progress();
-        if !waiting {
-            state.stuck_alarm = false;
-            return;
-        }
-        let next = if handed == before { state.pacer.stuck() } else { None };
-        let (handed, _) = state.pacer.progress();
-        drop(state);
-        self.offer_polls(next);
-        timers.after(STUCK_AFTER, Arc::clone(alarm) as Arc<dyn Alarm>, handed);
     }
 }

@@ -43,18 +43,18 @@ struct State {
 impl Settled {
     /// Tells whoever waits. The first word counts.
     pub fn settle(&self, settlement: Settlement) {
-        let callbacks = {
+        let (sleeping, callbacks) = {
             let mut state = self.state.lock();
             if state.settlement.is_some() {
                 return;
             }
             state.settlement = Some(settlement);
-            if state.sleeping > 0 {
-                counts::wakes();
-                self.changed.notify_all();
-            }
-            state.callbacks.take()
+            (state.sleeping > 0, state.callbacks.take())
         };
+        if sleeping {
+            counts::wakes();
+            self.changed.notify_all();
+        }
         for callback in callbacks.map_or_else(Vec::new, |callbacks| *callbacks) {
             callback();
         }

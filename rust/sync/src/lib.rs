@@ -8,6 +8,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// A mutual exclusion lock.
@@ -86,7 +87,12 @@ impl<T> DerefMut for MutexGuard<'_, T> {
 
 /// Where threads that hold a [`Mutex`] wait for a change of what it protects.
 #[derive(Debug, Default)]
-pub struct Condvar(std::sync::Condvar);
+pub struct Condvar {
+    inner: std::sync::Condvar,
+    /// Threads that wait. Changed only with the lock held, so that whoever has changed what they wait for, under the
+    /// lock, and notifies afterwards, sees them: nobody to wake costs no system call.
+    waiters: AtomicU32,
+}
 
 /// Whether a wait ended because its time had passed.
 #[derive(Clone, Copy, Debug)]
@@ -104,19 +110,21 @@ impl Condvar {
     /// One that nobody waits for.
     #[must_use]
     pub const fn new() -> Self {
-        Self(std::sync::Condvar::new())
+        Self { inner: std::sync::Condvar::new(), waiters: AtomicU32::new(0) }
     }
 
     /// Waits for a notification, or for no reason at all. Blocks.
     pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
-        guard.through(|held| self.0.wait(held).unwrap_or_else(PoisonError::into_inner));
+        let _waiting = Waiting::begin(&self.waiters);
+        guard.through(|held| self.inner.wait(held).unwrap_or_else(PoisonError::into_inner));
     }
 
     /// As [`Condvar::wait`], at most for a span. Blocks.
     pub fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, span: Duration) -> WaitTimeoutResult {
         let mut timed_out = false;
+        let _waiting = Waiting::begin(&self.waiters);
         guard.through(|held| {
-            let (held, result) = self.0.wait_timeout(held, span).unwrap_or_else(PoisonError::into_inner);
+            let (held, result) = self.inner.wait_timeout(held, span).unwrap_or_else(PoisonError::into_inner);
             timed_out = result.timed_out();
             held
         });
@@ -136,8 +144,9 @@ impl Condvar {
         span: Duration,
     ) -> WaitTimeoutResult {
         let mut timed_out = false;
+        let _waiting = Waiting::begin(&self.waiters);
         guard.through(|held| {
-            let waited = self.0.wait_timeout_while(held, span, |value| condition(value));
+            let waited = self.inner.wait_timeout_while(held, span, |value| condition(value));
             let (held, result) = waited.unwrap_or_else(PoisonError::into_inner);
             timed_out = result.timed_out();
             held
@@ -145,16 +154,37 @@ impl Condvar {
         WaitTimeoutResult(timed_out)
     }
 
-    /// Wakes one thread that waits.
+    /// Wakes one thread that waits. What it waits for must have been changed with the lock held; notify once that is
+    /// released, or the thread wakes only to wait for the lock.
     #[inline]
     pub fn notify_one(&self) {
-        self.0.notify_one();
+        if self.waiters.load(Ordering::Relaxed) > 0 {
+            self.inner.notify_one();
+        }
     }
 
-    /// Wakes all threads that wait.
+    /// Wakes all threads that wait, as [`Condvar::notify_one`] wakes one.
     #[inline]
     pub fn notify_all(&self) {
-        self.0.notify_all();
+        if self.waiters.load(Ordering::Relaxed) > 0 {
+            self.inner.notify_all();
+        }
+    }
+}
+
+/// One that waits. Made and dropped with the lock held.
+struct Waiting<'a>(&'a AtomicU32);
+
+impl<'a> Waiting<'a> {
+    fn begin(waiters: &'a AtomicU32) -> Self {
+        waiters.fetch_add(1, Ordering::Relaxed);
+        Self(waiters)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -203,7 +203,7 @@ fn run(engine: &Arc<Engine<Threads>>, graph: Arc<Graph>, bodies: Arc<[Task]>) ->
         }
         let stored = match &handle {
             Handle::Live(run) => run.snapshot(),
-            Handle::Watched { id, .. } => engine.store().load(*id).ok()??,
+            Handle::Watched(watched) => engine.store().load(watched.id).ok()??,
         };
         let tasks = stored.tasks.iter().map(|recorded| {
             let row = stored.rows.iter().find(|row| row.task == recorded.id).unwrap();
