@@ -196,7 +196,31 @@ struct Arguments<'a, 'py> {
 
 impl<'py> Arguments<'_, 'py> {
     fn call(&self, function: &Bound<'py, PyAny>, binding: &Binding) -> Result<Owned<'py>, Raised> {
-        let mut owned: SmallVec<[Owned<'py>; 4]> = SmallVec::new();
+        self.call_after(SmallVec::new(), function, binding)
+    }
+
+    /// As `call`, within a copy of somebody's contextvars: a copy each time, since two threads cannot be within one.
+    fn call_within(
+        &self,
+        vars: &Bound<'py, PyAny>,
+        function: &Bound<'py, PyAny>,
+        binding: &Binding,
+    ) -> Result<Owned<'py>, Raised> {
+        let names = names(self.py).map_err(|error| Raised::new(self.py, error))?;
+        let mut first = SmallVec::new();
+        first.push(gil::call1(names.copy_vars.bind(self.py), vars)?);
+        first.push(Owned::from(function.clone()));
+        self.call_after(first, names.run_in_vars.bind(self.py), binding)
+    }
+
+    /// Calls with these arguments first and the bound ones after them.
+    #[inline]
+    fn call_after(
+        &self,
+        mut owned: SmallVec<[Owned<'py>; 4]>,
+        function: &Bound<'py, PyAny>,
+        binding: &Binding,
+    ) -> Result<Owned<'py>, Raised> {
         for argument in &binding.positional {
             owned.push(self.value(argument)?);
         }
@@ -319,37 +343,6 @@ fn poll_gate(py: Python<'_>, engine: &PyEngine, gate: &Gate<Python3>) -> Polled 
             Err(raised) => Polled::Broken(errors::describe(py, &raised)),
         },
         Err(raised) => Polled::Raised(errors::describe(py, &raised)),
-    }
-}
-
-impl<'py> Arguments<'_, 'py> {
-    /// As `call`, within a copy of somebody's contextvars: a copy each time, since two threads cannot be within one.
-    fn call_within(
-        &self,
-        vars: &Bound<'py, PyAny>,
-        function: &Bound<'py, PyAny>,
-        binding: &Binding,
-    ) -> Result<Owned<'py>, Raised> {
-        let names = names(self.py).map_err(|error| Raised::new(self.py, error))?;
-        let run = names.run_in_vars.bind(self.py);
-        let mut owned: SmallVec<[Owned<'py>; 4]> = SmallVec::new();
-        owned.push(gil::call1(names.copy_vars.bind(self.py), vars)?);
-        owned.push(Owned::from(function.clone()));
-        for argument in &binding.positional {
-            owned.push(self.value(argument)?);
-        }
-        let positional: SmallVec<[&Bound<'py, PyAny>; 4]> = owned.iter().map(|one| &**one).collect();
-        if binding.keyword.is_empty() {
-            return gil::call_args(run, &positional);
-        }
-        let keywords = gil::dict(self.py)?;
-        for (name, argument) in &binding.keyword {
-            let value = self.value(argument)?;
-            gil::set_item(&keywords, name.bind(self.py).as_any(), &value)?;
-        }
-        let tuple = gil::tuple(self.py, &positional)?;
-        let keywords = keywords.cast::<PyDict>().map_err(|error| Raised::new(self.py, error.into()))?;
-        gil::call(run, &tuple, Some(keywords))
     }
 }
 
