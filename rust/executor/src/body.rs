@@ -37,7 +37,28 @@ pub struct BodyCx<H: Host> {
     suspended: AtomicBool,
     limit: Option<Arc<Limit<H>>>,
     /// A step or a condition of this body executes.
-    inside: Mutex<Option<String>>,
+    inside: Mutex<Option<Inside>>,
+}
+
+/// What of a body executes.
+enum Inside {
+    Condition(Arc<str>),
+    Step(Arc<str>),
+}
+
+/// A wait for a condition that is open.
+struct OpenCondition {
+    key: EntryKey,
+    poll: Poll,
+    deadline: Option<Time>,
+}
+
+/// What opening a wait came to.
+enum Opened {
+    /// It is over already.
+    Over(Value),
+    /// The body is to be deferred.
+    Waits(Box<OpenCondition>),
 }
 
 /// Why a wait or a step did not come to an end.
@@ -58,7 +79,7 @@ pub enum WaitError {
 }
 
 /// A wait for a condition, as a body states it.
-pub struct Condition<'a> {
+pub struct Condition {
     /// Its name in the journal.
     pub name: Arc<str>,
     /// What proves it to be the same wait as a recorded one.
@@ -67,9 +88,10 @@ pub struct Condition<'a> {
     pub policy: PollPolicy,
     /// How long it may stay open.
     pub timeout: Option<Duration>,
-    /// Asks it, on this thread.
-    pub check: &'a mut dyn FnMut() -> Polled,
 }
+
+/// Asks a condition, on the thread of its body.
+type Check<'a> = &'a mut dyn FnMut() -> Polled;
 
 /// What to do about a step.
 #[derive(Debug)]
@@ -174,6 +196,10 @@ impl<H: Host> BodyCx<H> {
             return Err(WaitError::TimedOut(format!("task '{}' has used up its time", self.task_name())));
         }
         if let Some(inside) = &*self.inside.lock() {
+            let inside = match inside {
+                Inside::Condition(name) => format!("the condition '{name}'"),
+                Inside::Step(name) => format!("the step '{name}'"),
+            };
             return Err(WaitError::Misuse(format!(
                 "{what} inside {inside}: a step or a condition must not wait or record a step of its own"
             )));
@@ -238,49 +264,67 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         }
     }
 
-    /// Waits until a condition holds and returns its value.
+    /// Waits until a condition holds and returns its value. `check` asks it, on this thread.
     ///
     /// # Errors
     /// See [`WaitError`]; a timeout is `Failed` with [`FailureKind::WaitTimeout`].
-    pub fn wait_condition(&self, at: &mut dyn Attached, mut condition: Condition<'_>) -> Result<Value, WaitError> {
+    pub fn wait_condition(
+        &self,
+        at: &mut dyn Attached,
+        condition: Condition,
+        check: &mut dyn FnMut() -> Polled,
+    ) -> Result<Value, WaitError> {
+        match self.open_condition(at, condition, check)? {
+            Opened::Over(value) => Ok(value),
+            Opened::Waits(mut open) => {
+                self.defer()?;
+                at.parks();
+                let result = self.poll_until(at, &mut open, check);
+                self.go_on(at, open.key, result)
+            }
+        }
+    }
+
+    /// Up to where the body is deferred. A function of its own: what it needs on the stack, a parked thread does not.
+    #[inline(never)]
+    fn open_condition(
+        &self,
+        at: &mut dyn Attached,
+        condition: Condition,
+        check: Check<'_>,
+    ) -> Result<Opened, WaitError> {
         self.usable("a wait")?;
-        let key = self.next_key(&condition.name);
-        let recorded_deadline = match self.recall(&key, EntryKind::Condition, condition.proof.as_deref())? {
-            Recall::Satisfied(value) => return Ok(value),
+        let Condition { name, proof, policy, timeout } = condition;
+        let key = self.next_key(&name);
+        let recorded_deadline = match self.recall(&key, EntryKind::Condition, proof.as_deref())? {
+            Recall::Satisfied(value) => return Ok(Opened::Over(value)),
             Recall::Failed(failure) => return Err(WaitError::Failed(failure)),
             Recall::Mismatch(why) => return Err(self.mismatch(at, why)),
             Recall::Ask { deadline } | Recall::Open { deadline, .. } => deadline,
         };
-        let wait = Wait {
-            key: key.clone(),
-            kind: EntryKind::Condition,
-            proof: condition.proof.clone(),
-            due: None,
-            timeout: condition.timeout,
-        };
-        let mut poll = Poll::new(condition.policy);
-        let first = self.check(&mut condition, &mut poll);
+        let wait = Wait { key: key.clone(), kind: EntryKind::Condition, proof, due: None, timeout };
+        let mut open = Box::new(OpenCondition { key, poll: Poll::new(policy), deadline: None });
+        let first = self.check(check, &mut open);
         let now = self.engine.clock.now();
         let first = match first {
-            None if recorded_deadline.is_some_and(|deadline| now >= deadline) => Some(Err(self.timed_out(&key))),
+            None if recorded_deadline.is_some_and(|deadline| now >= deadline) => Some(Err(self.timed_out(&open.key))),
             first => first,
         };
         if let Some(result) = first {
             self.commit(at, self.recorded(wait, result.clone()))?;
-            return result.map_err(WaitError::Failed);
+            return result.map(Opened::Over).map_err(WaitError::Failed);
         }
         self.commit(at, self.wait_event(wait))?;
-        let deadline = self.run.state.lock().deadline(self.task.ix, &key);
-        self.defer()?;
-        let result = self.poll_until(at, &mut condition, &mut poll, deadline, &key);
-        self.go_on(at, key, result)
+        open.deadline = self.run.state.lock().deadline(self.task.ix, &open.key);
+        Ok(Opened::Waits(open))
     }
 
     /// Asks a condition once. `None`: not yet.
-    fn check(&self, condition: &mut Condition<'_>, poll: &mut Poll) -> Option<Result<Value, Failure>> {
-        *self.inside.lock() = Some(format!("the condition '{}'", condition.name));
-        let polled = (condition.check)();
+    fn check(&self, check: Check<'_>, open: &mut OpenCondition) -> Option<Result<Value, Failure>> {
+        *self.inside.lock() = Some(Inside::Condition(Arc::clone(&open.key.name)));
+        let polled = check();
         *self.inside.lock() = None;
+        let poll = &mut open.poll;
         match polled {
             Polled::True(value) => Some(Ok(value)),
             Polled::Broken(failure) => Some(Err(failure)),
@@ -297,6 +341,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     }
 
     /// Gives the slot back and makes sure that a thread is there to use it.
+    #[inline(never)]
     fn defer(&self) -> Result<(), WaitError> {
         match self.held.lock().take() {
             Some(held) => {
@@ -315,16 +360,14 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     fn poll_until(
         &self,
         at: &mut dyn Attached,
-        condition: &mut Condition<'_>,
-        poll: &mut Poll,
-        deadline: Option<Time>,
-        key: &EntryKey,
+        open: &mut OpenCondition,
+        check: Check<'_>,
     ) -> Option<Result<Value, Failure>> {
         let shared = &self.engine.dispatch.shared;
         let mut polled = false;
         loop {
             let now = self.engine.clock.now();
-            let span = poll.next(now, deadline, self.engine.random()).since(now);
+            let span = open.poll.next(now, open.deadline, self.engine.random()).since(now);
             let woken = at.wait(|| {
                 let ticket = self.cell.next_ticket();
                 self.engine.timers.after(span, Arc::clone(&self.cell) as _, ticket);
@@ -338,9 +381,9 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             }
             shared.watch_polls(&self.engine.timers);
             polled = true;
-            let late = deadline.is_some_and(|deadline| self.engine.clock.now() >= deadline);
-            let result = match self.check(condition, poll) {
-                None if late => Some(Err(self.timed_out(key))),
+            let late = open.deadline.is_some_and(|deadline| self.engine.clock.now() >= deadline);
+            let result = match self.check(check, open) {
+                None if late => Some(Err(self.timed_out(&open.key))),
                 result => result,
             };
             if result.is_some() {
@@ -351,6 +394,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     }
 
     /// Commits the end of an open wait and takes a slot again.
+    #[inline(never)]
     fn go_on(
         &self,
         at: &mut dyn Attached,
@@ -407,6 +451,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         }
         self.commit(at, self.wait_event(wait))?;
         self.defer()?;
+        at.parks();
         let woken = at.wait(|| {
             let ticket = self.cell.next_ticket();
             self.engine.timers.at(due, Arc::new(TimeReached(Arc::clone(&self.cell))), ticket);
@@ -433,7 +478,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             Recall::Failed(failure) => Ok(StepStart::Raised(failure)),
             Recall::Mismatch(why) => Err(self.mismatch(at, why)),
             Recall::Ask { .. } | Recall::Open { .. } => {
-                *self.inside.lock() = Some(format!("the step '{name}'"));
+                *self.inside.lock() = Some(Inside::Step(Arc::clone(name)));
                 Ok(StepStart::Execute(StepTicket { key, proof }))
             }
         }

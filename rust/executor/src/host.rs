@@ -138,6 +138,9 @@ pub trait Attached {
     fn idle(&mut self, f: &mut dyn FnMut()) {
         self.detached(f);
     }
+
+    /// The body on this thread is going to wait for a while: gives back what the thread does not need meanwhile.
+    fn parks(&mut self) {}
 }
 
 impl dyn Attached + '_ {

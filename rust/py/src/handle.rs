@@ -14,8 +14,8 @@ use crate::exit::Home;
 use crate::flow::{fingerprint, read_policy, time_of};
 use crate::gil::{self, Kept, Raised};
 use crate::host::{Python3, read_only};
-use crate::panics;
 use crate::value::Codec;
+use crate::{panics, stack};
 
 /// What a body with a handle gets. Use it only within the body that it was given to.
 #[pyclass(frozen, module = "bide", name = "TaskHandle")]
@@ -37,6 +37,10 @@ impl Attached for Here<'_> {
     fn idle(&mut self, f: &mut dyn FnMut()) {
         let f = gil::Engines(f);
         gil::idle(self.0, move || f.call());
+    }
+
+    fn parks(&mut self) {
+        stack::give_back_unused();
     }
 }
 
@@ -83,22 +87,28 @@ impl PyTaskHandle {
         }
     }
 
-    fn wait_until<'py>(&self, until: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    /// Waits for what an `Until` says. Takes it over, so that nothing of it is kept while the body is parked but what
+    /// the wait needs.
+    fn wait_until<'py>(&self, until: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = until.py();
-        let condition = until.getattr("condition")?;
-        let (default_name, proof) = fingerprint(py, &condition)?;
-        let name = until.getattr("name")?.extract::<Option<String>>()?.unwrap_or(default_name);
+        let (asked, condition) = read_until(&until)?;
+        drop(until);
         let codec = &names(py)?.plain_codec;
-        let timeout: Option<f64> = until.getattr("timeout")?.extract()?;
         let mut last = None;
-        let wait = Condition {
-            name: name.into(),
-            proof,
-            policy: read_policy(until)?,
-            timeout: timeout.map(Duration::from_secs_f64),
-            check: &mut || self.ask(&condition, codec, &mut last),
-        };
-        match (self.body.wait_condition(&mut Here(py), wait), last) {
+        let waited = self.body.wait_condition(&mut Here(py), asked, &mut || self.ask(&condition, codec, &mut last));
+        self.waited(py, codec, waited, last)
+    }
+
+    /// What a wait for a condition returns or raises.
+    #[inline(never)]
+    fn waited<'py>(
+        &self,
+        py: Python<'py>,
+        codec: &Codec,
+        waited: Result<Value, WaitError>,
+        last: Option<(Failure, Raised)>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        match (waited, last) {
             (Ok(value), _) => Ok(codec.decode(py, &value)?.into_bound()),
             (Err(WaitError::Failed(failure)), Some((same, raised))) if failure == same => Err(raised.into_err(py)),
             (Err(error), _) => Err(self.error(py, &error)),
@@ -126,6 +136,43 @@ impl PyTaskHandle {
     }
 }
 
+/// A body waits within few and small frames: hundreds of bytes that only its preparation needs would stay on the stack
+/// of each parked thread. So preparing is a function of its own.
+#[inline(never)]
+fn read_until<'py>(until: &Bound<'py, PyAny>) -> PyResult<(Condition, Bound<'py, PyAny>)> {
+    let py = until.py();
+    let condition = until.getattr("condition")?;
+    let (default_name, proof) = fingerprint(py, &condition)?;
+    let name = until.getattr("name")?.extract::<Option<String>>()?.unwrap_or(default_name);
+    let timeout: Option<f64> = until.getattr("timeout")?.extract()?;
+    let asked = Condition {
+        name: name.into(),
+        proof,
+        policy: read_policy(until)?,
+        timeout: timeout.map(Duration::from_secs_f64),
+    };
+    Ok((asked, condition))
+}
+
+/// The `Until` that the arguments of `defer_until` make.
+#[inline(never)]
+fn until_from_poll<'py>(
+    condition: &Bound<'py, PyAny>,
+    poll_interval_ms: Option<&Bound<'py, PyAny>>,
+    settings: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = condition.py();
+    let keywords = match settings {
+        Some(settings) => settings.clone(),
+        None => PyDict::new(py),
+    };
+    if let Some(interval) = poll_interval_ms {
+        keywords.set_item("poll_interval_ms", interval)?;
+    }
+    let arguments = PyTuple::new(py, [condition])?;
+    Ok(gil::call(names(py)?.from_poll.bind(py), &arguments, Some(&keywords))?.into_bound())
+}
+
 /// A condition's value that cannot be recorded.
 fn unencodable(py: Python<'_>, raised: &Raised) -> Failure {
     let why = errors::describe(py, raised);
@@ -151,17 +198,7 @@ impl PyTaskHandle {
     ) -> PyResult<Bound<'py, PyAny>> {
         panics::method(|| {
             self.home.check("TaskHandle")?;
-            let py = condition.py();
-            let keywords = match settings {
-                Some(settings) => settings.clone(),
-                None => PyDict::new(py),
-            };
-            if let Some(interval) = poll_interval_ms {
-                keywords.set_item("poll_interval_ms", interval)?;
-            }
-            let arguments = PyTuple::new(py, [condition])?;
-            let until = gil::call(names(py)?.from_poll.bind(py), &arguments, Some(&keywords))?;
-            self.wait_until(&until)
+            self.wait_until(until_from_poll(condition, poll_interval_ms, settings)?)
         })
     }
 
@@ -172,7 +209,7 @@ impl PyTaskHandle {
             self.home.check("TaskHandle")?;
             let py = wait.py();
             match &*wait.get_type().name()?.extract::<String>()? {
-                "Until" => return self.wait_until(wait),
+                "Until" => return self.wait_until(wait.clone()),
                 "After" => {
                     let span = Duration::from_secs_f64(wait.getattr("seconds")?.extract()?);
                     self.wait_time(py, "after", |now| now.after(span))?;

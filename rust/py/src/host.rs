@@ -176,6 +176,7 @@ fn run_body(py: Python<'_>, engine: &Arc<PyEngine>, call: &Call<Python3>) -> Res
     Ok((output, changes))
 }
 
+#[inline(never)]
 fn handle_of<'py>(
     py: Python<'py>,
     body: &Arc<BodyCx<Python3>>,
@@ -256,6 +257,7 @@ impl<'py> Arguments<'_, 'py> {
 }
 
 /// What a body sees of the context, as a `bide.Context` of its own.
+#[inline(never)]
 fn context_of<'py>(py: Python<'py>, engine: &PyEngine, run: &PyRun, task: TaskRef) -> Result<Owned<'py>, Raised> {
     let (values, conflicts) = run.context_of(task.ix).map_err(|why| Raised::new(py, errors::bide(py, &why)))?;
     for conflict in conflicts {
@@ -272,6 +274,7 @@ fn context_of<'py>(py: Python<'py>, engine: &PyEngine, run: &PyRun, task: TaskRe
 }
 
 /// What a body changed, packed.
+#[inline(never)]
 fn changes_of(py: Python<'_>, context: &Bound<'_, PyAny>) -> Result<Option<Arc<[u8]>>, Raised> {
     let changes = gil::getattr(context, &PyString::new(py, "changes"))?;
     let changes = gil::call0(&changes)?;
@@ -285,6 +288,7 @@ fn changes_of(py: Python<'_>, context: &Bound<'_, PyAny>) -> Result<Option<Arc<[
 }
 
 /// What an exception that left a body means.
+#[inline(never)]
 fn ended_by(py: Python<'_>, engine: &PyEngine, call: &Call<Python3>, raised: Raised) -> Outcome {
     if names(py).is_ok_and(|names| raised.is_a(names.skip.bind(py))) {
         let reason = gil::getattr(raised.value(py), pyo3::intern!(py, "reason")).ok();

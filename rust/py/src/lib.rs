@@ -14,6 +14,7 @@ mod panics;
 mod run_handle;
 mod runner;
 mod snapshot;
+mod stack;
 mod thread;
 mod turn;
 mod value;

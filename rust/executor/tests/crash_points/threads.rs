@@ -119,8 +119,8 @@ impl Body<'_> {
         check: &mut dyn FnMut() -> Polled,
     ) -> Result<(), WaitError> {
         let proof = Some(b"code".as_slice().into());
-        let condition = Condition { name: name.into(), proof, policy: PollPolicy::every(SOON), timeout, check };
-        self.cx.wait_condition(self.thread, condition).map(drop)
+        let condition = Condition { name: name.into(), proof, policy: PollPolicy::every(SOON), timeout };
+        self.cx.wait_condition(self.thread, condition, check).map(drop)
     }
 
     fn step(&mut self, name: &str, returns: u32) -> Result<u32, WaitError> {
