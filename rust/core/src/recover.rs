@@ -12,7 +12,7 @@ use crate::event::{Effect, Timer};
 use crate::graph::Graph;
 use crate::id::{NO_MAP, TaskId, TaskIx, TaskRef};
 use crate::record::{RecordedTask, StoredRun};
-use crate::run::{Out, RunState};
+use crate::run::{Out, Rare, RunState};
 use crate::status::{RunStatus, TaskStatus};
 use crate::time::Time;
 use crate::value::Value;
@@ -52,11 +52,12 @@ impl RunState {
             _ => Err(format!("a row of run {} (task number {id}, map index {map}) belongs to no task", stored.run.id)),
         };
         state.status = stored.run.status;
-        state.failure = stored.run.failure.clone();
-        state.blocked_by = stored.run.blocked_by.clone();
-        state.crashes = stored.run.crashes;
-        state.ended_at = stored.run.ended_at;
-        state.version = version;
+        let StoredRun { run, .. } = &stored;
+        if run.failure.is_some() || run.blocked_by.is_some() || version.is_some() {
+            *state.rare() = Rare { failure: run.failure.clone(), blocked_by: run.blocked_by.clone(), version };
+        }
+        state.crashes = run.crashes;
+        state.ended_at = run.ended_at.unwrap_or_default();
         state.recovered = true;
         for row in stored.rows {
             let ix = position(row.task, row.map)?;
@@ -118,16 +119,17 @@ impl RunState {
             let names: Vec<String> = marked.iter().map(|ix| format!("'{}'", self.graph.name(*ix))).collect();
             let names = names.join(", ");
             self.crashes = 0;
-            self.blocked_by = Some(
+            self.rare().blocked_by = Some(
                 format!("the process died {MAX_CRASHES} times in a row while it executed {names}; mend that, then resume the run").into(),
             );
             self.settle(RunStatus::Paused, out);
             return;
         }
         self.unproven = true;
-        let stale = self.blocked_by.take().is_some() || self.status != RunStatus::Running;
+        let blocked = self.blocked_by().is_some() && self.rare().blocked_by.take().is_some();
+        let stale = blocked || self.status != RunStatus::Running;
         self.status = RunStatus::Running;
-        if crashes != self.crashes || stale || self.version.is_some() {
+        if crashes != self.crashes || stale || self.version().is_some() {
             self.crashes = crashes;
             self.write_run(out);
         }

@@ -57,20 +57,29 @@ pub struct RunState {
     pub(crate) left: u32,
     /// Some task failed or was skipped: `run_if` has to be looked at.
     pub(crate) troubled: bool,
-    /// The first committed failure.
-    pub(crate) failure: Option<Failure>,
-    pub(crate) blocked_by: Option<Arc<str>>,
+    /// Only of a run that failed, was paused or was taken up by another version. A hundred thousand runs that wait are
+    /// to be cheap.
+    rare: Option<Box<Rare>>,
     /// How many processes in a row have entered a marked body and recorded nothing new.
     pub(crate) crashes: u32,
-    pub(crate) ended_at: Option<Time>,
-    /// The workflow version to record for the run, where it was taken up by another than it was created with.
-    pub(crate) version: Option<i64>,
+    /// Zero until then.
+    pub(crate) ended_at: Time,
     /// Loaded from the store, and `Begin` has not been applied yet.
     pub(crate) recovered: bool,
     /// Loaded from the store, and nothing new has been recorded since: no mark exists unless this is true.
     pub(crate) unproven: bool,
     /// This process is one of those that `crashes` counts.
     pub(crate) counted: bool,
+}
+
+/// What few runs need.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rare {
+    /// The first committed failure.
+    pub(crate) failure: Option<Failure>,
+    pub(crate) blocked_by: Option<Arc<str>>,
+    /// The workflow version to record for the run, where it was taken up by another than it was created with.
+    pub(crate) version: Option<i64>,
 }
 
 /// What every task needs; kept small, a run has one for each of its tasks.
@@ -163,11 +172,9 @@ impl RunState {
             status: RunStatus::Running,
             tasks,
             troubled: false,
-            failure: None,
-            blocked_by: None,
+            rare: None,
             crashes: 0,
-            ended_at: None,
-            version: None,
+            ended_at: Time::default(),
             recovered: false,
             unproven: false,
             counted: false,
@@ -195,19 +202,28 @@ impl RunState {
     /// The first committed failure.
     #[must_use]
     pub fn failure(&self) -> Option<&Failure> {
-        self.failure.as_ref()
+        self.rare.as_ref()?.failure.as_ref()
     }
 
     /// Why the run does not go on.
     #[must_use]
     pub fn blocked_by(&self) -> Option<&Arc<str>> {
-        self.blocked_by.as_ref()
+        self.rare.as_ref()?.blocked_by.as_ref()
     }
 
     /// When the run ended.
     #[must_use]
     pub fn ended_at(&self) -> Option<Time> {
-        self.ended_at
+        (self.ended_at > Time::default()).then_some(self.ended_at)
+    }
+
+    /// For writing: where it is not there yet, it is made.
+    pub(crate) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    pub(crate) fn version(&self) -> Option<i64> {
+        self.rare.as_ref()?.version
     }
 
     /// Where a task stands.
@@ -295,7 +311,7 @@ impl RunState {
             }
             Event::Due { task, attempt, timer } => self.due(task, attempt, timer, out)?,
             Event::Block { reason } => {
-                self.blocked_by = Some(reason);
+                self.rare().blocked_by = Some(reason);
                 self.settle(RunStatus::Paused, out);
             }
         }

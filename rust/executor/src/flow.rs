@@ -12,6 +12,7 @@ use bide_sync::Mutex;
 use crate::host::{Args, Host, Source};
 use crate::limit::Overdue;
 use crate::settled::Settled;
+use crate::submit::Wanted;
 
 /// A workflow with its bodies, as registered with an engine.
 pub struct Flow<H: Host> {
@@ -74,6 +75,28 @@ impl<H: Host> Default for Rare<H> {
 }
 
 impl<H: Host> Run<H> {
+    pub(crate) fn new(flow: &Arc<Flow<H>>, lease: Lease, state: RunState, wanted: Wanted<H>, created_at: Time) -> Self {
+        let Wanted { inputs, key, local } = wanted;
+        Self {
+            id: state.id(),
+            key,
+            flow: Arc::clone(flow),
+            inputs,
+            created_at,
+            lease,
+            state: Mutex::new(state),
+            local,
+            settled: Settled::default(),
+            rare: Mutex::default(),
+        }
+    }
+
+    /// The same run under the id of another state: its own was taken, and nobody else has it yet.
+    pub(crate) fn renamed(run: Arc<Self>, state: RunState) -> Arc<Self> {
+        let run = Arc::into_inner(run).unwrap_or_else(|| unreachable!("a run that is not created is nobody else's"));
+        Arc::new(Self { id: state.id(), state: Mutex::new(state), ..run })
+    }
+
     /// An input by name.
     #[must_use]
     pub fn input(&self, name: &str) -> Option<&Value> {

@@ -4,12 +4,13 @@
 //! condition that takes longer than [`SLOW`] does not hold up the rest: the gate is named in the log and is polled by
 //! spares from then on, and a spare becomes the main thread. There is always a spare that is idle, up to the limit.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::event::Retry;
 use bide_core::poll::{Poll, Progress};
-use bide_core::{Event, Failure, FailureKind, GateSpec, Time, Value};
+use bide_core::{Event, Failure, FailureKind, GateSpec, TaskIx, Time, Value};
 use bide_sync::{Condvar, Mutex};
 
 use crate::commit::Done;
@@ -38,6 +39,8 @@ struct State<H: Host> {
     quick: Queue<Item<H>>,
     /// Gates that were.
     slow: Queue<Item<H>>,
+    /// Whose slowness was told: once for each task, however many runs there are.
+    told: HashSet<(i64, TaskIx)>,
     /// How many items were put, and threads begun, so far.
     seq: u64,
     /// The thread that polls the quick ones, by number.
@@ -91,8 +94,8 @@ pub trait GateWorker<H: Host>: Attached {
     /// Whether the task's retry policy covers a failure of its gate.
     fn retries(&mut self, gate: &Gate<H>, failure: &Failure) -> bool;
 
-    /// Between two polls: lets other threads of the host have a turn.
-    fn between(&mut self);
+    /// Between two polls: lets other threads of the host have a turn. `now` is the engine's steady time.
+    fn between(&mut self, now: Duration);
 
     /// Starts one more thread that polls gates.
     ///
@@ -107,6 +110,7 @@ impl<H: Host> Gates<H> {
         let state = State {
             quick: Queue::new(),
             slow: Queue::new(),
+            told: HashSet::new(),
             seq: 0,
             main: None,
             polling: None,
@@ -133,19 +137,23 @@ impl<H: Host> Gates<H> {
 
     /// A condition that runs for too long loses its thread the main part.
     pub(crate) fn look(&self, engine: &Engine<H>) {
-        let culprit = {
+        let (culprit, told) = {
             let mut state = self.state.lock();
             let now = engine.clock.steady();
             match &state.polling {
                 Some((since, gate)) if now.saturating_sub(*since) > SLOW => {
                     let gate = gate.clone();
                     (state.main, state.polling) = (None, None);
-                    gate
+                    let told = !state.told.insert((gate.flow().workflow, gate.task.ix));
+                    (gate, told)
                 }
                 _ => return,
             }
         };
         self.changed.notify_all();
+        if told {
+            return;
+        }
         let (graph, ix) = (&culprit.flow().graph, culprit.task.ix);
         let name = graph.spec(ix).gate.as_ref().map(|gate| Arc::clone(&gate.name)).unwrap_or_default();
         engine.log(
@@ -158,15 +166,15 @@ impl<H: Host> Gates<H> {
         );
     }
 
-    /// Waits for a gate that is due and takes it. `None` if there is something to commit first, or nothing any more.
-    /// With it comes whether the caller is to start one more thread; that is counted already.
-    fn take(&self, engine: &Engine<H>, me: usize, patient: bool) -> Option<(Item<H>, bool)> {
+    /// Takes a gate that was due at `now`, or else waits for one. `None`: none was, or there is nothing any more. With it
+    /// comes whether the caller is to start one more thread; that is counted already.
+    fn take(&self, engine: &Engine<H>, me: usize, at: Option<Duration>) -> Option<(Item<H>, bool)> {
         let mut state = self.state.lock();
         loop {
             if state.close {
                 return None;
             }
-            let now = engine.clock.steady();
+            let now = at.unwrap_or_else(|| engine.clock.steady());
             let main = *state.main.get_or_insert(me) == me;
             let queue = if main { &mut state.quick } else { &mut state.slow };
             let span = match queue.peek().map(|item| item.due) {
@@ -180,7 +188,7 @@ impl<H: Host> Gates<H> {
                 Some(due) => Some(Duration::from_nanos(due).saturating_sub(now).max(SLICE)),
                 None => None,
             };
-            if !patient {
+            if at.is_some() {
                 return None;
             }
             state.idle += usize::from(!main);
@@ -245,23 +253,25 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
             state.seq as usize
         };
         let (mut done, mut ready) = (Vec::new(), Vec::new());
+        // Read once for each poll: the clock is a tenth of what one costs.
+        let mut now = self.clock.steady();
         loop {
-            let mut item = if done.len() < BATCH { gates.take(self, me, false) } else { None };
+            let mut item = if done.len() < BATCH { gates.take(self, me, Some(now)) } else { None };
             if item.is_none() {
                 item = (cx as &mut dyn Attached).wait(|| {
                     self.commit(&mut done, &mut ready);
                     self.dispatch_ready(&mut ready);
-                    gates.take(self, me, true)
+                    gates.take(self, me, None)
                 });
             }
             let Some((item, wants_spare)) = item else { return };
             if wants_spare && let Err(why) = cx.start_spare(self) {
                 self.log(Level::Warning, &format!("no spare thread for the gates could be started: {why}"));
             }
-            if let Some(event) = self.poll_gate(gates, me, item, cx) {
+            if let Some(event) = self.poll_gate(gates, me, item, cx, &mut now) {
                 done.push(event);
             }
-            cx.between();
+            cx.between(now);
         }
     }
 
@@ -271,6 +281,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
         me: usize,
         mut item: Item<H>,
         cx: &mut C,
+        now: &mut Duration,
     ) -> Option<Done<H>> {
         let gate = &item.gate;
         if !gate.run.state.lock().awaits_gate(gate.task.ix, gate.attempt) {
@@ -282,6 +293,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
         let mut poll = Poll::going_on(policy, item.progress);
         let late = gate.deadline.is_some_and(|deadline| self.clock.now() >= deadline);
         let polled = cx.poll_gate(gate);
+        *now = self.clock.steady();
         let result = match polled {
             Polled::True(value) => Ok(value),
             Polled::Broken(failure) => Err(failure),
@@ -297,10 +309,10 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
                 }
                 gate.run.note(gate.task.ix, note);
                 // Only the span matters, unless there is a deadline; only jitter asks for chance.
-                let now = if gate.deadline.is_some() { self.clock.now() } else { Time::default() };
+                let wall = if gate.deadline.is_some() { self.clock.now() } else { Time::default() };
                 let random = if policy.jitter > 0.0 { self.random() } else { 0.0 };
-                let span = poll.next(now, gate.deadline, random).since(now);
-                item.due = nanos(self.clock.steady() + span);
+                let span = poll.next(wall, gate.deadline, random).since(wall);
+                item.due = nanos(*now + span);
                 item.progress = poll.progress();
                 gates.polled(me, Some(item));
                 return None;
@@ -337,5 +349,11 @@ impl<H: Host> Engine<H> {
     #[must_use]
     pub fn now(&self) -> Time {
         self.clock.now()
+    }
+
+    /// The steady time, for hosts.
+    #[must_use]
+    pub fn steady(&self) -> Duration {
+        self.clock.steady()
     }
 }

@@ -1,6 +1,7 @@
 //! What the engine is generic over: a host, which knows how to execute bodies. Python is one, Rust closures another.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bide_core::{Failure, Outcome, TaskRef, Time, Value};
 use smallvec::SmallVec;
@@ -120,8 +121,8 @@ pub trait Worker<H: Host>: Attached {
     /// Executes a body on this thread. Never panics.
     fn execute(&mut self, call: Call<H>) -> Outcome;
 
-    /// Between two bodies: lets other threads of the host have a turn.
-    fn between(&mut self);
+    /// Between two bodies: lets other threads of the host have a turn. `now` is the engine's steady time.
+    fn between(&mut self, now: Duration);
 
     /// The host's name of this thread, for its log.
     fn thread(&self) -> u64 {

@@ -98,7 +98,7 @@ impl<H: Host> Engine<H> {
     pub fn submit(
         self: &Arc<Self>,
         flow: &Arc<Flow<H>>,
-        wanted: Vec<Wanted<H>>,
+        wanted: impl IntoIterator<Item = Wanted<H>>,
     ) -> Result<Vec<Handle<H>>, SubmitError> {
         if let Some(settlement) = self.stopped() {
             return Err(SubmitError::Stopped(settlement.clone()));
@@ -107,15 +107,23 @@ impl<H: Host> Engine<H> {
             return Err(SubmitError::Stopped(Settlement::Closed));
         }
         let now = self.clock.now();
+        let lease = *self.lease.read();
+        let state = |id| RunState::new(id, Arc::clone(&flow.graph), Arc::clone(&flow.ids));
+        // First what stays, then what is needed only here: so that its memory, which may be that of a hundred thousand
+        // rows, is behind everything else when it is given back.
+        let runs: Vec<Arc<Run<H>>> = wanted
+            .into_iter()
+            .map(|wanted| Arc::new(Run::new(flow, lease, state(self.ids.next(now)), wanted, now)))
+            .collect();
         let none: Arc<[u8]> = Arc::new([]);
         let packed = |inputs: &Inputs| match inputs.is_empty() {
             true => Arc::clone(&none),
             false => pack::pack(inputs.iter().map(|(name, value)| (&**name, Some(value)))).into(),
         };
-        let mut rows: Vec<NewRun> = wanted
+        let mut rows: Vec<NewRun> = runs
             .iter()
             .map(|run| NewRun {
-                id: self.ids.next(now),
+                id: run.id,
                 workflow: flow.workflow,
                 version: flow.version,
                 key: run.key.clone(),
@@ -123,19 +131,18 @@ impl<H: Host> Engine<H> {
                 created_at: now,
             })
             .collect();
-        let lease = *self.lease.read();
         let creations = self.create(lease, &mut rows)?;
-        let mut begin = Vec::with_capacity(wanted.len().min(BEGIN));
+        let mut begin = Vec::with_capacity(runs.len().min(BEGIN));
         let mut ready = Vec::new();
-        let mut made: Vec<Result<Arc<Run<H>>, Box<RunRow>>> = Vec::with_capacity(wanted.len());
-        for ((run, row), creation) in wanted.into_iter().zip(&rows).zip(creations) {
+        let mut made: Vec<Result<Arc<Run<H>>, Box<RunRow>>> = Vec::with_capacity(runs.len());
+        for ((run, row), creation) in runs.into_iter().zip(&rows).zip(creations) {
             match creation {
                 Some(existing) => made.push(Err(existing)),
                 None => {
-                    let state = RunState::new(row.id, Arc::clone(&flow.graph), Arc::clone(&flow.ids));
-                    let live = self.adopt(flow, lease, state, run, now);
-                    begin.push(Done { run: Arc::clone(&live), event: Event::Begin, at: now, reply: None });
-                    made.push(Ok(live));
+                    let run = if run.id == row.id { run } else { Run::renamed(run, state(row.id)) };
+                    self.adopt(&run);
+                    begin.push(Done { run: Arc::clone(&run), event: Event::Begin, at: now, reply: None });
+                    made.push(Ok(run));
                 }
             }
             if begin.len() == BEGIN {

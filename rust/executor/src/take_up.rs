@@ -110,7 +110,10 @@ impl<H: Host> Engine<H> {
                 return Ok(None);
             }
         };
-        Ok(Some(self.adopt(flow, lease, state, Wanted { inputs, key, local: H::Local::default() }, created_at)))
+        let wanted = Wanted { inputs, key, local: H::Local::default() };
+        let run = Arc::new(Run::new(flow, lease, state, wanted, created_at));
+        self.adopt(&run);
+        Ok(Some(run))
     }
 
     /// Pauses a run that does not read back, so that whoever waits for it hears why.
@@ -133,29 +136,9 @@ impl<H: Host> Engine<H> {
         self.store().commit(lease, &mut vec![Write::Run(Box::new(update))]).map(|_committed| ())
     }
 
-    pub(crate) fn adopt(
-        &self,
-        flow: &Arc<Flow<H>>,
-        lease: Lease,
-        state: RunState,
-        wanted: Wanted<H>,
-        created_at: bide_core::Time,
-    ) -> Arc<Run<H>> {
-        let Wanted { inputs, key, local } = wanted;
-        let run = Arc::new(Run {
-            id: state.id(),
-            key,
-            flow: Arc::clone(flow),
-            inputs,
-            created_at,
-            lease,
-            state: bide_sync::Mutex::new(state),
-            local,
-            settled: crate::settled::Settled::default(),
-            rare: bide_sync::Mutex::default(),
-        });
-        self.runs.lock().insert(run.id.row(), Arc::clone(&run));
-        run
+    /// From here on the run is executed by this engine.
+    pub(crate) fn adopt(&self, run: &Arc<Run<H>>) {
+        self.runs.lock().insert(run.id.row(), Arc::clone(run));
     }
 
     /// Why an unfinished run that no living runner has is not executed here, in words. Blocks.

@@ -140,10 +140,11 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
         };
         shared.ends(held.no);
         let at = self.engine.clock.now();
-        if held.group.push(Done { run, event, at, reply: None }, self.engine.clock.steady()) {
+        let now = self.engine.clock.steady();
+        if held.group.push(Done { run, event, at, reply: None }, now) {
             self.commit(&held, cx);
         }
-        cx.between();
+        cx.between(now);
         Some(held)
     }
 }

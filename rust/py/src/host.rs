@@ -1,7 +1,7 @@
 //! Python as the engine's host: how a body is called on a worker thread, and what its end means.
 
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::Duration;
 
 use bide_core::event::Retry;
 use bide_core::{Failure, Outcome, PollPolicy, TaskRef, Value, pack};
@@ -32,7 +32,8 @@ pub(crate) struct Local {
 
 /// The original exceptions of tasks that failed for good here, until somebody was told. The handles have them, not the
 /// run: an exception has frames, those have the body's handle, and that has the run, which nobody could collect.
-pub(crate) type Originals = Mutex<Vec<(u32, Kept)>>;
+/// A box and not a vector, since almost all are empty, and there is one for each handle.
+pub(crate) type Originals = Mutex<Box<[(u32, Kept)]>>;
 
 impl Local {
     /// `originals` has to live until the run's first handle is made, which may be after the run's end.
@@ -68,7 +69,7 @@ impl Host for Python3 {
     }
 
     fn gate_policy(body: &PyBody) -> PollPolicy {
-        body.gate.as_ref().map_or(PollPolicy::every(std::time::Duration::from_secs(1)), |gate| gate.policy)
+        body.gate.as_ref().map_or(PollPolicy::every(Duration::from_secs(1)), |gate| gate.policy)
     }
 }
 
@@ -81,19 +82,19 @@ pub(crate) struct Thread<'py> {
 
 impl<'py> Thread<'py> {
     pub(crate) fn new(py: Python<'py>, engine: Arc<PyEngine>) -> Self {
-        Self { py, turn: Turn::begin(), engine }
+        Self { py, turn: Turn::begin(&engine), engine }
     }
 }
 
 impl Attached for Thread<'_> {
     fn detached(&mut self, f: &mut dyn FnMut()) {
         let f = gil::Engines(f);
-        self.turn.detached(self.py, move || f.call());
+        self.turn.detached(self.py, &self.engine, move || f.call());
     }
 
     fn idle(&mut self, f: &mut dyn FnMut()) {
         let f = gil::Engines(f);
-        self.turn.idle(self.py, move || f.call());
+        self.turn.idle(self.py, &self.engine, move || f.call());
     }
 }
 
@@ -104,9 +105,8 @@ impl Worker<Python3> for Thread<'_> {
             .unwrap_or_else(|panicked| Outcome::Failed { failure: errors::panicked(&panicked), retry: None })
     }
 
-    #[expect(clippy::disallowed_methods, reason = "how long a thread is attached is not the engine's time")]
-    fn between(&mut self) {
-        self.turn.between(self.py, Instant::now());
+    fn between(&mut self, now: Duration) {
+        self.turn.between(self.py, &self.engine, now);
     }
 
     fn thread(&self) -> u64 {
@@ -126,8 +126,8 @@ impl GateWorker<Python3> for Thread<'_> {
         gate_retries(self.py, gate, failure)
     }
 
-    fn between(&mut self) {
-        Worker::between(self);
+    fn between(&mut self, now: Duration) {
+        Worker::between(self, now);
     }
 
     fn start_spare(&mut self, engine: &Arc<PyEngine>) -> Result<(), String> {
@@ -302,7 +302,10 @@ fn ended_by(py: Python<'_>, engine: &PyEngine, call: &Call<Python3>, raised: Rai
         let originals = call.run.local.originals.lock().upgrade();
         if let Some(originals) = originals {
             let original = Kept::new(raised.value(py).clone().unbind());
-            originals.lock().push((call.task.ix, original));
+            let mut known = originals.lock();
+            let mut all = std::mem::take(&mut *known).into_vec();
+            all.push((call.task.ix, original));
+            *known = all.into();
         }
     }
     Outcome::Failed { failure, retry }

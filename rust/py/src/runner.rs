@@ -110,17 +110,13 @@ impl PyRunner {
             self.start_gates(py, flow)?;
             let contextvars = contextvars.map(|vars| Arc::new(Kept::new(vars)));
             let originals: Vec<Arc<Originals>> = runs.iter().map(|_| Arc::default()).collect();
-            let wanted: Vec<_> = runs
-                .into_iter()
-                .zip(&originals)
-                .map(|((inputs, key), originals)| Wanted {
-                    inputs: PyEngine::ordered(
-                        inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect(),
-                    ),
-                    key: key.map(Into::into),
-                    local: Local::new(contextvars.clone(), originals),
-                })
-                .collect();
+            let wanted = runs.into_iter().zip(&originals).map(|((inputs, key), originals)| Wanted {
+                inputs: PyEngine::ordered(
+                    inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect(),
+                ),
+                key: key.map(Into::into),
+                local: Local::new(contextvars.clone(), originals),
+            });
             let engine = &self.inner.engine;
             let submitted = gil::detached(py, || {
                 let flow =

@@ -3,14 +3,13 @@
 //! leaving thread is back before the waiting one has woken. So a worker that has been attached for
 //! [`TURN`] stays away for [`AWAY`], unless there is nobody to make room for.
 
-#![expect(clippy::disallowed_methods, reason = "how long a thread is attached or waited for is not the engine's time")]
-
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use crate::gil;
+use crate::host::PyEngine;
 
 /// After this long attached, a worker makes room.
 const TURN: Duration = Duration::from_millis(1);
@@ -20,43 +19,48 @@ const AWAY: Duration = Duration::from_micros(50);
 /// even when everybody else is idle; it costs half a percent.
 const UNSEEN: Duration = Duration::from_millis(20);
 
-/// A worker's own account of how long it has been attached. Consulted between two bodies.
+/// A worker's own account of how long it has been attached, by the engine's steady clock. Consulted between two bodies.
 pub(crate) struct Turn {
-    since: Instant,
-    away: Instant,
+    since: Duration,
+    away: Duration,
 }
 
 impl Turn {
     /// The thread has just attached.
-    pub(crate) fn begin() -> Self {
-        let now = Instant::now();
+    pub(crate) fn begin(engine: &PyEngine) -> Self {
+        let now = engine.steady();
         Self { since: now, away: now }
     }
 
     /// Between two bodies: makes room for others if it is time to. `now` is the caller's, who has it
     /// anyway; a comparison is all that this costs.
     #[inline]
-    pub(crate) fn between(&mut self, py: Python<'_>, now: Instant) {
-        if now.saturating_duration_since(self.since) >= TURN {
-            self.make_room(py, now);
+    pub(crate) fn between(&mut self, py: Python<'_>, engine: &PyEngine, now: Duration) {
+        if now.saturating_sub(self.since) >= TURN {
+            self.make_room(py, engine, now);
         }
     }
 
     /// As [`gil::detached`]; counts as having made room if it took long enough.
-    pub(crate) fn detached<R: Send>(&mut self, py: Python<'_>, work: impl FnOnce() -> R + Send) -> R {
-        self.away(py, |py| gil::detached(py, work))
+    pub(crate) fn detached<R: Send>(
+        &mut self,
+        py: Python<'_>,
+        engine: &PyEngine,
+        work: impl FnOnce() -> R + Send,
+    ) -> R {
+        self.away(engine, || gil::detached(py, work))
     }
 
     /// As [`gil::idle`]; counts as having made room if it took long enough.
-    pub(crate) fn idle<R: Send>(&mut self, py: Python<'_>, wait: impl FnOnce() -> R + Send) -> R {
-        self.away(py, |py| gil::idle(py, wait))
+    pub(crate) fn idle<R: Send>(&mut self, py: Python<'_>, engine: &PyEngine, wait: impl FnOnce() -> R + Send) -> R {
+        self.away(engine, || gil::idle(py, wait))
     }
 
-    fn away<R>(&mut self, py: Python<'_>, leave: impl FnOnce(Python<'_>) -> R) -> R {
-        let left = Instant::now();
-        let result = leave(py);
-        let back = Instant::now();
-        if back.saturating_duration_since(left) >= AWAY {
+    fn away<R>(&mut self, engine: &PyEngine, leave: impl FnOnce() -> R) -> R {
+        let left = engine.steady();
+        let result = leave();
+        let back = engine.steady();
+        if back.saturating_sub(left) >= AWAY {
             self.since = back;
             self.away = back;
         }
@@ -64,11 +68,11 @@ impl Turn {
     }
 
     #[cold]
-    fn make_room(&mut self, py: Python<'_>, now: Instant) {
-        if now.saturating_duration_since(self.away) < UNSEEN && all_others_idle(py) {
+    fn make_room(&mut self, py: Python<'_>, engine: &PyEngine, now: Duration) {
+        if now.saturating_sub(self.away) < UNSEEN && all_others_idle(py) {
             self.since = now;
         } else {
-            self.detached(py, || std::thread::sleep(AWAY));
+            self.detached(py, engine, || std::thread::sleep(AWAY));
         }
     }
 }

@@ -94,8 +94,8 @@ impl RunState {
         self.troubled = true;
         self.detail(ix).failure = Some(failure.clone());
         self.write_row(ix, out);
-        let first = self.failure.is_none();
-        self.failure.get_or_insert(failure);
+        let first = self.failure().is_none();
+        self.rare().failure.get_or_insert(failure);
         if self.graph.fail_fast() {
             self.stop_short(ix, out);
         }
@@ -171,7 +171,7 @@ impl RunState {
     }
 
     pub(crate) fn end_run(&mut self, out: &mut Out<'_>) {
-        self.settle(if self.failure.is_some() { RunStatus::Failed } else { RunStatus::Completed }, out);
+        self.settle(if self.failure().is_some() { RunStatus::Failed } else { RunStatus::Completed }, out);
     }
 
     /// All that a pending task depends on has ended: skip it if `run_if` says so, else let it start.
@@ -217,7 +217,7 @@ impl RunState {
 
     pub(crate) fn settle(&mut self, status: RunStatus, out: &mut Out<'_>) {
         self.status = status;
-        self.ended_at = status.is_ended().then_some(out.now);
+        self.ended_at = if status.is_ended() { out.now } else { Time::default() };
         // A pause is no crash.
         self.unmark_all(out);
         self.write_run(out);

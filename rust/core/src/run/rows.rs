@@ -66,11 +66,11 @@ impl RunState {
         out.batch.push(Write::Run(Box::new(RunUpdate {
             run: self.row(),
             status: self.status,
-            failure: self.failure.clone(),
-            ended_at: self.ended_at,
-            blocked_by: self.blocked_by.clone(),
+            failure: self.failure().cloned(),
+            ended_at: self.ended_at(),
+            blocked_by: self.blocked_by().cloned(),
             crashes: self.crashes,
-            version: self.version,
+            version: self.version(),
         })));
     }
 

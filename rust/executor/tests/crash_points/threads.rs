@@ -72,7 +72,7 @@ impl Worker<Threads> for Thread {
         }
     }
 
-    fn between(&mut self) {}
+    fn between(&mut self, _now: Duration) {}
 }
 
 impl GateWorker<Threads> for Thread {
@@ -85,7 +85,7 @@ impl GateWorker<Threads> for Thread {
         false
     }
 
-    fn between(&mut self) {}
+    fn between(&mut self, _now: Duration) {}
 
     fn start_spare(&mut self, engine: &Arc<Engine<Threads>>) -> Result<(), String> {
         start_gates(engine);
