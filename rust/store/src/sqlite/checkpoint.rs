@@ -14,7 +14,7 @@ use bide_sync::{Condvar, Mutex};
 use rusqlite::Connection;
 
 /// The log is copied when about so many bytes were written to it.
-const LIMIT: u64 = 4 << 20;
+pub(super) const LIMIT: u64 = 4 << 20;
 /// And when a store with something in its log has been idle for so long.
 const IDLE: Duration = Duration::from_secs(1);
 

@@ -16,6 +16,7 @@ mod lock;
 mod plans;
 mod read;
 mod registry;
+mod room;
 mod schema;
 mod surroundings;
 mod transaction;
@@ -118,6 +119,9 @@ impl SqliteStore {
         prepare(&writer, &place, options)?;
         schema::migrate(&writer, &place, schema::MIGRATIONS)?;
         writer.pragma_update(None, "synchronous", level(options.durability)).map_err(|error| place.error(&error))?;
+        if options.durability == Durability::Full {
+            room::make(&writer, &path, &place)?;
+        }
         let reader = connect(&path, &place, move || patience)?;
         let debt = Arc::new(Debt::default());
         let theirs = debt.clone();
@@ -156,6 +160,7 @@ impl SqliteStore {
         if !self.full.swap(true, Ordering::Relaxed) {
             let writer = self.writer()?;
             writer.pragma_update(None, "synchronous", "FULL").map_err(|error| self.place.error(&error))?;
+            room::make(&writer, &self.path, &self.place)?;
         }
         Ok(())
     }
