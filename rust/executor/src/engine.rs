@@ -102,7 +102,10 @@ impl<H: Host> Engine<H> {
         log: Log,
         seed: u64,
     ) -> Result<Arc<Self>, StoreError> {
-        let lease = store.enroll(clock.now())?;
+        let now = clock.now();
+        let lease = store.enroll(now)?;
+        let lease_service = LeaseService::default();
+        lease_service.lasts_from(now);
         Ok(Arc::new(Self {
             timers: Timers::new(Arc::clone(&clock)),
             committer: Committer::new(),
@@ -112,7 +115,7 @@ impl<H: Host> Engine<H> {
             runs: Mutex::default(),
             watched: Mutex::default(),
             ids: IdMaker::new(seed),
-            lease_service: LeaseService::default(),
+            lease_service,
             stopped: OnceLock::new(),
             closing: AtomicBool::new(false),
             threads: Mutex::default(),
@@ -315,8 +318,13 @@ impl<H: Host> Engine<H> {
             run.state.lock().abandon();
             run.settled.settle(Settlement::Elsewhere);
         }
-        match self.store().enroll(self.clock.now()) {
-            Ok(new) => *lease = new,
+        self.dispatch.lost(self);
+        let now = self.clock.now();
+        match self.store().enroll(now) {
+            Ok(new) => {
+                *lease = new;
+                self.lease_service.lasts_from(now);
+            }
             Err(error) => {
                 drop(lease);
                 self.break_down(&error);
