@@ -18,6 +18,7 @@ use bide_sync::Mutex;
 use bide_testkit::VirtualClock;
 
 const HANG: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// The first runner on a store has this number.
@@ -238,12 +239,15 @@ fn a_parked_body_whose_run_is_lost_unwinds_and_is_entered_again_where_the_run_go
         let world = World::new();
         let open = Arc::new(AtomicBool::new(false));
         let (tell, came) = channel();
+        let (ask, asked) = channel();
         let is_open = Arc::clone(&open);
         let body = move |cx: &BodyCx<Functions>| {
             let mut check = || {
-                if is_open.load(Ordering::SeqCst) { Polled::True(Value::NONE) } else { Polled::False }
+                let open = is_open.load(Ordering::SeqCst);
+                ask.send(()).unwrap();
+                if open { Polled::True(Value::NONE) } else { Polled::False }
             };
-            let policy = PollPolicy::every(HOUR);
+            let policy = PollPolicy::every(POLL);
             let wait = Condition { name: "c".into(), proof: None, policy, timeout: None, check: &mut check };
             let waited = if condition {
                 cx.wait_condition(&mut Free, wait).map(drop)
@@ -265,10 +269,18 @@ fn a_parked_body_whose_run_is_lost_unwinds_and_is_entered_again_where_the_run_go
         if !condition {
             continue; // the timer thread does not see this clock leap
         }
-        // The other one lets go. The same threads go on with the run.
-        open.store(true, Ordering::SeqCst);
+        // The other one lets go. The same thread goes on with the run, and parks again.
+        while asked.try_recv().is_ok() {}
         world.store.leave(other).unwrap();
-        assert!(came.recv_timeout(HANG).unwrap().is_ok());
+        asked.recv_timeout(HANG).unwrap();
+        open.store(true, Ordering::SeqCst);
+        let came = loop {
+            world.clock.advance(POLL); // once is enough if it has parked already
+            if let Ok(came) = came.recv_timeout(Duration::from_millis(20)) {
+                break came;
+            }
+        };
+        assert!(came.is_ok(), "{came:?}");
         let handle = runner.engine.handle(run).unwrap();
         assert!(matches!(end(&handle), Settlement::Run(RunStatus::Completed)));
     }
