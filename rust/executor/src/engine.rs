@@ -50,6 +50,8 @@ pub struct Engine<H: Host> {
     pub(crate) lease_service: LeaseService,
     stopped: OnceLock<Settlement>,
     closing: AtomicBool,
+    /// The lease was given back.
+    left: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Writes a line to the host's log.
     log: Log,
@@ -118,6 +120,7 @@ impl<H: Host> Engine<H> {
             lease_service,
             stopped: OnceLock::new(),
             closing: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             threads: Mutex::default(),
             clock,
             store: RwLock::new(store),
@@ -240,12 +243,13 @@ impl<H: Host> Engine<H> {
         self.stop_threads();
         self.flush();
         self.suspend_entered();
-        let first = {
+        {
             // Whoever commits holds the gate: once this is set nobody does, so that the lease is given back last.
             let _gate = self.gate.lock();
-            self.stopped.set(Settlement::Closed).is_ok()
-        };
-        if first {
+            let _ = self.stopped.set(Settlement::Closed);
+        }
+        // Also if the runner had stopped because of its store: else its runs would wait until the lease has run out.
+        if !self.left.swap(true, Ordering::AcqRel) {
             let lease = *self.lease.read();
             let store = self.store();
             if let Err(error) = store.leave(lease) {
