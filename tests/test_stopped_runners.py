@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ import bide
 from processes import Child, eventually, ledger
 
 RUNS = 100
+BUSY = 2
+"""So many bodies of the stopped runner execute, and the others' are queued; a third slot has the body with a step."""
 LOST = "log the lease was lost: another runner has taken the runs over"
 
 SCRIPT = """
@@ -32,6 +35,7 @@ def stay_until_go(what):
         say(what)
         while not go.exists():
             time.sleep(0.001)
+        say(what, "returns")
 
 @bide.task
 def busy(n: int) -> str:
@@ -76,9 +80,9 @@ with bide.Runner(db, slots=3) as runner:
     stepping = runner.submit(flows["steps"], key="steps")
     many = runner.submit_many(flows["busy"], [{"n": n} for n in range(int(words[1]))])
     say("submitted")
-    say("by", *sorted({handle.result()["busy"] for handle in many}))
-    say("by", stepping.result()["steps"])
-    say("by", waiting.result()["waits"])
+    say("busy-by", *sorted({handle.result()["busy"] for handle in many}))
+    say("steps-by", stepping.result()["steps"])
+    say("waits-by", waiting.result()["waits"])
     say("again", runner.run(flows["busy"], {"n": -1})["busy"])
 """
 )
@@ -92,6 +96,14 @@ say("serving")
 runner.serve()
 """
 )
+
+HOLDS = """
+import sqlite3
+file = sqlite3.connect(db, isolation_level=None)
+file.execute("BEGIN IMMEDIATE")
+say("held")
+stay()
+"""
 
 DUMP = """
 import json, sqlite3, sys
@@ -125,15 +137,26 @@ class World:
         child = stack.enter_context(Child(STOPPED, file, "stopped", str(RUNS)))
         # All its slots have a body that will go on when it is continued; the other runs are queued behind them.
         heard: Counter[str] = Counter()
-        while heard != {"busy": 2, "steps": 1, "submitted": 1}:
+        while heard != {"busy": BUSY, "steps": 1, "submitted": 1}:
             heard[child.next()] += 1
         child.send(signal.SIGSTOP)
         eventually(lambda: is_stopped(child), "the process is stopped")
         return cls(file, child)
 
     def go_on(self) -> None:
-        self.file.with_suffix(".stopped.go").touch()
-        self.stopped.send(signal.SIGCONT)
+        """Continue it, while somebody else has the file: so it cannot learn yet whether it is fenced."""
+        before = ledger(self.file)
+        with Child(HOLDS, self.file) as holder:
+            holder.expect("held")
+            self.file.with_suffix(".stopped.go").touch()
+            self.stopped.send(signal.SIGCONT)
+            heard: Counter[str] = Counter()
+            while heard["busy returns"] < BUSY:
+                heard[self.stopped.next()] += 1
+            threading.Event().wait(0.1)  # a slot is free, and nothing may be started: that has no sign to wait for
+            started = [line for line in ledger(self.file)[len(before) :] if "stopped" in line]
+            holder.kill()
+        assert [line for line in started if not line.startswith("ask ")] == []
 
     def is_taken_over(self) -> bool:
         return self.completed("busy") == RUNS and self.completed("steps") == 1 and "ask other" in self.entries()
@@ -172,7 +195,7 @@ def goes_on_alone(world: World) -> None:
     world.file.with_suffix(".open").touch()
     world.stopped.expect("again stopped")
     said = world.stopped.join()
-    assert said.count("by stopped") == 3
+    assert {"busy-by stopped", "steps-by stopped", "waits-by stopped"} <= set(said)
     assert LOST not in said
     starts = [line for line in ledger(world.file) if line.startswith("start ")]
     assert sorted(starts) == sorted(f"start stopped {n}" for n in range(-1, RUNS))
@@ -181,14 +204,12 @@ def goes_on_alone(world: World) -> None:
 def is_fenced(world: World) -> None:
     before, done = rows(world.file), ledger(world.file)
     world.go_on()
-    ends = {LOST, "waits Suspended", "steps Suspended"}
-    by = ""
-    while ends or not by:
+    # All its bodies unwind, and its callers have the results of the others.
+    missing = {LOST, "waits Suspended", "steps Suspended", "busy-by", "steps-by"} - set(world.stopped.said)
+    while missing:
         line = world.stopped.next()
-        ends.discard(line)
-        by = line if line.startswith("by ") else by
-    # All its bodies have unwound, and its callers have the results of the others.
-    assert "stopped" not in by
+        missing -= {line, line.split()[0]}
+        assert "-by" not in line or "stopped" not in line
     assert rows(world.file) == before
     since = ledger(world.file)[len(done) :]
     assert [line for line in since if "stopped" in line and not line.startswith("ask ")] == []
@@ -200,8 +221,7 @@ def is_fenced(world: World) -> None:
 
     # The run that waits is another's, and its caller here hears of its end. The runner itself is as good as new.
     world.file.with_suffix(".open").touch()
-    assert world.stopped.after("by").startswith("other")
-    assert world.stopped.after("by").startswith("other")
+    assert world.stopped.after("waits-by").startswith("other")
     assert world.stopped.after("again") == "stopped"
     world.stopped.join()
     for other in world.others:
