@@ -22,6 +22,7 @@ use crate::flow::Run;
 use crate::host::{Attached, Host, Polled};
 use crate::limit::Limit;
 use crate::pool::{Cell, Held, Pool, TimeReached, Woken};
+use crate::settled::Settlement;
 
 /// The engine as a body with a handle sees it.
 pub struct BodyCx<H: Host> {
@@ -64,7 +65,7 @@ enum Opened {
 /// Why a wait or a step did not come to an end.
 #[derive(Clone, Debug)]
 pub enum WaitError {
-    /// The runner closes: the body is to unwind, and will be entered again.
+    /// The runner closes, or another has taken the run over: the body is to unwind, and will be entered again.
     Suspended,
     /// The body, its attempt or its run is over.
     Over(Refused),
@@ -189,8 +190,8 @@ impl<H: Host> BodyCx<H> {
         if self.has_ended() {
             return Err(WaitError::Over(Refused::AttemptOver));
         }
-        if self.suspending() {
-            return Err(WaitError::Suspended);
+        if self.suspending() || self.is_lost() {
+            return Err(self.suspend());
         }
         if self.limit.as_ref().is_some_and(|limit| limit.is_reached()) {
             return Err(WaitError::TimedOut(format!("task '{}' has used up its time", self.task_name())));
@@ -210,10 +211,19 @@ impl<H: Host> BodyCx<H> {
             )));
         }
         if self.engine.is_closing() {
-            self.suspended.store(true, Ordering::Release);
-            return Err(WaitError::Suspended);
+            return Err(self.suspend());
         }
         Ok(())
+    }
+
+    /// Whether another runner has the run now.
+    fn is_lost(&self) -> bool {
+        matches!(self.run.settled.get(), Some(Settlement::Elsewhere))
+    }
+
+    fn suspend(&self) -> WaitError {
+        self.suspended.store(true, Ordering::Release);
+        WaitError::Suspended
     }
 
     fn next_key(&self, name: &Arc<str>) -> EntryKey {
@@ -230,16 +240,18 @@ impl<H: Host> BodyCx<H> {
 }
 
 impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
+    /// Before something that others may be doing by now if this process hung: a poll, a step.
+    fn sure_of_lease(&self, at: &mut dyn Attached) -> Result<(), WaitError> {
+        if self.engine.is_sure_of_lease(at) && !self.is_lost() { Ok(()) } else { Err(self.suspend()) }
+    }
+
     /// Commits an event of this body. On a failure the body is to unwind.
     fn commit(&self, at: &mut dyn Attached, event: Event) -> Result<(), WaitError> {
         let group = self.held.lock().as_ref().map(|held| Arc::clone(&held.group));
         let outcome = at.detach(|| self.engine.commit_own(group.as_deref(), &self.run, event));
         outcome.map_err(|lost| match lost {
-            Lost::Refused(refused) => WaitError::Over(refused),
-            Lost::Stopped => {
-                self.suspended.store(true, Ordering::Release);
-                WaitError::Suspended
-            }
+            Lost::Refused(refused) if !self.is_lost() => WaitError::Over(refused),
+            Lost::Refused(_) | Lost::Stopped => self.suspend(),
         })
     }
 
@@ -294,6 +306,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         check: Check<'_>,
     ) -> Result<Opened, WaitError> {
         self.usable("a wait")?;
+        self.sure_of_lease(at)?;
         let Condition { name, proof, policy, timeout } = condition;
         let key = self.next_key(&name);
         let recorded_deadline = match self.recall(&key, EntryKind::Condition, proof.as_deref())? {
@@ -356,7 +369,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         Ok(())
     }
 
-    /// Polls a condition on this thread, parked in between. `None`: the runner closes.
+    /// Polls a condition on this thread, parked in between. `None`: the runner closes, or has lost the run.
     fn poll_until(
         &self,
         at: &mut dyn Attached,
@@ -381,6 +394,10 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             }
             shared.watch_polls(&self.engine.timers);
             polled = true;
+            if self.sure_of_lease(at).is_err() {
+                shared.poll_done();
+                return None;
+            }
             let late = open.deadline.is_some_and(|deadline| self.engine.clock.now() >= deadline);
             let result = match self.check(check, open) {
                 None if late => Some(Err(self.timed_out(&open.key))),
@@ -404,16 +421,14 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         let shared = &self.engine.dispatch.shared;
         let Some(result) = result else {
             shared.unpark_without_slot();
-            self.suspended.store(true, Ordering::Release);
-            return Err(WaitError::Suspended);
+            return Err(self.suspend());
         };
         let committed = self.commit(at, self.closed(key, result.clone()));
         let held = at.wait(|| shared.resume(&self.cell));
         let regained = held.is_some();
         *self.held.lock() = held;
         if !regained {
-            self.suspended.store(true, Ordering::Release);
-            return Err(WaitError::Suspended);
+            return Err(self.suspend());
         }
         self.limit.iter().for_each(Limit::go_on);
         committed?;
@@ -472,6 +487,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         proof: Option<Arc<[u8]>>,
     ) -> Result<StepStart, WaitError> {
         self.usable("a step")?;
+        self.sure_of_lease(at)?;
         let key = self.next_key(name);
         match self.recall(&key, EntryKind::Step, proof.as_deref())? {
             Recall::Satisfied(value) => Ok(StepStart::Returned(value)),

@@ -50,6 +50,8 @@ pub struct Engine<H: Host> {
     pub(crate) lease_service: LeaseService,
     stopped: OnceLock<Settlement>,
     closing: AtomicBool,
+    /// The lease was given back.
+    left: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Writes a line to the host's log.
     log: Log,
@@ -102,7 +104,10 @@ impl<H: Host> Engine<H> {
         log: Log,
         seed: u64,
     ) -> Result<Arc<Self>, StoreError> {
-        let lease = store.enroll(clock.now())?;
+        let now = clock.now();
+        let lease = store.enroll(now)?;
+        let lease_service = LeaseService::default();
+        lease_service.lasts_from(now);
         Ok(Arc::new(Self {
             timers: Timers::new(Arc::clone(&clock)),
             committer: Committer::new(),
@@ -112,9 +117,10 @@ impl<H: Host> Engine<H> {
             runs: Mutex::default(),
             watched: Mutex::default(),
             ids: IdMaker::new(seed),
-            lease_service: LeaseService::default(),
+            lease_service,
             stopped: OnceLock::new(),
             closing: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             threads: Mutex::default(),
             clock,
             store: RwLock::new(store),
@@ -237,12 +243,13 @@ impl<H: Host> Engine<H> {
         self.stop_threads();
         self.flush();
         self.suspend_entered();
-        let first = {
+        {
             // Whoever commits holds the gate: once this is set nobody does, so that the lease is given back last.
             let _gate = self.gate.lock();
-            self.stopped.set(Settlement::Closed).is_ok()
-        };
-        if first {
+            let _ = self.stopped.set(Settlement::Closed);
+        }
+        // Also if the runner had stopped because of its store: else its runs would wait until the lease has run out.
+        if !self.left.swap(true, Ordering::AcqRel) {
             let lease = *self.lease.read();
             let store = self.store();
             if let Err(error) = store.leave(lease) {
@@ -315,8 +322,13 @@ impl<H: Host> Engine<H> {
             run.state.lock().abandon();
             run.settled.settle(Settlement::Elsewhere);
         }
-        match self.store().enroll(self.clock.now()) {
-            Ok(new) => *lease = new,
+        self.dispatch.lost(self);
+        let now = self.clock.now();
+        match self.store().enroll(now) {
+            Ok(new) => {
+                *lease = new;
+                self.lease_service.lasts_from(now);
+            }
             Err(error) => {
                 drop(lease);
                 self.break_down(&error);

@@ -25,6 +25,9 @@ const SLICE: Duration = Duration::from_millis(1);
 /// A condition that takes longer is polled by spares.
 const SLOW: Duration = Duration::from_millis(50);
 
+/// The lease is looked at once more before a poll so long after the last look: a process that was stopped shows a gap.
+const SURE: Duration = Duration::from_millis(100);
+
 /// So many polls are made before what they came to is committed.
 const BATCH: usize = 64;
 
@@ -63,6 +66,15 @@ struct Item<H: Host> {
     seq: u64,
     gate: Gate<H>,
     progress: Progress,
+}
+
+/// A gate to ask now.
+struct Taken<H: Host> {
+    item: Item<H>,
+    /// Whether the caller is to start one more thread; that is counted already.
+    wants_spare: bool,
+    /// When it was taken, by the steady clock.
+    at: Duration,
 }
 
 fn nanos(span: Duration) -> u64 {
@@ -166,9 +178,8 @@ impl<H: Host> Gates<H> {
         );
     }
 
-    /// Takes a gate that was due at `now`, or else waits for one. `None`: none was, or there is nothing any more. With it
-    /// comes whether the caller is to start one more thread; that is counted already.
-    fn take(&self, engine: &Engine<H>, me: usize, at: Option<Duration>) -> Option<(Item<H>, bool)> {
+    /// Takes a gate that was due at a time, or else waits for one. `None`: none was, or there is nothing any more.
+    fn take(&self, engine: &Engine<H>, me: usize, at: Option<Duration>) -> Option<Taken<H>> {
         let mut state = self.state.lock();
         loop {
             if state.close {
@@ -183,7 +194,7 @@ impl<H: Host> Gates<H> {
                     if main {
                         state.polling = Some((now, item.gate.clone()));
                     }
-                    return Some((item, state.wants_spare()));
+                    return Some(Taken { item, wants_spare: state.wants_spare(), at: now });
                 }
                 Some(due) => Some(Duration::from_nanos(due).saturating_sub(now).max(SLICE)),
                 None => None,
@@ -255,6 +266,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
         let (mut done, mut ready) = (Vec::new(), Vec::new());
         // Read once for each poll: the clock is a tenth of what one costs.
         let mut now = self.clock.steady();
+        let mut sure = Duration::ZERO;
         loop {
             let mut item = if done.len() < BATCH { gates.take(self, me, Some(now)) } else { None };
             if item.is_none() {
@@ -264,7 +276,13 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
                     gates.take(self, me, None)
                 });
             }
-            let Some((item, wants_spare)) = item else { return };
+            let Some(Taken { item, wants_spare, at }) = item else { return };
+            if at.saturating_sub(sure) >= SURE {
+                sure = at;
+                if !self.is_sure_of_lease(cx) {
+                    return;
+                }
+            }
             if wants_spare && let Err(why) = cx.start_spare(self) {
                 self.log(Level::Warning, &format!("no spare thread for the gates could be started: {why}"));
             }

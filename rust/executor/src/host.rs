@@ -42,6 +42,9 @@ pub trait Dispatch<H: Host>: Send + Sync + 'static {
     /// Start nothing any more, and suspend what is deferred.
     fn close(&self, engine: &Arc<Engine<H>>);
 
+    /// Every run in memory belongs to another runner now: suspend what is deferred.
+    fn lost(&self, _engine: &Arc<Engine<H>>) {}
+
     /// Called every 50 ms or so: reports the start of bodies that have executed for a while.
     fn look(&self, _engine: &Arc<Engine<H>>) {}
 }

@@ -215,6 +215,14 @@ impl<H: Host> Dispatch<H> for Pool<H> {
         self.gates.close();
     }
 
+    fn lost(&self, _engine: &Arc<Engine<H>>) {
+        // Whatever is parked now belongs to a run that is lost: a new lease has none yet.
+        let bodies = self.shared.state.lock().bodies.clone();
+        for cell in bodies.iter().filter_map(Weak::upgrade) {
+            cell.lose();
+        }
+    }
+
     fn look(&self, engine: &Arc<Engine<H>>) {
         self.gates.look(engine);
         let now = engine.clock.now();
@@ -466,6 +474,7 @@ impl<H: Host> Shared<H> {
         }
         self.handles.fetch_add(1, Ordering::Relaxed);
         state.bodies.push(Arc::downgrade(cell));
+        cell.begin();
         Some(ready)
     }
 

@@ -86,7 +86,17 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
             ready
         };
         let Ready { run, task } = ready;
-        let now = self.engine.clock.now();
+        let mut now = self.engine.clock.now();
+        if !self.engine.lease_holds(now) {
+            let engine = self.engine;
+            if !(cx as &mut dyn Attached).detach(|| engine.make_sure_of_lease()) {
+                if wants_handle {
+                    shared.dismiss(&self.cell);
+                }
+                return Some(held);
+            }
+            now = engine.clock.now();
+        }
         let entered = {
             let mut state = run.state.lock();
             let entered = state.enter(task, now);

@@ -639,6 +639,10 @@ mod checks {
         let before = ok(store.news());
         ok(store.renew(other.lease, START.after(LEASE)));
         assert!(ok(store.news()) > before);
+        // So does that it was fenced: whoever has its workflow is to claim what it had.
+        let before = ok(store.news());
+        assert_eq!(ok(store.claim(other.lease, &[], START.after(LEASE), 1)), []);
+        assert!(ok(store.news()) > before);
     }
 
     pub fn commits_of_many_threads_are_all_there(store: &dyn Store) {

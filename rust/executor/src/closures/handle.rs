@@ -22,6 +22,7 @@ use crate::body::WaitError;
 use crate::commit::Done;
 use crate::engine::Engine;
 use crate::flow::Run;
+use crate::settled::Settlement;
 
 /// What a body uses to talk to the executor. Clones are the same handle; it is of no use once its body has returned.
 #[derive(Clone)]
@@ -122,12 +123,22 @@ impl BodyState {
         WaitError::Suspended
     }
 
+    /// Whether another runner has the run now.
+    fn is_lost(&self) -> bool {
+        matches!(self.run.settled.get(), Some(Settlement::Elsewhere))
+    }
+
+    /// Before something that others may be doing by now if this process hung: a poll, a step.
+    pub(super) async fn sure_of_lease(&self) -> Result<(), WaitError> {
+        if self.lane.is_sure_of_lease().await && !self.is_lost() { Ok(()) } else { Err(self.suspend()) }
+    }
+
     /// Begins a wait or a step.
     pub(super) fn begin(&self, what: &str) -> Result<Inside<'_>, WaitError> {
         if self.has_ended() {
             return Err(WaitError::Over(Refused::AttemptOver));
         }
-        if self.suspending() || self.engine().is_closing() {
+        if self.suspending() || self.engine().is_closing() || self.is_lost() {
             return Err(self.suspend());
         }
         let mut inside = self.inside.lock();
@@ -156,6 +167,7 @@ impl BodyState {
         kind: EntryKind,
         proof: Option<&[u8]>,
     ) -> Result<Recall, WaitError> {
+        self.sure_of_lease().await?;
         let recall = self.run.state.lock().recall(self.task, self.attempt, key, kind, proof);
         match recall.map_err(WaitError::Over)? {
             Recall::Mismatch(why) => {

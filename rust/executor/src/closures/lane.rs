@@ -113,6 +113,9 @@ impl Lane {
     ) {
         let engine = &self.engine;
         let Ready { run, task } = ready;
+        if !self.is_sure_of_lease().await {
+            return;
+        }
         let entered = run.state.lock().enter(task, engine.clock.now());
         let Some(entered) = entered else { return };
         let (turn, attempt) = (self.next_turn(), entered.attempt);
@@ -134,6 +137,15 @@ impl Lane {
         let event = Event::Ended { task, attempt, outcome };
         let at = engine.clock.now();
         engine.hand_in_and_go_on(Done { run, event, at, reply: None }, fresh);
+    }
+
+    /// A lease that has run out is renewed before anything starts; off the runtime's threads, because that may block.
+    pub(super) async fn is_sure_of_lease(&self) -> bool {
+        if self.engine.lease_holds(self.engine.clock.now()) {
+            return true;
+        }
+        let engine = Arc::clone(&self.engine);
+        tokio::task::spawn_blocking(move || engine.make_sure_of_lease()).await.unwrap_or(false)
     }
 
     /// A body that does not return at once: shown to others if it takes long, dropped if the runner stops.

@@ -282,14 +282,15 @@ impl BodyState {
         Ok(())
     }
 
-    /// Sleeps, unless the runner closes.
+    /// Sleeps, unless the runner closes or has lost the run.
     async fn pause(&self, span: Duration) -> Result<(), WaitError> {
         let mut stage = self.engine().dispatch().stage();
         tokio::select! {
             biased;
-            () = Stage::left(&mut stage, Stage::Open) => Err(self.suspend()),
-            () = tokio::time::sleep(span) => Ok(()),
+            () = Stage::left(&mut stage, Stage::Open) => return Err(self.suspend()),
+            () = tokio::time::sleep(span) => {}
         }
+        self.sure_of_lease().await
     }
 
     /// Commits the end of an open wait and takes a slot again.

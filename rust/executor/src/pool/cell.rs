@@ -25,6 +25,8 @@ struct CellState {
     waits: bool,
     rung: bool,
     close: bool,
+    /// The run of the body that the thread executes belongs to another runner now.
+    lost: bool,
 }
 
 /// Why a parked body goes on.
@@ -32,7 +34,7 @@ struct CellState {
 pub(crate) enum Woken {
     /// What it waited for has come.
     Rung,
-    /// The runner closes.
+    /// The runner closes, or has lost the run.
     Closed,
 }
 
@@ -57,11 +59,22 @@ impl<H: Host> Cell<H> {
     /// Waits for the ring or the close. Blocks.
     pub(crate) fn park(&self) -> Woken {
         let mut state = self.state.lock();
-        while !state.rung && !state.close {
+        while !state.rung && !state.close && !state.lost {
             self.changed.wait(&mut state);
         }
         state.waits = false;
         if std::mem::take(&mut state.rung) { Woken::Rung } else { Woken::Closed }
+    }
+
+    /// A body begins on this thread: what was lost was the one before.
+    pub(super) fn begin(&self) {
+        self.state.lock().lost = false;
+    }
+
+    /// The body on this thread is to unwind, as when the runner closes; other bodies may follow.
+    pub(super) fn lose(&self) {
+        self.state.lock().lost = true;
+        self.changed.notify_one();
     }
 
     /// Waits for a slot or the close. Blocks.
@@ -81,7 +94,7 @@ impl<H: Host> Cell<H> {
     pub(super) fn offer(&self, ticket: u64) -> bool {
         let wanted = {
             let mut state = self.state.lock();
-            let wanted = state.waits && state.ticket == ticket && !state.close;
+            let wanted = state.waits && state.ticket == ticket && !state.close && !state.lost;
             state.rung |= wanted;
             wanted
         };

@@ -1,16 +1,25 @@
 //! The lease thread: renews the runner's lease, notices what other processes have written, takes over what nobody
-//! has (any more), and looks at the runs that callers here watch.
+//! has (any more), and looks at the runs that callers here watch. And the check that every body is preceded by:
+//! [`Engine::lease_holds`].
+//!
+//! A process that was stopped for longer than its lease goes on in the middle of what it did, and others may have its
+//! runs by then. So whoever is about to start something asks the clock whether the lease has run out, and if so renews
+//! it before, or is told that it is lost. By the wall clock: others judge by it, on the same machine, against the same
+//! number in the runner's row. A steady clock would not do. It stands still while the machine sleeps, or (where it
+//! counts that) knows nothing of a wall that was set forward; both make others take over. A wall that was set back to
+//! before the last renewal counts as run out, too: what has passed since is not known then.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bide_core::record::StoredRun;
-use bide_core::{RunId, RunStatus};
-use bide_store::StoreError;
-use bide_sync::{Condvar, Mutex};
+use bide_core::{RunId, RunStatus, Time};
+use bide_store::{LEASE, Lease, StoreError};
+use bide_sync::{Condvar, Mutex, MutexGuard};
 
 use crate::engine::{Engine, Level};
-use crate::host::{Dispatch, Host};
+use crate::host::{Attached, Dispatch, Host};
 use crate::settled::{Settled, Settlement};
 
 /// News are looked for so often, busy or idle.
@@ -19,11 +28,18 @@ const LOOK: Duration = Duration::from_millis(50);
 /// The lease is renewed so often; it runs out after three times as long.
 const RENEW: Duration = Duration::from_secs(5);
 
-/// Stops the thread.
+/// How long the lease lasts, in microseconds.
+const LASTS: u64 = LEASE.as_micros() as u64;
+
+/// Stops the thread, and knows until when the lease lasts.
 #[derive(Default)]
 pub(crate) struct LeaseService {
     stop: Mutex<bool>,
     changed: Condvar,
+    /// When the lease was given or renewed last, by the wall: as its row in the store says.
+    since: AtomicI64,
+    /// Whoever renews holds this, so that one does and the others wait for it.
+    renewing: Mutex<()>,
 }
 
 /// What the thread remembers from one look to the next.
@@ -35,6 +51,18 @@ pub(crate) struct Watch {
 }
 
 impl LeaseService {
+    /// The store has given or renewed the lease for a span that begins then.
+    pub(crate) fn lasts_from(&self, time: Time) {
+        self.since.store(time.0, Ordering::Relaxed);
+    }
+
+    /// One load and one comparison: a time before the last renewal is a huge unsigned span.
+    #[inline]
+    fn lasts_until_after(&self, now: Time) -> bool {
+        let since = self.since.load(Ordering::Relaxed);
+        (now.0.wrapping_sub(since) as u64) < LASTS
+    }
+
     pub(crate) fn stop(&self) {
         *self.stop.lock() = true;
         self.changed.notify_all();
@@ -66,7 +94,7 @@ impl<H: Host> Engine<H> {
         }
         let now = self.clock.steady();
         let mut outcome = Ok(());
-        if now.saturating_sub(watch.renewed) >= RENEW {
+        if now.saturating_sub(watch.renewed) >= RENEW || !self.lease_holds(self.clock.now()) {
             watch.renewed = now;
             outcome = self.renew();
         }
@@ -79,13 +107,52 @@ impl<H: Host> Engine<H> {
 
     fn renew(self: &Arc<Self>) -> Result<(), StoreError> {
         let lease = *self.lease.read();
-        match self.store().renew(lease, self.clock.now()) {
-            Err(StoreError::Fenced { .. }) => {
-                self.fenced(lease);
-                self.take_up()
-            }
-            outcome => outcome,
+        self.renew_once(lease, self.lease_service.renewing.lock())?;
+        if *self.lease.read() == lease { Ok(()) } else { self.take_up() }
+    }
+
+    /// Renews this lease; if it is lost, its runs are dropped and there is a new one.
+    fn renew_once(self: &Arc<Self>, lease: Lease, _renewing: MutexGuard<'_, ()>) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        match self.store().renew(lease, now) {
+            Ok(()) => self.lease_service.lasts_from(now),
+            Err(StoreError::Fenced { .. }) => self.fenced(lease),
+            Err(error) => return Err(error),
         }
+        Ok(())
+    }
+
+    /// Whether the lease has not run out, by the clock: the check before each body.
+    #[inline]
+    pub(crate) fn lease_holds(&self, now: Time) -> bool {
+        self.lease_service.lasts_until_after(now)
+    }
+
+    /// A lease that has run out is renewed before anything starts. False if nothing may start any more. Blocks if it
+    /// has; a lost lease drops its runs, so that what was about to start finds its run over.
+    pub(crate) fn make_sure_of_lease(self: &Arc<Self>) -> bool {
+        loop {
+            let renewing = self.lease_service.renewing.lock();
+            if self.stopped().is_some() || self.is_closing() {
+                return false;
+            }
+            if self.lease_holds(self.clock.now()) {
+                return true;
+            }
+            let lease = *self.lease.read();
+            match self.renew_once(lease, renewing) {
+                Ok(()) => {}
+                Err(error @ StoreError::Busy { .. }) => self.log(Level::Warning, &error.to_string()),
+                Err(error) => self.break_down(&error),
+            }
+        }
+    }
+
+    /// As [`Engine::make_sure_of_lease`], for a thread that holds what others want: it lets go of that only if the
+    /// lease has run out.
+    #[inline]
+    pub(crate) fn is_sure_of_lease(self: &Arc<Self>, at: &mut dyn Attached) -> bool {
+        self.lease_holds(self.clock.now()) || at.detach(|| self.make_sure_of_lease())
     }
 
     fn look(self: &Arc<Self>, seen: &mut u64) -> Result<(), StoreError> {

@@ -57,6 +57,25 @@ async fn a_failed_commit_is_told_to_every_caller_and_stops_the_runner() {
 }
 
 #[tokio::test]
+async fn a_runner_that_stopped_because_of_its_store_gives_its_lease_back_when_it_closes() {
+    let (entered, go_on, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
+    let flow = held(&entered, &go_on, &executed);
+    let faulty = FaultyStore::new(MemoryStore::new());
+    let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
+    let run = runner.submit(&flow, &()).await.unwrap();
+    within(entered.notified()).await;
+    faulty.fail_next(Fault::Unavailable);
+    go_on.add_permits(1);
+    assert!(within(run.result()).await.is_err());
+    let now = SystemClock::shared().now();
+    let owner = faulty.inner().load(run.id()).unwrap().unwrap().run.runner.unwrap();
+    assert!(faulty.inner().is_alive(owner, now).unwrap());
+    within(runner.close()).await;
+    assert!(!faulty.inner().is_alive(owner, now).unwrap());
+    assert_eq!(faulty.inner().load(run.id()).unwrap().unwrap().run.runner, None);
+}
+
+#[tokio::test]
 async fn what_was_committed_with_an_unknown_outcome_is_not_executed_again() {
     let (entered, go_on, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
     let flow = held(&entered, &go_on, &executed);

@@ -150,7 +150,8 @@ impl SqliteStore {
         if let Some(lost) = fence(&writer, lease).map_err(told)? {
             return Err(lost);
         }
-        for runner in self.dead(&writer, lease, now)? {
+        let dead = self.dead(&writer, lease, now)?;
+        for runner in &dead {
             execute(&writer, FENCE_OFF, [runner]).map_err(told)?;
             execute(&writer, ABANDON, [runner]).map_err(told)?;
         }
@@ -160,6 +161,10 @@ impl SqliteStore {
         }
         transaction.commit()?;
         self.debt.add(4096);
+        if !dead.is_empty() {
+            // What of theirs is not claimed here another runner of this process may have the workflow for.
+            self.news.raise();
+        }
         Ok(claimed)
     }
 

@@ -1,0 +1,230 @@
+"""Kills processes at random moments, and compares what they did with what they should have done.
+
+The killing process forks the ones that it kills, so that a life costs milliseconds; one or two of them live at a
+time. Each submits two runs of every kind of wait, step and retry, and executes whatever it finds. The bodies keep a
+ledger that survives any kill; `judge` reads it in order, and then the results.
+
+As a program, for as long as one likes: `python tests/kills.py KILLS [SEED]`.
+"""
+
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import bide
+from processes import Child, ledger
+
+AFTER = {
+    "orders": (),
+    "flaky": (),
+    "polls": (),
+    "gated": ("orders",),
+    "last": ("gated", "flaky", "polls"),
+}
+"""What each task depends on."""
+
+GATE = 0.02
+ROUNDING = 2e-6
+"""Stored times are whole microseconds."""
+
+LIVES = """
+import random
+seed, kills = int(words[0]), int(words[1])
+
+def tell(handle, what, *more):
+    note(what, handle.run_id, handle.task_name, *more)
+
+def soon(span):
+    return time.time() + span
+
+def step(handle, name, value):
+    def charge(value):
+        tell(handle, "did", name)
+        return value
+    got = handle.step(charge, value, name=name)
+    tell(handle, "got", name, got)
+    return got
+
+def sleep(handle, k, span):
+    due = handle.step(soon, span, name=f"due-{k}")
+    handle.sleep(span, name=f"sleep-{k}")
+    tell(handle, "woke", due, time.time())
+
+def enter(handle):
+    tell(handle, "enter", handle.attempt, time.time())
+
+def leave(handle):
+    tell(handle, "leave", time.time())
+
+@bide.task
+def orders(n: int, handle: bide.TaskHandle, context: bide.Context) -> int:
+    enter(handle)
+    total = 0
+    for k in range(n % 3 + 1):
+        total += step(handle, f"charge-{k}", k + 1)
+        sleep(handle, k, 0.01 * (n % 4))
+    context["orders"] = total
+    context["who"] = ["orders"]
+    leave(handle)
+    return total
+
+@bide.task(retry=bide.Retry(attempts=5, delay=0.01, jitter=0))
+def flaky(n: int, handle: bide.TaskHandle) -> int:
+    enter(handle)
+    kept = step(handle, "kept", n)
+    if handle.attempt < 3:
+        raise ValueError("not yet")
+    leave(handle)
+    return 2 * kept
+
+@bide.task
+def polls(n: int, handle: bide.TaskHandle, context: bide.Context) -> int:
+    enter(handle)
+    due = handle.step(soon, 0.03, name="due")
+    handle.defer_until(lambda: time.time() >= due, 5, name="poll")
+    tell(handle, "woke", due, time.time())
+    context["polls"] = n
+    late = handle.step(soon, 0.02, name="late")
+    try:
+        handle.defer_until(lambda: False, 5, timeout=0.02, name="never")
+    except bide.WaitTimeout:
+        tell(handle, "woke", late, time.time())
+        leave(handle)
+        return -1
+    raise AssertionError("a wait for what never happens was satisfied")
+
+@bide.task(gate=bide.after(0.02))
+def gated(orders: int, handle: bide.TaskHandle) -> int:
+    enter(handle)
+    leave(handle)
+    return orders + 100
+
+@bide.task
+def last(gated: int, flaky: int, polls: int, handle: bide.TaskHandle, context: bide.Context) -> int:
+    enter(handle)
+    context["who"] = [*context["who"], "last"]
+    leave(handle)
+    return gated + flaky + polls
+
+flow = bide.Workflow("killed", [orders, flaky, polls, gated, last])
+
+def live(life):
+    runner = bide.Runner(db, slots=4, workflows=[flow])
+    for n in (2 * life, 2 * life + 1):
+        runner.submit(flow, {"n": n}, key=str(n))
+        note("submitted", n)
+    stay()
+
+def finish():
+    with bide.Runner(db, slots=4, workflows=[flow]) as runner:
+        while left := runner.runs(status="Running"):
+            for run in left:
+                runner.submit(flow, {"n": int(run.key)}, key=run.key).result(60)
+
+def born(act, *arguments):
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        act(*arguments)
+        code = 0
+    finally:
+        os._exit(code)
+
+chance = random.Random(seed)
+alive, lives = [], 0
+for kill in range(kills):
+    for _ in range(chance.choice([1, 1, 2]) - len(alive)):
+        alive.append(born(live, lives))
+        lives += 1
+    time.sleep(chance.uniform(0.01, 0.3))
+    victim = alive.pop(chance.randrange(len(alive)))
+    os.kill(victim, signal.SIGKILL)
+    _, status = os.waitpid(victim, 0)
+    if not os.WIFSIGNALED(status):
+        sys.exit("a process ended by itself")
+    say("killed", kill + 1)
+for pid in alive:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+_, status = os.waitpid(born(finish), 0)
+sys.exit(status)
+"""
+
+
+def kill(file: Path, seed: int, kills: int) -> None:
+    """Kill so many processes, let one more finish what is left, and judge it all."""
+    with Child(LIVES, file, str(seed), str(kills)) as killer:
+        for number in range(kills):
+            killer.expect(f"killed {number + 1}")
+        killer.join()
+    lines = ledger(file)
+    judge(lines)
+    submitted = {line.split()[1] for line in lines if line.startswith("submitted ")}
+    with bide.Runner(file) as reader:
+        runs = reader.runs()
+    assert submitted <= {run.key for run in runs}
+    for run in runs:
+        equals_one_without_a_crash(run)
+
+
+def judge(lines: Iterable[str]) -> None:
+    """Read the ledger in order; a line that must not be where it is breaks a guarantee."""
+    got: dict[tuple[str, ...], str] = {}
+    attempts: dict[tuple[str, str], int] = {}
+    left: dict[tuple[str, str], float] = {}
+    for line in lines:
+        what, run, *more = line.split()
+        if what == "submitted":
+            continue
+        task, *more = more
+        match what:
+            case "did":
+                assert (run, task, *more) not in got, f"a committed step runs again: {line}"
+            case "got":
+                name, value = more
+                assert got.setdefault((run, task, name), value) == value, f"a step returns something else: {line}"
+            case "enter":
+                attempt, at = int(more[0]), float(more[1])
+                for other, dependencies in AFTER.items():
+                    assert task not in dependencies or (run, other) not in attempts, f"a committed task again: {line}"
+                assert all((run, on) in left for on in AFTER[task]), f"before what it depends on: {line}"
+                assert attempts.get((run, task), 1) <= attempt, f"an attempt that was over: {line}"
+                attempts[run, task] = attempt
+                if task == "gated":
+                    assert at >= left[run, "orders"] + GATE - ROUNDING, f"a gate opens early: {line}"
+            case "leave":
+                left.setdefault((run, task), float(more[0]))
+            case "woke":
+                due, now = map(float, more)
+                assert now >= due - ROUNDING, f"an early wake: {line}"
+            case _:
+                raise AssertionError(line)
+
+
+def equals_one_without_a_crash(run: bide.RunResult) -> None:
+    n = int(run.key or "")
+    orders = sum(range(1, n % 3 + 2))
+    assert run.status is bide.RunStatus.Completed, f"run {n} is {run.status}: {run.blocked_by}"
+    outputs = {"orders": orders, "flaky": 2 * n, "polls": -1, "gated": orders + 100}
+    assert run.outputs == {**outputs, "last": orders + 100 + 2 * n - 1}
+    assert run.context.to_dict() == {"n": n, "orders": orders, "polls": n, "who": ["orders", "last"]}
+    assert {name: task.attempts for name, task in run.tasks.items()} == {**dict.fromkeys(AFTER, 1), "flaky": 3}
+
+
+def main() -> None:
+    kills = int(sys.argv[1])
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(10**6)
+    print(f"{kills} kills, seed {seed}", flush=True)
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as directory:
+        kill(Path(directory) / "bide.db", seed, kills)
+    print(f"no guarantee is broken; {time.monotonic() - begun:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

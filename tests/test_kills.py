@@ -1,0 +1,32 @@
+"""Processes killed at random moments: `make soak KILLS=1000` does it for longer. See kills.py."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from kills import judge, kill
+
+
+def test_no_kill_at_any_moment_breaks_a_guarantee(file: Path) -> None:
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"seed {seed}: to see it again, python tests/kills.py 60 {seed}")  # shown if it fails
+    kill(file, seed, 60)
+
+
+@pytest.mark.parametrize(
+    ("lines", "broken"),
+    [
+        (["did r orders a", "got r orders a 1", "did r orders a"], "a committed step runs again"),
+        (["got r orders a 1", "got r orders a 2"], "a step returns something else"),
+        (["enter r orders 1 5", "leave r orders 5", "enter r gated 1 6", "enter r orders 1 7"], "a committed task again"),
+        (["enter r gated 1 6"], "before what it depends on"),
+        (["enter r flaky 2 5", "enter r flaky 1 6"], "an attempt that was over"),
+        (["leave r orders 5", "enter r gated 1 5.01"], "a gate opens early"),
+        (["woke r polls 5.0 4.9"], "an early wake"),
+    ],
+)
+def test_the_judge_sees_each_broken_guarantee(lines: list[str], broken: str) -> None:
+    judge(lines[:-1])
+    with pytest.raises(AssertionError, match=broken):
+        judge(lines)
