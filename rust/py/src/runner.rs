@@ -236,6 +236,12 @@ impl PyRunner {
         !self.inner.home.is_here() || self.inner.closed.load(Ordering::Acquire) || self.inner.engine.stopped().is_some()
     }
 
+    /// Whether this is another process than its own, forked from that.
+    #[getter]
+    fn elsewhere(&self) -> bool {
+        !self.inner.home.is_here()
+    }
+
     /// Suspends what is deferred, gives bodies `grace` seconds to end, and lets go of the store. Twice is fine.
     fn close(&self, py: Python<'_>, grace: f64) -> PyResult<bool> {
         panics::method(|| {
