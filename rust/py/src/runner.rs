@@ -282,7 +282,8 @@ impl PyRunner {
         let notifier = Arc::clone(&self.inner.notifier);
         thread::start_thread(py, "bide-notify", Kind::News, move |py| notifier.run(py))?;
         let engine = &self.inner.engine;
-        engine.dispatch().open(engine).map_err(|why| errors::bide(py, &format!("no worker thread: {why}")))
+        engine.dispatch().open_by(engine, || start_worker_attached(py, engine))?;
+        Ok(())
     }
 
     /// The thread that polls gates, once a workflow has one.
@@ -324,20 +325,22 @@ impl Drop for PyRunner {
 }
 
 fn start_worker(engine: &Arc<PyEngine>) -> Result<bool, String> {
-    let engine = Arc::clone(engine);
-    let started = gil::attach(|py| {
-        let started = thread::start_thread(py, "bide-worker", Kind::Bodies, move |py| {
-            let mut here = Thread::new(py, Arc::clone(&engine));
-            engine.work(&mut here);
-        });
-        match started {
-            Ok(()) => Ok(true),
-            // Nobody is going to need it.
-            Err(StartError::Exiting) => Ok(false),
-            Err(error) => Err(error.to_string()),
-        }
-    });
+    let started = gil::attach(|py| start_worker_attached(py, engine).map_err(|error| error.to_string()));
     started.unwrap_or(Ok(false))
+}
+
+/// False if the interpreter is exiting: nobody is going to need it.
+fn start_worker_attached(py: Python<'_>, engine: &Arc<PyEngine>) -> Result<bool, StartError> {
+    let engine = Arc::clone(engine);
+    let started = thread::start_thread(py, "bide-worker", Kind::Bodies, move |py| {
+        let mut here = Thread::new(py, Arc::clone(&engine));
+        engine.work(&mut here);
+    });
+    match started {
+        Ok(()) => Ok(true),
+        Err(StartError::Exiting) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn open(name: &OsStr, durability: &str) -> Result<Arc<dyn Store>, StoreError> {
