@@ -50,6 +50,8 @@ pub struct Engine<H: Host> {
     pub(crate) lease_service: LeaseService,
     stopped: OnceLock<Settlement>,
     closing: AtomicBool,
+    /// Whether the lease was given back and the store let go of.
+    left: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Writes a line to the host's log.
     log: Log,
@@ -115,6 +117,7 @@ impl<H: Host> Engine<H> {
             lease_service: LeaseService::default(),
             stopped: OnceLock::new(),
             closing: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             threads: Mutex::default(),
             clock,
             store: RwLock::new(store),
@@ -123,8 +126,16 @@ impl<H: Host> Engine<H> {
         }))
     }
 
-    fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(|error| {
+    fn spawn(self: &Arc<Self>, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
+        let engine = Arc::downgrade(self);
+        let guarded = move || {
+            if let Err(why) = H::no_panic(body)
+                && let Some(engine) = engine.upgrade()
+            {
+                engine.panicked(&why);
+            }
+        };
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(guarded).map_err(|error| {
             self.stop_threads();
             StoreError::Unavailable(format!("cannot start the thread {name}: {error}"))
         })?;
@@ -214,11 +225,20 @@ impl<H: Host> Engine<H> {
 
     /// Stops at once because of the store: nothing is committed any more, and every caller is told.
     pub(crate) fn break_down(self: &Arc<Self>, error: &StoreError) {
-        if self.stopped.set(Settlement::Broken(Box::new(error.clone()))).is_ok() {
-            self.log(Level::Error, &format!("the runner on {} stops: {error}", self.store().name()));
+        self.stop_because(&Settlement::Broken(Box::new(error.clone())), &error.to_string());
+    }
+
+    /// Stops at once because of a bug in bide; `why` is what [`Host::no_panic`] made of it.
+    pub fn panicked(self: &Arc<Self>, why: &str) {
+        self.stop_because(&Settlement::Panicked(why.into()), why);
+    }
+
+    fn stop_because(self: &Arc<Self>, settlement: &Settlement, why: &str) {
+        if self.stopped.set(settlement.clone()).is_ok() {
+            self.log(Level::Error, &format!("the runner on {} stops: {why}", self.store().name()));
             self.closing.store(true, Ordering::Release);
             self.dispatch.close(self);
-            self.settle_all(&Settlement::Broken(Box::new(error.clone())));
+            self.settle_all(settlement);
         }
     }
 
@@ -237,19 +257,21 @@ impl<H: Host> Engine<H> {
         self.stop_threads();
         self.flush();
         self.suspend_entered();
-        let first = {
+        {
             // Whoever commits holds the gate: once this is set nobody does, so that the lease is given back last.
             let _gate = self.gate.lock();
-            self.stopped.set(Settlement::Closed).is_ok()
-        };
-        if first {
+            let _ = self.stopped.set(Settlement::Closed);
+        }
+        // Also if the engine had stopped before: what it left in the store another runner of this process can have at
+        // once, and not only when the lease runs out.
+        if !self.left.swap(true, Ordering::AcqRel) {
             let lease = *self.lease.read();
             let store = self.store();
             if let Err(error) = store.leave(lease) {
                 self.log(Level::Warning, &format!("the lease could not be given back: {error}"));
             }
             *self.store.write() = Arc::new(Closed { name: store.name().to_owned() });
-            self.settle_all(&Settlement::Closed);
+            self.settle_late_comers();
         }
     }
 

@@ -370,6 +370,11 @@ impl<H: Host> Shared<H> {
         }
     }
 
+    /// A worker has panicked. What it had in its hands, a slot too, is lost with it.
+    pub(crate) fn gone(&self) {
+        self.leave(&mut self.state.lock());
+    }
+
     fn leave(&self, state: &mut State<H>) {
         state.threads -= 1;
         self.emptied.notify_all();

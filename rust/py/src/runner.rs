@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bide_core::{RunId, RunStatus, Time, Value};
+use bide_executor::bug::{self, Place};
 use bide_executor::{Engine, Pool, SubmitError, SystemClock, Wanted, default_slots};
 use bide_store::{Durability, MemoryStore, RunFilter, SqliteStore, Store, StoreError};
 use pyo3::prelude::*;
@@ -107,6 +108,7 @@ impl PyRunner {
     ) -> PyResult<Vec<PyRunHandle>> {
         panics::method(|| {
             self.open(py)?;
+            bug::is_at(Place::Caller);
             self.start_gates(py, flow)?;
             let contextvars = contextvars.map(|vars| Arc::new(Kept::new(vars)));
             let originals: Vec<Arc<Originals>> = runs.iter().map(|_| Arc::default()).collect();

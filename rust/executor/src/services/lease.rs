@@ -9,6 +9,7 @@ use bide_core::{RunId, RunStatus};
 use bide_store::StoreError;
 use bide_sync::{Condvar, Mutex};
 
+use crate::bug::{self, Place};
 use crate::engine::{Engine, Level};
 use crate::host::{Dispatch, Host};
 use crate::settled::{Settled, Settlement};
@@ -64,6 +65,7 @@ impl<H: Host> Engine<H> {
         if self.stopped().is_some() {
             return;
         }
+        bug::is_at(Place::Lease);
         let now = self.clock.steady();
         let mut outcome = Ok(());
         if now.saturating_sub(watch.renewed) >= RENEW {
