@@ -13,7 +13,8 @@ import bide
 from bide import _core
 
 REPORT = "bide itself failed .*this is a bug in bide and not in your code. Please report it"
-PATIENCE = 30.0
+PATIENCE = 12.0
+"""Seconds: far more than a loaded machine needs, and less than a lease lasts that nobody gives back."""
 
 
 @bide.task
