@@ -84,7 +84,7 @@ numbers = iter(range(sys.maxsize))
 def end() -> None:
     """Say that the script is over: from here on the time to the exit counts."""
     sys.stdout.flush()
-    faulthandler.dump_traceback_later(10)  # what keeps it so long
+    faulthandler.dump_traceback_later(14)  # what keeps it so long
     os.write(1, b"end %r\n" % time.monotonic())
 
 

@@ -19,11 +19,16 @@ from pythons import OLDEST, PYTHONS, VERSIONS, Done, Jobs, Place, jobs
 
 REPEAT = int(os.environ.get("BIDE_EXIT_REPEAT", "1"))
 PROMPT = 1.0
-"""Seconds from the end of a script to the end of its process."""
+"""Seconds from the end of a script to the end of its process, on a machine that has nothing else to do."""
 TRIES = 4
 """The best of so many must be prompt: a machine that is busy with others is late, and not always."""
-HUNG = 12.0
+HUNG = 14.0
 """None of the tries may take so long. (A lease runs out after 15.)"""
+
+
+def prompt() -> float:
+    """Seconds that an exit may take now: it has its share of the processors."""
+    return PROMPT * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +65,9 @@ def try_case(version: str, name: str, files: Path, slowest: dict[str, tuple[floa
             took = run_case(case, Place(PYTHONS[version], here, "" if memory else str(here)))
             assert took < HUNG, f"it took {took} s to exit"
             best = min(best, took)
-            if best < PROMPT:
+            if best < prompt():
                 break
-        assert best < PROMPT, f"it took {best} s to exit, at best"
+        assert best < prompt(), f"it took {best} s to exit, at best, and may take {prompt()}"
         if best > slowest.get(version, (0.0, ""))[0]:
             slowest[version] = best, name
 
