@@ -20,7 +20,7 @@ import bide
 
 VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 HERE = Path(__file__).parent
-PATIENCE = 60.0
+PATIENCE = 100.0
 """Seconds after which a process hangs: far more than a loaded machine needs."""
 
 

@@ -40,7 +40,7 @@ CASES = {
             os.write(writer, b"%r" % time.monotonic())
             sys.exit(4)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 4
-        assert time.monotonic() - float(os.read(reader, 99)) < 1
+        assert time.monotonic() - float(os.read(reader, 99)) < 10  # it hangs, or it does not
         end()
         """,
         memory=True,
