@@ -24,6 +24,19 @@ except ImportError:
 
 BUILT = hasattr(bide._core, "Runner")
 
+NOTES = pytest.StashKey[list[str]]()
+
+
+def note(config: pytest.Config, line: str) -> None:
+    """Have a line printed at the end: what was measured where nothing is asserted of it."""
+    config.stash.setdefault(NOTES, []).append(line)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the lines."""
+    for line in config.stash.get(NOTES, []):
+        terminalreporter.write_line(line)
+
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:

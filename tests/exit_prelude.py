@@ -3,6 +3,7 @@
 It is imported by each script in a process of its own, and by nothing else.
 """
 
+import faulthandler
 import logging  # noqa: F401 - for the scripts
 import os
 import sys
@@ -83,6 +84,7 @@ numbers = iter(range(sys.maxsize))
 def end() -> None:
     """Say that the script is over: from here on the time to the exit counts."""
     sys.stdout.flush()
+    faulthandler.dump_traceback_later(14)  # what keeps it so long
     os.write(1, b"end %r\n" % time.monotonic())
 
 
@@ -111,3 +113,10 @@ class Linger:
 sys.linger = Linger()  # type: ignore[attr-defined]
 # CPython warns of every fork beside threads; scripts that fork do so on purpose.
 warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
+
+
+def made_in_each_way(interpreters: Any) -> list[Any]:
+    """Two more interpreters: one with a lock of its own, where there are such, and one that shares the main one's."""
+    if sys.version_info >= (3, 13):
+        return [interpreters.create("isolated"), interpreters.create("legacy")]
+    return [interpreters.create(isolated=True), interpreters.create(isolated=False)]

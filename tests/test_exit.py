@@ -3,96 +3,48 @@
 It ends promptly, quietly and with the exit code that it was given, and a run that has
 not ended by then is finished by the next process.
 
-Each case of `exit_cases.py` is a script that each CPython at hand runs in a process of
-its own. bide needs msgspec there, so the interpreters are those of `.venv-pythons`
-(`make pythons`); ``BIDE_PYTHONS`` (paths, separated like ``PATH``) names others.
-``BIDE_EXIT_REPEAT`` runs each case that many times.
+Each case of `exit_cases` is a script that each CPython at hand (`pythons.py`) runs in a process of its own, some of
+them at the same time. ``BIDE_EXIT_REPEAT`` runs each case that many times.
 """
 
 import os
-import subprocess
-import sys
-import textwrap
-import time
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-import bide
+from conftest import note
 from exit_cases import CASES, FINISH, Case
+from pythons import OLDEST, PYTHONS, VERSIONS, Done, Jobs, Place, jobs
 
-VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 REPEAT = int(os.environ.get("BIDE_EXIT_REPEAT", "1"))
 PROMPT = 1.0
-"""Seconds from the end of a script to the end of its process."""
-HERE = Path(__file__).parent
+"""Seconds from the end of a script to the end of its process, on a machine that has nothing else to do."""
+TRIES = 4
+"""The best of so many must be prompt: a machine that is busy with others is late, and not always."""
+HUNG = 14.0
+"""None of the tries may take so long. (A lease runs out after 15.)"""
 
 
-def version_of(python: str) -> str | None:
-    """``3.12`` for a CPython that runs and has what bide needs, else nothing."""
-    code = "import msgspec, sys; print(sys.implementation.name, '%d.%d' % sys.version_info[:2])"
-    try:
-        done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    name, version = done.stdout.split()
-    return version if name == "cpython" else None
+def prompt() -> float:
+    """Seconds that an exit may take now: it has its share of the processors."""
+    return PROMPT * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
-def find_pythons() -> dict[str, str]:
-    """One interpreter for each version, by version."""
-    if named := os.environ.get("BIDE_PYTHONS"):
-        candidates = named.split(os.pathsep)
-    else:
-        candidates = [sys.executable, *map(str, sorted(HERE.parent.glob(".venv-pythons/3.*/bin/python")))]
-    found: dict[str, str] = {}
-    for python in candidates:
-        version = version_of(python)
-        if version in VERSIONS and version not in found:
-            found[version] = python
-    return dict(sorted(found.items()))
-
-
-PYTHONS = find_pythons()
-OLDEST = next(iter(PYTHONS))
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where scripts run."""
-
-    python: str
-    packages: str
-    """The bide that is tested, alone: what else is installed beside it is for another interpreter."""
-    files: Path
-    store: str
-
-    def run(self, script: str) -> tuple[subprocess.CompletedProcess[str], float]:
-        """Run a script; with it, the time of its end."""
-        path = self.files / "script.py"
-        path.write_text("from exit_prelude import *\n" + textwrap.dedent(script), encoding="utf-8")
-        done = subprocess.run(
-            [self.python, str(path)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=20,
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join([self.packages, str(HERE)]),
-                "PYTHONDONTWRITEBYTECODE": "1",
-                "BIDE_EXIT_STORE": self.store,
-            },
-        )
-        return done, time.monotonic()
-
-
-@pytest.fixture(scope="session")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> str:
-    place = tmp_path_factory.mktemp("packages")
-    (place / "bide").symlink_to(bide.__path__[0])
-    return str(place)
+@pytest.fixture(scope="module")
+def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
+    """What the cases that were asked for come to."""
+    slowest: dict[str, tuple[float, str]] = {}
+    with jobs() as running:
+        for item in request.session.items:
+            if isinstance(item, pytest.Function) and item.module is request.module and "outcomes" in item.fixturenames:
+                version, name = item.callspec.params["version"], item.callspec.params["name"]
+                memory = "memory" in item.name.split("[")[0]
+                files = tmp_path_factory.mktemp("exit")
+                running.start((version, name, memory), try_case, version, name, files, slowest, memory)
+        yield running
+    for version, (seconds, name) in sorted(slowest.items()):
+        note(request.config, f"CPython {version}: the slowest exit took {seconds:.2f} s ({name})")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -102,34 +54,51 @@ def test_each_cpython_is_at_hand(version: str) -> None:
         pytest.skip(f"no CPython {version} with msgspec at hand (make pythons)")
 
 
-def check(place: Place, case: Case) -> None:
-    """Run a case and compare."""
-    done, ended = place.run(case.script)
-    lines = done.stdout.splitlines(keepends=True)
+def try_case(version: str, name: str, files: Path, slowest: dict[str, tuple[float, str]], memory: bool) -> None:
+    """Run a case, again if it was slow."""
+    case = CASES[name]
+    for n in range(REPEAT):
+        best = HUNG
+        for again in range(TRIES):
+            here = files / f"{n}-{again}"
+            here.mkdir()
+            took = run_case(case, Place(PYTHONS[version], here, "" if memory else str(here)))
+            assert took < HUNG, f"it took {took} s to exit"
+            best = min(best, took)
+            if best < prompt():
+                break
+        assert best < prompt(), f"it took {best} s to exit, at best, and may take {prompt()}"
+        if best > slowest.get(version, (0.0, ""))[0]:
+            slowest[version] = best, name
+
+
+def run_case(case: Case, place: Place) -> float:
+    """Run a case and compare; return how long its process took to exit."""
+    done = place.run(case.script)
+    lines = done.out.splitlines(keepends=True)
     printed = "".join(line for line in lines if not line.startswith("end "))
-    ends = [float(line.split()[1]) for line in lines if line.startswith("end ")]
-    assert (done.returncode, done.stderr, printed) == (case.code, "", case.out)
-    assert all(ended - end < PROMPT for end in ends)
+    assert (done.code, done.err, printed) == (case.code, "", case.out)
+    if place.store and case.again:
+        ended(place.run(FINISH), f"{case.again}\n")
+    if place.store and case.then:
+        ended(place.run(case.then), case.then_out)
+    return max((done.ended - float(line.split()[1]) for line in lines if line.startswith("end ")), default=0.0)
+
+
+def ended(done: Done, out: str) -> None:
+    """Compare what came of the next process."""
+    assert (done.code, done.err, done.out) == (0, "", out)
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("version", PYTHONS)
-def test_exit_is_prompt_and_quiet(version: str, name: str, packages: str, tmp_path: Path) -> None:
+def test_exit_is_prompt_and_quiet(version: str, name: str, outcomes: Jobs) -> None:
     """Whatever bodies do, the process ends as the script asked, and at once; the next one finishes its runs."""
-    case = CASES[name]
-    for n in range(REPEAT):
-        files = tmp_path / str(n)
-        files.mkdir()
-        place = Place(PYTHONS[version], packages, files, str(files))
-        check(place, case)
-        if case.again and version == OLDEST:
-            done, _ = place.run(FINISH)
-            assert (done.returncode, done.stderr) == (0, "")
-            assert int(done.stdout) == case.again
+    outcomes.result((version, name, False))
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.memory])
-def test_exit_with_a_store_in_memory_is_prompt_and_quiet(name: str, packages: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [OLDEST])
+def test_exit_with_a_store_in_memory_is_prompt_and_quiet(version: str, name: str, outcomes: Jobs) -> None:
     """The same where nothing is written."""
-    for _ in range(REPEAT):
-        check(Place(PYTHONS[OLDEST], packages, tmp_path, ""), CASES[name])
+    outcomes.result((version, name, True))

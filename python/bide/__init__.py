@@ -1,9 +1,12 @@
 """bide: durable workflows inside your own Python process, where a task that waits costs next to nothing."""
 
+# First: it refuses a second interpreter of the process, before anything is imported that would crash there.
+from bide._core import TaskHandle, __version__
+
+# isort: split
 from bide._bind import From, Input
 from bide._codec import Pickle, codec
 from bide._context import Context
-from bide._core import TaskHandle, __version__
 from bide._errors import (
     BideError,
     Cancelled,

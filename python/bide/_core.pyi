@@ -21,6 +21,9 @@ __version__: str
 def counts() -> tuple[int, int, int]:
     """Return how often this process has attached, committed and woken a thread: for tests."""
 
+def _panic_once_at(place: Literal["caller", "body", "gate", "commit", "worker", "lease"]) -> None:
+    """Have the next thread that comes by a place panic there: for tests."""
+
 @final
 class TaskHandle:
     """What a task's body uses to talk to the executor: a parameter annotated `bide.TaskHandle`, or named `handle`.
@@ -182,6 +185,10 @@ class Runner:
     @property
     def closed(self) -> bool:
         """Whether it is closed or has stopped."""
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether this is another process than its own, forked from that."""
 
     def close(self, grace: float) -> bool:
         """Suspend what is deferred, give bodies `grace` seconds, let go of the store; True if all bodies ended."""

@@ -311,8 +311,9 @@ class Runner:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        """Close it."""
-        self.close()
+        """Close it. The child of a fork has nothing to close: it leaves the block on its way out."""
+        if not self._core.elsewhere:
+            self.close()
 
     async def __aenter__(self) -> Self:
         """Return the runner itself."""
@@ -321,8 +322,9 @@ class Runner:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        """Close it without blocking the event loop."""
-        await asyncio.to_thread(self.close)
+        """Close it without blocking the event loop. In the child of a fork there is nothing to close."""
+        if not self._core.elsewhere:
+            await asyncio.to_thread(self.close)
 
     def __repr__(self) -> str:
         """Show the store."""

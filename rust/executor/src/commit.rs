@@ -13,6 +13,7 @@ use bide_core::{Effect, Event, GateSpec, Refused, RunStatus, Time, Value};
 use bide_store::{Lease, StoreError};
 use bide_sync::{Condvar, Mutex};
 
+use crate::bug::{self, Place};
 use crate::counts;
 use crate::engine::{Engine, Level};
 use crate::flow::Run;
@@ -234,46 +235,55 @@ impl<H: Host> Engine<H> {
             return Err(Lost::Stopped);
         }
         let lease = *self.lease.read();
-        for done in items.drain(..) {
-            if done.run.lease != lease {
-                // It was lost with the lease that it was taken up under, whatever its state in memory says.
-                replies.extend(done.reply.map(|reply| (reply, Err(Refused::RunOver))));
-                lost.push(done.run);
-                continue;
+        let written = H::no_panic(|| {
+            bug::is_at(Place::Commit);
+            for done in items.drain(..) {
+                if done.run.lease != lease {
+                    // It was lost with the lease that it was taken up under, whatever its state in memory says.
+                    replies.extend(done.reply.map(|reply| (reply, Err(Refused::RunOver))));
+                    lost.push(done.run);
+                    continue;
+                }
+                // A refused event came too late: its attempt was over. It changes nothing.
+                let outcome = pending.apply(&done.run, &mut done.run.state.lock(), done.event, done.at);
+                replies.extend(done.reply.map(|reply| (reply, outcome)));
             }
-            // A refused event came too late: its attempt was over. It changes nothing.
-            let outcome = pending.apply(&done.run, &mut done.run.state.lock(), done.event, done.at);
-            replies.extend(done.reply.map(|reply| (reply, outcome)));
-        }
-        if let Some((run, event)) = own {
-            let now = self.clock.now();
-            own_outcome = if run.lease == lease {
-                pending.apply(run, &mut run.state.lock(), event, now).map_err(Lost::Refused)
-            } else {
-                Err(Lost::Refused(Refused::RunOver))
-            };
-        }
-        if pending.is_empty() {
-            drop(pending);
-            self.let_go(lost);
-            tell(replies);
-            return own_outcome;
-        }
-        counts::commits();
-        match self.store().commit(lease, &mut pending.batch) {
-            Ok(token) => {
-                for (run, effect) in pending.committed(token) {
-                    match effect {
-                        Effect::Ready { task } => ready.push(Ready { run, task }),
-                        other => rest.push((run, other)),
-                    }
+            if let Some((run, event)) = own {
+                let now = self.clock.now();
+                own_outcome = if run.lease == lease {
+                    pending.apply(run, &mut run.state.lock(), event, now).map_err(Lost::Refused)
+                } else {
+                    Err(Lost::Refused(Refused::RunOver))
+                };
+            }
+            if pending.is_empty() {
+                return Ok(());
+            }
+            counts::commits();
+            let token = self.store().commit(lease, &mut pending.batch)?;
+            for (run, effect) in pending.committed(token) {
+                match effect {
+                    Effect::Ready { task } => ready.push(Ready { run, task }),
+                    other => rest.push((run, other)),
                 }
             }
-            Err(error) => {
+            Ok(())
+        });
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
                 pending.discard().for_each(drop);
                 drop(pending);
                 self.commit_failed(lease, &error);
                 self.let_go(lost);
+                return Err(Lost::Stopped);
+            }
+            Err(why) => {
+                // Before the gate is released: nobody is to commit what is half applied.
+                self.panicked(&why);
+                pending.discard().for_each(drop);
+                items.clear();
+                ready.clear();
                 return Err(Lost::Stopped);
             }
         }

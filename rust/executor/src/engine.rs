@@ -129,8 +129,16 @@ impl<H: Host> Engine<H> {
         }))
     }
 
-    fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(|error| {
+    fn spawn(self: &Arc<Self>, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
+        let engine = Arc::downgrade(self);
+        let guarded = move || {
+            if let Err(why) = H::no_panic(body)
+                && let Some(engine) = engine.upgrade()
+            {
+                engine.panicked(&why);
+            }
+        };
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(guarded).map_err(|error| {
             self.stop_threads();
             StoreError::Unavailable(format!("cannot start the thread {name}: {error}"))
         })?;
@@ -220,11 +228,20 @@ impl<H: Host> Engine<H> {
 
     /// Stops at once because of the store: nothing is committed any more, and every caller is told.
     pub(crate) fn break_down(self: &Arc<Self>, error: &StoreError) {
-        if self.stopped.set(Settlement::Broken(Box::new(error.clone()))).is_ok() {
-            self.log(Level::Error, &format!("the runner on {} stops: {error}", self.store().name()));
+        self.stop_because(&Settlement::Broken(Box::new(error.clone())), &error.to_string());
+    }
+
+    /// Stops at once because of a bug in bide; `why` is what [`Host::no_panic`] made of it.
+    pub fn panicked(self: &Arc<Self>, why: &str) {
+        self.stop_because(&Settlement::Panicked(why.into()), why);
+    }
+
+    fn stop_because(self: &Arc<Self>, settlement: &Settlement, why: &str) {
+        if self.stopped.set(settlement.clone()).is_ok() {
+            self.log(Level::Error, &format!("the runner on {} stops: {why}", self.store().name()));
             self.closing.store(true, Ordering::Release);
             self.dispatch.close(self);
-            self.settle_all(&Settlement::Broken(Box::new(error.clone())));
+            self.settle_all(settlement);
         }
     }
 
@@ -256,7 +273,7 @@ impl<H: Host> Engine<H> {
                 self.log(Level::Warning, &format!("the lease could not be given back: {error}"));
             }
             *self.store.write() = Arc::new(Closed { name: store.name().to_owned() });
-            self.settle_all(&Settlement::Closed);
+            self.settle_late_comers();
         }
     }
 

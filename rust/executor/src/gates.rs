@@ -257,6 +257,12 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
 
     /// What a thread that polls gates does until the runner closes.
     pub fn work_on_gates<C: GateWorker<H>>(self: &Arc<Self>, cx: &mut C) {
+        if let Err(why) = H::no_panic(|| self.poll_gates_until_told(cx)) {
+            self.panicked(&why);
+        }
+    }
+
+    fn poll_gates_until_told<C: GateWorker<H>>(self: &Arc<Self>, cx: &mut C) {
         let gates = &self.dispatch.gates;
         let me = {
             let mut state = gates.state.lock();

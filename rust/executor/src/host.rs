@@ -25,6 +25,14 @@ pub trait Host: Send + Sync + Sized + 'static {
     /// How often a task's gate is polled.
     fn gate_policy(body: &Self::Body) -> bide_core::PollPolicy;
 
+    /// Runs a piece of the engine; a panic in it becomes what callers are told. A host may know more than the default.
+    ///
+    /// # Errors
+    /// What the panic said, as a message that asks for a report.
+    fn no_panic<R>(f: impl FnOnce() -> R) -> Result<R, String> {
+        crate::bug::no_panic(f)
+    }
+
     /// Whether a task's retry policy covers its `timeout`.
     fn retries_timeout(_body: &Self::Body) -> bool {
         false

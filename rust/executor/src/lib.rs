@@ -4,6 +4,8 @@
 //! `bide-store`; here is when and where it executes.
 
 mod body;
+#[doc(hidden)]
+pub mod bug;
 mod clock;
 mod closed;
 mod closures;

@@ -138,15 +138,23 @@ impl<H: Host> Pool<H> {
     /// # Errors
     /// Says why the thread cannot be started.
     pub fn open(&self, engine: &Arc<Engine<H>>) -> Result<(), String> {
+        self.open_by(engine, || (self.start_worker)(engine))
+    }
+
+    /// As [`Pool::open`], for a host that has more to say of a thread that cannot be started than a text.
+    ///
+    /// # Errors
+    /// What the first start came to.
+    pub fn open_by<E>(&self, engine: &Arc<Engine<H>>, start_first: impl FnOnce() -> Result<bool, E>) -> Result<(), E> {
         for side in &self.shared.sides {
             engine.committer.look_after(Arc::clone(&side.group));
         }
-        self.start(engine)
+        self.start(start_first)
     }
 
-    fn start(&self, engine: &Arc<Engine<H>>) -> Result<(), String> {
+    fn start<E>(&self, start: impl FnOnce() -> Result<bool, E>) -> Result<(), E> {
         self.shared.state.lock().threads += 1;
-        let started = (self.start_worker)(engine);
+        let started = start();
         if !matches!(started, Ok(true)) {
             self.shared.leave(&mut self.shared.state.lock());
         }
@@ -159,7 +167,7 @@ impl<H: Host> Pool<H> {
             let state = self.shared.state.lock();
             state.idle.is_empty() && state.threads < state.slots.total() as usize
         };
-        if wanted && let Err(why) = self.start(engine) {
+        if wanted && let Err(why) = self.start(|| (self.start_worker)(engine)) {
             // As many bodies as are parked now are all that the system has threads for.
             let handles = self.shared.handles.load(Ordering::Relaxed).max(1);
             self.shared.max_parked.fetch_min(handles, Ordering::Relaxed);
@@ -368,6 +376,11 @@ impl<H: Host> Shared<H> {
                 None
             }
         }
+    }
+
+    /// A worker has panicked. What it had in its hands, a slot too, is lost with it.
+    pub(crate) fn gone(&self) {
+        self.leave(&mut self.state.lock());
     }
 
     fn leave(&self, state: &mut State<H>) {

@@ -17,6 +17,8 @@ pub enum Settlement {
     Closed,
     /// The runner stopped because of its store.
     Broken(Box<StoreError>),
+    /// The runner stopped because of a bug in bide; asks for a report.
+    Panicked(std::sync::Arc<str>),
     /// Another runner has it now, or it was deleted.
     Elsewhere,
     /// Nobody executes it, and this runner cannot take it up; says why.

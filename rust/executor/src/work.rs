@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bide_core::{Event, Outcome};
 
 use crate::body::BodyCx;
+use crate::bug::{self, Place};
 use crate::commit::Done;
 use crate::engine::Engine;
 use crate::host::{Attached, Call, Host, Ready, Worker};
@@ -14,12 +15,20 @@ use crate::pool::{Cell, Held, Pool};
 impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
     /// What a worker thread does until the runner closes or it is not needed any more.
     pub fn work<C: Worker<H>>(self: &Arc<Self>, cx: &mut C) {
+        if let Err(why) = H::no_panic(|| self.work_until_told(cx)) {
+            self.panicked(&why);
+            self.dispatch.shared.gone();
+        }
+    }
+
+    fn work_until_told<C: Worker<H>>(self: &Arc<Self>, cx: &mut C) {
         let cell = Cell::new(&self.dispatch.shared);
         let mut thread = Thread { engine: self, cell, ready: Vec::new() };
         loop {
             let shared = &self.dispatch.shared;
             let held = (cx as &mut dyn Attached).wait(|| shared.idle(&thread.cell));
             let Some(held) = held else { return };
+            bug::is_at(Place::Worker);
             self.dispatch.keep_spare(self);
             thread.with_slot(held, cx);
         }

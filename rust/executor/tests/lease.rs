@@ -59,7 +59,7 @@ impl Worker<Functions> for Thread {
         }
     }
 
-    fn between(&mut self) {}
+    fn between(&mut self, _now: Duration) {}
 }
 
 /// A clock and a store that a test, its bodies and a runner share.
@@ -124,7 +124,7 @@ impl Engines {
     fn submit(&self, runs: usize) -> Vec<Handle<Functions>> {
         let flow = self.engine.register(Arc::clone(&self.graph), Arc::clone(&self.bodies)).unwrap();
         let wanted = |_| Wanted { inputs: Box::default(), key: None, local: () };
-        self.engine.submit(&flow, (0..runs).map(wanted).collect()).unwrap()
+        self.engine.submit(&flow, (0..runs).map(wanted)).unwrap()
     }
 
     fn notices(&self) {
@@ -217,8 +217,8 @@ fn a_body_whose_run_is_lost_begins_no_step_and_asks_no_condition() {
             Polled::False
         };
         let policy = PollPolicy::every(HOUR);
-        let condition = Condition { name: "c".into(), proof: None, policy, timeout: None, check: &mut check };
-        let waited = cx.wait_condition(&mut Free, condition).map(drop);
+        let condition = Condition { name: "c".into(), proof: None, policy, timeout: None };
+        let waited = cx.wait_condition(&mut Free, condition, &mut check).map(drop);
         let stepped = cx.begin_step(&mut Free, &"s".into(), None).map(drop);
         tell.send((waited, stepped)).unwrap();
         Ok(())
@@ -248,9 +248,9 @@ fn a_parked_body_whose_run_is_lost_unwinds_and_is_entered_again_where_the_run_go
                 if open { Polled::True(Value::NONE) } else { Polled::False }
             };
             let policy = PollPolicy::every(POLL);
-            let wait = Condition { name: "c".into(), proof: None, policy, timeout: None, check: &mut check };
+            let wait = Condition { name: "c".into(), proof: None, policy, timeout: None };
             let waited = if condition {
-                cx.wait_condition(&mut Free, wait).map(drop)
+                cx.wait_condition(&mut Free, wait, &mut check).map(drop)
             } else {
                 cx.wait_time(&mut Free, "sleep".into(), |now| now.after(HOUR))
             };

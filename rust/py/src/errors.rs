@@ -106,6 +106,7 @@ pub(crate) fn store(py: Python<'_>, refused: &StoreError) -> PyErr {
 pub(crate) fn settlement(py: Python<'_>, settlement: &Settlement) -> PyErr {
     with(py, |names| match settlement {
         Settlement::Broken(refused) => error(&names.store_error, py, &format!("the runner has stopped: {refused}")),
+        Settlement::Panicked(why) => error(&names.bide_error, py, &format!("the runner has stopped: {why}")),
         Settlement::Closed => error(
             &names.runner_closed,
             py,

@@ -33,6 +33,8 @@ const LAST_WORDS: Duration = Duration::from_millis(50);
 static CLOSING: AtomicBool = AtomicBool::new(false);
 /// Set once, when everything has been closed.
 static CLOSED: AtomicBool = AtomicBool::new(false);
+/// Set when the interpreter that had imported this module has been finalized, in a program that embeds it.
+static GONE: AtomicBool = AtomicBool::new(false);
 /// The process id, kept here because asking the system for it costs more than a comparison.
 static PID: AtomicU32 = AtomicU32::new(0);
 /// What to close. Locked only while attached and never while Python code runs: so no other thread
@@ -92,6 +94,13 @@ fn is_finalizing(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
 /// To be called first when the module is imported: refuses a second interpreter, notices forks.
 pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
     static INTERPRETER: AtomicI64 = AtomicI64::new(-1);
+    if GONE.load(Ordering::SeqCst) {
+        // Its number would be the same, and all that is kept here belongs to the one that is gone.
+        return Err(PyImportError::new_err(
+            "bide was imported by an interpreter of this process that has been finalized, and it works in one only: \
+             initialize Python once, or start a process of its own",
+        ));
+    }
     // SAFETY: attached.
     let id = unsafe { ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get()) };
     if id < 0 {
@@ -99,6 +108,9 @@ pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
     }
     match INTERPRETER.compare_exchange(-1, id, Ordering::SeqCst, Ordering::SeqCst) {
         Ok(_) => {
+            // SAFETY: attached; the function only stores to an atomic, and this library is never unloaded. It fails if
+            // the few places for such functions are taken: then it is not noticed, as without it.
+            unsafe { ffi::Py_AtExit(Some(interpreter_gone)) };
             is_finalizing(py)?;
             thread::thread_class(py)?;
             turn::thread_count(py)?;
@@ -110,6 +122,10 @@ pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
         )),
         Err(_) => Ok(()),
     }
+}
+
+extern "C" fn interpreter_gone() {
+    GONE.store(true, Ordering::SeqCst);
 }
 
 /// Has [`CloseAtExit`] called when the interpreter exits, if the process is still the same one then

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bide_core::event::Retry;
 use bide_core::{Failure, Outcome, PollPolicy, TaskRef, Value, pack};
+use bide_executor::bug::{self, Place};
 use bide_executor::{Attached, BodyCx, Call, Engine, Gate, GateWorker, Host, Level, Polled, Pool, Run, Source, Worker};
 use bide_sync::Mutex;
 use pyo3::prelude::*;
@@ -62,6 +63,10 @@ impl Host for Python3 {
 
     fn sources(body: &PyBody) -> &[Source] {
         &body.sources
+    }
+
+    fn no_panic<R>(f: impl FnOnce() -> R) -> Result<R, String> {
+        panics::no_panic(f).map_err(|panicked| panicked.to_string())
     }
 
     fn retries_timeout(body: &PyBody) -> bool {
@@ -295,6 +300,7 @@ fn ended_by(py: Python<'_>, engine: &PyEngine, call: &Call<Python3>, raised: Rai
         let reason = reason.and_then(|reason| reason.extract::<String>().ok());
         return Outcome::Skipped { reason: reason.unwrap_or_default().into() };
     }
+    bug::is_at(Place::Body);
     let failure = errors::describe(py, &raised);
     let retry = matches(call.target(), py, raised.value(py)).then(|| Retry { random: engine.random() });
     let last = call.attempt >= call.run.flow.graph.spec(call.task.ix).retry.attempts;
@@ -320,6 +326,7 @@ fn matches(body: &PyBody, py: Python<'_>, exception: &Bound<'_, PyAny>) -> bool 
 fn poll_gate(py: Python<'_>, engine: &PyEngine, gate: &Gate<Python3>) -> Polled {
     let body = &gate.run.flow.bodies[gate.task.ix as usize];
     let Some(target) = &body.gate else { return Polled::True(Value::NONE) };
+    bug::is_at(Place::Gate);
     let polled = (|| {
         let args = if body.sources.is_empty() {
             bide_executor::Args::new()

@@ -1,5 +1,7 @@
 //! PyO3 bindings of bide: this file only registers.
 
+use bide_executor::bug;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 mod errors;
@@ -26,6 +28,16 @@ fn counts() -> (u64, u64, u64) {
     (gil::attaches(), commits, wakes)
 }
 
+/// Has the next thread that comes by a place panic there: for tests. Panics are bugs, and no test can wait for one.
+#[pyfunction]
+#[pyo3(name = "_panic_once_at")]
+fn panic_once_at(place: &str) -> PyResult<()> {
+    let known = bug::Place::ALL.iter().find(|(name, _)| *name == place);
+    let (_, place) = known.ok_or_else(|| PyValueError::new_err(place.to_owned()))?;
+    bug::panic_once_at(*place);
+    Ok(())
+}
+
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     exit::install(m.py())?;
@@ -37,5 +49,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<snapshot::PySnapshot>()?;
     m.add_class::<handle::PyTaskHandle>()?;
     m.add_function(wrap_pyfunction!(counts, m)?)?;
+    m.add_function(wrap_pyfunction!(panic_once_at, m)?)?;
     Ok(())
 }

@@ -2,11 +2,11 @@
 //! PyO3's `PanicException`, which nobody catches, never reaches a user. Not for errors that a user
 //! or a disk can cause: those are values from the start.
 
-use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, PanicHookInfo};
 use std::sync::Once;
 
+use bide_executor::bug;
 use pyo3::prelude::*;
 
 use crate::{errors, gil};
@@ -43,7 +43,7 @@ pub(crate) fn no_panic<R>(f: impl FnOnce() -> R) -> Result<R, Panicked> {
     let result = std::panic::catch_unwind(AssertUnwindSafe(f));
     CATCHING.set(CATCHING.get() - 1);
     result.map_err(|payload| Panicked {
-        message: text_of(payload.as_ref()),
+        message: bug::text_of(payload.as_ref()),
         place: PLACE.take().unwrap_or_else(|| "an unknown place".to_owned()),
     })
 }
@@ -51,16 +51,6 @@ pub(crate) fn no_panic<R>(f: impl FnOnce() -> R) -> Result<R, Panicked> {
 /// The body of a Python method: as [`no_panic`], with the panic raised like any error.
 pub(crate) fn method<R>(f: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
     no_panic(f)?
-}
-
-fn text_of(payload: &(dyn Any + Send)) -> String {
-    if let Some(text) = payload.downcast_ref::<&str>() {
-        (*text).to_owned()
-    } else if let Some(text) = payload.downcast_ref::<String>() {
-        text.clone()
-    } else {
-        "a panic without a message".to_owned()
-    }
 }
 
 /// The place goes into the error instead of stderr. Panics that nobody catches are printed as ever.

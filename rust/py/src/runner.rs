@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bide_core::{RunId, RunStatus, Time, Value};
+use bide_executor::bug::{self, Place};
 use bide_executor::{Engine, Pool, SubmitError, SystemClock, Wanted, default_slots};
 use bide_store::{Durability, MemoryStore, RunFilter, SqliteStore, Store, StoreError};
 use pyo3::prelude::*;
@@ -107,6 +108,7 @@ impl PyRunner {
     ) -> PyResult<Vec<PyRunHandle>> {
         panics::method(|| {
             self.open(py)?;
+            bug::is_at(Place::Caller);
             self.start_gates(py, flow)?;
             let contextvars = contextvars.map(|vars| Arc::new(Kept::new(vars)));
             let originals: Vec<Arc<Originals>> = runs.iter().map(|_| Arc::default()).collect();
@@ -232,6 +234,12 @@ impl PyRunner {
         !self.inner.home.is_here() || self.inner.closed.load(Ordering::Acquire) || self.inner.engine.stopped().is_some()
     }
 
+    /// Whether this is another process than its own, forked from that.
+    #[getter]
+    fn elsewhere(&self) -> bool {
+        !self.inner.home.is_here()
+    }
+
     /// Suspends what is deferred, gives bodies `grace` seconds to end, and lets go of the store. Twice is fine.
     fn close(&self, py: Python<'_>, grace: f64) -> PyResult<bool> {
         panics::method(|| {
@@ -272,7 +280,8 @@ impl PyRunner {
         let notifier = Arc::clone(&self.inner.notifier);
         thread::start_thread(py, "bide-notify", Kind::News, move |py| notifier.run(py))?;
         let engine = &self.inner.engine;
-        engine.dispatch().open(engine).map_err(|why| errors::bide(py, &format!("no worker thread: {why}")))
+        engine.dispatch().open_by(engine, || start_worker_attached(py, engine))?;
+        Ok(())
     }
 
     /// The thread that polls gates, once a workflow has one.
@@ -314,20 +323,22 @@ impl Drop for PyRunner {
 }
 
 fn start_worker(engine: &Arc<PyEngine>) -> Result<bool, String> {
-    let engine = Arc::clone(engine);
-    let started = gil::attach(|py| {
-        let started = thread::start_thread(py, "bide-worker", Kind::Bodies, move |py| {
-            let mut here = Thread::new(py, Arc::clone(&engine));
-            engine.work(&mut here);
-        });
-        match started {
-            Ok(()) => Ok(true),
-            // Nobody is going to need it.
-            Err(StartError::Exiting) => Ok(false),
-            Err(error) => Err(error.to_string()),
-        }
-    });
+    let started = gil::attach(|py| start_worker_attached(py, engine).map_err(|error| error.to_string()));
     started.unwrap_or(Ok(false))
+}
+
+/// False if the interpreter is exiting: nobody is going to need it.
+fn start_worker_attached(py: Python<'_>, engine: &Arc<PyEngine>) -> Result<bool, StartError> {
+    let engine = Arc::clone(engine);
+    let started = thread::start_thread(py, "bide-worker", Kind::Bodies, move |py| {
+        let mut here = Thread::new(py, Arc::clone(&engine));
+        engine.work(&mut here);
+    });
+    match started {
+        Ok(()) => Ok(true),
+        Err(StartError::Exiting) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn open(name: &OsStr, durability: &str) -> Result<Arc<dyn Store>, StoreError> {

@@ -198,6 +198,7 @@ impl Error {
         match settlement {
             Settlement::Broken(error) => Self::Store(*error),
             Settlement::NotHere(why) => Self::Blocked(why),
+            Settlement::Panicked(why) => Self::Store(bide_store::StoreError::Unavailable(why.to_string())),
             Settlement::Run(_) | Settlement::Closed | Settlement::Elsewhere => Self::Closed,
         }
     }

@@ -18,6 +18,7 @@ use bide_core::{RunId, RunStatus, Time};
 use bide_store::{LEASE, Lease, StoreError};
 use bide_sync::{Condvar, Mutex, MutexGuard};
 
+use crate::bug::{self, Place};
 use crate::engine::{Engine, Level};
 use crate::host::{Attached, Dispatch, Host};
 use crate::settled::{Settled, Settlement};
@@ -92,6 +93,7 @@ impl<H: Host> Engine<H> {
         if self.stopped().is_some() {
             return;
         }
+        bug::is_at(Place::Lease);
         let now = self.clock.steady();
         let mut outcome = Ok(());
         if now.saturating_sub(watch.renewed) >= RENEW || !self.lease_holds(self.clock.now()) {

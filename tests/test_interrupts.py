@@ -1,0 +1,37 @@
+"""Ctrl-C at any point of `with bide.Runner(…) as runner: runner.run(…)`: before the run is begun, until it is closed.
+
+It is a `KeyboardInterrupt` for the caller, nothing of the runner is left running, and whoever runs the key next gets
+its result, without a step that was done before being done again. `interrupted.py` goes through all points, on each
+CPython at hand. (What it is in the middle of a body, a step and a wait is a case of `exit_cases/signals.py`.)
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pythons import HERE, PYTHONS, Done, Jobs, Place, jobs
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
+    with jobs() as running:
+        for version in PYTHONS:
+            running.start(version, at_all_points, version, tmp_path_factory.mktemp("interrupts"))
+        yield running
+
+
+def at_all_points(version: str, files: Path) -> Done:
+    python = PYTHONS[version]
+    return Place(python, files, "").call([python, str(HERE / "interrupted.py"), str(files / "bide.db"), "1", "1"])
+
+
+@pytest.mark.parametrize("version", PYTHONS)
+def test_ctrl_c_at_any_point_is_the_callers_and_the_run_goes_on_next_time(version: str, outcomes: Jobs) -> None:
+    done = outcomes.result(version)
+    assert (done.code, done.err) == (0, "")
+    points, places = map(int, re.findall(r"\d+", done.out))
+    # If there were fewer, the test would not look where it should.
+    assert points > 100
+    assert places > 50

@@ -1,0 +1,99 @@
+"""A panic in Rust is a bug in bide. It is told as one, wherever it arises, and nobody waits for ever.
+
+No test can wait for a bug, so these ask for one (`_core._panic_once_at`).
+"""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bide
+from bide import _core
+
+REPORT = "bide itself failed .*this is a bug in bide and not in your code. Please report it"
+PATIENCE = 12.0
+"""Seconds: far more than a loaded machine needs, and less than a lease lasts that nobody gives back."""
+
+
+@bide.task
+def fine() -> int:
+    return 7
+
+
+@bide.task
+def raises() -> None:
+    raise ValueError("in the body")
+
+
+@bide.task
+def steps(handle: bide.TaskHandle) -> int:
+    return handle.step(int, "7")
+
+
+@bide.task(gate=bide.until(lambda: True, every=0.01))
+def gated() -> None: ...
+
+
+FINE = bide.Workflow("fine", [fine])
+
+
+def still_usable(runner: bide.Runner) -> None:
+    assert runner.run(FINE, timeout=PATIENCE)["fine"] == 7
+
+
+def test_on_a_callers_thread_it_is_raised_there_and_the_runner_stays_usable(runner: bide.Runner) -> None:
+    _core._panic_once_at("caller")
+    with pytest.raises(bide.BideError, match=REPORT) as raised:
+        runner.run(FINE)
+    assert "runner.rs" in str(raised.value) or "bug.rs" in str(raised.value)
+    assert runner.runs() == []
+    still_usable(runner)
+
+
+def test_on_a_worker_it_fails_the_body_that_it_arose_with_and_the_runner_stays_usable(runner: bide.Runner) -> None:
+    _core._panic_once_at("body")
+    with pytest.raises(bide.RunFailed, match=REPORT) as raised:
+        runner.run(bide.Workflow("w", [raises]), timeout=PATIENCE)
+    assert isinstance(raised.value, bide.BideError)
+    still_usable(runner)
+
+
+def test_on_a_thread_that_polls_gates_it_fails_the_gates_task_and_the_runner_stays_usable(runner: bide.Runner) -> None:
+    _core._panic_once_at("gate")
+    with pytest.raises(bide.RunFailed, match=REPORT):
+        runner.run(bide.Workflow("w", [gated]), timeout=PATIENCE)
+    still_usable(runner)
+
+
+@pytest.mark.parametrize(
+    ("place", "task"), [("commit", fine), ("commit", steps), ("worker", fine), ("worker", steps), ("lease", steps)]
+)
+def test_within_the_engine_it_stops_the_runner_and_the_next_one_goes_on(file: Path, place: Any, task: Any) -> None:
+    flow = bide.Workflow("w", [task])
+    entered, release = threading.Event(), threading.Event()
+
+    @bide.task
+    def waits(handle: bide.TaskHandle) -> int:
+        entered.set()
+        handle.defer_until(release.is_set, 5)
+        return 8
+
+    other = bide.Workflow("other", [waits])
+    with bide.Runner(file) as runner:
+        waiting = runner.submit(other, key="waits")
+        assert entered.wait(PATIENCE)
+        _core._panic_once_at(place)
+        # Whoever waits is told: whose thread it was, and everybody else.
+        if place != "lease":
+            with pytest.raises(bide.BideError, match=REPORT):
+                runner.run(flow, key="k", timeout=PATIENCE)
+        with pytest.raises(bide.BideError, match=REPORT):
+            waiting.result(PATIENCE)
+        with pytest.raises(bide.BideError, match=REPORT):
+            runner.runs()
+    release.set()
+    with bide.Runner(file) as second:
+        assert second.run(flow, key="k", timeout=PATIENCE)[task.__name__] == 7
+        assert second.run(other, key="waits", timeout=PATIENCE)["waits"] == 8
