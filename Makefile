@@ -75,7 +75,7 @@ lint-ruff: $(STAMP)/group-lint
 
 # These modules are not type-checked: what they import is not installed by this target, or they are wrong on purpose.
 lint-mypy: $(STAMP)/bide $(STAMP)/group-demo $(STAMP)/group-test $(STAMP)/group-lint
-	$(BIN)/mypy --strict --exclude '((dbos|dagron|sayiir|dask)_rows|chart|typing_cases/wrong)\.py' python/bide tests examples benchmarks
+	$(BIN)/mypy --strict --exclude '((dbos|dagron|sayiir|cairnq|dask)_rows|chart|typing_cases/wrong)\.py' python/bide tests examples benchmarks
 
 lint-basedpyright: $(STAMP)/bide $(STAMP)/group-demo $(STAMP)/group-test $(STAMP)/group-lint
 	$(BIN)/basedpyright --pythonpath $(BIN)/python python
