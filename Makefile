@@ -97,6 +97,21 @@ bench: $(STAMP)/bide $(STAMP)/group-demo ## print the table of measurements, sid
 bench-peers: $(STAMP)/bide $(STAMP)/group-demo .venv-peers/stamp ## the same with rows of other engines
 	$(BIN)/python -m benchmarks --peers $(BENCH)
 
+.PHONY: bench-rust
+bench-rust: $(STAMP)/venv ## measure the Rust side alone: closures beside bare tokio, and the stores
+	cargo bench --locked -p bide-executor --bench closures
+	cargo bench --locked -p bide-store --bench store
+
+# The wheel has no symbols: this is the same extension with them, beside the same Python sources.
+.PHONY: profile
+profile: $(STAMP)/bide ## count the instructions of a task, a hop, a run, a wait and a poll; needs valgrind
+	cargo build --locked --release -p bide-py
+	rm -rf target/profile-python
+	mkdir -p target/profile-python
+	cp -r python/bide target/profile-python/
+	cp target/release/libbide_core_py.so target/profile-python/bide/_core.abi3.so
+	PYTHONPATH=target/profile-python $(BIN)/python -m benchmarks.instructions
+
 .PHONY: chart
 chart: $(STAMP)/group-chart ## draw benchmarks/chart.svg from what make bench measured last
 	$(BIN)/python -m benchmarks.chart

@@ -1,5 +1,5 @@
-//! What closures cost: wide, chain and a round trip through a deferral, on memory and SQLite, and beside them the
-//! same closures on bare tokio.
+//! What closures cost: wide, chain, runs in turn and together, a round trip through a deferral and gates, on memory
+//! and SQLite, and beside them the same closures on bare tokio.
 //!
 //! `cargo bench -p bide-executor --bench closures`
 
@@ -7,16 +7,18 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bide_executor::core::Time;
 use bide_executor::store::{Durability, MemoryStore, SqliteStore, Store};
-use bide_executor::{Runner, TaskContext, Workflow};
+use bide_executor::{Runner, TaskContext, Workflow, until};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tokio::runtime::Runtime;
 
 const WIDE: u64 = 10_000;
 const CHAIN: u64 = 1_000;
+const MANY: u64 = 1_000;
 
 fn wide() -> Workflow {
     let mut flow = Workflow::builder("wide");
@@ -60,6 +62,14 @@ fn single() -> Workflow {
     Workflow::builder("single").task("one", |_| async { Ok(black_box(1)) }).build().unwrap()
 }
 
+/// Behind a gate whose condition the first poll, a microsecond after the first check, finds true.
+fn gated() -> Workflow {
+    let asked = Arc::new(AtomicU64::new(0));
+    let second = move |_| std::future::ready(asked.fetch_add(1, Ordering::Relaxed) >= MANY);
+    let task = Workflow::builder("gated").task("one", |_| async { Ok(black_box(1)) });
+    task.gate(until(second).every(Duration::from_micros(1))).build().unwrap()
+}
+
 fn bare(c: &mut Criterion, runtime: &Runtime) {
     let mut group = c.benchmark_group("bare tokio");
     group.sample_size(10).throughput(Throughput::Elements(WIDE));
@@ -78,6 +88,7 @@ fn bare(c: &mut Criterion, runtime: &Runtime) {
         b.iter(|| runtime.block_on(hop(CHAIN)));
     });
     group.throughput(Throughput::Elements(1));
+    group.bench_function("single", |b| b.iter(|| runtime.block_on(hop(1))));
     group.bench_function("sleep", |b| {
         b.iter(|| runtime.block_on(async { tokio::time::sleep(Duration::from_micros(1)).await }))
     });
