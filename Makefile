@@ -75,7 +75,7 @@ lint-ruff: $(STAMP)/group-lint
 
 # These modules are not type-checked: what they import is not installed by this target, or they are wrong on purpose.
 lint-mypy: $(STAMP)/bide $(STAMP)/group-demo $(STAMP)/group-test $(STAMP)/group-lint
-	$(BIN)/mypy --strict --exclude '((dbos|dagron|sayiir|dask)_rows|chart|typing_cases/wrong)\.py' python/bide tests examples benchmarks
+	$(BIN)/mypy --strict --exclude '((dbos|dagron|sayiir|cairnq|dask)_rows|chart|typing_cases/wrong)\.py' python/bide tests examples benchmarks
 
 lint-basedpyright: $(STAMP)/bide $(STAMP)/group-demo $(STAMP)/group-test $(STAMP)/group-lint
 	$(BIN)/basedpyright --pythonpath $(BIN)/python python
@@ -96,6 +96,21 @@ bench: $(STAMP)/bide $(STAMP)/group-demo ## print the table of measurements, sid
 .PHONY: bench-peers
 bench-peers: $(STAMP)/bide $(STAMP)/group-demo .venv-peers/stamp ## the same with rows of other engines
 	$(BIN)/python -m benchmarks --peers $(BENCH)
+
+.PHONY: bench-rust
+bench-rust: $(STAMP)/venv ## measure the Rust side alone: closures beside bare tokio, and the stores
+	cargo bench --locked -p bide-executor --bench closures
+	cargo bench --locked -p bide-store --bench store
+
+# The wheel has no symbols: this is the same extension with them, beside the same Python sources.
+.PHONY: profile
+profile: $(STAMP)/bide ## count the instructions of a task, a hop, a run, a wait and a poll; needs valgrind
+	cargo build --locked --release -p bide-py
+	rm -rf target/profile-python
+	mkdir -p target/profile-python
+	cp -r python/bide target/profile-python/
+	cp target/release/libbide_core_py.so target/profile-python/bide/_core.abi3.so
+	PYTHONPATH=target/profile-python $(BIN)/python -m benchmarks.instructions
 
 .PHONY: chart
 chart: $(STAMP)/group-chart ## draw benchmarks/chart.svg from what make bench measured last

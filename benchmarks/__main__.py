@@ -18,7 +18,22 @@ from . import table
 
 TIMEOUT = 300.0
 RESULTS = Path("target/bench/last.json")
-BIDE_ROWS = ("wide", "growth", "sleeps", "chain", "single", "many", "waiting", "gates", "latency", "late")
+BASELINE_ROWS = (
+    "wide",
+    "growth",
+    "sleeps",
+    "chain",
+    "single",
+    "many",
+    "submitters",
+    "application",
+    "waiting",
+    "parked",
+    "gates",
+    "late",
+    "resume",
+)
+BIDE_ROWS = (*BASELINE_ROWS, "latency", "unfinished", "million")
 
 
 @dataclass(frozen=True)
@@ -36,18 +51,10 @@ class Subject:
 
 SUBJECTS = [
     Subject(table.MEMORY, "bide_rows", BIDE_ROWS),
-    Subject(table.NORMAL, "bide_rows", BIDE_ROWS, store="normal"),
+    Subject(table.NORMAL, "bide_rows", (*BIDE_ROWS, "behind"), store="normal"),
     Subject(table.FULL, "bide_rows", ("wide", "chain", "single", "many"), store="full", busy=False),
-    Subject(
-        table.BASELINE,
-        "asyncio_rows",
-        ("wide", "growth", "sleeps", "chain", "single", "many", "waiting", "gates", "late"),
-    ),
-    Subject(
-        table.THREADS,
-        "threads_rows",
-        ("wide", "growth", "sleeps", "chain", "single", "waiting", "late"),
-    ),
+    Subject(table.BASELINE, "asyncio_rows", BASELINE_ROWS),
+    Subject(table.THREADS, "threads_rows", tuple(row for row in BASELINE_ROWS if row not in {"many", "gates"})),
 ]
 PEERS = [
     Subject(
@@ -69,6 +76,13 @@ PEERS = [
         "sayiir_rows",
         ("wide", "chain", "single"),
         ".venv-peers/sayiir/bin/python",
+        busy=False,
+    ),
+    Subject(
+        "cairnq SQLite FULL",
+        "cairnq_rows",
+        ("chain", "single", "many"),
+        ".venv-peers/cairnq/bin/python",
         busy=False,
     ),
     Subject(
@@ -109,7 +123,8 @@ def measure_all(subjects: list[Subject], rows: list[str], repetitions: int) -> t
         for row, busy in [(row, False) for row in rows] + [(row, True) for row in rows if row in table.BUSY_ROWS]:
             for subject in subjects:
                 what = f"{subject.name}, {row}{', busy thread' if busy else ''}"
-                if row not in subject.rows or (busy and not subject.busy) or what in missing:
+                again = repetition > 1 and row in table.ONCE_ROWS
+                if row not in subject.rows or (busy and not subject.busy) or what in missing or again:
                     continue
                 print(f"{repetition}/{repetitions} {what}", file=sys.stderr, flush=True)
                 metrics = run(subject, row, busy=busy)

@@ -84,9 +84,48 @@ def row_many(_setting: measure.Setting) -> measure.Metrics:
     return {"many": per_second(measure.MANY, together)}
 
 
+def row_submitters(_setting: measure.Setting) -> measure.Metrics:
+    """Threads that hand a coroutine to the one loop and wait for what it returns."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        return {"submitters": measure.rate_of_threads(lambda: asyncio.run_coroutine_threadsafe(noop(), loop).result())}
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def row_application(_setting: measure.Setting) -> measure.Metrics:
+    return asyncio.run(measure.application(lambda: asyncio.create_task(noop())))
+
+
+def row_resume(_setting: measure.Setting) -> measure.Metrics:
+    async def run() -> list[float]:
+        seconds = []
+        for _ in range(measure.RESUMES):
+            second = measure.Second()
+            start = time.perf_counter()
+            while not second.ask():
+                await asyncio.sleep(measure.RESUME_POLL_SECONDS)
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+    return measure.resume_lateness(asyncio.run(run()))
+
+
 def row_waiting(setting: measure.Setting) -> measure.Metrics:
     """As many coroutines that ask every second, on a loop with a thread of its own."""
-    release = measure.Release()
+    return waiters("wait", measure.DEFERRED, setting)
+
+
+def row_parked(setting: measure.Setting) -> measure.Metrics:
+    return waiters("parked", measure.PARKED, setting)
+
+
+def waiters(what: str, count: int, setting: measure.Setting) -> measure.Metrics:
+    release = measure.Release(count)
 
     async def waiter(number: int) -> None:
         while not release.ask(number):
@@ -94,11 +133,11 @@ def row_waiting(setting: measure.Setting) -> measure.Metrics:
 
     async def all_waiters() -> None:
         async with asyncio.TaskGroup() as group:
-            for number in range(measure.DEFERRED):
+            for number in range(count):
                 group.create_task(waiter(number))
 
     loop = threading.Thread(target=lambda: asyncio.run(all_waiters()))
-    return measure.measure_waiting(setting, release, loop.start, loop.join)
+    return measure.measure_waiting(what, setting, release, loop.start, loop.join)
 
 
 def row_gates(_setting: measure.Setting) -> measure.Metrics:
@@ -145,7 +184,11 @@ if __name__ == "__main__":
             "chain": row_chain,
             "single": row_single,
             "many": row_many,
+            "submitters": row_submitters,
+            "application": row_application,
             "waiting": row_waiting,
+            "parked": row_parked,
+            "resume": row_resume,
             "gates": row_gates,
             "late": row_late,
         }

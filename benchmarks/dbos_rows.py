@@ -6,10 +6,8 @@ depend on them.
 """
 
 import asyncio
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from dbos import DBOS
 
@@ -55,13 +53,11 @@ async def wide(size: int) -> int:
 @contextmanager
 def launched() -> Iterator[None]:
     """DBOS, ready to run workflows, on a file on this checkout's disk."""
-    folder = Path("target/bench")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as name:
+    with measure.scratch() as name:
         DBOS(
             config={
                 "name": "bench",
-                "system_database_url": f"sqlite:///{Path(name).resolve()}/dbos.sqlite",
+                "system_database_url": f"sqlite:///{name}/dbos.sqlite",
                 "run_admin_server": False,
                 "log_level": "ERROR",
             }

@@ -4,25 +4,34 @@ Only the standard library, since the peers' environments run this too.
 """
 
 import argparse
+import asyncio
 import json
 import math
 import resource
 import statistics
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 WIDE = 10_000
 CHAIN = 1_000
-SMALL, LARGE = 200, 20_000
+SMALL, LARGE = 200, 100_000
 MANY = 10_000
 SLEEPS, SLEEP_SECONDS = 4, 0.3
-DEFERRED, POLL_SECONDS = 1_000, 1.0
+DEFERRED, PARKED, POLL_SECONDS = 1_000, 10_000, 1.0
 GATES = 100_000
 LATE_BODIES, LATE_WAITS, LATE_POLL_SECONDS = 100, 5, 0.1
 LATENCY_RUNS = 20
+RESUMES, RESUME_POLL_SECONDS = 1_000, 0.001
+BEHIND_RUNS, BEHIND_SECONDS = 100, 0.05
+SUBMITTERS = 16
+CALLERS, TICK_SECONDS = 100, 0.005
+UNFINISHED = 100_000
+ENDED, ENDED_EARLY = 1_000_000, 200_000
+BATCH = 10_000
 SINGLE_SECONDS = 2.0
 CPU_SECONDS = 4.0
 PATIENCE = 120.0
@@ -40,6 +49,13 @@ class Setting:
 
 Metrics = dict[str, float]
 Row = Callable[[Setting], Metrics]
+
+
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder for files that are measured: on this checkout's disk, where /tmp might be memory."""
+    folder = Path("target/bench").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(dir=folder)
 
 
 def timed(action: Callable[[], object]) -> float:
@@ -62,11 +78,79 @@ def rate_of_calls(action: Callable[[], object], seconds: float = SINGLE_SECONDS)
 def growth(action_of: Callable[[int], Callable[[], object]]) -> Metrics:
     """Cost per task in a small and in a large run, each with warm code, and their ratio."""
     metrics: Metrics = {}
-    for name, size, repetitions in (("cost_small", SMALL, 20), ("cost_large", LARGE, 3)):
+    for name, size, repetitions in (("cost_small", SMALL, 20), ("cost_large", LARGE, 2)):
         action = action_of(size)
         action()
         metrics[name] = statistics.median(timed(action) for _ in range(repetitions)) / size * 1e6
     return metrics | {"growth": metrics["cost_large"] / metrics["cost_small"]}
+
+
+def rate_of_threads(action: Callable[[], object]) -> float:
+    """Calls a second of SUBMITTERS threads together, each calling again as soon as its call has returned."""
+    barrier = threading.Barrier(SUBMITTERS)
+    calls: list[int] = []
+
+    def submitter() -> None:
+        barrier.wait()
+        own = 0
+        end = time.perf_counter() + SINGLE_SECONDS
+        while time.perf_counter() < end:
+            action()
+            own += 1
+        calls.append(own)
+
+    threads = [threading.Thread(target=submitter) for _ in range(SUBMITTERS)]
+
+    def all_threads() -> None:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    seconds = timed(all_threads)
+    return sum(calls) / seconds
+
+
+async def application(call: Callable[[], Awaitable[object]]) -> Metrics:
+    """CALLERS coroutines that await one call after the other, and how late their loop is meanwhile."""
+    calls, late = 0, []
+    start = time.perf_counter()
+    end = start + SINGLE_SECONDS
+
+    async def caller() -> None:
+        nonlocal calls
+        while time.perf_counter() < end:
+            await call()
+            calls += 1
+
+    async def ticker() -> None:
+        while (began := time.perf_counter()) < end:
+            await asyncio.sleep(TICK_SECONDS)
+            late.append(time.perf_counter() - began - TICK_SECONDS)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(ticker())
+        for _ in range(CALLERS):
+            group.create_task(caller())
+    return {"application": calls / (time.perf_counter() - start), "tick": percentile(late, 0.99) * 1e3}
+
+
+def resume_lateness(seconds: Sequence[float]) -> Metrics:
+    """How much longer than their poll interval waits took whose first poll was true: p99, ms."""
+    return {"resume": (percentile(seconds, 0.99) - RESUME_POLL_SECONDS) * 1e3}
+
+
+class Second:
+    """A condition that is true when it is asked for the second time."""
+
+    def __init__(self) -> None:
+        """Not asked yet."""
+        self.asked = 0
+
+    def ask(self) -> bool:
+        """The condition."""
+        self.asked += 1
+        return self.asked == 2  # noqa: PLR2004 - the second
 
 
 def percentile(values: Iterable[float], share: float) -> float:
@@ -97,6 +181,11 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.01)
 
 
+def resident_mb() -> float:
+    """Resident memory of this process."""
+    return _kilobytes("/proc/self/status", {"VmRSS"}) / 1024
+
+
 def memory_kb() -> float:
     """Resident memory and page tables of this process, kernel stacks and slabs of this machine.
 
@@ -125,10 +214,11 @@ def cpu_percent(seconds: float = CPU_SECONDS) -> float:
 
 
 class Release:
-    """What DEFERRED waiting bodies wait for; it knows which of them have asked."""
+    """What that many waiting bodies wait for; it knows which of them have asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
         """Not given yet."""
+        self.count = count
         self.given = False
         self.asked: set[int] = set()
 
@@ -139,7 +229,7 @@ class Release:
 
     def settle(self) -> None:
         """Return once every body has asked at least once and nothing but polls goes on."""
-        wait_until(lambda: len(self.asked) == DEFERRED, f"{DEFERRED} bodies wait")
+        wait_until(lambda: len(self.asked) == self.count, f"{self.count} bodies wait")
         time.sleep(2 * POLL_SECONDS)
 
 
@@ -169,6 +259,7 @@ def measure_gates(shut: Shut, start: Callable[[], object], all_ended: Callable[[
 
 
 def measure_waiting(
+    what: str,
     setting: Setting,
     release: Release,
     start: Callable[[], object],
@@ -180,10 +271,10 @@ def measure_waiting(
     release.settle()
     metrics: Metrics = {}
     if not setting.busy:  # the busy thread's CPU is not the waits'
-        metrics["wait_kb"] = (memory_kb() - before) / DEFERRED
-        metrics["wait_cpu"] = cpu_percent()
+        metrics[f"{what}_kb"] = (memory_kb() - before) / release.count
+        metrics[f"{what}_cpu"] = cpu_percent()
     release.given = True
-    metrics["resume"] = timed(all_resumed)
+    metrics[f"{what}_resume"] = timed(all_resumed)
     return metrics
 
 

@@ -25,6 +25,15 @@ class Metric:
     """Whether a ratio to the baseline says something."""
 
 
+def _costs(key: str, where: str) -> list[Metric]:
+    return [
+        Metric(f"{key}_single", f"cost of a run {where}, in turn", "µs", 1, ratio=False),
+        Metric(f"{key}_single_growth", "by the same without them", "", 2, ratio=False),
+        Metric(f"{key}_many", f"cost of a run {where}, submitted together", "µs", 1, ratio=False),
+        Metric(f"{key}_many_growth", "by the same without them", "", 2, ratio=False),
+    ]
+
+
 METRICS = {
     "wide": [
         Metric("wide", f"{measure.WIDE:,} independent no-op tasks", "tasks/s"),
@@ -47,10 +56,20 @@ METRICS = {
     "chain": [Metric("chain", f"chain of {measure.CHAIN:,} tasks", "hops/s")],
     "single": [Metric("single", "runs of one task, one after the other", "runs/s")],
     "many": [Metric("many", f"{measure.MANY:,} runs of one task, submitted together", "runs/s")],
+    "submitters": [Metric("submitters", f"runs of one task, {measure.SUBMITTERS} threads, each in turn", "runs/s")],
+    "application": [
+        Metric("application", f"runs of one task, {measure.CALLERS} coroutines, each awaits its own", "runs/s"),
+        Metric("tick", "their event loop late meanwhile, p99", "ms", 1, ratio=False),
+    ],
     "waiting": [
         Metric("wait_kb", f"{measure.DEFERRED:,} deferred bodies, 1 s poll: memory each", "KB", 1),
         Metric("wait_cpu", f"{measure.DEFERRED:,} deferred bodies: CPU", "% of a core", 1),
-        Metric("resume", f"{measure.DEFERRED:,} deferred bodies: until all have ended", "s", 2, ratio=False),
+        Metric("wait_resume", f"{measure.DEFERRED:,} deferred bodies: until all have ended", "s", 2, ratio=False),
+    ],
+    "parked": [
+        Metric("parked_kb", f"{measure.PARKED:,} deferred bodies, 1 s poll: memory each", "KB", 1),
+        Metric("parked_cpu", f"{measure.PARKED:,} deferred bodies: CPU", "% of a core", 1),
+        Metric("parked_resume", f"{measure.PARKED:,} deferred bodies: until all have ended", "s", 2, ratio=False),
     ],
     "gates": [
         Metric("gate_kb", f"{measure.GATES:,} gates, 1 s poll: memory each", "KB", 2),
@@ -75,11 +94,32 @@ METRICS = {
             ratio=False,
         )
     ],
+    "resume": [
+        Metric(
+            "resume",
+            f"wait that its first poll ends, {measure.RESUME_POLL_SECONDS * 1e3:.0f} ms: longer than the poll, p99",
+            "ms",
+            2,
+            ratio=False,
+        )
+    ],
+    "behind": [
+        Metric("behind", "result before a long body, 1 slot: readable elsewhere after, p99", "ms", 2, ratio=False)
+    ],
+    "unfinished": _costs("unfinished", f"beside {measure.UNFINISHED:,} unfinished"),
+    "million": [
+        *_costs("million", f"after {measure.ENDED:,} ended"),
+        Metric("million_mb", f"resident memory after {measure.ENDED:,} runs", "MB", ratio=False),
+        Metric("million_mb_growth", f"by that after {measure.ENDED_EARLY:,}", "", 2, ratio=False),
+    ],
 }
 """By row, that is, by what is measured in one process: the lines that come of it."""
 
 BUSY_ROWS = ("wide", "chain", "single", "many", "waiting", "latency", "late")
 """The rows that are measured once more beside a busy Python thread."""
+
+ONCE_ROWS = ("parked", "unfinished", "million")
+"""The rows that take long and are not repeated."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +146,26 @@ GOALS = (
     Goal("many", NORMAL, least=400, against=DBOS),
     Goal("gate_kb", NORMAL, most=0.5, against=BASELINE),
     Goal("gate_cpu", NORMAL, most=0.05, against=BASELINE),
-    Goal("growth", MEMORY, most=1.3),
-    Goal("growth", NORMAL, most=1.3),
+    Goal("parked_kb", MEMORY, most=1.1, against=THREADS),
+    Goal("parked_kb", NORMAL, most=1.1, against=THREADS),
+    Goal("parked_resume", MEMORY, most=1.5),
+    Goal("parked_resume", NORMAL, most=1.5),
+    Goal("resume", MEMORY, most=0.3),
+    Goal("resume", NORMAL, most=0.3),
+    Goal("behind", NORMAL, most=5),
+    *(
+        Goal(key, subject, most=1.3)
+        for key in (
+            "growth",
+            "unfinished_single_growth",
+            "unfinished_many_growth",
+            "million_single_growth",
+            "million_many_growth",
+        )
+        for subject in (MEMORY, NORMAL)
+    ),
+    Goal("million_mb_growth", MEMORY, most=1.1),
+    Goal("million_mb_growth", NORMAL, most=1.1),
     Goal("sleeps", MEMORY, most=0.4),
     Goal("sleeps", NORMAL, most=0.4),
     Goal("chain", NORMAL, least=20_000),

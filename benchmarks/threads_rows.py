@@ -1,5 +1,6 @@
 """ThreadPoolExecutor(4)'s rows: plain functions on threads, in memory and without durability."""
 
+import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -59,30 +60,67 @@ def row_single(_setting: measure.Setting) -> measure.Metrics:
         return {"single": measure.rate_of_calls(lambda: pool.submit(noop).result())}
 
 
-def row_waiting(setting: measure.Setting) -> measure.Metrics:
-    """A bare thread for each wait, asking a plain condition every second."""
-    release = measure.Release()
+def bare_threads(what: str, count: int, setting: measure.Setting) -> measure.Metrics:
+    """A bare thread for each wait, asking a plain condition every second; its Thread is part of what it costs."""
+    release = measure.Release(count)
+    threads: list[threading.Thread] = []
 
     def waiter(number: int) -> None:
         while not release.ask(number):
             time.sleep(measure.POLL_SECONDS)
 
-    threads = [threading.Thread(target=waiter, args=(number,)) for number in range(measure.DEFERRED)]
-
     def start() -> None:
-        for thread in threads:
-            thread.start()
+        for number in range(count):
+            threads.append(threading.Thread(target=waiter, args=(number,)))
+            threads[-1].start()
 
     def join() -> None:
         for thread in threads:
             thread.join()
 
-    return measure.measure_waiting(
-        setting,
-        release,
-        start,
-        join,
-    )
+    return measure.measure_waiting(what, setting, release, start, join)
+
+
+def row_waiting(setting: measure.Setting) -> measure.Metrics:
+    return bare_threads("wait", measure.DEFERRED, setting)
+
+
+def row_parked(setting: measure.Setting) -> measure.Metrics:
+    return bare_threads("parked", measure.PARKED, setting)
+
+
+def row_resume(_setting: measure.Setting) -> measure.Metrics:
+    """A bare thread."""
+    seconds: list[float] = []
+
+    def wait() -> None:
+        second = measure.Second()
+        while not second.ask():
+            time.sleep(measure.RESUME_POLL_SECONDS)
+
+    def body() -> None:
+        seconds.extend(measure.timed(wait) for _ in range(measure.RESUMES))
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    return measure.resume_lateness(seconds)
+
+
+def row_submitters(_setting: measure.Setting) -> measure.Metrics:
+    with warm_pool() as pool:
+        return {"submitters": measure.rate_of_threads(lambda: pool.submit(noop).result())}
+
+
+def row_application(_setting: measure.Setting) -> measure.Metrics:
+    """The same plain function on the pool, awaited."""
+
+    async def run(pool: ThreadPoolExecutor) -> measure.Metrics:
+        loop = asyncio.get_running_loop()
+        return await measure.application(lambda: loop.run_in_executor(pool, noop))
+
+    with warm_pool() as pool:
+        return asyncio.run(run(pool))
 
 
 def row_late(_setting: measure.Setting) -> measure.Metrics:
@@ -112,7 +150,11 @@ if __name__ == "__main__":
             "sleeps": row_sleeps,
             "chain": row_chain,
             "single": row_single,
+            "submitters": row_submitters,
+            "application": row_application,
             "waiting": row_waiting,
+            "parked": row_parked,
+            "resume": row_resume,
             "late": row_late,
         }
     )

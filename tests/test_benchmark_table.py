@@ -1,5 +1,6 @@
 """The table of measurements: a missed figure is called missed, a ratio is to the same run."""
 
+from benchmarks import __main__ as bench
 from benchmarks import table
 
 
@@ -35,3 +36,18 @@ def test_each_line_of_the_table_has_every_subject_and_the_ratio() -> None:
     header, rule, line, registering, busy, busy_line = text.splitlines()
     assert [part.strip() for part in line.split("|")[3:5]] == ["250 (2.5)", "100"]
     assert {row.count("|") for row in (header, rule, line, registering, busy, busy_line)} == {5}
+
+
+def test_every_figure_that_must_be_reached_is_measured_on_the_subjects_it_names() -> None:
+    row_of = {metric.key: row for row, metrics in table.METRICS.items() for metric in metrics}
+    rows_of = {subject.name: subject.rows for subject in bench.SUBJECTS + bench.PEERS}
+    for goal in table.GOALS:
+        for subject in filter(None, (goal.subject, goal.against)):
+            assert row_of[goal.key] in rows_of[subject], f"{goal.key} of {subject}"
+
+
+def test_every_line_has_a_key_of_its_own_and_a_subject() -> None:
+    keys = [prefix + metric.key for prefix, metric in table.lines(list(table.METRICS))]
+    assert len(keys) == len(set(keys))
+    measured = {row for subject in bench.SUBJECTS for row in subject.rows}
+    assert measured == set(table.METRICS)

@@ -1,5 +1,6 @@
-"""What a task, a hop and a run cost in operations: numbers that are the same on a slow machine as on a fast one."""
+"""What a task, a hop, a run, a wait and a poll cost in operations: numbers that no slow machine changes."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -9,7 +10,7 @@ import pytest
 import bide
 from bide import _core
 
-WIDE, CHAIN, SINGLE = 10_000, 1_000, 100
+WIDE, CHAIN, SINGLE, WAITS, GATES = 10_000, 1_000, 100, 100, 1_000
 ODD_ONES = 20
 """Threads that begin and end, a thread that was about to sleep: a few, however large the run."""
 
@@ -92,3 +93,56 @@ def test_runs_that_are_submitted_together_share_commits(runner: bide.Runner) -> 
     counts = counted(together)
     assert counts.commits <= 1_000 / 16
     assert counts.wakes <= 1_000 / 10
+
+
+def counted_body(runner: bide.Runner, body: Callable[[bide.TaskHandle], None]) -> Counts:
+    flow = bide.Workflow("waits", [bide.task(body, name="t")])
+    runner.register(flow)
+    return counted(lambda: runner.run(flow))
+
+
+def test_a_wait_is_two_commits_and_one_wake(runner: bide.Runner) -> None:
+    def body(handle: bide.TaskHandle) -> None:
+        asked = itertools.count()
+        for _ in range(WAITS):
+            handle.defer_until(lambda: next(asked) % 2 == 1, poll_interval_ms=1)  # false, then true
+
+    counts = counted_body(runner, body)
+    # One that opens the wait before the slot is given back, one that closes it.
+    assert 2 * WAITS <= counts.commits <= 2 * WAITS + ODD_ONES
+    # Back from each of the two, for the poll, and once more for the slot.
+    assert counts.attaches <= 4 * WAITS + ODD_ONES
+    assert WAITS <= counts.wakes <= WAITS + ODD_ONES
+
+
+def test_a_poll_is_one_attach_and_one_wake_and_commits_nothing(runner: bide.Runner) -> None:
+    def body(handle: bide.TaskHandle) -> None:
+        asked = itertools.count()
+        handle.defer_until(lambda: next(asked) == WAITS, poll_interval_ms=1)
+
+    counts = counted_body(runner, body)
+    assert counts.commits <= ODD_ONES
+    assert WAITS <= counts.attaches <= WAITS + ODD_ONES
+    assert WAITS <= counts.wakes <= WAITS + ODD_ONES
+
+
+def test_gates_are_polled_many_under_one_attach_and_no_poll_is_committed(runner: bide.Runner) -> None:
+    asked = itertools.count()
+    gate = bide.until(lambda: next(asked) >= 10 * GATES, every=0.02)
+
+    def noop() -> int:
+        return 1
+
+    flow = bide.Workflow("gated", [bide.task(noop, name="t", gate=gate)])
+    runner.register(flow)
+
+    def together() -> None:
+        for handle in runner.submit_many(flow, [None] * GATES):
+            handle.result()
+
+    counts = counted(together)
+    assert next(asked) >= 11 * GATES
+    # A thousand waits opened and closed, a thousand tasks, in groups.
+    assert counts.commits <= GATES / 5
+    assert counts.attaches <= 10 * GATES / 5
+    assert counts.wakes <= 10 * GATES / 5

@@ -1,5 +1,5 @@
-//! What closures cost: wide, chain and a round trip through a deferral, on memory and SQLite, and beside them the
-//! same closures on bare tokio.
+//! What closures cost: wide, chain, runs in turn and together, a round trip through a deferral and gates, on memory
+//! and SQLite, and beside them the same closures on bare tokio.
 //!
 //! `cargo bench -p bide-executor --bench closures`
 
@@ -7,16 +7,18 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bide_executor::core::Time;
 use bide_executor::store::{Durability, MemoryStore, SqliteStore, Store};
-use bide_executor::{Runner, TaskContext, Workflow};
+use bide_executor::{Runner, TaskContext, Workflow, until};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tokio::runtime::Runtime;
 
 const WIDE: u64 = 10_000;
 const CHAIN: u64 = 1_000;
+const MANY: u64 = 1_000;
 
 fn wide() -> Workflow {
     let mut flow = Workflow::builder("wide");
@@ -60,6 +62,14 @@ fn single() -> Workflow {
     Workflow::builder("single").task("one", |_| async { Ok(black_box(1)) }).build().unwrap()
 }
 
+/// Behind a gate whose condition is true every second time that it is asked, by whichever run.
+fn gated() -> Workflow {
+    let asked = AtomicU64::new(0);
+    let second = move |_| std::future::ready(asked.fetch_add(1, Ordering::Relaxed) % 2 == 1);
+    let task = Workflow::builder("gated").task("one", |_| async { Ok(black_box(1)) });
+    task.gate(until(second).every(Duration::from_micros(1))).build().unwrap()
+}
+
 fn bare(c: &mut Criterion, runtime: &Runtime) {
     let mut group = c.benchmark_group("bare tokio");
     group.sample_size(10).throughput(Throughput::Elements(WIDE));
@@ -78,6 +88,7 @@ fn bare(c: &mut Criterion, runtime: &Runtime) {
         b.iter(|| runtime.block_on(hop(CHAIN)));
     });
     group.throughput(Throughput::Elements(1));
+    group.bench_function("single", |b| b.iter(|| runtime.block_on(hop(1))));
     group.bench_function("sleep", |b| {
         b.iter(|| runtime.block_on(async { tokio::time::sleep(Duration::from_micros(1)).await }))
     });
@@ -113,6 +124,25 @@ fn on(c: &mut Criterion, runtime: &Runtime, name: &str, store: Arc<dyn Store>) {
             });
         });
     }
+    group.throughput(Throughput::Elements(MANY));
+    for (row, flow) in [("runs together", single()), ("gated runs together", gated())] {
+        group.bench_function(row, |b| {
+            b.iter_custom(|times| {
+                let mut spent = Duration::ZERO;
+                for _ in 0..times {
+                    let begun = Instant::now();
+                    runtime.block_on(async {
+                        for run in runner.submit_many(&flow, (0..MANY).map(|_| ())).await.unwrap() {
+                            black_box(run.result().await.unwrap());
+                        }
+                    });
+                    spent += begun.elapsed();
+                    store.purge(Time::NEVER, 2 * MANY as usize).unwrap();
+                }
+                spent
+            });
+        });
+    }
     group.finish();
     runtime.block_on(runner.close());
 }
@@ -124,6 +154,8 @@ fn benches(c: &mut Criterion) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("bide.db");
     on(c, &runtime, "SQLite NORMAL", SqliteStore::open(&file, Durability::Normal).unwrap());
+    let file = directory.path().join("full.db");
+    on(c, &runtime, "SQLite FULL", SqliteStore::open(&file, Durability::Full).unwrap());
 }
 
 criterion_group!(closures, benches);

@@ -1,4 +1,4 @@
-//! How many allocations a task, a hop and a run cost: numbers that are the same on every machine. The only test of
+//! How many allocations a task, a hop, a run, a wait and a poll cost: numbers that are the same on every machine. The only test of
 //! this process, for it counts those of all threads.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
@@ -6,6 +6,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bide_executor::store::{Durability, MemoryStore, SqliteStore, Store};
 use bide_executor::{Runner, TaskContext, Workflow};
@@ -39,6 +40,7 @@ static ALLOCATOR: Counting = Counting;
 
 const WIDE: u32 = 10_000;
 const CHAIN: u32 = 1_000;
+const WAITS: u32 = 200;
 
 fn wide() -> Workflow {
     let tasks = (0..WIDE).fold(Workflow::builder("wide"), |flow, n| flow.task(format!("t{n}"), |_| async { Ok(1) }));
@@ -59,6 +61,22 @@ fn chain() -> Workflow {
     tasks.build().unwrap()
 }
 
+/// So many waits, each ended by the poll of this number.
+fn waiting(waits: u32, polls: u32) -> Workflow {
+    let body = move |cx: TaskContext| async move {
+        for _ in 0..waits {
+            let mut asked = 0;
+            let condition = || {
+                asked += 1;
+                std::future::ready(asked > polls)
+            };
+            cx.handle().defer_until(condition, Duration::from_micros(1)).await?;
+        }
+        Ok(())
+    };
+    Workflow::builder("waiting").task("t", body).build().unwrap()
+}
+
 /// The allocations of one run, when runs of this kind have been before.
 fn of_a_run(store: Arc<dyn Store>, flow: &Workflow) -> f64 {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -75,17 +93,21 @@ fn of_a_run(store: Arc<dyn Store>, flow: &Workflow) -> f64 {
 }
 
 #[test]
-fn a_task_a_hop_and_a_run_take_few_allocations() {
+fn a_task_a_hop_a_run_a_wait_and_a_poll_take_few_allocations() {
     let directory = tempfile::tempdir().unwrap();
     let single = Workflow::builder("single").task("t", |_| async { Ok(1) }).build().unwrap();
-    for (what, flow, tasks, most) in
-        [("task", wide(), WIDE, [3.5, 2.5]), ("hop", chain(), CHAIN, [3.5, 8.0]), ("run", single, 1, [35.0, 60.0])]
-    {
+    for (what, flow, units, most) in [
+        ("task", wide(), WIDE, [3.5, 2.5]),
+        ("hop", chain(), CHAIN, [3.5, 8.0]),
+        ("run", single, 1, [35.0, 60.0]),
+        ("wait", waiting(WAITS, 1), WAITS, [23.0, 32.0]),
+        ("poll", waiting(1, WAITS), WAITS, [1.0, 1.0]),
+    ] {
         let file = directory.path().join(what);
         let stores: [Arc<dyn Store>; 2] = [MemoryStore::new(), SqliteStore::open(&file, Durability::Normal).unwrap()];
         for (store, most) in stores.into_iter().zip(most) {
             let name = store.name().to_owned();
-            let each = of_a_run(store, &flow) / f64::from(tasks);
+            let each = of_a_run(store, &flow) / f64::from(units);
             assert!(each <= most, "{each} allocations per {what} on {name}, not {most}");
         }
     }

@@ -1,0 +1,60 @@
+"""What bide's rows share: a runner on the store that the setting names, and workflows of no-op tasks."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import bide
+
+from . import measure
+
+Body = Callable[..., object]
+
+
+@contextmanager
+def open_runner(setting: measure.Setting, slots: int | None = None) -> Iterator[bide.Runner]:
+    """A runner, closed at the end."""
+    if setting.store == "memory":
+        with bide.Runner(":memory:", slots=slots) as runner:
+            yield runner
+        return
+    with (
+        measure.scratch() as name,
+        bide.Runner(
+            Path(name) / "bide.db", slots=slots, durability="full" if setting.store == "full" else "normal"
+        ) as runner,
+    ):
+        yield runner
+
+
+def noop_named(name: str) -> Body:
+    """A task with a function of its own, as a user's tasks have."""
+
+    def noop() -> int:
+        return 1
+
+    return bide.task(noop, name=name)
+
+
+def wide_flow(size: int) -> bide.Workflow:
+    return bide.Workflow(f"wide-{size}", [noop_named(f"task-{number}") for number in range(size)])
+
+
+def chain_flow(length: int) -> bide.Workflow:
+    """Each task takes the one before's value, and adds one."""
+
+    def first() -> int:
+        return 1
+
+    def hop_after(previous: str) -> Body:
+        def increment(value: Annotated[int, bide.From(previous)]) -> int:
+            return value + 1
+
+        return increment
+
+    hops = [bide.task(hop_after(f"task-{n - 1}"), name=f"task-{n}") for n in range(1, length)]
+    return bide.Workflow(f"chain-{length}", [bide.task(first, name="task-0"), *hops])
+
+
+one_flow = bide.Workflow("one", [noop_named("noop")])

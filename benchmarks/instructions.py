@@ -1,0 +1,195 @@
+"""Instructions for each task, hop, run, wait and poll, counted by valgrind's callgrind: `make profile`.
+
+Counts say where each microsecond goes, and are the same on a busy machine, where
+times are not. Each row is executed with a smaller and with a larger number of
+units in one process; the difference by the difference of the numbers is what
+one unit costs. All threads count: worker, caller, timer, and CPython itself.
+Below each row stand the functions that most instructions were in, callees apart.
+
+Under valgrind threads take turns on one core and everything is some fifty times
+slower, so whatever depends on time happens more often for each unit than it does
+in truth: a group of results that is 1 ms old is committed with fewer in it.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import bide
+
+from . import measure
+from .bide_flows import chain_flow, one_flow, open_runner, wide_flow
+
+FOLDER = Path("target/profile")
+STORES = ("memory", "normal")
+POLL_MS = 1
+FUNCTIONS = 8
+
+
+@dataclass(frozen=True)
+class Row:
+    """Something that costs the same each time."""
+
+    unit: str
+    small: int
+    large: int
+    action_of: Callable[[bide.Runner, int], Callable[[], object]]
+    """What executes so many units on a runner that is warm."""
+
+
+def wide(runner: bide.Runner, size: int) -> Callable[[], object]:
+    flow = wide_flow(size)
+    runner.register(flow)
+    return lambda: runner.run(flow)
+
+
+def chain(runner: bide.Runner, length: int) -> Callable[[], object]:
+    flow = chain_flow(length)
+    runner.register(flow)
+    return lambda: runner.run(flow)
+
+
+def single(runner: bide.Runner, count: int) -> Callable[[], object]:
+    def in_turn() -> None:
+        for _ in range(count):
+            runner.run(one_flow)
+
+    return in_turn
+
+
+def many(runner: bide.Runner, count: int) -> Callable[[], object]:
+    def together() -> None:
+        for handle in runner.submit_many(one_flow, [None] * count):
+            handle.result()
+
+    return together
+
+
+def deferring(runner: bide.Runner, name: str, waits: int, polls: int) -> Callable[[], object]:
+    """A body that waits so often, each time until the poll of this number."""
+
+    def body(handle: bide.TaskHandle) -> None:
+        asked = 0
+
+        def condition() -> bool:
+            nonlocal asked
+            asked += 1
+            return asked % (polls + 1) == 0  # the check before the wait is no poll
+
+        for _ in range(waits):
+            handle.defer_until(condition, poll_interval_ms=POLL_MS)
+
+    flow = bide.Workflow(f"{name}-{waits}-{polls}", [bide.task(body, name="wait")])
+    runner.register(flow)
+    return lambda: runner.run(flow)
+
+
+def waits(runner: bide.Runner, count: int) -> Callable[[], object]:
+    return deferring(runner, "waits", count, 1)
+
+
+def polls(runner: bide.Runner, count: int) -> Callable[[], object]:
+    return deferring(runner, "polls", 1, count)
+
+
+ROWS = (
+    Row("task", 300, 900, wide),
+    Row("hop", 100, 300, chain),
+    Row("run in turn", 30, 90, single),
+    Row("run of many", 200, 600, many),
+    Row("wait", 30, 90, waits),
+    Row("poll", 50, 150, polls),
+)
+
+
+def mark() -> None:
+    """End one part of the count: callgrind writes what it has whenever `getppid` is called."""
+    os.getppid()
+
+
+def execute() -> None:
+    """What is counted: each row on each store, small and large, between marks."""
+    for store in STORES:
+        with open_runner(measure.Setting(store, busy=False)) as runner:
+            for row in ROWS:
+                actions = [row.action_of(runner, units) for units in (row.small, row.large)]
+                actions[0]()
+                for action in actions:
+                    mark()
+                    action()
+                    mark()
+
+
+Counts = dict[tuple[str, str], Counter[str]]
+"""Instructions for one unit by function, by store and unit."""
+
+
+def count(folder: Path) -> Counts:
+    """Execute all rows under valgrind, whose files are left in the folder."""
+    valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out", "--dump-before=getppid"]
+    done = subprocess.run(
+        [*valgrind, sys.executable, "-m", "benchmarks.instructions", "execute"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr)
+    counts: Counts = {}
+    part = 0  # parts are numbered from 1; the odd ones are what lies between the rows
+    for store in STORES:
+        for row in ROWS:
+            small, large = (by_function(folder / f"out.{part + number}") for number in (2, 4))
+            part += 4
+            large.subtract(small)
+            counts[store, row.unit] = Counter({name: n // (row.large - row.small) for name, n in large.items()})
+    return counts
+
+
+def by_function(part: Path) -> Counter[str]:
+    """The instructions that a part of callgrind's count has for each function, without what it calls."""
+    names: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    function, of_callee = "", False
+    for line in part.read_text().splitlines():
+        if named := re.match(r"(c?)fn=\((\d+)\)(?: (.*))?", line):
+            callee, number, name = named.groups()
+            if name:
+                names[number] = name.removesuffix("'2")  # as callgrind marks what calls itself
+            if not callee:
+                function = names[number]
+        elif line.startswith("calls="):
+            of_callee = True  # the next line is what the call has cost in all
+        elif line[:1].isdigit() or line[:1] in {"+", "-", "*"}:
+            if not of_callee:
+                counts[function] += int(line.split()[1])
+            of_callee = False
+    return counts
+
+
+def main() -> int:
+    """Count and print."""
+    if sys.argv[1:] == ["execute"]:
+        execute()
+        return 0
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(parents=True)
+    counts = count(FOLDER.resolve())
+    print(f"{'instructions for each':<24}{''.join(f'{store:>12}' for store in STORES)}")
+    for row in ROWS:
+        print(f"{row.unit:<24}{''.join(f'{counts[store, row.unit].total():>12,}' for store in STORES)}")
+    for (store, unit), functions in counts.items():
+        print(f"\n{unit}, {store}")
+        for name, number in functions.most_common(FUNCTIONS):
+            print(f"{number:>8,}  {name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""How many instructions a task, a hop, a run, a wait and a poll take: what times cannot guard on a busy machine.
+
+The bounds leave room for another CPython and another compiler, not for another way of doing it.
+"""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from benchmarks import instructions
+
+MOST = {
+    ("memory", "task"): 4_500,
+    ("memory", "hop"): 8_500,
+    ("memory", "run in turn"): 75_000,
+    ("memory", "run of many"): 50_000,
+    ("memory", "wait"): 230_000,
+    ("memory", "poll"): 9_000,
+    ("normal", "task"): 20_000,
+    ("normal", "hop"): 42_000,
+    ("normal", "run in turn"): 175_000,
+    ("normal", "run of many"): 105_000,
+    ("normal", "wait"): 340_000,
+    ("normal", "poll"): 9_000,
+}
+
+
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind counts the instructions")
+@pytest.mark.timeout(600)  # some twenty seconds of one core, all under valgrind
+def test_nothing_takes_many_more_instructions_than_it_did(tmp_path: Path) -> None:
+    counts = {row: functions.total() for row, functions in instructions.count(tmp_path).items()}
+    assert counts.keys() == MOST.keys()
+    more = {row: f"{count:,}, not {MOST[row]:,}" for row, count in counts.items() if not 0 < count <= MOST[row]}
+    assert not more
