@@ -341,6 +341,8 @@ impl<H: Host> Shared<H> {
             let surplus = state.idle.len() >= state.slots.total() as usize + SPARE;
             if self.is_closing() || surplus {
                 self.leave(&mut state);
+                drop(state);
+                self.look_again();
                 return None;
             }
             state.idle.push(Arc::clone(cell));
@@ -421,8 +423,18 @@ impl<H: Host> Shared<H> {
         };
         self.hint(&state);
         drop(state);
-        if let Some(cell) = cell {
-            cell.give(no);
+        match cell {
+            Some(cell) => cell.give(no),
+            None => self.look_again(),
+        }
+    }
+
+    /// A slot has become free whose holder does not look for work afterwards. Work that came after it had looked, and
+    /// before it was seen to be free, has woken nobody.
+    fn look_again(&self) {
+        fence(Ordering::SeqCst);
+        if self.has_work() {
+            self.wake_one();
         }
     }
 
