@@ -405,6 +405,8 @@ impl<H: Host> Shared<H> {
         let Some(cell) = cell else { return Some(held) };
         let no = self.put_down(held);
         cell.give(no);
+        // It may have been woken to search, and does not.
+        self.searching.store(false, Ordering::SeqCst);
         self.wake_one();
         None
     }
