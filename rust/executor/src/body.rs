@@ -336,7 +336,6 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             if woken == Woken::Closed {
                 return None;
             }
-            shared.watch_polls(&self.engine.timers);
             polled = true;
             let late = deadline.is_some_and(|deadline| self.engine.clock.now() >= deadline);
             let result = match self.check(condition, poll) {

@@ -10,7 +10,7 @@ mod polls;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bide_core::{Event, TaskRef, Time};
@@ -26,6 +26,7 @@ use crate::gates::Gates;
 use crate::host::{Dispatch, Gate, Host, Ready};
 use crate::pacer::Pacer;
 use crate::slots::{HandOver, SlotNo, Slots};
+use crate::timers::Timers;
 
 /// Threads without a slot beyond the number of slots, kept for the next body that parks.
 const SPARE: usize = 2;
@@ -59,6 +60,8 @@ pub(crate) struct Shared<H: Host> {
     /// How many may be. Lowered if the system gives no more threads.
     max_parked: AtomicUsize,
     emptied: Condvar,
+    /// Where a look at the polls is asked for; from the opening on.
+    timers: OnceLock<Weak<Timers>>,
 }
 
 /// What belongs to a slot while nobody holds it.
@@ -128,6 +131,7 @@ impl<H: Host> Pool<H> {
             handles: AtomicUsize::new(0),
             max_parked: AtomicUsize::new(max_parked),
             emptied: Condvar::new(),
+            timers: OnceLock::new(),
         };
         Self { shared: Arc::new(shared), gates: Gates::new(slots as usize + 1), start_worker }
     }
@@ -138,6 +142,7 @@ impl<H: Host> Pool<H> {
     /// # Errors
     /// Says why the thread cannot be started.
     pub fn open(&self, engine: &Arc<Engine<H>>) -> Result<(), String> {
+        let _ = self.shared.timers.set(Arc::downgrade(&engine.timers));
         for side in &self.shared.sides {
             engine.committer.look_after(Arc::clone(&side.group));
         }
