@@ -5,15 +5,18 @@
 //! ahead: what waits in a deque can be stolen). Whenever a deque has work and nobody searches, one more worker is
 //! woken. A body that defers gives its slot back and parks its thread; another thread goes on in its place.
 
+// With their paths, for `rust/models` includes this file.
+#[path = "pool/cell.rs"]
 mod cell;
+#[path = "pool/polls.rs"]
 mod polls;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bide_core::{Event, TaskRef, Time};
+use bide_sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use bide_sync::{Condvar, Mutex};
 use crossbeam_deque::{Injector, Steal, Stealer, Worker as Deque};
 
