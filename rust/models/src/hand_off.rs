@@ -97,6 +97,25 @@ fn a_free_slot_is_used_while_another_body_executes() {
 }
 
 #[test]
+fn of_two_bodies_that_become_ready_at_once_each_wakes_a_worker() {
+    // Both workers sleep when they come, or fall asleep; 1 executes until 2 has.
+    const BODY: Body = |world, body, held, _| {
+        if body == 1 {
+            world.hear(2);
+        }
+        Some(held)
+    };
+    explore(|| {
+        let world = World::open(2, BODY);
+        world.ready(&[3]);
+        world.hear(3);
+        world.ready(&[1, 2]);
+        world.hear(1);
+        world.close_with_all_slots();
+    });
+}
+
+#[test]
 fn a_close_reaches_every_thread_wherever_it_is() {
     // 1 is somewhere between its start and its end when the pool closes; it goes on, or is suspended.
     const BODY: Body = |world, _, held, cell| {
