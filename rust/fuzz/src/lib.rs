@@ -3,6 +3,8 @@
 //! `tests/any_bytes.rs` feeds them at random on stable, in `make test`; `scripts/fuzz` has them guided by coverage, in
 //! `make soak`. Python's half of the codec is fuzzed by `tests/test_codec_fuzz.py`.
 
+#![forbid(unsafe_code)]
+
 mod formats;
 mod mangle;
 mod play;

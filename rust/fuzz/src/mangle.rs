@@ -103,8 +103,7 @@ fn unguard(path: &Path) -> rusqlite::Result<Vec<Column>> {
         "SELECT m.name, c.name FROM sqlite_schema m JOIN pragma_table_info(m.name) c \
          WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%' ORDER BY m.name, c.cid",
     )?;
-    let columns = statement.query_map([], |row| Ok(Column { table: row.get(0)?, name: row.get(1)? }))?.collect();
-    columns
+    statement.query_map([], |row| Ok(Column { table: row.get(0)?, name: row.get(1)? }))?.collect()
 }
 
 /// Takes a few changes from the input: which column, which row, what. One after the other, over one file.

@@ -1,5 +1,4 @@
 //! The targets with random bytes, and each column of each table with what does not belong there.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use bide_fuzz::{Mangled, TARGETS, rows};
 use proptest::prelude::*;

@@ -6,6 +6,8 @@
 //! ([`surroundings`]). A worker's loop is told again in [`play`], less what it does with bodies.
 //!
 //! Not here: the committer's sleep, timers, async lanes.
+
+#![forbid(unsafe_code)]
 #![cfg(test)]
 #![expect(unreachable_pub, dead_code, unused_imports, reason = "the included sources are public and used elsewhere")]
 

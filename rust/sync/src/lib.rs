@@ -9,6 +9,8 @@
 //! `cfg(loom)` is set by `rust/models` alone, which compiles this file and the pool over loom's locks to go through
 //! their interleavings. Hence [`atomic`]: what the pool's threads agree by.
 
+#![forbid(unsafe_code)]
+
 use std::ops::{Deref, DerefMut};
 use std::sync::{PoisonError, TryLockError};
 use std::time::{Duration, Instant};
