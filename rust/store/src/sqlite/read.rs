@@ -78,13 +78,6 @@ impl Fields<'_> {
         self.row.get(at).map_err(|error| self.corrupt(column, &error.to_string()))
     }
 
-    /// A number of attempts, uses or processes. Far below the end of its type, so that counting on never overflows.
-    fn count(&self, at: usize, column: &str) -> Result<u32, StoreError> {
-        let count: i64 = self.get(at, column)?;
-        let known = i32::try_from(count).ok().and_then(|count| u32::try_from(count).ok());
-        known.ok_or_else(|| self.corrupt(column, &format!("{count} is no count")))
-    }
-
     fn text(&self, at: usize, column: &str) -> Result<Option<Arc<str>>, StoreError> {
         self.get(at, column)
     }
@@ -155,7 +148,7 @@ impl SqliteStore {
             created_at: Time(fields.get(7, "created_at")?),
             ended_at: fields.time(8, "ended_at")?,
             blocked_by: fields.text(9, "blocked_by")?,
-            crashes: fields.count(10, "crashes")?,
+            crashes: fields.get(10, "crashes")?,
             runner: fields.get(11, "runner")?,
         };
         Ok((run, fields.get(12, "version")?))
@@ -262,7 +255,7 @@ fn task_row(fields: &Fields<'_>) -> Result<TaskRow, StoreError> {
         map: fields.get(1, "map")?,
         status: fields.code(2, "status", TaskStatus::from_code)?,
         sub_status: sub_status.map(|_| fields.code(10, "sub_status", SubStatus::from_code)).transpose()?,
-        attempts: fields.count(7, "attempts")?,
+        attempts: fields.get(7, "attempts")?,
         entered: fields.code(8, "entered", |code| [false, true].get(usize::try_from(code).ok()?).copied())?,
         output: fields.value(3, "output")?,
         changes: fields.blob(11, "changes")?,
@@ -278,8 +271,8 @@ fn task_row(fields: &Fields<'_>) -> Result<TaskRow, StoreError> {
 
 fn entry(fields: &Fields<'_>) -> Result<(TaskId, i32, Entry), StoreError> {
     let entry = Entry {
-        key: EntryKey { name: fields.get(2, "name")?, n: fields.count(3, "n")? },
-        seq: fields.count(4, "seq")?,
+        key: EntryKey { name: fields.get(2, "name")?, n: fields.get(3, "n")? },
+        seq: fields.get(4, "seq")?,
         kind: fields.code(5, "kind", EntryKind::from_code)?,
         state: fields.code(6, "state", EntryState::from_code)?,
         proof: fields.blob(11, "proof")?,
