@@ -25,6 +25,8 @@ CARGO_TEST ?= --workspace --exclude bide-py
 BENCH ?=
 SEEDS ?= 10000
 FIRST ?= 0
+PREEMPTIONS ?= 3
+FUZZ_SECONDS ?= 60
 
 # The crates look at this interpreter's headers. Naming it keeps cargo from
 # building them again when the PATH changes.
@@ -55,8 +57,23 @@ test-python: $(STAMP)/bide $(STAMP)/group-demo $(STAMP)/group-test .venv-pythons
 	$(BIN)/python -m pytest tests $(PYTEST)
 
 .PHONY: soak
-soak: $(STAMP)/venv ## play simulated worlds for as long as one likes: make soak SEEDS=100000 [FIRST=0]
+soak: soak-worlds soak-models soak-fuzz soak-valgrind ## what make test does in small, for as long as one likes; parts: soak-…
+
+.PHONY: soak-worlds
+soak-worlds: $(STAMP)/venv ## play simulated worlds: make soak-worlds SEEDS=100000 [FIRST=0]
 	cargo run --locked --release -p bide-testkit --example soak -- $(SEEDS) $(FIRST)
+
+.PHONY: soak-models
+soak-models: ## the models of the hand-off with more preemptions: make soak-models PREEMPTIONS=4
+	LOOM_MAX_PREEMPTIONS=$(PREEMPTIONS) cargo test --locked -p bide-models
+
+.PHONY: soak-fuzz
+soak-fuzz: ## fuzz the stored formats, guided by coverage: make soak-fuzz FUZZ_SECONDS=3600
+	scripts/fuzz $(FUZZ_SECONDS)
+
+.PHONY: soak-valgrind
+soak-valgrind: $(STAMP)/venv ## run the Rust tests under valgrind, if there is one
+	scripts/valgrind
 
 # Each tool is a target, so that `make --keep-going lint` shows what all of them say.
 LINTS := lint-rustfmt lint-clippy lint-ruff lint-mypy lint-basedpyright lint-stubtest

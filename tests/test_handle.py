@@ -72,6 +72,30 @@ def test_polls_keep_their_interval_backoff_and_limit(runner: bide.Runner) -> Non
         assert least <= gap < least + 0.05
 
 
+def test_a_condition_that_blocks_keeps_no_other_from_its_poll(runner: bide.Runner) -> None:
+    blocks, polled = threading.Event(), threading.Event()
+    answers = iter([False, True])
+
+    def blocked(handle: bide.TaskHandle) -> bool:
+        def block() -> bool:
+            if not next(answers):
+                return False
+            blocks.set()  # nobody else is due by now
+            return polled.wait(60)
+
+        return handle.defer_until(block, poll_interval_ms=1)
+
+    def other(handle: bide.TaskHandle) -> None:
+        polls = iter([False, True])
+        handle.defer_until(lambda: next(polls), poll_interval_ms=1)
+        polled.set()
+
+    first = runner.submit(bide.Workflow("blocked", [blocked]))
+    assert blocks.wait(30)
+    runner.run(bide.Workflow("other", [other]), timeout=30)
+    assert first.result(timeout=30)["blocked"] is True
+
+
 def test_a_timeout_is_a_wait_timeout_that_names_task_and_condition(runner: bide.Runner) -> None:
     def never() -> bool:
         return False

@@ -68,7 +68,7 @@ def describe(exc: BaseException) -> StoredError:
 
 def rebuild(stored: bytes) -> BaseException:
     """Return a stored exception to raise again: of the same class if that is safe, else a `TaskFailed`."""
-    data = json.loads(stored)
+    data = _read(stored)
     exc = _revive(data)
     chain: BaseException = exc
     for cause in data["causes"]:
@@ -83,7 +83,7 @@ def rebuild(stored: bytes) -> BaseException:
 
 def task_failed(stored: bytes, task: str | None = None) -> TaskFailed:
     """Return a stored exception as a `TaskFailed`, for a process that only reads."""
-    return _as_task_failed(json.loads(stored), task)
+    return _as_task_failed(_read(stored), task)
 
 
 def qualified(cls: type) -> str:
@@ -201,13 +201,30 @@ def _clip(text: str) -> str:
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
+def _read(stored: bytes) -> dict[str, Any]:
+    return _whole(json.loads(stored))
+
+
+def _whole(data: object) -> dict[str, Any]:
+    """Return a description with all of its members: what other hands have taken out or bent is empty."""
+    found = cast("dict[str, Any]", data) if isinstance(data, dict) else {}
+    texts = ("type", "message", "traceback", "relation")
+    whole: dict[str, Any] = {name: text if isinstance(text := found.get(name), str) else "" for name in texts}
+    notes, causes, args, state = (found.get(name) for name in ("notes", "causes", "args", "state"))
+    whole["notes"] = [note for note in notes if isinstance(note, str)] if isinstance(notes, list) else []
+    whole["causes"] = [_whole(cause) for cause in causes] if isinstance(causes, list) else []
+    whole["args"] = args if isinstance(args, list) else None
+    whole["state"] = state if isinstance(state, dict) else {}
+    return whole
+
+
 def _as_task_failed(data: dict[str, Any], task: str | None = None) -> TaskFailed:
     return TaskFailed(
         data["message"],
         type=data["type"],
-        traceback=data.get("traceback", ""),
+        traceback=data["traceback"],
         notes=tuple(data["notes"]),
-        causes=tuple(_as_task_failed(cause) for cause in data.get("causes", ())),
+        causes=tuple(_as_task_failed(cause) for cause in data["causes"]),
         task=task,
     )
 
@@ -218,14 +235,14 @@ def _revive(data: dict[str, Any]) -> BaseException:
         exc = _as_task_failed(data)
     for note in data["notes"]:
         exc.add_note(note)
-    if "traceback" in data:
+    if data["traceback"]:
         exc.__bide_traceback__ = data["traceback"]  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
     return exc
 
 
 def _same_class(data: dict[str, Any]) -> BaseException | None:
     """Build the exception by `__new__` and the built-in part of `__init__`; None if that is not safe."""
-    if "args" not in data:
+    if data["args"] is None:
         return None
     cls = _find_class(data["type"])
     if cls is None or not issubclass(cls, Exception):
@@ -237,7 +254,7 @@ def _same_class(data: dict[str, Any]) -> BaseException | None:
         init = next(base.__init__ for base in cls.__mro__ if not isinstance(base.__init__, FunctionType))  # type: ignore[misc]
         exc = cls.__new__(cls, *data["args"])
         init(exc, *data["args"])
-        for name, value in data.get("state", {}).items():
+        for name, value in data["state"].items():
             setattr(exc, name, value)
     except Exception:  # noqa: BLE001 - whatever goes wrong in there, TaskFailed is the answer
         return None

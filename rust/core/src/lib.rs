@@ -2,6 +2,8 @@
 //!
 //! No I/O, threads, clock, tokio or Python: `now` is passed in, values are bytes, callables are positions.
 
+#![forbid(unsafe_code)]
+
 pub mod context;
 pub mod definition;
 pub mod event;

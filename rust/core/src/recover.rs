@@ -20,6 +20,9 @@ use crate::value::Value;
 /// So many processes in a row may enter a marked body of a run, and record nothing new, before it is paused.
 pub const MAX_CRASHES: u32 = 5;
 
+/// No attempts, entries or crashes were ever counted that far; counting on from there would leave the type.
+const MOST: u32 = i32::MAX as u32;
+
 /// Whether a recorded task list fits the graph: every recorded task still exists with the same dependencies.
 #[must_use]
 pub fn fits(graph: &Graph, recorded: &[RecordedTask]) -> bool {
@@ -38,7 +41,7 @@ impl RunState {
     /// Builds the state of a stored run; `ids` are the store's numbers of the graph's tasks. Apply `Begin` next.
     ///
     /// # Errors
-    /// Says what does not fit, if a row belongs to no task of the graph.
+    /// Says what does not fit: a row that belongs to no task of the graph, a count that nobody can have counted to.
     pub fn recover(
         graph: &Arc<Graph>,
         ids: &Arc<[TaskId]>,
@@ -51,6 +54,12 @@ impl RunState {
             Some(ix) if map == NO_MAP => Ok(*ix),
             _ => Err(format!("a row of run {} (task number {id}, map index {map}) belongs to no task", stored.run.id)),
         };
+        let counts = [("run.crashes", stored.run.crashes)].into_iter();
+        let counts = counts.chain(stored.rows.iter().map(|row| ("task.attempts", row.attempts)));
+        let mut counts = counts.chain(stored.entries.iter().map(|(.., entry)| ("journal.seq", entry.seq)));
+        if let Some((column, count)) = counts.find(|(_, count)| *count > MOST) {
+            return Err(format!("{count} in the column {column} is no count; the file was changed by other hands"));
+        }
         state.status = stored.run.status;
         let StoredRun { run, .. } = &stored;
         if run.failure.is_some() || run.blocked_by.is_some() || version.is_some() {

@@ -392,7 +392,6 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             if woken == Woken::Closed {
                 return None;
             }
-            shared.watch_polls(&self.engine.timers);
             polled = true;
             if self.sure_of_lease(at).is_err() {
                 shared.poll_done();

@@ -3,6 +3,8 @@
 //! The public Rust crate of bide. Everything that is decided about a run is in `bide-core`, how it is kept in
 //! `bide-store`; here is when and where it executes.
 
+#![forbid(unsafe_code)]
+
 mod body;
 #[doc(hidden)]
 pub mod bug;

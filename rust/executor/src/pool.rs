@@ -5,15 +5,18 @@
 //! ahead: what waits in a deque can be stolen). Whenever a deque has work and nobody searches, one more worker is
 //! woken. A body that defers gives its slot back and parks its thread; another thread goes on in its place.
 
+// With their paths, for `rust/models` includes this file.
+#[path = "pool/cell.rs"]
 mod cell;
+#[path = "pool/polls.rs"]
 mod polls;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bide_core::{Event, TaskRef, Time};
+use bide_sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use bide_sync::{Condvar, Mutex};
 use crossbeam_deque::{Injector, Steal, Stealer, Worker as Deque};
 
@@ -26,6 +29,7 @@ use crate::gates::Gates;
 use crate::host::{Dispatch, Gate, Host, Ready};
 use crate::pacer::Pacer;
 use crate::slots::{HandOver, SlotNo, Slots};
+use crate::timers::Timers;
 
 /// Threads without a slot beyond the number of slots, kept for the next body that parks.
 const SPARE: usize = 2;
@@ -59,6 +63,8 @@ pub(crate) struct Shared<H: Host> {
     /// How many may be. Lowered if the system gives no more threads.
     max_parked: AtomicUsize,
     emptied: Condvar,
+    /// Where a look at the polls is asked for; from the opening on.
+    timers: OnceLock<Weak<Timers>>,
 }
 
 /// What belongs to a slot while nobody holds it.
@@ -128,6 +134,7 @@ impl<H: Host> Pool<H> {
             handles: AtomicUsize::new(0),
             max_parked: AtomicUsize::new(max_parked),
             emptied: Condvar::new(),
+            timers: OnceLock::new(),
         };
         Self { shared: Arc::new(shared), gates: Gates::new(slots as usize + 1), start_worker }
     }
@@ -146,6 +153,7 @@ impl<H: Host> Pool<H> {
     /// # Errors
     /// What the first start came to.
     pub fn open_by<E>(&self, engine: &Arc<Engine<H>>, start_first: impl FnOnce() -> Result<bool, E>) -> Result<(), E> {
+        let _ = self.shared.timers.set(Arc::downgrade(&engine.timers));
         for side in &self.shared.sides {
             engine.committer.look_after(Arc::clone(&side.group));
         }
@@ -357,6 +365,8 @@ impl<H: Host> Shared<H> {
             let surplus = state.idle.len() >= state.slots.total() as usize + SPARE;
             if self.is_closing() || surplus {
                 self.leave(&mut state);
+                drop(state);
+                self.look_again();
                 return None;
             }
             state.idle.push(Arc::clone(cell));
@@ -424,6 +434,8 @@ impl<H: Host> Shared<H> {
         let Some(cell) = cell else { return Some(held) };
         let no = self.put_down(held);
         cell.give(no);
+        // It may have been woken to search, and does not.
+        self.searching.store(false, Ordering::SeqCst);
         self.wake_one();
         None
     }
@@ -442,8 +454,18 @@ impl<H: Host> Shared<H> {
         };
         self.hint(&state);
         drop(state);
-        if let Some(cell) = cell {
-            cell.give(no);
+        match cell {
+            Some(cell) => cell.give(no),
+            None => self.look_again(),
+        }
+    }
+
+    /// A slot has become free whose holder does not look for work afterwards. Work that came after it had looked, and
+    /// before it was seen to be free, has woken nobody.
+    fn look_again(&self) {
+        fence(Ordering::SeqCst);
+        if self.has_work() {
+            self.wake_one();
         }
     }
 

@@ -5,26 +5,53 @@
 //! A Python process may fork at any moment, while a dozen idle workers wait, and use bide in the child.
 //!
 //! A panic does not poison: whoever catches it gives up what the lock was protecting.
+//!
+//! `cfg(loom)` is set by `rust/models` alone, which compiles this file and the pool over loom's locks to go through
+//! their interleavings. Hence [`atomic`]: what the pool's threads agree by.
+
+#![forbid(unsafe_code)]
 
 use std::ops::{Deref, DerefMut};
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{PoisonError, TryLockError};
 use std::time::{Duration, Instant};
+
+#[cfg(loom)]
+use loom::sync as imp;
+#[cfg(not(loom))]
+use std::sync as imp;
+
+pub use imp::atomic;
+
+use atomic::{AtomicU32, Ordering};
+
+/// A constructor that is `const`, as the standard library's are and loom's are not.
+macro_rules! const_fn {
+    ($(#[$meta:meta])* pub fn $($rest:tt)*) => {
+        $(#[$meta])*
+        #[cfg(not(loom))]
+        pub const fn $($rest)*
+        $(#[$meta])*
+        #[cfg(loom)]
+        pub fn $($rest)*
+    };
+}
 
 /// A mutual exclusion lock.
 #[derive(Debug, Default)]
-pub struct Mutex<T>(std::sync::Mutex<T>);
+pub struct Mutex<T>(imp::Mutex<T>);
 
 /// A lock that is held. It is empty only within [`Condvar::wait`] and [`MutexGuard::unlocked`].
 pub struct MutexGuard<'a, T> {
     lock: &'a Mutex<T>,
-    held: Option<std::sync::MutexGuard<'a, T>>,
+    held: Option<imp::MutexGuard<'a, T>>,
 }
 
 impl<T> Mutex<T> {
-    /// An unlocked one.
-    pub const fn new(value: T) -> Self {
-        Self(std::sync::Mutex::new(value))
+    const_fn! {
+        /// An unlocked one.
+        pub fn new(value: T) -> Self {
+            Self(imp::Mutex::new(value))
+        }
     }
 
     /// Waits until it can be had. Blocks.
@@ -39,11 +66,11 @@ impl<T> Mutex<T> {
         loop {
             match self.0.try_lock() {
                 Ok(held) => return Some(MutexGuard { lock: self, held: Some(held) }),
-                Err(std::sync::TryLockError::Poisoned(error)) => {
+                Err(TryLockError::Poisoned(error)) => {
                     return Some(MutexGuard { lock: self, held: Some(error.into_inner()) });
                 }
-                Err(std::sync::TryLockError::WouldBlock) if passed(until) => return None,
-                Err(std::sync::TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
+                Err(TryLockError::WouldBlock) if passed(until) => return None,
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
             }
         }
     }
@@ -59,7 +86,7 @@ impl<'a, T> MutexGuard<'a, T> {
     }
 
     /// Has the lock replaced by what `wait` makes of it.
-    fn through(&mut self, wait: impl FnOnce(std::sync::MutexGuard<'a, T>) -> std::sync::MutexGuard<'a, T>) {
+    fn through(&mut self, wait: impl FnOnce(imp::MutexGuard<'a, T>) -> imp::MutexGuard<'a, T>) {
         self.held = self.held.take().map(wait);
     }
 }
@@ -88,7 +115,7 @@ impl<T> DerefMut for MutexGuard<'_, T> {
 /// Where threads that hold a [`Mutex`] wait for a change of what it protects.
 #[derive(Debug, Default)]
 pub struct Condvar {
-    inner: std::sync::Condvar,
+    inner: imp::Condvar,
     /// Threads that wait. Changed only with the lock held, so that whoever has changed what they wait for, under the
     /// lock, and notifies afterwards, sees them: nobody to wake costs no system call.
     waiters: AtomicU32,
@@ -107,10 +134,12 @@ impl WaitTimeoutResult {
 }
 
 impl Condvar {
-    /// One that nobody waits for.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self { inner: std::sync::Condvar::new(), waiters: AtomicU32::new(0) }
+    const_fn! {
+        /// One that nobody waits for.
+        #[must_use]
+        pub fn new() -> Self {
+            Self { inner: imp::Condvar::new(), waiters: AtomicU32::new(0) }
+        }
     }
 
     /// Waits for a notification, or for no reason at all. Blocks.
@@ -143,15 +172,15 @@ impl Condvar {
         mut condition: impl FnMut(&mut T) -> bool,
         span: Duration,
     ) -> WaitTimeoutResult {
-        let mut timed_out = false;
-        let _waiting = Waiting::begin(&self.waiters);
-        guard.through(|held| {
-            let waited = self.inner.wait_timeout_while(held, span, |value| condition(value));
-            let (held, result) = waited.unwrap_or_else(PoisonError::into_inner);
-            timed_out = result.timed_out();
-            held
-        });
-        WaitTimeoutResult(timed_out)
+        let since = now();
+        while condition(guard) {
+            let left = span.saturating_sub(since.elapsed());
+            if left.is_zero() {
+                return WaitTimeoutResult(true);
+            }
+            self.wait_for(guard, left);
+        }
+        WaitTimeoutResult(false)
     }
 
     /// Wakes one thread that waits. What it waits for must have been changed with the lock held; notify once that is
@@ -190,30 +219,36 @@ impl Drop for Waiting<'_> {
 
 /// A lock for many readers or one writer.
 #[derive(Debug, Default)]
-pub struct RwLock<T>(std::sync::RwLock<T>);
+pub struct RwLock<T>(imp::RwLock<T>);
 
 impl<T> RwLock<T> {
-    /// An unlocked one.
-    pub const fn new(value: T) -> Self {
-        Self(std::sync::RwLock::new(value))
+    const_fn! {
+        /// An unlocked one.
+        pub fn new(value: T) -> Self {
+            Self(imp::RwLock::new(value))
+        }
     }
 
     /// Waits until it can be read. Blocks.
     #[inline]
-    pub fn read(&self) -> std::sync::RwLockReadGuard<'_, T> {
+    pub fn read(&self) -> imp::RwLockReadGuard<'_, T> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until it can be changed. Blocks.
     #[inline]
-    pub fn write(&self) -> std::sync::RwLockWriteGuard<'_, T> {
+    pub fn write(&self) -> imp::RwLockWriteGuard<'_, T> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "a lock's patience is not the engine's time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
 fn left(until: Instant) -> Duration {
-    until.saturating_duration_since(Instant::now())
+    until.saturating_duration_since(now())
 }
 
 fn passed(until: Instant) -> bool {

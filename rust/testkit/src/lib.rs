@@ -1,6 +1,8 @@
 //! bide's own test kit: what every store must do, a store that fails on purpose, a clock that is moved by hand, and
 //! the seeded simulation.
 
+#![forbid(unsafe_code)]
+
 pub mod clock;
 pub mod conformance;
 pub mod fault;

@@ -30,7 +30,9 @@ impl RunState {
         }
         let detail = self.detail(ix);
         let entry = detail.journal.close(key, result, out.now).ok_or(Refused::AttemptOver)?.clone();
-        detail.waited += micros(out.now.since(entry.opened_at.max(detail.waited_until)));
+        // Times of a file that was changed by other hands may lie anywhere.
+        let waited = micros(out.now.since(entry.opened_at.max(detail.waited_until)));
+        detail.waited = detail.waited.saturating_add(waited);
         detail.waited_until = out.now;
         self.write_entry(ix, &entry, out);
         Ok(())

@@ -5,23 +5,32 @@ use std::sync::{Arc, Weak};
 use super::{Cell, Shared};
 use crate::host::Host;
 use crate::pacer::STUCK_AFTER;
-use crate::timers::{Alarm, Timers};
+use crate::timers::Alarm;
 
 /// No poll has handed on for a while.
-struct Stuck<H: Host>(Weak<Shared<H>>, Weak<Timers>);
+struct Stuck<H: Host>(Weak<Shared<H>>);
 
 impl<H: Host> Alarm for Stuck<H> {
     fn ring(self: Arc<Self>, ticket: u64) {
-        if let (Some(shared), Some(timers)) = (self.0.upgrade(), self.1.upgrade()) {
-            shared.look_for_stuck(ticket, &timers, &self);
+        if let Some(shared) = self.0.upgrade() {
+            shared.look_for_stuck(ticket, &self);
         }
     }
 }
 
 impl<H: Host> Shared<H> {
+    /// A parked body is to poll: now, or when those before it have handed on. However early the one that polls now
+    /// began, from here on somebody has an eye on it: if it does not hand on in time, others go on beside it.
     pub(super) fn poll_due(self: &Arc<Self>, cell: Arc<Cell<H>>, ticket: u64) {
-        let next = self.state.lock().pacer.due((cell, ticket));
+        let mut state = self.state.lock();
+        let next = state.pacer.due((cell, ticket));
+        let (handed, waiting) = state.pacer.progress();
+        let watch = waiting && !std::mem::replace(&mut state.stuck_alarm, true);
+        drop(state);
         self.offer_polls(next);
+        if watch {
+            self.look_later(Arc::new(Stuck(Arc::downgrade(self))), handed);
+        }
     }
 
     /// A poll has ended: the next one that is due has its turn.
@@ -39,21 +48,14 @@ impl<H: Host> Shared<H> {
         }
     }
 
-    /// Has an eye on a poll that begins: if it does not hand on in time, others go on beside it.
-    pub(crate) fn watch_polls(self: &Arc<Self>, timers: &Arc<Timers>) {
-        let handed = {
-            let mut state = self.state.lock();
-            let (handed, waiting) = state.pacer.progress();
-            if !waiting || std::mem::replace(&mut state.stuck_alarm, true) {
-                return;
-            }
-            handed
-        };
-        let alarm = Arc::new(Stuck(Arc::downgrade(self), Arc::downgrade(timers)));
-        timers.after(STUCK_AFTER, alarm, handed);
+    fn look_later(&self, alarm: Arc<Stuck<H>>, handed: u64) {
+        if let Some(timers) = self.timers.get().and_then(Weak::upgrade) {
+            timers.after(STUCK_AFTER, alarm, handed);
+        }
     }
 
-    fn look_for_stuck(&self, before: u64, timers: &Arc<Timers>, alarm: &Arc<Stuck<H>>) {
+    /// Looks every [`STUCK_AFTER`] as long as a body waits for its turn.
+    fn look_for_stuck(&self, before: u64, alarm: &Arc<Stuck<H>>) {
         let mut state = self.state.lock();
         let (handed, waiting) = state.pacer.progress();
         if !waiting {
@@ -64,6 +66,6 @@ impl<H: Host> Shared<H> {
         let (handed, _) = state.pacer.progress();
         drop(state);
         self.offer_polls(next);
-        timers.after(STUCK_AFTER, Arc::clone(alarm) as Arc<dyn Alarm>, handed);
+        self.look_later(Arc::clone(alarm), handed);
     }
 }

@@ -53,6 +53,10 @@ pub(super) const HOT: &[&str] = &[RUN, TASKS, JOURNAL, VERSION, VERSIONS];
 #[cfg(test)]
 pub(super) const BY_KEY: &str = KEY;
 
+/// The same for listings, which go through the runs by number.
+#[cfg(test)]
+pub(super) const LISTING: &str = LIST;
+
 /// A row being read, with whom to name if it does not read back.
 struct Fields<'r> {
     row: &'r Row<'r>,

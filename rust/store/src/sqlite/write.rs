@@ -137,7 +137,14 @@ impl SqliteStore {
     /// The run that has the key or the id already.
     fn existing(&self, writer: &Connection, lease: Lease, new: &NewRun, uuid: Vec<u8>) -> Result<Creation, StoreError> {
         let id = self.uuid(&uuid)?;
-        let Some((row, _)) = self.run_row(writer, id)? else { return Ok(Creation::Taken) };
+        let Some((row, _)) = self.run_row(writer, id)? else {
+            // Under this lock nobody has deleted it: to try again would find the same.
+            let name = &self.place.name;
+            return Err(StoreError::Corrupt(format!(
+                "{name}: the column run.id of run {id} is not the number of that run; the file was changed by other \
+                 hands or is damaged"
+            )));
+        };
         if id == new.id && row.runner == Some(lease.runner) {
             return Ok(Creation::Created);
         }

@@ -1,0 +1,21 @@
+//! What must stand any bytes: each target takes an input and panics only if bide does, or if it breaks what it states.
+//!
+//! `tests/any_bytes.rs` feeds them at random on stable, in `make test`; `scripts/fuzz` has them guided by coverage, in
+//! `make soak`. Python's half of the codec is fuzzed by `tests/test_codec_fuzz.py`.
+
+#![forbid(unsafe_code)]
+
+mod formats;
+mod mangle;
+mod play;
+mod seed;
+
+pub use formats::{failure, pack, run_id, value};
+pub use mangle::{Column, Mangled, rows};
+
+/// A target and its name.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: [Target; 5] =
+    [("value", value), ("pack", pack), ("failure", failure), ("run_id", run_id), ("rows", rows)];

@@ -1,0 +1,138 @@
+//! Whatever a file may be asked for, and what the run machine makes of what it answers. Errors are fine; panics are not.
+
+use std::sync::Arc;
+
+use bide_core::event::{Retry, Timer, Wait};
+use bide_core::record::NewRun;
+use bide_core::{
+    Batch, Changes, Effect, EntryKey, EntryKind, Event, Failure, FailureKind, GateSpec, Graph, Outcome, RunState,
+    RunStatus, TaskId, TaskRef, Time, Value, context, pack,
+};
+use bide_store::{Lease, RunFilter, Store, StoreError};
+
+use crate::seed;
+
+/// After all times of the seed.
+const NOW: Time = Time(1_800_000_000_000_000);
+
+/// A run's life ends, or is cut off.
+const MOST_EVENTS: usize = 64;
+
+/// What a store said, if it could not do what it was asked.
+#[derive(Default)]
+pub(crate) struct Said(pub(crate) Vec<StoreError>);
+
+impl Said {
+    fn hear<T>(&mut self, answer: Result<T, StoreError>) -> Option<T> {
+        answer.map_err(|error| self.0.push(error)).ok()
+    }
+}
+
+/// Asks a store for everything, takes its runs up and plays them to their end. What is refused keeps nothing else from
+/// being asked.
+pub(crate) fn everything(store: &dyn Store, graph: &Arc<Graph>, said: &mut Said) {
+    let flow = said.hear(seed::register(store, graph));
+    for status in [None, Some(RunStatus::Running), Some(RunStatus::Failed)] {
+        let filter = RunFilter { status, workflow: status.map(|_| "flow".to_owned()), ..RunFilter::default() };
+        said.hear(store.list(&filter));
+    }
+    for n in 0..seed::RUNS {
+        said.hear(store.by_key(&format!("key {n}"), None));
+        said.hear(store.load(seed::id(n)));
+    }
+    said.hear(store.is_alive(1, NOW));
+    said.hear(store.news());
+    let Some(lease) = said.hear(store.enroll(NOW)) else { return };
+    if let Some(flow) = flow {
+        let ids: Arc<[TaskId]> = flow.tasks.iter().map(|task| task.id).collect();
+        let versions = said.hear(store.versions(flow.workflow)).unwrap_or_default();
+        let versions: Vec<i64> = versions.iter().map(|version| version.version).collect();
+        for claimed in said.hear(store.claim(lease, &versions, NOW, 10)).unwrap_or_default() {
+            let Some(Some(stored)) = said.hear(store.load(claimed)) else { continue };
+            let _ = pack::unpack(&stored.run.inputs);
+            // As the executor does: a list of tasks that does not fit the graph is not taken up.
+            if ids.len() == graph.len()
+                && let Ok(state) = RunState::recover(graph, &ids, Some(flow.version), stored)
+            {
+                live(store, lease, graph, state, said);
+            }
+        }
+        let again = NewRun {
+            id: seed::id(99),
+            workflow: flow.workflow,
+            version: flow.version,
+            key: Some("key 0".into()),
+            inputs: [].into(),
+            created_at: NOW,
+        };
+        said.hear(store.create(lease, &[again]));
+    }
+    said.hear(store.renew(lease, NOW));
+    said.hear(store.delete(seed::id(2)));
+    said.hear(store.purge(NOW, 10));
+    said.hear(store.leave(lease));
+}
+
+/// Has a run do whatever it can, and commits all of it.
+fn live(store: &dyn Store, lease: Lease, graph: &Graph, mut state: RunState, said: &mut Said) {
+    let (mut batch, mut effects) = (Batch::new(), Vec::new());
+    let mut events = vec![Event::Begin];
+    let mut turns = 0;
+    while let Some(event) = events.pop()
+        && turns < MOST_EVENTS
+    {
+        let _ = state.apply(event, NOW, &mut batch, &mut effects);
+        for effect in std::mem::take(&mut effects) {
+            react(graph, &mut state, effect, &mut events);
+        }
+        turns += 1;
+    }
+    let _ = said.hear(store.commit(lease, &mut batch));
+    let rows: Vec<_> = (0..graph.len() as u32).map(|ix| state.task_row(ix)).collect();
+    let changes: Vec<Option<Changes>> =
+        rows.iter().map(|row| row.changes.as_ref().and_then(|blob| Changes::unpack(blob).ok())).collect();
+    for ix in 0..graph.len() as u32 {
+        let _ = context::view(graph, ix, &[], |ix| changes[ix as usize].as_ref());
+    }
+}
+
+/// What the executor would do, in its most eventful way: a body recalls, waits, and fails while it may be retried.
+fn react(graph: &Graph, state: &mut RunState, effect: Effect, events: &mut Vec<Event>) {
+    match effect {
+        Effect::Ready { task } => {
+            let Some(entered) = state.enter(task, NOW) else { return };
+            let attempt = entered.attempt;
+            events.push(ended(task, attempt));
+            for n in 1..6 {
+                for kind in [EntryKind::Step, EntryKind::Time, EntryKind::Condition] {
+                    let key = EntryKey { name: "it".into(), n };
+                    let _ = state.recall(task, attempt, &key, kind, Some(&[7; 16]));
+                }
+            }
+            let key = EntryKey { name: "it".into(), n: 4 };
+            let wait = Wait { key: key.clone(), kind: EntryKind::Condition, proof: None, due: None, timeout: None };
+            events.push(Event::Closed { task, attempt, key, result: Ok(Value::NONE), retry: None });
+            events.push(Event::Opened { task, attempt, wait });
+            events.push(Event::Started { task, attempt });
+        }
+        Effect::Gate { task, attempt, .. } => {
+            let Some(key) = graph.spec(task.ix).gate.as_ref().map(GateSpec::key) else { return };
+            events.push(Event::Closed { task, attempt, key, result: Ok(Value::NONE), retry: None });
+        }
+        Effect::Timer { task, attempt, timer, .. } => {
+            let timer = if timer == Timer::Retry { Timer::Retry } else { Timer::Reenter };
+            events.push(Event::Due { task, attempt, timer });
+        }
+        Effect::Settled { .. } => {}
+    }
+}
+
+fn ended(task: TaskRef, attempt: u32) -> Event {
+    let outcome = if task.ix == 0 {
+        let failure = Failure::new(FailureKind::Raised, "ValueError", "again");
+        Outcome::Failed { failure, retry: Some(Retry { random: 0.5 }) }
+    } else {
+        Outcome::Completed { output: Value::NONE, changes: None }
+    };
+    Event::Ended { task, attempt, outcome }
+}

@@ -1,0 +1,188 @@
+//! A file with rows of every kind, and the graph that they belong to.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bide_core::record::{DoneRow, NewRun, RunUpdate};
+use bide_core::{
+    Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, GateSpec, GateUntil, Graph, NO_MAP, RetryPolicy,
+    RunId, RunIf, RunStatus, SubStatus, TaskId, TaskRow, TaskSpec, TaskStatus, Time, Value, Write, pack,
+};
+use bide_store::{Durability, Lease, SqliteStore, Store, StoredWorkflow};
+
+/// How many runs the file has.
+pub(crate) const RUNS: u64 = 4;
+
+/// A long time before anything that the rows mean as "now".
+const EARLY: Time = Time(1_700_000_000_000_000);
+
+pub(crate) fn graph() -> Arc<Graph> {
+    let task = |name: &str, on: &[&str]| TaskSpec {
+        dependencies: on.iter().map(|name| (*name).into()).collect(),
+        ..TaskSpec::new(name)
+    };
+    let gate = |until| Some(GateSpec { name: "gate".into(), until, timeout: Some(Duration::from_secs(9)) });
+    let tasks = vec![
+        TaskSpec { retry: RetryPolicy::new(3), wants_handle: true, ..task("first", &[]) },
+        task("done", &[]),
+        TaskSpec { gate: gate(GateUntil::Condition), ..task("asks", &["done"]) },
+        TaskSpec { gate: gate(GateUntil::After(Duration::from_secs(1))), ..task("sleeps", &["done"]) },
+        TaskSpec { run_if: RunIf::Failed, ..task("mends", &["first"]) },
+        TaskSpec { run_if: RunIf::Done, wants_context: true, ..task("last", &["asks", "sleeps", "mends"]) },
+    ];
+    Arc::new(Graph::build("flow", tasks, false).unwrap_or_else(|error| unreachable!("{error}")))
+}
+
+pub(crate) fn register(store: &dyn Store, graph: &Graph) -> Result<StoredWorkflow, bide_store::StoreError> {
+    let tasks: Vec<_> = (0..graph.len() as u32)
+        .map(|ix| {
+            let on = graph.dependencies(ix).iter().map(|on| Arc::clone(graph.name(*on))).collect();
+            (Arc::clone(graph.name(ix)), on)
+        })
+        .collect();
+    store.register(graph.workflow(), graph.version(), &tasks)
+}
+
+pub(crate) fn id(n: u64) -> RunId {
+    RunId::new(1_700_000_000_000 + n, 0, n)
+}
+
+/// Writes the file. The store is closed again, so that nobody has the runs.
+pub(crate) fn write(path: &Path, graph: &Graph) -> Result<(), bide_store::StoreError> {
+    let store = SqliteStore::open(path, Durability::Normal)?;
+    let flow = register(&*store, graph)?;
+    let lease = store.enroll(EARLY)?;
+    let text = |text: &str| Value::tagged(b's', text.as_bytes());
+    let path = text("a/b");
+    let inputs: Arc<[u8]> = pack::pack([("path", Some(&path))]).into();
+    let runs: Vec<NewRun> = (0..RUNS)
+        .map(|n| NewRun {
+            id: id(n),
+            workflow: flow.workflow,
+            version: flow.version,
+            key: (n < 3).then(|| format!("key {n}").into()),
+            inputs: Arc::clone(&inputs),
+            created_at: EARLY,
+        })
+        .collect();
+    let _ = store.create(lease, &runs)?;
+    let ids: Vec<TaskId> = flow.tasks.iter().map(|task| task.id).collect();
+    // 0: in the middle of everything. 1: to be tried again. 2: failed. 3: nothing recorded yet.
+    commit(&*store, lease, in_the_middle(id(0).row(), &ids))?;
+    commit(&*store, lease, to_be_retried(id(1).row(), &ids))?;
+    commit(&*store, lease, ended(id(2).row(), &ids))
+}
+
+fn commit(store: &dyn Store, lease: Lease, mut batch: Vec<Write>) -> Result<(), bide_store::StoreError> {
+    store.commit(lease, &mut batch).map(|_committed| ())
+}
+
+fn failure() -> Failure {
+    Failure::new(FailureKind::Raised, "ValueError", "no such path")
+}
+
+fn row(run: i64, task: TaskId, status: TaskStatus) -> TaskRow {
+    TaskRow {
+        run,
+        task,
+        map: NO_MAP,
+        status,
+        sub_status: None,
+        attempts: 1,
+        entered: false,
+        output: None,
+        changes: None,
+        failure: None,
+        first_started_at: Some(EARLY),
+        started_at: Some(EARLY),
+        ended_at: None,
+        waited: 0,
+        retry_at: None,
+        blocked_by: None,
+    }
+}
+
+fn entry(n: u32, kind: EntryKind, state: EntryState) -> Entry {
+    Entry {
+        key: EntryKey { name: "it".into(), n },
+        seq: n + 1,
+        kind,
+        state,
+        proof: Some([7; 16].into()),
+        due: (kind == EntryKind::Time).then_some(EARLY),
+        deadline: (kind == EntryKind::Condition).then_some(EARLY),
+        value: (state == EntryState::Satisfied).then_some(Value::NONE),
+        failure: (state == EntryState::Failed).then(failure),
+        opened_at: EARLY,
+        closed_at: (state != EntryState::Open).then_some(EARLY),
+    }
+}
+
+fn in_the_middle(run: i64, ids: &[TaskId]) -> Vec<Write> {
+    let value = Value::tagged(b'i', b"3");
+    let changes: Arc<[u8]> = pack::pack([("rows", Some(&value)), ("gone", None)]).into();
+    let first =
+        TaskRow { sub_status: Some(SubStatus::Deferred), entered: true, ..row(run, ids[0], TaskStatus::Running) };
+    let done = TaskRow {
+        output: Some(Value::tagged(b'j', b"[1,2]")),
+        changes: Some(changes),
+        ended_at: Some(EARLY),
+        waited: 5,
+        ..row(run, ids[1], TaskStatus::Completed)
+    };
+    let gate =
+        TaskRow { attempts: 0, started_at: None, first_started_at: None, ..row(run, ids[2], TaskStatus::Pending) };
+    let mut writes = vec![Write::Task(Box::new(first)), Write::Task(Box::new(done)), Write::Task(Box::new(gate))];
+    let entries = [
+        (ids[0], entry(1, EntryKind::Step, EntryState::Satisfied)),
+        (ids[0], entry(2, EntryKind::Step, EntryState::Failed)),
+        (ids[0], entry(3, EntryKind::Time, EntryState::Satisfied)),
+        (ids[0], entry(4, EntryKind::Condition, EntryState::Open)),
+        (
+            ids[2],
+            Entry { key: EntryKey { name: "gate".into(), n: 0 }, ..entry(0, EntryKind::Condition, EntryState::Open) },
+        ),
+    ];
+    for (task, entry) in entries {
+        writes.push(Write::Entry { run, task, map: NO_MAP, entry: Box::new(entry) });
+    }
+    writes
+}
+
+fn to_be_retried(run: i64, ids: &[TaskId]) -> Vec<Write> {
+    let first = TaskRow { failure: Some(failure()), retry_at: Some(EARLY), ..row(run, ids[0], TaskStatus::Pending) };
+    let open = entry(1, EntryKind::Time, EntryState::Open);
+    let sleeps = Entry { key: EntryKey { name: "gate".into(), n: 0 }, ..entry(0, EntryKind::Time, EntryState::Open) };
+    vec![
+        Write::Task(Box::new(first)),
+        Write::Done(DoneRow {
+            run,
+            task: ids[1],
+            map: NO_MAP,
+            output: Value::NONE,
+            started_at: EARLY,
+            ended_at: EARLY,
+        }),
+        Write::Entry { run, task: ids[0], map: NO_MAP, entry: Box::new(open) },
+        Write::Entry { run, task: ids[3], map: NO_MAP, entry: Box::new(sleeps) },
+    ]
+}
+
+fn ended(run: i64, ids: &[TaskId]) -> Vec<Write> {
+    let first = TaskRow { failure: Some(failure()), ended_at: Some(EARLY), ..row(run, ids[0], TaskStatus::Failed) };
+    let skipped = TaskRow { blocked_by: Some("first".into()), ..row(run, ids[5], TaskStatus::Skipped) };
+    vec![
+        Write::Task(Box::new(first)),
+        Write::Task(Box::new(skipped)),
+        Write::Run(Box::new(RunUpdate {
+            run,
+            status: RunStatus::Failed,
+            failure: Some(failure()),
+            ended_at: Some(EARLY),
+            blocked_by: None,
+            crashes: 0,
+            version: None,
+        })),
+    ]
+}

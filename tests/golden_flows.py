@@ -1,0 +1,302 @@
+"""The workflows whose runs stand in the golden databases: `scripts/write-golden` writes them, a test finishes them.
+
+What a released file was written with is not changed here. A release that can more adds runs.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated
+
+import bide
+
+WRITING = "BIDE_GOLDEN_PART" in os.environ
+"""Whether the file is being written: conditions do not hold then, and some bodies kill their process."""
+
+PART = int(os.environ.get("BIDE_GOLDEN_PART", "1000"))
+CALLS: list[str] = []
+"""What was called that is recorded already, if anything."""
+
+
+@dataclass
+class Reading:
+    place: str
+    values: list[float]
+
+
+def is_open() -> bool:
+    return not WRITING
+
+
+def fetch(number: int) -> str:
+    """Stand for an effect that must not happen twice."""
+    CALLS.append(f"fetch {number}")
+    return f"job {number}"
+
+
+def refuse() -> str:
+    """Stand for an effect that failed, which must not be tried again."""
+    CALLS.append("refuse")
+    msg = "the remote said no"
+    raise LookupError(msg)
+
+
+# --- ended --------------------------------------------------------------------------------------------------------
+
+
+def nothing() -> None: ...
+def yes() -> bool:
+    return True
+
+
+def no() -> bool:
+    return False
+
+
+def number() -> int:
+    return -(2**100)
+
+
+def real() -> float:
+    return 0.1
+
+
+def text() -> str:
+    return "\0 ü \u2028 🦀"
+
+
+def big() -> str:
+    return "0123456789" * 2000
+
+
+def data() -> dict[str, Reading]:
+    return {"a": Reading("here", [1.5, -2.0])}
+
+
+def pickled() -> Annotated[complex, bide.Pickle]:
+    return 1 + 2j
+
+
+VALUES = {
+    "nothing": None,
+    "yes": True,
+    "no": False,
+    "number": -(2**100),
+    "real": 0.1,
+    "text": "\0 ü \u2028 🦀",
+    "big": "0123456789" * 2000,
+    "data": {"a": Reading("here", [1.5, -2.0])},
+    "pickled": 1 + 2j,
+}
+values = bide.Workflow("values", [nothing, yes, no, number, real, text, big, data, pickled])
+
+
+def breaks(path: str) -> str:
+    known: dict[str, str] = {}
+    try:
+        return known[path]
+    except KeyError as cause:
+        error = ValueError(f"no such path: {path}")
+        error.add_note("look again")
+        raise error from cause
+
+
+def uses(breaks: str) -> None: ...
+
+
+@bide.task(run_if="failed", depends_on=[breaks])
+def repairs() -> str:
+    return "repaired"
+
+
+failed = bide.Workflow("failed", [breaks, uses, repairs])
+
+
+def finds_none() -> int:
+    raise bide.Skip("no data today")
+
+
+def counts(finds_none: int) -> int:
+    return finds_none
+
+
+skipped = bide.Workflow("skipped", [finds_none, counts])
+
+# --- waiting ------------------------------------------------------------------------------------------------------
+
+
+def sleeps(handle: bide.TaskHandle) -> str:
+    job = handle.step(fetch, 1)
+    handle.sleep(5)
+    return job
+
+
+asleep = bide.Workflow("asleep", [sleeps])
+
+
+def sleeps_for_long(handle: bide.TaskHandle) -> None:
+    handle.sleep_until(datetime(2999, 1, 1, tzinfo=UTC))
+
+
+far = bide.Workflow("far", [sleeps_for_long])
+
+
+def waits(handle: bide.TaskHandle) -> str:
+    job = handle.step(fetch, 2)
+    handle.defer_until(is_open, 100)
+    return job
+
+
+def uses_it(waits: str) -> str:
+    return waits.upper()
+
+
+waiting = bide.Workflow("waiting", [waits, uses_it])
+
+
+def is_late(handle: bide.TaskHandle) -> str:
+    try:
+        handle.defer_until(lambda: False, 100, timeout=30)
+    except bide.WaitTimeout:
+        return "too late"
+    return "?"
+
+
+late = bide.Workflow("late", [is_late])
+
+
+@bide.task(gate=bide.until(is_open, every=0.1))
+def behind_a_condition() -> str:
+    return "open"
+
+
+@bide.task(gate=bide.after(5))
+def behind_a_time() -> str:
+    return "reached"
+
+
+gated = bide.Workflow("gated", [behind_a_condition, behind_a_time])
+
+
+@bide.task(retry=bide.Retry(attempts=3, delay=5, jitter=0))
+def tries(handle: bide.TaskHandle) -> list[str | int]:
+    job = handle.step(fetch, 3)
+    if handle.attempt == 1:
+        msg = "not at the first try"
+        raise ConnectionError(msg)
+    return [job, handle.attempt]
+
+
+retrying = bide.Workflow("retrying", [tries])
+
+
+def catches(handle: bide.TaskHandle) -> str:
+    since = handle.now()
+    try:
+        handle.step(refuse)
+    except Exception as error:  # noqa: BLE001 - its type is not what is looked at
+        handle.defer_until(is_open, 100)
+        return f"{error}; {since.year >= 2026}"
+    return "?"
+
+
+caught = bide.Workflow("caught", [catches])
+
+
+def starts(context: bide.Context) -> None:
+    context["rows"] = [0]
+
+
+@bide.task(depends_on=[starts])
+def left(context: bide.Context) -> None:
+    context["rows"].append(1)
+    context["left"] = {"a": 1}
+
+
+@bide.task(depends_on=[starts])
+def right(context: bide.Context) -> None:
+    context["rows"].append(2)
+    context.remove("unit")
+
+
+@bide.task(depends_on=[left, right])
+def joins(context: bide.Context, handle: bide.TaskHandle) -> dict[str, object]:
+    handle.defer_until(is_open, 100)
+    return dict(context.to_dict())
+
+
+shared = bide.Workflow("shared", [starts, left, right, joins])
+
+# --- under way ----------------------------------------------------------------------------------------------------
+
+
+def suspect() -> str:
+    """Be entered in a process that dies, and marked in the next."""
+    if WRITING:
+        stay()
+    return "survived"
+
+
+suspected = bide.Workflow("suspected", [suspect])
+
+
+def holds_a_slot() -> str:
+    if WRITING:
+        stay()
+    return "done"
+
+
+busy = bide.Workflow("busy", [holds_a_slot])
+
+
+def has_not_begun(n: int) -> int:
+    return n
+
+
+queued = bide.Workflow("queued", [has_not_begun])
+
+# --- paused -------------------------------------------------------------------------------------------------------
+
+
+def kills() -> None:
+    os._exit(1)
+
+
+killer = bide.Workflow("killer", [kills])
+
+
+def changes_its_mind(handle: bide.TaskHandle) -> None:
+    handle.step(fetch, PART)
+    handle.defer_until(lambda: False, 100)
+
+
+mismatch = bide.Workflow("mismatch", [changes_its_mind])
+
+# --- other code since ---------------------------------------------------------------------------------------------
+
+
+def was_there(handle: bide.TaskHandle) -> int:
+    handle.defer_until(is_open, 100)
+    return 1
+
+
+def is_new() -> int:
+    return 2
+
+
+def is_gone() -> int:
+    return 3
+
+
+grown = bide.Workflow("grown", [was_there] if WRITING else [was_there, is_new])
+shrunk = bide.Workflow("shrunk", [was_there, is_gone] if WRITING else [was_there])
+
+
+def stay() -> None:
+    """Execute until the process dies."""
+    import threading  # noqa: PLC0415 - for those that stay
+
+    threading.Event().wait()
+
+
+FLOWS = [flow for flow in list(globals().values()) if isinstance(flow, bide.Workflow)]

@@ -1,0 +1,127 @@
+"""Files of every released schema, with runs in every state there is, open, migrate and finish.
+
+`scripts/write-golden` wrote them, with the bide that was released; the workflows are in `golden_flows.py`.
+"""
+
+import re
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+import bide
+import golden_flows as flows
+from processes import eventually
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = sorted((ROOT / "tests" / "golden").glob("schema-*.sqlite"))
+MIGRATIONS = sorted((ROOT / "rust" / "store" / "src" / "sqlite" / "migrations").glob("*.sql"))
+
+OUTPUTS = {
+    "asleep": {"sleeps": "job 1"},
+    "busy": {"holds_a_slot": "done"},
+    "caught": {"catches": "the remote said no; True"},
+    "gated": {"behind_a_condition": "open", "behind_a_time": "reached"},
+    "grown": {"was_there": 1, "is_new": 2},
+    "late": {"is_late": "too late"},
+    "queued": {"has_not_begun": 7},
+    "released": {"waits": "job 2", "uses_it": "JOB 2"},
+    "retrying": {"tries": ["job 3", 2]},
+    "shared": {"starts": None, "left": None, "right": None, "joins": {"rows": [0, 1, 2], "left": {"a": 1}}},
+    "suspected": {"suspect": "survived"},
+    "values": flows.VALUES,
+    "waiting": {"waits": "job 2", "uses_it": "JOB 2"},
+}
+"""What each run of the first schema comes to, by its key."""
+
+
+@pytest.fixture(params=GOLDEN, ids=lambda golden: golden.stem)
+def golden(request: pytest.FixtureRequest, file: Path) -> Path:
+    shutil.copy(request.param, file)
+    return file
+
+
+def test_there_is_one_for_each_schema() -> None:
+    versions = [version_of(golden) for golden in GOLDEN]
+    assert versions == list(range(1, len(MIGRATIONS) + 1)), "scripts/write-golden writes that of a new schema"
+
+
+@pytest.mark.parametrize("golden", GOLDEN, ids=lambda golden: golden.stem)
+def test_it_names_no_machine(golden: Path) -> None:
+    content = golden.read_bytes()
+    assert not re.search(rb'File \\"/|/home/|/tmp/|/root/|/work/|site-packages', content)
+    with sqlite3.connect(f"file:{golden}?immutable=1", uri=True) as database:
+        assert database.execute("SELECT DISTINCT host, pid FROM runner").fetchall() in ([], [("", 0)])
+
+
+def test_unfinished_runs_stand_where_they_stood(golden: Path) -> None:
+    with bide.Runner(golden) as runner:  # which has none of the workflows
+        assert runner.get("values")["big"] == flows.VALUES["big"]
+        stand = {run.key: str(run.status) for run in runner.runs()}
+        assert stand.pop(None) == "Running"
+        expected = dict.fromkeys([*OUTPUTS, "far", "shrunk"], "Running")
+        expected |= dict.fromkeys(["values", "skipped"], "Completed")
+        expected |= {"failed": "Failed", "killer": "Paused", "mismatch": "Paused"}
+        assert stand == expected
+        deferred = runner.get("waiting").tasks["waits"]
+        assert (deferred.status, deferred.sub_status) == ("Running", "Deferred")
+        assert "is not registered here" in str(runner.get("waiting").blocked_by)
+        assert runner.get("retrying").tasks["tries"].attempts == 1
+        assert runner.get("suspected").tasks["suspect"].status is bide.TaskStatus.Running
+
+
+def test_every_run_finishes_as_if_nothing_had_happened(golden: Path) -> None:
+    flows.CALLS.clear()
+    with bide.Runner(golden, workflows=flows.FLOWS, slots=4) as runner:
+        for key, outputs in OUTPUTS.items():
+            result = runner.submit(by_key(runner, key), inputs_of(key), key=key).result(timeout=30)
+            assert result.status is bide.RunStatus.Completed, key
+            assert result.outputs == outputs, key
+        (unnamed,) = [run for run in runner.runs(workflow="waiting") if run.key is None]
+        eventually(lambda: runner.get(unnamed.id).status is bide.RunStatus.Completed, "the run without a key ends")
+        assert flows.CALLS == [], "what was recorded was done again"
+    assert version_of(golden) == len(MIGRATIONS)
+
+
+def test_what_had_ended_reads_back(golden: Path) -> None:
+    with bide.Runner(golden, workflows=flows.FLOWS) as runner:
+        with pytest.raises(bide.RunFailed, match="no such path: a/b") as raised:
+            runner.run(flows.failed, {"path": "a/b"}, key="failed")
+        result = raised.value.result
+        assert isinstance(result, bide.RunResult)
+        assert result.tasks["uses"].status is bide.TaskStatus.Skipped
+        assert "breaks" in str(result.tasks["uses"].blocked_by)
+        assert result["repairs"] == "repaired"
+        cause = raised.value.__cause__
+        assert isinstance(cause, bide.TaskFailed)
+        assert "ValueError" in str(raised.value)
+        assert (cause.type, cause.notes) == ("ValueError", ("look again",))
+        assert cause.causes[0].type == "KeyError"
+        assert runner.run(flows.skipped, key="skipped").tasks["counts"].status is bide.TaskStatus.Skipped
+        with pytest.raises(bide.DefinitionError, match="failed"):
+            runner.run(flows.failed, {"path": "another"}, key="failed")
+
+
+def test_what_cannot_go_on_says_why(golden: Path) -> None:
+    with bide.Runner(golden, workflows=flows.FLOWS) as runner:
+        assert "5 times in a row while it executed 'kills'" in str(runner.get("killer").blocked_by)
+        assert "other arguments" in str(runner.get("mismatch").blocked_by)
+        assert "shrunk" in str(runner.get("shrunk").blocked_by)
+        far = runner.get("far").tasks["sleeps_for_long"]
+        assert (far.status, far.sub_status) == ("Running", "Deferred")
+
+
+def by_key(runner: bide.Runner, key: str) -> bide.Workflow:
+    name = "waiting" if key == "released" else key
+    return next(flow for flow in flows.FLOWS if flow.name == name)
+
+
+def inputs_of(key: str) -> dict[str, object] | None:
+    return {"shared": {"unit": "mm"}, "queued": {"n": 7}}.get(key)  # type: ignore[return-value]
+
+
+def version_of(file: Path) -> int:
+    with sqlite3.connect(f"file:{file}?immutable=1", uri=True) as database:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+    return int(version)
