@@ -59,7 +59,9 @@ impl Worker<Threads> for Thread {
         task.ledger.enters(call.run.id, task.name, task.after);
         let cx = call.body.clone().unwrap();
         let mut body = Body { cx: &cx, thread: self, task };
-        match (task.function)(&mut body) {
+        let returned = (task.function)(&mut body);
+        task.ledger.returns(task.name);
+        match returned {
             Ok(number) => {
                 Outcome::Completed { output: Value::tagged(b'i', number.to_string().as_bytes()), changes: None }
             }
@@ -161,13 +163,13 @@ fn task(name: &'static str, after: &'static [&'static str], function: Function) 
 }
 
 /// A process of this host.
-fn on_threads(store: Arc<dyn Store>, ledger: &Arc<Ledger>, defined: Vec<Defined>) -> Option<Came> {
+fn on_threads(store: Arc<dyn Store>, ledger: &Arc<Ledger>, defined: Vec<Defined>, slots: u32) -> Option<Came> {
     let start_worker = |engine: &Arc<Engine<Threads>>| {
         let engine = Arc::clone(engine);
         std::thread::spawn(move || engine.work(&mut Thread));
         Ok(true)
     };
-    let pool = Pool::new(2, 100, Box::new(start_worker));
+    let pool = Pool::new(slots, 100, Box::new(start_worker));
     let clock = Arc::clone(&ledger.clock) as Arc<dyn Clock>;
     let engine = Engine::<Threads>::start(store, clock, pool, Box::new(|_, _| ())).ok()?;
     engine.dispatch().open(&engine).unwrap();
@@ -310,12 +312,21 @@ fn a_diamond() -> Vec<Defined> {
     ]
 }
 
+#[test]
+fn a_body_that_has_returned_is_not_suspected_of_what_the_next_one_does() {
+    fn looks(body: &mut Body<'_>) -> Result<u32, WaitError> {
+        body.task.ledger.nobody_is_suspected_who_has_returned(body.cx.run().id);
+        Ok(1)
+    }
+    at_every_call(&|store, ledger| on_threads(store, ledger, vec![task("a", &[], looks), task("b", &[], looks)], 1));
+}
+
 macro_rules! crash_points {
     ($($define:ident)+) => {
         mod survives_a_crash_at_every_call {
             $(#[test]
             fn $define() {
-                super::at_every_call(&|store, ledger| super::on_threads(store, ledger, super::$define()));
+                super::at_every_call(&|store, ledger| super::on_threads(store, ledger, super::$define(), 2));
             })+
         }
     };

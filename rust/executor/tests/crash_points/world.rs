@@ -43,6 +43,8 @@ pub(crate) struct Ledger {
     /// The store below the faults, while a process lives.
     store: Mutex<Option<Arc<dyn Store>>>,
     violations: Mutex<Vec<String>>,
+    /// Bodies that have returned in this process.
+    returned: Mutex<Vec<String>>,
     /// What was executed, in order: bodies and steps.
     pub(crate) executed: Mutex<Vec<String>>,
     polls: AtomicU32,
@@ -54,6 +56,7 @@ impl Ledger {
             clock: Arc::new(Skipping { system: SystemClock::shared(), ahead: AtomicI64::new(0) }),
             store: Mutex::default(),
             violations: Mutex::default(),
+            returned: Mutex::default(),
             executed: Mutex::default(),
             polls: AtomicU32::new(0),
         })
@@ -68,6 +71,24 @@ impl Ledger {
         if !holds {
             self.violations.lock().unwrap().push(what());
         }
+    }
+
+    /// A body has returned.
+    pub(crate) fn returns(&self, name: &str) {
+        self.returned.lock().unwrap().push(name.to_owned());
+    }
+
+    /// With one slot: no body is entered while one that has returned is still suspected of killing its process.
+    pub(crate) fn nobody_is_suspected_who_has_returned(&self, run: RunId) {
+        let stored = self.stored(run);
+        let marked = |name: &String| {
+            let id = stored.tasks.iter().find(|task| *task.name == **name).map(|task| task.id);
+            stored.rows.iter().any(|row| Some(row.task) == id && row.entered)
+        };
+        let suspected = self.returned.lock().unwrap().iter().find(|name| marked(name)).cloned();
+        self.must(suspected.is_none(), || {
+            format!("{suspected:?} has returned, and a death now would count against it")
+        });
     }
 
     /// A body is entered: what it depends on is committed, and it has not ended itself.
@@ -151,11 +172,11 @@ impl Came {
 pub(crate) type Live<'a> = &'a dyn Fn(Arc<dyn Store>, &Arc<Ledger>) -> Option<Came>;
 
 /// A process that executes closures on tokio.
-pub(crate) fn on_tokio(store: Arc<dyn Store>, ledger: &Arc<Ledger>, flow: &Workflow) -> Option<Came> {
+pub(crate) fn on_tokio(store: Arc<dyn Store>, ledger: &Arc<Ledger>, flow: &Workflow, slots: u32) -> Option<Came> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let clock = Arc::clone(&ledger.clock) as Arc<dyn Clock>;
-        let runner = Runner::open(store).slots(2).clock(clock).log(|_, _| ()).start().ok()?;
+        let runner = Runner::open(store).slots(slots).clock(clock).log(|_, _| ()).start().ok()?;
         let result = async {
             let first = runner.submit(flow, &()).key("k").await.ok()?;
             let second = runner.submit(flow, &()).key("k").await.ok()?;
@@ -188,6 +209,7 @@ fn play(place: &Place, live: Live<'_>, fault: Option<(u64, Fault)>) -> (Came, u6
     for process in 0..4 {
         let faulty = FaultyStore::new(place.open());
         *ledger.store.lock().unwrap() = Some(faulty.inner());
+        ledger.returned.lock().unwrap().clear();
         if let Some((call, fault)) = fault.filter(|_| process == 0) {
             faulty.fail(call, fault);
         }
