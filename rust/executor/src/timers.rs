@@ -143,6 +143,11 @@ impl Timers {
         }
     }
 
+    /// When the first timer is due by the steady clock.
+    pub(crate) fn first_due(&self) -> Option<Duration> {
+        self.state.lock().items.first_key_value().map(|((due, _), _)| *due)
+    }
+
     /// Forgets every alarm.
     pub(crate) fn clear(&self) {
         let left = std::mem::take(&mut self.state.lock().items);
