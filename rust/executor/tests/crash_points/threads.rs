@@ -6,7 +6,7 @@ use std::time::Duration;
 use bide_executor::core::event::Retry;
 use bide_executor::core::{
     Failure, FailureKind, GateSpec, GateUntil, Graph, Outcome, PollPolicy, RetryPolicy, RunIf, RunStatus, TaskSpec,
-    Value,
+    Value, context,
 };
 use bide_executor::store::Store;
 use bide_executor::{
@@ -58,12 +58,14 @@ impl Worker<Threads> for Thread {
         let task = call.target();
         task.ledger.enters(call.run.id, task.name, task.after);
         let cx = call.body.clone().unwrap();
-        let mut body = Body { cx: &cx, thread: self, task };
+        let (before, _) = call.run.context_of(call.task.ix).unwrap();
+        let mut body = Body { cx: &cx, thread: self, task, context: before.clone() };
         let returned = (task.function)(&mut body);
         task.ledger.returns(task.name);
         match returned {
             Ok(number) => {
-                Outcome::Completed { output: Value::tagged(b'i', number.to_string().as_bytes()), changes: None }
+                let changes = context::diff(&before, &body.context).pack();
+                Outcome::Completed { output: number_value(number), changes }
             }
             Err(WaitError::Failed(failure)) => {
                 let retry = (failure.kind == FailureKind::Raised).then_some(Retry { random: 0.5 });
@@ -105,9 +107,29 @@ struct Body<'a> {
     cx: &'a BodyCx<Threads>,
     thread: &'a mut dyn Attached,
     task: &'a Task,
+    /// The context as it sees it, and as it leaves it.
+    context: Vec<(Arc<str>, Value)>,
+}
+
+fn number_value(number: u32) -> Value {
+    Value::tagged(b'i', number.to_string().as_bytes())
+}
+
+fn number_of(value: &Value) -> u32 {
+    std::str::from_utf8(value.payload()).unwrap().parse().unwrap()
 }
 
 impl Body<'_> {
+    fn get(&self, key: &str) -> u32 {
+        let found = self.context.iter().find(|(known, _)| **known == *key);
+        number_of(&found.unwrap_or_else(|| panic!("{} does not see {key}", self.task.name)).1)
+    }
+
+    fn set(&mut self, key: &str, number: u32) {
+        self.context.retain(|(known, _)| **known != *key);
+        self.context.push((key.into(), number_value(number)));
+    }
+
     fn wait(&mut self, name: &str) -> Result<(), WaitError> {
         let ledger = Arc::clone(&self.task.ledger);
         let mut check = || if ledger.third_poll() { Polled::True(Value::NONE) } else { Polled::False };
@@ -127,12 +149,11 @@ impl Body<'_> {
 
     fn step(&mut self, name: &str, returns: u32) -> Result<u32, WaitError> {
         match self.cx.begin_step(self.thread, &name.into(), None)? {
-            StepStart::Returned(value) => Ok(std::str::from_utf8(value.payload()).unwrap().parse().unwrap()),
+            StepStart::Returned(value) => Ok(number_of(&value)),
             StepStart::Raised(failure) => Err(WaitError::Failed(failure)),
             StepStart::Execute(ticket) => {
                 self.task.ledger.steps(self.cx.run().id, self.task.name, name);
-                let value = Value::tagged(b'i', returns.to_string().as_bytes());
-                self.cx.end_step(self.thread, ticket, Ok(value)).map(|()| returns)
+                self.cx.end_step(self.thread, ticket, Ok(number_value(returns))).map(|()| returns)
             }
         }
     }
@@ -300,16 +321,49 @@ fn a_failing_branch_with_a_task_for_failures() -> Vec<Defined> {
     vec![fails, skipped, cleans, task("fine", &[], |_| Ok(2))]
 }
 
-fn a_diamond() -> Vec<Defined> {
+fn a_diamond_that_changes_the_context_on_both_sides() -> Vec<Defined> {
     vec![
-        task("top", &[], |_| Ok(1)),
+        task("top", &[], |body| {
+            body.set("top", 1);
+            body.set("both", 1);
+            Ok(1)
+        }),
         task("left", &["top"], |body| {
+            body.set("left", body.get("top") + 1);
             body.wait("left")?;
+            body.set("both", 2);
             Ok(2)
         }),
-        task("right", &["top"], |body| body.step("right", 5)),
-        task("bottom", &["left", "right"], |_| Ok(7)),
+        task("right", &["top"], |body| {
+            let number = body.step("right", 5)?;
+            body.set("right", number + body.get("top"));
+            body.set("both", 3);
+            Ok(number)
+        }),
+        // Of the two that changed one key, the later declared wins.
+        task("bottom", &["left", "right"], |body| {
+            body.wait("bottom")?;
+            let seen = ["top", "left", "right", "both"].map(|key| body.get(key));
+            assert_eq!(seen, [1, 2, 6, 3]);
+            Ok(seen.iter().sum())
+        }),
     ]
+}
+
+/// A failed attempt's changes are discarded, those of the one that returns are kept.
+fn a_context_that_a_failed_attempt_has_changed() -> Vec<Defined> {
+    let mut changes = task("changes", &[], |body| {
+        body.step("kept", 7)?;
+        if body.cx.attempt() == 1 {
+            body.set("first", 1);
+            return Err(raised("not yet"));
+        }
+        let seen = body.context.len() as u32;
+        body.set("second", 2);
+        Ok(seen)
+    });
+    changes.spec.retry = RetryPolicy { delay: Duration::ZERO, jitter: 0.0, ..RetryPolicy::new(2) };
+    vec![changes, task("sees", &["changes"], |body| Ok(10 * body.context.len() as u32 + body.get("second")))]
 }
 
 #[test]
@@ -340,5 +394,6 @@ crash_points! {
     a_wait_whose_timeout_passes_while_nobody_runs
     a_sleep_between_steps
     a_failing_branch_with_a_task_for_failures
-    a_diamond
+    a_diamond_that_changes_the_context_on_both_sides
+    a_context_that_a_failed_attempt_has_changed
 }

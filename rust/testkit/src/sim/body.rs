@@ -126,8 +126,8 @@ impl Body {
     }
 
     /// Sets a key of its context.
-    pub(super) fn sets(&mut self, key: u8) {
-        let (key, value) = (Arc::from(format!("k{key}")), number(self.seen));
+    pub(super) fn sets(&mut self, key: Arc<str>) {
+        let value = number(self.seen);
         let after = &mut self.context[1];
         match after.iter_mut().find(|(known, _)| *known == key) {
             Some(known) => known.1 = value,

@@ -9,6 +9,7 @@ mod random;
 mod smaller;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::poll::Tolerance;
@@ -160,6 +161,14 @@ impl Act {
             Self::Sleep(_) => Some("sleep"),
             Self::Forever => Some("forever"),
             Self::Works(_) | Self::Sets(_) | Self::Kills => None,
+        }
+    }
+
+    /// The key of the context that it sets.
+    pub(super) fn sets(self) -> Option<Arc<str>> {
+        match self {
+            Self::Sets(key) => Some(format!("k{key}").into()),
+            _ => None,
         }
     }
 

@@ -1,6 +1,6 @@
 //! The guarantees, one function each.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -254,6 +254,23 @@ impl Oracle {
         let name = Arc::clone(self.graph.name(ix));
         self.must(!twice, "two bodies of one task execute at once", || name.to_string());
         self.must(!lost, "a body starts although its runner has seen its lease lost", || name.to_string());
+    }
+
+    /// A task sees every key that a task before it has set.
+    pub fn a_task_sees_what_its_ancestors_have_set<I: Iterator<Item = Arc<str>>>(
+        &mut self,
+        run: RunRowId,
+        ix: TaskIx,
+        view: &BTreeSet<Arc<str>>,
+        sets: impl Fn(TaskIx) -> I,
+    ) {
+        let graph = Arc::clone(&self.graph);
+        let completed = |on: &TaskIx| self.task(run, *on).is_some_and(|task| task.status == TaskStatus::Completed);
+        let mut set = graph.ancestors(ix).filter(completed).flat_map(|on| sets(on).map(move |key| (on, key)));
+        let missing = set.find(|(_, key)| !view.contains(key));
+        self.must(missing.is_none(), "a change of the context is lost", || {
+            format!("{} does not see {missing:?}", graph.name(ix))
+        });
     }
 
     /// A body that sleeps is entered again only when its time is reached.

@@ -183,7 +183,7 @@ impl Process {
     fn act_alone(&mut self, body: &mut Body, act: Act) -> Phase {
         match act {
             Act::Works(ms) => return Phase::Works(self.steady() + Duration::from_millis(ms)),
-            Act::Sets(key) => body.sets(key),
+            Act::Sets(_) => act.sets().into_iter().for_each(|key| body.sets(key)),
             Act::Kills => {
                 self.dead = true;
                 return Phase::Acts;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bide_core::Event;
+use bide_core::{Event, TaskIx};
 use bide_executor::slots::{HandOver, SlotNo};
 use bide_executor::{Ready, Run};
 
@@ -103,6 +103,7 @@ impl Process {
         for (key, value) in context.iter().flatten() {
             seen = mix(mix(seen, digest(key.as_bytes())), digest(value.as_bytes()));
         }
+        let sets = |ix: TaskIx| self.shared.case.task(ix).acts.iter().filter_map(|act| act.sets());
         let twice = self.bodies.values().any(|body| Arc::ptr_eq(&body.run, &run) && body.task == task);
         let lost = run.lease != self.driver.lease();
         let still_has_it = self.still_has(&run);
@@ -113,6 +114,8 @@ impl Process {
         if entered.reentry && still_has_it {
             oracle.a_sleeping_body_is_left_alone(run.id.row(), task.ix);
         }
+        let view = context.iter().flatten().map(|(key, _)| Arc::clone(key)).collect();
+        oracle.a_task_sees_what_its_ancestors_have_set(run.id.row(), task.ix, &view, sets);
         if let Err(why) = &context {
             oracle.violations.push(format!("the context does not read back: {why}"));
         }
