@@ -50,9 +50,10 @@ impl<H: Host> Gathering<H> {
 pub struct Allowance<H: Host>(Arc<Limit<H>>);
 
 impl<H: Host> Allowance<H> {
-    /// The body is deferred from here on.
-    pub fn pause(&self) {
-        self.0.pause();
+    /// The body is deferred from here on. False: its time is used up already, and it is to unwind.
+    #[must_use]
+    pub fn pause(&self) -> bool {
+        self.0.pause()
     }
 
     /// The body executes again.
