@@ -32,6 +32,8 @@ pub struct Committed {
     pub changes: Option<Arc<[u8]>>,
     /// How it failed.
     pub failure: Option<Failure>,
+    /// It may kill its process.
+    pub entered: bool,
 }
 
 impl From<&TaskRow> for Committed {
@@ -45,6 +47,7 @@ impl From<&TaskRow> for Committed {
             blocked_by: row.blocked_by.clone(),
             changes: row.changes.clone(),
             failure: row.failure.clone(),
+            entered: row.entered,
         }
     }
 }
@@ -63,6 +66,8 @@ pub struct Oracle {
     late: HashMap<(RunRowId, TaskIx), Duration>,
     /// The latest time that the wall has shown: nothing that waits for a time may go on before this reaches it.
     latest: Time,
+    /// So many leases could not be given back.
+    pub kept_leases: u32,
     /// What this world has in it that few have: the test asks whether its worlds meet all of that.
     pub met: BTreeSet<&'static str>,
     /// What was violated, in words.
@@ -88,6 +93,7 @@ impl Oracle {
             first_failure: HashMap::new(),
             deaths: HashMap::new(),
             late: HashMap::new(),
+            kept_leases: 0,
             met: BTreeSet::new(),
             latest: Time(0),
             violations: Vec::new(),
@@ -156,6 +162,7 @@ impl Oracle {
                         blocked_by: None,
                         changes: None,
                         failure: None,
+                        entered: false,
                     };
                     self.record(done.run, done.task as TaskIx, row);
                 }

@@ -34,6 +34,8 @@ pub struct Case {
     pub calls: Vec<u32>,
     /// What goes wrong, and when.
     pub disasters: Vec<(u32, Disaster)>,
+    /// How much faster the wall goes than steady time, in parts of a million.
+    pub drift: i64,
     /// Time passes in leaps of at most so long while all threads wait.
     pub leap: Duration,
     /// The world must end within so many moves.
@@ -245,7 +247,7 @@ impl Case {
     /// The same without disasters, each run asked for once.
     #[must_use]
     pub fn undisturbed(&self) -> Self {
-        Self { disasters: Vec::new(), calls: vec![1; self.calls.len()], ..self.clone() }
+        Self { disasters: Vec::new(), drift: 0, calls: vec![1; self.calls.len()], ..self.clone() }
     }
 
     /// The tasks of a version. A task has the same position in all of them.
@@ -330,8 +332,14 @@ impl fmt::Display for TaskPlan {
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fail_fast = if self.fail_fast { ", fail_fast" } else { "" };
-        writeln!(f, "seed {}: {} slots, each run asked for {:?} times{fail_fast}", self.seed, self.slots, self.calls)?;
+        write!(f, "seed {}: {} slots, each run asked for {:?} times", self.seed, self.slots, self.calls)?;
+        if self.fail_fast {
+            write!(f, ", fail_fast")?;
+        }
+        if self.drift != 0 {
+            write!(f, ", the wall is {} ppm fast", self.drift)?;
+        }
+        writeln!(f)?;
         for task in &self.tasks {
             writeln!(f, "  {task}")?;
         }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bide_core::record::{RunRow, RunRowId};
 use bide_core::{Graph, TaskIx, Time, Value};
-use bide_executor::drive::{Driver, Gathering};
+use bide_executor::drive::{Allowance, Driver, Gathering};
 use bide_executor::pacer::{Pacer, STUCK_AFTER};
 use bide_executor::slots::{SlotNo, Slots};
 use bide_executor::{Clock, Flow, Handle, Ready, Run, Settlement, SubmitError, Wanted};
@@ -125,6 +125,7 @@ impl Process {
                 counts.fetch_add(1, Ordering::Relaxed);
                 oracle.meets("a lost lease");
             }
+            oracle.kept_leases += u32::from(line.contains("the lease could not be given back"));
             oracle.note(format!("log: {line}"));
         });
         let (clock, total) = (Arc::clone(&shared.clock), shared.case.slots);
@@ -222,6 +223,11 @@ impl Process {
     /// Whether it executes the runs of this runner.
     pub(super) fn is_runner(&self, runner: i64) -> bool {
         !self.closing && !self.is_over() && self.driver.lease().runner == runner
+    }
+
+    /// Its number as a runner.
+    pub(super) fn runner(&self) -> i64 {
+        self.driver.lease().runner
     }
 
     /// Why it does not take up a run, in words.
@@ -380,8 +386,13 @@ impl Process {
     }
 
     /// All its threads have had their turn, and wait.
-    pub(super) fn nothing_gathers_for_long(&self) {
+    pub(super) fn nothing_is_overdue(&self) {
         let now = self.steady();
+        let reached = |body: &&Body| body.allowance.as_ref().is_some_and(Allowance::is_reached);
+        for body in self.bodies.values().filter(reached).filter(|body| self.still_has(&body.run)) {
+            let mut oracle = self.shared.oracle.lock();
+            oracle.a_timeout_fails_its_attempt_at_once(body.run.id.row(), body.task.ix, body.attempt);
+        }
         for side in self.sides.iter().filter(|side| !side.gathering.is_empty()) {
             let age = now.saturating_sub(side.since);
             self.shared.oracle.lock().a_result_never_waits_behind_a_slow_body(age);
@@ -429,18 +440,25 @@ impl Process {
         }
     }
 
-    /// Ends it in good order.
-    pub(super) fn finish_close(mut self) {
+    /// Ends it. True if that was in good order.
+    pub(super) fn finish_close(mut self) -> bool {
         self.begin_close();
-        let owned =
-            |(run, ..): &&(Arc<Run<SimHost>>, TaskIx, u32)| self.still_has(run) && run.lease == self.driver.lease();
-        let returned: Vec<_> =
-            self.returned.iter().filter(owned).map(|(run, ix, attempt)| (run.id.row(), *ix, *attempt)).collect();
+        let lease = self.driver.lease();
+        let mut has: Vec<Arc<Run<SimHost>>> = self.returned.iter().map(|(run, ..)| Arc::clone(run)).collect();
+        has.extend(self.bodies.values().map(|body| Arc::clone(&body.run)));
+        has.retain(|run| run.lease == lease && self.still_has(run));
+        let has: BTreeSet<RunRowId> = has.iter().map(|run| run.id.row()).collect();
+        self.returned.retain(|(run, ..)| run.lease == lease);
         self.driver.engine().finish_close();
-        if matches!(self.driver.engine().stopped(), Some(Settlement::Closed)) {
-            self.shared.oracle.lock().what_has_returned_is_committed_at_the_end(&returned);
-        }
         self.look_at_handles();
+        let in_order = matches!(self.driver.engine().stopped(), Some(Settlement::Closed));
+        if in_order {
+            let returned = self.returned.iter().map(|(run, ix, attempt)| (run.id.row(), *ix, *attempt));
+            let mut oracle = self.shared.oracle.lock();
+            oracle.what_has_returned_is_committed_at_the_end(returned.filter(|(run, ..)| has.contains(run)));
+            oracle.a_close_leaves_no_suspect(&has);
+        }
+        in_order
     }
 
     /// What it holds, for the report of a failure.

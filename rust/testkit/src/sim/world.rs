@@ -85,6 +85,7 @@ pub fn play(case: &Case) -> Result<Outcome, String> {
         oracle: Arc::new(Mutex::new(Oracle::new(graph))),
         clock: VirtualClock::new(),
     };
+    shared.clock.drift(case.drift);
     let calls = case.calls.iter().enumerate().flat_map(|(run, calls)| std::iter::repeat_n(run, *calls as usize));
     let mut world = World {
         base: MemoryStore::new(),
@@ -189,7 +190,7 @@ impl World {
     /// All threads of all processes have had their turn.
     fn nothing_is_late(&mut self) {
         for process in self.processes.iter().filter(|process| !process.is_frozen() && !process.is_over()) {
-            process.nothing_gathers_for_long();
+            process.nothing_is_overdue();
         }
         let rows = self.rows();
         let (now, steady) = (self.shared.clock.now(), self.shared.clock.steady());
@@ -292,14 +293,32 @@ impl World {
             } else if process.is_over() || (over && process.closes()) {
                 let process = self.processes.remove(at);
                 self.fenced -= process.fenced();
-                self.shared.oracle.lock().dies(&process.executes());
-                process.finish_close();
+                let (executes, runner) = (process.executes(), process.runner());
+                // What a dead or unwilling store does not take back waits for the lease to run out.
+                let notes = self.shared.oracle.lock().kept_leases;
+                if process.finish_close() {
+                    if self.shared.oracle.lock().kept_leases == notes {
+                        self.everything_is_given_back(runner);
+                    }
+                } else {
+                    self.shared.oracle.lock().dies(&executes);
+                }
             } else {
                 at += 1;
             }
         }
         if over {
             self.closing_until = u32::MAX;
+        }
+    }
+
+    /// A process has ended in good order: what it had can be taken up at once, and is not suspected of anything.
+    fn everything_is_given_back(&self, runner: i64) {
+        for row in self.rows().iter().filter(|row| row.status == RunStatus::Running) {
+            if row.runner == Some(runner) {
+                let line = format!("run {} still belongs to a runner that was closed", row.id);
+                self.shared.oracle.lock().violations.push(line);
+            }
         }
     }
 
@@ -359,7 +378,9 @@ impl World {
     }
 
     fn finish(&mut self) -> Result<Outcome, String> {
-        let alone = self.shared.case.disasters.iter().all(|(_, disaster)| !matches!(disaster, Disaster::Second));
+        // Another may have ended what one still has in memory: it learns of that when it renews its lease.
+        let others = |it: &Disaster| matches!(it, Disaster::Second | Disaster::Freeze(_) | Disaster::Deploy(_));
+        let alone = !self.shared.case.has(others);
         let all_over = self.runs().iter().all(|(_, status, _)| *status != RunStatus::Running);
         for process in &self.processes {
             process.must_be_idle(alone && all_over);

@@ -283,24 +283,42 @@ impl Oracle {
         self.must(sleeping.is_none(), "a sleeping body is entered before its time", || format!("{name}: {sleeping:?}"));
     }
 
+    /// A body that has used up its time has failed, whether it returns or not.
+    pub fn a_timeout_fails_its_attempt_at_once(&mut self, run: RunRowId, ix: TaskIx, attempt: u32) {
+        let runs = |task: &Committed| task.status == TaskStatus::Running && task.attempts == attempt;
+        let running = self.task(run, ix).is_none_or(runs) && self.run(run).is_none_or(|run| !run.status.is_ended());
+        let name = Arc::clone(self.graph.name(ix));
+        self.must(!running, "a timeout does not fail its attempt", || format!("attempt {attempt} of {name}"));
+    }
+
     /// A result never waits behind a slow body: the committer looks every millisecond.
     pub fn a_result_never_waits_behind_a_slow_body(&mut self, age: Duration) {
         self.must(age <= Duration::from_millis(3), "a result waits behind a slow body", || format!("for {age:?}"));
     }
 
     /// Guarantee 7: what has returned before an end in good order is committed by it.
-    pub fn what_has_returned_is_committed_at_the_end(&mut self, returned: &[(RunRowId, TaskIx, u32)]) {
+    pub fn what_has_returned_is_committed_at_the_end(
+        &mut self,
+        returned: impl Iterator<Item = (RunRowId, TaskIx, u32)>,
+    ) {
         for (run, ix, attempt) in returned {
-            let row = self.task(*run, *ix).cloned();
-            let run_over = self.run(*run).is_some_and(|run| run.status != RunStatus::Running);
+            let row = self.task(run, ix).cloned();
+            let run_over = self.run(run).is_some_and(|run| run.status != RunStatus::Running);
             let over = row.as_ref().is_some_and(|row| {
-                row.attempts > *attempt || (row.attempts == *attempt && row.status != TaskStatus::Running)
+                row.attempts > attempt || (row.attempts == attempt && row.status != TaskStatus::Running)
             });
-            let name = Arc::clone(self.graph.name(*ix));
+            let name = Arc::clone(self.graph.name(ix));
             self.must(over || run_over, "a close loses what has returned", || {
                 format!("attempt {attempt} of {name} had returned: {row:?}")
             });
         }
+    }
+
+    /// What a process that ends in good order has in its hands did not kill it.
+    pub fn a_close_leaves_no_suspect(&mut self, runs: &BTreeSet<RunRowId>) {
+        let marked = self.tasks.iter().find(|((run, _), task)| task.entered && runs.contains(run));
+        let name = marked.map(|((_, ix), _)| Arc::clone(self.graph.name(*ix)));
+        self.must(name.is_none(), "a close leaves a body suspected of killing its process", || format!("{name:?}"));
     }
 
     /// Guarantee 3: never lost. Of runs that a living runner has, a time that the wall shows is acted on when the

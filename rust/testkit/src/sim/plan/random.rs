@@ -18,7 +18,7 @@ const MOST_MOVES: u32 = 60_000;
 const ADDED: usize = 99;
 
 /// Far longer than all that a body can lose by being stopped.
-const GENEROUS: u64 = 3_600_000;
+const GENEROUS: u64 = 600_000;
 
 fn span(rng: &mut Rng) -> u64 {
     [1, 50, 700, 3_000, 20_000, 60_000][rng.below(6)] + rng.below(500) as u64
@@ -77,13 +77,22 @@ impl TaskPlan {
         });
         let acts = if rng.one_in(3) { 0 } else { rng.below(5) };
         let mut acts: Vec<Act> = (0..acts).map(|_| Act::random(rng)).collect();
-        let timeout = match rng.below(10) {
+        let works = 200 + rng.below(3_000) as u64;
+        let timeout = match rng.below(12) {
+            // Reached in one stretch, or in the second of two.
             0 => {
-                let works = 200 + rng.below(3_000) as u64;
                 acts.extend([Act::Works(works), Act::Step(true)]);
                 Some((works / 2, rng.one_in(2)))
             }
-            1 => Some((GENEROUS, false)),
+            1 => {
+                acts.extend([Act::Works(works), Act::Sleep(span(rng)), Act::Works(works), Act::Step(true)]);
+                Some((works * 3 / 2, rng.one_in(2)))
+            }
+            // Never reached: what it sleeps is not counted.
+            2 => {
+                acts.extend([Act::Sleep(2 * GENEROUS), Act::Works(works)]);
+                Some((GENEROUS, false))
+            }
             _ => None,
         };
         if rng.one_in(60) {
@@ -131,18 +140,18 @@ impl Disaster {
             Fault::CrashBefore,
             Fault::CrashAfter,
         ];
-        match rng.below(22) {
+        match rng.below(26) {
             0..2 => Self::Crash,
-            2 => Self::Birth(1 + rng.below(8) as u64, FAULTS[rng.below(6)]),
-            3..5 => Self::Close,
-            5..12 => Self::Fault(FAULTS[rng.below(6)]),
+            2..4 => Self::Birth(1 + rng.below(8) as u64, FAULTS[rng.below(6)]),
+            4..6 => Self::Close,
+            6..16 => Self::Fault(FAULTS[rng.below(6)]),
             // Minutes, or so little that it is taken for the clock's own drift.
-            12..14 => Self::Jump(rng.below(1_200_000) as i64 - 600_000),
-            14 => Self::Jump(rng.below(10) as i64 - 5),
-            15 => Self::Second,
+            16..18 => Self::Jump(rng.below(1_200_000) as i64 - 600_000),
+            18 => Self::Jump(rng.below(10) as i64 - 5),
+            19 => Self::Second,
             // Shorter and longer than a lease.
-            16..19 => Self::Freeze(1_000 + rng.below(40_000) as u64),
-            19..21 => Self::Deploy([Version::First, Version::Grown, Version::Shrunk][rng.below(3)]),
+            20..23 => Self::Freeze(1_000 + rng.below(40_000) as u64),
+            23..25 => Self::Deploy([Version::First, Version::Grown, Version::Shrunk][rng.below(3)]),
             _ => Self::Stranger,
         }
     }
@@ -164,14 +173,15 @@ impl Case {
         let calls = (0..1 + rng.below(3)).map(|_| 1 + rng.below(2) as u32).collect();
         // Many of them early, where runs are created and taken up.
         let mut disasters: Vec<(u32, Disaster)> = Vec::new();
-        for _ in 0..rng.below(7) {
-            let within = [40, 150, 400][rng.below(3)];
+        for _ in 0..rng.below(9) {
+            let within = [20, 60, 150, 400][rng.below(4)];
             disasters.push((rng.below(within) as u32, Disaster::random(rng)));
         }
         disasters.sort_by_key(|(at, _)| *at);
         let slots = if crowd { 1 + rng.below(2) } else { 1 + rng.below(4) } as u32;
         let fail_fast = rng.one_in(6);
-        Self { seed, tasks, added, fail_fast, slots, calls, disasters, leap: LEAP, most_moves: MOST_MOVES }
+        let drift = [0, 400, -400][rng.below(3)];
+        Self { seed, tasks, added, fail_fast, slots, calls, disasters, drift, leap: LEAP, most_moves: MOST_MOVES }
     }
 
     /// Waits for a time of every kind, one after the other, each of so many days; meanwhile somebody keeps setting the
@@ -205,6 +215,7 @@ impl Case {
             .collect();
         disasters.sort_by_key(|(at, _)| *at);
         let (leap, most_moves) = (Duration::from_secs(LEAP), 3 * leaps);
-        Self { seed, tasks, added, fail_fast: false, slots: 1, calls: vec![1], disasters, leap, most_moves }
+        let (fail_fast, slots, calls, drift) = (false, 1, vec![1], 0);
+        Self { seed, tasks, added, fail_fast, slots, calls, disasters, drift, leap, most_moves }
     }
 }

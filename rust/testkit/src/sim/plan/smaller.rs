@@ -38,6 +38,9 @@ impl Case {
         if self.fail_fast {
             with(&|case| case.fail_fast = false);
         }
+        if self.drift != 0 {
+            with(&|case| case.drift = 0);
+        }
         if self.slots > 1 {
             with(&|case| case.slots = 1);
         }

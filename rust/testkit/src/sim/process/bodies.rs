@@ -56,6 +56,12 @@ impl Process {
             }
             Phase::GiveBack(key, parked) => {
                 let (run, ix) = (body.run.id.row(), body.task.ix);
+                if body.allowance.as_ref().is_some_and(|allowance| !allowance.pause()) {
+                    self.shared.oracle.lock().meets("a timeout that comes as its body defers");
+                    body.phase = Phase::Ended(body.timed_out(self.shared.case.task(ix)));
+                    self.bodies.insert(no, body);
+                    return;
+                }
                 if self.still_has(&body.run) {
                     self.shared.oracle.lock().a_wait_is_committed_before_its_slot_is_released(run, ix, &key);
                 }
@@ -66,9 +72,6 @@ impl Process {
                     }
                     time @ Parked::Time(_) => time,
                 };
-                if let Some(allowance) = &body.allowance {
-                    allowance.pause();
-                }
                 self.give_back(slot);
                 let phase = self.park(&mut body, no, key, parked);
                 body.phase = phase;
