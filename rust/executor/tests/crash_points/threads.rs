@@ -1,18 +1,21 @@
 //! The same over the pool of worker threads: a host whose bodies are plain functions that block, as Python's do.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use bide_executor::core::event::Retry;
 use bide_executor::core::{
     Failure, FailureKind, GateSpec, GateUntil, Graph, Outcome, PollPolicy, RetryPolicy, RunIf, RunStatus, TaskSpec,
-    Value, context,
+    Value, Write, context,
 };
-use bide_executor::store::Store;
+use bide_executor::store::{MemoryStore, Store};
 use bide_executor::{
-    Attached, BodyCx, Call, Clock, Condition, Engine, Gate, GateWorker, Handle, Host, Polled, Pool, Settlement, Source,
-    StepStart, WaitError, Wanted, Worker,
+    Attached, BodyCx, Call, Clock, Condition, Engine, Gate, GateWorker, Handle, Host, Level, Log, Polled, Pool,
+    Settlement, Source, StepStart, WaitError, Wanted, Worker,
 };
+
+use bide_testkit::FaultyStore;
 
 use crate::world::{Came, HANG, Ledger, at_every_call};
 
@@ -42,6 +45,10 @@ impl Host for Threads {
     fn gate_policy(_body: &Task) -> PollPolicy {
         PollPolicy::every(SOON)
     }
+
+    fn retries_timeout(_body: &Task) -> bool {
+        true
+    }
 }
 
 /// A thread of the host.
@@ -70,6 +77,10 @@ impl Worker<Threads> for Thread {
             Err(WaitError::Failed(failure)) => {
                 let retry = (failure.kind == FailureKind::Raised).then_some(Retry { random: 0.5 });
                 Outcome::Failed { failure, retry }
+            }
+            Err(WaitError::TimedOut(why)) => {
+                let failure = Failure::new(FailureKind::TaskTimeout, "TaskTimeout", &why);
+                Outcome::Failed { failure, retry: Some(Retry { random: 0.5 }) }
             }
             Err(WaitError::Suspended | WaitError::Over(_)) => Outcome::Suspended,
             Err(error) => panic!("{error:?}"),
@@ -185,6 +196,10 @@ fn task(name: &'static str, after: &'static [&'static str], function: Function) 
 
 /// A process of this host.
 fn on_threads(store: Arc<dyn Store>, ledger: &Arc<Ledger>, defined: Vec<Defined>, slots: u32) -> Option<Came> {
+    logged(store, ledger, defined, slots, Box::new(|_, _| ()))
+}
+
+fn logged(store: Arc<dyn Store>, ledger: &Arc<Ledger>, defined: Vec<Defined>, slots: u32, log: Log) -> Option<Came> {
     let start_worker = |engine: &Arc<Engine<Threads>>| {
         let engine = Arc::clone(engine);
         std::thread::spawn(move || engine.work(&mut Thread));
@@ -192,7 +207,7 @@ fn on_threads(store: Arc<dyn Store>, ledger: &Arc<Ledger>, defined: Vec<Defined>
     };
     let pool = Pool::new(slots, 100, Box::new(start_worker));
     let clock = Arc::clone(&ledger.clock) as Arc<dyn Clock>;
-    let engine = Engine::<Threads>::start(store, clock, pool, Box::new(|_, _| ())).ok()?;
+    let engine = Engine::<Threads>::start(store, clock, pool, log).ok()?;
     engine.dispatch().open(&engine).unwrap();
     if engine.wants_gate_thread() {
         start_gates(&engine);
@@ -373,6 +388,37 @@ fn a_body_that_has_returned_is_not_suspected_of_what_the_next_one_does() {
         Ok(1)
     }
     at_every_call(&|store, ledger| on_threads(store, ledger, vec![task("a", &[], looks), task("b", &[], looks)], 1));
+}
+
+/// The attempt has failed then, and the next waits for the body to return: it must not park on its condition.
+#[test]
+fn a_timeout_that_comes_while_a_body_defers_ends_it() {
+    let (ledger, store) = (Ledger::new(), FaultyStore::new(MemoryStore::new()));
+    *ledger.store.lock().unwrap() = Some(store.inner());
+    let (tells, told) = mpsc::channel();
+    let first = AtomicBool::new(true);
+    store.watch(Box::new(move |batch| {
+        // Its wait is being committed until its time is used up.
+        let opens = batch.iter().any(|write| matches!(write, Write::Entry { .. }));
+        if opens && first.swap(false, Ordering::SeqCst) {
+            told.recv_timeout(HANG).expect("no timeout");
+        }
+    }));
+    let mut waits = task("waits", &[], |body| {
+        if body.cx.attempt() == 1 {
+            body.wait_for("never", None, &mut || Polled::False)?;
+        }
+        Ok(body.cx.attempt())
+    });
+    waits.spec.timeout = Some(Duration::from_millis(20));
+    waits.spec.retry = RetryPolicy { delay: Duration::ZERO, jitter: 0.0, ..RetryPolicy::new(2) };
+    let log = Box::new(move |level, _: &str| {
+        if matches!(level, Level::Stuck { .. }) {
+            let _ = tells.send(());
+        }
+    });
+    let came = logged(store, &ledger, vec![waits], 1, log).expect("the runner stops");
+    assert_eq!((came.status, came.tasks[0].2), (RunStatus::Completed, 2));
 }
 
 macro_rules! crash_points {

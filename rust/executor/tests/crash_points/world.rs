@@ -44,7 +44,7 @@ impl Clock for Skipping {
 pub(crate) struct Ledger {
     pub(crate) clock: Arc<Skipping>,
     /// The store below the faults, while a process lives.
-    store: Mutex<Option<Arc<dyn Store>>>,
+    pub(crate) store: Mutex<Option<Arc<dyn Store>>>,
     violations: Mutex<Vec<String>>,
     /// Bodies that have returned in this process.
     returned: Mutex<Vec<String>>,
@@ -54,7 +54,7 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             clock: Arc::new(Skipping { system: SystemClock::shared(), ahead: AtomicI64::new(0) }),
             store: Mutex::default(),
