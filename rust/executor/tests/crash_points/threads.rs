@@ -9,7 +9,7 @@ use bide_executor::core::{
     Failure, FailureKind, GateSpec, GateUntil, Graph, Outcome, PollPolicy, RetryPolicy, RunIf, RunStatus, TaskSpec,
     Value, Write, context,
 };
-use bide_executor::store::{MemoryStore, Store};
+use bide_executor::store::{LEASE, MemoryStore, Store};
 use bide_executor::{
     Attached, BodyCx, Call, Clock, Condition, Engine, Gate, GateWorker, Handle, Host, Level, Log, Polled, Pool,
     Settlement, Source, StepStart, WaitError, Wanted, Worker,
@@ -200,6 +200,14 @@ fn on_threads(store: Arc<dyn Store>, ledger: &Arc<Ledger>, defined: Vec<Defined>
 }
 
 fn logged(store: Arc<dyn Store>, ledger: &Arc<Ledger>, defined: Vec<Defined>, slots: u32, log: Log) -> Option<Came> {
+    let engine = start(store, ledger, slots, log)?;
+    let (graph, bodies) = workflow(ledger, defined);
+    let came = run(&engine, graph, bodies);
+    end(&engine);
+    came
+}
+
+fn start(store: Arc<dyn Store>, ledger: &Arc<Ledger>, slots: u32, log: Log) -> Option<Arc<Engine<Threads>>> {
     let start_worker = |engine: &Arc<Engine<Threads>>| {
         let engine = Arc::clone(engine);
         std::thread::spawn(move || engine.work(&mut Thread));
@@ -212,6 +220,10 @@ fn logged(store: Arc<dyn Store>, ledger: &Arc<Ledger>, defined: Vec<Defined>, sl
     if engine.wants_gate_thread() {
         start_gates(&engine);
     }
+    Some(engine)
+}
+
+fn workflow(ledger: &Arc<Ledger>, defined: Vec<Defined>) -> (Arc<Graph>, Arc<[Task]>) {
     let specs = defined.iter().map(|one| one.spec.clone()).collect();
     let graph = Arc::new(Graph::build("threads", specs, false).unwrap());
     let bodies = defined.into_iter().map(|one| Task {
@@ -220,11 +232,13 @@ fn logged(store: Arc<dyn Store>, ledger: &Arc<Ledger>, defined: Vec<Defined>, sl
         function: one.function,
         ledger: Arc::clone(ledger),
     });
-    let came = run(&engine, graph, bodies.collect());
+    (graph, bodies.collect())
+}
+
+fn end(engine: &Arc<Engine<Threads>>) {
     engine.begin_close();
     assert!(engine.dispatch().wait_idle(HANG), "a body does not unwind");
     engine.finish_close();
-    came
 }
 
 fn run(engine: &Arc<Engine<Threads>>, graph: Arc<Graph>, bodies: Arc<[Task]>) -> Option<Came> {
@@ -419,6 +433,31 @@ fn a_timeout_that_comes_while_a_body_defers_ends_it() {
     });
     let came = logged(store, &ledger, vec![waits], 1, log).expect("the runner stops");
     assert_eq!((came.status, came.tasks[0].2), (RunStatus::Completed, 2));
+}
+
+/// Its creator has a new lease by then; under that the run is not its own.
+#[test]
+fn a_run_that_is_taken_over_before_its_creator_hears_of_it_is_not_begun_there() {
+    let (ledger, store) = (Ledger::new(), FaultyStore::new(MemoryStore::new()));
+    let (tells, told) = mpsc::channel();
+    let log = Box::new(move |_, line: &str| {
+        if line.contains("the lease was lost") {
+            let _ = tells.send(());
+        }
+    });
+    let engine = start(Arc::clone(&store) as Arc<dyn Store>, &ledger, 1, log).unwrap();
+    let (graph, bodies) = workflow(&ledger, vec![task("a", &[], |_| panic!("it is begun"))]);
+    let flow = engine.register(graph, bodies).unwrap();
+    let (inner, later, version) = (store.inner(), ledger.clock.now().after(2 * LEASE), flow.version);
+    store.after_create(Box::new(move || {
+        let other = inner.enroll(later).unwrap();
+        assert_eq!(inner.claim(other, &[version], later, 10).unwrap().len(), 1);
+        told.recv_timeout(HANG).expect("the lease is not lost");
+    }));
+    let wanted = Wanted { inputs: Box::default(), key: None, local: () };
+    let handles = engine.submit(&flow, vec![wanted]).unwrap();
+    assert!(matches!(handles[0].settled().wait(HANG), Some(Settlement::Elsewhere)));
+    end(&engine);
 }
 
 macro_rules! crash_points {
