@@ -194,7 +194,7 @@ impl<H: Host> BodyCx<H> {
             return Err(self.suspend());
         }
         if self.limit.as_ref().is_some_and(|limit| limit.is_reached()) {
-            return Err(WaitError::TimedOut(format!("task '{}' has used up its time", self.task_name())));
+            return Err(self.used_up());
         }
         if let Some(inside) = &*self.inside.lock() {
             let inside = match inside {
@@ -224,6 +224,10 @@ impl<H: Host> BodyCx<H> {
     fn suspend(&self) -> WaitError {
         self.suspended.store(true, Ordering::Release);
         WaitError::Suspended
+    }
+
+    fn used_up(&self) -> WaitError {
+        WaitError::TimedOut(format!("task '{}' has used up its time", self.task_name()))
     }
 
     fn next_key(&self, name: &Arc<str>) -> EntryKey {
@@ -356,10 +360,13 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     /// Gives the slot back and makes sure that a thread is there to use it.
     #[inline(never)]
     fn defer(&self) -> Result<(), WaitError> {
+        // Asked with the slot held: the next attempt waits for this body, and this one may wait for ever.
+        if self.is_slot_held() && self.limit.as_ref().is_some_and(|limit| !limit.pause()) {
+            return Err(self.used_up());
+        }
         match self.held.lock().take() {
             Some(held) => {
                 self.engine.dispatch.shared.ends(held.no);
-                self.limit.iter().for_each(|limit| limit.pause());
                 self.engine.dispatch.shared.give_back(held);
                 // Afterwards: who took the last idle thread may have done so in between.
                 self.engine.dispatch.keep_spare(&self.engine);

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::{Event, Time};
-use bide_store::{Store, StoreError};
+use bide_core::{Event, TaskRef, Time};
+use bide_store::{Lease, Store, StoreError};
 
 use crate::clock::Clock;
 pub use crate::commit::Lost;
@@ -15,6 +15,7 @@ use crate::commit::{Done, Group};
 use crate::engine::{Engine, Log};
 use crate::flow::Run;
 use crate::host::{Host, Ready};
+use crate::limit::Limit;
 use crate::services::lease::Watch;
 use crate::timers::Alarm;
 
@@ -22,6 +23,16 @@ use crate::timers::Alarm;
 pub struct Driver<H: Host> {
     engine: Arc<Engine<H>>,
     watch: Watch,
+    timer: Sleep,
+}
+
+/// The sleep of the timer thread.
+#[derive(Default)]
+struct Sleep {
+    /// By the steady clock.
+    until: Duration,
+    /// What was due first when it fell asleep: an earlier one wakes it.
+    first: Option<Duration>,
 }
 
 /// Results that gather on a slot until they are committed together.
@@ -32,6 +43,34 @@ impl<H: Host> Gathering<H> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+/// What is left of an attempt's execution time.
+pub struct Allowance<H: Host>(Arc<Limit<H>>);
+
+impl<H: Host> Allowance<H> {
+    /// The body is deferred from here on. False: its time is used up already, and it is to unwind.
+    #[must_use]
+    pub fn pause(&self) -> bool {
+        self.0.pause()
+    }
+
+    /// The body executes again.
+    pub fn go_on(&self) {
+        self.0.go_on();
+    }
+
+    /// Whether it is used up: the attempt has failed, and the body is to unwind.
+    #[must_use]
+    pub fn is_reached(&self) -> bool {
+        self.0.is_reached()
+    }
+
+    /// The body has returned. The attempt that waited for that, if there is one.
+    #[must_use]
+    pub fn end(&self) -> Option<Ready<H>> {
+        self.0.end()
     }
 }
 
@@ -56,7 +95,8 @@ impl<H: Host> Driver<H> {
         seed: u64,
     ) -> Result<Self, StoreError> {
         let watch = Watch { renewed: clock.steady(), seen: 0 };
-        Ok(Self { engine: Engine::without_threads(store, clock, dispatch, log, seed)?, watch })
+        let engine = Engine::without_threads(store, clock, dispatch, log, seed)?;
+        Ok(Self { engine, watch, timer: Sleep::default() })
     }
 
     /// The engine.
@@ -65,9 +105,22 @@ impl<H: Host> Driver<H> {
         &self.engine
     }
 
-    /// The timer thread's turn: rings what is due. Returns how long it would sleep then.
-    pub fn timer_turn(&self) -> Duration {
-        self.engine.timers.ring_due()
+    /// The lease that it has now.
+    #[must_use]
+    pub fn lease(&self) -> Lease {
+        *self.engine.lease.read()
+    }
+
+    /// The timer thread's turn: rings what is due, unless it sleeps still. Returns how long it sleeps from here on.
+    pub fn timer_turn(&mut self) -> Duration {
+        let (now, first) = (self.engine.clock.steady(), self.engine.timers.first_due());
+        let notified = first.is_some_and(|due| self.timer.first.is_none_or(|before| due < before));
+        if now < self.timer.until && !notified {
+            return self.timer.until - now;
+        }
+        let span = self.engine.timers.ring_due();
+        self.timer = Sleep { until: now + span, first: self.engine.timers.first_due() };
+        span
     }
 
     /// The committer thread's turn: commits what was left to it, and what has gathered for too long.
@@ -112,6 +165,18 @@ impl<H: Host> Driver<H> {
     /// Leaves an event to the committer.
     pub fn leave(&self, run: Arc<Run<H>>, event: Event) {
         self.engine.leave(run, event);
+    }
+
+    /// Sets a body aside whose last attempt has used up its time and not returned yet.
+    #[must_use]
+    pub fn unless_overdue(&self, ready: Ready<H>) -> Option<Ready<H>> {
+        Arc::clone(&ready.run).wait_for_overdue(ready)
+    }
+
+    /// A body that has been entered begins to use up its time, if its task has a timeout.
+    #[must_use]
+    pub fn allowance(&self, run: &Arc<Run<H>>, task: TaskRef, attempt: u32) -> Option<Allowance<H>> {
+        Limit::start(&self.engine, run, task, attempt, 0).map(Allowance)
     }
 
     /// Calls back in the timer's turn after a span of steady time.

@@ -71,16 +71,17 @@ impl<H: Host> Limit<H> {
         state.timer = Some(self.engine.timers.after(state.left, alarm, state.ticket));
     }
 
-    /// The body is deferred from here on.
-    pub(crate) fn pause(&self) {
-        let timer = {
+    /// The body is deferred from here on. False: its time is used up already, and it is to unwind.
+    pub(crate) fn pause(&self) -> bool {
+        let (timer, reached) = {
             let mut state = self.state.lock();
             state.ticket += 1;
             let spent = self.engine.clock.steady().saturating_sub(state.since);
             state.left = state.left.saturating_sub(spent);
-            state.timer.take()
+            (state.timer.take(), state.reached)
         };
         self.cancel(timer);
+        !reached
     }
 
     /// Takes a timer back, which would keep the run until it rings.

@@ -52,7 +52,10 @@ struct State {
 
 impl Timers {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
-        Arc::new(Self { clock, state: Mutex::new(State::default()), changed: Condvar::new() })
+        // From the start: a timer may be asked for, and the wall be set, before the thread has its first turn.
+        let offset = Some(clock.now().0 - bide_core::time::micros(clock.steady()));
+        let state = State { offset, ..State::default() };
+        Arc::new(Self { clock, state: Mutex::new(state), changed: Condvar::new() })
     }
 
     /// Rings after a span of steady time.
@@ -141,6 +144,11 @@ impl Timers {
                 return span;
             }
         }
+    }
+
+    /// When the first timer is due by the steady clock.
+    pub(crate) fn first_due(&self) -> Option<Duration> {
+        self.state.lock().items.first_key_value().map(|((due, _), _)| *due)
     }
 
     /// Forgets every alarm.

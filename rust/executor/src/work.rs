@@ -160,7 +160,9 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
         shared.ends(held.no);
         let at = self.engine.clock.now();
         let now = self.engine.clock.steady();
-        if held.group.push(Done { run, event, at, reply: None }, now) {
+        // While its end is not committed a marked body's mark stands: the next body may kill the process, and this
+        // one's run would be suspected of it.
+        if held.group.push(Done { run, event, at, reply: None }, now) || entered.mark {
             self.commit(&held, cx);
         }
         cx.between(now);

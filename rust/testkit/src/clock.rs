@@ -19,19 +19,26 @@ pub struct VirtualClock(Mutex<Hands>);
 struct Hands {
     wall: i64,
     steady: Duration,
+    /// How much faster the wall goes than steady time, in parts of a million.
+    drift: i64,
 }
 
 impl VirtualClock {
     /// A clock at [`START`].
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Hands { wall: START.0, steady: Duration::ZERO })))
+        Arc::new(Self(Mutex::new(Hands { wall: START.0, steady: Duration::ZERO, drift: 0 })))
+    }
+
+    /// Lets the wall go faster than steady time from here on, by so many parts of a million; slower, if negative.
+    pub fn drift(&self, parts: i64) {
+        self.0.lock().drift = parts;
     }
 
     /// Lets time pass.
     pub fn advance(&self, span: Duration) {
         let mut hands = self.0.lock();
-        hands.wall += micros(span);
+        hands.wall += micros(span) + micros(span) * hands.drift / 1_000_000;
         hands.steady += span;
     }
 

@@ -34,7 +34,11 @@ pub struct FaultyStore {
     plan: Mutex<Vec<(u64, Fault)>>,
     crashed: Mutex<bool>,
     watcher: Mutex<Option<Watcher>>,
+    after_create: Mutex<Option<Hook>>,
 }
+
+/// Is called between a call and its caller.
+pub type Hook = Box<dyn FnOnce() + Send>;
 
 /// Is shown every batch that was really committed, whatever the caller was told of it.
 pub type Watcher = Box<dyn Fn(&Batch) + Send>;
@@ -49,12 +53,18 @@ impl FaultyStore {
             plan: Mutex::default(),
             crashed: Mutex::new(false),
             watcher: Mutex::default(),
+            after_create: Mutex::default(),
         })
     }
 
     /// Shows every batch that is really committed from now on.
     pub fn watch(&self, watcher: Watcher) {
         *self.watcher.lock() = Some(watcher);
+    }
+
+    /// Calls back once, when the next runs are created and before their creator hears of it.
+    pub fn after_create(&self, hook: Hook) {
+        *self.after_create.lock() = Some(hook);
     }
 
     /// Lets the `call`-th call fail.
@@ -138,7 +148,12 @@ impl Store for FaultyStore {
     }
 
     fn create(&self, lease: Lease, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
-        self.call(|store| store.create(lease, runs))
+        let created = self.call(|store| store.create(lease, runs));
+        let hook = self.after_create.lock().take();
+        if let Some(hook) = hook {
+            hook();
+        }
+        created
     }
 
     fn commit(&self, lease: Lease, batch: &mut Batch) -> Result<Committed, StoreError> {

@@ -1,30 +1,72 @@
 //! A few hundred seeded worlds; `make soak` plays as many as one likes.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
-use bide_testkit::sim;
+use std::collections::BTreeSet;
+
+use bide_testkit::sim::{self, Act, Case, Disaster};
 
 /// So many worlds are played.
 const SEEDS: u64 = 300;
 
+/// Each of these happens in some of them.
+const RARE: [&str; 8] = [
+    "a body that kills its process",
+    "a body that starts elsewhere too",
+    "a condition that raises too often",
+    "a lost lease",
+    "a retry",
+    "a run that has grown",
+    "a run that is suspected",
+    "a timeout of a task",
+];
+
 #[test]
 fn every_guarantee_holds_in_every_world() {
     let threads = 2;
-    std::thread::scope(|scope| {
-        for first in 0..threads {
-            scope.spawn(move || {
-                for seed in (first..SEEDS).step_by(threads as usize) {
-                    if let Err(report) = sim::check_seed(seed) {
-                        panic!("{report}");
-                    }
-                }
-            });
+    let play = |first: u64| {
+        let mut met = BTreeSet::new();
+        for seed in (first..SEEDS).step_by(threads) {
+            match sim::check_seed(seed) {
+                Ok(outcome) => met.extend(outcome.met),
+                Err(report) => panic!("{report}"),
+            }
         }
+        met
+    };
+    let met: BTreeSet<&str> = std::thread::scope(|scope| {
+        let players: Vec<_> = (0..threads as u64).map(|first| scope.spawn(move || play(first))).collect();
+        players.into_iter().flat_map(|player| player.join().unwrap()).collect()
     });
+    let missing: Vec<&str> = RARE.into_iter().filter(|rare| !met.contains(rare)).collect();
+    assert!(missing.is_empty(), "none of the worlds has in it: {missing:?}");
+}
+
+#[test]
+fn a_failing_case_is_made_small() {
+    // What would have to be found out: somebody closes while a body sleeps.
+    let fails = |case: &Case| {
+        let sleeps = case.tasks.iter().flat_map(|task| &task.acts).any(|act| matches!(act, Act::Sleep(_)));
+        let closes = case.disasters.iter().any(|(_, disaster)| matches!(disaster, Disaster::Close));
+        if sleeps && closes { Err("it does".to_owned()) } else { Ok(()) }
+    };
+    let failing: Vec<Case> = (0..).map(Case::random).filter(|case| fails(case).is_err()).take(20).collect();
+    for case in failing {
+        let (small, _) = sim::shrink(&case, String::new(), &fails);
+        let printed = small.to_string();
+        let lines: Vec<&str> = printed.lines().collect();
+        let [first, task, disaster] = lines[..] else { panic!("{case}becomes only\n{small}") };
+        assert!(first.ends_with(": 1 slots, each run asked for [1] times"), "{first}");
+        let number = small.tasks[0].number;
+        let sleep = small.tasks[0].acts[0];
+        assert_eq!(task, format!("  t{number}: [{sleep:?}] then [Return]"));
+        assert_eq!(disaster, format!("  at move {}: Close", small.disasters[0].0));
+    }
 }
 
 #[test]
 fn a_seed_is_always_the_same_world() {
     for seed in 0..20 {
-        let case = sim::Case::random(seed);
+        let case = Case::random(seed);
         let digests = [(); 2].map(|()| sim::play(&case).map(|outcome| (outcome.moves, outcome.digest)));
         assert_eq!(digests[0], digests[1], "seed {seed}");
     }
@@ -32,7 +74,7 @@ fn a_seed_is_always_the_same_world() {
 
 #[test]
 fn no_wake_of_24_days_is_early_or_lost_while_the_clock_is_set_again_and_again() {
-    let case = sim::Case::long_waits(24, 8);
+    let case = Case::long_waits(24, 8);
     if let Err(why) = sim::check(&case) {
         panic!("{case}{why}");
     }

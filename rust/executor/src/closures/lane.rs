@@ -120,8 +120,9 @@ impl Lane {
         let Some(entered) = entered else { return };
         let (turn, attempt) = (self.next_turn(), entered.attempt);
         let body = &run.flow.bodies[task.ix as usize];
-        if entered.mark {
-            self.commit_mark(&run, task, attempt).await;
+        if entered.mark && !self.commit_now(&run, Event::Started { task, attempt }).await {
+            // Without its mark a body is not called: the engine has stopped, or has lost the run.
+            return;
         }
         let cx = TaskContext { scope: Scope::new(&run, task), lane: Arc::clone(self), attempt, turn };
         let mut body_future = Caught::new((body.call)(cx));
@@ -135,6 +136,12 @@ impl Lane {
             _ => Outcome::Suspended,
         };
         let event = Event::Ended { task, attempt, outcome };
+        if entered.mark {
+            // While that is not committed the mark stands: the next body may kill the process, and this one's run
+            // would be suspected of it.
+            self.commit_now(&run, event).await;
+            return;
+        }
         let at = engine.clock.now();
         engine.hand_in_and_go_on(Done { run, event, at, reply: None }, fresh);
     }
@@ -202,13 +209,12 @@ impl Lane {
         body.map_or(Duration::ZERO, |body| body.deferred(now))
     }
 
-    /// An earlier process may have died of this body: that it is entered again is committed first.
-    async fn commit_mark(&self, run: &Arc<Run<Closures>>, task: TaskRef, attempt: u32) {
+    /// Commits an event and waits for that. False if it is lost.
+    async fn commit_now(&self, run: &Arc<Run<Closures>>, event: Event) -> bool {
         let (reply, committed) = oneshot::channel();
-        let (event, at) = (Event::Started { task, attempt }, self.engine.clock.now());
+        let at = self.engine.clock.now();
         self.engine.hand_in(Done { run: Arc::clone(run), event, at, reply: Some(reply) });
-        // If it is lost, the engine has stopped or the attempt is over: then so is what the body does.
-        let _ = committed.await;
+        matches!(committed.await, Ok(Ok(())))
     }
 }
 

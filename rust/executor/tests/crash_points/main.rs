@@ -50,7 +50,10 @@ macro_rules! task {
                 let $l = Arc::clone(&shared);
                 async move {
                     $l.enters($cx.run_id(), $cx.task_name(), &[$($on),*]);
-                    $body
+                    let (ledger, name) = (Arc::clone(&$l), $cx.task_name().to_owned());
+                    let returned = async { $body }.await;
+                    ledger.returns(&name);
+                    returned
                 }
             })
             .after(<[&str; _]>::from([$($on),*]))
@@ -239,12 +242,31 @@ fn a_gate_that_times_out(ledger: &Arc<Ledger>) -> Workflow {
         .unwrap()
 }
 
+/// Two bodies, one after the other on one slot; neither kills its process.
+fn two_bodies_on_one_slot(ledger: &Arc<Ledger>) -> Workflow {
+    let built = task!(flow("suspects"), ledger, "a" after [], |cx, ledger| {
+        ledger.nobody_is_suspected_who_has_returned(cx.run_id());
+        Ok(1)
+    });
+    task!(built, ledger, "b" after [], |cx, ledger| {
+        ledger.nobody_is_suspected_who_has_returned(cx.run_id());
+        Ok(2)
+    })
+    .build()
+    .unwrap()
+}
+
+#[test]
+fn a_body_that_has_returned_is_not_suspected_of_what_the_next_one_does() {
+    at_every_call(&|store, ledger| on_tokio(store, ledger, &two_bodies_on_one_slot(ledger), 1));
+}
+
 macro_rules! crash_points {
     ($($define:ident)+) => {
         mod survives_a_crash_at_every_call {
             $(#[test]
             fn $define() {
-                super::at_every_call(&|store, ledger| super::on_tokio(store, ledger, &super::$define(ledger)));
+                super::at_every_call(&|store, ledger| super::on_tokio(store, ledger, &super::$define(ledger), 2));
             })+
         }
     };

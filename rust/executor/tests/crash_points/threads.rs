@@ -1,18 +1,21 @@
 //! The same over the pool of worker threads: a host whose bodies are plain functions that block, as Python's do.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use bide_executor::core::event::Retry;
 use bide_executor::core::{
     Failure, FailureKind, GateSpec, GateUntil, Graph, Outcome, PollPolicy, RetryPolicy, RunIf, RunStatus, TaskSpec,
-    Value,
+    Value, Write, context,
 };
-use bide_executor::store::Store;
+use bide_executor::store::{LEASE, MemoryStore, Store};
 use bide_executor::{
-    Attached, BodyCx, Call, Clock, Condition, Engine, Gate, GateWorker, Handle, Host, Polled, Pool, Settlement, Source,
-    StepStart, WaitError, Wanted, Worker,
+    Attached, BodyCx, Call, Clock, Condition, Engine, Gate, GateWorker, Handle, Host, Level, Log, Polled, Pool,
+    Settlement, Source, StepStart, WaitError, Wanted, Worker,
 };
+
+use bide_testkit::FaultyStore;
 
 use crate::world::{Came, HANG, Ledger, at_every_call};
 
@@ -42,6 +45,10 @@ impl Host for Threads {
     fn gate_policy(_body: &Task) -> PollPolicy {
         PollPolicy::every(SOON)
     }
+
+    fn retries_timeout(_body: &Task) -> bool {
+        true
+    }
 }
 
 /// A thread of the host.
@@ -58,14 +65,22 @@ impl Worker<Threads> for Thread {
         let task = call.target();
         task.ledger.enters(call.run.id, task.name, task.after);
         let cx = call.body.clone().unwrap();
-        let mut body = Body { cx: &cx, thread: self, task };
-        match (task.function)(&mut body) {
+        let (before, _) = call.run.context_of(call.task.ix).unwrap();
+        let mut body = Body { cx: &cx, thread: self, task, context: before.clone() };
+        let returned = (task.function)(&mut body);
+        task.ledger.returns(task.name);
+        match returned {
             Ok(number) => {
-                Outcome::Completed { output: Value::tagged(b'i', number.to_string().as_bytes()), changes: None }
+                let changes = context::diff(&before, &body.context).pack();
+                Outcome::Completed { output: number_value(number), changes }
             }
             Err(WaitError::Failed(failure)) => {
                 let retry = (failure.kind == FailureKind::Raised).then_some(Retry { random: 0.5 });
                 Outcome::Failed { failure, retry }
+            }
+            Err(WaitError::TimedOut(why)) => {
+                let failure = Failure::new(FailureKind::TaskTimeout, "TaskTimeout", &why);
+                Outcome::Failed { failure, retry: Some(Retry { random: 0.5 }) }
             }
             Err(WaitError::Suspended | WaitError::Over(_)) => Outcome::Suspended,
             Err(error) => panic!("{error:?}"),
@@ -103,9 +118,29 @@ struct Body<'a> {
     cx: &'a BodyCx<Threads>,
     thread: &'a mut dyn Attached,
     task: &'a Task,
+    /// The context as it sees it, and as it leaves it.
+    context: Vec<(Arc<str>, Value)>,
+}
+
+fn number_value(number: u32) -> Value {
+    Value::tagged(b'i', number.to_string().as_bytes())
+}
+
+fn number_of(value: &Value) -> u32 {
+    std::str::from_utf8(value.payload()).unwrap().parse().unwrap()
 }
 
 impl Body<'_> {
+    fn get(&self, key: &str) -> u32 {
+        let found = self.context.iter().find(|(known, _)| **known == *key);
+        number_of(&found.unwrap_or_else(|| panic!("{} does not see {key}", self.task.name)).1)
+    }
+
+    fn set(&mut self, key: &str, number: u32) {
+        self.context.retain(|(known, _)| **known != *key);
+        self.context.push((key.into(), number_value(number)));
+    }
+
     fn wait(&mut self, name: &str) -> Result<(), WaitError> {
         let ledger = Arc::clone(&self.task.ledger);
         let mut check = || if ledger.third_poll() { Polled::True(Value::NONE) } else { Polled::False };
@@ -125,12 +160,11 @@ impl Body<'_> {
 
     fn step(&mut self, name: &str, returns: u32) -> Result<u32, WaitError> {
         match self.cx.begin_step(self.thread, &name.into(), None)? {
-            StepStart::Returned(value) => Ok(std::str::from_utf8(value.payload()).unwrap().parse().unwrap()),
+            StepStart::Returned(value) => Ok(number_of(&value)),
             StepStart::Raised(failure) => Err(WaitError::Failed(failure)),
             StepStart::Execute(ticket) => {
                 self.task.ledger.steps(self.cx.run().id, self.task.name, name);
-                let value = Value::tagged(b'i', returns.to_string().as_bytes());
-                self.cx.end_step(self.thread, ticket, Ok(value)).map(|()| returns)
+                self.cx.end_step(self.thread, ticket, Ok(number_value(returns))).map(|()| returns)
             }
         }
     }
@@ -161,19 +195,35 @@ fn task(name: &'static str, after: &'static [&'static str], function: Function) 
 }
 
 /// A process of this host.
-fn on_threads(store: Arc<dyn Store>, ledger: &Arc<Ledger>, defined: Vec<Defined>) -> Option<Came> {
+fn on_threads(store: Arc<dyn Store>, ledger: &Arc<Ledger>, defined: Vec<Defined>, slots: u32) -> Option<Came> {
+    logged(store, ledger, defined, slots, Box::new(|_, _| ()))
+}
+
+fn logged(store: Arc<dyn Store>, ledger: &Arc<Ledger>, defined: Vec<Defined>, slots: u32, log: Log) -> Option<Came> {
+    let engine = start(store, ledger, slots, log)?;
+    let (graph, bodies) = workflow(ledger, defined);
+    let came = run(&engine, graph, bodies);
+    end(&engine);
+    came
+}
+
+fn start(store: Arc<dyn Store>, ledger: &Arc<Ledger>, slots: u32, log: Log) -> Option<Arc<Engine<Threads>>> {
     let start_worker = |engine: &Arc<Engine<Threads>>| {
         let engine = Arc::clone(engine);
         std::thread::spawn(move || engine.work(&mut Thread));
         Ok(true)
     };
-    let pool = Pool::new(2, 100, Box::new(start_worker));
+    let pool = Pool::new(slots, 100, Box::new(start_worker));
     let clock = Arc::clone(&ledger.clock) as Arc<dyn Clock>;
-    let engine = Engine::<Threads>::start(store, clock, pool, Box::new(|_, _| ())).ok()?;
+    let engine = Engine::<Threads>::start(store, clock, pool, log).ok()?;
     engine.dispatch().open(&engine).unwrap();
     if engine.wants_gate_thread() {
         start_gates(&engine);
     }
+    Some(engine)
+}
+
+fn workflow(ledger: &Arc<Ledger>, defined: Vec<Defined>) -> (Arc<Graph>, Arc<[Task]>) {
     let specs = defined.iter().map(|one| one.spec.clone()).collect();
     let graph = Arc::new(Graph::build("threads", specs, false).unwrap());
     let bodies = defined.into_iter().map(|one| Task {
@@ -182,11 +232,13 @@ fn on_threads(store: Arc<dyn Store>, ledger: &Arc<Ledger>, defined: Vec<Defined>
         function: one.function,
         ledger: Arc::clone(ledger),
     });
-    let came = run(&engine, graph, bodies.collect());
+    (graph, bodies.collect())
+}
+
+fn end(engine: &Arc<Engine<Threads>>) {
     engine.begin_close();
     assert!(engine.dispatch().wait_idle(HANG), "a body does not unwind");
     engine.finish_close();
-    came
 }
 
 fn run(engine: &Arc<Engine<Threads>>, graph: Arc<Graph>, bodies: Arc<[Task]>) -> Option<Came> {
@@ -298,16 +350,114 @@ fn a_failing_branch_with_a_task_for_failures() -> Vec<Defined> {
     vec![fails, skipped, cleans, task("fine", &[], |_| Ok(2))]
 }
 
-fn a_diamond() -> Vec<Defined> {
+fn a_diamond_that_changes_the_context_on_both_sides() -> Vec<Defined> {
     vec![
-        task("top", &[], |_| Ok(1)),
+        task("top", &[], |body| {
+            body.set("top", 1);
+            body.set("both", 1);
+            Ok(1)
+        }),
         task("left", &["top"], |body| {
+            body.set("left", body.get("top") + 1);
             body.wait("left")?;
+            body.set("both", 2);
             Ok(2)
         }),
-        task("right", &["top"], |body| body.step("right", 5)),
-        task("bottom", &["left", "right"], |_| Ok(7)),
+        task("right", &["top"], |body| {
+            let number = body.step("right", 5)?;
+            body.set("right", number + body.get("top"));
+            body.set("both", 3);
+            Ok(number)
+        }),
+        // Of the two that changed one key, the later declared wins.
+        task("bottom", &["left", "right"], |body| {
+            body.wait("bottom")?;
+            let seen = ["top", "left", "right", "both"].map(|key| body.get(key));
+            assert_eq!(seen, [1, 2, 6, 3]);
+            Ok(seen.iter().sum())
+        }),
     ]
+}
+
+/// A failed attempt's changes are discarded, those of the one that returns are kept.
+fn a_context_that_a_failed_attempt_has_changed() -> Vec<Defined> {
+    let mut changes = task("changes", &[], |body| {
+        body.step("kept", 7)?;
+        if body.cx.attempt() == 1 {
+            body.set("first", 1);
+            return Err(raised("not yet"));
+        }
+        let seen = body.context.len() as u32;
+        body.set("second", 2);
+        Ok(seen)
+    });
+    changes.spec.retry = RetryPolicy { delay: Duration::ZERO, jitter: 0.0, ..RetryPolicy::new(2) };
+    vec![changes, task("sees", &["changes"], |body| Ok(10 * body.context.len() as u32 + body.get("second")))]
+}
+
+#[test]
+fn a_body_that_has_returned_is_not_suspected_of_what_the_next_one_does() {
+    fn looks(body: &mut Body<'_>) -> Result<u32, WaitError> {
+        body.task.ledger.nobody_is_suspected_who_has_returned(body.cx.run().id);
+        Ok(1)
+    }
+    at_every_call(&|store, ledger| on_threads(store, ledger, vec![task("a", &[], looks), task("b", &[], looks)], 1));
+}
+
+/// The attempt has failed then, and the next waits for the body to return: it must not park on its condition.
+#[test]
+fn a_timeout_that_comes_while_a_body_defers_ends_it() {
+    let (ledger, store) = (Ledger::new(), FaultyStore::new(MemoryStore::new()));
+    *ledger.store.lock().unwrap() = Some(store.inner());
+    let (tells, told) = mpsc::channel();
+    let first = AtomicBool::new(true);
+    store.watch(Box::new(move |batch| {
+        // Its wait is being committed until its time is used up.
+        let opens = batch.iter().any(|write| matches!(write, Write::Entry { .. }));
+        if opens && first.swap(false, Ordering::SeqCst) {
+            told.recv_timeout(HANG).expect("no timeout");
+        }
+    }));
+    let mut waits = task("waits", &[], |body| {
+        if body.cx.attempt() == 1 {
+            body.wait_for("never", None, &mut || Polled::False)?;
+        }
+        Ok(body.cx.attempt())
+    });
+    waits.spec.timeout = Some(Duration::from_millis(20));
+    waits.spec.retry = RetryPolicy { delay: Duration::ZERO, jitter: 0.0, ..RetryPolicy::new(2) };
+    let log = Box::new(move |level, _: &str| {
+        if matches!(level, Level::Stuck { .. }) {
+            let _ = tells.send(());
+        }
+    });
+    let came = logged(store, &ledger, vec![waits], 1, log).expect("the runner stops");
+    assert_eq!((came.status, came.tasks[0].2), (RunStatus::Completed, 2));
+}
+
+/// Its creator has a new lease by then; under that the run is not its own.
+#[test]
+fn a_run_that_is_taken_over_before_its_creator_hears_of_it_is_not_begun_there() {
+    let (ledger, store) = (Ledger::new(), FaultyStore::new(MemoryStore::new()));
+    let (tells, told) = mpsc::channel();
+    let log = Box::new(move |_, line: &str| {
+        if line.contains("the lease was lost") {
+            let _ = tells.send(());
+        }
+    });
+    let engine = start(Arc::clone(&store) as Arc<dyn Store>, &ledger, 1, log).unwrap();
+    let (graph, bodies) = workflow(&ledger, vec![task("a", &[], |_| panic!("it is begun"))]);
+    let flow = engine.register(graph, bodies).unwrap();
+    let (inner, later, version) = (store.inner(), ledger.clock.now().after(2 * LEASE), flow.version);
+    store.after_create(Box::new(move || {
+        let other = inner.enroll(later).unwrap();
+        assert_eq!(inner.claim(other, &[version], later, 10).unwrap().len(), 1);
+        told.recv_timeout(HANG).expect("the lease is not lost");
+    }));
+    let wanted = Wanted { inputs: Box::default(), key: None, local: () };
+    let handles = engine.submit(&flow, vec![wanted]).unwrap();
+    assert!(matches!(handles[0].settled().wait(HANG), Some(Settlement::Elsewhere)));
+    end(&engine);
 }
 
 macro_rules! crash_points {
@@ -315,7 +465,7 @@ macro_rules! crash_points {
         mod survives_a_crash_at_every_call {
             $(#[test]
             fn $define() {
-                super::at_every_call(&|store, ledger| super::on_threads(store, ledger, super::$define()));
+                super::at_every_call(&|store, ledger| super::on_threads(store, ledger, super::$define(), 2));
             })+
         }
     };
@@ -329,5 +479,6 @@ crash_points! {
     a_wait_whose_timeout_passes_while_nobody_runs
     a_sleep_between_steps
     a_failing_branch_with_a_task_for_failures
-    a_diamond
+    a_diamond_that_changes_the_context_on_both_sides
+    a_context_that_a_failed_attempt_has_changed
 }

@@ -1,7 +1,7 @@
 //! A store that outlives its processes, and the ledger of what bodies and steps did: the oracle of the crash points.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,6 +11,9 @@ use bide_executor::core::{EntryState, RunId, RunStatus, TaskStatus, Time};
 use bide_executor::store::{Durability, LEASE, MemoryStore, SqliteStore, Store};
 use bide_executor::{Clock, Error, RunResult, Runner, SystemClock, Workflow};
 use bide_testkit::{Fault, FaultyStore};
+
+/// So many plays of a case at once.
+const PLAYERS: usize = 4;
 
 /// Nothing here takes this long unless it hangs.
 pub(crate) const HANG: Duration = Duration::from_secs(20);
@@ -41,19 +44,22 @@ impl Clock for Skipping {
 pub(crate) struct Ledger {
     pub(crate) clock: Arc<Skipping>,
     /// The store below the faults, while a process lives.
-    store: Mutex<Option<Arc<dyn Store>>>,
+    pub(crate) store: Mutex<Option<Arc<dyn Store>>>,
     violations: Mutex<Vec<String>>,
+    /// Bodies that have returned in this process.
+    returned: Mutex<Vec<String>>,
     /// What was executed, in order: bodies and steps.
     pub(crate) executed: Mutex<Vec<String>>,
     polls: AtomicU32,
 }
 
 impl Ledger {
-    fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             clock: Arc::new(Skipping { system: SystemClock::shared(), ahead: AtomicI64::new(0) }),
             store: Mutex::default(),
             violations: Mutex::default(),
+            returned: Mutex::default(),
             executed: Mutex::default(),
             polls: AtomicU32::new(0),
         })
@@ -68,6 +74,24 @@ impl Ledger {
         if !holds {
             self.violations.lock().unwrap().push(what());
         }
+    }
+
+    /// A body has returned.
+    pub(crate) fn returns(&self, name: &str) {
+        self.returned.lock().unwrap().push(name.to_owned());
+    }
+
+    /// With one slot: no body is entered while one that has returned is still suspected of killing its process.
+    pub(crate) fn nobody_is_suspected_who_has_returned(&self, run: RunId) {
+        let stored = self.stored(run);
+        let marked = |name: &String| {
+            let id = stored.tasks.iter().find(|task| *task.name == **name).map(|task| task.id);
+            stored.rows.iter().any(|row| Some(row.task) == id && row.entered)
+        };
+        let suspected = self.returned.lock().unwrap().iter().find(|name| marked(name)).cloned();
+        self.must(suspected.is_none(), || {
+            format!("{suspected:?} has returned, and a death now would count against it")
+        });
     }
 
     /// A body is entered: what it depends on is committed, and it has not ended itself.
@@ -148,14 +172,14 @@ impl Came {
 }
 
 /// A process that attaches to the run twice and waits for it. `None` if it dies, or its runner stops, before.
-pub(crate) type Live<'a> = &'a dyn Fn(Arc<dyn Store>, &Arc<Ledger>) -> Option<Came>;
+pub(crate) type Live<'a> = &'a (dyn Fn(Arc<dyn Store>, &Arc<Ledger>) -> Option<Came> + Sync);
 
 /// A process that executes closures on tokio.
-pub(crate) fn on_tokio(store: Arc<dyn Store>, ledger: &Arc<Ledger>, flow: &Workflow) -> Option<Came> {
+pub(crate) fn on_tokio(store: Arc<dyn Store>, ledger: &Arc<Ledger>, flow: &Workflow, slots: u32) -> Option<Came> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let clock = Arc::clone(&ledger.clock) as Arc<dyn Clock>;
-        let runner = Runner::open(store).slots(2).clock(clock).log(|_, _| ()).start().ok()?;
+        let runner = Runner::open(store).slots(slots).clock(clock).log(|_, _| ()).start().ok()?;
         let result = async {
             let first = runner.submit(flow, &()).key("k").await.ok()?;
             let second = runner.submit(flow, &()).key("k").await.ok()?;
@@ -180,16 +204,17 @@ pub(crate) fn on_tokio(store: Arc<dyn Store>, ledger: &Arc<Ledger>, flow: &Workf
     })
 }
 
-/// Plays a case from the start: with a fault at one call of the first process, then without until the run has ended.
-/// Returns what it came to and how many calls the first process made.
-fn play(place: &Place, live: Live<'_>, fault: Option<(u64, Fault)>) -> (Came, u64, Arc<Ledger>) {
+/// Plays a case from the start: with a fault at one call of each of the first processes, then without until the run
+/// has ended. Returns what it came to and how many calls the first process made.
+fn play(place: &Place, live: Live<'_>, faults: &[(u64, Fault)]) -> (Came, u64, Arc<Ledger>) {
     let ledger = Ledger::new();
     let mut first_calls = None;
-    for process in 0..4 {
+    for process in 0..faults.len() + 3 {
         let faulty = FaultyStore::new(place.open());
         *ledger.store.lock().unwrap() = Some(faulty.inner());
-        if let Some((call, fault)) = fault.filter(|_| process == 0) {
-            faulty.fail(call, fault);
+        ledger.returned.lock().unwrap().clear();
+        if let Some((call, fault)) = faults.get(process) {
+            faulty.fail(*call, *fault);
         }
         let came = live(Arc::clone(&faulty) as Arc<dyn Store>, &ledger);
         first_calls.get_or_insert(faulty.calls());
@@ -202,7 +227,7 @@ fn play(place: &Place, live: Live<'_>, fault: Option<(u64, Fault)>) -> (Came, u6
         place.mourn(&ledger.clock);
         ledger.clock.skip(Duration::from_secs(2 * 3600));
     }
-    panic!("the run does not end in four processes");
+    panic!("the run does not end in {} processes", faults.len() + 3);
 }
 
 /// How often each thing was executed.
@@ -214,36 +239,51 @@ fn counts(ledger: &Ledger) -> std::collections::BTreeMap<String, usize> {
     counts
 }
 
-/// Crashes a case before and after every call of its store, on every store; the result must be that of the crash-free
-/// run, nothing committed may run again, and everything ran at least as often as without the crash.
+/// Crashes a case before and after every call of its store, and lets every call fail in the other ways too, on every
+/// store. The result must be that of the crash-free run, nothing committed may run again, and everything ran at least
+/// as often as without the crash, and once more at most for each.
 pub(crate) fn at_every_call(live: Live<'_>) {
     let memory = || Place::Memory(MemoryStore::new());
     let sqlite = || Place::Sqlite(tempfile::tempdir().unwrap());
-    let crashes: &[Fault] = &[Fault::CrashBefore, Fault::CrashAfter];
-    let all: &[Fault] = &[
-        Fault::CrashBefore,
-        Fault::CrashAfter,
-        Fault::UnknownBefore,
-        Fault::UnknownAfter,
-        Fault::Unavailable,
-        Fault::Busy,
-    ];
-    let places: [(&dyn Fn() -> Place, &[Fault]); 2] = [(&memory, all), (&sqlite, crashes)];
-    for (place, faults) in places {
-        let (expected, calls, undisturbed) = play(&place(), live, None);
-        let least = counts(&undisturbed);
-        // Results gather in groups, so that another play may take a few calls more.
-        for call in 1..=calls + 2 {
-            for fault in faults {
-                let (came, _, ledger) = play(&place(), live, Some((call, *fault)));
-                assert_eq!(came, expected, "{fault:?} at call {call} of {calls}");
-                let counts = counts(&ledger);
-                for (what, least) in &least {
-                    let times = counts.get(what).copied().unwrap_or(0);
-                    assert!(times >= *least, "{what} was executed {times} times: {fault:?} at call {call}");
-                    assert!(times <= least + 1, "{what} was executed {times} times: {fault:?} at call {call}");
-                }
-            }
+    let lost = [Fault::CrashBefore, Fault::CrashAfter, Fault::UnknownAfter];
+    // A call that fails and has written nothing is the same on every store.
+    let all = [&lost[..], &[Fault::UnknownBefore, Fault::Unavailable, Fault::Busy]].concat();
+    at_every_call_of(&memory, live, &all, true);
+    at_every_call_of(&sqlite, live, &lost, false);
+}
+
+fn at_every_call_of(place: &(dyn Fn() -> Place + Sync), live: Live<'_>, faults: &[Fault], twice: bool) {
+    let (expected, calls, undisturbed) = play(&place(), live, &[]);
+    let least = counts(&undisturbed);
+    let check = |faults: &[(u64, Fault)]| {
+        let (came, _, ledger) = play(&place(), live, faults);
+        assert_eq!(came, expected, "{faults:?} of {calls} calls");
+        let counts = counts(&ledger);
+        for (what, least) in &least {
+            let times = counts.get(what).copied().unwrap_or(0);
+            assert!(times >= *least, "{what} was executed {times} times: {faults:?}");
+            assert!(times <= least + faults.len(), "{what} was executed {times} times: {faults:?}");
+        }
+    };
+    // Results gather in groups, so that another play may take a few calls more.
+    let mut plays: Vec<Vec<(u64, Fault)>> = Vec::new();
+    for call in 1..=calls + 2 {
+        plays.extend(faults.iter().map(|fault| vec![(call, *fault)]));
+        if twice {
+            // And while what the first process left is taken up.
+            plays.push(vec![(call, Fault::CrashAfter), (1 + call * 5 % calls, Fault::CrashBefore)]);
+            plays.push(vec![(call, Fault::CrashBefore), (1 + call * 3 % calls, Fault::CrashAfter)]);
         }
     }
+    // They wait more than they work.
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..PLAYERS {
+            scope.spawn(|| {
+                while let Some(faults) = plays.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    check(faults);
+                }
+            });
+        }
+    });
 }

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use bide_core::event::Wait;
 use bide_core::poll::Poll;
-use bide_core::{EntryKey, EntryKind, Event, Failure, FailureKind, Outcome, TaskRef, Time, Value};
+use bide_core::{EntryKey, EntryKind, Event, Failure, FailureKind, Outcome, TaskRef, Time, Value, context};
 use bide_executor::Run;
+use bide_executor::drive::Allowance;
 
 use super::host::SimHost;
-use super::plan::{Act, End, TaskPlan};
+use super::plan::{Act, End, TaskPlan, Version};
 
 /// A body in a process.
 pub(super) struct Body {
@@ -27,6 +28,12 @@ pub(super) struct Body {
     pub(super) ticket: u64,
     /// It has the pacer's turn, or its time has come.
     pub(super) woken: bool,
+    /// It may have killed an earlier process.
+    pub(super) marked: bool,
+    /// What is left of its execution time.
+    pub(super) allowance: Option<Allowance<SimHost>>,
+    /// The context as it found it, and as it leaves it.
+    pub(super) context: [Vec<(Arc<str>, Value)>; 2],
 }
 
 /// What a body does next.
@@ -35,6 +42,8 @@ pub(super) enum Phase {
     Mark,
     /// It goes on with its acts.
     Acts,
+    /// It executes until this moment, by the steady clock.
+    Works(Duration),
     /// It commits an event with its slot held.
     Commit(Event, Then),
     /// Its wait is committed: it gives its slot back.
@@ -63,7 +72,7 @@ pub(super) enum Then {
 #[derive(Clone, Copy)]
 pub(super) enum Parked {
     /// A condition.
-    Poll { poll: Poll, holds_at: Option<u64>, slow: bool, deadline: Option<Time>, polled: bool },
+    Poll { poll: Poll, act: Act, deadline: Option<Time>, asked: u32 },
     /// A time.
     Time(Time),
 }
@@ -97,12 +106,32 @@ impl Body {
 
     pub(super) fn end(&self, plan: &TaskPlan) -> Outcome {
         match plan.end(self.attempt) {
-            End::Return => Outcome::Completed { output: number(self.seen), changes: None },
+            End::Return => {
+                let [before, after] = &self.context;
+                Outcome::Completed { output: number(self.seen), changes: context::diff(before, after).pack() }
+            }
             End::Fail(retried) => Outcome::Failed {
                 failure: Failure::new(FailureKind::Raised, "Boom", &format!("{:x}", self.seen)),
                 retry: retried.then_some(bide_core::event::Retry { random: 0.5 }),
             },
             End::Skip => Outcome::Skipped { reason: "it had better not".into() },
+        }
+    }
+
+    /// Its time is used up.
+    pub(super) fn timed_out(&self, plan: &TaskPlan) -> Outcome {
+        let failure = Failure::new(FailureKind::TaskTimeout, "bide.TaskTimeout", "too slow");
+        let retried = plan.timeout.is_some_and(|(_, retried)| retried);
+        Outcome::Failed { failure, retry: retried.then_some(bide_core::event::Retry { random: 0.5 }) }
+    }
+
+    /// Sets a key of its context.
+    pub(super) fn sets(&mut self, key: Arc<str>) {
+        let value = number(self.seen);
+        let after = &mut self.context[1];
+        match after.iter_mut().find(|(known, _)| *known == key) {
+            Some(known) => known.1 = value,
+            None => after.push((key, value)),
         }
     }
 
@@ -133,26 +162,20 @@ pub(super) struct Stated {
 }
 
 impl Stated {
-    /// The act at a position, with its key in the journal.
-    pub(super) fn of(acts: &[Act], at: usize) -> Self {
-        let kind = |act: &Act| match act {
-            Act::Step(_) => "step",
-            Act::Until(..) => "condition",
-            Act::Unprovable(_) => "unprovable",
-            Act::TimesOut(_) => "late",
-            Act::Sleep(_) => "sleep",
-            Act::Forever => "forever",
-        };
-        let name = kind(&acts[at]);
-        let n = acts[..=at].iter().filter(|act| kind(act) == name).count() as u32;
+    /// The act at a position, with its key in the journal. `None`: it records nothing.
+    pub(super) fn of(acts: &[Act], at: usize, version: Version) -> Option<Self> {
+        let name = acts[at].name()?;
+        let n = acts[..=at].iter().filter(|act| act.name() == Some(name)).count() as u32;
+        // Conditions are other code in a grown workflow; what a step is given stays the same.
+        let code = if version == Version::Grown { &b"new code"[..] } else { b"code" };
         let (kind, proof, timeout) = match acts[at] {
             Act::Step(_) => (EntryKind::Step, Some(&b"arguments"[..]), None),
-            Act::TimesOut(ms) => (EntryKind::Condition, Some(&b"code"[..]), Some(Duration::from_millis(ms))),
-            Act::Until(..) | Act::Forever => (EntryKind::Condition, Some(&b"code"[..]), None),
+            Act::TimesOut(ms) => (EntryKind::Condition, Some(code), Some(Duration::from_millis(ms))),
             Act::Unprovable(_) => (EntryKind::Condition, None, None),
             Act::Sleep(_) => (EntryKind::Time, None, None),
+            _ => (EntryKind::Condition, Some(code), None),
         };
-        Self { key: EntryKey { name: name.into(), n }, kind, proof: proof.map(Into::into), timeout }
+        Some(Self { key: EntryKey { name: name.into(), n }, kind, proof: proof.map(Into::into), timeout })
     }
 
     pub(super) fn wait(&self, due: Option<Time>) -> Wait {

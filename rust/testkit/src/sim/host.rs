@@ -13,6 +13,12 @@ use super::plan::TaskPlan;
 #[derive(Debug)]
 pub(super) struct SimHost;
 
+/// What the engine asks of a body.
+pub(super) struct SimBody {
+    /// Its policy covers its timeout.
+    pub(super) retries_timeout: bool,
+}
+
 /// What the engine has handed out.
 #[derive(Default)]
 pub(super) struct Outbox {
@@ -23,16 +29,20 @@ pub(super) struct Outbox {
 }
 
 impl Host for SimHost {
-    type Body = ();
+    type Body = SimBody;
     type Local = ();
     type Dispatch = Outbox;
 
-    fn sources(_body: &()) -> &[Source] {
+    fn sources(_body: &SimBody) -> &[Source] {
         &[]
     }
 
-    fn gate_policy(_body: &()) -> PollPolicy {
+    fn gate_policy(_body: &SimBody) -> PollPolicy {
         TaskPlan::policy()
+    }
+
+    fn retries_timeout(body: &SimBody) -> bool {
+        body.retries_timeout
     }
 }
 

@@ -2,16 +2,16 @@
 //!
 //! The oracle is shown every batch that was really committed, whatever the engine was told of it, and every decision
 //! of the simulated processes at the moment at which it is made. It keeps its own rows and never asks the engine.
+//! Here: what it knows. The guarantees are in `oracle/rules.rs`.
 
-use std::collections::{HashMap, VecDeque};
+mod rules;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bide_core::record::{RunRowId, RunUpdate};
-use bide_core::{
-    Batch, Entry, EntryKey, EntryKind, EntryState, FailureKind, Graph, RunStatus, SubStatus, TaskIx, TaskStatus, Time,
-    Write,
-};
-use bide_executor::slots::NEW_EVERY;
+use bide_core::{Batch, Entry, EntryKey, Failure, Graph, SubStatus, TaskIx, TaskRow, TaskStatus, Time, Write};
 
 /// A task as it is committed.
 #[derive(Clone, Debug)]
@@ -28,6 +28,28 @@ pub struct Committed {
     pub retry_at: Option<Time>,
     /// What it is blocked by.
     pub blocked_by: Option<Arc<str>>,
+    /// Its changes of the context.
+    pub changes: Option<Arc<[u8]>>,
+    /// How it failed.
+    pub failure: Option<Failure>,
+    /// It may kill its process.
+    pub entered: bool,
+}
+
+impl From<&TaskRow> for Committed {
+    fn from(row: &TaskRow) -> Self {
+        Self {
+            status: row.status,
+            sub_status: row.sub_status,
+            attempts: row.attempts,
+            output: row.output.as_ref().map(|output| output.as_bytes().to_vec()),
+            retry_at: row.retry_at,
+            blocked_by: row.blocked_by.clone(),
+            changes: row.changes.clone(),
+            failure: row.failure.clone(),
+            entered: row.entered,
+        }
+    }
 }
 
 /// Watches a world.
@@ -36,8 +58,18 @@ pub struct Oracle {
     tasks: HashMap<(RunRowId, TaskIx), Committed>,
     entries: HashMap<(RunRowId, TaskIx, EntryKey), Entry>,
     runs: HashMap<RunRowId, RunUpdate>,
+    /// The first failure of each run.
+    first_failure: HashMap<RunRowId, Failure>,
+    /// How often a process ended while a body of the run executed, since the run recorded something new.
+    deaths: HashMap<RunRowId, u32>,
+    /// Since when, by the steady clock, a time that is reached has not been acted on.
+    late: HashMap<(RunRowId, TaskIx), Duration>,
     /// The latest time that the wall has shown: nothing that waits for a time may go on before this reaches it.
     latest: Time,
+    /// So many leases could not be given back.
+    pub kept_leases: u32,
+    /// What this world has in it that few have: the test asks whether its worlds meet all of that.
+    pub met: BTreeSet<&'static str>,
     /// What was violated, in words.
     pub violations: Vec<String>,
     /// The last commits and decisions, for a failure's report.
@@ -58,6 +90,11 @@ impl Oracle {
             tasks: HashMap::new(),
             entries: HashMap::new(),
             runs: HashMap::new(),
+            first_failure: HashMap::new(),
+            deaths: HashMap::new(),
+            late: HashMap::new(),
+            kept_leases: 0,
+            met: BTreeSet::new(),
             latest: Time(0),
             violations: Vec::new(),
             trace: VecDeque::new(),
@@ -94,6 +131,18 @@ impl Oracle {
         self.trace.push_back(line);
     }
 
+    /// The world has met with something.
+    pub fn meets(&mut self, what: &'static str) {
+        self.met.insert(what);
+    }
+
+    /// A process ends while bodies of these runs execute.
+    pub fn dies(&mut self, runs: &BTreeSet<RunRowId>) {
+        for run in runs {
+            *self.deaths.entry(*run).or_default() += 1;
+        }
+    }
+
     /// The wall shows this time now.
     pub fn wall_shows(&mut self, now: Time) {
         self.latest = self.latest.max(now);
@@ -104,40 +153,30 @@ impl Oracle {
         for write in batch {
             match write {
                 Write::Done(done) => {
-                    let ix = done.task as TaskIx;
-                    let output = Some(done.output.as_bytes().to_vec());
                     let row = Committed {
                         status: TaskStatus::Completed,
                         sub_status: None,
                         attempts: 1,
-                        output,
+                        output: Some(done.output.as_bytes().to_vec()),
                         retry_at: None,
                         blocked_by: None,
+                        changes: None,
+                        failure: None,
+                        entered: false,
                     };
-                    self.no_committed_output_is_produced_again(done.run, ix);
-                    self.record(done.run, ix, row);
+                    self.record(done.run, done.task as TaskIx, row);
                 }
-                Write::Task(row) => {
-                    let ix = row.task as TaskIx;
-                    self.no_committed_output_is_produced_again(row.run, ix);
-                    let committed = Committed {
-                        status: row.status,
-                        sub_status: row.sub_status,
-                        attempts: row.attempts,
-                        output: row.output.as_ref().map(|output| output.as_bytes().to_vec()),
-                        retry_at: row.retry_at,
-                        blocked_by: row.blocked_by.clone(),
-                    };
-                    self.record(row.run, ix, committed);
-                }
+                Write::Task(row) => self.record(row.run, row.task as TaskIx, Committed::from(&**row)),
                 Write::Entry { run, task, entry, .. } => self.entry(*run, *task as TaskIx, entry),
                 Write::DropEntries { run, task, keys, .. } => {
+                    self.a_retry_keeps_what_is_recorded(*run, *task as TaskIx, keys);
                     for key in keys {
                         self.entries.remove(&(*run, *task as TaskIx, key.clone()));
                     }
                 }
                 Write::Run(update) => {
                     self.an_ended_run_stays_as_it_is(update);
+                    self.a_run_ends_with_its_tasks(update);
                     self.runs.insert(update.run, (**update).clone());
                 }
             }
@@ -147,6 +186,15 @@ impl Oracle {
     fn record(&mut self, run: RunRowId, ix: TaskIx, row: Committed) {
         let name = Arc::clone(self.graph.name(ix));
         self.note(format!("committed: {name} {:?} {:?} attempts {}", row.status, row.sub_status, row.attempts));
+        self.no_committed_output_is_produced_again(run, ix);
+        self.a_task_has_its_attempts_and_no_more(run, ix, &row);
+        if let Some(failure) = row.failure.as_ref().filter(|_| row.status == TaskStatus::Failed) {
+            self.first_failure.entry(run).or_insert_with(|| failure.clone());
+        }
+        let before = self.tasks.get(&(run, ix)).map(|before| (before.status, before.attempts));
+        if row.status != TaskStatus::Running && before != Some((row.status, row.attempts)) {
+            self.deaths.remove(&run);
+        }
         self.tasks.insert((run, ix), row);
     }
 
@@ -155,158 +203,9 @@ impl Oracle {
         self.note(format!("committed: {name} {} #{} {:?}", entry.key.name, entry.key.n, entry.state));
         self.deadlines_never_move(run, ix, entry);
         self.nothing_wakes_early(ix, entry);
+        if self.entries.get(&(run, ix, entry.key.clone())).is_none_or(|before| before.state != entry.state) {
+            self.deaths.remove(&run);
+        }
         self.entries.insert((run, ix, entry.key.clone()), entry.clone());
-    }
-
-    /// Guarantee 1: a committed output is never produced again.
-    fn no_committed_output_is_produced_again(&mut self, run: RunRowId, ix: TaskIx) {
-        let before = self.tasks.get(&(run, ix)).map(|task| task.status);
-        let name = Arc::clone(self.graph.name(ix));
-        self.must(before.is_none_or(|status| !status.is_ended()), "a committed output is produced again", || {
-            format!("{name} was {before:?} and is written again")
-        });
-    }
-
-    /// Guarantee 1: a committed step never runs again. Asked when a step is about to be executed by a runner that
-    /// still has its run.
-    pub fn no_committed_step_runs_again(&mut self, run: RunRowId, ix: TaskIx, key: &EntryKey) {
-        let recorded = self.entries.get(&(run, ix, key.clone())).cloned();
-        let name = Arc::clone(self.graph.name(ix));
-        self.must(
-            recorded.as_ref().is_none_or(|entry| entry.state == EntryState::Open),
-            "a committed step runs again",
-            || format!("{name} executes {key:?}, which is recorded as {recorded:?}"),
-        );
-    }
-
-    /// Guarantees 1 and 2: a task starts only after what it depends on is committed, its gate is satisfied, the delay
-    /// of its retry is over, and never once it has ended itself. (A runner that has lost its run and does not know
-    /// yet may start what another one has ended meanwhile: nothing of it will be committed.)
-    pub fn a_task_starts_only_after_what_it_depends_on(&mut self, run: RunRowId, ix: TaskIx, still_has_it: bool) {
-        let graph = Arc::clone(&self.graph);
-        let name = graph.name(ix);
-        for &on in graph.dependencies(ix) {
-            let ended = self.task(run, on).is_some_and(|task| task.status.is_ended());
-            self.must(ended, "a task starts before what it depends on is committed", || {
-                format!("{name} starts before {}", graph.name(on))
-            });
-        }
-        let own = self.task(run, ix).cloned();
-        self.must(
-            !still_has_it || own.as_ref().is_none_or(|task| !task.status.is_ended()),
-            "a task that has ended starts again",
-            || name.to_string(),
-        );
-        let (due, latest) = (own.and_then(|task| task.retry_at), self.latest);
-        self.must(due.is_none_or(|due| due <= latest), "a retry starts before its time", || {
-            format!("{name} starts at {latest:?}, not before {due:?}")
-        });
-        if let Some(gate) = &graph.spec(ix).gate {
-            let state = self.entries.get(&(run, ix, gate.key())).map(|entry| entry.state);
-            self.must(state == Some(EntryState::Satisfied), "a task starts before its gate is satisfied", || {
-                format!("{name}: its gate is {state:?}")
-            });
-        }
-    }
-
-    /// Guarantee 3: a wait is committed before its slot is released.
-    pub fn a_wait_is_committed_before_its_slot_is_released(&mut self, run: RunRowId, ix: TaskIx, key: &EntryKey) {
-        let state = self.entries.get(&(run, ix, key.clone())).map(|entry| entry.state);
-        let name = Arc::clone(self.graph.name(ix));
-        self.must(state == Some(EntryState::Open), "a slot is released before its wait is committed", || {
-            format!("{name}: {key:?} is {state:?}")
-        });
-    }
-
-    /// Guarantee 3: deadlines and times are absolute. While an entry is there, neither moves.
-    fn deadlines_never_move(&mut self, run: RunRowId, ix: TaskIx, entry: &Entry) {
-        let before =
-            self.entries.get(&(run, ix, entry.key.clone())).filter(|before| before.kind == entry.kind).cloned();
-        let name = Arc::clone(self.graph.name(ix));
-        self.must(
-            before.as_ref().is_none_or(|before| (before.deadline, before.due) == (entry.deadline, entry.due)),
-            "a deadline moved",
-            || format!("{name}: {before:?} becomes {entry:?}"),
-        );
-    }
-
-    /// Guarantee 3: never early by the wall clock. What waited for a time goes on only once the wall has shown it, and
-    /// a wait times out only once the wall has shown its deadline.
-    fn nothing_wakes_early(&mut self, ix: TaskIx, entry: &Entry) {
-        let until = match (entry.kind, entry.state) {
-            (EntryKind::Time, EntryState::Satisfied) => entry.due,
-            (_, EntryState::Failed) => {
-                let timed_out = entry.failure.as_ref().is_some_and(|why| why.kind == FailureKind::WaitTimeout);
-                entry.deadline.filter(|_| timed_out)
-            }
-            _ => None,
-        };
-        let (name, latest) = (Arc::clone(self.graph.name(ix)), self.latest);
-        self.must(until.is_none_or(|until| until <= latest), "a wait ends early", || {
-            format!("{name}: {entry:?} although the wall has shown {latest:?} at most")
-        });
-    }
-
-    /// Guarantee 5: active bodies never exceed the slots, and every slot is in one hand.
-    pub fn active_bodies_never_exceed_the_slots(&mut self, in_use: usize, free: usize, total: usize) {
-        self.must(in_use + free == total, "slots are lost or made", || {
-            format!("{in_use} in use and {free} free of {total}")
-        });
-    }
-
-    /// Guarantee 5: resumed bodies go before new ones, one new in eight.
-    pub fn resumed_bodies_go_first(&mut self, to_new: bool, resumed_wait: usize, new_wait: bool, streak: &mut u32) {
-        let turn_of_new = *streak + 1 >= NEW_EVERY;
-        if resumed_wait > 0 {
-            let fair = if turn_of_new { to_new == new_wait } else { !to_new };
-            let seen = *streak;
-            self.must(fair, "resumed bodies go first, one new in eight", || {
-                format!("the slot went to new work: {to_new}, after {seen} resumed in a row; {resumed_wait} waited")
-            });
-        }
-        *streak = if to_new { 0 } else { *streak + u32::from(resumed_wait > 0) };
-    }
-
-    /// A poll that ends hands on to the next one that is due.
-    pub fn a_poll_that_ends_hands_on(&mut self, handed_on: bool, others_wait: bool) {
-        self.must(handed_on || !others_wait, "a poll ends and does not hand on", || "others are due".to_owned());
-    }
-
-    /// At most `slots` conditions run at once.
-    pub fn so_many_polls_at_once(&mut self, polling: usize, slots: usize) {
-        self.must(polling <= slots, "too many polls at once", || format!("{polling} with {slots} slots"));
-    }
-
-    /// An ended run stays as it is.
-    fn an_ended_run_stays_as_it_is(&mut self, update: &RunUpdate) {
-        let before = self.runs.get(&update.run).map(|run| run.status);
-        self.must(before.is_none_or(|status| !status.is_ended()), "an ended run is written again", || {
-            format!("{before:?} becomes {update:?}")
-        });
-    }
-
-    /// Guarantee 6: a result is reported only when it is committed.
-    pub fn a_result_is_reported_only_when_committed(&mut self, run: RunRowId, reported: RunStatus) {
-        let committed = self.runs.get(&run).map(|run| run.status);
-        self.must(committed == Some(reported), "a result is reported before it is committed", || {
-            format!("reported {reported:?}, committed {committed:?}")
-        });
-    }
-
-    /// Every run ends or waits for something nameable: a task that is left says what it waits for, unless something
-    /// that it depends on does. `endless` says of each task whether it may wait for ever.
-    #[must_use]
-    pub fn what_is_left_is_nameable(&self, run: RunRowId, endless: &[bool]) -> bool {
-        let ended = |ix: TaskIx| self.task(run, ix).is_some_and(|task| task.status.is_ended());
-        let named = |ix: TaskIx| {
-            self.task(run, ix).is_some_and(|task| {
-                task.sub_status == Some(SubStatus::Deferred)
-                    && task.blocked_by.as_ref().is_some_and(|why| &**why == "waits for forever")
-            })
-        };
-        (0..self.graph.len() as TaskIx).all(|ix| {
-            let blocked = self.graph.dependencies(ix).iter().any(|on| !ended(*on));
-            ended(ix) || (endless[ix as usize] && (blocked || named(ix)))
-        })
     }
 }

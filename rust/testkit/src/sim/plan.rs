@@ -1,12 +1,20 @@
 //! What happens in a simulated world: a workflow whose bodies are little programs, the callers, and the disasters.
-//! All of it follows from the seed, and all of it can be printed and made smaller.
+//! All of it can be printed. `plan/random.rs` makes it from a seed, `plan/smaller.rs` makes it smaller.
+//!
+//! A new kind of wait, body or disaster is one variant here, one line in each of those two, and what a body does with
+//! it in `process/bodies.rs`, or the world in `world.rs`. It must come to the same in every world: the results are
+//! compared with those of a world without disasters.
+
+mod random;
+mod smaller;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bide_core::poll::Tolerance;
 use bide_core::{GateSpec, GateUntil, Graph, PollPolicy, RetryPolicy, RunIf, TaskIx, TaskSpec};
 
-use super::rng::Rng;
 use crate::fault::Fault;
 
 /// One simulated world.
@@ -16,6 +24,8 @@ pub struct Case {
     pub seed: u64,
     /// The workflow.
     pub tasks: Vec<TaskPlan>,
+    /// The task that [`Version::Grown`] has besides.
+    pub added: TaskPlan,
     /// The first failure skips what has not started.
     pub fail_fast: bool,
     /// Slots of each process.
@@ -24,17 +34,13 @@ pub struct Case {
     pub calls: Vec<u32>,
     /// What goes wrong, and when.
     pub disasters: Vec<(u32, Disaster)>,
+    /// How much faster the wall goes than steady time, in parts of a million.
+    pub drift: i64,
     /// Time passes in leaps of at most so long while all threads wait.
     pub leap: Duration,
     /// The world must end within so many moves.
     pub most_moves: u32,
 }
-
-/// The lease thread looks at least so often while nothing else happens.
-const LEAP: Duration = Duration::from_secs(4);
-
-/// No random world takes so many moves.
-const MOST_MOVES: u32 = 60_000;
 
 /// A task.
 #[derive(Clone, Debug)]
@@ -47,6 +53,9 @@ pub struct TaskPlan {
     pub run_if: RunIf,
     /// How often it is tried.
     pub retry: RetryPolicy,
+    /// The limit of an attempt's execution, in milliseconds, and whether the policy covers that. Always or never
+    /// reached, whatever happens.
+    pub timeout: Option<(u64, bool)>,
     /// What must be satisfied before its body starts.
     pub gate: Option<Gate>,
     /// What each attempt does.
@@ -75,10 +84,20 @@ pub enum Act {
     Until(u64, bool),
     /// The same, of a condition that cannot be compared: it is asked again on every entry.
     Unprovable(u64),
+    /// The same, of a condition that raises before it becomes true; the wait ignores that.
+    RaisesUntil(u64),
+    /// Waits for a condition that always raises: the fifth time in a row ends the wait, and the body goes on.
+    Raises,
     /// Waits for a condition that never holds until its timeout, in milliseconds, and goes on.
     TimesOut(u64),
     /// Sleeps, in milliseconds.
     Sleep(u64),
+    /// Holds its slot for so many milliseconds.
+    Works(u64),
+    /// Sets one of a few keys of the context to what it has seen so far.
+    Sets(u8),
+    /// Kills its process.
+    Kills,
     /// Waits for what never comes, without a timeout.
     Forever,
 }
@@ -92,6 +111,17 @@ pub enum End {
     Fail(bool),
     /// It skips itself.
     Skip,
+}
+
+/// The code that a process has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// The workflow.
+    First,
+    /// With one task more.
+    Grown,
+    /// Without its last task: it cannot take up what the others have created.
+    Shrunk,
 }
 
 /// What goes wrong.
@@ -109,92 +139,74 @@ pub enum Disaster {
     Jump(i64),
     /// A second process opens the store.
     Second,
+    /// A process is stopped for so many milliseconds, another one starts, and the first goes on where it was.
+    Freeze(u64),
+    /// Processes that start from now on have this code, and one does.
+    Deploy(Version),
+    /// Somebody asks for a run under its key with other inputs.
+    Stranger,
 }
 
 /// Polls are so far apart.
 pub(super) const EVERY: Duration = Duration::from_millis(400);
 
-fn span(rng: &mut Rng) -> u64 {
-    [1, 50, 700, 3_000, 20_000, 60_000][rng.below(6)] + rng.below(500) as u64
-}
-
 impl Act {
-    fn random(rng: &mut Rng) -> Self {
-        match rng.below(16) {
-            0..4 => Self::Step(!rng.one_in(4)),
-            4..8 => Self::Until(span(rng), rng.one_in(4)),
-            8..10 => Self::Unprovable(span(rng)),
-            10..12 => Self::TimesOut(span(rng)),
-            _ => Self::Sleep(span(rng)),
+    /// Its name in the journal; `None` if it records nothing.
+    pub(super) fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Step(_) => Some("step"),
+            Self::Until(..) => Some("condition"),
+            Self::Unprovable(_) => Some("unprovable"),
+            Self::RaisesUntil(_) => Some("raises at first"),
+            Self::Raises => Some("raises"),
+            Self::TimesOut(_) => Some("late"),
+            Self::Sleep(_) => Some("sleep"),
+            Self::Forever => Some("forever"),
+            Self::Works(_) | Self::Sets(_) | Self::Kills => None,
         }
+    }
+
+    /// The key of the context that it sets.
+    pub(super) fn sets(self) -> Option<Arc<str>> {
+        match self {
+            Self::Sets(key) => Some(format!("k{key}").into()),
+            _ => None,
+        }
+    }
+
+    /// When its condition becomes true, in milliseconds after the world began.
+    pub(super) fn holds_at(self) -> Option<u64> {
+        match self {
+            Self::Until(ms, _) | Self::Unprovable(ms) | Self::RaisesUntil(ms) => Some(ms),
+            _ => None,
+        }
+    }
+
+    /// Whether its condition raises before it becomes true.
+    pub(super) fn raises(self) -> bool {
+        matches!(self, Self::Raises | Self::RaisesUntil(_))
+    }
+
+    /// How its condition is polled.
+    pub(super) fn policy(self) -> PollPolicy {
+        let tolerate = if matches!(self, Self::RaisesUntil(_)) { Tolerance::Ignore } else { Tolerance::Tolerate(5) };
+        PollPolicy { tolerate, ..TaskPlan::policy() }
     }
 }
 
 impl TaskPlan {
-    fn random(rng: &mut Rng, number: usize, shape: usize) -> Self {
-        let before: Vec<usize> = match (shape, number) {
-            (_, 0) => Vec::new(),
-            // A chain, a fan, a fan and its join, two by two (diamonds), anything.
-            (0, _) => vec![number - 1],
-            (1, _) => vec![0],
-            (2, n) if n % 4 == 3 => vec![n - 1, n - 2],
-            (2, _) => vec![0],
-            (3, n) if n % 3 == 0 => vec![n - 1, n - 2],
-            (3, n) => vec![n - n % 3],
-            _ => (0..rng.below(4)).map(|_| rng.below(number)).collect(),
-        };
-        let mut on = before;
-        on.sort_unstable();
-        on.dedup();
-        let attempts = if rng.one_in(3) { 2 + rng.below(2) as u32 } else { 1 };
-        let delay = Duration::from_millis(span(rng) / 4);
-        let retry = RetryPolicy {
-            attempts,
-            delay,
-            backoff: 2.0,
-            max_delay: Duration::from_secs(60),
-            jitter: 0.0,
-            fresh: rng.one_in(4),
-        };
-        let gate = rng.one_in(5).then(|| match rng.below(4) {
-            0 => Gate::After(span(rng)),
-            1 => Gate::Never(span(rng), rng.one_in(2)),
-            _ => Gate::Until(span(rng)),
-        });
-        let acts = if rng.one_in(3) { 0 } else { rng.below(4) };
-        let mut acts: Vec<Act> = (0..acts).map(|_| Act::random(rng)).collect();
-        if rng.one_in(60) {
-            acts.push(Act::Forever);
+    /// A task that does nothing.
+    fn plain(number: usize) -> Self {
+        Self {
+            number,
+            on: Vec::new(),
+            run_if: RunIf::Succeeded,
+            retry: RetryPolicy::NONE,
+            timeout: None,
+            gate: None,
+            acts: Vec::new(),
+            ends: vec![End::Return],
         }
-        let ends = (0..=rng.below(3))
-            .map(|_| match rng.below(12) {
-                0..3 => End::Fail(!rng.one_in(3)),
-                3 if rng.one_in(3) => End::Skip,
-                _ => End::Return,
-            })
-            .collect();
-        let run_if = match rng.below(8) {
-            0 => RunIf::Failed,
-            1 => RunIf::Done,
-            _ => RunIf::Succeeded,
-        };
-        Self { number, on, run_if, retry, gate, acts, ends }
-    }
-
-    /// Many bodies that all wait for the same moment, and after each of them one that waits for nothing.
-    fn crowd(rng: &mut Rng) -> Vec<Self> {
-        let (pairs, moment) = (8 + rng.below(12), 500 + span(rng));
-        (0..2 * pairs)
-            .map(|number| Self {
-                number,
-                on: if number < pairs { Vec::new() } else { vec![number - pairs] },
-                run_if: RunIf::Succeeded,
-                retry: RetryPolicy::NONE,
-                gate: None,
-                acts: if number < pairs { vec![Act::Until(moment, false)] } else { Vec::new() },
-                ends: vec![End::Return],
-            })
-            .collect()
     }
 
     fn spec(&self) -> TaskSpec {
@@ -210,8 +222,10 @@ impl TaskPlan {
             dependencies: self.on.iter().map(|on| format!("t{on}").into()).collect(),
             run_if: self.run_if,
             retry: self.retry,
+            timeout: self.timeout.map(|(ms, _)| Duration::from_millis(ms)),
             gate,
             wants_handle: true,
+            wants_context: true,
             ..TaskSpec::new(format!("t{}", self.number))
         }
     }
@@ -222,121 +236,54 @@ impl TaskPlan {
         self.ends[(attempt as usize - 1).min(self.ends.len() - 1)]
     }
 
-    /// How its conditions and its gate are polled.
+    /// How its gate is polled.
     #[must_use]
     pub fn policy() -> PollPolicy {
         PollPolicy { backoff: 1.5, max_every: 10 * EVERY, ..PollPolicy::every(EVERY) }
     }
 }
 
-impl Disaster {
-    fn random(rng: &mut Rng) -> Self {
-        const FAULTS: [Fault; 6] = [
-            Fault::Unavailable,
-            Fault::Busy,
-            Fault::UnknownBefore,
-            Fault::UnknownAfter,
-            Fault::CrashBefore,
-            Fault::CrashAfter,
-        ];
-        match rng.below(16) {
-            0..2 => Self::Crash,
-            2 => Self::Birth(1 + rng.below(8) as u64, FAULTS[rng.below(6)]),
-            3..5 => Self::Close,
-            5..12 => Self::Fault(FAULTS[rng.below(6)]),
-            // Minutes, or so little that it is taken for the clock's own drift.
-            12..14 => Self::Jump(rng.below(1_200_000) as i64 - 600_000),
-            14 => Self::Jump(rng.below(10) as i64 - 5),
-            _ => Self::Second,
-        }
-    }
-}
-
 impl Case {
-    /// The world of a seed.
-    #[must_use]
-    pub fn random(seed: u64) -> Self {
-        let rng = &mut Rng::new(seed);
-        let shape = rng.below(8);
-        let crowd = rng.one_in(16);
-        let tasks = if crowd {
-            TaskPlan::crowd(rng)
-        } else {
-            (0..1 + rng.below(8)).map(|number| TaskPlan::random(rng, number, shape)).collect()
-        };
-        let calls = (0..1 + rng.below(3)).map(|_| 1 + rng.below(2) as u32).collect();
-        // Many of them early, where runs are created and taken up.
-        let mut disasters: Vec<(u32, Disaster)> = Vec::new();
-        for _ in 0..rng.below(7) {
-            let within = [40, 150, 400][rng.below(3)];
-            disasters.push((rng.below(within) as u32, Disaster::random(rng)));
-        }
-        disasters.sort_by_key(|(at, _)| *at);
-        let slots = if crowd { 1 + rng.below(2) } else { 1 + rng.below(4) } as u32;
-        Self { seed, tasks, fail_fast: rng.one_in(6), slots, calls, disasters, leap: LEAP, most_moves: MOST_MOVES }
-    }
-
-    /// Waits for a time of every kind, one after the other, each of so many days; meanwhile somebody keeps setting the
-    /// clock, and processes die.
-    #[must_use]
-    pub fn long_waits(seed: u64, days: u64) -> Self {
-        const SLEEP: u32 = 30;
-        let rng = &mut Rng::new(seed);
-        let ms = days * 24 * 3600 * 1000;
-        let task = |number: usize| TaskPlan {
-            number,
-            on: (0..number).collect(),
-            run_if: RunIf::Succeeded,
-            retry: RetryPolicy::NONE,
-            gate: None,
-            acts: Vec::new(),
-            ends: vec![End::Return],
-        };
-        let delay = Duration::from_millis(ms);
-        let retry = RetryPolicy { delay, max_delay: delay, jitter: 0.0, ..RetryPolicy::new(2) };
-        let tasks = vec![
-            TaskPlan { acts: vec![Act::Step(true), Act::Sleep(ms), Act::Step(true)], ..task(0) },
-            TaskPlan { gate: Some(Gate::After(ms)), ..task(1) },
-            TaskPlan { retry, ends: vec![End::Fail(true), End::Return], ..task(2) },
-        ];
-        let leaps = (3 * ms / 1000) as u32 / SLEEP;
-        let mut disasters: Vec<(u32, Disaster)> = (0..200)
-            .map(|n| {
-                let disaster = if n % 50 == 0 {
-                    Disaster::Crash
-                } else {
-                    Disaster::Jump(rng.below(40_000_000) as i64 - 20_000_000)
-                };
-                (rng.below(leaps as usize) as u32, disaster)
-            })
-            .collect();
-        disasters.sort_by_key(|(at, _)| *at);
-        let leap = Duration::from_secs(u64::from(SLEEP));
-        Self { seed, tasks, fail_fast: false, slots: 1, calls: vec![1], disasters, leap, most_moves: 3 * leaps }
-    }
-
     /// The same without disasters, each run asked for once.
     #[must_use]
     pub fn undisturbed(&self) -> Self {
-        Self { disasters: Vec::new(), calls: vec![1; self.calls.len()], ..self.clone() }
+        Self { disasters: Vec::new(), drift: 0, calls: vec![1; self.calls.len()], ..self.clone() }
     }
 
-    /// Its workflow.
+    /// The tasks of a version. A task has the same position in all of them.
+    #[must_use]
+    pub fn tasks(&self, version: Version) -> Vec<&TaskPlan> {
+        let mut tasks: Vec<&TaskPlan> = self.tasks.iter().collect();
+        match version {
+            Version::First => {}
+            Version::Grown => tasks.push(&self.added),
+            // A workflow has a task at least.
+            Version::Shrunk => tasks.truncate((tasks.len() - 1).max(1)),
+        }
+        tasks
+    }
+
+    /// A task by its position.
+    pub(super) fn task(&self, ix: TaskIx) -> &TaskPlan {
+        self.tasks.get(ix as usize).unwrap_or(&self.added)
+    }
+
+    /// The workflow in a version.
     ///
     /// # Panics
     /// If the generator made something that is no workflow.
     #[must_use]
-    pub fn graph(&self) -> Graph {
-        let specs = self.tasks.iter().map(TaskPlan::spec).collect();
+    pub fn graph(&self, version: Version) -> Graph {
+        let specs = self.tasks(version).into_iter().map(TaskPlan::spec).collect();
         Graph::build("simulated", specs, self.fail_fast).unwrap_or_else(|error| panic!("{error:?}"))
     }
 
     /// The tasks that may wait for ever: they do themselves, or something that they depend on does.
     #[must_use]
     pub fn endless(&self) -> Vec<bool> {
-        let graph = self.graph();
-        let mut endless: Vec<bool> =
-            self.tasks.iter().map(|task| task.acts.iter().any(|act| matches!(act, Act::Forever))).collect();
+        let graph = self.graph(Version::Grown);
+        let waits = |task: &TaskPlan| task.acts.iter().any(|act| matches!(act, Act::Forever));
+        let mut endless: Vec<bool> = self.tasks(Version::Grown).into_iter().map(waits).collect();
         for &ix in graph.order() {
             let on = |dep: &TaskIx| endless[*dep as usize];
             endless[ix as usize] |= graph.dependencies(ix).iter().any(on);
@@ -344,67 +291,60 @@ impl Case {
         endless
     }
 
-    /// Cases that are smaller by one thing.
+    /// Whether a body may kill its process.
     #[must_use]
-    pub fn smaller(&self) -> Vec<Self> {
-        let mut found = Vec::new();
-        for at in 0..self.disasters.len() {
-            let mut case = self.clone();
-            case.disasters.remove(at);
-            found.push(case);
+    pub fn kills(&self) -> bool {
+        self.tasks.iter().flat_map(|task| &task.acts).any(|act| matches!(act, Act::Kills))
+    }
+
+    /// Whether this kind of disaster strikes.
+    pub(super) fn has(&self, is: impl Fn(&Disaster) -> bool) -> bool {
+        self.disasters.iter().any(|(_, disaster)| is(disaster))
+    }
+}
+
+impl fmt::Display for TaskPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "t{}", self.number)?;
+        if !self.on.is_empty() {
+            let on: Vec<String> = self.on.iter().map(|on| format!("t{on}")).collect();
+            write!(f, " after {}", on.join(", "))?;
         }
-        for at in 0..self.tasks.len() {
-            if self.tasks.len() > 1 {
-                let mut case = self.clone();
-                let gone = case.tasks.remove(at).number;
-                case.tasks.iter_mut().for_each(|task| task.on.retain(|on| *on != gone));
-                found.push(case);
-            }
-            for act in 0..self.tasks[at].acts.len() {
-                let mut case = self.clone();
-                case.tasks[at].acts.remove(act);
-                found.push(case);
-            }
-            if self.tasks[at].gate.is_some() {
-                let mut case = self.clone();
-                case.tasks[at].gate = None;
-                found.push(case);
-            }
+        if self.run_if != RunIf::Succeeded {
+            write!(f, ", run_if {:?}", self.run_if)?;
         }
-        if self.calls.len() > 1 {
-            found.push(Self { calls: self.calls[1..].to_vec(), ..self.clone() });
+        if let Some(gate) = self.gate {
+            write!(f, ", gate {gate:?}")?;
         }
-        if self.calls.iter().any(|calls| *calls > 1) {
-            found.push(Self { calls: vec![1; self.calls.len()], ..self.clone() });
+        write!(f, ": {:?}", self.acts)?;
+        let ends = if self.retry.attempts == 1 { &self.ends[..1] } else { &self.ends[..] };
+        write!(f, " then {ends:?}")?;
+        if self.retry.attempts > 1 {
+            let fresh = if self.retry.fresh { ", with a fresh journal" } else { "" };
+            write!(f, ", {} attempts {:?} apart{fresh}", self.retry.attempts, self.retry.delay)?;
         }
-        if self.fail_fast {
-            found.push(Self { fail_fast: false, ..self.clone() });
+        if let Some((ms, retried)) = self.timeout {
+            write!(f, ", timeout {ms} ms{}", if retried { " (retried)" } else { "" })?;
         }
-        found
+        Ok(())
     }
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "seed {}: {} slots, calls of each run {:?}, fail_fast {}",
-            self.seed, self.slots, self.calls, self.fail_fast
-        )?;
+        write!(f, "seed {}: {} slots, each run asked for {:?} times", self.seed, self.slots, self.calls)?;
+        if self.fail_fast {
+            write!(f, ", fail_fast")?;
+        }
+        if self.drift != 0 {
+            write!(f, ", the wall is {} ppm fast", self.drift)?;
+        }
+        writeln!(f)?;
         for task in &self.tasks {
-            writeln!(
-                f,
-                "  t{} on {:?} run_if {:?}, {} attempts after {:?} (fresh {}), gate {:?}, does {:?}, ends {:?}",
-                task.number,
-                task.on,
-                task.run_if,
-                task.retry.attempts,
-                task.retry.delay,
-                task.retry.fresh,
-                task.gate,
-                task.acts,
-                task.ends
-            )?;
+            writeln!(f, "  {task}")?;
+        }
+        if self.has(|disaster| matches!(disaster, Disaster::Deploy(Version::Grown | Version::Shrunk))) {
+            writeln!(f, "  {} (only in the grown version)", self.added)?;
         }
         for (at, disaster) in &self.disasters {
             writeln!(f, "  at move {at}: {disaster:?}")?;

@@ -2,31 +2,38 @@
 //! slot and pacing machines; and in the place of each thread a move that the scheduler may choose or leave.
 
 mod bodies;
+mod gates;
+mod parked;
+mod slots;
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use bide_core::event::Retry;
-use bide_core::poll::Poll;
-use bide_core::{Event, GateSpec, Time, Value};
-use bide_executor::drive::{Driver, Gathering};
+use bide_core::record::{RunRow, RunRowId};
+use bide_core::{Graph, TaskIx, Time, Value};
+use bide_executor::drive::{Allowance, Driver, Gathering};
 use bide_executor::pacer::{Pacer, STUCK_AFTER};
-use bide_executor::slots::{HandOver, SlotNo, Slots};
-use bide_executor::{Clock, Gate as OpenGate, Handle, Ready, Settlement, Wanted};
+use bide_executor::slots::{SlotNo, Slots};
+use bide_executor::{Clock, Flow, Handle, Ready, Run, Settlement, SubmitError, Wanted};
 use bide_store::{Store, StoreError};
 use bide_sync::Mutex;
 
-use super::body::{Body, Parked, Phase, digest, mix, timed_out};
-use super::host::{Outbox, SimHost};
+use super::body::{Body, Parked, Phase};
+use super::host::{Outbox, SimBody, SimHost};
 use super::oracle::Oracle;
-use super::plan::{Case, Gate, TaskPlan};
+use super::plan::{Case, TaskPlan, Version};
 use super::rng::Rng;
 use crate::clock::VirtualClock;
 use crate::fault::FaultyStore;
+use gates::Watched;
 
 type BodyNo = u32;
+
+/// The committer looks so often while results gather.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// A timer has rung for a body: with its ticket, and the time it waited for if it was one.
 type Rung = (BodyNo, u64, Option<Time>);
@@ -35,7 +42,6 @@ type Rung = (BodyNo, u64, Option<Time>);
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) case: Arc<Case>,
-    pub(super) graph: Arc<bide_core::Graph>,
     pub(super) clock: Arc<VirtualClock>,
     pub(super) oracle: Arc<Mutex<Oracle>>,
 }
@@ -51,17 +57,15 @@ enum Holder {
 struct Side {
     deque: VecDeque<Ready<SimHost>>,
     gathering: Gathering<SimHost>,
-}
-
-struct Watched {
-    gate: OpenGate<SimHost>,
-    poll: Poll,
-    due: Duration,
+    /// When the oldest result that gathers has come, by the steady clock.
+    since: Duration,
 }
 
 /// One process.
 pub(super) struct Process {
     shared: Shared,
+    version: Version,
+    graph: Arc<Graph>,
     driver: Driver<SimHost>,
     pub(super) store: Arc<FaultyStore>,
     slots: Slots<BodyNo>,
@@ -79,6 +83,14 @@ pub(super) struct Process {
     handles: Vec<Handle<SimHost>>,
     closing: bool,
     registered: Cell<bool>,
+    /// A body has killed it.
+    dead: bool,
+    /// It is stopped until this moment, by the steady clock.
+    pub(super) frozen_until: Duration,
+    /// So many leases were lost.
+    fenced: Arc<AtomicU32>,
+    /// Results that bodies have returned, for the end in good order.
+    returned: Vec<(Arc<Run<SimHost>>, TaskIx, u32)>,
 }
 
 /// Something that a thread of the process can do now.
@@ -97,17 +109,33 @@ pub(super) enum Move {
 }
 
 impl Process {
-    pub(super) fn start(shared: &Shared, store: Arc<FaultyStore>, seed: u64) -> Result<Self, StoreError> {
+    pub(super) fn start(
+        shared: &Shared,
+        version: Version,
+        store: Arc<FaultyStore>,
+        seed: u64,
+    ) -> Result<Self, StoreError> {
         let oracle = Arc::clone(&shared.oracle);
         store.watch(Box::new(move |batch| oracle.lock().committed(batch)));
-        let oracle = Arc::clone(&shared.oracle);
-        let log = Box::new(move |_: bide_executor::Level, line: &str| oracle.lock().note(format!("log: {line}")));
+        let (oracle, fenced) = (Arc::clone(&shared.oracle), Arc::new(AtomicU32::new(0)));
+        let counts = Arc::clone(&fenced);
+        let log = Box::new(move |_: bide_executor::Level, line: &str| {
+            let mut oracle = oracle.lock();
+            if line.contains("the lease was lost") {
+                counts.fetch_add(1, Ordering::Relaxed);
+                oracle.meets("a lost lease");
+            }
+            oracle.kept_leases += u32::from(line.contains("the lease could not be given back"));
+            oracle.note(format!("log: {line}"));
+        });
         let (clock, total) = (Arc::clone(&shared.clock), shared.case.slots);
         let driver = Driver::open(Arc::clone(&store) as Arc<dyn Store>, clock, Outbox::default(), log, seed)?;
-        let side = |_| Side { deque: VecDeque::new(), gathering: driver.gathering() };
+        let side = |_| Side { deque: VecDeque::new(), gathering: driver.gathering(), since: Duration::ZERO };
         let process = Self {
             sides: (0..total).map(side).collect(),
             shared: shared.clone(),
+            version,
+            graph: Arc::new(shared.case.graph(version)),
             driver,
             store,
             slots: Slots::new(total),
@@ -122,15 +150,20 @@ impl Process {
             handles: Vec::new(),
             closing: false,
             registered: Cell::new(false),
+            dead: false,
+            frozen_until: Duration::ZERO,
+            fenced,
+            returned: Vec::new(),
         };
         let _ = process.register();
         Ok(process)
     }
 
     /// Registers the workflow. If that fails its user is told, and tries again later.
-    fn register(&self) -> Result<Arc<bide_executor::Flow<SimHost>>, StoreError> {
-        let bodies = self.shared.case.tasks.iter().map(|_| ()).collect();
-        let registered = self.driver.engine().register(Arc::clone(&self.shared.graph), bodies);
+    fn register(&self) -> Result<Arc<Flow<SimHost>>, StoreError> {
+        let body = |task: &&TaskPlan| SimBody { retries_timeout: task.timeout.is_some_and(|(_, retried)| retried) };
+        let bodies = self.shared.case.tasks(self.version).iter().map(body).collect();
+        let registered = self.driver.engine().register(Arc::clone(&self.graph), bodies);
         let failed = |error: &StoreError| self.shared.oracle.lock().note(format!("does not register: {error}"));
         self.registered.set(registered.as_ref().inspect_err(|error| failed(error)).is_ok());
         registered
@@ -138,9 +171,7 @@ impl Process {
 
     /// A caller asks for the run of a key. False if it has to ask again.
     pub(super) fn submit(&mut self, key: &str) -> bool {
-        let Ok(flow) = self.register() else { return false };
-        let wanted = Wanted { inputs: Box::default(), key: Some(key.into()), local: () };
-        match self.driver.engine().submit(&flow, vec![wanted]) {
+        match self.ask_for(key, key) {
             Ok(handles) => {
                 self.handles.extend(handles);
                 true
@@ -149,9 +180,74 @@ impl Process {
         }
     }
 
+    /// A caller asks for a run that exists with other inputs, and is refused.
+    pub(super) fn strange_submit(&self, key: &str) {
+        let refused = match self.ask_for(key, "something else") {
+            Err(Some(SubmitError::OtherInputs { inputs, .. })) => inputs.iter().map(|name| &**name).eq(["input"]),
+            Err(_) => true,
+            Ok(_) => false,
+        };
+        if !refused {
+            let line = format!("{key}: its key gave somebody with other inputs a handle of it");
+            self.shared.oracle.lock().violations.push(line);
+        }
+    }
+
+    fn ask_for(&self, key: &str, input: &str) -> Result<Vec<Handle<SimHost>>, Option<SubmitError>> {
+        let flow = self.register().map_err(|_| None)?;
+        let inputs = [("input".into(), Value::tagged(b's', input.as_bytes()))].into();
+        let wanted = Wanted { inputs, key: Some(key.into()), local: () };
+        self.driver.engine().submit(&flow, vec![wanted]).map_err(Some)
+    }
+
     /// Whether its engine does nothing more.
     pub(super) fn is_over(&self) -> bool {
         self.driver.engine().stopped().is_some()
+    }
+
+    /// Whether one of its bodies has killed it.
+    pub(super) fn is_dead(&self) -> bool {
+        self.dead
+    }
+
+    /// Whether a body does nothing but hold its slot.
+    pub(super) fn works(&self) -> bool {
+        self.holders.keys().any(|slot| self.works_until(*slot).is_some())
+    }
+
+    /// Whether it is stopped now.
+    pub(super) fn is_frozen(&self) -> bool {
+        self.steady() < self.frozen_until
+    }
+
+    /// Whether it executes the runs of this runner.
+    pub(super) fn is_runner(&self, runner: i64) -> bool {
+        !self.closing && !self.is_over() && self.driver.lease().runner == runner
+    }
+
+    /// Its number as a runner.
+    pub(super) fn runner(&self) -> i64 {
+        self.driver.lease().runner
+    }
+
+    /// Why it does not take up a run, in words.
+    pub(super) fn why_not(&self, run: &RunRow) -> Option<String> {
+        self.driver.engine().why_not_here(run)
+    }
+
+    /// The runs of which bodies execute now: it may be one of them that ends the process.
+    pub(super) fn executes(&self) -> BTreeSet<RunRowId> {
+        let held = self.holders.values().filter_map(|holder| match holder {
+            Holder::Body(no) => self.bodies.get(no),
+            Holder::Worker => None,
+        });
+        let called = held.filter(|body| !matches!(body.phase, Phase::Mark));
+        called.map(|body| body.run.id.row()).collect()
+    }
+
+    /// How many leases it has lost so far.
+    pub(super) fn fenced(&self) -> u32 {
+        self.fenced.load(Ordering::Relaxed)
     }
 
     /// Whether it is about to end in good order.
@@ -175,10 +271,6 @@ impl Process {
         self.driver.engine().is_closing()
     }
 
-    fn plan(&self, body: &Body) -> &TaskPlan {
-        &self.shared.case.tasks[body.task.ix as usize]
-    }
-
     fn has_work(&self) -> bool {
         !self.is_closing()
             && (!self.driver.engine().dispatch().ready.lock().is_empty()
@@ -187,11 +279,9 @@ impl Process {
 
     /// What its threads can do now; nothing, if all of them wait for time to pass.
     pub(super) fn moves(&mut self) -> Vec<Move> {
-        let gates = std::mem::take(&mut *self.driver.engine().dispatch().gates.lock());
-        for gate in gates {
-            self.gates.push(Watched { gate, poll: Poll::new(TaskPlan::policy()), due: self.steady() });
-        }
-        let mut moves: Vec<Move> = self.holders.keys().map(|slot| Move::Holder(*slot)).collect();
+        self.watch_gates();
+        let goes_on = |holder: &&SlotNo| self.works_until(**holder).is_none_or(|until| until <= self.steady());
+        let mut moves: Vec<Move> = self.holders.keys().filter(goes_on).map(|slot| Move::Holder(*slot)).collect();
         if self.slots.free() > 0 && self.has_work() {
             moves.push(Move::Take);
         }
@@ -217,6 +307,15 @@ impl Process {
             moves.push(Move::Stuck);
         }
         moves
+    }
+
+    /// Until when the body on a slot does nothing but hold it, by the steady clock.
+    fn works_until(&self, slot: SlotNo) -> Option<Duration> {
+        let Some(Holder::Body(no)) = self.holders.get(&slot) else { return None };
+        match self.bodies.get(no)?.phase {
+            Phase::Works(until) => Some(until),
+            _ => None,
+        }
     }
 
     /// A thread moves.
@@ -279,8 +378,25 @@ impl Process {
             }
         }
         let now = self.steady();
-        let gates = self.gates.iter().map(|watched| watched.due.saturating_sub(now));
-        gates.min().unwrap_or(span).min(span)
+        let gates = self.gates.iter().map(|watched| watched.due);
+        let works = self.holders.keys().filter_map(|slot| self.works_until(*slot));
+        let span = gates.chain(works).map(|due| due.saturating_sub(now)).min().unwrap_or(span).min(span);
+        // The committer looks again every millisecond while something has gathered.
+        if self.sides.iter().any(|side| !side.gathering.is_empty()) { span.min(LOOK) } else { span }
+    }
+
+    /// All its threads have had their turn, and wait.
+    pub(super) fn nothing_is_overdue(&self) {
+        let now = self.steady();
+        let reached = |body: &&Body| body.allowance.as_ref().is_some_and(Allowance::is_reached);
+        for body in self.bodies.values().filter(reached).filter(|body| self.still_has(&body.run)) {
+            let mut oracle = self.shared.oracle.lock();
+            oracle.a_timeout_fails_its_attempt_at_once(body.run.id.row(), body.task.ix, body.attempt);
+        }
+        for side in self.sides.iter().filter(|side| !side.gathering.is_empty()) {
+            let age = now.saturating_sub(side.since);
+            self.shared.oracle.lock().a_result_never_waits_behind_a_slow_body(age);
+        }
     }
 
     /// Callers look at what they were told.
@@ -305,122 +421,6 @@ impl Process {
         }
     }
 
-    // --- slots --------------------------------------------------------------
-
-    fn hand(&mut self, slot: SlotNo, over: HandOver<BodyNo>) {
-        match over {
-            HandOver::Free => {
-                self.holders.remove(&slot);
-            }
-            HandOver::New => {
-                self.holders.insert(slot, Holder::Worker);
-            }
-            HandOver::Resumed(no) => {
-                self.holders.insert(slot, Holder::Body(no));
-            }
-        }
-    }
-
-    fn give_back(&mut self, slot: SlotNo) {
-        let (work, waiting) = (self.has_work(), self.slots.resumed());
-        let over = self.slots.give_back(slot, work);
-        if over != HandOver::Free {
-            let to_new = over == HandOver::New;
-            self.shared.oracle.lock().resumed_bodies_go_first(to_new, waiting, work, &mut self.streak);
-        }
-        self.hand(slot, over);
-    }
-
-    /// A worker between two bodies.
-    fn work(&mut self, slot: SlotNo) {
-        let waiting = self.slots.resumed();
-        if waiting > 0 {
-            self.commit(slot);
-            let over = self.slots.between(slot);
-            let mut oracle = self.shared.oracle.lock();
-            oracle.resumed_bodies_go_first(over.is_none(), waiting, true, &mut self.streak);
-            drop(oracle);
-            if let Some(no) = over {
-                self.holders.insert(slot, Holder::Body(no));
-                return;
-            }
-        }
-        match self.find(slot) {
-            Some(ready) => self.enter(slot, ready),
-            None if !self.sides[slot as usize].gathering.is_empty() => self.commit(slot),
-            None => self.give_back(slot),
-        }
-    }
-
-    fn find(&mut self, slot: SlotNo) -> Option<Ready<SimHost>> {
-        if self.is_closing() {
-            return None;
-        }
-        if let Some(ready) = self.sides[slot as usize].deque.pop_front() {
-            return Some(ready);
-        }
-        if let Some(ready) = self.driver.engine().dispatch().ready.lock().pop_front() {
-            return Some(ready);
-        }
-        self.sides.iter_mut().find_map(|side| side.deque.pop_front())
-    }
-
-    fn commit(&mut self, slot: SlotNo) {
-        let side = &mut self.sides[slot as usize];
-        side.deque.extend(self.driver.commit(&side.gathering));
-    }
-
-    fn enter(&mut self, slot: SlotNo, ready: Ready<SimHost>) {
-        let Ready { run, task } = ready;
-        let (entered, seen) = {
-            let mut state = run.state.lock();
-            let entered = state.enter(task, self.now());
-            let outputs = self.shared.graph.dependencies(task.ix).iter();
-            let seen = outputs.fold(u64::from(task.ix), |seen, on| {
-                mix(seen, state.output(*on).map_or(1, |output| digest(output.as_bytes())))
-            });
-            (entered, seen)
-        };
-        let Some(entered) = entered else { return };
-        let still_has_it = self.still_has(&run);
-        let mut oracle = self.shared.oracle.lock();
-        oracle.note(format!("enters: {} attempt {}", self.shared.graph.name(task.ix), entered.attempt));
-        oracle.a_task_starts_only_after_what_it_depends_on(run.id.row(), task.ix, still_has_it);
-        drop(oracle);
-        let phase = if entered.mark { Phase::Mark } else { Phase::Acts };
-        self.last_body += 1;
-        let body = Body { run, task, attempt: entered.attempt, at: 0, phase, seen, ticket: 0, woken: false };
-        self.bodies.insert(self.last_body, body);
-        self.holders.insert(slot, Holder::Body(self.last_body));
-    }
-
-    // --- gates ---------------------------------------------------------------
-
-    fn poll_gate(&mut self, at: usize) {
-        let Watched { gate, mut poll, .. } = self.gates.swap_remove(at);
-        let plan = self.shared.case.tasks[gate.task.ix as usize].gate;
-        let (holds_at, retried) = match plan {
-            Some(Gate::Until(ms)) => (Some(ms), false),
-            Some(Gate::Never(_, retried)) => (None, retried),
-            _ => (None, false),
-        };
-        let late = gate.deadline.is_some_and(|deadline| self.now() >= deadline);
-        let result = if self.holds(holds_at) {
-            Ok(Value::tagged(b't', b""))
-        } else if late {
-            Err(timed_out())
-        } else {
-            let now = self.now();
-            let span = poll.next(now, gate.deadline, 0.5).since(now);
-            self.gates.push(Watched { gate, poll, due: self.steady() + span });
-            return;
-        };
-        let Some(key) = self.shared.graph.spec(gate.task.ix).gate.as_ref().map(GateSpec::key) else { return };
-        let retry = (result.is_err() && retried).then_some(Retry { random: 0.5 });
-        let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, retry };
-        self.driver.leave(Arc::clone(&gate.run), event);
-    }
-
     // --- the end -------------------------------------------------------------
 
     /// Begins to close: what is parked is suspended, what executes may go on until it waits.
@@ -435,16 +435,30 @@ impl Process {
         for no in parked {
             self.slots.forget(|other| *other == no);
             if let Some(body) = self.bodies.remove(&no) {
-                self.suspended(&body);
+                self.suspended(body);
             }
         }
     }
 
-    /// Ends it in good order.
-    pub(super) fn finish_close(mut self) {
+    /// Ends it. True if that was in good order.
+    pub(super) fn finish_close(mut self) -> bool {
         self.begin_close();
+        let lease = self.driver.lease();
+        let mut has: Vec<Arc<Run<SimHost>>> = self.returned.iter().map(|(run, ..)| Arc::clone(run)).collect();
+        has.extend(self.bodies.values().map(|body| Arc::clone(&body.run)));
+        has.retain(|run| run.lease == lease && self.still_has(run));
+        let has: BTreeSet<RunRowId> = has.iter().map(|run| run.id.row()).collect();
+        self.returned.retain(|(run, ..)| run.lease == lease);
         self.driver.engine().finish_close();
         self.look_at_handles();
+        let in_order = matches!(self.driver.engine().stopped(), Some(Settlement::Closed));
+        if in_order {
+            let returned = self.returned.iter().map(|(run, ix, attempt)| (run.id.row(), *ix, *attempt));
+            let mut oracle = self.shared.oracle.lock();
+            oracle.what_has_returned_is_committed_at_the_end(returned.filter(|(run, ..)| has.contains(run)));
+            oracle.a_close_leaves_no_suspect(&has);
+        }
+        in_order
     }
 
     /// What it holds, for the report of a failure.

@@ -1,17 +1,17 @@
 //! The seeded scheduler: who moves next, when time passes, what goes wrong; and how a world ends.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::RunRowId;
-use bide_core::recover::MAX_CRASHES;
+use bide_core::record::{RunRow, RunRowId};
 use bide_core::{RunStatus, TaskIx, TaskStatus};
 use bide_executor::Clock;
 use bide_store::{MemoryStore, RunFilter, Store};
 use bide_sync::Mutex;
 
 use super::oracle::Oracle;
-use super::plan::{Case, Disaster};
+use super::plan::{Case, Disaster, Version};
 use super::process::{Process, Shared};
 use super::rng::Rng;
 use crate::clock::VirtualClock;
@@ -26,6 +26,10 @@ pub struct TaskEnd {
     pub attempts: u32,
     /// What it returned.
     pub output: Option<Vec<u8>>,
+    /// Its changes of the context.
+    pub changes: Option<Arc<[u8]>>,
+    /// The type of what it last failed with.
+    pub failure: Option<String>,
 }
 
 /// How a run ended.
@@ -40,12 +44,14 @@ pub struct RunEnd {
 /// What became of a world.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// The runs, by key.
+    /// The runs, by key. A run that only a shrunk workflow has ever had has fewer tasks.
     pub runs: Vec<RunEnd>,
     /// So many moves were made.
     pub moves: u32,
     /// Changes with anything that was committed or decided.
     pub digest: u64,
+    /// What it has met with that is rare.
+    pub met: BTreeSet<&'static str>,
 }
 
 struct World {
@@ -61,8 +67,10 @@ struct World {
     /// A process that closes, and at which move it is done with it.
     closing_until: u32,
     moves: u32,
-    /// So many processes have ended.
-    ends: u32,
+    /// The code that processes have which start from now on.
+    version: Version,
+    /// So many leases were lost in living processes.
+    fenced: u32,
 }
 
 /// Plays a case to its end.
@@ -70,13 +78,14 @@ struct World {
 /// # Errors
 /// Says which guarantee was broken, and what happened before.
 pub fn play(case: &Case) -> Result<Outcome, String> {
-    let graph = Arc::new(case.graph());
+    // It has the tasks of all versions, at the positions that they have in each.
+    let graph = Arc::new(case.graph(Version::Grown));
     let shared = Shared {
         case: Arc::new(case.clone()),
-        oracle: Arc::new(Mutex::new(Oracle::new(Arc::clone(&graph)))),
+        oracle: Arc::new(Mutex::new(Oracle::new(graph))),
         clock: VirtualClock::new(),
-        graph,
     };
+    shared.clock.drift(case.drift);
     let calls = case.calls.iter().enumerate().flat_map(|(run, calls)| std::iter::repeat_n(run, *calls as usize));
     let mut world = World {
         base: MemoryStore::new(),
@@ -87,7 +96,8 @@ pub fn play(case: &Case) -> Result<Outcome, String> {
         birth_fault: None,
         closing_until: u32::MAX,
         moves: 0,
-        ends: 0,
+        version: Version::First,
+        fenced: 0,
         shared,
     };
     world.play().map_err(|why| world.report(&why))
@@ -107,8 +117,12 @@ impl World {
             if let Some(first) = self.shared.oracle.lock().violations.first() {
                 return Err(first.clone());
             }
+            self.count_the_fenced();
             if quiet && self.is_finished() {
                 return self.finish();
+            }
+            if quiet && self.is_left_by_all() {
+                self.deploy(Version::Grown);
             }
         }
         Err("a run does not end, and nothing says what it waits for".to_owned())
@@ -130,9 +144,13 @@ impl World {
             return false;
         }
         let which = self.rng.below(self.processes.len());
+        if self.processes[which].is_frozen() {
+            let all_are = self.processes.iter().all(Process::is_frozen);
+            return all_are && self.wait();
+        }
         let moves = self.processes[which].moves();
         if moves.is_empty() {
-            let all_wait = self.processes.iter_mut().all(|process| process.moves().is_empty());
+            let all_wait = self.processes.iter_mut().all(|process| process.is_frozen() || process.moves().is_empty());
             return all_wait && self.wait();
         }
         match self.rng.below(24) {
@@ -149,17 +167,50 @@ impl World {
 
     /// All threads wait: time passes until one of them has something to do. True if nothing came of it.
     fn wait(&mut self) -> bool {
-        let mut span = self.shared.case.leap;
+        let (mut span, now) = (self.shared.case.leap, self.shared.clock.steady());
         for process in &mut self.processes {
+            if process.is_frozen() {
+                span = span.min(process.frozen_until - now);
+                continue;
+            }
             let lease = self.rng.one_in(2);
             span = span.min(process.time_has_passed(lease));
             process.look_at_handles();
         }
-        if self.processes.iter_mut().any(|process| !process.moves().is_empty()) {
+        let thawed = |process: &&mut Process| !process.is_frozen();
+        if self.processes.iter_mut().filter(thawed).any(|process| !process.moves().is_empty()) {
             return false;
         }
+        self.nothing_is_late();
+        let quiet = !self.processes.iter().any(Process::is_frozen);
         self.pass(span.max(Duration::from_micros(1)));
-        true
+        quiet
+    }
+
+    /// All threads of all processes have had their turn.
+    fn nothing_is_late(&mut self) {
+        for process in self.processes.iter().filter(|process| !process.is_frozen() && !process.is_over()) {
+            process.nothing_is_overdue();
+        }
+        let rows = self.rows();
+        let (now, steady) = (self.shared.clock.now(), self.shared.clock.steady());
+        let executed = |run: RunRowId| {
+            let row = rows.iter().find(|row| row.id.row() == run && row.status == RunStatus::Running);
+            let runner = row.and_then(|row| row.runner);
+            runner.is_some_and(|runner| self.processes.iter().any(|it| it.is_runner(runner) && !it.is_frozen()))
+        };
+        self.shared.oracle.lock().no_time_is_missed(now, steady, executed);
+    }
+
+    /// A living process that lost its lease may have been the end of a body, as its death may.
+    fn count_the_fenced(&mut self) {
+        let fenced = self.processes.iter().map(Process::fenced).sum();
+        if fenced != self.fenced {
+            self.fenced = fenced;
+            for process in &self.processes {
+                self.shared.oracle.lock().dies(&process.executes());
+            }
+        }
     }
 
     fn pass(&mut self, span: Duration) {
@@ -176,9 +227,11 @@ impl World {
                 self.shared.clock.set_wall_by(milliseconds);
                 continue;
             }
-            if let Disaster::Second = disaster {
-                self.start_process();
-                continue;
+            match disaster {
+                Disaster::Second => self.start_process(),
+                Disaster::Deploy(version) => self.deploy(version),
+                Disaster::Stranger => self.stranger(),
+                _ => {}
             }
             if self.processes.is_empty() {
                 continue;
@@ -195,15 +248,37 @@ impl World {
                     self.closing_until = self.moves + self.rng.below(30) as u32;
                 }
                 Disaster::Fault(fault) => self.processes[which].store.fail_next(fault),
-                Disaster::Jump(_) | Disaster::Second => {}
+                Disaster::Freeze(ms) => {
+                    let until = self.shared.clock.steady() + Duration::from_millis(ms);
+                    self.processes[which].frozen_until = until;
+                    self.start_process();
+                }
+                Disaster::Jump(_) | Disaster::Second | Disaster::Deploy(_) | Disaster::Stranger => {}
             }
+        }
+    }
+
+    /// Other code from now on; one process has it at once.
+    fn deploy(&mut self, version: Version) {
+        self.version = version;
+        self.start_process();
+    }
+
+    /// Somebody asks for a run that there is, with other inputs.
+    fn stranger(&mut self) {
+        let keys: Vec<String> = self.rows().iter().filter_map(|row| Some(row.key.as_ref()?.to_string())).collect();
+        if !keys.is_empty() && !self.processes.is_empty() {
+            let key = &keys[self.rng.below(keys.len())];
+            let which = self.rng.below(self.processes.len());
+            self.processes[which].strange_submit(key);
         }
     }
 
     /// A process is no more; nothing that it had in its hands is written.
     fn kill(&mut self, which: usize) {
-        self.ends += 1;
-        drop(self.processes.remove(which));
+        let process = self.processes.remove(which);
+        self.fenced -= process.fenced();
+        self.shared.oracle.lock().dies(&process.executes());
     }
 
     /// Takes away processes that have ended.
@@ -212,9 +287,22 @@ impl World {
         let mut at = 0;
         while at < self.processes.len() {
             let process = &self.processes[at];
-            if process.is_over() || (over && process.closes()) {
-                self.ends += 1;
-                self.processes.remove(at).finish_close();
+            if process.is_dead() {
+                self.shared.oracle.lock().meets("a body that kills its process");
+                self.kill(at);
+            } else if process.is_over() || (over && process.closes()) {
+                let process = self.processes.remove(at);
+                self.fenced -= process.fenced();
+                let (executes, runner) = (process.executes(), process.runner());
+                // What a dead or unwilling store does not take back waits for the lease to run out.
+                let notes = self.shared.oracle.lock().kept_leases;
+                if process.finish_close() {
+                    if self.shared.oracle.lock().kept_leases == notes {
+                        self.everything_is_given_back(runner);
+                    }
+                } else {
+                    self.shared.oracle.lock().dies(&executes);
+                }
             } else {
                 at += 1;
             }
@@ -224,38 +312,75 @@ impl World {
         }
     }
 
+    /// A process has ended in good order: what it had can be taken up at once, and is not suspected of anything.
+    fn everything_is_given_back(&self, runner: i64) {
+        for row in self.rows().iter().filter(|row| row.status == RunStatus::Running) {
+            if row.runner == Some(runner) {
+                let line = format!("run {} still belongs to a runner that was closed", row.id);
+                self.shared.oracle.lock().violations.push(line);
+            }
+        }
+    }
+
     fn start_process(&mut self) {
         let store = FaultyStore::new(Arc::clone(&self.base) as Arc<dyn Store>);
         if let Some((call, fault)) = self.birth_fault.take() {
             store.fail(call, fault);
         }
         let seed = self.rng.number();
-        match Process::start(&self.shared, store, seed) {
+        match Process::start(&self.shared, self.version, store, seed) {
             Ok(process) => self.processes.push(process),
             Err(error) => self.shared.oracle.lock().note(format!("does not start: {error}")),
         }
     }
 
+    fn rows(&self) -> Vec<RunRow> {
+        self.base.list(&RunFilter::default()).unwrap_or_default()
+    }
+
     fn runs(&self) -> Vec<(RunRowId, RunStatus, Option<Arc<str>>)> {
-        let rows = self.base.list(&RunFilter::default()).unwrap_or_default();
-        rows.into_iter().map(|row| (row.id.row(), row.status, row.blocked_by)).collect()
+        self.rows().into_iter().map(|row| (row.id.row(), row.status, row.blocked_by)).collect()
     }
 
     /// Whether all calls were made, all disasters have struck, and every run has ended or waits for ever.
     fn is_finished(&self) -> bool {
         let endless = self.shared.case.endless();
-        self.calls.is_empty()
-            && self.disasters.is_empty()
-            && self.closing_until == u32::MAX
-            && self.runs().iter().all(|(run, status, _)| {
-                status.is_ended()
-                    || *status == RunStatus::Paused
-                    || self.shared.oracle.lock().what_is_left_is_nameable(*run, &endless)
+        self.nothing_is_to_come()
+            && !self.processes.iter().any(Process::works)
+            && self.rows().iter().all(|row| {
+                row.status.is_ended()
+                    || row.status == RunStatus::Paused
+                    || self.shared.oracle.lock().what_is_left_is_nameable(row.id.row(), &endless[..self.size_of(row)])
             })
     }
 
+    /// How many tasks the version of a run has.
+    fn size_of(&self, row: &RunRow) -> usize {
+        let versions = [Version::Shrunk, Version::First, Version::Grown].into_iter();
+        let graphs = versions.map(|version| self.shared.case.graph(version));
+        graphs.filter(|graph| *graph.version() == *row.version).map(|graph| graph.len()).next().unwrap_or(0)
+    }
+
+    fn nothing_is_to_come(&self) -> bool {
+        self.calls.is_empty() && self.disasters.is_empty() && self.closing_until == u32::MAX
+    }
+
+    /// Whether all that is left are runs that no process has the code for, and each process says so.
+    fn is_left_by_all(&self) -> bool {
+        let rows = self.rows();
+        let mut left = rows.iter().filter(|row| row.status == RunStatus::Running).peekable();
+        let says_so = |process: &Process, row: &RunRow| {
+            process.why_not(row).is_some_and(|why| why.contains("is not registered here (have "))
+        };
+        self.nothing_is_to_come()
+            && left.peek().is_some()
+            && left.any(|row| self.processes.iter().all(|process| says_so(process, row)))
+    }
+
     fn finish(&mut self) -> Result<Outcome, String> {
-        let alone = self.shared.case.disasters.iter().all(|(_, disaster)| !matches!(disaster, Disaster::Second));
+        // Another may have ended what one still has in memory: it learns of that when it renews its lease.
+        let others = |it: &Disaster| matches!(it, Disaster::Second | Disaster::Freeze(_) | Disaster::Deploy(_));
+        let alone = !self.shared.case.has(others);
         let all_over = self.runs().iter().all(|(_, status, _)| *status != RunStatus::Running);
         for process in &self.processes {
             process.must_be_idle(alone && all_over);
@@ -268,17 +393,32 @@ impl World {
             let Ok(Some(stored)) = self.base.load(id) else { return Err(format!("run {number} is gone")) };
             let paused = stored.run.status == RunStatus::Paused;
             let suspected = stored.run.blocked_by.as_ref().is_some_and(|why| why.contains("died"));
-            if paused && !(suspected && self.ends > MAX_CRASHES) {
-                let (why, ends) = (&stored.run.blocked_by, self.ends);
-                return Err(format!("run {number} is paused for no reason after {ends} processes: {why:?}"));
+            if paused && !suspected {
+                return Err(format!("run {number} is paused for no reason: {:?}", stored.run.blocked_by));
             }
-            let oracle = self.shared.oracle.lock();
-            let tasks = (0..self.shared.graph.len() as TaskIx).map(|ix| {
+            let case = Arc::clone(&self.shared.case);
+            let mut oracle = self.shared.oracle.lock();
+            let exactly = !case.has(|disaster| !matches!(disaster, Disaster::Crash | Disaster::Jump(_)));
+            oracle.only_a_run_that_kills_is_suspected(id.row(), paused, exactly);
+            if paused {
+                oracle.meets("a run that is suspected");
+            }
+            let size = self.size_of(&stored.run);
+            if size > case.tasks.len() {
+                oracle.meets("a run that has grown");
+                let added = oracle.task(id.row(), case.tasks.len() as TaskIx).map(|task| task.status);
+                if stored.run.status.is_ended() && added != Some(TaskStatus::Completed) {
+                    return Err(format!("run {number} has grown by a task that is {added:?}"));
+                }
+            }
+            let tasks = (0..size.min(case.tasks.len()) as TaskIx).map(|ix| {
                 let task = oracle.task(id.row(), ix);
                 TaskEnd {
                     status: task.map(|task| task.status),
                     attempts: task.map_or(0, |task| task.attempts),
                     output: task.and_then(|task| task.output.clone()),
+                    changes: task.and_then(|task| task.changes.clone()),
+                    failure: task.and_then(|task| task.failure.as_ref()).map(|failure| failure.type_name()),
                 }
             });
             runs.push(RunEnd { status: stored.run.status, tasks: tasks.collect() });
@@ -289,7 +429,7 @@ impl World {
         let oracle = self.shared.oracle.lock();
         match oracle.violations.first() {
             Some(first) => Err(first.clone()),
-            None => Ok(Outcome { runs, moves: self.moves, digest: oracle.digest }),
+            None => Ok(Outcome { runs, moves: self.moves, digest: oracle.digest, met: oracle.met.clone() }),
         }
     }
 

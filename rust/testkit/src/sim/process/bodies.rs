@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use bide_core::event::Event;
 use bide_core::poll::Poll;
-use bide_core::{EntryKey, EntryKind, Failure, FailureKind, Outcome, Recall, Time, Value};
+use bide_core::{EntryKind, Failure, FailureKind, Outcome, Recall, Time, Value};
 use bide_executor::Run;
+use bide_executor::drive::Allowance;
 use bide_executor::slots::SlotNo;
 
 use super::super::body::{Body, Parked, Phase, Stated, Then, mix, number, of_result, timed_out};
 use super::super::host::SimHost;
-use super::super::plan::{Act, TaskPlan};
+use super::super::plan::Act;
 use super::super::rng::Rng;
 use super::{BodyNo, Holder, Process};
 
@@ -25,7 +26,14 @@ impl Process {
         let next = match std::mem::replace(&mut body.phase, Phase::Acts) {
             Phase::Mark => {
                 let event = Event::Started { task: body.task, attempt: body.attempt };
-                let _ = self.driver.commit_own(None, &body.run, event);
+                let marked = self.driver.commit_own(None, &body.run, event).is_ok();
+                // Without its mark a body is not called.
+                if marked { Phase::Acts } else { Phase::Ended(Outcome::Suspended) }
+            }
+            Phase::Works(_) => {
+                // Whether its time was used up by then is not to depend on who comes first after both were stopped.
+                self.time_has_passed(false);
+                body.at += 1;
                 Phase::Acts
             }
             Phase::Acts => {
@@ -48,13 +56,19 @@ impl Process {
             }
             Phase::GiveBack(key, parked) => {
                 let (run, ix) = (body.run.id.row(), body.task.ix);
+                if body.allowance.as_ref().is_some_and(|allowance| !allowance.pause()) {
+                    self.shared.oracle.lock().meets("a timeout that comes as its body defers");
+                    body.phase = Phase::Ended(body.timed_out(self.shared.case.task(ix)));
+                    self.bodies.insert(no, body);
+                    return;
+                }
                 if self.still_has(&body.run) {
                     self.shared.oracle.lock().a_wait_is_committed_before_its_slot_is_released(run, ix, &key);
                 }
                 let parked = match parked {
-                    Parked::Poll { poll, holds_at, slow, polled, .. } => {
+                    Parked::Poll { poll, act, asked, .. } => {
                         let deadline = body.run.state.lock().deadline(ix, &key);
-                        Parked::Poll { poll, holds_at, slow, deadline, polled }
+                        Parked::Poll { poll, act, deadline, asked }
                     }
                     time @ Parked::Time(_) => time,
                 };
@@ -66,17 +80,22 @@ impl Process {
             }
             Phase::WantsSlot(Some(seen)) => {
                 // The slot has come.
+                if let Some(allowance) = &body.allowance {
+                    allowance.go_on();
+                }
                 body.seen = mix(body.seen, seen);
                 body.at += 1;
                 Phase::Acts
             }
             Phase::WantsSlot(None) => Phase::Ended(Outcome::Suspended),
             Phase::Ended(outcome) => {
+                self.returns(&mut body);
+                if !matches!(outcome, Outcome::Suspended) {
+                    self.returned.push((Arc::clone(&body.run), body.task.ix, body.attempt));
+                }
                 let event = Event::Ended { task: body.task, attempt: body.attempt, outcome };
                 self.holders.insert(slot, Holder::Worker);
-                if self.driver.gather(&self.sides[slot as usize].gathering, body.run, event) {
-                    self.commit(slot);
-                }
+                self.gather(slot, body.run, event, body.marked);
                 return;
             }
             phase @ (Phase::Parked(..) | Phase::Polling(..) | Phase::Close(..)) => phase,
@@ -91,28 +110,34 @@ impl Process {
         stored.is_some_and(|stored| stored.run.runner == Some(run.lease.runner))
     }
 
+    /// A body has returned: the attempt that waited for that may start.
+    pub(super) fn returns(&self, body: &mut Body) {
+        if let Some(next) = body.allowance.take().and_then(|allowance| allowance.end()) {
+            self.driver.engine().dispatch().ready.lock().push_back(next);
+        }
+    }
+
     /// The next act of a body that has a slot.
     fn act(&mut self, body: &mut Body) -> Phase {
-        if self.is_closing() && body.at < self.plan(body).acts.len() {
+        let shared = self.shared.clone();
+        let plan = shared.case.task(body.task.ix);
+        let Some(act) = plan.acts.get(body.at).copied() else { return Phase::Ended(body.end(plan)) };
+        let Some(stated) = Stated::of(&plan.acts, body.at, self.version) else {
+            return self.act_alone(body, act);
+        };
+        if body.allowance.as_ref().is_some_and(Allowance::is_reached) {
+            self.shared.oracle.lock().meets("a timeout of a task");
+            return Phase::Ended(body.timed_out(plan));
+        }
+        if self.is_closing() {
             return Phase::Ended(Outcome::Suspended);
         }
-        let plan = self.plan(body);
-        let Some(act) = plan.acts.get(body.at).copied() else { return Phase::Ended(body.end(plan)) };
-        let stated = Stated::of(&plan.acts, body.at);
         let recall =
             body.run.state.lock().recall(body.task, body.attempt, &stated.key, stated.kind, stated.proof.as_deref());
         let (recorded_due, recorded_deadline, open) = match recall {
             Err(_) => return Phase::Ended(Outcome::Suspended),
-            Ok(Recall::Satisfied(value)) => {
-                body.seen = mix(body.seen, of_result(&Ok(value)));
-                body.at += 1;
-                return Phase::Acts;
-            }
-            Ok(Recall::Failed(failure)) => {
-                body.seen = mix(body.seen, of_result(&Err(failure)));
-                body.at += 1;
-                return Phase::Acts;
-            }
+            Ok(Recall::Satisfied(value)) => return self.recalls(body, &stated, Ok(value)),
+            Ok(Recall::Failed(failure)) => return self.recalls(body, &stated, Err(failure)),
             Ok(Recall::Mismatch(why)) => {
                 self.shared.oracle.lock().violations.push(format!("unchanged code does not match its journal: {why}"));
                 return Phase::Ended(Outcome::Suspended);
@@ -142,127 +167,61 @@ impl Process {
                 let event = body.opened(stated.wait(Some(due)));
                 Phase::Commit(event, Then::Defer(stated.key, Parked::Time(due)))
             }
-            Act::Until(..) | Act::Unprovable(_) | Act::TimesOut(_) | Act::Forever => {
-                let (holds_at, slow) = match act {
-                    Act::Until(ms, slow) => (Some(ms), slow),
-                    Act::Unprovable(ms) => (Some(ms), false),
-                    _ => (None, false),
-                };
-                if self.holds(holds_at) {
-                    return record(body, &stated, None, Ok(Value::tagged(b't', b"")));
+            _ => {
+                let mut poll = Poll::new(act.policy());
+                if let Some(result) = self.ask(act, &mut poll, 1) {
+                    return record(body, &stated, None, result);
                 }
                 if recorded_deadline.is_some_and(|deadline| self.now() >= deadline) {
                     return record(body, &stated, None, Err(timed_out()));
                 }
-                let poll = Poll::new(TaskPlan::policy());
-                let parked = Parked::Poll { poll, holds_at, slow, deadline: None, polled: false };
                 let event = body.opened(stated.wait(None));
+                let parked = Parked::Poll { poll, act, deadline: None, asked: 1 };
                 Phase::Commit(event, Then::Defer(stated.key, parked))
             }
         }
     }
-}
 
-// Bodies without a slot.
-impl Process {
-    /// A body parks: it is rung when its next poll is due, or its time has come.
-    fn park(&mut self, body: &mut Body, no: BodyNo, key: EntryKey, parked: Parked) -> Phase {
-        body.ticket += 1;
-        body.woken = false;
-        let (rung, ticket) = (Arc::clone(&self.rung), body.ticket);
-        match parked {
-            Parked::Time(due) => {
-                self.driver.ring_at(due, move || rung.lock().push((no, ticket, Some(due))));
-                Phase::Parked(key, parked)
+    /// An act that bide does not hear of.
+    fn act_alone(&mut self, body: &mut Body, act: Act) -> Phase {
+        match act {
+            Act::Works(ms) => return Phase::Works(self.steady() + Duration::from_millis(ms)),
+            Act::Sets(_) => act.sets().into_iter().for_each(|key| body.sets(key)),
+            Act::Kills => {
+                self.dead = true;
+                return Phase::Acts;
             }
-            Parked::Poll { mut poll, holds_at, slow, deadline, polled } => {
-                let now = self.now();
-                let span = poll.next(now, deadline, 0.5).since(now);
-                self.driver.ring_after(span, move || rung.lock().push((no, ticket, None)));
-                if polled {
-                    self.poll_done();
-                }
-                Phase::Parked(key, Parked::Poll { poll, holds_at, slow, deadline, polled })
-            }
+            _ => {}
         }
+        body.at += 1;
+        Phase::Acts
     }
 
-    pub(super) fn wake(&mut self, no: BodyNo, ticket: u64) -> bool {
-        match self.bodies.get_mut(&no) {
-            Some(body) if body.ticket == ticket && matches!(body.phase, Phase::Parked(..)) && !body.woken => {
-                body.woken = true;
-                true
-            }
-            _ => false,
+    /// A record takes the place of the act.
+    fn recalls(&self, body: &mut Body, stated: &Stated, result: Result<Value, Failure>) -> Phase {
+        if self.still_has(&body.run) {
+            let (run, ix, proof) = (body.run.id.row(), body.task.ix, stated.proof.as_deref());
+            self.shared.oracle.lock().a_record_is_reused_only_if_it_is_the_same(run, ix, &stated.key, proof);
         }
+        body.seen = mix(body.seen, of_result(&result));
+        body.at += 1;
+        Phase::Acts
     }
 
-    pub(super) fn offer(&mut self, mut next: Option<(BodyNo, u64)>) {
-        while let Some((no, ticket)) = next {
-            if self.wake(no, ticket) {
-                return;
-            }
-            next = self.pacer.done();
+    /// Asks a condition, for the so-many-th time in a row.
+    pub(super) fn ask(&self, act: Act, poll: &mut Poll, asked: u32) -> Option<Result<Value, Failure>> {
+        if self.holds(act.holds_at()) {
+            return Some(Ok(Value::tagged(b't', b"")));
         }
-    }
-
-    fn poll_done(&mut self) {
-        let next = self.pacer.done();
-        let waiting = self.pacer.progress().1;
-        self.shared.oracle.lock().a_poll_that_ends_hands_on(next.is_some(), waiting);
-        self.offer(next);
-    }
-
-    pub(super) fn parked_moves(&mut self, no: BodyNo) {
-        let Some(mut body) = self.bodies.remove(&no) else { return };
-        let next = match std::mem::replace(&mut body.phase, Phase::Acts) {
-            Phase::Parked(key, Parked::Time(_)) => Phase::Close(key, Ok(Value::NONE)),
-            Phase::Parked(key, parked @ Parked::Poll { slow: true, .. }) => Phase::Polling(key, parked),
-            Phase::Parked(key, parked) | Phase::Polling(key, parked) => self.poll(&mut body, no, key, parked),
-            Phase::Close(key, result) => {
-                let event = body.closed(key, result.clone());
-                let committed = self.driver.commit_own(None, &body.run, event).is_ok();
-                body.phase = Phase::WantsSlot(committed.then(|| of_result(&result)));
-                if self.is_closing() {
-                    // Nobody gets a slot any more: it unwinds without one.
-                    self.suspended(&body);
-                    return;
-                }
-                self.bodies.insert(no, body);
-                if let Some((slot, no)) = self.slots.resume(no) {
-                    self.holders.insert(slot, Holder::Body(no));
-                }
-                return;
-            }
-            phase => phase,
-        };
-        body.phase = next;
-        self.bodies.insert(no, body);
-    }
-
-    fn poll(&mut self, body: &mut Body, no: BodyNo, key: EntryKey, parked: Parked) -> Phase {
-        let Parked::Poll { mut poll, holds_at, slow, deadline, .. } = parked else {
-            return Phase::Close(key, Ok(Value::NONE));
-        };
-        let late = deadline.is_some_and(|deadline| self.now() >= deadline);
-        let result = if self.holds(holds_at) {
-            Some(Ok(Value::tagged(b't', b"")))
-        } else {
+        if !act.raises() {
             poll.ok();
-            late.then(|| Err(timed_out()))
-        };
-        match result {
-            Some(result) => {
-                self.poll_done();
-                Phase::Close(key, result)
-            }
-            None => self.park(body, no, key, Parked::Poll { poll, holds_at, slow, deadline, polled: true }),
+            return None;
         }
-    }
-
-    pub(super) fn suspended(&self, body: &Body) {
-        let event = Event::Ended { task: body.task, attempt: body.attempt, outcome: Outcome::Suspended };
-        self.driver.leave(Arc::clone(&body.run), event);
+        let ends = poll.failed();
+        if let Act::Raises = act {
+            self.shared.oracle.lock().the_fifth_error_in_a_row_ends_a_wait(asked, ends);
+        }
+        ends.then(|| Err(boom(0)))
     }
 }
 

@@ -1,0 +1,359 @@
+//! The guarantees, one function each.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bide_core::record::{RunRowId, RunUpdate};
+use bide_core::recover::MAX_CRASHES;
+use bide_core::{
+    Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, RunStatus, SubStatus, TaskIx, TaskStatus, Time,
+};
+use bide_executor::slots::NEW_EVERY;
+
+use super::{Committed, Oracle};
+
+impl Oracle {
+    /// Guarantee 1: a committed output is never produced again.
+    pub(super) fn no_committed_output_is_produced_again(&mut self, run: RunRowId, ix: TaskIx) {
+        let before = self.tasks.get(&(run, ix)).map(|task| task.status);
+        let name = Arc::clone(self.graph.name(ix));
+        self.must(before.is_none_or(|status| !status.is_ended()), "a committed output is produced again", || {
+            format!("{name} was {before:?} and is written again")
+        });
+    }
+
+    /// Guarantee 1: a committed step never runs again. Asked when a step is about to be executed by a runner that
+    /// still has its run.
+    pub fn no_committed_step_runs_again(&mut self, run: RunRowId, ix: TaskIx, key: &EntryKey) {
+        let recorded = self.entries.get(&(run, ix, key.clone())).cloned();
+        let name = Arc::clone(self.graph.name(ix));
+        self.must(
+            recorded.as_ref().is_none_or(|entry| entry.state == EntryState::Open),
+            "a committed step runs again",
+            || format!("{name} executes {key:?}, which is recorded as {recorded:?}"),
+        );
+    }
+
+    /// Guarantees 1 and 2: a task starts only after what it depends on is committed, its gate is satisfied, the delay
+    /// of its retry is over, and never once it has ended itself. (A runner that has lost its run and does not know
+    /// yet may start what another one has ended meanwhile: nothing of it will be committed.)
+    pub fn a_task_starts_only_after_what_it_depends_on(&mut self, run: RunRowId, ix: TaskIx, still_has_it: bool) {
+        let graph = Arc::clone(&self.graph);
+        let name = graph.name(ix);
+        for &on in graph.dependencies(ix) {
+            let ended = self.task(run, on).is_some_and(|task| task.status.is_ended());
+            self.must(ended, "a task starts before what it depends on is committed", || {
+                format!("{name} starts before {}", graph.name(on))
+            });
+        }
+        let own = self.task(run, ix).cloned();
+        self.must(
+            !still_has_it || own.as_ref().is_none_or(|task| !task.status.is_ended()),
+            "a task that has ended starts again",
+            || name.to_string(),
+        );
+        if !still_has_it {
+            self.meets("a body that starts elsewhere too");
+            return;
+        }
+        let (due, latest) = (own.as_ref().and_then(|task| task.retry_at), self.latest);
+        self.must(due.is_none_or(|due| due <= latest), "a retry starts before its time", || {
+            format!("{name} starts at {latest:?}, not before {due:?}")
+        });
+        if let Some(gate) = &graph.spec(ix).gate {
+            let state = self.entries.get(&(run, ix, gate.key())).map(|entry| entry.state);
+            self.must(state == Some(EntryState::Satisfied), "a task starts before its gate is satisfied", || {
+                format!("{name}: its gate is {state:?}")
+            });
+        }
+    }
+
+    /// Guarantee 3: a wait is committed before its slot is released.
+    pub fn a_wait_is_committed_before_its_slot_is_released(&mut self, run: RunRowId, ix: TaskIx, key: &EntryKey) {
+        let state = self.entries.get(&(run, ix, key.clone())).map(|entry| entry.state);
+        let name = Arc::clone(self.graph.name(ix));
+        self.must(state == Some(EntryState::Open), "a slot is released before its wait is committed", || {
+            format!("{name}: {key:?} is {state:?}")
+        });
+    }
+
+    /// Guarantee 3: deadlines and times are absolute. While an entry is there, neither moves.
+    pub(super) fn deadlines_never_move(&mut self, run: RunRowId, ix: TaskIx, entry: &Entry) {
+        let before =
+            self.entries.get(&(run, ix, entry.key.clone())).filter(|before| before.kind == entry.kind).cloned();
+        let name = Arc::clone(self.graph.name(ix));
+        self.must(
+            before.as_ref().is_none_or(|before| (before.deadline, before.due) == (entry.deadline, entry.due)),
+            "a deadline moved",
+            || format!("{name}: {before:?} becomes {entry:?}"),
+        );
+    }
+
+    /// Guarantee 3: never early by the wall clock. What waited for a time goes on only once the wall has shown it, and
+    /// a wait times out only once the wall has shown its deadline.
+    pub(super) fn nothing_wakes_early(&mut self, ix: TaskIx, entry: &Entry) {
+        let until = match (entry.kind, entry.state) {
+            (EntryKind::Time, EntryState::Satisfied) => entry.due,
+            (_, EntryState::Failed) => {
+                let timed_out = entry.failure.as_ref().is_some_and(|why| why.kind == FailureKind::WaitTimeout);
+                entry.deadline.filter(|_| timed_out)
+            }
+            _ => None,
+        };
+        let (name, latest) = (Arc::clone(self.graph.name(ix)), self.latest);
+        self.must(until.is_none_or(|until| until <= latest), "a wait ends early", || {
+            format!("{name}: {entry:?} although the wall has shown {latest:?} at most")
+        });
+    }
+
+    /// Guarantee 5: active bodies never exceed the slots, and every slot is in one hand.
+    pub fn active_bodies_never_exceed_the_slots(&mut self, in_use: usize, free: usize, total: usize) {
+        self.must(in_use + free == total, "slots are lost or made", || {
+            format!("{in_use} in use and {free} free of {total}")
+        });
+    }
+
+    /// Guarantee 5: resumed bodies go before new ones, one new in eight.
+    pub fn resumed_bodies_go_first(&mut self, to_new: bool, resumed_wait: usize, new_wait: bool, streak: &mut u32) {
+        let turn_of_new = *streak + 1 >= NEW_EVERY;
+        if resumed_wait > 0 {
+            let fair = if turn_of_new { to_new == new_wait } else { !to_new };
+            let seen = *streak;
+            self.must(fair, "resumed bodies go first, one new in eight", || {
+                format!("the slot went to new work: {to_new}, after {seen} resumed in a row; {resumed_wait} waited")
+            });
+        }
+        *streak = if to_new { 0 } else { *streak + u32::from(resumed_wait > 0) };
+    }
+
+    /// A poll that ends hands on to the next one that is due.
+    pub fn a_poll_that_ends_hands_on(&mut self, handed_on: bool, others_wait: bool) {
+        self.must(handed_on || !others_wait, "a poll ends and does not hand on", || "others are due".to_owned());
+    }
+
+    /// At most `slots` conditions run at once.
+    pub fn so_many_polls_at_once(&mut self, polling: usize, slots: usize) {
+        self.must(polling <= slots, "too many polls at once", || format!("{polling} with {slots} slots"));
+    }
+
+    /// An ended run stays as it is.
+    pub(super) fn an_ended_run_stays_as_it_is(&mut self, update: &RunUpdate) {
+        let before = self.runs.get(&update.run).map(|run| run.status);
+        self.must(before.is_none_or(|status| !status.is_ended()), "an ended run is written again", || {
+            format!("{before:?} becomes {update:?}")
+        });
+    }
+
+    /// Guarantee 6: a result is reported only when it is committed.
+    pub fn a_result_is_reported_only_when_committed(&mut self, run: RunRowId, reported: RunStatus) {
+        let committed = self.runs.get(&run).map(|run| run.status);
+        self.must(committed == Some(reported), "a result is reported before it is committed", || {
+            format!("reported {reported:?}, committed {committed:?}")
+        });
+    }
+
+    /// Every run ends or waits for something nameable: a task that is left says what it waits for, unless something
+    /// that it depends on does. `endless` says of each task whether it may wait for ever.
+    #[must_use]
+    pub fn what_is_left_is_nameable(&self, run: RunRowId, endless: &[bool]) -> bool {
+        let ended = |ix: TaskIx| self.task(run, ix).is_some_and(|task| task.status.is_ended());
+        let named = |ix: TaskIx| {
+            self.task(run, ix).is_some_and(|task| {
+                task.sub_status == Some(SubStatus::Deferred)
+                    && task.blocked_by.as_ref().is_some_and(|why| &**why == "waits for forever")
+            })
+        };
+        (0..endless.len() as TaskIx).all(|ix| {
+            let blocked = self.graph.dependencies(ix).iter().any(|on| !ended(*on));
+            ended(ix) || (endless[ix as usize] && (blocked || named(ix)))
+        })
+    }
+
+    /// Guarantee 1 and the rule of retries: a retry keeps the journal less the failed entries at its tail, unless it
+    /// is to be fresh.
+    pub(super) fn a_retry_keeps_what_is_recorded(&mut self, run: RunRowId, ix: TaskIx, dropped: &[EntryKey]) {
+        let fresh = self.graph.spec(ix).retry.fresh;
+        let satisfied = |key: &&EntryKey| {
+            let entry = self.entries.get(&(run, ix, (*key).clone()));
+            entry.is_some_and(|entry| entry.state == EntryState::Satisfied)
+        };
+        let lost = dropped.iter().find(satisfied).cloned();
+        let name = Arc::clone(self.graph.name(ix));
+        self.must(fresh || lost.is_none(), "a retry drops what is recorded", || format!("{name}: {lost:?}"));
+    }
+
+    /// A task has as many attempts as its policy allows; a planned one begins with the journal that it should have.
+    pub(super) fn a_task_has_its_attempts_and_no_more(&mut self, run: RunRowId, ix: TaskIx, row: &Committed) {
+        let (graph, policy) = (Arc::clone(&self.graph), self.graph.spec(ix).retry);
+        let name = graph.name(ix);
+        self.must(row.attempts <= policy.attempts, "a task has more attempts than it may", || {
+            format!("{name} has {} of {}", row.attempts, policy.attempts)
+        });
+        if row.retry_at.is_none() || row.status != TaskStatus::Pending {
+            return;
+        }
+        self.meets("a retry");
+        let last = self.entries.iter().filter(|((of, task, _), _)| (*of, *task) == (run, ix)).map(|(_, entry)| entry);
+        let last = last.max_by_key(|entry| entry.seq).cloned();
+        let right = match &last {
+            None => true,
+            Some(last) => !policy.fresh && last.state == EntryState::Satisfied,
+        };
+        self.must(right, "a retry begins with the wrong journal", || format!("{name}: {last:?} is still there"));
+    }
+
+    /// A run ends when every task has, `Failed` if any has failed; the first committed failure is the cause.
+    pub(super) fn a_run_ends_with_its_tasks(&mut self, update: &RunUpdate) {
+        if !update.status.is_ended() {
+            return;
+        }
+        let rows = || self.tasks.iter().filter(|((run, _), _)| *run == update.run).map(|(_, row)| row);
+        let open = rows().filter(|row| !row.status.is_ended()).count();
+        let failed = rows().any(|row| row.status == TaskStatus::Failed);
+        let status = if failed { RunStatus::Failed } else { RunStatus::Completed };
+        self.must(open == 0 && update.status == status, "a run ends otherwise than its tasks", || {
+            format!("{:?} with {open} tasks open; one has failed: {failed}", update.status)
+        });
+        let text = |failure: &Failure| (failure.kind, failure.type_name(), failure.message());
+        let (cause, first) = (update.failure.as_ref().map(text), self.first_failure.get(&update.run).map(text));
+        self.must(cause == first, "the first committed failure is the cause", || {
+            format!("{cause:?} instead of {first:?}")
+        });
+    }
+
+    /// A record takes the place of a wait or step only if it is provably the same.
+    pub fn a_record_is_reused_only_if_it_is_the_same(
+        &mut self,
+        run: RunRowId,
+        ix: TaskIx,
+        key: &EntryKey,
+        proof: Option<&[u8]>,
+    ) {
+        let entry = self.entries.get(&(run, ix, key.clone())).cloned();
+        let always = |entry: &Entry| entry.kind == EntryKind::Time;
+        let same = |entry: &Entry| proof.is_some() && entry.proof.as_deref() == proof;
+        let right =
+            entry.as_ref().is_some_and(|entry| entry.state != EntryState::Open && (always(entry) || same(entry)));
+        let name = Arc::clone(self.graph.name(ix));
+        self.must(right, "a record is reused that is not the same", || format!("{name}: {entry:?} for {proof:?}"));
+    }
+
+    /// Five exceptions in a row end a wait, no fewer and no more.
+    pub fn the_fifth_error_in_a_row_ends_a_wait(&mut self, in_a_row: u32, ends: bool) {
+        self.must(ends == (in_a_row >= 5), "the fifth error in a row ends a wait", || {
+            format!("the wait ends with error {in_a_row}: {ends}")
+        });
+        if ends {
+            self.meets("a condition that raises too often");
+        }
+    }
+
+    /// A runner starts an attempt once, and only while it has the lease under which it took the run up.
+    pub fn a_body_starts_once_and_only_under_its_lease(&mut self, ix: TaskIx, twice: bool, lost: bool) {
+        let name = Arc::clone(self.graph.name(ix));
+        self.must(!twice, "two bodies of one task execute at once", || name.to_string());
+        self.must(!lost, "a body starts although its runner has seen its lease lost", || name.to_string());
+    }
+
+    /// A task sees every key that a task before it has set.
+    pub fn a_task_sees_what_its_ancestors_have_set<I: Iterator<Item = Arc<str>>>(
+        &mut self,
+        run: RunRowId,
+        ix: TaskIx,
+        view: &BTreeSet<Arc<str>>,
+        sets: impl Fn(TaskIx) -> I,
+    ) {
+        let graph = Arc::clone(&self.graph);
+        let completed = |on: &TaskIx| self.task(run, *on).is_some_and(|task| task.status == TaskStatus::Completed);
+        let mut set = graph.ancestors(ix).filter(completed).flat_map(|on| sets(on).map(move |key| (on, key)));
+        let missing = set.find(|(_, key)| !view.contains(key));
+        self.must(missing.is_none(), "a change of the context is lost", || {
+            format!("{} does not see {missing:?}", graph.name(ix))
+        });
+    }
+
+    /// A body that sleeps is entered again only when its time is reached.
+    pub fn a_sleeping_body_is_left_alone(&mut self, run: RunRowId, ix: TaskIx) {
+        let open = |entry: &&Entry| entry.state == EntryState::Open && entry.key.n > 0;
+        let of = self.entries.iter().filter(|((of, task, _), _)| (*of, *task) == (run, ix)).map(|(_, entry)| entry);
+        let latest = self.latest;
+        let sleeping = of.filter(open).find(|entry| entry.due.is_some_and(|due| due > latest)).cloned();
+        let name = Arc::clone(self.graph.name(ix));
+        self.must(sleeping.is_none(), "a sleeping body is entered before its time", || format!("{name}: {sleeping:?}"));
+    }
+
+    /// A body that has used up its time has failed, whether it returns or not.
+    pub fn a_timeout_fails_its_attempt_at_once(&mut self, run: RunRowId, ix: TaskIx, attempt: u32) {
+        let runs = |task: &Committed| task.status == TaskStatus::Running && task.attempts == attempt;
+        let running = self.task(run, ix).is_none_or(runs) && self.run(run).is_none_or(|run| !run.status.is_ended());
+        let name = Arc::clone(self.graph.name(ix));
+        self.must(!running, "a timeout does not fail its attempt", || format!("attempt {attempt} of {name}"));
+    }
+
+    /// A result never waits behind a slow body: the committer looks every millisecond.
+    pub fn a_result_never_waits_behind_a_slow_body(&mut self, age: Duration) {
+        self.must(age <= Duration::from_millis(3), "a result waits behind a slow body", || format!("for {age:?}"));
+    }
+
+    /// Guarantee 7: what has returned before an end in good order is committed by it.
+    pub fn what_has_returned_is_committed_at_the_end(
+        &mut self,
+        returned: impl Iterator<Item = (RunRowId, TaskIx, u32)>,
+    ) {
+        for (run, ix, attempt) in returned {
+            let row = self.task(run, ix).cloned();
+            let run_over = self.run(run).is_some_and(|run| run.status != RunStatus::Running);
+            let over = row.as_ref().is_some_and(|row| {
+                row.attempts > attempt || (row.attempts == attempt && row.status != TaskStatus::Running)
+            });
+            let name = Arc::clone(self.graph.name(ix));
+            self.must(over || run_over, "a close loses what has returned", || {
+                format!("attempt {attempt} of {name} had returned: {row:?}")
+            });
+        }
+    }
+
+    /// What a process that ends in good order has in its hands did not kill it.
+    pub fn a_close_leaves_no_suspect(&mut self, runs: &BTreeSet<RunRowId>) {
+        let marked = self.tasks.iter().find(|((run, _), task)| task.entered && runs.contains(run));
+        let name = marked.map(|((_, ix), _)| Arc::clone(self.graph.name(*ix)));
+        self.must(name.is_none(), "a close leaves a body suspected of killing its process", || format!("{name:?}"));
+    }
+
+    /// Guarantee 3: never lost. Of runs that a living runner has, a time that the wall shows is acted on when the
+    /// timers look at the wall again, 30 s later at most.
+    pub fn no_time_is_missed(&mut self, now: Time, steady: Duration, is_executed: impl Fn(RunRowId) -> bool) {
+        let pending = |run: &RunRowId, ix: &TaskIx| self.task(*run, *ix).is_none_or(|task| !task.status.is_ended());
+        let waits = self.entries.iter().filter(|(_, entry)| entry.state == EntryState::Open);
+        let waits = waits.filter_map(|((run, ix, _), entry)| Some((*run, *ix, entry.due?)));
+        let retries = self.tasks.iter().filter(|(_, task)| task.status == TaskStatus::Pending);
+        let retries = retries.filter_map(|((run, ix), task)| Some((*run, *ix, task.retry_at?)));
+        let reached =
+            waits.chain(retries).filter(|(run, ix, due)| *due <= now && pending(run, ix) && is_executed(*run));
+        let late: HashMap<(RunRowId, TaskIx), Duration> =
+            reached.map(|(run, ix, _)| ((run, ix), self.late.get(&(run, ix)).copied().unwrap_or(steady))).collect();
+        let worst = late
+            .iter()
+            .max_by_key(|(_, since)| steady.saturating_sub(**since))
+            .map(|((_, ix), since)| (Arc::clone(self.graph.name(*ix)), steady.saturating_sub(*since)));
+        self.late = late;
+        if let Some((name, span)) = worst {
+            self.must(span <= Duration::from_secs(31), "a wake is lost", || {
+                format!("{name}: its time has been reached for {span:?}")
+            });
+        }
+    }
+
+    /// A run is paused as one that kills its process only if it may have killed five in a row, and then it is.
+    pub fn only_a_run_that_kills_is_suspected(&mut self, run: RunRowId, paused: bool, exactly: bool) {
+        let deaths = self.deaths.get(&run).copied().unwrap_or(0);
+        self.must(!paused || deaths >= MAX_CRASHES, "a run is suspected for no reason", || {
+            format!("{deaths} processes ended in a row while it executed")
+        });
+        // The first of them did not know yet that it should mark its bodies.
+        self.must(!exactly || deaths <= MAX_CRASHES + 1, "a run that kills is not found out", || {
+            format!("{deaths} processes ended in a row while it executed")
+        });
+    }
+}

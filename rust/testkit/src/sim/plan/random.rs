@@ -1,0 +1,221 @@
+//! Cases from seeds.
+
+use std::time::Duration;
+
+use bide_core::{RetryPolicy, RunIf};
+
+use super::super::rng::Rng;
+use super::{Act, Case, Disaster, End, Gate, TaskPlan, Version};
+use crate::fault::Fault;
+
+/// The lease thread looks at least so often while nothing else happens.
+const LEAP: Duration = Duration::from_secs(4);
+
+/// No random world takes so many moves.
+const MOST_MOVES: u32 = 60_000;
+
+/// The number of the task that a grown workflow has besides.
+const ADDED: usize = 99;
+
+/// Far longer than all that a body can lose by being stopped.
+const GENEROUS: u64 = 600_000;
+
+fn span(rng: &mut Rng) -> u64 {
+    [1, 50, 700, 3_000, 20_000, 60_000][rng.below(6)] + rng.below(500) as u64
+}
+
+impl Act {
+    fn random(rng: &mut Rng) -> Self {
+        match rng.below(24) {
+            0..5 => Self::Step(!rng.one_in(4)),
+            5..9 => Self::Until(span(rng), rng.one_in(4)),
+            9..11 => Self::Unprovable(span(rng)),
+            11..13 => Self::TimesOut(span(rng)),
+            13..17 => Self::Sleep(span(rng)),
+            17 => Self::Raises,
+            18 => Self::RaisesUntil(span(rng)),
+            19..21 => Self::Works(1 + rng.below(4_000) as u64),
+            _ => Self::Sets(rng.below(3) as u8),
+        }
+    }
+}
+
+/// What each task depends on: a chain, a fan, a fan and its join, two by two (diamonds), anything.
+fn dependencies(rng: &mut Rng, number: usize, shape: usize) -> Vec<usize> {
+    let mut on: Vec<usize> = match (shape, number) {
+        (_, 0) => Vec::new(),
+        (0, _) => vec![number - 1],
+        (1, _) => vec![0],
+        (2, n) if n % 4 == 3 => vec![n - 1, n - 2],
+        (2, _) => vec![0],
+        (3, n) if n % 3 == 0 => vec![n - 1, n - 2],
+        (3, n) => vec![n - n % 3],
+        _ => (0..rng.below(4)).map(|_| rng.below(number)).collect(),
+    };
+    on.sort_unstable();
+    on.dedup();
+    on
+}
+
+impl TaskPlan {
+    fn random(rng: &mut Rng, number: usize, shape: usize) -> Self {
+        let on = dependencies(rng, number, shape);
+        let attempts = if rng.one_in(3) { 2 + rng.below(2) as u32 } else { 1 };
+        let delay = Duration::from_millis(span(rng) / 4);
+        let retry = RetryPolicy {
+            attempts,
+            delay,
+            backoff: 2.0,
+            max_delay: Duration::from_secs(60),
+            jitter: 0.0,
+            fresh: rng.one_in(4),
+        };
+        let gate = rng.one_in(5).then(|| match rng.below(4) {
+            0 => Gate::After(span(rng)),
+            1 => Gate::Never(span(rng), rng.one_in(2)),
+            _ => Gate::Until(span(rng)),
+        });
+        let acts = if rng.one_in(3) { 0 } else { rng.below(5) };
+        let mut acts: Vec<Act> = (0..acts).map(|_| Act::random(rng)).collect();
+        let works = 200 + rng.below(3_000) as u64;
+        let timeout = match rng.below(12) {
+            // Reached in one stretch, or in the second of two.
+            0 => {
+                acts.extend([Act::Works(works), Act::Step(true)]);
+                Some((works / 2, rng.one_in(2)))
+            }
+            1 => {
+                acts.extend([Act::Works(works), Act::Sleep(span(rng)), Act::Works(works), Act::Step(true)]);
+                Some((works * 3 / 2, rng.one_in(2)))
+            }
+            // Never reached: what it sleeps is not counted.
+            2 => {
+                acts.extend([Act::Sleep(2 * GENEROUS), Act::Works(works)]);
+                Some((GENEROUS, false))
+            }
+            _ => None,
+        };
+        if rng.one_in(60) {
+            acts.push(Act::Forever);
+        } else if rng.one_in(150) {
+            acts.push(Act::Kills);
+        }
+        let ends = (0..=rng.below(3))
+            .map(|_| match rng.below(12) {
+                0..3 => End::Fail(!rng.one_in(3)),
+                3 if rng.one_in(3) => End::Skip,
+                _ => End::Return,
+            })
+            .collect();
+        let run_if = match rng.below(8) {
+            0 => RunIf::Failed,
+            1 => RunIf::Done,
+            _ => RunIf::Succeeded,
+        };
+        Self { number, on, run_if, retry, timeout, gate, acts, ends }
+    }
+
+    /// Many bodies that all wait for the same moment, and after each of them one that waits for nothing.
+    fn crowd(rng: &mut Rng) -> Vec<Self> {
+        let (pairs, moment) = (8 + rng.below(12), 500 + span(rng));
+        let waits = |number| Self { acts: vec![Act::Until(moment, false)], ..Self::plain(number) };
+        let follows = |number| Self { on: vec![number - pairs], ..Self::plain(number) };
+        (0..2 * pairs).map(|number| if number < pairs { waits(number) } else { follows(number) }).collect()
+    }
+
+    /// A task that completes whatever happens.
+    fn added(rng: &mut Rng, tasks: usize) -> Self {
+        let on = if rng.one_in(2) { vec![rng.below(tasks)] } else { Vec::new() };
+        Self { on, run_if: RunIf::Done, acts: vec![Act::Step(true)], ..Self::plain(ADDED) }
+    }
+}
+
+impl Disaster {
+    fn random(rng: &mut Rng) -> Self {
+        const FAULTS: [Fault; 6] = [
+            Fault::Unavailable,
+            Fault::Busy,
+            Fault::UnknownBefore,
+            Fault::UnknownAfter,
+            Fault::CrashBefore,
+            Fault::CrashAfter,
+        ];
+        match rng.below(26) {
+            0..2 => Self::Crash,
+            2..4 => Self::Birth(1 + rng.below(8) as u64, FAULTS[rng.below(6)]),
+            4..6 => Self::Close,
+            6..16 => Self::Fault(FAULTS[rng.below(6)]),
+            // Minutes, or so little that it is taken for the clock's own drift.
+            16..18 => Self::Jump(rng.below(1_200_000) as i64 - 600_000),
+            18 => Self::Jump(rng.below(10) as i64 - 5),
+            19 => Self::Second,
+            // Shorter and longer than a lease.
+            20..23 => Self::Freeze(1_000 + rng.below(40_000) as u64),
+            23..25 => Self::Deploy([Version::First, Version::Grown, Version::Shrunk][rng.below(3)]),
+            _ => Self::Stranger,
+        }
+    }
+}
+
+impl Case {
+    /// The world of a seed.
+    #[must_use]
+    pub fn random(seed: u64) -> Self {
+        let rng = &mut Rng::new(seed);
+        let shape = rng.below(8);
+        let crowd = rng.one_in(16);
+        let tasks = if crowd {
+            TaskPlan::crowd(rng)
+        } else {
+            (0..1 + rng.below(8)).map(|number| TaskPlan::random(rng, number, shape)).collect()
+        };
+        let added = TaskPlan::added(rng, tasks.len());
+        let calls = (0..1 + rng.below(3)).map(|_| 1 + rng.below(2) as u32).collect();
+        // Many of them early, where runs are created and taken up.
+        let mut disasters: Vec<(u32, Disaster)> = Vec::new();
+        for _ in 0..rng.below(9) {
+            let within = [20, 60, 150, 400][rng.below(4)];
+            disasters.push((rng.below(within) as u32, Disaster::random(rng)));
+        }
+        disasters.sort_by_key(|(at, _)| *at);
+        let slots = if crowd { 1 + rng.below(2) } else { 1 + rng.below(4) } as u32;
+        let fail_fast = rng.one_in(6);
+        let drift = [0, 400, -400][rng.below(3)];
+        Self { seed, tasks, added, fail_fast, slots, calls, disasters, drift, leap: LEAP, most_moves: MOST_MOVES }
+    }
+
+    /// Waits for a time of every kind, one after the other, each of so many days; meanwhile somebody keeps setting the
+    /// clock, and processes die.
+    #[must_use]
+    pub fn long_waits(seed: u64, days: u64) -> Self {
+        // Longer than the timers' thread may sleep: that it looks at the wall again is not the world's doing.
+        const LEAP: u64 = 60;
+        const SLEEP: u32 = 30;
+        let rng = &mut Rng::new(seed);
+        let ms = days * 24 * 3600 * 1000;
+        let task = |number: usize| TaskPlan { on: (0..number).collect(), ..TaskPlan::plain(number) };
+        let delay = Duration::from_millis(ms);
+        let retry = RetryPolicy { delay, max_delay: delay, jitter: 0.0, ..RetryPolicy::new(2) };
+        let tasks = vec![
+            TaskPlan { acts: vec![Act::Step(true), Act::Sleep(ms), Act::Step(true)], ..task(0) },
+            TaskPlan { gate: Some(Gate::After(ms)), ..task(1) },
+            TaskPlan { retry, ends: vec![End::Fail(true), End::Return], ..task(2) },
+        ];
+        let added = TaskPlan::added(rng, tasks.len());
+        let leaps = (3 * ms / 1000) as u32 / SLEEP;
+        let mut disasters: Vec<(u32, Disaster)> = (0..200)
+            .map(|n| {
+                let disaster = if n % 50 == 0 {
+                    Disaster::Crash
+                } else {
+                    Disaster::Jump(rng.below(40_000_000) as i64 - 20_000_000)
+                };
+                (rng.below(leaps as usize) as u32, disaster)
+            })
+            .collect();
+        disasters.sort_by_key(|(at, _)| *at);
+        let (leap, most_moves) = (Duration::from_secs(LEAP), 3 * leaps);
+        let (fail_fast, slots, calls, drift) = (false, 1, vec![1], 0);
+        Self { seed, tasks, added, fail_fast, slots, calls, disasters, drift, leap, most_moves }
+    }
+}

@@ -1,0 +1,141 @@
+//! Who has a slot, and what it does between two bodies: as a worker of the pool does.
+
+use std::sync::Arc;
+
+use bide_core::{Event, TaskIx};
+use bide_executor::slots::{HandOver, SlotNo};
+use bide_executor::{Ready, Run};
+
+use super::super::body::{Body, Phase, digest, mix};
+use super::super::host::SimHost;
+use super::{BodyNo, Holder, Process};
+
+impl Process {
+    fn hand(&mut self, slot: SlotNo, over: HandOver<BodyNo>) {
+        match over {
+            HandOver::Free => {
+                self.holders.remove(&slot);
+            }
+            HandOver::New => {
+                self.holders.insert(slot, Holder::Worker);
+            }
+            HandOver::Resumed(no) => {
+                self.holders.insert(slot, Holder::Body(no));
+            }
+        }
+    }
+
+    pub(super) fn give_back(&mut self, slot: SlotNo) {
+        let (work, waiting) = (self.has_work(), self.slots.resumed());
+        let over = self.slots.give_back(slot, work);
+        if over != HandOver::Free {
+            let to_new = over == HandOver::New;
+            self.shared.oracle.lock().resumed_bodies_go_first(to_new, waiting, work, &mut self.streak);
+        }
+        self.hand(slot, over);
+    }
+
+    /// A worker between two bodies.
+    pub(super) fn work(&mut self, slot: SlotNo) {
+        let waiting = self.slots.resumed();
+        if waiting > 0 {
+            self.commit(slot);
+            let over = self.slots.between(slot);
+            let mut oracle = self.shared.oracle.lock();
+            oracle.resumed_bodies_go_first(over.is_none(), waiting, true, &mut self.streak);
+            drop(oracle);
+            if let Some(no) = over {
+                self.holders.insert(slot, Holder::Body(no));
+                return;
+            }
+        }
+        match self.find(slot) {
+            Some(ready) => self.enter(slot, ready),
+            None if !self.sides[slot as usize].gathering.is_empty() => self.commit(slot),
+            None => self.give_back(slot),
+        }
+    }
+
+    fn find(&mut self, slot: SlotNo) -> Option<Ready<SimHost>> {
+        if self.is_closing() {
+            return None;
+        }
+        if let Some(ready) = self.sides[slot as usize].deque.pop_front() {
+            return Some(ready);
+        }
+        if let Some(ready) = self.driver.engine().dispatch().ready.lock().pop_front() {
+            return Some(ready);
+        }
+        self.sides.iter_mut().find_map(|side| side.deque.pop_front())
+    }
+
+    pub(super) fn commit(&mut self, slot: SlotNo) {
+        let side = &mut self.sides[slot as usize];
+        side.deque.extend(self.driver.commit(&side.gathering));
+    }
+
+    /// A result gathers on its slot; that of a marked body is committed at once.
+    pub(super) fn gather(&mut self, slot: SlotNo, run: Arc<Run<SimHost>>, event: Event, marked: bool) {
+        let now = self.steady();
+        let side = &mut self.sides[slot as usize];
+        if side.gathering.is_empty() {
+            side.since = now;
+        }
+        if self.driver.gather(&side.gathering, run, event) || marked {
+            self.commit(slot);
+        }
+    }
+
+    fn enter(&mut self, slot: SlotNo, ready: Ready<SimHost>) {
+        let Some(Ready { run, task }) = self.driver.unless_overdue(ready) else { return };
+        let (entered, mut seen) = {
+            let mut state = run.state.lock();
+            let entered = state.enter(task, self.now());
+            let outputs = self.graph.dependencies(task.ix).iter();
+            let seen = outputs.fold(u64::from(task.ix), |seen, on| {
+                mix(seen, state.output(*on).map_or(1, |output| digest(output.as_bytes())))
+            });
+            (entered, seen)
+        };
+        let Some(entered) = entered else { return };
+        seen = mix(seen, run.input("input").map_or(2, |input| digest(input.as_bytes())));
+        let context = run.context_of(task.ix).map(|(view, _)| view);
+        for (key, value) in context.iter().flatten() {
+            seen = mix(mix(seen, digest(key.as_bytes())), digest(value.as_bytes()));
+        }
+        let sets = |ix: TaskIx| self.shared.case.task(ix).acts.iter().filter_map(|act| act.sets());
+        let twice = self.bodies.values().any(|body| Arc::ptr_eq(&body.run, &run) && body.task == task);
+        let lost = run.lease != self.driver.lease();
+        let still_has_it = self.still_has(&run);
+        let mut oracle = self.shared.oracle.lock();
+        oracle.note(format!("enters: {} attempt {}", self.graph.name(task.ix), entered.attempt));
+        oracle.a_task_starts_only_after_what_it_depends_on(run.id.row(), task.ix, still_has_it);
+        oracle.a_body_starts_once_and_only_under_its_lease(task.ix, twice, lost);
+        if entered.reentry && still_has_it {
+            oracle.a_sleeping_body_is_left_alone(run.id.row(), task.ix);
+        }
+        let view = context.iter().flatten().map(|(key, _)| Arc::clone(key)).collect();
+        oracle.a_task_sees_what_its_ancestors_have_set(run.id.row(), task.ix, &view, sets);
+        if let Err(why) = &context {
+            oracle.violations.push(format!("the context does not read back: {why}"));
+        }
+        drop(oracle);
+        let context = context.unwrap_or_default();
+        self.last_body += 1;
+        let body = Body {
+            allowance: self.driver.allowance(&run, task, entered.attempt),
+            run,
+            task,
+            attempt: entered.attempt,
+            at: 0,
+            phase: if entered.mark { Phase::Mark } else { Phase::Acts },
+            marked: entered.mark,
+            seen,
+            ticket: 0,
+            woken: false,
+            context: [context.clone(), context],
+        };
+        self.bodies.insert(self.last_body, body);
+        self.holders.insert(slot, Holder::Body(self.last_body));
+    }
+}
