@@ -25,6 +25,7 @@ CARGO_TEST ?= --workspace --exclude bide-py
 BENCH ?=
 SEEDS ?= 10000
 FIRST ?= 0
+KILLS ?= 1000
 
 # The crates look at this interpreter's headers. Naming it keeps cargo from
 # building them again when the PATH changes.
@@ -54,9 +55,12 @@ test-rust: $(STAMP)/venv ## run the Rust tests alone
 test-python: $(STAMP)/bide $(STAMP)/group-demo $(STAMP)/group-test .venv-pythons/stamp ## run the Python tests alone
 	$(BIN)/python -m pytest tests $(PYTEST)
 
-.PHONY: soak
-soak: $(STAMP)/venv ## play simulated worlds for as long as one likes: make soak SEEDS=100000 [FIRST=0]
+.PHONY: soak soak-kills
+soak: soak-kills $(STAMP)/venv ## play simulated worlds and kill processes for as long as one likes: make soak SEEDS=100000 [FIRST=0] [KILLS=1000]
 	cargo run --locked --release -p bide-testkit --example soak -- $(SEEDS) $(FIRST)
+
+soak-kills: $(STAMP)/bide $(STAMP)/group-test ## the kills alone: make soak-kills KILLS=1000 [SEED=4711]
+	$(BIN)/python tests/kills.py $(KILLS) $(SEED)
 
 # Each tool is a target, so that `make --keep-going lint` shows what all of them say.
 LINTS := lint-rustfmt lint-clippy lint-ruff lint-mypy lint-basedpyright lint-stubtest
@@ -96,6 +100,10 @@ bench: $(STAMP)/bide $(STAMP)/group-demo ## print the table of measurements, sid
 .PHONY: bench-peers
 bench-peers: $(STAMP)/bide $(STAMP)/group-demo .venv-peers/stamp ## the same with rows of other engines
 	$(BIN)/python -m benchmarks --peers $(BENCH)
+
+.PHONY: bench-take-over
+bench-take-over: $(STAMP)/bide ## how long after a SIGKILL another process goes on with the run
+	$(BIN)/python -m benchmarks.take_over
 
 .PHONY: chart
 chart: $(STAMP)/group-chart ## draw benchmarks/chart.svg from what make bench measured last

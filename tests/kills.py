@@ -219,11 +219,11 @@ def equals_one_without_a_crash(run: bide.RunResult) -> None:
 def main() -> None:
     kills = int(sys.argv[1])
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(10**6)
-    print(f"{kills} kills, seed {seed}", flush=True)
+    print(f"{kills} kills, seed {seed}", flush=True)  # noqa: T201 - this is a program
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
         kill(Path(directory) / "bide.db", seed, kills)
-    print(f"no guarantee is broken; {time.monotonic() - begun:.0f} s")
+    print(f"no guarantee is broken; {time.monotonic() - begun:.0f} s")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from kills import judge, kill
 
 def test_no_kill_at_any_moment_breaks_a_guarantee(file: Path) -> None:
     seed = random.SystemRandom().randrange(10**6)
-    print(f"seed {seed}: to see it again, python tests/kills.py 60 {seed}")  # shown if it fails
+    print(f"to see it again: python tests/kills.py 60 {seed}")  # noqa: T201 - shown if it fails
     kill(file, seed, 60)
 
 
@@ -19,7 +19,10 @@ def test_no_kill_at_any_moment_breaks_a_guarantee(file: Path) -> None:
     [
         (["did r orders a", "got r orders a 1", "did r orders a"], "a committed step runs again"),
         (["got r orders a 1", "got r orders a 2"], "a step returns something else"),
-        (["enter r orders 1 5", "leave r orders 5", "enter r gated 1 6", "enter r orders 1 7"], "a committed task again"),
+        (
+            ["enter r orders 1 5", "leave r orders 5", "enter r gated 1 6", "enter r orders 1 7"],
+            "a committed task again",
+        ),
         (["enter r gated 1 6"], "before what it depends on"),
         (["enter r flaky 2 5", "enter r flaky 1 6"], "an attempt that was over"),
         (["leave r orders 5", "enter r gated 1 5.01"], "a gate opens early"),
