@@ -27,6 +27,7 @@ SEEDS ?= 10000
 FIRST ?= 0
 PREEMPTIONS ?= 3
 FUZZ_SECONDS ?= 60
+KILLS ?= 1000
 
 # The crates look at this interpreter's headers. Naming it keeps cargo from
 # building them again when the PATH changes.
@@ -57,11 +58,15 @@ test-python: $(STAMP)/bide $(STAMP)/group-demo $(STAMP)/group-test .venv-pythons
 	$(BIN)/python -m pytest tests $(PYTEST)
 
 .PHONY: soak
-soak: soak-worlds soak-models soak-fuzz soak-valgrind ## what make test does in small, for as long as one likes; parts: soak-…
+soak: soak-worlds soak-kills soak-models soak-fuzz soak-valgrind ## what make test does in small, for as long as one likes; parts: soak-…
 
 .PHONY: soak-worlds
 soak-worlds: $(STAMP)/venv ## play simulated worlds: make soak-worlds SEEDS=100000 [FIRST=0]
 	cargo run --locked --release -p bide-testkit --example soak -- $(SEEDS) $(FIRST)
+
+.PHONY: soak-kills
+soak-kills: $(STAMP)/bide $(STAMP)/group-test ## kill processes at random moments: make soak-kills KILLS=1000 [SEED=4711]
+	$(BIN)/python tests/kills.py $(KILLS) $(SEED)
 
 .PHONY: soak-models
 soak-models: ## the models of the hand-off with more preemptions: make soak-models PREEMPTIONS=4
@@ -128,6 +133,10 @@ profile: $(STAMP)/bide ## count the instructions of a task, a hop, a run, a wait
 	cp -r python/bide target/profile-python/
 	cp target/release/libbide_core_py.so target/profile-python/bide/_core.abi3.so
 	PYTHONPATH=target/profile-python $(BIN)/python -m benchmarks.instructions
+
+.PHONY: bench-take-over
+bench-take-over: $(STAMP)/bide ## how long after a SIGKILL another process goes on with the run
+	$(BIN)/python -m benchmarks.take_over
 
 .PHONY: chart
 chart: $(STAMP)/group-chart ## draw benchmarks/chart.svg from what make bench measured last

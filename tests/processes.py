@@ -174,9 +174,9 @@ def ledger(store: Path) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
-def eventually(answer: Callable[[], object], what: str) -> None:
+def eventually(answer: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
     """Wait for something that only the store can tell."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + patience
     while not answer():
         assert time.monotonic() < until, f"never: {what}"
         time.sleep(0.005)

@@ -16,7 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import bide
-from processes import Child, eventually, ledger
+from processes import PATIENCE, Child, eventually, ledger
+
+LEASE = 15.0 + 5.0
+"""Seconds until a lease has run out, and until the others have noticed."""
 
 RUNS = 100
 BUSY = 2
@@ -183,7 +186,7 @@ def test_a_runner_that_was_stopped_beyond_its_lease_starts_nothing_and_changes_n
             worlds.append(world)
         alone, *taken = worlds
         for world in taken:
-            eventually(world.is_taken_over, "the others have done the stopped runner's work")
+            eventually(world.is_taken_over, "the others have done the stopped runner's work", LEASE + PATIENCE)
         goes_on_alone(alone)
         for world in taken:
             is_fenced(world)

@@ -128,6 +128,13 @@ impl<H: Host> Driver<H> {
         self.engine.commit_now();
     }
 
+    /// What a worker asks before each body (and step, and poll): false if nothing may start any more. A body whose run
+    /// is lost by the answer finds it over.
+    #[must_use]
+    pub fn may_start(&self) -> bool {
+        self.engine.lease_holds(self.engine.clock.now()) || self.engine.make_sure_of_lease()
+    }
+
     /// The lease thread's turn.
     pub fn lease_turn(&mut self) {
         self.engine.keep_watch(&mut self.watch);

@@ -83,6 +83,13 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
         }
     }
 
+    /// The lease has run out: out of the way of those for whom it has not.
+    #[cold]
+    #[inline(never)]
+    fn is_sure_of_lease(&self, cx: &mut dyn Attached) -> bool {
+        cx.detach(|| self.engine.make_sure_of_lease())
+    }
+
     /// Executes one body. The slot comes back, unless the body was suspended without one.
     fn execute<C: Worker<H>>(&mut self, ready: Ready<H>, held: Held<H>, cx: &mut C) -> Option<Held<H>> {
         let Some(ready) = Arc::clone(&ready.run).wait_for_overdue(ready) else { return Some(held) };
@@ -97,14 +104,13 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
         let Ready { run, task } = ready;
         let mut now = self.engine.clock.now();
         if !self.engine.lease_holds(now) {
-            let engine = self.engine;
-            if !(cx as &mut dyn Attached).detach(|| engine.make_sure_of_lease()) {
+            if !self.is_sure_of_lease(cx) {
                 if wants_handle {
                     shared.dismiss(&self.cell);
                 }
                 return Some(held);
             }
-            now = engine.clock.now();
+            now = self.engine.clock.now();
         }
         let entered = {
             let mut state = run.state.lock();

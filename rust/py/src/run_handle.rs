@@ -64,6 +64,10 @@ impl PyRunHandle {
                 Instant::now().checked_add(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX))
             });
             let mut handle = self.handle();
+            if matches!(handle.settled().get(), Some(Settlement::NotHere(_))) {
+                // That was said before; somebody may have taken it up since.
+                handle = self.follow(py)?;
+            }
             loop {
                 match (handle.settled().get(), &handle) {
                     (None, _) => {}
@@ -123,7 +127,7 @@ impl PyRunHandle {
 }
 
 impl PyRunHandle {
-    /// Another runner has taken the run over: waits for what comes of it there.
+    /// Looks for the run anew: another runner has taken it over, or may have taken it up.
     fn follow(&self, py: Python<'_>) -> PyResult<Handle<Python3>> {
         let handle =
             gil::detached(py, || self.runner.engine.handle(self.run())).map_err(|error| errors::store(py, &error))?;
@@ -135,6 +139,7 @@ impl PyRunHandle {
         match settlement {
             Settlement::Run(status) if status.is_ended() => Ok(true),
             Settlement::Run(RunStatus::Paused) => Err(self.paused(py)?),
+            Settlement::Elsewhere => Err(errors::bide(py, &format!("run {} was deleted", self.run()))),
             other => {
                 exit::keep_daemons(py)?;
                 Err(errors::settlement(py, other))

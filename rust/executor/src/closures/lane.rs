@@ -113,10 +113,14 @@ impl Lane {
     ) {
         let engine = &self.engine;
         let Ready { run, task } = ready;
-        if !self.is_sure_of_lease().await {
-            return;
+        let mut now = engine.clock.now();
+        if !engine.lease_holds(now) {
+            if !self.is_sure_of_lease().await {
+                return;
+            }
+            now = engine.clock.now();
         }
-        let entered = run.state.lock().enter(task, engine.clock.now());
+        let entered = run.state.lock().enter(task, now);
         let Some(entered) = entered else { return };
         let (turn, attempt) = (self.next_turn(), entered.attempt);
         let body = &run.flow.bodies[task.ix as usize];

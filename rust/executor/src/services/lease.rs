@@ -201,7 +201,8 @@ impl<H: Host> Engine<H> {
         let settled = {
             let mut watched = self.watched.lock();
             let known = watched.get(&id).and_then(std::sync::Weak::upgrade);
-            known.unwrap_or_else(|| {
+            // What was said is not said again: a run that nobody had may be executed by now.
+            known.filter(|settled| settled.get().is_none()).unwrap_or_else(|| {
                 let settled = Arc::new(Settled::default());
                 watched.insert(id, Arc::downgrade(&settled));
                 settled
