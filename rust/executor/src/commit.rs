@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bide_core::record::{Batch, Committed};
 use bide_core::{Effect, Event, GateSpec, Refused, RunStatus, Time, Value};
 use bide_store::{Lease, StoreError};
 use bide_sync::{Condvar, Mutex};
@@ -25,6 +26,11 @@ pub(crate) const GROUP: usize = 64;
 
 /// A result waits at most so long for others.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(1);
+
+/// A commit that finds the store locked by others is tried so often. On a file each try takes 10 s, so that a lock that
+/// somebody holds for half a minute is only waited for: what is to be committed has happened, and stopping for a lock
+/// would do it again.
+const TRIES: u32 = 6;
 
 /// The committer looks for forgotten groups so many times before it sleeps until it is armed again.
 const LOOKS: u32 = 8;
@@ -260,7 +266,7 @@ impl<H: Host> Engine<H> {
             return own_outcome;
         }
         counts::commits();
-        match self.store().commit(lease, &mut pending.batch) {
+        match self.commit_patiently(lease, &mut pending.batch) {
             Ok(token) => {
                 for (run, effect) in pending.committed(token) {
                     match effect {
@@ -284,6 +290,26 @@ impl<H: Host> Engine<H> {
         self.let_go(lost);
         tell(replies);
         own_outcome
+    }
+
+    /// Commits a batch; waits for a store that others keep locked, and says so. A runner that is closing waits for one
+    /// try only.
+    fn commit_patiently(&self, lease: Lease, batch: &mut Batch) -> Result<Committed, StoreError> {
+        let mut in_all = Duration::ZERO;
+        for left in (0..TRIES).rev() {
+            match self.store().commit(lease, batch) {
+                Err(StoreError::Busy { store, waited }) => {
+                    in_all += waited;
+                    let error = StoreError::Busy { store, waited: in_all };
+                    if left == 0 || self.is_closing() {
+                        return Err(error);
+                    }
+                    self.log(Level::Warning, &format!("{error} yet; a commit goes on trying, and bodies wait for it"));
+                }
+                outcome => return outcome,
+            }
+        }
+        unreachable!("the last try returns")
     }
 
     /// These runs are executed elsewhere: whoever waits for them is to look there.
