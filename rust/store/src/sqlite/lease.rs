@@ -10,7 +10,6 @@ use bide_core::{RunId, Time};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::SqliteStore;
-use super::surroundings::identify;
 use super::transaction::Transaction;
 use crate::{LEASE, Lease, StoreError};
 
@@ -218,11 +217,7 @@ impl SqliteStore {
 
     pub(super) fn look_for_news(&self) -> Result<u64, StoreError> {
         let live = self.live()?;
-        if identify(&self.path) != Some(self.file) {
-            return Err(self.place.unavailable(
-                "the file was deleted or replaced while it was open; put it back or start again with the new one",
-            ));
-        }
+        self.files.still_there(&self.place)?;
         let mut news = live.news.lock();
         let writer = live.writer.lock();
         let mut look = || -> rusqlite::Result<bool> {

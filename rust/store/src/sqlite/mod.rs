@@ -37,7 +37,7 @@ use crate::{Creation, Durability, Lease, RunFilter, Store, StoreError, StoredVer
 use checkpoint::{Checkpointer, Debt};
 use error::{Place, is_busy};
 use lock::LockFile;
-use surroundings::FileId;
+use surroundings::{FileId, Files};
 
 /// How to open a store.
 #[derive(Clone, Copy, Debug)]
@@ -65,8 +65,8 @@ const PAGE_SIZE: u32 = 2048;
 /// Runs in one SQLite file. All runners of a process on one file share one of these.
 pub struct SqliteStore {
     place: Place,
-    path: PathBuf,
     file: FileId,
+    files: Files,
     pid: u32,
     full: AtomicBool,
     debt: Arc<Debt>,
@@ -124,17 +124,16 @@ impl SqliteStore {
         let copier = connect(&path, &place, move || theirs.patience())?;
         copier.pragma_update(None, "synchronous", "NORMAL").map_err(|error| place.error(&error))?;
 
-        let mut lock_path = path.clone().into_os_string();
-        lock_path.push("-lock");
+        let lock_path = surroundings::beside(&path, "-lock");
         let failed = |what: &str, error: std::io::Error| place.unavailable(&format!("{what} ({error})"));
-        let lock = LockFile::open(lock_path.as_ref())
+        let lock = LockFile::open(&lock_path)
             .map_err(|error| failed(&format!("its lock file {} cannot be locked", lock_path.display()), error))?;
         let writer = Arc::new(Mutex::new(writer));
         let checkpointer = Checkpointer::start(debt.clone(), copier, writer.clone())
             .map_err(|error| failed("the checkpointer's thread cannot start", error))?;
         Ok(Self {
+            files: Files::of(&path, file, &place)?,
             place,
-            path,
             file,
             pid: std::process::id(),
             full: AtomicBool::new(options.durability == Durability::Full),
@@ -227,7 +226,7 @@ fn prepare(connection: &Connection, place: &Place, options: &Options) -> Result<
             connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         }
         // The log is kept for reuse, but not at the size that one bad moment gave it.
-        connection.pragma_update_and_check(None, "journal_size_limit", 64 << 20, |_| Ok(()))?;
+        connection.pragma_update_and_check(None, "journal_size_limit", checkpoint::LONG as i64, |_| Ok(()))?;
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))
     };
     let since = Instant::now();
@@ -316,6 +315,10 @@ impl Store for SqliteStore {
 
     fn news(&self) -> Result<u64, StoreError> {
         self.look_for_news()
+    }
+
+    fn warning(&self) -> Option<String> {
+        self.debt.warning(&self.place.name)
     }
 }
 
