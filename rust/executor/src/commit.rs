@@ -276,9 +276,21 @@ impl<H: Host> Engine<H> {
                 }
             }
             Err(error) => {
-                pending.discard().for_each(drop);
+                // While the gate is still held: the memory of these runs is ahead of the store, and nobody may build on
+                // it or show it.
+                let fenced = matches!(error, StoreError::Fenced { .. });
+                let first = !fenced && self.stop_over(&error);
+                for run in pending.discard() {
+                    if fenced {
+                        run.settled.settle(Settlement::Elsewhere);
+                    }
+                }
                 drop(pending);
-                self.commit_failed(lease, &error);
+                if fenced {
+                    self.fenced(lease);
+                } else {
+                    self.tell_of_break_down(&error, first);
+                }
                 self.let_go(lost);
                 return Err(Lost::Stopped);
             }
@@ -321,13 +333,6 @@ impl<H: Host> Engine<H> {
             }
             drop(runs);
             run.settled.settle(Settlement::Elsewhere);
-        }
-    }
-
-    fn commit_failed(self: &Arc<Self>, lease: Lease, error: &StoreError) {
-        match error {
-            StoreError::Fenced { .. } => self.fenced(lease),
-            _ => self.break_down(error),
         }
     }
 

@@ -50,6 +50,8 @@ pub struct Engine<H: Host> {
     pub(crate) lease_service: LeaseService,
     stopped: OnceLock<Settlement>,
     closing: AtomicBool,
+    /// The lease was given back and the store let go of.
+    let_go: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Writes a line to the host's log.
     log: Log,
@@ -115,6 +117,7 @@ impl<H: Host> Engine<H> {
             lease_service: LeaseService::default(),
             stopped: OnceLock::new(),
             closing: AtomicBool::new(false),
+            let_go: AtomicBool::new(false),
             threads: Mutex::default(),
             clock,
             store: RwLock::new(store),
@@ -214,7 +217,18 @@ impl<H: Host> Engine<H> {
 
     /// Stops at once because of the store: nothing is committed any more, and every caller is told.
     pub(crate) fn break_down(self: &Arc<Self>, error: &StoreError) {
-        if self.stopped.set(Settlement::Broken(Box::new(error.clone()))).is_ok() {
+        let first = self.stop_over(error);
+        self.tell_of_break_down(error, first);
+    }
+
+    /// First half of it: nothing is committed any more. True for who is to do the second half.
+    pub(crate) fn stop_over(&self, error: &StoreError) -> bool {
+        self.stopped.set(Settlement::Broken(Box::new(error.clone()))).is_ok()
+    }
+
+    /// Second half of it, without the gate.
+    pub(crate) fn tell_of_break_down(self: &Arc<Self>, error: &StoreError, first: bool) {
+        if first {
             self.log(Level::Error, &format!("the runner on {} stops: {error}", self.store().name()));
             self.closing.store(true, Ordering::Release);
             self.dispatch.close(self);
@@ -237,20 +251,24 @@ impl<H: Host> Engine<H> {
         self.stop_threads();
         self.flush();
         self.suspend_entered();
-        let first = {
+        {
             // Whoever commits holds the gate: once this is set nobody does, so that the lease is given back last.
             let _gate = self.gate.lock();
-            self.stopped.set(Settlement::Closed).is_ok()
-        };
-        if first {
-            let lease = *self.lease.read();
-            let store = self.store();
-            if let Err(error) = store.leave(lease) {
-                self.log(Level::Warning, &format!("the lease could not be given back: {error}"));
-            }
-            *self.store.write() = Arc::new(Closed { name: store.name().to_owned() });
-            self.settle_all(&Settlement::Closed);
+            let _ = self.stopped.set(Settlement::Closed);
         }
+        if self.let_go.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        // A runner that had to stop gives back what it can, too: what it had goes on at once where the store works.
+        let lease = *self.lease.read();
+        let store = self.store();
+        if !matches!(self.stopped(), Some(Settlement::Broken(error)) if matches!(**error, StoreError::Busy { .. }))
+            && let Err(error) = store.leave(lease)
+        {
+            self.log(Level::Warning, &format!("the lease could not be given back: {error}"));
+        }
+        *self.store.write() = Arc::new(Closed { name: store.name().to_owned() });
+        self.settle_late_comers();
     }
 
     /// Fences the bodies that have not returned: what they do from here on changes nothing, and their runs are not

@@ -51,9 +51,31 @@ async fn a_failed_commit_is_told_to_every_caller_and_stops_the_runner() {
         go_on.add_permits(1);
         let error = within(run.result()).await.unwrap_err();
         assert!(matches!(error, Error::Store(_)), "{fault:?}: {error}");
+        // What could not be committed is not shown either.
+        assert_ne!(within(run.status()).await.ok(), Some(RunStatus::Completed), "{fault:?}");
         assert!(matches!(within(async { runner.run(&flow, ()).await }).await, Err(Error::Store(_))), "{fault:?}");
         within(runner.close()).await;
     }
+}
+
+#[tokio::test]
+async fn a_runner_that_stopped_gives_its_lease_back_when_it_is_closed_so_that_its_runs_go_on_at_once() {
+    let (entered, go_on, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
+    let flow = held(&entered, &go_on, &executed);
+    let faulty = FaultyStore::new(MemoryStore::new());
+    let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
+    let run = runner.submit(&flow, &()).key("k").await.unwrap();
+    within(entered.notified()).await;
+    faulty.fail_next(Fault::Unavailable);
+    go_on.add_permits(2);
+    assert!(within(run.result()).await.is_err());
+    within(runner.close()).await;
+
+    let next = quiet(faulty.inner());
+    // Nobody waits until its lease has run out.
+    let ended = tokio::time::timeout(LEASE / 3, async { next.run(&flow, ()).key("k").await }).await.unwrap().unwrap();
+    assert_eq!(ended.output::<u32>("held").unwrap(), 7);
+    within(next.close()).await;
 }
 
 /// A runner with one slot, and the warnings that it logs.

@@ -56,6 +56,11 @@ impl Debt {
         self.trouble.lock().untold.take().map(|what| format!("{name}: {what}"))
     }
 
+    /// Nothing is copied any more.
+    fn forget(&self) {
+        self.bytes.store(0, Ordering::Relaxed);
+    }
+
     /// The log could be copied back as a whole.
     fn is_well(&self) {
         *self.trouble.lock() = Trouble::default();
@@ -114,16 +119,17 @@ pub(super) struct Checkpointer {
 }
 
 impl Checkpointer {
-    /// Starts the thread.
+    /// Starts the thread. It copies nothing unless `may` says that the files are those that were opened.
     pub(super) fn start(
         debt: Arc<Debt>,
         connection: Connection,
         writer: Arc<Mutex<Connection>>,
+        may: impl Fn() -> bool + Send + 'static,
     ) -> std::io::Result<Self> {
         let theirs = debt.clone();
         let thread = std::thread::Builder::new()
             .name("bide-checkpoint".into())
-            .spawn(move || serve(&theirs, &connection, &writer))?;
+            .spawn(move || serve(&theirs, &connection, &writer, &may))?;
         Ok(Self { debt, thread: Some(thread) })
     }
 }
@@ -138,7 +144,7 @@ impl Drop for Checkpointer {
     }
 }
 
-fn serve(debt: &Debt, connection: &Connection, writer: &Mutex<Connection>) {
+fn serve(debt: &Debt, connection: &Connection, writer: &Mutex<Connection>, may: &dyn Fn() -> bool) {
     let mut stop = debt.stop.lock();
     while !*stop {
         let before = debt.bytes.load(Ordering::Relaxed);
@@ -152,7 +158,13 @@ fn serve(debt: &Debt, connection: &Connection, writer: &Mutex<Connection>) {
                 return;
             }
         }
-        bide_sync::MutexGuard::unlocked(&mut stop, || checkpoint(debt, connection, writer));
+        bide_sync::MutexGuard::unlocked(&mut stop, || {
+            if may() {
+                checkpoint(debt, connection, writer);
+            } else {
+                debt.forget();
+            }
+        });
         // A reader or another process is in the way: not again at once.
         if !*stop && debt.bytes.load(Ordering::Relaxed) >= LIMIT {
             debt.wake.wait_for(&mut stop, PAUSE);

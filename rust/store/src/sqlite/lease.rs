@@ -113,6 +113,9 @@ impl SqliteStore {
     }
 
     pub(super) fn delete_runner(&self, lease: Lease) -> Result<(), StoreError> {
+        // A runner that stops because they are not gives its lease back by its end.
+        self.live()?;
+        self.files.still_there(&self.place)?;
         let left = self.fenced(lease, |connection| {
             execute(connection, ABANDON, [lease.runner])?;
             execute(connection, "DELETE FROM runner WHERE id = ?1", [lease.runner])

@@ -66,7 +66,7 @@ const PAGE_SIZE: u32 = 2048;
 pub struct SqliteStore {
     place: Place,
     file: FileId,
-    files: Files,
+    files: Arc<Files>,
     pid: u32,
     full: AtomicBool,
     debt: Arc<Debt>,
@@ -129,12 +129,16 @@ impl SqliteStore {
         let lock = LockFile::open(&lock_path)
             .map_err(|error| failed(&format!("its lock file {} cannot be locked", lock_path.display()), error))?;
         let writer = Arc::new(Mutex::new(writer));
-        let checkpointer = Checkpointer::start(debt.clone(), copier, writer.clone())
+        let files = Arc::new(Files::of(&path, file, &place)?);
+        let (theirs, place_of_theirs) = (files.clone(), place.clone());
+        // Beside another log, or none, copying from the one that is open would write over what others have written.
+        let whole = move || theirs.still_there(&place_of_theirs).is_ok();
+        let checkpointer = Checkpointer::start(debt.clone(), copier, writer.clone(), whole)
             .map_err(|error| failed("the checkpointer's thread cannot start", error))?;
         Ok(Self {
-            files: Files::of(&path, file, &place)?,
             place,
             file,
+            files,
             pid: std::process::id(),
             full: AtomicBool::new(options.durability == Durability::Full),
             debt,
