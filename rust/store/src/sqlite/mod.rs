@@ -72,6 +72,7 @@ pub struct SqliteStore {
     debt: Arc<Debt>,
     versions: read::Versions,
     news: lease::NewsCount,
+    late: lease::Late,
     /// What must not be touched after a fork, not even to drop it.
     live: ManuallyDrop<Live>,
 }
@@ -144,6 +145,7 @@ impl SqliteStore {
             debt,
             versions: read::Versions::default(),
             news: lease::NewsCount::default(),
+            late: lease::Late::default(),
             live: ManuallyDrop::new(Live {
                 _checkpointer: checkpointer,
                 reader: Mutex::new(reader),
