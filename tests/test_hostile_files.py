@@ -4,11 +4,12 @@ In each case whoever waits is told why, in words that name the file; what the fa
 there; and the runner goes on, or stops with the reason. docs/hostile.md has the table.
 """
 
-import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -165,7 +166,7 @@ def test_a_file_that_goes_away_stops_the_runner_within_a_second_with_the_reason(
     caplog: pytest.LogCaptureFixture,
     harm: Callable[[Path], None],
     reason: str,
-    survives: bool,  # noqa: FBT001 - a parameter of the cases
+    survives: bool,
 ) -> None:
     with bide.Runner(file) as runner:
         handle = waits(runner)
@@ -178,11 +179,29 @@ def test_a_file_that_goes_away_stops_the_runner_within_a_second_with_the_reason(
         for call in (lambda: runner.submit(waiting), lambda: runner.run(waiting, key="k")):
             with pytest.raises(bide.StoreError, match=reason):
                 call()
-        with pytest.raises(bide.StoreError, match="deleted or replaced|emptied"):
+        with pytest.raises(bide.StoreError, match=r"deleted or replaced|emptied"):
             bide.Runner(file)
     assert any("stops" in record.message and reason in record.message for record in caplog.records)
     if survives:
         has_kept(file)
+
+
+def test_an_index_that_is_cut_short_ends_the_process_and_loses_nothing(file: Path) -> None:
+    """SQLite maps that file into memory, so that the kernel answers with SIGBUS."""
+    script = """
+    @bide.task
+    def kept() -> str:
+        return "kept"
+
+    runner = bide.Runner(db)
+    for n in range(20):
+        runner.run(bide.Workflow("w", [kept]), key=str(n))
+    os.truncate(db + "-shm", 0)
+    runner.run(bide.Workflow("w", [kept]), key="after")
+    """
+    ran(script, file, code=-signal.SIGBUS)
+    with bide.Runner(file) as runner:
+        assert [runner.get(str(n))["kept"] for n in range(20)] == ["kept"] * 20
 
 
 # -- a file that may not be written
@@ -260,14 +279,14 @@ def test_a_damaged_page_is_told_when_it_is_read_and_all_else_is_there(file: Path
     damage(file, b"marker 0042.")
     with bide.Runner(file) as runner:
         intact = 0
+        told = set()
         for n in range(100):
             try:
                 intact += runner.get(str(n))["work"] == f"marker {n:04}." * 10
             except bide.StoreError as error:
-                assert str(file) in str(error)
-                assert "damaged" in str(error)
-                assert "backup" in str(error)
+                told.add(str(error))
         assert 50 <= intact < 100
+        assert all(str(file) in error and "damaged" in error and "backup" in error for error in told), told
         # And it can be used.
         assert runner.run(bide.Workflow("w", [kept]), key="after", timeout=PATIENCE)["kept"] == "kept"
 
@@ -275,7 +294,7 @@ def test_a_damaged_page_is_told_when_it_is_read_and_all_else_is_there(file: Path
 def test_a_file_that_was_cut_short_is_told_when_it_is_opened(file: Path) -> None:
     with_runs(file, 100)
     os.truncate(file, file.stat().st_size // 2)
-    with pytest.raises(bide.StoreError, match="damaged.*backup") as told, bide.Runner(file) as runner:
+    with pytest.raises(bide.StoreError, match=r"damaged.*backup") as told, bide.Runner(file) as runner:
         runner.run(bide.Workflow("w", [kept]), timeout=PATIENCE)
     assert str(file) in str(told.value)
 
@@ -373,10 +392,10 @@ def test_a_lock_that_is_held_for_half_a_minute_is_waited_for(file: Path, caplog:
             # Reading is no matter of locks.
             assert runner.get("w").status is bide.RunStatus.Running
             eventually(lambda: locked_for(caplog, 10, file), "it is said that the file is locked")
-            eventually(lambda: time.monotonic() - since > 29, "half a minute is over")
+            eventually(lambda: time.monotonic() - since > 30, "half a minute is over")
             assert runner.get("w").status is bide.RunStatus.Running
             lock.kill()
-        assert time.monotonic() - since > 29
+        assert time.monotonic() - since > 30
         assert handle.result(timeout=PATIENCE)["held"] == "done"
         other.expect("done")
         other.join()
@@ -456,7 +475,8 @@ def test_a_network_file_system_is_refused_naming_it(tmp_path: Path) -> None:
     source = tmp_path / "nfs.c"
     source.write_text(
         "#include <sys/vfs.h>\n#include <string.h>\n"
-        "int statfs(const char *path, struct statfs *to) { memset(to, 0, sizeof *to); to->f_type = 0x6969; return 0; }\n"
+        "int statfs(const char *path, struct statfs *to) "
+        "{ memset(to, 0, sizeof *to); to->f_type = 0x6969; return 0; }\n"
         "int statfs64(const char *path, struct statfs64 *to) "
         "{ memset(to, 0, sizeof *to); to->f_type = 0x6969; return 0; }\n"
     )
@@ -469,8 +489,6 @@ def test_a_network_file_system_is_refused_naming_it(tmp_path: Path) -> None:
         say(error)
     say(Path(db).exists())
     """
-    import textwrap
-
     got = subprocess.run(
         [sys.executable, "-c", PRELUDE + textwrap.dedent(script), str(tmp_path / "bide.db")],
         env={**os.environ, "PYTHONPATH": str(Path(bide.__path__[0]).parent), "LD_PRELOAD": str(library)},
