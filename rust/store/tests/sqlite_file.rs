@@ -434,7 +434,7 @@ fn a_reader_that_holds_on_to_an_old_state_stops_no_writer_and_is_told_once_the_l
 /// What is there some time.
 #[track_caller]
 fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
-    for _ in 0..60_000 {
+    for _ in 0..20_000 {
         if let Some(found) = look() {
             return found;
         }
