@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bide_core::record::{Batch, Committed};
 use bide_core::{Effect, Event, GateSpec, Refused, RunStatus, Time, Value};
 use bide_store::{Lease, StoreError};
 use bide_sync::{Condvar, Mutex};
@@ -26,6 +27,11 @@ pub(crate) const GROUP: usize = 64;
 
 /// A result waits at most so long for others.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(1);
+
+/// A commit that finds the store locked by others is tried so often. On a file each try takes 10 s, so that a lock that
+/// somebody holds for half a minute is only waited for: what is to be committed has happened, and stopping for a lock
+/// would do it again.
+const TRIES: u32 = 6;
 
 /// The committer looks for forgotten groups so many times before it sleeps until it is armed again.
 const LOOKS: u32 = 8;
@@ -260,7 +266,7 @@ impl<H: Host> Engine<H> {
                 return Ok(());
             }
             counts::commits();
-            let token = self.store().commit(lease, &mut pending.batch)?;
+            let token = self.commit_patiently(lease, &mut pending.batch)?;
             for (run, effect) in pending.committed(token) {
                 match effect {
                     Effect::Ready { task } => ready.push(Ready { run, task }),
@@ -272,9 +278,21 @@ impl<H: Host> Engine<H> {
         match written {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                pending.discard().for_each(drop);
+                // While the gate is still held: the memory of these runs is ahead of the store, and nobody may build on
+                // it or show it.
+                let fenced = matches!(error, StoreError::Fenced { .. });
+                let first = !fenced && self.stop_over(&error);
+                for run in pending.discard() {
+                    if fenced {
+                        run.settled.settle(Settlement::Elsewhere);
+                    }
+                }
                 drop(pending);
-                self.commit_failed(lease, &error);
+                if fenced {
+                    self.fenced(lease);
+                } else {
+                    self.tell_of_break_down(&error, first);
+                }
                 self.let_go(lost);
                 return Err(Lost::Stopped);
             }
@@ -296,6 +314,26 @@ impl<H: Host> Engine<H> {
         own_outcome
     }
 
+    /// Commits a batch; waits for a store that others keep locked, and says so. A runner that is closing waits for one
+    /// try only.
+    fn commit_patiently(&self, lease: Lease, batch: &mut Batch) -> Result<Committed, StoreError> {
+        let mut in_all = Duration::ZERO;
+        for left in (0..TRIES).rev() {
+            match self.store().commit(lease, batch) {
+                Err(StoreError::Busy { store, waited }) => {
+                    in_all += waited;
+                    let error = StoreError::Busy { store, waited: in_all };
+                    if left == 0 || self.is_closing() {
+                        return Err(error);
+                    }
+                    self.log(Level::Warning, &format!("{error} yet; a commit goes on trying, and bodies wait for it"));
+                }
+                outcome => return outcome,
+            }
+        }
+        unreachable!("the last try returns")
+    }
+
     /// These runs are executed elsewhere: whoever waits for them is to look there.
     fn let_go(&self, lost: Vec<Arc<Run<H>>>) {
         for run in lost {
@@ -305,13 +343,6 @@ impl<H: Host> Engine<H> {
             }
             drop(runs);
             run.settled.settle(Settlement::Elsewhere);
-        }
-    }
-
-    fn commit_failed(self: &Arc<Self>, lease: Lease, error: &StoreError) {
-        match error {
-            StoreError::Fenced { .. } => self.fenced(lease),
-            _ => self.break_down(error),
         }
     }
 

@@ -50,7 +50,7 @@ pub struct Engine<H: Host> {
     pub(crate) lease_service: LeaseService,
     stopped: OnceLock<Settlement>,
     closing: AtomicBool,
-    /// The lease was given back.
+    /// The lease was given back and the store let go of.
     left: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Writes a line to the host's log.
@@ -228,21 +228,35 @@ impl<H: Host> Engine<H> {
 
     /// Stops at once because of the store: nothing is committed any more, and every caller is told.
     pub(crate) fn break_down(self: &Arc<Self>, error: &StoreError) {
-        self.stop_because(&Settlement::Broken(Box::new(error.clone())), &error.to_string());
+        let first = self.stop_over(error);
+        self.tell_of_break_down(error, first);
+    }
+
+    /// First half of it: nothing is committed any more. True for who is to do the second half.
+    pub(crate) fn stop_over(&self, error: &StoreError) -> bool {
+        self.stopped.set(Settlement::Broken(Box::new(error.clone()))).is_ok()
+    }
+
+    /// Second half of it, without the gate.
+    pub(crate) fn tell_of_break_down(self: &Arc<Self>, error: &StoreError, first: bool) {
+        if first {
+            self.tell_of_stop(&Settlement::Broken(Box::new(error.clone())), &error.to_string());
+        }
     }
 
     /// Stops at once because of a bug in bide; `why` is what [`Host::no_panic`] made of it.
     pub fn panicked(self: &Arc<Self>, why: &str) {
-        self.stop_because(&Settlement::Panicked(why.into()), why);
+        let settlement = Settlement::Panicked(why.into());
+        if self.stopped.set(settlement.clone()).is_ok() {
+            self.tell_of_stop(&settlement, why);
+        }
     }
 
-    fn stop_because(self: &Arc<Self>, settlement: &Settlement, why: &str) {
-        if self.stopped.set(settlement.clone()).is_ok() {
-            self.log(Level::Error, &format!("the runner on {} stops: {why}", self.store().name()));
-            self.closing.store(true, Ordering::Release);
-            self.dispatch.close(self);
-            self.settle_all(settlement);
-        }
+    fn tell_of_stop(self: &Arc<Self>, settlement: &Settlement, why: &str) {
+        self.log(Level::Error, &format!("the runner on {} stops: {why}", self.store().name()));
+        self.closing.store(true, Ordering::Release);
+        self.dispatch.close(self);
+        self.settle_all(settlement);
     }
 
     /// First half of the end: no body starts or resumes any more, deferred ones are suspended.
@@ -265,16 +279,19 @@ impl<H: Host> Engine<H> {
             let _gate = self.gate.lock();
             let _ = self.stopped.set(Settlement::Closed);
         }
-        // Also if the runner had stopped because of its store: else its runs would wait until the lease has run out.
-        if !self.left.swap(true, Ordering::AcqRel) {
-            let lease = *self.lease.read();
-            let store = self.store();
-            if let Err(error) = store.leave(lease) {
-                self.log(Level::Warning, &format!("the lease could not be given back: {error}"));
-            }
-            *self.store.write() = Arc::new(Closed { name: store.name().to_owned() });
-            self.settle_late_comers();
+        if self.left.swap(true, Ordering::AcqRel) {
+            return;
         }
+        // A runner that had to stop gives back what it can, too: what it had goes on at once where the store works.
+        let lease = *self.lease.read();
+        let store = self.store();
+        if !matches!(self.stopped(), Some(Settlement::Broken(error)) if matches!(**error, StoreError::Busy { .. }))
+            && let Err(error) = store.leave(lease)
+        {
+            self.log(Level::Warning, &format!("the lease could not be given back: {error}"));
+        }
+        *self.store.write() = Arc::new(Closed { name: store.name().to_owned() });
+        self.settle_late_comers();
     }
 
     /// Fences the bodies that have not returned: what they do from here on changes nothing, and their runs are not

@@ -2,16 +2,18 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bide_core::context::{self, Changes, Conflict};
 use bide_core::record::{RecordedTask, RunRow, StoredRun};
 use bide_core::{Graph, RunId, RunState, TaskId, TaskIx, TaskRow, Time, Value, pack};
-use bide_store::Lease;
+use bide_store::{Lease, StoreError};
 use bide_sync::Mutex;
 
+use crate::engine::Engine;
 use crate::host::{Args, Host, Source};
 use crate::limit::Overdue;
-use crate::settled::Settled;
+use crate::settled::{Settled, Settlement};
 use crate::submit::Wanted;
 
 /// A workflow with its bodies, as registered with an engine.
@@ -142,7 +144,8 @@ impl<H: Host> Run<H> {
         packed.into_iter().map(|(ix, blob)| Ok((ix, Changes::unpack(&blob)?))).collect()
     }
 
-    /// The run as it stands in memory, in the form in which a store returns it. Journals are left out.
+    /// The run as it stands in memory, in the form in which a store returns it. Journals are left out. While the run
+    /// goes on it may be ahead of its rows: [`Engine::committed`] is not.
     #[must_use]
     pub fn snapshot(&self) -> StoredRun {
         let state = self.state.lock();
@@ -188,5 +191,34 @@ impl<H: Host> Run<H> {
             (None, Some(rare)) => drop(rare.notes.remove(&ix)),
             (None, None) => {}
         }
+    }
+}
+
+/// How long a commit under way is waited for before the rows are read instead.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+impl<H: Host> Engine<H> {
+    /// A run of this engine as it stands, with nothing in it that is not committed: what is being committed may still
+    /// fail. Blocks, but not on a store that others keep locked: the answer is what its rows say then.
+    ///
+    /// # Errors
+    /// From the store.
+    pub fn committed(&self, run: &Run<H>) -> Result<StoredRun, StoreError> {
+        match run.settled.get() {
+            // It was committed before this was said.
+            Some(Settlement::Run(_) | Settlement::Closed) => return Ok(run.snapshot()),
+            // What was being committed is in memory and perhaps nowhere else.
+            Some(Settlement::Broken(why)) => return self.store().load(run.id)?.ok_or(*why),
+            Some(Settlement::Panicked(_) | Settlement::Elsewhere | Settlement::NotHere(_)) | None => {}
+        }
+        if run.settled.get().is_none()
+            && let Some(_gate) = self.gate.try_lock_for(PATIENCE)
+            && self.stopped().is_none()
+            && run.settled.get().is_none()
+        {
+            // Whoever commits holds the gate: what is in memory now is in the store.
+            return Ok(run.snapshot());
+        }
+        self.store().load(run.id).map(|stored| stored.unwrap_or_else(|| run.snapshot()))
     }
 }

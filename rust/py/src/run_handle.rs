@@ -106,7 +106,7 @@ impl PyRunHandle {
         panics::method(|| {
             self.runner.home.check("RunHandle")?;
             match self.handle() {
-                Handle::Live(run) => Ok(Some(PySnapshot::live(Arc::clone(&self.runner.engine), run))),
+                Handle::Live(run) => PySnapshot::live(py, &self.runner.engine, run).map(Some),
                 Handle::Watched(watched) => PySnapshot::load(py, &self.runner.engine, watched.id),
             }
         })

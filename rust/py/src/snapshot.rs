@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use bide_core::context::{self, Changes};
 use bide_core::record::StoredRun;
 use bide_core::{Graph, RunId, TaskRow, TaskSpec, Time, Value, pack};
+use bide_executor::Settlement;
 use bide_store::StoreError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -22,19 +23,22 @@ pub(crate) struct PySnapshot {
 }
 
 impl PySnapshot {
-    /// Of a run in memory: read from it when it is asked.
-    pub(crate) fn live(engine: Arc<PyEngine>, run: Arc<PyRun>) -> Self {
-        let stored = OnceLock::new();
-        if run.settled.get().is_none() {
-            let _ = stored.set(run.snapshot());
-        }
-        Self { engine, live: Some(run), stored }
+    /// Of a run in memory: one that has ended is read from it when it is asked, one that goes on is read now.
+    pub(crate) fn live(py: Python<'_>, engine: &Arc<PyEngine>, run: Arc<PyRun>) -> PyResult<Self> {
+        let stored = match run.settled.get() {
+            Some(Settlement::Run(_)) => OnceLock::new(),
+            _ => {
+                let stored = gil::detached(py, || engine.committed(&run));
+                OnceLock::from(stored.map_err(|error| errors::store(py, &error))?)
+            }
+        };
+        Ok(Self { engine: Arc::clone(engine), live: Some(run), stored })
     }
 
     /// Of any run.
     pub(crate) fn load(py: Python<'_>, engine: &Arc<PyEngine>, id: RunId) -> PyResult<Option<Self>> {
         if let Some(run) = engine.live(id) {
-            return Ok(Some(Self::live(Arc::clone(engine), run)));
+            return Self::live(py, engine, run).map(Some);
         }
         let loaded = gil::detached(py, || engine.store().load(id));
         let loaded = loaded.map_err(|error: StoreError| errors::store(py, &error))?;
@@ -69,7 +73,7 @@ impl PySnapshot {
 
     /// The context as the tasks have left it.
     fn context(&self) -> Result<Vec<(Arc<str>, Value)>, String> {
-        if let Some(run) = &self.live {
+        if let (Some(run), None) = (&self.live, self.stored.get()) {
             return run.final_context().map(|(values, _)| values);
         }
         let stored = self.stored();

@@ -230,4 +230,10 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// `Unavailable` if the file is gone.
     fn news(&self) -> Result<u64, StoreError>;
+
+    /// Something about the store's surroundings that its user should change and that stops nothing yet: told once each
+    /// time it begins. Cheap: asked every 50 ms.
+    fn warning(&self) -> Option<String> {
+        None
+    }
 }

@@ -165,15 +165,134 @@ fn a_file_that_another_keeps_locked_is_busy_after_the_stated_patience_and_nothin
     let _ = store.commit(lease, &mut vec![done(run, 1, b"t")]).unwrap();
 }
 
-#[test]
-fn a_file_that_is_deleted_or_replaced_while_open_is_noticed() {
+/// A store with a run in it, whose files are then treated so.
+fn open_while(harm: impl FnOnce(&Path)) -> (tempfile::TempDir, Arc<SqliteStore>, RunId) {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("bide.db");
-    let store = open(&path);
+    let store = open(&directory.path().join("bide.db"));
+    let (_, run) = one_run(&*store);
     store.news().unwrap();
-    fs::remove_file(&path).unwrap();
+    harm(directory.path());
+    (directory, store, run)
+}
+
+#[test]
+fn a_file_that_is_deleted_while_open_is_noticed_and_a_new_one_is_not_made_under_it() {
+    let (directory, store, _) = open_while(|directory| fs::remove_file(directory.join("bide.db")).unwrap());
+    let path = directory.path().join("bide.db");
     says(&store.news().unwrap_err().to_string(), &[path.to_str().unwrap(), "deleted or replaced"]);
     says(&refusal(&path), &["deleted or replaced while this process has it open"]);
+    drop(store);
+    one_run(&*open(&path));
+}
+
+#[test]
+fn a_file_that_is_replaced_while_open_is_noticed_and_the_other_one_is_left_alone() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let other = elsewhere.path().join("bide.db");
+    drop(open(&other));
+    let before = fs::read(&other).unwrap();
+    let (directory, store, run) = open_while(|directory| {
+        fs::copy(&other, directory.join("new")).unwrap();
+        fs::rename(directory.join("new"), directory.join("bide.db")).unwrap();
+        for suffix in ["-wal", "-shm", "-lock"] {
+            fs::remove_file(directory.join(format!("bide.db{suffix}"))).unwrap();
+        }
+    });
+    let path = directory.path().join("bide.db");
+    says(&store.news().unwrap_err().to_string(), &[path.to_str().unwrap(), "deleted or replaced"]);
+    says(&refusal(&path), &["deleted or replaced while this process has it open"]);
+    drop(store);
+    assert_eq!(fs::read(&path).unwrap(), before);
+    assert!(open(&path).load(run).unwrap().is_none());
+}
+
+#[test]
+fn a_log_an_index_or_a_lock_file_that_is_deleted_or_replaced_is_noticed_and_nothing_is_lost() {
+    for suffix in ["-wal", "-shm", "-lock"] {
+        for replaced in [false, true] {
+            let (directory, store, run) = open_while(|directory| {
+                let path = directory.join(format!("bide.db{suffix}"));
+                if replaced {
+                    fs::write(directory.join("new"), "").unwrap();
+                    fs::rename(directory.join("new"), path).unwrap();
+                } else {
+                    fs::remove_file(path).unwrap();
+                }
+            });
+            let path = directory.path().join("bide.db");
+            let name = format!("bide.db{suffix} was deleted or replaced");
+            says(&store.news().unwrap_err().to_string(), &[path.to_str().unwrap(), &name, "start again"]);
+            // Nobody begins to use it while it is in that state.
+            says(&refusal(&path), &[&name]);
+            drop(store);
+            assert_eq!(open(&path).load(run).unwrap().unwrap().rows.len(), 1, "{suffix}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_emptied_while_open_is_noticed() {
+    let (directory, store, _) = open_while(|directory| {
+        fs::File::options().write(true).open(directory.join("bide.db")).unwrap().set_len(0).unwrap();
+    });
+    let path = directory.path().join("bide.db");
+    says(&store.news().unwrap_err().to_string(), &[path.to_str().unwrap(), "emptied by other hands"]);
+    says(&refusal(&path), &["emptied by other hands"]);
+}
+
+#[test]
+fn a_path_may_have_any_name_that_a_file_may_have() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let names: [&[u8]; 12] = [
+        b"a?mode=memory.db",
+        b"a#b.db",
+        b"100%41.db",
+        b"new\nline.db",
+        b"-leading.db",
+        b" spaces .db ",
+        b"'quoted\".db",
+        b":memory:.db",
+        b"back\\slash.db",
+        "\u{1f980}.db".as_bytes(),
+        "Ünïcode\u{202e}.db".as_bytes(),
+        b"not utf-8 \xff\xfe.db",
+    ];
+    for name in names {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(OsStr::from_bytes(name));
+        let store = open(&path);
+        let (_, run) = one_run(&*store);
+        let found: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(found.iter().all(|found| found.as_bytes().starts_with(name)), "{found:?}");
+        assert_eq!(found.len(), 4, "{found:?}");
+        drop(store);
+        assert!(open(&path).load(run).unwrap().is_some());
+    }
+}
+
+#[test]
+fn a_path_that_is_too_long_for_sqlite_is_refused_with_that_reason() {
+    let directory = tempfile::tempdir().unwrap();
+    let long = |length: usize| {
+        let mut path = directory.path().canonicalize().unwrap();
+        while length - path.as_os_str().len() > 101 {
+            path.push("d".repeat(80));
+        }
+        fs::create_dir_all(&path).unwrap();
+        path.join("x".repeat(length - path.as_os_str().len() - 1))
+    };
+    let (longest, too_long) = (long(504), long(505));
+    one_run(&*open(&longest));
+    says(&refusal(&too_long), &["longer than the 504 bytes", "use a shorter one"]);
+    assert!(!too_long.exists());
+}
+
+#[test]
+fn what_is_no_regular_file_is_refused() {
+    says(&refusal(Path::new("/dev/null")), &["/dev/null", "not a regular file"]);
+    says(&refusal(Path::new("")), &["does not name a file"]);
+    says(&refusal(Path::new("..")), &["is a directory"]);
 }
 
 #[test]
@@ -274,7 +393,7 @@ fn a_purge_gives_pages_back_to_the_file_system() {
 }
 
 #[test]
-fn a_reader_that_holds_on_to_an_old_state_stops_no_writer() {
+fn a_reader_that_holds_on_to_an_old_state_stops_no_writer_and_is_told_once_the_log_is_long() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bide.db");
     let store = open(&path);
@@ -283,12 +402,43 @@ fn a_reader_that_holds_on_to_an_old_state_stops_no_writer() {
     reader.execute_batch("BEGIN").unwrap();
     let rows = || -> i64 { reader.query_row("SELECT count(*) FROM task", [], |row| row.get(0)).unwrap() };
     assert_eq!(rows(), 1);
-    // Four times what makes the checkpointer begin.
+    let log = || fs::metadata(directory.path().join("bide.db-wal")).unwrap().len();
     let big = vec![b's'; 1 << 20];
-    for task in 1..=16 {
-        let _ = store.commit(lease, &mut vec![done(run, task, &big)]).unwrap();
+    let mut tasks = 1..;
+    let mut write_so = |output| store.commit(lease, &mut vec![done(run, tasks.next().unwrap(), output)]).map(drop);
+    let mut write = || write_so(&big).unwrap();
+    // Much longer than what makes the checkpointer begin, and nothing to complain of yet.
+    while log() < 16 << 20 {
+        write();
     }
+    assert_eq!(store.warning(), None);
+    while log() < 66 << 20 {
+        write();
+    }
+    let said = wait_for(|| store.warning());
+    says(&said, &[path.to_str().unwrap(), "grown to 6", "MiB", "somebody reads an old state"]);
+    for _ in 0..8 {
+        write();
+    }
+    assert_eq!(store.warning(), None, "it is told once");
     assert_eq!(rows(), 1);
     reader.execute_batch("COMMIT").unwrap();
-    assert_eq!(rows(), 17);
+    assert!(rows() > 66);
+    // It is used again from its beginning, and cut.
+    wait_for(|| {
+        write_so(b"t").unwrap();
+        (log() <= 64 << 20).then_some(())
+    });
+}
+
+/// What is there some time.
+#[track_caller]
+fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..20_000 {
+        if let Some(found) = look() {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("it never came");
 }

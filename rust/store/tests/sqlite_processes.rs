@@ -189,6 +189,27 @@ fn a_process_whose_lease_has_run_out_lives_on_but_is_fenced() {
 }
 
 #[test]
+fn after_a_time_in_which_nobody_could_renew_nobody_is_taken_for_dead_because_of_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bide.db");
+    let store = open(&path);
+    let (_, version) = register(&*store);
+    let lease = store.enroll(NOW).unwrap();
+    let mut other = Other::start("own a run", &path);
+    let run: RunId = other.says().parse().unwrap();
+    let later = NOW.after(2 * bide_store::LEASE);
+    // Both leases have run out: neither the one that has not renewed yet takes the other's run, nor the one that just did.
+    assert_eq!(store.claim(lease, &[version], later, 10).unwrap(), [] as [RunId; 0]);
+    let seen = store.news().unwrap();
+    store.renew(lease, later).unwrap();
+    assert_eq!(store.news().unwrap(), seen, "nothing to claim yet");
+    assert_eq!(store.claim(lease, &[version], later, 10).unwrap(), [] as [RunId; 0]);
+    // Had the other died, its run would be taken all the same.
+    other.kill();
+    assert_eq!(store.claim(lease, &[version], later, 10).unwrap(), [run]);
+}
+
+#[test]
 fn opening_a_file_twice_and_closing_one_does_not_lose_the_lock() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bide.db");

@@ -76,6 +76,14 @@ impl<T> Mutex<T> {
     }
 }
 
+impl<T> Mutex<T> {
+    /// As [`Mutex::try_lock_until`], for a span.
+    #[expect(clippy::disallowed_methods, reason = "a span of this thread's own waiting, not a time of bide's")]
+    pub fn try_lock_for(&self, span: Duration) -> Option<MutexGuard<'_, T>> {
+        self.try_lock_until(Instant::now() + span)
+    }
+}
+
 impl<'a, T> MutexGuard<'a, T> {
     /// Gives the lock up while `f` runs, and takes it again.
     pub fn unlocked<R>(this: &mut Self, f: impl FnOnce() -> R) -> R {

@@ -112,7 +112,11 @@ impl RunHandle {
 
     async fn snapshot(&self, handle: &Handle<Closures>) -> Result<RunResult, Error> {
         match handle {
-            Handle::Live(run) => Ok(RunResult::of(run.snapshot())),
+            Handle::Live(run) => {
+                let run = Arc::clone(run);
+                let stored = blocking(&self.engine, move |engine| engine.committed(&run)).await??;
+                Ok(RunResult::of(stored))
+            }
             Handle::Watched(watched) => {
                 let id = &watched.id;
                 let id = *id;

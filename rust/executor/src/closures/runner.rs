@@ -124,10 +124,11 @@ impl Runner {
     /// # Errors
     /// If there is no such run, or from the store.
     pub async fn get(&self, id: RunId) -> Result<RunResult, Error> {
-        let stored = match self.engine.live(id) {
-            Some(run) => Some(run.snapshot()),
-            None => blocking(&self.engine, move |engine| engine.store().load(id)).await??,
-        };
+        let stored = blocking(&self.engine, move |engine| match engine.live(id) {
+            Some(run) => engine.committed(&run).map(Some),
+            None => engine.store().load(id),
+        });
+        let stored = stored.await??;
         stored.map(RunResult::of).ok_or_else(|| Error::unknown_run(id))
     }
 

@@ -163,6 +163,9 @@ impl<H: Host> Engine<H> {
             self.take_up()?;
             *seen = news;
         }
+        if let Some(warning) = self.store().warning() {
+            self.log(Level::Warning, &warning);
+        }
         self.dispatch.look(self);
         // Without news too: what another runner of this process commits to the store that both share is none.
         self.look_at_watched()

@@ -1,13 +1,13 @@
 //! When the store fails, or another runner takes over: nobody is left waiting, nothing committed is executed again.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bide_executor::core::recover::MAX_CRASHES;
 use bide_executor::core::{RunId, RunStatus};
 use bide_executor::store::{LEASE, MemoryStore, RunFilter, Store};
-use bide_executor::{Error, Runner, SystemClock, TaskContext, TaskError, Workflow};
+use bide_executor::{Error, Level, Runner, SystemClock, TaskContext, TaskError, Workflow};
 use bide_testkit::fault::{Fault, FaultyStore};
 use tokio::sync::{Notify, Semaphore};
 
@@ -40,7 +40,7 @@ fn held(entered: &Arc<Notify>, go_on: &Arc<Semaphore>, executed: &Arc<AtomicU32>
 
 #[tokio::test]
 async fn a_failed_commit_is_told_to_every_caller_and_stops_the_runner() {
-    for fault in [Fault::Unavailable, Fault::Busy, Fault::UnknownBefore, Fault::CrashBefore] {
+    for fault in [Fault::Unavailable, Fault::UnknownBefore, Fault::CrashBefore] {
         let (entered, go_on, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
         let flow = held(&entered, &go_on, &executed);
         let faulty = FaultyStore::new(MemoryStore::new());
@@ -51,28 +51,82 @@ async fn a_failed_commit_is_told_to_every_caller_and_stops_the_runner() {
         go_on.add_permits(1);
         let error = within(run.result()).await.unwrap_err();
         assert!(matches!(error, Error::Store(_)), "{fault:?}: {error}");
+        // What could not be committed is not shown either.
+        assert_ne!(within(run.status()).await.ok(), Some(RunStatus::Completed), "{fault:?}");
         assert!(matches!(within(async { runner.run(&flow, ()).await }).await, Err(Error::Store(_))), "{fault:?}");
         within(runner.close()).await;
     }
 }
 
 #[tokio::test]
-async fn a_runner_that_stopped_because_of_its_store_gives_its_lease_back_when_it_closes() {
+async fn a_runner_that_stopped_gives_its_lease_back_when_it_is_closed_so_that_its_runs_go_on_at_once() {
     let (entered, go_on, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
     let flow = held(&entered, &go_on, &executed);
     let faulty = FaultyStore::new(MemoryStore::new());
     let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
-    let run = runner.submit(&flow, &()).await.unwrap();
+    let run = runner.submit(&flow, &()).key("k").await.unwrap();
     within(entered.notified()).await;
     faulty.fail_next(Fault::Unavailable);
-    go_on.add_permits(1);
+    go_on.add_permits(2);
     assert!(within(run.result()).await.is_err());
-    let now = SystemClock::shared().now();
-    let owner = faulty.inner().load(run.id()).unwrap().unwrap().run.runner.unwrap();
-    assert!(faulty.inner().is_alive(owner, now).unwrap());
     within(runner.close()).await;
-    assert!(!faulty.inner().is_alive(owner, now).unwrap());
-    assert_eq!(faulty.inner().load(run.id()).unwrap().unwrap().run.runner, None);
+
+    let next = quiet(faulty.inner());
+    // Nobody waits until its lease has run out.
+    let ended = tokio::time::timeout(LEASE / 3, async { next.run(&flow, ()).key("k").await }).await.unwrap().unwrap();
+    assert_eq!(ended.output::<u32>("held").unwrap(), 7);
+    within(next.close()).await;
+}
+
+/// A runner with one slot, and the warnings that it logs.
+fn heard(store: Arc<dyn Store>) -> (Runner, Arc<Mutex<Vec<String>>>) {
+    let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+    let theirs = Arc::clone(&lines);
+    let log = move |level, line: &str| {
+        if level == Level::Warning {
+            theirs.lock().unwrap().push(line.to_owned());
+        }
+    };
+    (Runner::open(store).slots(1).log(log).start().unwrap(), lines)
+}
+
+#[tokio::test]
+async fn a_commit_waits_for_a_store_that_others_keep_locked_and_says_so() {
+    let (entered, go_on, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
+    let flow = held(&entered, &go_on, &executed);
+    let faulty = FaultyStore::new(MemoryStore::new());
+    let (runner, warnings) = heard(Arc::clone(&faulty) as Arc<dyn Store>);
+    let run = runner.submit(&flow, &()).await.unwrap();
+    within(entered.notified()).await;
+    // Each of these stands for 10 s.
+    for next in 1..=3 {
+        faulty.fail(faulty.calls() + next, Fault::Busy);
+    }
+    go_on.add_permits(1);
+    assert_eq!(within(run.result()).await.unwrap().output::<u32>("held").unwrap(), 7);
+    assert_eq!(executed.load(Ordering::SeqCst), 1);
+    within(runner.close()).await;
+    let warnings = warnings.lock().unwrap();
+    let locked =
+        |span: &str| warnings.iter().any(|line| line.contains(&format!("locked by another process for {span}")));
+    assert!(locked("10s") && locked("30s"), "{warnings:?}");
+}
+
+#[tokio::test]
+async fn a_store_that_stays_locked_for_a_minute_stops_the_runner_with_that_reason() {
+    let (entered, go_on, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
+    let flow = held(&entered, &go_on, &executed);
+    let faulty = FaultyStore::new(MemoryStore::new());
+    let (runner, _) = heard(Arc::clone(&faulty) as Arc<dyn Store>);
+    let run = runner.submit(&flow, &()).await.unwrap();
+    within(entered.notified()).await;
+    for next in 1..=1000 {
+        faulty.fail(faulty.calls() + next, Fault::Busy);
+    }
+    go_on.add_permits(1);
+    let error = within(run.result()).await.unwrap_err();
+    assert!(error.to_string().contains("locked by another process for 60s"), "{error}");
+    within(runner.close()).await;
 }
 
 #[tokio::test]

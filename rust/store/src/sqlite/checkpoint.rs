@@ -13,6 +13,8 @@ use std::time::Duration;
 use bide_sync::{Condvar, Mutex};
 use rusqlite::Connection;
 
+use super::error::is_busy;
+
 /// The log is copied when about so many bytes were written to it.
 pub(super) const LIMIT: u64 = 4 << 20;
 /// And when a store with something in its log has been idle for so long.
@@ -24,16 +26,70 @@ const PATIENCE: std::ops::RangeInclusive<Duration> = Duration::from_millis(2)..=
 /// And how long until the next try, if one did.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What the writer tells the checkpointer.
+/// A log that is longer is cut to this length when it begins anew, and until then it is worth a warning.
+pub(super) const LONG: u64 = 64 << 20;
+
+/// What the writer tells the checkpointer, and the checkpointer whoever logs.
 #[derive(Default)]
 pub(super) struct Debt {
     /// About how many bytes the log has that the database file does not.
     bytes: AtomicU64,
+    trouble: Mutex<Trouble>,
     stop: Mutex<bool>,
     wake: Condvar,
 }
 
+/// Why the log is not copied back.
+#[derive(Default)]
+struct Trouble {
+    /// What is to be told, once.
+    untold: Option<String>,
+    /// It is told again when the log is as long as this.
+    again_at: u64,
+    /// Whether it was told that copying fails.
+    failing: bool,
+}
+
 impl Debt {
+    /// What the user should know of the log, told once.
+    pub(super) fn warning(&self, name: &str) -> Option<String> {
+        self.trouble.lock().untold.take().map(|what| format!("{name}: {what}"))
+    }
+
+    /// Nothing is copied any more.
+    fn forget(&self) {
+        self.bytes.store(0, Ordering::Relaxed);
+    }
+
+    /// The log could be copied back as a whole.
+    fn is_well(&self) {
+        *self.trouble.lock() = Trouble::default();
+    }
+
+    /// Somebody's old state keeps the log from being copied.
+    fn is_pinned(&self, length: u64) {
+        let mut trouble = self.trouble.lock();
+        if length >= LONG.max(trouble.again_at) {
+            trouble.again_at = length.saturating_mul(4);
+            trouble.untold = Some(format!(
+                "its write-ahead log has grown to {} MiB, because somebody reads an old state (a transaction left \
+                 open in another process, a long backup); end that, and the log is copied back and used again",
+                length >> 20
+            ));
+        }
+    }
+
+    fn fails(&self, error: &rusqlite::Error) {
+        let mut trouble = self.trouble.lock();
+        if !trouble.failing {
+            trouble.failing = true;
+            trouble.untold = Some(format!(
+                "its write-ahead log cannot be copied back into the file ({error}) and grows until it can; check the \
+                 disk and its free space"
+            ));
+        }
+    }
+
     /// After a commit of about so many bytes. Wakes the thread when there is a first byte and when there are enough.
     pub(super) fn add(&self, bytes: u64) {
         let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -63,16 +119,17 @@ pub(super) struct Checkpointer {
 }
 
 impl Checkpointer {
-    /// Starts the thread.
+    /// Starts the thread. It copies nothing unless `may` says that the files are those that were opened.
     pub(super) fn start(
         debt: Arc<Debt>,
         connection: Connection,
         writer: Arc<Mutex<Connection>>,
+        may: impl Fn() -> bool + Send + 'static,
     ) -> std::io::Result<Self> {
         let theirs = debt.clone();
         let thread = std::thread::Builder::new()
             .name("bide-checkpoint".into())
-            .spawn(move || serve(&theirs, &connection, &writer))?;
+            .spawn(move || serve(&theirs, &connection, &writer, &may))?;
         Ok(Self { debt, thread: Some(thread) })
     }
 }
@@ -87,7 +144,7 @@ impl Drop for Checkpointer {
     }
 }
 
-fn serve(debt: &Debt, connection: &Connection, writer: &Mutex<Connection>) {
+fn serve(debt: &Debt, connection: &Connection, writer: &Mutex<Connection>, may: &dyn Fn() -> bool) {
     let mut stop = debt.stop.lock();
     while !*stop {
         let before = debt.bytes.load(Ordering::Relaxed);
@@ -101,7 +158,13 @@ fn serve(debt: &Debt, connection: &Connection, writer: &Mutex<Connection>) {
                 return;
             }
         }
-        bide_sync::MutexGuard::unlocked(&mut stop, || checkpoint(debt, connection, writer));
+        bide_sync::MutexGuard::unlocked(&mut stop, || {
+            if may() {
+                checkpoint(debt, connection, writer);
+            } else {
+                debt.forget();
+            }
+        });
         // A reader or another process is in the way: not again at once.
         if !*stop && debt.bytes.load(Ordering::Relaxed) >= LIMIT {
             debt.wake.wait_for(&mut stop, PAUSE);
@@ -109,27 +172,48 @@ fn serve(debt: &Debt, connection: &Connection, writer: &Mutex<Connection>) {
     }
 }
 
-/// Failures are left to the writer to find: what stays in the log is safe there.
+/// What stays in the log is safe there: a failure is worth a warning and no more.
 fn checkpoint(debt: &Debt, connection: &Connection, writer: &Mutex<Connection>) {
-    let left = copy(connection, "PASSIVE").unwrap_or(u64::MAX);
+    let copied = copy(connection, "PASSIVE");
     // Much is left only if a reader holds on to an old state: no use keeping the writer waiting for it.
-    let pinned = left > LIMIT / 1024;
+    let pinned = !copied.as_ref().is_ok_and(|log| log.left <= LIMIT / 1024);
     let held = (!pinned).then(|| writer.lock());
     let before = debt.bytes.load(Ordering::Relaxed);
     // FULL keeps other processes' writers out for the moment too.
-    let whole = !pinned && copy(connection, "FULL").is_ok_and(|left| left == 0);
+    let copied = if pinned { copied } else { copy(connection, "FULL") };
+    let whole = copied.as_ref().is_ok_and(|log| log.left == 0);
     if whole || before < LIMIT {
         debt.bytes.fetch_sub(before, Ordering::Relaxed);
     }
     drop(held);
+    match copied {
+        Ok(_) if whole => debt.is_well(),
+        Ok(log) => debt.is_pinned(log.frames * FRAME),
+        Err(error) if is_busy(&error) => {}
+        Err(error) => debt.fails(&error),
+    }
 }
 
-/// Copies what can be copied; answers how many pages of those that were there at the start are left.
-fn copy(connection: &Connection, mode: &str) -> rusqlite::Result<u64> {
+/// About how many bytes a page has in the log.
+const FRAME: u64 = super::PAGE_SIZE as u64 + 24;
+
+/// What a checkpoint found.
+struct Log {
+    /// How many pages the log had.
+    frames: u64,
+    /// How many of those that were there at the start could not be copied.
+    left: u64,
+}
+
+/// Copies what can be copied.
+fn copy(connection: &Connection, mode: &str) -> rusqlite::Result<Log> {
     let mut statement = connection.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?;
     statement.query_row([], |row| {
         let (log, copied): (i64, i64) = (row.get(1)?, row.get(2)?);
         // Both are -1 if another process is at it.
-        if log < 0 { Ok(1) } else { Ok(log.abs_diff(copied)) }
+        if log < 0 {
+            return Ok(Log { frames: 0, left: 1 });
+        }
+        Ok(Log { frames: log.unsigned_abs(), left: log.abs_diff(copied) })
     })
 }

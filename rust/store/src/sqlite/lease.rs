@@ -3,16 +3,38 @@
 //! A runner is dead when nobody holds its process's byte of the lock file (known at once), or when its lease has run
 //! out. Taking over raises the loser's epoch, which fences it: its next commit compares the epoch and fails. Its
 //! unfinished runs then belong to nobody, so that a run is always either a living runner's or free.
+//!
+//! Where nobody could renew (a file that somebody kept locked, a machine that slept) all leases have run out at once.
+//! So whoever finds its own run out takes none for dead because of theirs, until it has renewed and all others have had
+//! the time to ([`GRACE`]). A dead process is known by its byte all the same.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bide_core::{RunId, Time};
+use bide_sync::Mutex;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::SqliteStore;
-use super::surroundings::identify;
 use super::transaction::Transaction;
 use crate::{LEASE, Lease, StoreError};
+
+/// How long others have to renew, once a file can be written again.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// When a runner of this process last found that its own lease had run out.
+#[derive(Default)]
+pub(super) struct Late(Mutex<Option<Instant>>);
+
+impl Late {
+    fn note(&self) {
+        *self.0.lock() = Some(Instant::now());
+    }
+
+    fn is_recent(&self) -> bool {
+        self.0.lock().is_some_and(|when| when.elapsed() < GRACE)
+    }
+}
 
 /// What the last look showed.
 #[derive(Default)]
@@ -41,6 +63,7 @@ impl NewsCount {
 const FENCE: &str = "SELECT 1 FROM runner WHERE id = ?1 AND epoch = ?2";
 const OTHERS: &str = "SELECT DISTINCT lock FROM runner WHERE expires IS NOT NULL AND lock <> ?1";
 const RUNNERS: &str = "SELECT id, lock, expires FROM runner WHERE expires IS NOT NULL AND id <> ?1";
+const RUN_OUT: &str = "SELECT 1 FROM runner WHERE id = ?1 AND expires <= ?2";
 const FENCE_OFF: &str = "UPDATE runner SET epoch = epoch + 1, expires = NULL WHERE id = ?1";
 // The planner must not take the order of `id` for a reason to walk the whole table, hence INDEXED BY.
 const ABANDON: &str = "UPDATE run INDEXED BY run_open SET runner = NULL, epoch = NULL WHERE status < 3 AND runner = ?1";
@@ -51,12 +74,17 @@ const TAKE: &str = "UPDATE run SET runner = ?2, epoch = ?3, status = 1 WHERE id 
 
 /// For the test that no hot statement scans a table.
 #[cfg(test)]
-pub(super) const HOT: &[&str] = &[FENCE, FENCE_OFF, ABANDON, FREE, TAKE];
+pub(super) const HOT: &[&str] = &[FENCE, RUN_OUT, FENCE_OFF, ABANDON, FREE, TAKE];
 
 /// Fails if the lease was lost. Within a write transaction: then it holds until the commit.
 pub(super) fn fence(connection: &Connection, lease: Lease) -> rusqlite::Result<Option<StoreError>> {
     let holds = connection.prepare_cached(FENCE)?.exists([lease.runner, lease.epoch])?;
     Ok((!holds).then_some(StoreError::Fenced { runner: lease.runner }))
+}
+
+/// Whether a lease has run out by itself, though nobody has taken it yet.
+fn has_run_out(connection: &Connection, lease: Lease, now: Time) -> rusqlite::Result<bool> {
+    connection.prepare_cached(RUN_OUT)?.exists([lease.runner, now.0])
 }
 
 fn execute(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<usize> {
@@ -103,9 +131,13 @@ impl SqliteStore {
 
     pub(super) fn prolong(&self, lease: Lease, now: Time) -> Result<(), StoreError> {
         let lapsed = self.fenced(lease, |connection| {
+            let late = has_run_out(connection, lease, now)?;
+            if late {
+                self.late.note();
+            }
             execute(connection, "UPDATE runner SET expires = ?2 WHERE id = ?1", [lease.runner, now.after(LEASE).0])?;
             let mut lapsed = connection.prepare_cached("SELECT 1 FROM runner WHERE expires <= ?1")?;
-            lapsed.exists([now.0])
+            Ok(!late && lapsed.exists([now.0])?)
         })?;
         if lapsed {
             self.news.raise();
@@ -114,6 +146,9 @@ impl SqliteStore {
     }
 
     pub(super) fn delete_runner(&self, lease: Lease) -> Result<(), StoreError> {
+        // A runner that stops because they are not gives its lease back by its end.
+        self.live()?;
+        self.files.still_there(&self.place)?;
         let left = self.fenced(lease, |connection| {
             execute(connection, ABANDON, [lease.runner])?;
             execute(connection, "DELETE FROM runner WHERE id = ?1", [lease.runner])
@@ -188,9 +223,11 @@ impl SqliteStore {
             let mut statement = connection.prepare_cached(RUNNERS)?;
             statement.query_map([lease.runner], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
         };
+        let told = |error: rusqlite::Error| self.place.error(&error);
+        let late = has_run_out(connection, lease, now).map_err(told)? || self.late.is_recent();
         let mut dead = Vec::new();
-        for (runner, byte, expires) in read().map_err(|error| self.place.error(&error))? {
-            if expires <= now.0 || !self.is_held(lock, byte)? {
+        for (runner, byte, expires) in read().map_err(told)? {
+            if (expires <= now.0 && !late) || !self.is_held(lock, byte)? {
                 dead.push(runner);
             }
         }
@@ -223,11 +260,7 @@ impl SqliteStore {
 
     pub(super) fn look_for_news(&self) -> Result<u64, StoreError> {
         let live = self.live()?;
-        if identify(&self.path) != Some(self.file) {
-            return Err(self.place.unavailable(
-                "the file was deleted or replaced while it was open; put it back or start again with the new one",
-            ));
-        }
+        self.files.still_there(&self.place)?;
         let mut news = live.news.lock();
         let writer = live.writer.lock();
         let mut look = || -> rusqlite::Result<bool> {

@@ -38,7 +38,7 @@ use crate::{Creation, Durability, Lease, RunFilter, Store, StoreError, StoredVer
 use checkpoint::{Checkpointer, Debt};
 use error::{Place, is_busy};
 use lock::LockFile;
-use surroundings::FileId;
+use surroundings::{FileId, Files};
 
 /// How to open a store.
 #[derive(Clone, Copy, Debug)]
@@ -66,13 +66,14 @@ const PAGE_SIZE: u32 = 2048;
 /// Runs in one SQLite file. All runners of a process on one file share one of these.
 pub struct SqliteStore {
     place: Place,
-    path: PathBuf,
     file: FileId,
+    files: Arc<Files>,
     pid: u32,
     full: AtomicBool,
     debt: Arc<Debt>,
     versions: read::Versions,
     news: lease::NewsCount,
+    late: lease::Late,
     /// What must not be touched after a fork, not even to drop it.
     live: ManuallyDrop<Live>,
 }
@@ -120,7 +121,7 @@ impl SqliteStore {
         schema::migrate(&writer, &place, schema::MIGRATIONS)?;
         writer.pragma_update(None, "synchronous", level(options.durability)).map_err(|error| place.error(&error))?;
         if options.durability == Durability::Full {
-            room::make(&writer, &path, &place)?;
+            room::make(&writer, &surroundings::beside(&path, "-wal"), &place)?;
         }
         let reader = connect(&path, &place, move || patience)?;
         let debt = Arc::new(Debt::default());
@@ -128,23 +129,27 @@ impl SqliteStore {
         let copier = connect(&path, &place, move || theirs.patience())?;
         copier.pragma_update(None, "synchronous", "NORMAL").map_err(|error| place.error(&error))?;
 
-        let mut lock_path = path.clone().into_os_string();
-        lock_path.push("-lock");
+        let lock_path = surroundings::beside(&path, "-lock");
         let failed = |what: &str, error: std::io::Error| place.unavailable(&format!("{what} ({error})"));
-        let lock = LockFile::open(lock_path.as_ref())
+        let lock = LockFile::open(&lock_path)
             .map_err(|error| failed(&format!("its lock file {} cannot be locked", lock_path.display()), error))?;
         let writer = Arc::new(Mutex::new(writer));
-        let checkpointer = Checkpointer::start(debt.clone(), copier, writer.clone())
+        let files = Arc::new(Files::of(&path, file, &place)?);
+        let (theirs, place_of_theirs) = (files.clone(), place.clone());
+        // Beside another log, or none, copying from the one that is open would write over what others have written.
+        let whole = move || theirs.still_there(&place_of_theirs).is_ok();
+        let checkpointer = Checkpointer::start(debt.clone(), copier, writer.clone(), whole)
             .map_err(|error| failed("the checkpointer's thread cannot start", error))?;
         Ok(Self {
             place,
-            path,
             file,
+            files,
             pid: std::process::id(),
             full: AtomicBool::new(options.durability == Durability::Full),
             debt,
             versions: read::Versions::default(),
             news: lease::NewsCount::default(),
+            late: lease::Late::default(),
             live: ManuallyDrop::new(Live {
                 _checkpointer: checkpointer,
                 reader: Mutex::new(reader),
@@ -160,7 +165,7 @@ impl SqliteStore {
         if !self.full.swap(true, Ordering::Relaxed) {
             let writer = self.writer()?;
             writer.pragma_update(None, "synchronous", "FULL").map_err(|error| self.place.error(&error))?;
-            room::make(&writer, &self.path, &self.place)?;
+            room::make(&writer, self.files.log(), &self.place)?;
         }
         Ok(())
     }
@@ -232,7 +237,7 @@ fn prepare(connection: &Connection, place: &Place, options: &Options) -> Result<
             connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         }
         // The log is kept for reuse, but not at the size that one bad moment gave it.
-        connection.pragma_update_and_check(None, "journal_size_limit", 64 << 20, |_| Ok(()))?;
+        connection.pragma_update_and_check(None, "journal_size_limit", checkpoint::LONG as i64, |_| Ok(()))?;
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))
     };
     let since = Instant::now();
@@ -321,6 +326,10 @@ impl Store for SqliteStore {
 
     fn news(&self) -> Result<u64, StoreError> {
         self.look_for_news()
+    }
+
+    fn warning(&self) -> Option<String> {
+        self.debt.warning(&self.place.name)
     }
 }
 

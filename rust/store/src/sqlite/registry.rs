@@ -52,6 +52,7 @@ pub(super) fn get_or_open(
         }
         if let Some(store) = entry.store.upgrade() {
             drop(stores);
+            store.files.still_there(&store.place)?;
             if options.durability == Durability::Full {
                 store.strengthen()?;
             }

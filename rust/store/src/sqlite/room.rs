@@ -17,12 +17,10 @@ use crate::StoreError;
 
 /// Makes the log as long as it becomes before it is copied. What does not work, such as a full disk, is left to the
 /// commit that needs the room.
-pub(super) fn make(writer: &Connection, path: &Path, place: &Place) -> Result<(), StoreError> {
+pub(super) fn make(writer: &Connection, log: &Path, place: &Place) -> Result<(), StoreError> {
     // Nobody appends meanwhile: the end of the file is the end of the log.
     let transaction = Transaction::begin(writer, place)?;
-    let mut log = path.to_owned().into_os_string();
-    log.push("-wal");
-    let _ = lengthen(log.as_ref());
+    let _ = lengthen(log);
     drop(transaction);
     Ok(())
 }
@@ -53,16 +51,16 @@ mod tests {
     #[test]
     fn a_log_with_room_keeps_what_is_committed_before_and_after_and_reads_back_after_a_crash() {
         let folder = tempfile::tempdir().unwrap();
-        let (path, crashed) = (folder.path().join("a.db"), folder.path().join("crashed.db"));
+        let (path, log) = (folder.path().join("a.db"), folder.path().join("a.db-wal"));
+        let crashed = folder.path().join("crashed.db");
         let place = Place { name: "a.db".into(), patience: Duration::ZERO };
         let connection = Connection::open(&path).unwrap();
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())).unwrap();
-        make(&connection, &path, &place).unwrap();
+        make(&connection, &log, &place).unwrap();
         connection.execute_batch("CREATE TABLE a (x); INSERT INTO a VALUES (1)").unwrap();
-        make(&connection, &path, &place).unwrap();
+        make(&connection, &log, &place).unwrap();
         connection.execute("INSERT INTO a VALUES (2)", []).unwrap();
 
-        let log = folder.path().join("a.db-wal");
         assert!(std::fs::metadata(&log).unwrap().len() >= LIMIT);
         // What a process that is killed now leaves.
         std::fs::copy(&path, &crashed).unwrap();

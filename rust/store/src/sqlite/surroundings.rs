@@ -19,13 +19,81 @@ pub(super) fn identify(path: &Path) -> Option<FileId> {
     fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
+/// The files of an open store and which they were when it was opened. All of them are watched: with another log or
+/// index the database is another one, and without the lock file other processes take this one for dead.
+pub(super) struct Files {
+    database: (PathBuf, FileId),
+    beside: Vec<(PathBuf, FileId)>,
+}
+
+/// What a store has beside its database.
+const BESIDE: [&str; 3] = ["-wal", "-shm", "-lock"];
+
+/// The path of a file beside a database.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.to_path_buf().into_os_string();
+    name.push(suffix);
+    name.into()
+}
+
+impl Files {
+    /// The write-ahead log.
+    pub(super) fn log(&self) -> &Path {
+        &self.beside[0].0
+    }
+
+    /// Of a store that has all of them open.
+    pub(super) fn of(path: &Path, database: FileId, place: &Place) -> Result<Self, StoreError> {
+        let found = BESIDE.map(|suffix| {
+            let path = beside(path, suffix);
+            identify(&path).map(|file| (path, file))
+        });
+        let beside = found.into_iter().collect::<Option<Vec<_>>>();
+        let beside = beside.ok_or_else(|| place.unavailable("a file beside it was deleted while it was opened"))?;
+        Ok(Self { database: (path.to_path_buf(), database), beside })
+    }
+
+    /// Whether they are where they were. A few looks at directories; reads nothing.
+    pub(super) fn still_there(&self, place: &Place) -> Result<(), StoreError> {
+        let (path, file) = &self.database;
+        match fs::metadata(path) {
+            Ok(now) if (now.dev(), now.ino()) == *file && now.len() > 0 => {}
+            Ok(now) if (now.dev(), now.ino()) == *file => {
+                return Err(place.unavailable(
+                    "the file was emptied by other hands while it was open; close what uses it and restore it from a \
+                     backup",
+                ));
+            }
+            _ => {
+                return Err(place.unavailable(
+                    "the file was deleted or replaced while it was open; put it back or start again with the new one",
+                ));
+            }
+        }
+        match self.beside.iter().find(|(path, file)| identify(path) != Some(*file)) {
+            None => Ok(()),
+            Some((path, _)) => Err(place.unavailable(&format!(
+                "the file {} was deleted or replaced while it was open, and belongs to the database as long as it is; \
+                 close what uses the database, then start again",
+                path.display()
+            ))),
+        }
+    }
+}
+
+/// SQLite's limit for the path of a database.
+const LONGEST: usize = 512;
+
 /// The full path of a store whose directory exists; symbolic links are followed, so that one file has one name.
 pub(super) fn resolve(path: &Path, place: &Place) -> Result<PathBuf, StoreError> {
     if path.is_dir() {
         return Err(place.unavailable("it is a directory; name a file in it"));
     }
     if let Ok(full) = path.canonicalize() {
-        return Ok(full);
+        if !full.is_file() {
+            return Err(place.unavailable("it is not a regular file; name another path"));
+        }
+        return short(full, place);
     }
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -33,7 +101,7 @@ pub(super) fn resolve(path: &Path, place: &Place) -> Result<PathBuf, StoreError>
     };
     let name = path.file_name().ok_or_else(|| place.unavailable("it does not name a file"))?;
     match directory.canonicalize() {
-        Ok(directory) if directory.is_dir() => Ok(directory.join(name)),
+        Ok(directory) if directory.is_dir() => short(directory.join(name), place),
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(place.unavailable(&format!("the directory {} cannot be used ({error})", directory.display())))
         }
@@ -42,6 +110,17 @@ pub(super) fn resolve(path: &Path, place: &Place) -> Result<PathBuf, StoreError>
             directory.display()
         ))),
     }
+}
+
+fn short(full: PathBuf, place: &Place) -> Result<PathBuf, StoreError> {
+    // Beside the database there are files with longer names; `-journal` is the longest.
+    let length = full.as_os_str().len() + "-journal".len();
+    if length <= LONGEST {
+        return Ok(full);
+    }
+    let most = LONGEST - "-journal".len();
+    Err(place
+        .unavailable(&format!("its full path is longer than the {most} bytes that SQLite allows; use a shorter one")))
 }
 
 /// Refuses what cannot be written and, unless `network` allows it, file systems that other machines share.

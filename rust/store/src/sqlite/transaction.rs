@@ -30,12 +30,8 @@ impl<'c> Transaction<'c> {
         };
         if self.connection.is_autocommit() {
             self.open = false;
-            let name = &self.place.name;
-            return Err(if is_busy(&error) {
-                self.place.error(&error)
-            } else {
-                StoreError::Unknown(format!("{name}: {error}"))
-            });
+            let told = self.place.error(&error);
+            return Err(if is_busy(&error) { told } else { StoreError::Unknown(told.to_string()) });
         }
         Err(self.place.error(&error))
     }

@@ -1,0 +1,529 @@
+"""What happens to the file under a runner: a disk that is full, a file that goes away, damage, other people's locks.
+
+In each case whoever waits is told why, in words that name the file; what the fault itself did not destroy is still
+there; and the runner goes on, or stops with the reason. docs/hostile.md has the table.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import bide
+from processes import PATIENCE, PRELUDE, Child, eventually, ran
+
+NOTICED = 1.0
+"""Seconds within which a file that goes away is noticed."""
+
+
+@bide.task
+def kept() -> str:
+    return "kept"
+
+
+@bide.task(gate=bide.until(lambda: False, every=3600))
+def never(kept: str) -> str:
+    return kept
+
+
+@bide.task(gate=bide.until(lambda: True))
+def ever(kept: str) -> str:
+    return kept
+
+
+waiting = bide.Workflow("w", [kept, never])
+"""A run of it waits for ever."""
+
+
+def waits(runner: bide.Runner) -> bide.RunHandle:
+    """Submit a run, and come back when it has nothing to do but wait."""
+    handle = runner.submit(waiting, key="k")
+    eventually(lambda: runner.get("k").tasks["kept"].status is bide.TaskStatus.Completed, "the first task ends")
+    return handle
+
+
+def has_kept(file: Path) -> None:
+    """Check that a new runner finds what was committed, and ends the run."""
+    with bide.Runner(file) as runner:
+        assert runner.get("k")["kept"] == "kept"
+    renamed = bide.task(ever, name="never")
+    with bide.Runner(file) as runner:
+        assert runner.run(bide.Workflow("w", [kept, renamed]), key="k", timeout=PATIENCE)["never"] == "kept"
+
+
+# -- a full disk
+
+
+DISK = """
+import resource
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+def room(size=resource.RLIM_INFINITY):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+"""
+
+
+def test_a_disk_that_is_full_after_any_number_of_bytes_loses_nothing(file: Path) -> None:
+    script = (
+        DISK
+        + """
+@bide.task
+def first() -> str:
+    note("first", db)
+    return "kept"
+
+@bide.task
+def second(first: str) -> str:
+    if left is not None:
+        room(Path(db + "-wal").stat().st_size + left)
+    return first + "x" * 20_000
+
+flow = bide.Workflow("w", [first, second])
+failed = 0
+base = db
+for left in range(0, 60_000, 2_000):
+    db = f"{base}.{left}"
+    runner = bide.Runner(db)
+    try:
+        runner.run(flow, key="k", timeout=20)
+    except bide.StoreError as error:
+        assert db in str(error) and "space" in str(error), error
+        failed += 1
+    room()
+    runner.close()
+    left = None
+    with bide.Runner(db) as runner:
+        assert runner.run(flow, key="k", timeout=20)["second"] == "kept" + "x" * 20_000
+    assert ledger.read_text().count(db + chr(10)) == 1, "what was committed was executed again"
+say("failed", failed)
+"""
+    )
+    assert int(ran(script, file)[-1].split()[1]) in range(10, 30)
+
+
+def test_a_submit_that_finds_the_disk_full_raises_and_can_be_repeated_once_there_is_space(file: Path) -> None:
+    script = (
+        DISK
+        + """
+@bide.task
+def work(text: str) -> int:
+    return len(text)
+
+with bide.Runner(db) as runner:
+    flow = bide.Workflow("w", [work])
+    runner.run(flow, {"text": ""}, key="before")
+    room(Path(db + "-wal").stat().st_size + 5_000)
+    try:
+        runner.submit(flow, {"text": "x" * 100_000}, key="k")
+    except bide.StoreError as error:
+        assert db in str(error) and "space" in str(error), error
+        say("refused")
+room()
+with bide.Runner(db) as runner:
+    say(runner.run(flow, {"text": "short"}, key="k", timeout=20)["work"], runner.get("before")["work"])
+"""
+    )
+    assert ran(script, file) == ["refused", "5 0"]
+
+
+# -- a file that goes away
+
+
+def delete(suffix: str) -> Callable[[Path], None]:
+    return lambda file: Path(f"{file}{suffix}").unlink()
+
+
+def replace(file: Path) -> None:
+    other = file.with_name("other.db")
+    bide.Runner(other).close()
+    shutil.move(other, file)
+
+
+def empty(file: Path) -> None:
+    os.truncate(file, 0)
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason", "survives"),
+    [
+        pytest.param(delete(""), "deleted or replaced", False, id="deleted"),
+        pytest.param(replace, "deleted or replaced", False, id="replaced"),
+        pytest.param(empty, "emptied by other hands", False, id="emptied"),
+        pytest.param(delete("-wal"), "bide.db-wal was deleted or replaced", True, id="log"),
+        pytest.param(delete("-shm"), "bide.db-shm was deleted or replaced", True, id="index"),
+        pytest.param(delete("-lock"), "bide.db-lock was deleted or replaced", True, id="lock"),
+    ],
+)
+def test_a_file_that_goes_away_stops_the_runner_within_a_second_with_the_reason(
+    file: Path,
+    caplog: pytest.LogCaptureFixture,
+    harm: Callable[[Path], None],
+    reason: str,
+    survives: bool,
+) -> None:
+    with bide.Runner(file) as runner:
+        handle = waits(runner)
+        harm(file)
+        since = time.monotonic()
+        with pytest.raises(bide.StoreError, match=reason) as told:
+            handle.result(timeout=PATIENCE)
+        assert time.monotonic() - since < NOTICED
+        assert str(file) in str(told.value)
+        for call in (lambda: runner.submit(waiting), lambda: runner.run(waiting, key="k")):
+            with pytest.raises(bide.StoreError, match=reason):
+                call()
+        with pytest.raises(bide.StoreError, match=r"deleted or replaced|emptied"):
+            bide.Runner(file)
+    assert any("stops" in record.message and reason in record.message for record in caplog.records)
+    if survives:
+        has_kept(file)
+
+
+def test_an_index_that_is_cut_short_ends_the_process_and_loses_nothing(file: Path) -> None:
+    """SQLite maps that file into memory, so that the kernel answers with SIGBUS."""
+    script = """
+    @bide.task
+    def kept() -> str:
+        return "kept"
+
+    runner = bide.Runner(db)
+    for n in range(20):
+        runner.run(bide.Workflow("w", [kept]), key=str(n))
+    os.truncate(db + "-shm", 0)
+    runner.run(bide.Workflow("w", [kept]), key="after")
+    """
+    ran(script, file, code=-signal.SIGBUS)
+    with bide.Runner(file) as runner:
+        assert [runner.get(str(n))["kept"] for n in range(20)] == ["kept"] * 20
+
+
+# -- a file that may not be written
+
+
+def test_a_file_that_is_made_read_only_while_open_is_no_fault_and_one_found_so_is_refused(tmp_path: Path) -> None:
+    script = """
+    home = Path(db).parent
+
+    @bide.task
+    def work(n: int) -> int:
+        return n
+
+    flow = bide.Workflow("w", [work])
+    with bide.Runner(":memory:") as runner:
+        runner.run(flow, {"n": 0})  # so that all modules are there: whom we become may not read them
+    if os.geteuid() == 0:
+        os.setuid(65534)  # the modes of a file mean nothing to root
+    with bide.Runner(db) as runner:
+        runner.run(flow, {"n": 1}, key="1")
+        os.chmod(db, 0o400)
+        home.chmod(0o500)
+        say(runner.run(flow, {"n": 2}, key="2", timeout=20)["work"])
+    for path, mode in ((home, 0o700), (Path(db), 0o600)):
+        try:
+            bide.Runner(db)
+        except bide.StoreError as error:
+            say(error)
+        path.chmod(mode)
+    with bide.Runner(db) as runner:
+        say(runner.get("1")["work"], runner.get("2")["work"])
+    """
+    home = tmp_path / "home"
+    home.mkdir(mode=0o777)
+    for parent in (home, *home.parents):
+        if parent.owner() == Path.home().owner() and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o011)
+    home.chmod(0o777)
+    if os.geteuid() == 0:
+        shutil.chown(home, 65534)
+    said = ran(script, home / "bide.db")
+    assert said[0] == "2"
+    assert "home is read-only for this user" in said[1]
+    assert "may not read and write the file" in said[2]
+    assert said[3:] == ["1 2"]
+
+
+# -- damage
+
+
+def with_runs(file: Path, count: int) -> None:
+    """Make a file with so many ended runs."""
+
+    @bide.task
+    def work(n: int) -> str:
+        return f"marker {n:04}." * 10
+
+    with bide.Runner(file) as runner:
+        for handle in runner.submit_many(
+            bide.Workflow("runs", [work]), [{"n": n} for n in range(count)], keys=[str(n) for n in range(count)]
+        ):
+            handle.result(timeout=PATIENCE)
+
+
+def damage(file: Path, marker: bytes) -> None:
+    """Overwrite the page that this is on."""
+    at = file.read_bytes().index(marker) // 2048 * 2048
+    with file.open("r+b") as data:
+        data.seek(at)
+        data.write(b"\xff" * 2048)
+
+
+def test_a_damaged_page_is_told_when_it_is_read_and_all_else_is_there(file: Path) -> None:
+    with_runs(file, 100)
+    damage(file, b"marker 0042.")
+    with bide.Runner(file) as runner:
+        intact = 0
+        told = set()
+        for n in range(100):
+            try:
+                intact += runner.get(str(n))["work"] == f"marker {n:04}." * 10
+            except bide.StoreError as error:
+                told.add(str(error))
+        assert 50 <= intact < 100
+        assert all(str(file) in error and "damaged" in error and "backup" in error for error in told), told
+        # And it can be used.
+        assert runner.run(bide.Workflow("w", [kept]), key="after", timeout=PATIENCE)["kept"] == "kept"
+
+
+def test_a_file_that_was_cut_short_is_told_when_it_is_opened(file: Path) -> None:
+    with_runs(file, 100)
+    os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(bide.StoreError, match=r"damaged.*backup") as told, bide.Runner(file) as runner:
+        runner.run(bide.Workflow("w", [kept]), timeout=PATIENCE)
+    assert str(file) in str(told.value)
+
+
+def test_damage_that_a_commit_meets_stops_the_runner_with_the_reason(file: Path) -> None:
+    """While the file is open: what is read from it next is damaged."""
+    script = """
+    @bide.task
+    def kept() -> str:
+        return "kept"
+
+    @bide.task
+    def breaks(kept: str) -> str:
+        size = os.path.getsize(db)
+        with open(db, "r+b") as data:
+            data.seek(2048)
+            data.write(bytes([255]) * (size - 2048))
+        return "x" * 100
+
+    with bide.Runner(db) as runner:
+        for n in range(50):
+            runner.run(bide.Workflow("other", [kept]), key=str(n))
+    say("closed")
+    with bide.Runner(db) as runner:
+        try:
+            # The pages that it has read it has; it has not read all.
+            runner.run(bide.Workflow("w", [kept, breaks]), key="k", timeout=20)
+            for n in range(50):
+                runner.get(str(n))
+            for run in runner.runs():
+                pass
+            for n in range(500):
+                runner.run(bide.Workflow("w2", [kept]), key=str(n) * 200, timeout=20)
+        except bide.StoreError as error:
+            say(error)
+    say("out")
+    """
+    said = ran(script, file)
+    assert str(file) in said[1]
+    assert "damaged" in said[1]
+    assert said[-1] == "out"
+
+
+# -- other people's locks
+
+
+LOCK = """
+import sqlite3
+other = sqlite3.connect(db, isolation_level=None)
+other.execute("BEGIN IMMEDIATE")
+say("locked")
+sys.stdin.readline() if words else stay()
+other.execute("ROLLBACK")
+"""
+
+
+@bide.task
+def held(go: str) -> str:
+    eventually(Path(go).exists, "the file is locked")
+    return "done"
+
+
+def locked_for(caplog: pytest.LogCaptureFixture, seconds: int, file: Path) -> bool:
+    return any(f"{file} was locked by another process for {seconds}s" in record.message for record in caplog.records)
+
+
+def test_a_lock_that_is_held_for_half_a_minute_is_waited_for(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two runners, each with a run that goes on: both are told, neither stops, and none takes the other's for dead."""
+    second = """
+    go = Path(words[0])
+
+    @bide.task
+    def theirs(handle: bide.TaskHandle) -> str:
+        note("theirs")
+        handle.defer_until(go.exists, poll_interval_ms=20)
+        return "done"
+
+    import logging
+    logging.basicConfig(stream=sys.stderr)
+    with bide.Runner(db, workflows=[]) as runner:
+        handle = runner.submit(bide.Workflow("theirs", [theirs]), key="k")
+        while runner.get("k").tasks["theirs"].sub_status is not bide.SubStatus.Deferred:
+            time.sleep(0.005)
+        say("waits")
+        say(handle.result()["theirs"])
+    """
+    go = file.with_name("go")
+    with Child(second, file, str(go)) as other, bide.Runner(file) as runner:
+        other.expect("waits")
+        handle = runner.submit(bide.Workflow("w", [kept, held]), {"go": str(go)}, key="w")
+        with Child(LOCK, file) as lock:
+            lock.expect("locked")
+            since = time.monotonic()
+            go.touch()
+            # Reading is no matter of locks.
+            assert runner.get("w").status is bide.RunStatus.Running
+            eventually(lambda: locked_for(caplog, 10, file), "it is said that the file is locked")
+            eventually(lambda: time.monotonic() - since > 30, "half a minute is over")
+            assert runner.get("w").status is bide.RunStatus.Running
+            lock.kill()
+        assert time.monotonic() - since > 30
+        assert handle.result(timeout=PATIENCE)["held"] == "done"
+        other.expect("done")
+        other.join()
+    assert file.with_suffix(".ledger").read_text() == "theirs\n", "it was executed twice"
+    assert "lost" not in caplog.text + other.errors
+    assert f"{file} was locked by another process for 10s" in other.errors
+
+
+def test_a_submit_and_an_opening_that_find_the_file_locked_raise_after_ten_seconds(file: Path) -> None:
+    opening = """
+    try:
+        bide.Runner(db)
+    except bide.StoreError as error:
+        say(error)
+    """
+    with bide.Runner(file) as runner, Child(LOCK, file) as lock:
+        lock.expect("locked")
+        since = time.monotonic()
+        other = Child(opening, file)
+        with pytest.raises(bide.StoreError, match="locked by another process for 10s") as told:
+            runner.submit(bide.Workflow("w", [kept]))
+        assert 9 < time.monotonic() - since < PATIENCE
+        assert str(file) in str(told.value)
+        with other:
+            assert f"{file} was locked by another process for 10s" in other.join()[0]
+        lock.kill()
+        assert runner.run(bide.Workflow("w", [kept]), timeout=PATIENCE)["kept"] == "kept"
+
+
+# -- a reader that pins the log
+
+
+def test_a_reader_that_pins_the_log_is_told_stops_nothing_and_the_log_is_cut_afterwards(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = """
+    import sqlite3
+    other = sqlite3.connect(db, isolation_level=None)
+    other.execute("BEGIN")
+    other.execute("SELECT count(*) FROM run").fetchall()
+    say("reads")
+    stay()
+    """
+
+    @bide.task
+    def big(n: int) -> str:
+        return "x" * 900_000
+
+    flow = bide.Workflow("w", [big])
+    log = file.with_name("bide.db-wal")
+    told = f"{file}: its write-ahead log has grown to"
+    with bide.Runner(file) as runner:
+        with Child(reader, file) as other:
+            other.expect("reads")
+            n = 0
+            while log.stat().st_size < 68 << 20:
+                runner.run(flow, {"n": (n := n + 1)}, timeout=PATIENCE)
+            eventually(lambda: told in caplog.text, "the reader is told of")
+            other.kill()
+        assert caplog.text.count(told) == 1
+        assert "somebody reads an old state" in caplog.text
+
+        def is_cut() -> bool:
+            runner.run(bide.Workflow("small", [kept]), timeout=PATIENCE)
+            return log.stat().st_size <= 64 << 20
+
+        eventually(is_cut, "the log is cut")
+
+
+# -- where it lies, and what it is called
+
+
+def test_a_network_file_system_is_refused_naming_it(tmp_path: Path) -> None:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("a network file system is imitated by a library that a C compiler makes, and there is none")
+    source = tmp_path / "nfs.c"
+    source.write_text(
+        "#include <sys/vfs.h>\n#include <string.h>\n"
+        "int statfs(const char *path, struct statfs *to) "
+        "{ memset(to, 0, sizeof *to); to->f_type = 0x6969; return 0; }\n"
+        "int statfs64(const char *path, struct statfs64 *to) "
+        "{ memset(to, 0, sizeof *to); to->f_type = 0x6969; return 0; }\n"
+    )
+    library = tmp_path / "nfs.so"
+    subprocess.run([compiler, "-D_GNU_SOURCE", "-shared", "-fPIC", "-o", library, source], check=True)
+    script = """
+    try:
+        bide.Runner(db)
+    except bide.StoreError as error:
+        say(error)
+    say(Path(db).exists())
+    """
+    got = subprocess.run(
+        [sys.executable, "-c", PRELUDE + textwrap.dedent(script), str(tmp_path / "bide.db")],
+        env={**os.environ, "PYTHONPATH": str(Path(bide.__path__[0]).parent), "LD_PRELOAD": str(library)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE,
+    )
+    message, exists = got.stdout.splitlines()
+    assert str(tmp_path / "bide.db") in message
+    assert "network file system (nfs)" in message
+    assert "use a local path" in message
+    assert exists == "False"
+
+
+@pytest.mark.parametrize(
+    "name", ["a?mode=ro.db", "a#b.db", "100%41.db", "new\nline.db", " x ", "\U0001f980.db", os.fsdecode(b"\xff\xfe.db")]
+)
+def test_a_file_may_have_any_name(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    with bide.Runner(file) as runner:
+        assert runner.run(bide.Workflow("w", [kept]), key="k", timeout=PATIENCE)["kept"] == "kept"
+    assert file.exists()
+    with bide.Runner(str(file)) as runner:
+        assert runner.get("k")["kept"] == "kept"
+
+
+def test_a_path_that_cannot_be_a_file_is_refused_naming_it(tmp_path: Path) -> None:
+    cases = {
+        tmp_path / "nowhere" / "bide.db": "does not exist; create it",
+        tmp_path: "it is a directory; name a file in it",
+        Path("/dev/null"): "not a regular file",
+        tmp_path / ("d" * 250) / ("x" * 250): "does not exist",
+    }
+    for path, reason in cases.items():
+        with pytest.raises(bide.StoreError, match=reason) as told:
+            bide.Runner(path)
+        assert str(path) in str(told.value)
