@@ -24,6 +24,9 @@ MOST_SLOTS = 65_536
 GRACE = 5.0
 """Seconds that `close()` gives to bodies."""
 
+RETENTION = timedelta(days=30)
+"""How long ended runs are kept."""
+
 
 class RunHandle:
     """A run to wait for: `handle.result()`, or `await handle`. It keeps the result alive."""
@@ -102,7 +105,7 @@ class RunHandle:
     def _snapshot(self) -> RunResult:
         snapshot = self._core.snapshot()
         if snapshot is None:
-            msg = f"run {self.id} was deleted"
+            msg = f"run {self.id} is not in the store any more: it was deleted, or its retention is over"
             raise BideError(msg)
         return RunResult(snapshot)
 
@@ -124,9 +127,13 @@ class Runner:
     `workflows` are registered at once, so that their unfinished runs go on. `slots` is how many bodies execute at
     the same time (default: processors plus 4, at most 32). With `durability="full"` what is committed survives
     power loss, too. `max_parked` limits how many plain functions may be deferred at once.
+
+    Ended runs are deleted once they have been kept for `retention`, seconds or a `timedelta` (default: 30 days), or
+    never with `retention=None`; runs that have not ended stay, however old they are. Of several runners on one store
+    the one that keeps them for the shortest decides. A store in memory keeps no more than the last 1,000.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the designed signature
         self,
         store: str | os.PathLike[str],
         *,
@@ -135,6 +142,7 @@ class Runner:
         async_slots: int = 1000,
         durability: Literal["normal", "full"] = "normal",
         max_parked: int | None = None,
+        retention: Duration | None = RETENTION,
     ) -> None:
         """Open the store; a `StoreError` says why it cannot be used."""
         if not isinstance(store, (str, os.PathLike)) or isinstance(os.fspath(store), bytes):
@@ -151,12 +159,14 @@ class Runner:
             msg = f"Runner takes a list of workflows, not {workflows!r}"
             raise DefinitionError(msg)
         count(async_slots, "async_slots")
+        kept = optional_seconds(retention, "retention")
         self._flows: dict[str, tuple[Workflow, _core.Flow]] = {}
         self._core = _core.Runner(
             name,
             None if slots is None else count(slots, "slots", MOST_SLOTS),
             durability,
             None if max_parked is None else count(max_parked, "max_parked"),
+            kept,
         )
         try:
             for workflow in workflows:

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::StoredRun;
 use bide_core::{RunId, RunStatus};
 use bide_store::StoreError;
 use bide_sync::{Condvar, Mutex};
@@ -112,7 +111,7 @@ impl<H: Host> Engine<H> {
     }
 
     fn look_at(&self, id: RunId, settled: &Settled) -> Result<(), StoreError> {
-        let Some(StoredRun { run, .. }) = self.store().load(id)? else {
+        let Some(run) = self.store().standing(id)? else {
             settled.settle(Settlement::Elsewhere);
             return Ok(());
         };
