@@ -337,6 +337,8 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
                 return None;
             }
             shared.watch_polls(&self.engine.timers);
+            // If no thread could be started when this one was parked, there may be one by now.
+            self.engine.dispatch.keep_spare(&self.engine);
             polled = true;
             let late = deadline.is_some_and(|deadline| self.engine.clock.now() >= deadline);
             let result = match self.check(condition, poll) {

@@ -286,7 +286,7 @@ impl PyRunner {
     fn start_gates(&self, py: Python<'_>, flow: &PyFlow) -> PyResult<()> {
         let engine = &self.inner.engine;
         if flow.bodies.iter().any(|body| body.gate.is_some()) && engine.wants_gate_thread() {
-            start_gate_thread(py, engine)?;
+            start_gate_thread(py, engine).inspect_err(|_| engine.no_gate_thread())?;
         }
         Ok(())
     }
