@@ -21,6 +21,7 @@ from typing import Any
 from bide._callables import call_method
 from bide._codec import Codec
 from bide._context import Context
+from bide._text import written_out
 
 SIZE = 16
 LARGEST = 4 * 1024 * 1024
@@ -58,7 +59,7 @@ def name_of(condition: object) -> str:
         cls = owner if isinstance(owner, type) else type(owner)
         return f"{cls.__qualname__}.{condition.__name__}"
     name = getattr(condition, "__qualname__", None)
-    return str(name) if name and isinstance(name, str) else str(type(condition).__qualname__)
+    return written_out(name if name and isinstance(name, str) else type(condition).__qualname__)
 
 
 class _Sink:

@@ -15,6 +15,7 @@ from bide._duration import count, moment, optional_seconds
 from bide._errors import BideError, DefinitionError, not_yet
 from bide._result import RunResult
 from bide._status import RunStatus
+from bide._text import check_text, is_text, written_out
 from bide._waits import Duration
 from bide._workflow import Workflow
 
@@ -152,6 +153,11 @@ class Runner:
         if not name:
             msg = 'Runner takes a path or a URL as its store, not an empty text; for no file at all use ":memory:"'
             raise DefinitionError(msg)
+        try:
+            os.fsencode(name)
+        except UnicodeEncodeError:
+            msg = f"Runner got {name!r} as its store, which has a lone surrogate and is not a path"
+            raise DefinitionError(msg) from None
         if durability not in {"normal", "full"}:
             msg = f'durability is "normal" or "full", not {durability!r}'
             raise DefinitionError(msg)
@@ -256,9 +262,9 @@ class Runner:
             micros = int(then.timestamp() * 1_000_000)
         name = workflow.name if isinstance(workflow, Workflow) else workflow
         most = None if limit is None else count(limit, "limit")
-        if name is not None and not _is_text(name):
+        if name is not None and not is_text(name):
             return []
-        ids = self._core.list(None if status is None else str(status), name, micros, most)
+        ids = self._core.list(None if status is None else written_out(str(status)), name, micros, most)
         snapshots = (self._core.snapshot(run) for run in ids)
         return [RunResult(snapshot) for snapshot in snapshots if snapshot is not None]
 
@@ -360,7 +366,7 @@ class Runner:
         if not isinstance(id_or_key, str) or not (name is None or isinstance(name, str)):
             msg = f"a run is found by its id or key, which are text, and by its workflow, not {id_or_key!r}, {name!r}"
             raise DefinitionError(msg)
-        known = _is_text(id_or_key) and (name is None or _is_text(name))
+        known = is_text(id_or_key) and (name is None or is_text(name))
         found = self._core.find(id_or_key, name) if known else []
         if not found:
             msg = f"no run has the id or key {id_or_key!r}" + (f" in workflow {name!r}" if name else "")
@@ -374,18 +380,10 @@ class Runner:
     def _snapshot(self, run: str) -> "_core.Snapshot":
         snapshot = self._core.snapshot(run)
         if snapshot is None:
-            msg = f"run {run} was deleted"
+            msg = f"run {run} is not in the store any more: it was deleted, or its retention is over"
             raise KeyError(msg)
         return snapshot
 
 
 def _check_key(key: str | None) -> str | None:
-    if key is not None and (not isinstance(key, str) or not key or not _is_text(key)):
-        msg = f"key must be a text that is not empty, not {key!r}"
-        raise DefinitionError(msg)
-    return key
-
-
-def _is_text(name: str) -> bool:
-    """Whether UTF-8 can carry it: a lone surrogate is no text."""
-    return name.encode(errors="replace").decode() == name
+    return None if key is None else check_text(key, "key")
