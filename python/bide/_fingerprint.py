@@ -65,7 +65,8 @@ def name_of(condition: object) -> str:
 class _Sink:
     """Takes the parts of a condition in a fixed order, each with its kind and length, into one digest."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = LARGEST) -> None:
+        self._most = most
         self._hash = hashlib.blake2b(digest_size=SIZE)
         self._size = 0
         self._depth = 0
@@ -77,8 +78,8 @@ class _Sink:
 
     def put(self, kind: str, data: bytes = b"") -> None:
         self._size += len(data)
-        if self._size > LARGEST:
-            msg = "too large"
+        if self._size > self._most:
+            msg = f"more than {self._most >> 20} MiB"
             raise _Unprovable(msg)
         self._hash.update(f"{kind}:{len(data)}:".encode())
         self._hash.update(data)
@@ -216,9 +217,9 @@ class _Sink:
         del self._path[id(value)]
 
 
-def digest_of(value: object) -> bytes:
-    """Return the digest of a value alone; raises if it has no stable form."""
-    sink = _Sink()
+def digest_of(value: object, most: int = LARGEST) -> bytes:
+    """Return the digest of a value alone; raises if it has no stable form, or takes more than so many bytes."""
+    sink = _Sink(most)
     sink.value(value)
     return sink.digest()
 

@@ -10,9 +10,8 @@ from math import inf
 from typing import Any, Generic, Literal, NoReturn, TypeAlias, TypeVar
 
 from bide._callables import is_async
-from bide._codec import Codec
 from bide._duration import count, moment, number, optional_seconds, seconds
-from bide._errors import DefinitionError, SerializationError, not_yet
+from bide._errors import DefinitionError, not_yet
 from bide._text import check_text
 
 T = TypeVar("T")
@@ -137,15 +136,6 @@ def signal(name: str, type: Any = Any) -> NoReturn:  # noqa: A002, ANN401, ARG00
 def check_name(name: object, what: str) -> str | None:
     """Return a wait's or step's `name=` after checking it."""
     return None if name is None else check_text(name, f"{what}: name")
-
-
-def encode_answer(answer: object, where: str) -> bytes:
-    """Return a condition's truthy value as it is recorded."""
-    try:
-        return Codec(where=where, root="the condition's value").encode(answer)
-    except SerializationError as problem:
-        msg = f"{problem}; if only its truth matters, return bool(...) from the condition"
-        raise SerializationError(msg) from None
 
 
 def _from_ms(value: object, what: str) -> float:

@@ -321,32 +321,32 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         key: &EntryKey,
     ) -> Option<Result<Value, Failure>> {
         let shared = &self.engine.dispatch.shared;
-        let mut polled = false;
+        let mut last = None;
         loop {
             let now = self.engine.clock.now();
             let span = poll.next(now, deadline, self.engine.random()).since(now);
             let woken = at.wait(|| {
                 let ticket = self.cell.next_ticket();
                 self.engine.timers.after(span, Arc::clone(&self.cell) as _, ticket);
-                if polled {
-                    shared.poll_done();
+                if let Some(number) = last {
+                    shared.poll_ends(number);
                 }
                 self.cell.park()
             });
             if woken == Woken::Closed {
                 return None;
             }
-            shared.watch_polls(&self.engine.timers);
             // If no thread could be started when this one was parked, there may be one by now.
             self.engine.dispatch.keep_spare(&self.engine);
-            polled = true;
+            let number = shared.poll_begins(&self.engine, &self.run, self.task.ix, &key.name);
+            last = Some(number);
             let late = deadline.is_some_and(|deadline| self.engine.clock.now() >= deadline);
             let result = match self.check(condition, poll) {
                 None if late => Some(Err(self.timed_out(key))),
                 result => result,
             };
             if result.is_some() {
-                shared.poll_done();
+                shared.poll_ends(number);
                 return result;
             }
         }

@@ -136,19 +136,26 @@ impl<H: Host> Gates<H> {
 
     /// A condition that runs for too long loses its thread the main part.
     pub(crate) fn look(&self, engine: &Engine<H>) {
-        let culprit = {
+        let (culprit, none_left, threads) = {
             let mut state = self.state.lock();
             let now = engine.clock.steady();
             match &state.polling {
                 Some((since, gate)) if now.saturating_sub(*since) > SLOW => {
                     let gate = gate.clone();
                     (state.main, state.polling) = (None, None);
-                    gate
+                    (gate, state.idle == 0 && state.threads >= state.limit, state.threads)
                 }
                 _ => return,
             }
         };
         self.changed.notify_all();
+        if none_left {
+            let line = format!(
+                "all {threads} threads that poll gates are in conditions that do not return: no gate opens before one \
+                 of them does"
+            );
+            engine.log(Level::Warning, &line);
+        }
         let (graph, ix) = (&culprit.flow().graph, culprit.task.ix);
         let name = graph.spec(ix).gate.as_ref().map(|gate| Arc::clone(&gate.name)).unwrap_or_default();
         engine.log(

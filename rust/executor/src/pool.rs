@@ -11,7 +11,7 @@ mod polls;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bide_core::{Event, TaskRef, Time};
@@ -28,6 +28,7 @@ use crate::gates::Gates;
 use crate::host::{Dispatch, Gate, Host, Ready};
 use crate::pacer::Pacer;
 use crate::slots::{HandOver, SlotNo, Slots};
+use crate::timers::Timers;
 
 /// Threads without a slot beyond the number of slots, kept for the next body that parks.
 const SPARE: usize = 2;
@@ -65,6 +66,7 @@ pub(crate) struct Shared<H: Host> {
     /// How many may be now: fewer while the system gives no more threads.
     max_parked: AtomicUsize,
     emptied: Condvar,
+    timers: OnceLock<Weak<Timers>>,
 }
 
 /// What belongs to a slot while nobody holds it.
@@ -96,6 +98,8 @@ struct State<H: Host> {
     /// Bodies with a handle, parked or not: they are told of the end.
     bodies: Vec<Weak<Cell<H>>>,
     pacer: Pacer<(Arc<Cell<H>>, u64)>,
+    polling: Vec<polls::Polling<H>>,
+    last_poll: u64,
     stuck_alarm: bool,
     /// Bodies with a handle that may not start while too many are parked.
     held_back: VecDeque<Ready<H>>,
@@ -126,6 +130,8 @@ impl<H: Host> Pool<H> {
                 parked: 0,
                 bodies: Vec::new(),
                 pacer: Pacer::new(slots as usize),
+                polling: Vec::new(),
+                last_poll: 0,
                 stuck_alarm: false,
                 held_back: VecDeque::new(),
             }),
@@ -138,6 +144,7 @@ impl<H: Host> Pool<H> {
             most_handles: max_parked,
             max_parked: AtomicUsize::new(max_parked),
             emptied: Condvar::new(),
+            timers: OnceLock::new(),
         };
         let gates = Gates::new(slots as usize + 1);
         Self { shared: Arc::new(shared), gates, start_worker, ask_again: AtomicU64::new(0) }
@@ -149,6 +156,7 @@ impl<H: Host> Pool<H> {
     /// # Errors
     /// Says why the thread cannot be started.
     pub fn open(&self, engine: &Arc<Engine<H>>) -> Result<(), String> {
+        let _ = self.shared.timers.set(Arc::downgrade(&engine.timers));
         for side in &self.shared.sides {
             engine.committer.look_after(Arc::clone(&side.group));
         }
@@ -200,6 +208,7 @@ impl<H: Host> Dispatch<H> for Pool<H> {
 
     fn look(&self, engine: &Arc<Engine<H>>) {
         self.gates.look(engine);
+        self.shared.look_for_slow_polls(engine);
         let now = engine.clock.now();
         for side in &self.shared.sides {
             let mut current = side.current.lock();

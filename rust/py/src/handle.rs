@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::{Failure, FailureKind, Time, Value};
+use bide_core::{Failure, Time, Value};
 use bide_executor::{Attached, BodyCx, Condition, Polled, StepStart, WaitError};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
@@ -59,7 +59,13 @@ impl PyTaskHandle {
     }
 
     /// Asks once. What it raised is kept in `last`, for the body to get the original if that ends the wait.
-    fn ask<'py>(&self, condition: &Bound<'py, PyAny>, codec: &Codec, last: &mut Option<(Failure, Raised)>) -> Polled {
+    fn ask<'py>(
+        &self,
+        condition: &Bound<'py, PyAny>,
+        name: &str,
+        codec: &Codec,
+        last: &mut Option<(Failure, Raised)>,
+    ) -> Polled {
         let py = condition.py();
         let asked = self.with_context_read_only(py, || {
             let value = gil::call0(condition)?;
@@ -70,7 +76,7 @@ impl PyTaskHandle {
             Ok(None) => Polled::False,
             Ok(Some(value)) => match codec.encode(&value) {
                 Ok(value) => Polled::True(value),
-                Err(raised) => Polled::Broken(unencodable(py, &raised)),
+                Err(raised) => Polled::Broken(errors::unencodable(py, &raised, name)),
             },
             Err(raised) => {
                 let failure = errors::describe(py, &raised);
@@ -87,16 +93,16 @@ impl PyTaskHandle {
         let py = until.py();
         let condition = until.getattr("condition")?;
         let (default_name, proof) = fingerprint(py, &condition)?;
-        let name = until.getattr("name")?.extract::<Option<String>>()?.unwrap_or(default_name);
+        let name: Arc<str> = until.getattr("name")?.extract::<Option<String>>()?.unwrap_or(default_name).into();
         let codec = &names(py)?.plain_codec;
         let timeout: Option<f64> = until.getattr("timeout")?.extract()?;
         let mut last = None;
         let wait = Condition {
-            name: name.into(),
+            name: Arc::clone(&name),
             proof,
             policy: read_policy(until)?,
             timeout: timeout.map(Duration::from_secs_f64),
-            check: &mut || self.ask(&condition, codec, &mut last),
+            check: &mut || self.ask(&condition, &name, codec, &mut last),
         };
         match (self.body.wait_condition(&mut Here(py), wait), last) {
             (Ok(value), _) => Ok(codec.decode(py, &value)?.into_bound()),
@@ -124,13 +130,6 @@ impl PyTaskHandle {
     fn not_yet(&self, py: Python<'_>, what: &str) -> PyErr {
         errors::bide(py, &format!("handle.{what} is not there yet in this version of bide"))
     }
-}
-
-/// A condition's value that cannot be recorded.
-fn unencodable(py: Python<'_>, raised: &Raised) -> Failure {
-    let why = errors::describe(py, raised);
-    let message = format!("{}: return bool(...) if the value itself is not needed", why.message());
-    Failure::new(FailureKind::Serialization, "bide.SerializationError", &message)
 }
 
 #[pymethods]
