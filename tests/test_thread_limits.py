@@ -82,6 +82,27 @@ def test_one_worker_stays_free_for_others_however_few_there_are(
     assert f"no more than {threads - 1} " in said[-1]
 
 
+@pytest.mark.parametrize("threads", [2, 3, 4])
+def test_a_body_that_may_wait_never_takes_the_last_thread(store: str, threads: int) -> None:
+    flag, entered = threading.Event(), threading.Semaphore(0)
+
+    @bide.task
+    def waits(handle: bide.TaskHandle) -> int:
+        entered.release()
+        flag.wait()  # has its thread and its slot, and may defer at its next line
+        handle.sleep(0.001)
+        return 1
+
+    with Threads("bide-worker", threads).limited(), bide.Runner(store, slots=4) as runner:
+        handles = runner.submit_many(bide.Workflow("waits", [waits]), [{}] * 10)
+        for _ in range(threads - 1):
+            assert entered.acquire(timeout=30)
+        for n in range(20):
+            assert runner.run(NOOP, {"n": n}, timeout=10)["noop"] == n
+        flag.set()
+        assert [handle.result(30)["waits"] for handle in handles] == [1] * 10
+
+
 def test_with_one_worker_others_are_delayed_until_it_is_free(store: str, caplog: pytest.LogCaptureFixture) -> None:
     flag = threading.Event()
     with Threads("bide-worker", 1).limited(), bide.Runner(store, slots=4) as runner:
@@ -257,4 +278,6 @@ def test_a_limit_on_processes_is_reached_and_others_go_on() -> None:
 def test_max_map_count_is_reached_and_others_go_on(file: Path, room: int) -> None:
     if int(Path("/proc/sys/vm/max_map_count").read_text()) > 300_000:
         pytest.skip("max_map_count is too high to be reached in short time")
-    passes(MAPS, file, str(room))
+    said = passes(MAPS, file, str(room))
+    # Not at the limit itself, where a thread is made that cannot begin.
+    assert any("vm.max_map_count" in line for line in said), said
