@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import bide
-from bide._waits import After, At, encode_answer, from_poll
+from bide._waits import After, At, from_poll
 
 NAIVE = datetime(2026, 1, 1)  # noqa: DTZ001 - naive on purpose
 
@@ -117,12 +117,6 @@ def test_what_is_not_there_yet_says_so(make: Callable[[], Any]) -> None:
 )
 def test_what_is_retried(on: Any, exc: BaseException, expected: bool) -> None:
     assert bide.Retry(on=on).matches(exc) is expected
-
-
-def test_a_conditions_value_is_recorded_or_refused_with_the_remedy() -> None:
-    assert encode_answer({"rows": 3}, "task 'load'") == b'j{"rows":3}'
-    with pytest.raises(bide.SerializationError, match=r"task 'load': the condition's value = .*return bool\(...\)"):
-        encode_answer(object(), "task 'load'")
 
 
 def test_a_retry_is_a_value() -> None:

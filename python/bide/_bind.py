@@ -20,6 +20,7 @@ from bide._codec import REMEDY_NAME, Codec
 from bide._context import Context
 from bide._errors import DefinitionError, not_yet
 from bide._task import RESERVED
+from bide._text import check_text
 
 MISSING = inspect.Parameter.empty
 """The default of a source that has none."""
@@ -31,12 +32,18 @@ class From:
 
     task: str
 
+    def __post_init__(self) -> None:
+        check_text(self.task, "bide.From: the name of the task")
+
 
 @dataclass(frozen=True, slots=True)
 class Input:
     """In ``Annotated[T, bide.Input("path")]``: that run input."""
 
     name: str
+
+    def __post_init__(self) -> None:
+        check_text(self.name, "bide.Input: the name of the input")
 
 
 class Source(NamedTuple):

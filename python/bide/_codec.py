@@ -199,7 +199,8 @@ class Codec:
         size = len(data)
         if size > WARN_ABOVE:
             if size > REFUSE_ABOVE:
-                msg = f"{self.where}: {self.root} takes {size / 2**20:.0f} MiB, more than 64 MiB: store a path instead"
+                takes = math.ceil(size / 2**20 * 10) / 10  # never "64.0 MiB, more than 64"
+                msg = f"{self.where}: {self.root} takes {takes} MiB, more than 64 MiB: store a path instead"
                 raise SerializationError(msg)
             _log.warning("%s: %s takes %.1f MiB: consider storing a path", self.where, self.root, size / 2**20)
         return data

@@ -11,6 +11,7 @@ from typing import Any
 from bide._codec import Codec
 from bide._compare import step
 from bide._errors import BideError, DefinitionError
+from bide._text import is_text
 
 _ABSENT: Any = object()
 
@@ -98,6 +99,9 @@ class Context(Mapping[str, Any]):
         self._refuse_if_read_only()
         if type(key) is not str:
             msg = f"a context's keys are str, not {key!r}"
+            raise DefinitionError(msg)
+        if not is_text(key):
+            msg = f"a context's key is {key!r}, which has a lone surrogate and is not text"
             raise DefinitionError(msg)
         self._encode(key, value)
         self._values[key] = value

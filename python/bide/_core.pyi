@@ -150,7 +150,12 @@ class Runner:
     """An engine on a store, with its threads."""
 
     def __new__(
-        cls, store: str, slots: int | None, durability: Literal["normal", "full"], max_parked: int | None
+        cls,
+        store: str,
+        slots: int | None,
+        durability: Literal["normal", "full"],
+        max_parked: int | None,
+        retention: float | None,
     ) -> Runner: ...
     def register(self, flow: Flow) -> None:
         """Make a workflow known and take its unfinished runs up."""

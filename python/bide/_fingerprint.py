@@ -21,6 +21,7 @@ from typing import Any
 from bide._callables import call_method
 from bide._codec import Codec
 from bide._context import Context
+from bide._text import written_out
 
 SIZE = 16
 LARGEST = 4 * 1024 * 1024
@@ -58,13 +59,14 @@ def name_of(condition: object) -> str:
         cls = owner if isinstance(owner, type) else type(owner)
         return f"{cls.__qualname__}.{condition.__name__}"
     name = getattr(condition, "__qualname__", None)
-    return str(name) if name and isinstance(name, str) else str(type(condition).__qualname__)
+    return written_out(name if name and isinstance(name, str) else type(condition).__qualname__)
 
 
 class _Sink:
     """Takes the parts of a condition in a fixed order, each with its kind and length, into one digest."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = LARGEST) -> None:
+        self._most = most
         self._hash = hashlib.blake2b(digest_size=SIZE)
         self._size = 0
         self._depth = 0
@@ -76,8 +78,8 @@ class _Sink:
 
     def put(self, kind: str, data: bytes = b"") -> None:
         self._size += len(data)
-        if self._size > LARGEST:
-            msg = "too large"
+        if self._size > self._most:
+            msg = f"more than {self._most >> 20} MiB"
             raise _Unprovable(msg)
         self._hash.update(f"{kind}:{len(data)}:".encode())
         self._hash.update(data)
@@ -215,9 +217,9 @@ class _Sink:
         del self._path[id(value)]
 
 
-def digest_of(value: object) -> bytes:
-    """Return the digest of a value alone; raises if it has no stable form."""
-    sink = _Sink()
+def digest_of(value: object, most: int = LARGEST) -> bytes:
+    """Return the digest of a value alone; raises if it has no stable form, or takes more than so many bytes."""
+    sink = _Sink(most)
     sink.value(value)
     return sink.digest()
 

@@ -9,6 +9,7 @@ from bide._context import Context
 from bide._errors import RunFailed, TaskFailed
 from bide._status import RunStatus, SubStatus, TaskStatus
 from bide._stored_errors import task_failed
+from bide._text import is_text
 
 if TYPE_CHECKING:
     from bide import _core
@@ -40,7 +41,7 @@ class _Tasks(Mapping[str, TaskResult]):
         self._names = snapshot.names()
 
     def __getitem__(self, name: str) -> TaskResult:
-        row = self._snapshot.task(name)
+        row = self._snapshot.task(name) if is_text(name) else None
         if row is None:
             raise KeyError(name)
         failure, sub_status = row["failure"], row["sub_status"]
@@ -155,7 +156,7 @@ class RunResult(Mapping[str, Any]):
 
     def __getitem__(self, task: str) -> Any:  # noqa: ANN401 - what the task returned
         """Return what a task returned; a `KeyError` says so if there is no such task, or if it has not (yet)."""
-        output = self._snapshot.output(task)
+        output = self._snapshot.output(task) if is_text(task) else None
         if output is None:
             msg = f"workflow {self.workflow!r} has no task {task!r}"
             raise KeyError(msg)

@@ -15,6 +15,7 @@ from bide._duration import count, moment, optional_seconds
 from bide._errors import BideError, DefinitionError, not_yet
 from bide._result import RunResult
 from bide._status import RunStatus
+from bide._text import check_text, is_text, written_out
 from bide._waits import Duration
 from bide._workflow import Workflow
 
@@ -23,6 +24,9 @@ MOST_SLOTS = 65_536
 
 GRACE = 5.0
 """Seconds that `close()` gives to bodies."""
+
+RETENTION = timedelta(days=30)
+"""How long ended runs are kept."""
 
 
 class RunHandle:
@@ -102,7 +106,7 @@ class RunHandle:
     def _snapshot(self) -> RunResult:
         snapshot = self._core.snapshot()
         if snapshot is None:
-            msg = f"run {self.id} was deleted"
+            msg = f"run {self.id} is not in the store any more: it was deleted, or its retention is over"
             raise BideError(msg)
         return RunResult(snapshot)
 
@@ -124,9 +128,13 @@ class Runner:
     `workflows` are registered at once, so that their unfinished runs go on. `slots` is how many bodies execute at
     the same time (default: processors plus 4, at most 32). With `durability="full"` what is committed survives
     power loss, too. `max_parked` limits how many plain functions may be deferred at once.
+
+    Ended runs are deleted once they have been kept for `retention`, seconds or a `timedelta` (default: 30 days), or
+    never with `retention=None`; runs that have not ended stay, however old they are. Of several runners on one store
+    the one that keeps them for the shortest decides. A store in memory keeps no more than the last 1,000.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the designed signature
         self,
         store: str | os.PathLike[str],
         *,
@@ -135,6 +143,7 @@ class Runner:
         async_slots: int = 1000,
         durability: Literal["normal", "full"] = "normal",
         max_parked: int | None = None,
+        retention: Duration | None = RETENTION,
     ) -> None:
         """Open the store; a `StoreError` says why it cannot be used."""
         if not isinstance(store, (str, os.PathLike)) or isinstance(os.fspath(store), bytes):
@@ -144,6 +153,11 @@ class Runner:
         if not name:
             msg = 'Runner takes a path or a URL as its store, not an empty text; for no file at all use ":memory:"'
             raise DefinitionError(msg)
+        try:
+            os.fsencode(name)
+        except UnicodeEncodeError:
+            msg = f"Runner got {name!r} as its store, which has a lone surrogate and is not a path"
+            raise DefinitionError(msg) from None
         if durability not in {"normal", "full"}:
             msg = f'durability is "normal" or "full", not {durability!r}'
             raise DefinitionError(msg)
@@ -151,12 +165,14 @@ class Runner:
             msg = f"Runner takes a list of workflows, not {workflows!r}"
             raise DefinitionError(msg)
         count(async_slots, "async_slots")
+        kept = optional_seconds(retention, "retention")
         self._flows: dict[str, tuple[Workflow, _core.Flow]] = {}
         self._core = _core.Runner(
             name,
             None if slots is None else count(slots, "slots", MOST_SLOTS),
             durability,
             None if max_parked is None else count(max_parked, "max_parked"),
+            kept,
         )
         try:
             for workflow in workflows:
@@ -246,9 +262,9 @@ class Runner:
             micros = int(then.timestamp() * 1_000_000)
         name = workflow.name if isinstance(workflow, Workflow) else workflow
         most = None if limit is None else count(limit, "limit")
-        if name is not None and not _is_text(name):
+        if name is not None and not is_text(name):
             return []
-        ids = self._core.list(None if status is None else str(status), name, micros, most)
+        ids = self._core.list(None if status is None else written_out(str(status)), name, micros, most)
         snapshots = (self._core.snapshot(run) for run in ids)
         return [RunResult(snapshot) for snapshot in snapshots if snapshot is not None]
 
@@ -352,7 +368,7 @@ class Runner:
         if not isinstance(id_or_key, str) or not (name is None or isinstance(name, str)):
             msg = f"a run is found by its id or key, which are text, and by its workflow, not {id_or_key!r}, {name!r}"
             raise DefinitionError(msg)
-        known = _is_text(id_or_key) and (name is None or _is_text(name))
+        known = is_text(id_or_key) and (name is None or is_text(name))
         found = self._core.find(id_or_key, name) if known else []
         if not found:
             msg = f"no run has the id or key {id_or_key!r}" + (f" in workflow {name!r}" if name else "")
@@ -366,18 +382,10 @@ class Runner:
     def _snapshot(self, run: str) -> "_core.Snapshot":
         snapshot = self._core.snapshot(run)
         if snapshot is None:
-            msg = f"run {run} was deleted"
+            msg = f"run {run} is not in the store any more: it was deleted, or its retention is over"
             raise KeyError(msg)
         return snapshot
 
 
 def _check_key(key: str | None) -> str | None:
-    if key is not None and (not isinstance(key, str) or not key or not _is_text(key)):
-        msg = f"key must be a text that is not empty, not {key!r}"
-        raise DefinitionError(msg)
-    return key
-
-
-def _is_text(name: str) -> bool:
-    """Whether UTF-8 can carry it: a lone surrogate is no text."""
-    return name.encode(errors="replace").decode() == name
+    return None if key is None else check_text(key, "key")

@@ -9,7 +9,7 @@ from typing import Any
 
 from bide._bind import return_annotation
 from bide._callables import is_async
-from bide._codec import Codec
+from bide._codec import REFUSE_ABOVE, Codec
 from bide._errors import DefinitionError, SerializationError, not_yet
 from bide._fingerprint import digest_of, name_of
 from bide._waits import check_name
@@ -27,7 +27,7 @@ def describe_step(
         raise not_yet(feature)
     step = check_name(name, "handle.step") or name_of(fn)
     try:
-        digest = digest_of([list(args), sorted(kwargs.items())])
+        digest = digest_of([list(args), sorted(kwargs.items())], REFUSE_ABOVE)
     except Exception as problem:
         msg = (
             f"the arguments of step {step!r} cannot be recorded ({problem}): pass plain values, "

@@ -25,6 +25,7 @@ from bide._errors import (
     TaskTimeout,
     WaitTimeout,
 )
+from bide._text import written_out
 
 StoredError = NewType("StoredError", bytes)
 """An exception as the store has it: one JSON object."""
@@ -58,7 +59,7 @@ def kind(exc: BaseException) -> str:
 
 def describe(exc: BaseException) -> StoredError:
     """Return what is stored of `exc`. Never raises an `Exception`, whatever the exception's own methods do."""
-    text = _text(_format(exc))
+    text = written_out(_format(exc))
     origin = exc.traceback if isinstance(exc, TaskFailed) else getattr(exc, ORIGIN, None)
     if isinstance(origin, str) and origin:
         text = f"{origin}\nRaised again from the journal:\n{text}"
@@ -98,9 +99,11 @@ def _summary(exc: BaseException) -> dict[str, Any]:
     notes = getattr(exc, "__notes__", None)
     standing_in = isinstance(exc, TaskFailed) and exc.type
     summary: dict[str, Any] = {
-        "type": standing_in or _text(qualified(type(exc))),
-        "message": _clip(_text(_message(exc))),
-        "notes": [_clip(_text(note)) for note in notes if isinstance(note, str)] if isinstance(notes, list) else [],
+        "type": standing_in or written_out(qualified(type(exc))),
+        "message": _clip(written_out(_message(exc))),
+        "notes": [
+            _clip(written_out(note)) for note in (notes if isinstance(notes, list) else ()) if isinstance(note, str)
+        ],
     }
     if standing_in:
         return summary
@@ -172,7 +175,7 @@ def _is_plain(value: object, depth: int = 8) -> bool:
     if type(value) is float:
         return math.isfinite(value)
     if type(value) is str:
-        return _text(value) == value
+        return written_out(value) == value
     if depth == 0:
         return False
     if type(value) is list:
@@ -181,11 +184,6 @@ def _is_plain(value: object, depth: int = 8) -> bool:
         items = cast("dict[object, object]", value).items()
         return all(type(k) is str and _is_plain(k) and _is_plain(v, depth - 1) for k, v in items)
     return False
-
-
-def _text(text: str) -> str:
-    """Return text that UTF-8 can carry: lone surrogates are written out."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _clip(text: str) -> str:

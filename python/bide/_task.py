@@ -15,6 +15,7 @@ from bide._callables import is_async, is_generator
 from bide._duration import optional_seconds
 from bide._errors import DefinitionError, not_yet
 from bide._retry import Retry
+from bide._text import is_text
 from bide._waits import After, At, Duration, Until, Wait
 
 P = ParamSpec("P")
@@ -114,11 +115,9 @@ def check_name(name: object, what: str) -> str:
     if not isinstance(name, str) or not name.strip():
         msg = f"{what} must have a name that is not empty, not {name!r}"
         raise DefinitionError(msg)
-    try:
-        name.encode()
-    except UnicodeEncodeError:
+    if not is_text(name):
         msg = f"{what} is named {name!r}, which has a lone surrogate and is not text"
-        raise DefinitionError(msg) from None
+        raise DefinitionError(msg)
     return name
 
 
@@ -194,7 +193,7 @@ def _name_of(fn: object) -> str:
     elif not isinstance(name, str) or not name:
         kind = "an object without __name__"
     else:
-        return name
+        return check_name(name, f"the task {fn!r}")
     msg = f"the task {fn!r} is {kind}: give it a name with bide.task(..., name=...)"
     raise DefinitionError(msg)
 

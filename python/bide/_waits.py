@@ -10,9 +10,9 @@ from math import inf
 from typing import Any, Generic, Literal, NoReturn, TypeAlias, TypeVar
 
 from bide._callables import is_async
-from bide._codec import Codec
 from bide._duration import count, moment, number, optional_seconds, seconds
-from bide._errors import DefinitionError, SerializationError, not_yet
+from bide._errors import DefinitionError, not_yet
+from bide._text import check_text
 
 T = TypeVar("T")
 
@@ -135,19 +135,7 @@ def signal(name: str, type: Any = Any) -> NoReturn:  # noqa: A002, ANN401, ARG00
 
 def check_name(name: object, what: str) -> str | None:
     """Return a wait's or step's `name=` after checking it."""
-    if name is not None and (not isinstance(name, str) or not name):
-        msg = f"{what}: name must be a text that is not empty, not {name!r}"
-        raise DefinitionError(msg)
-    return name
-
-
-def encode_answer(answer: object, where: str) -> bytes:
-    """Return a condition's truthy value as it is recorded."""
-    try:
-        return Codec(where=where, root="the condition's value").encode(answer)
-    except SerializationError as problem:
-        msg = f"{problem}; if only its truth matters, return bool(...) from the condition"
-        raise SerializationError(msg) from None
+    return None if name is None else check_text(name, f"{what}: name")
 
 
 def _from_ms(value: object, what: str) -> float:

@@ -17,6 +17,7 @@ from bide._codec import SCALAR_TAGS, WARN_ABOVE, Codec, encode_plain
 from bide._errors import DefinitionError, SerializationError
 from bide._retry import Retry
 from bide._task import ATTRIBUTE, TaskDef, as_task, check_name, task
+from bide._text import is_text
 from bide._waits import Until, Wait
 
 P = ParamSpec("P")
@@ -102,6 +103,9 @@ class CompiledWorkflow:
         for name in given:
             if not isinstance(name, str):
                 msg = f"{what}: the names of inputs are str, not {name!r}"
+                raise DefinitionError(msg)
+            if not is_text(name):
+                msg = f"{what}: an input is named {name!r}, which has a lone surrogate and is not text"
                 raise DefinitionError(msg)
             if name in tasks:
                 msg = f"{what}: the input {name!r} has the name of a task, whose return value goes by it: rename one"

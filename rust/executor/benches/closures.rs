@@ -118,7 +118,7 @@ fn on(c: &mut Criterion, runtime: &Runtime, name: &str, store: Arc<dyn Store>) {
                     let result = runtime.block_on(async { runner.run(&flow, ()).await });
                     spent += begun.elapsed();
                     assert_eq!(result.unwrap().tasks.len() as u64, size);
-                    store.purge(Time::NEVER, 10).unwrap();
+                    store.purge(Time::NEVER, 0, 10).unwrap();
                 }
                 spent
             });
@@ -137,7 +137,7 @@ fn on(c: &mut Criterion, runtime: &Runtime, name: &str, store: Arc<dyn Store>) {
                         }
                     });
                     spent += begun.elapsed();
-                    store.purge(Time::NEVER, 2 * MANY as usize).unwrap();
+                    store.purge(Time::NEVER, i64::MIN, 2 * MANY as usize).unwrap();
                 }
                 spent
             });

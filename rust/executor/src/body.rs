@@ -384,24 +384,27 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         check: Check<'_>,
     ) -> Option<Result<Value, Failure>> {
         let shared = &self.engine.dispatch.shared;
-        let mut polled = false;
+        let mut last = None;
         loop {
             let now = self.engine.clock.now();
             let span = open.poll.next(now, open.deadline, self.engine.random()).since(now);
             let woken = at.wait(|| {
                 let ticket = self.cell.next_ticket();
                 self.engine.timers.after(span, Arc::clone(&self.cell) as _, ticket);
-                if polled {
-                    shared.poll_done();
+                if let Some(number) = last {
+                    shared.poll_ends(number);
                 }
                 self.cell.park()
             });
             if woken == Woken::Closed {
                 return None;
             }
-            polled = true;
+            // If no thread could be started when this one was parked, there may be one by now.
+            self.engine.dispatch.keep_spare(&self.engine);
+            let number = shared.poll_begins(&self.engine, &self.run, self.task.ix, &open.key.name);
+            last = Some(number);
             if self.sure_of_lease(at).is_err() {
-                shared.poll_done();
+                shared.poll_ends(number);
                 return None;
             }
             let late = open.deadline.is_some_and(|deadline| self.engine.clock.now() >= deadline);
@@ -410,7 +413,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
                 result => result,
             };
             if result.is_some() {
-                shared.poll_done();
+                shared.poll_ends(number);
                 return result;
             }
         }

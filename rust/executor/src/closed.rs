@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use bide_core::record::{Batch, Committed, NewRun, RunRow, StoredRun};
+use bide_core::record::{Batch, Committed, NewRun, RunRow, RunRowId, StoredRun};
 use bide_core::{RunId, Time};
-use bide_store::{Creation, Lease, RunFilter, Store, StoreError, StoredVersion, StoredWorkflow};
+use bide_store::{Creation, Lease, Purged, RunFilter, Standing, Store, StoreError, StoredVersion, StoredWorkflow};
 
 /// A store that was let go of.
 pub(crate) struct Closed {
@@ -72,6 +72,10 @@ impl Store for Closed {
         self.refuse()
     }
 
+    fn standing(&self, _run: RunId) -> Result<Option<Standing>, StoreError> {
+        self.refuse()
+    }
+
     fn by_key(&self, _key: &str, _workflow: Option<&str>) -> Result<Vec<(RunId, Arc<str>)>, StoreError> {
         self.refuse()
     }
@@ -80,7 +84,11 @@ impl Store for Closed {
         self.refuse()
     }
 
-    fn purge(&self, _before: Time, _limit: usize) -> Result<usize, StoreError> {
+    fn purge(&self, _before: Time, _from: RunRowId, _limit: usize) -> Result<Purged, StoreError> {
+        self.refuse()
+    }
+
+    fn shrink(&self) -> Result<bool, StoreError> {
         self.refuse()
     }
 

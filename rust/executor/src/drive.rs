@@ -17,12 +17,14 @@ use crate::flow::Run;
 use crate::host::{Host, Ready};
 use crate::limit::Limit;
 use crate::services::lease::Watch;
+use crate::services::retention::{RETENTION, Sweep};
 use crate::timers::Alarm;
 
 /// An engine and what its threads would remember.
 pub struct Driver<H: Host> {
     engine: Arc<Engine<H>>,
     watch: Watch,
+    sweep: Sweep,
     timer: Sleep,
 }
 
@@ -94,9 +96,24 @@ impl<H: Host> Driver<H> {
         log: Log,
         seed: u64,
     ) -> Result<Self, StoreError> {
+        Self::open_with(store, clock, dispatch, log, seed, Some(RETENTION))
+    }
+
+    /// As [`Driver::open`], with another time for which ended runs are kept (`None`: for ever).
+    ///
+    /// # Errors
+    /// As [`Driver::open`].
+    pub fn open_with(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        dispatch: H::Dispatch,
+        log: Log,
+        seed: u64,
+        retention: Option<Duration>,
+    ) -> Result<Self, StoreError> {
         let watch = Watch { renewed: clock.steady(), seen: 0 };
-        let engine = Engine::without_threads(store, clock, dispatch, log, seed)?;
-        Ok(Self { engine, watch, timer: Sleep::default() })
+        let engine = Engine::without_threads(store, clock, dispatch, log, seed, retention)?;
+        Ok(Self { engine, watch, sweep: Sweep::new(), timer: Sleep::default() })
     }
 
     /// The engine.
@@ -138,6 +155,11 @@ impl<H: Host> Driver<H> {
     /// The lease thread's turn.
     pub fn lease_turn(&mut self) {
         self.engine.keep_watch(&mut self.watch);
+    }
+
+    /// The retention thread's turn: one step, if it is due. Returns how long it would rest then.
+    pub fn retention_turn(&mut self) -> Duration {
+        self.engine.keep_retention(&mut self.sweep)
     }
 
     /// Where a slot's results gather; the committer looks after it from now on.

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bide_core::record::RunRowId;
 use bide_core::{Event, Graph, Outcome, Pending, RunId, TaskId};
@@ -21,6 +22,7 @@ use crate::flow::{Flow, Run};
 use crate::host::{Dispatch, Host};
 use crate::ids::{IdMaker, seed};
 use crate::services::lease::LeaseService;
+use crate::services::retention::{RETENTION, RetentionService};
 use crate::settled::{Settled, Settlement};
 use crate::timers::Timers;
 
@@ -48,6 +50,9 @@ pub struct Engine<H: Host> {
     pub(crate) watched: Mutex<HashMap<RunId, std::sync::Weak<Settled>>>,
     pub(crate) ids: IdMaker,
     pub(crate) lease_service: LeaseService,
+    pub(crate) retention_service: RetentionService,
+    /// How long ended runs are kept; `None`: for ever.
+    pub(crate) retention: Option<Duration>,
     stopped: OnceLock<Settlement>,
     closing: AtomicBool,
     /// The lease was given back and the store let go of.
@@ -75,7 +80,8 @@ pub enum Level {
 }
 
 impl<H: Host> Engine<H> {
-    /// Starts an engine on a store: its timer, committer and lease threads run from here on.
+    /// Starts an engine on a store: its timer, committer, lease and retention threads run from here on. Ended runs are
+    /// kept for [`RETENTION`].
     ///
     /// # Errors
     /// If the store gives no lease, or a thread cannot be started.
@@ -85,15 +91,36 @@ impl<H: Host> Engine<H> {
         dispatch: H::Dispatch,
         log: Log,
     ) -> Result<Arc<Self>, StoreError> {
-        let engine = Self::without_threads(store, clock, dispatch, log, seed())?;
-        engine.take_up()?;
-        let timers = Arc::clone(&engine.timers);
-        engine.spawn("bide-timer", move || timers.run())?;
-        let this = Arc::clone(&engine);
-        engine.spawn("bide-commit", move || this.run_committer())?;
-        let this = Arc::clone(&engine);
-        engine.spawn("bide-lease", move || this.run_lease_service())?;
+        Self::start_with(store, clock, dispatch, log, Some(RETENTION))
+    }
+
+    /// As [`Engine::start`], with another time for which ended runs are kept (`None`: for ever).
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub fn start_with(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        dispatch: H::Dispatch,
+        log: Log,
+        retention: Option<Duration>,
+    ) -> Result<Arc<Self>, StoreError> {
+        let engine = Self::without_threads(store, clock, dispatch, log, seed(), retention)?;
+        // Whatever fails from here on: the lease is given back and no thread is left.
+        engine.start_threads().inspect_err(|_| engine.finish_close())?;
         Ok(engine)
+    }
+
+    fn start_threads(self: &Arc<Self>) -> Result<(), StoreError> {
+        self.take_up()?;
+        let timers = Arc::clone(&self.timers);
+        self.spawn("bide-timer", move || timers.run())?;
+        let this = Arc::clone(self);
+        self.spawn("bide-commit", move || this.run_committer())?;
+        let this = Arc::clone(self);
+        self.spawn("bide-lease", move || this.run_lease_service())?;
+        let this = Arc::clone(self);
+        self.spawn("bide-retention", move || this.run_retention_service())
     }
 
     /// An engine that does only what it is told to: `drive.rs` takes the turns of its threads.
@@ -103,6 +130,7 @@ impl<H: Host> Engine<H> {
         dispatch: H::Dispatch,
         log: Log,
         seed: u64,
+        retention: Option<Duration>,
     ) -> Result<Arc<Self>, StoreError> {
         let now = clock.now();
         let lease = store.enroll(now)?;
@@ -118,6 +146,8 @@ impl<H: Host> Engine<H> {
             watched: Mutex::default(),
             ids: IdMaker::new(seed),
             lease_service,
+            retention_service: RetentionService::default(),
+            retention,
             stopped: OnceLock::new(),
             closing: AtomicBool::new(false),
             left: AtomicBool::new(false),
@@ -139,8 +169,11 @@ impl<H: Host> Engine<H> {
             }
         };
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(guarded).map_err(|error| {
-            self.stop_threads();
-            StoreError::Unavailable(format!("cannot start the thread {name}: {error}"))
+            StoreError::Unavailable(format!(
+                "the runner on {} cannot start its thread {name}: {error}; the system or this process's limits give no \
+                 more threads",
+                self.store().name()
+            ))
         })?;
         self.threads.lock().push(thread);
         Ok(())
@@ -316,6 +349,7 @@ impl<H: Host> Engine<H> {
         self.timers.stop();
         self.committer.stop();
         self.lease_service.stop();
+        self.retention_service.stop();
         let threads = std::mem::take(&mut *self.threads.lock());
         let me = std::thread::current().id();
         for thread in threads {

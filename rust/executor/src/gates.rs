@@ -16,7 +16,7 @@ use bide_sync::{Condvar, Mutex};
 use crate::commit::Done;
 use crate::engine::{Engine, Level};
 use crate::host::{Attached, Gate, Host, Polled};
-use crate::pool::Pool;
+use crate::pool::{ASK_AGAIN, Pool};
 use crate::queue::Queue;
 
 /// Polls that are due within so long are taken one after the other without a sleep.
@@ -56,6 +56,8 @@ struct State<H: Host> {
     idle: usize,
     /// No more threads than this.
     limit: usize,
+    /// The system has refused a thread: it is asked again no sooner than this, by the steady clock.
+    ask_again: Duration,
     close: bool,
 }
 
@@ -129,6 +131,7 @@ impl<H: Host> Gates<H> {
             threads: 0,
             idle: 0,
             limit,
+            ask_again: Duration::ZERO,
             close: false,
         };
         Self { state: Mutex::new(state), changed: Condvar::new() }
@@ -149,7 +152,7 @@ impl<H: Host> Gates<H> {
 
     /// A condition that runs for too long loses its thread the main part.
     pub(crate) fn look(&self, engine: &Engine<H>) {
-        let (culprit, told) = {
+        let (culprit, told, none_left, threads) = {
             let mut state = self.state.lock();
             let now = engine.clock.steady();
             match &state.polling {
@@ -157,12 +160,19 @@ impl<H: Host> Gates<H> {
                     let gate = gate.clone();
                     (state.main, state.polling) = (None, None);
                     let told = !state.told.insert((gate.flow().workflow, gate.task.ix));
-                    (gate, told)
+                    (gate, told, state.idle == 0 && state.threads >= state.limit, state.threads)
                 }
                 _ => return,
             }
         };
         self.changed.notify_all();
+        if none_left {
+            let line = format!(
+                "all {threads} threads that poll gates are in conditions that do not return: no gate opens before one \
+                 of them does"
+            );
+            engine.log(Level::Warning, &line);
+        }
         if told {
             return;
         }
@@ -194,7 +204,7 @@ impl<H: Host> Gates<H> {
                     if main {
                         state.polling = Some((now, item.gate.clone()));
                     }
-                    return Some(Taken { item, wants_spare: state.wants_spare(), at: now });
+                    return Some(Taken { item, wants_spare: state.wants_spare(now), at: now });
                 }
                 Some(due) => Some(Duration::from_nanos(due).saturating_sub(now).max(SLICE)),
                 None => None,
@@ -238,8 +248,8 @@ impl<H: Host> State<H> {
     }
 
     /// Whether one more thread is wanted; counts it.
-    fn wants_spare(&mut self) -> bool {
-        let wanted = self.idle == 0 && self.threads < self.limit && !self.close;
+    fn wants_spare(&mut self, now: Duration) -> bool {
+        let wanted = self.idle == 0 && self.threads < self.limit && now >= self.ask_again && !self.close;
         self.threads += usize::from(wanted);
         wanted
     }
@@ -253,6 +263,14 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
         let first = state.threads == 0 && !state.close;
         state.threads += usize::from(first);
         first
+    }
+
+    /// A thread that was wanted to poll gates could not be started: it does not count, and a spare is wanted again
+    /// after a while.
+    pub fn no_gate_thread(&self) {
+        let mut state = self.dispatch.gates.state.lock();
+        state.threads -= 1;
+        state.ask_again = self.clock.steady() + ASK_AGAIN;
     }
 
     /// What a thread that polls gates does until the runner closes.
@@ -290,7 +308,15 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
                 }
             }
             if wants_spare && let Err(why) = cx.start_spare(self) {
-                self.log(Level::Warning, &format!("no spare thread for the gates could be started: {why}"));
+                let first = self.dispatch.gates.state.lock().ask_again.is_zero();
+                self.no_gate_thread();
+                if first {
+                    let line = format!(
+                        "no spare thread for the gates could be started ({why}): while one of their conditions is slow \
+                         the others are late"
+                    );
+                    self.log(Level::Warning, &line);
+                }
             }
             if let Some(event) = self.poll_gate(gates, me, item, cx, &mut now) {
                 done.push(event);

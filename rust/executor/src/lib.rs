@@ -46,5 +46,6 @@ pub use flow::{Flow, Inputs, Run, View};
 pub use gates::GateWorker;
 pub use host::{Args, Attached, Call, Dispatch, Free, Gate, Host, Polled, Ready, Source, Worker};
 pub use pool::{Pool, StartWorker};
+pub use services::retention::RETENTION;
 pub use settled::{Settled, Settlement};
 pub use submit::{Handle, SubmitError, Wanted, Watched};

@@ -6,6 +6,8 @@
 //! woken. A body that defers gives its slot back and parks its thread; another thread goes on in its place.
 
 // With their paths, for `rust/models` includes this file.
+#[path = "pool/admit.rs"]
+mod admit;
 #[path = "pool/cell.rs"]
 mod cell;
 #[path = "pool/polls.rs"]
@@ -16,14 +18,15 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bide_core::{Event, TaskRef, Time};
-use bide_sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use bide_sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use bide_sync::{Condvar, Mutex};
 use crossbeam_deque::{Injector, Steal, Stealer, Worker as Deque};
 
+pub(crate) use admit::ASK_AGAIN;
 pub(crate) use cell::{Cell, TimeReached, Woken};
 
 use crate::commit::Group;
-use crate::engine::{Engine, Level};
+use crate::engine::Engine;
 use crate::flow::Run;
 use crate::gates::Gates;
 use crate::host::{Dispatch, Gate, Host, Ready};
@@ -43,6 +46,8 @@ pub struct Pool<H: Host> {
     pub(crate) shared: Arc<Shared<H>>,
     pub(crate) gates: Gates<H>,
     start_worker: StartWorker<H>,
+    /// When the system may be asked for a thread again, in nanoseconds of steady time; 0: it has refused none.
+    ask_again: AtomicU64,
 }
 
 /// What the pool's threads share.
@@ -60,7 +65,9 @@ pub(crate) struct Shared<H: Host> {
     closing: AtomicBool,
     /// Bodies with a handle that execute or are parked.
     handles: AtomicUsize,
-    /// How many may be. Lowered if the system gives no more threads.
+    /// How many may be at most.
+    most_handles: usize,
+    /// How many may be now: fewer while the system gives no more threads.
     max_parked: AtomicUsize,
     emptied: Condvar,
     /// Where a look at the polls is asked for; from the opening on.
@@ -91,9 +98,13 @@ struct State<H: Host> {
     idle: Vec<Arc<Cell<H>>>,
     /// Threads that are not parked in a body (those that are being started included).
     threads: usize,
+    /// Threads that are.
+    parked: usize,
     /// Bodies with a handle, parked or not: they are told of the end.
     bodies: Vec<Weak<Cell<H>>>,
     pacer: Pacer<(Arc<Cell<H>>, u64)>,
+    polling: Vec<polls::Polling<H>>,
+    last_poll: u64,
     stuck_alarm: bool,
     /// Bodies with a handle that may not start while too many are parked.
     held_back: VecDeque<Ready<H>>,
@@ -121,8 +132,11 @@ impl<H: Host> Pool<H> {
                 slots: Slots::new(slots),
                 idle: Vec::new(),
                 threads: 0,
+                parked: 0,
                 bodies: Vec::new(),
                 pacer: Pacer::new(slots as usize),
+                polling: Vec::new(),
+                last_poll: 0,
                 stuck_alarm: false,
                 held_back: VecDeque::new(),
             }),
@@ -132,11 +146,13 @@ impl<H: Host> Pool<H> {
             searching: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             handles: AtomicUsize::new(0),
+            most_handles: max_parked,
             max_parked: AtomicUsize::new(max_parked),
             emptied: Condvar::new(),
             timers: OnceLock::new(),
         };
-        Self { shared: Arc::new(shared), gates: Gates::new(slots as usize + 1), start_worker }
+        let gates = Gates::new(slots as usize + 1);
+        Self { shared: Arc::new(shared), gates, start_worker, ask_again: AtomicU64::new(0) }
     }
 
     /// Starts the first worker thread and lets the committer look after the groups. Call once, on a thread that may
@@ -157,35 +173,7 @@ impl<H: Host> Pool<H> {
         for side in &self.shared.sides {
             engine.committer.look_after(Arc::clone(&side.group));
         }
-        self.start(start_first)
-    }
-
-    fn start<E>(&self, start: impl FnOnce() -> Result<bool, E>) -> Result<(), E> {
-        self.shared.state.lock().threads += 1;
-        let started = start();
-        if !matches!(started, Ok(true)) {
-            self.shared.leave(&mut self.shared.state.lock());
-        }
-        started.map(drop)
-    }
-
-    /// Keeps one thread ready for the next body, up to the number of slots. On a thread that may start threads.
-    pub(crate) fn keep_spare(&self, engine: &Arc<Engine<H>>) {
-        let wanted = {
-            let state = self.shared.state.lock();
-            state.idle.is_empty() && state.threads < state.slots.total() as usize
-        };
-        if wanted && let Err(why) = self.start(|| (self.start_worker)(engine)) {
-            // As many bodies as are parked now are all that the system has threads for.
-            let handles = self.shared.handles.load(Ordering::Relaxed).max(1);
-            self.shared.max_parked.fetch_min(handles, Ordering::Relaxed);
-            engine.log(
-                Level::Warning,
-                &format!(
-                    "a worker thread could not be started ({why}): no more than {handles} bodies are parked at once"
-                ),
-            );
-        }
+        self.start(start_first).map(drop)
     }
 
     /// How many slots are in use, and how many there are.
@@ -241,6 +229,7 @@ impl<H: Host> Dispatch<H> for Pool<H> {
 
     fn look(&self, engine: &Arc<Engine<H>>) {
         self.gates.look(engine);
+        self.shared.look_for_slow_polls(engine);
         let now = engine.clock.now();
         for side in &self.shared.sides {
             let mut current = side.current.lock();
@@ -445,6 +434,7 @@ impl<H: Host> Shared<H> {
         let no = self.put_down(held);
         let mut state = self.state.lock();
         state.threads -= 1;
+        state.parked += 1;
         let work = !self.is_closing() && self.has_work() && !state.idle.is_empty();
         let over = state.slots.give_back(no, work);
         let cell = match over {
@@ -483,6 +473,7 @@ impl<H: Host> Shared<H> {
         };
         let mut state = self.state.lock();
         state.threads += 1;
+        state.parked -= 1;
         match slot {
             Some(slot) => Some(self.hold(slot)),
             None => {
@@ -495,38 +486,8 @@ impl<H: Host> Shared<H> {
 
     /// A body that was suspended while it was parked unwinds without a slot.
     pub(crate) fn unpark_without_slot(&self) {
-        self.state.lock().threads += 1;
-    }
-
-    /// A body with a handle may start, unless too many are parked: then it is held back until one ends.
-    pub(crate) fn admit(&self, ready: Ready<H>, cell: &Arc<Cell<H>>) -> Option<Ready<H>> {
         let mut state = self.state.lock();
-        let most = self.max_parked.load(Ordering::Relaxed);
-        if self.handles.load(Ordering::Relaxed) >= most {
-            ready.run.note(ready.task.ix, Some(format!("parked bodies {most}/{most}")));
-            state.held_back.push_back(ready);
-            return None;
-        }
-        self.handles.fetch_add(1, Ordering::Relaxed);
-        state.bodies.push(Arc::downgrade(cell));
-        cell.begin();
-        Some(ready)
-    }
-
-    /// A body with a handle has ended.
-    pub(crate) fn dismiss(&self, cell: &Arc<Cell<H>>) {
-        let mut state = self.state.lock();
-        self.handles.fetch_sub(1, Ordering::Relaxed);
-        if let Some(at) = state.bodies.iter().rposition(|body| std::ptr::eq(body.as_ptr(), Arc::as_ptr(cell))) {
-            state.bodies.swap_remove(at);
-        }
-        let next = state.held_back.pop_front();
-        self.emptied.notify_all();
-        drop(state);
-        if let Some(ready) = next {
-            ready.run.note(ready.task.ix, None);
-            self.injector.push(ready);
-            self.wake_one();
-        }
+        state.threads += 1;
+        state.parked -= 1;
     }
 }

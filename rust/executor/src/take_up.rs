@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use bide_core::record::{RunRow, RunUpdate};
+use bide_core::record::RunUpdate;
 use bide_core::{Event, Failure, RunState, RunStatus, Value, Write, pack, recover};
-use bide_store::{Lease, StoreError};
+use bide_store::{Lease, Standing, StoreError};
 
 use crate::commit::Done;
 use crate::engine::{Engine, Level};
@@ -143,7 +143,7 @@ impl<H: Host> Engine<H> {
 
     /// Why an unfinished run that no living runner has is not executed here, in words. Blocks.
     #[must_use]
-    pub fn why_not_here(&self, run: &RunRow) -> Option<String> {
+    pub fn why_not_here(&self, run: &Standing) -> Option<String> {
         let alive = |runner| self.store().is_alive(runner, self.clock.now()).unwrap_or(true);
         if run.status.is_ended() || run.runner.is_some_and(alive) {
             return None;

@@ -96,7 +96,8 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
         let wants_handle = ready.run.flow.graph.spec(ready.task.ix).wants_handle;
         let shared = &self.engine.dispatch.shared;
         let ready = if wants_handle {
-            let Some(ready) = shared.admit(ready, &self.cell) else { return Some(held) };
+            let admitted = self.engine.dispatch.admit(self.engine, ready, &self.cell);
+            let Some(ready) = admitted else { return Some(held) };
             ready
         } else {
             ready

@@ -69,7 +69,7 @@ pub(crate) fn everything(store: &dyn Store, graph: &Arc<Graph>, said: &mut Said)
     }
     said.hear(store.renew(lease, NOW));
     said.hear(store.delete(seed::id(2)));
-    said.hear(store.purge(NOW, 10));
+    said.hear(store.purge(NOW, i64::MIN, 10));
     said.hear(store.leave(lease));
 }
 

@@ -1,6 +1,5 @@
 //! A pool with its workers, told as far as a model needs it, and what a model waits for.
 
-use std::marker::PhantomData;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -80,13 +79,17 @@ impl World {
         Arc::clone(&self.engine.timers)
     }
 
+    pub(crate) fn engine(&self) -> &Engine<Model> {
+        &self.engine
+    }
+
     pub(crate) fn shared(&self) -> &Shared<Model> {
         &self.pool.shared
     }
 
     /// Bodies become ready, as a commit makes them.
     pub(crate) fn ready(&self, bodies: &[u32]) {
-        let one = |ix: &u32| Ready { run: Arc::new(Run(PhantomData)), task: TaskRef { ix: *ix, map: -1 } };
+        let one = |ix: &u32| Ready { run: Arc::new(Run::default()), task: TaskRef { ix: *ix, map: -1 } };
         self.pool.ready(&self.engine, &mut bodies.iter().map(one).collect());
     }
 
@@ -151,7 +154,7 @@ impl World {
         held: Held<Model>,
         cell: &Arc<Cell<Model>>,
     ) -> Option<Held<Model>> {
-        let Some(ready) = self.shared().admit(ready, cell) else { return Some(held) };
+        self.shared().begin_at_once(cell);
         self.is_active();
         let kept = body(self, ready.task.ix, held, cell);
         if kept.is_some() {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use loom::thread;
 
+use crate::flow::Run;
 use crate::play::{Model, World, explore};
 use crate::pool::{Cell, Woken};
 use crate::timers::Timers;
@@ -15,18 +16,21 @@ type Ask = fn(&World);
 /// `BodyCx::poll_until`. False: the runner has closed.
 fn poll_until(world: &World, timers: &Arc<Timers>, cell: &Arc<Cell<Model>>, polls: &[Ask]) -> bool {
     let shared = &world.pool.shared;
-    for (n, ask) in polls.iter().enumerate() {
+    let (run, name) = (Arc::new(Run::default()), Arc::from("condition"));
+    let mut last = None;
+    for ask in polls {
         let ticket = cell.next_ticket();
         timers.after(Duration::ZERO, Arc::clone(cell) as _, ticket);
-        if n > 0 {
-            shared.poll_done();
+        if let Some(number) = last {
+            shared.poll_ends(number);
         }
         if cell.park() == Woken::Closed {
             return false;
         }
+        last = Some(shared.poll_begins(world.engine(), &run, 0, &name));
         ask(world);
     }
-    shared.poll_done();
+    last.into_iter().for_each(|number| shared.poll_ends(number));
     true
 }
 

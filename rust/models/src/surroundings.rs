@@ -18,6 +18,7 @@ pub(crate) mod commit {
 pub(crate) mod engine {
     use std::marker::PhantomData;
     use std::sync::Arc;
+    use std::time::Duration;
 
     use bide_core::{Event, Time};
 
@@ -44,6 +45,11 @@ pub(crate) mod engine {
         pub(crate) fn now(&self) -> Time {
             Time(0)
         }
+
+        /// Stands still: nothing is slow here.
+        pub(crate) fn steady(&self) -> Duration {
+            Duration::ZERO
+        }
     }
 
     impl Committer {
@@ -67,7 +73,31 @@ pub(crate) mod engine {
 pub(crate) mod flow {
     use std::marker::PhantomData;
 
-    pub struct Run<H>(pub(crate) PhantomData<H>);
+    pub struct Run<H> {
+        pub(crate) id: u32,
+        pub(crate) flow: Flow,
+        host: PhantomData<H>,
+    }
+
+    #[derive(Default)]
+    pub(crate) struct Flow {
+        pub(crate) graph: Graph,
+    }
+
+    #[derive(Default)]
+    pub(crate) struct Graph;
+
+    impl Graph {
+        pub(crate) fn name(&self, _task: u32) -> &'static str {
+            "task"
+        }
+    }
+
+    impl<H> Default for Run<H> {
+        fn default() -> Self {
+            Self { id: 0, flow: Flow::default(), host: PhantomData }
+        }
+    }
 
     impl<H> Run<H> {
         pub(crate) fn note(&self, _task: u32, _note: Option<String>) {}

@@ -164,6 +164,14 @@ pub(crate) fn describe(py: Python<'_>, raised: &Raised) -> Failure {
     )
 }
 
+/// A condition's value that cannot be recorded.
+pub(crate) fn unencodable(py: Python<'_>, raised: &Raised, condition: &str) -> Failure {
+    let why = describe(py, raised);
+    let why = why.message().replacen("a value: result", "its value", 1);
+    let message = format!("condition '{condition}': {why}; if only its truth matters, return bool(...)");
+    Failure::new(FailureKind::Serialization, "bide.SerializationError", &message)
+}
+
 /// A caught Rust panic as a task's failure.
 pub(crate) fn panicked(panicked: &crate::panics::Panicked) -> Failure {
     Failure::new(FailureKind::Panic, "bide.BideError", &panicked.to_string())

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::{Failure, FailureKind, Time, Value};
+use bide_core::{Failure, Time, Value};
 use bide_executor::{Attached, BodyCx, Condition, Polled, StepStart, WaitError};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::errors::{self, names};
 use crate::exit::Home;
@@ -63,7 +63,13 @@ impl PyTaskHandle {
     }
 
     /// Asks once. What it raised is kept in `last`, for the body to get the original if that ends the wait.
-    fn ask<'py>(&self, condition: &Bound<'py, PyAny>, codec: &Codec, last: &mut Option<(Failure, Raised)>) -> Polled {
+    fn ask<'py>(
+        &self,
+        condition: &Bound<'py, PyAny>,
+        name: &str,
+        codec: &Codec,
+        last: &mut Option<(Failure, Raised)>,
+    ) -> Polled {
         let py = condition.py();
         let asked = self.with_context_read_only(py, || {
             let value = gil::call0(condition)?;
@@ -74,7 +80,7 @@ impl PyTaskHandle {
             Ok(None) => Polled::False,
             Ok(Some(value)) => match codec.encode(&value) {
                 Ok(value) => Polled::True(value),
-                Err(raised) => Polled::Broken(unencodable(py, &raised)),
+                Err(raised) => Polled::Broken(errors::unencodable(py, &raised, name)),
             },
             Err(raised) => {
                 let failure = errors::describe(py, &raised);
@@ -93,9 +99,11 @@ impl PyTaskHandle {
         let py = until.py();
         let (asked, condition) = read_until(&until)?;
         drop(until);
+        let name = Arc::clone(&asked.name);
         let codec = &names(py)?.plain_codec;
         let mut last = None;
-        let waited = self.body.wait_condition(&mut Here(py), asked, &mut || self.ask(&condition, codec, &mut last));
+        let waited =
+            self.body.wait_condition(&mut Here(py), asked, &mut || self.ask(&condition, &name, codec, &mut last));
         self.waited(py, codec, waited, last)
     }
 
@@ -173,13 +181,6 @@ fn until_from_poll<'py>(
     Ok(gil::call(names(py)?.from_poll.bind(py), &arguments, Some(&keywords))?.into_bound())
 }
 
-/// A condition's value that cannot be recorded.
-fn unencodable(py: Python<'_>, raised: &Raised) -> Failure {
-    let why = errors::describe(py, raised);
-    let message = format!("{}: return bool(...) if the value itself is not needed", why.message());
-    Failure::new(FailureKind::Serialization, "bide.SerializationError", &message)
-}
-
 #[pymethods]
 impl PyTaskHandle {
     /// Waits until `condition()` is truthy and returns its value.
@@ -231,23 +232,25 @@ impl PyTaskHandle {
 
     /// Sleeps for a duration (seconds or a timedelta), with the slot given back.
     #[pyo3(signature = (duration, *, name=None))]
-    fn sleep(&self, py: Python<'_>, duration: &Bound<'_, PyAny>, name: Option<&str>) -> PyResult<()> {
+    fn sleep(&self, py: Python<'_>, duration: &Bound<'_, PyAny>, name: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         panics::method(|| {
             self.home.check("TaskHandle")?;
             let after = py.import("bide._waits")?.getattr("after")?;
             let span: f64 = gil::call1(&after, duration)?.getattr("seconds")?.extract()?;
-            self.wait_time(py, name.unwrap_or("sleep"), |now| now.after(Duration::from_secs_f64(span)))
+            let name = checked_name(py, name, "handle.sleep")?;
+            self.wait_time(py, name.as_deref().unwrap_or("sleep"), |now| now.after(Duration::from_secs_f64(span)))
         })
     }
 
     /// Sleeps until a moment (a datetime with a time zone), with the slot given back.
     #[pyo3(signature = (moment, *, name=None))]
-    fn sleep_until(&self, py: Python<'_>, moment: &Bound<'_, PyAny>, name: Option<&str>) -> PyResult<()> {
+    fn sleep_until(&self, py: Python<'_>, moment: &Bound<'_, PyAny>, name: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         panics::method(|| {
             self.home.check("TaskHandle")?;
             let at = py.import("bide._waits")?.getattr("at")?;
             let due = time_of(gil::call1(&at, moment)?.getattr("timestamp")?.extract()?);
-            self.wait_time(py, name.unwrap_or("sleep_until"), |_| due)
+            let name = checked_name(py, name, "handle.sleep_until")?;
+            self.wait_time(py, name.as_deref().unwrap_or("sleep_until"), |_| due)
         })
     }
 
@@ -386,4 +389,12 @@ pub(crate) fn datetime<'py>(py: Python<'py>, time: Time) -> PyResult<Bound<'py, 
     let names = names(py)?;
     let seconds = (time.0 as f64 / 1e6).into_pyobject(py)?.into_any();
     Ok(gil::call_args(names.from_timestamp.bind(py), &[&seconds, names.utc.bind(py)])?.into_bound())
+}
+
+/// The `name=` of a wait, checked as those of all waits are.
+fn checked_name(py: Python<'_>, name: Option<&Bound<'_, PyAny>>, what: &str) -> PyResult<Option<String>> {
+    let Some(name) = name.filter(|name| !name.is_none()) else { return Ok(None) };
+    let check = py.import("bide._waits")?.getattr("check_name")?;
+    let what = PyString::new(py, what).into_any();
+    gil::call_args(&check, &[name, &what])?.extract()
 }

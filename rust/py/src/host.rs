@@ -352,7 +352,10 @@ fn poll_gate(py: Python<'_>, engine: &PyEngine, gate: &Gate<Python3>) -> Polled 
         Ok(Some(value)) => match names(py).map_err(|error| Raised::new(py, error)) {
             Ok(names) => match names.plain_codec.encode(&value) {
                 Ok(value) => Polled::True(value),
-                Err(raised) => Polled::Broken(errors::describe(py, &raised)),
+                Err(raised) => {
+                    let name = gate.flow().graph.spec(gate.task.ix).gate.as_ref().map(|spec| Arc::clone(&spec.name));
+                    Polled::Broken(errors::unencodable(py, &raised, &name.unwrap_or_default()))
+                }
             },
             Err(raised) => Polled::Broken(errors::describe(py, &raised)),
         },

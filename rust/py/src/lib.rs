@@ -11,6 +11,7 @@ mod gil;
 mod graph;
 mod handle;
 mod host;
+mod maps;
 mod notify;
 mod panics;
 mod run_handle;

@@ -139,7 +139,10 @@ impl PyRunHandle {
         match settlement {
             Settlement::Run(status) if status.is_ended() => Ok(true),
             Settlement::Run(RunStatus::Paused) => Err(self.paused(py)?),
-            Settlement::Elsewhere => Err(errors::bide(py, &format!("run {} was deleted", self.run()))),
+            Settlement::Elsewhere => Err(errors::bide(
+                py,
+                &format!("run {} is not in the store any more: it was deleted, or its retention is over", self.run()),
+            )),
             other => {
                 exit::keep_daemons(py)?;
                 Err(errors::settlement(py, other))

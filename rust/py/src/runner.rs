@@ -62,6 +62,7 @@ impl PyRunner {
         slots: Option<u32>,
         durability: &str,
         max_parked: Option<usize>,
+        retention: Option<f64>,
     ) -> PyResult<Self> {
         panics::method(|| {
             errors::names(py)?;
@@ -72,10 +73,12 @@ impl PyRunner {
             let store = opened.map_err(|error| errors::store(py, &error))?;
             let slots = slots.unwrap_or_else(default_slots);
             let pool = Pool::new(slots, max_parked.unwrap_or_else(default_max_parked), Box::new(start_worker));
+            let retention = retention.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
             let notifier = Arc::new(Notifier::default());
             let log = Arc::clone(&notifier);
             let started = gil::detached(py, || {
-                Engine::start(store, SystemClock::shared(), pool, Box::new(move |level, line| log.log(level, line)))
+                let log = Box::new(move |level, line: &str| log.log(level, line));
+                Engine::start_with(store, SystemClock::shared(), pool, log, retention)
             });
             let engine = started.map_err(|error| errors::store(py, &error))?;
             let inner = Arc::new(Inner { engine, notifier, home: Home::here(), closed: AtomicBool::new(false) });
@@ -288,7 +291,7 @@ impl PyRunner {
     fn start_gates(&self, py: Python<'_>, flow: &PyFlow) -> PyResult<()> {
         let engine = &self.inner.engine;
         if flow.bodies.iter().any(|body| body.gate.is_some()) && engine.wants_gate_thread() {
-            start_gate_thread(py, engine)?;
+            start_gate_thread(py, engine).inspect_err(|_| engine.no_gate_thread())?;
         }
         Ok(())
     }

@@ -140,7 +140,7 @@ impl PySnapshot {
         if let Some(reason) = &run.blocked_by {
             return Some(reason.to_string());
         }
-        if self.live.is_some() { None } else { gil::detached(py, || self.engine.why_not_here(run)) }
+        if self.live.is_some() { None } else { gil::detached(py, || self.engine.why_not_here(&run.into())) }
     }
 
     /// The first committed failure, as stored.

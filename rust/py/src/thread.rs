@@ -13,7 +13,7 @@ use pyo3::types::{PyBool, PyString};
 use pyo3::{ffi, intern};
 
 use crate::gil::{self, Raised};
-use crate::{errors, exit, panics};
+use crate::{errors, exit, maps, panics};
 
 type Work = Box<dyn FnOnce(Python<'_>) + Send>;
 
@@ -85,6 +85,11 @@ pub(crate) fn start_thread(
 ) -> Result<(), StartError> {
     if exit::closing() {
         return Err(StartError::Exiting);
+    }
+    if !maps::have_room() {
+        return Err(StartError::NoMore(
+            "the process has nearly as many memory maps as it may: vm.max_map_count".into(),
+        ));
     }
     let raised = |error: PyErr| StartError::Raised(Raised::new(py, error));
     let target = Bound::new(py, ThreadWork(kind, Mutex::new(Some(Box::new(work))))).map_err(raised)?;

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{Batch, Committed, NewRun, RecordedTask, RunRow, StoredRun};
+use bide_core::record::{Batch, Committed, NewRun, RecordedTask, RunRow, RunRowId, StoredRun};
 use bide_core::{RunId, RunStatus, Time};
 
 pub mod memory;
@@ -87,6 +87,34 @@ pub struct RunFilter {
     pub since: Option<Time>,
     /// At most so many.
     pub limit: Option<usize>,
+}
+
+/// Where a run stands, without anything that could be large.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its status.
+    pub status: RunStatus,
+    /// The name of its workflow.
+    pub workflow: Arc<str>,
+    /// The hash of its version's graph.
+    pub version: Arc<str>,
+    /// The runner that has it.
+    pub runner: Option<i64>,
+}
+
+impl From<&RunRow> for Standing {
+    fn from(run: &RunRow) -> Self {
+        Self { status: run.status, workflow: run.workflow.clone(), version: run.version.clone(), runner: run.runner }
+    }
+}
+
+/// What one step of a purge has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Purged {
+    /// So many runs were deleted.
+    pub runs: usize,
+    /// The row number to go on from; `None`: that was the last step.
+    pub next: Option<RunRowId>,
 }
 
 /// Why a store could not do what it was asked.
@@ -198,6 +226,12 @@ pub trait Store: Send + Sync + 'static {
     /// `Corrupt` if a row does not read back, else `Unavailable`.
     fn load(&self, run: RunId) -> Result<Option<StoredRun>, StoreError>;
 
+    /// Where a run stands: for those who watch it, again and again.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    fn standing(&self, run: RunId) -> Result<Option<Standing>, StoreError>;
+
     /// The ids of the runs with this key: one per workflow, or of the one workflow named.
     ///
     /// # Errors
@@ -210,11 +244,19 @@ pub trait Store: Send + Sync + 'static {
     /// As [`Store::load`].
     fn list(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError>;
 
-    /// Deletes ended runs: those that ended before `before`, at most `limit` in one commit. Returns how many.
+    /// One step of a purge: looks at the next runs in the order of their row numbers, at most `limit` of them, and
+    /// deletes those that ended before `before`, in one short commit. Several may purge at once.
     ///
     /// # Errors
     /// Any [`StoreError`] but `Fenced`.
-    fn purge(&self, before: Time, limit: usize) -> Result<usize, StoreError>;
+    fn purge(&self, before: Time, from: RunRowId, limit: usize) -> Result<Purged, StoreError>;
+
+    /// Gives a stretch of what deletion has freed back to the file system, if much of it lies idle. True if there is
+    /// more to give back.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] but `Fenced`.
+    fn shrink(&self) -> Result<bool, StoreError>;
 
     /// Deletes one ended run. False if there is none or it has not ended.
     ///

@@ -368,31 +368,6 @@ fn a_mangled_id_or_task_list_is_corrupt() {
 }
 
 #[test]
-fn a_purge_gives_pages_back_to_the_file_system() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("bide.db");
-    let store = open(&path);
-    let (lease, run) = one_run(&*store);
-    let big = vec![b's'; 500_000];
-    let _ = store.commit(lease, &mut vec![done(run, 1, &big)]).unwrap();
-    let ended = bide_core::record::RunUpdate {
-        run: run.row(),
-        status: bide_core::RunStatus::Completed,
-        failure: None,
-        ended_at: Some(Time(8000)),
-        blocked_by: None,
-        crashes: 0,
-        version: None,
-    };
-    let _ = store.commit(lease, &mut vec![Write::Run(Box::new(ended))]).unwrap();
-    let pages =
-        || -> i64 { Connection::open(&path).unwrap().query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap() };
-    let before = pages();
-    assert_eq!(store.purge(Time(9000), 10).unwrap(), 1);
-    assert!(before > 240 && pages() < 60, "{before} {}", pages());
-}
-
-#[test]
 fn a_reader_that_holds_on_to_an_old_state_stops_no_writer_and_is_told_once_the_log_is_long() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bide.db");

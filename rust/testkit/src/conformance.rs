@@ -8,7 +8,7 @@ use bide_core::record::{DoneRow, NewRun, RunRow, RunUpdate, StoredRun};
 use bide_core::{
     Entry, EntryKey, EntryKind, EntryState, NO_MAP, RunId, RunStatus, TaskRow, TaskStatus, Time, Value, Write,
 };
-use bide_store::{Creation, LEASE, Lease, RunFilter, Store, StoreError};
+use bide_store::{Creation, LEASE, Lease, Purged, RunFilter, Standing, Store, StoreError};
 use proptest::prelude::*;
 
 use crate::rows;
@@ -41,6 +41,8 @@ macro_rules! conformance {
             task_numbers_are_dense_and_the_same_in_every_version
             runs_are_listed_newest_first_and_filtered
             a_purge_deletes_what_ended_before_and_nothing_else
+            a_purge_leaves_what_has_not_ended_however_old_it_is
+            a_standing_tells_where_a_run_stands
             only_an_ended_run_can_be_deleted
             news_reach_every_runner_and_own_commits_are_none
             commits_of_many_threads_are_all_there
@@ -139,6 +141,17 @@ fn fenced<T: std::fmt::Debug>(result: Result<T, StoreError>, lease: Lease) {
     assert!(matches!(result, Err(StoreError::Fenced { runner }) if runner == lease.runner), "{result:?}");
 }
 
+/// A purge from its first step to its last; answers how many runs it deleted.
+fn purge_all(store: &dyn Store, before: Time) -> usize {
+    let (mut from, mut deleted) = (Some(0), 0);
+    while let Some(row) = from {
+        let purged = ok(store.purge(before, row, 7));
+        deleted += purged.runs;
+        from = purged.next;
+    }
+    deleted
+}
+
 fn update(run: RunId, status: RunStatus, ended_at: Option<Time>) -> Write {
     Write::Run(Box::new(RunUpdate {
         run: run.row(),
@@ -216,7 +229,7 @@ mod checks {
         assert_eq!(ok(store.by_key("nothing", None)), []);
         assert_eq!(ok(store.list(&RunFilter::default())), []);
         assert!(!ok(store.delete(stranger)));
-        assert_eq!(ok(store.purge(Time::NEVER, 10)), 0);
+        assert_eq!(ok(store.purge(Time::NEVER, 0, 10)).runs, 0);
         assert_eq!(desk.claim(START), [] as [RunId; 0]);
         // An id that shares the row number, but not the rest, is another run.
         let run = desk.create(START, None);
@@ -594,17 +607,46 @@ mod checks {
             }
         }
         let left = || -> Vec<RunId> { ok(store.list(&RunFilter::default())).iter().rev().map(|run| run.id).collect() };
-        assert_eq!(ok(store.purge(later(10), 10)), 0);
-        assert_eq!(ok(store.purge(later(13), 2)), 2);
+        assert_eq!(ok(store.purge(later(10), 0, 10)), Purged { runs: 0, next: None });
+        let first = ok(store.purge(later(13), 0, 2));
+        assert_eq!(first.runs, 2);
         assert_eq!(left(), runs[2..]);
-        assert_eq!(ok(store.purge(later(13), 2)), 1);
-        assert_eq!(ok(store.purge(later(13), 2)), 0);
+        let second = ok(store.purge(later(13), first.next.expect("there are more runs"), 2));
+        assert_eq!(second.runs, 1);
+        assert_eq!(left(), runs[3..]);
+        assert_eq!(purge_all(store, later(13)), 0);
         assert_eq!(left(), runs[3..]);
         assert_eq!(ok(store.load(runs[0])), None);
         assert_eq!(desk.load(runs[4]).entries.len(), 1);
         // The key is free again.
         assert_eq!(ok(store.by_key("k0", None)), []);
         desk.create(later(20), Some("k0"));
+    }
+
+    pub fn a_purge_leaves_what_has_not_ended_however_old_it_is(store: &dyn Store) {
+        let desk = Desk::new(store);
+        let statuses = [RunStatus::Running, RunStatus::Paused, RunStatus::Failed, RunStatus::Completed];
+        let runs: Vec<RunId> = (0..40).map(|at| desk.create(later(at), None)).collect();
+        for (run, status) in runs.iter().zip(statuses.into_iter().cycle()) {
+            let ended_at = status.is_ended().then(|| later(50));
+            desk.commit(vec![update(*run, status, ended_at)]);
+        }
+        assert_eq!(purge_all(store, later(60)), 20);
+        let left: Vec<RunStatus> = ok(store.list(&RunFilter::default())).iter().map(|run| run.status).collect();
+        assert_eq!(left, [RunStatus::Paused, RunStatus::Running].repeat(10));
+    }
+
+    pub fn a_standing_tells_where_a_run_stands(store: &dyn Store) {
+        let desk = Desk::new(store);
+        let run = desk.create(START, None);
+        let standing = || ok(store.standing(run)).expect("it is there");
+        assert_eq!(standing(), Standing::from(&desk.load(run).run));
+        assert_eq!((standing().status, standing().runner), (RunStatus::Running, Some(desk.lease.runner)));
+        desk.end(run, later(1));
+        assert_eq!(standing(), Standing::from(&desk.load(run).run));
+        assert_eq!((standing().status, standing().runner), (RunStatus::Completed, None));
+        assert!(ok(store.delete(run)));
+        assert_eq!(ok(store.standing(run)), None);
     }
 
     pub fn only_an_ended_run_can_be_deleted(store: &dyn Store) {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bide_core::record::{Batch, Committed, NewRun, RunRow, StoredRun};
+use bide_core::record::{Batch, Committed, NewRun, RunRow, RunRowId, StoredRun};
 use bide_core::{RunId, Time};
-use bide_store::{Creation, Lease, RunFilter, Store, StoreError, StoredVersion, StoredWorkflow};
+use bide_store::{Creation, Lease, Purged, RunFilter, Standing, Store, StoreError, StoredVersion, StoredWorkflow};
 use bide_sync::Mutex;
 
 /// What goes wrong with a call.
@@ -27,7 +27,8 @@ pub enum Fault {
     CrashAfter,
 }
 
-/// Any store, with faults at chosen calls. Calls are counted from 1; `news`, `name` and `blocks` are not counted.
+/// Any store, with faults at chosen calls. Calls are counted from 1; what background services call
+/// by themselves (`news`, `purge`, `shrink`) is not counted, nor are `name` and `blocks`.
 pub struct FaultyStore {
     inner: Arc<dyn Store>,
     calls: AtomicU64,
@@ -184,6 +185,10 @@ impl Store for FaultyStore {
         self.call(|store| store.load(run))
     }
 
+    fn standing(&self, run: RunId) -> Result<Option<Standing>, StoreError> {
+        self.call(|store| store.standing(run))
+    }
+
     fn by_key(&self, key: &str, workflow: Option<&str>) -> Result<Vec<(RunId, Arc<str>)>, StoreError> {
         self.call(|store| store.by_key(key, workflow))
     }
@@ -192,8 +197,12 @@ impl Store for FaultyStore {
         self.call(|store| store.list(filter))
     }
 
-    fn purge(&self, before: Time, limit: usize) -> Result<usize, StoreError> {
-        self.call(|store| store.purge(before, limit))
+    fn purge(&self, before: Time, from: RunRowId, limit: usize) -> Result<Purged, StoreError> {
+        if *self.crashed.lock() { Err(dead()) } else { self.inner.purge(before, from, limit) }
+    }
+
+    fn shrink(&self) -> Result<bool, StoreError> {
+        if *self.crashed.lock() { Err(dead()) } else { self.inner.shrink() }
     }
 
     fn delete(&self, run: RunId) -> Result<bool, StoreError> {

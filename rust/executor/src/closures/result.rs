@@ -102,8 +102,8 @@ impl RunHandle {
 
     /// Whether anybody can execute a run that is not executed here: else the caller would wait for ever.
     async fn is_taken_up(&self, id: RunId) -> Result<(), Error> {
-        let stored = blocking(&self.engine, move |engine| engine.store().load(id)).await??;
-        let run = stored.ok_or_else(|| Error::unknown_run(id))?.run;
+        let standing = blocking(&self.engine, move |engine| engine.store().standing(id)).await??;
+        let run = standing.ok_or_else(|| Error::unknown_run(id))?;
         match blocking(&self.engine, move |engine| engine.why_not_here(&run)).await? {
             Some(why) => Err(Error::Blocked(format!("run {id} is not taken up: {why}"))),
             None => Ok(()),

@@ -17,6 +17,7 @@ use super::workflow::{BoxFuture, Closures, Workflow};
 use crate::clock::{Clock, SystemClock};
 use crate::engine::{Engine, Level, Log, default_slots};
 use crate::flow::Inputs;
+use crate::services::retention::RETENTION;
 use crate::submit::Wanted;
 
 /// How long bodies may go on when the runner closes.
@@ -36,6 +37,7 @@ pub struct RunnerBuilder {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     slots: u32,
+    retention: Option<Duration>,
     log: Log,
 }
 
@@ -44,6 +46,14 @@ impl RunnerBuilder {
     #[must_use]
     pub fn slots(mut self, slots: u32) -> Self {
         self.slots = slots;
+        self
+    }
+
+    /// How long ended runs are kept, [`RETENTION`] by default; `None`: for ever. Of several runners on one store the
+    /// one that keeps them for the shortest decides.
+    #[must_use]
+    pub fn retention(mut self, retention: Option<Duration>) -> Self {
+        self.retention = retention;
         self
     }
 
@@ -72,7 +82,7 @@ impl RunnerBuilder {
             return Err(DefinitionError("slots must be at least 1".to_owned()).into());
         }
         let dispatch = OnTokio::new(runtime, self.slots, self.store.blocks());
-        let engine = Engine::start(self.store, self.clock, dispatch, self.log)?;
+        let engine = Engine::start_with(self.store, self.clock, dispatch, self.log, self.retention)?;
         Ok(Runner { engine })
     }
 }
@@ -82,7 +92,13 @@ impl Runner {
     #[must_use]
     pub fn open(store: Arc<dyn Store>) -> RunnerBuilder {
         let log = |level: Level, line: &str| eprintln!("bide: {level:?}: {line}");
-        RunnerBuilder { store, clock: SystemClock::shared(), slots: default_slots(), log: Box::new(log) }
+        RunnerBuilder {
+            store,
+            clock: SystemClock::shared(),
+            slots: default_slots(),
+            retention: Some(RETENTION),
+            log: Box::new(log),
+        }
     }
 
     /// Registers a workflow: its unfinished runs that nobody executes go on from here.

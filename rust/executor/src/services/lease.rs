@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use bide_core::record::StoredRun;
 use bide_core::{RunId, RunStatus, Time};
 use bide_store::{LEASE, Lease, StoreError};
 use bide_sync::{Condvar, Mutex, MutexGuard};
@@ -184,7 +183,7 @@ impl<H: Host> Engine<H> {
     }
 
     fn look_at(&self, id: RunId, settled: &Settled) -> Result<(), StoreError> {
-        let Some(StoredRun { run, .. }) = self.store().load(id)? else {
+        let Some(run) = self.store().standing(id)? else {
             settled.settle(Settlement::Elsewhere);
             return Ok(());
         };

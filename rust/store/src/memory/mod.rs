@@ -12,7 +12,7 @@ use bide_core::record::{Batch, Committed, NewRun, RecordedTask, RunRow, RunRowId
 use bide_core::{RunId, RunStatus, TaskId, Time};
 use bide_sync::Mutex;
 
-use crate::{Creation, LEASE, Lease, RunFilter, Store, StoreError, StoredVersion, StoredWorkflow};
+use crate::{Creation, LEASE, Lease, Purged, RunFilter, Standing, Store, StoreError, StoredVersion, StoredWorkflow};
 use run::{Journals, MemRun, RowHash};
 
 /// How many ended runs are kept.
@@ -318,6 +318,17 @@ impl Store for MemoryStore {
         }))
     }
 
+    fn standing(&self, run: RunId) -> Result<Option<Standing>, StoreError> {
+        let state = &*self.0.lock();
+        let found = state.runs.get(&run.row()).filter(|found| found.id == run);
+        Ok(found.map(|found| Standing {
+            status: found.status,
+            workflow: state.workflows[found.workflow as usize].name.clone(),
+            version: state.versions[found.version as usize].hash.clone(),
+            runner: found.runner,
+        }))
+    }
+
     fn by_key(&self, key: &str, workflow: Option<&str>) -> Result<Vec<(RunId, Arc<str>)>, StoreError> {
         let state = &*self.0.lock();
         let named = (state.workflows.iter().zip(0..)).filter(|(known, _)| workflow.is_none_or(|it| it == &*known.name));
@@ -341,14 +352,22 @@ impl Store for MemoryStore {
         Ok(found.into_iter().map(|run| state.row(run)).collect())
     }
 
-    fn purge(&self, before: Time, limit: usize) -> Result<usize, StoreError> {
+    fn purge(&self, before: Time, from: RunRowId, limit: usize) -> Result<Purged, StoreError> {
+        // Declared before the lock is taken, so that they are freed after it is released.
         let mut forgotten = Vec::new();
         let state = &mut *self.0.lock();
-        let old = |id: &&RunRowId| state.runs[*id].ended_at.is_some_and(|ended| ended < before);
-        let old: BTreeSet<RunRowId> = state.ended.iter().filter(old).take(limit).copied().collect();
-        state.ended.retain(|id| !old.contains(id));
-        forgotten.extend(old.iter().map(|id| state.forget(*id)));
-        Ok(old.len())
+        let mut ended: Vec<RunRowId> = state.ended.iter().filter(|id| **id >= from).copied().collect();
+        ended.sort_unstable();
+        let next = ended.get(limit).copied();
+        ended.truncate(limit);
+        ended.retain(|id| state.runs[id].ended_at.is_some_and(|ended| ended < before));
+        state.ended.retain(|id| ended.binary_search(id).is_err());
+        forgotten.extend(ended.iter().map(|id| state.forget(*id)));
+        Ok(Purged { runs: ended.len(), next })
+    }
+
+    fn shrink(&self) -> Result<bool, StoreError> {
+        Ok(false)
     }
 
     fn delete(&self, run: RunId) -> Result<bool, StoreError> {

@@ -14,6 +14,7 @@ mod lease;
 mod lock;
 #[cfg(test)]
 mod plans;
+mod purge;
 mod read;
 mod registry;
 mod room;
@@ -29,12 +30,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bide_core::record::{Batch, Committed, NewRun, RunRow, StoredRun};
+use bide_core::record::{Batch, Committed, NewRun, RunRow, RunRowId, StoredRun};
 use bide_core::{RunId, Time};
 use bide_sync::{Mutex, MutexGuard};
 use rusqlite::{Connection, OpenFlags};
 
-use crate::{Creation, Durability, Lease, RunFilter, Store, StoreError, StoredVersion, StoredWorkflow};
+use crate::{
+    Creation, Durability, Lease, Purged, RunFilter, Standing, Store, StoreError, StoredVersion, StoredWorkflow,
+};
 use checkpoint::{Checkpointer, Debt};
 use error::{Place, is_busy};
 use lock::LockFile;
@@ -308,6 +311,10 @@ impl Store for SqliteStore {
         self.read_run(run)
     }
 
+    fn standing(&self, run: RunId) -> Result<Option<Standing>, StoreError> {
+        self.read_standing(run)
+    }
+
     fn by_key(&self, key: &str, workflow: Option<&str>) -> Result<Vec<(RunId, Arc<str>)>, StoreError> {
         self.read_key(key, workflow)
     }
@@ -316,8 +323,12 @@ impl Store for SqliteStore {
         self.read_list(filter)
     }
 
-    fn purge(&self, before: Time, limit: usize) -> Result<usize, StoreError> {
-        self.delete_ended(before, limit)
+    fn purge(&self, before: Time, from: RunRowId, limit: usize) -> Result<Purged, StoreError> {
+        self.delete_ended(before, from, limit)
+    }
+
+    fn shrink(&self) -> Result<bool, StoreError> {
+        self.give_pages_back()
     }
 
     fn delete(&self, run: RunId) -> Result<bool, StoreError> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::error::Place;
-use super::{lease, read, schema, write};
+use super::{lease, purge, read, schema, write};
 
 fn plan(connection: &Connection, sql: &str) -> Vec<String> {
     let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect(sql);
@@ -110,7 +110,7 @@ fn a_listing_begins_at_the_newest_run_and_stops_at_its_limit() {
 #[test]
 fn no_hot_statement_walks_a_table() {
     let connection = database();
-    for sql in [lease::HOT, write::HOT, read::HOT].concat() {
+    for sql in [lease::HOT, write::HOT, read::HOT, purge::HOT].concat() {
         for step in plan(&connection, sql) {
             assert!(!step.starts_with("SCAN"), "{sql}\n{step}");
         }
@@ -123,6 +123,13 @@ fn a_key_is_found_by_its_index() {
     let plan = plan(&connection, read::BY_KEY);
     assert!(plan.iter().any(|step| step.starts_with("SEARCH r USING INDEX run_key")), "{plan:?}");
     assert!(plan.iter().all(|step| !step.starts_with("SCAN") || step.contains(" w")), "{plan:?}");
+}
+
+#[test]
+fn a_purge_goes_along_the_numbers_of_the_runs() {
+    let connection = database();
+    let plan = plan(&connection, purge::LOOK);
+    assert_eq!(plan, ["SEARCH run USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"]);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::SqliteStore;
 use super::workflow::parse_tasks;
-use crate::{RunFilter, StoreError, StoredVersion};
+use crate::{RunFilter, Standing, StoreError, StoredVersion};
 
 /// How far a row number's milliseconds may be from its run's `created_at`.
 pub(super) const SLACK_MS: i64 = 60_000;
@@ -31,6 +31,8 @@ macro_rules! run_columns {
 }
 
 const RUN: &str = concat!(run_columns!(), "WHERE r.id = ?1 AND r.uuid = ?2");
+const STANDING: &str = "SELECT r.status, w.name, v.hash, r.runner FROM run r \
+     LEFT JOIN workflow w ON w.id = r.workflow LEFT JOIN version v ON v.id = r.version WHERE r.id = ?1 AND r.uuid = ?2";
 const LIST: &str = concat!(
     run_columns!(),
     "WHERE r.id >= ?1 AND r.created_at >= ?2 AND (?3 IS NULL OR r.status = ?3) AND (?4 IS NULL OR w.name = ?4) \
@@ -48,7 +50,7 @@ const VERSIONS: &str = "SELECT id, hash FROM version WHERE workflow = ?1 ORDER B
 
 /// For the test that no hot statement scans a table (`KEY` walks the workflows, which are few).
 #[cfg(test)]
-pub(super) const HOT: &[&str] = &[RUN, TASKS, JOURNAL, VERSION, VERSIONS];
+pub(super) const HOT: &[&str] = &[RUN, STANDING, TASKS, JOURNAL, VERSION, VERSIONS];
 /// The same for the look-up by key: it may walk `workflow` alone.
 #[cfg(test)]
 pub(super) const BY_KEY: &str = KEY;
@@ -184,6 +186,20 @@ impl SqliteStore {
         let rows = self.read_all(&reader, TASKS, id, "task", task_row)?;
         let entries = self.read_all(&reader, JOURNAL, id, "journal", entry)?;
         Ok(Some(StoredRun { run, tasks, rows, entries }))
+    }
+
+    pub(super) fn read_standing(&self, id: RunId) -> Result<Option<Standing>, StoreError> {
+        let reader = self.reader()?;
+        let mut statement = reader.prepare_cached(STANDING).map_err(|error| self.told(error))?;
+        let mut rows = statement.query(params![id.row(), &id.0.to_be_bytes()[..]]).map_err(|error| self.told(error))?;
+        let Some(row) = rows.next().map_err(|error| self.told(error))? else { return Ok(None) };
+        let fields = Fields { row, place: &self.place.name, run: id, table: "run" };
+        Ok(Some(Standing {
+            status: fields.code(0, "status", RunStatus::from_code)?,
+            workflow: fields.get(1, "workflow")?,
+            version: fields.get(2, "version")?,
+            runner: fields.get(3, "runner")?,
+        }))
     }
 
     fn read_all<T>(

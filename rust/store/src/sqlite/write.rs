@@ -1,13 +1,12 @@
-//! Writing runs: creation, batches, deletion. The statements here are the hot ones; none scans a table.
+//! Writing runs: creation and batches. The statements here are the hot ones; none scans a table.
 
 use bide_core::record::{Batch, Committed, DoneRow, NewRun, RunUpdate, Write};
-use bide_core::{Entry, Failure, RunId, TaskRow, Time, Value};
+use bide_core::{Entry, Failure, TaskRow, Time, Value};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::SqliteStore;
 use super::error::is_conflict;
 use super::lease::fence;
-use super::read::SLACK_MS;
 use super::transaction::Transaction;
 use crate::{Creation, Lease, StoreError};
 
@@ -27,20 +26,10 @@ const ENTRY: &str = "INSERT OR REPLACE INTO journal (run, task, map, name, n, se
 const DROP_ENTRY: &str = "DELETE FROM journal WHERE run = ?1 AND task = ?2 AND map = ?3 AND name = ?4 AND n = ?5";
 const RUN: &str = "UPDATE run SET status = ?2, failure = ?3, ended_at = ?4, blocked_by = ?5, crashes = ?6, version = coalesce(?7, version), \
      runner = CASE WHEN ?2 < 3 THEN runner END, epoch = CASE WHEN ?2 < 3 THEN epoch END WHERE id = ?1";
-const ENDED_BEFORE: &str = "SELECT id FROM run WHERE id < ?2 AND status >= 3 AND ended_at < ?1 ORDER BY id LIMIT ?3";
-const DELETE: &[&str] = &[
-    "DELETE FROM task WHERE run = ?1",
-    "DELETE FROM journal WHERE run = ?1",
-    "DELETE FROM signal WHERE run = ?1",
-    "DELETE FROM run WHERE id = ?1",
-];
 
 /// For the test that no hot statement scans a table.
 #[cfg(test)]
-pub(super) const HOT: &[&str] = &[CREATE, CREATE_KEYED, KEYED, UUID, DONE, TASK, ENTRY, DROP_ENTRY, RUN, ENDED_BEFORE];
-
-/// How many free pages a purge gives back to the file system at most.
-const PAGES_BACK: u32 = 1024;
+pub(super) const HOT: &[&str] = &[CREATE, CREATE_KEYED, KEYED, UUID, DONE, TASK, ENTRY, DROP_ENTRY, RUN];
 
 impl SqliteStore {
     pub(super) fn write(&self, lease: Lease, batch: &mut Batch) -> Result<Committed, StoreError> {
@@ -149,46 +138,6 @@ impl SqliteStore {
             return Ok(Creation::Created);
         }
         Ok(Creation::Exists(Box::new(row)))
-    }
-
-    pub(super) fn delete_ended(&self, before: Time, limit: usize) -> Result<usize, StoreError> {
-        let newest = RunId::first_row_at((before.0 / 1000).saturating_add(SLACK_MS));
-        let deleted = self.transact(|connection| {
-            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-            let old: Vec<i64> = connection
-                .prepare_cached(ENDED_BEFORE)?
-                .query_map([before.0, newest, limit], |row| row.get(0))?
-                .collect::<Result<_, _>>()?;
-            old.iter().try_for_each(|run| delete(connection, *run))?;
-            Ok(old.len())
-        })?;
-        if deleted > 0 {
-            self.give_pages_back()?;
-        }
-        Ok(deleted)
-    }
-
-    pub(super) fn delete_one(&self, run: RunId) -> Result<bool, StoreError> {
-        self.transact(|connection| {
-            let mut ended =
-                connection.prepare_cached("SELECT 1 FROM run WHERE id = ?1 AND uuid = ?2 AND status >= 3")?;
-            let there = ended.exists(params![run.row(), &run.0.to_be_bytes()[..]])?;
-            if there {
-                delete(connection, run.row())?;
-            }
-            Ok(there)
-        })
-    }
-
-    /// Shrinks the file by what deletion has freed, a stretch at a time.
-    fn give_pages_back(&self) -> Result<(), StoreError> {
-        self.transact(|connection| {
-            let mut vacuum = connection.prepare_cached(&format!("PRAGMA incremental_vacuum({PAGES_BACK})"))?;
-            // It frees one page a step.
-            let mut steps = vacuum.raw_query();
-            while steps.next()?.is_some() {}
-            Ok(())
-        })
     }
 }
 
@@ -309,8 +258,4 @@ fn insert_run(writer: &Connection, lease: Lease, new: &NewRun) -> rusqlite::Resu
         }
         Err(error) => Err(error),
     }
-}
-
-fn delete(connection: &Connection, run: i64) -> rusqlite::Result<()> {
-    DELETE.iter().try_for_each(|sql| connection.prepare_cached(sql)?.execute([run]).map(drop))
 }

@@ -232,7 +232,7 @@ impl Process {
 
     /// Why it does not take up a run, in words.
     pub(super) fn why_not(&self, run: &RunRow) -> Option<String> {
-        self.driver.engine().why_not_here(run)
+        self.driver.engine().why_not_here(&run.into())
     }
 
     /// The runs of which bodies execute now: it may be one of them that ends the process.

@@ -1,0 +1,135 @@
+//! Deleting ended runs, and what becomes of the room that this frees.
+//!
+//! A purge goes through the runs in the order of their numbers, a step at a time. A step looks with the reader, which
+//! keeps nobody waiting, and deletes in one short transaction: what it frees is limited, but for a run that is larger
+//! than the limit by itself.
+//!
+//! Freed pages are used again before the file grows. They are given back to the file system only while they are more
+//! than a part of it: a file whose runs come and go would otherwise have its pages moved from its end to its beginning
+//! for nothing, again and again.
+
+use bide_core::record::RunRowId;
+use bide_core::{RunId, Time};
+use rusqlite::{Connection, params};
+
+use super::SqliteStore;
+use super::read::SLACK_MS;
+use crate::{Purged, StoreError};
+
+/// The last millisecond that a row number can hold.
+const LAST_MS: i64 = (1 << 42) - 1;
+
+pub(super) const LOOK: &str =
+    "SELECT id, status >= 3 AND ended_at < ?1 FROM run WHERE id >= ?2 AND id < ?3 ORDER BY id LIMIT ?4";
+const ENDED: &str = "SELECT 1 FROM run WHERE id = ?1 AND uuid = ?2 AND status >= 3";
+/// Again "ended": what another process has done since is not known. The other rows only if this one was there.
+const DELETE: &str = "DELETE FROM run WHERE id = ?1 AND status >= 3";
+const DELETE_REST: &[&str] =
+    &["DELETE FROM task WHERE run = ?1", "DELETE FROM journal WHERE run = ?1", "DELETE FROM signal WHERE run = ?1"];
+
+/// For the test that no hot statement scans a table.
+#[cfg(test)]
+pub(super) const HOT: &[&str] = &[LOOK, ENDED, DELETE, DELETE_REST[0], DELETE_REST[1], DELETE_REST[2]];
+
+/// A step deletes about so many rows at most: about a millisecond of the writer's time.
+const ROWS: usize = 128;
+/// And frees about so many pages at most.
+const PAGES: i64 = 256;
+
+/// So many free pages are kept, however small the file is.
+const SPARE_PAGES: i64 = 512;
+/// And so many parts of it in a hundred.
+const SPARE_PERCENT: i64 = 25;
+/// How many pages are given back in one step.
+const PAGES_BACK: u32 = 64;
+
+impl SqliteStore {
+    pub(super) fn delete_ended(&self, before: Time, from: RunRowId, limit: usize) -> Result<Purged, StoreError> {
+        let newest = RunId::first_row_at((before.0 / 1000 + SLACK_MS).min(LAST_MS));
+        let most = i64::try_from(limit).unwrap_or(i64::MAX);
+        let seen: Vec<(RunRowId, Option<bool>)> = {
+            let reader = self.reader()?;
+            let look = || -> rusqlite::Result<_> {
+                let mut statement = reader.prepare_cached(LOOK)?;
+                statement.query_map([before.0, from, newest, most], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+            };
+            look().map_err(|error| self.place.error(&error))?
+        };
+        let more = seen.len() == limit;
+        let mut purged = Purged { runs: 0, next: seen.last().filter(|_| more).map(|(last, _)| last + 1) };
+        let old: Vec<RunRowId> = seen.iter().filter(|(_, old)| *old == Some(true)).map(|(run, _)| *run).collect();
+        if old.is_empty() {
+            return Ok(purged);
+        }
+        self.transact(|connection| {
+            let (mut rows, free) = (0, free_pages(connection)?);
+            for run in old {
+                if rows >= ROWS || free_pages(connection)? - free >= PAGES {
+                    purged.next = Some(run);
+                    return Ok(());
+                }
+                if delete(connection, run, &mut rows)? {
+                    purged.runs += 1;
+                }
+            }
+            Ok(())
+        })?;
+        // A page of the index of keys for each.
+        self.debt.add(2048 * purged.runs as u64);
+        Ok(purged)
+    }
+
+    pub(super) fn delete_one(&self, run: RunId) -> Result<bool, StoreError> {
+        self.transact(|connection| {
+            let there = connection.prepare_cached(ENDED)?.exists(params![run.row(), &run.0.to_be_bytes()[..]])?;
+            Ok(there && delete(connection, run.row(), &mut 0)?)
+        })
+    }
+
+    /// Shrinks the file by a stretch, if much of it is free. True if there is more.
+    pub(super) fn give_pages_back(&self) -> Result<bool, StoreError> {
+        let much = {
+            let reader = self.reader()?;
+            much_is_free(&reader).map_err(|error| self.place.error(&error))?
+        };
+        if !much {
+            return Ok(false);
+        }
+        let more = self.transact(|connection| {
+            {
+                let mut vacuum = connection.prepare_cached(&format!("PRAGMA incremental_vacuum({PAGES_BACK})"))?;
+                // It frees one page a step.
+                let mut steps = vacuum.raw_query();
+                while steps.next()?.is_some() {}
+            }
+            much_is_free(connection)
+        })?;
+        self.debt.add(u64::from(PAGES_BACK) * 2048);
+        Ok(more)
+    }
+}
+
+/// Deletes a run that has ended, and counts the rows.
+fn delete(connection: &Connection, run: RunRowId, rows: &mut usize) -> rusqlite::Result<bool> {
+    if connection.prepare_cached(DELETE)?.execute([run])? == 0 {
+        return Ok(false);
+    }
+    *rows += 1;
+    for sql in DELETE_REST {
+        *rows += connection.prepare_cached(sql)?.execute([run])?;
+    }
+    Ok(true)
+}
+
+fn pragma(connection: &Connection, sql: &str) -> rusqlite::Result<i64> {
+    connection.prepare_cached(sql)?.query_row([], |row| row.get(0))
+}
+
+fn free_pages(connection: &Connection) -> rusqlite::Result<i64> {
+    pragma(connection, "PRAGMA freelist_count")
+}
+
+fn much_is_free(connection: &Connection) -> rusqlite::Result<bool> {
+    let spare = pragma(connection, "PRAGMA page_count")? * SPARE_PERCENT / 100;
+    Ok(free_pages(connection)? > spare.max(SPARE_PAGES))
+}

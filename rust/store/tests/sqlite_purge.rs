@@ -1,0 +1,116 @@
+//! Deleting ended runs from a file: in short steps, by several at once, and what becomes of the file's size.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::path::Path;
+
+use bide_core::record::{DoneRow, NewRun, RunUpdate};
+use bide_core::{NO_MAP, RunId, RunStatus, Time, Value, Write};
+use bide_store::{Durability, Lease, Purged, SqliteStore, Store};
+use rusqlite::Connection;
+
+const NOW: Time = Time(9000);
+
+/// Creates so many runs of one task.
+fn create(store: &dyn Store, count: u64) -> (Lease, Vec<RunId>) {
+    let flow = store.register("flow", "v1", &[("task".into(), vec![])]).unwrap();
+    let lease = store.enroll(Time(0)).unwrap();
+    let new = |n: u64| NewRun {
+        id: RunId::new(7, n as u16, n),
+        workflow: flow.workflow,
+        version: flow.version,
+        key: Some(format!("key {n}").into()),
+        inputs: [].into(),
+        created_at: Time(7000),
+    };
+    let runs: Vec<NewRun> = (0..count).map(new).collect();
+    store.create(lease, &runs).unwrap();
+    (lease, runs.iter().map(|run| run.id).collect())
+}
+
+fn done(run: RunId, output: &[u8]) -> Write {
+    let (started_at, ended_at) = (Time(7000), Time(8000));
+    Write::Done(DoneRow { run: run.row(), task: 0, map: NO_MAP, output: Value::new(output), started_at, ended_at })
+}
+
+fn ended(run: RunId) -> Write {
+    Write::Run(Box::new(RunUpdate {
+        run: run.row(),
+        status: RunStatus::Completed,
+        failure: None,
+        ended_at: Some(Time(8000)),
+        blocked_by: None,
+        crashes: 0,
+        version: None,
+    }))
+}
+
+fn pragma(path: &Path, name: &str) -> i64 {
+    Connection::open(path).unwrap().query_row(&format!("PRAGMA {name}"), [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn what_deletion_frees_is_given_back_in_short_steps_down_to_what_new_runs_will_use() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bide.db");
+    let store = SqliteStore::open(&path, Durability::Normal).unwrap();
+    let (lease, runs) = create(&*store, 1);
+    let big = vec![b's'; 4 << 20];
+    let _ = store.commit(lease, &mut vec![done(runs[0], &big), ended(runs[0])]).unwrap();
+    let before = pragma(&path, "page_count");
+    assert!(!store.shrink().unwrap(), "nothing is free");
+    assert!(store.delete(runs[0]).unwrap());
+    // Freed for new runs, not yet given back.
+    assert_eq!(pragma(&path, "page_count"), before);
+    assert!(pragma(&path, "freelist_count") > 2000);
+    let mut steps = 0;
+    let mut pages = before;
+    while store.shrink().unwrap() {
+        let left = pragma(&path, "page_count");
+        assert!(left < pages && pages - left <= 70, "{pages} to {left}");
+        (pages, steps) = (left, steps + 1);
+    }
+    assert!(steps > 20, "{steps}");
+    let kept = pragma(&path, "freelist_count");
+    assert!((400..=512).contains(&kept), "{kept} of {} pages are free", pragma(&path, "page_count"));
+}
+
+#[test]
+fn a_step_of_a_purge_is_short_however_much_there_is_to_delete() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&directory.path().join("bide.db"), Durability::Normal).unwrap();
+    let (lease, runs) = create(&*store, 1000);
+    let mut batch: Vec<Write> = runs.iter().flat_map(|run| [done(*run, b"t"), ended(*run)]).collect();
+    // By the pages that are freed: a run of half a megabyte is a step by itself.
+    batch[0] = done(runs[0], &vec![b's'; 600_000]);
+    let _ = store.commit(lease, &mut batch).unwrap();
+    let step = store.purge(NOW, 0, 5000).unwrap();
+    assert_eq!(step, Purged { runs: 1, next: Some(runs[1].row()) });
+    // By rows: a run and its task are two.
+    let step = store.purge(NOW, 0, 5000).unwrap();
+    assert_eq!(step, Purged { runs: 64, next: Some(runs[65].row()) });
+}
+
+#[test]
+fn two_purges_at_once_delete_each_run_once_and_none_too_many() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&directory.path().join("bide.db"), Durability::Normal).unwrap();
+    let (lease, runs) = create(&*store, 2001);
+    let mut batch: Vec<Write> = runs[1..].iter().map(|run| ended(*run)).collect();
+    let _ = store.commit(lease, &mut batch).unwrap();
+    let purge = || {
+        let (mut from, mut deleted) = (Some(0), 0);
+        while let Some(row) = from {
+            let step = store.purge(NOW, row, 100).unwrap();
+            deleted += step.runs;
+            from = step.next;
+        }
+        deleted
+    };
+    let (one, other) = std::thread::scope(|scope| {
+        let (one, other) = (scope.spawn(purge), scope.spawn(purge));
+        (one.join().unwrap(), other.join().unwrap())
+    });
+    assert_eq!(one + other, 2000);
+    let left: Vec<RunId> = store.list(&Default::default()).unwrap().iter().map(|run| run.id).collect();
+    assert_eq!(left, runs[..1]);
+}
