@@ -69,9 +69,9 @@ def test_a_caller_of_a_run_that_was_deleted_is_told_so(file: Path) -> None:
         handle = runner.submit(flow, key="k")
         assert handle.id == run
         other.delete(run)
-        with pytest.raises(bide.BideError, match=f"run {run} was deleted"):
+        with pytest.raises(bide.BideError, match=f"run {run} is not in the store any more: it was deleted"):
             handle.result(20)
-        with pytest.raises(bide.BideError, match=f"run {run} was deleted"):
+        with pytest.raises(bide.BideError, match=f"run {run} is not in the store any more: it was deleted"):
             handle.status()
         with pytest.raises(KeyError, match=run):
             runner.get(run)
@@ -95,7 +95,7 @@ def test_a_caller_that_waits_while_the_run_ends_and_is_deleted_elsewhere_is_told
             file.with_suffix(".flag").touch()
             child.join()
             runner.delete("k")  # the handle may have heard of the end before, or hear of nothing
-            with pytest.raises(bide.BideError, match=f"run {handle.id} was deleted"):
+            with pytest.raises(bide.BideError, match=f"run {handle.id} is not in the store any more: it was deleted"):
                 handle.result(20)
 
 

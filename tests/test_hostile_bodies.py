@@ -155,7 +155,8 @@ def test_gates_that_never_return_hold_up_nobody_and_are_named(
         assert runner.run(bide.Workflow("quick", [quick]), timeout=30)["quick"] == 2
         assert runner.run(waiting_briefly(), timeout=30)["brief"] == 5
         assert runner.run(NOOP, timeout=30)["noop"] == 1
-        assert len(said(caplog, "the gate of task 'gated' is slow", "never_returns")) == blocked
+        # Once, however many runs wait for it.
+        assert len(said(caplog, "the gate of task 'gated' is slow", "never_returns")) == 1
         released.set()
         assert [handle.result(30)["gated"] for handle in handles] == [1] * blocked
 
