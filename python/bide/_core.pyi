@@ -161,9 +161,16 @@ class Runner:
         """Make a workflow known and take its unfinished runs up."""
 
     def submit(
-        self, flow: Flow, runs: list[tuple[list[tuple[str, bytes]], str | None]], contextvars: ContextVars | None
+        self,
+        flow: Flow,
+        runs: list[tuple[list[tuple[str, bytes]], str | None]],
+        contextvars: ContextVars | None,
+        linger: bool,
     ) -> list[RunHandle]:
-        """Create runs, each of inputs and a key, in one commit; or attach to those that their keys name."""
+        """Create runs, each of inputs and a key, in one commit; or attach to those that their keys name.
+
+        With `linger` this may return only once the first of them has ended, or after 50 ms.
+        """
 
     def find(self, text: str, workflow: str | None) -> list[tuple[str, str]]:
         """Return id and workflow of the runs with this id or key."""

@@ -197,7 +197,7 @@ class Runner:
         wait alone (`TimeoutError`): the run goes on.
         """
         limit = optional_seconds(timeout, "timeout", zero=True)
-        return self.submit(flow, inputs, key=key).result(limit)
+        return self._submit_one(flow, inputs, key, linger=limit is None).result(limit)
 
     async def run_async(
         self,
@@ -214,9 +214,7 @@ class Runner:
 
     def submit(self, flow: Workflow, inputs: Mapping[str, Any] | None = None, *, key: str | None = None) -> RunHandle:
         """Commit a run and return a handle to wait for it."""
-        compiled = self._core_flow(flow)
-        encoded = flow._compiled().encode_inputs(inputs)
-        return self._submit(compiled, [(encoded, _check_key(key))])[0]
+        return self._submit_one(flow, inputs, key, linger=False)
 
     def submit_many(
         self,
@@ -359,8 +357,17 @@ class Runner:
         self._flows[flow.name] = (flow, compiled)
         return compiled
 
-    def _submit(self, flow: "_core.Flow", runs: list[tuple[list[tuple[str, bytes]], str | None]]) -> list[RunHandle]:
-        handles = self._core.submit(flow, runs, contextvars.copy_context())
+    def _submit_one(
+        self, flow: Workflow, inputs: Mapping[str, Any] | None, key: str | None, *, linger: bool
+    ) -> RunHandle:
+        compiled = self._core_flow(flow)
+        encoded = flow._compiled().encode_inputs(inputs)
+        return self._submit(compiled, [(encoded, _check_key(key))], linger=linger)[0]
+
+    def _submit(
+        self, flow: "_core.Flow", runs: list[tuple[list[tuple[str, bytes]], str | None]], *, linger: bool = False
+    ) -> list[RunHandle]:
+        handles = self._core.submit(flow, runs, contextvars.copy_context(), linger)
         return [RunHandle(handle, self, key) for handle, (_, key) in zip(handles, runs, strict=True)]
 
     def _find(self, id_or_key: str, workflow: Workflow | str | None) -> str:

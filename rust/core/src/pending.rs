@@ -46,6 +46,11 @@ impl<R: Clone> Pending<R> {
         self.batch.is_empty() && self.held.is_empty()
     }
 
+    /// The runs that end or pause with this batch.
+    pub fn settling(&self) -> impl Iterator<Item = &R> {
+        self.held.iter().filter(|(_, effect)| matches!(effect, Effect::Settled { .. })).map(|(run, _)| run)
+    }
+
     /// Releases the effects of a committed batch, in the order in which they arose.
     pub fn committed(&mut self, _token: Committed) -> std::vec::Drain<'_, (R, Effect)> {
         self.batch.clear();

@@ -33,6 +33,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_millis(1);
 /// would do it again.
 const TRIES: u32 = 6;
 
+/// So many runs that end with a commit are announced while it is made. Those who wait for a lot of runs do not wait for a
+/// thread to wake.
+const ANNOUNCED: usize = 1;
+
 /// The committer looks for forgotten groups so many times before it sleeps until it is armed again.
 const LOOKS: u32 = 8;
 
@@ -266,6 +270,9 @@ impl<H: Host> Engine<H> {
                 return Ok(());
             }
             counts::commits();
+            if self.store().blocks() {
+                pending.settling().take(ANNOUNCED).for_each(|run| run.settled.announce());
+            }
             let token = self.commit_patiently(lease, &mut pending.batch)?;
             for (run, effect) in pending.committed(token) {
                 match effect {

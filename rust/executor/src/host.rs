@@ -44,6 +44,12 @@ pub trait Dispatch<H: Host>: Send + Sync + 'static {
     /// These bodies may start.
     fn ready(&self, engine: &Arc<Engine<H>>, ready: &mut Vec<Ready<H>>);
 
+    /// Bodies are about to be ready, until [`Dispatch::came`] is called: a thread may be woken meanwhile.
+    fn coming(&self) {}
+
+    /// What was announced by [`Dispatch::coming`] is ready, or will not be.
+    fn came(&self) {}
+
     /// This gate is open and waits for a condition.
     fn gate(&self, engine: &Arc<Engine<H>>, gate: Gate<H>);
 

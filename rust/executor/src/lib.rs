@@ -26,6 +26,7 @@ mod queue;
 mod services;
 mod settled;
 pub mod slots;
+mod spin;
 mod submit;
 mod take_up;
 mod timers;

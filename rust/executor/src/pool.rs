@@ -32,6 +32,7 @@ use crate::gates::Gates;
 use crate::host::{Dispatch, Gate, Host, Ready};
 use crate::pacer::Pacer;
 use crate::slots::{HandOver, SlotNo, Slots};
+use crate::spin;
 use crate::timers::Timers;
 
 /// Threads without a slot beyond the number of slots, kept for the next body that parks.
@@ -62,6 +63,8 @@ pub(crate) struct Shared<H: Host> {
     resumed: AtomicUsize,
     /// A worker was woken and has not found work yet.
     searching: AtomicBool,
+    /// Callers that are about to make bodies ready.
+    coming: AtomicUsize,
     closing: AtomicBool,
     /// Bodies with a handle that execute or are parked.
     handles: AtomicUsize,
@@ -144,6 +147,7 @@ impl<H: Host> Pool<H> {
             free: AtomicUsize::new(slots as usize),
             resumed: AtomicUsize::new(0),
             searching: AtomicBool::new(false),
+            coming: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
             handles: AtomicUsize::new(0),
             most_handles: max_parked,
@@ -208,6 +212,17 @@ impl<H: Host> Dispatch<H> for Pool<H> {
             self.shared.injector.push(one);
         }
         self.shared.wake_one();
+    }
+
+    fn coming(&self) {
+        self.shared.coming.fetch_add(1, Ordering::SeqCst);
+        if spin::pays() {
+            self.shared.wake_one();
+        }
+    }
+
+    fn came(&self) {
+        self.shared.coming.fetch_sub(1, Ordering::SeqCst);
     }
 
     fn gate(&self, engine: &Arc<Engine<H>>, gate: Gate<H>) {
@@ -369,7 +384,10 @@ impl<H: Host> Shared<H> {
             }
         }
         match cell.await_slot() {
-            Some(slot) => Some(self.hold(slot)),
+            Some(slot) => {
+                spin::until(|| self.coming.load(Ordering::SeqCst) == 0 || self.has_work());
+                Some(self.hold(slot))
+            }
             None => {
                 self.leave(&mut self.state.lock());
                 None

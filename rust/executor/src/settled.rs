@@ -1,12 +1,13 @@
 //! Where callers wait for a run, and what they are told.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use bide_core::RunStatus;
 use bide_store::StoreError;
-use bide_sync::{Condvar, Mutex};
+use bide_sync::{Condvar, Mutex, MutexGuard};
 
-use crate::counts;
+use crate::{counts, spin};
 
 /// Why nothing more will happen to a run here.
 #[derive(Clone, Debug)]
@@ -32,12 +33,15 @@ type Callback = Box<dyn FnOnce() + Send>;
 pub struct Settled {
     state: Mutex<State>,
     changed: Condvar,
+    /// For whoever watches without the lock.
+    said: AtomicBool,
 }
 
 #[derive(Default)]
 struct State {
     settlement: Option<Settlement>,
-    sleeping: u32,
+    /// It is about to be said: the commit that it waits for is under way.
+    coming: bool,
     #[expect(clippy::box_collection, reason = "most runs have none, and there may be a hundred thousand of them")]
     callbacks: Option<Box<Vec<Callback>>>,
 }
@@ -45,20 +49,30 @@ struct State {
 impl Settled {
     /// Tells whoever waits. The first word counts.
     pub fn settle(&self, settlement: Settlement) {
-        let (sleeping, callbacks) = {
+        let callbacks = {
             let mut state = self.state.lock();
             if state.settlement.is_some() {
                 return;
             }
             state.settlement = Some(settlement);
-            (state.sleeping > 0, state.callbacks.take())
+            self.said.store(true, Ordering::Release);
+            state.callbacks.take()
         };
-        if sleeping {
+        if self.changed.has_waiters() {
             counts::wakes();
             self.changed.notify_all();
         }
         for callback in callbacks.map_or_else(Vec::new, |callbacks| *callbacks) {
             callback();
+        }
+    }
+
+    /// The commit begins after which it can be said. Whoever sleeps is woken now: waking takes about as long as the commit.
+    pub(crate) fn announce(&self) {
+        if self.changed.has_waiters() && spin::pays() {
+            self.state.lock().coming = true;
+            counts::wakes();
+            self.changed.notify_all();
         }
     }
 
@@ -70,12 +84,19 @@ impl Settled {
 
     /// Waits for it, at most for a span. Blocks.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "a caller's patience is not the engine's time")]
     pub fn wait(&self, span: Duration) -> Option<Settlement> {
+        let begun = Instant::now();
         let mut state = self.state.lock();
-        if state.settlement.is_none() {
-            state.sleeping += 1;
-            self.changed.wait_for(&mut state, span);
-            state.sleeping -= 1;
+        while state.settlement.is_none() {
+            let left = span.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            self.changed.wait_for(&mut state, left);
+            if std::mem::take(&mut state.coming) && state.settlement.is_none() {
+                MutexGuard::unlocked(&mut state, || spin::until(|| self.said.load(Ordering::Acquire)));
+            }
         }
         state.settlement.clone()
     }

@@ -10,7 +10,7 @@ use crate::commit::Done;
 use crate::counts;
 use crate::engine::Engine;
 use crate::flow::{Flow, Inputs, Run};
-use crate::host::Host;
+use crate::host::{Dispatch, Host};
 use crate::settled::{Settled, Settlement};
 
 /// So many runs begin in one commit, so that what they write is not in memory for all of them at once.
@@ -90,6 +90,22 @@ impl<H: Host> Handle<H> {
     }
 }
 
+/// Bodies are about to be ready, as long as this lives.
+struct Coming<'a, H: Host>(&'a H::Dispatch);
+
+impl<'a, H: Host> Coming<'a, H> {
+    fn announce(engine: &'a Engine<H>) -> Self {
+        engine.dispatch.coming();
+        Self(&engine.dispatch)
+    }
+}
+
+impl<H: Host> Drop for Coming<'_, H> {
+    fn drop(&mut self) {
+        self.0.came();
+    }
+}
+
 impl<H: Host> Engine<H> {
     /// Creates runs in one commit, or attaches to those whose keys exist, and lets them begin. Blocks.
     ///
@@ -131,6 +147,7 @@ impl<H: Host> Engine<H> {
                 created_at: now,
             })
             .collect();
+        let _coming = self.store().blocks().then(|| Coming::announce(self));
         let creations = self.create(lease, &mut rows)?;
         let mut begin = Vec::with_capacity(runs.len().min(BEGIN));
         let mut ready = Vec::new();

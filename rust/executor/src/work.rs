@@ -24,15 +24,27 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
     fn work_until_told<C: Worker<H>>(self: &Arc<Self>, cx: &mut C) {
         let cell = Cell::new(&self.dispatch.shared);
         let mut thread = Thread { engine: self, cell, ready: Vec::new() };
+        let shared = &self.dispatch.shared;
+        let mut left = Left::Slot;
         loop {
-            let shared = &self.dispatch.shared;
-            let held = (cx as &mut dyn Attached).wait(|| shared.idle(&thread.cell));
+            let held = match left {
+                Left::Slot => (cx as &mut dyn Attached).wait(|| shared.idle(&thread.cell)),
+                Left::Waited(held) => held,
+            };
             let Some(held) = held else { return };
             bug::is_at(Place::Worker);
             self.dispatch.keep_spare(self);
-            thread.with_slot(held, cx);
+            left = thread.with_slot(held, cx);
         }
     }
+}
+
+/// How a worker has lost its slot.
+enum Left<H: Host> {
+    /// It is somebody else's.
+    Slot,
+    /// It was, and the worker has waited for another already. `None`: the thread is to end.
+    Waited(Option<Held<H>>),
 }
 
 struct Thread<'a, H: Host> {
@@ -43,14 +55,14 @@ struct Thread<'a, H: Host> {
 
 impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
     /// Executes bodies until the slot goes to somebody else.
-    fn with_slot<C: Worker<H>>(&mut self, mut held: Held<H>, cx: &mut C) {
+    fn with_slot<C: Worker<H>>(&mut self, mut held: Held<H>, cx: &mut C) -> Left<H> {
         let shared = Arc::clone(&self.engine.dispatch.shared);
         loop {
             if shared.someone_resumes() {
                 self.commit(&held, cx);
                 match shared.between(held) {
                     Some(still) => held = still,
-                    None => return,
+                    None => return Left::Slot,
                 }
             }
             let next = match shared.find(&held.deque) {
@@ -58,15 +70,15 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
                     shared.found();
                     self.execute(ready, held, cx)
                 }
-                None if !held.group.is_empty() => {
-                    self.commit(&held, cx);
-                    Some(held)
-                }
+                None if !held.group.is_empty() => match self.commit_last(held, cx) {
+                    Ok(still) => Some(still),
+                    Err(waited) => return waited,
+                },
                 None => shared.nothing_found(held),
             };
             match next {
                 Some(still) => held = still,
-                None => return,
+                None => return Left::Slot,
             }
         }
     }
@@ -74,8 +86,13 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
     fn commit<C: Worker<H>>(&mut self, held: &Held<H>, cx: &mut C) {
         let (engine, ready) = (self.engine, &mut self.ready);
         (cx as &mut dyn Attached).detach(|| engine.commit_group(&held.group, ready));
-        let more = ready.len() > 1;
-        for one in ready.drain(..) {
+        self.take_over(held);
+    }
+
+    /// What a commit has let go on is executed here next, or stolen.
+    fn take_over(&mut self, held: &Held<H>) {
+        let more = self.ready.len() > 1;
+        for one in self.ready.drain(..) {
             held.deque.push(one);
         }
         if more {
@@ -88,6 +105,24 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
     #[inline(never)]
     fn is_sure_of_lease(&self, cx: &mut dyn Attached) -> bool {
         cx.detach(|| self.engine.make_sure_of_lease())
+    }
+
+    /// Commits when there is nothing else to do. If nothing comes of it either, the worker waits for its next slot at
+    /// once, without attaching in between: whoever waits for what was committed wants to attach at the same moment.
+    fn commit_last<C: Worker<H>>(&mut self, held: Held<H>, cx: &mut C) -> Result<Held<H>, Left<H>> {
+        let (engine, ready, cell) = (self.engine, &mut self.ready, &self.cell);
+        let shared = &engine.dispatch.shared;
+        let next = (cx as &mut dyn Attached).wait(|| {
+            engine.commit_group(&held.group, ready);
+            if !ready.is_empty() {
+                return Ok(held);
+            }
+            match shared.nothing_found(held) {
+                Some(still) => Ok(still),
+                None => Err(Left::Waited(shared.idle(cell))),
+            }
+        });
+        next.inspect(|still| self.take_over(still))
     }
 
     /// Executes one body. The slot comes back, unless the body was suspended without one.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::host::Dispatch;
 use crate::play::{Body, World, explore};
 
 /// Ends at once.
@@ -16,6 +17,19 @@ fn work_that_comes_while_a_worker_falls_asleep_is_executed() {
         // The worker looks for more at this moment, or sleeps already.
         world.ready(&[2]);
         world.hear(2);
+        world.close_with_all_slots();
+    });
+}
+
+#[test]
+fn work_that_was_announced_is_executed_however_long_it_takes_to_come() {
+    explore(|| {
+        let world = World::open(1, PLAIN);
+        world.pool.coming();
+        // The worker that was woken for it may have given up already.
+        world.ready(&[1]);
+        world.pool.came();
+        world.hear(1);
         world.close_with_all_slots();
     });
 }

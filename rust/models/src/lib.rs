@@ -33,5 +33,5 @@ mod hand_off;
 mod polls;
 
 pub(crate) use deque::{Injector, Steal, Stealer, Worker};
-pub(crate) use surroundings::{commit, engine, flow, gates, host, timers};
+pub(crate) use surroundings::{commit, engine, flow, gates, host, spin, timers};
 pub(crate) use sync::{Condvar, Mutex, atomic};

@@ -295,10 +295,14 @@ pub(crate) fn detached<R: Send>(py: Python<'_>, work: impl FnOnce() -> R + Send)
 /// parked body for its turn, a caller for its result. Whoever runs meanwhile need not make room.
 #[inline]
 pub(crate) fn idle<R: Send>(py: Python<'_>, wait: impl FnOnce() -> R + Send) -> R {
-    detached(py, || {
-        let _counted = Counted::in_(&IDLE);
-        wait()
-    })
+    detached(py, || idling(wait))
+}
+
+/// Within [`detached`]: from here on as in [`idle`].
+#[inline]
+pub(crate) fn idling<R>(wait: impl FnOnce() -> R) -> R {
+    let _counted = Counted::in_(&IDLE);
+    wait()
 }
 
 /// A closure of the engine's, for running detached.

@@ -17,7 +17,7 @@ use crate::snapshot::PySnapshot;
 use crate::{errors, panics};
 
 /// A caller looks for signals (Ctrl-C) at least so often.
-const SLICE: Duration = Duration::from_millis(50);
+pub(crate) const SLICE: Duration = Duration::from_millis(50);
 
 /// A run to wait for.
 #[pyclass(frozen, module = "bide._core", name = "RunHandle")]

@@ -16,7 +16,7 @@ use crate::flow::PyFlow;
 use crate::gil::{self, Kept};
 use crate::host::{Local, Originals, PyEngine, Thread, start_gate_thread};
 use crate::notify::Notifier;
-use crate::run_handle::PyRunHandle;
+use crate::run_handle::{PyRunHandle, SLICE};
 use crate::snapshot::PySnapshot;
 use crate::thread::{Kind, StartError};
 use crate::{errors, panics, thread};
@@ -101,13 +101,16 @@ impl PyRunner {
         })
     }
 
-    /// Creates runs in one commit, or attaches to those that their keys name.
+    /// Creates runs in one commit, or attaches to those that their keys name. With `linger` it returns only once the
+    /// first of them has ended, or a little later, if the store takes its time: a caller that waits for it anyway leaves
+    /// the interpreter to the body for all that time.
     fn submit(
         &self,
         py: Python<'_>,
         flow: &PyFlow,
         runs: Vec<Given>,
         contextvars: Option<Py<PyAny>>,
+        linger: bool,
     ) -> PyResult<Vec<PyRunHandle>> {
         panics::method(|| {
             self.open(py)?;
@@ -126,7 +129,14 @@ impl PyRunner {
             let submitted = gil::detached(py, || {
                 let flow =
                     engine.register(Arc::clone(&flow.graph), Arc::clone(&flow.bodies)).map_err(SubmitError::Store)?;
-                engine.submit(&flow, wanted)
+                let handles = engine.submit(&flow, wanted)?;
+                if let Some(first) = handles.first()
+                    && linger
+                    && engine.store().blocks()
+                {
+                    let _ = gil::idling(|| first.settled().wait(SLICE));
+                }
+                Ok(handles)
             });
             match submitted {
                 Ok(handles) => {

@@ -191,11 +191,17 @@ impl Condvar {
         WaitTimeoutResult(false)
     }
 
+    /// Whether any thread waits. Reliable for whoever has changed, with the lock held, what they wait for.
+    #[inline]
+    pub fn has_waiters(&self) -> bool {
+        self.waiters.load(Ordering::Relaxed) > 0
+    }
+
     /// Wakes one thread that waits. What it waits for must have been changed with the lock held; notify once that is
     /// released, or the thread wakes only to wait for the lock.
     #[inline]
     pub fn notify_one(&self) {
-        if self.waiters.load(Ordering::Relaxed) > 0 {
+        if self.has_waiters() {
             self.inner.notify_one();
         }
     }
@@ -203,7 +209,7 @@ impl Condvar {
     /// Wakes all threads that wait, as [`Condvar::notify_one`] wakes one.
     #[inline]
     pub fn notify_all(&self) {
-        if self.waiters.load(Ordering::Relaxed) > 0 {
+        if self.has_waiters() {
             self.inner.notify_all();
         }
     }
