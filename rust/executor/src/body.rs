@@ -253,6 +253,11 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     fn commit(&self, at: &mut dyn Attached, event: Event) -> Result<(), WaitError> {
         let group = self.held.lock().as_ref().map(|held| Arc::clone(&held.group));
         let outcome = at.detach(|| self.engine.commit_own(group.as_deref(), &self.run, event));
+        self.told(outcome)
+    }
+
+    /// What a commit of this body's own came to.
+    fn told(&self, outcome: Result<(), Lost>) -> Result<(), WaitError> {
         outcome.map_err(|lost| match lost {
             Lost::Refused(refused) if !self.is_lost() => WaitError::Over(refused),
             Lost::Refused(_) | Lost::Stopped => self.suspend(),
@@ -432,8 +437,13 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             shared.unpark_without_slot();
             return Err(self.suspend());
         };
-        let committed = self.commit(at, self.closed(key, result.clone()));
-        let held = at.wait(|| shared.resume(&self.cell));
+        let event = self.closed(key, result.clone());
+        // Both at once: in between there is nothing to attach for.
+        let (outcome, held) = at.wait(|| {
+            let outcome = self.engine.commit_own(None, &self.run, event);
+            (outcome, shared.resume(&self.cell))
+        });
+        let committed = self.told(outcome);
         let regained = held.is_some();
         *self.held.lock() = held;
         if !regained {

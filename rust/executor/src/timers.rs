@@ -100,6 +100,7 @@ impl Timers {
 
     /// The thread's loop; returns after [`Timers::stop`].
     pub(crate) fn run(&self) {
+        be_punctual();
         let mut state = self.state.lock();
         while !state.stop {
             if let Some(span) = self.turn(&mut state) {
@@ -163,6 +164,13 @@ impl Timers {
         self.state.lock().stop = true;
         self.changed.notify_all();
     }
+}
+
+/// The system may let the calling thread sleep 50 µs longer than it asked for, so that it can wake several at once. Not
+/// this one: it wakes the others.
+fn be_punctual() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
 }
 
 impl State {

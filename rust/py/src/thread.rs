@@ -162,11 +162,34 @@ pub(crate) fn forget_all() {
     }
 }
 
+/// From here on a process has many threads.
+const MANY: i64 = 256;
+
+/// Linux has a table of those who sleep for a futex for each process, of a size that suits as many threads as there are
+/// processors, and walks a line of it for each wake: with 10,000 parked threads half of the time went there. Newer
+/// kernels let one ask for more lines; older ones have a table that is large enough, and refuse.
+#[cfg(target_os = "linux")]
+fn expect_many_sleepers() {
+    const PR_FUTEX_HASH: libc::c_int = 78;
+    const PR_FUTEX_HASH_SET_SLOTS: libc::c_ulong = 1;
+    const SLOTS: libc::c_ulong = 1024;
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    // SAFETY: changes the size of a table of the kernel's, and touches no memory of ours.
+    ONCE.call_once(|| unsafe {
+        libc::prctl(PR_FUTEX_HASH, PR_FUTEX_HASH_SET_SLOTS, SLOTS, 0 as libc::c_ulong, 0 as libc::c_ulong);
+    });
+}
+
+#[cfg(not(target_os = "linux"))]
+fn expect_many_sleepers() {}
+
 struct Working(Kind, exit::Home);
 
 impl Working {
     fn begin(kind: Kind) -> Self {
-        WORKING[kind as usize].fetch_add(1, Ordering::SeqCst);
+        if WORKING[kind as usize].fetch_add(1, Ordering::SeqCst) == MANY {
+            expect_many_sleepers();
+        }
         Self(kind, exit::Home::here())
     }
 }
