@@ -14,7 +14,7 @@ from bide._workflow import CompiledWorkflow
 _R = TypeVar("_R")
 _T = TypeVar("_T")
 
-__all__ = ["Flow", "Graph", "RunHandle", "Runner", "Snapshot", "TaskHandle", "__version__", "counts"]
+__all__ = ["Flow", "Graph", "RunHandle", "Runner", "Snapshot", "TaskHandle", "__version__", "_panic_once_at", "counts"]
 
 __version__: str
 

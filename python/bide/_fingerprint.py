@@ -59,7 +59,7 @@ def name_of(condition: object) -> str:
         cls = owner if isinstance(owner, type) else type(owner)
         return f"{cls.__qualname__}.{condition.__name__}"
     name = getattr(condition, "__qualname__", None)
-    return written_out(name if name and isinstance(name, str) else type(condition).__qualname__)
+    return written_out(name if name and isinstance(name, str) else str(type(condition).__qualname__))
 
 
 class _Sink:
