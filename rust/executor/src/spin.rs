@@ -28,6 +28,10 @@ pub(crate) fn pays() -> bool {
 /// Waits until something is so, but not for long.
 #[expect(clippy::disallowed_methods, reason = "how long a thread spins is not the engine's time")]
 pub(crate) fn until(so: impl Fn() -> bool) {
+    if so() {
+        // Which says nothing of whether waiting for it would have paid.
+        return;
+    }
     let begun = Instant::now();
     while !so() {
         if begun.elapsed() >= PATIENCE {
