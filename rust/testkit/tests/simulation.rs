@@ -9,9 +9,8 @@ use bide_testkit::sim::{self, Act, Case, Disaster};
 const SEEDS: u64 = 300;
 
 /// Each of these happens in some of them.
-const RARE: [&str; 8] = [
+const RARE: [&str; 7] = [
     "a body that kills its process",
-    "a body that starts elsewhere too",
     "a condition that raises too often",
     "a lost lease",
     "a retry",

@@ -54,7 +54,8 @@ impl Oracle {
             || name.to_string(),
         );
         if !still_has_it {
-            self.meets("a body that starts elsewhere too");
+            // A lease is judged by the wall: set back while a process hangs, it seems not to have run out.
+            self.must(self.set_back, "a body starts in a process that has lost its run", || name.to_string());
             return;
         }
         let (due, latest) = (own.as_ref().and_then(|task| task.retry_at), self.latest);

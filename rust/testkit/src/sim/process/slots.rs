@@ -88,6 +88,9 @@ impl Process {
 
     fn enter(&mut self, slot: SlotNo, ready: Ready<SimHost>) {
         let Some(Ready { run, task }) = self.driver.unless_overdue(ready) else { return };
+        if !self.driver.may_start() {
+            return;
+        }
         let (entered, mut seen) = {
             let mut state = run.state.lock();
             let entered = state.enter(task, self.now());
