@@ -1,28 +1,15 @@
-"""Shared by all tests. Where the extension is not built, the tests that only decide about Python use a stand-in."""
+"""Shared by all tests."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+import bide
+
 settings.register_profile("bide", deadline=None)  # a loaded machine is slow now and then, which is no failure
 settings.load_profile("bide")
-
-try:
-    import bide._core
-except ImportError:
-    for name in [name for name in sys.modules if name == "bide" or name.startswith("bide.")]:
-        del sys.modules[name]
-    import standin_core
-
-    sys.modules["bide._core"] = standin_core
-    import bide
-
-    bide._core = standin_core
-
-BUILT = hasattr(bide._core, "Runner")
 
 NOTES = pytest.StashKey[list[str]]()
 
@@ -41,8 +28,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """A store in a file."""
-    if not BUILT:
-        pytest.skip("the extension is not built")
     return tmp_path / "bide.db"
 
 

@@ -158,13 +158,14 @@ def test_active_bodies_never_exceed_the_slots(store: str) -> None:
     assert most == 3
 
 
-def test_four_sleeps_on_four_slots_overlap(runner: bide.Runner) -> None:
-    def sleeps() -> None:
-        time.sleep(0.3)
+def test_four_bodies_on_four_slots_execute_at_once(runner: bide.Runner) -> None:
+    all_four = threading.Barrier(4)
 
-    began = time.monotonic()
-    runner.run(bide.Workflow("w", [bide.task(sleeps, name=f"s{n}") for n in range(4)]))
-    assert time.monotonic() - began < 0.5
+    def meets_the_others() -> int:
+        return all_four.wait(30)
+
+    result = runner.run(bide.Workflow("w", [bide.task(meets_the_others, name=f"s{n}") for n in range(4)]))
+    assert sorted(result.outputs.values()) == [0, 1, 2, 3]
 
 
 def test_many_more_waits_than_slots_are_open_at_once(single: bide.Runner) -> None:
