@@ -135,7 +135,7 @@ impl RunState {
             return;
         }
         self.unproven = true;
-        let blocked = self.blocked_by().is_some() && self.rare().blocked_by.take().is_some();
+        let blocked = self.rare.as_mut().is_some_and(|rare| rare.blocked_by.take().is_some());
         let stale = blocked || self.status != RunStatus::Running;
         self.status = RunStatus::Running;
         if crashes != self.crashes || stale || self.version().is_some() {

@@ -59,7 +59,7 @@ pub struct RunState {
     pub(crate) troubled: bool,
     /// Only of a run that failed, was paused or was taken up by another version. A hundred thousand runs that wait are
     /// to be cheap.
-    rare: Option<Box<Rare>>,
+    pub(crate) rare: Option<Box<Rare>>,
     /// How many processes in a row have entered a marked body and recorded nothing new.
     pub(crate) crashes: u32,
     /// Zero until then.

@@ -93,6 +93,11 @@ impl<H: Host> Run<H> {
         }
     }
 
+    /// Whether another runner has it now.
+    pub(crate) fn is_lost(&self) -> bool {
+        matches!(self.settled.get(), Some(Settlement::Elsewhere))
+    }
+
     /// The same run under the id of another state: its own was taken, and nobody else has it yet.
     pub(crate) fn renamed(run: Arc<Self>, state: RunState) -> Arc<Self> {
         let run = Arc::into_inner(run).unwrap_or_else(|| unreachable!("a run that is not created is nobody else's"));

@@ -1,4 +1,4 @@
-//! `TaskHandle`: what a body uses to talk to the executor. Waiting itself is the executor's (`body.rs` there).
+//! `TaskHandle`: what a body uses to talk to the executor. Waiting itself is the executor's (`body/waits.rs` there).
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -22,7 +22,6 @@ use crate::body::WaitError;
 use crate::commit::Done;
 use crate::engine::Engine;
 use crate::flow::Run;
-use crate::settled::Settlement;
 
 /// What a body uses to talk to the executor. Clones are the same handle; it is of no use once its body has returned.
 #[derive(Clone)]
@@ -123,14 +122,9 @@ impl BodyState {
         WaitError::Suspended
     }
 
-    /// Whether another runner has the run now.
-    fn is_lost(&self) -> bool {
-        matches!(self.run.settled.get(), Some(Settlement::Elsewhere))
-    }
-
     /// Before something that others may be doing by now if this process hung: a poll, a step.
     pub(super) async fn sure_of_lease(&self) -> Result<(), WaitError> {
-        if self.lane.is_sure_of_lease().await && !self.is_lost() { Ok(()) } else { Err(self.suspend()) }
+        if self.lane.is_sure_of_lease().await && !self.run.is_lost() { Ok(()) } else { Err(self.suspend()) }
     }
 
     /// Begins a wait or a step.
@@ -138,7 +132,7 @@ impl BodyState {
         if self.has_ended() {
             return Err(WaitError::Over(Refused::AttemptOver));
         }
-        if self.suspending() || self.engine().is_closing() || self.is_lost() {
+        if self.suspending() || self.engine().is_closing() || self.run.is_lost() {
             return Err(self.suspend());
         }
         let mut inside = self.inside.lock();

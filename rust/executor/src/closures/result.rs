@@ -89,8 +89,7 @@ impl RunHandle {
             return Ok(settlement);
         }
         if let Handle::Watched(watched) = handle {
-            let id = &watched.id;
-            self.is_taken_up(*id).await?;
+            self.is_taken_up(watched.id).await?;
         }
         let (told, settled) = oneshot::channel();
         handle.settled().on_settled(Box::new(move || {
@@ -118,8 +117,7 @@ impl RunHandle {
                 Ok(RunResult::of(stored))
             }
             Handle::Watched(watched) => {
-                let id = &watched.id;
-                let id = *id;
+                let id = watched.id;
                 let stored = blocking(&self.engine, move |engine| engine.store().load(id)).await??;
                 stored.map(RunResult::of).ok_or_else(|| Error::unknown_run(id))
             }

@@ -1,0 +1,246 @@
+//! A body's waits, on its own thread: for a condition, which that thread polls, and for a time.
+//!
+//! The order of a wait is always the same: look into the journal; check once while the slot is held; commit the open
+//! wait; give the slot back; park; when the wait is over, commit that; take a slot; go on. A close in between leaves
+//! the rows as they are: the body is entered again from them.
+
+use std::sync::Arc;
+
+use bide_core::event::Wait;
+use bide_core::poll::Poll;
+use bide_core::{EntryKey, EntryKind, Failure, FailureKind, Recall, Time, Value};
+
+use super::{BodyCx, Condition, Inside, WaitError};
+use crate::host::{Attached, Host, Polled};
+use crate::limit::Limit;
+use crate::pool::{Pool, TimeReached, Woken};
+
+/// Asks a condition, on the thread of its body.
+type Check<'a> = &'a mut dyn FnMut() -> Polled;
+
+/// A wait for a condition that is open.
+struct OpenCondition {
+    key: EntryKey,
+    poll: Poll,
+    deadline: Option<Time>,
+}
+
+/// What opening a wait came to.
+enum Opened {
+    /// It is over already.
+    Over(Value),
+    /// The body is to be deferred.
+    Waits(Box<OpenCondition>),
+}
+
+impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
+    /// Waits until a condition holds and returns its value. `check` asks it, on this thread.
+    ///
+    /// # Errors
+    /// See [`WaitError`]; a timeout is `Failed` with [`FailureKind::WaitTimeout`].
+    pub fn wait_condition(
+        &self,
+        at: &mut dyn Attached,
+        condition: Condition,
+        check: &mut dyn FnMut() -> Polled,
+    ) -> Result<Value, WaitError> {
+        match self.open_condition(at, condition, check)? {
+            Opened::Over(value) => Ok(value),
+            Opened::Waits(mut open) => {
+                self.defer()?;
+                at.parks();
+                let result = self.poll_until(at, &mut open, check);
+                self.go_on(at, open.key, result)
+            }
+        }
+    }
+
+    /// Up to where the body is deferred. A function of its own: what it needs on the stack, a parked thread does not.
+    #[inline(never)]
+    fn open_condition(
+        &self,
+        at: &mut dyn Attached,
+        condition: Condition,
+        check: Check<'_>,
+    ) -> Result<Opened, WaitError> {
+        self.usable("a wait")?;
+        self.sure_of_lease(at)?;
+        let Condition { name, proof, policy, timeout } = condition;
+        let key = self.next_key(&name);
+        let recorded_deadline = match self.recall(&key, EntryKind::Condition, proof.as_deref())? {
+            Recall::Satisfied(value) => return Ok(Opened::Over(value)),
+            Recall::Failed(failure) => return Err(WaitError::Failed(failure)),
+            Recall::Mismatch(why) => return Err(self.mismatch(at, why)),
+            Recall::Ask { deadline } | Recall::Open { deadline, .. } => deadline,
+        };
+        let wait = Wait { key: key.clone(), kind: EntryKind::Condition, proof, due: None, timeout };
+        let mut open = Box::new(OpenCondition { key, poll: Poll::new(policy), deadline: None });
+        let first = self.check(check, &mut open);
+        let now = self.engine.clock.now();
+        let first = match first {
+            None if recorded_deadline.is_some_and(|deadline| now >= deadline) => Some(Err(self.timed_out(&open.key))),
+            first => first,
+        };
+        if let Some(result) = first {
+            self.commit(at, self.recorded(wait, result.clone()))?;
+            return result.map(Opened::Over).map_err(WaitError::Failed);
+        }
+        self.commit(at, self.wait_event(wait))?;
+        open.deadline = self.run.state.lock().deadline(self.task.ix, &open.key);
+        Ok(Opened::Waits(open))
+    }
+
+    /// Asks a condition once. `None`: not yet.
+    fn check(&self, check: Check<'_>, open: &mut OpenCondition) -> Option<Result<Value, Failure>> {
+        *self.inside.lock() = Some(Inside::Condition(Arc::clone(&open.key.name)));
+        let polled = check();
+        *self.inside.lock() = None;
+        let poll = &mut open.poll;
+        match polled {
+            Polled::True(value) => Some(Ok(value)),
+            Polled::Broken(failure) => Some(Err(failure)),
+            Polled::False => {
+                poll.ok();
+                self.run.note(self.task.ix, None);
+                None
+            }
+            Polled::Raised(failure) => {
+                self.run.note(self.task.ix, Some(format!("its condition last raised {failure}")));
+                poll.failed().then_some(Err(failure))
+            }
+        }
+    }
+
+    /// Gives the slot back and makes sure that a thread is there to use it.
+    #[inline(never)]
+    fn defer(&self) -> Result<(), WaitError> {
+        // Asked with the slot held: the next attempt waits for this body, and this one may wait for ever.
+        if self.is_slot_held() && self.limit.as_ref().is_some_and(|limit| !limit.pause()) {
+            return Err(self.used_up());
+        }
+        match self.held.lock().take() {
+            Some(held) => {
+                self.engine.dispatch.shared.ends(held.no);
+                self.engine.dispatch.shared.give_back(held);
+                // Afterwards: who took the last idle thread may have done so in between.
+                self.engine.dispatch.keep_spare(&self.engine);
+            }
+            None => return Err(WaitError::Misuse("a wait while another wait of this body is open".to_owned())),
+        }
+        Ok(())
+    }
+
+    /// Polls a condition on this thread, parked in between. `None`: the runner closes, or has lost the run.
+    fn poll_until(
+        &self,
+        at: &mut dyn Attached,
+        open: &mut OpenCondition,
+        check: Check<'_>,
+    ) -> Option<Result<Value, Failure>> {
+        let shared = &self.engine.dispatch.shared;
+        let mut last = None;
+        loop {
+            let now = self.engine.clock.now();
+            let span = open.poll.next(now, open.deadline, self.engine.random()).since(now);
+            let woken = at.wait(|| {
+                let ticket = self.cell.next_ticket();
+                self.engine.timers.after(span, Arc::clone(&self.cell) as _, ticket);
+                if let Some(number) = last {
+                    shared.poll_ends(number);
+                }
+                self.cell.park()
+            });
+            if woken == Woken::Closed {
+                return None;
+            }
+            // If no thread could be started when this one was parked, there may be one by now.
+            self.engine.dispatch.keep_spare(&self.engine);
+            let number = shared.poll_begins(&self.engine, &self.run, self.task.ix, &open.key.name);
+            last = Some(number);
+            if self.sure_of_lease(at).is_err() {
+                shared.poll_ends(number);
+                return None;
+            }
+            let late = open.deadline.is_some_and(|deadline| self.engine.clock.now() >= deadline);
+            let result = match self.check(check, open) {
+                None if late => Some(Err(self.timed_out(&open.key))),
+                result => result,
+            };
+            if result.is_some() {
+                shared.poll_ends(number);
+                return result;
+            }
+        }
+    }
+
+    /// Commits the end of an open wait and takes a slot again.
+    #[inline(never)]
+    fn go_on(
+        &self,
+        at: &mut dyn Attached,
+        key: EntryKey,
+        result: Option<Result<Value, Failure>>,
+    ) -> Result<Value, WaitError> {
+        let shared = &self.engine.dispatch.shared;
+        let Some(result) = result else {
+            shared.unpark_without_slot();
+            return Err(self.suspend());
+        };
+        let event = self.closed(key, result.clone());
+        // Both at once: in between there is nothing to attach for.
+        let (outcome, held) = at.wait(|| {
+            let outcome = self.engine.commit_own(None, &self.run, event);
+            (outcome, shared.resume(&self.cell))
+        });
+        let committed = self.told(outcome);
+        let regained = held.is_some();
+        *self.held.lock() = held;
+        if !regained {
+            return Err(self.suspend());
+        }
+        self.limit.iter().for_each(Limit::go_on);
+        committed?;
+        result.map_err(WaitError::Failed)
+    }
+
+    fn timed_out(&self, key: &EntryKey) -> Failure {
+        let message = format!("task '{}' waited for '{}' until its deadline passed", self.task_name(), key.name);
+        Failure::new(FailureKind::WaitTimeout, "bide.WaitTimeout", &message)
+    }
+
+    /// Waits until a point in time. `due` is asked for only if nothing is recorded.
+    ///
+    /// # Errors
+    /// See [`WaitError`].
+    pub fn wait_time(
+        &self,
+        at: &mut dyn Attached,
+        name: Arc<str>,
+        due: impl FnOnce(Time) -> Time,
+    ) -> Result<(), WaitError> {
+        self.usable("a sleep")?;
+        let key = self.next_key(&name);
+        let (due, open) = match self.recall(&key, EntryKind::Time, None)? {
+            Recall::Satisfied(_) => return Ok(()),
+            Recall::Failed(failure) => return Err(WaitError::Failed(failure)),
+            Recall::Mismatch(why) => return Err(self.mismatch(at, why)),
+            Recall::Open { due: Some(due), .. } => (due, true),
+            Recall::Ask { .. } | Recall::Open { .. } => (due(self.engine.clock.now()), false),
+        };
+        let wait = Wait { key: key.clone(), kind: EntryKind::Time, proof: None, due: Some(due), timeout: None };
+        if due <= self.engine.clock.now() {
+            let event = if open { self.closed(key, Ok(Value::NONE)) } else { self.recorded(wait, Ok(Value::NONE)) };
+            return self.commit(at, event);
+        }
+        self.commit(at, self.wait_event(wait))?;
+        self.defer()?;
+        at.parks();
+        let woken = at.wait(|| {
+            let ticket = self.cell.next_ticket();
+            self.engine.timers.at(due, Arc::new(TimeReached(Arc::clone(&self.cell))), ticket);
+            self.cell.park()
+        });
+        let result = (woken == Woken::Rung).then_some(Ok(Value::NONE));
+        self.go_on(at, key, result).map(drop)
+    }
+}
