@@ -1,5 +1,6 @@
 """Where the system gives no more threads, a runner goes on with those it has and says so: no hang, abort or flood."""
 
+import contextlib
 import os
 import tempfile
 import threading
@@ -150,6 +151,15 @@ def test_the_limit_is_lifted_once_there_are_threads_again(store: str) -> None:
             handle.result(30)
 
 
+def system_threads() -> list[str]:
+    """Return the names of this process's threads, less those that end meanwhile."""
+    names = []
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            names.append((task / "comm").read_text())
+    return names
+
+
 def test_a_runner_without_a_worker_is_refused_and_leaves_nothing(file: Path) -> None:
     before = threading.active_count()
     for name in ("bide-worker", "bide-notify"):
@@ -157,10 +167,7 @@ def test_a_runner_without_a_worker_is_refused_and_leaves_nothing(file: Path) -> 
             bide.Runner(file)
         assert "thread" in str(refused.value)
     eventually(lambda: threading.active_count() <= before, "no thread is left")
-    eventually(
-        lambda: not any("bide-" in (task / "comm").read_text() for task in Path("/proc/self/task").iterdir()),
-        "nor one of the system's",
-    )
+    eventually(lambda: not any("bide-" in name for name in system_threads()), "nor one of the system's")
     with bide.Runner(file) as runner:
         assert runner.run(NOOP, {"n": 1})["noop"] == 1
 
