@@ -14,6 +14,7 @@ use bide_sync::{Condvar, Mutex};
 use rusqlite::Connection;
 
 use super::error::is_busy;
+use super::writer::Writer;
 
 /// The log is copied when about so many bytes were written to it.
 pub(super) const LIMIT: u64 = 4 << 20;
@@ -123,7 +124,7 @@ impl Checkpointer {
     pub(super) fn start(
         debt: Arc<Debt>,
         connection: Connection,
-        writer: Arc<Mutex<Connection>>,
+        writer: Arc<Mutex<Writer>>,
         may: impl Fn() -> bool + Send + 'static,
     ) -> std::io::Result<Self> {
         let theirs = debt.clone();
@@ -144,7 +145,7 @@ impl Drop for Checkpointer {
     }
 }
 
-fn serve(debt: &Debt, connection: &Connection, writer: &Mutex<Connection>, may: &dyn Fn() -> bool) {
+fn serve(debt: &Debt, connection: &Connection, writer: &Mutex<Writer>, may: &dyn Fn() -> bool) {
     let mut stop = debt.stop.lock();
     while !*stop {
         let before = debt.bytes.load(Ordering::Relaxed);
@@ -173,11 +174,17 @@ fn serve(debt: &Debt, connection: &Connection, writer: &Mutex<Connection>, may: 
 }
 
 /// What stays in the log is safe there: a failure is worth a warning and no more.
-fn checkpoint(debt: &Debt, connection: &Connection, writer: &Mutex<Connection>) {
+fn checkpoint(debt: &Debt, connection: &Connection, writer: &Mutex<Writer>) {
+    let held_back = || {
+        let writer = writer.lock();
+        writer.fresh();
+        writer
+    };
+    drop(held_back());
     let copied = copy(connection, "PASSIVE");
     // Much is left only if a reader holds on to an old state: no use keeping the writer waiting for it.
     let pinned = !copied.as_ref().is_ok_and(|log| log.left <= LIMIT / 1024);
-    let held = (!pinned).then(|| writer.lock());
+    let held = (!pinned).then(held_back);
     let before = debt.bytes.load(Ordering::Relaxed);
     // FULL keeps other processes' writers out for the moment too.
     let copied = if pinned { copied } else { copy(connection, "FULL") };

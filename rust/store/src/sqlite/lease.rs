@@ -107,8 +107,9 @@ impl SqliteStore {
     /// Does something in one write transaction.
     pub(super) fn transact<T>(&self, act: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
         let writer = self.writer()?;
-        let transaction = Transaction::begin(&writer, &self.place)?;
-        let done = act(&writer).map_err(|error| self.place.error(&error))?;
+        let connection = writer.fresh();
+        let transaction = Transaction::begin(connection, &self.place)?;
+        let done = act(connection).map_err(|error| self.place.error(&error))?;
         transaction.commit()?;
         self.debt.add(4096);
         Ok(done)
@@ -181,18 +182,19 @@ impl SqliteStore {
         }
 
         let writer = self.writer()?;
-        let transaction = Transaction::begin(&writer, &self.place)?;
-        if let Some(lost) = fence(&writer, lease).map_err(told)? {
+        let writer = writer.fresh();
+        let transaction = Transaction::begin(writer, &self.place)?;
+        if let Some(lost) = fence(writer, lease).map_err(told)? {
             return Err(lost);
         }
-        let dead = self.dead(&writer, lease, now)?;
+        let dead = self.dead(writer, lease, now)?;
         for runner in &dead {
-            execute(&writer, FENCE_OFF, [runner]).map_err(told)?;
-            execute(&writer, ABANDON, [runner]).map_err(told)?;
+            execute(writer, FENCE_OFF, [runner]).map_err(told)?;
+            execute(writer, ABANDON, [runner]).map_err(told)?;
         }
-        let claimed = self.free(&writer, versions, limit)?;
+        let claimed = self.free(writer, versions, limit)?;
         for run in &claimed {
-            execute(&writer, TAKE, [run.row(), lease.runner, lease.epoch]).map_err(told)?;
+            execute(writer, TAKE, [run.row(), lease.runner, lease.epoch]).map_err(told)?;
         }
         transaction.commit()?;
         self.debt.add(4096);
@@ -264,6 +266,7 @@ impl SqliteStore {
         let mut news = live.news.lock();
         let writer = live.writer.lock();
         let mut look = || -> rusqlite::Result<bool> {
+            let writer = writer.fresh();
             let version = writer.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
             let moved = news.data_version.replace(version) != Some(version);
             if moved {

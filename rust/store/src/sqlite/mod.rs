@@ -23,6 +23,7 @@ mod surroundings;
 mod transaction;
 mod workflow;
 mod write;
+mod writer;
 
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
@@ -42,6 +43,7 @@ use checkpoint::{Checkpointer, Debt};
 use error::{Place, is_busy};
 use lock::LockFile;
 use surroundings::{FileId, Files};
+use writer::Writer;
 
 /// How to open a store.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +88,7 @@ pub struct SqliteStore {
 struct Live {
     _checkpointer: Checkpointer,
     reader: Mutex<Connection>,
-    writer: Arc<Mutex<Connection>>,
+    writer: Arc<Mutex<Writer>>,
     lock: LockFile,
     news: Mutex<lease::News>,
 }
@@ -136,7 +138,7 @@ impl SqliteStore {
         let failed = |what: &str, error: std::io::Error| place.unavailable(&format!("{what} ({error})"));
         let lock = LockFile::open(&lock_path)
             .map_err(|error| failed(&format!("its lock file {} cannot be locked", lock_path.display()), error))?;
-        let writer = Arc::new(Mutex::new(writer));
+        let writer = Arc::new(Mutex::new(Writer::new(writer).map_err(|error| place.error(&error))?));
         let files = Arc::new(Files::of(&path, file, &place)?);
         let (theirs, place_of_theirs) = (files.clone(), place.clone());
         // Beside another log, or none, copying from the one that is open would write over what others have written.
@@ -167,8 +169,9 @@ impl SqliteStore {
     fn strengthen(&self) -> Result<(), StoreError> {
         if !self.full.swap(true, Ordering::Relaxed) {
             let writer = self.writer()?;
+            let writer = writer.fresh();
             writer.pragma_update(None, "synchronous", "FULL").map_err(|error| self.place.error(&error))?;
-            room::make(&writer, self.files.log(), &self.place)?;
+            room::make(writer, self.files.log(), &self.place)?;
         }
         Ok(())
     }
@@ -184,7 +187,7 @@ impl SqliteStore {
         ))
     }
 
-    fn writer(&self) -> Result<MutexGuard<'_, Connection>, StoreError> {
+    fn writer(&self) -> Result<MutexGuard<'_, Writer>, StoreError> {
         Ok(self.live()?.writer.lock())
     }
 
@@ -376,7 +379,7 @@ mod tests {
     fn of_two_durabilities_the_stronger_wins() {
         let directory = tempfile::tempdir().unwrap();
         let level = |store: &SqliteStore| -> i64 {
-            store.writer().unwrap().query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap()
+            store.writer().unwrap().fresh().query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap()
         };
         let store = open(directory.path(), Durability::Normal);
         assert_eq!(level(&store), 1);
@@ -391,6 +394,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = open(directory.path(), Durability::Normal);
         let writer = store.writer().unwrap();
+        let writer = writer.fresh();
         let read = |name: &str| -> String {
             writer
                 .query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, rusqlite::types::Value>(0))
@@ -412,6 +416,7 @@ mod tests {
         let (lease, run) = one_run(&store);
         let limit = |pages: i64| {
             let writer = store.writer().unwrap();
+            let writer = writer.fresh();
             writer.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
         };
         limit(100);

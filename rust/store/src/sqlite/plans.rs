@@ -35,6 +35,7 @@ const MAY_WALK: &[(&str, &str)] = &[
     ("SELECT 1 FROM runner WHERE expires", "as many as processes"),
     ("SELECT r.uuid, w.name FROM workflow w CROSS JOIN", "the few workflows; a look into an index for each"),
     ("SELECT EXISTS (SELECT 1 FROM sqlite_schema)", "ends at the first row"),
+    ("SELECT 1 FROM sqlite_schema", "is left at the first row"),
 ];
 
 /// The string literals of a source that are statements; those of its tests and of macros (which are parts) are not.

@@ -3,11 +3,13 @@
 use rusqlite::Connection;
 
 use super::error::{Place, is_busy};
+use super::writer::Snapshot;
 use crate::StoreError;
 
 /// An open write transaction; rolled back when dropped without [`Transaction::commit`].
 pub(super) struct Transaction<'c> {
     connection: &'c Connection,
+    snapshot: Option<&'c Snapshot>,
     place: &'c Place,
     open: bool,
 }
@@ -16,7 +18,29 @@ impl<'c> Transaction<'c> {
     /// Takes the file's write lock (waiting for other processes as long as the busy handler allows).
     pub(super) fn begin(connection: &'c Connection, place: &'c Place) -> Result<Self, StoreError> {
         run(connection, "BEGIN IMMEDIATE").map_err(|error| place.error(&error))?;
-        Ok(Self { connection, place, open: true })
+        Ok(Self { connection, snapshot: None, place, open: true })
+    }
+
+    /// The same upon a kept snapshot, if there is one that is still what is committed; its commit keeps it.
+    pub(super) fn begin_on(
+        connection: &'c Connection,
+        snapshot: &'c Snapshot,
+        place: &'c Place,
+    ) -> Result<Self, StoreError> {
+        if let Err(error) = run(connection, "BEGIN IMMEDIATE") {
+            // Upon a snapshot SQLite does not wait for others.
+            if !snapshot.give_up() {
+                return Err(place.error(&error));
+            }
+            snapshot.rest();
+            run(connection, "BEGIN IMMEDIATE").map_err(|error| place.error(&error))?;
+        }
+        Ok(Self { connection, snapshot: Some(snapshot), place, open: true })
+    }
+
+    /// The connection, for what belongs to the transaction.
+    pub(super) fn connection(&self) -> &'c Connection {
+        self.connection
     }
 
     /// Makes it durable.
@@ -24,12 +48,18 @@ impl<'c> Transaction<'c> {
     /// SQLite may fail here in two ways: with the transaction still open, which is then rolled back, so that nothing
     /// was written; or with the transaction gone, when only reading the file again tells what was written.
     pub(super) fn commit(mut self) -> Result<(), StoreError> {
+        if let Some(snapshot) = self.snapshot {
+            snapshot.keep();
+        }
         let Err(error) = run(self.connection, "COMMIT") else {
             self.open = false;
             return Ok(());
         };
         if self.connection.is_autocommit() {
             self.open = false;
+            if let Some(snapshot) = self.snapshot {
+                snapshot.give_up();
+            }
             let told = self.place.error(&error);
             return Err(if is_busy(&error) { told } else { StoreError::Unknown(told.to_string()) });
         }
@@ -42,6 +72,12 @@ impl Drop for Transaction<'_> {
         // An I/O error or a full disk may have rolled it back already.
         if self.open && !self.connection.is_autocommit() {
             let _ = run(self.connection, "ROLLBACK");
+        }
+        // Whatever made it fail, the next one begins from what is there.
+        if self.open
+            && let Some(snapshot) = self.snapshot
+        {
+            snapshot.give_up();
         }
     }
 }

@@ -7,7 +7,6 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::SqliteStore;
 use super::error::is_conflict;
 use super::lease::fence;
-use super::transaction::Transaction;
 use crate::{Creation, Lease, StoreError};
 
 const CREATE: &str = "INSERT INTO run (id, uuid, workflow, version, status, runner, epoch, created_at, key, inputs) \
@@ -36,16 +35,17 @@ impl SqliteStore {
         let writer = self.writer()?;
         if batch.is_empty() {
             // What it belongs to, such as a run's creation, is committed already.
-            let lost = fence(&writer, lease).map_err(|error| self.place.error(&error))?;
+            let lost = fence(writer.fresh(), lease).map_err(|error| self.place.error(&error))?;
             return lost.map_or_else(|| Ok(Committed::by_store()), Err);
         }
-        let transaction = Transaction::begin(&writer, &self.place)?;
-        if let Some(lost) = fence(&writer, lease).map_err(|error| self.place.error(&error))? {
+        let transaction = writer.begin(&self.place)?;
+        let connection = transaction.connection();
+        if let Some(lost) = fence(connection, lease).map_err(|error| self.place.error(&error))? {
             return Err(lost);
         }
         let mut bytes = 0;
         for alike in batch.chunk_by(|one, other| std::mem::discriminant(one) == std::mem::discriminant(other)) {
-            bytes += self.write_alike(&writer, alike)?;
+            bytes += self.write_alike(connection, alike)?;
         }
         transaction.commit()?;
         // About three pages of the log for the commit, and the rows.
@@ -102,18 +102,19 @@ impl SqliteStore {
 
     pub(super) fn insert_runs(&self, lease: Lease, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
         let writer = self.writer()?;
-        let transaction = Transaction::begin(&writer, &self.place)?;
+        let transaction = writer.begin(&self.place)?;
+        let connection = transaction.connection();
         let told = |error: rusqlite::Error| self.place.error(&error);
-        if let Some(lost) = fence(&writer, lease).map_err(told)? {
+        if let Some(lost) = fence(connection, lease).map_err(told)? {
             return Err(lost);
         }
         let mut made = Vec::with_capacity(runs.len());
         let mut bytes = 0;
         for new in runs {
             bytes += 2048 + new.inputs.len() as u64;
-            let creation = match insert_run(&writer, lease, new).map_err(told)? {
+            let creation = match insert_run(connection, lease, new).map_err(told)? {
                 Inserted::New => Creation::Created,
-                Inserted::Not(Some(id)) => self.existing(&writer, lease, new, id)?,
+                Inserted::Not(Some(id)) => self.existing(connection, lease, new, id)?,
                 Inserted::Not(None) => Creation::Taken,
             };
             made.push(creation);

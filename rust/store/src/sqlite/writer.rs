@@ -1,0 +1,237 @@
+//! The connection that writes, and the snapshot that it keeps from one commit to the next.
+//!
+//! Four of the six lock calls of a short commit are those of beginning and ending to read, which every transaction
+//! does. So a statement that has not been read to its end keeps the snapshot open beyond the commit, and the next
+//! transaction takes the write lock alone: SQLite refuses it if somebody else has written meanwhile, and then it begins
+//! as usual. A kept snapshot keeps the log from being copied beyond it, for others too: whoever looks for news, copies
+//! the log or does anything but a hot commit gives it up first, so that it is as old as the last look for news at most.
+
+use std::cell::Cell;
+
+use rusqlite::{Connection, ffi};
+
+use super::error::Place;
+use super::transaction::Transaction;
+use crate::StoreError;
+
+/// After others have written, so many commits keep nothing: where several processes write, it would be in vain.
+const REST: u32 = 32;
+
+/// The writing connection.
+pub(super) struct Writer {
+    // Dropped before the connection: its statement is of it.
+    snapshot: Snapshot,
+    connection: Connection,
+}
+
+impl Writer {
+    pub(super) fn new(connection: Connection) -> rusqlite::Result<Self> {
+        Ok(Self { snapshot: Snapshot::of(&connection)?, connection })
+    }
+
+    /// The connection, which reads what is committed now.
+    pub(super) fn fresh(&self) -> &Connection {
+        self.snapshot.give_up();
+        &self.connection
+    }
+
+    /// Begins a transaction whose commit keeps the snapshot.
+    pub(super) fn begin<'w>(&'w self, place: &'w Place) -> Result<Transaction<'w>, StoreError> {
+        Transaction::begin_on(&self.connection, &self.snapshot, place)
+    }
+}
+
+/// The statement that keeps a snapshot open while it has rows left.
+pub(super) struct Snapshot {
+    statement: *mut ffi::sqlite3_stmt,
+    kept: Cell<bool>,
+    rest: Cell<u32>,
+}
+
+// SAFETY: SQLite is built for use by several threads, and a statement may be used by any thread that nobody else's use
+// of its connection overlaps with. It is never used but through the `Writer` that owns the connection too, which is not
+// `Sync`.
+unsafe impl Send for Snapshot {}
+
+impl Snapshot {
+    /// Reads a table with rows that nothing hot writes to: an open cursor would be in the way of such writes.
+    fn of(connection: &Connection) -> rusqlite::Result<Self> {
+        let mut statement = std::ptr::null_mut();
+        let sql = c"SELECT 1 FROM sqlite_schema";
+        // SAFETY: the connection is alive and used by this thread alone; the text ends with a zero; the statement is
+        // finalized once, by `drop`, which `Writer` has run before the connection is closed.
+        let code = unsafe {
+            let flags = ffi::SQLITE_PREPARE_PERSISTENT;
+            ffi::sqlite3_prepare_v3(
+                connection.handle(),
+                sql.as_ptr(),
+                -1,
+                flags,
+                &raw mut statement,
+                std::ptr::null_mut(),
+            )
+        };
+        if code != ffi::SQLITE_OK {
+            return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
+        }
+        Ok(Self { statement, kept: Cell::new(false), rest: Cell::new(0) })
+    }
+
+    /// Within a transaction that is about to be committed: keeps what it reads and will have written.
+    pub(super) fn keep(&self) {
+        if self.kept.get() {
+            return;
+        }
+        if let Some(rest) = self.rest.get().checked_sub(1) {
+            self.rest.set(rest);
+            return;
+        }
+        // SAFETY: the statement lives as long as `self`. Not to be kept is no failure.
+        self.kept.set(unsafe { ffi::sqlite3_step(self.statement) } == ffi::SQLITE_ROW);
+        if !self.kept.get() {
+            self.reset();
+        }
+    }
+
+    /// From here on the connection reads what is committed. True if there was a snapshot to give up.
+    pub(super) fn give_up(&self) -> bool {
+        let kept = self.kept.replace(false);
+        if kept {
+            self.reset();
+        }
+        kept
+    }
+
+    /// Somebody else has written meanwhile, or holds the file.
+    pub(super) fn rest(&self) {
+        self.rest.set(REST);
+    }
+
+    fn reset(&self) {
+        // SAFETY: as in `keep`. What is answered is the last step's error.
+        unsafe { ffi::sqlite3_reset(self.statement) };
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        // SAFETY: made by `of`, finalized only here, before its connection is closed.
+        unsafe { ffi::sqlite3_finalize(self.statement) };
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use super::*;
+
+    struct Scene {
+        folder: tempfile::TempDir,
+        place: Place,
+        writer: Writer,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let place = Place { name: "a.db".into(), patience: Duration::ZERO };
+            let connection = Connection::open(folder.path().join("a.db")).unwrap();
+            connection.busy_timeout(Duration::ZERO).unwrap();
+            connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())).unwrap();
+            connection.execute_batch("CREATE TABLE a (x)").unwrap();
+            Self { folder, place, writer: Writer::new(connection).unwrap() }
+        }
+
+        fn other(&self) -> Connection {
+            let path: PathBuf = self.folder.path().join("a.db");
+            let other = Connection::open(path).unwrap();
+            other.busy_timeout(Duration::ZERO).unwrap();
+            other
+        }
+
+        fn add(&self, row: i64) -> Result<(), StoreError> {
+            let transaction = self.writer.begin(&self.place)?;
+            transaction.connection().execute("INSERT INTO a VALUES (?1)", [row]).unwrap();
+            transaction.commit()
+        }
+
+        fn is_kept(&self) -> bool {
+            self.writer.snapshot.kept.get()
+        }
+    }
+
+    fn rows(connection: &Connection) -> Vec<i64> {
+        let mut statement = connection.prepare("SELECT x FROM a ORDER BY x").unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    }
+
+    /// How much of the log cannot be copied back.
+    fn held_back(connection: &Connection) -> i64 {
+        let mut statement = connection.prepare("PRAGMA wal_checkpoint(PASSIVE)").unwrap();
+        statement.query_row([], |row| Ok(row.get::<_, i64>(1)? - row.get::<_, i64>(2)?)).unwrap()
+    }
+
+    #[test]
+    fn a_snapshot_is_kept_from_commit_to_commit_and_others_see_each_of_them() {
+        let scene = Scene::new();
+        let other = scene.other();
+        for row in 0..3 {
+            scene.add(row).unwrap();
+            assert!(scene.is_kept());
+            assert_eq!(rows(&other), (0..=row).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn given_up_it_keeps_nothing_of_the_log_from_being_copied() {
+        let scene = Scene::new();
+        let other = scene.other();
+        scene.add(1).unwrap();
+        scene.add(2).unwrap();
+        assert_ne!(held_back(&other), 0);
+        scene.writer.fresh();
+        assert_eq!(held_back(&other), 0);
+    }
+
+    #[test]
+    fn what_others_have_written_meanwhile_is_there_when_the_next_transaction_begins() {
+        let scene = Scene::new();
+        let other = scene.other();
+        for round in 0..100 {
+            scene.add(round).unwrap();
+            other.execute("INSERT INTO a VALUES (?1)", [1000 + round]).unwrap();
+            let transaction = scene.writer.begin(&scene.place).unwrap();
+            transaction.connection().execute("INSERT INTO a VALUES (?1)", [2000 + round]).unwrap();
+            assert_eq!(rows(transaction.connection()).len(), usize::try_from(3 * round + 3).unwrap());
+            transaction.commit().unwrap();
+        }
+        assert_eq!(rows(&other), (0..100).chain(1000..1100).chain(2000..2100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_file_that_others_keep_locked_is_busy_and_afterwards_it_goes_on() {
+        let scene = Scene::new();
+        let other = scene.other();
+        scene.add(1).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert!(matches!(scene.add(2), Err(StoreError::Busy { .. })));
+        assert!(!scene.is_kept());
+        other.execute_batch("INSERT INTO a VALUES (3); COMMIT").unwrap();
+        scene.add(4).unwrap();
+        assert_eq!(rows(&other), [1, 3, 4]);
+    }
+
+    #[test]
+    fn a_transaction_that_is_not_committed_leaves_no_snapshot() {
+        let scene = Scene::new();
+        scene.add(1).unwrap();
+        let transaction = scene.writer.begin(&scene.place).unwrap();
+        transaction.connection().execute("INSERT INTO a VALUES (2)", []).unwrap();
+        drop(transaction);
+        assert!(!scene.is_kept());
+        assert_eq!(rows(scene.writer.fresh()), [1]);
+    }
+}
