@@ -10,7 +10,7 @@ use crate::commit::Done;
 use crate::engine::Engine;
 use crate::host::{Attached, Call, Host, Ready, Worker};
 use crate::limit::Limit;
-use crate::pool::{Cell, Held, Pool};
+use crate::pool::{Cell, Held, Pool, Shared};
 
 impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
     /// What a worker thread does until the runner closes or it is not needed any more.
@@ -59,10 +59,9 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
         let shared = Arc::clone(&self.engine.dispatch.shared);
         loop {
             if shared.someone_resumes() {
-                self.commit(&held, cx);
-                match shared.between(held) {
-                    Some(still) => held = still,
-                    None => return Left::Slot,
+                match self.commit_and(held, cx, |shared, held, _| shared.between(held)) {
+                    Ok(still) => held = still,
+                    Err(waited) => return waited,
                 }
             }
             let next = match shared.find(&held.deque) {
@@ -70,10 +69,14 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
                     shared.found();
                     self.execute(ready, held, cx)
                 }
-                None if !held.group.is_empty() => match self.commit_last(held, cx) {
-                    Ok(still) => Some(still),
-                    Err(waited) => return waited,
-                },
+                None if !held.group.is_empty() => {
+                    let give =
+                        |shared: &Shared<H>, held, more| if more { Some(held) } else { shared.nothing_found(held) };
+                    match self.commit_and(held, cx, give) {
+                        Ok(still) => Some(still),
+                        Err(waited) => return waited,
+                    }
+                }
                 None => shared.nothing_found(held),
             };
             match next {
@@ -107,22 +110,22 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
         cx.detach(|| self.engine.make_sure_of_lease())
     }
 
-    /// Commits when there is nothing else to do. If nothing comes of it either, the worker waits for its next slot at
-    /// once, without attaching in between: whoever waits for what was committed wants to attach at the same moment.
-    fn commit_last<C: Worker<H>>(&mut self, held: Held<H>, cx: &mut C) -> Result<Held<H>, Left<H>> {
-        let (engine, ready, cell) = (self.engine, &mut self.ready, &self.cell);
-        let shared = &engine.dispatch.shared;
-        let next = (cx as &mut dyn Attached).wait(|| {
-            engine.commit_group(&held.group, ready);
-            if !ready.is_empty() {
-                return Ok(held);
-            }
-            match shared.nothing_found(held) {
-                Some(still) => Ok(still),
-                None => Err(Left::Waited(shared.idle(cell))),
-            }
-        });
-        next.inspect(|still| self.take_over(still))
+    /// Commits, and gives the slot away or not; `give` is told whether there is more to execute. If it has gone, the
+    /// worker waits for its next slot at once, without attaching in between: whoever waits for what was committed, or
+    /// for the slot, wants to attach at the same moment.
+    fn commit_and<C: Worker<H>>(
+        &mut self,
+        held: Held<H>,
+        cx: &mut C,
+        give: impl FnOnce(&Shared<H>, Held<H>, bool) -> Option<Held<H>>,
+    ) -> Result<Held<H>, Left<H>> {
+        let shared = &self.engine.dispatch.shared;
+        (cx as &mut dyn Attached).wait(|| {
+            self.engine.commit_group(&held.group, &mut self.ready);
+            let more = !self.ready.is_empty();
+            self.take_over(&held);
+            give(shared, held, more).ok_or_else(|| Left::Waited(shared.idle(&self.cell)))
+        })
     }
 
     /// Executes one body. The slot comes back, unless the body was suspended without one.

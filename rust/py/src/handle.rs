@@ -15,7 +15,7 @@ use crate::flow::{fingerprint, read_policy, time_of};
 use crate::gil::{self, Kept, Raised};
 use crate::host::{Python3, read_only};
 use crate::value::Codec;
-use crate::{panics, stack};
+use crate::{panics, stack, turn};
 
 /// What a body with a handle gets. Use it only within the body that it was given to.
 #[pyclass(frozen, module = "bide", name = "TaskHandle")]
@@ -37,6 +37,7 @@ impl Attached for Here<'_> {
     fn idle(&mut self, f: &mut dyn FnMut()) {
         let f = gil::Engines(f);
         gil::idle(self.0, move || f.call());
+        turn::waited();
     }
 
     fn parks(&mut self) {

@@ -3,6 +3,7 @@
 //! leaving thread is back before the waiting one has woken. So a worker that has been attached for
 //! [`TURN`] stays away for [`AWAY`], unless there is nobody to make room for.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -18,6 +19,16 @@ const AWAY: Duration = Duration::from_micros(50);
 /// Threads that neither Python nor bide started are in no count. They get their chance this often
 /// even when everybody else is idle; it costs half a percent.
 const UNSEEN: Duration = Duration::from_millis(20);
+
+thread_local! {
+    /// The body on this thread has waited, which nobody else here takes part in: whoever wanted the interpreter had it.
+    static WAITED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A body on this thread has waited.
+pub(crate) fn waited() {
+    WAITED.set(true);
+}
 
 /// A worker's own account of how long it has been attached, by the engine's steady clock. Consulted between two bodies.
 pub(crate) struct Turn {
@@ -69,7 +80,10 @@ impl Turn {
 
     #[cold]
     fn make_room(&mut self, py: Python<'_>, engine: &PyEngine, now: Duration) {
-        if now.saturating_sub(self.away) < UNSEEN && all_others_idle(py) {
+        if WAITED.take() {
+            self.since = now;
+            self.away = now;
+        } else if now.saturating_sub(self.away) < UNSEEN && all_others_idle(py) {
             self.since = now;
         } else {
             self.detached(py, engine, || std::thread::sleep(AWAY));

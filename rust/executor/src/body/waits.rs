@@ -49,8 +49,8 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             Opened::Waits(mut open) => {
                 self.defer()?;
                 at.parks();
-                let result = self.poll_until(at, &mut open, check);
-                self.go_on(at, open.key, result)
+                let (result, poll) = self.poll_until(at, &mut open, check);
+                self.go_on(at, open.key, result, poll)
             }
         }
     }
@@ -130,13 +130,14 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         Ok(())
     }
 
-    /// Polls a condition on this thread, parked in between. `None`: the runner closes, or has lost the run.
+    /// Polls a condition on this thread, parked in between. `None`: the runner closes, or has lost the run. The last
+    /// poll has not ended yet: whoever polls next is woken when this thread is detached.
     fn poll_until(
         &self,
         at: &mut dyn Attached,
         open: &mut OpenCondition,
         check: Check<'_>,
-    ) -> Option<Result<Value, Failure>> {
+    ) -> (Option<Result<Value, Failure>>, Option<u64>) {
         let shared = &self.engine.dispatch.shared;
         let mut last = None;
         loop {
@@ -151,15 +152,14 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
                 self.cell.park()
             });
             if woken == Woken::Closed {
-                return None;
+                return (None, None);
             }
             // If no thread could be started when this one was parked, there may be one by now.
             self.engine.dispatch.keep_spare(&self.engine);
             let number = shared.poll_begins(&self.engine, &self.run, self.task.ix, &open.key.name);
             last = Some(number);
             if self.sure_of_lease(at).is_err() {
-                shared.poll_ends(number);
-                return None;
+                return (None, last);
             }
             let late = open.deadline.is_some_and(|deadline| self.engine.clock.now() >= deadline);
             let result = match self.check(check, open) {
@@ -167,8 +167,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
                 result => result,
             };
             if result.is_some() {
-                shared.poll_ends(number);
-                return result;
+                return (result, last);
             }
         }
     }
@@ -180,15 +179,18 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         at: &mut dyn Attached,
         key: EntryKey,
         result: Option<Result<Value, Failure>>,
+        poll: Option<u64>,
     ) -> Result<Value, WaitError> {
         let shared = &self.engine.dispatch.shared;
         let Some(result) = result else {
+            poll.into_iter().for_each(|poll| shared.poll_ends(poll));
             shared.unpark_without_slot();
             return Err(self.suspend());
         };
         let event = self.closed(key, result.clone());
         // Both at once: in between there is nothing to attach for.
         let (outcome, held) = at.wait(|| {
+            poll.into_iter().for_each(|poll| shared.poll_ends(poll));
             let outcome = self.engine.commit_own(None, &self.run, event);
             (outcome, shared.resume(&self.cell))
         });
@@ -241,6 +243,6 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             self.cell.park()
         });
         let result = (woken == Woken::Rung).then_some(Ok(Value::NONE));
-        self.go_on(at, key, result).map(drop)
+        self.go_on(at, key, result, None).map(drop)
     }
 }
