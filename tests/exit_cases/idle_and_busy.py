@@ -30,11 +30,14 @@ CASES = {
         """
         p = pool(2)
         wide = bide.Workflow("wide", [bide.task(repr, name=f"t{i}") for i in range(10_000)])
-        handle = p.runner.submit(wide, {"obj": 1})
-        for i in range(2):
-            time.sleep(0)  # leaves the interpreter and wants it back
-        # All of that, beside 10,000 bodies that never look whether anybody waits.
-        if handle.status() == "Running":
+        def gets_in():
+            handle = p.runner.submit(wide, {"obj": 1})
+            for i in range(2):
+                time.sleep(0)  # leaves the interpreter and wants it back
+            # All of that, beside 10,000 bodies that never look whether anybody waits.
+            return handle.status() == "Running"
+        # On a busy machine this thread may have no processor for as long as they take.
+        if any(gets_in() for i in range(10)):
             print("while they ran")
         end()
         """,
