@@ -166,9 +166,8 @@ impl Timers {
     }
 }
 
-/// The system may let the calling thread sleep 50 µs longer than it asked for, so that it can wake several at once. Not
-/// this one: it wakes the others.
-fn be_punctual() {
+/// The system may let a thread sleep 50 µs longer than it asked for, so that it can wake several at once. Not this one.
+pub(crate) fn be_punctual() {
     #[cfg(target_os = "linux")]
     let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
 }

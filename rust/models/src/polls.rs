@@ -19,11 +19,9 @@ fn poll_until(world: &World, timers: &Arc<Timers>, cell: &Arc<Cell<Model>>, poll
     let (run, name) = (Arc::new(Run::default()), Arc::from("condition"));
     let mut last = None;
     for ask in polls {
+        last.into_iter().for_each(|number| shared.poll_ends(number));
         let ticket = cell.next_ticket();
         timers.after(Duration::ZERO, Arc::clone(cell) as _, ticket);
-        if let Some(number) = last {
-            shared.poll_ends(number);
-        }
         if cell.park() == Woken::Closed {
             return false;
         }

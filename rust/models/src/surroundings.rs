@@ -169,6 +169,8 @@ pub(crate) mod timers {
         fn ring(self: Arc<Self>, ticket: u64);
     }
 
+    pub(crate) fn be_punctual() {}
+
     #[derive(Default)]
     pub(crate) struct Timers {
         state: Mutex<State>,

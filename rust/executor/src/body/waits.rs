@@ -5,6 +5,7 @@
 //! the rows as they are: the body is entered again from them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bide_core::event::Wait;
 use bide_core::poll::Poll;
@@ -15,6 +16,10 @@ use crate::host::{Attached, Host, Polled};
 use crate::limit::Limit;
 use crate::pool::{Pool, TimeReached, Woken};
 
+/// A thread sleeps out what is no longer by itself, and is late by one wake-up less. Who waits for longer is woken: many
+/// who sleep would all wake, only to wait for their turn.
+const SHORT: Duration = Duration::from_millis(20);
+
 /// Asks a condition, on the thread of its body.
 type Check<'a> = &'a mut dyn FnMut() -> Polled;
 
@@ -22,6 +27,8 @@ type Check<'a> = &'a mut dyn FnMut() -> Polled;
 struct OpenCondition {
     key: EntryKey,
     poll: Poll,
+    /// When it was asked last, by the steady clock: what is done in between is part of its interval.
+    asked: Duration,
     deadline: Option<Time>,
 }
 
@@ -74,7 +81,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             Recall::Ask { deadline } | Recall::Open { deadline, .. } => deadline,
         };
         let wait = Wait { key: key.clone(), kind: EntryKind::Condition, proof, due: None, timeout };
-        let mut open = Box::new(OpenCondition { key, poll: Poll::new(policy), deadline: None });
+        let mut open = Box::new(OpenCondition { key, poll: Poll::new(policy), asked: Duration::ZERO, deadline: None });
         let first = self.check(check, &mut open);
         let now = self.engine.clock.now();
         let first = match first {
@@ -95,6 +102,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         *self.inside.lock() = Some(Inside::Condition(Arc::clone(&open.key.name)));
         let polled = check();
         *self.inside.lock() = None;
+        open.asked = self.engine.clock.steady();
         let poll = &mut open.poll;
         match polled {
             Polled::True(value) => Some(Ok(value)),
@@ -144,10 +152,13 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             let now = self.engine.clock.now();
             let span = open.poll.next(now, open.deadline, self.engine.random()).since(now);
             let woken = at.wait(|| {
+                last.into_iter().for_each(|number| shared.poll_ends(number));
                 let ticket = self.cell.next_ticket();
-                self.engine.timers.after(span, Arc::clone(&self.cell) as _, ticket);
-                if let Some(number) = last {
-                    shared.poll_ends(number);
+                let left = span.saturating_sub(self.engine.clock.steady().saturating_sub(open.asked));
+                if left > SHORT {
+                    self.engine.timers.after(left, Arc::clone(&self.cell) as _, ticket);
+                } else if self.cell.sleep(left) == Woken::Rung {
+                    shared.poll_due(Arc::clone(&self.cell), ticket);
                 }
                 self.cell.park()
             });

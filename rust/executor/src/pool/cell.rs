@@ -1,6 +1,7 @@
 //! Where a thread of the pool waits: for a slot, for its poll's turn, for a time, for the close.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bide_sync::{Condvar, Mutex};
 
@@ -8,7 +9,7 @@ use super::Shared;
 use crate::counts;
 use crate::host::Host;
 use crate::slots::SlotNo;
-use crate::timers::Alarm;
+use crate::timers::{Alarm, be_punctual};
 
 /// Where a thread of the pool waits.
 pub(crate) struct Cell<H: Host> {
@@ -54,6 +55,14 @@ impl<H: Host> Cell<H> {
         state.waits = true;
         state.rung = false;
         state.ticket
+    }
+
+    /// Waits until a span has passed, punctually, or for the close. Blocks.
+    pub(crate) fn sleep(&self, span: Duration) -> Woken {
+        be_punctual();
+        let mut state = self.state.lock();
+        let over = self.changed.wait_while_for(&mut state, |state| !state.close && !state.lost, span);
+        if over.timed_out() { Woken::Rung } else { Woken::Closed }
     }
 
     /// Waits for the ring or the close. Blocks.

@@ -43,7 +43,7 @@ impl<H: Host> Alarm for Stuck<H> {
 impl<H: Host> Shared<H> {
     /// A parked body is to poll: now, or when those before it have handed on. However early the one that polls now
     /// began, from here on somebody has an eye on it: if it does not hand on in time, others go on beside it.
-    pub(super) fn poll_due(self: &Arc<Self>, cell: Arc<Cell<H>>, ticket: u64) {
+    pub(crate) fn poll_due(self: &Arc<Self>, cell: Arc<Cell<H>>, ticket: u64) {
         let mut state = self.state.lock();
         let next = state.pacer.due((cell, ticket));
         let (handed, waiting) = state.pacer.progress();
