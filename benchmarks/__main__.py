@@ -88,7 +88,7 @@ PEERS = [
     Subject(
         "Dask threads",
         "dask_rows",
-        ("wide", "growth", "chain", "single"),
+        ("wide", "chain", "single"),
         ".venv-peers/dask/bin/python",
         busy=False,
     ),

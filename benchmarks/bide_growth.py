@@ -1,7 +1,8 @@
 """bide's rows that ask whether cost or memory grows: with a run's size, with a store's runs, with time."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import bide
 
@@ -19,33 +20,32 @@ def row_growth(setting: measure.Setting) -> measure.Metrics:
         return measure.growth(runs_of)
 
 
-def costs(runner: bide.Runner) -> tuple[float, float]:
-    """Microseconds for a run of one task: in turn, and of a thousand that are submitted together."""
-    thousand: list[None] = [None] * 1_000
-
-    def together() -> None:
-        for handle in runner.submit_many(one_flow, thousand):
-            handle.result()
-
-    def in_turn() -> None:
-        for _ in thousand:
-            runner.run(one_flow)
-
-    def cost(action: Callable[[], object]) -> float:
-        action()
-        return statistics.median(measure.timed(action) for _ in range(9)) / len(thousand) * 1e6
-
-    return cost(in_turn), cost(together)
+def cost(runners: Sequence[bide.Runner], action: Callable[[bide.Runner], object]) -> list[float]:
+    """Microseconds for each of a thousand runs, on each runner: medians of nine thousands each, which take turns."""
+    seconds: list[list[float]] = [[] for _ in runners]
+    for _ in range(10):
+        for runner, spent in zip(runners, seconds, strict=True):
+            spent.append(measure.timed(partial(action, runner)))
+    return [statistics.median(spent[1:]) * 1e3 for spent in seconds]
 
 
-def beside(what: str, before: tuple[float, float], after: tuple[float, float]) -> measure.Metrics:
-    """What a run costs now that there are so many others, and by how much that is more than without them."""
-    return {
-        f"{what}_single": after[0],
-        f"{what}_single_growth": after[0] / before[0],
-        f"{what}_many": after[1],
-        f"{what}_many_growth": after[1] / before[1],
-    }
+def in_turn(runner: bide.Runner) -> None:
+    for _ in range(1_000):
+        runner.run(one_flow)
+
+
+def together(runner: bide.Runner) -> None:
+    for handle in runner.submit_many(one_flow, [None] * 1_000):
+        handle.result()
+
+
+def beside(what: str, empty: bide.Runner, full: bide.Runner) -> measure.Metrics:
+    """What a run of one task costs where there are so many others, and by how much that is more than without them."""
+    metrics: measure.Metrics = {}
+    for name, action in (("single", in_turn), ("many", together)):
+        without, with_them = cost([empty, full], action)
+        metrics |= {f"{what}_{name}": with_them, f"{what}_{name}_growth": with_them / without}
+    return metrics
 
 
 def row_unfinished(setting: measure.Setting) -> measure.Metrics:
@@ -55,30 +55,29 @@ def row_unfinished(setting: measure.Setting) -> measure.Metrics:
         return 1
 
     waiting = bide.Workflow("waiting", [bide.task(noop, name="noop", gate=bide.after(86_400))])
-    with open_runner(setting) as runner:
-        runner.submit(waiting)
-        before = costs(runner)
+    with open_runner(setting) as empty, open_runner(setting) as full:
+        empty.submit(waiting)
         for _ in range(measure.UNFINISHED // measure.BATCH):
-            runner.submit_many(waiting, [None] * measure.BATCH)
-        return beside("unfinished", before, costs(runner))
+            full.submit_many(waiting, [None] * measure.BATCH)
+        return beside("unfinished", empty, full)
 
 
 def row_million(setting: measure.Setting) -> measure.Metrics:
     """A runner that has executed a million runs: what the next one costs, and the memory it has come to."""
+    with open_runner(setting) as full:
 
-    def execute(count: int) -> None:
-        for _ in range(count // measure.BATCH):
-            for handle in runner.submit_many(one_flow, [None] * measure.BATCH):
-                handle.result()
+        def execute(count: int) -> None:
+            for _ in range(count // measure.BATCH):
+                for handle in full.submit_many(one_flow, [None] * measure.BATCH):
+                    handle.result()
 
-    with open_runner(setting) as runner:
-        before = costs(runner)
         execute(measure.ENDED_EARLY)
         early = measure.resident_mb()
         execute(measure.ENDED - measure.ENDED_EARLY)
         late = measure.resident_mb()
-        memory = {"million_mb": late, "million_mb_growth": late / early}
-        return memory | beside("million", before, costs(runner))
+        with open_runner(setting) as empty:
+            costs = beside("million", empty, full)
+    return {"million_mb": late, "million_mb_growth": late / early} | costs
 
 
 ROWS = {"growth": row_growth, "unfinished": row_unfinished, "million": row_million}

@@ -51,10 +51,6 @@ def row_wide(_setting: measure.Setting) -> measure.Metrics:
     return {"wide": measure.WIDE / measure.timed(wide(measure.WIDE))}
 
 
-def row_growth(_setting: measure.Setting) -> measure.Metrics:
-    return measure.growth(wide)
-
-
 def row_chain(_setting: measure.Setting) -> measure.Metrics:
     chain(100)()
     return {"chain": measure.CHAIN / measure.timed(chain(measure.CHAIN))}
@@ -65,4 +61,4 @@ def row_single(_setting: measure.Setting) -> measure.Metrics:
 
 
 if __name__ == "__main__":
-    measure.main({"wide": row_wide, "growth": row_growth, "chain": row_chain, "single": row_single})
+    measure.main({"wide": row_wide, "chain": row_chain, "single": row_single})

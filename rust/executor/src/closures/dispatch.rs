@@ -14,7 +14,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use super::gate;
 use super::lane::Lane;
 use super::workflow::Closures;
-use crate::commit::Done;
+use crate::commit::{Done, Group};
 use crate::engine::Engine;
 use crate::host::{Dispatch, Gate, Ready};
 use crate::slots::{HandOver, SlotNo, Slots};
@@ -24,9 +24,9 @@ pub struct OnTokio {
     runtime: Handle,
     state: Mutex<State>,
     stage: watch::Sender<Stage>,
-    /// Results that wait for whoever flushes, with a store that does not block.
-    inbox: Mutex<Vec<Done<Closures>>>,
-    flushing: AtomicBool,
+    /// What the lanes' bodies have come to, with a store that does not block. Committed by a lane that has nothing else
+    /// to execute or whose body waits, when enough has gathered, or by the committer behind a body that runs on.
+    pub(super) group: Arc<Group<Closures>>,
     /// The store may block: a thread of the runtime does not commit.
     pub(super) store_blocks: bool,
     multi_thread: bool,
@@ -65,6 +65,16 @@ impl Stage {
     }
 }
 
+/// What a lane between two bodies does next.
+pub(super) enum Passed {
+    /// It executes this one.
+    Next(Ready<Closures>),
+    /// It commits what has gathered, with its slot in hand, and asks again.
+    Commit,
+    /// It ends: its slot is somebody else's.
+    Gone,
+}
+
 /// The right to execute a body. Dropping it hands it on.
 pub(super) struct Slot {
     no: SlotNo,
@@ -74,6 +84,10 @@ pub(super) struct Slot {
 impl Slot {
     pub(super) fn new(no: SlotNo, engine: &Arc<Engine<Closures>>) -> Self {
         Self { no, engine: Some(Arc::clone(engine)) }
+    }
+
+    pub(super) fn no(&self) -> SlotNo {
+        self.no
     }
 
     /// Ends the right without handing it on.
@@ -86,7 +100,7 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         if let Some(engine) = self.engine.take()
-            && let Some(ready) = engine.dispatch().pass(&engine, self.no, &mut Vec::new())
+            && let Passed::Next(ready) = engine.dispatch().pass(&engine, self.no, &mut Vec::new(), false)
         {
             Lane::spawn(&engine, Slot::new(self.no, &engine), ready);
         }
@@ -100,8 +114,7 @@ impl OnTokio {
             runtime,
             state: Mutex::new(State { slots: Slots::new(slots), ready: VecDeque::new(), lanes: 0, closing: false }),
             stage: watch::Sender::new(Stage::Open),
-            inbox: Mutex::default(),
-            flushing: AtomicBool::new(false),
+            group: Group::new(),
             store_blocks,
             committing: AtomicBool::new(false),
             lane_ended: Notify::new(),
@@ -123,19 +136,22 @@ impl OnTokio {
         (total - state.slots.free(), total)
     }
 
-    /// A holder has ended its body: `fresh` has become ready by that. Returns the body that it goes on with; else its
-    /// slot is somebody else's now.
+    /// A holder has ended its body: `fresh` has become ready by that. `commits`: it can commit what has gathered.
     pub(super) fn pass(
         &self,
         engine: &Arc<Engine<Closures>>,
         no: SlotNo,
         fresh: &mut Vec<Ready<Closures>>,
-    ) -> Option<Ready<Closures>> {
+        commits: bool,
+    ) -> Passed {
         let mut state = self.state.lock();
         if state.closing {
             fresh.clear();
         }
         state.ready.extend(fresh.drain(..));
+        if commits && state.ready.is_empty() && !self.group.is_empty() {
+            return Passed::Commit;
+        }
         let mine = loop {
             let new_waits = !state.ready.is_empty();
             match state.slots.give_back(no, new_waits) {
@@ -157,7 +173,7 @@ impl OnTokio {
         let others = state.start();
         drop(state);
         self.spawn(engine, others);
-        mine
+        mine.map_or(Passed::Gone, Passed::Next)
     }
 
     /// A deferred body wants to go on: a slot, or `None` if the runner closes first.
@@ -302,12 +318,21 @@ impl Engine<Closures> {
             self.committer.leave(done);
             return;
         }
-        let mut ready = Vec::new();
-        self.hand_in_and_go_on(done, &mut ready);
-        self.dispatch_ready(&mut ready);
+        self.dispatch.group.push(done, self.clock.steady());
+        self.commit_gathered();
     }
 
-    /// As [`Engine::hand_in`], by a lane between two bodies; what may start now is left to it.
+    /// Commits what has gathered, with a store that does not block.
+    pub(super) fn commit_gathered(self: &Arc<Self>) {
+        if !self.dispatch.group.is_empty() {
+            let mut ready = Vec::new();
+            self.commit_group(&self.dispatch.group, &mut ready);
+            self.dispatch_ready(&mut ready);
+        }
+    }
+
+    /// As [`Engine::hand_in`], by a lane between two bodies, which commits it with others before it ends; what may
+    /// start by that is left to it.
     pub(super) fn hand_in_and_go_on(self: &Arc<Self>, done: Done<Closures>, ready: &mut Vec<Ready<Closures>>) {
         if self.dispatch.store_blocks {
             self.committer.put_down(done);
@@ -316,22 +341,10 @@ impl Engine<Closures> {
             }
             return;
         }
-        let OnTokio { inbox, flushing, .. } = &self.dispatch;
-        inbox.lock().push(done);
-        // Whoever gets the flag commits what all have pushed. Who does not get it may leave: the holder looks into the
-        // inbox once more after it has put the flag down.
-        while !flushing.swap(true, Ordering::SeqCst) {
-            loop {
-                let mut items = std::mem::take(&mut *inbox.lock());
-                if items.is_empty() {
-                    break;
-                }
-                self.commit(&mut items, ready);
-            }
-            flushing.store(false, Ordering::SeqCst);
-            if inbox.lock().is_empty() {
-                return;
-            }
+        if self.dispatch.group.push(done, self.clock.steady()) {
+            self.commit_group(&self.dispatch.group, ready);
+        } else {
+            self.committer.arm();
         }
     }
 }

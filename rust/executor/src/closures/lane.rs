@@ -17,7 +17,7 @@ use bide_sync::Mutex;
 use tokio::sync::{oneshot, watch};
 
 use super::context::{Scope, TaskContext};
-use super::dispatch::{Slot, Stage};
+use super::dispatch::{Passed, Slot, Stage};
 use super::error::{Ended, TaskError};
 use super::handle::BodyState;
 use super::workflow::{BoxFuture, Closures};
@@ -25,6 +25,7 @@ use crate::commit::Done;
 use crate::engine::Engine;
 use crate::flow::Run;
 use crate::host::Ready;
+use crate::slots::SlotNo;
 
 /// So many bodies are executed before other tasks of the runtime have a turn.
 const TURNS: u64 = 32;
@@ -88,26 +89,21 @@ impl Lane {
         drop(surplus);
     }
 
-    fn next_turn(&self) -> u64 {
-        let mut state = self.state.lock();
-        state.turn += 1;
-        state.turn
-    }
-
-    /// The body is over: its handle is of no use any more.
-    fn end_turn(&self) -> Option<Arc<BodyState>> {
-        let body = {
+    /// The body is over, and its handle of no use any more. Answers the next body's turn, too.
+    fn end_turn(&self) -> (Option<Arc<BodyState>>, u64) {
+        let (body, next) = {
             let mut state = self.state.lock();
             state.turn += 1;
-            state.body.take()
+            (state.body.take(), state.turn)
         };
-        body.inspect(|body| body.end())
+        (body.inspect(|body| body.end()), next)
     }
 
     /// Executes a body; what may start by that is added to `fresh`.
     async fn execute(
         self: &Arc<Self>,
         ready: Ready<Closures>,
+        turn: &mut u64,
         fresh: &mut Vec<Ready<Closures>>,
         stage: &mut watch::Receiver<Stage>,
     ) {
@@ -122,19 +118,24 @@ impl Lane {
         }
         let entered = run.state.lock().enter(task, now);
         let Some(entered) = entered else { return };
-        let (turn, attempt) = (self.next_turn(), entered.attempt);
+        let attempt = entered.attempt;
         let body = &run.flow.bodies[task.ix as usize];
         if entered.mark && !self.commit_now(&run, Event::Started { task, attempt }).await {
             // Without its mark a body is not called: the engine has stopped, or has lost the run.
             return;
         }
-        let cx = TaskContext { scope: Scope::new(&run, task), lane: Arc::clone(self), attempt, turn };
+        let cx = TaskContext { scope: Scope::new(&run, task), lane: Arc::clone(self), attempt, turn: *turn };
         let mut body_future = Caught::new((body.call)(cx));
         let returned = match poll_fn(|cx| Poll::Ready(Pin::new(&mut body_future).poll(cx))).await {
             Poll::Ready(returned) => Some(returned),
-            Poll::Pending => self.run_on(body_future, &run, task, attempt, turn, stage).await,
+            Poll::Pending => {
+                engine.commit_gathered();
+                self.run_on(body_future, &run, task, attempt, *turn, stage).await
+            }
         };
-        let suspended = self.end_turn().is_some_and(|body| body.suspending());
+        let (ended, next) = self.end_turn();
+        *turn = next;
+        let suspended = ended.is_some_and(|body| body.suspending());
         let outcome = match returned {
             Some(returned) if !suspended => outcome(engine, returned, |failure| body.retries(failure)),
             _ => Outcome::Suspended,
@@ -254,12 +255,12 @@ impl Guard {
         let mut stage = lane.engine.dispatch().stage();
         let mut next = Some(first);
         let mut fresh = Vec::new();
-        let mut turns = 0;
+        let (mut turn, mut executed) = (0, 0);
         while let Some(ready) = next.take() {
-            lane.execute(ready, &mut fresh, &mut stage).await;
+            lane.execute(ready, &mut turn, &mut fresh, &mut stage).await;
             next = lane.go_on(&mut fresh);
-            turns += 1;
-            if turns % TURNS == 0 {
+            executed += 1;
+            if executed % TURNS == 0 {
                 tokio::task::yield_now().await;
             }
         }
@@ -271,13 +272,21 @@ impl Lane {
     /// Between two bodies: the next one, if the slot stays here.
     fn go_on(&self, fresh: &mut Vec<Ready<Closures>>) -> Option<Ready<Closures>> {
         let engine = &self.engine;
-        let Some(no) = self.take_slot().map(Slot::into_no) else {
+        let Some(no) = self.state.lock().slot.as_ref().map(Slot::no) else {
             engine.dispatch_ready(fresh);
+            engine.commit_gathered();
             return None;
         };
-        let next = engine.dispatch().pass(engine, no, fresh)?;
-        self.state.lock().slot = Some(Slot::new(no, engine));
-        Some(next)
+        loop {
+            match engine.dispatch().pass(engine, no, fresh, true) {
+                Passed::Next(next) => return Some(next),
+                Passed::Commit => engine.commit_group(&engine.dispatch().group, fresh),
+                Passed::Gone => {
+                    let _: Option<SlotNo> = self.take_slot().map(Slot::into_no);
+                    return None;
+                }
+            }
+        }
     }
 }
 

@@ -1,12 +1,13 @@
 //! A run as its callers see it: a handle to wait with, and what came of it.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bide_core::nearest::did_you_mean;
-use bide_core::record::{StoredRun, TaskRow};
-use bide_core::{Failure, RunId, RunStatus, SubStatus, TaskStatus, Time, Value};
+use bide_core::record::{RunRowId, StoredRun, TaskRow};
+use bide_core::{Failure, NO_MAP, RunId, RunStatus, SubStatus, TaskId, TaskStatus, Time, Value};
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
@@ -178,24 +179,50 @@ fn wall(time: Time) -> SystemTime {
     UNIX_EPOCH + time.since(Time(0))
 }
 
+/// The row of a task that has none yet.
+fn pending(run: RunRowId, task: TaskId) -> TaskRow {
+    TaskRow {
+        run,
+        task,
+        map: NO_MAP,
+        status: TaskStatus::Pending,
+        sub_status: None,
+        attempts: 0,
+        entered: false,
+        output: None,
+        changes: None,
+        failure: None,
+        first_started_at: None,
+        started_at: None,
+        ended_at: None,
+        waited: 0,
+        retry_at: None,
+        blocked_by: None,
+    }
+}
+
 impl RunResult {
     pub(super) fn of(stored: StoredRun) -> Self {
-        let mut rows: Vec<TaskRow> = stored.rows;
-        rows.sort_by_key(|row| row.task);
-        let task = |recorded: &bide_core::record::RecordedTask| {
-            let found = rows.binary_search_by_key(&recorded.id, |row| row.task).ok().map(|at| &rows[at]);
-            TaskResult::of(&recorded.name, found)
-        };
+        let StoredRun { run, tasks, mut rows, .. } = stored;
+        if rows.len() != tasks.len() || rows.iter().zip(&*tasks).any(|(row, task)| row.task != task.id) {
+            let mut known: HashMap<TaskId, TaskRow> = rows.into_iter().map(|row| (row.task, row)).collect();
+            rows = tasks
+                .iter()
+                .map(|task| known.remove(&task.id).unwrap_or_else(|| pending(run.id.row(), task.id)))
+                .collect();
+        }
+        let mut names = tasks.iter().map(|task| Arc::clone(&task.name));
         Self {
-            tasks: stored.tasks.iter().map(task).collect(),
-            id: stored.run.id,
-            workflow: stored.run.workflow,
-            key: stored.run.key,
-            status: stored.run.status,
-            error: stored.run.failure,
-            blocked_by: stored.run.blocked_by,
-            started_at: wall(stored.run.created_at),
-            ended_at: stored.run.ended_at.map(wall),
+            // In the memory of the rows: a large run has megabytes of them.
+            tasks: rows.into_iter().filter_map(|row| Some(TaskResult::of(names.next()?, row))).collect(),
+            id: run.id,
+            workflow: run.workflow,
+            key: run.key,
+            status: run.status,
+            error: run.failure,
+            blocked_by: run.blocked_by,
+            started_at: wall(run.created_at),
+            ended_at: run.ended_at.map(wall),
         }
     }
 
@@ -236,20 +263,20 @@ impl RunResult {
 }
 
 impl TaskResult {
-    fn of(name: &Arc<str>, row: Option<&TaskRow>) -> Self {
+    fn of(name: Arc<str>, row: TaskRow) -> Self {
         let time = |time: Option<Time>| time.map(wall);
         Self {
-            name: Arc::clone(name),
-            status: row.map_or(TaskStatus::Pending, |row| row.status),
-            sub_status: row.and_then(|row| row.sub_status),
-            attempts: row.map_or(0, |row| row.attempts),
-            first_started_at: time(row.and_then(|row| row.first_started_at)),
-            started_at: time(row.and_then(|row| row.started_at)),
-            ended_at: time(row.and_then(|row| row.ended_at)),
-            waited: Duration::from_micros(row.map_or(0, |row| u64::try_from(row.waited).unwrap_or(0))),
-            blocked_by: row.and_then(|row| row.blocked_by.clone()),
-            error: row.and_then(|row| row.failure.clone()),
-            output: row.and_then(|row| row.output.clone()),
+            name,
+            status: row.status,
+            sub_status: row.sub_status,
+            attempts: row.attempts,
+            first_started_at: time(row.first_started_at),
+            started_at: time(row.started_at),
+            ended_at: time(row.ended_at),
+            waited: Duration::from_micros(u64::try_from(row.waited).unwrap_or(0)),
+            blocked_by: row.blocked_by,
+            error: row.failure,
+            output: row.output,
         }
     }
 }

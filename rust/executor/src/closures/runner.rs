@@ -82,7 +82,8 @@ impl RunnerBuilder {
             return Err(DefinitionError("slots must be at least 1".to_owned()).into());
         }
         let dispatch = OnTokio::new(runtime, self.slots, self.store.blocks());
-        let engine = Engine::start_with(self.store, self.clock, dispatch, self.log, self.retention)?;
+        let engine = Engine::<Closures>::start_with(self.store, self.clock, dispatch, self.log, self.retention)?;
+        engine.committer.look_after(Arc::clone(&engine.dispatch.group));
         Ok(Runner { engine })
     }
 }
