@@ -1,8 +1,11 @@
 """bide's rows that ask whether cost or memory grows: with a run's size, with a store's runs, with time."""
 
+import os
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 
 import bide
 
@@ -39,13 +42,38 @@ def together(runner: bide.Runner) -> None:
         handle.result()
 
 
+@contextmanager
+def on_one_core() -> Iterator[None]:
+    """Keep every thread on the same core.
+
+    To wake one on another core takes three times as long as on one's own, and the system chooses: with two cores
+    that is a coin, tossed every few thousand runs.
+    """
+    cores = os.sched_getaffinity(0)
+
+    def put_on(some: set[int]) -> None:
+        for thread in Path("/proc/self/task").iterdir():
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(int(thread.name), some)
+
+    put_on({min(cores)})
+    try:
+        yield
+    finally:
+        put_on(cores)
+
+
 def beside(what: str, empty: bide.Runner, full: bide.Runner) -> measure.Metrics:
     """What a run of one task costs where there are so many others, and by how much that is more than without them."""
-    metrics: measure.Metrics = {}
-    for name, action in (("single", in_turn), ("many", together)):
-        without, with_them = cost([empty, full], action)
-        metrics |= {f"{what}_{name}": with_them, f"{what}_{name}_growth": with_them / without}
-    return metrics
+    with on_one_core():
+        single, single_there = cost([empty, full], in_turn)
+    many, many_there = cost([empty, full], together)
+    return {
+        f"{what}_single": single_there,
+        f"{what}_single_growth": single_there / single,
+        f"{what}_many": many_there,
+        f"{what}_many_growth": many_there / many,
+    }
 
 
 def row_unfinished(setting: measure.Setting) -> measure.Metrics:

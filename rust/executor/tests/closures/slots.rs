@@ -1,12 +1,15 @@
 //! Slots and handles: never more bodies than slots, and no use of a handle that loses or makes one.
 
-use std::sync::Arc;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bide_executor::{TaskContext, Workflow};
+use bide_executor::core::TaskStatus;
+use bide_executor::{TaskContext, TaskError, Workflow};
+use tokio::sync::oneshot;
 
-use crate::support::{SOON, on_every_store};
+use crate::support::{SOON, on_every_store, row};
 
 #[test]
 fn never_more_bodies_execute_than_there_are_slots() {
@@ -78,5 +81,58 @@ fn a_body_may_give_up_a_wait_midway_and_goes_on() {
         assert_eq!(result.output::<(bool, bool)>("race").unwrap(), (true, true));
         runner.close().await;
         assert_eq!(runner.slots_in_use(), (0, 1));
+    });
+}
+
+type Body = Pin<Box<dyn Future<Output = Result<i32, TaskError>> + Send>>;
+
+/// A run of two tasks on one slot: a quick one, then one that goes on until the test lets it.
+fn behind(goes_on: impl Fn(oneshot::Receiver<()>) -> Body + Send + Sync + 'static) {
+    let goes_on = Arc::new(goes_on);
+    on_every_store(|place| {
+        let goes_on = Arc::clone(&goes_on);
+        async move {
+            let (let_go, told) = oneshot::channel();
+            let told = Mutex::new(Some(told));
+            let flow = Workflow::builder("behind")
+                .task("quick", |_| async { Ok(1) })
+                .task("long", move |_| goes_on(told.lock().unwrap().take().unwrap()))
+                .build()
+                .unwrap();
+            let runner = place.runner(1);
+            let run = runner.submit(&flow, &()).await.unwrap();
+            let store = place.open();
+            while !store
+                .load(run.id())
+                .unwrap()
+                .is_some_and(|stored| stored.rows.iter().any(|row| row.output.is_some()))
+            {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(row(&store, run.id(), "quick").status, TaskStatus::Completed);
+            let_go.send(()).unwrap();
+            run.result().await.unwrap();
+            runner.close().await;
+        }
+    });
+}
+
+#[test]
+fn a_result_does_not_wait_behind_a_body_that_blocks_its_thread() {
+    behind(|told| {
+        Box::pin(async move {
+            tokio::task::block_in_place(|| told.blocking_recv()).unwrap();
+            Ok(2)
+        })
+    });
+}
+
+#[test]
+fn a_result_does_not_wait_behind_a_body_that_awaits() {
+    behind(|told| {
+        Box::pin(async move {
+            told.await.unwrap();
+            Ok(2)
+        })
     });
 }
