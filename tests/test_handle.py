@@ -111,6 +111,21 @@ def test_a_timeout_is_a_wait_timeout_that_names_task_and_condition(runner: bide.
     assert within(runner, work) == "went on"
 
 
+def test_a_deadline_before_the_next_poll_is_when_the_condition_is_asked_the_last_time(runner: bide.Runner) -> None:
+    asked: list[int] = []
+
+    def work(handle: bide.TaskHandle) -> None:
+        def condition() -> bool:
+            asked.append(1)
+            return False
+
+        with pytest.raises(bide.WaitTimeout):
+            handle.defer_until(condition, poll_interval_ms=60_000, timeout=0.05)
+
+    within(runner, work)
+    assert len(asked) == 2
+
+
 def test_a_timeout_of_zero_asks_once(runner: bide.Runner) -> None:
     asked: list[int] = []
 

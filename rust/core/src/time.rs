@@ -16,6 +16,12 @@ impl Time {
         Time(self.0.saturating_add(micros(span)))
     }
 
+    /// This time less a span; saturates.
+    #[must_use]
+    pub fn before(self, span: Duration) -> Time {
+        Time(self.0.saturating_sub(micros(span)))
+    }
+
     /// The span from `earlier` to this time; zero if it lies after.
     #[must_use]
     pub fn since(self, earlier: Time) -> Duration {

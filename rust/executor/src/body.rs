@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bide_core::event::{MISMATCH, Wait};
 use bide_core::run::Entered;
-use bide_core::{EntryKey, EntryKind, Event, Failure, PollPolicy, Recall, Refused, TaskRef, Value};
+use bide_core::{EntryKey, EntryKind, Event, Failure, FailureKind, PollPolicy, Recall, Refused, TaskRef, Value};
 use bide_sync::Mutex;
 
 use crate::commit::Lost;
@@ -70,6 +70,12 @@ pub struct Condition {
     pub policy: PollPolicy,
     /// How long it may stay open.
     pub timeout: Option<Duration>,
+}
+
+/// The failure of a wait whose deadline has passed.
+pub(crate) fn timed_out(task: &str, wait: &str) -> Failure {
+    let message = format!("task '{task}' waited for '{wait}' until its deadline passed");
+    Failure::new(FailureKind::WaitTimeout, "bide.WaitTimeout", &message)
 }
 
 /// What to do about a step.

@@ -344,29 +344,17 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
         let late = gate.deadline.is_some_and(|deadline| self.clock.now() >= deadline);
         let polled = cx.poll_gate(gate);
         *now = self.clock.steady();
-        let result = match polled {
-            Polled::True(value) => Ok(value),
-            Polled::Broken(failure) => Err(failure),
-            Polled::Raised(failure) if poll.failed() => Err(failure),
-            Polled::Raised(_) | Polled::False if late => Err(timed_out(gate.flow().graph.name(gate.task.ix))),
-            polled => {
-                let note = match polled {
-                    Polled::Raised(failure) => Some(format!("its condition last raised {failure}")),
-                    _ => None,
-                };
-                if note.is_none() {
-                    poll.ok();
-                }
-                gate.run.note(gate.task.ix, note);
-                // Only the span matters, unless there is a deadline; only jitter asks for chance.
-                let wall = if gate.deadline.is_some() { self.clock.now() } else { Time::default() };
-                let random = if policy.jitter > 0.0 { self.random() } else { 0.0 };
-                let span = poll.next(wall, gate.deadline, random).since(wall);
-                item.due = nanos(*now + span);
-                item.progress = poll.progress();
-                gates.polled(me, Some(item));
-                return None;
-            }
+        let result = gate.run.judge(gate.task.ix, &mut poll, polled);
+        let late = || late.then(|| Err(timed_out(gate.flow().graph.name(gate.task.ix))));
+        let Some(result) = result.or_else(late) else {
+            // Only the span matters, unless there is a deadline; only jitter asks for chance.
+            let wall = if gate.deadline.is_some() { self.clock.now() } else { Time::default() };
+            let random = if policy.jitter > 0.0 { self.random() } else { 0.0 };
+            let span = poll.next(wall, gate.deadline, random).since(wall);
+            item.due = nanos(*now + span);
+            item.progress = poll.progress();
+            gates.polled(me, Some(item));
+            return None;
         };
         gates.polled(me, None);
         self.gate_closed(&item.gate, result, cx)

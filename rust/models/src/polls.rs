@@ -19,7 +19,7 @@ fn poll_until(world: &World, timers: &Arc<Timers>, cell: &Arc<Cell<Model>>, poll
     let (run, name) = (Arc::new(Run::default()), Arc::from("condition"));
     let mut last = None;
     for ask in polls {
-        last.into_iter().for_each(|number| shared.poll_ends(number));
+        shared.poll_ends(last);
         let ticket = cell.next_ticket();
         timers.after(Duration::ZERO, Arc::clone(cell) as _, ticket);
         if cell.park() == Woken::Closed {
@@ -28,7 +28,7 @@ fn poll_until(world: &World, timers: &Arc<Timers>, cell: &Arc<Cell<Model>>, poll
         last = Some(shared.poll_begins(world.engine(), &run, 0, &name));
         ask(world);
     }
-    last.into_iter().for_each(|number| shared.poll_ends(number));
+    shared.poll_ends(last);
     true
 }
 

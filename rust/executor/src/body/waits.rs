@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bide_core::event::Wait;
 use bide_core::poll::Poll;
-use bide_core::{EntryKey, EntryKind, Failure, FailureKind, Recall, Time, Value};
+use bide_core::{EntryKey, EntryKind, Failure, Recall, Time, Value};
 
-use super::{BodyCx, Condition, Inside, WaitError};
+use super::{BodyCx, Condition, Inside, WaitError, timed_out};
 use crate::host::{Attached, Host, Polled};
 use crate::limit::Limit;
 use crate::pool::{Pool, TimeReached, Woken};
@@ -103,20 +103,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         let polled = check();
         *self.inside.lock() = None;
         open.asked = self.engine.clock.steady();
-        let poll = &mut open.poll;
-        match polled {
-            Polled::True(value) => Some(Ok(value)),
-            Polled::Broken(failure) => Some(Err(failure)),
-            Polled::False => {
-                poll.ok();
-                self.run.note(self.task.ix, None);
-                None
-            }
-            Polled::Raised(failure) => {
-                self.run.note(self.task.ix, Some(format!("its condition last raised {failure}")));
-                poll.failed().then_some(Err(failure))
-            }
-        }
+        self.run.judge(self.task.ix, &mut open.poll, polled)
     }
 
     /// Gives the slot back and makes sure that a thread is there to use it.
@@ -150,14 +137,14 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         let mut last = None;
         loop {
             let now = self.engine.clock.now();
-            let span = open.poll.next(now, open.deadline, self.engine.random()).since(now);
+            let asked = now.before(self.engine.clock.steady().saturating_sub(open.asked));
+            let span = open.poll.next(asked, open.deadline, self.engine.random()).since(now);
             let woken = at.wait(|| {
-                last.into_iter().for_each(|number| shared.poll_ends(number));
+                shared.poll_ends(last);
                 let ticket = self.cell.next_ticket();
-                let left = span.saturating_sub(self.engine.clock.steady().saturating_sub(open.asked));
-                if left > SHORT {
-                    self.engine.timers.after(left, Arc::clone(&self.cell) as _, ticket);
-                } else if self.cell.sleep(left) == Woken::Rung {
+                if span > SHORT {
+                    self.engine.timers.after(span, Arc::clone(&self.cell) as _, ticket);
+                } else if self.cell.sleep(span) == Woken::Rung {
                     shared.poll_due(Arc::clone(&self.cell), ticket);
                 }
                 self.cell.park()
@@ -194,14 +181,14 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     ) -> Result<Value, WaitError> {
         let shared = &self.engine.dispatch.shared;
         let Some(result) = result else {
-            poll.into_iter().for_each(|poll| shared.poll_ends(poll));
+            shared.poll_ends(poll);
             shared.unpark_without_slot();
             return Err(self.suspend());
         };
         let event = self.closed(key, result.clone());
         // Both at once: in between there is nothing to attach for.
         let (outcome, held) = at.wait(|| {
-            poll.into_iter().for_each(|poll| shared.poll_ends(poll));
+            shared.poll_ends(poll);
             let outcome = self.engine.commit_own(None, &self.run, event);
             (outcome, shared.resume(&self.cell))
         });
@@ -217,8 +204,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     }
 
     fn timed_out(&self, key: &EntryKey) -> Failure {
-        let message = format!("task '{}' waited for '{}' until its deadline passed", self.task_name(), key.name);
-        Failure::new(FailureKind::WaitTimeout, "bide.WaitTimeout", &message)
+        timed_out(self.task_name(), &key.name)
     }
 
     /// Waits until a point in time. `due` is asked for only if nothing is recorded.

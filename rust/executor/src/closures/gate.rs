@@ -5,9 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use bide_core::event::Retry;
 use bide_core::poll::Poll;
-use bide_core::{
-    DefinitionError, Event, Failure, FailureKind, GateSpec, GateUntil, PollPolicy, Time, Tolerance, Value,
-};
+use bide_core::{DefinitionError, Event, GateSpec, GateUntil, PollPolicy, Tolerance, Value};
 
 use super::codec::serialization_failure;
 use super::context::Scope;
@@ -17,6 +15,7 @@ use super::wait::{Answer, stored_time};
 use super::workflow::{BoxFuture, Closures};
 use crate::commit::Done;
 use crate::engine::Engine;
+use crate::gates::timed_out;
 use crate::host::{self, Polled};
 
 pub(super) type GateCondition = Box<dyn Fn(Scope) -> BoxFuture<'static, Polled> + Send + Sync>;
@@ -127,10 +126,12 @@ pub(super) async fn watch(engine: Arc<Engine<Closures>>, gate: host::Gate<Closur
             // The workflow's newer version has no condition here any more: nothing to wait for.
             None => Polled::True(Value::NONE),
         };
-        if let Some(result) = judge(&engine, &gate, &mut poll, polled) {
+        let result = run.judge(gate.task.ix, &mut poll, polled);
+        let now = engine.clock.now();
+        let late = gate.deadline.is_some_and(|deadline| now >= deadline);
+        if let Some(result) = result.or_else(|| late.then(|| Err(timed_out(run.flow.graph.name(gate.task.ix))))) {
             break result;
         }
-        let now = engine.clock.now();
         let span = poll.next(now, gate.deadline, engine.random()).since(now);
         tokio::select! {
             biased;
@@ -145,35 +146,6 @@ pub(super) async fn watch(engine: Arc<Engine<Closures>>, gate: host::Gate<Closur
     };
     let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, retry };
     engine.hand_in(Done { run, event, at: engine.clock.now(), reply: None });
-}
-
-/// Whether what a poll found ends the wait, and how.
-fn judge(
-    engine: &Engine<Closures>,
-    gate: &host::Gate<Closures>,
-    poll: &mut Poll,
-    polled: Polled,
-) -> Option<Result<Value, Failure>> {
-    let late = gate.deadline.is_some_and(|deadline: Time| engine.clock.now() >= deadline);
-    match polled {
-        Polled::True(value) => Some(Ok(value)),
-        Polled::Broken(failure) => Some(Err(failure)),
-        Polled::Raised(failure) if poll.failed() => Some(Err(failure)),
-        Polled::Raised(_) | Polled::False if late => {
-            let name = gate.flow().graph.name(gate.task.ix);
-            let message = format!("the gate of task '{name}' stayed shut until its deadline");
-            Some(Err(Failure::new(FailureKind::WaitTimeout, "bide.WaitTimeout", &message)))
-        }
-        Polled::False => {
-            poll.ok();
-            gate.run.note(gate.task.ix, None);
-            None
-        }
-        Polled::Raised(failure) => {
-            gate.run.note(gate.task.ix, Some(format!("its condition last raised {failure}")));
-            None
-        }
-    }
 }
 
 /// What a condition's value that cannot be stored is taken for.

@@ -8,9 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bide_core::event::Wait;
 use bide_core::poll::Poll;
-use bide_core::{
-    EntryKey, EntryKind, Event, Failure, FailureKind, PollPolicy, Recall, Time, Tolerance, Value, time::micros,
-};
+use bide_core::{EntryKey, EntryKind, Event, Failure, PollPolicy, Recall, Time, Tolerance, Value, time::micros};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -20,7 +18,7 @@ use super::error::TaskError;
 use super::gate::unstorable;
 use super::handle::{BodyState, TaskHandle};
 use super::workflow::BoxFuture;
-use crate::body::WaitError;
+use crate::body::{WaitError, timed_out};
 use crate::host::Polled;
 
 /// The wall clock is looked at again at least so often.
@@ -222,7 +220,7 @@ impl BodyState {
         };
         let wait = Wait { key: key.clone(), kind: EntryKind::Condition, proof, due: None, timeout };
         let mut poll = Poll::new(policy);
-        let first = self.judge(&mut poll, condition().await.polled());
+        let first = self.run.judge(self.task.ix, &mut poll, condition().await.polled());
         let first = first.or_else(|| self.late(&key, recorded_deadline));
         if let Some(result) = first {
             self.commit(self.recorded(wait, result.clone())).await?;
@@ -234,7 +232,7 @@ impl BodyState {
             let now = self.engine().clock.now();
             let span = poll.next(now, deadline, self.engine().random()).since(now);
             self.pause(span).await?;
-            let polled = self.judge(&mut poll, condition().await.polled());
+            let polled = self.run.judge(self.task.ix, &mut poll, condition().await.polled());
             if let Some(result) = polled.or_else(|| self.late(&key, deadline)) {
                 break result;
             }
@@ -302,29 +300,9 @@ impl BodyState {
         result.map_err(WaitError::Failed)
     }
 
-    /// Whether what a poll found ends the wait, and how.
-    fn judge(&self, poll: &mut Poll, polled: Polled) -> Option<Result<Value, Failure>> {
-        match polled {
-            Polled::True(value) => Some(Ok(value)),
-            Polled::Broken(failure) => Some(Err(failure)),
-            Polled::False => {
-                poll.ok();
-                self.run.note(self.task.ix, None);
-                None
-            }
-            Polled::Raised(failure) => {
-                self.run.note(self.task.ix, Some(format!("its condition last raised {failure}")));
-                poll.failed().then_some(Err(failure))
-            }
-        }
-    }
-
     /// Whether the deadline has passed, and the failure that this is.
     fn late(&self, key: &EntryKey, deadline: Option<Time>) -> Option<Result<Value, Failure>> {
         let late = deadline.is_some_and(|deadline| self.engine().clock.now() >= deadline);
-        late.then(|| {
-            let message = format!("task '{}' waited for '{}' until its deadline passed", self.task_name(), key.name);
-            Err(Failure::new(FailureKind::WaitTimeout, "bide.WaitTimeout", &message))
-        })
+        late.then(|| Err(timed_out(self.task_name(), &key.name)))
     }
 }

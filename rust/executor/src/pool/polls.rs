@@ -65,8 +65,9 @@ impl<H: Host> Shared<H> {
         number
     }
 
-    /// A poll has ended: the next one that is due has its turn.
-    pub(crate) fn poll_ends(&self, number: u64) {
+    /// A poll has ended, if there was one: the next one that is due has its turn.
+    pub(crate) fn poll_ends(&self, number: Option<u64>) {
+        let Some(number) = number else { return };
         let mut state = self.state.lock();
         let at = state.polling.iter().position(|polling| polling.number == number);
         let ended = at.map(|at| state.polling.swap_remove(at));
