@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::failure::Failure;
-use crate::id::{RunId, TaskId};
+use crate::id::{NO_MAP, RunId, TaskId};
 use crate::status::{RunStatus, SubStatus, TaskStatus, stored_enum};
 use crate::time::Time;
 use crate::value::Value;
@@ -118,6 +118,31 @@ pub struct TaskRow {
     pub retry_at: Option<Time>,
     /// What it is blocked by or was skipped for, in words.
     pub blocked_by: Option<Arc<str>>,
+}
+
+impl TaskRow {
+    /// The row that stands for a task without one: nothing has happened to it yet.
+    #[must_use]
+    pub fn pending(run: RunRowId, task: TaskId) -> Self {
+        Self {
+            run,
+            task,
+            map: NO_MAP,
+            status: TaskStatus::Pending,
+            sub_status: None,
+            attempts: 0,
+            entered: false,
+            output: None,
+            changes: None,
+            failure: None,
+            first_started_at: None,
+            started_at: None,
+            ended_at: None,
+            waited: 0,
+            retry_at: None,
+            blocked_by: None,
+        }
+    }
 }
 
 /// The short row of a task that completed at its first try and had no row before.

@@ -84,22 +84,11 @@ fn failure() -> Failure {
 
 fn row(run: i64, task: TaskId, status: TaskStatus) -> TaskRow {
     TaskRow {
-        run,
-        task,
-        map: NO_MAP,
         status,
-        sub_status: None,
         attempts: 1,
-        entered: false,
-        output: None,
-        changes: None,
-        failure: None,
         first_started_at: Some(EARLY),
         started_at: Some(EARLY),
-        ended_at: None,
-        waited: 0,
-        retry_at: None,
-        blocked_by: None,
+        ..TaskRow::pending(run, task)
     }
 }
 

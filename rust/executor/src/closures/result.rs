@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bide_core::nearest::did_you_mean;
-use bide_core::record::{RunRowId, StoredRun, TaskRow};
-use bide_core::{Failure, NO_MAP, RunId, RunStatus, SubStatus, TaskId, TaskStatus, Time, Value};
+use bide_core::record::{StoredRun, TaskRow};
+use bide_core::{Failure, RunId, RunStatus, SubStatus, TaskId, TaskStatus, Time, Value};
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
@@ -179,28 +179,6 @@ fn wall(time: Time) -> SystemTime {
     UNIX_EPOCH + time.since(Time(0))
 }
 
-/// The row of a task that has none yet.
-fn pending(run: RunRowId, task: TaskId) -> TaskRow {
-    TaskRow {
-        run,
-        task,
-        map: NO_MAP,
-        status: TaskStatus::Pending,
-        sub_status: None,
-        attempts: 0,
-        entered: false,
-        output: None,
-        changes: None,
-        failure: None,
-        first_started_at: None,
-        started_at: None,
-        ended_at: None,
-        waited: 0,
-        retry_at: None,
-        blocked_by: None,
-    }
-}
-
 impl RunResult {
     pub(super) fn of(stored: StoredRun) -> Self {
         let StoredRun { run, tasks, mut rows, .. } = stored;
@@ -208,13 +186,16 @@ impl RunResult {
             let mut known: HashMap<TaskId, TaskRow> = rows.into_iter().map(|row| (row.task, row)).collect();
             rows = tasks
                 .iter()
-                .map(|task| known.remove(&task.id).unwrap_or_else(|| pending(run.id.row(), task.id)))
+                .map(|task| known.remove(&task.id).unwrap_or_else(|| TaskRow::pending(run.id.row(), task.id)))
                 .collect();
         }
-        let mut names = tasks.iter().map(|task| Arc::clone(&task.name));
         Self {
             // In the memory of the rows: a large run has megabytes of them.
-            tasks: rows.into_iter().filter_map(|row| Some(TaskResult::of(names.next()?, row))).collect(),
+            tasks: rows
+                .into_iter()
+                .zip(&*tasks)
+                .map(|(row, task)| TaskResult::of(Arc::clone(&task.name), row))
+                .collect(),
             id: run.id,
             workflow: run.workflow,
             key: run.key,
