@@ -13,7 +13,7 @@ use crate::errors::{self, names};
 use crate::exit::Home;
 use crate::flow::{fingerprint, read_policy, time_of};
 use crate::gil::{self, Kept, Raised};
-use crate::host::{Python3, read_only};
+use crate::host::{PyEngine, Python3, read_only};
 use crate::value::Codec;
 use crate::{panics, stack, turn};
 
@@ -26,18 +26,17 @@ pub(crate) struct PyTaskHandle {
 }
 
 /// A thread of the host within a body.
-struct Here<'py>(Python<'py>);
+struct Here<'a, 'py>(Python<'py>, &'a PyEngine);
 
-impl Attached for Here<'_> {
+impl Attached for Here<'_, '_> {
     fn detached(&mut self, f: &mut dyn FnMut()) {
         let f = gil::Engines(f);
-        gil::detached(self.0, move || f.call());
+        turn::detached(self.0, self.1, move || f.call());
     }
 
     fn idle(&mut self, f: &mut dyn FnMut()) {
         let f = gil::Engines(f);
-        gil::idle(self.0, move || f.call());
-        turn::waited();
+        turn::idle(self.0, self.1, move || f.call());
     }
 
     fn parks(&mut self) {
@@ -48,6 +47,10 @@ impl Attached for Here<'_> {
 impl PyTaskHandle {
     pub(crate) fn new(body: Arc<BodyCx<Python3>>, context: Option<Kept>) -> Self {
         Self { body, context, home: Home::here() }
+    }
+
+    fn here<'py>(&self, py: Python<'py>) -> Here<'_, 'py> {
+        Here(py, self.body.engine())
     }
 
     fn error(&self, py: Python<'_>, error: &WaitError) -> PyErr {
@@ -104,7 +107,7 @@ impl PyTaskHandle {
         let codec = &names(py)?.plain_codec;
         let mut last = None;
         let waited =
-            self.body.wait_condition(&mut Here(py), asked, &mut || self.ask(&condition, &name, codec, &mut last));
+            self.body.wait_condition(&mut self.here(py), asked, &mut || self.ask(&condition, &name, codec, &mut last));
         self.waited(py, codec, waited, last)
     }
 
@@ -125,7 +128,7 @@ impl PyTaskHandle {
     }
 
     fn wait_time(&self, py: Python<'_>, name: &str, due: impl FnOnce(Time) -> Time) -> PyResult<()> {
-        self.body.wait_time(&mut Here(py), name.into(), due).map_err(|error| self.error(py, &error))
+        self.body.wait_time(&mut self.here(py), name.into(), due).map_err(|error| self.error(py, &error))
     }
 
     fn execute_step<'py>(
@@ -278,7 +281,7 @@ impl PyTaskHandle {
             )?;
             let (step, proof, codec): (String, Vec<u8>, Bound<'_, PyAny>) = described.extract()?;
             let codec = Codec::new(&codec)?;
-            let here = &mut Here(py);
+            let here = &mut self.here(py);
             let start = self.body.begin_step(here, &step.into(), Some(proof.into()));
             let ticket = match start.map_err(|error| self.error(py, &error))? {
                 StepStart::Returned(value) => return Ok(codec.decode(py, &value)?.into_bound()),
@@ -308,7 +311,7 @@ impl PyTaskHandle {
     fn now<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         panics::method(|| {
             self.home.check("TaskHandle")?;
-            let here = &mut Here(py);
+            let here = &mut self.here(py);
             let start = self.body.begin_step(here, &"now".into(), Some([].into()));
             let micros = match start.map_err(|error| self.error(py, &error))? {
                 StepStart::Returned(value) => std::str::from_utf8(value.payload()).ok().and_then(|at| at.parse().ok()),

@@ -17,8 +17,7 @@ use crate::flow::{Argument, Binding, PyBody};
 use crate::gil::{self, Kept, Owned, Raised};
 use crate::handle::PyTaskHandle;
 use crate::thread::Kind;
-use crate::turn::Turn;
-use crate::{panics, thread};
+use crate::{panics, thread, turn};
 
 /// The host.
 pub(crate) struct Python3;
@@ -81,25 +80,25 @@ impl Host for Python3 {
 /// A worker thread's or the gate thread's side.
 pub(crate) struct Thread<'py> {
     py: Python<'py>,
-    turn: Turn,
     engine: Arc<PyEngine>,
 }
 
 impl<'py> Thread<'py> {
     pub(crate) fn new(py: Python<'py>, engine: Arc<PyEngine>) -> Self {
-        Self { py, turn: Turn::begin(&engine), engine }
+        turn::begin(&engine);
+        Self { py, engine }
     }
 }
 
 impl Attached for Thread<'_> {
     fn detached(&mut self, f: &mut dyn FnMut()) {
         let f = gil::Engines(f);
-        self.turn.detached(self.py, &self.engine, move || f.call());
+        turn::detached(self.py, &self.engine, move || f.call());
     }
 
     fn idle(&mut self, f: &mut dyn FnMut()) {
         let f = gil::Engines(f);
-        self.turn.idle(self.py, &self.engine, move || f.call());
+        turn::idle(self.py, &self.engine, move || f.call());
     }
 }
 
@@ -111,7 +110,7 @@ impl Worker<Python3> for Thread<'_> {
     }
 
     fn between(&mut self, now: Duration) {
-        self.turn.between(self.py, &self.engine, now);
+        turn::between(self.py, &self.engine, now);
     }
 
     fn thread(&self) -> u64 {

@@ -1,7 +1,7 @@
 //! How long a worker may stay attached. Callables written in C never look whether another thread
 //! wants the interpreter, and a bare detach and attach (or a yield) does not let it in either: the
 //! leaving thread is back before the waiting one has woken. So a worker that has been attached for
-//! [`TURN`] stays away for [`AWAY`], unless there is nobody to make room for.
+//! [`SPAN`] stays away for [`AWAY`], unless there is nobody to make room for.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -13,81 +13,66 @@ use crate::gil;
 use crate::host::PyEngine;
 
 /// After this long attached, a worker makes room.
-const TURN: Duration = Duration::from_millis(1);
+const SPAN: Duration = Duration::from_millis(1);
 /// A neighbour that has been waiting needs this long to wake and get in.
 const AWAY: Duration = Duration::from_micros(50);
 /// Threads that neither Python nor bide started are in no count. They get their chance this often
 /// even when everybody else is idle; it costs half a percent.
 const UNSEEN: Duration = Duration::from_millis(20);
 
-thread_local! {
-    /// The body on this thread has waited, which nobody else here takes part in: whoever wanted the interpreter had it.
-    static WAITED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// A body on this thread has waited.
-pub(crate) fn waited() {
-    WAITED.set(true);
-}
-
-/// A worker's own account of how long it has been attached, by the engine's steady clock. Consulted between two bodies.
-pub(crate) struct Turn {
+/// A thread's account of how long it has been attached, by the engine's steady clock.
+#[derive(Clone, Copy)]
+struct Turn {
     since: Duration,
     away: Duration,
 }
 
-impl Turn {
-    /// The thread has just attached.
-    pub(crate) fn begin(engine: &PyEngine) -> Self {
-        let now = engine.steady();
-        Self { since: now, away: now }
-    }
+thread_local! {
+    static TURN: Cell<Turn> = const { Cell::new(Turn { since: Duration::ZERO, away: Duration::ZERO }) };
+}
 
-    /// Between two bodies: makes room for others if it is time to. `now` is the caller's, who has it
-    /// anyway; a comparison is all that this costs.
-    #[inline]
-    pub(crate) fn between(&mut self, py: Python<'_>, engine: &PyEngine, now: Duration) {
-        if now.saturating_sub(self.since) >= TURN {
-            self.make_room(py, engine, now);
-        }
-    }
+/// The calling thread has just attached.
+pub(crate) fn begin(engine: &PyEngine) {
+    let now = engine.steady();
+    TURN.set(Turn { since: now, away: now });
+}
 
-    /// As [`gil::detached`]; counts as having made room if it took long enough.
-    pub(crate) fn detached<R: Send>(
-        &mut self,
-        py: Python<'_>,
-        engine: &PyEngine,
-        work: impl FnOnce() -> R + Send,
-    ) -> R {
-        self.away(engine, || gil::detached(py, work))
+/// Between two bodies: makes room for others if it is time to. `now` is the caller's, who has it
+/// anyway; a comparison is all that this costs.
+#[inline]
+pub(crate) fn between(py: Python<'_>, engine: &PyEngine, now: Duration) {
+    if now.saturating_sub(TURN.get().since) >= SPAN {
+        make_room(py, engine, now);
     }
+}
 
-    /// As [`gil::idle`]; counts as having made room if it took long enough.
-    pub(crate) fn idle<R: Send>(&mut self, py: Python<'_>, engine: &PyEngine, wait: impl FnOnce() -> R + Send) -> R {
-        self.away(engine, || gil::idle(py, wait))
+/// As [`gil::detached`]; counts as having made room if it took long enough.
+pub(crate) fn detached<R: Send>(py: Python<'_>, engine: &PyEngine, work: impl FnOnce() -> R + Send) -> R {
+    away(engine, || gil::detached(py, work))
+}
+
+/// As [`gil::idle`]; counts as having made room if it took long enough.
+pub(crate) fn idle<R: Send>(py: Python<'_>, engine: &PyEngine, wait: impl FnOnce() -> R + Send) -> R {
+    away(engine, || gil::idle(py, wait))
+}
+
+fn away<R>(engine: &PyEngine, leave: impl FnOnce() -> R) -> R {
+    let left = engine.steady();
+    let result = leave();
+    let back = engine.steady();
+    if back.saturating_sub(left) >= AWAY {
+        TURN.set(Turn { since: back, away: back });
     }
+    result
+}
 
-    fn away<R>(&mut self, engine: &PyEngine, leave: impl FnOnce() -> R) -> R {
-        let left = engine.steady();
-        let result = leave();
-        let back = engine.steady();
-        if back.saturating_sub(left) >= AWAY {
-            self.since = back;
-            self.away = back;
-        }
-        result
-    }
-
-    #[cold]
-    fn make_room(&mut self, py: Python<'_>, engine: &PyEngine, now: Duration) {
-        if WAITED.take() {
-            self.since = now;
-            self.away = now;
-        } else if now.saturating_sub(self.away) < UNSEEN && all_others_idle(py) {
-            self.since = now;
-        } else {
-            self.detached(py, engine, || std::thread::sleep(AWAY));
-        }
+#[cold]
+fn make_room(py: Python<'_>, engine: &PyEngine, now: Duration) {
+    let turn = TURN.get();
+    if now.saturating_sub(turn.away) < UNSEEN && all_others_idle(py) {
+        TURN.set(Turn { since: now, ..turn });
+    } else {
+        detached(py, engine, || std::thread::sleep(AWAY));
     }
 }
 
