@@ -313,6 +313,24 @@ fn another_connections_commit_is_news_and_own_checkpoints_are_none() {
     assert!(store.news().unwrap() > seen);
 }
 
+/// What a runner does all the time, so that a runner that commits nothing any more keeps nobody's log.
+#[test]
+fn after_a_look_for_news_no_commit_of_ours_keeps_the_log_from_being_copied() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bide.db");
+    let store = open(&path);
+    let (lease, run) = one_run(&*store);
+    let other = Connection::open(&path).unwrap();
+    for task in 1..4 {
+        let _ = store.commit(lease, &mut vec![done(run, task, b"t")]).unwrap();
+    }
+    store.news().unwrap();
+    let (log, copied): (i64, i64) =
+        other.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(1)?, row.get(2)?))).unwrap();
+    assert!(log > 0);
+    assert_eq!(copied, log);
+}
+
 /// Each of these is written into the file by other hands; reading it says where the damage is.
 #[test]
 fn a_row_that_does_not_read_back_is_corrupt_naming_run_and_column() {

@@ -175,16 +175,17 @@ fn serve(debt: &Debt, connection: &Connection, writer: &Mutex<Writer>, may: &dyn
 
 /// What stays in the log is safe there: a failure is worth a warning and no more.
 fn checkpoint(debt: &Debt, connection: &Connection, writer: &Mutex<Writer>) {
-    let held_back = || {
+    // The writer's own snapshot is not to keep anything from being copied.
+    let hold = || {
         let writer = writer.lock();
         writer.fresh();
         writer
     };
-    drop(held_back());
+    drop(hold());
     let copied = copy(connection, "PASSIVE");
     // Much is left only if a reader holds on to an old state: no use keeping the writer waiting for it.
     let pinned = !copied.as_ref().is_ok_and(|log| log.left <= LIMIT / 1024);
-    let held = (!pinned).then(held_back);
+    let held = (!pinned).then(hold);
     let before = debt.bytes.load(Ordering::Relaxed);
     // FULL keeps other processes' writers out for the moment too.
     let copied = if pinned { copied } else { copy(connection, "FULL") };

@@ -56,10 +56,6 @@ impl<'c> Transaction<'c> {
             return Ok(());
         };
         if self.connection.is_autocommit() {
-            self.open = false;
-            if let Some(snapshot) = self.snapshot {
-                snapshot.give_up();
-            }
             let told = self.place.error(&error);
             return Err(if is_busy(&error) { told } else { StoreError::Unknown(told.to_string()) });
         }
@@ -69,14 +65,15 @@ impl<'c> Transaction<'c> {
 
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
+        if !self.open {
+            return;
+        }
         // An I/O error or a full disk may have rolled it back already.
-        if self.open && !self.connection.is_autocommit() {
+        if !self.connection.is_autocommit() {
             let _ = run(self.connection, "ROLLBACK");
         }
         // Whatever made it fail, the next one begins from what is there.
-        if self.open
-            && let Some(snapshot) = self.snapshot
-        {
+        if let Some(snapshot) = self.snapshot {
             snapshot.give_up();
         }
     }

@@ -3,8 +3,8 @@
 //! Four of the six lock calls of a short commit are those of beginning and ending to read, which every transaction
 //! does. So a statement that has not been read to its end keeps the snapshot open beyond the commit, and the next
 //! transaction takes the write lock alone: SQLite refuses it if somebody else has written meanwhile, and then it begins
-//! as usual. A kept snapshot keeps the log from being copied beyond it, for others too: whoever looks for news, copies
-//! the log or does anything but a hot commit gives it up first, so that it is as old as the last look for news at most.
+//! as usual. A kept snapshot keeps the log from being copied beyond it, for others too: whoever looks for news (a
+//! runner does all the time), copies the log or does anything but a hot commit gives it up first.
 
 use std::cell::Cell;
 
