@@ -75,7 +75,7 @@ struct State<H: Host> {
     stop: bool,
 }
 
-/// What has gathered on one slot.
+/// What has gathered on one slot; of closures in memory, on all.
 pub(crate) struct Group<H: Host>(Mutex<Gathered<H>>);
 
 struct Gathered<H: Host> {

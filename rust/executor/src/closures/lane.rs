@@ -25,7 +25,6 @@ use crate::commit::Done;
 use crate::engine::Engine;
 use crate::flow::Run;
 use crate::host::Ready;
-use crate::slots::SlotNo;
 
 /// So many bodies are executed before other tasks of the runtime have a turn.
 const TURNS: u64 = 32;
@@ -282,7 +281,9 @@ impl Lane {
                 Passed::Next(next) => return Some(next),
                 Passed::Commit => engine.commit_group(&engine.dispatch().group, fresh),
                 Passed::Gone => {
-                    let _: Option<SlotNo> = self.take_slot().map(Slot::into_no);
+                    if let Some(slot) = self.take_slot() {
+                        slot.into_no();
+                    }
                     return None;
                 }
             }
