@@ -142,8 +142,12 @@ bench-take-over: $(STAMP)/bide ## how long after a SIGKILL another process goes 
 chart: $(STAMP)/group-chart ## draw benchmarks/chart.svg from what make bench measured last
 	$(BIN)/python -m benchmarks.chart
 
+# What is published. The tests use a wheel that is linked for this machine, which needs no second toolchain.
 .PHONY: wheel
-wheel: target/wheels/stamp ## build the wheel into target/wheels
+wheel: $(STAMP)/group-wheel ## build the wheel to publish, for any Linux since 2014, into target/dist
+	rm -rf target/dist
+	PATH="$(CURDIR)/$(BIN):$$PATH" CARGO_TARGET_DIR=target/manylinux $(BIN)/maturin build --release --locked --zig \
+		--compatibility manylinux2014 --interpreter $(BIN)/python --out target/dist
 
 .PHONY: clean
 clean: ## delete everything that make has made
@@ -167,7 +171,7 @@ $(STAMP)/group-%: constraints.txt pyproject.toml | $(STAMP)/venv
 	touch $@
 
 target/wheels/stamp: $(WHEEL_SOURCES) | $(STAMP)/group-build
-	@echo "building bide's wheel"
+	@echo "building bide's wheel for this machine"
 	rm -rf target/wheels
 	$(BIN)/maturin build --release --locked --interpreter $(BIN)/python --out target/wheels
 	touch $@
