@@ -5,25 +5,19 @@ input, the default. By annotation if the parameter is annotated, else by its nam
 the same way, without a handle. Nothing here runs a body; the executor fills the sources in.
 """
 
-import difflib
-import functools
 import inspect
-import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
-from bide._callables import call_method
-from bide._codec import REMEDY_NAME, Codec
+from bide._codec import Codec
 from bide._context import Context
 from bide._errors import DefinitionError, not_yet
+from bide._signature import MISSING, Names, Param, read
 from bide._task import RESERVED
 from bide._text import check_text
-
-MISSING = inspect.Parameter.empty
-"""The default of a source that has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +58,7 @@ class InputParam(NamedTuple):
     codec: Codec
 
 
-@dataclass(frozen=True, slots=True)
-class Binding:
+class Binding(NamedTuple):
     """All sources of one body."""
 
     positional: tuple[Source, ...]
@@ -85,26 +78,27 @@ class Binding:
 def bind(fn: Callable[..., Any], owner: str, task_names: Collection[str], *, condition: bool = False) -> Binding:
     """Read the signature of a body (or of a gate's condition) of the task `owner` in a workflow of `task_names`."""
     where = f"the gate of task {owner!r}" if condition else f"task {owner!r}"
-    signature = _signature(fn, where)
-    names = _Names(fn)
+    params, returns = read(fn, where)
+    names = Names(fn)
+    if condition:
+        returns = MISSING
+    elif returns is not MISSING:
+        returns = names.resolve(returns, where, "the return value")
+    codec = Codec(returns, where)
+    if not params:
+        return Binding((), (), (), (), wants_handle=False, wants_context=False, returns=codec)
     positional: list[Source] = []
     keyword: list[tuple[str, Source]] = []
-    for parameter in signature.parameters.values():
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            msg = f"{where} takes *{parameter.name}: bide binds by name, so name each parameter"
-            raise DefinitionError(msg)
-        if parameter.kind is parameter.VAR_KEYWORD:
-            continue
-        annotation = names.resolve(parameter.annotation, where, f"parameter {parameter.name!r}")
-        source = _source(parameter, annotation, where, task_names)
+    for param in params:
+        annotation = names.resolve(param.annotation, where, f"parameter {param.name!r}")
+        source = _source(param, annotation, where, task_names)
         if condition and source.kind == "handle":
-            msg = f"{where}: its condition asks for a handle ({parameter.name!r}), and a gate has none"
+            msg = f"{where}: its condition asks for a handle ({param.name!r}), and a gate has none"
             raise DefinitionError(msg)
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            keyword.append((parameter.name, source))
+        if param.by_keyword:
+            keyword.append((param.name, source))
         else:
             positional.append(source)
-    returns = MISSING if condition else names.resolve(signature.return_annotation, where, "the return value")
     sources = [*positional, *(source for _, source in keyword)]
     return Binding(
         positional=tuple(positional),
@@ -113,17 +107,17 @@ def bind(fn: Callable[..., Any], owner: str, task_names: Collection[str], *, con
         inputs=_inputs(sources),
         wants_handle=any(source.kind == "handle" for source in sources),
         wants_context=any(source.kind == "context" for source in sources),
-        returns=Codec(returns, where),
+        returns=codec,
     )
 
 
 def return_annotation(fn: Callable[..., Any], where: str) -> object:
     """Return the evaluated return annotation of a callable; `MISSING` for one whose signature cannot be read."""
     try:
-        annotation = inspect.signature(fn).return_annotation
+        found = inspect.signature(fn).return_annotation
     except (ValueError, TypeError):
         return MISSING
-    return _Names(fn).resolve(annotation, where, "the return value")
+    return Names(fn).resolve(found, where, "the return value")
 
 
 def with_writers(binding: Binding, writers: dict[str, Codec], where: str) -> Binding:
@@ -141,8 +135,7 @@ def with_writers(binding: Binding, writers: dict[str, Codec], where: str) -> Bin
             raise DefinitionError(msg)
         return source if source.codec is not None else source._replace(codec=writer)
 
-    return replace(
-        binding,
+    return binding._replace(
         positional=tuple(map(read, binding.positional)),
         keyword=tuple((name, read(source)) for name, source in binding.keyword),
     )
@@ -161,6 +154,8 @@ def check_defaults(binding: Binding, uncertain: Collection[str], where: str) -> 
 
 def nearest(name: str, available: Iterable[str]) -> str:
     """Return ": did you mean …?" for a misspelt name, or nothing."""
+    import difflib  # noqa: PLC0415 - for a mistake alone
+
     found = difflib.get_close_matches(name, list(available), n=1, cutoff=0.6)
     return f": did you mean {found[0]!r}?" if found else ""
 
@@ -168,7 +163,7 @@ def nearest(name: str, available: Iterable[str]) -> str:
 # --- one parameter -------------------------------------------------------------------------------------------------
 
 
-def _source(parameter: inspect.Parameter, annotation: object, where: str, task_names: Collection[str]) -> Source:
+def _source(parameter: Param, annotation: object, where: str, task_names: Collection[str]) -> Source:
     name, default = parameter.name, parameter.default
     special = _special(name, annotation, where)
     if special is not None:
@@ -255,59 +250,3 @@ def _inputs(sources: Iterable[Source]) -> tuple[InputParam, ...]:
             required = source.default is MISSING or (earlier is not None and earlier.required)
             inputs[source.name] = InputParam(source.name, required, earlier.codec if earlier else source.codec)
     return tuple(inputs.values())
-
-
-# --- signatures and annotations ------------------------------------------------------------------------------------
-
-
-def _signature(fn: Callable[..., Any], where: str) -> inspect.Signature:
-    try:
-        return inspect.signature(fn)
-    except NameError as problem:
-        msg = f"{where}: an annotation uses a name that does not exist at run time: {problem}. {REMEDY_NAME}"
-        raise DefinitionError(msg) from None
-    except (ValueError, TypeError):
-        msg = f"{where}: {fn!r} has no signature that Python can read: wrap it in a function of your own"
-        raise DefinitionError(msg) from None
-
-
-class _Names:
-    """The names that a callable's annotations may use: its module's, what it closes over, its type parameters."""
-
-    def __init__(self, fn: Callable[..., Any]) -> None:
-        inner: Any = fn
-        while True:
-            if isinstance(inner, functools.partial):
-                inner = inner.func
-            elif isinstance(inner, types.MethodType):
-                inner = inner.__func__
-            elif hasattr(inner, "__wrapped__") and not hasattr(inner, "__signature__"):
-                inner = inner.__wrapped__
-            else:
-                break
-        if isinstance(inner, type):
-            inner = inner.__init__ if isinstance(inner.__init__, types.FunctionType) else inner.__new__  # type: ignore[misc]
-        elif not isinstance(inner, types.FunctionType):
-            inner = call_method(inner) or inner
-        module = sys.modules.get(getattr(inner, "__module__", None) or "")
-        self.globals: dict[str, Any] = getattr(inner, "__globals__", None) or vars(module or typing)
-        self.locals: dict[str, Any] = {p.__name__: p for p in getattr(inner, "__type_params__", ())}
-        code = getattr(inner, "__code__", None)
-        for name, cell in zip(
-            getattr(code, "co_freevars", ()), getattr(inner, "__closure__", None) or (), strict=False
-        ):
-            try:
-                self.locals[name] = cell.cell_contents
-            except ValueError:  # not filled in yet
-                continue
-
-    def resolve(self, annotation: Any, where: str, what: str) -> Any:  # noqa: ANN401 - annotations are anything
-        """Return an annotation with every string in it evaluated."""
-        if annotation is MISSING or (isinstance(annotation, type) and not get_args(annotation)):
-            return annotation
-        holder = types.SimpleNamespace(__annotations__={"it": annotation})
-        try:
-            return typing.get_type_hints(holder, self.globals, self.locals, include_extras=True)["it"]
-        except Exception as problem:  # noqa: BLE001 - an annotation is any expression
-            msg = f"{where}: the annotation of {what}, {annotation!r}, cannot be evaluated: {problem}. {REMEDY_NAME}"
-            raise DefinitionError(msg) from None

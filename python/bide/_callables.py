@@ -2,12 +2,20 @@
 
 import functools
 import inspect
+import types
 from typing import Any
+
+_NOT_PLAIN = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
 def call_method(obj: object) -> Any:  # noqa: ANN401 - a function, a slot wrapper, or None
     """Return the `__call__` that calling `obj` runs, as its class defines it; None if it is not callable."""
     return getattr(type(obj), "__call__", None)  # noqa: B004 - the method itself is wanted, not whether there is one
+
+
+def is_plain(fn: object) -> bool:
+    """Whether it is an ordinary function whose code says all: no generator, no coroutine, nothing marked on it."""
+    return type(fn) is types.FunctionType and not fn.__dict__ and not fn.__code__.co_flags & _NOT_PLAIN
 
 
 def is_async(fn: object) -> bool:

@@ -71,7 +71,7 @@ class Codec:
         self.where = where
         self.root = root
         self.annotation = annotation
-        self.pickled = _is_pickle(annotation)
+        self.pickled = annotation is not Parameter.empty and _is_pickle(annotation)
         self.fast = _fast_tags(annotation)
         self._exact = annotation is Parameter.empty or annotation is Any or annotation is object
         self._decoder: msgspec.json.Decoder[Any] = _decode_anything
@@ -281,7 +281,7 @@ def _is_pickle(annotation: object) -> bool:
 
 
 def _fast_tags(annotation: object) -> str:
-    if any(annotation is anything for anything in _ANYTHING):
+    if annotation is Parameter.empty or any(annotation is anything for anything in _ANYTHING):
         return SCALAR_TAGS
     if isinstance(annotation, (type, NoneType)) and annotation in _FAST:
         return _FAST[annotation]

@@ -7,11 +7,11 @@ the signature is read when a workflow is built (`_bind.py`).
 
 import functools
 import inspect
+import types
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
 
-from bide._callables import is_async, is_generator
+from bide._callables import is_async, is_generator, is_plain
 from bide._duration import optional_seconds
 from bide._errors import DefinitionError, not_yet
 from bide._retry import Retry
@@ -24,10 +24,11 @@ R = TypeVar("R")
 ATTRIBUTE = "__bide_task__"
 RESERVED = frozenset({"context", "ctx", "handle", "task_handle"})
 RUN_IF = ("succeeded", "failed", "done")
+NO_SETTINGS = ((), None, None, None, "succeeded", None)
+"""What `task` gets for its settings if it gets none, in the order of `_define`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskDef:
+class TaskDef(NamedTuple):
     """A task as it was decorated."""
 
     name: str
@@ -37,7 +38,7 @@ class TaskDef:
     timeout: float | None = None
     gate: Wait | None = None
     run_if: str = "succeeded"
-    carrier: object = field(default=None, repr=False, compare=False)
+    carrier: object = None
     """The object that this definition was put on: `functools.wraps` copies attributes, and a copy is told by it."""
 
 
@@ -87,12 +88,13 @@ def task(  # noqa: PLR0913 - each is a setting of its own, all but the first by 
     `timeout` limits the execution of one attempt (time deferred excluded), `gate` is waited for before the body
     starts, and `run_if` ("succeeded", "failed", "done") decides once all dependencies have ended.
     """
+    if fn is not None:
+        return _put(fn, _define(fn, name, depends_on, retry, timeout, gate, run_if, each))
 
     def decorate(fn: Callable[P, R]) -> Callable[P, R]:
-        definition = _define(fn, name, depends_on, retry, timeout, gate, run_if, each)
-        return _put(fn, definition)
+        return _put(fn, _define(fn, name, depends_on, retry, timeout, gate, run_if, each))
 
-    return decorate if fn is None else decorate(fn)
+    return decorate
 
 
 def as_task(obj: object) -> TaskDef:
@@ -103,15 +105,17 @@ def as_task(obj: object) -> TaskDef:
     """
     definition = getattr(obj, ATTRIBUTE, None)
     if not isinstance(definition, TaskDef):
-        return _define(obj, None, (), None, None, None, "succeeded", None)
+        return _define(obj, None, *NO_SETTINGS)
     if definition.carrier is not obj:
         _check_body(obj, definition.name)
-        return replace(definition, fn=obj, carrier=obj)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        return definition._replace(fn=obj, carrier=obj)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     return definition
 
 
 def check_name(name: object, what: str) -> str:
     """Return the name of a task or workflow after checking it."""
+    if type(name) is str and name.isidentifier() and name.isascii():
+        return name
     if not isinstance(name, str) or not name.strip():
         msg = f"{what} must have a name that is not empty, not {name!r}"
         raise DefinitionError(msg)
@@ -125,7 +129,7 @@ def _put(fn: Callable[P, R], definition: TaskDef) -> Callable[P, R]:
     existing = getattr(fn, ATTRIBUTE, None)
     if not (isinstance(existing, TaskDef) and existing.carrier is fn):
         try:
-            setattr(fn, ATTRIBUTE, replace(definition, carrier=fn))
+            setattr(fn, ATTRIBUTE, definition)
         except (AttributeError, TypeError):
             pass
         else:
@@ -135,7 +139,7 @@ def _put(fn: Callable[P, R], definition: TaskDef) -> Callable[P, R]:
     def same(*args: P.args, **kwargs: P.kwargs) -> R:
         return fn(*args, **kwargs)
 
-    setattr(same, ATTRIBUTE, replace(definition, carrier=same))
+    setattr(same, ATTRIBUTE, definition._replace(carrier=same))
     return same
 
 
@@ -156,6 +160,8 @@ def _define(  # noqa: PLR0913, PLR0917 - the decorator's own settings, in its or
     if name in RESERVED:
         msg = f"a task cannot be named {name!r}: a parameter of that name receives the {_meaning(name)}; use name="
         raise DefinitionError(msg)
+    if is_plain(fn) and (depends_on, retry, timeout, gate, run_if, each) == NO_SETTINGS:
+        return TaskDef(name, fn, carrier=fn)
     what = f"task {name!r}"
     if each is not None:
         feature = f"{what}: each="
@@ -183,6 +189,8 @@ def _define(  # noqa: PLR0913, PLR0917 - the decorator's own settings, in its or
 
 
 def _name_of(fn: object) -> str:
+    if type(fn) is types.FunctionType and fn.__name__.isidentifier():  # a lambda's is none
+        return fn.__name__
     name = getattr(fn, "__name__", None)
     if isinstance(fn, functools.partial):
         kind = "a partial"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
 
 from bide import _core, _draw
 from bide._bind import Binding, InputParam, bind, check_defaults, nearest, with_writers
@@ -24,11 +24,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, slots=True)
-class CompiledTask:
+class CompiledTask(NamedTuple):
     """A task as the executor reads it."""
 
-    index: int
     name: str
     fn: Callable[..., Any]
     binding: Binding
@@ -258,51 +256,41 @@ class Workflow:
         return compiled
 
     def _compile(self) -> CompiledWorkflow:
-        names = self._definitions.keys()
-        bindings = {name: bind(one.fn, name, names) for name, one in self._definitions.items()}
+        definitions = self._definitions
+        bindings = {name: bind(one.fn, name, definitions) for name, one in definitions.items()}
         gates = {
-            name: bind(one.gate.condition, name, names, condition=True)
-            for name, one in self._definitions.items()
+            name: bind(one.gate.condition, name, definitions, condition=True)
+            for name, one in definitions.items()
             if isinstance(one.gate, Until)
         }
-        dependencies = {name: self._dependencies(name, bindings[name], gates.get(name)) for name in names}
-        edges = [(name, list(dependencies[name]), one.run_if) for name, one in self._definitions.items()]
+        dependencies = {name: self._dependencies(name, bindings[name], gates.get(name)) for name in definitions}
+        edges = [(name, list(dependencies[name]), one.run_if) for name, one in definitions.items()]
         graph = _core.Graph(self._name, edges)
-        writers = {name: binding.returns for name, binding in bindings.items()}
-        tasks = tuple(
-            CompiledTask(
-                index=index,
-                name=name,
-                fn=one.fn,
-                binding=self._finish(one, bindings[name], writers, f"task {name!r}"),
-                returns=bindings[name].returns,
-                dependencies=dependencies[name],
-                run_if=one.run_if,
-                retry=one.retry,
-                timeout=one.timeout,
-                gate=one.gate,
-                gate_binding=(
-                    self._finish(one, gates[name], writers, f"the gate of task {name!r}") if name in gates else None
-                ),
-            )
-            for index, (name, one) in enumerate(self._definitions.items())
-        )
+        tasks: list[CompiledTask] = []
+        for name, one in definitions.items():
+            binding, gate = self._finish(one, bindings[name], bindings, f"task {name!r}"), gates.get(name)
+            if gate is not None:
+                gate = self._finish(one, gate, bindings, f"the gate of task {name!r}")
+            rules = (one.run_if, one.retry, one.timeout, one.gate)
+            tasks.append(CompiledTask(name, one.fn, binding, binding.returns, dependencies[name], *rules, gate))
+        inputs = _collect_inputs(self._name, tasks)
         self._cached = CompiledWorkflow(
             name=self._name,
             description=self._description,
             fail_fast=self._fail_fast,
-            tasks=tasks,
+            tasks=tuple(tasks),
             graph=graph,
-            inputs=(inputs := _collect_inputs(self._name, tasks)),
+            inputs=inputs,
             required=frozenset(name for name, plan in inputs.items() if plan.required_by is not None),
-            wants_context=any(one.binding.wants_context for one in tasks)
-            or any(one.gate_binding is not None and one.gate_binding.wants_context for one in tasks),
+            wants_context=any(binding.wants_context for binding in (*bindings.values(), *gates.values())),
         )
         return self._cached
 
     def _dependencies(self, name: str, binding: Binding, gate: Binding | None) -> tuple[str, ...]:
-        bound = (*binding.dependencies, *(gate.dependencies if gate else ()))
+        bound = binding.dependencies if gate is None else (*binding.dependencies, *gate.dependencies)
         said = self._definitions[name].depends_on
+        if not bound and not said:
+            return ()
         for other in said:
             if other not in self._definitions:
                 close = f"{nearest(other, self._definitions)} (tasks: {_list(self._definitions)})"
@@ -311,9 +299,12 @@ class Workflow:
         return tuple(dict.fromkeys((*bound, *said)))
 
     @staticmethod
-    def _finish(one: TaskDef, binding: Binding, writers: dict[str, Codec], where: str) -> Binding:
+    def _finish(one: TaskDef, binding: Binding, bindings: dict[str, Binding], where: str) -> Binding:
+        if not binding.dependencies:
+            return binding
         if one.run_if != "succeeded":
             check_defaults(binding, binding.dependencies, where)
+        writers = {name: bindings[name].returns for name in binding.dependencies}
         return with_writers(binding, writers, where)
 
     def _edges(self) -> list[tuple[str, tuple[str, ...]]]:
@@ -324,7 +315,7 @@ def _collect_inputs(workflow: str, tasks: Iterable[CompiledTask]) -> Mapping[str
     found: dict[str, list[tuple[str, InputParam]]] = {}
     for one in tasks:
         for binding in (one.binding, one.gate_binding):
-            for parameter in binding.inputs if binding else ():
+            for parameter in binding.inputs if binding is not None else ():
                 found.setdefault(parameter.name, []).append((one.name, parameter))
     return MappingProxyType({name: _plan(workflow, name, tuple(readers)) for name, readers in found.items()})
 
