@@ -10,8 +10,8 @@ import pytest
 from benchmarks import instructions
 
 MOST = {
-    ("memory", "task"): 4_500,
-    ("memory", "hop"): 8_500,
+    ("memory", "task"): 5_000,
+    ("memory", "hop"): 9_000,
     ("memory", "run in turn"): 75_000,
     ("memory", "run of many"): 50_000,
     ("memory", "wait"): 230_000,

@@ -164,10 +164,12 @@ class Runner:
         self,
         flow: Flow,
         runs: list[tuple[list[tuple[str, bytes]], str | None]],
-        contextvars: ContextVars | None,
+        contextvars: ContextVars,
         linger: bool,
     ) -> list[RunHandle]:
         """Create runs, each of inputs and a key, in one commit; or attach to those that their keys name.
+
+        Each body runs in a copy of `contextvars`, a new one each time.
 
         With `linger` this may return only once the first of them has ended, or after 50 ms.
         """

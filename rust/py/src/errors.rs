@@ -28,9 +28,12 @@ pub(crate) struct Names {
     pub(crate) logging: Py<PyAny>,
     pub(crate) logging_in_use: Py<PyList>,
     pub(crate) from_timestamp: Py<PyAny>,
-    /// `contextvars.Context.copy` and `.run`, to be called with the context first.
-    pub(crate) copy_vars: Py<PyAny>,
+    /// `contextvars.Context.run`, to be called with the context first.
     pub(crate) run_in_vars: Py<PyAny>,
+    /// Makes a `contextvars.Context` with nothing in it.
+    pub(crate) no_vars: Py<PyAny>,
+    pub(crate) has_decimal: Py<PyAny>,
+    pub(crate) own_decimal: Py<PyAny>,
     pub(crate) utc: Py<PyAny>,
     pub(crate) plain_codec: crate::value::Codec,
 }
@@ -46,6 +49,7 @@ pub(crate) fn names(py: Python<'_>) -> PyResult<&Names> {
         let logging = py.import("bide._logging")?;
         let datetime = py.import("datetime")?;
         let vars = py.import("contextvars")?.getattr("Context")?;
+        let decimal = py.import("bide._decimal")?;
         let of = |module: &Bound<'_, PyModule>, name: &str| module.getattr(name).map(Bound::unbind);
         Ok(Names {
             bide_error: of(&errors, "BideError")?,
@@ -64,8 +68,10 @@ pub(crate) fn names(py: Python<'_>) -> PyResult<&Names> {
             describe_step: of(&py.import("bide._steps")?, "describe_step")?,
             logging_in_use: logging.getattr("_in_use")?.cast_into::<PyList>()?.unbind(),
             logging: logging.into_any().unbind(),
-            copy_vars: vars.getattr("copy")?.unbind(),
             run_in_vars: vars.getattr("run")?.unbind(),
+            no_vars: vars.unbind(),
+            has_decimal: of(&decimal, "has_context")?,
+            own_decimal: of(&decimal, "own_context")?,
             from_timestamp: datetime.getattr("datetime")?.getattr("fromtimestamp")?.unbind(),
             utc: of(&datetime, "UTC")?,
             plain_codec: crate::value::Codec::new(&*gil::call0(&codec)?)?,

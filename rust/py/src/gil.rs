@@ -139,7 +139,7 @@ pub(crate) fn call1<'py>(function: &Bound<'py, PyAny>, argument: &Bound<'py, PyA
     owned(function.py(), result)
 }
 
-/// Calls `function(*arguments)` without making a tuple, for up to four arguments; with more, a tuple.
+/// Calls `function(*arguments)` without making a tuple, for up to six arguments; with more, a tuple.
 #[inline]
 pub(crate) fn call_args<'py>(
     function: &Bound<'py, PyAny>,
@@ -159,6 +159,14 @@ pub(crate) fn call_args<'py>(
         [a, b, d] => guarded(py, || unsafe { c(f, a.as_ptr(), b.as_ptr(), d.as_ptr(), end) }),
         // SAFETY: as said above.
         [a, b, d, e] => guarded(py, || unsafe { c(f, a.as_ptr(), b.as_ptr(), d.as_ptr(), e.as_ptr(), end) }),
+        // SAFETY: as said above.
+        [a, b, d, e, g] => {
+            guarded(py, || unsafe { c(f, a.as_ptr(), b.as_ptr(), d.as_ptr(), e.as_ptr(), g.as_ptr(), end) })
+        }
+        // SAFETY: as said above.
+        [a, b, d, e, g, h] => {
+            guarded(py, || unsafe { c(f, a.as_ptr(), b.as_ptr(), d.as_ptr(), e.as_ptr(), g.as_ptr(), h.as_ptr(), end) })
+        }
         many => return call(function, &*tuple(py, many)?, None),
     };
     owned(py, result)

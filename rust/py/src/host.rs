@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
 use smallvec::SmallVec;
 
-use crate::errors::{self, names};
+use crate::errors::{self, Names, names};
 use crate::flow::{Argument, Binding, PyBody};
 use crate::gil::{self, Kept, Owned, Raised};
 use crate::handle::PyTaskHandle;
@@ -25,8 +25,8 @@ pub(crate) struct Python3;
 /// What is kept with each run.
 #[derive(Default)]
 pub(crate) struct Local {
-    /// A copy of the submitter's contextvars, for the conditions of gates.
-    pub(crate) contextvars: Option<Arc<Kept>>,
+    /// The submitter's contextvars; `None` if another process submitted the run.
+    contextvars: Option<Arc<Vars>>,
     originals: Mutex<Weak<Originals>>,
 }
 
@@ -37,7 +37,7 @@ pub(crate) type Originals = Mutex<Box<[(u32, Kept)]>>;
 
 impl Local {
     /// `originals` has to live until the run's first handle is made, which may be after the run's end.
-    pub(crate) fn new(contextvars: Option<Arc<Kept>>, originals: &Arc<Originals>) -> Self {
+    pub(crate) fn new(contextvars: Option<Arc<Vars>>, originals: &Arc<Originals>) -> Self {
         Self { contextvars, originals: Mutex::new(Arc::downgrade(originals)) }
     }
 
@@ -49,6 +49,25 @@ impl Local {
             *known = Arc::downgrade(&new);
             new
         })
+    }
+}
+
+/// The submitter's contextvars, which are never entered: each call of a body or of a gate's condition runs in a copy of
+/// its own.
+pub(crate) struct Vars {
+    /// `context.copy`, bound to them: the cheapest way to a copy.
+    copy: Kept,
+    /// Whether `decimal`'s context is in it. That is an object which can be changed, and a copy of the contextvars
+    /// shares it.
+    has_decimal: bool,
+}
+
+impl Vars {
+    pub(crate) fn new(context: Bound<'_, PyAny>) -> PyResult<Self> {
+        let has_decimal = names(context.py())?.has_decimal.bind(context.py());
+        let has_decimal = gil::is_truthy(&*gil::call1(has_decimal, &context)?)?;
+        let copy = context.getattr(pyo3::intern!(context.py(), "copy"))?;
+        Ok(Self { copy: Kept::new(copy.unbind()), has_decimal })
     }
 }
 
@@ -171,7 +190,7 @@ fn run_body(py: Python<'_>, engine: &Arc<PyEngine>, call: &Call<Python3>) -> Res
     };
     let _logged = Logged::enter(py, call)?;
     let arguments = Arguments { py, args: &call.args, context: context.as_ref(), handle: handle.as_ref() };
-    let value = arguments.call(target.function.bind(py), &target.binding)?;
+    let value = arguments.call(&call.run.local, target.function.bind(py), &target.binding)?;
     let output = target.returns.encode(&value)?;
     let changes = match &context {
         None => None,
@@ -200,38 +219,20 @@ struct Arguments<'a, 'py> {
 }
 
 impl<'py> Arguments<'_, 'py> {
-    fn call(&self, function: &Bound<'py, PyAny>, binding: &Binding) -> Result<Owned<'py>, Raised> {
-        self.call_after(SmallVec::new(), function, binding)
-    }
-
-    /// As `call`, within a copy of somebody's contextvars: a copy each time, since two threads cannot be within one.
-    fn call_within(
-        &self,
-        vars: &Bound<'py, PyAny>,
-        function: &Bound<'py, PyAny>,
-        binding: &Binding,
-    ) -> Result<Owned<'py>, Raised> {
-        let names = names(self.py).map_err(|error| Raised::new(self.py, error))?;
-        let mut first = SmallVec::new();
-        first.push(gil::call1(names.copy_vars.bind(self.py), vars)?);
-        first.push(Owned::from(function.clone()));
-        self.call_after(first, names.run_in_vars.bind(self.py), binding)
-    }
-
-    /// Calls with these arguments first and the bound ones after them.
+    /// Calls a function within contextvars of its own.
     #[inline]
-    fn call_after(
-        &self,
-        mut owned: SmallVec<[Owned<'py>; 4]>,
-        function: &Bound<'py, PyAny>,
-        binding: &Binding,
-    ) -> Result<Owned<'py>, Raised> {
+    fn call(&self, local: &Local, function: &Bound<'py, PyAny>, binding: &Binding) -> Result<Owned<'py>, Raised> {
+        let names = names(self.py).map_err(|error| Raised::new(self.py, error))?;
+        let (vars, run) = (own_vars(names, self.py, local)?, names.run_in_vars.bind(self.py));
+        let mut values: SmallVec<[Owned<'py>; 4]> = SmallVec::new();
         for argument in &binding.positional {
-            owned.push(self.value(argument)?);
+            values.push(self.value(argument)?);
         }
-        let positional: SmallVec<[&Bound<'py, PyAny>; 4]> = owned.iter().map(|one| &**one).collect();
+        let mut positional: SmallVec<[&Bound<'py, PyAny>; 6]> = SmallVec::new();
+        positional.extend([&*vars, function]);
+        positional.extend(values.iter().map(|one| &**one));
         if binding.keyword.is_empty() {
-            return gil::call_args(function, &positional);
+            return gil::call_args(run, &positional);
         }
         let keywords = gil::dict(self.py)?;
         for (name, argument) in &binding.keyword {
@@ -240,7 +241,7 @@ impl<'py> Arguments<'_, 'py> {
         }
         let tuple = gil::tuple(self.py, &positional)?;
         let keywords = keywords.cast::<PyDict>().map_err(|error| Raised::new(self.py, error.into()))?;
-        gil::call(function, &tuple, Some(keywords))
+        gil::call(run, &tuple, Some(keywords))
     }
 
     fn value(&self, argument: &Argument) -> Result<Owned<'py>, Raised> {
@@ -258,6 +259,17 @@ impl<'py> Arguments<'_, 'py> {
             },
         }
     }
+}
+
+/// New contextvars for one call: a copy of the submitter's, or none.
+#[inline]
+fn own_vars<'py>(names: &Names, py: Python<'py>, local: &Local) -> Result<Owned<'py>, Raised> {
+    let Some(vars) = &local.contextvars else { return gil::call0(names.no_vars.bind(py)) };
+    let own = gil::call0(vars.copy.bind(py))?;
+    if vars.has_decimal {
+        gil::call_args(names.run_in_vars.bind(py), &[&own, names.own_decimal.bind(py)])?;
+    }
+    Ok(own)
 }
 
 /// What a body sees of the context, as a `bide.Context` of its own.
@@ -340,10 +352,7 @@ fn poll_gate(py: Python<'_>, engine: &PyEngine, gate: &Gate<Python3>) -> Polled 
             None
         };
         let arguments = Arguments { py, args: &args, context: context.as_ref(), handle: None };
-        let value = match &gate.run.local.contextvars {
-            None => arguments.call(target.condition.bind(py), &target.binding)?,
-            Some(vars) => arguments.call_within(vars.bind(py), target.condition.bind(py), &target.binding)?,
-        };
+        let value = arguments.call(&gate.run.local, target.condition.bind(py), &target.binding)?;
         Ok::<_, Raised>(if gil::is_truthy(&value)? { Some(value) } else { None })
     })();
     match polled {

@@ -13,8 +13,8 @@ use pyo3::prelude::*;
 
 use crate::exit::{self, CloseAtExit, Home};
 use crate::flow::PyFlow;
-use crate::gil::{self, Kept};
-use crate::host::{Local, Originals, PyEngine, Thread, start_gate_thread};
+use crate::gil;
+use crate::host::{Local, Originals, PyEngine, Thread, Vars, start_gate_thread};
 use crate::notify::Notifier;
 use crate::run_handle::{PyRunHandle, SLICE};
 use crate::snapshot::PySnapshot;
@@ -109,21 +109,21 @@ impl PyRunner {
         py: Python<'_>,
         flow: &PyFlow,
         runs: Vec<Given>,
-        contextvars: Option<Py<PyAny>>,
+        contextvars: Bound<'_, PyAny>,
         linger: bool,
     ) -> PyResult<Vec<PyRunHandle>> {
         panics::method(|| {
             self.open(py)?;
             bug::is_at(Place::Caller);
             self.start_gates(py, flow)?;
-            let contextvars = contextvars.map(|vars| Arc::new(Kept::new(vars)));
+            let contextvars = Arc::new(Vars::new(contextvars)?);
             let originals: Vec<Arc<Originals>> = runs.iter().map(|_| Arc::default()).collect();
             let wanted = runs.into_iter().zip(&originals).map(|((inputs, key), originals)| Wanted {
                 inputs: PyEngine::ordered(
                     inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect(),
                 ),
                 key: key.map(Into::into),
-                local: Local::new(contextvars.clone(), originals),
+                local: Local::new(Some(Arc::clone(&contextvars)), originals),
             });
             let engine = &self.inner.engine;
             let submitted = gil::detached(py, || {
