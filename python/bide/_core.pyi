@@ -14,12 +14,26 @@ from bide._workflow import CompiledWorkflow
 _R = TypeVar("_R")
 _T = TypeVar("_T")
 
-__all__ = ["Flow", "Graph", "RunHandle", "Runner", "Snapshot", "TaskHandle", "__version__", "_panic_once_at", "counts"]
+__all__ = [
+    "Flow",
+    "Graph",
+    "RunHandle",
+    "Runner",
+    "Snapshot",
+    "TaskHandle",
+    "__version__",
+    "_panic_once_at",
+    "counts",
+    "in_body",
+]
 
 __version__: str
 
 def counts() -> tuple[int, int, int]:
     """Return how often this process has attached, committed and woken a thread: for tests."""
+
+def in_body() -> bool:
+    """Whether the calling thread executes a body or a condition, of whichever runner of this process."""
 
 def _panic_once_at(place: Literal["caller", "body", "gate", "commit", "worker", "lease"]) -> None:
     """Have the next thread that comes by a place panic there: for tests."""

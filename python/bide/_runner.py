@@ -54,6 +54,7 @@ class RunHandle:
 
         `timeout` limits this wait alone (`TimeoutError`): the run goes on.
         """
+        _refuse_in_body("RunHandle.result()")
         limit = optional_seconds(timeout, "timeout", zero=True)
         if not self._core.wait(limit):
             msg = f"run {self.id} has not ended within {limit} s; it goes on"
@@ -89,6 +90,7 @@ class RunHandle:
         return f"<RunHandle of run {self.id}>"
 
     async def _wait_async(self) -> RunResult:
+        _refuse_in_body("awaiting a RunHandle")
         loop = asyncio.get_running_loop()
         done = asyncio.Event()
 
@@ -196,6 +198,7 @@ class Runner:
         With a `key` the call attaches to that workflow's run of the key, if there is one. `timeout` limits this
         wait alone (`TimeoutError`): the run goes on.
         """
+        _refuse_in_body("Runner.run()")
         limit = optional_seconds(timeout, "timeout", zero=True)
         return self._submit_one(flow, inputs, key, linger=limit is None).result(limit)
 
@@ -208,6 +211,7 @@ class Runner:
         timeout: Duration | None = None,  # noqa: ASYNC109 - the same settings as run
     ) -> RunResult:
         """As `run`, awaited."""
+        _refuse_in_body("Runner.run_async()")
         limit = optional_seconds(timeout, "timeout", zero=True)
         handle = await asyncio.to_thread(self.submit, flow, inputs, key=key)
         return await asyncio.wait_for(handle._wait_async(), limit)
@@ -392,6 +396,20 @@ class Runner:
             msg = f"run {run} is not in the store any more: it was deleted, or its retention is over"
             raise KeyError(msg)
         return snapshot
+
+
+def _refuse_in_body(what: str) -> None:
+    """Refuse to wait for a run on the thread of a body or condition: once all of them do so, none is ever executed."""
+    if _core.in_body():
+        msg = (
+            f"{what} waits for a run, which a task's body or condition must not do: where every slot is taken by a "
+            "body that waits, no run goes on. Make what it runs a task of the same workflow. Or submit the run in a "
+            "body that takes a handle, under a key, so that a second entry finds it again: "
+            'run = runner.submit(flow, inputs, key=f"inner of {handle.run_id}"); wait without a slot: '
+            "handle.defer_until(lambda: runner.get(run.id).ended_at is not None); and read "
+            "runner.get(run.id).raise_for_status(), which does not wait"
+        )
+        raise DefinitionError(msg)
 
 
 def _check_key(key: str | None) -> str | None:

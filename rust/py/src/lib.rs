@@ -29,6 +29,12 @@ fn counts() -> (u64, u64, u64) {
     (gil::attaches(), commits, wakes)
 }
 
+/// Whether the calling thread executes a body or a condition, of whichever runner of this process.
+#[pyfunction]
+fn in_body() -> bool {
+    thread::is_in_body()
+}
+
 /// Has the next thread that comes by a place panic there: for tests. Panics are bugs, and no test can wait for one.
 #[pyfunction]
 #[pyo3(name = "_panic_once_at")]
@@ -50,6 +56,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<snapshot::PySnapshot>()?;
     m.add_class::<handle::PyTaskHandle>()?;
     m.add_function(wrap_pyfunction!(counts, m)?)?;
+    m.add_function(wrap_pyfunction!(in_body, m)?)?;
     m.add_function(wrap_pyfunction!(panic_once_at, m)?)?;
     Ok(())
 }

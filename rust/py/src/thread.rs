@@ -12,8 +12,9 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyString};
 use pyo3::{ffi, intern};
 
+use crate::exit::{self, Home};
 use crate::gil::{self, Raised};
-use crate::{errors, exit, maps, panics};
+use crate::{errors, maps, panics};
 
 type Work = Box<dyn FnOnce(Python<'_>) + Send>;
 
@@ -30,8 +31,8 @@ pub(crate) enum Kind {
 static WORKING: [AtomicI64; 2] = [AtomicI64::new(0), AtomicI64::new(0)];
 
 thread_local! {
-    /// Whether this thread was started here.
-    static OWN: Cell<bool> = const { Cell::new(false) };
+    /// What this thread is for and in which process it was started, if it was started here.
+    static OWN: Cell<Option<(Kind, Home)>> = const { Cell::new(None) };
 }
 
 /// Why a thread was not started. Its work will not run.
@@ -67,7 +68,7 @@ impl ThreadWork {
         let Some(work) = self.1.lock().take() else {
             return Ok(());
         };
-        OWN.set(true);
+        OWN.set(Some((self.0, Home::here())));
         let _working = Working::begin(self.0);
         panics::method(|| {
             work(py);
@@ -144,7 +145,13 @@ pub(crate) fn all_ended(kind: Kind) -> bool {
 
 /// Whether the calling thread was started here.
 pub(crate) fn is_own() -> bool {
-    OWN.get()
+    OWN.get().is_some()
+}
+
+/// Whether the calling thread executes a body or a condition, whose slot or turn others wait for. The child of a fork
+/// within a body has no such others.
+pub(crate) fn is_in_body() -> bool {
+    OWN.get().is_some_and(|(kind, home)| kind == Kind::Bodies && home.is_here())
 }
 
 /// Whether Python ends the calling thread at exit, wherever it is.

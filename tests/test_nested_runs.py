@@ -1,0 +1,232 @@
+"""A body must not wait for a run, which could wait for its slot: always refused, and what is advised instead works."""
+
+import asyncio
+import itertools
+import multiprocessing
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import bide
+from processes import killed, ledger, ran
+
+
+@bide.task
+def inner(n: int = 1) -> int:
+    return n + 1
+
+
+inner_flow = bide.Workflow("inner", [inner])
+
+
+@pytest.fixture
+def runner(store: str) -> Iterator[bide.Runner]:
+    """Two slots: the bodies that wait in vain would have them both."""
+    with bide.Runner(store, slots=2) as runner:
+        yield runner
+
+
+def by_run(runner: bide.Runner, _ended: str) -> object:
+    return runner.run(inner_flow)
+
+
+def by_run_with_timeout(runner: bide.Runner, _ended: str) -> object:
+    return runner.run(inner_flow, {"n": 2}, key="other", timeout=0)
+
+
+def by_run_async(runner: bide.Runner, _ended: str) -> object:
+    return asyncio.run(runner.run_async(inner_flow))
+
+
+def by_result(runner: bide.Runner, ended: str) -> object:
+    return runner.submit(inner_flow, {"n": 1}, key=ended).result()
+
+
+def by_result_with_timeout(runner: bide.Runner, ended: str) -> object:
+    return runner.submit(inner_flow, {"n": 1}, key=ended).result(timeout=0)
+
+
+def by_await(runner: bide.Runner, ended: str) -> object:
+    async def awaits() -> object:
+        return await runner.submit(inner_flow, {"n": 1}, key=ended)
+
+    return asyncio.run(awaits())
+
+
+def by_another_runner(_runner: bide.Runner, _ended: str) -> object:
+    with bide.Runner(":memory:") as another:
+        return another.run(inner_flow)
+
+
+WAITS: list[Callable[[bide.Runner, str], object]] = [
+    by_run,
+    by_run_with_timeout,
+    by_run_async,
+    by_result,
+    by_result_with_timeout,
+    by_await,
+    by_another_runner,
+]
+
+
+def in_a_body(wait: Callable[[], object]) -> bide.Workflow:
+    return bide.Workflow("outer", [bide.task(wait, name="outer")])
+
+
+def in_a_step(wait: Callable[[], object]) -> bide.Workflow:
+    def outer(handle: bide.TaskHandle) -> object:
+        return handle.step(wait, name="step")
+
+    return bide.Workflow("outer", [outer])
+
+
+def in_a_condition(wait: Callable[[], object]) -> bide.Workflow:
+    def outer(handle: bide.TaskHandle) -> object:
+        return handle.defer_until(wait, poll_interval_ms=1, name="condition")
+
+    return bide.Workflow("outer", [outer])
+
+
+def in_a_later_poll(wait: Callable[[], object]) -> bide.Workflow:
+    def outer(handle: bide.TaskHandle) -> object:
+        asked = itertools.count()
+        return handle.defer_until(lambda: next(asked) and wait(), poll_interval_ms=1, name="condition")
+
+    return bide.Workflow("outer", [outer])
+
+
+def in_a_gate(wait: Callable[[], object]) -> bide.Workflow:
+    def outer() -> None:
+        raise AssertionError("the gate does not open")
+
+    gate = bide.until(wait, every=0.001, name="gate", on_error="raise")
+    return bide.Workflow("outer", [bide.task(gate=gate)(outer)])
+
+
+PLACES: list[Callable[[Callable[[], object]], bide.Workflow]] = [
+    in_a_body,
+    in_a_step,
+    in_a_condition,
+    in_a_later_poll,
+    in_a_gate,
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_body_that_waits_for_a_run_is_refused(
+    runner: bide.Runner,
+    wait: Callable[[bide.Runner, str], object],
+    place: Callable[[Callable[[], object]], bide.Workflow],
+) -> None:
+    runner.run(inner_flow, {"n": 1}, key="ended")
+
+    def waits() -> object:
+        return wait(runner, "ended")
+
+    for handle in runner.submit_many(place(waits), [None] * 3):
+        with pytest.raises(bide.RunFailed) as failed:
+            handle.result(30)
+        assert isinstance(failed.value.__cause__, bide.DefinitionError | bide.TaskFailed)
+        told = str(failed.value)
+        assert "DefinitionError" in told
+        assert "waits for a run" in told
+    # Nothing was committed by it.
+    assert [run.key for run in runner.runs(workflow="inner")] == ["ended"]
+
+
+def test_who_catches_it_goes_on(runner: bide.Runner) -> None:
+    def outer() -> str:
+        try:
+            runner.run(inner_flow)
+        except bide.DefinitionError:
+            return "told"
+        return "not told"
+
+    assert runner.run(in_a_body(outer))["outer"] == "told"
+    assert runner.run(inner_flow)["inner"] == 2  # on this thread, as ever
+
+
+def test_a_thread_that_a_body_starts_may_wait(runner: bide.Runner) -> None:
+    def outer() -> list[int]:
+        results: list[int] = []
+        thread = threading.Thread(target=lambda: results.append(runner.run(inner_flow)["inner"]))
+        thread.start()
+        thread.join()
+        return results
+
+    assert runner.run(in_a_body(outer))["outer"] == [2]
+
+
+def runs_in_a_child() -> None:
+    with bide.Runner(":memory:") as runner:
+        assert runner.run(inner_flow)["inner"] == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_process_that_a_body_forks_may_wait() -> None:
+    def outer() -> int | None:
+        child = multiprocessing.get_context("fork").Process(target=runs_in_a_child)
+        child.start()
+        child.join(30)
+        return child.exitcode
+
+    with bide.Runner(":memory:") as runner:
+        assert runner.run(in_a_body(outer))["outer"] == 0
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_what_is_advised_instead_works(store: str, slots: int) -> None:
+    def outer(handle: bide.TaskHandle, n: int) -> int:
+        run = one.submit(inner_flow, {"n": n}, key=f"inner of {handle.run_id}")
+        handle.defer_until(lambda: one.get(run.id).ended_at is not None, poll_interval_ms=1)
+        result = one.get(run.id).raise_for_status()["inner"]
+        assert isinstance(result, int)
+        return result
+
+    with bide.Runner(store, slots=slots) as one:
+        handles = one.submit_many(bide.Workflow("outer", [outer]), [{"n": n} for n in range(5)])
+        assert [handle.result(30)["outer"] for handle in handles] == [1, 2, 3, 4, 5]
+
+
+def test_what_is_advised_tells_of_a_failure(runner: bide.Runner) -> None:
+    @bide.task
+    def fails() -> None:
+        raise ValueError("no such table")
+
+    def outer(handle: bide.TaskHandle) -> object:
+        run = runner.submit(bide.Workflow("fails", [fails]), key=f"inner of {handle.run_id}")
+        handle.defer_until(lambda: runner.get(run.id).ended_at is not None, poll_interval_ms=1)
+        return runner.get(run.id).raise_for_status()
+
+    with pytest.raises(bide.RunFailed, match="no such table"):
+        runner.run(bide.Workflow("outer", [outer]), timeout=30)
+
+
+ADVISED = """
+def inner() -> int:
+    note("inner")
+    if words == ["stay"]:
+        say("inner")
+        stay()
+    return 7
+
+inner_flow = bide.Workflow("inner", [inner])
+
+def outer(handle: bide.TaskHandle) -> int:
+    note("outer")
+    run = runner.submit(inner_flow, key=f"inner of {handle.run_id}")
+    handle.defer_until(lambda: runner.get(run.id).ended_at is not None, poll_interval_ms=1)
+    return runner.get(run.id).raise_for_status()["inner"]
+
+runner = bide.Runner(db, slots=2)
+say(runner.run(bide.Workflow("outer", [outer]), key="k")["outer"], len(runner.runs(workflow="inner")))
+"""
+
+
+def test_what_is_advised_finds_its_run_again_after_a_kill(file: Path) -> None:
+    killed(ADVISED, file, "stay", at="inner")
+    assert ran(ADVISED, file) == ["7 1"]
+    assert ledger(file).count("outer") == 2
