@@ -9,7 +9,8 @@ from typing import Any, Self
 import pytest
 
 import bide
-from bide._stored_errors import LIMIT, describe, kind, rebuild, task_failed
+from bide._error_state import LIMIT
+from bide._stored_errors import describe, kind, rebuild, task_failed
 
 
 class Refused(Exception):

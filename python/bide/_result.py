@@ -44,10 +44,12 @@ class _Tasks(Mapping[str, TaskResult]):
         row = self._snapshot.task(name) if is_text(name) else None
         if row is None:
             raise KeyError(name)
-        failure, sub_status = row["failure"], row["sub_status"]
+        status, failure, sub_status = TaskStatus(row["status"]), row["failure"], row["sub_status"]
+        if status in {TaskStatus.Completed, TaskStatus.Skipped}:
+            failure = None  # that of an earlier attempt, in rows of older versions
         return TaskResult(
             name=name,
-            status=TaskStatus(row["status"]),
+            status=status,
             sub_status=None if sub_status is None else SubStatus(sub_status),
             attempts=row["attempts"],
             first_started_at=row["first_started_at"],

@@ -48,10 +48,12 @@ class Retry:
 
     def matches(self, exc: BaseException) -> bool:
         """Whether this exception is one to retry."""
-        if isinstance(exc, Skip) or not isinstance(exc, self.on):
+        # By its type: `isinstance` also asks the exception for its `__class__`, which may be a property that raises.
+        raised = type(exc)
+        if issubclass(raised, Skip) or not issubclass(raised, self.on):
             return False
         for cls in ONLY_IF_NAMED:
-            if isinstance(exc, cls):
+            if issubclass(raised, cls):
                 named = self.on if isinstance(self.on, tuple) else (self.on,)
-                return any(issubclass(one, cls) and isinstance(exc, one) for one in named)
+                return any(issubclass(one, cls) and issubclass(raised, one) for one in named)
         return True

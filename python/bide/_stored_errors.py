@@ -1,20 +1,31 @@
 """What the store keeps of an exception, and how it is raised again: `describe` and `rebuild`.
 
-An exception is kept as one JSON object: qualified type, message, formatted traceback (no locals), notes,
-causes, and its arguments where JSON carries them. Never a pickle: reading a store runs no code of its own
-choosing. A replayed failure is of the same class again if that class can be found and built by `__new__`
-and its built-in `__init__` alone, else it is a `TaskFailed`.
+An exception is kept as one JSON object: qualified type, message, formatted traceback (no locals), notes and causes.
+Never a pickle: reading a store runs no code of its own choosing, and imports nothing. A failure that a body may get
+again from its journal also has the exception's parts (`_error_state.py`) and the address of its class
+(`_error_class.py`), if the exception can be rebuilt from them; that is tried before anything is stored. What cannot
+be rebuilt completely comes back as a `TaskFailed`.
+
+An exception's own methods and properties may raise anything. Each is guarded by itself, so that what one of them
+hides does not hide the rest.
 """
 
-import importlib
 import json
-import math
-import os
-import sys
 import traceback
-from types import FunctionType
-from typing import Any, NewType, cast
+from collections.abc import Callable
+from typing import Any, NewType, TypeVar, cast
 
+from bide._error_class import address, find, find_by_type, qualified
+from bide._error_state import (
+    DICT,
+    LIMIT,
+    build,
+    is_dunder,
+    origin_of,
+    put_together,
+    remember_origin,
+    take_apart,
+)
 from bide._errors import (
     Cancelled,
     ReplayMismatch,
@@ -27,17 +38,25 @@ from bide._errors import (
 )
 from bide._text import written_out
 
+T = TypeVar("T")
+
 StoredError = NewType("StoredError", bytes)
 """An exception as the store has it: one JSON object."""
 
-LIMIT = 64 * 1024
-"""At most so many bytes of traceback, of message, and of arguments are kept."""
+MOST_CAUSES, MOST_NOTES = 8, 100
+"""At most so many exceptions of a chain, and notes of an exception, are kept."""
 
-MOST_CAUSES = 8
-"""At most so many exceptions of a chain are kept; the formatted traceback shows the chain anyway."""
+WORDS = {
+    "cause": "The above exception was the direct cause of the following exception:",
+    "context": "During handling of the above exception, another exception occurred:",
+}
 
-ORIGIN = "__bide_traceback__"
-"""Attribute of a rebuilt exception: the traceback of its first life, kept when it is stored again."""
+CAUSE, CONTEXT = vars(BaseException)["__cause__"], vars(BaseException)["__context__"]
+SUPPRESS = vars(BaseException)["__suppress_context__"]
+TRACEBACK = vars(BaseException)["__traceback__"]
+
+TEXTS = ("type", "message", "traceback", "relation", "module", "qualname", "file", "task")
+"""What is text in a description."""
 
 KINDS: tuple[tuple[type[BaseException], str], ...] = (
     (Skip, "skip"),
@@ -54,30 +73,30 @@ KINDS: tuple[tuple[type[BaseException], str], ...] = (
 
 def kind(exc: BaseException) -> str:
     """Return what an exception means to a run."""
-    return next((name for cls, name in KINDS if isinstance(exc, cls)), "exit")
+    return next((name for cls, name in KINDS if issubclass(type(exc), cls)), "exit")
 
 
 def describe(exc: BaseException) -> StoredError:
-    """Return what is stored of `exc`. Never raises an `Exception`, whatever the exception's own methods do."""
-    text = written_out(_format(exc))
-    origin = exc.traceback if isinstance(exc, TaskFailed) else getattr(exc, ORIGIN, None)
-    if isinstance(origin, str) and origin:
-        text = f"{origin}\nRaised again from the journal:\n{text}"
-    stored = _summary(exc) | {"traceback": _clip(text), "kind": kind(exc), "causes": _causes(exc)}
-    return StoredError(json.dumps(stored, ensure_ascii=False, allow_nan=False).encode())
+    """Return what is stored of an exception that a body may get again from its journal. Never raises."""
+    return _describe(exc, again=True)
+
+
+def describe_end(exc: BaseException) -> StoredError:
+    """Return what is stored of an exception that is only ever shown, as a `TaskFailed`: no arguments or attributes."""
+    return _describe(exc, again=False)
 
 
 def rebuild(stored: bytes) -> BaseException:
-    """Return a stored exception to raise again: of the same class if that is safe, else a `TaskFailed`."""
+    """Return a stored exception to raise again: the same again if it can be rebuilt, else a `TaskFailed`."""
     data = _read(stored)
     exc = _revive(data)
     chain: BaseException = exc
     for cause in data["causes"]:
         earlier = _revive(cause)
         if cause["relation"] == "cause":
-            chain.__cause__ = earlier
+            CAUSE.__set__(chain, earlier)
         else:
-            chain.__context__ = earlier
+            CONTEXT.__set__(chain, earlier)
         chain = earlier
     return exc
 
@@ -87,103 +106,121 @@ def task_failed(stored: bytes, task: str | None = None) -> TaskFailed:
     return _as_task_failed(_read(stored), task)
 
 
-def qualified(cls: type) -> str:
-    """Return a class's name as a user would write it: with its module, unless built in."""
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
-
-
 # --- writing -------------------------------------------------------------------------------------------------------
 
 
-def _summary(exc: BaseException) -> dict[str, Any]:
-    notes = getattr(exc, "__notes__", None)
-    standing_in = isinstance(exc, TaskFailed) and exc.type
+def _guarded(ask: Callable[[], T], otherwise: T) -> T:
+    """Ask what may be answered by a user's code. An exit that such code raises would hide the failure as well."""
+    try:
+        return ask()
+    except BaseException:  # noqa: BLE001 - see above
+        return otherwise
+
+
+def _describe(exc: BaseException, *, again: bool) -> StoredError:
+    chain, ends = _chain(exc)
+    text = written_out(_format(exc, chain))
+    origin = _own(exc, "traceback") if issubclass(type(exc), TaskFailed) else origin_of(exc)
+    if isinstance(origin, str) and origin:
+        text = f"{origin}\nRaised again from the journal:\n{text}"
+    stored = _summary(exc, again=again and ends) | {"traceback": _clip(text), "kind": kind(exc)}
+    stored["causes"] = [_summary(one, again=again) | {"relation": relation} for relation, one in chain]
+    return StoredError(json.dumps(stored, ensure_ascii=False, allow_nan=False).encode())
+
+
+def _summary(exc: BaseException, *, again: bool) -> dict[str, Any]:
+    nothing: tuple[list[str], bool] = [], False
+    notes, all_notes = _guarded(lambda: _notes(exc), nothing)
+    stands_for = _own(exc, "type") if issubclass(type(exc), TaskFailed) else None
+    name = stands_for if isinstance(stands_for, str) and stands_for else qualified(type(exc))
     summary: dict[str, Any] = {
-        "type": standing_in or written_out(qualified(type(exc))),
+        "type": written_out(name),
         "message": _clip(written_out(_message(exc))),
-        "notes": [
-            _clip(written_out(note)) for note in (notes if isinstance(notes, list) else ()) if isinstance(note, str)
-        ],
+        "notes": notes,
     }
-    if standing_in:
-        return summary
-    args, state = _arguments(exc), _state(exc)
-    if args is not None and len(json.dumps([args, state])) <= LIMIT:
-        summary["args"] = args
-        if state:
-            summary["state"] = state
+    if SUPPRESS.__get__(exc) and CAUSE.__get__(exc) is None:
+        summary["alone"] = True
+    if stands_for:
+        task = _own(exc, "task")
+        return summary | ({"task": written_out(task)} if isinstance(task, str) else {})
+    if again and all_notes:
+        no_parts: dict[str, Any] = {}
+        summary |= _guarded(lambda: _parts(exc), no_parts)
     return summary
 
 
+def _notes(exc: BaseException) -> tuple[list[str], bool]:
+    """Return the notes that are kept, and whether they are all of them, unchanged."""
+    given = _own(exc, "__notes__")
+    if given is None:
+        return [], True
+    notes = [note for note in given if isinstance(note, str)] if isinstance(given, list) else []
+    kept = [_clip(written_out(note)) for note in notes[:MOST_NOTES]]
+    return kept, bool(kept) and kept == given
+
+
+def _parts(exc: BaseException) -> dict[str, Any]:
+    """Return what the exception is rebuilt from, if that gives an exception that is the same in everything."""
+    cls, parts = type(exc), take_apart(exc)
+    names = address(cls)
+    if parts is None or find(**names) is not cls:
+        return {}
+    twin = put_together(cls, json.loads(json.dumps(parts)))
+    if twin is None or _message(twin) != _message(exc):
+        return {}
+    return parts | names
+
+
+def _own(exc: BaseException, name: str) -> object:
+    """Return an attribute as it is in the exception's `__dict__`, without asking its class."""
+    return DICT.__get__(exc).get(name)
+
+
 def _message(exc: BaseException) -> str:
-    try:
-        if isinstance(exc, TaskFailed):
-            return exc.message
-        return str(exc)
-    except Exception:  # noqa: BLE001 - a broken __str__ must not hide the failure that it belongs to
-        return f"<{type(exc).__name__} without a printable message>"
+    if issubclass(type(exc), TaskFailed) and isinstance(message := _own(exc, "message"), str):
+        return message
+    return _guarded(lambda: str.__str__(str(exc)), f"<{qualified(type(exc))} without a printable message>")
 
 
-def _format(exc: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception(exc))
-    except Exception as problem:  # noqa: BLE001 - likewise
-        return f"<traceback of {type(exc).__name__} cannot be formatted: {type(problem).__name__}>\n"
+def _format(exc: BaseException, chain: list[tuple[str, BaseException]]) -> str:
+    text = _guarded(lambda: "".join(traceback.format_exception(exc)), "")
+    if text:
+        return text
+    # Something in there raises: frames and messages of the chain, oldest first, without what it said beside them.
+    parts = [_format_alone(exc)]
+    for relation, earlier in chain:
+        parts += [f"\n{WORDS[relation]}\n\n", _format_alone(earlier)]
+    return "".join(reversed(parts))
 
 
-def _causes(exc: BaseException) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+def _format_alone(exc: BaseException) -> str:
+    frames = _guarded(lambda: "".join(traceback.format_tb(TRACEBACK.__get__(exc))), "")
+    head = f"Traceback (most recent call last):\n{frames}" if frames else ""
+    return f"{head}{qualified(type(exc))}: {_message(exc)}\n"
+
+
+def _chain(exc: BaseException) -> tuple[list[tuple[str, BaseException]], bool]:
+    """Return the exceptions that this one came from, nearest first, each with how; and whether these are all."""
+    found: list[tuple[str, BaseException]] = []
     seen = {id(exc)}
-    while len(found) < MOST_CAUSES:
-        if exc.__cause__ is not None:
-            relation, earlier = "cause", exc.__cause__
-        elif exc.__context__ is not None and not exc.__suppress_context__:
-            relation, earlier = "context", exc.__context__
+    while True:
+        cause, context = CAUSE.__get__(exc), CONTEXT.__get__(exc)
+        if cause is not None:
+            relation, earlier = "cause", cause
+        elif context is not None and not SUPPRESS.__get__(exc):
+            relation, earlier = "context", context
         else:
             break
-        if id(earlier) in seen:
-            break
+        if id(earlier) in seen or len(found) == MOST_CAUSES:
+            return found, False
         seen.add(id(earlier))
-        found.append(_summary(earlier) | {"relation": relation})
+        found.append((relation, earlier))
         exc = earlier
-    return found
-
-
-def _arguments(exc: BaseException) -> list[Any] | None:
-    """Return the arguments if JSON carries every one exactly; an OSError's with its file names."""
-    args: tuple[Any, ...] = exc.args
-    if isinstance(exc, OSError) and exc.errno is not None and exc.filename is not None:
-        names = [exc.filename] if exc.filename2 is None else [exc.filename, None, exc.filename2]
-        args = (exc.errno, exc.strerror, *(os.fspath(n) if isinstance(n, os.PathLike) else n for n in names))
-    return list(args) if all(_is_plain(arg) for arg in args) else None
-
-
-def _state(exc: BaseException) -> dict[str, Any]:
-    """Return the attributes that JSON carries: with them `__init__` need not run again."""
-    attributes = getattr(exc, "__dict__", None) or {}
-    return {
-        name: value
-        for name, value in attributes.items()
-        if isinstance(name, str) and name not in {"__notes__", ORIGIN} and _is_plain(name) and _is_plain(value)
-    }
-
-
-def _is_plain(value: object, depth: int = 8) -> bool:
-    """Whether JSON gives exactly this value back."""
-    if value is None or type(value) in {bool, int}:
-        return True
-    if type(value) is float:
-        return math.isfinite(value)
-    if type(value) is str:
-        return written_out(value) == value
-    if depth == 0:
-        return False
-    if type(value) is list:
-        return all(_is_plain(item, depth - 1) for item in cast("list[object]", value))
-    if type(value) is dict:
-        items = cast("dict[object, object]", value).items()
-        return all(type(k) is str and _is_plain(k) and _is_plain(v, depth - 1) for k, v in items)
-    return False
+    causes = _own(exc, "causes") if issubclass(type(exc), TaskFailed) else ()
+    if isinstance(causes, tuple):
+        known = [("cause", cause) for cause in causes if isinstance(cause, TaskFailed)]
+        found += known[: MOST_CAUSES - len(found)]
+    return found, True
 
 
 def _clip(text: str) -> str:
@@ -206,13 +243,15 @@ def _read(stored: bytes) -> dict[str, Any]:
 def _whole(data: object) -> dict[str, Any]:
     """Return a description with all of its members: what other hands have taken out or bent is empty."""
     found = cast("dict[str, Any]", data) if isinstance(data, dict) else {}
-    texts = ("type", "message", "traceback", "relation")
-    whole: dict[str, Any] = {name: text if isinstance(text := found.get(name), str) else "" for name in texts}
-    notes, causes, args, state = (found.get(name) for name in ("notes", "causes", "args", "state"))
+    whole: dict[str, Any] = {name: text if isinstance(text := found.get(name), str) else "" for name in TEXTS}
+    notes, causes = found.get("notes"), found.get("causes")
     whole["notes"] = [note for note in notes if isinstance(note, str)] if isinstance(notes, list) else []
     whole["causes"] = [_whole(cause) for cause in causes] if isinstance(causes, list) else []
+    args, state, members = (found.get(name) for name in ("args", "state", "members"))
     whole["args"] = args if isinstance(args, list) else None
     whole["state"] = state if isinstance(state, dict) else {}
+    whole["members"] = members if isinstance(members, dict) else {}
+    whole["alone"] = found.get("alone") is True
     return whole
 
 
@@ -223,58 +262,34 @@ def _as_task_failed(data: dict[str, Any], task: str | None = None) -> TaskFailed
         traceback=data["traceback"],
         notes=tuple(data["notes"]),
         causes=tuple(_as_task_failed(cause) for cause in data["causes"]),
-        task=task,
+        task=task or data["task"] or None,
     )
 
 
 def _revive(data: dict[str, Any]) -> BaseException:
-    exc = _same_class(data)
+    exc = _guarded(lambda: _same_again(data), None)
     if exc is None:
         exc = _as_task_failed(data)
-    for note in data["notes"]:
-        exc.add_note(note)
-    if data["traceback"]:
-        exc.__bide_traceback__ = data["traceback"]  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+    if data["notes"]:
+        DICT.__get__(exc)["__notes__"] = list(data["notes"])  # `add_note` assigns, by code of the class if it has any
+    if data["traceback"] and type(exc) is not TaskFailed:
+        remember_origin(exc, data["traceback"])
+    if data["alone"]:
+        SUPPRESS.__set__(exc, data["alone"])
     return exc
 
 
-def _same_class(data: dict[str, Any]) -> BaseException | None:
-    """Build the exception by `__new__` and the built-in part of `__init__`; None if that is not safe."""
+def _same_again(data: dict[str, Any]) -> BaseException | None:
     if data["args"] is None:
         return None
-    cls = _find_class(data["type"])
-    if cls is None or not issubclass(cls, Exception):
-        return None
-    if any(isinstance(vars(base).get("__new__"), staticmethod) for base in cls.__mro__):
-        return None  # a __new__ of its own may want what was not stored
-    try:
-        # A Python __init__ may want other arguments than those it passed on; what it set is in the state.
-        init = next(base.__init__ for base in cls.__mro__ if not isinstance(base.__init__, FunctionType))  # type: ignore[misc]
-        exc = cls.__new__(cls, *data["args"])
-        init(exc, *data["args"])
-        for name, value in data["state"].items():
-            setattr(exc, name, value)
-    except Exception:  # noqa: BLE001 - whatever goes wrong in there, TaskFailed is the answer
-        return None
+    if data["qualname"]:
+        cls = find(data["module"], data["qualname"], data["file"])
+        return None if cls is None else put_together(cls, {name: data[name] for name in ("args", "state", "members")})
+    # bide's own failures, and records of versions that did not try: no more than this is known of them.
+    cls = find_by_type(data["type"])
+    exc = None if cls is None else build(cls, data["args"])
+    if exc is not None:
+        if any(is_dunder(name) for name in data["state"]):
+            return None
+        DICT.__get__(exc).update(data["state"])
     return exc
-
-
-def _find_class(name: str) -> type | None:
-    """Return the class of a qualified name, importing its module if need be."""
-    parts = name.split(".")
-    if len(parts) == 1:
-        return _walk(sys.modules["builtins"], parts)
-    for split in range(len(parts) - 1, 0, -1):
-        module = ".".join(parts[:split])
-        try:
-            found = sys.modules.get(module) or importlib.import_module(module)
-        except Exception:  # noqa: BLE001, S112 - a module that fails to import has no class for us
-            continue
-        return _walk(found, parts[split:])
-    return None
-
-
-def _walk(owner: object, names: list[str]) -> type | None:
-    for name in names:
-        owner = getattr(owner, name, None)
-    return owner if isinstance(owner, type) else None

@@ -33,4 +33,14 @@ def check_text(name: object, what: str) -> str:
 
 def written_out(text: str) -> str:
     """Return text that UTF-8 can carry: lone surrogates are written out."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return str.encode(text, "utf-8", "backslashreplace").decode()
+
+
+def shown(name: str) -> str:
+    """Return a name as it may be put into a message or log line: what is not printable is escaped, as by `repr`.
+
+    So a name cannot break a line, move a terminal's cursor or change the direction of the text around it.
+    """
+    if name.isprintable():
+        return name
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in name)

@@ -20,6 +20,7 @@ pub(crate) struct Names {
     pub(crate) task_timeout: Py<PyAny>,
     pub(crate) skip: Py<PyAny>,
     pub(crate) describe: Py<PyAny>,
+    pub(crate) describe_end: Py<PyAny>,
     pub(crate) rebuild: Py<PyAny>,
     pub(crate) context: Py<PyAny>,
     pub(crate) fingerprint: Py<PyAny>,
@@ -61,6 +62,7 @@ pub(crate) fn names(py: Python<'_>) -> PyResult<&Names> {
             task_timeout: of(&errors, "TaskTimeout")?,
             skip: of(&errors, "Skip")?,
             describe: of(&stored, "describe")?,
+            describe_end: of(&stored, "describe_end")?,
             rebuild: of(&stored, "rebuild")?,
             context: py.import("bide._context")?.getattr("Context")?.getattr("_from_encoded")?.unbind(),
             fingerprint: of(&py.import("bide._fingerprint")?, "fingerprint")?,
@@ -158,15 +160,27 @@ pub(crate) fn rebuild(py: Python<'_>, failure: &Failure) -> PyErr {
     })
 }
 
-/// What is stored of an exception.
+/// What is stored of an exception that a body may get again from its journal.
 pub(crate) fn describe(py: Python<'_>, raised: &Raised) -> Failure {
+    described(py, raised, |names| &names.describe)
+}
+
+/// What is stored of an exception that is only ever shown.
+pub(crate) fn describe_end(py: Python<'_>, raised: &Raised) -> Failure {
+    described(py, raised, |names| &names.describe_end)
+}
+
+fn described(py: Python<'_>, raised: &Raised, by: impl FnOnce(&Names) -> &Py<PyAny>) -> Failure {
     let text = names(py)
         .map_err(|error| Raised::new(py, error))
-        .and_then(|names| gil::call1(names.describe.bind(py), raised.value(py)))
+        .and_then(|names| gil::call1(by(names).bind(py), raised.value(py)))
         .ok()
         .and_then(|bytes| bytes.cast::<PyBytes>().ok().map(|bytes| bytes.as_bytes().to_vec()));
     text.and_then(|text| String::from_utf8(text).ok()).and_then(|text| Failure::from_json(&text).ok()).unwrap_or_else(
-        || Failure::new(FailureKind::Raised, "builtins.Exception", "an exception that could not be described"),
+        || {
+            let class = raised.value(py).get_type().qualname().map_or_else(|_| String::new(), |name| name.to_string());
+            Failure::new(FailureKind::Raised, &class, "an exception that could not be described")
+        },
     )
 }
 

@@ -100,12 +100,14 @@ impl Host for Python3 {
 pub(crate) struct Thread<'py> {
     py: Python<'py>,
     engine: Arc<PyEngine>,
+    /// What the condition of a gate has just raised, and whether the task's retry policy covers it.
+    last: Option<(Failure, bool)>,
 }
 
 impl<'py> Thread<'py> {
     pub(crate) fn new(py: Python<'py>, engine: Arc<PyEngine>) -> Self {
         turn::begin(&engine);
-        Self { py, engine }
+        Self { py, engine, last: None }
     }
 }
 
@@ -141,12 +143,16 @@ impl Worker<Python3> for Thread<'_> {
 impl GateWorker<Python3> for Thread<'_> {
     fn poll_gate(&mut self, gate: &Gate<Python3>) -> Polled {
         let py = self.py;
-        panics::no_panic(|| poll_gate(py, &self.engine, gate))
+        panics::no_panic(|| poll_gate(py, &self.engine, gate, &mut self.last))
             .unwrap_or_else(|panicked| Polled::Broken(errors::panicked(&panicked)))
     }
 
     fn retries(&mut self, gate: &Gate<Python3>, failure: &Failure) -> bool {
-        gate_retries(self.py, gate, failure)
+        match &self.last {
+            // As the condition raised it: what is stored of it may not be enough for its class.
+            Some((last, covered)) if last == failure => *covered,
+            _ => gate_retries(self.py, gate, failure),
+        }
     }
 
     fn between(&mut self, now: Duration) {
@@ -312,7 +318,7 @@ fn ended_by(py: Python<'_>, engine: &PyEngine, call: &Call<Python3>, raised: Rai
         return Outcome::Skipped { reason: reason.unwrap_or_default().into() };
     }
     bug::is_at(Place::Body);
-    let failure = errors::describe(py, &raised);
+    let failure = errors::describe_end(py, &raised);
     let retry = matches(call.target(), py, raised.value(py)).then(|| Retry { random: engine.random() });
     let last = call.attempt >= call.run.flow.graph.spec(call.task.ix).retry.attempts;
     if retry.is_none() || last {
@@ -334,7 +340,9 @@ fn matches(body: &PyBody, py: Python<'_>, exception: &Bound<'_, PyAny>) -> bool 
     gil::call1(matches.bind(py), exception).and_then(|answer| gil::is_truthy(&answer)).unwrap_or(false)
 }
 
-fn poll_gate(py: Python<'_>, engine: &PyEngine, gate: &Gate<Python3>) -> Polled {
+/// Asks once. What it raised is kept in `last`, with whether the task's retry policy covers it.
+fn poll_gate(py: Python<'_>, engine: &PyEngine, gate: &Gate<Python3>, last: &mut Option<(Failure, bool)>) -> Polled {
+    *last = None;
     let body = &gate.run.flow.bodies[gate.task.ix as usize];
     let Some(target) = &body.gate else { return Polled::True(Value::NONE) };
     bug::is_at(Place::Gate);
@@ -365,9 +373,14 @@ fn poll_gate(py: Python<'_>, engine: &PyEngine, gate: &Gate<Python3>) -> Polled 
                     Polled::Broken(errors::unencodable(py, &raised, &name.unwrap_or_default()))
                 }
             },
-            Err(raised) => Polled::Broken(errors::describe(py, &raised)),
+            Err(raised) => Polled::Broken(errors::describe_end(py, &raised)),
         },
-        Err(raised) => Polled::Raised(errors::describe(py, &raised)),
+        Err(raised) => {
+            let failure = errors::describe_end(py, &raised);
+            let body = &gate.run.flow.bodies[gate.task.ix as usize];
+            *last = Some((failure.clone(), matches(body, py, raised.value(py))));
+            Polled::Raised(failure)
+        }
     }
 }
 

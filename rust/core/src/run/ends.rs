@@ -61,6 +61,7 @@ impl RunState {
         }
         let detail = self.detail(ix);
         detail.changes = changes;
+        detail.failure = None; // that of an earlier attempt
         detail.blocked_by = None;
         self.attempt_over(ix);
         self.write_row(ix, out);
@@ -139,7 +140,9 @@ impl RunState {
         state.failed = failed;
         state.ended_at = out.now;
         self.troubled = true;
-        self.detail(ix).blocked_by = Some(blocked_by);
+        let detail = self.detail(ix);
+        detail.failure = None;
+        detail.blocked_by = Some(blocked_by);
         self.attempt_over(ix);
         self.write_row(ix, out);
     }

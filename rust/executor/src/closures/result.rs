@@ -170,7 +170,7 @@ pub struct TaskResult {
     pub waited: Duration,
     /// What it is blocked by or was skipped for.
     pub blocked_by: Option<Arc<str>>,
-    /// The last failed attempt's failure.
+    /// The last failed attempt's failure; `None` once the task has completed or was skipped.
     pub error: Option<Failure>,
     output: Option<Value>,
 }
@@ -256,7 +256,8 @@ impl TaskResult {
             ended_at: time(row.ended_at),
             waited: Duration::from_micros(u64::try_from(row.waited).unwrap_or(0)),
             blocked_by: row.blocked_by,
-            error: row.failure,
+            // Rows of older versions have the failure of an earlier attempt, however the task ended.
+            error: row.failure.filter(|_| !matches!(row.status, TaskStatus::Completed | TaskStatus::Skipped)),
             output: row.output,
         }
     }
