@@ -71,6 +71,10 @@ class Context(Mapping[str, Any]):
         """Show the values."""
         return f"Context({self.to_dict()!r})"
 
+    def __reduce__(self) -> tuple[Any, tuple[dict[str, bytes], str]]:
+        """Become its values, encoded, in a copy or pickle."""
+        return Context._from_encoded, (dict(self._encoded()), self._where)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the values as a dict of its own; the values in it are the context's."""
         return {key: self[key] for key in self._values}

@@ -4,6 +4,7 @@ What is stored of an exception, and how it is raised again, is in `_stored_error
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 
 class BideError(Exception):
@@ -113,6 +114,13 @@ class RunFailed(BideError):
         super().__init__(message)
         self.result = result
         self.errors: dict[str, BaseException] = dict(errors or {})
+
+    def __setstate__(self, state: dict[str, Any] | None) -> None:
+        """Take the state of a copy or pickle, and with it the cause, which Python leaves out."""
+        super().__setstate__(state)
+        first = getattr(self.result, "error", None)
+        if isinstance(first, BaseException):
+            self.__cause__ = first
 
 
 def not_yet(feature: str) -> BideError:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bide._context import Context
 from bide._errors import RunFailed, TaskFailed
+from bide._plain_snapshot import PlainSnapshot
 from bide._status import RunStatus, SubStatus, TaskStatus
 from bide._stored_errors import task_failed
 from bide._text import is_text
@@ -36,7 +37,7 @@ class _Tasks(Mapping[str, TaskResult]):
 
     __slots__ = ("_names", "_snapshot")
 
-    def __init__(self, snapshot: "_core.Snapshot") -> None:
+    def __init__(self, snapshot: "_core.Snapshot | PlainSnapshot") -> None:
         self._snapshot = snapshot
         self._names = snapshot.names()
 
@@ -79,7 +80,7 @@ class RunResult(Mapping[str, Any]):
 
     __slots__ = ("_cause", "_snapshot")
 
-    def __init__(self, snapshot: "_core.Snapshot", cause: BaseException | None = None) -> None:
+    def __init__(self, snapshot: "_core.Snapshot | PlainSnapshot", cause: BaseException | None = None) -> None:
         """Read a snapshot; `cause` is the original of the first failure, if it is at hand."""
         self._snapshot = snapshot
         self._cause = cause
@@ -169,11 +170,26 @@ class RunResult(Mapping[str, Any]):
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names of the tasks that completed."""
-        return (name for name in self._snapshot.names() if self._snapshot.output(name))
+        snapshot = self._snapshot
+        if isinstance(snapshot, PlainSnapshot):
+            return snapshot.completed()
+        return (name for name in snapshot.names() if snapshot.output(name))
 
     def __len__(self) -> int:
         """Count the tasks that completed."""
         return sum(1 for _ in self)
+
+    def __reduce__(self) -> "tuple[type[RunResult], tuple[_core.Snapshot | PlainSnapshot]]":
+        """Become plain values in a pickle. The original exception stays in its process."""
+        return RunResult, (self._snapshot,)
+
+    def __copy__(self) -> "RunResult":
+        """Return the result itself: nothing of it changes, and each value is made anew when it is asked for."""
+        return self
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> "RunResult":
+        """Return the result itself, likewise."""
+        return self
 
     def __repr__(self) -> str:
         """Show workflow, status and id."""

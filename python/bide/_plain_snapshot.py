@@ -1,0 +1,101 @@
+"""`PlainSnapshot`: a run's snapshot as plain values, which a copy or pickle of a result has instead of the engine's.
+
+It answers as `_core.Snapshot` does. Each returned value is pickled by itself and unpickled when it is asked for:
+one that cannot be pickled, or not be read in the other process, leaves the rest of the result as it is.
+"""
+
+import copyreg
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from bide import _core
+from bide._errors import BideError
+
+if TYPE_CHECKING:
+    from bide._core import _TaskRow
+
+Output: TypeAlias = bytes | str | None
+"""A returned value, pickled; or why it could not be; or None without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlainSnapshot:
+    """A run as it stood when it was copied or pickled."""
+
+    id: str
+    workflow: str
+    key: str | None
+    status: str
+    blocked_by: str | None
+    failure: bytes | None
+    started_at: datetime
+    ended_at: datetime | None
+    rows: "dict[str, _TaskRow]"
+    returned: dict[str, Output]
+    values: dict[str, bytes]
+
+    def names(self) -> list[str]:
+        """Return the names of the tasks, in declaration order."""
+        return list(self.rows)
+
+    def completed(self) -> Iterator[str]:
+        """Return the names of the tasks that returned something, also what cannot be pickled."""
+        return (name for name, returned in self.returned.items() if returned is not None)
+
+    def task(self, task: str) -> "_TaskRow | None":
+        """Return what is known of a task; None for an unknown one."""
+        return self.rows.get(task)
+
+    def output(self, task: str) -> list[Any] | None:
+        """Return what a task returned, in a list of one; an empty list if nothing (yet); None for an unknown task."""
+        if task not in self.rows:
+            return None
+        returned = self.returned[task]
+        if isinstance(returned, str):
+            msg = f"what task {task!r} returned is not in this copy of the result, because {returned}"
+            raise BideError(msg)
+        return [] if returned is None else [pickle.loads(returned)]  # noqa: S301 - as much trusted as the pickle it is in
+
+    def context_values(self) -> dict[str, bytes]:
+        """Return the context as the tasks have left it: names with encoded values."""
+        return self.values
+
+
+def plain(snapshot: "_core.Snapshot") -> PlainSnapshot:
+    """Return all that a snapshot knows."""
+    rows = {name: row for name in snapshot.names() if (row := snapshot.task(name)) is not None}
+    return PlainSnapshot(
+        id=snapshot.id,
+        workflow=snapshot.workflow,
+        key=snapshot.key,
+        status=snapshot.status,
+        blocked_by=snapshot.blocked_by,
+        failure=snapshot.failure,
+        started_at=snapshot.started_at,
+        ended_at=snapshot.ended_at,
+        rows=rows,
+        returned={name: _returned(snapshot, name) for name in rows},
+        values=snapshot.context_values(),
+    )
+
+
+def _returned(snapshot: "_core.Snapshot", task: str) -> Output:
+    try:
+        output = snapshot.output(task)
+        return pickle.dumps(output[0]) if output else None
+    except Exception as problem:  # noqa: BLE001 - a value's own code; the reason is given to whoever asks for the value
+        return f"{type(problem).__name__}: {problem}"
+
+
+def _reduced(snapshot: "_core.Snapshot") -> tuple[Any, tuple[Any, ...]]:
+    return _same, (plain(snapshot),)
+
+
+def _same(snapshot: PlainSnapshot) -> PlainSnapshot:
+    return snapshot
+
+
+copyreg.pickle(_core.Snapshot, _reduced)
