@@ -156,8 +156,8 @@ def test_the_stored_format_never_changes(value: object, data: bytes) -> None:
     assert exactly(Codec().decode(data), value)
 
 
-@pytest.mark.parametrize("make", [lambda: 10**30, lambda: -(10**30), lambda: 10**6000 + 7, lambda: -(2**63) - 1])
-def test_an_int_of_any_size_comes_back(make: Callable[[], int]) -> None:
+@pytest.mark.parametrize("make", [lambda: 10**30, lambda: -(10**30), lambda: 10**4300 - 1, lambda: -(2**63) - 1])
+def test_an_int_of_up_to_4300_digits_comes_back(make: Callable[[], int]) -> None:
     value = make()
     for annotation in (int, Any, int | None):
         codec = Codec(annotation)
@@ -231,7 +231,7 @@ REFUSED: list[tuple[object, object, str]] = [
     (Any, {"a": (1, 2)}, 'result["a"] = (1, 2) is tuple and would come back as list'),
     (Any, [{1}], "result[0] = {1} is set and would come back as list"),
     (Any, {"a": {1: 2}}, 'result["a"][1] = 1 is int as a key and would come back as str'),
-    (Any, {1: "a", "1": "b"}, "result[1] = 'a' would not come back"),
+    (Any, {1: "a", "1": "b"}, "result[1] = 1 is int as a key and would come back as str"),
     (Any, {1: "a", 2: "b"}, "result[1] = 1 is int as a key and would come back as str"),
     (Any, OrderedDict(a=1), "OrderedDict"),
     (Any, Path("x"), "PosixPath and would come back as str"),
@@ -249,8 +249,8 @@ REFUSED: list[tuple[object, object, str]] = [
     (int, "3", "result does not fit int"),
     (int, True, "result does not fit int"),
     (bool, 1, "result does not fit bool"),
-    (float, 1, "result = 1 is int and would come back as float"),
-    (list[float], [1.5, 2], "result[1] = 2 is int and would come back as float"),
+    (float, 2**53 + 1, "result does not fit float"),
+    (float, True, "result does not fit float"),
     (None, 3, "result does not fit"),
     (str, None, "result does not fit str"),
     (Literal["a"], "b", "does not fit"),
@@ -266,7 +266,8 @@ REFUSED: list[tuple[object, object, str]] = [
     (Any, np.float64(1.0), "numpy.float64 and would come back as float"),
     (np.float64, np.float64("nan"), "np.float64(nan) cannot be stored"),
     (Any, np.zeros(3), ".tolist()"),
-    (np.float32, np.float64(0.1), "numpy.float64 and would come back as numpy.float32"),
+    (np.float32, np.float64(0.5), "numpy.float64 and would come back as numpy.float32"),
+    (np.float32, np.float64(0.1), "float32, which cannot hold 0.1"),
     (datetime, datetime(2026, 10, 25, 2, 30, fold=1), "would come back as"),  # noqa: DTZ001 - fold is what is lost
 ]
 
@@ -385,8 +386,11 @@ def test_codec_refuses_what_it_cannot_register() -> None:
         bide.codec("Unknown", str, str)  # type: ignore[arg-type]
     with pytest.raises(bide.DefinitionError, match="decode must be callable"):
         bide.codec(Unknown, str, None)  # type: ignore[arg-type]
-    with pytest.raises(bide.DefinitionError, match="stores this type already"):
-        bide.codec(Point, str, str)
+    with pytest.raises(bide.DefinitionError, match="no instances of its own"):
+        bide.codec(Row, str, str)
+    for cls in (int, str, dict, set, datetime, Decimal, UUID, Path, enum.Enum, np.float64):
+        with pytest.raises(bide.DefinitionError, match="stores this type already"):
+            bide.codec(cls, str, str)
 
 
 def test_a_registered_type_is_compared_by_encoding_again() -> None:
@@ -406,8 +410,7 @@ def test_equal_sets_have_equal_bytes() -> None:
     assert codec.encode(one) == codec.encode(two)
     assert codec.encode({"a": {"c", "b"}}) == b'j{"a":["b","c"]}'
     assert codec.decode(codec.encode(one)) == one
-    with pytest.raises(bide.SerializationError, match=r"result\[0\] = .* cannot be put in order"):
-        Codec(list[set[Frozen]]).encode([{Frozen(1), Frozen(2)}])
+    assert Codec(list[set[Frozen]]).encode([{Frozen(2), Frozen(1)}]) == b'j[[{"x":1},{"x":2}]]'
 
 
 @dataclasses.dataclass

@@ -190,7 +190,7 @@ BAD_INPUTS: list[tuple[list[Callable[..., Any]], Any, type[Exception], str]] = [
     ([_number], {"n": "3"}, bide.SerializationError, "input 'n' of workflow 'w' is not what task '_number' takes"),
     ([_named], {"n": 3}, bide.DefinitionError, "nothing takes the input 'n'"),
     ([_takes_context], {"x": {"a": [float("nan")]}}, bide.SerializationError, r"""value\["a"\]\[0\] = nan"""),
-    ([load], {"path": "\ud800"}, bide.SerializationError, "input 'path' of workflow 'w': .*surrogate"),
+    ([load], {"path": "\ud800"}, bide.SerializationError, "input 'path' of workflow 'w' .*surrogate"),
 ]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
-from bide._codec import Codec
+from bide._codec import Codec, is_pickle
 from bide._context import Context
 from bide._errors import DefinitionError, not_yet
 from bide._signature import MISSING, Names, Param, read
@@ -133,7 +133,7 @@ def with_writers(binding: Binding, writers: dict[str, Codec], where: str) -> Bin
                 "annotate it Annotated[T, bide.Pickle] as well"
             )
             raise DefinitionError(msg)
-        return source if source.codec is not None else source._replace(codec=writer)
+        return source._replace(codec=writer if source.codec is None else source.codec.for_writer(writer))
 
     return binding._replace(
         positional=tuple(map(read, binding.positional)),
@@ -181,7 +181,7 @@ def _source(parameter: Param, annotation: object, where: str, task_names: Collec
         target, kind = named.name, "input"
     else:
         target, kind = name, "task" if name in task_names else "input"
-    codec = Codec(_without(annotation), where, root=f"parameter {name!r}")
+    codec = Codec(_optional(_without(annotation), default), where, root=f"parameter {name!r}")
     if kind == "task":
         return Source("task", target, None if annotation is MISSING else codec, default, name)
     return Source("input", target, codec, default, name)
@@ -241,12 +241,22 @@ def _without(annotation: Any) -> Any:  # noqa: ANN401 - annotations are anything
     return Annotated[(inner, *kept)] if kept else inner
 
 
+def _optional(annotation: Any, default: object) -> Any:  # noqa: ANN401 - annotations are anything
+    """Return the annotation of a parameter whose default is None: then None may also be passed."""
+    if default is not None or annotation is MISSING or is_pickle(annotation):
+        return annotation
+    try:
+        return typing.Optional[annotation]  # noqa: UP045 - it may be one that has no `|`
+    except TypeError:  # it is no type; the codec says so
+        return annotation
+
+
 def _inputs(sources: Iterable[Source]) -> tuple[InputParam, ...]:
-    """Return each input once: required if any parameter requires it."""
-    inputs: dict[str, InputParam] = {}
-    for source in sources:
-        if source.kind == "input" and source.codec is not None:
-            earlier = inputs.get(source.name)
-            required = source.default is MISSING or (earlier is not None and earlier.required)
-            inputs[source.name] = InputParam(source.name, required, earlier.codec if earlier else source.codec)
-    return tuple(inputs.values())
+    """Return each input once for each annotation it is read by: required if any parameter requires it."""
+    read = [(source, source.codec) for source in sources if source.kind == "input" and source.codec is not None]
+    required = {source.name for source, _ in read if source.default is MISSING}
+    found: list[InputParam] = []
+    for source, codec in read:
+        if not any(one.name == source.name and one.codec.annotation == codec.annotation for one in found):
+            found.append(InputParam(source.name, source.name in required, codec))
+    return tuple(found)

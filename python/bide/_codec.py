@@ -6,16 +6,17 @@ A value is one tag byte and a payload, a format that can never change:
 ``n``  None
 ``t``  True
 ``f``  False
-``i``  an int: its decimal digits, of any size
+``i``  an int: its decimal digits
 ``d``  a finite float: its `repr`
 ``s``  a str: UTF-8
 ``j``  anything else: JSON text, with `_hooks.py` for what JSON does not know
+``m``  likewise with pydantic models: a line of JSON, the fields that were not set (`_models.py`), then the text
 ``p``  a pickle, only where the annotation is ``Annotated[T, bide.Pickle]``
 =====  ==========================================================
 
 An exact None, bool, int, float or str always has its own tag. The writer checks what it has written: it decodes
 the bytes by its annotation and compares (`_compare.py`), so what cannot come back the same is the writer's error,
-before anything is committed.
+before anything is committed. What msgspec does not do by itself for an annotation is planned in `_shapes.py`.
 """
 
 import logging
@@ -29,7 +30,7 @@ from typing import Annotated, Any, Never, NoReturn, Union, get_args, get_origin
 
 import msgspec
 
-from bide import _compare, _hooks
+from bide import _compare, _hooks, _models, _shapes
 from bide._errors import DefinitionError, SerializationError
 
 LONGEST_PATH = 400
@@ -42,10 +43,21 @@ SCALAR_TAGS = "ntfids"
 _FAST: dict[object, str] = {None: "n", NoneType: "n", bool: "tf", int: "i", float: "d", str: "s"}
 _ANYTHING = (Parameter.empty, Any, object, Never, NoReturn)
 
+MOST_DIGITS = 4300
+"""More digits than CPython itself converts are refused: both ways take time that grows with their square."""
+
+_BEYOND = 10**MOST_DIGITS
+_MOST_READ = 100_000
+"""Digits of an int that an earlier bide has written."""
+
+_FEW_DIGITS = 600
+"""Python converts so many whatever `sys.set_int_max_str_digits` says."""
+
 _log = logging.getLogger("bide")
 _json_encode = msgspec.json.Encoder(enc_hook=_hooks.to_json).encode
-_json_encode_sets = msgspec.json.Encoder(enc_hook=_hooks.to_json, order="deterministic").encode
 _decode_anything = msgspec.json.Decoder()
+_decode_marks = msgspec.json.Decoder(_models.Marks)
+_BYTES = (bytes, bytearray, memoryview)
 # Of these there is nothing to find out, and most annotations are one.
 _scalar_decoders = {kind: msgspec.json.Decoder(kind, dec_hook=_hooks.from_json) for kind in (bool, int, float, str)}
 
@@ -64,37 +76,59 @@ class Codec:
     scalar of such a tag by itself. `where` names the writer or reader in errors, `root` the value ("result").
     """
 
-    __slots__ = ("_decoder", "_exact", "_to_json", "annotation", "fast", "pickled", "root", "where")
+    __slots__ = ("_decoder", "_exact", "_plan", "annotation", "fast", "pickled", "root", "where")
 
-    def __init__(self, annotation: object = Parameter.empty, where: str = "a value", *, root: str = "result") -> None:
-        """Compile the annotation."""
+    def __init__(
+        self,
+        annotation: object = Parameter.empty,
+        where: str = "a value",
+        *,
+        root: str = "result",
+        bytes_from_text: bool = True,
+    ) -> None:
+        """Compile the annotation; without `bytes_from_text`, text within a value is not read as base64."""
         self.where = where
         self.root = root
         self.annotation = annotation
-        self.pickled = annotation is not Parameter.empty and _is_pickle(annotation)
+        self.pickled = annotation is not Parameter.empty and is_pickle(annotation)
         self.fast = _fast_tags(annotation)
         self._exact = annotation is Parameter.empty or annotation is Any or annotation is object
+        self._plan: _shapes.Plan | None = None
         self._decoder: msgspec.json.Decoder[Any] = _decode_anything
-        self._to_json: Callable[[object], bytes] = _json_encode
         if self.fast == SCALAR_TAGS:
             self.annotation = Any
         elif type(annotation) is type and annotation in _scalar_decoders:
             self._decoder = _scalar_decoders[annotation]
         elif not self.pickled:
-            self._decoder = self._compile()
+            self._compile(bytes_from_text=bytes_from_text)
 
     def __repr__(self) -> str:
         """Show what it is for."""
         return f"<Codec of {self.root} in {self.where}: {self.annotation!r}>"
 
+    @property
+    def has_bytes(self) -> bool:
+        """Whether there are bytes anywhere in the values."""
+        return self._plan is not None and (self._plan.has_bytes or self._plan.hard)
+
+    def for_writer(self, writer: "Codec") -> "Codec":
+        """Return this reader's codec for what `writer` writes: if that has no bytes, text is text."""
+        if not self.has_bytes or writer.has_bytes:
+            return self
+        return Codec(self.annotation, self.where, root=self.root, bytes_from_text=False)
+
     def encode(self, value: object) -> bytes:
         """Return `value` as stored bytes, checked to come back the same by this codec's annotation."""
+        return self.weigh(self.encode_unweighed(value))
+
+    def encode_unweighed(self, value: object) -> bytes:
+        """Do the same, whatever it takes."""
         data = _encode_scalar(value)
         if data is None:
-            data = self._encode_pickle(value) if self.pickled else self._encode_json(value)
-        elif chr(data[0]) not in self.fast and not self.pickled:
-            self._check(value, data)
-        return self._weigh(data)
+            return self._encode_pickle(value) if self.pickled else self._encode_json(value)
+        if chr(data[0]) not in self.fast and not self.pickled:
+            self._refuse_difference(self._difference(value, data))
+        return data
 
     def decode(self, data: bytes) -> Any:  # noqa: ANN401 - it is whatever the annotation says
         """Return the value in stored bytes, by this codec's annotation."""
@@ -106,21 +140,39 @@ class Codec:
             msg = f"{self.where}: {self.root} does not fit {_show(self.annotation)}: {problem}"
             raise SerializationError(msg) from problem
 
+    def weigh(self, data: bytes) -> bytes:
+        """Warn of a large value and refuse a huge one."""
+        size = len(data)
+        if size > WARN_ABOVE:
+            if size > REFUSE_ABOVE:
+                takes = math.ceil(size / 2**20 * 10) / 10  # never "64.0 MiB, more than 64"
+                msg = f"{self.where}: {self.root} takes {takes} MiB, more than 64 MiB: store a path instead"
+                raise SerializationError(msg)
+            _log.warning("%s: %s takes %.1f MiB: consider storing a path", self.where, self.root, size / 2**20)
+        return data
+
     # --- compiling -------------------------------------------------------------------------------------------------
 
-    def _compile(self) -> msgspec.json.Decoder[Any]:
+    def _compile(self, *, bytes_from_text: bool) -> None:
         what = f"{self.where}: {self.root} is annotated {_show(self.annotation)}, which"
+        unknown, part = None, self.annotation
         try:
-            unknown = _hooks.unsupported(self.annotation)
-            if _hooks.has_sets(self.annotation):  # equal sets must have equal bytes, in every process
-                self._to_json = _json_encode_sets
+            plan = _shapes.Plan(self.annotation, bytes_from_text=bytes_from_text)
+            for part in plan.for_msgspec():
+                unknown = unknown or _hooks.unsupported(part)
             if unknown is None:
-                return msgspec.json.Decoder(self.annotation, dec_hook=_hooks.from_json)
+                self._plan = plan if plan.active else None
+                if not plan.hard:
+                    self._decoder = msgspec.json.Decoder(self.annotation, dec_hook=_hooks.from_json)
+                return
         except NameError as problem:
             msg = f"{what} uses a name that does not exist at run time: {problem}. {REMEDY_NAME}"
             raise DefinitionError(msg) from None
         except Exception as problem:  # noqa: BLE001 - an annotation may be anything at all
-            msg = f"{what} cannot be stored: {problem}. {REMEDY_TYPE}"
+            found = _hooks.culprit(part)
+            remedy = REMEDY_TYPE if found is None else f"Register it with {_hooks.call(found[0])}"
+            why = problem if found is None else f"msgspec cannot do {_show(found[0])}: {found[1]}"
+            msg = f"{what} cannot be stored: {why}. {remedy}"
             raise DefinitionError(msg) from None
         msg = (
             f"{what} cannot be stored, because bide does not know {_show(unknown)}: register it with "
@@ -132,15 +184,30 @@ class Codec:
     # --- writing ---------------------------------------------------------------------------------------------------
 
     def _encode_json(self, value: object) -> bytes:
+        plan = self._plan
         try:
-            data = b"j" + self._to_json(value)
+            data = self._written(value, plan if plan is not None and plan.rewrites else None)
+            difference = self._difference(value, data)
+            if difference is not None and plan is not None and plan.moments and not plan.rewrites:
+                data = self._written(value, plan)  # a zone, which msgspec leaves out
+                difference = self._difference(value, data)
+        except SerializationError:
+            raise
         except RecursionError:
-            self._refuse("refers to itself, or is nested too deeply", _compare.find_culprit(value, self._fails))
+            self._refuse(*self._too_deep(value))
         except Exception as problem:  # noqa: BLE001 - the user's own types may raise anything in there
             path, culprit, reason = _compare.find_culprit(value, self._fails)
-            self._refuse(reason or str(problem) or type(problem).__name__, (path, culprit, None))
-        self._check(value, data)
+            self._refuse(path, culprit, reason or f"cannot be stored: {problem or type(problem).__name__}")
+        self._refuse_difference(difference)
         return data
+
+    def _written(self, value: object, plan: "_shapes.Plan | None") -> bytes:
+        raw = _json_encode(value if plan is None else plan.write(value))
+        if self._plan is not None and self._plan.models:
+            marks = _models.unset(value, _compare.parts)
+            if marks:
+                return b"m" + msgspec.json.encode(marks) + b"\n" + raw
+        return b"j" + raw
 
     def _encode_pickle(self, value: object) -> bytes:
         try:
@@ -150,60 +217,57 @@ class Codec:
             msg = f"{self.where}: {self.root} cannot be pickled: {problem}"
             raise SerializationError(msg) from problem
         if type(back) is not type(value):
-            self._refuse(f"is unpickled as {_show(type(back))}", ("", value, None))
+            self._refuse("", value, f"is unpickled as {_show(type(back))}")
         return data
 
-    def _check(self, value: object, data: bytes) -> None:
+    def _difference(self, value: object, data: bytes) -> "_compare.Difference | None":
         """Decode what was written and walk both; a difference is the writer's error."""
         try:
             back = self._decode(data)
+        except RecursionError:
+            raise
         except Exception as problem:
             found = _compare.find_number(value)
             if found is not None:
-                self._refuse("cannot be stored: JSON has no such number", (found[0], found[1], None))
+                self._refuse(*found, "cannot be stored: JSON has no such number")
             msg = f"{self.where}: {self.root} does not fit {_show(self.annotation)}: {problem}"
             raise SerializationError(msg) from problem
-        difference = _compare.compare(value, back)
-        if difference is not None:
-            self._refuse(difference.reason, (difference.path, difference.value, None))
+        return _compare.compare(value, back)
 
-    def _refuse(self, reason: str, found: tuple[str, object, str | None]) -> Never:
-        path, culprit, _ = found
+    def _refuse_difference(self, difference: "_compare.Difference | None") -> None:
+        if difference is not None:
+            self._refuse(*difference)
+
+    def _refuse(self, path: str, culprit: object, reason: str) -> Never:
         if len(path) > LONGEST_PATH:
             half = LONGEST_PATH // 2
             path = f"{path[:half]} ... {path[-half:]}"
         if self._exact and "would come back as" in reason:
             reason += f"; annotate {self.root}, or convert it"
-        msg = f"{self.where}: {self.root}{path} = {_clip(culprit)} {reason}"
+        msg = f"{self.where}: {self.root}{path} = {_compare.show(culprit)} {reason}"
         raise SerializationError(msg)
+
+    def _too_deep(self, value: object) -> tuple[str, object, str]:
+        try:
+            return _compare.find_depth(value)
+        except Exception:  # noqa: BLE001 - there may be no stack left even for that
+            return "", value, _compare.TOO_DEEP
 
     def _fails(self, value: object) -> str | None:
         """Why `value` cannot be encoded; None if it can."""
         if type(value) is float and not math.isfinite(value):
             return "cannot be stored: JSON has no such number"
+        if type(value) is int and not -_BEYOND < value < _BEYOND:
+            return f"cannot be stored: it has more than {MOST_DIGITS} digits"
         try:
-            self._to_json(value)
+            _json_encode(value)
         except RecursionError:
-            return "refers to itself, or is nested too deeply"
-        except TypeError as problem:
-            if "'<' not supported" in str(problem):
-                return "is or has a set whose elements cannot be put in order: use a list, or give their class __lt__"
-            return f"cannot be stored: {problem}"
+            return _compare.TOO_DEEP
         except UnicodeEncodeError:
             return "has a lone surrogate, which is not text: decode it properly, or pass bytes in base64"
         except Exception as problem:  # noqa: BLE001 - the user's own types may raise anything in there
             return f"cannot be stored: {problem}"
         return None
-
-    def _weigh(self, data: bytes) -> bytes:
-        size = len(data)
-        if size > WARN_ABOVE:
-            if size > REFUSE_ABOVE:
-                takes = math.ceil(size / 2**20 * 10) / 10  # never "64.0 MiB, more than 64"
-                msg = f"{self.where}: {self.root} takes {takes} MiB, more than 64 MiB: store a path instead"
-                raise SerializationError(msg)
-            _log.warning("%s: %s takes %.1f MiB: consider storing a path", self.where, self.root, size / 2**20)
-        return data
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -217,15 +281,38 @@ class Codec:
                 raise SerializationError(msg)
             return pickle.loads(data[1:])  # noqa: S301 - asked for by the annotation on both sides
         if tag == "j":
-            return self._decoder.decode(data[1:])
+            return self._decode_json(data[1:])
+        if tag == "m":
+            marks, _, raw = data[1:].partition(b"\n")
+            value = self._decode_json(raw)
+            _models.mark(value, _decode_marks.decode(marks), _compare.parts)
+            return value
         value = _decode_scalar(tag, data)
         if tag in self.fast or self.pickled:
             return value
-        return msgspec.convert(value, self.annotation, dec_hook=_hooks.from_json)
+        return self._converted(value)
+
+    def _decode_json(self, raw: bytes) -> Any:  # noqa: ANN401 - as in decode
+        plan = self._plan
+        if plan is not None and plan.must_read(raw):
+            return plan.read(_decode_anything.decode(raw))
+        return self._decoder.decode(raw)
+
+    def _converted(self, value: object) -> Any:  # noqa: ANN401 - as in decode
+        """Return a stored scalar by the annotation, where that loses nothing."""
+        if self._plan is not None:
+            back = self._plan.read(value)
+        else:
+            back = msgspec.convert(value, self.annotation, dec_hook=_hooks.from_json)
+        kind, other = type(value), type(back)
+        if (kind is str and other in _BYTES) or (kind is int and other is float and back != value):
+            msg = f"Expected `{other.__name__}`, got `{kind.__name__}` {_compare.show(value)}"
+            raise ValueError(msg)
+        return back
 
 
 REMEDY_NAME = "Import it outside of `if TYPE_CHECKING:`, or define it at module level, or leave the annotation out"
-REMEDY_TYPE = "Name one type that can be decoded (a Path or a str, not either), or leave the annotation out"
+REMEDY_TYPE = "Name one type that can be decoded: a Path or a str, not either"
 
 
 def encode_plain(value: object) -> bytes | None:
@@ -241,7 +328,8 @@ def _encode_scalar(value: object) -> bytes | None:
         except UnicodeEncodeError:
             return None  # JSON refuses it as well, with the path
     if kind is int:
-        return b"i" + _digits(value)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        # What is too long is refused with the path.
+        return b"i" + _digits(value) if -_BEYOND < value < _BEYOND else None  # type: ignore[arg-type] # pyright: ignore[reportArgumentType, reportOperatorIssue]
     if value is None:
         return b"n"
     if kind is bool:
@@ -255,10 +343,7 @@ def _decode_scalar(tag: str, data: bytes) -> object:
     if tag == "s":
         return data[1:].decode()
     if tag == "i":
-        try:
-            return int(data[1:])
-        except ValueError:
-            return int(Decimal(data[1:].decode()))
+        return _number(data[1:])
     if tag == "d":
         return float(data[1:])
     if tag in "ntf":
@@ -270,11 +355,35 @@ def _decode_scalar(tag: str, data: bytes) -> object:
 def _digits(value: int) -> bytes:
     try:
         return str(value).encode()
-    except ValueError:  # more digits than Python converts by default; Decimal has no such limit
+    except ValueError:  # `sys.set_int_max_str_digits` allows fewer; Decimal has no such limit
         return str(Decimal(value)).encode()
 
 
-def _is_pickle(annotation: object) -> bool:
+def _number(digits: bytes) -> int:
+    try:
+        return int(digits)
+    except ValueError:
+        if not _is_older(digits):
+            raise
+        return -_joined(digits[1:]) if digits[:1] == b"-" else _joined(digits)
+
+
+def _is_older(digits: bytes) -> bool:
+    """Whether an earlier bide may have written this, which took an int of any size."""
+    return digits.lstrip(b"-").isdigit() and len(digits) <= _MOST_READ
+
+
+def _joined(digits: bytes) -> int:
+    """Return the number by halves, whose product is much cheaper than converting all of them at once."""
+    if len(digits) <= _FEW_DIGITS:
+        return int(digits)
+    half = len(digits) // 2
+    shift: int = 10**half
+    return _joined(digits[:-half]) * shift + _joined(digits[-half:])
+
+
+def is_pickle(annotation: object) -> bool:
+    """Whether an annotation asks for a pickle."""
     return get_origin(annotation) is Annotated and any(
         note is Pickle or isinstance(note, Pickle) for note in get_args(annotation)[1:]
     )
@@ -300,14 +409,6 @@ def _show(annotation: object) -> str:
     else:
         text = str(annotation)
     return text.replace("pathlib._local.", "pathlib.")  # where CPython 3.13 keeps it
-
-
-def _clip(value: object) -> str:
-    try:
-        text = repr(value)
-    except Exception:  # noqa: BLE001 - a broken __repr__, or a cycle that has no end
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= 80 else text[:77] + "..."  # noqa: PLR2004 - a line's worth
 
 
 def codec(cls: type, encode: Callable[[Any], Any], decode: Callable[[Any], Any]) -> None:

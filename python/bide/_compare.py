@@ -1,24 +1,32 @@
 """Whether a value comes back the same from the store: original and decoded side by side.
 
-Same type at every place and equal leaves; dataclasses, attrs classes, structs and pydantic models by field;
-types of `bide.codec` and classes without an `__eq__` by encoding both again. It also finds the place inside a
-value that cannot be encoded at all. Paths read like Python: ``["a"][3].x``.
+Same type at every place and equal leaves, but for an exact int where a float is annotated; dataclasses, attrs
+classes, structs and pydantic models by field, and with what they have beside their fields (`_state.py`); types of
+`bide.codec` and classes without an `__eq__` by encoding both again. It also finds the place inside a value that
+cannot be encoded at all. Paths read like Python: ``["a"][3].x``.
 """
 
 import dataclasses
-import functools
-import inspect
 import json
 import math
 from collections.abc import Callable, Iterator
 from datetime import datetime, time
+from decimal import Decimal
+from enum import Enum
 from typing import Any, NamedTuple
 
 import msgspec
 
-from bide import _hooks
+from bide import _hooks, _models, _moments, _state
 
 SCALARS = frozenset({type(None), bool, int, float, str})
+
+DEEPEST = 200
+"""How many levels a value may have."""
+
+TOO_DEEP = f"refers to itself, or is nested too deeply (more than {DEEPEST} levels)"
+
+_encode = msgspec.json.Encoder(enc_hook=_hooks.to_json).encode
 
 
 class Difference(NamedTuple):
@@ -33,33 +41,38 @@ class Difference(NamedTuple):
         return self._replace(path=way + self.path)
 
 
-def compare(a: object, b: object) -> Difference | None:
+def compare(a: object, b: object, depth: int = 0) -> Difference | None:
     """Return the first difference between the original `a` and the decoded `b`."""
     kind = type(a)
     if kind is float and not math.isfinite(a):  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
         return Difference("", a, "cannot be stored: JSON has no such number")
     if type(b) is not kind:
+        if kind is int and type(b) is float:
+            return None if a == b else Difference("", a, "is an integer that no float holds")
         return Difference("", a, f"is {_name(kind)} and would come back as {_name(type(b))}")
     if kind in SCALARS:
-        return None if a == b else Difference("", a, f"would come back as {b!r}")
-    hook = _hooks.registered(kind)
-    if hook is not None:
-        return _compare_again(hook.encode(a), hook.encode(b), a)
-    if isinstance(a, (list, tuple)):
-        return _compare_items(a, b)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-    if isinstance(a, dict):
-        return _compare_mapping(a, b)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-    if isinstance(a, (set, frozenset)):
-        return _compare_sets(a, b)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-    names = fields(a)
-    if names is not None:
-        return _compare_fields(a, b, names)
-    return _compare_leaf(a, b)
+        return None if a == b and (a or repr(a) == repr(b)) else Difference("", a, f"would come back as {b!r}")
+    if a is b and (isinstance(a, Enum) or a is msgspec.UNSET):
+        return None
+    if depth >= DEEPEST:
+        return Difference("", a, TOO_DEEP)
+    return _compare_parts(a, b, depth + 1)
 
 
 def step(key: object) -> str:
     """Return one step of a path, into a mapping: `["a"]`."""
-    return f"[{json.dumps(key, ensure_ascii=False)}]" if isinstance(key, str) else f"[{key!r}]"
+    if isinstance(key, str):
+        return f"[{json.dumps(key, ensure_ascii=False)}]"
+    return f"[{show(key)}]"
+
+
+def show(value: object) -> str:
+    """Return a value's `repr`, whatever it does, in a line."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - a broken __repr__, a cycle that has no end, an int of too many digits
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= 80 else text[:77] + "..."  # noqa: PLR2004 - a line's worth
 
 
 def fields(value: object) -> list[str] | None:
@@ -71,7 +84,7 @@ def fields(value: object) -> list[str] | None:
         return list(cls.__struct_fields__)
     if hasattr(cls, "__attrs_attrs__"):
         return [attribute.name for attribute in cls.__attrs_attrs__]
-    if _hooks.is_pydantic(cls):
+    if _models.is_model(cls):
         return [*cls.model_fields, *(getattr(value, "__pydantic_extra__", None) or ())]
     return None
 
@@ -92,6 +105,17 @@ def children(value: object) -> Iterator[tuple[str, object]]:
             yield f".{name}", getattr(value, name, None)
 
 
+def parts(value: object) -> Iterator[tuple[int | str, object]]:
+    """Yield the parts of a value by attribute or position; a set's have neither."""
+    if isinstance(value, dict):
+        yield from enumerate(value.values())
+    elif isinstance(value, (list, tuple)):
+        yield from enumerate(value)
+    elif type(value) not in SCALARS:
+        for name in fields(value) or ():
+            yield name, getattr(value, name, None)
+
+
 def find_culprit(value: object, fails: Callable[[object], str | None]) -> tuple[str, object, str | None]:
     """Return path, part and reason of the innermost part of `value` that `fails` to be encoded by itself."""
     path, reason, above = "", fails(value), {id(value)}
@@ -106,7 +130,28 @@ def find_culprit(value: object, fails: Callable[[object], str | None]) -> tuple[
             above.add(id(part))
             break
         else:
+            for key in value if isinstance(value, dict) else ():
+                why = fails({key: None})
+                if why is not None and not isinstance(key, str):
+                    return path + step(key), key, why.replace("cannot be stored", "cannot be a key")
             return path, value, reason
+
+
+def find_depth(value: object) -> tuple[str, object, str]:
+    """Return path, part and reason of the first part that lies too deep, or within itself."""
+    way: list[tuple[str, object, Iterator[tuple[str, object]]]] = [("", value, children(value))]
+    above = {id(value)}
+    while way:
+        found = next(way[-1][2], None)
+        if found is None:
+            above.discard(id(way.pop()[1]))
+        elif type(found[1]) not in SCALARS:
+            if len(way) >= DEEPEST or id(found[1]) in above:
+                reason = "refers to itself" if id(found[1]) in above else TOO_DEEP
+                return "".join(name for name, _, _ in way) + found[0], found[1], reason
+            way.append((*found, children(found[1])))
+            above.add(id(found[1]))
+    return "", value, TOO_DEEP
 
 
 def find_number(value: object, path: str = "", depth: int = 64) -> tuple[str, object] | None:
@@ -121,87 +166,126 @@ def find_number(value: object, path: str = "", depth: int = 64) -> tuple[str, ob
     return None
 
 
-def _compare_items(a: list[Any] | tuple[Any, ...], b: list[Any] | tuple[Any, ...]) -> Difference | None:
+def _compare_parts(a: Any, b: Any, depth: int) -> Difference | None:  # noqa: ANN401 - a kind a line
+    """Compare two values of one type, which is no scalar's."""
+    kind = type(a)
+    hook = _hooks.registered(kind)
+    if hook is not None:
+        return _compare_again(hook.encode(a), hook.encode(b), a)
+    if isinstance(a, (list, tuple)):
+        return _compare_items(a, b, depth) or (None if kind in {list, tuple} else _compare_fields(a, b, [], depth))
+    if isinstance(a, dict):
+        return _compare_mapping(a, b, depth)
+    if isinstance(a, (set, frozenset)):
+        return _compare_sets(a, b, depth)
+    names = fields(a)
+    if names is not None:
+        return _compare_fields(a, b, names, depth)
+    return _compare_leaf(a, b) or _compare_fields(a, b, [], depth)
+
+
+def _compare_items(a: list[Any] | tuple[Any, ...], b: list[Any] | tuple[Any, ...], depth: int) -> Difference | None:
     kinds = list(map(type, a))
     if SCALARS.issuperset(kinds) and kinds == list(map(type, b)) and a == b:
         return None  # at the speed of C; a NaN is equal to nothing, so it is never missed
     if len(a) != len(b):
         return Difference("", a, f"has {len(a)} items and would come back with {len(b)}")
     for index, (one, other) in enumerate(zip(a, b, strict=True)):
-        difference = compare(one, other)
+        difference = compare(one, other, depth)
         if difference is not None:
             return difference.under(f"[{index}]")
     return None
 
 
-def _compare_mapping(a: dict[Any, Any], b: dict[Any, Any]) -> Difference | None:
-    """Compare by key; the order may differ, as it does beside sets, which are written in order."""
+def _compare_mapping(a: dict[Any, Any], b: dict[Any, Any], depth: int) -> Difference | None:
+    """Compare pairs in their order; what differs is found by key, so that the reason names the right one."""
+    if len(a) == len(b):
+        for (key, one), (twin, other) in zip(a.items(), b.items(), strict=True):
+            if key != twin:
+                break
+            difference = (None if type(key) is str and type(twin) is str else _compare_keys(key, twin, depth)) or (
+                compare(one, other, depth)
+            )
+            if difference is not None:
+                return difference.under(step(key))
+        else:
+            return None
     twins = {key: key for key in b}
-    places = zip(a, b, strict=False) if len(a) == len(b) else ((key, key) for key in a)
-    for key, beside in places:
+    for key, beside in zip(a, [*b, *a], strict=False):
         twin = twins.get(key, beside)
         if type(key) is not type(twin):
-            reason = f"is {_name(type(key))} as a key and would come back as {_name(type(twin))}"
-            return Difference(step(key), key, reason)
+            return Difference(
+                step(key), key, f"is {_name(type(key))} as a key and would come back as {_name(type(twin))}"
+            )
         if key not in twins:
             return Difference(step(key), a[key], "would not come back")
-        difference = (None if type(key) is str else compare(key, twin)) or compare(a[key], b[key])
-        if difference is not None:
-            return difference.under(step(key))
     if len(a) != len(b):
         return Difference("", a, f"has {len(a)} keys and would come back with {len(b)}")
-    return None
+    return Difference("", a, "would come back with its keys in another order")
 
 
-def _compare_sets(a: set[Any] | frozenset[Any], b: set[Any] | frozenset[Any]) -> Difference | None:
+def _compare_keys(key: object, twin: object, depth: int) -> Difference | None:
+    if type(key) is not type(twin) and not (type(key) is int and type(twin) is float):
+        return Difference("", key, f"is {_name(type(key))} as a key and would come back as {_name(type(twin))}")
+    return compare(key, twin, depth)
+
+
+def _compare_sets(a: set[Any] | frozenset[Any], b: set[Any] | frozenset[Any], depth: int) -> Difference | None:
     if a != b:
-        return Difference("", a, f"would come back as {b!r}")
+        return Difference("", a, f"would come back as {show(b)}")
     twins = {item: item for item in b}
     for item in a:
-        difference = compare(item, twins[item])
+        difference = compare(item, twins[item], depth)
         if difference is not None:
             return difference.under("{...}")
     return None
 
 
-def _compare_fields(a: object, b: object, names: list[str]) -> Difference | None:
-    for name in (*names, *_beside(a, names)):
-        there = hasattr(a, name), hasattr(b, name)
-        if there == (False, False):
+def _compare_fields(a: object, b: object, names: list[str], depth: int) -> Difference | None:
+    """Compare attributes: the fields, and what is beside them, which comes back only if building sets it again."""
+    for name in (*names, *_state.beside(a, names)):
+        mine, other = _state.get(a, name), _state.get(b, name)
+        if mine is other is _state.MISSING:
             continue
-        if there != (True, True):
-            return Difference(f".{name}", getattr(a, name, None), "would not come back")
-        difference = compare(getattr(a, name), getattr(b, name))
+        if mine is _state.MISSING or other is _state.MISSING:
+            return Difference(f".{name}", None if mine is _state.MISSING else mine, "would not come back")
+        if _state.is_cached(type(a), name) and type(mine) is type(other) and _state.is_plain_object(mine):
+            continue  # it is computed again
+        difference = compare(mine, other, depth)
         if difference is not None:
             return difference.under(f".{name}")
+    return _compare_model(a, b) if _models.is_model(type(a)) else None
+
+
+def _compare_model(a: Any, b: Any) -> Difference | None:  # noqa: ANN401 - a pydantic model
     if getattr(a, "__pydantic_private__", None) != getattr(b, "__pydantic_private__", None):
         return Difference("", a, "has private attributes that would not come back")
+    if _models.fields_set(a) != _models.fields_set(b):
+        return Difference("", a, f"has other fields set than would come back ({sorted(_models.fields_set(b))})")
     return None
 
 
-def _beside(value: object, names: list[str]) -> list[str]:
-    """Return the attributes that are no fields, which come back only if building the value sets them again."""
-    others = getattr(value, "__dict__", {}).keys() - names
-    return [name for name in sorted(others) if not _is_cached(type(value), name)]
-
-
-def _is_cached(cls: type, name: str) -> bool:
-    """Whether an attribute is a `cached_property`, which can be computed again."""
-    return isinstance(inspect.getattr_static(cls, name, None), functools.cached_property)
-
-
-def _compare_leaf(a: object, b: object) -> Difference | None:
-    if type(a).__eq__ is object.__eq__:
+def _compare_leaf(a: Any, b: Any) -> Difference | None:  # noqa: ANN401 - two of a type
+    if isinstance(a, (datetime, time)):
+        if _moments.same(a, b):
+            return None
+        zone = f": bide keeps {_name(type(a.tzinfo))} not here" if a.tzinfo is not None else ""
+        return Difference("", a, f"would come back as {b!r}{zone}")
+    if isinstance(a, Decimal):
+        if a.is_nan():
+            return Difference("", a, "cannot be stored: it is not a number")
+        return None if a.as_tuple() == b.as_tuple() else Difference("", a, f"would come back as {b!r}")
+    if _state.is_plain_object(a):
         return _compare_again(a, b, a)
-    if isinstance(a, (datetime, time)) and (a.fold != b.fold or a.utcoffset() != b.utcoffset()):  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
-        return Difference("", a, f"would come back as {b!r}")
-    return None if bool(a == b) else Difference("", a, f"would come back as {b!r}")
+    alike = bool(a == b)
+    if alike and _hooks.is_numpy(type(a)):
+        alike = a.dtype == b.dtype and a.tobytes() == b.tobytes()
+    return None if alike else Difference("", a, f"would come back as {show(b)}")
 
 
 def _compare_again(a: object, b: object, original: object) -> Difference | None:
     """Compare by encoding: for what has no equality of its own, the stored form is the identity."""
-    encode = msgspec.json.Encoder(enc_hook=_hooks.to_json).encode
-    return None if encode(a) == encode(b) else Difference("", original, f"would come back as {b!r}")
+    return None if _encode(a) == _encode(b) else Difference("", original, f"would come back as {show(b)}")
 
 
 def _name(cls: type) -> str:

@@ -1,12 +1,15 @@
 """`Context`: JSON values shared down a workflow's graph. A body has its own copy; only what it changed is kept.
 
-Values are held encoded until they are asked for. What changed is found at the end by comparing encoded values, so a
-change inside a list counts, and a key that was only read does not. How changes of several tasks merge is the core's.
+Values are held encoded until they are asked for. What changed is found at the end by comparing values as encoded: a
+change inside a list counts, a key that was only read does not, nor does the order of a dict's keys. How changes of
+several tasks merge is the core's.
 """
 
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import msgspec
 
 from bide._codec import Codec
 from bide._compare import step
@@ -14,6 +17,7 @@ from bide._errors import BideError, DefinitionError
 from bide._text import is_text
 
 _ABSENT: Any = object()
+_by_value = msgspec.json.Encoder(order="sorted").encode
 
 
 class Context(Mapping[str, Any]):
@@ -149,8 +153,7 @@ class Context(Mapping[str, Any]):
             if value is _ABSENT:
                 continue
             data, before = self._encode(key, value), self._base.get(key)
-            # The core may have written the same JSON in another way (after a merge): decode it to be sure.
-            if data != before and (before is None or data != self._encode(key, self._codec_of(key).decode(before))):
+            if data != before and (before is None or not self._is_equal(key, value, before)):
                 changed.append((key, data))
         changed.extend((key, None) for key in self._base if key not in self._values)
         return changed
@@ -167,6 +170,10 @@ class Context(Mapping[str, Any]):
         if self._read_only:
             msg = "the context is read-only within a step and a condition: change it in the body"
             raise BideError(msg)
+
+    def _is_equal(self, key: str, value: object, before: bytes) -> bool:
+        """Whether a value is the one it began as, whatever the order of a dict's keys and the way it is written."""
+        return _by_value(self._codec_of(key).decode(before)) == _by_value(value)
 
     def _codec_of(self, key: str) -> Codec:
         """Return the codec, which names `key` from now on; made late, since most bodies touch few keys."""

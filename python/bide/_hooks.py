@@ -7,13 +7,15 @@ type in it that neither msgspec nor this file knows. Nothing is imported for it:
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import PurePath
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin, is_typeddict
 
 import msgspec
 from msgspec import inspect as shapes
 
 from bide._errors import DefinitionError
+from bide._models import dump, is_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,11 @@ class Hook:
     decode: Callable[[Any], Any]
 
 
-_registered: dict[type, Hook] = {}
+_ATTRIBUTE = "__bide_codec__"
+"""Where a class keeps its hook, so that nothing here keeps the class."""
+
+_fixed: dict[type, Hook] = {}
+"""The hooks of classes that take no attributes: those of C, which stay as long as the process."""
 
 
 def register(cls: type, encode: Callable[[Any], Any], decode: Callable[[Any], Any]) -> None:
@@ -32,62 +38,83 @@ def register(cls: type, encode: Callable[[Any], Any], decode: Callable[[Any], An
     if not isinstance(cls, type):
         msg = f"bide.codec takes a class first, not {cls!r}"
         raise DefinitionError(msg)
-    for what, function in (("encode", encode), ("decode", decode)):
+    what = f"bide.codec({cls.__qualname__})"
+    for name, function in (("encode", encode), ("decode", decode)):
         if not callable(function):
-            msg = f"bide.codec({cls.__qualname__}): {what} must be callable, not {function!r}"
+            msg = f"{what}: {name} must be callable, not {function!r}"
             raise DefinitionError(msg)
-    if not isinstance(shapes.type_info(cls), shapes.CustomType):
-        msg = f"bide.codec({cls.__qualname__}): bide stores this type already, field by field or as JSON"
+    if is_typeddict(cls):
+        msg = f"{what}: a TypedDict has no instances of its own, which are plain dicts: register a class"
         raise DefinitionError(msg)
-    _registered[cls] = Hook(encode, decode)
+    if _is_ours(cls):
+        msg = f"{what}: bide stores this type already, and not everything of this type is yours: register a subclass"
+        raise DefinitionError(msg)
+    try:
+        setattr(cls, _ATTRIBUTE, Hook(encode, decode))
+    except (AttributeError, TypeError):
+        _fixed[cls] = Hook(encode, decode)
+
+
+def _is_ours(cls: type) -> bool:
+    """Whether a class of the standard library or of numpy is stored without being registered."""
+    if is_numpy(cls):
+        return True
+    if (cls.__module__ or "").partition(".")[0] not in sys.stdlib_module_names or cls.__module__ == "__main__":
+        return False
+    return issubclass(cls, (PurePath, Enum)) or not isinstance(shapes.type_info(cls), shapes.CustomType)
 
 
 def registered(cls: type) -> Hook | None:
     """Return the hook of a registered type."""
-    return _registered.get(cls)
+    return cls.__dict__.get(_ATTRIBUTE) or _fixed.get(cls)
+
+
+def decoded(cls: type, data: Any) -> Any:  # noqa: ANN401 - what encode gave
+    """Return the instance of a registered class that its decode makes of `data`."""
+    if type(data) is cls:
+        return data
+    hook = registered(cls)
+    value = data if hook is None else hook.decode(data)
+    if not isinstance(value, cls):
+        msg = f"the decode of bide.codec({cls.__qualname__}) returned a {type(value).__qualname__}"
+        raise ValueError(msg)  # noqa: TRY004 - like every value that does not fit
+    return value
 
 
 def to_json(value: Any) -> Any:  # noqa: ANN401 - msgspec asks with anything
     """Return something that JSON can carry for a value that it cannot."""
     cls = type(value)
-    hook = _registered.get(cls)
+    hook = registered(cls)
     if hook is not None:
         return hook.encode(value)
     if isinstance(value, PurePath):
         return str(value)
     if is_numpy(cls):
-        plain = value.item()
-        if type(plain) is not cls:
-            return plain
-    if is_pydantic(cls):
-        return msgspec.Raw(value.model_dump_json(by_alias=True, round_trip=True).encode())
-    remedy = ": store a path, or .tolist()" if hasattr(value, "tolist") else f": register it with {_call(cls)}"
-    msg = f"bide does not know the type {cls.__module__}.{cls.__qualname__}{remedy}"
+        return _plain_number(value, cls)
+    if is_model(cls):
+        return msgspec.Raw(dump(value))
+    msg = f"bide does not know the type {cls.__module__}.{cls.__qualname__}{_remedy(value)}"
     raise TypeError(msg)
 
 
 def from_json(cls: type, value: Any) -> Any:  # noqa: ANN401 - msgspec asks with anything
     """Return a value of `cls` for what `to_json` gave."""
     cls = get_origin(cls) or cls
-    hook = _registered.get(cls)
-    if hook is not None:
-        return hook.decode(value)
+    if registered(cls) is not None:
+        return decoded(cls, value)
     if issubclass(cls, PurePath):
         if not isinstance(value, str):
             msg = f"Expected `str` for a {cls.__name__}, got `{type(value).__name__}`"
             raise ValueError(msg)  # noqa: TRY004 - what msgspec expects of a value that does not fit
         return cls(value)
     if is_numpy(cls):
-        if value is None:
-            msg = f"Expected a value for {cls.__name__}, got `null` (NaN and infinity cannot be stored)"
-            raise ValueError(msg)
-        return cls(value)
-    if is_pydantic(cls):
+        return _number(cls, value)
+    if is_model(cls):
         model: Any = cls
         return model.model_validate_json(msgspec.json.encode(value))
     if cls is object:
         return value
-    msg = f"bide does not know the type {cls.__module__}.{cls.__qualname__}: register it with {_call(cls)}"
+    msg = f"bide does not know the type {cls.__module__}.{cls.__qualname__}: register it with {call(cls)}"
     raise TypeError(msg)
 
 
@@ -97,9 +124,33 @@ def is_numpy(cls: type) -> bool:
     return numpy is not None and issubclass(cls, numpy.generic)
 
 
-def is_pydantic(cls: type) -> bool:
-    """Whether this is a pydantic model."""
-    return hasattr(cls, "__pydantic_validator__") and hasattr(cls, "model_validate_json")
+def _plain_number(value: Any, cls: type) -> Any:  # noqa: ANN401 - a numpy scalar
+    numpy: Any = sys.modules["numpy"]
+    if issubclass(cls, numpy.datetime64):
+        return str(value)  # as many digits as its unit has
+    if issubclass(cls, numpy.timedelta64):
+        unit, multiple = numpy.datetime_data(value.dtype)
+        return [int(value.astype("int64")), f"{multiple}{unit}" if unit != "generic" else unit]
+    plain = value.item()
+    if type(plain) is cls:
+        msg = f"bide does not know the type {cls.__module__}.{cls.__qualname__}: convert it, say with float()"
+        raise TypeError(msg)
+    return plain
+
+
+def _number(cls: Any, value: Any) -> Any:  # noqa: ANN401 - a class of numpy scalars
+    numpy: Any = sys.modules["numpy"]
+    if value is None:
+        msg = f"Expected a value for {cls.__name__}, got `null` (NaN and infinity cannot be stored)"
+        raise ValueError(msg)
+    if issubclass(cls, (numpy.datetime64, numpy.timedelta64)):
+        return cls(*value) if isinstance(value, list) else cls(value)
+    number = cls(value)
+    plain = number.item()
+    if (type(plain) is bool) != (type(value) is bool) or plain != value:
+        msg = f"Expected a value for {cls.__name__}, which cannot hold {value!r}"
+        raise ValueError(msg)
+    return number
 
 
 def unsupported(annotation: object) -> object | None:
@@ -108,17 +159,11 @@ def unsupported(annotation: object) -> object | None:
         if isinstance(node, shapes.CustomType):
             cls = get_origin(node.cls) or node.cls
             known = isinstance(cls, type) and (
-                cls in _registered or cls is object or issubclass(cls, PurePath) or is_numpy(cls) or is_pydantic(cls)
+                registered(cls) or cls is object or issubclass(cls, PurePath) or is_numpy(cls) or is_model(cls)
             )
             if not known:
                 return cls
     return None
-
-
-def has_sets(annotation: object) -> bool:
-    """Whether an annotation has sets inside, which have no order of their own."""
-    nodes = _nodes(shapes.type_info(annotation), set())
-    return any(isinstance(node, (shapes.SetType, shapes.FrozenSetType)) for node in nodes)
 
 
 def _nodes(node: object, seen: set[int]) -> Iterator[object]:
@@ -133,5 +178,32 @@ def _nodes(node: object, seen: set[int]) -> Iterator[object]:
             yield from _nodes(getattr(node, name), seen)
 
 
-def _call(cls: type) -> str:
+def culprit(annotation: object) -> tuple[type, str] | None:
+    """Return the innermost class in an annotation that msgspec takes for one of its own and cannot do, and why."""
+    found = None
+    open_parts: list[Any] = [annotation]
+    seen: list[Any] = []
+    while open_parts:
+        part = open_parts.pop(0)
+        if part in seen:
+            continue
+        seen.append(part)
+        open_parts.extend(get_args(part))
+        if isinstance(part, type) and not get_args(part):
+            try:
+                shapes.type_info(part)
+            except Exception as problem:  # noqa: BLE001 - this is what is looked for
+                found = part, str(problem)
+                open_parts.extend(getattr(part, "__annotations__", {}).values())
+    return found
+
+
+def _remedy(value: object) -> str:
+    if hasattr(value, "tolist"):
+        return ": store a path, or .tolist()"
+    return f": register it with {call(type(value))}, and name it in the annotation"
+
+
+def call(cls: type) -> str:
+    """Return the call that registers a class, as a user would write it."""
     return f"bide.codec({cls.__name__}, encode, decode)"

@@ -42,10 +42,10 @@ class CompiledTask(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class InputPlan:
-    """How one run input is stored: by its first reader's annotation; every reader must be able to read it."""
+    """How one run input is stored: in the form that every reader of it takes, whatever their order."""
 
     readers: tuple[tuple[str, InputParam], ...]
-    codec: Codec
+    """The name of each task that reads it, and how."""
     plain: Codec
     fast: frozenset[int]
     """First bytes of the values that every reader takes as they are."""
@@ -56,14 +56,30 @@ class InputPlan:
         data = encode_plain(value)
         if data is not None and data[0] in self.fast and len(data) <= WARN_ABOVE:
             return data
-        data = (self.codec if data is None else self.plain).encode(value)
+        if not self.readers:
+            return self.plain.encode(value)
+        forms: set[bytes] = set()
+        asked: list[object] = []
         for task_name, parameter in self.readers:
+            if parameter.codec.annotation in asked:
+                continue
+            asked.append(parameter.codec.annotation)
             try:
-                parameter.codec.decode(data)
+                if data is None:
+                    forms.add(parameter.codec.encode_unweighed(value))
+                else:
+                    parameter.codec.decode(data)
             except SerializationError as problem:
                 msg = f"{self.plain.where} is not what task {task_name!r} takes: {problem}"
                 raise SerializationError(msg) from None
-        return data
+        return self.plain.weigh(self._chosen(forms) if data is None else data)
+
+    def _chosen(self, forms: set[bytes]) -> bytes:
+        if len(forms) > 1:
+            readers = _list(name for name, _ in self.readers)
+            msg = f"{self.plain.where} is stored in another form by each annotation of the tasks {readers}: use one"
+            raise SerializationError(msg)
+        return forms.pop()
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,15 +337,12 @@ def _collect_inputs(workflow: str, tasks: Iterable[CompiledTask]) -> Mapping[str
 
 
 def _plan(workflow: str, name: str, readers: tuple[tuple[str, InputParam], ...]) -> InputPlan:
-    where = f"input {name!r} of workflow {workflow!r}"
-    plain = Codec(where=where, root="value")
     fast = set(SCALAR_TAGS)
     for _, parameter in readers:
         fast &= set(parameter.codec.fast)
     return InputPlan(
         readers=readers,
-        codec=Codec(readers[0][1].codec.annotation, where, root="value") if readers else plain,
-        plain=plain,
+        plain=Codec(where=f"input {name!r} of workflow {workflow!r}", root="value"),
         fast=frozenset(map(ord, fast)),
         required_by=next((task_name for task_name, parameter in readers if parameter.required), None),
     )
