@@ -72,6 +72,24 @@ def test_the_same_json_written_in_another_way_is_no_change() -> None:
     assert context.changes() == []
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "changed"),
+    [
+        (b'j{"a":1,"b":{"c":2,"d":3}}', {"b": {"d": 3, "c": 2}, "a": 1}, False),
+        (b'j[{"a":1,"b":2}]', [{"b": 2, "a": 1}], False),
+        (b"j[1,2]", [2, 1], True),
+        (b'j{"a":1}', {"a": 1.0}, True),
+        (b'j{"a":1}', {"a": True}, True),
+        (b'j{"a":0.0}', {"a": -0.0}, True),
+        (b"i1", 1.0, True),
+    ],
+)
+def test_a_change_is_one_of_value_whatever_the_order_of_keys(before: bytes, now: object, changed: bool) -> None:
+    context = Context._from_encoded({"k": before})
+    context["k"] = now
+    assert bool(context.changes()) is changed
+
+
 def test_what_is_never_asked_for_is_never_decoded() -> None:
     context = Context._from_encoded({"broken": b"j{", "fine": b"i1"})
     assert context["fine"] == 1

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import bide
 from processes import killed, ran
@@ -114,6 +116,75 @@ def test_otherwise_the_later_declared_wins_with_a_warning_that_names_both(
     assert result["bottom"]["k"] == 2  # right ended first, but left is declared before it
     warnings = [record.getMessage() for record in caplog.records if record.name == "bide"]
     assert any("left" in line and "right" in line and "k" in line for line in warnings)
+
+
+@pytest.mark.parametrize("readers", [0, 1, 2])
+def test_a_conflict_is_warned_of_once_by_who_sees_it_or_at_the_end(
+    runner: bide.Runner, caplog: pytest.LogCaptureFixture, readers: int
+) -> None:
+    def changing(name: str, value: object, depends_on: list[str]) -> Any:
+        def body(context: bide.Context) -> None:
+            if value is None:
+                context["seen by " + name] = context["k"]
+            else:
+                context["k"] = value
+
+        return bide.task(body, name=name, depends_on=depends_on)
+
+    leaves = [changing("left", 1, []), changing("right", 2, [])]
+    flow = bide.Workflow("w", leaves + [changing(f"reader{n}", None, ["left", "right"]) for n in range(readers)])
+    with caplog.at_level(logging.WARNING, "bide"):
+        result = runner.run(flow)
+        assert [result.context["k"] for _ in range(3)] == [2, 2, 2]
+        runner.close()  # what it had to say is said
+    warnings = [record.getMessage() for record in caplog.records if record.name == "bide"]
+    assert warnings == [
+        "tasks 'left' and 'right' of workflow 'w' both changed 'k' of the context without seeing each other's change; "
+        "'right' is declared later and wins: let one depend on the other"
+    ]
+
+
+@pytest.mark.parametrize("value", [1, [1], {"a": [1, {"b": 2}]}])
+def test_leaves_that_agree_are_no_conflict(
+    runner: bide.Runner, caplog: pytest.LogCaptureFixture, value: object
+) -> None:
+    def body(context: bide.Context) -> None:
+        context["k"] = {"same": value}
+
+    with caplog.at_level(logging.WARNING, "bide"):
+        runner.run(bide.Workflow("w", [bide.task(body, name="left"), bide.task(body, name="right")]))
+        runner.close()
+    assert not [record for record in caplog.records if record.name == "bide"]
+
+
+PRIVATE = ("$serde_json::private::Number", "$serde_json::private::RawValue")
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from([*PRIVATE, "a", "b", "", "é\n"]),
+        st.recursive(
+            st.none() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from(["12", "é"]),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*PRIVATE, "x"]), inner),
+            max_leaves=6,
+        ),
+    )
+)
+def test_a_dict_with_any_keys_survives_a_merge(start: dict[str, Any]) -> None:
+    def side(name: str) -> Any:
+        def body(context: bide.Context) -> None:
+            context["k"][name] = {PRIVATE[0]: "1"}
+
+        return bide.task(body, name=name)
+
+    @bide.task(depends_on=["left", "right"])
+    def bottom(context: bide.Context) -> Any:
+        return context["k"]
+
+    with bide.Runner(":memory:") as runner:
+        got = runner.run(bide.Workflow("w", [side("left"), side("right"), bottom]), {"k": start})["bottom"]
+    assert repr(got) == repr(start | {"left": {PRIVATE[0]: "1"}, "right": {PRIVATE[0]: "1"}})
 
 
 def test_an_untouched_key_never_wins_over_a_touched_one(runner: bide.Runner) -> None:

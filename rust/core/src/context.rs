@@ -33,6 +33,7 @@
 //! as long as its value is no map or list; elements of lists are never looked into.
 
 mod history;
+mod json;
 mod piece;
 #[cfg(test)]
 mod properties;
@@ -121,7 +122,7 @@ impl Conflict {
 /// What a task sees of the context: keys in the order in which they first came, and the conflicts on the way there.
 ///
 /// A conflict that an ancestor has seen the result of and written over is not told again; one that nobody has
-/// touched since is told to every task that sees it.
+/// touched since is in the view of every task that sees it; the executor warns of it once.
 #[must_use]
 pub fn view<'a>(
     graph: &Graph,

@@ -380,6 +380,11 @@ impl<H: Host> Engine<H> {
                     let name = run.flow.graph.workflow();
                     self.log(Level::Warning, &format!("run {} of '{name}' is paused: {reason}", run.id));
                 }
+                if matches!(status, RunStatus::Completed | RunStatus::Failed) {
+                    for conflict in run.conflicts_left() {
+                        self.log(Level::Warning, &conflict.message(&run.flow.graph));
+                    }
+                }
                 run.settled.settle(Settlement::Run(status));
                 let watched = self.watched.lock().remove(&run.id);
                 if let Some(settled) = watched.and_then(|settled| settled.upgrade()) {

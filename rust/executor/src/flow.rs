@@ -1,6 +1,6 @@
 //! A registered workflow, and a run of it in memory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,11 +69,13 @@ pub(crate) struct Rare<H: Host> {
     pub(crate) overdue: Overdue<H>,
     /// What tasks are blocked by that no row says: the last error of a condition, the cap of parked bodies.
     notes: HashMap<TaskIx, Arc<str>>,
+    /// Conflicts of the context that were warned of.
+    told: HashSet<Conflict>,
 }
 
 impl<H: Host> Default for Rare<H> {
     fn default() -> Self {
-        Self { overdue: HashMap::new(), notes: HashMap::new() }
+        Self { overdue: HashMap::new(), notes: HashMap::new(), told: HashSet::new() }
     }
 }
 
@@ -140,6 +142,28 @@ impl<H: Host> Run<H> {
     pub fn final_context(&self) -> Result<View, String> {
         let changes = self.changes(0..self.flow.graph.len() as TaskIx)?;
         Ok(context::final_view(&self.flow.graph, &self.inputs, |of| changes.get(&of)))
+    }
+
+    /// Of these conflicts, those that this process has not been warned of yet.
+    #[must_use]
+    pub fn untold(&self, mut conflicts: Vec<Conflict>) -> Vec<Conflict> {
+        if !conflicts.is_empty() {
+            let mut rare = self.rare.lock();
+            let told = &mut rare.get_or_insert_default().told;
+            conflicts.retain(|conflict| told.insert(conflict.clone()));
+        }
+        conflicts
+    }
+
+    /// The conflicts in what all tasks together have left that no task's body has met.
+    pub(crate) fn conflicts_left(&self) -> Vec<Conflict> {
+        let several = {
+            let state = self.state.lock();
+            (0..self.flow.graph.len() as TaskIx).filter(|ix| state.changes(*ix).is_some()).take(2).count() == 2
+        };
+        // Changes that do not read back are the error of whoever reads the context.
+        let conflicts = several.then(|| self.final_context().ok()).flatten().map(|(_, conflicts)| conflicts);
+        self.untold(conflicts.unwrap_or_default())
     }
 
     fn changes(&self, of: impl Iterator<Item = TaskIx>) -> Result<HashMap<TaskIx, Changes>, String> {

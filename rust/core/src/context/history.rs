@@ -6,8 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use serde_json::Value as Json;
-
+use super::json::Json;
 use super::piece::{Leaf, Meeting, Piece, Tell, Writer};
 use super::{Conflict, Key};
 use crate::graph::Graph;
@@ -87,8 +86,8 @@ fn seen_by_each(graph: &Graph, key: &Key<'_>) -> Vec<Seen> {
 
 /// A map or a list that can be looked into; any other value cannot, nor can text that is not JSON or too deep.
 fn parse(value: &Value) -> Option<Json> {
-    let json = (value.tag() == b'j').then(|| serde_json::from_slice::<Json>(value.payload()).ok())??;
-    (json.is_array() || json.is_object()).then_some(json)
+    let json = (value.tag() == b'j').then(|| Json::parse(value.payload()))??;
+    matches!(json, Json::List(_) | Json::Map(_)).then_some(json)
 }
 
 /// All that happened to a key since the last point that all its writers share.
@@ -187,7 +186,11 @@ impl<'a> History<'a> {
                 .rev()
                 .find_map(|(value, written)| value.filter(|_| written.as_ref() == Some(&*json)))
                 .cloned()
-                .or_else(|| Some(Value::tagged(b'j', json.to_string().as_bytes()))),
+                .or_else(|| {
+                    let mut text = String::new();
+                    json.write(&mut text);
+                    Some(Value::tagged(b'j', text.as_bytes()))
+                }),
         }
     }
 }

@@ -2,13 +2,12 @@
 //!
 //! The rule that this carries out stands at the top of `context.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use serde_json::Value as Json;
-
 use super::history::Seen;
+use super::json::Json;
 use crate::id::TaskIx;
 use crate::value::Value;
 
@@ -88,10 +87,10 @@ impl Piece {
     /// A value that owes nothing to what was there before.
     pub(super) fn fresh(by: Option<Writer>, wrote: &Json) -> Self {
         let what = match wrote {
-            Json::Array(list) => What::List(Rc::new(List { first: list.as_slice().into(), more: BTreeMap::new() })),
-            Json::Object(map) => {
-                let field = |(at, (key, value)): (u32, (&String, &Json))| {
-                    (key.as_str().into(), Field { born: (by, at), piece: Self::fresh(by, value) })
+            Json::List(list) => What::List(Rc::new(List { first: list.as_slice().into(), more: BTreeMap::new() })),
+            Json::Map(map) => {
+                let field = |(at, (key, value)): (u32, &(Arc<str>, Json))| {
+                    (Arc::clone(key), Field { born: (by, at), piece: Self::fresh(by, value) })
                 };
                 What::Map(Rc::new(Map { maker: None, fields: (0..).zip(map).map(field).collect() }))
             }
@@ -107,23 +106,23 @@ impl Piece {
     /// What this becomes when a task that saw it writes this value.
     pub(super) fn write(&self, by: Writer, wrote: &Json) -> Self {
         let what = match (&self.what, wrote) {
-            (What::Map(map), Json::Object(new)) => {
+            (What::Map(map), Json::Map(new)) => {
                 let mut map = Rc::clone(map);
                 Rc::make_mut(&mut map).write(self.by, by, new);
                 What::Map(map)
             }
-            (What::Absent, Json::Object(new)) => {
+            (What::Absent, Json::Map(new)) => {
                 let mut map = Map { maker: Some(by), fields: BTreeMap::new() };
                 map.write(self.by, by, new);
                 What::Map(Rc::new(map))
             }
-            (What::List(list), Json::Array(new)) if list.begins(new) => {
+            (What::List(list), Json::List(new)) if list.begins(new) => {
                 let mut list = Rc::clone(list);
                 let more = new[list.len()..].into();
                 Rc::make_mut(&mut list).more.insert(by, more);
                 What::List(list)
             }
-            (What::Absent, Json::Array(new)) => {
+            (What::Absent, Json::List(new)) => {
                 let more = BTreeMap::from([(by, new.as_slice().into())]);
                 What::List(Rc::new(List { first: [].into(), more }))
             }
@@ -193,12 +192,12 @@ impl Piece {
         match &self.what {
             What::Absent | What::Leaf(Leaf::Raw(_)) => None,
             What::Leaf(Leaf::Json(json)) => Some((**json).clone()),
-            What::List(list) => Some(list.elements().cloned().collect()),
+            What::List(list) => Some(Json::List(list.elements().cloned().collect())),
             What::Map(map) => {
                 let mut fields: Vec<_> = map.fields.iter().collect();
                 fields.sort_by_key(|(_, field)| field.born);
-                let pairs = fields.into_iter().filter_map(|(key, field)| Some((key.to_string(), field.piece.json()?)));
-                Some(Json::Object(pairs.collect()))
+                let pairs = fields.into_iter().filter_map(|(key, field)| Some((Arc::clone(key), field.piece.json()?)));
+                Some(Json::Map(pairs.collect()))
             }
         }
     }
@@ -207,12 +206,12 @@ impl Piece {
     pub(super) fn is(&self, value: &Json) -> bool {
         match (&self.what, value) {
             (What::Leaf(Leaf::Json(leaf)), _) => **leaf == *value,
-            (What::List(list), Json::Array(other)) => list.len() == other.len() && list.begins(other),
-            (What::Map(map), Json::Object(other)) => {
+            (What::List(list), Json::List(other)) => list.len() == other.len() && list.begins(other),
+            (What::Map(map), Json::Map(other)) => {
                 map.fields.values().filter(|field| !field.piece.is_absent()).count() == other.len()
                     && other
                         .iter()
-                        .all(|(key, value)| map.fields.get(key.as_str()).is_some_and(|field| field.piece.is(value)))
+                        .all(|(key, value)| map.fields.get(key).is_some_and(|field| field.piece.is(value)))
             }
             _ => false,
         }
@@ -236,17 +235,18 @@ impl List {
 
 impl Map {
     /// A task that saw this map, last set as a whole by `whole`, writes another.
-    fn write(&mut self, whole: Option<Writer>, by: Writer, new: &serde_json::Map<String, Json>) {
+    fn write(&mut self, whole: Option<Writer>, by: Writer, new: &[(Arc<str>, Json)]) {
         for (at, (key, value)) in (0..).zip(new) {
             let nothing = || Field { born: (Some(by), at), piece: Piece::absent(whole) };
-            let field = self.fields.entry(key.as_str().into()).or_insert_with(nothing);
+            let field = self.fields.entry(Arc::clone(key)).or_insert_with(nothing);
             if field.piece.is(value) {
                 continue;
             }
             field.piece = field.piece.write(by, value);
         }
+        let kept: HashSet<&str> = new.iter().map(|(key, _)| &**key).collect();
         for (key, field) in &mut self.fields {
-            if !field.piece.is_absent() && !new.contains_key(&**key) {
+            if !field.piece.is_absent() && !kept.contains(&**key) {
                 field.piece = Piece::absent(Some(by));
             }
         }

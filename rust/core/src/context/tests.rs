@@ -306,3 +306,16 @@ fn hundreds_of_branches_and_a_long_chain_beside_them_meet() {
     let Json::Array(rows) = &read(&seen)["rows"] else { panic!("a list") };
     assert_eq!((rows.len(), conflicts.len()), (2 * len, 0));
 }
+
+#[test]
+fn a_map_with_a_private_key_of_the_json_library_merges_like_any_other() {
+    for key in ["$serde_json::private::Number", "$serde_json::private::RawValue"] {
+        let map = |more: &str| format!(r#"{{"inner":{{"{key}":"12"}}{more}}}"#);
+        let (left, right) = (map(r#","left":1"#), map(r#","right":2"#));
+        let graph = build(vec![task("a", &[]), task("b", &[]), task("join", &["a", "b"])]);
+        let changes =
+            [Changes::new(vec![("m".into(), Some(value(&left)))]), Changes::new(vec![("m".into(), Some(value(&right)))])];
+        let (seen, conflicts) = view(&graph, 2, &pairs(&[("m", &map(""))]), |ix| changes.get(ix as usize));
+        assert_eq!((seen, conflicts), (pairs(&[("m", &map(r#","left":1,"right":2"#))]), vec![]));
+    }
+}
