@@ -4,14 +4,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bide_core::Time;
+use bide_store::{LeaseTime, Uptime};
 
-/// Tells the time: of the wall, for what is stored, and a steady one, for spans.
+/// Tells the time: of the wall, for what is stored, a steady one, for spans, and the machine's uptime, for leases.
 pub trait Clock: Send + Sync + 'static {
     /// The wall's time, UTC. May jump.
     fn now(&self) -> Time;
 
     /// A steady time since some fixed point; never goes back.
     fn steady(&self) -> Duration;
+
+    /// The time since the machine was started, the time asleep included; `None` if the system cannot tell.
+    fn uptime(&self) -> Option<Uptime>;
+
+    /// What a lease is given and judged by.
+    fn lease_time(&self) -> LeaseTime {
+        LeaseTime { wall: self.now(), uptime: self.uptime() }
+    }
 }
 
 /// The system's clock.
@@ -38,5 +47,9 @@ impl Clock for SystemClock {
 
     fn steady(&self) -> Duration {
         self.origin.elapsed()
+    }
+
+    fn uptime(&self) -> Option<Uptime> {
+        Uptime::read()
     }
 }

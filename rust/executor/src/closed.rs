@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use bide_core::record::{Batch, Committed, NewRun, RunRow, RunRowId, StoredRun};
 use bide_core::{RunId, Time};
-use bide_store::{Creation, Lease, Purged, RunFilter, Standing, Store, StoreError, StoredVersion, StoredWorkflow};
+use bide_store::{
+    Creation, Lease, LeaseTime, Purged, RunFilter, Standing, Store, StoreError, StoredVersion, StoredWorkflow,
+};
 
 /// A store that was let go of.
 pub(crate) struct Closed {
@@ -27,11 +29,11 @@ impl Store for Closed {
         false
     }
 
-    fn enroll(&self, _now: Time) -> Result<Lease, StoreError> {
+    fn enroll(&self, _now: LeaseTime) -> Result<Lease, StoreError> {
         self.refuse()
     }
 
-    fn renew(&self, _lease: Lease, _now: Time) -> Result<(), StoreError> {
+    fn renew(&self, _lease: Lease, _now: LeaseTime) -> Result<(), StoreError> {
         self.refuse()
     }
 
@@ -60,11 +62,17 @@ impl Store for Closed {
         self.refuse()
     }
 
-    fn claim(&self, _lease: Lease, _versions: &[i64], _now: Time, _limit: usize) -> Result<Vec<RunId>, StoreError> {
+    fn claim(
+        &self,
+        _lease: Lease,
+        _versions: &[i64],
+        _now: LeaseTime,
+        _limit: usize,
+    ) -> Result<Vec<RunId>, StoreError> {
         self.refuse()
     }
 
-    fn is_alive(&self, _runner: i64, _now: Time) -> Result<bool, StoreError> {
+    fn is_alive(&self, _runner: i64, _now: LeaseTime) -> Result<bool, StoreError> {
         self.refuse()
     }
 

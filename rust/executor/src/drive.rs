@@ -149,7 +149,7 @@ impl<H: Host> Driver<H> {
     /// is lost by the answer finds it over.
     #[must_use]
     pub fn may_start(&self) -> bool {
-        self.engine.lease_holds(self.engine.clock.now()) || self.engine.make_sure_of_lease()
+        self.engine.lease_holds() || self.engine.make_sure_of_lease()
     }
 
     /// The lease thread's turn.

@@ -132,7 +132,7 @@ impl<H: Host> Engine<H> {
         seed: u64,
         retention: Option<Duration>,
     ) -> Result<Arc<Self>, StoreError> {
-        let now = clock.now();
+        let now = clock.lease_time();
         let lease = store.enroll(now)?;
         let lease_service = LeaseService::default();
         lease_service.lasts_from(now);
@@ -391,7 +391,7 @@ impl<H: Host> Engine<H> {
             run.settled.settle(Settlement::Elsewhere);
         }
         self.dispatch.lost(self);
-        let now = self.clock.now();
+        let now = self.clock.lease_time();
         match self.store().enroll(now) {
             Ok(new) => {
                 *lease = new;

@@ -42,7 +42,7 @@ impl<H: Host> Engine<H> {
             }
             loop {
                 let lease = *self.lease.read();
-                let claimed = self.store().claim(lease, &versions, self.clock.now(), CLAIM);
+                let claimed = self.store().claim(lease, &versions, self.clock.lease_time(), CLAIM);
                 let claimed = claimed.inspect_err(|error| {
                     if matches!(error, StoreError::Unknown(_)) {
                         self.owns_what_it_does_not_know(error);
@@ -144,7 +144,7 @@ impl<H: Host> Engine<H> {
     /// Why an unfinished run that no living runner has is not executed here, in words. Blocks.
     #[must_use]
     pub fn why_not_here(&self, run: &Standing) -> Option<String> {
-        let alive = |runner| self.store().is_alive(runner, self.clock.now()).unwrap_or(true);
+        let alive = |runner| self.store().is_alive(runner, self.clock.lease_time()).unwrap_or(true);
         if run.status.is_ended() || run.runner.is_some_and(alive) {
             return None;
         }

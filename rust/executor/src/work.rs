@@ -141,16 +141,13 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
             ready
         };
         let Ready { run, task } = ready;
-        let mut now = self.engine.clock.now();
-        if !self.engine.lease_holds(now) {
-            if !self.is_sure_of_lease(cx) {
-                if wants_handle {
-                    shared.dismiss(&self.cell);
-                }
-                return Some(held);
+        if !self.engine.lease_holds() && !self.is_sure_of_lease(cx) {
+            if wants_handle {
+                shared.dismiss(&self.cell);
             }
-            now = self.engine.clock.now();
+            return Some(held);
         }
+        let now = self.engine.clock.now();
         let entered = {
             let mut state = run.state.lock();
             let entered = state.enter(task, now);

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use bide_executor::core::{Graph, Outcome, PollPolicy, RunStatus, SubStatus, TaskRow, TaskSpec, Time, Value};
-use bide_executor::store::{LEASE, Lease, MemoryStore, Store};
+use bide_executor::core::{Graph, Outcome, PollPolicy, RunStatus, SubStatus, TaskRow, TaskSpec, Value};
+use bide_executor::store::{LEASE, Lease, LeaseTime, MemoryStore, Store};
 use bide_executor::{
     Attached, BodyCx, Call, Clock, Condition, Engine, Free, Handle, Host, Level, Polled, Pool, Runner, Settlement,
     Source, WaitError, Wanted, Worker, Workflow,
@@ -76,7 +76,7 @@ impl World {
 
     /// Another runner finds the lease run out and takes everything; only then does this process go on.
     fn goes_to_another_while_it_is_stopped(&self) -> Lease {
-        let later = self.clock.now().after(LEASE);
+        let later = self.clock.lease_time().after(LEASE);
         let other = self.store.enroll(later).unwrap();
         let versions: Vec<i64> = self.store.versions(0).unwrap().iter().map(|stored| stored.version).collect();
         assert!(!self.store.claim(other, &versions, later, 99).unwrap().is_empty());
@@ -85,8 +85,9 @@ impl World {
     }
 
     /// Whether the runner has renewed its lease at this moment, by what the store knows.
-    fn is_renewed(&self, now: Time) -> bool {
-        let alive = |at: Time| self.store.is_alive(FIRST, at).unwrap();
+    fn is_renewed(&self) -> bool {
+        let now = self.clock.lease_time();
+        let alive = |at: LeaseTime| self.store.is_alive(FIRST, at).unwrap();
         alive(now) && !alive(now.after(LEASE))
     }
 }
@@ -187,10 +188,10 @@ fn a_lease_that_ran_out_is_renewed_before_the_next_body_starts() {
     let (seen, in_body) = (Arc::clone(&renewed), world.clone());
     let body = move |_: &BodyCx<Functions>| {
         let mut seen = seen.lock();
-        seen.push(in_body.is_renewed(in_body.clock.now()));
-        // By the end of each body the lease has run out; in the middle somebody sets the wall back.
+        seen.push(in_body.is_renewed());
+        // By the end of each body the lease has run out; in the middle the machine has slept.
         if seen.len() == 3 {
-            in_body.clock.set_wall_by(-3_600_000)
+            in_body.clock.sleep(LEASE)
         } else {
             in_body.clock.advance(LEASE)
         }
@@ -201,6 +202,31 @@ fn a_lease_that_ran_out_is_renewed_before_the_next_body_starts() {
         assert!(matches!(end(&handle), Settlement::Run(RunStatus::Completed)));
     }
     assert_eq!(*renewed.lock(), [true; 5]);
+}
+
+#[test]
+fn a_wall_that_is_set_neither_ends_a_lease_nor_prolongs_it() {
+    for jump in [-31_536_000_000, -16_000, -1, 1, 14_000, 16_000, 31_536_000_000] {
+        let world = World::new();
+        let renewed = Arc::new(Mutex::new(Vec::new()));
+        let (seen, in_body) = (Arc::clone(&renewed), world.clone());
+        let body = move |_: &BodyCx<Functions>| {
+            seen.lock().push(in_body.is_renewed());
+            in_body.clock.set_wall_by(jump);
+            let now = in_body.clock.lease_time();
+            let other = in_body.store.enroll(now).unwrap();
+            let versions: Vec<i64> = in_body.store.versions(0).unwrap().iter().map(|stored| stored.version).collect();
+            assert_eq!(in_body.store.claim(other, &versions, now, 99).unwrap(), [], "{jump} ms");
+            in_body.clock.sleep(LEASE);
+            Ok(())
+        };
+        let runner = Engines::start(&world, Box::new(body));
+        for handle in runner.submit(3) {
+            assert!(matches!(end(&handle), Settlement::Run(RunStatus::Completed)));
+        }
+        assert!(runner.lost.try_recv().is_err());
+        assert_eq!(*renewed.lock(), [true; 3], "{jump} ms");
+    }
 }
 
 #[test]
@@ -296,10 +322,10 @@ async fn a_closure_does_not_start_before_a_lease_that_ran_out_is_renewed() {
         builder = builder.task(name, move |cx| {
             let (seen, world) = (Arc::clone(&seen), world.clone());
             async move {
-                seen.lock().push(world.is_renewed(world.clock.now()));
+                seen.lock().push(world.is_renewed());
                 world.clock.advance(LEASE);
                 let step = || async {
-                    seen.lock().push(world.is_renewed(world.clock.now()));
+                    seen.lock().push(world.is_renewed());
                     Ok(())
                 };
                 cx.handle().step("step", &at, step).await

@@ -40,14 +40,14 @@ pub(crate) fn everything(store: &dyn Store, graph: &Arc<Graph>, said: &mut Said)
         said.hear(store.by_key(&format!("key {n}"), None));
         said.hear(store.load(seed::id(n)));
     }
-    said.hear(store.is_alive(1, NOW));
+    said.hear(store.is_alive(1, NOW.into()));
     said.hear(store.news());
-    let Some(lease) = said.hear(store.enroll(NOW)) else { return };
+    let Some(lease) = said.hear(store.enroll(NOW.into())) else { return };
     if let Some(flow) = flow {
         let ids: Arc<[TaskId]> = flow.tasks.iter().map(|task| task.id).collect();
         let versions = said.hear(store.versions(flow.workflow)).unwrap_or_default();
         let versions: Vec<i64> = versions.iter().map(|version| version.version).collect();
-        for claimed in said.hear(store.claim(lease, &versions, NOW, 10)).unwrap_or_default() {
+        for claimed in said.hear(store.claim(lease, &versions, NOW.into(), 10)).unwrap_or_default() {
             let Some(Some(stored)) = said.hear(store.load(claimed)) else { continue };
             let _ = pack::unpack(&stored.run.inputs);
             // As the executor does: a list of tasks that does not fit the graph is not taken up.
@@ -67,7 +67,7 @@ pub(crate) fn everything(store: &dyn Store, graph: &Arc<Graph>, said: &mut Said)
         };
         said.hear(store.create(lease, &[again]));
     }
-    said.hear(store.renew(lease, NOW));
+    said.hear(store.renew(lease, NOW.into()));
     said.hear(store.delete(seed::id(2)));
     said.hear(store.purge(NOW, i64::MIN, 10));
     said.hear(store.leave(lease));

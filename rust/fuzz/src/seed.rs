@@ -52,7 +52,7 @@ pub(crate) fn id(n: u64) -> RunId {
 pub(crate) fn write(path: &Path, graph: &Graph) -> Result<(), bide_store::StoreError> {
     let store = SqliteStore::open(path, Durability::Normal)?;
     let flow = register(&*store, graph)?;
-    let lease = store.enroll(EARLY)?;
+    let lease = store.enroll(EARLY.into())?;
     let text = |text: &str| Value::tagged(b's', text.as_bytes());
     let path = text("a/b");
     let inputs: Arc<[u8]> = pack::pack([("path", Some(&path))]).into();

@@ -14,9 +14,11 @@ use std::time::Duration;
 use bide_core::record::{Batch, Committed, NewRun, RecordedTask, RunRow, RunRowId, StoredRun};
 use bide_core::{RunId, RunStatus, Time};
 
+mod lease_time;
 pub mod memory;
 pub mod sqlite;
 
+pub use lease_time::{Boot, LeaseTime, Uptime};
 pub use memory::MemoryStore;
 pub use sqlite::SqliteStore;
 
@@ -157,13 +159,13 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// Any [`StoreError`] but `Fenced`.
-    fn enroll(&self, now: Time) -> Result<Lease, StoreError>;
+    fn enroll(&self, now: LeaseTime) -> Result<Lease, StoreError>;
 
     /// Prolongs a lease.
     ///
     /// # Errors
     /// `Fenced` if it was lost.
-    fn renew(&self, lease: Lease, now: Time) -> Result<(), StoreError>;
+    fn renew(&self, lease: Lease, now: LeaseTime) -> Result<(), StoreError>;
 
     /// Gives a lease back: its unfinished runs belong to nobody and can be taken up at once.
     ///
@@ -212,13 +214,13 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// Any [`StoreError`]; then none was taken over.
-    fn claim(&self, lease: Lease, versions: &[i64], now: Time, limit: usize) -> Result<Vec<RunId>, StoreError>;
+    fn claim(&self, lease: Lease, versions: &[i64], now: LeaseTime, limit: usize) -> Result<Vec<RunId>, StoreError>;
 
     /// Whether a runner is there to execute its runs: its process lives and its lease has not run out.
     ///
     /// # Errors
     /// As [`Store::load`].
-    fn is_alive(&self, runner: i64, now: Time) -> Result<bool, StoreError>;
+    fn is_alive(&self, runner: i64, now: LeaseTime) -> Result<bool, StoreError>;
 
     /// A run with all that was recorded of it.
     ///

@@ -71,7 +71,7 @@ fn batch(run: RunId, task: i64) -> Vec<Write> {
 /// Everything that a runner asks of its store, until something fails: then a runner stops.
 fn live(store: &dyn Store, ledger: &mut Ledger) -> Result<(), StoreError> {
     let flow = store.register("flow", "v1", &[("task".into(), vec![])])?;
-    let lease = store.enroll(NOW)?;
+    let lease = store.enroll(NOW.into())?;
     store.news()?;
     let created = store.create(lease, &[new_run(1, flow.workflow, flow.version)]);
     ledger.runs.push((id(1), told(&created)));
@@ -81,13 +81,13 @@ fn live(store: &dyn Store, ledger: &mut Ledger) -> Result<(), StoreError> {
         ledger.batches.push((id(1), task, told(&committed)));
         let _ = committed?;
     }
-    store.renew(lease, NOW)?;
+    store.renew(lease, NOW.into())?;
     look(store, lease, flow.version)?;
     store.leave(lease)
 }
 
 fn look(store: &dyn Store, lease: Lease, version: i64) -> Result<(), StoreError> {
-    assert_eq!(store.claim(lease, &[version], NOW, 9)?, []);
+    assert_eq!(store.claim(lease, &[version], NOW.into(), 9)?, []);
     assert_eq!(store.load(id(1))?.unwrap().rows.len(), 4);
     assert_eq!(store.by_key("key 1", None)?.len(), 1);
     assert_eq!(store.list(&RunFilter::default())?.len(), 1);
@@ -117,7 +117,7 @@ fn examine(path: &Path, ledger: &Ledger) {
     }
     // And it can be worked with.
     let flow = store.register("flow", "v2", &[("task".into(), vec![])]).unwrap();
-    let lease = store.enroll(NOW).unwrap();
+    let lease = store.enroll(NOW.into()).unwrap();
     assert_eq!(store.create(lease, &[new_run(9, flow.workflow, flow.version)]).unwrap(), [Creation::Created]);
     let _ = store.commit(lease, &mut batch(id(9), 0)).unwrap();
 }

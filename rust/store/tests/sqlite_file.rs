@@ -34,7 +34,7 @@ fn says(message: &str, words: &[&str]) {
 
 fn one_run(store: &dyn Store) -> (Lease, RunId) {
     let flow = store.register("flow", "v1", &[("task".into(), vec![])]).unwrap();
-    let lease = store.enroll(Time(0)).unwrap();
+    let lease = store.enroll(Time(0).into()).unwrap();
     let id = RunId::new(7, 0, 0);
     let (workflow, version) = (flow.workflow, flow.version);
     let new = NewRun { id, workflow, version, key: Some("key".into()), inputs: [].into(), created_at: Time(7000) };
@@ -133,7 +133,7 @@ fn a_newer_schema_is_refused_and_left_as_it_is() {
     let path = directory.path().join("bide.db");
     drop(open(&path));
     Connection::open(&path).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
-    says(&refusal(&path), &[path.to_str().unwrap(), "version 99", "up to 1", "upgrade bide"]);
+    says(&refusal(&path), &[path.to_str().unwrap(), "version 99", "up to 2", "upgrade bide"]);
     let version: i64 = Connection::open(&path).unwrap().query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
     assert_eq!(version, 99);
 }

@@ -28,7 +28,7 @@ fn register(store: &dyn Store) -> (i64, i64) {
 
 fn own_a_run(store: &dyn Store) -> (Lease, RunId) {
     let (workflow, version) = register(store);
-    let lease = store.enroll(NOW).unwrap();
+    let lease = store.enroll(NOW.into()).unwrap();
     let id = RunId::new(NOW.0 as u64 / 1000, 0, u64::from(std::process::id()) << 32);
     let new = NewRun { id, workflow, version, key: None, inputs: [].into(), created_at: NOW };
     assert_eq!(store.create(lease, &[new]).unwrap(), [Creation::Created]);
@@ -108,7 +108,7 @@ fn play_a_part() {
         "commit" => {
             let store = open(path);
             let (workflow, version) = register(&*store);
-            let lease = store.enroll(NOW).unwrap();
+            let lease = store.enroll(NOW.into()).unwrap();
             for n in 0..EACH {
                 let random = (u64::from(std::process::id()) << 32 | n).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 2;
                 let id = RunId::new(NOW.0 as u64 / 1000, n as u16, random);
@@ -150,25 +150,25 @@ fn a_killed_process_is_known_to_be_dead_at_once_and_its_runs_are_taken_over() {
     let path = directory.path().join("bide.db");
     let store = open(&path);
     let (_, version) = register(&*store);
-    let lease = store.enroll(NOW).unwrap();
+    let lease = store.enroll(NOW.into()).unwrap();
     let mut other = Other::start("own a run", &path);
     let run: RunId = other.says().parse().unwrap();
 
     // While it lives nobody takes anything from it, however often one asks.
     let mut seen = store.news().unwrap();
     for _ in 0..3 {
-        assert_eq!(store.claim(lease, &[version], NOW, 10).unwrap(), [] as [RunId; 0]);
+        assert_eq!(store.claim(lease, &[version], NOW.into(), 10).unwrap(), [] as [RunId; 0]);
         assert_eq!(store.news().unwrap(), seen);
     }
     other.kill();
     let news = store.news().unwrap();
     assert!(news > seen);
     seen = news;
-    assert_eq!(store.claim(lease, &[version], NOW, 10).unwrap(), [run]);
+    assert_eq!(store.claim(lease, &[version], NOW.into(), 10).unwrap(), [run]);
     // Another runner of this process may have the workflow of what else the dead one had.
     let news = store.news().unwrap();
     assert!(news > seen);
-    assert_eq!(store.claim(lease, &[version], NOW, 10).unwrap(), [] as [RunId; 0]);
+    assert_eq!(store.claim(lease, &[version], NOW.into(), 10).unwrap(), [] as [RunId; 0]);
     assert_eq!(store.news().unwrap(), news);
 }
 
@@ -181,8 +181,8 @@ fn a_process_whose_lease_has_run_out_lives_on_but_is_fenced() {
     let mut other = Other::start("own a run", &path);
     let run: RunId = other.says().parse().unwrap();
     let later = NOW.after(bide_store::LEASE);
-    let lease = store.enroll(later).unwrap();
-    assert_eq!(store.claim(lease, &[version], later, 10).unwrap(), [run]);
+    let lease = store.enroll(later.into()).unwrap();
+    assert_eq!(store.claim(lease, &[version], later.into(), 10).unwrap(), [run]);
     drop(other.child.stdin.take());
     assert_eq!(other.says(), "true");
     other.finish();
@@ -194,19 +194,19 @@ fn after_a_time_in_which_nobody_could_renew_nobody_is_taken_for_dead_because_of_
     let path = directory.path().join("bide.db");
     let store = open(&path);
     let (_, version) = register(&*store);
-    let lease = store.enroll(NOW).unwrap();
+    let lease = store.enroll(NOW.into()).unwrap();
     let mut other = Other::start("own a run", &path);
     let run: RunId = other.says().parse().unwrap();
     let later = NOW.after(2 * bide_store::LEASE);
     // Both leases have run out: neither the one that has not renewed yet takes the other's run, nor the one that just did.
-    assert_eq!(store.claim(lease, &[version], later, 10).unwrap(), [] as [RunId; 0]);
+    assert_eq!(store.claim(lease, &[version], later.into(), 10).unwrap(), [] as [RunId; 0]);
     let seen = store.news().unwrap();
-    store.renew(lease, later).unwrap();
+    store.renew(lease, later.into()).unwrap();
     assert_eq!(store.news().unwrap(), seen, "nothing to claim yet");
-    assert_eq!(store.claim(lease, &[version], later, 10).unwrap(), [] as [RunId; 0]);
+    assert_eq!(store.claim(lease, &[version], later.into(), 10).unwrap(), [] as [RunId; 0]);
     // Had the other died, its run would be taken all the same.
     other.kill();
-    assert_eq!(store.claim(lease, &[version], later, 10).unwrap(), [run]);
+    assert_eq!(store.claim(lease, &[version], later.into(), 10).unwrap(), [run]);
 }
 
 #[test]
@@ -217,10 +217,10 @@ fn opening_a_file_twice_and_closing_one_does_not_lose_the_lock() {
     other.says();
     let store = open(&path);
     let (_, version) = register(&*store);
-    let lease = store.enroll(NOW).unwrap();
-    assert_eq!(store.claim(lease, &[version], NOW, 10).unwrap(), [] as [RunId; 0]);
+    let lease = store.enroll(NOW.into()).unwrap();
+    assert_eq!(store.claim(lease, &[version], NOW.into(), 10).unwrap(), [] as [RunId; 0]);
     other.kill();
-    assert_eq!(store.claim(lease, &[version], NOW, 10).unwrap().len(), 1);
+    assert_eq!(store.claim(lease, &[version], NOW.into(), 10).unwrap().len(), 1);
 }
 
 #[test]
@@ -292,10 +292,10 @@ fn a_forked_child_gets_an_error_from_every_way_in_and_leaves_the_parent_alone() 
     // The child's end has freed nothing of its parent's.
     let store = open(&path);
     let (_, version) = register(&*store);
-    let lease = store.enroll(NOW).unwrap();
-    assert_eq!(store.claim(lease, &[version], NOW, 1).unwrap(), [] as [RunId; 0]);
+    let lease = store.enroll(NOW.into()).unwrap();
+    assert_eq!(store.claim(lease, &[version], NOW.into(), 1).unwrap(), [] as [RunId; 0]);
     parent.kill();
-    assert_eq!(store.claim(lease, &[version], NOW, 1).unwrap().len(), 1);
+    assert_eq!(store.claim(lease, &[version], NOW.into(), 1).unwrap().len(), 1);
 }
 
 /// Forks with an open store; answers the child's exit status.
@@ -303,7 +303,7 @@ fn fork_with(store: Arc<SqliteStore>, lease: Lease, path: &Path) -> i32 {
     // SAFETY: the child uses nothing that another thread of the parent could hold, and leaves by `_exit`.
     let child = unsafe { libc::fork() };
     if child == 0 {
-        let used = store.renew(lease, NOW);
+        let used = store.renew(lease, NOW.into());
         let opened = SqliteStore::open(path, Durability::Normal).map(drop);
         let is = |result: &Result<(), StoreError>, word: &str| match result {
             Err(StoreError::Unavailable(message)) => message.contains(word) && message.contains("spawn"),
@@ -317,7 +317,7 @@ fn fork_with(store: Arc<SqliteStore>, lease: Lease, path: &Path) -> i32 {
     let mut status = -1;
     // SAFETY: the pointer is to a live local.
     unsafe { libc::waitpid(child, &raw mut status, 0) };
-    store.renew(lease, NOW).unwrap();
+    store.renew(lease, NOW.into()).unwrap();
     // The parent's store stays open for as long as the process lives.
     std::mem::forget(store);
     status

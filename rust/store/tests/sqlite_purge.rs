@@ -13,7 +13,7 @@ const NOW: Time = Time(9000);
 /// Creates so many runs of one task.
 fn create(store: &dyn Store, count: u64) -> (Lease, Vec<RunId>) {
     let flow = store.register("flow", "v1", &[("task".into(), vec![])]).unwrap();
-    let lease = store.enroll(Time(0)).unwrap();
+    let lease = store.enroll(Time(0).into()).unwrap();
     let new = |n: u64| NewRun {
         id: RunId::new(7, n as u16, n),
         workflow: flow.workflow,

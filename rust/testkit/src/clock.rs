@@ -6,12 +6,13 @@ use std::time::Duration;
 use bide_core::Time;
 use bide_core::time::micros;
 use bide_executor::Clock;
+use bide_store::{Boot, Uptime};
 use bide_sync::Mutex;
 
 /// Where a virtual wall clock begins: some day of 2026.
 pub const START: Time = Time(1_795_000_000_000_000);
 
-/// A clock that is moved by hand: steady time only forward, the wall either way.
+/// A clock that is moved by hand: steady time and uptime only forward, the wall either way.
 #[derive(Debug)]
 pub struct VirtualClock(Mutex<Hands>);
 
@@ -19,6 +20,8 @@ pub struct VirtualClock(Mutex<Hands>);
 struct Hands {
     wall: i64,
     steady: Duration,
+    /// Microseconds, as steady time but for the time asleep.
+    uptime: i64,
     /// How much faster the wall goes than steady time, in parts of a million.
     drift: i64,
 }
@@ -27,7 +30,7 @@ impl VirtualClock {
     /// A clock at [`START`].
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Hands { wall: START.0, steady: Duration::ZERO, drift: 0 })))
+        Arc::new(Self(Mutex::new(Hands { wall: START.0, steady: Duration::ZERO, uptime: 3_600_000_000, drift: 0 })))
     }
 
     /// Lets the wall go faster than steady time from here on, by so many parts of a million; slower, if negative.
@@ -40,6 +43,14 @@ impl VirtualClock {
         let mut hands = self.0.lock();
         hands.wall += micros(span) + micros(span) * hands.drift / 1_000_000;
         hands.steady += span;
+        hands.uptime += micros(span);
+    }
+
+    /// The machine sleeps: its clocks go on, but steady time does not.
+    pub fn sleep(&self, span: Duration) {
+        let mut hands = self.0.lock();
+        hands.wall += micros(span);
+        hands.uptime += micros(span);
     }
 
     /// Somebody sets the wall clock, forward or back.
@@ -55,5 +66,9 @@ impl Clock for VirtualClock {
 
     fn steady(&self) -> Duration {
         self.0.lock().steady
+    }
+
+    fn uptime(&self) -> Option<Uptime> {
+        Some(Uptime { boot: Boot(1), micros: self.0.lock().uptime })
     }
 }

@@ -8,7 +8,7 @@ use bide_core::record::{DoneRow, NewRun, RunRow, RunUpdate, StoredRun};
 use bide_core::{
     Entry, EntryKey, EntryKind, EntryState, NO_MAP, RunId, RunStatus, TaskRow, TaskStatus, Time, Value, Write,
 };
-use bide_store::{Creation, LEASE, Lease, Purged, RunFilter, Standing, Store, StoreError};
+use bide_store::{Boot, Creation, LEASE, Lease, LeaseTime, Purged, RunFilter, Standing, Store, StoreError, Uptime};
 use proptest::prelude::*;
 
 use crate::rows;
@@ -63,6 +63,11 @@ fn later(seconds: u64) -> Time {
     START.after(Duration::from_secs(seconds))
 }
 
+/// This time for a lease: by a wall that was not set since [`START`], and by the uptime.
+fn at(now: Time) -> LeaseTime {
+    LeaseTime { wall: now, uptime: Some(Uptime { boot: Boot(1), micros: now.0 - START.0 + 60_000_000 }) }
+}
+
 static COUNTER: AtomicU64 = AtomicU64::new(1);
 
 /// A fresh id with the milliseconds of a time.
@@ -90,7 +95,7 @@ impl<'s> Desk<'s> {
 
     fn named(store: &'s dyn Store, workflow: &str) -> Self {
         let found = ok(store.register(workflow, "v1", &names(&["fetch", "process"])));
-        Self { store, lease: ok(store.enroll(START)), workflow: found.workflow, version: found.version }
+        Self { store, lease: ok(store.enroll(at(START))), workflow: found.workflow, version: found.version }
     }
 
     fn new_run(&self, at: Time, key: Option<&str>) -> NewRun {
@@ -124,7 +129,7 @@ impl<'s> Desk<'s> {
     }
 
     fn claim(&self, now: Time) -> Vec<RunId> {
-        ok(self.store.claim(self.lease, &[self.version], now, 100))
+        ok(self.store.claim(self.lease, &[self.version], at(now), 100))
     }
 }
 
@@ -424,41 +429,56 @@ mod checks {
         let (slow, quick) = (Desk::new(store), Desk::new(store));
         let run = slow.create(START, None);
         let before = START.after(LEASE - Duration::from_secs(1));
-        ok(store.renew(quick.lease, before));
+        ok(store.renew(quick.lease, at(before)));
         assert_eq!(quick.claim(before), [] as [RunId; 0]);
         let after = START.after(LEASE);
         assert_eq!(quick.claim(after), [run]);
 
         fenced(store.commit(slow.lease, &mut vec![done(run, 0, b"f")]), slow.lease);
         fenced(store.create(slow.lease, &[slow.new_run(after, None)]), slow.lease);
-        fenced(store.renew(slow.lease, after), slow.lease);
-        fenced(store.claim(slow.lease, &[slow.version], after, 1), slow.lease);
+        fenced(store.renew(slow.lease, at(after)), slow.lease);
+        fenced(store.claim(slow.lease, &[slow.version], at(after), 1), slow.lease);
         ok(store.leave(slow.lease));
         let stored = quick.load(run);
         assert_eq!((stored.run.runner, stored.rows), (Some(quick.lease.runner), vec![]));
         assert_eq!(ok(store.list(&RunFilter::default())).len(), 1);
         // It may come back as a new runner.
-        assert_ne!(ok(store.enroll(after)).runner, slow.lease.runner);
+        assert_ne!(ok(store.enroll(at(after))).runner, slow.lease.runner);
+    }
+
+    pub fn a_wall_that_is_set_neither_ends_a_lease_nor_prolongs_it(store: &dyn Store) {
+        let (one, other) = (Desk::new(store), Desk::new(store));
+        let run = one.create(START, None);
+        let by_wall = |jump: i64, up: Time| LeaseTime { wall: Time(START.0 + jump * 1_000_000), ..at(up) };
+        for jump in [-31_536_000, -16, -1, 1, 14, 16, 31_536_000] {
+            let now = by_wall(jump, later(14));
+            assert_eq!(ok(store.claim(other.lease, &[other.version], now, 9)), [], "{jump} s");
+            assert!(ok(store.is_alive(one.lease.runner, now)), "{jump} s");
+        }
+        let set_back = by_wall(-31_536_000, START.after(LEASE));
+        assert!(!ok(store.is_alive(one.lease.runner, set_back)));
+        ok(store.renew(other.lease, by_wall(3600, later(10))));
+        assert_eq!(ok(store.claim(other.lease, &[other.version], set_back, 9)), [run]);
     }
 
     pub fn a_living_runner_keeps_its_runs(store: &dyn Store) {
         let (one, other) = (Desk::new(store), Desk::new(store));
         one.create(START, None);
-        ok(store.renew(one.lease, later(10)));
-        ok(store.renew(other.lease, later(20)));
+        ok(store.renew(one.lease, at(later(10))));
+        ok(store.renew(other.lease, at(later(20))));
         assert_eq!(other.claim(later(20)), [] as [RunId; 0]);
         assert_eq!(one.claim(later(20)), [] as [RunId; 0]);
     }
 
     pub fn a_runner_is_alive_from_its_enrolment_until_it_leaves_or_its_lease_runs_out(store: &dyn Store) {
-        let lease = ok(store.enroll(START));
-        assert!(ok(store.is_alive(lease.runner, later(1))));
-        assert!(!ok(store.is_alive(lease.runner, START.after(LEASE))));
-        ok(store.renew(lease, later(5)));
-        assert!(ok(store.is_alive(lease.runner, START.after(LEASE))));
+        let lease = ok(store.enroll(at(START)));
+        assert!(ok(store.is_alive(lease.runner, at(later(1)))));
+        assert!(!ok(store.is_alive(lease.runner, at(START.after(LEASE)))));
+        ok(store.renew(lease, at(later(5))));
+        assert!(ok(store.is_alive(lease.runner, at(START.after(LEASE)))));
         ok(store.leave(lease));
-        assert!(!ok(store.is_alive(lease.runner, later(6))));
-        assert!(!ok(store.is_alive(lease.runner + 1_000, later(6))));
+        assert!(!ok(store.is_alive(lease.runner, at(later(6)))));
+        assert!(!ok(store.is_alive(lease.runner + 1_000, at(later(6)))));
     }
 
     pub fn who_leaves_frees_its_runs_and_is_fenced(store: &dyn Store) {
@@ -489,9 +509,9 @@ mod checks {
 
         let run = desk.create(START, None);
         ok(store.leave(desk.lease));
-        let other = ok(store.enroll(START));
-        assert_eq!(ok(store.claim(other, &[newer.version], START, 9)), []);
-        assert_eq!(ok(store.claim(other, &[desk.version], START, 9)), [run]);
+        let other = ok(store.enroll(at(START)));
+        assert_eq!(ok(store.claim(other, &[newer.version], at(START), 9)), []);
+        assert_eq!(ok(store.claim(other, &[desk.version], at(START), 9)), [run]);
         let running = RunUpdate {
             run: run.row(),
             status: RunStatus::Running,
@@ -505,9 +525,9 @@ mod checks {
         let stored = desk.load(run);
         assert_eq!((&*stored.run.version, stored.tasks.len()), ("v2", 3));
         ok(store.leave(other));
-        let third = ok(store.enroll(START));
-        assert_eq!(ok(store.claim(third, &[desk.version], START, 9)), []);
-        assert_eq!(ok(store.claim(third, &[newer.version], START, 9)), [run]);
+        let third = ok(store.enroll(at(START)));
+        assert_eq!(ok(store.claim(third, &[desk.version], at(START), 9)), []);
+        assert_eq!(ok(store.claim(third, &[newer.version], at(START), 9)), [run]);
     }
 
     pub fn claims_are_oldest_first_and_only_what_was_asked_for(store: &dyn Store) {
@@ -523,9 +543,9 @@ mod checks {
         let claimer = Desk::named(store, "claimer");
         assert_eq!(claimer.claim(later(4)), [] as [RunId; 0]);
         let both = [report.version, ingest.version];
-        assert_eq!(ok(store.claim(claimer.lease, &both, later(4), 2)), [first, second]);
-        assert_eq!(ok(store.claim(claimer.lease, &both, later(4), 2)), [third]);
-        assert_eq!(ok(store.claim(claimer.lease, &both, later(4), 2)), [] as [RunId; 0]);
+        assert_eq!(ok(store.claim(claimer.lease, &both, at(later(4)), 2)), [first, second]);
+        assert_eq!(ok(store.claim(claimer.lease, &both, at(later(4)), 2)), [third]);
+        assert_eq!(ok(store.claim(claimer.lease, &both, at(later(4)), 2)), [] as [RunId; 0]);
     }
 
     pub fn a_run_is_claimed_by_one_of_many(store: &dyn Store) {
@@ -537,7 +557,7 @@ mod checks {
                 let desk = Desk::new(store);
                 let mut mine = Vec::new();
                 loop {
-                    let some = ok(store.claim(desk.lease, &[desk.version], START, 3));
+                    let some = ok(store.claim(desk.lease, &[desk.version], at(START), 3));
                     if some.is_empty() {
                         return mine;
                     }
@@ -677,14 +697,14 @@ mod checks {
         assert_eq!(other.claim(START), [run]);
 
         // A lease that has run out shows when somebody renews.
-        ok(store.enroll(START));
-        ok(store.renew(other.lease, START.after(LEASE / 3)));
+        ok(store.enroll(at(START)));
+        ok(store.renew(other.lease, at(START.after(LEASE / 3))));
         let before = ok(store.news());
-        ok(store.renew(other.lease, START.after(LEASE)));
+        ok(store.renew(other.lease, at(START.after(LEASE))));
         assert!(ok(store.news()) > before);
         // So does that it was fenced: whoever has its workflow is to claim what it had.
         let before = ok(store.news());
-        assert_eq!(ok(store.claim(other.lease, &[], START.after(LEASE), 1)), []);
+        assert_eq!(ok(store.claim(other.lease, &[], at(START.after(LEASE)), 1)), []);
         assert!(ok(store.news()) > before);
     }
 

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use bide_core::record::{Batch, Committed, NewRun, RunRow, RunRowId, StoredRun};
 use bide_core::{RunId, Time};
-use bide_store::{Creation, Lease, Purged, RunFilter, Standing, Store, StoreError, StoredVersion, StoredWorkflow};
+use bide_store::{
+    Creation, Lease, LeaseTime, Purged, RunFilter, Standing, Store, StoreError, StoredVersion, StoredWorkflow,
+};
 use bide_sync::Mutex;
 
 /// What goes wrong with a call.
@@ -36,6 +38,7 @@ pub struct FaultyStore {
     crashed: Mutex<bool>,
     watcher: Mutex<Option<Watcher>>,
     after_create: Mutex<Option<Hook>>,
+    renewed: Mutex<Option<LeaseTime>>,
 }
 
 /// Is called between a call and its caller.
@@ -55,6 +58,7 @@ impl FaultyStore {
             crashed: Mutex::new(false),
             watcher: Mutex::default(),
             after_create: Mutex::default(),
+            renewed: Mutex::default(),
         })
     }
 
@@ -82,6 +86,12 @@ impl FaultyStore {
     #[must_use]
     pub fn calls(&self) -> u64 {
         self.calls.load(Ordering::SeqCst)
+    }
+
+    /// When a lease was really given or renewed last, whatever the caller was told of it.
+    #[must_use]
+    pub fn renewed(&self) -> Option<LeaseTime> {
+        *self.renewed.lock()
     }
 
     /// The store without the faults.
@@ -127,12 +137,12 @@ impl Store for FaultyStore {
         self.inner.blocks()
     }
 
-    fn enroll(&self, now: Time) -> Result<Lease, StoreError> {
-        self.call(|store| store.enroll(now))
+    fn enroll(&self, now: LeaseTime) -> Result<Lease, StoreError> {
+        self.call(|store| store.enroll(now).inspect(|_| *self.renewed.lock() = Some(now)))
     }
 
-    fn renew(&self, lease: Lease, now: Time) -> Result<(), StoreError> {
-        self.call(|store| store.renew(lease, now))
+    fn renew(&self, lease: Lease, now: LeaseTime) -> Result<(), StoreError> {
+        self.call(|store| store.renew(lease, now).inspect(|()| *self.renewed.lock() = Some(now)))
     }
 
     fn leave(&self, lease: Lease) -> Result<(), StoreError> {
@@ -173,11 +183,11 @@ impl Store for FaultyStore {
         self.call(|store| store.versions(workflow))
     }
 
-    fn claim(&self, lease: Lease, versions: &[i64], now: Time, limit: usize) -> Result<Vec<RunId>, StoreError> {
+    fn claim(&self, lease: Lease, versions: &[i64], now: LeaseTime, limit: usize) -> Result<Vec<RunId>, StoreError> {
         self.call(|store| store.claim(lease, versions, now, limit))
     }
 
-    fn is_alive(&self, runner: i64, now: Time) -> Result<bool, StoreError> {
+    fn is_alive(&self, runner: i64, now: LeaseTime) -> Result<bool, StoreError> {
         self.call(|store| store.is_alive(runner, now))
     }
 

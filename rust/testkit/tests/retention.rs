@@ -54,7 +54,7 @@ impl Desk {
     fn new(store: Arc<dyn Store>) -> Self {
         let clock = VirtualClock::new();
         store.register("flow", "v1", &[("task".into(), vec![])]).unwrap();
-        let lease = store.enroll(clock.now()).unwrap();
+        let lease = store.enroll(clock.now().into()).unwrap();
         Self { store, clock, lease, lines: Arc::default() }
     }
 

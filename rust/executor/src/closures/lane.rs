@@ -108,13 +108,10 @@ impl Lane {
     ) {
         let engine = &self.engine;
         let Ready { run, task } = ready;
-        let mut now = engine.clock.now();
-        if !engine.lease_holds(now) {
-            if !self.is_sure_of_lease().await {
-                return;
-            }
-            now = engine.clock.now();
+        if !engine.lease_holds() && !self.is_sure_of_lease().await {
+            return;
         }
+        let now = engine.clock.now();
         let entered = run.state.lock().enter(task, now);
         let Some(entered) = entered else { return };
         let attempt = entered.attempt;
@@ -152,7 +149,7 @@ impl Lane {
 
     /// A lease that has run out is renewed before anything starts; off the runtime's threads, because that may block.
     pub(super) async fn is_sure_of_lease(&self) -> bool {
-        if self.engine.lease_holds(self.engine.clock.now()) {
+        if self.engine.lease_holds() {
             return true;
         }
         let engine = Arc::clone(&self.engine);

@@ -4,17 +4,16 @@
 //!
 //! A process that was stopped for longer than its lease goes on in the middle of what it did, and others may have its
 //! runs by then. So whoever is about to start something asks the clock whether the lease has run out, and if so renews
-//! it before, or is told that it is lost. By the wall clock: others judge by it, on the same machine, against the same
-//! number in the runner's row. A steady clock would not do. It stands still while the machine sleeps, or (where it
-//! counts that) knows nothing of a wall that was set forward; both make others take over. A wall that was set back to
-//! before the last renewal counts as run out, too: what has passed since is not known then.
+//! it before, or is told that it is lost. By the machine's uptime: others judge by it too, it counts while the machine
+//! sleeps, and nobody can set it. Where the system has none it is the wall, and one that was set back to before the last
+//! renewal counts as run out: what has passed since is not known then.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use bide_core::{RunId, RunStatus, Time};
-use bide_store::{LEASE, Lease, StoreError};
+use bide_core::{RunId, RunStatus};
+use bide_store::{LEASE, Lease, LeaseTime, StoreError};
 use bide_sync::{Condvar, Mutex, MutexGuard};
 
 use crate::bug::{self, Place};
@@ -36,7 +35,7 @@ const LASTS: u64 = LEASE.as_micros() as u64;
 pub(crate) struct LeaseService {
     stop: Mutex<bool>,
     changed: Condvar,
-    /// When the lease was given or renewed last, by the wall: as its row in the store says.
+    /// When the lease was given or renewed last: [`LeaseTime::micros`].
     since: AtomicI64,
     /// Whoever renews holds this, so that one does and the others wait for it.
     renewing: Mutex<()>,
@@ -52,15 +51,15 @@ pub(crate) struct Watch {
 
 impl LeaseService {
     /// The store has given or renewed the lease for a span that begins then.
-    pub(crate) fn lasts_from(&self, time: Time) {
-        self.since.store(time.0, Ordering::Relaxed);
+    pub(crate) fn lasts_from(&self, time: LeaseTime) {
+        self.since.store(time.micros(), Ordering::Relaxed);
     }
 
     /// One load and one comparison: a time before the last renewal is a huge unsigned span.
     #[inline]
-    fn lasts_until_after(&self, now: Time) -> bool {
+    fn lasts_until_after(&self, now: i64) -> bool {
         let since = self.since.load(Ordering::Relaxed);
-        (now.0.wrapping_sub(since) as u64) < LASTS
+        (now.wrapping_sub(since) as u64) < LASTS
     }
 
     pub(crate) fn stop(&self) {
@@ -95,7 +94,7 @@ impl<H: Host> Engine<H> {
         bug::is_at(Place::Lease);
         let now = self.clock.steady();
         let mut outcome = Ok(());
-        if now.saturating_sub(watch.renewed) >= RENEW || !self.lease_holds(self.clock.now()) {
+        if now.saturating_sub(watch.renewed) >= RENEW || !self.lease_holds() {
             watch.renewed = now;
             outcome = self.renew();
         }
@@ -114,7 +113,7 @@ impl<H: Host> Engine<H> {
 
     /// Renews this lease; if it is lost, its runs are dropped and there is a new one.
     fn renew_once(self: &Arc<Self>, lease: Lease, _renewing: MutexGuard<'_, ()>) -> Result<(), StoreError> {
-        let now = self.clock.now();
+        let now = self.clock.lease_time();
         match self.store().renew(lease, now) {
             Ok(()) => self.lease_service.lasts_from(now),
             Err(StoreError::Fenced { .. }) => self.fenced(lease),
@@ -125,7 +124,8 @@ impl<H: Host> Engine<H> {
 
     /// Whether the lease has not run out, by the clock: the check before each body.
     #[inline]
-    pub(crate) fn lease_holds(&self, now: Time) -> bool {
+    pub(crate) fn lease_holds(&self) -> bool {
+        let now = self.clock.uptime().map_or_else(|| self.clock.now().0, |up| up.micros);
         self.lease_service.lasts_until_after(now)
     }
 
@@ -137,7 +137,7 @@ impl<H: Host> Engine<H> {
             if self.stopped().is_some() || self.is_closing() {
                 return false;
             }
-            if self.lease_holds(self.clock.now()) {
+            if self.lease_holds() {
                 return true;
             }
             let lease = *self.lease.read();
@@ -153,7 +153,7 @@ impl<H: Host> Engine<H> {
     /// lease has run out.
     #[inline]
     pub(crate) fn is_sure_of_lease(self: &Arc<Self>, at: &mut dyn Attached) -> bool {
-        self.lease_holds(self.clock.now()) || at.detach(|| self.make_sure_of_lease())
+        self.lease_holds() || at.detach(|| self.make_sure_of_lease())
     }
 
     fn look(self: &Arc<Self>, seen: &mut u64) -> Result<(), StoreError> {

@@ -209,9 +209,9 @@ async fn a_runner_that_was_fenced_drops_its_runs_and_takes_up_what_is_free_again
 
     // Another runner finds the lease run out and takes the run.
     let clock = SystemClock::shared();
-    let other = store.enroll(clock.now()).unwrap();
+    let other = store.enroll(clock.lease_time()).unwrap();
     let stored = store.register("fenced", flow.graph().version(), &[("wait".into(), vec![])]).unwrap();
-    let later = clock.now().after(LEASE + SOON);
+    let later = clock.lease_time().after(LEASE + SOON);
     assert_eq!(store.claim(other, &[stored.version], later, 9).unwrap(), [run.id()]);
 
     // The fenced one finds out with its next commit; nothing of it is written.
@@ -258,7 +258,7 @@ async fn a_body_that_kills_its_process_again_and_again_pauses_its_run() {
         // The process dies: nothing is written any more. Its lease runs out, and its runs are free.
         faulty.fail_next(Fault::CrashBefore);
         drop(runner);
-        let now = SystemClock::shared().now();
+        let now = SystemClock::shared().lease_time();
         let lease = store.enroll(now).unwrap();
         store.claim(lease, &[], now.after(2 * LEASE), 1).unwrap();
         store.leave(lease).unwrap();
@@ -284,7 +284,7 @@ async fn orphan(store: &Arc<MemoryStore>, flow: &Workflow) -> RunId {
     faulty.fail_next(Fault::CrashAfter);
     assert!(runner.submit(flow, &()).await.is_err());
     drop(runner);
-    let now = SystemClock::shared().now();
+    let now = SystemClock::shared().lease_time();
     let lease = store.enroll(now).unwrap();
     store.claim(lease, &[], now.after(2 * LEASE), 1).unwrap();
     store.leave(lease).unwrap();

@@ -448,7 +448,7 @@ fn a_run_that_is_taken_over_before_its_creator_hears_of_it_is_not_begun_there() 
     let engine = start(Arc::clone(&store) as Arc<dyn Store>, &ledger, 1, log).unwrap();
     let (graph, bodies) = workflow(&ledger, vec![task("a", &[], |_| panic!("it is begun"))]);
     let flow = engine.register(graph, bodies).unwrap();
-    let (inner, later, version) = (store.inner(), ledger.clock.now().after(2 * LEASE), flow.version);
+    let (inner, later, version) = (store.inner(), ledger.clock.lease_time().after(2 * LEASE), flow.version);
     store.after_create(Box::new(move || {
         let other = inner.enroll(later).unwrap();
         assert_eq!(inner.claim(other, &[version], later, 10).unwrap().len(), 1);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bide_executor::core::record::StoredRun;
 use bide_executor::core::time::micros;
 use bide_executor::core::{EntryState, RunId, RunStatus, TaskStatus, Time};
-use bide_executor::store::{Durability, LEASE, MemoryStore, SqliteStore, Store};
+use bide_executor::store::{Durability, LEASE, MemoryStore, SqliteStore, Store, Uptime};
 use bide_executor::{Clock, Error, RunResult, Runner, SystemClock, Workflow};
 use bide_testkit::{Fault, FaultyStore};
 
@@ -37,6 +37,11 @@ impl Clock for Skipping {
 
     fn steady(&self) -> Duration {
         self.system.steady()
+    }
+
+    fn uptime(&self) -> Option<Uptime> {
+        let ahead = self.ahead.load(Ordering::SeqCst);
+        self.system.uptime().map(|up| Uptime { micros: up.micros + ahead, ..up })
     }
 }
 
@@ -144,8 +149,8 @@ impl Place {
     /// A process has died. Of a file that shows at once; in memory the lease has to run out.
     fn mourn(&self, clock: &Skipping) {
         if let Self::Memory(store) = self {
-            let lease = store.enroll(clock.now()).unwrap();
-            store.claim(lease, &[], clock.now().after(2 * LEASE), 1).unwrap();
+            let lease = store.enroll(clock.lease_time()).unwrap();
+            store.claim(lease, &[], clock.lease_time().after(2 * LEASE), 1).unwrap();
             store.leave(lease).unwrap();
         }
     }

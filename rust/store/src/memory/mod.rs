@@ -12,7 +12,9 @@ use bide_core::record::{Batch, Committed, NewRun, RecordedTask, RunRow, RunRowId
 use bide_core::{RunId, RunStatus, TaskId, Time};
 use bide_sync::Mutex;
 
-use crate::{Creation, LEASE, Lease, Purged, RunFilter, Standing, Store, StoreError, StoredVersion, StoredWorkflow};
+use crate::{
+    Creation, LEASE, Lease, LeaseTime, Purged, RunFilter, Standing, Store, StoreError, StoredVersion, StoredWorkflow,
+};
 use run::{Journals, MemRun, RowHash};
 
 /// How many ended runs are kept.
@@ -52,8 +54,8 @@ struct MemVersion {
 
 struct MemRunner {
     epoch: i64,
-    /// `None`: taken over.
-    expires: Option<Time>,
+    /// When its lease runs out ([`LeaseTime::micros`]: all runners are of one process). `None`: taken over.
+    expires: Option<i64>,
 }
 
 impl MemoryStore {
@@ -171,22 +173,22 @@ impl Store for MemoryStore {
         false
     }
 
-    fn enroll(&self, now: Time) -> Result<Lease, StoreError> {
+    fn enroll(&self, now: LeaseTime) -> Result<Lease, StoreError> {
         let state = &mut *self.0.lock();
         state.last_runner += 1;
-        state.runners.insert(state.last_runner, MemRunner { epoch: 1, expires: Some(now.after(LEASE)) });
+        state.runners.insert(state.last_runner, MemRunner { epoch: 1, expires: Some(now.after(LEASE).micros()) });
         Ok(Lease { runner: state.last_runner, epoch: 1 })
     }
 
-    fn renew(&self, lease: Lease, now: Time) -> Result<(), StoreError> {
+    fn renew(&self, lease: Lease, now: LeaseTime) -> Result<(), StoreError> {
         let state = &mut *self.0.lock();
         state.fence(lease)?;
         let mut lapsed = false;
         for (id, runner) in &mut state.runners {
             if *id == lease.runner {
-                runner.expires = Some(now.after(LEASE));
+                runner.expires = Some(now.after(LEASE).micros());
             } else {
-                lapsed |= runner.expires.is_some_and(|expires| expires <= now);
+                lapsed |= runner.expires.is_some_and(|expires| expires <= now.micros());
             }
         }
         state.news += u64::from(lapsed);
@@ -270,16 +272,18 @@ impl Store for MemoryStore {
         Ok(of_workflow.map(stored).collect())
     }
 
-    fn is_alive(&self, runner: i64, now: Time) -> Result<bool, StoreError> {
+    fn is_alive(&self, runner: i64, now: LeaseTime) -> Result<bool, StoreError> {
         let state = self.0.lock();
-        Ok(state.runners.get(&runner).and_then(|runner| runner.expires).is_some_and(|expires| expires > now))
+        Ok(state.runners.get(&runner).and_then(|runner| runner.expires).is_some_and(|expires| expires > now.micros()))
     }
 
-    fn claim(&self, lease: Lease, versions: &[i64], now: Time, limit: usize) -> Result<Vec<RunId>, StoreError> {
+    fn claim(&self, lease: Lease, versions: &[i64], now: LeaseTime, limit: usize) -> Result<Vec<RunId>, StoreError> {
         let state = &mut *self.0.lock();
         state.fence(lease)?;
         let lapsed: Vec<i64> = (state.runners.iter())
-            .filter(|(id, runner)| **id != lease.runner && runner.expires.is_some_and(|expires| expires <= now))
+            .filter(|(id, runner)| {
+                **id != lease.runner && runner.expires.is_some_and(|expires| expires <= now.micros())
+            })
             .map(|(id, _)| *id)
             .collect();
         for runner in lapsed {

@@ -1,7 +1,8 @@
 //! Who may execute which runs: runners' rows, take-over of the dead, and the news that makes others look.
 //!
 //! A runner is dead when nobody holds its process's byte of the lock file (known at once), or when its lease has run
-//! out. Taking over raises the loser's epoch, which fences it: its next commit compares the epoch and fails. Its
+//! out, by a clock that cannot be set ([`LeaseTime`]). The lease of another boot says nothing: a reboot has freed the
+//! byte, and a byte that is held all the same is that of a living process on another machine. Taking over raises the loser's epoch, which fences it: its next commit compares the epoch and fails. Its
 //! unfinished runs then belong to nobody, so that a run is always either a living runner's or free.
 //!
 //! Where nobody could renew (a file that somebody kept locked, a machine that slept) all leases have run out at once.
@@ -11,13 +12,13 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bide_core::{RunId, Time};
+use bide_core::RunId;
 use bide_sync::Mutex;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::SqliteStore;
 use super::transaction::Transaction;
-use crate::{LEASE, Lease, StoreError};
+use crate::{Boot, LEASE, Lease, LeaseTime, StoreError};
 
 /// How long others have to renew, once a file can be written again.
 const GRACE: Duration = Duration::from_secs(1);
@@ -62,8 +63,8 @@ impl NewsCount {
 
 const FENCE: &str = "SELECT 1 FROM runner WHERE id = ?1 AND epoch = ?2";
 const OTHERS: &str = "SELECT DISTINCT lock FROM runner WHERE expires IS NOT NULL AND lock <> ?1";
-const RUNNERS: &str = "SELECT id, lock, expires FROM runner WHERE expires IS NOT NULL AND id <> ?1";
-const RUN_OUT: &str = "SELECT 1 FROM runner WHERE id = ?1 AND expires <= ?2";
+const RUNNERS: &str = "SELECT id, lock, expires, boot FROM runner WHERE expires IS NOT NULL AND id <> ?1";
+const RUNNER: &str = "SELECT id, lock, expires, boot FROM runner WHERE expires IS NOT NULL AND id = ?1";
 const FENCE_OFF: &str = "UPDATE runner SET epoch = epoch + 1, expires = NULL WHERE id = ?1";
 // The planner must not take the order of `id` for a reason to walk the whole table, hence INDEXED BY.
 const ABANDON: &str = "UPDATE run INDEXED BY run_open SET runner = NULL, epoch = NULL WHERE status < 3 AND runner = ?1";
@@ -74,7 +75,7 @@ const TAKE: &str = "UPDATE run SET runner = ?2, epoch = ?3, status = 1 WHERE id 
 
 /// For the test that no hot statement scans a table.
 #[cfg(test)]
-pub(super) const HOT: &[&str] = &[FENCE, RUN_OUT, FENCE_OFF, ABANDON, FREE, TAKE];
+pub(super) const HOT: &[&str] = &[FENCE, RUNNER, FENCE_OFF, ABANDON, FREE, TAKE];
 
 /// Fails if the lease was lost. Within a write transaction: then it holds until the commit.
 pub(super) fn fence(connection: &Connection, lease: Lease) -> rusqlite::Result<Option<StoreError>> {
@@ -82,9 +83,57 @@ pub(super) fn fence(connection: &Connection, lease: Lease) -> rusqlite::Result<O
     Ok((!holds).then_some(StoreError::Fenced { runner: lease.runner }))
 }
 
+/// An uptime is stored as this much more: a bide that knows only the wall clock takes no such lease for run out.
+const UPTIME: i64 = 1 << 61;
+
+/// A runner that nobody has taken over.
+struct Runner {
+    id: i64,
+    /// The byte of the lock file that its process holds.
+    lock: i64,
+    expires: i64,
+    /// `None`: the lease counts by the wall.
+    boot: Option<String>,
+}
+
+impl Runner {
+    fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self { id: row.get(0)?, lock: row.get(1)?, expires: row.get(2)?, boot: row.get(3)? })
+    }
+
+    /// Whether its lease has run out by itself.
+    fn has_run_out(&self, now: LeaseTime) -> bool {
+        match (&self.boot, now.uptime) {
+            (None, _) => self.expires <= now.wall.0,
+            (Some(boot), Some(up)) if *boot == name(up.boot) => self.expires <= UPTIME + up.micros,
+            _ => false,
+        }
+    }
+}
+
+/// A boot in its column.
+fn name(boot: Boot) -> String {
+    format!("{:032x}", boot.0)
+}
+
+/// The columns `expires` and `boot` of a lease that is given now.
+fn columns(now: LeaseTime) -> (i64, Option<String>) {
+    let until = now.after(LEASE);
+    match until.uptime {
+        Some(up) => (UPTIME + up.micros, Some(name(up.boot))),
+        None => (until.wall.0, None),
+    }
+}
+
 /// Whether a lease has run out by itself, though nobody has taken it yet.
-fn has_run_out(connection: &Connection, lease: Lease, now: Time) -> rusqlite::Result<bool> {
-    connection.prepare_cached(RUN_OUT)?.exists([lease.runner, now.0])
+fn has_run_out(connection: &Connection, lease: Lease, now: LeaseTime) -> rusqlite::Result<bool> {
+    let runner = connection.prepare_cached(RUNNER)?.query_row([lease.runner], Runner::read).optional()?;
+    Ok(runner.is_some_and(|runner| runner.has_run_out(now)))
+}
+
+/// All runners that nobody has taken over, but this one.
+fn others(connection: &Connection, lease: Lease) -> rusqlite::Result<Vec<Runner>> {
+    connection.prepare_cached(RUNNERS)?.query_map([lease.runner], Runner::read)?.collect()
 }
 
 fn execute(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<usize> {
@@ -115,30 +164,33 @@ impl SqliteStore {
         Ok(done)
     }
 
-    pub(super) fn insert_runner(&self, now: Time) -> Result<Lease, StoreError> {
+    pub(super) fn insert_runner(&self, now: LeaseTime) -> Result<Lease, StoreError> {
         let lock = self.live()?.lock.own();
+        let (expires, boot) = columns(now);
         let runner = self.transact(|connection| {
             // A runner without a row is as fenced as one with a raised epoch.
             execute(connection, "DELETE FROM runner WHERE expires IS NULL", [])?;
             execute(
                 connection,
-                "INSERT INTO runner (epoch, expires, lock, pid, host, started_at) VALUES (1, ?1, ?2, ?3, ?4, ?5)",
-                params![now.after(LEASE).0, lock, self.pid, host(), now.0],
+                "INSERT INTO runner (epoch, expires, boot, lock, pid, host, started_at) \
+                     VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6)",
+                params![expires, boot, lock, self.pid, host(), now.wall.0],
             )?;
             Ok(connection.last_insert_rowid())
         })?;
         Ok(Lease { runner, epoch: 1 })
     }
 
-    pub(super) fn prolong(&self, lease: Lease, now: Time) -> Result<(), StoreError> {
+    pub(super) fn prolong(&self, lease: Lease, now: LeaseTime) -> Result<(), StoreError> {
         let lapsed = self.fenced(lease, |connection| {
             let late = has_run_out(connection, lease, now)?;
             if late {
                 self.late.note();
             }
-            execute(connection, "UPDATE runner SET expires = ?2 WHERE id = ?1", [lease.runner, now.after(LEASE).0])?;
-            let mut lapsed = connection.prepare_cached("SELECT 1 FROM runner WHERE expires <= ?1")?;
-            Ok(!late && lapsed.exists([now.0])?)
+            let (expires, boot) = columns(now);
+            let renew = "UPDATE runner SET expires = ?2, boot = ?3 WHERE id = ?1";
+            execute(connection, renew, params![lease.runner, expires, boot])?;
+            Ok(!late && others(connection, lease)?.iter().any(|runner| runner.has_run_out(now)))
         })?;
         if lapsed {
             self.news.raise();
@@ -166,7 +218,7 @@ impl SqliteStore {
         &self,
         lease: Lease,
         versions: &[i64],
-        now: Time,
+        now: LeaseTime,
         limit: usize,
     ) -> Result<Vec<RunId>, StoreError> {
         // Nearly always there is nothing, which a reader finds without keeping any writer waiting.
@@ -205,32 +257,25 @@ impl SqliteStore {
         Ok(claimed)
     }
 
-    pub(super) fn runner_lives(&self, runner: i64, now: Time) -> Result<bool, StoreError> {
+    pub(super) fn runner_lives(&self, runner: i64, now: LeaseTime) -> Result<bool, StoreError> {
         let lock = &self.live()?.lock;
         let reader = self.reader()?;
-        let read = || -> rusqlite::Result<Option<(i64, Option<i64>)>> {
-            let mut statement = reader.prepare_cached("SELECT lock, expires FROM runner WHERE id = ?1")?;
-            statement.query_row([runner], |row| Ok((row.get(0)?, row.get(1)?))).optional()
-        };
+        let read = || reader.prepare_cached(RUNNER)?.query_row([runner], Runner::read).optional();
         match read().map_err(|error| self.place.error(&error))? {
-            Some((byte, Some(expires))) if expires > now.0 => self.is_held(lock, byte),
+            Some(runner) if !runner.has_run_out(now) => self.is_held(lock, runner.lock),
             _ => Ok(false),
         }
     }
 
     /// The other runners whose process is gone or whose lease has run out.
-    fn dead(&self, connection: &Connection, lease: Lease, now: Time) -> Result<Vec<i64>, StoreError> {
+    fn dead(&self, connection: &Connection, lease: Lease, now: LeaseTime) -> Result<Vec<i64>, StoreError> {
         let lock = &self.live()?.lock;
-        let read = || -> rusqlite::Result<Vec<(i64, i64, i64)>> {
-            let mut statement = connection.prepare_cached(RUNNERS)?;
-            statement.query_map([lease.runner], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
-        };
         let told = |error: rusqlite::Error| self.place.error(&error);
         let late = has_run_out(connection, lease, now).map_err(told)? || self.late.is_recent();
         let mut dead = Vec::new();
-        for (runner, byte, expires) in read().map_err(told)? {
-            if (expires <= now.0 && !late) || !self.is_held(lock, byte)? {
-                dead.push(runner);
+        for runner in others(connection, lease).map_err(told)? {
+            if (!late && runner.has_run_out(now)) || !self.is_held(lock, runner.lock)? {
+                dead.push(runner.id);
             }
         }
         Ok(dead)

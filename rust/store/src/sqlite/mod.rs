@@ -37,7 +37,8 @@ use bide_sync::{Mutex, MutexGuard};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::{
-    Creation, Durability, Lease, Purged, RunFilter, Standing, Store, StoreError, StoredVersion, StoredWorkflow,
+    Creation, Durability, Lease, LeaseTime, Purged, RunFilter, Standing, Store, StoreError, StoredVersion,
+    StoredWorkflow,
 };
 use checkpoint::{Checkpointer, Debt};
 use error::{Place, is_busy};
@@ -269,11 +270,11 @@ impl Store for SqliteStore {
         true
     }
 
-    fn enroll(&self, now: Time) -> Result<Lease, StoreError> {
+    fn enroll(&self, now: LeaseTime) -> Result<Lease, StoreError> {
         self.insert_runner(now)
     }
 
-    fn renew(&self, lease: Lease, now: Time) -> Result<(), StoreError> {
+    fn renew(&self, lease: Lease, now: LeaseTime) -> Result<(), StoreError> {
         self.prolong(lease, now)
     }
 
@@ -302,11 +303,11 @@ impl Store for SqliteStore {
         self.read_versions(workflow)
     }
 
-    fn claim(&self, lease: Lease, versions: &[i64], now: Time, limit: usize) -> Result<Vec<RunId>, StoreError> {
+    fn claim(&self, lease: Lease, versions: &[i64], now: LeaseTime, limit: usize) -> Result<Vec<RunId>, StoreError> {
         self.take_over(lease, versions, now, limit)
     }
 
-    fn is_alive(&self, runner: i64, now: Time) -> Result<bool, StoreError> {
+    fn is_alive(&self, runner: i64, now: LeaseTime) -> Result<bool, StoreError> {
         self.runner_lives(runner, now)
     }
 
@@ -361,7 +362,7 @@ mod tests {
 
     fn one_run(store: &SqliteStore) -> (Lease, RunId) {
         let flow = store.register("flow", "v1", &[]).unwrap();
-        let lease = store.enroll(Time(0)).unwrap();
+        let lease = store.enroll(Time(0).into()).unwrap();
         let id = RunId::new(7, 0, 0);
         let (workflow, version) = (flow.workflow, flow.version);
         let new = NewRun { id, workflow, version, key: None, inputs: [].into(), created_at: Time(7000) };

@@ -31,8 +31,7 @@ fn database() -> Connection {
 const MAY_WALK: &[(&str, &str)] = &[
     ("DELETE FROM runner WHERE expires IS NULL", "there are as many runners as processes, and this forgets them"),
     ("SELECT DISTINCT lock FROM runner", "as many as processes"),
-    ("SELECT id, lock, expires FROM runner", "as many as processes"),
-    ("SELECT 1 FROM runner WHERE expires", "as many as processes"),
+    ("SELECT id, lock, expires, boot FROM runner", "as many as processes"),
     ("SELECT r.uuid, w.name FROM workflow w CROSS JOIN", "the few workflows; a look into an index for each"),
     ("SELECT EXISTS (SELECT 1 FROM sqlite_schema)", "ends at the first row"),
     ("SELECT 1 FROM sqlite_schema", "is left at the first row"),

@@ -66,8 +66,6 @@ pub struct Oracle {
     late: HashMap<(RunRowId, TaskIx), Duration>,
     /// The latest time that the wall has shown: nothing that waits for a time may go on before this reaches it.
     latest: Time,
-    /// Whether the wall was ever set back.
-    pub set_back: bool,
     /// So many leases could not be given back.
     pub kept_leases: u32,
     /// What this world has in it that few have: the test asks whether its worlds meet all of that.
@@ -98,7 +96,6 @@ impl Oracle {
             kept_leases: 0,
             met: BTreeSet::new(),
             latest: Time(0),
-            set_back: false,
             violations: Vec::new(),
             trace: VecDeque::new(),
             digest: 0,

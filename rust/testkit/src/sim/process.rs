@@ -119,9 +119,11 @@ impl Process {
         store.watch(Box::new(move |batch| oracle.lock().committed(batch)));
         let (oracle, fenced) = (Arc::clone(&shared.oracle), Arc::new(AtomicU32::new(0)));
         let counts = Arc::clone(&fenced);
+        let (clock, leases) = (Arc::clone(&shared.clock), Arc::clone(&store));
         let log = Box::new(move |_: bide_executor::Level, line: &str| {
             let mut oracle = oracle.lock();
             if line.contains("the lease was lost") {
+                oracle.a_lease_is_lost_only_once_it_has_run_out(leases.renewed(), clock.lease_time());
                 counts.fetch_add(1, Ordering::Relaxed);
                 oracle.meets("a lost lease");
             }

@@ -225,7 +225,6 @@ impl World {
             self.shared.oracle.lock().note(format!("move {}: {disaster:?}", self.moves));
             if let Disaster::Jump(milliseconds) = disaster {
                 self.shared.clock.set_wall_by(milliseconds);
-                self.shared.oracle.lock().set_back |= milliseconds < 0;
                 continue;
             }
             match disaster {

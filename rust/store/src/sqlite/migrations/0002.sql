@@ -1,6 +1,7 @@
 -- Leases that no clock step can end, files that know who they are, and marked bodies that are found without a search.
 
--- The boot whose clock `expires` counts by (microseconds since that boot, the time asleep included); NULL: by the wall.
+-- The boot whose clock `expires` counts by: microseconds since that boot, the time asleep included, and 2^61 more, so
+-- that a bide which knows only the wall takes no such lease for run out. NULL: by the wall.
 ALTER TABLE runner ADD COLUMN boot TEXT;
 
 -- Facts about the file itself, by name.

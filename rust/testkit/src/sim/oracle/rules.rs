@@ -10,6 +10,7 @@ use bide_core::{
     Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, RunStatus, SubStatus, TaskIx, TaskStatus, Time,
 };
 use bide_executor::slots::NEW_EVERY;
+use bide_store::{LEASE, LeaseTime};
 
 use super::{Committed, Oracle};
 
@@ -54,8 +55,7 @@ impl Oracle {
             || name.to_string(),
         );
         if !still_has_it {
-            // A lease is judged by the wall: set back while a process hangs, it seems not to have run out.
-            self.must(self.set_back, "a body starts in a process that has lost its run", || name.to_string());
+            self.must(false, "a body starts in a process that has lost its run", || name.to_string());
             return;
         }
         let (due, latest) = (own.as_ref().and_then(|task| task.retry_at), self.latest);
@@ -68,6 +68,12 @@ impl Oracle {
                 format!("{name}: its gate is {state:?}")
             });
         }
+    }
+
+    /// Guarantee 4: who renews its lease in time keeps it, whatever somebody does to the wall clock.
+    pub fn a_lease_is_lost_only_once_it_has_run_out(&mut self, renewed: Option<LeaseTime>, now: LeaseTime) {
+        let lasts = renewed.is_some_and(|renewed| now.micros() < renewed.after(LEASE).micros());
+        self.must(!lasts, "a living runner is fenced", || format!("renewed at {renewed:?}, lost at {now:?}"));
     }
 
     /// Guarantee 3: a wait is committed before its slot is released.

@@ -1,0 +1,85 @@
+//! By which clock a lease in a file is judged.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bide_core::record::NewRun;
+use bide_core::{RunId, Time};
+use bide_store::{Boot, Creation, Durability, LEASE, Lease, LeaseTime, SqliteStore, Store, Uptime};
+use rusqlite::Connection;
+
+const NOW: Time = Time(1_795_000_000_000_000);
+
+/// So long after the start of this machine.
+fn up(boot: u128, micros: i64) -> LeaseTime {
+    LeaseTime { wall: NOW, uptime: Some(Uptime { boot: Boot(boot), micros }) }
+}
+
+struct Desk {
+    _folder: tempfile::TempDir,
+    store: Arc<SqliteStore>,
+    version: i64,
+    run: RunId,
+}
+
+impl Desk {
+    /// A runner, enrolled at this time, has a run.
+    fn new(first: LeaseTime) -> (Self, Lease) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&folder.path().join("bide.db"), Durability::Normal).unwrap();
+        let flow = store.register("flow", "v1", &[]).unwrap();
+        let lease = store.enroll(first).unwrap();
+        let run = RunId::new(NOW.0 as u64 / 1000, 0, 1);
+        let (workflow, version) = (flow.workflow, flow.version);
+        let new = NewRun { id: run, workflow, version, key: None, inputs: [].into(), created_at: NOW };
+        assert_eq!(store.create(lease, &[new]).unwrap(), [Creation::Created]);
+        (Self { _folder: folder, store, version, run }, lease)
+    }
+
+    /// Whether another runner gets the run at this time.
+    fn goes_to_another(&self, first: Lease, now: LeaseTime) -> bool {
+        let other = self.store.enroll(now).unwrap();
+        let claimed = self.store.claim(other, &[self.version], now, 9).unwrap();
+        assert!(claimed.is_empty() || claimed == [self.run]);
+        assert_eq!(self.store.is_alive(first.runner, now).unwrap(), claimed.is_empty());
+        self.store.leave(other).unwrap();
+        !claimed.is_empty()
+    }
+}
+
+#[test]
+fn a_lease_runs_out_by_the_clock_it_was_given_by() {
+    let lasts = LEASE.as_micros() as i64;
+    let wall = |span: i64| LeaseTime { wall: Time(NOW.0 + span), ..up(1, 7) };
+    for (first, now, runs_out) in [
+        (up(1, 5), up(1, 5), false),
+        (up(1, 5), up(1, 5 + lasts - 1), false),
+        (up(1, 5), up(1, 5 + lasts), true),
+        // The wall was set.
+        (up(1, 5), LeaseTime { wall: Time(0), ..up(1, 6) }, false),
+        (up(1, 5), LeaseTime { wall: Time(i64::MAX / 2), ..up(1, 6) }, false),
+        // Of an older bide, or where the system knows only the wall.
+        (NOW.into(), wall(lasts - 1), false),
+        (NOW.into(), wall(lasts), true),
+        // The first runner's process holds its byte, so this is no reboot.
+        (up(1, 5), up(2, 5 + lasts), false),
+        (up(1, 5), up(2, 0), false),
+        (up(1, 5), Time(NOW.0 + lasts).into(), false),
+    ] {
+        let (desk, lease) = Desk::new(first);
+        assert_eq!(desk.goes_to_another(lease, now), runs_out, "{first:?} at {now:?}");
+    }
+}
+
+fn expires(path: &Path) -> i64 {
+    Connection::open(path).unwrap().query_row("SELECT expires FROM runner", [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn a_bide_that_knows_only_the_wall_takes_no_such_lease_for_run_out() {
+    let (desk, _) = Desk::new(up(1, 5));
+    let path = desk._folder.path().join("bide.db");
+    drop(desk.store);
+    assert!(expires(&path) > NOW.0 * 100);
+}
