@@ -1,0 +1,86 @@
+"""A wall clock that is stepped (NTP after a resume, an administrator) ends no lease: leases count in the uptime.
+
+A shim that is loaded before the C library's clock lets a test set the wall clock of its children.
+"""
+
+import shutil
+import signal
+import struct
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from processes import Child, ledger
+
+STEPS = [-86_400, 16, 365 * 86_400]
+"""Seconds, beyond a lease (15 s); the process that does nothing meanwhile is stopped for less than that."""
+
+FLOWS = """
+@bide.task
+def work() -> str:
+    note("enter", words[0])
+    say("in work")
+    while not Path(db).with_suffix(".go").exists():
+        time.sleep(0.001)
+    return words[0]
+
+@bide.task
+def other() -> float:
+    return time.time()
+
+flow, others = bide.Workflow("work", [work]), bide.Workflow("other", [other])
+"""
+
+FIRST = FLOWS + 'say("result", bide.Runner(db).run(flow)["work"])\n'
+
+OTHER = (
+    FLOWS
+    + """
+for step in words[1:]:
+    while not Path(db).with_suffix("." + step).exists():
+        time.sleep(0.001)
+    with bide.Runner(db, workflows=[flow]) as runner:
+        say("clock", runner.run(others)["other"])
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    library = tmp_path_factory.mktemp("shim") / "shim.so"
+    source = Path(__file__).with_name("clock_shim.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-o", library, source, "-ldl"], check=True)
+    return library
+
+
+@pytest.fixture
+def wall(shim: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the file whose first number is how far the children's wall clock is ahead, in microseconds."""
+    file = tmp_path / "wall"
+    file.write_bytes(bytes(4096))
+    monkeypatch.setenv("LD_PRELOAD", str(shim))
+    monkeypatch.setenv("SHIM_FILE", str(file))
+    return file
+
+
+def test_a_stepped_wall_clock_ends_no_lease(file: Path, wall: Path) -> None:
+    with Child(FIRST, file, "first") as first, Child(OTHER, file, "other", *map(str, STEPS)) as other:
+        first.expect("in work")
+        first.send(signal.SIGSTOP)  # alive, and nobody renews its lease
+        for step in STEPS:
+            with wall.open("r+b") as offset:
+                offset.write(struct.pack("q", step * 1_000_000))
+            # A new runner, which looks for what the dead have left.
+            file.with_suffix(f".{step}").touch()
+            assert abs(float(other.after("clock")) - time.time() - step) < 60
+        other.join()
+        first.send(signal.SIGCONT)
+        file.with_suffix(".go").touch()
+        assert first.after("result") == "first"
+        first.join()
+    assert ledger(file) == ["enter first"]
