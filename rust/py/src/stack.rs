@@ -1,20 +1,24 @@
 //! What a parked thread does not need of its stack. A body that waits got there through deep calls (a commit, an import,
 //! a hash of its condition), and each page that they touched would stay with its thread for as long as it waits.
 
-/// Gives the pages below the caller's frame back to the system. They come back, empty, when they are needed.
+/// Gives the pages below the caller's frame back to the system. They come back, empty, when they are needed. Nothing
+/// happens on a stack that is not the thread's own (a coroutine of a C library, a fiber): what lies below there is not
+/// known.
 #[cfg(target_os = "linux")]
 #[inline(never)]
 pub(crate) fn give_back_unused() {
     let here = 0_u8;
+    let here = &raw const here as usize;
+    let stack = STACK.get().unwrap_or_else(own);
+    STACK.set(Some(stack));
     // What is called from here has its frames below this one's.
-    let end = (&raw const here as usize).saturating_sub(MARGIN) & !(page_size() - 1);
-    let start = LOWEST.get();
-    let start = if start == 0 { lowest() } else { start };
-    LOWEST.set(start);
-    if start < end {
-        // SAFETY: whole pages of this thread's own stack, which nobody but this thread uses, all below its last frame,
-        // where there is nothing that anybody will read. A page that is given back reads as zeros.
-        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
+    let end = here.saturating_sub(MARGIN) & !(page_size() - 1);
+    if stack.contains(here) && stack.lowest < end {
+        let start = stack.lowest as *mut libc::c_void;
+        // SAFETY: whole pages of this thread's own stack, on which it executes now and which nobody but this thread
+        // uses, all below its last frame, where there is nothing that anybody will read. A page that is given back
+        // reads as zeros.
+        unsafe { libc::madvise(start, end - stack.lowest, libc::MADV_DONTNEED) };
     }
 }
 
@@ -25,10 +29,28 @@ pub(crate) fn give_back_unused() {}
 #[cfg(target_os = "linux")]
 const MARGIN: usize = 512;
 
+/// A thread's stack, its guard not included. Empty if it is not known.
+#[cfg(target_os = "linux")]
+#[derive(Clone, Copy)]
+struct Stack {
+    lowest: usize,
+    /// The first address above it.
+    end: usize,
+}
+
+#[cfg(target_os = "linux")]
+impl Stack {
+    const UNKNOWN: Self = Self { lowest: 0, end: 0 };
+
+    fn contains(self, address: usize) -> bool {
+        (self.lowest..self.end).contains(&address)
+    }
+}
+
 #[cfg(target_os = "linux")]
 thread_local! {
-    /// Where this thread's stack ends; 0: not asked yet, [`usize::MAX`]: not known.
-    static LOWEST: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    /// This thread's stack, once it has been asked for.
+    static STACK: std::cell::Cell<Option<Stack>> = const { std::cell::Cell::new(None) };
 }
 
 #[cfg(target_os = "linux")]
@@ -37,18 +59,22 @@ fn page_size() -> usize {
     usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(1 << (usize::BITS - 1))
 }
 
-/// Where this thread's stack ends, its guard not included.
+/// The stack that this thread was started on.
 #[cfg(target_os = "linux")]
-fn lowest() -> usize {
+fn own() -> Stack {
     let mut attributes = std::mem::MaybeUninit::<libc::pthread_attr_t>::uninit();
     let (mut address, mut size) = (std::ptr::null_mut(), 0);
     // SAFETY: the attributes are initialized by the first call if it succeeds, read, and destroyed.
     unsafe {
         if libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) != 0 {
-            return usize::MAX;
+            return Stack::UNKNOWN;
         }
         let failed = libc::pthread_attr_getstack(attributes.as_ptr(), &raw mut address, &raw mut size);
         libc::pthread_attr_destroy(attributes.as_mut_ptr());
-        if failed == 0 { address as usize } else { usize::MAX }
+        if failed == 0 {
+            Stack { lowest: address as usize, end: (address as usize).saturating_add(size) }
+        } else {
+            Stack::UNKNOWN
+        }
     }
 }
