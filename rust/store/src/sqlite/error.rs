@@ -1,9 +1,11 @@
 //! What SQLite's errors mean to a user: one place that names the file, the cause and the remedy.
 
+use std::io;
 use std::time::Duration;
 
 use rusqlite::{Error, ErrorCode};
 
+use super::system;
 use crate::StoreError;
 
 /// Who is speaking in a message: the store's file, and how patient it is.
@@ -22,9 +24,15 @@ impl Place {
         let Some(code) = error.sqlite_error_code() else {
             return StoreError::Corrupt(format!("{name}: {error}; the file was changed by other hands"));
         };
+        let cause = system::cause();
         match code {
+            ErrorCode::CannotOpen | ErrorCode::SystemIoFailure | ErrorCode::DiskFull
+                if let Some(what) = cause.as_ref().and_then(used_up) =>
+            {
+                self.unavailable(&what)
+            }
             _ if is_busy(error) => StoreError::Busy { store: name.clone(), waited: self.patience },
-            ErrorCode::DiskFull => self.unavailable("the disk is full; free space and start again"),
+            ErrorCode::DiskFull => self.unavailable(FULL),
             _ if error.sqlite_extended_error_code() == Some(rusqlite::ffi::SQLITE_READONLY_DBMOVED) => {
                 self.unavailable("the file was deleted or replaced while it was open; start again")
             }
@@ -45,9 +53,39 @@ impl Place {
         }
     }
 
+    /// Translates an error of the system's; `what` says what failed.
+    pub(super) fn system_error(&self, what: &str, error: &io::Error, remedy: &str) -> StoreError {
+        let told = used_up(error).unwrap_or_else(|| format!("{what} ({error}){remedy}"));
+        self.unavailable(&told)
+    }
+
     pub(super) fn unavailable(&self, what: &str) -> StoreError {
         StoreError::Unavailable(format!("{}: {what}", self.name))
     }
+}
+
+/// What there is no more of, and what to do about that: the same wherever it strikes.
+fn used_up(error: &io::Error) -> Option<String> {
+    match error.raw_os_error()? {
+        libc::EMFILE => Some(format!(
+            "this process has too many files open{}; close what it does not need (files, sockets, runners), or raise the \
+             limit (ulimit -n, or LimitNOFILE= of its service)",
+            limit().map_or_else(String::new, |most| format!(" (its limit is {most})"))
+        )),
+        libc::ENFILE => Some("this system has too many files open; close some, or raise fs.file-max (sysctl)".into()),
+        libc::ENOSPC => Some(FULL.into()),
+        libc::EDQUOT => Some("the disk quota is used up; free space and start again".into()),
+        _ => None,
+    }
+}
+
+const FULL: &str = "the disk is full; free space and start again";
+
+/// How many files this process may have open.
+fn limit() -> Option<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a live local of the type that the call fills in.
+    (unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0).then_some(limit.rlim_cur)
 }
 
 /// Whether an error says that somebody else holds the file.

@@ -20,6 +20,7 @@ mod registry;
 mod room;
 mod schema;
 mod surroundings;
+mod system;
 mod transaction;
 mod workflow;
 mod write;
@@ -109,6 +110,7 @@ impl SqliteStore {
     /// # Errors
     /// As [`SqliteStore::open`].
     pub fn open_with(path: &Path, options: &Options) -> Result<Arc<Self>, StoreError> {
+        system::install();
         fork::install();
         let place = Place { name: path.display().to_string(), patience: options.patience };
         let full = surroundings::resolve(path, &place)?;
@@ -136,7 +138,7 @@ impl SqliteStore {
         copier.pragma_update(None, "synchronous", "NORMAL").map_err(|error| place.error(&error))?;
 
         let lock_path = surroundings::beside(&path, "-lock");
-        let failed = |what: &str, error: std::io::Error| place.unavailable(&format!("{what} ({error})"));
+        let failed = |what: &str, error: std::io::Error| place.system_error(what, &error, "");
         let lock = LockFile::open(&lock_path)
             .map_err(|error| failed(&format!("its lock file {} cannot be locked", lock_path.display()), error))?;
         let writer = Arc::new(Mutex::new(Writer::new(writer).map_err(|error| place.error(&error))?));

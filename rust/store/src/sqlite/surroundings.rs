@@ -153,7 +153,7 @@ pub(super) fn create(path: &Path, place: &Place) -> Result<FileId, StoreError> {
         Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
         Err(error) => {
-            return Err(place.unavailable(&format!("it cannot be created ({error}); name a path that can be written")));
+            return Err(place.system_error("it cannot be created", &error, "; name a path that can be written"));
         }
     }
     identify(path).ok_or_else(|| place.unavailable("it was deleted while it was opened"))
