@@ -58,16 +58,19 @@ print(told)
 """
 
 
+MAKES, ALONE, MOUNTS = (shutil.which(tool) or "" for tool in ("mkfs.ext4", "unshare", "mount"))
+
+
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if not (sys.platform == "linux" and os.geteuid() == 0 and shutil.which("mkfs.ext4") and shutil.which("unshare")):
+    if not (sys.platform == "linux" and os.geteuid() == 0 and MAKES and ALONE and MOUNTS):
         pytest.skip("only root on Linux can make and mount a file system")
     image = tmp_path_factory.mktemp("image") / "small"
     with image.open("wb") as file:
         file.truncate(4 << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-b", "1024", "-m", "0", image], check=True)
+    subprocess.run([MAKES, "-q", "-b", "1024", "-m", "0", image], check=True)
     tried = subprocess.run(
-        ["unshare", "-m", "mount", "-o", "loop", image, image.parent], capture_output=True, text=True, check=False
+        [ALONE, "-m", MOUNTS, "-o", "loop", image, image.parent], capture_output=True, text=True, check=False
     )
     if tried.returncode != 0:
         pytest.skip(f"no file system can be mounted here: {tried.stderr}")
@@ -81,7 +84,7 @@ def test_a_full_disk_with_small_blocks_is_an_error(image: Path, tmp_path: Path, 
     shutil.copy(image, copy)
     folder.mkdir()
     done = subprocess.run(
-        ["unshare", "-m", sys.executable, "-c", SCRIPT, copy, folder, str(free), moment],
+        [ALONE, "-m", sys.executable, "-c", SCRIPT, copy, folder, str(free), moment],
         capture_output=True,
         text=True,
         timeout=60,

@@ -112,6 +112,9 @@ impl<H: Host> Engine<H> {
     }
 
     fn start_threads(self: &Arc<Self>) -> Result<(), StoreError> {
+        while let Some(warning) = self.store().warning() {
+            self.log(Level::Warning, &warning);
+        }
         self.take_up()?;
         let timers = Arc::clone(&self.timers);
         self.spawn("bide-timer", move || timers.run())?;

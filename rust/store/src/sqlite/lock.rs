@@ -1,8 +1,8 @@
 //! The lock file: how a process shows others that it lives.
 //!
 //! A process holds one byte, at a random place, for as long as it lives; its runners' rows name that byte. The kernel
-//! frees it however the process ends, so a byte that nobody holds means a dead process, known at once. The file has
-//! no content.
+//! frees it however the process ends, so a byte that nobody holds means a dead process, known at once. The file's
+//! content says beside which database it lies (see `names.rs`).
 //!
 //! POSIX locks have two traps, both of which shape this code. A process that closes *any* descriptor of a file loses
 //! all its locks on it: so the file is opened once, by the one store object of file and process. And a process never
@@ -11,7 +11,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::busy::random;
@@ -35,6 +35,19 @@ impl LockFile {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Lets the file's content be this.
+    pub(super) fn says(&self, note: &[u8]) -> io::Result<()> {
+        let mut there = vec![0; note.len()];
+        let same = self.file.metadata()?.len() == note.len() as u64
+            && self.file.read_exact_at(&mut there, 0).is_ok()
+            && there == note;
+        if !same {
+            self.file.write_all_at(note, 0)?;
+            self.file.set_len(note.len() as u64)?;
+        }
+        Ok(())
     }
 
     pub(super) fn own(&self) -> i64 {

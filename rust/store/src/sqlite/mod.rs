@@ -12,6 +12,7 @@ mod error;
 mod fork;
 mod lease;
 mod lock;
+mod names;
 #[cfg(test)]
 mod plans;
 mod purge;
@@ -26,6 +27,7 @@ mod workflow;
 mod write;
 mod writer;
 
+use std::fs;
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -78,6 +80,8 @@ pub struct SqliteStore {
     pid: u32,
     full: AtomicBool,
     debt: Arc<Debt>,
+    /// That other users can read it, while that is to be told.
+    open_to_others: Mutex<Option<String>>,
     versions: read::Versions,
     news: lease::NewsCount,
     late: lease::Late,
@@ -116,8 +120,11 @@ impl SqliteStore {
         let full = surroundings::resolve(path, &place)?;
         registry::get_or_open(&full, &place, options, || {
             surroundings::check(&full, &place, options.network)?;
+            names::check(&full, &place)?;
+            let open_to_others = surroundings::open_to_others(&full, &place);
             let file = surroundings::create(&full, &place)?;
             let store = Self::open_file(full.clone(), file, place.clone(), options)?;
+            *store.open_to_others.lock() = open_to_others;
             Ok((file, Arc::new(store)))
         })
     }
@@ -141,6 +148,10 @@ impl SqliteStore {
         let failed = |what: &str, error: std::io::Error| place.system_error(what, &error, "");
         let lock = LockFile::open(&lock_path)
             .map_err(|error| failed(&format!("its lock file {} cannot be locked", lock_path.display()), error))?;
+        if let Ok(file) = fs::metadata(&path) {
+            // It matters only once the file has a second name. A disk that is full will be met by who needs the room.
+            let _ = lock.says(&names::home(&path, &file));
+        }
         let writer = Arc::new(Mutex::new(Writer::new(writer).map_err(|error| place.error(&error))?));
         let files = Arc::new(Files::of(&path, file, &place)?);
         let (theirs, place_of_theirs) = (files.clone(), place.clone());
@@ -155,6 +166,7 @@ impl SqliteStore {
             pid: std::process::id(),
             full: AtomicBool::new(options.durability == Durability::Full),
             debt,
+            open_to_others: Mutex::default(),
             versions: read::Versions::default(),
             news: lease::NewsCount::default(),
             late: lease::Late::default(),
@@ -346,7 +358,8 @@ impl Store for SqliteStore {
     }
 
     fn warning(&self) -> Option<String> {
-        self.debt.warning(&self.place.name)
+        let of_files = || self.files.warning(&self.place);
+        self.open_to_others.lock().take().or_else(of_files).or_else(|| self.debt.warning(&self.place.name))
     }
 }
 

@@ -1,13 +1,18 @@
 //! Whether a path can hold a store at all, asked before SQLite is: so that the message names the real culprit.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bide_sync::Mutex;
 
 use super::error::Place;
+use super::names;
 use crate::StoreError;
 
 /// A file as the kernel knows it: device and inode.
@@ -24,6 +29,10 @@ pub(super) fn identify(path: &Path) -> Option<FileId> {
 pub(super) struct Files {
     database: (PathBuf, FileId),
     beside: Vec<(PathBuf, FileId)>,
+    /// How many names the database was last seen to have.
+    names: AtomicU64,
+    /// Whether it was told that it has several.
+    told: AtomicBool,
 }
 
 /// What a store has beside its database.
@@ -50,14 +59,18 @@ impl Files {
         });
         let beside = found.into_iter().collect::<Option<Vec<_>>>();
         let beside = beside.ok_or_else(|| place.unavailable("a file beside it was deleted while it was opened"))?;
-        Ok(Self { database: (path.to_path_buf(), database), beside })
+        let files = Self { database: (path.to_path_buf(), database), beside, names: 1.into(), told: false.into() };
+        files.still_there(place)?;
+        Ok(files)
     }
 
     /// Whether they are where they were. A few looks at directories; reads nothing.
     pub(super) fn still_there(&self, place: &Place) -> Result<(), StoreError> {
         let (path, file) = &self.database;
         match fs::metadata(path) {
-            Ok(now) if (now.dev(), now.ino()) == *file && now.len() > 0 => {}
+            Ok(now) if (now.dev(), now.ino()) == *file && now.len() > 0 => {
+                self.names.store(now.nlink(), Ordering::Relaxed);
+            }
             Ok(now) if (now.dev(), now.ino()) == *file => {
                 return Err(place.unavailable(
                     "the file was emptied by other hands while it was open; close what uses it and restore it from a \
@@ -81,11 +94,70 @@ impl Files {
     }
 }
 
+impl Files {
+    /// What the user should know of them, told once.
+    pub(super) fn warning(&self, place: &Place) -> Option<String> {
+        let names = self.names.load(Ordering::Relaxed);
+        (names > 1 && !self.told.swap(true, Ordering::Relaxed)).then(|| names::warning(place, names))
+    }
+}
+
+/// What the user should know of an existing file that others can read or write; told once for each file and process.
+pub(super) fn open_to_others(path: &Path, place: &Place) -> Option<String> {
+    static TOLD: LazyLock<Mutex<Vec<FileId>>> = LazyLock::new(Mutex::default);
+    let file = fs::metadata(path).ok()?;
+    let (id, mode) = ((file.dev(), file.ino()), file.mode() & 0o777);
+    let may = match (mode & 0o044 != 0, mode & 0o022 != 0) {
+        (false, false) => return None,
+        (true, false) => "read",
+        (false, true) => "change",
+        (true, true) => "read and change",
+    };
+    let mut told = TOLD.lock();
+    if told.contains(&id) {
+        return None;
+    }
+    told.push(id);
+    Some(format!(
+        "{}: other users can {may} it (mode {mode:04o}), with all values of its runs; unless they shall, chmod 600 it \
+         and the files beside it",
+        place.name
+    ))
+}
+
 /// SQLite's limit for the path of a database.
 const LONGEST: usize = 512;
 
-/// The full path of a store whose directory exists; symbolic links are followed, so that one file has one name.
+/// As many symbolic links as the system follows.
+const MOST_LINKS: usize = 40;
+
+/// The full path of a store whose directory exists; symbolic links are followed, so that one file has one name. One
+/// that leads to no file yet names the file that is to be made.
 pub(super) fn resolve(path: &Path, place: &Place) -> Result<PathBuf, StoreError> {
+    let mut end = path.to_path_buf();
+    for _ in 0..MOST_LINKS {
+        match fs::read_link(&end) {
+            Ok(target) if !end.exists() => end = directory_of(&end).join(target),
+            _ if end == path => return resolve_end(path, place),
+            _ => {
+                let link = format!("it is a symbolic link to {}, where no store can be: ", end.display());
+                let place = Place { name: format!("{}: {link}", place.name), ..place.clone() };
+                return resolve_end(&end, &place);
+            }
+        }
+    }
+    Err(place.unavailable("its symbolic links lead in a circle; name another path"))
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// As [`resolve`], of what is no dangling link.
+fn resolve_end(path: &Path, place: &Place) -> Result<PathBuf, StoreError> {
     if path.is_dir() {
         return Err(place.unavailable("it is a directory; name a file in it"));
     }
@@ -95,10 +167,7 @@ pub(super) fn resolve(path: &Path, place: &Place) -> Result<PathBuf, StoreError>
         }
         return short(full, place);
     }
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let directory = directory_of(path);
     let name = path.file_name().ok_or_else(|| place.unavailable("it does not name a file"))?;
     match directory.canonicalize() {
         Ok(directory) if directory.is_dir() => short(directory.join(name), place),
@@ -215,9 +284,9 @@ fn fuse_type(mountinfo: &str, directory: &Path) -> Option<String> {
     let kind = mountinfo
         .lines()
         .filter_map(|line| {
-            let (left, right) = line.split_once(" - ")?;
-            let point = left.split(' ').nth(4)?.replace("\\040", " ");
-            directory.starts_with(&point).then(|| (point.len(), right.split(' ').next()))
+            let point = names::mount_point(line.as_bytes())?;
+            let kind = line.split_once(" - ")?.1.split(' ').next();
+            directory.starts_with(OsStr::from_bytes(&point)).then_some((point.len(), kind))
         })
         // Of equal mount points the later one lies on top.
         .max_by_key(|(length, _)| *length)?
