@@ -1,4 +1,4 @@
-"""Names of the store's file: a second one, one that leads nowhere, one that others can read, and too many open files."""
+"""Names of the store's file: a second one, one that leads nowhere; files that others read; too many of them open."""
 
 import os
 from collections.abc import Callable
@@ -106,7 +106,7 @@ with bide.Runner(db) as runner:
         told = child.after("log WARNING")
         assert str(file) in told
         assert "2 names" in told
-        os.unlink(f"{file}.backup")
+        Path(f"{file}.backup").unlink()
         assert [line for line in child.join() if "names" in line] == [f"log WARNING {told}"]
 
 

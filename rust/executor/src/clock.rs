@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bide_core::Time;
-use bide_store::{LeaseTime, Uptime};
+use bide_store::{Boot, LeaseTime, Uptime};
 
 /// Tells the time: of the wall, for what is stored, a steady one, for spans, and the machine's uptime, for leases.
 pub trait Clock: Send + Sync + 'static {
@@ -27,6 +27,8 @@ pub trait Clock: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct SystemClock {
     origin: Instant,
+    /// `None`: the system cannot tell its uptime.
+    boot: Option<Boot>,
 }
 
 impl SystemClock {
@@ -34,7 +36,7 @@ impl SystemClock {
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the system's clock")]
     pub fn shared() -> Arc<dyn Clock> {
-        Arc::new(Self { origin: Instant::now() })
+        Arc::new(Self { origin: Instant::now(), boot: Boot::current() })
     }
 }
 
@@ -50,6 +52,6 @@ impl Clock for SystemClock {
     }
 
     fn uptime(&self) -> Option<Uptime> {
-        Uptime::read()
+        self.boot.and_then(Uptime::since)
     }
 }

@@ -53,43 +53,67 @@ impl From<Time> for LeaseTime {
     }
 }
 
+impl Uptime {
+    /// What the system shows now of this boot.
+    #[must_use]
+    pub fn since(boot: Boot) -> Option<Self> {
+        system::uptime().map(|micros| Self { boot, micros })
+    }
+}
+
+impl Boot {
+    /// This boot, if the system can tell.
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        system::boot()
+    }
+}
+
 #[cfg(target_os = "linux")]
 mod system {
     use std::fs;
     use std::os::unix::fs::MetadataExt;
-    use std::sync::LazyLock;
+    use std::sync::OnceLock;
 
-    use super::{Boot, Uptime};
+    use super::Boot;
 
     /// The inode of the machine's first time namespace, in every Linux.
     const FIRST_NAMESPACE: u64 = 0xefff_fffa;
 
-    static BOOT: LazyLock<Option<Boot>> = LazyLock::new(|| {
+    /// Once it could be read. Nobody waits for this: a fork in the middle must not keep the child waiting.
+    static BOOT: OnceLock<Boot> = OnceLock::new();
+
+    pub(super) fn boot() -> Option<Boot> {
+        if let Some(boot) = BOOT.get() {
+            return Some(*boot);
+        }
         let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
         let id = u128::from_str_radix(&id.trim().replace('-', ""), 16).ok()?;
         // In another time namespace the same boot's clock shows another time.
         let namespace = fs::metadata("/proc/self/ns/time").map_or(FIRST_NAMESPACE, |file| file.ino());
-        Some(Boot(id ^ u128::from(namespace ^ FIRST_NAMESPACE)))
-    });
+        let boot = Boot(id ^ u128::from(namespace ^ FIRST_NAMESPACE));
+        let _ = BOOT.set(boot);
+        Some(boot)
+    }
 
-    impl Uptime {
-        /// What the system shows now, if it can say since which boot.
-        #[must_use]
-        pub fn read() -> Option<Self> {
-            let boot = (*BOOT)?;
-            let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-            // SAFETY: the pointer is to a live local of the type that the call fills in.
-            let result = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
-            (result == 0).then_some(Self { boot, micros: now.tv_sec * 1_000_000 + now.tv_nsec / 1000 })
-        }
+    /// In microseconds.
+    pub(super) fn uptime() -> Option<i64> {
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the pointer is to a live local of the type that the call fills in.
+        let result = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
+        (result == 0).then_some(now.tv_sec * 1_000_000 + now.tv_nsec / 1000)
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-impl Uptime {
-    /// What the system shows now, if it can say since which boot.
-    #[must_use]
-    pub fn read() -> Option<Self> {
+mod system {
+    use super::Boot;
+
+    pub(super) fn boot() -> Option<Boot> {
+        None
+    }
+
+    pub(super) fn uptime() -> Option<i64> {
         None
     }
 }

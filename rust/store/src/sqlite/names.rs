@@ -30,8 +30,8 @@ pub(super) fn check(path: &Path, place: &Place) -> Result<(), StoreError> {
     let Ok(file) = fs::metadata(path) else { return Ok(()) };
     if is_mounted_alone(path) {
         return Err(place.unavailable(
-            "the file is mounted here without the directory that it is in, so its log would not be beside it but in \
-             this container; mount the directory",
+            "the file is mounted here without its directory (as by -v bide.db:/app/bide.db), so its log and lock file \
+             would not be those of its other users and would be lost with this container; mount the directory",
         ));
     }
     if file.nlink() <= 1 || fs::read(beside(path, "-lock")).is_ok_and(|note| note == home(path, &file)) {

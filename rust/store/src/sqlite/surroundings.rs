@@ -119,8 +119,8 @@ pub(super) fn open_to_others(path: &Path, place: &Place) -> Option<String> {
     }
     told.push(id);
     Some(format!(
-        "{}: other users can {may} it (mode {mode:04o}), with all values of its runs; unless they shall, chmod 600 it \
-         and the files beside it",
+        "{}: other users can {may} it (mode {mode:04o}), with all values of its runs; if they should not, chmod 600 \
+         it and the files beside it",
         place.name
     ))
 }
