@@ -6,6 +6,7 @@ use bide_core::{Event, Outcome};
 
 use crate::body::BodyCx;
 use crate::bug::{self, Place};
+use crate::clock::LastSeen;
 use crate::commit::Done;
 use crate::engine::Engine;
 use crate::host::{Attached, Call, Host, Ready, Worker};
@@ -23,7 +24,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
 
     fn work_until_told<C: Worker<H>>(self: &Arc<Self>, cx: &mut C) {
         let cell = Cell::new(&self.dispatch.shared);
-        let mut thread = Thread { engine: self, cell, ready: Vec::new() };
+        let mut thread = Thread { engine: self, cell, ready: Vec::new(), seen: LastSeen::default() };
         let shared = &self.dispatch.shared;
         let mut left = Left::Slot;
         loop {
@@ -51,6 +52,8 @@ struct Thread<'a, H: Host> {
     engine: &'a Arc<Engine<H>>,
     cell: Arc<Cell<H>>,
     ready: Vec<Ready<H>>,
+    /// The clocks at the end of the last body.
+    seen: LastSeen,
 }
 
 impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
@@ -141,13 +144,18 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
             ready
         };
         let Ready { run, task } = ready;
-        if !self.engine.lease_holds() && !self.is_sure_of_lease(cx) {
-            if wants_handle {
-                shared.dismiss(&self.cell);
+        let clock = &self.engine.clock;
+        let mut now = clock.lease_micros();
+        if !self.engine.lease_holds_at(now) {
+            if !self.is_sure_of_lease(cx) {
+                if wants_handle {
+                    shared.dismiss(&self.cell);
+                }
+                return Some(held);
             }
-            return Some(held);
+            now = clock.lease_micros();
         }
-        let now = self.engine.clock.now();
+        let now = self.seen.wall(&**clock, now);
         let entered = {
             let mut state = run.state.lock();
             let entered = state.enter(task, now);
@@ -202,6 +210,7 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
         shared.ends(held.no);
         let at = self.engine.clock.now();
         let now = self.engine.clock.steady();
+        self.seen.see(at, now);
         // While its end is not committed a marked body's mark stands: the next body may kill the process, and this
         // one's run would be suspected of it.
         if held.group.push(Done { run, event, at, reply: None }, now) || entered.mark {

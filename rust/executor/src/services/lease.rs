@@ -125,7 +125,12 @@ impl<H: Host> Engine<H> {
     /// Whether the lease has not run out, by the clock: the check before each body.
     #[inline]
     pub(crate) fn lease_holds(&self) -> bool {
-        let now = self.clock.uptime().map_or_else(|| self.clock.now().0, |up| up.micros);
+        self.lease_holds_at(self.clock.lease_micros())
+    }
+
+    /// The same, by what the clock has just shown ([`crate::clock::Clock::lease_micros`]).
+    #[inline]
+    pub(crate) fn lease_holds_at(&self, now: i64) -> bool {
         self.lease_service.lasts_until_after(now)
     }
 
