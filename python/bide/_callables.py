@@ -8,6 +8,10 @@ from typing import Any
 _NOT_PLAIN = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
+KEPT_CODEC = "__bide_codec__"
+"""The attribute of a function in which `_steps.py` keeps its codec. No state of the user's."""
+
+
 def call_method(obj: object) -> Any:  # noqa: ANN401 - a function, a slot wrapper, or None
     """Return the `__call__` that calling `obj` runs, as its class defines it; None if it is not callable."""
     return getattr(type(obj), "__call__", None)  # noqa: B004 - the method itself is wanted, not whether there is one

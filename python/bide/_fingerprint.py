@@ -1,53 +1,58 @@
-"""Whether a condition is provably the same wait as the one that was recorded: `fingerprint`.
+"""Whether a condition is provably the same wait as the one that was recorded: `fingerprint`, `proof_of`.
 
-The digest covers what decides a condition's answer as far as it can be seen: its qualified name, its code (nested
-code too), everything it captured (closure cells, defaults, partial arguments, the bound object), and the globals
-that its code names: functions, classes and modules by qualified name, all else by value. What a called function
-reads in turn is not seen. If any part cannot be encoded there is no digest, and the condition is asked again.
+A proof covers everything that a condition can read by its own code: its code (nested code too), what it captured
+(closure cells, defaults, arguments of a partial, a bound object), its attributes, and the globals that its code names.
+Functions, classes and modules are covered by qualified name, with those of their attributes that the code names; all
+else by value. What a called function reads in turn is not seen.
 
-The digest is the same in every process: no hash, id or address enters it, and sets are put in order. It differs
-between Python versions, whose code differs: then a condition is asked again, which is always right.
+An object has a proof only if it is of a kind whose values are known to be nothing but their fields, and has nothing
+beside them. If any part has no proof there is none, and the condition is asked again, which is always right.
+
+The proof is the same in every process: no hash, id or address enters it, and sets are put in order. It differs between
+Python versions, whose code differs. Its first byte is its version; one of the first version has 16 bytes.
 """
 
+import builtins
+import dataclasses
 import functools
-import hashlib
 import struct
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from bide._callables import call_method
-from bide._codec import Codec
+import msgspec
+
+from bide import _code, _hooks
+from bide._callables import KEPT_CODEC, call_method
+from bide._canonical import is_handle
 from bide._context import Context
+from bide._sink import SIZE as DIGEST
+from bide._sink import Sink, Unstable, is_of_python, no_form, plain_base, state_of
 from bide._text import written_out
 
-SIZE = 16
+VERSION = b"\x02"
+SIZE = len(VERSION) + DIGEST
 LARGEST = 4 * 1024 * 1024
-"""A condition that captured more than so many bytes has no digest: asking again is cheaper than hashing it."""
-
-_DEEPEST = 64
-_KEPT = 4096
-
-
-class _Unprovable(Exception):
-    """Something has no stable form."""
-
-
-def _no_form(thing: object) -> str:
-    return f"a {type(thing).__qualname__} has no form that is the same in every process"
+"""A condition that captured more than so many bytes has no proof: asking again is cheaper than hashing it."""
 
 
 def fingerprint(condition: Callable[..., Any]) -> tuple[str, bytes | None]:
-    """Return a condition's name for the journal, and its digest (None if it cannot be proved the same)."""
+    """Return a condition's name for the journal, and its proof (None if it cannot be proved the same)."""
+    return name_of(condition), proof_of(condition)
+
+
+def proof_of(condition: Callable[..., Any]) -> bytes | None:
+    """Return what proves a condition to be the same; None if nothing can."""
     try:
-        sink = _Sink()
-        sink.callable(condition, whole=True)
-        digest = sink.digest()
+        proof = _Proof(LARGEST)
+        proof.callable(condition, whole=True)
+        proof.attributes()
     except Exception:  # noqa: BLE001 - captured objects may raise anything; then it is asked again
-        digest = None
-    return name_of(condition), digest
+        return None
+    return VERSION + proof.digest()
 
 
 def name_of(condition: object) -> str:
@@ -62,70 +67,68 @@ def name_of(condition: object) -> str:
     return written_out(name if name and isinstance(name, str) else str(type(condition).__qualname__))
 
 
-class _Sink:
-    """Takes the parts of a condition in a fixed order, each with its kind and length, into one digest."""
-
-    def __init__(self, most: int = LARGEST) -> None:
-        self._most = most
-        self._hash = hashlib.blake2b(digest_size=SIZE)
-        self._size = 0
-        self._depth = 0
-        self._path: dict[int, int] = {}
-        """The objects being described, by id, with their depth: a cycle becomes "so many levels up"."""
-
-    def digest(self) -> bytes:
-        return self._hash.digest()
-
-    def put(self, kind: str, data: bytes = b"") -> None:
-        self._size += len(data)
-        if self._size > self._most:
-            msg = f"more than {self._most >> 20} MiB"
-            raise _Unprovable(msg)
-        self._hash.update(f"{kind}:{len(data)}:".encode())
-        self._hash.update(data)
-
-    def text(self, kind: str, text: str) -> None:
-        self.put(kind, text.encode("utf-8", "surrogatepass"))
+class _Proof(Sink):
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self._names: dict[str, None] = {}
+        """What the condition's own code looks up, as a global or as an attribute."""
+        self._strings: dict[str, None] = {}
+        """Captured texts that could name an attribute, for code that uses `getattr`."""
+        self._functions: dict[int, tuple[types.FunctionType, int]] = {}
+        """The functions that were described: another look at one says which it is."""
+        self._owners: dict[int, Any] = {}
+        """The classes, modules and functions that are covered by name, by id: the code may read their attributes."""
 
     # --- callables -------------------------------------------------------------------------------------------------
 
-    def callable(self, fn: object, *, whole: bool = False) -> None:
+    def callable(self, fn: Any, *, whole: bool = False) -> None:  # noqa: ANN401 - a callable
         """Describe a callable; `whole` for the condition itself, whose code is looked at wherever it was defined."""
-        if isinstance(fn, types.FunctionType):
+        kind = type(fn)
+        if kind is types.FunctionType:
             if not whole and _is_global(fn):
-                self.text("global function", f"{fn.__module__}.{fn.__qualname__}")
+                self._by_name("global function", fn)
+            elif id(fn) in self._functions:
+                self.text("the same function", str(self._functions[id(fn)][1]))
             else:
-                self._within(fn, self._function)
-        elif isinstance(fn, types.MethodType):
+                self._functions[id(fn)] = fn, len(self._functions)
+                self.within(fn, self._function)
+        elif kind is types.MethodType:
             self.put("method")
             self.callable(fn.__func__, whole=whole)
             self.value(fn.__self__)
-        elif isinstance(fn, functools.partial):
+        elif kind is functools.partial:
+            _has_nothing_beside(fn)
             self.put("partial")
             self.callable(fn.func, whole=whole)
             self.value(fn.args)
             self.value(fn.keywords)
-        elif isinstance(fn, (types.BuiltinFunctionType, types.MethodWrapperType)):
+        elif kind in {types.BuiltinFunctionType, types.MethodWrapperType}:
             self.text("builtin", f"{getattr(fn, '__module__', None)}.{fn.__qualname__}")
-            self.value(fn.__self__)
-        elif isinstance(fn, (types.MethodDescriptorType, types.WrapperDescriptorType)):
+            if not isinstance(fn.__self__, types.ModuleType):
+                self.value(fn.__self__)
+        elif kind in {types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType}:
             self.text("descriptor", f"{fn.__objclass__.__module__}.{fn.__qualname__}")
         elif isinstance(fn, type):
+            if whole and is_of_python(fn):
+                raise no_form(fn)  # to call it executes code of its own, and the instance says whether it is true
             self._class(fn)
-        elif isinstance(getattr(fn, "__wrapped__", None), types.FunctionType):  # such as functools.lru_cache
-            self.text("wrapper", f"{type(fn).__module__}.{type(fn).__qualname__}")
-            self.callable(fn.__wrapped__, whole=whole)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+        elif kind is _CACHING:
+            self._cached(fn, whole=whole)
         else:
             call = call_method(fn)
-            if not isinstance(call, types.FunctionType):
-                raise _Unprovable(_no_form(fn))
+            if type(call) is not types.FunctionType:
+                raise no_form(fn)
             self.put("object")
             self.callable(call, whole=whole)
-            self._encoded(fn)
+            self._object(fn)
 
     def _function(self, fn: types.FunctionType) -> None:
+        code = _code.describe(fn.__code__)
+        self._names |= dict.fromkeys(code.names + code.words)
+        if not _UNSEEN.isdisjoint(code.names):
+            raise no_form(fn)  # it can read anything
         self.text("function", fn.__qualname__)
-        self.put("code", _code_digest(fn.__code__))
+        self.put("code", code.digest)
         for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
             self.text("cell", name)
             try:
@@ -136,92 +139,150 @@ class _Sink:
                 self.value(captured)
         self.value(fn.__defaults__)
         self.value(fn.__kwdefaults__)
-        for name in _global_names(fn.__code__):
+        for name in code.names:
             if name in fn.__globals__:
                 self.text("global", name)
                 self.value(fn.__globals__[name])
-        wrapped = getattr(fn, "__wrapped__", None)
-        if wrapped is not None:
-            self.put("wrapped")
-            self.callable(wrapped, whole=True)
+        package = fn.__globals__.get("__package__") or ""
+        for name in code.imports:
+            for module in (name, name.partition(".")[0], package, f"{package}.{name}"):
+                if module in sys.modules:
+                    self.text("import", module)
+                    self.value(sys.modules[module])
+        self._attributes_of(fn)
+
+    def _attributes_of(self, fn: types.FunctionType) -> None:
+        self.text("name", fn.__name__)
+        self.value(fn.__doc__)
+        for name in sorted(fn.__dict__):
+            if name == KEPT_CODEC:
+                continue
+            self.text("attribute", name)
+            if name == "__wrapped__":
+                self.callable(fn.__dict__[name], whole=True)
+            else:
+                self.value(fn.__dict__[name])
+
+    def _cached(self, fn: Any, *, whole: bool) -> None:  # noqa: ANN401 - what functools.lru_cache makes
+        if not whole and _is_global(fn):
+            self._by_name("global function", fn)
+            return
+        hits, misses, largest, size = fn.cache_info()
+        if size:
+            raise no_form(fn)  # nobody sees what is in the cache
+        self.text("cached", f"{hits} {misses} {largest} {fn.cache_parameters()['typed']}")
+        for name in sorted(fn.__dict__.keys() - _OF_CACHE):
+            self.text("attribute", name)
+            self.value(fn.__dict__[name])
+        self.callable(fn.__wrapped__, whole=whole)
+
+    # --- what is covered by name, and its attributes ---------------------------------------------------------------
+
+    def _by_name(self, kind: str, thing: Any) -> None:  # noqa: ANN401 - a function, class or module
+        name = thing.__name__ if isinstance(thing, types.ModuleType) else f"{thing.__module__}.{thing.__qualname__}"
+        self.text(kind, name)
+        if thing is not builtins and (type(thing) is not types.FunctionType or thing.__dict__):
+            self._owners.setdefault(id(thing), thing)
 
     def _class(self, cls: type) -> None:
+        if not is_of_python(cls):
+            self.text("class", f"{cls.__module__}.{cls.__qualname__}")
+            return
         if not _is_global(cls):
-            raise _Unprovable(_no_form(cls))  # what a local class captured cannot be seen
-        self.text("class", f"{cls.__module__}.{cls.__qualname__}")
+            msg = f"the local class {cls.__qualname__} may have captured what cannot be seen"
+            raise Unstable(msg)
+        self._by_name("class", cls)
+
+    def attributes(self) -> None:
+        """Describe the attributes that the condition's code names, of all that is covered by name."""
+        done: set[tuple[int, str]] = set()
+        size = (0, 0)
+        # Each attribute may bring in further names and further owners.
+        while size != (size := (len(self._owners), len(self._names))):
+            if "getattr" in self._names:
+                self._names |= self._strings
+            names = set(self._names)
+            for owner in list(self._owners.values()):
+                for holder in _holders(owner):
+                    for name in sorted(names & vars(holder).keys()):
+                        if (id(owner), name) not in done:
+                            done.add((id(owner), name))
+                            self.text("attribute", f"{holder.__name__}.{name}")
+                            self.value(_attribute(holder, name))
 
     # --- values ----------------------------------------------------------------------------------------------------
 
-    def value(self, value: Any) -> None:  # noqa: ANN401, C901, PLR0912 - anything may have been captured: a branch a kind
+    def value(self, value: Any) -> None:  # noqa: ANN401 - anything may have been captured
         """Describe a value, with its type at every level."""
         kind = type(value)
-        if value is None or value is Ellipsis or value is NotImplemented or kind in {bool, range}:
-            self.text("constant", repr(value))
-        elif kind in {int, str}:
-            self.text(kind.__name__, f"{value:x}" if kind is int else value)
-        elif kind is float:
-            self.put("float", struct.pack("<d", value))
-        elif kind is complex:
-            self.put("complex", struct.pack("<dd", value.real, value.imag))
-        elif kind in {bytes, bytearray}:
-            self.put(kind.__name__, bytes(value))
-        elif kind in {list, tuple, dict, set, frozenset}:
-            self._within(value, self._container)
-        elif isinstance(value, types.CodeType):
-            self.put("code", _code_digest(value))
+        if self.plain(kind, value):
+            if is_of_python(kind):
+                _has_nothing_beside(value)
+            if kind is str and value.isidentifier():
+                self._strings[value] = None
+        elif kind in _CONTAINERS:
+            self.text("container", kind.__name__)
+            _has_nothing_beside(value)
+            self.within(value, _CONTAINERS[kind].__get__(self))
+        elif kind is types.CodeType:
+            self.put("code", _code.describe(value).digest)
         elif isinstance(value, types.ModuleType):
-            self.text("module", value.__name__)
-        elif isinstance(value, Enum):
-            self._class(kind)
-            self.text("member", value.name)
-        elif _is_handle(kind):
+            self._by_name("module", value)
+        elif is_handle(kind):
             self.put("handle")  # the body's own; a condition may ask it what it is, which does not change
-        elif isinstance(value, Context):
+        elif kind is Context:
             self.text("context", value.to_json())
-        elif isinstance(value, (type, functools.partial)) or callable(value):
+        elif isinstance(value, type) or kind in _CALLABLES or (callable(value) and not _fields(kind)):
             self.callable(value)
         else:
-            self._encoded(value)
+            self._object(value)
 
-    def _container(self, value: Any) -> None:  # noqa: ANN401 - one of five containers
-        self.text("container", f"{type(value).__name__} {len(value)}")
-        if isinstance(value, (set, frozenset)):
-            for digest in sorted(digest_of(item) for item in value):
-                self.put("item", digest)
-            return
-        for item in value.items() if isinstance(value, dict) else ():
-            self.value(item[0])
-            self.value(item[1])
-        for item in () if isinstance(value, dict) else value:
+    def _object(self, value: Any) -> None:  # noqa: ANN401 - as in value
+        self.within(value, self._of_fields)
+
+    def _of_fields(self, value: Any) -> None:  # noqa: ANN401 - as in value
+        """Describe an object that is nothing but its fields."""
+        cls = type(value)
+        self._class(cls)
+        state = state_of(value)
+        hook = _hooks.registered(cls)
+        if hook is not None:
+            self.value(hook.encode(value))
+            known = state.keys()
+        elif isinstance(value, Enum):
+            self.text("member", str(value._name_))
+            base = plain_base(cls)
+            if base is not None:
+                self.plain(base, value)
+            known = state.keys()
+            state = {name: content for name, content in state.items() if name not in _OF_MEMBER}
+        else:
+            fields = _fields(cls)
+            if fields is None:
+                raise no_form(value)
+            known = fields.keys()
+        if state.keys() - known or _has_hidden_state(cls):
+            raise no_form(value)
+        if isinstance(value, tuple):
+            self.items(value)
+        for name in sorted(state):
+            self.text("field", name)
+            self.value(state[name])
+
+    def _ordered(self, value: dict[Any, Any]) -> None:
+        """Describe a dict in its order, which the code can read."""
+        self.put(f"entries {len(value)}")
+        for key, item in value.items():
+            self.value(key)
             self.value(item)
 
-    def _encoded(self, value: object) -> None:
-        cls: Any = type(value)
-        if not _is_global(cls):
-            raise _Unprovable(_no_form(value))
-        self.text("value of", f"{cls.__module__}.{cls.__qualname__}")
-        self.put("encoded", _codec_for(cls).encode(value))
+    def _defaulting(self, value: "defaultdict[Any, Any]") -> None:
+        self.value(value.default_factory)
+        self._ordered(value)
 
-    def _within(self, value: Any, describe: Callable[[Any], None]) -> None:  # noqa: ANN401 - as in value
-        """Describe something that may refer to itself."""
-        if id(value) in self._path:
-            self.text("above", str(self._depth - self._path[id(value)]))
-            return
-        if self._depth > _DEEPEST:
-            msg = "nested too deeply"
-            raise _Unprovable(msg)
-        self._path[id(value)] = self._depth
-        self._depth += 1
-        describe(value)
-        self._depth -= 1
-        del self._path[id(value)]
-
-
-def digest_of(value: object, most: int = LARGEST) -> bytes:
-    """Return the digest of a value alone; raises if it has no stable form, or takes more than so many bytes."""
-    sink = _Sink(most)
-    sink.value(value)
-    return sink.digest()
+    def _bounded(self, value: "deque[Any]") -> None:
+        self.value(value.maxlen)
+        self.items(value)
 
 
 def _is_global(thing: Any) -> bool:  # noqa: ANN401 - a function or class
@@ -232,53 +293,114 @@ def _is_global(thing: Any) -> bool:  # noqa: ANN401 - a function or class
     return getattr(found, "__func__", found) is thing
 
 
-def _is_handle(cls: type) -> bool:
-    return cls.__name__ in {"TaskHandle", "AsyncTaskHandle"} and (cls.__module__ or "").split(".")[0] == "bide"
+def _has_nothing_beside(value: object) -> None:
+    """Raise if something is assigned to an object that its kind does not have."""
+    if getattr(value, "__dict__", None):
+        raise no_form(value)
 
 
-@functools.lru_cache(maxsize=_KEPT)
-def _codec_for(cls: object) -> Codec:
-    return Codec(cls, "a condition")
+def _fields(cls: type) -> dict[str, object] | None:
+    """Return the names under which the values of a class keep their fields; None if it is not of a known kind.
+
+    Only a class that is of the kind by itself: a class derived from one may have anything.
+    """
+    own = cls.__dict__
+    if "__dataclass_fields__" in own:
+        return dict.fromkeys(field.name for field in dataclasses.fields(cls))
+    if "__attrs_attrs__" in own:
+        return dict.fromkeys(attribute.name for attribute in own["__attrs_attrs__"])
+    if issubclass(cls, msgspec.Struct):
+        return dict.fromkeys(cls.__struct_fields__)
+    if _hooks.is_pydantic(cls):
+        return dict.fromkeys((*cls.model_fields, *_OF_PYDANTIC))  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+    if "_fields" in own and issubclass(cls, tuple):
+        return {}
+    return None
 
 
-# --- code ----------------------------------------------------------------------------------------------------------
-
-_codes: dict[int, tuple[types.CodeType, bytes, tuple[str, ...]]] = {}
-"""By id, beside the code object itself so that the id stays its own. Dropped as a whole when it is full."""
-
-
-def _code_digest(code: types.CodeType) -> bytes:
-    return _described(code)[1]
-
-
-def _global_names(code: types.CodeType) -> tuple[str, ...]:
-    """Return the names that this code and the code nested in it look up, in order; attributes are among them."""
-    return _described(code)[2]
-
-
-def _described(code: types.CodeType) -> tuple[types.CodeType, bytes, tuple[str, ...]]:
-    found = _codes.get(id(code))
-    if found is None:
-        if len(_codes) >= _KEPT:
-            _codes.clear()
-        names = dict.fromkeys(name for one in _nested(code) for name in one.co_names)
-        found = _codes[id(code)] = (code, _digest_code(code), tuple(names))
-    return found
+def _has_hidden_state(cls: type) -> bool:
+    """Whether the values of a class may have state that is in no attribute: that of a base class written in C."""
+    if issubclass(cls, (Enum, msgspec.Struct)) or "_fields" in cls.__dict__:
+        return False
+    slots = sum(
+        isinstance(slot, types.MemberDescriptorType)
+        for base in cls.__mro__
+        if is_of_python(base)
+        for slot in base.__dict__.values()
+    )
+    pointers = slots + (cls.__dictoffset__ > 0) + (cls.__weakrefoffset__ > 0)
+    return cls.__itemsize__ > 0 or cls.__basicsize__ > object.__basicsize__ + pointers * _POINTER
 
 
-def _digest_code(code: types.CodeType) -> bytes:
-    sink = _Sink()
-    sink.put("bytes", code.co_code)
-    sink.put("exceptions", code.co_exceptiontable)
-    sink.value(code.co_names)
-    sink.value(code.co_freevars)
-    sink.value((code.co_flags, code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount))
-    sink.value(code.co_consts)
-    return sink.digest()
+def _holders(owner: Any) -> list[Any]:  # noqa: ANN401 - a function, class or module
+    """Return what an attribute of it may be found in."""
+    if isinstance(owner, type):
+        return [cls for cls in (*owner.__mro__, *type(owner).__mro__) if is_of_python(cls)]
+    return [owner]
 
 
-def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _nested(constant)
+def _attribute(holder: Any, name: str) -> Any:  # noqa: ANN401 - as in _holders
+    """Return what is to be described of an attribute: of one that calls code, that code."""
+    content = vars(holder)[name]
+    if not isinstance(holder, type):
+        return content
+    if issubclass(holder, Enum) and name in holder._member_map_:
+        return holder._member_map_[name]
+    if isinstance(content, (classmethod, staticmethod)):
+        return content.__func__
+    if isinstance(content, (property, types.DynamicClassAttribute)):
+        return content.fget
+    if isinstance(content, functools.cached_property):
+        return content.func
+    return None if isinstance(content, (types.MemberDescriptorType, types.GetSetDescriptorType)) else content
+
+
+_CACHING = type(functools.lru_cache(lambda: None))
+_CALLABLES = {
+    types.FunctionType,
+    types.MethodType,
+    types.BuiltinFunctionType,
+    types.MethodWrapperType,
+    types.MethodDescriptorType,
+    types.WrapperDescriptorType,
+    types.ClassMethodDescriptorType,
+    functools.partial,
+    _CACHING,
+}
+_OF_CACHE = {*functools.WRAPPER_ASSIGNMENTS, "__wrapped__", "cache_parameters"}
+_OF_MEMBER = {"_name_", "__objclass__", "_sort_order_", "_inverted_"}
+_OF_PYDANTIC = ("__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
+_UNSEEN = frozenset(
+    [
+        "globals",
+        "eval",
+        "exec",
+        "vars",
+        "__import__",
+        "import_module",
+        "_getframe",
+        "__builtins__",
+        "__dict__",
+        "__globals__",
+        "__closure__",
+        "__code__",
+        "__defaults__",
+        "__kwdefaults__",
+        "__annotations__",
+        "__subclasses__",
+    ]
+)
+"""Code that uses one of these can read what nobody sees."""
+_POINTER = struct.calcsize("P")
+
+_CONTAINERS: dict[Any, Any] = {
+    list: _Proof.items,
+    tuple: _Proof.items,
+    set: _Proof.members,
+    frozenset: _Proof.members,
+    dict: _Proof._ordered,
+    OrderedDict: _Proof._ordered,
+    Counter: _Proof._ordered,
+    defaultdict: _Proof._defaulting,
+    deque: _Proof._bounded,
+}

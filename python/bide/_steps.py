@@ -1,24 +1,41 @@
 """What is recorded of a step beside its result: its name, what its arguments were, and how its result is stored.
 
+The arguments are recorded as a proof, a format that can never change: the byte 2, a digest of 16 bytes of all
+arguments, and then for each of the first few a digest of 4 bytes, the length of a text in one byte, and that text
+("path='a.csv'"), cut to fit. Only the first 17 bytes are compared; the rest is for messages. (A proof of 16 bytes is
+one of the first version, see `_digest_v1.py`.)
+
 The result is stored by the return annotation of the function, like a task's.
 """
 
+import copy
 import functools
-from collections.abc import Callable
+import hashlib
+import reprlib
+import types
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from bide._bind import return_annotation
-from bide._callables import is_async
+from bide._callables import KEPT_CODEC, is_async
+from bide._canonical import canonical, captures
 from bide._codec import REFUSE_ABOVE, Codec
 from bide._errors import DefinitionError, SerializationError, not_yet
-from bide._fingerprint import digest_of, name_of
+from bide._fingerprint import name_of
+from bide._sink import SIZE
+from bide._text import written_out
 from bide._waits import check_name
+
+VERSION = b"\x02"
+_LONGEST = 100
+_LONGEST_TEXTS = 380
+"""Bytes that the texts of a proof may take, one by one and together."""
 
 
 def describe_step(
     fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None
 ) -> tuple[str, bytes, Codec]:
-    """Return a step's name in the journal, a digest of its arguments, and the codec of its result."""
+    """Return a step's name in the journal, the proof of its arguments, and the codec of its result."""
     if not callable(fn):
         msg = f"handle.step takes a function to call, not {fn!r}"
         raise DefinitionError(msg)
@@ -26,26 +43,126 @@ def describe_step(
         feature = f"a step of the async function {name_of(fn)!r}"
         raise not_yet(feature)
     step = check_name(name, "handle.step") or name_of(fn)
-    try:
-        digest = digest_of([list(args), sorted(kwargs.items())], REFUSE_ABOVE)
-    except Exception as problem:
-        msg = (
-            f"the arguments of step {step!r} cannot be recorded ({problem}): pass plain values, "
-            "and let the function get hold of everything else by itself"
-        )
-        raise SerializationError(msg) from problem
-    return step, digest, _codec(fn, step)
+    while isinstance(fn, functools.partial):
+        args, kwargs, fn = _filled_in(fn.args, args), fn.keywords | kwargs, fn.func
+    return step, _proof(fn, args, kwargs, step), _codec(fn, step)
 
 
-def _codec(fn: Callable[..., Any], step: str) -> Codec:
+# --- the arguments -------------------------------------------------------------------------------------------------
+
+
+def _proof(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], step: str) -> bytes:
+    whole = hashlib.blake2b(digest_size=SIZE)
+    texts = b""
+    for kind, label, value in _arguments(fn, args, kwargs):
+        try:
+            digest = canonical(value, REFUSE_ABOVE)
+        except Exception as problem:
+            if kind.startswith("captured"):  # such as a subclass of str with an attribute that is a connection
+                continue
+            msg = (
+                f"the arguments of step {step!r} cannot be recorded ({label}: {problem}): pass plain values, "
+                "and let the function get hold of everything else by itself"
+            )
+            raise SerializationError(msg) from problem
+        whole.update(f"{len(kind)}:{kind}".encode("utf-8", "surrogatepass") + digest)
+        if len(texts) < _LONGEST_TEXTS - 20:
+            text = _text(label, value)[: min(_LONGEST, _LONGEST_TEXTS - len(texts) - 5)]
+            texts += digest[:4] + bytes([len(text)]) + text
+    return VERSION + whole.digest() + texts
+
+
+def _arguments(fn: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Yield for each argument which one it is, how a message calls it, and its value."""
+    names = _parameters(fn, len(args))
+    for at, value in enumerate(args):
+        yield "positional", names[at] if at < len(names) else f"argument {at + 1}", value
+    for name in sorted(kwargs):
+        yield f"keyword {name}", name, kwargs[name]
+    for name, value in captures(fn):
+        yield f"captured {name}", f"captured {name}", value
+
+
+def _parameters(fn: object, most: int) -> tuple[str, ...]:
+    skip = 0
+    if isinstance(fn, types.MethodType):
+        fn, skip = fn.__func__, 1
+    if not most or not isinstance(fn, types.FunctionType):
+        return ()
+    return fn.__code__.co_varnames[skip : fn.__code__.co_argcount]
+
+
+def _filled_in(bound: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return a partial's positional arguments with those of the call: in its gaps (since CPython 3.14), then behind."""
+    gap = getattr(functools, "Placeholder", None)
+    if gap is None or not any(item is gap for item in bound):
+        return bound + args
+    rest = iter(args)
+    return tuple(next(rest, item) if item is gap else item for item in bound) + tuple(rest)
+
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 60
+_short.maxlist = _short.maxtuple = _short.maxset = _short.maxfrozenset = _short.maxdict = _short.maxdeque = 8
+_short.maxlevel = 3
+
+
+def _text(label: str, value: object) -> bytes:
     try:
-        return _cached(fn, step)
-    except TypeError:  # not hashable
+        shown = _short.repr(value)
+    except Exception:  # noqa: BLE001 - a broken __repr__, an int of more digits than Python likes to show
+        shown = f"<{type(value).__qualname__}>"
+    return written_out(f"{label}={' '.join(shown.split())}").encode()
+
+
+# --- the result ----------------------------------------------------------------------------------------------------
+
+
+class _Kept:
+    """The codec of a function, kept in the function itself.
+
+    Anywhere else something would keep the function alive: the codec holds the class that it decodes, a class its
+    module, and a module its functions. Where a function is pickled by value, or its attributes are copied to another
+    one, the codec stays behind.
+    """
+
+    __slots__ = ("code", "codec")
+
+    def __init__(self, code: object = None, codec: Codec | None = None) -> None:
+        self.code = code
+        self.codec = codec
+
+    def __reduce__(self) -> tuple[type["_Kept"], tuple[()]]:
+        return _Kept, ()
+
+
+def _codec(fn: object, step: str) -> Codec:
+    """Return the codec of a step's result."""
+    if isinstance(fn, types.MethodType):
+        fn = fn.__func__
+    if isinstance(fn, types.BuiltinFunctionType):
+        return _plain_codec(step)
+    if not isinstance(fn, types.FunctionType):
         return _make(fn, step)
+    if not fn.__annotations__ and "__wrapped__" not in fn.__dict__ and "__signature__" not in fn.__dict__:
+        return _plain_codec(step)
+    kept = fn.__dict__.get(KEPT_CODEC)
+    if kept is None or kept.code is not fn.__code__:
+        kept = fn.__dict__[KEPT_CODEC] = _Kept(fn.__code__, _make(fn, step))
+    codec: Codec = kept.codec
+    where = f"step {step!r}"
+    if codec.where != where:
+        codec = copy.copy(codec)
+        codec.where = where
+    return codec
 
 
-def _make(fn: Callable[..., Any], step: str) -> Codec:
-    return Codec(return_annotation(fn, f"step {step!r}"), f"step {step!r}")
+def _make(fn: Any, step: str) -> Codec:  # noqa: ANN401 - any callable
+    where = f"step {step!r}"
+    return Codec(return_annotation(fn, where), where)
 
 
-_cached = functools.lru_cache(maxsize=1024)(_make)
+@functools.lru_cache(maxsize=1024)
+def _plain_codec(step: str) -> Codec:
+    """Return the codec of what a function without annotations returns."""
+    return Codec(where=f"step {step!r}")

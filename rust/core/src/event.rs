@@ -42,6 +42,8 @@ pub enum Event {
         key: EntryKey,
         /// Its value, or how it failed.
         result: Result<Value, Failure>,
+        /// Whether the proof that it was opened with still holds: without one the record is never reused.
+        proved: bool,
         /// For a gate that failed: whether the task's retry policy covers the failure.
         retry: Option<Retry>,
     },

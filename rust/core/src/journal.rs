@@ -1,8 +1,9 @@
 //! The journal of one task: its recorded waits and steps, and the rule by which a record is reused.
 //!
 //! A record is looked up by key, so that differently named entries may be added, removed and reordered between two
-//! versions of the code. A time or a signal is always reused. A condition is reused only if it is provably the same
-//! wait; else it is asked again under its recorded deadline. A step whose arguments differ is a mismatch.
+//! versions of the code; `uses.rs` says which key the next use of a name has. A time or a signal is always reused. A
+//! condition is reused only if it is provably the same wait; else it is asked again: under its recorded deadline, or
+//! under a new one if it was satisfied. A step whose arguments differ is a mismatch.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,10 +14,17 @@ use crate::record::{Entry, EntryKey, EntryKind, EntryState};
 use crate::time::Time;
 use crate::value::Value;
 
+/// The first byte of a step's proof in the second version: [`PROOF`] bytes are compared, and after them stands what
+/// the arguments were, for messages. Every other proof is compared as a whole.
+const DESCRIBED: u8 = 2;
+
+/// The version and the digest of a proof that is described.
+const PROOF: usize = 17;
+
 /// What the journal knows of a wait or step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Recall {
-    /// Nothing, or (for a condition) something else: ask. A recorded deadline stands.
+    /// Nothing, or (for a condition) something else: ask. The deadline of a wait that was not satisfied stands.
     Ask {
         /// The recorded deadline.
         deadline: Option<Time>,
@@ -41,6 +49,8 @@ pub enum Recall {
 pub struct Journal {
     entries: Entries,
     last_seq: u32,
+    /// A step was restored whose proof has the size of those of the first version.
+    has_older_steps: bool,
 }
 
 /// Entries by key. Most tasks have one or two: a list serves them best, and a map beside it those with many.
@@ -108,10 +118,83 @@ impl Entries {
     }
 }
 
+/// The part of a proof that is compared: all of it, or the version and the digest of one that is described. A step
+/// without a proof has no arguments; a condition without one is never the same, which its caller sees to.
+pub(crate) fn comparable(proof: Option<&[u8]>) -> &[u8] {
+    match proof.unwrap_or_default() {
+        described @ [DESCRIBED, ..] if described.len() > PROOF => &described[..PROOF],
+        whole => whole,
+    }
+}
+
+/// The arguments that are described behind a proof: for each a short digest, and its text. Ends where the bytes do,
+/// or where they are none of this.
+fn described(proof: Option<&[u8]>) -> Vec<([u8; 4], String)> {
+    let proof = proof.unwrap_or_default();
+    let mut rest = &proof[comparable(Some(proof)).len()..];
+    let mut arguments = Vec::new();
+    while let Some(([a, b, c, d, size], more)) = rest.split_first_chunk::<5>() {
+        let Some((text, more)) = more.split_at_checked(usize::from(*size)) else { break };
+        arguments.push(([*a, *b, *c, *d], String::from_utf8_lossy(text).into_owned()));
+        rest = more;
+    }
+    arguments
+}
+
+impl Entry {
+    /// The deadline under which it is asked again: none if it was satisfied, for that wait is over.
+    fn standing_deadline(&self) -> Option<Time> {
+        self.deadline.filter(|_| self.state != EntryState::Satisfied)
+    }
+
+    /// What stands in the place of the wait or step that it records.
+    pub(crate) fn recalled(&self) -> Recall {
+        match (self.state, &self.value, &self.failure) {
+            (EntryState::Satisfied, value, _) => Recall::Satisfied(value.clone().unwrap_or(Value::NONE)),
+            (EntryState::Failed, _, Some(failure)) => Recall::Failed(failure.clone()),
+            _ => Recall::Open { due: self.due, deadline: self.deadline },
+        }
+    }
+
+    /// Whether a step was recorded with these arguments; `older` is their proof in the first version.
+    pub(crate) fn has_arguments(&self, proof: Option<&[u8]>, older: Option<&[u8]>) -> bool {
+        let mine = self.proof.as_deref();
+        comparable(mine) == comparable(proof) || (older.is_some() && mine == older)
+    }
+
+    /// Says that the code asks for something of another kind.
+    pub(crate) fn is_another_kind(&self, kind: EntryKind) -> String {
+        let EntryKey { name, n } = &self.key;
+        format!("'{name}' (use {n}) was recorded as a {} and is now a {kind}", self.kind)
+    }
+
+    /// Says which arguments of a step differ, as far as both are described.
+    pub(crate) fn other_arguments(&self, proof: Option<&[u8]>, advice: &str) -> String {
+        let EntryKey { name, n } = &self.key;
+        let (then, now) = (described(self.proof.as_deref()), described(proof));
+        let pairs = (0..then.len().max(now.len())).map(|at| (then.get(at), now.get(at)));
+        let differences: Vec<String> = pairs
+            .filter(|(then, now)| then.map(|it| it.0) != now.map(|it| it.0))
+            .map(|(then, now)| {
+                let text = |it: Option<&([u8; 4], String)>| it.map_or("nothing".to_owned(), |it| it.1.clone());
+                format!("{} was recorded, and now it is {}", text(then), text(now))
+            })
+            .collect();
+        let what = if then.is_empty() || now.is_empty() || differences.is_empty() {
+            "its result does not belong to this call".to_owned()
+        } else {
+            differences.join("; ")
+        };
+        let advice = if advice.is_empty() { String::new() } else { format!(". {advice}") };
+        format!("step '{name}' (use {n}) was recorded with other arguments: {what}{advice}")
+    }
+}
+
 impl Journal {
     /// Takes up a stored entry.
     pub fn restore(&mut self, entry: Entry) {
         self.last_seq = self.last_seq.max(entry.seq);
+        self.has_older_steps |= entry.kind == EntryKind::Step && entry.proof.as_ref().is_some_and(|it| it.len() == 16);
         self.entries.put(entry);
     }
 
@@ -122,32 +205,23 @@ impl Journal {
             return Recall::Ask { deadline: None };
         };
         if entry.kind != kind {
-            return Recall::Mismatch(format!(
-                "'{}' (use {}) was recorded as a {} and is now a {}",
-                key.name, key.n, entry.kind, kind
-            ));
+            return Recall::Mismatch(entry.is_another_kind(kind));
         }
-        let same = entry.proof.as_deref() == proof;
+        let same = comparable(entry.proof.as_deref()) == comparable(proof);
         match kind {
             EntryKind::Condition | EntryKind::Any | EntryKind::All
                 if !same || proof.is_none() || entry.state == EntryState::Open =>
             {
-                Recall::Ask { deadline: entry.deadline }
+                Recall::Ask { deadline: entry.standing_deadline() }
             }
-            EntryKind::Step if !same => Recall::Mismatch(format!(
-                "step '{}' (use {}) was recorded with other arguments; its result does not belong to this call",
-                key.name, key.n
-            )),
-            _ => match (entry.state, &entry.value, &entry.failure) {
-                (EntryState::Satisfied, value, _) => Recall::Satisfied(value.clone().unwrap_or(Value::NONE)),
-                (EntryState::Failed, _, Some(failure)) => Recall::Failed(failure.clone()),
-                _ => Recall::Open { due: entry.due, deadline: entry.deadline },
-            },
+            EntryKind::Step if !same => Recall::Mismatch(entry.other_arguments(proof, "")),
+            _ => entry.recalled(),
         }
     }
 
-    /// Opens an entry. One of the same kind that is there keeps its times, and its place in `waited` if it is open
-    /// still; but it is the last that was recorded now, for that is what [`Journal::rewind`] calls the tail.
+    /// Opens an entry. One of the same kind that is there keeps its times (its deadline unless it was satisfied), and
+    /// its place in `waited` if it is open still; but it is the last that was recorded now, for that is what
+    /// [`Journal::rewind`] calls the tail.
     pub fn open(&mut self, wait: Wait, now: Time) -> &Entry {
         let old = self.entries.remove(&wait.key).filter(|old| old.kind == wait.kind);
         self.last_seq += 1;
@@ -158,7 +232,7 @@ impl Journal {
             state: EntryState::Open,
             proof: wait.proof,
             due: old.as_ref().and_then(|old| old.due).or(wait.due),
-            deadline: old.as_ref().and_then(|old| old.deadline).or(wait.timeout.map(|timeout| now.after(timeout))),
+            deadline: old.as_ref().and_then(Entry::standing_deadline).or(wait.timeout.map(|span| now.after(span))),
             value: None,
             failure: None,
             opened_at: old.filter(|old| old.state == EntryState::Open).map_or(now, |old| old.opened_at),
@@ -167,10 +241,12 @@ impl Journal {
         self.entries.put(entry)
     }
 
-    /// Closes an open entry with its result. `None` if there is none: what is closed stays as it is.
-    pub fn close(&mut self, key: &EntryKey, result: Result<Value, Failure>, now: Time) -> Option<&Entry> {
+    /// Closes an open entry with its result; it keeps its proof only if that is `proved` still. `None` if there is
+    /// none: what is closed stays as it is.
+    pub fn close(&mut self, key: &EntryKey, result: Result<Value, Failure>, proved: bool, now: Time) -> Option<&Entry> {
         let entry = self.entries.get_mut(key).filter(|entry| entry.state == EntryState::Open)?;
         entry.closed_at = Some(now);
+        entry.proof = entry.proof.take().filter(|_| proved);
         match result {
             Ok(value) => {
                 entry.state = EntryState::Satisfied;
@@ -182,6 +258,21 @@ impl Journal {
             }
         }
         Some(entry)
+    }
+
+    /// All entries, in no order.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.list.is_empty()
+    }
+
+    /// Whether there may be steps whose arguments have to be compared as the first version of bide compared them.
+    #[must_use]
+    pub fn has_older_steps(&self) -> bool {
+        self.has_older_steps
     }
 
     /// The entry under a key.

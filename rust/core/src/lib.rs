@@ -21,6 +21,7 @@ pub mod retry;
 pub mod run;
 pub mod status;
 pub mod time;
+pub mod uses;
 pub mod value;
 
 pub use context::{Changes, Conflict};
@@ -38,4 +39,5 @@ pub use retry::RetryPolicy;
 pub use run::RunState;
 pub use status::{RunStatus, SubStatus, TaskStatus};
 pub use time::Time;
+pub use uses::{Asked, Uses};
 pub use value::Value;

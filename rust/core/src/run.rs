@@ -40,9 +40,10 @@ use crate::failure::Failure;
 use crate::graph::Graph;
 use crate::id::{NO_MAP, RunId, TaskId, TaskIx, TaskRef};
 use crate::journal::{Journal, Recall};
-use crate::record::{Batch, EntryKey, EntryKind, RunRowId};
+use crate::record::{Batch, EntryKey, RunRowId};
 use crate::status::{RunStatus, SubStatus, TaskStatus};
 use crate::time::Time;
+use crate::uses::{Asked, Uses};
 use crate::value::Value;
 
 /// The state of one run, in memory.
@@ -297,11 +298,11 @@ impl RunState {
                 self.running(task, attempt)?;
                 self.recorded(task.ix, wait, result, out);
             }
-            Event::Closed { task, attempt, key, result, .. } if key.n > 0 => {
+            Event::Closed { task, attempt, key, result, proved, .. } if key.n > 0 => {
                 self.current(task, attempt, TaskStatus::Running)?;
-                self.closed(task.ix, &key, result, out)?;
+                self.closed(task.ix, &key, result, proved, out)?;
             }
-            Event::Closed { task, attempt, key, result, retry } => {
+            Event::Closed { task, attempt, key, result, retry, .. } => {
                 self.current(task, attempt, TaskStatus::Pending)?;
                 self.gate_closed(task.ix, &key, result, retry, out)?;
             }
@@ -347,7 +348,7 @@ impl RunState {
         Some(entered)
     }
 
-    /// What the journal of a running body knows of a wait or step.
+    /// What the journal of a running body knows of its next wait or step, and under which key that is recorded.
     ///
     /// # Errors
     /// Refused if the attempt or the run is over.
@@ -355,18 +356,23 @@ impl RunState {
         &self,
         task: TaskRef,
         attempt: u32,
-        key: &EntryKey,
-        kind: EntryKind,
-        proof: Option<&[u8]>,
-    ) -> Result<Recall, Refused> {
+        uses: &mut Uses,
+        asked: &Asked,
+    ) -> Result<(EntryKey, Recall), Refused> {
         if self.status != RunStatus::Running {
             return Err(Refused::RunOver);
         }
         self.running(task, attempt)?;
         Ok(match self.known_detail(task.ix) {
-            None => Recall::Ask { deadline: None },
-            Some(detail) => detail.journal.recall(key, kind, proof),
+            None => Journal::default().recall_next(uses, asked),
+            Some(detail) => detail.journal.recall_next(uses, asked),
         })
+    }
+
+    /// Whether a task's journal may have steps of the first version, see [`Journal::has_older_steps`].
+    #[must_use]
+    pub fn has_older_steps(&self, ix: TaskIx) -> bool {
+        self.known_detail(ix).is_some_and(|detail| detail.journal.has_older_steps())
     }
 
     /// The fence: whether this is the task's current attempt, in this status.

@@ -2,7 +2,8 @@
 
 mod waits;
 
-use std::collections::HashMap;
+pub use waits::Check;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::ThreadId;
@@ -10,7 +11,9 @@ use std::time::Duration;
 
 use bide_core::event::{MISMATCH, Wait};
 use bide_core::run::Entered;
-use bide_core::{EntryKey, EntryKind, Event, Failure, FailureKind, PollPolicy, Recall, Refused, TaskRef, Value};
+use bide_core::{
+    Asked, EntryKey, EntryKind, Event, Failure, FailureKind, PollPolicy, Recall, Refused, TaskRef, Uses, Value,
+};
 use bide_sync::Mutex;
 
 use crate::commit::Lost;
@@ -29,7 +32,7 @@ pub struct BodyCx<H: Host> {
     cell: Arc<Cell<H>>,
     thread: ThreadId,
     held: Mutex<Option<Held<H>>>,
-    uses: Mutex<HashMap<Arc<str>, u32>>,
+    uses: Mutex<Uses>,
     ended: AtomicBool,
     suspended: AtomicBool,
     limit: Option<Arc<Limit<H>>>,
@@ -209,15 +212,10 @@ impl<H: Host> BodyCx<H> {
         WaitError::TimedOut(format!("task '{}' has used up its time", self.task_name()))
     }
 
-    fn next_key(&self, name: &Arc<str>) -> EntryKey {
+    /// What the journal knows of the next wait or step, and under which key it is recorded.
+    fn recall(&self, asked: &Asked) -> Result<(EntryKey, Recall), WaitError> {
         let mut uses = self.uses.lock();
-        let n = uses.entry(Arc::clone(name)).or_insert(0);
-        *n += 1;
-        EntryKey { name: Arc::clone(name), n: *n }
-    }
-
-    fn recall(&self, key: &EntryKey, kind: EntryKind, proof: Option<&[u8]>) -> Result<Recall, WaitError> {
-        let recall = self.run.state.lock().recall(self.task, self.entered.attempt, key, kind, proof);
+        let recall = self.run.state.lock().recall(self.task, self.entered.attempt, &mut uses, asked);
         recall.map_err(WaitError::Over)
     }
 }
@@ -251,8 +249,8 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         Event::Recorded { task: self.task, attempt: self.entered.attempt, wait, result }
     }
 
-    fn closed(&self, key: EntryKey, result: Result<Value, Failure>) -> Event {
-        Event::Closed { task: self.task, attempt: self.entered.attempt, key, result, retry: None }
+    fn closed(&self, key: EntryKey, result: Result<Value, Failure>, proved: bool) -> Event {
+        Event::Closed { task: self.task, attempt: self.entered.attempt, key, result, proved, retry: None }
     }
 
     /// The recorded code differs from this one: the run is paused until a fixed deploy resumes it.
@@ -265,6 +263,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     }
 
     /// Begins a step: what is recorded of it, or a ticket to execute it. Inside it nothing else may be recorded.
+    /// `older` gives the proof as the first version of bide computed it; it is asked only if the journal has such.
     ///
     /// # Errors
     /// See [`WaitError`]; other arguments than recorded are a `Mismatch`.
@@ -273,11 +272,16 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         at: &mut dyn Attached,
         name: &Arc<str>,
         proof: Option<Arc<[u8]>>,
+        older: &mut dyn FnMut() -> Option<Arc<[u8]>>,
     ) -> Result<StepStart, WaitError> {
         self.usable("a step")?;
         self.sure_of_lease(at)?;
-        let key = self.next_key(name);
-        match self.recall(&key, EntryKind::Step, proof.as_deref())? {
+        let has_older = self.run.state.lock().has_older_steps(self.task.ix);
+        let older = if has_older { older() } else { None };
+        let asked = Asked { older, advice: H::STEP_ADVICE, ..Asked::new(Arc::clone(name), EntryKind::Step, proof) };
+        let (key, recall) = self.recall(&asked)?;
+        let proof = asked.proof;
+        match recall {
             Recall::Satisfied(value) => Ok(StepStart::Returned(value)),
             Recall::Failed(failure) => Ok(StepStart::Raised(failure)),
             Recall::Mismatch(why) => Err(self.mismatch(at, why)),

@@ -367,7 +367,7 @@ impl<H: Host> Engine<H> {
                     None => (due, Ok(Value::NONE)),
                     Some(deadline) => (deadline, Err(crate::gates::timed_out(graph.name(task.ix)))),
                 };
-                let event = Event::Closed { task, attempt, key, result, retry: None };
+                let event = Event::Closed { task, attempt, key, result, proved: true, retry: None };
                 self.timers.at(at, Arc::new(Due { engine: Arc::clone(self), run, event }), 0);
             }
             Effect::Gate { task, attempt, due: None, deadline } => {

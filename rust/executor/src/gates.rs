@@ -371,7 +371,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
             Err(failure) if cx.retries(gate, failure) => Some(Retry { random: self.random() }),
             _ => None,
         };
-        let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, retry };
+        let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, proved: true, retry };
         Some(Done { run: Arc::clone(&gate.run), event, at: self.clock.now(), reply: None })
     }
 }

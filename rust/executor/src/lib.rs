@@ -34,7 +34,7 @@ mod work;
 
 pub use bide_core as core;
 pub use bide_store as store;
-pub use body::{BodyCx, Condition, StepStart, StepTicket, WaitError};
+pub use body::{BodyCx, Check, Condition, StepStart, StepTicket, WaitError};
 pub use clock::{Clock, SystemClock};
 pub use closures::{
     Answer, ClosureBody, Closures, DeferUntil, Error, OnTokio, RunFailed, RunHandle, RunResult, Runner, RunnerBuilder,

@@ -245,7 +245,7 @@ fn a_body_whose_run_is_lost_begins_no_step_and_asks_no_condition() {
         let policy = PollPolicy::every(HOUR);
         let condition = Condition { name: "c".into(), proof: None, policy, timeout: None };
         let waited = cx.wait_condition(&mut Free, condition, &mut check).map(drop);
-        let stepped = cx.begin_step(&mut Free, &"s".into(), None).map(drop);
+        let stepped = cx.begin_step(&mut Free, &"s".into(), None, &mut || None).map(drop);
         tell.send((waited, stepped)).unwrap();
         Ok(())
     };

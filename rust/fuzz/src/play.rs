@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bide_core::event::{Retry, Timer, Wait};
 use bide_core::record::NewRun;
 use bide_core::{
-    Batch, Changes, Effect, EntryKey, EntryKind, Event, Failure, FailureKind, GateSpec, Graph, Outcome, RunState,
-    RunStatus, TaskId, TaskRef, Time, Value, context, pack,
+    Asked, Batch, Changes, Effect, EntryKey, EntryKind, Event, Failure, FailureKind, GateSpec, Graph, Outcome,
+    RunState, RunStatus, TaskId, TaskRef, Time, Uses, Value, context, pack,
 };
 use bide_store::{Lease, RunFilter, Store, StoreError};
 
@@ -103,21 +103,22 @@ fn react(graph: &Graph, state: &mut RunState, effect: Effect, events: &mut Vec<E
             let Some(entered) = state.enter(task, NOW) else { return };
             let attempt = entered.attempt;
             events.push(ended(task, attempt));
-            for n in 1..6 {
+            let mut uses = Uses::default();
+            for n in 5..9 {
                 for kind in [EntryKind::Step, EntryKind::Time, EntryKind::Condition] {
-                    let key = EntryKey { name: "it".into(), n };
-                    let _ = state.recall(task, attempt, &key, kind, Some(&[7; 16]));
+                    let asked = Asked::new("it".into(), kind, Some([n; 16].into()));
+                    let _ = state.recall(task, attempt, &mut uses, &asked);
                 }
             }
             let key = EntryKey { name: "it".into(), n: 4 };
             let wait = Wait { key: key.clone(), kind: EntryKind::Condition, proof: None, due: None, timeout: None };
-            events.push(Event::Closed { task, attempt, key, result: Ok(Value::NONE), retry: None });
+            events.push(Event::Closed { task, attempt, key, result: Ok(Value::NONE), proved: true, retry: None });
             events.push(Event::Opened { task, attempt, wait });
             events.push(Event::Started { task, attempt });
         }
         Effect::Gate { task, attempt, .. } => {
             let Some(key) = graph.spec(task.ix).gate.as_ref().map(GateSpec::key) else { return };
-            events.push(Event::Closed { task, attempt, key, result: Ok(Value::NONE), retry: None });
+            events.push(Event::Closed { task, attempt, key, result: Ok(Value::NONE), proved: true, retry: None });
         }
         Effect::Timer { task, attempt, timer, .. } => {
             let timer = if timer == Timer::Retry { Timer::Retry } else { Timer::Reenter };

@@ -241,6 +241,13 @@ pub(crate) fn fingerprint(py: Python<'_>, condition: &Bound<'_, PyAny>) -> PyRes
     Ok((pair.get_item(0)?.extract()?, proof.map(Into::into)))
 }
 
+/// What proves a condition to be the same; `None` if nothing can.
+pub(crate) fn proof_of(condition: &Bound<'_, PyAny>) -> PyResult<Option<Arc<[u8]>>> {
+    let py = condition.py();
+    let proof: Option<Vec<u8>> = crate::gil::call1(errors::names(py)?.proof_of.bind(py), condition)?.extract()?;
+    Ok(proof.map(Into::into))
+}
+
 /// Seconds since the Unix epoch as a stored time, rounded up: never early.
 pub(crate) fn time_of(seconds: f64) -> Time {
     Time((seconds * 1e6).ceil() as i64)

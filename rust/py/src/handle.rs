@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::{Failure, Time, Value};
-use bide_executor::{Attached, BodyCx, Condition, Polled, StepStart, WaitError};
+use bide_executor::{Attached, BodyCx, Check, Condition, Polled, StepStart, WaitError};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::errors::{self, names};
 use crate::exit::Home;
-use crate::flow::{fingerprint, read_policy, time_of};
+use crate::flow::{fingerprint, proof_of, read_policy, time_of};
 use crate::gil::{self, Kept, Raised};
 use crate::host::{PyEngine, Python3, read_only};
 use crate::value::Codec;
@@ -41,6 +41,30 @@ impl Attached for Here<'_, '_> {
 
     fn parks(&mut self) {
         stack::give_back_unused();
+    }
+}
+
+/// A condition that a body waits for.
+struct PyCheck<'a, 'py> {
+    handle: &'a PyTaskHandle,
+    condition: Bound<'py, PyAny>,
+    name: Arc<str>,
+    codec: &'a Codec,
+    /// What proved it the same before it was asked.
+    proof: Option<Arc<[u8]>>,
+    /// What it raised when it was asked last.
+    last: Option<(Failure, Raised)>,
+}
+
+impl Check for PyCheck<'_, '_> {
+    fn ask(&mut self) -> Polled {
+        self.handle.ask(&self.condition, &self.name, self.codec, &mut self.last)
+    }
+
+    fn is_unchanged(&mut self) -> bool {
+        // What cannot be proved has no record to be protected.
+        let Some(proof) = &self.proof else { return true };
+        proof_of(&self.condition).is_ok_and(|now| now.as_ref() == Some(proof))
     }
 }
 
@@ -103,12 +127,11 @@ impl PyTaskHandle {
         let py = until.py();
         let (asked, condition) = read_until(&until)?;
         drop(until);
-        let name = Arc::clone(&asked.name);
         let codec = &names(py)?.plain_codec;
-        let mut last = None;
-        let waited =
-            self.body.wait_condition(&mut self.here(py), asked, &mut || self.ask(&condition, &name, codec, &mut last));
-        self.waited(py, codec, waited, last)
+        let (name, proof) = (Arc::clone(&asked.name), asked.proof.clone());
+        let mut check = PyCheck { handle: self, condition, name, codec, proof, last: None };
+        let waited = self.body.wait_condition(&mut self.here(py), asked, &mut check);
+        self.waited(py, codec, waited, check.last)
     }
 
     /// What a wait for a condition returns or raises.
@@ -282,7 +305,8 @@ impl PyTaskHandle {
             let (step, proof, codec): (String, Vec<u8>, Bound<'_, PyAny>) = described.extract()?;
             let codec = Codec::new(&codec)?;
             let here = &mut self.here(py);
-            let start = self.body.begin_step(here, &step.into(), Some(proof.into()));
+            let mut older = || first_proof(args, &keywords);
+            let start = self.body.begin_step(here, &step.into(), Some(proof.into()), &mut older);
             let ticket = match start.map_err(|error| self.error(py, &error))? {
                 StepStart::Returned(value) => return Ok(codec.decode(py, &value)?.into_bound()),
                 StepStart::Raised(failure) => return Err(errors::rebuild(py, &failure)),
@@ -312,7 +336,7 @@ impl PyTaskHandle {
         panics::method(|| {
             self.home.check("TaskHandle")?;
             let here = &mut self.here(py);
-            let start = self.body.begin_step(here, &"now".into(), Some([].into()));
+            let start = self.body.begin_step(here, &"now".into(), Some([].into()), &mut || None);
             let micros = match start.map_err(|error| self.error(py, &error))? {
                 StepStart::Returned(value) => std::str::from_utf8(value.payload()).ok().and_then(|at| at.parse().ok()),
                 StepStart::Raised(failure) => return Err(errors::rebuild(py, &failure)),
@@ -386,6 +410,14 @@ impl PyTaskHandle {
     fn __repr__(&self) -> String {
         format!("<TaskHandle of task '{}', attempt {}>", self.body.task_name(), self.body.attempt())
     }
+}
+
+/// The proof of a step's arguments as the first version of bide computed it. `None`: it would have refused them.
+#[cold]
+fn first_proof(args: &Bound<'_, PyTuple>, keywords: &Bound<'_, PyDict>) -> Option<Arc<[u8]>> {
+    let digest = args.py().import("bide._digest_v1").and_then(|module| module.getattr("digest_of_arguments")).ok()?;
+    let proof = gil::call_args(&digest, &[args.as_any(), keywords.as_any()]).ok()?;
+    proof.extract::<Option<Vec<u8>>>().ok()?.map(Into::into)
 }
 
 /// A stored time as a datetime in UTC.

@@ -75,6 +75,9 @@ pub(crate) type PyEngine = Engine<Python3>;
 pub(crate) type PyRun = Run<Python3>;
 
 impl Host for Python3 {
+    const STEP_ADVICE: &'static str = "If the order of its uses may change, as in a loop over a set, loop over \
+                                       sorted(...) or give each use a name of its own, such as name=f\"fetch {item}\"";
+
     type Body = PyBody;
     type Local = Local;
     type Dispatch = Pool<Self>;

@@ -9,13 +9,15 @@ use bide_testkit::sim::{self, Act, Case, Disaster};
 const SEEDS: u64 = 300;
 
 /// Each of these happens in some of them.
-const RARE: [&str; 7] = [
+const RARE: [&str; 9] = [
     "a body that kills its process",
     "a condition that raises too often",
     "a lost lease",
     "a retry",
     "a run that has grown",
     "a run that is suspected",
+    "a step in the place of another",
+    "a step that is recorded under another number",
     "a timeout of a task",
 ];
 

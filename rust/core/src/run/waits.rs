@@ -22,6 +22,7 @@ impl RunState {
         ix: TaskIx,
         key: &EntryKey,
         result: Result<Value, Failure>,
+        proved: bool,
         out: &mut Out<'_>,
     ) -> Result<(), Refused> {
         let task = &self.tasks[ix as usize];
@@ -29,7 +30,7 @@ impl RunState {
             return Err(Refused::AttemptOver);
         }
         let detail = self.detail(ix);
-        let entry = detail.journal.close(key, result, out.now).ok_or(Refused::AttemptOver)?.clone();
+        let entry = detail.journal.close(key, result, proved, out.now).ok_or(Refused::AttemptOver)?.clone();
         // Times of a file that was changed by other hands may lie anywhere.
         let waited = micros(out.now.since(entry.opened_at.max(detail.waited_until)));
         detail.waited = detail.waited.saturating_add(waited);
@@ -60,7 +61,7 @@ impl RunState {
         let before = detail.journal.get(&key).map(|entry| entry.state);
         detail.journal.open(wait, out.now);
         // Cannot be refused: it is open.
-        let _ = self.close_entry(ix, &key, result, out);
+        let _ = self.close_entry(ix, &key, result, true, out);
         if before.is_none_or(|state| state == EntryState::Open) {
             self.new_record(out);
         }
@@ -76,9 +77,10 @@ impl RunState {
         ix: TaskIx,
         key: &EntryKey,
         result: Result<Value, Failure>,
+        proved: bool,
         out: &mut Out<'_>,
     ) -> Result<(), Refused> {
-        self.close_entry(ix, key, result, out)?;
+        self.close_entry(ix, key, result, proved, out)?;
         self.detail(ix).sub_status = Some(SubStatus::Active);
         self.new_record(out);
         self.write_row(ix, out);
@@ -102,7 +104,7 @@ impl RunState {
             return Err(Refused::AttemptOver);
         }
         let failure = result.as_ref().err().cloned();
-        self.close_entry(ix, key, result, out)?;
+        self.close_entry(ix, key, result, true, out)?;
         self.new_record(out);
         if let Some(failure) = failure {
             self.tasks[ix as usize].attempts += 1;
@@ -172,7 +174,7 @@ impl RunState {
                 }
                 let reached = self.detail(ix).journal.reached(out.now);
                 for key in &reached {
-                    self.close_entry(ix, key, Ok(Value::NONE), out)?;
+                    self.close_entry(ix, key, Ok(Value::NONE), true, out)?;
                 }
                 self.detail(ix).sub_status = Some(SubStatus::Active);
                 if !reached.is_empty() {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use bide_core::event::{Retry, Timer, Wait};
 use bide_core::run::Entered;
 use bide_core::{
-    Committed, Effect, EntryKey, EntryKind, EntryState, Event, Failure, FailureKind, Graph, Outcome, Pending, Recall,
-    RunIf, RunState, RunStatus, TaskId, TaskIx, TaskRef, TaskStatus, Time, Value,
+    Asked, Committed, Effect, EntryKey, EntryKind, EntryState, Event, Failure, FailureKind, Graph, Outcome, Pending,
+    Recall, RunIf, RunState, RunStatus, TaskId, TaskIx, TaskRef, TaskStatus, Time, Uses, Value,
 };
 
 use crate::plan::{Act, End, TaskPlan, nth};
@@ -38,6 +38,7 @@ struct Body {
     at: usize,
     /// The open wait, and when its time is reached.
     waiting: Option<(EntryKey, Option<Time>)>,
+    uses: Uses,
 }
 
 /// How often the world ends in disorder or in order.
@@ -254,7 +255,7 @@ impl World {
                 let satisfied = nth(&self.plans[task.ix as usize].gate.as_ref().unwrap().1, attempt + 1);
                 let result = if satisfied { Ok(Value::NONE) } else { Err(failure("gate")) };
                 let retry = Some(Retry { random: 0.5 });
-                let event = Event::Closed { task, attempt, key: gate.key(), result, retry };
+                let event = Event::Closed { task, attempt, key: gate.key(), result, proved: true, retry };
                 // Refused if `fail_fast` has skipped it meanwhile.
                 let accepted = self.pending.apply(&(), &mut self.state, event, self.now).is_ok();
                 assert!(accepted || self.state.task_status(task.ix) == TaskStatus::Skipped);
@@ -291,7 +292,7 @@ impl World {
                 return;
             }
         }
-        self.bodies.push(Body { ix: task.ix, attempt, at: 0, waiting: None });
+        self.bodies.push(Body { ix: task.ix, attempt, at: 0, waiting: None, uses: Uses::default() });
     }
 
     /// A body goes on by one act.
@@ -302,8 +303,15 @@ impl World {
         if let Some((key, due)) = self.bodies[which].waiting.clone() {
             self.now = self.now.max(due.unwrap_or_default());
             let result = self.result(ix, &key, acts[at]);
-            self.apply(Event::Closed { task, attempt, key: key.clone(), result: result.clone(), retry: None });
-            let again = Event::Closed { task, attempt, key, result, retry: None };
+            self.apply(Event::Closed {
+                task,
+                attempt,
+                key: key.clone(),
+                result: result.clone(),
+                proved: true,
+                retry: None,
+            });
+            let again = Event::Closed { task, attempt, key, result, proved: true, retry: None };
             assert!(self.pending.apply(&(), &mut self.state, again, self.now).is_err(), "a wait is closed twice");
             if self.flush() {
                 self.bodies[which].waiting = None;
@@ -327,9 +335,14 @@ impl World {
             Act::Sleep => (EntryKind::Time, None),
         };
         let mut due = (kind == EntryKind::Time).then(|| self.now.after(Duration::from_secs(3)));
-        match self.state.recall(task, attempt, &key, kind, proof).unwrap() {
+        let asked = Asked::new(Arc::clone(&key.name), kind, proof.map(Into::into));
+        let mut uses = self.bodies[which].uses.clone();
+        let (recalled, recall) = self.state.recall(task, attempt, &mut uses, &asked).unwrap();
+        assert_eq!(recalled, key);
+        match recall {
             Recall::Satisfied(_) | Recall::Failed(_) => {
                 self.bodies[which].at += 1;
+                self.bodies[which].uses = uses;
                 return;
             }
             Recall::Open { due: recorded, .. } => due = recorded,
@@ -350,6 +363,7 @@ impl World {
             self.apply(Event::Opened { task, attempt, wait });
         }
         if self.flush() {
+            self.bodies[which].uses = uses;
             if at_once {
                 self.bodies[which].at += 1;
             } else {

@@ -21,7 +21,7 @@ fn recorded(wait: Wait, result: Option<Result<Value, Failure>>) -> Journal {
     let key = wait.key.clone();
     journal.open(Wait { timeout: Some(seconds(60)), due: Some(Time(9)), ..wait }, OPENED);
     if let Some(result) = result {
-        journal.close(&key, result, OPENED).unwrap();
+        journal.close(&key, result, true, OPENED).unwrap();
     }
     journal
 }
@@ -35,21 +35,23 @@ fn a_record_is_reused_only_by_its_rule() {
     let failed = || Recall::Failed(failure("timeout"));
     let deadline = Some(OPENED.after(seconds(60)));
     let ask = || Recall::Ask { deadline };
+    let anew = || Recall::Ask { deadline: None };
     let open = || Recall::Open { due: Some(Time(9)), deadline };
     let same: Option<&[u8]> = Some(b"same");
     let other: Option<&[u8]> = Some(b"other");
     let table = [
-        // A condition only if it is provably the same wait; its deadline stands in any case.
+        // A condition only if it is provably the same wait; its deadline stands unless it was satisfied.
         (EntryKind::Condition, same, ok(), same, satisfied()),
         (EntryKind::Condition, same, err(), same, failed()),
         (EntryKind::Condition, same, None, same, ask()),
-        (EntryKind::Condition, same, ok(), other, ask()),
+        (EntryKind::Condition, same, ok(), other, anew()),
         (EntryKind::Condition, same, err(), other, ask()),
-        (EntryKind::Condition, same, ok(), None, ask()),
-        (EntryKind::Condition, None, ok(), None, ask()),
+        (EntryKind::Condition, same, ok(), None, anew()),
+        (EntryKind::Condition, None, ok(), None, anew()),
+        (EntryKind::Condition, None, err(), None, ask()),
         // So is a combination, which may have conditions in it.
         (EntryKind::Any, same, ok(), same, satisfied()),
-        (EntryKind::All, same, ok(), other, ask()),
+        (EntryKind::All, same, ok(), other, anew()),
         (EntryKind::Any, same, None, same, ask()),
         // Times and signals always.
         (EntryKind::Time, None, ok(), None, satisfied()),
@@ -76,12 +78,37 @@ fn a_record_is_reused_only_by_its_rule() {
 }
 
 #[test]
-fn a_condition_that_is_asked_again_keeps_its_deadline_and_waits_anew() {
-    let mut journal = recorded(with_proof(EntryKind::Condition, None), Some(Ok(Value::NONE)));
+fn a_condition_asked_again_after_it_was_satisfied_gets_one_new_deadline() {
+    let wait = || Wait { timeout: Some(seconds(60)), ..with_proof(EntryKind::Condition, None) };
+    let mut journal = recorded(wait(), Some(Ok(Value::NONE)));
     let later = OPENED.after(seconds(50));
-    let entry = journal.open(Wait { timeout: Some(seconds(60)), ..with_proof(EntryKind::Condition, None) }, later);
-    assert_eq!((entry.state, entry.deadline), (EntryState::Open, Some(OPENED.after(seconds(60)))));
+    let entry = journal.open(wait(), later);
+    assert_eq!((entry.state, entry.deadline), (EntryState::Open, Some(later.after(seconds(60)))));
     assert_eq!((entry.opened_at, entry.closed_at, entry.value.as_ref()), (later, None, None));
+    let entry = journal.open(wait(), later.after(seconds(50)));
+    assert_eq!(
+        (entry.deadline, entry.opened_at),
+        (Some(later.after(seconds(60))), later),
+        "a crash does not extend it"
+    );
+}
+
+#[test]
+fn a_condition_asked_again_after_it_failed_keeps_its_deadline() {
+    let wait = || Wait { timeout: Some(seconds(60)), ..with_proof(EntryKind::Condition, None) };
+    let mut journal = recorded(wait(), Some(Err(failure("five errors"))));
+    let entry = journal.open(wait(), OPENED.after(seconds(50)));
+    assert_eq!((entry.state, entry.deadline), (EntryState::Open, Some(OPENED.after(seconds(60)))));
+}
+
+#[test]
+fn a_proof_that_no_longer_holds_is_dropped_with_the_end_of_its_wait() {
+    let same: Option<&[u8]> = Some(b"same");
+    for (proved, expected) in [(true, Recall::Satisfied(Value::NONE)), (false, Recall::Ask { deadline: None })] {
+        let mut journal = recorded(with_proof(EntryKind::Condition, same), None);
+        journal.close(&key("w"), Ok(Value::NONE), proved, OPENED).unwrap();
+        assert_eq!(journal.recall(&key("w"), EntryKind::Condition, same), expected);
+    }
 }
 
 #[test]
@@ -93,8 +120,8 @@ fn a_wait_that_is_open_still_goes_on_since_it_was_opened() {
 #[test]
 fn what_is_closed_stays_closed() {
     let mut journal = recorded(with_proof(EntryKind::Time, None), Some(Ok(Value::NONE)));
-    assert_eq!(journal.close(&key("w"), Err(failure("timeout")), OPENED), None);
-    assert_eq!(journal.close(&key("unknown"), Ok(Value::NONE), OPENED), None);
+    assert_eq!(journal.close(&key("w"), Err(failure("timeout")), true, OPENED), None);
+    assert_eq!(journal.close(&key("unknown"), Ok(Value::NONE), true, OPENED), None);
     assert_eq!(journal.get(&key("w")).unwrap().state, EntryState::Satisfied);
 }
 

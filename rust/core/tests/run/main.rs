@@ -9,4 +9,5 @@ mod plan;
 mod properties;
 mod script;
 mod store;
+mod uses;
 mod waits;

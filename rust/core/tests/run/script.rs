@@ -6,8 +6,8 @@ use std::time::Duration;
 use bide_core::event::{Retry, Timer, Wait};
 use bide_core::run::Entered;
 use bide_core::{
-    Effect, EntryKey, EntryKind, Event, Failure, Graph, Outcome, Recall, Refused, RunState, RunStatus, TaskId, TaskIx,
-    TaskRef, TaskRow, TaskSpec, Time, Value, Write,
+    Asked, Effect, EntryKey, EntryKind, Event, Failure, Graph, Outcome, Recall, Refused, RunState, RunStatus, TaskId,
+    TaskIx, TaskRef, TaskRow, TaskSpec, Time, Uses, Value, Write,
 };
 
 use crate::harness::failure;
@@ -136,7 +136,7 @@ impl Script {
 
     pub(crate) fn close(&mut self, name: &str, key: EntryKey, result: Result<Value, Failure>) -> Result<(), Refused> {
         let (task, attempt) = (self.find(name), self.attempt(name));
-        self.apply(Event::Closed { task, attempt, key, result, retry: RETRY })
+        self.apply(Event::Closed { task, attempt, key, result, proved: true, retry: RETRY })
     }
 
     pub(crate) fn end(&mut self, name: &str, outcome: Outcome) -> Result<(), Refused> {
@@ -162,7 +162,10 @@ impl Script {
 
     pub(crate) fn recall(&self, name: &str, wait: &Wait) -> Recall {
         let (task, attempt) = (self.find(name), self.attempt(name));
-        self.state.recall(task, attempt, &wait.key, wait.kind, wait.proof.as_deref()).unwrap()
+        let asked = Asked::new(Arc::clone(&wait.key.name), wait.kind, wait.proof.clone());
+        let (key, recall) = self.state.recall(task, attempt, &mut Uses::default(), &asked).unwrap();
+        assert_eq!(key, wait.key);
+        recall
     }
 
     pub(crate) fn row(&self, name: &str) -> &TaskRow {

@@ -2,8 +2,8 @@
 
 use bide_core::event::{Timer, Wait};
 use bide_core::{
-    EntryKind, Event, GateSpec, GateUntil, Outcome, Pending, Recall, Refused, RetryPolicy, RunStatus, SubStatus,
-    TaskRef, TaskSpec, TaskStatus, Time, Value, Write,
+    Asked, EntryKind, Event, GateSpec, GateUntil, Outcome, Pending, Recall, Refused, RetryPolicy, RunStatus, SubStatus,
+    TaskRef, TaskSpec, TaskStatus, Time, Uses, Value, Write,
 };
 
 use crate::harness::failure;
@@ -240,8 +240,15 @@ fn events_of_an_attempt_that_is_over_are_refused() {
     let events = [
         Event::Started { task, attempt: 1 },
         Event::Opened { task, attempt: 1, wait: wait("w", EntryKind::Condition) },
-        Event::Closed { task, attempt: 1, key: key("w"), result: Ok(Value::NONE), retry: None },
-        Event::Closed { task, attempt: 2, key: key("never_opened"), result: Ok(Value::NONE), retry: None },
+        Event::Closed { task, attempt: 1, key: key("w"), result: Ok(Value::NONE), proved: true, retry: None },
+        Event::Closed {
+            task,
+            attempt: 2,
+            key: key("never_opened"),
+            result: Ok(Value::NONE),
+            proved: true,
+            retry: None,
+        },
         recorded,
         Event::Ended { task, attempt: 1, outcome: late.clone() },
         Event::Ended { task: TaskRef { map: 3, ..task }, attempt: 2, outcome: late.clone() },
@@ -251,7 +258,8 @@ fn events_of_an_attempt_that_is_over_are_refused() {
     for event in events {
         assert_eq!(script.apply(event.clone()), Err(Refused::AttemptOver), "{event:?}");
     }
-    assert!(script.state.recall(task, 1, &key("w"), EntryKind::Step, None).is_err());
+    let asked = Asked::new("w".into(), EntryKind::Step, None);
+    assert!(script.state.recall(task, 1, &mut Uses::default(), &asked).is_err());
     script.end("a", late.clone()).unwrap();
     assert_eq!(script.end("a", late), Err(Refused::RunOver));
 }

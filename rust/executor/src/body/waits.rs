@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bide_core::event::Wait;
 use bide_core::poll::Poll;
-use bide_core::{EntryKey, EntryKind, Failure, Recall, Time, Value};
+use bide_core::{Asked, EntryKey, EntryKind, Failure, Recall, Time, Value};
 
 use super::{BodyCx, Condition, Inside, WaitError, timed_out};
 use crate::host::{Attached, Host, Polled};
@@ -20,8 +20,25 @@ use crate::pool::{Pool, TimeReached, Woken};
 /// who sleep would all wake, only to wait for their turn.
 const SHORT: Duration = Duration::from_millis(20);
 
-/// Asks a condition, on the thread of its body.
-type Check<'a> = &'a mut dyn FnMut() -> Polled;
+/// A condition as the thread of its body asks it.
+pub trait Check {
+    /// Asks it once.
+    fn ask(&mut self) -> Polled;
+
+    /// Whether what proved it the same before it was asked proves that still. Asked once, at the end of its wait.
+    fn is_unchanged(&mut self) -> bool;
+}
+
+/// A condition that cannot change what proves it.
+impl<F: FnMut() -> Polled> Check for F {
+    fn ask(&mut self) -> Polled {
+        self()
+    }
+
+    fn is_unchanged(&mut self) -> bool {
+        true
+    }
+}
 
 /// A wait for a condition that is open.
 struct OpenCondition {
@@ -49,7 +66,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         &self,
         at: &mut dyn Attached,
         condition: Condition,
-        check: &mut dyn FnMut() -> Polled,
+        check: &mut dyn Check,
     ) -> Result<Value, WaitError> {
         match self.open_condition(at, condition, check)? {
             Opened::Over(value) => Ok(value),
@@ -57,7 +74,8 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
                 self.defer()?;
                 at.parks();
                 let (result, poll) = self.poll_until(at, &mut open, check);
-                self.go_on(at, open.key, result, poll)
+                let proved = result.is_none() || self.within(&open.key.name, || check.is_unchanged());
+                self.go_on(at, open.key, result, proved, poll)
             }
         }
     }
@@ -68,19 +86,20 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         &self,
         at: &mut dyn Attached,
         condition: Condition,
-        check: Check<'_>,
+        check: &mut dyn Check,
     ) -> Result<Opened, WaitError> {
         self.usable("a wait")?;
         self.sure_of_lease(at)?;
         let Condition { name, proof, policy, timeout } = condition;
-        let key = self.next_key(&name);
-        let recorded_deadline = match self.recall(&key, EntryKind::Condition, proof.as_deref())? {
+        let asked = Asked::new(Arc::clone(&name), EntryKind::Condition, proof);
+        let (key, recall) = self.recall(&asked)?;
+        let recorded_deadline = match recall {
             Recall::Satisfied(value) => return Ok(Opened::Over(value)),
             Recall::Failed(failure) => return Err(WaitError::Failed(failure)),
             Recall::Mismatch(why) => return Err(self.mismatch(at, why)),
             Recall::Ask { deadline } | Recall::Open { deadline, .. } => deadline,
         };
-        let wait = Wait { key: key.clone(), kind: EntryKind::Condition, proof, due: None, timeout };
+        let mut wait = Wait { key: key.clone(), kind: EntryKind::Condition, proof: asked.proof, due: None, timeout };
         let mut open = Box::new(OpenCondition { key, poll: Poll::new(policy), asked: Duration::ZERO, deadline: None });
         let first = self.check(check, &mut open);
         let now = self.engine.clock.now();
@@ -89,6 +108,9 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             first => first,
         };
         if let Some(result) = first {
+            if !self.within(&name, || check.is_unchanged()) {
+                wait.proof = None;
+            }
             self.commit(at, self.recorded(wait, result.clone()))?;
             return result.map(Opened::Over).map_err(WaitError::Failed);
         }
@@ -98,12 +120,18 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     }
 
     /// Asks a condition once. `None`: not yet.
-    fn check(&self, check: Check<'_>, open: &mut OpenCondition) -> Option<Result<Value, Failure>> {
-        *self.inside.lock() = Some(Inside::Condition(Arc::clone(&open.key.name)));
-        let polled = check();
-        *self.inside.lock() = None;
+    fn check(&self, check: &mut dyn Check, open: &mut OpenCondition) -> Option<Result<Value, Failure>> {
+        let polled = self.within(&open.key.name, || check.ask());
         open.asked = self.engine.clock.steady();
         self.run.judge(self.task.ix, &mut open.poll, polled)
+    }
+
+    /// Calls code of the user that belongs to a condition: nothing may be recorded in it.
+    fn within<R>(&self, condition: &Arc<str>, f: impl FnOnce() -> R) -> R {
+        *self.inside.lock() = Some(Inside::Condition(Arc::clone(condition)));
+        let result = f();
+        *self.inside.lock() = None;
+        result
     }
 
     /// Gives the slot back and makes sure that a thread is there to use it.
@@ -131,7 +159,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         &self,
         at: &mut dyn Attached,
         open: &mut OpenCondition,
-        check: Check<'_>,
+        check: &mut dyn Check,
     ) -> (Option<Result<Value, Failure>>, Option<u64>) {
         let shared = &self.engine.dispatch.shared;
         let mut last = None;
@@ -177,6 +205,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         at: &mut dyn Attached,
         key: EntryKey,
         result: Option<Result<Value, Failure>>,
+        proved: bool,
         poll: Option<u64>,
     ) -> Result<Value, WaitError> {
         let shared = &self.engine.dispatch.shared;
@@ -185,7 +214,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             shared.unpark_without_slot();
             return Err(self.suspend());
         };
-        let event = self.closed(key, result.clone());
+        let event = self.closed(key, result.clone(), proved);
         // Both at once: in between there is nothing to attach for.
         let (outcome, held) = at.wait(|| {
             shared.poll_ends(poll);
@@ -218,8 +247,8 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         due: impl FnOnce(Time) -> Time,
     ) -> Result<(), WaitError> {
         self.usable("a sleep")?;
-        let key = self.next_key(&name);
-        let (due, open) = match self.recall(&key, EntryKind::Time, None)? {
+        let (key, recall) = self.recall(&Asked::new(name, EntryKind::Time, None))?;
+        let (due, open) = match recall {
             Recall::Satisfied(_) => return Ok(()),
             Recall::Failed(failure) => return Err(WaitError::Failed(failure)),
             Recall::Mismatch(why) => return Err(self.mismatch(at, why)),
@@ -228,7 +257,8 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         };
         let wait = Wait { key: key.clone(), kind: EntryKind::Time, proof: None, due: Some(due), timeout: None };
         if due <= self.engine.clock.now() {
-            let event = if open { self.closed(key, Ok(Value::NONE)) } else { self.recorded(wait, Ok(Value::NONE)) };
+            let event =
+                if open { self.closed(key, Ok(Value::NONE), true) } else { self.recorded(wait, Ok(Value::NONE)) };
             return self.commit(at, event);
         }
         self.commit(at, self.wait_event(wait))?;
@@ -240,6 +270,6 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             self.cell.park()
         });
         let result = (woken == Woken::Rung).then_some(Ok(Value::NONE));
-        self.go_on(at, key, result, None).map(drop)
+        self.go_on(at, key, result, true, None).map(drop)
     }
 }

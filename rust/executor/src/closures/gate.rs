@@ -144,7 +144,7 @@ pub(super) async fn watch(engine: Arc<Engine<Closures>>, gate: host::Gate<Closur
         Err(failure) if body.retries(failure) => Some(Retry { random: engine.random() }),
         _ => None,
     };
-    let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, retry };
+    let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, proved: true, retry };
     engine.hand_in(Done { run, event, at: engine.clock.now(), reply: None });
 }
 

@@ -1,13 +1,14 @@
 //! What a body can do while it executes: wait, record steps, ask where it is. The order of a wait is that of
 //! `body.rs`, without a thread: see `wait.rs`.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bide_core::event::Wait;
-use bide_core::{EntryKey, EntryKind, Event, Failure, FailureKind, Recall, Refused, RunId, TaskRef, Value};
+use bide_core::{
+    Asked, EntryKey, EntryKind, Event, Failure, FailureKind, Recall, Refused, RunId, TaskRef, Uses, Value,
+};
 use bide_sync::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -22,6 +23,7 @@ use crate::body::WaitError;
 use crate::commit::Done;
 use crate::engine::Engine;
 use crate::flow::Run;
+use crate::host::Host;
 
 /// What a body uses to talk to the executor. Clones are the same handle; it is of no use once its body has returned.
 #[derive(Clone)]
@@ -34,7 +36,7 @@ pub(super) struct BodyState {
     pub(super) task: TaskRef,
     pub(super) attempt: u32,
     pub(super) turn: u64,
-    uses: Mutex<HashMap<Arc<str>, u32>>,
+    uses: Mutex<Uses>,
     ended: AtomicBool,
     suspended: AtomicBool,
     /// The step, condition or wait of this body that is going on.
@@ -147,24 +149,16 @@ impl BodyState {
         Ok(Inside(self))
     }
 
-    pub(super) fn next_key(&self, name: &Arc<str>) -> EntryKey {
-        let mut uses = self.uses.lock();
-        let n = uses.entry(Arc::clone(name)).or_insert(0);
-        *n += 1;
-        EntryKey { name: Arc::clone(name), n: *n }
-    }
-
-    /// What the journal knows. Code that asks for something else than what is recorded pauses the run.
-    pub(super) async fn recall(
-        &self,
-        key: &EntryKey,
-        kind: EntryKind,
-        proof: Option<&[u8]>,
-    ) -> Result<Recall, WaitError> {
+    /// What the journal knows of the next wait or step, and under which key it is recorded. Code that asks for
+    /// something else than what is recorded pauses the run.
+    pub(super) async fn recall(&self, asked: &Asked) -> Result<(EntryKey, Recall), WaitError> {
         self.sure_of_lease().await?;
-        let recall = self.run.state.lock().recall(self.task, self.attempt, key, kind, proof);
+        let recall = {
+            let mut uses = self.uses.lock();
+            self.run.state.lock().recall(self.task, self.attempt, &mut uses, asked)
+        };
         match recall.map_err(WaitError::Over)? {
-            Recall::Mismatch(why) => {
+            (_, Recall::Mismatch(why)) => {
                 let reason = format!("task '{}': {why}", self.task_name());
                 self.commit(Event::Block { reason: reason.as_str().into() }).await?;
                 Err(WaitError::Mismatch(reason))
@@ -247,8 +241,12 @@ impl TaskHandle {
         let proof: Arc<[u8]> =
             encode(args).map_err(|why| TaskError::failed(refused("the arguments", &why)))?.as_bytes().into();
         let _inside = body.begin(&format!("the step '{name}'"))?;
-        let key = body.next_key(&name);
-        match body.recall(&key, EntryKind::Step, Some(&proof)).await? {
+        let asked = Asked {
+            advice: <Closures as Host>::STEP_ADVICE,
+            ..Asked::new(Arc::clone(&name), EntryKind::Step, Some(Arc::clone(&proof)))
+        };
+        let (key, recall) = body.recall(&asked).await?;
+        match recall {
             Recall::Satisfied(value) => return self.decoded(&name, &value),
             Recall::Failed(failure) => return Err(TaskError::failed(failure)),
             Recall::Ask { .. } | Recall::Open { .. } | Recall::Mismatch(_) => {}

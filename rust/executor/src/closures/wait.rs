@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bide_core::event::Wait;
 use bide_core::poll::Poll;
-use bide_core::{EntryKey, EntryKind, Event, Failure, PollPolicy, Recall, Time, Tolerance, Value, time::micros};
+use bide_core::{Asked, EntryKey, EntryKind, Event, Failure, PollPolicy, Recall, Time, Tolerance, Value, time::micros};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -211,14 +211,15 @@ impl BodyState {
     {
         let Stated { name, proof, policy, timeout } = stated;
         let _inside = self.begin(&format!("the wait '{name}'"))?;
-        let key = self.next_key(&name);
-        let recorded_deadline = match self.recall(&key, EntryKind::Condition, proof.as_deref()).await? {
+        let asked = Asked::new(name, EntryKind::Condition, proof);
+        let (key, recall) = self.recall(&asked).await?;
+        let recorded_deadline = match recall {
             Recall::Satisfied(value) => return Ok(value),
             Recall::Failed(failure) => return Err(WaitError::Failed(failure)),
             Recall::Ask { deadline } | Recall::Open { deadline, .. } => deadline,
             Recall::Mismatch(why) => return Err(WaitError::Mismatch(why)),
         };
-        let wait = Wait { key: key.clone(), kind: EntryKind::Condition, proof, due: None, timeout };
+        let wait = Wait { key: key.clone(), kind: EntryKind::Condition, proof: asked.proof, due: None, timeout };
         let mut poll = Poll::new(policy);
         let first = self.run.judge(self.task.ix, &mut poll, condition().await.polled());
         let first = first.or_else(|| self.late(&key, recorded_deadline));
@@ -242,9 +243,9 @@ impl BodyState {
 
     async fn wait_time(&self, name: &Arc<str>, due: impl FnOnce(Time) -> Time) -> Result<(), WaitError> {
         let _inside = self.begin(&format!("the wait '{name}'"))?;
-        let key = self.next_key(name);
+        let (key, recall) = self.recall(&Asked::new(Arc::clone(name), EntryKind::Time, None)).await?;
         let clock = &self.engine().clock;
-        let (due, open) = match self.recall(&key, EntryKind::Time, None).await? {
+        let (due, open) = match recall {
             Recall::Satisfied(_) => return Ok(()),
             Recall::Failed(failure) => return Err(WaitError::Failed(failure)),
             Recall::Open { due: Some(due), .. } => (due, true),
@@ -269,7 +270,7 @@ impl BodyState {
     }
 
     fn closed(&self, key: EntryKey, result: Result<Value, Failure>) -> Event {
-        Event::Closed { task: self.task, attempt: self.attempt, key, result, retry: None }
+        Event::Closed { task: self.task, attempt: self.attempt, key, result, proved: true, retry: None }
     }
 
     /// Commits an open wait and only then drops the slot.

@@ -11,7 +11,7 @@ use bide_executor::core::{
 };
 use bide_executor::store::{LEASE, MemoryStore, Store};
 use bide_executor::{
-    Attached, BodyCx, Call, Clock, Condition, Engine, Gate, GateWorker, Handle, Host, Level, Log, Polled, Pool,
+    Attached, BodyCx, Call, Check, Clock, Condition, Engine, Gate, GateWorker, Handle, Host, Level, Log, Polled, Pool,
     Settlement, Source, StepStart, WaitError, Wanted, Worker,
 };
 
@@ -147,19 +147,14 @@ impl Body<'_> {
         self.wait_for(name, None, &mut check)
     }
 
-    fn wait_for(
-        &mut self,
-        name: &str,
-        timeout: Option<Duration>,
-        check: &mut dyn FnMut() -> Polled,
-    ) -> Result<(), WaitError> {
+    fn wait_for(&mut self, name: &str, timeout: Option<Duration>, check: &mut dyn Check) -> Result<(), WaitError> {
         let proof = Some(b"code".as_slice().into());
         let condition = Condition { name: name.into(), proof, policy: PollPolicy::every(SOON), timeout };
         self.cx.wait_condition(self.thread, condition, check).map(drop)
     }
 
     fn step(&mut self, name: &str, returns: u32) -> Result<u32, WaitError> {
-        match self.cx.begin_step(self.thread, &name.into(), None)? {
+        match self.cx.begin_step(self.thread, &name.into(), None, &mut || None)? {
             StepStart::Returned(value) => Ok(number_of(&value)),
             StepStart::Raised(failure) => Err(WaitError::Failed(failure)),
             StepStart::Execute(ticket) => {

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use bide_core::event::Wait;
 use bide_core::poll::Poll;
-use bide_core::{EntryKey, EntryKind, Event, Failure, FailureKind, Outcome, TaskRef, Time, Value, context};
+use bide_core::{
+    Asked, EntryKey, EntryKind, Event, Failure, FailureKind, Outcome, TaskRef, Time, Uses, Value, context,
+};
 use bide_executor::Run;
 use bide_executor::drive::Allowance;
 
@@ -22,6 +24,11 @@ pub(super) struct Body {
     /// Position in the plan's acts.
     pub(super) at: usize,
     pub(super) phase: Phase,
+    /// The steps of an [`Act::Shuffled`] that it has not done yet, and the sum of what the others came to.
+    pub(super) items: Vec<u8>,
+    pub(super) sum: u64,
+    /// Which records it has used.
+    pub(super) uses: Uses,
     /// What it has seen so far: its output depends on all of it.
     pub(super) seen: u64,
     /// The poll or time that it waits for; a ring with another ticket comes too late.
@@ -64,6 +71,8 @@ pub(super) enum Phase {
 pub(super) enum Then {
     /// The next act; this was seen.
     Next(u64),
+    /// The next step of an [`Act::Shuffled`]; this was seen.
+    Item(u64),
     /// The wait is open.
     Defer(EntryKey, Parked),
 }
@@ -99,9 +108,18 @@ pub(super) fn of_result(result: &Result<Value, Failure>) -> u64 {
 }
 
 impl Body {
-    /// The body's own random-looking number: the same on every entry of the attempt.
-    pub(super) fn step_value(&self, key: &EntryKey) -> u64 {
-        mix(digest(key.name.as_bytes()), u64::from(self.task.ix) << 32 | u64::from(key.n))
+    /// The random-looking number that a step returns: the same on every entry of the attempt.
+    pub(super) fn step_value(&self, stated: &Stated) -> u64 {
+        mix(digest(stated.proof.as_deref().unwrap_or_default()), u64::from(self.task.ix))
+    }
+
+    /// One more step of an [`Act::Shuffled`] is done. Their order does not count.
+    pub(super) fn item_done(&mut self, seen: u64) {
+        self.sum = self.sum.wrapping_add(seen);
+        if self.items.is_empty() {
+            self.seen = mix(self.seen, std::mem::take(&mut self.sum));
+            self.at += 1;
+        }
     }
 
     pub(super) fn end(&self, plan: &TaskPlan) -> Outcome {
@@ -144,7 +162,7 @@ impl Body {
     }
 
     pub(super) fn closed(&self, key: EntryKey, result: Result<Value, Failure>) -> Event {
-        Event::Closed { task: self.task, attempt: self.attempt, key, result, retry: None }
+        Event::Closed { task: self.task, attempt: self.attempt, key, result, proved: true, retry: None }
     }
 }
 
@@ -155,6 +173,7 @@ pub(super) fn timed_out() -> Failure {
 
 /// How an act is recorded.
 pub(super) struct Stated {
+    /// Its name, and its number once the journal was asked.
     pub(super) key: EntryKey,
     pub(super) kind: EntryKind,
     pub(super) proof: Option<Arc<[u8]>>,
@@ -162,20 +181,35 @@ pub(super) struct Stated {
 }
 
 impl Stated {
-    /// The act at a position, with its key in the journal. `None`: it records nothing.
+    /// The act at a position. `None`: it records nothing.
     pub(super) fn of(acts: &[Act], at: usize, version: Version) -> Option<Self> {
-        let name = acts[at].name()?;
-        let n = acts[..=at].iter().filter(|act| act.name() == Some(name)).count() as u32;
+        let key = EntryKey { name: acts[at].name()?.into(), n: 0 };
         // Conditions are other code in a grown workflow; what a step is given stays the same.
         let code = if version == Version::Grown { &b"new code"[..] } else { b"code" };
         let (kind, proof, timeout) = match acts[at] {
-            Act::Step(_) => (EntryKind::Step, Some(&b"arguments"[..]), None),
+            Act::Step(_) | Act::Shuffled(_) => return Some(Self::step(key, at, 0)),
             Act::TimesOut(ms) => (EntryKind::Condition, Some(code), Some(Duration::from_millis(ms))),
-            Act::Unprovable(_) => (EntryKind::Condition, None, None),
+            Act::Unprovable(_) => (EntryKind::Condition, None, Some(Duration::from_secs(30 * 24 * 3600))),
             Act::Sleep(_) => (EntryKind::Time, None, None),
             _ => (EntryKind::Condition, Some(code), None),
         };
-        Some(Self { key: EntryKey { name: name.into(), n }, kind, proof: proof.map(Into::into), timeout })
+        Some(Self { key, kind, proof: proof.map(Into::into), timeout })
+    }
+
+    /// A step: no two of a body have the same arguments.
+    fn step(key: EntryKey, at: usize, item: u8) -> Self {
+        let proof = Some(format!("act {at}, item {item}").into_bytes().into());
+        Self { key, kind: EntryKind::Step, proof, timeout: None }
+    }
+
+    /// The same act, with the arguments of one of its steps.
+    pub(super) fn item(&self, at: usize, item: u8) -> Self {
+        Self::step(self.key.clone(), at, item)
+    }
+
+    /// As the journal is asked for it.
+    pub(super) fn asked(&self) -> Asked {
+        Asked::new(Arc::clone(&self.key.name), self.kind, self.proof.clone())
     }
 
     pub(super) fn wait(&self, due: Option<Time>) -> Wait {

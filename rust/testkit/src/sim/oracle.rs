@@ -202,6 +202,7 @@ impl Oracle {
         let name = Arc::clone(self.graph.name(ix));
         self.note(format!("committed: {name} {} #{} {:?}", entry.key.name, entry.key.n, entry.state));
         self.deadlines_never_move(run, ix, entry);
+        self.a_recorded_step_stays_as_it_is(run, ix, entry);
         self.nothing_wakes_early(ix, entry);
         if self.entries.get(&(run, ix, entry.key.clone())).is_none_or(|before| before.state != entry.state) {
             self.deaths.remove(&run);

@@ -80,9 +80,12 @@ pub enum Gate {
 pub enum Act {
     /// Executes a step; false: it raises, and the body goes on.
     Step(bool),
+    /// Executes so many steps of one name, in another order on each entry; the fourth raises.
+    Shuffled(u8),
     /// Waits for a condition that becomes true so many milliseconds after the world began; whether a poll is slow.
     Until(u64, bool),
-    /// The same, of a condition that cannot be compared: it is asked again on every entry.
+    /// The same, of a condition that cannot be compared: it is asked again on every entry. It has a timeout that is
+    /// never reached.
     Unprovable(u64),
     /// The same, of a condition that raises before it becomes true; the wait ignores that.
     RaisesUntil(u64),
@@ -155,6 +158,7 @@ impl Act {
     pub(super) fn name(self) -> Option<&'static str> {
         match self {
             Self::Step(_) => Some("step"),
+            Self::Shuffled(_) => Some("shuffled"),
             Self::Until(..) => Some("condition"),
             Self::Unprovable(_) => Some("unprovable"),
             Self::RaisesUntil(_) => Some("raises at first"),

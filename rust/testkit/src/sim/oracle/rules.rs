@@ -26,14 +26,27 @@ impl Oracle {
 
     /// Guarantee 1: a committed step never runs again. Asked when a step is about to be executed by a runner that
     /// still has its run.
-    pub fn no_committed_step_runs_again(&mut self, run: RunRowId, ix: TaskIx, key: &EntryKey) {
-        let recorded = self.entries.get(&(run, ix, key.clone())).cloned();
+    pub fn no_committed_step_runs_again(&mut self, run: RunRowId, ix: TaskIx, key: &EntryKey, proof: Option<&[u8]>) {
+        let is_it =
+            |entry: &Entry| entry.key == *key || (entry.kind == EntryKind::Step && entry.proof.as_deref() == proof);
+        let mine = self.entries.iter().filter(|((of, task, _), _)| (*of, *task) == (run, ix));
+        let recorded = mine.map(|(_, entry)| entry).find(|entry| is_it(entry)).cloned();
         let name = Arc::clone(self.graph.name(ix));
         self.must(
             recorded.as_ref().is_none_or(|entry| entry.state == EntryState::Open),
             "a committed step runs again",
             || format!("{name} executes {key:?}, which is recorded as {recorded:?}"),
         );
+    }
+
+    /// Guarantee 1: what is recorded of a step is never replaced.
+    pub(super) fn a_recorded_step_stays_as_it_is(&mut self, run: RunRowId, ix: TaskIx, entry: &Entry) {
+        let before = self.entries.get(&(run, ix, entry.key.clone())).cloned();
+        let name = Arc::clone(self.graph.name(ix));
+        let is_step = |before: &Entry| before.kind == EntryKind::Step && before.state != EntryState::Open;
+        self.must(before.as_ref().is_none_or(|it| !is_step(it) || it == entry), "a recorded step is replaced", || {
+            format!("{name}: {before:?} becomes {entry:?}")
+        });
     }
 
     /// Guarantees 1 and 2: a task starts only after what it depends on is committed, its gate is satisfied, the delay
@@ -85,13 +98,19 @@ impl Oracle {
         });
     }
 
-    /// Guarantee 3: deadlines and times are absolute. While an entry is there, neither moves.
+    /// Guarantee 3: deadlines and times are absolute. While an entry is there, neither moves; but a wait that was
+    /// satisfied and is asked again has its whole time once more.
     pub(super) fn deadlines_never_move(&mut self, run: RunRowId, ix: TaskIx, entry: &Entry) {
         let before =
             self.entries.get(&(run, ix, entry.key.clone())).filter(|before| before.kind == entry.kind).cloned();
         let name = Arc::clone(self.graph.name(ix));
+        let span = |entry: &Entry| entry.deadline.map(|deadline| deadline.0 - entry.opened_at.0);
+        let stands = |before: &Entry| {
+            let again = before.state == EntryState::Satisfied && before.kind == EntryKind::Condition;
+            if again { span(before) == span(entry) } else { before.deadline == entry.deadline }
+        };
         self.must(
-            before.as_ref().is_none_or(|before| (before.deadline, before.due) == (entry.deadline, entry.due)),
+            before.as_ref().is_none_or(|before| stands(before) && before.due == entry.due),
             "a deadline moved",
             || format!("{name}: {before:?} becomes {entry:?}"),
         );

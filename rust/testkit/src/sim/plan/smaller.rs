@@ -132,6 +132,7 @@ impl Act {
             Self::RaisesUntil(ms) if ms > SHORT => Some(Self::RaisesUntil(SHORT)),
             Self::TimesOut(ms) if ms > SHORT => Some(Self::TimesOut(SHORT)),
             Self::Sleep(ms) if ms > SHORT => Some(Self::Sleep(SHORT)),
+            Self::Shuffled(items) if items > 1 => Some(Self::Shuffled(items - 1)),
             Self::Step(false) => Some(Self::Step(true)),
             _ => None,
         }

@@ -40,7 +40,7 @@ impl Process {
                 if rng.one_in(12) {
                     self.driver.leave(Arc::clone(&body.run), Event::Started { task: body.task, attempt: body.attempt });
                 }
-                self.act(&mut body)
+                self.act(&mut body, rng)
             }
             Phase::Commit(event, then) => {
                 let gathering = &self.sides[slot as usize].gathering;
@@ -49,6 +49,10 @@ impl Process {
                     (Ok(()), Then::Next(seen)) => {
                         body.seen = mix(body.seen, seen);
                         body.at += 1;
+                        Phase::Acts
+                    }
+                    (Ok(()), Then::Item(seen)) => {
+                        body.item_done(seen);
                         Phase::Acts
                     }
                     (Ok(()), Then::Defer(key, parked)) => Phase::GiveBack(key, parked),
@@ -118,11 +122,11 @@ impl Process {
     }
 
     /// The next act of a body that has a slot.
-    fn act(&mut self, body: &mut Body) -> Phase {
+    fn act(&mut self, body: &mut Body, rng: &mut Rng) -> Phase {
         let shared = self.shared.clone();
         let plan = shared.case.task(body.task.ix);
         let Some(act) = plan.acts.get(body.at).copied() else { return Phase::Ended(body.end(plan)) };
-        let Some(stated) = Stated::of(&plan.acts, body.at, self.version) else {
+        let Some(mut stated) = Stated::of(&plan.acts, body.at, self.version) else {
             return self.act_alone(body, act);
         };
         if body.allowance.as_ref().is_some_and(Allowance::is_reached) {
@@ -132,8 +136,14 @@ impl Process {
         if self.is_closing() {
             return Phase::Ended(Outcome::Suspended);
         }
-        let recall =
-            body.run.state.lock().recall(body.task, body.attempt, &stated.key, stated.kind, stated.proof.as_deref());
+        if let Act::Shuffled(items) = act {
+            return self.shuffled(body, &stated, items, rng);
+        }
+        let recall = body.run.state.lock().recall(body.task, body.attempt, &mut body.uses, &stated.asked());
+        let recall = recall.map(|(key, recall)| {
+            stated.key = key;
+            recall
+        });
         let (recorded_due, recorded_deadline, open) = match recall {
             Err(_) => return Phase::Ended(Outcome::Suspended),
             Ok(Recall::Satisfied(value)) => return self.recalls(body, &stated, Ok(value)),
@@ -147,12 +157,7 @@ impl Process {
         };
         match act {
             Act::Step(works) => {
-                if self.still_has(&body.run) {
-                    let (run, ix) = (body.run.id.row(), body.task.ix);
-                    self.shared.oracle.lock().no_committed_step_runs_again(run, ix, &stated.key);
-                }
-                let value = body.step_value(&stated.key);
-                let result = if works { Ok(number(value)) } else { Err(boom(value)) };
+                let result = self.step(body, &stated, works);
                 record(body, &stated, None, result)
             }
             Act::Sleep(ms) => {
@@ -182,6 +187,60 @@ impl Process {
         }
     }
 
+    fn step(&self, body: &Body, stated: &Stated, works: bool) -> Result<Value, Failure> {
+        if self.still_has(&body.run) {
+            let (run, ix) = (body.run.id.row(), body.task.ix);
+            let mut oracle = self.shared.oracle.lock();
+            oracle.no_committed_step_runs_again(run, ix, &stated.key, stated.proof.as_deref());
+        }
+        let value = body.step_value(stated);
+        if works { Ok(number(value)) } else { Err(boom(value)) }
+    }
+
+    /// One of several steps of a name, whichever comes first this time. A step that is not recorded yet may be a
+    /// mismatch, if it comes in the place of one that is: then it is another one's turn.
+    fn shuffled(&self, body: &mut Body, stated: &Stated, items: u8, rng: &mut Rng) -> Phase {
+        if body.items.is_empty() {
+            body.items = (0..items).collect();
+        }
+        for at in (1..body.items.len()).rev() {
+            body.items.swap(at, rng.below(at + 1));
+        }
+        for at in 0..body.items.len() {
+            let item = body.items[at];
+            let mut stated = stated.item(body.at, item);
+            let mut uses = body.uses.clone();
+            let recall = body.run.state.lock().recall(body.task, body.attempt, &mut uses, &stated.asked());
+            let Ok((key, recall)) = recall else { return Phase::Ended(Outcome::Suspended) };
+            let new_number = key.n != uses.count("shuffled");
+            stated.key = key;
+            let result = match recall {
+                Recall::Satisfied(value) => Some(Ok(value)),
+                Recall::Failed(failure) => Some(Err(failure)),
+                Recall::Mismatch(_) => {
+                    self.shared.oracle.lock().meets("a step in the place of another");
+                    continue;
+                }
+                Recall::Ask { .. } | Recall::Open { .. } => None,
+            };
+            body.uses = uses;
+            body.items.remove(at);
+            if new_number {
+                self.shared.oracle.lock().meets("a step that is recorded under another number");
+            }
+            if let Some(result) = result {
+                self.reuses(body, &stated);
+                body.item_done(of_result(&result));
+                return Phase::Acts;
+            }
+            let result = self.step(body, &stated, item != 3);
+            let seen = of_result(&result);
+            return Phase::Commit(body.recorded(stated.wait(None), result), Then::Item(seen));
+        }
+        self.shared.oracle.lock().violations.push("no step of a shuffled loop matches its journal".to_owned());
+        Phase::Ended(Outcome::Suspended)
+    }
+
     /// An act that bide does not hear of.
     fn act_alone(&mut self, body: &mut Body, act: Act) -> Phase {
         match act {
@@ -199,13 +258,17 @@ impl Process {
 
     /// A record takes the place of the act.
     fn recalls(&self, body: &mut Body, stated: &Stated, result: Result<Value, Failure>) -> Phase {
+        self.reuses(body, stated);
+        body.seen = mix(body.seen, of_result(&result));
+        body.at += 1;
+        Phase::Acts
+    }
+
+    fn reuses(&self, body: &Body, stated: &Stated) {
         if self.still_has(&body.run) {
             let (run, ix, proof) = (body.run.id.row(), body.task.ix, stated.proof.as_deref());
             self.shared.oracle.lock().a_record_is_reused_only_if_it_is_the_same(run, ix, &stated.key, proof);
         }
-        body.seen = mix(body.seen, of_result(&result));
-        body.at += 1;
-        Phase::Acts
     }
 
     /// Asks a condition, for the so-many-th time in a row.

@@ -52,7 +52,7 @@ impl Process {
         };
         let Some(key) = self.graph.spec(gate.task.ix).gate.as_ref().map(GateSpec::key) else { return };
         let retry = (result.is_err() && retried).then_some(Retry { random: 0.5 });
-        let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, retry };
+        let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, proved: true, retry };
         self.driver.leave(Arc::clone(&gate.run), event);
     }
 }

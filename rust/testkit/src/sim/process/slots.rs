@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bide_core::{Event, TaskIx};
+use bide_core::{Event, TaskIx, Uses};
 use bide_executor::slots::{HandOver, SlotNo};
 use bide_executor::{Ready, Run};
 
@@ -131,6 +131,9 @@ impl Process {
             task,
             attempt: entered.attempt,
             at: 0,
+            items: Vec::new(),
+            sum: 0,
+            uses: Uses::default(),
             phase: if entered.mark { Phase::Mark } else { Phase::Acts },
             marked: entered.mark,
             seen,

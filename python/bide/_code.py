@@ -1,0 +1,80 @@
+"""What a proof has of code: a digest, and the names that the code can look up. Kept as long as the code lives."""
+
+import dis
+import types
+import weakref
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from bide._sink import Sink, no_form
+
+
+class Described(NamedTuple):
+    """A code object, in short."""
+
+    digest: bytes
+    names: tuple[str, ...]
+    """The names that this code and the code within it look up, in order: globals and attributes."""
+    imports: tuple[str, ...]
+    """The modules that it imports."""
+    words: tuple[str, ...]
+    """The texts in it that could name an attribute."""
+
+
+_MOST = 4 * 1024 * 1024
+_known: dict[int, tuple["weakref.ref[types.CodeType]", Described]] = {}
+"""By id, as long as the weak reference says that it is still the same one: code is compared by value, slowly."""
+
+
+def describe(code: types.CodeType) -> Described:
+    """Return what a proof has of a code object."""
+    known = _known.get(id(code))
+    if known is not None and known[0]() is code:
+        return known[1]
+    names: dict[str, None] = {}
+    imports: dict[str, None] = {}
+    words: dict[str, None] = {}
+    for one in _nested(code):
+        names |= dict.fromkeys(one.co_names)
+        imports |= dict.fromkeys(found.argval for found in dis.get_instructions(one) if found.opname == "IMPORT_NAME")
+        words |= dict.fromkeys(word for word in one.co_consts if type(word) is str and word.isidentifier())
+    sink = _Code(_MOST)
+    sink.value(code)
+    described = Described(sink.digest(), tuple(names), tuple(imports), tuple(words))
+    key = id(code)
+    _known[key] = (weakref.ref(code, lambda gone: _forget(key, gone)), described)
+    return described
+
+
+def _forget(key: int, gone: "weakref.ref[types.CodeType]") -> None:
+    known = _known.get(key)
+    if known is not None and known[0] is gone:
+        del _known[key]
+
+
+def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _nested(constant)
+
+
+class _Code(Sink):
+    """Describes code and its constants: all of it but where it stands in its file."""
+
+    def value(self, value: Any) -> None:  # noqa: ANN401 - a constant of code
+        kind = type(value)
+        if self.plain(kind, value):
+            return
+        if kind is tuple:
+            self.items(value)
+        elif kind is frozenset:
+            self.members(value)
+        elif isinstance(value, types.CodeType):
+            self.put("code", value.co_code)
+            self.put("exceptions", value.co_exceptiontable)
+            self.value((value.co_flags, value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount))
+            self.value((value.co_qualname, value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars))
+            self.items(value.co_consts)
+        else:
+            raise no_form(value)

@@ -1,0 +1,160 @@
+//! Which record of its journal belongs to the next wait or step of a body.
+//!
+//! The n-th use of a name has the n-th record of that name. Steps are looked up by their arguments too: a body that
+//! uses a name in another order than before (a loop over a set) finds for each use the record of its arguments. Each
+//! record is used once in each entry of the body, and a new use gets a number that no record has.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::journal::{Journal, Recall, comparable};
+use crate::record::{Entry, EntryKey, EntryKind};
+
+/// How often a body has used each name since it was entered, and which records of steps it has not used yet.
+#[derive(Clone, Debug, Default)]
+pub struct Uses {
+    counts: HashMap<Arc<str>, u32>,
+    /// Built when a step first differs from the record of its number: as long as every use has the record of its own
+    /// number, the first `count` records are the used ones.
+    unused: Option<Box<Unused>>,
+}
+
+/// The steps in a journal that the body has not used yet, by name and comparable proof: their numbers.
+type Unused = HashMap<Arc<str>, HashMap<Box<[u8]>, BTreeSet<u32>>>;
+
+/// A wait or step, as a body states it.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it is.
+    pub kind: EntryKind,
+    /// What must be the same for a record to be reused.
+    pub proof: Option<Arc<[u8]>>,
+    /// The same as an older version of bide would have computed it; only if the journal has such records.
+    pub older: Option<Arc<[u8]>>,
+    /// What the user can do about a step whose arguments differ from its record.
+    pub advice: &'static str,
+}
+
+impl Asked {
+    /// A wait or step that no older version compared in another way.
+    #[must_use]
+    pub fn new(name: Arc<str>, kind: EntryKind, proof: Option<Arc<[u8]>>) -> Self {
+        Self { name, kind, proof, older: None, advice: "" }
+    }
+}
+
+impl Uses {
+    fn next(&mut self, name: &Arc<str>) -> EntryKey {
+        let count = self.counts.entry(Arc::clone(name)).or_insert(0);
+        *count += 1;
+        EntryKey { name: Arc::clone(name), n: *count }
+    }
+
+    /// How often the body has used a name.
+    #[must_use]
+    pub fn count(&self, name: &str) -> u32 {
+        self.counts.get(name).copied().unwrap_or(0)
+    }
+
+    /// Whether no use so far has had this record; asked before the use that might have it is counted.
+    fn is_unused(&self, entry: &Entry) -> bool {
+        match &self.unused {
+            None => entry.key.n > self.count(&entry.key.name),
+            Some(unused) => unused
+                .get(&entry.key.name)
+                .and_then(|name| name.get(comparable(entry.proof.as_deref())))
+                .is_some_and(|numbers| numbers.contains(&entry.key.n)),
+        }
+    }
+
+    /// From now on this record is used.
+    fn take(&mut self, entry: &Entry) {
+        let Some(name) = self.unused.as_mut().and_then(|unused| unused.get_mut(&entry.key.name)) else { return };
+        if let Some(numbers) = name.get_mut(comparable(entry.proof.as_deref())) {
+            numbers.remove(&entry.key.n);
+        }
+    }
+
+    /// The records of steps that are not used yet.
+    fn unused(&mut self, journal: &Journal) -> &Unused {
+        if self.unused.is_none() {
+            let mut unused = Unused::new();
+            for entry in journal.entries() {
+                if entry.kind == EntryKind::Step && entry.key.n > self.count(&entry.key.name) {
+                    let name = unused.entry(Arc::clone(&entry.key.name)).or_default();
+                    name.entry(comparable(entry.proof.as_deref()).into()).or_default().insert(entry.key.n);
+                }
+            }
+            self.unused = Some(Box::new(unused));
+        }
+        self.unused.as_deref().expect("built above")
+    }
+}
+
+impl Journal {
+    /// What is known of the next use of a name, and under which key it is or will be recorded.
+    #[must_use]
+    pub fn recall_next(&self, uses: &mut Uses, asked: &Asked) -> (EntryKey, Recall) {
+        if uses.counts.is_empty() && self.is_empty() {
+            // Whatever is recorded from here on is used.
+            uses.unused = Some(Box::default());
+        }
+        if asked.kind == EntryKind::Step { self.recall_step(uses, asked) } else { self.recall_wait(uses, asked) }
+    }
+
+    fn recall_wait(&self, uses: &mut Uses, asked: &Asked) -> (EntryKey, Recall) {
+        loop {
+            let key = uses.next(&asked.name);
+            // A step of the same name may have been given this number out of turn.
+            let taken = |entry: &Entry| entry.kind == EntryKind::Step && !uses.is_unused(entry);
+            if uses.unused.is_none() || !self.get(&key).is_some_and(taken) {
+                let recall = self.recall(&key, asked.kind, asked.proof.as_deref());
+                return (key, recall);
+            }
+        }
+    }
+
+    fn recall_step(&self, uses: &mut Uses, asked: &Asked) -> (EntryKey, Recall) {
+        let n = uses.count(&asked.name) + 1;
+        let own = self.get(&EntryKey { name: Arc::clone(&asked.name), n });
+        let is_free = own.is_some_and(|entry| uses.is_unused(entry));
+        let has_same = |entry: &Entry| entry.has_arguments(asked.proof.as_deref(), asked.older.as_deref());
+        if let Some(entry) = own.filter(|entry| is_free && entry.kind == EntryKind::Step && has_same(entry)) {
+            uses.take(entry);
+            return (uses.next(&asked.name), entry.recalled());
+        }
+        let other = self.unused_step(uses, asked);
+        let mut key = uses.next(&asked.name);
+        if let Some(entry) = other {
+            uses.take(entry);
+            return (entry.key.clone(), entry.recalled());
+        }
+        match own {
+            Some(entry) if entry.kind != EntryKind::Step => {
+                let recall = Recall::Mismatch(entry.is_another_kind(EntryKind::Step));
+                (key, recall)
+            }
+            Some(entry) if is_free => {
+                let why = entry.other_arguments(asked.proof.as_deref(), asked.advice);
+                (key, Recall::Mismatch(why))
+            }
+            _ => {
+                while self.get(&key).is_some() {
+                    key.n += 1;
+                }
+                (key, Recall::Ask { deadline: None })
+            }
+        }
+    }
+
+    /// The first record of this step that is not used yet, whatever its number.
+    fn unused_step(&self, uses: &mut Uses, asked: &Asked) -> Option<&Entry> {
+        let unused = uses.unused(self).get(&asked.name)?;
+        let mine = std::iter::once(comparable(asked.proof.as_deref()));
+        let numbers = mine.chain(asked.older.as_deref()).filter_map(|proof| unused.get(proof)?.first().copied());
+        let n = numbers.min()?;
+        self.get(&EntryKey { name: Arc::clone(&asked.name), n })
+    }
+}
