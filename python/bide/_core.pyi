@@ -264,6 +264,9 @@ class Snapshot:
     def workflow(self) -> str:
         """The workflow's name."""
 
+    def inputs(self) -> list[tuple[str, bytes]]:
+        """The inputs as they are stored."""
+
     @property
     def key(self) -> str | None:
         """The caller's key."""

@@ -371,8 +371,27 @@ class Runner:
     def _submit(
         self, flow: "_core.Flow", runs: list[tuple[list[tuple[str, bytes]], str | None]], *, linger: bool = False
     ) -> list[RunHandle]:
-        handles = self._core.submit(flow, runs, contextvars.copy_context(), linger)
+        try:
+            handles = self._core.submit(flow, runs, contextvars.copy_context(), linger)
+        except DefinitionError:
+            recorded = self._as_recorded(flow, runs)
+            if recorded == runs:
+                raise
+            handles = self._core.submit(flow, recorded, contextvars.copy_context(), linger)
         return [RunHandle(handle, self, key) for handle, (_, key) in zip(handles, runs, strict=True)]
+
+    def _as_recorded(
+        self, flow: "_core.Flow", runs: list[tuple[list[tuple[str, bytes]], str | None]]
+    ) -> list[tuple[list[tuple[str, bytes]], str | None]]:
+        """Return the runs with inputs as the run of their key has them, where those are equal but not in the same order."""
+        workflow = next(workflow for workflow, compiled in self._flows.values() if compiled is flow)
+        found = []
+        for given, key in runs:
+            ids = [] if key is None else [run for run, _ in self._core.find(key, workflow.name)]
+            snapshot = self._core.snapshot(ids[0]) if len(ids) == 1 else None
+            recorded = snapshot.inputs() if snapshot is not None and snapshot.key == key else given
+            found.append((recorded if workflow._compiled().same_inputs(recorded, given) else given, key))
+        return found
 
     def _find(self, id_or_key: str, workflow: Workflow | str | None) -> str:
         name = workflow.name if isinstance(workflow, Workflow) else workflow

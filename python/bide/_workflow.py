@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
 
 from bide import _core, _draw
 from bide._bind import Binding, InputParam, bind, check_defaults, nearest, with_writers
-from bide._codec import SCALAR_TAGS, WARN_ABOVE, Codec, encode_plain
+from bide._canonical import canonical
+from bide._codec import REFUSE_ABOVE, SCALAR_TAGS, WARN_ABOVE, Codec, encode_plain
 from bide._errors import DefinitionError, SerializationError
 from bide._retry import Retry
 from bide._task import ATTRIBUTE, TaskDef, as_task, check_name, task
@@ -81,6 +82,17 @@ class InputPlan:
             raise SerializationError(msg)
         return forms.pop()
 
+    def same(self, one: bytes, other: bytes) -> bool:
+        """Whether two encoded values are equal to every reader: dicts and sets may be stored in any order."""
+        codecs = [parameter.codec for _, parameter in self.readers] or [self.plain]
+        try:
+            return one == other or all(
+                canonical(codec.decode(one), REFUSE_ABOVE) == canonical(codec.decode(other), REFUSE_ABOVE)
+                for codec in codecs
+            )
+        except Exception:  # noqa: BLE001 - the recorded one may not fit any more, the user's own types may raise
+            return False
+
 
 @dataclass(frozen=True, slots=True)
 class CompiledWorkflow:
@@ -103,6 +115,12 @@ class CompiledWorkflow:
             self._check_names(given)
         plans = self.inputs
         return [(name, (plans.get(name) or self._unnamed(name)).encode(value)) for name, value in given.items()]
+
+    def same_inputs(self, recorded: Iterable[tuple[str, bytes]], given: Iterable[tuple[str, bytes]]) -> bool:
+        """Whether two runs have equal inputs."""
+        one, other = dict(recorded), dict(given)
+        plans = {name: self.inputs.get(name) or self._unnamed(name) for name in one}
+        return one.keys() == other.keys() and all(plans[name].same(one[name], other[name]) for name in one)
 
     def _unnamed(self, name: str) -> InputPlan:
         """Return how an input is stored that only the Context shows."""

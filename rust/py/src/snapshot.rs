@@ -115,6 +115,14 @@ impl PySnapshot {
         }
     }
 
+    /// The inputs as they are stored.
+    fn inputs<'py>(&self, py: Python<'py>) -> PyResult<Vec<(String, Bound<'py, PyBytes>)>> {
+        let stored = self.stored();
+        let inputs = pack::unpack(&stored.run.inputs).map_err(|why| errors::bide(py, &why))?;
+        let named = inputs.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        Ok(named.map(|(name, value)| (name.to_string(), PyBytes::new(py, value.as_bytes()))).collect())
+    }
+
     /// The caller's key.
     #[getter]
     fn key(&self) -> Option<&str> {

@@ -1,0 +1,67 @@
+"""No condition that differs from the recorded one in a single thing is taken for it.
+
+Every way of holding a value, with every pair of values that differ in one thing.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import mutants
+from bide._fingerprint import proof_of
+from mutants import HIDING, HOLDING, NEVER_PROVED, PLAIN_PAIRS
+
+
+@pytest.mark.parametrize("holding", HOLDING)
+def test_no_mutant_is_proved_the_same(holding: str) -> None:
+    hold = HOLDING[holding]
+    for pair, (one, other) in PLAIN_PAIRS.items():
+        proofs = hold(one()), hold(other())
+        assert proofs == (hold(one()), hold(other())), f"{pair}: the same made again is the same"
+        if holding in NEVER_PROVED:
+            assert proofs == (None, None), pair
+        else:
+            assert None not in proofs, pair
+            assert proofs[0] != proofs[1], pair
+
+
+@pytest.mark.parametrize("holding", HOLDING)
+def test_what_has_state_that_nobody_sees_is_never_proved(holding: str) -> None:
+    for hiding, make in HIDING.items():
+        assert HOLDING[holding](make()) is None, hiding
+        assert HOLDING[holding]([{"nested": make()}]) is None, hiding
+
+
+def test_a_member_of_an_enum_with_an_attribute_is_another() -> None:
+    before = proof_of(lambda: mutants.Mode.FAST)
+    captured = HOLDING["a closure"](mutants.Mode.FAST)
+    with mutants.assigned(mutants.Mode.FAST, "job", 1):
+        assert proof_of(lambda: mutants.Mode.FAST) != before
+        assert HOLDING["a closure"](mutants.Mode.FAST) != captured
+    assert HOLDING["a closure"](mutants.Mode.FAST) == captured
+
+
+def test_a_condition_that_remembers_is_proved_only_while_it_remembers_nothing() -> None:
+    make: Callable[[], Any] = lambda: functools.lru_cache(mutants.helper)  # noqa: E731
+    condition = make()
+    assert proof_of(condition) == proof_of(make()) is not None
+    condition()
+    assert proof_of(condition) is None
+
+
+def test_a_method_that_was_replaced_is_another() -> None:
+    condition = mutants.Holder(1).done
+    before = proof_of(condition)
+    for replaced in ("computed", "done"):
+        with mutants.assigned(mutants.Holder, replaced, lambda _self: True):
+            assert proof_of((lambda job: lambda: (job.computed, job.done()))(mutants.Holder(1))) is not None
+            assert proof_of(mutants.Holder(1).done if replaced == "done" else condition) != before or replaced != "done"
+
+
+def test_what_a_value_contains_may_be_shared_in_more_ways_than_anybody_can_walk() -> None:
+    value: Any = "x"
+    for _ in range(60):
+        value = [value, value]
+    assert proof_of(lambda: value) is None
