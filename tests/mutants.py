@@ -133,6 +133,26 @@ def while_assigned(owner: Any, name: str, condition: Callable[[], Any]) -> Calla
     return hold
 
 
+def closure(value: Any) -> Any:
+    return lambda: value
+
+
+def nested(value: Any) -> Any:
+    return lambda: [value for _ in (1,)] + list(map(lambda _: value, (1,)))  # noqa: C417 - nested code
+
+
+def computing(job: Any) -> Any:
+    return lambda: job.computed
+
+
+def sharing(held: list[Any]) -> Any:
+    return lambda: held[0].shared
+
+
+def getting(name: str) -> Any:
+    return lambda: getattr(Config, name)
+
+
 def by_default(value: Any) -> Any:
     def condition(v: Any = value) -> bool:
         return bool(v)
@@ -212,8 +232,8 @@ def caching(value: Any) -> Any:
 module: Any = sys.modules[__name__]
 
 HOLDING: dict[str, Callable[[Any], Proof]] = {
-    "a closure": lambda value: proof_of(lambda: value),
-    "a nested closure": lambda value: proof_of(lambda: (lambda: value)()),
+    "a closure": lambda value: proof_of(closure(value)),
+    "a nested closure": lambda value: proof_of(nested(value)),
     "a default": lambda value: proof_of(by_default(value)),
     "a keyword default": lambda value: proof_of(by_keyword_default(value)),
     "a partial": lambda value: proof_of(functools.partial(helper, value)),
@@ -223,8 +243,8 @@ HOLDING: dict[str, Callable[[Any], Proof]] = {
     "an attribute of a partial": lambda value: proof_of(partial_with_attribute(value)),
     "a method": lambda value: proof_of(Holder(value).done),
     "a callable object": lambda value: proof_of(Holder(value)),
-    "a captured object": lambda value: proof_of((lambda job: lambda: job.computed)(Holder(value))),
-    "an object in a list in a dict": lambda value: proof_of((lambda held: lambda: held)({"jobs": [Holder((value,))]})),
+    "a captured object": lambda value: proof_of(computing(Holder(value))),
+    "an object in a list in a dict": lambda value: proof_of(closure({"jobs": [Holder((value,))]})),
     "an attribute of its own": lambda value: proof_of(by_attribute(value)),
     "what it wraps": lambda value: proof_of(by_wrapped(value)),
     "a local function that it calls": lambda value: proof_of(by_local_function(value)),
@@ -234,15 +254,11 @@ HOLDING: dict[str, Callable[[Any], Proof]] = {
     "an attribute of a global function": while_assigned(helper, "job", lambda: helper.job),  # type: ignore[attr-defined]
     "an attribute of a class": while_assigned(Config, "limit", lambda: Config.limit),
     "an attribute of a class by getattr": while_assigned(Config, "limit", lambda: getattr(Config, "limit")),  # noqa: B009
-    "an attribute by a captured name": while_assigned(
-        Config, "limit", (lambda name: lambda: getattr(Config, name))("limit")
-    ),
+    "an attribute by a captured name": while_assigned(Config, "limit", getting("limit")),
     "an attribute of a base class": while_assigned(Config, "limit", lambda: Derived.limit),
     "an attribute of a metaclass": while_assigned(Meta, "limit", lambda: OfMeta.limit),
     "an attribute of the class of self": while_assigned(Holder, "shared", Holder(1).shares),
-    "an attribute of the class of an object": while_assigned(
-        Holder, "shared", (lambda held: lambda: held[0].shared)([Holder(1)])
-    ),
+    "an attribute of the class of an object": while_assigned(Holder, "shared", sharing([Holder(1)])),
     "an attribute of a module": while_assigned(settings, "limit", lambda: settings.limit),
     "an attribute of a module that it imports": while_assigned(settings, "limit", imports()),
     "what it imports from a module": while_assigned(settings, "limit", imports_from()),

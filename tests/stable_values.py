@@ -4,7 +4,7 @@ Run as a script it prints the digest of each, and of a step's arguments: as `__m
 """
 
 import dataclasses
-import datetime
+import datetime as dt
 import decimal
 import enum
 import fractions
@@ -101,11 +101,11 @@ VALUES: dict[str, Callable[[], Any]] = {
     "members": lambda: [Mode.FAST, Access.READ | Access.WRITE, Access.READ],
     "paths": lambda: [pathlib.Path("a/b"), pathlib.PurePosixPath("c"), pathlib.PureWindowsPath("d:/e")],
     "times": lambda: [
-        datetime.datetime(2024, 1, 1, 2, 3, 4, 5, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin"), fold=1),
-        datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC),
-        datetime.date(2024, 2, 29),
-        datetime.time(1, 2, tzinfo=datetime.timezone(datetime.timedelta(hours=1), "here")),
-        datetime.timedelta(1, 2, 3),
+        dt.datetime(2024, 1, 1, 2, 3, 4, 5, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin"), fold=1),
+        dt.datetime(2024, 1, 1, tzinfo=dt.UTC),
+        dt.date(2024, 2, 29),
+        dt.time(1, 2, tzinfo=dt.timezone(dt.timedelta(hours=1), "here")),
+        dt.timedelta(1, 2, 3),
     ],
     "numbers": lambda: [decimal.Decimal("1.10"), fractions.Fraction(1, 3), uuid.UUID(int=5), range(3)],
     "addresses": lambda: [ipaddress.ip_address("::1"), ipaddress.ip_network("10.0.0.0/8")],

@@ -1,12 +1,14 @@
 """What is compared by value: equal values are equal in every process, under every CPython; different ones are not."""
 
 import dataclasses
+import functools
 import gc
 import json
 import os
 import random
 import subprocess
 import sys
+import types
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +24,7 @@ from hypothesis import strategies as st
 import bide
 import stable_values
 from bide._canonical import canonical
+from bide._fingerprint import fingerprint
 from bide._steps import describe_step
 from pythons import PYTHONS
 from test_codec import scalars
@@ -214,7 +217,7 @@ def test_an_argument_with_more_ways_to_walk_it_than_anybody_has_time_for_is_refu
         digest(value)
 
 
-# ---------------------------------------------------------------------------------------- what the arguments of a step are
+# ----------------------------------------------------------------------------------- what the arguments of a step are
 
 
 def take(*args: object, **kwargs: object) -> object:
@@ -241,7 +244,6 @@ def local(value: object, *, keyword: object = None) -> dict[str, Callable[[], An
 
 def wrapping(fn: Callable[[], Any]) -> Callable[[], Any]:
     """Wrap a function, as decorators do."""
-    import functools  # noqa: PLC0415 - beside what it is for
 
     @functools.wraps(fn)
     def outer() -> Any:
@@ -341,8 +343,6 @@ def with_local_class() -> Callable[[], object]:
 
 def of_a_module_that_is_gone() -> Callable[[], object]:
     source = "import dataclasses\n@dataclasses.dataclass\nclass Report:\n  n: int\ndef fn() -> Report: return Report(1)"
-    import types  # noqa: PLC0415 - beside what it is for
-
     module = types.ModuleType("gone")
     sys.modules["gone"] = module
     try:
@@ -358,13 +358,11 @@ def described(fn: Callable[[], object]) -> object:
 
 
 def proved(fn: Callable[[], object]) -> object:
-    from bide._fingerprint import fingerprint  # noqa: PLC0415 - beside what it is for
-
     return fingerprint(fn)
 
 
 FUNCTIONS: dict[str, Callable[[], Any]] = {
-    "a closure": lambda: (lambda frame: lambda: len(frame))(Frame(10)),
+    "a closure": lambda: stable_values.capturing(Frame(10)),
     "a closure with a type": annotated,
     "a closure with a local class": with_local_class,
     "a function of a module that is gone": of_a_module_that_is_gone,

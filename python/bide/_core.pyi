@@ -265,7 +265,7 @@ class Snapshot:
         """The workflow's name."""
 
     def inputs(self) -> list[tuple[str, bytes]]:
-        """The inputs as they are stored."""
+        """Return the inputs as they are stored."""
 
     @property
     def key(self) -> str | None:

@@ -81,7 +81,7 @@ class _Proof(Sink):
 
     # --- callables -------------------------------------------------------------------------------------------------
 
-    def callable(self, fn: Any, *, whole: bool = False) -> None:  # noqa: ANN401 - a callable
+    def callable(self, fn: Any, *, whole: bool = False) -> None:  # noqa: ANN401, C901, PLR0912 - a branch a kind
         """Describe a callable; `whole` for the condition itself, whose code is looked at wherever it was defined."""
         kind = type(fn)
         if kind is types.FunctionType:

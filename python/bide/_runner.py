@@ -383,7 +383,7 @@ class Runner:
     def _as_recorded(
         self, flow: "_core.Flow", runs: list[tuple[list[tuple[str, bytes]], str | None]]
     ) -> list[tuple[list[tuple[str, bytes]], str | None]]:
-        """Return the runs with inputs as the run of their key has them, where those are equal but not in the same order."""
+        """Return the runs, each with the inputs of the run of its key where those are equal but encoded otherwise."""
         workflow = next(workflow for workflow, compiled in self._flows.values() if compiled is flow)
         found = []
         for given, key in runs:
