@@ -128,7 +128,7 @@ def shuffled(value: Any, chance: random.Random) -> Any:
     if isinstance(value, (set, frozenset)):
         items = [shuffled(item, chance) for item in value]
         chance.shuffle(items)
-        grown = set(range(1000))  # another size, so another order
+        grown: set[Any] = set(range(1000))  # another size, so another order
         grown.clear()
         grown.update(items)
         return type(value)(grown) if isinstance(value, frozenset) else grown
@@ -237,7 +237,7 @@ def local(value: object, *, keyword: object = None) -> dict[str, Callable[[], An
         "a closure": lambda: value,
         "a default": by_default,
         "a keyword default": by_keyword_default,
-        "a default of a lambda": lambda held=value: held,
+        "a default of a lambda": lambda held=value: held,  # type: ignore[misc]
         "wrapped": wrapping(lambda: value),
     }
 

@@ -284,10 +284,15 @@ def test_other_inputs_are_refused_and_named(runner: bide.Runner, changes: dict[s
 # --------------------------------------------------------------------------------------------- a wait and its record
 
 
+def noted(notes: list[Any], what: object) -> bool:
+    notes.append(what)
+    return True
+
+
 def appending(world: World) -> Body:
     def work(handle: bide.TaskHandle) -> list[str]:
         answers: list[str] = []
-        handle.defer_until(lambda: answers.append("answer") or True, 1, name="ask")
+        handle.defer_until(lambda: noted(answers, "answer"), 1, name="ask")
         world.hold(handle)
         return answers
 
@@ -313,7 +318,7 @@ def rebinding(world: World) -> Body:
 def after_polls(world: World) -> Body:
     def work(handle: bide.TaskHandle) -> list[str]:
         polls: list[int] = []
-        handle.defer_until(lambda: polls.append(1) or len(polls) > 3, 1, name="ask")
+        handle.defer_until(lambda: noted(polls, 1) and len(polls) > 3, 1, name="ask")
         world.hold(handle)
         return ["answer"] if len(polls) == 4 else []
 

@@ -14,7 +14,7 @@ import inspect
 import types
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator
-from datetime import date, time, timedelta, tzinfo
+from datetime import date, datetime, time, timedelta, tzinfo
 from enum import Enum, Flag
 from numbers import Number
 from pathlib import PurePath
@@ -112,7 +112,7 @@ class _Canonical(Sink):
 
     def other_zone(self, zone: tzinfo, moment: Any) -> None:  # noqa: ANN401 - a datetime or time
         """Describe a time zone of another library by what it says of this moment."""
-        when = moment if isinstance(moment, date) else None
+        when = moment if isinstance(moment, datetime) else None
         self.text("other zone", f"{type(zone).__qualname__} {zone.utcoffset(when)} {zone.tzname(when)}")
 
     def _object(self, value: Any) -> None:  # noqa: ANN401 - as in value
@@ -148,7 +148,7 @@ class _Canonical(Sink):
                 self.value(owner)
         elif callable(fn) and "__wrapped__" in getattr(fn, "__dict__", ()) and not _has_fields(type(fn)):
             self.text("wrapper", type(fn).__qualname__)
-            self.value(fn.__wrapped__)
+            self.value(vars(fn)["__wrapped__"])
         else:
             return False
         return True

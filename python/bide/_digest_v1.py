@@ -9,7 +9,7 @@ import struct
 import sys
 import types
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -164,7 +164,7 @@ class _Sink:
         if not _is_global(cls):
             raise Unstable
         self.text("value of", f"{cls.__module__}.{cls.__qualname__}")
-        order = "deterministic" if _hooks.has_sets(cls) else None
+        order: Literal["deterministic"] | None = "deterministic" if _hooks.has_sets(cls) else None
         self.put("encoded", b"j" + msgspec.json.Encoder(enc_hook=_to_json, order=order).encode(value))
 
     def _within(self, value: Any, describe: Any) -> None:  # noqa: ANN401 - as in value

@@ -232,7 +232,7 @@ class _Proof(Sink):
             self.put("handle")  # the body's own; a condition may ask it what it is, which does not change
         elif kind is Context:
             self.text("context", value.to_json())
-        elif isinstance(value, type) or kind in _CALLABLES or (callable(value) and not _fields(kind)):
+        elif isinstance(value, type) or kind in _CALLABLES or (callable(value) and _fields(kind) is None):
             self.callable(value)
         else:
             self._object(value)
@@ -248,19 +248,19 @@ class _Proof(Sink):
         hook = _hooks.registered(cls)
         if hook is not None:
             self.value(hook.encode(value))
-            known = state.keys()
+            known = frozenset(state)
         elif isinstance(value, Enum):
             self.text("member", str(value._name_))
             base = plain_base(cls)
             if base is not None:
                 self.plain(base, value)
-            known = state.keys()
+            known = frozenset(state)
             state = {name: content for name, content in state.items() if name not in _OF_MEMBER}
         else:
             fields = _fields(cls)
             if fields is None:
                 raise no_form(value)
-            known = fields.keys()
+            known = fields
         if state.keys() - known or _has_hidden_state(cls):
             raise no_form(value)
         if isinstance(value, tuple):
@@ -299,22 +299,22 @@ def _has_nothing_beside(value: object) -> None:
         raise no_form(value)
 
 
-def _fields(cls: type) -> dict[str, object] | None:
+def _fields(cls: Any) -> frozenset[str] | None:  # noqa: ANN401 - a class
     """Return the names under which the values of a class keep their fields; None if it is not of a known kind.
 
     Only a class that is of the kind by itself: a class derived from one may have anything.
     """
     own = cls.__dict__
     if "__dataclass_fields__" in own:
-        return dict.fromkeys(field.name for field in dataclasses.fields(cls))
+        return frozenset(field.name for field in dataclasses.fields(cls))
     if "__attrs_attrs__" in own:
-        return dict.fromkeys(attribute.name for attribute in own["__attrs_attrs__"])
+        return frozenset(attribute.name for attribute in cls.__attrs_attrs__)
     if issubclass(cls, msgspec.Struct):
-        return dict.fromkeys(cls.__struct_fields__)
+        return frozenset(cls.__struct_fields__)
     if _hooks.is_pydantic(cls):
-        return dict.fromkeys((*cls.model_fields, *_OF_PYDANTIC))  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+        return frozenset((*cls.model_fields, *_OF_PYDANTIC))
     if "_fields" in own and issubclass(cls, tuple):
-        return {}
+        return frozenset()
     return None
 
 
@@ -335,7 +335,8 @@ def _has_hidden_state(cls: type) -> bool:
 def _holders(owner: Any) -> list[Any]:  # noqa: ANN401 - a function, class or module
     """Return what an attribute of it may be found in."""
     if isinstance(owner, type):
-        return [cls for cls in (*owner.__mro__, *type(owner).__mro__) if is_of_python(cls)]
+        meta: Any = type(owner)
+        return [cls for cls in (*owner.__mro__, *meta.__mro__) if is_of_python(cls)]
     return [owner]
 
 

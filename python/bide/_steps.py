@@ -146,10 +146,11 @@ def _codec(fn: object, step: str) -> Codec:
         return _make(fn, step)
     if not fn.__annotations__ and "__wrapped__" not in fn.__dict__ and "__signature__" not in fn.__dict__:
         return _plain_codec(step)
-    kept = fn.__dict__.get(KEPT_CODEC)
-    if kept is None or kept.code is not fn.__code__:
-        kept = fn.__dict__[KEPT_CODEC] = _Kept(fn.__code__, _make(fn, step))
-    codec: Codec = kept.codec
+    kept: _Kept | None = fn.__dict__.get(KEPT_CODEC)
+    codec = kept.codec if kept is not None and kept.code is fn.__code__ else None
+    if codec is None:
+        codec = _make(fn, step)
+        fn.__dict__[KEPT_CODEC] = _Kept(fn.__code__, codec)
     where = f"step {step!r}"
     if codec.where != where:
         codec = copy.copy(codec)
