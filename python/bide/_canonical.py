@@ -30,7 +30,7 @@ from bide._sink import Sink, no_form, plain_base, state_of
 
 def canonical(value: object, most: int) -> bytes:
     """Return the digest of a value; raises if it has no stable form, or takes more than so many bytes."""
-    sink = _Canonical(most)
+    sink = Canonical(most)
     sink.value(value)
     return sink.digest()
 
@@ -83,7 +83,9 @@ def _is_plain_value(value: object) -> bool:
     return isinstance(value, _PLAIN) or _hooks.is_numpy(type(value))
 
 
-class _Canonical(Sink):
+class Canonical(Sink):
+    """Describes values, equal ones alike."""
+
     def value(self, value: Any) -> None:  # noqa: ANN401 - an argument may be anything
         """Describe a value by its type and its content."""
         kind = type(value)
@@ -205,12 +207,12 @@ _BUILTINS = (
     types.ClassMethodDescriptorType,
 )
 _CONTAINERS: dict[Any, Any] = {
-    list: _Canonical.items,
-    tuple: _Canonical.items,
-    set: _Canonical.members,
-    frozenset: _Canonical.members,
-    OrderedDict: _Canonical._ordered,
-    defaultdict: _Canonical._defaulting,
-    deque: _Canonical._bounded,
-    dict: _Canonical.entries,
+    list: Canonical.items,
+    tuple: Canonical.items,
+    set: Canonical.members,
+    frozenset: Canonical.members,
+    OrderedDict: Canonical._ordered,
+    defaultdict: Canonical._defaulting,
+    deque: Canonical._bounded,
+    dict: Canonical.entries,
 }

@@ -17,8 +17,8 @@ class Described(NamedTuple):
     """The names that this code and the code within it look up, in order: globals and attributes."""
     imports: tuple[str, ...]
     """The modules that it imports."""
-    words: tuple[str, ...]
-    """The texts in it that could name an attribute."""
+    words: dict[str, None]
+    """These names and the texts in it that could name an attribute too."""
 
 
 _MOST = 4 * 1024 * 1024
@@ -40,7 +40,7 @@ def describe(code: types.CodeType) -> Described:
         words |= dict.fromkeys(word for word in one.co_consts if type(word) is str and word.isidentifier())
     sink = _Code(_MOST)
     sink.value(code)
-    described = Described(sink.digest(), tuple(names), tuple(imports), tuple(words))
+    described = Described(sink.digest(), tuple(names), tuple(imports), names | words)
     key = id(code)
     _known[key] = (weakref.ref(code, lambda gone: _forget(key, gone)), described)
     return described

@@ -124,36 +124,39 @@ class _Proof(Sink):
 
     def _function(self, fn: types.FunctionType) -> None:
         code = _code.describe(fn.__code__)
-        self._names |= dict.fromkeys(code.names + code.words)
-        if not _UNSEEN.isdisjoint(code.names):
+        self._names |= code.words
+        if not code.words.keys().isdisjoint(_UNSEEN):
             raise no_form(fn)  # it can read anything
-        self.text("function", fn.__qualname__)
-        self.put("code", code.digest)
-        for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
-            self.text("cell", name)
+        self.put("function", code.digest + f"{len(fn.__name__)}:{fn.__name__}{fn.__qualname__}".encode())
+        for cell in fn.__closure__ or ():
             try:
                 captured = cell.cell_contents
             except ValueError:
                 self.put("empty")
             else:
                 self.value(captured)
-        self.value(fn.__defaults__)
-        self.value(fn.__kwdefaults__)
+        if fn.__defaults__ or fn.__kwdefaults__:
+            self.put("defaults")
+            self.value(fn.__defaults__)
+            self.value(fn.__kwdefaults__)
+        scope = fn.__globals__
         for name in code.names:
-            if name in fn.__globals__:
+            if name in scope:
                 self.text("global", name)
-                self.value(fn.__globals__[name])
-        package = fn.__globals__.get("__package__") or ""
+                self.value(scope[name])
         for name in code.imports:
+            package = fn.__globals__.get("__package__") or ""
             for module in (name, name.partition(".")[0], package, f"{package}.{name}"):
                 if module in sys.modules:
                     self.text("import", module)
                     self.value(sys.modules[module])
-        self._attributes_of(fn)
+        if fn.__doc__ is not None:
+            self.put("doc")
+            self.value(fn.__doc__)
+        if fn.__dict__:
+            self._attributes_of(fn)
 
     def _attributes_of(self, fn: types.FunctionType) -> None:
-        self.text("name", fn.__name__)
-        self.value(fn.__doc__)
         for name in sorted(fn.__dict__):
             if name == KEPT_CODEC:
                 continue
@@ -195,6 +198,8 @@ class _Proof(Sink):
 
     def attributes(self) -> None:
         """Describe the attributes that the condition's code names, of all that is covered by name."""
+        if not self._owners:
+            return
         done: set[tuple[int, str]] = set()
         size = (0, 0)
         # Each attribute may bring in further names and further owners.
@@ -215,7 +220,9 @@ class _Proof(Sink):
     def value(self, value: Any) -> None:  # noqa: ANN401 - anything may have been captured
         """Describe a value, with its type at every level."""
         kind = type(value)
-        if self.plain(kind, value):
+        if kind is types.FunctionType:
+            self.callable(value)
+        elif self.plain(kind, value):
             if is_of_python(kind):
                 _has_nothing_beside(value)
             if kind is str and value.isidentifier():

@@ -17,6 +17,8 @@ from bide import _hooks
 
 SIZE = 16
 _DEEPEST = 64
+_MANY = 4096
+_LARGE = 64 * 1024
 _PART = 8
 """What an empty part counts: a small value may refer to one thing in more ways than anybody can walk."""
 
@@ -36,6 +38,8 @@ class Sink:
     def __init__(self, most: int) -> None:
         """Take at most so many bytes."""
         self._most = most
+        self._parts: list[bytes] = []
+        """What was taken so far, to be hashed at once."""
         self._hash = hashlib.blake2b(digest_size=SIZE)
         self._size = 0
         self._path: dict[int, int] = {}
@@ -43,16 +47,21 @@ class Sink:
 
     def digest(self) -> bytes:
         """Return the digest of what was taken so far."""
+        self._hash.update(b"".join(self._parts))
+        self._parts.clear()
         return self._hash.digest()
 
     def put(self, kind: str, data: bytes = b"") -> None:
         """Take a part."""
-        self._size += len(data) + _PART
+        size = len(data)
+        self._size += size + _PART
+        self._parts += f"{kind}:{size}:".encode(), data
+        if len(self._parts) > _MANY or size > _LARGE:
+            self._hash.update(b"".join(self._parts))
+            self._parts.clear()
         if self._size > self._most:
             msg = f"more than {self._most >> 20} MiB"
             raise Unstable(msg)
-        self._hash.update(f"{kind}:{len(data)}:".encode())
-        self._hash.update(data)
 
     def text(self, kind: str, text: str) -> None:
         """Take a text."""
@@ -64,13 +73,17 @@ class Sink:
 
     def digest_of(self, *parts: object) -> bytes:
         """Return the digest of parts by themselves, to be put in order by it."""
-        outer, self._hash = self._hash, hashlib.blake2b(digest_size=SIZE)
+        outer = self._hash, self._parts
+        self._hash, self._parts = hashlib.blake2b(digest_size=SIZE), []
         try:
             for part in parts:
                 self.value(part)
-            return self._hash.digest()
+            return self.digest()
+        except BaseException:
+            self._path.clear()
+            raise
         finally:
-            self._hash = outer
+            self._hash, self._parts = outer
 
     def within(self, value: Any, describe: Callable[[Any], None]) -> None:  # noqa: ANN401 - as in value
         """Describe something that may refer to itself."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from bide._bind import return_annotation
 from bide._callables import KEPT_CODEC, is_async
-from bide._canonical import canonical, captures
+from bide._canonical import Canonical, captures
 from bide._codec import REFUSE_ABOVE, Codec
 from bide._errors import DefinitionError, SerializationError, not_yet
 from bide._fingerprint import name_of
@@ -54,9 +54,10 @@ def describe_step(
 def _proof(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], step: str) -> bytes:
     whole = hashlib.blake2b(digest_size=SIZE)
     texts = b""
+    sink = Canonical(REFUSE_ABOVE)
     for kind, label, value in _arguments(fn, args, kwargs):
         try:
-            digest = canonical(value, REFUSE_ABOVE)
+            digest = sink.digest_of(value)
         except Exception as problem:
             if kind.startswith("captured"):  # such as a subclass of str with an attribute that is a connection
                 continue
