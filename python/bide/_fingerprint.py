@@ -122,7 +122,7 @@ class _Proof(Sink):
             self.callable(call, whole=whole)
             self._object(fn)
 
-    def _function(self, fn: types.FunctionType) -> None:
+    def _function(self, fn: types.FunctionType) -> None:  # noqa: C901 - a branch for each thing that code can read
         code = _code.describe(fn.__code__)
         self._names |= code.words
         if not code.words.keys().isdisjoint(_UNSEEN):
@@ -217,7 +217,7 @@ class _Proof(Sink):
 
     # --- values ----------------------------------------------------------------------------------------------------
 
-    def value(self, value: Any) -> None:  # noqa: ANN401 - anything may have been captured
+    def value(self, value: Any) -> None:  # noqa: ANN401, C901 - anything may have been captured: a branch a kind
         """Describe a value, with its type at every level."""
         kind = type(value)
         if kind is types.FunctionType:
