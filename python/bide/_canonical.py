@@ -23,7 +23,7 @@ from uuid import UUID
 
 import msgspec
 
-from bide import _hooks
+from bide import _hooks, _models
 from bide._context import Context
 from bide._sink import Sink, no_form, plain_base, state_of
 
@@ -189,7 +189,7 @@ def _has_fields(cls: type) -> bool:
         dataclasses.is_dataclass(cls)
         or issubclass(cls, msgspec.Struct)
         or hasattr(cls, "__attrs_attrs__")
-        or _hooks.is_pydantic(cls)
+        or _models.is_model(cls)
     )
 
 

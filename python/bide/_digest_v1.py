@@ -12,8 +12,9 @@ from enum import Enum
 from typing import Any, Literal
 
 import msgspec
+from msgspec import inspect as shapes
 
-from bide import _hooks
+from bide import _hooks, _models
 from bide._callables import call_method
 from bide._canonical import is_handle
 from bide._codec import REFUSE_ABOVE
@@ -164,7 +165,7 @@ class _Sink:
         if not _is_global(cls):
             raise Unstable
         self.text("value of", f"{cls.__module__}.{cls.__qualname__}")
-        order: Literal["deterministic"] | None = "deterministic" if _hooks.has_sets(cls) else None
+        order: Literal["deterministic"] | None = "deterministic" if _has_sets(shapes.type_info(cls), set()) else None
         self.put("encoded", b"j" + msgspec.json.Encoder(enc_hook=_to_json, order=order).encode(value))
 
     def _within(self, value: Any, describe: Any) -> None:  # noqa: ANN401 - as in value
@@ -178,6 +179,18 @@ class _Sink:
         del self._path[id(value)]
 
 
+def _has_sets(node: object, seen: set[int]) -> bool:
+    """Whether msgspec's description of a type has sets inside; recursive types refer to themselves."""
+    if isinstance(node, (shapes.SetType, shapes.FrozenSetType)):
+        return True
+    if isinstance(node, tuple):
+        return any(_has_sets(item, seen) for item in node)
+    if isinstance(node, msgspec.Struct) and id(node) not in seen:
+        seen.add(id(node))
+        return any(_has_sets(getattr(node, name), seen) for name in node.__struct_fields__)
+    return False
+
+
 def _to_json(value: Any) -> Any:  # noqa: ANN401 - what JSON does not know
     cls = type(value)
     hook = _hooks.registered(cls)
@@ -187,7 +200,7 @@ def _to_json(value: Any) -> Any:  # noqa: ANN401 - what JSON does not know
         return str(value)
     if _hooks.is_numpy(cls):
         return value.item()
-    if _hooks.is_pydantic(cls):
+    if _models.is_model(cls):
         return msgspec.Raw(value.model_dump_json(by_alias=True, round_trip=True).encode())
     raise Unstable
 

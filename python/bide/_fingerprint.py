@@ -25,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-from bide import _code, _hooks
+from bide import _code, _hooks, _models
 from bide._callables import KEPT_CODEC, call_method
 from bide._canonical import is_handle
 from bide._context import Context
@@ -318,7 +318,7 @@ def _fields(cls: Any) -> frozenset[str] | None:  # noqa: ANN401 - a class
         return frozenset(attribute.name for attribute in cls.__attrs_attrs__)
     if issubclass(cls, msgspec.Struct):
         return frozenset(cls.__struct_fields__)
-    if _hooks.is_pydantic(cls):
+    if _models.is_model(cls):
         return frozenset((*cls.model_fields, *_OF_PYDANTIC))
     if "_fields" in own and issubclass(cls, tuple):
         return frozenset()
