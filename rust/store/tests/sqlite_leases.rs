@@ -72,14 +72,18 @@ fn a_lease_runs_out_by_the_clock_it_was_given_by() {
     }
 }
 
-fn expires(path: &Path) -> i64 {
-    Connection::open(path).unwrap().query_row("SELECT expires FROM runner", [], |row| row.get(0)).unwrap()
+/// The columns `expires` and `boot` of the one runner.
+fn row(path: &Path) -> (i64, String) {
+    let file = Connection::open(path).unwrap();
+    file.query_row("SELECT expires, boot FROM runner", [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
 }
 
 #[test]
 fn a_bide_that_knows_only_the_wall_takes_no_such_lease_for_run_out() {
-    let (desk, _) = Desk::new(up(1, 5));
+    let (desk, _) = Desk::new(up(0xe7f7_2786_87cf_4feb_89d1_7b11_719a_3adf, 5));
     let path = desk._folder.path().join("bide.db");
     drop(desk.store);
-    assert!(expires(&path) > NOW.0 * 100);
+    let (expires, boot) = row(&path);
+    assert!(expires > NOW.0 * 100);
+    assert_eq!(boot, "e7f72786-87cf-4feb-89d1-7b11719a3adf");
 }

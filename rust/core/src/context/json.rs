@@ -181,7 +181,8 @@ impl<'a> Reader<'a> {
         let end = rest.find([',', ']', '}', ':', ' ', '\t', '\n', '\r']).unwrap_or(rest.len());
         let word = &rest[..end];
         self.at += end;
-        let known = matches!(word, "true" | "false" | "null") || serde_json::from_str::<serde_json::Number>(word).is_ok();
+        let known =
+            matches!(word, "true" | "false" | "null") || serde_json::from_str::<serde_json::Number>(word).is_ok();
         known.then_some(word)
     }
 }

@@ -209,9 +209,7 @@ impl Piece {
             (What::List(list), Json::List(other)) => list.len() == other.len() && list.begins(other),
             (What::Map(map), Json::Map(other)) => {
                 map.fields.values().filter(|field| !field.piece.is_absent()).count() == other.len()
-                    && other
-                        .iter()
-                        .all(|(key, value)| map.fields.get(key).is_some_and(|field| field.piece.is(value)))
+                    && other.iter().all(|(key, value)| map.fields.get(key).is_some_and(|field| field.piece.is(value)))
             }
             _ => false,
         }

@@ -313,8 +313,10 @@ fn a_map_with_a_private_key_of_the_json_library_merges_like_any_other() {
         let map = |more: &str| format!(r#"{{"inner":{{"{key}":"12"}}{more}}}"#);
         let (left, right) = (map(r#","left":1"#), map(r#","right":2"#));
         let graph = build(vec![task("a", &[]), task("b", &[]), task("join", &["a", "b"])]);
-        let changes =
-            [Changes::new(vec![("m".into(), Some(value(&left)))]), Changes::new(vec![("m".into(), Some(value(&right)))])];
+        let changes = [
+            Changes::new(vec![("m".into(), Some(value(&left)))]),
+            Changes::new(vec![("m".into(), Some(value(&right)))]),
+        ];
         let (seen, conflicts) = view(&graph, 2, &pairs(&[("m", &map(""))]), |ix| changes.get(ix as usize));
         assert_eq!((seen, conflicts), (pairs(&[("m", &map(r#","left":1,"right":2"#))]), vec![]));
     }

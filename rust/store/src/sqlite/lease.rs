@@ -111,9 +111,10 @@ impl Runner {
     }
 }
 
-/// A boot in its column.
+/// A boot in its column, as the system writes it.
 fn name(boot: Boot) -> String {
-    format!("{:032x}", boot.0)
+    let hex = format!("{:032x}", boot.0);
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }
 
 /// The columns `expires` and `boot` of a lease that is given now.
