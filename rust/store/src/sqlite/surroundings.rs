@@ -104,9 +104,10 @@ impl Files {
 
 /// What the user should know of an existing file that others can read or write; told once for each file and process.
 pub(super) fn open_to_others(path: &Path, place: &Place) -> Option<String> {
-    static TOLD: LazyLock<Mutex<Vec<FileId>>> = LazyLock::new(Mutex::default);
+    // The path too: another file may get the number of one that was deleted.
+    static TOLD: LazyLock<Mutex<Vec<(PathBuf, FileId)>>> = LazyLock::new(Mutex::default);
     let file = fs::metadata(path).ok()?;
-    let (id, mode) = ((file.dev(), file.ino()), file.mode() & 0o777);
+    let (id, mode) = ((path.to_path_buf(), (file.dev(), file.ino())), file.mode() & 0o777);
     let may = match (mode & 0o044 != 0, mode & 0o022 != 0) {
         (false, false) => return None,
         (true, false) => "read",
