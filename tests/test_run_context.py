@@ -139,8 +139,10 @@ def test_a_conflict_is_warned_of_once_by_who_sees_it_or_at_the_end(
         runner.close()  # what it had to say is said
     warnings = [record.getMessage() for record in caplog.records if record.name == "bide"]
     assert warnings == [
-        "tasks 'left' and 'right' of workflow 'w' both changed 'k' of the context without seeing each other's change; "
-        "'right' is declared later and wins: let one depend on the other"
+        (
+            "tasks 'left' and 'right' of workflow 'w' both changed 'k' of the context without seeing each other's "
+            "change; 'right' is declared later and wins: let one depend on the other"
+        )
     ]
 
 
