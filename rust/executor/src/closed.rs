@@ -16,7 +16,7 @@ pub(crate) struct Closed {
 
 impl Closed {
     fn refuse<T>(&self) -> Result<T, StoreError> {
-        Err(StoreError::Unavailable(format!("the runner on {} is closed", self.name)))
+        Err(StoreError::Closed { store: self.name.clone() })
     }
 }
 

@@ -109,12 +109,16 @@ pub(crate) fn closed(py: Python<'_>, message: &str) -> PyErr {
 
 /// What a store refused.
 pub(crate) fn store(py: Python<'_>, refused: &StoreError) -> PyErr {
-    with(py, |names| error(&names.store_error, py, &refused.to_string()))
+    match refused {
+        StoreError::Closed { .. } => closed(py, &format!("{refused}: make a new one")),
+        _ => with(py, |names| error(&names.store_error, py, &refused.to_string())),
+    }
 }
 
 /// Why nothing more happens to a run here.
 pub(crate) fn settlement(py: Python<'_>, settlement: &Settlement) -> PyErr {
     with(py, |names| match settlement {
+        Settlement::Broken(refused) if matches!(**refused, StoreError::Closed { .. }) => store(py, refused),
         Settlement::Broken(refused) => error(&names.store_error, py, &format!("the runner has stopped: {refused}")),
         Settlement::Panicked(why) => error(&names.bide_error, py, &format!("the runner has stopped: {why}")),
         Settlement::Closed => error(

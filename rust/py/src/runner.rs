@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bide_core::{RunId, RunStatus, Time, Value};
 use bide_executor::bug::{self, Place};
-use bide_executor::{Engine, Pool, SubmitError, SystemClock, Wanted, default_slots};
+use bide_executor::{Engine, Pool, Settlement, SubmitError, SystemClock, Wanted, default_slots};
 use bide_store::{Durability, MemoryStore, RunFilter, SqliteStore, Store, StoreError};
 use pyo3::prelude::*;
 
@@ -20,6 +20,9 @@ use crate::run_handle::{PyRunHandle, SLICE};
 use crate::snapshot::PySnapshot;
 use crate::thread::{Kind, StartError};
 use crate::{errors, panics, thread};
+
+/// What is said of a call that came too late.
+const CLOSED: &str = "this runner is closed: make a new one";
 
 /// How long the last bodies may take to end once the threads are told to.
 const POLITE: Duration = Duration::from_millis(20);
@@ -279,7 +282,7 @@ impl PyRunner {
             exit::keep_daemons(py)?;
         }
         match stopped {
-            _ if closed => Err(errors::closed(py, "this runner is closed: make a new one")),
+            _ if closed => Err(errors::closed(py, CLOSED)),
             Some(settlement) => Err(errors::settlement(py, settlement)),
             None => Ok(()),
         }
@@ -403,6 +406,7 @@ fn parse(py: Python<'_>, id: &str) -> PyResult<RunId> {
 fn refused(py: Python<'_>, workflow: &str, error: SubmitError) -> PyErr {
     match error {
         SubmitError::Store(error) => errors::store(py, &error),
+        SubmitError::Stopped(Settlement::Closed) => errors::closed(py, CLOSED),
         SubmitError::Stopped(settlement) => errors::settlement(py, &settlement),
         SubmitError::OtherInputs { run, key, inputs } => {
             let names: Vec<String> = inputs.iter().map(|name| format!("'{name}'")).collect();

@@ -139,6 +139,12 @@ pub enum StoreError {
     /// The store cannot be opened or used as it is; the message says what to do. Nothing was written.
     #[error("{0}")]
     Unavailable(String),
+    /// The runner that used the store is closed. Nothing was written.
+    #[error("the runner on {store} is closed")]
+    Closed {
+        /// The store, as the user named it (redacted).
+        store: String,
+    },
     /// A row does not read back: the file was changed by other hands.
     #[error("{0}")]
     Corrupt(String),

@@ -169,7 +169,13 @@ pub enum Error {
     Closed,
     /// The store could not be used; the runner has stopped.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        if matches!(error, StoreError::Closed { .. }) { Self::Closed } else { Self::Store(error) }
+    }
 }
 
 /// A run that has ended with a failure.
@@ -196,7 +202,7 @@ impl Error {
 
     pub(super) fn settled(settlement: Settlement) -> Self {
         match settlement {
-            Settlement::Broken(error) => Self::Store(*error),
+            Settlement::Broken(error) => Self::from(*error),
             Settlement::NotHere(why) => Self::Blocked(why),
             Settlement::Panicked(why) => Self::Store(bide_store::StoreError::Unavailable(why.to_string())),
             Settlement::Run(_) | Settlement::Closed | Settlement::Elsewhere => Self::Closed,
@@ -208,7 +214,7 @@ impl From<SubmitError> for Error {
     fn from(error: SubmitError) -> Self {
         match error {
             SubmitError::Stopped(settlement) => Self::settled(settlement),
-            SubmitError::Store(error) => Self::Store(error),
+            SubmitError::Store(error) => Self::from(error),
             SubmitError::OtherInputs { run, key, inputs } => Self::Definition(DefinitionError(format!(
                 "the key '{key}' belongs to run {run}, which has other inputs (they differ in {}); take another key",
                 inputs.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ")
