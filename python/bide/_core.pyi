@@ -23,6 +23,7 @@ __all__ = [
     "TaskHandle",
     "__version__",
     "_panic_once_at",
+    "_system_time",
     "counts",
     "in_body",
 ]
@@ -37,6 +38,9 @@ def in_body() -> bool:
 
 def _panic_once_at(place: Literal["caller", "body", "gate", "commit", "worker", "lease"]) -> None:
     """Have the next thread that comes by a place panic there: for tests."""
+
+def _system_time() -> float:
+    """Return the system's clock in seconds since 1970, whatever is patched in Python."""
 
 @final
 class TaskHandle:

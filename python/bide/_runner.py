@@ -4,13 +4,14 @@ import asyncio
 import contextvars
 import os
 import signal
+import sys
 import threading
 from collections.abc import Generator, Iterable, Mapping
 from datetime import datetime, timedelta
 from types import FrameType, TracebackType
 from typing import Any, Literal, Self
 
-from bide import _core
+from bide import _core, _surroundings
 from bide._duration import count, moment, optional_seconds
 from bide._errors import BideError, DefinitionError, not_yet
 from bide._result import RunResult
@@ -155,11 +156,13 @@ class Runner:
         if not name:
             msg = 'Runner takes a path or a URL as its store, not an empty text; for no file at all use ":memory:"'
             raise DefinitionError(msg)
+        if "\0" in name:
+            msg = f"Runner got {name!r} as its store, which has a NUL character and is not a path"
+            raise DefinitionError(msg)
         try:
             os.fsencode(name)
         except UnicodeEncodeError:
-            msg = f"Runner got {name!r} as its store, which has a lone surrogate and is not a path"
-            raise DefinitionError(msg) from None
+            raise DefinitionError(_not_a_path(name)) from None
         if durability not in {"normal", "full"}:
             msg = f'durability is "normal" or "full", not {durability!r}'
             raise DefinitionError(msg)
@@ -168,6 +171,7 @@ class Runner:
             raise DefinitionError(msg)
         count(async_slots, "async_slots")
         kept = optional_seconds(retention, "retention")
+        _surroundings.check()
         self._flows: dict[str, tuple[Workflow, _core.Flow]] = {}
         self._core = _core.Runner(
             name,
@@ -429,6 +433,16 @@ def _refuse_in_body(what: str) -> None:
             "runner.get(run.id).raise_for_status(), which does not wait"
         )
         raise DefinitionError(msg)
+
+
+def _not_a_path(name: str) -> str:
+    """Say why the text cannot be a path here. In ASCII, which is all that such a process may be able to print."""
+    if is_text(name):
+        return (
+            f"Runner got {name!a} as its store, but this process can only use paths in {sys.getfilesystemencoding()}: "
+            "start it with PYTHONUTF8=1 or in a UTF-8 locale (LC_ALL=C.UTF-8), or use a path in ASCII"
+        )
+    return f"Runner got {name!a} as its store, which has a lone surrogate and is not a path"
 
 
 def _check_key(key: str | None) -> str | None:

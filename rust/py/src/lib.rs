@@ -35,6 +35,14 @@ fn in_body() -> bool {
     thread::is_in_body()
 }
 
+/// The system's clock in seconds since 1970, whatever is patched in Python.
+#[pyfunction]
+#[pyo3(name = "_system_time")]
+fn system_time() -> f64 {
+    let bide_core::Time(micros) = bide_executor::SystemClock::shared().now();
+    micros as f64 / 1e6
+}
+
 /// Has the next thread that comes by a place panic there: for tests. Panics are bugs, and no test can wait for one.
 #[pyfunction]
 #[pyo3(name = "_panic_once_at")]
@@ -58,5 +66,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(counts, m)?)?;
     m.add_function(wrap_pyfunction!(in_body, m)?)?;
     m.add_function(wrap_pyfunction!(panic_once_at, m)?)?;
+    m.add_function(wrap_pyfunction!(system_time, m)?)?;
     Ok(())
 }

@@ -363,31 +363,49 @@ fn open(name: &OsStr, durability: &str) -> Result<Arc<dyn Store>, StoreError> {
         _ => Durability::Normal,
     };
     // A path need not be text; a URL is.
-    let path = match name.to_str() {
-        Some(":memory:") => return Ok(MemoryStore::new()),
-        Some(text) => sqlite_path(text)?,
+    let path = match name.to_str().map(place) {
         None => name,
+        Some(place) => match place? {
+            Where::Memory => return Ok(MemoryStore::new()),
+            Where::File(path) => path.as_ref(),
+        },
     };
     let store = SqliteStore::open(path.as_ref(), durability)?;
     Ok(store)
 }
 
-/// The path in a `sqlite:///` URL, or all of what is no URL. Of another URL only the scheme is repeated: the rest may
-/// be secret.
-fn sqlite_path(text: &str) -> Result<&OsStr, StoreError> {
+/// Where a store is.
+enum Where<'a> {
+    Memory,
+    File(&'a str),
+}
+
+/// What a path or URL means. Of a URL of another kind only the scheme is repeated: the rest may be secret.
+fn place(text: &str) -> Result<Where<'_>, StoreError> {
+    let refuse = |why: String| Err(StoreError::Unavailable(why));
     if let Some(path) = text.strip_prefix("sqlite:///") {
-        return Ok(path.as_ref());
+        return match path {
+            "" => refuse("sqlite:/// names no file: use sqlite:///path, or \":memory:\" for no file at all".to_owned()),
+            ":memory:" => Ok(Where::Memory),
+            path => Ok(Where::File(path)),
+        };
     }
     match text.split_once("://") {
-        Some(("postgresql" | "postgres", _)) => Err(StoreError::Unavailable(
-            "PostgreSQL is not there yet in this version of bide: use a path or \":memory:\"".to_owned(),
-        )),
-        Some((scheme, _)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte)) => {
-            Err(StoreError::Unavailable(format!(
-                "bide has no store for URLs of {scheme}://: use a path, sqlite:///path or \":memory:\""
-            )))
+        _ if text == ":memory:" => Ok(Where::Memory),
+        Some(("sqlite", _)) => refuse(
+            "a URL of SQLite has three slashes: use sqlite:///path, or \":memory:\" for no file at all".to_owned(),
+        ),
+        Some(("postgresql" | "postgres", _)) => {
+            refuse("PostgreSQL is not there yet in this version of bide: use a path or \":memory:\"".to_owned())
         }
-        _ => Ok(text.as_ref()),
+        Some((scheme, _)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte)) => {
+            refuse(format!("bide has no store for URLs of {scheme}://: use a path, sqlite:///path or \":memory:\""))
+        }
+        _ if text.starts_with("file:") && text.contains("memory") => refuse(
+            "bide takes no URIs of SQLite, and would make a file of this name: use \":memory:\" for no file at all"
+                .to_owned(),
+        ),
+        _ => Ok(Where::File(text)),
     }
 }
 
