@@ -192,3 +192,115 @@ def test_partials_and_objects_with_a_name_are_tasks() -> None:
     thing = Thing()
     assert bide.task(thing, name="c") is thing
     assert as_task(thing).fn() == 3
+
+
+# --- methods -------------------------------------------------------------------------------------------------------
+
+RETRY = bide.Retry(attempts=3, delay=0)
+
+
+class Forward:
+    """A decorator by a class that gives something else when it is read from a class."""
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, fn)
+        self.fn = fn
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.fn(*args, **kwargs)
+
+    def __get__(self, obj: object, owner: type | None = None) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self.fn(*args, **kwargs)
+
+        call.__name__ = self.fn.__name__
+        return call
+
+
+class Jobs:
+    """Tasks in a class, with the decorators in either order."""
+
+    tried = 0
+
+    @bide.task(retry=RETRY, timeout=5)
+    @staticmethod
+    def above_static() -> int:
+        return flaky()
+
+    @staticmethod
+    @bide.task(retry=RETRY, timeout=5)
+    def below_static() -> int:
+        return flaky()
+
+    @bide.task(retry=RETRY, timeout=5)
+    @classmethod
+    def above_class(cls) -> int:
+        assert cls is Jobs
+        return flaky()
+
+    @classmethod
+    @bide.task(retry=RETRY, timeout=5)
+    def below_class(cls) -> int:
+        assert cls is Jobs
+        return flaky()
+
+    @bide.task(retry=RETRY, timeout=5)
+    @functools.cache
+    @staticmethod
+    def above_cache() -> int:
+        return flaky()
+
+    @bide.task(name="twice", timeout=3)
+    @bide.task(retry=RETRY, timeout=5)
+    @staticmethod
+    def two_tasks() -> int:
+        return 1
+
+    @bide.task(depends_on=[above_static, above_class], retry=RETRY, timeout=5)
+    @staticmethod
+    def last() -> int:
+        return flaky()
+
+    flow_in_class = bide.Workflow("in class", [above_static])
+
+
+def flaky() -> int:
+    Jobs.tried += 1
+    if Jobs.tried < 3:
+        raise OSError("flaky")
+    return Jobs.tried
+
+
+@pytest.mark.parametrize("name", ["above_static", "below_static", "above_class", "below_class", "above_cache"])
+def test_a_method_keeps_its_settings_whatever_the_order_of_its_decorators(name: str) -> None:
+    method = getattr(Jobs, name)
+    definition = as_task(method)
+    assert (definition.name, definition.retry, definition.timeout) == (name, RETRY, 5.0)
+    Jobs.tried = 0
+    with bide.Runner(":memory:") as runner:
+        assert runner.run(bide.Workflow("w", [method]))[name] == 3
+        if name != "above_cache":  # a cache binds the object that it is read from
+            Jobs.tried = 0
+            assert runner.run(bide.Workflow("w", [getattr(Jobs(), name)]))[name] == 3
+    Jobs.tried = 7
+    assert method() == 3 if name == "above_cache" else method() == 8
+
+
+def test_static_methods_within_their_class_are_tasks() -> None:
+    Jobs.tried = 5
+    with bide.Runner(":memory:") as runner:
+        assert runner.run(Jobs.flow_in_class)["above_static"] == 6
+    flow = bide.Workflow("w", [Jobs.above_static, Jobs.above_class, Jobs.last])
+    assert as_task(Jobs.last).depends_on == ("above_static", "above_class")
+    assert set(flow.tasks) == {"above_static", "above_class", "last"}
+    assert (as_task(Jobs.two_tasks).name, as_task(Jobs.two_tasks).timeout) == ("twice", 3.0)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [property(plain), functools.cached_property(plain), functools.partialmethod(plain), Forward(plain)],
+    ids=lambda made: type(made).__name__,
+)
+def test_what_would_lose_its_settings_is_refused(made: Any) -> None:
+    with pytest.raises(bide.DefinitionError, match=r"put @bide\.task below"):
+        bide.task(retry=RETRY)(made)

@@ -66,7 +66,24 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: from_poll(ready, 0), "poll_interval_ms must be positive, not 0"),
     (lambda: from_poll(ready, -5), "poll_interval_ms must be positive, not -5"),
     (lambda: from_poll(ready, timedelta(seconds=1)), "poll_interval_ms is in milliseconds"),  # type: ignore[arg-type]
-    (lambda: from_poll(ready, 100, max_interval_ms=50), "max_interval_ms"),
+    (lambda: from_poll(ready, 0.5), "poll_interval_ms is in milliseconds and must be at least 1, not 0.5"),
+    (lambda: from_poll(ready, "5"), "poll_interval_ms is in milliseconds and must be a number, not '5'"),  # type: ignore[arg-type]
+    (lambda: from_poll(ready, None), "poll_interval_ms is in milliseconds and must be a number, not None"),  # type: ignore[arg-type]
+    (lambda: from_poll(ready, True), "poll_interval_ms is in milliseconds and must be a number, not True"),
+    (lambda: from_poll(ready, 1j), "poll_interval_ms is in milliseconds"),  # type: ignore[arg-type]
+    (lambda: from_poll(ready, float("nan")), "poll_interval_ms is in milliseconds and must be a number, not nan"),
+    (lambda: from_poll(ready, float("inf")), "poll_interval_ms is in milliseconds, and inf is more than 100 years"),
+    (lambda: from_poll(ready, 10**400), "more than 100 years"),
+    (lambda: bide.after(10**400), "more than 100 years"),
+    (lambda: bide.after(-(10**400)), "after(seconds) must be zero or more"),
+    (lambda: bide.until(ready, backoff=10**400), "backoff must be finite"),
+    (lambda: from_poll(ready, 0.0), "poll_interval_ms must be positive, not 0.0: it is in milliseconds, at least 1"),
+    (lambda: from_poll(ready, max_interval_ms=0.9), "max_interval_ms is in milliseconds and must be at least 1"),
+    (lambda: from_poll(ready, max_interval_ms=[1]), "max_interval_ms is in milliseconds and must be a number, not [1]"),  # type: ignore[arg-type]
+    (
+        lambda: from_poll(ready, 100, max_interval_ms=50),
+        "max_interval_ms (50) must be at least poll_interval_ms (100)",
+    ),
     (lambda: bide.after(-1), "after(seconds) must be zero or more, not -1"),
     (lambda: bide.at(NAIVE), "at(datetime) must know its time zone"),
     (lambda: bide.at(12), "at(datetime) must be a datetime, not 12"),  # type: ignore[arg-type]

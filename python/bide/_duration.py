@@ -7,6 +7,7 @@ knows its time zone), so that every refusal reads the same. Nothing here looks a
 import math
 from datetime import UTC, datetime, timedelta
 from numbers import Real
+from typing import Any
 
 from bide._errors import DefinitionError
 
@@ -22,7 +23,7 @@ def seconds(value: object, what: str, *, zero: bool = False) -> float:
         msg = f"{what} must be seconds (a number) or a timedelta, not {value!r}"
         raise DefinitionError(msg)
     else:
-        number = float(value)
+        number = as_float(value)
     if math.isnan(number):
         msg = f"{what} must be a number of seconds, not NaN"
         raise DefinitionError(msg)
@@ -33,6 +34,14 @@ def seconds(value: object, what: str, *, zero: bool = False) -> float:
         msg = f"{what} is {value!r}, more than 100 years: durations are in seconds"
         raise DefinitionError(msg)
     return number
+
+
+def as_float(value: Any) -> float:  # noqa: ANN401 - a Real, which type checkers cannot compare
+    """Return the number as a float, infinite if it is too large for one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.copysign(math.inf, 1 if value > 0 else -1)
 
 
 def optional_seconds(value: object, what: str, *, zero: bool = False) -> float | None:
@@ -57,14 +66,14 @@ def moment(value: object, what: str) -> datetime:
 
 def number(value: object, what: str, low: float, high: float) -> float:
     """Return a plain factor within `low` and `high`, such as a backoff or a jitter."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) <= high:
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= as_float(value) <= high:
         limits = f"at least {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
         msg = f"{what} must be a number of {limits}, not {value!r}"
         raise DefinitionError(msg)
-    if math.isinf(float(value)):
+    if math.isinf(as_float(value)):
         msg = f"{what} must be finite"
         raise DefinitionError(msg)
-    return float(value)
+    return as_float(value)
 
 
 def count(value: object, what: str, most: int = 2**31 - 1) -> int:

@@ -51,7 +51,7 @@ def _check_threads() -> None:
 
 def _check_clock() -> None:
     cls: Any = _attribute("datetime", "datetime")
-    if not isinstance(cls, type) or cls.__flags__ & HEAP_TYPE:
+    if not _is_built_in(cls):
         raise BideError(_frozen(f"datetime.datetime is {_owner(cls)}'s {getattr(cls, '__name__', cls)!r}"))
     traveling = next((name for name in CLOCKS if _travels(name)), None)
     if traveling is not None:
@@ -70,6 +70,10 @@ def _frozen(what: str) -> str:
         f"{what}: bide goes by the system's clock, which cannot be frozen or shifted. Make and use the runner while "
         "Python's clock is its own, and give a body the time that it should work with as an input"
     )
+
+
+def _is_built_in(cls: object) -> bool:
+    return isinstance(cls, type) and not cls.__flags__ & HEAP_TYPE
 
 
 def _travels(name: str) -> bool:

@@ -23,6 +23,7 @@ R = TypeVar("R")
 
 ATTRIBUTE = "__bide_task__"
 RESERVED = frozenset({"context", "ctx", "handle", "task_handle"})
+BELOW = "what @bide.task says: put @bide.task below the decorator that made it"
 RUN_IF = ("succeeded", "failed", "done")
 NO_SETTINGS = ((), None, None, None, "succeeded", None)
 """What `task` gets for its settings if it gets none, in the order of `_define`."""
@@ -89,10 +90,10 @@ def task(  # noqa: PLR0913 - each is a setting of its own, all but the first by 
     starts, and `run_if` ("succeeded", "failed", "done") decides once all dependencies have ended.
     """
     if fn is not None:
-        return _put(fn, _define(fn, name, depends_on, retry, timeout, gate, run_if, each))
+        return _declare(fn, (name, depends_on, retry, timeout, gate, run_if, each))
 
     def decorate(fn: Callable[P, R]) -> Callable[P, R]:
-        return _put(fn, _define(fn, name, depends_on, retry, timeout, gate, run_if, each))
+        return _declare(fn, (name, depends_on, retry, timeout, gate, run_if, each))
 
     return decorate
 
@@ -103,6 +104,8 @@ def as_task(obj: object) -> TaskDef:
     An attribute found on `obj` that was put on something else was copied there (by `functools.wraps`) or belongs to
     the function of a bound method: then `obj` is what runs.
     """
+    if isinstance(obj, staticmethod):
+        obj = obj.__func__
     definition = getattr(obj, ATTRIBUTE, None)
     if not isinstance(definition, TaskDef):
         return _define(obj, None, *NO_SETTINGS)
@@ -125,6 +128,20 @@ def check_name(name: object, what: str) -> str:
     return name
 
 
+def _declare(fn: Callable[P, R], settings: tuple[Any, ...]) -> Callable[P, R]:
+    """Put a definition where whoever reads the attribute of a class gets it: on what a static or class method holds."""
+    if isinstance(fn, (staticmethod, classmethod)):
+        method: Any = fn
+        inner = _declare(method.__func__, settings)
+        return method if inner is method.__func__ else type(method)(inner)  # type: ignore[no-any-return]
+    definition = _define(fn, *settings)
+    carrier = _put(fn, definition)
+    if _hides_attributes(carrier):
+        msg = f"task {definition.name!r}: read from its class, {fn!r} is another object, without {BELOW}"
+        raise DefinitionError(msg)
+    return carrier
+
+
 def _put(fn: Callable[P, R], definition: TaskDef) -> Callable[P, R]:
     existing = getattr(fn, ATTRIBUTE, None)
     if not (isinstance(existing, TaskDef) and existing.carrier is fn):
@@ -143,6 +160,18 @@ def _put(fn: Callable[P, R], definition: TaskDef) -> Callable[P, R]:
     return same
 
 
+def _hides_attributes(carrier: object) -> bool:
+    """Whether a class that has it as an attribute gives something else for it, which does not carry the definition."""
+    get = getattr(type(carrier), "__get__", None)
+    if get is None or isinstance(carrier, (types.FunctionType, types.BuiltinFunctionType, types.MethodType)):
+        return False
+    try:
+        seen = get(carrier, None, object)
+    except Exception:  # noqa: BLE001 - a descriptor of its own mind: the class will have it answer
+        return False
+    return not isinstance(getattr(seen, ATTRIBUTE, None), TaskDef)
+
+
 def _define(  # noqa: PLR0913, PLR0917 - the decorator's own settings, in its order
     fn: object,
     name: object,
@@ -154,7 +183,8 @@ def _define(  # noqa: PLR0913, PLR0917 - the decorator's own settings, in its or
     each: object,
 ) -> TaskDef:
     if not callable(fn):
-        msg = f"a task must be callable, not {fn!r}"
+        hint = ": put @bide.task below the decorator that made it" if hasattr(fn, "__get__") else ""
+        msg = f"a task must be callable, not {fn!r}{hint}"
         raise DefinitionError(msg)
     name = _name_of(fn) if name is None else check_name(name, f"the task {fn!r}")
     if name in RESERVED:
@@ -218,13 +248,15 @@ def _check_body(fn: object, name: str) -> None:
 
 def _names(depends_on: object, what: str) -> tuple[str, ...]:
     """Return the names in `depends_on`, each once, in order; one name or task may stand alone."""
-    if isinstance(depends_on, str) or callable(depends_on):
+    if isinstance(depends_on, (str, classmethod)) or callable(depends_on):
         depends_on = (depends_on,)
     if not isinstance(depends_on, Iterable):
         msg = f"{what}: depends_on takes names of tasks or tasks, not {depends_on!r}"
         raise DefinitionError(msg)
     names: dict[str, None] = {}
     for one in depends_on:
+        if isinstance(one, (staticmethod, classmethod)):
+            one = one.__func__  # noqa: PLW2901 - as it is written within the class
         if isinstance(one, str):
             names[one] = None
         elif isinstance(definition := getattr(one, ATTRIBUTE, None), TaskDef):

@@ -3,14 +3,15 @@
 Building one checks every argument; waiting itself is the executor's. `signal` is not there yet.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from math import inf
+from numbers import Real
 from typing import Any, Generic, Literal, NoReturn, TypeAlias, TypeVar
 
 from bide._callables import is_async
-from bide._duration import count, moment, number, optional_seconds, seconds
+from bide._duration import LONGEST, as_float, count, moment, number, optional_seconds, seconds
 from bide._errors import DefinitionError, not_yet
 from bide._text import check_text
 
@@ -109,6 +110,9 @@ def from_poll(  # noqa: PLR0913, PLR0917 - the signature of TaskHandle.defer_unt
     """Return the wait that `handle.defer_until` means; its two intervals are in milliseconds."""
     every = _from_ms(poll_interval_ms, "poll_interval_ms")
     most = None if max_interval_ms is None else _from_ms(max_interval_ms, "max_interval_ms")
+    if most is not None and most < every:
+        msg = f"max_interval_ms ({max_interval_ms!r}) must be at least poll_interval_ms ({poll_interval_ms!r})"
+        raise DefinitionError(msg)
     return _until(
         condition, every, timeout, backoff, most, jitter, on_error, name, ("poll_interval_ms", "max_interval_ms")
     )
@@ -139,12 +143,18 @@ def check_name(name: object, what: str) -> str | None:
 
 
 def _from_ms(value: object, what: str) -> float:
-    if isinstance(value, timedelta):
+    given = as_float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if math.isnan(given):
         msg = f"{what} is in milliseconds and must be a number, not {value!r}"
-        raise DefinitionError(msg)
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
-        return seconds(value / 1000, what)
-    return seconds(value, what)  # refused there, in the value as it was given
+    elif given <= 0:
+        msg = f"{what} must be positive, not {value!r}: it is in milliseconds, at least 1"
+    elif given < 1:
+        msg = f"{what} is in milliseconds and must be at least 1, not {value!r}: a second is 1000"
+    elif given > LONGEST * 1000:
+        msg = f"{what} is in milliseconds, and {value!r} is more than 100 years"
+    else:
+        return given / 1000
+    raise DefinitionError(msg)
 
 
 def _until(  # noqa: PLR0913, PLR0917 - private, called twice, in order
@@ -176,7 +186,7 @@ def _until(  # noqa: PLR0913, PLR0917 - private, called twice, in order
         condition=condition,
         every=interval,
         timeout=optional_seconds(timeout, "timeout", zero=True),
-        backoff=number(backoff, "backoff", 1.0, inf),
+        backoff=number(backoff, "backoff", 1.0, math.inf),
         max_every=longest,
         jitter=number(jitter, "jitter", 0.0, 1.0),
         on_error=on_error,  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
