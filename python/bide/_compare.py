@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bide import _hooks, _models, _moments, _state
+from bide._text import shown
 
 SCALARS = frozenset({type(None), bool, int, float, str})
 
@@ -62,14 +63,14 @@ def compare(a: object, b: object, depth: int = 0) -> Difference | None:
 def step(key: object) -> str:
     """Return one step of a path, into a mapping: `["a"]`."""
     if isinstance(key, str):
-        return f"[{json.dumps(key, ensure_ascii=False)}]"
+        return f"[{shown(json.dumps(key, ensure_ascii=False))}]"
     return f"[{show(key)}]"
 
 
 def show(value: object) -> str:
     """Return a value's `repr`, whatever it does, in a line."""
     try:
-        text = repr(value)
+        text = shown(repr(value))
     except Exception:  # noqa: BLE001 - a broken __repr__, a cycle that has no end, an int of too many digits
         text = f"<{type(value).__name__}>"
     return text if len(text) <= 80 else text[:77] + "..."  # noqa: PLR2004 - a line's worth

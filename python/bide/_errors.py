@@ -92,7 +92,8 @@ class TaskFailed(BideError):
 
     def __str__(self) -> str:
         """Read like the last line of the original's traceback."""
-        text = ": ".join(part for part in (self.type, self.message) if part)
+        name = self.type if self.type.isprintable() else ascii(self.type)[1:-1]
+        text = ": ".join(part for part in (name, self.message) if part)
         return f"task {self.task!r}: {text}" if self.task else text
 
 

@@ -8,6 +8,8 @@ import logging
 import threading
 from typing import Any
 
+from bide._text import shown
+
 
 class _Current(threading.local):
     """The body that this thread executes; empty outside of one."""
@@ -27,8 +29,8 @@ def enabled() -> bool:
 
 
 def enter(run: str, task: str, attempt: int) -> None:
-    """Say which body this thread executes from now on."""
-    _current.run, _current.task, _current.attempt = run, task, attempt
+    """Say which body this thread executes from now on. The task's name is escaped, so that a log line stays one."""
+    _current.run, _current.task, _current.attempt = run, shown(task), attempt
 
 
 def leave() -> None:

@@ -10,7 +10,7 @@ from bide._errors import RunFailed, TaskFailed
 from bide._plain_snapshot import PlainSnapshot
 from bide._status import RunStatus, SubStatus, TaskStatus
 from bide._stored_errors import task_failed
-from bide._text import is_text
+from bide._text import is_text, shown
 
 if TYPE_CHECKING:
     from bide import _core
@@ -30,6 +30,10 @@ class TaskResult:
     waited: float
     blocked_by: str | None
     error: TaskFailed | None
+
+
+def _shown(text: str | None) -> str | None:
+    return None if text is None else shown(text)
 
 
 class _Tasks(Mapping[str, TaskResult]):
@@ -57,7 +61,7 @@ class _Tasks(Mapping[str, TaskResult]):
             started_at=row["started_at"],
             ended_at=row["ended_at"],
             waited=row["waited"],
-            blocked_by=row["blocked_by"],
+            blocked_by=_shown(row["blocked_by"]),
             error=None if failure is None else task_failed(failure, name),
         )
 
@@ -108,7 +112,7 @@ class RunResult(Mapping[str, Any]):
     @property
     def blocked_by(self) -> str | None:
         """Why an unfinished run does not go on, if it does not."""
-        return self._snapshot.blocked_by
+        return _shown(self._snapshot.blocked_by)
 
     @property
     def outputs(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from bide._codec import REFUSE_ABOVE, SCALAR_TAGS, WARN_ABOVE, Codec, encode_pla
 from bide._errors import DefinitionError, SerializationError
 from bide._retry import Retry
 from bide._task import ATTRIBUTE, TaskDef, as_task, check_name, task
-from bide._text import is_text
+from bide._text import is_text, shown
 from bide._waits import Until, Wait
 
 P = ParamSpec("P")
@@ -258,7 +258,7 @@ class Workflow:
 
     def __repr__(self) -> str:
         """Show name and tasks."""
-        return f"<Workflow {self._name!r}: {', '.join(self._definitions) or 'no tasks yet'}>"
+        return f"<Workflow {self._name!r}: {', '.join(map(shown, self._definitions)) or 'no tasks yet'}>"
 
     # --- building --------------------------------------------------------------------------------------------------
 
@@ -367,4 +367,4 @@ def _plan(workflow: str, name: str, readers: tuple[tuple[str, InputParam], ...])
 
 
 def _list(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"
+    return ", ".join(map(shown, names)) or "none"

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use crate::shown::shown;
+
 /// What kind of failure it was; decides which named error a reader gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum FailureKind {
@@ -71,6 +73,8 @@ impl Failure {
     /// A failure described by its type and message alone.
     #[must_use]
     pub fn new(kind: FailureKind, type_name: &str, message: &str) -> Self {
+        // What a body raised is its own message; all others are bide's, with names in them.
+        let message = if kind == FailureKind::Raised { message.into() } else { shown(message) };
         let json = serde_json::json!({
             "kind": kind.as_str(), "type": type_name, "message": message,
             "args": [message], "notes": [], "causes": [], "traceback": "",

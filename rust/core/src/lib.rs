@@ -19,6 +19,7 @@ pub mod record;
 pub mod recover;
 pub mod retry;
 pub mod run;
+pub mod shown;
 pub mod status;
 pub mod time;
 pub mod uses;

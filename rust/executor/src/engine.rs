@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bide_core::record::RunRowId;
+use bide_core::shown::shown;
 use bide_core::{Event, Graph, Outcome, Pending, RunId, TaskId};
 use bide_store::{Lease, Store, StoreError};
 use bide_sync::{Mutex, RwLock};
@@ -58,7 +59,7 @@ pub struct Engine<H: Host> {
     /// The lease was given back and the store let go of.
     left: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Writes a line to the host's log.
+    /// Writes a line to the host's log, names in it escaped.
     log: Log,
 }
 
@@ -202,7 +203,7 @@ impl<H: Host> Engine<H> {
 
     /// Writes a line to the host's log.
     pub fn log(&self, level: Level, line: &str) {
-        (self.log)(level, line);
+        (self.log)(level, &shown(line));
     }
 
     /// A random number in 0..1, for jitter.

@@ -1,5 +1,6 @@
 //! bide's own exceptions, which are Python classes, and how Rust's errors become them.
 
+use bide_core::shown::shown;
 use bide_core::{Failure, FailureKind};
 use bide_executor::{Settlement, WaitError};
 use bide_store::StoreError;
@@ -83,9 +84,9 @@ pub(crate) fn names(py: Python<'_>) -> PyResult<&Names> {
     })
 }
 
-/// An exception of one of bide's classes.
+/// An exception of one of bide's classes. Its message is one line: names in it are escaped.
 pub(crate) fn error(class: &Py<PyAny>, py: Python<'_>, message: &str) -> PyErr {
-    let message = pyo3::types::PyString::new(py, message).into_any();
+    let message = pyo3::types::PyString::new(py, &shown(message)).into_any();
     match gil::call1(class.bind(py), &message) {
         Ok(exception) => PyErr::from_value(exception.into_bound()),
         Err(raised) => raised.into_err(py),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bide_core::shown::shown;
 use bide_core::{Failure, Time, Value};
 use bide_executor::{Attached, BodyCx, Check, Condition, Polled, StepStart, WaitError};
 use pyo3::exceptions::PyException;
@@ -408,7 +409,7 @@ impl PyTaskHandle {
     }
 
     fn __repr__(&self) -> String {
-        format!("<TaskHandle of task '{}', attempt {}>", self.body.task_name(), self.body.attempt())
+        format!("<TaskHandle of task '{}', attempt {}>", shown(self.body.task_name()), self.body.attempt())
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bide_core::event::Retry;
+use bide_core::shown::shown;
 use bide_core::{Failure, Outcome, PollPolicy, TaskRef, Value, pack};
 use bide_executor::bug::{self, Place};
 use bide_executor::{Attached, BodyCx, Call, Engine, Gate, GateWorker, Host, Level, Polled, Pool, Run, Source, Worker};
@@ -293,7 +294,7 @@ fn context_of<'py>(py: Python<'py>, engine: &PyEngine, run: &PyRun, task: TaskRe
         let key = PyString::new(py, &key).into_any();
         gil::set_item(&base, &key, PyBytes::new(py, value.as_bytes()).as_any())?;
     }
-    let whose = PyString::new(py, &format!("task '{}'", run.flow.graph.name(task.ix))).into_any();
+    let whose = PyString::new(py, &format!("task '{}'", shown(run.flow.graph.name(task.ix)))).into_any();
     let make = names(py).map_err(|error| Raised::new(py, error))?;
     gil::call_args(make.context.bind(py), &[&base, &whose])
 }

@@ -10,6 +10,7 @@ use super::{Edges, Graph, TaskSpec};
 use crate::definition::DefinitionError;
 use crate::id::TaskIx;
 use crate::nearest::did_you_mean;
+use crate::shown::shown;
 
 /// Names by which a body asks for the context and for its handle; no task can have one of them.
 pub const RESERVED_NAMES: [&str; 4] = ["context", "ctx", "handle", "task_handle"];
@@ -60,7 +61,7 @@ impl Graph {
 }
 
 fn refuse<T>(message: String) -> Result<T> {
-    Err(DefinitionError(message))
+    Err(DefinitionError(shown(&message).into_owned()))
 }
 
 fn named(workflow: &str, tasks: &[TaskSpec]) -> Result<HashMap<Arc<str>, TaskIx>> {
