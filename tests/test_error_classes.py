@@ -1,6 +1,7 @@
 """The class of a stored failure: found in modules that are imported already, and nothing is executed to find it."""
 
 import json
+import os
 import subprocess
 import sys
 import types
@@ -139,8 +140,14 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def executed(place: Path, way: str, what: str, given: bytes = b"") -> bytes:
-    command = [sys.executable, *WAYS[way], what]
-    return subprocess.run(command, cwd=place, input=given, capture_output=True, check=True, timeout=60).stdout
+    return ran([*WAYS[way], what], place, given)
+
+
+def ran(words: list[str], place: Path, given: bytes) -> bytes:
+    """Run Python there and return what it prints."""
+    env = {**os.environ, "PYTHONPATH": str(Path(bide.__path__[0]).parent.absolute())}
+    command = [sys.executable, *words]
+    return subprocess.run(command, cwd=place, env=env, input=given, capture_output=True, check=True, timeout=60).stdout
 
 
 @pytest.mark.parametrize("writer", ["script", "module", "import", "import alone"])
@@ -158,9 +165,7 @@ def test_another_script_with_a_class_of_that_name_is_another_class(package: dict
     (tmp_path / "pkg").mkdir()
     (tmp_path / "pkg" / "other.py").write_text(SCRIPT)
     (tmp_path / "pkg" / "__init__.py").touch()
-    command = [sys.executable, "pkg/other.py", "read"]
-    done = subprocess.run(command, cwd=tmp_path, input=stored, capture_output=True, check=True, timeout=60)
-    assert done.stdout == b"[False, False]\n"
+    assert ran(["pkg/other.py", "read"], tmp_path, stored) == b"[False, False]\n"
 
 
 def test_a_class_that_moved_within_its_package_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
