@@ -258,7 +258,7 @@ REFUSED: list[tuple[object, object, str]] = [
     (Row, {"id": 1, "more": 2}, 'result["more"] = 2 would not come back'),
     (Any, {"a": [Unknown()]}, 'result["a"][0] = <test_codec.Unknown'),
     (Any, [3, Fraction(1, 2)], "result[1] = Fraction(1, 2) cannot be stored"),
-    (Any, lambda: 3, "register it with"),
+    (Any, lambda: 3, "store what it is made from"),
     (Any, "\ud800", "has a lone surrogate"),
     (str, "\udfff", "has a lone surrogate"),
     (Any, [{"a\ud800": 1}], "has a lone surrogate"),

@@ -47,6 +47,9 @@ MOST_DIGITS = 4300
 """More digits than CPython itself converts are refused: both ways take time that grows with their square."""
 
 _BEYOND = 10**MOST_DIGITS
+_BITS = _BEYOND.bit_length() - 1
+"""With fewer bits, a number has fewer digits."""
+
 _MOST_READ = 100_000
 """Digits of an int that an earlier bide has written."""
 
@@ -257,7 +260,7 @@ class Codec:
         """Why `value` cannot be encoded; None if it can."""
         if type(value) is float and not math.isfinite(value):
             return "cannot be stored: JSON has no such number"
-        if type(value) is int and not -_BEYOND < value < _BEYOND:
+        if type(value) is int and not _is_short(value):
             return f"cannot be stored: it has more than {MOST_DIGITS} digits"
         try:
             _json_encode(value)
@@ -329,7 +332,7 @@ def _encode_scalar(value: object) -> bytes | None:
             return None  # JSON refuses it as well, with the path
     if kind is int:
         # What is too long is refused with the path.
-        return b"i" + _digits(value) if -_BEYOND < value < _BEYOND else None  # type: ignore[arg-type] # pyright: ignore[reportArgumentType, reportOperatorIssue]
+        return b"i" + _digits(value) if _is_short(value) else None  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     if value is None:
         return b"n"
     if kind is bool:
@@ -350,6 +353,10 @@ def _decode_scalar(tag: str, data: bytes) -> object:
         return {"n": None, "t": True, "f": False}[tag]
     msg = f"unknown value tag {tag!r}: stored by a newer bide?"
     raise SerializationError(msg)
+
+
+def _is_short(value: int) -> bool:
+    return value.bit_length() < _BITS or bool(-_BEYOND < value < _BEYOND)
 
 
 def _digits(value: int) -> bytes:

@@ -22,10 +22,11 @@ from bide._text import shown
 
 SCALARS = frozenset({type(None), bool, int, float, str})
 
-DEEPEST = 200
-"""How many levels a value may have."""
+_FEW = 32
 
-TOO_DEEP = f"refers to itself, or is nested too deeply (more than {DEEPEST} levels)"
+TOO_DEEP = f"refers to itself, or is nested too deeply (more than {_hooks.DEEPEST} levels)"
+
+ZONES = "a zone is kept if it is a zoneinfo.ZoneInfo or a datetime.timezone, but not within a pydantic model"
 
 _encode = msgspec.json.Encoder(enc_hook=_hooks.to_json).encode
 
@@ -55,7 +56,7 @@ def compare(a: object, b: object, depth: int = 0) -> Difference | None:
         return None if a == b and (a or repr(a) == repr(b)) else Difference("", a, f"would come back as {b!r}")
     if a is b and (isinstance(a, Enum) or a is msgspec.UNSET):
         return None
-    if depth >= DEEPEST:
+    if depth >= _hooks.DEEPEST:
         return Difference("", a, TOO_DEEP)
     return _compare_parts(a, b, depth + 1)
 
@@ -121,7 +122,7 @@ def find_culprit(value: object, fails: Callable[[object], str | None]) -> tuple[
     """Return path, part and reason of the innermost part of `value` that `fails` to be encoded by itself."""
     path, reason, above = "", fails(value), {id(value)}
     while True:
-        for way, part in children(value):
+        for way, part in _narrowed(list(children(value)), fails):
             why = fails(part)
             if why is None:
                 continue
@@ -132,10 +133,22 @@ def find_culprit(value: object, fails: Callable[[object], str | None]) -> tuple[
             break
         else:
             for key in value if isinstance(value, dict) else ():
-                why = fails({key: None})
-                if why is not None and not isinstance(key, str):
-                    return path + step(key), key, why.replace("cannot be stored", "cannot be a key")
+                if not isinstance(key, str) and fails({key: None}) is not None:
+                    why = fails(key) if type(key) in SCALARS else None
+                    return (
+                        path + step(key),
+                        key,
+                        why or "cannot be a key in JSON: use a str, or a list of pairs",
+                    )
             return path, value, reason
+
+
+def _narrowed(named: list[tuple[str, object]], fails: Callable[[object], str | None]) -> list[tuple[str, object]]:
+    """Return a few of many parts, one of which fails if any does."""
+    while len(named) > _FEW:
+        half = len(named) // 2
+        named = named[:half] if fails([part for _, part in named[:half]]) else named[half:]
+    return named
 
 
 def find_depth(value: object) -> tuple[str, object, str]:
@@ -147,7 +160,7 @@ def find_depth(value: object) -> tuple[str, object, str]:
         if found is None:
             above.discard(id(way.pop()[1]))
         elif type(found[1]) not in SCALARS:
-            if len(way) >= DEEPEST or id(found[1]) in above:
+            if len(way) >= _hooks.DEEPEST or id(found[1]) in above:
                 reason = "refers to itself" if id(found[1]) in above else TOO_DEEP
                 return "".join(name for name, _, _ in way) + found[0], found[1], reason
             way.append((*found, children(found[1])))
@@ -244,18 +257,34 @@ def _compare_sets(a: set[Any] | frozenset[Any], b: set[Any] | frozenset[Any], de
 
 def _compare_fields(a: object, b: object, names: list[str], depth: int) -> Difference | None:
     """Compare attributes: the fields, and what is beside them, which comes back only if building sets it again."""
-    for name in (*names, *_state.beside(a, names)):
-        mine, other = _state.get(a, name), _state.get(b, name)
+    for name in names:
+        mine, other = getattr(a, name, _state.MISSING), getattr(b, name, _state.MISSING)
         if mine is other is _state.MISSING:
             continue
-        if mine is _state.MISSING or other is _state.MISSING:
-            return Difference(f".{name}", None if mine is _state.MISSING else mine, "would not come back")
+        difference = compare(mine, other, depth)
+        if difference is not None:
+            return _missing(name, mine, other) or difference.under(f".{name}")
+    return _compare_beside(a, b, names, depth) or (_compare_model(a, b) if _models.is_model(type(a)) else None)
+
+
+def _compare_beside(a: object, b: object, names: list[str], depth: int) -> Difference | None:
+    for name in _state.beside(a, names):
+        mine, other = _state.get(a, name), _state.get(b, name)
         if _state.is_cached(type(a), name) and type(mine) is type(other) and _state.is_plain_object(mine):
             continue  # it is computed again
+        lost = _missing(name, mine, other)
+        if lost is not None:
+            return lost
         difference = compare(mine, other, depth)
         if difference is not None:
             return difference.under(f".{name}")
-    return _compare_model(a, b) if _models.is_model(type(a)) else None
+    return None
+
+
+def _missing(name: str, mine: object, other: object) -> Difference | None:
+    if mine is _state.MISSING or other is _state.MISSING:
+        return Difference(f".{name}", None if mine is _state.MISSING else mine, "would not come back")
+    return None
 
 
 def _compare_model(a: Any, b: Any) -> Difference | None:  # noqa: ANN401 - a pydantic model
@@ -270,8 +299,8 @@ def _compare_leaf(a: Any, b: Any) -> Difference | None:  # noqa: ANN401 - two of
     if isinstance(a, (datetime, time)):
         if _moments.same(a, b):
             return None
-        zone = f": bide keeps {_name(type(a.tzinfo))} not here" if a.tzinfo is not None else ""
-        return Difference("", a, f"would come back as {b!r}{zone}")
+        zone = "" if a.tzinfo is None else f": {ZONES}"
+        return Difference("", a, f"would come back as {show(b)}{zone}")
     if isinstance(a, Decimal):
         if a.is_nan():
             return Difference("", a, "cannot be stored: it is not a number")

@@ -4,6 +4,7 @@
 type in it that neither msgspec nor this file knows. Nothing is imported for it: who has no numpy pays nothing.
 """
 
+import builtins
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ class Hook:
     encode: Callable[[Any], Any]
     decode: Callable[[Any], Any]
 
+
+DEEPEST = 200
+"""How many levels a value may have."""
 
 _ATTRIBUTE = "__bide_codec__"
 """Where a class keeps its hook, so that nothing here keeps the class."""
@@ -201,6 +205,10 @@ def culprit(annotation: object) -> tuple[type, str] | None:
 def _remedy(value: object) -> str:
     if hasattr(value, "tolist"):
         return ": store a path, or .tolist()"
+    if value is msgspec.UNSET:
+        return ": only a field annotated with it may be unset"
+    if type(value).__module__ == "builtins" and not hasattr(builtins, type(value).__name__):
+        return ": store what it is made from, such as a name"
     return f": register it with {call(type(value))}, and name it in the annotation"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -388,17 +388,20 @@ def _expected(data: Data, kind: type, name: str) -> Data:
     return data
 
 
-def _untyped(value: Data) -> Data:
+def _untyped(value: Data, depth: int = 0) -> Data:
     """Return what is written of a registered class's instance: what its encode gives, other instances in it too."""
+    if depth > _hooks.DEEPEST:
+        raise RecursionError
     hook = _hooks.registered(type(value))
     if hook is not None:
-        return _untyped(hook.encode(value))
+        return _untyped(hook.encode(value), depth + 1)
+    write = partial(_untyped, depth=depth + 1)
     if type(value) in {list, tuple}:
-        return list(map(_untyped, value))
+        return list(map(write, value))
     if type(value) is dict:
-        return {_untyped(key): _untyped(item) for key, item in value.items()}
+        return {write(key): write(item) for key, item in value.items()}
     if type(value) in {set, frozenset}:
-        return _in_order(value, _untyped)
+        return _in_order(value, write)
     return value
 
 

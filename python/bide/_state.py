@@ -3,9 +3,14 @@
 import functools
 import inspect
 import sys
-from typing import Any
+import weakref
+from collections.abc import Iterator
+from typing import Any, cast
 
 MISSING: Any = object()
+
+_slots: "weakref.WeakKeyDictionary[type, tuple[tuple[str, weakref.ref[type]], ...]]" = weakref.WeakKeyDictionary()
+"""Of each class seen, the slots that are no fields, with the class that has them."""
 
 _NOT_STATE = frozenset({"__dict__", "__weakref__"})
 
@@ -20,13 +25,26 @@ def get(value: object, name: str) -> Any:  # noqa: ANN401 - an attribute
 
 def beside(value: object, names: list[str]) -> list[str]:
     """Return the names of the attributes that are no fields; exact builtins and classes of libraries have none."""
-    found: set[str] = set(getattr(value, "__dict__", ()))
-    for cls in type(value).__mro__:
-        slots: Any = cls.__dict__.get("__slots__", ())
-        if slots and not _is_library(cls):
-            names_of = (_mangled(cls, slot) for slot in ((slots,) if isinstance(slots, str) else slots))
-            found.update(name for name in names_of if _is_set(value, cls, name))
-    return sorted(name for name in found.difference(names, _NOT_STATE) if not name.startswith("__pydantic_"))
+    cls = type(value)
+    slots = _slots.get(cls)
+    if slots is None:
+        slots = _slots[cls] = tuple(_slots_beside(cls, names))
+    attributes: dict[str, Any] = getattr(value, "__dict__", {})
+    if not slots and attributes.keys() <= set(names):
+        return []
+    found = {name for name, owner in slots if _is_set(value, owner(), name)} | attributes.keys()
+    return sorted(name for name in found.difference(names) if not name.startswith("__pydantic_"))
+
+
+def _slots_beside(cls: type, names: list[str]) -> Iterator[tuple[str, "weakref.ref[type]"]]:
+    for base in cls.__mro__:
+        slots: Any = base.__dict__.get("__slots__", ())
+        if not slots or _is_library(base):
+            continue
+        for slot in (slots,) if isinstance(slots, str) else slots:
+            name = _mangled(base, slot)
+            if name not in names and name not in _NOT_STATE:
+                yield name, weakref.ref(base)
 
 
 def is_cached(cls: type, name: str) -> bool:
@@ -45,10 +63,10 @@ def _is_library(cls: type) -> bool:
     return (top in sys.stdlib_module_names and top != "__main__") or top in {"numpy", "msgspec", "pydantic"}
 
 
-def _is_set(value: object, cls: type, name: str) -> bool:
+def _is_set(value: object, cls: type | None, name: str) -> bool:
     """Whether a slot has a value; asked of the slot itself, since a `__getattr__` may compute one."""
     try:
-        cls.__dict__[name].__get__(value, cls)
+        cast("Any", cls).__dict__[name].__get__(value, cls)
     except (AttributeError, KeyError):
         return False
     return True
