@@ -23,14 +23,13 @@ import logging
 import math
 import pickle
 from collections.abc import Callable
-from decimal import Decimal
 from inspect import Parameter
 from types import NoneType, UnionType
 from typing import Annotated, Any, Never, NoReturn, Union, get_args, get_origin
 
 import msgspec
 
-from bide import _compare, _hooks, _models, _shapes
+from bide import _compare, _hooks, _models, _scalars, _shapes
 from bide._errors import DefinitionError, SerializationError
 
 LONGEST_PATH = 400
@@ -42,19 +41,6 @@ REFUSE_ABOVE = 64 * 1024 * 1024
 SCALAR_TAGS = "ntfids"
 _FAST: dict[object, str] = {None: "n", NoneType: "n", bool: "tf", int: "i", float: "d", str: "s"}
 _ANYTHING = (Parameter.empty, Any, object, Never, NoReturn)
-
-MOST_DIGITS = 4300
-"""More digits than CPython itself converts are refused: both ways take time that grows with their square."""
-
-_BEYOND = 10**MOST_DIGITS
-_BITS = _BEYOND.bit_length() - 1
-"""With fewer bits, a number has fewer digits."""
-
-_MOST_READ = 100_000
-"""Digits of an int that an earlier bide has written."""
-
-_FEW_DIGITS = 600
-"""Python converts so many whatever `sys.set_int_max_str_digits` says."""
 
 _log = logging.getLogger("bide")
 _json_encode = msgspec.json.Encoder(enc_hook=_hooks.to_json).encode
@@ -126,7 +112,7 @@ class Codec:
 
     def encode_unweighed(self, value: object) -> bytes:
         """Do the same, whatever it takes."""
-        data = _encode_scalar(value)
+        data = _scalars.encode_scalar(value)
         if data is None:
             return self._encode_pickle(value) if self.pickled else self._encode_json(value)
         if chr(data[0]) not in self.fast and not self.pickled:
@@ -197,8 +183,9 @@ class Codec:
         except SerializationError:
             raise
         except RecursionError:
-            self._refuse(*self._too_deep(value))
+            self._refuse(*(self._too_deep(value) or ("", value, _compare.TOO_DEEP)))
         except Exception as problem:  # noqa: BLE001 - the user's own types may raise anything in there
+            self._refuse_deep_model(value)
             path, culprit, reason = _compare.find_culprit(value, self._fails)
             self._refuse(path, culprit, reason or f"cannot be stored: {problem or type(problem).__name__}")
         self._refuse_difference(difference)
@@ -233,6 +220,7 @@ class Codec:
             found = _compare.find_number(value)
             if found is not None:
                 self._refuse(*found, "cannot be stored: JSON has no such number")
+            self._refuse_deep_model(value)
             msg = f"{self.where}: {self.root} does not fit {_show(self.annotation)}: {problem}"
             raise SerializationError(msg) from problem
         return _compare.compare(value, back)
@@ -250,18 +238,24 @@ class Codec:
         msg = f"{self.where}: {self.root}{path} = {_compare.show(culprit)} {reason}"
         raise SerializationError(msg)
 
-    def _too_deep(self, value: object) -> tuple[str, object, str]:
+    def _too_deep(self, value: object) -> tuple[str, object, str] | None:
         try:
             return _compare.find_depth(value)
         except Exception:  # noqa: BLE001 - there may be no stack left even for that
-            return "", value, _compare.TOO_DEEP
+            return None
+
+    def _refuse_deep_model(self, value: object) -> None:
+        """Name the place if a value with models is too deep: pydantic has limits and words of its own for that."""
+        deep = self._too_deep(value) if self._plan is not None and self._plan.models else None
+        if deep is not None:
+            self._refuse(*deep)
 
     def _fails(self, value: object) -> str | None:
         """Why `value` cannot be encoded; None if it can."""
         if type(value) is float and not math.isfinite(value):
             return "cannot be stored: JSON has no such number"
-        if type(value) is int and not _is_short(value):
-            return f"cannot be stored: it has more than {MOST_DIGITS} digits"
+        if type(value) is int and not _scalars.is_short(value):
+            return f"cannot be stored: it has more than {_scalars.MOST_DIGITS} digits"
         try:
             _json_encode(value)
         except RecursionError:
@@ -290,7 +284,7 @@ class Codec:
             value = self._decode_json(raw)
             _models.mark(value, _decode_marks.decode(marks), _compare.parts)
             return value
-        value = _decode_scalar(tag, data)
+        value = _scalars.decode_scalar(tag, data)
         if tag in self.fast or self.pickled:
             return value
         return self._converted(value)
@@ -316,77 +310,6 @@ class Codec:
 
 REMEDY_NAME = "Import it outside of `if TYPE_CHECKING:`, or define it at module level, or leave the annotation out"
 REMEDY_TYPE = "Name one type that can be decoded: a Path or a str, not either"
-
-
-def encode_plain(value: object) -> bytes | None:
-    """Return an exact scalar's stored bytes; None for any other value."""
-    return _encode_scalar(value)
-
-
-def _encode_scalar(value: object) -> bytes | None:
-    kind = type(value)
-    if kind is str:
-        try:
-            return b"s" + value.encode()  # type: ignore[attr-defined, no-any-return] # pyright: ignore[reportAttributeAccessIssue]
-        except UnicodeEncodeError:
-            return None  # JSON refuses it as well, with the path
-    if kind is int:
-        # What is too long is refused with the path.
-        return b"i" + _digits(value) if _is_short(value) else None  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-    if value is None:
-        return b"n"
-    if kind is bool:
-        return b"t" if value else b"f"
-    if kind is float and math.isfinite(value):  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-        return b"d" + repr(value).encode()
-    return None
-
-
-def _decode_scalar(tag: str, data: bytes) -> object:
-    if tag == "s":
-        return data[1:].decode()
-    if tag == "i":
-        return _number(data[1:])
-    if tag == "d":
-        return float(data[1:])
-    if tag in "ntf":
-        return {"n": None, "t": True, "f": False}[tag]
-    msg = f"unknown value tag {tag!r}: stored by a newer bide?"
-    raise SerializationError(msg)
-
-
-def _is_short(value: int) -> bool:
-    return value.bit_length() < _BITS or bool(-_BEYOND < value < _BEYOND)
-
-
-def _digits(value: int) -> bytes:
-    try:
-        return str(value).encode()
-    except ValueError:  # `sys.set_int_max_str_digits` allows fewer; Decimal has no such limit
-        return str(Decimal(value)).encode()
-
-
-def _number(digits: bytes) -> int:
-    try:
-        return int(digits)
-    except ValueError:
-        if not _is_older(digits):
-            raise
-        return -_joined(digits[1:]) if digits[:1] == b"-" else _joined(digits)
-
-
-def _is_older(digits: bytes) -> bool:
-    """Whether an earlier bide may have written this, which took an int of any size."""
-    return digits.lstrip(b"-").isdigit() and len(digits) <= _MOST_READ
-
-
-def _joined(digits: bytes) -> int:
-    """Return the number by halves, whose product is much cheaper than converting all of them at once."""
-    if len(digits) <= _FEW_DIGITS:
-        return int(digits)
-    half = len(digits) // 2
-    shift: int = 10**half
-    return _joined(digits[:-half]) * shift + _joined(digits[-half:])
 
 
 def is_pickle(annotation: object) -> bool:

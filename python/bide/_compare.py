@@ -151,8 +151,8 @@ def _narrowed(named: list[tuple[str, object]], fails: Callable[[object], str | N
     return named
 
 
-def find_depth(value: object) -> tuple[str, object, str]:
-    """Return path, part and reason of the first part that lies too deep, or within itself."""
+def find_depth(value: object) -> tuple[str, object, str] | None:
+    """Return path, part and reason of the first part that lies too deep, or within itself; None if none does."""
     way: list[tuple[str, object, Iterator[tuple[str, object]]]] = [("", value, children(value))]
     above = {id(value)}
     while way:
@@ -165,7 +165,7 @@ def find_depth(value: object) -> tuple[str, object, str]:
                 return "".join(name for name, _, _ in way) + found[0], found[1], reason
             way.append((*found, children(found[1])))
             above.add(id(found[1]))
-    return "", value, TOO_DEEP
+    return None
 
 
 def find_number(value: object, path: str = "", depth: int = 64) -> tuple[str, object] | None:

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
 from bide import _core, _draw
 from bide._bind import Binding, InputParam, bind, check_defaults, nearest, with_writers
 from bide._canonical import canonical
-from bide._codec import REFUSE_ABOVE, SCALAR_TAGS, WARN_ABOVE, Codec, encode_plain
+from bide._codec import REFUSE_ABOVE, SCALAR_TAGS, WARN_ABOVE, Codec
 from bide._errors import DefinitionError, SerializationError
 from bide._retry import Retry
+from bide._scalars import encode_scalar
 from bide._task import ATTRIBUTE, TaskDef, as_task, check_name, task
 from bide._text import is_text, shown
 from bide._waits import Until, Wait
@@ -54,7 +55,7 @@ class InputPlan:
 
     def encode(self, value: object) -> bytes:
         """Return a value's stored bytes. A scalar is stored as itself, so that a str will do for a Path."""
-        data = encode_plain(value)
+        data = encode_scalar(value)
         if data is not None and data[0] in self.fast and len(data) <= WARN_ABOVE:
             return data
         if not self.readers:

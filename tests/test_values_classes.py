@@ -1,0 +1,198 @@
+"""Classes of users: every one can be taught by `bide.codec`, and what a message advises works."""
+
+import dataclasses
+import enum
+import gc
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path, PosixPath
+from typing import Annotated, Any, NamedTuple
+
+import attrs
+import msgspec
+import pydantic
+import pytest
+
+import bide
+from bide._codec import Codec
+
+
+def given_back(annotation: Any, value: Any) -> Any:
+    codec = Codec(annotation, "task 'make'")
+    return codec.decode(codec.encode(value))
+
+
+@attrs.frozen
+class Private:
+    _y: int = 1
+    z: int = attrs.field(init=False, default=2)
+
+
+def test_a_private_attribute_of_an_attrs_class_comes_back() -> None:
+    assert given_back(Private, Private(5)) == Private(5)
+    assert given_back(dict[str, list[Private]], {"k": [Private(5)]}) == {"k": [Private(5)]}
+
+
+class Level(enum.Enum):
+    LOW = "low"
+    HIGH = 2
+
+
+class Name(str):
+    __slots__ = ()
+
+
+class Items(dict):  # type: ignore[type-arg]
+    pass
+
+
+@dataclasses.dataclass
+class Own:
+    x: int
+
+
+class OwnStruct(msgspec.Struct):
+    x: int
+
+
+@attrs.define
+class OwnAttrs:
+    x: int
+
+
+class OwnModel(pydantic.BaseModel):
+    x: int
+
+
+class OwnTuple(NamedTuple):
+    x: int
+
+
+class OwnPath(PosixPath):
+    pass
+
+
+@dataclasses.dataclass
+class Seeded:
+    x: int
+    seed: dataclasses.InitVar[int] = 3
+
+
+@dataclasses.dataclass
+class Either:
+    where: Path | str
+
+
+OWN: list[tuple[Any, Callable[[Any], Any], Callable[[Any], Any], Any]] = [
+    (Level, lambda it: it.name, lambda name: Level[name], Level.HIGH),
+    (Name, lambda it: [str(it)], lambda items: Name(items[0]), Name("n")),
+    (Items, lambda it: [[k, v] for k, v in it.items()], lambda pairs: Items((k, v) for k, v in pairs), Items(b=1, a=2)),
+    (Own, lambda it: [it.x], lambda items: Own(*items), Own(1)),
+    (OwnStruct, lambda it: [it.x], lambda items: OwnStruct(*items), OwnStruct(1)),
+    (OwnAttrs, lambda it: [it.x], lambda items: OwnAttrs(*items), OwnAttrs(1)),
+    (OwnModel, lambda it: [it.x], lambda items: OwnModel(x=items[0]), OwnModel(x=1)),
+    (OwnTuple, lambda it: {"own": it.x}, lambda found: OwnTuple(found["own"]), OwnTuple(1)),
+    (OwnPath, lambda it: [str(it)], lambda items: OwnPath(items[0]), OwnPath("a")),
+    (Seeded, lambda it: [it.x], lambda items: Seeded(items[0]), Seeded(1)),
+    (Either, lambda it: [str(it.where)], lambda items: Either(items[0]), Either("a")),
+    (
+        OrderedDict,
+        lambda it: [[k, v] for k, v in it.items()],
+        lambda pairs: OrderedDict(map(tuple, pairs)),
+        OrderedDict(b=1),
+    ),
+]
+
+
+@pytest.mark.parametrize(("cls", "encode", "decode", "value"), OWN, ids=lambda one: getattr(one, "__name__", ""))
+def test_every_class_of_a_user_can_be_taught(
+    cls: Any, encode: Callable[[Any], Any], decode: Callable[[Any], Any], value: Any
+) -> None:
+    calls: list[Any] = []
+    bide.codec(cls, lambda it: calls.append(it) or encode(it), decode)  # type: ignore[func-returns-value]
+    holder: Any = dataclasses.make_dataclass("Holder", [("one", cls), ("many", list[cls]), ("n", set[int], None)])
+    struct: Any = msgspec.defstruct("Struct", [("one", cls | None, None), ("n", int, 0)])
+    for annotation, wrapped in (
+        (cls, value),
+        (list[cls], [value, value]),
+        (dict[str, cls], {"k": value}),
+        (tuple[int, cls], (1, value)),
+        (cls | None, value),
+        (cls | None, None),
+        (cls | bool, True),
+        (Annotated[cls, "a note"], value),
+        (holder, holder(value, [value], {2, 1})),
+        (list[holder], [holder(value, [], set())]),
+        (struct, struct(value, 3)),
+        (struct, struct()),
+    ):
+        calls.clear()
+        back = given_back(annotation, wrapped)
+        assert back == wrapped
+        assert type(back) is type(wrapped)
+        assert bool(calls) is (wrapped not in (None, True, struct()))
+
+
+def test_an_instance_within_what_encode_gives_is_encoded_too() -> None:
+    class Tree:
+        def __init__(self, level: Level, children: "list[Tree]") -> None:
+            self.level, self.children = level, children
+
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Tree) and (self.level, self.children) == (other.level, other.children)
+
+        __hash__ = None  # type: ignore[assignment]
+
+    bide.codec(Level, lambda it: it.name, lambda name: Level[name])
+    bide.codec(Tree, lambda it: [it.level, it.children], lambda it: make(*it))
+
+    def make(level: str, children: list[Any]) -> Tree:
+        return Tree(Level[level], [make(*child) for child in children])
+
+    value = Tree(Level.HIGH, [Tree(Level.LOW, [])])
+    assert Codec(Tree).encode(value) == b'j["HIGH",[["LOW",[]]]]'
+    assert given_back(Tree, value) == value
+
+
+def test_a_registered_class_is_kept_by_nobody() -> None:
+    gone = registered_for_a_moment()
+    gc.collect()
+    assert gone() is None
+
+
+def registered_for_a_moment() -> weakref.ref[type]:
+    class Local:
+        pass
+
+    def encode(it: Local) -> int:
+        return 1
+
+    def decode(data: int) -> Local:
+        return Local()
+
+    bide.codec(Local, encode, decode)
+    given_back(list[Local], [Local()])
+    return weakref.ref(Local)
+
+
+class Unregistered(enum.Enum):
+    A = "a"
+    B = 2
+
+
+@pytest.mark.parametrize(
+    ("cls", "value"),
+    [(Unregistered, Unregistered.A), (type("Unknown", (), {}), None), (type("Queue", (list,), {}), None)],
+    ids=["enum", "class", "list"],
+)
+def test_what_a_message_advises_works(cls: Any, value: Any) -> None:
+    value = cls() if value is None else value
+    with pytest.raises(bide.SerializationError) as without:
+        Codec(Any, "task 'make'").encode([value])
+    assert "annotat" in str(without.value)
+    with pytest.raises(bide.DefinitionError) as unknown:
+        Codec(list[cls], "task 'make'")
+    assert f"bide.codec({cls.__name__}, encode, decode)" in str(unknown.value)
+    bide.codec(cls, lambda it: "it", lambda _: value)
+    assert given_back(list[cls], [value]) == [value]
