@@ -9,7 +9,8 @@ const INLINE: usize = 22;
 /// An encoded value: one tag byte and a payload.
 ///
 /// The tags are part of the stored format and never change: `n` none, `t` true, `f` false,
-/// `i` decimal integer, `d` finite float, `s` UTF-8 text, `j` JSON text, `p` pickle, `b` raw bytes of a Rust body.
+/// `i` decimal integer, `d` finite float, `s` UTF-8 text, `j` JSON text, `m` JSON text after a line of notes on it,
+/// `p` pickle, `b` raw bytes of a Rust body.
 /// Small values live inline, large ones are shared, so that a clone is always cheap.
 #[derive(Clone)]
 pub struct Value(Repr);
