@@ -12,7 +12,7 @@ from collections import OrderedDict
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
 from uuid import UUID
 
 import attrs
@@ -464,3 +464,41 @@ def test_a_reader_never_rounds_an_integer(number: int, reader: Any) -> None:
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False)))
 def test_floats_of_many_digits_are_no_integers(value: list[float]) -> None:
     assert Codec(list[float]).decode(Codec(list[float]).encode(value)) == value
+
+
+# --- generic classes -----------------------------------------------------------------------------------------------
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@dataclasses.dataclass
+class Box(Generic[T]):
+    it: T
+    many: list[T]
+    more: dict[str, T | None] = dataclasses.field(default_factory=dict)
+
+
+class Two(msgspec.Struct, Generic[T, U]):
+    first: T
+    pair: tuple[U, T]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (Box[datetime], Box(HOURS[0], HOURS, {"a": HOURS[1], "b": None})),
+        (Two[set[int], datetime], Two({3, 1, 20}, (HOURS[2], {5}))),
+        (list[Box[Label]], [Box(Label("x"), [Label("y")], {"a": Label("z")})]),
+        (Box[Any], Box(1, ["a"])),
+        (Box, Box(1, ["a"])),
+    ],
+    ids=str,
+)
+def test_generic_classes_are_gone_through(annotation: Any, value: Any) -> None:
+    assert form(Codec(annotation).decode(Codec(annotation).encode(value))) == form(value)
+
+
+def test_a_generic_class_rounds_no_integer() -> None:
+    with pytest.raises(bide.SerializationError, match="no float holds"):
+        Codec(Box[float]).decode(b'j{"it":9007199254740993,"many":[]}')

@@ -246,7 +246,7 @@ def _optional(annotation: Any, default: object) -> Any:  # noqa: ANN401 - annota
     if default is not None or annotation is MISSING or is_pickle(annotation):
         return annotation
     try:
-        return typing.Optional[annotation]  # noqa: UP045 - it may be one that has no `|`
+        return annotation | None
     except TypeError:  # it is no type; the codec says so
         return annotation
 

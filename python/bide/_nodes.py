@@ -6,10 +6,11 @@ special in it is swapped for ready objects, and msgspec converts the rest, so th
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, time, timedelta, timezone
 from decimal import Decimal
 from functools import partial, reduce
 from operator import or_
+from types import NoneType
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from bide import _hooks, _moments
 Data: TypeAlias = Any
 """An annotation, a value, or decoded JSON: whatever a user has made it."""
 
-_SORTED_BY_VALUE = frozenset({int, str, float, bytes, Decimal, UUID, date})
+_SORTED_BY_VALUE = (int, str, float, bytes, Decimal, UUID, date, time, timedelta)
 
 _encode = msgspec.json.Encoder(enc_hook=_hooks.to_json).encode
 
@@ -286,8 +287,9 @@ class Default:
 class Fields(Node):
     """A class with fields: `names` are those of the attributes, `keys` those in JSON, beside their parts."""
 
-    def __init__(self, cls: type, kind: str) -> None:
-        super().__init__(cls)
+    def __init__(self, cls: type, kind: str, annotation: Data) -> None:
+        super().__init__(annotation)
+        self.cls = cls
         self.kind = kind
         self.names: list[str] = []
         self.keys: list[str] = []
@@ -307,7 +309,7 @@ class Fields(Node):
             self.trait = "private"  # msgspec leaves them out
 
     def write(self, value: Data) -> Data:
-        if type(value) is not (dict if self.kind == "typeddict" else self.annotation):
+        if not self.takes(value):
             return value
         if self.kind == "typeddict":
             parts = dict(zip(self.keys, self.parts, strict=True))
@@ -346,7 +348,7 @@ class Fields(Node):
             for name, key, part in zip(self.names, self.keys, self.parts, strict=True)
             if key in found
         }
-        cls = self.annotation
+        cls: Data = self.cls
         if self.kind == "typeddict":
             if not cls.__required_keys__ <= values.keys():
                 msg = f"Object missing required field `{min(cls.__required_keys__ - values.keys())}`"
@@ -365,7 +367,7 @@ class Fields(Node):
         return built
 
     def takes(self, value: object) -> bool:
-        return type(value) is (dict if self.kind == "typeddict" else self.annotation)
+        return type(value) is (dict if self.kind == "typeddict" else self.cls)
 
     def fits(self, data: object) -> bool:
         if self.tag and not self.as_list:
@@ -407,7 +409,16 @@ def _untyped(value: Data, depth: int = 0) -> Data:
 
 def _in_order(values: Data, write: Callable[[Data], Data]) -> list[Data]:
     """Return a set's elements as written, in an order that depends on nothing but them."""
-    kinds = set(map(type, values))
-    if len(kinds) == 1 and kinds <= _SORTED_BY_VALUE:
-        return list(map(write, sorted(values)))
+    if all(map(_has_order, values)):
+        try:
+            return list(map(write, sorted(values)))
+        except TypeError:  # of several kinds, or naive beside aware
+            pass
     return sorted(map(write, values), key=_encode)
+
+
+def _has_order(value: Data) -> bool:
+    """Whether `<` puts values like this in one order and no other; across zones it may not."""
+    if type(value) is tuple:
+        return all(map(_has_order, value))
+    return isinstance(value, _SORTED_BY_VALUE) and type(getattr(value, "tzinfo", None)) in {NoneType, timezone}

@@ -116,7 +116,7 @@ class Plan:
         node.parts.extend(map(self._node, parts))
         return node
 
-    def _node(self, annotation: Data) -> Node:  # noqa: C901 - a kind a line
+    def _node(self, annotation: Data) -> Node:
         origin: Any = get_origin(annotation)
         args = get_args(annotation)
         if isinstance(annotation, type) and not args:
@@ -138,12 +138,18 @@ class Plan:
                 )  # a recursive alias refers to itself
                 holder.parts.append(self._node(annotation.__value__))
             return self._known[annotation]
+        return self._generic(annotation, origin, args)
+
+    def _generic(self, annotation: Data, origin: Data, args: tuple[Any, ...]) -> Node:
+        """Compile a container, or a class with type arguments."""
         if origin in _SEQUENCES and len(args) == 1:
             return self._add(_nodes.Sequence(annotation, _SEQUENCES[origin]), args)
         if origin is tuple and len(args) == 2 and args[1] is ...:  # noqa: PLR2004 - tuple[T, ...]
             return self._add(_nodes.Sequence(annotation, tuple), args[:1])
         if origin is tuple and args and ... not in args:
             return self._add(_nodes.Tuple(annotation), args)
+        if isinstance(origin, type) and hasattr(origin, "__parameters__"):
+            return self._fields(origin, annotation)
         if origin in _MAPPINGS and len(args) == 2:  # noqa: PLR2004 - keys and values
             return self._add(_nodes.Mapping(annotation), args)
         return self._add(Node(annotation))
@@ -174,26 +180,38 @@ class Plan:
             self._known[cls] = node
             return self._add(node, [Data])
         else:
-            return self._fields(cls)
+            return self._fields(cls, cls)
         self._known[cls] = self._add(node)
         return node
 
-    def _fields(self, cls: Data) -> Node:
+    def _fields(self, cls: Data, annotation: Data) -> Node:
+        """Compile a class with its fields; `annotation` is the class, or a generic one with its arguments."""
+        if annotation in self._known:
+            return self._known[annotation]
         kind = _kind(cls)
         if not kind:
-            node = self._known[cls] = self._add(Node(cls))
+            node = self._known[annotation] = self._add(Node(annotation))
             return node
-        found = self._known[cls] = _nodes.Fields(cls, kind)
+        found = self._known[annotation] = _nodes.Fields(cls, kind, annotation)
         self._add(found)
+        given = dict(zip(getattr(cls, "__parameters__", ()), get_args(annotation), strict=False))
         for name, key, hint, default in _READERS[kind](cls):
-            found.add(name, key, self._node(hint), default)
+            found.add(name, key, self._node(_filled(hint, given)), default)
         return found
 
 
+def _filled(hint: Data, given: dict[Any, Any]) -> Data:
+    """Return an annotation with the arguments of a generic class for its parameters; Any where it has none."""
+    if isinstance(hint, typing.TypeVar):
+        return given.get(hint, Any)
+    open_parts = getattr(hint, "__parameters__", ())
+    if isinstance(hint, type) or not open_parts:
+        return hint
+    return hint[tuple(given.get(one, Any) for one in open_parts)]
+
+
 def _kind(cls: Data) -> str:
-    """Return what kind of fields a class has, if msgspec goes through them; generic classes are left to it."""
-    if getattr(cls, "__parameters__", ()):
-        return ""
+    """Return what kind of fields a class has, if msgspec goes through them."""
     if issubclass(cls, msgspec.Struct):
         return "struct"
     if dataclasses.is_dataclass(cls):
