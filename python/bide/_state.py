@@ -12,7 +12,8 @@ MISSING: Any = object()
 _slots: "weakref.WeakKeyDictionary[type, tuple[tuple[str, weakref.ref[type]], ...]]" = weakref.WeakKeyDictionary()
 """Of each class seen, the slots that are no fields, with the class that has them."""
 
-_NOT_STATE = frozenset({"__dict__", "__weakref__"})
+_NOT_STATE = frozenset({"__dict__", "__weakref__", "__orig_class__"})
+"""The last is typing's note on an instance of a generic class, which only its creation leaves."""
 
 
 def get(value: object, name: str) -> Any:  # noqa: ANN401 - an attribute
@@ -33,7 +34,7 @@ def beside(value: object, names: list[str]) -> list[str]:
     if not slots and attributes.keys() <= set(names):
         return []
     found = {name for name, owner in slots if _is_set(value, owner(), name)} | attributes.keys()
-    return sorted(name for name in found.difference(names) if not name.startswith("__pydantic_"))
+    return sorted(name for name in found.difference(names, _NOT_STATE) if not name.startswith("__pydantic_"))
 
 
 def _slots_beside(cls: type, names: list[str]) -> Iterator[tuple[str, "weakref.ref[type]"]]:
