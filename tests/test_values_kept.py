@@ -250,7 +250,7 @@ def test_units_of_numpy_are_kept(unit: Any) -> None:
     ("annotation", "value"),
     [
         (np.datetime64, np.datetime64(5, ("s", 10))),
-        (np.datetime64, np.datetime64("NaT")),
+        (np.datetime64, np.datetime64("NaT", "s")),
         (np.float32, np.float32("nan")),
         (Decimal, Decimal("sNaN")),
         (Decimal, Decimal("NaN")),
