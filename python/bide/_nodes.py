@@ -21,6 +21,7 @@ from bide import _hooks, _moments
 Data: TypeAlias = Any
 """An annotation, a value, or decoded JSON: whatever a user has made it."""
 
+_PLAIN = frozenset({int, str, float, bytes})
 _SORTED_BY_VALUE = (int, str, float, bytes, Decimal, UUID, date, time, timedelta)
 
 _encode = msgspec.json.Encoder(enc_hook=_hooks.to_json).encode
@@ -409,7 +410,7 @@ def _untyped(value: Data, depth: int = 0) -> Data:
 
 def _in_order(values: Data, write: Callable[[Data], Data]) -> list[Data]:
     """Return a set's elements as written, in an order that depends on nothing but them."""
-    if all(map(_has_order, values)):
+    if _PLAIN.issuperset(map(type, values)) or all(map(_has_order, values)):
         try:
             return list(map(write, sorted(values)))
         except TypeError:  # of several kinds, or naive beside aware
