@@ -381,7 +381,7 @@ impl<H: Host> Engine<H> {
                     self.log(Level::Warning, &format!("run {} of '{name}' is paused: {reason}", run.id));
                 }
                 if matches!(status, RunStatus::Completed | RunStatus::Failed) {
-                    for conflict in run.conflicts_left() {
+                    for conflict in run.unreported_conflicts() {
                         self.log(Level::Warning, &conflict.message(&run.flow.graph));
                     }
                 }

@@ -69,13 +69,13 @@ pub(crate) struct Rare<H: Host> {
     pub(crate) overdue: Overdue<H>,
     /// What tasks are blocked by that no row says: the last error of a condition, the cap of parked bodies.
     notes: HashMap<TaskIx, Arc<str>>,
-    /// Conflicts of the context that were warned of.
-    told: HashSet<Conflict>,
+    /// Conflicts of the context that this process has logged.
+    reported: HashSet<Conflict>,
 }
 
 impl<H: Host> Default for Rare<H> {
     fn default() -> Self {
-        Self { overdue: HashMap::new(), notes: HashMap::new(), told: HashSet::new() }
+        Self { overdue: HashMap::new(), notes: HashMap::new(), reported: HashSet::new() }
     }
 }
 
@@ -144,26 +144,26 @@ impl<H: Host> Run<H> {
         Ok(context::final_view(&self.flow.graph, &self.inputs, |of| changes.get(&of)))
     }
 
-    /// Of these conflicts, those that this process has not been warned of yet.
+    /// Of these conflicts, those that this process has not logged yet. They count as logged from now on.
     #[must_use]
-    pub fn untold(&self, mut conflicts: Vec<Conflict>) -> Vec<Conflict> {
+    pub fn unreported(&self, mut conflicts: Vec<Conflict>) -> Vec<Conflict> {
         if !conflicts.is_empty() {
             let mut rare = self.rare.lock();
-            let told = &mut rare.get_or_insert_default().told;
-            conflicts.retain(|conflict| told.insert(conflict.clone()));
+            let reported = &mut rare.get_or_insert_default().reported;
+            conflicts.retain(|conflict| reported.insert(conflict.clone()));
         }
         conflicts
     }
 
-    /// The conflicts in what all tasks together have left that no task's body has met.
-    pub(crate) fn conflicts_left(&self) -> Vec<Conflict> {
+    /// The conflicts in what all tasks together have left that were not logged when a body met them.
+    pub(crate) fn unreported_conflicts(&self) -> Vec<Conflict> {
         let several = {
             let state = self.state.lock();
             (0..self.flow.graph.len() as TaskIx).filter(|ix| state.changes(*ix).is_some()).take(2).count() == 2
         };
         // Changes that do not read back are the error of whoever reads the context.
         let conflicts = several.then(|| self.final_context().ok()).flatten().map(|(_, conflicts)| conflicts);
-        self.untold(conflicts.unwrap_or_default())
+        self.unreported(conflicts.unwrap_or_default())
     }
 
     fn changes(&self, of: impl Iterator<Item = TaskIx>) -> Result<HashMap<TaskIx, Changes>, String> {

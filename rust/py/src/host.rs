@@ -286,7 +286,7 @@ fn own_vars<'py>(names: &Names, py: Python<'py>, local: &Local) -> Result<Owned<
 #[inline(never)]
 fn context_of<'py>(py: Python<'py>, engine: &PyEngine, run: &PyRun, task: TaskRef) -> Result<Owned<'py>, Raised> {
     let (values, conflicts) = run.context_of(task.ix).map_err(|why| Raised::new(py, errors::bide(py, &why)))?;
-    for conflict in run.untold(conflicts) {
+    for conflict in run.unreported(conflicts) {
         engine.log(Level::Warning, &conflict.message(&run.flow.graph));
     }
     let base = gil::dict(py)?;
