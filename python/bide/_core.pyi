@@ -184,12 +184,14 @@ class Runner:
         runs: list[tuple[list[tuple[str, bytes]], str | None]],
         contextvars: ContextVars,
         linger: bool,
+        many: bool,
     ) -> list[RunHandle]:
         """Create runs, each of inputs and a key, in one commit; or attach to those that their keys name.
 
         Each body runs in a copy of `contextvars`, a new one each time.
 
-        With `linger` this may return only once the first of them has ended, or after 50 ms.
+        If a key belongs to a run with other inputs, none is created. With `linger` this may return only once the first
+        of them has ended, or after 50 ms. `many` has an error say which of them it is about.
         """
 
     def find(self, text: str, workflow: str | None) -> list[tuple[str, str]]:

@@ -230,18 +230,23 @@ class Runner:
         inputs: Iterable[Mapping[str, Any] | None],
         keys: Iterable[str | None] | None = None,
     ) -> list[RunHandle]:
-        """Commit many runs at once and return their handles, in the order of the inputs."""
+        """Commit many runs at once and return their handles, in the order of the inputs.
+
+        A key that exists attaches, as in `run`. If one key or one of the inputs is refused, nothing is submitted.
+        """
         compiled = self._core_flow(flow)
         encode = flow._compiled().encode_inputs
         encoded = [encode(one) for one in inputs]
         if isinstance(keys, str):
             msg = f"submit_many takes a list of keys, not one text: {keys!r}"
             raise DefinitionError(msg)
-        names = [None] * len(encoded) if keys is None else [_check_key(key) for key in keys]
+        names = (
+            [None] * len(encoded) if keys is None else [_check_key(key, f"keys[{at}]") for at, key in enumerate(keys)]
+        )
         if len(names) != len(encoded):
             msg = f"submit_many got {len(encoded)} inputs and {len(names)} keys: give one key for each"
             raise DefinitionError(msg)
-        return self._submit(compiled, list(zip(encoded, names, strict=True)))
+        return self._submit(compiled, list(zip(encoded, names, strict=True)), many=True)
 
     def register(self, flow: Workflow) -> None:
         """Make a workflow known: its unfinished runs go on, also those of a runner that died."""
@@ -373,15 +378,20 @@ class Runner:
         return self._submit(compiled, [(encoded, _check_key(key))], linger=linger)[0]
 
     def _submit(
-        self, flow: "_core.Flow", runs: list[tuple[list[tuple[str, bytes]], str | None]], *, linger: bool = False
+        self,
+        flow: "_core.Flow",
+        runs: list[tuple[list[tuple[str, bytes]], str | None]],
+        *,
+        linger: bool = False,
+        many: bool = False,
     ) -> list[RunHandle]:
         try:
-            handles = self._core.submit(flow, runs, contextvars.copy_context(), linger)
+            handles = self._core.submit(flow, runs, contextvars.copy_context(), linger, many)
         except DefinitionError:
             recorded = self._as_recorded(flow, runs)
             if recorded == runs:
                 raise
-            handles = self._core.submit(flow, recorded, contextvars.copy_context(), linger)
+            handles = self._core.submit(flow, recorded, contextvars.copy_context(), linger, many)
         return [RunHandle(handle, self, key) for handle, (_, key) in zip(handles, runs, strict=True)]
 
     def _as_recorded(
@@ -445,5 +455,5 @@ def _not_a_path(name: str) -> str:
     return f"Runner got {name!a} as its store, which has a lone surrogate and is not a path"
 
 
-def _check_key(key: str | None) -> str | None:
-    return None if key is None else check_text(key, "key")
+def _check_key(key: str | None, what: str = "key") -> str | None:
+    return None if key is None else check_text(key, what)

@@ -31,8 +31,12 @@ pub struct Wanted<H: Host> {
 pub enum SubmitError {
     /// The engine is closed, or stopped.
     Stopped(Settlement),
-    /// The key belongs to a run with other inputs; names the inputs that differ.
+    /// A key belongs to a run with other inputs; names the inputs that differ.
     OtherInputs {
+        /// Which of the wanted runs has the key, from 0.
+        index: usize,
+        /// The wanted run before it that has the key too, if the key is used twice.
+        earlier: Option<usize>,
         /// The run that has the key.
         run: RunId,
         /// The key.
@@ -110,7 +114,8 @@ impl<H: Host> Engine<H> {
     /// Creates runs in one commit, or attaches to those whose keys exist, and lets them begin. Blocks.
     ///
     /// # Errors
-    /// None is created then; see [`SubmitError`].
+    /// None is created then; see [`SubmitError`]. (From the store also if the runs were created, but one that exists
+    /// cannot be looked at.)
     pub fn submit(
         self: &Arc<Self>,
         flow: &Arc<Flow<H>>,
@@ -171,31 +176,33 @@ impl<H: Host> Engine<H> {
         // Adopted before this is asked, stopped before all are settled: one of the two sees the other.
         self.settle_late_comers();
         made.into_iter()
-            .zip(&rows)
-            .map(|(run, row)| match run {
+            .map(|run| match run {
                 Ok(live) => Ok(Handle::Live(live)),
-                Err(existing) => self.attach(&existing, row),
+                Err(existing) => self.handle(existing.id).map_err(SubmitError::Store),
             })
             .collect()
     }
 
-    /// Creates rows, and returns for each the run that has its key already. A row whose number another process took
-    /// in the same millisecond gets another id.
+    /// Creates rows, and returns for each the run that has its key already. Either all that do not exist are created, or
+    /// none is. A row whose number another process took in the same millisecond gets another id.
     fn create(self: &Arc<Self>, lease: Lease, rows: &mut [NewRun]) -> Result<Vec<Option<Box<RunRow>>>, SubmitError> {
-        let creations = self.create_once(lease, rows)?;
-        let mut existing = Vec::with_capacity(rows.len());
-        for (row, mut creation) in rows.iter_mut().zip(creations) {
-            while creation == Creation::Taken {
-                row.id = self.ids.next(self.clock.now());
-                let again = self.create_once(lease, std::slice::from_ref(row))?;
-                creation = again.into_iter().next().unwrap_or(Creation::Taken);
+        loop {
+            let creations = self.create_once(lease, rows)?;
+            if !creations.iter().any(Creation::prevents_all) {
+                let existing = |creation| match creation {
+                    Creation::Exists(row) => Some(row),
+                    _ => None,
+                };
+                return Ok(creations.into_iter().map(existing).collect());
             }
-            existing.push(match creation {
-                Creation::Exists(row) => Some(row),
-                Creation::Created | Creation::Taken => None,
-            });
+            for (index, creation) in creations.into_iter().enumerate() {
+                match creation {
+                    Creation::OtherInputs(existing) => return Err(other_inputs(rows, index, &existing)),
+                    Creation::Taken => rows[index].id = self.ids.next(self.clock.now()),
+                    Creation::Created | Creation::Exists(_) => {}
+                }
+            }
         }
-        Ok(existing)
     }
 
     fn create_once(self: &Arc<Self>, lease: Lease, rows: &[NewRun]) -> Result<Vec<Creation>, SubmitError> {
@@ -217,28 +224,6 @@ impl<H: Host> Engine<H> {
         })
     }
 
-    /// Attaches to the run that has the key, if the inputs are the same.
-    fn attach(self: &Arc<Self>, existing: &RunRow, row: &NewRun) -> Result<Handle<H>, SubmitError> {
-        if existing.inputs != row.inputs {
-            let (Ok(then), Ok(now)) = (pack::unpack(&existing.inputs), pack::unpack(&row.inputs)) else {
-                return Err(SubmitError::Store(StoreError::Corrupt(format!(
-                    "the inputs of run {} do not read back",
-                    existing.id
-                ))));
-            };
-            let missing = |from: &[pack::Pair], other: &[pack::Pair]| -> Vec<Arc<str>> {
-                from.iter().filter(|pair| !other.contains(pair)).map(|(name, _)| Arc::clone(name)).collect()
-            };
-            let mut inputs = missing(&then, &now);
-            inputs.extend(missing(&now, &then));
-            inputs.sort();
-            inputs.dedup();
-            let key = row.key.clone().unwrap_or_else(|| "".into());
-            return Err(SubmitError::OtherInputs { run: existing.id, key, inputs });
-        }
-        self.handle(existing.id).map_err(SubmitError::Store)
-    }
-
     /// A handle of a run that exists.
     ///
     /// # Errors
@@ -255,5 +240,28 @@ impl<H: Host> Engine<H> {
     pub fn ordered(mut inputs: Vec<(Arc<str>, Value)>) -> Inputs {
         inputs.sort_by(|(a, _), (b, _)| a.cmp(b));
         inputs.into()
+    }
+}
+
+/// Why a run is not created whose key names another one with other inputs.
+fn other_inputs(rows: &[NewRun], index: usize, existing: &RunRow) -> SubmitError {
+    let row = &rows[index];
+    let (Ok(then), Ok(now)) = (pack::unpack(&existing.inputs), pack::unpack(&row.inputs)) else {
+        let why = format!("the inputs of run {} do not read back", existing.id);
+        return SubmitError::Store(StoreError::Corrupt(why));
+    };
+    let missing = |from: &[pack::Pair], other: &[pack::Pair]| -> Vec<Arc<str>> {
+        from.iter().filter(|pair| !other.contains(pair)).map(|(name, _)| Arc::clone(name)).collect()
+    };
+    let mut inputs = missing(&then, &now);
+    inputs.extend(missing(&now, &then));
+    inputs.sort();
+    inputs.dedup();
+    SubmitError::OtherInputs {
+        index,
+        earlier: rows[..index].iter().position(|earlier| earlier.id == existing.id),
+        run: existing.id,
+        key: row.key.clone().unwrap_or_else(|| "".into()),
+        inputs,
     }
 }

@@ -106,7 +106,7 @@ impl PyRunner {
 
     /// Creates runs in one commit, or attaches to those that their keys name. With `linger` it returns only once the
     /// first of them has ended, or a little later, if the store takes its time: a caller that waits for it anyway leaves
-    /// the interpreter to the body for all that time.
+    /// the interpreter to the body for all that time. `many` is for the words of errors: which of them was refused.
     fn submit(
         &self,
         py: Python<'_>,
@@ -114,6 +114,7 @@ impl PyRunner {
         runs: Vec<Given>,
         contextvars: Bound<'_, PyAny>,
         linger: bool,
+        many: bool,
     ) -> PyResult<Vec<PyRunHandle>> {
         panics::method(|| {
             self.open(py)?;
@@ -149,7 +150,7 @@ impl PyRunner {
                 }
                 Err(error) => {
                     exit::keep_daemons(py)?;
-                    Err(refused(py, flow.graph.workflow(), error))
+                    Err(refused(py, flow.graph.workflow(), error, many))
                 }
             }
         })
@@ -421,21 +422,26 @@ fn parse(py: Python<'_>, id: &str) -> PyResult<RunId> {
     id.parse().map_err(|()| errors::definition(py, &format!("'{id}' is no id of a run")))
 }
 
-fn refused(py: Python<'_>, workflow: &str, error: SubmitError) -> PyErr {
+fn refused(py: Python<'_>, workflow: &str, error: SubmitError, many: bool) -> PyErr {
     match error {
         SubmitError::Store(error) => errors::store(py, &error),
         SubmitError::Stopped(Settlement::Closed) => errors::closed(py, CLOSED),
         SubmitError::Stopped(settlement) => errors::settlement(py, &settlement),
-        SubmitError::OtherInputs { run, key, inputs } => {
+        SubmitError::OtherInputs { index, earlier, run, key, inputs } => {
             let names: Vec<String> = inputs.iter().map(|name| format!("'{name}'")).collect();
-            errors::definition(
-                py,
-                &format!(
-                    "key '{key}' of workflow '{workflow}' belongs to run {run}, which has other inputs ({} differs): \
-                     give this run another key",
-                    names.join(", ")
+            let names = names.join(", ");
+            let why = match earlier {
+                None => format!(
+                    "key '{key}' of workflow '{workflow}' belongs to run {run}, which has other inputs ({names} \
+                     differs): give this run another key"
                 ),
-            )
+                Some(earlier) => format!(
+                    "key '{key}' of workflow '{workflow}' is also keys[{earlier}], with other inputs ({names} \
+                     differs): give each of the two a key of its own"
+                ),
+            };
+            let which = if many { format!("keys[{index}]: {why}. Nothing was submitted") } else { why };
+            errors::definition(py, &which)
         }
     }
 }

@@ -71,11 +71,21 @@ pub struct StoredVersion {
 pub enum Creation {
     /// It is committed and belongs to the lease.
     Created,
-    /// Its key names this run, which was there already.
+    /// Its key names this run, which was there already and has the same inputs.
     Exists(Box<RunRow>),
-    /// Its row number belongs to another run (two processes made the same 63 bits in one millisecond): nothing was
-    /// created, try again under a new id.
+    /// Its key names this run, which has other inputs. None of the call's runs was created.
+    OtherInputs(Box<RunRow>),
+    /// Its row number belongs to another run (two processes made the same 63 bits in one millisecond): try again under a
+    /// new id. None of the call's runs was created.
     Taken,
+}
+
+impl Creation {
+    /// Whether none of the call's runs was created because of this one.
+    #[must_use]
+    pub fn prevents_all(&self) -> bool {
+        matches!(self, Self::OtherInputs(_) | Self::Taken)
+    }
 }
 
 /// Which runs to list, newest first.
@@ -193,8 +203,9 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<StoredWorkflow, StoreError>;
 
     /// Creates runs, all in one commit, in status `Running` and belonging to the lease. One whose key exists
-    /// already (before or earlier in the same call) is not created: the answer has the run that is there. The same
-    /// id again is `Created` while the lease has that run, so that a creation of unknown outcome can be repeated.
+    /// already (before or earlier in the same call) is not created: the answer has the run that is there. If that has
+    /// other inputs (their bytes are compared), none is created; nor if a row number is taken. The same id again is
+    /// `Created` while the lease has that run, so that a creation of unknown outcome can be repeated.
     ///
     /// An id's milliseconds are those of `created_at`, give or take a minute: row numbers stand for time.
     ///

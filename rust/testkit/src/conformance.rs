@@ -23,7 +23,7 @@ macro_rules! conformance {
             what_is_not_there_is_none_and_no_error
             a_key_names_one_run_of_its_workflow
             a_creation_of_unknown_outcome_can_be_repeated
-            a_row_number_in_use_is_said_and_the_other_runs_are_created
+            a_key_with_other_inputs_or_a_row_number_in_use_creates_nothing
             every_task_row_reads_back
             every_short_row_reads_back_as_a_task_completed_at_its_first_try
             every_journal_entry_reads_back
@@ -277,20 +277,55 @@ mod checks {
         assert_eq!(ok(store.list(&RunFilter::default())).len(), 2);
     }
 
-    pub fn a_row_number_in_use_is_said_and_the_other_runs_are_created(store: &dyn Store) {
-        let desk = Desk::new(store);
-        let first = desk.create(START, None);
+    pub fn a_key_with_other_inputs_or_a_row_number_in_use_creates_nothing(store: &dyn Store) {
+        let (desk, neighbour) = (Desk::new(store), Desk::new(store));
+        let first = desk.create(START, Some("taken"));
+        let plain = || desk.new_run(START, None);
+        let keyed = |key, inputs: &'static [u8]| NewRun { inputs: Arc::from(inputs), ..desk.new_run(START, Some(key)) };
         let mut unlucky = desk.new_run(START, Some("key"));
         unlucky.id = RunId(first.0 ^ 1);
-        let lucky = desk.new_run(START, None);
-        assert_eq!(
-            ok(store.create(desk.lease, &[unlucky.clone(), lucky.clone()])),
-            [Creation::Taken, Creation::Created]
-        );
-        assert_eq!(ok(store.by_key("key", None)), []);
+        let (same, other) = (desk.new_run(START, None).inputs, Arc::from(&b"\x01a\x03n?"[..]));
+        assert_ne!(same, other);
+        let create = |runs: &[NewRun]| {
+            // Whoever asks: the run that has the key may be anybody's.
+            let made = ok(store.create(neighbour.lease, runs));
+            assert_eq!(ok(store.list(&RunFilter::default())).len(), 1);
+            for run in runs {
+                assert_eq!(ok(store.load(run.id)).is_some(), run.id == first);
+            }
+            made
+        };
+        let refused = |made: &Creation| match made {
+            Creation::OtherInputs(row) => (row.id, row.inputs.clone()),
+            made => panic!("{made:?}"),
+        };
+
+        for before in 0..3 {
+            for after in 0..3 {
+                let around = |one: &NewRun| -> Vec<NewRun> {
+                    let before = (0..before).map(|_| plain()).chain([one.clone()]);
+                    before.chain((0..after).map(|_| plain())).collect()
+                };
+                let made = create(&around(&keyed("taken", b"\x01a\x03n?")));
+                assert_eq!(refused(&made[before]), (first, same.clone()));
+                assert_eq!(create(&around(&unlucky))[before], Creation::Taken);
+            }
+        }
+        // A key that is new and used twice.
+        let twice = [keyed("new", b"\x01a\x03n!"), plain(), keyed("new", b"\x01a\x03n?")];
+        assert_eq!(refused(&create(&twice)[2]), (twice[0].id, twice[0].inputs.clone()));
+        assert_eq!(ok(store.by_key("new", None)), []);
+
+        // Without what is refused, all of it is created.
         unlucky.id = fresh_id(START);
-        assert_eq!(ok(store.create(desk.lease, &[unlucky])), [Creation::Created]);
-        assert_eq!(desk.load(first).run.id, first);
+        let fine = [plain(), unlucky, keyed("new", b"\x01a\x03n?"), keyed("taken", b"\x01a\x03n!")];
+        let made = ok(store.create(neighbour.lease, &fine));
+        assert_eq!(made[..3], [Creation::Created, Creation::Created, Creation::Created]);
+        assert_eq!(exists(&made[3]).id, first);
+        // Once more, as after an unknown outcome, beside what is refused: they stay.
+        let again = [fine[0].clone(), fine[1].clone(), keyed("taken", b"\x01a\x03n?")];
+        assert_eq!(refused(&ok(store.create(neighbour.lease, &again))[2]).0, first);
+        assert_eq!(ok(store.list(&RunFilter::default())).len(), 4);
     }
 
     pub fn every_task_row_reads_back(store: &dyn Store) {

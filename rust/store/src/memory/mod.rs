@@ -139,27 +139,26 @@ impl State {
         }
     }
 
-    fn create(&mut self, lease: Lease, new: &NewRun) -> Creation {
-        if let Some(old) = new.key.as_ref().and_then(|key| self.keys.get(&(new.workflow, key.clone()))) {
-            let old = &self.runs[old];
-            return if old.id == new.id && old.runner == Some(lease.runner) {
-                Creation::Created
-            } else {
-                Creation::Exists(Box::new(self.row(old)))
-            };
-        }
+    /// `inserted` is told what was not there before.
+    fn create(&mut self, lease: Lease, new: &NewRun, inserted: &mut Vec<RunRowId>) -> Creation {
         let row = new.id.row();
-        if let Some(old) = self.runs.get(&row) {
-            return match old.id == new.id {
-                true if old.runner == Some(lease.runner) => Creation::Created,
-                true => Creation::Exists(Box::new(self.row(old))),
-                false => Creation::Taken,
+        let keyed = new.key.as_ref().and_then(|key| self.keys.get(&(new.workflow, key.clone())));
+        if let Some(old) = self.runs.get(keyed.unwrap_or(&row)) {
+            return if keyed.is_none() && old.id != new.id {
+                Creation::Taken
+            } else if old.id == new.id && old.runner == Some(lease.runner) {
+                Creation::Created
+            } else if old.inputs == new.inputs {
+                Creation::Exists(Box::new(self.row(old)))
+            } else {
+                Creation::OtherInputs(Box::new(self.row(old)))
             };
         }
         if let Some(key) = &new.key {
             self.keys.insert((new.workflow, key.clone()), row);
         }
         self.runs.insert(row, MemRun::new(new, lease.runner));
+        inserted.push(row);
         Creation::Created
     }
 }
@@ -238,7 +237,14 @@ impl Store for MemoryStore {
         if let Some(stray) = runs.iter().find(|new| !state.is_registered(new)) {
             return Err(corrupt(stray.id.row(), "its workflow version is not registered"));
         }
-        Ok(runs.iter().map(|new| state.create(lease, new)).collect())
+        let mut inserted = Vec::with_capacity(runs.len());
+        let made: Vec<Creation> = runs.iter().map(|new| state.create(lease, new, &mut inserted)).collect();
+        if made.iter().any(Creation::prevents_all) {
+            for row in inserted {
+                state.forget(row);
+            }
+        }
+        Ok(made)
     }
 
     fn commit(&self, lease: Lease, batch: &mut Batch) -> Result<Committed, StoreError> {

@@ -119,6 +119,10 @@ impl SqliteStore {
             };
             made.push(creation);
         }
+        if made.iter().any(Creation::prevents_all) {
+            // Rolled back.
+            return Ok(made);
+        }
         transaction.commit()?;
         self.debt.add(1024 + bytes);
         Ok(made)
@@ -138,7 +142,8 @@ impl SqliteStore {
         if id == new.id && row.runner == Some(lease.runner) {
             return Ok(Creation::Created);
         }
-        Ok(Creation::Exists(Box::new(row)))
+        let row = Box::new(row);
+        Ok(if row.inputs == new.inputs { Creation::Exists(row) } else { Creation::OtherInputs(row) })
     }
 }
 
