@@ -62,6 +62,10 @@ impl Store for Closed {
         self.refuse()
     }
 
+    fn unowned(&self) -> Result<Vec<(i64, i64)>, StoreError> {
+        self.refuse()
+    }
+
     fn claim(
         &self,
         _lease: Lease,

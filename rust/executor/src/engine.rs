@@ -19,7 +19,7 @@ use bide_sync::{Mutex, RwLock};
 use crate::clock::Clock;
 use crate::closed::Closed;
 use crate::commit::{Committer, Done};
-use crate::flow::{Flow, Run};
+use crate::flow::{Flow, Flows, Run};
 use crate::host::{Dispatch, Host};
 use crate::ids::{IdMaker, seed};
 use crate::services::lease::LeaseService;
@@ -46,7 +46,7 @@ pub struct Engine<H: Host> {
     /// of its rows by more than the one batch, and batches arise in the order in which they are committed.
     pub(crate) gate: Mutex<Pending<Arc<Run<H>>>>,
     pub(crate) lease: RwLock<Lease>,
-    pub(crate) flows: RwLock<HashMap<Arc<str>, Arc<Flow<H>>>>,
+    pub(crate) flows: RwLock<Flows<H>>,
     pub(crate) runs: Mutex<HashMap<RunRowId, Arc<Run<H>>>>,
     pub(crate) watched: Mutex<HashMap<RunId, std::sync::Weak<Settled>>>,
     pub(crate) ids: IdMaker,
@@ -116,7 +116,6 @@ impl<H: Host> Engine<H> {
         while let Some(warning) = self.store().warning() {
             self.log(Level::Warning, &warning);
         }
-        self.take_up()?;
         let timers = Arc::clone(&self.timers);
         self.spawn("bide-timer", move || timers.run())?;
         let this = Arc::clone(self);
@@ -235,16 +234,16 @@ impl<H: Host> Engine<H> {
             version: stored.version,
             ids,
             recorded: stored.tasks,
+            fits: Mutex::default(),
             graph,
         });
-        let name = Arc::clone(flow.graph.workflow());
-        let before = self.flows.write().insert(Arc::clone(&name), Arc::clone(&flow));
-        if let Err(error) = self.take_up() {
+        let before = self.flows.write().insert(Arc::clone(&flow));
+        if let Err(error) = self.take_up_registered(&flow) {
             // As if it had not been registered: whoever tries again takes up what is there.
             let mut flows = self.flows.write();
             match before {
-                Some(before) => drop(flows.insert(name, before)),
-                None => drop(flows.remove(&name)),
+                Some(before) => drop(flows.insert(before)),
+                None => flows.remove(flow.graph.workflow()),
             }
             return Err(error);
         }

@@ -31,6 +31,42 @@ pub struct Flow<H: Host> {
     pub ids: Arc<[TaskId]>,
     /// The tasks as the store records them.
     pub recorded: Arc<[RecordedTask]>,
+    /// Whether runs of other recorded versions can go on with this one: what is known so far. It never changes.
+    pub(crate) fits: Mutex<HashMap<i64, bool>>,
+}
+
+/// The registered workflows.
+pub(crate) struct Flows<H: Host> {
+    by_name: HashMap<Arc<str>, Arc<Flow<H>>>,
+    /// By the store's number, which is the same for all versions.
+    names: HashMap<i64, Arc<str>>,
+}
+
+impl<H: Host> Default for Flows<H> {
+    fn default() -> Self {
+        Self { by_name: HashMap::new(), names: HashMap::new() }
+    }
+}
+
+impl<H: Host> Flows<H> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Arc<Flow<H>>> {
+        self.by_name.get(name)
+    }
+
+    pub(crate) fn numbered(&self, workflow: i64) -> Option<&Arc<Flow<H>>> {
+        self.by_name.get(self.names.get(&workflow)?)
+    }
+
+    /// Answers what it replaces.
+    pub(crate) fn insert(&mut self, flow: Arc<Flow<H>>) -> Option<Arc<Flow<H>>> {
+        let name = Arc::clone(flow.graph.workflow());
+        self.names.insert(flow.workflow, Arc::clone(&name));
+        self.by_name.insert(name, flow)
+    }
+
+    pub(crate) fn remove(&mut self, name: &str) {
+        self.by_name.remove(name);
+    }
 }
 
 /// A run's inputs, in order of name.

@@ -16,67 +16,114 @@ use crate::submit::Wanted;
 const CLAIM: usize = 256;
 
 impl<H: Host> Engine<H> {
-    /// Takes up what nobody executes and what fits a registered workflow. Blocks.
+    /// Takes up what nobody executes and what fits a registered workflow. Blocks. Costs what there is to take up, however
+    /// many workflows are registered.
     pub(crate) fn take_up(self: &Arc<Self>) -> Result<(), StoreError> {
         let lease = *self.lease.read();
-        match self.take_up_what_fits() {
+        match self.take_up_unowned() {
             Err(StoreError::Fenced { .. }) => {
                 self.fenced(lease);
-                self.take_up_what_fits()
+                self.take_up_unowned()
             }
             outcome => outcome,
         }
     }
 
-    fn take_up_what_fits(self: &Arc<Self>) -> Result<(), StoreError> {
+    /// Takes up what nobody executes and what fits this workflow, which is registered by now.
+    pub(crate) fn take_up_registered(self: &Arc<Self>, flow: &Arc<Flow<H>>) -> Result<(), StoreError> {
+        let lease = *self.lease.read();
+        match self.learn_versions(flow).and_then(|versions| self.take_up_versions(flow, &versions)) {
+            Err(StoreError::Fenced { .. }) => {
+                self.fenced(lease);
+                self.take_up_unowned()
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn take_up_unowned(self: &Arc<Self>) -> Result<(), StoreError> {
         if self.is_closing() {
             return Ok(());
         }
-        let flows: Vec<Arc<Flow<H>>> = self.flows.read().values().cloned().collect();
-        for flow in flows {
-            let mut versions = Vec::new();
-            for version in self.store().versions(flow.workflow)? {
-                if *version.hash == *flow.graph.version() || recover::fits(&flow.graph, &version.tasks) {
-                    versions.push(version.version);
+        // Of no version: what dead runners had belongs to nobody from here on.
+        self.store().claim(*self.lease.read(), &[], self.clock.lease_time(), 0)?;
+        let unowned = self.store().unowned()?;
+        for of_workflow in unowned.chunk_by(|(one, _), (other, _)| one == other) {
+            let flow = self.flows.read().numbered(of_workflow[0].0).cloned();
+            let Some(flow) = flow else { continue };
+            let mut versions = Vec::with_capacity(of_workflow.len());
+            for (_, version) in of_workflow {
+                if self.fits(&flow, *version)? {
+                    versions.push(*version);
                 }
             }
-            loop {
-                let lease = *self.lease.read();
-                let claimed = self.store().claim(lease, &versions, self.clock.lease_time(), CLAIM);
-                let claimed = claimed.inspect_err(|error| {
-                    if matches!(error, StoreError::Unknown(_)) {
-                        self.owns_what_it_does_not_know(error);
-                    }
-                })?;
-                let more = claimed.len() == CLAIM;
-                let mut begin = Vec::with_capacity(claimed.len());
-                let mut outcome = Ok(());
-                for id in claimed {
-                    match self.revive(&flow, lease, id) {
-                        Ok(Some(run)) => {
-                            begin.push(Done { run, event: Event::Begin, at: self.clock.now(), reply: None });
-                        }
-                        Ok(None) => {}
-                        // The others are claimed too: they must begin all the same.
-                        Err(error) => outcome = Err(error),
-                    }
-                }
-                let mut ready = Vec::new();
-                self.commit(&mut begin, &mut ready);
-                self.dispatch_ready(&mut ready);
-                self.settle_late_comers();
-                outcome.inspect_err(|error| {
-                    // What does not read back nobody can execute.
-                    if !matches!(error, StoreError::Corrupt(_)) {
-                        self.owns_what_it_does_not_know(error);
-                    }
-                })?;
-                if !more {
-                    break;
-                }
+            if !versions.is_empty() {
+                self.take_up_versions(&flow, &versions)?;
             }
         }
         Ok(())
+    }
+
+    /// Whether runs of a recorded version can go on with this one.
+    fn fits(&self, flow: &Flow<H>, version: i64) -> Result<bool, StoreError> {
+        let known = flow.fits.lock().get(&version).copied();
+        match known {
+            Some(fits) => Ok(fits),
+            None => Ok(self.learn_versions(flow)?.contains(&version)),
+        }
+    }
+
+    /// The recorded versions whose runs can go on with this one.
+    fn learn_versions(&self, flow: &Flow<H>) -> Result<Vec<i64>, StoreError> {
+        let recorded = self.store().versions(flow.workflow)?;
+        let mut known = flow.fits.lock();
+        for stored in recorded {
+            let fits = *stored.hash == *flow.graph.version() || recover::fits(&flow.graph, &stored.tasks);
+            known.insert(stored.version, fits);
+        }
+        Ok(known.iter().filter(|(_, fits)| **fits).map(|(version, _)| *version).collect())
+    }
+
+    /// Takes up what nobody executes of these versions.
+    fn take_up_versions(self: &Arc<Self>, flow: &Arc<Flow<H>>, versions: &[i64]) -> Result<(), StoreError> {
+        if self.is_closing() {
+            return Ok(());
+        }
+        loop {
+            let lease = *self.lease.read();
+            let claimed = self.store().claim(lease, versions, self.clock.lease_time(), CLAIM);
+            let claimed = claimed.inspect_err(|error| {
+                if matches!(error, StoreError::Unknown(_)) {
+                    self.owns_what_it_does_not_know(error);
+                }
+            })?;
+            let more = claimed.len() == CLAIM;
+            let mut begin = Vec::with_capacity(claimed.len());
+            let mut outcome = Ok(());
+            for id in claimed {
+                match self.revive(flow, lease, id) {
+                    Ok(Some(run)) => {
+                        begin.push(Done { run, event: Event::Begin, at: self.clock.now(), reply: None });
+                    }
+                    Ok(None) => {}
+                    // The others are claimed too: they must begin all the same.
+                    Err(error) => outcome = Err(error),
+                }
+            }
+            let mut ready = Vec::new();
+            self.commit(&mut begin, &mut ready);
+            self.dispatch_ready(&mut ready);
+            self.settle_late_comers();
+            outcome.inspect_err(|error| {
+                // What does not read back nobody can execute.
+                if !matches!(error, StoreError::Corrupt(_)) {
+                    self.owns_what_it_does_not_know(error);
+                }
+            })?;
+            if !more {
+                return Ok(());
+            }
+        }
     }
 
     /// After a claim of unknown outcome, or one whose runs could not be loaded, this runner owns runs that it does not

@@ -226,6 +226,14 @@ pub trait Store: Send + Sync + 'static {
     /// As [`Store::load`].
     fn versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError>;
 
+    /// The workflow versions, each with its workflow, that have unfinished, not paused runs which belong to nobody.
+    /// Takes time for each of them, and none for workflows without such runs. A dead runner's runs belong to nobody once
+    /// anything was claimed, be it of no version.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    fn unowned(&self) -> Result<Vec<(i64, i64)>, StoreError>;
+
     /// Takes over unfinished, not paused runs of these workflow versions that belong to nobody, to a dead runner or to
     /// one whose lease has run out (which is fenced by that), oldest first, at most `limit`.
     ///

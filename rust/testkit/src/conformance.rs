@@ -37,6 +37,7 @@ macro_rules! conformance {
             a_runner_is_alive_from_its_enrolment_until_it_leaves_or_its_lease_runs_out
             versions_are_listed_and_a_run_moves_to_the_one_it_goes_on_with
             claims_are_oldest_first_and_only_what_was_asked_for
+            what_belongs_to_nobody_is_told_by_version
             a_run_is_claimed_by_one_of_many
             task_numbers_are_dense_and_the_same_in_every_version
             runs_are_listed_newest_first_and_filtered
@@ -581,6 +582,42 @@ mod checks {
         assert_eq!(ok(store.claim(claimer.lease, &both, at(later(4)), 2)), [first, second]);
         assert_eq!(ok(store.claim(claimer.lease, &both, at(later(4)), 2)), [third]);
         assert_eq!(ok(store.claim(claimer.lease, &both, at(later(4)), 2)), [] as [RunId; 0]);
+    }
+
+    pub fn what_belongs_to_nobody_is_told_by_version(store: &dyn Store) {
+        let (ingest, report) = (Desk::new(store), Desk::named(store, "report"));
+        let newer = ok(store.register("ingest", "v2", &names(&["fetch"])));
+        let of = |desk: &Desk<'_>| (desk.workflow, desk.version);
+        let unowned = || ok(store.unowned());
+        assert_eq!(unowned(), []);
+        let runs: Vec<RunId> = (0..3).map(|n| ingest.create(later(n), None)).collect();
+        let other = NewRun { version: newer.version, ..ingest.new_run(later(4), None) };
+        assert_eq!(ok(store.create(ingest.lease, std::slice::from_ref(&other))), [Creation::Created]);
+        let (paused, ended) = (report.create(later(5), None), report.create(later(5), None));
+        report.commit(vec![update(paused, RunStatus::Paused, None)]);
+        report.end(ended, later(6));
+        assert_eq!(unowned(), [], "all of them belong to somebody");
+
+        ok(store.leave(report.lease));
+        assert_eq!(unowned(), [], "what is paused or has ended is nobody's concern");
+        ok(store.leave(ingest.lease));
+        let both = [of(&ingest), (newer.workflow, newer.version)];
+        assert_eq!(unowned(), both);
+        let claimer = Desk::named(store, "report");
+        let open = claimer.create(later(7), None);
+        assert_eq!(unowned(), both);
+        assert_eq!(ok(store.claim(claimer.lease, &[newer.version], at(later(7)), 9)), [other.id]);
+        assert_eq!(unowned(), [of(&ingest)]);
+        assert_eq!(ok(store.claim(claimer.lease, &[ingest.version], at(later(7)), 9)), runs);
+        assert_eq!(unowned(), []);
+
+        // What a dead runner had, once anything was claimed, be it of no version.
+        let finder = Desk::new(store);
+        ok(store.renew(finder.lease, at(later(9))));
+        let after = later(1).after(LEASE);
+        assert_eq!(ok(store.claim(finder.lease, &[], at(after), 0)), []);
+        assert_eq!(unowned(), [both[0], both[1], of(&report)]);
+        assert_eq!(ok(store.claim(finder.lease, &[report.version], at(after), 9)), [open]);
     }
 
     pub fn a_run_is_claimed_by_one_of_many(store: &dyn Store) {

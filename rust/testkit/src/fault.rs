@@ -183,6 +183,10 @@ impl Store for FaultyStore {
         self.call(|store| store.versions(workflow))
     }
 
+    fn unowned(&self) -> Result<Vec<(i64, i64)>, StoreError> {
+        self.call(|store| store.unowned())
+    }
+
     fn claim(&self, lease: Lease, versions: &[i64], now: LeaseTime, limit: usize) -> Result<Vec<RunId>, StoreError> {
         self.call(|store| store.claim(lease, versions, now, limit))
     }

@@ -27,6 +27,8 @@ pub struct MemoryStore(Mutex<State>);
 #[derive(Default)]
 struct State {
     workflows: Vec<MemWorkflow>,
+    /// The workflows' numbers.
+    names: HashMap<Arc<str>, i64>,
     versions: Vec<MemVersion>,
     runners: HashMap<i64, MemRunner>,
     last_runner: i64,
@@ -44,6 +46,8 @@ struct MemWorkflow {
     name: Arc<str>,
     /// Every task name of any version, with the task's number.
     tasks: HashMap<Arc<str>, TaskId>,
+    /// Its versions' numbers.
+    versions: Vec<i64>,
 }
 
 struct MemVersion {
@@ -210,25 +214,30 @@ impl Store for MemoryStore {
         tasks: &[(Arc<str>, Vec<Arc<str>>)],
     ) -> Result<StoredWorkflow, StoreError> {
         let state = &mut *self.0.lock();
-        let workflow = state.workflows.iter().position(|known| &*known.name == name).unwrap_or_else(|| {
-            state.workflows.push(MemWorkflow { name: name.into(), tasks: HashMap::new() });
-            state.workflows.len() - 1
+        let known = state.names.get(name).copied();
+        let workflow = known.unwrap_or_else(|| {
+            let (name, number): (Arc<str>, _) = (name.into(), state.workflows.len() as i64);
+            state.names.insert(Arc::clone(&name), number);
+            state.workflows.push(MemWorkflow { name, tasks: HashMap::new(), versions: Vec::new() });
+            number
         });
+        let of_workflow = &mut state.workflows[workflow as usize];
         let known =
-            state.versions.iter().position(|known| known.workflow == workflow as i64 && &*known.hash == version);
+            of_workflow.versions.iter().copied().find(|known| *state.versions[*known as usize].hash == *version);
         let version = known.unwrap_or_else(|| {
-            let names = &mut state.workflows[workflow].tasks;
+            let names = &mut of_workflow.tasks;
             let tasks = tasks.iter().map(|(name, dependencies)| {
                 let next = names.len() as TaskId;
                 let id = *names.entry(name.clone()).or_insert(next);
                 RecordedTask { id, name: name.clone(), dependencies: dependencies.clone() }
             });
-            let tasks = tasks.collect();
-            state.versions.push(MemVersion { workflow: workflow as i64, hash: version.into(), tasks });
-            state.versions.len() - 1
+            let (tasks, number) = (tasks.collect(), state.versions.len() as i64);
+            state.versions.push(MemVersion { workflow, hash: version.into(), tasks });
+            of_workflow.versions.push(number);
+            number
         });
-        let tasks = state.versions[version].tasks.clone();
-        Ok(StoredWorkflow { workflow: workflow as i64, version: version as i64, tasks })
+        let tasks = state.versions[version as usize].tasks.clone();
+        Ok(StoredWorkflow { workflow, version, tasks })
     }
 
     fn create(&self, lease: Lease, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
@@ -269,18 +278,24 @@ impl Store for MemoryStore {
 
     fn versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError> {
         let state = &*self.0.lock();
-        let of_workflow = state.versions.iter().zip(0..).filter(|(known, _)| known.workflow == workflow);
-        let stored = |(known, version): (&MemVersion, i64)| StoredVersion {
-            version,
-            hash: known.hash.clone(),
-            tasks: known.tasks.clone(),
+        let of_workflow = usize::try_from(workflow).ok().and_then(|workflow| state.workflows.get(workflow));
+        let stored = |version: &i64| {
+            let known = &state.versions[*version as usize];
+            StoredVersion { version: *version, hash: known.hash.clone(), tasks: known.tasks.clone() }
         };
-        Ok(of_workflow.map(stored).collect())
+        Ok(of_workflow.map_or_else(Vec::new, |found| found.versions.iter().map(stored).collect()))
     }
 
     fn is_alive(&self, runner: i64, now: LeaseTime) -> Result<bool, StoreError> {
         let state = self.0.lock();
         Ok(state.runners.get(&runner).and_then(|runner| runner.expires).is_some_and(|expires| expires > now.micros()))
+    }
+
+    fn unowned(&self) -> Result<Vec<(i64, i64)>, StoreError> {
+        let state = &*self.0.lock();
+        let runs = state.unowned.iter().map(|row| &state.runs[row]).filter(|run| run.status != RunStatus::Paused);
+        let versions: BTreeSet<(i64, i64)> = runs.map(|run| (run.workflow, run.version)).collect();
+        Ok(versions.into_iter().collect())
     }
 
     fn claim(&self, lease: Lease, versions: &[i64], now: LeaseTime, limit: usize) -> Result<Vec<RunId>, StoreError> {
@@ -341,10 +356,13 @@ impl Store for MemoryStore {
 
     fn by_key(&self, key: &str, workflow: Option<&str>) -> Result<Vec<(RunId, Arc<str>)>, StoreError> {
         let state = &*self.0.lock();
-        let named = (state.workflows.iter().zip(0..)).filter(|(known, _)| workflow.is_none_or(|it| it == &*known.name));
-        let found = named.filter_map(|(known, number)| {
+        let numbers = match workflow {
+            None => 0..state.workflows.len() as i64,
+            Some(name) => state.names.get(name).map_or(0..0, |number| *number..number + 1),
+        };
+        let found = numbers.filter_map(|number| {
             let row = state.keys.get(&(number, Arc::from(key)))?;
-            Some((state.runs[row].id, known.name.clone()))
+            Some((state.runs[row].id, state.workflows[number as usize].name.clone()))
         });
         Ok(found.collect())
     }

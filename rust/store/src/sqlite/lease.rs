@@ -71,11 +71,15 @@ const ABANDON: &str = "UPDATE run INDEXED BY run_open SET runner = NULL, epoch =
 const FREE: &str = "SELECT uuid FROM run INDEXED BY run_open \
      WHERE status < 3 AND runner IS NULL AND workflow = (SELECT workflow FROM version WHERE id = ?1) \
      AND version = ?1 AND status <> 2 ORDER BY id LIMIT ?2";
+// The pair that follows one: to go from pair to pair takes no time for the many runs of one of them.
+pub(super) const UNOWNED: &str = "SELECT workflow, version FROM run INDEXED BY run_open \
+     WHERE status < 3 AND runner IS NULL AND (workflow, version) > (?1, ?2) AND status <> 2 \
+     ORDER BY workflow, version LIMIT 1";
 const TAKE: &str = "UPDATE run SET runner = ?2, epoch = ?3, status = 1 WHERE id = ?1";
 
 /// For the test that no hot statement scans a table.
 #[cfg(test)]
-pub(super) const HOT: &[&str] = &[FENCE, RUNNER, FENCE_OFF, ABANDON, FREE, TAKE];
+pub(super) const HOT: &[&str] = &[FENCE, RUNNER, FENCE_OFF, ABANDON, FREE, UNOWNED, TAKE];
 
 /// Fails if the lease was lost. Within a write transaction: then it holds until the commit.
 pub(super) fn fence(connection: &Connection, lease: Lease) -> rusqlite::Result<Option<StoreError>> {
@@ -213,6 +217,22 @@ impl SqliteStore {
             Err(error) => return Err(error),
         };
         Ok(())
+    }
+
+    /// The pairs of workflow and version with runs that belong to nobody.
+    pub(super) fn unowned_versions(&self) -> Result<Vec<(i64, i64)>, StoreError> {
+        let reader = self.reader()?;
+        let read = || -> rusqlite::Result<Vec<(i64, i64)>> {
+            let mut next = reader.prepare_cached(UNOWNED)?;
+            let mut found = Vec::new();
+            let mut last = (i64::MIN, i64::MIN);
+            while let Some(pair) = next.query_row([last.0, last.1], |row| Ok((row.get(0)?, row.get(1)?))).optional()? {
+                found.push(pair);
+                last = pair;
+            }
+            Ok(found)
+        };
+        read().map_err(|error| self.place.error(&error))
     }
 
     pub(super) fn take_over(

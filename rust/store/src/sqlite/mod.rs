@@ -317,6 +317,10 @@ impl Store for SqliteStore {
         self.read_versions(workflow)
     }
 
+    fn unowned(&self) -> Result<Vec<(i64, i64)>, StoreError> {
+        self.unowned_versions()
+    }
+
     fn claim(&self, lease: Lease, versions: &[i64], now: LeaseTime, limit: usize) -> Result<Vec<RunId>, StoreError> {
         self.take_over(lease, versions, now, limit)
     }

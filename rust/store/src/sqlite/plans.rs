@@ -133,6 +133,12 @@ fn a_purge_goes_along_the_numbers_of_the_runs() {
 }
 
 #[test]
+fn what_belongs_to_nobody_is_found_from_version_to_version() {
+    let plan = plan(&database(), lease::UNOWNED);
+    assert_eq!(plan, ["SEARCH run USING INDEX run_open (runner=? AND (workflow,version)>(?,?))"]);
+}
+
+#[test]
 fn claims_find_free_runs_in_order_without_sorting() {
     let connection = database();
     for sql in lease::HOT {

@@ -44,13 +44,15 @@ const JOURNAL: &str = "SELECT task, map, name, n, seq, kind, state, opened_at, c
      failure FROM journal WHERE run = ?1 ORDER BY task, map, seq";
 // CROSS JOIN keeps the order: the few workflows first, then one look into the index of keys for each.
 const KEY: &str = "SELECT r.uuid, w.name FROM workflow w CROSS JOIN run r \
-     WHERE r.workflow = w.id AND r.key = ?1 AND (?2 IS NULL OR w.name = ?2) ORDER BY w.id";
+     WHERE r.workflow = w.id AND r.key = ?1 ORDER BY w.id";
+const KEY_OF: &str = "SELECT r.uuid, w.name FROM workflow w CROSS JOIN run r \
+     WHERE w.name = ?2 AND r.workflow = w.id AND r.key = ?1";
 const VERSION: &str = "SELECT tasks FROM version WHERE id = ?1";
 const VERSIONS: &str = "SELECT id, hash FROM version WHERE workflow = ?1 ORDER BY id";
 
 /// For the test that no hot statement scans a table (`KEY` walks the workflows, which are few).
 #[cfg(test)]
-pub(super) const HOT: &[&str] = &[RUN, STANDING, TASKS, JOURNAL, VERSION, VERSIONS];
+pub(super) const HOT: &[&str] = &[RUN, STANDING, TASKS, JOURNAL, KEY_OF, VERSION, VERSIONS];
 /// The same for the look-up by key: it may walk `workflow` alone.
 #[cfg(test)]
 pub(super) const BY_KEY: &str = KEY;
@@ -233,8 +235,11 @@ impl SqliteStore {
     pub(super) fn read_key(&self, key: &str, workflow: Option<&str>) -> Result<Vec<(RunId, Arc<str>)>, StoreError> {
         let reader = self.reader()?;
         let read = || -> rusqlite::Result<Vec<(Vec<u8>, Arc<str>)>> {
-            let mut statement = reader.prepare_cached(KEY)?;
-            statement.query_map(params![key, workflow], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+            let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+            match workflow {
+                None => reader.prepare_cached(KEY)?.query_map([key], read)?.collect(),
+                Some(workflow) => reader.prepare_cached(KEY_OF)?.query_map([key, workflow], read)?.collect(),
+            }
         };
         let found = read().map_err(|error| self.told(error))?;
         found.into_iter().map(|(uuid, workflow)| Ok((self.uuid(&uuid)?, workflow))).collect()

@@ -1,0 +1,134 @@
+//! What a runner asks its store does not grow with the number of workflows that are registered: counted, not timed.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bide_core::{Graph, PollPolicy, RunId, TaskSpec};
+use bide_executor::drive::Driver;
+use bide_executor::{Dispatch, Engine, Gate, Host, Ready, Source, Wanted};
+use bide_store::{MemoryStore, SqliteStore, Store};
+use bide_testkit::{FaultyStore, VirtualClock};
+
+/// A host that executes nothing.
+struct Nothing;
+
+impl Host for Nothing {
+    type Body = ();
+    type Local = ();
+    type Dispatch = Self;
+
+    fn sources(_body: &()) -> &[Source] {
+        &[]
+    }
+
+    fn gate_policy(_body: &()) -> PollPolicy {
+        unreachable!("nothing has a gate")
+    }
+}
+
+impl Dispatch<Nothing> for Nothing {
+    fn ready(&self, _engine: &Arc<Engine<Self>>, _ready: &mut Vec<Ready<Self>>) {}
+    fn gate(&self, _engine: &Arc<Engine<Self>>, _gate: Gate<Self>) {}
+    fn close(&self, _engine: &Arc<Engine<Self>>) {}
+}
+
+/// A runner whose calls of the store are counted.
+struct Counted {
+    store: Arc<FaultyStore>,
+    driver: Driver<Nothing>,
+}
+
+fn flow(number: usize, tasks: &[&'static str]) -> (Arc<Graph>, Arc<[()]>) {
+    let specs = tasks.iter().map(|name| TaskSpec::new(*name)).collect();
+    let graph = Graph::build(&format!("flow {number}"), specs, false).unwrap();
+    (Arc::new(graph), tasks.iter().map(|_| ()).collect())
+}
+
+impl Counted {
+    fn open(store: &Arc<dyn Store>) -> Self {
+        static SEED: AtomicU64 = AtomicU64::new(1);
+        let (seed, store) = (SEED.fetch_add(1, Ordering::Relaxed), FaultyStore::new(Arc::clone(store)));
+        let driver = Driver::open(Arc::clone(&store) as _, VirtualClock::new(), Nothing, Box::new(|_, _| {}), seed);
+        Self { store, driver: driver.unwrap() }
+    }
+
+    fn calls(&mut self, act: impl FnOnce(&mut Driver<Nothing>)) -> u64 {
+        let before = self.store.calls();
+        act(&mut self.driver);
+        self.store.calls() - before
+    }
+
+    fn register(&mut self, number: usize, tasks: &[&'static str]) -> u64 {
+        let (graph, bodies) = flow(number, tasks);
+        self.calls(|driver| drop(driver.engine().register(graph, bodies).unwrap()))
+    }
+
+    fn is_executing(&self, run: RunId) -> bool {
+        self.driver.engine().live(run).is_some()
+    }
+}
+
+/// A runner on the same store has had a run of this workflow, and has left.
+fn left_behind(store: &Arc<dyn Store>, number: usize, tasks: &[&'static str]) -> RunId {
+    let other = Counted::open(store);
+    let (graph, bodies) = flow(number, tasks);
+    let flow = other.driver.engine().register(graph, bodies).unwrap();
+    let handles = other.driver.engine().submit(&flow, [Wanted { inputs: Box::default(), key: None, local: () }]);
+    let run = handles.unwrap()[0].id();
+    other.driver.engine().finish_close();
+    run
+}
+
+/// How many calls a registration, a run and looks for news take beside so many workflows.
+fn calls_beside(count: usize, store: &Arc<dyn Store>) -> Vec<u64> {
+    let mut runner = Counted::open(store);
+    for number in 1..count {
+        runner.register(number, &["task"]);
+    }
+    let mut calls = vec![runner.register(0, &["task"])];
+    let idle = runner.calls(Driver::lease_turn);
+    assert_eq!(runner.calls(Driver::lease_turn), 0, "a look without news asks for nothing else");
+
+    let (graph, bodies) = flow(0, &["task"]);
+    let registered = runner.driver.engine().register(graph, bodies).unwrap();
+    calls.push(runner.calls(|driver| {
+        let wanted = Wanted { inputs: Box::default(), key: None, local: () };
+        drop(driver.engine().submit(&registered, [wanted]).unwrap());
+    }));
+
+    // News of a run that is to be taken up.
+    let run = left_behind(store, 0, &["task"]);
+    let taken_up = runner.calls(Driver::lease_turn);
+    assert!(runner.is_executing(run));
+    // Of another version of its workflow, which fits.
+    runner.register(0, &["task", "more"]);
+    let older = left_behind(store, 0, &["task"]);
+    let of_another_version = runner.calls(Driver::lease_turn);
+    assert!(runner.is_executing(older));
+    // And of runs that nobody here can take up: of another workflow, and of a version that does not fit.
+    let stranger = left_behind(store, count, &["task"]);
+    let misfit = left_behind(store, 0, &["gone"]);
+    let learns = runner.calls(Driver::lease_turn);
+    assert!(!runner.is_executing(stranger) && !runner.is_executing(misfit));
+    left_behind(store, count, &["task"]);
+    let in_vain = runner.calls(Driver::lease_turn);
+    assert!(in_vain < learns, "what does not fit is not asked for again");
+    calls.extend([idle, taken_up, of_another_version, learns, in_vain]);
+    calls
+}
+
+#[test]
+fn what_is_asked_of_a_store_does_not_grow_with_the_workflows() {
+    let folder = tempfile::tempdir().unwrap();
+    let stores: [fn(&std::path::Path, usize) -> Arc<dyn Store>; 2] = [
+        |_, _| MemoryStore::new(),
+        |folder, count| SqliteStore::open(&folder.join(format!("{count}.db")), bide_store::Durability::Normal).unwrap(),
+    ];
+    for open in stores {
+        let beside = |count| calls_beside(count, &open(folder.path(), count));
+        let one = beside(1);
+        assert_eq!(one, beside(2));
+        assert_eq!(one, beside(200));
+    }
+}
