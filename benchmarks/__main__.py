@@ -33,7 +33,7 @@ BASELINE_ROWS = (
     "late",
     "resume",
 )
-BIDE_ROWS = (*BASELINE_ROWS, "latency", "unfinished", "million")
+BIDE_ROWS = (*BASELINE_ROWS, "latency", "unfinished", "million", "workflows")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Subject:
 
 SUBJECTS = [
     Subject(table.MEMORY, "bide_rows", BIDE_ROWS),
-    Subject(table.NORMAL, "bide_rows", (*BIDE_ROWS, "behind"), store="normal"),
+    Subject(table.NORMAL, "bide_rows", (*BIDE_ROWS, "behind", "idle"), store="normal"),
     Subject(table.FULL, "bide_rows", ("wide", "chain", "single", "many"), store="full", busy=False),
     Subject(table.BASELINE, "asyncio_rows", BASELINE_ROWS),
     Subject(table.THREADS, "threads_rows", tuple(row for row in BASELINE_ROWS if row not in {"many", "gates"})),

@@ -1,7 +1,10 @@
-"""bide's rows that ask whether cost or memory grows: with a run's size, with a store's runs, with time."""
+"""bide's rows that ask whether cost or memory grows: with a run's size, a store's runs, workflows."""
 
 import os
 import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -10,7 +13,7 @@ from pathlib import Path
 import bide
 
 from . import measure
-from .bide_flows import one_flow, open_runner, wide_flow
+from .bide_flows import noop_named, one_flow, open_runner, wide_flow
 
 
 def row_growth(setting: measure.Setting) -> measure.Metrics:
@@ -108,4 +111,49 @@ def row_million(setting: measure.Setting) -> measure.Metrics:
     return {"million_mb": late, "million_mb_growth": late / early} | costs
 
 
-ROWS = {"growth": row_growth, "unfinished": row_unfinished, "million": row_million}
+def register(runner: bide.Runner, number: int) -> float:
+    """Register one more workflow; seconds of the process."""
+    flow = bide.Workflow(f"tenant-{number}", [noop_named("noop")])
+    start = time.process_time()
+    runner.register(flow)
+    return time.process_time() - start
+
+
+def row_workflows(setting: measure.Setting) -> measure.Metrics:
+    """Runs beside many workflows, and registering yet more."""
+    with open_runner(setting) as empty, open_runner(setting) as full:
+        for number in range(measure.WORKFLOWS):
+            register(full, number)
+        costs = beside("workflows", empty, full)
+        for number in range(measure.WORKFLOWS, measure.REGISTERED - 100):
+            register(full, number)
+        both = [[register(runner, number) for runner in (empty, full)] for number in range(-100, 0)]
+    early, late = (statistics.median(seconds) for seconds in zip(*both, strict=True))
+    return costs | {"workflows_register": late * 1e6, "workflows_register_growth": late / early}
+
+
+def row_idle(_setting: measure.Setting) -> measure.Metrics:
+    """A runner with many workflows that does nothing, while another process commits to its file."""
+    with measure.scratch() as folder, bide.Runner(Path(folder) / "bide.db") as runner:
+        for number in range(measure.WORKFLOWS):
+            register(runner, number)
+        writer = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.writer", str(Path(folder) / "bide.db")], stdout=subprocess.PIPE
+        )
+        try:
+            assert writer.stdout is not None  # noqa: S101 - for mypy
+            writer.stdout.readline()
+            time.sleep(measure.SETTLE_SECONDS)
+            return {"idle_cpu": measure.cpu_percent()}
+        finally:
+            writer.kill()
+            writer.communicate()
+
+
+ROWS = {
+    "growth": row_growth,
+    "unfinished": row_unfinished,
+    "million": row_million,
+    "workflows": row_workflows,
+    "idle": row_idle,
+}

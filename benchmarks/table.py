@@ -112,6 +112,16 @@ METRICS = {
         Metric("million_mb", f"resident memory after {measure.ENDED:,} runs", "MB", ratio=False),
         Metric("million_mb_growth", f"by that after {measure.ENDED_EARLY:,}", "", 2, ratio=False),
     ],
+    "workflows": [
+        *_costs("workflows", f"beside {measure.WORKFLOWS:,} workflows"),
+        Metric("workflows_register", f"registering {measure.REGISTERED:,} workflows, the last hundred, each", "µs"),
+        Metric("workflows_register_growth", "by the first hundred, in turns", "", 2, ratio=False),
+    ],
+    "idle": [
+        Metric(
+            "idle_cpu", f"idle with {measure.WORKFLOWS:,} workflows, another process commits: CPU", "%", 2, ratio=False
+        )
+    ],
 }
 """By row, that is, by what is measured in one process: the lines that come of it."""
 
@@ -161,11 +171,15 @@ GOALS = (
             "unfinished_many_growth",
             "million_single_growth",
             "million_many_growth",
+            "workflows_single_growth",
+            "workflows_many_growth",
+            "workflows_register_growth",
         )
         for subject in (MEMORY, NORMAL)
     ),
     Goal("million_mb_growth", MEMORY, most=1.1),
     Goal("million_mb_growth", NORMAL, most=1.1),
+    Goal("idle_cpu", NORMAL, most=1.0),
     Goal("sleeps", MEMORY, most=0.4),
     Goal("sleeps", NORMAL, most=0.4),
     Goal("chain", NORMAL, least=20_000),

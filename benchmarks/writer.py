@@ -1,0 +1,22 @@
+"""Commits runs to a bide file, some hundred a second, until it is killed: `python -m benchmarks.writer FILE`."""
+
+import sys
+import time
+
+import bide
+
+from .bide_flows import noop_named
+
+
+def main() -> None:
+    """Print a line when writing begins, and go on."""
+    flow = bide.Workflow("written", [noop_named("noop")])
+    with bide.Runner(sys.argv[1]) as runner:
+        print("writing", flush=True)
+        while True:
+            runner.run(flow)
+            time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    main()
