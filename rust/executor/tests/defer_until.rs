@@ -394,3 +394,92 @@ fn is_deferred(store: &Arc<dyn Store>, run: bide_executor::core::RunId) -> bool 
     let stored = store.load(run).unwrap().unwrap();
     stored.rows.iter().any(|row| row.sub_status == Some(SubStatus::Deferred))
 }
+
+#[test]
+fn a_wait_asked_again_after_it_was_satisfied_has_a_new_deadline() {
+    on_every_store(|place| async move {
+        let (polls, entered) = (Polls::default(), Arc::new(Notify::new()));
+        let (hold, timeout) = (Arc::new(AtomicBool::new(true)), Duration::from_millis(400));
+        let parts = (polls.clone(), Arc::clone(&entered), Arc::clone(&hold));
+        let flow = Workflow::builder("again")
+            .task("wait", move |cx: TaskContext| {
+                let (polls, entered, hold) = parts.clone();
+                async move {
+                    let handle = cx.handle();
+                    // Satisfied at once the first time it is asked, and at the second poll when it is asked again.
+                    let asked = || async { polls.count() == 0 && polls.reach(1) || polls.reach(3) };
+                    handle.defer_until(asked, SOON).timeout(timeout).await?;
+                    let opened = std::time::Instant::now();
+                    let over = || {
+                        let over = opened.elapsed() > timeout;
+                        if over {
+                            entered.notify_one();
+                        }
+                        let hold = &hold;
+                        async move { over && !hold.load(Ordering::SeqCst) }
+                    };
+                    handle.defer_until(over, SOON).named("held").await?;
+                    Ok(())
+                }
+            })
+            .build()
+            .unwrap();
+        let runner = place.runner(1);
+        let run = runner.submit(&flow, &()).await.unwrap().id();
+        entered.notified().await;
+        drop(runner);
+        hold.store(false, Ordering::SeqCst);
+        let runner = place.runner(1);
+        runner.register(&flow).await.unwrap();
+        runner.handle(run).await.unwrap().result().await.unwrap();
+        assert_eq!(polls.count(), 3);
+        runner.close().await;
+    });
+}
+
+#[test]
+fn steps_in_another_order_find_their_records() {
+    on_every_store(|place| async move {
+        let (steps, entered) = (Polls::default(), Arc::new(Notify::new()));
+        let hold = Arc::new(AtomicBool::new(true));
+        let parts = (steps.clone(), Arc::clone(&entered), Arc::clone(&hold));
+        let flow = Workflow::builder("shuffled")
+            .task("steps", move |cx: TaskContext| {
+                let (steps, entered, hold) = parts.clone();
+                async move {
+                    let handle = cx.handle();
+                    let mut items = ["a", "b", "c"];
+                    if !hold.load(Ordering::SeqCst) {
+                        items.reverse();
+                    }
+                    for item in items {
+                        let done = || async {
+                            steps.reach(1);
+                            Ok(item.to_owned())
+                        };
+                        let result: String = handle.step("do", &item, done).await?;
+                        assert_eq!(result, item);
+                    }
+                    let over = || {
+                        entered.notify_one();
+                        let hold = &hold;
+                        async move { !hold.load(Ordering::SeqCst) }
+                    };
+                    handle.defer_until(over, SOON).named("held").await?;
+                    Ok(())
+                }
+            })
+            .build()
+            .unwrap();
+        let runner = place.runner(1);
+        let run = runner.submit(&flow, &()).await.unwrap().id();
+        entered.notified().await;
+        drop(runner);
+        hold.store(false, Ordering::SeqCst);
+        let runner = place.runner(1);
+        runner.register(&flow).await.unwrap();
+        runner.handle(run).await.unwrap().result().await.unwrap();
+        assert_eq!(steps.count(), 3);
+        runner.close().await;
+    });
+}
