@@ -14,6 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import pydantic
 import pytest
 
 import bide
+import stable_values
 from bide._digest_v1 import digest_of_arguments
 from processes import eventually
 
@@ -158,6 +160,27 @@ def test_a_captured_value_that_differs_is_a_mismatch(world: World) -> None:
         bide.ReplayMismatch, match="captured token='t1' was recorded, and now it is captured token='t2'"
     ):
         world.enter_again(body("t2"))
+
+
+FIRST_VERSION: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
+    ((1, "a", 2.5, None, True, b"x"), {"k": [1, (2,), {"a": 1}, {3}]}, "da51f916cdea81544d979f50d7cb98f0"),
+    (
+        (
+            stable_values.Mode.FAST,
+            stable_values.Config(frozenset("ab"), {"x": 1}),
+            stable_values.load,
+            stable_values.Config,
+        ),
+        {},
+        "699379e6f879c5c8f6f1b8cf9c8850e6",
+    ),
+    ((datetime(2024, 1, 1, 2, 3, tzinfo=UTC),), {}, "02729036a1c6d131aacbe338a42c01fd"),
+]
+
+
+@pytest.mark.parametrize(("args", "kwargs", "digest"), FIRST_VERSION)
+def test_the_first_versions_digest_never_changes(args: tuple[Any, ...], kwargs: dict[str, Any], digest: str) -> None:
+    assert (digest_of_arguments(args, kwargs) or b"").hex() == digest
 
 
 @pytest.mark.parametrize("changed", [False, True])

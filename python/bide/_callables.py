@@ -8,7 +8,7 @@ from typing import Any
 _NOT_PLAIN = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
-KEPT_CODEC = "__bide_codec__"
+KEPT_CODEC = "__bide_step__"
 """The attribute of a function in which `_steps.py` keeps its codec. No state of the user's."""
 
 
