@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import enum
 import functools
+import ipaddress
 import sys
 import threading
 import types
@@ -88,6 +89,13 @@ class Retrying:
 class OwnPartial(functools.partial[Any]):
     """A partial with more."""
 
+    job: Any
+
+
+class SlotPartial(functools.partial[Any]):
+    """A partial with a slot."""
+
+    __slots__ = ("job",)
     job: Any
 
 
@@ -217,6 +225,12 @@ def own_partial(value: Any) -> Any:
     return condition
 
 
+def slot_partial(value: Any) -> Any:
+    condition = SlotPartial(helper, 1)
+    condition.job = value
+    return condition
+
+
 def partial_with_attribute(value: Any) -> Any:
     condition: Any = functools.partial(helper, 1)
     condition.job = value
@@ -240,6 +254,7 @@ HOLDING: dict[str, Callable[[Any], Proof]] = {
     "a partial by keyword": lambda value: proof_of(functools.partial(helper, job=value)),
     "a partial of a partial": lambda value: proof_of(functools.partial(functools.partial(helper, value), 1)),
     "a subclass of partial": lambda value: proof_of(own_partial(value)),
+    "a slot of a subclass of partial": lambda value: proof_of(slot_partial(value)),
     "an attribute of a partial": lambda value: proof_of(partial_with_attribute(value)),
     "a method": lambda value: proof_of(Holder(value).done),
     "a callable object": lambda value: proof_of(Holder(value)),
@@ -267,6 +282,7 @@ HOLDING: dict[str, Callable[[Any], Proof]] = {
 }
 
 NEVER_PROVED = {
+    "a slot of a subclass of partial",
     "a subclass of partial",
     "an attribute of a partial",
     "a decorator that is a class",
@@ -460,6 +476,7 @@ HIDING: dict[str, Callable[[], Any]] = {
     "beside a text": lambda: with_attribute(Text("a")),
     "beside an ordered dict": lambda: with_attribute(OrderedDict()),
     "beside a counter": lambda: with_attribute(Counter()),
+    "beside a network": lambda: with_attribute(ipaddress.ip_network("10.0.0.0/8")),
     "state of a thread": lambda: OnThread(),
     "an object": lambda: Config(),
     "a lock": lambda: threading.Lock(),
