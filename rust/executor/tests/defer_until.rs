@@ -409,16 +409,14 @@ fn a_wait_asked_again_after_it_was_satisfied_has_a_new_deadline() {
                     // Satisfied at once the first time it is asked, and at the second poll when it is asked again.
                     let asked = || async { polls.count() == 0 && polls.reach(1) || polls.reach(3) };
                     handle.defer_until(asked, SOON).timeout(timeout).await?;
-                    let opened = std::time::Instant::now();
-                    let over = || {
-                        let over = opened.elapsed() > timeout;
-                        if over {
-                            entered.notify_one();
-                        }
+                    // The deadline of the satisfied wait passes.
+                    handle.sleep(timeout).await?;
+                    let held = || {
+                        entered.notify_one();
                         let hold = &hold;
-                        async move { over && !hold.load(Ordering::SeqCst) }
+                        async move { !hold.load(Ordering::SeqCst) }
                     };
-                    handle.defer_until(over, SOON).named("held").await?;
+                    handle.defer_until(held, SOON).named("held").await?;
                     Ok(())
                 }
             })

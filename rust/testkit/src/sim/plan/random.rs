@@ -27,8 +27,8 @@ fn span(rng: &mut Rng) -> u64 {
 impl Act {
     fn random(rng: &mut Rng) -> Self {
         match rng.below(24) {
-            0..4 => Self::Step(!rng.one_in(4)),
-            4 => Self::Shuffled(2 + rng.below(4) as u8),
+            0..3 => Self::Step(!rng.one_in(4)),
+            3..5 => Self::Shuffled(3 + rng.below(6) as u8),
             5..9 => Self::Until(span(rng), rng.one_in(4)),
             9..11 => Self::Unprovable(span(rng)),
             11..13 => Self::TimesOut(span(rng)),
