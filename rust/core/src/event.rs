@@ -224,6 +224,11 @@ pub enum Effect {
         /// What for.
         timer: Timer,
     },
+    /// The task's body is no suspect any more: it has recorded something, waits or is over.
+    Cleared {
+        /// Which.
+        task: TaskRef,
+    },
     /// The run has ended or is paused: tell whoever waits for it.
     Settled {
         /// How.

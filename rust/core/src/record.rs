@@ -83,6 +83,42 @@ pub struct Entry {
     pub closed_at: Option<Time>,
 }
 
+/// How often in a row a body was entered as a suspect: after a process that may have died of it, nothing recorded since.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// So many times; 0: it is no suspect.
+    pub times: u32,
+    /// The runner that has its run has entered it. Otherwise an earlier runner had.
+    pub executes: bool,
+}
+
+impl Mark {
+    /// As it is stored: the count, negative unless the body executes.
+    #[must_use]
+    pub const fn code(self) -> i64 {
+        if self.executes { self.times as i64 } else { -(self.times as i64) }
+    }
+
+    /// The mark of a stored number; `None` if nobody can have counted that far.
+    #[must_use]
+    pub fn from_code(code: i64) -> Option<Self> {
+        let times = u32::try_from(code.unsigned_abs()).ok().filter(|times| i32::try_from(*times).is_ok())?;
+        Some(Self { times, executes: code > 0 })
+    }
+
+    /// The same mark once its run is another runner's.
+    #[must_use]
+    pub const fn set_aside(self) -> Self {
+        Self { executes: false, ..self }
+    }
+
+    /// The mark of a body that is entered once more.
+    #[must_use]
+    pub const fn entered(self) -> Self {
+        if self.executes { self } else { Self { times: self.times.saturating_add(1), executes: true } }
+    }
+}
+
 /// The whole row of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskRow {
@@ -98,8 +134,8 @@ pub struct TaskRow {
     pub sub_status: Option<SubStatus>,
     /// Tries so far, from 1; 0 before the first.
     pub attempts: u32,
-    /// A recovered body has been entered and nothing has been recorded since.
-    pub entered: bool,
+    /// Whether its body may have ended an earlier process.
+    pub mark: Mark,
     /// What the body returned.
     pub output: Option<Value>,
     /// The body's changes of the context, packed (see [`crate::pack`]).
@@ -131,7 +167,7 @@ impl TaskRow {
             status: TaskStatus::Pending,
             sub_status: None,
             attempts: 0,
-            entered: false,
+            mark: Mark::default(),
             output: None,
             changes: None,
             failure: None,
@@ -175,7 +211,7 @@ pub struct RunUpdate {
     pub ended_at: Option<Time>,
     /// Why it does not go on, in words.
     pub blocked_by: Option<Arc<str>>,
-    /// How many processes in a row have entered a marked body of it and recorded nothing new.
+    /// How many processes in a row have died while one of its bodies was the only marked one that they executed.
     pub crashes: u32,
     /// The workflow version that the run goes on with, if it is another than before.
     pub version: Option<i64>,
@@ -269,7 +305,7 @@ pub struct RunRow {
     pub ended_at: Option<Time>,
     /// Why it does not go on, in words.
     pub blocked_by: Option<Arc<str>>,
-    /// How many processes in a row have entered a marked body of it and recorded nothing new.
+    /// How many processes in a row have died while one of its bodies was the only marked one that they executed.
     pub crashes: u32,
     /// The runner that has it, if any.
     pub runner: Option<i64>,

@@ -1,9 +1,9 @@
 //! Taking a run up again: from its rows back to its state, and what goes on at once.
 //!
 //! What was running is entered again, what waited for a time is entered again when the time is reached, gates are
-//! watched again, retries keep their time. Whatever an earlier process may have entered is suspect until the run
-//! records something new (see `run/rows.rs`): a run that is found [`MAX_CRASHES`] times in a row with a mark and no
-//! new record kills its process, and is paused.
+//! watched again, retries keep their time. Whatever an earlier process may have entered is a suspect (see
+//! `run/rows.rs`): a run of which one body was the only suspect that [`MAX_CRASHES`] processes in a row executed when
+//! they died is paused.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::status::{RunStatus, TaskStatus};
 use crate::time::Time;
 use crate::value::Value;
 
-/// So many processes in a row may enter a marked body of a run, and record nothing new, before it is paused.
+/// So many processes in a row may die while they execute one body and no other suspect, before its run is paused.
 pub const MAX_CRASHES: u32 = 5;
 
 /// No attempts, entries or crashes were ever counted that far; counting on from there would leave the type.
@@ -91,7 +91,7 @@ impl RunState {
             detail.retry_at = row.retry_at;
             // What a wait is for is the journal's to say: it changes when the wait ends.
             detail.blocked_by = row.blocked_by.filter(|_| row.status == TaskStatus::Skipped);
-            detail.entered = row.entered;
+            detail.mark = row.mark.set_aside();
         }
         for (id, map, entry) in stored.entries {
             let ix = position(id, map)?;
@@ -125,11 +125,19 @@ impl RunState {
         let marked = self.marked();
         let crashes = if marked.is_empty() { 0 } else { self.crashes };
         if crashes >= MAX_CRASHES {
-            let names: Vec<String> = marked.iter().map(|ix| format!("'{}'", self.graph.name(*ix))).collect();
+            // Each death has raised the mark of the body that was alone.
+            let times = |ix: &TaskIx| self.known_detail(*ix).map_or(0, |detail| detail.mark.times);
+            let most = marked.iter().map(times).max().unwrap_or_default();
+            let blamed = marked.iter().filter(|ix| times(ix) == most);
+            let names: Vec<String> = blamed.map(|ix| format!("'{}'", self.graph.name(*ix))).collect();
             let names = names.join(", ");
             self.crashes = 0;
             self.rare().blocked_by = Some(
-                format!("the process died {MAX_CRASHES} times in a row while it executed {names}; mend that, then resume the run").into(),
+                format!(
+                    "the process died {MAX_CRASHES} times in a row while it executed {names}; fix that task and submit \
+                     the work under another key (this run keeps its key and stays paused: resuming is not there yet)"
+                )
+                .into(),
             );
             self.settle(RunStatus::Paused, out);
             return;

@@ -40,7 +40,7 @@ use crate::failure::Failure;
 use crate::graph::Graph;
 use crate::id::{NO_MAP, RunId, TaskId, TaskIx, TaskRef};
 use crate::journal::{Journal, Recall};
-use crate::record::{Batch, EntryKey, RunRowId};
+use crate::record::{Batch, EntryKey, Mark, RunRowId};
 use crate::status::{RunStatus, SubStatus, TaskStatus};
 use crate::time::Time;
 use crate::uses::{Asked, Uses};
@@ -61,7 +61,8 @@ pub struct RunState {
     /// Only of a run that failed, was paused or was taken up by another version. A hundred thousand runs that wait are
     /// to be cheap.
     pub(crate) rare: Option<Box<Rare>>,
-    /// How many processes in a row have entered a marked body and recorded nothing new.
+    /// How many processes in a row have died while one of its bodies was the only marked one that they executed. The
+    /// store counts, when it takes the run from the dead process; here it is only set back.
     pub(crate) crashes: u32,
     /// Zero until then.
     pub(crate) ended_at: Time,
@@ -69,8 +70,6 @@ pub struct RunState {
     pub(crate) recovered: bool,
     /// Loaded from the store, and nothing new has been recorded since: no mark exists unless this is true.
     pub(crate) unproven: bool,
-    /// This process is one of those that `crashes` counts.
-    pub(crate) counted: bool,
 }
 
 /// What few runs need.
@@ -122,8 +121,8 @@ pub(crate) struct Detail {
     pub(crate) waited_until: Time,
     pub(crate) retry_at: Option<Time>,
     pub(crate) blocked_by: Option<Arc<str>>,
-    /// The mark.
-    pub(crate) entered: bool,
+    /// Whether the body may have ended an earlier process, as its row says.
+    pub(crate) mark: Mark,
 }
 
 /// That a body has been entered.
@@ -178,7 +177,6 @@ impl RunState {
             ended_at: Time::default(),
             recovered: false,
             unproven: false,
-            counted: false,
         }
     }
 
@@ -204,6 +202,12 @@ impl RunState {
     #[must_use]
     pub fn failure(&self) -> Option<&Failure> {
         self.rare.as_ref()?.failure.as_ref()
+    }
+
+    /// Whether it was loaded from the store and `Begin` has not been applied yet.
+    #[must_use]
+    pub fn is_recovered(&self) -> bool {
+        self.recovered
     }
 
     /// Why the run does not go on.

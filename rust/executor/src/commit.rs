@@ -373,6 +373,7 @@ impl<H: Host> Engine<H> {
             Effect::Gate { task, attempt, due: None, deadline } => {
                 self.dispatch.gate(self, Gate { run, task, attempt, deadline });
             }
+            Effect::Cleared { task } => self.cleared(&run, task),
             Effect::Settled { status } => {
                 self.runs.lock().remove(&run.id.row());
                 if status == RunStatus::Paused {

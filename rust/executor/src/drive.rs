@@ -18,6 +18,7 @@ use crate::host::{Host, Ready};
 use crate::limit::Limit;
 use crate::services::lease::Watch;
 use crate::services::retention::{RETENTION, Sweep};
+pub use crate::suspects::Turn;
 use crate::timers::Alarm;
 
 /// An engine and what its threads would remember.
@@ -112,7 +113,7 @@ impl<H: Host> Driver<H> {
         retention: Option<Duration>,
     ) -> Result<Self, StoreError> {
         let watch = Watch { renewed: clock.steady(), seen: 0 };
-        let engine = Engine::without_threads(store, clock, dispatch, log, seed, retention)?;
+        let engine = Engine::without_threads(store, clock, dispatch, log, seed, retention, Arc::default())?;
         Ok(Self { engine, watch, sweep: Sweep::new(), timer: Sleep::default() })
     }
 
@@ -200,6 +201,13 @@ impl<H: Host> Driver<H> {
     #[must_use]
     pub fn unless_overdue(&self, ready: Ready<H>) -> Option<Ready<H>> {
         Arc::clone(&ready.run).wait_for_overdue(ready)
+    }
+
+    /// A body that may execute beside the others: with its turn, if an earlier process may have died of it. One that may
+    /// not will be ready again.
+    #[must_use]
+    pub fn admit_suspect(&self, ready: Ready<H>) -> Option<(Ready<H>, Option<Turn>)> {
+        self.engine.admit_suspect(ready)
     }
 
     /// A body that has been entered begins to use up its time, if its task has a timeout.

@@ -25,6 +25,7 @@ use crate::ids::{IdMaker, seed};
 use crate::services::lease::LeaseService;
 use crate::services::retention::{RETENTION, RetentionService};
 use crate::settled::{Settled, Settlement};
+use crate::suspects::Suspects;
 use crate::timers::Timers;
 
 /// The default number of slots: one for each processor and four more, at most 32.
@@ -50,6 +51,8 @@ pub struct Engine<H: Host> {
     pub(crate) runs: Mutex<HashMap<RunRowId, Arc<Run<H>>>>,
     pub(crate) watched: Mutex<HashMap<RunId, std::sync::Weak<Settled>>>,
     pub(crate) ids: IdMaker,
+    /// The bodies that may have ended an earlier process; shared by all engines of this one.
+    pub(crate) suspects: Arc<Suspects>,
     pub(crate) lease_service: LeaseService,
     pub(crate) retention_service: RetentionService,
     /// How long ended runs are kept; `None`: for ever.
@@ -106,7 +109,7 @@ impl<H: Host> Engine<H> {
         log: Log,
         retention: Option<Duration>,
     ) -> Result<Arc<Self>, StoreError> {
-        let engine = Self::without_threads(store, clock, dispatch, log, seed(), retention)?;
+        let engine = Self::without_threads(store, clock, dispatch, log, seed(), retention, Suspects::of_process())?;
         // Whatever fails from here on: the lease is given back and no thread is left.
         engine.start_threads().inspect_err(|_| engine.finish_close())?;
         Ok(engine)
@@ -134,6 +137,7 @@ impl<H: Host> Engine<H> {
         log: Log,
         seed: u64,
         retention: Option<Duration>,
+        suspects: Arc<Suspects>,
     ) -> Result<Arc<Self>, StoreError> {
         let now = clock.lease_time();
         let lease = store.enroll(now)?;
@@ -148,6 +152,7 @@ impl<H: Host> Engine<H> {
             runs: Mutex::default(),
             watched: Mutex::default(),
             ids: IdMaker::new(seed),
+            suspects,
             lease_service,
             retention_service: RetentionService::default(),
             retention,
@@ -292,6 +297,7 @@ impl<H: Host> Engine<H> {
         self.log(Level::Error, &format!("the runner on {} stops: {why}", self.store().name()));
         self.closing.store(true, Ordering::Release);
         self.dispatch.close(self);
+        self.forget_suspects();
         self.settle_all(settlement);
     }
 
@@ -299,6 +305,7 @@ impl<H: Host> Engine<H> {
     pub fn begin_close(self: &Arc<Self>) {
         if !self.closing.swap(true, Ordering::AcqRel) {
             self.dispatch.close(self);
+            self.forget_suspects();
         }
     }
 

@@ -95,6 +95,8 @@ pub struct Run<H: Host> {
     pub local: H::Local,
     /// Where callers wait for it.
     pub settled: Settled,
+    /// It was taken up from the store: an earlier process may have died of its bodies.
+    pub(crate) recovered: bool,
     /// What few runs have.
     pub(crate) rare: Mutex<Option<Box<Rare<H>>>>,
 }
@@ -120,6 +122,7 @@ impl<H: Host> Run<H> {
         let Wanted { inputs, key, local } = wanted;
         Self {
             id: state.id(),
+            recovered: state.is_recovered(),
             key,
             flow: Arc::clone(flow),
             inputs,

@@ -28,6 +28,7 @@ mod settled;
 pub mod slots;
 mod spin;
 mod submit;
+mod suspects;
 mod take_up;
 mod timers;
 mod work;

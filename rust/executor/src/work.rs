@@ -134,6 +134,7 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
     /// Executes one body. The slot comes back, unless the body was suspended without one.
     fn execute<C: Worker<H>>(&mut self, ready: Ready<H>, held: Held<H>, cx: &mut C) -> Option<Held<H>> {
         let Some(ready) = Arc::clone(&ready.run).wait_for_overdue(ready) else { return Some(held) };
+        let Some((ready, turn)) = self.engine.admit_suspect(ready) else { return Some(held) };
         let wants_handle = ready.run.flow.graph.spec(ready.task.ix).wants_handle;
         let shared = &self.engine.dispatch.shared;
         let ready = if wants_handle {
@@ -216,6 +217,7 @@ impl<H: Host<Dispatch = Pool<H>>> Thread<'_, H> {
         if held.group.push(Done { run, event, at, reply: None }, now) || entered.mark {
             self.commit(&held, cx);
         }
+        drop(turn);
         cx.between(now);
         Some(held)
     }

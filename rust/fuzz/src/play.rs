@@ -124,7 +124,7 @@ fn react(graph: &Graph, state: &mut RunState, effect: Effect, events: &mut Vec<E
             let timer = if timer == Timer::Retry { Timer::Retry } else { Timer::Reenter };
             events.push(Event::Due { task, attempt, timer });
         }
-        Effect::Settled { .. } => {}
+        Effect::Cleared { .. } | Effect::Settled { .. } => {}
     }
 }
 

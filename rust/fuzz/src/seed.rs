@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{DoneRow, NewRun, RunUpdate};
+use bide_core::record::{DoneRow, Mark, NewRun, RunUpdate};
 use bide_core::{
     Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, GateSpec, GateUntil, Graph, NO_MAP, RetryPolicy,
     RunId, RunIf, RunStatus, SubStatus, TaskId, TaskRow, TaskSpec, TaskStatus, Time, Value, Write, pack,
@@ -111,8 +111,11 @@ fn entry(n: u32, kind: EntryKind, state: EntryState) -> Entry {
 fn in_the_middle(run: i64, ids: &[TaskId]) -> Vec<Write> {
     let value = Value::tagged(b'i', b"3");
     let changes: Arc<[u8]> = pack::pack([("rows", Some(&value)), ("gone", None)]).into();
-    let first =
-        TaskRow { sub_status: Some(SubStatus::Deferred), entered: true, ..row(run, ids[0], TaskStatus::Running) };
+    let first = TaskRow {
+        sub_status: Some(SubStatus::Deferred),
+        mark: Mark { times: 1, executes: true },
+        ..row(run, ids[0], TaskStatus::Running)
+    };
     let done = TaskRow {
         output: Some(Value::tagged(b'j', b"[1,2]")),
         changes: Some(changes),

@@ -338,7 +338,7 @@ fn a_row_that_does_not_read_back_is_corrupt_naming_run_and_column() {
         ("UPDATE task SET status = 99", "task.status"),
         ("UPDATE task SET sub_status = 7", "task.sub_status"),
         ("UPDATE task SET attempts = -1", "task.attempts"),
-        ("UPDATE task SET entered = 2", "task.entered"),
+        ("UPDATE task SET entered = 4294967296", "task.entered"),
         ("UPDATE task SET map = 99999999999", "task.map"),
         ("UPDATE task SET failure = 'oops'", "task.failure"),
         ("UPDATE task SET blocked_by = CAST(x'ff' AS TEXT)", "task.blocked_by"),

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
-use bide_core::record::{DoneRow, NewRun};
-use bide_core::{NO_MAP, RunId, Time, Value, Write};
+use bide_core::record::{DoneRow, Mark, NewRun};
+use bide_core::{NO_MAP, RunId, TaskRow, Time, Value, Write};
 use bide_store::{Creation, Durability, Lease, RunFilter, SqliteStore, Store, StoreError};
 
 /// How many runs each of several writing processes makes.
@@ -127,6 +127,28 @@ fn play_a_part() {
             store.leave(lease).unwrap();
             say("done");
         }
+        runs if runs.starts_with("execute ") => {
+            let store = open(path);
+            let (workflow, version) = register(&*store);
+            let first: u16 = runs.split_whitespace().nth(1).unwrap().parse().unwrap();
+            for (number, bodies) in (first..).zip(runs.split_whitespace().skip(2)) {
+                // A runner for each run.
+                let lease = store.enroll(NOW.into()).unwrap();
+                let id = RunId::new(NOW.0 as u64 / 1000, number, u64::from(std::process::id()) << 32);
+                let new = NewRun { id, workflow, version, key: None, inputs: [].into(), created_at: NOW };
+                assert_eq!(store.create(lease, &[new]).unwrap(), [Creation::Created]);
+                let mark = |code| Mark::from_code(code).unwrap();
+                let rows = (0..).zip(bodies.split(',')).map(|(task, code)| {
+                    Write::Task(Box::new(TaskRow {
+                        mark: mark(code.parse().unwrap()),
+                        ..TaskRow::pending(id.row(), task)
+                    }))
+                });
+                let _ = store.commit(lease, &mut rows.collect()).unwrap();
+            }
+            say("executes");
+            wait_to_be_told();
+        }
         "fork" => {
             let store = open(path);
             let (lease, _) = own_a_run(&*store);
@@ -170,6 +192,39 @@ fn a_killed_process_is_known_to_be_dead_at_once_and_its_runs_are_taken_over() {
     assert!(news > seen);
     assert_eq!(store.claim(lease, &[version], NOW.into(), 10).unwrap(), [] as [RunId; 0]);
     assert_eq!(store.news().unwrap(), news);
+}
+
+#[test]
+fn a_dead_process_blames_the_one_marked_body_that_it_executed() {
+    // What each process executed: the number of its first run, the marks of the bodies of each run, as they are stored.
+    // Then how often each run is blamed.
+    let cases: [(&[&str], &[u32]); 7] = [
+        (&["execute 1 1"], &[1]),
+        (&["execute 1 0 -3,7"], &[0, 1]),
+        (&["execute 1 1,1"], &[0]),
+        (&["execute 1 1 1"], &[0, 0]),
+        (&["execute 1 0 -4"], &[0, 0]),
+        (&["execute 1 2 -1", "execute 3 5"], &[1, 0, 1]),
+        (&["execute 1 2", "execute 2 1 1"], &[1, 0, 0]),
+    ];
+    for (parts, blamed) in cases {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bide.db");
+        let store = open(&path);
+        let (_, version) = register(&*store);
+        let lease = store.enroll(NOW.into()).unwrap();
+        let mut others: Vec<Other> = parts.iter().map(|part| Other::start(part, &path)).collect();
+        for other in &mut others {
+            assert_eq!(other.says(), "executes");
+        }
+        assert_eq!(store.claim(lease, &[version], NOW.into(), 10).unwrap(), [] as [RunId; 0]);
+        others.into_iter().for_each(Other::kill);
+        let claimed = store.claim(lease, &[version], NOW.into(), 10).unwrap();
+        let stored: Vec<_> = claimed.iter().map(|run| store.load(*run).unwrap().unwrap()).collect();
+        let crashes: Vec<u32> = stored.iter().map(|stored| stored.run.crashes).collect();
+        assert_eq!(crashes, blamed, "{parts:?}");
+        assert!(stored.iter().flat_map(|stored| &stored.rows).all(|row| !row.mark.executes), "{parts:?}");
+    }
 }
 
 #[test]

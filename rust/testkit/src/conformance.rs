@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bide_core::record::{DoneRow, NewRun, RunRow, RunUpdate, StoredRun};
+use bide_core::record::{DoneRow, Mark, NewRun, RunRow, RunUpdate, StoredRun};
 use bide_core::{
     Entry, EntryKey, EntryKind, EntryState, NO_MAP, RunId, RunStatus, TaskRow, TaskStatus, Time, Value, Write,
 };
@@ -35,6 +35,7 @@ macro_rules! conformance {
             a_living_runner_keeps_its_runs
             who_leaves_frees_its_runs_and_is_fenced
             a_runner_is_alive_from_its_enrolment_until_it_leaves_or_its_lease_runs_out
+            whoever_claims_a_run_finds_its_marks_set_aside_and_blames_nobody
             versions_are_listed_and_a_run_moves_to_the_one_it_goes_on_with
             claims_are_oldest_first_and_only_what_was_asked_for
             what_belongs_to_nobody_is_told_by_version
@@ -352,7 +353,7 @@ mod checks {
                 status: TaskStatus::Completed,
                 sub_status: None,
                 attempts: 1,
-                entered: false,
+                mark: Mark::default(),
                 output: Some(row.output),
                 changes: None,
                 failure: None,
@@ -403,7 +404,7 @@ mod checks {
             status: TaskStatus::Running,
             sub_status: None,
             attempts: 1,
-            entered: true,
+            mark: Mark { times: 1, executes: true },
             output: None,
             changes: None,
             failure: None,
@@ -531,6 +532,29 @@ mod checks {
         assert_eq!(other.claim(later(2)), [open]);
         let found = other.load(open).run;
         assert_eq!((found.runner, found.status), (Some(other.lease.runner), RunStatus::Running));
+    }
+
+    pub fn whoever_claims_a_run_finds_its_marks_set_aside_and_blames_nobody(store: &dyn Store) {
+        let desk = Desk::new(store);
+        let run = desk.create(START, None);
+        let mark = Mark { times: 3, executes: true };
+        let marked = TaskRow { mark, ..TaskRow::pending(run.row(), 1) };
+        let mut owner = desk.lease;
+        for leaves in [true, false] {
+            let _committed = ok(store.commit(owner, &mut vec![Write::Task(Box::new(marked.clone()))]));
+            assert_eq!(desk.load(run).rows[0].mark, mark);
+            // It leaves, or its lease runs out: neither is a death.
+            let now = if leaves { START } else { later(60) };
+            if leaves {
+                ok(store.leave(owner));
+            }
+            let next = ok(store.enroll(at(now)));
+            assert_eq!(ok(store.claim(next, &[desk.version], at(now), 9)), [run]);
+            let stored = desk.load(run);
+            assert_eq!(stored.rows[0].mark, mark.set_aside());
+            assert_eq!(stored.run.crashes, 0);
+            owner = next;
+        }
     }
 
     pub fn versions_are_listed_and_a_run_moves_to_the_one_it_goes_on_with(store: &dyn Store) {

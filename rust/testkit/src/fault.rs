@@ -44,8 +44,8 @@ pub struct FaultyStore {
 /// Is called between a call and its caller.
 pub type Hook = Box<dyn FnOnce() + Send>;
 
-/// Is shown every batch that was really committed, whatever the caller was told of it.
-pub type Watcher = Box<dyn Fn(&Batch) + Send>;
+/// Is shown every batch that was really committed, and under which lease, whatever the caller was told of it.
+pub type Watcher = Box<dyn Fn(Lease, &Batch) + Send>;
 
 impl FaultyStore {
     /// Wraps a store; without a plan nothing fails.
@@ -92,6 +92,12 @@ impl FaultyStore {
     #[must_use]
     pub fn renewed(&self) -> Option<LeaseTime> {
         *self.renewed.lock()
+    }
+
+    /// Whether its process counts as dead.
+    #[must_use]
+    pub fn has_crashed(&self) -> bool {
+        *self.crashed.lock()
     }
 
     /// The store without the faults.
@@ -173,7 +179,7 @@ impl Store for FaultyStore {
             let shown = watcher.as_ref().map(|_| batch.clone());
             let committed = store.commit(lease, batch)?;
             if let (Some(watcher), Some(shown)) = (&*watcher, &shown) {
-                watcher(shown);
+                watcher(lease, shown);
             }
             Ok(committed)
         })

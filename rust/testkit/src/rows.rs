@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bide_core::record::{DoneRow, RunUpdate};
+use bide_core::record::{DoneRow, Mark, RunUpdate};
 use bide_core::{
     Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, NO_MAP, RunStatus, SubStatus, TaskRow, TaskStatus,
     Time, Value,
@@ -55,10 +55,16 @@ pub fn done_rows() -> impl Strategy<Value = DoneRow> {
     })
 }
 
+/// Marks that are not set, that are, and that are set aside.
+fn marks() -> impl Strategy<Value = Mark> {
+    let code = prop_oneof![3 => Just(0), 1 => -i64::from(i32::MAX)..=i64::from(i32::MAX)];
+    code.prop_map(|code| Mark::from_code(code).unwrap_or_default())
+}
+
 /// Whole rows of the run with row number 0.
 pub fn task_rows() -> impl Strategy<Value = TaskRow> {
     let place = (0..50_i64, maps());
-    let status = (select(TaskStatus::ALL), of(select(SubStatus::ALL)), any::<u32>(), any::<bool>());
+    let status = (select(TaskStatus::ALL), of(select(SubStatus::ALL)), any::<u32>(), marks());
     let content = (of(values()), of(blobs()), of(failures()), of(texts()));
     let when = (of(times()), of(times()), of(times()), of(times()), 0..i64::MAX);
     (place, status, content, when).prop_map(|(place, status, content, when)| TaskRow {
@@ -68,7 +74,7 @@ pub fn task_rows() -> impl Strategy<Value = TaskRow> {
         status: status.0,
         sub_status: status.1,
         attempts: status.2,
-        entered: status.3,
+        mark: status.3,
         output: content.0,
         changes: content.1,
         failure: content.2,

@@ -15,7 +15,7 @@ use super::{Out, RunState};
 
 impl RunState {
     pub(super) fn ended(&mut self, ix: TaskIx, outcome: Outcome, out: &mut Out<'_>) {
-        let marked = self.unsuspect(ix);
+        let marked = self.unsuspect(ix, out);
         match outcome {
             Outcome::Completed { output, changes } => {
                 self.new_record(out);

@@ -1,12 +1,17 @@
 //! Rows: what is written of a task and of the run, and the marks of bodies that may kill their process.
 //!
-//! A body that a process had entered when it died may be what killed it. So in a recovered run such a body is marked
-//! in the store before it is called, and with the first mark the process is counted. A mark that is found then says:
-//! it happened again. The first new record of the run ends the count and takes all marks away, for the run does go
-//! on; from there on none are needed. A process that entered no such body is not counted, whatever ended it.
+//! A body that a process had entered when it died may be what killed it: it is a suspect in whatever process recovers
+//! its run. A suspect is marked in the store before it is called, and the mark counts how often that has happened. If
+//! the process dies, the store finds the marks of the bodies that it executed. A single one is blamed: its run counts
+//! one more death (`bide-store` does that when it takes the run from the dead process). Several are not, and the next
+//! process enters each of them while no other suspect executes (the executor does that).
+//!
+//! A body is a suspect until it records something new, waits or ends. The first new record of a run takes away all of
+//! its marks and its count, because the run makes progress; from there on it needs none in this process.
 
-use crate::id::{NO_MAP, TaskIx};
-use crate::record::{RunUpdate, TaskRow, Write};
+use crate::event::Effect;
+use crate::id::{NO_MAP, TaskIx, TaskRef};
+use crate::record::{Mark, RunUpdate, TaskRow, Write};
 use crate::status::{SubStatus, TaskStatus};
 use crate::time::Time;
 
@@ -16,21 +21,29 @@ impl RunState {
     /// A body's start is to be seen by others; that is what marks it, too.
     pub(super) fn started(&mut self, ix: TaskIx, out: &mut Out<'_>) {
         if self.tasks[ix as usize].suspect && self.unproven {
-            self.detail(ix).entered = true;
-            if !std::mem::replace(&mut self.counted, true) {
-                self.crashes += 1;
-                self.write_run(out);
-            }
+            let detail = self.detail(ix);
+            detail.mark = detail.mark.entered();
         }
         self.write_row(ix, out);
     }
 
-    /// The body defers, ends or is suspended: it does not kill its process. True if it was marked; the caller
-    /// writes the row.
-    pub(super) fn unsuspect(&mut self, ix: TaskIx) -> bool {
+    /// The body records something, waits, ends or is suspended: it does not end its process. True if it was marked;
+    /// the caller writes the row.
+    pub(super) fn unsuspect(&mut self, ix: TaskIx, out: &mut Out<'_>) -> bool {
         let task = &mut self.tasks[ix as usize];
-        task.suspect = false;
-        task.detail.as_mut().is_some_and(|detail| std::mem::take(&mut detail.entered))
+        if std::mem::take(&mut task.suspect) {
+            out.effects.push(Effect::Cleared { task: TaskRef::plain(ix) });
+        }
+        task.detail.as_mut().is_some_and(|detail| std::mem::take(&mut detail.mark).times > 0)
+    }
+
+    /// Whether an earlier process may have died of a body that is ready: how often in a row it was entered as a
+    /// suspect before.
+    #[must_use]
+    pub fn suspicion(&self, task: TaskRef) -> Option<u32> {
+        let state = self.tasks.get(task.ix as usize)?;
+        let suspect = state.suspect && state.status == TaskStatus::Ready;
+        suspect.then(|| state.detail.as_ref().map_or(0, |detail| detail.mark.times))
     }
 
     /// Something new is recorded of the run: it goes on.
@@ -43,7 +56,6 @@ impl RunState {
 
     /// Whatever ends this process, it is not a body of this run.
     pub(super) fn uncount(&mut self, out: &mut Out<'_>) {
-        self.counted = false;
         if std::mem::take(&mut self.crashes) > 0 {
             self.write_run(out);
         }
@@ -51,13 +63,13 @@ impl RunState {
 
     /// The tasks with a mark, in declaration order.
     pub(crate) fn marked(&self) -> Vec<TaskIx> {
-        let marked = |task: &Task| task.detail.as_ref().is_some_and(|detail| detail.entered);
+        let marked = |task: &Task| task.detail.as_ref().is_some_and(|detail| detail.mark.times > 0);
         (0..).zip(&self.tasks).filter(|(_, task)| marked(task)).map(|(ix, _)| ix).collect()
     }
 
     pub(super) fn unmark_all(&mut self, out: &mut Out<'_>) {
         for ix in self.marked() {
-            self.detail(ix).entered = false;
+            self.detail(ix).mark = Mark::default();
             self.write_row(ix, out);
         }
     }
@@ -97,7 +109,7 @@ impl RunState {
             status,
             sub_status: running.then(|| detail.sub_status.unwrap_or(SubStatus::Active)),
             attempts: state.attempts,
-            entered: detail.entered,
+            mark: detail.mark,
             output: (state.status == TaskStatus::Completed).then(|| state.output.clone()),
             changes: detail.changes.clone(),
             failure: detail.failure.clone(),

@@ -46,7 +46,7 @@ impl RunState {
         detail.sub_status = Some(SubStatus::Deferred);
         let entry = detail.journal.open(wait, out.now).clone();
         self.write_entry(ix, &entry, out);
-        self.unsuspect(ix);
+        self.unsuspect(ix, out);
         if new {
             self.new_record(out);
         }
@@ -64,6 +64,7 @@ impl RunState {
         let _ = self.close_entry(ix, &key, result, true, out);
         if before.is_none_or(|state| state == EntryState::Open) {
             self.new_record(out);
+            self.unsuspect(ix, out);
         }
         if before == Some(EntryState::Open) {
             // Entered again, it is deferred no more, and `waited` has grown.

@@ -1,8 +1,10 @@
 //! A run that kills its process is found out, and no other run is.
 
 use bide_core::event::Timer;
+use bide_core::record::Mark;
 use bide_core::{
-    EntryKind, Event, GateSpec, GateUntil, Outcome, Refused, RetryPolicy, RunStatus, TaskRef, TaskSpec, Value,
+    Effect, EntryKind, Event, GateSpec, GateUntil, Outcome, Refused, RetryPolicy, RunStatus, TaskIx, TaskRef, TaskSpec,
+    Value,
 };
 
 use crate::script::{RETRY, Script, key, seconds, spec, wait};
@@ -21,7 +23,7 @@ fn assert_paused(script: &mut Script, name: &str) {
     let why = script.store.run.blocked_by.clone().unwrap();
     assert!(why.contains("died 5 times in a row") && why.contains(&format!("executed '{name}'; ")), "{why}");
     assert!(script.ready().is_empty());
-    assert!(script.store.rows.values().all(|row| !row.entered), "a pause is no crash");
+    assert!(script.store.rows.values().all(|row| row.mark.times == 0), "a pause is no crash");
 }
 
 #[test]
@@ -33,11 +35,70 @@ fn a_run_found_five_times_in_a_row_with_a_mark_is_paused() {
         assert_eq!(script.status(), RunStatus::Running);
         assert_eq!(script.ready(), ["a", "b"]);
         assert!(script.enter("a").mark);
-        assert!(script.row("a").entered);
+        assert!(script.row("a").mark.times > 0);
         script.die();
         assert_eq!(script.store.run.crashes, found % 5);
     }
     assert_paused(&mut script, "a");
+}
+
+#[test]
+fn of_several_marked_bodies_none_is_blamed() {
+    let mut script = Script::new(vec![spec("a", &[]), spec("b", &[])]);
+    script.die();
+    for times in 1..20 {
+        script.enter("a");
+        script.enter("b");
+        assert_eq!(script.row("b").mark, Mark { times, executes: true });
+        script.die();
+        assert_eq!((script.status(), script.store.run.crashes), (RunStatus::Running, 0));
+        assert_eq!(script.row("b").mark, Mark { times, executes: false });
+    }
+    die_in(&mut script, "a", 5);
+    assert_paused(&mut script, "a");
+}
+
+#[test]
+fn a_suspect_is_cleared_once_by_what_it_does_itself() {
+    let mut script = Script::new(vec![spec("a", &[]), spec("b", &[])]);
+    let cleared = |script: &mut Script| -> Vec<TaskIx> {
+        let cleared = |effect: &Effect| match effect {
+            Effect::Cleared { task } => Some(task.ix),
+            _ => None,
+        };
+        let found = script.effects.iter().filter_map(cleared).collect();
+        script.effects.retain(|effect| cleared(effect).is_none());
+        found
+    };
+    for end in 0..4 {
+        script.die();
+        assert_eq!([0, 1].map(|ix| script.state.suspicion(TaskRef::plain(ix))), [Some(0), Some(0)]);
+        script.enter("a");
+        script.enter("b");
+        assert_eq!(script.state.suspicion(TaskRef::plain(0)), None, "it has been entered");
+        assert!(cleared(&mut script).is_empty());
+        match end {
+            0 => script.open("a", wait("file", EntryKind::Condition)),
+            1 => script.record("a", wait("step", EntryKind::Step), Ok(Value::NONE)),
+            2 => script.end("a", Outcome::Suspended).unwrap(),
+            _ => script.end("a", Outcome::Completed { output: Value::NONE, changes: None }).unwrap(),
+        }
+        assert_eq!(cleared(&mut script), [0], "case {end}");
+        script.end("b", Outcome::Suspended).unwrap();
+    }
+}
+
+#[test]
+fn how_often_a_suspect_was_entered_is_known_to_whoever_enters_it_next() {
+    let mut script = Script::new(vec![spec("a", &[])]);
+    script.die();
+    for times in 0..3 {
+        assert_eq!(script.state.suspicion(TaskRef::plain(0)), Some(times));
+        script.enter("a");
+        // Its start is reported once more when it has executed for a while.
+        script.apply(Event::Started { task: TaskRef::plain(0), attempt: 1 }).unwrap();
+        script.die();
+    }
 }
 
 #[test]
@@ -47,7 +108,7 @@ fn what_merely_queued_for_a_slot_is_not_marked() {
     script.enter("b");
     script.die();
     script.enter("a");
-    assert!(script.row("a").entered && !script.store.rows.contains_key(&101));
+    assert!(script.row("a").mark.times > 0 && !script.store.rows.contains_key(&101));
 }
 
 #[test]
@@ -72,9 +133,9 @@ fn a_run_that_merely_waits_is_never_counted() {
         script.die();
         assert_eq!((script.status(), script.store.run.crashes), (RunStatus::Running, 0));
         script.enter("a");
-        assert!(script.row("a").entered);
+        assert!(script.row("a").mark.times > 0);
         script.open("a", wait("file", EntryKind::Condition));
-        assert!(!script.row("a").entered, "it deferred");
+        assert!(script.row("a").mark.times == 0, "it deferred");
     }
 }
 
@@ -103,7 +164,7 @@ fn a_new_record_starts_the_count_afresh() {
     script.enter("b");
     script.record("b", wait("load", EntryKind::Step), Ok(Value::NONE));
     assert_eq!(script.store.run.crashes, 0);
-    assert!(!script.row("a").entered && !script.row("b").entered, "the run goes on: no mark is left");
+    assert!(script.row("a").mark.times == 0 && script.row("b").mark.times == 0, "the run goes on: no mark is left");
     script.die();
     assert_eq!(script.store.run.crashes, 0);
     die_in(&mut script, "a", 5);
@@ -188,9 +249,9 @@ fn an_orderly_close_takes_the_mark_away() {
     script.die();
     for _ in 0..20 {
         script.enter("a");
-        assert!(script.row("a").entered);
+        assert!(script.row("a").mark.times > 0);
         script.end("a", Outcome::Suspended).unwrap();
-        assert!(!script.row("a").entered);
+        assert!(script.row("a").mark.times == 0);
         script.die();
     }
     assert_eq!(script.status(), RunStatus::Running);
@@ -205,7 +266,7 @@ fn an_orderly_close_is_no_crash_of_what_still_queues_with_a_mark() {
     for _ in 0..20 {
         script.enter("a");
         script.end("a", Outcome::Suspended).unwrap();
-        assert!(script.row("b").entered, "of b nothing new is known");
+        assert!(script.row("b").mark.times > 0, "of b nothing new is known");
         script.die();
     }
     assert_eq!(script.status(), RunStatus::Running);

@@ -271,6 +271,7 @@ impl World {
                 assert!(again.is_err(), "a timer counts twice");
                 self.flush();
             }
+            Effect::Cleared { .. } => {}
             Effect::Settled { .. } => unreachable!(),
         }
     }

@@ -4,6 +4,7 @@
 //! ready once, nothing committed runs again, rows survive recovery, deadlines stand) is checked in `harness.rs` and
 //! `store.rs`; here, how it all ends.
 
+use bide_core::record::Mark;
 use bide_core::{RunIf, RunStatus, TaskIx, TaskStatus, Value};
 use proptest::prelude::*;
 
@@ -28,7 +29,7 @@ fn check_row(world: &World, ix: TaskIx) {
     assert!(row.status.is_ended(), "task {ix}");
     let output = (row.status == TaskStatus::Completed).then(|| Value::tagged(b'i', ix.to_string().as_bytes()));
     assert_eq!(row.output, output, "task {ix}");
-    assert!(!row.entered && row.sub_status.is_none() && row.retry_at.is_none(), "task {ix}: {row:?}");
+    assert!(row.mark == Mark::default() && row.sub_status.is_none() && row.retry_at.is_none(), "task {ix}: {row:?}");
     assert!(row.first_started_at <= row.started_at && row.started_at <= row.ended_at, "task {ix}: {row:?}");
     let since = row.ended_at.unwrap().0 - 1_000_000;
     assert!(row.waited >= 0 && row.waited <= since, "task {ix} waited longer than there was time: {row:?}");
@@ -41,7 +42,7 @@ fn check_run(world: &World) {
     assert_eq!(world.store.run.failure.is_some(), failed);
     assert!(world.store.run.ended_at.is_some());
     // Recovery reads every row back as it is; what is in memory is what is in the store.
-    world.store.recover(&world.graph);
+    world.store.clone().recover(&world.graph);
     for ix in (0..world.plans.len() as TaskIx).filter(|_| world.state.status() == status) {
         assert_eq!(Some(&world.state.task_row(ix)), world.store.row(ix));
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bide_core::record::{RunRow, StoredRun};
+use bide_core::record::{Mark, RunRow, StoredRun};
 use bide_core::{Entry, EntryKey, Graph, RunId, RunState, RunStatus, TaskId, TaskIx, TaskRow, TaskStatus, Time, Write};
 
 #[derive(Clone)]
@@ -48,7 +48,7 @@ impl Store {
                         status: TaskStatus::Completed,
                         sub_status: None,
                         attempts: 1,
-                        entered: false,
+                        mark: Mark::default(),
                         output: Some(done.output),
                         changes: None,
                         failure: None,
@@ -106,8 +106,11 @@ impl Store {
         found
     }
 
-    /// The state that another process would build; every row that there is must come back as it was.
-    pub(crate) fn recover(&self, graph: &Arc<Graph>) -> RunState {
+    /// The state that another process builds once this one is gone; every row that there is must come back as it was.
+    pub(crate) fn recover(&mut self, graph: &Arc<Graph>) -> RunState {
+        // As a store does when it takes the run from a dead process.
+        self.run.crashes += u32::from(self.rows.values().filter(|row| row.mark.executes).count() == 1);
+        self.rows.values_mut().for_each(|row| row.mark = row.mark.set_aside());
         let ids: Arc<[TaskId]> = (0..graph.len() as TaskIx).map(id_of).collect();
         let stored = StoredRun {
             run: self.run.clone(),

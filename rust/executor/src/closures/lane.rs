@@ -107,6 +107,7 @@ impl Lane {
         stage: &mut watch::Receiver<Stage>,
     ) {
         let engine = &self.engine;
+        let Some((ready, _turn)) = engine.admit_suspect(ready) else { return };
         let Ready { run, task } = ready;
         if !engine.lease_holds() && !self.is_sure_of_lease().await {
             return;

@@ -255,13 +255,11 @@ async fn a_body_that_kills_its_process_again_and_again_pauses_its_run() {
             run = Some(runner.submit(&flow, &()).await.unwrap().id());
         }
         within(entered.acquire()).await.unwrap().forget();
-        // The process dies: nothing is written any more. Its lease runs out, and its runs are free.
+        // The process dies: nothing is written any more, and its runs are free.
         faulty.fail_next(Fault::CrashBefore);
         drop(runner);
-        let now = SystemClock::shared().lease_time();
-        let lease = store.enroll(now).unwrap();
-        store.claim(lease, &[], now.after(2 * LEASE), 1).unwrap();
-        store.leave(lease).unwrap();
+        let owner = store.list(&RunFilter::default()).unwrap()[0].runner;
+        store.process_died(owner.unwrap());
     }
     let runner = quiet(store);
     runner.register(&flow).await.unwrap();

@@ -406,7 +406,7 @@ fn a_timeout_that_comes_while_a_body_defers_ends_it() {
     *ledger.store.lock().unwrap() = Some(store.inner());
     let (tells, told) = mpsc::channel();
     let first = AtomicBool::new(true);
-    store.watch(Box::new(move |batch| {
+    store.watch(Box::new(move |_, batch| {
         // Its wait is being committed until its time is used up.
         let opens = batch.iter().any(|write| matches!(write, Write::Entry { .. }));
         if opens && first.swap(false, Ordering::SeqCst) {

@@ -91,7 +91,7 @@ impl Ledger {
         let stored = self.stored(run);
         let marked = |name: &String| {
             let id = stored.tasks.iter().find(|task| *task.name == **name).map(|task| task.id);
-            stored.rows.iter().any(|row| Some(row.task) == id && row.entered)
+            stored.rows.iter().any(|row| Some(row.task) == id && row.mark.executes)
         };
         let suspected = self.returned.lock().unwrap().iter().find(|name| marked(name)).cloned();
         self.must(suspected.is_none(), || {

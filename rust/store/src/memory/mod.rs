@@ -58,6 +58,8 @@ struct MemVersion {
 
 struct MemRunner {
     epoch: i64,
+    /// A test says that its process has died.
+    died: bool,
     /// When its lease runs out ([`LeaseTime::micros`]: all runners are of one process). `None`: taken over.
     expires: Option<i64>,
 }
@@ -67,6 +69,16 @@ impl MemoryStore {
     #[must_use]
     pub fn new() -> Arc<Self> {
         Arc::new(Self::default())
+    }
+
+    /// For tests that play several processes on one store: the process of this runner has died. It is found out at the
+    /// next claim, as a file's lock tells it.
+    pub fn process_died(&self, runner: i64) {
+        let state = &mut *self.0.lock();
+        if let Some(runner) = state.runners.get_mut(&runner) {
+            runner.died = true;
+            state.news += 1;
+        }
     }
 }
 
@@ -99,6 +111,17 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// A runner's process has died: if it executed exactly one marked body, the body's run counts one more death.
+    fn blame(&mut self, runner: i64) {
+        let owned = self.runs.values_mut().filter(|run| run.runner == Some(runner) && !run.status.is_ended());
+        let mut executed = owned.filter(|run| run.executed_marked() > 0);
+        if let (Some(run), None) = (executed.next(), executed.next())
+            && run.executed_marked() == 1
+        {
+            run.crashes = run.crashes.saturating_add(1);
+        }
     }
 
     /// Frees the unfinished runs of a runner.
@@ -179,7 +202,8 @@ impl Store for MemoryStore {
     fn enroll(&self, now: LeaseTime) -> Result<Lease, StoreError> {
         let state = &mut *self.0.lock();
         state.last_runner += 1;
-        state.runners.insert(state.last_runner, MemRunner { epoch: 1, expires: Some(now.after(LEASE).micros()) });
+        let expires = Some(now.after(LEASE).micros());
+        state.runners.insert(state.last_runner, MemRunner { epoch: 1, died: false, expires });
         Ok(Lease { runner: state.last_runner, epoch: 1 })
     }
 
@@ -288,7 +312,8 @@ impl Store for MemoryStore {
 
     fn is_alive(&self, runner: i64, now: LeaseTime) -> Result<bool, StoreError> {
         let state = self.0.lock();
-        Ok(state.runners.get(&runner).and_then(|runner| runner.expires).is_some_and(|expires| expires > now.micros()))
+        let runner = state.runners.get(&runner).filter(|runner| !runner.died);
+        Ok(runner.and_then(|runner| runner.expires).is_some_and(|expires| expires > now.micros()))
     }
 
     fn unowned(&self) -> Result<Vec<(i64, i64)>, StoreError> {
@@ -303,14 +328,17 @@ impl Store for MemoryStore {
         state.fence(lease)?;
         let lapsed: Vec<i64> = (state.runners.iter())
             .filter(|(id, runner)| {
-                **id != lease.runner && runner.expires.is_some_and(|expires| expires <= now.micros())
+                let lapsed = |expires| runner.died || expires <= now.micros();
+                **id != lease.runner && runner.expires.is_some_and(lapsed)
             })
             .map(|(id, _)| *id)
             .collect();
         for runner in lapsed {
-            if let Some(loser) = state.runners.get_mut(&runner) {
-                loser.epoch += 1;
-                loser.expires = None;
+            let Some(loser) = state.runners.get_mut(&runner) else { continue };
+            loser.epoch += 1;
+            loser.expires = None;
+            if loser.died {
+                state.blame(runner);
             }
             state.abandon(runner);
         }
@@ -326,6 +354,7 @@ impl Store for MemoryStore {
             if let Some(run) = state.runs.get_mut(row) {
                 run.runner = Some(lease.runner);
                 run.status = RunStatus::Running;
+                run.set_marks_aside();
                 ids.push(run.id);
             }
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
-use bide_core::record::{DoneRow, NewRun, RunRowId, RunUpdate, Write};
+use bide_core::record::{DoneRow, Mark, NewRun, RunRowId, RunUpdate, Write};
 use bide_core::{Entry, EntryKey, Failure, NO_MAP, RunId, RunStatus, TaskId, TaskRow, TaskStatus, Time};
 
 pub(super) struct MemRun {
@@ -79,7 +79,7 @@ impl Row {
                 status: TaskStatus::Completed,
                 sub_status: None,
                 attempts: 1,
-                entered: false,
+                mark: Mark::default(),
                 output: Some(done.output.clone()),
                 changes: None,
                 failure: None,
@@ -130,6 +130,21 @@ impl MemRun {
             self.plain.iter().chain(self.mapped.values()).filter_map(|row| row.read()).collect();
         rows.sort_by_key(|row| (row.task, row.map));
         rows
+    }
+
+    /// How many marked bodies its owner has entered.
+    pub(super) fn executed_marked(&self) -> usize {
+        let marked = |row: &&Row| matches!(row, Row::Whole(row) if row.mark.executes);
+        self.plain.iter().chain(self.mapped.values()).filter(marked).count()
+    }
+
+    /// It has another owner now.
+    pub(super) fn set_marks_aside(&mut self) {
+        for row in self.plain.iter_mut().chain(self.mapped.values_mut()) {
+            if let Row::Whole(row) = row {
+                row.mark = row.mark.set_aside();
+            }
+        }
     }
 
     fn put(&mut self, task: TaskId, map: i32, row: Row) {

@@ -17,6 +17,7 @@ use bide_sync::Mutex;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::SqliteStore;
+use super::blame::{Loser, Marked};
 use super::transaction::Transaction;
 use crate::{Boot, LEASE, Lease, LeaseTime, StoreError};
 
@@ -261,13 +262,16 @@ impl SqliteStore {
             return Err(lost);
         }
         let dead = self.dead(writer, lease, now)?;
-        for runner in &dead {
+        let marked = Marked::read(writer).map_err(told)?;
+        marked.blame(writer, &dead).map_err(told)?;
+        for Loser { runner, .. } in &dead {
             execute(writer, FENCE_OFF, [runner]).map_err(told)?;
             execute(writer, ABANDON, [runner]).map_err(told)?;
         }
         let claimed = self.free(writer, versions, limit)?;
         for run in &claimed {
             execute(writer, TAKE, [run.row(), lease.runner, lease.epoch]).map_err(told)?;
+            marked.set_aside(writer, run.row()).map_err(told)?;
         }
         transaction.commit()?;
         self.debt.add(4096);
@@ -289,14 +293,15 @@ impl SqliteStore {
     }
 
     /// The other runners whose process is gone or whose lease has run out.
-    fn dead(&self, connection: &Connection, lease: Lease, now: LeaseTime) -> Result<Vec<i64>, StoreError> {
+    fn dead(&self, connection: &Connection, lease: Lease, now: LeaseTime) -> Result<Vec<Loser>, StoreError> {
         let lock = &self.live()?.lock;
         let told = |error: rusqlite::Error| self.place.error(&error);
         let late = has_run_out(connection, lease, now).map_err(told)? || self.late.is_recent();
         let mut dead = Vec::new();
         for runner in others(connection, lease).map_err(told)? {
-            if (!late && runner.has_run_out(now)) || !self.is_held(lock, runner.lock)? {
-                dead.push(runner.id);
+            let died = (!self.is_held(lock, runner.lock)?).then_some(runner.lock);
+            if died.is_some() || (!late && runner.has_run_out(now)) {
+                dead.push(Loser { runner: runner.id, died });
             }
         }
         Ok(dead)

@@ -6,6 +6,7 @@
 //! `fork`: a child inherits neither the locks nor a usable connection, so that every method of an inherited store
 //! answers with an error, and its drop does nothing.
 
+mod blame;
 mod busy;
 mod checkpoint;
 mod error;

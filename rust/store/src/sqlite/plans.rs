@@ -29,6 +29,7 @@ fn database() -> Connection {
 
 /// What may be walked, and why.
 const MAY_WALK: &[(&str, &str)] = &[
+    ("SELECT r.runner, r.id FROM task t INDEXED BY task_marked", "along the index of marked bodies, which are few"),
     ("DELETE FROM runner WHERE expires IS NULL", "there are as many runners as processes, and this forgets them"),
     ("SELECT DISTINCT lock FROM runner", "as many as processes"),
     ("SELECT id, lock, expires, boot FROM runner", "as many as processes"),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bide_core::record::{RecordedTask, RunRow, StoredRun};
+use bide_core::record::{Mark, RecordedTask, RunRow, StoredRun};
 use bide_core::{
     Entry, EntryKey, EntryKind, EntryState, Failure, RunId, RunStatus, SubStatus, TaskId, TaskRow, TaskStatus, Time,
     Value,
@@ -277,7 +277,7 @@ fn task_row(fields: &Fields<'_>) -> Result<TaskRow, StoreError> {
         status: fields.code(2, "status", TaskStatus::from_code)?,
         sub_status: sub_status.map(|_| fields.code(10, "sub_status", SubStatus::from_code)).transpose()?,
         attempts: fields.get(7, "attempts")?,
-        entered: fields.code(8, "entered", |code| [false, true].get(usize::try_from(code).ok()?).copied())?,
+        mark: fields.code(8, "entered", Mark::from_code)?,
         output: fields.value(3, "output")?,
         changes: fields.blob(11, "changes")?,
         failure: fields.failure(12, "failure")?,

@@ -185,7 +185,7 @@ fn task(statement: &mut rusqlite::Statement<'_>, row: &TaskRow) -> rusqlite::Res
         micros(row.ended_at),
         if same { Some(-1) } else { micros(row.first_started_at) },
         row.attempts,
-        row.entered,
+        row.mark.code(),
         row.waited,
         row.sub_status.map(|status| status.code()),
         row.changes.as_deref(),

@@ -11,7 +11,7 @@ use bide_core::{
     Asked, EntryKey, EntryKind, Event, Failure, FailureKind, Outcome, TaskRef, Time, Uses, Value, context,
 };
 use bide_executor::Run;
-use bide_executor::drive::Allowance;
+use bide_executor::drive::{Allowance, Turn};
 
 use super::host::SimHost;
 use super::plan::{Act, End, TaskPlan, Version};
@@ -37,6 +37,8 @@ pub(super) struct Body {
     pub(super) woken: bool,
     /// It may have killed an earlier process.
     pub(super) marked: bool,
+    /// An earlier process may have died of it: who else may execute meanwhile is decided by this.
+    pub(super) turn: Option<Turn>,
     /// What is left of its execution time.
     pub(super) allowance: Option<Allowance<SimHost>>,
     /// The context as it found it, and as it leaves it.

@@ -10,8 +10,10 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{RunRowId, RunUpdate};
-use bide_core::{Batch, Entry, EntryKey, Failure, Graph, SubStatus, TaskIx, TaskRow, TaskStatus, Time, Write};
+use bide_core::record::{Mark, RunRowId, RunUpdate};
+use bide_core::{
+    Batch, Entry, EntryKey, EntryState, Failure, Graph, RunStatus, SubStatus, TaskIx, TaskRow, TaskStatus, Time, Write,
+};
 
 /// A task as it is committed.
 #[derive(Clone, Debug)]
@@ -32,13 +34,16 @@ pub struct Committed {
     pub changes: Option<Arc<[u8]>>,
     /// How it failed.
     pub failure: Option<Failure>,
-    /// It may kill its process.
-    pub entered: bool,
+    /// Whether it may have ended an earlier process.
+    pub mark: Mark,
+    /// The runner that has written it.
+    pub by: i64,
 }
 
-impl From<&TaskRow> for Committed {
-    fn from(row: &TaskRow) -> Self {
+impl Committed {
+    fn by(by: i64, row: &TaskRow) -> Self {
         Self {
+            by,
             status: row.status,
             sub_status: row.sub_status,
             attempts: row.attempts,
@@ -47,7 +52,7 @@ impl From<&TaskRow> for Committed {
             blocked_by: row.blocked_by.clone(),
             changes: row.changes.clone(),
             failure: row.failure.clone(),
-            entered: row.entered,
+            mark: row.mark,
         }
     }
 }
@@ -60,7 +65,8 @@ pub struct Oracle {
     runs: HashMap<RunRowId, RunUpdate>,
     /// The first failure of each run.
     first_failure: HashMap<RunRowId, Failure>,
-    /// How often a process ended while a body of the run executed, since the run recorded something new.
+    /// How many processes have died while a body of the run was the only marked one that they executed, since the run
+    /// recorded something new.
     deaths: HashMap<RunRowId, u32>,
     /// Since when, by the steady clock, a time that is reached has not been acted on.
     late: HashMap<(RunRowId, TaskIx), Duration>,
@@ -136,11 +142,19 @@ impl Oracle {
         self.met.insert(what);
     }
 
-    /// A process ends while bodies of these runs execute.
-    pub fn dies(&mut self, runs: &BTreeSet<RunRowId>) {
-        for run in runs {
-            *self.deaths.entry(*run).or_default() += 1;
+    /// The process of a runner dies.
+    pub fn dies(&mut self, runner: i64) {
+        if let [(run, _)] = self.executed_marked(runner)[..] {
+            *self.deaths.entry(run).or_default() += 1;
         }
+    }
+
+    /// The marked bodies that a runner has entered and that have recorded nothing since.
+    fn executed_marked(&self, runner: i64) -> Vec<(RunRowId, TaskIx)> {
+        let running = |run: &RunRowId| self.run(*run).is_none_or(|run| run.status == RunStatus::Running);
+        let marked =
+            self.tasks.iter().filter(|((run, _), task)| task.mark.executes && task.by == runner && running(run));
+        marked.map(|(place, _)| *place).collect()
     }
 
     /// The wall shows this time now.
@@ -149,7 +163,7 @@ impl Oracle {
     }
 
     /// A batch was committed.
-    pub fn committed(&mut self, batch: &Batch) {
+    pub fn committed(&mut self, runner: i64, batch: &Batch) {
         for write in batch {
             match write {
                 Write::Done(done) => {
@@ -162,11 +176,15 @@ impl Oracle {
                         blocked_by: None,
                         changes: None,
                         failure: None,
-                        entered: false,
+                        mark: Mark::default(),
+                        by: runner,
                     };
                     self.record(done.run, done.task as TaskIx, row);
                 }
-                Write::Task(row) => self.record(row.run, row.task as TaskIx, Committed::from(&**row)),
+                Write::Task(row) => {
+                    self.record(row.run, row.task as TaskIx, Committed::by(runner, row));
+                    self.suspects_of_two_deaths_are_entered_alone(runner);
+                }
                 Write::Entry { run, task, entry, .. } => self.entry(*run, *task as TaskIx, entry),
                 Write::DropEntries { run, task, keys, .. } => {
                     self.a_retry_keeps_what_is_recorded(*run, *task as TaskIx, keys);
@@ -192,7 +210,9 @@ impl Oracle {
             self.first_failure.entry(run).or_insert_with(|| failure.clone());
         }
         let before = self.tasks.get(&(run, ix)).map(|before| (before.status, before.attempts));
-        if row.status != TaskStatus::Running && before != Some((row.status, row.attempts)) {
+        // The row of a gate that opens is none.
+        let progress = row.status != TaskStatus::Pending || row.attempts > 0;
+        if row.status != TaskStatus::Running && before != Some((row.status, row.attempts)) && progress {
             self.deaths.remove(&run);
         }
         self.tasks.insert((run, ix), row);
@@ -204,7 +224,13 @@ impl Oracle {
         self.deadlines_never_move(run, ix, entry);
         self.a_recorded_step_stays_as_it_is(run, ix, entry);
         self.nothing_wakes_early(ix, entry);
-        if self.entries.get(&(run, ix, entry.key.clone())).is_none_or(|before| before.state != entry.state) {
+        // To ask again what was recorded is no progress, and neither is a gate that opens.
+        let before = self.entries.get(&(run, ix, entry.key.clone())).map(|before| before.state);
+        let progress = match before {
+            None => entry.key.n > 0 || entry.state != EntryState::Open,
+            Some(before) => before == EntryState::Open && entry.state != EntryState::Open,
+        };
+        if progress {
             self.deaths.remove(&run);
         }
         self.entries.insert((run, ix, entry.key.clone()), entry.clone());

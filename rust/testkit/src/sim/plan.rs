@@ -99,8 +99,8 @@ pub enum Act {
     Works(u64),
     /// Sets one of a few keys of the context to what it has seen so far.
     Sets(u8),
-    /// Kills its process.
-    Kills,
+    /// Kills its process; in this run only, if one is named.
+    Kills(Option<usize>),
     /// Waits for what never comes, without a timeout.
     Forever,
 }
@@ -166,7 +166,7 @@ impl Act {
             Self::TimesOut(_) => Some("late"),
             Self::Sleep(_) => Some("sleep"),
             Self::Forever => Some("forever"),
-            Self::Works(_) | Self::Sets(_) | Self::Kills => None,
+            Self::Works(_) | Self::Sets(_) | Self::Kills(_) => None,
         }
     }
 
@@ -295,10 +295,11 @@ impl Case {
         endless
     }
 
-    /// Whether a body may kill its process.
+    /// Whether a body of this run may kill its process.
     #[must_use]
-    pub fn kills(&self) -> bool {
-        self.tasks.iter().flat_map(|task| &task.acts).any(|act| matches!(act, Act::Kills))
+    pub fn kills(&self, run: usize) -> bool {
+        let kills = |act: &Act| matches!(act, Act::Kills(which) if which.is_none_or(|which| which == run));
+        self.tasks.iter().flat_map(|task| &task.acts).any(kills)
     }
 
     /// Whether this kind of disaster strikes.

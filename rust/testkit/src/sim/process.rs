@@ -9,7 +9,6 @@ mod slots;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bide_core::record::{RunRow, RunRowId};
@@ -87,8 +86,6 @@ pub(super) struct Process {
     dead: bool,
     /// It is stopped until this moment, by the steady clock.
     pub(super) frozen_until: Duration,
-    /// So many leases were lost.
-    fenced: Arc<AtomicU32>,
     /// Results that bodies have returned, for the end in good order.
     returned: Vec<(Arc<Run<SimHost>>, TaskIx, u32)>,
 }
@@ -116,15 +113,13 @@ impl Process {
         seed: u64,
     ) -> Result<Self, StoreError> {
         let oracle = Arc::clone(&shared.oracle);
-        store.watch(Box::new(move |batch| oracle.lock().committed(batch)));
-        let (oracle, fenced) = (Arc::clone(&shared.oracle), Arc::new(AtomicU32::new(0)));
-        let counts = Arc::clone(&fenced);
+        store.watch(Box::new(move |lease, batch| oracle.lock().committed(lease.runner, batch)));
+        let oracle = Arc::clone(&shared.oracle);
         let (clock, leases) = (Arc::clone(&shared.clock), Arc::clone(&store));
         let log = Box::new(move |_: bide_executor::Level, line: &str| {
             let mut oracle = oracle.lock();
             if line.contains("the lease was lost") {
                 oracle.a_lease_is_lost_only_once_it_has_run_out(leases.renewed(), clock.lease_time());
-                counts.fetch_add(1, Ordering::Relaxed);
                 oracle.meets("a lost lease");
             }
             oracle.kept_leases += u32::from(line.contains("the lease could not be given back"));
@@ -154,7 +149,6 @@ impl Process {
             registered: Cell::new(false),
             dead: false,
             frozen_until: Duration::ZERO,
-            fenced,
             returned: Vec::new(),
         };
         let _ = process.register();
@@ -235,21 +229,6 @@ impl Process {
     /// Why it does not take up a run, in words.
     pub(super) fn why_not(&self, run: &RunRow) -> Option<String> {
         self.driver.engine().why_not_here(&run.into())
-    }
-
-    /// The runs of which bodies execute now: it may be one of them that ends the process.
-    pub(super) fn executes(&self) -> BTreeSet<RunRowId> {
-        let held = self.holders.values().filter_map(|holder| match holder {
-            Holder::Body(no) => self.bodies.get(no),
-            Holder::Worker => None,
-        });
-        let called = held.filter(|body| !matches!(body.phase, Phase::Mark));
-        called.map(|body| body.run.id.row()).collect()
-    }
-
-    /// How many leases it has lost so far.
-    pub(super) fn fenced(&self) -> u32 {
-        self.fenced.load(Ordering::Relaxed)
     }
 
     /// Whether it is about to end in good order.
@@ -458,7 +437,7 @@ impl Process {
             let returned = self.returned.iter().map(|(run, ix, attempt)| (run.id.row(), *ix, *attempt));
             let mut oracle = self.shared.oracle.lock();
             oracle.what_has_returned_is_committed_at_the_end(returned.filter(|(run, ..)| has.contains(run)));
-            oracle.a_close_leaves_no_suspect(&has);
+            oracle.a_close_leaves_no_suspect(lease.runner, &has);
         }
         in_order
     }

@@ -69,8 +69,6 @@ struct World {
     moves: u32,
     /// The code that processes have which start from now on.
     version: Version,
-    /// So many leases were lost in living processes.
-    fenced: u32,
 }
 
 /// Plays a case to its end.
@@ -97,13 +95,13 @@ pub fn play(case: &Case) -> Result<Outcome, String> {
         closing_until: u32::MAX,
         moves: 0,
         version: Version::First,
-        fenced: 0,
         shared,
     };
     world.play().map_err(|why| world.report(&why))
 }
 
-fn key(run: usize) -> String {
+/// The key of a run.
+pub(super) fn key_of(run: usize) -> String {
     format!("run {run}")
 }
 
@@ -117,7 +115,6 @@ impl World {
             if let Some(first) = self.shared.oracle.lock().violations.first() {
                 return Err(first.clone());
             }
-            self.count_the_fenced();
             if quiet && self.is_finished() {
                 return self.finish();
             }
@@ -138,7 +135,7 @@ impl World {
         if !self.calls.is_empty() && self.rng.one_in(10) {
             let at = self.rng.below(self.calls.len());
             let which = self.rng.below(self.processes.len());
-            if self.processes[which].submit(&key(self.calls[at])) {
+            if self.processes[which].submit(&key_of(self.calls[at])) {
                 self.calls.swap_remove(at);
             }
             return false;
@@ -200,17 +197,6 @@ impl World {
             runner.is_some_and(|runner| self.processes.iter().any(|it| it.is_runner(runner) && !it.is_frozen()))
         };
         self.shared.oracle.lock().no_time_is_missed(now, steady, executed);
-    }
-
-    /// A living process that lost its lease may have been the end of a body, as its death may.
-    fn count_the_fenced(&mut self) {
-        let fenced = self.processes.iter().map(Process::fenced).sum();
-        if fenced != self.fenced {
-            self.fenced = fenced;
-            for process in &self.processes {
-                self.shared.oracle.lock().dies(&process.executes());
-            }
-        }
     }
 
     fn pass(&mut self, span: Duration) {
@@ -276,9 +262,13 @@ impl World {
 
     /// A process is no more; nothing that it had in its hands is written.
     fn kill(&mut self, which: usize) {
-        let process = self.processes.remove(which);
-        self.fenced -= process.fenced();
-        self.shared.oracle.lock().dies(&process.executes());
+        let runner = self.processes.remove(which).runner();
+        self.has_died(runner);
+    }
+
+    fn has_died(&self, runner: i64) {
+        self.shared.oracle.lock().dies(runner);
+        self.base.process_died(runner);
     }
 
     /// Takes away processes that have ended.
@@ -292,16 +282,15 @@ impl World {
                 self.kill(at);
             } else if process.is_over() || (over && process.closes()) {
                 let process = self.processes.remove(at);
-                self.fenced -= process.fenced();
-                let (executes, runner) = (process.executes(), process.runner());
+                let (store, runner) = (Arc::clone(&process.store), process.runner());
                 // What a dead or unwilling store does not take back waits for the lease to run out.
                 let notes = self.shared.oracle.lock().kept_leases;
                 if process.finish_close() {
                     if self.shared.oracle.lock().kept_leases == notes {
                         self.everything_is_given_back(runner);
                     }
-                } else {
-                    self.shared.oracle.lock().dies(&executes);
+                } else if store.has_crashed() {
+                    self.has_died(runner);
                 }
             } else {
                 at += 1;
@@ -388,7 +377,7 @@ impl World {
         }
         let mut runs = Vec::new();
         for number in 0..self.shared.case.calls.len() {
-            let ids = self.base.by_key(&key(number), None).unwrap_or_default();
+            let ids = self.base.by_key(&key_of(number), None).unwrap_or_default();
             let [(id, _)] = ids[..] else { return Err(format!("the key of run {number} has {} runs", ids.len())) };
             let Ok(Some(stored)) = self.base.load(id) else { return Err(format!("run {number} is gone")) };
             let paused = stored.run.status == RunStatus::Paused;
@@ -402,6 +391,8 @@ impl World {
             oracle.only_a_run_that_kills_is_suspected(id.row(), paused, exactly);
             if paused {
                 oracle.meets("a run that is suspected");
+            } else if stored.run.status == RunStatus::Completed && case.kills(0) && !case.kills(number) {
+                oracle.meets("a run that completes beside one that kills");
             }
             let size = self.size_of(&stored.run);
             if size > case.tasks.len() {

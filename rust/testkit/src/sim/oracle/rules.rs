@@ -341,9 +341,9 @@ impl Oracle {
     }
 
     /// What a process that ends in good order has in its hands did not kill it.
-    pub fn a_close_leaves_no_suspect(&mut self, runs: &BTreeSet<RunRowId>) {
-        let marked = self.tasks.iter().find(|((run, _), task)| task.entered && runs.contains(run));
-        let name = marked.map(|((_, ix), _)| Arc::clone(self.graph.name(*ix)));
+    pub fn a_close_leaves_no_suspect(&mut self, runner: i64, runs: &BTreeSet<RunRowId>) {
+        let marked = self.executed_marked(runner).into_iter().find(|(run, _)| runs.contains(run));
+        let name = marked.map(|(_, ix)| Arc::clone(self.graph.name(ix)));
         self.must(name.is_none(), "a close leaves a body suspected of killing its process", || format!("{name:?}"));
     }
 
@@ -371,15 +371,27 @@ impl Oracle {
         }
     }
 
-    /// A run is paused as one that kills its process only if it may have killed five in a row, and then it is.
+    /// Of the marked bodies of a process, one of which two processes may have died executes alone.
+    pub(super) fn suspects_of_two_deaths_are_entered_alone(&mut self, runner: i64) {
+        let marked = self.executed_marked(runner);
+        let careful = |place: &(RunRowId, TaskIx)| self.tasks[place].mark.times >= 2;
+        if !marked.iter().any(careful) {
+            return;
+        }
+        let names: Vec<_> = marked.iter().map(|(run, ix)| format!("{} of {run}", self.graph.name(*ix))).collect();
+        self.meets("a suspect that executes alone");
+        self.must(names.len() == 1, "a suspect of two deaths executes beside others", || names.join(", "));
+    }
+
+    /// A run is paused as one that kills its process only if one of its bodies was the only suspect of five dead
+    /// processes in a row, and then it is.
     pub fn only_a_run_that_kills_is_suspected(&mut self, run: RunRowId, paused: bool, exactly: bool) {
         let deaths = self.deaths.get(&run).copied().unwrap_or(0);
         self.must(!paused || deaths >= MAX_CRASHES, "a run is suspected for no reason", || {
-            format!("{deaths} processes ended in a row while it executed")
+            format!("{deaths} processes have died of it in a row")
         });
-        // The first of them did not know yet that it should mark its bodies.
-        self.must(!exactly || deaths <= MAX_CRASHES + 1, "a run that kills is not found out", || {
-            format!("{deaths} processes ended in a row while it executed")
+        self.must(!exactly || deaths < MAX_CRASHES || paused, "a run that kills is not found out", || {
+            format!("{deaths} processes have died of it in a row")
         });
     }
 }

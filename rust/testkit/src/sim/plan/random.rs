@@ -99,7 +99,7 @@ impl TaskPlan {
         if rng.one_in(60) {
             acts.push(Act::Forever);
         } else if rng.one_in(150) {
-            acts.push(Act::Kills);
+            acts.push(Act::Kills(rng.one_in(2).then(|| rng.below(3))));
         }
         let ends = (0..=rng.below(3))
             .map(|_| match rng.below(12) {
@@ -122,6 +122,17 @@ impl TaskPlan {
         let waits = |number| Self { acts: vec![Act::Until(moment, false)], ..Self::plain(number) };
         let follows = |number| Self { on: vec![number - pairs], ..Self::plain(number) };
         (0..2 * pairs).map(|number| if number < pairs { waits(number) } else { follows(number) }).collect()
+    }
+
+    /// Bodies that record nothing for a while; in the first run one of them kills its process.
+    fn beside_a_killer(rng: &mut Rng) -> Vec<Self> {
+        let killer = rng.below(3);
+        let task = |number: usize| {
+            let works = Act::Works(1 + rng.below(3_000) as u64);
+            let kills = (number == killer).then_some(Act::Kills(Some(0)));
+            Self { acts: [works].into_iter().chain(kills).collect(), ..Self::plain(number) }
+        };
+        (0..3).map(task).collect()
     }
 
     /// A task that completes whatever happens.
@@ -164,14 +175,17 @@ impl Case {
     pub fn random(seed: u64) -> Self {
         let rng = &mut Rng::new(seed);
         let shape = rng.below(8);
-        let crowd = rng.one_in(16);
+        let (crowd, killer) = (rng.one_in(16), rng.one_in(24));
         let tasks = if crowd {
             TaskPlan::crowd(rng)
+        } else if killer {
+            TaskPlan::beside_a_killer(rng)
         } else {
             (0..1 + rng.below(8)).map(|number| TaskPlan::random(rng, number, shape)).collect()
         };
         let added = TaskPlan::added(rng, tasks.len());
-        let calls = (0..1 + rng.below(3)).map(|_| 1 + rng.below(2) as u32).collect();
+        let runs = if killer { 3 } else { 1 + rng.below(3) };
+        let calls = (0..runs).map(|_| 1 + rng.below(2) as u32).collect();
         // Many of them early, where runs are created and taken up.
         let mut disasters: Vec<(u32, Disaster)> = Vec::new();
         for _ in 0..rng.below(9) {

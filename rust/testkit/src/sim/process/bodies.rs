@@ -14,6 +14,7 @@ use super::super::body::{Body, Parked, Phase, Stated, Then, mix, number, of_resu
 use super::super::host::SimHost;
 use super::super::plan::Act;
 use super::super::rng::Rng;
+use super::super::world::key_of;
 use super::{BodyNo, Holder, Process};
 
 impl Process {
@@ -100,6 +101,7 @@ impl Process {
                 let event = Event::Ended { task: body.task, attempt: body.attempt, outcome };
                 self.holders.insert(slot, Holder::Worker);
                 self.gather(slot, body.run, event, body.marked);
+                drop(body.turn);
                 return;
             }
             phase @ (Phase::Parked(..) | Phase::Polling(..) | Phase::Close(..)) => phase,
@@ -246,7 +248,7 @@ impl Process {
         match act {
             Act::Works(ms) => return Phase::Works(self.steady() + Duration::from_millis(ms)),
             Act::Sets(_) => act.sets().into_iter().for_each(|key| body.sets(key)),
-            Act::Kills => {
+            Act::Kills(run) if run.is_none_or(|run| body.run.key.as_deref() == Some(&*key_of(run))) => {
                 self.dead = true;
                 return Phase::Acts;
             }

@@ -87,7 +87,8 @@ impl Process {
     }
 
     fn enter(&mut self, slot: SlotNo, ready: Ready<SimHost>) {
-        let Some(Ready { run, task }) = self.driver.unless_overdue(ready) else { return };
+        let Some(ready) = self.driver.unless_overdue(ready) else { return };
+        let Some((Ready { run, task }, turn)) = self.driver.admit_suspect(ready) else { return };
         if !self.driver.may_start() {
             return;
         }
@@ -136,6 +137,7 @@ impl Process {
             uses: Uses::default(),
             phase: if entered.mark { Phase::Mark } else { Phase::Acts },
             marked: entered.mark,
+            turn,
             seen,
             ticket: 0,
             woken: false,
