@@ -1,0 +1,257 @@
+"""A run that kills its process is paused; what executes beside it, or is killed from outside, goes on.
+
+A body is blamed for the death of its process only if it was the only suspect that executed. After two deaths suspects
+are entered one at a time.
+"""
+
+from pathlib import Path
+
+import pytest
+from processes import Child, killed, ledger, ran
+
+import bide
+
+BESIDE = """
+life, *order = words
+together = life in ("1", "2")
+everyone = threading.Barrier(len(order))
+lock, now = threading.Lock(), set()
+
+class Executes:
+    "Of suspects of two deaths no two execute at once."
+    def __init__(self, name):
+        self.name = name
+    def __enter__(self):
+        with lock:
+            now.add(self.name)
+            if not together and len(now) > 1:
+                note("together", *sorted(now))
+    def __exit__(self, *_):
+        with lock:
+            now.discard(self.name)
+
+def body(name, handle=None):
+    note("enter", name)
+    with Executes(name):
+        if together:
+            everyone.wait()
+        if name.startswith("poison"):
+            die()
+        if together:
+            stay()
+    return name
+
+@bide.task
+def plain(name: str) -> str:
+    return body(name)
+
+@bide.task
+def with_handle(name: str, handle: bide.TaskHandle) -> str:
+    return body(name)
+
+@bide.task
+def before(name: str) -> str:
+    return name
+
+@bide.task
+def after(before: str) -> str:
+    return body(before)
+
+flows = {
+    "plain": bide.Workflow("plain", [plain]),
+    "handle": bide.Workflow("handle", [with_handle]),
+    "chain": bide.Workflow("chain", [before, after]),
+}
+with bide.Runner(db, slots=len(order) + 1, workflows=list(flows.values())) as runner:
+    def submit(word):
+        name, flow = word.split(":")
+        return runner.submit(flows[flow], {"name": name}, key=name)
+    for handle in [submit(word) for word in order]:
+        try:
+            handle.result()
+        except bide.BideError:
+            pass
+"""
+
+FEW = ["i1", "i2", "i3", "i4"]
+
+
+@pytest.mark.parametrize(
+    ("order", "flows"),
+    [
+        (["poison", *FEW], ["plain"]),
+        ([*FEW, "poison"], ["plain"]),
+        (["i1", "i2", "poison", "i3", "i4"], ["handle"]),
+        (["i1", "poison", "i2"], ["handle", "plain"]),
+        (["i1", "poison", "i2", "i3"], ["plain", "handle", "chain"]),
+        (["i1", "poison", "i2", "poison2"], ["plain", "handle"]),
+    ],
+)
+def test_only_the_run_that_kills_its_process_is_paused(file: Path, order: list[str], flows: list[str]) -> None:
+    words = [f"{name}:{flows[n % len(flows)]}" for n, name in enumerate(order)]
+    poison = [name for name in order if name.startswith("poison")]
+    deaths = 2 + 5 * len(poison)
+    for life in range(1, deaths + 1):
+        ran(BESIDE, file, str(life), *words, code=-9)
+    ran(BESIDE, file, str(deaths + 1), *words)
+    with bide.Runner(file) as runner:
+        for name in order:
+            run = runner.get(name)
+            if name in poison:
+                assert run.status is bide.RunStatus.Paused, name
+                assert "died 5 times in a row while it executed" in str(run.blocked_by)
+            else:
+                assert run.status is bide.RunStatus.Completed, f"{name}: {run.blocked_by}"
+    done = ledger(file)
+    assert [line for line in done if line.startswith("together")] == []
+    for name in order:
+        assert done.count(f"enter {name}") == (7 if name in poison else 3), name
+
+
+HELD = """
+(life,) = words
+entered, go = threading.Event(), threading.Event()
+
+@bide.task
+def held(name: str) -> str:
+    say("enter", name)
+    entered.set()
+    if life == "kill":
+        stay()
+    go.wait()
+    return name
+
+@bide.task
+def quick() -> int:
+    return 7
+
+flow, fresh = bide.Workflow("held", [held]), bide.Workflow("fresh", [quick])
+"""
+
+BOTH = (
+    HELD
+    + """
+with bide.Runner(db, slots=2, workflows=[flow]) as runner:
+    a, b = (runner.submit(flow, {"name": name}, key=name) for name in "ab")
+"""
+)
+
+
+def died_twice(file: Path) -> None:
+    """Two runs whose bodies two dead processes executed; nobody is to blame."""
+    for _ in range(2):
+        with Child(BOTH + "    stay()\n", file, "kill") as child:
+            assert {child.after("enter") for _ in "ab"} == {"a", "b"}
+            child.kill()
+
+
+def test_a_body_that_is_held_back_says_why_and_no_slot_waits_with_it(file: Path) -> None:
+    died_twice(file)
+    more = """
+    while not (why := b._snapshot().tasks["held"].blocked_by):
+        time.sleep(0.002)
+    say("why", why)
+    say("beside", runner.run(fresh)["quick"])
+    go.set()
+    say("done", a.result()["held"], b.result()["held"])
+    assert b.result().tasks["held"].blocked_by is None
+    """
+    said = ran(BOTH + more, file, "go")
+    assert said[0] == "enter a"
+    assert "waits to execute alone, because processes have died while it executed" in said[1]
+    assert said[2:] == ["beside 7", "enter b", "done a b"]
+
+
+def test_a_suspect_that_waits_lets_the_next_one_execute(file: Path) -> None:
+    died_twice(file)
+    more = """
+flag = Path(db).with_suffix(".flag")
+
+@bide.task
+def held(name: str, handle: bide.TaskHandle) -> str:
+    say("enter", name)
+    if name == "a":
+        handle.defer_until(flag.exists, poll_interval_ms=10)
+    flag.touch()
+    return name
+
+flow = bide.Workflow("held", [held])
+with bide.Runner(db, slots=1, workflows=[flow]) as runner:
+    say("done", *(runner.submit(flow, {"name": name}, key=name).result()["held"] for name in "ab"))
+"""
+    assert ran(HELD + more, file, "go") == ["enter a", "enter b", "done a b"]
+
+
+def test_a_close_suspends_the_one_that_executes_and_leaves_those_that_wait(file: Path) -> None:
+    died_twice(file)
+    with Child(BOTH + "    entered.wait()\n    runner.close(0)\n    os._exit(0)", file, "go") as child:
+        assert child.join() == ["enter a"]
+    # `a` did not die with its process: now `b` is the only one that has to be alone.
+    said = ran(BOTH + "    go.set()\n    say('done', a.result()['held'], b.result()['held'])", file, "go")
+    assert said[-1] == "done a b"
+
+
+STEPS = """
+@bide.task
+def steps(handle: bide.TaskHandle) -> int:
+    done = len(ledger.read_text().splitlines()) if ledger.exists() else 0
+    for n in range(20):
+        handle.step(note, n, name=f"step {n}")
+        if n == done and words == ["kill"]:
+            say("one more")
+            stay()
+    return 20
+
+flow = bide.Workflow("steps", [steps])
+with bide.Runner(db, workflows=[flow]) as runner:
+    say("done", runner.run(flow, key="k")["steps"])
+"""
+
+
+def test_kills_from_outside_pause_nothing_that_makes_progress(file: Path) -> None:
+    for _ in range(8):
+        killed(STEPS, file, "kill", at="one more")
+    assert ran(STEPS, file)[-1] == "done 20"
+    assert ledger(file) == [str(n) for n in range(20)]
+
+
+FILES = """
+life, = words
+together = threading.Barrier(2)
+
+def body(name: str, kills: bool) -> str:
+    note("enter", name)
+    if life in ("1", "2"):
+        together.wait()
+        if not kills:
+            stay()
+    if kills:
+        die()
+    return name
+
+@bide.task
+def poison() -> str:
+    return body("poison", True)
+
+@bide.task
+def innocent() -> str:
+    return body("innocent", False)
+
+flows = [bide.Workflow("poison", [poison]), bide.Workflow("innocent", [innocent])]
+with bide.Runner(db, workflows=[flows[0]]) as one, bide.Runner(db + "2", workflows=[flows[1]]) as two:
+    for handle in [one.submit(flows[0], key="k"), two.submit(flows[1], key="k")]:
+        try:
+            handle.result()
+        except bide.BideError:
+            pass
+"""
+
+
+def test_suspects_of_all_runners_of_a_process_are_entered_one_at_a_time(file: Path) -> None:
+    # In the second life each is the only suspect of its file.
+    for life in range(1, 7):
+        ran(FILES, file, str(life), code=-9)
+    ran(FILES, file, "7")
+    with bide.Runner(file) as one, bide.Runner(f"{file}2") as two:
+        assert one.get("k").status is bide.RunStatus.Paused
+        assert two.get("k").status is bide.RunStatus.Completed
