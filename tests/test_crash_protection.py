@@ -7,9 +7,9 @@ are entered one at a time.
 from pathlib import Path
 
 import pytest
-from processes import Child, killed, ledger, ran
 
 import bide
+from processes import Child, killed, ledger, ran
 
 BESIDE = """
 life, *order = words
