@@ -233,7 +233,7 @@ def innocent() -> None:
 flows = [bide.Workflow("poison", [poison]), bide.Workflow("innocent", [innocent])]
 with bide.Runner(db, workflows=flows[:1]) as one:
     kills = one.submit(flows[0], key="k")
-    while not entered["poison"].is_set() and kills.status is not bide.RunStatus.Paused:
+    while not entered["poison"].is_set() and kills.status() is not bide.RunStatus.Paused:
         time.sleep(0.002)
     with bide.Runner(db + "2", workflows=flows[1:]) as two:
         beside = two.submit(flows[1], key="k")
