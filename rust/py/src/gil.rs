@@ -159,12 +159,12 @@ pub(crate) fn call_args<'py>(
         [a, b, d] => guarded(py, || unsafe { c(f, a.as_ptr(), b.as_ptr(), d.as_ptr(), end) }),
         // SAFETY: as said above.
         [a, b, d, e] => guarded(py, || unsafe { c(f, a.as_ptr(), b.as_ptr(), d.as_ptr(), e.as_ptr(), end) }),
-        // SAFETY: as said above.
         [a, b, d, e, g] => {
+            // SAFETY: as said above.
             guarded(py, || unsafe { c(f, a.as_ptr(), b.as_ptr(), d.as_ptr(), e.as_ptr(), g.as_ptr(), end) })
         }
-        // SAFETY: as said above.
         [a, b, d, e, g, h] => {
+            // SAFETY: as said above.
             guarded(py, || unsafe { c(f, a.as_ptr(), b.as_ptr(), d.as_ptr(), e.as_ptr(), g.as_ptr(), h.as_ptr(), end) })
         }
         many => return call(function, &*tuple(py, many)?, None),

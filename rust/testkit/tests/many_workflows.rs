@@ -121,12 +121,13 @@ fn calls_beside(count: usize, store: &Arc<dyn Store>) -> Vec<u64> {
 #[test]
 fn what_is_asked_of_a_store_does_not_grow_with_the_workflows() {
     let folder = tempfile::tempdir().unwrap();
-    let stores: [fn(&std::path::Path, usize) -> Arc<dyn Store>; 2] = [
-        |_, _| MemoryStore::new(),
-        |folder, count| SqliteStore::open(&folder.join(format!("{count}.db")), bide_store::Durability::Normal).unwrap(),
-    ];
-    for open in stores {
-        let beside = |count| calls_beside(count, &open(folder.path(), count));
+    let sqlite = |count| {
+        let path = folder.path().join(format!("{count}.db"));
+        SqliteStore::open(&path, bide_store::Durability::Normal).unwrap() as Arc<dyn Store>
+    };
+    let memory = |_| MemoryStore::new() as Arc<dyn Store>;
+    for open in [&memory as &dyn Fn(usize) -> Arc<dyn Store>, &sqlite] {
+        let beside = |count| calls_beside(count, &open(count));
         let one = beside(1);
         assert_eq!(one, beside(2));
         assert_eq!(one, beside(200));
