@@ -69,8 +69,8 @@ soak-kills: $(STAMP)/bide $(STAMP)/group-test ## kill processes at random moment
 	$(BIN)/python tests/kills.py $(KILLS) $(SEED)
 
 .PHONY: soak-models
-soak-models: ## the models of the hand-off with more preemptions: make soak-models PREEMPTIONS=4
-	LOOM_MAX_PREEMPTIONS=$(PREEMPTIONS) cargo test --locked -p bide-models
+soak-models: ## the models of the scheduler with more preemptions: make soak-models PREEMPTIONS=4
+	LOOM_MAX_PREEMPTIONS=$(PREEMPTIONS) cargo test --locked -p bide-sched --lib models
 
 .PHONY: soak-fuzz
 soak-fuzz: ## fuzz the stored formats, guided by coverage: make soak-fuzz FUZZ_SECONDS=3600

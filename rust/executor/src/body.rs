@@ -21,7 +21,7 @@ use crate::engine::Engine;
 use crate::flow::Run;
 use crate::host::{Attached, Host};
 use crate::limit::Limit;
-use crate::pool::{Cell, Held, Pool};
+use crate::pool::{Executing, Parker, Permit, Pool};
 
 /// The engine as a body with a handle sees it.
 pub struct BodyCx<H: Host> {
@@ -29,9 +29,9 @@ pub struct BodyCx<H: Host> {
     run: Arc<Run<H>>,
     task: TaskRef,
     entered: Entered,
-    cell: Arc<Cell<H>>,
+    parker: Arc<Parker<H>>,
     thread: ThreadId,
-    held: Mutex<Option<Held<H>>>,
+    permit: Mutex<Option<Permit<H>>>,
     uses: Mutex<Uses>,
     ended: AtomicBool,
     suspended: AtomicBool,
@@ -105,8 +105,8 @@ impl<H: Host> BodyCx<H> {
         run: &Arc<Run<H>>,
         task: TaskRef,
         entered: Entered,
-        cell: &Arc<Cell<H>>,
-        held: Option<Held<H>>,
+        parker: &Arc<Parker<H>>,
+        permit: Option<Permit<H>>,
         limit: Option<Arc<Limit<H>>>,
     ) -> Self {
         Self {
@@ -114,9 +114,9 @@ impl<H: Host> BodyCx<H> {
             run: Arc::clone(run),
             task,
             entered,
-            cell: Arc::clone(cell),
+            parker: Arc::clone(parker),
             thread: std::thread::current().id(),
-            held: Mutex::new(held),
+            permit: Mutex::new(permit),
             uses: Mutex::default(),
             ended: AtomicBool::new(false),
             suspended: AtomicBool::new(false),
@@ -152,7 +152,7 @@ impl<H: Host> BodyCx<H> {
     /// Whether the body holds a slot now.
     #[must_use]
     pub fn is_slot_held(&self) -> bool {
-        self.held.lock().is_some()
+        self.permit.lock().is_some()
     }
 
     /// Whether the body is being suspended.
@@ -168,9 +168,9 @@ impl<H: Host> BodyCx<H> {
     }
 
     /// The body has returned: gives its slot back to the worker, if it has one.
-    pub(crate) fn end(&self) -> Option<Held<H>> {
+    pub(crate) fn end(&self) -> Option<Permit<H>> {
         self.ended.store(true, Ordering::Release);
-        self.held.lock().take()
+        self.permit.lock().take()
     }
 
     fn usable(&self, what: &str) -> Result<(), WaitError> {
@@ -228,7 +228,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
 
     /// Commits an event of this body. On a failure the body is to unwind.
     fn commit(&self, at: &mut dyn Attached, event: Event) -> Result<(), WaitError> {
-        let group = self.held.lock().as_ref().map(|held| Arc::clone(&held.group));
+        let group = self.permit.lock().as_ref().map(|permit| Arc::clone(permit.group()));
         let outcome = at.detach(|| self.engine.commit_own(group.as_deref(), &self.run, event));
         self.told(outcome)
     }
@@ -239,6 +239,10 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             Lost::Refused(refused) if !self.run.is_lost() => WaitError::Over(refused),
             Lost::Refused(_) | Lost::Stopped => self.suspend(),
         })
+    }
+
+    fn executing(&self) -> Executing<H> {
+        Executing { run: Arc::clone(&self.run), task: self.task, attempt: self.entered.attempt }
     }
 
     fn wait_event(&self, wait: Wait) -> Event {

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use bide_core::record::{Batch, Committed};
 use bide_core::{Effect, Event, GateSpec, Refused, RunStatus, Time, Value};
+use bide_sched::counts;
 use bide_store::{Lease, StoreError};
 use bide_sync::{Condvar, Mutex};
 
 use crate::bug::{self, Place};
-use crate::counts;
 use crate::engine::{Engine, Level};
 use crate::flow::Run;
 use crate::host::{Dispatch, Gate, Host, Ready};
@@ -76,7 +76,7 @@ struct State<H: Host> {
 }
 
 /// What has gathered on one slot; of closures in memory, on all.
-pub(crate) struct Group<H: Host>(Mutex<Gathered<H>>);
+pub struct Group<H: Host>(Mutex<Gathered<H>>);
 
 struct Gathered<H: Host> {
     items: Vec<Done<H>>,
@@ -85,13 +85,15 @@ struct Gathered<H: Host> {
     since: Duration,
 }
 
+impl<H: Host> Default for Group<H> {
+    fn default() -> Self {
+        Self(Mutex::new(Gathered { items: Vec::with_capacity(GROUP), spare: Vec::new(), since: Duration::ZERO }))
+    }
+}
+
 impl<H: Host> Group<H> {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Gathered {
-            items: Vec::with_capacity(GROUP),
-            spare: Vec::new(),
-            since: Duration::ZERO,
-        })))
+        Arc::default()
     }
 
     /// Adds a result; true if the group should be committed now.
@@ -143,7 +145,7 @@ impl<H: Host> Committer<H> {
     pub(crate) fn arm(&self) {
         if !self.armed.load(Ordering::SeqCst) && !self.armed.swap(true, Ordering::SeqCst) {
             let _state = self.state.lock();
-            counts::wakes();
+            counts::add_wake();
             self.changed.notify_one();
         }
     }
@@ -165,7 +167,7 @@ impl<H: Host> Committer<H> {
     }
 
     pub(crate) fn wake(&self) {
-        counts::wakes();
+        counts::add_wake();
         self.changed.notify_one();
     }
 
@@ -269,7 +271,7 @@ impl<H: Host> Engine<H> {
             if pending.is_empty() {
                 return Ok(());
             }
-            counts::commits();
+            counts::add_commit();
             if self.store().blocks() {
                 pending.settling().take(ANNOUNCED).for_each(|run| run.settled.announce());
             }

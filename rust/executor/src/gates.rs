@@ -11,13 +11,13 @@ use std::time::Duration;
 use bide_core::event::Retry;
 use bide_core::poll::{Poll, Progress};
 use bide_core::{Event, Failure, FailureKind, GateSpec, TaskIx, Time, Value};
+use bide_sched::{Queue, RETRY_THREAD_AFTER};
 use bide_sync::{Condvar, Mutex};
 
 use crate::commit::Done;
 use crate::engine::{Engine, Level};
 use crate::host::{Attached, Gate, Host, Polled};
-use crate::pool::{ASK_AGAIN, Pool};
-use crate::queue::Queue;
+use crate::pool::Pool;
 
 /// Polls that are due within so long are taken one after the other without a sleep.
 const SLICE: Duration = Duration::from_millis(1);
@@ -270,7 +270,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
     pub fn no_gate_thread(&self) {
         let mut state = self.dispatch.gates.state.lock();
         state.threads -= 1;
-        state.ask_again = self.clock.steady() + ASK_AGAIN;
+        state.ask_again = self.clock.steady() + RETRY_THREAD_AFTER;
     }
 
     /// What a thread that polls gates does until the runner closes.

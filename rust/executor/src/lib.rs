@@ -12,7 +12,6 @@ mod clock;
 mod closed;
 mod closures;
 mod commit;
-mod counts;
 pub mod drive;
 mod engine;
 mod flow;
@@ -20,13 +19,9 @@ mod gates;
 mod host;
 mod ids;
 mod limit;
-pub mod pacer;
 mod pool;
-mod queue;
 mod services;
 mod settled;
-pub mod slots;
-mod spin;
 mod submit;
 mod suspects;
 mod take_up;
@@ -34,6 +29,7 @@ mod timers;
 mod work;
 
 pub use bide_core as core;
+pub use bide_sched::counts::{Counts, counts};
 pub use bide_store as store;
 pub use body::{BodyCx, Check, Condition, StepStart, StepTicket, WaitError};
 pub use clock::{Clock, SystemClock};
@@ -42,7 +38,6 @@ pub use closures::{
     Scope, Skip, Submit, SubmitAndWait, TaskContext, TaskError, TaskHandle, TaskResult, Wait, Workflow,
     WorkflowBuilder, after, at, until,
 };
-pub use counts::{Counts, counts};
 pub use engine::{Engine, Level, Log, default_slots};
 pub use flow::{Flow, Inputs, Run, View};
 pub use gates::GateWorker;

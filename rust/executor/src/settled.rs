@@ -4,10 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bide_core::RunStatus;
+use bide_sched::{counts, spin};
 use bide_store::StoreError;
 use bide_sync::{Condvar, Mutex, MutexGuard};
-
-use crate::{counts, spin};
 
 /// Why nothing more will happen to a run here.
 #[derive(Clone, Debug)]
@@ -59,7 +58,7 @@ impl Settled {
             state.callbacks.take()
         };
         if self.changed.has_waiters() {
-            counts::wakes();
+            counts::add_wake();
             self.changed.notify_all();
         }
         for callback in callbacks.map_or_else(Vec::new, |callbacks| *callbacks) {
@@ -71,7 +70,7 @@ impl Settled {
     pub(crate) fn announce(&self) {
         if self.changed.has_waiters() && spin::pays() {
             self.state.lock().coming = true;
-            counts::wakes();
+            counts::add_wake();
             self.changed.notify_all();
         }
     }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bide_core::record::{NewRun, RunRow};
 use bide_core::{Event, RunId, RunState, Value, pack};
+use bide_sched::counts;
 use bide_store::{Creation, Lease, StoreError};
 
 use crate::commit::Done;
-use crate::counts;
 use crate::engine::Engine;
 use crate::flow::{Flow, Inputs, Run};
 use crate::host::{Dispatch, Host};
@@ -206,7 +206,7 @@ impl<H: Host> Engine<H> {
     }
 
     fn create_once(self: &Arc<Self>, lease: Lease, rows: &[NewRun]) -> Result<Vec<Creation>, SubmitError> {
-        counts::commits();
+        counts::add_commit();
         let mut outcome = self.store().create(lease, rows);
         let unknown = matches!(outcome, Err(StoreError::Unknown(_)));
         if unknown {

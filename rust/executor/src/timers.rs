@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::Time;
+pub(crate) use bide_sched::Alarm;
+use bide_sched::be_punctual;
 use bide_sync::{Condvar, Mutex, MutexGuard};
 
 use crate::clock::Clock;
@@ -18,12 +20,6 @@ const RECHECK: Duration = Duration::from_secs(30);
 
 /// The wall has jumped if it moved by more than this against the steady clock.
 const JUMP: i64 = 5_000;
-
-/// Something that wants to be told when its time has come. Must not block.
-pub(crate) trait Alarm: Send + Sync {
-    /// The time has come; `ticket` is what was given with the request.
-    fn ring(self: Arc<Self>, ticket: u64);
-}
 
 /// A timer, to be cancelled by: when it is due by the steady clock (for a wall time an estimate), and its number.
 pub(crate) type Key = (Duration, u64);
@@ -164,12 +160,6 @@ impl Timers {
         self.state.lock().stop = true;
         self.changed.notify_all();
     }
-}
-
-/// The system may let a thread sleep 50 µs longer than it asked for, so that it can wake several at once. Not this one.
-pub(crate) fn be_punctual() {
-    #[cfg(target_os = "linux")]
-    let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
 }
 
 impl State {

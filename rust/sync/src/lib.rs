@@ -6,8 +6,9 @@
 //!
 //! A panic does not poison: whoever catches it gives up what the lock was protecting.
 //!
-//! `cfg(loom)` is set by `rust/models` alone, which compiles this file and the pool over loom's locks to go through
-//! their interleavings. Hence [`atomic`]: what the pool's threads agree by.
+//! `rust/sync/loom` compiles this file a second time, with `cfg(loom)`, over loom's locks: the unit tests of
+//! `bide-sched` explore the interleavings of its threads, and of the code here. Hence [`atomic`]: what those threads
+//! agree by.
 
 #![forbid(unsafe_code)]
 

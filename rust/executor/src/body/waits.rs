@@ -10,15 +10,12 @@ use std::time::Duration;
 use bide_core::event::Wait;
 use bide_core::poll::Poll;
 use bide_core::{Asked, EntryKey, EntryKind, Failure, Recall, Time, Value};
+use bide_sched::{PollNo, Woken};
 
 use super::{BodyCx, Condition, Inside, WaitError, timed_out};
 use crate::host::{Attached, Host, Polled};
 use crate::limit::Limit;
-use crate::pool::{Pool, TimeReached, Woken};
-
-/// A thread sleeps out what is no longer by itself, and is late by one wake-up less. Who waits for longer is woken: many
-/// who sleep would all wake, only to wait for their turn.
-const SHORT: Duration = Duration::from_millis(20);
+use crate::pool::Pool;
 
 /// A condition as the thread of its body asks it.
 pub trait Check {
@@ -141,13 +138,8 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         if self.is_slot_held() && self.limit.as_ref().is_some_and(|limit| !limit.pause()) {
             return Err(self.used_up());
         }
-        match self.held.lock().take() {
-            Some(held) => {
-                self.engine.dispatch.shared.ends(held.no);
-                self.engine.dispatch.shared.give_back(held);
-                // Afterwards: who took the last idle thread may have done so in between.
-                self.engine.dispatch.keep_spare(&self.engine);
-            }
+        match self.permit.lock().take() {
+            Some(permit) => self.engine.dispatch.workers.release(&self.engine, permit),
             None => return Err(WaitError::Misuse("a wait while another wait of this body is open".to_owned())),
         }
         Ok(())
@@ -160,30 +152,18 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         at: &mut dyn Attached,
         open: &mut OpenCondition,
         check: &mut dyn Check,
-    ) -> (Option<Result<Value, Failure>>, Option<u64>) {
-        let shared = &self.engine.dispatch.shared;
+    ) -> (Option<Result<Value, Failure>>, Option<PollNo>) {
+        let workers = &self.engine.dispatch.workers;
         let mut last = None;
         loop {
             let now = self.engine.clock.now();
             let asked = now.before(self.engine.clock.steady().saturating_sub(open.asked));
             let span = open.poll.next(asked, open.deadline, self.engine.random()).since(now);
-            let woken = at.wait(|| {
-                shared.poll_ends(last);
-                let ticket = self.cell.next_ticket();
-                if span > SHORT {
-                    self.engine.timers.after(span, Arc::clone(&self.cell) as _, ticket);
-                } else if self.cell.sleep(span) == Woken::Rung {
-                    shared.poll_due(Arc::clone(&self.cell), ticket);
-                }
-                self.cell.park()
-            });
+            let woken = at.wait(|| workers.park_until_poll(&self.engine, &self.parker, span, last));
             if woken == Woken::Closed {
                 return (None, None);
             }
-            // If no thread could be started when this one was parked, there may be one by now.
-            self.engine.dispatch.keep_spare(&self.engine);
-            let number = shared.poll_begins(&self.engine, &self.run, self.task.ix, &open.key.name);
-            last = Some(number);
+            last = Some(workers.begin_poll(&self.engine, self.executing(), Arc::clone(&open.key.name)));
             if self.sure_of_lease(at).is_err() {
                 return (None, last);
             }
@@ -206,24 +186,24 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         key: EntryKey,
         result: Option<Result<Value, Failure>>,
         proved: bool,
-        poll: Option<u64>,
+        poll: Option<PollNo>,
     ) -> Result<Value, WaitError> {
-        let shared = &self.engine.dispatch.shared;
+        let workers = &self.engine.dispatch.workers;
         let Some(result) = result else {
-            shared.poll_ends(poll);
-            shared.unpark_without_slot();
+            workers.end_poll(poll);
+            workers.unpark_without_slot();
             return Err(self.suspend());
         };
         let event = self.closed(key, result.clone(), proved);
         // Both at once: in between there is nothing to attach for.
-        let (outcome, held) = at.wait(|| {
-            shared.poll_ends(poll);
+        let (outcome, permit) = at.wait(|| {
+            workers.end_poll(poll);
             let outcome = self.engine.commit_own(None, &self.run, event);
-            (outcome, shared.resume(&self.cell))
+            (outcome, workers.resume(&self.parker))
         });
         let committed = self.told(outcome);
-        let regained = held.is_some();
-        *self.held.lock() = held;
+        let regained = permit.is_some();
+        *self.permit.lock() = permit;
         if !regained {
             return Err(self.suspend());
         }
@@ -264,11 +244,8 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         self.commit(at, self.wait_event(wait))?;
         self.defer()?;
         at.parks();
-        let woken = at.wait(|| {
-            let ticket = self.cell.next_ticket();
-            self.engine.timers.at(due, Arc::new(TimeReached(Arc::clone(&self.cell))), ticket);
-            self.cell.park()
-        });
+        let set_alarm = |alarm, ticket| self.engine.timers.at(due, alarm, ticket);
+        let woken = at.wait(|| self.parker.park_until(set_alarm));
         let result = (woken == Woken::Rung).then_some(Ok(Value::NONE));
         self.go_on(at, key, result, true, None).map(drop)
     }

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bide_sched::{HandOff, SlotNo, Slots};
 use bide_sync::Mutex;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Notify, oneshot, watch};
@@ -17,7 +18,6 @@ use super::workflow::Closures;
 use crate::commit::{Done, Group};
 use crate::engine::Engine;
 use crate::host::{Dispatch, Gate, Ready};
-use crate::slots::{HandOver, SlotNo, Slots};
 
 /// The dispatcher of closures.
 pub struct OnTokio {
@@ -154,10 +154,10 @@ impl OnTokio {
         }
         let mine = loop {
             let new_waits = !state.ready.is_empty();
-            match state.slots.give_back(no, new_waits) {
-                HandOver::New => break state.ready.pop_front(),
-                HandOver::Free => break None,
-                HandOver::Resumed(resumed) => {
+            match state.slots.release(no, new_waits) {
+                HandOff::New => break state.ready.pop_front(),
+                HandOff::Free => break None,
+                HandOff::Resumed(resumed) => {
                     // Not with the lock: it wakes a task of the runtime.
                     let sent = bide_sync::MutexGuard::unlocked(&mut state, || resumed.send(Slot::new(no, engine)));
                     match sent {
@@ -226,7 +226,7 @@ impl OnTokio {
             let mut state = self.state.lock();
             state.closing = true;
             // Those who wait for a slot hear of it by this.
-            let _ = state.slots.forget(|_| true);
+            let _ = state.slots.withdraw(|_| true);
             std::mem::take(&mut state.ready)
         };
         drop(left);
@@ -278,7 +278,7 @@ impl State {
     fn start(&mut self) -> Vec<(SlotNo, Ready<Closures>)> {
         let mut bodies = Vec::new();
         while !self.ready.is_empty()
-            && let Some(no) = self.slots.take_new()
+            && let Some(no) = self.slots.acquire()
         {
             bodies.extend(self.ready.pop_front().map(|ready| (no, ready)));
         }

@@ -14,9 +14,9 @@ use std::time::Duration;
 use bide_core::record::{RunRow, RunRowId};
 use bide_core::{Graph, TaskIx, Time, Value};
 use bide_executor::drive::{Allowance, Driver, Gathering};
-use bide_executor::pacer::{Pacer, STUCK_AFTER};
-use bide_executor::slots::{SlotNo, Slots};
 use bide_executor::{Clock, Flow, Handle, Ready, Run, Settlement, SubmitError, Wanted};
+use bide_sched::pacer::{Pacer, STUCK_AFTER};
+use bide_sched::{SlotNo, Slots};
 use bide_store::{Store, StoreError};
 use bide_sync::Mutex;
 
@@ -303,7 +303,7 @@ impl Process {
     pub(super) fn make(&mut self, step: Move, rng: &mut Rng) {
         match step {
             Move::Take => {
-                if let Some(slot) = self.slots.take_new() {
+                if let Some(slot) = self.slots.acquire() {
                     self.holders.insert(slot, Holder::Worker);
                 }
             }
@@ -414,7 +414,7 @@ impl Process {
             |no: &BodyNo| self.holders.values().any(|holder| matches!(holder, Holder::Body(held) if held == no));
         let parked: Vec<BodyNo> = self.bodies.keys().filter(|no| !holds(no)).copied().collect();
         for no in parked {
-            self.slots.forget(|other| *other == no);
+            self.slots.withdraw(|other| *other == no);
             if let Some(body) = self.bodies.remove(&no) {
                 self.suspended(body);
             }

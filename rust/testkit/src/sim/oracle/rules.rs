@@ -9,7 +9,7 @@ use bide_core::recover::MAX_CRASHES;
 use bide_core::{
     Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, RunStatus, SubStatus, TaskIx, TaskStatus, Time,
 };
-use bide_executor::slots::NEW_EVERY;
+use bide_sched::slots::NEW_EVERY;
 use bide_store::{LEASE, LeaseTime};
 
 use super::{Committed, Oracle};

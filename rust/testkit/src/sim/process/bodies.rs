@@ -8,7 +8,7 @@ use bide_core::poll::Poll;
 use bide_core::{EntryKind, Failure, FailureKind, Outcome, Recall, Time, Value};
 use bide_executor::Run;
 use bide_executor::drive::Allowance;
-use bide_executor::slots::SlotNo;
+use bide_sched::SlotNo;
 
 use super::super::body::{Body, Parked, Phase, Stated, Then, mix, number, of_result, timed_out};
 use super::super::host::SimHost;

@@ -3,23 +3,23 @@
 use std::sync::Arc;
 
 use bide_core::{Event, TaskIx, Uses};
-use bide_executor::slots::{HandOver, SlotNo};
 use bide_executor::{Ready, Run};
+use bide_sched::{HandOff, SlotNo};
 
 use super::super::body::{Body, Phase, digest, mix};
 use super::super::host::SimHost;
 use super::{BodyNo, Holder, Process};
 
 impl Process {
-    fn hand(&mut self, slot: SlotNo, over: HandOver<BodyNo>) {
+    fn hand(&mut self, slot: SlotNo, over: HandOff<BodyNo>) {
         match over {
-            HandOver::Free => {
+            HandOff::Free => {
                 self.holders.remove(&slot);
             }
-            HandOver::New => {
+            HandOff::New => {
                 self.holders.insert(slot, Holder::Worker);
             }
-            HandOver::Resumed(no) => {
+            HandOff::Resumed(no) => {
                 self.holders.insert(slot, Holder::Body(no));
             }
         }
@@ -27,9 +27,9 @@ impl Process {
 
     pub(super) fn give_back(&mut self, slot: SlotNo) {
         let (work, waiting) = (self.has_work(), self.slots.resumed());
-        let over = self.slots.give_back(slot, work);
-        if over != HandOver::Free {
-            let to_new = over == HandOver::New;
+        let over = self.slots.release(slot, work);
+        if over != HandOff::Free {
+            let to_new = over == HandOff::New;
             self.shared.oracle.lock().resumed_bodies_go_first(to_new, waiting, work, &mut self.streak);
         }
         self.hand(slot, over);
@@ -40,7 +40,7 @@ impl Process {
         let waiting = self.slots.resumed();
         if waiting > 0 {
             self.commit(slot);
-            let over = self.slots.between(slot);
+            let over = self.slots.yield_to_resumed(slot);
             let mut oracle = self.shared.oracle.lock();
             oracle.resumed_bodies_go_first(over.is_none(), waiting, true, &mut self.streak);
             drop(oracle);

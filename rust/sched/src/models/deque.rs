@@ -1,18 +1,18 @@
-//! The stand-in for the lock-free deques: what is pushed is in a list behind a lock, what is empty is told by a
-//! counter beside it, ordered as weakly as the real ones promise (release, acquire, and a fence in `is_empty`). So the
-//! wake rule gets no order from the deque that it would not get in the field.
+//! Stand-ins for the lock-free deques. Jobs are in a list behind a lock; a counter beside it tells whether it is empty,
+//! with the weakest order that the real deques promise (release, acquire, and a fence in `is_empty`). So the wake rule
+//! gets no order from the deque here that it would not get in production.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::atomic::{AtomicUsize, Ordering, fence};
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicUsize, Ordering, fence};
 
-/// What a look into a deque gave.
+/// What was found in a deque.
 pub(crate) enum Steal<T> {
     Success(T),
     Empty,
-    #[expect(dead_code, reason = "the real deque asks to try again when it was beaten to an item")]
+    #[expect(dead_code, reason = "the real deque asks to try again when another thread was faster")]
     Retry,
 }
 
@@ -48,7 +48,7 @@ impl<T> Items<T> {
     }
 }
 
-/// The queue into which work comes from outside.
+/// The queue of jobs from outside.
 pub(crate) struct Injector<T>(Items<T>);
 
 impl<T> Injector<T> {
@@ -64,7 +64,7 @@ impl<T> Injector<T> {
         self.0.is_empty()
     }
 
-    /// One item is a batch.
+    /// A batch of one.
     pub(crate) fn steal_batch_with_limit_and_pop(&self, _into: &Worker<T>, _limit: usize) -> Steal<T> {
         self.0.pop().map_or(Steal::Empty, Steal::Success)
     }

@@ -1,22 +1,33 @@
-//! A priority queue for items that mostly come in the order in which they leave, as gates of one interval do.
+//! A priority queue for items that mostly arrive in the order in which they leave, as the polls of gates with one
+//! interval do.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-/// Items, the least first. What comes in order costs no comparison but one.
-pub(crate) struct Queue<T> {
-    /// What was not less than everything in here when it came.
+/// A priority queue, the least item first. An item that arrives in order costs one comparison.
+#[derive(Debug)]
+pub struct Queue<T> {
+    /// Items that were not less than the last one here when they arrived.
     steady: VecDeque<T>,
-    /// The rest.
+    /// All others.
     heap: BinaryHeap<Reverse<T>>,
 }
 
-impl<T: Ord> Queue<T> {
-    pub(crate) fn new() -> Self {
+impl<T: Ord> Default for Queue<T> {
+    fn default() -> Self {
         Self { steady: VecDeque::new(), heap: BinaryHeap::new() }
     }
+}
 
-    pub(crate) fn push(&mut self, item: T) {
+impl<T: Ord> Queue<T> {
+    /// An empty queue.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an item.
+    pub fn push(&mut self, item: T) {
         if self.steady.back().is_none_or(|last| *last <= item) {
             self.steady.push_back(item);
         } else {
@@ -25,13 +36,14 @@ impl<T: Ord> Queue<T> {
     }
 
     /// The least item.
-    pub(crate) fn peek(&self) -> Option<&T> {
+    #[must_use]
+    pub fn peek(&self) -> Option<&T> {
         let other = self.heap.peek().map(|Reverse(item)| item);
         self.steady.front().into_iter().chain(other).min()
     }
 
     /// Takes the least item.
-    pub(crate) fn pop(&mut self) -> Option<T> {
+    pub fn pop(&mut self) -> Option<T> {
         let from_heap = match (self.steady.front(), self.heap.peek()) {
             (Some(steady), Some(Reverse(other))) => other < steady,
             (steady, _) => steady.is_none(),

@@ -1,37 +1,40 @@
 //! The pacing machine: which parked body polls its condition now. No I/O, threads or clock.
 //!
-//! Parked bodies poll on their own threads, and threads that wake together fight for the interpreter: one at a time
-//! costs 11 µs a poll, a few at once 109 µs. So a poll that ends hands on to the next one that is due; only if none
-//! has handed on for [`STUCK_AFTER`] may one more run beside it, and never more than the width.
+//! Parked bodies poll on their own threads, and threads that wake together compete for the interpreter: one at a time
+//! costs 11 µs a poll, a few at once 109 µs. So the end of a poll starts the next one that is due. Only if no poll has
+//! ended for [`STUCK_AFTER`] does one more run beside those that do, and never more than the width.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// A poll that runs for longer no longer holds up the others.
+/// If no poll ends for this long, one more may run.
 pub const STUCK_AFTER: Duration = Duration::from_millis(1);
 
 /// The pacing machine. `B` names a parked body.
 #[derive(Debug)]
 pub struct Pacer<B> {
+    /// Bodies whose poll is due and has not started, the longest waiting first.
     due: VecDeque<B>,
+    /// Polls that run.
     running: usize,
+    /// How many may run at once.
     width: usize,
-    /// Hand-overs so far: lets the timer see whether there was one since it last looked.
-    handed: u64,
+    /// Turns given so far, ends of polls included: whoever looks again later sees whether anything has moved.
+    turns: u64,
 }
 
 impl<B> Pacer<B> {
     /// A machine that lets at most `width` polls run at once.
     #[must_use]
     pub fn new(width: usize) -> Self {
-        Self { due: VecDeque::new(), running: 0, width, handed: 0 }
+        Self { due: VecDeque::new(), running: 0, width, turns: 0 }
     }
 
     /// A poll is due: the body to wake now, if it is its turn.
     pub fn due(&mut self, body: B) -> Option<B> {
         if self.running == 0 {
             self.running = 1;
-            self.handed += 1;
+            self.turns += 1;
             return Some(body);
         }
         self.due.push_back(body);
@@ -40,7 +43,7 @@ impl<B> Pacer<B> {
 
     /// A poll has ended: the body to wake next.
     pub fn done(&mut self) -> Option<B> {
-        self.handed += 1;
+        self.turns += 1;
         if let Some(next) = self.due.pop_front() {
             return Some(next);
         }
@@ -48,21 +51,21 @@ impl<B> Pacer<B> {
         None
     }
 
-    /// Nobody has handed on for a while (`handed` has not moved): one more may run.
+    /// No poll has ended for a while (the turns have not moved): the body to wake beside those that poll.
     pub fn stuck(&mut self) -> Option<B> {
         if self.running >= self.width {
             return None;
         }
         let next = self.due.pop_front()?;
         self.running += 1;
-        self.handed += 1;
+        self.turns += 1;
         Some(next)
     }
 
-    /// How many hand-overs there were, and whether somebody waits for one.
+    /// How many turns there were, and whether a body waits for one.
     #[must_use]
     pub fn progress(&self) -> (u64, bool) {
-        (self.handed, !self.due.is_empty())
+        (self.turns, !self.due.is_empty())
     }
 }
 

@@ -1,0 +1,141 @@
+//! Who is woken for a job, and who gets a slot that is released.
+
+use super::engine::{Body, Engine, explore};
+use crate::Woken;
+
+/// Ends at once.
+const PLAIN: Body = |_, _, permit, _| Some(permit);
+
+#[test]
+fn work_that_comes_while_a_worker_falls_asleep_is_executed() {
+    explore(|| {
+        let engine = Engine::open(1, PLAIN);
+        engine.push(&[1]);
+        engine.await_event(1);
+        // The worker looks for more at this moment, or sleeps already.
+        engine.push(&[2]);
+        engine.await_event(2);
+        engine.close_with_all_slots();
+    });
+}
+
+#[test]
+fn work_that_was_announced_is_executed_however_long_it_takes_to_come() {
+    explore(|| {
+        let engine = Engine::open(1, PLAIN);
+        engine.pool.announce();
+        // The worker that was woken for it may have given up already.
+        engine.push(&[1]);
+        engine.pool.withdraw_announcement();
+        engine.await_event(1);
+        engine.close_with_all_slots();
+    });
+}
+
+#[test]
+fn work_that_comes_while_a_body_defers_is_executed_at_once() {
+    // 1 defers a second time, so that there is an idle worker besides, and waits for 2, which comes meanwhile.
+    const BODY: Body = |engine, body, permit, parker| {
+        if body != 1 {
+            return Some(permit);
+        }
+        let permit = engine.defer(permit, parker, || true)?;
+        engine.signal(10);
+        engine.defer(permit, parker, || {
+            engine.await_event(2);
+            true
+        })
+    };
+    explore(|| {
+        let engine = Engine::open(1, BODY);
+        engine.push(&[1]);
+        engine.await_event(10);
+        engine.push(&[2]);
+        engine.await_event(1);
+        engine.close_with_all_slots();
+    });
+}
+
+#[test]
+fn a_body_whose_wait_is_over_gets_the_slot_that_another_gives_back() {
+    // One slot: 1 waits until 2 has begun, and resumes while 2 executes, ends or has ended.
+    const BODY: Body = |engine, body, permit, parker| {
+        engine.signal(10 + body);
+        if body != 1 {
+            return Some(permit);
+        }
+        engine.defer(permit, parker, || {
+            engine.await_event(12);
+            true
+        })
+    };
+    explore(|| {
+        let engine = Engine::open(1, BODY);
+        engine.push(&[1, 2]);
+        engine.await_event(1);
+        engine.await_event(2);
+        engine.close_with_all_slots();
+    });
+}
+
+#[test]
+fn two_bodies_that_defer_and_go_on_at_once_have_a_slot_each_in_turn() {
+    const BODY: Body = |engine, _, permit, parker| engine.defer(permit, parker, || true);
+    explore(|| {
+        let engine = Engine::open(1, BODY);
+        engine.push(&[1, 2]);
+        engine.await_event(1);
+        engine.await_event(2);
+        engine.close_with_all_slots();
+    });
+}
+
+#[test]
+fn a_free_slot_is_used_while_another_body_executes() {
+    // 1 executes until 2 has: on the other slot.
+    const BODY: Body = |engine, body, permit, _| {
+        if body == 1 {
+            engine.await_event(2);
+        }
+        Some(permit)
+    };
+    explore(|| {
+        let engine = Engine::open(2, BODY);
+        engine.push(&[1]);
+        engine.push(&[2]);
+        engine.await_event(1);
+        engine.close_with_all_slots();
+    });
+}
+
+#[test]
+fn of_two_bodies_that_become_ready_at_once_each_wakes_a_worker() {
+    // Both workers sleep when they come, or fall asleep; 1 executes until 2 has.
+    const BODY: Body = |engine, body, permit, _| {
+        if body == 1 {
+            engine.await_event(2);
+        }
+        Some(permit)
+    };
+    explore(|| {
+        let engine = Engine::open(2, BODY);
+        engine.push(&[3]);
+        engine.await_event(3);
+        engine.push(&[1, 2]);
+        engine.await_event(1);
+        engine.close_with_all_slots();
+    });
+}
+
+#[test]
+fn a_close_reaches_every_thread_wherever_it_is() {
+    // 1 is somewhere between its start and its end when the pool closes; it goes on, or is suspended.
+    const BODY: Body = |engine, _, permit, parker| {
+        engine.defer(permit, parker, || parker.park_until(|alarm, ticket| alarm.ring(ticket)) == Woken::Rung)
+    };
+    explore(|| {
+        let engine = Engine::open(1, BODY);
+        engine.push(&[1]);
+        engine.close();
+    });
+}

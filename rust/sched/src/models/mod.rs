@@ -1,0 +1,12 @@
+//! The slot hand-off, the wake rule and the pacing of polls under every interleaving of a few threads, by loom.
+//!
+//! What runs here is the pool itself, compiled over loom's locks and atomics (see `sync.rs`): its worker loop, and a
+//! body's way through a wait. Stand-ins are the deques ([`deque`]) and the engine above ([`engine`]), whose bodies say
+//! what a model is about.
+//!
+//! Not here: the committer's sleep, the timer thread's order, async lanes.
+
+pub(crate) mod deque;
+mod engine;
+mod hand_off;
+mod polls;

@@ -1,0 +1,168 @@
+//! How slots move between threads: a worker acquires one, yields it, or releases it because there is nothing to do; a
+//! body releases its slot and resumes. Who gets a slot is decided in `slots.rs`.
+
+use std::sync::Arc;
+
+use super::{Parker, Permit, Shared, State};
+use crate::slots::{HandOff, SlotNo};
+use crate::spin;
+use crate::sync::atomic::{Ordering, fence};
+use crate::upcalls::Upcalls;
+
+/// Threads without a slot, beyond the number of slots, that are kept for the next body that parks.
+const SPARE: usize = 2;
+
+impl<E: Upcalls> Shared<E> {
+    fn permit(&self, slot: SlotNo) -> Permit<E> {
+        let side = &self.sides[slot as usize];
+        let deque = side.deque.lock().take().unwrap_or_else(|| unreachable!("slot {slot} is held twice"));
+        Permit { slot, deque, group: Arc::clone(&side.group) }
+    }
+
+    fn put_down(&self, permit: Permit<E>) -> SlotNo {
+        *self.sides[permit.slot as usize].deque.lock() = Some(permit.deque);
+        permit.slot
+    }
+
+    /// A worker without a slot waits for one. `None`: the thread is to end. Blocks.
+    pub(super) fn acquire(&self, parker: &Arc<Parker<E>>) -> Option<Permit<E>> {
+        {
+            let mut state = self.state.lock();
+            let surplus = state.idle.len() >= state.slots.total() as usize + SPARE;
+            if self.is_closing() || surplus {
+                self.thread_ends(&mut state);
+                drop(state);
+                self.wake_if_jobs();
+                return None;
+            }
+            state.idle.push(Arc::clone(parker));
+            fence(Ordering::SeqCst);
+            if self.has_jobs()
+                && let Some(slot) = state.slots.acquire()
+            {
+                state.idle.pop();
+                self.copy_counts(&state);
+                return Some(self.permit(slot));
+            }
+        }
+        match parker.await_slot() {
+            Some(slot) => {
+                spin::until(|| self.announced.load(Ordering::SeqCst) == 0 || self.has_jobs());
+                Some(self.permit(slot))
+            }
+            None => {
+                self.thread_ends(&mut self.state.lock());
+                None
+            }
+        }
+    }
+
+    /// A thread of the pool ends, or was not started.
+    pub(super) fn thread_ends(&self, state: &mut State<E>) {
+        state.threads -= 1;
+        self.emptied.notify_all();
+    }
+
+    /// A worker has found no job: its slot goes to whoever can use it. `Some`: that is the worker itself.
+    pub(super) fn release_idle(&self, permit: Permit<E>) -> Option<Permit<E>> {
+        let slot = self.put_down(permit);
+        self.searching.store(false, Ordering::SeqCst);
+        let mut state = self.state.lock();
+        let new_waits = !self.is_closing() && self.has_jobs();
+        let hand_off = state.slots.release(slot, new_waits);
+        self.copy_counts(&state);
+        match hand_off {
+            HandOff::New => return Some(self.permit(slot)),
+            HandOff::Resumed(parker) => {
+                drop(state);
+                parker.hand(slot);
+            }
+            HandOff::Free => {}
+        }
+        None
+    }
+
+    /// Whether resumed bodies wait for a slot.
+    pub(super) fn is_resumption_waiting(&self) -> bool {
+        self.resumed.load(Ordering::Relaxed) > 0
+    }
+
+    /// Between two bodies: hands the slot to a resumed body if it is its turn, else returns it.
+    pub(super) fn yield_to_resumed(&self, permit: Permit<E>) -> Option<Permit<E>> {
+        let slot = permit.slot;
+        let resumed = {
+            let mut state = self.state.lock();
+            let resumed = state.slots.yield_to_resumed(slot);
+            self.copy_counts(&state);
+            resumed
+        };
+        let Some(parker) = resumed else { return Some(permit) };
+        let slot = self.put_down(permit);
+        parker.hand(slot);
+        // This worker may have been woken to search and does not do so: another one has to.
+        self.searching.store(false, Ordering::SeqCst);
+        self.wake_one();
+        None
+    }
+
+    /// A body defers: its slot is handed on.
+    pub(super) fn release(&self, permit: Permit<E>) {
+        let slot = self.put_down(permit);
+        let mut state = self.state.lock();
+        state.threads -= 1;
+        state.parked += 1;
+        let new_waits = !self.is_closing() && self.has_jobs() && !state.idle.is_empty();
+        let parker = match state.slots.release(slot, new_waits) {
+            HandOff::Resumed(parker) => Some(parker),
+            HandOff::New => state.idle.pop(),
+            HandOff::Free => None,
+        };
+        self.copy_counts(&state);
+        drop(state);
+        match parker {
+            Some(parker) => parker.hand(slot),
+            None => self.wake_if_jobs(),
+        }
+    }
+
+    /// A slot is free, and whoever freed it does not look for jobs afterwards. A job that came after the last look, and
+    /// before the slot was seen to be free, has woken nobody: so look once more.
+    fn wake_if_jobs(&self) {
+        fence(Ordering::SeqCst);
+        if self.has_jobs() {
+            self.wake_one();
+        }
+    }
+
+    /// A deferred body waits for a slot. `None` if the pool closes first. Blocks.
+    pub(super) fn resume(&self, parker: &Arc<Parker<E>>) -> Option<Permit<E>> {
+        let at_once = {
+            let mut state = self.state.lock();
+            let at_once = state.slots.resume(Arc::clone(parker));
+            self.copy_counts(&state);
+            at_once
+        };
+        let slot = match at_once {
+            Some((slot, _)) => Some(slot),
+            None => parker.await_slot(),
+        };
+        let mut state = self.state.lock();
+        state.threads += 1;
+        state.parked -= 1;
+        match slot {
+            Some(slot) => Some(self.permit(slot)),
+            None => {
+                state.slots.withdraw(|other| Arc::ptr_eq(other, parker));
+                self.copy_counts(&state);
+                None
+            }
+        }
+    }
+
+    /// A body that was suspended while it was parked unwinds without a slot.
+    pub(super) fn unpark_without_slot(&self) {
+        let mut state = self.state.lock();
+        state.threads += 1;
+        state.parked -= 1;
+    }
+}

@@ -1,0 +1,65 @@
+//! A body's way through a wait, as far as its thread and slot are concerned: release the slot, park, poll, resume. When
+//! the wait is recorded in between is the engine's business.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Parker, Permit, PollNo, Pool, Woken};
+use crate::upcalls::Upcalls;
+
+/// A thread sleeps by itself for up to this long, which saves the wake-up by the timer thread. For longer spans it is
+/// woken: if many threads slept by themselves they would all wake, only to wait for their turn.
+const SHORT: Duration = Duration::from_millis(20);
+
+impl<E: Upcalls> Pool<E> {
+    /// A body defers: hands its slot on and makes sure that a thread is there to use it. On a thread that may start
+    /// threads.
+    pub fn release(&self, engine: &Arc<E>, permit: Permit<E>) {
+        self.body_stops(&permit);
+        self.shared.release(permit);
+        // Afterwards: whoever took the last idle thread may have done so in between.
+        self.keep_spare(engine);
+    }
+
+    /// Parks a body that has no slot until its next poll: `span` from now, and when it is its turn. `last` is the poll
+    /// before, which ends with this. Blocks.
+    pub fn park_until_poll(
+        &self,
+        engine: &Arc<E>,
+        parker: &Arc<Parker<E>>,
+        span: Duration,
+        last: Option<PollNo>,
+    ) -> Woken {
+        self.shared.end_poll(last);
+        let ticket = parker.next_ticket();
+        if span > SHORT {
+            engine.ring_after(span, Arc::clone(parker) as _, ticket);
+        } else if parker.sleep(span) == Woken::Rung {
+            self.shared.poll_due(Arc::clone(parker), ticket);
+        }
+        parker.park()
+    }
+
+    /// A poll starts on its body's own thread, which may start threads.
+    pub fn begin_poll(&self, engine: &Arc<E>, body: E::Body, condition: Arc<str>) -> PollNo {
+        // If no thread could be started when the body was parked, there may be one by now.
+        self.keep_spare(engine);
+        self.shared.begin_poll(engine.steady(), body, condition)
+    }
+
+    /// A poll has ended, if there was one: the next one that is due has its turn.
+    pub fn end_poll(&self, poll: Option<PollNo>) {
+        self.shared.end_poll(poll);
+    }
+
+    /// The wait of a body is over: waits for a slot. `None` if the pool closes first. Blocks.
+    #[must_use]
+    pub fn resume(&self, parker: &Arc<Parker<E>>) -> Option<Permit<E>> {
+        self.shared.resume(parker)
+    }
+
+    /// A body that is suspended while it is parked unwinds, without a slot.
+    pub fn unpark_without_slot(&self) {
+        self.shared.unpark_without_slot();
+    }
+}

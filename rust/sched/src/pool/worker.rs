@@ -1,0 +1,122 @@
+//! A worker thread's loop: acquire a slot, find a job, execute it, commit what has gathered, hand the slot on.
+
+use std::sync::Arc;
+
+use super::{Parker, Permit, Pool, Shared};
+use crate::upcalls::Upcalls;
+
+/// A thread that executes jobs, as the loop drives it.
+pub trait WorkerThread<E: Upcalls> {
+    /// Runs `f`, which may block, while the thread gives up what others want. For Python that is the interpreter.
+    fn wait<R>(&mut self, f: impl FnOnce() -> R) -> R;
+
+    /// Called with each slot that the thread gets.
+    fn slot_acquired(&mut self) {}
+
+    /// Executes a job. The permit comes back, unless the body was suspended without one.
+    fn execute(&mut self, job: E::Job, permit: Permit<E>) -> Option<Permit<E>>;
+}
+
+/// How a worker lost its slot.
+enum Lost<E: Upcalls> {
+    /// It went to another thread, or is free.
+    Slot,
+    /// Likewise, and the worker has waited for its next one already. `None`: the thread is to end.
+    Replaced(Option<Permit<E>>),
+}
+
+/// What the loop of one thread needs.
+struct Loop<'a, E: Upcalls> {
+    engine: &'a Arc<E>,
+    pool: &'a Pool<E>,
+    parker: &'a Arc<Parker<E>>,
+    /// Empty but for a commit: what it makes ready.
+    ready: Vec<E::Job>,
+}
+
+impl<E: Upcalls> Pool<E> {
+    /// Works on the calling thread until the pool closes or the thread is not needed any more.
+    pub fn work(&self, engine: &Arc<E>, parker: &Arc<Parker<E>>, thread: &mut impl WorkerThread<E>) {
+        let mut this = Loop { engine, pool: self, parker, ready: Vec::new() };
+        let mut lost = Lost::Slot;
+        loop {
+            let permit = match lost {
+                Lost::Slot => thread.wait(|| self.shared.acquire(parker)),
+                Lost::Replaced(permit) => permit,
+            };
+            let Some(permit) = permit else { return };
+            thread.slot_acquired();
+            self.keep_spare(engine);
+            lost = this.work_with(permit, thread);
+        }
+    }
+
+    /// The loop has panicked. Whatever the thread held is lost with it, a slot too.
+    pub fn worker_panicked(&self) {
+        self.shared.thread_ends(&mut self.shared.state.lock());
+    }
+
+    /// Puts what a commit has made ready on the slot's deque: it is executed here next, or stolen.
+    pub fn keep(&self, permit: &Permit<E>, ready: &mut Vec<E::Job>) {
+        let more = ready.len() > 1;
+        for job in ready.drain(..) {
+            permit.deque.push(job);
+        }
+        if more {
+            self.shared.wake_one();
+        }
+    }
+}
+
+impl<E: Upcalls> Loop<'_, E> {
+    /// Executes jobs until the slot goes to somebody else.
+    fn work_with(&mut self, mut permit: Permit<E>, thread: &mut impl WorkerThread<E>) -> Lost<E> {
+        let shared = &*self.pool.shared;
+        loop {
+            if shared.is_resumption_waiting() {
+                match self.commit_and(permit, thread, |shared, permit, _| shared.yield_to_resumed(permit)) {
+                    Ok(kept) => permit = kept,
+                    Err(lost) => return lost,
+                }
+            }
+            let kept = match shared.find(&permit.deque) {
+                Some(job) => {
+                    shared.found();
+                    thread.execute(job, permit)
+                }
+                None if !E::is_empty(&permit.group) => {
+                    let release = |shared: &Shared<E>, permit, more| {
+                        if more { Some(permit) } else { shared.release_idle(permit) }
+                    };
+                    match self.commit_and(permit, thread, release) {
+                        Ok(kept) => Some(kept),
+                        Err(lost) => return lost,
+                    }
+                }
+                None => shared.release_idle(permit),
+            };
+            match kept {
+                Some(kept) => permit = kept,
+                None => return Lost::Slot,
+            }
+        }
+    }
+
+    /// Commits what has gathered, then keeps the slot or not: `release` decides, and is told whether the commit has made
+    /// jobs ready. If the slot is gone, the worker waits for its next one at once, without attaching in between: whoever
+    /// waits for what was committed, or has got the slot, wants to attach at the same moment.
+    fn commit_and(
+        &mut self,
+        permit: Permit<E>,
+        thread: &mut impl WorkerThread<E>,
+        release: impl FnOnce(&Shared<E>, Permit<E>, bool) -> Option<Permit<E>>,
+    ) -> Result<Permit<E>, Lost<E>> {
+        thread.wait(|| {
+            self.engine.commit(&permit.group, &mut self.ready);
+            let more = !self.ready.is_empty();
+            self.pool.keep(&permit, &mut self.ready);
+            let shared = &self.pool.shared;
+            release(shared, permit, more).ok_or_else(|| Lost::Replaced(shared.acquire(self.parker)))
+        })
+    }
+}

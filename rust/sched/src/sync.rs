@@ -1,0 +1,12 @@
+//! What the pool's threads agree by: locks, atomics and lock-free deques. The unit tests get loom's instead, so that
+//! they can go through the interleavings.
+
+#[cfg(not(test))]
+pub(crate) use bide_sync::{Condvar, Mutex, atomic};
+#[cfg(test)]
+pub(crate) use bide_sync_loom::{Condvar, Mutex, atomic};
+
+#[cfg(test)]
+pub(crate) use crate::models::deque::{Injector, Steal, Stealer, Worker as Deque};
+#[cfg(not(test))]
+pub(crate) use crossbeam_deque::{Injector, Steal, Stealer, Worker as Deque};
