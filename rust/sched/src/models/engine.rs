@@ -57,7 +57,8 @@ struct AlarmState {
 impl Upcalls for Engine {
     type Job = u32;
     type Body = u32;
-    type Group = ();
+    /// The jobs that the results make ready. The lock is not loom's, because only the holder of the slot touches it.
+    type Group = std::sync::Mutex<Vec<u32>>;
 
     fn now(&self) -> Time {
         Time(0)
@@ -77,13 +78,15 @@ impl Upcalls for Engine {
         unreachable!("the pool warns of nothing here: {line}")
     }
 
-    fn look_after(&self, _group: &Arc<()>) {}
+    fn look_after(&self, _group: &Arc<Self::Group>) {}
 
-    fn is_empty((): &()) -> bool {
-        true
+    fn is_empty(group: &Self::Group) -> bool {
+        group.lock().expect("no panic").is_empty()
     }
 
-    fn commit(self: &Arc<Self>, (): &(), _ready: &mut Vec<u32>) {}
+    fn commit(self: &Arc<Self>, group: &Self::Group, ready: &mut Vec<u32>) {
+        ready.append(&mut group.lock().expect("no panic"));
+    }
 
     fn show_start(&self, _body: u32) {}
 
@@ -130,6 +133,11 @@ impl Engine {
     /// Jobs become ready, as by a commit.
     pub(super) fn push(&self, jobs: &[u32]) {
         self.pool.push(&mut jobs.to_vec());
+    }
+
+    /// The result of a body gathers on its slot. Once it is committed it makes these jobs ready.
+    pub(super) fn gather(permit: &Permit<Self>, jobs: &[u32]) {
+        permit.group().lock().expect("no panic").extend(jobs);
     }
 
     /// Says that something has happened.

@@ -128,6 +128,49 @@ fn of_two_bodies_that_become_ready_at_once_each_wakes_a_worker() {
 }
 
 #[test]
+fn what_a_commit_makes_ready_is_executed_on_every_free_slot() {
+    // 2 and 3 are ready by the end of 1; 2 executes until 3 has.
+    const BODY: Body = |engine, body, permit, _| {
+        match body {
+            1 => Engine::gather(&permit, &[2, 3]),
+            2 => engine.await_event(3),
+            _ => {}
+        }
+        Some(permit)
+    };
+    explore(|| {
+        let engine = Engine::open(2, BODY);
+        engine.push(&[1]);
+        engine.await_event(2);
+        engine.close_with_all_slots();
+    });
+}
+
+#[test]
+fn a_worker_that_commits_hands_its_slot_to_the_body_that_resumes() {
+    // One slot: 1 resumes while the end of 2 is committed, which makes 3 ready.
+    const BODY: Body = |engine, body, permit, parker| {
+        if body == 1 {
+            return engine.defer(permit, parker, || {
+                engine.await_event(2);
+                true
+            });
+        }
+        if body == 2 {
+            Engine::gather(&permit, &[3]);
+        }
+        Some(permit)
+    };
+    explore(|| {
+        let engine = Engine::open(1, BODY);
+        engine.push(&[1, 2]);
+        engine.await_event(1);
+        engine.await_event(3);
+        engine.close_with_all_slots();
+    });
+}
+
+#[test]
 fn a_close_reaches_every_thread_wherever_it_is() {
     // 1 is somewhere between its start and its end when the pool closes; it goes on, or is suspended.
     const BODY: Body = |engine, _, permit, parker| {
