@@ -26,6 +26,8 @@ pub(super) type Body = fn(&Arc<Engine>, u32, Permit<Engine>, &Arc<Parker<Engine>
 pub(super) struct Engine {
     pub(super) pool: Pool<Self>,
     slots: usize,
+    /// The pool decides whether a body may start. Else each may, because most models can afford no thread in reserve.
+    admission: bool,
     /// Bodies that have a slot.
     active: AtomicUsize,
     events: Events,
@@ -96,33 +98,41 @@ impl Upcalls for Engine {
 impl Engine {
     /// A pool with its first worker. All bodies take a handle.
     pub(super) fn open(slots: u32, body: Body) -> Arc<Self> {
-        let engine = Self::new(slots, Some(body));
-        engine.pool.open(&engine).expect("the first worker");
+        Self::start(Self::new(slots, 10, Some(body)))
+    }
+
+    /// As [`Engine::open`], with at most `max_parked` bodies at once.
+    pub(super) fn open_limited(slots: u32, max_parked: usize, body: Body) -> Arc<Self> {
+        Self::start(Self { admission: true, ..Self::new(slots, max_parked, Some(body)) })
+    }
+
+    fn start(engine: Self) -> Arc<Self> {
+        let engine = Arc::new(engine);
+        engine.pool.open(&engine).expect("no thread is refused");
         engine
     }
 
     /// A pool without workers, for models that bring the threads of their bodies themselves.
     pub(super) fn without_workers(slots: u32) -> Arc<Self> {
-        let engine = Self::new(slots, None);
-        engine.pool.open(&engine).expect("no worker");
-        engine
+        Self::start(Self::new(slots, 10, None))
     }
 
-    fn new(slots: u32, body: Option<Body>) -> Arc<Self> {
+    fn new(slots: u32, max_parked: usize, body: Option<Body>) -> Self {
         let start_worker = move |engine: &Arc<Self>| {
             let Some(body) = body else { return Ok(false) };
             let theirs = Arc::clone(engine);
             engine.threads.lock().push(thread::spawn(move || theirs.work(body)));
             Ok(true)
         };
-        Arc::new(Self {
-            pool: Pool::new(slots, 10, Box::new(start_worker)),
+        Self {
+            pool: Pool::new(slots, max_parked, Box::new(start_worker)),
             slots: slots as usize,
+            admission: false,
             active: AtomicUsize::new(0),
             events: Events::default(),
             alarms: Alarms::default(),
             threads: Mutex::new(Vec::new()),
-        })
+        }
     }
 
     fn work(self: &Arc<Self>, body: Body) {
@@ -236,7 +246,13 @@ impl WorkerThread<Engine> for Worker<'_> {
 
     fn execute(&mut self, job: u32, permit: Permit<Engine>) -> Option<Permit<Engine>> {
         let engine = self.engine;
-        engine.pool.admit_at_once(self.parker);
+        let job = if engine.admission {
+            let Some(job) = engine.pool.admit(engine, job, self.parker) else { return Some(permit) };
+            job
+        } else {
+            engine.pool.admit_at_once(self.parker);
+            job
+        };
         engine.activate();
         let kept = (self.body)(engine, job, permit, self.parker);
         if kept.is_some() {

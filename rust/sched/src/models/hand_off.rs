@@ -171,6 +171,20 @@ fn a_worker_that_commits_hands_its_slot_to_the_body_that_resumes() {
 }
 
 #[test]
+fn a_body_that_is_held_back_starts_when_another_ends() {
+    // 1 is parked when 2 wants to start, ends meanwhile, or has ended.
+    const BODY: Body = |engine, body, permit, parker| {
+        if body == 1 { engine.defer(permit, parker, || true) } else { Some(permit) }
+    };
+    explore(|| {
+        let engine = Engine::open_limited(1, 1, BODY);
+        engine.push(&[1, 2]);
+        engine.await_event(2);
+        engine.close_with_all_slots();
+    });
+}
+
+#[test]
 fn a_close_reaches_every_thread_wherever_it_is() {
     // 1 is somewhere between its start and its end when the pool closes; it goes on, or is suspended.
     const BODY: Body = |engine, _, permit, parker| {
