@@ -17,7 +17,7 @@ use crate::timers::Alarm;
 /// Where a thread of the pool sleeps.
 pub(crate) type Parker<H> = bide_sched::Parker<Engine<H>>;
 
-/// A slot in somebody's hands.
+/// The permit to execute a body on a slot.
 pub(crate) type Permit<H> = bide_sched::Permit<Engine<H>>;
 
 /// Starts a worker thread; false if the host is ending and needs none. Called only on threads of the host that may

@@ -112,6 +112,7 @@ struct State<E: Upcalls> {
 }
 
 /// The permit to execute a body on a slot, with what belongs to the slot. A worker holds it, or a body with a handle.
+#[must_use = "a permit that is dropped takes its slot with it"]
 pub struct Permit<E: Upcalls> {
     slot: SlotNo,
     deque: Deque<E::Job>,
