@@ -34,8 +34,8 @@ pub fn pays() -> bool {
 #[expect(clippy::disallowed_methods, reason = "how long a thread spins is not the engine's time")]
 pub fn until(condition: impl Fn() -> bool) {
     if cfg!(test) || condition() {
-        // A condition that holds at once does not tell whether spinning would have paid. In the models whoever is woken
-        // early finds nothing: what a spin would wait for is another interleaving anyway.
+        // A condition that holds at once does not tell whether spinning would have paid. In the models a thread that is
+        // woken early finds nothing: that what it waits for comes in time is one more interleaving anyway.
         return;
     }
     let start = Instant::now();

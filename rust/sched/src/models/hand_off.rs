@@ -57,7 +57,7 @@ fn work_that_comes_while_a_body_defers_is_executed_at_once() {
 }
 
 #[test]
-fn a_body_whose_wait_is_over_gets_the_slot_that_another_gives_back() {
+fn a_body_whose_wait_is_over_gets_the_slot_that_another_releases() {
     // One slot: 1 waits until 2 has begun, and resumes while 2 executes, ends or has ended.
     const BODY: Body = |engine, body, permit, parker| {
         engine.signal(10 + body);
@@ -79,7 +79,7 @@ fn a_body_whose_wait_is_over_gets_the_slot_that_another_gives_back() {
 }
 
 #[test]
-fn two_bodies_that_defer_and_go_on_at_once_have_a_slot_each_in_turn() {
+fn two_bodies_that_defer_and_resume_at_once_take_turns_on_one_slot() {
     const BODY: Body = |engine, _, permit, parker| engine.defer(permit, parker, || true);
     explore(|| {
         let engine = Engine::open(1, BODY);
@@ -186,7 +186,7 @@ fn a_body_that_is_held_back_starts_when_another_ends() {
 
 #[test]
 fn a_close_reaches_every_thread_wherever_it_is() {
-    // 1 is somewhere between its start and its end when the pool closes; it goes on, or is suspended.
+    // 1 is somewhere between its start and its end when the pool closes; it resumes, or is suspended.
     const BODY: Body = |engine, _, permit, parker| {
         engine.defer(permit, parker, || parker.park_until(|alarm, ticket| alarm.ring(ticket)) == Woken::Rung)
     };
