@@ -9,8 +9,9 @@ import pytest
 
 import bide
 import lazy_names
-from bide._bind import MISSING, Source, bind, check_defaults, nearest, with_writers
+from bide._bind import Source, bind, check_defaults, nearest, with_writers
 from bide._codec import Codec
+from bide._signature import MISSING
 
 TASKS = ("load", "load-data", "clean", "me")
 

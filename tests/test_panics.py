@@ -11,6 +11,7 @@ import pytest
 
 import bide
 from bide import _core
+from processes import eventually
 
 REPORT = "bide itself failed .*this is a bug in bide and not in your code. Please report it"
 PATIENCE = 12.0
@@ -84,6 +85,8 @@ def test_within_the_engine_it_stops_the_runner_and_the_next_one_goes_on(file: Pa
     with bide.Runner(file) as runner:
         waiting = runner.submit(other, key="waits")
         assert entered.wait(PATIENCE)
+        # A thread that still has its slot would execute the next body without passing that place.
+        eventually(lambda: runner._core.load()[0] == 0, "its slot is free")
         _core._panic_once_at(place)
         # Whoever waits is told: whose thread it was, and everybody else.
         if place != "lease":

@@ -205,17 +205,6 @@ def _to_json(value: Any) -> Any:  # noqa: ANN401 - what JSON does not know
     raise Unstable
 
 
-def _has_sets(node: object, seen: set[int]) -> bool:
-    if isinstance(node, tuple):
-        return any(_has_sets(item, seen) for item in node)
-    if not isinstance(node, msgspec.Struct) or id(node) in seen:
-        return False
-    seen.add(id(node))
-    if isinstance(node, (shapes.SetType, shapes.FrozenSetType)):
-        return True
-    return any(_has_sets(getattr(node, name), seen) for name in node.__struct_fields__)
-
-
 def _is_path(cls: type) -> bool:
     pathlib = sys.modules.get("pathlib")
     return pathlib is not None and issubclass(cls, pathlib.PurePath)
