@@ -7,7 +7,7 @@ import faulthandler
 import logging  # noqa: F401 - for the scripts
 import os
 import sys
-import threading  # noqa: F401 - for the scripts
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -65,6 +65,15 @@ class Ticket:
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the body's end and return its value, or raise."""
         return self.handle.result(timeout)["body"]
+
+
+def aside(call: Callable[[], Any]) -> Any:
+    """Return what a call returns that is made on a thread of its own: a body's thread may not wait for a run."""
+    made: list[Any] = []
+    thread = threading.Thread(target=lambda: made.append(call()), daemon=True)
+    thread.start()
+    thread.join()
+    return made[0]
 
 
 def go(p: pool, body: Callable[..., Any]) -> Ticket:

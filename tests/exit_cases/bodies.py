@@ -82,7 +82,7 @@ CASES = {
         """
         p = pool(2)
         entered = threading.Event()
-        go(p, lambda h: go(p, lambda h: (entered.set(), forever())).result())
+        go(p, lambda h: aside(lambda: go(p, lambda h: (entered.set(), forever())).result()))
         entered.wait()
         end()
         """,

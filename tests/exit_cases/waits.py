@@ -199,8 +199,8 @@ CASES = {
         def innermost():
             asked.set()
         inner = lambda h: h.defer_until(innermost, 1)
-        middle = lambda h: h.defer_until(lambda: go(p, inner).result(), 1)
-        go(p, lambda h: h.defer_until(lambda: go(p, middle).result(), 1))
+        middle = lambda h: h.defer_until(lambda: aside(lambda: go(p, inner).result()), 1)
+        go(p, lambda h: h.defer_until(lambda: aside(lambda: go(p, middle).result()), 1))
         asked.wait()
         end()
         """,
@@ -216,8 +216,8 @@ CASES = {
             forever()
         def condition():
             with bide.Runner(":memory:") as inner:
-                return inner.run(bide.Workflow("inner", [bide.task(lambda handle: handle.defer_until(innermost, 1),
-                                                                  name="waits")]))["waits"]
+                waits = bide.task(lambda handle: handle.defer_until(innermost, 1), name="waits")
+                return aside(lambda: inner.run(bide.Workflow("inner", [waits]))["waits"])
         go(p, lambda h: h.defer_until(condition, 1))
         asked.wait()
         end()
