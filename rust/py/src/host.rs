@@ -26,7 +26,7 @@ pub(crate) struct Python3;
 /// What is kept with each run.
 #[derive(Default)]
 pub(crate) struct Local {
-    /// The submitter's contextvars; `None` if another process submitted the run.
+    /// The submitter's contextvars; `None` if it had none, or if another process submitted the run.
     contextvars: Option<Arc<Vars>>,
     originals: Mutex<Weak<Originals>>,
 }
@@ -64,11 +64,25 @@ pub(crate) struct Vars {
 }
 
 impl Vars {
-    pub(crate) fn new(context: Bound<'_, PyAny>) -> PyResult<Self> {
+    /// `None` if there is nothing in them.
+    pub(crate) fn new(context: Bound<'_, PyAny>) -> PyResult<Option<Self>> {
+        if context.len()? == 0 {
+            return Ok(None);
+        }
         let has_decimal = names(context.py())?.has_decimal.bind(context.py());
         let has_decimal = gil::is_truthy(&*gil::call1(has_decimal, &context)?)?;
         let copy = context.getattr(pyo3::intern!(context.py(), "copy"))?;
-        Ok(Self { copy: Kept::new(copy.unbind()), has_decimal })
+        Ok(Some(Self { copy: Kept::new(copy.unbind()), has_decimal }))
+    }
+
+    /// A copy of them, for one call.
+    #[inline]
+    fn copied<'py>(&self, names: &Names, py: Python<'py>) -> Result<Owned<'py>, Raised> {
+        let own = gil::call0(self.copy.bind(py))?;
+        if self.has_decimal {
+            gil::call_args(names.run_in_vars.bind(py), &[&own, names.own_decimal.bind(py)])?;
+        }
+        Ok(own)
     }
 }
 
@@ -106,12 +120,14 @@ pub(crate) struct Thread<'py> {
     engine: Arc<PyEngine>,
     /// What the condition of a gate has just raised, and whether the task's retry policy covers it.
     last: Option<(Failure, bool)>,
+    /// Contextvars with nothing in them, for the next call that has none to begin with.
+    empty: Option<Owned<'py>>,
 }
 
 impl<'py> Thread<'py> {
     pub(crate) fn new(py: Python<'py>, engine: Arc<PyEngine>) -> Self {
         turn::begin(&engine);
-        Self { py, engine, last: None }
+        Self { py, engine, last: None, empty: None }
     }
 }
 
@@ -130,7 +146,7 @@ impl Attached for Thread<'_> {
 impl Worker<Python3> for Thread<'_> {
     fn execute(&mut self, call: Call<Python3>) -> Outcome {
         let py = self.py;
-        panics::no_panic(|| execute(py, &self.engine, call))
+        panics::no_panic(|| execute(py, &self.engine, call, &mut self.empty))
             .unwrap_or_else(|panicked| Outcome::Failed { failure: errors::panicked(&panicked), retry: None })
     }
 
@@ -147,7 +163,7 @@ impl Worker<Python3> for Thread<'_> {
 impl GateWorker<Python3> for Thread<'_> {
     fn poll_gate(&mut self, gate: &Gate<Python3>) -> Polled {
         let py = self.py;
-        panics::no_panic(|| poll_gate(py, &self.engine, gate, &mut self.last))
+        panics::no_panic(|| poll_gate(py, &self.engine, gate, &mut self.last, &mut self.empty))
             .unwrap_or_else(|panicked| Polled::Broken(errors::panicked(&panicked)))
     }
 
@@ -177,8 +193,13 @@ pub(crate) fn start_gate_thread(py: Python<'_>, engine: &Arc<PyEngine>) -> Resul
     })
 }
 
-fn execute(py: Python<'_>, engine: &Arc<PyEngine>, call: Call<Python3>) -> Outcome {
-    let result = run_body(py, engine, &call);
+fn execute<'py>(
+    py: Python<'py>,
+    engine: &Arc<PyEngine>,
+    call: Call<Python3>,
+    empty: &mut Option<Owned<'py>>,
+) -> Outcome {
+    let result = run_body(py, engine, &call, empty);
     if call.body.as_ref().is_some_and(|body| body.suspending()) {
         // Whatever the body returned or raised on its way out, it goes on from its journal.
         return Outcome::Suspended;
@@ -191,7 +212,12 @@ fn execute(py: Python<'_>, engine: &Arc<PyEngine>, call: Call<Python3>) -> Outco
 
 type Returned = (Value, Option<Arc<[u8]>>);
 
-fn run_body(py: Python<'_>, engine: &Arc<PyEngine>, call: &Call<Python3>) -> Result<Returned, Raised> {
+fn run_body<'py>(
+    py: Python<'py>,
+    engine: &Arc<PyEngine>,
+    call: &Call<Python3>,
+    empty: &mut Option<Owned<'py>>,
+) -> Result<Returned, Raised> {
     let target = call.target();
     let context = if target.binding.wants_context { Some(context_of(py, engine, &call.run, call.task)?) } else { None };
     let handle = match &call.body {
@@ -200,7 +226,7 @@ fn run_body(py: Python<'_>, engine: &Arc<PyEngine>, call: &Call<Python3>) -> Res
     };
     let _logged = Logged::enter(py, call)?;
     let arguments = Arguments { py, args: &call.args, context: context.as_ref(), handle: handle.as_ref() };
-    let value = arguments.call(&call.run.local, target.function.bind(py), &target.binding)?;
+    let value = arguments.call(&call.run.local, empty, target.function.bind(py), &target.binding)?;
     let output = target.returns.encode(&value)?;
     let changes = match &context {
         None => None,
@@ -229,17 +255,43 @@ struct Arguments<'a, 'py> {
 }
 
 impl<'py> Arguments<'_, 'py> {
-    /// Calls a function within contextvars of its own.
+    /// Calls a function within contextvars of its own. `empty` are some that a call has left as they were made: to look
+    /// into them is cheaper than to make others.
     #[inline]
-    fn call(&self, local: &Local, function: &Bound<'py, PyAny>, binding: &Binding) -> Result<Owned<'py>, Raised> {
+    fn call(
+        &self,
+        local: &Local,
+        empty: &mut Option<Owned<'py>>,
+        function: &Bound<'py, PyAny>,
+        binding: &Binding,
+    ) -> Result<Owned<'py>, Raised> {
         let names = names(self.py).map_err(|error| Raised::new(self.py, error))?;
-        let (vars, run) = (own_vars(names, self.py, local)?, names.run_in_vars.bind(self.py));
+        let vars = match &local.contextvars {
+            Some(vars) => vars.copied(names, self.py)?,
+            None => empty.take().map_or_else(|| gil::call0(names.no_vars.bind(self.py)), Ok)?,
+        };
+        let result = self.call_within(names, &vars, function, binding);
+        if local.contextvars.is_none() && vars.len().is_ok_and(|len| len == 0) {
+            *empty = Some(vars);
+        }
+        result
+    }
+
+    #[inline]
+    fn call_within(
+        &self,
+        names: &Names,
+        vars: &Bound<'py, PyAny>,
+        function: &Bound<'py, PyAny>,
+        binding: &Binding,
+    ) -> Result<Owned<'py>, Raised> {
+        let run = names.run_in_vars.bind(self.py);
         let mut values: SmallVec<[Owned<'py>; 4]> = SmallVec::new();
         for argument in &binding.positional {
             values.push(self.value(argument)?);
         }
         let mut positional: SmallVec<[&Bound<'py, PyAny>; 6]> = SmallVec::new();
-        positional.extend([&*vars, function]);
+        positional.extend([vars, function]);
         positional.extend(values.iter().map(|one| &**one));
         if binding.keyword.is_empty() {
             return gil::call_args(run, &positional);
@@ -269,17 +321,6 @@ impl<'py> Arguments<'_, 'py> {
             },
         }
     }
-}
-
-/// New contextvars for one call: a copy of the submitter's, or none.
-#[inline]
-fn own_vars<'py>(names: &Names, py: Python<'py>, local: &Local) -> Result<Owned<'py>, Raised> {
-    let Some(vars) = &local.contextvars else { return gil::call0(names.no_vars.bind(py)) };
-    let own = gil::call0(vars.copy.bind(py))?;
-    if vars.has_decimal {
-        gil::call_args(names.run_in_vars.bind(py), &[&own, names.own_decimal.bind(py)])?;
-    }
-    Ok(own)
 }
 
 /// What a body sees of the context, as a `bide.Context` of its own.
@@ -345,7 +386,13 @@ fn matches(body: &PyBody, py: Python<'_>, exception: &Bound<'_, PyAny>) -> bool 
 }
 
 /// Asks once. What it raised is kept in `last`, with whether the task's retry policy covers it.
-fn poll_gate(py: Python<'_>, engine: &PyEngine, gate: &Gate<Python3>, last: &mut Option<(Failure, bool)>) -> Polled {
+fn poll_gate<'py>(
+    py: Python<'py>,
+    engine: &PyEngine,
+    gate: &Gate<Python3>,
+    last: &mut Option<(Failure, bool)>,
+    empty: &mut Option<Owned<'py>>,
+) -> Polled {
     *last = None;
     let body = &gate.run.flow.bodies[gate.task.ix as usize];
     let Some(target) = &body.gate else { return Polled::True(Value::NONE) };
@@ -364,7 +411,7 @@ fn poll_gate(py: Python<'_>, engine: &PyEngine, gate: &Gate<Python3>, last: &mut
             None
         };
         let arguments = Arguments { py, args: &args, context: context.as_ref(), handle: None };
-        let value = arguments.call(&gate.run.local, target.condition.bind(py), &target.binding)?;
+        let value = arguments.call(&gate.run.local, empty, target.condition.bind(py), &target.binding)?;
         Ok::<_, Raised>(if gil::is_truthy(&value)? { Some(value) } else { None })
     })();
     match polled {

@@ -120,14 +120,14 @@ impl PyRunner {
             self.open(py)?;
             bug::is_at(Place::Caller);
             self.start_gates(py, flow)?;
-            let contextvars = Arc::new(Vars::new(contextvars)?);
+            let contextvars = Vars::new(contextvars)?.map(Arc::new);
             let originals: Vec<Arc<Originals>> = runs.iter().map(|_| Arc::default()).collect();
             let wanted = runs.into_iter().zip(&originals).map(|((inputs, key), originals)| Wanted {
                 inputs: PyEngine::ordered(
                     inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect(),
                 ),
                 key: key.map(Into::into),
-                local: Local::new(Some(Arc::clone(&contextvars)), originals),
+                local: Local::new(contextvars.clone(), originals),
             });
             let engine = &self.inner.engine;
             let submitted = gil::detached(py, || {
