@@ -3,11 +3,13 @@
 Each way of holding gives the proof of a condition whose answer the value may decide.
 """
 
+import builtins
 import contextlib
 import dataclasses
 import enum
 import functools
 import ipaddress
+import operator
 import sys
 import threading
 import types
@@ -161,6 +163,29 @@ def getting(name: str) -> Any:
     return lambda: getattr(Config, name)
 
 
+def getting_by(start: str) -> Any:
+    return lambda: getattr(Config, f"{start}it")
+
+
+def getting_with(get: Any, name: str) -> Any:
+    return lambda: get(Config, name)
+
+
+def matches() -> bool:
+    match Config:
+        case type(limit=1):
+            return True
+    return False
+
+
+def asking(value: Any) -> Any:
+    return lambda: 1 in value
+
+
+def answering(value: Any) -> Any:
+    return lambda _self, _item: bool(value)
+
+
 def by_default(value: Any) -> Any:
     def condition(v: Any = value) -> bool:
         return bool(v)
@@ -270,6 +295,18 @@ HOLDING: dict[str, Callable[[Any], Proof]] = {
     "an attribute of a class": while_assigned(Config, "limit", lambda: Config.limit),
     "an attribute of a class by getattr": while_assigned(Config, "limit", lambda: getattr(Config, "limit")),  # noqa: B009
     "an attribute by a captured name": while_assigned(Config, "limit", getting("limit")),
+    "an attribute by a name that it makes": while_assigned(Config, "limit", getting_by("lim")),
+    "an attribute of a module by a name that it makes": while_assigned(
+        settings, "limit", lambda: getattr(settings, "_limit"[1:])
+    ),
+    "an attribute by getattr of another name": while_assigned(Config, "limit", getting_with(getattr, "limit")),
+    "an attribute by attrgetter": while_assigned(
+        Config, "limit", lambda: operator.attrgetter("li" + "mit"[:3])(Config)
+    ),
+    "an attribute in a format": while_assigned(Config, "limit", lambda: "{.limit}".format(Config)),  # noqa: UP032
+    "an attribute in a pattern": while_assigned(Config, "limit", matches),
+    "a special method": lambda value: while_assigned(Plain, "__contains__", asking(Plain(1)))(answering(value)),
+    "a name in builtins": while_assigned(builtins, "SURPRISE", lambda: SURPRISE),  # type: ignore[name-defined]  # noqa: F821
     "an attribute of a base class": while_assigned(Config, "limit", lambda: Derived.limit),
     "an attribute of a metaclass": while_assigned(Meta, "limit", lambda: OfMeta.limit),
     "an attribute of the class of self": while_assigned(Holder, "shared", Holder(1).shares),

@@ -37,7 +37,9 @@ def describe(code: types.CodeType) -> Described:
     for one in _nested(code):
         names |= dict.fromkeys(one.co_names)
         imports |= dict.fromkeys(found.argval for found in dis.get_instructions(one) if found.opname == "IMPORT_NAME")
-        words |= dict.fromkeys(word for word in one.co_consts if type(word) is str and word.isidentifier())
+        words |= dict.fromkeys(word for word in _texts(one.co_consts) if word.isidentifier())
+        if any(found.opname == "MATCH_CLASS" for found in dis.get_instructions(one)):
+            words["__match_args__"] = None
     sink = _Code(_MOST)
     sink.value(code)
     described = Described(sink.digest(), tuple(names), tuple(imports), names | words)
@@ -57,6 +59,15 @@ def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _nested(constant)
+
+
+def _texts(constants: tuple[object, ...]) -> Iterator[str]:
+    """Yield the texts among constants, in tuples too: the names in a class pattern of `match` are in one."""
+    for constant in constants:
+        if type(constant) is str:
+            yield constant
+        elif type(constant) is tuple:
+            yield from _texts(constant)
 
 
 class _Code(Sink):

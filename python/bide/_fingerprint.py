@@ -31,6 +31,7 @@ from bide._canonical import is_handle
 from bide._context import Context
 from bide._sink import SIZE as DIGEST
 from bide._sink import Sink, Unstable, is_of_python, no_form, plain_base, state_of
+from bide._state import is_library
 from bide._text import written_out
 
 VERSION = b"\x02"
@@ -72,8 +73,8 @@ class _Proof(Sink):
         super().__init__(most)
         self._names: dict[str, None] = {}
         """What the condition's own code looks up, as a global or as an attribute."""
-        self._strings: dict[str, None] = {}
-        """Captured texts that could name an attribute, for code that uses `getattr`."""
+        self._reads_by_text = False
+        """Whether the code may look up attributes whose names it computes."""
         self._functions: dict[int, tuple[types.FunctionType, int]] = {}
         """The functions that were described: another look at one says which it is."""
         self._owners: dict[int, Any] = {}
@@ -104,10 +105,12 @@ class _Proof(Sink):
             self.value(fn.keywords)
         elif kind in {types.BuiltinFunctionType, types.MethodWrapperType}:
             self.text("builtin", f"{getattr(fn, '__module__', None)}.{fn.__qualname__}")
+            self._reads_by_text |= fn.__name__ in _BY_TEXT
             if not isinstance(fn.__self__, types.ModuleType):
                 self.value(fn.__self__)
         elif kind in {types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType}:
             self.text("descriptor", f"{fn.__objclass__.__module__}.{fn.__qualname__}")
+            self._reads_by_text |= fn.__name__ in _BY_TEXT
         elif isinstance(fn, type):
             if whole and is_of_python(fn):
                 raise no_form(fn)  # to call it executes code of its own, and the instance says whether it is true
@@ -122,11 +125,12 @@ class _Proof(Sink):
             self.callable(call, whole=whole)
             self._object(fn)
 
-    def _function(self, fn: types.FunctionType) -> None:  # noqa: C901 - a branch for each thing that code can read
+    def _function(self, fn: types.FunctionType) -> None:  # noqa: C901, PLR0912 - one for each thing that code can read
         code = _code.describe(fn.__code__)
         self._names |= code.words
         if not code.words.keys().isdisjoint(_UNSEEN):
             raise no_form(fn)  # it can read anything
+        self._reads_by_text |= not code.words.keys().isdisjoint(_BY_TEXT)
         self.put("function", code.digest + f"{len(fn.__name__)}:{fn.__name__}{fn.__qualname__}".encode())
         for cell in fn.__closure__ or ():
             try:
@@ -144,6 +148,9 @@ class _Proof(Sink):
             if name in scope:
                 self.text("global", name)
                 self.value(scope[name])
+            elif name in _builtins and _builtins[name] is not _STANDARD.get(name, _STANDARD):
+                self.text("put into builtins", name)
+                self.value(_builtins[name])
         for name in code.imports:
             package = fn.__globals__.get("__package__") or ""
             for module in (name, name.partition(".")[0], package, f"{package}.{name}"):
@@ -201,23 +208,31 @@ class _Proof(Sink):
         if not self._owners:
             return
         done: set[tuple[int, str]] = set()
-        size = (0, 0)
+        size = (0, 0, False)
         # Each attribute may bring in further names and further owners.
-        while size != (size := (len(self._owners), len(self._names))):
-            if "getattr" in self._names:
-                self._names |= self._strings
-            names = set(self._names)
+        while size != (size := (len(self._owners), len(self._names), self._reads_by_text)):
             for owner in list(self._owners.values()):
                 for holder in _holders(owner):
-                    for name in sorted(names & vars(holder).keys()):
+                    for name in sorted(self._read_of(holder)):
                         if (id(owner), name) not in done:
                             done.add((id(owner), name))
                             self.text("attribute", f"{holder.__name__}.{name}")
                             self.value(_attribute(holder, name))
 
+    def _read_of(self, holder: Any) -> set[str]:  # noqa: ANN401 - a function, class or module
+        """Return which attributes the code may read: what it names, and special methods that were replaced."""
+        named: set[str] = self._names.keys() & vars(holder).keys()
+        if is_library(holder.__name__ if isinstance(holder, types.ModuleType) else holder.__module__):
+            return named
+        if isinstance(holder, type):
+            named |= {name for name, content in vars(holder).items() if _is_put(holder, name, content)}
+        if self._reads_by_text:
+            named |= {name for name in vars(holder) if not name.startswith(("__", "_abc_"))}
+        return named
+
     # --- values ----------------------------------------------------------------------------------------------------
 
-    def value(self, value: Any) -> None:  # noqa: ANN401, C901 - anything may have been captured: a branch a kind
+    def value(self, value: Any) -> None:  # noqa: ANN401 - anything may have been captured: a branch a kind
         """Describe a value, with its type at every level."""
         kind = type(value)
         if kind is types.FunctionType:
@@ -225,8 +240,6 @@ class _Proof(Sink):
         elif self.plain(kind, value):
             if is_of_python(kind):
                 _has_nothing_beside(value)
-            if kind is str and value.isidentifier():
-                self._strings[value] = None
         elif kind in _CONTAINERS:
             self.text("container", kind.__name__)
             _has_nothing_beside(value)
@@ -347,6 +360,15 @@ def _holders(owner: Any) -> list[Any]:  # noqa: ANN401 - a function, class or mo
     return [owner]
 
 
+def _is_put(cls: type, name: str, content: object) -> bool:
+    """Whether a special method of a class is another than its name says."""
+    return (
+        type(content) is types.FunctionType
+        and name.startswith("__")
+        and (content.__qualname__ != f"{cls.__qualname__}.{name}" or content.__module__ != cls.__module__)
+    )
+
+
 def _attribute(holder: Any, name: str) -> Any:  # noqa: ANN401 - as in _holders
     """Return what is to be described of an attribute: of one that calls code, that code."""
     content = vars(holder)[name]
@@ -360,9 +382,21 @@ def _attribute(holder: Any, name: str) -> Any:  # noqa: ANN401 - as in _holders
         return content.fget
     if isinstance(content, functools.cached_property):
         return content.func
+    if type(content) is _FIELD_OF_NAMED_TUPLE:
+        return content.__reduce__()[1]  # which place it reads
     return None if isinstance(content, (types.MemberDescriptorType, types.GetSetDescriptorType)) else content
 
 
+_FIELD_OF_NAMED_TUPLE: Any = type(vars(_code.Described)["names"])
+_builtins = vars(builtins)
+_STANDARD = {
+    name: thing
+    for name, thing in _builtins.items()
+    if (thing.__module__ if isinstance(thing, (type, types.BuiltinFunctionType)) else type(thing).__module__)
+    in {"builtins", "_io", "io", "_sitebuiltins"}
+    and not isinstance(thing, (int, float, str, tuple, list, dict, set))
+}
+"""What Python itself has put there."""
 _CACHING = type(functools.lru_cache(lambda: None))
 _CALLABLES = {
     types.FunctionType,
@@ -399,6 +433,21 @@ _UNSEEN = frozenset(
     ]
 )
 """Code that uses one of these can read what nobody sees."""
+_BY_TEXT = frozenset(
+    [
+        "getattr",
+        "hasattr",
+        "dir",
+        "getattr_static",
+        "getmembers",
+        "attrgetter",
+        "methodcaller",
+        "format",
+        "format_map",
+        "__getattribute__",
+    ]
+)
+"""Code that uses one of these can read attributes whose names stand nowhere in it."""
 _POINTER = struct.calcsize("P")
 
 _CONTAINERS: dict[Any, Any] = {

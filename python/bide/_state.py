@@ -40,7 +40,7 @@ def beside(value: object, names: list[str]) -> list[str]:
 def _slots_beside(cls: type, names: list[str]) -> Iterator[tuple[str, "weakref.ref[type]"]]:
     for base in cls.__mro__:
         slots: Any = base.__dict__.get("__slots__", ())
-        if not slots or _is_library(base):
+        if not slots or is_library(base.__module__):
             continue
         for slot in (slots,) if isinstance(slots, str) else slots:
             name = _mangled(base, slot)
@@ -59,8 +59,9 @@ def is_plain_object(value: object) -> bool:
     return eq is object.__eq__
 
 
-def _is_library(cls: type) -> bool:
-    top = (cls.__module__ or "").partition(".")[0]
+def is_library(module: str | None) -> bool:
+    """Whether a module is of the standard library, or of one whose classes are known."""
+    top = (module or "").partition(".")[0]
     return (top in sys.stdlib_module_names and top != "__main__") or top in {"numpy", "msgspec", "pydantic"}
 
 
