@@ -11,9 +11,10 @@ import sys
 import types
 import weakref
 from collections.abc import Callable
+from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import attrs
 import pydantic
@@ -31,6 +32,7 @@ from test_codec import scalars
 
 HERE = Path(__file__).parent
 MOST = 1 << 20
+T = TypeVar("T")
 
 
 def digest(value: object) -> bytes:
@@ -282,6 +284,30 @@ def test_neither_code_nor_defaults_nor_an_object_that_a_method_is_bound_to_are_a
     scope: dict[str, Any] = {}
     exec("def one(a, b=1): return a\ndef other(a, b=2): return b", scope)  # noqa: S102 - code as data
     assert proof(scope["one"], 1) == proof(scope["other"], 1) == proof(Client().fetch, 1) == proof(print, 1)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Path("a").exists, Path("b").exists),
+        ("a".upper, "b".upper),
+        (date(2024, 1, 1).isoformat, date(2024, 1, 2).isoformat),
+        ((1).__add__, (2).__add__),
+        (types.MethodType(take, stable_values.Mode.FAST), types.MethodType(take, stable_values.Mode.SLOW)),
+        (partial(Path("a").joinpath, "x"), partial(Path("b").joinpath, "x")),
+    ],
+)
+def test_a_plain_value_that_a_method_is_bound_to_is_an_argument(one: Any, other: Any) -> None:
+    assert proof(one) == proof(one) != proof(other)
+
+
+@dataclasses.dataclass
+class Of(Generic[T]):
+    content: T
+
+
+def test_how_a_generic_class_was_created_does_not_count() -> None:
+    assert digest(Of[int](1)) == digest(Of(1)) != digest(Of(2))
 
 
 class Client:

@@ -38,9 +38,9 @@ def canonical(value: object, most: int) -> bytes:
 def captures(fn: object) -> Iterator[tuple[str, Any]]:
     """Yield name and value of what a function made within a body has captured, as far as it is immutable and plain.
 
-    Captured objects and containers are how something is done, not what is asked; so is None, which often stands for
-    an object that is not there yet. The defaults of a function count if it was made within another one: those of a
-    global function are code.
+    A plain value that a method is bound to, such as a path, counts too. Captured objects and containers are how
+    something is done, not what is asked; so is None, which often stands for an object that is not there yet. The
+    defaults of a function count if it was made within another one: those of a global function are code.
     """
     seen: set[int] = set()
     while id(fn) not in seen:
@@ -48,11 +48,19 @@ def captures(fn: object) -> Iterator[tuple[str, Any]]:
         if isinstance(fn, functools.partial):
             fn = fn.func
         elif isinstance(fn, types.MethodType):
+            yield from _bound_to(fn.__self__)
             fn = fn.__func__
         else:
+            if isinstance(fn, (types.BuiltinFunctionType, types.MethodWrapperType)):
+                yield from _bound_to(fn.__self__)
             if isinstance(fn, types.FunctionType):
                 yield from _captured_by(fn)
             fn = getattr(fn, "__dict__", {}).get("__wrapped__", fn)
+
+
+def _bound_to(owner: object) -> Iterator[tuple[str, Any]]:
+    if _is_plain_value(owner):
+        yield "self", owner
 
 
 def _captured_by(fn: types.FunctionType) -> Iterator[tuple[str, Any]]:
@@ -128,9 +136,9 @@ class Canonical(Sink):
             _CONTAINERS[base](self, value)
         elif base is not None:
             self.plain(base, value)
-        # What can be computed again is not part of a value.
+        # What can be computed again is not part of a value, nor is typing's note on how it was created.
         computed = [name for name in state if isinstance(inspect.getattr_static(cls, name, None), _COMPUTED)]
-        self.entries({name: content for name, content in state.items() if name not in computed})
+        self.entries({name: state[name] for name in state.keys() - {*computed, "__orig_class__"}})
 
     def _callable(self, fn: Any) -> bool:  # noqa: ANN401 - as in value
         """Describe a function as an argument, by name and by all that it has captured; False if it is none."""
