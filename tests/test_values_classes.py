@@ -6,15 +6,18 @@ import gc
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path, PosixPath
 from typing import Annotated, Any, NamedTuple
 
 import attrs
 import msgspec
+import numpy as np
 import pydantic
 import pytest
 
 import bide
+from bide import _hooks
 from bide._codec import Codec
 
 
@@ -153,6 +156,48 @@ def test_an_instance_within_what_encode_gives_is_encoded_too() -> None:
     value = Tree(Level.HIGH, [Tree(Level.LOW, [])])
     assert Codec(Tree).encode(value) == b'j["HIGH",[["LOW",[]]]]'
     assert given_back(Tree, value) == value
+
+
+class Bag:
+    def __init__(self, items: Any) -> None:
+        self.items = items
+
+
+@pytest.mark.parametrize(
+    ("given", "back"),
+    [
+        ([datetime(2026, 1, 1)], list),  # noqa: DTZ001 - one without a zone
+        ((1, 2), list),
+        ([(1, 2)], list),
+        ({1: "a"}, dict),
+        ([Path("a")], list),
+        ([b"a"], list),
+    ],
+)
+def test_a_decode_that_leaves_something_as_json_has_it_is_told(given: Any, back: Callable[[Any], Any]) -> None:
+    bide.codec(Bag, lambda it: it.items, lambda data: Bag(back(data)))
+    with pytest.raises(bide.SerializationError, match=r"task 'make': result = .*would come back as"):
+        Codec(Bag, "task 'make'").encode(Bag(given))
+
+
+def test_a_set_that_encode_gives_may_come_back_in_another_order() -> None:
+    bide.codec(Bag, lambda it: it.items, lambda data: Bag(set(data)))
+    for items in ({8, 0, 16}, {16, 8, 0}):
+        assert given_back(Bag, Bag(items)).items == items
+
+
+@pytest.mark.parametrize("kind", [np.complex64, np.complex128, np.bytes_, np.void, np.longdouble])
+def test_the_scalars_of_numpy_that_json_does_not_carry_can_be_taught(kind: Any) -> None:
+    value = kind(b"ab") if kind in {np.bytes_, np.void} else kind(1.5)
+    with pytest.raises(bide.DefinitionError, match=rf"bide\.codec\({kind.__name__}, encode, decode\)"):
+        Codec(kind, "task 'make'")
+    _hooks.register(
+        kind, lambda it: it.tobytes().hex(), lambda data: np.frombuffer(bytes.fromhex(data), value.dtype)[0]
+    )
+    try:
+        assert given_back(list[kind], [value]) == [value]
+    finally:
+        del _hooks._fixed[kind]
 
 
 def test_a_registered_class_is_kept_by_nobody() -> None:

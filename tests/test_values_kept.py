@@ -237,7 +237,7 @@ def test_a_set_puts_no_dict_in_another_order() -> None:
     assert list(given_back(dict[str, set[int]], {"b": {2, 1}, "a": set()})) == ["b", "a"]
 
 
-@pytest.mark.parametrize("unit", ["Y", "M", "D", "h", "m", "s", "ms", "us", "ns"])
+@pytest.mark.parametrize("unit", ["Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "as", ("s", 10), ("D", 7)])
 def test_units_of_numpy_are_kept(unit: Any) -> None:
     kinds: list[Any] = [np.datetime64, np.timedelta64]
     for kind in kinds:
@@ -249,8 +249,9 @@ def test_units_of_numpy_are_kept(unit: Any) -> None:
 @pytest.mark.parametrize(
     ("annotation", "value"),
     [
-        (np.datetime64, np.datetime64(5, ("s", 10))),
         (np.datetime64, np.datetime64("NaT", "s")),
+        (np.timedelta64, np.timedelta64("NaT", "s")),
+        (np.timedelta64, np.timedelta64("NaT")),
         (np.float32, np.float32("nan")),
         (Decimal, Decimal("sNaN")),
         (Decimal, Decimal("NaN")),

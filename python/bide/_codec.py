@@ -29,7 +29,7 @@ from typing import Annotated, Any, Never, NoReturn, Union, get_args, get_origin
 
 import msgspec
 
-from bide import _compare, _hooks, _models, _scalars, _shapes
+from bide import _compare, _hooks, _models, _nodes, _scalars, _shapes
 from bide._errors import DefinitionError, SerializationError
 
 LONGEST_PATH = 400
@@ -217,9 +217,13 @@ class Codec:
         except RecursionError:
             raise
         except Exception as problem:
-            found = _compare.find_number(value)
+            found = _compare.find(value, _compare.is_no_number)
             if found is not None:
                 self._refuse(*found, "cannot be stored: JSON has no such number")
+            if isinstance(problem, _nodes.NoFloat):
+                number = problem.number
+                found = _compare.find(value, lambda part: type(part) is int and part == number)
+                self._refuse(*(found or ("", value)), "is an integer that no float holds")
             self._refuse_deep_model(value)
             msg = f"{self.where}: {self.root} does not fit {_show(self.annotation)}: {problem}"
             raise SerializationError(msg) from problem

@@ -168,13 +168,18 @@ def find_depth(value: object) -> tuple[str, object, str] | None:
     return None
 
 
-def find_number(value: object, path: str = "", depth: int = 64) -> tuple[str, object] | None:
-    """Return path and value of the first NaN or infinity."""
-    if isinstance(value, float):
-        return None if math.isfinite(value) else (path, value)
-    if depth:
+def is_no_number(value: object) -> bool:
+    """Whether this is a NaN or infinity."""
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def find(value: object, sought: Callable[[object], bool], path: str = "", depth: int = 64) -> tuple[str, object] | None:
+    """Return path and value of the first part that is sought."""
+    if sought(value):
+        return path, value
+    if depth and type(value) not in SCALARS:
         for way, part in children(value):
-            found = find_number(part, path + way, depth - 1)
+            found = find(part, sought, path + way, depth - 1)
             if found is not None:
                 return found
     return None
@@ -185,7 +190,8 @@ def _compare_parts(a: Any, b: Any, depth: int) -> Difference | None:  # noqa: AN
     kind = type(a)
     hook = _hooks.registered(kind)
     if hook is not None:
-        return _compare_again(hook.encode(a), hook.encode(b), a)
+        difference = compare(hook.encode(a), hook.encode(b), depth)
+        return None if difference is None else Difference("", a, f"would come back as {show(b)}")
     if isinstance(a, (list, tuple)):
         return _compare_items(a, b, depth) or (None if kind in {list, tuple} else _compare_fields(a, b, [], depth))
     if isinstance(a, dict):
@@ -299,7 +305,7 @@ def _compare_leaf(a: Any, b: Any) -> Difference | None:  # noqa: ANN401 - two of
     if isinstance(a, (datetime, time)):
         if _moments.same(a, b):
             return None
-        zone = "" if a.tzinfo is None else f": {ZONES}"
+        zone = "" if _moments.same_zone(a, b) else f": {ZONES}"
         return Difference("", a, f"would come back as {show(b)}{zone}")
     if isinstance(a, Decimal):
         if a.is_nan():
@@ -307,9 +313,12 @@ def _compare_leaf(a: Any, b: Any) -> Difference | None:  # noqa: ANN401 - two of
         return None if a.as_tuple() == b.as_tuple() else Difference("", a, f"would come back as {b!r}")
     if _state.is_plain_object(a):
         return _compare_again(a, b, a)
-    alike = bool(a == b)
-    if alike and _hooks.is_numpy(type(a)):
+    if _hooks.is_numpy(type(a)):
+        if a != a:  # noqa: PLR0124 - NaN and NaT
+            return Difference("", a, "cannot be stored: it is not a number or time")
         alike = a.dtype == b.dtype and a.tobytes() == b.tobytes()
+    else:
+        alike = bool(a == b)
     return None if alike else Difference("", a, f"would come back as {show(b)}")
 
 

@@ -61,7 +61,7 @@ def register(cls: type, encode: Callable[[Any], Any], decode: Callable[[Any], An
 
 def _is_ours(cls: type) -> bool:
     """Whether a class of the standard library or of numpy is stored without being registered."""
-    if is_numpy(cls):
+    if _is_stored_numpy(cls):
         return True
     if (cls.__module__ or "").partition(".")[0] not in sys.stdlib_module_names or cls.__module__ == "__main__":
         return False
@@ -93,7 +93,7 @@ def to_json(value: Any) -> Any:  # noqa: ANN401 - msgspec asks with anything
         return hook.encode(value)
     if isinstance(value, PurePath):
         return str(value)
-    if is_numpy(cls):
+    if _is_stored_numpy(cls):
         return _plain_number(value, cls)
     if is_model(cls):
         return msgspec.Raw(dump(value))
@@ -111,7 +111,7 @@ def from_json(cls: type, value: Any) -> Any:  # noqa: ANN401 - msgspec asks with
             msg = f"Expected `str` for a {cls.__name__}, got `{type(value).__name__}`"
             raise ValueError(msg)  # noqa: TRY004 - what msgspec expects of a value that does not fit
         return cls(value)
-    if is_numpy(cls):
+    if _is_stored_numpy(cls):
         return _number(cls, value)
     if is_model(cls):
         model: Any = cls
@@ -128,18 +128,26 @@ def is_numpy(cls: type) -> bool:
     return numpy is not None and issubclass(cls, numpy.generic)
 
 
+def _is_stored_numpy(cls: type) -> bool:
+    """Whether JSON carries these numpy scalars: no complex number, bytes, record or long double."""
+    numpy: Any = sys.modules.get("numpy")
+    return (
+        numpy is not None
+        and issubclass(cls, (numpy.bool_, numpy.number, numpy.str_, numpy.datetime64, numpy.timedelta64))
+        and not issubclass(cls, (numpy.complexfloating, numpy.longdouble))
+    )
+
+
 def _plain_number(value: Any, cls: type) -> Any:  # noqa: ANN401 - a numpy scalar
     numpy: Any = sys.modules["numpy"]
     if issubclass(cls, numpy.datetime64):
-        return str(value)  # as many digits as its unit has
-    if issubclass(cls, numpy.timedelta64):
-        unit, multiple = numpy.datetime_data(value.dtype)
-        return [int(value.astype("int64")), f"{multiple}{unit}" if unit != "generic" else unit]
-    plain = value.item()
-    if type(plain) is cls:
-        msg = f"bide does not know the type {cls.__module__}.{cls.__qualname__}: convert it, say with float()"
-        raise TypeError(msg)
-    return plain
+        text = str(value)  # as many digits as its unit has
+        if cls(text).dtype == value.dtype:
+            return text
+    elif not issubclass(cls, numpy.timedelta64):
+        return value.item()
+    unit, multiple = numpy.datetime_data(value.dtype)
+    return [int(value.astype("int64")), f"{multiple}{unit}" if unit != "generic" else unit]
 
 
 def _number(cls: Any, value: Any) -> Any:  # noqa: ANN401 - a class of numpy scalars
@@ -163,7 +171,7 @@ def unsupported(annotation: object) -> object | None:
         if isinstance(node, shapes.CustomType):
             cls = get_origin(node.cls) or node.cls
             known = isinstance(cls, type) and (
-                registered(cls) or cls is object or issubclass(cls, PurePath) or is_numpy(cls) or is_model(cls)
+                registered(cls) or cls is object or issubclass(cls, PurePath) or _is_stored_numpy(cls) or is_model(cls)
             )
             if not known:
                 return cls
@@ -203,7 +211,7 @@ def culprit(annotation: object) -> tuple[type, str] | None:
 
 
 def _remedy(value: object) -> str:
-    if hasattr(value, "tolist"):
+    if hasattr(value, "tolist") and not is_numpy(type(value)):
         return ": store a path, or .tolist()"
     if value is msgspec.UNSET:
         return ": only a field annotated with it may be unset"

@@ -1,7 +1,7 @@
 """Datetimes and times with a zone, as RFC 9557 text: ``2026-03-28T12:00:00+01:00[Europe/Berlin]``.
 
 msgspec writes the offset only. A moment whose zone is more than a fixed offset, a `ZoneInfo` or a `timezone` with a
-name, is written with the zone's name in brackets; every other moment is left to msgspec.
+name or with seconds, is written with the zone's name in brackets; every other moment is left to msgspec.
 """
 
 import sys
@@ -13,6 +13,9 @@ Moment = TypeVar("Moment", datetime, time)
 SUFFIX = b']"'
 """Ends the text of a moment with a zone, in JSON: bytes without it need no closer look."""
 
+_MINUTE = timedelta(minutes=1)
+"""What msgspec rounds an offset to."""
+
 _NAME = "_name="
 """Marks the name of a fixed offset, in brackets like that of a zone; RFC 9557 keeps `_` for private use."""
 
@@ -23,9 +26,9 @@ def written(moment: datetime | time) -> object:
     name = None
     if _is_zone(zone):
         name = zone.key
-    elif type(zone) is timezone and _own_name(zone) is not None:
-        name = _NAME + cast("str", _own_name(zone))
-    if not name or "]" in name:
+    elif type(zone) is timezone and (_own_name(zone) is not None or zone.utcoffset(None) % _MINUTE):
+        name = _NAME + zone.tzname(None)
+    if not name:
         return moment  # the comparison with what comes back refuses what is lost
     return f"{moment.isoformat()}[{name}]"
 
@@ -43,7 +46,8 @@ def parsed(text: str, kind: type[Moment]) -> Moment | None:
         if offset is None:
             msg = f"{text!r} has a name of an offset, and no offset"
             raise ValueError(msg)
-        return moment.replace(tzinfo=timezone(offset, name.removeprefix(_NAME)))
+        named = timezone(offset, name.removeprefix(_NAME))
+        return moment.replace(tzinfo=named if _own_name(named) is not None else timezone(offset))
     from zoneinfo import ZoneInfo  # noqa: PLC0415 - most processes never need it
 
     zone = ZoneInfo(name)
@@ -62,12 +66,12 @@ def same(a: datetime | time, b: datetime | time) -> bool:
     Not by `==`: across zones Python calls moments in the repeated hour unequal whatever they are, and all others
     equal whatever their zones.
     """
-    return (
-        a.replace(tzinfo=None) == b.replace(tzinfo=None)
-        and a.fold == b.fold
-        and a.utcoffset() == b.utcoffset()
-        and _zone(a.tzinfo) == _zone(b.tzinfo)
-    )
+    return a.replace(tzinfo=None) == b.replace(tzinfo=None) and a.fold == b.fold and same_zone(a, b)
+
+
+def same_zone(a: datetime | time, b: datetime | time) -> bool:
+    """Whether two moments have one zone, and one offset in it."""
+    return a.utcoffset() == b.utcoffset() and _zone(a.tzinfo) == _zone(b.tzinfo)
 
 
 def _zone(zone: Any) -> object:  # noqa: ANN401 - any tzinfo

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import msgspec
 
-from bide import _hooks, _moments
+from bide import _compare, _hooks, _moments
 
 Data: TypeAlias = Any
 """An annotation, a value, or decoded JSON: whatever a user has made it."""
@@ -106,15 +106,29 @@ class Moment(Node):
         return type(data) is str
 
 
+class NoFloat(ValueError):
+    """An integer was read for a float that would be another number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"{_compare.show(number)} is an integer that no float holds")
+        self.number = number
+
+
+def _is_float(number: int) -> bool:
+    try:
+        return float(number) == number
+    except OverflowError:
+        return False
+
+
 class Float(Node):
     """A float, which may be written as an integer."""
 
     trait = "float"
 
     def swap(self, data: Data) -> Data:
-        if type(data) is int and float(data) != data:
-            msg = f"{data} is an integer that no float holds"
-            raise ValueError(msg)
+        if type(data) is int and not _is_float(data):
+            raise NoFloat(data)
         return data
 
     def fits(self, data: object) -> bool:
