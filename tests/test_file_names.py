@@ -167,6 +167,7 @@ def test_a_link_that_leads_nowhere_is_refused_in_words_that_say_so(tmp_path: Pat
         assert "is a symbolic link to" in told
         assert "does not exist; create it" in told
     assert "deleted" not in told
+    assert ": :" not in told
 
 
 def test_too_many_open_files_are_named_wherever_they_strike(file: Path) -> None:

@@ -108,6 +108,20 @@ say("failed", failed)
     assert int(ran(script, file)[-1].split()[1]) in range(10, 30)
 
 
+def test_a_limit_on_the_size_of_files_is_named(file: Path) -> None:
+    script = (
+        DISK
+        + """
+room(20_000)
+try:
+    bide.Runner(db)
+except bide.StoreError as error:
+    say(error)
+"""
+    )
+    assert "ulimit -f" in ran(script, file)[-1]
+
+
 def test_a_submit_that_finds_the_disk_full_raises_and_can_be_repeated_once_there_is_space(file: Path) -> None:
     script = (
         DISK
@@ -517,12 +531,18 @@ def test_a_file_may_have_any_name(tmp_path: Path, name: str) -> None:
 
 
 def test_a_path_that_cannot_be_a_file_is_refused_naming_it(tmp_path: Path) -> None:
-    cases = {
+    cases: dict[str | Path, str] = {
         tmp_path / "nowhere" / "bide.db": "does not exist; create it",
         tmp_path: "it is a directory; name a file in it",
         Path("/dev/null"): "not a regular file",
         tmp_path / ("d" * 250) / ("x" * 250): "does not exist",
+        tmp_path / ("x" * 248): "its name is longer than 247 bytes",
+        f"{tmp_path}/new.db/": "ends with a slash",
+        tmp_path / "text" / "bide.db": "text is not a directory",
+        f"{tmp_path}/text/": "ends with a slash",
+        "~/bide/bide.db": "~ does not stand for the home directory",
     }
+    (tmp_path / "text").touch()
     for path, reason in cases.items():
         with pytest.raises(bide.StoreError, match=reason) as told:
             bide.Runner(path)

@@ -48,6 +48,17 @@ real = time.time
 time.time = lambda: real() + 3600
 """
 
+MOCKED_TIME = """
+import time, unittest.mock
+time.time = unittest.mock.MagicMock()
+"""
+
+BROKEN_TIME = """
+import logging, time  # logging, too, reads the time, when it is imported
+def broken(): raise OSError("no clock")
+time.time = broken
+"""
+
 DEBUGGED = """
 import _thread, threading
 start = _thread.start_new_thread
@@ -94,6 +105,8 @@ def said(code: str, **environment: str) -> str:
         (FAKE_CLASS, ["BideError", "datetime.datetime is freezegun's 'Fake'", "as an input"]),
         (MOCKED, ["BideError", "datetime.datetime is unittest's"]),
         (SHIFTED, ["BideError", "time.time() is +3600 s from the system's clock"]),
+        (MOCKED_TIME, ["BideError", "time.time() is not the system's", "system's clock"]),
+        (BROKEN_TIME, ["BideError", "time.time() is not the system's", "system's clock"]),
         (TRAVELS.replace("STACK", "traveller_stack"), ["BideError", "time_machine"]),
         (TRAVELS.replace("STACK", "coordinates_stack"), ["BideError", "time_machine"]),
         (TRAVELED.replace("STACK", "traveller_stack"), ["ran 1"]),
@@ -138,6 +151,9 @@ def test_memory_is_memory_however_it_is_spelled(
         ("file::memory:?cache=shared", '":memory:"'),
         ("file:name?mode=memory", '":memory:"'),
         ("sqlite+aiosqlite:///:memory:", "no store for URLs of sqlite+aiosqlite://"),
+        ("sqlite:name.db", "three slashes"),
+        ("sqlite:///name.db?mode=ro", "no options"),
+        ("file:name.db", "without file:"),
         ("a\0b", "NUL"),
     ],
 )

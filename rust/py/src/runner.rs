@@ -388,12 +388,17 @@ fn place(text: &str) -> Result<Where<'_>, StoreError> {
         return match path {
             "" => refuse("sqlite:/// names no file: use sqlite:///path, or \":memory:\" for no file at all".to_owned()),
             ":memory:" => Ok(Where::Memory),
+            path if path.contains('?') => refuse(
+                "a URL of bide has no options after a question mark: give the path alone (one with a question mark in \
+                 it without sqlite:///)"
+                    .to_owned(),
+            ),
             path => Ok(Where::File(path)),
         };
     }
     match text.split_once("://") {
         _ if text == ":memory:" => Ok(Where::Memory),
-        Some(("sqlite", _)) => refuse(
+        _ if text.starts_with("sqlite:") => refuse(
             "a URL of SQLite has three slashes: use sqlite:///path, or \":memory:\" for no file at all".to_owned(),
         ),
         Some(("postgresql" | "postgres", _)) => {
@@ -402,8 +407,9 @@ fn place(text: &str) -> Result<Where<'_>, StoreError> {
         Some((scheme, _)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte)) => {
             refuse(format!("bide has no store for URLs of {scheme}://: use a path, sqlite:///path or \":memory:\""))
         }
-        _ if text.starts_with("file:") && text.contains("memory") => refuse(
-            "bide takes no URIs of SQLite, and would make a file of this name: use \":memory:\" for no file at all"
+        _ if text.starts_with("file:") => refuse(
+            "bide takes no URIs of SQLite, and would make a file of this name: use a path without file:, or \
+             \":memory:\" for no file at all"
                 .to_owned(),
         ),
         _ => Ok(Where::File(text)),

@@ -74,6 +74,11 @@ fn used_up(error: &io::Error) -> Option<String> {
         )),
         libc::ENFILE => Some("this system has too many files open; close some, or raise fs.file-max (sysctl)".into()),
         libc::ENOSPC => Some(FULL.into()),
+        libc::EFBIG => Some(
+            "a file is as large as this process (ulimit -f) or the file system allows; raise the limit, or make space, \
+             and start again"
+                .into(),
+        ),
         libc::EDQUOT => Some("the disk quota is used up; free space and start again".into()),
         _ => None,
     }

@@ -129,6 +129,9 @@ pub(super) fn open_to_others(path: &Path, place: &Place) -> Option<String> {
 /// SQLite's limit for the path of a database.
 const LONGEST: usize = 512;
 
+/// The longest name of a file in nearly all file systems.
+const LONGEST_NAME: usize = 255;
+
 /// As many symbolic links as the system follows.
 const MOST_LINKS: usize = 40;
 
@@ -141,7 +144,7 @@ pub(super) fn resolve(path: &Path, place: &Place) -> Result<PathBuf, StoreError>
             Ok(target) if !end.exists() => end = directory_of(&end).join(target),
             _ if end == path => return resolve_end(path, place),
             _ => {
-                let link = format!("it is a symbolic link to {}, where no store can be: ", end.display());
+                let link = format!("it is a symbolic link to {}, where no store can be", end.display());
                 let place = Place { name: format!("{}: {link}", place.name), ..place.clone() };
                 return resolve_end(&end, &place);
             }
@@ -162,6 +165,9 @@ fn resolve_end(path: &Path, place: &Place) -> Result<PathBuf, StoreError> {
     if path.is_dir() {
         return Err(place.unavailable("it is a directory; name a file in it"));
     }
+    if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+        return Err(place.unavailable("it ends with a slash, as only a directory does; name a file"));
+    }
     if let Ok(full) = path.canonicalize() {
         if !full.is_file() {
             return Err(place.unavailable("it is not a regular file; name another path"));
@@ -175,15 +181,27 @@ fn resolve_end(path: &Path, place: &Place) -> Result<PathBuf, StoreError> {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(place.unavailable(&format!("the directory {} cannot be used ({error})", directory.display())))
         }
-        _ => Err(place.unavailable(&format!(
-            "the directory {} does not exist; create it or name another path",
-            directory.display()
-        ))),
+        Ok(file) => Err(place.unavailable(&format!("{} is not a directory; name another path", file.display()))),
+        Err(_) => {
+            let home = if directory.as_os_str().as_encoded_bytes().starts_with(b"~") {
+                " (~ does not stand for the home directory here)"
+            } else {
+                ""
+            };
+            let directory = directory.display();
+            Err(place.unavailable(&format!(
+                "the directory {directory} does not exist{home}; create it or name another path"
+            )))
+        }
     }
 }
 
 fn short(full: PathBuf, place: &Place) -> Result<PathBuf, StoreError> {
     // Beside the database there are files with longer names; `-journal` is the longest.
+    if full.file_name().is_some_and(|name| name.len() + "-journal".len() > LONGEST_NAME) {
+        let most = LONGEST_NAME - "-journal".len();
+        return Err(place.unavailable(&format!("its name is longer than {most} bytes; use a shorter one")));
+    }
     let length = full.as_os_str().len() + "-journal".len();
     if length <= LONGEST {
         return Ok(full);

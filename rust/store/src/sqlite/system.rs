@@ -46,7 +46,7 @@ pub(super) fn cause() -> Option<io::Error> {
 extern "C" fn note(_: *mut c_void, code: c_int, _: *const c_char) {
     if matches!(code & 0xff, ffi::SQLITE_CANTOPEN | ffi::SQLITE_IOERR | ffi::SQLITE_FULL) {
         let error = io::Error::last_os_error().raw_os_error();
-        if let Some(known @ (libc::EMFILE | libc::ENFILE | libc::ENOSPC | libc::EDQUOT)) = error {
+        if let Some(known @ (libc::EMFILE | libc::ENFILE | libc::ENOSPC | libc::EDQUOT | libc::EFBIG)) = error {
             CAUSE.set(known);
         }
     }
