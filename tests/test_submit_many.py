@@ -73,6 +73,13 @@ def test_inputs_that_are_refused_leave_nothing(runner: bide.Runner, inputs: Any)
     refused(runner, [{"x": 1}, inputs, {"x": 2}], ["a", "b", "c"], bide.BideError)
 
 
+@pytest.mark.parametrize("given", [{"inputs": 3}, {"inputs": None}, {"keys": "kk"}, {"keys": 3}])
+def test_what_is_no_list_is_named(runner: bide.Runner, given: dict[str, Any]) -> None:
+    ((what, value),) = given.items()
+    told = refused(runner, given.get("inputs", [{"x": 1}, {"x": 2}]), given.get("keys"), bide.DefinitionError)
+    assert f"submit_many takes a list of {what}, not {value!r}" in told
+
+
 def test_an_iterator_that_raises_leaves_nothing(runner: bide.Runner) -> None:
     def fails(values: list[Any]) -> Iterator[Any]:
         yield from values

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+import numpy as np
 import pytest
 
 import bide
@@ -44,6 +45,9 @@ def test_after_and_at() -> None:
     assert bide.at(datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)).timestamp == 1.0
 
 
+SPAN: Any = np.timedelta64(5, "ms")
+"""What numpy counts among the whole numbers, and what is no number of seconds."""
+
 BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: bide.until(True), "a condition must be callable, not True"),  # type: ignore[arg-type]
     (lambda: bide.until("x"), "a condition must be callable, not 'x'"),  # type: ignore[arg-type]
@@ -73,6 +77,9 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: from_poll(ready, 1j), "poll_interval_ms is in milliseconds"),  # type: ignore[arg-type]
     (lambda: from_poll(ready, float("nan")), "poll_interval_ms is in milliseconds and must be a number, not nan"),
     (lambda: from_poll(ready, float("inf")), "poll_interval_ms is in milliseconds, and inf is more than 100 years"),
+    (lambda: from_poll(ready, SPAN), f"poll_interval_ms is in milliseconds and must be a number, not {SPAN!r}"),
+    (lambda: bide.until(ready, every=SPAN), f"every must be seconds (a number) or a timedelta, not {SPAN!r}"),
+    (lambda: bide.until(ready, backoff=SPAN), f"backoff must be a number of at least 1, not {SPAN!r}"),
     (lambda: from_poll(ready, 10**400), "more than 100 years"),
     (lambda: bide.after(10**400), "more than 100 years"),
     (lambda: bide.after(-(10**400)), "after(seconds) must be zero or more"),

@@ -17,13 +17,10 @@ LONGEST = 100 * 365.25 * 86400.0
 
 def seconds(value: object, what: str, *, zero: bool = False) -> float:
     """Return `value` as seconds; `what` names it in an error, and `zero` says whether 0 is meaningful."""
-    if isinstance(value, timedelta):
-        number = value.total_seconds()
-    elif isinstance(value, bool) or not isinstance(value, Real):
+    number = value.total_seconds() if isinstance(value, timedelta) else as_float(value)
+    if number is None:
         msg = f"{what} must be seconds (a number) or a timedelta, not {value!r}"
         raise DefinitionError(msg)
-    else:
-        number = as_float(value)
     if math.isnan(number):
         msg = f"{what} must be a number of seconds, not NaN"
         raise DefinitionError(msg)
@@ -36,12 +33,16 @@ def seconds(value: object, what: str, *, zero: bool = False) -> float:
     return number
 
 
-def as_float(value: Any) -> float:  # noqa: ANN401 - a Real, which type checkers cannot compare
-    """Return the number as a float, infinite if it is too large for one."""
+def as_float(value: Any) -> float | None:  # noqa: ANN401 - anything
+    """Return a number as a float, infinite if it is too large for one; None if it is no number."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
     try:
         return float(value)
     except OverflowError:
-        return math.copysign(math.inf, 1 if value > 0 else -1)
+        return math.copysign(math.inf, 1 if abs(value) == value else -1)  # type checkers cannot compare a Real with 0
+    except TypeError:
+        return None  # numpy.timedelta64, which numpy counts among the whole numbers
 
 
 def optional_seconds(value: object, what: str, *, zero: bool = False) -> float | None:
@@ -66,14 +67,15 @@ def moment(value: object, what: str) -> datetime:
 
 def number(value: object, what: str, low: float, high: float) -> float:
     """Return a plain factor within `low` and `high`, such as a backoff or a jitter."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not low <= as_float(value) <= high:
+    given = as_float(value)
+    if given is None or not low <= given <= high:
         limits = f"at least {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
         msg = f"{what} must be a number of {limits}, not {value!r}"
         raise DefinitionError(msg)
-    if math.isinf(as_float(value)):
+    if math.isinf(given):
         msg = f"{what} must be finite"
         raise DefinitionError(msg)
-    return as_float(value)
+    return given
 
 
 def count(value: object, what: str, most: int = 2**31 - 1) -> int:

@@ -129,6 +129,11 @@ def not_yet(feature: str) -> BideError:
     return BideError(f"{feature} is not there yet in this version of bide")
 
 
+def not_picklable(what: str, instead: str) -> SerializationError:
+    """Return the error for something of this process that somebody tries to copy or pickle."""
+    return SerializationError(f"a {what} can be neither copied nor pickled: it belongs to this process; {instead}")
+
+
 def _name_publicly() -> None:
     """Give every class here the name it is imported by, for tracebacks and for what the store keeps."""
     for value in list(globals().values()):

@@ -9,11 +9,11 @@ import threading
 from collections.abc import Generator, Iterable, Mapping
 from datetime import datetime, timedelta
 from types import FrameType, TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, NoReturn, Self
 
 from bide import _core, _surroundings
 from bide._duration import count, moment, optional_seconds
-from bide._errors import BideError, DefinitionError, not_yet
+from bide._errors import BideError, DefinitionError, not_picklable, not_yet
 from bide._result import RunResult
 from bide._status import RunStatus
 from bide._text import check_text, is_text, written_out
@@ -85,6 +85,11 @@ class RunHandle:
         """Not there yet."""
         feature = "RunHandle.signal"
         raise not_yet(feature)
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or pickled."""
+        what = "RunHandle"
+        raise not_picklable(what, "pass its id on, and use runner.get(id)")
 
     def __repr__(self) -> str:
         """Show the id."""
@@ -235,10 +240,13 @@ class Runner:
         A key that exists attaches, as in `run`. If one key or one of the inputs is refused, nothing is submitted.
         """
         compiled = self._core_flow(flow)
+        if not isinstance(inputs, Iterable):
+            msg = f"submit_many takes a list of inputs, not {inputs!r}"
+            raise DefinitionError(msg)
         encode = flow._compiled().encode_inputs
         encoded = [encode(one) for one in inputs]
-        if isinstance(keys, str):
-            msg = f"submit_many takes a list of keys, not one text: {keys!r}"
+        if isinstance(keys, str) or not (keys is None or isinstance(keys, Iterable)):
+            msg = f"submit_many takes a list of keys, not {keys!r}"
             raise DefinitionError(msg)
         names = (
             [None] * len(encoded) if keys is None else [_check_key(key, f"keys[{at}]") for at, key in enumerate(keys)]
@@ -352,6 +360,11 @@ class Runner:
         """Close it without blocking the event loop. In the child of a fork there is nothing to close."""
         if not self._core.elsewhere:
             await asyncio.to_thread(self.close)
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or pickled."""
+        what = "Runner"
+        raise not_picklable(what, "make one there, on the same file")
 
     def __repr__(self) -> str:
         """Show the store."""

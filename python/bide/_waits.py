@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from numbers import Real
 from typing import Any, Generic, Literal, NoReturn, TypeAlias, TypeVar
 
 from bide._callables import is_async
@@ -143,8 +142,8 @@ def check_name(name: object, what: str) -> str | None:
 
 
 def _from_ms(value: object, what: str) -> float:
-    given = as_float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
-    if math.isnan(given):
+    given = as_float(value)
+    if given is None or math.isnan(given):
         msg = f"{what} is in milliseconds and must be a number, not {value!r}"
     elif given <= 0:
         msg = f"{what} must be positive, not {value!r}: it is in milliseconds, at least 1"

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
+from typing import Any, NamedTuple, NoReturn, ParamSpec, TypeVar, overload
 
 from bide import _core, _draw
 from bide._bind import Binding, InputParam, bind, check_defaults, nearest, with_writers
 from bide._canonical import canonical
 from bide._codec import REFUSE_ABOVE, SCALAR_TAGS, WARN_ABOVE, Codec
-from bide._errors import DefinitionError, SerializationError
+from bide._errors import DefinitionError, SerializationError, not_picklable
 from bide._retry import Retry
 from bide._scalars import encode_scalar
 from bide._task import ATTRIBUTE, TaskDef, as_task, check_name, task
@@ -256,6 +256,11 @@ class Workflow:
     def _repr_html_(self) -> str:
         """Return the graph as an SVG, for notebooks."""
         return _draw.svg(self._name, self.levels, self._edges())
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or pickled."""
+        what = "Workflow"
+        raise not_picklable(what, "import it in the other process")
 
     def __repr__(self) -> str:
         """Show name and tasks."""
