@@ -66,3 +66,11 @@ def test_what_a_value_contains_may_be_shared_in_more_ways_than_anybody_can_walk(
     for _ in range(60):
         value = [value, value]
     assert proof_of(lambda: value) is None
+
+
+def test_a_named_field_of_a_named_tuple_is_seen() -> None:
+    def reading(pair: mutants.Pair) -> Callable[[], object]:
+        return lambda: pair.n
+
+    assert proof_of(reading(mutants.Pair(1))) == proof_of(reading(mutants.Pair(1))) is not None
+    assert proof_of(reading(mutants.Pair(1))) != proof_of(reading(mutants.Pair(2)))
