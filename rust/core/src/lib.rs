@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attempt;
 pub mod context;
 pub mod definition;
 pub mod event;

@@ -100,6 +100,12 @@ impl Poll {
         self.progress
     }
 
+    /// Whether [`Poll::next`] uses its random number.
+    #[must_use]
+    pub const fn is_random(&self) -> bool {
+        self.policy.jitter > 0.0
+    }
+
     /// When to ask again, after a check that has just ended without satisfying the wait.
     ///
     /// Never later than the deadline, so that the condition is asked one last time when it is reached. A check that

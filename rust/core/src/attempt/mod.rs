@@ -1,0 +1,348 @@
+//! The attempt machine: everything that a body's call of its handle does, as states and actions, without I/O.
+//!
+//! A [`Call`] is one wait or step of a body. It yields an [`Action`]; a driver carries the action out and feeds back
+//! what came of it as a [`Fed`]; the call answers with the next action, until [`Action::Done`]. Drivers are worker
+//! threads, futures on tokio and the simulator. A rule about waits is changed here and nowhere else. Gates have no
+//! body: they share the part that decides what a poll means, [`polling::Polling`].
+//!
+//! # A wait for a condition
+//!
+//! | state       | fed                                        | next state  | action             |
+//! |-------------|--------------------------------------------|-------------|--------------------|
+//! | Start       | `Begin`                                    | Lease       | `CheckLease`       |
+//! | Lease       | `LeaseHeld`                                | Look        | `Recall`           |
+//! | Look        | `Recalled`: satisfied or failed            | End         | `Done`             |
+//! | Look        | `Recalled`: mismatch                       | Pausing     | `Commit(Block)`    |
+//! | Look        | `Recalled`: ask, or open                   | First       | `Ask`              |
+//! | First       | `Asked`: satisfied, failed or timed out    | Recording   | `Commit(Recorded)` |
+//! | First       | `Asked`: not yet                           | Opening     | `Commit(Opened)`   |
+//! | Recording   | `Committed`                                | End         | `Done`             |
+//! | Opening     | `Committed`                                | Releasing   | `Release`          |
+//! | Releasing   | `Released`                                 | Sleeping    | `Sleep(Poll)`      |
+//! | Sleeping    | `Woken`                                    | Lease again | `CheckLease`       |
+//! | Lease again | `LeaseHeld`                                | Asking      | `Ask`              |
+//! | Asking      | `Asked`: not yet                           | Sleeping    | `Sleep(Poll)`      |
+//! | Asking      | `Asked`: satisfied, failed or timed out    | Closing     | `CommitAndAcquire` |
+//! | Closing     | `Acquired`                                 | End         | `Done`             |
+//! | Pausing     | `Committed`                                | End         | `Done(Mismatch)`   |
+//!
+//! The condition is asked once while the slot is held. The wait is committed before the slot is released, and its end
+//! before a slot is taken again. The deadline is compared with the time at which an answer came, so that a condition
+//! is always asked once more when the deadline has passed.
+//!
+//! # A wait for a time
+//!
+//! As above up to `Recalled`. If the time has been reached, its record is committed and the call is done; else
+//! `Commit(Opened)`, `Release`, `Sleep(Until)`, `CommitAndAcquire`.
+//!
+//! # A step
+//!
+//! As above up to `Recalled`, which ends a step that is recorded. Else `Execute`, and `Executed` leads to
+//! `Commit(Recorded)`. A step that was interrupted is not recorded: [`Attempt::abandon`].
+//!
+//! # In every state
+//!
+//! `LeaseLost` and `Stopped` end the call with [`CallError::Suspended`], `Refused` with [`CallError::Over`], unless
+//! the run has been lost: then the body is suspended.
+
+mod call;
+pub mod polling;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::event::{Event, Refused};
+use crate::failure::Failure;
+use crate::id::TaskRef;
+use crate::journal::Recall;
+use crate::poll::PollPolicy;
+use crate::record::{EntryKey, EntryKind};
+use crate::time::Time;
+use crate::value::Value;
+
+pub use call::Call;
+pub use polling::Polled;
+
+/// What a driver has to do next for a call.
+#[derive(Debug)]
+pub enum Action {
+    /// Make sure that the runner's lease still holds. Feed `LeaseHeld` or `LeaseLost`.
+    CheckLease,
+    /// Look the call's record up in the run's journal. Feed `Recalled` or `Refused`.
+    Recall {
+        /// The record's key.
+        key: EntryKey,
+        /// What it must record.
+        kind: EntryKind,
+        /// What it must have been recorded for.
+        proof: Option<Arc<[u8]>>,
+    },
+    /// Ask the condition. Nothing else of this body may be recorded meanwhile. Feed `Asked`.
+    Ask,
+    /// Execute the step. Nothing else of this body may be recorded meanwhile. Feed `Executed`, or abandon the
+    /// call.
+    Execute,
+    /// Commit an event, with the slot held. Feed `Committed`, `Refused` or `Stopped`.
+    Commit(Event),
+    /// Release the slot. Feed `Released`, or `NotReleased` if the body's execution time is used up.
+    Release,
+    /// Sleep without a slot. Feed `Woken` or `Stopped`.
+    Sleep(Sleep),
+    /// Commit the end of the wait, then take a slot again. Feed `Acquired`.
+    CommitAndAcquire(Event),
+    /// The call is over.
+    Done(Result<Value, CallError>),
+}
+
+/// How long to sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sleep {
+    /// For this span, by the steady clock: until the next poll.
+    Poll(Duration),
+    /// Until this time, by the wall clock: never less.
+    Until(Time),
+}
+
+/// What came of an action.
+#[derive(Debug)]
+pub enum Fed {
+    /// The first: nothing has been done yet.
+    Begin,
+    /// The lease holds.
+    LeaseHeld,
+    /// The lease or the run is lost, or the runner is closing.
+    LeaseLost,
+    /// What the journal has.
+    Recalled(Recall),
+    /// The condition was asked.
+    Asked(Polled),
+    /// The step returned or raised.
+    Executed(Result<Value, Failure>),
+    /// The event is committed; the deadline is that of the wait that it opened.
+    Committed {
+        /// Absolute, as recorded.
+        deadline: Option<Time>,
+    },
+    /// The event came too late.
+    Refused(Refused),
+    /// The slot is released.
+    Released,
+    /// The slot is still held: the attempt's execution time is used up.
+    NotReleased,
+    /// The sleep is over.
+    Woken,
+    /// The runner has stopped, is closing, or has lost the run.
+    Stopped,
+    /// The end of the wait was handed in, and a slot was asked for.
+    Acquired {
+        /// What came of the commit.
+        commit: Result<(), CallError>,
+        /// Whether there is a slot; none is given out once the runner closes.
+        slot: bool,
+    },
+}
+
+/// Why a call of a handle did not return a value.
+#[derive(Clone, Debug)]
+pub enum CallError {
+    /// The runner closes, or another runner has the run: the body has to return, and will be entered again.
+    Suspended,
+    /// The body, its attempt or its run is over.
+    Over(Refused),
+    /// The wait or step failed, and that is recorded.
+    Failed(Failure),
+    /// The code asks for something else than what was recorded; the run is paused.
+    Mismatch(String),
+    /// The attempt's execution time is used up.
+    TimedOut(String),
+    /// The handle was used in a way that cannot work; says how.
+    Misuse(String),
+}
+
+/// The clocks, as a driver has them. Asked only where a decision needs the time.
+pub trait Clocks {
+    /// The wall clock.
+    fn wall(&self) -> Time;
+
+    /// A clock that never jumps, from any beginning.
+    fn steady(&self) -> Duration;
+
+    /// A random number in `0.0..1.0`, for the jitter of polls.
+    fn random(&self) -> f64;
+}
+
+/// What a body asks for.
+#[derive(Debug)]
+pub enum Request {
+    /// To wait until a condition holds.
+    Condition {
+        /// What proves it to be the same wait as a recorded one.
+        proof: Option<Arc<[u8]>>,
+        /// How often it is asked.
+        policy: PollPolicy,
+        /// How long it may stay open.
+        timeout: Option<Duration>,
+    },
+    /// To wait until a time.
+    Until(Time),
+    /// To wait for a span from now on.
+    After(Duration),
+    /// To do something once.
+    Step {
+        /// What its arguments were.
+        proof: Option<Arc<[u8]>>,
+    },
+}
+
+/// One entry of a body: what it has called so far, and what of it is under way.
+#[derive(Debug)]
+pub struct Attempt {
+    /// Whose body.
+    task: TaskRef,
+    /// The task's name, for messages.
+    name: Arc<str>,
+    /// Which try.
+    number: u32,
+    /// How often each name has been used.
+    uses: HashMap<Arc<str>, u32>,
+    /// The step or condition that is executing: nothing else may be recorded meanwhile.
+    executing: Option<Executing>,
+    /// The body has been told to return.
+    suspended: bool,
+    /// The body has returned.
+    ended: bool,
+}
+
+/// What a driver knows when a call begins.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Standing {
+    /// The run is executed by another runner.
+    pub lost: bool,
+    /// The runner is closing.
+    pub closing: bool,
+    /// The attempt's execution time is used up.
+    pub used_up: bool,
+    /// The call comes from a thread that is not the body's.
+    pub elsewhere: bool,
+}
+
+/// Code of the user's that executes within a call.
+#[derive(Clone, Debug)]
+enum Executing {
+    Condition(Arc<str>),
+    Step(Arc<str>),
+}
+
+impl fmt::Display for Executing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Condition(name) => write!(f, "the condition '{name}'"),
+            Self::Step(name) => write!(f, "the step '{name}'"),
+        }
+    }
+}
+
+impl Attempt {
+    /// A body that has just been entered.
+    #[must_use]
+    pub fn new(task: TaskRef, name: Arc<str>, number: u32) -> Self {
+        Self { task, name, number, uses: HashMap::new(), executing: None, suspended: false, ended: false }
+    }
+
+    /// The task's name.
+    #[must_use]
+    pub const fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Which try it is, from 1.
+    #[must_use]
+    pub const fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Whether the body has been told to return.
+    #[must_use]
+    pub const fn is_suspended(&self) -> bool {
+        self.suspended
+    }
+
+    /// Tells the body to return: from now on every call ends with [`CallError::Suspended`].
+    pub const fn suspend(&mut self) -> CallError {
+        self.suspended = true;
+        CallError::Suspended
+    }
+
+    /// The body has returned: no further call is allowed.
+    pub const fn end(&mut self) {
+        self.ended = true;
+    }
+
+    /// Begins a call, under the next use of its name.
+    ///
+    /// # Errors
+    /// The first of these that applies: `Over` after the body's end, `Suspended` if the body has to return, `TimedOut`
+    /// if its execution time is used up, `Misuse` within a step or a condition and on another thread.
+    pub fn begin(
+        &mut self,
+        what: &str,
+        name: &Arc<str>,
+        request: Request,
+        standing: Standing,
+    ) -> Result<Box<Call>, CallError> {
+        if self.ended {
+            return Err(CallError::Over(Refused::AttemptOver));
+        }
+        if self.suspended || standing.lost {
+            return Err(self.suspend());
+        }
+        if standing.used_up {
+            return Err(used_up(&self.name));
+        }
+        if let Some(executing) = &self.executing {
+            return Err(CallError::Misuse(format!(
+                "{what} inside {executing}: a step or a condition must not wait or record a step of its own"
+            )));
+        }
+        if standing.elsewhere {
+            return Err(CallError::Misuse(format!(
+                "{what} from another thread than the body's: only the body itself can wait and record steps"
+            )));
+        }
+        if standing.closing {
+            return Err(self.suspend());
+        }
+        let n = self.uses.entry(Arc::clone(name)).or_insert(0);
+        *n += 1;
+        let key = EntryKey { name: Arc::clone(name), n: *n };
+        Ok(Box::new(Call::new(self.task, self.number, key, request)))
+    }
+
+    /// Leaves a step without a record: it was interrupted, and is executed again when the body is.
+    pub fn abandon(&mut self, call: Box<Call>) {
+        drop(call);
+        self.executing = None;
+    }
+
+    /// Feeds a call and returns its next action. Keeps track of what executes and of a body that has to return.
+    pub fn advance(&mut self, call: &mut Call, fed: Fed, clocks: &dyn Clocks) -> Action {
+        let action = call.advance(fed, &self.name, clocks);
+        self.executing = match &action {
+            Action::Ask => Some(Executing::Condition(Arc::clone(&call.key().name))),
+            Action::Execute => Some(Executing::Step(Arc::clone(&call.key().name))),
+            _ => None,
+        };
+        self.suspended |= matches!(action, Action::Done(Err(CallError::Suspended)));
+        action
+    }
+}
+
+/// The text of a call that comes after the attempt's execution time.
+#[must_use]
+pub fn used_up(task: &str) -> CallError {
+    CallError::TimedOut(format!("task '{task}' has used up its time"))
+}

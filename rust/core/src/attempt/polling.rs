@@ -1,0 +1,108 @@
+//! What a poll of a condition means: for a body's wait and for a gate alike.
+
+use std::time::Duration;
+
+use super::Clocks;
+use crate::failure::{Failure, FailureKind};
+use crate::poll::{Poll, PollPolicy, Progress};
+use crate::time::Time;
+use crate::value::Value;
+
+/// What a poll of a condition found.
+#[derive(Clone, Debug)]
+pub enum Polled {
+    /// It holds; its value.
+    True(Value),
+    /// It does not hold yet.
+    False,
+    /// It raised.
+    Raised(Failure),
+    /// Its value cannot be encoded, or it asked for something that a condition must not: the wait fails at once.
+    Broken(Failure),
+}
+
+/// The polls of one open wait.
+#[derive(Clone, Debug)]
+pub struct Polling {
+    poll: Poll,
+    /// When the wait times out. Absolute.
+    deadline: Option<Time>,
+    /// When the last answer came, by the steady clock: the next interval starts there.
+    answered: Duration,
+    /// What the condition last raised, until it answers again.
+    error: Option<Failure>,
+}
+
+impl Polling {
+    /// Before the first poll.
+    #[must_use]
+    pub const fn new(policy: PollPolicy, deadline: Option<Time>) -> Self {
+        Self { poll: Poll::new(policy), deadline, answered: Duration::ZERO, error: None }
+    }
+
+    /// Continues a wait whose progress was kept elsewhere.
+    #[must_use]
+    pub const fn going_on(policy: PollPolicy, deadline: Option<Time>, progress: Progress) -> Self {
+        Self { poll: Poll::going_on(policy, progress), deadline, answered: Duration::ZERO, error: None }
+    }
+
+    /// How far the polls have come.
+    #[must_use]
+    pub const fn progress(&self) -> Progress {
+        self.poll.progress()
+    }
+
+    /// Sets the deadline that was committed with the wait.
+    pub const fn set_deadline(&mut self, deadline: Option<Time>) {
+        self.deadline = deadline;
+    }
+
+    /// What the condition last raised, if it has not answered since.
+    #[must_use]
+    pub const fn error(&self) -> Option<&Failure> {
+        self.error.as_ref()
+    }
+
+    /// Judges a poll: the result of the wait, or `None` if it goes on. A wait ends with its deadline only if a
+    /// condition that answered after the deadline did not hold.
+    pub fn judge(
+        &mut self,
+        polled: Polled,
+        clocks: &dyn Clocks,
+        timed_out: impl FnOnce() -> Failure,
+    ) -> Option<Result<Value, Failure>> {
+        self.answered = clocks.steady();
+        match polled {
+            Polled::True(value) => return Some(Ok(value)),
+            Polled::Broken(failure) => return Some(Err(failure)),
+            Polled::False => {
+                self.poll.ok();
+                self.error = None;
+            }
+            Polled::Raised(failure) => {
+                if self.poll.failed() {
+                    return Some(Err(failure));
+                }
+                self.error = Some(failure);
+            }
+        }
+        let late = self.deadline.is_some_and(|deadline| clocks.wall() >= deadline);
+        late.then(|| Err(timed_out()))
+    }
+
+    /// How long to sleep until the next poll: the interval counts from the last answer.
+    pub fn next(&mut self, clocks: &dyn Clocks) -> Duration {
+        // Only the span matters, unless there is a deadline.
+        let wall = if self.deadline.is_some() { clocks.wall() } else { Time::default() };
+        let answered = wall.before(clocks.steady().saturating_sub(self.answered));
+        let random = if self.poll.is_random() { clocks.random() } else { 0.0 };
+        self.poll.next(answered, self.deadline, random).since(wall)
+    }
+}
+
+/// The failure of a wait whose deadline has passed.
+#[must_use]
+pub fn timed_out(task: &str, wait: &str) -> Failure {
+    let message = format!("task '{task}' waited for '{wait}' until its deadline passed");
+    Failure::new(FailureKind::WaitTimeout, "bide.WaitTimeout", &message)
+}
