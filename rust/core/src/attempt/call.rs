@@ -1,5 +1,6 @@
 //! One call of a handle: the states of the table in `mod.rs`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::polling::{Polling, timed_out};
@@ -10,6 +11,7 @@ use crate::id::TaskRef;
 use crate::journal::Recall;
 use crate::record::{EntryKey, EntryKind};
 use crate::time::Time;
+use crate::uses::Asked;
 use crate::value::Value;
 
 /// A wait or step of a body, under way. Boxed by whoever holds it: a parked body keeps it.
@@ -17,7 +19,12 @@ use crate::value::Value;
 pub struct Call {
     task: TaskRef,
     attempt: u32,
-    wait: Wait,
+    asked: Asked,
+    /// Its key in the journal, once that was looked at.
+    key: EntryKey,
+    /// When a time is reached.
+    due: Option<Time>,
+    timeout: Option<Duration>,
     kind: Kind,
     state: State,
 }
@@ -39,6 +46,8 @@ enum State {
     Look,
     First,
     Executing,
+    /// Whether the wait has been opened, and so has no slot.
+    Proving(Result<Value, Failure>, bool),
     Recording(Result<Value, Failure>),
     Opening,
     Releasing,
@@ -51,26 +60,38 @@ enum State {
 }
 
 impl Call {
-    pub(super) fn new(task: TaskRef, attempt: u32, key: EntryKey, request: Request) -> Self {
-        let (entry, proof, timeout, kind) = match request {
+    pub(super) fn new(task: TaskRef, attempt: u32, name: Arc<str>, request: Request) -> Self {
+        let key = EntryKey { name: Arc::clone(&name), n: 0 };
+        let (asked, timeout, kind) = match request {
             Request::Condition { proof, policy, timeout } => {
-                (EntryKind::Condition, proof, timeout, Kind::Condition(Polling::new(policy, None)))
+                (Asked::new(name, EntryKind::Condition, proof), timeout, Kind::Condition(Polling::new(policy, None)))
             }
-            Request::Until(time) => (EntryKind::Time, None, None, Kind::Until(time)),
-            Request::After(span) => (EntryKind::Time, None, None, Kind::After(span)),
-            Request::Step { proof } => (EntryKind::Step, proof, None, Kind::Step),
+            Request::Until(time) => (Asked::new(name, EntryKind::Time, None), None, Kind::Until(time)),
+            Request::After(span) => (Asked::new(name, EntryKind::Time, None), None, Kind::After(span)),
+            Request::Step { proof, older, advice } => {
+                (Asked { older, advice, ..Asked::new(name, EntryKind::Step, proof) }, None, Kind::Step)
+            }
         };
-        let wait = Wait { key, kind: entry, proof, due: None, timeout };
-        Self { task, attempt, wait, kind, state: State::Start }
+        Self { task, attempt, asked, key, due: None, timeout, kind, state: State::Start }
     }
 
-    /// The key of its record.
+    /// Its name in the journal.
+    #[must_use]
+    pub const fn name(&self) -> &Arc<str> {
+        &self.asked.name
+    }
+
+    /// Its key in the journal; `n` is 0 before that was looked at.
     #[must_use]
     pub const fn key(&self) -> &EntryKey {
-        &self.wait.key
+        &self.key
     }
 
-    /// What its condition last raised, for whoever looks at the run.
+    pub(super) const fn asked(&self) -> &Asked {
+        &self.asked
+    }
+
+    /// What its condition last raised, if it has not answered since.
     #[must_use]
     pub const fn last_error(&self) -> Option<&Failure> {
         match &self.kind {
@@ -85,15 +106,16 @@ impl Call {
             (_, Fed::LeaseLost | Fed::Stopped) => self.end(Err(CallError::Suspended)),
             (_, Fed::Refused(refused)) => self.end(Err(CallError::Over(refused))),
             (State::Start, Fed::Begin) => self.go(State::Lease, Action::CheckLease),
-            (State::Lease, Fed::LeaseHeld) => {
-                let (key, proof) = (self.wait.key.clone(), self.wait.proof.clone());
-                self.go(State::Look, Action::Recall { key, kind: self.wait.kind, proof })
+            (State::Lease, Fed::LeaseHeld) => self.go(State::Look, Action::Recall),
+            (State::Look, Fed::Recalled(key, recall)) => {
+                self.key = key;
+                self.recalled(recall, task, clocks)
             }
-            (State::Look, Fed::Recalled(recall)) => self.recalled(recall, task, clocks),
             (State::First, Fed::Asked(polled)) => match self.judge(polled, task, clocks) {
-                Some(result) => self.record(result),
+                Some(result) => self.prove(result, false),
                 None => self.open(),
             },
+            (State::Proving(result, opened), Fed::Proved(proved)) => self.asked_last(result, opened, proved),
             (State::Executing, Fed::Executed(result)) => self.record(result),
             (State::Recording(result), Fed::Committed { .. }) => self.end(result.map_err(CallError::Failed)),
             (State::Opening, Fed::Committed { deadline }) => {
@@ -106,11 +128,11 @@ impl Call {
             (State::Releasing, Fed::NotReleased) => self.end(Err(used_up(task))),
             (State::Sleeping, Fed::Woken) => match self.kind {
                 Kind::Condition(_) => self.go(State::LeaseAgain, Action::CheckLease),
-                _ => self.close(Ok(Value::NONE)),
+                _ => self.close(Ok(Value::NONE), true),
             },
             (State::LeaseAgain, Fed::LeaseHeld) => self.go(State::Asking, Action::Ask),
             (State::Asking, Fed::Asked(polled)) => match self.judge(polled, task, clocks) {
-                Some(result) => self.close(result),
+                Some(result) => self.prove(result, true),
                 None => self.sleep(clocks),
             },
             (State::Closing(_), Fed::Acquired { slot: false, .. }) => self.end(Err(CallError::Suspended)),
@@ -138,7 +160,7 @@ impl Call {
             Recall::Mismatch(why) => {
                 let why = format!("task '{task}': {why}");
                 let reason = format!("{MISMATCH}{why}").into();
-                return self.go(State::Pausing(why), Action::Commit(Event::Block { reason }));
+                return self.go(State::Pausing(why), Action::Commit(Box::new(Event::Block { reason })));
             }
             Recall::Ask { deadline } => (None, deadline),
             Recall::Open { due, deadline } => (due, deadline),
@@ -152,54 +174,70 @@ impl Call {
             Kind::Until(time) => due.unwrap_or(*time),
             Kind::After(span) => due.unwrap_or_else(|| clocks.wall().after(*span)),
         };
-        self.wait.due = Some(time);
+        self.due = Some(time);
         if time > clocks.wall() {
             return self.open();
         }
-        let done = Ok(Value::NONE);
-        if due.is_some() { self.commit(State::Recording(done), Self::closed) } else { self.record(done) }
+        if due.is_none() {
+            return self.record(Ok(Value::NONE));
+        }
+        let event = self.closed(Ok(Value::NONE), true);
+        self.go(State::Recording(Ok(Value::NONE)), Action::Commit(Box::new(event)))
     }
 
     fn judge(&mut self, polled: super::Polled, task: &str, clocks: &dyn Clocks) -> Option<Result<Value, Failure>> {
         let Kind::Condition(polling) = &mut self.kind else { return Some(Ok(Value::NONE)) };
-        let name = &self.wait.key.name;
+        let name = &self.key.name;
         polling.judge(polled, clocks, || timed_out(task, name))
     }
 
     fn sleep(&mut self, clocks: &dyn Clocks) -> Action {
         let sleep = match &mut self.kind {
             Kind::Condition(polling) => Sleep::Poll(polling.next(clocks)),
-            _ => Sleep::Until(self.wait.due.unwrap_or_default()),
+            _ => Sleep::Until(self.due.unwrap_or_default()),
         };
         self.go(State::Sleeping, Action::Sleep(sleep))
     }
 
-    fn commit(&mut self, state: State, event: impl FnOnce(&Self, Result<Value, Failure>) -> Event) -> Action {
-        let (State::Recording(result) | State::Closing(result)) = &state else { unreachable!("nothing to commit") };
-        let event = event(self, result.clone());
-        self.go(state, Action::Commit(event))
+    /// The condition was asked for the last time.
+    fn prove(&mut self, result: Result<Value, Failure>, opened: bool) -> Action {
+        if self.asked.proof.is_none() {
+            return self.asked_last(result, opened, true);
+        }
+        self.go(State::Proving(result, opened), Action::Prove)
+    }
+
+    fn asked_last(&mut self, result: Result<Value, Failure>, opened: bool, proved: bool) -> Action {
+        if opened {
+            return self.close(result, proved);
+        }
+        self.asked.proof = self.asked.proof.take().filter(|_| proved);
+        self.record(result)
+    }
+
+    fn wait(&self) -> Wait {
+        let (key, proof) = (self.key.clone(), self.asked.proof.clone());
+        Wait { key, kind: self.asked.kind, proof, due: self.due, timeout: self.timeout }
     }
 
     fn record(&mut self, result: Result<Value, Failure>) -> Action {
-        self.commit(State::Recording(result), |call, result| Event::Recorded {
-            task: call.task,
-            attempt: call.attempt,
-            wait: call.wait.clone(),
-            result,
-        })
+        let (task, attempt, wait) = (self.task, self.attempt, self.wait());
+        let event = Event::Recorded { task, attempt, wait, result: result.clone() };
+        self.go(State::Recording(result), Action::Commit(Box::new(event)))
     }
 
     fn open(&mut self) -> Action {
-        let event = Event::Opened { task: self.task, attempt: self.attempt, wait: self.wait.clone() };
-        self.go(State::Opening, Action::Commit(event))
+        let event = Event::Opened { task: self.task, attempt: self.attempt, wait: self.wait() };
+        self.go(State::Opening, Action::Commit(Box::new(event)))
     }
 
-    fn close(&mut self, result: Result<Value, Failure>) -> Action {
-        let event = self.closed(result.clone());
-        self.go(State::Closing(result), Action::CommitAndAcquire(event))
+    fn close(&mut self, result: Result<Value, Failure>, proved: bool) -> Action {
+        let event = self.closed(result.clone(), proved);
+        self.go(State::Closing(result), Action::CommitAndAcquire(Box::new(event)))
     }
 
-    fn closed(&self, result: Result<Value, Failure>) -> Event {
-        Event::Closed { task: self.task, attempt: self.attempt, key: self.wait.key.clone(), result, retry: None }
+    fn closed(&self, result: Result<Value, Failure>, proved: bool) -> Event {
+        let (task, attempt, key) = (self.task, self.attempt, self.key.clone());
+        Event::Closed { task, attempt, key, result, proved, retry: None }
     }
 }

@@ -14,21 +14,24 @@
 //! | Look        | `Recalled`: satisfied or failed            | End         | `Done`             |
 //! | Look        | `Recalled`: mismatch                       | Pausing     | `Commit(Block)`    |
 //! | Look        | `Recalled`: ask, or open                   | First       | `Ask`              |
-//! | First       | `Asked`: satisfied, failed or timed out    | Recording   | `Commit(Recorded)` |
+//! | First       | `Asked`: satisfied, failed or timed out    | Proving     | `Prove`            |
 //! | First       | `Asked`: not yet                           | Opening     | `Commit(Opened)`   |
+//! | Proving     | `Proved`, the slot was never released      | Recording   | `Commit(Recorded)` |
 //! | Recording   | `Committed`                                | End         | `Done`             |
 //! | Opening     | `Committed`                                | Releasing   | `Release`          |
 //! | Releasing   | `Released`                                 | Sleeping    | `Sleep(Poll)`      |
 //! | Sleeping    | `Woken`                                    | Lease again | `CheckLease`       |
 //! | Lease again | `LeaseHeld`                                | Asking      | `Ask`              |
 //! | Asking      | `Asked`: not yet                           | Sleeping    | `Sleep(Poll)`      |
-//! | Asking      | `Asked`: satisfied, failed or timed out    | Closing     | `CommitAndAcquire` |
+//! | Asking      | `Asked`: satisfied, failed or timed out    | Proving     | `Prove`            |
+//! | Proving     | `Proved`, without a slot                   | Closing     | `CommitAndAcquire` |
 //! | Closing     | `Acquired`                                 | End         | `Done`             |
 //! | Pausing     | `Committed`                                | End         | `Done(Mismatch)`   |
 //!
 //! The condition is asked once while the slot is held. The wait is committed before the slot is released, and its end
 //! before a slot is taken again. The deadline is compared with the time at which an answer came, so that a condition
-//! is always asked once more when the deadline has passed.
+//! is always asked once more when the deadline has passed. `Prove` asks whether what proved the condition to be the
+//! same still does, now that it was asked; it is left out for a condition that had no proof.
 //!
 //! # A wait for a time
 //!
@@ -50,7 +53,6 @@ pub mod polling;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,8 +62,10 @@ use crate::failure::Failure;
 use crate::id::TaskRef;
 use crate::journal::Recall;
 use crate::poll::PollPolicy;
-use crate::record::{EntryKey, EntryKind};
+use crate::record::EntryKey;
+use crate::run::RunState;
 use crate::time::Time;
+use crate::uses::Uses;
 use crate::value::Value;
 
 pub use call::Call;
@@ -72,28 +76,23 @@ pub use polling::Polled;
 pub enum Action {
     /// Make sure that the runner's lease still holds. Feed `LeaseHeld` or `LeaseLost`.
     CheckLease,
-    /// Look the call's record up in the run's journal. Feed `Recalled` or `Refused`.
-    Recall {
-        /// The record's key.
-        key: EntryKey,
-        /// What it must record.
-        kind: EntryKind,
-        /// What it must have been recorded for.
-        proof: Option<Arc<[u8]>>,
-    },
+    /// Look the call's record up, by [`Attempt::recall`], and feed what that returns.
+    Recall,
     /// Ask the condition. Nothing else of this body may be recorded meanwhile. Feed `Asked`.
     Ask,
+    /// Say whether the condition's proof is what it was before it was asked. Feed `Proved`.
+    Prove,
     /// Execute the step. Nothing else of this body may be recorded meanwhile. Feed `Executed`, or abandon the
     /// call.
     Execute,
     /// Commit an event, with the slot held. Feed `Committed`, `Refused` or `Stopped`.
-    Commit(Event),
+    Commit(Box<Event>),
     /// Release the slot. Feed `Released`, or `NotReleased` if the body's execution time is used up.
     Release,
     /// Sleep without a slot. Feed `Woken` or `Stopped`.
     Sleep(Sleep),
     /// Commit the end of the wait, then take a slot again. Feed `Acquired`.
-    CommitAndAcquire(Event),
+    CommitAndAcquire(Box<Event>),
     /// The call is over.
     Done(Result<Value, CallError>),
 }
@@ -116,10 +115,12 @@ pub enum Fed {
     LeaseHeld,
     /// The lease or the run is lost, or the runner is closing.
     LeaseLost,
-    /// What the journal has.
-    Recalled(Recall),
+    /// What the journal has, and the key under which it is or will be recorded.
+    Recalled(EntryKey, Recall),
     /// The condition was asked.
     Asked(Polled),
+    /// Whether the condition's proof is unchanged.
+    Proved(bool),
     /// The step returned or raised.
     Executed(Result<Value, Failure>),
     /// The event is committed; the deadline is that of the wait that it opened.
@@ -195,7 +196,19 @@ pub enum Request {
     Step {
         /// What its arguments were.
         proof: Option<Arc<[u8]>>,
+        /// The same as an older version of bide would have written it; only if the journal has such records.
+        older: Option<Arc<[u8]>>,
+        /// What the user can do about a step whose arguments differ from its record.
+        advice: &'static str,
     },
+}
+
+impl Request {
+    /// A step that no older version compared in another way.
+    #[must_use]
+    pub const fn step(proof: Option<Arc<[u8]>>) -> Self {
+        Self::Step { proof, older: None, advice: "" }
+    }
 }
 
 /// One entry of a body: what it has called so far, and what of it is under way.
@@ -207,8 +220,8 @@ pub struct Attempt {
     name: Arc<str>,
     /// Which try.
     number: u32,
-    /// How often each name has been used.
-    uses: HashMap<Arc<str>, u32>,
+    /// Which names it has used, and which records.
+    uses: Uses,
     /// The step or condition that is executing: nothing else may be recorded meanwhile.
     executing: Option<Executing>,
     /// The body has been told to return.
@@ -250,7 +263,7 @@ impl Attempt {
     /// A body that has just been entered.
     #[must_use]
     pub fn new(task: TaskRef, name: Arc<str>, number: u32) -> Self {
-        Self { task, name, number, uses: HashMap::new(), executing: None, suspended: false, ended: false }
+        Self { task, name, number, uses: Uses::default(), executing: None, suspended: false, ended: false }
     }
 
     /// The task's name.
@@ -282,7 +295,7 @@ impl Attempt {
         self.ended = true;
     }
 
-    /// Begins a call, under the next use of its name.
+    /// Begins a call.
     ///
     /// # Errors
     /// The first of these that applies: `Over` after the body's end, `Suspended` if the body has to return, `TimedOut`
@@ -316,10 +329,15 @@ impl Attempt {
         if standing.closing {
             return Err(self.suspend());
         }
-        let n = self.uses.entry(Arc::clone(name)).or_insert(0);
-        *n += 1;
-        let key = EntryKey { name: Arc::clone(name), n: *n };
-        Ok(Box::new(Call::new(self.task, self.number, key, request)))
+        Ok(Box::new(Call::new(self.task, self.number, Arc::clone(name), request)))
+    }
+
+    /// Looks up a call's record: the next use of its name.
+    pub fn recall(&mut self, call: &Call, run: &RunState) -> Fed {
+        match run.recall(self.task, self.number, &mut self.uses, call.asked()) {
+            Ok((key, recall)) => Fed::Recalled(key, recall),
+            Err(refused) => Fed::Refused(refused),
+        }
     }
 
     /// Leaves a step without a record: it was interrupted, and is executed again when the body is.
@@ -332,8 +350,8 @@ impl Attempt {
     pub fn advance(&mut self, call: &mut Call, fed: Fed, clocks: &dyn Clocks) -> Action {
         let action = call.advance(fed, &self.name, clocks);
         self.executing = match &action {
-            Action::Ask => Some(Executing::Condition(Arc::clone(&call.key().name))),
-            Action::Execute => Some(Executing::Step(Arc::clone(&call.key().name))),
+            Action::Ask | Action::Prove => Some(Executing::Condition(Arc::clone(call.name()))),
+            Action::Execute => Some(Executing::Step(Arc::clone(call.name()))),
             _ => None,
         };
         self.suspended |= matches!(action, Action::Done(Err(CallError::Suspended)));

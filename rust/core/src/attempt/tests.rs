@@ -44,7 +44,8 @@ fn boom() -> Failure {
 fn name(action: &Action) -> String {
     match action {
         Action::CheckLease => "CheckLease".into(),
-        Action::Recall { key, .. } => format!("Recall {}", key.n),
+        Action::Recall => "Recall".into(),
+        Action::Prove => "Prove".into(),
         Action::Ask => "Ask".into(),
         Action::Execute => "Execute".into(),
         Action::Commit(event) => format!("Commit {}", event_name(event)),
@@ -88,7 +89,8 @@ fn play(attempt: &mut Attempt, request: Request, fed: Vec<(i64, Fed)>) -> Vec<St
 }
 
 fn look(recall: Recall) -> Vec<(i64, Fed)> {
-    vec![(0, Fed::Begin), (0, Fed::LeaseHeld), (0, Fed::Recalled(recall))]
+    let key = EntryKey { name: "x".into(), n: 1 };
+    vec![(0, Fed::Begin), (0, Fed::LeaseHeld), (0, Fed::Recalled(key, recall))]
 }
 
 fn unknown() -> Vec<(i64, Fed)> {
@@ -109,8 +111,8 @@ fn and(mut fed: Vec<(i64, Fed)>, more: Vec<(i64, Fed)>) -> Vec<(i64, Fed)> {
     fed
 }
 
-const LOOKED: [&str; 2] = ["CheckLease", "Recall 1"];
-const SLEPT: [&str; 6] = ["CheckLease", "Recall 1", "Ask", "Commit Opened", "Release", "Poll 98"];
+const LOOKED: [&str; 2] = ["CheckLease", "Recall"];
+const SLEPT: [&str; 6] = ["CheckLease", "Recall", "Ask", "Commit Opened", "Release", "Poll 98"];
 
 fn plays(request: Request, fed: Vec<(i64, Fed)>, before: &[&str], then: &[&str]) {
     let expected: Vec<&str> = before.iter().chain(then).copied().collect();
@@ -131,8 +133,11 @@ fn what_does_not_match_its_record_pauses_the_run_before_it_is_reported() {
 
 #[test]
 fn a_condition_that_holds_at_once_never_releases_the_slot() {
-    let fed = and(unknown(), vec![(0, Fed::Asked(Polled::True(value()))), (0, Fed::Committed { deadline: None })]);
-    plays(condition(None), fed, &LOOKED, &["Ask", "Commit Recorded", "Done shere"]);
+    let fed = and(
+        unknown(),
+        vec![(0, Fed::Asked(Polled::True(value()))), (0, Fed::Proved(true)), (0, Fed::Committed { deadline: None })],
+    );
+    plays(condition(None), fed, &LOOKED, &["Ask", "Prove", "Commit Recorded", "Done shere"]);
 }
 
 #[test]
@@ -143,10 +148,11 @@ fn a_wait_is_committed_before_the_slot_is_released_and_closed_before_one_is_take
             (100, Fed::Woken),
             (100, Fed::LeaseHeld),
             (100, Fed::Asked(Polled::True(value()))),
+            (100, Fed::Proved(true)),
             (101, Fed::Acquired { commit: Ok(()), slot: true }),
         ],
     );
-    plays(condition(None), fed, &SLEPT, &["CheckLease", "Ask", "CommitAndAcquire Closed", "Done shere"]);
+    plays(condition(None), fed, &SLEPT, &["CheckLease", "Ask", "Prove", "CommitAndAcquire Closed", "Done shere"]);
 }
 
 #[test]
@@ -162,6 +168,7 @@ fn at_its_deadline_a_condition_is_asked_once_more_and_may_still_hold() {
             (50, Fed::Woken),
             (50, Fed::LeaseHeld),
             (50, Fed::Asked(answer)),
+            (50, Fed::Proved(true)),
             (51, Fed::Acquired { commit: Ok(()), slot: true }),
         ];
         and(asleep(Some(50)), more)
@@ -172,13 +179,13 @@ fn at_its_deadline_a_condition_is_asked_once_more_and_may_still_hold() {
         condition(None),
         woken(Polled::True(value())),
         &slept,
-        &["CheckLease", "Ask", "CommitAndAcquire Closed", "Done shere"],
+        &["CheckLease", "Ask", "Prove", "CommitAndAcquire Closed", "Done shere"],
     );
     plays(
         condition(None),
         woken(Polled::False),
         &slept,
-        &["CheckLease", "Ask", "CommitAndAcquire Closed failure", "Failed bide.WaitTimeout"],
+        &["CheckLease", "Ask", "Prove", "CommitAndAcquire Closed failure", "Failed bide.WaitTimeout"],
     );
 }
 
@@ -186,11 +193,16 @@ fn at_its_deadline_a_condition_is_asked_once_more_and_may_still_hold() {
 fn a_recorded_deadline_that_has_passed_still_grants_one_question() {
     let fed = |answer| {
         let mut fed = look(Recall::Ask { deadline: Some(Time(-5)) });
-        fed.extend([(0, Fed::Asked(answer)), (0, Fed::Committed { deadline: None })]);
+        fed.extend([(0, Fed::Asked(answer)), (0, Fed::Proved(true)), (0, Fed::Committed { deadline: None })]);
         fed
     };
-    plays(condition(None), fed(Polled::True(value())), &LOOKED, &["Ask", "Commit Recorded", "Done shere"]);
-    plays(condition(None), fed(Polled::False), &LOOKED, &["Ask", "Commit Recorded failure", "Failed bide.WaitTimeout"]);
+    plays(condition(None), fed(Polled::True(value())), &LOOKED, &["Ask", "Prove", "Commit Recorded", "Done shere"]);
+    plays(
+        condition(None),
+        fed(Polled::False),
+        &LOOKED,
+        &["Ask", "Prove", "Commit Recorded failure", "Failed bide.WaitTimeout"],
+    );
 }
 
 #[test]
@@ -201,18 +213,22 @@ fn errors_in_a_row_end_a_wait_and_an_answer_forgives_them() {
     fed.extend(ask(200, Polled::False));
     fed.extend(ask(300, Polled::Raised(boom())));
     fed.extend(ask(400, Polled::Raised(boom())));
+    fed.push((400, Fed::Proved(true)));
     let mut then: Vec<&str> = Vec::new();
     for _ in 0..3 {
         then.extend(["CheckLease", "Ask", "Poll 100"]);
     }
-    then.extend(["CheckLease", "Ask", "CommitAndAcquire Closed failure"]);
+    then.extend(["CheckLease", "Ask", "Prove", "CommitAndAcquire Closed failure"]);
     plays(condition(None), fed, &SLEPT, &then);
 }
 
 #[test]
 fn a_broken_condition_ends_the_wait_at_once() {
-    let fed = and(unknown(), vec![(0, Fed::Asked(Polled::Broken(boom()))), (0, Fed::Committed { deadline: None })]);
-    plays(condition(None), fed, &LOOKED, &["Ask", "Commit Recorded failure", "Failed OSError"]);
+    let fed = and(
+        unknown(),
+        vec![(0, Fed::Asked(Polled::Broken(boom()))), (0, Fed::Proved(true)), (0, Fed::Committed { deadline: None })],
+    );
+    plays(condition(None), fed, &LOOKED, &["Ask", "Prove", "Commit Recorded failure", "Failed OSError"]);
 }
 
 #[test]
@@ -246,14 +262,14 @@ fn a_time_is_slept_out_or_recorded_at_once_and_a_recorded_one_stands() {
 #[test]
 fn a_step_is_executed_once_and_committed() {
     let fed = and(unknown(), vec![(0, Fed::Executed(Ok(value()))), (0, Fed::Committed { deadline: None })]);
-    plays(Request::Step { proof: None }, fed, &LOOKED, &["Execute", "Commit Recorded", "Done shere"]);
-    plays(Request::Step { proof: None }, look(Recall::Satisfied(value())), &LOOKED, &["Done shere"]);
+    plays(Request::step(None), fed, &LOOKED, &["Execute", "Commit Recorded", "Done shere"]);
+    plays(Request::step(None), look(Recall::Satisfied(value())), &LOOKED, &["Done shere"]);
 }
 
 #[test]
 fn nothing_is_recorded_within_a_step_or_a_condition() {
     let mut one = attempt();
-    assert_eq!(play(&mut one, Request::Step { proof: None }, unknown()).last().map(String::as_str), Some("Execute"));
+    assert_eq!(play(&mut one, Request::step(None), unknown()).last().map(String::as_str), Some("Execute"));
     let inner = one.begin("a wait", &"y".into(), condition(None), Standing::default());
     let Err(CallError::Misuse(why)) = inner else { panic!("{inner:?}") };
     assert!(why.contains("a wait inside the step 'x'"), "{why}");
@@ -267,10 +283,11 @@ fn a_slot_that_is_not_given_out_any_more_suspends() {
             (100, Fed::Woken),
             (100, Fed::LeaseHeld),
             (100, Fed::Asked(Polled::True(value()))),
+            (100, Fed::Proved(true)),
             (101, Fed::Acquired { commit: Ok(()), slot: false }),
         ],
     );
-    plays(condition(None), fed, &SLEPT, &["CheckLease", "Ask", "CommitAndAcquire Closed", "Suspended"]);
+    plays(condition(None), fed, &SLEPT, &["CheckLease", "Ask", "Prove", "CommitAndAcquire Closed", "Suspended"]);
 }
 
 #[test]
@@ -279,4 +296,16 @@ fn execution_time_that_is_used_up_ends_the_call_before_the_slot_is_released() {
     fed.pop();
     fed.push((2, Fed::NotReleased));
     plays(condition(None), fed, &SLEPT[..5], &["TimedOut"]);
+}
+
+#[test]
+fn a_condition_that_changed_what_proved_it_leaves_no_proof() {
+    let mut one = attempt();
+    let mut call = one.begin("a wait", &"x".into(), condition(None), Standing::default()).expect("a call");
+    let clocks = At { wall: 0, steady: 0 };
+    for (_, fed) in and(unknown(), vec![(0, Fed::Asked(Polled::True(value())))]) {
+        one.advance(&mut call, fed, &clocks);
+    }
+    let Action::Commit(event) = one.advance(&mut call, Fed::Proved(false), &clocks) else { panic!("no commit") };
+    assert!(matches!(*event, Event::Recorded { wait: crate::event::Wait { proof: None, .. }, .. }), "{event:?}");
 }
