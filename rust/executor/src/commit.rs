@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bide_core::attempt::polling::timed_out;
 use bide_core::record::{Batch, Committed};
 use bide_core::{Effect, Event, GateSpec, Refused, RunStatus, Time, Value};
 use bide_sched::counts;
@@ -367,7 +368,7 @@ impl<H: Host> Engine<H> {
                 let Some(key) = graph.spec(task.ix).gate.as_ref().map(GateSpec::key) else { return };
                 let (at, result) = match deadline.filter(|deadline| *deadline < due) {
                     None => (due, Ok(Value::NONE)),
-                    Some(deadline) => (deadline, Err(crate::gates::timed_out(graph.name(task.ix)))),
+                    Some(deadline) => (deadline, Err(timed_out(graph.name(task.ix), &key.name))),
                 };
                 let event = Event::Closed { task, attempt, key, result, proved: true, retry: None };
                 self.timers.at(at, Arc::new(Due { engine: Arc::clone(self), run, event }), 0);

@@ -269,6 +269,11 @@ impl<H: Host> Run<H> {
         }
     }
 
+    /// Notes what the condition that a task waits for raised when it was last asked.
+    pub(crate) fn note_error(&self, ix: TaskIx, error: Option<&Failure>) {
+        self.note(ix, error.map(|failure| format!("its condition last raised {failure}")));
+    }
+
     /// Notes what a task is blocked by, beside what its row says.
     pub(crate) fn note(&self, ix: TaskIx, note: Option<String>) {
         let mut rare = self.rare.lock();

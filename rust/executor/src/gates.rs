@@ -8,9 +8,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bide_core::attempt::Clocks;
+use bide_core::attempt::polling::{Polling, timed_out};
 use bide_core::event::Retry;
-use bide_core::poll::{Poll, Progress};
-use bide_core::{Event, Failure, FailureKind, GateSpec, TaskIx, Time, Value};
+use bide_core::poll::Progress;
+use bide_core::{Event, Failure, GateSpec, TaskIx, Time, Value};
 use bide_sched::{Queue, RETRY_THREAD_AFTER};
 use bide_sync::{Condvar, Mutex};
 
@@ -177,7 +179,7 @@ impl<H: Host> Gates<H> {
             return;
         }
         let (graph, ix) = (&culprit.flow().graph, culprit.task.ix);
-        let name = graph.spec(ix).gate.as_ref().map(|gate| Arc::clone(&gate.name)).unwrap_or_default();
+        let name = culprit.spec().map(|gate| &*gate.name).unwrap_or_default();
         engine.log(
             Level::Warning,
             &format!(
@@ -340,19 +342,15 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
             return None;
         }
         let policy = H::gate_policy(&gate.flow().bodies[gate.task.ix as usize]);
-        let mut poll = Poll::going_on(policy, item.progress);
-        let late = gate.deadline.is_some_and(|deadline| self.clock.now() >= deadline);
+        let mut polling = Polling::going_on(policy, gate.deadline, item.progress);
         let polled = cx.poll_gate(gate);
         *now = self.clock.steady();
-        let result = gate.run.judge(gate.task.ix, &mut poll, polled);
-        let late = || late.then(|| Err(timed_out(gate.flow().graph.name(gate.task.ix))));
-        let Some(result) = result.or_else(late) else {
-            // Only the span matters, unless there is a deadline; only jitter asks for chance.
-            let wall = if gate.deadline.is_some() { self.clock.now() } else { Time::default() };
-            let random = if policy.jitter > 0.0 { self.random() } else { 0.0 };
-            let span = poll.next(wall, gate.deadline, random).since(wall);
-            item.due = nanos(*now + span);
-            item.progress = poll.progress();
+        let clocks = At { engine: self, steady: *now };
+        let result = polling.judge(polled, &clocks, || gate.timed_out());
+        gate.run.note_error(gate.task.ix, polling.error());
+        let Some(result) = result else {
+            item.due = nanos(*now + polling.next(&clocks));
+            item.progress = polling.progress();
             gates.polled(me, Some(item));
             return None;
         };
@@ -366,7 +364,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
         result: Result<Value, Failure>,
         cx: &mut C,
     ) -> Option<Done<H>> {
-        let key = gate.flow().graph.spec(gate.task.ix).gate.as_ref().map(GateSpec::key)?;
+        let key = gate.spec().map(GateSpec::key)?;
         let retry = match &result {
             Err(failure) if cx.retries(gate, failure) => Some(Retry { random: self.random() }),
             _ => None,
@@ -376,10 +374,51 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
     }
 }
 
-/// The failure of a gate that nobody opened in time.
-pub(crate) fn timed_out(task: &str) -> Failure {
-    let message = format!("the gate of task '{task}' stayed shut until its deadline");
-    Failure::new(FailureKind::WaitTimeout, "bide.WaitTimeout", &message)
+impl<H: Host> Gate<H> {
+    /// The gate as its workflow states it.
+    pub(crate) fn spec(&self) -> Option<&GateSpec> {
+        self.flow().graph.spec(self.task.ix).gate.as_ref()
+    }
+
+    /// The failure of a gate whose deadline has passed.
+    pub(crate) fn timed_out(&self) -> Failure {
+        let name = self.spec().map(|gate| &*gate.name).unwrap_or_default();
+        timed_out(self.flow().graph.name(self.task.ix), name)
+    }
+}
+
+/// An engine's clocks at a moment whose steady time was read already.
+struct At<'a, H: Host> {
+    engine: &'a Engine<H>,
+    steady: Duration,
+}
+
+impl<H: Host> Clocks for At<'_, H> {
+    fn wall(&self) -> Time {
+        self.engine.clock.now()
+    }
+
+    fn steady(&self) -> Duration {
+        self.steady
+    }
+
+    fn random(&self) -> f64 {
+        self.engine.random()
+    }
+}
+
+impl<H: Host> Clocks for Engine<H> {
+    fn wall(&self) -> Time {
+        self.clock.now()
+    }
+
+    fn steady(&self) -> Duration {
+        self.clock.steady()
+    }
+
+    fn random(&self) -> f64 {
+        Self::random(self)
+    }
 }
 
 impl<H: Host> Engine<H> {

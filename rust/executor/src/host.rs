@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::{Failure, Outcome, TaskRef, Time, Value};
+pub use bide_core::attempt::Polled;
+use bide_core::{Outcome, TaskRef, Time, Value};
 use smallvec::SmallVec;
 
 use crate::body::BodyCx;
@@ -188,17 +189,4 @@ impl Attached for Free {
     fn detached(&mut self, f: &mut dyn FnMut()) {
         f();
     }
-}
-
-/// What a poll of a condition found.
-#[derive(Clone, Debug)]
-pub enum Polled {
-    /// It holds; its value.
-    True(Value),
-    /// It does not hold yet.
-    False,
-    /// It raised.
-    Raised(Failure),
-    /// Its value cannot be encoded, or it asked for something that a condition must not: the wait fails at once.
-    Broken(Failure),
 }

@@ -91,7 +91,7 @@ impl Call {
         &self.asked
     }
 
-    /// What its condition last raised, if it has not answered since.
+    /// What its condition raised when it was last asked, if the wait goes on.
     #[must_use]
     pub const fn last_error(&self) -> Option<&Failure> {
         match &self.kind {

@@ -29,7 +29,7 @@ pub struct Polling {
     deadline: Option<Time>,
     /// When the last answer came, by the steady clock: the next interval starts there.
     answered: Duration,
-    /// What the condition last raised, until it answers again.
+    /// What the condition raised when it was last asked, if the wait goes on.
     error: Option<Failure>,
 }
 
@@ -57,7 +57,7 @@ impl Polling {
         self.deadline = deadline;
     }
 
-    /// What the condition last raised, if it has not answered since.
+    /// What the condition raised when it was last asked, if the wait goes on.
     #[must_use]
     pub const fn error(&self) -> Option<&Failure> {
         self.error.as_ref()
@@ -72,19 +72,13 @@ impl Polling {
         timed_out: impl FnOnce() -> Failure,
     ) -> Option<Result<Value, Failure>> {
         self.answered = clocks.steady();
+        self.error = None;
         match polled {
             Polled::True(value) => return Some(Ok(value)),
             Polled::Broken(failure) => return Some(Err(failure)),
-            Polled::False => {
-                self.poll.ok();
-                self.error = None;
-            }
-            Polled::Raised(failure) => {
-                if self.poll.failed() {
-                    return Some(Err(failure));
-                }
-                self.error = Some(failure);
-            }
+            Polled::False => self.poll.ok(),
+            Polled::Raised(failure) if self.poll.failed() => return Some(Err(failure)),
+            Polled::Raised(failure) => self.error = Some(failure),
         }
         let late = self.deadline.is_some_and(|deadline| clocks.wall() >= deadline);
         late.then(|| Err(timed_out()))

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bide_core::attempt::polling::Polling;
 use bide_core::event::Retry;
-use bide_core::poll::Poll;
 use bide_core::{DefinitionError, Event, GateSpec, GateUntil, PollPolicy, Tolerance, Value};
 
 use super::codec::serialization_failure;
@@ -15,7 +15,6 @@ use super::wait::{Answer, stored_time};
 use super::workflow::{BoxFuture, Closures};
 use crate::commit::Done;
 use crate::engine::Engine;
-use crate::gates::timed_out;
 use crate::host::{self, Polled};
 
 pub(super) type GateCondition = Box<dyn Fn(Scope) -> BoxFuture<'static, Polled> + Send + Sync>;
@@ -111,7 +110,7 @@ pub(super) async fn watch(engine: Arc<Engine<Closures>>, gate: host::Gate<Closur
     let run = Arc::clone(&gate.run);
     let body = &run.flow.bodies[gate.task.ix as usize];
     let mut stage = engine.dispatch().stage();
-    let mut poll = Poll::new(body.gate_policy);
+    let mut polling = Polling::new(body.gate_policy, gate.deadline);
     let result = loop {
         let polled = match &body.gate {
             Some(condition) => {
@@ -126,20 +125,19 @@ pub(super) async fn watch(engine: Arc<Engine<Closures>>, gate: host::Gate<Closur
             // The workflow's newer version has no condition here any more: nothing to wait for.
             None => Polled::True(Value::NONE),
         };
-        let result = run.judge(gate.task.ix, &mut poll, polled);
-        let now = engine.clock.now();
-        let late = gate.deadline.is_some_and(|deadline| now >= deadline);
-        if let Some(result) = result.or_else(|| late.then(|| Err(timed_out(run.flow.graph.name(gate.task.ix))))) {
+        let result = polling.judge(polled, &*engine, || gate.timed_out());
+        run.note_error(gate.task.ix, polling.error());
+        if let Some(result) = result {
             break result;
         }
-        let span = poll.next(now, gate.deadline, engine.random()).since(now);
+        let span = polling.next(&*engine);
         tokio::select! {
             biased;
             () = Stage::left(&mut stage, Stage::Open) => return,
             () = tokio::time::sleep(span) => {}
         }
     };
-    let Some(key) = run.flow.graph.spec(gate.task.ix).gate.as_ref().map(GateSpec::key) else { return };
+    let Some(key) = gate.spec().map(GateSpec::key) else { return };
     let retry = match &result {
         Err(failure) if body.retries(failure) => Some(Retry { random: engine.random() }),
         _ => None,

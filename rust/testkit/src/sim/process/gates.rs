@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bide_core::attempt::Polled;
+use bide_core::attempt::polling::{Polling, timed_out};
 use bide_core::event::Retry;
-use bide_core::poll::Poll;
 use bide_core::{Event, GateSpec, Value};
 use bide_executor::Gate as OpenGate;
 
-use super::super::body::timed_out;
 use super::super::host::SimHost;
 use super::super::plan::{Gate, TaskPlan};
 use super::Process;
@@ -16,7 +16,7 @@ use super::Process;
 /// A gate that is open.
 pub(super) struct Watched {
     pub(super) gate: OpenGate<SimHost>,
-    pub(super) poll: Poll,
+    pub(super) polling: Polling,
     /// When it is asked next, by the steady clock.
     pub(super) due: Duration,
 }
@@ -26,28 +26,25 @@ impl Process {
     pub(super) fn watch_gates(&mut self) {
         let gates = std::mem::take(&mut *self.driver.engine().dispatch().gates.lock());
         for gate in gates {
-            self.gates.push(Watched { gate, poll: Poll::new(TaskPlan::policy()), due: self.steady() });
+            let polling = Polling::new(TaskPlan::policy(), gate.deadline);
+            self.gates.push(Watched { gate, polling, due: self.steady() });
         }
     }
 
     /// A gate is asked.
     pub(super) fn poll_gate(&mut self, at: usize) {
-        let Watched { gate, mut poll, .. } = self.gates.swap_remove(at);
+        let Watched { gate, mut polling, .. } = self.gates.swap_remove(at);
         let plan = self.shared.case.task(gate.task.ix).gate;
         let (holds_at, retried) = match plan {
             Some(Gate::Until(ms)) => (Some(ms), false),
             Some(Gate::Never(_, retried)) => (None, retried),
             _ => (None, false),
         };
-        let late = gate.deadline.is_some_and(|deadline| self.now() >= deadline);
-        let result = if self.holds(holds_at) {
-            Ok(Value::tagged(b't', b""))
-        } else if late {
-            Err(timed_out())
-        } else {
-            let now = self.now();
-            let span = poll.next(now, gate.deadline, 0.5).since(now);
-            self.gates.push(Watched { gate, poll, due: self.steady() + span });
+        let polled = if self.holds(holds_at) { Polled::True(Value::tagged(b't', b"")) } else { Polled::False };
+        let clocks = &**self.driver.engine();
+        let Some(result) = polling.judge(polled, clocks, || timed_out(self.graph.name(gate.task.ix), "gate")) else {
+            let due = self.steady() + polling.next(clocks);
+            self.gates.push(Watched { gate, polling, due });
             return;
         };
         let Some(key) = self.graph.spec(gate.task.ix).gate.as_ref().map(GateSpec::key) else { return };
