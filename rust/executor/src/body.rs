@@ -1,19 +1,18 @@
 //! What a body with a handle can do on its own thread: record steps, ask where it is; `body/waits.rs`: wait.
+//!
+//! This drives the attempt machine of `bide_core::attempt`: the machine decides, this carries its actions out.
 
 mod waits;
 
 pub use waits::Check;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::ThreadId;
 use std::time::Duration;
 
-use bide_core::event::{MISMATCH, Wait};
+use bide_core::attempt::{Action, Attempt, Call, CallError, Fed, Request, Standing, now_value, read_now};
 use bide_core::run::Entered;
-use bide_core::{
-    Asked, EntryKey, EntryKind, Event, Failure, FailureKind, PollPolicy, Recall, Refused, TaskRef, Uses, Value,
-};
+use bide_core::{Event, Failure, PollPolicy, TaskRef, Time, Value};
 use bide_sync::Mutex;
 
 use crate::commit::Lost;
@@ -28,39 +27,12 @@ pub struct BodyCx<H: Host> {
     engine: Arc<Engine<H>>,
     run: Arc<Run<H>>,
     task: TaskRef,
-    entered: Entered,
+    /// Never locked while code of the user's executes.
+    attempt: Mutex<Attempt>,
     parker: Arc<Parker<H>>,
     thread: ThreadId,
     permit: Mutex<Option<Permit<H>>>,
-    uses: Mutex<Uses>,
-    ended: AtomicBool,
-    suspended: AtomicBool,
     limit: Option<Arc<Limit<H>>>,
-    /// A step or a condition of this body executes.
-    inside: Mutex<Option<Inside>>,
-}
-
-/// What of a body executes.
-enum Inside {
-    Condition(Arc<str>),
-    Step(Arc<str>),
-}
-
-/// Why a wait or a step did not come to an end.
-#[derive(Clone, Debug)]
-pub enum WaitError {
-    /// The runner closes, or another has taken the run over: the body is to unwind, and will be entered again.
-    Suspended,
-    /// The body, its attempt or its run is over.
-    Over(Refused),
-    /// The wait or step failed, and that is recorded.
-    Failed(Failure),
-    /// The code asks for something else than what was recorded; the run is paused.
-    Mismatch(String),
-    /// The attempt's execution time is used up.
-    TimedOut(String),
-    /// The handle was used in a way that cannot work; says how.
-    Misuse(String),
 }
 
 /// A wait for a condition, as a body states it.
@@ -75,28 +47,13 @@ pub struct Condition {
     pub timeout: Option<Duration>,
 }
 
-/// The failure of a wait whose deadline has passed.
-pub(crate) fn timed_out(task: &str, wait: &str) -> Failure {
-    let message = format!("task '{task}' waited for '{wait}' until its deadline passed");
-    Failure::new(FailureKind::WaitTimeout, "bide.WaitTimeout", &message)
-}
-
 /// What to do about a step.
 #[derive(Debug)]
 pub enum StepStart {
     /// It is recorded: this is what it returned.
     Returned(Value),
-    /// It is recorded: this is what it raised.
-    Raised(Failure),
-    /// It has to be executed; give the ticket back with what it came to.
-    Execute(StepTicket),
-}
-
-/// A step that has to be executed.
-#[derive(Debug)]
-pub struct StepTicket {
-    key: EntryKey,
-    proof: Option<Arc<[u8]>>,
+    /// It has to be executed; give the call back with what it came to.
+    Execute(Box<Call>),
 }
 
 impl<H: Host> BodyCx<H> {
@@ -109,19 +66,16 @@ impl<H: Host> BodyCx<H> {
         permit: Option<Permit<H>>,
         limit: Option<Arc<Limit<H>>>,
     ) -> Self {
+        let name = Arc::clone(run.flow.graph.name(task.ix));
         Self {
             engine: Arc::clone(engine),
             run: Arc::clone(run),
             task,
-            entered,
+            attempt: Mutex::new(Attempt::new(task, name, entered.attempt)),
             parker: Arc::clone(parker),
             thread: std::thread::current().id(),
             permit: Mutex::new(permit),
-            uses: Mutex::default(),
-            ended: AtomicBool::new(false),
-            suspended: AtomicBool::new(false),
             limit,
-            inside: Mutex::new(None),
         }
     }
 
@@ -146,7 +100,7 @@ impl<H: Host> BodyCx<H> {
     /// Which try this is, from 1.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.entered.attempt
+        self.attempt.lock().number()
     }
 
     /// Whether the body holds a slot now.
@@ -158,162 +112,127 @@ impl<H: Host> BodyCx<H> {
     /// Whether the body is being suspended.
     #[must_use]
     pub fn suspending(&self) -> bool {
-        self.suspended.load(Ordering::Acquire)
+        self.attempt.lock().is_suspended()
     }
 
-    /// Whether the body has returned.
-    #[must_use]
-    pub fn has_ended(&self) -> bool {
-        self.ended.load(Ordering::Acquire)
-    }
-
-    /// The body has returned: gives its slot back to the worker, if it has one.
+    /// The body has returned: returns its slot to the worker, if it has one.
     pub(crate) fn end(&self) -> Option<Permit<H>> {
-        self.ended.store(true, Ordering::Release);
+        self.attempt.lock().end();
         self.permit.lock().take()
     }
 
-    fn usable(&self, what: &str) -> Result<(), WaitError> {
-        if self.has_ended() {
-            return Err(WaitError::Over(Refused::AttemptOver));
-        }
-        if self.suspending() || self.run.is_lost() {
-            return Err(self.suspend());
-        }
-        if self.limit.as_ref().is_some_and(|limit| limit.is_reached()) {
-            return Err(self.used_up());
-        }
-        if let Some(inside) = &*self.inside.lock() {
-            let inside = match inside {
-                Inside::Condition(name) => format!("the condition '{name}'"),
-                Inside::Step(name) => format!("the step '{name}'"),
-            };
-            return Err(WaitError::Misuse(format!(
-                "{what} inside {inside}: a step or a condition must not wait or record a step of its own"
-            )));
-        }
-        if std::thread::current().id() != self.thread {
-            return Err(WaitError::Misuse(format!(
-                "{what} from another thread than the body's: only the body itself can wait and record steps"
-            )));
-        }
-        if self.engine.is_closing() {
-            return Err(self.suspend());
-        }
-        Ok(())
+    fn begin(&self, name: &Arc<str>, request: Request) -> Result<Box<Call>, CallError> {
+        let standing = Standing {
+            lost: self.run.is_lost(),
+            closing: self.engine.is_closing(),
+            used_up: self.limit.as_ref().is_some_and(|limit| limit.is_reached()),
+            elsewhere: std::thread::current().id() != self.thread,
+        };
+        self.attempt.lock().begin(name, request, standing)
     }
 
-    fn suspend(&self) -> WaitError {
-        self.suspended.store(true, Ordering::Release);
-        WaitError::Suspended
-    }
-
-    fn used_up(&self) -> WaitError {
-        WaitError::TimedOut(format!("task '{}' has used up its time", self.task_name()))
-    }
-
-    /// What the journal knows of the next wait or step, and under which key it is recorded.
-    fn recall(&self, asked: &Asked) -> Result<(EntryKey, Recall), WaitError> {
-        let mut uses = self.uses.lock();
-        let recall = self.run.state.lock().recall(self.task, self.entered.attempt, &mut uses, asked);
-        recall.map_err(WaitError::Over)
+    fn advance(&self, call: &mut Call, fed: Fed) -> Action {
+        self.attempt.lock().advance(call, fed, &*self.engine)
     }
 }
 
 impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
-    /// Before something that others may be doing by now if this process hung: a poll, a step.
-    fn sure_of_lease(&self, at: &mut dyn Attached) -> Result<(), WaitError> {
-        if self.engine.is_sure_of_lease(at) && !self.run.is_lost() { Ok(()) } else { Err(self.suspend()) }
-    }
-
-    /// Commits an event of this body. On a failure the body is to unwind.
-    fn commit(&self, at: &mut dyn Attached, event: Event) -> Result<(), WaitError> {
-        let group = self.permit.lock().as_ref().map(|permit| Arc::clone(permit.group()));
-        let outcome = at.detach(|| self.engine.commit_own(group.as_deref(), &self.run, event));
-        self.told(outcome)
-    }
-
-    /// What a commit of this body's own came to.
-    fn told(&self, outcome: Result<(), Lost>) -> Result<(), WaitError> {
-        outcome.map_err(|lost| match lost {
-            Lost::Refused(refused) if !self.run.is_lost() => WaitError::Over(refused),
-            Lost::Refused(_) | Lost::Stopped => self.suspend(),
-        })
-    }
-
-    fn executing(&self) -> Executing<H> {
-        Executing { run: Arc::clone(&self.run), task: self.task, attempt: self.entered.attempt }
-    }
-
-    fn wait_event(&self, wait: Wait) -> Event {
-        Event::Opened { task: self.task, attempt: self.entered.attempt, wait }
-    }
-
-    fn recorded(&self, wait: Wait, result: Result<Value, Failure>) -> Event {
-        Event::Recorded { task: self.task, attempt: self.entered.attempt, wait, result }
-    }
-
-    fn closed(&self, key: EntryKey, result: Result<Value, Failure>, proved: bool) -> Event {
-        Event::Closed { task: self.task, attempt: self.entered.attempt, key, result, proved, retry: None }
-    }
-
-    /// The recorded code differs from this one: the run is paused until a fixed deploy resumes it.
-    fn mismatch(&self, at: &mut dyn Attached, why: String) -> WaitError {
-        let reason = format!("task '{}': {why}", self.task_name());
-        match self.commit(at, Event::Block { reason: format!("{MISMATCH}{reason}").into() }) {
-            Ok(()) => WaitError::Mismatch(reason),
-            Err(error) => error,
+    /// Feeds a call, and carries out its actions up to one that needs more than the engine.
+    fn drive(&self, at: &mut dyn Attached, call: &mut Call, mut fed: Fed) -> Action {
+        loop {
+            let asked = matches!(fed, Fed::Asked(_));
+            let action = self.advance(call, fed);
+            if asked {
+                self.run.note_error(self.task.ix, call.last_error());
+            }
+            fed = match action {
+                Action::CheckLease if self.engine.is_sure_of_lease(at) && !self.run.is_lost() => Fed::LeaseHeld,
+                Action::CheckLease => Fed::LeaseLost,
+                Action::Recall => self.attempt.lock().recall(call, &self.run.state.lock()),
+                Action::Commit(event) => self.commit(at, call, *event),
+                action => return action,
+            };
         }
     }
 
-    /// Begins a step: what is recorded of it, or a ticket to execute it. Inside it nothing else may be recorded.
+    /// Commits an event of this body, with its slot held.
+    fn commit(&self, at: &mut dyn Attached, call: &Call, event: Event) -> Fed {
+        let opens = matches!(event, Event::Opened { .. });
+        let group = self.permit.lock().as_ref().map(|permit| Arc::clone(permit.group()));
+        let outcome = at.detach(|| self.engine.commit_own(group.as_deref(), &self.run, event));
+        match outcome {
+            Ok(()) if opens => Fed::Committed { deadline: self.run.state.lock().deadline(self.task.ix, call.key()) },
+            Ok(()) => Fed::Committed { deadline: None },
+            Err(Lost::Refused(refused)) if !self.run.is_lost() => Fed::Refused(refused),
+            Err(_) => Fed::Stopped,
+        }
+    }
+
+    fn executing(&self) -> Executing<H> {
+        Executing { run: Arc::clone(&self.run), task: self.task, attempt: self.attempt() }
+    }
+
+    /// Begins a step: what is recorded of it, or a call to execute it. Inside it nothing else may be recorded.
     /// `older` gives the proof as the first version of bide computed it; it is asked only if the journal has such.
     ///
     /// # Errors
-    /// See [`WaitError`]; other arguments than recorded are a `Mismatch`.
+    /// See [`CallError`]; what a recorded step raised is `Failed`, and other arguments than recorded are a `Mismatch`.
     pub fn begin_step(
         &self,
         at: &mut dyn Attached,
         name: &Arc<str>,
         proof: Option<Arc<[u8]>>,
         older: &mut dyn FnMut() -> Option<Arc<[u8]>>,
-    ) -> Result<StepStart, WaitError> {
-        self.usable("a step")?;
-        self.sure_of_lease(at)?;
+    ) -> Result<StepStart, CallError> {
         let has_older = self.run.state.lock().has_older_steps(self.task.ix);
         let older = if has_older { older() } else { None };
-        let asked = Asked { older, advice: H::STEP_ADVICE, ..Asked::new(Arc::clone(name), EntryKind::Step, proof) };
-        let (key, recall) = self.recall(&asked)?;
-        let proof = asked.proof;
-        match recall {
-            Recall::Satisfied(value) => Ok(StepStart::Returned(value)),
-            Recall::Failed(failure) => Ok(StepStart::Raised(failure)),
-            Recall::Mismatch(why) => Err(self.mismatch(at, why)),
-            Recall::Ask { .. } | Recall::Open { .. } => {
-                *self.inside.lock() = Some(Inside::Step(Arc::clone(name)));
-                Ok(StepStart::Execute(StepTicket { key, proof }))
-            }
+        let mut call = self.begin(name, Request::Step { proof, older, advice: H::STEP_ADVICE })?;
+        match self.drive(at, &mut call, Fed::Begin) {
+            Action::Execute => Ok(StepStart::Execute(call)),
+            Action::Done(result) => result.map(StepStart::Returned),
+            action => unreachable!("{action:?} of a step"),
         }
     }
 
-    /// Ends a step: commits what it came to.
+    /// Ends a step: commits what it came to, and returns that.
     ///
     /// # Errors
-    /// See [`WaitError`]; then it is not recorded, and will be executed again.
+    /// `Failed` if the step failed; every other [`CallError`] means that it is not recorded, and will be executed
+    /// again.
     pub fn end_step(
         &self,
         at: &mut dyn Attached,
-        ticket: StepTicket,
+        mut call: Box<Call>,
         result: Result<Value, Failure>,
-    ) -> Result<(), WaitError> {
-        *self.inside.lock() = None;
-        let StepTicket { key, proof } = ticket;
-        let wait = Wait { key, kind: EntryKind::Step, proof, due: None, timeout: None };
-        self.commit(at, self.recorded(wait, result))
+    ) -> Result<Value, CallError> {
+        match self.drive(at, &mut call, Fed::Executed(result)) {
+            Action::Done(result) => result,
+            action => unreachable!("{action:?} of a step"),
+        }
     }
 
     /// Leaves a step without recording it: it was interrupted.
-    pub fn abandon_step(&self, _ticket: StepTicket) {
-        *self.inside.lock() = None;
+    pub fn abandon_step(&self, call: Box<Call>) {
+        self.attempt.lock().abandon(&call);
+    }
+
+    /// Records a value of bide's own: on re-entry it is the same again.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn record(&self, at: &mut dyn Attached, name: &str, value: impl FnOnce() -> Value) -> Result<Value, CallError> {
+        match self.begin_step(at, &name.into(), Some([].into()), &mut || None)? {
+            StepStart::Returned(value) => Ok(value),
+            StepStart::Execute(call) => self.end_step(at, call, Ok(value())),
+        }
+    }
+
+    /// The time, recorded.
+    ///
+    /// # Errors
+    /// See [`CallError`]; a record that is no time is `Failed`.
+    pub fn now(&self, at: &mut dyn Attached) -> Result<Time, CallError> {
+        let value = self.record(at, "now", || now_value(self.engine.now()))?;
+        read_now(self.task_name(), &value)
     }
 }

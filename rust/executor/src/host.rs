@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use bide_core::attempt::Polled;
+pub(crate) use bide_core::attempt::Polled;
 use bide_core::{Outcome, TaskRef, Time, Value};
 use smallvec::SmallVec;
 

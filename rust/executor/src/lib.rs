@@ -29,9 +29,10 @@ mod timers;
 mod work;
 
 pub use bide_core as core;
+pub use bide_core::attempt::{CallError, Polled};
 pub use bide_sched::counts::{Counts, counts};
 pub use bide_store as store;
-pub use body::{BodyCx, Check, Condition, StepStart, StepTicket, WaitError};
+pub use body::{BodyCx, Check, Condition, StepStart};
 pub use clock::{Clock, SystemClock};
 pub use closures::{
     Answer, ClosureBody, Closures, DeferUntil, Error, OnTokio, RunFailed, RunHandle, RunResult, Runner, RunnerBuilder,
@@ -41,7 +42,7 @@ pub use closures::{
 pub use engine::{Engine, Level, Log, default_slots};
 pub use flow::{Flow, Inputs, Run, View};
 pub use gates::GateWorker;
-pub use host::{Args, Attached, Call, Dispatch, Free, Gate, Host, Polled, Ready, Source, Worker};
+pub use host::{Args, Attached, Call, Dispatch, Free, Gate, Host, Ready, Source, Worker};
 pub use pool::{Pool, StartWorker};
 pub use services::retention::RETENTION;
 pub use settled::{Settled, Settlement};

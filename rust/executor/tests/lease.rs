@@ -11,8 +11,8 @@ use std::time::Duration;
 use bide_executor::core::{Graph, Outcome, PollPolicy, RunStatus, SubStatus, TaskRow, TaskSpec, Value};
 use bide_executor::store::{LEASE, Lease, LeaseTime, MemoryStore, Store};
 use bide_executor::{
-    Attached, BodyCx, Call, Clock, Condition, Engine, Free, Handle, Host, Level, Polled, Pool, Runner, Settlement,
-    Source, WaitError, Wanted, Worker, Workflow,
+    Attached, BodyCx, Call, CallError, Clock, Condition, Engine, Free, Handle, Host, Level, Polled, Pool, Runner,
+    Settlement, Source, Wanted, Worker, Workflow,
 };
 use bide_sync::Mutex;
 use bide_testkit::VirtualClock;
@@ -27,7 +27,7 @@ const FIRST: i64 = 1;
 /// Functions that block, on the pool of threads.
 struct Functions;
 
-type Body = Box<dyn Fn(&BodyCx<Functions>) -> Result<(), WaitError> + Send + Sync>;
+type Body = Box<dyn Fn(&BodyCx<Functions>) -> Result<(), CallError> + Send + Sync>;
 
 impl Host for Functions {
     type Body = Body;
@@ -255,7 +255,7 @@ fn a_body_whose_run_is_lost_begins_no_step_and_asks_no_condition() {
     world.goes_to_another_while_it_is_stopped();
     drop(go_on);
     let came = came.recv_timeout(HANG).unwrap();
-    assert!(matches!(came, (Err(WaitError::Suspended), Err(WaitError::Suspended))), "{came:?}");
+    assert!(matches!(came, (Err(CallError::Suspended), Err(CallError::Suspended))), "{came:?}");
     assert_eq!(asked.load(Ordering::SeqCst), 0);
 }
 
@@ -278,7 +278,7 @@ fn a_parked_body_whose_run_is_lost_unwinds_and_is_entered_again_where_the_run_go
             let waited = if condition {
                 cx.wait_condition(&mut Free, wait, &mut check).map(drop)
             } else {
-                cx.wait_time(&mut Free, "sleep".into(), |now| now.after(HOUR))
+                cx.wait_after(&mut Free, &"sleep".into(), HOUR)
             };
             tell.send(waited.clone()).unwrap();
             waited
@@ -290,7 +290,7 @@ fn a_parked_body_whose_run_is_lost_unwinds_and_is_entered_again_where_the_run_go
             std::thread::yield_now();
         }
         let other = world.goes_to_another_while_it_is_stopped();
-        assert!(matches!(came.recv_timeout(HANG).unwrap(), Err(WaitError::Suspended)));
+        assert!(matches!(came.recv_timeout(HANG).unwrap(), Err(CallError::Suspended)));
 
         if !condition {
             continue; // the timer thread does not see this clock leap

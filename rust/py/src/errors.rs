@@ -2,7 +2,7 @@
 
 use bide_core::shown::shown;
 use bide_core::{Failure, FailureKind};
-use bide_executor::{Settlement, WaitError};
+use bide_executor::{CallError, Settlement};
 use bide_store::StoreError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -141,18 +141,18 @@ fn with(py: Python<'_>, make: impl FnOnce(&Names) -> PyErr) -> PyErr {
 }
 
 /// What a handle's method raises for a wait or step that did not come to an end.
-pub(crate) fn wait(py: Python<'_>, error_of: &WaitError, task: &str) -> PyErr {
+pub(crate) fn wait(py: Python<'_>, error_of: &CallError, task: &str) -> PyErr {
     with(py, |names| match error_of {
-        WaitError::Suspended => error(&names.suspended, py, "the runner closes: the body goes on from here later"),
-        WaitError::Over(refused) => error(
+        CallError::Suspended => error(&names.suspended, py, "the runner closes: the body goes on from here later"),
+        CallError::Over(refused) => error(
             &names.bide_error,
             py,
             &format!("the handle of task '{task}' is no longer valid: {refused}; use it only within the body"),
         ),
-        WaitError::Failed(failure) => rebuild(py, failure),
-        WaitError::Mismatch(why) => error(&names.replay_mismatch, py, why),
-        WaitError::TimedOut(why) => error(&names.task_timeout, py, why),
-        WaitError::Misuse(why) => error(&names.definition_error, py, why),
+        CallError::Failed(failure) => rebuild(py, failure),
+        CallError::Mismatch(why) => error(&names.replay_mismatch, py, why),
+        CallError::TimedOut(why) => error(&names.task_timeout, py, why),
+        CallError::Misuse(why) => error(&names.definition_error, py, why),
     })
 }
 

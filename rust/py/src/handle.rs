@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bide_core::shown::shown;
 use bide_core::{Failure, Time, Value};
-use bide_executor::{Attached, BodyCx, Check, Condition, Polled, StepStart, WaitError};
+use bide_executor::{Attached, BodyCx, CallError, Check, Condition, Polled, StepStart};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
@@ -78,7 +78,7 @@ impl PyTaskHandle {
         Here(py, self.body.engine())
     }
 
-    fn error(&self, py: Python<'_>, error: &WaitError) -> PyErr {
+    fn error(&self, py: Python<'_>, error: &CallError) -> PyErr {
         errors::wait(py, error, self.body.task_name())
     }
 
@@ -141,18 +141,24 @@ impl PyTaskHandle {
         &self,
         py: Python<'py>,
         codec: &Codec,
-        waited: Result<Value, WaitError>,
+        waited: Result<Value, CallError>,
         last: Option<(Failure, Raised)>,
     ) -> PyResult<Bound<'py, PyAny>> {
         match (waited, last) {
             (Ok(value), _) => Ok(codec.decode(py, &value)?.into_bound()),
-            (Err(WaitError::Failed(failure)), Some((same, raised))) if failure == same => Err(raised.into_err(py)),
+            (Err(CallError::Failed(failure)), Some((same, raised))) if failure == same => Err(raised.into_err(py)),
             (Err(error), _) => Err(self.error(py, &error)),
         }
     }
 
-    fn wait_time(&self, py: Python<'_>, name: &str, due: impl FnOnce(Time) -> Time) -> PyResult<()> {
-        self.body.wait_time(&mut self.here(py), name.into(), due).map_err(|error| self.error(py, &error))
+    fn wait_after(&self, py: Python<'_>, name: &str, span: Duration) -> PyResult<()> {
+        let waited = self.body.wait_after(&mut self.here(py), &name.into(), span);
+        waited.map_err(|error| self.error(py, &error))
+    }
+
+    fn wait_at(&self, py: Python<'_>, name: &str, time: Time) -> PyResult<()> {
+        let waited = self.body.wait_until(&mut self.here(py), &name.into(), time);
+        waited.map_err(|error| self.error(py, &error))
     }
 
     fn execute_step<'py>(
@@ -241,11 +247,11 @@ impl PyTaskHandle {
                 "Until" => return self.wait_until(wait.clone()),
                 "After" => {
                     let span = Duration::from_secs_f64(wait.getattr("seconds")?.extract()?);
-                    self.wait_time(py, "after", |now| now.after(span))?;
+                    self.wait_after(py, "after", span)?;
                 }
                 "At" => {
                     let due = time_of(wait.getattr("timestamp")?.extract()?);
-                    self.wait_time(py, "at", |_| due)?;
+                    self.wait_at(py, "at", due)?;
                 }
                 other => {
                     return Err(errors::definition(
@@ -266,7 +272,7 @@ impl PyTaskHandle {
             let after = py.import("bide._waits")?.getattr("after")?;
             let span: f64 = gil::call1(&after, duration)?.getattr("seconds")?.extract()?;
             let name = checked_name(py, name, "handle.sleep")?;
-            self.wait_time(py, name.as_deref().unwrap_or("sleep"), |now| now.after(Duration::from_secs_f64(span)))
+            self.wait_after(py, name.as_deref().unwrap_or("sleep"), Duration::from_secs_f64(span))
         })
     }
 
@@ -278,7 +284,7 @@ impl PyTaskHandle {
             let at = py.import("bide._waits")?.getattr("at")?;
             let due = time_of(gil::call1(&at, moment)?.getattr("timestamp")?.extract()?);
             let name = checked_name(py, name, "handle.sleep_until")?;
-            self.wait_time(py, name.as_deref().unwrap_or("sleep_until"), |_| due)
+            self.wait_at(py, name.as_deref().unwrap_or("sleep_until"), due)
         })
     }
 
@@ -308,24 +314,24 @@ impl PyTaskHandle {
             let here = &mut self.here(py);
             let mut older = || first_proof(args, &keywords);
             let start = self.body.begin_step(here, &step.into(), Some(proof.into()), &mut older);
-            let ticket = match start.map_err(|error| self.error(py, &error))? {
+            let call = match start.map_err(|error| self.error(py, &error))? {
                 StepStart::Returned(value) => return Ok(codec.decode(py, &value)?.into_bound()),
-                StepStart::Raised(failure) => return Err(errors::rebuild(py, &failure)),
-                StepStart::Execute(ticket) => ticket,
+                StepStart::Execute(call) => call,
             };
             match self.execute_step(r#fn, args, kwargs, &codec) {
                 Ok(value) => {
-                    let ended = self.body.end_step(here, ticket, Ok(value.clone()));
-                    ended.map_err(|error| self.error(py, &error))?;
+                    let value = self.body.end_step(here, call, Ok(value)).map_err(|error| self.error(py, &error))?;
                     Ok(codec.decode(py, &value)?.into_bound())
                 }
                 Err(raised) if raised.is::<PyException>(py) => {
-                    let ended = self.body.end_step(here, ticket, Err(errors::describe(py, &raised)));
-                    ended.map_err(|error| self.error(py, &error))?;
-                    Err(raised.into_err(py))
+                    match self.body.end_step(here, call, Err(errors::describe(py, &raised))) {
+                        // The exception itself, with its traceback.
+                        Ok(_) | Err(CallError::Failed(_)) => Err(raised.into_err(py)),
+                        Err(error) => Err(self.error(py, &error)),
+                    }
                 }
                 Err(raised) => {
-                    self.body.abandon_step(ticket);
+                    self.body.abandon_step(call);
                     Err(raised.into_err(py))
                 }
             }
@@ -336,20 +342,8 @@ impl PyTaskHandle {
     fn now<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         panics::method(|| {
             self.home.check("TaskHandle")?;
-            let here = &mut self.here(py);
-            let start = self.body.begin_step(here, &"now".into(), Some([].into()), &mut || None);
-            let micros = match start.map_err(|error| self.error(py, &error))? {
-                StepStart::Returned(value) => std::str::from_utf8(value.payload()).ok().and_then(|at| at.parse().ok()),
-                StepStart::Raised(failure) => return Err(errors::rebuild(py, &failure)),
-                StepStart::Execute(ticket) => {
-                    let Time(micros) = self.body.engine().now();
-                    let value = Value::tagged(b'i', itoa::Buffer::new().format(micros).as_bytes());
-                    let ended = self.body.end_step(here, ticket, Ok(value));
-                    ended.map_err(|error| self.error(py, &error))?;
-                    Some(micros)
-                }
-            };
-            datetime(py, Time(micros.unwrap_or(0)))
+            let now = self.body.now(&mut self.here(py));
+            datetime(py, now.map_err(|error| self.error(py, &error))?)
         })
     }
 

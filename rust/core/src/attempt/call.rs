@@ -87,6 +87,10 @@ impl Call {
         &self.key
     }
 
+    pub(super) const fn is_over(&self) -> bool {
+        matches!(self.state, State::End)
+    }
+
     pub(super) const fn asked(&self) -> &Asked {
         &self.asked
     }

@@ -58,7 +58,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::event::{Event, Refused};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::id::TaskRef;
 use crate::journal::Recall;
 use crate::poll::PollPolicy;
@@ -78,12 +78,11 @@ pub enum Action {
     CheckLease,
     /// Look the call's record up, by [`Attempt::recall`], and feed what that returns.
     Recall,
-    /// Ask the condition. Nothing else of this body may be recorded meanwhile. Feed `Asked`.
+    /// Ask the condition. Feed `Asked`.
     Ask,
     /// Say whether the condition's proof is what it was before it was asked. Feed `Proved`.
     Prove,
-    /// Execute the step. Nothing else of this body may be recorded meanwhile. Feed `Executed`, or abandon the
-    /// call.
+    /// Execute the step. Feed `Executed`, or abandon the call.
     Execute,
     /// Commit an event, with the slot held. Feed `Committed`, `Refused` or `Stopped`.
     Commit(Box<Event>),
@@ -222,8 +221,8 @@ pub struct Attempt {
     number: u32,
     /// Which names it has used, and which records.
     uses: Uses,
-    /// The step or condition that is executing: nothing else may be recorded meanwhile.
-    executing: Option<Executing>,
+    /// The call under way: no other one may begin meanwhile.
+    current: Option<Current>,
     /// The body has been told to return.
     suspended: bool,
     /// The body has returned.
@@ -243,19 +242,17 @@ pub struct Standing {
     pub elsewhere: bool,
 }
 
-/// Code of the user's that executes within a call.
-#[derive(Clone, Debug)]
-enum Executing {
-    Condition(Arc<str>),
-    Step(Arc<str>),
+/// A call in words.
+#[derive(Debug)]
+struct Current {
+    is_step: bool,
+    name: Arc<str>,
 }
 
-impl fmt::Display for Executing {
+impl fmt::Display for Current {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Condition(name) => write!(f, "the condition '{name}'"),
-            Self::Step(name) => write!(f, "the step '{name}'"),
-        }
+        let what = if self.is_step { "step" } else { "wait" };
+        write!(f, "the {what} '{}'", self.name)
     }
 }
 
@@ -263,7 +260,7 @@ impl Attempt {
     /// A body that has just been entered.
     #[must_use]
     pub fn new(task: TaskRef, name: Arc<str>, number: u32) -> Self {
-        Self { task, name, number, uses: Uses::default(), executing: None, suspended: false, ended: false }
+        Self { task, name, number, uses: Uses::default(), current: None, suspended: false, ended: false }
     }
 
     /// The task's name.
@@ -299,14 +296,9 @@ impl Attempt {
     ///
     /// # Errors
     /// The first of these that applies: `Over` after the body's end, `Suspended` if the body has to return, `TimedOut`
-    /// if its execution time is used up, `Misuse` within a step or a condition and on another thread.
-    pub fn begin(
-        &mut self,
-        what: &str,
-        name: &Arc<str>,
-        request: Request,
-        standing: Standing,
-    ) -> Result<Box<Call>, CallError> {
+    /// if its execution time is used up, `Misuse` during another call (within its step or its condition, or beside it)
+    /// and on another thread.
+    pub fn begin(&mut self, name: &Arc<str>, request: Request, standing: Standing) -> Result<Box<Call>, CallError> {
         if self.ended {
             return Err(CallError::Over(Refused::AttemptOver));
         }
@@ -316,19 +308,24 @@ impl Attempt {
         if standing.used_up {
             return Err(used_up(&self.name));
         }
-        if let Some(executing) = &self.executing {
+        let begins = Current { is_step: matches!(request, Request::Step { .. }), name: Arc::clone(name) };
+        let task = &self.name;
+        if let Some(current) = &self.current {
             return Err(CallError::Misuse(format!(
-                "{what} inside {executing}: a step or a condition must not wait or record a step of its own"
+                "task '{task}': {begins} inside {current}: a body waits or records a step one after the other, and \
+                 never within a step or a condition"
             )));
         }
         if standing.elsewhere {
             return Err(CallError::Misuse(format!(
-                "{what} from another thread than the body's: only the body itself can wait and record steps"
+                "task '{task}': {begins} from another thread than the body's: only the body itself can wait and record \
+                 steps"
             )));
         }
         if standing.closing {
             return Err(self.suspend());
         }
+        self.current = Some(begins);
         Ok(Box::new(Call::new(self.task, self.number, Arc::clone(name), request)))
     }
 
@@ -340,23 +337,40 @@ impl Attempt {
         }
     }
 
-    /// Leaves a step without a record: it was interrupted, and is executed again when the body is.
-    pub fn abandon(&mut self, call: Box<Call>) {
-        drop(call);
-        self.executing = None;
+    /// Leaves a call as it is: a step that was interrupted is not recorded, and a wait stays open.
+    pub fn abandon(&mut self, call: &Call) {
+        if !call.is_over() {
+            self.current = None;
+        }
     }
 
-    /// Feeds a call and returns its next action. Keeps track of what executes and of a body that has to return.
+    /// Feeds a call and returns its next action. After [`Action::Done`] the next call may begin.
     pub fn advance(&mut self, call: &mut Call, fed: Fed, clocks: &dyn Clocks) -> Action {
         let action = call.advance(fed, &self.name, clocks);
-        self.executing = match &action {
-            Action::Ask | Action::Prove => Some(Executing::Condition(Arc::clone(call.name()))),
-            Action::Execute => Some(Executing::Step(Arc::clone(call.name()))),
-            _ => None,
-        };
-        self.suspended |= matches!(action, Action::Done(Err(CallError::Suspended)));
+        if let Action::Done(result) = &action {
+            self.current = None;
+            self.suspended |= matches!(result, Err(CallError::Suspended));
+        }
         action
     }
+}
+
+/// A time as the step `now` records it.
+#[must_use]
+pub fn now_value(time: Time) -> Value {
+    Value::tagged(b'i', time.0.to_string().as_bytes())
+}
+
+/// The time that the step `now` has recorded.
+///
+/// # Errors
+/// `Failed`, if that is no time.
+pub fn read_now(task: &str, value: &Value) -> Result<Time, CallError> {
+    let digits = std::str::from_utf8(value.payload()).ok().filter(|_| value.tag() == b'i');
+    digits.and_then(|digits| digits.parse().ok()).map(Time).ok_or_else(|| {
+        let message = format!("task '{task}': what is recorded as the time of handle.now() is not a time");
+        CallError::Failed(Failure::new(FailureKind::Serialization, "bide.SerializationError", &message))
+    })
 }
 
 /// The text of a call that comes after the attempt's execution time.

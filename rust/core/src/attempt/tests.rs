@@ -1,7 +1,6 @@
 //! The tables of the attempt machine, one scenario a row: what is fed, and the actions that must come of it.
 
 use super::*;
-use crate::failure::FailureKind;
 use crate::poll::Tolerance;
 
 struct At {
@@ -79,7 +78,7 @@ fn event_name(event: &Event) -> &'static str {
 
 /// Feeds a call one thing after the other, each at a wall time in milliseconds, and returns the names of the actions.
 fn play(attempt: &mut Attempt, request: Request, fed: Vec<(i64, Fed)>) -> Vec<String> {
-    let mut call = attempt.begin("a wait", &"x".into(), request, Standing::default()).expect("a call");
+    let mut call = attempt.begin(&"x".into(), request, Standing::default()).expect("a call");
     fed.into_iter()
         .map(|(ms, fed)| {
             let clocks = At { wall: ms * MS, steady: ms as u64 * 1000 };
@@ -237,7 +236,7 @@ fn a_lost_lease_suspends_before_anything_is_asked_and_for_good() {
     let asked = play(&mut one, condition(None), vec![(0, Fed::Begin), (0, Fed::LeaseLost)]);
     assert_eq!(asked, ["CheckLease", "Suspended"]);
     assert!(one.is_suspended());
-    let next = one.begin("a wait", &"x".into(), condition(None), Standing::default());
+    let next = one.begin(&"x".into(), condition(None), Standing::default());
     assert!(matches!(next, Err(CallError::Suspended)));
     let again = and(asleep(None), vec![(100, Fed::Woken), (100, Fed::LeaseLost)]);
     plays(condition(None), again, &SLEPT, &["CheckLease", "Suspended"]);
@@ -267,12 +266,21 @@ fn a_step_is_executed_once_and_committed() {
 }
 
 #[test]
+fn a_recorded_now_that_is_no_time_is_an_error() {
+    assert_eq!(read_now("load", &now_value(Time(-7))).ok(), Some(Time(-7)));
+    for value in [Value::NONE, Value::tagged(b's', b"7"), Value::tagged(b'i', b"soon"), Value::tagged(b'i', b"\xff")] {
+        let read = read_now("load", &value);
+        assert!(matches!(&read, Err(CallError::Failed(why)) if why.kind == FailureKind::Serialization), "{read:?}");
+    }
+}
+
+#[test]
 fn nothing_is_recorded_within_a_step_or_a_condition() {
     let mut one = attempt();
     assert_eq!(play(&mut one, Request::step(None), unknown()).last().map(String::as_str), Some("Execute"));
-    let inner = one.begin("a wait", &"y".into(), condition(None), Standing::default());
+    let inner = one.begin(&"y".into(), condition(None), Standing::default());
     let Err(CallError::Misuse(why)) = inner else { panic!("{inner:?}") };
-    assert!(why.contains("a wait inside the step 'x'"), "{why}");
+    assert!(why.contains("task 'load': the wait 'y' inside the step 'x': "), "{why}");
 }
 
 #[test]
@@ -301,7 +309,7 @@ fn execution_time_that_is_used_up_ends_the_call_before_the_slot_is_released() {
 #[test]
 fn a_condition_that_changed_what_proved_it_leaves_no_proof() {
     let mut one = attempt();
-    let mut call = one.begin("a wait", &"x".into(), condition(None), Standing::default()).expect("a call");
+    let mut call = one.begin(&"x".into(), condition(None), Standing::default()).expect("a call");
     let clocks = At { wall: 0, steady: 0 };
     for (_, fed) in and(unknown(), vec![(0, Fed::Asked(Polled::True(value())))]) {
         one.advance(&mut call, fed, &clocks);

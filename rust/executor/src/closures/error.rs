@@ -7,10 +7,10 @@ use bide_core::{DefinitionError, Failure, FailureKind, RunId};
 use bide_store::StoreError;
 
 use super::result::RunResult;
-use crate::body::WaitError;
 use crate::host::Polled;
 use crate::settled::Settlement;
 use crate::submit::SubmitError;
+use bide_core::attempt::CallError;
 
 /// Why a body did not return a value. Any error turns into one by `?`.
 pub struct TaskError(Box<Why>);
@@ -19,7 +19,7 @@ enum Why {
     Skip(Arc<str>),
     Failed(Failure),
     /// The body is to unwind; what it returns is discarded.
-    Unwind(WaitError),
+    Unwind(CallError),
 }
 
 /// The task skips itself and its dependents, without failing the run: `Err(Skip("nothing new").into())`.
@@ -113,18 +113,19 @@ impl<S: Into<Arc<str>>> From<Skip<S>> for TaskError {
     }
 }
 
-impl From<WaitError> for TaskError {
-    fn from(error: WaitError) -> Self {
+impl TaskError {
+    /// What a call of the handle returns that came to no value.
+    pub(super) fn of_call(error: CallError) -> Self {
         match error {
-            WaitError::Failed(failure) => Self::failed(failure),
-            WaitError::Misuse(message) => Self::definition(&message),
-            WaitError::Mismatch(message) => {
+            CallError::Failed(failure) => Self::failed(failure),
+            CallError::Misuse(message) => Self::definition(&message),
+            CallError::Mismatch(message) => {
                 Self::failed(Failure::new(FailureKind::ReplayMismatch, "bide.ReplayMismatch", &message))
             }
-            WaitError::TimedOut(message) => {
+            CallError::TimedOut(message) => {
                 Self::failed(Failure::new(FailureKind::TaskTimeout, "bide.TaskTimeout", &message))
             }
-            WaitError::Suspended | WaitError::Over(_) => Self(Box::new(Why::Unwind(error))),
+            CallError::Suspended | CallError::Over(_) => Self(Box::new(Why::Unwind(error))),
         }
     }
 }
@@ -134,7 +135,7 @@ impl fmt::Display for TaskError {
         match &*self.0 {
             Why::Skip(reason) => write!(f, "skipped: {reason}"),
             Why::Failed(failure) => failure.fmt(f),
-            Why::Unwind(WaitError::Over(refused)) => refused.fmt(f),
+            Why::Unwind(CallError::Over(refused)) => refused.fmt(f),
             Why::Unwind(_) => f.write_str("the runner closes: the body is suspended and will be entered again"),
         }
     }

@@ -19,11 +19,11 @@ use super::context::TaskContext;
 use super::error::{Ended, TaskError};
 use super::lane::Lane;
 use super::workflow::Closures;
-use crate::body::WaitError;
 use crate::commit::Done;
 use crate::engine::Engine;
 use crate::flow::Run;
 use crate::host::Host;
+use bide_core::attempt::CallError;
 
 /// What a body uses to talk to the executor. Clones are the same handle; it is of no use once its body has returned.
 #[derive(Clone)]
@@ -119,27 +119,27 @@ impl BodyState {
         self.suspended.load(Ordering::Acquire)
     }
 
-    pub(super) fn suspend(&self) -> WaitError {
+    pub(super) fn suspend(&self) -> CallError {
         self.suspended.store(true, Ordering::Release);
-        WaitError::Suspended
+        CallError::Suspended
     }
 
     /// Before something that others may be doing by now if this process hung: a poll, a step.
-    pub(super) async fn sure_of_lease(&self) -> Result<(), WaitError> {
+    pub(super) async fn sure_of_lease(&self) -> Result<(), CallError> {
         if self.lane.is_sure_of_lease().await && !self.run.is_lost() { Ok(()) } else { Err(self.suspend()) }
     }
 
     /// Begins a wait or a step.
-    pub(super) fn begin(&self, what: &str) -> Result<Inside<'_>, WaitError> {
+    pub(super) fn begin(&self, what: &str) -> Result<Inside<'_>, CallError> {
         if self.has_ended() {
-            return Err(WaitError::Over(Refused::AttemptOver));
+            return Err(CallError::Over(Refused::AttemptOver));
         }
         if self.suspending() || self.engine().is_closing() || self.run.is_lost() {
             return Err(self.suspend());
         }
         let mut inside = self.inside.lock();
         if let Some(inside) = &*inside {
-            return Err(WaitError::Misuse(format!(
+            return Err(CallError::Misuse(format!(
                 "task '{}': {what} inside {inside}: a body waits or records a step one after the other, and never \
                  within a step or a condition",
                 self.task_name()
@@ -151,30 +151,30 @@ impl BodyState {
 
     /// What the journal knows of the next wait or step, and under which key it is recorded. Code that asks for
     /// something else than what is recorded pauses the run.
-    pub(super) async fn recall(&self, asked: &Asked) -> Result<(EntryKey, Recall), WaitError> {
+    pub(super) async fn recall(&self, asked: &Asked) -> Result<(EntryKey, Recall), CallError> {
         self.sure_of_lease().await?;
         let recall = {
             let mut uses = self.uses.lock();
             self.run.state.lock().recall(self.task, self.attempt, &mut uses, asked)
         };
-        match recall.map_err(WaitError::Over)? {
+        match recall.map_err(CallError::Over)? {
             (_, Recall::Mismatch(why)) => {
                 let reason = format!("task '{}': {why}", self.task_name());
                 self.commit(Event::Block { reason: reason.as_str().into() }).await?;
-                Err(WaitError::Mismatch(reason))
+                Err(CallError::Mismatch(reason))
             }
             recall => Ok(recall),
         }
     }
 
     /// Commits an event of this body. On an error the body is to unwind.
-    pub(super) async fn commit(&self, event: Event) -> Result<(), WaitError> {
+    pub(super) async fn commit(&self, event: Event) -> Result<(), CallError> {
         let (reply, outcome) = oneshot::channel();
         let engine = self.engine();
         let (run, at) = (Arc::clone(&self.run), engine.clock.now());
         engine.hand_in(Done { run, event, at, reply: Some(reply) });
         match outcome.await {
-            Ok(outcome) => outcome.map_err(WaitError::Over),
+            Ok(outcome) => outcome.map_err(CallError::Over),
             Err(_stopped) => Err(self.suspend()),
         }
     }
@@ -240,12 +240,12 @@ impl TaskHandle {
         };
         let proof: Arc<[u8]> =
             encode(args).map_err(|why| TaskError::failed(refused("the arguments", &why)))?.as_bytes().into();
-        let _inside = body.begin(&format!("the step '{name}'"))?;
+        let _inside = body.begin(&format!("the step '{name}'")).map_err(TaskError::of_call)?;
         let asked = Asked {
             advice: <Closures as Host>::STEP_ADVICE,
             ..Asked::new(Arc::clone(&name), EntryKind::Step, Some(Arc::clone(&proof)))
         };
-        let (key, recall) = body.recall(&asked).await?;
+        let (key, recall) = body.recall(&asked).await.map_err(TaskError::of_call)?;
         match recall {
             Recall::Satisfied(value) => return self.decoded(&name, &value),
             Recall::Failed(failure) => return Err(TaskError::failed(failure)),
@@ -256,11 +256,11 @@ impl TaskHandle {
             Err(error) => match error.end() {
                 Ended::Failed(failure) => Err(failure),
                 Ended::Skipped(reason) => return Err(super::error::Skip(reason).into()),
-                Ended::Unwound => return Err(body.suspend().into()),
+                Ended::Unwound => return Err(TaskError::of_call(body.suspend())),
             },
         };
         let wait = Wait { key, kind: EntryKind::Step, proof: Some(proof), due: None, timeout: None };
-        body.commit(body.recorded(wait, result.clone())).await?;
+        body.commit(body.recorded(wait, result.clone())).await.map_err(TaskError::of_call)?;
         match result {
             Ok(value) => self.decoded(&name, &value),
             Err(failure) => Err(TaskError::failed(failure)),

@@ -18,8 +18,9 @@ use super::error::TaskError;
 use super::gate::unstorable;
 use super::handle::{BodyState, TaskHandle};
 use super::workflow::BoxFuture;
-use crate::body::{WaitError, timed_out};
 use crate::host::Polled;
+use bide_core::attempt::CallError;
+use bide_core::attempt::polling::timed_out;
 
 /// The wall clock is looked at again at least so often.
 const RECHECK: Duration = Duration::from_secs(30);
@@ -135,7 +136,7 @@ where
             })?;
             let proof = proof.map(|value| Arc::from(value.as_bytes()));
             let stated = Stated { name: Arc::clone(&name), proof, policy, timeout };
-            let value = handle.0.wait_condition(stated, &mut condition).await?;
+            let value = handle.0.wait_condition(stated, &mut condition).await.map_err(TaskError::of_call)?;
             handle.decoded(&name, &value)
         })
     }
@@ -175,7 +176,7 @@ impl TaskHandle {
     /// # Errors
     /// The body is to return.
     pub async fn sleep(&self, span: Duration) -> Result<(), TaskError> {
-        Ok(self.0.wait_time(&"sleep".into(), |now| now.after(span)).await?)
+        self.0.wait_time(&"sleep".into(), |now| now.after(span)).await.map_err(TaskError::of_call)
     }
 
     /// Sleeps without a slot until a point in time.
@@ -184,7 +185,7 @@ impl TaskHandle {
     /// The body is to return.
     pub async fn sleep_until(&self, time: SystemTime) -> Result<(), TaskError> {
         let due = stored_time(time);
-        Ok(self.0.wait_time(&"sleep_until".into(), |_| due).await?)
+        self.0.wait_time(&"sleep_until".into(), |_| due).await.map_err(TaskError::of_call)
     }
 
     /// The time, as recorded when the body first asked: the same on re-entry.
@@ -204,7 +205,7 @@ pub(super) fn stored_time(time: SystemTime) -> Time {
 }
 
 impl BodyState {
-    async fn wait_condition<F, R>(&self, stated: Stated, condition: &mut F) -> Result<Value, WaitError>
+    async fn wait_condition<F, R>(&self, stated: Stated, condition: &mut F) -> Result<Value, CallError>
     where
         F: FnMut() -> R,
         R: Future<Output: Answer>,
@@ -215,9 +216,9 @@ impl BodyState {
         let (key, recall) = self.recall(&asked).await?;
         let recorded_deadline = match recall {
             Recall::Satisfied(value) => return Ok(value),
-            Recall::Failed(failure) => return Err(WaitError::Failed(failure)),
+            Recall::Failed(failure) => return Err(CallError::Failed(failure)),
             Recall::Ask { deadline } | Recall::Open { deadline, .. } => deadline,
-            Recall::Mismatch(why) => return Err(WaitError::Mismatch(why)),
+            Recall::Mismatch(why) => return Err(CallError::Mismatch(why)),
         };
         let wait = Wait { key: key.clone(), kind: EntryKind::Condition, proof: asked.proof, due: None, timeout };
         let mut poll = Poll::new(policy);
@@ -225,7 +226,7 @@ impl BodyState {
         let first = first.or_else(|| self.late(&key, recorded_deadline));
         if let Some(result) = first {
             self.commit(self.recorded(wait, result.clone())).await?;
-            return result.map_err(WaitError::Failed);
+            return result.map_err(CallError::Failed);
         }
         self.open(wait).await?;
         let deadline = self.run.state.lock().deadline(self.task.ix, &key);
@@ -241,16 +242,16 @@ impl BodyState {
         self.go_on(key, result).await
     }
 
-    async fn wait_time(&self, name: &Arc<str>, due: impl FnOnce(Time) -> Time) -> Result<(), WaitError> {
+    async fn wait_time(&self, name: &Arc<str>, due: impl FnOnce(Time) -> Time) -> Result<(), CallError> {
         let _inside = self.begin(&format!("the wait '{name}'"))?;
         let (key, recall) = self.recall(&Asked::new(Arc::clone(name), EntryKind::Time, None)).await?;
         let clock = &self.engine().clock;
         let (due, open) = match recall {
             Recall::Satisfied(_) => return Ok(()),
-            Recall::Failed(failure) => return Err(WaitError::Failed(failure)),
+            Recall::Failed(failure) => return Err(CallError::Failed(failure)),
             Recall::Open { due: Some(due), .. } => (due, true),
             Recall::Ask { .. } | Recall::Open { .. } => (due(clock.now()), false),
-            Recall::Mismatch(why) => return Err(WaitError::Mismatch(why)),
+            Recall::Mismatch(why) => return Err(CallError::Mismatch(why)),
         };
         let wait = Wait { key: key.clone(), kind: EntryKind::Time, proof: None, due: Some(due), timeout: None };
         if due <= clock.now() {
@@ -274,7 +275,7 @@ impl BodyState {
     }
 
     /// Commits an open wait and only then drops the slot.
-    async fn open(&self, wait: Wait) -> Result<(), WaitError> {
+    async fn open(&self, wait: Wait) -> Result<(), CallError> {
         self.commit(Event::Opened { task: self.task, attempt: self.attempt, wait }).await?;
         self.defers();
         drop(self.lane.give_slot_away(self.turn));
@@ -282,7 +283,7 @@ impl BodyState {
     }
 
     /// Sleeps, unless the runner closes or has lost the run.
-    async fn pause(&self, span: Duration) -> Result<(), WaitError> {
+    async fn pause(&self, span: Duration) -> Result<(), CallError> {
         let mut stage = self.engine().dispatch().stage();
         tokio::select! {
             biased;
@@ -293,12 +294,12 @@ impl BodyState {
     }
 
     /// Commits the end of an open wait and takes a slot again.
-    async fn go_on(&self, key: EntryKey, result: Result<Value, Failure>) -> Result<Value, WaitError> {
+    async fn go_on(&self, key: EntryKey, result: Result<Value, Failure>) -> Result<Value, CallError> {
         self.commit(self.closed(key, result.clone())).await?;
         let slot = self.engine().dispatch().resume(self.engine()).await;
         self.lane.keep_slot(self.turn, slot.ok_or_else(|| self.suspend())?);
         self.goes_on();
-        result.map_err(WaitError::Failed)
+        result.map_err(CallError::Failed)
     }
 
     /// Whether the deadline has passed, and the failure that this is.

@@ -11,8 +11,8 @@ use bide_executor::core::{
 };
 use bide_executor::store::{LEASE, MemoryStore, Store};
 use bide_executor::{
-    Attached, BodyCx, Call, Check, Clock, Condition, Engine, Gate, GateWorker, Handle, Host, Level, Log, Polled, Pool,
-    Settlement, Source, StepStart, WaitError, Wanted, Worker,
+    Attached, BodyCx, Call, CallError, Check, Clock, Condition, Engine, Gate, GateWorker, Handle, Host, Level, Log,
+    Polled, Pool, Settlement, Source, StepStart, Wanted, Worker,
 };
 
 use bide_testkit::FaultyStore;
@@ -24,7 +24,7 @@ const SOON: Duration = Duration::from_millis(1);
 /// The host.
 struct Threads;
 
-type Function = fn(&mut Body<'_>) -> Result<u32, WaitError>;
+type Function = fn(&mut Body<'_>) -> Result<u32, CallError>;
 
 struct Task {
     name: &'static str,
@@ -74,15 +74,15 @@ impl Worker<Threads> for Thread {
                 let changes = context::diff(&before, &body.context).pack();
                 Outcome::Completed { output: number_value(number), changes }
             }
-            Err(WaitError::Failed(failure)) => {
+            Err(CallError::Failed(failure)) => {
                 let retry = (failure.kind == FailureKind::Raised).then_some(Retry { random: 0.5 });
                 Outcome::Failed { failure, retry }
             }
-            Err(WaitError::TimedOut(why)) => {
+            Err(CallError::TimedOut(why)) => {
                 let failure = Failure::new(FailureKind::TaskTimeout, "TaskTimeout", &why);
                 Outcome::Failed { failure, retry: Some(Retry { random: 0.5 }) }
             }
-            Err(WaitError::Suspended | WaitError::Over(_)) => Outcome::Suspended,
+            Err(CallError::Suspended | CallError::Over(_)) => Outcome::Suspended,
             Err(error) => panic!("{error:?}"),
         }
     }
@@ -141,36 +141,35 @@ impl Body<'_> {
         self.context.push((key.into(), number_value(number)));
     }
 
-    fn wait(&mut self, name: &str) -> Result<(), WaitError> {
+    fn wait(&mut self, name: &str) -> Result<(), CallError> {
         let ledger = Arc::clone(&self.task.ledger);
         let mut check = || if ledger.third_poll() { Polled::True(Value::NONE) } else { Polled::False };
         self.wait_for(name, None, &mut check)
     }
 
-    fn wait_for(&mut self, name: &str, timeout: Option<Duration>, check: &mut dyn Check) -> Result<(), WaitError> {
+    fn wait_for(&mut self, name: &str, timeout: Option<Duration>, check: &mut dyn Check) -> Result<(), CallError> {
         let proof = Some(b"code".as_slice().into());
         let condition = Condition { name: name.into(), proof, policy: PollPolicy::every(SOON), timeout };
         self.cx.wait_condition(self.thread, condition, check).map(drop)
     }
 
-    fn step(&mut self, name: &str, returns: u32) -> Result<u32, WaitError> {
+    fn step(&mut self, name: &str, returns: u32) -> Result<u32, CallError> {
         match self.cx.begin_step(self.thread, &name.into(), None, &mut || None)? {
             StepStart::Returned(value) => Ok(number_of(&value)),
-            StepStart::Raised(failure) => Err(WaitError::Failed(failure)),
-            StepStart::Execute(ticket) => {
+            StepStart::Execute(call) => {
                 self.task.ledger.steps(self.cx.run().id, self.task.name, name);
-                self.cx.end_step(self.thread, ticket, Ok(number_value(returns))).map(|()| returns)
+                self.cx.end_step(self.thread, call, Ok(number_value(returns))).map(|_| returns)
             }
         }
     }
 
-    fn sleep(&mut self, span: Duration) -> Result<(), WaitError> {
-        self.cx.wait_time(self.thread, "sleep".into(), |now| now.after(span))
+    fn sleep(&mut self, span: Duration) -> Result<(), CallError> {
+        self.cx.wait_after(self.thread, &"sleep".into(), span)
     }
 }
 
-fn raised(message: &str) -> WaitError {
-    WaitError::Failed(Failure::new(FailureKind::Raised, "Boom", message))
+fn raised(message: &str) -> CallError {
+    CallError::Failed(Failure::new(FailureKind::Raised, "Boom", message))
 }
 
 struct Defined {
@@ -315,7 +314,7 @@ fn a_wait_whose_timeout_passes_while_nobody_runs() -> Vec<Defined> {
             Polled::False
         };
         match body.wait_for("never", Some(Duration::from_secs(3600)), &mut never) {
-            Err(WaitError::Failed(failure)) if failure.kind == FailureKind::WaitTimeout => {
+            Err(CallError::Failed(failure)) if failure.kind == FailureKind::WaitTimeout => {
                 body.step("late", before + 1)
             }
             other => other.map(|()| 0),
@@ -392,7 +391,7 @@ fn a_context_that_a_failed_attempt_has_changed() -> Vec<Defined> {
 
 #[test]
 fn a_body_that_has_returned_is_not_suspected_of_what_the_next_one_does() {
-    fn looks(body: &mut Body<'_>) -> Result<u32, WaitError> {
+    fn looks(body: &mut Body<'_>) -> Result<u32, CallError> {
         body.task.ledger.nobody_is_suspected_who_has_returned(body.cx.run().id);
         Ok(1)
     }
