@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::context::{self, Changes, Conflict};
-use bide_core::poll::Poll;
 use bide_core::record::{RecordedTask, RunRow, StoredRun};
 use bide_core::{Failure, Graph, RunId, RunState, TaskId, TaskIx, TaskRow, Time, Value, pack};
 use bide_store::{Lease, StoreError};
 use bide_sync::Mutex;
 
 use crate::engine::Engine;
-use crate::host::{Args, Host, Polled, Source};
+use crate::host::{Args, Host, Source};
 use crate::limit::Overdue;
 use crate::settled::{Settled, Settlement};
 use crate::submit::Wanted;
@@ -250,23 +249,6 @@ impl<H: Host> Run<H> {
             });
         }
         row
-    }
-
-    /// Whether what a poll of a task's condition found ends the wait, and how.
-    pub(crate) fn judge(&self, ix: TaskIx, poll: &mut Poll, polled: Polled) -> Option<Result<Value, Failure>> {
-        match polled {
-            Polled::True(value) => Some(Ok(value)),
-            Polled::Broken(failure) => Some(Err(failure)),
-            Polled::False => {
-                poll.ok();
-                self.note(ix, None);
-                None
-            }
-            Polled::Raised(failure) => {
-                self.note(ix, Some(format!("its condition last raised {failure}")));
-                poll.failed().then_some(Err(failure))
-            }
-        }
     }
 
     /// Notes what the condition that a task waits for raised when it was last asked.

@@ -287,6 +287,12 @@ impl Attempt {
         CallError::Suspended
     }
 
+    /// Whether the body has returned.
+    #[must_use]
+    pub const fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     /// The body has returned: no further call is allowed.
     pub const fn end(&mut self) {
         self.ended = true;

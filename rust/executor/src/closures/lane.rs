@@ -16,10 +16,10 @@ use bide_core::{Event, Failure, FailureKind, Outcome, TaskRef, Value};
 use bide_sync::Mutex;
 use tokio::sync::{oneshot, watch};
 
+use super::body::BodyState;
 use super::context::{Scope, TaskContext};
 use super::dispatch::{Passed, Slot, Stage};
 use super::error::{Ended, TaskError};
-use super::handle::BodyState;
 use super::workflow::{BoxFuture, Closures};
 use crate::commit::Done;
 use crate::engine::Engine;

@@ -30,6 +30,7 @@
 //! Here is what a closure is called with and how it gets to execute. What happens next is core's business, when it
 //! is committed the engine's (`commit.rs`).
 
+mod body;
 mod codec;
 mod context;
 mod dispatch;

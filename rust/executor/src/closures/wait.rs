@@ -1,29 +1,23 @@
-//! The waits of a body, without a thread: look into the journal; ask once while the slot is held; commit the open
-//! wait; drop the slot; sleep on tokio's timer between polls; commit the end; take a slot; go on.
+//! The waits of a body, as it states them; `body.rs` drives them.
 
 use std::future::IntoFuture;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bide_core::event::Wait;
-use bide_core::poll::Poll;
-use bide_core::{Asked, EntryKey, EntryKind, Event, Failure, PollPolicy, Recall, Time, Tolerance, Value, time::micros};
+use bide_core::attempt::{Action, CallError, Fed, Request, now_value, read_now};
+use bide_core::time::micros;
+use bide_core::{PollPolicy, Time, Tolerance, Value};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::body::BodyState;
 use super::codec::encode;
-use super::dispatch::Stage;
 use super::error::TaskError;
 use super::gate::unstorable;
-use super::handle::{BodyState, TaskHandle};
+use super::handle::TaskHandle;
 use super::workflow::BoxFuture;
 use crate::host::Polled;
-use bide_core::attempt::CallError;
-use bide_core::attempt::polling::timed_out;
-
-/// The wall clock is looked at again at least so often.
-const RECHECK: Duration = Duration::from_secs(30);
 
 /// What a condition may answer: `bool`, `Option<T>` (its value is what the wait returns), or a `Result` of either.
 pub trait Answer: Send {
@@ -135,18 +129,11 @@ where
                 TaskError::definition(&format!("'{name}': what the condition depends on cannot be stored: {why}"))
             })?;
             let proof = proof.map(|value| Arc::from(value.as_bytes()));
-            let stated = Stated { name: Arc::clone(&name), proof, policy, timeout };
-            let value = handle.0.wait_condition(stated, &mut condition).await.map_err(TaskError::of_call)?;
-            handle.decoded(&name, &value)
+            let request = Request::Condition { proof, policy, timeout };
+            let waited = handle.0.wait_condition(&name, request, &mut condition).await;
+            handle.decoded(&name, &waited.map_err(TaskError::of_call)?)
         })
     }
-}
-
-struct Stated {
-    name: Arc<str>,
-    proof: Option<Arc<[u8]>>,
-    policy: PollPolicy,
-    timeout: Option<Duration>,
 }
 
 impl TaskHandle {
@@ -176,7 +163,7 @@ impl TaskHandle {
     /// # Errors
     /// The body is to return.
     pub async fn sleep(&self, span: Duration) -> Result<(), TaskError> {
-        self.0.wait_time(&"sleep".into(), |now| now.after(span)).await.map_err(TaskError::of_call)
+        self.0.wait_time("sleep", Request::After(span)).await.map_err(TaskError::of_call)
     }
 
     /// Sleeps without a slot until a point in time.
@@ -184,18 +171,19 @@ impl TaskHandle {
     /// # Errors
     /// The body is to return.
     pub async fn sleep_until(&self, time: SystemTime) -> Result<(), TaskError> {
-        let due = stored_time(time);
-        self.0.wait_time(&"sleep_until".into(), |_| due).await.map_err(TaskError::of_call)
+        let request = Request::Until(stored_time(time));
+        self.0.wait_time("sleep_until", request).await.map_err(TaskError::of_call)
     }
 
     /// The time, as recorded when the body first asked: the same on re-entry.
     ///
     /// # Errors
-    /// The body is to return.
+    /// The body is to return; or what is recorded is no time.
     pub async fn now(&self) -> Result<SystemTime, TaskError> {
-        let now = || async { Ok(self.0.engine().clock.now().0) };
-        let recorded: i64 = self.step("now", &(), now).await?;
-        Ok(UNIX_EPOCH + Time(recorded).since(Time(0)))
+        let body = &self.0;
+        let recorded = body.record("now", Value::NONE.as_bytes().into(), || now_value(body.engine().clock.now())).await;
+        let time = recorded.and_then(|value| read_now(body.task_name(), &value)).map_err(TaskError::of_call)?;
+        Ok(UNIX_EPOCH + time.since(Time(0)))
     }
 }
 
@@ -205,106 +193,34 @@ pub(super) fn stored_time(time: SystemTime) -> Time {
 }
 
 impl BodyState {
-    async fn wait_condition<F, R>(&self, stated: Stated, condition: &mut F) -> Result<Value, CallError>
+    async fn wait_condition<F, R>(
+        &self,
+        name: &Arc<str>,
+        request: Request,
+        condition: &mut F,
+    ) -> Result<Value, CallError>
     where
         F: FnMut() -> R,
         R: Future<Output: Answer>,
     {
-        let Stated { name, proof, policy, timeout } = stated;
-        let _inside = self.begin(&format!("the wait '{name}'"))?;
-        let asked = Asked::new(name, EntryKind::Condition, proof);
-        let (key, recall) = self.recall(&asked).await?;
-        let recorded_deadline = match recall {
-            Recall::Satisfied(value) => return Ok(value),
-            Recall::Failed(failure) => return Err(CallError::Failed(failure)),
-            Recall::Ask { deadline } | Recall::Open { deadline, .. } => deadline,
-            Recall::Mismatch(why) => return Err(CallError::Mismatch(why)),
-        };
-        let wait = Wait { key: key.clone(), kind: EntryKind::Condition, proof: asked.proof, due: None, timeout };
-        let mut poll = Poll::new(policy);
-        let first = self.run.judge(self.task.ix, &mut poll, condition().await.polled());
-        let first = first.or_else(|| self.late(&key, recorded_deadline));
-        if let Some(result) = first {
-            self.commit(self.recorded(wait, result.clone())).await?;
-            return result.map_err(CallError::Failed);
-        }
-        self.open(wait).await?;
-        let deadline = self.run.state.lock().deadline(self.task.ix, &key);
-        let result = loop {
-            let now = self.engine().clock.now();
-            let span = poll.next(now, deadline, self.engine().random()).since(now);
-            self.pause(span).await?;
-            let polled = self.run.judge(self.task.ix, &mut poll, condition().await.polled());
-            if let Some(result) = polled.or_else(|| self.late(&key, deadline)) {
-                break result;
-            }
-        };
-        self.go_on(key, result).await
-    }
-
-    async fn wait_time(&self, name: &Arc<str>, due: impl FnOnce(Time) -> Time) -> Result<(), CallError> {
-        let _inside = self.begin(&format!("the wait '{name}'"))?;
-        let (key, recall) = self.recall(&Asked::new(Arc::clone(name), EntryKind::Time, None)).await?;
-        let clock = &self.engine().clock;
-        let (due, open) = match recall {
-            Recall::Satisfied(_) => return Ok(()),
-            Recall::Failed(failure) => return Err(CallError::Failed(failure)),
-            Recall::Open { due: Some(due), .. } => (due, true),
-            Recall::Ask { .. } | Recall::Open { .. } => (due(clock.now()), false),
-            Recall::Mismatch(why) => return Err(CallError::Mismatch(why)),
-        };
-        let wait = Wait { key: key.clone(), kind: EntryKind::Time, proof: None, due: Some(due), timeout: None };
-        if due <= clock.now() {
-            let result = Ok(Value::NONE);
-            let event = if open { self.closed(key, result) } else { self.recorded(wait, result) };
-            return self.commit(event).await;
-        }
-        self.open(wait).await?;
+        let mut call = self.begin(name, request)?;
+        let mut fed = Fed::Begin;
         loop {
-            let left = due.since(clock.now());
-            if left.is_zero() {
-                break;
-            }
-            self.pause(left.min(RECHECK)).await?;
+            fed = match self.drive(&mut call, fed).await {
+                Action::Ask => Fed::Asked(condition().await.polled()),
+                // What proves it is a value that was stated before.
+                Action::Prove => Fed::Proved(true),
+                Action::Done(result) => return result,
+                action => unreachable!("{action:?} of a wait for a condition"),
+            };
         }
-        self.go_on(key, Ok(Value::NONE)).await.map(drop)
     }
 
-    fn closed(&self, key: EntryKey, result: Result<Value, Failure>) -> Event {
-        Event::Closed { task: self.task, attempt: self.attempt, key, result, proved: true, retry: None }
-    }
-
-    /// Commits an open wait and only then drops the slot.
-    async fn open(&self, wait: Wait) -> Result<(), CallError> {
-        self.commit(Event::Opened { task: self.task, attempt: self.attempt, wait }).await?;
-        self.defers();
-        drop(self.lane.give_slot_away(self.turn));
-        Ok(())
-    }
-
-    /// Sleeps, unless the runner closes or has lost the run.
-    async fn pause(&self, span: Duration) -> Result<(), CallError> {
-        let mut stage = self.engine().dispatch().stage();
-        tokio::select! {
-            biased;
-            () = Stage::left(&mut stage, Stage::Open) => return Err(self.suspend()),
-            () = tokio::time::sleep(span) => {}
+    async fn wait_time(&self, name: &str, request: Request) -> Result<(), CallError> {
+        let mut call = self.begin(&name.into(), request)?;
+        match self.drive(&mut call, Fed::Begin).await {
+            Action::Done(result) => result.map(drop),
+            action => unreachable!("{action:?} of a wait for a time"),
         }
-        self.sure_of_lease().await
-    }
-
-    /// Commits the end of an open wait and takes a slot again.
-    async fn go_on(&self, key: EntryKey, result: Result<Value, Failure>) -> Result<Value, CallError> {
-        self.commit(self.closed(key, result.clone())).await?;
-        let slot = self.engine().dispatch().resume(self.engine()).await;
-        self.lane.keep_slot(self.turn, slot.ok_or_else(|| self.suspend())?);
-        self.goes_on();
-        result.map_err(CallError::Failed)
-    }
-
-    /// Whether the deadline has passed, and the failure that this is.
-    fn late(&self, key: &EntryKey, deadline: Option<Time>) -> Option<Result<Value, Failure>> {
-        let late = deadline.is_some_and(|deadline| self.engine().clock.now() >= deadline);
-        late.then(|| Err(timed_out(self.task_name(), &key.name)))
     }
 }

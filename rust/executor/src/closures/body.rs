@@ -1,0 +1,244 @@
+//! One entry of an async body: drives the attempt machine of `bide_core::attempt` without a thread of its own.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bide_core::attempt::{Action, Attempt, Call, CallError, Fed, Request, Sleep, Standing};
+use bide_core::{Event, Failure, TaskRef, Value};
+use bide_sync::Mutex;
+use tokio::sync::oneshot;
+
+use super::context::TaskContext;
+use super::dispatch::Stage;
+use super::lane::Lane;
+use super::workflow::Closures;
+use crate::commit::Done;
+use crate::engine::Engine;
+use crate::flow::Run;
+
+/// The wall clock is looked at again at least so often.
+const RECHECK: Duration = Duration::from_secs(30);
+
+/// A body that has asked for a handle.
+pub(super) struct BodyState {
+    pub(super) lane: Arc<Lane>,
+    pub(super) run: Arc<Run<Closures>>,
+    pub(super) task: TaskRef,
+    pub(super) turn: u64,
+    /// Never locked across an await.
+    attempt: Mutex<Attempt>,
+    deferred: Mutex<Deferred>,
+}
+
+/// How long a body has had no slot.
+#[derive(Default)]
+struct Deferred {
+    before: Duration,
+    since: Option<Duration>,
+}
+
+impl Deferred {
+    fn until(&self, now: Duration) -> Duration {
+        self.before + self.since.map_or(Duration::ZERO, |since| now.saturating_sub(since))
+    }
+}
+
+/// A call of the handle. Dropped before its end it is abandoned, and another one may begin.
+pub(super) struct UnderWay<'a> {
+    body: &'a BodyState,
+    call: Box<Call>,
+}
+
+impl Deref for UnderWay<'_> {
+    type Target = Call;
+
+    fn deref(&self) -> &Call {
+        &self.call
+    }
+}
+
+impl DerefMut for UnderWay<'_> {
+    fn deref_mut(&mut self) -> &mut Call {
+        &mut self.call
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.body.attempt.lock().abandon(&self.call);
+    }
+}
+
+impl BodyState {
+    pub(super) fn new(cx: &TaskContext, ended: bool) -> Arc<Self> {
+        let (run, task) = (Arc::clone(&cx.scope.run), cx.scope.task);
+        let mut attempt = Attempt::new(task, Arc::clone(run.flow.graph.name(task.ix)), cx.attempt);
+        if ended {
+            attempt.end();
+        }
+        let (lane, attempt) = (Arc::clone(&cx.lane), Mutex::new(attempt));
+        Arc::new(Self { lane, run, task, turn: cx.turn, attempt, deferred: Mutex::default() })
+    }
+
+    pub(super) fn engine(&self) -> &Arc<Engine<Closures>> {
+        &self.lane.engine
+    }
+
+    pub(super) fn task_name(&self) -> &Arc<str> {
+        self.run.flow.graph.name(self.task.ix)
+    }
+
+    pub(super) fn attempt(&self) -> u32 {
+        self.attempt.lock().number()
+    }
+
+    pub(super) fn end(&self) {
+        self.attempt.lock().end();
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.attempt.lock().has_ended()
+    }
+
+    pub(super) fn suspending(&self) -> bool {
+        self.attempt.lock().is_suspended()
+    }
+
+    pub(super) fn suspend(&self) -> CallError {
+        self.attempt.lock().suspend()
+    }
+
+    /// How long it has had no slot until now.
+    pub(super) fn deferred(&self, now: Duration) -> Duration {
+        self.deferred.lock().until(now)
+    }
+
+    /// Begins a wait or a step.
+    pub(super) fn begin(&self, name: &Arc<str>, request: Request) -> Result<UnderWay<'_>, CallError> {
+        // A handle may be used on any thread, and a body whose time is used up is dropped.
+        let (lost, closing) = (self.run.is_lost(), self.engine().is_closing());
+        let standing = Standing { lost, closing, ..Standing::default() };
+        let call = self.attempt.lock().begin(name, request, standing)?;
+        Ok(UnderWay { body: self, call })
+    }
+
+    /// Feeds a call, and carries out its actions up to one that needs the user's code.
+    pub(super) async fn drive(&self, call: &mut UnderWay<'_>, mut fed: Fed) -> Action {
+        loop {
+            let asked = matches!(fed, Fed::Asked(_));
+            let action = self.attempt.lock().advance(call, fed, &**self.engine());
+            if asked {
+                self.run.note_error(self.task.ix, call.last_error());
+            }
+            fed = match action {
+                Action::CheckLease => {
+                    let holds = self.lane.is_sure_of_lease().await && !self.run.is_lost();
+                    if holds { Fed::LeaseHeld } else { Fed::LeaseLost }
+                }
+                Action::Recall => self.attempt.lock().recall(call, &self.run.state.lock()),
+                Action::Commit(event) => self.commit(call, *event).await,
+                Action::Release => self.release(),
+                Action::Sleep(sleep) => self.sleep(sleep).await,
+                Action::CommitAndAcquire(event) => self.commit_and_acquire(call, *event).await,
+                action => return action,
+            };
+        }
+    }
+
+    /// Begins a step: what is recorded of it, or `None` if it has to be executed.
+    pub(super) async fn begin_step(&self, call: &mut UnderWay<'_>) -> Result<Option<Value>, CallError> {
+        match self.drive(call, Fed::Begin).await {
+            Action::Execute => Ok(None),
+            Action::Done(result) => result.map(Some),
+            action => unreachable!("{action:?} of a step"),
+        }
+    }
+
+    /// Ends a step: commits what it came to, and returns that.
+    pub(super) async fn end_step(
+        &self,
+        call: &mut UnderWay<'_>,
+        result: Result<Value, Failure>,
+    ) -> Result<Value, CallError> {
+        match self.drive(call, Fed::Executed(result)).await {
+            Action::Done(result) => result,
+            action => unreachable!("{action:?} of a step"),
+        }
+    }
+
+    /// Records a value of bide's own: on re-entry it is the same again.
+    pub(super) async fn record(
+        &self,
+        name: &str,
+        proof: Arc<[u8]>,
+        value: impl FnOnce() -> Value,
+    ) -> Result<Value, CallError> {
+        let mut call = self.begin(&name.into(), Request::step(Some(proof)))?;
+        match self.begin_step(&mut call).await? {
+            Some(value) => Ok(value),
+            None => self.end_step(&mut call, Ok(value())).await,
+        }
+    }
+
+    async fn commit(&self, call: &Call, event: Event) -> Fed {
+        let opens = matches!(event, Event::Opened { .. });
+        let (reply, outcome) = oneshot::channel();
+        let engine = self.engine();
+        let (run, at) = (Arc::clone(&self.run), engine.clock.now());
+        engine.hand_in(Done { run, event, at, reply: Some(reply) });
+        match outcome.await {
+            Ok(Ok(())) if opens => {
+                Fed::Committed { deadline: self.run.state.lock().deadline(self.task.ix, call.key()) }
+            }
+            Ok(Ok(())) => Fed::Committed { deadline: None },
+            Ok(Err(refused)) if !self.run.is_lost() => Fed::Refused(refused),
+            Ok(Err(_)) | Err(_) => Fed::Stopped,
+        }
+    }
+
+    /// Drops the slot. A body that dropped its last wait before the end has none.
+    fn release(&self) -> Fed {
+        self.deferred.lock().since.get_or_insert(self.engine().clock.steady());
+        drop(self.lane.give_slot_away(self.turn));
+        Fed::Released
+    }
+
+    /// Sleeps, unless the runner closes.
+    async fn sleep(&self, sleep: Sleep) -> Fed {
+        let mut stage = self.engine().dispatch().stage();
+        loop {
+            let span = match sleep {
+                Sleep::Poll(span) => span,
+                Sleep::Until(due) => due.since(self.engine().clock.now()).min(RECHECK),
+            };
+            tokio::select! {
+                biased;
+                () = Stage::left(&mut stage, Stage::Open) => return Fed::Stopped,
+                () = tokio::time::sleep(span) => {}
+            }
+            match sleep {
+                Sleep::Until(due) if due > self.engine().clock.now() => {}
+                Sleep::Until(_) | Sleep::Poll(_) => return Fed::Woken,
+            }
+        }
+    }
+
+    /// Commits the end of an open wait and takes a slot again.
+    async fn commit_and_acquire(&self, call: &Call, event: Event) -> Fed {
+        let commit = match self.commit(call, event).await {
+            Fed::Refused(refused) => Err(CallError::Over(refused)),
+            Fed::Stopped => Err(CallError::Suspended),
+            _ => Ok(()),
+        };
+        let slot = self.engine().dispatch().resume(self.engine()).await;
+        let acquired = slot.is_some();
+        if let Some(slot) = slot {
+            self.lane.keep_slot(self.turn, slot);
+            let mut deferred = self.deferred.lock();
+            deferred.before = deferred.until(self.engine().clock.steady());
+            deferred.since = None;
+        }
+        Fed::Acquired { commit, slot: acquired }
+    }
+}
