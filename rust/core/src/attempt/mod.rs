@@ -211,7 +211,7 @@ impl Request {
 }
 
 /// One entry of a body: what it has called so far, and what of it is under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Attempt {
     /// Whose body.
     task: TaskRef,
@@ -243,7 +243,7 @@ pub struct Standing {
 }
 
 /// A call in words.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Current {
     is_step: bool,
     name: Arc<str>,

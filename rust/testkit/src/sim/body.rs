@@ -1,15 +1,11 @@
-//! A simulated body: a little program, and how far it has come. The order of a wait is the executor's: look into the
-//! journal, ask once while the slot is held, commit the open wait, give the slot back, park and poll, commit the end,
-//! take a slot, go on. Between any two of these others may move, and the process may die.
+//! A simulated body: a little program, and how far it has come. Its waits and steps are calls of the attempt machine
+//! that ships (`bide_core::attempt`). Between any two of a call's actions others may move, and the process may die.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::event::Wait;
-use bide_core::poll::Poll;
-use bide_core::{
-    Asked, EntryKey, EntryKind, Event, Failure, FailureKind, Outcome, TaskRef, Time, Uses, Value, context,
-};
+use bide_core::attempt::{Action, Attempt, Call, CallError, Request, Sleep};
+use bide_core::{Failure, FailureKind, Outcome, TaskRef, Value, context};
 use bide_executor::Run;
 use bide_executor::drive::{Allowance, Turn};
 
@@ -27,8 +23,10 @@ pub(super) struct Body {
     /// The steps of an [`Act::Shuffled`] that it has not done yet, and the sum of what the others came to.
     pub(super) items: Vec<u8>,
     pub(super) sum: u64,
-    /// Which records it has used.
-    pub(super) uses: Uses,
+    /// Its calls.
+    pub(super) machine: Attempt,
+    /// How many steps of an [`Act::Shuffled`] it has begun.
+    pub(super) shuffled: u32,
     /// What it has seen so far: its output depends on all of it.
     pub(super) seen: u64,
     /// The poll or time that it waits for; a ring with another ticket comes too late.
@@ -53,39 +51,39 @@ pub(super) enum Phase {
     Acts,
     /// It executes until this moment, by the steady clock.
     Works(Duration),
-    /// It commits an event with its slot held.
-    Commit(Event, Then),
-    /// Its wait is committed: it gives its slot back.
-    GiveBack(EntryKey, Parked),
-    /// It waits without a slot.
-    Parked(EntryKey, Parked),
-    /// A slow condition is being asked.
-    Polling(EntryKey, Parked),
-    /// It commits the end of its wait, without a slot.
-    Close(EntryKey, Result<Value, Failure>),
-    /// It wants a slot again; the value that its wait had, or `None` if it is to unwind.
-    WantsSlot(Option<u64>),
+    /// A call of its handle is under way: the action that it wants carried out.
+    Calls(Called, Action),
+    /// The end of its wait was handed in, and it wants a slot again.
+    WantsSlot(Called, Result<(), CallError>),
     /// It has ended.
     Ended(Outcome),
 }
 
-/// What follows a commit.
-pub(super) enum Then {
-    /// The next act; this was seen.
-    Next(u64),
-    /// The next step of an [`Act::Shuffled`]; this was seen.
-    Item(u64),
-    /// The wait is open.
-    Defer(EntryKey, Parked),
+impl Phase {
+    /// Whether it sleeps until its next poll or its time.
+    pub(super) const fn sleeps(&self) -> bool {
+        matches!(self, Self::Calls(_, Action::Sleep(_)))
+    }
+
+    /// Whether it sleeps until its next poll.
+    pub(super) const fn awaits_poll(&self) -> bool {
+        matches!(self, Self::Calls(_, Action::Sleep(Sleep::Poll(_))))
+    }
 }
 
-/// What a parked body waits for.
-#[derive(Clone, Copy)]
-pub(super) enum Parked {
-    /// A condition.
-    Poll { poll: Poll, act: Act, deadline: Option<Time>, asked: u32 },
-    /// A time.
-    Time(Time),
+/// A call of a body's handle, under way.
+pub(super) struct Called {
+    pub(super) call: Box<Call>,
+    pub(super) act: Act,
+    /// Its step is one of an [`Act::Shuffled`].
+    pub(super) is_item: bool,
+    pub(super) proof: Option<Arc<[u8]>>,
+    /// How often its condition was asked.
+    pub(super) asked: u32,
+    /// Its body has no slot.
+    pub(super) parked: bool,
+    /// It has a turn of the pacer.
+    pub(super) polls: bool,
 }
 
 /// Mixes a number into what was seen.
@@ -111,8 +109,8 @@ pub(super) fn of_result(result: &Result<Value, Failure>) -> u64 {
 
 impl Body {
     /// The random-looking number that a step returns: the same on every entry of the attempt.
-    pub(super) fn step_value(&self, stated: &Stated) -> u64 {
-        mix(digest(stated.proof.as_deref().unwrap_or_default()), u64::from(self.task.ix))
+    pub(super) fn step_value(&self, proof: Option<&[u8]>) -> u64 {
+        mix(digest(proof.unwrap_or_default()), u64::from(self.task.ix))
     }
 
     /// One more step of an [`Act::Shuffled`] is done. Their order does not count.
@@ -154,67 +152,38 @@ impl Body {
             None => after.push((key, value)),
         }
     }
-
-    pub(super) fn recorded(&self, wait: Wait, result: Result<Value, Failure>) -> Event {
-        Event::Recorded { task: self.task, attempt: self.attempt, wait, result }
-    }
-
-    pub(super) fn opened(&self, wait: Wait) -> Event {
-        Event::Opened { task: self.task, attempt: self.attempt, wait }
-    }
-
-    pub(super) fn closed(&self, key: EntryKey, result: Result<Value, Failure>) -> Event {
-        Event::Closed { task: self.task, attempt: self.attempt, key, result, proved: true, retry: None }
-    }
 }
 
-/// A wait that timed out.
-pub(super) fn timed_out() -> Failure {
-    Failure::new(FailureKind::WaitTimeout, "bide.WaitTimeout", "too late")
-}
-
-/// How an act is recorded.
+/// An act as its body asks the handle for it.
 pub(super) struct Stated {
-    /// Its name, and its number once the journal was asked.
-    pub(super) key: EntryKey,
-    pub(super) kind: EntryKind,
+    pub(super) name: Arc<str>,
     pub(super) proof: Option<Arc<[u8]>>,
-    pub(super) timeout: Option<Duration>,
+    pub(super) request: Request,
 }
 
 impl Stated {
     /// The act at a position. `None`: it records nothing.
     pub(super) fn of(acts: &[Act], at: usize, version: Version) -> Option<Self> {
-        let key = EntryKey { name: acts[at].name()?.into(), n: 0 };
+        let (act, name): (Act, Arc<str>) = (acts[at], acts[at].name()?.into());
         // Conditions are other code in a grown workflow; what a step is given stays the same.
         let code = if version == Version::Grown { &b"new code"[..] } else { b"code" };
-        let (kind, proof, timeout) = match acts[at] {
-            Act::Step(_) | Act::Shuffled(_) => return Some(Self::step(key, at, 0)),
-            Act::TimesOut(ms) => (EntryKind::Condition, Some(code), Some(Duration::from_millis(ms))),
-            Act::Unprovable(_) => (EntryKind::Condition, None, Some(Duration::from_secs(30 * 24 * 3600))),
-            Act::Sleep(_) => (EntryKind::Time, None, None),
-            _ => (EntryKind::Condition, Some(code), None),
+        let (proof, timeout) = match act {
+            Act::Step(_) | Act::Shuffled(_) => return Some(Self::step(name, at, 0)),
+            Act::Sleep(ms) => {
+                return Some(Self { name, proof: None, request: Request::After(Duration::from_millis(ms)) });
+            }
+            Act::TimesOut(ms) => (Some(code), Some(Duration::from_millis(ms))),
+            Act::Unprovable(_) => (None, Some(Duration::from_secs(30 * 24 * 3600))),
+            _ => (Some(code), None),
         };
-        Some(Self { key, kind, proof: proof.map(Into::into), timeout })
+        let proof: Option<Arc<[u8]>> = proof.map(Into::into);
+        let request = Request::Condition { proof: proof.clone(), policy: act.policy(), timeout };
+        Some(Self { name, proof, request })
     }
 
     /// A step: no two of a body have the same arguments.
-    fn step(key: EntryKey, at: usize, item: u8) -> Self {
-        let proof = Some(format!("act {at}, item {item}").into_bytes().into());
-        Self { key, kind: EntryKind::Step, proof, timeout: None }
-    }
-
-    /// The same act, with the arguments of one of its steps.
-    pub(super) fn item(&self, at: usize, item: u8) -> Self {
-        Self::step(self.key.clone(), at, item)
-    }
-
-    /// As the journal is asked for it.
-    pub(super) fn asked(&self) -> Asked {
-        Asked::new(Arc::clone(&self.key.name), self.kind, self.proof.clone())
-    }
-
-    pub(super) fn wait(&self, due: Option<Time>) -> Wait {
-        Wait { key: self.key.clone(), kind: self.kind, proof: self.proof.clone(), due, timeout: self.timeout }
+    pub(super) fn step(name: Arc<str>, at: usize, item: u8) -> Self {
+        let proof: Option<Arc<[u8]>> = Some(format!("act {at}, item {item}").into_bytes().into());
+        Self { name, request: Request::step(proof.clone()), proof }
     }
 }

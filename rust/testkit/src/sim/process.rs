@@ -20,7 +20,7 @@ use bide_sched::{SlotNo, Slots};
 use bide_store::{Store, StoreError};
 use bide_sync::Mutex;
 
-use super::body::{Body, Parked, Phase};
+use super::body::{Body, Phase};
 use super::host::{Outbox, SimBody, SimHost};
 use super::oracle::Oracle;
 use super::plan::{Case, TaskPlan, Version};
@@ -266,16 +266,11 @@ impl Process {
         if self.slots.free() > 0 && self.has_work() {
             moves.push(Move::Take);
         }
-        for (no, body) in &self.bodies {
-            let goes_on = match body.phase {
-                Phase::Parked(..) => body.woken,
-                Phase::Polling(..) | Phase::Close(..) => true,
-                _ => false,
-            };
-            if goes_on {
-                moves.push(Move::Body(*no));
-            }
-        }
+        let goes_on = |body: &Body| match &body.phase {
+            Phase::Calls(called, _) => called.parked && (!body.phase.sleeps() || body.woken),
+            _ => false,
+        };
+        moves.extend(self.bodies.iter().filter(|(_, body)| goes_on(body)).map(|(no, _)| Move::Body(*no)));
         if !self.is_closing() {
             let now = self.steady();
             moves.extend((0..self.gates.len()).filter(|at| self.gates[*at].due <= now).map(Move::Gate));
@@ -321,9 +316,8 @@ impl Process {
             }
         }
         let (free, total) = (self.slots.free(), self.slots.total() as usize);
-        let polls = |body: &&Body| match body.phase {
-            Phase::Parked(_, Parked::Poll { .. }) => body.woken,
-            Phase::Polling(..) => true,
+        let polls = |body: &&Body| match &body.phase {
+            Phase::Calls(called, _) => called.polls || (body.woken && body.phase.awaits_poll()),
             _ => false,
         };
         let polling = self.bodies.values().filter(polls).count();

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bide_core::attempt::{Action, CallError, Fed, Polled, Standing};
 use bide_core::event::Event;
-use bide_core::poll::Poll;
-use bide_core::{EntryKind, Failure, FailureKind, Outcome, Recall, Time, Value};
+use bide_core::{Failure, FailureKind, Outcome, Recall, Value};
 use bide_executor::Run;
 use bide_executor::drive::Allowance;
 use bide_sched::SlotNo;
 
-use super::super::body::{Body, Parked, Phase, Stated, Then, mix, number, of_result, timed_out};
+use super::super::body::{Body, Called, Phase, Stated, mix, number, of_result};
 use super::super::host::SimHost;
 use super::super::plan::Act;
 use super::super::rng::Rng;
@@ -41,58 +41,20 @@ impl Process {
                 if rng.one_in(12) {
                     self.driver.leave(Arc::clone(&body.run), Event::Started { task: body.task, attempt: body.attempt });
                 }
-                self.act(&mut body, rng)
-            }
-            Phase::Commit(event, then) => {
-                let gathering = &self.sides[slot as usize].gathering;
-                match (self.driver.commit_own(Some(gathering), &body.run, event), then) {
-                    (Err(_), _) => Phase::Ended(Outcome::Suspended),
-                    (Ok(()), Then::Next(seen)) => {
-                        body.seen = mix(body.seen, seen);
-                        body.at += 1;
-                        Phase::Acts
-                    }
-                    (Ok(()), Then::Item(seen)) => {
-                        body.item_done(seen);
-                        Phase::Acts
-                    }
-                    (Ok(()), Then::Defer(key, parked)) => Phase::GiveBack(key, parked),
+                match self.act(&mut body, rng) {
+                    Ok(phase) => phase,
+                    Err(called) => return self.feed(body, no, called, Fed::Begin),
                 }
             }
-            Phase::GiveBack(key, parked) => {
-                let (run, ix) = (body.run.id.row(), body.task.ix);
-                if body.allowance.as_ref().is_some_and(|allowance| !allowance.pause()) {
-                    self.shared.oracle.lock().meets("a timeout that comes as its body defers");
-                    body.phase = Phase::Ended(body.timed_out(self.shared.case.task(ix)));
-                    self.bodies.insert(no, body);
-                    return;
-                }
-                if self.still_has(&body.run) {
-                    self.shared.oracle.lock().a_wait_is_committed_before_its_slot_is_released(run, ix, &key);
-                }
-                let parked = match parked {
-                    Parked::Poll { poll, act, asked, .. } => {
-                        let deadline = body.run.state.lock().deadline(ix, &key);
-                        Parked::Poll { poll, act, deadline, asked }
-                    }
-                    time @ Parked::Time(_) => time,
-                };
-                self.give_back(slot);
-                let phase = self.park(&mut body, no, key, parked);
-                body.phase = phase;
-                self.bodies.insert(no, body);
-                return;
-            }
-            Phase::WantsSlot(Some(seen)) => {
+            Phase::Calls(called, action) => return self.carry_out(body, no, Some(slot), called, action),
+            Phase::WantsSlot(mut called, commit) => {
                 // The slot has come.
+                called.parked = false;
                 if let Some(allowance) = &body.allowance {
                     allowance.go_on();
                 }
-                body.seen = mix(body.seen, seen);
-                body.at += 1;
-                Phase::Acts
+                return self.feed(body, no, called, Fed::Acquired { commit, slot: true });
             }
-            Phase::WantsSlot(None) => Phase::Ended(Outcome::Suspended),
             Phase::Ended(outcome) => {
                 self.returns(&mut body);
                 if !matches!(outcome, Outcome::Suspended) {
@@ -104,10 +66,161 @@ impl Process {
                 drop(body.turn);
                 return;
             }
-            phase @ (Phase::Parked(..) | Phase::Polling(..) | Phase::Close(..)) => phase,
         };
         body.phase = next;
         self.bodies.insert(no, body);
+    }
+
+    /// Carries out the action of a body's call, and feeds what came of it.
+    pub(super) fn carry_out(
+        &mut self,
+        mut body: Body,
+        no: BodyNo,
+        slot: Option<SlotNo>,
+        mut called: Called,
+        action: Action,
+    ) {
+        let (run, ix) = (body.run.id.row(), body.task.ix);
+        let fed = match action {
+            Action::CheckLease if self.driver.may_start() && !self.is_lost(&body) => Fed::LeaseHeld,
+            Action::CheckLease => Fed::LeaseLost,
+            Action::Recall => self.recall(&mut body, &called),
+            Action::Ask => {
+                called.asked += 1;
+                Fed::Asked(self.ask(called.act))
+            }
+            Action::Prove => Fed::Proved(true),
+            Action::Execute => Fed::Executed(self.step(&body, &called)),
+            Action::Commit(event) => {
+                let opens = matches!(*event, Event::Opened { .. });
+                let gathering = slot.map(|slot| &self.sides[slot as usize].gathering);
+                match self.driver.commit_own(gathering, &body.run, *event) {
+                    Ok(()) => {
+                        let deadline = |()| body.run.state.lock().deadline(ix, called.call.key());
+                        Fed::Committed { deadline: opens.then_some(()).and_then(deadline) }
+                    }
+                    Err(lost) => match self.call_error(&body, lost) {
+                        CallError::Over(refused) => Fed::Refused(refused),
+                        _ => Fed::Stopped,
+                    },
+                }
+            }
+            Action::Release => {
+                if body.allowance.as_ref().is_some_and(|allowance| !allowance.pause()) {
+                    self.shared.oracle.lock().meets("a timeout that comes as its body defers");
+                    Fed::NotReleased
+                } else {
+                    if self.still_has(&body.run) {
+                        let mut oracle = self.shared.oracle.lock();
+                        oracle.a_wait_is_committed_before_its_slot_is_released(run, ix, called.call.key());
+                    }
+                    if let Some(slot) = slot {
+                        self.give_back(slot);
+                    }
+                    called.parked = true;
+                    Fed::Released
+                }
+            }
+            action @ (Action::Sleep(_) | Action::CommitAndAcquire(_) | Action::Done(_)) => {
+                let line = format!("a body with a slot is to {action:?}");
+                self.shared.oracle.lock().violations.push(line);
+                Fed::Stopped
+            }
+        };
+        self.feed(body, no, called, fed);
+    }
+
+    /// Feeds a body's call, and keeps what it is to do next.
+    pub(super) fn feed(&mut self, mut body: Body, no: BodyNo, mut called: Called, fed: Fed) {
+        let raised = matches!((&fed, called.act), (Fed::Asked(Polled::Raised(_)), Act::Raises));
+        let action = body.machine.advance(&mut called.call, fed, &**self.driver.engine());
+        if raised {
+            let goes_on = match &action {
+                Action::Sleep(_) => true,
+                Action::Commit(event) => matches!(**event, Event::Opened { .. }),
+                _ => false,
+            };
+            self.shared.oracle.lock().the_fifth_error_in_a_row_ends_a_wait(called.asked, !goes_on);
+        }
+        body.phase = match action {
+            Action::Done(result) => {
+                self.poll_done(&mut called);
+                let parked = called.parked;
+                match self.ends(&mut body, &called, result) {
+                    // Without a slot it unwinds.
+                    Phase::Ended(_) if parked => return self.suspended(body),
+                    phase => phase,
+                }
+            }
+            Action::Sleep(sleep) => {
+                self.park(&mut body, no, &mut called, sleep);
+                Phase::Calls(called, Action::Sleep(sleep))
+            }
+            action => Phase::Calls(called, action),
+        };
+        self.bodies.insert(no, body);
+    }
+
+    /// A call is over.
+    fn ends(&self, body: &mut Body, called: &Called, result: Result<Value, CallError>) -> Phase {
+        let result = match result {
+            Ok(value) => Ok(value),
+            Err(CallError::Failed(failure)) => Err(failure),
+            Err(CallError::Suspended | CallError::Over(_)) => return Phase::Ended(Outcome::Suspended),
+            Err(CallError::TimedOut(_)) => return Phase::Ended(body.timed_out(self.shared.case.task(body.task.ix))),
+            Err(CallError::Mismatch(why) | CallError::Misuse(why)) => {
+                self.shared.oracle.lock().violations.push(format!("a call is refused: {why}"));
+                return Phase::Ended(Outcome::Suspended);
+            }
+        };
+        let seen = of_result(&result);
+        if called.is_item {
+            body.item_done(seen);
+        } else {
+            body.seen = mix(body.seen, seen);
+            body.at += 1;
+        }
+        Phase::Acts
+    }
+
+    fn recall(&self, body: &mut Body, called: &Called) -> Fed {
+        let fed = body.machine.recall(&called.call, &body.run.state.lock());
+        let Fed::Recalled(key, recall) = &fed else { return fed };
+        match recall {
+            Recall::Satisfied(_) | Recall::Failed(_) if self.still_has(&body.run) => {
+                let (run, ix, proof) = (body.run.id.row(), body.task.ix, called.proof.as_deref());
+                self.shared.oracle.lock().a_record_is_reused_only_if_it_is_the_same(run, ix, key, proof);
+            }
+            Recall::Mismatch(why) => {
+                let line = format!("unchanged code does not match its journal: {why}");
+                self.shared.oracle.lock().violations.push(line);
+            }
+            _ => {}
+        }
+        fed
+    }
+
+    /// Whether a body's run is another runner's, as far as this process knows.
+    pub(super) fn is_lost(&self, body: &Body) -> bool {
+        body.run.lease != self.driver.lease()
+    }
+
+    /// Begins a call.
+    fn call(&self, body: &mut Body, act: Act, stated: Stated, is_item: bool) -> Result<Phase, Called> {
+        let used_up = body.allowance.as_ref().is_some_and(Allowance::is_reached);
+        let standing = Standing { lost: self.is_lost(body), closing: self.is_closing(), used_up, elsewhere: false };
+        match body.machine.begin(&stated.name, stated.request, standing) {
+            Ok(call) => Err(Called { call, act, is_item, proof: stated.proof, asked: 0, parked: false, polls: false }),
+            Err(CallError::Suspended | CallError::Over(_)) => Ok(Phase::Ended(Outcome::Suspended)),
+            Err(CallError::TimedOut(_)) => {
+                self.shared.oracle.lock().meets("a timeout of a task");
+                Ok(Phase::Ended(body.timed_out(self.shared.case.task(body.task.ix))))
+            }
+            Err(error) => {
+                self.shared.oracle.lock().violations.push(format!("a call is refused: {error:?}"));
+                Ok(Phase::Ended(Outcome::Suspended))
+            }
+        }
     }
 
     /// Whether a run is still this process's, as far as the store says.
@@ -123,124 +236,68 @@ impl Process {
         }
     }
 
-    /// The next act of a body that has a slot.
-    fn act(&mut self, body: &mut Body, rng: &mut Rng) -> Phase {
+    /// The next act of a body that has a slot: what it does then, or the call of its handle that it begins.
+    fn act(&mut self, body: &mut Body, rng: &mut Rng) -> Result<Phase, Called> {
         let shared = self.shared.clone();
         let plan = shared.case.task(body.task.ix);
-        let Some(act) = plan.acts.get(body.at).copied() else { return Phase::Ended(body.end(plan)) };
-        let Some(mut stated) = Stated::of(&plan.acts, body.at, self.version) else {
-            return self.act_alone(body, act);
+        let Some(act) = plan.acts.get(body.at).copied() else { return Ok(Phase::Ended(body.end(plan))) };
+        let Some(stated) = Stated::of(&plan.acts, body.at, self.version) else {
+            return Ok(self.act_alone(body, act));
         };
-        if body.allowance.as_ref().is_some_and(Allowance::is_reached) {
-            self.shared.oracle.lock().meets("a timeout of a task");
-            return Phase::Ended(body.timed_out(plan));
-        }
-        if self.is_closing() {
-            return Phase::Ended(Outcome::Suspended);
-        }
-        if let Act::Shuffled(items) = act {
-            return self.shuffled(body, &stated, items, rng);
-        }
-        let recall = body.run.state.lock().recall(body.task, body.attempt, &mut body.uses, &stated.asked());
-        let recall = recall.map(|(key, recall)| {
-            stated.key = key;
-            recall
-        });
-        let (recorded_due, recorded_deadline, open) = match recall {
-            Err(_) => return Phase::Ended(Outcome::Suspended),
-            Ok(Recall::Satisfied(value)) => return self.recalls(body, &stated, Ok(value)),
-            Ok(Recall::Failed(failure)) => return self.recalls(body, &stated, Err(failure)),
-            Ok(Recall::Mismatch(why)) => {
-                self.shared.oracle.lock().violations.push(format!("unchanged code does not match its journal: {why}"));
-                return Phase::Ended(Outcome::Suspended);
-            }
-            Ok(Recall::Ask { deadline }) => (None, deadline, false),
-            Ok(Recall::Open { due, deadline }) => (due, deadline, due.is_some()),
-        };
-        match act {
-            Act::Step(works) => {
-                let result = self.step(body, &stated, works);
-                record(body, &stated, None, result)
-            }
-            Act::Sleep(ms) => {
-                let due = recorded_due.unwrap_or_else(|| self.now().after(Duration::from_millis(ms)));
-                if due <= self.now() {
-                    if open {
-                        let event = body.closed(stated.key.clone(), Ok(Value::NONE));
-                        return Phase::Commit(event, Then::Next(of_result(&Ok(Value::NONE))));
-                    }
-                    return record(body, &stated, Some(due), Ok(Value::NONE));
-                }
-                let event = body.opened(stated.wait(Some(due)));
-                Phase::Commit(event, Then::Defer(stated.key, Parked::Time(due)))
-            }
-            _ => {
-                let mut poll = Poll::new(act.policy());
-                if let Some(result) = self.ask(act, &mut poll, 1) {
-                    return record(body, &stated, None, result);
-                }
-                if recorded_deadline.is_some_and(|deadline| self.now() >= deadline) {
-                    return record(body, &stated, None, Err(timed_out()));
-                }
-                let event = body.opened(stated.wait(None));
-                let parked = Parked::Poll { poll, act, deadline: None, asked: 1 };
-                Phase::Commit(event, Then::Defer(stated.key, parked))
-            }
-        }
-    }
-
-    fn step(&self, body: &Body, stated: &Stated, works: bool) -> Result<Value, Failure> {
-        if self.still_has(&body.run) {
-            let (run, ix) = (body.run.id.row(), body.task.ix);
-            let mut oracle = self.shared.oracle.lock();
-            oracle.no_committed_step_runs_again(run, ix, &stated.key, stated.proof.as_deref());
-        }
-        let value = body.step_value(stated);
-        if works { Ok(number(value)) } else { Err(boom(value)) }
-    }
-
-    /// One of several steps of a name, whichever comes first this time. A step that is not recorded yet may be a
-    /// mismatch, if it comes in the place of one that is: then it is another one's turn.
-    fn shuffled(&self, body: &mut Body, stated: &Stated, items: u8, rng: &mut Rng) -> Phase {
+        let Act::Shuffled(items) = act else { return self.call(body, act, stated, false) };
         if body.items.is_empty() {
             body.items = (0..items).collect();
         }
+        match self.choose(body, &stated.name, rng) {
+            Some(item) => {
+                let stated = Stated::step(stated.name, body.at, item);
+                self.call(body, Act::Step(item != 3), stated, true)
+            }
+            None => Ok(Phase::Ended(Outcome::Suspended)),
+        }
+    }
+
+    fn step(&self, body: &Body, called: &Called) -> Result<Value, Failure> {
+        if self.still_has(&body.run) {
+            let (run, ix) = (body.run.id.row(), body.task.ix);
+            let mut oracle = self.shared.oracle.lock();
+            oracle.no_committed_step_runs_again(run, ix, called.call.key(), called.proof.as_deref());
+        }
+        let value = body.step_value(called.proof.as_deref());
+        if matches!(called.act, Act::Step(true)) { Ok(number(value)) } else { Err(boom(value)) }
+    }
+
+    /// Chooses one of several steps of a name, whichever comes first this time. A step that is not recorded yet may be
+    /// a mismatch, if it comes in the place of one that is: then it is another one's turn.
+    fn choose(&self, body: &mut Body, name: &Arc<str>, rng: &mut Rng) -> Option<u8> {
         for at in (1..body.items.len()).rev() {
             body.items.swap(at, rng.below(at + 1));
         }
         for at in 0..body.items.len() {
+            // Looked up on trial: the call itself is begun afterwards.
             let item = body.items[at];
-            let mut stated = stated.item(body.at, item);
-            let mut uses = body.uses.clone();
-            let recall = body.run.state.lock().recall(body.task, body.attempt, &mut uses, &stated.asked());
-            let Ok((key, recall)) = recall else { return Phase::Ended(Outcome::Suspended) };
-            let new_number = key.n != uses.count("shuffled");
-            stated.key = key;
-            let result = match recall {
-                Recall::Satisfied(value) => Some(Ok(value)),
-                Recall::Failed(failure) => Some(Err(failure)),
-                Recall::Mismatch(_) => {
-                    self.shared.oracle.lock().meets("a step in the place of another");
-                    continue;
+            let mut trial = body.machine.clone();
+            let stated = Stated::step(Arc::clone(name), body.at, item);
+            let recalled = trial.begin(name, stated.request, Standing::default()).ok();
+            let recalled = recalled.map(|call| trial.recall(&call, &body.run.state.lock()));
+            if let Some(Fed::Recalled(key, recall)) = recalled {
+                let mut oracle = self.shared.oracle.lock();
+                match recall {
+                    Recall::Mismatch(_) => {
+                        oracle.meets("a step in the place of another");
+                        continue;
+                    }
+                    Recall::Ask { .. } if key.n != body.shuffled + 1 => {
+                        oracle.meets("a step that is recorded under another number");
+                    }
+                    _ => {}
                 }
-                Recall::Ask { .. } | Recall::Open { .. } => None,
-            };
-            body.uses = uses;
-            body.items.remove(at);
-            if new_number && result.is_none() {
-                self.shared.oracle.lock().meets("a step that is recorded under another number");
             }
-            if let Some(result) = result {
-                self.reuses(body, &stated);
-                body.item_done(of_result(&result));
-                return Phase::Acts;
-            }
-            let result = self.step(body, &stated, item != 3);
-            let seen = of_result(&result);
-            return Phase::Commit(body.recorded(stated.wait(None), result), Then::Item(seen));
+            body.shuffled += 1;
+            return Some(body.items.remove(at));
         }
         self.shared.oracle.lock().violations.push("no step of a shuffled loop matches its journal".to_owned());
-        Phase::Ended(Outcome::Suspended)
+        None
     }
 
     /// An act that bide does not hear of.
@@ -258,45 +315,18 @@ impl Process {
         Phase::Acts
     }
 
-    /// A record takes the place of the act.
-    fn recalls(&self, body: &mut Body, stated: &Stated, result: Result<Value, Failure>) -> Phase {
-        self.reuses(body, stated);
-        body.seen = mix(body.seen, of_result(&result));
-        body.at += 1;
-        Phase::Acts
-    }
-
-    fn reuses(&self, body: &Body, stated: &Stated) {
-        if self.still_has(&body.run) {
-            let (run, ix, proof) = (body.run.id.row(), body.task.ix, stated.proof.as_deref());
-            self.shared.oracle.lock().a_record_is_reused_only_if_it_is_the_same(run, ix, &stated.key, proof);
-        }
-    }
-
-    /// Asks a condition, for the so-many-th time in a row.
-    pub(super) fn ask(&self, act: Act, poll: &mut Poll, asked: u32) -> Option<Result<Value, Failure>> {
+    /// Asks a condition.
+    fn ask(&self, act: Act) -> Polled {
         if self.holds(act.holds_at()) {
-            return Some(Ok(Value::tagged(b't', b"")));
+            Polled::True(Value::tagged(b't', b""))
+        } else if act.raises() {
+            Polled::Raised(boom(0))
+        } else {
+            Polled::False
         }
-        if !act.raises() {
-            poll.ok();
-            return None;
-        }
-        let ends = poll.failed();
-        if let Act::Raises = act {
-            self.shared.oracle.lock().the_fifth_error_in_a_row_ends_a_wait(asked, ends);
-        }
-        ends.then(|| Err(boom(0)))
     }
 }
 
 fn boom(value: u64) -> Failure {
     Failure::new(FailureKind::Raised, "Boom", &format!("{value:x}"))
-}
-
-/// Records a step, or a wait that its first check has decided.
-fn record(body: &Body, stated: &Stated, due: Option<Time>, result: Result<Value, Failure>) -> Phase {
-    let seen = of_result(&result);
-    debug_assert!(matches!(stated.kind, EntryKind::Step | EntryKind::Condition | EntryKind::Time));
-    Phase::Commit(body.recorded(stated.wait(due), result), Then::Next(seen))
 }

@@ -2,39 +2,29 @@
 
 use std::sync::Arc;
 
-use bide_core::{EntryKey, Event, Outcome, Value};
+use bide_core::attempt::{Action, CallError, Fed, Sleep};
+use bide_core::{Event, Outcome};
+use bide_executor::drive::Lost;
 
-use super::super::body::{Body, Parked, Phase, of_result, timed_out};
-use super::super::plan::Act;
+use super::super::body::{Body, Called, Phase};
 use super::{BodyNo, Holder, Process};
 
 impl Process {
     /// A body parks: it is rung when its next poll is due, or its time has come.
-    pub(super) fn park(&mut self, body: &mut Body, no: BodyNo, key: EntryKey, parked: Parked) -> Phase {
+    pub(super) fn park(&mut self, body: &mut Body, no: BodyNo, called: &mut Called, sleep: Sleep) {
         body.ticket += 1;
         body.woken = false;
         let (rung, ticket) = (Arc::clone(&self.rung), body.ticket);
-        match parked {
-            Parked::Time(due) => {
-                self.driver.ring_at(due, move || rung.lock().push((no, ticket, Some(due))));
-                Phase::Parked(key, parked)
-            }
-            Parked::Poll { mut poll, act, deadline, asked } => {
-                let now = self.now();
-                let span = poll.next(now, deadline, 0.5).since(now);
-                self.driver.ring_after(span, move || rung.lock().push((no, ticket, None)));
-                // The first time it was asked with its slot held.
-                if asked > 1 {
-                    self.poll_done();
-                }
-                Phase::Parked(key, Parked::Poll { poll, act, deadline, asked })
-            }
+        match sleep {
+            Sleep::Until(due) => self.driver.ring_at(due, move || rung.lock().push((no, ticket, Some(due)))),
+            Sleep::Poll(span) => self.driver.ring_after(span, move || rung.lock().push((no, ticket, None))),
         }
+        self.poll_done(called);
     }
 
     pub(super) fn wake(&mut self, no: BodyNo, ticket: u64) -> bool {
         match self.bodies.get_mut(&no) {
-            Some(body) if body.ticket == ticket && matches!(body.phase, Phase::Parked(..)) && !body.woken => {
+            Some(body) if body.ticket == ticket && body.phase.sleeps() && !body.woken => {
                 body.woken = true;
                 true
             }
@@ -51,52 +41,45 @@ impl Process {
         }
     }
 
-    fn poll_done(&mut self) {
+    /// The poll of a body has ended, if there was one.
+    pub(super) fn poll_done(&mut self, called: &mut Called) {
+        if !std::mem::take(&mut called.polls) {
+            return;
+        }
         let next = self.pacer.done();
         let waiting = self.pacer.progress().1;
         self.shared.oracle.lock().a_poll_that_ends_hands_on(next.is_some(), waiting);
         self.offer(next);
     }
 
+    /// A body without a slot goes on with its call.
     pub(super) fn parked_moves(&mut self, no: BodyNo) {
         let Some(mut body) = self.bodies.remove(&no) else { return };
-        let next = match std::mem::replace(&mut body.phase, Phase::Acts) {
-            Phase::Parked(key, Parked::Time(_)) => Phase::Close(key, Ok(Value::NONE)),
-            Phase::Parked(key, parked @ Parked::Poll { act: Act::Until(_, true), .. }) => Phase::Polling(key, parked),
-            Phase::Parked(key, parked) | Phase::Polling(key, parked) => self.poll(&mut body, no, key, parked),
-            Phase::Close(key, result) => {
-                let event = body.closed(key, result.clone());
-                let committed = self.driver.commit_own(None, &body.run, event).is_ok();
-                body.phase = Phase::WantsSlot(committed.then(|| of_result(&result)));
+        match std::mem::replace(&mut body.phase, Phase::Acts) {
+            Phase::Calls(mut called, Action::Sleep(sleep)) => {
+                called.polls = matches!(sleep, Sleep::Poll(_));
+                self.feed(body, no, called, Fed::Woken);
+            }
+            Phase::Calls(mut called, Action::CommitAndAcquire(event)) => {
+                self.poll_done(&mut called);
+                let committed = self.driver.commit_own(None, &body.run, *event);
+                let committed = committed.map_err(|lost| self.call_error(&body, lost));
                 if self.is_closing() {
                     // Nobody gets a slot any more: it unwinds without one.
-                    self.suspended(body);
+                    self.feed(body, no, called, Fed::Acquired { commit: committed, slot: false });
                     return;
                 }
+                body.phase = Phase::WantsSlot(called, committed);
                 self.bodies.insert(no, body);
                 if let Some((slot, no)) = self.slots.resume(no) {
                     self.holders.insert(slot, Holder::Body(no));
                 }
-                return;
             }
-            phase => phase,
-        };
-        body.phase = next;
-        self.bodies.insert(no, body);
-    }
-
-    fn poll(&mut self, body: &mut Body, no: BodyNo, key: EntryKey, parked: Parked) -> Phase {
-        let Parked::Poll { mut poll, act, deadline, asked } = parked else {
-            return Phase::Close(key, Ok(Value::NONE));
-        };
-        let late = deadline.is_some_and(|deadline| self.now() >= deadline);
-        let asked = asked + 1;
-        match self.ask(act, &mut poll, asked).or_else(|| late.then(|| Err(timed_out()))) {
-            Some(result) => {
-                self.poll_done();
-                Phase::Close(key, result)
+            Phase::Calls(called, action) => self.carry_out(body, no, None, called, action),
+            phase => {
+                body.phase = phase;
+                self.bodies.insert(no, body);
             }
-            None => self.park(body, no, key, Parked::Poll { poll, act, deadline, asked }),
         }
     }
 
@@ -104,5 +87,13 @@ impl Process {
         self.returns(&mut body);
         let event = Event::Ended { task: body.task, attempt: body.attempt, outcome: Outcome::Suspended };
         self.driver.leave(Arc::clone(&body.run), event);
+    }
+
+    /// What a body is told whose commit was refused.
+    pub(super) fn call_error(&self, body: &Body, lost: Lost) -> CallError {
+        match lost {
+            Lost::Refused(refused) if !self.is_lost(body) => CallError::Over(refused),
+            _ => CallError::Suspended,
+        }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use bide_core::{Event, TaskIx, Uses};
+use bide_core::attempt::Attempt;
+use bide_core::{Event, TaskIx};
 use bide_executor::{Ready, Run};
 use bide_sched::{HandOff, SlotNo};
 
@@ -134,7 +135,8 @@ impl Process {
             at: 0,
             items: Vec::new(),
             sum: 0,
-            uses: Uses::default(),
+            machine: Attempt::new(task, Arc::clone(self.graph.name(task.ix)), entered.attempt),
+            shuffled: 0,
             phase: if entered.mark { Phase::Mark } else { Phase::Acts },
             marked: entered.mark,
             turn,
