@@ -8,14 +8,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::attempt::Clocks;
-use bide_core::attempt::polling::{Polling, timed_out};
+use bide_core::attempt::polling::Polling;
 use bide_core::event::Retry;
 use bide_core::poll::Progress;
 use bide_core::{Event, Failure, GateSpec, TaskIx, Time, Value};
 use bide_sched::{Queue, RETRY_THREAD_AFTER};
 use bide_sync::{Condvar, Mutex};
 
+use crate::clock::At;
 use crate::commit::Done;
 use crate::engine::{Engine, Level};
 use crate::host::{Attached, Gate, Host, Polled};
@@ -371,53 +371,6 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
         };
         let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, proved: true, retry };
         Some(Done { run: Arc::clone(&gate.run), event, at: self.clock.now(), reply: None })
-    }
-}
-
-impl<H: Host> Gate<H> {
-    /// The gate as its workflow states it.
-    pub(crate) fn spec(&self) -> Option<&GateSpec> {
-        self.flow().graph.spec(self.task.ix).gate.as_ref()
-    }
-
-    /// The failure of a gate whose deadline has passed.
-    pub(crate) fn timed_out(&self) -> Failure {
-        let name = self.spec().map(|gate| &*gate.name).unwrap_or_default();
-        timed_out(self.flow().graph.name(self.task.ix), name)
-    }
-}
-
-/// An engine's clocks at a moment whose steady time was read already.
-struct At<'a, H: Host> {
-    engine: &'a Engine<H>,
-    steady: Duration,
-}
-
-impl<H: Host> Clocks for At<'_, H> {
-    fn wall(&self) -> Time {
-        self.engine.clock.now()
-    }
-
-    fn steady(&self) -> Duration {
-        self.steady
-    }
-
-    fn random(&self) -> f64 {
-        self.engine.random()
-    }
-}
-
-impl<H: Host> Clocks for Engine<H> {
-    fn wall(&self) -> Time {
-        self.clock.now()
-    }
-
-    fn steady(&self) -> Duration {
-        self.clock.steady()
-    }
-
-    fn random(&self) -> f64 {
-        Self::random(self)
     }
 }
 

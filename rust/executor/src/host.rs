@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use bide_core::attempt::Polled;
-use bide_core::{Outcome, TaskRef, Time, Value};
+use bide_core::attempt::polling::timed_out;
+use bide_core::{Failure, GateSpec, Outcome, TaskRef, Time, Value};
 use smallvec::SmallVec;
 
 use crate::body::BodyCx;
@@ -107,6 +108,17 @@ impl<H: Host> Gate<H> {
     #[must_use]
     pub fn flow(&self) -> &Arc<Flow<H>> {
         &self.run.flow
+    }
+
+    /// The gate as its workflow states it.
+    pub(crate) fn spec(&self) -> Option<&GateSpec> {
+        self.flow().graph.spec(self.task.ix).gate.as_ref()
+    }
+
+    /// The failure of a gate whose deadline has passed.
+    pub(crate) fn timed_out(&self) -> Failure {
+        let name = self.spec().map(|gate| &*gate.name).unwrap_or_default();
+        timed_out(self.flow().graph.name(self.task.ix), name)
     }
 }
 
