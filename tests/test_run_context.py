@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bide
-from processes import killed, ran
+from processes import eventually, killed, ran
 
 
 def test_roots_start_from_the_inputs_and_changes_flow_down(runner: bide.Runner) -> None:
@@ -112,7 +112,7 @@ def test_otherwise_the_later_declared_wins_with_a_warning_that_names_both(
 
     with caplog.at_level(logging.WARNING, "bide"):
         result = runner.run(diamond(set_to(1), set_to(2)))
-        runner.close()  # what it had to say is said
+        eventually(lambda: caplog.records, "the conflict is told")
     assert result["bottom"]["k"] == 2  # right ended first, but left is declared before it
     warnings = [record.getMessage() for record in caplog.records if record.name == "bide"]
     assert any("left" in line and "right" in line and "k" in line for line in warnings)
@@ -136,7 +136,8 @@ def test_a_conflict_is_warned_of_once_by_who_sees_it_or_at_the_end(
     with caplog.at_level(logging.WARNING, "bide"):
         result = runner.run(flow)
         assert [result.context["k"] for _ in range(3)] == [2, 2, 2]
-        runner.close()  # what it had to say is said
+        eventually(lambda: caplog.records, "the conflict is told")
+        runner.close()
     warnings = [record.getMessage() for record in caplog.records if record.name == "bide"]
     assert len(warnings) == 1
     assert warnings[0].startswith("tasks 'left' and 'right' of workflow 'w' both changed 'k' of the context")
