@@ -29,7 +29,7 @@ from bide._sink import Sink, no_form, plain_base, state_of
 
 
 def canonical(value: object, most: int) -> bytes:
-    """Return the digest of a value; raises if it has no stable form, or takes more than so many bytes."""
+    """Return the digest of a value; raises if it has no stable form, or takes more than `most` bytes."""
     sink = Canonical(most)
     sink.value(value)
     return sink.digest()

@@ -25,7 +25,7 @@ Parts: TypeAlias = dict[str, Any]
 """The parts of an exception, as JSON has them: `args`, `state` (its `__dict__`) and `members`."""
 
 LIMIT = 64 * 1024
-"""More than so many bytes of an exception's parts are not kept."""
+"""The most bytes of an exception's parts that are kept."""
 
 OPT_OUT = "__bide_rebuild__"
 """A class that sets it to False is never rebuilt: nothing is stored of its arguments and attributes."""
@@ -168,7 +168,7 @@ def _same(a: object, b: object) -> bool:
 
 
 def _is_plain(value: object, room: list[int], depth: int) -> bool:
-    """Whether JSON gives exactly this value back, within what is left of `room`."""
+    """Whether JSON gives exactly this value back, within the remaining `room`."""
     room[0] -= len(value) + WORD if type(value) in {str, list, dict} else WORD  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     if room[0] < 0 or depth == 0:
         return False

@@ -37,7 +37,7 @@ from bide._text import written_out
 VERSION = b"\x02"
 SIZE = len(VERSION) + DIGEST
 LARGEST = 4 * 1024 * 1024
-"""A condition that captured more than so many bytes has no proof: asking again is cheaper than hashing it."""
+"""The most bytes that a proof covers. A condition that captured more is asked again, which is cheaper than hashing."""
 
 
 def fingerprint(condition: Callable[..., Any]) -> tuple[str, bytes | None]:

@@ -86,7 +86,7 @@ def _returned(snapshot: "_core.Snapshot", task: str) -> Output:
     try:
         output = snapshot.output(task)
         return pickle.dumps(output[0]) if output else None
-    except Exception as problem:  # noqa: BLE001 - a value's own code; the reason is given to whoever asks for the value
+    except Exception as problem:  # noqa: BLE001 - a value's own code; the reason is raised when the value is read
         return f"{type(problem).__name__}: {problem}"
 
 

@@ -16,7 +16,7 @@ _MOST_READ = 100_000
 """Digits of an int that an earlier bide has written."""
 
 _FEW_DIGITS = 600
-"""Python converts so many whatever `sys.set_int_max_str_digits` says."""
+"""Python converts this many digits whatever `sys.set_int_max_str_digits` says."""
 
 
 def encode_scalar(value: object) -> bytes | None:

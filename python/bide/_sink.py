@@ -36,14 +36,14 @@ class Sink:
     """Takes parts into one digest."""
 
     def __init__(self, most: int) -> None:
-        """Take at most so many bytes."""
+        """Accept at most `most` bytes."""
         self._most = most
         self._parts: list[bytes] = []
         """What was taken so far, to be hashed at once."""
         self._hash = hashlib.blake2b(digest_size=SIZE)
         self._size = 0
         self._path: dict[int, int] = {}
-        """The objects being described, by id, with their depth: a cycle becomes "so many levels up"."""
+        """The objects being described, by id, with their depth: a cycle is described by the number of levels up."""
 
     def digest(self) -> bytes:
         """Return the digest of what was taken so far."""
