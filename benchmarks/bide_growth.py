@@ -13,15 +13,15 @@ from pathlib import Path
 import bide
 
 from . import measure
-from .bide_flows import noop_named, one_flow, open_runner, wide_flow
+from .bide_workflows import noop_named, one_workflow, open_runner, wide_workflow
 
 
 def row_growth(setting: measure.Setting) -> measure.Metrics:
     with open_runner(setting) as runner:
 
         def runs_of(size: int) -> Callable[[], object]:
-            flow = wide_flow(size)
-            return lambda: runner.run(flow)
+            workflow = wide_workflow(size)
+            return lambda: runner.run(workflow)
 
         return measure.growth(runs_of)
 
@@ -37,11 +37,11 @@ def cost(runners: Sequence[bide.Runner], action: Callable[[bide.Runner], object]
 
 def in_turn(runner: bide.Runner) -> None:
     for _ in range(1_000):
-        runner.run(one_flow)
+        runner.run(one_workflow)
 
 
 def together(runner: bide.Runner) -> None:
-    for handle in runner.submit_many(one_flow, [None] * 1_000):
+    for handle in runner.submit_many(one_workflow, [None] * 1_000):
         handle.result()
 
 
@@ -99,7 +99,7 @@ def row_million(setting: measure.Setting) -> measure.Metrics:
 
         def execute(count: int) -> None:
             for _ in range(count // measure.BATCH):
-                for handle in full.submit_many(one_flow, [None] * measure.BATCH):
+                for handle in full.submit_many(one_workflow, [None] * measure.BATCH):
                     handle.result()
 
         execute(measure.ENDED_EARLY)
@@ -113,9 +113,9 @@ def row_million(setting: measure.Setting) -> measure.Metrics:
 
 def register(runner: bide.Runner, number: int) -> float:
     """Register one more workflow; seconds of the process."""
-    flow = bide.Workflow(f"tenant-{number}", [noop_named("noop")])
+    workflow = bide.Workflow(f"tenant-{number}", [noop_named("noop")])
     start = time.process_time()
-    runner.register(flow)
+    runner.register(workflow)
     return time.process_time() - start
 
 

@@ -11,16 +11,16 @@ import time
 import bide
 
 from . import bide_growth, bide_waits, measure
-from .bide_flows import Body, chain_flow, one_flow, open_runner, wide_flow
+from .bide_workflows import Body, chain_workflow, one_workflow, open_runner, wide_workflow
 
 
 def row_wide(setting: measure.Setting) -> measure.Metrics:
-    flow = wide_flow(measure.WIDE)
+    workflow = wide_workflow(measure.WIDE)
     with open_runner(setting) as runner:
-        runner.run(wide_flow(100))
-        registered = measure.timed(lambda: runner.register(flow))
+        runner.run(wide_workflow(100))
+        registered = measure.timed(lambda: runner.register(workflow))
         return {
-            "wide": measure.WIDE / measure.timed(lambda: runner.run(flow)),
+            "wide": measure.WIDE / measure.timed(lambda: runner.run(workflow)),
             "register": registered * 1e3,
         }
 
@@ -32,32 +32,32 @@ def row_sleeps(setting: measure.Setting) -> measure.Metrics:
 
         return bide.task(sleep, name=f"sleep-{number}")
 
-    flow = bide.Workflow("sleeps", [sleeper(number) for number in range(measure.SLEEPS)])
+    workflow = bide.Workflow("sleeps", [sleeper(number) for number in range(measure.SLEEPS)])
     with open_runner(setting, slots=4) as runner:
-        runner.run(one_flow)
-        return {"sleeps": measure.timed(lambda: runner.run(flow))}
+        runner.run(one_workflow)
+        return {"sleeps": measure.timed(lambda: runner.run(workflow))}
 
 
 def row_chain(setting: measure.Setting) -> measure.Metrics:
-    flow = chain_flow(measure.CHAIN)
+    workflow = chain_workflow(measure.CHAIN)
     with open_runner(setting) as runner:
-        runner.run(chain_flow(100))
-        runner.register(flow)
-        return {"chain": measure.CHAIN / measure.timed(lambda: runner.run(flow))}
+        runner.run(chain_workflow(100))
+        runner.register(workflow)
+        return {"chain": measure.CHAIN / measure.timed(lambda: runner.run(workflow))}
 
 
 def row_single(setting: measure.Setting) -> measure.Metrics:
     with open_runner(setting) as runner:
-        runner.run(one_flow)
-        return {"single": measure.rate_of_calls(lambda: runner.run(one_flow))}
+        runner.run(one_workflow)
+        return {"single": measure.rate_of_calls(lambda: runner.run(one_workflow))}
 
 
 def row_many(setting: measure.Setting) -> measure.Metrics:
     with open_runner(setting) as runner:
-        runner.run(one_flow)
+        runner.run(one_workflow)
 
         def together() -> None:
-            for handle in runner.submit_many(one_flow, [{}] * measure.MANY):
+            for handle in runner.submit_many(one_workflow, [{}] * measure.MANY):
                 handle.result()
 
         return {"many": measure.MANY / measure.timed(together)}
@@ -65,14 +65,14 @@ def row_many(setting: measure.Setting) -> measure.Metrics:
 
 def row_submitters(setting: measure.Setting) -> measure.Metrics:
     with open_runner(setting) as runner:
-        runner.run(one_flow)
-        return {"submitters": measure.rate_of_threads(lambda: runner.run(one_flow))}
+        runner.run(one_workflow)
+        return {"submitters": measure.rate_of_threads(lambda: runner.run(one_workflow))}
 
 
 def row_application(setting: measure.Setting) -> measure.Metrics:
     with open_runner(setting) as runner:
-        runner.run(one_flow)
-        return asyncio.run(measure.application(lambda: runner.run_async(one_flow)))
+        runner.run(one_workflow)
+        return asyncio.run(measure.application(lambda: runner.run_async(one_workflow)))
 
 
 ROWS = {

@@ -11,10 +11,10 @@ from pathlib import Path
 import bide
 
 from . import measure
-from .bide_flows import Body, one_flow, open_runner
+from .bide_workflows import Body, one_workflow, open_runner
 
 
-def waiting_flow(release: measure.Release) -> bide.Workflow:
+def waiting_workflow(release: measure.Release) -> bide.Workflow:
     """As many plain functions as the release counts, which all wait for it."""
 
     def waiter(number: int) -> Body:
@@ -34,7 +34,7 @@ def row_gates(setting: measure.Setting) -> measure.Metrics:
         return 1
 
     gate = bide.until(shut.ask, every=measure.POLL_SECONDS)
-    flow = bide.Workflow("gated", [bide.task(noop, name="noop", gate=gate)])
+    workflow = bide.Workflow("gated", [bide.task(noop, name="noop", gate=gate)])
     handles: list[bide.RunHandle] = []
 
     def all_ended() -> None:
@@ -42,24 +42,24 @@ def row_gates(setting: measure.Setting) -> measure.Metrics:
             handle.result()
 
     with open_runner(setting) as runner:
-        runner.run(one_flow)
-        runner.register(flow)
+        runner.run(one_workflow)
+        runner.register(workflow)
         return measure.measure_gates(
-            shut, lambda: handles.extend(runner.submit_many(flow, [None] * measure.GATES)), all_ended
+            shut, lambda: handles.extend(runner.submit_many(workflow, [None] * measure.GATES)), all_ended
         )
 
 
 def parked(what: str, count: int, setting: measure.Setting) -> measure.Metrics:
     release = measure.Release(count)
-    flow = waiting_flow(release)
+    workflow = waiting_workflow(release)
     handles: list[bide.RunHandle] = []
     with open_runner(setting) as runner:
-        runner.run(one_flow)
+        runner.run(one_workflow)
         return measure.measure_waiting(
             what,
             setting,
             release,
-            lambda: handles.append(runner.submit(flow)),
+            lambda: handles.append(runner.submit(workflow)),
             lambda: handles.pop().result(),
         )
 
@@ -76,11 +76,11 @@ def row_latency(setting: measure.Setting) -> measure.Metrics:
     """How long a run takes that is submitted when one slot serves all those waits."""
     release = measure.Release(measure.DEFERRED)
     with open_runner(setting, slots=1) as runner:
-        handle = runner.submit(waiting_flow(release))
+        handle = runner.submit(waiting_workflow(release))
         release.settle()
         seconds = []
         for _ in range(measure.LATENCY_RUNS):
-            seconds.append(measure.timed(partial(runner.run, one_flow)))
+            seconds.append(measure.timed(partial(runner.run, one_workflow)))
             time.sleep(0.1)  # so that they meet the polls at different moments
         release.given = True
         handle.result()
@@ -103,11 +103,11 @@ def row_late(setting: measure.Setting) -> measure.Metrics:
 
         return bide.task(wait, name=f"wait-{number}")
 
-    flow = bide.Workflow("late", [waiter(number) for number in range(measure.LATE_BODIES)])
+    workflow = bide.Workflow("late", [waiter(number) for number in range(measure.LATE_BODIES)])
     with open_runner(setting) as runner:
-        runner.run(one_flow)
+        runner.run(one_workflow)
         due_times += measure.due_times(time.monotonic())
-        runner.run(flow)
+        runner.run(workflow)
     return measure.lateness(late)
 
 
@@ -122,7 +122,7 @@ def row_resume(setting: measure.Setting) -> measure.Metrics:
             seconds.append(measure.timed(wait))
 
     with open_runner(setting) as runner:
-        runner.run(one_flow)
+        runner.run(one_workflow)
         runner.run(bide.Workflow("resume", [bide.task(body, name="wait")]))
     return measure.resume_lateness(seconds)
 
@@ -139,9 +139,9 @@ def row_behind(_setting: measure.Setting) -> measure.Metrics:
         while time.monotonic() < began + measure.BEHIND_SECONDS:
             pass
 
-    flow = bide.Workflow("behind", [bide.task(quick, name="quick"), bide.task(long, name="long")])
+    workflow = bide.Workflow("behind", [bide.task(quick, name="quick"), bide.task(long, name="long")])
     with measure.scratch() as name, bide.Runner(Path(name) / "bide.db", slots=1) as runner:
-        runner.register(flow)
+        runner.register(workflow)
         reader = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.reader", str(Path(name) / "bide.db"), str(2 * measure.BEHIND_RUNS)],
             stdout=subprocess.PIPE,
@@ -150,7 +150,7 @@ def row_behind(_setting: measure.Setting) -> measure.Metrics:
         assert reader.stdout is not None  # noqa: S101 - for mypy
         reader.stdout.readline()
         for _ in range(measure.BEHIND_RUNS):
-            runner.run(flow)
+            runner.run(workflow)
         seen = json.loads(reader.communicate(timeout=measure.PATIENCE)[0])
     # The rows come in pairs: the quick task's, then the long one's.
     late = [seen - end for seen, end in zip(seen[::2], ended, strict=True)]

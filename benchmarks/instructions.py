@@ -24,7 +24,7 @@ from pathlib import Path
 import bide
 
 from . import measure
-from .bide_flows import chain_flow, one_flow, open_runner, wide_flow
+from .bide_workflows import chain_workflow, one_workflow, open_runner, wide_workflow
 
 FOLDER = Path("target/profile")
 STORES = ("memory", "normal")
@@ -44,28 +44,28 @@ class Row:
 
 
 def wide(runner: bide.Runner, size: int) -> Callable[[], object]:
-    flow = wide_flow(size)
-    runner.register(flow)
-    return lambda: runner.run(flow)
+    workflow = wide_workflow(size)
+    runner.register(workflow)
+    return lambda: runner.run(workflow)
 
 
 def chain(runner: bide.Runner, length: int) -> Callable[[], object]:
-    flow = chain_flow(length)
-    runner.register(flow)
-    return lambda: runner.run(flow)
+    workflow = chain_workflow(length)
+    runner.register(workflow)
+    return lambda: runner.run(workflow)
 
 
 def single(runner: bide.Runner, count: int) -> Callable[[], object]:
     def in_turn() -> None:
         for _ in range(count):
-            runner.run(one_flow)
+            runner.run(one_workflow)
 
     return in_turn
 
 
 def many(runner: bide.Runner, count: int) -> Callable[[], object]:
     def together() -> None:
-        for handle in runner.submit_many(one_flow, [None] * count):
+        for handle in runner.submit_many(one_workflow, [None] * count):
             handle.result()
 
     return together
@@ -85,9 +85,9 @@ def deferring(runner: bide.Runner, name: str, waits: int, polls: int) -> Callabl
         for _ in range(waits):
             handle.defer_until(condition, poll_interval_ms=POLL_MS)
 
-    flow = bide.Workflow(f"{name}-{waits}-{polls}", [bide.task(body, name="wait")])
-    runner.register(flow)
-    return lambda: runner.run(flow)
+    workflow = bide.Workflow(f"{name}-{waits}-{polls}", [bide.task(body, name="wait")])
+    runner.register(workflow)
+    return lambda: runner.run(workflow)
 
 
 def waits(runner: bide.Runner, count: int) -> Callable[[], object]:

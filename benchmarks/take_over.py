@@ -65,19 +65,19 @@ def measure(folder: Path, kills: int) -> list[float]:
             put(folder / f"{n}.entered", "")
             Event().wait()
 
-    flow = bide.Workflow("stays", [stays])
+    workflow = bide.Workflow("stays", [stays])
     server = 0
 
     def serve() -> None:
         nonlocal server
         server = os.getpid()
-        runner = bide.Runner(store, workflows=[flow])
+        runner = bide.Runner(store, workflows=[workflow])
         put(folder / "serving", "")
         runner.serve()
 
     def victim(n: int) -> NoReturn:
         runner = bide.Runner(store)
-        runner.submit(flow, {"n": n})
+        runner.submit(workflow, {"n": n})
         while True:
             Event().wait()
 

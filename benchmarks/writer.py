@@ -5,16 +5,16 @@ import time
 
 import bide
 
-from .bide_flows import noop_named
+from .bide_workflows import noop_named
 
 
 def main() -> None:
     """Print a line when writing begins, and go on."""
-    flow = bide.Workflow("written", [noop_named("noop")])
+    workflow = bide.Workflow("written", [noop_named("noop")])
     with bide.Runner(sys.argv[1]) as runner:
         print("writing", flush=True)
         while True:
-            runner.run(flow)
+            runner.run(workflow)
             time.sleep(0.01)
 
 

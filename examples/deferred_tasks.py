@@ -44,7 +44,7 @@ def other_work() -> str:
     return "done while wait_for_data waits"
 
 
-flow = bide.Workflow("ingest", [wait_for_data, process_data, other_work])
+workflow = bide.Workflow("ingest", [wait_for_data, process_data, other_work])
 
 
 def deliver(target: Path) -> None:
@@ -64,7 +64,7 @@ def main() -> None:
         delivery = threading.Thread(target=deliver, args=(target,))
         delivery.start()
         with bide.Runner(Path(folder) / "bide.db", slots=1) as runner:
-            result = runner.run(flow, {"path": str(target)})
+            result = runner.run(workflow, {"path": str(target)})
         delivery.join()
 
     waited = result.tasks["wait_for_data"].waited

@@ -47,8 +47,8 @@ class pool:  # noqa: N801 - scripts call it as one calls a function
             return bodies.pop(n, returns_at_once)(handle)
 
         self.bodies = bodies
-        self.flow = bide.Workflow("pool", [bide.task(body)])
-        self.runner = bide.Runner(store(), workflows=[self.flow], slots=slots)
+        self.workflow = bide.Workflow("pool", [bide.task(body)])
+        self.runner = bide.Runner(store(), workflows=[self.workflow], slots=slots)
         self.in_c: dict[Callable[..., Any], bide.Workflow] = {}
 
 
@@ -84,7 +84,7 @@ def go(p: pool, body: Callable[..., Any]) -> Ticket:
         return Ticket(p.runner.submit(p.in_c[body], {"obj": None}))
     n = next(numbers)
     p.bodies[n] = body
-    return Ticket(p.runner.submit(p.flow, {"n": n}))
+    return Ticket(p.runner.submit(p.workflow, {"n": n}))
 
 
 numbers = iter(range(sys.maxsize))

@@ -43,7 +43,7 @@ def ships(pays: str) -> str:
     return f"{pays}, shipped"
 
 
-flow = bide.Workflow("order", [pays, ships])
+workflow = bide.Workflow("order", [pays, ships])
 
 
 class Interrupter:
@@ -74,8 +74,8 @@ def order(key: str, interrupter: Interrupter) -> str:
     """What a user's program does, from its first line to its last."""
     sys.settrace(interrupter)
     try:
-        with bide.Runner(FILE, slots=2, workflows=[flow]) as runner:
-            return str(runner.run(flow, {"order": key}, key=key)["ships"])
+        with bide.Runner(FILE, slots=2, workflows=[workflow]) as runner:
+            return str(runner.run(workflow, {"order": key}, key=key)["ships"])
     finally:
         sys.settrace(None)
 
@@ -99,8 +99,8 @@ def attempt(at: int) -> str | None:
         assert time.monotonic() < patience, f"{interrupter.place}: {threading.enumerate()}"
         time.sleep(0.001)
     began = time.monotonic()
-    with bide.Runner(FILE, slots=2, workflows=[flow]) as runner:
-        result = runner.run(flow, {"order": key}, key=key, timeout=30)
+    with bide.Runner(FILE, slots=2, workflows=[workflow]) as runner:
+        result = runner.run(workflow, {"order": key}, key=key, timeout=30)
         assert result["ships"] == f"receipt of {key}, shipped"
     assert time.monotonic() - began < 10, interrupter.place  # a lease runs out after 15 seconds
     assert charged[key] == 1, f"{interrupter.place}: {charged[key]}"

@@ -110,23 +110,23 @@ def last(gated: int, flaky: int, polls: int, handle: bide.TaskHandle, context: b
     leave(handle)
     return gated + flaky + polls
 
-flow = bide.Workflow("killed", [orders, flaky, polls, gated, last])
+workflow = bide.Workflow("killed", [orders, flaky, polls, gated, last])
 
 def live(life, up):
-    runner = bide.Runner(db, slots=4, workflows=[flow])
+    runner = bide.Runner(db, slots=4, workflows=[workflow])
     with contextlib.suppress(BrokenPipeError):  # nobody waits for it
         os.write(up, b".")
     for n in (2 * life, 2 * life + 1):
-        runner.submit(flow, {"n": n}, key=str(n))
+        runner.submit(workflow, {"n": n}, key=str(n))
         note("submitted", n)
     stay()
 
 def finish():
-    with bide.Runner(db, slots=4, workflows=[flow]) as runner:
+    with bide.Runner(db, slots=4, workflows=[workflow]) as runner:
         while left := runner.runs(status="Running"):
             for run in left:
                 with contextlib.suppress(bide.BideError):  # it may be paused
-                    runner.submit(flow, {"n": int(run.key)}, key=run.key).result(60)
+                    runner.submit(workflow, {"n": int(run.key)}, key=run.key).result(60)
 
 def born(act, *arguments):
     pid = os.fork()

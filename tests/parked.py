@@ -87,6 +87,6 @@ def passes(stage: str, handle: bide.TaskHandle) -> str:
     return f"{paid}, {shipped}"
 
 
-flow = bide.Workflow("w", [waits])
+workflow = bide.Workflow("w", [waits])
 careless = bide.Workflow("careless", [swallows])
 stages = bide.Workflow("stages", [passes])

@@ -15,26 +15,26 @@ def square(n: int) -> int:
     return n * n
 
 
-flow = bide.Workflow("squares", [square])
+workflow = bide.Workflow("squares", [square])
 
 
 async def test_run_async_and_await_of_a_handle(store: str) -> None:
     async with bide.Runner(store) as runner:
-        result = await runner.run_async(flow, {"n": 3}, key="k")
+        result = await runner.run_async(workflow, {"n": 3}, key="k")
         assert result["square"] == 9
-        handle = runner.submit(flow, {"n": 4})
+        handle = runner.submit(workflow, {"n": 4})
         assert (await handle)["square"] == 16
         assert (await handle)["square"] == 16  # as often as one likes
-        assert (await runner.run_async(flow, {"n": 3}, key="k")).id == result.id
+        assert (await runner.run_async(workflow, {"n": 3}, key="k")).id == result.id
     with pytest.raises(bide.RunnerClosed):
         runner.runs()
 
 
 async def test_many_runs_are_awaited_at_once(store: str) -> None:
     async with bide.Runner(store) as runner:
-        results = await asyncio.gather(*(runner.run_async(flow, {"n": n}) for n in range(50)))
+        results = await asyncio.gather(*(runner.run_async(workflow, {"n": n}) for n in range(50)))
         assert [result["square"] for result in results] == [n * n for n in range(50)]
-        handles = runner.submit_many(flow, [{"n": n} for n in range(50)])
+        handles = runner.submit_many(workflow, [{"n": n} for n in range(50)])
         assert [result["square"] for result in await asyncio.gather(*handles)] == [n * n for n in range(50)]
 
 
@@ -113,6 +113,6 @@ def test_each_of_several_loops_may_await_one_handle(store: str) -> None:
         return await handle
 
     with bide.Runner(store) as runner:
-        handle = runner.submit(flow, {"n": 5})
+        handle = runner.submit(workflow, {"n": 5})
         for _ in range(3):
             assert asyncio.run(wait(handle))["square"] == 25

@@ -126,11 +126,11 @@ INPUTS: dict[str, tuple[Any, type[Exception], list[str]]] = {
 @pytest.mark.parametrize("case", INPUTS)
 def test_inputs_that_do_not_fit_are_refused_and_make_no_run(runner: bide.Runner, case: str) -> None:
     inputs, error, words = INPUTS[case]
-    flow = bide.Workflow("w", [load, count])
-    refused(error, words, lambda: runner.run(flow, inputs), runner)
-    refused(error, words, lambda: runner.submit(flow, inputs, key="k"), runner)
-    refused(error, words, lambda: runner.submit_many(flow, [{"path": "fine"}, inputs]), runner)
-    assert runner.run(flow, {"path": "abc"}, key="k")["count"] == 3  # and the key is free
+    workflow = bide.Workflow("w", [load, count])
+    refused(error, words, lambda: runner.run(workflow, inputs), runner)
+    refused(error, words, lambda: runner.submit(workflow, inputs, key="k"), runner)
+    refused(error, words, lambda: runner.submit_many(workflow, [{"path": "fine"}, inputs]), runner)
+    assert runner.run(workflow, {"path": "abc"}, key="k")["count"] == 3  # and the key is free
 
 
 CYCLE: list[Any] = []
@@ -155,8 +155,8 @@ def test_an_input_that_cannot_be_stored_says_where_in_it(runner: bide.Runner, ca
     @bide.task
     def take(thing: Any) -> None: ...
 
-    flow = bide.Workflow("w", [take])
-    refused(bide.SerializationError, ["'thing'", *words], lambda: runner.run(flow, {"thing": value}), runner)
+    workflow = bide.Workflow("w", [take])
+    refused(bide.SerializationError, ["'thing'", *words], lambda: runner.run(workflow, {"thing": value}), runner)
 
 
 @pytest.mark.parametrize("case", VALUES)
@@ -293,9 +293,11 @@ def test_a_handle_belongs_to_its_bodys_thread(runner: bide.Runner) -> None:
 
 
 def test_a_key_with_other_inputs_is_refused_and_names_the_input(runner: bide.Runner) -> None:
-    flow = bide.Workflow("w", [load])
-    first = runner.run(flow, {"path": "a"}, key="k")
-    refused(bide.DefinitionError, ["'k'", "'w'", "'path'", first.id], lambda: runner.run(flow, {"path": "b"}, key="k"))
+    workflow = bide.Workflow("w", [load])
+    first = runner.run(workflow, {"path": "a"}, key="k")
+    refused(
+        bide.DefinitionError, ["'k'", "'w'", "'path'", first.id], lambda: runner.run(workflow, {"path": "b"}, key="k")
+    )
     assert [run.id for run in runner.runs()] == [first.id]
     assert runner.get("k")["load"] == "a"
 
@@ -308,10 +310,10 @@ def test_a_key_that_is_no_text_is_refused(runner: bide.Runner, key: Any) -> None
 
 
 def test_more_keys_than_inputs_are_refused(runner: bide.Runner) -> None:
-    flow = bide.Workflow("w", [load])
+    workflow = bide.Workflow("w", [load])
     inputs = [{"path": "a"}]
-    refused(bide.DefinitionError, ["1 inputs", "2 keys"], lambda: runner.submit_many(flow, inputs, ["k", "l"]))
-    refused(bide.DefinitionError, ["list of keys", "'k'"], lambda: runner.submit_many(flow, inputs, "k"))
+    refused(bide.DefinitionError, ["1 inputs", "2 keys"], lambda: runner.submit_many(workflow, inputs, ["k", "l"]))
+    refused(bide.DefinitionError, ["list of keys", "'k'"], lambda: runner.submit_many(workflow, inputs, "k"))
     assert runner.runs() == []
 
 
@@ -410,11 +412,11 @@ def test_postgresql_is_not_there_yet_and_its_password_is_not_shown() -> None:
 # --- the runner ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("flow", [load, "w", None])
-def test_what_is_no_workflow_cannot_be_run(runner: bide.Runner, flow: Any) -> None:
+@pytest.mark.parametrize("workflow", [load, "w", None])
+def test_what_is_no_workflow_cannot_be_run(runner: bide.Runner, workflow: Any) -> None:
     for call in (runner.run, runner.submit, runner.register):
         with pytest.raises(bide.DefinitionError, match=re.escape("bide.Workflow")):
-            call(flow)
+            call(workflow)
 
 
 def test_a_status_that_is_none_is_refused(runner: bide.Runner) -> None:
@@ -437,20 +439,20 @@ def test_a_runner_used_after_a_fork_says_so_and_the_parents_goes_on(file: Path) 
     def work() -> int:
         return 1
 
-    flow = bide.Workflow("w", [work])
+    workflow = bide.Workflow("w", [work])
     runner = bide.Runner(db)
-    handle = runner.submit(flow, key="k")
+    handle = runner.submit(workflow, key="k")
     handle.result()
     pid = os.fork()
     if pid == 0:
-        for call in (lambda: runner.run(flow), lambda: runner.get("k"), runner.close, handle.result):
+        for call in (lambda: runner.run(workflow), lambda: runner.get("k"), runner.close, handle.result):
             try:
                 call()
             except RuntimeError as error:
                 say(type(error).__name__, "fork" in str(error))
         os._exit(0)
     os.waitpid(pid, 0)
-    say(runner.run(flow, key="other")["work"])
+    say(runner.run(workflow, key="other")["work"])
     """
     assert ran(script, file) == ["RunnerClosed True"] * 4 + ["1"]
 

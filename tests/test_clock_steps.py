@@ -17,7 +17,7 @@ from processes import Child, ledger
 STEPS = [-86_400, 16, 365 * 86_400]
 """Seconds, beyond a lease (15 s); the process that does nothing meanwhile is stopped for less than that."""
 
-FLOWS = """
+WORKFLOWS = """
 @bide.task
 def work() -> str:
     note("enter", words[0])
@@ -30,18 +30,18 @@ def work() -> str:
 def other() -> float:
     return time.time()
 
-flow, others = bide.Workflow("work", [work]), bide.Workflow("other", [other])
+workflow, others = bide.Workflow("work", [work]), bide.Workflow("other", [other])
 """
 
-FIRST = FLOWS + 'say("result", bide.Runner(db).run(flow)["work"])\n'
+FIRST = WORKFLOWS + 'say("result", bide.Runner(db).run(workflow)["work"])\n'
 
 OTHER = (
-    FLOWS
+    WORKFLOWS
     + """
 for step in words[1:]:
     while not Path(db).with_suffix("." + step).exists():
         time.sleep(0.001)
-    with bide.Runner(db, workflows=[flow]) as runner:
+    with bide.Runner(db, workflows=[workflow]) as runner:
         say("clock", runner.run(others)["other"])
 """
 )

@@ -281,11 +281,11 @@ def first(handle: bide.TaskHandle) -> str:
 def second(first: str) -> list[str]:
     return [*seen, user.get()]
 
-flow = bide.Workflow("w", [first, second])
+workflow = bide.Workflow("w", [first, second])
 """
 
 
 def test_after_a_restart_a_body_and_a_gate_begin_with_no_variables(file: Path) -> None:
-    killed(SEES + "bide.Runner(db).run(flow, key='k')", file, "stay", at="entered main 7")
-    said = ran(SEES + "say(*bide.Runner(db).run(flow, key='k')['second'])", file)
+    killed(SEES + "bide.Runner(db).run(workflow, key='k')", file, "stay", at="entered main 7")
+    said = ran(SEES + "say(*bide.Runner(db).run(workflow, key='k')['second'])", file)
     assert said == ["entered nobody 28", "nobody nobody nobody"]

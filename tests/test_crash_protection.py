@@ -57,15 +57,15 @@ def before(name: str) -> str:
 def after(before: str) -> str:
     return body(before)
 
-flows = {
+workflows = {
     "plain": bide.Workflow("plain", [plain]),
     "handle": bide.Workflow("handle", [with_handle]),
     "chain": bide.Workflow("chain", [before, after]),
 }
-with bide.Runner(db, slots=len(order) + 1, workflows=list(flows.values())) as runner:
+with bide.Runner(db, slots=len(order) + 1, workflows=list(workflows.values())) as runner:
     def submit(word):
-        name, flow = word.split(":")
-        return runner.submit(flows[flow], {"name": name}, key=name)
+        name, workflow = word.split(":")
+        return runner.submit(workflows[workflow], {"name": name}, key=name)
     for handle in [submit(word) for word in order]:
         try:
             handle.result()
@@ -77,7 +77,7 @@ FEW = ["i1", "i2", "i3", "i4"]
 
 
 @pytest.mark.parametrize(
-    ("order", "flows"),
+    ("order", "workflows"),
     [
         (["poison", *FEW], ["plain"]),
         ([*FEW, "poison"], ["plain"]),
@@ -87,8 +87,8 @@ FEW = ["i1", "i2", "i3", "i4"]
         (["i1", "poison", "i2", "poison2"], ["plain", "handle"]),
     ],
 )
-def test_only_the_run_that_kills_its_process_is_paused(file: Path, order: list[str], flows: list[str]) -> None:
-    words = [f"{name}:{flows[n % len(flows)]}" for n, name in enumerate(order)]
+def test_only_the_run_that_kills_its_process_is_paused(file: Path, order: list[str], workflows: list[str]) -> None:
+    words = [f"{name}:{workflows[n % len(workflows)]}" for n, name in enumerate(order)]
     poison = [name for name in order if name.startswith("poison")]
     deaths = 2 + 5 * len(poison)
     for life in range(1, deaths + 1):
@@ -125,14 +125,14 @@ def held(name: str) -> str:
 def quick() -> int:
     return 7
 
-flow, fresh = bide.Workflow("held", [held]), bide.Workflow("fresh", [quick])
+workflow, fresh = bide.Workflow("held", [held]), bide.Workflow("fresh", [quick])
 """
 
 BOTH = (
     HELD
     + """
-with bide.Runner(db, slots=2, workflows=[flow]) as runner:
-    a, b = (runner.submit(flow, {"name": name}, key=name) for name in "ab")
+with bide.Runner(db, slots=2, workflows=[workflow]) as runner:
+    a, b = (runner.submit(workflow, {"name": name}, key=name) for name in "ab")
 """
 )
 
@@ -175,9 +175,9 @@ def held(name: str, handle: bide.TaskHandle) -> str:
     flag.touch()
     return name
 
-flow = bide.Workflow("held", [held])
-with bide.Runner(db, slots=1, workflows=[flow]) as runner:
-    say("done", *(runner.submit(flow, {"name": name}, key=name).result()["held"] for name in "ab"))
+workflow = bide.Workflow("held", [held])
+with bide.Runner(db, slots=1, workflows=[workflow]) as runner:
+    say("done", *(runner.submit(workflow, {"name": name}, key=name).result()["held"] for name in "ab"))
 """
     assert ran(HELD + more, file, "go") == ["enter a", "enter b", "done a b"]
 
@@ -202,9 +202,9 @@ def steps(handle: bide.TaskHandle) -> int:
             stay()
     return 20
 
-flow = bide.Workflow("steps", [steps])
-with bide.Runner(db, workflows=[flow]) as runner:
-    say("done", runner.run(flow, key="k")["steps"])
+workflow = bide.Workflow("steps", [steps])
+with bide.Runner(db, workflows=[workflow]) as runner:
+    say("done", runner.run(workflow, key="k")["steps"])
 """
 
 
@@ -230,13 +230,13 @@ def innocent() -> None:
     entered["innocent"].set()
     over.wait()
 
-flows = [bide.Workflow("poison", [poison]), bide.Workflow("innocent", [innocent])]
-with bide.Runner(db, workflows=flows[:1]) as one:
-    kills = one.submit(flows[0], key="k")
+workflows = [bide.Workflow("poison", [poison]), bide.Workflow("innocent", [innocent])]
+with bide.Runner(db, workflows=workflows[:1]) as one:
+    kills = one.submit(workflows[0], key="k")
     while not entered["poison"].is_set() and kills.status() is not bide.RunStatus.Paused:
         time.sleep(0.002)
-    with bide.Runner(db + "2", workflows=flows[1:]) as two:
-        beside = two.submit(flows[1], key="k")
+    with bide.Runner(db + "2", workflows=workflows[1:]) as two:
+        beside = two.submit(workflows[1], key="k")
         while not entered["innocent"].is_set() and not beside._snapshot().tasks["innocent"].blocked_by:
             time.sleep(0.002)
         ready.set()

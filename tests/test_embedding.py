@@ -79,7 +79,7 @@ assert "__main__" not in sys.modules
 p = pool(2)
 assert go(p, lambda h: h.step(lambda: 7)).result() == 7
 go(p, forever)
-handles = p.runner.submit_many(flow, [{"n": n} for n in range(20)], keys=map(str, range(20)))
+handles = p.runner.submit_many(workflow, [{"n": n} for n in range(20)], keys=map(str, range(20)))
 until(lambda: all(deferred(handle) for handle in handles))
 print("parked", flush=True)
 """
@@ -87,9 +87,9 @@ SECOND = """
 from exit_prelude import *
 from parked import *
 flag.touch()
-with bide.Runner(store(), workflows=[flow]) as runner:
+with bide.Runner(store(), workflows=[workflow]) as runner:
     for n in range(20):
-        assert runner.run(flow, {"n": n}, key=str(n))["waits"][0] == n
+        assert runner.run(workflow, {"n": n}, key=str(n))["waits"][0] == n
 print("resumed")
 """
 TWICE = """

@@ -17,12 +17,12 @@ logging.basicConfig(stream=sys.stdout, format="log %(levelname)s %(message)s", f
 def work(n: int) -> int:
     return n
 
-flow = bide.Workflow("w", [work])
+workflow = bide.Workflow("w", [work])
 
 def put(name, base):
     with bide.Runner(name) as runner:
         for n in range(10):
-            runner.run(flow, {"n": n}, key=f"{base}-{n}")
+            runner.run(workflow, {"n": n}, key=f"{base}-{n}")
 """
 
 PUTS = (
@@ -42,7 +42,7 @@ def work(n: int) -> int:
     return n
 
 
-flow = bide.Workflow("w", [work])
+workflow = bide.Workflow("w", [work])
 
 
 def link(file: Path, second: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_hard_link_is_refused_by_another_process(file: Path, make: Callable[[P
     second = file.parent / where / "two.db"
     second.parent.mkdir(exist_ok=True)
     with bide.Runner(file) as runner:
-        runner.run(flow, {"n": 0}, key="first")
+        runner.run(workflow, {"n": 0}, key="first")
         make(file, second)
         said = ran(PUTS, second, "two")[-1]
         assert said.startswith("refused ")
@@ -73,7 +73,7 @@ def test_a_hard_link_is_refused_by_another_process(file: Path, make: Callable[[P
         assert "hard links" in said
         assert ran(PUTS, file, "one")[-1] == "done"
         for n in range(10):
-            runner.run(flow, {"n": n}, key=f"own-{n}")
+            runner.run(workflow, {"n": n}, key=f"own-{n}")
     with bide.Runner(file) as runner:
         assert len(runner.runs()) == 21
 
@@ -81,10 +81,10 @@ def test_a_hard_link_is_refused_by_another_process(file: Path, make: Callable[[P
 def test_a_hard_link_shares_everything_within_a_process(file: Path) -> None:
     second = file.parent / "two.db"
     with bide.Runner(file) as one:
-        one.run(flow, {"n": 0}, key="k")
+        one.run(workflow, {"n": 0}, key="k")
         os.link(file, second)
         with bide.Runner(second) as two:
-            assert two.run(flow, {"n": 1}, key="l")["work"] == 1
+            assert two.run(workflow, {"n": 1}, key="l")["work"] == 1
             assert two.get("k")["work"] == 0
         assert one.get("l")["work"] == 1
 
@@ -94,7 +94,7 @@ def test_a_link_under_a_running_store_is_told_once(file: Path) -> None:
         FLOW
         + """
 with bide.Runner(db) as runner:
-    runner.run(flow, {"n": 0})
+    runner.run(workflow, {"n": 0})
     os.link(db, db + ".backup")
     say("linked")
     while Path(db + ".backup").exists():
@@ -146,7 +146,7 @@ def test_a_dangling_link_names_the_file_to_make(tmp_path: Path, target: str) -> 
     path = tmp_path / "state.db"
     path.symlink_to(target.format(tmp_path))
     with bide.Runner(path) as runner:
-        assert runner.run(flow, {"n": 1}, key="k")["work"] == 1
+        assert runner.run(workflow, {"n": 1}, key="k")["work"] == 1
     assert (tmp_path / "volume" / "state.db").is_file()
     with bide.Runner(path) as runner:
         assert runner.get("k")["work"] == 1

@@ -142,10 +142,10 @@ def test_a_captured_handle_does_not_stand_in_the_way() -> None:
     def work(handle: bide.TaskHandle) -> None:
         digests.append(digest(capturing(handle)))
 
-    flow = bide.Workflow("captures", [work])
+    workflow = bide.Workflow("captures", [work])
     with bide.Runner(":memory:") as runner:
-        runner.run(flow)
-        runner.run(flow)
+        runner.run(workflow)
+        runner.run(workflow)
     assert digests[0] == digests[1]
 
 

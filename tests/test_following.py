@@ -20,9 +20,9 @@ def work(handle: bide.TaskHandle) -> int:
     handle.defer_until(flag.exists, poll_interval_ms=10)
     return os.getpid()
 
-flow = bide.Workflow("w", [work])
+workflow = bide.Workflow("w", [work])
 with bide.Runner(db) as runner:
-    handle = runner.submit(flow, key="k")
+    handle = runner.submit(workflow, key="k")
     say("submitted")
     say("result", handle.result()["work"])
 """
@@ -60,13 +60,13 @@ def one() -> int:
     return 1
 
 
-flow = bide.Workflow("w", [one])
+workflow = bide.Workflow("w", [one])
 
 
 def test_a_caller_of_a_run_that_was_deleted_is_told_so(file: Path) -> None:
     (run,) = ran(ONE, file)
     with bide.Runner(file) as runner, bide.Runner(file) as other:
-        handle = runner.submit(flow, key="k")
+        handle = runner.submit(workflow, key="k")
         assert handle.id == run
         other.delete(run)
         with pytest.raises(bide.BideError, match=f"run {run} is not in the store any more: it was deleted"):
@@ -75,7 +75,7 @@ def test_a_caller_of_a_run_that_was_deleted_is_told_so(file: Path) -> None:
             handle.status()
         with pytest.raises(KeyError, match=run):
             runner.get(run)
-        again = runner.submit(flow, key="k")  # the key is free
+        again = runner.submit(workflow, key="k")  # the key is free
         assert again.id != run
         assert again.result(20)["one"] == 1
 
@@ -101,7 +101,7 @@ def test_a_caller_that_waits_while_the_run_ends_and_is_deleted_elsewhere_is_told
 
 def test_a_handle_keeps_the_result_of_a_run_that_ended_here_and_was_deleted(store: str) -> None:
     with bide.Runner(store) as runner:
-        handle = runner.submit(flow, key="k")
+        handle = runner.submit(workflow, key="k")
         handle.result(20)
         runner.delete("k")
         assert handle.result(20)["one"] == 1

@@ -47,9 +47,9 @@ def test_a_gates_condition_is_bound_like_the_task(runner: bide.Runner) -> None:
     def fetch(name: str) -> str:
         return "result of " + name
 
-    flow = bide.Workflow("w", [submit, fetch])
-    assert flow.topological_sort() == ["submit", "fetch"]
-    assert runner.run(flow, {"name": "x"})["fetch"] == "result of x"
+    workflow = bide.Workflow("w", [submit, fetch])
+    assert workflow.topological_sort() == ["submit", "fetch"]
+    assert runner.run(workflow, {"name": "x"})["fetch"] == "result of x"
     assert asked == [("job-x", "x", ["name", "state"])] * 2
 
 

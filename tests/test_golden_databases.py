@@ -1,6 +1,6 @@
 """Files of every released schema, with runs in every state there is, open, migrate and finish.
 
-`scripts/write-golden` wrote them, with the bide that was released; the workflows are in `golden_flows.py`.
+`scripts/write-golden` wrote them, with the bide that was released; the workflows are in `golden_workflows.py`.
 """
 
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import bide
-import golden_flows as flows
+import golden_workflows as workflows
 from processes import eventually
 
 ROOT = Path(__file__).parent.parent
@@ -30,7 +30,7 @@ OUTPUTS = {
     "retrying": {"tries": ["job 3", 2]},
     "shared": {"starts": None, "left": None, "right": None, "joins": {"rows": [0, 1, 2], "left": {"a": 1}}},
     "suspected": {"suspect": "survived"},
-    "values": flows.VALUES,
+    "values": workflows.VALUES,
     "waiting": {"waits": "job 2", "uses_it": "JOB 2"},
 }
 """What each run of the first schema comes to, by its key."""
@@ -57,7 +57,7 @@ def test_it_names_no_machine(golden: Path) -> None:
 
 def test_unfinished_runs_stand_where_they_stood(golden: Path) -> None:
     with bide.Runner(golden) as runner:  # which has none of the workflows
-        assert runner.get("values")["big"] == flows.VALUES["big"]
+        assert runner.get("values")["big"] == workflows.VALUES["big"]
         stand = {run.key: str(run.status) for run in runner.runs()}
         assert stand.pop(None) == "Running"
         expected = dict.fromkeys([*OUTPUTS, "far", "shrunk"], "Running")
@@ -72,22 +72,22 @@ def test_unfinished_runs_stand_where_they_stood(golden: Path) -> None:
 
 
 def test_every_run_finishes_as_if_nothing_had_happened(golden: Path) -> None:
-    flows.CALLS.clear()
-    with bide.Runner(golden, workflows=flows.FLOWS, slots=4) as runner:
+    workflows.CALLS.clear()
+    with bide.Runner(golden, workflows=workflows.WORKFLOWS, slots=4) as runner:
         for key, outputs in OUTPUTS.items():
             result = runner.submit(by_key(runner, key), inputs_of(key), key=key).result(timeout=30)
             assert result.status is bide.RunStatus.Completed, key
             assert result.outputs == outputs, key
         (unnamed,) = [run for run in runner.runs(workflow="waiting") if run.key is None]
         eventually(lambda: runner.get(unnamed.id).status is bide.RunStatus.Completed, "the run without a key ends")
-        assert flows.CALLS == [], "what was recorded was done again"
+        assert workflows.CALLS == [], "what was recorded was done again"
     assert version_of(golden) == len(MIGRATIONS)
 
 
 def test_what_had_ended_reads_back(golden: Path) -> None:
-    with bide.Runner(golden, workflows=flows.FLOWS) as runner:
+    with bide.Runner(golden, workflows=workflows.WORKFLOWS) as runner:
         with pytest.raises(bide.RunFailed, match="no such path: a/b") as raised:
-            runner.run(flows.failed, {"path": "a/b"}, key="failed")
+            runner.run(workflows.failed, {"path": "a/b"}, key="failed")
         result = raised.value.result
         assert isinstance(result, bide.RunResult)
         assert result.tasks["uses"].status is bide.TaskStatus.Skipped
@@ -98,13 +98,13 @@ def test_what_had_ended_reads_back(golden: Path) -> None:
         assert "ValueError" in str(raised.value)
         assert (cause.type, cause.notes) == ("ValueError", ("look again",))
         assert cause.causes[0].type == "KeyError"
-        assert runner.run(flows.skipped, key="skipped").tasks["counts"].status is bide.TaskStatus.Skipped
+        assert runner.run(workflows.skipped, key="skipped").tasks["counts"].status is bide.TaskStatus.Skipped
         with pytest.raises(bide.DefinitionError, match="failed"):
-            runner.run(flows.failed, {"path": "another"}, key="failed")
+            runner.run(workflows.failed, {"path": "another"}, key="failed")
 
 
 def test_what_cannot_go_on_says_why(golden: Path) -> None:
-    with bide.Runner(golden, workflows=flows.FLOWS) as runner:
+    with bide.Runner(golden, workflows=workflows.WORKFLOWS) as runner:
         assert "5 times in a row while it executed 'kills'" in str(runner.get("killer").blocked_by)
         assert "other arguments" in str(runner.get("mismatch").blocked_by)
         assert "shrunk" in str(runner.get("shrunk").blocked_by)
@@ -114,7 +114,7 @@ def test_what_cannot_go_on_says_why(golden: Path) -> None:
 
 def by_key(runner: bide.Runner, key: str) -> bide.Workflow:
     name = "waiting" if key == "released" else key
-    return next(flow for flow in flows.FLOWS if flow.name == name)
+    return next(workflow for workflow in workflows.WORKFLOWS if workflow.name == name)
 
 
 def inputs_of(key: str) -> dict[str, object] | None:

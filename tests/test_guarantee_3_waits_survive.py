@@ -181,9 +181,9 @@ def test_no_wait_of_many_is_lost_when_the_process_dies(file: Path) -> None:
     def last() -> None:
         say("last")
 
-    flow = bide.Workflow("w", [*map(waiter, range(60)), last])
+    workflow = bide.Workflow("w", [*map(waiter, range(60)), last])
     with bide.Runner(db, slots=1) as runner:
-        handle = runner.submit(flow, key="k")
+        handle = runner.submit(workflow, key="k")
         if "stay" in words:
             while sum(t.sub_status is bide.SubStatus.Deferred for t in handle._snapshot().tasks.values()) < 60:
                 time.sleep(0.005)

@@ -21,10 +21,10 @@ def work(number: int) -> int:
         stay()
     return number + 1
 
-flow = bide.Workflow("ingest", [work])
+workflow = bide.Workflow("ingest", [work])
 """
-SUBMITS = FLOW + "bide.Runner(db).run(flow, {'number': 41}, key='k')\n"
-SERVES = FLOW + "say('serving')\nbide.Runner(db, workflows=[flow]).serve()\n"
+SUBMITS = FLOW + "bide.Runner(db).run(workflow, {'number': 41}, key='k')\n"
+SERVES = FLOW + "say('serving')\nbide.Runner(db, workflows=[workflow]).serve()\n"
 
 
 def finished(file: Path) -> bide.RunResult:
@@ -75,7 +75,7 @@ def waiting(file: Path) -> list[bide.RunResult]:
 
 
 def test_a_run_of_a_process_that_ends_at_once_is_taken_up_by_another(file: Path) -> None:
-    script = FLOW + "bide.Runner(db).submit(flow, {'number': 1}, key='k')\nos._exit(0)\n"
+    script = FLOW + "bide.Runner(db).submit(workflow, {'number': 1}, key='k')\nos._exit(0)\n"
     with Child(SERVES, file) as server:
         server.expect("serving")
         ran(script, file)
@@ -85,9 +85,9 @@ def test_a_run_of_a_process_that_ends_at_once_is_taken_up_by_another(file: Path)
 def test_a_caller_with_the_key_gets_the_result_of_another_process(file: Path) -> None:
     with Child(SERVES, file) as server:
         server.expect("serving")
-        said = ran(FLOW + "say(bide.Runner(db).run(flow, {'number': 1}, key='k')['work'])", file)
+        said = ran(FLOW + "say(bide.Runner(db).run(workflow, {'number': 1}, key='k')['work'])", file)
         assert said[-1] == "2"
-        assert ran(FLOW + "say(bide.Runner(db).run(flow, {'number': 1}, key='k')['work'])", file) == ["2"]
+        assert ran(FLOW + "say(bide.Runner(db).run(workflow, {'number': 1}, key='k')['work'])", file) == ["2"]
     assert ledger(file) == ["enter"]
 
 
@@ -239,9 +239,9 @@ def test_a_run_that_merely_waits_survives_any_number_of_deaths(file: Path) -> No
     @bide.task
     def neighbour() -> None: ...
 
-    flow = bide.Workflow("w", [waits, neighbour])
+    workflow = bide.Workflow("w", [waits, neighbour])
     with bide.Runner(db) as runner:
-        handle = runner.submit(flow, key="k")
+        handle = runner.submit(workflow, key="k")
         while handle._snapshot().tasks["waits"].sub_status is not bide.SubStatus.Deferred and not flag.exists():
             time.sleep(0.002)
         say("waits")

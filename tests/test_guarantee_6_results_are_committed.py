@@ -19,9 +19,9 @@ def test_what_a_caller_was_told_is_in_the_store_although_the_process_dies_in_the
         return n * n
 
     runner = bide.Runner(db)
-    flow = bide.Workflow("w", [work])
+    workflow = bide.Workflow("w", [work])
     for n in range(50):
-        runner.run(flow, {"n": n}, key=str(n))
+        runner.run(workflow, {"n": n}, key=str(n))
     die()
     """
     ran(script, file, code=-9)
@@ -90,16 +90,16 @@ def test_a_write_that_fails_reaches_the_caller_and_what_was_written_stays(file: 
         FULL
         + """
 runner = bide.Runner(db)
-flow = bide.Workflow("w", [first, second])
+workflow = bide.Workflow("w", [first, second])
 try:
-    runner.run(flow, key="k", timeout=20)
+    runner.run(workflow, key="k", timeout=20)
 except bide.BideError as error:
     say(type(error).__name__)
 else:
     say("nothing was raised")
 if words:
     try:
-        runner.run(flow, key="other", timeout=20)
+        runner.run(workflow, key="other", timeout=20)
     except bide.BideError as error:
         say(type(error).__name__)
     os._exit(0)

@@ -14,7 +14,7 @@ import bide
 from processes import Child, ledger, ran
 
 
-def waiting_flow(flag: threading.Event, log: list[str]) -> bide.Workflow:
+def waiting_workflow(flag: threading.Event, log: list[str]) -> bide.Workflow:
     @bide.task
     def waits(handle: bide.TaskHandle) -> str:
         log.append("enter")
@@ -29,9 +29,9 @@ def waiting_flow(flag: threading.Event, log: list[str]) -> bide.Workflow:
 
 def test_close_suspends_what_waits_and_another_runner_goes_on_with_it(file: Path) -> None:
     flag, log = threading.Event(), list[str]()
-    flow = waiting_flow(flag, log)
+    workflow = waiting_workflow(flag, log)
     runner = bide.Runner(file)
-    handle = runner.submit(flow, key="k")
+    handle = runner.submit(workflow, key="k")
     while handle._snapshot().tasks["waits"].sub_status is not bide.SubStatus.Deferred:
         time.sleep(0.001)
     began = time.monotonic()
@@ -42,7 +42,7 @@ def test_close_suspends_what_waits_and_another_runner_goes_on_with_it(file: Path
         handle.result()
     flag.set()
     with bide.Runner(file) as second:
-        assert second.run(flow, key="k")["waits"] == "done"
+        assert second.run(workflow, key="k")["waits"] == "done"
     assert log == ["enter", "suspended", "enter", "left"]
 
 
@@ -88,9 +88,9 @@ def test_a_body_that_does_not_end_is_left_behind_and_changes_nothing_any_more(fi
         return mine
 
     late: list[BaseException] = []
-    flow = bide.Workflow("w", [work])
+    workflow = bide.Workflow("w", [work])
     runner = bide.Runner(file)
-    handle = runner.submit(flow, key="k")
+    handle = runner.submit(workflow, key="k")
     assert entered.wait(30)
     began = time.monotonic()
     runner.close(grace=0.1)
@@ -98,7 +98,7 @@ def test_a_body_that_does_not_end_is_left_behind_and_changes_nothing_any_more(fi
     with pytest.raises(bide.RunnerClosed):
         handle.result()
     with bide.Runner(file) as second:
-        assert second.run(flow, key="k")["work"] == 2
+        assert second.run(workflow, key="k")["work"] == 2
         release.set()
         assert returned.wait(30)
         assert isinstance(late[0], (bide.Suspended, bide.BideError))
@@ -110,14 +110,14 @@ def nothing() -> None: ...
 
 
 def test_closing_twice_is_fine_and_a_closed_runner_says_so(runner: bide.Runner) -> None:
-    flow = bide.Workflow("w", [nothing])
+    workflow = bide.Workflow("w", [nothing])
     runner.close()
     runner.close()
     calls: dict[str, list[object]] = {
-        "run": [flow],
-        "submit": [flow],
-        "submit_many": [flow, [{}]],
-        "register": [flow],
+        "run": [workflow],
+        "submit": [workflow],
+        "submit_many": [workflow, [{}]],
+        "register": [workflow],
         "get": ["x"],
         "runs": [],
     }
@@ -140,9 +140,9 @@ def waiter(n):
         return n
     return bide.task(waits, name=f"w{n}")
 
-flow = bide.Workflow("w", [waiter(n) for n in range(20)])
+workflow = bide.Workflow("w", [waiter(n) for n in range(20)])
 runner = bide.Runner(db)
-handle = runner.submit(flow, key="k")
+handle = runner.submit(workflow, key="k")
 if "leave" in words:
     while not all(t.sub_status is bide.SubStatus.Deferred for t in handle._snapshot().tasks.values()):
         time.sleep(0.005)
@@ -193,15 +193,15 @@ def test_ctrl_c_ends_the_callers_wait_and_the_run_can_be_taken_up(file: Path) ->
 
 def test_a_dropped_runner_lets_go_of_its_runs(file: Path) -> None:
     flag, log = threading.Event(), list[str]()
-    flow = waiting_flow(flag, log)
+    workflow = waiting_workflow(flag, log)
     runner = bide.Runner(file)
-    runner.submit(flow, key="k")
+    runner.submit(workflow, key="k")
     while runner.get("k").tasks["waits"].sub_status is not bide.SubStatus.Deferred:
         time.sleep(0.001)
     del runner
     flag.set()
     with bide.Runner(file) as second:
-        assert second.run(flow, key="k", timeout=20)["waits"] == "done"
+        assert second.run(workflow, key="k", timeout=20)["waits"] == "done"
 
 
 def test_a_with_block_closes_on_an_error_too(file: Path) -> None:

@@ -68,9 +68,9 @@ def a_blocking_wait(released: threading.Event) -> Callable[[int, bide.TaskHandle
 def test_conditions_of_bodies_that_never_return_hold_up_nobody_and_are_named(
     store: str, released: threading.Event, caplog: pytest.LogCaptureFixture, blocked: int
 ) -> None:
-    flow = bide.Workflow("blocked", [a_blocking_wait(released)])
+    workflow = bide.Workflow("blocked", [a_blocking_wait(released)])
     with bide.Runner(store, slots=2) as runner:
-        handles = runner.submit_many(flow, [{"n": n} for n in range(blocked)])
+        handles = runner.submit_many(workflow, [{"n": n} for n in range(blocked)])
         for _ in range(3):
             assert runner.run(waiting_briefly(), timeout=30)["brief"] == 5
         assert runner.run(NOOP, timeout=30)["noop"] == 1
@@ -113,18 +113,18 @@ def test_others_need_not_wait_until_such_a_condition_is_named(store: str) -> Non
 def test_a_runner_with_a_condition_that_never_returns_closes_and_another_goes_on(
     file: Path, released: threading.Event
 ) -> None:
-    flow = bide.Workflow("blocked", [a_blocking_wait(released)])
+    workflow = bide.Workflow("blocked", [a_blocking_wait(released)])
     runner = bide.Runner(file, slots=2)
-    handle = runner.submit(flow, {"n": 7}, key="k")
+    handle = runner.submit(workflow, {"n": 7}, key="k")
     while runner.get("k").tasks["blocked"].sub_status is not bide.SubStatus.Deferred:
         pass
     time.sleep(0.05)  # it polls by now, or will not any more
     began = time.monotonic()
     runner.close(grace=0.2)
     assert time.monotonic() - began < 3
-    with bide.Runner(file, workflows=[flow]) as other:
+    with bide.Runner(file, workflows=[workflow]) as other:
         released.set()
-        assert other.run(flow, {"n": 7}, key="k", timeout=30)["blocked"] == 7
+        assert other.run(workflow, {"n": 7}, key="k", timeout=30)["blocked"] == 7
         assert other.get("k").id == handle.id
 
 
@@ -149,9 +149,9 @@ def test_gates_that_never_return_hold_up_nobody_and_are_named(
     def quick() -> int:
         return 2
 
-    flow = a_blocking_gate(released)
+    workflow = a_blocking_gate(released)
     with bide.Runner(store, slots=3) as runner:
-        handles = [runner.submit(flow) for _ in range(blocked)]
+        handles = [runner.submit(workflow) for _ in range(blocked)]
         assert runner.run(bide.Workflow("quick", [quick]), timeout=30)["quick"] == 2
         assert runner.run(waiting_briefly(), timeout=30)["brief"] == 5
         assert runner.run(NOOP, timeout=30)["noop"] == 1
@@ -164,9 +164,9 @@ def test_gates_that_never_return_hold_up_nobody_and_are_named(
 def test_more_such_gates_than_threads_are_said_and_bodies_go_on(
     store: str, released: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
-    flow = a_blocking_gate(released)
+    workflow = a_blocking_gate(released)
     with bide.Runner(store, slots=2) as runner:
-        handles = [runner.submit(flow) for _ in range(5)]
+        handles = [runner.submit(workflow) for _ in range(5)]
         eventually(lambda: said(caplog, "all 3 threads that poll gates"), "the stop of all gates is said")
         assert runner.run(waiting_briefly(), timeout=30)["brief"] == 5
         assert runner.run(NOOP, timeout=30)["noop"] == 1
@@ -221,9 +221,9 @@ def test_a_body_that_never_returns_stops_no_close_and_its_run_goes_on_elsewhere(
             return "too late"
         return "done"
 
-    flow = bide.Workflow("w", [noop, stuck])
+    workflow = bide.Workflow("w", [noop, stuck])
     runner = bide.Runner(file, slots=2)
-    handle = runner.submit(flow, key="k")
+    handle = runner.submit(workflow, key="k")
     eventually(lambda: entered and runner.get("k").tasks["noop"].status is bide.TaskStatus.Completed, "it has begun")
     began = time.monotonic()
     runner.close(grace=0.1)
@@ -232,7 +232,7 @@ def test_a_body_that_never_returns_stops_no_close_and_its_run_goes_on_elsewhere(
         handle.result(30)
     with bide.Runner(file) as other:
         released.set()
-        assert other.run(flow, key="k", timeout=30).outputs == {"noop": 1, "stuck": "done"}
+        assert other.run(workflow, key="k", timeout=30).outputs == {"noop": 1, "stuck": "done"}
         assert len(entered) == 2
 
 
@@ -307,13 +307,13 @@ def test_an_input_of_64_mib_is_kept_and_a_larger_one_refused(file: Path) -> None
     def work(big: str) -> bool:
         return big == JUST_FITS
 
-    flow = bide.Workflow("w", [work])
+    workflow = bide.Workflow("w", [work])
     with bide.Runner(file) as runner:
-        assert runner.run(flow, {"big": JUST_FITS}, key="fits", timeout=60)["work"] is True
+        assert runner.run(workflow, {"big": JUST_FITS}, key="fits", timeout=60)["work"] is True
         with pytest.raises(bide.SerializationError, match=r"'big'.*64\.1 MiB.*store a path"):
-            runner.run(flow, {"big": TOO_LARGE}, key="large")
+            runner.run(workflow, {"big": TOO_LARGE}, key="large")
         assert [run.key for run in runner.runs()] == ["fits"]
-        assert runner.run(flow, {"big": JUST_FITS}, key="fits", timeout=60)["work"] is True  # compared as bytes
+        assert runner.run(workflow, {"big": JUST_FITS}, key="fits", timeout=60)["work"] is True  # compared as bytes
 
 
 def test_a_condition_may_capture_more_and_is_asked_again_then(file: Path) -> None:
@@ -330,13 +330,13 @@ def test_a_condition_may_capture_more_and_is_asked_again_then(file: Path) -> Non
         handle.sleep(0.3 if len(asked) == 1 else 0)
         return "done"
 
-    flow = bide.Workflow("w", [work])
+    workflow = bide.Workflow("w", [work])
     with bide.Runner(file) as runner:
-        runner.submit(flow, key="k")
+        runner.submit(workflow, key="k")
         while runner.get("k").tasks["work"].sub_status is not bide.SubStatus.Deferred:
             pass
     with bide.Runner(file) as runner:
-        assert runner.run(flow, key="k", timeout=30)["work"] == "done"
+        assert runner.run(workflow, key="k", timeout=30)["work"] == "done"
     assert asked == [len(TOO_LARGE)] * 2  # too large to be proved the same
 
 

@@ -85,14 +85,14 @@ def second(first: str) -> str:
         room(Path(db + "-wal").stat().st_size + left)
     return first + "x" * 20_000
 
-flow = bide.Workflow("w", [first, second])
+workflow = bide.Workflow("w", [first, second])
 failed = 0
 base = db
 for left in range(0, 60_000, 2_000):
     db = f"{base}.{left}"
     runner = bide.Runner(db)
     try:
-        runner.run(flow, key="k", timeout=20)
+        runner.run(workflow, key="k", timeout=20)
     except bide.StoreError as error:
         assert db in str(error) and "space" in str(error), error
         failed += 1
@@ -100,7 +100,7 @@ for left in range(0, 60_000, 2_000):
     runner.close()
     left = None
     with bide.Runner(db) as runner:
-        assert runner.run(flow, key="k", timeout=20)["second"] == "kept" + "x" * 20_000
+        assert runner.run(workflow, key="k", timeout=20)["second"] == "kept" + "x" * 20_000
     assert ledger.read_text().count(db + chr(10)) == 1, "what was committed was executed again"
 say("failed", failed)
 """
@@ -131,17 +131,17 @@ def work(text: str) -> int:
     return len(text)
 
 with bide.Runner(db) as runner:
-    flow = bide.Workflow("w", [work])
-    runner.run(flow, {"text": ""}, key="before")
+    workflow = bide.Workflow("w", [work])
+    runner.run(workflow, {"text": ""}, key="before")
     room(Path(db + "-wal").stat().st_size + 5_000)
     try:
-        runner.submit(flow, {"text": "x" * 100_000}, key="k")
+        runner.submit(workflow, {"text": "x" * 100_000}, key="k")
     except bide.StoreError as error:
         assert db in str(error) and "space" in str(error), error
         say("refused")
 room()
 with bide.Runner(db) as runner:
-    say(runner.run(flow, {"text": "short"}, key="k", timeout=20)["work"], runner.get("before")["work"])
+    say(runner.run(workflow, {"text": "short"}, key="k", timeout=20)["work"], runner.get("before")["work"])
 """
     )
     assert ran(script, file) == ["refused", "5 0"]
@@ -229,16 +229,16 @@ def test_a_file_that_is_made_read_only_while_open_is_no_fault_and_one_found_so_i
     def work(n: int) -> int:
         return n
 
-    flow = bide.Workflow("w", [work])
+    workflow = bide.Workflow("w", [work])
     with bide.Runner(":memory:") as runner:
-        runner.run(flow, {"n": 0})  # so that all modules are there: whom we become may not read them
+        runner.run(workflow, {"n": 0})  # so that all modules are there: whom we become may not read them
     if os.geteuid() == 0:
         os.setuid(65534)  # the modes of a file mean nothing to root
     with bide.Runner(db) as runner:
-        runner.run(flow, {"n": 1}, key="1")
+        runner.run(workflow, {"n": 1}, key="1")
         os.chmod(db, 0o400)
         home.chmod(0o500)
-        say(runner.run(flow, {"n": 2}, key="2", timeout=20)["work"])
+        say(runner.run(workflow, {"n": 2}, key="2", timeout=20)["work"])
     for path, mode in ((home, 0o700), (Path(db), 0o600)):
         try:
             bide.Runner(db)
@@ -458,7 +458,7 @@ def test_a_reader_that_pins_the_log_is_told_stops_nothing_and_the_log_is_cut_aft
     def big(n: int) -> str:
         return "x" * 900_000
 
-    flow = bide.Workflow("w", [big])
+    workflow = bide.Workflow("w", [big])
     log = file.with_name("bide.db-wal")
     told = f"{file}: its write-ahead log has grown to"
     with bide.Runner(file) as runner:
@@ -466,7 +466,7 @@ def test_a_reader_that_pins_the_log_is_told_stops_nothing_and_the_log_is_cut_aft
             other.expect("reads")
             n = 0
             while log.stat().st_size < 68 << 20:
-                runner.run(flow, {"n": (n := n + 1)}, timeout=PATIENCE)
+                runner.run(workflow, {"n": (n := n + 1)}, timeout=PATIENCE)
             eventually(lambda: told in caplog.text, "the reader is told of")
             other.kill()
         assert caplog.text.count(told) == 1

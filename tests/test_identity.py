@@ -51,7 +51,7 @@ class World:
     def enter(self, body: Body) -> None:
         """Enter the body up to where it holds, and leave it there."""
         with bide.Runner(self.file) as runner:
-            runner.submit(flow_of(body), key="k")
+            runner.submit(workflow_of(body), key="k")
             eventually(lambda: waiting(runner) == "waits for hold", "the body holds")
         self.done.clear()
 
@@ -59,7 +59,7 @@ class World:
         """Enter another body for the same run; return its result."""
         self.released = True
         with bide.Runner(self.file) as runner:
-            return runner.run(flow_of(body), key="k", timeout=PATIENCE)["work"]
+            return runner.run(workflow_of(body), key="k", timeout=PATIENCE)["work"]
 
     def sql(self, statement: str, *values: object) -> list[Any]:
         """Look at the file, or change it."""
@@ -67,7 +67,7 @@ class World:
             return database.execute(statement, values).fetchall()
 
 
-def flow_of(body: Body) -> bide.Workflow:
+def workflow_of(body: Body) -> bide.Workflow:
     return bide.Workflow("w", [bide.task(body, name="work")])
 
 
@@ -279,10 +279,10 @@ def backwards(names: Iterable[str]) -> list[str]:
 
 
 def test_inputs_in_another_order_are_the_same_inputs(runner: bide.Runner) -> None:
-    flow = bide.Workflow("takes", [bide.task(takes)])
-    first = runner.submit(flow, given(sorted), key="k")
-    assert runner.submit(flow, given(backwards), key="k").id == first.id
-    both = runner.submit_many(flow, [given(backwards), given(sorted)], keys=["k", "other"])
+    workflow = bide.Workflow("takes", [bide.task(takes)])
+    first = runner.submit(workflow, given(sorted), key="k")
+    assert runner.submit(workflow, given(backwards), key="k").id == first.id
+    both = runner.submit_many(workflow, [given(backwards), given(sorted)], keys=["k", "other"])
     assert both[0].id == first.id
     assert both[1].id != first.id
 
@@ -297,11 +297,11 @@ def test_inputs_in_another_order_are_the_same_inputs(runner: bide.Runner) -> Non
     ],
 )
 def test_other_inputs_are_refused_and_named(runner: bide.Runner, changes: dict[str, Any]) -> None:
-    flow = bide.Workflow("takes", [bide.task(takes)])
-    runner.submit(flow, given(sorted), key="k")
+    workflow = bide.Workflow("takes", [bide.task(takes)])
+    runner.submit(workflow, given(sorted), key="k")
     (name,) = changes
     with pytest.raises(bide.DefinitionError, match=f"'{name}'.* differs"):
-        runner.submit(flow, given(backwards, **changes), key="k")
+        runner.submit(workflow, given(backwards, **changes), key="k")
 
 
 # --------------------------------------------------------------------------------------------- a wait and its record

@@ -147,14 +147,14 @@ def forget() -> Iterator[None]:
 Body = Callable[[bide.TaskHandle], Any]
 
 
-def flow_of(body: Body) -> bide.Workflow:
+def workflow_of(body: Body) -> bide.Workflow:
     return bide.Workflow("w", [bide.task(body, name="work")])
 
 
 def entered(file: Path, body: Body, until: str = "hold") -> None:
     """Enter a body, and leave when it waits for this."""
     with bide.Runner(file) as runner:
-        runner.submit(flow_of(body), key="k")
+        runner.submit(workflow_of(body), key="k")
         eventually(lambda: until in asked, f"the body waits for {until}")
         eventually(lambda: runner.get("k").tasks["work"].sub_status is bide.SubStatus.Deferred, "the body waits")
     asked.clear()
@@ -168,7 +168,7 @@ def entered_again(file: Path, body: Body) -> list[str]:
     """Enter another body for the same run; return what it asked and did, less "hold"."""
     answers["hold"] = True
     with bide.Runner(file) as runner:
-        assert runner.run(flow_of(body), key="k", timeout=PATIENCE).tasks["work"].attempts == 1
+        assert runner.run(workflow_of(body), key="k", timeout=PATIENCE).tasks["work"].attempts == 1
     return [what for what in asked if what != "hold"]
 
 
@@ -280,13 +280,13 @@ def test_a_satisfied_condition_that_is_changed_is_asked_again_under_one_new_dead
     answers["hold"] = True
     second = body(2 if changed == "captured" else 1, other=changed == "code")
     with bide.Runner(file) as runner:
-        runner.submit(flow_of(second), key="k")
+        runner.submit(workflow_of(second), key="k")
         eventually(lambda: "again" in asked, "it is asked again")
         eventually(lambda: runner.get("k").tasks["work"].sub_status is bide.SubStatus.Deferred, "the body waits")
     renewed = deadline(file)
     assert renewed > recorded, "the first deadline belonged to a wait that is over"
     with bide.Runner(file) as runner:
-        assert runner.run(flow_of(second), key="k", timeout=PATIENCE)["work"] == "timed out"
+        assert runner.run(workflow_of(second), key="k", timeout=PATIENCE)["work"] == "timed out"
     assert set(asked) == {"again"}
     # Not `timeout` after it was entered again, the third time.
     assert deadline(file) == renewed
@@ -337,7 +337,7 @@ def test_a_step_that_does_not_match_its_record_pauses_the_run_and_keeps_the_reco
     answers["hold"] = True
     with bide.Runner(file) as runner:
         with pytest.raises(bide.ReplayMismatch, match="pay"):
-            runner.run(flow_of(wrong), key="k", timeout=PATIENCE)
+            runner.run(workflow_of(wrong), key="k", timeout=PATIENCE)
         assert runner.get("k").status is bide.RunStatus.Paused
         assert "pay" in (runner.get("k").blocked_by or "")
     assert asked == []

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 import bide
-import golden_flows as flows
+import golden_workflows as workflows
 
 GOLDEN = max((Path(__file__).parent / "golden").glob("schema-*.sqlite"), key=lambda file: (len(file.name), file.name))
-FLOWS = [flow for flow in flows.FLOWS if flow is not flows.killer]
+WORKFLOWS = [workflow for workflow in workflows.WORKFLOWS if workflow is not workflows.killer]
 
 SAID: list[str] = []
 """What bide said of the file."""
@@ -92,17 +92,17 @@ def is_fine(act: Callable[[], object]) -> None:
 
 
 def use(file: Path) -> None:
-    def run(flow: bide.Workflow) -> None:
-        inputs = {"n": 7} if flow is flows.queued else None
-        look(runner.submit(flow, inputs, key=flow.name).result(0.05))
+    def run(workflow: bide.Workflow) -> None:
+        inputs = {"n": 7} if workflow is workflows.queued else None
+        look(runner.submit(workflow, inputs, key=workflow.name).result(0.05))
 
     try:
         with bide.Runner(file, slots=2) as runner:
-            for flow in FLOWS:
-                is_fine(partial(runner.register, flow))
+            for workflow in WORKFLOWS:
+                is_fine(partial(runner.register, workflow))
             is_fine(lambda: look_at_all(runner))
-            for flow in (flows.values, flows.queued, flows.waiting):
-                is_fine(partial(run, flow))
+            for workflow in (workflows.values, workflows.queued, workflows.waiting):
+                is_fine(partial(run, workflow))
     except bide.BideError as error:
         SAID.append(str(error))
 

@@ -54,14 +54,14 @@ def test_any_text_is_a_name_and_is_found_again_by_another_runner(file: Path, cas
     def second(before: Annotated[dict[str, str], bide.From(name)], ctx: bide.Context) -> str:
         return before[name] + str(ctx[name])
 
-    flow = bide.Workflow(name, [first, second])
+    workflow = bide.Workflow(name, [first, second])
     with bide.Runner(file) as runner:
-        handle = runner.submit(flow, {name + "in": name}, key=name)
+        handle = runner.submit(workflow, {name + "in": name}, key=name)
         while runner.get(handle.id).tasks[name].sub_status is not bide.SubStatus.Deferred or not steps:
             pass
-    with bide.Runner(file, workflows=[flow]) as runner:
+    with bide.Runner(file, workflows=[workflow]) as runner:
         flag.set()
-        result = runner.run(flow, {name + "in": name}, key=name, timeout=30)
+        result = runner.run(workflow, {name + "in": name}, key=name, timeout=30)
         assert result.id == handle.id
         assert (result.workflow, result.key) == (name, name)
         assert result.outputs == {name: {name: name + "!"}, name + "2": name + "!" + name}
@@ -69,18 +69,18 @@ def test_any_text_is_a_name_and_is_found_again_by_another_runner(file: Path, cas
         assert steps == [name]  # the record was found
         assert [run.id for run in runner.runs(workflow=name)] == [handle.id]
         assert runner.get(name).id == handle.id
-        runner.delete(name, workflow=flow)
+        runner.delete(name, workflow=workflow)
         assert runner.runs() == []
-    assert flow.to_mermaid()
-    assert flow._repr_html_()
+    assert workflow.to_mermaid()
+    assert workflow._repr_html_()
 
 
 def test_names_that_look_alike_are_different_ones(store: str) -> None:
     tasks = [bide.task(lambda n=n: n, name=name) for n, name in enumerate(ALIKE)]
     with bide.Runner(store) as runner:
-        flow = bide.Workflow("w", tasks)
-        assert runner.run(flow).outputs == {name: n for n, name in enumerate(ALIKE)}
-        runs = [runner.run(flow, key=name) for name in ALIKE]
+        workflow = bide.Workflow("w", tasks)
+        assert runner.run(workflow).outputs == {name: n for n, name in enumerate(ALIKE)}
+        runs = [runner.run(workflow, key=name) for name in ALIKE]
         assert len({run.id for run in runs}) == len(ALIKE)
         assert [runner.get(name).id for name in ALIKE] == [run.id for run in runs]
         for name in ALIKE:

@@ -18,7 +18,7 @@ def inner(n: int = 1) -> int:
     return n + 1
 
 
-inner_flow = bide.Workflow("inner", [inner])
+inner_workflow = bide.Workflow("inner", [inner])
 
 
 @pytest.fixture
@@ -29,35 +29,35 @@ def runner(store: str) -> Iterator[bide.Runner]:
 
 
 def by_run(runner: bide.Runner, _ended: str) -> object:
-    return runner.run(inner_flow)
+    return runner.run(inner_workflow)
 
 
 def by_run_with_timeout(runner: bide.Runner, _ended: str) -> object:
-    return runner.run(inner_flow, {"n": 2}, key="other", timeout=0)
+    return runner.run(inner_workflow, {"n": 2}, key="other", timeout=0)
 
 
 def by_run_async(runner: bide.Runner, _ended: str) -> object:
-    return asyncio.run(runner.run_async(inner_flow))
+    return asyncio.run(runner.run_async(inner_workflow))
 
 
 def by_result(runner: bide.Runner, ended: str) -> object:
-    return runner.submit(inner_flow, {"n": 1}, key=ended).result()
+    return runner.submit(inner_workflow, {"n": 1}, key=ended).result()
 
 
 def by_result_with_timeout(runner: bide.Runner, ended: str) -> object:
-    return runner.submit(inner_flow, {"n": 1}, key=ended).result(timeout=0)
+    return runner.submit(inner_workflow, {"n": 1}, key=ended).result(timeout=0)
 
 
 def by_await(runner: bide.Runner, ended: str) -> object:
     async def awaits() -> object:
-        return await runner.submit(inner_flow, {"n": 1}, key=ended)
+        return await runner.submit(inner_workflow, {"n": 1}, key=ended)
 
     return asyncio.run(awaits())
 
 
 def by_another_runner(_runner: bide.Runner, _ended: str) -> object:
     with bide.Runner(":memory:") as another:
-        return another.run(inner_flow)
+        return another.run(inner_workflow)
 
 
 WAITS: list[Callable[[bide.Runner, str], object]] = [
@@ -121,7 +121,7 @@ def test_a_body_that_waits_for_a_run_is_refused(
     wait: Callable[[bide.Runner, str], object],
     place: Callable[[Callable[[], object]], bide.Workflow],
 ) -> None:
-    runner.run(inner_flow, {"n": 1}, key="ended")
+    runner.run(inner_workflow, {"n": 1}, key="ended")
 
     def waits() -> object:
         return wait(runner, "ended")
@@ -140,19 +140,19 @@ def test_a_body_that_waits_for_a_run_is_refused(
 def test_who_catches_it_goes_on(runner: bide.Runner) -> None:
     def outer() -> str:
         try:
-            runner.run(inner_flow)
+            runner.run(inner_workflow)
         except bide.DefinitionError:
             return "told"
         return "not told"
 
     assert runner.run(in_a_body(outer))["outer"] == "told"
-    assert runner.run(inner_flow)["inner"] == 2  # on this thread, as ever
+    assert runner.run(inner_workflow)["inner"] == 2  # on this thread, as ever
 
 
 def test_a_thread_that_a_body_starts_may_wait(runner: bide.Runner) -> None:
     def outer() -> list[int]:
         results: list[int] = []
-        thread = threading.Thread(target=lambda: results.append(runner.run(inner_flow)["inner"]))
+        thread = threading.Thread(target=lambda: results.append(runner.run(inner_workflow)["inner"]))
         thread.start()
         thread.join()
         return results
@@ -162,7 +162,7 @@ def test_a_thread_that_a_body_starts_may_wait(runner: bide.Runner) -> None:
 
 def runs_in_a_child() -> None:
     with bide.Runner(":memory:") as runner:
-        assert runner.run(inner_flow)["inner"] == 2
+        assert runner.run(inner_workflow)["inner"] == 2
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -180,7 +180,7 @@ def test_a_child_process_that_a_body_forks_may_wait() -> None:
 @pytest.mark.parametrize("slots", [1, 2])
 def test_what_is_advised_instead_works(store: str, slots: int) -> None:
     def outer(handle: bide.TaskHandle, n: int) -> int:
-        run = one.submit(inner_flow, {"n": n}, key=f"inner of {handle.run_id}")
+        run = one.submit(inner_workflow, {"n": n}, key=f"inner of {handle.run_id}")
         handle.defer_until(lambda: one.get(run.id).ended_at is not None, poll_interval_ms=1)
         result = one.get(run.id).raise_for_status()["inner"]
         assert isinstance(result, int)
@@ -213,11 +213,11 @@ def inner() -> int:
         stay()
     return 7
 
-inner_flow = bide.Workflow("inner", [inner])
+inner_workflow = bide.Workflow("inner", [inner])
 
 def outer(handle: bide.TaskHandle) -> int:
     note("outer")
-    run = runner.submit(inner_flow, key=f"inner of {handle.run_id}")
+    run = runner.submit(inner_workflow, key=f"inner of {handle.run_id}")
     handle.defer_until(lambda: runner.get(run.id).ended_at is not None, poll_interval_ms=1)
     return runner.get(run.id).raise_for_status()["inner"]
 

@@ -55,9 +55,9 @@ def counted(action: Callable[[], object]) -> Counts:
 
 
 def test_tasks_that_depend_on_nothing_share_commits_and_attaches(runner: bide.Runner) -> None:
-    flow = bide.Workflow("wide", [task(f"t{number}") for number in range(WIDE)])
-    runner.register(flow)
-    counts = counted(lambda: runner.run(flow))
+    workflow = bide.Workflow("wide", [task(f"t{number}") for number in range(WIDE)])
+    runner.register(workflow)
+    counts = counted(lambda: runner.run(workflow))
     # 64 results make a group; one that is 1 ms old is committed with fewer.
     assert WIDE / 64 <= counts.commits <= WIDE / 16
     assert counts.attaches <= counts.commits + 2 * ODD_ONES
@@ -65,9 +65,9 @@ def test_tasks_that_depend_on_nothing_share_commits_and_attaches(runner: bide.Ru
 
 
 def test_a_hop_is_one_commit_and_one_attach_and_wakes_nobody(runner: bide.Runner) -> None:
-    flow = bide.Workflow("chain", [task("t0"), *(hop(number) for number in range(1, CHAIN))])
-    runner.register(flow)
-    counts = counted(lambda: runner.run(flow))
+    workflow = bide.Workflow("chain", [task("t0"), *(hop(number) for number in range(1, CHAIN))])
+    runner.register(workflow)
+    counts = counted(lambda: runner.run(workflow))
     # One that creates the run, one in which it begins.
     assert CHAIN + 2 <= counts.commits <= CHAIN + 2 + ODD_ONES
     assert counts.attaches <= CHAIN + ODD_ONES
@@ -97,9 +97,9 @@ def test_runs_that_are_submitted_together_share_commits(runner: bide.Runner) -> 
 
 
 def counted_body(runner: bide.Runner, body: Callable[[bide.TaskHandle], None]) -> Counts:
-    flow = bide.Workflow("waits", [bide.task(body, name="t")])
-    runner.register(flow)
-    return counted(lambda: runner.run(flow))
+    workflow = bide.Workflow("waits", [bide.task(body, name="t")])
+    runner.register(workflow)
+    return counted(lambda: runner.run(workflow))
 
 
 def test_a_wait_is_two_commits_and_one_wake(runner: bide.Runner) -> None:
@@ -134,11 +134,11 @@ def test_gates_are_polled_many_under_one_attach_and_no_poll_is_committed(runner:
     def noop() -> int:
         return 1
 
-    flow = bide.Workflow("gated", [bide.task(noop, name="t", gate=gate)])
-    runner.register(flow)
+    workflow = bide.Workflow("gated", [bide.task(noop, name="t", gate=gate)])
+    runner.register(workflow)
 
     def together() -> None:
-        for handle in runner.submit_many(flow, [None] * GATES):
+        for handle in runner.submit_many(workflow, [None] * GATES):
             handle.result()
 
     counts = counted(together)

@@ -72,7 +72,7 @@ def test_on_a_thread_that_polls_gates_it_fails_the_gates_task_and_the_runner_sta
     ("place", "task"), [("commit", fine), ("commit", steps), ("worker", fine), ("worker", steps), ("lease", steps)]
 )
 def test_within_the_engine_it_stops_the_runner_and_the_next_one_goes_on(file: Path, place: Any, task: Any) -> None:
-    flow = bide.Workflow("w", [task])
+    workflow = bide.Workflow("w", [task])
     entered, release = threading.Event(), threading.Event()
 
     @bide.task
@@ -91,12 +91,12 @@ def test_within_the_engine_it_stops_the_runner_and_the_next_one_goes_on(file: Pa
         # Whoever waits is told: whose thread it was, and everybody else.
         if place != "lease":
             with pytest.raises(bide.BideError, match=REPORT):
-                runner.run(flow, key="k", timeout=PATIENCE)
+                runner.run(workflow, key="k", timeout=PATIENCE)
         with pytest.raises(bide.BideError, match=REPORT):
             waiting.result(PATIENCE)
         with pytest.raises(bide.BideError, match=REPORT):
             runner.runs()
     release.set()
     with bide.Runner(file) as second:
-        assert second.run(flow, key="k", timeout=PATIENCE)[task.__name__] == 7
+        assert second.run(workflow, key="k", timeout=PATIENCE)[task.__name__] == 7
         assert second.run(other, key="waits", timeout=PATIENCE)["waits"] == 8

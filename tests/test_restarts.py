@@ -34,13 +34,13 @@ def busy_task(n: int, random_: random.Random) -> Callable[..., int]:
 
 def test_runs_survive_any_number_of_closes_at_any_moment(file: Path) -> None:
     random_ = random.Random(7)  # noqa: S311 - which moment is hit is not the point
-    flows = [bide.Workflow(f"f{m}", [busy_task(n, random_) for n in range(15)]) for m in range(4)]
+    workflows = [bide.Workflow(f"f{m}", [busy_task(n, random_) for n in range(15)]) for m in range(4)]
     for _ in range(6):
-        with bide.Runner(file, slots=3, workflows=flows) as runner:
-            for flow in flows:
-                runner.submit_many(flow, [None] * 3)
+        with bide.Runner(file, slots=3, workflows=workflows) as runner:
+            for workflow in workflows:
+                runner.submit_many(workflow, [None] * 3)
             threading.Event().wait(random_.random() * 0.1)  # any moment
-    with bide.Runner(file, slots=3, workflows=flows) as runner:
+    with bide.Runner(file, slots=3, workflows=workflows) as runner:
         eventually(lambda: all(run.status is bide.RunStatus.Completed for run in runner.runs()), "all runs have ended")
         runs = runner.runs()
         assert len(runs) == 72
@@ -69,9 +69,9 @@ tasks = [body(n) for n in range(4)]
 def total(t0: int, t1: int, t2: int, t3: int) -> int:
     return t0 + t1 + t2 + t3
 
-flow = bide.Workflow("w", [*tasks, total])
-runner = bide.Runner(db, slots=2, workflows=[flow])
-handles = [runner.submit(flow, key=str(n)) for n in range(5)]
+workflow = bide.Workflow("w", [*tasks, total])
+runner = bide.Runner(db, slots=2, workflows=[workflow])
+handles = [runner.submit(workflow, key=str(n)) for n in range(5)]
 say("submitted")
 for handle in handles:
     assert handle.result()["total"] == 12

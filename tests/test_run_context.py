@@ -13,7 +13,7 @@ import bide
 from processes import eventually, killed, ran
 
 
-def test_roots_start_from_the_inputs_and_changes_flow_down(runner: bide.Runner) -> None:
+def test_roots_start_from_the_inputs_and_changes_workflow_down(runner: bide.Runner) -> None:
     @bide.task
     def first(context: bide.Context) -> dict[str, Any]:
         before = context.to_dict()
@@ -132,9 +132,9 @@ def test_a_conflict_is_warned_of_once_by_who_sees_it_or_at_the_end(
         return bide.task(body, name=name, depends_on=depends_on)
 
     leaves = [changing("left", 1, []), changing("right", 2, [])]
-    flow = bide.Workflow("w", leaves + [changing(f"reader{n}", None, ["left", "right"]) for n in range(readers)])
+    workflow = bide.Workflow("w", leaves + [changing(f"reader{n}", None, ["left", "right"]) for n in range(readers)])
     with caplog.at_level(logging.WARNING, "bide"):
-        result = runner.run(flow)
+        result = runner.run(workflow)
         assert [result.context["k"] for _ in range(3)] == [2, 2, 2]
         eventually(lambda: caplog.records, "the conflict is told")
         runner.close()

@@ -17,9 +17,9 @@ from processes import Child, ledger, ran
 Status = bide.TaskStatus
 
 
-def failing(runner: bide.Runner, flow: bide.Workflow, inputs: dict[str, Any] | None = None) -> bide.RunFailed:
+def failing(runner: bide.Runner, workflow: bide.Workflow, inputs: dict[str, Any] | None = None) -> bide.RunFailed:
     with pytest.raises(bide.RunFailed) as failed:
-        runner.run(flow, inputs)
+        runner.run(workflow, inputs)
     return failed.value
 
 
@@ -221,7 +221,7 @@ def named(name: str, fails: bool = False, **options: Any) -> Callable[..., Any]:
 
 
 def test_dependents_of_a_failure_are_skipped_and_other_branches_finish(runner: bide.Runner) -> None:
-    flow = bide.Workflow(
+    workflow = bide.Workflow(
         "w",
         [
             named("bad", fails=True),
@@ -231,7 +231,7 @@ def test_dependents_of_a_failure_are_skipped_and_other_branches_finish(runner: b
             named("rest", depends_on="good"),
         ],
     )
-    result = result_of(failing(runner, flow))
+    result = result_of(failing(runner, workflow))
     assert statuses(result) == {
         "bad": Status.Failed,
         "after": Status.Skipped,
@@ -252,7 +252,7 @@ def test_dependents_of_a_failure_are_skipped_and_other_branches_finish(runner: b
 def test_run_if_decides_once_all_dependencies_have_ended(
     runner: bide.Runner, fails: bool, on_failure: str, always: str
 ) -> None:
-    flow = bide.Workflow(
+    workflow = bide.Workflow(
         "w",
         [
             named("a", fails=fails),
@@ -261,21 +261,21 @@ def test_run_if_decides_once_all_dependencies_have_ended(
             named("clean", depends_on=["a", "b"], run_if="done"),
         ],
     )
-    result = runner.get(finished(runner, flow))
+    result = runner.get(finished(runner, workflow))
     assert result.tasks["alarm"].status == on_failure
     assert result.tasks["clean"].status == always
     assert result.status == ("Failed" if fails else "Completed")
 
 
-def finished(runner: bide.Runner, flow: bide.Workflow) -> str:
-    handle = runner.submit(flow)
+def finished(runner: bide.Runner, workflow: bide.Workflow) -> str:
+    handle = runner.submit(workflow)
     with contextlib.suppress(bide.RunFailed):
         handle.result(30)
     return handle.id
 
 
 def test_an_alarm_sees_a_failure_further_up_through_what_was_skipped(runner: bide.Runner) -> None:
-    flow = bide.Workflow(
+    workflow = bide.Workflow(
         "w",
         [
             named("bad", fails=True),
@@ -283,7 +283,7 @@ def test_an_alarm_sees_a_failure_further_up_through_what_was_skipped(runner: bid
             named("alarm", depends_on="between", run_if="failed"),
         ],
     )
-    assert runner.get(finished(runner, flow)).tasks["alarm"].status is Status.Completed
+    assert runner.get(finished(runner, workflow)).tasks["alarm"].status is Status.Completed
 
 
 def test_what_may_not_have_succeeded_gives_its_default(runner: bide.Runner) -> None:
@@ -313,7 +313,7 @@ def test_skip_skips_the_task_and_its_dependents_without_failing_the_run(runner: 
     def check() -> int:
         raise bide.Skip("nothing new since yesterday")
 
-    flow = bide.Workflow(
+    workflow = bide.Workflow(
         "w",
         [
             check,
@@ -322,7 +322,7 @@ def test_skip_skips_the_task_and_its_dependents_without_failing_the_run(runner: 
             named("other"),
         ],
     )
-    result = runner.run(flow)
+    result = runner.run(workflow)
     assert result.status is bide.RunStatus.Completed
     assert statuses(result) == {
         "check": Status.Skipped,
@@ -348,7 +348,7 @@ def test_fail_fast_starts_nothing_more_but_what_follows_failures(store: str) -> 
         go.wait(30)
         return "finished"
 
-    flow = bide.Workflow(
+    workflow = bide.Workflow(
         "w",
         [
             bad,
@@ -360,7 +360,7 @@ def test_fail_fast_starts_nothing_more_but_what_follows_failures(store: str) -> 
         fail_fast=True,
     )
     with bide.Runner(store, slots=2) as runner:
-        handle = runner.submit(flow)
+        handle = runner.submit(workflow)
         while runner.get(handle.id).tasks["alarm"].status is not Status.Completed:
             time.sleep(0.001)
         go.set()

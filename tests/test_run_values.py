@@ -71,8 +71,8 @@ def test_a_value_comes_back_as_it_was_given_for_reader_caller_and_store(
     def take(give) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
         seen.append(give)
 
-    flow = bide.Workflow("w", [give, take])
-    result = runner.run(flow, key="k")
+    workflow = bide.Workflow("w", [give, take])
+    result = runner.run(workflow, key="k")
     for got in (seen[0], result["give"], runner.get("k")["give"]):
         assert got == value
         assert type(got) is type(value)

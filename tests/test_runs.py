@@ -37,8 +37,8 @@ def held(name: str = "held") -> tuple[bide.Workflow, threading.Event, threading.
 
 
 def test_submit_returns_a_handle_before_the_run_ends(runner: bide.Runner) -> None:
-    flow, entered, release = held()
-    handle = runner.submit(flow, key="k")
+    workflow, entered, release = held()
+    handle = runner.submit(workflow, key="k")
     assert entered.wait(30)
     assert handle.key == "k"
     assert handle.status() is bide.RunStatus.Running
@@ -70,10 +70,10 @@ def test_one_key_twice_in_one_call_is_one_run(runner: bide.Runner) -> None:
 
 
 def test_a_timeout_limits_the_callers_wait_alone(runner: bide.Runner) -> None:
-    flow, entered, release = held()
+    workflow, entered, release = held()
     with pytest.raises(TimeoutError, match="goes on"):
-        runner.run(flow, key="k", timeout=0.02)
-    handle = runner.submit(flow, key="k")
+        runner.run(workflow, key="k", timeout=0.02)
+    handle = runner.submit(workflow, key="k")
     with pytest.raises(TimeoutError):
         handle.result(timeout=timedelta(milliseconds=20))
     with pytest.raises(TimeoutError):
@@ -85,8 +85,8 @@ def test_a_timeout_limits_the_callers_wait_alone(runner: bide.Runner) -> None:
 
 
 def test_many_threads_may_wait_for_one_run(runner: bide.Runner) -> None:
-    flow, entered, release = held()
-    handle = runner.submit(flow)
+    workflow, entered, release = held()
+    handle = runner.submit(workflow)
     got: list[str] = []
     threads = [threading.Thread(target=lambda: got.append(handle.result()["work"])) for _ in range(8)]
     for thread in threads:
@@ -148,9 +148,9 @@ def test_a_result_is_a_mapping_of_what_completed(runner: bide.Runner) -> None:
 
 
 def test_a_key_attaches_to_an_unfinished_run(runner: bide.Runner) -> None:
-    flow, entered, release = held()
-    first = runner.submit(flow, key="k")
-    second = runner.submit(flow, key="k")
+    workflow, entered, release = held()
+    first = runner.submit(workflow, key="k")
+    second = runner.submit(workflow, key="k")
     assert first.id == second.id
     assert entered.wait(30)
     release.set()
@@ -170,11 +170,11 @@ def test_inputs_are_compared_by_name_whatever_their_order(runner: bide.Runner) -
     def both(a: int, b: int) -> int:
         return a - b
 
-    flow = bide.Workflow("both", [both])
-    first = runner.run(flow, {"a": 1, "b": 2}, key="k")
-    assert runner.run(flow, {"b": 2, "a": 1}, key="k").id == first.id
+    workflow = bide.Workflow("both", [both])
+    first = runner.run(workflow, {"a": 1, "b": 2}, key="k")
+    assert runner.run(workflow, {"b": 2, "a": 1}, key="k").id == first.id
     with pytest.raises(bide.DefinitionError, match="'b'"):
-        runner.run(flow, {"a": 1, "b": 3}, key="k")
+        runner.run(workflow, {"a": 1, "b": 3}, key="k")
 
 
 def test_a_key_is_unique_per_workflow_and_names_both_where_it_fits_two(runner: bide.Runner) -> None:
@@ -195,10 +195,10 @@ def test_a_failed_run_of_a_key_stays_failed(runner: bide.Runner) -> None:
         calls.append(1)
         raise ValueError("once and for all")
 
-    flow = bide.Workflow("w", [fails])
+    workflow = bide.Workflow("w", [fails])
     for _ in range(3):
         with pytest.raises(bide.RunFailed, match="once and for all"):
-            runner.run(flow, key="k")
+            runner.run(workflow, key="k")
     assert calls == [1]
 
 
@@ -220,11 +220,11 @@ def test_callers_that_race_for_a_key_share_one_run(runner: bide.Runner) -> None:
 
 
 def test_two_runners_on_one_file_in_one_process_share_keys(file: Path) -> None:
-    flow, entered, release = held()
+    workflow, entered, release = held()
     with bide.Runner(file) as first, bide.Runner(file) as second:
-        one = first.submit(flow, key="k")
+        one = first.submit(workflow, key="k")
         assert entered.wait(30)
-        two = second.submit(flow, key="k")
+        two = second.submit(workflow, key="k")
         assert one.id == two.id
         release.set()
         assert two.result(30)["work"] == "done"
@@ -259,8 +259,8 @@ def test_processes_that_race_for_a_key_share_one_run(file: Path) -> None:
 
 
 def test_get_finds_by_id_and_by_key_also_what_has_not_ended(runner: bide.Runner) -> None:
-    flow, entered, release = held()
-    handle = runner.submit(flow, key="k")
+    workflow, entered, release = held()
+    handle = runner.submit(workflow, key="k")
     assert entered.wait(30)
     for name in (handle.id, "k"):
         run = runner.get(name)
@@ -276,8 +276,8 @@ def test_get_finds_by_id_and_by_key_also_what_has_not_ended(runner: bide.Runner)
 
 
 def test_a_snapshot_does_not_change(runner: bide.Runner) -> None:
-    flow, entered, release = held()
-    handle = runner.submit(flow)
+    workflow, entered, release = held()
+    handle = runner.submit(workflow)
     assert entered.wait(30)
     before = runner.get(handle.id)
     release.set()
@@ -338,8 +338,8 @@ def test_an_ended_run_can_be_deleted_and_its_key_is_free_again(runner: bide.Runn
 
 
 def test_a_run_that_has_not_ended_is_not_deleted(runner: bide.Runner) -> None:
-    flow, entered, release = held()
-    handle = runner.submit(flow)
+    workflow, entered, release = held()
+    handle = runner.submit(workflow)
     assert entered.wait(30)
     with pytest.raises(bide.BideError, match="has not ended"):
         runner.delete(handle.id)

@@ -21,16 +21,16 @@ def waits(handle: bide.TaskHandle) -> str:
         note("suspended" if handle.suspending else "left")
     return "done"
 
-flow = bide.Workflow("w", [waits])
+workflow = bide.Workflow("w", [waits])
 """
-SERVE = SERVER + "runner = bide.Runner(db, workflows=[flow])\nsay('serving')\nrunner.serve()\nsay('over')\n"
+SERVE = SERVER + "runner = bide.Runner(db, workflows=[workflow])\nsay('serving')\nrunner.serve()\nsay('over')\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_runs_what_comes_until_a_signal_and_closes(file: Path, number: signal.Signals) -> None:
     with Child(SERVE, file) as server:
         server.expect("serving")
-        ran(SERVER + "bide.Runner(db).submit(flow, key='k'); os._exit(0)", file)
+        ran(SERVER + "bide.Runner(db).submit(workflow, key='k'); os._exit(0)", file)
         with bide.Runner(file) as reader:
             eventually(lambda: reader.get("k").tasks["waits"].sub_status is bide.SubStatus.Deferred, "the server waits")
         server.send(number)

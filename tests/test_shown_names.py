@@ -199,9 +199,9 @@ def test_what_a_run_says_of_its_names_is_one_line(name: str, logged: list[str], 
     assert all(map(printable, logged))
 
 
-def refused_run(runner: bide.Runner, flow: bide.Workflow) -> bide.RunFailed:
+def refused_run(runner: bide.Runner, workflow: bide.Workflow) -> bide.RunFailed:
     with pytest.raises(bide.RunFailed) as failed:
-        runner.run(flow)
+        runner.run(workflow)
     return failed.value
 
 

@@ -41,17 +41,17 @@ def fill():
 def work(n: int) -> str:
     return "x" * 3000
 
-flow = bide.Workflow("work", [work])
+workflow = bide.Workflow("work", [work])
 told = "no error"
 try:
-    bide.Runner("bide.db", workflows=[flow]).close()
+    bide.Runner("bide.db", workflows=[workflow]).close()
     if moment == "opened":
         fill()
-    with bide.Runner("bide.db", workflows=[flow]) as runner:
+    with bide.Runner("bide.db", workflows=[workflow]) as runner:
         if moment == "running":
             fill()
         for n in range(2000):
-            runner.run(flow, {"n": n})
+            runner.run(workflow, {"n": n})
 except bide.StoreError as error:
     told = str(error)
 print(told)

@@ -70,23 +70,23 @@ def steps(handle: bide.TaskHandle) -> str:
         raise
     return me
 
-flows = {one.__name__: bide.Workflow(one.__name__, [one]) for one in (busy, waits, steps)}
+workflows = {one.__name__: bide.Workflow(one.__name__, [one]) for one in (busy, waits, steps)}
 """
 
 STOPPED = (
     SCRIPT
     + """
 with bide.Runner(db, slots=3) as runner:
-    waiting = runner.submit(flows["waits"], key="waits")
+    waiting = runner.submit(workflows["waits"], key="waits")
     while waiting._snapshot().tasks["waits"].sub_status is not bide.SubStatus.Deferred:
         time.sleep(0.001)
-    stepping = runner.submit(flows["steps"], key="steps")
-    many = runner.submit_many(flows["busy"], [{"n": n} for n in range(int(words[1]))])
+    stepping = runner.submit(workflows["steps"], key="steps")
+    many = runner.submit_many(workflows["busy"], [{"n": n} for n in range(int(words[1]))])
     say("submitted")
     say("busy-by", *sorted({handle.result()["busy"] for handle in many}))
     say("steps-by", stepping.result()["steps"])
     say("waits-by", waiting.result()["waits"])
-    say("again", runner.run(flows["busy"], {"n": -1})["busy"])
+    say("again", runner.run(workflows["busy"], {"n": -1})["busy"])
 """
 )
 
@@ -94,7 +94,7 @@ OTHER = (
     SCRIPT
     + """
 go.touch()
-runner = bide.Runner(db, slots=2, workflows=flows.values())
+runner = bide.Runner(db, slots=2, workflows=workflows.values())
 say("serving")
 runner.serve()
 """

@@ -19,7 +19,7 @@ def charge(x: int) -> int:
     return x
 
 
-flow = bide.Workflow("charges", [charge])
+workflow = bide.Workflow("charges", [charge])
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def runner(store: str) -> Iterator[bide.Runner]:
     """A runner with a run under the key "taken"."""
     ran.clear()
     with bide.Runner(store) as runner:
-        runner.run(flow, {"x": 0}, key="taken")
+        runner.run(workflow, {"x": 0}, key="taken")
         yield runner
 
 
@@ -35,9 +35,9 @@ def refused(runner: bide.Runner, inputs: list[Any], keys: list[Any] | None, erro
     """What is told; nothing was submitted, executed or is left in the store."""
     before, executed = [run.id for run in runner.runs()], list(ran)
     with pytest.raises(error) as told:
-        runner.submit_many(flow, inputs, keys)
+        runner.submit_many(workflow, inputs, keys)
     assert [run.id for run in runner.runs()] == before
-    assert runner.run(flow, {"x": -1})["charge"] == -1  # whatever was submitted before has executed by now
+    assert runner.run(workflow, {"x": -1})["charge"] == -1  # whatever was submitted before has executed by now
     assert ran == [*executed, -1]
     return str(told.value)
 
@@ -53,7 +53,7 @@ def test_a_key_that_belongs_to_other_inputs_is_named(runner: bide.Runner, at: in
         "('x' differs): give this run another key. Nothing was submitted"
     )
     # The keys that were fine are still free.
-    assert runner.run(flow, {"x": 7}, key="b" if at != 1 else "d")["charge"] == 7
+    assert runner.run(workflow, {"x": 7}, key="b" if at != 1 else "d")["charge"] == 7
 
 
 def test_a_key_given_twice_with_other_inputs_is_named(runner: bide.Runner) -> None:
@@ -87,12 +87,12 @@ def test_an_iterator_that_raises_leaves_nothing(runner: bide.Runner) -> None:
 
     for inputs, keys in ((fails([{"x": 1}]), None), ([{"x": 1}, {"x": 2}], fails(["a"]))):
         with pytest.raises(ConnectionError):
-            runner.submit_many(flow, inputs, keys)
+            runner.submit_many(workflow, inputs, keys)
     assert len(runner.runs()) == 1
 
 
 def test_keys_that_exist_with_the_same_inputs_attach(runner: bide.Runner) -> None:
-    handles = runner.submit_many(flow, [{"x": 0}, {"x": 1}, {"x": 1}, {"x": 0}], ["taken", "new", "new", None])
+    handles = runner.submit_many(workflow, [{"x": 0}, {"x": 1}, {"x": 1}, {"x": 0}], ["taken", "new", "new", None])
     assert [handle.result()["charge"] for handle in handles] == [0, 1, 1, 0]
     assert handles[0].id == runner.get("taken").id
     assert handles[1].id == handles[2].id
@@ -103,7 +103,7 @@ def test_keys_that_exist_with_the_same_inputs_attach(runner: bide.Runner) -> Non
 def test_one_run_alone_is_refused_in_the_same_way(runner: bide.Runner) -> None:
     assert refused(runner, [{"x": 9}], ["taken"], bide.DefinitionError).startswith("keys[0]: key 'taken'")
     with pytest.raises(bide.DefinitionError, match=r"^key 'taken' of workflow"):
-        runner.submit(flow, {"x": 9}, key="taken")
+        runner.submit(workflow, {"x": 9}, key="taken")
 
 
 @pytest.fixture(scope="module")
@@ -118,15 +118,15 @@ numbers = itertools.count()
 
 @given(wanted=st.lists(st.tuples(st.sampled_from(["a", "b", "c", None]), st.integers(0, 1)), max_size=6))
 def test_all_or_nothing_whatever_the_keys(shared: bide.Runner, wanted: list[tuple[str | None, int]]) -> None:
-    flow = bide.Workflow(f"charges {next(numbers)}", [charge])
-    shared.run(flow, {"x": 0}, key="a")
+    workflow = bide.Workflow(f"charges {next(numbers)}", [charge])
+    shared.run(workflow, {"x": 0}, key="a")
     keys, inputs = [key for key, _ in wanted], [{"x": x} for _, x in wanted]
     known: dict[str | None, int] = {"a": 0}
     if any(known.setdefault(key, x) != x for key, x in wanted if key is not None):
         with pytest.raises(bide.DefinitionError, match="Nothing was submitted"):
-            shared.submit_many(flow, inputs, keys)
-        assert len(shared.runs(workflow=flow)) == 1
+            shared.submit_many(workflow, inputs, keys)
+        assert len(shared.runs(workflow=workflow)) == 1
     else:
-        handles = shared.submit_many(flow, inputs, keys)
+        handles = shared.submit_many(workflow, inputs, keys)
         assert [handle.result()["charge"] for handle in handles] == [x for _, x in wanted]
-        assert len(shared.runs(workflow=flow)) == len(known) + keys.count(None)
+        assert len(shared.runs(workflow=workflow)) == len(known) + keys.count(None)

@@ -16,14 +16,14 @@ Body = Callable[[bide.TaskHandle], Any]
 
 def suspended_and_resumed(file: Path, body: Body, flag: threading.Event) -> Any:
     """Run a body until it waits, close its runner, and let another one finish it; return what it returned."""
-    flow = bide.Workflow("w", [bide.task(body, name="work")])
+    workflow = bide.Workflow("w", [bide.task(body, name="work")])
     with bide.Runner(file) as first:
-        handle = first.submit(flow, key="k")
+        handle = first.submit(workflow, key="k")
         eventually(lambda: handle._snapshot().tasks["work"].sub_status is bide.SubStatus.Deferred, "the body waits")
     assert handle.status() is bide.RunStatus.Running
     flag.set()
     with bide.Runner(file) as second:
-        result = second.run(flow, key="k", timeout=30)
+        result = second.run(workflow, key="k", timeout=30)
     assert result.tasks["work"].attempts == 1
     return result["work"]
 

@@ -261,7 +261,7 @@ class Jobs:
     def last() -> int:
         return flaky()
 
-    flow_in_class = bide.Workflow("in class", [above_static])
+    workflow_in_class = bide.Workflow("in class", [above_static])
 
 
 def flaky() -> int:
@@ -289,10 +289,10 @@ def test_a_method_keeps_its_settings_whatever_the_order_of_its_decorators(name: 
 def test_static_methods_within_their_class_are_tasks() -> None:
     Jobs.tried = 5
     with bide.Runner(":memory:") as runner:
-        assert runner.run(Jobs.flow_in_class)["above_static"] == 6
-    flow = bide.Workflow("w", [Jobs.above_static, Jobs.above_class, Jobs.last])
+        assert runner.run(Jobs.workflow_in_class)["above_static"] == 6
+    workflow = bide.Workflow("w", [Jobs.above_static, Jobs.above_class, Jobs.last])
     assert as_task(Jobs.last).depends_on == ("above_static", "above_class")
-    assert set(flow.tasks) == {"above_static", "above_class", "last"}
+    assert set(workflow.tasks) == {"above_static", "above_class", "last"}
     assert (as_task(Jobs.two_tasks).name, as_task(Jobs.two_tasks).timeout) == ("twice", 3.0)
 
 

@@ -66,9 +66,9 @@ def test_one_worker_stays_free_for_others_however_few_there_are(
     store: str, threads: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     flag = threading.Event()
-    flow = waiting_for(flag)
+    workflow = waiting_for(flag)
     with Threads("bide-worker", threads).limited(), bide.Runner(store, slots=4) as runner:
-        handles = runner.submit_many(flow, [{"n": n} for n in range(20)])
+        handles = runner.submit_many(workflow, [{"n": n} for n in range(20)])
         eventually(lambda: runner._core.load()[2] == threads - 1, "all but one thread are parked")
         for n in range(50):
             assert runner.run(NOOP, {"n": n}, timeout=10)["noop"] == n
@@ -133,15 +133,15 @@ def test_with_one_worker_others_go_on_once_there_are_threads_again(store: str) -
 
 def test_the_limit_is_lifted_once_there_are_threads_again(store: str) -> None:
     flag = threading.Event()
-    flow = waiting_for(flag)
+    workflow = waiting_for(flag)
     threads = Threads("bide-worker", 4)
     with threads.limited(), bide.Runner(store, slots=4, max_parked=50) as runner:
-        handles = runner.submit_many(flow, [{"n": n} for n in range(20)])
+        handles = runner.submit_many(workflow, [{"n": n} for n in range(20)])
         eventually(lambda: runner._core.load()[2:] == (3, 3), "three are parked, and no more may be")
         threads.left = 100
 
         def more() -> bool:  # whatever wants to start is a reason to try again
-            handles.append(runner.submit(flow, {"n": 0}))
+            handles.append(runner.submit(workflow, {"n": 0}))
             time.sleep(0.05)
             return runner._core.load()[2:] == (len(handles), 50)
 
@@ -177,12 +177,12 @@ def test_gates_without_a_thread_are_refused_and_work_once_there_is_one(store: st
     def gated() -> int:
         return 1
 
-    flow = bide.Workflow("gated", [gated])
+    workflow = bide.Workflow("gated", [gated])
     with bide.Runner(store, slots=4) as runner:
         with Threads("bide-gates", 0).limited(), pytest.raises(bide.BideError, match="can't start new thread"):
-            runner.run(flow)
+            runner.run(workflow)
         assert runner.runs() == []
-        assert runner.run(flow, timeout=30)["gated"] == 1
+        assert runner.run(workflow, timeout=30)["gated"] == 1
 
 
 def test_gates_go_on_without_a_spare_thread(store: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -220,13 +220,13 @@ def noop(n: int) -> int:
 import logging
 logging.basicConfig(stream=sys.stdout, format="log %(message)s")
 flag = Path(db).with_suffix(".flag")
-flow = bide.Workflow("waits", [waits])
+workflow = bide.Workflow("waits", [waits])
 noops = bide.Workflow("noop", [noop])
 
 def all_wait_and_others_go_on(most):
     with bide.Runner(db, slots=4) as runner:
         limit()
-        handles = runner.submit_many(flow, [{"n": n} for n in range(most)])
+        handles = runner.submit_many(workflow, [{"n": n} for n in range(most)])
         while (now := runner._core.load()[2:])[0] != now[1]:
             time.sleep(0.01)
         say("parked", now[0] == now[1], now[0])

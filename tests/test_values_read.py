@@ -86,9 +86,9 @@ def test_whether_an_input_is_accepted_depends_on_its_readers_and_not_on_their_or
     "annotation", [int, list[int], Path, Own, float, str, Annotated[int, msgspec.Meta(gt=0)]], ids=str
 )
 def test_none_is_accepted_where_it_is_the_default(runner: bide.Runner, annotation: Any) -> None:
-    flow = bide.Workflow("w", [reading("t", annotation, None)])
-    assert runner.run(flow, {"x": None})["t"] == "None"
-    assert runner.run(flow)["t"] == "None"
+    workflow = bide.Workflow("w", [reading("t", annotation, None)])
+    assert runner.run(workflow, {"x": None})["t"] == "None"
+    assert runner.run(workflow)["t"] == "None"
     with pytest.raises(bide.SerializationError):
         runner.submit(bide.Workflow("v", [reading("t", annotation)]), {"x": None})
 
@@ -117,11 +117,11 @@ def test_a_reader_never_gets_text_as_bytes_or_a_rounded_integer(
         return value
 
     x.__annotations__["return"] = writer
-    flow = bide.Workflow("w", [bide.task(x), reading("read", reader)])
+    workflow = bide.Workflow("w", [bide.task(x), reading("read", reader)])
     if got is not None:
-        assert runner.run(flow)["read"] == got
+        assert runner.run(workflow)["read"] == got
         return
     with pytest.raises(bide.RunFailed) as failed:
-        runner.run(flow)
+        runner.run(workflow)
     assert isinstance(failed.value.__cause__, bide.SerializationError)
     assert "task 'read': parameter 'x'" in str(failed.value.__cause__)

@@ -30,12 +30,12 @@ def pong(ping: int) -> int:
     return ping
 
 
-def flow() -> bide.Workflow:
+def workflow() -> bide.Workflow:
     return bide.Workflow("ingest", [report, load, clean], description="what it does")
 
 
 def test_a_graph_follows_from_the_parameters() -> None:
-    one = flow()
+    one = workflow()
     assert one.name == "ingest"
     assert one.description == "what it does"
     assert list(one.tasks) == ["report", "load", "clean"]
@@ -47,8 +47,8 @@ def test_a_graph_follows_from_the_parameters() -> None:
 
 
 def test_the_version_is_the_graphs() -> None:
-    assert flow().version == flow().version
-    assert flow().version != bide.Workflow("ingest", [load, clean]).version
+    assert workflow().version == workflow().version
+    assert workflow().version != bide.Workflow("ingest", [load, clean]).version
 
     def other(load: int) -> int:
         return -load

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import bide
 
-from .flow import KEY, QUIET_SECONDS
 from .view import View, describe, timeline
+from .workflow import KEY, QUIET_SECONDS
 
 PATIENCE = 12.0  # seconds for anything that should happen at once
 LOOK = 0.1  # seconds between two looks at the run

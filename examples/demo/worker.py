@@ -9,7 +9,7 @@ import sys
 
 import bide
 
-from .flow import KEY, ingest
+from .workflow import KEY, ingest
 
 SLOTS = 1
 

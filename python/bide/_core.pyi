@@ -15,12 +15,12 @@ _R = TypeVar("_R")
 _T = TypeVar("_T")
 
 __all__ = [
-    "Flow",
     "Graph",
     "RunHandle",
     "Runner",
     "Snapshot",
     "TaskHandle",
+    "Workflow",
     "__version__",
     "_panic_once_at",
     "_system_time",
@@ -158,10 +158,10 @@ class Graph:
         """Return all tasks in topological order, ties in declaration order."""
 
 @final
-class Flow:
+class Workflow:
     """A compiled workflow as the engine wants it; made once for each `Workflow`."""
 
-    def __new__(cls, compiled: CompiledWorkflow) -> Flow: ...
+    def __new__(cls, compiled: CompiledWorkflow) -> Workflow: ...
 
 @final
 class Runner:
@@ -175,12 +175,12 @@ class Runner:
         max_parked: int | None,
         retention: float | None,
     ) -> Runner: ...
-    def register(self, flow: Flow) -> None:
+    def register(self, workflow: Workflow) -> None:
         """Make a workflow known and take its unfinished runs up."""
 
     def submit(
         self,
-        flow: Flow,
+        workflow: Workflow,
         runs: list[tuple[list[tuple[str, bytes]], str | None]],
         contextvars: ContextVars,
         linger: bool,

@@ -177,7 +177,7 @@ class Runner:
         count(async_slots, "async_slots")
         kept = optional_seconds(retention, "retention")
         _surroundings.check()
-        self._flows: dict[str, tuple[Workflow, _core.Flow]] = {}
+        self._workflows: dict[str, tuple[Workflow, _core.Workflow]] = {}
         self._core = _core.Runner(
             name,
             None if slots is None else count(slots, "slots", MOST_SLOTS),
@@ -196,7 +196,7 @@ class Runner:
 
     def run(
         self,
-        flow: Workflow,
+        workflow: Workflow,
         inputs: Mapping[str, Any] | None = None,
         *,
         key: str | None = None,
@@ -209,11 +209,11 @@ class Runner:
         """
         _refuse_in_body("Runner.run()")
         limit = optional_seconds(timeout, "timeout", zero=True)
-        return self._submit_one(flow, inputs, key, linger=limit is None).result(limit)
+        return self._submit_one(workflow, inputs, key, linger=limit is None).result(limit)
 
     async def run_async(
         self,
-        flow: Workflow,
+        workflow: Workflow,
         inputs: Mapping[str, Any] | None = None,
         *,
         key: str | None = None,
@@ -222,16 +222,18 @@ class Runner:
         """As `run`, awaited."""
         _refuse_in_body("Runner.run_async()")
         limit = optional_seconds(timeout, "timeout", zero=True)
-        handle = await asyncio.to_thread(self.submit, flow, inputs, key=key)
+        handle = await asyncio.to_thread(self.submit, workflow, inputs, key=key)
         return await asyncio.wait_for(handle._wait_async(), limit)
 
-    def submit(self, flow: Workflow, inputs: Mapping[str, Any] | None = None, *, key: str | None = None) -> RunHandle:
+    def submit(
+        self, workflow: Workflow, inputs: Mapping[str, Any] | None = None, *, key: str | None = None
+    ) -> RunHandle:
         """Commit a run and return a handle to wait for it."""
-        return self._submit_one(flow, inputs, key, linger=False)
+        return self._submit_one(workflow, inputs, key, linger=False)
 
     def submit_many(
         self,
-        flow: Workflow,
+        workflow: Workflow,
         inputs: Iterable[Mapping[str, Any] | None],
         keys: Iterable[str | None] | None = None,
     ) -> list[RunHandle]:
@@ -239,11 +241,11 @@ class Runner:
 
         A key that exists attaches, as in `run`. If one key or one of the inputs is refused, nothing is submitted.
         """
-        compiled = self._core_flow(flow)
+        compiled = self._core_workflow(workflow)
         if not isinstance(inputs, Iterable):
             msg = f"submit_many takes a list of inputs, not {inputs!r}"
             raise DefinitionError(msg)
-        encode = flow._compiled().encode_inputs
+        encode = workflow._compiled().encode_inputs
         encoded = [encode(one) for one in inputs]
         if isinstance(keys, str) or not (keys is None or isinstance(keys, Iterable)):
             msg = f"submit_many takes a list of keys, not {keys!r}"
@@ -256,9 +258,9 @@ class Runner:
             raise DefinitionError(msg)
         return self._submit(compiled, list(zip(encoded, names, strict=True)), many=True)
 
-    def register(self, flow: Workflow) -> None:
+    def register(self, workflow: Workflow) -> None:
         """Make a workflow known: its unfinished runs go on, also those of a runner that died."""
-        self._core.register(self._core_flow(flow))
+        self._core.register(self._core_workflow(workflow))
 
     # --- looking ---------------------------------------------------------------------------------------------------
 
@@ -372,46 +374,46 @@ class Runner:
 
     # --- helpers ---------------------------------------------------------------------------------------------------
 
-    def _core_flow(self, flow: Workflow) -> "_core.Flow":
-        if not isinstance(flow, Workflow):
-            msg = f"a Runner runs a bide.Workflow, not {flow!r}"
+    def _core_workflow(self, workflow: Workflow) -> "_core.Workflow":
+        if not isinstance(workflow, Workflow):
+            msg = f"a Runner runs a bide.Workflow, not {workflow!r}"
             raise DefinitionError(msg)
-        known = self._flows.get(flow.name)
-        if known is not None and known[0] is flow:
+        known = self._workflows.get(workflow.name)
+        if known is not None and known[0] is workflow:
             return known[1]
-        compiled = _core.Flow(flow._compiled())
-        self._flows[flow.name] = (flow, compiled)
+        compiled = _core.Workflow(workflow._compiled())
+        self._workflows[workflow.name] = (workflow, compiled)
         return compiled
 
     def _submit_one(
-        self, flow: Workflow, inputs: Mapping[str, Any] | None, key: str | None, *, linger: bool
+        self, workflow: Workflow, inputs: Mapping[str, Any] | None, key: str | None, *, linger: bool
     ) -> RunHandle:
-        compiled = self._core_flow(flow)
-        encoded = flow._compiled().encode_inputs(inputs)
+        compiled = self._core_workflow(workflow)
+        encoded = workflow._compiled().encode_inputs(inputs)
         return self._submit(compiled, [(encoded, _check_key(key))], linger=linger)[0]
 
     def _submit(
         self,
-        flow: "_core.Flow",
+        compiled: "_core.Workflow",
         runs: list[tuple[list[tuple[str, bytes]], str | None]],
         *,
         linger: bool = False,
         many: bool = False,
     ) -> list[RunHandle]:
         try:
-            handles = self._core.submit(flow, runs, contextvars.copy_context(), linger, many)
+            handles = self._core.submit(compiled, runs, contextvars.copy_context(), linger, many)
         except DefinitionError:
-            recorded = self._as_recorded(flow, runs)
+            recorded = self._as_recorded(compiled, runs)
             if recorded == runs:
                 raise
-            handles = self._core.submit(flow, recorded, contextvars.copy_context(), linger, many)
+            handles = self._core.submit(compiled, recorded, contextvars.copy_context(), linger, many)
         return [RunHandle(handle, self, key) for handle, (_, key) in zip(handles, runs, strict=True)]
 
     def _as_recorded(
-        self, flow: "_core.Flow", runs: list[tuple[list[tuple[str, bytes]], str | None]]
+        self, compiled: "_core.Workflow", runs: list[tuple[list[tuple[str, bytes]], str | None]]
     ) -> list[tuple[list[tuple[str, bytes]], str | None]]:
         """Return the runs, each with the inputs of the run of its key where those are equal but encoded otherwise."""
-        workflow = next(workflow for workflow, compiled in self._flows.values() if compiled is flow)
+        workflow = next(workflow for workflow, core in self._workflows.values() if core is compiled)
         found = []
         for given, key in runs:
             ids = [] if key is None else [run for run, _ in self._core.find(key, workflow.name)]
@@ -451,7 +453,7 @@ def _refuse_in_body(what: str) -> None:
             f"{what} waits for a run, which a task's body or condition must not do: where every slot is taken by a "
             "body that waits, no run goes on. Make what it runs a task of the same workflow. Or submit the run in a "
             "body that takes a handle, under a key, so that a second entry finds it again: "
-            'run = runner.submit(flow, inputs, key=f"inner of {handle.run_id}"); wait without a slot: '
+            'run = runner.submit(workflow, inputs, key=f"inner of {handle.run_id}"); wait without a slot: '
             "handle.defer_until(lambda: runner.get(run.id).ended_at is not None); and read "
             "runner.get(run.id).raise_for_status(), which does not wait"
         )

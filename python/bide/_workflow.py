@@ -1,7 +1,7 @@
 """`Workflow`: a named, validated graph of tasks, and its compiled form, which the executor reads.
 
 A workflow is compiled when it is made from tasks (so that a mistake shows where it was made), again after
-`@flow.task` has added one, and frozen at its first use. The graph itself, its order and its version are the core's
+`@workflow.task` has added one, and frozen at its first use. The graph itself, its order and its version are the core's
 (`_core.Graph`); how it is drawn is in `_draw.py`.
 """
 
@@ -161,7 +161,7 @@ class CompiledWorkflow:
 class Workflow:
     """A named graph of tasks: `Workflow("ingest", [wait_for_data, process_data])`.
 
-    With `fail_fast`, a failure skips what has not started. `@flow.task` adds a task until the first use; the tasks
+    With `fail_fast`, a failure skips what has not started. `@workflow.task` adds a task until the first use; the tasks
     given at once must be a whole graph by themselves.
     """
 

@@ -115,9 +115,9 @@ CASES = {
         def exits(): sys.exit(3)
         def gated(): ...
         p = pool(2)
-        flow = bide.Workflow("gated", [bide.task(gated, gate=bide.until(exits))])
+        workflow = bide.Workflow("gated", [bide.task(gated, gate=bide.until(exits))])
         tickets = [go(p, lambda h: h.defer_until(exits, 1)), go(p, lambda h: h.step(exits))]
-        for handle in [ticket.handle for ticket in tickets] + [p.runner.submit(flow)]:
+        for handle in [ticket.handle for ticket in tickets] + [p.runner.submit(workflow)]:
             try:
                 handle.result()
             except bide.RunFailed as e:

@@ -113,18 +113,18 @@ CASES = {
         polled = set()
         def waits(n: int, handle: bide.TaskHandle):
             handle.defer_until(lambda: polled.add(n), 1)
-        flow = bide.Workflow("w", [bide.task(waits)])
+        workflow = bide.Workflow("w", [bide.task(waits)])
         for n, runner in enumerate(runners):
-            runner.submit(flow, {"n": n})
+            runner.submit(workflow, {"n": n})
         until(lambda: len(polled) == 10)
         end()
         """,
         then="""
         def waits(n: int, handle: bide.TaskHandle):
             return n
-        flow = bide.Workflow("w", [bide.task(waits)])
+        workflow = bide.Workflow("w", [bide.task(waits)])
         for n in range(10):
-            with bide.Runner(Path(STORE) / f"{n}.db", workflows=[flow]) as runner:
+            with bide.Runner(Path(STORE) / f"{n}.db", workflows=[workflow]) as runner:
                 run, = runner.runs()
                 until(lambda: runner.get(run.id).status == "Completed")
                 assert runner.get(run.id)["waits"] == n

@@ -63,12 +63,12 @@ CASES = {
             (six, {"a": 1, "b": 2}, [1, 2, 3, 4, 5, 6]),
             (named, {"a": 1, "b": 2}, [1, 2, 7]),
         ):
-            flow = bide.Workflow(fn.__name__, [bide.task(fn, name="it")])
-            assert p.runner.run(flow, given)["it"] == returned
-        flow = bide.Workflow("fails", [bide.task(fails)])
+            workflow = bide.Workflow(fn.__name__, [bide.task(fn, name="it")])
+            assert p.runner.run(workflow, given)["it"] == returned
+        workflow = bide.Workflow("fails", [bide.task(fails)])
         for i in range(100):
             try:
-                p.runner.run(flow, {"a": i})
+                p.runner.run(workflow, {"a": i})
             except bide.RunFailed as e:
                 assert e.__cause__.args == (i,), e.__cause__
                 assert e.__cause__.__traceback__.tb_frame.f_code is fails.__code__

@@ -76,8 +76,8 @@ CASES = {
         main = sys.modules.pop("__main__")
         def waits(handle: bide.TaskHandle):
             handle.defer_until(lambda: polled.add(0), 1)
-        flow = bide.Workflow("w", [bide.task(waits)])
-        p.runner.submit(flow)
+        workflow = bide.Workflow("w", [bide.task(waits)])
+        p.runner.submit(workflow)
         until(lambda: polled)
         assert go(p, lambda h: h.step(lambda: 7)).result() == 7
         end()

@@ -118,7 +118,7 @@ CASES = {
         holder.append(p)
         held = go(p, lambda h: time.sleep(0.05)).handle.id
         p.bodies[-1] = body
-        p.runner.submit(p.flow, {"n": -1})
+        p.runner.submit(p.workflow, {"n": -1})
         del p
         done.wait()
         end()

@@ -91,7 +91,7 @@ CASES = {
         async def main():
             async with p.runner:
                 p.bodies[-1] = body
-                await p.runner.run_async(p.flow, {"n": -1})
+                await p.runner.run_async(p.workflow, {"n": -1})
         try:
             asyncio.run(main())
         except KeyboardInterrupt:

@@ -138,8 +138,8 @@ CASES = {
         def gated(): ...
         logging.getLogger("bide").addHandler(logging.NullHandler())  # it is named as slow there
         p = pool(2)
-        flow = bide.Workflow("gated", [bide.task(gated, gate=bide.until(condition, every=0.001))])
-        p.runner.submit(flow)
+        workflow = bide.Workflow("gated", [bide.task(gated, gate=bide.until(condition, every=0.001))])
+        p.runner.submit(workflow)
         entered.wait()
         assert go(p, lambda h: 7).result() == 7
         end()
@@ -152,8 +152,8 @@ CASES = {
             polls.append(i)
         def gated(i: int): ...
         p = pool(2)
-        flow = bide.Workflow("gated", [bide.task(gated, gate=bide.until(condition, every=0.001))])
-        p.runner.submit_many(flow, [{"i": i} for i in range(100)])
+        workflow = bide.Workflow("gated", [bide.task(gated, gate=bide.until(condition, every=0.001))])
+        p.runner.submit_many(workflow, [{"i": i} for i in range(100)])
         until(lambda: len(set(polls)) == 100)
         end()
         """,
@@ -163,16 +163,16 @@ CASES = {
         """
         from parked import *
         runner = bide.Runner(store())
-        handles = runner.submit_many(flow, [{"n": n} for n in range(100)], keys=map(str, range(100)))
+        handles = runner.submit_many(workflow, [{"n": n} for n in range(100)], keys=map(str, range(100)))
         until(lambda: all(deferred(handle) for handle in handles))
         end()
         """,
         then="""
         from parked import *
         flag.touch()
-        runner = bide.Runner(store(), workflows=[flow])
+        runner = bide.Runner(store(), workflows=[workflow])
         for n in range(100):
-            result = runner.run(flow, {"n": n}, key=str(n))
+            result = runner.run(workflow, {"n": n}, key=str(n))
             number, first, reentered, attempt = result["waits"]
             # The step is not done again, the attempt is the same.
             assert (number, attempt, reentered) == (n, 1, os.getpid()), result["waits"]

@@ -45,10 +45,10 @@ def waits(handle: bide.TaskHandle, context: bide.Context) -> int:
 assert_type(plain("x"), int)  # a task stays the function it was
 assert_type(configured(1, factor=2.0), float)
 
-flow = bide.Workflow("typed", [plain, configured, gated, waits], description="all of it", fail_fast=True)
+workflow = bide.Workflow("typed", [plain, configured, gated, waits], description="all of it", fail_fast=True)
 
 
-@flow.task
+@workflow.task
 def added() -> str:
     return "x"
 
@@ -57,16 +57,16 @@ assert_type(added(), str)
 
 
 def use() -> None:
-    with bide.Runner(Path("x.db"), workflows=[flow], slots=2, durability="full") as runner:
-        result = runner.run(flow, {"path": "x"}, key="k", timeout=timedelta(seconds=5))
+    with bide.Runner(Path("x.db"), workflows=[workflow], slots=2, durability="full") as runner:
+        result = runner.run(workflow, {"path": "x"}, key="k", timeout=timedelta(seconds=5))
         assert_type(result.status, bide.RunStatus)
         assert_type(result.tasks["plain"], bide.TaskResult)
-        assert_type(runner.submit(flow), bide.RunHandle)
-        assert_type(runner.submit_many(flow, [{"path": "x"}]), list[bide.RunHandle])
+        assert_type(runner.submit(workflow), bide.RunHandle)
+        assert_type(runner.submit_many(workflow, [{"path": "x"}]), list[bide.RunHandle])
         assert_type(runner.runs(status=bide.RunStatus.Failed, since=timedelta(days=1)), list[bide.RunResult])
 
 
 async def use_async() -> None:
     async with bide.Runner(":memory:") as runner:
-        assert_type(await runner.run_async(flow), bide.RunResult)
-        assert_type(await runner.submit(flow), bide.RunResult)
+        assert_type(await runner.run_async(workflow), bide.RunResult)
+        assert_type(await runner.submit(workflow), bide.RunResult)

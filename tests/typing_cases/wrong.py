@@ -26,8 +26,8 @@ bide.at("2026-01-01")  # wrong
 bide.Workflow("x", work)  # wrong
 bide.Workflow(1, [work])  # wrong
 
-flow = bide.Workflow("x", [work])
-flow.name = "y"  # wrong
+workflow = bide.Workflow("x", [work])
+workflow.name = "y"  # wrong
 
 
 def waits(handle: bide.TaskHandle) -> None:
@@ -52,12 +52,12 @@ class Sub(bide.TaskHandle): ...  # wrong
 
 def use(runner: bide.Runner) -> None:
     runner.run("x")  # wrong
-    runner.run(flow, ["x"])  # wrong
-    runner.run(flow, key=1)  # wrong
-    runner.run(flow, timeout="1s")  # wrong
-    runner.submit_many(flow, {"path": "x"})  # wrong
+    runner.run(workflow, ["x"])  # wrong
+    runner.run(workflow, key=1)  # wrong
+    runner.run(workflow, timeout="1s")  # wrong
+    runner.submit_many(workflow, {"path": "x"})  # wrong
     runner.runs(since="yesterday")  # wrong
     bide.Runner(1)  # wrong
     bide.Runner("x.db", durability="sometimes")  # wrong
     bide.Runner("x.db", 4)  # wrong
-    runner.run(flow).status = "Failed"  # wrong
+    runner.run(workflow).status = "Failed"  # wrong

@@ -21,26 +21,26 @@ const CHAIN: u64 = 1_000;
 const MANY: u64 = 1_000;
 
 fn wide() -> Workflow {
-    let mut flow = Workflow::builder("wide");
+    let mut workflow = Workflow::builder("wide");
     for n in 0..WIDE {
-        flow = flow.task(format!("t{n}"), move |_| async move { Ok(black_box(n)) });
+        workflow = workflow.task(format!("t{n}"), move |_| async move { Ok(black_box(n)) });
     }
-    flow.build().unwrap()
+    workflow.build().unwrap()
 }
 
 fn chain() -> Workflow {
-    let mut flow = Workflow::builder("chain").task("t0", |_| async { Ok(black_box(0)) });
+    let mut workflow = Workflow::builder("chain").task("t0", |_| async { Ok(black_box(0)) });
     for n in 1..CHAIN {
         let before = format!("t{}", n - 1);
         let dependency = before.clone();
-        flow = flow
+        workflow = workflow
             .task(format!("t{n}"), move |cx: TaskContext| {
                 let n = cx.output::<u64>(&before);
                 async move { Ok(black_box(n? + 1)) }
             })
             .after([dependency]);
     }
-    flow.build().unwrap()
+    workflow.build().unwrap()
 }
 
 /// Deferred once: the first check says no, the first poll, a microsecond later, yes.
@@ -105,7 +105,7 @@ fn on(c: &mut Criterion, runtime: &Runtime, name: &str, store: Arc<dyn Store>) {
     let runner = runtime.block_on(async { Runner::open(opened).slots(4).start().unwrap() });
     let mut group = c.benchmark_group(name);
     group.sample_size(10).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
-    for (row, flow, size) in
+    for (row, workflow, size) in
         [("wide", wide(), WIDE), ("chain", chain(), CHAIN), ("single run", single(), 1), ("deferral", deferral(), 1)]
     {
         group.throughput(Throughput::Elements(size));
@@ -115,7 +115,7 @@ fn on(c: &mut Criterion, runtime: &Runtime, name: &str, store: Arc<dyn Store>) {
                 let mut spent = Duration::ZERO;
                 for _ in 0..times {
                     let begun = Instant::now();
-                    let result = runtime.block_on(async { runner.run(&flow, ()).await });
+                    let result = runtime.block_on(async { runner.run(&workflow, ()).await });
                     spent += begun.elapsed();
                     assert_eq!(result.unwrap().tasks.len() as u64, size);
                     store.purge(Time::NEVER, 0, 10).unwrap();
@@ -125,14 +125,14 @@ fn on(c: &mut Criterion, runtime: &Runtime, name: &str, store: Arc<dyn Store>) {
         });
     }
     group.throughput(Throughput::Elements(MANY));
-    for (row, flow) in [("runs together", single()), ("gated runs together", gated())] {
+    for (row, workflow) in [("runs together", single()), ("gated runs together", gated())] {
         group.bench_function(row, |b| {
             b.iter_custom(|times| {
                 let mut spent = Duration::ZERO;
                 for _ in 0..times {
                     let begun = Instant::now();
                     runtime.block_on(async {
-                        for run in runner.submit_many(&flow, (0..MANY).map(|_| ())).await.unwrap() {
+                        for run in runner.submit_many(&workflow, (0..MANY).map(|_| ())).await.unwrap() {
                             black_box(run.result().await.unwrap());
                         }
                     });

@@ -17,10 +17,10 @@ use bide_sync::Mutex;
 
 use crate::commit::Lost;
 use crate::engine::Engine;
-use crate::flow::Run;
 use crate::host::{Attached, Host};
 use crate::limit::Limit;
 use crate::pool::{Executing, Parker, Permit, Pool};
+use crate::workflow::Run;
 
 /// The engine as a body with a handle sees it.
 pub struct BodyCx<H: Host> {
@@ -66,7 +66,7 @@ impl<H: Host> BodyCx<H> {
         permit: Option<Permit<H>>,
         limit: Option<Arc<Limit<H>>>,
     ) -> Self {
-        let name = Arc::clone(run.flow.graph.name(task.ix));
+        let name = Arc::clone(run.workflow.graph.name(task.ix));
         Self {
             engine: Arc::clone(engine),
             run: Arc::clone(run),
@@ -94,7 +94,7 @@ impl<H: Host> BodyCx<H> {
     /// The task's name.
     #[must_use]
     pub fn task_name(&self) -> &Arc<str> {
-        self.run.flow.graph.name(self.task.ix)
+        self.run.workflow.graph.name(self.task.ix)
     }
 
     /// Which try this is, from 1.

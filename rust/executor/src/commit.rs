@@ -18,10 +18,10 @@ use bide_sync::{Condvar, Mutex};
 
 use crate::bug::{self, Place};
 use crate::engine::{Engine, Level};
-use crate::flow::Run;
 use crate::host::{Dispatch, Gate, Host, Ready};
 use crate::settled::Settlement;
 use crate::timers::Alarm;
+use crate::workflow::Run;
 
 /// A group is committed when so many results have gathered.
 pub(crate) const GROUP: usize = 64;
@@ -364,7 +364,7 @@ impl<H: Host> Engine<H> {
                 self.timers.at(at, Arc::new(Due { engine: Arc::clone(self), run, event }), 0);
             }
             Effect::Gate { task, attempt, due: Some(due), deadline } => {
-                let graph = &run.flow.graph;
+                let graph = &run.workflow.graph;
                 let Some(key) = graph.spec(task.ix).gate.as_ref().map(GateSpec::key) else { return };
                 let (at, result) = match deadline.filter(|deadline| *deadline < due) {
                     None => (due, Ok(Value::NONE)),
@@ -381,12 +381,12 @@ impl<H: Host> Engine<H> {
                 self.runs.lock().remove(&run.id.row());
                 if status == RunStatus::Paused {
                     let reason = run.state.lock().blocked_by().cloned().unwrap_or_else(|| "paused".into());
-                    let name = run.flow.graph.workflow();
+                    let name = run.workflow.graph.workflow();
                     self.log(Level::Warning, &format!("run {} of '{name}' is paused: {reason}", run.id));
                 }
                 if matches!(status, RunStatus::Completed | RunStatus::Failed) {
                     for conflict in run.unreported_conflicts() {
-                        self.log(Level::Warning, &conflict.message(&run.flow.graph));
+                        self.log(Level::Warning, &conflict.message(&run.workflow.graph));
                     }
                 }
                 run.settled.settle(Settlement::Run(status));

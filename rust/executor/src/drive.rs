@@ -13,13 +13,13 @@ use crate::clock::Clock;
 pub use crate::commit::Lost;
 use crate::commit::{Done, Group};
 use crate::engine::{Engine, Log};
-use crate::flow::Run;
 use crate::host::{Host, Ready};
 use crate::limit::Limit;
 use crate::services::lease::Watch;
 use crate::services::retention::{RETENTION, Sweep};
 pub use crate::suspects::Turn;
 use crate::timers::Alarm;
+use crate::workflow::Run;
 
 /// An engine and what its threads would remember.
 pub struct Driver<H: Host> {

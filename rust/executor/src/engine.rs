@@ -19,7 +19,6 @@ use bide_sync::{Mutex, RwLock};
 use crate::clock::Clock;
 use crate::closed::Closed;
 use crate::commit::{Committer, Done};
-use crate::flow::{Flow, Flows, Run};
 use crate::host::{Dispatch, Host};
 use crate::ids::{IdMaker, seed};
 use crate::services::lease::LeaseService;
@@ -27,6 +26,7 @@ use crate::services::retention::{RETENTION, RetentionService};
 use crate::settled::{Settled, Settlement};
 use crate::suspects::Suspects;
 use crate::timers::Timers;
+use crate::workflow::{RegisteredWorkflow, RegisteredWorkflows, Run};
 
 /// The default number of slots: one for each processor and four more, at most 32.
 #[must_use]
@@ -47,7 +47,7 @@ pub struct Engine<H: Host> {
     /// of its rows by more than the one batch, and batches arise in the order in which they are committed.
     pub(crate) gate: Mutex<Pending<Arc<Run<H>>>>,
     pub(crate) lease: RwLock<Lease>,
-    pub(crate) flows: RwLock<Flows<H>>,
+    pub(crate) workflows: RwLock<RegisteredWorkflows<H>>,
     pub(crate) runs: Mutex<HashMap<RunRowId, Arc<Run<H>>>>,
     pub(crate) watched: Mutex<HashMap<RunId, std::sync::Weak<Settled>>>,
     pub(crate) ids: IdMaker,
@@ -148,7 +148,7 @@ impl<H: Host> Engine<H> {
             committer: Committer::new(),
             gate: Mutex::new(Pending::default()),
             lease: RwLock::new(lease),
-            flows: RwLock::default(),
+            workflows: RwLock::default(),
             runs: Mutex::default(),
             watched: Mutex::default(),
             ids: IdMaker::new(seed),
@@ -220,10 +220,14 @@ impl<H: Host> Engine<H> {
     ///
     /// # Errors
     /// From the store.
-    pub fn register(self: &Arc<Self>, graph: Arc<Graph>, bodies: Arc<[H::Body]>) -> Result<Arc<Flow<H>>, StoreError> {
-        let known = self.flows.read().get(graph.workflow()).cloned();
-        if let Some(flow) = known.filter(|flow| Arc::ptr_eq(&flow.graph, &graph)) {
-            return Ok(flow);
+    pub fn register(
+        self: &Arc<Self>,
+        graph: Arc<Graph>,
+        bodies: Arc<[H::Body]>,
+    ) -> Result<Arc<RegisteredWorkflow<H>>, StoreError> {
+        let known = self.workflows.read().get(graph.workflow()).cloned();
+        if let Some(workflow) = known.filter(|workflow| Arc::ptr_eq(&workflow.graph, &graph)) {
+            return Ok(workflow);
         }
         let tasks: Vec<(Arc<str>, Vec<Arc<str>>)> = (0..graph.len() as u32)
             .map(|ix| {
@@ -233,26 +237,26 @@ impl<H: Host> Engine<H> {
             .collect();
         let stored = self.store().register(graph.workflow(), graph.version(), &tasks)?;
         let ids: Arc<[TaskId]> = stored.tasks.iter().map(|task| task.id).collect();
-        let flow = Arc::new(Flow {
+        let workflow = Arc::new(RegisteredWorkflow {
             bodies,
-            workflow: stored.workflow,
+            number: stored.number,
             version: stored.version,
             ids,
             recorded: stored.tasks,
             fits: Mutex::default(),
             graph,
         });
-        let before = self.flows.write().insert(Arc::clone(&flow));
-        if let Err(error) = self.take_up_registered(&flow) {
+        let before = self.workflows.write().insert(Arc::clone(&workflow));
+        if let Err(error) = self.take_up_registered(&workflow) {
             // As if it had not been registered: whoever tries again takes up what is there.
-            let mut flows = self.flows.write();
+            let mut workflows = self.workflows.write();
             match before {
-                Some(before) => drop(flows.insert(before)),
-                None => flows.remove(flow.graph.workflow()),
+                Some(before) => drop(workflows.insert(before)),
+                None => workflows.remove(workflow.graph.workflow()),
             }
             return Err(error);
         }
-        Ok(flow)
+        Ok(workflow)
     }
 
     /// Why the engine does nothing more, if so.
@@ -416,8 +420,8 @@ impl<H: Host> Engine<H> {
 
     /// The workflow registered under this name.
     #[must_use]
-    pub fn flow(&self, name: &str) -> Option<Arc<Flow<H>>> {
-        self.flows.read().get(name).cloned()
+    pub fn workflow(&self, name: &str) -> Option<Arc<RegisteredWorkflow<H>>> {
+        self.workflows.read().get(name).cloned()
     }
 
     /// The live run of this row number.

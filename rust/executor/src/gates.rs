@@ -161,7 +161,7 @@ impl<H: Host> Gates<H> {
                 Some((since, gate)) if now.saturating_sub(*since) > SLOW => {
                     let gate = gate.clone();
                     (state.main, state.polling) = (None, None);
-                    let told = !state.told.insert((gate.flow().workflow, gate.task.ix));
+                    let told = !state.told.insert((gate.workflow().number, gate.task.ix));
                     (gate, told, state.idle == 0 && state.threads >= state.limit, state.threads)
                 }
                 _ => return,
@@ -178,7 +178,7 @@ impl<H: Host> Gates<H> {
         if told {
             return;
         }
-        let (graph, ix) = (&culprit.flow().graph, culprit.task.ix);
+        let (graph, ix) = (&culprit.workflow().graph, culprit.task.ix);
         let name = culprit.spec().map(|gate| &*gate.name).unwrap_or_default();
         engine.log(
             Level::Warning,
@@ -341,7 +341,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
             gates.polled(me, None);
             return None;
         }
-        let policy = H::gate_policy(&gate.flow().bodies[gate.task.ix as usize]);
+        let policy = H::gate_policy(&gate.workflow().bodies[gate.task.ix as usize]);
         let mut polling = Polling::going_on(policy, gate.deadline, item.progress);
         let polled = cx.poll_gate(gate);
         *now = self.clock.steady();

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use crate::body::BodyCx;
 use crate::engine::Engine;
-use crate::flow::{Flow, Run};
+use crate::workflow::{RegisteredWorkflow, Run};
 
 /// A language or style in which bodies are written.
 pub trait Host: Send + Sync + Sized + 'static {
@@ -106,19 +106,19 @@ impl<H: Host> Clone for Gate<H> {
 impl<H: Host> Gate<H> {
     /// The workflow that it belongs to.
     #[must_use]
-    pub fn flow(&self) -> &Arc<Flow<H>> {
-        &self.run.flow
+    pub fn workflow(&self) -> &Arc<RegisteredWorkflow<H>> {
+        &self.run.workflow
     }
 
     /// The gate as its workflow states it.
     pub(crate) fn spec(&self) -> Option<&GateSpec> {
-        self.flow().graph.spec(self.task.ix).gate.as_ref()
+        self.workflow().graph.spec(self.task.ix).gate.as_ref()
     }
 
     /// The failure of a gate whose deadline has passed.
     pub(crate) fn timed_out(&self) -> Failure {
         let name = self.spec().map(|gate| &*gate.name).unwrap_or_default();
-        timed_out(self.flow().graph.name(self.task.ix), name)
+        timed_out(self.workflow().graph.name(self.task.ix), name)
     }
 }
 
@@ -145,7 +145,7 @@ impl<H: Host> Call<H> {
     /// The host's side of the task.
     #[must_use]
     pub fn target(&self) -> &H::Body {
-        &self.run.flow.bodies[self.task.ix as usize]
+        &self.run.workflow.bodies[self.task.ix as usize]
     }
 }
 

@@ -14,7 +14,6 @@ mod closures;
 mod commit;
 pub mod drive;
 mod engine;
-mod flow;
 mod gates;
 mod host;
 mod ids;
@@ -27,6 +26,7 @@ mod suspects;
 mod take_up;
 mod timers;
 mod work;
+mod workflow;
 
 pub use bide_core as core;
 pub use bide_core::attempt::{CallError, Polled};
@@ -40,10 +40,10 @@ pub use closures::{
     WorkflowBuilder, after, at, until,
 };
 pub use engine::{Engine, Level, Log, default_slots};
-pub use flow::{Flow, Inputs, Run, View};
 pub use gates::GateWorker;
 pub use host::{Args, Attached, Call, Dispatch, Free, Gate, Host, Ready, Source, Worker};
 pub use pool::{Pool, StartWorker};
 pub use services::retention::RETENTION;
 pub use settled::{Settled, Settlement};
 pub use submit::{Handle, SubmitError, Wanted, Watched};
+pub use workflow::{Inputs, RegisteredWorkflow, Run, View};

@@ -13,9 +13,9 @@ use bide_core::{Event, Failure, FailureKind, Outcome, TaskIx, TaskRef};
 use bide_sync::Mutex;
 
 use crate::engine::{Engine, Level};
-use crate::flow::Run;
 use crate::host::{Host, Ready};
 use crate::timers::{Alarm, Key};
+use crate::workflow::Run;
 
 /// The tasks of a run whose body has used up its time and has not returned, with the attempt that waits for that.
 pub(crate) type Overdue<H> = HashMap<TaskIx, Option<Ready<H>>>;
@@ -49,7 +49,7 @@ impl<H: Host> Limit<H> {
         attempt: u32,
         thread: u64,
     ) -> Option<Arc<Self>> {
-        let left = run.flow.graph.spec(task.ix).timeout?;
+        let left = run.workflow.graph.spec(task.ix).timeout?;
         let limit = Arc::new(Self {
             engine: Arc::clone(engine),
             run: Arc::clone(run),
@@ -118,7 +118,7 @@ impl<H: Host> Alarm for Limit<H> {
             state.reached = true;
             self.run.rare.lock().get_or_insert_default().overdue.insert(self.task.ix, None);
         }
-        let graph = &self.run.flow.graph;
+        let graph = &self.run.workflow.graph;
         let (name, limit) = (graph.name(self.task.ix), graph.spec(self.task.ix).timeout.unwrap_or_default());
         let message = format!("task '{name}' was not done after {} s of execution", limit.as_secs_f64());
         self.engine.log(
@@ -126,7 +126,7 @@ impl<H: Host> Alarm for Limit<H> {
             &format!("{message}; its attempt has failed, and its slot stays taken until the body returns"),
         );
         let failure = Failure::new(FailureKind::TaskTimeout, "bide.TaskTimeout", &message);
-        let retried = H::retries_timeout(&self.run.flow.bodies[self.task.ix as usize]);
+        let retried = H::retries_timeout(&self.run.workflow.bodies[self.task.ix as usize]);
         let retry = retried.then(|| Retry { random: self.engine.random() });
         let outcome = Outcome::Failed { failure, retry };
         let event = Event::Ended { task: self.task, attempt: self.attempt, outcome };
@@ -137,7 +137,7 @@ impl<H: Host> Alarm for Limit<H> {
 impl<H: Host> Run<H> {
     /// Sets a body aside whose last attempt has used up its time and not returned yet.
     pub(crate) fn wait_for_overdue(&self, ready: Ready<H>) -> Option<Ready<H>> {
-        if self.flow.graph.spec(ready.task.ix).timeout.is_none() {
+        if self.workflow.graph.spec(ready.task.ix).timeout.is_none() {
             return Some(ready);
         }
         match self.rare.lock().as_mut().and_then(|rare| rare.overdue.get_mut(&ready.task.ix)) {

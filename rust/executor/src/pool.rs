@@ -9,10 +9,10 @@ use bide_sched::Upcalls;
 
 use crate::commit::Group;
 use crate::engine::{Engine, Level};
-use crate::flow::Run;
 use crate::gates::Gates;
 use crate::host::{Dispatch, Gate, Host, Ready};
 use crate::timers::Alarm;
+use crate::workflow::Run;
 
 /// Where a thread of the pool sleeps.
 pub(crate) type Parker<H> = bide_sched::Parker<Engine<H>>;
@@ -116,7 +116,7 @@ pub struct Executing<H: Host> {
 
 impl<H: Host> Display for Executing<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "task '{}' in run {}", self.run.flow.graph.name(self.task.ix), self.run.id)
+        write!(f, "task '{}' in run {}", self.run.workflow.graph.name(self.task.ix), self.run.id)
     }
 }
 

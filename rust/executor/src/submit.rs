@@ -9,9 +9,9 @@ use bide_store::{Creation, Lease, StoreError};
 
 use crate::commit::Done;
 use crate::engine::Engine;
-use crate::flow::{Flow, Inputs, Run};
 use crate::host::{Dispatch, Host};
 use crate::settled::{Settled, Settlement};
+use crate::workflow::{Inputs, RegisteredWorkflow, Run};
 
 /// So many runs begin in one commit, so that what they write is not in memory for all of them at once.
 const BEGIN: usize = 256;
@@ -118,7 +118,7 @@ impl<H: Host> Engine<H> {
     /// cannot be looked at.)
     pub fn submit(
         self: &Arc<Self>,
-        flow: &Arc<Flow<H>>,
+        workflow: &Arc<RegisteredWorkflow<H>>,
         wanted: impl IntoIterator<Item = Wanted<H>>,
     ) -> Result<Vec<Handle<H>>, SubmitError> {
         if let Some(settlement) = self.stopped() {
@@ -129,12 +129,12 @@ impl<H: Host> Engine<H> {
         }
         let now = self.clock.now();
         let lease = *self.lease.read();
-        let state = |id| RunState::new(id, Arc::clone(&flow.graph), Arc::clone(&flow.ids));
+        let state = |id| RunState::new(id, Arc::clone(&workflow.graph), Arc::clone(&workflow.ids));
         // First what stays, then what is needed only here: so that its memory, which may be that of a hundred thousand
         // rows, is behind everything else when it is given back.
         let runs: Vec<Arc<Run<H>>> = wanted
             .into_iter()
-            .map(|wanted| Arc::new(Run::new(flow, lease, state(self.ids.next(now)), wanted, now)))
+            .map(|wanted| Arc::new(Run::new(workflow, lease, state(self.ids.next(now)), wanted, now)))
             .collect();
         let none: Arc<[u8]> = Arc::new([]);
         let packed = |inputs: &Inputs| match inputs.is_empty() {
@@ -145,8 +145,8 @@ impl<H: Host> Engine<H> {
             .iter()
             .map(|run| NewRun {
                 id: run.id,
-                workflow: flow.workflow,
-                version: flow.version,
+                workflow: workflow.number,
+                version: workflow.version,
                 key: run.key.clone(),
                 inputs: packed(&run.inputs),
                 created_at: now,

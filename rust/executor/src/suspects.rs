@@ -20,8 +20,8 @@ use bide_core::{TaskIx, TaskRef};
 use bide_sync::Mutex;
 
 use crate::engine::Engine;
-use crate::flow::Run;
 use crate::host::{Dispatch, Host, Ready};
+use crate::workflow::Run;
 
 const WAITS_ALONE: &str = "waits to execute alone, because processes have died while it executed";
 const WAITS: &str = "waits until bodies have executed alone, because processes have died while they executed";

@@ -8,9 +8,9 @@ use bide_store::{Lease, Standing, StoreError};
 
 use crate::commit::Done;
 use crate::engine::{Engine, Level};
-use crate::flow::{Flow, Inputs, Run};
 use crate::host::Host;
 use crate::submit::Wanted;
+use crate::workflow::{Inputs, RegisteredWorkflow, Run};
 
 /// So many runs are claimed in one commit.
 const CLAIM: usize = 256;
@@ -30,9 +30,12 @@ impl<H: Host> Engine<H> {
     }
 
     /// Takes up what nobody executes and what fits this workflow, which is registered by now.
-    pub(crate) fn take_up_registered(self: &Arc<Self>, flow: &Arc<Flow<H>>) -> Result<(), StoreError> {
+    pub(crate) fn take_up_registered(
+        self: &Arc<Self>,
+        workflow: &Arc<RegisteredWorkflow<H>>,
+    ) -> Result<(), StoreError> {
         let lease = *self.lease.read();
-        match self.learn_versions(flow).and_then(|versions| self.take_up_versions(flow, &versions)) {
+        match self.learn_versions(workflow).and_then(|versions| self.take_up_versions(workflow, &versions)) {
             Err(StoreError::Fenced { .. }) => {
                 self.fenced(lease);
                 self.take_up_unowned()
@@ -49,43 +52,47 @@ impl<H: Host> Engine<H> {
         self.store().claim(*self.lease.read(), &[], self.clock.lease_time(), 0)?;
         let unowned = self.store().unowned()?;
         for of_workflow in unowned.chunk_by(|(one, _), (other, _)| one == other) {
-            let flow = self.flows.read().numbered(of_workflow[0].0).cloned();
-            let Some(flow) = flow else { continue };
+            let workflow = self.workflows.read().numbered(of_workflow[0].0).cloned();
+            let Some(workflow) = workflow else { continue };
             let mut versions = Vec::with_capacity(of_workflow.len());
             for (_, version) in of_workflow {
-                if self.fits(&flow, *version)? {
+                if self.fits(&workflow, *version)? {
                     versions.push(*version);
                 }
             }
             if !versions.is_empty() {
-                self.take_up_versions(&flow, &versions)?;
+                self.take_up_versions(&workflow, &versions)?;
             }
         }
         Ok(())
     }
 
     /// Whether runs of a recorded version can go on with this one.
-    fn fits(&self, flow: &Flow<H>, version: i64) -> Result<bool, StoreError> {
-        let known = flow.fits.lock().get(&version).copied();
+    fn fits(&self, workflow: &RegisteredWorkflow<H>, version: i64) -> Result<bool, StoreError> {
+        let known = workflow.fits.lock().get(&version).copied();
         match known {
             Some(fits) => Ok(fits),
-            None => Ok(self.learn_versions(flow)?.contains(&version)),
+            None => Ok(self.learn_versions(workflow)?.contains(&version)),
         }
     }
 
     /// The recorded versions whose runs can go on with this one.
-    fn learn_versions(&self, flow: &Flow<H>) -> Result<Vec<i64>, StoreError> {
-        let recorded = self.store().versions(flow.workflow)?;
-        let mut known = flow.fits.lock();
+    fn learn_versions(&self, workflow: &RegisteredWorkflow<H>) -> Result<Vec<i64>, StoreError> {
+        let recorded = self.store().versions(workflow.number)?;
+        let mut known = workflow.fits.lock();
         for stored in recorded {
-            let fits = *stored.hash == *flow.graph.version() || recover::fits(&flow.graph, &stored.tasks);
+            let fits = *stored.hash == *workflow.graph.version() || recover::fits(&workflow.graph, &stored.tasks);
             known.insert(stored.version, fits);
         }
         Ok(known.iter().filter(|(_, fits)| **fits).map(|(version, _)| *version).collect())
     }
 
     /// Takes up what nobody executes of these versions.
-    fn take_up_versions(self: &Arc<Self>, flow: &Arc<Flow<H>>, versions: &[i64]) -> Result<(), StoreError> {
+    fn take_up_versions(
+        self: &Arc<Self>,
+        workflow: &Arc<RegisteredWorkflow<H>>,
+        versions: &[i64],
+    ) -> Result<(), StoreError> {
         if self.is_closing() {
             return Ok(());
         }
@@ -101,7 +108,7 @@ impl<H: Host> Engine<H> {
             let mut begin = Vec::with_capacity(claimed.len());
             let mut outcome = Ok(());
             for id in claimed {
-                match self.revive(flow, lease, id) {
+                match self.revive(workflow, lease, id) {
                     Ok(Some(run)) => {
                         begin.push(Done { run, event: Event::Begin, at: self.clock.now(), reply: None });
                     }
@@ -134,21 +141,21 @@ impl<H: Host> Engine<H> {
 
     fn revive(
         self: &Arc<Self>,
-        flow: &Arc<Flow<H>>,
+        workflow: &Arc<RegisteredWorkflow<H>>,
         lease: Lease,
         id: bide_core::RunId,
     ) -> Result<Option<Arc<Run<H>>>, StoreError> {
         let Some(stored) = self.store().load(id)? else { return Ok(None) };
-        let corrupt = |why: String| StoreError::Corrupt(format!("run {id} of '{}': {why}", flow.graph.workflow()));
+        let corrupt = |why: String| StoreError::Corrupt(format!("run {id} of '{}': {why}", workflow.graph.workflow()));
         let inputs: Inputs = pack::unpack(&stored.run.inputs)
             .map_err(corrupt)?
             .into_iter()
             .map(|(name, value)| (name, value.unwrap_or(Value::NONE)))
             .collect();
-        let version = (*stored.run.version != *flow.graph.version()).then_some(flow.version);
+        let version = (*stored.run.version != *workflow.graph.version()).then_some(workflow.version);
         let (key, created_at) = (stored.run.key.clone(), stored.run.created_at);
         let failure = stored.run.failure.clone();
-        let state = match RunState::recover(&flow.graph, &flow.ids, version, stored) {
+        let state = match RunState::recover(&workflow.graph, &workflow.ids, version, stored) {
             Ok(state) => state,
             Err(why) => {
                 let reason = corrupt(why).to_string();
@@ -158,7 +165,7 @@ impl<H: Host> Engine<H> {
             }
         };
         let wanted = Wanted { inputs, key, local: H::Local::default() };
-        let run = Arc::new(Run::new(flow, lease, state, wanted, created_at));
+        let run = Arc::new(Run::new(workflow, lease, state, wanted, created_at));
         self.adopt(&run);
         Ok(Some(run))
     }
@@ -197,16 +204,16 @@ impl<H: Host> Engine<H> {
         }
         let (workflow, version) = (&*run.workflow, &*run.version);
         let wanted = bide_core::graph::title(workflow, version);
-        match self.flows.read().get(workflow) {
+        match self.workflows.read().get(workflow) {
             None => Some(format!("{wanted} is not registered here")),
-            Some(flow) if flow.graph.version() == version => None,
-            Some(flow) => {
-                let versions = self.store().versions(flow.workflow).unwrap_or_default();
+            Some(workflow) if workflow.graph.version() == version => None,
+            Some(workflow) => {
+                let versions = self.store().versions(workflow.number).unwrap_or_default();
                 let recorded = versions.iter().find(|stored| *stored.hash == *version);
-                if recorded.is_some_and(|stored| recover::fits(&flow.graph, &stored.tasks)) {
+                if recorded.is_some_and(|stored| recover::fits(&workflow.graph, &stored.tasks)) {
                     return None;
                 }
-                let have = bide_core::graph::short_version(flow.graph.version());
+                let have = bide_core::graph::short_version(workflow.graph.version());
                 Some(format!("{wanted} is not registered here (have {have})"))
             }
         }

@@ -54,7 +54,7 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> WorkerThread<Engine<H>> for Thre
     fn execute(&mut self, ready: Ready<H>, permit: Permit<H>) -> Option<Permit<H>> {
         let Some(ready) = Arc::clone(&ready.run).wait_for_overdue(ready) else { return Some(permit) };
         let Some((ready, turn)) = self.engine.admit_suspect(ready) else { return Some(permit) };
-        let wants_handle = ready.run.flow.graph.spec(ready.task.ix).wants_handle;
+        let wants_handle = ready.run.workflow.graph.spec(ready.task.ix).wants_handle;
         let workers = &self.engine.dispatch.workers;
         let ready = if wants_handle {
             let Some(ready) = workers.admit(self.engine, ready, &self.parker) else { return Some(permit) };
@@ -79,7 +79,7 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> WorkerThread<Engine<H>> for Thre
             let mut state = run.state.lock();
             let entered = state.enter(task, now);
             entered.map(|entered| {
-                let sources = H::sources(&run.flow.bodies[task.ix as usize]);
+                let sources = H::sources(&run.workflow.bodies[task.ix as usize]);
                 (entered, run.args(sources, &state))
             })
         };

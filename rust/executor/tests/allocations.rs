@@ -43,20 +43,21 @@ const CHAIN: u32 = 1_000;
 const WAITS: u32 = 200;
 
 fn wide() -> Workflow {
-    let tasks = (0..WIDE).fold(Workflow::builder("wide"), |flow, n| flow.task(format!("t{n}"), |_| async { Ok(1) }));
+    let tasks =
+        (0..WIDE).fold(Workflow::builder("wide"), |workflow, n| workflow.task(format!("t{n}"), |_| async { Ok(1) }));
     tasks.build().unwrap()
 }
 
 fn chain() -> Workflow {
     let first = Workflow::builder("chain").task("t0", |_| async { Ok(0_u32) });
-    let tasks = (1..CHAIN).fold(first, |flow, n| {
+    let tasks = (1..CHAIN).fold(first, |workflow, n| {
         let before = format!("t{}", n - 1);
         let dependency = before.clone();
         let hop = move |cx: TaskContext| {
             let value = cx.output::<u32>(&before);
             async move { Ok(value? + 1) }
         };
-        flow.task(format!("t{n}"), hop).after([dependency])
+        workflow.task(format!("t{n}"), hop).after([dependency])
     });
     tasks.build().unwrap()
 }
@@ -78,13 +79,13 @@ fn waiting(waits: u32, polls: u32) -> Workflow {
 }
 
 /// The allocations of one run, when runs of this kind have been before.
-fn of_a_run(store: Arc<dyn Store>, flow: &Workflow) -> f64 {
+fn of_a_run(store: Arc<dyn Store>, workflow: &Workflow) -> f64 {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {
         let runner = Runner::open(store).slots(4).start().unwrap();
-        runner.run(flow, ()).await.unwrap();
+        runner.run(workflow, ()).await.unwrap();
         let before = ALLOCATIONS.load(Ordering::Relaxed);
-        let result = runner.run(flow, ()).await.unwrap();
+        let result = runner.run(workflow, ()).await.unwrap();
         let count = ALLOCATIONS.load(Ordering::Relaxed) - before;
         drop(result);
         runner.close().await;
@@ -96,7 +97,7 @@ fn of_a_run(store: Arc<dyn Store>, flow: &Workflow) -> f64 {
 fn a_task_a_hop_a_run_a_wait_and_a_poll_take_few_allocations() {
     let directory = tempfile::tempdir().unwrap();
     let single = Workflow::builder("single").task("t", |_| async { Ok(1) }).build().unwrap();
-    for (what, flow, units, most) in [
+    for (what, workflow, units, most) in [
         ("task", wide(), WIDE, [3.5, 2.5]),
         ("hop", chain(), CHAIN, [3.5, 8.0]),
         ("run", single, 1, [35.0, 60.0]),
@@ -107,7 +108,7 @@ fn a_task_a_hop_a_run_a_wait_and_a_poll_take_few_allocations() {
         let stores: [Arc<dyn Store>; 2] = [MemoryStore::new(), SqliteStore::open(&file, Durability::Normal).unwrap()];
         for (store, most) in stores.into_iter().zip(most) {
             let name = store.name().to_owned();
-            let each = of_a_run(store, &flow) / f64::from(units);
+            let each = of_a_run(store, &workflow) / f64::from(units);
             assert!(each <= most, "{each} allocations per {what} on {name}, not {most}");
         }
     }

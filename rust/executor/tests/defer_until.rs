@@ -32,7 +32,7 @@ fn test_defer_until_full_pipeline() {
     on_every_store(|place| async move {
         let polls = Polls::default();
         let asked = polls.clone();
-        let flow = Workflow::builder("ingest")
+        let workflow = Workflow::builder("ingest")
             .task("wait_for_data", move |cx: TaskContext| {
                 let polls = asked.clone();
                 async move {
@@ -48,7 +48,7 @@ fn test_defer_until_full_pipeline() {
             .unwrap();
 
         let runner = place.runner(1);
-        let result = runner.run(&flow, [("path", "data.csv")]).await.unwrap();
+        let result = runner.run(&workflow, [("path", "data.csv")]).await.unwrap();
 
         assert_eq!(result.status, RunStatus::Completed);
         assert_eq!(result.output::<String>("wait_for_data").unwrap(), "data.csv");
@@ -63,7 +63,7 @@ fn test_defer_until_full_pipeline() {
 #[test]
 fn test_defer_until_with_downstream_dependency() {
     on_every_store(|place| async move {
-        let flow = Workflow::builder("ingest")
+        let workflow = Workflow::builder("ingest")
             .task("wait_for_data", |cx: TaskContext| async move {
                 let polls = Polls::default();
                 let rows = || async { polls.reach(3).then_some(vec![1, 2, 3]) };
@@ -79,7 +79,7 @@ fn test_defer_until_with_downstream_dependency() {
             .unwrap();
 
         let runner = place.runner(1);
-        let result = runner.run(&flow, ()).await.unwrap();
+        let result = runner.run(&workflow, ()).await.unwrap();
 
         assert_eq!(result.output::<u32>("process_data").unwrap(), 6);
         let (first, second) = (result.task("wait_for_data").unwrap(), result.task("process_data").unwrap());
@@ -94,7 +94,7 @@ fn a_deferred_task_lets_another_have_its_slot() {
         let (open, ended) = (Arc::new(AtomicBool::new(false)), mpsc::unbounded_channel());
         let (tell, mut ended) = ended;
         let (told, gate) = (tell.clone(), Arc::clone(&open));
-        let flow = Workflow::builder("two")
+        let workflow = Workflow::builder("two")
             .task("deferred", move |cx: TaskContext| {
                 let (tell, gate) = (tell.clone(), Arc::clone(&gate));
                 async move {
@@ -117,7 +117,7 @@ fn a_deferred_task_lets_another_have_its_slot() {
             .unwrap();
 
         let runner = place.runner(1);
-        runner.run(&flow, ()).await.unwrap();
+        runner.run(&workflow, ()).await.unwrap();
 
         assert_eq!((ended.recv().await, ended.recv().await), (Some("other"), Some("deferred")));
         assert_eq!(runner.slots_in_use().1, 1);
@@ -131,7 +131,7 @@ fn sub_status_reads_deferred_while_the_wait_is_open_and_active_after() {
         let (polled, open) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
         let (resumed, go_on) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
         let parts = (Arc::clone(&polled), Arc::clone(&open), Arc::clone(&resumed), Arc::clone(&go_on));
-        let flow = Workflow::builder("ingest")
+        let workflow = Workflow::builder("ingest")
             .task("wait_for_data", move |cx: TaskContext| {
                 let (polled, open, resumed, go_on) = parts.clone();
                 async move {
@@ -156,7 +156,7 @@ fn sub_status_reads_deferred_while_the_wait_is_open_and_active_after() {
 
         let store = place.open();
         let runner = place.runner(1);
-        let run = runner.submit(&flow, &()).await.unwrap();
+        let run = runner.submit(&workflow, &()).await.unwrap();
 
         polled.notified().await;
         let deferred = row(&store, run.id(), "wait_for_data");
@@ -210,10 +210,10 @@ fn waiting(open: &Arc<AtomicBool>, entered: &Arc<Notify>, entries: &Arc<AtomicU3
 fn a_deferral_survives_dropping_the_executor() {
     on_every_store(|place| async move {
         let (open, entered, entries) = (Arc::default(), Arc::default(), Arc::default());
-        let flow = waiting(&open, &entered, &entries, Duration::from_secs(3600));
+        let workflow = waiting(&open, &entered, &entries, Duration::from_secs(3600));
 
         let runner = place.runner(1);
-        let run = runner.submit(&flow, &()).key("2026-11-24").await.unwrap().id();
+        let run = runner.submit(&workflow, &()).key("2026-11-24").await.unwrap().id();
         entered.notified().await;
         let deadline = |store: Arc<dyn Store>| wait_deadline(&store, run);
         let before = deadline(place.open());
@@ -222,11 +222,11 @@ fn a_deferral_survives_dropping_the_executor() {
         assert_eq!(row(&place.open(), run, "wait").status, TaskStatus::Running, "nothing is lost by the drop");
 
         let runner = place.runner(1);
-        runner.register(&flow).await.unwrap();
+        runner.register(&workflow).await.unwrap();
         entered.notified().await;
         assert_eq!(deadline(place.open()), before, "the restart does not extend the deadline");
         open.store(true, Ordering::SeqCst);
-        let result = runner.run(&flow, ()).key("2026-11-24").await.unwrap();
+        let result = runner.run(&workflow, ()).key("2026-11-24").await.unwrap();
 
         assert_eq!(result.id, run, "it is the same run");
         assert_eq!(result.output::<u32>("after").unwrap(), 42);
@@ -247,9 +247,9 @@ fn a_deadline_that_passes_while_nobody_runs_fails_the_wait_after_one_last_check(
     on_every_store(|place| async move {
         let (open, entered, entries) = (Arc::default(), Arc::default(), Arc::default());
         let timeout = Duration::from_millis(300);
-        let flow = waiting(&open, &entered, &entries, timeout);
+        let workflow = waiting(&open, &entered, &entries, timeout);
         let runner = place.runner(1);
-        let run = runner.submit(&flow, &()).await.unwrap().id();
+        let run = runner.submit(&workflow, &()).await.unwrap().id();
         entered.notified().await;
         runner.close().await;
         drop(runner);
@@ -257,7 +257,7 @@ fn a_deadline_that_passes_while_nobody_runs_fails_the_wait_after_one_last_check(
         tokio::time::sleep(timeout).await;
 
         let runner = place.runner(1);
-        runner.register(&flow).await.unwrap();
+        runner.register(&workflow).await.unwrap();
         let error = runner.handle(run).await.unwrap().result().await.unwrap_err();
         let failed = error.run_failed().unwrap().result.error.clone().unwrap();
         assert_eq!(failed.kind, FailureKind::WaitTimeout);
@@ -269,7 +269,7 @@ fn a_deadline_that_passes_while_nobody_runs_fails_the_wait_after_one_last_check(
 #[test]
 fn a_timed_out_wait_is_an_error_that_the_body_can_handle() {
     on_every_store(|place| async move {
-        let flow = Workflow::builder("patience")
+        let workflow = Workflow::builder("patience")
             .task("wait", |cx: TaskContext| async move {
                 let never = || async { false };
                 let waited = cx.handle().defer_until(never, SOON).timeout(5 * SOON).await;
@@ -280,7 +280,7 @@ fn a_timed_out_wait_is_an_error_that_the_body_can_handle() {
             .build()
             .unwrap();
         let runner = place.runner(1);
-        let result = runner.run(&flow, ()).await.unwrap();
+        let result = runner.run(&workflow, ()).await.unwrap();
         assert_eq!(result.output::<String>("wait").unwrap(), "gave up");
         runner.close().await;
     });
@@ -291,7 +291,7 @@ fn errors_of_a_condition_end_the_wait_only_if_five_come_in_a_row() {
     on_every_store(|place| async move {
         let polls = Polls::default();
         let asked = polls.clone();
-        let flow = Workflow::builder("flaky")
+        let workflow = Workflow::builder("flaky")
             .task("wait", move |cx: TaskContext| {
                 let polls = asked.clone();
                 async move {
@@ -306,7 +306,7 @@ fn errors_of_a_condition_end_the_wait_only_if_five_come_in_a_row() {
             .build()
             .unwrap();
         let runner = place.runner(1);
-        let error = runner.run(&flow, ()).await.unwrap_err();
+        let error = runner.run(&workflow, ()).await.unwrap_err();
         let failed = error.run_failed().unwrap();
         assert!(failed.to_string().contains("no network"), "{failed}");
         assert_eq!(polls.count(), 10);
@@ -320,7 +320,7 @@ fn a_satisfied_wait_is_reused_only_if_it_is_provably_the_same() {
         let (proved, unproved, entered) = (Polls::default(), Polls::default(), Arc::new(Notify::new()));
         let hold = Arc::new(AtomicBool::new(true));
         let parts = (proved.clone(), unproved.clone(), Arc::clone(&entered), Arc::clone(&hold));
-        let flow = Workflow::builder("proof")
+        let workflow = Workflow::builder("proof")
             .task("wait", move |cx: TaskContext| {
                 let (proved, unproved, entered, hold) = parts.clone();
                 async move {
@@ -343,11 +343,11 @@ fn a_satisfied_wait_is_reused_only_if_it_is_provably_the_same() {
             .build()
             .unwrap();
         let runner = place.runner(1);
-        let run = runner.submit(&flow, &()).await.unwrap().id();
+        let run = runner.submit(&workflow, &()).await.unwrap().id();
         entered.notified().await;
         drop(runner);
         let runner = place.runner(1);
-        runner.register(&flow).await.unwrap();
+        runner.register(&workflow).await.unwrap();
         entered.notified().await;
         hold.store(false, Ordering::SeqCst);
         runner.handle(run).await.unwrap().result().await.unwrap();
@@ -361,7 +361,7 @@ fn a_sleep_is_over_at_its_recorded_time_also_after_a_restart() {
     on_every_store(|place| async move {
         let (entered, span) = (Arc::new(Notify::new()), Duration::from_millis(400));
         let tell = Arc::clone(&entered);
-        let flow = Workflow::builder("sleeper")
+        let workflow = Workflow::builder("sleeper")
             .task("sleep", move |cx: TaskContext| {
                 let tell = Arc::clone(&tell);
                 async move {
@@ -374,14 +374,14 @@ fn a_sleep_is_over_at_its_recorded_time_also_after_a_restart() {
             .build()
             .unwrap();
         let runner = place.runner(1);
-        let run = runner.submit(&flow, &()).await.unwrap().id();
+        let run = runner.submit(&workflow, &()).await.unwrap().id();
         entered.notified().await;
         while !is_deferred(&place.open(), run) {
             tokio::task::yield_now().await;
         }
         runner.close().await;
         let runner = place.runner(1);
-        runner.register(&flow).await.unwrap();
+        runner.register(&workflow).await.unwrap();
         let result = runner.handle(run).await.unwrap().result().await.unwrap();
         let slept: Duration = result.output("sleep").unwrap();
         assert!(slept >= span, "woken early, after {slept:?}");
@@ -401,7 +401,7 @@ fn a_wait_asked_again_after_it_was_satisfied_has_a_new_deadline() {
         let (polls, entered) = (Polls::default(), Arc::new(Notify::new()));
         let (hold, timeout) = (Arc::new(AtomicBool::new(true)), Duration::from_millis(400));
         let parts = (polls.clone(), Arc::clone(&entered), Arc::clone(&hold));
-        let flow = Workflow::builder("again")
+        let workflow = Workflow::builder("again")
             .task("wait", move |cx: TaskContext| {
                 let (polls, entered, hold) = parts.clone();
                 async move {
@@ -423,12 +423,12 @@ fn a_wait_asked_again_after_it_was_satisfied_has_a_new_deadline() {
             .build()
             .unwrap();
         let runner = place.runner(1);
-        let run = runner.submit(&flow, &()).await.unwrap().id();
+        let run = runner.submit(&workflow, &()).await.unwrap().id();
         entered.notified().await;
         drop(runner);
         hold.store(false, Ordering::SeqCst);
         let runner = place.runner(1);
-        runner.register(&flow).await.unwrap();
+        runner.register(&workflow).await.unwrap();
         runner.handle(run).await.unwrap().result().await.unwrap();
         assert_eq!(polls.count(), 3);
         runner.close().await;
@@ -441,7 +441,7 @@ fn steps_in_another_order_find_their_records() {
         let (steps, entered) = (Polls::default(), Arc::new(Notify::new()));
         let hold = Arc::new(AtomicBool::new(true));
         let parts = (steps.clone(), Arc::clone(&entered), Arc::clone(&hold));
-        let flow = Workflow::builder("shuffled")
+        let workflow = Workflow::builder("shuffled")
             .task("steps", move |cx: TaskContext| {
                 let (steps, entered, hold) = parts.clone();
                 async move {
@@ -470,12 +470,12 @@ fn steps_in_another_order_find_their_records() {
             .build()
             .unwrap();
         let runner = place.runner(1);
-        let run = runner.submit(&flow, &()).await.unwrap().id();
+        let run = runner.submit(&workflow, &()).await.unwrap().id();
         entered.notified().await;
         drop(runner);
         hold.store(false, Ordering::SeqCst);
         let runner = place.runner(1);
-        runner.register(&flow).await.unwrap();
+        runner.register(&workflow).await.unwrap();
         runner.handle(run).await.unwrap().result().await.unwrap();
         assert_eq!(steps.count(), 3);
         runner.close().await;

@@ -118,14 +118,14 @@ impl Engines {
         let engine = Engine::<Functions>::start(store, clock, pool, Box::new(log)).unwrap();
         engine.dispatch().open(&engine).unwrap();
         let spec = TaskSpec { wants_handle: true, ..TaskSpec::new("task") };
-        let graph = Arc::new(Graph::build("flow", vec![spec], false).unwrap());
+        let graph = Arc::new(Graph::build("workflow", vec![spec], false).unwrap());
         Self { engine, graph, bodies: [body].into(), lost }
     }
 
     fn submit(&self, runs: usize) -> Vec<Handle<Functions>> {
-        let flow = self.engine.register(Arc::clone(&self.graph), Arc::clone(&self.bodies)).unwrap();
+        let workflow = self.engine.register(Arc::clone(&self.graph), Arc::clone(&self.bodies)).unwrap();
         let wanted = |_| Wanted { inputs: Box::default(), key: None, local: () };
-        self.engine.submit(&flow, (0..runs).map(wanted)).unwrap()
+        self.engine.submit(&workflow, (0..runs).map(wanted)).unwrap()
     }
 
     fn notices(&self) {
@@ -316,7 +316,7 @@ fn a_parked_body_whose_run_is_lost_unwinds_and_is_entered_again_where_the_run_go
 async fn a_closure_does_not_start_before_a_lease_that_ran_out_is_renewed() {
     let world = World::new();
     let renewed = Arc::new(Mutex::new(Vec::new()));
-    let mut builder = Workflow::builder("flow");
+    let mut builder = Workflow::builder("workflow");
     for (at, name) in ["a", "b", "c"].into_iter().enumerate() {
         let (seen, world) = (Arc::clone(&renewed), world.clone());
         builder = builder.task(name, move |cx| {
@@ -334,8 +334,8 @@ async fn a_closure_does_not_start_before_a_lease_that_ran_out_is_renewed() {
     }
     let runner = Runner::open(Arc::clone(&world.store) as Arc<dyn Store>).clock(Arc::clone(&world.clock) as _);
     let runner = runner.slots(1).start().unwrap();
-    let flow = builder.build().unwrap();
-    tokio::time::timeout(HANG, async { runner.run(&flow, ()).await.unwrap() }).await.unwrap();
+    let workflow = builder.build().unwrap();
+    tokio::time::timeout(HANG, async { runner.run(&workflow, ()).await.unwrap() }).await.unwrap();
     runner.close().await;
     assert_eq!(*renewed.lock(), [true; 6]);
 }

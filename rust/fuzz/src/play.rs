@@ -31,9 +31,9 @@ impl Said {
 /// Asks a store for everything, takes its runs up and plays them to their end. What is refused keeps nothing else from
 /// being asked.
 pub(crate) fn everything(store: &dyn Store, graph: &Arc<Graph>, said: &mut Said) {
-    let flow = said.hear(seed::register(store, graph));
+    let workflow = said.hear(seed::register(store, graph));
     for status in [None, Some(RunStatus::Running), Some(RunStatus::Failed)] {
-        let filter = RunFilter { status, workflow: status.map(|_| "flow".to_owned()), ..RunFilter::default() };
+        let filter = RunFilter { status, workflow: status.map(|_| "workflow".to_owned()), ..RunFilter::default() };
         said.hear(store.list(&filter));
     }
     for n in 0..seed::RUNS {
@@ -43,24 +43,24 @@ pub(crate) fn everything(store: &dyn Store, graph: &Arc<Graph>, said: &mut Said)
     said.hear(store.is_alive(1, NOW.into()));
     said.hear(store.news());
     let Some(lease) = said.hear(store.enroll(NOW.into())) else { return };
-    if let Some(flow) = flow {
-        let ids: Arc<[TaskId]> = flow.tasks.iter().map(|task| task.id).collect();
-        let versions = said.hear(store.versions(flow.workflow)).unwrap_or_default();
+    if let Some(workflow) = workflow {
+        let ids: Arc<[TaskId]> = workflow.tasks.iter().map(|task| task.id).collect();
+        let versions = said.hear(store.versions(workflow.number)).unwrap_or_default();
         let versions: Vec<i64> = versions.iter().map(|version| version.version).collect();
         for claimed in said.hear(store.claim(lease, &versions, NOW.into(), 10)).unwrap_or_default() {
             let Some(Some(stored)) = said.hear(store.load(claimed)) else { continue };
             let _ = pack::unpack(&stored.run.inputs);
             // As the executor does: a list of tasks that does not fit the graph is not taken up.
             if ids.len() == graph.len()
-                && let Ok(state) = RunState::recover(graph, &ids, Some(flow.version), stored)
+                && let Ok(state) = RunState::recover(graph, &ids, Some(workflow.version), stored)
             {
                 live(store, lease, graph, state, said);
             }
         }
         let again = NewRun {
             id: seed::id(99),
-            workflow: flow.workflow,
-            version: flow.version,
+            workflow: workflow.number,
+            version: workflow.version,
             key: Some("key 0".into()),
             inputs: [].into(),
             created_at: NOW,

@@ -31,7 +31,7 @@ pub(crate) fn graph() -> Arc<Graph> {
         TaskSpec { run_if: RunIf::Failed, ..task("mends", &["first"]) },
         TaskSpec { run_if: RunIf::Done, wants_context: true, ..task("last", &["asks", "sleeps", "mends"]) },
     ];
-    Arc::new(Graph::build("flow", tasks, false).unwrap_or_else(|error| unreachable!("{error}")))
+    Arc::new(Graph::build("workflow", tasks, false).unwrap_or_else(|error| unreachable!("{error}")))
 }
 
 pub(crate) fn register(store: &dyn Store, graph: &Graph) -> Result<StoredWorkflow, bide_store::StoreError> {
@@ -51,7 +51,7 @@ pub(crate) fn id(n: u64) -> RunId {
 /// Writes the file. The store is closed again, so that nobody has the runs.
 pub(crate) fn write(path: &Path, graph: &Graph) -> Result<(), bide_store::StoreError> {
     let store = SqliteStore::open(path, Durability::Normal)?;
-    let flow = register(&*store, graph)?;
+    let workflow = register(&*store, graph)?;
     let lease = store.enroll(EARLY.into())?;
     let text = |text: &str| Value::tagged(b's', text.as_bytes());
     let path = text("a/b");
@@ -59,15 +59,15 @@ pub(crate) fn write(path: &Path, graph: &Graph) -> Result<(), bide_store::StoreE
     let runs: Vec<NewRun> = (0..RUNS)
         .map(|n| NewRun {
             id: id(n),
-            workflow: flow.workflow,
-            version: flow.version,
+            workflow: workflow.number,
+            version: workflow.version,
             key: (n < 3).then(|| format!("key {n}").into()),
             inputs: Arc::clone(&inputs),
             created_at: EARLY,
         })
         .collect();
     let _ = store.create(lease, &runs)?;
-    let ids: Vec<TaskId> = flow.tasks.iter().map(|task| task.id).collect();
+    let ids: Vec<TaskId> = workflow.tasks.iter().map(|task| task.id).collect();
     // 0: in the middle of everything. 1: to be tried again. 2: failed. 3: nothing recorded yet.
     commit(&*store, lease, in_the_middle(id(0).row(), &ids))?;
     commit(&*store, lease, to_be_retried(id(1).row(), &ids))?;

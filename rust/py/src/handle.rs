@@ -12,10 +12,10 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::errors::{self, names};
 use crate::exit::Home;
-use crate::flow::{fingerprint, proof_of, read_policy, time_of};
 use crate::gil::{self, Kept, Raised};
 use crate::host::{PyEngine, Python3, read_only};
 use crate::value::Codec;
+use crate::workflow::{fingerprint, proof_of, read_policy, time_of};
 use crate::{panics, stack, turn};
 
 /// What a body with a handle gets. Use it only within the body that it was given to.

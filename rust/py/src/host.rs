@@ -14,10 +14,10 @@ use pyo3::types::{PyBytes, PyDict, PyString};
 use smallvec::SmallVec;
 
 use crate::errors::{self, Names, names};
-use crate::flow::{Argument, Binding, PyBody};
 use crate::gil::{self, Kept, Owned, Raised};
 use crate::handle::PyTaskHandle;
 use crate::thread::Kind;
+use crate::workflow::{Argument, Binding, PyBody};
 use crate::{panics, thread, turn};
 
 /// The host.
@@ -328,14 +328,14 @@ impl<'py> Arguments<'_, 'py> {
 fn context_of<'py>(py: Python<'py>, engine: &PyEngine, run: &PyRun, task: TaskRef) -> Result<Owned<'py>, Raised> {
     let (values, conflicts) = run.context_of(task.ix).map_err(|why| Raised::new(py, errors::bide(py, &why)))?;
     for conflict in run.unreported(conflicts) {
-        engine.log(Level::Warning, &conflict.message(&run.flow.graph));
+        engine.log(Level::Warning, &conflict.message(&run.workflow.graph));
     }
     let base = gil::dict(py)?;
     for (key, value) in values {
         let key = PyString::new(py, &key).into_any();
         gil::set_item(&base, &key, PyBytes::new(py, value.as_bytes()).as_any())?;
     }
-    let whose = PyString::new(py, &format!("task '{}'", shown(run.flow.graph.name(task.ix)))).into_any();
+    let whose = PyString::new(py, &format!("task '{}'", shown(run.workflow.graph.name(task.ix)))).into_any();
     let make = names(py).map_err(|error| Raised::new(py, error))?;
     gil::call_args(make.context.bind(py), &[&base, &whose])
 }
@@ -365,7 +365,7 @@ fn ended_by(py: Python<'_>, engine: &PyEngine, call: &Call<Python3>, raised: Rai
     bug::is_at(Place::Body);
     let failure = errors::describe_end(py, &raised);
     let retry = matches(call.target(), py, raised.value(py)).then(|| Retry { random: engine.random() });
-    let last = call.attempt >= call.run.flow.graph.spec(call.task.ix).retry.attempts;
+    let last = call.attempt >= call.run.workflow.graph.spec(call.task.ix).retry.attempts;
     if retry.is_none() || last {
         let originals = call.run.local.originals.lock().upgrade();
         if let Some(originals) = originals {
@@ -394,7 +394,7 @@ fn poll_gate<'py>(
     empty: &mut Option<Owned<'py>>,
 ) -> Polled {
     *last = None;
-    let body = &gate.run.flow.bodies[gate.task.ix as usize];
+    let body = &gate.run.workflow.bodies[gate.task.ix as usize];
     let Some(target) = &body.gate else { return Polled::True(Value::NONE) };
     bug::is_at(Place::Gate);
     let polled = (|| {
@@ -420,7 +420,8 @@ fn poll_gate<'py>(
             Ok(names) => match names.plain_codec.encode(&value) {
                 Ok(value) => Polled::True(value),
                 Err(raised) => {
-                    let name = gate.flow().graph.spec(gate.task.ix).gate.as_ref().map(|spec| Arc::clone(&spec.name));
+                    let name =
+                        gate.workflow().graph.spec(gate.task.ix).gate.as_ref().map(|spec| Arc::clone(&spec.name));
                     Polled::Broken(errors::unencodable(py, &raised, &name.unwrap_or_default()))
                 }
             },
@@ -428,7 +429,7 @@ fn poll_gate<'py>(
         },
         Err(raised) => {
             let failure = errors::describe_end(py, &raised);
-            let body = &gate.run.flow.bodies[gate.task.ix as usize];
+            let body = &gate.run.workflow.bodies[gate.task.ix as usize];
             *last = Some((failure.clone(), matches(body, py, raised.value(py))));
             Polled::Raised(failure)
         }
@@ -453,7 +454,7 @@ impl<'py> Logged<'py> {
         let logging = names.logging.bind(py);
         let enter = gil::getattr(logging, pyo3::intern!(py, "enter"))?;
         let run = PyString::new(py, &call.run.id.to_string()).into_any();
-        let task = PyString::new(py, call.run.flow.graph.name(call.task.ix)).into_any();
+        let task = PyString::new(py, call.run.workflow.graph.name(call.task.ix)).into_any();
         let attempt = call.attempt.into_pyobject(py).map_err(|error| match error {})?.into_any();
         gil::call_args(&enter, &[&run, &task, &attempt])?;
         Ok(Self(Some(gil::getattr(logging, pyo3::intern!(py, "leave"))?.into_bound())))
@@ -470,6 +471,6 @@ impl Drop for Logged<'_> {
 
 /// A failure of a gate: whether the task's retry policy covers it.
 fn gate_retries(py: Python<'_>, gate: &Gate<Python3>, failure: &Failure) -> bool {
-    let body = &gate.run.flow.bodies[gate.task.ix as usize];
+    let body = &gate.run.workflow.bodies[gate.task.ix as usize];
     body.matches.is_some() && matches(body, py, errors::rebuild(py, failure).value(py).as_any())
 }

@@ -6,7 +6,6 @@ use pyo3::prelude::*;
 
 mod errors;
 mod exit;
-mod flow;
 mod gil;
 mod graph;
 mod handle;
@@ -21,6 +20,7 @@ mod stack;
 mod thread;
 mod turn;
 mod value;
+mod workflow;
 
 /// How often this process has attached to the interpreter, committed and woken a thread: for tests.
 #[pyfunction]
@@ -58,7 +58,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     exit::install(m.py())?;
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_class::<graph::PyGraph>()?;
-    m.add_class::<flow::PyFlow>()?;
+    m.add_class::<workflow::PyWorkflow>()?;
     m.add_class::<runner::PyRunner>()?;
     m.add_class::<run_handle::PyRunHandle>()?;
     m.add_class::<snapshot::PySnapshot>()?;

@@ -120,7 +120,7 @@ impl PyRunHandle {
             let originals = std::mem::take(&mut *originals.lock());
             Ok(originals
                 .into_iter()
-                .map(|(ix, kept)| (run.flow.graph.name(ix).to_string(), kept.into_owned(py).into_bound().unbind()))
+                .map(|(ix, kept)| (run.workflow.graph.name(ix).to_string(), kept.into_owned(py).into_bound().unbind()))
                 .collect())
         })
     }

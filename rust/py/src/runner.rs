@@ -12,13 +12,13 @@ use bide_store::{Durability, MemoryStore, RunFilter, SqliteStore, Store, StoreEr
 use pyo3::prelude::*;
 
 use crate::exit::{self, CloseAtExit, Home};
-use crate::flow::PyFlow;
 use crate::gil;
 use crate::host::{Local, Originals, PyEngine, Thread, Vars, start_gate_thread};
 use crate::notify::Notifier;
 use crate::run_handle::{PyRunHandle, SLICE};
 use crate::snapshot::PySnapshot;
 use crate::thread::{Kind, StartError};
+use crate::workflow::PyWorkflow;
 use crate::{errors, panics, thread};
 
 /// What is said of a call that came too late.
@@ -94,12 +94,12 @@ impl PyRunner {
     }
 
     /// Registers a workflow and takes its unfinished runs up.
-    fn register(&self, py: Python<'_>, flow: &PyFlow) -> PyResult<()> {
+    fn register(&self, py: Python<'_>, workflow: &PyWorkflow) -> PyResult<()> {
         panics::method(|| {
             self.open(py)?;
-            self.start_gates(py, flow)?;
+            self.start_gates(py, workflow)?;
             let engine = &self.inner.engine;
-            let done = gil::detached(py, || engine.register(Arc::clone(&flow.graph), Arc::clone(&flow.bodies)));
+            let done = gil::detached(py, || engine.register(Arc::clone(&workflow.graph), Arc::clone(&workflow.bodies)));
             done.map(drop).map_err(|error| errors::store(py, &error))
         })
     }
@@ -110,7 +110,7 @@ impl PyRunner {
     fn submit(
         &self,
         py: Python<'_>,
-        flow: &PyFlow,
+        workflow: &PyWorkflow,
         runs: Vec<Given>,
         contextvars: Bound<'_, PyAny>,
         linger: bool,
@@ -119,7 +119,7 @@ impl PyRunner {
         panics::method(|| {
             self.open(py)?;
             bug::is_at(Place::Caller);
-            self.start_gates(py, flow)?;
+            self.start_gates(py, workflow)?;
             let contextvars = Vars::new(contextvars)?.map(Arc::new);
             let originals: Vec<Arc<Originals>> = runs.iter().map(|_| Arc::default()).collect();
             let wanted = runs.into_iter().zip(&originals).map(|((inputs, key), originals)| Wanted {
@@ -131,9 +131,10 @@ impl PyRunner {
             });
             let engine = &self.inner.engine;
             let submitted = gil::detached(py, || {
-                let flow =
-                    engine.register(Arc::clone(&flow.graph), Arc::clone(&flow.bodies)).map_err(SubmitError::Store)?;
-                let handles = engine.submit(&flow, wanted)?;
+                let workflow = engine
+                    .register(Arc::clone(&workflow.graph), Arc::clone(&workflow.bodies))
+                    .map_err(SubmitError::Store)?;
+                let handles = engine.submit(&workflow, wanted)?;
                 if let Some(first) = handles.first()
                     && linger
                     && engine.store().blocks()
@@ -150,7 +151,7 @@ impl PyRunner {
                 }
                 Err(error) => {
                     exit::keep_daemons(py)?;
-                    Err(refused(py, flow.graph.workflow(), error, many))
+                    Err(refused(py, workflow.graph.workflow(), error, many))
                 }
             }
         })
@@ -302,9 +303,9 @@ impl PyRunner {
     }
 
     /// The thread that polls gates, once a workflow has one.
-    fn start_gates(&self, py: Python<'_>, flow: &PyFlow) -> PyResult<()> {
+    fn start_gates(&self, py: Python<'_>, workflow: &PyWorkflow) -> PyResult<()> {
         let engine = &self.inner.engine;
-        if flow.bodies.iter().any(|body| body.gate.is_some()) && engine.wants_gate_thread() {
+        if workflow.bodies.iter().any(|body| body.gate.is_some()) && engine.wants_gate_thread() {
             start_gate_thread(py, engine).inspect_err(|_| engine.no_gate_thread())?;
         }
         Ok(())

@@ -60,12 +60,12 @@ impl PySnapshot {
 
     /// A value by the writer's annotation where the workflow is known, else as plain JSON.
     fn decode<'py>(&self, py: Python<'py>, task: &str, value: &Value) -> PyResult<Bound<'py, PyAny>> {
-        let flow = match &self.live {
-            Some(run) => Some(Arc::clone(&run.flow)),
-            None => self.engine.flow(&self.stored().run.workflow),
+        let workflow = match &self.live {
+            Some(run) => Some(Arc::clone(&run.workflow)),
+            None => self.engine.workflow(&self.stored().run.workflow),
         };
-        let decoded = match flow.as_ref().and_then(|flow| Some((flow, flow.graph.find(task)?))) {
-            Some((flow, ix)) => flow.bodies[ix as usize].returns.decode(py, value),
+        let decoded = match workflow.as_ref().and_then(|workflow| Some((workflow, workflow.graph.find(task)?))) {
+            Some((workflow, ix)) => workflow.bodies[ix as usize].returns.decode(py, value),
             None => errors::names(py)?.plain_codec.decode(py, value),
         };
         Ok(decoded?.into_bound())
@@ -110,7 +110,7 @@ impl PySnapshot {
     #[getter]
     fn workflow(&self) -> &str {
         match &self.live {
-            Some(run) => run.flow.graph.workflow(),
+            Some(run) => run.workflow.graph.workflow(),
             None => &self.stored().run.workflow,
         }
     }
@@ -176,7 +176,7 @@ impl PySnapshot {
     fn names(&self) -> Vec<String> {
         match &self.live {
             Some(run) => {
-                let graph = &run.flow.graph;
+                let graph = &run.workflow.graph;
                 (0..graph.len() as u32).map(|ix| graph.name(ix).to_string()).collect()
             }
             None => self.stored().tasks.iter().map(|task| task.name.to_string()).collect(),
@@ -187,7 +187,7 @@ impl PySnapshot {
     fn output<'py>(&self, py: Python<'py>, task: &str) -> PyResult<Option<Vec<Bound<'py, PyAny>>>> {
         panics::method(|| {
             let value = if let (Some(run), None) = (&self.live, self.stored.get()) {
-                let Some(ix) = run.flow.graph.find(task) else { return Ok(None) };
+                let Some(ix) = run.workflow.graph.find(task) else { return Ok(None) };
                 run.state.lock().output(ix).cloned()
             } else {
                 if !self.stored().tasks.iter().any(|other| *other.name == *task) {

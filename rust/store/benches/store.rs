@@ -118,9 +118,9 @@ struct Bench<'s> {
 }
 
 fn measure(store: &dyn Store, work: &str) -> Rate {
-    let flow = store.register("flow", "v1", &[("task".into(), vec![])]).unwrap();
+    let workflow = store.register("workflow", "v1", &[("task".into(), vec![])]).unwrap();
     let lease = store.enroll(now().into()).unwrap();
-    let mut bench = Bench { store, lease, workflow: flow.workflow, version: flow.version, made: 0 };
+    let mut bench = Bench { store, lease, workflow: workflow.number, version: workflow.version, made: 0 };
     let (begin, cpu) = (Instant::now(), processor_time());
     let mut units = 0;
     while begin.elapsed() < SPAN {

@@ -48,7 +48,7 @@ pub enum Durability {
 #[derive(Clone, Debug)]
 pub struct StoredWorkflow {
     /// The workflow's number.
-    pub workflow: i64,
+    pub number: i64,
     /// The version's number.
     pub version: i64,
     /// Its tasks, in declaration order, with their numbers.

@@ -16,12 +16,12 @@ bide_testkit::conformance!(with_store);
 fn only_the_last_ended_runs_are_kept_and_no_unfinished_one_is_forgotten() {
     let store = MemoryStore::new();
     let lease = store.enroll(Time(0).into()).unwrap();
-    let flow = store.register("flow", "v1", &[("task".into(), vec![])]).unwrap();
+    let workflow = store.register("workflow", "v1", &[("task".into(), vec![])]).unwrap();
     let ids: Vec<RunId> = (0..KEPT as u64 + 11).map(|n| RunId::new(n, 0, 0)).collect();
     let new = |id: &RunId| NewRun {
         id: *id,
-        workflow: flow.workflow,
-        version: flow.version,
+        workflow: workflow.number,
+        version: workflow.version,
         key: Some(id.to_string().into()),
         inputs: [].into(),
         created_at: Time(0),

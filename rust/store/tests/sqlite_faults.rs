@@ -70,10 +70,10 @@ fn batch(run: RunId, task: i64) -> Vec<Write> {
 
 /// Everything that a runner asks of its store, until something fails: then a runner stops.
 fn live(store: &dyn Store, ledger: &mut Ledger) -> Result<(), StoreError> {
-    let flow = store.register("flow", "v1", &[("task".into(), vec![])])?;
+    let workflow = store.register("workflow", "v1", &[("task".into(), vec![])])?;
     let lease = store.enroll(NOW.into())?;
     store.news()?;
-    let created = store.create(lease, &[new_run(1, flow.workflow, flow.version)]);
+    let created = store.create(lease, &[new_run(1, workflow.number, workflow.version)]);
     ledger.runs.push((id(1), told(&created)));
     assert_eq!(created?, [Creation::Created]);
     for task in [0, 2] {
@@ -82,7 +82,7 @@ fn live(store: &dyn Store, ledger: &mut Ledger) -> Result<(), StoreError> {
         let _ = committed?;
     }
     store.renew(lease, NOW.into())?;
-    look(store, lease, flow.version)?;
+    look(store, lease, workflow.version)?;
     store.leave(lease)
 }
 
@@ -116,9 +116,9 @@ fn examine(path: &Path, ledger: &Ledger) {
         assert!(*told == Told::Unknown || whole == (*told == Told::Written), "{run} {first}: {told:?}, there: {whole}");
     }
     // And it can be worked with.
-    let flow = store.register("flow", "v2", &[("task".into(), vec![])]).unwrap();
+    let workflow = store.register("workflow", "v2", &[("task".into(), vec![])]).unwrap();
     let lease = store.enroll(NOW.into()).unwrap();
-    assert_eq!(store.create(lease, &[new_run(9, flow.workflow, flow.version)]).unwrap(), [Creation::Created]);
+    assert_eq!(store.create(lease, &[new_run(9, workflow.number, workflow.version)]).unwrap(), [Creation::Created]);
     let _ = store.commit(lease, &mut batch(id(9), 0)).unwrap();
 }
 

@@ -33,10 +33,10 @@ fn says(message: &str, words: &[&str]) {
 }
 
 fn one_run(store: &dyn Store) -> (Lease, RunId) {
-    let flow = store.register("flow", "v1", &[("task".into(), vec![])]).unwrap();
+    let workflow = store.register("workflow", "v1", &[("task".into(), vec![])]).unwrap();
     let lease = store.enroll(Time(0).into()).unwrap();
     let id = RunId::new(7, 0, 0);
-    let (workflow, version) = (flow.workflow, flow.version);
+    let (workflow, version) = (workflow.number, workflow.version);
     let new = NewRun { id, workflow, version, key: Some("key".into()), inputs: [].into(), created_at: Time(7000) };
     assert_eq!(store.create(lease, &[new]).unwrap(), [Creation::Created]);
     let entry = Entry {
@@ -70,7 +70,10 @@ fn what_was_committed_is_there_when_the_file_is_opened_again() {
     let (_, run) = one_run(&*store);
     drop(store);
     let stored = open(&path).load(run).unwrap().unwrap();
-    assert_eq!((&*stored.run.workflow, stored.run.id, stored.rows.len(), stored.entries.len()), ("flow", run, 1, 1));
+    assert_eq!(
+        (&*stored.run.workflow, stored.run.id, stored.rows.len(), stored.entries.len()),
+        ("workflow", run, 1, 1)
+    );
     assert_eq!(stored.rows[0].output, Some(Value::new(b"i42")));
 }
 

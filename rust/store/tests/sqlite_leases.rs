@@ -28,10 +28,10 @@ impl Desk {
     fn new(first: LeaseTime) -> (Self, Lease) {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(&folder.path().join("bide.db"), Durability::Normal).unwrap();
-        let flow = store.register("flow", "v1", &[]).unwrap();
+        let workflow = store.register("workflow", "v1", &[]).unwrap();
         let lease = store.enroll(first).unwrap();
         let run = RunId::new(NOW.0 as u64 / 1000, 0, 1);
-        let (workflow, version) = (flow.workflow, flow.version);
+        let (workflow, version) = (workflow.number, workflow.version);
         let new = NewRun { id: run, workflow, version, key: None, inputs: [].into(), created_at: NOW };
         assert_eq!(store.create(lease, &[new]).unwrap(), [Creation::Created]);
         (Self { _folder: folder, store, version, run }, lease)

@@ -22,8 +22,8 @@ fn open(path: &Path) -> Arc<SqliteStore> {
 }
 
 fn register(store: &dyn Store) -> (i64, i64) {
-    let flow = store.register("flow", "v1", &[("task".into(), vec![])]).unwrap();
-    (flow.workflow, flow.version)
+    let workflow = store.register("workflow", "v1", &[("task".into(), vec![])]).unwrap();
+    (workflow.number, workflow.version)
 }
 
 fn own_a_run(store: &dyn Store) -> (Lease, RunId) {

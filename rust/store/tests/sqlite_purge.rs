@@ -12,12 +12,12 @@ const NOW: Time = Time(9000);
 
 /// Creates so many runs of one task.
 fn create(store: &dyn Store, count: u64) -> (Lease, Vec<RunId>) {
-    let flow = store.register("flow", "v1", &[("task".into(), vec![])]).unwrap();
+    let workflow = store.register("workflow", "v1", &[("task".into(), vec![])]).unwrap();
     let lease = store.enroll(Time(0).into()).unwrap();
     let new = |n: u64| NewRun {
         id: RunId::new(7, n as u16, n),
-        workflow: flow.workflow,
-        version: flow.version,
+        workflow: workflow.number,
+        version: workflow.version,
         key: Some(format!("key {n}").into()),
         inputs: [].into(),
         created_at: Time(7000),

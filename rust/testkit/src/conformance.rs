@@ -97,7 +97,7 @@ impl<'s> Desk<'s> {
 
     fn named(store: &'s dyn Store, workflow: &str) -> Self {
         let found = ok(store.register(workflow, "v1", &names(&["fetch", "process"])));
-        Self { store, lease: ok(store.enroll(at(START))), workflow: found.workflow, version: found.version }
+        Self { store, lease: ok(store.enroll(at(START))), workflow: found.number, version: found.version }
     }
 
     fn new_run(&self, at: Time, key: Option<&str>) -> NewRun {
@@ -625,7 +625,7 @@ mod checks {
         ok(store.leave(report.lease));
         assert_eq!(unowned(), [], "what is paused or has ended is nobody's concern");
         ok(store.leave(ingest.lease));
-        let both = [of(&ingest), (newer.workflow, newer.version)];
+        let both = [of(&ingest), (newer.number, newer.version)];
         assert_eq!(unowned(), both);
         let claimer = Desk::named(store, "report");
         let open = claimer.create(later(7), None);
@@ -678,15 +678,15 @@ mod checks {
         let (second, ids) = numbers("ingest", "v2", &names(&["process", "näher\0\u{10ffff}", "fetch"]));
         assert_eq!(ids, [1, 2, 0]);
         assert_eq!(&*second.tasks[1].name, "näher\0\u{10ffff}");
-        assert_eq!(second.workflow, first.workflow);
+        assert_eq!(second.number, first.number);
         assert_ne!(second.version, first.version);
         let (other, ids) = numbers("report", "v1", &[("print".into(), vec!["fetch".into(), "b".into()])]);
         assert_eq!(ids, [0]);
         assert_eq!(other.tasks[0].dependencies, ["fetch".into(), "b".into()]);
-        assert_ne!(other.workflow, first.workflow);
+        assert_ne!(other.number, first.number);
 
         let (again, ids) = numbers("ingest", "v1", &names(&["fetch", "process"]));
-        assert_eq!((again.workflow, again.version, ids), (first.workflow, first.version, vec![0, 1]));
+        assert_eq!((again.number, again.version, ids), (first.number, first.version, vec![0, 1]));
     }
 
     pub fn runs_are_listed_newest_first_and_filtered(store: &dyn Store) {

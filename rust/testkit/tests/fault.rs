@@ -10,9 +10,9 @@ use bide_testkit::{Fault, FaultyStore};
 
 fn store() -> (Arc<FaultyStore>, Lease, NewRun) {
     let store = FaultyStore::new(MemoryStore::new());
-    let flow = store.register("flow", "v1", &[("task".into(), vec![])]).unwrap();
+    let workflow = store.register("workflow", "v1", &[("task".into(), vec![])]).unwrap();
     let lease = store.enroll(Time(0).into()).unwrap();
-    let (workflow, version) = (flow.workflow, flow.version);
+    let (workflow, version) = (workflow.number, workflow.version);
     let id = RunId::new(1, 0, 0);
     let new = NewRun { id, workflow, version, key: None, inputs: [].into(), created_at: Time(1000) };
     (store, lease, new)

@@ -39,9 +39,9 @@ struct Counted {
     driver: Driver<Nothing>,
 }
 
-fn flow(number: usize, tasks: &[&'static str]) -> (Arc<Graph>, Arc<[()]>) {
+fn workflow(number: usize, tasks: &[&'static str]) -> (Arc<Graph>, Arc<[()]>) {
     let specs = tasks.iter().map(|name| TaskSpec::new(*name)).collect();
-    let graph = Graph::build(&format!("flow {number}"), specs, false).unwrap();
+    let graph = Graph::build(&format!("workflow {number}"), specs, false).unwrap();
     (Arc::new(graph), tasks.iter().map(|_| ()).collect())
 }
 
@@ -60,7 +60,7 @@ impl Counted {
     }
 
     fn register(&mut self, number: usize, tasks: &[&'static str]) -> u64 {
-        let (graph, bodies) = flow(number, tasks);
+        let (graph, bodies) = workflow(number, tasks);
         self.calls(|driver| drop(driver.engine().register(graph, bodies).unwrap()))
     }
 
@@ -72,9 +72,9 @@ impl Counted {
 /// A runner on the same store has had a run of this workflow, and has left.
 fn left_behind(store: &Arc<dyn Store>, number: usize, tasks: &[&'static str]) -> RunId {
     let other = Counted::open(store);
-    let (graph, bodies) = flow(number, tasks);
-    let flow = other.driver.engine().register(graph, bodies).unwrap();
-    let handles = other.driver.engine().submit(&flow, [Wanted { inputs: Box::default(), key: None, local: () }]);
+    let (graph, bodies) = workflow(number, tasks);
+    let workflow = other.driver.engine().register(graph, bodies).unwrap();
+    let handles = other.driver.engine().submit(&workflow, [Wanted { inputs: Box::default(), key: None, local: () }]);
     let run = handles.unwrap()[0].id();
     other.driver.engine().finish_close();
     run
@@ -90,7 +90,7 @@ fn calls_beside(count: usize, store: &Arc<dyn Store>) -> Vec<u64> {
     let idle = runner.calls(Driver::lease_turn);
     assert_eq!(runner.calls(Driver::lease_turn), 0, "a look without news asks for nothing else");
 
-    let (graph, bodies) = flow(0, &["task"]);
+    let (graph, bodies) = workflow(0, &["task"]);
     let registered = runner.driver.engine().register(graph, bodies).unwrap();
     calls.push(runner.calls(|driver| {
         let wanted = Wanted { inputs: Box::default(), key: None, local: () };

@@ -53,7 +53,7 @@ struct Desk {
 impl Desk {
     fn new(store: Arc<dyn Store>) -> Self {
         let clock = VirtualClock::new();
-        store.register("flow", "v1", &[("task".into(), vec![])]).unwrap();
+        store.register("workflow", "v1", &[("task".into(), vec![])]).unwrap();
         let lease = store.enroll(clock.now().into()).unwrap();
         Self { store, clock, lease, lines: Arc::default() }
     }
@@ -67,10 +67,10 @@ impl Desk {
 
     /// A run that was made now, and that has this status now.
     fn run(&self, status: RunStatus) -> RunId {
-        let flow = self.store.register("flow", "v1", &[]).unwrap();
+        let workflow = self.store.register("workflow", "v1", &[]).unwrap();
         let now = self.clock.now();
         let id = fresh_id(now);
-        let (workflow, version) = (flow.workflow, flow.version);
+        let (workflow, version) = (workflow.number, workflow.version);
         let new = NewRun { id, workflow, version, key: None, inputs: [].into(), created_at: now };
         self.store.create(self.lease, &[new]).unwrap();
         self.becomes(id, status);

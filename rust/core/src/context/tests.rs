@@ -275,7 +275,7 @@ fn a_warning_names_both_tasks() {
     let conflict = Conflict { key: "rates".into(), path: vec!["eur".into()], first: 0, second: 1 };
     assert_eq!(
         conflict.message(&graph),
-        "tasks 'left' and 'right' of workflow 'flow' both changed 'rates'['eur'] of the context without seeing each \
+        "tasks 'left' and 'right' of workflow 'workflow' both changed 'rates'['eur'] of the context without seeing each \
          other's change; 'right' is declared later and wins: let one depend on the other"
     );
 }

@@ -13,7 +13,7 @@ pub(crate) fn task(name: &str, dependencies: &[&str]) -> TaskSpec {
 }
 
 pub(crate) fn build(tasks: Vec<TaskSpec>) -> Graph {
-    Graph::build("flow", tasks, false).unwrap()
+    Graph::build("workflow", tasks, false).unwrap()
 }
 
 fn refusal(workflow: &str, tasks: Vec<TaskSpec>) -> String {
@@ -23,34 +23,34 @@ fn refusal(workflow: &str, tasks: Vec<TaskSpec>) -> String {
 #[test]
 fn a_refusal_names_the_culprit() {
     assert_eq!(refusal(" ", vec![task("a", &[])]), "a workflow's name is empty");
-    assert_eq!(refusal("flow", vec![]), "workflow 'flow' has no task");
+    assert_eq!(refusal("workflow", vec![]), "workflow 'workflow' has no task");
     assert_eq!(
-        refusal("flow", vec![task("a", &[]), task("", &[])]),
-        "workflow 'flow': the name of task number 2 is empty"
+        refusal("workflow", vec![task("a", &[]), task("", &[])]),
+        "workflow 'workflow': the name of task number 2 is empty"
     );
     assert_eq!(
-        refusal("flow", vec![task("a", &[]), task("a", &[])]),
-        "workflow 'flow' has two tasks named 'a'; give one another name"
+        refusal("workflow", vec![task("a", &[]), task("a", &[])]),
+        "workflow 'workflow' has two tasks named 'a'; give one another name"
     );
     assert_eq!(
-        refusal("flow", vec![task("load_data", &[]), task("use", &["laod_data"])]),
-        "workflow 'flow': task 'use' depends on 'laod_data', which is not a task of it; did you mean 'load_data'?"
+        refusal("workflow", vec![task("load_data", &[]), task("use", &["laod_data"])]),
+        "workflow 'workflow': task 'use' depends on 'laod_data', which is not a task of it; did you mean 'load_data'?"
     );
     assert_eq!(
-        refusal("flow", vec![task("z", &[]), task("c", &["z", "b"]), task("b", &["a"]), task("a", &["c"])]),
-        "workflow 'flow' has a cycle: c -> a -> b -> c; each would wait for the one before it"
+        refusal("workflow", vec![task("z", &[]), task("c", &["z", "b"]), task("b", &["a"]), task("a", &["c"])]),
+        "workflow 'workflow' has a cycle: c -> a -> b -> c; each would wait for the one before it"
     );
     assert_eq!(
-        refusal("flow", vec![task("a", &["a"])]),
-        "workflow 'flow' has a cycle: a -> a; each would wait for the one before it"
+        refusal("workflow", vec![task("a", &["a"])]),
+        "workflow 'workflow' has a cycle: a -> a; each would wait for the one before it"
     );
     for name in RESERVED_NAMES {
-        assert!(refusal("flow", vec![task(name, &[])]).contains(&format!("cannot be named '{name}'")));
+        assert!(refusal("workflow", vec![task(name, &[])]).contains(&format!("cannot be named '{name}'")));
     }
     let retry = RetryPolicy { attempts: 0, ..RetryPolicy::NONE };
-    assert!(refusal("flow", vec![TaskSpec { retry, ..task("a", &[]) }]).contains("task 'a': retry: attempts"));
+    assert!(refusal("workflow", vec![TaskSpec { retry, ..task("a", &[]) }]).contains("task 'a': retry: attempts"));
     let timeout = Some(Duration::ZERO);
-    assert!(refusal("flow", vec![TaskSpec { timeout, ..task("a", &[]) }]).contains("task 'a': timeout"));
+    assert!(refusal("workflow", vec![TaskSpec { timeout, ..task("a", &[]) }]).contains("task 'a': timeout"));
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn a_diamond_is_laid_out() {
     assert_eq!((graph.roots(), graph.leaves()), (&[3][..], &[0][..]));
     assert_eq!(graph.ancestors(0).collect::<Vec<_>>(), [3, 1, 2]);
     assert_eq!((graph.find("left"), graph.find("nothing")), (Some(2), None));
-    assert_eq!(graph.title(), format!("flow v{}", &graph.version()[..4]));
+    assert_eq!(graph.title(), format!("workflow v{}", &graph.version()[..4]));
 }
 
 #[test]
@@ -197,8 +197,8 @@ proptest! {
         let before = graph.ancestors(ix).next().unwrap_or(ix);
         let name = Arc::clone(graph.name(ix));
         tasks[before as usize].dependencies.push(name);
-        let message = refusal("flow", tasks.clone());
-        let told = message.strip_prefix("workflow 'flow' has a cycle: ").and_then(|rest| rest.split_once(';')).unwrap().0;
+        let message = refusal("workflow", tasks.clone());
+        let told = message.strip_prefix("workflow 'workflow' has a cycle: ").and_then(|rest| rest.split_once(';')).unwrap().0;
         let names: Vec<&str> = told.split(" -> ").collect();
         prop_assert_eq!(names.first(), names.last());
         prop_assert!(names.len() >= 2);

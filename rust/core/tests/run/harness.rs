@@ -89,7 +89,7 @@ fn act_key(acts: &[Act], at: usize) -> EntryKey {
 
 impl World {
     pub(crate) fn new(plans: Vec<TaskPlan>, fail_fast: bool, seed: u64, disasters: Disasters) -> Self {
-        let graph = Graph::build("flow", plans.iter().map(|plan| plan.spec.clone()).collect(), fail_fast).unwrap();
+        let graph = Graph::build("workflow", plans.iter().map(|plan| plan.spec.clone()).collect(), fail_fast).unwrap();
         let graph = Arc::new(graph);
         let ids: Arc<[TaskId]> = (0..graph.len() as TaskIx).map(id_of).collect();
         let store = Store::new(&graph);

@@ -42,7 +42,7 @@ pub(crate) fn seconds(count: u64) -> Duration {
 pub(crate) const RETRY: Option<Retry> = Some(Retry { random: 0.5 });
 
 fn graph(specs: Vec<TaskSpec>, fail_fast: bool) -> Arc<Graph> {
-    Arc::new(Graph::build("flow", specs, fail_fast).unwrap())
+    Arc::new(Graph::build("workflow", specs, fail_fast).unwrap())
 }
 
 impl Script {

@@ -15,7 +15,7 @@ use super::lane::Lane;
 use super::workflow::Closures;
 use crate::commit::Done;
 use crate::engine::Engine;
-use crate::flow::Run;
+use crate::workflow::Run;
 
 /// The wall clock is looked at again at least so often.
 const RECHECK: Duration = Duration::from_secs(30);
@@ -73,7 +73,7 @@ impl Drop for UnderWay<'_> {
 impl BodyState {
     pub(super) fn new(cx: &TaskContext, ended: bool) -> Arc<Self> {
         let (run, task) = (Arc::clone(&cx.scope.run), cx.scope.task);
-        let mut attempt = Attempt::new(task, Arc::clone(run.flow.graph.name(task.ix)), cx.attempt);
+        let mut attempt = Attempt::new(task, Arc::clone(run.workflow.graph.name(task.ix)), cx.attempt);
         if ended {
             attempt.end();
         }
@@ -86,7 +86,7 @@ impl BodyState {
     }
 
     pub(super) fn task_name(&self) -> &Arc<str> {
-        self.run.flow.graph.name(self.task.ix)
+        self.run.workflow.graph.name(self.task.ix)
     }
 
     pub(super) fn attempt(&self) -> u32 {

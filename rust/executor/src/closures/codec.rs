@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::shape::{Shape, shape_of};
-use crate::flow::Inputs;
+use crate::workflow::Inputs;
 
 /// Encodes a value; says what cannot be stored and where it is.
 pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Value, String> {

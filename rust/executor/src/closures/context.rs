@@ -12,7 +12,7 @@ use super::error::TaskError;
 use super::handle::TaskHandle;
 use super::lane::Lane;
 use super::workflow::Closures;
-use crate::flow::Run;
+use crate::workflow::Run;
 
 /// A task of a run: what it was given.
 #[derive(Clone)]
@@ -57,7 +57,7 @@ impl Scope {
     /// # Errors
     /// If this task does not depend on it, or if its output is of another type.
     pub fn try_output<T: DeserializeOwned>(&self, task: &str) -> Result<Option<T>, TaskError> {
-        let graph = &self.run.flow.graph;
+        let graph = &self.run.workflow.graph;
         let dependencies = graph.dependencies(self.task.ix);
         let Some(ix) = graph.find(task).filter(|ix| dependencies.contains(ix)) else {
             let hint = did_you_mean(task, dependencies.iter().map(|ix| &**graph.name(*ix)));
@@ -86,7 +86,7 @@ impl Scope {
     /// The task's name.
     #[must_use]
     pub fn task_name(&self) -> &str {
-        self.run.flow.graph.name(self.task.ix)
+        self.run.workflow.graph.name(self.task.ix)
     }
 
     fn does_not_fit(&self, what: &str, why: &str) -> TaskError {

@@ -108,7 +108,7 @@ impl Wait {
 /// Polls an open gate until it is satisfied, has failed, or the runner closes.
 pub(super) async fn watch(engine: Arc<Engine<Closures>>, gate: host::Gate<Closures>) {
     let run = Arc::clone(&gate.run);
-    let body = &run.flow.bodies[gate.task.ix as usize];
+    let body = &run.workflow.bodies[gate.task.ix as usize];
     let mut stage = engine.dispatch().stage();
     let mut polling = Polling::new(body.gate_policy, gate.deadline);
     let result = loop {

@@ -23,8 +23,8 @@ use super::error::{Ended, TaskError};
 use super::workflow::{BoxFuture, Closures};
 use crate::commit::Done;
 use crate::engine::Engine;
-use crate::flow::Run;
 use crate::host::Ready;
+use crate::workflow::Run;
 
 /// So many bodies are executed before other tasks of the runtime have a turn.
 const TURNS: u64 = 32;
@@ -116,7 +116,7 @@ impl Lane {
         let entered = run.state.lock().enter(task, now);
         let Some(entered) = entered else { return };
         let attempt = entered.attempt;
-        let body = &run.flow.bodies[task.ix as usize];
+        let body = &run.workflow.bodies[task.ix as usize];
         if entered.mark && !self.commit_now(&run, Event::Started { task, attempt }).await {
             // Without its mark a body is not called: the engine has stopped, or has lost the run.
             return;
@@ -191,7 +191,7 @@ impl Lane {
 
     /// Returns when the attempt has executed for as long as it may; never, if it has no limit.
     async fn limit(&self, run: &Arc<Run<Closures>>, task: TaskRef, turn: u64) -> Failure {
-        let spec = run.flow.graph.spec(task.ix);
+        let spec = run.workflow.graph.spec(task.ix);
         let Some(limit) = spec.timeout else { return std::future::pending().await };
         let begun = self.engine.clock.steady();
         loop {

@@ -7,7 +7,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), bide_executor::Error> {
-//! let flow = Workflow::builder("ingest")
+//! let workflow = Workflow::builder("ingest")
 //!     .task("wait_for_data", |cx| async move {
 //!         let path: String = cx.input("path")?;
 //!         let size = || async { std::fs::metadata(&path).map(|data| data.len()).ok() };
@@ -20,7 +20,7 @@
 //!
 //! let runner = Runner::open(MemoryStore::new()).slots(4).start()?;
 //! # let file = std::env::current_exe().unwrap();
-//! let result = runner.run(&flow, [("path", file.display().to_string())]).key("2026-11-24").await?;
+//! let result = runner.run(&workflow, [("path", file.display().to_string())]).key("2026-11-24").await?;
 //! assert!(result.output::<String>("report")?.ends_with(" bytes"));
 //! runner.close().await;
 //! # Ok(())

@@ -16,9 +16,9 @@ use super::result::{RunHandle, RunResult};
 use super::workflow::{BoxFuture, Closures, Workflow};
 use crate::clock::{Clock, SystemClock};
 use crate::engine::{Engine, Level, Log, default_slots};
-use crate::flow::Inputs;
 use crate::services::retention::RETENTION;
 use crate::submit::Wanted;
+use crate::workflow::Inputs;
 
 /// How long bodies may go on when the runner closes.
 const GRACE: Duration = Duration::from_secs(5);
@@ -106,20 +106,25 @@ impl Runner {
     ///
     /// # Errors
     /// From the store, or if the runner is closed.
-    pub async fn register(&self, flow: &Workflow) -> Result<(), Error> {
-        let flow = flow.clone();
-        blocking(&self.engine, move |engine| register(engine, &flow).map(drop)).await?
+    pub async fn register(&self, workflow: &Workflow) -> Result<(), Error> {
+        let workflow = workflow.clone();
+        blocking(&self.engine, move |engine| register(engine, &workflow).map(drop)).await?
     }
 
     /// A run of a workflow: awaiting it gives a handle once the run is committed. Inputs are whatever serialises to
     /// named values: a struct, a map, an array of pairs, or `()`.
-    pub fn submit<T: Serialize + ?Sized>(&self, flow: &Workflow, inputs: &T) -> Submit {
-        Submit { engine: Arc::clone(&self.engine), flow: flow.clone(), inputs: codec::inputs(inputs), key: None }
+    pub fn submit<T: Serialize + ?Sized>(&self, workflow: &Workflow, inputs: &T) -> Submit {
+        Submit {
+            engine: Arc::clone(&self.engine),
+            workflow: workflow.clone(),
+            inputs: codec::inputs(inputs),
+            key: None,
+        }
     }
 
     /// As [`submit`](Self::submit), and waits for the result.
-    pub fn run<T: Serialize>(&self, flow: &Workflow, inputs: T) -> SubmitAndWait {
-        SubmitAndWait(self.submit(flow, &inputs))
+    pub fn run<T: Serialize>(&self, workflow: &Workflow, inputs: T) -> SubmitAndWait {
+        SubmitAndWait(self.submit(workflow, &inputs))
     }
 
     /// Many runs in one commit, in the order of the inputs.
@@ -128,12 +133,12 @@ impl Runner {
     /// None is created then.
     pub async fn submit_many<T: Serialize>(
         &self,
-        flow: &Workflow,
+        workflow: &Workflow,
         inputs: impl IntoIterator<Item = T>,
     ) -> Result<Vec<RunHandle>, Error> {
         let wanted: Result<Vec<_>, DefinitionError> =
             inputs.into_iter().map(|inputs| Ok(wanted(codec::inputs(&inputs)?, None))).collect();
-        submit(&self.engine, flow.clone(), wanted?).await
+        submit(&self.engine, workflow.clone(), wanted?).await
     }
 
     /// A run as it stands, executed here or not.
@@ -208,7 +213,7 @@ impl Drop for Runner {
 #[must_use = "a run is submitted when this is awaited"]
 pub struct Submit {
     engine: Arc<Engine<Closures>>,
-    flow: Workflow,
+    workflow: Workflow,
     inputs: Result<Inputs, DefinitionError>,
     key: Option<Arc<str>>,
 }
@@ -227,7 +232,7 @@ impl IntoFuture for Submit {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let mut handles = submit(&self.engine, self.flow, vec![wanted(self.inputs?, self.key)]).await?;
+            let mut handles = submit(&self.engine, self.workflow, vec![wanted(self.inputs?, self.key)]).await?;
             handles.pop().ok_or(Error::Closed)
         })
     }
@@ -257,21 +262,24 @@ fn wanted(inputs: Inputs, key: Option<Arc<str>>) -> Wanted<Closures> {
     Wanted { inputs, key, local: () }
 }
 
-fn register(engine: &Arc<Engine<Closures>>, flow: &Workflow) -> Result<Arc<crate::flow::Flow<Closures>>, Error> {
+fn register(
+    engine: &Arc<Engine<Closures>>,
+    workflow: &Workflow,
+) -> Result<Arc<crate::workflow::RegisteredWorkflow<Closures>>, Error> {
     if engine.is_closing() {
         return Err(engine.stopped().cloned().map_or(Error::Closed, Error::settled));
     }
-    Ok(engine.register(Arc::clone(&flow.graph), Arc::clone(&flow.bodies))?)
+    Ok(engine.register(Arc::clone(&workflow.graph), Arc::clone(&workflow.bodies))?)
 }
 
 async fn submit(
     engine: &Arc<Engine<Closures>>,
-    flow: Workflow,
+    workflow: Workflow,
     wanted: Vec<Wanted<Closures>>,
 ) -> Result<Vec<RunHandle>, Error> {
     blocking(engine, move |engine| {
-        let flow = register(engine, &flow)?;
-        let handles = engine.submit(&flow, wanted)?;
+        let workflow = register(engine, &workflow)?;
+        let handles = engine.submit(&workflow, wanted)?;
         Ok(handles.into_iter().map(|handle| RunHandle::new(engine, handle)).collect())
     })
     .await?

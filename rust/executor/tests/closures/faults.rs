@@ -42,10 +42,10 @@ fn held(entered: &Arc<Notify>, go_on: &Arc<Semaphore>, executed: &Arc<AtomicU32>
 async fn a_failed_commit_is_told_to_every_caller_and_stops_the_runner() {
     for fault in [Fault::Unavailable, Fault::UnknownBefore, Fault::CrashBefore] {
         let (entered, go_on, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
-        let flow = held(&entered, &go_on, &executed);
+        let workflow = held(&entered, &go_on, &executed);
         let faulty = FaultyStore::new(MemoryStore::new());
         let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
-        let run = runner.submit(&flow, &()).await.unwrap();
+        let run = runner.submit(&workflow, &()).await.unwrap();
         within(entered.notified()).await;
         faulty.fail_next(fault);
         go_on.add_permits(1);
@@ -53,7 +53,7 @@ async fn a_failed_commit_is_told_to_every_caller_and_stops_the_runner() {
         assert!(matches!(error, Error::Store(_)), "{fault:?}: {error}");
         // What could not be committed is not shown either.
         assert_ne!(within(run.status()).await.ok(), Some(RunStatus::Completed), "{fault:?}");
-        assert!(matches!(within(async { runner.run(&flow, ()).await }).await, Err(Error::Store(_))), "{fault:?}");
+        assert!(matches!(within(async { runner.run(&workflow, ()).await }).await, Err(Error::Store(_))), "{fault:?}");
         within(runner.close()).await;
     }
 }
@@ -61,10 +61,10 @@ async fn a_failed_commit_is_told_to_every_caller_and_stops_the_runner() {
 #[tokio::test]
 async fn a_runner_that_stopped_gives_its_lease_back_when_it_is_closed_so_that_its_runs_go_on_at_once() {
     let (entered, go_on, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
-    let flow = held(&entered, &go_on, &executed);
+    let workflow = held(&entered, &go_on, &executed);
     let faulty = FaultyStore::new(MemoryStore::new());
     let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
-    let run = runner.submit(&flow, &()).key("k").await.unwrap();
+    let run = runner.submit(&workflow, &()).key("k").await.unwrap();
     within(entered.notified()).await;
     faulty.fail_next(Fault::Unavailable);
     go_on.add_permits(2);
@@ -73,7 +73,8 @@ async fn a_runner_that_stopped_gives_its_lease_back_when_it_is_closed_so_that_it
 
     let next = quiet(faulty.inner());
     // Nobody waits until its lease has run out.
-    let ended = tokio::time::timeout(LEASE / 3, async { next.run(&flow, ()).key("k").await }).await.unwrap().unwrap();
+    let ended =
+        tokio::time::timeout(LEASE / 3, async { next.run(&workflow, ()).key("k").await }).await.unwrap().unwrap();
     assert_eq!(ended.output::<u32>("held").unwrap(), 7);
     within(next.close()).await;
 }
@@ -93,10 +94,10 @@ fn heard(store: Arc<dyn Store>) -> (Runner, Arc<Mutex<Vec<String>>>) {
 #[tokio::test]
 async fn a_commit_waits_for_a_store_that_others_keep_locked_and_says_so() {
     let (entered, go_on, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
-    let flow = held(&entered, &go_on, &executed);
+    let workflow = held(&entered, &go_on, &executed);
     let faulty = FaultyStore::new(MemoryStore::new());
     let (runner, warnings) = heard(Arc::clone(&faulty) as Arc<dyn Store>);
-    let run = runner.submit(&flow, &()).await.unwrap();
+    let run = runner.submit(&workflow, &()).await.unwrap();
     within(entered.notified()).await;
     // Each of these stands for 10 s.
     for next in 1..=3 {
@@ -115,10 +116,10 @@ async fn a_commit_waits_for_a_store_that_others_keep_locked_and_says_so() {
 #[tokio::test]
 async fn a_store_that_stays_locked_for_a_minute_stops_the_runner_with_that_reason() {
     let (entered, go_on, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
-    let flow = held(&entered, &go_on, &executed);
+    let workflow = held(&entered, &go_on, &executed);
     let faulty = FaultyStore::new(MemoryStore::new());
     let (runner, _) = heard(Arc::clone(&faulty) as Arc<dyn Store>);
-    let run = runner.submit(&flow, &()).await.unwrap();
+    let run = runner.submit(&workflow, &()).await.unwrap();
     within(entered.notified()).await;
     for next in 1..=1000 {
         faulty.fail(faulty.calls() + next, Fault::Busy);
@@ -132,10 +133,10 @@ async fn a_store_that_stays_locked_for_a_minute_stops_the_runner_with_that_reaso
 #[tokio::test]
 async fn what_was_committed_with_an_unknown_outcome_is_not_executed_again() {
     let (entered, go_on, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
-    let flow = held(&entered, &go_on, &executed);
+    let workflow = held(&entered, &go_on, &executed);
     let faulty = FaultyStore::new(MemoryStore::new());
     let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
-    let run = runner.submit(&flow, &()).key("k").await.unwrap();
+    let run = runner.submit(&workflow, &()).key("k").await.unwrap();
     within(entered.notified()).await;
     faulty.fail_next(Fault::UnknownAfter);
     go_on.add_permits(1);
@@ -143,7 +144,7 @@ async fn what_was_committed_with_an_unknown_outcome_is_not_executed_again() {
     within(runner.close()).await;
 
     let runner = quiet(faulty.inner());
-    let result = within(async { runner.run(&flow, ()).key("k").await }).await.unwrap();
+    let result = within(async { runner.run(&workflow, ()).key("k").await }).await.unwrap();
     assert_eq!(result.output::<u32>("held").unwrap(), 7);
     assert_eq!(executed.load(Ordering::SeqCst), 1);
     within(runner.close()).await;
@@ -154,7 +155,7 @@ async fn a_wait_that_cannot_be_committed_unwinds_its_body() {
     let (entered, told) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
     let (go_on, parts) = (Arc::new(Semaphore::new(0)), (Arc::clone(&entered), Arc::clone(&told)));
     let may = Arc::clone(&go_on);
-    let flow = Workflow::builder("unwinds")
+    let workflow = Workflow::builder("unwinds")
         .task("wait", move |cx: TaskContext| {
             let ((entered, told), may) = (parts.clone(), Arc::clone(&may));
             async move {
@@ -169,7 +170,7 @@ async fn a_wait_that_cannot_be_committed_unwinds_its_body() {
         .unwrap();
     let faulty = FaultyStore::new(MemoryStore::new());
     let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
-    let run = runner.submit(&flow, &()).await.unwrap();
+    let run = runner.submit(&workflow, &()).await.unwrap();
     within(entered.notified()).await;
     faulty.fail_next(Fault::Unavailable);
     go_on.add_permits(1);
@@ -182,7 +183,7 @@ async fn a_wait_that_cannot_be_committed_unwinds_its_body() {
 async fn a_runner_that_was_fenced_drops_its_runs_and_takes_up_what_is_free_again() {
     let (open, polled, entries) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()), Arc::default());
     let parts = (Arc::clone(&open), Arc::clone(&polled), Arc::clone(&entries));
-    let flow = Workflow::builder("fenced")
+    let workflow = Workflow::builder("fenced")
         .task("wait", move |cx: TaskContext| {
             let (open, polled, entries): (Arc<AtomicBool>, Arc<Notify>, Arc<AtomicU32>) = parts.clone();
             async move {
@@ -204,13 +205,13 @@ async fn a_runner_that_was_fenced_drops_its_runs_and_takes_up_what_is_free_again
         .unwrap();
     let store = MemoryStore::new();
     let runner = quiet(Arc::clone(&store) as Arc<dyn Store>);
-    let run = runner.submit(&flow, &()).await.unwrap();
+    let run = runner.submit(&workflow, &()).await.unwrap();
     within(polled.notified()).await;
 
     // Another runner finds the lease run out and takes the run.
     let clock = SystemClock::shared();
     let other = store.enroll(clock.lease_time()).unwrap();
-    let stored = store.register("fenced", flow.graph().version(), &[("wait".into(), vec![])]).unwrap();
+    let stored = store.register("fenced", workflow.graph().version(), &[("wait".into(), vec![])]).unwrap();
     let later = clock.lease_time().after(LEASE + SOON);
     assert_eq!(store.claim(other, &[stored.version], later, 9).unwrap(), [run.id()]);
 
@@ -238,7 +239,7 @@ async fn a_runner_that_was_fenced_drops_its_runs_and_takes_up_what_is_free_again
 async fn a_body_that_kills_its_process_again_and_again_pauses_its_run() {
     let entered = Arc::new(Semaphore::new(0));
     let tell = Arc::clone(&entered);
-    let flow = Workflow::builder("deadly")
+    let workflow = Workflow::builder("deadly")
         .task("kills", move |_| {
             tell.add_permits(1);
             std::future::pending::<Result<(), TaskError>>()
@@ -250,9 +251,9 @@ async fn a_body_that_kills_its_process_again_and_again_pauses_its_run() {
     for _ in 0..=MAX_CRASHES {
         let faulty = FaultyStore::new(Arc::clone(&store) as Arc<dyn Store>);
         let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
-        runner.register(&flow).await.unwrap();
+        runner.register(&workflow).await.unwrap();
         if run.is_none() {
-            run = Some(runner.submit(&flow, &()).await.unwrap().id());
+            run = Some(runner.submit(&workflow, &()).await.unwrap().id());
         }
         within(entered.acquire()).await.unwrap().forget();
         // The process dies: nothing is written any more, and its runs are free.
@@ -262,7 +263,7 @@ async fn a_body_that_kills_its_process_again_and_again_pauses_its_run() {
         store.process_died(owner.unwrap());
     }
     let runner = quiet(store);
-    runner.register(&flow).await.unwrap();
+    runner.register(&workflow).await.unwrap();
     let result = runner.get(run.unwrap()).await.unwrap();
     assert_eq!(result.status, RunStatus::Paused);
     assert!(result.blocked_by.as_ref().is_some_and(|why| why.contains("kills")), "{:?}", result.blocked_by);
@@ -274,13 +275,13 @@ fn quick() -> Workflow {
 }
 
 /// A run that nobody executes.
-async fn orphan(store: &Arc<MemoryStore>, flow: &Workflow) -> RunId {
+async fn orphan(store: &Arc<MemoryStore>, workflow: &Workflow) -> RunId {
     let faulty = FaultyStore::new(Arc::clone(store) as Arc<dyn Store>);
     let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
-    runner.register(flow).await.unwrap();
+    runner.register(workflow).await.unwrap();
     // Created, and then the process dies.
     faulty.fail_next(Fault::CrashAfter);
-    assert!(runner.submit(flow, &()).await.is_err());
+    assert!(runner.submit(workflow, &()).await.is_err());
     drop(runner);
     let now = SystemClock::shared().lease_time();
     let lease = store.enroll(now).unwrap();
@@ -292,11 +293,11 @@ async fn orphan(store: &Arc<MemoryStore>, flow: &Workflow) -> RunId {
 #[tokio::test]
 async fn a_run_whose_creation_has_an_unknown_outcome_is_executed() {
     for fault in [Fault::UnknownBefore, Fault::UnknownAfter] {
-        let (flow, faulty) = (quick(), FaultyStore::new(MemoryStore::new()));
+        let (workflow, faulty) = (quick(), FaultyStore::new(MemoryStore::new()));
         let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
-        runner.register(&flow).await.unwrap();
+        runner.register(&workflow).await.unwrap();
         faulty.fail_next(fault);
-        let result = within(async { runner.run(&flow, ()).key("k").await }).await.unwrap();
+        let result = within(async { runner.run(&workflow, ()).key("k").await }).await.unwrap();
         assert_eq!(result.output::<u32>("quick").unwrap(), 7, "{fault:?}");
         assert_eq!(faulty.inner().list(&RunFilter::default()).unwrap().len(), 1, "{fault:?}");
         within(runner.close()).await;
@@ -307,13 +308,13 @@ async fn a_run_whose_creation_has_an_unknown_outcome_is_executed() {
 async fn a_runner_that_may_own_runs_it_does_not_know_stops() {
     // Of the calls of a runner that registers the fourth claims and the fifth loads.
     for (call, fault) in [(4, Fault::UnknownAfter), (5, Fault::Unavailable)] {
-        let (flow, store) = (quick(), MemoryStore::new());
-        orphan(&store, &flow).await;
+        let (workflow, store) = (quick(), MemoryStore::new());
+        orphan(&store, &workflow).await;
         let faulty = FaultyStore::new(Arc::clone(&store) as Arc<dyn Store>);
         faulty.fail(call, fault);
         let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
-        assert!(runner.register(&flow).await.is_err());
-        assert!(matches!(runner.submit(&flow, &()).await, Err(Error::Store(_))), "{fault:?}");
+        assert!(runner.register(&workflow).await.is_err());
+        assert!(matches!(runner.submit(&workflow, &()).await, Err(Error::Store(_))), "{fault:?}");
         within(runner.close()).await;
     }
 }
@@ -322,13 +323,13 @@ async fn a_runner_that_may_own_runs_it_does_not_know_stops() {
 async fn a_registration_that_failed_can_be_repeated() {
     // The third call asks for the versions, the fourth claims.
     for call in [3, 4] {
-        let (flow, store) = (quick(), MemoryStore::new());
-        let run = orphan(&store, &flow).await;
+        let (workflow, store) = (quick(), MemoryStore::new());
+        let run = orphan(&store, &workflow).await;
         let faulty = FaultyStore::new(Arc::clone(&store) as Arc<dyn Store>);
         faulty.fail(call, Fault::Busy);
         let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
-        assert!(runner.register(&flow).await.is_err());
-        runner.register(&flow).await.unwrap();
+        assert!(runner.register(&workflow).await.is_err());
+        runner.register(&workflow).await.unwrap();
         let result = within(async { runner.handle(run).await.unwrap().result().await }).await.unwrap();
         assert_eq!(result.output::<u32>("quick").unwrap(), 7);
         within(runner.close()).await;

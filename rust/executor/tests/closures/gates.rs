@@ -15,7 +15,7 @@ fn a_gate_is_satisfied_before_the_body_starts_and_takes_no_slot() {
     on_every_store(|place| async move {
         let (open, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
         let parts = (Arc::clone(&open), Arc::clone(&asked));
-        let flow = Workflow::builder("gates")
+        let workflow = Workflow::builder("gates")
             .task("file", |_| async { Ok("a.csv") })
             .task("load", move |cx: TaskContext| async move { cx.output::<String>("file") })
             .after(["file"])
@@ -35,7 +35,7 @@ fn a_gate_is_satisfied_before_the_body_starts_and_takes_no_slot() {
             .build()
             .unwrap();
         let runner = place.runner(1);
-        let run = runner.submit(&flow, &()).await.unwrap();
+        let run = runner.submit(&workflow, &()).await.unwrap();
         asked.notified().await;
         asked.notified().await;
         let store = place.open();
@@ -56,7 +56,7 @@ fn a_gate_is_satisfied_before_the_body_starts_and_takes_no_slot() {
 fn a_gate_that_stays_shut_fails_its_task_and_survives_a_restart() {
     on_every_store(|place| async move {
         let (open, seen) = counter();
-        let flow = Workflow::builder("shut")
+        let workflow = Workflow::builder("shut")
             .task("never", |_| async { Ok(()) })
             .gate(until(|_| async { false }).every(SOON).timeout(4 * SOON))
             .task("reopened", |_| async { Ok(()) })
@@ -70,14 +70,14 @@ fn a_gate_that_stays_shut_fails_its_task_and_survives_a_restart() {
             .build()
             .unwrap();
         let runner = place.runner(1);
-        let run = runner.submit(&flow, &()).await.unwrap().id();
+        let run = runner.submit(&workflow, &()).await.unwrap().id();
         while seen.load(Ordering::SeqCst) < 2 {
             tokio::task::yield_now().await;
         }
         drop(runner);
         seen.store(1000, Ordering::SeqCst);
         let runner = place.runner(1);
-        runner.register(&flow).await.unwrap();
+        runner.register(&workflow).await.unwrap();
         let error = runner.handle(run).await.unwrap().result().await.unwrap_err();
         let result = &error.run_failed().unwrap().result;
         assert_eq!(result.task("never").unwrap().error.as_ref().unwrap().kind, FailureKind::WaitTimeout);

@@ -14,7 +14,7 @@ use crate::{counter, retry};
 #[test]
 fn values_pass_from_inputs_through_every_task() {
     on_every_store(|place| async move {
-        let flow = Workflow::builder("values")
+        let workflow = Workflow::builder("values")
             .task("words", |cx: TaskContext| async move {
                 Ok(cx.input::<String>("text")?.split(' ').map(str::to_owned).collect::<Vec<_>>())
             })
@@ -29,7 +29,7 @@ fn values_pass_from_inputs_through_every_task() {
             .unwrap();
         let runner = place.runner(2);
         let inputs = serde_json::json!({"text": "a b c", "unused": [1.5, null]});
-        let result = runner.run(&flow, inputs).await.unwrap();
+        let result = runner.run(&workflow, inputs).await.unwrap();
         assert_eq!(result.output::<String>("report").unwrap(), "3: a+b+c");
         // What the store returns is what the runner returned.
         let stored = runner.get(result.id).await.unwrap();
@@ -43,7 +43,7 @@ fn values_pass_from_inputs_through_every_task() {
 #[test]
 fn a_failure_skips_what_depends_on_it_and_other_branches_finish() {
     on_every_store(|place| async move {
-        let flow = Workflow::builder("failure")
+        let workflow = Workflow::builder("failure")
             .task("fails", |_| async { Err::<(), _>(std::io::Error::other("disk on fire").into()) })
             .task("dependent", |_| async { Ok(()) })
             .after(["fails"])
@@ -57,7 +57,7 @@ fn a_failure_skips_what_depends_on_it_and_other_branches_finish() {
             .build()
             .unwrap();
         let runner = place.runner(2);
-        let error = runner.run(&flow, ()).await.unwrap_err();
+        let error = runner.run(&workflow, ()).await.unwrap_err();
         let result = &error.run_failed().unwrap().result;
         let message = error.to_string();
         assert!(message.contains("task 'fails'") && message.contains("disk on fire"), "{message}");
@@ -82,7 +82,7 @@ fn a_failure_skips_what_depends_on_it_and_other_branches_finish() {
 fn a_failed_attempt_is_tried_again_as_often_as_its_policy_says() {
     on_every_store(|place| async move {
         let (tries, seen) = counter();
-        let flow = Workflow::builder("retry")
+        let workflow = Workflow::builder("retry")
             .task("flaky", move |cx: TaskContext| {
                 let n = tries.fetch_add(1, Ordering::SeqCst) + 1;
                 async move {
@@ -94,7 +94,7 @@ fn a_failed_attempt_is_tried_again_as_often_as_its_policy_says() {
             .build()
             .unwrap();
         let runner = place.runner(1);
-        let result = runner.run(&flow, ()).await.unwrap();
+        let result = runner.run(&workflow, ()).await.unwrap();
         assert_eq!(result.output::<u32>("flaky").unwrap(), 3);
         assert_eq!(result.task("flaky").unwrap().attempts, 3);
 
@@ -119,14 +119,14 @@ fn a_failed_attempt_is_tried_again_as_often_as_its_policy_says() {
 #[test]
 fn a_skip_skips_the_dependents_too_and_the_run_completes() {
     on_every_store(|place| async move {
-        let flow = Workflow::builder("skip")
+        let workflow = Workflow::builder("skip")
             .task("look", |_| async { Err::<u32, _>(Skip("nothing new").into()) })
             .task("work", |_| async { Ok(()) })
             .after(["look"])
             .build()
             .unwrap();
         let runner = place.runner(1);
-        let result = runner.run(&flow, ()).await.unwrap();
+        let result = runner.run(&workflow, ()).await.unwrap();
         assert_eq!(result.status, RunStatus::Completed);
         assert_eq!(result.task("look").unwrap().status, TaskStatus::Skipped);
         assert_eq!(result.task("look").unwrap().blocked_by.as_deref(), Some("nothing new"));
@@ -138,7 +138,7 @@ fn a_skip_skips_the_dependents_too_and_the_run_completes() {
 #[test]
 fn a_panic_fails_its_task_and_the_runner_stays_usable() {
     on_every_store(|place| async move {
-        let flow = Workflow::builder("panics")
+        let workflow = Workflow::builder("panics")
             .task("early", |_| {
                 let fine = std::env::args().count() > 1_000_000;
                 assert!(fine, "before the future");
@@ -153,7 +153,7 @@ fn a_panic_fails_its_task_and_the_runner_stays_usable() {
             .unwrap();
         let fine = Workflow::builder("fine").task("one", |_| async { Ok(1) }).build().unwrap();
         let runner = place.runner(1);
-        let error = runner.run(&flow, ()).await.unwrap_err();
+        let error = runner.run(&workflow, ()).await.unwrap_err();
         let result = &error.run_failed().unwrap().result;
         for (task, message) in [("early", "before the future"), ("late", "after a wait")] {
             let failure = result.task(task).unwrap().error.as_ref().unwrap();
@@ -169,13 +169,13 @@ fn a_panic_fails_its_task_and_the_runner_stays_usable() {
 #[test]
 fn what_cannot_be_stored_is_the_tasks_failure_and_names_the_place() {
     on_every_store(|place| async move {
-        let flow = Workflow::builder("nan")
+        let workflow = Workflow::builder("nan")
             .task("mean", |_| async { Ok(vec![("a", 1.0), ("b", f64::NAN)]) })
             .retry(retry(5))
             .build()
             .unwrap();
         let runner = place.runner(1);
-        let error = runner.run(&flow, ()).await.unwrap_err();
+        let error = runner.run(&workflow, ()).await.unwrap_err();
         let task = error.run_failed().unwrap().result.task("mean").unwrap().clone();
         let failure = task.error.unwrap();
         assert_eq!((failure.kind, task.attempts), (FailureKind::Serialization, 1), "not retried unless it is named");
@@ -189,7 +189,7 @@ fn a_run_that_was_taken_up_after_a_failure_still_fails() {
     on_every_store(|place| async move {
         let (failed, hold) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(true)));
         let parts = (Arc::clone(&failed), Arc::clone(&hold));
-        let flow = Workflow::builder("failed before")
+        let workflow = Workflow::builder("failed before")
             .task("fails", |_| async { Err::<(), _>(TaskError::new("first")) })
             .task("waits", move |cx: TaskContext| {
                 let (failed, hold) = parts.clone();
@@ -204,12 +204,12 @@ fn a_run_that_was_taken_up_after_a_failure_still_fails() {
             .build()
             .unwrap();
         let runner = place.runner(1);
-        let run = runner.submit(&flow, &()).await.unwrap().id();
+        let run = runner.submit(&workflow, &()).await.unwrap().id();
         failed.notified().await;
         drop(runner);
         hold.store(false, Ordering::SeqCst);
         let runner = place.runner(1);
-        runner.register(&flow).await.unwrap();
+        runner.register(&workflow).await.unwrap();
         let error = runner.handle(run).await.unwrap().result().await.unwrap_err();
         assert_eq!(error.run_failed().unwrap().result.error.as_ref().unwrap().message(), "first");
         runner.close().await;
@@ -219,7 +219,7 @@ fn a_run_that_was_taken_up_after_a_failure_still_fails() {
 #[test]
 fn definitions_that_cannot_work_are_refused_by_name() {
     let nothing = |_: TaskContext| async { Ok(()) };
-    let refused = |flow: bide_executor::WorkflowBuilder| flow.build().unwrap_err().0;
+    let refused = |workflow: bide_executor::WorkflowBuilder| workflow.build().unwrap_err().0;
     let of = || Workflow::builder("w").task("a", nothing);
     assert!(refused(of().after(["b"])).contains("'b'"));
     assert!(refused(of().task("a", nothing)).contains("two tasks named 'a'"));
@@ -237,7 +237,7 @@ fn an_attempt_that_executes_for_too_long_is_dropped_and_tried_again_but_may_be_d
     on_every_store(|place| async move {
         let (tries, seen) = counter();
         let limit = Duration::from_millis(60);
-        let flow = Workflow::builder("limits")
+        let workflow = Workflow::builder("limits")
             .task("hangs once", move |cx: TaskContext| {
                 let tries = Arc::clone(&tries);
                 async move {
@@ -256,7 +256,7 @@ fn an_attempt_that_executes_for_too_long_is_dropped_and_tried_again_but_may_be_d
             .build()
             .unwrap();
         let runner = place.runner(1);
-        let error = runner.run(&flow, ()).await.unwrap_err();
+        let error = runner.run(&workflow, ()).await.unwrap_err();
         let result = &error.run_failed().unwrap().result;
         assert_eq!(result.output::<u32>("hangs once").unwrap(), 2);
         assert_eq!(seen.load(Ordering::SeqCst), 2);

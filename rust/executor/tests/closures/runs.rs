@@ -16,7 +16,7 @@ use crate::support::{Place, SOON, on_every_store, row};
 fn a_key_attaches_to_its_run_and_other_inputs_are_refused() {
     on_every_store(|place| async move {
         let (tries, seen) = counter();
-        let flow = Workflow::builder("keyed")
+        let workflow = Workflow::builder("keyed")
             .task("count", move |_| {
                 let n = tries.fetch_add(1, Ordering::SeqCst);
                 async move { Ok(n) }
@@ -24,16 +24,16 @@ fn a_key_attaches_to_its_run_and_other_inputs_are_refused() {
             .build()
             .unwrap();
         let runner = place.runner(2);
-        let first = runner.run(&flow, [("day", 1)]).key("monday").await.unwrap();
-        let again = runner.run(&flow, [("day", 1)]).key("monday").await.unwrap();
+        let first = runner.run(&workflow, [("day", 1)]).key("monday").await.unwrap();
+        let again = runner.run(&workflow, [("day", 1)]).key("monday").await.unwrap();
         assert_eq!((first.id, again.output::<u32>("count").unwrap()), (again.id, 0));
-        let refused = runner.run(&flow, [("day", 2)]).key("monday").await.unwrap_err();
+        let refused = runner.run(&workflow, [("day", 2)]).key("monday").await.unwrap_err();
         assert!(matches!(&refused, Error::Definition(why) if why.0.contains("'day'")), "{refused}");
         runner.close().await;
 
         // The result is recorded: a new runner returns it.
         let runner = place.runner(2);
-        let result = runner.run(&flow, [("day", 1)]).key("monday").await.unwrap();
+        let result = runner.run(&workflow, [("day", 1)]).key("monday").await.unwrap();
         assert_eq!((result.id, seen.load(Ordering::SeqCst)), (first.id, 1));
         runner.close().await;
     });
@@ -44,7 +44,7 @@ fn two_runners_on_one_store_can_wait_for_the_same_run() {
     on_every_store(|place| async move {
         let (open, entered) = (Arc::new(Semaphore::new(0)), Arc::new(Notify::new()));
         let parts = (Arc::clone(&open), Arc::clone(&entered));
-        let flow = Workflow::builder("shared")
+        let workflow = Workflow::builder("shared")
             .task("wait", move |_| {
                 let (open, entered) = parts.clone();
                 async move {
@@ -56,9 +56,9 @@ fn two_runners_on_one_store_can_wait_for_the_same_run() {
             .build()
             .unwrap();
         let (one, other) = (place.runner(1), place.runner(1));
-        let run = one.submit(&flow, &()).key("k").await.unwrap();
+        let run = one.submit(&workflow, &()).key("k").await.unwrap();
         entered.notified().await;
-        let attached = other.submit(&flow, &()).key("k").await.unwrap();
+        let attached = other.submit(&workflow, &()).key("k").await.unwrap();
         assert_eq!(attached.id(), run.id());
         open.add_permits(1);
         assert_eq!(attached.result().await.unwrap().output::<u8>("wait").unwrap(), 7);
@@ -71,12 +71,12 @@ fn two_runners_on_one_store_can_wait_for_the_same_run() {
 #[test]
 fn many_runs_are_one_commit_and_come_back_in_order() {
     on_every_store(|place| async move {
-        let flow = Workflow::builder("double")
+        let workflow = Workflow::builder("double")
             .task("double", |cx: TaskContext| async move { Ok(cx.input::<u32>("n")? * 2) })
             .build()
             .unwrap();
         let runner = place.runner(4);
-        let runs = runner.submit_many(&flow, (0..200).map(|n| [("n", n)])).await.unwrap();
+        let runs = runner.submit_many(&workflow, (0..200).map(|n| [("n", n)])).await.unwrap();
         for (n, run) in (0..).zip(runs) {
             assert_eq!(run.result().await.unwrap().output::<u32>("double").unwrap(), 2 * n);
         }
@@ -90,7 +90,7 @@ fn closing_suspends_what_waits_gives_the_rest_its_grace_and_refuses_new_runs() {
         let (entered, suspended) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicBool::new(false)));
         let parts = (Arc::clone(&entered), Arc::clone(&suspended));
         let told = Arc::clone(&entered);
-        let flow = Workflow::builder("closing")
+        let workflow = Workflow::builder("closing")
             .task("deferred", move |cx: TaskContext| {
                 let (entered, suspended) = parts.clone();
                 async move {
@@ -113,7 +113,7 @@ fn closing_suspends_what_waits_gives_the_rest_its_grace_and_refuses_new_runs() {
             .build()
             .unwrap();
         let runner = place.runner(2);
-        let run = runner.submit(&flow, &()).await.unwrap();
+        let run = runner.submit(&workflow, &()).await.unwrap();
         entered.acquire_many(2).await.unwrap().forget();
         let store = place.open();
         while !deferred(&store, &run) {
@@ -122,7 +122,7 @@ fn closing_suspends_what_waits_gives_the_rest_its_grace_and_refuses_new_runs() {
         runner.close_within(Duration::from_millis(50)).await;
         assert!(suspended.load(Ordering::SeqCst));
         assert!(matches!(run.result().await, Err(Error::Closed)));
-        assert!(matches!(runner.run(&flow, ()).await, Err(Error::Closed)));
+        assert!(matches!(runner.run(&workflow, ()).await, Err(Error::Closed)));
         assert_eq!(row(&place.open(), run.id(), "deferred").status, TaskStatus::Running);
         runner.close().await;
     });
@@ -133,10 +133,10 @@ fn a_runtime_that_goes_down_leaves_runs_that_can_be_taken_up() {
     let place = Place::memory();
     let (entered, open) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicBool::new(false)));
     let parts = (Arc::clone(&entered), Arc::clone(&open));
-    let mut flow = Workflow::builder("shutdown");
+    let mut workflow = Workflow::builder("shutdown");
     for n in 0..50 {
         let parts = parts.clone();
-        flow = flow.task(format!("t{n}"), move |_| {
+        workflow = workflow.task(format!("t{n}"), move |_| {
             let (entered, open) = parts.clone();
             async move {
                 entered.add_permits(1);
@@ -147,12 +147,12 @@ fn a_runtime_that_goes_down_leaves_runs_that_can_be_taken_up() {
             }
         });
     }
-    let flow = flow.build().unwrap();
+    let workflow = workflow.build().unwrap();
     let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let first = runtime();
     let (runner, handle) = first.block_on(async {
         let runner = place.runner(4);
-        let handle = runner.submit(&flow, &()).await.unwrap();
+        let handle = runner.submit(&workflow, &()).await.unwrap();
         entered.acquire_many(4).await.unwrap().forget();
         (runner, handle)
     });
@@ -164,7 +164,7 @@ fn a_runtime_that_goes_down_leaves_runs_that_can_be_taken_up() {
     open.store(true, Ordering::SeqCst);
     runtime().block_on(async {
         let runner = place.runner(4);
-        runner.register(&flow).await.unwrap();
+        runner.register(&workflow).await.unwrap();
         let result = runner.handle(run).await.unwrap().result().await.unwrap();
         assert_eq!(result.status, RunStatus::Completed);
         runner.close().await;
@@ -182,7 +182,7 @@ fn others_see_a_body_that_executes_for_long_and_what_a_condition_last_raised() {
         let (go_on, raised) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicBool::new(false)));
         let parts = (Arc::clone(&go_on), Arc::clone(&raised));
         let told = Arc::clone(&go_on);
-        let flow = Workflow::builder("visible")
+        let workflow = Workflow::builder("visible")
             .task("long", move |_| {
                 let go_on = Arc::clone(&told);
                 async move {
@@ -204,7 +204,7 @@ fn others_see_a_body_that_executes_for_long_and_what_a_condition_last_raised() {
             .build()
             .unwrap();
         let runner = place.runner(2);
-        let run = runner.submit(&flow, &()).await.unwrap();
+        let run = runner.submit(&workflow, &()).await.unwrap();
         let store = place.open();
         // The row is written while the body executes; nothing else ends this loop.
         while started(&store, &run) < 2 {

@@ -15,10 +15,10 @@ use crate::support::{SOON, on_every_store};
 fn never_more_bodies_execute_than_there_are_slots() {
     on_every_store(|place| async move {
         let (now, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
-        let mut flow = Workflow::builder("slots");
+        let mut workflow = Workflow::builder("slots");
         for n in 0..60 {
             let (now, most) = (Arc::clone(&now), Arc::clone(&most));
-            flow = flow.task(format!("t{n}"), move |cx: TaskContext| {
+            workflow = workflow.task(format!("t{n}"), move |cx: TaskContext| {
                 let (now, most) = (Arc::clone(&now), Arc::clone(&most));
                 async move {
                     for _ in 0..2 {
@@ -31,9 +31,9 @@ fn never_more_bodies_execute_than_there_are_slots() {
                 }
             });
         }
-        let flow = flow.build().unwrap();
+        let workflow = workflow.build().unwrap();
         let runner = place.runner(3);
-        runner.run(&flow, ()).await.unwrap();
+        runner.run(&workflow, ()).await.unwrap();
         assert_eq!(most.load(Ordering::SeqCst), 3, "all slots were used, never more");
         runner.close().await;
         assert_eq!(runner.slots_in_use(), (0, 3));
@@ -45,7 +45,7 @@ fn a_handle_that_outlives_its_body_is_of_no_use() {
     on_every_store(|place| async move {
         let kept = Arc::new(std::sync::Mutex::new(None));
         let keep = Arc::clone(&kept);
-        let flow = Workflow::builder("escape")
+        let workflow = Workflow::builder("escape")
             .task("leak", move |cx: TaskContext| {
                 *keep.lock().unwrap() = Some(cx.clone());
                 async { Ok(()) }
@@ -53,12 +53,12 @@ fn a_handle_that_outlives_its_body_is_of_no_use() {
             .build()
             .unwrap();
         let runner = place.runner(1);
-        runner.run(&flow, ()).await.unwrap();
+        runner.run(&workflow, ()).await.unwrap();
         let cx = kept.lock().unwrap().take().unwrap();
         let error = cx.handle().sleep(SOON).await.unwrap_err();
         assert!(error.is_suspended() && error.to_string().contains("over"), "{error}");
         assert!(!cx.handle().is_slot_held());
-        runner.run(&flow, ()).await.unwrap();
+        runner.run(&workflow, ()).await.unwrap();
         runner.close().await;
     });
 }
@@ -66,7 +66,7 @@ fn a_handle_that_outlives_its_body_is_of_no_use() {
 #[test]
 fn a_body_may_give_up_a_wait_midway_and_goes_on() {
     on_every_store(|place| async move {
-        let flow = Workflow::builder("impatient")
+        let workflow = Workflow::builder("impatient")
             .task("race", |cx: TaskContext| async move {
                 let handle = cx.handle();
                 let long = handle.sleep(Duration::from_secs(3600));
@@ -77,7 +77,7 @@ fn a_body_may_give_up_a_wait_midway_and_goes_on() {
             .build()
             .unwrap();
         let runner = place.runner(1);
-        let result = runner.run(&flow, ()).await.unwrap();
+        let result = runner.run(&workflow, ()).await.unwrap();
         assert_eq!(result.output::<(bool, bool)>("race").unwrap(), (true, true));
         runner.close().await;
         assert_eq!(runner.slots_in_use(), (0, 1));
@@ -94,13 +94,13 @@ fn behind(goes_on: impl Fn(oneshot::Receiver<()>) -> Body + Send + Sync + 'stati
         async move {
             let (let_go, told) = oneshot::channel();
             let told = Mutex::new(Some(told));
-            let flow = Workflow::builder("behind")
+            let workflow = Workflow::builder("behind")
                 .task("quick", |_| async { Ok(1) })
                 .task("long", move |_| goes_on(told.lock().unwrap().take().unwrap()))
                 .build()
                 .unwrap();
             let runner = place.runner(1);
-            let run = runner.submit(&flow, &()).await.unwrap();
+            let run = runner.submit(&workflow, &()).await.unwrap();
             let store = place.open();
             let quick_is_committed = || {
                 let stored = store.load(run.id()).unwrap().unwrap();

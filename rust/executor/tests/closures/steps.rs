@@ -15,7 +15,7 @@ fn a_recorded_step_is_not_executed_again_and_its_failure_is_replayed_until_a_ret
     on_every_store(|place| async move {
         let (paid, charges) = counter();
         let (tried, checks) = counter();
-        let flow = Workflow::builder("steps")
+        let workflow = Workflow::builder("steps")
             .task("pay", move |cx: TaskContext| {
                 let (paid, tried) = (Arc::clone(&paid), Arc::clone(&tried));
                 async move {
@@ -36,7 +36,7 @@ fn a_recorded_step_is_not_executed_again_and_its_failure_is_replayed_until_a_ret
             .build()
             .unwrap();
         let runner = place.runner(1);
-        let result = runner.run(&flow, ()).await.unwrap();
+        let result = runner.run(&workflow, ()).await.unwrap();
         assert_eq!(result.output::<(u32, u32)>("pay").unwrap(), (100, 1));
         assert_eq!((charges.load(Ordering::SeqCst), checks.load(Ordering::SeqCst)), (1, 2));
         assert_eq!(result.task("pay").unwrap().attempts, 2);
@@ -49,7 +49,7 @@ fn a_step_with_other_arguments_pauses_the_run_and_says_why() {
     on_every_store(|place| async move {
         let (amount, waits) = (Arc::new(AtomicU32::new(5)), Arc::new(Notify::new()));
         let parts = (Arc::clone(&amount), Arc::clone(&waits));
-        let flow = Workflow::builder("mismatch")
+        let workflow = Workflow::builder("mismatch")
             .task("pay", move |cx: TaskContext| {
                 let (amount, waits) = parts.clone();
                 async move {
@@ -63,12 +63,12 @@ fn a_step_with_other_arguments_pauses_the_run_and_says_why() {
             .build()
             .unwrap();
         let runner = place.runner(1);
-        let run = runner.submit(&flow, &()).await.unwrap().id();
+        let run = runner.submit(&workflow, &()).await.unwrap().id();
         waits.notified().await;
         runner.close().await;
         amount.store(6, Ordering::SeqCst);
         let runner = Runner::open(place.open()).slots(1).log(|_, _| ()).start().unwrap();
-        runner.register(&flow).await.unwrap();
+        runner.register(&workflow).await.unwrap();
         let error = runner.handle(run).await.unwrap().result().await.unwrap_err();
         assert!(
             matches!(&error, Error::Blocked(why) if why.contains("charge") && why.contains("other arguments")),
@@ -82,7 +82,7 @@ fn a_step_with_other_arguments_pauses_the_run_and_says_why() {
 #[test]
 fn waits_and_steps_within_steps_and_conditions_are_refused() {
     on_every_store(|place| async move {
-        let flow = Workflow::builder("nested")
+        let workflow = Workflow::builder("nested")
             .task("step_in_step", |cx: TaskContext| async move {
                 let handle = cx.handle();
                 let inner = || async { handle.step("inner", &(), || async { Ok(()) }).await };
@@ -100,7 +100,7 @@ fn waits_and_steps_within_steps_and_conditions_are_refused() {
             .build()
             .unwrap();
         let runner = place.runner(1);
-        let error = runner.run(&flow, ()).await.unwrap_err();
+        let error = runner.run(&workflow, ()).await.unwrap_err();
         for task in &error.run_failed().unwrap().result.tasks {
             let failure = task.error.as_ref().unwrap();
             assert_eq!(failure.kind, FailureKind::Definition, "{}: {failure}", task.name);

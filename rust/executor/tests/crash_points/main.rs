@@ -15,7 +15,7 @@ use world::{Ledger, at_every_call, on_tokio};
 /// An interval that is short, for conditions that hold soon.
 const SOON: Duration = Duration::from_millis(1);
 
-fn flow(name: &str) -> WorkflowBuilder {
+fn workflow(name: &str) -> WorkflowBuilder {
     Workflow::builder(name)
 }
 
@@ -61,7 +61,7 @@ macro_rules! task {
 }
 
 fn two_waits_in_a_row(ledger: &Arc<Ledger>) -> Workflow {
-    task!(flow("waits"), ledger, "a" after [], |cx, ledger| {
+    task!(workflow("waits"), ledger, "a" after [], |cx, ledger| {
         wait(&cx, &ledger, "first").await?;
         wait(&cx, &ledger, "second").await?;
         Ok(1)
@@ -71,7 +71,7 @@ fn two_waits_in_a_row(ledger: &Arc<Ledger>) -> Workflow {
 }
 
 fn a_step_between_waits(ledger: &Arc<Ledger>) -> Workflow {
-    let built = task!(flow("step-between"), ledger, "a" after [], |cx, ledger| {
+    let built = task!(workflow("step-between"), ledger, "a" after [], |cx, ledger| {
         wait(&cx, &ledger, "first").await?;
         let number = step(&cx, &ledger, "submit", 7).await?;
         wait(&cx, &ledger, "second").await?;
@@ -81,7 +81,7 @@ fn a_step_between_waits(ledger: &Arc<Ledger>) -> Workflow {
 }
 
 fn a_retry_after_a_wait(ledger: &Arc<Ledger>) -> Workflow {
-    task!(flow("retry"), ledger, "a" after [], |cx, ledger| {
+    task!(workflow("retry"), ledger, "a" after [], |cx, ledger| {
         wait(&cx, &ledger, "first").await?;
         let number = step(&cx, &ledger, "kept", 7).await?;
         if cx.attempt() < 3 { Err(TaskError::new("not yet")) } else { Ok(number) }
@@ -92,7 +92,7 @@ fn a_retry_after_a_wait(ledger: &Arc<Ledger>) -> Workflow {
 }
 
 fn a_retry_with_a_fresh_journal(ledger: &Arc<Ledger>) -> Workflow {
-    task!(flow("fresh"), ledger, "a" after [], |cx, ledger| {
+    task!(workflow("fresh"), ledger, "a" after [], |cx, ledger| {
         let number = step(&cx, &ledger, "again", 7).await?;
         wait(&cx, &ledger, "first").await?;
         if cx.attempt() < 2 { Err(TaskError::new("not yet")) } else { Ok(number) }
@@ -104,7 +104,7 @@ fn a_retry_with_a_fresh_journal(ledger: &Arc<Ledger>) -> Workflow {
 
 fn a_gate_before_a_step(ledger: &Arc<Ledger>) -> Workflow {
     let holds = Arc::clone(ledger);
-    let built = task!(flow("gate"), ledger, "a" after [], |cx, ledger| step(&cx, &ledger, "submit", 7).await).gate(
+    let built = task!(workflow("gate"), ledger, "a" after [], |cx, ledger| step(&cx, &ledger, "submit", 7).await).gate(
         until(move |_| {
             let holds = holds.third_poll();
             async move { holds }
@@ -118,7 +118,7 @@ fn a_gate_before_a_step(ledger: &Arc<Ledger>) -> Workflow {
 }
 
 fn a_wait_whose_timeout_passes_while_nobody_runs(ledger: &Arc<Ledger>) -> Workflow {
-    task!(flow("timeout"), ledger, "a" after [], |cx, ledger| {
+    task!(workflow("timeout"), ledger, "a" after [], |cx, ledger| {
         let before = step(&cx, &ledger, "before", 7).await?;
         // Without a crash the hours pass while it is polled; else, while no process lives.
         let never = || {
@@ -138,7 +138,7 @@ fn a_wait_whose_timeout_passes_while_nobody_runs(ledger: &Arc<Ledger>) -> Workfl
 }
 
 fn a_failing_branch_with_a_task_for_failures(ledger: &Arc<Ledger>) -> Workflow {
-    let built = task!(flow("branch"), ledger, "fails" after [], |cx, ledger| {
+    let built = task!(workflow("branch"), ledger, "fails" after [], |cx, ledger| {
         step(&cx, &ledger, "before", 7).await?;
         Err::<u32, _>(TaskError::new("it broke"))
     });
@@ -152,7 +152,7 @@ fn a_failing_branch_with_a_task_for_failures(ledger: &Arc<Ledger>) -> Workflow {
 }
 
 fn a_diamond(ledger: &Arc<Ledger>) -> Workflow {
-    let built = task!(flow("diamond"), ledger, "top" after [], |_cx, _ledger| Ok(1));
+    let built = task!(workflow("diamond"), ledger, "top" after [], |_cx, _ledger| Ok(1));
     let built = task!(built, ledger, "left" after ["top"], |cx, ledger| {
         wait(&cx, &ledger, "left").await?;
         Ok(cx.output::<u32>("top")? + 1)
@@ -166,7 +166,7 @@ fn a_diamond(ledger: &Arc<Ledger>) -> Workflow {
 }
 
 fn a_step_that_fails_and_is_tried_again(ledger: &Arc<Ledger>) -> Workflow {
-    task!(flow("failing-step"), ledger, "a" after [], |cx, ledger| {
+    task!(workflow("failing-step"), ledger, "a" after [], |cx, ledger| {
         let number = step(&cx, &ledger, "good", 7).await?;
         let attempt = cx.attempt();
         let executes = || async {
@@ -181,7 +181,7 @@ fn a_step_that_fails_and_is_tried_again(ledger: &Arc<Ledger>) -> Workflow {
 }
 
 fn a_failed_step_that_its_body_survives(ledger: &Arc<Ledger>) -> Workflow {
-    task!(flow("survives"), ledger, "a" after [], |cx, ledger| {
+    task!(workflow("survives"), ledger, "a" after [], |cx, ledger| {
         let executes = || async {
             ledger.steps(cx.run_id(), cx.task_name(), "bad");
             Err::<u32, _>(TaskError::new("it broke"))
@@ -198,7 +198,7 @@ fn a_failed_step_that_its_body_survives(ledger: &Arc<Ledger>) -> Workflow {
 }
 
 fn a_sleep_between_steps(ledger: &Arc<Ledger>) -> Workflow {
-    task!(flow("sleep"), ledger, "a" after [], |cx, ledger| {
+    task!(workflow("sleep"), ledger, "a" after [], |cx, ledger| {
         let first = step(&cx, &ledger, "first", 7).await?;
         cx.handle().sleep(Duration::from_millis(5)).await?;
         let second = step(&cx, &ledger, "second", 8).await?;
@@ -209,7 +209,7 @@ fn a_sleep_between_steps(ledger: &Arc<Ledger>) -> Workflow {
 }
 
 fn a_task_that_skips_itself(ledger: &Arc<Ledger>) -> Workflow {
-    let built = task!(flow("skip"), ledger, "skips" after [], |cx, ledger| {
+    let built = task!(workflow("skip"), ledger, "skips" after [], |cx, ledger| {
         step(&cx, &ledger, "looks", 1).await?;
         Err::<u32, TaskError>(Skip("nothing to do").into())
     });
@@ -221,7 +221,7 @@ fn a_task_that_skips_itself(ledger: &Arc<Ledger>) -> Workflow {
 }
 
 fn a_condition_that_cannot_be_compared(ledger: &Arc<Ledger>) -> Workflow {
-    task!(flow("unprovable"), ledger, "a" after [], |cx, ledger| {
+    task!(workflow("unprovable"), ledger, "a" after [], |cx, ledger| {
         let condition = || {
             let holds = ledger.third_poll();
             async move { holds }
@@ -234,7 +234,7 @@ fn a_condition_that_cannot_be_compared(ledger: &Arc<Ledger>) -> Workflow {
 }
 
 fn a_gate_that_times_out(ledger: &Arc<Ledger>) -> Workflow {
-    let built = task!(flow("gate-timeout"), ledger, "shut" after [], |_cx, _ledger| Ok(1))
+    let built = task!(workflow("gate-timeout"), ledger, "shut" after [], |_cx, _ledger| Ok(1))
         .gate(until(|_| async { false }).every(SOON).timeout(Duration::from_millis(5)));
     task!(built, ledger, "always" after ["shut"], |cx, ledger| step(&cx, &ledger, "then", 7).await)
         .run_if(RunIf::Done)
@@ -244,7 +244,7 @@ fn a_gate_that_times_out(ledger: &Arc<Ledger>) -> Workflow {
 
 /// Two bodies, one after the other on one slot; neither kills its process.
 fn two_bodies_on_one_slot(ledger: &Arc<Ledger>) -> Workflow {
-    let built = task!(flow("suspects"), ledger, "a" after [], |cx, ledger| {
+    let built = task!(workflow("suspects"), ledger, "a" after [], |cx, ledger| {
         ledger.nobody_is_suspected_who_has_returned(cx.run_id());
         Ok(1)
     });

@@ -92,7 +92,7 @@ impl Worker<Threads> for Thread {
 
 impl GateWorker<Threads> for Thread {
     fn poll_gate(&mut self, gate: &Gate<Threads>) -> Polled {
-        let task = &gate.flow().bodies[gate.task.ix as usize];
+        let task = &gate.workflow().bodies[gate.task.ix as usize];
         if task.ledger.third_poll() { Polled::True(Value::NONE) } else { Polled::False }
     }
 
@@ -236,11 +236,14 @@ fn end(engine: &Arc<Engine<Threads>>) {
 }
 
 fn run(engine: &Arc<Engine<Threads>>, graph: Arc<Graph>, bodies: Arc<[Task]>) -> Option<Came> {
-    let flow = engine.register(graph, bodies).ok()?;
+    let workflow = engine.register(graph, bodies).ok()?;
     let wanted = || vec![Wanted { inputs: Box::default(), key: Some("k".into()), local: () }];
     let mut came: Option<Came> = None;
     let handles: Vec<Handle<Threads>> =
-        [engine.submit(&flow, wanted()).ok()?, engine.submit(&flow, wanted()).ok()?].into_iter().flatten().collect();
+        [engine.submit(&workflow, wanted()).ok()?, engine.submit(&workflow, wanted()).ok()?]
+            .into_iter()
+            .flatten()
+            .collect();
     for handle in handles {
         match handle.settled().wait(HANG).expect("the run hangs") {
             Settlement::Run(_) => {}
@@ -441,15 +444,15 @@ fn a_run_that_is_taken_over_before_its_creator_hears_of_it_is_not_begun_there() 
     });
     let engine = start(Arc::clone(&store) as Arc<dyn Store>, &ledger, 1, log).unwrap();
     let (graph, bodies) = workflow(&ledger, vec![task("a", &[], |_| panic!("it is begun"))]);
-    let flow = engine.register(graph, bodies).unwrap();
-    let (inner, later, version) = (store.inner(), ledger.clock.lease_time().after(2 * LEASE), flow.version);
+    let workflow = engine.register(graph, bodies).unwrap();
+    let (inner, later, version) = (store.inner(), ledger.clock.lease_time().after(2 * LEASE), workflow.version);
     store.after_create(Box::new(move || {
         let other = inner.enroll(later).unwrap();
         assert_eq!(inner.claim(other, &[version], later, 10).unwrap().len(), 1);
         told.recv_timeout(HANG).expect("the lease is not lost");
     }));
     let wanted = Wanted { inputs: Box::default(), key: None, local: () };
-    let handles = engine.submit(&flow, vec![wanted]).unwrap();
+    let handles = engine.submit(&workflow, vec![wanted]).unwrap();
     assert!(matches!(handles[0].settled().wait(HANG), Some(Settlement::Elsewhere)));
     end(&engine);
 }

@@ -180,14 +180,14 @@ impl Came {
 pub(crate) type Live<'a> = &'a (dyn Fn(Arc<dyn Store>, &Arc<Ledger>) -> Option<Came> + Sync);
 
 /// A process that executes closures on tokio.
-pub(crate) fn on_tokio(store: Arc<dyn Store>, ledger: &Arc<Ledger>, flow: &Workflow, slots: u32) -> Option<Came> {
+pub(crate) fn on_tokio(store: Arc<dyn Store>, ledger: &Arc<Ledger>, workflow: &Workflow, slots: u32) -> Option<Came> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let clock = Arc::clone(&ledger.clock) as Arc<dyn Clock>;
         let runner = Runner::open(store).slots(slots).clock(clock).log(|_, _| ()).start().ok()?;
         let result = async {
-            let first = runner.submit(flow, &()).key("k").await.ok()?;
-            let second = runner.submit(flow, &()).key("k").await.ok()?;
+            let first = runner.submit(workflow, &()).key("k").await.ok()?;
+            let second = runner.submit(workflow, &()).key("k").await.ok()?;
             assert_eq!(first.id(), second.id(), "one key, two runs");
             let mut came = None;
             for handle in [first, second] {

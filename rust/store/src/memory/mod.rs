@@ -261,7 +261,7 @@ impl Store for MemoryStore {
             number
         });
         let tasks = state.versions[version as usize].tasks.clone();
-        Ok(StoredWorkflow { workflow, version, tasks })
+        Ok(StoredWorkflow { number: workflow, version, tasks })
     }
 
     fn create(&self, lease: Lease, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {

@@ -381,10 +381,10 @@ mod tests {
     }
 
     fn one_run(store: &SqliteStore) -> (Lease, RunId) {
-        let flow = store.register("flow", "v1", &[]).unwrap();
+        let workflow = store.register("workflow", "v1", &[]).unwrap();
         let lease = store.enroll(Time(0).into()).unwrap();
         let id = RunId::new(7, 0, 0);
-        let (workflow, version) = (flow.workflow, flow.version);
+        let (workflow, version) = (workflow.number, workflow.version);
         let new = NewRun { id, workflow, version, key: None, inputs: [].into(), created_at: Time(7000) };
         assert_eq!(store.create(lease, &[new]).unwrap(), [Creation::Created]);
         (lease, id)

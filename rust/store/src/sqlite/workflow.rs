@@ -24,7 +24,7 @@ impl SqliteStore {
             Some(found) => found,
             None => self.transact(|connection| insert(connection, name, version, tasks))?,
         };
-        Ok(StoredWorkflow { workflow, version, tasks: self.recorded_tasks(&*self.reader()?, version)? })
+        Ok(StoredWorkflow { number: workflow, version, tasks: self.recorded_tasks(&*self.reader()?, version)? })
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bide_core::record::{RunRow, RunRowId};
 use bide_core::{Graph, TaskIx, Time, Value};
 use bide_executor::drive::{Allowance, Driver, Gathering};
-use bide_executor::{Clock, Flow, Handle, Ready, Run, Settlement, SubmitError, Wanted};
+use bide_executor::{Clock, Handle, Ready, RegisteredWorkflow, Run, Settlement, SubmitError, Wanted};
 use bide_sched::pacer::{Pacer, STUCK_AFTER};
 use bide_sched::{SlotNo, Slots};
 use bide_store::{Store, StoreError};
@@ -156,7 +156,7 @@ impl Process {
     }
 
     /// Registers the workflow. If that fails its user is told, and tries again later.
-    fn register(&self) -> Result<Arc<Flow<SimHost>>, StoreError> {
+    fn register(&self) -> Result<Arc<RegisteredWorkflow<SimHost>>, StoreError> {
         let body = |task: &&TaskPlan| SimBody { retries_timeout: task.timeout.is_some_and(|(_, retried)| retried) };
         let bodies = self.shared.case.tasks(self.version).iter().map(body).collect();
         let registered = self.driver.engine().register(Arc::clone(&self.graph), bodies);
@@ -190,10 +190,10 @@ impl Process {
     }
 
     fn ask_for(&self, key: &str, input: &str) -> Result<Vec<Handle<SimHost>>, Option<SubmitError>> {
-        let flow = self.register().map_err(|_| None)?;
+        let workflow = self.register().map_err(|_| None)?;
         let inputs = [("input".into(), Value::tagged(b's', input.as_bytes()))].into();
         let wanted = Wanted { inputs, key: Some(key.into()), local: () };
-        self.driver.engine().submit(&flow, vec![wanted]).map_err(Some)
+        self.driver.engine().submit(&workflow, vec![wanted]).map_err(Some)
     }
 
     /// Whether its engine does nothing more.

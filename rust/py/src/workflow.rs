@@ -64,15 +64,15 @@ pub(crate) enum Argument {
     },
 }
 
-/// `_core.Flow`: a compiled workflow, made once for each `Workflow`.
-#[pyclass(frozen, module = "bide._core", name = "Flow")]
-pub(crate) struct PyFlow {
+/// `_core.Workflow`: a compiled workflow, made once for each `Workflow`.
+#[pyclass(frozen, module = "bide._core", name = "Workflow")]
+pub(crate) struct PyWorkflow {
     pub(crate) graph: Arc<Graph>,
     pub(crate) bodies: Arc<[PyBody]>,
 }
 
 #[pymethods]
-impl PyFlow {
+impl PyWorkflow {
     /// From a `bide._workflow.CompiledWorkflow`.
     #[new]
     fn new(compiled: &Bound<'_, PyAny>) -> PyResult<Self> {

@@ -37,11 +37,11 @@ def noop_named(name: str) -> Body:
     return bide.task(noop, name=name)
 
 
-def wide_flow(size: int) -> bide.Workflow:
+def wide_workflow(size: int) -> bide.Workflow:
     return bide.Workflow(f"wide-{size}", [noop_named(f"task-{number}") for number in range(size)])
 
 
-def chain_flow(length: int) -> bide.Workflow:
+def chain_workflow(length: int) -> bide.Workflow:
     """Each task takes the one before's value, and adds one."""
 
     def first() -> int:
@@ -57,4 +57,4 @@ def chain_flow(length: int) -> bide.Workflow:
     return bide.Workflow(f"chain-{length}", [bide.task(first, name="task-0"), *hops])
 
 
-one_flow = bide.Workflow("one", [noop_named("noop")])
+one_workflow = bide.Workflow("one", [noop_named("noop")])

@@ -299,4 +299,4 @@ def stay() -> None:
     threading.Event().wait()
 
 
-FLOWS = [flow for flow in list(globals().values()) if isinstance(flow, bide.Workflow)]
+WORKFLOWS = [workflow for workflow in list(globals().values()) if isinstance(workflow, bide.Workflow)]

@@ -17,13 +17,13 @@ use crate::settled::{Settled, Settlement};
 use crate::submit::Wanted;
 
 /// A workflow with its bodies, as registered with an engine.
-pub struct Flow<H: Host> {
+pub struct RegisteredWorkflow<H: Host> {
     /// Its shape.
     pub graph: Arc<Graph>,
     /// One body for each task.
     pub bodies: Arc<[H::Body]>,
     /// The store's number of the workflow.
-    pub workflow: i64,
+    pub number: i64,
     /// The store's number of this version.
     pub version: i64,
     /// The store's numbers of the tasks.
@@ -35,32 +35,32 @@ pub struct Flow<H: Host> {
 }
 
 /// The registered workflows.
-pub(crate) struct Flows<H: Host> {
-    by_name: HashMap<Arc<str>, Arc<Flow<H>>>,
+pub(crate) struct RegisteredWorkflows<H: Host> {
+    by_name: HashMap<Arc<str>, Arc<RegisteredWorkflow<H>>>,
     /// By the store's number, which is the same for all versions.
     names: HashMap<i64, Arc<str>>,
 }
 
-impl<H: Host> Default for Flows<H> {
+impl<H: Host> Default for RegisteredWorkflows<H> {
     fn default() -> Self {
         Self { by_name: HashMap::new(), names: HashMap::new() }
     }
 }
 
-impl<H: Host> Flows<H> {
-    pub(crate) fn get(&self, name: &str) -> Option<&Arc<Flow<H>>> {
+impl<H: Host> RegisteredWorkflows<H> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Arc<RegisteredWorkflow<H>>> {
         self.by_name.get(name)
     }
 
-    pub(crate) fn numbered(&self, workflow: i64) -> Option<&Arc<Flow<H>>> {
+    pub(crate) fn numbered(&self, workflow: i64) -> Option<&Arc<RegisteredWorkflow<H>>> {
         self.by_name.get(self.names.get(&workflow)?)
     }
 
     /// Answers what it replaces.
-    pub(crate) fn insert(&mut self, flow: Arc<Flow<H>>) -> Option<Arc<Flow<H>>> {
-        let name = Arc::clone(flow.graph.workflow());
-        self.names.insert(flow.workflow, Arc::clone(&name));
-        self.by_name.insert(name, flow)
+    pub(crate) fn insert(&mut self, workflow: Arc<RegisteredWorkflow<H>>) -> Option<Arc<RegisteredWorkflow<H>>> {
+        let name = Arc::clone(workflow.graph.workflow());
+        self.names.insert(workflow.number, Arc::clone(&name));
+        self.by_name.insert(name, workflow)
     }
 
     pub(crate) fn remove(&mut self, name: &str) {
@@ -81,7 +81,7 @@ pub struct Run<H: Host> {
     /// The caller's key.
     pub key: Option<Arc<str>>,
     /// Its workflow.
-    pub flow: Arc<Flow<H>>,
+    pub workflow: Arc<RegisteredWorkflow<H>>,
     /// Its inputs, in order of name.
     pub inputs: Inputs,
     /// When it was created.
@@ -117,13 +117,19 @@ impl<H: Host> Default for Rare<H> {
 }
 
 impl<H: Host> Run<H> {
-    pub(crate) fn new(flow: &Arc<Flow<H>>, lease: Lease, state: RunState, wanted: Wanted<H>, created_at: Time) -> Self {
+    pub(crate) fn new(
+        workflow: &Arc<RegisteredWorkflow<H>>,
+        lease: Lease,
+        state: RunState,
+        wanted: Wanted<H>,
+        created_at: Time,
+    ) -> Self {
         let Wanted { inputs, key, local } = wanted;
         Self {
             id: state.id(),
             recovered: state.is_recovered(),
             key,
-            flow: Arc::clone(flow),
+            workflow: Arc::clone(workflow),
             inputs,
             created_at,
             lease,
@@ -169,8 +175,8 @@ impl<H: Host> Run<H> {
     /// # Errors
     /// Says what is wrong if a task's changes do not read back.
     pub fn context_of(&self, ix: TaskIx) -> Result<View, String> {
-        let changes = self.changes(self.flow.graph.ancestors(ix))?;
-        Ok(context::view(&self.flow.graph, ix, &self.inputs, |of| changes.get(&of)))
+        let changes = self.changes(self.workflow.graph.ancestors(ix))?;
+        Ok(context::view(&self.workflow.graph, ix, &self.inputs, |of| changes.get(&of)))
     }
 
     /// The context as all tasks together have left it.
@@ -178,8 +184,8 @@ impl<H: Host> Run<H> {
     /// # Errors
     /// As [`Run::context_of`].
     pub fn final_context(&self) -> Result<View, String> {
-        let changes = self.changes(0..self.flow.graph.len() as TaskIx)?;
-        Ok(context::final_view(&self.flow.graph, &self.inputs, |of| changes.get(&of)))
+        let changes = self.changes(0..self.workflow.graph.len() as TaskIx)?;
+        Ok(context::final_view(&self.workflow.graph, &self.inputs, |of| changes.get(&of)))
     }
 
     /// Of these conflicts, those that this process has not logged yet. They count as logged from now on.
@@ -197,7 +203,7 @@ impl<H: Host> Run<H> {
     pub(crate) fn unreported_conflicts(&self) -> Vec<Conflict> {
         let several = {
             let state = self.state.lock();
-            (0..self.flow.graph.len() as TaskIx).filter(|ix| state.changes(*ix).is_some()).take(2).count() == 2
+            (0..self.workflow.graph.len() as TaskIx).filter(|ix| state.changes(*ix).is_some()).take(2).count() == 2
         };
         // Changes that do not read back are the error of whoever reads the context.
         let conflicts = several.then(|| self.final_context().ok()).flatten().map(|(_, conflicts)| conflicts);
@@ -220,8 +226,8 @@ impl<H: Host> Run<H> {
         StoredRun {
             run: RunRow {
                 id: self.id,
-                workflow: Arc::clone(self.flow.graph.workflow()),
-                version: self.flow.graph.version().into(),
+                workflow: Arc::clone(self.workflow.graph.workflow()),
+                version: self.workflow.graph.version().into(),
                 key: self.key.clone(),
                 status: state.status(),
                 inputs: pack::pack(self.inputs.iter().map(|(name, value)| (&**name, Some(value)))).into(),
@@ -232,8 +238,8 @@ impl<H: Host> Run<H> {
                 crashes: 0,
                 runner: None,
             },
-            tasks: Arc::clone(&self.flow.recorded),
-            rows: (0..self.flow.graph.len() as u32).map(|ix| self.noted(state.task_row(ix), ix)).collect(),
+            tasks: Arc::clone(&self.workflow.recorded),
+            rows: (0..self.workflow.graph.len() as u32).map(|ix| self.noted(state.task_row(ix), ix)).collect(),
             entries: Vec::new(),
         }
     }
