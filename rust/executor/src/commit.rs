@@ -16,12 +16,12 @@ use bide_sched::counts;
 use bide_store::{Lease, StoreError};
 use bide_sync::{Condvar, Mutex};
 
-use crate::bug::{self, Place};
 use crate::engine::{Engine, Level};
+use crate::failpoint::{self, Failpoint};
 use crate::host::{Dispatch, Gate, Host, Ready};
-use crate::settled::Settlement;
-use crate::timers::Alarm;
-use crate::workflow::Run;
+use crate::runs::run::Run;
+use crate::runs::settled::Settlement;
+use crate::services::timers::Alarm;
 
 /// A group is committed when so many results have gathered.
 pub(crate) const GROUP: usize = 64;
@@ -55,6 +55,7 @@ pub(crate) type Reply = tokio::sync::oneshot::Sender<Result<(), Refused>>;
 
 /// Why a body's own event was not committed.
 #[derive(Debug)]
+#[cfg_attr(not(feature = "testing"), expect(unreachable_pub, reason = "drive has it"))]
 pub enum Lost {
     /// It came too late.
     Refused(Refused),
@@ -249,7 +250,7 @@ impl<H: Host> Engine<H> {
         }
         let lease = *self.lease.read();
         let written = H::no_panic(|| {
-            bug::is_at(Place::Commit);
+            failpoint::hit(Failpoint::Commit);
             for done in items.drain(..) {
                 if done.run.lease != lease {
                     // It was lost with the lease that it was taken up under, whatever its state in memory says.
@@ -477,6 +478,7 @@ impl<H: Host> Engine<H> {
     }
 
     /// One look of the committer, for who drives an engine without threads.
+    #[cfg(feature = "testing")]
     pub(crate) fn commit_now(self: &Arc<Self>) {
         let (mut items, groups): (Vec<_>, Vec<_>) = {
             let mut state = self.committer.state.lock();

@@ -14,12 +14,12 @@ pub use crate::commit::Lost;
 use crate::commit::{Done, Group};
 use crate::engine::{Engine, Log};
 use crate::host::{Host, Ready};
-use crate::limit::Limit;
+use crate::runs::run::Run;
+pub use crate::runs::suspects::Turn;
 use crate::services::lease::Watch;
 use crate::services::retention::{RETENTION, Sweep};
-pub use crate::suspects::Turn;
-use crate::timers::Alarm;
-use crate::workflow::Run;
+use crate::services::timers::Alarm;
+use crate::threads::limit::Limit;
 
 /// An engine and what its threads would remember.
 pub struct Driver<H: Host> {

@@ -21,12 +21,13 @@ use crate::closed::Closed;
 use crate::commit::{Committer, Done};
 use crate::host::{Dispatch, Host};
 use crate::ids::{IdMaker, seed};
+use crate::runs::registry::{RegisteredWorkflow, RegisteredWorkflows};
+use crate::runs::run::Run;
+use crate::runs::settled::{Settled, Settlement};
+use crate::runs::suspects::Suspects;
 use crate::services::lease::LeaseService;
 use crate::services::retention::{RETENTION, RetentionService};
-use crate::settled::{Settled, Settlement};
-use crate::suspects::Suspects;
-use crate::timers::Timers;
-use crate::workflow::{RegisteredWorkflow, RegisteredWorkflows, Run};
+use crate::services::timers::Timers;
 
 /// The default number of slots: one for each processor and four more, at most 32.
 #[must_use]

@@ -8,9 +8,10 @@ use bide_core::attempt::polling::timed_out;
 use bide_core::{Failure, GateSpec, Outcome, TaskRef, Time, Value};
 use smallvec::SmallVec;
 
-use crate::body::BodyCx;
 use crate::engine::Engine;
-use crate::workflow::{RegisteredWorkflow, Run};
+use crate::runs::registry::RegisteredWorkflow;
+use crate::runs::run::Run;
+use crate::threads::body::BodyCx;
 
 /// A language or style in which bodies are written.
 pub trait Host: Send + Sync + Sized + 'static {
@@ -35,7 +36,7 @@ pub trait Host: Send + Sync + Sized + 'static {
     /// # Errors
     /// What the panic said, as a message that asks for a report.
     fn no_panic<R>(f: impl FnOnce() -> R) -> Result<R, String> {
-        crate::bug::no_panic(f)
+        crate::panic::no_panic(f)
     }
 
     /// Whether a task's retry policy covers its `timeout`.

@@ -5,45 +5,40 @@
 
 #![forbid(unsafe_code)]
 
-mod body;
-#[doc(hidden)]
-pub mod bug;
 mod clock;
 mod closed;
-mod closures;
 mod commit;
+#[cfg(feature = "testing")]
 pub mod drive;
 mod engine;
-mod gates;
+#[doc(hidden)]
+pub mod failpoint;
 mod host;
 mod ids;
-mod limit;
-mod pool;
+#[doc(hidden)]
+pub mod panic;
+mod runs;
 mod services;
-mod settled;
-mod submit;
-mod suspects;
-mod take_up;
-mod timers;
-mod work;
-mod workflow;
+mod threads;
+mod tokio;
 
-pub use bide_core as core;
-pub use bide_core::attempt::{CallError, Polled};
-pub use bide_sched::counts::{Counts, counts};
-pub use bide_store as store;
-pub use body::{BodyCx, Check, Condition, StepStart};
-pub use clock::{Clock, SystemClock};
-pub use closures::{
+pub use crate::tokio::{
     Answer, ClosureBody, Closures, DeferUntil, Error, OnTokio, RunFailed, RunHandle, RunResult, Runner, RunnerBuilder,
     Scope, Skip, Submit, SubmitAndWait, TaskContext, TaskError, TaskHandle, TaskResult, Wait, Workflow,
     WorkflowBuilder, after, at, until,
 };
+pub use bide_core as core;
+pub use bide_core::attempt::{CallError, Polled};
+pub use bide_sched::counts::{Counts, counts};
+pub use bide_store as store;
+pub use clock::{Clock, SystemClock};
 pub use engine::{Engine, Level, Log, default_slots};
-pub use gates::GateWorker;
 pub use host::{Args, Attached, Call, Dispatch, Free, Gate, Host, Ready, Source, Worker};
-pub use pool::{Pool, StartWorker};
+pub use runs::registry::RegisteredWorkflow;
+pub use runs::run::{Inputs, Run, View};
+pub use runs::settled::{Settled, Settlement};
+pub use runs::submit::{Handle, SubmitError, Wanted, Watched};
 pub use services::retention::RETENTION;
-pub use settled::{Settled, Settlement};
-pub use submit::{Handle, SubmitError, Wanted, Watched};
-pub use workflow::{Inputs, RegisteredWorkflow, Run, View};
+pub use threads::body::{BodyCx, Check, Condition, StepStart};
+pub use threads::gates::GateWorker;
+pub use threads::pool::{Pool, StartWorker};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bide_core::event::Retry;
 use bide_core::shown::shown;
 use bide_core::{Failure, Outcome, PollPolicy, TaskRef, Value, pack};
-use bide_executor::bug::{self, Place};
+use bide_executor::failpoint::{self, Failpoint};
 use bide_executor::{Attached, BodyCx, Call, Engine, Gate, GateWorker, Host, Level, Polled, Pool, Run, Source, Worker};
 use bide_sync::Mutex;
 use pyo3::prelude::*;
@@ -362,7 +362,7 @@ fn ended_by(py: Python<'_>, engine: &PyEngine, call: &Call<Python3>, raised: Rai
         let reason = reason.and_then(|reason| reason.extract::<String>().ok());
         return Outcome::Skipped { reason: reason.unwrap_or_default().into() };
     }
-    bug::is_at(Place::Body);
+    failpoint::hit(Failpoint::Body);
     let failure = errors::describe_end(py, &raised);
     let retry = matches(call.target(), py, raised.value(py)).then(|| Retry { random: engine.random() });
     let last = call.attempt >= call.run.workflow.graph.spec(call.task.ix).retry.attempts;
@@ -396,7 +396,7 @@ fn poll_gate<'py>(
     *last = None;
     let body = &gate.run.workflow.bodies[gate.task.ix as usize];
     let Some(target) = &body.gate else { return Polled::True(Value::NONE) };
-    bug::is_at(Place::Gate);
+    failpoint::hit(Failpoint::Gate);
     let polled = (|| {
         let args = if body.sources.is_empty() {
             bide_executor::Args::new()

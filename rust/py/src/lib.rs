@@ -1,6 +1,6 @@
 //! PyO3 bindings of bide: this file only registers.
 
-use bide_executor::bug;
+use bide_executor::failpoint::{self, Failpoint};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -47,9 +47,9 @@ fn system_time() -> f64 {
 #[pyfunction]
 #[pyo3(name = "_panic_once_at")]
 fn panic_once_at(place: &str) -> PyResult<()> {
-    let known = bug::Place::ALL.iter().find(|(name, _)| *name == place);
+    let known = Failpoint::ALL.iter().find(|(name, _)| *name == place);
     let (_, place) = known.ok_or_else(|| PyValueError::new_err(place.to_owned()))?;
-    bug::panic_once_at(*place);
+    failpoint::panic_once_at(*place);
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, PanicHookInfo};
 use std::sync::Once;
 
-use bide_executor::bug;
+use bide_executor::panic;
 use pyo3::prelude::*;
 
 use crate::{errors, gil};
@@ -43,7 +43,7 @@ pub(crate) fn no_panic<R>(f: impl FnOnce() -> R) -> Result<R, Panicked> {
     let result = std::panic::catch_unwind(AssertUnwindSafe(f));
     CATCHING.set(CATCHING.get() - 1);
     result.map_err(|payload| Panicked {
-        message: bug::text_of(payload.as_ref()),
+        message: panic::text_of(payload.as_ref()),
         place: PLACE.take().unwrap_or_else(|| "an unknown place".to_owned()),
     })
 }

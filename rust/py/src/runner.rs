@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bide_core::{RunId, RunStatus, Time, Value};
-use bide_executor::bug::{self, Place};
+use bide_executor::failpoint::{self, Failpoint};
 use bide_executor::{Engine, Pool, Settlement, SubmitError, SystemClock, Wanted, default_slots};
 use bide_store::{Durability, MemoryStore, RunFilter, SqliteStore, Store, StoreError};
 use pyo3::prelude::*;
@@ -118,7 +118,7 @@ impl PyRunner {
     ) -> PyResult<Vec<PyRunHandle>> {
         panics::method(|| {
             self.open(py)?;
-            bug::is_at(Place::Caller);
+            failpoint::hit(Failpoint::Caller);
             self.start_gates(py, workflow)?;
             let contextvars = Vars::new(contextvars)?.map(Arc::new);
             let originals: Vec<Arc<Originals>> = runs.iter().map(|_| Arc::default()).collect();

@@ -16,10 +16,10 @@ use bide_core::{RunId, RunStatus};
 use bide_store::{LEASE, Lease, LeaseTime, StoreError};
 use bide_sync::{Condvar, Mutex, MutexGuard};
 
-use crate::bug::{self, Place};
 use crate::engine::{Engine, Level};
+use crate::failpoint::{self, Failpoint};
 use crate::host::{Attached, Dispatch, Host};
-use crate::settled::{Settled, Settlement};
+use crate::runs::settled::{Settled, Settlement};
 
 /// News are looked for so often, busy or idle.
 const LOOK: Duration = Duration::from_millis(50);
@@ -91,7 +91,7 @@ impl<H: Host> Engine<H> {
         if self.stopped().is_some() {
             return;
         }
-        bug::is_at(Place::Lease);
+        failpoint::hit(Failpoint::Lease);
         let now = self.clock.steady();
         let mut outcome = Ok(());
         if now.saturating_sub(watch.renewed) >= RENEW || !self.lease_holds() {

@@ -2,3 +2,4 @@
 
 pub(crate) mod lease;
 pub(crate) mod retention;
+pub(crate) mod timers;

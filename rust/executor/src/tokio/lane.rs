@@ -24,7 +24,7 @@ use super::workflow::{BoxFuture, Closures};
 use crate::commit::Done;
 use crate::engine::Engine;
 use crate::host::Ready;
-use crate::workflow::Run;
+use crate::runs::run::Run;
 
 /// So many bodies are executed before other tasks of the runtime have a turn.
 const TURNS: u64 = 32;

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use bide_core::{Event, Outcome};
 use bide_sched::WorkerThread;
 
-use crate::body::BodyCx;
-use crate::bug::{self, Place};
 use crate::clock::LastSeen;
 use crate::commit::Done;
 use crate::engine::Engine;
+use crate::failpoint::{self, Failpoint};
 use crate::host::{Attached, Call, Host, Ready, Worker};
-use crate::limit::Limit;
-use crate::pool::{Executing, Parker, Permit, Pool};
+use crate::threads::body::BodyCx;
+use crate::threads::limit::Limit;
+use crate::threads::pool::{Executing, Parker, Permit, Pool};
 
 impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
     /// What a worker thread does until the runner closes or it is not needed any more.
@@ -48,7 +48,7 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> WorkerThread<Engine<H>> for Thre
     }
 
     fn slot_acquired(&mut self) {
-        bug::is_at(Place::Worker);
+        failpoint::hit(Failpoint::Worker);
     }
 
     fn execute(&mut self, ready: Ready<H>, permit: Permit<H>) -> Option<Permit<H>> {

@@ -14,8 +14,8 @@ use bide_sync::Mutex;
 
 use crate::engine::{Engine, Level};
 use crate::host::{Host, Ready};
-use crate::timers::{Alarm, Key};
-use crate::workflow::Run;
+use crate::runs::run::Run;
+use crate::services::timers::{Alarm, Key};
 
 /// The tasks of a run whose body has used up its time and has not returned, with the attempt that waits for that.
 pub(crate) type Overdue<H> = HashMap<TaskIx, Option<Ready<H>>>;

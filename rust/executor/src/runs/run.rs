@@ -2,71 +2,18 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bide_core::context::{self, Changes, Conflict};
-use bide_core::record::{RecordedTask, RunRow, StoredRun};
-use bide_core::{Failure, Graph, RunId, RunState, TaskId, TaskIx, TaskRow, Time, Value, pack};
-use bide_store::{Lease, StoreError};
+use bide_core::record::{RunRow, StoredRun};
+use bide_core::{Failure, RunId, RunState, TaskIx, TaskRow, Time, Value, pack};
+use bide_store::Lease;
 use bide_sync::Mutex;
 
-use crate::engine::Engine;
 use crate::host::{Args, Host, Source};
-use crate::limit::Overdue;
-use crate::settled::{Settled, Settlement};
-use crate::submit::Wanted;
-
-/// A workflow with its bodies, as registered with an engine.
-pub struct RegisteredWorkflow<H: Host> {
-    /// Its shape.
-    pub graph: Arc<Graph>,
-    /// One body for each task.
-    pub bodies: Arc<[H::Body]>,
-    /// The store's number of the workflow.
-    pub number: i64,
-    /// The store's number of this version.
-    pub version: i64,
-    /// The store's numbers of the tasks.
-    pub ids: Arc<[TaskId]>,
-    /// The tasks as the store records them.
-    pub recorded: Arc<[RecordedTask]>,
-    /// Whether runs of other recorded versions can go on with this one: what is known so far. It never changes.
-    pub(crate) fits: Mutex<HashMap<i64, bool>>,
-}
-
-/// The registered workflows.
-pub(crate) struct RegisteredWorkflows<H: Host> {
-    by_name: HashMap<Arc<str>, Arc<RegisteredWorkflow<H>>>,
-    /// By the store's number, which is the same for all versions.
-    names: HashMap<i64, Arc<str>>,
-}
-
-impl<H: Host> Default for RegisteredWorkflows<H> {
-    fn default() -> Self {
-        Self { by_name: HashMap::new(), names: HashMap::new() }
-    }
-}
-
-impl<H: Host> RegisteredWorkflows<H> {
-    pub(crate) fn get(&self, name: &str) -> Option<&Arc<RegisteredWorkflow<H>>> {
-        self.by_name.get(name)
-    }
-
-    pub(crate) fn numbered(&self, workflow: i64) -> Option<&Arc<RegisteredWorkflow<H>>> {
-        self.by_name.get(self.names.get(&workflow)?)
-    }
-
-    /// Answers what it replaces.
-    pub(crate) fn insert(&mut self, workflow: Arc<RegisteredWorkflow<H>>) -> Option<Arc<RegisteredWorkflow<H>>> {
-        let name = Arc::clone(workflow.graph.workflow());
-        self.names.insert(workflow.number, Arc::clone(&name));
-        self.by_name.insert(name, workflow)
-    }
-
-    pub(crate) fn remove(&mut self, name: &str) {
-        self.by_name.remove(name);
-    }
-}
+use crate::runs::registry::RegisteredWorkflow;
+use crate::runs::settled::{Settled, Settlement};
+use crate::runs::submit::Wanted;
+use crate::threads::limit::Overdue;
 
 /// A run's inputs, in order of name.
 pub type Inputs = Box<[(Arc<str>, Value)]>;
@@ -270,34 +217,5 @@ impl<H: Host> Run<H> {
             (None, Some(rare)) => drop(rare.notes.remove(&ix)),
             (None, None) => {}
         }
-    }
-}
-
-/// How long a commit under way is waited for before the rows are read instead.
-const PATIENCE: Duration = Duration::from_millis(50);
-
-impl<H: Host> Engine<H> {
-    /// A run of this engine as it stands, with nothing in it that is not committed: what is being committed may still
-    /// fail. Blocks, but not on a store that others keep locked: the answer is what its rows say then.
-    ///
-    /// # Errors
-    /// From the store.
-    pub fn committed(&self, run: &Run<H>) -> Result<StoredRun, StoreError> {
-        match run.settled.get() {
-            // It was committed before this was said.
-            Some(Settlement::Run(_) | Settlement::Closed) => return Ok(run.snapshot()),
-            // What was being committed is in memory and perhaps nowhere else.
-            Some(Settlement::Broken(why)) => return self.store().load(run.id)?.ok_or(*why),
-            Some(Settlement::Panicked(_) | Settlement::Elsewhere | Settlement::NotHere(_)) | None => {}
-        }
-        if run.settled.get().is_none()
-            && let Some(_gate) = self.gate.try_lock_for(PATIENCE)
-            && self.stopped().is_none()
-            && run.settled.get().is_none()
-        {
-            // Whoever commits holds the gate: what is in memory now is in the store.
-            return Ok(run.snapshot());
-        }
-        self.store().load(run.id).map(|stored| stored.unwrap_or_else(|| run.snapshot()))
     }
 }

@@ -8,8 +8,8 @@ use bide_store::StoreError;
 
 use super::result::RunResult;
 use crate::host::Polled;
-use crate::settled::Settlement;
-use crate::submit::SubmitError;
+use crate::runs::settled::Settlement;
+use crate::runs::submit::SubmitError;
 use bide_core::attempt::CallError;
 
 /// Why a body did not return a value. Any error turns into one by `?`.

@@ -16,8 +16,8 @@ use super::error::{Error, RunFailed};
 use super::runner::blocking;
 use super::workflow::Closures;
 use crate::engine::Engine;
-use crate::settled::Settlement;
-use crate::submit::{Handle, Watched};
+use crate::runs::settled::Settlement;
+use crate::runs::submit::{Handle, Watched};
 
 /// A run that was submitted, or that a key names.
 #[derive(Clone)]

@@ -15,7 +15,7 @@ use super::lane::Lane;
 use super::workflow::Closures;
 use crate::commit::Done;
 use crate::engine::Engine;
-use crate::workflow::Run;
+use crate::runs::run::Run;
 
 /// The wall clock is looked at again at least so often.
 const RECHECK: Duration = Duration::from_secs(30);

@@ -1,8 +1,9 @@
 //! Creating runs, and attaching to those that a key names.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use bide_core::record::{NewRun, RunRow};
+use bide_core::record::{NewRun, RunRow, StoredRun};
 use bide_core::{Event, RunId, RunState, Value, pack};
 use bide_sched::counts;
 use bide_store::{Creation, Lease, StoreError};
@@ -10,8 +11,9 @@ use bide_store::{Creation, Lease, StoreError};
 use crate::commit::Done;
 use crate::engine::Engine;
 use crate::host::{Dispatch, Host};
-use crate::settled::{Settled, Settlement};
-use crate::workflow::{Inputs, RegisteredWorkflow, Run};
+use crate::runs::registry::RegisteredWorkflow;
+use crate::runs::run::{Inputs, Run};
+use crate::runs::settled::{Settled, Settlement};
 
 /// So many runs begin in one commit, so that what they write is not in memory for all of them at once.
 const BEGIN: usize = 256;
@@ -263,5 +265,34 @@ fn other_inputs(rows: &[NewRun], index: usize, existing: &RunRow) -> SubmitError
         run: existing.id,
         key: row.key.clone().unwrap_or_else(|| "".into()),
         inputs,
+    }
+}
+
+/// How long a commit under way is waited for before the rows are read instead.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+impl<H: Host> Engine<H> {
+    /// A run of this engine as it stands, with nothing in it that is not committed: what is being committed may still
+    /// fail. Blocks, but not on a store that others keep locked: the answer is what its rows say then.
+    ///
+    /// # Errors
+    /// From the store.
+    pub fn committed(&self, run: &Run<H>) -> Result<StoredRun, StoreError> {
+        match run.settled.get() {
+            // It was committed before this was said.
+            Some(Settlement::Run(_) | Settlement::Closed) => return Ok(run.snapshot()),
+            // What was being committed is in memory and perhaps nowhere else.
+            Some(Settlement::Broken(why)) => return self.store().load(run.id)?.ok_or(*why),
+            Some(Settlement::Panicked(_) | Settlement::Elsewhere | Settlement::NotHere(_)) | None => {}
+        }
+        if run.settled.get().is_none()
+            && let Some(_gate) = self.gate.try_lock_for(PATIENCE)
+            && self.stopped().is_none()
+            && run.settled.get().is_none()
+        {
+            // Whoever commits holds the gate: what is in memory now is in the store.
+            return Ok(run.snapshot());
+        }
+        self.store().load(run.id).map(|stored| stored.unwrap_or_else(|| run.snapshot()))
     }
 }

@@ -9,10 +9,10 @@ use bide_sched::Upcalls;
 
 use crate::commit::Group;
 use crate::engine::{Engine, Level};
-use crate::gates::Gates;
 use crate::host::{Dispatch, Gate, Host, Ready};
-use crate::timers::Alarm;
-use crate::workflow::Run;
+use crate::runs::run::Run;
+use crate::services::timers::Alarm;
+use crate::threads::gates::Gates;
 
 /// Where a thread of the pool sleeps.
 pub(crate) type Parker<H> = bide_sched::Parker<Engine<H>>;

@@ -134,6 +134,7 @@ impl Timers {
     }
 
     /// Rings what is due and says how long the thread would sleep then: for who drives an engine without threads.
+    #[cfg(feature = "testing")]
     pub(crate) fn ring_due(&self) -> Duration {
         let mut state = self.state.lock();
         loop {
@@ -144,6 +145,7 @@ impl Timers {
     }
 
     /// When the first timer is due by the steady clock.
+    #[cfg(feature = "testing")]
     pub(crate) fn first_due(&self) -> Option<Duration> {
         self.state.lock().items.first_key_value().map(|((due, _), _)| *due)
     }

@@ -12,7 +12,7 @@ use super::error::TaskError;
 use super::handle::TaskHandle;
 use super::lane::Lane;
 use super::workflow::Closures;
-use crate::workflow::Run;
+use crate::runs::run::Run;
 
 /// A task of a run: what it was given.
 #[derive(Clone)]

@@ -18,9 +18,9 @@ use bide_sync::Mutex;
 use crate::commit::Lost;
 use crate::engine::Engine;
 use crate::host::{Attached, Host};
-use crate::limit::Limit;
-use crate::pool::{Executing, Parker, Permit, Pool};
-use crate::workflow::Run;
+use crate::runs::run::Run;
+use crate::threads::limit::Limit;
+use crate::threads::pool::{Executing, Parker, Permit, Pool};
 
 /// The engine as a body with a handle sees it.
 pub struct BodyCx<H: Host> {

@@ -13,8 +13,8 @@ use bide_sched::{PollNo, Woken};
 use super::{BodyCx, Condition};
 use crate::commit::Lost;
 use crate::host::{Attached, Host};
-use crate::limit::Limit;
-use crate::pool::Pool;
+use crate::threads::limit::Limit;
+use crate::threads::pool::Pool;
 
 /// A condition as the thread of its body asks it.
 pub trait Check {

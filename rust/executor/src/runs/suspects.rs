@@ -21,7 +21,7 @@ use bide_sync::Mutex;
 
 use crate::engine::Engine;
 use crate::host::{Dispatch, Host, Ready};
-use crate::workflow::Run;
+use crate::runs::run::Run;
 
 const WAITS_ALONE: &str = "waits to execute alone, because processes have died while it executed";
 const WAITS: &str = "waits until bodies have executed alone, because processes have died while they executed";
@@ -51,6 +51,7 @@ type EngineNo = usize;
 type Wake = Box<dyn FnOnce() -> bool + Send>;
 
 /// A suspect executes for as long as this lives, or until it is cleared.
+#[cfg_attr(not(feature = "testing"), expect(unreachable_pub, reason = "drive has it"))]
 pub struct Turn {
     suspects: Arc<Suspects>,
     key: Key,

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::shape::{Shape, shape_of};
-use crate::workflow::Inputs;
+use crate::runs::run::Inputs;
 
 /// Encodes a value; says what cannot be stored and where it is.
 pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Value, String> {

@@ -16,9 +16,9 @@ use super::result::{RunHandle, RunResult};
 use super::workflow::{BoxFuture, Closures, Workflow};
 use crate::clock::{Clock, SystemClock};
 use crate::engine::{Engine, Level, Log, default_slots};
+use crate::runs::run::Inputs;
+use crate::runs::submit::Wanted;
 use crate::services::retention::RETENTION;
-use crate::submit::Wanted;
-use crate::workflow::Inputs;
 
 /// How long bodies may go on when the runner closes.
 const GRACE: Duration = Duration::from_secs(5);
@@ -265,7 +265,7 @@ fn wanted(inputs: Inputs, key: Option<Arc<str>>) -> Wanted<Closures> {
 fn register(
     engine: &Arc<Engine<Closures>>,
     workflow: &Workflow,
-) -> Result<Arc<crate::workflow::RegisteredWorkflow<Closures>>, Error> {
+) -> Result<Arc<crate::runs::registry::RegisteredWorkflow<Closures>>, Error> {
     if engine.is_closing() {
         return Err(engine.stopped().cloned().map_or(Error::Closed, Error::settled));
     }

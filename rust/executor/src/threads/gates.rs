@@ -19,7 +19,7 @@ use crate::clock::At;
 use crate::commit::Done;
 use crate::engine::{Engine, Level};
 use crate::host::{Attached, Gate, Host, Polled};
-use crate::pool::Pool;
+use crate::threads::pool::Pool;
 
 /// Polls that are due within so long are taken one after the other without a sleep.
 const SLICE: Duration = Duration::from_millis(1);

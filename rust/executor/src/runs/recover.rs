@@ -9,8 +9,9 @@ use bide_store::{Lease, Standing, StoreError};
 use crate::commit::Done;
 use crate::engine::{Engine, Level};
 use crate::host::Host;
-use crate::submit::Wanted;
-use crate::workflow::{Inputs, RegisteredWorkflow, Run};
+use crate::runs::registry::RegisteredWorkflow;
+use crate::runs::run::{Inputs, Run};
+use crate::runs::submit::Wanted;
 
 /// So many runs are claimed in one commit.
 const CLAIM: usize = 256;

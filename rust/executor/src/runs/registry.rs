@@ -1,0 +1,62 @@
+//! The workflows that are registered with an engine.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bide_core::record::RecordedTask;
+use bide_core::{Graph, TaskId};
+use bide_sync::Mutex;
+
+use crate::host::Host;
+
+/// A workflow with its bodies, as registered with an engine.
+pub struct RegisteredWorkflow<H: Host> {
+    /// Its shape.
+    pub graph: Arc<Graph>,
+    /// One body for each task.
+    pub bodies: Arc<[H::Body]>,
+    /// The store's number of the workflow.
+    pub number: i64,
+    /// The store's number of this version.
+    pub version: i64,
+    /// The store's numbers of the tasks.
+    pub ids: Arc<[TaskId]>,
+    /// The tasks as the store records them.
+    pub recorded: Arc<[RecordedTask]>,
+    /// Whether runs of other recorded versions can go on with this one: what is known so far. It never changes.
+    pub(crate) fits: Mutex<HashMap<i64, bool>>,
+}
+
+/// The registered workflows.
+pub(crate) struct RegisteredWorkflows<H: Host> {
+    by_name: HashMap<Arc<str>, Arc<RegisteredWorkflow<H>>>,
+    /// By the store's number, which is the same for all versions.
+    names: HashMap<i64, Arc<str>>,
+}
+
+impl<H: Host> Default for RegisteredWorkflows<H> {
+    fn default() -> Self {
+        Self { by_name: HashMap::new(), names: HashMap::new() }
+    }
+}
+
+impl<H: Host> RegisteredWorkflows<H> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Arc<RegisteredWorkflow<H>>> {
+        self.by_name.get(name)
+    }
+
+    pub(crate) fn numbered(&self, workflow: i64) -> Option<&Arc<RegisteredWorkflow<H>>> {
+        self.by_name.get(self.names.get(&workflow)?)
+    }
+
+    /// Answers what it replaces.
+    pub(crate) fn insert(&mut self, workflow: Arc<RegisteredWorkflow<H>>) -> Option<Arc<RegisteredWorkflow<H>>> {
+        let name = Arc::clone(workflow.graph.workflow());
+        self.names.insert(workflow.number, Arc::clone(&name));
+        self.by_name.insert(name, workflow)
+    }
+
+    pub(crate) fn remove(&mut self, name: &str) {
+        self.by_name.remove(name);
+    }
+}

@@ -1,0 +1,7 @@
+//! Bodies that block a thread: the pool of worker threads, what a body may do there, its timeout, and gates.
+
+pub(crate) mod body;
+pub(crate) mod gates;
+pub(crate) mod limit;
+pub(crate) mod pool;
+mod work;
