@@ -181,6 +181,22 @@ impl TaskRow {
     }
 }
 
+impl From<DoneRow> for TaskRow {
+    /// The whole row that a short one stands for.
+    fn from(done: DoneRow) -> Self {
+        Self {
+            map: done.map,
+            status: TaskStatus::Completed,
+            attempts: 1,
+            output: Some(done.output),
+            first_started_at: Some(done.started_at),
+            started_at: Some(done.started_at),
+            ended_at: Some(done.ended_at),
+            ..Self::pending(done.run, done.task)
+        }
+    }
+}
+
 /// The short row of a task that completed at its first try and had no row before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DoneRow {
@@ -196,6 +212,14 @@ pub struct DoneRow {
     pub started_at: Time,
     /// When it ended.
     pub ended_at: Time,
+}
+
+impl DoneRow {
+    /// The row of a task that is not mapped.
+    #[must_use]
+    pub const fn new(run: RunRowId, task: TaskId, output: Value, started_at: Time, ended_at: Time) -> Self {
+        Self { run, task, map: NO_MAP, output, started_at, ended_at }
+    }
 }
 
 /// What changes in a run's row.
@@ -215,6 +239,14 @@ pub struct RunUpdate {
     pub crashes: u32,
     /// The workflow version that the run goes on with, if it is another than before.
     pub version: Option<i64>,
+}
+
+impl RunUpdate {
+    /// A run that has this status now, and nothing else to say.
+    #[must_use]
+    pub const fn new(run: RunRowId, status: RunStatus) -> Self {
+        Self { run, status, failure: None, ended_at: None, blocked_by: None, crashes: 0, version: None }
+    }
 }
 
 /// One write of a batch.
@@ -265,8 +297,9 @@ impl Committed {
     }
 }
 
-/// A run to be created.
+/// A run to be created. Made by [`NewRun::new`].
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct NewRun {
     /// Its id.
     pub id: RunId,
@@ -280,6 +313,26 @@ pub struct NewRun {
     pub inputs: Arc<[u8]>,
     /// When it was created.
     pub created_at: Time,
+}
+
+impl NewRun {
+    /// A run without key and inputs.
+    #[must_use]
+    pub fn new(id: RunId, workflow: i64, version: i64, created_at: Time) -> Self {
+        Self { id, workflow, version, key: None, inputs: Arc::new([]), created_at }
+    }
+
+    /// The same run with a key, or with none.
+    #[must_use]
+    pub fn with_key(self, key: Option<Arc<str>>) -> Self {
+        Self { key, ..self }
+    }
+
+    /// The same run with these packed inputs.
+    #[must_use]
+    pub fn with_inputs(self, inputs: Arc<[u8]>) -> Self {
+        Self { inputs, ..self }
+    }
 }
 
 /// A run's row, as read.
@@ -309,6 +362,27 @@ pub struct RunRow {
     pub crashes: u32,
     /// The runner that has it, if any.
     pub runner: Option<i64>,
+}
+
+impl RunRow {
+    /// A run of this workflow and version that is running, has nothing recorded and belongs to no runner.
+    #[must_use]
+    pub fn new(id: RunId, workflow: Arc<str>, version: Arc<str>, created_at: Time) -> Self {
+        Self {
+            id,
+            workflow,
+            version,
+            key: None,
+            status: RunStatus::Running,
+            inputs: Arc::new([]),
+            failure: None,
+            created_at,
+            ended_at: None,
+            blocked_by: None,
+            crashes: 0,
+            runner: None,
+        }
+    }
 }
 
 /// A task as a workflow version records it.

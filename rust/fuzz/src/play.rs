@@ -57,14 +57,7 @@ pub(crate) fn everything(store: &dyn Store, graph: &Arc<Graph>, said: &mut Said)
                 live(store, lease, graph, state, said);
             }
         }
-        let again = NewRun {
-            id: seed::id(99),
-            workflow: workflow.number,
-            version: workflow.version,
-            key: Some("key 0".into()),
-            inputs: [].into(),
-            created_at: NOW,
-        };
+        let again = NewRun::new(seed::id(99), workflow.number, workflow.version, NOW).with_key(Some("key 0".into()));
         said.hear(store.create(lease, &[again]));
     }
     said.hear(store.renew(lease, NOW.into()));

@@ -57,13 +57,9 @@ pub(crate) fn write(path: &Path, graph: &Graph) -> Result<(), bide_store::StoreE
     let path = text("a/b");
     let inputs: Arc<[u8]> = pack::pack([("path", Some(&path))]).into();
     let runs: Vec<NewRun> = (0..RUNS)
-        .map(|n| NewRun {
-            id: id(n),
-            workflow: workflow.number,
-            version: workflow.version,
-            key: (n < 3).then(|| format!("key {n}").into()),
-            inputs: Arc::clone(&inputs),
-            created_at: EARLY,
+        .map(|n| {
+            let new = NewRun::new(id(n), workflow.number, workflow.version, EARLY).with_inputs(Arc::clone(&inputs));
+            new.with_key((n < 3).then(|| format!("key {n}").into()))
         })
         .collect();
     let _ = store.create(lease, &runs)?;
@@ -148,14 +144,7 @@ fn to_be_retried(run: i64, ids: &[TaskId]) -> Vec<Write> {
     let sleeps = Entry { key: EntryKey { name: "gate".into(), n: 0 }, ..entry(0, EntryKind::Time, EntryState::Open) };
     vec![
         Write::Task(Box::new(first)),
-        Write::Done(DoneRow {
-            run,
-            task: ids[1],
-            map: NO_MAP,
-            output: Value::NONE,
-            started_at: EARLY,
-            ended_at: EARLY,
-        }),
+        Write::Done(DoneRow::new(run, ids[1], Value::NONE, EARLY, EARLY)),
         Write::Entry { run, task: ids[0], map: NO_MAP, entry: Box::new(open) },
         Write::Entry { run, task: ids[3], map: NO_MAP, entry: Box::new(sleeps) },
     ]
@@ -168,13 +157,9 @@ fn ended(run: i64, ids: &[TaskId]) -> Vec<Write> {
         Write::Task(Box::new(first)),
         Write::Task(Box::new(skipped)),
         Write::Run(Box::new(RunUpdate {
-            run,
-            status: RunStatus::Failed,
             failure: Some(failure()),
             ended_at: Some(EARLY),
-            blocked_by: None,
-            crashes: 0,
-            version: None,
+            ..RunUpdate::new(run, RunStatus::Failed)
         })),
     ]
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bide_core::record::{DoneRow, NewRun, RunUpdate};
-use bide_core::{Batch, NO_MAP, RunId, RunStatus, Time, Value, Write};
+use bide_core::{Batch, RunId, RunStatus, Time, Value, Write};
 use bide_store::sqlite::Options;
 use bide_store::{Creation, Durability, Lease, MemoryStore, SqliteStore, Store};
 
@@ -156,14 +156,8 @@ impl Bench<'_> {
         let new = |_| {
             self.made += 1;
             let random = (u64::from(std::process::id()) << 32 | self.made).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 2;
-            NewRun {
-                id: RunId::new(at.0 as u64 / 1000, self.made as u16, random),
-                workflow: self.workflow,
-                version: self.version,
-                key: None,
-                inputs: [1, b'n', 4, b'i', b'4', b'2'].into(),
-                created_at: at,
-            }
+            let id = RunId::new(at.0 as u64 / 1000, self.made as u16, random);
+            NewRun::new(id, self.workflow, self.version, at).with_inputs([1, b'n', 4, b'i', b'4', b'2'].into())
         };
         let runs: Vec<NewRun> = (0..count).map(new).collect();
         let made = self.store.create(self.lease, &runs).unwrap();
@@ -207,17 +201,9 @@ impl Bench<'_> {
 
 fn done(run: RunId, task: i64, output: Value) -> Write {
     let now = now();
-    Write::Done(DoneRow { run: run.row(), task, map: NO_MAP, output, started_at: now, ended_at: now })
+    Write::Done(DoneRow::new(run.row(), task, output, now, now))
 }
 
 fn ended(run: RunId) -> Write {
-    Write::Run(Box::new(RunUpdate {
-        run: run.row(),
-        status: RunStatus::Completed,
-        failure: None,
-        ended_at: Some(now()),
-        blocked_by: None,
-        crashes: 0,
-        version: None,
-    }))
+    Write::Run(Box::new(RunUpdate { ended_at: Some(now()), ..RunUpdate::new(run.row(), RunStatus::Completed) }))
 }

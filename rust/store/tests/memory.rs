@@ -18,25 +18,11 @@ fn only_the_last_ended_runs_are_kept_and_no_unfinished_one_is_forgotten() {
     let lease = store.enroll(Time(0).into()).unwrap();
     let workflow = store.register("workflow", "v1", &[("task".into(), vec![])]).unwrap();
     let ids: Vec<RunId> = (0..KEPT as u64 + 11).map(|n| RunId::new(n, 0, 0)).collect();
-    let new = |id: &RunId| NewRun {
-        id: *id,
-        workflow: workflow.number,
-        version: workflow.version,
-        key: Some(id.to_string().into()),
-        inputs: [].into(),
-        created_at: Time(0),
-    };
+    let new =
+        |id: &RunId| NewRun::new(*id, workflow.number, workflow.version, Time(0)).with_key(Some(id.to_string().into()));
     store.create(lease, &ids.iter().map(new).collect::<Vec<_>>()).unwrap();
     for id in &ids[1..] {
-        let update = RunUpdate {
-            run: id.row(),
-            status: RunStatus::Completed,
-            failure: None,
-            ended_at: Some(Time(1)),
-            blocked_by: None,
-            crashes: 0,
-            version: None,
-        };
+        let update = RunUpdate { ended_at: Some(Time(1)), ..RunUpdate::new(id.row(), RunStatus::Completed) };
         let _ = store.commit(lease, &mut vec![Write::Run(Box::new(update))]).unwrap();
     }
     let left: Vec<RunId> = store.list(&RunFilter::default()).unwrap().iter().rev().map(|run| run.id).collect();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{DoneRow, NewRun};
-use bide_core::{NO_MAP, RunId, Time, Value, Write};
+use bide_core::{RunId, Time, Value, Write};
 use bide_store::sqlite::Options;
 use bide_store::{Creation, Durability, Lease, RunFilter, SqliteStore, Store, StoreError};
 use faulty_disk::{Call, Disk, Fault, Lasts};
@@ -56,14 +56,13 @@ fn id(n: u16) -> RunId {
 
 fn new_run(n: u16, workflow: i64, version: i64) -> NewRun {
     let key = Some(format!("key {n}").into());
-    NewRun { id: id(n), workflow, version, key, inputs: vec![b'i'; 300].into(), created_at: NOW }
+    NewRun::new(id(n), workflow, version, NOW).with_key(key).with_inputs([b'i'; 300].into())
 }
 
 fn batch(run: RunId, task: i64) -> Vec<Write> {
     let row = |task: i64, size: usize| {
-        let (started_at, ended_at) = (Time(1), Time(2));
         let output = Value::tagged(b's', &vec![b'0' + task as u8; size]);
-        Write::Done(DoneRow { run: run.row(), task, map: NO_MAP, output, started_at, ended_at })
+        Write::Done(DoneRow::new(run.row(), task, output, Time(1), Time(2)))
     };
     vec![row(task, 10), row(task + 1, 5000)]
 }

@@ -36,8 +36,7 @@ fn one_run(store: &dyn Store) -> (Lease, RunId) {
     let workflow = store.register("workflow", "v1", &[("task".into(), vec![])]).unwrap();
     let lease = store.enroll(Time(0).into()).unwrap();
     let id = RunId::new(7, 0, 0);
-    let (workflow, version) = (workflow.number, workflow.version);
-    let new = NewRun { id, workflow, version, key: Some("key".into()), inputs: [].into(), created_at: Time(7000) };
+    let new = NewRun::new(id, workflow.number, workflow.version, Time(7000)).with_key(Some("key".into()));
     assert_eq!(store.create(lease, &[new]).unwrap(), [Creation::Created]);
     let entry = Entry {
         key: EntryKey { name: "ready".into(), n: 1 },
@@ -58,8 +57,7 @@ fn one_run(store: &dyn Store) -> (Lease, RunId) {
 }
 
 fn done(run: RunId, task: i64, output: &[u8]) -> Write {
-    let (started_at, ended_at) = (Time(1), Time(2));
-    Write::Done(DoneRow { run: run.row(), task, map: NO_MAP, output: Value::new(output), started_at, ended_at })
+    Write::Done(DoneRow::new(run.row(), task, Value::new(output), Time(1), Time(2)))
 }
 
 #[test]

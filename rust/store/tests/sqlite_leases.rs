@@ -31,8 +31,8 @@ impl Desk {
         let workflow = store.register("workflow", "v1", &[]).unwrap();
         let lease = store.enroll(first).unwrap();
         let run = RunId::new(NOW.0 as u64 / 1000, 0, 1);
-        let (workflow, version) = (workflow.number, workflow.version);
-        let new = NewRun { id: run, workflow, version, key: None, inputs: [].into(), created_at: NOW };
+        let version = workflow.version;
+        let new = NewRun::new(run, workflow.number, version, NOW);
         assert_eq!(store.create(lease, &[new]).unwrap(), [Creation::Created]);
         (Self { _folder: folder, store, version, run }, lease)
     }

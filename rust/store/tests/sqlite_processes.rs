@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
 use bide_core::record::{DoneRow, Mark, NewRun};
-use bide_core::{NO_MAP, RunId, TaskRow, Time, Value, Write};
+use bide_core::{RunId, TaskRow, Time, Value, Write};
 use bide_store::{Creation, Durability, Lease, RunFilter, SqliteStore, Store, StoreError};
 
 /// How many runs each of several writing processes makes.
@@ -30,7 +30,7 @@ fn own_a_run(store: &dyn Store) -> (Lease, RunId) {
     let (workflow, version) = register(store);
     let lease = store.enroll(NOW.into()).unwrap();
     let id = RunId::new(NOW.0 as u64 / 1000, 0, u64::from(std::process::id()) << 32);
-    let new = NewRun { id, workflow, version, key: None, inputs: [].into(), created_at: NOW };
+    let new = NewRun::new(id, workflow, version, NOW);
     assert_eq!(store.create(lease, &[new]).unwrap(), [Creation::Created]);
     (lease, id)
 }
@@ -112,16 +112,9 @@ fn play_a_part() {
             for n in 0..EACH {
                 let random = (u64::from(std::process::id()) << 32 | n).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 2;
                 let id = RunId::new(NOW.0 as u64 / 1000, n as u16, random);
-                let new = NewRun { id, workflow, version, key: None, inputs: [].into(), created_at: NOW };
+                let new = NewRun::new(id, workflow, version, NOW);
                 assert_eq!(store.create(lease, &[new]).unwrap(), [Creation::Created]);
-                let done = DoneRow {
-                    run: id.row(),
-                    task: 0,
-                    map: NO_MAP,
-                    output: Value::NONE,
-                    started_at: NOW,
-                    ended_at: NOW,
-                };
+                let done = DoneRow::new(id.row(), 0, Value::NONE, NOW, NOW);
                 let _ = store.commit(lease, &mut vec![Write::Done(done)]).unwrap();
             }
             store.leave(lease).unwrap();
@@ -135,7 +128,7 @@ fn play_a_part() {
                 // A runner for each run.
                 let lease = store.enroll(NOW.into()).unwrap();
                 let id = RunId::new(NOW.0 as u64 / 1000, number, u64::from(std::process::id()) << 32);
-                let new = NewRun { id, workflow, version, key: None, inputs: [].into(), created_at: NOW };
+                let new = NewRun::new(id, workflow, version, NOW);
                 assert_eq!(store.create(lease, &[new]).unwrap(), [Creation::Created]);
                 let mark = |code| Mark::from_code(code).unwrap();
                 let rows = (0..).zip(bodies.split(',')).map(|(task, code)| {

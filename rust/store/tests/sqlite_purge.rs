@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use bide_core::record::{DoneRow, NewRun, RunUpdate};
-use bide_core::{NO_MAP, RunId, RunStatus, Time, Value, Write};
+use bide_core::{RunId, RunStatus, Time, Value, Write};
 use bide_store::{Durability, Lease, Purged, SqliteStore, Store};
 use rusqlite::Connection;
 
@@ -14,13 +14,9 @@ const NOW: Time = Time(9000);
 fn create(store: &dyn Store, count: u64) -> (Lease, Vec<RunId>) {
     let workflow = store.register("workflow", "v1", &[("task".into(), vec![])]).unwrap();
     let lease = store.enroll(Time(0).into()).unwrap();
-    let new = |n: u64| NewRun {
-        id: RunId::new(7, n as u16, n),
-        workflow: workflow.number,
-        version: workflow.version,
-        key: Some(format!("key {n}").into()),
-        inputs: [].into(),
-        created_at: Time(7000),
+    let new = |n: u64| {
+        let id = RunId::new(7, n as u16, n);
+        NewRun::new(id, workflow.number, workflow.version, Time(7000)).with_key(Some(format!("key {n}").into()))
     };
     let runs: Vec<NewRun> = (0..count).map(new).collect();
     store.create(lease, &runs).unwrap();
@@ -28,20 +24,11 @@ fn create(store: &dyn Store, count: u64) -> (Lease, Vec<RunId>) {
 }
 
 fn done(run: RunId, output: &[u8]) -> Write {
-    let (started_at, ended_at) = (Time(7000), Time(8000));
-    Write::Done(DoneRow { run: run.row(), task: 0, map: NO_MAP, output: Value::new(output), started_at, ended_at })
+    Write::Done(DoneRow::new(run.row(), 0, Value::new(output), Time(7000), Time(8000)))
 }
 
 fn ended(run: RunId) -> Write {
-    Write::Run(Box::new(RunUpdate {
-        run: run.row(),
-        status: RunStatus::Completed,
-        failure: None,
-        ended_at: Some(Time(8000)),
-        blocked_by: None,
-        crashes: 0,
-        version: None,
-    }))
+    Write::Run(Box::new(RunUpdate { ended_at: Some(Time(8000)), ..RunUpdate::new(run.row(), RunStatus::Completed) }))
 }
 
 fn pragma(path: &Path, name: &str) -> i64 {

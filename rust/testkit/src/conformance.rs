@@ -101,14 +101,8 @@ impl<'s> Desk<'s> {
     }
 
     fn new_run(&self, at: Time, key: Option<&str>) -> NewRun {
-        NewRun {
-            id: fresh_id(at),
-            workflow: self.workflow,
-            version: self.version,
-            key: key.map(Into::into),
-            inputs: Arc::from(&b"\x01a\x03n!"[..]),
-            created_at: at,
-        }
+        let inputs = Arc::from(&b"\x01a\x03n!"[..]);
+        NewRun::new(fresh_id(at), self.workflow, self.version, at).with_key(key.map(Into::into)).with_inputs(inputs)
     }
 
     fn create(&self, at: Time, key: Option<&str>) -> RunId {
@@ -160,20 +154,11 @@ fn purge_all(store: &dyn Store, before: Time) -> usize {
 }
 
 fn update(run: RunId, status: RunStatus, ended_at: Option<Time>) -> Write {
-    Write::Run(Box::new(RunUpdate {
-        run: run.row(),
-        status,
-        failure: None,
-        ended_at,
-        blocked_by: None,
-        crashes: 0,
-        version: None,
-    }))
+    Write::Run(Box::new(RunUpdate { ended_at, ..RunUpdate::new(run.row(), status) }))
 }
 
 fn done(run: RunId, task: i64, output: &[u8]) -> Write {
-    let (started_at, ended_at) = (later(1), later(2));
-    Write::Done(DoneRow { run: run.row(), task, map: NO_MAP, output: Value::new(output), started_at, ended_at })
+    Write::Done(DoneRow::new(run.row(), task, Value::new(output), later(1), later(2)))
 }
 
 fn entry(run: RunId, name: &str, n: u32, seq: u32) -> Write {
@@ -211,18 +196,10 @@ mod checks {
 
         let stored = desk.load(new.id);
         let expected = RunRow {
-            id: new.id,
-            workflow: "ingest".into(),
-            version: "v1".into(),
             key: new.key,
-            status: RunStatus::Running,
             inputs: new.inputs,
-            failure: None,
-            created_at: START,
-            ended_at: None,
-            blocked_by: None,
-            crashes: 0,
             runner: Some(desk.lease.runner),
+            ..RunRow::new(new.id, "ingest".into(), "v1".into(), START)
         };
         assert_eq!(stored.run, expected);
         assert_eq!(stored.tasks.iter().map(|task| &*task.name).collect::<Vec<_>>(), ["fetch", "process"]);
@@ -283,7 +260,7 @@ mod checks {
         let (desk, neighbour) = (Desk::new(store), Desk::new(store));
         let first = desk.create(START, Some("taken"));
         let plain = || desk.new_run(START, None);
-        let keyed = |key, inputs: &'static [u8]| NewRun { inputs: Arc::from(inputs), ..desk.new_run(START, Some(key)) };
+        let keyed = |key, inputs: &'static [u8]| desk.new_run(START, Some(key)).with_inputs(Arc::from(inputs));
         let mut unlucky = desk.new_run(START, Some("key"));
         unlucky.id = RunId(first.0 ^ 1);
         let (same, other) = (desk.new_run(START, None).inputs, Arc::from(&b"\x01a\x03n?"[..]));
@@ -398,22 +375,13 @@ mod checks {
         let desk = Desk::new(store);
         let run = desk.create(START, None);
         let mut row = TaskRow {
-            run: run.row(),
-            task: 1,
-            map: NO_MAP,
             status: TaskStatus::Running,
-            sub_status: None,
             attempts: 1,
             mark: Mark { times: 1, executes: true },
-            output: None,
-            changes: None,
-            failure: None,
             first_started_at: Some(START),
             started_at: Some(START),
-            ended_at: None,
-            waited: 0,
-            retry_at: None,
             blocked_by: Some("a file".into()),
+            ..TaskRow::pending(run.row(), 1)
         };
         desk.commit(vec![Write::Task(Box::new(row.clone())), entry(run, "ready", 1, 1)]);
         row.attempts = 2;
@@ -572,15 +540,8 @@ mod checks {
         let other = ok(store.enroll(at(START)));
         assert_eq!(ok(store.claim(other, &[newer.version], at(START), 9)), []);
         assert_eq!(ok(store.claim(other, &[desk.version], at(START), 9)), [run]);
-        let running = RunUpdate {
-            run: run.row(),
-            status: RunStatus::Running,
-            failure: None,
-            ended_at: None,
-            blocked_by: None,
-            crashes: 0,
-            version: Some(newer.version),
-        };
+        let version = Some(newer.version);
+        let running = RunUpdate { version, ..RunUpdate::new(run.row(), RunStatus::Running) };
         let _committed = ok(store.commit(other, &mut vec![Write::Run(Box::new(running))]));
         let stored = desk.load(run);
         assert_eq!((&*stored.run.version, stored.tasks.len()), ("v2", 3));
@@ -615,7 +576,8 @@ mod checks {
         let unowned = || ok(store.unowned());
         assert_eq!(unowned(), []);
         let runs: Vec<RunId> = (0..3).map(|n| ingest.create(later(n), None)).collect();
-        let other = NewRun { version: newer.version, ..ingest.new_run(later(4), None) };
+        let mut other = ingest.new_run(later(4), None);
+        other.version = newer.version;
         assert_eq!(ok(store.create(ingest.lease, std::slice::from_ref(&other))), [Creation::Created]);
         let (paused, ended) = (report.create(later(5), None), report.create(later(5), None));
         report.commit(vec![update(paused, RunStatus::Paused, None)]);

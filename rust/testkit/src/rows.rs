@@ -46,12 +46,8 @@ pub fn maps() -> impl Strategy<Value = i32> {
 /// Short rows of the run with row number 0.
 pub fn done_rows() -> impl Strategy<Value = DoneRow> {
     (0..50_i64, maps(), values(), times(), times()).prop_map(|(task, map, output, started_at, ended_at)| DoneRow {
-        run: 0,
-        task,
         map,
-        output,
-        started_at,
-        ended_at,
+        ..DoneRow::new(0, task, output, started_at, ended_at)
     })
 }
 
@@ -112,13 +108,11 @@ pub fn entries() -> impl Strategy<Value = Entry> {
 pub fn run_updates() -> impl Strategy<Value = RunUpdate> {
     (select(RunStatus::ALL), of(failures()), of(times()), of(texts()), any::<u32>()).prop_map(
         |(status, failure, ended_at, blocked_by, crashes)| RunUpdate {
-            run: 0,
-            status,
             failure,
             ended_at,
             blocked_by,
             crashes,
-            version: None,
+            ..RunUpdate::new(0, status)
         },
     )
 }

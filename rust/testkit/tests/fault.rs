@@ -12,10 +12,7 @@ fn store() -> (Arc<FaultyStore>, Lease, NewRun) {
     let store = FaultyStore::new(MemoryStore::new());
     let workflow = store.register("workflow", "v1", &[("task".into(), vec![])]).unwrap();
     let lease = store.enroll(Time(0).into()).unwrap();
-    let (workflow, version) = (workflow.number, workflow.version);
-    let id = RunId::new(1, 0, 0);
-    let new = NewRun { id, workflow, version, key: None, inputs: [].into(), created_at: Time(1000) };
-    (store, lease, new)
+    (store, lease, NewRun::new(RunId::new(1, 0, 0), workflow.number, workflow.version, Time(1000)))
 }
 
 #[test]

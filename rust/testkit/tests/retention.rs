@@ -70,17 +70,14 @@ impl Desk {
         let workflow = self.store.register("workflow", "v1", &[]).unwrap();
         let now = self.clock.now();
         let id = fresh_id(now);
-        let (workflow, version) = (workflow.number, workflow.version);
-        let new = NewRun { id, workflow, version, key: None, inputs: [].into(), created_at: now };
-        self.store.create(self.lease, &[new]).unwrap();
+        self.store.create(self.lease, &[NewRun::new(id, workflow.number, workflow.version, now)]).unwrap();
         self.becomes(id, status);
         id
     }
 
     fn becomes(&self, id: RunId, status: RunStatus) {
         let ended_at = status.is_ended().then(|| self.clock.now());
-        let (run, failure, blocked_by, crashes, version) = (id.row(), None, None, 0, None);
-        let update = RunUpdate { run, status, failure, ended_at, blocked_by, crashes, version };
+        let update = RunUpdate { ended_at, ..RunUpdate::new(id.row(), status) };
         let _ = self.store.commit(self.lease, &mut vec![Write::Run(Box::new(update))]).unwrap();
     }
 

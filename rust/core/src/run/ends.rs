@@ -49,14 +49,8 @@ impl RunState {
         state.ended_at = out.now;
         if !state.has_row && changes.is_none() && state.attempts == 1 {
             state.has_row = true;
-            out.batch.push(Write::Done(DoneRow {
-                run: self.id.row(),
-                task: self.ids[ix as usize],
-                map: NO_MAP,
-                output: state.output.clone(),
-                started_at: state.started_at,
-                ended_at: out.now,
-            }));
+            let (run, task, output) = (self.id.row(), self.ids[ix as usize], state.output.clone());
+            out.batch.push(Write::Done(DoneRow::new(run, task, output, state.started_at, out.now)));
             return;
         }
         let detail = self.detail(ix);

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bide_core::record::{Mark, RunRow, StoredRun};
-use bide_core::{Entry, EntryKey, Graph, RunId, RunState, RunStatus, TaskId, TaskIx, TaskRow, TaskStatus, Time, Write};
+use bide_core::record::{RunRow, StoredRun};
+use bide_core::{Entry, EntryKey, Graph, RunId, RunState, TaskId, TaskIx, TaskRow, Time, Write};
 
 #[derive(Clone)]
 pub(crate) struct Store {
@@ -20,20 +20,8 @@ pub(crate) fn id_of(ix: TaskIx) -> TaskId {
 
 impl Store {
     pub(crate) fn new(graph: &Graph) -> Self {
-        let run = RunRow {
-            id: RunId::new(1, 0, 7),
-            workflow: Arc::clone(graph.workflow()),
-            version: graph.version().into(),
-            key: None,
-            status: RunStatus::Running,
-            inputs: Arc::default(),
-            failure: None,
-            created_at: Time(1),
-            ended_at: None,
-            blocked_by: None,
-            crashes: 0,
-            runner: None,
-        };
+        let id = RunId::new(1, 0, 7);
+        let run = RunRow::new(id, Arc::clone(graph.workflow()), graph.version().into(), Time(1));
         Self { run, rows: BTreeMap::new(), entries: BTreeMap::new() }
     }
 
@@ -41,24 +29,7 @@ impl Store {
         for write in batch {
             match write.clone() {
                 Write::Done(done) => {
-                    let row = TaskRow {
-                        run: done.run,
-                        task: done.task,
-                        map: done.map,
-                        status: TaskStatus::Completed,
-                        sub_status: None,
-                        attempts: 1,
-                        mark: Mark::default(),
-                        output: Some(done.output),
-                        changes: None,
-                        failure: None,
-                        first_started_at: Some(done.started_at),
-                        started_at: Some(done.started_at),
-                        ended_at: Some(done.ended_at),
-                        waited: 0,
-                        retry_at: None,
-                        blocked_by: None,
-                    };
+                    let row = TaskRow::from(done);
                     let before = self.rows.insert(row.task, row);
                     assert!(before.is_none(), "a short row where there is a row: {before:?}");
                 }

@@ -179,15 +179,8 @@ impl<H: Host> Engine<H> {
         failure: Option<Failure>,
         reason: String,
     ) -> Result<(), StoreError> {
-        let update = RunUpdate {
-            run: id.row(),
-            status: RunStatus::Paused,
-            failure,
-            ended_at: None,
-            blocked_by: Some(reason.into()),
-            crashes: 0,
-            version: None,
-        };
+        let blocked_by = Some(reason.into());
+        let update = RunUpdate { failure, blocked_by, ..RunUpdate::new(id.row(), RunStatus::Paused) };
         self.store().commit(lease, &mut vec![Write::Run(Box::new(update))]).map(|_committed| ())
     }
 

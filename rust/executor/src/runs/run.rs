@@ -170,23 +170,19 @@ impl<H: Host> Run<H> {
     #[must_use]
     pub fn snapshot(&self) -> StoredRun {
         let state = self.state.lock();
+        let graph = &self.workflow.graph;
         StoredRun {
             run: RunRow {
-                id: self.id,
-                workflow: Arc::clone(self.workflow.graph.workflow()),
-                version: self.workflow.graph.version().into(),
                 key: self.key.clone(),
                 status: state.status(),
                 inputs: pack::pack(self.inputs.iter().map(|(name, value)| (&**name, Some(value)))).into(),
                 failure: state.failure().cloned(),
-                created_at: self.created_at,
                 ended_at: state.ended_at(),
                 blocked_by: state.blocked_by().cloned(),
-                crashes: 0,
-                runner: None,
+                ..RunRow::new(self.id, Arc::clone(graph.workflow()), graph.version().into(), self.created_at)
             },
             tasks: Arc::clone(&self.workflow.recorded),
-            rows: (0..self.workflow.graph.len() as u32).map(|ix| self.noted(state.task_row(ix), ix)).collect(),
+            rows: (0..graph.len() as u32).map(|ix| self.noted(state.task_row(ix), ix)).collect(),
             entries: Vec::new(),
         }
     }

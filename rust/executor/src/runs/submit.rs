@@ -145,13 +145,9 @@ impl<H: Host> Engine<H> {
         };
         let mut rows: Vec<NewRun> = runs
             .iter()
-            .map(|run| NewRun {
-                id: run.id,
-                workflow: workflow.number,
-                version: workflow.version,
-                key: run.key.clone(),
-                inputs: packed(&run.inputs),
-                created_at: now,
+            .map(|run| {
+                let new = NewRun::new(run.id, workflow.number, workflow.version, now);
+                new.with_key(run.key.clone()).with_inputs(packed(&run.inputs))
             })
             .collect();
         let _coming = self.store().blocks().then(|| Coming::announce(self));

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
-use bide_core::record::{DoneRow, Mark, NewRun, RunRowId, RunUpdate, Write};
-use bide_core::{Entry, EntryKey, Failure, NO_MAP, RunId, RunStatus, TaskId, TaskRow, TaskStatus, Time};
+use bide_core::record::{DoneRow, NewRun, RunRowId, RunUpdate, Write};
+use bide_core::{Entry, EntryKey, Failure, NO_MAP, RunId, RunStatus, TaskId, TaskRow, Time};
 
 pub(super) struct MemRun {
     pub(super) id: RunId,
@@ -72,24 +72,7 @@ impl Row {
     fn read(&self) -> Option<TaskRow> {
         match self {
             Self::None => None,
-            Self::Done(done) => Some(TaskRow {
-                run: done.run,
-                task: done.task,
-                map: done.map,
-                status: TaskStatus::Completed,
-                sub_status: None,
-                attempts: 1,
-                mark: Mark::default(),
-                output: Some(done.output.clone()),
-                changes: None,
-                failure: None,
-                first_started_at: Some(done.started_at),
-                started_at: Some(done.started_at),
-                ended_at: Some(done.ended_at),
-                waited: 0,
-                retry_at: None,
-                blocked_by: None,
-            }),
+            Self::Done(done) => Some(done.clone().into()),
             Self::Whole(row) => Some((**row).clone()),
         }
     }

@@ -372,7 +372,7 @@ impl Store for SqliteStore {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use bide_core::record::DoneRow;
-    use bide_core::{NO_MAP, Value, Write};
+    use bide_core::{Value, Write};
 
     use super::*;
 
@@ -384,16 +384,14 @@ mod tests {
         let workflow = store.register("workflow", "v1", &[]).unwrap();
         let lease = store.enroll(Time(0).into()).unwrap();
         let id = RunId::new(7, 0, 0);
-        let (workflow, version) = (workflow.number, workflow.version);
-        let new = NewRun { id, workflow, version, key: None, inputs: [].into(), created_at: Time(7000) };
+        let new = NewRun::new(id, workflow.number, workflow.version, Time(7000));
         assert_eq!(store.create(lease, &[new]).unwrap(), [Creation::Created]);
         (lease, id)
     }
 
     fn batch(run: RunId, task: i64, size: usize) -> Batch {
         let output = Value::tagged(b's', &vec![b'x'; size]);
-        let (started_at, ended_at) = (Time(1), Time(2));
-        vec![Write::Done(DoneRow { run: run.row(), task, map: NO_MAP, output, started_at, ended_at })]
+        vec![Write::Done(DoneRow::new(run.row(), task, output, Time(1), Time(2)))]
     }
 
     #[test]
