@@ -202,27 +202,22 @@ pub enum Effect {
         /// Which.
         task: TaskRef,
     },
-    /// The task's gate is open: watch it and report `Closed`.
+    /// The task's gate is open and waits for a condition: poll it and apply `Closed` with the result. A gate that
+    /// waits for a time is a `Timer`.
     Gate {
         /// Which.
         task: TaskRef,
         /// Tries before it.
         attempt: u32,
-        /// When its time is reached (for a time).
-        due: Option<Time>,
         /// When it times out.
         deadline: Option<Time>,
     },
-    /// Report `Due` at this time.
+    /// Apply an event at a time: a retry or a re-entry is due, or a gate's time is reached.
     Timer {
-        /// Whose.
-        task: TaskRef,
-        /// For which attempt.
-        attempt: u32,
         /// When.
         at: Time,
-        /// What for.
-        timer: Timer,
+        /// The event.
+        event: Box<Event>,
     },
     /// The task's body is no suspect any more: it has recorded something, waits or is over.
     Cleared {

@@ -8,9 +8,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::event::{Effect, Timer};
+use crate::event::Timer;
 use crate::graph::Graph;
-use crate::id::{NO_MAP, TaskId, TaskIx, TaskRef};
+use crate::id::{NO_MAP, TaskId, TaskIx};
 use crate::record::{RecordedTask, StoredRun};
 use crate::run::{Out, Rare, RunState};
 use crate::status::{RunStatus, TaskStatus};
@@ -171,9 +171,8 @@ impl RunState {
     }
 
     fn take_up(&mut self, ix: TaskIx, out: &mut Out<'_>) {
-        let task = TaskRef::plain(ix);
         let state = &mut self.tasks[ix as usize];
-        let (attempt, detail) = (state.attempts, state.detail.as_deref());
+        let detail = state.detail.as_deref();
         match state.status {
             TaskStatus::Running => {
                 state.reenter = true;
@@ -182,7 +181,7 @@ impl RunState {
                     None => self.ready(ix, out),
                     // A signal's `Closed` lets it go on.
                     Some(Time::NEVER) => {}
-                    Some(at) => out.effects.push(Effect::Timer { task, attempt, at, timer: Timer::Reenter }),
+                    Some(at) => self.set_timer(ix, at, Timer::Reenter, out),
                 }
             }
             TaskStatus::Pending | TaskStatus::Ready => {
@@ -190,7 +189,7 @@ impl RunState {
                 state.suspect = true;
                 match detail.and_then(|detail| detail.retry_at) {
                     None => self.decide(ix, out),
-                    Some(at) => out.effects.push(Effect::Timer { task, attempt, at, timer: Timer::Retry }),
+                    Some(at) => self.set_timer(ix, at, Timer::Retry, out),
                 }
             }
             _ => {}

@@ -79,17 +79,17 @@ impl Uses {
 
     /// The records of steps that are not used yet.
     fn unused(&mut self, journal: &Journal) -> &Unused {
-        if self.unused.is_none() {
+        let counts = &self.counts;
+        self.unused.get_or_insert_with(|| {
             let mut unused = Unused::new();
-            for entry in journal.entries() {
-                if entry.kind == EntryKind::Step && entry.key.n > self.count(&entry.key.name) {
+            for entry in journal.entries().filter(|entry| entry.kind == EntryKind::Step) {
+                if entry.key.n > counts.get(&entry.key.name).copied().unwrap_or(0) {
                     let name = unused.entry(Arc::clone(&entry.key.name)).or_default();
                     name.entry(comparable(entry.proof.as_deref()).into()).or_default().insert(entry.key.n);
                 }
             }
-            self.unused = Some(Box::new(unused));
-        }
-        self.unused.as_deref().expect("built above")
+            Box::new(unused)
+        })
     }
 }
 

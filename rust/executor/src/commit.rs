@@ -9,9 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bide_core::attempt::polling::timed_out;
 use bide_core::record::{Batch, Committed};
-use bide_core::{Effect, Event, GateSpec, Refused, RunStatus, Time, Value};
+use bide_core::{Effect, Event, Refused, RunStatus, Time};
 use bide_sched::counts;
 use bide_store::{Lease, StoreError};
 use bide_sync::{Condvar, Mutex};
@@ -360,21 +359,10 @@ impl<H: Host> Engine<H> {
     fn carry_out(self: &Arc<Self>, run: Arc<Run<H>>, effect: Effect) {
         match effect {
             Effect::Ready { task } => self.dispatch_ready(&mut vec![Ready { run, task }]),
-            Effect::Timer { task, attempt, at, timer } => {
-                let event = Event::Due { task, attempt, timer };
-                self.timers.at(at, Arc::new(Due { engine: Arc::clone(self), run, event }), 0);
+            Effect::Timer { at, event } => {
+                self.timers.at(at, Arc::new(Due { engine: Arc::clone(self), run, event: *event }), 0);
             }
-            Effect::Gate { task, attempt, due: Some(due), deadline } => {
-                let graph = &run.workflow.graph;
-                let Some(key) = graph.spec(task.ix).gate.as_ref().map(GateSpec::key) else { return };
-                let (at, result) = match deadline.filter(|deadline| *deadline < due) {
-                    None => (due, Ok(Value::NONE)),
-                    Some(deadline) => (deadline, Err(timed_out(graph.name(task.ix), &key.name))),
-                };
-                let event = Event::Closed { task, attempt, key, result, proved: true, retry: None };
-                self.timers.at(at, Arc::new(Due { engine: Arc::clone(self), run, event }), 0);
-            }
-            Effect::Gate { task, attempt, due: None, deadline } => {
+            Effect::Gate { task, attempt, deadline } => {
                 self.dispatch.gate(self, Gate { run, task, attempt, deadline });
             }
             Effect::Cleared { task } => self.cleared(&run, task),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bide_core::event::{Retry, Timer, Wait};
+use bide_core::event::{Retry, Wait};
 use bide_core::record::NewRun;
 use bide_core::{
     Asked, Batch, Changes, Effect, EntryKey, EntryKind, Event, Failure, FailureKind, GateSpec, Graph, Outcome,
@@ -113,10 +113,7 @@ fn react(graph: &Graph, state: &mut RunState, effect: Effect, events: &mut Vec<E
             let Some(key) = graph.spec(task.ix).gate.as_ref().map(GateSpec::key) else { return };
             events.push(Event::Closed { task, attempt, key, result: Ok(Value::NONE), proved: true, retry: None });
         }
-        Effect::Timer { task, attempt, timer, .. } => {
-            let timer = if timer == Timer::Retry { Timer::Retry } else { Timer::Reenter };
-            events.push(Event::Due { task, attempt, timer });
-        }
+        Effect::Timer { event, .. } => events.push(*event),
         Effect::Cleared { .. } | Effect::Settled { .. } => {}
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::event::{Effect, Outcome, Retry, Timer};
 use crate::failure::Failure;
 use crate::graph::RunIf;
-use crate::id::{NO_MAP, TaskIx, TaskRef};
+use crate::id::{NO_MAP, TaskIx};
 use crate::record::{DoneRow, Write};
 use crate::status::{RunStatus, TaskStatus};
 use crate::time::Time;
@@ -78,8 +78,7 @@ impl RunState {
                 out.batch.push(Write::DropEntries { run, task, map: NO_MAP, keys });
             }
             self.write_row(ix, out);
-            let task = TaskRef::plain(ix);
-            out.effects.push(Effect::Timer { task, attempt: attempts, at, timer: Timer::Retry });
+            self.set_timer(ix, at, Timer::Retry, out);
             return;
         }
         let state = &mut self.tasks[ix as usize];

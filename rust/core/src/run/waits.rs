@@ -1,6 +1,7 @@
 //! Waits: journal entries opened and closed, gates, and the timers of retries and of bodies out of memory.
 
-use crate::event::{Effect, GateSpec, Refused, Retry, Timer, Wait};
+use crate::attempt::polling::timed_out;
+use crate::event::{Effect, Event, GateSpec, Refused, Retry, Timer, Wait};
 use crate::failure::Failure;
 use crate::id::{NO_MAP, TaskIx, TaskRef};
 use crate::journal::Journal;
@@ -147,10 +148,25 @@ impl RunState {
         (entry.kind == gate.kind()).then(|| entry.clone())
     }
 
-    fn watch_gate(&mut self, ix: TaskIx, entry: &Entry, out: &mut Out<'_>) {
-        let attempt = self.tasks[ix as usize].attempts;
-        let (due, deadline) = (entry.due, entry.deadline);
-        out.effects.push(Effect::Gate { task: TaskRef::plain(ix), attempt, due, deadline });
+    /// A gate is open: a condition has to be polled, a time only to be reached.
+    fn watch_gate(&self, ix: TaskIx, entry: &Entry, out: &mut Out<'_>) {
+        let (task, attempt, deadline) = (TaskRef::plain(ix), self.tasks[ix as usize].attempts, entry.deadline);
+        let Some(due) = entry.due else {
+            out.effects.push(Effect::Gate { task, attempt, deadline });
+            return;
+        };
+        let (at, result) = match deadline.filter(|deadline| *deadline < due) {
+            None => (due, Ok(Value::NONE)),
+            Some(deadline) => (deadline, Err(timed_out(self.graph.name(ix), &entry.key.name))),
+        };
+        let event = Event::Closed { task, attempt, key: entry.key.clone(), result, proved: true, retry: None };
+        out.effects.push(Effect::Timer { at, event: Box::new(event) });
+    }
+
+    /// Asks for `Due` at this time.
+    pub(crate) fn set_timer(&self, ix: TaskIx, at: Time, timer: Timer, out: &mut Out<'_>) {
+        let (task, attempt) = (TaskRef::plain(ix), self.tasks[ix as usize].attempts);
+        out.effects.push(Effect::Timer { at, event: Box::new(Event::Due { task, attempt, timer }) });
     }
 
     pub(crate) fn ready(&mut self, ix: TaskIx, out: &mut Out<'_>) {

@@ -247,33 +247,47 @@ impl World {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Ready { task } => self.enter(task),
-            Effect::Gate { task, attempt, due, deadline } => {
-                let gate = self.graph.spec(task.ix).gate.clone().unwrap();
-                let entry = self.store.entry(task.ix, &gate.key()).unwrap();
-                assert_eq!((due, deadline), (entry.due, entry.deadline), "watched by other times than recorded");
-                self.now = self.now.max(due.unwrap_or_default());
-                let satisfied = nth(&self.plans[task.ix as usize].gate.as_ref().unwrap().1, attempt + 1);
-                let result = if satisfied { Ok(Value::NONE) } else { Err(failure("gate")) };
-                let retry = Some(Retry { random: 0.5 });
-                let event = Event::Closed { task, attempt, key: gate.key(), result, proved: true, retry };
-                // Refused if `fail_fast` has skipped it meanwhile.
-                let accepted = self.pending.apply(&(), &mut self.state, event, self.now).is_ok();
-                assert!(accepted || self.state.task_status(task.ix) == TaskStatus::Skipped);
-                self.flush();
+            Effect::Gate { task, attempt, deadline } => {
+                let key = self.graph.spec(task.ix).gate.as_ref().unwrap().key();
+                let entry = self.store.entry(task.ix, &key).unwrap();
+                assert_eq!((None, deadline), (entry.due, entry.deadline), "watched by other times than recorded");
+                self.end_gate(task, attempt, key);
             }
-            Effect::Timer { task, attempt, at, timer } => {
-                self.now = self.now.max(at);
-                let event = Event::Due { task, attempt, timer };
-                let accepted = self.pending.apply(&(), &mut self.state, event.clone(), self.now).is_ok();
-                let skipped = self.state.task_status(task.ix) == TaskStatus::Skipped;
-                assert!(accepted || (skipped && timer == Timer::Retry));
-                let again = self.pending.apply(&(), &mut self.state, event, self.now);
-                assert!(again.is_err(), "a timer counts twice");
-                self.flush();
-            }
+            Effect::Timer { at, event } => match *event {
+                Event::Due { task, attempt, timer } => {
+                    self.now = self.now.max(at);
+                    let event = Event::Due { task, attempt, timer };
+                    let accepted = self.pending.apply(&(), &mut self.state, event.clone(), self.now).is_ok();
+                    let skipped = self.state.task_status(task.ix) == TaskStatus::Skipped;
+                    assert!(accepted || (skipped && timer == Timer::Retry));
+                    let again = self.pending.apply(&(), &mut self.state, event, self.now);
+                    assert!(again.is_err(), "a timer counts twice");
+                    self.flush();
+                }
+                Event::Closed { task, attempt, key, result, .. } => {
+                    let entry = self.store.entry(task.ix, &key).unwrap();
+                    let ends = if result.is_ok() { entry.due } else { entry.deadline };
+                    assert_eq!(ends, Some(at), "ends at another time than recorded");
+                    self.now = self.now.max(at);
+                    self.end_gate(task, attempt, key);
+                }
+                other => panic!("no timer is for {other:?}"),
+            },
             Effect::Cleared { .. } => {}
             Effect::Settled { .. } => unreachable!(),
         }
+    }
+
+    /// A gate ends as its plan says.
+    fn end_gate(&mut self, task: TaskRef, attempt: u32, key: EntryKey) {
+        let satisfied = nth(&self.plans[task.ix as usize].gate.as_ref().unwrap().1, attempt + 1);
+        let result = if satisfied { Ok(Value::NONE) } else { Err(failure("gate")) };
+        let retry = Some(Retry { random: 0.5 });
+        let event = Event::Closed { task, attempt, key, result, proved: true, retry };
+        // Refused if `fail_fast` has skipped it meanwhile.
+        let accepted = self.pending.apply(&(), &mut self.state, event, self.now).is_ok();
+        assert!(accepted || self.state.task_status(task.ix) == TaskStatus::Skipped);
+        self.flush();
     }
 
     fn enter(&mut self, task: TaskRef) {

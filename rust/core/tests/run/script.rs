@@ -187,7 +187,10 @@ impl Script {
     /// The times of the timers that are asked for.
     pub(crate) fn timers(&self) -> Vec<(Time, Timer)> {
         let timer = |effect: &Effect| match effect {
-            Effect::Timer { at, timer, .. } => Some((*at, *timer)),
+            Effect::Timer { at, event } => match **event {
+                Event::Due { timer, .. } => Some((*at, timer)),
+                _ => None,
+            },
             _ => None,
         };
         self.effects.iter().filter_map(timer).collect()
@@ -196,7 +199,21 @@ impl Script {
     /// The times of the gates that are to be watched: when they are reached, when they time out.
     pub(crate) fn gates(&self) -> Vec<(Option<Time>, Option<Time>)> {
         let gate = |effect: &Effect| match effect {
-            Effect::Gate { due, deadline, .. } => Some((*due, *deadline)),
+            Effect::Gate { task, deadline, .. } => {
+                let key = self.graph.spec(task.ix).gate.as_ref().unwrap().key();
+                let entry = self.store.entry(task.ix, &key).unwrap();
+                assert_eq!((entry.due, entry.deadline), (None, *deadline), "watched by another time than recorded");
+                Some((None, *deadline))
+            }
+            Effect::Timer { at, event } => match &**event {
+                Event::Closed { task, key, result, .. } => {
+                    let entry = self.store.entry(task.ix, key).unwrap();
+                    let ends = if result.is_ok() { entry.due } else { entry.deadline };
+                    assert_eq!(ends, Some(*at), "ends at another time than recorded");
+                    Some((entry.due, entry.deadline))
+                }
+                _ => None,
+            },
             _ => None,
         };
         self.effects.iter().filter_map(gate).collect()
