@@ -282,6 +282,19 @@ pub enum Write {
     Run(Box<RunUpdate>),
 }
 
+impl Write {
+    /// The run that it concerns.
+    #[must_use]
+    pub fn run(&self) -> RunRowId {
+        match self {
+            Self::Done(done) => done.run,
+            Self::Task(task) => task.run,
+            Self::Entry { run, .. } | Self::DropEntries { run, .. } => *run,
+            Self::Run(update) => update.run,
+        }
+    }
+}
+
 /// Writes that a store makes durable together or not at all.
 pub type Batch = Vec<Write>;
 

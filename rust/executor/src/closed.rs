@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use bide_core::record::{Batch, Committed, NewRun, RunRow, RunRowId, StoredRun};
+use bide_core::record::{RunRow, RunRowId, StoredRun};
 use bide_core::{RunId, Time};
 use bide_store::{
-    Creation, Lease, LeaseTime, Purged, RunFilter, Standing, Store, StoreError, StoredVersion, StoredWorkflow,
+    Commit, Lease, LeaseTime, Purged, RunFilter, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
 };
 
 /// A store that was let go of.
@@ -50,11 +50,7 @@ impl Store for Closed {
         self.refuse()
     }
 
-    fn create(&self, _lease: Lease, _runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
-        self.refuse()
-    }
-
-    fn commit(&self, _lease: Lease, _batch: &mut Batch) -> Result<Committed, StoreError> {
+    fn write(&self, _lease: Lease, _commit: &mut Commit<'_>) -> Result<Written, StoreError> {
         self.refuse()
     }
 

@@ -14,10 +14,12 @@ use std::time::Duration;
 use bide_core::record::{Batch, Committed, NewRun, RecordedTask, RunRow, RunRowId, StoredRun};
 use bide_core::{RunId, RunStatus, Time};
 
+mod commit;
 mod lease_time;
 pub mod memory;
 pub mod sqlite;
 
+pub use commit::{Commit, CommitId, Creation, Written};
 pub use lease_time::{Boot, LeaseTime, Uptime};
 pub use memory::MemoryStore;
 pub use sqlite::SqliteStore;
@@ -64,28 +66,6 @@ pub struct StoredVersion {
     pub hash: Arc<str>,
     /// Its tasks, in declaration order.
     pub tasks: Arc<[RecordedTask]>,
-}
-
-/// What became of a run that was to be created.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Creation {
-    /// It is committed and belongs to the lease.
-    Created,
-    /// Its key names this run, which was there already and has the same inputs.
-    Exists(Box<RunRow>),
-    /// Its key names this run, which has other inputs. None of the call's runs was created.
-    OtherInputs(Box<RunRow>),
-    /// Its row number belongs to another run (two processes made the same 63 bits in one millisecond): try again under a
-    /// new id. None of the call's runs was created.
-    Taken,
-}
-
-impl Creation {
-    /// Whether none of the call's runs was created because of this one.
-    #[must_use]
-    pub fn prevents_all(&self) -> bool {
-        matches!(self, Self::OtherInputs(_) | Self::Taken)
-    }
 }
 
 /// Which runs to list, newest first.
@@ -202,23 +182,36 @@ pub trait Store: Send + Sync + 'static {
         tasks: &[(Arc<str>, Vec<Arc<str>>)],
     ) -> Result<StoredWorkflow, StoreError>;
 
-    /// Creates runs, all in one commit, in status `Running` and belonging to the lease. One whose key exists
-    /// already (before or earlier in the same call) is not created: the answer has the run that is there. If that has
-    /// other inputs (their bytes are compared), none is created; nor if a row number is taken. The same id again is
-    /// `Created` while the lease has that run, so that a creation of unknown outcome can be repeated.
+    /// Creates the runs of a commit's requests, each in status `Running` and belonging to the lease, and makes the
+    /// commit's writes, all in one transaction, if the lease still holds. An empty commit only asks about the lease.
+    ///
+    /// A run whose key exists already (before or earlier in the same commit) is not created: the answer has the run that
+    /// is there. If that has other inputs (their bytes are compared), none of its request is created; nor if a row
+    /// number is taken. Writes to runs that are not created are skipped. The same id again is `Created` while the lease
+    /// has that run, so that a creation of unknown outcome can be repeated.
     ///
     /// An id's milliseconds are those of `created_at`, give or take a minute: row numbers stand for time.
     ///
     /// # Errors
-    /// Any [`StoreError`]; then none is created (`Unknown`: look again).
-    fn create(&self, lease: Lease, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError>;
+    /// Any [`StoreError`]; except for `Unknown` nothing was written.
+    fn write(&self, lease: Lease, commit: &mut Commit<'_>) -> Result<Written, StoreError>;
 
-    /// Commits a batch if the lease still holds. The store may take the values out of the batch. An empty one
-    /// only asks about the lease.
+    /// A commit of one request and nothing else: see [`Store::write`].
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; then none is created (`Unknown`: look again).
+    fn create(&self, lease: Lease, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
+        let mut commit = Commit { id: CommitId::unique(), requests: &[runs], batch: &mut Batch::new() };
+        Ok(self.write(lease, &mut commit)?.creations.pop().unwrap_or_default())
+    }
+
+    /// A commit that creates nothing: see [`Store::write`].
     ///
     /// # Errors
     /// Any [`StoreError`]; except for `Unknown` nothing was written.
-    fn commit(&self, lease: Lease, batch: &mut Batch) -> Result<Committed, StoreError>;
+    fn commit(&self, lease: Lease, batch: &mut Batch) -> Result<Committed, StoreError> {
+        Ok(self.write(lease, &mut Commit::of(batch))?.committed)
+    }
 
     /// The versions of a workflow that any run was ever created with.
     ///

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bide_core::record::{Batch, Committed, NewRun, RunRow, RunRowId, StoredRun};
+use bide_core::record::{Batch, RunRow, RunRowId, StoredRun};
 use bide_core::{RunId, Time};
 use bide_store::{
-    Creation, Lease, LeaseTime, Purged, RunFilter, Standing, Store, StoreError, StoredVersion, StoredWorkflow,
+    Commit, Lease, LeaseTime, Purged, RunFilter, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use bide_sync::Mutex;
 
@@ -164,25 +164,24 @@ impl Store for FaultyStore {
         self.call(|store| store.register(name, version, tasks))
     }
 
-    fn create(&self, lease: Lease, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
-        let created = self.call(|store| store.create(lease, runs));
-        let hook = self.after_create.lock().take();
+    fn write(&self, lease: Lease, commit: &mut Commit<'_>) -> Result<Written, StoreError> {
+        let creates = !commit.requests.is_empty();
+        let written = self.call(|store| {
+            let watcher = self.watcher.lock();
+            let shown = watcher.as_ref().map(|_| commit.batch.clone());
+            let written = store.write(lease, commit)?;
+            if let (Some(watcher), Some(mut shown)) = (&*watcher, shown) {
+                let skipped = commit.not_created(&written.creations);
+                shown.retain(|write| skipped.binary_search(&write.run()).is_err());
+                watcher(lease, &shown);
+            }
+            Ok(written)
+        });
+        let hook = if creates { self.after_create.lock().take() } else { None };
         if let Some(hook) = hook {
             hook();
         }
-        created
-    }
-
-    fn commit(&self, lease: Lease, batch: &mut Batch) -> Result<Committed, StoreError> {
-        self.call(|store| {
-            let watcher = self.watcher.lock();
-            let shown = watcher.as_ref().map(|_| batch.clone());
-            let committed = store.commit(lease, batch)?;
-            if let (Some(watcher), Some(shown)) = (&*watcher, &shown) {
-                watcher(lease, shown);
-            }
-            Ok(committed)
-        })
+        written
     }
 
     fn versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError> {

@@ -196,7 +196,7 @@ impl<H: Host> Engine<H> {
             for (index, creation) in creations.into_iter().enumerate() {
                 match creation {
                     Creation::OtherInputs(existing) => return Err(other_inputs(rows, index, &existing)),
-                    Creation::Taken => rows[index].id = self.ids.next(self.clock.now()),
+                    Creation::NumberTaken => rows[index].id = self.ids.next(self.clock.now()),
                     Creation::Created | Creation::Exists(_) => {}
                 }
             }

@@ -13,7 +13,8 @@ use bide_core::{RunId, RunStatus, TaskId, Time};
 use bide_sync::Mutex;
 
 use crate::{
-    Creation, LEASE, Lease, LeaseTime, Purged, RunFilter, Standing, Store, StoreError, StoredVersion, StoredWorkflow,
+    Commit, Creation, LEASE, Lease, LeaseTime, Purged, RunFilter, Standing, Store, StoreError, StoredVersion,
+    StoredWorkflow, Written,
 };
 use run::{Journals, MemRun, RowHash};
 
@@ -95,14 +96,12 @@ impl State {
     }
 
     /// Whether every write of the batch can be made: a batch is written as a whole or not at all.
-    fn check(&self, batch: &Batch) -> Result<(), StoreError> {
+    fn check(&self, batch: &Batch, skipped: &[RunRowId]) -> Result<(), StoreError> {
         for write in batch {
-            let id = match write {
-                Write::Done(done) => done.run,
-                Write::Task(task) => task.run,
-                Write::Entry { run, .. } | Write::DropEntries { run, .. } => *run,
-                Write::Run(update) => update.run,
-            };
+            let id = write.run();
+            if skipped.binary_search(&id).is_ok() {
+                continue;
+            }
             let run = self.runs.get(&id).ok_or_else(|| corrupt(id, "it is not in the store"))?;
             if let Write::Done(done) = write
                 && run.has_task(done.task, done.map)
@@ -166,13 +165,38 @@ impl State {
         }
     }
 
-    /// `inserted` is told what was not there before.
+    /// Creates the runs of each request, or none of a request that is refused. `inserted` gets those that are new.
+    fn create_requests(
+        &mut self,
+        lease: Lease,
+        requests: &[&[NewRun]],
+        inserted: &mut Vec<RunRowId>,
+    ) -> Result<Vec<Vec<Creation>>, StoreError> {
+        if let Some(stray) = requests.iter().copied().flatten().find(|new| !self.is_registered(new)) {
+            return Err(corrupt(stray.id.row(), "its workflow version is not registered"));
+        }
+        let mut creations = Vec::with_capacity(requests.len());
+        for runs in requests {
+            let before = inserted.len();
+            inserted.reserve(runs.len());
+            let made: Vec<Creation> = runs.iter().map(|new| self.create(lease, new, inserted)).collect();
+            if made.iter().any(Creation::prevents_all) {
+                for row in inserted.drain(before..) {
+                    self.forget(row);
+                }
+            }
+            creations.push(made);
+        }
+        Ok(creations)
+    }
+
+    /// Creates one run. `inserted` gets it if it is new.
     fn create(&mut self, lease: Lease, new: &NewRun, inserted: &mut Vec<RunRowId>) -> Creation {
         let row = new.id.row();
         let keyed = new.key.as_ref().and_then(|key| self.keys.get(&(new.workflow, key.clone())));
         if let Some(old) = self.runs.get(keyed.unwrap_or(&row)) {
             return if keyed.is_none() && old.id != new.id {
-                Creation::Taken
+                Creation::NumberTaken
             } else if old.id == new.id && old.runner == Some(lease.runner) {
                 Creation::Created
             } else if old.inputs == new.inputs {
@@ -264,29 +288,24 @@ impl Store for MemoryStore {
         Ok(StoredWorkflow { number: workflow, version, tasks })
     }
 
-    fn create(&self, lease: Lease, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
-        let state = &mut *self.0.lock();
-        state.fence(lease)?;
-        if let Some(stray) = runs.iter().find(|new| !state.is_registered(new)) {
-            return Err(corrupt(stray.id.row(), "its workflow version is not registered"));
-        }
-        let mut inserted = Vec::with_capacity(runs.len());
-        let made: Vec<Creation> = runs.iter().map(|new| state.create(lease, new, &mut inserted)).collect();
-        if made.iter().any(Creation::prevents_all) {
-            for row in inserted {
-                state.forget(row);
-            }
-        }
-        Ok(made)
-    }
-
-    fn commit(&self, lease: Lease, batch: &mut Batch) -> Result<Committed, StoreError> {
+    fn write(&self, lease: Lease, commit: &mut Commit<'_>) -> Result<Written, StoreError> {
         // Declared before the lock is taken, so that old runs are freed after it is released.
         let mut forgotten = Vec::new();
         let state = &mut *self.0.lock();
         state.fence(lease)?;
-        state.check(batch)?;
-        for write in batch.drain(..) {
+        let mut inserted = Vec::new();
+        let creations = state.create_requests(lease, commit.requests, &mut inserted)?;
+        let skipped = commit.not_created(&creations);
+        if let Err(error) = state.check(commit.batch, &skipped) {
+            for row in inserted {
+                state.forget(row);
+            }
+            return Err(error);
+        }
+        for write in commit.batch.drain(..) {
+            if skipped.binary_search(&write.run()).is_ok() {
+                continue;
+            }
             if let Some(ended) = run::apply(&mut state.runs, &mut state.journals, write) {
                 state.unowned.remove(&ended);
                 state.ended.push_back(ended);
@@ -297,7 +316,7 @@ impl Store for MemoryStore {
                 }
             }
         }
-        Ok(Committed::by_store())
+        Ok(Written { committed: Committed::by_store(), creations })
     }
 
     fn versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError> {

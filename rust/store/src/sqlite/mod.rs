@@ -35,14 +35,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bide_core::record::{Batch, Committed, NewRun, RunRow, RunRowId, StoredRun};
+use bide_core::record::{RunRow, RunRowId, StoredRun};
 use bide_core::{RunId, Time};
 use bide_sync::{Mutex, MutexGuard};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::{
-    Creation, Durability, Lease, LeaseTime, Purged, RunFilter, Standing, Store, StoreError, StoredVersion,
-    StoredWorkflow,
+    Commit, Durability, Lease, LeaseTime, Purged, RunFilter, Standing, Store, StoreError, StoredVersion,
+    StoredWorkflow, Written,
 };
 use checkpoint::{Checkpointer, Debt};
 use error::{Place, is_busy};
@@ -306,12 +306,8 @@ impl Store for SqliteStore {
         self.record_version(name, version, tasks)
     }
 
-    fn create(&self, lease: Lease, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
-        self.insert_runs(lease, runs)
-    }
-
-    fn commit(&self, lease: Lease, batch: &mut Batch) -> Result<Committed, StoreError> {
-        self.write(lease, batch)
+    fn write(&self, lease: Lease, commit: &mut Commit<'_>) -> Result<Written, StoreError> {
+        self.write_commit(lease, commit)
     }
 
     fn versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError> {
@@ -371,10 +367,11 @@ impl Store for SqliteStore {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use bide_core::record::DoneRow;
+    use bide_core::record::{Batch, DoneRow, NewRun};
     use bide_core::{Value, Write};
 
     use super::*;
+    use crate::Creation;
 
     fn open(directory: &Path, durability: Durability) -> Arc<SqliteStore> {
         SqliteStore::open(&directory.join("bide.db"), durability).unwrap()

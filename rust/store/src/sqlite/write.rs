@@ -1,13 +1,13 @@
 //! Writing runs: creation and batches. The statements here are the hot ones; none scans a table.
 
-use bide_core::record::{Batch, Committed, DoneRow, NewRun, RunUpdate, Write};
+use bide_core::record::{Committed, DoneRow, NewRun, RunRowId, RunUpdate, Write};
 use bide_core::{Entry, Failure, TaskRow, Time, Value};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::SqliteStore;
 use super::error::is_conflict;
 use super::lease::fence;
-use crate::{Creation, Lease, StoreError};
+use crate::{Commit, Creation, Lease, StoreError, Written};
 
 const CREATE: &str = "INSERT INTO run (id, uuid, workflow, version, status, runner, epoch, created_at, key, inputs) \
      VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6, ?7, ?8, ?9)";
@@ -15,6 +15,8 @@ const CREATE_KEYED: &str = "INSERT INTO run (id, uuid, workflow, version, status
      VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (workflow, key) WHERE key IS NOT NULL DO NOTHING";
 const KEYED: &str = "SELECT uuid FROM run WHERE workflow = ?1 AND key = ?2";
 const UUID: &str = "SELECT uuid FROM run WHERE id = ?1";
+/// Only within the transaction that has created the run.
+const UNDO: &str = "DELETE FROM run WHERE id = ?1";
 const DONE: &str = "INSERT INTO task (run, task, map, status, output, started_at, ended_at) \
      VALUES (?1, ?2, ?3, 3, ?4, ?5, ?6)";
 const TASK: &str = "INSERT OR REPLACE INTO task (run, task, map, status, output, started_at, ended_at, \
@@ -28,38 +30,49 @@ const RUN: &str = "UPDATE run SET status = ?2, failure = ?3, ended_at = ?4, bloc
 
 /// For the test that no hot statement scans a table.
 #[cfg(test)]
-pub(super) const HOT: &[&str] = &[CREATE, CREATE_KEYED, KEYED, UUID, DONE, TASK, ENTRY, DROP_ENTRY, RUN];
+pub(super) const HOT: &[&str] = &[CREATE, CREATE_KEYED, KEYED, UUID, UNDO, DONE, TASK, ENTRY, DROP_ENTRY, RUN];
 
 impl SqliteStore {
-    pub(super) fn write(&self, lease: Lease, batch: &mut Batch) -> Result<Committed, StoreError> {
+    pub(super) fn write_commit(&self, lease: Lease, commit: &mut Commit<'_>) -> Result<Written, StoreError> {
         let writer = self.writer()?;
-        if batch.is_empty() {
+        let told = |error: rusqlite::Error| self.place.error(&error);
+        let mut creations = Vec::new();
+        if commit.is_empty() {
             // What it belongs to, such as a run's creation, is committed already.
-            let lost = fence(writer.fresh(), lease).map_err(|error| self.place.error(&error))?;
-            return lost.map_or_else(|| Ok(Committed::by_store()), Err);
+            creations.resize_with(commit.requests.len(), Vec::new);
+            let lost = fence(writer.fresh(), lease).map_err(told)?;
+            return lost.map_or_else(|| Ok(Written { committed: Committed::by_store(), creations }), Err);
         }
         let transaction = writer.begin(&self.place)?;
         let connection = transaction.connection();
-        if let Some(lost) = fence(connection, lease).map_err(|error| self.place.error(&error))? {
+        if let Some(lost) = fence(connection, lease).map_err(told)? {
             return Err(lost);
         }
-        let mut bytes = 0;
-        for alike in batch.chunk_by(|one, other| std::mem::discriminant(one) == std::mem::discriminant(other)) {
-            bytes += self.write_alike(connection, alike)?;
-        }
-        transaction.commit()?;
         // About three pages of the log for the commit, and the rows.
-        self.debt.add(3072 + 128 * batch.len() as u64 + bytes);
-        Ok(Committed::by_store())
+        let mut bytes = 3072;
+        for runs in commit.requests {
+            creations.push(self.insert_runs(connection, lease, runs, &mut bytes)?);
+        }
+        let skipped = commit.not_created(&creations);
+        for alike in commit.batch.chunk_by(|one, other| std::mem::discriminant(one) == std::mem::discriminant(other)) {
+            bytes += 128 * alike.len() as u64 + self.write_alike(connection, alike, &skipped)?;
+        }
+        let is_skipped = |write: &Write| skipped.binary_search(&write.run()).is_ok();
+        let refused = |made: &Vec<Creation>| made.iter().any(Creation::prevents_all);
+        if creations.is_empty() || !creations.iter().all(refused) || !commit.batch.iter().all(is_skipped) {
+            transaction.commit()?;
+            self.debt.add(bytes);
+        }
+        Ok(Written { committed: Committed::by_store(), creations })
     }
 
     /// Writes of one kind share a prepared statement. Answers about how many bytes of values they had.
-    fn write_alike(&self, writer: &Connection, alike: &[Write]) -> Result<u64, StoreError> {
+    fn write_alike(&self, writer: &Connection, alike: &[Write], skipped: &[RunRowId]) -> Result<u64, StoreError> {
         let Some(first) = alike.first() else { return Ok(0) };
         let told = |error: rusqlite::Error| self.place.error(&error);
         let mut bytes = 0;
         let mut statement = writer.prepare_cached(statement_of(first)).map_err(told)?;
-        for write in alike {
+        for write in alike.iter().filter(|write| skipped.binary_search(&write.run()).is_err()) {
             match write {
                 Write::Done(row) => {
                     bytes += row.output.as_bytes().len();
@@ -100,31 +113,35 @@ impl SqliteStore {
         ))
     }
 
-    pub(super) fn insert_runs(&self, lease: Lease, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
-        let writer = self.writer()?;
-        let transaction = writer.begin(&self.place)?;
-        let connection = transaction.connection();
+    /// Creates the runs of one request, or none of them if it is refused. `bytes` gets about what they take in the log.
+    fn insert_runs(
+        &self,
+        writer: &Connection,
+        lease: Lease,
+        runs: &[NewRun],
+        bytes: &mut u64,
+    ) -> Result<Vec<Creation>, StoreError> {
         let told = |error: rusqlite::Error| self.place.error(&error);
-        if let Some(lost) = fence(connection, lease).map_err(told)? {
-            return Err(lost);
-        }
         let mut made = Vec::with_capacity(runs.len());
-        let mut bytes = 0;
+        let mut inserted = Vec::with_capacity(runs.len());
         for new in runs {
-            bytes += 2048 + new.inputs.len() as u64;
-            let creation = match insert_run(connection, lease, new).map_err(told)? {
-                Inserted::New => Creation::Created,
-                Inserted::Not(Some(id)) => self.existing(connection, lease, new, id)?,
-                Inserted::Not(None) => Creation::Taken,
+            *bytes += 2048 + new.inputs.len() as u64;
+            let creation = match insert_run(writer, lease, new).map_err(told)? {
+                Inserted::New => {
+                    inserted.push(new.id.row());
+                    Creation::Created
+                }
+                Inserted::Not(Some(id)) => self.existing(writer, lease, new, id)?,
+                Inserted::Not(None) => Creation::NumberTaken,
             };
             made.push(creation);
         }
         if made.iter().any(Creation::prevents_all) {
-            // Rolled back.
-            return Ok(made);
+            for row in inserted {
+                let undone = writer.prepare_cached(UNDO).and_then(|mut undo| undo.execute([row]));
+                undone.map_err(told)?;
+            }
         }
-        transaction.commit()?;
-        self.debt.add(1024 + bytes);
         Ok(made)
     }
 

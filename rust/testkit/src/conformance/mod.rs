@@ -8,10 +8,15 @@ use bide_core::record::{DoneRow, Mark, NewRun, RunRow, RunUpdate, StoredRun};
 use bide_core::{
     Entry, EntryKey, EntryKind, EntryState, NO_MAP, RunId, RunStatus, TaskRow, TaskStatus, Time, Value, Write,
 };
-use bide_store::{Boot, Creation, LEASE, Lease, LeaseTime, Purged, RunFilter, Standing, Store, StoreError, Uptime};
+use bide_store::{
+    Boot, Commit, CommitId, Creation, LEASE, Lease, LeaseTime, Purged, RunFilter, Standing, Store, StoreError, Uptime,
+};
 use proptest::prelude::*;
 
 use crate::rows;
+
+#[expect(missing_docs, reason = "each check's name is its documentation")]
+mod commits;
 
 /// Makes one `#[test]` of every guarantee. The argument is a function that opens an empty store and hands it to a
 /// check: `fn with_store(check: fn(&dyn Store))`.
@@ -24,6 +29,11 @@ macro_rules! conformance {
             a_key_names_one_run_of_its_workflow
             a_creation_of_unknown_outcome_can_be_repeated
             a_key_with_other_inputs_or_a_row_number_in_use_creates_nothing
+            runs_are_created_and_written_to_in_one_commit
+            a_refused_request_concerns_no_other_of_its_commit
+            requests_of_one_commit_see_the_keys_of_those_before
+            what_is_refused_alone_writes_nothing
+            a_commit_that_fails_writes_and_creates_nothing_and_its_batch_is_whole
             every_task_row_reads_back
             every_short_row_reads_back_as_a_task_completed_at_its_first_try
             every_journal_entry_reads_back
@@ -287,7 +297,7 @@ mod checks {
                 };
                 let made = create(&around(&keyed("taken", b"\x01a\x03n?")));
                 assert_eq!(refused(&made[before]), (first, same.clone()));
-                assert_eq!(create(&around(&unlucky))[before], Creation::Taken);
+                assert_eq!(create(&around(&unlucky))[before], Creation::NumberTaken);
             }
         }
         // A key that is new and used twice.
@@ -787,3 +797,4 @@ mod checks {
 }
 
 pub use checks::*;
+pub use commits::*;

@@ -1,0 +1,93 @@
+//! What one commit writes, and what comes of it: runs to create, writes to runs that exist, or both.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bide_core::record::{Batch, Committed, NewRun, RunRow, RunRowId};
+
+/// Names a commit, so that a store that lost its connection in the middle can be asked for the same commit again.
+/// Unique among the commits of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CommitId(pub u64);
+
+impl CommitId {
+    /// An id that no other commit of this process has.
+    #[must_use]
+    pub fn unique() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
+/// Everything that one transaction writes.
+///
+/// A *request* is a list of runs to create, of which either all are created that do not exist yet, or none. Several
+/// callers' requests can share a commit: what is refused to one of them does not concern the others.
+#[derive(Debug)]
+pub struct Commit<'a> {
+    /// The same for each try of the same commit.
+    pub id: CommitId,
+    /// The requests, each a list of runs to create.
+    pub requests: &'a [&'a [NewRun]],
+    /// Writes to runs that exist and to those of the requests; made after the runs are created. Writes to a run that
+    /// is not created are skipped. They are found by its row number, so no other run's writes may have that number. The
+    /// store may take the values out of the batch once nothing can fail; after an error the batch is whole.
+    pub batch: &'a mut Batch,
+}
+
+impl<'a> Commit<'a> {
+    /// A commit that creates nothing.
+    pub fn of(batch: &'a mut Batch) -> Self {
+        Self { id: CommitId::unique(), requests: &[], batch }
+    }
+
+    /// Whether it only asks if the lease still holds.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.batch.is_empty() && self.requests.iter().all(|request| request.is_empty())
+    }
+
+    /// The row numbers of the runs that are not created: a store skips their writes. Sorted.
+    #[must_use]
+    pub fn not_created(&self, creations: &[Vec<Creation>]) -> Vec<RunRowId> {
+        let mut skipped = Vec::new();
+        for (runs, made) in self.requests.iter().zip(creations) {
+            let none = made.iter().any(Creation::prevents_all);
+            let of_request = runs.iter().zip(made).filter(|(_, made)| none || **made != Creation::Created);
+            skipped.extend(of_request.map(|(new, _)| new.id.row()));
+        }
+        skipped.sort_unstable();
+        skipped
+    }
+}
+
+/// What a store answers to a [`Commit`].
+#[derive(Debug)]
+#[must_use]
+pub struct Written {
+    /// The word that it is committed.
+    pub committed: Committed,
+    /// For each request, what became of each of its runs.
+    pub creations: Vec<Vec<Creation>>,
+}
+
+/// What became of a run that was to be created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Creation {
+    /// It is committed and belongs to the lease.
+    Created,
+    /// Its key names this run, which was there already and has the same inputs.
+    Exists(Box<RunRow>),
+    /// Its key names this run, which has other inputs. None of the request's runs was created.
+    OtherInputs(Box<RunRow>),
+    /// Its row number belongs to another run (two processes made the same 63 bits in one millisecond): try again under a
+    /// new id. None of the request's runs was created.
+    NumberTaken,
+}
+
+impl Creation {
+    /// Whether none of the request's runs was created because of this one.
+    #[must_use]
+    pub fn prevents_all(&self) -> bool {
+        matches!(self, Self::OtherInputs(_) | Self::NumberTaken)
+    }
+}
