@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::entry::{EntryKey, EntryKind, Operation};
 use crate::failure::Failure;
 use crate::id::TaskRef;
-use crate::record::{EntryKey, EntryKind};
 use crate::status::RunStatus;
 use crate::time::Time;
 use crate::value::Value;
@@ -92,11 +92,7 @@ pub struct Wait {
     /// Its key in the journal.
     pub key: EntryKey,
     /// What it is.
-    pub kind: EntryKind,
-    /// What must be the same for the record to be reused.
-    pub proof: Option<Arc<[u8]>>,
-    /// When the time is reached (for `Time`).
-    pub due: Option<Time>,
+    pub operation: Operation,
     /// How long it may stay open.
     pub timeout: Option<Duration>,
 }
@@ -142,12 +138,12 @@ impl GateSpec {
     /// The wait that opens now.
     #[must_use]
     pub fn wait(&self, now: Time) -> Wait {
-        let due = match self.until {
-            GateUntil::Condition => None,
-            GateUntil::After(span) => Some(now.after(span)),
-            GateUntil::At(time) => Some(time),
+        let operation = match self.until {
+            GateUntil::Condition => Operation::Condition { proof: None },
+            GateUntil::After(span) => Operation::Time { due: now.after(span) },
+            GateUntil::At(time) => Operation::Time { due: time },
         };
-        Wait { key: self.key(), kind: self.kind(), proof: None, due, timeout: self.timeout }
+        Wait { key: self.key(), operation, timeout: self.timeout }
     }
 }
 

@@ -8,9 +8,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::entry::{Entry, EntryKey, EntryKind, EntryState, Lookup, Operation, StepArguments};
 use crate::event::Wait;
 use crate::failure::Failure;
-use crate::record::{Entry, EntryKey, EntryKind, EntryState};
 use crate::time::Time;
 use crate::value::Value;
 
@@ -152,26 +152,26 @@ impl Entry {
         match (self.state, &self.value, &self.failure) {
             (EntryState::Satisfied, value, _) => Recall::Satisfied(value.clone().unwrap_or(Value::NONE)),
             (EntryState::Failed, _, Some(failure)) => Recall::Failed(failure.clone()),
-            _ => Recall::Open { due: self.due, deadline: self.deadline },
+            _ => Recall::Open { due: self.due(), deadline: self.deadline },
         }
     }
 
-    /// Whether a step was recorded with these arguments; `older` is their proof in the first version.
-    pub(crate) fn has_arguments(&self, proof: Option<&[u8]>, older: Option<&[u8]>) -> bool {
-        let mine = self.proof.as_deref();
-        comparable(mine) == comparable(proof) || (older.is_some() && mine == older)
+    /// Whether a step was recorded with these arguments.
+    pub(crate) fn has_arguments(&self, arguments: &StepArguments) -> bool {
+        let (mine, older) = (self.proof(), arguments.older.as_deref());
+        comparable(mine) == comparable(arguments.proof.as_deref()) || (older.is_some() && mine == older)
     }
 
     /// Says that the code asks for something of another kind.
     pub(crate) fn is_another_kind(&self, kind: EntryKind) -> String {
         let EntryKey { name, n } = &self.key;
-        format!("'{name}' (use {n}) was recorded as a {} and is now a {kind}", self.kind)
+        format!("'{name}' (use {n}) was recorded as a {} and is now a {kind}", self.kind())
     }
 
     /// Says which arguments of a step differ, as far as both are described.
     pub(crate) fn other_arguments(&self, proof: Option<&[u8]>, advice: &str) -> String {
         let EntryKey { name, n } = &self.key;
-        let (then, now) = (described(self.proof.as_deref()), described(proof));
+        let (then, now) = (described(self.proof()), described(proof));
         let pairs = (0..then.len().max(now.len())).map(|at| (then.get(at), now.get(at)));
         let differences: Vec<String> = pairs
             .filter(|(then, now)| then.map(|it| it.0) != now.map(|it| it.0))
@@ -194,27 +194,28 @@ impl Journal {
     /// Takes up a stored entry.
     pub fn restore(&mut self, entry: Entry) {
         self.last_seq = self.last_seq.max(entry.seq);
-        self.has_older_steps |= entry.kind == EntryKind::Step && entry.proof.as_ref().is_some_and(|it| it.len() == 16);
+        self.has_older_steps |= matches!(&entry.operation, Operation::Step { proof: Some(proof) } if proof.len() == 16);
         self.entries.put(entry);
     }
 
     /// What is known of a wait or step.
     #[must_use]
-    pub fn recall(&self, key: &EntryKey, kind: EntryKind, proof: Option<&[u8]>) -> Recall {
+    pub fn recall(&self, key: &EntryKey, lookup: &Lookup) -> Recall {
         let Some(entry) = self.entries.get(key) else {
             return Recall::Ask { deadline: None };
         };
-        if entry.kind != kind {
-            return Recall::Mismatch(entry.is_another_kind(kind));
+        if entry.kind() != lookup.kind() {
+            return Recall::Mismatch(entry.is_another_kind(lookup.kind()));
         }
-        let same = comparable(entry.proof.as_deref()) == comparable(proof);
-        match kind {
-            EntryKind::Condition | EntryKind::Any | EntryKind::All
+        let proof = lookup.proof().map(AsRef::as_ref);
+        let same = comparable(entry.proof()) == comparable(proof);
+        match lookup {
+            Lookup::Condition { .. } | Lookup::Any { .. } | Lookup::All { .. }
                 if !same || proof.is_none() || entry.state == EntryState::Open =>
             {
                 Recall::Ask { deadline: entry.standing_deadline() }
             }
-            EntryKind::Step if !same => Recall::Mismatch(entry.other_arguments(proof, "")),
+            Lookup::Step(arguments) if !same => Recall::Mismatch(entry.other_arguments(proof, arguments.advice)),
             _ => entry.recalled(),
         }
     }
@@ -223,22 +224,20 @@ impl Journal {
     /// its place in `waited` if it is open still; but it is the last that was recorded now, for that is what
     /// [`Journal::rewind`] calls the tail.
     pub fn open(&mut self, wait: Wait, now: Time) -> &Entry {
-        let old = self.entries.remove(&wait.key).filter(|old| old.kind == wait.kind);
+        let old = self.entries.remove(&wait.key).filter(|old| old.kind() == wait.operation.kind());
         self.last_seq += 1;
-        let entry = Entry {
-            key: wait.key.clone(),
-            seq: self.last_seq,
-            kind: wait.kind,
-            state: EntryState::Open,
-            proof: wait.proof,
-            due: old.as_ref().and_then(|old| old.due).or(wait.due),
-            deadline: old.as_ref().and_then(Entry::standing_deadline).or(wait.timeout.map(|span| now.after(span))),
-            value: None,
-            failure: None,
-            opened_at: old.filter(|old| old.state == EntryState::Open).map_or(now, |old| old.opened_at),
-            closed_at: None,
-        };
-        self.entries.put(entry)
+        let (mut operation, mut deadline, mut opened_at) = (wait.operation, None, now);
+        if let Some(old) = old {
+            deadline = old.standing_deadline();
+            if old.state == EntryState::Open {
+                opened_at = old.opened_at;
+            }
+            if matches!(old.operation, Operation::Time { .. }) {
+                operation = old.operation;
+            }
+        }
+        deadline = deadline.or(wait.timeout.map(|span| now.after(span)));
+        self.entries.put(Entry { deadline, ..Entry::new(wait.key, self.last_seq, operation, opened_at) })
     }
 
     /// Closes an open entry with its result; it keeps its proof only if that is `proved` still. `None` if there is
@@ -246,7 +245,9 @@ impl Journal {
     pub fn close(&mut self, key: &EntryKey, result: Result<Value, Failure>, proved: bool, now: Time) -> Option<&Entry> {
         let entry = self.entries.get_mut(key).filter(|entry| entry.state == EntryState::Open)?;
         entry.closed_at = Some(now);
-        entry.proof = entry.proof.take().filter(|_| proved);
+        if !proved {
+            entry.operation.drop_proof();
+        }
         match result {
             Ok(value) => {
                 entry.state = EntryState::Satisfied;
@@ -294,10 +295,12 @@ impl Journal {
     pub fn enter_at(&self) -> Option<Time> {
         let mut earliest = None;
         for entry in self.open_waits() {
-            if !matches!(entry.kind, EntryKind::Time | EntryKind::Signal) {
-                return None;
-            }
-            let at = [entry.due, entry.deadline].into_iter().flatten().min().unwrap_or(Time::NEVER);
+            let due = match entry.operation {
+                Operation::Time { due } => Some(due),
+                Operation::Signal => None,
+                _ => return None,
+            };
+            let at = due.into_iter().chain(entry.deadline).min().unwrap_or(Time::NEVER);
             earliest = Some(earliest.map_or(at, |earliest: Time| earliest.min(at)));
         }
         earliest
@@ -306,10 +309,8 @@ impl Journal {
     /// The keys of the body's open waits whose time is reached, in order of recording.
     #[must_use]
     pub fn reached(&self, now: Time) -> Vec<EntryKey> {
-        let mut reached: Vec<&Entry> = self
-            .open_waits()
-            .filter(|entry| entry.kind == EntryKind::Time && entry.due.is_some_and(|due| due <= now))
-            .collect();
+        let mut reached: Vec<&Entry> =
+            self.open_waits().filter(|entry| entry.due().is_some_and(|due| due <= now)).collect();
         reached.sort_unstable_by_key(|entry| entry.seq);
         reached.into_iter().map(|entry| entry.key.clone()).collect()
     }
@@ -346,19 +347,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn entry(n: u32, seq: u32) -> Entry {
-        Entry {
-            key: EntryKey { name: "step".into(), n },
-            seq,
-            kind: EntryKind::Step,
-            state: EntryState::Satisfied,
-            proof: None,
-            due: None,
-            deadline: None,
-            value: None,
-            failure: None,
-            opened_at: Time(1),
-            closed_at: None,
-        }
+        Entry::new(EntryKey { name: "step".into(), n }, seq, Operation::Step { proof: None }, Time(1))
     }
 
     proptest! {

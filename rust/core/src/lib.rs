@@ -7,6 +7,7 @@
 pub mod attempt;
 pub mod context;
 pub mod definition;
+pub mod entry;
 pub mod event;
 pub mod failure;
 pub mod graph;
@@ -28,6 +29,7 @@ pub mod value;
 
 pub use context::{Changes, Conflict};
 pub use definition::DefinitionError;
+pub use entry::{Entry, EntryKey, EntryKind, EntryState, Lookup, Operation, StepArguments};
 pub use event::{Effect, Event, GateSpec, GateUntil, Outcome, Refused};
 pub use failure::{Failure, FailureKind};
 pub use graph::{Graph, RunIf, TaskSpec};
@@ -36,10 +38,10 @@ pub use journal::Recall;
 pub use pending::Pending;
 pub use poll::{Poll, PollPolicy, Tolerance};
 
-pub use record::{Batch, Committed, Entry, EntryKey, EntryKind, EntryState, TaskRow, Write};
+pub use record::{Batch, Committed, TaskRow, Write};
 pub use retry::RetryPolicy;
 pub use run::RunState;
 pub use status::{RunStatus, SubStatus, TaskStatus};
 pub use time::Time;
-pub use uses::{Asked, Uses};
+pub use uses::Uses;
 pub use value::Value;

@@ -5,83 +5,15 @@
 
 use std::sync::Arc;
 
+use crate::entry::{Entry, EntryKey};
 use crate::failure::Failure;
 use crate::id::{NO_MAP, RunId, TaskId};
-use crate::status::{RunStatus, SubStatus, TaskStatus, stored_enum};
+use crate::status::{RunStatus, SubStatus, TaskStatus};
 use crate::time::Time;
 use crate::value::Value;
 
 /// A run's row number, see [`RunId::row`].
 pub type RunRowId = i64;
-
-/// The key of a journal entry within its task: the name and the use of that name.
-///
-/// `n` counts from 1 within a body; a gate's entry has `n` = 0.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EntryKey {
-    /// `name=` if given, else the callable's qualified name.
-    pub name: Arc<str>,
-    /// Which use of that name in this body; 0 for the task's gate.
-    pub n: u32,
-}
-
-stored_enum! {
-    /// What a journal entry records.
-    EntryKind {
-        /// A condition polled until it is truthy.
-        Condition = 0,
-        /// A point in time.
-        Time = 1,
-        /// A named message to the run.
-        Signal = 2,
-        /// A call whose result is kept.
-        Step = 3,
-        /// The first of several waits.
-        Any = 4,
-        /// All of several waits.
-        All = 5,
-    }
-}
-
-stored_enum! {
-    /// Where a journal entry stands.
-    EntryState {
-        /// The wait is open.
-        Open = 0,
-        /// The wait is satisfied, the step returned: `value` has the result.
-        Satisfied = 1,
-        /// The wait timed out or its condition failed, the step raised: `failure` says how.
-        Failed = 2,
-    }
-}
-
-/// One recorded wait or step of a task.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Its key within the task.
-    pub key: EntryKey,
-    /// Order of recording within the task, from 1.
-    pub seq: u32,
-    /// What it records.
-    pub kind: EntryKind,
-    /// Where it stands.
-    pub state: EntryState,
-    /// What must be the same for the record to be reused: a condition's fingerprint, a step's encoded arguments,
-    /// the members of a combination. A wait without one is never provably the same, a step has no arguments then.
-    pub proof: Option<Arc<[u8]>>,
-    /// When a time is reached (for `Time`).
-    pub due: Option<Time>,
-    /// When the wait times out: absolute, a crash does not extend it.
-    pub deadline: Option<Time>,
-    /// The result.
-    pub value: Option<Value>,
-    /// The failure.
-    pub failure: Option<Failure>,
-    /// When the wait was opened; anew if it was over and had to be asked again.
-    pub opened_at: Time,
-    /// When it left `Open`.
-    pub closed_at: Option<Time>,
-}
 
 /// How often in a row a body was entered as a suspect: after a process that may have died of it, nothing recorded since.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -35,15 +35,16 @@ mod waits;
 
 use std::sync::Arc;
 
+use crate::entry::{EntryKey, Lookup};
 use crate::event::{Effect, Event, Refused};
 use crate::failure::Failure;
 use crate::graph::Graph;
 use crate::id::{NO_MAP, RunId, TaskId, TaskIx, TaskRef};
 use crate::journal::{Journal, Recall};
-use crate::record::{Batch, EntryKey, Mark, RunRowId};
+use crate::record::{Batch, Mark, RunRowId};
 use crate::status::{RunStatus, SubStatus, TaskStatus};
 use crate::time::Time;
-use crate::uses::{Asked, Uses};
+use crate::uses::Uses;
 use crate::value::Value;
 
 /// The state of one run, in memory.
@@ -361,15 +362,16 @@ impl RunState {
         task: TaskRef,
         attempt: u32,
         uses: &mut Uses,
-        asked: &Asked,
+        name: &Arc<str>,
+        lookup: &Lookup,
     ) -> Result<(EntryKey, Recall), Refused> {
         if self.status != RunStatus::Running {
             return Err(Refused::RunOver);
         }
         self.running(task, attempt)?;
         Ok(match self.known_detail(task.ix) {
-            None => Journal::default().recall_next(uses, asked),
-            Some(detail) => detail.journal.recall_next(uses, asked),
+            None => Journal::default().recall_next(uses, name, lookup),
+            Some(detail) => detail.journal.recall_next(uses, name, lookup),
         })
     }
 

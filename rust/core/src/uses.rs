@@ -7,8 +7,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use crate::entry::{Entry, EntryKey, EntryKind, Lookup, StepArguments};
 use crate::journal::{Journal, Recall, comparable};
-use crate::record::{Entry, EntryKey, EntryKind};
 
 /// How often a body has used each name since it was entered, and which records of steps it has not used yet.
 #[derive(Clone, Debug, Default)]
@@ -21,29 +21,6 @@ pub struct Uses {
 
 /// The steps in a journal that the body has not used yet, by name and comparable proof: their numbers.
 type Unused = HashMap<Arc<str>, HashMap<Box<[u8]>, BTreeSet<u32>>>;
-
-/// A wait or step, as a body states it.
-#[derive(Clone, Debug)]
-pub struct Asked {
-    /// Its name.
-    pub name: Arc<str>,
-    /// What it is.
-    pub kind: EntryKind,
-    /// What must be the same for a record to be reused.
-    pub proof: Option<Arc<[u8]>>,
-    /// The same as an older version of bide would have computed it; only if the journal has such records.
-    pub older: Option<Arc<[u8]>>,
-    /// What the user can do about a step whose arguments differ from its record.
-    pub advice: &'static str,
-}
-
-impl Asked {
-    /// A wait or step that no older version compared in another way.
-    #[must_use]
-    pub fn new(name: Arc<str>, kind: EntryKind, proof: Option<Arc<[u8]>>) -> Self {
-        Self { name, kind, proof, older: None, advice: "" }
-    }
-}
 
 impl Uses {
     fn next(&mut self, name: &Arc<str>) -> EntryKey {
@@ -64,7 +41,7 @@ impl Uses {
             None => entry.key.n > self.count(&entry.key.name),
             Some(unused) => unused
                 .get(&entry.key.name)
-                .and_then(|name| name.get(comparable(entry.proof.as_deref())))
+                .and_then(|name| name.get(comparable(entry.proof())))
                 .is_some_and(|numbers| numbers.contains(&entry.key.n)),
         }
     }
@@ -72,7 +49,7 @@ impl Uses {
     /// From now on this record is used.
     fn take(&mut self, entry: &Entry) {
         let Some(name) = self.unused.as_mut().and_then(|unused| unused.get_mut(&entry.key.name)) else { return };
-        if let Some(numbers) = name.get_mut(comparable(entry.proof.as_deref())) {
+        if let Some(numbers) = name.get_mut(comparable(entry.proof())) {
             numbers.remove(&entry.key.n);
         }
     }
@@ -82,10 +59,10 @@ impl Uses {
         let counts = &self.counts;
         self.unused.get_or_insert_with(|| {
             let mut unused = Unused::new();
-            for entry in journal.entries().filter(|entry| entry.kind == EntryKind::Step) {
+            for entry in journal.entries().filter(|entry| entry.kind() == EntryKind::Step) {
                 if entry.key.n > counts.get(&entry.key.name).copied().unwrap_or(0) {
                     let name = unused.entry(Arc::clone(&entry.key.name)).or_default();
-                    name.entry(comparable(entry.proof.as_deref()).into()).or_default().insert(entry.key.n);
+                    name.entry(comparable(entry.proof()).into()).or_default().insert(entry.key.n);
                 }
             }
             Box::new(unused)
@@ -96,48 +73,51 @@ impl Uses {
 impl Journal {
     /// What is known of the next use of a name, and under which key it is or will be recorded.
     #[must_use]
-    pub fn recall_next(&self, uses: &mut Uses, asked: &Asked) -> (EntryKey, Recall) {
+    pub fn recall_next(&self, uses: &mut Uses, name: &Arc<str>, lookup: &Lookup) -> (EntryKey, Recall) {
         if uses.counts.is_empty() && self.is_empty() {
             // Whatever is recorded from here on is used.
             uses.unused = Some(Box::default());
         }
-        if asked.kind == EntryKind::Step { self.recall_step(uses, asked) } else { self.recall_wait(uses, asked) }
+        match lookup {
+            Lookup::Step(arguments) => self.recall_step(uses, name, arguments),
+            wait => self.recall_wait(uses, name, wait),
+        }
     }
 
-    fn recall_wait(&self, uses: &mut Uses, asked: &Asked) -> (EntryKey, Recall) {
+    fn recall_wait(&self, uses: &mut Uses, name: &Arc<str>, wait: &Lookup) -> (EntryKey, Recall) {
         loop {
-            let key = uses.next(&asked.name);
+            let key = uses.next(name);
             // A step of the same name may have been given this number out of turn.
-            let taken = |entry: &Entry| entry.kind == EntryKind::Step && !uses.is_unused(entry);
-            if uses.unused.is_none() || !self.get(&key).is_some_and(taken) {
-                let recall = self.recall(&key, asked.kind, asked.proof.as_deref());
+            let is_used_step = |entry: &Entry| entry.kind() == EntryKind::Step && !uses.is_unused(entry);
+            if uses.unused.is_none() || !self.get(&key).is_some_and(is_used_step) {
+                let recall = self.recall(&key, wait);
                 return (key, recall);
             }
         }
     }
 
-    fn recall_step(&self, uses: &mut Uses, asked: &Asked) -> (EntryKey, Recall) {
-        let n = uses.count(&asked.name) + 1;
-        let own = self.get(&EntryKey { name: Arc::clone(&asked.name), n });
+    fn recall_step(&self, uses: &mut Uses, name: &Arc<str>, arguments: &StepArguments) -> (EntryKey, Recall) {
+        let n = uses.count(name) + 1;
+        let own = self.get(&EntryKey { name: Arc::clone(name), n });
+        let is_step = own.is_some_and(|entry| entry.kind() == EntryKind::Step);
         let is_free = own.is_some_and(|entry| uses.is_unused(entry));
-        let has_same = |entry: &Entry| entry.has_arguments(asked.proof.as_deref(), asked.older.as_deref());
-        if let Some(entry) = own.filter(|entry| is_free && entry.kind == EntryKind::Step && has_same(entry)) {
+        if let Some(entry) = own.filter(|entry| is_free && is_step && entry.has_arguments(arguments)) {
             uses.take(entry);
-            return (uses.next(&asked.name), entry.recalled());
+            return (uses.next(name), entry.recalled());
         }
-        let other = self.unused_step(uses, asked);
-        let mut key = uses.next(&asked.name);
+        let other = self.unused_step(uses, name, arguments);
+        let mut key = uses.next(name);
         if let Some(entry) = other {
             uses.take(entry);
             return (entry.key.clone(), entry.recalled());
         }
         match own {
-            Some(entry) if entry.kind != EntryKind::Step => {
+            Some(entry) if !is_step => {
                 let recall = Recall::Mismatch(entry.is_another_kind(EntryKind::Step));
                 (key, recall)
             }
             Some(entry) if is_free => {
-                let why = entry.other_arguments(asked.proof.as_deref(), asked.advice);
+                let why = entry.other_arguments(arguments.proof.as_deref(), arguments.advice);
                 (key, Recall::Mismatch(why))
             }
             _ => {
@@ -150,11 +130,11 @@ impl Journal {
     }
 
     /// The first record of this step that is not used yet, whatever its number.
-    fn unused_step(&self, uses: &mut Uses, asked: &Asked) -> Option<&Entry> {
-        let unused = uses.unused(self).get(&asked.name)?;
-        let mine = std::iter::once(comparable(asked.proof.as_deref()));
-        let numbers = mine.chain(asked.older.as_deref()).filter_map(|proof| unused.get(proof)?.first().copied());
+    fn unused_step(&self, uses: &mut Uses, name: &Arc<str>, arguments: &StepArguments) -> Option<&Entry> {
+        let unused = uses.unused(self).get(name)?;
+        let mine = std::iter::once(comparable(arguments.proof.as_deref()));
+        let numbers = mine.chain(arguments.older.as_deref()).filter_map(|proof| unused.get(proof)?.first().copied());
         let n = numbers.min()?;
-        self.get(&EntryKey { name: Arc::clone(&asked.name), n })
+        self.get(&EntryKey { name: Arc::clone(name), n })
     }
 }

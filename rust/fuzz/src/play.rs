@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bide_core::event::{Retry, Wait};
 use bide_core::record::NewRun;
 use bide_core::{
-    Asked, Batch, Changes, Effect, EntryKey, EntryKind, Event, Failure, FailureKind, GateSpec, Graph, Outcome,
-    RunState, RunStatus, TaskId, TaskRef, Time, Uses, Value, context, pack,
+    Batch, Changes, Effect, EntryKey, Event, Failure, FailureKind, GateSpec, Graph, Lookup, Operation, Outcome,
+    RunState, RunStatus, StepArguments, TaskId, TaskRef, Time, Uses, Value, context, pack,
 };
 use bide_store::{Lease, RunFilter, Store, StoreError};
 
@@ -98,13 +98,14 @@ fn react(graph: &Graph, state: &mut RunState, effect: Effect, events: &mut Vec<E
             events.push(ended(task, attempt));
             let mut uses = Uses::default();
             for n in 5..9 {
-                for kind in [EntryKind::Step, EntryKind::Time, EntryKind::Condition] {
-                    let asked = Asked::new("it".into(), kind, Some([n; 16].into()));
-                    let _ = state.recall(task, attempt, &mut uses, &asked);
+                let proof: Option<Arc<[u8]>> = Some([n; 16].into());
+                let step = Lookup::Step(StepArguments { proof: proof.clone(), ..StepArguments::default() });
+                for lookup in [step, Lookup::Time, Lookup::Condition { proof }] {
+                    let _ = state.recall(task, attempt, &mut uses, &"it".into(), &lookup);
                 }
             }
             let key = EntryKey { name: "it".into(), n: 4 };
-            let wait = Wait { key: key.clone(), kind: EntryKind::Condition, proof: None, due: None, timeout: None };
+            let wait = Wait { key: key.clone(), operation: Operation::Condition { proof: None }, timeout: None };
             events.push(Event::Closed { task, attempt, key, result: Ok(Value::NONE), proved: true, retry: None });
             events.push(Event::Opened { task, attempt, wait });
             events.push(Event::Started { task, attempt });

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bide_core::record::{DoneRow, Mark, NewRun, RunUpdate};
 use bide_core::{
-    Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, GateSpec, GateUntil, Graph, NO_MAP, RetryPolicy,
-    RunId, RunIf, RunStatus, SubStatus, TaskId, TaskRow, TaskSpec, TaskStatus, Time, Value, Write, pack,
+    Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, GateSpec, GateUntil, Graph, NO_MAP, Operation,
+    RetryPolicy, RunId, RunIf, RunStatus, SubStatus, TaskId, TaskRow, TaskSpec, TaskStatus, Time, Value, Write, pack,
 };
 use bide_store::{Durability, Lease, SqliteStore, Store, StoredWorkflow};
 
@@ -89,18 +89,14 @@ fn row(run: i64, task: TaskId, status: TaskStatus) -> TaskRow {
 }
 
 fn entry(n: u32, kind: EntryKind, state: EntryState) -> Entry {
+    let operation = Operation::from_stored(kind, Some([7; 16].into()), Some(EARLY)).unwrap_or(Operation::Signal);
     Entry {
-        key: EntryKey { name: "it".into(), n },
-        seq: n + 1,
-        kind,
         state,
-        proof: Some([7; 16].into()),
-        due: (kind == EntryKind::Time).then_some(EARLY),
         deadline: (kind == EntryKind::Condition).then_some(EARLY),
         value: (state == EntryState::Satisfied).then_some(Value::NONE),
         failure: (state == EntryState::Failed).then(failure),
-        opened_at: EARLY,
         closed_at: (state != EntryState::Open).then_some(EARLY),
+        ..Entry::new(EntryKey { name: "it".into(), n }, n + 1, operation, EARLY)
     }
 }
 

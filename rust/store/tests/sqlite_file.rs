@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{DoneRow, NewRun};
-use bide_core::{Entry, EntryKey, EntryKind, EntryState, NO_MAP, RunId, Time, Value, Write};
+use bide_core::{Entry, EntryKey, NO_MAP, Operation, RunId, Time, Value, Write};
 use bide_store::sqlite::Options;
 use bide_store::{Creation, Durability, Lease, SqliteStore, Store, StoreError};
 use rusqlite::Connection;
@@ -38,19 +38,7 @@ fn one_run(store: &dyn Store) -> (Lease, RunId) {
     let id = RunId::new(7, 0, 0);
     let new = NewRun::new(id, workflow.number, workflow.version, Time(7000)).with_key(Some("key".into()));
     assert_eq!(store.create(lease, &[new]).unwrap(), [Creation::Created]);
-    let entry = Entry {
-        key: EntryKey { name: "ready".into(), n: 1 },
-        seq: 1,
-        kind: EntryKind::Condition,
-        state: EntryState::Open,
-        proof: None,
-        due: None,
-        deadline: None,
-        value: None,
-        failure: None,
-        opened_at: Time(1),
-        closed_at: None,
-    };
+    let entry = Entry::new(EntryKey { name: "ready".into(), n: 1 }, 1, Operation::Condition { proof: None }, Time(1));
     let entry = Write::Entry { run: id.row(), task: 0, map: NO_MAP, entry: Box::new(entry) };
     let _ = store.commit(lease, &mut vec![done(id, 0, b"i42"), entry]).unwrap();
     (lease, id)
@@ -344,6 +332,7 @@ fn a_row_that_does_not_read_back_is_corrupt_naming_run_and_column() {
         ("UPDATE task SET failure = 'oops'", "task.failure"),
         ("UPDATE task SET blocked_by = CAST(x'ff' AS TEXT)", "task.blocked_by"),
         ("UPDATE journal SET kind = 6", "journal.kind"),
+        ("UPDATE journal SET kind = 1", "journal.due"),
         ("UPDATE journal SET state = -1", "journal.state"),
         ("UPDATE journal SET seq = 4294967296", "journal.seq"),
         ("UPDATE journal SET n = -5", "journal.n"),

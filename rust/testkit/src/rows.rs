@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bide_core::record::{DoneRow, Mark, RunUpdate};
 use bide_core::{
-    Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, NO_MAP, RunStatus, SubStatus, TaskRow, TaskStatus,
-    Time, Value,
+    Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, NO_MAP, Operation, RunStatus, SubStatus, TaskRow,
+    TaskStatus, Time, Value,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -86,21 +86,31 @@ pub fn task_rows() -> impl Strategy<Value = TaskRow> {
 /// Journal entries.
 pub fn entries() -> impl Strategy<Value = Entry> {
     let key = (texts(), any::<u32>(), any::<u32>());
-    let state = (select(EntryKind::ALL), select(EntryState::ALL));
-    let content = (of(blobs()), of(values()), of(failures()));
-    let when = (of(times()), of(times()), times(), of(times()));
-    (key, state, content, when).prop_map(|((name, n, seq), (kind, state), content, when)| Entry {
+    let state = (operations(), select(EntryState::ALL));
+    let content = (of(values()), of(failures()));
+    let when = (of(times()), times(), of(times()));
+    (key, state, content, when).prop_map(|((name, n, seq), (operation, state), content, when)| Entry {
         key: EntryKey { name, n },
         seq,
-        kind,
+        operation,
         state,
-        proof: content.0,
-        due: when.0,
-        deadline: when.1,
-        value: content.1,
-        failure: content.2,
-        opened_at: when.2,
-        closed_at: when.3,
+        deadline: when.0,
+        value: content.0,
+        failure: content.1,
+        opened_at: when.1,
+        closed_at: when.2,
+    })
+}
+
+/// Waits and steps of every kind.
+fn operations() -> impl Strategy<Value = Operation> {
+    (select(EntryKind::ALL), of(blobs()), times()).prop_map(|(kind, proof, due)| match kind {
+        EntryKind::Condition => Operation::Condition { proof },
+        EntryKind::Time => Operation::Time { due },
+        EntryKind::Signal => Operation::Signal,
+        EntryKind::Step => Operation::Step { proof },
+        EntryKind::Any => Operation::Any { proof },
+        EntryKind::All => Operation::All { proof },
     })
 }
 

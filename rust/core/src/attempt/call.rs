@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use super::polling::{Polling, timed_out};
 use super::{Action, CallError, Clocks, Fed, Request, Sleep, used_up};
+use crate::entry::{EntryKey, Lookup, Operation};
 use crate::event::{Event, MISMATCH, Wait};
 use crate::failure::Failure;
 use crate::id::TaskRef;
 use crate::journal::Recall;
-use crate::record::{EntryKey, EntryKind};
 use crate::time::Time;
-use crate::uses::Asked;
 use crate::value::Value;
 
 /// A wait or step of a body, under way. Boxed by whoever holds it: a parked body keeps it.
@@ -19,11 +18,11 @@ use crate::value::Value;
 pub struct Call {
     task: TaskRef,
     attempt: u32,
-    asked: Asked,
-    /// Its key in the journal, once that was looked at.
+    /// Its key in the journal; `n` is 0 before that was looked at.
     key: EntryKey,
-    /// When a time is reached.
-    due: Option<Time>,
+    /// What its record must be.
+    lookup: Lookup,
+    /// How long the wait may stay open.
     timeout: Option<Duration>,
     kind: Kind,
     state: State,
@@ -33,9 +32,25 @@ pub struct Call {
 #[derive(Debug)]
 enum Kind {
     Condition(Polling),
-    Until(Time),
-    After(Duration),
+    Time(Until),
     Step,
+}
+
+/// When a wait for a time ends.
+#[derive(Clone, Copy, Debug)]
+enum Until {
+    At(Time),
+    /// Counted from when the wait begins.
+    After(Duration),
+}
+
+impl Until {
+    fn time(self, clocks: &dyn Clocks) -> Time {
+        match self {
+            Self::At(time) => time,
+            Self::After(span) => clocks.wall().after(span),
+        }
+    }
 }
 
 /// Where the call stands; see the table in `mod.rs`.
@@ -61,24 +76,21 @@ enum State {
 
 impl Call {
     pub(super) fn new(task: TaskRef, attempt: u32, name: Arc<str>, request: Request) -> Self {
-        let key = EntryKey { name: Arc::clone(&name), n: 0 };
-        let (asked, timeout, kind) = match request {
+        let (lookup, timeout, kind) = match request {
             Request::Condition { proof, policy, timeout } => {
-                (Asked::new(name, EntryKind::Condition, proof), timeout, Kind::Condition(Polling::new(policy, None)))
+                (Lookup::Condition { proof }, timeout, Kind::Condition(Polling::new(policy, None)))
             }
-            Request::Until(time) => (Asked::new(name, EntryKind::Time, None), None, Kind::Until(time)),
-            Request::After(span) => (Asked::new(name, EntryKind::Time, None), None, Kind::After(span)),
-            Request::Step { proof, older, advice } => {
-                (Asked { older, advice, ..Asked::new(name, EntryKind::Step, proof) }, None, Kind::Step)
-            }
+            Request::Until(time) => (Lookup::Time, None, Kind::Time(Until::At(time))),
+            Request::After(span) => (Lookup::Time, None, Kind::Time(Until::After(span))),
+            Request::Step(arguments) => (Lookup::Step(arguments), None, Kind::Step),
         };
-        Self { task, attempt, asked, key, due: None, timeout, kind, state: State::Start }
+        Self { task, attempt, key: EntryKey { name, n: 0 }, lookup, timeout, kind, state: State::Start }
     }
 
     /// Its name in the journal.
     #[must_use]
     pub const fn name(&self) -> &Arc<str> {
-        &self.asked.name
+        &self.key.name
     }
 
     /// Its key in the journal; `n` is 0 before that was looked at.
@@ -91,8 +103,8 @@ impl Call {
         matches!(self.state, State::End)
     }
 
-    pub(super) const fn asked(&self) -> &Asked {
-        &self.asked
+    pub(super) const fn lookup(&self) -> &Lookup {
+        &self.lookup
     }
 
     /// What its condition raised when it was last asked, if the wait goes on.
@@ -117,10 +129,10 @@ impl Call {
             }
             (State::First, Fed::Asked(polled)) => match self.judge(polled, task, clocks) {
                 Some(result) => self.prove(result, false),
-                None => self.open(),
+                None => self.open(Operation::Condition { proof: self.proof() }),
             },
             (State::Proving(result, opened), Fed::Proved(proved)) => self.asked_last(result, opened, proved),
-            (State::Executing, Fed::Executed(result)) => self.record(result),
+            (State::Executing, Fed::Executed(result)) => self.record(Operation::Step { proof: self.proof() }, result),
             (State::Recording(result), Fed::Committed { .. }) => self.end(result.map_err(CallError::Failed)),
             (State::Opening, Fed::Committed { deadline }) => {
                 if let Kind::Condition(polling) = &mut self.kind {
@@ -175,15 +187,14 @@ impl Call {
                 return self.go(State::First, Action::Ask);
             }
             Kind::Step => return self.go(State::Executing, Action::Execute),
-            Kind::Until(time) => due.unwrap_or(*time),
-            Kind::After(span) => due.unwrap_or_else(|| clocks.wall().after(*span)),
+            Kind::Time(until) => due.unwrap_or_else(|| until.time(clocks)),
         };
-        self.due = Some(time);
+        self.kind = Kind::Time(Until::At(time));
         if time > clocks.wall() {
-            return self.open();
+            return self.open(Operation::Time { due: time });
         }
         if due.is_none() {
-            return self.record(Ok(Value::NONE));
+            return self.record(Operation::Time { due: time }, Ok(Value::NONE));
         }
         let event = self.closed(Ok(Value::NONE), true);
         self.go(State::Recording(Ok(Value::NONE)), Action::Commit(Box::new(event)))
@@ -198,14 +209,15 @@ impl Call {
     fn sleep(&mut self, clocks: &dyn Clocks) -> Action {
         let sleep = match &mut self.kind {
             Kind::Condition(polling) => Sleep::Poll(polling.next(clocks)),
-            _ => Sleep::Until(self.due.unwrap_or_default()),
+            Kind::Time(until) => Sleep::Until(until.time(clocks)),
+            Kind::Step => unreachable!("a step does not sleep"),
         };
         self.go(State::Sleeping, Action::Sleep(sleep))
     }
 
     /// The condition was asked for the last time.
     fn prove(&mut self, result: Result<Value, Failure>, opened: bool) -> Action {
-        if self.asked.proof.is_none() {
+        if self.lookup.proof().is_none() {
             return self.asked_last(result, opened, true);
         }
         self.go(State::Proving(result, opened), Action::Prove)
@@ -215,23 +227,25 @@ impl Call {
         if opened {
             return self.close(result, proved);
         }
-        self.asked.proof = self.asked.proof.take().filter(|_| proved);
-        self.record(result)
+        self.record(Operation::Condition { proof: self.proof().filter(|_| proved) }, result)
     }
 
-    fn wait(&self) -> Wait {
-        let (key, proof) = (self.key.clone(), self.asked.proof.clone());
-        Wait { key, kind: self.asked.kind, proof, due: self.due, timeout: self.timeout }
+    fn proof(&self) -> Option<Arc<[u8]>> {
+        self.lookup.proof().cloned()
     }
 
-    fn record(&mut self, result: Result<Value, Failure>) -> Action {
-        let (task, attempt, wait) = (self.task, self.attempt, self.wait());
+    fn wait(&self, operation: Operation) -> Wait {
+        Wait { key: self.key.clone(), operation, timeout: self.timeout }
+    }
+
+    fn record(&mut self, operation: Operation, result: Result<Value, Failure>) -> Action {
+        let (task, attempt, wait) = (self.task, self.attempt, self.wait(operation));
         let event = Event::Recorded { task, attempt, wait, result: result.clone() };
         self.go(State::Recording(result), Action::Commit(Box::new(event)))
     }
 
-    fn open(&mut self) -> Action {
-        let event = Event::Opened { task: self.task, attempt: self.attempt, wait: self.wait() };
+    fn open(&mut self, operation: Operation) -> Action {
+        let event = Event::Opened { task: self.task, attempt: self.attempt, wait: self.wait(operation) };
         self.go(State::Opening, Action::Commit(Box::new(event)))
     }
 

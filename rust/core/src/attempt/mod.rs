@@ -57,12 +57,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::entry::{EntryKey, StepArguments};
 use crate::event::{Event, Refused};
 use crate::failure::{Failure, FailureKind};
 use crate::id::TaskRef;
 use crate::journal::Recall;
 use crate::poll::PollPolicy;
-use crate::record::EntryKey;
 use crate::run::RunState;
 use crate::time::Time;
 use crate::uses::Uses;
@@ -192,21 +192,14 @@ pub enum Request {
     /// To wait for a span from now on.
     After(Duration),
     /// To do something once.
-    Step {
-        /// What its arguments were.
-        proof: Option<Arc<[u8]>>,
-        /// The same as an older version of bide would have written it; only if the journal has such records.
-        older: Option<Arc<[u8]>>,
-        /// What the user can do about a step whose arguments differ from its record.
-        advice: &'static str,
-    },
+    Step(StepArguments),
 }
 
 impl Request {
     /// A step that no older version compared in another way.
     #[must_use]
     pub const fn step(proof: Option<Arc<[u8]>>) -> Self {
-        Self::Step { proof, older: None, advice: "" }
+        Self::Step(StepArguments { proof, older: None, advice: "" })
     }
 }
 
@@ -314,7 +307,7 @@ impl Attempt {
         if standing.used_up {
             return Err(used_up(&self.name));
         }
-        let begins = Current { is_step: matches!(request, Request::Step { .. }), name: Arc::clone(name) };
+        let begins = Current { is_step: matches!(request, Request::Step(_)), name: Arc::clone(name) };
         let task = &self.name;
         if let Some(current) = &self.current {
             return Err(CallError::Misuse(format!(
@@ -337,7 +330,7 @@ impl Attempt {
 
     /// Looks up a call's record: the next use of its name.
     pub fn recall(&mut self, call: &Call, run: &RunState) -> Fed {
-        match run.recall(self.task, self.number, &mut self.uses, call.asked()) {
+        match run.recall(self.task, self.number, &mut self.uses, call.name(), call.lookup()) {
             Ok((key, recall)) => Fed::Recalled(key, recall),
             Err(refused) => Fed::Refused(refused),
         }

@@ -1,11 +1,12 @@
 //! Waits: journal entries opened and closed, gates, and the timers of retries and of bodies out of memory.
 
 use crate::attempt::polling::timed_out;
+use crate::entry::{Entry, EntryKey, EntryState};
 use crate::event::{Effect, Event, GateSpec, Refused, Retry, Timer, Wait};
 use crate::failure::Failure;
 use crate::id::{NO_MAP, TaskIx, TaskRef};
 use crate::journal::Journal;
-use crate::record::{Entry, EntryKey, EntryState, Write};
+use crate::record::Write;
 use crate::status::{SubStatus, TaskStatus};
 use crate::time::{Time, micros};
 use crate::value::Value;
@@ -145,13 +146,13 @@ impl RunState {
     /// What is recorded of this gate; nothing, if another version of the workflow had another gate.
     fn recorded_gate(&self, ix: TaskIx, gate: &GateSpec) -> Option<Entry> {
         let entry = self.known_detail(ix)?.journal.get(&gate.key())?;
-        (entry.kind == gate.kind()).then(|| entry.clone())
+        (entry.kind() == gate.kind()).then(|| entry.clone())
     }
 
     /// A gate is open: a condition has to be polled, a time only to be reached.
     fn watch_gate(&self, ix: TaskIx, entry: &Entry, out: &mut Out<'_>) {
         let (task, attempt, deadline) = (TaskRef::plain(ix), self.tasks[ix as usize].attempts, entry.deadline);
-        let Some(due) = entry.due else {
+        let Some(due) = entry.due() else {
             out.effects.push(Effect::Gate { task, attempt, deadline });
             return;
         };

@@ -3,8 +3,8 @@
 use bide_core::event::Timer;
 use bide_core::record::Mark;
 use bide_core::{
-    Effect, EntryKind, Event, GateSpec, GateUntil, Outcome, Refused, RetryPolicy, RunStatus, TaskIx, TaskRef, TaskSpec,
-    Value,
+    Effect, EntryKind, Event, GateSpec, GateUntil, Operation, Outcome, Refused, RetryPolicy, RunStatus, TaskIx,
+    TaskRef, TaskSpec, Value,
 };
 
 use crate::script::{RETRY, Script, key, seconds, spec, wait};
@@ -175,7 +175,7 @@ fn a_new_record_starts_the_count_afresh() {
 fn to_record_again_what_cannot_be_compared_is_no_new_record() {
     let mut script = Script::new(vec![spec("a", &[])]);
     let mut asked = wait("lambda", EntryKind::Condition);
-    asked.proof = None;
+    asked.operation = Operation::Condition { proof: None };
     script.enter("a");
     script.record("a", asked.clone(), Ok(Value::NONE));
     script.die();

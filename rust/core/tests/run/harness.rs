@@ -8,11 +8,12 @@ use std::time::Duration;
 use bide_core::event::{Retry, Timer, Wait};
 use bide_core::run::Entered;
 use bide_core::{
-    Asked, Committed, Effect, EntryKey, EntryKind, EntryState, Event, Failure, FailureKind, Graph, Outcome, Pending,
-    Recall, RunIf, RunState, RunStatus, TaskId, TaskIx, TaskRef, TaskStatus, Time, Uses, Value,
+    Committed, Effect, EntryKey, EntryKind, EntryState, Event, Failure, FailureKind, Graph, Operation, Outcome,
+    Pending, Recall, RunIf, RunState, RunStatus, TaskId, TaskIx, TaskRef, TaskStatus, Time, Uses, Value,
 };
 
 use crate::plan::{Act, End, TaskPlan, nth};
+use crate::script::lookup;
 use crate::store::{Store, id_of};
 
 pub(crate) struct Rng(pub(crate) u64);
@@ -250,7 +251,7 @@ impl World {
             Effect::Gate { task, attempt, deadline } => {
                 let key = self.graph.spec(task.ix).gate.as_ref().unwrap().key();
                 let entry = self.store.entry(task.ix, &key).unwrap();
-                assert_eq!((None, deadline), (entry.due, entry.deadline), "watched by other times than recorded");
+                assert_eq!((None, deadline), (entry.due(), entry.deadline), "watched by other times than recorded");
                 self.end_gate(task, attempt, key);
             }
             Effect::Timer { at, event } => match *event {
@@ -266,7 +267,7 @@ impl World {
                 }
                 Event::Closed { task, attempt, key, result, .. } => {
                     let entry = self.store.entry(task.ix, &key).unwrap();
-                    let ends = if result.is_ok() { entry.due } else { entry.deadline };
+                    let ends = if result.is_ok() { entry.due() } else { entry.deadline };
                     assert_eq!(ends, Some(at), "ends at another time than recorded");
                     self.now = self.now.max(at);
                     self.end_gate(task, attempt, key);
@@ -343,16 +344,15 @@ impl World {
             return;
         }
         let key = act_key(&acts, at);
-        let (kind, proof) = match acts[at] {
-            Act::Step(_) => (EntryKind::Step, Some(b"args".as_slice())),
-            Act::Condition(_) => (EntryKind::Condition, Some(b"code".as_slice())),
-            Act::Unprovable => (EntryKind::Condition, None),
-            Act::Sleep => (EntryKind::Time, None),
+        let mut operation = match acts[at] {
+            Act::Step(_) => Operation::Step { proof: Some(b"args".as_slice().into()) },
+            Act::Condition(_) => Operation::Condition { proof: Some(b"code".as_slice().into()) },
+            Act::Unprovable => Operation::Condition { proof: None },
+            Act::Sleep => Operation::Time { due: self.now.after(Duration::from_secs(3)) },
         };
-        let mut due = (kind == EntryKind::Time).then(|| self.now.after(Duration::from_secs(3)));
-        let asked = Asked::new(Arc::clone(&key.name), kind, proof.map(Into::into));
+        let kind = operation.kind();
         let mut uses = self.bodies[which].uses.clone();
-        let (recalled, recall) = self.state.recall(task, attempt, &mut uses, &asked).unwrap();
+        let (recalled, recall) = self.state.recall(task, attempt, &mut uses, &key.name, &lookup(&operation)).unwrap();
         assert_eq!(recalled, key);
         match recall {
             Recall::Satisfied(_) | Recall::Failed(_) => {
@@ -360,12 +360,13 @@ impl World {
                 self.bodies[which].uses = uses;
                 return;
             }
-            Recall::Open { due: recorded, .. } => due = recorded,
+            Recall::Open { due, .. } => operation = Operation::Time { due: due.unwrap() },
             Recall::Ask { .. } => {}
             Recall::Mismatch(why) => panic!("{why}"),
         }
         let timeout = matches!(acts[at], Act::Condition(_)).then_some(Duration::from_secs(30));
-        let wait = Wait { key: key.clone(), kind, proof: proof.map(Into::into), due, timeout };
+        let due = operation.due();
+        let wait = Wait { key: key.clone(), operation, timeout };
         let at_once = kind == EntryKind::Step || (kind == EntryKind::Condition && self.rng.one_in(3));
         if at_once {
             if kind == EntryKind::Step {

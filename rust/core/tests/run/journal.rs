@@ -3,23 +3,28 @@
 use bide_core::event::Wait;
 use bide_core::journal::Journal;
 use bide_core::{
-    EntryKey, EntryKind, EntryState, Failure, FailureKind, Outcome, Recall, RetryPolicy, TaskSpec, Time, Value,
+    EntryKey, EntryKind, EntryState, Failure, FailureKind, Lookup, Operation, Outcome, Recall, RetryPolicy, TaskSpec,
+    Time, Value,
 };
 
 use crate::harness::failure;
-use crate::script::{RETRY, Script, key, seconds, spec, wait};
+use crate::script::{RETRY, Script, key, lookup, operation, seconds, spec, wait};
 use bide_core::event::Timer;
 
 const OPENED: Time = Time(1_000_000);
 
 fn with_proof(kind: EntryKind, proof: Option<&[u8]>) -> Wait {
-    Wait { proof: proof.map(Into::into), ..wait("w", kind) }
+    Wait { operation: operation(kind, proof), ..wait("w", kind) }
+}
+
+fn asked(kind: EntryKind, proof: Option<&[u8]>) -> Lookup {
+    lookup(&operation(kind, proof))
 }
 
 fn recorded(wait: Wait, result: Option<Result<Value, Failure>>) -> Journal {
     let mut journal = Journal::default();
     let key = wait.key.clone();
-    journal.open(Wait { timeout: Some(seconds(60)), due: Some(Time(9)), ..wait }, OPENED);
+    journal.open(Wait { timeout: Some(seconds(60)), ..wait }, OPENED);
     if let Some(result) = result {
         journal.close(&key, result, true, OPENED).unwrap();
     }
@@ -36,7 +41,7 @@ fn a_record_is_reused_only_by_its_rule() {
     let deadline = Some(OPENED.after(seconds(60)));
     let ask = || Recall::Ask { deadline };
     let anew = || Recall::Ask { deadline: None };
-    let open = || Recall::Open { due: Some(Time(9)), deadline };
+    let open = |due| Recall::Open { due, deadline };
     let same: Option<&[u8]> = Some(b"same");
     let other: Option<&[u8]> = Some(b"other");
     let table = [
@@ -55,9 +60,9 @@ fn a_record_is_reused_only_by_its_rule() {
         (EntryKind::Any, same, None, same, ask()),
         // Times and signals always.
         (EntryKind::Time, None, ok(), None, satisfied()),
-        (EntryKind::Time, None, None, None, open()),
+        (EntryKind::Time, None, None, None, open(Some(Time(9)))),
         (EntryKind::Signal, None, ok(), other, satisfied()),
-        (EntryKind::Signal, None, None, None, open()),
+        (EntryKind::Signal, None, None, None, open(None)),
         // Steps always, failed ones too.
         (EntryKind::Step, same, ok(), same, satisfied()),
         (EntryKind::Step, same, err(), same, failed()),
@@ -65,16 +70,16 @@ fn a_record_is_reused_only_by_its_rule() {
     ];
     for (kind, then, result, now, expected) in table {
         let journal = recorded(with_proof(kind, then), result.clone());
-        assert_eq!(journal.recall(&key("w"), kind, now), expected, "{kind} {then:?} {result:?} {now:?}");
+        assert_eq!(journal.recall(&key("w"), &asked(kind, now)), expected, "{kind} {then:?} {result:?} {now:?}");
     }
     let journal = recorded(with_proof(EntryKind::Step, same), ok());
-    let Recall::Mismatch(why) = journal.recall(&key("w"), EntryKind::Step, other) else { panic!("reused") };
+    let Recall::Mismatch(why) = journal.recall(&key("w"), &asked(EntryKind::Step, other)) else { panic!("reused") };
     assert!(why.starts_with("step 'w' (use 1) was recorded with other arguments"), "{why}");
-    let Recall::Mismatch(why) = journal.recall(&key("w"), EntryKind::Time, same) else { panic!("reused") };
+    let Recall::Mismatch(why) = journal.recall(&key("w"), &asked(EntryKind::Time, same)) else { panic!("reused") };
     assert_eq!(why, "'w' (use 1) was recorded as a Step and is now a Time");
-    assert_eq!(journal.recall(&key("other"), EntryKind::Step, same), Recall::Ask { deadline: None });
+    assert_eq!(journal.recall(&key("other"), &asked(EntryKind::Step, same)), Recall::Ask { deadline: None });
     let second = EntryKey { n: 2, ..key("w") };
-    assert_eq!(journal.recall(&second, EntryKind::Step, same), Recall::Ask { deadline: None });
+    assert_eq!(journal.recall(&second, &asked(EntryKind::Step, same)), Recall::Ask { deadline: None });
 }
 
 #[test]
@@ -107,7 +112,7 @@ fn a_proof_that_no_longer_holds_is_dropped_with_the_end_of_its_wait() {
     for (proved, expected) in [(true, Recall::Satisfied(Value::NONE)), (false, Recall::Ask { deadline: None })] {
         let mut journal = recorded(with_proof(EntryKind::Condition, same), None);
         journal.close(&key("w"), Ok(Value::NONE), proved, OPENED).unwrap();
-        assert_eq!(journal.recall(&key("w"), EntryKind::Condition, same), expected);
+        assert_eq!(journal.recall(&key("w"), &asked(EntryKind::Condition, same)), expected);
     }
 }
 
@@ -181,7 +186,7 @@ fn a_re_entry_replays_a_timeout() {
 fn what_was_asked_again_last_is_the_tail() {
     let mut script = with_retry(false);
     let mut asked = wait("lambda", EntryKind::Condition);
-    asked.proof = None;
+    asked.operation = Operation::Condition { proof: None };
     script.record("a", asked.clone(), Ok(Value::NONE));
     script.record("a", wait("good", EntryKind::Step), Ok(Value::NONE));
     again(&mut script);

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bide_core::event::{Retry, Timer, Wait};
 use bide_core::run::Entered;
 use bide_core::{
-    Asked, Effect, EntryKey, EntryKind, Event, Failure, Graph, Outcome, Recall, Refused, RunState, RunStatus, TaskId,
-    TaskIx, TaskRef, TaskRow, TaskSpec, Time, Uses, Value, Write,
+    Effect, EntryKey, EntryKind, Event, Failure, Graph, Lookup, Operation, Outcome, Recall, Refused, RunState,
+    RunStatus, StepArguments, TaskId, TaskIx, TaskRef, TaskRow, TaskSpec, Time, Uses, Value, Write,
 };
 
 use crate::harness::failure;
@@ -31,8 +31,25 @@ pub(crate) fn key(name: &str) -> EntryKey {
     EntryKey { name: name.into(), n: 1 }
 }
 
+/// A wait or step whose proof, if it has one, is always the same. A time has long been reached.
 pub(crate) fn wait(name: &str, kind: EntryKind) -> Wait {
-    Wait { key: key(name), kind, proof: Some(b"same".as_slice().into()), due: None, timeout: None }
+    Wait { key: key(name), operation: operation(kind, Some(b"same")), timeout: None }
+}
+
+pub(crate) fn operation(kind: EntryKind, proof: Option<&[u8]>) -> Operation {
+    Operation::from_stored(kind, proof.map(Into::into), Some(Time(9))).unwrap()
+}
+
+/// What a body asks for that states this.
+pub(crate) fn lookup(operation: &Operation) -> Lookup {
+    match operation.clone() {
+        Operation::Condition { proof } => Lookup::Condition { proof },
+        Operation::Time { .. } => Lookup::Time,
+        Operation::Signal => Lookup::Signal,
+        Operation::Step { proof } => Lookup::Step(StepArguments { proof, ..StepArguments::default() }),
+        Operation::Any { proof } => Lookup::Any { proof },
+        Operation::All { proof } => Lookup::All { proof },
+    }
 }
 
 pub(crate) fn seconds(count: u64) -> Duration {
@@ -162,8 +179,8 @@ impl Script {
 
     pub(crate) fn recall(&self, name: &str, wait: &Wait) -> Recall {
         let (task, attempt) = (self.find(name), self.attempt(name));
-        let asked = Asked::new(Arc::clone(&wait.key.name), wait.kind, wait.proof.clone());
-        let (key, recall) = self.state.recall(task, attempt, &mut Uses::default(), &asked).unwrap();
+        let lookup = lookup(&wait.operation);
+        let (key, recall) = self.state.recall(task, attempt, &mut Uses::default(), &wait.key.name, &lookup).unwrap();
         assert_eq!(key, wait.key);
         recall
     }
@@ -202,15 +219,15 @@ impl Script {
             Effect::Gate { task, deadline, .. } => {
                 let key = self.graph.spec(task.ix).gate.as_ref().unwrap().key();
                 let entry = self.store.entry(task.ix, &key).unwrap();
-                assert_eq!((entry.due, entry.deadline), (None, *deadline), "watched by another time than recorded");
+                assert_eq!((entry.due(), entry.deadline), (None, *deadline), "watched by another time than recorded");
                 Some((None, *deadline))
             }
             Effect::Timer { at, event } => match &**event {
                 Event::Closed { task, key, result, .. } => {
                     let entry = self.store.entry(task.ix, key).unwrap();
-                    let ends = if result.is_ok() { entry.due } else { entry.deadline };
+                    let ends = if result.is_ok() { entry.due() } else { entry.deadline };
                     assert_eq!(ends, Some(*at), "ends at another time than recorded");
-                    Some((entry.due, entry.deadline))
+                    Some((entry.due(), entry.deadline))
                 }
                 _ => None,
             },

@@ -40,9 +40,9 @@ impl Store {
                 }
                 Write::Entry { task, entry, .. } => {
                     let before = self.entries.insert((task, entry.key.clone()), (*entry).clone());
-                    if let Some(before) = before.filter(|before| before.kind == entry.kind) {
+                    if let Some(before) = before.filter(|before| before.kind() == entry.kind()) {
                         assert_eq!(entry.deadline, before.deadline, "a deadline moved");
-                        assert_eq!(entry.due, before.due, "a due time moved");
+                        assert_eq!(entry.due(), before.due(), "a due time moved");
                     }
                 }
                 Write::DropEntries { task, keys, .. } => {

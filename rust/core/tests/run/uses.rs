@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bide_core::event::Wait;
 use bide_core::journal::Journal;
-use bide_core::{Asked, EntryKey, EntryKind, Recall, Time, Uses, Value};
+use bide_core::{EntryKey, Lookup, Operation, Recall, StepArguments, Time, Uses, Value};
 use proptest::prelude::*;
 
 fn proof(argument: u8) -> Arc<[u8]> {
@@ -14,12 +14,16 @@ fn proof(argument: u8) -> Arc<[u8]> {
     [&[2], &digest[..], &[argument; 4], &[text.len() as u8], text.as_bytes()].concat().into()
 }
 
-fn asked(argument: u8) -> Asked {
-    Asked { advice: "Sort them", ..Asked::new("step".into(), EntryKind::Step, Some(proof(argument))) }
+fn asked(argument: u8) -> StepArguments {
+    StepArguments { proof: Some(proof(argument)), older: None, advice: "Sort them" }
 }
 
-fn record(journal: &mut Journal, key: EntryKey, kind: EntryKind, proof: Option<Arc<[u8]>>, value: u8) {
-    journal.open(Wait { key: key.clone(), kind, proof, due: None, timeout: None }, Time(1));
+fn recall_next(journal: &Journal, uses: &mut Uses, arguments: StepArguments) -> (EntryKey, Recall) {
+    journal.recall_next(uses, &"step".into(), &Lookup::Step(arguments))
+}
+
+fn record(journal: &mut Journal, key: EntryKey, proof: Option<Arc<[u8]>>, value: u8) {
+    journal.open(Wait { key: key.clone(), operation: Operation::Step { proof }, timeout: None }, Time(1));
     journal.close(&key, Ok(Value::tagged(b'i', &[value])), true, Time(2)).unwrap();
 }
 
@@ -45,7 +49,7 @@ proptest! {
             let mut uses = Uses::default();
             let mut used: Vec<u32> = Vec::new();
             for (argument, count) in arguments.into_iter().zip(1_u32..) {
-                let (key, recall) = journal.recall_next(&mut uses, &asked(argument));
+                let (key, recall) = recall_next(&journal, &mut uses, asked(argument));
                 let mine = |n: &u32| model.get(n) == Some(&argument) && !used.contains(n);
                 let expected = Some(count).filter(mine).or_else(|| model.keys().copied().find(|n| mine(n)));
                 match (expected, recall) {
@@ -64,7 +68,7 @@ proptest! {
                     (None, Recall::Ask { .. }) => {
                         prop_assert!(!model.contains_key(&key.n), "a record is replaced");
                         prop_assert!(used.contains(&count) || !model.contains_key(&count), "no mismatch");
-                        record(&mut journal, key.clone(), EntryKind::Step, Some(proof(argument)), argument);
+                        record(&mut journal, key.clone(), Some(proof(argument)), argument);
                         model.insert(key.n, argument);
                         used.push(key.n);
                     }
@@ -80,17 +84,17 @@ fn a_permuted_loop_that_has_one_more_item_records_it_under_a_new_number() {
     let mut journal = Journal::default();
     let mut uses = Uses::default();
     for argument in [1, 2, 3] {
-        let (key, _) = journal.recall_next(&mut uses, &asked(argument));
-        record(&mut journal, key, EntryKind::Step, Some(proof(argument)), argument);
+        let (key, _) = recall_next(&journal, &mut uses, asked(argument));
+        record(&mut journal, key, Some(proof(argument)), argument);
     }
     let mut journal = restored(&journal, "step");
     let mut uses = Uses::default();
     let mut numbers = Vec::new();
     for argument in [3, 2, 9, 1, 8] {
-        let (key, recall) = journal.recall_next(&mut uses, &asked(argument));
+        let (key, recall) = recall_next(&journal, &mut uses, asked(argument));
         numbers.push(key.n);
         if matches!(recall, Recall::Ask { .. }) {
-            record(&mut journal, key, EntryKind::Step, Some(proof(argument)), argument);
+            record(&mut journal, key, Some(proof(argument)), argument);
         }
     }
     assert_eq!(numbers, [3, 2, 4, 1, 5]);
@@ -99,14 +103,14 @@ fn a_permuted_loop_that_has_one_more_item_records_it_under_a_new_number() {
 #[test]
 fn a_step_of_the_first_version_is_compared_as_that_compared() {
     let mut first = Journal::default();
-    record(&mut first, EntryKey { name: "step".into(), n: 1 }, EntryKind::Step, Some([7; 16].into()), 1);
+    record(&mut first, EntryKey { name: "step".into(), n: 1 }, Some([7; 16].into()), 1);
     assert!(!first.has_older_steps(), "only what a store had can be older");
     let journal = restored(&first, "step");
     assert!(journal.has_older_steps());
-    let older = |older: u8| Asked { older: Some([older; 16].into()), ..asked(1) };
-    let (_, recall) = journal.recall_next(&mut Uses::default(), &older(7));
+    let older = |older: u8| StepArguments { older: Some([older; 16].into()), ..asked(1) };
+    let (_, recall) = recall_next(&journal, &mut Uses::default(), older(7));
     assert_eq!(recall, Recall::Satisfied(Value::tagged(b'i', &[1])));
-    let (_, recall) = journal.recall_next(&mut Uses::default(), &older(8));
+    let (_, recall) = recall_next(&journal, &mut Uses::default(), older(8));
     assert!(matches!(recall, Recall::Mismatch(_)), "{recall:?}");
 }
 
@@ -114,8 +118,8 @@ fn a_step_of_the_first_version_is_compared_as_that_compared() {
 fn what_the_text_of_a_proof_says_does_not_count() {
     let mut journal = Journal::default();
     let longer: Arc<[u8]> = [&*proof(1), b"\x01\x02\x03\x04\x01x"].concat().into();
-    record(&mut journal, EntryKey { name: "step".into(), n: 1 }, EntryKind::Step, Some(longer), 1);
-    let (_, recall) = journal.recall_next(&mut Uses::default(), &asked(1));
+    record(&mut journal, EntryKey { name: "step".into(), n: 1 }, Some(longer), 1);
+    let (_, recall) = recall_next(&journal, &mut Uses::default(), asked(1));
     assert_eq!(recall, Recall::Satisfied(Value::tagged(b'i', &[1])));
 }
 
@@ -124,13 +128,13 @@ fn a_wait_does_not_take_the_number_of_a_step_that_came_out_of_turn() {
     let mut journal = Journal::default();
     for argument in [1, 2] {
         let key = EntryKey { name: "step".into(), n: argument.into() };
-        record(&mut journal, key, EntryKind::Step, Some(proof(argument)), argument);
+        record(&mut journal, key, Some(proof(argument)), argument);
     }
     let mut uses = Uses::default();
-    let (second, _) = journal.recall_next(&mut uses, &asked(2));
-    let (new, _) = journal.recall_next(&mut uses, &asked(3));
+    let (second, _) = recall_next(&journal, &mut uses, asked(2));
+    let (new, _) = recall_next(&journal, &mut uses, asked(3));
     assert_eq!((second.n, new.n), (2, 3));
-    record(&mut journal, new, EntryKind::Step, Some(proof(3)), 3);
-    let (wait, recall) = journal.recall_next(&mut uses, &Asked::new("step".into(), EntryKind::Time, None));
+    record(&mut journal, new, Some(proof(3)), 3);
+    let (wait, recall) = journal.recall_next(&mut uses, &"step".into(), &Lookup::Time);
     assert_eq!((wait.n, recall), (4, Recall::Ask { deadline: None }));
 }

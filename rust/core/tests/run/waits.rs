@@ -2,8 +2,8 @@
 
 use bide_core::event::{Timer, Wait};
 use bide_core::{
-    Asked, EntryKind, Event, GateSpec, GateUntil, Outcome, Pending, Recall, Refused, RetryPolicy, RunStatus, SubStatus,
-    TaskRef, TaskSpec, TaskStatus, Time, Uses, Value, Write,
+    EntryKind, Event, GateSpec, GateUntil, Lookup, Operation, Outcome, Pending, Recall, Refused, RetryPolicy,
+    RunStatus, StepArguments, SubStatus, TaskRef, TaskSpec, TaskStatus, Time, Uses, Value, Write,
 };
 
 use crate::harness::failure;
@@ -19,7 +19,8 @@ fn gated(gate: &GateSpec, attempts: u32) -> Vec<TaskSpec> {
 }
 
 fn sleep(script: &Script, name: &str, span: u64) -> Wait {
-    Wait { due: Some(script.now.after(seconds(span))), ..wait(name, EntryKind::Time) }
+    let operation = Operation::Time { due: script.now.after(seconds(span)) };
+    Wait { operation, ..wait(name, EntryKind::Time) }
 }
 
 #[test]
@@ -112,7 +113,7 @@ fn a_body_that_waits_for_a_time_is_entered_again_only_when_it_is_reached() {
     let nap = sleep(&script, "nap", 3600);
     script.open("a", nap.clone());
     script.die();
-    let due = nap.due.unwrap();
+    let due = nap.operation.due().unwrap();
     assert!(script.ready().is_empty());
     assert_eq!(script.timers(), [(due, Timer::Reenter)]);
     assert_eq!(script.row("a").sub_status, Some(SubStatus::Deferred));
@@ -135,7 +136,7 @@ fn a_timer_that_fires_early_satisfies_nothing() {
     script.die();
     script.due("a", Timer::Reenter).unwrap();
     script.enter("a");
-    assert_eq!(script.recall("a", &nap), Recall::Open { due: nap.due, deadline: None });
+    assert_eq!(script.recall("a", &nap), Recall::Open { due: nap.operation.due(), deadline: None });
 }
 
 #[test]
@@ -258,8 +259,8 @@ fn events_of_an_attempt_that_is_over_are_refused() {
     for event in events {
         assert_eq!(script.apply(event.clone()), Err(Refused::AttemptOver), "{event:?}");
     }
-    let asked = Asked::new("w".into(), EntryKind::Step, None);
-    assert!(script.state.recall(task, 1, &mut Uses::default(), &asked).is_err());
+    let step = Lookup::Step(StepArguments::default());
+    assert!(script.state.recall(task, 1, &mut Uses::default(), &"w".into(), &step).is_err());
     script.end("a", late.clone()).unwrap();
     assert_eq!(script.end("a", late), Err(Refused::RunOver));
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bide_core::attempt::{Action, Attempt, Call, CallError, Fed, Request, Standing, now_value, read_now};
 use bide_core::run::Entered;
-use bide_core::{Event, Failure, PollPolicy, TaskRef, Time, Value};
+use bide_core::{Event, Failure, PollPolicy, StepArguments, TaskRef, Time, Value};
 use bide_sync::Mutex;
 
 use crate::commit::Lost;
@@ -186,7 +186,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     ) -> Result<StepStart, CallError> {
         let has_older = self.run.state.lock().has_older_steps(self.task.ix);
         let older = if has_older { older() } else { None };
-        let mut call = self.begin(name, Request::Step { proof, older, advice: H::STEP_ADVICE })?;
+        let mut call = self.begin(name, Request::Step(StepArguments { proof, older, advice: H::STEP_ADVICE }))?;
         match self.drive(at, &mut call, Fed::Begin) {
             Action::Execute => Ok(StepStart::Execute(call)),
             Action::Done(result) => result.map(StepStart::Returned),

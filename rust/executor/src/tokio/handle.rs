@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bide_core::attempt::Request;
-use bide_core::{Failure, FailureKind, RunId, Value};
+use bide_core::{Failure, FailureKind, RunId, StepArguments, Value};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -75,7 +75,8 @@ impl TaskHandle {
         };
         let proof: Arc<[u8]> =
             encode(args).map_err(|why| TaskError::failed(refused("the arguments", &why)))?.as_bytes().into();
-        let request = Request::Step { proof: Some(proof), older: None, advice: <Closures as Host>::STEP_ADVICE };
+        let advice = <Closures as Host>::STEP_ADVICE;
+        let request = Request::Step(StepArguments { proof: Some(proof), older: None, advice });
         let mut call = body.begin(&name, request).map_err(TaskError::of_call)?;
         if let Some(value) = body.begin_step(&mut call).await.map_err(TaskError::of_call)? {
             return self.decoded(&name, &value);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bide_core::record::{Mark, RecordedTask, RunRow, StoredRun};
 use bide_core::{
-    Entry, EntryKey, EntryKind, EntryState, Failure, RunId, RunStatus, SubStatus, TaskId, TaskRow, TaskStatus, Time,
-    Value,
+    Entry, EntryKey, EntryKind, EntryState, Failure, Operation, RunId, RunStatus, SubStatus, TaskId, TaskRow,
+    TaskStatus, Time, Value,
 };
 use bide_sync::Mutex;
 use rusqlite::types::FromSql;
@@ -291,13 +291,13 @@ fn task_row(fields: &Fields<'_>) -> Result<TaskRow, StoreError> {
 }
 
 fn entry(fields: &Fields<'_>) -> Result<(TaskId, i32, Entry), StoreError> {
+    let kind = fields.code(5, "kind", EntryKind::from_code)?;
+    let operation = Operation::from_stored(kind, fields.blob(11, "proof")?, fields.time(9, "due")?);
     let entry = Entry {
         key: EntryKey { name: fields.get(2, "name")?, n: fields.get(3, "n")? },
         seq: fields.get(4, "seq")?,
-        kind: fields.code(5, "kind", EntryKind::from_code)?,
+        operation: operation.ok_or_else(|| fields.corrupt("due", "it is empty, and the entry is a Time"))?,
         state: fields.code(6, "state", EntryState::from_code)?,
-        proof: fields.blob(11, "proof")?,
-        due: fields.time(9, "due")?,
         deadline: fields.time(10, "deadline")?,
         value: fields.value(12, "value")?,
         failure: fields.failure(13, "failure")?,

@@ -5,9 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bide_core::record::{DoneRow, Mark, NewRun, RunRow, RunUpdate, StoredRun};
-use bide_core::{
-    Entry, EntryKey, EntryKind, EntryState, NO_MAP, RunId, RunStatus, TaskRow, TaskStatus, Time, Value, Write,
-};
+use bide_core::{Entry, EntryKey, NO_MAP, Operation, RunId, RunStatus, TaskRow, TaskStatus, Time, Value, Write};
 use bide_store::{
     Boot, Commit, CommitId, Creation, LEASE, Lease, LeaseTime, Purged, RunFilter, Standing, Store, StoreError, Uptime,
 };
@@ -172,19 +170,9 @@ fn done(run: RunId, task: i64, output: &[u8]) -> Write {
 }
 
 fn entry(run: RunId, name: &str, n: u32, seq: u32) -> Write {
-    let entry = Entry {
-        key: EntryKey { name: name.into(), n },
-        seq,
-        kind: EntryKind::Condition,
-        state: EntryState::Open,
-        proof: None,
-        due: None,
-        deadline: Some(later(60)),
-        value: None,
-        failure: None,
-        opened_at: START,
-        closed_at: None,
-    };
+    let operation = Operation::Condition { proof: None };
+    let entry =
+        Entry { deadline: Some(later(60)), ..Entry::new(EntryKey { name: name.into(), n }, seq, operation, START) };
     Write::Entry { run: run.row(), task: 0, map: NO_MAP, entry: Box::new(entry) }
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use bide_core::record::{RunRowId, RunUpdate};
 use bide_core::recover::MAX_CRASHES;
 use bide_core::{
-    Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, RunStatus, SubStatus, TaskIx, TaskStatus, Time,
+    Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, Operation, RunStatus, SubStatus, TaskIx, TaskStatus,
+    Time,
 };
 use bide_sched::slots::NEW_EVERY;
 use bide_store::{LEASE, LeaseTime};
@@ -27,8 +28,7 @@ impl Oracle {
     /// Guarantee 1: a committed step never runs again. Asked when a step is about to be executed by a runner that
     /// still has its run.
     pub fn no_committed_step_runs_again(&mut self, run: RunRowId, ix: TaskIx, key: &EntryKey, proof: Option<&[u8]>) {
-        let is_it =
-            |entry: &Entry| entry.key == *key || (entry.kind == EntryKind::Step && entry.proof.as_deref() == proof);
+        let is_it = |entry: &Entry| entry.key == *key || (entry.kind() == EntryKind::Step && entry.proof() == proof);
         let mine = self.entries.iter().filter(|((of, task, _), _)| (*of, *task) == (run, ix));
         let recorded = mine.map(|(_, entry)| entry).find(|entry| is_it(entry)).cloned();
         let name = Arc::clone(self.graph.name(ix));
@@ -43,7 +43,7 @@ impl Oracle {
     pub(super) fn a_recorded_step_stays_as_it_is(&mut self, run: RunRowId, ix: TaskIx, entry: &Entry) {
         let before = self.entries.get(&(run, ix, entry.key.clone())).cloned();
         let name = Arc::clone(self.graph.name(ix));
-        let is_step = |before: &Entry| before.kind == EntryKind::Step && before.state != EntryState::Open;
+        let is_step = |before: &Entry| before.kind() == EntryKind::Step && before.state != EntryState::Open;
         self.must(before.as_ref().is_none_or(|it| !is_step(it) || it == entry), "a recorded step is replaced", || {
             format!("{name}: {before:?} becomes {entry:?}")
         });
@@ -102,15 +102,15 @@ impl Oracle {
     /// satisfied and is asked again has its whole time once more.
     pub(super) fn deadlines_never_move(&mut self, run: RunRowId, ix: TaskIx, entry: &Entry) {
         let before =
-            self.entries.get(&(run, ix, entry.key.clone())).filter(|before| before.kind == entry.kind).cloned();
+            self.entries.get(&(run, ix, entry.key.clone())).filter(|before| before.kind() == entry.kind()).cloned();
         let name = Arc::clone(self.graph.name(ix));
         let span = |entry: &Entry| entry.deadline.map(|deadline| deadline.0 - entry.opened_at.0);
         let stands = |before: &Entry| {
-            let again = before.state == EntryState::Satisfied && before.kind == EntryKind::Condition;
+            let again = before.state == EntryState::Satisfied && before.kind() == EntryKind::Condition;
             if again { span(before) == span(entry) } else { before.deadline == entry.deadline }
         };
         self.must(
-            before.as_ref().is_none_or(|before| stands(before) && before.due == entry.due),
+            before.as_ref().is_none_or(|before| stands(before) && before.due() == entry.due()),
             "a deadline moved",
             || format!("{name}: {before:?} becomes {entry:?}"),
         );
@@ -119,8 +119,8 @@ impl Oracle {
     /// Guarantee 3: never early by the wall clock. What waited for a time goes on only once the wall has shown it, and
     /// a wait times out only once the wall has shown its deadline.
     pub(super) fn nothing_wakes_early(&mut self, ix: TaskIx, entry: &Entry) {
-        let until = match (entry.kind, entry.state) {
-            (EntryKind::Time, EntryState::Satisfied) => entry.due,
+        let until = match (&entry.operation, entry.state) {
+            (Operation::Time { due }, EntryState::Satisfied) => Some(*due),
             (_, EntryState::Failed) => {
                 let timed_out = entry.failure.as_ref().is_some_and(|why| why.kind == FailureKind::WaitTimeout);
                 entry.deadline.filter(|_| timed_out)
@@ -257,8 +257,8 @@ impl Oracle {
         proof: Option<&[u8]>,
     ) {
         let entry = self.entries.get(&(run, ix, key.clone())).cloned();
-        let always = |entry: &Entry| entry.kind == EntryKind::Time;
-        let same = |entry: &Entry| proof.is_some() && entry.proof.as_deref() == proof;
+        let always = |entry: &Entry| entry.kind() == EntryKind::Time;
+        let same = |entry: &Entry| proof.is_some() && entry.proof() == proof;
         let right =
             entry.as_ref().is_some_and(|entry| entry.state != EntryState::Open && (always(entry) || same(entry)));
         let name = Arc::clone(self.graph.name(ix));
@@ -304,7 +304,7 @@ impl Oracle {
         let open = |entry: &&Entry| entry.state == EntryState::Open && entry.key.n > 0;
         let of = self.entries.iter().filter(|((of, task, _), _)| (*of, *task) == (run, ix)).map(|(_, entry)| entry);
         let latest = self.latest;
-        let sleeping = of.filter(open).find(|entry| entry.due.is_some_and(|due| due > latest)).cloned();
+        let sleeping = of.filter(open).find(|entry| entry.due().is_some_and(|due| due > latest)).cloned();
         let name = Arc::clone(self.graph.name(ix));
         self.must(sleeping.is_none(), "a sleeping body is entered before its time", || format!("{name}: {sleeping:?}"));
     }
@@ -352,7 +352,7 @@ impl Oracle {
     pub fn no_time_is_missed(&mut self, now: Time, steady: Duration, is_executed: impl Fn(RunRowId) -> bool) {
         let pending = |run: &RunRowId, ix: &TaskIx| self.task(*run, *ix).is_none_or(|task| !task.status.is_ended());
         let waits = self.entries.iter().filter(|(_, entry)| entry.state == EntryState::Open);
-        let waits = waits.filter_map(|((run, ix, _), entry)| Some((*run, *ix, entry.due?)));
+        let waits = waits.filter_map(|((run, ix, _), entry)| Some((*run, *ix, entry.due()?)));
         let retries = self.tasks.iter().filter(|(_, task)| task.status == TaskStatus::Pending);
         let retries = retries.filter_map(|((run, ix), task)| Some((*run, *ix, task.retry_at?)));
         let reached =
