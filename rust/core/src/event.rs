@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::block::BlockReason;
 use crate::entry::{EntryKey, EntryKind, Operation};
 use crate::failure::Failure;
 use crate::id::TaskRef;
@@ -76,15 +77,12 @@ pub enum Event {
         /// What for.
         timer: Timer,
     },
-    /// The run cannot go on as it is: it is paused with this reason. Whatever its bodies report later is refused.
+    /// The run cannot continue as it is: it is paused. Whatever its bodies report later is refused.
     Block {
-        /// The reason, in words.
-        reason: Arc<str>,
+        /// Why.
+        reason: BlockReason,
     },
 }
-
-/// How the reason of a run begins that is paused because its code is not the code that was recorded.
-pub const MISMATCH: &str = "replay mismatch: ";
 
 /// A wait or step as a body or a gate states it.
 #[derive(Clone, Debug)]

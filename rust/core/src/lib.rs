@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attempt;
+pub mod block;
 pub mod context;
 pub mod definition;
 pub mod entry;
@@ -27,6 +28,7 @@ pub mod time;
 pub mod uses;
 pub mod value;
 
+pub use block::BlockReason;
 pub use context::{Changes, Conflict};
 pub use definition::DefinitionError;
 pub use entry::{Entry, EntryKey, EntryKind, EntryState, Lookup, Operation, StepArguments};

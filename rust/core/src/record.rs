@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use crate::block::BlockReason;
 use crate::entry::{Entry, EntryKey};
 use crate::failure::Failure;
 use crate::id::{NO_MAP, RunId, TaskId};
@@ -165,8 +166,8 @@ pub struct RunUpdate {
     pub failure: Option<Failure>,
     /// When it ended.
     pub ended_at: Option<Time>,
-    /// Why it does not go on, in words.
-    pub blocked_by: Option<Arc<str>>,
+    /// Why it is paused.
+    pub blocked_by: Option<BlockReason>,
     /// How many processes in a row have died while one of its bodies was the only marked one that they executed.
     pub crashes: u32,
     /// The workflow version that the run goes on with, if it is another than before.
@@ -301,8 +302,8 @@ pub struct RunRow {
     pub created_at: Time,
     /// When it ended.
     pub ended_at: Option<Time>,
-    /// Why it does not go on, in words.
-    pub blocked_by: Option<Arc<str>>,
+    /// Why it is paused.
+    pub blocked_by: Option<BlockReason>,
     /// How many processes in a row have died while one of its bodies was the only marked one that they executed.
     pub crashes: u32,
     /// The runner that has it, if any.

@@ -8,11 +8,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::block::BlockReason;
 use crate::event::Timer;
 use crate::graph::Graph;
 use crate::id::{NO_MAP, TaskId, TaskIx};
 use crate::record::{RecordedTask, StoredRun};
-use crate::run::{Out, Rare, RunState};
+use crate::run::{Out, Rare, RunState, SkipCause};
 use crate::status::{RunStatus, TaskStatus};
 use crate::time::Time;
 use crate::value::Value;
@@ -82,6 +83,8 @@ impl RunState {
             if plain && row.changes.is_none() {
                 continue;
             }
+            let skipped = (row.status == TaskStatus::Skipped).then_some(row.blocked_by).flatten();
+            let skipped = skipped.map(|text| SkipCause::from_stored(text, graph, ix, row.started_at));
             let detail = state.detail(ix);
             detail.sub_status = row.sub_status;
             detail.changes = row.changes;
@@ -90,7 +93,7 @@ impl RunState {
             detail.waited = row.waited;
             detail.retry_at = row.retry_at;
             // What a wait is for is the journal's to say: it changes when the wait ends.
-            detail.blocked_by = row.blocked_by.filter(|_| row.status == TaskStatus::Skipped);
+            detail.skipped = skipped;
             detail.mark = row.mark.set_aside();
         }
         for (id, map, entry) in stored.entries {
@@ -114,7 +117,7 @@ impl RunState {
             for dependent in Arc::clone(&self.graph).dependents(ix) {
                 self.tasks[*dependent as usize].unmet -= 1;
             }
-            if let Some(cause) = self.skipped_for(ix) {
+            if let Some(cause) = self.skip_root(ix) {
                 self.tasks[ix as usize].failed = self.tasks[cause as usize].status == TaskStatus::Failed;
             }
         }
@@ -130,15 +133,8 @@ impl RunState {
             let most = marked.iter().map(times).max().unwrap_or_default();
             let blamed = marked.iter().filter(|ix| times(ix) == most);
             let names: Vec<String> = blamed.map(|ix| format!("'{}'", self.graph.name(*ix))).collect();
-            let names = names.join(", ");
             self.crashes = 0;
-            self.rare().blocked_by = Some(
-                format!(
-                    "the process died {MAX_CRASHES} times in a row while it executed {names}; fix that task and submit \
-                     the work under another key (this run keeps its key and stays paused: resuming is not there yet)"
-                )
-                .into(),
-            );
+            self.rare().blocked_by = Some(BlockReason::Crashes { times: MAX_CRASHES, tasks: names.join(", ").into() });
             self.settle(RunStatus::Paused, out);
             return;
         }

@@ -26,15 +26,17 @@
 //! out ([`crate::pending::Pending`] enforces it). If the commit fails, this state is dropped and read again.
 //!
 //! Here: the state, its readers, which event goes where. `run/waits.rs`: journal entries, gates and timers.
-//! `run/ends.rs`: outcomes and what follows for other tasks. `run/rows.rs`: what is written, and the marks of
+//! `run/ends.rs`: outcomes and what follows for other tasks. `run/skip.rs`: why a task is skipped. `run/rows.rs`: what is written, and the marks of
 //! bodies that may kill their process. `recover.rs`: from rows back to a state.
 
 mod ends;
 mod rows;
+mod skip;
 mod waits;
 
 use std::sync::Arc;
 
+use crate::block::BlockReason;
 use crate::entry::{EntryKey, Lookup};
 use crate::event::{Effect, Event, Refused};
 use crate::failure::Failure;
@@ -46,6 +48,7 @@ use crate::status::{RunStatus, SubStatus, TaskStatus};
 use crate::time::Time;
 use crate::uses::Uses;
 use crate::value::Value;
+pub(crate) use skip::SkipCause;
 
 /// The state of one run, in memory.
 #[derive(Debug)]
@@ -78,7 +81,8 @@ pub struct RunState {
 pub(crate) struct Rare {
     /// The first committed failure.
     pub(crate) failure: Option<Failure>,
-    pub(crate) blocked_by: Option<Arc<str>>,
+    /// Why it is paused.
+    pub(crate) blocked_by: Option<BlockReason>,
     /// The workflow version to record for the run, where it was taken up by another than it was created with.
     pub(crate) version: Option<i64>,
 }
@@ -121,7 +125,8 @@ pub(crate) struct Detail {
     /// Up to when `waited` counts: of waits that are open at the same time it counts the time once.
     pub(crate) waited_until: Time,
     pub(crate) retry_at: Option<Time>,
-    pub(crate) blocked_by: Option<Arc<str>>,
+    /// Why it was skipped.
+    pub(crate) skipped: Option<SkipCause>,
     /// Whether the body may have ended an earlier process, as its row says.
     pub(crate) mark: Mark,
 }
@@ -211,9 +216,9 @@ impl RunState {
         self.recovered
     }
 
-    /// Why the run does not go on.
+    /// Why the run is paused.
     #[must_use]
-    pub fn blocked_by(&self) -> Option<&Arc<str>> {
+    pub fn blocked_by(&self) -> Option<&BlockReason> {
         self.rare.as_ref()?.blocked_by.as_ref()
     }
 

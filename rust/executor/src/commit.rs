@@ -369,7 +369,7 @@ impl<H: Host> Engine<H> {
             Effect::Settled { status } => {
                 self.runs.lock().remove(&run.id.row());
                 if status == RunStatus::Paused {
-                    let reason = run.state.lock().blocked_by().cloned().unwrap_or_else(|| "paused".into());
+                    let reason = run.state.lock().blocked_by().map_or("on request".to_owned(), ToString::to_string);
                     let name = run.workflow.graph.workflow();
                     self.log(Level::Warning, &format!("run {} of '{name}' is paused: {reason}", run.id));
                 }

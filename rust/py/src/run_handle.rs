@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bide_core::event::MISMATCH;
-use bide_core::{RunId, RunStatus};
+use bide_core::{BlockReason, RunId, RunStatus};
 use bide_executor::{Handle, Settlement};
 use bide_sync::Mutex;
 use pyo3::prelude::*;
@@ -154,10 +153,13 @@ impl PyRunHandle {
         let stored = gil::detached(py, || self.runner.engine.store().load(self.run()));
         let stored = stored.map_err(|error| errors::store(py, &error))?;
         let reason = stored.and_then(|stored| stored.run.blocked_by);
-        let reason = reason.unwrap_or_else(|| "no reason is recorded".into());
-        let message = format!("run {} is paused: {reason}", self.run());
+        let text = reason.as_ref().map_or("no reason is recorded".to_owned(), ToString::to_string);
+        let message = format!("run {} is paused: {text}", self.run());
         let names = errors::names(py)?;
-        let class = if reason.starts_with(MISMATCH) { &names.replay_mismatch } else { &names.bide_error };
+        let class = match reason {
+            Some(BlockReason::Mismatch { .. }) => &names.replay_mismatch,
+            _ => &names.bide_error,
+        };
         Ok(errors::error(class, py, &message))
     }
 }

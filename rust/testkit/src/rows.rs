@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bide_core::record::{DoneRow, Mark, RunUpdate};
 use bide_core::{
-    Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, NO_MAP, Operation, RunStatus, SubStatus, TaskRow,
-    TaskStatus, Time, Value,
+    BlockReason, Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, NO_MAP, Operation, RunStatus, SubStatus,
+    TaskRow, TaskStatus, Time, Value,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -116,7 +116,7 @@ fn operations() -> impl Strategy<Value = Operation> {
 
 /// Updates of the run with row number 0.
 pub fn run_updates() -> impl Strategy<Value = RunUpdate> {
-    (select(RunStatus::ALL), of(failures()), of(times()), of(texts()), any::<u32>()).prop_map(
+    (select(RunStatus::ALL), of(failures()), of(times()), of(reasons()), any::<u32>()).prop_map(
         |(status, failure, ended_at, blocked_by, crashes)| RunUpdate {
             failure,
             ended_at,
@@ -125,4 +125,13 @@ pub fn run_updates() -> impl Strategy<Value = RunUpdate> {
             ..RunUpdate::new(0, status)
         },
     )
+}
+
+/// Reasons of every kind for which a run is paused.
+fn reasons() -> impl Strategy<Value = BlockReason> {
+    prop_oneof![
+        texts().prop_map(BlockReason::from_stored),
+        texts().prop_map(|what| BlockReason::Mismatch { what }),
+        (any::<u32>(), texts()).prop_map(|(times, tasks)| BlockReason::Crashes { times, tasks }),
+    ]
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::polling::{Polling, timed_out};
 use super::{Action, CallError, Clocks, Fed, Request, Sleep, used_up};
+use crate::block::BlockReason;
 use crate::entry::{EntryKey, Lookup, Operation};
-use crate::event::{Event, MISMATCH, Wait};
+use crate::event::{Event, Wait};
 use crate::failure::Failure;
 use crate::id::TaskRef;
 use crate::journal::Recall;
@@ -175,7 +176,7 @@ impl Call {
             Recall::Failed(failure) => return self.end(Err(CallError::Failed(failure))),
             Recall::Mismatch(why) => {
                 let why = format!("task '{task}': {why}");
-                let reason = format!("{MISMATCH}{why}").into();
+                let reason = BlockReason::Mismatch { what: why.as_str().into() };
                 return self.go(State::Pausing(why), Action::Commit(Box::new(Event::Block { reason })));
             }
             Recall::Ask { deadline } => (None, deadline),

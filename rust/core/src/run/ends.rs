@@ -11,7 +11,7 @@ use crate::status::{RunStatus, TaskStatus};
 use crate::time::Time;
 use crate::value::Value;
 
-use super::{Out, RunState};
+use super::{Out, RunState, SkipCause};
 
 impl RunState {
     pub(super) fn ended(&mut self, ix: TaskIx, outcome: Outcome, out: &mut Out<'_>) {
@@ -24,7 +24,7 @@ impl RunState {
             }
             Outcome::Skipped { reason } => {
                 self.new_record(out);
-                self.skip(ix, reason, false, out);
+                self.skip(ix, SkipCause::Reason(reason), false, out);
                 self.task_over(ix, out);
             }
             Outcome::Failed { failure, retry } => {
@@ -56,7 +56,6 @@ impl RunState {
         let detail = self.detail(ix);
         detail.changes = changes;
         detail.failure = None; // that of an earlier attempt
-        detail.blocked_by = None;
         self.attempt_over(ix);
         self.write_row(ix, out);
     }
@@ -121,13 +120,13 @@ impl RunState {
                 _ => false,
             };
             if waiting && graph.spec(ix).run_if == RunIf::Succeeded {
-                self.skip(ix, Arc::clone(graph.name(cause)), true, out);
+                self.skip(ix, SkipCause::Task(cause), true, out);
                 self.task_over(ix, out);
             }
         }
     }
 
-    fn skip(&mut self, ix: TaskIx, blocked_by: Arc<str>, failed: bool, out: &mut Out<'_>) {
+    fn skip(&mut self, ix: TaskIx, cause: SkipCause, failed: bool, out: &mut Out<'_>) {
         let state = &mut self.tasks[ix as usize];
         state.status = TaskStatus::Skipped;
         state.failed = failed;
@@ -135,7 +134,7 @@ impl RunState {
         self.troubled = true;
         let detail = self.detail(ix);
         detail.failure = None;
-        detail.blocked_by = Some(blocked_by);
+        detail.skipped = Some(cause);
         self.attempt_over(ix);
         self.write_row(ix, out);
     }
@@ -152,8 +151,8 @@ impl RunState {
                 if state.unmet > 0 || state.status != TaskStatus::Pending {
                     continue;
                 }
-                if let Some((blocked_by, failed)) = self.skipped_by(next) {
-                    self.skip(next, blocked_by, failed, out);
+                if let Some((cause, failed)) = self.skipped_by(next) {
+                    self.skip(next, cause, failed, out);
                     self.left -= 1;
                     over.push(next);
                 } else {
@@ -172,43 +171,12 @@ impl RunState {
 
     /// All that a pending task depends on has ended: skip it if `run_if` says so, else let it start.
     pub(crate) fn decide(&mut self, ix: TaskIx, out: &mut Out<'_>) {
-        if let Some((blocked_by, failed)) = self.skipped_by(ix) {
-            self.skip(ix, blocked_by, failed, out);
+        if let Some((cause, failed)) = self.skipped_by(ix) {
+            self.skip(ix, cause, failed, out);
             self.task_over(ix, out);
         } else {
             self.release(ix, out);
         }
-    }
-
-    /// By `run_if`, once all dependencies have ended: what the task is skipped for, and whether that is a failure.
-    fn skipped_by(&self, ix: TaskIx) -> Option<(Arc<str>, bool)> {
-        let run_if = self.graph.spec(ix).run_if;
-        if !self.troubled && run_if == RunIf::Succeeded {
-            return None;
-        }
-        let dependencies = self.graph.dependencies(ix);
-        let unsuccessful = |dep: &&TaskIx| self.tasks[**dep as usize].status != TaskStatus::Completed;
-        let failed = dependencies.iter().find(|dep| self.tasks[**dep as usize].failed);
-        match run_if {
-            RunIf::Done => None,
-            RunIf::Failed if failed.is_some() => None,
-            RunIf::Failed => Some(("no task that it depends on failed".into(), false)),
-            RunIf::Succeeded => {
-                let cause = *failed.or_else(|| dependencies.iter().find(unsuccessful))?;
-                let root = self.skipped_for(cause).unwrap_or(cause);
-                Some((Arc::clone(self.graph.name(root)), failed.is_some()))
-            }
-        }
-    }
-
-    /// The task at the root of a skip. `None` for a task that was not skipped, skipped itself, or was skipped
-    /// because nothing had failed: then it is the root of what is skipped for it.
-    pub(crate) fn skipped_for(&self, ix: TaskIx) -> Option<TaskIx> {
-        let state = &self.tasks[ix as usize];
-        // The reason of a body that skips itself may happen to be a task's name.
-        let by_others = state.status == TaskStatus::Skipped && state.started_at == Time::default();
-        let blocked_by = self.known_detail(ix)?.blocked_by.as_ref()?;
-        self.graph.find(blocked_by).filter(|_| by_others)
     }
 
     pub(crate) fn settle(&mut self, status: RunStatus, out: &mut Out<'_>) {

@@ -118,7 +118,10 @@ impl RunState {
             ended_at: some(state.ended_at),
             waited: detail.waited,
             retry_at: detail.retry_at,
-            blocked_by: detail.blocked_by.clone().or_else(|| detail.journal.waits_for()),
+            blocked_by: match &detail.skipped {
+                Some(cause) => Some(cause.text(&self.graph)),
+                None => detail.journal.waits_for(),
+            },
         }
     }
 }

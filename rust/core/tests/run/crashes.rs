@@ -3,8 +3,8 @@
 use bide_core::event::Timer;
 use bide_core::record::Mark;
 use bide_core::{
-    Effect, EntryKind, Event, GateSpec, GateUntil, Operation, Outcome, Refused, RetryPolicy, RunStatus, TaskIx,
-    TaskRef, TaskSpec, Value,
+    BlockReason, Effect, EntryKind, Event, GateSpec, GateUntil, Operation, Outcome, Refused, RetryPolicy, RunStatus,
+    TaskIx, TaskRef, TaskSpec, Value,
 };
 
 use crate::script::{RETRY, Script, key, seconds, spec, wait};
@@ -20,7 +20,7 @@ fn die_in(script: &mut Script, name: &str, times: u32) {
 
 fn assert_paused(script: &mut Script, name: &str) {
     assert_eq!(script.status(), RunStatus::Paused);
-    let why = script.store.run.blocked_by.clone().unwrap();
+    let why = script.store.run.blocked_by.clone().unwrap().to_string();
     assert!(why.contains("died 5 times in a row") && why.contains(&format!("executed '{name}'; ")), "{why}");
     assert!(script.ready().is_empty());
     assert!(script.store.rows.values().all(|row| row.mark.times == 0), "a pause is no crash");
@@ -279,8 +279,9 @@ fn a_paused_run_refuses_everything_and_goes_on_where_it_was() {
     script.enter("a");
     script.enter("b");
     script.record("a", wait("load", EntryKind::Step), Ok(Value::NONE));
-    script.apply(Event::Block { reason: "step 'load' has other arguments".into() }).unwrap();
-    assert_eq!(script.store.run.blocked_by.as_deref(), Some("step 'load' has other arguments"));
+    let reason = BlockReason::Mismatch { what: "step 'load' has other arguments".into() };
+    script.apply(Event::Block { reason: reason.clone() }).unwrap();
+    assert_eq!(script.store.run.blocked_by, Some(reason));
     let done = Outcome::Completed { output: Value::NONE, changes: None };
     for name in ["a", "b"] {
         assert_eq!(script.end(name, done.clone()), Err(Refused::RunOver));

@@ -113,6 +113,26 @@ fn a_reason_that_is_the_name_of_a_failed_task_is_no_failure_after_a_crash() {
 }
 
 #[test]
+fn a_task_named_like_the_text_of_a_skip_is_not_taken_for_its_cause() {
+    let text = "no task that it depends on failed";
+    let specs = vec![
+        spec(text, &[]),
+        spec("a", &[]),
+        run_if("mend", &["a"], RunIf::Failed),
+        spec("gate", &[]),
+        spec("after", &["mend", "gate"]),
+    ];
+    let mut script = Script::new(specs);
+    script.enter(text);
+    script.fail(text, None);
+    script.complete("a");
+    assert_eq!((script.row("mend").status, script.blocked_by("mend")), (TaskStatus::Skipped, text));
+    script.die();
+    script.complete("gate");
+    assert_eq!(script.blocked_by("after"), "mend");
+}
+
+#[test]
 fn a_skip_for_a_failure_is_known_as_one_after_a_crash() {
     let mend = run_if("mend", &["b", "gate"], RunIf::Failed);
     let mut script = Script::new(vec![spec("a", &[]), spec("b", &["a"]), spec("gate", &[]), mend]);

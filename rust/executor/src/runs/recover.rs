@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bide_core::record::RunUpdate;
-use bide_core::{Event, Failure, RunState, RunStatus, Value, Write, pack, recover};
+use bide_core::{BlockReason, Event, Failure, RunState, RunStatus, Value, Write, pack, recover};
 use bide_store::{Lease, Standing, StoreError};
 
 use crate::commit::Done;
@@ -179,7 +179,7 @@ impl<H: Host> Engine<H> {
         failure: Option<Failure>,
         reason: String,
     ) -> Result<(), StoreError> {
-        let blocked_by = Some(reason.into());
+        let blocked_by = Some(BlockReason::Other(reason.into()));
         let update = RunUpdate { failure, blocked_by, ..RunUpdate::new(id.row(), RunStatus::Paused) };
         self.store().commit(lease, &mut vec![Write::Run(Box::new(update))]).map(|_committed| ())
     }

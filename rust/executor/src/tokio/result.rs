@@ -201,7 +201,7 @@ impl RunResult {
             key: run.key,
             status: run.status,
             error: run.failure,
-            blocked_by: run.blocked_by,
+            blocked_by: run.blocked_by.map(|reason| reason.to_string().into()),
             started_at: wall(run.created_at),
             ended_at: run.ended_at.map(wall),
         }

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use bide_core::record::{DoneRow, NewRun, RunRowId, RunUpdate, Write};
-use bide_core::{Entry, EntryKey, Failure, NO_MAP, RunId, RunStatus, TaskId, TaskRow, Time};
+use bide_core::{BlockReason, Entry, EntryKey, Failure, NO_MAP, RunId, RunStatus, TaskId, TaskRow, Time};
 
 pub(super) struct MemRun {
     pub(super) id: RunId,
@@ -17,7 +17,7 @@ pub(super) struct MemRun {
     pub(super) failure: Option<Failure>,
     pub(super) created_at: Time,
     pub(super) ended_at: Option<Time>,
-    pub(super) blocked_by: Option<Arc<str>>,
+    pub(super) blocked_by: Option<BlockReason>,
     pub(super) crashes: u32,
     pub(super) runner: Option<i64>,
     /// By task number.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bide_core::record::{Mark, RecordedTask, RunRow, StoredRun};
 use bide_core::{
-    Entry, EntryKey, EntryKind, EntryState, Failure, Operation, RunId, RunStatus, SubStatus, TaskId, TaskRow,
-    TaskStatus, Time, Value,
+    BlockReason, Entry, EntryKey, EntryKind, EntryState, Failure, Operation, RunId, RunStatus, SubStatus, TaskId,
+    TaskRow, TaskStatus, Time, Value,
 };
 use bide_sync::Mutex;
 use rusqlite::types::FromSql;
@@ -151,7 +151,7 @@ impl SqliteStore {
             failure: fields.failure(6, "failure")?,
             created_at: Time(fields.get(7, "created_at")?),
             ended_at: fields.time(8, "ended_at")?,
-            blocked_by: fields.text(9, "blocked_by")?,
+            blocked_by: fields.text(9, "blocked_by")?.map(BlockReason::from_stored),
             crashes: fields.get(10, "crashes")?,
             runner: fields.get(11, "runner")?,
         };

@@ -1,7 +1,7 @@
 //! Writing runs: creation and batches. The statements here are the hot ones; none scans a table.
 
 use bide_core::record::{Committed, DoneRow, NewRun, RunRowId, RunUpdate, Write};
-use bide_core::{Entry, Failure, TaskRow, Time, Value};
+use bide_core::{BlockReason, Entry, Failure, TaskRow, Time, Value};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::SqliteStore;
@@ -242,7 +242,7 @@ fn run(statement: &mut rusqlite::Statement<'_>, row: &RunUpdate) -> rusqlite::Re
         row.status.code(),
         json(row.failure.as_ref()),
         micros(row.ended_at),
-        row.blocked_by.as_deref(),
+        row.blocked_by.as_ref().map(BlockReason::to_string),
         row.crashes,
         row.version,
     ])

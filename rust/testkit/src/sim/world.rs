@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{RunRow, RunRowId};
-use bide_core::{RunStatus, TaskIx, TaskStatus};
+use bide_core::{BlockReason, RunStatus, TaskIx, TaskStatus};
 use bide_executor::Clock;
 use bide_store::{MemoryStore, RunFilter, Store};
 use bide_sync::Mutex;
@@ -327,7 +327,7 @@ impl World {
         self.base.list(&RunFilter::default()).unwrap_or_default()
     }
 
-    fn runs(&self) -> Vec<(RunRowId, RunStatus, Option<Arc<str>>)> {
+    fn runs(&self) -> Vec<(RunRowId, RunStatus, Option<BlockReason>)> {
         self.rows().into_iter().map(|row| (row.id.row(), row.status, row.blocked_by)).collect()
     }
 
@@ -381,7 +381,7 @@ impl World {
             let [(id, _)] = ids[..] else { return Err(format!("the key of run {number} has {} runs", ids.len())) };
             let Ok(Some(stored)) = self.base.load(id) else { return Err(format!("run {number} is gone")) };
             let paused = stored.run.status == RunStatus::Paused;
-            let suspected = stored.run.blocked_by.as_ref().is_some_and(|why| why.contains("died"));
+            let suspected = matches!(stored.run.blocked_by, Some(BlockReason::Crashes { .. }));
             if paused && !suspected {
                 return Err(format!("run {number} is paused for no reason: {:?}", stored.run.blocked_by));
             }

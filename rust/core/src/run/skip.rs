@@ -1,0 +1,81 @@
+//! Why a task is skipped: by `run_if`, by `fail_fast`, or by its own body.
+
+use std::sync::Arc;
+
+use crate::graph::{Graph, RunIf};
+use crate::id::TaskIx;
+use crate::status::TaskStatus;
+use crate::time::Time;
+
+use super::RunState;
+
+/// As it is stored of a task that runs only after a failure.
+const NOTHING_FAILED: &str = "no task that it depends on failed";
+
+/// Why a task was skipped. A store keeps the text that users see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SkipCause {
+    /// For this task: it failed, skipped itself, or was skipped because nothing had failed. It is the root of the
+    /// skip, not the task before it.
+    Task(TaskIx),
+    /// It runs only after a failure, and nothing that it depends on failed.
+    NothingFailed,
+    /// In words: those of its own body, as a rule.
+    Reason(Arc<str>),
+}
+
+impl SkipCause {
+    /// The text to store.
+    pub(super) fn text(&self, graph: &Graph) -> Arc<str> {
+        match self {
+            Self::Task(ix) => Arc::clone(graph.name(*ix)),
+            Self::NothingFailed => NOTHING_FAILED.into(),
+            Self::Reason(text) => Arc::clone(text),
+        }
+    }
+
+    /// The cause whose text is stored of a skipped task.
+    pub(crate) fn from_stored(text: Arc<str>, graph: &Graph, ix: TaskIx, started_at: Option<Time>) -> Self {
+        // A body that skips itself may happen to give a task's name as its reason.
+        if started_at.is_some_and(|at| at > Time::default()) {
+            return Self::Reason(text);
+        }
+        match graph.find(&text) {
+            Some(root) if graph.spec(ix).run_if != RunIf::Failed => Self::Task(root),
+            _ if *text == *NOTHING_FAILED => Self::NothingFailed,
+            Some(root) => Self::Task(root),
+            None => Self::Reason(text),
+        }
+    }
+}
+
+impl RunState {
+    /// By `run_if`, once all dependencies have ended: why the task is skipped, and whether for a failure.
+    pub(super) fn skipped_by(&self, ix: TaskIx) -> Option<(SkipCause, bool)> {
+        let run_if = self.graph.spec(ix).run_if;
+        if !self.troubled && run_if == RunIf::Succeeded {
+            return None;
+        }
+        let dependencies = self.graph.dependencies(ix);
+        let unsuccessful = |dep: &&TaskIx| self.tasks[**dep as usize].status != TaskStatus::Completed;
+        let failed = dependencies.iter().find(|dep| self.tasks[**dep as usize].failed);
+        match run_if {
+            RunIf::Done => None,
+            RunIf::Failed if failed.is_some() => None,
+            RunIf::Failed => Some((SkipCause::NothingFailed, false)),
+            RunIf::Succeeded => {
+                let cause = *failed.or_else(|| dependencies.iter().find(unsuccessful))?;
+                Some((SkipCause::Task(self.skip_root(cause).unwrap_or(cause)), failed.is_some()))
+            }
+        }
+    }
+
+    /// The task for which a task was skipped. `None` for one that was not skipped, skipped itself, or was skipped
+    /// because nothing had failed: then it is itself the root of what is skipped for it.
+    pub(crate) fn skip_root(&self, ix: TaskIx) -> Option<TaskIx> {
+        match self.known_detail(ix)?.skipped {
+            Some(SkipCause::Task(root)) => Some(root),
+            _ => None,
+        }
+    }
+}
