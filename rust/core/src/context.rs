@@ -43,6 +43,7 @@ mod tests;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::decode::{DecodeError, Field};
 use crate::graph::Graph;
 use crate::id::TaskIx;
 use crate::pack::{Pair, pack, unpack};
@@ -66,9 +67,9 @@ impl Changes {
     /// Reads what [`Changes::pack`] made.
     ///
     /// # Errors
-    /// Says what is wrong with a mangled blob.
-    pub fn unpack(blob: &[u8]) -> Result<Self, String> {
-        unpack(blob).map(Self::new)
+    /// `DecodeError::Field` for a mangled blob.
+    pub fn unpack(blob: &[u8]) -> Result<Self, DecodeError> {
+        unpack(blob).map(Self::new).map_err(|damage| Field::TaskChanges.damaged(damage))
     }
 
     /// As a task's row stores them; `None` if there are none.

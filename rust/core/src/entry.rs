@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use crate::decode::Damage;
 use crate::failure::Failure;
 use crate::status::stored_enum;
 use crate::time::Time;
@@ -86,13 +87,14 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// From what a store keeps of it; a column that its kind does not have is not looked at. `None` for a time without
-    /// `due`, which no version of bide ever wrote.
-    #[must_use]
-    pub fn from_stored(kind: EntryKind, proof: Option<Arc<[u8]>>, due: Option<Time>) -> Option<Self> {
-        Some(match kind {
+    /// From what a store keeps of it; a column that its kind does not have is not looked at.
+    ///
+    /// # Errors
+    /// `TimeWithoutDue`, which no version of bide ever wrote.
+    pub fn from_stored(kind: EntryKind, proof: Option<Arc<[u8]>>, due: Option<Time>) -> Result<Self, Damage> {
+        Ok(match kind {
             EntryKind::Condition => Self::Condition { proof },
-            EntryKind::Time => Self::Time { due: due? },
+            EntryKind::Time => Self::Time { due: due.ok_or(Damage::TimeWithoutDue)? },
             EntryKind::Signal => Self::Signal,
             EntryKind::Step => Self::Step { proof },
             EntryKind::Any => Self::Any { proof },

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use crate::decode::Damage;
 use crate::shown::shown;
 
 /// What kind of failure it was; decides which named error a reader gets.
@@ -85,9 +86,9 @@ impl Failure {
     /// Reads a stored or a host's object.
     ///
     /// # Errors
-    /// Says what is wrong if the text is not an object with `type` and `message`.
-    pub fn from_json(json: &str) -> Result<Self, String> {
-        let head: Head<'_> = serde_json::from_str(json).map_err(|error| format!("not a stored failure: {error}"))?;
+    /// `NotAFailure` if the text is not an object with `type` and `message`.
+    pub fn from_json(json: &str) -> Result<Self, Damage> {
+        let head: Head<'_> = serde_json::from_str(json).map_err(|error| Damage::NotAFailure(error.to_string()))?;
         Ok(Self { kind: FailureKind::from_name(&head.kind), json: json.into() })
     }
 

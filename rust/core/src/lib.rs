@@ -7,6 +7,7 @@
 pub mod attempt;
 pub mod block;
 pub mod context;
+pub mod decode;
 pub mod definition;
 pub mod entry;
 pub mod event;
@@ -30,6 +31,7 @@ pub mod value;
 
 pub use block::BlockReason;
 pub use context::{Changes, Conflict};
+pub use decode::{Damage, DecodeError};
 pub use definition::DefinitionError;
 pub use entry::{Entry, EntryKey, EntryKind, EntryState, Lookup, Operation, StepArguments};
 pub use event::{Effect, Event, GateSpec, GateUntil, Outcome, Refused};

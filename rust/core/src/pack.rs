@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use crate::decode::Damage;
 use crate::value::Value;
 
 /// A name and its value; `None` where the key was removed.
@@ -32,11 +33,11 @@ pub fn pack<'a>(pairs: impl IntoIterator<Item = (&'a str, Option<&'a Value>)>) -
 ///
 /// # Errors
 /// Says what is wrong with a mangled blob.
-pub fn unpack(mut blob: &[u8]) -> Result<Vec<Pair>, String> {
+pub fn unpack(mut blob: &[u8]) -> Result<Vec<Pair>, Damage> {
     let mut pairs = Vec::new();
     while !blob.is_empty() {
         let len = read_length(&mut blob)?;
-        let name = std::str::from_utf8(take(&mut blob, len)?).map_err(|_| "a name is not UTF-8".to_owned())?;
+        let name = std::str::from_utf8(take(&mut blob, len)?).map_err(|_| Damage::NameNotUtf8)?;
         let value = match read_length(&mut blob)? {
             0 => None,
             len => Some(Value::new(take(&mut blob, len - 1)?)),
@@ -54,7 +55,7 @@ fn length(out: &mut Vec<u8>, mut n: usize) {
     out.push(n as u8);
 }
 
-fn read_length(blob: &mut &[u8]) -> Result<usize, String> {
+fn read_length(blob: &mut &[u8]) -> Result<usize, Damage> {
     let mut n = 0usize;
     for shift in (0..usize::BITS).step_by(7) {
         let Some((&byte, rest)) = blob.split_first() else { break };
@@ -64,11 +65,11 @@ fn read_length(blob: &mut &[u8]) -> Result<usize, String> {
             return Ok(n);
         }
     }
-    Err("a length is cut off".to_owned())
+    Err(Damage::LengthCutOff)
 }
 
-fn take<'a>(blob: &mut &'a [u8], len: usize) -> Result<&'a [u8], String> {
-    let (head, rest) = blob.split_at_checked(len).ok_or("a value is cut off")?;
+fn take<'a>(blob: &mut &'a [u8], len: usize) -> Result<&'a [u8], Damage> {
+    let (head, rest) = blob.split_at_checked(len).ok_or(Damage::ValueCutOff)?;
     *blob = rest;
     Ok(head)
 }

@@ -6,9 +6,11 @@
 use std::sync::Arc;
 
 use crate::block::BlockReason;
+use crate::decode::{Damage, DecodeError, Field};
 use crate::entry::{Entry, EntryKey};
 use crate::failure::Failure;
 use crate::id::{NO_MAP, RunId, TaskId};
+use crate::pack::{Pair, unpack};
 use crate::status::{RunStatus, SubStatus, TaskStatus};
 use crate::time::Time;
 use crate::value::Value;
@@ -328,6 +330,19 @@ impl RunRow {
             crashes: 0,
             runner: None,
         }
+    }
+
+    /// The inputs, unpacked.
+    ///
+    /// # Errors
+    /// `DecodeError::Field` if they do not read back.
+    pub fn unpacked_inputs(&self) -> Result<Vec<(Arc<str>, Value)>, DecodeError> {
+        let pair = |(name, value): Pair| match value {
+            Some(value) => Ok((name, value)),
+            None => Err(Damage::NoValue(name.to_string())),
+        };
+        let pairs = unpack(&self.inputs).and_then(|pairs| pairs.into_iter().map(pair).collect());
+        pairs.map_err(|damage| Field::RunInputs.damaged(damage))
     }
 }
 

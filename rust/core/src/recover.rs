@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::block::BlockReason;
+use crate::decode::{Damage, DecodeError, Field};
 use crate::event::Timer;
 use crate::graph::Graph;
 use crate::id::{NO_MAP, TaskId, TaskIx};
@@ -42,24 +43,24 @@ impl RunState {
     /// Builds the state of a stored run; `ids` are the store's numbers of the graph's tasks. Apply `Begin` next.
     ///
     /// # Errors
-    /// Says what does not fit: a row that belongs to no task of the graph, a count that nobody can have counted to.
+    /// Says what does not fit: a row that belongs to no task of the graph, a number that nobody can have counted to.
     pub fn recover(
         graph: &Arc<Graph>,
         ids: &Arc<[TaskId]>,
         version: Option<i64>,
         stored: StoredRun,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, DecodeError> {
         let mut state = Self::new(stored.run.id, Arc::clone(graph), Arc::clone(ids));
         let positions: HashMap<TaskId, TaskIx> = ids.iter().zip(0..).map(|(id, ix)| (*id, ix)).collect();
         let position = |id: TaskId, map: i32| match positions.get(&id) {
             Some(ix) if map == NO_MAP => Ok(*ix),
-            _ => Err(format!("a row of run {} (task number {id}, map index {map}) belongs to no task", stored.run.id)),
+            _ => Err(DecodeError::StrayRow { task: id, map }),
         };
-        let counts = [("run.crashes", stored.run.crashes)].into_iter();
-        let counts = counts.chain(stored.rows.iter().map(|row| ("task.attempts", row.attempts)));
-        let mut counts = counts.chain(stored.entries.iter().map(|(.., entry)| ("journal.seq", entry.seq)));
-        if let Some((column, count)) = counts.find(|(_, count)| *count > MOST) {
-            return Err(format!("{count} in the column {column} is no count; the file was changed by other hands"));
+        let counts = [(Field::RunCrashes, stored.run.crashes)].into_iter();
+        let counts = counts.chain(stored.rows.iter().map(|row| (Field::TaskAttempts, row.attempts)));
+        let mut counts = counts.chain(stored.entries.iter().map(|(.., entry)| (Field::JournalSeq, entry.seq)));
+        if let Some((field, count)) = counts.find(|(_, count)| *count > MOST) {
+            return Err(field.damaged(Damage::TooLarge(count)));
         }
         state.status = stored.run.status;
         let StoredRun { run, .. } = &stored;

@@ -6,7 +6,7 @@ use bide_core::event::{Retry, Wait};
 use bide_core::record::NewRun;
 use bide_core::{
     Batch, Changes, Effect, EntryKey, Event, Failure, FailureKind, GateSpec, Graph, Lookup, Operation, Outcome,
-    RunState, RunStatus, StepArguments, TaskId, TaskRef, Time, Uses, Value, context, pack,
+    RunState, RunStatus, StepArguments, TaskId, TaskRef, Time, Uses, Value, context,
 };
 use bide_store::{Lease, RunFilter, Store, StoreError};
 
@@ -49,7 +49,7 @@ pub(crate) fn everything(store: &dyn Store, graph: &Arc<Graph>, said: &mut Said)
         let versions: Vec<i64> = versions.iter().map(|version| version.version).collect();
         for claimed in said.hear(store.claim(lease, &versions, NOW.into(), 10)).unwrap_or_default() {
             let Some(Some(stored)) = said.hear(store.load(claimed)) else { continue };
-            let _ = pack::unpack(&stored.run.inputs);
+            let _ = stored.run.unpacked_inputs();
             // As the executor does: a list of tasks that does not fit the graph is not taken up.
             if ids.len() == graph.len()
                 && let Ok(state) = RunState::recover(graph, &ids, Some(workflow.version), stored)

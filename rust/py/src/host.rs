@@ -326,7 +326,8 @@ impl<'py> Arguments<'_, 'py> {
 /// What a body sees of the context, as a `bide.Context` of its own.
 #[inline(never)]
 fn context_of<'py>(py: Python<'py>, engine: &PyEngine, run: &PyRun, task: TaskRef) -> Result<Owned<'py>, Raised> {
-    let (values, conflicts) = run.context_of(task.ix).map_err(|why| Raised::new(py, errors::bide(py, &why)))?;
+    let (values, conflicts) =
+        run.context_of(task.ix).map_err(|why| Raised::new(py, errors::bide(py, &why.to_string())))?;
     for conflict in run.unreported(conflicts) {
         engine.log(Level::Warning, &conflict.message(&run.workflow.graph));
     }

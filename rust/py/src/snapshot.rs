@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use bide_core::context::{self, Changes};
 use bide_core::record::StoredRun;
-use bide_core::{Graph, RunId, TaskRow, TaskSpec, Time, Value, pack};
+use bide_core::{Graph, RunId, TaskRow, TaskSpec, Time, Value};
 use bide_executor::Settlement;
 use bide_store::StoreError;
 use pyo3::prelude::*;
@@ -74,7 +74,7 @@ impl PySnapshot {
     /// The context as the tasks have left it.
     fn context(&self) -> Result<Vec<(Arc<str>, Value)>, String> {
         if let (Some(run), None) = (&self.live, self.stored.get()) {
-            return run.final_context().map(|(values, _)| values);
+            return run.final_context().map(|(values, _)| values).map_err(|why| why.to_string());
         }
         let stored = self.stored();
         let specs = stored
@@ -82,13 +82,12 @@ impl PySnapshot {
             .iter()
             .map(|task| TaskSpec { dependencies: task.dependencies.clone(), ..TaskSpec::new(Arc::clone(&task.name)) });
         let graph = Graph::build(&stored.run.workflow, specs.collect(), false).map_err(|why| why.0)?;
-        let inputs: Vec<(Arc<str>, Value)> =
-            pack::unpack(&stored.run.inputs)?.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        let inputs = stored.run.unpacked_inputs().map_err(|why| why.to_string())?;
         let mut changes = std::collections::HashMap::new();
         for row in &stored.rows {
             let ix = stored.tasks.iter().position(|task| task.id == row.task);
             if let (Some(ix), Some(blob)) = (ix, &row.changes) {
-                changes.insert(ix as u32, Changes::unpack(blob)?);
+                changes.insert(ix as u32, Changes::unpack(blob).map_err(|why| why.to_string())?);
             }
         }
         Ok(context::final_view(&graph, &inputs, |ix| changes.get(&ix)).0)
@@ -118,9 +117,9 @@ impl PySnapshot {
     /// The inputs as they are stored.
     fn inputs<'py>(&self, py: Python<'py>) -> PyResult<Vec<(String, Bound<'py, PyBytes>)>> {
         let stored = self.stored();
-        let inputs = pack::unpack(&stored.run.inputs).map_err(|why| errors::bide(py, &why))?;
-        let named = inputs.into_iter().filter_map(|(name, value)| Some((name, value?)));
-        Ok(named.map(|(name, value)| (name.to_string(), PyBytes::new(py, value.as_bytes()))).collect())
+        let inputs = stored.run.unpacked_inputs().map_err(|why| errors::bide(py, &why.to_string()))?;
+        let input = |(name, value): (Arc<str>, Value)| (name.to_string(), PyBytes::new(py, value.as_bytes()));
+        Ok(inputs.into_iter().map(input).collect())
     }
 
     /// The caller's key.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bide_core::record::RunUpdate;
-use bide_core::{BlockReason, Event, Failure, RunState, RunStatus, Value, Write, pack, recover};
+use bide_core::{BlockReason, DecodeError, Event, Failure, RunState, RunStatus, Write, recover};
 use bide_store::{Lease, Standing, StoreError};
 
 use crate::commit::Done;
@@ -147,12 +147,9 @@ impl<H: Host> Engine<H> {
         id: bide_core::RunId,
     ) -> Result<Option<Arc<Run<H>>>, StoreError> {
         let Some(stored) = self.store().load(id)? else { return Ok(None) };
-        let corrupt = |why: String| StoreError::Corrupt(format!("run {id} of '{}': {why}", workflow.graph.workflow()));
-        let inputs: Inputs = pack::unpack(&stored.run.inputs)
-            .map_err(corrupt)?
-            .into_iter()
-            .map(|(name, value)| (name, value.unwrap_or(Value::NONE)))
-            .collect();
+        let corrupt =
+            |why: DecodeError| StoreError::Corrupt(format!("run {id} of '{}': {why}", workflow.graph.workflow()));
+        let inputs: Inputs = stored.run.unpacked_inputs().map_err(corrupt)?.into();
         let version = (*stored.run.version != *workflow.graph.version()).then_some(workflow.version);
         let (key, created_at) = (stored.run.key.clone(), stored.run.created_at);
         let failure = stored.run.failure.clone();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bide_core::context::{self, Changes, Conflict};
 use bide_core::record::{RunRow, StoredRun};
-use bide_core::{Failure, RunId, RunState, TaskIx, TaskRow, Time, Value, pack};
+use bide_core::{DecodeError, Failure, RunId, RunState, TaskIx, TaskRow, Time, Value, pack};
 use bide_store::Lease;
 use bide_sync::Mutex;
 
@@ -121,7 +121,7 @@ impl<H: Host> Run<H> {
     ///
     /// # Errors
     /// Says what is wrong if a task's changes do not read back.
-    pub fn context_of(&self, ix: TaskIx) -> Result<View, String> {
+    pub fn context_of(&self, ix: TaskIx) -> Result<View, DecodeError> {
         let changes = self.changes(self.workflow.graph.ancestors(ix))?;
         Ok(context::view(&self.workflow.graph, ix, &self.inputs, |of| changes.get(&of)))
     }
@@ -130,7 +130,7 @@ impl<H: Host> Run<H> {
     ///
     /// # Errors
     /// As [`Run::context_of`].
-    pub fn final_context(&self) -> Result<View, String> {
+    pub fn final_context(&self) -> Result<View, DecodeError> {
         let changes = self.changes(0..self.workflow.graph.len() as TaskIx)?;
         Ok(context::final_view(&self.workflow.graph, &self.inputs, |of| changes.get(&of)))
     }
@@ -157,7 +157,7 @@ impl<H: Host> Run<H> {
         self.unreported(conflicts.unwrap_or_default())
     }
 
-    fn changes(&self, of: impl Iterator<Item = TaskIx>) -> Result<HashMap<TaskIx, Changes>, String> {
+    fn changes(&self, of: impl Iterator<Item = TaskIx>) -> Result<HashMap<TaskIx, Changes>, DecodeError> {
         let packed: Vec<(TaskIx, Arc<[u8]>)> = {
             let state = self.state.lock();
             of.filter_map(|ix| Some((ix, Arc::clone(state.changes(ix)?)))).collect()

@@ -1,12 +1,13 @@
 //! Reading runs. A row that does not read back is `Corrupt`, naming run and column; nothing here panics on a file.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use bide_core::record::{Mark, RecordedTask, RunRow, StoredRun};
 use bide_core::{
-    BlockReason, Entry, EntryKey, EntryKind, EntryState, Failure, Operation, RunId, RunStatus, SubStatus, TaskId,
-    TaskRow, TaskStatus, Time, Value,
+    BlockReason, Damage, Entry, EntryKey, EntryKind, EntryState, Failure, Operation, RunId, RunStatus, SubStatus,
+    TaskId, TaskRow, TaskStatus, Time, Value,
 };
 use bide_sync::Mutex;
 use rusqlite::types::FromSql;
@@ -70,16 +71,16 @@ struct Fields<'r> {
 }
 
 impl Fields<'_> {
-    fn corrupt(&self, column: &str, what: &str) -> StoreError {
+    fn corrupt(&self, column: &str, damage: &dyn fmt::Display) -> StoreError {
         StoreError::Corrupt(format!(
-            "{}: run {}: the column {}.{column} does not read back ({what}); the file was changed by other hands or \
+            "{}: run {}: the column {}.{column} does not read back ({damage}); the file was changed by other hands or \
              is damaged",
             self.place, self.run, self.table
         ))
     }
 
     fn get<T: FromSql>(&self, at: usize, column: &str) -> Result<T, StoreError> {
-        self.row.get(at).map_err(|error| self.corrupt(column, &error.to_string()))
+        self.row.get(at).map_err(|error| self.corrupt(column, &error))
     }
 
     fn text(&self, at: usize, column: &str) -> Result<Option<Arc<str>>, StoreError> {
@@ -102,12 +103,12 @@ impl Fields<'_> {
 
     fn failure(&self, at: usize, column: &str) -> Result<Option<Failure>, StoreError> {
         let text: Option<String> = self.get(at, column)?;
-        text.map(|text| Failure::from_json(&text).map_err(|error| self.corrupt(column, &error))).transpose()
+        text.map(|text| Failure::from_json(&text).map_err(|damage| self.corrupt(column, &damage))).transpose()
     }
 
     fn code<T>(&self, at: usize, column: &str, read: impl Fn(i64) -> Option<T>) -> Result<T, StoreError> {
         let code: i64 = self.get(at, column)?;
-        read(code).ok_or_else(|| self.corrupt(column, &format!("{code} is not one of its values")))
+        read(code).ok_or_else(|| self.corrupt(column, &Damage::UnknownCode(code)))
     }
 }
 
@@ -296,7 +297,7 @@ fn entry(fields: &Fields<'_>) -> Result<(TaskId, i32, Entry), StoreError> {
     let entry = Entry {
         key: EntryKey { name: fields.get(2, "name")?, n: fields.get(3, "n")? },
         seq: fields.get(4, "seq")?,
-        operation: operation.ok_or_else(|| fields.corrupt("due", "it is empty, and the entry is a Time"))?,
+        operation: operation.map_err(|damage| fields.corrupt("due", &damage))?,
         state: fields.code(6, "state", EntryState::from_code)?,
         deadline: fields.time(10, "deadline")?,
         value: fields.value(12, "value")?,
