@@ -34,6 +34,7 @@ pub use bide_store as store;
 pub use clock::{Clock, SystemClock};
 pub use engine::{Engine, Level, Log, default_slots};
 pub use host::{Args, Attached, Call, Dispatch, Free, Gate, Host, Ready, Source, Worker};
+pub use runs::recover::NotRegistered;
 pub use runs::registry::RegisteredWorkflow;
 pub use runs::run::{Inputs, Run, View};
 pub use runs::settled::{Settled, Settlement};

@@ -147,7 +147,10 @@ impl PySnapshot {
         if let Some(reason) = &run.blocked_by {
             return Some(reason.to_string());
         }
-        if self.live.is_some() { None } else { gil::detached(py, || self.engine.why_not_here(&run.into())) }
+        if self.live.is_some() {
+            return None;
+        }
+        gil::detached(py, || self.engine.why_not_here(&run.into())).map(|why| why.to_string())
     }
 
     /// The first committed failure, as stored.

@@ -1,5 +1,6 @@
 //! Taking up unfinished runs that nobody executes: at the start, after a crash of another, after a lost lease.
 
+use std::fmt;
 use std::sync::Arc;
 
 use bide_core::record::RunUpdate;
@@ -15,6 +16,22 @@ use crate::runs::submit::Wanted;
 
 /// So many runs are claimed in one commit.
 const CLAIM: usize = 256;
+
+/// Why a run is not executed by a runner: its workflow is not registered there, or only in another version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotRegistered {
+    /// The run's workflow and version, as messages show them.
+    pub wanted: String,
+    /// The version that is registered, as messages show it, if any is.
+    pub have: Option<String>,
+}
+
+impl fmt::Display for NotRegistered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is not registered here", self.wanted)?;
+        self.have.as_ref().map_or(Ok(()), |have| write!(f, " (have {have})"))
+    }
+}
 
 impl<H: Host> Engine<H> {
     /// Takes up what nobody executes and what fits a registered workflow. Blocks. Costs what there is to take up, however
@@ -186,9 +203,9 @@ impl<H: Host> Engine<H> {
         self.runs.lock().insert(run.id.row(), Arc::clone(run));
     }
 
-    /// Why an unfinished run that no living runner has is not executed here, in words. Blocks.
+    /// Why an unfinished run that no living runner has is not executed here. Blocks.
     #[must_use]
-    pub fn why_not_here(&self, run: &Standing) -> Option<String> {
+    pub fn why_not_here(&self, run: &Standing) -> Option<NotRegistered> {
         let alive = |runner| self.store().is_alive(runner, self.clock.lease_time()).unwrap_or(true);
         if run.status.is_ended() || run.runner.is_some_and(alive) {
             return None;
@@ -196,7 +213,7 @@ impl<H: Host> Engine<H> {
         let (workflow, version) = (&*run.workflow, &*run.version);
         let wanted = bide_core::graph::title(workflow, version);
         match self.workflows.read().get(workflow) {
-            None => Some(format!("{wanted} is not registered here")),
+            None => Some(NotRegistered { wanted, have: None }),
             Some(workflow) if workflow.graph.version() == version => None,
             Some(workflow) => {
                 let versions = self.store().versions(workflow.number).unwrap_or_default();
@@ -205,7 +222,7 @@ impl<H: Host> Engine<H> {
                     return None;
                 }
                 let have = bide_core::graph::short_version(workflow.graph.version());
-                Some(format!("{wanted} is not registered here (have {have})"))
+                Some(NotRegistered { wanted, have: Some(have) })
             }
         }
     }

@@ -195,7 +195,7 @@ impl<H: Host> Engine<H> {
         if run.status.is_ended() || run.status == RunStatus::Paused {
             settled.settle(Settlement::Run(run.status));
         } else if let Some(why) = self.why_not_here(&run) {
-            settled.settle(Settlement::NotHere(why));
+            settled.settle(Settlement::NotHere(why.to_string()));
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bide_core::record::{RunRow, RunRowId};
 use bide_core::{Graph, TaskIx, Time, Value};
 use bide_executor::drive::{Allowance, Driver, Gathering};
-use bide_executor::{Clock, Handle, Ready, RegisteredWorkflow, Run, Settlement, SubmitError, Wanted};
+use bide_executor::{Clock, Handle, NotRegistered, Ready, RegisteredWorkflow, Run, Settlement, SubmitError, Wanted};
 use bide_sched::pacer::{Pacer, STUCK_AFTER};
 use bide_sched::{SlotNo, Slots};
 use bide_store::{Store, StoreError};
@@ -227,7 +227,7 @@ impl Process {
     }
 
     /// Why it does not take up a run, in words.
-    pub(super) fn why_not(&self, run: &RunRow) -> Option<String> {
+    pub(super) fn why_not(&self, run: &RunRow) -> Option<NotRegistered> {
         self.driver.engine().why_not_here(&run.into())
     }
 

@@ -358,9 +358,7 @@ impl World {
     fn is_left_by_all(&self) -> bool {
         let rows = self.rows();
         let mut left = rows.iter().filter(|row| row.status == RunStatus::Running).peekable();
-        let says_so = |process: &Process, row: &RunRow| {
-            process.why_not(row).is_some_and(|why| why.contains("is not registered here (have "))
-        };
+        let says_so = |process: &Process, row: &RunRow| process.why_not(row).is_some_and(|why| why.have.is_some());
         self.nothing_is_to_come()
             && left.peek().is_some()
             && left.any(|row| self.processes.iter().all(|process| says_so(process, row)))
