@@ -1,9 +1,9 @@
-//! Taking a run up again: from its rows back to its state, and what goes on at once.
+//! Recovery of a run: its rows become a state again, and its tasks resume.
 //!
-//! What was running is entered again, what waited for a time is entered again when the time is reached, gates are
-//! watched again, retries keep their time. Whatever an earlier process may have entered is a suspect (see
-//! `run/rows.rs`): a run of which one body was the only suspect that [`MAX_CRASHES`] processes in a row executed when
-//! they died is paused.
+//! A body that was running is entered again; one that waited for a time, when the time is reached. Gates are watched
+//! again, retries keep their time. Every body that an earlier process may have entered is a suspect (see
+//! `run/rows.rs`). A run is paused if one of its bodies was the only suspect that [`MAX_CRASHES`] processes in a row
+//! executed when they died.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,16 +14,16 @@ use crate::event::Timer;
 use crate::graph::Graph;
 use crate::id::{NO_MAP, TaskId, TaskIx};
 use crate::record::{RecordedTask, StoredRun};
-use crate::run::{Out, Rare, RunState, SkipCause};
+use crate::run::{Out, RunDetail, RunState, SkipCause};
 use crate::status::{RunStatus, TaskStatus};
 use crate::time::Time;
 use crate::value::Value;
 
-/// So many processes in a row may die while they execute one body and no other suspect, before its run is paused.
+/// How many processes in a row may die while they execute one body and no other suspect, before its run is paused.
 pub const MAX_CRASHES: u32 = 5;
 
-/// No attempts, entries or crashes were ever counted that far; counting on from there would leave the type.
-const MOST: u32 = i32::MAX as u32;
+/// The largest count of attempts, entries or crashes that is believed; a larger one could overflow.
+const MAX_COUNT: u32 = i32::MAX as u32;
 
 /// Whether a recorded task list fits the graph: every recorded task still exists with the same dependencies.
 #[must_use]
@@ -59,13 +59,14 @@ impl RunState {
         let counts = [(Field::RunCrashes, stored.run.crashes)].into_iter();
         let counts = counts.chain(stored.rows.iter().map(|row| (Field::TaskAttempts, row.attempts)));
         let mut counts = counts.chain(stored.entries.iter().map(|(.., entry)| (Field::JournalSeq, entry.seq)));
-        if let Some((field, count)) = counts.find(|(_, count)| *count > MOST) {
+        if let Some((field, count)) = counts.find(|(_, count)| *count > MAX_COUNT) {
             return Err(field.damaged(Damage::TooLarge(count)));
         }
         state.status = stored.run.status;
         let StoredRun { run, .. } = &stored;
         if run.failure.is_some() || run.blocked_by.is_some() || version.is_some() {
-            *state.rare() = Rare { failure: run.failure.clone(), blocked_by: run.blocked_by.clone(), version };
+            *state.run_detail() =
+                RunDetail { failure: run.failure.clone(), blocked_by: run.blocked_by.clone(), version };
         }
         state.crashes = run.crashes;
         state.ended_at = run.ended_at.unwrap_or_default();
@@ -93,7 +94,7 @@ impl RunState {
             detail.first_started_at = row.first_started_at;
             detail.waited = row.waited;
             detail.retry_at = row.retry_at;
-            // What a wait is for is the journal's to say: it changes when the wait ends.
+            // Only of a skipped task: what another waits for is made from its journal.
             detail.skipped = skipped;
             detail.mark = row.mark.set_aside();
         }
@@ -103,18 +104,18 @@ impl RunState {
             detail.waited_until = detail.waited_until.max(entry.closed_at.unwrap_or_default());
             detail.journal.restore(entry);
         }
-        state.settle_derived();
+        state.derive();
         Ok(state)
     }
 
-    /// What is not stored because it follows from the rest.
-    fn settle_derived(&mut self) {
+    /// Computes what is not stored because it follows from the rest.
+    fn derive(&mut self) {
         for ix in 0..self.tasks.len() as TaskIx {
             if !self.tasks[ix as usize].status.is_ended() {
                 continue;
             }
-            self.left -= 1;
-            self.troubled |= self.tasks[ix as usize].status != TaskStatus::Completed;
+            self.remaining -= 1;
+            self.has_unsuccessful |= self.tasks[ix as usize].status != TaskStatus::Completed;
             for dependent in Arc::clone(&self.graph).dependents(ix) {
                 self.tasks[*dependent as usize].unmet -= 1;
             }
@@ -125,39 +126,40 @@ impl RunState {
     }
 
     /// `Begin` of a recovered run.
-    pub(crate) fn go_on(&mut self, out: &mut Out<'_>) {
+    pub(crate) fn resume(&mut self, out: &mut Out<'_>) {
         let marked = self.marked();
         let crashes = if marked.is_empty() { 0 } else { self.crashes };
         if crashes >= MAX_CRASHES {
-            // Each death has raised the mark of the body that was alone.
+            // Each of these deaths raised the mark of the only suspect.
             let times = |ix: &TaskIx| self.known_detail(*ix).map_or(0, |detail| detail.mark.times);
             let most = marked.iter().map(times).max().unwrap_or_default();
             let blamed = marked.iter().filter(|ix| times(ix) == most);
             let names: Vec<String> = blamed.map(|ix| format!("'{}'", self.graph.name(*ix))).collect();
             self.crashes = 0;
-            self.rare().blocked_by = Some(BlockReason::Crashes { times: MAX_CRASHES, tasks: names.join(", ").into() });
+            self.run_detail().blocked_by =
+                Some(BlockReason::Crashes { times: MAX_CRASHES, tasks: names.join(", ").into() });
             self.settle(RunStatus::Paused, out);
             return;
         }
-        self.unproven = true;
-        let blocked = self.rare.as_mut().is_some_and(|rare| rare.blocked_by.take().is_some());
+        self.no_progress = true;
+        let blocked = self.run_detail.as_mut().is_some_and(|detail| detail.blocked_by.take().is_some());
         let stale = blocked || self.status != RunStatus::Running;
         self.status = RunStatus::Running;
         if crashes != self.crashes || stale || self.version().is_some() {
             self.crashes = crashes;
             self.write_run(out);
         }
-        // Chosen before any of them moves on: what one lets go on is not taken up a second time.
+        // Chosen before any of them changes: a task that is started when another ends is not resumed a second time.
         let open: Vec<TaskIx> =
             self.graph.order().iter().copied().filter(|ix| self.tasks[*ix as usize].unmet == 0).collect();
         if let Some(cause) = self.first_failed().filter(|_| self.graph.fail_fast()) {
-            // Tasks that a newer version has added, and what is not known to have started.
-            self.stop_short(cause, out);
+            // Tasks that a newer version has added, and those that are not known to have started.
+            self.skip_unstarted(cause, out);
         }
         for ix in open {
-            self.take_up(ix, out);
+            self.resume_task(ix, out);
         }
-        if self.left == 0 && self.status == RunStatus::Running {
+        if self.remaining == 0 && self.status == RunStatus::Running {
             self.end_run(out);
         }
     }
@@ -167,7 +169,7 @@ impl RunState {
         failed.min_by_key(|(_, task)| task.ended_at).map(|(ix, _)| ix)
     }
 
-    fn take_up(&mut self, ix: TaskIx, out: &mut Out<'_>) {
+    fn resume_task(&mut self, ix: TaskIx, out: &mut Out<'_>) {
         let state = &mut self.tasks[ix as usize];
         let detail = state.detail.as_deref();
         match state.status {
@@ -176,7 +178,7 @@ impl RunState {
                 state.suspect = true;
                 match detail.and_then(|detail| detail.journal.enter_at()) {
                     None => self.ready(ix, out),
-                    // A signal's `Closed` lets it go on.
+                    // It waits for a signal, whose `Closed` makes it ready.
                     Some(Time::NEVER) => {}
                     Some(at) => self.set_timer(ix, at, Timer::Reenter, out),
                 }
@@ -185,7 +187,7 @@ impl RunState {
                 state.status = TaskStatus::Pending;
                 state.suspect = true;
                 match detail.and_then(|detail| detail.retry_at) {
-                    None => self.decide(ix, out),
+                    None => self.start_or_skip(ix, out),
                     Some(at) => self.set_timer(ix, at, Timer::Retry, out),
                 }
             }

@@ -1,6 +1,6 @@
 //! The run machine: everything that is decided about one run.
 //!
-//! A task's states (see [`TaskStatus`]) and what moves it on:
+//! A task's states (see [`TaskStatus`]) and the events that change them:
 //!
 //! | from      | event                         | to                                   |
 //! |-----------|-------------------------------|--------------------------------------|
@@ -18,14 +18,14 @@
 //! | Running   | `Ended` Suspended             | Running, out of memory               |
 //! | Running, out of memory | `Begin`, `Due` (re-enter), `Closed` | Ready              |
 //!
-//! A run's states: Pending until `Begin`, if it was created for another runner; Running; Completed or Failed with its last task; Paused by `Block`, or by
-//! `Begin` if it has killed its process too often. A run that does not run refuses every event: what its bodies
-//! still do is discarded, and they are entered again when it goes on.
+//! A run's states: Pending until `Begin`, if it was created for another runner; Running; Completed or Failed with its
+//! last task; Paused by `Block`, or by `Begin` if it has killed its process too often. A run that is not Running
+//! refuses every event: what its bodies still do is discarded, and they are entered again when the run resumes.
 //!
-//! Every event turns into writes and effects. The caller commits the writes first and only then carries the effects
-//! out ([`crate::pending::Pending`] enforces it). If the commit fails, this state is dropped and read again.
+//! Every event turns into writes and effects. The caller commits the writes first and carries the effects out only
+//! then ([`crate::pending::Pending`] enforces it). If the commit fails, this state is dropped and read again.
 //!
-//! Here: the state, its readers, which event goes where. `run/waits.rs`: journal entries, gates and timers.
+//! Here: the state, its readers, and the dispatch of events. `run/waits.rs`: journal entries, gates and timers.
 //! `run/ends.rs`: outcomes and what follows for other tasks. `run/skip.rs`: why a task is skipped. `run/rows.rs`: what is written, and the marks of
 //! bodies that may kill their process. `recover.rs`: from rows back to a state.
 
@@ -58,72 +58,83 @@ pub struct RunState {
     pub(crate) ids: Arc<[TaskId]>,
     pub(crate) status: RunStatus,
     pub(crate) tasks: Box<[Task]>,
-    /// Tasks that have not ended. The run ends when it reaches zero.
-    pub(crate) left: u32,
-    /// Some task failed or was skipped: `run_if` has to be looked at.
-    pub(crate) troubled: bool,
-    /// Only of a run that failed, was paused or was taken up by another version. A hundred thousand runs that wait are
-    /// to be cheap.
-    pub(crate) rare: Option<Box<Rare>>,
-    /// How many processes in a row have died while one of its bodies was the only marked one that they executed. The
-    /// store counts, when it takes the run from the dead process; here it is only set back.
+    /// How many tasks have not ended. The run ends when it reaches zero.
+    pub(crate) remaining: u32,
+    /// A task failed or was skipped: from now on `run_if` is evaluated.
+    pub(crate) has_unsuccessful: bool,
+    /// Only of a run that failed, was paused or is executed in another version than it was created with: memory of a
+    /// hundred thousand waiting runs stays small.
+    pub(crate) run_detail: Option<Box<RunDetail>>,
+    /// How many processes in a row died while one of its bodies was the only marked one that they executed. The store
+    /// counts when it takes the run from the dead process; here it is only reset.
     pub(crate) crashes: u32,
-    /// Zero until then.
+    /// When the run ended; zero until then.
     pub(crate) ended_at: Time,
-    /// Loaded from the store, and `Begin` has not been applied yet.
+    /// It was loaded from the store, and `Begin` has not been applied yet.
     pub(crate) recovered: bool,
-    /// Loaded from the store, and nothing new has been recorded since: no mark exists unless this is true.
-    pub(crate) unproven: bool,
+    /// It was loaded from the store, and nothing new has been recorded since. Marks exist only while this is true.
+    pub(crate) no_progress: bool,
 }
 
-/// What few runs need.
+/// What only few runs need.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Rare {
+pub(crate) struct RunDetail {
     /// The first committed failure.
     pub(crate) failure: Option<Failure>,
     /// Why it is paused.
     pub(crate) blocked_by: Option<BlockReason>,
-    /// The workflow version to record for the run, where it was taken up by another than it was created with.
+    /// The workflow version to record for the run, if it is executed in another than it was created with.
     pub(crate) version: Option<i64>,
 }
 
-/// What every task needs; kept small, a run has one for each of its tasks.
+/// What every task needs. Kept small: a run has one for each of its tasks.
 #[derive(Clone, Debug)]
 pub(crate) struct Task {
+    /// What its body returned; none unless it completed.
     pub(crate) output: Value,
     /// When the current attempt's body was first entered; zero if no body was ever entered.
     pub(crate) started_at: Time,
+    /// When it ended; zero until then.
     pub(crate) ended_at: Time,
-    /// When its gate was opened, as long as nothing else is recorded of it: the rest follows from the graph, and a
-    /// hundred thousand gates are to be cheap. Zero otherwise.
+    /// When its gate was opened, as long as nothing else is recorded of it: the rest follows from the graph, and
+    /// memory of a hundred thousand gates stays small. Zero otherwise.
     pub(crate) gate_since: Time,
     /// Only of a task that waited, was retried, failed, was skipped or changed the context.
-    pub(crate) detail: Option<Box<Detail>>,
-    /// Dependencies that have not ended.
+    pub(crate) detail: Option<Box<TaskDetail>>,
+    /// How many of its dependencies have not ended.
     pub(crate) unmet: u32,
+    /// Attempts so far, from 1; 0 before the first.
     pub(crate) attempts: u32,
+    /// Its state, see the table above.
     pub(crate) status: TaskStatus,
-    /// The store has a row of it, or will with the next commit: never `Done` then.
+    /// The store has a row of it, or will with the next commit: then `Write::Done` is not allowed.
     pub(crate) has_row: bool,
     /// It failed, or was skipped because of a failure.
     pub(crate) failed: bool,
-    /// Its body is not in memory, and the next entry is a re-entry of the same attempt.
+    /// Its body is not in memory, and its next entry continues the same attempt.
     pub(crate) reenter: bool,
-    /// Taken up from the store: an earlier process may have entered this attempt, and died of it.
+    /// It was loaded from the store: an earlier process may have entered this attempt, and died of it.
     pub(crate) suspect: bool,
 }
 
-/// What few tasks need.
+/// What only few tasks need.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Detail {
+pub(crate) struct TaskDetail {
+    /// Its waits and steps.
     pub(crate) journal: Journal,
+    /// While running: whether it holds a slot.
     pub(crate) sub_status: Option<SubStatus>,
+    /// Its changes of the context, packed.
     pub(crate) changes: Option<Arc<[u8]>>,
+    /// That of the last failed attempt.
     pub(crate) failure: Option<Failure>,
+    /// When the first attempt started, once that has ended.
     pub(crate) first_started_at: Option<Time>,
+    /// Microseconds spent in closed waits.
     pub(crate) waited: i64,
-    /// Up to when `waited` counts: of waits that are open at the same time it counts the time once.
+    /// Up to when `waited` counts: time in which several waits were open counts once.
     pub(crate) waited_until: Time,
+    /// When the next attempt may start.
     pub(crate) retry_at: Option<Time>,
     /// Why it was skipped.
     pub(crate) skipped: Option<SkipCause>,
@@ -134,19 +145,23 @@ pub(crate) struct Detail {
 /// That a body has been entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entered {
-    /// Which try, from 1.
+    /// Which attempt, from 1.
     pub attempt: u32,
     /// The same attempt is known to have been entered before.
     pub reentry: bool,
     /// An earlier process may have died of this body: apply and commit [`Event::Started`] before calling it. That
-    /// marks it, so that the next process can tell. Not at `Begin`: what merely queued for a slot is not suspected.
+    /// marks it for the next process. Bodies are not marked at `Begin`, because one that only queued for a slot is no
+    /// suspect.
     pub mark: bool,
 }
 
-/// Where a transition puts what follows from it.
+/// Where a transition puts its results.
 pub(crate) struct Out<'a> {
+    /// The time of the event.
     pub(crate) now: Time,
+    /// What has to be committed.
     pub(crate) batch: &'a mut Batch,
+    /// What has to happen once that is committed.
     pub(crate) effects: &'a mut Vec<Effect>,
 }
 
@@ -172,17 +187,17 @@ impl RunState {
             .collect();
         Self {
             id,
-            left: tasks.len() as u32,
+            remaining: tasks.len() as u32,
             graph,
             ids,
             status: RunStatus::Running,
             tasks,
-            troubled: false,
-            rare: None,
+            has_unsuccessful: false,
+            run_detail: None,
             crashes: 0,
             ended_at: Time::default(),
             recovered: false,
-            unproven: false,
+            no_progress: false,
         }
     }
 
@@ -207,7 +222,7 @@ impl RunState {
     /// The first committed failure.
     #[must_use]
     pub fn failure(&self) -> Option<&Failure> {
-        self.rare.as_ref()?.failure.as_ref()
+        self.run_detail.as_ref()?.failure.as_ref()
     }
 
     /// Whether it was loaded from the store and `Begin` has not been applied yet.
@@ -219,7 +234,7 @@ impl RunState {
     /// Why the run is paused.
     #[must_use]
     pub fn blocked_by(&self) -> Option<&BlockReason> {
-        self.rare.as_ref()?.blocked_by.as_ref()
+        self.run_detail.as_ref()?.blocked_by.as_ref()
     }
 
     /// When the run ended.
@@ -228,13 +243,13 @@ impl RunState {
         (self.ended_at > Time::default()).then_some(self.ended_at)
     }
 
-    /// For writing: where it is not there yet, it is made.
-    pub(crate) fn rare(&mut self) -> &mut Rare {
-        self.rare.get_or_insert_default()
+    /// For writing; created at the first use.
+    pub(crate) fn run_detail(&mut self) -> &mut RunDetail {
+        self.run_detail.get_or_insert_default()
     }
 
     pub(crate) fn version(&self) -> Option<i64> {
-        self.rare.as_ref()?.version
+        self.run_detail.as_ref()?.version
     }
 
     /// Where a task stands.
@@ -264,7 +279,7 @@ impl RunState {
         tasks.map(|(task, ix)| (TaskRef::plain(ix), task.attempts)).collect()
     }
 
-    /// Whether a task still waits behind its gate, after so many attempts.
+    /// Whether a task still waits behind its gate, after this number of attempts.
     #[must_use]
     pub fn awaits_gate(&self, ix: TaskIx, attempts: u32) -> bool {
         let task = &self.tasks[ix as usize];
@@ -322,7 +337,7 @@ impl RunState {
             }
             Event::Due { task, attempt, timer } => self.due(task, attempt, timer, out)?,
             Event::Block { reason } => {
-                self.rare().blocked_by = Some(reason);
+                self.run_detail().blocked_by = Some(reason);
                 self.settle(RunStatus::Paused, out);
             }
         }
@@ -336,7 +351,7 @@ impl RunState {
         }
     }
 
-    /// Enters a body that is ready. `None` if it is not (any more): it was skipped, or the run is over.
+    /// Enters a body that is ready. `None` if it is not ready any more: it was skipped, or the run is over.
     pub fn enter(&mut self, task: TaskRef, now: Time) -> Option<Entered> {
         if self.status != RunStatus::Running || task.map != NO_MAP {
             return None;
@@ -351,14 +366,14 @@ impl RunState {
             state.attempts += 1;
             state.started_at = now;
         }
-        let entered = Entered { attempt: state.attempts, reentry, mark: state.suspect && self.unproven };
+        let entered = Entered { attempt: state.attempts, reentry, mark: state.suspect && self.no_progress };
         if let Some(detail) = &mut state.detail {
             detail.sub_status = Some(SubStatus::Active);
         }
         Some(entered)
     }
 
-    /// What the journal of a running body knows of its next wait or step, and under which key that is recorded.
+    /// What the journal of a running body has for its next wait or step, and the key under which that is recorded.
     ///
     /// # Errors
     /// Refused if the attempt or the run is over.
@@ -400,7 +415,7 @@ impl RunState {
         if self.tasks[task.ix as usize].reenter { Err(Refused::AttemptOver) } else { Ok(()) }
     }
 
-    pub(crate) fn detail(&mut self, ix: TaskIx) -> &mut Detail {
+    pub(crate) fn detail(&mut self, ix: TaskIx) -> &mut TaskDetail {
         let gate = self.bare_gate(ix);
         let task = &mut self.tasks[ix as usize];
         task.gate_since = Time::default();
@@ -408,25 +423,25 @@ impl RunState {
     }
 
     /// What is recorded of a task whose gate is open and of which nothing else is.
-    pub(crate) fn bare_gate(&self, ix: TaskIx) -> Option<Detail> {
+    pub(crate) fn bare_gate(&self, ix: TaskIx) -> Option<TaskDetail> {
         let since = Some(self.tasks[ix as usize].gate_since).filter(|since| *since > Time::default())?;
-        let mut detail = Detail::default();
+        let mut detail = TaskDetail::default();
         detail.journal.open(self.graph.spec(ix).gate.as_ref()?.wait(since), since);
         Some(detail)
     }
 
-    pub(crate) fn known_detail(&self, ix: TaskIx) -> Option<&Detail> {
+    pub(crate) fn known_detail(&self, ix: TaskIx) -> Option<&TaskDetail> {
         self.tasks[ix as usize].detail.as_deref()
     }
 
     fn begin(&mut self, out: &mut Out<'_>) {
         if std::mem::take(&mut self.recovered) {
-            self.go_on(out);
+            self.resume(out);
             return;
         }
         let graph = Arc::clone(&self.graph);
         for &ix in graph.roots() {
-            self.decide(ix, out);
+            self.start_or_skip(ix, out);
         }
     }
 }

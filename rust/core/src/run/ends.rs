@@ -1,4 +1,4 @@
-//! Ends: how an attempt ends, what that means for the task, for the tasks that depend on it, and for the run.
+//! How an attempt ends, and what follows for the task, for the tasks that depend on it, and for the run.
 
 use std::sync::Arc;
 
@@ -15,27 +15,27 @@ use super::{Out, RunState, SkipCause};
 
 impl RunState {
     pub(super) fn ended(&mut self, ix: TaskIx, outcome: Outcome, out: &mut Out<'_>) {
-        let marked = self.unsuspect(ix, out);
+        let marked = self.clear_suspicion(ix, out);
         match outcome {
             Outcome::Completed { output, changes } => {
                 self.new_record(out);
                 self.completed(ix, output, changes, out);
-                self.task_over(ix, out);
+                self.task_ended(ix, out);
             }
             Outcome::Skipped { reason } => {
                 self.new_record(out);
                 self.skip(ix, SkipCause::Reason(reason), false, out);
-                self.task_over(ix, out);
+                self.task_ended(ix, out);
             }
             Outcome::Failed { failure, retry } => {
                 self.new_record(out);
                 self.attempt_failed(ix, failure, retry, out);
             }
             Outcome::Suspended => {
-                // Out of memory: whatever the body still does is refused.
+                // From now on everything that the body still does is refused.
                 self.tasks[ix as usize].reenter = true;
                 if marked {
-                    self.uncount(out);
+                    self.reset_crashes(out);
                     self.write_row(ix, out);
                 }
             }
@@ -56,13 +56,13 @@ impl RunState {
         let detail = self.detail(ix);
         detail.changes = changes;
         detail.failure = None; // that of an earlier attempt
-        self.attempt_over(ix);
+        self.finish_attempt(ix);
         self.write_row(ix, out);
     }
 
     /// An attempt failed: plan the next, or fail for good.
     pub(super) fn attempt_failed(&mut self, ix: TaskIx, failure: Failure, retry: Option<Retry>, out: &mut Out<'_>) {
-        self.attempt_over(ix);
+        self.finish_attempt(ix);
         let attempts = self.tasks[ix as usize].attempts;
         let policy = self.graph.spec(ix).retry;
         if let Some(retry) = retry.filter(|_| policy.allows_after(attempts)) {
@@ -84,22 +84,22 @@ impl RunState {
         state.status = TaskStatus::Failed;
         state.failed = true;
         state.ended_at = out.now;
-        self.troubled = true;
+        self.has_unsuccessful = true;
         self.detail(ix).failure = Some(failure.clone());
         self.write_row(ix, out);
         let first = self.failure().is_none();
-        self.rare().failure.get_or_insert(failure);
+        self.run_detail().failure.get_or_insert(failure);
         if self.graph.fail_fast() {
-            self.stop_short(ix, out);
+            self.skip_unstarted(ix, out);
         }
-        self.task_over(ix, out);
+        self.task_ended(ix, out);
         if first && self.status == RunStatus::Running {
-            // Which failure was the first is not to be seen from the tasks' rows.
+            // The tasks' rows do not show which failure was the first.
             self.write_run(out);
         }
     }
 
-    fn attempt_over(&mut self, ix: TaskIx) {
+    fn finish_attempt(&mut self, ix: TaskIx) {
         let started_at = self.tasks[ix as usize].started_at;
         let detail = self.detail(ix);
         if started_at > Time::default() {
@@ -109,8 +109,8 @@ impl RunState {
         detail.retry_at = None;
     }
 
-    /// `fail_fast`: skip what has not started, except tasks that are there for failures.
-    pub(crate) fn stop_short(&mut self, cause: TaskIx, out: &mut Out<'_>) {
+    /// `fail_fast`: skips what has not started, except tasks that run after failures.
+    pub(crate) fn skip_unstarted(&mut self, cause: TaskIx, out: &mut Out<'_>) {
         let graph = Arc::clone(&self.graph);
         for ix in 0..self.tasks.len() as TaskIx {
             let state = &self.tasks[ix as usize];
@@ -121,7 +121,7 @@ impl RunState {
             };
             if waiting && graph.spec(ix).run_if == RunIf::Succeeded {
                 self.skip(ix, SkipCause::Task(cause), true, out);
-                self.task_over(ix, out);
+                self.task_ended(ix, out);
             }
         }
     }
@@ -131,18 +131,18 @@ impl RunState {
         state.status = TaskStatus::Skipped;
         state.failed = failed;
         state.ended_at = out.now;
-        self.troubled = true;
+        self.has_unsuccessful = true;
         let detail = self.detail(ix);
         detail.failure = None;
         detail.skipped = Some(cause);
-        self.attempt_over(ix);
+        self.finish_attempt(ix);
         self.write_row(ix, out);
     }
 
-    /// A task has ended: let go on what waited for it, and end the run with its last task.
-    fn task_over(&mut self, ix: TaskIx, out: &mut Out<'_>) {
+    /// A task has ended: starts or skips the tasks that waited for it, and ends the run with its last task.
+    fn task_ended(&mut self, ix: TaskIx, out: &mut Out<'_>) {
         let graph = Arc::clone(&self.graph);
-        self.left -= 1;
+        self.remaining -= 1;
         let mut over = smallvec::SmallVec::<[TaskIx; 8]>::from_elem(ix, 1);
         while let Some(ended) = over.pop() {
             for &next in graph.dependents(ended) {
@@ -153,14 +153,14 @@ impl RunState {
                 }
                 if let Some((cause, failed)) = self.skipped_by(next) {
                     self.skip(next, cause, failed, out);
-                    self.left -= 1;
+                    self.remaining -= 1;
                     over.push(next);
                 } else {
-                    self.release(next, out);
+                    self.start(next, out);
                 }
             }
         }
-        if self.left == 0 {
+        if self.remaining == 0 {
             self.end_run(out);
         }
     }
@@ -169,21 +169,21 @@ impl RunState {
         self.settle(if self.failure().is_some() { RunStatus::Failed } else { RunStatus::Completed }, out);
     }
 
-    /// All that a pending task depends on has ended: skip it if `run_if` says so, else let it start.
-    pub(crate) fn decide(&mut self, ix: TaskIx, out: &mut Out<'_>) {
+    /// All dependencies of a pending task have ended: skips it if `run_if` says so, else starts it.
+    pub(crate) fn start_or_skip(&mut self, ix: TaskIx, out: &mut Out<'_>) {
         if let Some((cause, failed)) = self.skipped_by(ix) {
             self.skip(ix, cause, failed, out);
-            self.task_over(ix, out);
+            self.task_ended(ix, out);
         } else {
-            self.release(ix, out);
+            self.start(ix, out);
         }
     }
 
     pub(crate) fn settle(&mut self, status: RunStatus, out: &mut Out<'_>) {
         self.status = status;
         self.ended_at = if status.is_ended() { out.now } else { Time::default() };
-        // A pause is no crash.
-        self.unmark_all(out);
+        // A pause is not a crash: no body is blamed for it.
+        self.clear_marks(out);
         self.write_run(out);
         out.effects.push(Effect::Settled { status });
     }

@@ -1,13 +1,14 @@
 //! Rows: what is written of a task and of the run, and the marks of bodies that may kill their process.
 //!
-//! A body that a process had entered when it died may be what killed it: it is a suspect in whatever process recovers
-//! its run. A suspect is marked in the store before it is called, and the mark counts how often that has happened. If
-//! the process dies, the store finds the marks of the bodies that it executed. A single one is blamed: its run counts
-//! one more death (`bide-store` does that when it takes the run from the dead process). Several are not, and the next
-//! process enters each of them while no other suspect executes (the executor does that).
+//! A body that a process had entered when it died may have killed it: it is a suspect in the process that recovers its
+//! run. A suspect is marked in the store before it is called, and the mark counts how often that has happened. If the
+//! process dies, the store finds the marks of the bodies that it executed. If there is one, that body is blamed: its
+//! run counts one more death (`bide-store` does that when it takes the run from the dead process). If there are
+//! several, none is blamed, and the next process enters each of them while no other suspect executes (the executor
+//! does that).
 //!
-//! A body is a suspect until it records something new, waits or ends. The first new record of a run takes away all of
-//! its marks and its count, because the run makes progress; from there on it needs none in this process.
+//! A body is a suspect until it records something new, waits or ends. The first new record of a run clears all of its
+//! marks and its count, because the run makes progress; from then on this process marks none of its bodies.
 
 use crate::event::Effect;
 use crate::id::{NO_MAP, TaskIx, TaskRef};
@@ -15,21 +16,21 @@ use crate::record::{Mark, RunUpdate, TaskRow, Write};
 use crate::status::{SubStatus, TaskStatus};
 use crate::time::Time;
 
-use super::{Detail, Out, RunState, Task};
+use super::{Out, RunState, Task, TaskDetail};
 
 impl RunState {
-    /// A body's start is to be seen by others; that is what marks it, too.
+    /// Writes the start of a body, and its mark if it is a suspect.
     pub(super) fn started(&mut self, ix: TaskIx, out: &mut Out<'_>) {
-        if self.tasks[ix as usize].suspect && self.unproven {
+        if self.tasks[ix as usize].suspect && self.no_progress {
             let detail = self.detail(ix);
             detail.mark = detail.mark.entered();
         }
         self.write_row(ix, out);
     }
 
-    /// The body records something, waits, ends or is suspended: it does not end its process. True if it was marked;
-    /// the caller writes the row.
-    pub(super) fn unsuspect(&mut self, ix: TaskIx, out: &mut Out<'_>) -> bool {
+    /// The body records something, waits, ends or is suspended, so it does not kill its process. True if it was
+    /// marked; the caller writes the row.
+    pub(super) fn clear_suspicion(&mut self, ix: TaskIx, out: &mut Out<'_>) -> bool {
         let task = &mut self.tasks[ix as usize];
         if std::mem::take(&mut task.suspect) {
             out.effects.push(Effect::Cleared { task: TaskRef::plain(ix) });
@@ -37,8 +38,7 @@ impl RunState {
         task.detail.as_mut().is_some_and(|detail| std::mem::take(&mut detail.mark).times > 0)
     }
 
-    /// Whether an earlier process may have died of a body that is ready: how often in a row it was entered as a
-    /// suspect before.
+    /// If an earlier process may have died of a body that is ready: how often in a row it was entered as a suspect.
     #[must_use]
     pub fn suspicion(&self, task: TaskRef) -> Option<u32> {
         let state = self.tasks.get(task.ix as usize)?;
@@ -46,16 +46,16 @@ impl RunState {
         suspect.then(|| state.detail.as_ref().map_or(0, |detail| detail.mark.times))
     }
 
-    /// Something new is recorded of the run: it goes on.
+    /// Something new is recorded: the run makes progress.
     pub(super) fn new_record(&mut self, out: &mut Out<'_>) {
-        if std::mem::take(&mut self.unproven) {
-            self.unmark_all(out);
-            self.uncount(out);
+        if std::mem::take(&mut self.no_progress) {
+            self.clear_marks(out);
+            self.reset_crashes(out);
         }
     }
 
-    /// Whatever ends this process, it is not a body of this run.
-    pub(super) fn uncount(&mut self, out: &mut Out<'_>) {
+    /// A body of this run did not kill its process: the count starts anew.
+    pub(super) fn reset_crashes(&mut self, out: &mut Out<'_>) {
         if std::mem::take(&mut self.crashes) > 0 {
             self.write_run(out);
         }
@@ -67,7 +67,7 @@ impl RunState {
         (0..).zip(&self.tasks).filter(|(_, task)| marked(task)).map(|(ix, _)| ix).collect()
     }
 
-    pub(super) fn unmark_all(&mut self, out: &mut Out<'_>) {
+    pub(super) fn clear_marks(&mut self, out: &mut Out<'_>) {
         for ix in self.marked() {
             self.detail(ix).mark = Mark::default();
             self.write_row(ix, out);
@@ -96,9 +96,9 @@ impl RunState {
     pub fn task_row(&self, ix: TaskIx) -> TaskRow {
         let state = &self.tasks[ix as usize];
         let some = |time: Time| (time > Time::default()).then_some(time);
-        let (none, gate) = (Detail::default(), self.bare_gate(ix));
+        let (none, gate) = (TaskDetail::default(), self.bare_gate(ix));
         let detail = state.detail.as_deref().or(gate.as_ref()).unwrap_or(&none);
-        // A body that is about to be entered again is running to all others: its attempt has begun.
+        // A body that is about to be entered again is shown as running: its attempt has begun.
         let status =
             if state.reenter && state.status == TaskStatus::Ready { TaskStatus::Running } else { state.status };
         let running = status == TaskStatus::Running;

@@ -53,7 +53,7 @@ impl RunState {
     /// By `run_if`, once all dependencies have ended: why the task is skipped, and whether for a failure.
     pub(super) fn skipped_by(&self, ix: TaskIx) -> Option<(SkipCause, bool)> {
         let run_if = self.graph.spec(ix).run_if;
-        if !self.troubled && run_if == RunIf::Succeeded {
+        if !self.has_unsuccessful && run_if == RunIf::Succeeded {
             return None;
         }
         let dependencies = self.graph.dependencies(ix);

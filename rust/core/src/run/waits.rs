@@ -1,4 +1,4 @@
-//! Waits: journal entries opened and closed, gates, and the timers of retries and of bodies out of memory.
+//! Waits: journal entries opened and closed, gates, and the timers of retries and of bodies that are not in memory.
 
 use crate::attempt::polling::timed_out;
 use crate::entry::{Entry, EntryKey, EntryState};
@@ -33,7 +33,7 @@ impl RunState {
         }
         let detail = self.detail(ix);
         let entry = detail.journal.close(key, result, proved, out.now).ok_or(Refused::AttemptOver)?.clone();
-        // Times of a file that was changed by other hands may lie anywhere.
+        // In a file that was changed by hand, times can have any value.
         let waited = micros(out.now.since(entry.opened_at.max(detail.waited_until)));
         detail.waited = detail.waited.saturating_add(waited);
         detail.waited_until = out.now;
@@ -41,22 +41,22 @@ impl RunState {
         Ok(())
     }
 
-    /// A body opens a wait. To open again what was there is no new record, but it does defer.
+    /// A body opens a wait. One that was recorded already is not a new record, but the body is deferred all the same.
     pub(super) fn opened(&mut self, ix: TaskIx, wait: Wait, out: &mut Out<'_>) {
         let detail = self.detail(ix);
         let new = detail.journal.get(&wait.key).is_none();
         detail.sub_status = Some(SubStatus::Deferred);
         let entry = detail.journal.open(wait, out.now).clone();
         self.write_entry(ix, &entry, out);
-        self.unsuspect(ix, out);
+        self.clear_suspicion(ix, out);
         if new {
             self.new_record(out);
         }
         self.write_row(ix, out);
     }
 
-    /// A step, or a wait that its first check satisfied. What replaces a closed entry is no new record: a condition
-    /// that cannot be encoded is asked and recorded each time.
+    /// A step ended, or a wait was satisfied at its first check. An entry that replaces a closed one is not a new
+    /// record: a condition that cannot be encoded is polled and recorded at each entry of the body.
     pub(super) fn recorded(&mut self, ix: TaskIx, wait: Wait, result: Result<Value, Failure>, out: &mut Out<'_>) {
         let key = wait.key.clone();
         let detail = self.detail(ix);
@@ -66,10 +66,10 @@ impl RunState {
         let _ = self.close_entry(ix, &key, result, true, out);
         if before.is_none_or(|state| state == EntryState::Open) {
             self.new_record(out);
-            self.unsuspect(ix, out);
+            self.clear_suspicion(ix, out);
         }
         if before == Some(EntryState::Open) {
-            // Entered again, it is deferred no more, and `waited` has grown.
+            // The re-entered body is not deferred any more, and `waited` has grown.
             self.write_row(ix, out);
         }
     }
@@ -93,7 +93,7 @@ impl RunState {
         Ok(())
     }
 
-    /// A gate's wait ends. One that fails is an attempt that failed.
+    /// A gate's wait ends. If it fails, that is a failed attempt.
     pub(super) fn gate_closed(
         &mut self,
         ix: TaskIx,
@@ -119,8 +119,8 @@ impl RunState {
         Ok(())
     }
 
-    /// A task may start: make it ready, or open its gate.
-    pub(crate) fn release(&mut self, ix: TaskIx, out: &mut Out<'_>) {
+    /// A task may start: makes it ready, or opens its gate.
+    pub(crate) fn start(&mut self, ix: TaskIx, out: &mut Out<'_>) {
         let Some(gate) = self.graph.spec(ix).gate.clone() else {
             self.ready(ix, out);
             return;
@@ -143,13 +143,13 @@ impl RunState {
         }
     }
 
-    /// What is recorded of this gate; nothing, if another version of the workflow had another gate.
+    /// The record of this gate; none if the workflow version that recorded it had another gate.
     fn recorded_gate(&self, ix: TaskIx, gate: &GateSpec) -> Option<Entry> {
         let entry = self.known_detail(ix)?.journal.get(&gate.key())?;
         (entry.kind() == gate.kind()).then(|| entry.clone())
     }
 
-    /// A gate is open: a condition has to be polled, a time only to be reached.
+    /// A gate is open: asks for polls of its condition, or for a timer.
     fn watch_gate(&self, ix: TaskIx, entry: &Entry, out: &mut Out<'_>) {
         let (task, attempt, deadline) = (TaskRef::plain(ix), self.tasks[ix as usize].attempts, entry.deadline);
         let Some(due) = entry.due() else {
@@ -175,7 +175,7 @@ impl RunState {
         out.effects.push(Effect::Ready { task: TaskRef::plain(ix) });
     }
 
-    /// A timer has fired. Each fires once: what it was for is over then.
+    /// A timer has fired. Each fires once; a second time it is refused.
     pub(super) fn due(&mut self, task: TaskRef, attempt: u32, timer: Timer, out: &mut Out<'_>) -> Result<(), Refused> {
         let ix = task.ix;
         match timer {
@@ -183,7 +183,7 @@ impl RunState {
                 self.current(task, attempt, TaskStatus::Pending)?;
                 let detail = self.tasks[ix as usize].detail.as_mut().ok_or(Refused::AttemptOver)?;
                 detail.retry_at.take().ok_or(Refused::AttemptOver)?;
-                self.release(ix, out);
+                self.start(ix, out);
             }
             Timer::Reenter => {
                 self.current(task, attempt, TaskStatus::Running)?;
