@@ -20,6 +20,7 @@ use crate::services::lease::Watch;
 use crate::services::retention::{RETENTION, Sweep};
 use crate::services::timers::Alarm;
 use crate::threads::limit::Limit;
+use crate::threads::pool::Pool;
 
 /// An engine and what its threads would remember.
 pub struct Driver<H: Host> {
@@ -141,6 +142,12 @@ impl<H: Host> Driver<H> {
         span
     }
 
+    /// When the timer thread has something to ring next, by the steady clock.
+    #[must_use]
+    pub fn first_due(&self) -> Option<Duration> {
+        self.engine.timers.first_due()
+    }
+
     /// The committer thread's turn: commits what was left to it, and what has gathered for too long.
     pub fn committer_turn(&self) {
         self.engine.commit_now();
@@ -224,6 +231,14 @@ impl<H: Host> Driver<H> {
     /// Calls back in the timer's turn when the wall shows this time.
     pub fn ring_at(&self, time: Time, ring: impl Fn() + Send + Sync + 'static) {
         self.engine.timers.at(time, Arc::new(Ring(ring)), 0);
+    }
+}
+
+impl<H: Host<Dispatch = Pool<H>>> Driver<H> {
+    /// Lets the threads that poll gates look at the clock, which was moved by hand. Returns when the first gate is asked
+    /// next, by the steady clock.
+    pub fn gates_turn(&self) -> Option<Duration> {
+        self.engine.dispatch.gates.clock_was_moved()
     }
 }
 

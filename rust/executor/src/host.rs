@@ -116,8 +116,16 @@ impl<H: Host> Gate<H> {
         self.workflow().graph.spec(self.task.ix).gate.as_ref()
     }
 
+    /// Whether somebody waits for its answer still: not if its task was skipped, or its run is over or elsewhere. Asked
+    /// before each poll, and the lease before that.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        !self.run.is_lost() && self.run.state.lock().awaits_gate(self.task.ix, self.attempt)
+    }
+
     /// The failure of a gate whose deadline has passed.
-    pub(crate) fn timed_out(&self) -> Failure {
+    #[must_use]
+    pub fn timed_out(&self) -> Failure {
         let name = self.spec().map(|gate| &*gate.name).unwrap_or_default();
         timed_out(self.workflow().graph.name(self.task.ix), name)
     }

@@ -147,6 +147,15 @@ impl<H: Host> Gates<H> {
         }
     }
 
+    /// When the first gate is asked next, by the steady clock. The clock may have been moved by hand: the threads look at
+    /// it again.
+    pub(crate) fn clock_was_moved(&self) -> Option<Duration> {
+        self.changed.notify_all();
+        let state = self.state.lock();
+        let due = [state.quick.peek(), state.slow.peek()].into_iter().flatten().map(|item| item.due).min();
+        due.map(Duration::from_nanos)
+    }
+
     pub(crate) fn close(&self) {
         self.state.lock().close = true;
         self.changed.notify_all();
@@ -336,8 +345,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
         now: &mut Duration,
     ) -> Option<Done<H>> {
         let gate = &item.gate;
-        if !gate.run.state.lock().awaits_gate(gate.task.ix, gate.attempt) {
-            // Its task was skipped, or its run is over or elsewhere: nobody waits for the answer any more.
+        if !gate.is_awaited() {
             gates.polled(me, None);
             return None;
         }

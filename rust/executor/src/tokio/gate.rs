@@ -10,7 +10,7 @@ use bide_core::{DefinitionError, Event, GateSpec, GateUntil, PollPolicy, Toleran
 use super::codec::serialization_failure;
 use super::context::Scope;
 use super::dispatch::Stage;
-use super::lane::Caught;
+use super::lane::{Caught, is_sure_of_lease};
 use super::wait::{Answer, stored_time};
 use super::workflow::{BoxFuture, Closures};
 use crate::commit::Done;
@@ -112,6 +112,9 @@ pub(super) async fn watch(engine: Arc<Engine<Closures>>, gate: host::Gate<Closur
     let mut stage = engine.dispatch().stage();
     let mut polling = Polling::new(body.gate_policy, gate.deadline);
     let result = loop {
+        if !is_sure_of_lease(&engine).await || !gate.is_awaited() {
+            return;
+        }
         let polled = match &body.gate {
             Some(condition) => {
                 let scope = Scope::new(&run, gate.task);

@@ -150,11 +150,7 @@ impl Lane {
 
     /// A lease that has run out is renewed before anything starts; off the runtime's threads, because that may block.
     pub(super) async fn is_sure_of_lease(&self) -> bool {
-        if self.engine.lease_holds() {
-            return true;
-        }
-        let engine = Arc::clone(&self.engine);
-        tokio::task::spawn_blocking(move || engine.make_sure_of_lease()).await.unwrap_or(false)
+        is_sure_of_lease(&self.engine).await
     }
 
     /// A body that does not return at once: shown to others if it takes long, dropped if the runner stops.
@@ -218,6 +214,15 @@ impl Lane {
         self.engine.hand_in(Done { run: Arc::clone(run), event, at, reply: Some(reply) });
         matches!(committed.await, Ok(Ok(())))
     }
+}
+
+/// As [`Lane::is_sure_of_lease`], for what has no lane.
+pub(super) async fn is_sure_of_lease(engine: &Arc<Engine<Closures>>) -> bool {
+    if engine.lease_holds() {
+        return true;
+    }
+    let engine = Arc::clone(engine);
+    tokio::task::spawn_blocking(move || engine.make_sure_of_lease()).await.unwrap_or(false)
 }
 
 fn outcome(

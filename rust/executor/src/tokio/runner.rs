@@ -15,6 +15,7 @@ use super::error::Error;
 use super::result::{RunHandle, RunResult};
 use super::workflow::{BoxFuture, Closures, Workflow};
 use crate::clock::{Clock, SystemClock};
+use crate::drive::Driver;
 use crate::engine::{Engine, Level, Log, default_slots};
 use crate::runs::run::Inputs;
 use crate::runs::submit::Wanted;
@@ -85,6 +86,20 @@ impl RunnerBuilder {
         let engine = Engine::<Closures>::start_with(self.store, self.clock, dispatch, self.log, self.retention)?;
         engine.committer.look_after(Arc::clone(&engine.dispatch.group));
         Ok(Runner { engine })
+    }
+
+    /// As [`RunnerBuilder::start`], without the engine's threads: the driver takes their turns. For tests under a clock
+    /// that is moved by hand.
+    ///
+    /// # Errors
+    /// If the store gives no lease.
+    #[doc(hidden)]
+    pub fn start_driven(self, runtime: Handle, seed: u64) -> Result<(Runner, Driver<Closures>), Error> {
+        let dispatch = OnTokio::new(runtime, self.slots, self.store.blocks());
+        let driver = Driver::<Closures>::open_with(self.store, self.clock, dispatch, self.log, seed, self.retention)?;
+        let engine = Arc::clone(driver.engine());
+        engine.committer.look_after(Arc::clone(&engine.dispatch.group));
+        Ok((Runner { engine }, driver))
     }
 }
 
