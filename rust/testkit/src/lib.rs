@@ -8,6 +8,7 @@ pub mod conformance;
 pub mod fault;
 pub mod rows;
 pub mod sim;
+pub mod waits;
 
 pub use clock::VirtualClock;
 pub use fault::{Fault, FaultyStore};

@@ -12,6 +12,7 @@ mod oracle;
 mod plan;
 mod process;
 mod rng;
+mod scripted;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,6 +22,7 @@ use bide_core::{RunStatus, TaskIx, TaskStatus};
 pub use oracle::Oracle;
 pub use plan::{Act, Case, Disaster, End, Gate, TaskPlan, Version};
 pub use rng::Rng;
+pub use scripted::Simulated;
 pub use world::{Outcome, RunEnd, TaskEnd, play};
 
 /// Plays a case with and without its disasters.

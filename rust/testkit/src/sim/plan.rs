@@ -103,6 +103,8 @@ pub enum Act {
     Kills(Option<usize>),
     /// Waits for what never comes, without a timeout.
     Forever,
+    /// The call at this position in a script of the conformance suite ([`crate::waits`]); in no random world.
+    Scripted(u8),
 }
 
 /// How an attempt ends.
@@ -166,7 +168,7 @@ impl Act {
             Self::TimesOut(_) => Some("late"),
             Self::Sleep(_) => Some("sleep"),
             Self::Forever => Some("forever"),
-            Self::Works(_) | Self::Sets(_) | Self::Kills(_) => None,
+            Self::Works(_) | Self::Sets(_) | Self::Kills(_) | Self::Scripted(_) => None,
         }
     }
 
@@ -191,6 +193,11 @@ impl Act {
         matches!(self, Self::Raises | Self::RaisesUntil(_))
     }
 
+    /// Whether it waits for a condition, so that something is asked.
+    pub(super) fn is_condition(self) -> bool {
+        !matches!(self, Self::Step(_) | Self::Shuffled(_) | Self::Sleep(_))
+    }
+
     /// How its condition is polled.
     pub(super) fn policy(self) -> PollPolicy {
         let tolerate = if matches!(self, Self::RaisesUntil(_)) { Tolerance::Ignore } else { Tolerance::Tolerate(5) };
@@ -200,7 +207,7 @@ impl Act {
 
 impl TaskPlan {
     /// A task that does nothing.
-    fn plain(number: usize) -> Self {
+    pub(super) fn plain(number: usize) -> Self {
         Self {
             number,
             on: Vec::new(),

@@ -25,6 +25,7 @@ use super::host::{Outbox, SimBody, SimHost};
 use super::oracle::Oracle;
 use super::plan::{Case, TaskPlan, Version};
 use super::rng::Rng;
+use super::scripted::Script;
 use crate::clock::VirtualClock;
 use crate::fault::FaultyStore;
 use gates::Watched;
@@ -43,6 +44,8 @@ pub(super) struct Shared {
     pub(super) case: Arc<Case>,
     pub(super) clock: Arc<VirtualClock>,
     pub(super) oracle: Arc<Mutex<Oracle>>,
+    /// The script of the conformance suite that the bodies play; none in a random world.
+    pub(super) script: Option<Script>,
 }
 
 /// Who has a slot.
@@ -62,10 +65,10 @@ struct Side {
 
 /// One process.
 pub(super) struct Process {
-    shared: Shared,
+    pub(super) shared: Shared,
     version: Version,
-    graph: Arc<Graph>,
-    driver: Driver<SimHost>,
+    pub(super) graph: Arc<Graph>,
+    pub(super) driver: Driver<SimHost>,
     pub(super) store: Arc<FaultyStore>,
     slots: Slots<BodyNo>,
     pacer: Pacer<(BodyNo, u64)>,
@@ -112,8 +115,11 @@ impl Process {
         store: Arc<FaultyStore>,
         seed: u64,
     ) -> Result<Self, StoreError> {
-        let oracle = Arc::clone(&shared.oracle);
-        store.watch(Box::new(move |lease, batch| oracle.lock().committed(lease.runner, batch)));
+        let (oracle, script) = (Arc::clone(&shared.oracle), shared.script.clone());
+        store.watch(Box::new(move |lease, batch| {
+            oracle.lock().committed(lease.runner, batch);
+            script.iter().for_each(|script| script.probe.committed(batch));
+        }));
         let oracle = Arc::clone(&shared.oracle);
         let (clock, leases) = (Arc::clone(&shared.clock), Arc::clone(&store));
         let log = Box::new(move |_: bide_executor::Level, line: &str| {
@@ -201,6 +207,11 @@ impl Process {
         self.driver.engine().stopped().is_some()
     }
 
+    /// Whether its callers have been told what became of their runs.
+    pub(super) fn has_settled(&self) -> bool {
+        self.handles.iter().all(|handle| handle.settled().get().is_some())
+    }
+
     /// Whether one of its bodies has killed it.
     pub(super) fn is_dead(&self) -> bool {
         self.dead
@@ -236,7 +247,7 @@ impl Process {
         self.closing
     }
 
-    fn now(&self) -> Time {
+    pub(super) fn now(&self) -> Time {
         self.shared.clock.now()
     }
 
@@ -409,9 +420,7 @@ impl Process {
         let parked: Vec<BodyNo> = self.bodies.keys().filter(|no| !holds(no)).copied().collect();
         for no in parked {
             self.slots.withdraw(|other| *other == no);
-            if let Some(body) = self.bodies.remove(&no) {
-                self.suspended(body);
-            }
+            self.hears_of_close(no);
         }
     }
 

@@ -82,6 +82,7 @@ pub fn play(case: &Case) -> Result<Outcome, String> {
         case: Arc::new(case.clone()),
         oracle: Arc::new(Mutex::new(Oracle::new(graph))),
         clock: VirtualClock::new(),
+        script: None,
     };
     shared.clock.drift(case.drift);
     let calls = case.calls.iter().enumerate().flat_map(|(run, calls)| std::iter::repeat_n(run, *calls as usize));

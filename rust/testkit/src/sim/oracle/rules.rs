@@ -265,6 +265,12 @@ impl Oracle {
         self.must(right, "a record is reused that is not the same", || format!("{name}: {entry:?} for {proof:?}"));
     }
 
+    /// A wait for a time is slept out: nothing is asked for it. A step is executed, not asked.
+    pub fn only_conditions_are_asked(&mut self, ix: TaskIx, is_condition: bool) {
+        let name = Arc::clone(self.graph.name(ix));
+        self.must(is_condition, "something is asked that is no condition", || name.to_string());
+    }
+
     /// Five exceptions in a row end a wait, no fewer and no more.
     pub fn the_fifth_error_in_a_row_ends_a_wait(&mut self, in_a_row: u32, ends: bool) {
         self.must(ends == (in_a_row >= 5), "the fifth error in a row ends a wait", || {

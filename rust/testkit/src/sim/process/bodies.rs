@@ -24,6 +24,7 @@ impl Process {
             self.holders.remove(&slot);
             return;
         };
+        self.script_has_slot(true);
         let next = match std::mem::replace(&mut body.phase, Phase::Acts) {
             Phase::Mark => {
                 let event = Event::Started { task: body.task, attempt: body.attempt };
@@ -38,7 +39,7 @@ impl Process {
                 Phase::Acts
             }
             Phase::Acts => {
-                if rng.one_in(12) {
+                if self.shared.script.is_none() && rng.one_in(12) {
                     self.driver.leave(Arc::clone(&body.run), Event::Started { task: body.task, attempt: body.attempt });
                 }
                 match self.act(&mut body, rng) {
@@ -87,10 +88,17 @@ impl Process {
             Action::Recall => self.recall(&mut body, &called),
             Action::Ask => {
                 called.asked += 1;
-                Fed::Asked(self.ask(called.act))
+                self.shared.oracle.lock().only_conditions_are_asked(ix, called.act.is_condition());
+                Fed::Asked(match called.act {
+                    Act::Scripted(at) => self.ask_script(&mut body, at).polled(),
+                    act => self.ask(act),
+                })
             }
-            Action::Prove => Fed::Proved(true),
-            Action::Execute => Fed::Executed(self.step(&body, &called)),
+            Action::Prove => Fed::Proved(self.script_call(called.act).is_none_or(|call| call.is_unchanged())),
+            Action::Execute => Fed::Executed(match called.act {
+                Act::Scripted(at) => self.execute_script(&mut body, at),
+                _ => self.step(&body, &called),
+            }),
             Action::Commit(event) => {
                 let opens = matches!(*event, Event::Opened { .. });
                 let gathering = slot.map(|slot| &self.sides[slot as usize].gathering);
@@ -152,6 +160,7 @@ impl Process {
                     phase => phase,
                 }
             }
+            Action::Sleep(_) if self.is_closing() => return self.feed(body, no, called, Fed::Stopped),
             Action::Sleep(sleep) => {
                 self.park(&mut body, no, &mut called, sleep);
                 Phase::Calls(called, Action::Sleep(sleep))
@@ -163,6 +172,9 @@ impl Process {
 
     /// A call is over.
     fn ends(&self, body: &mut Body, called: &Called, result: Result<Value, CallError>) -> Phase {
+        if let Some(call) = self.script_call(called.act) {
+            return self.script_ends(body, called, &call, result);
+        }
         let result = match result {
             Ok(value) => Ok(value),
             Err(CallError::Failed(failure)) => Err(failure),
@@ -191,7 +203,7 @@ impl Process {
                 let (run, ix, proof) = (body.run.id.row(), body.task.ix, called.proof.as_deref());
                 self.shared.oracle.lock().a_record_is_reused_only_if_it_is_the_same(run, ix, key, proof);
             }
-            Recall::Mismatch(why) => {
+            Recall::Mismatch(why) if self.shared.script.is_none() => {
                 let line = format!("unchanged code does not match its journal: {why}");
                 self.shared.oracle.lock().violations.push(line);
             }
@@ -231,6 +243,7 @@ impl Process {
 
     /// A body has returned: the attempt that waited for that may start.
     pub(super) fn returns(&self, body: &mut Body) {
+        self.shared.script.iter().for_each(|script| script.probe.leaves());
         if let Some(next) = body.allowance.take().and_then(|allowance| allowance.end()) {
             self.driver.engine().dispatch().ready.lock().push_back(next);
         }
@@ -241,6 +254,10 @@ impl Process {
         let shared = self.shared.clone();
         let plan = shared.case.task(body.task.ix);
         let Some(act) = plan.acts.get(body.at).copied() else { return Ok(Phase::Ended(body.end(plan))) };
+        if let Some(call) = self.script_call(act) {
+            let stated = Stated { name: call.name.into(), proof: None, request: call.request() };
+            return self.call(body, act, stated, false);
+        }
         let Some(stated) = Stated::of(&plan.acts, body.at, self.version) else {
             return Ok(self.act_alone(body, act));
         };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::attempt::Polled;
-use bide_core::attempt::polling::{Polling, timed_out};
+use bide_core::attempt::polling::Polling;
 use bide_core::event::Retry;
 use bide_core::{Event, GateSpec, Value};
 use bide_executor::Gate as OpenGate;
@@ -26,7 +26,9 @@ impl Process {
     pub(super) fn watch_gates(&mut self) {
         let gates = std::mem::take(&mut *self.driver.engine().dispatch().gates.lock());
         for gate in gates {
-            let polling = Polling::new(TaskPlan::policy(), gate.deadline);
+            let policy =
+                self.shared.script.as_ref().map_or_else(TaskPlan::policy, |script| script.probe.call(0).poll().0);
+            let polling = Polling::new(policy, gate.deadline);
             self.gates.push(Watched { gate, polling, due: self.steady() });
         }
     }
@@ -34,15 +36,26 @@ impl Process {
     /// A gate is asked.
     pub(super) fn poll_gate(&mut self, at: usize) {
         let Watched { gate, mut polling, .. } = self.gates.swap_remove(at);
+        if !self.driver.may_start() || !gate.is_awaited() {
+            return;
+        }
         let plan = self.shared.case.task(gate.task.ix).gate;
         let (holds_at, retried) = match plan {
             Some(Gate::Until(ms)) => (Some(ms), false),
             Some(Gate::Never(_, retried)) => (None, retried),
             _ => (None, false),
         };
-        let polled = if self.holds(holds_at) { Polled::True(Value::tagged(b't', b"")) } else { Polled::False };
+        let polled = match self.shared.script.clone() {
+            Some(script) => {
+                let (says, meanwhile) = script.probe.ask(0);
+                self.meanwhile(None, meanwhile);
+                says.polled()
+            }
+            None if self.holds(holds_at) => Polled::True(Value::tagged(b't', b"")),
+            None => Polled::False,
+        };
         let clocks = &**self.driver.engine();
-        let Some(result) = polling.judge(polled, clocks, || timed_out(self.graph.name(gate.task.ix), "gate")) else {
+        let Some(result) = polling.judge(polled, clocks, || gate.timed_out()) else {
             let due = self.steady() + polling.next(clocks);
             self.gates.push(Watched { gate, polling, due });
             return;

@@ -55,6 +55,7 @@ impl Process {
     /// A body without a slot goes on with its call.
     pub(super) fn parked_moves(&mut self, no: BodyNo) {
         let Some(mut body) = self.bodies.remove(&no) else { return };
+        self.script_has_slot(false);
         match std::mem::replace(&mut body.phase, Phase::Acts) {
             Phase::Calls(mut called, Action::Sleep(sleep)) => {
                 called.polls = matches!(sleep, Sleep::Poll(_));
@@ -76,6 +77,20 @@ impl Process {
                 }
             }
             Phase::Calls(called, action) => self.carry_out(body, no, None, called, action),
+            phase => {
+                body.phase = phase;
+                self.bodies.insert(no, body);
+            }
+        }
+    }
+
+    /// The runner closes: a body without a slot that sleeps or wants one unwinds. One that polls does when it sleeps
+    /// again.
+    pub(super) fn hears_of_close(&mut self, no: BodyNo) {
+        let Some(mut body) = self.bodies.remove(&no) else { return };
+        match std::mem::replace(&mut body.phase, Phase::Acts) {
+            Phase::Calls(called, Action::Sleep(_)) => self.feed(body, no, called, Fed::Stopped),
+            Phase::WantsSlot(called, commit) => self.feed(body, no, called, Fed::Acquired { commit, slot: false }),
             phase => {
                 body.phase = phase;
                 self.bodies.insert(no, body);

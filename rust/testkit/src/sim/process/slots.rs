@@ -126,6 +126,7 @@ impl Process {
         }
         drop(oracle);
         let context = context.unwrap_or_default();
+        self.script_enters();
         self.last_body += 1;
         let body = Body {
             allowance: self.driver.allowance(&run, task, entered.attempt),
