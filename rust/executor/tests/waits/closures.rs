@@ -2,7 +2,7 @@
 //! are taken here.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bide_executor::core::event::Refused;
@@ -65,6 +65,7 @@ impl Clock for RuntimeClock {
 #[derive(Clone)]
 struct Process {
     probe: Arc<Probe>,
+    runner: Weak<Runner>,
     driver: Arc<Mutex<Option<Driver<Closures>>>>,
     /// The body is inside its function.
     inside: Arc<AtomicBool>,
@@ -87,9 +88,10 @@ async fn live(kind: Kind, probe: &Arc<Probe>) {
     let clock = RuntimeClock { clock: Arc::clone(&probe.clock), begun: Instant::now(), passed: Mutex::default() };
     let builder = Runner::open(Arc::clone(&probe.store) as _).slots(1).clock(Arc::new(clock)).log(|_, _| ());
     let (runner, driver) = builder.start_driven(Handle::current(), probe.seed).unwrap();
-    let engine = Arc::clone(driver.engine());
+    let (runner, engine) = (Arc::new(runner), Arc::clone(driver.engine()));
     let process = Process {
         probe: Arc::clone(probe),
+        runner: Arc::downgrade(&runner),
         driver: Arc::new(Mutex::new(Some(driver))),
         inside: Arc::default(),
         changed: Arc::default(),
@@ -138,9 +140,9 @@ impl Process {
 
     /// The body.
     async fn plays(&self, handle: &TaskHandle) -> Result<(), TaskError> {
-        let (inside, has_slot) = (Inside(self), handle.clone());
+        let (inside, runner) = (Inside(self), Weak::clone(&self.runner));
         self.inside.store(true, Ordering::SeqCst);
-        self.probe.enters(Arc::new(move || has_slot.is_slot_held()));
+        self.probe.enters(Arc::new(move || runner.upgrade().is_some_and(|runner| runner.slots_in_use().0 > 0)));
         for call in 0..self.probe.life.calls.len() {
             let error = self.call(handle, call).await;
             if let Some(error) = error {

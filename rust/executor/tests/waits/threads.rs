@@ -211,8 +211,8 @@ impl Worker<Threads> for Thread {
     fn execute(&mut self, call: Call<Threads>) -> Outcome {
         let probe = Arc::clone(&self.process.probe);
         let Some(cx) = call.body else { return completed() };
-        let has_slot = Arc::clone(&cx);
-        probe.enters(Arc::new(move || has_slot.is_slot_held()));
+        let engine = Arc::clone(cx.engine());
+        probe.enters(Arc::new(move || engine.dispatch().slots_in_use().0 > 0));
         self.role = Role::Body;
         let mut calls = 0..probe.life.calls.len();
         let goes_on = calls.all(|call| self.call(&cx, call));
