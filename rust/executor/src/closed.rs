@@ -2,11 +2,13 @@
 //! handle or a result of one of its runs is kept.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bide_core::record::{RunRow, RunRowId, StoredRun};
 use bide_core::{RunId, Time};
 use bide_store::{
-    Commit, Lease, LeaseTime, Purged, RunFilter, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
+    Changes, Commit, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Standing, Store, StoreError,
+    StoredVersion, StoredWorkflow, Written,
 };
 
 /// A store that was let go of.
@@ -92,19 +94,23 @@ impl Store for Closed {
         self.refuse()
     }
 
+    fn delete(&self, _run: RunId) -> Result<bool, StoreError> {
+        self.refuse()
+    }
+
+    fn wait_for_changes(&self, _seen: Seen, _timeout: Duration) -> Result<Changes, StoreError> {
+        self.refuse()
+    }
+
+    fn interrupt_waits(&self) {}
+}
+
+impl Maintenance for Closed {
     fn purge(&self, _before: Time, _from: RunRowId, _limit: usize) -> Result<Purged, StoreError> {
         self.refuse()
     }
 
     fn shrink(&self) -> Result<bool, StoreError> {
-        self.refuse()
-    }
-
-    fn delete(&self, _run: RunId) -> Result<bool, StoreError> {
-        self.refuse()
-    }
-
-    fn news(&self) -> Result<u64, StoreError> {
         self.refuse()
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::{Event, TaskRef, Time};
-use bide_store::{Lease, Store, StoreError};
+use bide_store::{Lease, Seen, Store, StoreError};
 
 use crate::clock::Clock;
 pub use crate::commit::Lost;
@@ -113,7 +113,7 @@ impl<H: Host> Driver<H> {
         seed: u64,
         retention: Option<Duration>,
     ) -> Result<Self, StoreError> {
-        let watch = Watch { renewed: clock.steady(), seen: 0 };
+        let watch = Watch { renewed: clock.steady(), seen: Seen::default() };
         let engine = Engine::without_threads(store, clock, dispatch, log, seed, retention, Arc::default())?;
         Ok(Self { engine, watch, sweep: Sweep::new(), timer: Sleep::default() })
     }
@@ -162,7 +162,7 @@ impl<H: Host> Driver<H> {
 
     /// The lease thread's turn.
     pub fn lease_turn(&mut self) {
-        self.engine.keep_watch(&mut self.watch);
+        self.engine.keep_watch(&mut self.watch, Duration::ZERO);
     }
 
     /// The retention thread's turn: one step, if it is due. Returns how long it would rest then.

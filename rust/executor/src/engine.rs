@@ -364,6 +364,7 @@ impl<H: Host> Engine<H> {
         self.timers.stop();
         self.committer.stop();
         self.lease_service.stop();
+        self.store().interrupt_waits();
         self.retention_service.stop();
         let threads = std::mem::take(&mut *self.threads.lock());
         let me = std::thread::current().id();

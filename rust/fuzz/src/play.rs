@@ -1,6 +1,7 @@
 //! Whatever a file may be asked for, and what the run machine makes of what it answers. Errors are fine; panics are not.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bide_core::event::{Retry, Wait};
 use bide_core::record::NewRun;
@@ -8,7 +9,7 @@ use bide_core::{
     Batch, Changes, Effect, EntryKey, Event, Failure, FailureKind, GateSpec, Graph, Lookup, Operation, Outcome,
     RunState, RunStatus, StepArguments, TaskId, TaskRef, Time, Uses, Value, context,
 };
-use bide_store::{Lease, RunFilter, Store, StoreError};
+use bide_store::{Lease, RunFilter, Seen, Store, StoreError};
 
 use crate::seed;
 
@@ -41,7 +42,7 @@ pub(crate) fn everything(store: &dyn Store, graph: &Arc<Graph>, said: &mut Said)
         said.hear(store.load(seed::id(n)));
     }
     said.hear(store.is_alive(1, NOW.into()));
-    said.hear(store.news());
+    said.hear(store.wait_for_changes(Seen::default(), Duration::ZERO));
     let Some(lease) = said.hear(store.enroll(NOW.into())) else { return };
     if let Some(workflow) = workflow {
         let ids: Arc<[TaskId]> = workflow.tasks.iter().map(|task| task.id).collect();

@@ -14,11 +14,13 @@ use std::time::Duration;
 use bide_core::record::{Batch, Committed, NewRun, RecordedTask, RunRow, RunRowId, StoredRun};
 use bide_core::{RunId, RunStatus, Time};
 
+mod changes;
 mod commit;
 mod lease_time;
 pub mod memory;
 pub mod sqlite;
 
+pub use changes::{ChangedRuns, Changes, Seen};
 pub use commit::{Commit, CommitId, Creation, Written};
 pub use lease_time::{Boot, LeaseTime, Uptime};
 pub use memory::MemoryStore;
@@ -144,7 +146,7 @@ pub enum StoreError {
 }
 
 /// Where runs live. All methods may block; none may be called with a lock held that a body could want.
-pub trait Store: Send + Sync + 'static {
+pub trait Store: Maintenance + Send + Sync + 'static {
     /// The store as the user may see it: secrets redacted.
     fn name(&self) -> &str;
 
@@ -264,6 +266,28 @@ pub trait Store: Send + Sync + 'static {
     /// As [`Store::load`].
     fn list(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError>;
 
+    /// Deletes one ended run. False if there is none or it has not ended.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] but `Fenced`.
+    fn delete(&self, run: RunId) -> Result<bool, StoreError>;
+
+    /// Waits for changes, at most for a time, and tells what has changed since a position. Not commits of one's own
+    /// process, except which runs they have changed; and these end no wait. Whoever claims takes the position first and
+    /// keeps it once the claim is made, so that nothing falls in between. With a timeout of zero it looks once and
+    /// does not wait. No other call waits for this one.
+    ///
+    /// # Errors
+    /// As [`Store::load`]; `Unavailable` if the file is gone.
+    fn wait_for_changes(&self, seen: Seen, timeout: Duration) -> Result<Changes, StoreError>;
+
+    /// Ends all waits for changes that are under way, and the next one of each runner that did not wait: for a runner
+    /// that stops.
+    fn interrupt_waits(&self);
+}
+
+/// What keeps a store small and its user warned; for a thread that has time.
+pub trait Maintenance {
     /// One step of a purge: looks at the next runs in the order of their row numbers, at most `limit` of them, and
     /// deletes those that ended before `before`, in one short commit. Several may purge at once.
     ///
@@ -277,21 +301,6 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// Any [`StoreError`] but `Fenced`.
     fn shrink(&self) -> Result<bool, StoreError>;
-
-    /// Deletes one ended run. False if there is none or it has not ended.
-    ///
-    /// # Errors
-    /// Any [`StoreError`] but `Fenced`.
-    fn delete(&self, run: RunId) -> Result<bool, StoreError>;
-
-    /// A number that rises when another process has written, a runner has died, or runs were given back: reason to
-    /// claim and to look at watched runs again. A number, because several runners may ask one store and each must
-    /// see each piece of news: a runner keeps the last one it saw, and asks before it claims, so that nothing falls in
-    /// between. Cheap: called every 50 ms.
-    ///
-    /// # Errors
-    /// `Unavailable` if the file is gone.
-    fn news(&self) -> Result<u64, StoreError>;
 
     /// Something about the store's surroundings that its user should change and that stops nothing yet: told once each
     /// time it begins. Cheap: asked every 50 ms.

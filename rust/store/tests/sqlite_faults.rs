@@ -13,7 +13,7 @@ use std::time::Duration;
 use bide_core::record::{DoneRow, NewRun};
 use bide_core::{RunId, Time, Value, Write};
 use bide_store::sqlite::Options;
-use bide_store::{Creation, Durability, Lease, RunFilter, SqliteStore, Store, StoreError};
+use bide_store::{Creation, Durability, Lease, RunFilter, Seen, SqliteStore, Store, StoreError};
 use faulty_disk::{Call, Disk, Fault, Lasts};
 use rusqlite::{Connection, ffi};
 
@@ -71,7 +71,7 @@ fn batch(run: RunId, task: i64) -> Vec<Write> {
 fn live(store: &dyn Store, ledger: &mut Ledger) -> Result<(), StoreError> {
     let workflow = store.register("workflow", "v1", &[("task".into(), vec![])])?;
     let lease = store.enroll(NOW.into())?;
-    store.news()?;
+    store.wait_for_changes(Seen::default(), Duration::ZERO)?;
     let created = store.create(lease, &[new_run(1, workflow.number, workflow.version)]);
     ledger.runs.push((id(1), told(&created)));
     assert_eq!(created?, [Creation::Created]);

@@ -10,7 +10,9 @@ use std::time::Duration;
 use bide_core::record::{DoneRow, NewRun};
 use bide_core::{Entry, EntryKey, NO_MAP, Operation, RunId, Time, Value, Write};
 use bide_store::sqlite::Options;
-use bide_store::{Creation, Durability, Lease, SqliteStore, Store, StoreError};
+use bide_store::{
+    ChangedRuns, Changes, Creation, Durability, Lease, Maintenance, Seen, SqliteStore, Store, StoreError,
+};
 use rusqlite::Connection;
 
 fn open(path: &Path) -> Arc<SqliteStore> {
@@ -28,6 +30,11 @@ fn refusal(path: &Path) -> String {
 }
 
 #[track_caller]
+/// What a runner does all the time.
+fn look(store: &dyn Store) -> Result<Changes, StoreError> {
+    store.wait_for_changes(Seen::default(), Duration::ZERO)
+}
+
 fn says(message: &str, words: &[&str]) {
     assert!(words.iter().all(|word| message.contains(word)), "{message}");
 }
@@ -159,7 +166,7 @@ fn open_while(harm: impl FnOnce(&Path)) -> (tempfile::TempDir, Arc<SqliteStore>,
     let directory = tempfile::tempdir().unwrap();
     let store = open(&directory.path().join("bide.db"));
     let (_, run) = one_run(&*store);
-    store.news().unwrap();
+    look(&*store).unwrap();
     harm(directory.path());
     (directory, store, run)
 }
@@ -168,7 +175,7 @@ fn open_while(harm: impl FnOnce(&Path)) -> (tempfile::TempDir, Arc<SqliteStore>,
 fn a_file_that_is_deleted_while_open_is_noticed_and_a_new_one_is_not_made_under_it() {
     let (directory, store, _) = open_while(|directory| fs::remove_file(directory.join("bide.db")).unwrap());
     let path = directory.path().join("bide.db");
-    says(&store.news().unwrap_err().to_string(), &[path.to_str().unwrap(), "deleted or replaced"]);
+    says(&look(&*store).unwrap_err().to_string(), &[path.to_str().unwrap(), "deleted or replaced"]);
     says(&refusal(&path), &["deleted or replaced while this process has it open"]);
     drop(store);
     one_run(&*open(&path));
@@ -188,7 +195,7 @@ fn a_file_that_is_replaced_while_open_is_noticed_and_the_other_one_is_left_alone
         }
     });
     let path = directory.path().join("bide.db");
-    says(&store.news().unwrap_err().to_string(), &[path.to_str().unwrap(), "deleted or replaced"]);
+    says(&look(&*store).unwrap_err().to_string(), &[path.to_str().unwrap(), "deleted or replaced"]);
     says(&refusal(&path), &["deleted or replaced while this process has it open"]);
     drop(store);
     assert_eq!(fs::read(&path).unwrap(), before);
@@ -210,7 +217,7 @@ fn a_log_an_index_or_a_lock_file_that_is_deleted_or_replaced_is_noticed_and_noth
             });
             let path = directory.path().join("bide.db");
             let name = format!("bide.db{suffix} was deleted or replaced");
-            says(&store.news().unwrap_err().to_string(), &[path.to_str().unwrap(), &name, "start again"]);
+            says(&look(&*store).unwrap_err().to_string(), &[path.to_str().unwrap(), &name, "start again"]);
             // Nobody begins to use it while it is in that state.
             says(&refusal(&path), &[&name]);
             drop(store);
@@ -225,7 +232,7 @@ fn a_file_that_is_emptied_while_open_is_noticed() {
         fs::File::options().write(true).open(directory.join("bide.db")).unwrap().set_len(0).unwrap();
     });
     let path = directory.path().join("bide.db");
-    says(&store.news().unwrap_err().to_string(), &[path.to_str().unwrap(), "emptied by other hands"]);
+    says(&look(&*store).unwrap_err().to_string(), &[path.to_str().unwrap(), "emptied by other hands"]);
     says(&refusal(&path), &["emptied by other hands"]);
 }
 
@@ -285,26 +292,27 @@ fn what_is_no_regular_file_is_refused() {
 }
 
 #[test]
-fn another_connections_commit_is_news_and_own_checkpoints_are_none() {
+fn another_connections_commit_is_a_change_and_own_checkpoints_are_none() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bide.db");
     let store = open(&path);
     let (lease, run) = one_run(&*store);
     let other = Connection::open(&path).unwrap();
-    let seen = store.news().unwrap();
+    let seen = look(&*store).unwrap().seen;
     let _ = store.commit(lease, &mut vec![done(run, 1, b"t")]).unwrap();
     store.load(run).unwrap();
     other.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(())).unwrap();
     // The log starts anew with this one.
     let _ = store.commit(lease, &mut vec![done(run, 2, b"t")]).unwrap();
-    assert_eq!(store.news().unwrap(), seen);
+    assert!(!store.wait_for_changes(seen, Duration::ZERO).unwrap().unowned);
     other.execute("UPDATE run SET priority = 1", []).unwrap();
-    assert!(store.news().unwrap() > seen);
+    let changes = store.wait_for_changes(seen, Duration::ZERO).unwrap();
+    assert_eq!((changes.unowned, changes.runs), (true, ChangedRuns::Any));
 }
 
 /// What a runner does all the time, so that a runner that commits nothing any more keeps nobody's log.
 #[test]
-fn after_a_look_for_news_no_commit_of_ours_keeps_the_log_from_being_copied() {
+fn after_a_look_for_changes_no_commit_of_ours_keeps_the_log_from_being_copied() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bide.db");
     let store = open(&path);
@@ -313,7 +321,7 @@ fn after_a_look_for_news_no_commit_of_ours_keeps_the_log_from_being_copied() {
     for task in 1..4 {
         let _ = store.commit(lease, &mut vec![done(run, task, b"t")]).unwrap();
     }
-    store.news().unwrap();
+    look(&*store).unwrap();
     let (log, copied): (i64, i64) =
         other.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(1)?, row.get(2)?))).unwrap();
     assert!(log > 0);

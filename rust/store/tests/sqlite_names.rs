@@ -6,9 +6,10 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bide_core::Time;
-use bide_store::{Durability, SqliteStore, Store, StoreError};
+use bide_store::{Durability, Maintenance, Seen, SqliteStore, Store, StoreError};
 
 fn try_open(path: &Path) -> Result<Arc<SqliteStore>, StoreError> {
     SqliteStore::open(path, Durability::Normal)
@@ -91,9 +92,9 @@ fn a_link_that_is_made_while_the_file_is_open_is_told_and_leads_to_the_same_stor
     assert_eq!(warnings(&store), [] as [&str; 0]);
     fs::hard_link(&one, &two).unwrap();
     assert!(Arc::ptr_eq(&store, &open(&two)));
-    store.news().unwrap();
+    store.wait_for_changes(Seen::default(), Duration::ZERO).unwrap();
     assert_eq!(warnings(&store).len(), 1);
-    store.news().unwrap();
+    store.wait_for_changes(Seen::default(), Duration::ZERO).unwrap();
     assert_eq!(warnings(&store), [] as [&str; 0]);
     drop(store);
     refusal(&two);

@@ -7,15 +7,20 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bide_core::record::{DoneRow, Mark, NewRun};
 use bide_core::{RunId, TaskRow, Time, Value, Write};
-use bide_store::{Creation, Durability, Lease, RunFilter, SqliteStore, Store, StoreError};
+use bide_store::{Changes, Creation, Durability, Lease, RunFilter, Seen, SqliteStore, Store, StoreError};
 
 /// How many runs each of several writing processes makes.
 const EACH: u64 = 200;
 
 const NOW: Time = Time(1_795_000_000_000_000);
+
+fn look(store: &SqliteStore, seen: Seen) -> Changes {
+    store.wait_for_changes(seen, Duration::ZERO).unwrap()
+}
 
 fn open(path: &Path) -> Arc<SqliteStore> {
     SqliteStore::open(path, Durability::Normal).unwrap()
@@ -170,21 +175,21 @@ fn a_killed_process_is_known_to_be_dead_at_once_and_its_runs_are_taken_over() {
     let run: RunId = other.says().parse().unwrap();
 
     // While it lives nobody takes anything from it, however often one asks.
-    let mut seen = store.news().unwrap();
+    let mut seen = look(&store, Seen::default()).seen;
     for _ in 0..3 {
         assert_eq!(store.claim(lease, &[version], NOW.into(), 10).unwrap(), [] as [RunId; 0]);
-        assert_eq!(store.news().unwrap(), seen);
+        assert!(!look(&store, seen).unowned);
     }
     other.kill();
-    let news = store.news().unwrap();
-    assert!(news > seen);
-    seen = news;
+    let changes = look(&store, seen);
+    assert!(changes.unowned);
+    seen = changes.seen;
     assert_eq!(store.claim(lease, &[version], NOW.into(), 10).unwrap(), [run]);
     // Another runner of this process may have the workflow of what else the dead one had.
-    let news = store.news().unwrap();
-    assert!(news > seen);
+    let changes = look(&store, seen);
+    assert!(changes.unowned);
     assert_eq!(store.claim(lease, &[version], NOW.into(), 10).unwrap(), [] as [RunId; 0]);
-    assert_eq!(store.news().unwrap(), news);
+    assert!(!look(&store, changes.seen).unowned);
 }
 
 #[test]
@@ -248,9 +253,9 @@ fn after_a_time_in_which_nobody_could_renew_nobody_is_taken_for_dead_because_of_
     let later = NOW.after(2 * bide_store::LEASE);
     // Both leases have run out: neither the one that has not renewed yet takes the other's run, nor the one that just did.
     assert_eq!(store.claim(lease, &[version], later.into(), 10).unwrap(), [] as [RunId; 0]);
-    let seen = store.news().unwrap();
+    let seen = look(&store, Seen::default()).seen;
     store.renew(lease, later.into()).unwrap();
-    assert_eq!(store.news().unwrap(), seen, "nothing to claim yet");
+    assert!(!look(&store, seen).unowned, "nothing to claim yet");
     assert_eq!(store.claim(lease, &[version], later.into(), 10).unwrap(), [] as [RunId; 0]);
     // Had the other died, its run would be taken all the same.
     other.kill();

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bide_core::record::{DoneRow, NewRun, RunUpdate};
 use bide_core::{RunId, RunStatus, Time, Value, Write};
-use bide_store::{Durability, Lease, Purged, SqliteStore, Store};
+use bide_store::{Durability, Lease, Maintenance, Purged, SqliteStore, Store};
 use rusqlite::Connection;
 
 const NOW: Time = Time(9000);

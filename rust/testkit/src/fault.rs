@@ -8,7 +8,8 @@ use std::time::Duration;
 use bide_core::record::{Batch, RunRow, RunRowId, StoredRun};
 use bide_core::{RunId, Time};
 use bide_store::{
-    Commit, Lease, LeaseTime, Purged, RunFilter, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
+    Changes, Commit, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Standing, Store, StoreError,
+    StoredVersion, StoredWorkflow, Written,
 };
 use bide_sync::Mutex;
 
@@ -30,7 +31,7 @@ pub enum Fault {
 }
 
 /// Any store, with faults at chosen calls. Calls are counted from 1; what background services call
-/// by themselves (`news`, `purge`, `shrink`) is not counted, nor are `name` and `blocks`.
+/// by themselves (`wait_for_changes`, `purge`, `shrink`) is not counted, nor are `name` and `blocks`.
 pub struct FaultyStore {
     inner: Arc<dyn Store>,
     calls: AtomicU64,
@@ -216,19 +217,25 @@ impl Store for FaultyStore {
         self.call(|store| store.list(filter))
     }
 
+    fn delete(&self, run: RunId) -> Result<bool, StoreError> {
+        self.call(|store| store.delete(run))
+    }
+
+    fn wait_for_changes(&self, seen: Seen, timeout: Duration) -> Result<Changes, StoreError> {
+        if *self.crashed.lock() { Err(dead()) } else { self.inner.wait_for_changes(seen, timeout) }
+    }
+
+    fn interrupt_waits(&self) {
+        self.inner.interrupt_waits();
+    }
+}
+
+impl Maintenance for FaultyStore {
     fn purge(&self, before: Time, from: RunRowId, limit: usize) -> Result<Purged, StoreError> {
         if *self.crashed.lock() { Err(dead()) } else { self.inner.purge(before, from, limit) }
     }
 
     fn shrink(&self) -> Result<bool, StoreError> {
         if *self.crashed.lock() { Err(dead()) } else { self.inner.shrink() }
-    }
-
-    fn delete(&self, run: RunId) -> Result<bool, StoreError> {
-        self.call(|store| store.delete(run))
-    }
-
-    fn news(&self) -> Result<u64, StoreError> {
-        if *self.crashed.lock() { Err(dead()) } else { self.inner.news() }
     }
 }

@@ -2,10 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bide_core::record::NewRun;
 use bide_core::{RunId, Time};
-use bide_store::{Lease, MemoryStore, Store, StoreError};
+use bide_store::{Lease, MemoryStore, Seen, Store, StoreError};
 use bide_testkit::{Fault, FaultyStore};
 
 fn store() -> (Arc<FaultyStore>, Lease, NewRun) {
@@ -41,7 +42,7 @@ fn after_a_crash_every_call_fails_while_the_store_below_keeps_what_was_written()
         store.create(lease, std::slice::from_ref(&new)).unwrap_err();
         store.load(new.id).unwrap_err();
         store.leave(lease).unwrap_err();
-        store.news().unwrap_err();
+        store.wait_for_changes(Seen::default(), Duration::ZERO).unwrap_err();
         assert_eq!(store.inner().load(new.id).unwrap().is_some(), written, "{fault:?}");
     }
 }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bide_core::{RunId, RunStatus};
-use bide_store::{LEASE, Lease, LeaseTime, StoreError};
+use bide_store::{ChangedRuns, Changes, LEASE, Lease, LeaseTime, Seen, StoreError};
 use bide_sync::{Condvar, Mutex, MutexGuard};
 
 use crate::engine::{Engine, Level};
@@ -21,7 +21,7 @@ use crate::failpoint::{self, Failpoint};
 use crate::host::{Attached, Dispatch, Host};
 use crate::runs::settled::{Settled, Settlement};
 
-/// News are looked for so often, busy or idle.
+/// For so long the thread waits for changes of the store before it does its other work.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// The lease is renewed so often; it runs out after three times as long.
@@ -45,8 +45,8 @@ pub(crate) struct LeaseService {
 pub(crate) struct Watch {
     /// When the lease was renewed last, by the steady clock.
     pub(crate) renewed: Duration,
-    /// The last piece of news it saw.
-    pub(crate) seen: u64,
+    /// Up to which change of the store it has dealt with them.
+    pub(crate) seen: Seen,
 }
 
 impl LeaseService {
@@ -67,42 +67,58 @@ impl LeaseService {
         self.changed.notify_all();
     }
 
-    /// Sleeps for one look; true when the service is to end.
-    fn sleep(&self) -> bool {
+    fn is_stopped(&self) -> bool {
+        *self.stop.lock()
+    }
+
+    /// Sleeps for as long as it would wait for changes, or until it is to end.
+    fn sleep(&self) {
         let mut stop = self.stop.lock();
         if !*stop {
             self.changed.wait_for(&mut stop, LOOK);
         }
-        *stop
     }
 }
 
 impl<H: Host> Engine<H> {
     /// The lease thread.
     pub(crate) fn run_lease_service(self: Arc<Self>) {
-        let mut watch = Watch { renewed: self.clock.steady(), seen: 0 };
-        while !self.lease_service.sleep() {
-            self.keep_watch(&mut watch);
+        let mut watch = Watch { renewed: self.clock.steady(), seen: Seen::default() };
+        self.lease_service.sleep();
+        while !self.lease_service.is_stopped() {
+            // A store that cannot be asked must not be asked without a rest.
+            if !self.keep_watch(&mut watch, LOOK) {
+                self.lease_service.sleep();
+            }
         }
     }
 
-    /// One look of the lease thread.
-    pub(crate) fn keep_watch(self: &Arc<Self>, watch: &mut Watch) {
+    /// One turn of the lease thread: waits for changes, renews the lease if it is time, and deals with the changes. False
+    /// if it could not wait.
+    pub(crate) fn keep_watch(self: &Arc<Self>, watch: &mut Watch, timeout: Duration) -> bool {
         if self.stopped().is_some() {
-            return;
+            return false;
         }
         failpoint::hit(Failpoint::Lease);
+        let changes = self.store().wait_for_changes(watch.seen, timeout);
+        let waited = changes.is_ok();
+        if self.lease_service.is_stopped() {
+            return waited;
+        }
         let now = self.clock.steady();
+        let renews = now.saturating_sub(watch.renewed) >= RENEW || !self.lease_holds();
         let mut outcome = Ok(());
-        if now.saturating_sub(watch.renewed) >= RENEW || !self.lease_holds() {
+        if renews {
             watch.renewed = now;
             outcome = self.renew();
         }
-        match outcome.and_then(|()| self.look(&mut watch.seen)) {
+        let outcome = outcome.and_then(|()| changes).and_then(|changes| self.deal_with(&changes, renews, watch));
+        match outcome {
             Ok(()) => {}
             Err(error @ StoreError::Busy { .. }) => self.log(Level::Warning, &error.to_string()),
             Err(error) => self.break_down(&error),
         }
+        waited
     }
 
     fn renew(self: &Arc<Self>) -> Result<(), StoreError> {
@@ -161,25 +177,34 @@ impl<H: Host> Engine<H> {
         self.lease_holds() || at.detach(|| self.make_sure_of_lease())
     }
 
-    fn look(self: &Arc<Self>, seen: &mut u64) -> Result<(), StoreError> {
-        let news = self.store().news()?;
-        if news != *seen {
+    fn deal_with(self: &Arc<Self>, changes: &Changes, renewed: bool, watch: &mut Watch) -> Result<(), StoreError> {
+        if changes.unowned {
             self.take_up()?;
-            *seen = news;
         }
         if let Some(warning) = self.store().warning() {
             self.log(Level::Warning, &warning);
         }
         self.dispatch.look(self);
-        // Without news too: what another runner of this process commits to the store that both share is none.
-        self.look_at_watched()
+        match &changes.runs {
+            // Whether a runner is late with its lease shows without a change.
+            _ if renewed => self.look_at_watched(&ChangedRuns::Any)?,
+            changed => self.look_at_watched(changed)?,
+        }
+        // Only now: what could not be dealt with is seen again.
+        watch.seen = changes.seen;
+        Ok(())
     }
 
-    fn look_at_watched(&self) -> Result<(), StoreError> {
+    fn look_at_watched(&self, changed: &ChangedRuns) -> Result<(), StoreError> {
+        let may_have = |id: &RunId| match changed {
+            ChangedRuns::These(runs) => runs.contains(&id.row()),
+            ChangedRuns::Any => true,
+        };
         let watched: Vec<(RunId, Arc<Settled>)> = {
             let mut watched = self.watched.lock();
             watched.retain(|_, settled| settled.strong_count() > 0);
-            watched.iter().filter_map(|(id, settled)| Some((*id, settled.upgrade()?))).collect()
+            let changed = watched.iter().filter(|(id, _)| may_have(id));
+            changed.filter_map(|(id, settled)| Some((*id, settled.upgrade()?))).collect()
         };
         for (id, settled) in watched {
             self.look_at(id, &settled)?;

@@ -7,14 +7,16 @@ mod run;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bide_core::record::{Batch, Committed, NewRun, RecordedTask, RunRow, RunRowId, StoredRun, Write};
 use bide_core::{RunId, RunStatus, TaskId, Time};
 use bide_sync::Mutex;
 
+use crate::changes::ChangeLog;
 use crate::{
-    Commit, Creation, LEASE, Lease, LeaseTime, Purged, RunFilter, Standing, Store, StoreError, StoredVersion,
-    StoredWorkflow, Written,
+    Changes, Commit, Creation, LEASE, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Standing, Store,
+    StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use run::{Journals, MemRun, RowHash};
 
@@ -22,8 +24,16 @@ use run::{Journals, MemRun, RowHash};
 pub const KEPT: usize = 1000;
 
 /// Runs in memory.
-#[derive(Default)]
-pub struct MemoryStore(Mutex<State>);
+pub struct MemoryStore {
+    state: Mutex<State>,
+    changes: ChangeLog,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self { state: Mutex::default(), changes: ChangeLog::new(false) }
+    }
+}
 
 #[derive(Default)]
 struct State {
@@ -40,7 +50,6 @@ struct State {
     unowned: BTreeSet<RunRowId>,
     /// Ended runs in the order in which they ended.
     ended: VecDeque<RunRowId>,
-    news: u64,
 }
 
 struct MemWorkflow {
@@ -75,10 +84,10 @@ impl MemoryStore {
     /// For tests that play several processes on one store: the process of this runner has died. It is found out at the
     /// next claim, as a file's lock tells it.
     pub fn process_died(&self, runner: i64) {
-        let state = &mut *self.0.lock();
+        let state = &mut *self.state.lock();
         if let Some(runner) = state.runners.get_mut(&runner) {
             runner.died = true;
-            state.news += 1;
+            self.changes.unowned();
         }
     }
 }
@@ -131,7 +140,6 @@ impl State {
                 self.unowned.insert(*id);
             }
         }
-        self.news += 1;
     }
 
     fn forget(&mut self, id: RunRowId) -> Option<MemRun> {
@@ -224,7 +232,7 @@ impl Store for MemoryStore {
     }
 
     fn enroll(&self, now: LeaseTime) -> Result<Lease, StoreError> {
-        let state = &mut *self.0.lock();
+        let state = &mut *self.state.lock();
         state.last_runner += 1;
         let expires = Some(now.after(LEASE).micros());
         state.runners.insert(state.last_runner, MemRunner { epoch: 1, died: false, expires });
@@ -232,7 +240,7 @@ impl Store for MemoryStore {
     }
 
     fn renew(&self, lease: Lease, now: LeaseTime) -> Result<(), StoreError> {
-        let state = &mut *self.0.lock();
+        let state = &mut *self.state.lock();
         state.fence(lease)?;
         let mut lapsed = false;
         for (id, runner) in &mut state.runners {
@@ -242,15 +250,18 @@ impl Store for MemoryStore {
                 lapsed |= runner.expires.is_some_and(|expires| expires <= now.micros());
             }
         }
-        state.news += u64::from(lapsed);
+        if lapsed {
+            self.changes.unowned();
+        }
         Ok(())
     }
 
     fn leave(&self, lease: Lease) -> Result<(), StoreError> {
-        let state = &mut *self.0.lock();
+        let state = &mut *self.state.lock();
         if state.fence(lease).is_ok() {
             state.runners.remove(&lease.runner);
             state.abandon(lease.runner);
+            self.changes.unowned();
         }
         Ok(())
     }
@@ -261,7 +272,7 @@ impl Store for MemoryStore {
         version: &str,
         tasks: &[(Arc<str>, Vec<Arc<str>>)],
     ) -> Result<StoredWorkflow, StoreError> {
-        let state = &mut *self.0.lock();
+        let state = &mut *self.state.lock();
         let known = state.names.get(name).copied();
         let workflow = known.unwrap_or_else(|| {
             let (name, number): (Arc<str>, _) = (name.into(), state.workflows.len() as i64);
@@ -291,7 +302,7 @@ impl Store for MemoryStore {
     fn write(&self, lease: Lease, commit: &mut Commit<'_>) -> Result<Written, StoreError> {
         // Declared before the lock is taken, so that old runs are freed after it is released.
         let mut forgotten = Vec::new();
-        let state = &mut *self.0.lock();
+        let state = &mut *self.state.lock();
         state.fence(lease)?;
         let mut inserted = Vec::new();
         let creations = state.create_requests(lease, commit.requests, &mut inserted)?;
@@ -302,9 +313,13 @@ impl Store for MemoryStore {
             }
             return Err(error);
         }
+        let mut changes = None;
         for write in commit.batch.drain(..) {
             if skipped.binary_search(&write.run()).is_ok() {
                 continue;
+            }
+            if let Write::Run(update) = &write {
+                changes.get_or_insert_with(|| self.changes.lock()).run(update.run);
             }
             if let Some(ended) = run::apply(&mut state.runs, &mut state.journals, write) {
                 state.unowned.remove(&ended);
@@ -320,7 +335,7 @@ impl Store for MemoryStore {
     }
 
     fn versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError> {
-        let state = &*self.0.lock();
+        let state = &*self.state.lock();
         let of_workflow = usize::try_from(workflow).ok().and_then(|workflow| state.workflows.get(workflow));
         let stored = |version: &i64| {
             let known = &state.versions[*version as usize];
@@ -330,20 +345,20 @@ impl Store for MemoryStore {
     }
 
     fn is_alive(&self, runner: i64, now: LeaseTime) -> Result<bool, StoreError> {
-        let state = self.0.lock();
+        let state = self.state.lock();
         let runner = state.runners.get(&runner).filter(|runner| !runner.died);
         Ok(runner.and_then(|runner| runner.expires).is_some_and(|expires| expires > now.micros()))
     }
 
     fn unowned(&self) -> Result<Vec<(i64, i64)>, StoreError> {
-        let state = &*self.0.lock();
+        let state = &*self.state.lock();
         let runs = state.unowned.iter().map(|row| &state.runs[row]).filter(|run| run.status != RunStatus::Paused);
         let versions: BTreeSet<(i64, i64)> = runs.map(|run| (run.workflow, run.version)).collect();
         Ok(versions.into_iter().collect())
     }
 
     fn claim(&self, lease: Lease, versions: &[i64], now: LeaseTime, limit: usize) -> Result<Vec<RunId>, StoreError> {
-        let state = &mut *self.0.lock();
+        let state = &mut *self.state.lock();
         state.fence(lease)?;
         let lapsed: Vec<i64> = (state.runners.iter())
             .filter(|(id, runner)| {
@@ -360,6 +375,7 @@ impl Store for MemoryStore {
                 state.blame(runner);
             }
             state.abandon(runner);
+            self.changes.unowned();
         }
         let runs = &state.runs;
         let fits = |id: &&RunRowId| {
@@ -381,7 +397,7 @@ impl Store for MemoryStore {
     }
 
     fn load(&self, run: RunId) -> Result<Option<StoredRun>, StoreError> {
-        let state = &*self.0.lock();
+        let state = &*self.state.lock();
         let found = state.runs.get(&run.row()).filter(|found| found.id == run);
         Ok(found.map(|found| StoredRun {
             run: state.row(found),
@@ -392,7 +408,7 @@ impl Store for MemoryStore {
     }
 
     fn standing(&self, run: RunId) -> Result<Option<Standing>, StoreError> {
-        let state = &*self.0.lock();
+        let state = &*self.state.lock();
         let found = state.runs.get(&run.row()).filter(|found| found.id == run);
         Ok(found.map(|found| Standing {
             status: found.status,
@@ -403,7 +419,7 @@ impl Store for MemoryStore {
     }
 
     fn by_key(&self, key: &str, workflow: Option<&str>) -> Result<Vec<(RunId, Arc<str>)>, StoreError> {
-        let state = &*self.0.lock();
+        let state = &*self.state.lock();
         let numbers = match workflow {
             None => 0..state.workflows.len() as i64,
             Some(name) => state.names.get(name).map_or(0..0, |number| *number..number + 1),
@@ -416,7 +432,7 @@ impl Store for MemoryStore {
     }
 
     fn list(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
-        let state = &*self.0.lock();
+        let state = &*self.state.lock();
         let fits = |run: &&MemRun| {
             filter.status.is_none_or(|status| status == run.status)
                 && filter.since.is_none_or(|since| since <= run.created_at)
@@ -428,10 +444,32 @@ impl Store for MemoryStore {
         Ok(found.into_iter().map(|run| state.row(run)).collect())
     }
 
+    fn delete(&self, run: RunId) -> Result<bool, StoreError> {
+        let row = run.row();
+        let state = &mut *self.state.lock();
+        if !state.runs.get(&row).is_some_and(|found| found.id == run && found.status.is_ended()) {
+            return Ok(false);
+        }
+        state.ended.retain(|id| *id != row);
+        state.forget(row);
+        Ok(true)
+    }
+
+    fn wait_for_changes(&self, seen: Seen, timeout: Duration) -> Result<Changes, StoreError> {
+        self.changes.wait(seen, timeout);
+        Ok(self.changes.since(seen))
+    }
+
+    fn interrupt_waits(&self) {
+        self.changes.interrupt();
+    }
+}
+
+impl Maintenance for MemoryStore {
     fn purge(&self, before: Time, from: RunRowId, limit: usize) -> Result<Purged, StoreError> {
         // Declared before the lock is taken, so that they are freed after it is released.
         let mut forgotten = Vec::new();
-        let state = &mut *self.0.lock();
+        let state = &mut *self.state.lock();
         let mut ended: Vec<RunRowId> = state.ended.iter().filter(|id| **id >= from).copied().collect();
         ended.sort_unstable();
         let next = ended.get(limit).copied();
@@ -444,20 +482,5 @@ impl Store for MemoryStore {
 
     fn shrink(&self) -> Result<bool, StoreError> {
         Ok(false)
-    }
-
-    fn delete(&self, run: RunId) -> Result<bool, StoreError> {
-        let row = run.row();
-        let state = &mut *self.0.lock();
-        if !state.runs.get(&row).is_some_and(|found| found.id == run && found.status.is_ended()) {
-            return Ok(false);
-        }
-        state.ended.retain(|id| *id != row);
-        state.forget(row);
-        Ok(true)
-    }
-
-    fn news(&self) -> Result<u64, StoreError> {
-        Ok(self.0.lock().news)
     }
 }

@@ -9,7 +9,6 @@
 //! So whoever finds its own run out takes none for dead because of theirs, until it has renewed and all others have had
 //! the time to ([`GRACE`]). A dead process is known by its byte all the same.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bide_core::RunId;
@@ -38,32 +37,7 @@ impl Late {
     }
 }
 
-/// What the last look showed.
-#[derive(Default)]
-pub(super) struct News {
-    /// SQLite's counter of other connections' commits. Own commits do not move it.
-    data_version: Option<i64>,
-    /// The lock bytes of the other processes that have runners here.
-    others: Vec<i64>,
-}
-
-/// Counts what is worth a look. It starts at 1, so that whoever has seen nothing yet has something to see.
-pub(super) struct NewsCount(AtomicU64);
-
-impl Default for NewsCount {
-    fn default() -> Self {
-        Self(AtomicU64::new(1))
-    }
-}
-
-impl NewsCount {
-    fn raise(&self) -> u64 {
-        self.0.fetch_add(1, Ordering::AcqRel) + 1
-    }
-}
-
 const FENCE: &str = "SELECT 1 FROM runner WHERE id = ?1 AND epoch = ?2";
-const OTHERS: &str = "SELECT DISTINCT lock FROM runner WHERE expires IS NOT NULL AND lock <> ?1";
 const RUNNERS: &str = "SELECT id, lock, expires, boot FROM runner WHERE expires IS NOT NULL AND id <> ?1";
 const RUNNER: &str = "SELECT id, lock, expires, boot FROM runner WHERE expires IS NOT NULL AND id = ?1";
 const FENCE_OFF: &str = "UPDATE runner SET epoch = epoch + 1, expires = NULL WHERE id = ?1";
@@ -199,7 +173,7 @@ impl SqliteStore {
             Ok(!late && others(connection, lease)?.iter().any(|runner| runner.has_run_out(now)))
         })?;
         if lapsed {
-            self.news.raise();
+            self.changes.unowned();
         }
         Ok(())
     }
@@ -213,7 +187,7 @@ impl SqliteStore {
             execute(connection, "DELETE FROM runner WHERE id = ?1", [lease.runner])
         });
         match left {
-            Ok(_) => self.news.raise(),
+            Ok(_) => self.changes.unowned(),
             Err(StoreError::Fenced { .. }) => return Ok(()),
             Err(error) => return Err(error),
         };
@@ -277,7 +251,7 @@ impl SqliteStore {
         self.debt.add(4096);
         if !dead.is_empty() {
             // What of theirs is not claimed here another runner of this process may have the workflow for.
-            self.news.raise();
+            self.changes.unowned();
         }
         Ok(claimed)
     }
@@ -327,37 +301,8 @@ impl SqliteStore {
         Ok(found)
     }
 
-    fn is_held(&self, lock: &super::LockFile, byte: i64) -> Result<bool, StoreError> {
+    pub(super) fn is_held(&self, lock: &super::LockFile, byte: i64) -> Result<bool, StoreError> {
         lock.is_held(byte).map_err(|error| self.place.unavailable(&format!("its lock file cannot be asked ({error})")))
-    }
-
-    pub(super) fn look_for_news(&self) -> Result<u64, StoreError> {
-        let live = self.live()?;
-        self.files.still_there(&self.place)?;
-        let mut news = live.news.lock();
-        let writer = live.writer.lock();
-        let mut look = || -> rusqlite::Result<bool> {
-            let writer = writer.fresh();
-            let version = writer.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
-            let moved = news.data_version.replace(version) != Some(version);
-            if moved {
-                let mut others = writer.prepare_cached(OTHERS)?;
-                news.others = others.query_map([live.lock.own()], |row| row.get(0))?.collect::<Result<_, _>>()?;
-            }
-            Ok(moved)
-        };
-        let mut any = look().map_err(|error| self.place.error(&error))?;
-        drop(writer);
-        let mut living = Vec::with_capacity(news.others.len());
-        for byte in &news.others {
-            if self.is_held(&live.lock, *byte)? {
-                living.push(*byte);
-            } else {
-                any = true;
-            }
-        }
-        news.others = living;
-        Ok(if any { self.news.raise() } else { self.news.0.load(Ordering::Acquire) })
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod blame;
 mod busy;
+mod changes;
 mod checkpoint;
 mod error;
 mod fork;
@@ -40,9 +41,10 @@ use bide_core::{RunId, Time};
 use bide_sync::{Mutex, MutexGuard};
 use rusqlite::{Connection, OpenFlags};
 
+use crate::changes::ChangeLog;
 use crate::{
-    Commit, Durability, Lease, LeaseTime, Purged, RunFilter, Standing, Store, StoreError, StoredVersion,
-    StoredWorkflow, Written,
+    Changes, Commit, Durability, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Standing, Store, StoreError,
+    StoredVersion, StoredWorkflow, Written,
 };
 use checkpoint::{Checkpointer, Debt};
 use error::{Place, is_busy};
@@ -84,7 +86,7 @@ pub struct SqliteStore {
     /// That other users can read it, while that is to be told.
     open_to_others: Mutex<Option<String>>,
     versions: read::Versions,
-    news: lease::NewsCount,
+    changes: ChangeLog,
     late: lease::Late,
     /// What must not be touched after a fork, not even to drop it.
     live: ManuallyDrop<Live>,
@@ -97,7 +99,7 @@ struct Live {
     reader: Mutex<Connection>,
     writer: Arc<Mutex<Writer>>,
     lock: LockFile,
-    news: Mutex<lease::News>,
+    last_look: Mutex<changes::LastLook>,
 }
 
 impl SqliteStore {
@@ -169,14 +171,14 @@ impl SqliteStore {
             debt,
             open_to_others: Mutex::default(),
             versions: read::Versions::default(),
-            news: lease::NewsCount::default(),
+            changes: ChangeLog::new(true),
             late: lease::Late::default(),
             live: ManuallyDrop::new(Live {
                 _checkpointer: checkpointer,
                 reader: Mutex::new(reader),
                 writer,
                 lock,
-                news: Mutex::default(),
+                last_look: Mutex::default(),
             }),
         })
     }
@@ -342,20 +344,26 @@ impl Store for SqliteStore {
         self.read_list(filter)
     }
 
+    fn delete(&self, run: RunId) -> Result<bool, StoreError> {
+        self.delete_one(run)
+    }
+
+    fn wait_for_changes(&self, seen: Seen, timeout: Duration) -> Result<Changes, StoreError> {
+        self.await_changes(seen, timeout)
+    }
+
+    fn interrupt_waits(&self) {
+        self.changes.interrupt();
+    }
+}
+
+impl Maintenance for SqliteStore {
     fn purge(&self, before: Time, from: RunRowId, limit: usize) -> Result<Purged, StoreError> {
         self.delete_ended(before, from, limit)
     }
 
     fn shrink(&self) -> Result<bool, StoreError> {
         self.give_pages_back()
-    }
-
-    fn delete(&self, run: RunId) -> Result<bool, StoreError> {
-        self.delete_one(run)
-    }
-
-    fn news(&self) -> Result<u64, StoreError> {
-        self.look_for_news()
     }
 
     fn warning(&self) -> Option<String> {

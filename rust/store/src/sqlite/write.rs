@@ -62,8 +62,18 @@ impl SqliteStore {
         if creations.is_empty() || !creations.iter().all(refused) || !commit.batch.iter().all(is_skipped) {
             transaction.commit()?;
             self.debt.add(bytes);
+            self.log_changed_runs(commit.batch);
         }
         Ok(Written { committed: Committed::by_store(), creations })
+    }
+
+    fn log_changed_runs(&self, batch: &[Write]) {
+        let mut changes = None;
+        for write in batch {
+            if let Write::Run(update) = write {
+                changes.get_or_insert_with(|| self.changes.lock()).run(update.run);
+            }
+        }
     }
 
     /// Writes of one kind share a prepared statement. Answers about how many bytes of values they had.

@@ -7,12 +7,15 @@ use std::time::Duration;
 use bide_core::record::{DoneRow, Mark, NewRun, RunRow, RunUpdate, StoredRun};
 use bide_core::{Entry, EntryKey, NO_MAP, Operation, RunId, RunStatus, TaskRow, TaskStatus, Time, Value, Write};
 use bide_store::{
-    Boot, Commit, CommitId, Creation, LEASE, Lease, LeaseTime, Purged, RunFilter, Standing, Store, StoreError, Uptime,
+    Boot, ChangedRuns, Changes, Commit, CommitId, Creation, LEASE, Lease, LeaseTime, Purged, RunFilter, Seen, Standing,
+    Store, StoreError, Uptime,
 };
 use proptest::prelude::*;
 
 use crate::rows;
 
+#[expect(missing_docs, reason = "each check's name is its documentation")]
+mod changes;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
 mod commits;
 
@@ -54,7 +57,10 @@ macro_rules! conformance {
             a_purge_leaves_what_has_not_ended_however_old_it_is
             a_standing_tells_where_a_run_stands
             only_an_ended_run_can_be_deleted
-            news_reach_every_runner_and_own_commits_are_none
+            changes_reach_every_runner_and_own_commits_free_no_runs
+            runs_that_end_or_pause_are_among_the_changes
+            a_wait_ends_once_runs_belong_to_nobody
+            an_interruption_ends_every_wait_before_or_after_its_begin
             commits_of_many_threads_are_all_there
         );
     };
@@ -738,32 +744,6 @@ mod checks {
         assert_eq!(ok(store.by_key("key", None)), []);
     }
 
-    pub fn news_reach_every_runner_and_own_commits_are_none(store: &dyn Store) {
-        let (one, other) = (Desk::new(store), Desk::new(store));
-        let seen = ok(store.news());
-        let run = one.create(START, None);
-        one.commit(vec![done(run, 0, b"t")]);
-        one.load(run);
-        assert_eq!(ok(store.news()), seen);
-
-        ok(store.leave(one.lease));
-        assert!(ok(store.news()) > seen);
-        // A second runner that asks later sees it too.
-        assert!(ok(store.news()) > seen);
-        assert_eq!(other.claim(START), [run]);
-
-        // A lease that has run out shows when somebody renews.
-        ok(store.enroll(at(START)));
-        ok(store.renew(other.lease, at(START.after(LEASE / 3))));
-        let before = ok(store.news());
-        ok(store.renew(other.lease, at(START.after(LEASE))));
-        assert!(ok(store.news()) > before);
-        // So does that it was fenced: whoever has its workflow is to claim what it had.
-        let before = ok(store.news());
-        assert_eq!(ok(store.claim(other.lease, &[], at(START.after(LEASE)), 1)), []);
-        assert!(ok(store.news()) > before);
-    }
-
     pub fn commits_of_many_threads_are_all_there(store: &dyn Store) {
         const THREADS: i64 = 4;
         const EACH: i64 = 50;
@@ -784,5 +764,6 @@ mod checks {
     }
 }
 
+pub use changes::*;
 pub use checks::*;
 pub use commits::*;

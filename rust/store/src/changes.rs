@@ -1,0 +1,189 @@
+//! How those who wait for changes of a store learn of them, in a process: a log of the last ones, with a position.
+//!
+//! Every runner keeps the position up to which it has seen the changes, so that several on one store each see all of
+//! them, and one that fails to deal with a change sees it again.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bide_core::record::RunRowId;
+use bide_sync::{Condvar, Mutex, MutexGuard};
+
+/// So many changed runs are remembered one by one. Who has not seen older ones is told that any may have changed.
+const REMEMBERED: usize = 256;
+
+/// How far a runner has seen a store's changes. The default: not at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The number of the last change that was seen.
+    change: u64,
+    /// How many interruptions of waits there were by then.
+    interruptions: u64,
+}
+
+/// What has changed since a position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changes {
+    /// The position from which to look further, once these changes are dealt with.
+    pub seen: Seen,
+    /// Runs may belong to nobody: a runner has died, has left, was fenced or is late to renew its lease, or another
+    /// process has written. Reason to claim.
+    pub unowned: bool,
+    /// The runs that may stand elsewhere now: reason to look at those that somebody waits for.
+    pub runs: ChangedRuns,
+}
+
+/// The runs that may have changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChangedRuns {
+    /// These, by row number, perhaps none; some more than once.
+    These(Vec<RunRowId>),
+    /// Any run.
+    Any,
+}
+
+/// The changes that one process knows of.
+pub(crate) struct ChangeLog {
+    state: Mutex<LogState>,
+    /// Something was logged that ends a wait.
+    woken: Condvar,
+}
+
+/// The state of a [`ChangeLog`].
+pub(crate) struct LogState {
+    /// The number of the last change.
+    last: u64,
+    /// The number of the last change after which runs may belong to nobody, and any run may have changed.
+    unowned: u64,
+    /// The last changed runs, with the number of the change.
+    runs: VecDeque<(u64, RunRowId)>,
+    /// The number of the last change that `runs` no longer has.
+    forgotten: u64,
+    /// How often waits were interrupted.
+    interruptions: u64,
+}
+
+impl ChangeLog {
+    /// `unowned`: whether who has seen nothing yet is to claim.
+    pub(crate) fn new(unowned: bool) -> Self {
+        let last = u64::from(unowned);
+        let state = LogState { last, unowned: last, runs: VecDeque::new(), forgotten: 0, interruptions: 0 };
+        Self { state: Mutex::new(state), woken: Condvar::new() }
+    }
+
+    /// Runs may belong to nobody from here on.
+    pub(crate) fn unowned(&self) {
+        let mut state = self.state.lock();
+        state.last += 1;
+        state.unowned = state.last;
+        self.woken.notify_all();
+    }
+
+    /// For those who log changed runs. These end no wait: a busy runner would be woken by each run that it ends.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, LogState> {
+        self.state.lock()
+    }
+
+    /// Ends all waits that are under way, and the next one of everybody who did not wait.
+    pub(crate) fn interrupt(&self) {
+        self.state.lock().interruptions += 1;
+        self.woken.notify_all();
+    }
+
+    /// Waits for something that ends a wait. True if there was; then there is no more to wait for.
+    pub(crate) fn wait(&self, seen: Seen, timeout: Duration) -> bool {
+        let mut state = self.state.lock();
+        if !timeout.is_zero() && !state.ends_wait(seen) {
+            self.woken.wait_for(&mut state, timeout);
+        }
+        state.ends_wait(seen)
+    }
+
+    /// What has changed.
+    pub(crate) fn since(&self, seen: Seen) -> Changes {
+        let state = self.state.lock();
+        let unowned = state.unowned > seen.change;
+        let runs = if unowned || state.forgotten > seen.change {
+            ChangedRuns::Any
+        } else {
+            let unseen = state.runs.iter().rev().take_while(|(change, _)| *change > seen.change);
+            ChangedRuns::These(unseen.map(|(_, run)| *run).collect())
+        };
+        Changes { seen: Seen { change: state.last, interruptions: state.interruptions }, unowned, runs }
+    }
+}
+
+impl LogState {
+    /// This run may stand elsewhere now.
+    pub(crate) fn run(&mut self, run: RunRowId) {
+        self.last += 1;
+        if self.runs.len() == REMEMBERED
+            && let Some((change, _)) = self.runs.pop_front()
+        {
+            self.forgotten = change;
+        }
+        self.runs.push_back((self.last, run));
+    }
+
+    fn ends_wait(&self, seen: Seen) -> bool {
+        self.unowned > seen.change || self.interruptions != seen.interruptions
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_change_is_seen_once_from_each_position() {
+        let log = ChangeLog::new(false);
+        let start = log.since(Seen::default());
+        assert_eq!(start.runs, ChangedRuns::These(vec![]));
+        log.lock().run(7);
+        log.lock().run(8);
+        let changes = log.since(start.seen);
+        assert_eq!((changes.unowned, &changes.runs), (false, &ChangedRuns::These(vec![8, 7])));
+        log.lock().run(9);
+        assert_eq!(log.since(changes.seen).runs, ChangedRuns::These(vec![9]));
+        assert_eq!(log.since(start.seen).runs, ChangedRuns::These(vec![9, 8, 7]));
+        log.unowned();
+        assert_eq!(log.since(changes.seen).runs, ChangedRuns::Any);
+        assert!(log.since(changes.seen).unowned);
+        let now = log.since(start.seen).seen;
+        assert_eq!(log.since(now).runs, ChangedRuns::These(vec![]));
+    }
+
+    #[test]
+    fn who_has_missed_too_many_runs_is_told_that_any_may_have_changed() {
+        let log = ChangeLog::new(false);
+        let start = log.since(Seen::default()).seen;
+        log.lock().run(0);
+        let first = log.since(start).seen;
+        for run in 1..=REMEMBERED as RunRowId {
+            log.lock().run(run);
+        }
+        assert_eq!((log.since(start).unowned, log.since(start).runs), (false, ChangedRuns::Any));
+        assert!(matches!(log.since(first).runs, ChangedRuns::These(runs) if runs.len() == REMEMBERED));
+    }
+
+    #[test]
+    fn an_interruption_ends_the_wait_of_everybody_once() {
+        let log = ChangeLog::new(false);
+        let seen = log.since(Seen::default()).seen;
+        log.interrupt();
+        // For each of two that were about to wait; a day would be too long for this test.
+        for _ in 0..2 {
+            assert!(log.wait(seen, Duration::from_secs(86_400)));
+        }
+        let seen = log.since(seen).seen;
+        assert!(!log.wait(seen, Duration::from_millis(1)));
+        log.lock().run(1);
+        assert!(!log.wait(seen, Duration::ZERO), "a run that changes ends no wait");
+    }
+
+    #[test]
+    fn a_new_log_may_have_something_to_see() {
+        assert!(ChangeLog::new(true).since(Seen::default()).unowned);
+        assert!(!ChangeLog::new(false).since(Seen::default()).unowned);
+    }
+}

@@ -1,0 +1,68 @@
+//! Waiting for changes of a file: those of this process are logged, other processes' are looked for.
+
+use std::time::{Duration, Instant};
+
+use super::SqliteStore;
+use crate::{Changes, Seen, StoreError};
+
+/// So often a file is looked at while somebody waits for changes of it.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The lock bytes of the other processes that have runners here.
+const OTHERS: &str = "SELECT DISTINCT lock FROM runner WHERE expires IS NOT NULL AND lock <> ?1";
+
+/// What the last look at the file showed.
+#[derive(Default)]
+pub(super) struct LastLook {
+    /// SQLite's counter of other connections' commits. Own commits do not move it.
+    data_version: Option<i64>,
+    /// The lock bytes of the other processes that have runners here.
+    others: Vec<i64>,
+}
+
+impl SqliteStore {
+    pub(super) fn await_changes(&self, seen: Seen, timeout: Duration) -> Result<Changes, StoreError> {
+        let since = Instant::now();
+        loop {
+            let remaining = timeout.saturating_sub(since.elapsed());
+            self.changes.wait(seen, remaining.min(LOOK));
+            self.look()?;
+            if self.changes.wait(seen, Duration::ZERO) || since.elapsed() >= timeout {
+                return Ok(self.changes.since(seen));
+            }
+        }
+    }
+
+    /// Notices whether another process has written or has died.
+    fn look(&self) -> Result<(), StoreError> {
+        let live = self.live()?;
+        self.files.still_there(&self.place)?;
+        let mut last = live.last_look.lock();
+        let writer = live.writer.lock();
+        let mut read = || -> rusqlite::Result<bool> {
+            let writer = writer.fresh();
+            let version = writer.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
+            let moved = last.data_version.replace(version) != Some(version);
+            if moved {
+                let mut others = writer.prepare_cached(OTHERS)?;
+                last.others = others.query_map([live.lock.own()], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            }
+            Ok(moved)
+        };
+        let mut changed = read().map_err(|error| self.place.error(&error))?;
+        drop(writer);
+        let mut living = Vec::with_capacity(last.others.len());
+        for byte in &last.others {
+            if self.is_held(&live.lock, *byte)? {
+                living.push(*byte);
+            } else {
+                changed = true;
+            }
+        }
+        last.others = living;
+        if changed {
+            self.changes.unowned();
+        }
+        Ok(())
+    }
+}
