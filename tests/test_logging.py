@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 import bide
-from bide import _logging
+from bide import _log_slot
 
 
 class Keep(logging.Handler):
@@ -23,7 +23,7 @@ class Keep(logging.Handler):
 
 @pytest.fixture
 def handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Keep]:
-    monkeypatch.setattr(_logging, "_in_use", [])
+    monkeypatch.setattr(_log_slot, "in_use", [])
     before = logging.getLogRecordFactory()
     keep = Keep()
     logger = logging.getLogger("tests.bide")
@@ -32,7 +32,7 @@ def handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Keep]:
     yield keep
     logger.removeHandler(keep)
     logging.setLogRecordFactory(before)
-    _logging.leave()
+    _log_slot.leave()
 
 
 def told(record: logging.LogRecord) -> tuple[object, object, object]:
@@ -40,18 +40,18 @@ def told(record: logging.LogRecord) -> tuple[object, object, object]:
 
 
 def test_a_filter_adds_the_current_body(handler: Keep) -> None:
-    assert not _logging.enabled()
+    assert not _log_slot.enabled()
     handler.addFilter(bide.LogFilter())
-    assert _logging.enabled()
+    assert _log_slot.enabled()
     log = logging.getLogger("tests.bide")
     log.info("outside")
-    _logging.enter("r1", "load", 2)
+    _log_slot.enter("r1", "load", 2)
     log.info("inside")
     other = threading.Thread(target=log.info, args=("elsewhere",))
     other.start()
     other.join()
     log.info("mine", extra={"task": "my own"})
-    _logging.leave()
+    _log_slot.leave()
     log.info("after")
     assert [told(record) for record in handler.records] == [
         (None, None, None),
@@ -73,7 +73,7 @@ def test_the_factory_is_installed_once(handler: Keep) -> None:
     installed = logging.getLogRecordFactory()
     bide.install_log_record_factory()
     assert logging.getLogRecordFactory() is installed
-    assert _logging.enabled()
-    _logging.enter("r1", "load", 1)
+    assert _log_slot.enabled()
+    _log_slot.enter("r1", "load", 1)
     logging.getLogger("tests.bide").info("inside")
     assert told(handler.records[0]) == ("r1", "load", 1)

@@ -1,5 +1,7 @@
 """bide: durable workflows inside your own Python process, where a task that waits costs next to nothing."""
 
+import typing as _typing
+
 # First: it refuses a second interpreter of the process, before anything is imported that would crash there.
 from bide._core import TaskHandle, __version__
 
@@ -23,14 +25,17 @@ from bide._errors import (
     TaskTimeout,
     WaitTimeout,
 )
-from bide._logging import LogFilter, install_log_record_factory
 from bide._result import RunResult, TaskResult
 from bide._retry import Retry
-from bide._runner import RunHandle, Runner
+from bide._run_handle import RunHandle
+from bide._runner import Runner
 from bide._status import RunStatus, SubStatus, TaskStatus
 from bide._task import task
 from bide._waits import Tolerate, after, at, signal, until
 from bide._workflow import Workflow
+
+if _typing.TYPE_CHECKING:
+    from bide._logging import LogFilter, install_log_record_factory
 
 __all__ = [
     "BideError",
@@ -72,3 +77,17 @@ __all__ = [
     "task",
     "until",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import what few programs use, when it is first asked for: `logging` takes as long as half of bide."""
+    if name in {"LogFilter", "install_log_record_factory"}:
+        from bide import _logging  # noqa: PLC0415 - see above
+
+        return getattr(_logging, name)
+    msg = f"module 'bide' has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,8 +9,9 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+
+import msgspec
 
 from bide._codec import Codec, is_pickle
 from bide._context import Context
@@ -20,8 +21,7 @@ from bide._task import RESERVED
 from bide._text import check_text
 
 
-@dataclass(frozen=True, slots=True)
-class From:
+class From(msgspec.Struct, frozen=True):
     """In ``Annotated[T, bide.From("load-data")]``: the return value of that task."""
 
     task: str
@@ -30,8 +30,7 @@ class From:
         check_text(self.task, "bide.From: the name of the task")
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
+class Input(msgspec.Struct, frozen=True):
     """In ``Annotated[T, bide.Input("path")]``: that run input."""
 
     name: str

@@ -8,7 +8,6 @@ count: 1, True and 1.0 differ.
 What a function is asked to do are also the immutable plain values that it has captured: see `captures`.
 """
 
-import dataclasses
 import functools
 import inspect
 import types
@@ -17,7 +16,6 @@ from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta, tzinfo
 from enum import Enum, Flag
 from numbers import Number
-from pathlib import PurePath
 from typing import Any
 from uuid import UUID
 
@@ -82,13 +80,13 @@ def _captured_by(fn: types.FunctionType) -> Iterator[tuple[str, Any]]:
     yield from ((name, value) for name, value in found if _is_plain_value(value))
 
 
-_PLAIN = (Number, str, bytes, date, time, timedelta, tzinfo, PurePath, UUID, Enum)
+_PLAIN = (Number, str, bytes, date, time, timedelta, tzinfo, UUID, Enum)
 
 
 def _is_plain_value(value: object) -> bool:
     if isinstance(value, (tuple, frozenset)):
         return all(item is None or _is_plain_value(item) for item in value)
-    return isinstance(value, _PLAIN) or _hooks.is_numpy(type(value))
+    return isinstance(value, _PLAIN) or _hooks.is_path(type(value)) or _hooks.is_numpy(type(value))
 
 
 class Canonical(Sink):
@@ -194,7 +192,7 @@ class Canonical(Sink):
 def _has_fields(cls: type) -> bool:
     """Whether a class says what its values are made of."""
     return (
-        dataclasses.is_dataclass(cls)
+        hasattr(cls, "__dataclass_fields__")
         or issubclass(cls, msgspec.Struct)
         or hasattr(cls, "__attrs_attrs__")
         or _models.is_model(cls)

@@ -19,9 +19,7 @@ the bytes by its annotation and compares (`_compare.py`), so what cannot come ba
 before anything is committed. What msgspec does not do by itself for an annotation is planned in `_shapes.py`.
 """
 
-import logging
 import math
-import pickle
 from collections.abc import Callable
 from inspect import Parameter
 from types import NoneType, UnionType
@@ -42,7 +40,6 @@ SCALAR_TAGS = "ntfids"
 _FAST: dict[object, str] = {None: "n", NoneType: "n", bool: "tf", int: "i", float: "d", str: "s"}
 _ANYTHING = (Parameter.empty, Any, object, Never, NoReturn)
 
-_log = logging.getLogger("bide")
 _json_encode = msgspec.json.Encoder(enc_hook=_hooks.to_json).encode
 _decode_anything = msgspec.json.Decoder()
 _decode_marks = msgspec.json.Decoder(_models.Marks)
@@ -137,7 +134,10 @@ class Codec:
                 takes = math.ceil(size / 2**20 * 10) / 10  # never "64.0 MiB, more than 64"
                 msg = f"{self.where}: {self.root} takes {takes} MiB, more than 64 MiB: store a path instead"
                 raise SerializationError(msg)
-            _log.warning("%s: %s takes %.1f MiB: consider storing a path", self.where, self.root, size / 2**20)
+            import logging  # noqa: PLC0415 - for large values alone
+
+            log = logging.getLogger("bide")
+            log.warning("%s: %s takes %.1f MiB: consider storing a path", self.where, self.root, size / 2**20)
         return data
 
     # --- compiling -------------------------------------------------------------------------------------------------
@@ -200,6 +200,8 @@ class Codec:
         return b"j" + raw
 
     def _encode_pickle(self, value: object) -> bytes:
+        import pickle  # noqa: PLC0415 - for what is annotated so alone
+
         try:
             data = b"p" + pickle.dumps(value, protocol=5)
             back = pickle.loads(data[1:])  # noqa: S301 - our own bytes of a moment ago
@@ -280,6 +282,8 @@ class Codec:
                     f"{self.where}: {self.root} was stored as a pickle: annotate it Annotated[T, bide.Pickle] here too"
                 )
                 raise SerializationError(msg)
+            import pickle  # noqa: PLC0415 - as above
+
             return pickle.loads(data[1:])  # noqa: S301 - asked for by the annotation on both sides
         if tag == "j":
             return self._decode_json(data[1:])

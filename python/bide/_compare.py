@@ -6,8 +6,6 @@ classes, structs and pydantic models by field, and with what they have beside th
 cannot be encoded at all. Paths read like Python: ``["a"][3].x``.
 """
 
-import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterator
 from datetime import datetime, time
@@ -64,7 +62,8 @@ def compare(a: object, b: object, depth: int = 0) -> Difference | None:
 def step(key: object) -> str:
     """Return one step of a path, into a mapping: `["a"]`."""
     if isinstance(key, str):
-        return f"[{shown(json.dumps(key, ensure_ascii=False))}]"
+        quoted = key.replace("\\", "\\\\").replace('"', '\\"')
+        return f'["{shown(quoted)}"]'
     return f"[{show(key)}]"
 
 
@@ -80,7 +79,9 @@ def show(value: object) -> str:
 def fields(value: object) -> list[str] | None:
     """Return the names of a value's fields; None if it is not made of fields."""
     cls: Any = type(value)
-    if dataclasses.is_dataclass(cls):
+    if hasattr(cls, "__dataclass_fields__"):
+        import dataclasses  # noqa: PLC0415 - who has one has imported it
+
         return [field.name for field in dataclasses.fields(cls)]
     if isinstance(value, msgspec.Struct):
         return list(cls.__struct_fields__)

@@ -5,7 +5,6 @@ change inside a list counts, a key that was only read does not, nor does the ord
 several tasks merge is the core's.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -85,11 +84,15 @@ class Context(Mapping[str, Any]):
 
     def to_json(self) -> str:
         """Return the values as a JSON object."""
+        import json  # noqa: PLC0415 - for this alone
+
         return json.dumps({key: self._codec_of(key).decode(data) for key, data in self._encoded()}, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Context":
         """Return a context with the values of a JSON object."""
+        import json  # noqa: PLC0415 - for this alone
+
         try:
             values = json.loads(text)
         except ValueError as problem:

@@ -196,18 +196,13 @@ def _to_json(value: Any) -> Any:  # noqa: ANN401 - what JSON does not know
     hook = _hooks.registered(cls)
     if hook is not None:
         return hook.encode(value)
-    if _is_path(cls):
+    if _hooks.is_path(cls):
         return str(value)
     if _hooks.is_numpy(cls):
         return value.item()
     if _models.is_model(cls):
         return msgspec.Raw(value.model_dump_json(by_alias=True, round_trip=True).encode())
     raise Unstable
-
-
-def _is_path(cls: type) -> bool:
-    pathlib = sys.modules.get("pathlib")
-    return pathlib is not None and issubclass(cls, pathlib.PurePath)
 
 
 def _is_global(thing: Any) -> bool:  # noqa: ANN401 - a function or class

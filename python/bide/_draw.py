@@ -1,7 +1,6 @@
 """How a workflow's graph is drawn: as Mermaid text and as an SVG. Names are data and are escaped."""
 
 from collections.abc import Iterable, Sequence
-from html import escape
 
 Edges = Sequence[tuple[str, Iterable[str]]]
 """Each task with the names it depends on."""
@@ -55,6 +54,8 @@ def _box(name: str, x: int, y: int) -> str:
 
 def _xml_text(text: str) -> str:
     """Escape text for XML, which has no control characters at all."""
+    from html import escape  # noqa: PLC0415 - its tables are large, and few workflows are drawn
+
     return escape("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text))
 
 

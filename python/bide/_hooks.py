@@ -7,9 +7,7 @@ type in it that neither msgspec nor this file knows. Nothing is imported for it:
 import builtins
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from enum import Enum
-from pathlib import PurePath
 from typing import Any, get_args, get_origin, is_typeddict
 
 import msgspec
@@ -19,8 +17,7 @@ from bide._errors import DefinitionError
 from bide._models import dump, is_model
 
 
-@dataclass(frozen=True, slots=True)
-class Hook:
+class Hook(msgspec.Struct, frozen=True):
     """How one registered type is carried."""
 
     encode: Callable[[Any], Any]
@@ -65,7 +62,7 @@ def _is_ours(cls: type) -> bool:
         return True
     if (cls.__module__ or "").partition(".")[0] not in sys.stdlib_module_names or cls.__module__ == "__main__":
         return False
-    return issubclass(cls, (PurePath, Enum)) or not isinstance(shapes.type_info(cls), shapes.CustomType)
+    return is_path(cls) or issubclass(cls, Enum) or not isinstance(shapes.type_info(cls), shapes.CustomType)
 
 
 def registered(cls: type) -> Hook | None:
@@ -91,7 +88,7 @@ def to_json(value: Any) -> Any:  # noqa: ANN401 - msgspec asks with anything
     hook = registered(cls)
     if hook is not None:
         return hook.encode(value)
-    if isinstance(value, PurePath):
+    if is_path(cls):
         return str(value)
     if _is_stored_numpy(cls):
         return _plain_number(value, cls)
@@ -106,10 +103,10 @@ def from_json(cls: type, value: Any) -> Any:  # noqa: ANN401 - msgspec asks with
     cls = get_origin(cls) or cls
     if registered(cls) is not None:
         return decoded(cls, value)
-    if issubclass(cls, PurePath):
+    if is_path(cls):
         if not isinstance(value, str):
             msg = f"Expected `str` for a {cls.__name__}, got `{type(value).__name__}`"
-            raise ValueError(msg)  # noqa: TRY004 - what msgspec expects of a value that does not fit
+            raise ValueError(msg)
         return cls(value)
     if _is_stored_numpy(cls):
         return _number(cls, value)
@@ -122,20 +119,32 @@ def from_json(cls: type, value: Any) -> Any:  # noqa: ANN401 - msgspec asks with
     raise TypeError(msg)
 
 
+def is_path(cls: type) -> bool:
+    """Whether this is a class of paths."""
+    return _is_subclass(cls, "pathlib", "PurePath")
+
+
 def is_numpy(cls: type) -> bool:
     """Whether this is a class of numpy scalars."""
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and issubclass(cls, numpy.generic)
+    return _is_subclass(cls, "numpy", "generic")
+
+
+def _is_subclass(cls: type, module: str, name: str) -> bool:
+    """Whether `cls` is derived from `module.name`, without importing the module: a subclass has imported it.
+
+    While another thread imports the module, the name may not be there yet.
+    """
+    base: Any = getattr(sys.modules.get(module), name, None)
+    return base is not None and issubclass(cls, base)
 
 
 def _is_stored_numpy(cls: type) -> bool:
     """Whether JSON carries these numpy scalars: no complex number, bytes, record or long double."""
-    numpy: Any = sys.modules.get("numpy")
-    return (
-        numpy is not None
-        and issubclass(cls, (numpy.bool_, numpy.number, numpy.str_, numpy.datetime64, numpy.timedelta64))
-        and not issubclass(cls, (numpy.complexfloating, numpy.longdouble))
-    )
+    if not is_numpy(cls):
+        return False
+    numpy: Any = sys.modules["numpy"]
+    stored = (numpy.bool_, numpy.number, numpy.str_, numpy.datetime64, numpy.timedelta64)
+    return issubclass(cls, stored) and not issubclass(cls, (numpy.complexfloating, numpy.longdouble))
 
 
 def _plain_number(value: Any, cls: type) -> Any:  # noqa: ANN401 - a numpy scalar
@@ -171,7 +180,7 @@ def unsupported(annotation: object) -> object | None:
         if isinstance(node, shapes.CustomType):
             cls = get_origin(node.cls) or node.cls
             known = isinstance(cls, type) and (
-                registered(cls) or cls is object or issubclass(cls, PurePath) or _is_stored_numpy(cls) or is_model(cls)
+                registered(cls) or cls is object or is_path(cls) or _is_stored_numpy(cls) or is_model(cls)
             )
             if not known:
                 return cls

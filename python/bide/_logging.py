@@ -5,43 +5,15 @@ the two is in use (`enabled()`), so that a body pays nothing otherwise. Nothing 
 """
 
 import logging
-import threading
 from typing import Any
 
-from bide._text import shown
-
-
-class _Current(threading.local):
-    """The body that this thread executes; empty outside of one."""
-
-    run: str | None = None
-    task: str | None = None
-    attempt: int | None = None
-
-
-_current = _Current()
-_in_use: list[str] = []
-
-
-def enabled() -> bool:
-    """Whether anybody reads the slot."""
-    return bool(_in_use)
-
-
-def enter(run: str, task: str, attempt: int) -> None:
-    """Say which body this thread executes from now on. The task's name is escaped, so that a log line stays one."""
-    _current.run, _current.task, _current.attempt = run, shown(task), attempt
-
-
-def leave() -> None:
-    """Say that this thread executes no body any more."""
-    _current.run = _current.task = _current.attempt = None
+from bide import _log_slot
 
 
 def _stamp(record: logging.LogRecord) -> None:
     # A record's own value wins: a user's `extra={"task": …}` is what the user meant.
     for name in ("run", "task", "attempt"):
-        record.__dict__.setdefault(name, getattr(_current, name))
+        record.__dict__.setdefault(name, getattr(_log_slot.current, name))
 
 
 class LogFilter(logging.Filter):
@@ -53,7 +25,7 @@ class LogFilter(logging.Filter):
     def __init__(self, name: str = "") -> None:
         """Filter like `logging.Filter(name)`, and have the slot filled from now on."""
         super().__init__(name)
-        _in_use.append("filter")
+        _log_slot.in_use.append("filter")
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Add the three attributes."""
@@ -78,4 +50,4 @@ def install_log_record_factory() -> None:
 
     factory.__bide__ = True  # type: ignore[attr-defined] # pyright: ignore[reportFunctionMemberAccess]
     logging.setLogRecordFactory(factory)
-    _in_use.append("factory")
+    _log_slot.in_use.append("factory")

@@ -5,7 +5,6 @@ special in it is swapped for ready objects, and msgspec converts the rest, so th
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import date, time, timedelta, timezone
 from decimal import Decimal
 from functools import partial, reduce
@@ -284,8 +283,7 @@ class Union(Node):
         return reduce(or_, (part.annotation for part in self.parts if not part.hard))
 
 
-@dataclass(frozen=True, slots=True)
-class Default:
+class Default(msgspec.Struct, frozen=True):
     """What a field is that JSON does not have."""
 
     make: Callable[..., Data] | None = None

@@ -4,17 +4,16 @@ It answers as `_core.Snapshot` does. Each returned value is pickled by itself an
 one that cannot be pickled, or not be read in the other process, leaves the rest of the result as it is.
 """
 
-import copyreg
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from bide import _core
 from bide._errors import BideError
 
 if TYPE_CHECKING:
+    from bide import _core
     from bide._core import _TaskRow
 
 Output: TypeAlias = bytes | str | None
@@ -90,12 +89,10 @@ def _returned(snapshot: "_core.Snapshot", task: str) -> Output:
         return f"{type(problem).__name__}: {problem}"
 
 
-def _reduced(snapshot: "_core.Snapshot") -> tuple[Any, tuple[Any, ...]]:
+def reduced(snapshot: "_core.Snapshot") -> tuple[Any, ...]:
+    """Become the plain values, in a copy or pickle."""
     return _same, (plain(snapshot),)
 
 
 def _same(snapshot: PlainSnapshot) -> PlainSnapshot:
     return snapshot
-
-
-copyreg.pickle(_core.Snapshot, _reduced)

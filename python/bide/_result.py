@@ -1,23 +1,23 @@
 """`RunResult` and `TaskResult`: what is known of a run, as plain values to read."""
 
+import copyreg
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from bide import _core
 from bide._context import Context
 from bide._errors import RunFailed, TaskFailed
-from bide._plain_snapshot import PlainSnapshot
 from bide._status import RunStatus, SubStatus, TaskStatus
-from bide._stored_errors import task_failed
 from bide._text import is_text, shown
 
 if TYPE_CHECKING:
-    from bide import _core
+    from bide._plain_snapshot import PlainSnapshot
 
 
-@dataclass(frozen=True, slots=True)
-class TaskResult:
+class TaskResult(msgspec.Struct, frozen=True):
     """Where a task of a run stands. Times are datetimes in UTC, `waited` is seconds spent deferred or gated."""
 
     name: str
@@ -62,7 +62,7 @@ class _Tasks(Mapping[str, TaskResult]):
             ended_at=row["ended_at"],
             waited=row["waited"],
             blocked_by=_shown(row["blocked_by"]),
-            error=None if failure is None else task_failed(failure, name),
+            error=None if failure is None else _task_failed(failure, name),
         )
 
     def __iter__(self) -> Iterator[str]:
@@ -133,7 +133,7 @@ class RunResult(Mapping[str, Any]):
     def error(self) -> TaskFailed | None:
         """The first committed failure."""
         failure = self._snapshot.failure
-        return None if failure is None else task_failed(failure, self._first_failed())
+        return None if failure is None else _task_failed(failure, self._first_failed())
 
     @property
     def started_at(self) -> datetime:
@@ -175,9 +175,9 @@ class RunResult(Mapping[str, Any]):
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names of the tasks that completed."""
         snapshot = self._snapshot
-        if isinstance(snapshot, PlainSnapshot):
-            return snapshot.completed()
-        return (name for name in snapshot.names() if snapshot.output(name))
+        if isinstance(snapshot, _core.Snapshot):
+            return (name for name in snapshot.names() if snapshot.output(name))
+        return snapshot.completed()
 
     def __len__(self) -> int:
         """Count the tasks that completed."""
@@ -198,3 +198,18 @@ class RunResult(Mapping[str, Any]):
     def __repr__(self) -> str:
         """Show workflow, status and id."""
         return f"<RunResult of {self.workflow!r}: {self.status}, {self.id}>"
+
+
+def _task_failed(failure: bytes, task: str | None) -> TaskFailed:
+    from bide._stored_errors import task_failed  # noqa: PLC0415 - most results have no failure
+
+    return task_failed(failure, task)
+
+
+def _reduced(snapshot: "_core.Snapshot") -> tuple[Any, ...]:
+    from bide._plain_snapshot import reduced  # noqa: PLC0415 - few results are copied or pickled
+
+    return reduced(snapshot)
+
+
+copyreg.pickle(_core.Snapshot, _reduced)

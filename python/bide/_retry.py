@@ -1,8 +1,10 @@
 """`Retry`: when a failed task is tried again. The delays themselves are computed and stored by the core."""
 
-from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from math import inf
+
+import msgspec
 
 from bide._duration import count, number, seconds
 from bide._errors import DefinitionError, SerializationError, Skip, WaitTimeout
@@ -11,8 +13,7 @@ ONLY_IF_NAMED = (WaitTimeout, SerializationError)
 """Errors that another attempt seldom mends: `on=(Exception,)` does not mean them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(msgspec.Struct, frozen=True):
     """Try a failed task again: at most `attempts` in all, after `delay` seconds times `backoff` each time.
 
     The delay is at most `max_delay` and varies by `jitter` (0.25 is up to a quarter more or less). Only the
@@ -30,18 +31,18 @@ class Retry:
 
     def __post_init__(self) -> None:
         """Check every field, and turn durations into seconds."""
-        put = object.__setattr__
-        put(self, "attempts", count(self.attempts, "Retry(attempts=)"))
-        put(self, "delay", seconds(self.delay, "Retry(delay=)", zero=True))
-        put(self, "backoff", number(self.backoff, "Retry(backoff=)", 1.0, inf))
-        put(self, "max_delay", seconds(self.max_delay, "Retry(max_delay=)", zero=True))
-        put(self, "jitter", number(self.jitter, "Retry(jitter=)", 0.0, 1.0))
+        put = partial(msgspec.structs.force_setattr, self)
+        put("attempts", count(self.attempts, "Retry(attempts=)"))
+        put("delay", seconds(self.delay, "Retry(delay=)", zero=True))
+        put("backoff", number(self.backoff, "Retry(backoff=)", 1.0, inf))
+        put("max_delay", seconds(self.max_delay, "Retry(max_delay=)", zero=True))
+        put("jitter", number(self.jitter, "Retry(jitter=)", 0.0, 1.0))
         named = self.on if isinstance(self.on, tuple) else (self.on,)
         for cls in named:
             if not isinstance(cls, type) or not issubclass(cls, Exception):
                 msg = f"Retry(on=) takes exception classes, not {cls!r}"
                 raise DefinitionError(msg)
-        put(self, "on", named)
+        put("on", named)
         if not isinstance(self.fresh, bool):
             msg = f"Retry(fresh=) must be True or False, not {self.fresh!r}"
             raise DefinitionError(msg)

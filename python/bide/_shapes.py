@@ -6,7 +6,6 @@ have equal bytes), moments with a zone, private attributes of attrs classes; and
 text for bytes, an integer that a float cannot hold.
 """
 
-import dataclasses
 import sys
 import types
 import typing
@@ -214,7 +213,7 @@ def _kind(cls: Data) -> str:
     """Return what kind of fields a class has, if msgspec goes through them."""
     if issubclass(cls, msgspec.Struct):
         return "struct"
-    if dataclasses.is_dataclass(cls):
+    if hasattr(cls, "__dataclass_fields__"):
         kinds = {str(getattr(field, "_field_type", "")) for field in cls.__dataclass_fields__.values()}
         return "" if "_FIELD_INITVAR" in kinds else "dataclass"  # only who registers it knows what to pass
     if hasattr(cls, "__attrs_attrs__"):
@@ -230,6 +229,8 @@ def _of_struct(cls: Data) -> Iterator[Field]:
 
 
 def _of_dataclass(cls: Data) -> Iterator[Field]:
+    import dataclasses  # noqa: PLC0415 - who has one has imported it
+
     hints = typing.get_type_hints(cls, include_extras=True)
     for field in dataclasses.fields(cls):
         default: _nodes.Default | None = None

@@ -5,9 +5,10 @@ Building one checks every argument; waiting itself is the executor's. `signal` i
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Generic, Literal, NoReturn, TypeAlias, TypeVar
+
+import msgspec
 
 from bide._callables import is_async
 from bide._duration import LONGEST, as_float, count, moment, number, optional_seconds, seconds
@@ -20,15 +21,14 @@ Duration: TypeAlias = float | timedelta
 """Seconds or a timedelta."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tolerate:
+class Tolerate(msgspec.Struct, frozen=True):
     """Let a condition raise: only `n` exceptions in a row end the wait, with the last of them."""
 
     n: int = 5
 
     def __post_init__(self) -> None:
         """Check the number."""
-        object.__setattr__(self, "n", count(self.n, "Tolerate(n)"))
+        msgspec.structs.force_setattr(self, "n", count(self.n, "Tolerate(n)"))
 
 
 OnError: TypeAlias = Tolerate | Literal["raise", "ignore"]
@@ -37,8 +37,7 @@ OnError: TypeAlias = Tolerate | Literal["raise", "ignore"]
 DEFAULT_ON_ERROR = Tolerate(5)
 
 
-@dataclass(frozen=True, slots=True)
-class Until(Generic[T]):
+class Until(msgspec.Struct, Generic[T], frozen=True):
     """A condition polled until it is truthy. Made by `until`."""
 
     condition: Callable[..., T | None]
@@ -58,15 +57,13 @@ class Until(Generic[T]):
         return 1 if self.on_error == "raise" else None
 
 
-@dataclass(frozen=True, slots=True)
-class After:
+class After(msgspec.Struct, frozen=True):
     """A time span. Made by `after`."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class At:
+class At(msgspec.Struct, frozen=True):
     """A moment, in UTC. Made by `at`."""
 
     moment: datetime

@@ -6,14 +6,14 @@ A workflow is compiled when it is made from tasks (so that a mistake shows where
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn, ParamSpec, TypeVar, overload
 
+import msgspec
+
 from bide import _core, _draw
 from bide._bind import Binding, InputParam, bind, check_defaults, nearest, with_writers
-from bide._canonical import canonical
 from bide._codec import REFUSE_ABOVE, SCALAR_TAGS, WARN_ABOVE, Codec
 from bide._errors import DefinitionError, SerializationError, not_picklable
 from bide._retry import Retry
@@ -42,8 +42,7 @@ class CompiledTask(NamedTuple):
     """Where the arguments of the gate's condition come from; None for a gate without one."""
 
 
-@dataclass(frozen=True, slots=True)
-class InputPlan:
+class InputPlan(msgspec.Struct, frozen=True):
     """How one run input is stored: in the form that every reader of it takes, whatever their order."""
 
     readers: tuple[tuple[str, InputParam], ...]
@@ -85,6 +84,8 @@ class InputPlan:
 
     def same(self, one: bytes, other: bytes) -> bool:
         """Whether two encoded values are equal to every reader: dicts and sets may be stored in any order."""
+        from bide._canonical import canonical  # noqa: PLC0415 - for inputs under a key that are encoded differently
+
         codecs = [parameter.codec for _, parameter in self.readers] or [self.plain]
         try:
             return one == other or all(
@@ -95,8 +96,7 @@ class InputPlan:
             return False
 
 
-@dataclass(frozen=True, slots=True)
-class CompiledWorkflow:
+class CompiledWorkflow(msgspec.Struct, frozen=True):
     """A workflow as the executor reads it."""
 
     name: str

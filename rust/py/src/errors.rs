@@ -49,7 +49,7 @@ pub(crate) fn names(py: Python<'_>) -> PyResult<&Names> {
         let errors = py.import("bide._errors")?;
         let stored = py.import("bide._stored_errors")?;
         let codec = py.import("bide._codec")?.getattr("Codec")?;
-        let logging = py.import("bide._logging")?;
+        let logging = py.import("bide._log_slot")?;
         let datetime = py.import("datetime")?;
         let vars = py.import("contextvars")?.getattr("Context")?;
         let decimal = py.import("bide._decimal")?;
@@ -71,7 +71,7 @@ pub(crate) fn names(py: Python<'_>) -> PyResult<&Names> {
             proof_of: of(&py.import("bide._fingerprint")?, "proof_of")?,
             from_poll: of(&py.import("bide._waits")?, "from_poll")?,
             describe_step: of(&py.import("bide._steps")?, "describe_step")?,
-            logging_in_use: logging.getattr("_in_use")?.cast_into::<PyList>()?.unbind(),
+            logging_in_use: logging.getattr("in_use")?.cast_into::<PyList>()?.unbind(),
             logging: logging.into_any().unbind(),
             run_in_vars: vars.getattr("run")?.unbind(),
             no_vars: vars.unbind(),

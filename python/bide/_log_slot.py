@@ -1,0 +1,35 @@
+"""The slot that says which body a thread executes, for log records; `_logging.py` reads it.
+
+It is a module of its own because every runner uses it, and few programs use what reads it.
+"""
+
+import threading
+
+from bide._text import shown
+
+
+class _Current(threading.local):
+    """The body that this thread executes; empty outside of one."""
+
+    run: str | None = None
+    task: str | None = None
+    attempt: int | None = None
+
+
+current = _Current()
+in_use: list[str] = []
+
+
+def enabled() -> bool:
+    """Whether anybody reads the slot."""
+    return bool(in_use)
+
+
+def enter(run: str, task: str, attempt: int) -> None:
+    """Say which body this thread executes from now on. The task's name is escaped, so that a log line stays one."""
+    current.run, current.task, current.attempt = run, shown(task), attempt
+
+
+def leave() -> None:
+    """Say that this thread executes no body any more."""
+    current.run = current.task = current.attempt = None

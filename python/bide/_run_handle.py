@@ -1,0 +1,128 @@
+"""`RunHandle`: a submitted run to wait for. How it is submitted is in `_runner.py`."""
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from bide import _core
+from bide._duration import optional_seconds
+from bide._errors import BideError, DefinitionError, not_picklable, not_yet
+from bide._result import RunResult
+from bide._status import RunStatus
+from bide._waits import Duration
+
+if TYPE_CHECKING:
+    from bide._runner import Runner
+
+
+class RunHandle:
+    """A run to wait for: `handle.result()`, or `await handle`. It keeps the result alive."""
+
+    __slots__ = ("__weakref__", "_core", "_runner", "key")
+
+    def __init__(self, core: "_core.RunHandle", runner: "Runner", key: str | None) -> None:
+        """Wrap what the engine gave."""
+        self._core = core
+        self._runner = runner
+        self.key = key
+
+    @property
+    def id(self) -> str:
+        """The run's id, a UUIDv7."""
+        return self._core.id
+
+    def status(self) -> RunStatus:
+        """Return where the run stands now."""
+        return self._snapshot().status
+
+    def result(self, timeout: Duration | None = None) -> RunResult:
+        """Wait until the run ends and return its result; raise `RunFailed` if it failed.
+
+        `timeout` limits this wait alone (`TimeoutError`): the run goes on.
+        """
+        refuse_in_body("RunHandle.result()")
+        limit = optional_seconds(timeout, "timeout", zero=True)
+        if not self._core.wait(limit):
+            msg = f"run {self.id} has not ended within {limit} s; it goes on"
+            raise TimeoutError(msg)
+        return self._settled()
+
+    def __await__(self) -> Generator[Any, None, RunResult]:
+        """Wait on the running event loop."""
+        return self._wait_async().__await__()
+
+    def cancel(self) -> None:
+        """Not there yet."""
+        feature = "RunHandle.cancel"
+        raise not_yet(feature)
+
+    def pause(self) -> None:
+        """Not there yet."""
+        feature = "RunHandle.pause"
+        raise not_yet(feature)
+
+    def resume(self) -> None:
+        """Not there yet."""
+        feature = "RunHandle.resume"
+        raise not_yet(feature)
+
+    def signal(self, name: str, value: Any = None) -> None:  # noqa: ANN401, ARG002 - the designed signature
+        """Not there yet."""
+        feature = "RunHandle.signal"
+        raise not_yet(feature)
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or pickled."""
+        what = "RunHandle"
+        raise not_picklable(what, "pass its id on, and use runner.get(id)")
+
+    def __repr__(self) -> str:
+        """Show the id."""
+        return f"<RunHandle of run {self.id}>"
+
+    async def _wait_async(self) -> RunResult:
+        refuse_in_body("awaiting a RunHandle")
+        import asyncio  # noqa: PLC0415 - whoever awaits has imported it
+
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+
+        def settled() -> None:
+            # The loop may be closed by now: then nobody waits any more.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(done.set)
+
+        while not self._core.wait(0):  # again if another runner has taken the run over
+            done.clear()
+            self._core.on_settled(settled)
+            await done.wait()
+        return self._settled()
+
+    def _snapshot(self) -> RunResult:
+        snapshot = self._core.snapshot()
+        if snapshot is None:
+            msg = f"run {self.id} is not in the store any more: it was deleted, or its retention is over"
+            raise BideError(msg)
+        return RunResult(snapshot)
+
+    def _settled(self) -> RunResult:
+        result = self._snapshot()
+        if result.status is RunStatus.Failed:
+            originals = dict(self._core.take_originals())
+            first = result.error
+            result._cause = originals.get(first.task or "") if first is not None else None
+            result.raise_for_status()
+        return result
+
+
+def refuse_in_body(what: str) -> None:
+    """Refuse to wait for a run on the thread of a body or condition: once all of them do so, none is ever executed."""
+    if _core.in_body():
+        msg = (
+            f"{what} waits for a run, which a task's body or condition must not do: where every slot is taken by a "
+            "body that waits, no run goes on. Make what it runs a task of the same workflow. Or submit the run in a "
+            "body that takes a handle, under a key, so that a second entry finds it again: "
+            'run = runner.submit(workflow, inputs, key=f"inner of {handle.run_id}"); wait without a slot: '
+            "handle.defer_until(lambda: runner.get(run.id).ended_at is not None); and read "
+            "runner.get(run.id).raise_for_status(), which does not wait"
+        )
+        raise DefinitionError(msg)

@@ -1,0 +1,60 @@
+"""`import bide` is quick because it imports little: what few programs use is imported when it is used."""
+
+import subprocess
+import sys
+
+import pytest
+
+import bide
+
+LATE = {
+    "asyncio",
+    "bide._canonical",
+    "bide._fingerprint",
+    "bide._logging",
+    "bide._plain_snapshot",
+    "bide._stored_errors",
+    "concurrent",
+    "dataclasses",
+    "decimal",
+    "difflib",
+    "hashlib",
+    "html",
+    "json",
+    "logging",
+    "numpy",
+    "pathlib",
+    "pickle",
+    "pydantic",
+    "signal",
+    "socket",
+    "sqlite3",
+    "ssl",
+    "subprocess",
+    "tempfile",
+    "traceback",
+    "zoneinfo",
+}
+
+
+def added_by(statement: str, before: str) -> set[str]:
+    """The modules that a statement imports in a new process, after another one."""
+    script = f"import sys\n{before}\nbefore = set(sys.modules)\n{statement}\nprint(*sys.modules.keys() - before)"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    return set(done.stdout.split())
+
+
+def test_importing_bide_imports_nothing_that_few_programs_use() -> None:
+    assert added_by("import bide", before="import msgspec") & LATE == set()
+
+
+@pytest.mark.parametrize("name", ["LogFilter", "install_log_record_factory"])
+def test_a_name_that_is_imported_late_is_one_like_all_others(name: str) -> None:
+    shown = f"import bide\nassert {name!r} in dir(bide)\nfrom bide import *\nassert {name} is bide.{name}"
+    assert "bide._logging" in added_by(shown, before="")
+    assert getattr(bide, name).__name__ == name
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'bide' has no attribute 'Tsak'"):
+        _ = bide.Tsak  # type: ignore[attr-defined]
