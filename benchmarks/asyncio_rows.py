@@ -49,6 +49,10 @@ def per_second(count: int, work: Callable[[int], Coroutine[object, object, objec
     return asyncio.run(run())
 
 
+def row_import(_setting: measure.Setting) -> measure.Metrics:
+    return {"import": measure.import_times("asyncio")[0]}
+
+
 def row_wide(_setting: measure.Setting) -> measure.Metrics:
     return {"wide": per_second(measure.WIDE, wide)}
 
@@ -178,6 +182,7 @@ def row_late(_setting: measure.Setting) -> measure.Metrics:
 if __name__ == "__main__":
     measure.main(
         {
+            "import": row_import,
             "wide": row_wide,
             "growth": row_growth,
             "sleeps": row_sleeps,

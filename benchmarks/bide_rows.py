@@ -75,7 +75,13 @@ def row_application(setting: measure.Setting) -> measure.Metrics:
         return asyncio.run(measure.application(lambda: runner.run_async(one_workflow)))
 
 
+def row_import(_setting: measure.Setting) -> measure.Metrics:
+    own, asyncios = measure.import_times("bide", "asyncio")
+    return {"import": own, "import_growth": own / asyncios}
+
+
 ROWS = {
+    "import": row_import,
     "wide": row_wide,
     "sleeps": row_sleeps,
     "chain": row_chain,

@@ -9,11 +9,14 @@ import json
 import math
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 WIDE = 10_000
@@ -25,6 +28,7 @@ DEFERRED, PARKED, POLL_SECONDS = 1_000, 10_000, 1.0
 GATES = 100_000
 LATE_BODIES, LATE_WAITS, LATE_POLL_SECONDS = 100, 5, 0.1
 LATENCY_RUNS = 20
+IMPORTS = 20
 RESUMES, RESUME_POLL_SECONDS = 1_000, 0.001
 BEHIND_RUNS, BEHIND_SECONDS = 100, 0.05
 SUBMITTERS = 16
@@ -65,6 +69,19 @@ def timed(action: Callable[[], object]) -> float:
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
+
+
+def import_times(*modules: str) -> list[float]:
+    """Milliseconds of a new process that imports a module, for each of them: medians, taking turns."""
+
+    def start(module: str) -> None:
+        subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
+
+    seconds: list[list[float]] = [[] for _ in modules]
+    for _ in range(IMPORTS + 1):
+        for module, spent in zip(modules, seconds, strict=True):
+            spent.append(timed(partial(start, module)))
+    return [statistics.median(spent[1:]) * 1e3 for spent in seconds]  # the first reads the files from the disk
 
 
 def rate_of_calls(action: Callable[[], object], seconds: float = SINGLE_SECONDS) -> float:

@@ -35,6 +35,10 @@ def _costs(key: str, where: str) -> list[Metric]:
 
 
 METRICS = {
+    "import": [
+        Metric("import", "a process that imports the module and ends", "ms", 1, ratio=False),
+        Metric("import_growth", "by one that imports asyncio, in turns", "", 2, ratio=False),
+    ],
     "wide": [
         Metric("wide", f"{measure.WIDE:,} independent no-op tasks", "tasks/s"),
         Metric("register", f"registering a workflow of {measure.WIDE:,} tasks, once", "ms", ratio=False),
@@ -145,6 +149,7 @@ class Goal:
 
 
 GOALS = (
+    Goal("import_growth", MEMORY, most=1.0),
     Goal("wide", MEMORY, least=5.0, against=BASELINE),
     Goal("wide", NORMAL, least=2.0, against=BASELINE),
     Goal("wide", NORMAL, least=5.0, against=THREADS),

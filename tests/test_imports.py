@@ -57,4 +57,4 @@ def test_a_name_that_is_imported_late_is_one_like_all_others(name: str) -> None:
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'bide' has no attribute 'Tsak'"):
-        _ = bide.Tsak  # type: ignore[attr-defined]
+        _ = bide.Tsak
