@@ -6,7 +6,7 @@ All else is wrapped by `_workflow.py`, `_runner.py` and `_result.py` and speaks 
 from collections.abc import Callable
 from contextvars import Context as ContextVars
 from datetime import datetime, timedelta
-from typing import Any, Literal, NoReturn, TypedDict, TypeVar, final, overload
+from typing import Any, Literal, TypedDict, TypeVar, final, overload
 
 from bide._waits import After, At, OnError, Until
 from bide._workflow import CompiledWorkflow
@@ -120,18 +120,6 @@ class TaskHandle:
     @property
     def suspending(self) -> bool:
         """Whether the body is being suspended: it unwinds now, and is entered again later."""
-
-    def wait_any(self, *waits: Any) -> NoReturn:
-        """Not there yet."""
-
-    def wait_all(self, *waits: Any) -> NoReturn:
-        """Not there yet."""
-
-    def wait_for(self, signal: Any) -> NoReturn:
-        """Not there yet."""
-
-    def progress(self, done: Any, total: Any = None) -> NoReturn:
-        """Not there yet."""
 
 @final
 class Graph:

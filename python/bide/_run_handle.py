@@ -4,8 +4,9 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bide import _core
+from bide._absent import absent
 from bide._duration import optional_seconds
-from bide._errors import BideError, DefinitionError, not_picklable, not_yet
+from bide._errors import BideError, DefinitionError, not_picklable
 from bide._result import RunResult
 from bide._status import RunStatus
 from bide._waits import Duration
@@ -18,6 +19,9 @@ class RunHandle:
     """A run to wait for: `handle.result()`, or `await handle`. It keeps the result alive."""
 
     __slots__ = ("__weakref__", "_core", "_runner", "key")
+
+    if not TYPE_CHECKING:  # a type checker would take any name for a method that is there
+        __getattr__ = absent("cancel", "pause", "resume", "signal")
 
     def __init__(self, core: "_core.RunHandle", runner: "Runner", key: str | None) -> None:
         """Wrap what the engine gave."""
@@ -49,26 +53,6 @@ class RunHandle:
     def __await__(self) -> Generator[Any, None, RunResult]:
         """Wait on the running event loop."""
         return self._wait_async().__await__()
-
-    def cancel(self) -> None:
-        """Not there yet."""
-        feature = "RunHandle.cancel"
-        raise not_yet(feature)
-
-    def pause(self) -> None:
-        """Not there yet."""
-        feature = "RunHandle.pause"
-        raise not_yet(feature)
-
-    def resume(self) -> None:
-        """Not there yet."""
-        feature = "RunHandle.resume"
-        raise not_yet(feature)
-
-    def signal(self, name: str, value: Any = None) -> None:  # noqa: ANN401, ARG002 - the designed signature
-        """Not there yet."""
-        feature = "RunHandle.signal"
-        raise not_yet(feature)
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be copied or pickled."""

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from types import FrameType, TracebackType
-from typing import Any, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from bide import _core, _surroundings
+from bide._absent import absent
 from bide._duration import count, moment, optional_seconds
-from bide._errors import BideError, DefinitionError, not_picklable, not_yet
+from bide._errors import BideError, DefinitionError, not_picklable
 from bide._result import RunResult
 from bide._run_handle import RunHandle, refuse_in_body
 from bide._status import RunStatus
@@ -42,13 +43,15 @@ class Runner:
     the one that keeps them for the shortest decides. A store in memory keeps no more than the last 1,000.
     """
 
-    def __init__(  # noqa: PLR0913 - the designed signature
+    if not TYPE_CHECKING:  # a type checker would take any name for a method that is there
+        __getattr__ = absent("cancel", "pause", "resume", "signal")
+
+    def __init__(
         self,
         store: str | os.PathLike[str],
         *,
         workflows: Iterable[Workflow] = (),
         slots: int | None = None,
-        async_slots: int = 1000,
         durability: Literal["normal", "full"] = "normal",
         max_parked: int | None = None,
         retention: Duration | None = RETENTION,
@@ -74,7 +77,6 @@ class Runner:
         if isinstance(workflows, Workflow) or not isinstance(workflows, Iterable):
             msg = f"Runner takes a list of workflows, not {workflows!r}"
             raise DefinitionError(msg)
-        count(async_slots, "async_slots")
         kept = optional_seconds(retention, "retention")
         _surroundings.check()
         self._workflows: dict[str, tuple[Workflow, _core.Workflow]] = {}
@@ -197,26 +199,6 @@ class Runner:
         if not self._core.delete(run):
             msg = f"run {run} has not ended: only ended runs can be deleted"
             raise BideError(msg)
-
-    def cancel(self, id_or_key: str) -> None:  # noqa: ARG002 - the designed signature
-        """Not there yet."""
-        feature = "Runner.cancel"
-        raise not_yet(feature)
-
-    def pause(self, id_or_key: str) -> None:  # noqa: ARG002 - the designed signature
-        """Not there yet."""
-        feature = "Runner.pause"
-        raise not_yet(feature)
-
-    def resume(self, id_or_key: str) -> None:  # noqa: ARG002 - the designed signature
-        """Not there yet."""
-        feature = "Runner.resume"
-        raise not_yet(feature)
-
-    def signal(self, run: str, name: str, value: Any = None, *, id: str | None = None) -> None:  # noqa: A002, ANN401, ARG002 - the designed signature
-        """Not there yet."""
-        feature = "Runner.signal"
-        raise not_yet(feature)
 
     # --- the end ---------------------------------------------------------------------------------------------------
 

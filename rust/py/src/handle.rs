@@ -172,10 +172,6 @@ impl PyTaskHandle {
         let value = self.with_context_read_only(py, || gil::call(function, arguments, keywords))?;
         codec.encode(&value)
     }
-
-    fn not_yet(&self, py: Python<'_>, what: &str) -> PyErr {
-        errors::bide(py, &format!("handle.{what} is not there yet in this version of bide"))
-    }
 }
 
 /// A body waits within few and small frames: hundreds of bytes that only its preparation needs would stay on the stack
@@ -377,29 +373,11 @@ impl PyTaskHandle {
         self.body.suspending()
     }
 
-    /// Not there yet.
-    #[pyo3(signature = (*_waits))]
-    fn wait_any(&self, py: Python<'_>, _waits: &Bound<'_, PyTuple>) -> PyResult<()> {
-        Err(self.not_yet(py, "wait_any"))
-    }
-
-    /// Not there yet.
-    #[pyo3(signature = (*_waits))]
-    fn wait_all(&self, py: Python<'_>, _waits: &Bound<'_, PyTuple>) -> PyResult<()> {
-        Err(self.not_yet(py, "wait_all"))
-    }
-
-    /// Not there yet.
-    #[expect(unused_variables, reason = "the designed signature")]
-    fn wait_for(&self, py: Python<'_>, signal: &Bound<'_, PyAny>) -> PyResult<()> {
-        Err(self.not_yet(py, "wait_for"))
-    }
-
-    /// Not there yet.
-    #[pyo3(signature = (done, total=None))]
-    #[expect(unused_variables, reason = "the designed signature")]
-    fn progress(&self, py: Python<'_>, done: &Bound<'_, PyAny>, total: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
-        Err(self.not_yet(py, "progress"))
+    /// Says of a method that is designed and not there yet that it is not.
+    #[cold]
+    fn __getattr__<'py>(slf: &Bound<'py, Self>, name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
+        let find = slf.py().import("bide._absent")?.getattr("of_task_handle")?;
+        Ok(gil::call_args(&find, &[slf.as_any(), name.as_any()])?.into_bound())
     }
 
     fn __repr__(&self) -> String {
