@@ -15,6 +15,7 @@ use super::error::Error;
 use super::result::{RunHandle, RunResult};
 use super::workflow::{BoxFuture, Closures, Workflow};
 use crate::clock::{Clock, SystemClock};
+#[cfg(feature = "testing")]
 use crate::drive::Driver;
 use crate::engine::{Engine, Level, Log, default_slots};
 use crate::runs::run::Inputs;
@@ -94,6 +95,7 @@ impl RunnerBuilder {
     /// # Errors
     /// If the store gives no lease.
     #[doc(hidden)]
+    #[cfg(feature = "testing")]
     pub fn start_driven(self, runtime: Handle, seed: u64) -> Result<(Runner, Driver<Closures>), Error> {
         let dispatch = OnTokio::new(runtime, self.slots, self.store.blocks());
         let driver = Driver::<Closures>::open_with(self.store, self.clock, dispatch, self.log, seed, self.retention)?;
