@@ -5,10 +5,10 @@
 //! the difference is its change. Every piece of a value (a key; within a map, each of its keys; within a list, each
 //! stretch appended to it) remembers who wrote it last. When branches meet, each piece is decided by itself:
 //!
-//! 1. A writer who had seen another's piece replaces it. Whoever did not touch a piece has no say in it.
+//! 1. A writer that had seen another's piece replaces it. A task that did not change a piece does not count for it.
 //! 2. Stretches appended to one list by tasks that did not see each other all stay, in topological order, ties in
 //!    declaration order. Keys set in one map all stay.
-//! 3. What is left was written by two tasks neither of which saw the other's: the later declared wins, and a
+//! 3. Any other piece was written by two tasks neither of which saw the other's: the later declared wins, and a
 //!    [`Conflict`] names both. Equal values are no conflict. Removing is writing, and so is replacing a list by one
 //!    that does not begin with the old.
 //!
@@ -27,10 +27,10 @@
 //! ```
 //!
 //! Were `b` to write `[9]` instead, it would have replaced the list it saw, `a`'s part included. `a2` and `c` did not
-//! see that and it did not see theirs: the later declared of each pair wins, and is told of.
+//! see that and it did not see theirs: of each pair the later declared wins, and a conflict is reported.
 //!
 //! All of it depends on the graph and on what was committed, not on who ended first. A map key counts as one piece
-//! as long as its value is no map or list; elements of lists are never looked into.
+//! as long as its value is no map or list; elements of lists are never taken apart.
 
 mod history;
 mod json;
@@ -122,8 +122,8 @@ impl Conflict {
 
 /// What a task sees of the context: keys in the order in which they first came, and the conflicts on the way there.
 ///
-/// A conflict that an ancestor has seen the result of and written over is not told again; one that nobody has
-/// touched since is in the view of every task that sees it; the executor warns of it once.
+/// A conflict whose result an ancestor has seen and overwritten is not reported again. Any other one is in the view of
+/// every task that sees it; the executor logs it once.
 #[must_use]
 pub fn view<'a>(
     graph: &Graph,
@@ -144,13 +144,13 @@ pub fn final_view<'a>(
     merged(graph, graph.order().iter().copied(), inputs, changes_of)
 }
 
-/// What changed between what a task saw and what it leaves: values are compared as encoded.
+/// The changes from what a task saw to what it left behind: values are compared as encoded.
 #[must_use]
 pub fn diff(before: &[(Arc<str>, Value)], after: &[(Arc<str>, Value)]) -> Changes {
     let old: HashMap<&str, &Value> = before.iter().map(|(key, value)| (&**key, value)).collect();
-    let left: HashSet<&str> = after.iter().map(|(key, _)| &**key).collect();
+    let kept: HashSet<&str> = after.iter().map(|(key, _)| &**key).collect();
     let set = after.iter().filter(|(key, value)| old.get(&**key) != Some(&value));
-    let removed = before.iter().filter(|(key, _)| !left.contains(&**key));
+    let removed = before.iter().filter(|(key, _)| !kept.contains(&**key));
     Changes::new(
         set.map(|(key, value)| (Arc::clone(key), Some(value.clone())))
             .chain(removed.map(|(key, _)| (Arc::clone(key), None)))
@@ -158,11 +158,12 @@ pub fn diff(before: &[(Arc<str>, Value)], after: &[(Arc<str>, Value)]) -> Change
     )
 }
 
-/// A key of the context with all that was done to it.
+/// A key of the context with its history.
 struct Key<'a> {
     name: &'a Arc<str>,
+    /// Its value among the run's inputs.
     input: Option<&'a Value>,
-    /// Who wrote what, in topological order.
+    /// What each task wrote, in topological order; `None` where it removed the key.
     writes: Vec<(TaskIx, Option<&'a Value>)>,
 }
 

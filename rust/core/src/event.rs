@@ -1,4 +1,4 @@
-//! What happens to a run, and what has to happen next: the alphabet of the run machine in `run.rs`.
+//! The run machine's inputs and outputs (`run.rs`): what happened to a run, and what has to happen next.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,24 +11,24 @@ use crate::status::RunStatus;
 use crate::time::Time;
 use crate::value::Value;
 
-/// Something that happened to a run. Events of an attempt that is over are refused.
+/// Something that happened to a run. An event of an attempt that is over is refused.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The run is committed, or has been loaded again: what can start may start.
     Begin,
-    /// A body has executed for long enough that its start should be visible to others; or it is about to be called
-    /// and has to be marked first, see [`crate::run::Entered::mark`].
+    /// The start of a body has to be written: it has executed for long enough to be visible to others, or it has to
+    /// be marked before it is called, see [`crate::run::Entered::mark`].
     Started {
         /// Whose body.
         task: TaskRef,
-        /// Which try.
+        /// Which attempt.
         attempt: u32,
     },
     /// A body opens a wait.
     Opened {
         /// Whose body.
         task: TaskRef,
-        /// Which try.
+        /// Which attempt.
         attempt: u32,
         /// The wait.
         wait: Wait,
@@ -37,7 +37,7 @@ pub enum Event {
     Closed {
         /// Whose wait.
         task: TaskRef,
-        /// Which try; for a gate the number of tries before it.
+        /// Which attempt; for a gate the number of attempts before it.
         attempt: u32,
         /// The journal entry.
         key: EntryKey,
@@ -52,7 +52,7 @@ pub enum Event {
     Recorded {
         /// Whose body.
         task: TaskRef,
-        /// Which try.
+        /// Which attempt.
         attempt: u32,
         /// What is recorded.
         wait: Wait,
@@ -63,7 +63,7 @@ pub enum Event {
     Ended {
         /// Whose body.
         task: TaskRef,
-        /// Which try.
+        /// Which attempt.
         attempt: u32,
         /// How.
         outcome: Outcome,
@@ -84,7 +84,7 @@ pub enum Event {
     },
 }
 
-/// A wait or step as a body or a gate states it.
+/// A wait or step that a body or a gate begins.
 #[derive(Clone, Debug)]
 pub struct Wait {
     /// Its key in the journal.
@@ -95,7 +95,7 @@ pub struct Wait {
     pub timeout: Option<Duration>,
 }
 
-/// A task's gate, as its workflow states it: a wait that opens when the task could start.
+/// A task's gate, as its workflow declares it: a wait that opens when the task could start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GateSpec {
     /// Its name in the journal.
@@ -167,8 +167,8 @@ pub enum Outcome {
         /// Why.
         reason: Arc<str>,
     },
-    /// It was suspended: it will be entered again and goes on from its journal. Whatever it reports later is
-    /// refused, so a body that does not return in time can be given up by this.
+    /// It was suspended: it will be entered again and continue from its journal. Everything that it reports later is
+    /// refused, so that a body that does not return in time can be abandoned.
     Suspended,
 }
 
@@ -191,7 +191,7 @@ pub enum Timer {
 /// Something that has to happen next. Only released once the batch it belongs to is committed.
 #[derive(Clone, Debug)]
 pub enum Effect {
-    /// The task's body may start: it wants a slot.
+    /// The task's body may start as soon as it gets a slot.
     Ready {
         /// Which.
         task: TaskRef,
@@ -201,7 +201,7 @@ pub enum Effect {
     Gate {
         /// Which.
         task: TaskRef,
-        /// Tries before it.
+        /// Attempts before it.
         attempt: u32,
         /// When it times out.
         deadline: Option<Time>,
@@ -213,19 +213,19 @@ pub enum Effect {
         /// The event.
         event: Box<Event>,
     },
-    /// The task's body is no suspect any more: it has recorded something, waits or is over.
+    /// The task's body is not a suspect any more: it has recorded something, waits or has ended.
     Cleared {
         /// Which.
         task: TaskRef,
     },
-    /// The run has ended or is paused: tell whoever waits for it.
+    /// The run has ended or is paused: notify those who wait for it.
     Settled {
         /// How.
         status: RunStatus,
     },
 }
 
-/// Why an event was refused: it comes too late and changes nothing.
+/// Why an event was refused: it came too late and changed nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// The run has ended or is paused.

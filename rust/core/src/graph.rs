@@ -1,6 +1,6 @@
-//! A workflow's shape: validated once, then only read. Every look-up on the hot path is an index into flat memory.
+//! A workflow's graph: validated once, then only read. Every look-up on the hot path is an index into flat memory.
 //!
-//! Not here: what happens in a run of it (the run's state machine), and what a body is.
+//! Not here: what happens in a run (the run machine), and what a body is.
 
 mod ancestors;
 mod build;
@@ -44,7 +44,7 @@ pub struct TaskSpec {
     pub retry: RetryPolicy,
     /// Limit of one attempt's execution, time deferred excluded.
     pub timeout: Option<Duration>,
-    /// A wait must be satisfied before its body starts.
+    /// A wait that must be satisfied before its body starts.
     pub gate: Option<GateSpec>,
     /// Its body asks for a handle.
     pub wants_handle: bool,
@@ -53,7 +53,7 @@ pub struct TaskSpec {
 }
 
 impl TaskSpec {
-    /// A task that depends on nothing and asks for nothing.
+    /// A task without dependencies whose body takes neither handle nor context.
     #[must_use]
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         Self {
@@ -124,7 +124,7 @@ impl Graph {
         self.by_name.get(name).copied()
     }
 
-    /// What a task depends on, in the order it names them.
+    /// What a task depends on, in the order in which it names them.
     #[must_use]
     pub fn dependencies(&self, ix: TaskIx) -> &[TaskIx] {
         self.dependencies.of(ix)

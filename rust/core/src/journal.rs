@@ -2,7 +2,7 @@
 //!
 //! A record is looked up by key, so that differently named entries may be added, removed and reordered between two
 //! versions of the code; `uses.rs` says which key the next use of a name has. A time or a signal is always reused. A
-//! condition is reused only if it is provably the same wait; else it is asked again: under its recorded deadline, or
+//! condition is reused only if it is provably the same wait; else it is polled again: under its recorded deadline, or
 //! under a new one if it was satisfied. A step whose arguments differ is a mismatch.
 
 use std::collections::HashMap;
@@ -14,22 +14,22 @@ use crate::failure::Failure;
 use crate::time::Time;
 use crate::value::Value;
 
-/// The first byte of a step's proof in the second version: [`PROOF`] bytes are compared, and after them stands what
-/// the arguments were, for messages. Every other proof is compared as a whole.
+/// The first byte of a step's proof in the second version: [`PROOF`] bytes are compared, and a description of the
+/// arguments follows them, for messages. Every other proof is compared as a whole.
 const DESCRIBED: u8 = 2;
 
-/// The version and the digest of a proof that is described.
+/// The length of version and digest in a proof that is described.
 const PROOF: usize = 17;
 
-/// What the journal knows of a wait or step.
+/// What the journal has for a wait or step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Recall {
-    /// Nothing, or (for a condition) something else: ask. The deadline of a wait that was not satisfied stands.
+    /// Nothing, or another condition: poll it or execute it. The deadline of a wait that was not satisfied still holds.
     Ask {
         /// The recorded deadline.
         deadline: Option<Time>,
     },
-    /// The time is recorded and not reached, as far as anybody has written down.
+    /// It is recorded and, as far as is recorded, not over.
     Open {
         /// When it is reached.
         due: Option<Time>,
@@ -38,9 +38,9 @@ pub enum Recall {
     },
     /// It is over and has this value.
     Satisfied(Value),
-    /// It is over and failed so.
+    /// It is over and has failed.
     Failed(Failure),
-    /// The code asks for something else than what was recorded under this key; says what.
+    /// The code asks for something else than was recorded under this key; says what.
     Mismatch(String),
 }
 
@@ -49,11 +49,11 @@ pub enum Recall {
 pub struct Journal {
     entries: Entries,
     last_seq: u32,
-    /// A step was restored whose proof has the size of those of the first version.
+    /// A step was restored whose proof is as long as those of the first version.
     has_older_steps: bool,
 }
 
-/// Entries by key. Most tasks have one or two: a list serves them best, and a map beside it those with many.
+/// Entries by key. Most tasks have one or two, for which a list is best; a map is added for tasks with many.
 #[derive(Clone, Debug, Default)]
 struct Entries {
     list: Vec<Entry>,
@@ -62,7 +62,7 @@ struct Entries {
     index: Option<Box<HashMap<EntryKey, usize>>>,
 }
 
-/// Up to so many entries are searched one after the other.
+/// Up to this many entries are searched one after the other.
 const SHORT: usize = 8;
 
 impl Entries {
@@ -119,7 +119,7 @@ impl Entries {
 }
 
 /// The part of a proof that is compared: all of it, or the version and the digest of one that is described. A step
-/// without a proof has no arguments; a condition without one is never the same, which its caller sees to.
+/// without a proof has no arguments; a condition without one is never the same, which the caller checks.
 pub(crate) fn comparable(proof: Option<&[u8]>) -> &[u8] {
     match proof.unwrap_or_default() {
         described @ [DESCRIBED, ..] if described.len() > PROOF => &described[..PROOF],
@@ -127,8 +127,8 @@ pub(crate) fn comparable(proof: Option<&[u8]>) -> &[u8] {
     }
 }
 
-/// The arguments that are described behind a proof: for each a short digest, and its text. Ends where the bytes do,
-/// or where they are none of this.
+/// The arguments that are described after a proof: for each a short digest and its text. Stops at bytes that are not
+/// a description.
 fn described(proof: Option<&[u8]>) -> Vec<([u8; 4], String)> {
     let proof = proof.unwrap_or_default();
     let mut rest = &proof[comparable(Some(proof)).len()..];
@@ -142,12 +142,12 @@ fn described(proof: Option<&[u8]>) -> Vec<([u8; 4], String)> {
 }
 
 impl Entry {
-    /// The deadline under which it is asked again: none if it was satisfied, for that wait is over.
+    /// The deadline under which it is polled again: none if it was satisfied, because that wait is over.
     fn standing_deadline(&self) -> Option<Time> {
         self.deadline.filter(|_| self.state != EntryState::Satisfied)
     }
 
-    /// What stands in the place of the wait or step that it records.
+    /// What a body gets for the wait or step that it records.
     pub(crate) fn recalled(&self) -> Recall {
         match (self.state, &self.value, &self.failure) {
             (EntryState::Satisfied, value, _) => Recall::Satisfied(value.clone().unwrap_or(Value::NONE)),
@@ -162,13 +162,13 @@ impl Entry {
         comparable(mine) == comparable(arguments.proof.as_deref()) || (older.is_some() && mine == older)
     }
 
-    /// Says that the code asks for something of another kind.
+    /// The message that the code asks for something of another kind.
     pub(crate) fn is_another_kind(&self, kind: EntryKind) -> String {
         let EntryKey { name, n } = &self.key;
         format!("'{name}' (use {n}) was recorded as a {} and is now a {kind}", self.kind())
     }
 
-    /// Says which arguments of a step differ, as far as both are described.
+    /// The message that the arguments of a step differ; names those that do, as far as both are described.
     pub(crate) fn other_arguments(&self, proof: Option<&[u8]>, advice: &str) -> String {
         let EntryKey { name, n } = &self.key;
         let (then, now) = (described(self.proof()), described(proof));
@@ -191,14 +191,14 @@ impl Entry {
 }
 
 impl Journal {
-    /// Takes up a stored entry.
+    /// Adds a stored entry.
     pub fn restore(&mut self, entry: Entry) {
         self.last_seq = self.last_seq.max(entry.seq);
         self.has_older_steps |= matches!(&entry.operation, Operation::Step { proof: Some(proof) } if proof.len() == 16);
         self.entries.put(entry);
     }
 
-    /// What is known of a wait or step.
+    /// What is recorded of a wait or step.
     #[must_use]
     pub fn recall(&self, key: &EntryKey, lookup: &Lookup) -> Recall {
         let Some(entry) = self.entries.get(key) else {
@@ -220,9 +220,9 @@ impl Journal {
         }
     }
 
-    /// Opens an entry. One of the same kind that is there keeps its times (its deadline unless it was satisfied), and
-    /// its place in `waited` if it is open still; but it is the last that was recorded now, for that is what
-    /// [`Journal::rewind`] calls the tail.
+    /// Opens an entry. If there is one of the same kind, its times are kept (the deadline unless it was satisfied, and
+    /// when it was opened if it still is); but it moves to the end of the order of recording, where [`Journal::rewind`]
+    /// begins.
     pub fn open(&mut self, wait: Wait, now: Time) -> &Entry {
         let old = self.entries.remove(&wait.key).filter(|old| old.kind() == wait.operation.kind());
         self.last_seq += 1;
@@ -240,8 +240,8 @@ impl Journal {
         self.entries.put(Entry { deadline, ..Entry::new(wait.key, self.last_seq, operation, opened_at) })
     }
 
-    /// Closes an open entry with its result; it keeps its proof only if that is `proved` still. `None` if there is
-    /// none: what is closed stays as it is.
+    /// Closes an open entry with its result; it keeps its proof only if `proved`. `None` if there is no open entry: a
+    /// closed one stays as it is.
     pub fn close(&mut self, key: &EntryKey, result: Result<Value, Failure>, proved: bool, now: Time) -> Option<&Entry> {
         let entry = self.entries.get_mut(key).filter(|entry| entry.state == EntryState::Open)?;
         entry.closed_at = Some(now);
@@ -270,7 +270,7 @@ impl Journal {
         self.entries.list.is_empty()
     }
 
-    /// Whether there may be steps whose arguments have to be compared as the first version of bide compared them.
+    /// Whether there may be steps whose arguments have to be compared in the way of the first version of bide.
     #[must_use]
     pub fn has_older_steps(&self) -> bool {
         self.has_older_steps
@@ -282,15 +282,15 @@ impl Journal {
         self.entries.get(key)
     }
 
-    /// The body's open waits. There can be several: of an async body, or left behind by another version of the code.
+    /// The body's open waits. There can be several: an async body has them, or another version of the code left them.
     fn open_waits(&self) -> impl Iterator<Item = &Entry> {
         self.entries.values().filter(|entry| entry.state == EntryState::Open && entry.key.n > 0)
     }
 
-    /// When a body that is not in memory has to be entered again: `None` at once, because it executed or because
-    /// only it can ask its condition; [`Time::NEVER`] if only a signal can end its wait.
+    /// When a body that is not in memory has to be entered again. `None` means at once: it was executing, or only it
+    /// can poll its condition. [`Time::NEVER`] means that only a signal can end its wait.
     ///
-    /// Of several open waits the earliest counts: to enter a body too soon costs a look at its journal.
+    /// Of several open waits the earliest counts: a body that is entered too soon only reads its journal.
     #[must_use]
     pub fn enter_at(&self) -> Option<Time> {
         let mut earliest = None;
@@ -315,7 +315,7 @@ impl Journal {
         reached.into_iter().map(|entry| entry.key.clone()).collect()
     }
 
-    /// What is waited for, in words.
+    /// The text that says what the task waits for.
     #[must_use]
     pub fn waits_for(&self) -> Option<Arc<str>> {
         let open = self.entries.values().filter(|entry| entry.state == EntryState::Open);
@@ -323,8 +323,8 @@ impl Journal {
         Some(format!("waits for {}", first.key.name).into())
     }
 
-    /// Prepares for a new attempt: drops the failed (and the abandoned open) entries at the tail, or everything,
-    /// and returns the keys of what was dropped.
+    /// Prepares for a new attempt: drops the failed (and the abandoned open) entries at the end, or everything, and
+    /// returns the keys of what was dropped.
     pub fn rewind(&mut self, everything: bool) -> Vec<EntryKey> {
         let mut by_age: Vec<(u32, EntryKey, EntryState)> =
             self.entries.values().map(|entry| (entry.seq, entry.key.clone(), entry.state)).collect();

@@ -1,8 +1,7 @@
-//! Writes first, effects later: what a group of events of many runs leads to.
+//! The writes and effects of a group of events, of one run or of many.
 //!
-//! Effects go in with the events and come out only against a store's [`Committed`]. That is the whole of guarantee
-//! 2 ("a task starts only after what it depends on is committed") and 6 ("a result is reported only when it is
-//! committed"), so the compiler checks it.
+//! Effects are released only against a store's [`Committed`], so that the compiler checks guarantees 2 ("a task starts
+//! only after what it depends on is committed") and 6 ("a result is reported only when it is committed").
 
 use crate::event::{Effect, Event, Refused};
 use crate::record::{Batch, Committed};
@@ -14,9 +13,11 @@ use crate::time::Time;
 pub struct Pending<R> {
     /// What has to be committed.
     pub batch: Batch,
+    /// Effects that wait for the commit.
     held: Vec<(R, Effect)>,
     /// The runs whose events had writes but no effects: a failed commit concerns them too.
     silent: Vec<R>,
+    /// The effects of one event; kept for its memory.
     scratch: Vec<Effect>,
 }
 
@@ -40,7 +41,8 @@ impl<R: Clone> Pending<R> {
         Ok(())
     }
 
-    /// Nothing to commit and nothing held. (`Begin` and a retry that is due can have effects without a write.)
+    /// Whether there is nothing to commit and nothing held. `Begin` and a retry that is due can have effects without
+    /// a write.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.batch.is_empty() && self.held.is_empty()
@@ -58,8 +60,8 @@ impl<R: Clone> Pending<R> {
         self.held.drain(..)
     }
 
-    /// Forgets batch and effects after a failed commit, or one of unknown outcome. Returns every run that an event
-    /// was applied to, some more than once: their memory is ahead of the store and has to be read again.
+    /// Drops batch and effects after a failed commit, or one of unknown outcome. Returns every run to which an event
+    /// was applied, some more than once: their state is ahead of the store and has to be read again.
     pub fn discard(&mut self) -> impl Iterator<Item = R> + '_ {
         self.batch.clear();
         self.silent.drain(..).chain(self.held.drain(..).map(|(run, _)| run))

@@ -1,4 +1,4 @@
-//! When a condition is asked next, and when its errors end the wait. Asking it is the executor's business.
+//! When a condition is polled next, and when its errors end the wait. The executor polls it.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub enum Tolerance {
     Raise,
     /// They count as "not yet".
     Ignore,
-    /// So many in a row end the wait with the last.
+    /// This many in a row end the wait with the last.
     Tolerate(u32),
 }
 
@@ -23,7 +23,7 @@ impl Default for Tolerance {
     }
 }
 
-/// How often a condition is asked.
+/// How often a condition is polled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PollPolicy {
     /// From the first check to the second.
@@ -45,7 +45,7 @@ impl PollPolicy {
         Self { every, backoff: 1.0, max_every: Duration::MAX, jitter: 0.0, tolerate: Tolerance::Tolerate(5) }
     }
 
-    /// Refuses what cannot work.
+    /// Checks that the policy can work.
     ///
     /// # Errors
     /// Names the field and its value.
@@ -74,10 +74,12 @@ pub struct Poll {
     progress: Progress,
 }
 
-/// How far one wait's polls have come: what has to be kept between two of them by whoever has the policy elsewhere.
+/// What has to be kept between two polls of one wait by a caller that keeps the policy elsewhere.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Progress {
+    /// Polls so far.
     asked: u32,
+    /// Polls in a row, up to the last, that raised.
     errors: u32,
 }
 
@@ -85,16 +87,16 @@ impl Poll {
     /// Before the first check.
     #[must_use]
     pub const fn new(policy: PollPolicy) -> Self {
-        Self::going_on(policy, Progress { asked: 0, errors: 0 })
+        Self::with_progress(policy, Progress { asked: 0, errors: 0 })
     }
 
-    /// Goes on where an earlier poll of the same wait has stopped.
+    /// Continues the polls of a wait.
     #[must_use]
-    pub const fn going_on(policy: PollPolicy, progress: Progress) -> Self {
+    pub const fn with_progress(policy: PollPolicy, progress: Progress) -> Self {
         Self { policy, progress }
     }
 
-    /// How far it has come.
+    /// To be passed to [`Poll::with_progress`].
     #[must_use]
     pub const fn progress(&self) -> Progress {
         self.progress
@@ -106,10 +108,10 @@ impl Poll {
         self.policy.jitter > 0.0
     }
 
-    /// When to ask again, after a check that has just ended without satisfying the wait.
+    /// When to poll again, after a poll that has just ended without satisfying the wait.
     ///
-    /// Never later than the deadline, so that the condition is asked one last time when it is reached. A check that
-    /// ends at the deadline or after it was that last one: the wait has timed out. `random` lies in `0.0..1.0`.
+    /// Never later than the deadline, so that the condition is polled one last time when it is reached. A poll that
+    /// ends at the deadline or later was the last one: the wait has timed out. `random` lies in `0.0..1.0`.
     pub fn next(&mut self, now: Time, deadline: Option<Time>, random: f64) -> Time {
         let PollPolicy { every, backoff, max_every, jitter, .. } = self.policy;
         let interval = grown(every, backoff, self.progress.asked, max_every, jitter, random);
@@ -129,7 +131,7 @@ impl Poll {
         }
     }
 
-    /// The condition answered, whatever it said: the count of errors in a row begins anew.
+    /// The condition returned something: the count of errors in a row starts anew.
     pub fn ok(&mut self) {
         self.progress.errors = 0;
     }
@@ -164,7 +166,7 @@ mod tests {
         assert_eq!(dues(policy, None, 4), [1000, 3000, 6000, 9000]);
         let unlimited = PollPolicy { backoff: 1e9, jitter: 1.0, ..PollPolicy::every(SECOND) };
         assert_eq!(
-            Poll::going_on(unlimited, Progress { asked: u32::MAX, errors: 0 }).next(Time(5), None, 0.9),
+            Poll::with_progress(unlimited, Progress { asked: u32::MAX, errors: 0 }).next(Time(5), None, 0.9),
             Time::NEVER
         );
     }
@@ -204,7 +206,7 @@ mod tests {
             now in 0i64..1 << 60, left in 0i64..1 << 60,
         ) {
             let policy = PollPolicy { backoff, jitter, ..PollPolicy::every(Duration::from_micros(every)) };
-            let mut poll = Poll::going_on(policy, Progress { asked, errors: 0 });
+            let mut poll = Poll::with_progress(policy, Progress { asked, errors: 0 });
             let (now, deadline) = (Time(now), Time(now + left));
             let due = poll.next(now, Some(deadline), random);
             prop_assert!(due <= deadline && (due > now || due == deadline));

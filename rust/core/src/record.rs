@@ -1,6 +1,6 @@
-//! What a store keeps: the rows of runs, tasks and journals, and the batch in which they are written.
+//! What a store keeps: the rows of runs and tasks, and the writes of which a batch consists.
 //!
-//! Rows are whole: a write replaces its row. Only `Done`, the row of a task that ended at its first try, is a
+//! Rows are whole: a write replaces its row. Only `Done`, the row of a task that completed at its first attempt, is a
 //! shorter form of `Task`, because almost every row of a busy store is one.
 
 use std::sync::Arc;
@@ -18,12 +18,13 @@ use crate::value::Value;
 /// A run's row number, see [`RunId::row`].
 pub type RunRowId = i64;
 
-/// How often in a row a body was entered as a suspect: after a process that may have died of it, nothing recorded since.
+/// How often in a row a body was entered as a suspect: after a process that may have died of it, with nothing recorded
+/// since.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
-    /// So many times; 0: it is no suspect.
+    /// How many times; 0 if it is not a suspect.
     pub times: u32,
-    /// The runner that has its run has entered it. Otherwise an earlier runner had.
+    /// The runner that owns the run has entered it; otherwise an earlier runner had.
     pub executes: bool,
 }
 
@@ -34,14 +35,14 @@ impl Mark {
         if self.executes { self.times as i64 } else { -(self.times as i64) }
     }
 
-    /// The mark of a stored number; `None` if nobody can have counted that far.
+    /// The mark of a stored number; `None` for one that is larger than any count can be.
     #[must_use]
     pub fn from_code(code: i64) -> Option<Self> {
         let times = u32::try_from(code.unsigned_abs()).ok().filter(|times| i32::try_from(*times).is_ok())?;
         Some(Self { times, executes: code > 0 })
     }
 
-    /// The same mark once its run is another runner's.
+    /// The same mark once another runner owns the run.
     #[must_use]
     pub const fn set_aside(self) -> Self {
         Self { executes: false, ..self }
@@ -67,7 +68,7 @@ pub struct TaskRow {
     pub status: TaskStatus,
     /// While running: whether it holds a slot.
     pub sub_status: Option<SubStatus>,
-    /// Tries so far, from 1; 0 before the first.
+    /// Attempts so far, from 1; 0 before the first.
     pub attempts: u32,
     /// Whether its body may have ended an earlier process.
     pub mark: Mark,
@@ -77,7 +78,7 @@ pub struct TaskRow {
     pub changes: Option<Arc<[u8]>>,
     /// The last failed attempt's failure, or why it was skipped.
     pub failure: Option<Failure>,
-    /// When the first attempt started.
+    /// When the first attempt started; kept through retries.
     pub first_started_at: Option<Time>,
     /// When the current attempt started.
     pub started_at: Option<Time>,
@@ -92,7 +93,7 @@ pub struct TaskRow {
 }
 
 impl TaskRow {
-    /// The row that stands for a task without one: nothing has happened to it yet.
+    /// The row of a task that has none yet: nothing has happened to it.
     #[must_use]
     pub fn pending(run: RunRowId, task: TaskId) -> Self {
         Self {
@@ -132,7 +133,7 @@ impl From<DoneRow> for TaskRow {
     }
 }
 
-/// The short row of a task that completed at its first try and had no row before.
+/// The short row of a task that completed at its first attempt and had no row before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DoneRow {
     /// Its run.
@@ -170,14 +171,14 @@ pub struct RunUpdate {
     pub ended_at: Option<Time>,
     /// Why it is paused.
     pub blocked_by: Option<BlockReason>,
-    /// How many processes in a row have died while one of its bodies was the only marked one that they executed.
+    /// How many processes in a row died while one of its bodies was the only marked one that they executed.
     pub crashes: u32,
-    /// The workflow version that the run goes on with, if it is another than before.
+    /// The workflow version with which the run continues, if it is another than before.
     pub version: Option<i64>,
 }
 
 impl RunUpdate {
-    /// A run that has this status now, and nothing else to say.
+    /// A run with this status and nothing else.
     #[must_use]
     pub const fn new(run: RunRowId, status: RunStatus) -> Self {
         Self { run, status, failure: None, ended_at: None, blocked_by: None, crashes: 0, version: None }
@@ -233,7 +234,7 @@ impl Write {
 /// Writes that a store makes durable together or not at all.
 pub type Batch = Vec<Write>;
 
-/// A store's word that a batch is committed. Only stores make one; effects are released only against it.
+/// Proof that a batch is committed. Only stores make one; effects are released only against it.
 #[derive(Debug)]
 #[must_use]
 pub struct Committed(());
@@ -306,9 +307,9 @@ pub struct RunRow {
     pub ended_at: Option<Time>,
     /// Why it is paused.
     pub blocked_by: Option<BlockReason>,
-    /// How many processes in a row have died while one of its bodies was the only marked one that they executed.
+    /// How many processes in a row died while one of its bodies was the only marked one that they executed.
     pub crashes: u32,
-    /// The runner that has it, if any.
+    /// The runner that owns it, if any.
     pub runner: Option<i64>,
 }
 

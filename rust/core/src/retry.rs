@@ -22,11 +22,11 @@ pub struct RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// No retry: what a task has that asks for none.
+    /// No retry: the default of a task.
     pub const NONE: Self =
         Self { attempts: 1, delay: Duration::ZERO, backoff: 1.0, max_delay: Duration::ZERO, jitter: 0.0, fresh: false };
 
-    /// So many attempts in all, with delays of 1 s, 2 s, 4 s and so on up to a minute, varied by a quarter.
+    /// This many attempts in all, with delays of 1 s, 2 s, 4 s and so on up to a minute, varied by a quarter.
     #[must_use]
     pub const fn new(attempts: u32) -> Self {
         Self {
@@ -45,7 +45,7 @@ impl RetryPolicy {
         attempt < self.attempts
     }
 
-    /// Refuses what cannot work.
+    /// Checks that the policy can work.
     ///
     /// # Errors
     /// Names the field and its value.
@@ -75,7 +75,7 @@ impl RetryPolicy {
     }
 }
 
-/// Refuses factors and jitters that cannot work; `whose` begins the message.
+/// Checks a factor and a jitter; `whose` begins the message.
 pub(crate) fn growth(whose: &str, backoff: f64, jitter: f64) -> Result<(), DefinitionError> {
     if !(backoff.is_finite() && backoff >= 1.0) {
         return Err(DefinitionError(format!("{whose}: backoff must be a finite number of at least 1, not {backoff}")));
@@ -88,8 +88,8 @@ pub(crate) fn growth(whose: &str, backoff: f64, jitter: f64) -> Result<(), Defin
 
 /// A span that has grown `times` times, capped and varied; shared by retries and polls.
 ///
-/// What the jitter would lift above `max` is turned back below it, so that the cap holds and yet spans at the cap
-/// are spread and not all alike.
+/// A span that the jitter would lift above `max` is mirrored below it, so that the cap holds and spans at the cap still
+/// differ from each other.
 pub(crate) fn grown(first: Duration, factor: f64, times: u32, max: Duration, jitter: f64, random: f64) -> Duration {
     if first.is_zero() {
         return Duration::ZERO;

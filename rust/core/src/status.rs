@@ -37,13 +37,13 @@ macro_rules! stored_enum {
 pub(crate) use stored_enum;
 
 stored_enum! {
-    /// Where a run stands.
+    /// The status of a run.
     RunStatus {
-        /// Created, not yet taken up by a runner.
+        /// Created, not yet begun by a runner.
         Pending = 0,
-        /// Taken up: its tasks run or wait.
+        /// Begun: its tasks run or wait.
         Running = 1,
-        /// Held by a committed request or because it cannot go on as it is.
+        /// Stopped by a committed request, or because it cannot continue as it is.
         Paused = 2,
         /// Ended: no task failed.
         Completed = 3,
@@ -55,7 +55,7 @@ stored_enum! {
 }
 
 stored_enum! {
-    /// Where a task of a run stands.
+    /// The status of a task of a run.
     TaskStatus {
         /// Waits for its dependencies, or for its gate.
         Pending = 0,
@@ -77,9 +77,9 @@ stored_enum! {
 stored_enum! {
     /// Whether a running task holds a slot.
     SubStatus {
-        /// Its body executes (or is about to go on).
+        /// Its body executes, or is about to continue.
         Active = 0,
-        /// It has given its slot back while a wait is open.
+        /// It has released its slot while a wait is open.
         Deferred = 1,
     }
 }

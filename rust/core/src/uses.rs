@@ -14,8 +14,8 @@ use crate::journal::{Journal, Recall, comparable};
 #[derive(Clone, Debug, Default)]
 pub struct Uses {
     counts: HashMap<Arc<str>, u32>,
-    /// Built when a step first differs from the record of its number: as long as every use has the record of its own
-    /// number, the first `count` records are the used ones.
+    /// Built when a step first differs from the record of its number. As long as every use has the record of its own
+    /// number, the used records are the first `count` ones.
     unused: Option<Box<Unused>>,
 }
 
@@ -35,7 +35,7 @@ impl Uses {
         self.counts.get(name).copied().unwrap_or(0)
     }
 
-    /// Whether no use so far has had this record; asked before the use that might have it is counted.
+    /// Whether no use so far has had this record. Call it before the use that may have it is counted.
     fn is_unused(&self, entry: &Entry) -> bool {
         match &self.unused {
             None => entry.key.n > self.count(&entry.key.name),
@@ -46,7 +46,7 @@ impl Uses {
         }
     }
 
-    /// From now on this record is used.
+    /// Marks a record as used.
     fn take(&mut self, entry: &Entry) {
         let Some(name) = self.unused.as_mut().and_then(|unused| unused.get_mut(&entry.key.name)) else { return };
         if let Some(numbers) = name.get_mut(comparable(entry.proof())) {
@@ -71,11 +71,11 @@ impl Uses {
 }
 
 impl Journal {
-    /// What is known of the next use of a name, and under which key it is or will be recorded.
+    /// What is recorded of the next use of a name, and the key under which it is or will be recorded.
     #[must_use]
     pub fn recall_next(&self, uses: &mut Uses, name: &Arc<str>, lookup: &Lookup) -> (EntryKey, Recall) {
         if uses.counts.is_empty() && self.is_empty() {
-            // Whatever is recorded from here on is used.
+            // All records that come from here on are used ones.
             uses.unused = Some(Box::default());
         }
         match lookup {

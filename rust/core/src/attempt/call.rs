@@ -14,12 +14,12 @@ use crate::journal::Recall;
 use crate::time::Time;
 use crate::value::Value;
 
-/// A wait or step of a body, under way. Boxed by whoever holds it: a parked body keeps it.
+/// A wait or step of a body, in progress. Drivers keep it boxed, because a parked body holds it.
 #[derive(Debug)]
 pub struct Call {
     task: TaskRef,
     attempt: u32,
-    /// Its key in the journal; `n` is 0 before that was looked at.
+    /// Its key in the journal; `n` is 0 before it was looked up.
     key: EntryKey,
     /// What its record must be.
     lookup: Lookup,
@@ -94,7 +94,7 @@ impl Call {
         &self.key.name
     }
 
-    /// Its key in the journal; `n` is 0 before that was looked at.
+    /// Its key in the journal; `n` is 0 before it was looked up.
     #[must_use]
     pub const fn key(&self) -> &EntryKey {
         &self.key
@@ -108,7 +108,7 @@ impl Call {
         &self.lookup
     }
 
-    /// What its condition raised when it was last asked, if the wait goes on.
+    /// What its condition raised at the last poll, if the wait continues.
     #[must_use]
     pub const fn last_error(&self) -> Option<&Failure> {
         match &self.kind {

@@ -1,4 +1,4 @@
-//! The attempt machine: everything that a body's call of its handle does, as states and actions, without I/O.
+//! The attempt machine: what a body's call of its handle does, as states and actions, without I/O.
 //!
 //! A [`Call`] is one wait or step of a body. It yields an [`Action`]; a driver carries the action out and feeds back
 //! what came of it as a [`Fed`]; the call answers with the next action, until [`Action::Done`]. Drivers are worker
@@ -28,10 +28,10 @@
 //! | Closing     | `Acquired`                                 | End         | `Done`             |
 //! | Pausing     | `Committed`                                | End         | `Done(Mismatch)`   |
 //!
-//! The condition is asked once while the slot is held. The wait is committed before the slot is released, and its end
-//! before a slot is taken again. The deadline is compared with the time at which an answer came, so that a condition
-//! is always asked once more when the deadline has passed. `Prove` asks whether what proved the condition to be the
-//! same still does, now that it was asked; it is left out for a condition that had no proof.
+//! The condition is polled once while the slot is held. The wait is committed before the slot is released, and its end
+//! before a slot is acquired again. The deadline is compared with the time at which a poll ended, so that a condition
+//! is always polled once more when the deadline has passed. `Prove` asks whether the condition's proof is unchanged
+//! after the last poll; it is skipped for a condition without a proof.
 //!
 //! # A wait for a time
 //!
@@ -71,7 +71,7 @@ use crate::value::Value;
 pub use call::Call;
 pub use polling::Polled;
 
-/// What a driver has to do next for a call.
+/// What the driver of a call has to do next.
 #[derive(Debug)]
 pub enum Action {
     /// Make sure that the runner's lease still holds. Feed `LeaseHeld` or `LeaseLost`.
@@ -216,7 +216,7 @@ pub struct Attempt {
     uses: Uses,
     /// The call under way: no other one may begin meanwhile.
     current: Option<Current>,
-    /// The body has been told to return.
+    /// The body has to return: every further call ends with `Suspended`.
     suspended: bool,
     /// The body has returned.
     ended: bool,
@@ -268,13 +268,13 @@ impl Attempt {
         self.number
     }
 
-    /// Whether the body has been told to return.
+    /// Whether the body has to return.
     #[must_use]
     pub const fn is_suspended(&self) -> bool {
         self.suspended
     }
 
-    /// Tells the body to return: from now on every call ends with [`CallError::Suspended`].
+    /// From now on every call ends with [`CallError::Suspended`], so that the body returns.
     pub const fn suspend(&mut self) -> CallError {
         self.suspended = true;
         CallError::Suspended

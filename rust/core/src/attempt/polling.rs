@@ -29,7 +29,7 @@ pub struct Polling {
     deadline: Option<Time>,
     /// When the last answer came, by the steady clock: the next interval starts there.
     answered: Duration,
-    /// What the condition raised when it was last asked, if the wait goes on.
+    /// What the condition raised at the last poll, if the wait continues.
     error: Option<Failure>,
 }
 
@@ -40,13 +40,13 @@ impl Polling {
         Self { poll: Poll::new(policy), deadline, answered: Duration::ZERO, error: None }
     }
 
-    /// Continues a wait whose progress was kept elsewhere.
+    /// Continues a wait whose progress the caller has kept.
     #[must_use]
-    pub const fn going_on(policy: PollPolicy, deadline: Option<Time>, progress: Progress) -> Self {
-        Self { poll: Poll::going_on(policy, progress), deadline, answered: Duration::ZERO, error: None }
+    pub const fn with_progress(policy: PollPolicy, deadline: Option<Time>, progress: Progress) -> Self {
+        Self { poll: Poll::with_progress(policy, progress), deadline, answered: Duration::ZERO, error: None }
     }
 
-    /// How far the polls have come.
+    /// To be passed to [`Polling::with_progress`].
     #[must_use]
     pub const fn progress(&self) -> Progress {
         self.poll.progress()
@@ -57,14 +57,14 @@ impl Polling {
         self.deadline = deadline;
     }
 
-    /// What the condition raised when it was last asked, if the wait goes on.
+    /// What the condition raised at the last poll, if the wait continues.
     #[must_use]
     pub const fn error(&self) -> Option<&Failure> {
         self.error.as_ref()
     }
 
-    /// Judges a poll: the result of the wait, or `None` if it goes on. A wait ends with its deadline only if a
-    /// condition that answered after the deadline did not hold.
+    /// Judges a poll: the result of the wait, or `None` if it continues. A wait times out only if a poll that ended
+    /// after the deadline did not satisfy it.
     pub fn judge(
         &mut self,
         polled: Polled,

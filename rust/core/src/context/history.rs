@@ -1,13 +1,13 @@
-//! One key of the context: who of its writers saw whose write, and the value that comes of it.
+//! One key of the context: which of its writers saw which writes, and the value that results.
 //!
-//! Nearly always the last writer saw all the others, and the value is what it wrote, byte for byte. Only where
-//! branches meet are values taken apart (see `piece.rs`), and then only from the last point that all branches share.
+//! Nearly always the last writer saw all the others, and the value is what it wrote, byte for byte. Values are taken
+//! apart (see `piece.rs`) only where branches meet, and then only from the last point that all branches share.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::json::Json;
-use super::piece::{Leaf, Meeting, Piece, Tell, Writer};
+use super::piece::{Leaf, Merge, OnConflict, Piece, Writer};
 use super::{Conflict, Key};
 use crate::graph::Graph;
 use crate::id::TaskIx;
@@ -15,9 +15,9 @@ use crate::value::Value;
 
 /// A set of writers of one key.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub(super) struct Seen(Box<[u64]>);
+pub(super) struct Writers(Box<[u64]>);
 
-impl Seen {
+impl Writers {
     fn none_of(len: usize) -> Self {
         Self(vec![0; len.div_ceil(64)].into())
     }
@@ -60,8 +60,8 @@ pub(super) fn value(graph: &Graph, key: &Key<'_>, conflicts: &mut Vec<Conflict>)
 }
 
 /// Which of a key's writers are a task's ancestors. Both come in topological order.
-fn seen_by(graph: &Graph, ix: TaskIx, writes: &[(TaskIx, Option<&Value>)]) -> Seen {
-    let mut seen = Seen::none_of(writes.len());
+fn seen_by(graph: &Graph, ix: TaskIx, writes: &[(TaskIx, Option<&Value>)]) -> Writers {
+    let mut seen = Writers::none_of(writes.len());
     let mut ancestors = graph.ancestors(ix).peekable();
     for (writer, &(task, _)) in (0..).zip(writes) {
         while ancestors.next_if(|&at| graph.rank(at) < graph.rank(task)).is_some() {}
@@ -75,7 +75,7 @@ fn seen_by(graph: &Graph, ix: TaskIx, writes: &[(TaskIx, Option<&Value>)]) -> Se
 }
 
 /// Of each writer, itself and all that it saw.
-fn seen_by_each(graph: &Graph, key: &Key<'_>) -> Vec<Seen> {
+fn seen_by_each(graph: &Graph, key: &Key<'_>) -> Vec<Writers> {
     let with_itself = |(writer, &(ix, _)): (Writer, &(TaskIx, Option<&Value>))| {
         let mut seen = seen_by(graph, ix, &key.writes);
         seen.add(writer);
@@ -84,29 +84,31 @@ fn seen_by_each(graph: &Graph, key: &Key<'_>) -> Vec<Seen> {
     (0..).zip(&key.writes).map(with_itself).collect()
 }
 
-/// A map or a list that can be looked into; any other value cannot, nor can text that is not JSON or too deep.
+/// A map or a list, to be taken apart. `None` for any other value, and for text that is not JSON or nested too deeply.
 fn parse(value: &Value) -> Option<Json> {
     let json = (value.tag() == b'j').then(|| Json::parse(value.payload()))??;
     matches!(json, Json::List(_) | Json::Map(_)).then_some(json)
 }
 
-/// All that happened to a key since the last point that all its writers share.
+/// What happened to a key since the last point that all its writers share.
 struct History<'a> {
+    /// The task of each writer.
     tasks: Vec<TaskIx>,
     /// By writer: itself and all writers it saw, directly or not.
-    seen: Vec<Seen>,
+    seen: Vec<Writers>,
     /// Writers before this one are in `base`.
     start: Writer,
+    /// What the key was before `start`.
     base: Piece,
     /// From `start` on: what was written, and what the piece then was.
     written: Vec<(Option<&'a Value>, Option<Json>)>,
     pieces: Vec<Piece>,
-    /// What several writers together made of the key, by the set of them: tasks of one level see the same.
-    joined: HashMap<Seen, Piece>,
+    /// The piece after the writes of several writers, by the set of them: tasks of one level often see the same.
+    joined: HashMap<Writers, Piece>,
 }
 
 impl<'a> History<'a> {
-    fn new(key: &Key<'a>, seen: Vec<Seen>, start: Writer) -> Self {
+    fn new(key: &Key<'a>, seen: Vec<Writers>, start: Writer) -> Self {
         let value = start.checked_sub(1).map_or(key.input, |last| key.writes[last as usize].1);
         let base = match value.map(|value| (value, parse(value))) {
             None => Piece::absent(None),
@@ -123,7 +125,7 @@ impl<'a> History<'a> {
         history
     }
 
-    /// The piece after a write, all that the writer saw being done.
+    /// The piece after a write that was made on top of all that its writer saw.
     fn after(&mut self, writer: Writer) -> Piece {
         let before = self.seen[writer as usize].clone().without(writer);
         let saw = match self.joined.get(&before) {
@@ -148,9 +150,9 @@ impl<'a> History<'a> {
     }
 
     /// The piece after the writes of a set that holds, with each writer, all that it saw; and whether it took a join.
-    fn state(&self, of: &Seen, tell: &mut Tell<'_>) -> (Piece, bool) {
+    fn state(&self, of: &Writers, on_conflict: &mut OnConflict<'_>) -> (Piece, bool) {
         let mut heads: Vec<Writer> = Vec::new();
-        let mut covered = Seen::none_of(self.tasks.len());
+        let mut covered = Writers::none_of(self.tasks.len());
         for writer in (self.start..self.tasks.len() as Writer).rev() {
             if of.has(writer) && !covered.has(writer) {
                 covered.add_all(&self.seen[writer as usize]);
@@ -164,22 +166,22 @@ impl<'a> History<'a> {
         let (mut piece, mut ours) = (piece_of(first).clone(), self.seen[first as usize].clone());
         for &head in rest {
             let theirs = &self.seen[head as usize];
-            let mut meeting = Meeting { ours: &ours, theirs, tasks: &task, tell };
-            piece = piece.join(piece_of(head), &mut Vec::new(), &mut meeting);
+            let mut merge = Merge { ours: &ours, theirs, tasks: &task, on_conflict };
+            piece = piece.join(piece_of(head), &mut Vec::new(), &mut merge);
             ours.add_all(theirs);
         }
         (piece, !rest.is_empty())
     }
 
     fn settle(&self, key: &Key<'_>, conflicts: &mut Vec<Conflict>) -> Option<Value> {
-        let mut all = Seen::none_of(self.tasks.len());
+        let mut all = Writers::none_of(self.tasks.len());
         (0..self.tasks.len() as Writer).for_each(|writer| all.add(writer));
         let (piece, _) = self.state(&all, &mut |path, first, second| {
             conflicts.push(Conflict { key: Arc::clone(key.name), path: path.to_vec(), first, second });
         });
         match piece.value()? {
             Leaf::Raw(value) => Some(value),
-            // A value that is what one of them wrote keeps its bytes.
+            // A value that equals what a task wrote keeps its bytes.
             Leaf::Json(json) => self
                 .written
                 .iter()
@@ -195,8 +197,8 @@ impl<'a> History<'a> {
     }
 }
 
-/// How many writers at the start count as one: the last of them saw the others, and all later ones saw it.
-fn shared(seen: &[Seen]) -> Writer {
+/// How many writers at the start can be taken together: the last of them saw the others, and all later ones saw it.
+fn shared(seen: &[Writers]) -> Writer {
     let Some((last, earlier)) = seen.split_last() else { return 0 };
     let mut by_all_later = last.clone();
     for (writer, own) in earlier.iter().enumerate().rev() {

@@ -1,8 +1,8 @@
-//! Every task that comes before one: needed for the view of the context, and only by tasks that ask for it.
+//! The ancestors of a task: needed for its view of the context, and only by tasks that take the context.
 //!
-//! Found by a walk when first asked for and kept, but only so many in all: a chain of 100,000 tasks that all take
-//! the context has five thousand million pairs. What is not kept is walked again, which costs no more than the
-//! view that it is needed for.
+//! They are found by a walk when first needed, and cached up to a limit: a chain of 100,000 tasks that all take the
+//! context has five thousand million pairs. What is not cached is walked again, which costs no more than the view for
+//! which it is needed.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -12,12 +12,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::{Graph, TaskSpec};
 use crate::id::TaskIx;
 
-/// At most so many positions are kept per graph: 16 MB. Less under test, so that tests pass the limit.
+/// How many positions are cached per graph at most: 16 MB. Fewer under test, so that tests exceed the limit.
 const KEPT: usize = if cfg!(test) { 250_000 } else { 4 << 20 };
 
 pub(super) struct AncestorCache {
-    /// One cell a task; empty if no task wants the context.
+    /// One for each task; none if no task takes the context.
     cells: Box<[OnceLock<Box<[TaskIx]>>]>,
+    /// How many positions are cached.
     kept: AtomicUsize,
 }
 

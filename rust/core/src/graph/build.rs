@@ -1,4 +1,4 @@
-//! From declared tasks to a graph: every refusal names the culprit and says what to do.
+//! From declared tasks to a graph. Every error names the culprit and says what to do.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -12,8 +12,10 @@ use crate::id::TaskIx;
 use crate::nearest::did_you_mean;
 use crate::shown::shown;
 
-/// Names by which a body asks for the context and for its handle; no task can have one of them.
-pub const RESERVED_NAMES: [&str; 4] = ["context", "ctx", "handle", "task_handle"];
+/// Names of parameters by which a body asks for the context or for its handle, and which of the two. No task can have
+/// such a name.
+pub const RESERVED_NAMES: [(&str, &str); 4] =
+    [("context", "context"), ("ctx", "context"), ("handle", "handle"), ("task_handle", "handle")];
 
 type Result<T> = std::result::Result<T, DefinitionError>;
 
@@ -74,11 +76,10 @@ fn named(workflow: &str, tasks: &[TaskSpec]) -> Result<HashMap<Arc<str>, TaskIx>
         if name.trim().is_empty() {
             return refuse(format!("workflow '{workflow}': the name of task number {} is empty", ix + 1));
         }
-        if RESERVED_NAMES.contains(&&**name) {
+        if let Some((_, what)) = RESERVED_NAMES.iter().find(|(reserved, _)| **name == **reserved) {
             return refuse(format!(
-                "workflow '{workflow}': a task cannot be named '{name}', by which a body asks for its {}; \
-                 give it another name",
-                if name.ends_with("handle") { "handle" } else { "context" }
+                "workflow '{workflow}': a task cannot be named '{name}', by which a body asks for its {what}; \
+                 give it another name"
             ));
         }
         if by_name.insert(Arc::clone(name), ix).is_some() {
@@ -153,8 +154,8 @@ fn sort(dependencies: &Edges, dependents: &Edges) -> Vec<TaskIx> {
 
 /// `a -> b -> c -> a`, in the order in which they would run, from the first declared.
 ///
-/// Whatever the sort left over has a dependency that it left over too, so that going from one to the next comes
-/// round in the end.
+/// Every task that the sort could not place has a dependency that it could not place either, so that a walk from one to
+/// the next returns to a task that it has visited.
 fn spell_cycle(workflow: &str, tasks: &[TaskSpec], dependencies: &Edges, sorted: &[TaskIx]) -> String {
     let mut is_sorted = vec![false; tasks.len()];
     sorted.iter().for_each(|&ix| is_sorted[ix as usize] = true);

@@ -44,7 +44,7 @@ fn a_refusal_names_the_culprit() {
         refusal("workflow", vec![task("a", &["a"])]),
         "workflow 'workflow' has a cycle: a -> a; each would wait for the one before it"
     );
-    for name in RESERVED_NAMES {
+    for (name, _) in RESERVED_NAMES {
         assert!(refusal("workflow", vec![task(name, &[])]).contains(&format!("cannot be named '{name}'")));
     }
     let retry = RetryPolicy { attempts: 0, ..RetryPolicy::NONE };

@@ -1,12 +1,12 @@
-//! The hash by which a stored run knows the graph it was created with. It never changes: not between releases, not
-//! between platforms.
+//! The hash that identifies the graph with which a run was created. It is the same in every release and on every
+//! platform.
 //!
-//! Hashed are, in declaration order, each task's name, the sorted names of what it depends on, and its `run_if`.
-//! Not hashed: bodies, retries, timeouts, gates, `fail_fast`. Those may change under a run that is going on.
+//! It covers, in declaration order, each task's name, the sorted names of its dependencies, and its `run_if`. It does
+//! not cover bodies, retries, timeouts, gates and `fail_fast`: those may change while a run is unfinished.
 
 use super::{RunIf, TaskSpec};
 
-/// The first byte hashed: another way of hashing gets another.
+/// The first byte that is hashed. A change of what is hashed needs another value.
 const FORMAT: u8 = 1;
 
 pub(super) fn version(specs: &[TaskSpec]) -> Box<str> {
@@ -55,7 +55,7 @@ impl Fnv {
         self.bytes(text.as_bytes());
     }
 
-    /// The last bytes reach the first digits, which messages show, only after some more rounds.
+    /// Some more rounds, so that the last bytes affect the first digits, which messages show.
     fn finish(mut self) -> u128 {
         self.bytes(&[0; 16]);
         self.0

@@ -350,7 +350,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
             return None;
         }
         let policy = H::gate_policy(&gate.workflow().bodies[gate.task.ix as usize]);
-        let mut polling = Polling::going_on(policy, gate.deadline, item.progress);
+        let mut polling = Polling::with_progress(policy, gate.deadline, item.progress);
         let polled = cx.poll_gate(gate);
         *now = self.clock.steady();
         let clocks = At { engine: self, steady: *now };
