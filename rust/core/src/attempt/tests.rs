@@ -96,7 +96,7 @@ fn unknown() -> Vec<(i64, Fed)> {
     look(Recall::Ask { deadline: None })
 }
 
-/// Up to the first sleep of a wait that was not satisfied at once, with a deadline at so many milliseconds.
+/// Up to the first sleep of a wait that was not satisfied at once, with a deadline in milliseconds.
 fn asleep(deadline: Option<i64>) -> Vec<(i64, Fed)> {
     let mut fed = unknown();
     fed.push((0, Fed::Asked(Polled::False)));

@@ -27,15 +27,15 @@ pub(super) fn read(view: &View) -> Json {
     Json::Object(view.iter().map(|(key, value)| (key.to_string(), read(value))).collect())
 }
 
-/// One task of a story: its name, what it depends on, what it leaves of the context (`None`: it removes the key).
-type Told<'a> = (&'a str, &'a [&'a str], &'a [(&'a str, Option<&'a str>)]);
+/// One task: its name, what it depends on, what it leaves of the context (`None`: it removes the key).
+type TaskWrites<'a> = (&'a str, &'a [&'a str], &'a [(&'a str, Option<&'a str>)]);
 
-/// Tells a story and gives what the last task sees, with its conflicts as `key path: first, second`.
-fn tell(inputs: &[(&str, &str)], story: &[Told<'_>]) -> (Json, Vec<String>) {
-    let graph = build(story.iter().map(|(name, on, _)| task(name, on)).collect());
+/// Runs these tasks and returns what the last one sees, with its conflicts as `key path: first, second`.
+fn last_view(inputs: &[(&str, &str)], tasks: &[TaskWrites<'_>]) -> (Json, Vec<String>) {
+    let graph = build(tasks.iter().map(|(name, on, _)| task(name, on)).collect());
     let change = |(key, text): &(&str, Option<&str>)| ((*key).into(), text.map(value));
     let changes: Vec<Changes> =
-        story.iter().map(|(_, _, wrote)| Changes::new(wrote.iter().map(change).collect())).collect();
+        tasks.iter().map(|(_, _, wrote)| Changes::new(wrote.iter().map(change).collect())).collect();
     let (seen, conflicts) = view(&graph, graph.len() as TaskIx - 1, &pairs(inputs), |ix| changes.get(ix as usize));
     let conflict = |c: &Conflict| {
         let at: Vec<&str> = std::iter::once(&c.key).chain(&c.path).map(|key| &**key).collect();
@@ -50,7 +50,7 @@ fn quiet() -> Vec<String> {
 
 #[test]
 fn the_example_of_the_rule() {
-    let (seen, conflicts) = tell(
+    let (seen, conflicts) = last_view(
         &[("rows", "[0]")],
         &[
             ("a", &[], &[("rows", Some("[0, 1]"))]),
@@ -62,7 +62,7 @@ fn the_example_of_the_rule() {
     );
     assert_eq!((seen, conflicts), (json!({"rows": [0, 1, 2, 3, 4]}), quiet()));
 
-    let (seen, conflicts) = tell(
+    let (seen, conflicts) = last_view(
         &[("rows", "[0]")],
         &[
             ("a", &[], &[("rows", Some("[0, 1]"))]),
@@ -77,7 +77,7 @@ fn the_example_of_the_rule() {
 
 #[test]
 fn an_untouched_key_never_wins_over_a_touched_one() {
-    let (seen, conflicts) = tell(
+    let (seen, conflicts) = last_view(
         &[("k", "1"), ("other", "2")],
         &[
             ("touches", &[], &[("k", Some("5"))]),
@@ -91,7 +91,7 @@ fn an_untouched_key_never_wins_over_a_touched_one() {
 
 #[test]
 fn maps_merge_by_key_and_only_a_key_that_both_set_is_a_conflict() {
-    let (seen, conflicts) = tell(
+    let (seen, conflicts) = last_view(
         &[("m", r#"{"old": 0, "gone": 0, "deep": {"x": 1}}"#)],
         &[
             ("left", &[], &[("m", Some(r#"{"old": 1, "gone": 0, "deep": {"x": 1, "y": 2}, "both": "l"}"#))]),
@@ -105,7 +105,7 @@ fn maps_merge_by_key_and_only_a_key_that_both_set_is_a_conflict() {
 
 #[test]
 fn where_nothing_was_maps_and_lists_grow_together() {
-    let (seen, conflicts) = tell(
+    let (seen, conflicts) = last_view(
         &[],
         &[
             ("left", &[], &[("m", Some(r#"{"a": {"x": [1]}}"#)), ("l", Some("[1]"))]),
@@ -118,7 +118,7 @@ fn where_nothing_was_maps_and_lists_grow_together() {
 
 #[test]
 fn an_empty_map_that_one_side_made_stays() {
-    let (seen, conflicts) = tell(
+    let (seen, conflicts) = last_view(
         &[("m", "{}")],
         &[
             ("left", &[], &[("m", Some(r#"{"a": {}}"#))]),
@@ -131,7 +131,7 @@ fn an_empty_map_that_one_side_made_stays() {
 
 #[test]
 fn two_maps_that_replaced_a_scalar_merge_too() {
-    let (seen, conflicts) = tell(
+    let (seen, conflicts) = last_view(
         &[("m", "null")],
         &[
             ("left", &[], &[("m", Some(r#"{"a": 1}"#))]),
@@ -144,7 +144,7 @@ fn two_maps_that_replaced_a_scalar_merge_too() {
 
 #[test]
 fn a_map_made_anew_has_dropped_what_its_writer_saw_and_only_that() {
-    let (seen, conflicts) = tell(
+    let (seen, conflicts) = last_view(
         &[("m", r#"{"kept": 1, "set": 1}"#)],
         &[
             ("drop", &[], &[("m", Some("0"))]),
@@ -156,7 +156,7 @@ fn a_map_made_anew_has_dropped_what_its_writer_saw_and_only_that() {
     assert_eq!(seen, json!({"m": {"fresh": 1, "set": 2, "added": 3}}));
     assert_eq!(conflicts, ["m set: anew, other"]);
 
-    let (seen, conflicts) = tell(
+    let (seen, conflicts) = last_view(
         &[("m", r#"{"kept": 1, "set": 1}"#)],
         &[
             ("other", &[], &[("m", Some(r#"{"kept": 1, "set": 2, "added": 3}"#))]),
@@ -171,7 +171,7 @@ fn a_map_made_anew_has_dropped_what_its_writer_saw_and_only_that() {
 
 #[test]
 fn an_empty_map_counts_as_written() {
-    let (seen, conflicts) = tell(
+    let (seen, conflicts) = last_view(
         &[],
         &[("map", &[], &[("k", Some("{}"))]), ("scalar", &[], &[("k", Some("5"))]), ("join", &["map", "scalar"], &[])],
     );
@@ -180,7 +180,7 @@ fn an_empty_map_counts_as_written() {
 
 #[test]
 fn of_three_branches_one_may_have_built_on_what_another_saw() {
-    let (seen, conflicts) = tell(
+    let (seen, conflicts) = last_view(
         &[("m", "{}")],
         &[
             ("apart", &[], &[("m", Some(r#"{"z": 0}"#))]),
@@ -195,21 +195,21 @@ fn of_three_branches_one_may_have_built_on_what_another_saw() {
 
 #[test]
 fn removing_is_writing() {
-    let story = |left: Option<&'static str>, right: Option<&'static str>| {
-        tell(
+    let tasks = |left: Option<&'static str>, right: Option<&'static str>| {
+        last_view(
             &[("k", "[1]")],
             &[("left", &[], &[("k", left)]), ("right", &[], &[("k", right)]), ("join", &["left", "right"], &[])],
         )
     };
-    assert_eq!(story(None, None), (json!({}), quiet()));
-    assert_eq!(story(Some("[1, 2]"), None), (json!({}), vec!["k: left, right".into()]));
-    assert_eq!(story(None, Some("[1, 2]")), (json!({"k": [1, 2]}), vec!["k: left, right".into()]));
+    assert_eq!(tasks(None, None), (json!({}), quiet()));
+    assert_eq!(tasks(Some("[1, 2]"), None), (json!({}), vec!["k: left, right".into()]));
+    assert_eq!(tasks(None, Some("[1, 2]")), (json!({"k": [1, 2]}), vec!["k: left, right".into()]));
 }
 
 #[test]
 fn equal_values_are_no_conflict_and_values_of_two_kinds_are() {
-    let story = |left, right| {
-        tell(
+    let tasks = |left, right| {
+        last_view(
             &[("k", "{}")],
             &[
                 ("left", &[], &[("k", Some(left))]),
@@ -218,13 +218,13 @@ fn equal_values_are_no_conflict_and_values_of_two_kinds_are() {
             ],
         )
     };
-    assert_eq!(story("5", "5"), (json!({"k": 5}), quiet()));
-    assert_eq!(story("[5]", r#"{"a": 5}"#), (json!({"k": {"a": 5}}), vec!["k: left, right".into()]));
+    assert_eq!(tasks("5", "5"), (json!({"k": 5}), quiet()));
+    assert_eq!(tasks("[5]", r#"{"a": 5}"#), (json!({"k": {"a": 5}}), vec!["k: left, right".into()]));
 }
 
 #[test]
 fn who_saw_a_conflict_and_wrote_over_it_has_settled_it() {
-    let (seen, conflicts) = tell(
+    let (seen, conflicts) = last_view(
         &[],
         &[
             ("left", &[], &[("k", Some("1"))]),
@@ -238,7 +238,7 @@ fn who_saw_a_conflict_and_wrote_over_it_has_settled_it() {
 
 #[test]
 fn the_later_declared_wins_even_where_it_comes_earlier_in_the_order() {
-    let (seen, conflicts) = tell(
+    let (seen, conflicts) = last_view(
         &[],
         &[
             ("late", &["first"], &[("k", Some("1"))]),

@@ -198,8 +198,8 @@ proptest! {
         let name = Arc::clone(graph.name(ix));
         tasks[before as usize].dependencies.push(name);
         let message = refusal("workflow", tasks.clone());
-        let told = message.strip_prefix("workflow 'workflow' has a cycle: ").and_then(|rest| rest.split_once(';')).unwrap().0;
-        let names: Vec<&str> = told.split(" -> ").collect();
+        let path = message.strip_prefix("workflow 'workflow' has a cycle: ").and_then(|rest| rest.split_once(';')).unwrap().0;
+        let names: Vec<&str> = path.split(" -> ").collect();
         prop_assert_eq!(names.first(), names.last());
         prop_assert!(names.len() >= 2);
         let between: HashSet<&&str> = names[1..].iter().collect();

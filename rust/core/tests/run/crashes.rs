@@ -89,7 +89,7 @@ fn a_suspect_is_cleared_once_by_what_it_does_itself() {
 }
 
 #[test]
-fn how_often_a_suspect_was_entered_is_known_to_whoever_enters_it_next() {
+fn the_next_process_knows_how_often_a_suspect_was_entered() {
     let mut script = Script::new(vec![spec("a", &[])]);
     script.die();
     for times in 0..3 {
@@ -164,7 +164,10 @@ fn a_new_record_starts_the_count_afresh() {
     script.enter("b");
     script.record("b", wait("load", EntryKind::Step), Ok(Value::NONE));
     assert_eq!(script.store.run.crashes, 0);
-    assert!(script.row("a").mark.times == 0 && script.row("b").mark.times == 0, "the run goes on: no mark is left");
+    assert!(
+        script.row("a").mark.times == 0 && script.row("b").mark.times == 0,
+        "the run makes progress: no mark remains"
+    );
     script.die();
     assert_eq!(script.store.run.crashes, 0);
     die_in(&mut script, "a", 5);

@@ -45,9 +45,9 @@ struct Body {
 /// How often the world ends in disorder or in order.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Disasters {
-    /// So many crashes at most; the machine pauses a run that it suspects.
+    /// How many crashes at most; the machine pauses a run that it suspects.
     pub(crate) crashes: u32,
-    /// So many orderly closes at most.
+    /// How many orderly closes at most.
     pub(crate) closes: u32,
     /// A crash at this commit, before it or after it.
     pub(crate) at: Option<(u32, bool)>,
@@ -136,7 +136,7 @@ impl World {
                 let effect = self.todo.swap_remove(choice);
                 self.carry_out(effect);
             } else {
-                self.go_on(choice - self.todo.len());
+                self.act(choice - self.todo.len());
             }
         }
         panic!("the run does not end");
@@ -311,8 +311,8 @@ impl World {
         self.bodies.push(Body { ix: task.ix, attempt, at: 0, waiting: None, uses: Uses::default() });
     }
 
-    /// A body goes on by one act.
-    fn go_on(&mut self, which: usize) {
+    /// A body executes one act.
+    fn act(&mut self, which: usize) {
         let (ix, attempt, at) = (self.bodies[which].ix, self.bodies[which].attempt, self.bodies[which].at);
         let task = TaskRef::plain(ix);
         let acts = self.plans[ix as usize].acts.clone();

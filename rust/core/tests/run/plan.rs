@@ -7,9 +7,9 @@ use proptest::prelude::*;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Act {
-    /// Runs a step; false: it raises, and the body goes on.
+    /// Runs a step; false: it raises, and the body continues.
     Step(bool),
-    /// Waits for a condition; false: it times out, and the body goes on.
+    /// Waits for a condition; false: it times out, and the body continues.
     Condition(bool),
     /// Waits for a condition that cannot be compared: it is asked again on every entry.
     Unprovable,

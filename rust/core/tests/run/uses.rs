@@ -27,7 +27,7 @@ fn record(journal: &mut Journal, key: EntryKey, proof: Option<Arc<[u8]>>, value:
     journal.close(&key, Ok(Value::tagged(b'i', &[value])), true, Time(2)).unwrap();
 }
 
-/// The journal after a process that died: what a store has is taken up.
+/// The journal after a process that died: what a store has is restored.
 fn restored(journal: &Journal, name: &str) -> Journal {
     let mut again = Journal::default();
     let keys = (1..200).map(|n| EntryKey { name: name.into(), n });

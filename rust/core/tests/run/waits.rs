@@ -56,7 +56,7 @@ fn a_deadline_is_not_extended_by_crashes() {
         script.now = script.now.after(seconds(10));
         script.die();
         assert_eq!(script.ready(), ["a"], "only the body can ask its condition");
-        assert_eq!(script.state.task_row(0).status, TaskStatus::Running, "its attempt goes on, to all who look");
+        assert_eq!(script.state.task_row(0).status, TaskStatus::Running, "its attempt continues, to all readers");
         assert!(script.enter("a").reentry);
         assert_eq!(script.recall("a", &file), Recall::Ask { deadline });
         script.open("a", file.clone());
