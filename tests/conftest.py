@@ -1,7 +1,9 @@
 """Shared by all tests."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -19,10 +21,28 @@ def note(config: pytest.Config, line: str) -> None:
     config.stash.setdefault(NOTES, []).append(line)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Send the lines of a process that ran some of the tests to the one that prints."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["notes"] = session.config.stash.get(NOTES, [])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Receive them."""
+    for line in getattr(node, "workeroutput", {}).get("notes", []):
+        note(node.config, line)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the lines."""
     for line in config.stash.get(NOTES, []):
         terminalreporter.write_line(line)
+
+
+def shown(value: object) -> str:
+    """Return a value as it stands in a test's name, which is the same in each process: without addresses."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 @pytest.fixture

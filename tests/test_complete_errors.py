@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import bide
 from bide._error_state import LIMIT
 from bide._stored_errors import describe, describe_end, rebuild, task_failed
+from conftest import shown
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -387,7 +388,7 @@ ODD_VALUES: list[object] = [7, None, (), ("a",), ["a", 7], [b"x"], {"a": 1}, "te
 
 
 @pytest.mark.parametrize("name", ["__notes__", "traceback", "causes", "__module__", "__qualname__", "type", "message"])
-@pytest.mark.parametrize("value", ODD_VALUES, ids=repr)
+@pytest.mark.parametrize("value", ODD_VALUES, ids=shown)
 @pytest.mark.parametrize("base", [ValueError, bide.TaskFailed])
 def test_describing_does_with_attributes_of_any_type(name: str, value: object, base: type[Exception]) -> None:
     exc = base("text")

@@ -13,6 +13,8 @@ import pytest
 
 from pythons import HERE, PYTHONS, Done, Jobs, Place, jobs
 
+pytestmark = pytest.mark.xdist_group("embedding")  # the first of them starts what all wait for
+
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 
 PROGRAM = r"""

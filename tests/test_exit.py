@@ -17,6 +17,8 @@ from conftest import note
 from exit_cases import CASES, FINISH, Case
 from pythons import OLDEST, PYTHONS, VERSIONS, Done, Jobs, Place, jobs
 
+pytestmark = pytest.mark.xdist_group("exit")  # the first of them starts what all wait for
+
 REPEAT = int(os.environ.get("BIDE_EXIT_REPEAT", "1"))
 PROMPT = 1.0
 """Seconds from the end of a script to the end of its process, on a machine that has nothing else to do."""

@@ -197,6 +197,7 @@ def test_no_wait_of_many_is_lost_when_the_process_dies(file: Path) -> None:
     assert sorted(ledger(file)) == sorted(f"woke {n}" for n in range(60))
 
 
+@pytest.mark.alone
 def test_a_wait_is_over_at_the_poll_after_its_condition_holds(runner: bide.Runner) -> None:
     holds = threading.Event()
     polls = itertools.count()

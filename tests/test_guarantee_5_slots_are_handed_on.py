@@ -77,6 +77,7 @@ def hand_over(runner: bide.Runner) -> float:
     return started[0] - left[0]
 
 
+@pytest.mark.alone
 def test_a_slot_is_handed_on_at_once(single: bide.Runner) -> None:
     with single as runner:
         assert median(hand_over(runner) for _ in range(20)) < 0.02
@@ -89,6 +90,7 @@ def recorder(order: list[str], name: str) -> Callable[[], None]:
     return new
 
 
+@pytest.mark.alone
 def test_resumed_bodies_go_first_and_every_eighth_is_new(single: bide.Runner) -> None:
     order: list[str] = []
     go = threading.Event()

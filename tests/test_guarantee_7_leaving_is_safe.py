@@ -27,6 +27,7 @@ def waiting_workflow(flag: threading.Event, log: list[str]) -> bide.Workflow:
     return bide.Workflow("w", [waits])
 
 
+@pytest.mark.alone
 def test_close_suspends_what_waits_and_another_runner_goes_on_with_it(file: Path) -> None:
     flag, log = threading.Event(), list[str]()
     workflow = waiting_workflow(flag, log)
@@ -67,6 +68,7 @@ def test_a_body_that_ends_within_the_grace_is_committed(file: Path) -> None:
         assert second.get("k")["work"] == "in time"
 
 
+@pytest.mark.alone
 def test_a_body_that_does_not_end_is_left_behind_and_changes_nothing_any_more(file: Path) -> None:
     entered, release, returned = threading.Event(), threading.Event(), threading.Event()
     rounds: list[int] = []
@@ -152,6 +154,7 @@ else:
 """
 
 
+@pytest.mark.alone
 def test_leaving_the_interpreter_without_close_is_quiet_and_everything_resumes(file: Path) -> None:
     with Child(PARKED, file, "leave") as child:
         child.expect("leaving")
@@ -164,6 +167,7 @@ def test_leaving_the_interpreter_without_close_is_quiet_and_everything_resumes(f
     assert ran(PARKED, file) == [str(sum(range(20)))]
 
 
+@pytest.mark.alone
 def test_ctrl_c_ends_the_callers_wait_and_the_run_can_be_taken_up(file: Path) -> None:
     script = """
     flag = Path(db).with_suffix(".flag")

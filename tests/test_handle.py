@@ -96,6 +96,7 @@ def test_a_condition_that_blocks_keeps_no_other_from_its_poll(runner: bide.Runne
     assert first.result(timeout=30)["blocked"] is True
 
 
+@pytest.mark.alone
 def test_a_timeout_is_a_wait_timeout_that_names_task_and_condition(runner: bide.Runner) -> None:
     def never() -> bool:
         return False

@@ -82,6 +82,7 @@ def test_conditions_of_bodies_that_never_return_hold_up_nobody_and_are_named(
         assert [handle.result(30)["blocked"] for handle in handles] == list(range(blocked))
 
 
+@pytest.mark.alone
 def test_others_need_not_wait_until_such_a_condition_is_named(store: str) -> None:
     def one_try() -> float:
         blocks, released, polls = threading.Event(), threading.Event(), iter(range(1))
@@ -110,6 +111,7 @@ def test_others_need_not_wait_until_such_a_condition_is_named(store: str) -> Non
     assert any(one_try() < 0.9 for _ in range(5))
 
 
+@pytest.mark.alone
 def test_a_runner_with_a_condition_that_never_returns_closes_and_another_goes_on(
     file: Path, released: threading.Event
 ) -> None:
@@ -208,6 +210,7 @@ def test_a_body_that_never_returns_is_failed_at_its_timeout_and_others_go_on(
         assert runner.get(result.id).tasks["stuck"].status is bide.TaskStatus.Failed
 
 
+@pytest.mark.alone
 def test_a_body_that_never_returns_stops_no_close_and_its_run_goes_on_elsewhere(
     file: Path, released: threading.Event
 ) -> None:

@@ -164,6 +164,7 @@ def empty(file: Path) -> None:
     os.truncate(file, 0)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("harm", "reason", "survives"),
     [

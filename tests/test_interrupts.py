@@ -13,6 +13,8 @@ import pytest
 
 from pythons import HERE, PYTHONS, Done, Jobs, Place, jobs
 
+pytestmark = pytest.mark.xdist_group("interrupts")  # the first of them starts what all wait for
+
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:

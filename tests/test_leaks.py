@@ -10,6 +10,8 @@ import pytest
 from conftest import note
 from pythons import HERE, PYTHONS, Done, Jobs, Place, jobs
 
+pytestmark = pytest.mark.xdist_group("leaks")  # the first of them starts what all wait for
+
 PYTEST = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "py")
 """All that pytest needs; plain Python, so that each interpreter may use what is installed for this one."""
 

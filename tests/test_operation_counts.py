@@ -10,6 +10,8 @@ import pytest
 import bide
 from bide import _core
 
+pytestmark = pytest.mark.alone
+
 WIDE, CHAIN, SINGLE, WAITS, GATES = 10_000, 1_000, 100, 100, 1_000
 ODD_ONES = 20
 """Threads that begin and end, a thread that was about to sleep: a few, however large the run."""

@@ -154,6 +154,7 @@ def test_a_retention_that_is_none_is_refused(case: str, file: Path) -> None:
     assert not file.exists()
 
 
+@pytest.mark.alone
 def test_a_hundred_thousand_ended_runs_are_purged_while_others_run(file: Path) -> None:
     flag = threading.Event()
 

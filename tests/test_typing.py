@@ -14,7 +14,10 @@ import bide
 HERE = Path(__file__).parent
 TYPING = HERE / "typing_cases"
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy is not installed")
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy is not installed"),
+    pytest.mark.xdist_group("typing"),  # they share a cache
+]
 
 
 def complaints(file: Path, cache: Path) -> dict[int, list[str]]:

@@ -306,6 +306,7 @@ def shuffled(value: Any) -> Any:
     return value
 
 
+@pytest.mark.alone
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(annotated())
 def test_a_value_comes_back_as_it_was_or_its_writer_is_told(case: tuple[Any, Any]) -> None:
