@@ -2,13 +2,18 @@
 #
 # Every target makes what it needs: .venv under the checkout, the pinned tools
 # of its group (the groups are in pyproject.toml, the versions in
-# constraints.txt), and bide itself, built as a release wheel and installed as
-# a user would install it. Stamp files in .venv and target make the next call
-# quick; a changed source builds again.
+# constraints.txt), and bide itself, built as a wheel and installed as a user
+# would install it. Stamp files in .venv and target make the next call quick;
+# a changed source builds again.
+#
+# What is tested is built by cargo's profile dev, the wheel and the Rust tests
+# alike, so that nothing is compiled twice; what is measured or published is
+# built by the profile release. (The profiles are in Cargo.toml.)
 #
 #   make PYTHON=/path/to/python3 test     another interpreter (delete .venv first)
 #   make test PYTEST="-k journal"         only some of the Python tests
 #   make test CARGO_TEST="-p bide-core"   only some of the Rust tests
+#   make test-python PROFILE=release      the Python tests with the wheel as it is published
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -21,7 +26,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST ?=
-CARGO_TEST ?= --workspace --exclude bide-py
+CARGO_TEST ?= --workspace
+PROFILE ?= dev
+# A test waits more than it computes: more of them at a time than there are processors.
+WORKERS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 1)))
 BENCH ?=
 SEEDS ?= 10000
 FIRST ?= 0
@@ -33,6 +41,11 @@ KILLS ?= 1000
 # building them again when the PATH changes.
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 
+# Nothing is built a second time in CI: what would make that quicker is not written.
+ifdef CI
+export CARGO_INCREMENTAL := 0
+endif
+
 # What the wheel is made of; directories too, so that a deleted file counts.
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -path '*/target' -prune -o -print)
 WHEEL_SOURCES := pyproject.toml $(RUST_SOURCES) \
@@ -43,19 +56,20 @@ help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 14
 
 .PHONY: demo
-demo: $(STAMP)/bide $(STAMP)/group-demo ## watch a workflow be killed while it waits, go on and finish
+demo: $(STAMP)/bide-$(PROFILE) $(STAMP)/group-demo ## watch a workflow be killed while it waits, go on and finish
 	$(BIN)/python -m examples.demo
 
 .PHONY: test
 test: test-rust test-python ## run all tests
 
 .PHONY: test-rust
-test-rust: $(STAMP)/venv ## run the Rust tests alone
-	cargo test --locked $(CARGO_TEST)
+test-rust: $(STAMP)/group-test-rust ## run the Rust tests alone
+	$(BIN)/cargo-nextest nextest run --locked --no-tests warn $(CARGO_TEST)
+	$(if $(filter --lib --bin% --test% --example% --bench%,$(CARGO_TEST)),,cargo test --locked --doc $(CARGO_TEST))
 
 .PHONY: test-python
-test-python: $(STAMP)/bide $(STAMP)/group-demo $(STAMP)/group-test .venv-pythons/stamp ## run the Python tests alone
-	$(BIN)/python -m pytest tests $(PYTEST)
+test-python: $(STAMP)/bide-$(PROFILE) $(STAMP)/group-demo $(STAMP)/group-test .venv-pythons/stamp ## run the Python tests alone
+	scripts/test-python $(BIN)/python $(WORKERS) $(PYTEST)
 
 .PHONY: soak
 soak: soak-worlds soak-kills soak-models soak-fuzz soak-valgrind ## what make test does in small, for as long as one likes; parts: soak-…
@@ -65,7 +79,7 @@ soak-worlds: $(STAMP)/venv ## play simulated worlds: make soak-worlds SEEDS=1000
 	cargo run --locked --release -p bide-testkit --example soak -- $(SEEDS) $(FIRST)
 
 .PHONY: soak-kills
-soak-kills: $(STAMP)/bide $(STAMP)/group-test ## kill processes at random moments: make soak-kills KILLS=1000 [SEED=4711]
+soak-kills: $(STAMP)/bide-$(PROFILE) $(STAMP)/group-test ## kill processes at random moments: make soak-kills KILLS=1000 [SEED=4711]
 	$(BIN)/python tests/kills.py $(KILLS) $(SEED)
 
 .PHONY: soak-models
@@ -96,13 +110,13 @@ lint-ruff: $(STAMP)/group-lint
 	$(BIN)/ruff format --check .
 
 # These modules are not type-checked: what they import is not installed by this target, or they are wrong on purpose.
-lint-mypy: $(STAMP)/bide $(STAMP)/group-demo $(STAMP)/group-test $(STAMP)/group-lint
+lint-mypy: $(STAMP)/bide-$(PROFILE) $(STAMP)/group-demo $(STAMP)/group-test $(STAMP)/group-lint
 	$(BIN)/mypy --strict --exclude '((dbos|dagron|sayiir|cairnq|dask)_rows|chart|typing_cases/wrong)\.py' python/bide tests examples benchmarks
 
-lint-basedpyright: $(STAMP)/bide $(STAMP)/group-demo $(STAMP)/group-test $(STAMP)/group-lint
+lint-basedpyright: $(STAMP)/bide-$(PROFILE) $(STAMP)/group-demo $(STAMP)/group-test $(STAMP)/group-lint
 	$(BIN)/basedpyright --pythonpath $(BIN)/python python
 
-lint-stubtest: $(STAMP)/bide $(STAMP)/group-lint
+lint-stubtest: $(STAMP)/bide-$(PROFILE) $(STAMP)/group-lint
 	$(BIN)/python -m mypy.stubtest bide._core
 
 .PHONY: format
@@ -112,11 +126,11 @@ format: $(STAMP)/group-lint ## put Rust and Python sources in their format
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: $(STAMP)/bide $(STAMP)/group-demo ## print the table of measurements, side by side in one run
+bench: $(STAMP)/bide-release $(STAMP)/group-demo ## print the table of measurements, side by side in one run
 	$(BIN)/python -m benchmarks $(BENCH)
 
 .PHONY: bench-peers
-bench-peers: $(STAMP)/bide $(STAMP)/group-demo .venv-peers/stamp ## the same with rows of other engines
+bench-peers: $(STAMP)/bide-release $(STAMP)/group-demo .venv-peers/stamp ## the same with rows of other engines
 	$(BIN)/python -m benchmarks --peers $(BENCH)
 
 .PHONY: bench-rust
@@ -126,7 +140,7 @@ bench-rust: $(STAMP)/venv ## measure the Rust side alone: closures beside bare t
 
 # The wheel has no symbols: this is the same extension with them, beside the same Python sources.
 .PHONY: profile
-profile: $(STAMP)/bide ## count the instructions of a task, a hop, a run, a wait and a poll; needs valgrind
+profile: $(STAMP)/bide-release ## count the instructions of a task, a hop, a run, a wait and a poll; needs valgrind
 	cargo build --locked --release -p bide-py
 	rm -rf target/profile-python
 	mkdir -p target/profile-python
@@ -135,7 +149,7 @@ profile: $(STAMP)/bide ## count the instructions of a task, a hop, a run, a wait
 	PYTHONPATH=target/profile-python $(BIN)/python -m benchmarks.instructions
 
 .PHONY: bench-take-over
-bench-take-over: $(STAMP)/bide ## how long after a SIGKILL another process goes on with the run
+bench-take-over: $(STAMP)/bide-release ## how long after a SIGKILL another process goes on with the run
 	$(BIN)/python -m benchmarks.take_over
 
 .PHONY: chart
@@ -170,18 +184,25 @@ $(STAMP)/group-%: constraints.txt pyproject.toml | $(STAMP)/venv
 	$(PIP) install --constraint constraints.txt --group $*
 	touch $@
 
-target/wheels/stamp: $(WHEEL_SOURCES) | $(STAMP)/group-build
-	@echo "building bide's wheel for this machine"
-	rm -rf target/wheels
-	$(BIN)/maturin build --release --locked --interpreter $(BIN)/python --out target/wheels
+# The wheel of a profile of cargo's, dev or release. The one that is tested asks its dependencies for what the Rust tests
+# ask them for: see the feature in rust/py/Cargo.toml.
+target/wheels/%/stamp: $(WHEEL_SOURCES) | $(STAMP)/group-build
+	@echo "building bide's wheel for this machine, profile $*"
+	rm -rf target/wheels/$*
+	$(BIN)/maturin build --profile $* $(if $(filter dev,$*),--features as-tested) --locked --interpreter $(BIN)/python \
+		--out target/wheels/$*
 	touch $@
 
 # A wheel of the same version is not installed over the old one: take that away first.
-$(STAMP)/bide: target/wheels/stamp constraints.txt | $(STAMP)/venv
-	@echo "installing bide's wheel into $(VENV)"
+$(STAMP)/bide-%: target/wheels/%/stamp constraints.txt | $(STAMP)/venv
+	@echo "installing bide's wheel of the profile $* into $(VENV)"
+	rm -f $(STAMP)/bide-*
 	$(PIP) --quiet --quiet uninstall --yes bide
-	$(PIP) install --constraint constraints.txt target/wheels/*.whl
+	$(PIP) install --constraint constraints.txt target/wheels/$*/*.whl
 	touch $@
+
+# Stamps stay, also those that only pattern rules name.
+.SECONDARY:
 
 # The other CPythons at hand, for the tests of interpreter exit.
 .venv-pythons/stamp: constraints.txt scripts/make-pythons scripts/find-python
