@@ -95,7 +95,7 @@ soak-valgrind: $(STAMP)/venv ## run the Rust tests under valgrind, if there is o
 	scripts/valgrind
 
 # Each tool is a target, so that `make --keep-going lint` shows what all of them say.
-LINTS := lint-rustfmt lint-clippy lint-ruff lint-mypy lint-basedpyright lint-stubtest
+LINTS := lint-rustfmt lint-clippy lint-features lint-ruff lint-mypy lint-basedpyright lint-stubtest
 .PHONY: lint $(LINTS)
 lint: $(LINTS) ## check format, lints and types
 
@@ -104,6 +104,10 @@ lint-rustfmt:
 
 lint-clippy: $(STAMP)/venv
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked -p bide-py -- -D warnings # what is published, without the features of tests
+
+lint-features:
+	scripts/check-features
 
 lint-ruff: $(STAMP)/group-lint
 	$(BIN)/ruff check .
