@@ -10,10 +10,10 @@ use bide_core::{Event, TaskRef, Time};
 use bide_store::{Lease, Seen, Store, StoreError};
 
 use crate::clock::Clock;
-pub use crate::commit::Lost;
-use crate::commit::{Done, Group};
 use crate::engine::{Engine, Log};
 use crate::host::{Host, Ready};
+pub use crate::ledger::Lost;
+use crate::ledger::{Group, QueuedEvent};
 use crate::runs::run::Run;
 pub use crate::runs::suspects::Turn;
 use crate::services::lease::Watch;
@@ -150,7 +150,7 @@ impl<H: Host> Driver<H> {
 
     /// The committer thread's turn: commits what was left to it, and what has gathered for too long.
     pub fn committer_turn(&self) {
-        self.engine.commit_now();
+        self.engine.ledger.committer_turn(&self.engine);
     }
 
     /// What a worker asks before each body (and step, and poll): false if nothing may start any more. A body whose run
@@ -174,14 +174,14 @@ impl<H: Host> Driver<H> {
     #[must_use]
     pub fn gathering(&self) -> Gathering<H> {
         let group = Group::new();
-        self.engine.committer.look_after(Arc::clone(&group));
+        self.engine.ledger.look_after(Arc::clone(&group));
         Gathering(group)
     }
 
     /// Adds the result of a body; true if its worker is to commit now.
     pub fn gather(&self, on: &Gathering<H>, run: Arc<Run<H>>, event: Event) -> bool {
         let at = self.engine.clock.now();
-        on.0.push(Done { run, event, at, reply: None }, self.engine.clock.steady())
+        on.0.push(QueuedEvent { run, event, at, completion: None }, self.engine.clock.steady())
     }
 
     /// A worker commits what has gathered; returns what may start now.
@@ -201,7 +201,7 @@ impl<H: Host> Driver<H> {
 
     /// Leaves an event to the committer.
     pub fn leave(&self, run: Arc<Run<H>>, event: Event) {
-        self.engine.leave(run, event);
+        self.engine.enqueue(run, event);
     }
 
     /// Sets a body aside whose last attempt has used up its time and not returned yet.

@@ -1,6 +1,6 @@
 //! The engine: what all threads of a runner share, its start and its end.
 //!
-//! How things are created is in `submit.rs`, how they are committed in `commit.rs`, how runs are taken up in
+//! How things are created is in `submit.rs`, how they are committed in `ledger/`, how runs are taken up in
 //! `take_up.rs`. The engine decides nothing about runs (core does) and nothing about who executes (the slot
 //! machine does).
 
@@ -12,15 +12,15 @@ use std::time::Duration;
 
 use bide_core::record::RunRowId;
 use bide_core::shown::shown;
-use bide_core::{Event, Graph, Outcome, Pending, RunId, TaskId};
+use bide_core::{Event, Graph, Outcome, RunId, TaskId};
 use bide_store::{Lease, Store, StoreError};
 use bide_sync::{Mutex, RwLock};
 
 use crate::clock::Clock;
 use crate::closed::Closed;
-use crate::commit::{Committer, Done};
 use crate::host::{Dispatch, Host};
 use crate::ids::{IdMaker, seed};
+use crate::ledger::{Ledger, QueuedEvent};
 use crate::runs::registry::{RegisteredWorkflow, RegisteredWorkflows};
 use crate::runs::run::Run;
 use crate::runs::settled::{Settled, Settlement};
@@ -43,10 +43,8 @@ pub struct Engine<H: Host> {
     store: RwLock<Arc<dyn Store>>,
     pub(crate) dispatch: H::Dispatch,
     pub(crate) timers: Arc<Timers>,
-    pub(crate) committer: Committer<H>,
-    /// The commit gate: whoever holds it applies events, commits and releases effects, so that no run is ever ahead
-    /// of its rows by more than the one batch, and batches arise in the order in which they are committed.
-    pub(crate) gate: Mutex<Pending<Arc<Run<H>>>>,
+    /// The way to the store's writes of runs.
+    pub(crate) ledger: Ledger<H>,
     pub(crate) lease: RwLock<Lease>,
     pub(crate) workflows: RwLock<RegisteredWorkflows<H>>,
     pub(crate) runs: Mutex<HashMap<RunRowId, Arc<Run<H>>>>,
@@ -123,7 +121,7 @@ impl<H: Host> Engine<H> {
         let timers = Arc::clone(&self.timers);
         self.spawn("bide-timer", move || timers.run())?;
         let this = Arc::clone(self);
-        self.spawn("bide-commit", move || this.run_committer())?;
+        self.spawn("bide-commit", move || this.ledger.run_committer(&this))?;
         let this = Arc::clone(self);
         self.spawn("bide-lease", move || this.run_lease_service())?;
         let this = Arc::clone(self);
@@ -146,8 +144,7 @@ impl<H: Host> Engine<H> {
         lease_service.lasts_from(now);
         Ok(Arc::new(Self {
             timers: Timers::new(Arc::clone(&clock)),
-            committer: Committer::new(),
-            gate: Mutex::new(Pending::default()),
+            ledger: Ledger::new(Arc::clone(&clock)),
             lease: RwLock::new(lease),
             workflows: RwLock::default(),
             runs: Mutex::default(),
@@ -283,7 +280,7 @@ impl<H: Host> Engine<H> {
         self.stopped.set(Settlement::Broken(Box::new(error.clone()))).is_ok()
     }
 
-    /// Second half of it, without the gate.
+    /// Second half of it, without the commit lock.
     pub(crate) fn tell_of_break_down(self: &Arc<Self>, error: &StoreError, first: bool) {
         if first {
             self.tell_of_stop(&Settlement::Broken(Box::new(error.clone())), &error.to_string());
@@ -320,11 +317,11 @@ impl<H: Host> Engine<H> {
         self.begin_close();
         // The threads first: what one of them has in its hands is committed before the engine counts as stopped.
         self.stop_threads();
-        self.flush();
+        self.ledger.flush(self);
         self.suspend_entered();
         {
-            // Whoever commits holds the gate: once this is set nobody does, so that the lease is given back last.
-            let _gate = self.gate.lock();
+            // Whoever commits holds the commit lock: once this is set nobody does, so that the lease is given back last.
+            let _lock = self.ledger.lock();
             let _ = self.stopped.set(Settlement::Closed);
         }
         if self.left.swap(true, Ordering::AcqRel) {
@@ -350,11 +347,11 @@ impl<H: Host> Engine<H> {
         let mut events = Vec::new();
         for run in runs {
             let entered = run.state.lock().entered();
-            events.extend(entered.into_iter().map(|(task, attempt)| Done {
+            events.extend(entered.into_iter().map(|(task, attempt)| QueuedEvent {
                 run: Arc::clone(&run),
                 event: Event::Ended { task, attempt, outcome: Outcome::Suspended },
                 at,
-                reply: None,
+                completion: None,
             }));
         }
         self.commit(&mut events, &mut Vec::new());
@@ -362,7 +359,7 @@ impl<H: Host> Engine<H> {
 
     fn stop_threads(&self) {
         self.timers.stop();
-        self.committer.stop();
+        self.ledger.stop_committer();
         self.lease_service.stop();
         self.store().interrupt_waits();
         self.retention_service.stop();

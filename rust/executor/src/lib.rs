@@ -7,7 +7,6 @@
 
 mod clock;
 mod closed;
-mod commit;
 #[cfg(feature = "testing")]
 pub mod drive;
 mod engine;
@@ -15,6 +14,7 @@ mod engine;
 pub mod failpoint;
 mod host;
 mod ids;
+mod ledger;
 #[doc(hidden)]
 pub mod panic;
 mod runs;

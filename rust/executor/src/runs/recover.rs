@@ -7,9 +7,9 @@ use bide_core::record::RunUpdate;
 use bide_core::{BlockReason, DecodeError, Event, Failure, RunState, RunStatus, Write, recover};
 use bide_store::{Lease, Standing, StoreError};
 
-use crate::commit::Done;
 use crate::engine::{Engine, Level};
 use crate::host::Host;
+use crate::ledger::QueuedEvent;
 use crate::runs::registry::RegisteredWorkflow;
 use crate::runs::run::{Inputs, Run};
 use crate::runs::submit::Wanted;
@@ -128,7 +128,7 @@ impl<H: Host> Engine<H> {
             for id in claimed {
                 match self.revive(workflow, lease, id) {
                     Ok(Some(run)) => {
-                        begin.push(Done { run, event: Event::Begin, at: self.clock.now(), reply: None });
+                        begin.push(QueuedEvent { run, event: Event::Begin, at: self.clock.now(), completion: None });
                     }
                     Ok(None) => {}
                     // The others are claimed too: they must begin all the same.

@@ -8,9 +8,9 @@ use bide_core::{Event, RunId, RunState, Value, pack};
 use bide_sched::counts;
 use bide_store::{Creation, Lease, StoreError};
 
-use crate::commit::Done;
 use crate::engine::Engine;
 use crate::host::{Dispatch, Host};
+use crate::ledger::QueuedEvent;
 use crate::runs::registry::RegisteredWorkflow;
 use crate::runs::run::{Inputs, Run};
 use crate::runs::settled::{Settled, Settlement};
@@ -161,7 +161,7 @@ impl<H: Host> Engine<H> {
                 None => {
                     let run = if run.id == row.id { run } else { Run::renamed(run, state(row.id)) };
                     self.adopt(&run);
-                    begin.push(Done { run: Arc::clone(&run), event: Event::Begin, at: now, reply: None });
+                    begin.push(QueuedEvent { run: Arc::clone(&run), event: Event::Begin, at: now, completion: None });
                     made.push(Ok(run));
                 }
             }
@@ -282,11 +282,11 @@ impl<H: Host> Engine<H> {
             Some(Settlement::Panicked(_) | Settlement::Elsewhere | Settlement::NotHere(_)) | None => {}
         }
         if run.settled.get().is_none()
-            && let Some(_gate) = self.gate.try_lock_for(PATIENCE)
+            && let Some(_lock) = self.ledger.try_lock_for(PATIENCE)
             && self.stopped().is_none()
             && run.settled.get().is_none()
         {
-            // Whoever commits holds the gate: what is in memory now is in the store.
+            // Whoever commits holds the commit lock: what is in memory now is in the store.
             return Ok(run.snapshot());
         }
         self.store().load(run.id).map(|stored| stored.unwrap_or_else(|| run.snapshot()))

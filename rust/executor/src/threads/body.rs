@@ -15,9 +15,9 @@ use bide_core::run::Entered;
 use bide_core::{Event, Failure, PollPolicy, StepArguments, TaskRef, Time, Value};
 use bide_sync::Mutex;
 
-use crate::commit::Lost;
 use crate::engine::Engine;
 use crate::host::{Attached, Host};
+use crate::ledger::Lost;
 use crate::runs::run::Run;
 use crate::threads::limit::Limit;
 use crate::threads::pool::{Executing, Parker, Permit, Pool};

@@ -16,9 +16,9 @@ use bide_sched::{Queue, RETRY_THREAD_AFTER};
 use bide_sync::{Condvar, Mutex};
 
 use crate::clock::At;
-use crate::commit::Done;
 use crate::engine::{Engine, Level};
 use crate::host::{Attached, Gate, Host, Polled};
+use crate::ledger::QueuedEvent;
 use crate::threads::pool::Pool;
 
 /// Polls that are due within so long are taken one after the other without a sleep.
@@ -343,7 +343,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
         mut item: Item<H>,
         cx: &mut C,
         now: &mut Duration,
-    ) -> Option<Done<H>> {
+    ) -> Option<QueuedEvent<H>> {
         let gate = &item.gate;
         if !gate.is_awaited() {
             gates.polled(me, None);
@@ -371,14 +371,14 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
         gate: &Gate<H>,
         result: Result<Value, Failure>,
         cx: &mut C,
-    ) -> Option<Done<H>> {
+    ) -> Option<QueuedEvent<H>> {
         let key = gate.spec().map(GateSpec::key)?;
         let retry = match &result {
             Err(failure) if cx.retries(gate, failure) => Some(Retry { random: self.random() }),
             _ => None,
         };
         let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, proved: true, retry };
-        Some(Done { run: Arc::clone(&gate.run), event, at: self.clock.now(), reply: None })
+        Some(QueuedEvent { run: Arc::clone(&gate.run), event, at: self.clock.now(), completion: None })
     }
 }
 

@@ -130,7 +130,7 @@ impl<H: Host> Alarm for Limit<H> {
         let retry = retried.then(|| Retry { random: self.engine.random() });
         let outcome = Outcome::Failed { failure, retry };
         let event = Event::Ended { task: self.task, attempt: self.attempt, outcome };
-        self.engine.leave(Arc::clone(&self.run), event);
+        self.engine.enqueue(Arc::clone(&self.run), event);
     }
 }
 

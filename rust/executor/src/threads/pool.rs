@@ -7,9 +7,9 @@ use std::time::Duration;
 use bide_core::{Event, TaskRef, Time};
 use bide_sched::Upcalls;
 
-use crate::commit::Group;
 use crate::engine::{Engine, Level};
 use crate::host::{Dispatch, Gate, Host, Ready};
+use crate::ledger::Group;
 use crate::runs::run::Run;
 use crate::services::timers::Alarm;
 use crate::threads::gates::Gates;
@@ -142,7 +142,7 @@ impl<H: Host> Upcalls for Engine<H> {
     }
 
     fn look_after(&self, group: &Arc<Group<H>>) {
-        self.committer.look_after(Arc::clone(group));
+        self.ledger.look_after(Arc::clone(group));
     }
 
     fn is_empty(group: &Group<H>) -> bool {
@@ -155,7 +155,7 @@ impl<H: Host> Upcalls for Engine<H> {
 
     fn show_start(&self, body: Executing<H>) {
         let Executing { run, task, attempt } = body;
-        self.leave(run, Event::Started { task, attempt });
+        self.enqueue(run, Event::Started { task, attempt });
     }
 
     fn set_blocked(job: &Ready<H>, by: Option<String>) {

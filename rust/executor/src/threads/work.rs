@@ -7,10 +7,10 @@ use bide_core::{Event, Outcome};
 use bide_sched::WorkerThread;
 
 use crate::clock::LastSeen;
-use crate::commit::Done;
 use crate::engine::Engine;
 use crate::failpoint::{self, Failpoint};
 use crate::host::{Attached, Call, Host, Ready, Worker};
+use crate::ledger::QueuedEvent;
 use crate::threads::body::BodyCx;
 use crate::threads::limit::Limit;
 use crate::threads::pool::{Executing, Parker, Permit, Pool};
@@ -90,7 +90,7 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> WorkerThread<Engine<H>> for Thre
             return Some(permit);
         };
         if !permit.group().is_empty() {
-            self.engine.committer.arm();
+            self.engine.ledger.arm();
         }
         let executing = Executing { run: Arc::clone(&run), task, attempt: entered.attempt };
         workers.body_starts(&permit, executing, now);
@@ -124,7 +124,7 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> WorkerThread<Engine<H>> for Thre
         }
         let event = Event::Ended { task, attempt: entered.attempt, outcome };
         let Some(permit) = kept else {
-            self.engine.leave(run, event);
+            self.engine.enqueue(run, event);
             return None;
         };
         workers.body_stops(&permit);
@@ -133,7 +133,7 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> WorkerThread<Engine<H>> for Thre
         self.seen.see(at, now);
         // While its end is not committed a marked body's mark stands: the next body may kill the process, and this
         // one's run would be suspected of it.
-        if permit.group().push(Done { run, event, at, reply: None }, now) || entered.mark {
+        if permit.group().push(QueuedEvent { run, event, at, completion: None }, now) || entered.mark {
             self.commit(&permit);
         }
         drop(turn);

@@ -13,8 +13,8 @@ use super::context::TaskContext;
 use super::dispatch::Stage;
 use super::lane::Lane;
 use super::workflow::Closures;
-use crate::commit::Done;
 use crate::engine::Engine;
+use crate::ledger::QueuedEvent;
 use crate::runs::run::Run;
 
 /// The wall clock is looked at again at least so often.
@@ -183,10 +183,10 @@ impl BodyState {
 
     async fn commit(&self, call: &Call, event: Event) -> Fed {
         let opens = matches!(event, Event::Opened { .. });
-        let (reply, outcome) = oneshot::channel();
+        let (completion, outcome) = oneshot::channel();
         let engine = self.engine();
         let (run, at) = (Arc::clone(&self.run), engine.clock.now());
-        engine.hand_in(Done { run, event, at, reply: Some(reply) });
+        engine.hand_in(QueuedEvent { run, event, at, completion: Some(completion) });
         match outcome.await {
             Ok(Ok(())) if opens => {
                 Fed::Committed { deadline: self.run.state.lock().deadline(self.task.ix, call.key()) }

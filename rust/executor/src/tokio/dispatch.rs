@@ -15,9 +15,9 @@ use tokio::sync::{Notify, oneshot, watch};
 use super::gate;
 use super::lane::Lane;
 use super::workflow::Closures;
-use crate::commit::{Done, Group};
 use crate::engine::Engine;
 use crate::host::{Dispatch, Gate, Ready};
+use crate::ledger::{Group, QueuedEvent};
 
 /// The dispatcher of closures.
 pub struct OnTokio {
@@ -313,9 +313,9 @@ impl Dispatch<Closures> for OnTokio {
 impl Engine<Closures> {
     /// Hands in what a body came to. Never blocks for long: with a store that blocks, the committer thread commits it
     /// with all else that has gathered meanwhile.
-    pub(super) fn hand_in(self: &Arc<Self>, done: Done<Closures>) {
+    pub(super) fn hand_in(self: &Arc<Self>, done: QueuedEvent<Closures>) {
         if self.dispatch.store_blocks {
-            self.committer.leave(done);
+            self.ledger.enqueue(done);
             return;
         }
         self.dispatch.group.push(done, self.clock.steady());
@@ -333,18 +333,18 @@ impl Engine<Closures> {
 
     /// As [`Engine::hand_in`], by a lane between two bodies, which commits it with others before it ends; what may
     /// start by that is left to it.
-    pub(super) fn hand_in_and_go_on(self: &Arc<Self>, done: Done<Closures>, ready: &mut Vec<Ready<Closures>>) {
+    pub(super) fn hand_in_and_go_on(self: &Arc<Self>, done: QueuedEvent<Closures>, ready: &mut Vec<Ready<Closures>>) {
         if self.dispatch.store_blocks {
-            self.committer.put_down(done);
-            if !self.dispatch.commits_itself(|| self.commit_left(ready)) {
-                self.committer.wake();
+            self.ledger.enqueue_quietly(done);
+            if !self.dispatch.commits_itself(|| self.ledger.commit_inbox(self, ready)) {
+                self.ledger.wake_committer();
             }
             return;
         }
         if self.dispatch.group.push(done, self.clock.steady()) {
             self.commit_group(&self.dispatch.group, ready);
         } else {
-            self.committer.arm();
+            self.ledger.arm();
         }
     }
 }

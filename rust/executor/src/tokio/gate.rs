@@ -13,9 +13,9 @@ use super::dispatch::Stage;
 use super::lane::{Caught, is_sure_of_lease};
 use super::wait::{Answer, stored_time};
 use super::workflow::{BoxFuture, Closures};
-use crate::commit::Done;
 use crate::engine::Engine;
 use crate::host::{self, Polled};
+use crate::ledger::QueuedEvent;
 
 pub(super) type GateCondition = Box<dyn Fn(Scope) -> BoxFuture<'static, Polled> + Send + Sync>;
 
@@ -146,7 +146,7 @@ pub(super) async fn watch(engine: Arc<Engine<Closures>>, gate: host::Gate<Closur
         _ => None,
     };
     let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, proved: true, retry };
-    engine.hand_in(Done { run, event, at: engine.clock.now(), reply: None });
+    engine.hand_in(QueuedEvent { run, event, at: engine.clock.now(), completion: None });
 }
 
 /// What a condition's value that cannot be stored is taken for.

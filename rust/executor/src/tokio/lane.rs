@@ -21,9 +21,9 @@ use super::context::{Scope, TaskContext};
 use super::dispatch::{Passed, Slot, Stage};
 use super::error::{Ended, TaskError};
 use super::workflow::{BoxFuture, Closures};
-use crate::commit::Done;
 use crate::engine::Engine;
 use crate::host::Ready;
+use crate::ledger::QueuedEvent;
 use crate::runs::run::Run;
 
 /// So many bodies are executed before other tasks of the runtime have a turn.
@@ -145,7 +145,7 @@ impl Lane {
             return;
         }
         let at = engine.clock.now();
-        engine.hand_in_and_go_on(Done { run, event, at, reply: None }, fresh);
+        engine.hand_in_and_go_on(QueuedEvent { run, event, at, completion: None }, fresh);
     }
 
     /// A lease that has run out is renewed before anything starts; off the runtime's threads, because that may block.
@@ -175,7 +175,7 @@ impl Lane {
         // One that is deferred has a row already.
         if self.holds_slot(turn) {
             let (event, at) = (Event::Started { task, attempt }, self.engine.clock.now());
-            self.engine.hand_in(Done { run: Arc::clone(run), event, at, reply: None });
+            self.engine.hand_in(QueuedEvent { run: Arc::clone(run), event, at, completion: None });
         }
         tokio::select! {
             biased;
@@ -209,9 +209,9 @@ impl Lane {
 
     /// Commits an event and waits for that. False if it is lost.
     async fn commit_now(&self, run: &Arc<Run<Closures>>, event: Event) -> bool {
-        let (reply, committed) = oneshot::channel();
+        let (completion, committed) = oneshot::channel();
         let at = self.engine.clock.now();
-        self.engine.hand_in(Done { run: Arc::clone(run), event, at, reply: Some(reply) });
+        self.engine.hand_in(QueuedEvent { run: Arc::clone(run), event, at, completion: Some(completion) });
         matches!(committed.await, Ok(Ok(())))
     }
 }

@@ -28,7 +28,7 @@
 //! ```
 //!
 //! Here is what a closure is called with and how it gets to execute. What happens next is core's business, when it
-//! is committed the engine's (`commit.rs`).
+//! is committed the engine's (`ledger/`).
 
 mod body;
 mod codec;

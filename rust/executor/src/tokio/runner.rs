@@ -85,7 +85,7 @@ impl RunnerBuilder {
         }
         let dispatch = OnTokio::new(runtime, self.slots, self.store.blocks());
         let engine = Engine::<Closures>::start_with(self.store, self.clock, dispatch, self.log, self.retention)?;
-        engine.committer.look_after(Arc::clone(&engine.dispatch.group));
+        engine.ledger.look_after(Arc::clone(&engine.dispatch.group));
         Ok(Runner { engine })
     }
 
@@ -100,7 +100,7 @@ impl RunnerBuilder {
         let dispatch = OnTokio::new(runtime, self.slots, self.store.blocks());
         let driver = Driver::<Closures>::open_with(self.store, self.clock, dispatch, self.log, seed, self.retention)?;
         let engine = Arc::clone(driver.engine());
-        engine.committer.look_after(Arc::clone(&engine.dispatch.group));
+        engine.ledger.look_after(Arc::clone(&engine.dispatch.group));
         Ok((Runner { engine }, driver))
     }
 }

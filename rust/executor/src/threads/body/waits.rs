@@ -11,8 +11,8 @@ use bide_core::{Event, Time, Value};
 use bide_sched::{PollNo, Woken};
 
 use super::{BodyCx, Condition};
-use crate::commit::Lost;
 use crate::host::{Attached, Host};
+use crate::ledger::Lost;
 use crate::threads::limit::Limit;
 use crate::threads::pool::Pool;
 

@@ -1,0 +1,89 @@
+//! Results that gather on a slot, so that one transaction serves many.
+//!
+//! A group is committed by the thread that made it (its work is done, 64 have gathered, or the oldest is 1 ms old), or
+//! by the committer thread, behind a body that runs on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bide_core::{Event, Refused, Time};
+use bide_sync::Mutex;
+
+use crate::host::Host;
+use crate::runs::run::Run;
+
+/// A group is committed when it has this many results.
+const FULL: usize = 64;
+
+/// A result waits at most this long for others.
+pub(super) const PATIENCE: Duration = Duration::from_millis(1);
+
+/// An event on its way to the store.
+pub(crate) struct QueuedEvent<H: Host> {
+    /// The run that it happened to.
+    pub(crate) run: Arc<Run<H>>,
+    /// What happened.
+    pub(crate) event: Event,
+    /// When it happened.
+    pub(crate) at: Time,
+    /// Who awaits its outcome, if anybody does.
+    pub(crate) completion: Option<Completion>,
+}
+
+/// The completion channel of an event: gets its outcome once that is committed. Dropped unsent if the engine stops
+/// before.
+pub(crate) type Completion = tokio::sync::oneshot::Sender<Result<(), Refused>>;
+
+/// The results that have gathered on one slot; of closures in memory, on all.
+pub struct Group<H: Host>(Mutex<Gathered<H>>);
+
+struct Gathered<H: Host> {
+    /// In the order in which they came.
+    items: Vec<QueuedEvent<H>>,
+    /// The emptied memory of the last commit. It stays with the slot, because a thread may park for long.
+    spare: Vec<QueuedEvent<H>>,
+    /// When the oldest came, in steady time.
+    since: Duration,
+}
+
+impl<H: Host> Default for Group<H> {
+    fn default() -> Self {
+        Self(Mutex::new(Gathered { items: Vec::with_capacity(FULL), spare: Vec::new(), since: Duration::ZERO }))
+    }
+}
+
+impl<H: Host> Group<H> {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Adds a result; true if the group should be committed now.
+    pub(crate) fn push(&self, result: QueuedEvent<H>, now: Duration) -> bool {
+        let mut gathered = self.0.lock();
+        if gathered.items.is_empty() {
+            gathered.since = now;
+        }
+        gathered.items.push(result);
+        gathered.items.len() >= FULL || now.saturating_sub(gathered.since) >= PATIENCE
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.lock().items.is_empty()
+    }
+
+    /// Takes what has gathered.
+    pub(super) fn take(&self) -> Vec<QueuedEvent<H>> {
+        let gathered = &mut *self.0.lock();
+        std::mem::replace(&mut gathered.items, std::mem::take(&mut gathered.spare))
+    }
+
+    /// Gives back the memory of what was taken.
+    pub(super) fn give_back(&self, emptied: Vec<QueuedEvent<H>>) {
+        self.0.lock().spare = emptied;
+    }
+
+    pub(super) fn is_older_than(&self, age: Duration, now: Duration) -> bool {
+        let gathered = self.0.lock();
+        !gathered.items.is_empty() && now.saturating_sub(gathered.since) >= age
+    }
+}
