@@ -1,4 +1,4 @@
-//! Who executes now: slots, pacing, parking and work queues.
+//! Who executes now: slots, pacing, parking and work queues; and who leads, where threads act for each other.
 //!
 //! A [`Pool`] of worker threads executes jobs of an engine that it knows by the [`Upcalls`] trait alone: it has no
 //! store, no runs and no log of its own. What is decided (who gets a slot, whose poll it is) is decided by [`Slots`] and
@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod counts;
+pub mod leader;
 pub mod pacer;
 mod pool;
 mod queue;

@@ -4,9 +4,12 @@
 //! body's way through a wait. Stand-ins are the deques ([`deque`]) and the engine above ([`engine`]), whose bodies say
 //! what a model is about.
 //!
+//! And the queue of leaders and followers, by itself.
+//!
 //! Not here: the committer's sleep, the timer thread's order, async lanes.
 
 pub(crate) mod deque;
 mod engine;
 mod hand_off;
+mod leader;
 mod polls;

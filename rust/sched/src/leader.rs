@@ -1,0 +1,155 @@
+//! Who leads: of the threads that want something done which only one can do at a time, the first does it. Those that
+//! come meanwhile wait, and the next leader does it for all of them at once.
+//!
+//! What is done is not known here. A request goes in, is worked on by whichever thread leads, and comes back to the
+//! thread that it belongs to.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::counts;
+use crate::sync::{Condvar, Mutex};
+
+/// Where requests wait for a leader.
+pub struct LeaderQueue<T>(Mutex<State<T>>);
+
+struct State<T> {
+    /// A thread leads, or is about to: it has been made the next leader.
+    led: bool,
+    /// Requests that the next leader works on, in the order in which they came. Empty while nobody leads.
+    waiting: VecDeque<(T, Arc<Follower<T>>)>,
+}
+
+/// Where a thread waits that does not lead.
+struct Follower<T> {
+    reply: Mutex<Option<Reply<T>>>,
+    changed: Condvar,
+}
+
+/// What a follower wakes to.
+enum Reply<T> {
+    /// It leads now, with its own request.
+    Lead(T),
+    /// A leader has worked on its request.
+    Done(T),
+}
+
+/// What a thread that came with a request has to do.
+pub enum Turn<'a, T> {
+    /// It works on its own request and on those of the followers.
+    Lead(Leader<'a, T>),
+    /// Another thread has worked on its request.
+    Done(T),
+}
+
+/// The requests of a group, and the right to work on them. However it is dropped, the next leader is woken and each
+/// follower gets its request back.
+pub struct Leader<'a, T> {
+    /// `None` once another thread leads, or if the thread did not queue.
+    queue: Option<&'a LeaderQueue<T>>,
+    /// The leader's own request. `None` only while this is taken apart.
+    own: Option<T>,
+    followers: VecDeque<(T, Arc<Follower<T>>)>,
+}
+
+impl<T> Default for LeaderQueue<T> {
+    fn default() -> Self {
+        Self(Mutex::new(State { led: false, waiting: VecDeque::new() }))
+    }
+}
+
+impl<T> LeaderQueue<T> {
+    /// Brings a request. Blocks while another thread leads.
+    pub fn enter(&self, request: T) -> Turn<'_, T> {
+        let follower = {
+            let mut state = self.0.lock();
+            if !state.led {
+                state.led = true;
+                return Turn::Lead(Leader { queue: Some(self), own: Some(request), followers: VecDeque::new() });
+            }
+            let follower = Arc::new(Follower { reply: Mutex::new(None), changed: Condvar::new() });
+            state.waiting.push_back((request, Arc::clone(&follower)));
+            follower
+        };
+        match follower.wait() {
+            Reply::Lead(own) => {
+                let followers = std::mem::take(&mut self.0.lock().waiting);
+                Turn::Lead(Leader { queue: Some(self), own: Some(own), followers })
+            }
+            Reply::Done(request) => Turn::Done(request),
+        }
+    }
+}
+
+impl<T> Follower<T> {
+    fn wait(&self) -> Reply<T> {
+        let mut reply = self.reply.lock();
+        loop {
+            match reply.take() {
+                Some(reply) => return reply,
+                None => self.changed.wait(&mut reply),
+            }
+        }
+    }
+
+    fn wake(&self, reply: Reply<T>) {
+        *self.reply.lock() = Some(reply);
+        counts::add_wake();
+        self.changed.notify_one();
+    }
+}
+
+impl<T> Leader<'_, T> {
+    /// A leader of its own request alone, which does not queue.
+    pub fn alone(request: T) -> Self {
+        Self { queue: None, own: Some(request), followers: VecDeque::new() }
+    }
+
+    /// The requests of the group, the leader's own first.
+    pub fn requests(&self) -> impl Iterator<Item = &T> {
+        self.own.iter().chain(self.followers.iter().map(|(request, _)| request))
+    }
+
+    /// As [`Leader::requests`], to work on.
+    pub fn requests_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.own.iter_mut().chain(self.followers.iter_mut().map(|(request, _)| request))
+    }
+
+    /// The request of this number, in the order of [`Leader::requests`].
+    pub fn request_mut(&mut self, number: usize) -> Option<&mut T> {
+        match number.checked_sub(1) {
+            None => self.own.as_mut(),
+            Some(number) => self.followers.get_mut(number).map(|(request, _)| request),
+        }
+    }
+
+    /// Makes the first thread that has come meanwhile the next leader, or nobody if none has.
+    pub fn pass_on(&mut self) {
+        let Some(queue) = self.queue.take() else { return };
+        let next = {
+            let mut state = queue.0.lock();
+            let next = state.waiting.pop_front();
+            state.led = next.is_some();
+            next
+        };
+        if let Some((request, follower)) = next {
+            follower.wake(Reply::Lead(request));
+        }
+    }
+
+    /// Passes the lead on, gives the followers their requests back, and answers the leader's own.
+    #[must_use]
+    pub fn end(mut self) -> T {
+        self.own.take().unwrap_or_else(|| unreachable!("a leader ends once"))
+    }
+}
+
+impl<T> Drop for Leader<'_, T> {
+    fn drop(&mut self) {
+        // The next leader first: it has work to do, while followers go on with theirs.
+        self.pass_on();
+        for (request, follower) in self.followers.drain(..) {
+            follower.wake(Reply::Done(request));
+        }
+    }
+}
