@@ -4,7 +4,7 @@
 //! only after what it depends on is committed") and 6 ("a result is reported only when it is committed").
 
 use crate::event::{Effect, Event, Refused};
-use crate::record::{Batch, Committed};
+use crate::record::{Batch, Committed, RunRowId};
 use crate::run::RunState;
 use crate::time::Time;
 
@@ -58,6 +58,15 @@ impl<R: Clone> Pending<R> {
         self.batch.clear();
         self.silent.clear();
         self.held.drain(..)
+    }
+
+    /// Drops what was applied to some runs, as if it had not been: they were not created. `row_of` returns a run's row
+    /// number, and `rows` are sorted.
+    pub fn forget(&mut self, rows: &[RunRowId], row_of: impl Fn(&R) -> RunRowId) {
+        let stays = |row: RunRowId| rows.binary_search(&row).is_err();
+        self.batch.retain(|write| stays(write.run()));
+        self.held.retain(|(run, _)| stays(row_of(run)));
+        self.silent.retain(|run| stays(row_of(run)));
     }
 
     /// Drops batch and effects after a failed commit, or one of unknown outcome. Returns every run to which an event

@@ -144,7 +144,7 @@ impl<H: Host> Engine<H> {
         lease_service.lasts_from(now);
         Ok(Arc::new(Self {
             timers: Timers::new(Arc::clone(&clock)),
-            ledger: Ledger::new(Arc::clone(&clock)),
+            ledger: Ledger::new(Arc::clone(&clock), store.blocks()),
             lease: RwLock::new(lease),
             workflows: RwLock::default(),
             runs: Mutex::default(),

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{Batch, Committed};
-use bide_core::{Effect, Event, Pending, Refused, Time};
+use bide_core::record::{Batch, Committed, NewRun, RunRowId};
+use bide_core::{Effect, Event, Pending, Refused};
 use bide_sched::counts;
-use bide_store::{Lease, Store, StoreError};
+use bide_sched::leader::{Leader, LeaderQueue, Turn};
+use bide_store::{Commit, CommitId, Creation, Lease, Store, StoreError};
 use bide_sync::{Mutex, MutexGuard};
+use smallvec::SmallVec;
 
 use super::committer::Committer;
-use super::group::{Completion, Group, QueuedEvent};
+use super::group::{Group, QueuedEvent};
+use super::request::{Outcome, Request};
 use crate::clock::Clock;
 use crate::failpoint::{self, Failpoint};
 use crate::host::{Host, Ready};
@@ -66,6 +69,9 @@ pub(crate) trait Upcalls<H: Host>: Send + Sync {
     /// Another runner has fenced this lease.
     fn fenced(self: &Arc<Self>, lease: Lease);
 
+    /// This run is created, and executed here from now on.
+    fn adopt(&self, run: &Arc<Run<H>>);
+
     /// These runs were lost with an earlier lease: callers are to look for them elsewhere.
     fn release(&self, lost: Vec<Arc<Run<H>>>);
 
@@ -76,11 +82,17 @@ pub(crate) trait Upcalls<H: Host>: Send + Sync {
     fn dispatch(self: &Arc<Self>, ready: &mut Vec<Ready<H>>);
 }
 
+/// A run, and the number of the request in its group whose event it is.
+type Tagged<H> = (Arc<Run<H>>, usize);
+
 /// The way to the store's writes.
 pub(crate) struct Ledger<H: Host> {
     /// The commit lock: its holder applies events, commits and takes the effects, so that no run is ever ahead of its
     /// rows by more than the one batch, and batches arise in the order in which they are committed.
-    commit_lock: Mutex<Pending<Arc<Run<H>>>>,
+    commit_lock: Mutex<Pending<Tagged<H>>>,
+    /// Where threads wait while another one commits, for the next to commit for all of them. `None` for a store that
+    /// does not block: to wait for the lock takes less time there.
+    queue: Option<LeaderQueue<Request<H>>>,
     /// What is committed by the committer thread.
     pub(super) committer: Committer<H>,
     /// When a body's own events happen, and how old groups are.
@@ -89,12 +101,18 @@ pub(crate) struct Ledger<H: Host> {
 
 /// The commit lock, held: nobody commits, and what is in memory is in the store.
 pub(crate) struct CommitLock<'a, H: Host>(
-    #[expect(dead_code, reason = "held for its drop")] MutexGuard<'a, Pending<Arc<Run<H>>>>,
+    #[expect(dead_code, reason = "held for its drop")] MutexGuard<'a, Pending<Tagged<H>>>,
 );
 
 impl<H: Host> Ledger<H> {
-    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { commit_lock: Mutex::new(Pending::default()), committer: Committer::new(), clock }
+    /// `blocks`: what [`Store::blocks`] says.
+    pub(crate) fn new(clock: Arc<dyn Clock>, blocks: bool) -> Self {
+        Self {
+            commit_lock: Mutex::new(Pending::default()),
+            queue: blocks.then(LeaderQueue::default),
+            committer: Committer::new(),
+            clock,
+        }
     }
 
     /// Keeps everybody from committing while the answer lives. Blocks for a commit under way.
@@ -115,7 +133,9 @@ impl<H: Host> Ledger<H> {
         items: &mut Vec<QueuedEvent<H>>,
         ready: &mut Vec<Ready<H>>,
     ) {
-        let _ = self.commit_with(engine, items, None, ready);
+        if !items.is_empty() {
+            let _ = self.commit_with(engine, items, None, ready);
+        }
     }
 
     /// Commits a body's own event (after what has gathered on its slot). Blocks.
@@ -146,6 +166,47 @@ impl<H: Host> Ledger<H> {
         group.give_back(items);
     }
 
+    /// Creates runs and has them begin, in one commit: all that do not exist, or none. The rows come back whatever
+    /// happens. Without `begin` they begin later. Blocks.
+    ///
+    /// # Errors
+    /// From the store; then none is created (`Unknown`: they may be).
+    pub(crate) fn create(
+        &self,
+        engine: &Arc<impl Upcalls<H>>,
+        lease: Lease,
+        rows: &mut Vec<NewRun>,
+        runs: &[Arc<Run<H>>],
+        begin: bool,
+        ready: &mut Vec<Ready<H>>,
+    ) -> Result<Vec<Creation>, StoreError> {
+        let begins = runs.iter().filter(|_| begin).map(|run| QueuedEvent {
+            run: Arc::clone(run),
+            event: Event::Begin,
+            at: run.created_at,
+            completion: None,
+        });
+        let request = Request::create(lease, std::mem::take(rows), begins.collect());
+        let Request { creates, mut outcome, .. } = self.perform(engine, request);
+        let closed = || StoreError::Closed { store: engine.store().name().to_owned() };
+        let Some(creates) = creates else { return Err(closed()) };
+        *rows = creates.rows;
+        let creations = creates.creations.unwrap_or_else(|| Err(closed()))?;
+        if creations.iter().any(Creation::prevents_all) {
+            return Ok(creations);
+        }
+        let created = || runs.iter().zip(&creations).filter(|(_, creation)| **creation == Creation::Created);
+        created().for_each(|(run, _)| engine.adopt(run));
+        // Adopted before this is asked: a lease that is lost from here on takes them with it.
+        if engine.lease() == lease {
+            ready.append(&mut outcome.ready);
+            let _ = self.carry_out(engine, outcome);
+        } else {
+            engine.release(created().map(|(run, _)| Arc::clone(run)).collect());
+        }
+        Ok(creations)
+    }
+
     fn commit_with(
         &self,
         engine: &Arc<impl Upcalls<H>>,
@@ -153,95 +214,223 @@ impl<H: Host> Ledger<H> {
         own: Option<(&Arc<Run<H>>, Event)>,
         ready: &mut Vec<Ready<H>>,
     ) -> Result<(), Lost> {
-        let mut rest: Vec<(Arc<Run<H>>, Effect)> = Vec::new();
-        let mut completions: Vec<(Completion, Result<(), Refused>)> = Vec::new();
-        let mut lost = Vec::new();
-        let mut own_outcome = Ok(());
-        let mut pending = self.commit_lock.lock();
+        let own = own.map(|(run, event)| (Arc::clone(run), event));
+        let request = Request::new(std::mem::take(items), own, std::mem::take(ready));
+        let Request { events, mut outcome, .. } = self.perform(engine, request);
+        *items = events;
+        *ready = std::mem::take(&mut outcome.ready);
+        self.carry_out(engine, outcome)
+    }
+
+    /// Carries out what came of a request, on the requester's thread.
+    fn carry_out(&self, engine: &Arc<impl Upcalls<H>>, outcome: Outcome<H>) -> Result<(), Lost> {
+        for (run, effect) in outcome.effects {
+            engine.carry_out(run, effect);
+        }
+        engine.release(outcome.lost);
+        for (completion, result) in outcome.completions {
+            // A receiver that is gone does not need it.
+            let _ = completion.send(result);
+        }
+        outcome.own
+    }
+
+    /// Has a request committed: by this thread, or with others by the thread that leads.
+    fn perform(&self, engine: &Arc<impl Upcalls<H>>, request: Request<H>) -> Request<H> {
+        let mut leader = match &self.queue {
+            None => Leader::alone(request),
+            Some(queue) => match queue.enter(request) {
+                Turn::Lead(leader) => leader,
+                Turn::Done(request) => return request,
+            },
+        };
+        let failed = self.lead(engine, &mut leader);
+        leader.pass_on();
+        // Followers go on once everybody knows of a failure.
+        match failed {
+            None => {}
+            Some(Failed::Stopped(error)) => engine.report_stop(&error),
+            Some(Failed::Fenced(lease)) => engine.fenced(lease),
+        }
+        leader.end()
+    }
+
+    /// Commits the requests of a group in one batch, with the commit lock held.
+    fn lead(&self, engine: &Arc<impl Upcalls<H>>, group: &mut Leader<'_, Request<H>>) -> Option<Failed> {
+        let pending = &mut *self.commit_lock.lock();
         if engine.is_stopped() {
-            items.clear();
-            return Err(Lost::Stopped);
+            group.requests_mut().for_each(Request::forget);
+            return None;
         }
         let lease = engine.lease();
         let written = H::no_panic(|| {
             failpoint::hit(Failpoint::Commit);
-            for QueuedEvent { run, event, at, completion } in items.drain(..) {
-                if run.lease != lease {
-                    // It was lost with the lease that it was claimed under, whatever its state in memory says.
-                    completions.extend(completion.map(|completion| (completion, Err(Refused::RunOver))));
-                    lost.push(run);
-                    continue;
-                }
-                // A refused event came too late: its attempt was over. It changes nothing.
-                let outcome = pending.apply(&run, &mut run.state.lock(), event, at);
-                completions.extend(completion.map(|completion| (completion, outcome)));
+            for (number, request) in group.requests_mut().enumerate() {
+                self.apply(pending, request, number, lease);
             }
-            if let Some((run, event)) = own {
-                let now: Time = self.clock.now();
-                own_outcome = if run.lease == lease {
-                    pending.apply(run, &mut run.state.lock(), event, now).map_err(Lost::Refused)
-                } else {
-                    Err(Lost::Refused(Refused::RunOver))
-                };
-            }
-            if pending.is_empty() {
-                return Ok(());
-            }
-            counts::add_commit();
-            let store = engine.store();
-            if store.blocks() {
-                pending.settling().take(ANNOUNCED).for_each(|run| run.settled.announce());
-            }
-            let token = commit_patiently(&**engine, &*store, lease, &mut pending.batch)?;
-            for (run, effect) in pending.committed(token) {
-                match effect {
-                    Effect::Ready { task } => ready.push(Ready { run, task }),
-                    other => rest.push((run, other)),
-                }
-            }
-            Ok(())
+            write(&**engine, pending, group, lease)
         });
         match written {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => None,
             Ok(Err(error)) => {
                 // While the lock is still held: the memory of these runs is ahead of the store, and nobody may build on
                 // it or show it.
                 let fenced = matches!(error, StoreError::Fenced { .. });
                 let first = !fenced && engine.stop_over(&error);
-                for run in pending.discard() {
+                for (run, _) in pending.discard() {
                     if fenced {
                         run.settled.settle(Settlement::Elsewhere);
                     }
                 }
-                drop(pending);
-                if fenced {
-                    engine.fenced(lease);
-                } else if first {
-                    engine.report_stop(&error);
-                }
-                engine.release(lost);
-                return Err(Lost::Stopped);
+                group.requests_mut().for_each(|request| request.refuse(&error));
+                if fenced { Some(Failed::Fenced(lease)) } else { first.then_some(Failed::Stopped(error)) }
             }
             Err(why) => {
                 // Before the lock is released: nobody is to commit what is half applied.
                 engine.panicked(&why);
                 pending.discard().for_each(drop);
-                items.clear();
-                ready.clear();
-                return Err(Lost::Stopped);
+                for request in group.requests_mut() {
+                    request.forget();
+                    request.outcome.lost.clear();
+                }
+                None
             }
         }
-        drop(pending);
-        for (run, effect) in rest {
-            engine.carry_out(run, effect);
-        }
-        engine.release(lost);
-        for (completion, outcome) in completions {
-            // A receiver that is gone does not need it.
-            let _ = completion.send(outcome);
-        }
-        own_outcome
     }
+
+    /// Applies a request's events.
+    fn apply(&self, pending: &mut Pending<Tagged<H>>, request: &mut Request<H>, number: usize, lease: Lease) {
+        let Request { creates, events, own, outcome } = request;
+        outcome.own = Ok(());
+        if creates.as_ref().is_some_and(|creates| creates.lease != lease) {
+            // The lease that the runs were to belong to has been lost meanwhile.
+            request.refuse(&StoreError::Fenced { runner: lease.runner });
+            return;
+        }
+        for QueuedEvent { run, event, at, completion } in events.drain(..) {
+            if run.lease != lease {
+                // It was lost with the lease that it was claimed under, whatever its state in memory says.
+                outcome.completions.extend(completion.map(|completion| (completion, Err(Refused::RunOver))));
+                outcome.lost.push(run);
+                continue;
+            }
+            let tagged = (run, number);
+            // A refused event came too late: its attempt was over. It changes nothing.
+            let result = pending.apply(&tagged, &mut tagged.0.state.lock(), event, at);
+            outcome.completions.extend(completion.map(|completion| (completion, result)));
+        }
+        if let Some((run, event)) = own.take() {
+            let now = self.clock.now();
+            outcome.own = if run.lease == lease {
+                let tagged = (run, number);
+                pending.apply(&tagged, &mut tagged.0.state.lock(), event, now).map_err(Lost::Refused)
+            } else {
+                Err(Lost::Refused(Refused::RunOver))
+            };
+        }
+    }
+}
+
+/// Why a group was not committed, for whoever is to be told of it without the commit lock.
+enum Failed {
+    /// The engine has stopped over this error.
+    Stopped(StoreError),
+    /// This lease is lost.
+    Fenced(Lease),
+}
+
+/// Writes a group's batch and gives each request what follows from it.
+///
+/// # Errors
+/// Nothing of it is committed, or whether it is is not known. Runs that alone could not be created are no error: only
+/// their requests are refused.
+fn write<H: Host>(
+    engine: &impl Upcalls<H>,
+    pending: &mut Pending<Tagged<H>>,
+    group: &mut Leader<'_, Request<H>>,
+    lease: Lease,
+) -> Result<(), StoreError> {
+    let creates = group.requests().any(|request| request.rows().is_some());
+    if pending.is_empty() && !creates {
+        return Ok(());
+    }
+    let store = &*engine.store();
+    if store.blocks() {
+        pending.settling().take(ANNOUNCED).for_each(|(run, _)| run.settled.announce());
+    }
+    let (committed, skipped) = if creates {
+        match create(store, pending, group, lease) {
+            Ok(written) => written,
+            Err(error @ (StoreError::Fenced { .. } | StoreError::Unknown(_))) => return Err(error),
+            Err(error) => {
+                refuse_runs(pending, group, &error);
+                if pending.is_empty() {
+                    return Ok(());
+                }
+                (commit_patiently(engine, store, lease, &mut pending.batch)?, Vec::new())
+            }
+        }
+    } else {
+        (commit_patiently(engine, store, lease, &mut pending.batch)?, Vec::new())
+    };
+    for ((run, number), effect) in pending.committed(committed) {
+        let Some(request) = group.request_mut(number) else { continue };
+        match effect {
+            _ if skipped.binary_search(&run.id.row()).is_ok() => {}
+            Effect::Ready { task } => request.outcome.ready.push(Ready { run, task }),
+            other => request.outcome.effects.push((run, other)),
+        }
+    }
+    Ok(())
+}
+
+/// Writes a batch together with runs to create. Answers the numbers of those that are not created.
+///
+/// # Errors
+/// `Unknown` is final; any other means that nothing was written.
+fn create<H: Host>(
+    store: &dyn Store,
+    pending: &mut Pending<Tagged<H>>,
+    group: &mut Leader<'_, Request<H>>,
+    lease: Lease,
+) -> Result<(Committed, Vec<RunRowId>), StoreError> {
+    let nothing_else = group.requests().all(|request| request.creates.is_some());
+    let requests: SmallVec<[&[NewRun]; 8]> = group.requests().filter_map(Request::rows).collect();
+    let mut commit = Commit { id: CommitId::unique(), requests: &requests, batch: &mut pending.batch };
+    counts::add_commit();
+    let mut outcome = store.write(lease, &mut commit);
+    if let Err(StoreError::Unknown(why)) = &outcome
+        && nothing_else
+    {
+        // The runs may be there, belong to this runner, and then nobody else would ever begin them: the same ids again
+        // tell.
+        let why = why.clone();
+        outcome = store.write(lease, &mut commit).map_err(|error| match error {
+            StoreError::Fenced { .. } | StoreError::Unknown(_) => error,
+            error => StoreError::Unknown(format!("{why}; then {error}")),
+        });
+    }
+    let written = outcome?;
+    let skipped = commit.not_created(&written.creations);
+    drop(requests);
+    let creating = group.requests_mut().filter(|request| request.rows().is_some());
+    for (request, creations) in creating.zip(written.creations) {
+        request.created(creations);
+    }
+    Ok((written.committed, skipped))
+}
+
+/// None of a group's runs is created; its other requests are not concerned.
+fn refuse_runs<H: Host>(pending: &mut Pending<Tagged<H>>, group: &mut Leader<'_, Request<H>>, error: &StoreError) {
+    let mut rows = Vec::new();
+    for request in group.requests_mut() {
+        if let Some(refused) = request.rows() {
+            rows.extend(refused.iter().map(|new| new.id.row()));
+            request.refuse(error);
+        }
+    }
+    rows.sort_unstable();
+    pending.forget(&rows, |(run, _)| run.id.row());
 }
 
 /// Commits a batch; waits for a store that others keep locked, and says so. A runner that is closing waits for one
@@ -252,6 +441,7 @@ fn commit_patiently<H: Host>(
     lease: Lease,
     batch: &mut Batch,
 ) -> Result<Committed, StoreError> {
+    counts::add_commit();
     let mut in_all = Duration::ZERO;
     for remaining in (0..TRIES).rev() {
         match store.commit(lease, batch) {

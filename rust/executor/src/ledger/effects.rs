@@ -50,6 +50,10 @@ impl<H: Host> Upcalls<H> for Engine<H> {
         self.fenced(lease);
     }
 
+    fn adopt(&self, run: &Arc<Run<H>>) {
+        self.adopt(run);
+    }
+
     fn release(&self, lost: Vec<Arc<Run<H>>>) {
         for run in lost {
             let mut runs = self.runs.lock();

@@ -2,13 +2,14 @@
 //!
 //! Events go in. They are applied to their runs, committed in one batch, and only then does anything follow from them.
 //! `commit.rs` does that, under the commit lock; `group.rs` gathers results so that one transaction serves many;
-//! `committer.rs` commits what no other thread does; `effects.rs` is the engine's side: what the ledger asks of it, and
+//! `request.rs` is what a thread brings and gets back; `committer.rs` commits what no other thread does; `effects.rs` is the engine's side: what the ledger asks of it, and
 //! what follows a commit.
 
 mod commit;
 mod committer;
 mod effects;
 mod group;
+mod request;
 
 pub(crate) use commit::Ledger;
 pub use commit::Lost;

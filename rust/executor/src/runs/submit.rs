@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use bide_core::record::{NewRun, RunRow, StoredRun};
 use bide_core::{Event, RunId, RunState, Value, pack};
-use bide_sched::counts;
-use bide_store::{Creation, Lease, StoreError};
+use bide_store::{Creation, StoreError};
 
 use crate::engine::Engine;
 use crate::host::{Dispatch, Host};
@@ -15,7 +14,8 @@ use crate::runs::registry::RegisteredWorkflow;
 use crate::runs::run::{Inputs, Run};
 use crate::runs::settled::{Settled, Settlement};
 
-/// So many runs begin in one commit, so that what they write is not in memory for all of them at once.
+/// How many runs begin in one commit, so that what they write is not in memory for all of them at once. Up to this many
+/// begin in the commit that creates them.
 const BEGIN: usize = 256;
 
 /// A run that a caller wants.
@@ -134,7 +134,7 @@ impl<H: Host> Engine<H> {
         let state = |id| RunState::new(id, Arc::clone(&workflow.graph), Arc::clone(&workflow.ids));
         // First what stays, then what is needed only here: so that its memory, which may be that of a hundred thousand
         // rows, is behind everything else when it is given back.
-        let runs: Vec<Arc<Run<H>>> = wanted
+        let mut runs: Vec<Arc<Run<H>>> = wanted
             .into_iter()
             .map(|wanted| Arc::new(Run::new(workflow, lease, state(self.ids.next(now)), wanted, now)))
             .collect();
@@ -151,23 +151,40 @@ impl<H: Host> Engine<H> {
             })
             .collect();
         let _coming = self.store().blocks().then(|| Coming::announce(self));
-        let creations = self.create(lease, &mut rows)?;
-        let mut begin = Vec::with_capacity(runs.len().min(BEGIN));
         let mut ready = Vec::new();
-        let mut made: Vec<Result<Arc<Run<H>>, Box<RunRow>>> = Vec::with_capacity(runs.len());
-        for ((run, row), creation) in runs.into_iter().zip(&rows).zip(creations) {
-            match creation {
-                Some(existing) => made.push(Err(existing)),
-                None => {
-                    let run = if run.id == row.id { run } else { Run::renamed(run, state(row.id)) };
-                    self.adopt(&run);
-                    begin.push(QueuedEvent { run: Arc::clone(&run), event: Event::Begin, at: now, completion: None });
-                    made.push(Ok(run));
+        let begins = runs.len() <= BEGIN;
+        let creations = loop {
+            let creations = self.ledger.create(self, lease, &mut rows, &runs, begins, &mut ready);
+            let creations = creations
+                .map_err(|error| self.stopped().cloned().map_or(SubmitError::Store(error), SubmitError::Stopped))?;
+            if !creations.iter().any(Creation::prevents_all) {
+                break creations;
+            }
+            for (index, creation) in creations.iter().enumerate() {
+                match creation {
+                    Creation::OtherInputs(existing) => return Err(other_inputs(&rows, index, existing)),
+                    // Another process has taken the number in the same millisecond.
+                    Creation::NumberTaken => rows[index].id = self.ids.next(self.clock.now()),
+                    Creation::Created | Creation::Exists(_) => {}
                 }
             }
-            if begin.len() == BEGIN {
-                self.commit(&mut begin, &mut ready);
+            // None has been created, but their states have begun.
+            runs = runs.into_iter().zip(&rows).map(|(run, row)| Run::renamed(run, state(row.id))).collect();
+        };
+        let mut begin = Vec::new();
+        let mut made: Vec<Result<Arc<Run<H>>, Box<RunRow>>> = Vec::with_capacity(runs.len());
+        for (run, creation) in runs.into_iter().zip(creations) {
+            if let Creation::Exists(existing) = creation {
+                made.push(Err(existing));
+                continue;
             }
+            if !begins {
+                begin.push(QueuedEvent { run: Arc::clone(&run), event: Event::Begin, at: now, completion: None });
+                if begin.len() == BEGIN {
+                    self.commit(&mut begin, &mut ready);
+                }
+            }
+            made.push(Ok(run));
         }
         self.commit(&mut begin, &mut ready);
         self.dispatch_ready(&mut ready);
@@ -179,47 +196,6 @@ impl<H: Host> Engine<H> {
                 Err(existing) => self.handle(existing.id).map_err(SubmitError::Store),
             })
             .collect()
-    }
-
-    /// Creates rows, and returns for each the run that has its key already. Either all that do not exist are created, or
-    /// none is. A row whose number another process took in the same millisecond gets another id.
-    fn create(self: &Arc<Self>, lease: Lease, rows: &mut [NewRun]) -> Result<Vec<Option<Box<RunRow>>>, SubmitError> {
-        loop {
-            let creations = self.create_once(lease, rows)?;
-            if !creations.iter().any(Creation::prevents_all) {
-                let existing = |creation| match creation {
-                    Creation::Exists(row) => Some(row),
-                    _ => None,
-                };
-                return Ok(creations.into_iter().map(existing).collect());
-            }
-            for (index, creation) in creations.into_iter().enumerate() {
-                match creation {
-                    Creation::OtherInputs(existing) => return Err(other_inputs(rows, index, &existing)),
-                    Creation::NumberTaken => rows[index].id = self.ids.next(self.clock.now()),
-                    Creation::Created | Creation::Exists(_) => {}
-                }
-            }
-        }
-    }
-
-    fn create_once(self: &Arc<Self>, lease: Lease, rows: &[NewRun]) -> Result<Vec<Creation>, SubmitError> {
-        counts::add_commit();
-        let mut outcome = self.store().create(lease, rows);
-        let unknown = matches!(outcome, Err(StoreError::Unknown(_)));
-        if unknown {
-            // They may be there, belong to this runner, and then nobody else would ever begin them: the same ids
-            // again tell.
-            outcome = self.store().create(lease, rows);
-        }
-        outcome.map_err(|error| {
-            match &error {
-                StoreError::Fenced { .. } => self.fenced(lease),
-                error if unknown => self.break_down(error),
-                _ => {}
-            }
-            self.stopped().cloned().map_or(SubmitError::Store(error), SubmitError::Stopped)
-        })
     }
 
     /// A handle of a run that exists.

@@ -1,0 +1,95 @@
+//! What one thread wants committed, and what comes of it. A request goes to whichever thread leads the commit, and
+//! comes back with its outcome.
+
+use std::sync::Arc;
+
+use bide_core::record::NewRun;
+use bide_core::{Effect, Event, Refused};
+use bide_store::{Creation, Lease, StoreError};
+
+use super::commit::Lost;
+use super::group::{Completion, QueuedEvent};
+use crate::host::{Host, Ready};
+use crate::runs::run::Run;
+
+/// What one thread wants committed.
+pub(super) struct Request<H: Host> {
+    /// Runs to create. The events are only theirs then.
+    pub(super) creates: Option<NewRuns>,
+    /// What has happened, in order. Empty once it is applied; the memory is the caller's.
+    pub(super) events: Vec<QueuedEvent<H>>,
+    /// A body's own event, after the others.
+    pub(super) own: Option<(Arc<Run<H>>, Event)>,
+    /// What came of it.
+    pub(super) outcome: Outcome<H>,
+}
+
+/// Runs to create: all that do not exist, or none.
+pub(super) struct NewRuns {
+    /// The lease that they are to belong to.
+    pub(super) lease: Lease,
+    pub(super) rows: Vec<NewRun>,
+    /// What became of each. `None` until the store was asked.
+    pub(super) creations: Option<Result<Vec<Creation>, StoreError>>,
+}
+
+/// What came of a request. The requester carries it out on its own thread.
+pub(super) struct Outcome<H: Host> {
+    /// Of the body's own event.
+    pub(super) own: Result<(), Lost>,
+    /// Bodies that may start.
+    pub(super) ready: Vec<Ready<H>>,
+    /// What else follows.
+    pub(super) effects: Vec<(Arc<Run<H>>, Effect)>,
+    /// Who awaits the outcome of an event.
+    pub(super) completions: Vec<(Completion, Result<(), Refused>)>,
+    /// Runs that were lost with an earlier lease.
+    pub(super) lost: Vec<Arc<Run<H>>>,
+}
+
+impl<H: Host> Request<H> {
+    /// A request for events whose outcome is that the engine has stopped, until it is committed. `ready` gives the memory
+    /// for what may start.
+    pub(super) fn new(events: Vec<QueuedEvent<H>>, own: Option<(Arc<Run<H>>, Event)>, ready: Vec<Ready<H>>) -> Self {
+        let outcome =
+            Outcome { own: Err(Lost::Stopped), ready, effects: Vec::new(), completions: Vec::new(), lost: Vec::new() };
+        Self { creates: None, events, own, outcome }
+    }
+
+    /// A request for runs and their first events.
+    pub(super) fn create(lease: Lease, rows: Vec<NewRun>, begin: Vec<QueuedEvent<H>>) -> Self {
+        let creates = NewRuns { lease, rows, creations: None };
+        Self { creates: Some(creates), ..Self::new(begin, None, Vec::new()) }
+    }
+
+    /// The runs that the store is to create, if it has not been asked yet.
+    pub(super) fn rows(&self) -> Option<&[NewRun]> {
+        self.creates.as_ref().filter(|creates| creates.creations.is_none()).map(|creates| &*creates.rows)
+    }
+
+    /// The store's answer.
+    pub(super) fn created(&mut self, creations: Vec<Creation>) {
+        if let Some(creates) = &mut self.creates {
+            creates.creations = Some(Ok(creations));
+        }
+    }
+
+    /// Nothing of it is committed: nothing follows from it but that lost runs are released.
+    pub(super) fn forget(&mut self) {
+        self.events.clear();
+        self.own = None;
+        let Outcome { own, ready, effects, completions, lost: _ } = &mut self.outcome;
+        *own = Err(Lost::Stopped);
+        ready.clear();
+        effects.clear();
+        completions.clear();
+    }
+
+    /// As [`Request::forget`]: its runs are not created because of this error.
+    pub(super) fn refuse(&mut self, error: &StoreError) {
+        if let Some(creates) = &mut self.creates {
+            creates.creations = Some(Err(error.clone()));
+        }
+        self.forget();
+    }
+}
