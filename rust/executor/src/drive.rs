@@ -199,6 +199,12 @@ impl<H: Host> Driver<H> {
         self.engine.commit_own(on.map(|on| &*on.0), run, event)
     }
 
+    /// How many threads wait for another one to commit for them.
+    #[must_use]
+    pub fn waiting_to_commit(&self) -> usize {
+        self.engine.ledger.waiting()
+    }
+
     /// Leaves an event to the committer.
     pub fn leave(&self, run: Arc<Run<H>>, event: Event) {
         self.engine.enqueue(run, event);

@@ -59,6 +59,12 @@ impl<T> Default for LeaderQueue<T> {
 }
 
 impl<T> LeaderQueue<T> {
+    /// How many requests wait for the next leader.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.lock().waiting.len()
+    }
+
     /// Brings a request. Blocks while another thread leads.
     pub fn enter(&self, request: T) -> Turn<'_, T> {
         let follower = {

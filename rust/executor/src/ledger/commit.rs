@@ -125,6 +125,12 @@ impl<H: Host> Ledger<H> {
         self.commit_lock.try_lock_for(span).map(CommitLock)
     }
 
+    /// How many threads wait for another one to commit for them.
+    #[cfg(feature = "testing")]
+    pub(crate) fn waiting(&self) -> usize {
+        self.queue.as_ref().map_or(0, LeaderQueue::waiting)
+    }
+
     /// Applies events, commits them and carries out what follows. Bodies that may start now are added to `ready`
     /// for the caller to execute or dispatch. Blocks.
     pub(crate) fn commit(

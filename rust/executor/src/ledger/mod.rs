@@ -12,6 +12,7 @@ mod group;
 mod request;
 
 pub(crate) use commit::Ledger;
+#[cfg_attr(not(feature = "testing"), expect(unreachable_pub, reason = "drive has it"))]
 pub use commit::Lost;
 pub(crate) use group::Group;
 pub(crate) use group::QueuedEvent;
