@@ -4,12 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bide_core::Time;
-use bide_core::attempt::Clocks;
 use bide_core::time::micros;
 use bide_store::{Boot, LeaseTime, Uptime};
-
-use crate::engine::Engine;
-use crate::host::Host;
 
 /// Tells the time: of the wall, for what is stored, a steady one, for spans, and the machine's uptime, for leases.
 pub trait Clock: Send + Sync + 'static {
@@ -99,40 +95,6 @@ impl Clock for SystemClock {
 
     fn uptime(&self) -> Option<Uptime> {
         self.boot.and_then(Uptime::since)
-    }
-}
-
-/// An engine's clocks at a moment whose steady time was read already.
-pub(crate) struct At<'a, H: Host> {
-    pub(crate) engine: &'a Engine<H>,
-    pub(crate) steady: Duration,
-}
-
-impl<H: Host> Clocks for At<'_, H> {
-    fn wall(&self) -> Time {
-        self.engine.clock.now()
-    }
-
-    fn steady(&self) -> Duration {
-        self.steady
-    }
-
-    fn random(&self) -> f64 {
-        self.engine.random()
-    }
-}
-
-impl<H: Host> Clocks for Engine<H> {
-    fn wall(&self) -> Time {
-        self.clock.now()
-    }
-
-    fn steady(&self) -> Duration {
-        self.clock.steady()
-    }
-
-    fn random(&self) -> f64 {
-        Self::random(self)
     }
 }
 

@@ -7,16 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::{Event, TaskRef, Time};
-use bide_store::{Lease, Seen, Store, StoreError};
+use bide_store::{Lease, Store, StoreError};
 
 use crate::clock::Clock;
-use crate::engine::{Engine, Log};
+use crate::control::Control;
+use crate::engine::Engine;
 use crate::host::{Host, Ready};
 pub use crate::ledger::Lost;
 use crate::ledger::{Group, QueuedEvent};
+use crate::log::Log;
 use crate::runs::run::Run;
 pub use crate::runs::suspects::Turn;
-use crate::services::lease::Watch;
+use crate::services::lease::Looks;
 use crate::services::retention::{RETENTION, Sweep};
 use crate::services::timers::Alarm;
 use crate::threads::limit::Limit;
@@ -25,7 +27,7 @@ use crate::threads::pool::Pool;
 /// An engine and what its threads would remember.
 pub struct Driver<H: Host> {
     engine: Arc<Engine<H>>,
-    watch: Watch,
+    looks: Looks,
     sweep: Sweep,
     timer: Sleep,
 }
@@ -113,9 +115,10 @@ impl<H: Host> Driver<H> {
         seed: u64,
         retention: Option<Duration>,
     ) -> Result<Self, StoreError> {
-        let watch = Watch { renewed: clock.steady(), seen: Seen::default() };
-        let engine = Engine::without_threads(store, clock, dispatch, log, seed, retention, Arc::default())?;
-        Ok(Self { engine, watch, sweep: Sweep::new(), timer: Sleep::default() })
+        let looks = Looks::since(clock.steady());
+        let control = Control::enroll(store, clock, dispatch, log, Arc::default())?;
+        let engine = Engine::assemble(control, seed, retention);
+        Ok(Self { engine, looks, sweep: Sweep::new(), timer: Sleep::default() })
     }
 
     /// The engine.
@@ -127,12 +130,12 @@ impl<H: Host> Driver<H> {
     /// The lease that it has now.
     #[must_use]
     pub fn lease(&self) -> Lease {
-        *self.engine.lease.read()
+        self.engine.control.lease()
     }
 
     /// The timer thread's turn: rings what is due, unless it sleeps still. Returns how long it sleeps from here on.
     pub fn timer_turn(&mut self) -> Duration {
-        let (now, first) = (self.engine.clock.steady(), self.engine.timers.first_due());
+        let (now, first) = (self.engine.clock().steady(), self.engine.timers.first_due());
         let notified = first.is_some_and(|due| self.timer.first.is_none_or(|before| due < before));
         if now < self.timer.until && !notified {
             return self.timer.until - now;
@@ -150,7 +153,7 @@ impl<H: Host> Driver<H> {
 
     /// The committer thread's turn: commits what was left to it, and what has gathered for too long.
     pub fn committer_turn(&self) {
-        self.engine.ledger.committer_turn(&self.engine);
+        self.engine.path.ledger.committer_turn(&self.engine.path);
     }
 
     /// What a worker asks before each body (and step, and poll): false if nothing may start any more. A body whose run
@@ -162,26 +165,26 @@ impl<H: Host> Driver<H> {
 
     /// The lease thread's turn.
     pub fn lease_turn(&mut self) {
-        self.engine.keep_watch(&mut self.watch, Duration::ZERO);
+        self.engine.lease_service.turn(&mut self.looks, Duration::ZERO);
     }
 
     /// The retention thread's turn: one step, if it is due. Returns how long it would rest then.
     pub fn retention_turn(&mut self) -> Duration {
-        self.engine.keep_retention(&mut self.sweep)
+        self.engine.retention_service.step(&mut self.sweep)
     }
 
     /// Where a slot's results gather; the committer looks after it from now on.
     #[must_use]
     pub fn gathering(&self) -> Gathering<H> {
         let group = Group::new();
-        self.engine.ledger.look_after(Arc::clone(&group));
+        self.engine.path.ledger.look_after(Arc::clone(&group));
         Gathering(group)
     }
 
     /// Adds the result of a body; true if its worker is to commit now.
     pub fn gather(&self, on: &Gathering<H>, run: Arc<Run<H>>, event: Event) -> bool {
-        let at = self.engine.clock.now();
-        on.0.push(QueuedEvent { run, event, at, completion: None }, self.engine.clock.steady())
+        let at = self.engine.clock().now();
+        on.0.push(QueuedEvent { run, event, at, completion: None }, self.engine.clock().steady())
     }
 
     /// A worker commits what has gathered; returns what may start now.
@@ -202,7 +205,7 @@ impl<H: Host> Driver<H> {
     /// How many threads wait for another one to commit for them.
     #[must_use]
     pub fn waiting_to_commit(&self) -> usize {
-        self.engine.ledger.waiting()
+        self.engine.path.ledger.waiting()
     }
 
     /// Leaves an event to the committer.
@@ -244,7 +247,7 @@ impl<H: Host<Dispatch = Pool<H>>> Driver<H> {
     /// Lets the threads that poll gates look at the clock, which was moved by hand. Returns when the first gate is asked
     /// next, by the steady clock.
     pub fn gates_turn(&self) -> Option<Duration> {
-        self.engine.dispatch.gates.clock_was_moved()
+        self.engine.dispatch().gates.clock_was_moved()
     }
 }
 

@@ -1,17 +1,13 @@
 //! What the engine is generic over: a host, which knows how to execute bodies. Python is one, Rust closures another.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 pub(crate) use bide_core::attempt::Polled;
 use bide_core::attempt::polling::timed_out;
-use bide_core::{Failure, GateSpec, Outcome, TaskRef, Time, Value};
+use bide_core::{Failure, GateSpec, TaskRef, Time, Value};
 use smallvec::SmallVec;
 
-use crate::engine::Engine;
-use crate::runs::registry::RegisteredWorkflow;
-use crate::runs::run::Run;
-use crate::threads::body::BodyCx;
+use crate::runs::run::{RegisteredWorkflow, Run};
 
 /// A language or style in which bodies are written.
 pub trait Host: Send + Sync + Sized + 'static {
@@ -46,9 +42,11 @@ pub trait Host: Send + Sync + Sized + 'static {
 }
 
 /// How ready bodies get to execute: the pool of worker threads, or an async runtime.
+///
+/// The engine calls it, on any thread; what it needs of the engine it is given when it opens, by the host.
 pub trait Dispatch<H: Host>: Send + Sync + 'static {
     /// These bodies may start.
-    fn ready(&self, engine: &Arc<Engine<H>>, ready: &mut Vec<Ready<H>>);
+    fn ready(&self, ready: &mut Vec<Ready<H>>);
 
     /// Bodies are about to be ready, until [`Dispatch::came`] is called: a thread may be woken meanwhile.
     fn coming(&self) {}
@@ -57,16 +55,16 @@ pub trait Dispatch<H: Host>: Send + Sync + 'static {
     fn came(&self) {}
 
     /// This gate is open and waits for a condition.
-    fn gate(&self, engine: &Arc<Engine<H>>, gate: Gate<H>);
+    fn gate(&self, gate: Gate<H>);
 
     /// Start nothing any more, and suspend what is deferred.
-    fn close(&self, engine: &Arc<Engine<H>>);
+    fn close(&self);
 
     /// Every run in memory belongs to another runner now: suspend what is deferred.
-    fn lost(&self, _engine: &Arc<Engine<H>>) {}
+    fn lost(&self) {}
 
     /// Called every 50 ms or so: reports the start of bodies that have executed for a while.
-    fn look(&self, _engine: &Arc<Engine<H>>) {}
+    fn look(&self) {}
 }
 
 /// Where an argument comes from.
@@ -133,44 +131,6 @@ impl<H: Host> Gate<H> {
 
 /// The arguments of a call, in the order of [`Host::sources`]; `None` where the source has no value.
 pub type Args = SmallVec<[Option<Value>; 2]>;
-
-/// Everything a worker needs to execute a body.
-pub struct Call<H: Host> {
-    /// The run.
-    pub run: Arc<Run<H>>,
-    /// The task.
-    pub task: TaskRef,
-    /// Which try.
-    pub attempt: u32,
-    /// The same attempt was entered before.
-    pub reentry: bool,
-    /// The arguments.
-    pub args: Args,
-    /// What a body with a handle talks to the engine through; `None` for all others.
-    pub body: Option<Arc<BodyCx<H>>>,
-}
-
-impl<H: Host> Call<H> {
-    /// The host's side of the task.
-    #[must_use]
-    pub fn target(&self) -> &H::Body {
-        &self.run.workflow.bodies[self.task.ix as usize]
-    }
-}
-
-/// A thread that executes bodies, as the pool sees it.
-pub trait Worker<H: Host>: Attached {
-    /// Executes a body on this thread. Never panics.
-    fn execute(&mut self, call: Call<H>) -> Outcome;
-
-    /// Between two bodies: lets other threads of the host have a turn. `now` is the engine's steady time.
-    fn between(&mut self, now: Duration);
-
-    /// The host's name of this thread, for its log.
-    fn thread(&self) -> u64 {
-        0
-    }
-}
 
 /// A thread that may hold something which others want while it blocks: Python's interpreter.
 pub trait Attached {

@@ -5,8 +5,10 @@
 
 #![forbid(unsafe_code)]
 
+mod api;
 mod clock;
 mod closed;
+mod control;
 #[cfg(feature = "testing")]
 pub mod drive;
 mod engine;
@@ -14,7 +16,9 @@ mod engine;
 pub mod failpoint;
 mod host;
 mod ids;
+mod lease_term;
 mod ledger;
+mod log;
 #[doc(hidden)]
 pub mod panic;
 mod runs;
@@ -32,14 +36,16 @@ pub use bide_core::attempt::{CallError, Polled};
 pub use bide_sched::counts::{Counts, counts};
 pub use bide_store as store;
 pub use clock::{Clock, SystemClock};
-pub use engine::{Engine, Level, Log, default_slots};
-pub use host::{Args, Attached, Call, Dispatch, Free, Gate, Host, Ready, Source, Worker};
+pub use engine::{Engine, default_slots};
+pub use host::{Args, Attached, Dispatch, Free, Gate, Host, Ready, Source};
+pub use log::{Level, Log};
 pub use runs::recover::NotRegistered;
-pub use runs::registry::RegisteredWorkflow;
-pub use runs::run::{Inputs, Run, View};
+pub use runs::run::{Inputs, RegisteredWorkflow, Run, RunRequest, View};
 pub use runs::settled::{Settled, Settlement};
-pub use runs::submit::{Handle, SubmitError, Wanted, Watched};
+pub use runs::submit::SubmitError;
+pub use runs::watch::{Handle, Watched};
 pub use services::retention::RETENTION;
 pub use threads::body::{BodyCx, Check, Condition, StepStart};
 pub use threads::gates::GateWorker;
 pub use threads::pool::{Pool, StartWorker};
+pub use threads::worker::{Call, Worker};

@@ -10,7 +10,7 @@ use bide_executor::core::{Event, Graph, Outcome, PollPolicy, TaskRef, TaskSpec, 
 use bide_executor::drive::{Driver, Lost};
 use bide_executor::store::{Durability, LEASE, RunFilter, SqliteStore, Store, StoreError};
 use bide_executor::{
-    Clock, Handle, Host, Level, Pool, RegisteredWorkflow, Run, Settlement, Source, SubmitError, Wanted,
+    Clock, Handle, Host, Level, Pool, RegisteredWorkflow, Run, RunRequest, Settlement, Source, SubmitError,
 };
 use bide_sync::Mutex;
 use bide_testkit::{Fault, FaultyStore, VirtualClock};
@@ -64,7 +64,7 @@ impl Scene {
 
     fn submit(&self, key: Option<&str>, input: &str) -> Submitted {
         let inputs = Box::new([("input".into(), text(input))]);
-        self.driver.engine().submit(&self.workflow, [Wanted { inputs, key: key.map(Into::into), local: () }])
+        self.driver.engine().submit(&self.workflow, [RunRequest { inputs, key: key.map(Into::into), local: () }])
     }
 
     /// A run whose body executes.

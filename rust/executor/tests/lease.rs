@@ -11,8 +11,8 @@ use std::time::Duration;
 use bide_executor::core::{Graph, Outcome, PollPolicy, RunStatus, SubStatus, TaskRow, TaskSpec, Value};
 use bide_executor::store::{LEASE, Lease, LeaseTime, MemoryStore, Store};
 use bide_executor::{
-    Attached, BodyCx, Call, CallError, Clock, Condition, Engine, Free, Handle, Host, Level, Polled, Pool, Runner,
-    Settlement, Source, Wanted, Worker, Workflow,
+    Attached, BodyCx, Call, CallError, Clock, Condition, Engine, Free, Handle, Host, Level, Polled, Pool, RunRequest,
+    Runner, Settlement, Source, Worker, Workflow,
 };
 use bide_sync::Mutex;
 use bide_testkit::VirtualClock;
@@ -124,7 +124,7 @@ impl Engines {
 
     fn submit(&self, runs: usize) -> Vec<Handle<Functions>> {
         let workflow = self.engine.register(Arc::clone(&self.graph), Arc::clone(&self.bodies)).unwrap();
-        let wanted = |_| Wanted { inputs: Box::default(), key: None, local: () };
+        let wanted = |_| RunRequest { inputs: Box::default(), key: None, local: () };
         self.engine.submit(&workflow, (0..runs).map(wanted)).unwrap()
     }
 

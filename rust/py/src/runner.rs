@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bide_core::{RunId, RunStatus, Time, Value};
 use bide_executor::failpoint::{self, Failpoint};
-use bide_executor::{Engine, Pool, Settlement, SubmitError, SystemClock, Wanted, default_slots};
+use bide_executor::{Engine, Pool, RunRequest, Settlement, SubmitError, SystemClock, default_slots};
 use bide_store::{Durability, MemoryStore, RunFilter, SqliteStore, Store, StoreError};
 use pyo3::prelude::*;
 
@@ -122,7 +122,7 @@ impl PyRunner {
             self.start_gates(py, workflow)?;
             let contextvars = Vars::new(contextvars)?.map(Arc::new);
             let originals: Vec<Arc<Originals>> = runs.iter().map(|_| Arc::default()).collect();
-            let wanted = runs.into_iter().zip(&originals).map(|((inputs, key), originals)| Wanted {
+            let wanted = runs.into_iter().zip(&originals).map(|((inputs, key), originals)| RunRequest {
                 inputs: PyEngine::ordered(
                     inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect(),
                 ),

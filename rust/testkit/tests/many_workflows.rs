@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bide_core::{Graph, PollPolicy, RunId, TaskSpec};
 use bide_executor::drive::Driver;
-use bide_executor::{Dispatch, Engine, Gate, Host, Ready, Source, Wanted};
+use bide_executor::{Dispatch, Gate, Host, Ready, RunRequest, Source};
 use bide_store::{MemoryStore, SqliteStore, Store};
 use bide_testkit::{FaultyStore, VirtualClock};
 
@@ -28,9 +28,9 @@ impl Host for Nothing {
 }
 
 impl Dispatch<Nothing> for Nothing {
-    fn ready(&self, _engine: &Arc<Engine<Self>>, _ready: &mut Vec<Ready<Self>>) {}
-    fn gate(&self, _engine: &Arc<Engine<Self>>, _gate: Gate<Self>) {}
-    fn close(&self, _engine: &Arc<Engine<Self>>) {}
+    fn ready(&self, _ready: &mut Vec<Ready<Self>>) {}
+    fn gate(&self, _gate: Gate<Self>) {}
+    fn close(&self) {}
 }
 
 /// A runner whose calls of the store are counted.
@@ -74,7 +74,8 @@ fn left_behind(store: &Arc<dyn Store>, number: usize, tasks: &[&'static str]) ->
     let other = Counted::open(store);
     let (graph, bodies) = workflow(number, tasks);
     let workflow = other.driver.engine().register(graph, bodies).unwrap();
-    let handles = other.driver.engine().submit(&workflow, [Wanted { inputs: Box::default(), key: None, local: () }]);
+    let handles =
+        other.driver.engine().submit(&workflow, [RunRequest { inputs: Box::default(), key: None, local: () }]);
     let run = handles.unwrap()[0].id();
     other.driver.engine().finish_close();
     run
@@ -93,7 +94,7 @@ fn calls_beside(count: usize, store: &Arc<dyn Store>) -> Vec<u64> {
     let (graph, bodies) = workflow(0, &["task"]);
     let registered = runner.driver.engine().register(graph, bodies).unwrap();
     calls.push(runner.calls(|driver| {
-        let wanted = Wanted { inputs: Box::default(), key: None, local: () };
+        let wanted = RunRequest { inputs: Box::default(), key: None, local: () };
         drop(driver.engine().submit(&registered, [wanted]).unwrap());
     }));
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bide_core::record::{NewRun, RunUpdate};
 use bide_core::{PollPolicy, RunId, RunStatus, Time, Write};
 use bide_executor::drive::Driver;
-use bide_executor::{Clock, Dispatch, Engine, Gate, Host, Log, RETENTION, Ready, Source};
+use bide_executor::{Clock, Dispatch, Gate, Host, Log, RETENTION, Ready, Source};
 use bide_store::sqlite::Options;
 use bide_store::{Lease, MemoryStore, RunFilter, SqliteStore, Store};
 use bide_sync::Mutex;
@@ -37,9 +37,9 @@ impl Host for Nothing {
 }
 
 impl Dispatch<Nothing> for Nothing {
-    fn ready(&self, _engine: &Arc<Engine<Self>>, _ready: &mut Vec<Ready<Self>>) {}
-    fn gate(&self, _engine: &Arc<Engine<Self>>, _gate: Gate<Self>) {}
-    fn close(&self, _engine: &Arc<Engine<Self>>) {}
+    fn ready(&self, _ready: &mut Vec<Ready<Self>>) {}
+    fn gate(&self, _gate: Gate<Self>) {}
+    fn close(&self) {}
 }
 
 /// A store with a hand that writes runs as others would.

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 
 use super::committer::Committer;
 use super::group::{Group, QueuedEvent};
-use super::request::{Outcome, Request};
+use super::request::{Lost, Outcome, Request};
 use crate::clock::Clock;
 use crate::failpoint::{self, Failpoint};
 use crate::host::{Host, Ready};
@@ -28,16 +28,6 @@ const TRIES: u32 = 6;
 /// How many of the runs that end with a commit are announced while it is made. A caller who waits for many runs does not
 /// wait for a thread to wake.
 const ANNOUNCED: usize = 1;
-
-/// Why a body's own event was not committed.
-#[cfg_attr(not(feature = "testing"), expect(unreachable_pub, reason = "drive has it"))]
-#[derive(Debug)]
-pub enum Lost {
-    /// It came too late.
-    Refused(Refused),
-    /// The engine has stopped, or stopped over it.
-    Stopped,
-}
 
 /// What the ledger asks of the engine.
 pub(crate) trait Upcalls<H: Host>: Send + Sync {

@@ -2,8 +2,8 @@
 //!
 //! Events go in. They are applied to their runs, committed in one batch, and only then does anything follow from them.
 //! `commit.rs` does that, under the commit lock; `group.rs` gathers results so that one transaction serves many;
-//! `request.rs` is what a thread brings and gets back; `committer.rs` commits what no other thread does; `effects.rs` is the engine's side: what the ledger asks of it, and
-//! what follows a commit.
+//! `request.rs` is what a thread brings and gets back; `committer.rs` commits what no other thread does; `effects.rs`
+//! carries out what follows.
 
 mod commit;
 mod committer;
@@ -11,8 +11,7 @@ mod effects;
 mod group;
 mod request;
 
-pub(crate) use commit::Ledger;
+pub(crate) use effects::CommitPath;
+pub(crate) use group::{Group, QueuedEvent};
 #[cfg_attr(not(feature = "testing"), expect(unreachable_pub, reason = "drive has it"))]
-pub use commit::Lost;
-pub(crate) use group::Group;
-pub(crate) use group::QueuedEvent;
+pub use request::Lost;

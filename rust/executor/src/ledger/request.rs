@@ -7,10 +7,19 @@ use bide_core::record::NewRun;
 use bide_core::{Effect, Event, Refused};
 use bide_store::{Creation, Lease, StoreError};
 
-use super::commit::Lost;
 use super::group::{Completion, QueuedEvent};
 use crate::host::{Host, Ready};
 use crate::runs::run::Run;
+
+/// Why a body's own event was not committed.
+#[cfg_attr(not(feature = "testing"), expect(unreachable_pub, reason = "drive has it"))]
+#[derive(Debug)]
+pub enum Lost {
+    /// It came too late.
+    Refused(Refused),
+    /// The engine has stopped, or stopped over it.
+    Stopped,
+}
 
 /// What one thread wants committed.
 pub(super) struct Request<H: Host> {

@@ -1,8 +1,10 @@
 //! Runs in memory: what one is, which workflows it may have, how it is submitted, and how it is recovered.
 
+pub(crate) mod live;
 pub(crate) mod recover;
 pub(crate) mod registry;
 pub(crate) mod run;
 pub(crate) mod settled;
 pub(crate) mod submit;
 pub(crate) mod suspects;
+pub(crate) mod watch;

@@ -1,20 +1,22 @@
-//! Taking up unfinished runs that nobody executes: at the start, after a crash of another, after a lost lease.
+//! Registering workflows, and recovering their unfinished runs that nobody executes: at the start, after a crash of
+//! another runner, after a lost lease.
 
 use std::fmt;
 use std::sync::Arc;
 
 use bide_core::record::RunUpdate;
-use bide_core::{BlockReason, DecodeError, Event, Failure, RunState, RunStatus, Write, recover};
+use bide_core::{BlockReason, DecodeError, Event, Failure, Graph, RunState, RunStatus, TaskId, Write, recover};
 use bide_store::{Lease, Standing, StoreError};
+use bide_sync::{Mutex, RwLock};
 
-use crate::engine::{Engine, Level};
+use crate::control::Control;
 use crate::host::Host;
-use crate::ledger::QueuedEvent;
-use crate::runs::registry::RegisteredWorkflow;
-use crate::runs::run::{Inputs, Run};
-use crate::runs::submit::Wanted;
+use crate::ledger::{CommitPath, QueuedEvent};
+use crate::log::Level;
+use crate::runs::registry::RegisteredWorkflows;
+use crate::runs::run::{Inputs, RegisteredWorkflow, Run, RunRequest};
 
-/// So many runs are claimed in one commit.
+/// How many runs are claimed in one commit.
 const CLAIM: usize = 256;
 
 /// Why a run is not executed by a runner: its workflow is not registered there, or only in another version.
@@ -33,42 +35,101 @@ impl fmt::Display for NotRegistered {
     }
 }
 
-impl<H: Host> Engine<H> {
-    /// Takes up what nobody executes and what fits a registered workflow. Blocks. Costs what there is to take up, however
+/// Recovers runs of registered workflows.
+pub(crate) struct Recovery<H: Host> {
+    /// The store and the lease under which runs are claimed, and where they are kept from then on.
+    control: Arc<Control<H>>,
+    /// Commits that they begin again.
+    path: Arc<CommitPath<H>>,
+    /// What may be recovered.
+    workflows: RwLock<RegisteredWorkflows<H>>,
+}
+
+impl<H: Host> Recovery<H> {
+    pub(crate) fn new(control: &Arc<Control<H>>, path: &Arc<CommitPath<H>>) -> Arc<Self> {
+        Arc::new(Self { control: Arc::clone(control), path: Arc::clone(path), workflows: RwLock::default() })
+    }
+
+    /// The workflow registered under this name.
+    pub(crate) fn workflow(&self, name: &str) -> Option<Arc<RegisteredWorkflow<H>>> {
+        self.workflows.read().get(name).cloned()
+    }
+
+    /// Registers a workflow: its unfinished runs that nobody has are recovered from now on.
+    ///
+    /// # Errors
+    /// From the store.
+    pub(crate) fn register(
+        &self,
+        graph: Arc<Graph>,
+        bodies: Arc<[H::Body]>,
+    ) -> Result<Arc<RegisteredWorkflow<H>>, StoreError> {
+        let known = self.workflows.read().get(graph.workflow()).cloned();
+        if let Some(workflow) = known.filter(|workflow| Arc::ptr_eq(&workflow.graph, &graph)) {
+            return Ok(workflow);
+        }
+        let tasks: Vec<(Arc<str>, Vec<Arc<str>>)> = (0..graph.len() as u32)
+            .map(|ix| {
+                let dependencies = graph.dependencies(ix).iter().map(|dep| Arc::clone(graph.name(*dep))).collect();
+                (Arc::clone(graph.name(ix)), dependencies)
+            })
+            .collect();
+        let stored = self.control.store().register(graph.workflow(), graph.version(), &tasks)?;
+        let ids: Arc<[TaskId]> = stored.tasks.iter().map(|task| task.id).collect();
+        let workflow = Arc::new(RegisteredWorkflow {
+            bodies,
+            number: stored.number,
+            version: stored.version,
+            ids,
+            recorded: stored.tasks,
+            fits: Mutex::default(),
+            graph,
+        });
+        let before = self.workflows.write().insert(Arc::clone(&workflow));
+        if let Err(error) = self.recover_registered(&workflow) {
+            // As if it had not been registered: the next try recovers what is there.
+            let mut workflows = self.workflows.write();
+            match before {
+                Some(before) => drop(workflows.insert(before)),
+                None => workflows.remove(workflow.graph.workflow()),
+            }
+            return Err(error);
+        }
+        Ok(workflow)
+    }
+
+    /// Recovers what nobody executes and what fits a registered workflow. Blocks. Costs what there is to recover, however
     /// many workflows are registered.
-    pub(crate) fn take_up(self: &Arc<Self>) -> Result<(), StoreError> {
-        let lease = *self.lease.read();
-        match self.take_up_unowned() {
+    pub(crate) fn recover(&self) -> Result<(), StoreError> {
+        let lease = self.control.lease();
+        match self.recover_unowned() {
             Err(StoreError::Fenced { .. }) => {
-                self.fenced(lease);
-                self.take_up_unowned()
+                self.control.fenced(lease);
+                self.recover_unowned()
             }
             outcome => outcome,
         }
     }
 
-    /// Takes up what nobody executes and what fits this workflow, which is registered by now.
-    pub(crate) fn take_up_registered(
-        self: &Arc<Self>,
-        workflow: &Arc<RegisteredWorkflow<H>>,
-    ) -> Result<(), StoreError> {
-        let lease = *self.lease.read();
-        match self.learn_versions(workflow).and_then(|versions| self.take_up_versions(workflow, &versions)) {
+    /// Recovers what nobody executes and what fits this workflow, which is registered by now.
+    pub(crate) fn recover_registered(&self, workflow: &Arc<RegisteredWorkflow<H>>) -> Result<(), StoreError> {
+        let lease = self.control.lease();
+        match self.learn_versions(workflow).and_then(|versions| self.recover_versions(workflow, &versions)) {
             Err(StoreError::Fenced { .. }) => {
-                self.fenced(lease);
-                self.take_up_unowned()
+                self.control.fenced(lease);
+                self.recover_unowned()
             }
             outcome => outcome,
         }
     }
 
-    fn take_up_unowned(self: &Arc<Self>) -> Result<(), StoreError> {
-        if self.is_closing() {
+    fn recover_unowned(&self) -> Result<(), StoreError> {
+        if self.control.is_closing() {
             return Ok(());
         }
         // Of no version: what dead runners had belongs to nobody from here on.
-        self.store().claim(*self.lease.read(), &[], self.clock.lease_time(), 0)?;
-        let unowned = self.store().unowned()?;
+        self.control.store().claim(self.control.lease(), &[], self.control.clock.lease_time(), 0)?;
+        let unowned = self.control.store().unowned()?;
         for of_workflow in unowned.chunk_by(|(one, _), (other, _)| one == other) {
             let workflow = self.workflows.read().numbered(of_workflow[0].0).cloned();
             let Some(workflow) = workflow else { continue };
@@ -79,7 +140,7 @@ impl<H: Host> Engine<H> {
                 }
             }
             if !versions.is_empty() {
-                self.take_up_versions(&workflow, &versions)?;
+                self.recover_versions(&workflow, &versions)?;
             }
         }
         Ok(())
@@ -96,7 +157,7 @@ impl<H: Host> Engine<H> {
 
     /// The recorded versions whose runs can go on with this one.
     fn learn_versions(&self, workflow: &RegisteredWorkflow<H>) -> Result<Vec<i64>, StoreError> {
-        let recorded = self.store().versions(workflow.number)?;
+        let recorded = self.control.store().versions(workflow.number)?;
         let mut known = workflow.fits.lock();
         for stored in recorded {
             let fits = *stored.hash == *workflow.graph.version() || recover::fits(&workflow.graph, &stored.tasks);
@@ -105,30 +166,32 @@ impl<H: Host> Engine<H> {
         Ok(known.iter().filter(|(_, fits)| **fits).map(|(version, _)| *version).collect())
     }
 
-    /// Takes up what nobody executes of these versions.
-    fn take_up_versions(
-        self: &Arc<Self>,
-        workflow: &Arc<RegisteredWorkflow<H>>,
-        versions: &[i64],
-    ) -> Result<(), StoreError> {
-        if self.is_closing() {
+    /// Recovers what nobody executes of these versions.
+    fn recover_versions(&self, workflow: &Arc<RegisteredWorkflow<H>>, versions: &[i64]) -> Result<(), StoreError> {
+        if self.control.is_closing() {
             return Ok(());
         }
         loop {
-            let lease = *self.lease.read();
-            let claimed = self.store().claim(lease, versions, self.clock.lease_time(), CLAIM);
+            let lease = self.control.lease();
+            let claimed = self.control.store().claim(lease, versions, self.control.clock.lease_time(), CLAIM);
             let claimed = claimed.inspect_err(|error| {
+                // This runner may own runs now that it does not execute. While it lives nobody else will: so it stops.
                 if matches!(error, StoreError::Unknown(_)) {
-                    self.owns_what_it_does_not_know(error);
+                    self.control.break_down(error);
                 }
             })?;
             let more = claimed.len() == CLAIM;
             let mut begin = Vec::with_capacity(claimed.len());
             let mut outcome = Ok(());
             for id in claimed {
-                match self.revive(workflow, lease, id) {
+                match self.load(workflow, lease, id) {
                     Ok(Some(run)) => {
-                        begin.push(QueuedEvent { run, event: Event::Begin, at: self.clock.now(), completion: None });
+                        begin.push(QueuedEvent {
+                            run,
+                            event: Event::Begin,
+                            at: self.control.clock.now(),
+                            completion: None,
+                        });
                     }
                     Ok(None) => {}
                     // The others are claimed too: they must begin all the same.
@@ -136,13 +199,13 @@ impl<H: Host> Engine<H> {
                 }
             }
             let mut ready = Vec::new();
-            self.commit(&mut begin, &mut ready);
-            self.dispatch_ready(&mut ready);
-            self.settle_late_comers();
+            self.path.commit(&mut begin, &mut ready);
+            self.control.dispatch_ready(&mut ready);
+            self.control.settle_late_comers();
             outcome.inspect_err(|error| {
-                // What does not read back nobody can execute.
+                // Likewise for runs that are claimed and could not be loaded; what does not read back nobody can execute.
                 if !matches!(error, StoreError::Corrupt(_)) {
-                    self.owns_what_it_does_not_know(error);
+                    self.control.break_down(error);
                 }
             })?;
             if !more {
@@ -151,19 +214,13 @@ impl<H: Host> Engine<H> {
         }
     }
 
-    /// After a claim of unknown outcome, or one whose runs could not be loaded, this runner owns runs that it does not
-    /// execute. While it lives nobody else will: so it stops.
-    fn owns_what_it_does_not_know(self: &Arc<Self>, error: &StoreError) {
-        self.break_down(error);
-    }
-
-    fn revive(
-        self: &Arc<Self>,
+    fn load(
+        &self,
         workflow: &Arc<RegisteredWorkflow<H>>,
         lease: Lease,
         id: bide_core::RunId,
     ) -> Result<Option<Arc<Run<H>>>, StoreError> {
-        let Some(stored) = self.store().load(id)? else { return Ok(None) };
+        let Some(stored) = self.control.store().load(id)? else { return Ok(None) };
         let corrupt =
             |why: DecodeError| StoreError::Corrupt(format!("run {id} of '{}': {why}", workflow.graph.workflow()));
         let inputs: Inputs = stored.run.unpacked_inputs().map_err(corrupt)?.into();
@@ -174,14 +231,14 @@ impl<H: Host> Engine<H> {
             Ok(state) => state,
             Err(why) => {
                 let reason = corrupt(why).to_string();
-                self.log(Level::Error, &reason);
+                self.control.log(Level::Error, &reason);
                 self.put_aside(lease, id, failure, reason)?;
                 return Ok(None);
             }
         };
-        let wanted = Wanted { inputs, key, local: H::Local::default() };
-        let run = Arc::new(Run::new(workflow, lease, state, wanted, created_at));
-        self.adopt(&run);
+        let request = RunRequest { inputs, key, local: H::Local::default() };
+        let run = Arc::new(Run::new(workflow, lease, state, request, created_at));
+        self.control.runs.adopt(&run);
         Ok(Some(run))
     }
 
@@ -195,18 +252,13 @@ impl<H: Host> Engine<H> {
     ) -> Result<(), StoreError> {
         let blocked_by = Some(BlockReason::Other(reason.into()));
         let update = RunUpdate { failure, blocked_by, ..RunUpdate::new(id.row(), RunStatus::Paused) };
-        self.store().commit(lease, &mut vec![Write::Run(Box::new(update))]).map(|_committed| ())
-    }
-
-    /// From here on the run is executed by this engine.
-    pub(crate) fn adopt(&self, run: &Arc<Run<H>>) {
-        self.runs.lock().insert(run.id.row(), Arc::clone(run));
+        self.control.store().commit(lease, &mut vec![Write::Run(Box::new(update))]).map(|_committed| ())
     }
 
     /// Why an unfinished run that no living runner has is not executed here. Blocks.
     #[must_use]
-    pub fn why_not_here(&self, run: &Standing) -> Option<NotRegistered> {
-        let alive = |runner| self.store().is_alive(runner, self.clock.lease_time()).unwrap_or(true);
+    pub(crate) fn why_not_here(&self, run: &Standing) -> Option<NotRegistered> {
+        let alive = |runner| self.control.store().is_alive(runner, self.control.clock.lease_time()).unwrap_or(true);
         if run.status.is_ended() || run.runner.is_some_and(alive) {
             return None;
         }
@@ -216,7 +268,7 @@ impl<H: Host> Engine<H> {
             None => Some(NotRegistered { wanted, have: None }),
             Some(workflow) if workflow.graph.version() == version => None,
             Some(workflow) => {
-                let versions = self.store().versions(workflow.number).unwrap_or_default();
+                let versions = self.control.store().versions(workflow.number).unwrap_or_default();
                 let recorded = versions.iter().find(|stored| *stored.hash == *version);
                 if recorded.is_some_and(|stored| recover::fits(&workflow.graph, &stored.tasks)) {
                     return None;

@@ -3,29 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bide_core::record::RecordedTask;
-use bide_core::{Graph, TaskId};
-use bide_sync::Mutex;
-
 use crate::host::Host;
-
-/// A workflow with its bodies, as registered with an engine.
-pub struct RegisteredWorkflow<H: Host> {
-    /// Its shape.
-    pub graph: Arc<Graph>,
-    /// One body for each task.
-    pub bodies: Arc<[H::Body]>,
-    /// The store's number of the workflow.
-    pub number: i64,
-    /// The store's number of this version.
-    pub version: i64,
-    /// The store's numbers of the tasks.
-    pub ids: Arc<[TaskId]>,
-    /// The tasks as the store records them.
-    pub recorded: Arc<[RecordedTask]>,
-    /// Whether runs of other recorded versions can go on with this one: what is known so far. It never changes.
-    pub(crate) fits: Mutex<HashMap<i64, bool>>,
-}
+use crate::runs::run::RegisteredWorkflow;
 
 /// The registered workflows.
 pub(crate) struct RegisteredWorkflows<H: Host> {

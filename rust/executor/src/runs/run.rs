@@ -4,22 +4,47 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bide_core::context::{self, Changes, Conflict};
-use bide_core::record::{RunRow, StoredRun};
-use bide_core::{DecodeError, Failure, RunId, RunState, TaskIx, TaskRow, Time, Value, pack};
+use bide_core::record::{RecordedTask, RunRow, StoredRun};
+use bide_core::{DecodeError, Failure, Graph, RunId, RunState, TaskId, TaskIx, TaskRow, Time, Value, pack};
 use bide_store::Lease;
 use bide_sync::Mutex;
 
-use crate::host::{Args, Host, Source};
-use crate::runs::registry::RegisteredWorkflow;
+use crate::host::{Args, Host, Ready, Source};
 use crate::runs::settled::{Settled, Settlement};
-use crate::runs::submit::Wanted;
-use crate::threads::limit::Overdue;
+
+/// A workflow with its bodies, as registered with an engine.
+pub struct RegisteredWorkflow<H: Host> {
+    /// Its shape.
+    pub graph: Arc<Graph>,
+    /// One body for each task.
+    pub bodies: Arc<[H::Body]>,
+    /// The store's number of the workflow.
+    pub number: i64,
+    /// The store's number of this version.
+    pub version: i64,
+    /// The store's numbers of the tasks.
+    pub ids: Arc<[TaskId]>,
+    /// The tasks as the store records them.
+    pub recorded: Arc<[RecordedTask]>,
+    /// Whether runs of other recorded versions can go on with this one: what is known so far. It never changes.
+    pub(crate) fits: Mutex<HashMap<i64, bool>>,
+}
 
 /// A run's inputs, in order of name.
 pub type Inputs = Box<[(Arc<str>, Value)]>;
 
 /// The keys of a context with their values, and what had to be decided between two tasks.
 pub type View = (Vec<(Arc<str>, Value)>, Vec<Conflict>);
+
+/// A run that a caller asks for.
+pub struct RunRequest<H: Host> {
+    /// Its inputs, in order of name.
+    pub inputs: Inputs,
+    /// Its key.
+    pub key: Option<Arc<str>>,
+    /// What the host keeps with it.
+    pub local: H::Local,
+}
 
 /// A run in memory.
 pub struct Run<H: Host> {
@@ -49,8 +74,8 @@ pub struct Run<H: Host> {
 
 /// What few runs have, and only this process knows.
 pub(crate) struct Rare<H: Host> {
-    /// Tasks whose body has used up its time and not returned.
-    pub(crate) overdue: Overdue<H>,
+    /// Tasks whose body has used up its time and not returned, with the attempt that waits for that.
+    pub(crate) overdue: HashMap<TaskIx, Option<Ready<H>>>,
     /// What tasks are blocked by that no row says: the last error of a condition, the cap of parked bodies.
     notes: HashMap<TaskIx, Arc<str>>,
     /// Conflicts of the context that this process has logged.
@@ -68,10 +93,10 @@ impl<H: Host> Run<H> {
         workflow: &Arc<RegisteredWorkflow<H>>,
         lease: Lease,
         state: RunState,
-        wanted: Wanted<H>,
+        request: RunRequest<H>,
         created_at: Time,
     ) -> Self {
-        let Wanted { inputs, key, local } = wanted;
+        let RunRequest { inputs, key, local } = request;
         Self {
             id: state.id(),
             recovered: state.is_recovered(),
@@ -166,7 +191,7 @@ impl<H: Host> Run<H> {
     }
 
     /// The run as it stands in memory, in the form in which a store returns it. Journals are left out. While the run
-    /// goes on it may be ahead of its rows: [`Engine::committed`] is not.
+    /// goes on it may be ahead of its rows: [`crate::Engine::committed`] is not.
     #[must_use]
     pub fn snapshot(&self) -> StoredRun {
         let state = self.state.lock();

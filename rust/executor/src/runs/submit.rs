@@ -1,32 +1,22 @@
-//! Creating runs, and attaching to those that a key names.
+//! Creating runs, and attaching to the runs that a key names.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use bide_core::record::{NewRun, RunRow, StoredRun};
+use bide_core::record::{NewRun, RunRow};
 use bide_core::{Event, RunId, RunState, Value, pack};
 use bide_store::{Creation, StoreError};
 
-use crate::engine::Engine;
+use crate::control::Control;
 use crate::host::{Dispatch, Host};
-use crate::ledger::QueuedEvent;
-use crate::runs::registry::RegisteredWorkflow;
-use crate::runs::run::{Inputs, Run};
-use crate::runs::settled::{Settled, Settlement};
+use crate::ids::IdMaker;
+use crate::ledger::{CommitPath, QueuedEvent};
+use crate::runs::run::{Inputs, RegisteredWorkflow, Run, RunRequest};
+use crate::runs::settled::Settlement;
+use crate::runs::watch::{Handle, Watch};
 
 /// How many runs begin in one commit, so that what they write is not in memory for all of them at once. Up to this many
 /// begin in the commit that creates them.
 const BEGIN: usize = 256;
-
-/// A run that a caller wants.
-pub struct Wanted<H: Host> {
-    /// Its inputs, in order of name.
-    pub inputs: Inputs,
-    /// Its key.
-    pub key: Option<Arc<str>>,
-    /// What the host keeps with it.
-    pub local: H::Local,
-}
 
 /// Why a run was not created.
 #[derive(Debug)]
@@ -35,9 +25,9 @@ pub enum SubmitError {
     Stopped(Settlement),
     /// A key belongs to a run with other inputs; names the inputs that differ.
     OtherInputs {
-        /// Which of the wanted runs has the key, from 0.
+        /// Which of the requested runs has the key, from 0.
         index: usize,
-        /// The wanted run before it that has the key too, if the key is used twice.
+        /// The requested run before it that has the key too, if the key is used twice.
         earlier: Option<usize>,
         /// The run that has the key.
         run: RunId,
@@ -50,59 +40,13 @@ pub enum SubmitError {
     Store(StoreError),
 }
 
-/// A run that a caller may wait for.
-pub enum Handle<H: Host> {
-    /// It is executed by this engine (or was).
-    Live(Arc<Run<H>>),
-    /// It is executed elsewhere, by nobody, or it has ended.
-    Watched(Box<Watched>),
-}
-
-/// A run that is waited for without being in memory.
-#[derive(Clone)]
-pub struct Watched {
-    /// Its id.
-    pub id: RunId,
-    /// Where to wait for it.
-    pub settled: Arc<Settled>,
-}
-
-impl<H: Host> Clone for Handle<H> {
-    fn clone(&self) -> Self {
-        match self {
-            Self::Live(run) => Self::Live(Arc::clone(run)),
-            Self::Watched(watched) => Self::Watched(watched.clone()),
-        }
-    }
-}
-
-impl<H: Host> Handle<H> {
-    /// The run's id.
-    #[must_use]
-    pub fn id(&self) -> RunId {
-        match self {
-            Self::Live(run) => run.id,
-            Self::Watched(watched) => watched.id,
-        }
-    }
-
-    /// Where to wait for it.
-    #[must_use]
-    pub fn settled(&self) -> &Settled {
-        match self {
-            Self::Live(run) => &run.settled,
-            Self::Watched(watched) => &watched.settled,
-        }
-    }
-}
-
 /// Bodies are about to be ready, as long as this lives.
 struct Coming<'a, H: Host>(&'a H::Dispatch);
 
 impl<'a, H: Host> Coming<'a, H> {
-    fn announce(engine: &'a Engine<H>) -> Self {
-        engine.dispatch.coming();
-        Self(&engine.dispatch)
+    fn announce(dispatch: &'a H::Dispatch) -> Self {
+        dispatch.coming();
+        Self(dispatch)
     }
 }
 
@@ -112,31 +56,52 @@ impl<H: Host> Drop for Coming<'_, H> {
     }
 }
 
-impl<H: Host> Engine<H> {
+/// Takes runs in.
+pub(crate) struct Submitter<H: Host> {
+    /// Whether runs may be created, and where they are kept from then on.
+    control: Arc<Control<H>>,
+    /// Commits that they begin.
+    path: Arc<CommitPath<H>>,
+    /// Makes their ids.
+    ids: Arc<IdMaker>,
+    /// Where to wait for those that are executed elsewhere.
+    watch: Arc<Watch<H>>,
+}
+
+impl<H: Host> Submitter<H> {
+    pub(crate) fn new(
+        control: &Arc<Control<H>>,
+        path: &Arc<CommitPath<H>>,
+        ids: &Arc<IdMaker>,
+        watch: &Arc<Watch<H>>,
+    ) -> Self {
+        Self { control: Arc::clone(control), path: Arc::clone(path), ids: Arc::clone(ids), watch: Arc::clone(watch) }
+    }
+
     /// Creates runs in one commit, or attaches to those whose keys exist, and lets them begin. Blocks.
     ///
     /// # Errors
     /// None is created then; see [`SubmitError`]. (From the store also if the runs were created, but one that exists
     /// cannot be looked at.)
-    pub fn submit(
-        self: &Arc<Self>,
+    pub(crate) fn submit(
+        &self,
         workflow: &Arc<RegisteredWorkflow<H>>,
-        wanted: impl IntoIterator<Item = Wanted<H>>,
+        requests: impl IntoIterator<Item = RunRequest<H>>,
     ) -> Result<Vec<Handle<H>>, SubmitError> {
-        if let Some(settlement) = self.stopped() {
+        if let Some(settlement) = self.control.stopped() {
             return Err(SubmitError::Stopped(settlement.clone()));
         }
-        if self.is_closing() {
+        if self.control.is_closing() {
             return Err(SubmitError::Stopped(Settlement::Closed));
         }
-        let now = self.clock.now();
-        let lease = *self.lease.read();
+        let now = self.control.clock.now();
+        let lease = self.control.lease();
         let state = |id| RunState::new(id, Arc::clone(&workflow.graph), Arc::clone(&workflow.ids));
         // First what stays, then what is needed only here: so that its memory, which may be that of a hundred thousand
         // rows, is behind everything else when it is given back.
-        let mut runs: Vec<Arc<Run<H>>> = wanted
+        let mut runs: Vec<Arc<Run<H>>> = requests
             .into_iter()
-            .map(|wanted| Arc::new(Run::new(workflow, lease, state(self.ids.next(now)), wanted, now)))
+            .map(|request| Arc::new(Run::new(workflow, lease, state(self.ids.next(now)), request, now)))
             .collect();
         let none: Arc<[u8]> = Arc::new([]);
         let packed = |inputs: &Inputs| match inputs.is_empty() {
@@ -150,13 +115,14 @@ impl<H: Host> Engine<H> {
                 new.with_key(run.key.clone()).with_inputs(packed(&run.inputs))
             })
             .collect();
-        let _coming = self.store().blocks().then(|| Coming::announce(self));
+        let _coming = self.control.store().blocks().then(|| Coming::<H>::announce(&self.control.dispatch));
         let mut ready = Vec::new();
         let begins = runs.len() <= BEGIN;
         let creations = loop {
-            let creations = self.ledger.create(self, lease, &mut rows, &runs, begins, &mut ready);
-            let creations = creations
-                .map_err(|error| self.stopped().cloned().map_or(SubmitError::Store(error), SubmitError::Stopped))?;
+            let creations = self.path.ledger.create(&self.path, lease, &mut rows, &runs, begins, &mut ready);
+            let creations = creations.map_err(|error| {
+                self.control.stopped().cloned().map_or(SubmitError::Store(error), SubmitError::Stopped)
+            })?;
             if !creations.iter().any(Creation::prevents_all) {
                 break creations;
             }
@@ -164,7 +130,7 @@ impl<H: Host> Engine<H> {
                 match creation {
                     Creation::OtherInputs(existing) => return Err(other_inputs(&rows, index, existing)),
                     // Another process has taken the number in the same millisecond.
-                    Creation::NumberTaken => rows[index].id = self.ids.next(self.clock.now()),
+                    Creation::NumberTaken => rows[index].id = self.ids.next(self.control.clock.now()),
                     Creation::Created | Creation::Exists(_) => {}
                 }
             }
@@ -181,40 +147,28 @@ impl<H: Host> Engine<H> {
             if !begins {
                 begin.push(QueuedEvent { run: Arc::clone(&run), event: Event::Begin, at: now, completion: None });
                 if begin.len() == BEGIN {
-                    self.commit(&mut begin, &mut ready);
+                    self.path.commit(&mut begin, &mut ready);
                 }
             }
             made.push(Ok(run));
         }
-        self.commit(&mut begin, &mut ready);
-        self.dispatch_ready(&mut ready);
+        self.path.commit(&mut begin, &mut ready);
+        self.control.dispatch_ready(&mut ready);
         // Adopted before this is asked, stopped before all are settled: one of the two sees the other.
-        self.settle_late_comers();
+        self.control.settle_late_comers();
         made.into_iter()
             .map(|run| match run {
                 Ok(live) => Ok(Handle::Live(live)),
-                Err(existing) => self.handle(existing.id).map_err(SubmitError::Store),
+                Err(existing) => self.watch.handle(existing.id).map_err(SubmitError::Store),
             })
             .collect()
     }
+}
 
-    /// A handle of a run that exists.
-    ///
-    /// # Errors
-    /// From the store.
-    pub fn handle(self: &Arc<Self>, id: RunId) -> Result<Handle<H>, StoreError> {
-        match self.live(id) {
-            Some(run) => Ok(Handle::Live(run)),
-            None => Ok(Handle::Watched(Box::new(Watched { id, settled: self.watch(id)? }))),
-        }
-    }
-
-    /// Packs and orders inputs by name.
-    #[must_use]
-    pub fn ordered(mut inputs: Vec<(Arc<str>, Value)>) -> Inputs {
-        inputs.sort_by(|(a, _), (b, _)| a.cmp(b));
-        inputs.into()
-    }
+/// Orders inputs by name.
+pub(crate) fn ordered(mut inputs: Vec<(Arc<str>, Value)>) -> Inputs {
+    inputs.sort_by(|(a, _), (b, _)| a.cmp(b));
+    inputs.into()
 }
 
 /// Why a run is not created whose key names another one with other inputs.
@@ -237,34 +191,5 @@ fn other_inputs(rows: &[NewRun], index: usize, existing: &RunRow) -> SubmitError
         run: existing.id,
         key: row.key.clone().unwrap_or_else(|| "".into()),
         inputs,
-    }
-}
-
-/// How long a commit under way is waited for before the rows are read instead.
-const PATIENCE: Duration = Duration::from_millis(50);
-
-impl<H: Host> Engine<H> {
-    /// A run of this engine as it stands, with nothing in it that is not committed: what is being committed may still
-    /// fail. Blocks, but not on a store that others keep locked: the answer is what its rows say then.
-    ///
-    /// # Errors
-    /// From the store.
-    pub fn committed(&self, run: &Run<H>) -> Result<StoredRun, StoreError> {
-        match run.settled.get() {
-            // It was committed before this was said.
-            Some(Settlement::Run(_) | Settlement::Closed) => return Ok(run.snapshot()),
-            // What was being committed is in memory and perhaps nowhere else.
-            Some(Settlement::Broken(why)) => return self.store().load(run.id)?.ok_or(*why),
-            Some(Settlement::Panicked(_) | Settlement::Elsewhere | Settlement::NotHere(_)) | None => {}
-        }
-        if run.settled.get().is_none()
-            && let Some(_lock) = self.ledger.try_lock_for(PATIENCE)
-            && self.stopped().is_none()
-            && run.settled.get().is_none()
-        {
-            // Whoever commits holds the commit lock: what is in memory now is in the store.
-            return Ok(run.snapshot());
-        }
-        self.store().load(run.id).map(|stored| stored.unwrap_or_else(|| run.snapshot()))
     }
 }

@@ -19,8 +19,7 @@ use bide_core::record::RunRowId;
 use bide_core::{TaskIx, TaskRef};
 use bide_sync::Mutex;
 
-use crate::engine::Engine;
-use crate::host::{Dispatch, Host, Ready};
+use crate::host::{Host, Ready};
 use crate::runs::run::Run;
 
 const WAITS_ALONE: &str = "waits to execute alone, because processes have died while it executed";
@@ -44,7 +43,7 @@ struct State {
 /// lost and taken up again may still have an old body.
 type Key = (RunRowId, TaskIx, usize);
 
-/// Where an engine is in memory.
+/// What tells the engines of a process apart.
 type EngineNo = usize;
 
 /// Makes the body ready again. False if its engine is gone.
@@ -136,7 +135,7 @@ impl Suspects {
     }
 
     /// An engine makes nothing ready any more.
-    fn forget(&self, engine: EngineNo) {
+    pub(crate) fn forget(&self, engine: EngineNo) {
         let mut state = self.0.lock();
         let (gone, careful) = std::mem::take(&mut state.careful).into_iter().partition(|(_, (no, _))| *no == engine);
         state.careful = careful;
@@ -175,45 +174,35 @@ impl Suspects {
     }
 }
 
-impl<H: Host> Engine<H> {
-    /// The body, if it is no suspect or may execute beside those that do, with its turn. Otherwise it waits, and will
-    /// be ready again.
-    pub(crate) fn admit_suspect(self: &Arc<Self>, ready: Ready<H>) -> Option<(Ready<H>, Option<Turn>)> {
-        if !ready.run.recovered {
-            return Some((ready, None));
-        }
+impl Suspects {
+    /// The body of a recovered run, if it is no suspect or may execute beside the suspects that do, with its turn.
+    /// Otherwise it waits, and is given to `again` when it is to ask again.
+    pub(crate) fn admit<H: Host>(
+        self: &Arc<Self>,
+        ready: Ready<H>,
+        engine: EngineNo,
+        again: impl FnOnce(Ready<H>) -> bool + Send + 'static,
+    ) -> Option<(Ready<H>, Option<Turn>)> {
         let (run, task) = (Arc::clone(&ready.run), ready.task);
         let (key, entered) = (key(&run, task), run.state.lock().suspicion(task));
         let Some(entered) = entered else {
-            if self.suspects.withdraws(&key) {
+            if self.withdraws(&key) {
                 run.note(task.ix, None);
             }
             return Some((ready, None));
         };
         let careful = entered > 0;
-        let engine = Arc::downgrade(self);
-        let again = Ready { run: Arc::clone(&run), task };
-        let wake = Box::new(move || {
-            let engine = engine.upgrade().filter(|engine| !engine.is_closing());
-            engine.is_some_and(|engine| {
-                engine.dispatch.ready(&engine, &mut vec![again]);
-                true
-            })
-        });
+        let waiting = Ready { run: Arc::clone(&run), task };
+        let wake = Box::new(move || again(waiting));
         let why = if careful { WAITS_ALONE } else { WAITS };
         let note = |waits: bool| run.note(task.ix, waits.then(|| why.to_owned()));
-        let may = self.suspects.asks(key, careful, Arc::as_ptr(self).addr(), wake, note);
-        may.then(|| (ready, Some(Turn { suspects: Arc::clone(&self.suspects), key })))
+        let may = self.asks(key, careful, engine, wake, note);
+        may.then(|| (ready, Some(Turn { suspects: Arc::clone(self), key })))
     }
 
     /// A body is no suspect any more.
-    pub(crate) fn cleared(&self, run: &Arc<Run<H>>, task: TaskRef) {
-        self.suspects.ends(&key(run, task));
-    }
-
-    /// Nothing is made ready here any more: others go first.
-    pub(crate) fn forget_suspects(self: &Arc<Self>) {
-        self.suspects.forget(Arc::as_ptr(self).addr());
+    pub(crate) fn clear<H: Host>(&self, run: &Arc<Run<H>>, task: TaskRef) {
+        self.ends(&key(run, task));
     }
 }
 

@@ -14,8 +14,9 @@ use bide_sched::be_punctual;
 use bide_sync::{Condvar, Mutex, MutexGuard};
 
 use crate::clock::Clock;
+use crate::services::{Service, Signal};
 
-/// The wall is looked at again at least so often.
+/// The longest span between two looks at the wall.
 const RECHECK: Duration = Duration::from_secs(30);
 
 /// The wall has jumped if it moved by more than this against the steady clock.
@@ -60,10 +61,10 @@ impl Timers {
         self.add(due, None, alarm, ticket)
     }
 
-    /// Takes back what [`Timers::after`] was asked for, if it has not rung yet.
+    /// Cancels what [`Timers::after`] was asked for, if it has not rung yet.
     pub(crate) fn cancel(&self, key: Key) {
         let item = self.state.lock().items.remove(&key);
-        // Let go of without the lock: it may be the last that holds a run.
+        // Dropped without the lock: it may hold the last reference to a run.
         drop(item);
     }
 
@@ -92,19 +93,6 @@ impl Timers {
             self.changed.notify_one();
         }
         key
-    }
-
-    /// The thread's loop; returns after [`Timers::stop`].
-    pub(crate) fn run(&self) {
-        be_punctual();
-        let mut state = self.state.lock();
-        while !state.stop {
-            if let Some(span) = self.turn(&mut state) {
-                self.changed.wait_for(&mut state, span);
-            }
-        }
-        drop(state);
-        self.clear();
     }
 
     /// Rings what is due. `None` if something was; else how long to sleep.
@@ -152,13 +140,31 @@ impl Timers {
 
     /// Forgets every alarm.
     pub(crate) fn clear(&self) {
-        let left = std::mem::take(&mut self.state.lock().items);
-        // What the alarms held is let go without the lock: it may be a host's.
-        drop(left);
+        let remaining = std::mem::take(&mut self.state.lock().items);
+        // What the alarms hold is dropped without the lock: it may be a host's.
+        drop(remaining);
+    }
+}
+
+impl Service for Timers {
+    fn name(&self) -> &'static str {
+        "bide-timer"
     }
 
-    /// Ends the thread's loop.
-    pub(crate) fn stop(&self) {
+    fn run(&self, started: &Signal) {
+        be_punctual();
+        started.give();
+        let mut state = self.state.lock();
+        while !state.stop {
+            if let Some(span) = self.turn(&mut state) {
+                self.changed.wait_for(&mut state, span);
+            }
+        }
+        drop(state);
+        self.clear();
+    }
+
+    fn stop(&self) {
         self.state.lock().stop = true;
         self.changed.notify_all();
     }

@@ -11,14 +11,15 @@ use std::time::Duration;
 use bide_core::attempt::polling::Polling;
 use bide_core::event::Retry;
 use bide_core::poll::Progress;
-use bide_core::{Event, Failure, GateSpec, TaskIx, Time, Value};
+use bide_core::{Event, Failure, GateSpec, TaskIx, Value};
 use bide_sched::{Queue, RETRY_THREAD_AFTER};
 use bide_sync::{Condvar, Mutex};
 
-use crate::clock::At;
-use crate::engine::{Engine, Level};
+use crate::api::At;
+use crate::engine::Engine;
 use crate::host::{Attached, Gate, Host, Polled};
 use crate::ledger::QueuedEvent;
+use crate::log::Level;
 use crate::threads::pool::Pool;
 
 /// Polls that are due within so long are taken one after the other without a sleep.
@@ -141,7 +142,7 @@ impl<H: Host> Gates<H> {
 
     /// Watches a gate: its first poll is due at once.
     pub(crate) fn watch(&self, engine: &Engine<H>, gate: Gate<H>) {
-        let item = Item { due: nanos(engine.clock.steady()), seq: 0, gate, progress: Progress::default() };
+        let item = Item { due: nanos(engine.clock().steady()), seq: 0, gate, progress: Progress::default() };
         if self.state.lock().put(item, false) {
             self.changed.notify_all();
         }
@@ -149,6 +150,7 @@ impl<H: Host> Gates<H> {
 
     /// When the first gate is asked next, by the steady clock. The clock may have been moved by hand: the threads look at
     /// it again.
+    #[cfg(feature = "testing")]
     pub(crate) fn clock_was_moved(&self) -> Option<Duration> {
         self.changed.notify_all();
         let state = self.state.lock();
@@ -165,7 +167,7 @@ impl<H: Host> Gates<H> {
     pub(crate) fn look(&self, engine: &Engine<H>) {
         let (culprit, told, none_left, threads) = {
             let mut state = self.state.lock();
-            let now = engine.clock.steady();
+            let now = engine.clock().steady();
             match &state.polling {
                 Some((since, gate)) if now.saturating_sub(*since) > SLOW => {
                     let gate = gate.clone();
@@ -206,7 +208,7 @@ impl<H: Host> Gates<H> {
             if state.close {
                 return None;
             }
-            let now = at.unwrap_or_else(|| engine.clock.steady());
+            let now = at.unwrap_or_else(|| engine.clock().steady());
             let main = *state.main.get_or_insert(me) == me;
             let queue = if main { &mut state.quick } else { &mut state.slow };
             let span = match queue.peek().map(|item| item.due) {
@@ -270,7 +272,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
     /// Whether the caller is to start the first thread that polls gates.
     #[must_use]
     pub fn wants_gate_thread(&self) -> bool {
-        let mut state = self.dispatch.gates.state.lock();
+        let mut state = self.dispatch().gates.state.lock();
         let first = state.threads == 0 && !state.close;
         state.threads += usize::from(first);
         first
@@ -279,9 +281,9 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
     /// A thread that was wanted to poll gates could not be started: it does not count, and a spare is wanted again
     /// after a while.
     pub fn no_gate_thread(&self) {
-        let mut state = self.dispatch.gates.state.lock();
+        let mut state = self.dispatch().gates.state.lock();
         state.threads -= 1;
-        state.ask_again = self.clock.steady() + RETRY_THREAD_AFTER;
+        state.ask_again = self.clock().steady() + RETRY_THREAD_AFTER;
     }
 
     /// What a thread that polls gates does until the runner closes.
@@ -292,7 +294,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
     }
 
     fn poll_gates_until_told<C: GateWorker<H>>(self: &Arc<Self>, cx: &mut C) {
-        let gates = &self.dispatch.gates;
+        let gates = &self.dispatch().gates;
         let me = {
             let mut state = gates.state.lock();
             state.seq += 1;
@@ -300,13 +302,13 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
         };
         let (mut done, mut ready) = (Vec::new(), Vec::new());
         // Read once for each poll: the clock is a tenth of what one costs.
-        let mut now = self.clock.steady();
+        let mut now = self.clock().steady();
         let mut sure = Duration::ZERO;
         loop {
             let mut item = if done.len() < BATCH { gates.take(self, me, Some(now)) } else { None };
             if item.is_none() {
                 item = (cx as &mut dyn Attached).wait(|| {
-                    self.commit(&mut done, &mut ready);
+                    self.path.commit(&mut done, &mut ready);
                     self.dispatch_ready(&mut ready);
                     gates.take(self, me, None)
                 });
@@ -319,7 +321,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
                 }
             }
             if wants_spare && let Err(why) = cx.start_spare(self) {
-                let first = self.dispatch.gates.state.lock().ask_again.is_zero();
+                let first = self.dispatch().gates.state.lock().ask_again.is_zero();
                 self.no_gate_thread();
                 if first {
                     let line = format!(
@@ -352,7 +354,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
         let policy = H::gate_policy(&gate.workflow().bodies[gate.task.ix as usize]);
         let mut polling = Polling::with_progress(policy, gate.deadline, item.progress);
         let polled = cx.poll_gate(gate);
-        *now = self.clock.steady();
+        *now = self.clock().steady();
         let clocks = At { engine: self, steady: *now };
         let result = polling.judge(polled, &clocks, || gate.timed_out());
         gate.run.note_error(gate.task.ix, polling.error());
@@ -378,20 +380,6 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
             _ => None,
         };
         let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, proved: true, retry };
-        Some(QueuedEvent { run: Arc::clone(&gate.run), event, at: self.clock.now(), completion: None })
-    }
-}
-
-impl<H: Host> Engine<H> {
-    /// The wall's time, for hosts.
-    #[must_use]
-    pub fn now(&self) -> Time {
-        self.clock.now()
-    }
-
-    /// The steady time, for hosts.
-    #[must_use]
-    pub fn steady(&self) -> Duration {
-        self.clock.steady()
+        Some(QueuedEvent { run: Arc::clone(&gate.run), event, at: self.clock().now(), completion: None })
     }
 }

@@ -4,21 +4,18 @@
 //! does from there on changes nothing. Its slot stays taken until the body returns, and so does its place: the next
 //! attempt waits for that.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::event::Retry;
-use bide_core::{Event, Failure, FailureKind, Outcome, TaskIx, TaskRef};
+use bide_core::{Event, Failure, FailureKind, Outcome, TaskRef};
 use bide_sync::Mutex;
 
-use crate::engine::{Engine, Level};
+use crate::engine::Engine;
 use crate::host::{Host, Ready};
+use crate::log::Level;
 use crate::runs::run::Run;
 use crate::services::timers::{Alarm, Key};
-
-/// The tasks of a run whose body has used up its time and has not returned, with the attempt that waits for that.
-pub(crate) type Overdue<H> = HashMap<TaskIx, Option<Ready<H>>>;
 
 /// The limit of one attempt.
 pub(crate) struct Limit<H: Host> {
@@ -66,7 +63,7 @@ impl<H: Host> Limit<H> {
     pub(crate) fn go_on(self: &Arc<Self>) {
         let mut state = self.state.lock();
         state.ticket += 1;
-        state.since = self.engine.clock.steady();
+        state.since = self.engine.clock().steady();
         let alarm = Arc::clone(self) as Arc<dyn Alarm>;
         state.timer = Some(self.engine.timers.after(state.left, alarm, state.ticket));
     }
@@ -76,7 +73,7 @@ impl<H: Host> Limit<H> {
         let (timer, reached) = {
             let mut state = self.state.lock();
             state.ticket += 1;
-            let spent = self.engine.clock.steady().saturating_sub(state.since);
+            let spent = self.engine.clock().steady().saturating_sub(state.since);
             state.left = state.left.saturating_sub(spent);
             (state.timer.take(), state.reached)
         };

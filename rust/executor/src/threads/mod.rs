@@ -5,3 +5,4 @@ pub(crate) mod gates;
 pub(crate) mod limit;
 pub(crate) mod pool;
 mod work;
+pub(crate) mod worker;

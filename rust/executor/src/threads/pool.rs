@@ -1,15 +1,16 @@
 //! Bodies that block a thread: the pool of `bide-sched` as a dispatcher of the engine, and what it asks of the engine.
 
 use std::fmt::{self, Display};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bide_core::{Event, TaskRef, Time};
 use bide_sched::Upcalls;
 
-use crate::engine::{Engine, Level};
+use crate::engine::Engine;
 use crate::host::{Dispatch, Gate, Host, Ready};
 use crate::ledger::Group;
+use crate::log::Level;
 use crate::runs::run::Run;
 use crate::services::timers::Alarm;
 use crate::threads::gates::Gates;
@@ -26,8 +27,12 @@ pub type StartWorker<H> = bide_sched::StartWorker<Engine<H>>;
 
 /// The dispatcher of hosts whose bodies block a thread.
 pub struct Pool<H: Host> {
+    /// The threads that execute bodies.
     pub(crate) workers: bide_sched::Pool<Engine<H>>,
+    /// The gates that wait for a condition.
     pub(crate) gates: Gates<H>,
+    /// The engine that it was opened for.
+    engine: OnceLock<Weak<Engine<H>>>,
 }
 
 impl<H: Host> Pool<H> {
@@ -35,7 +40,16 @@ impl<H: Host> Pool<H> {
     /// parked at once.
     #[must_use]
     pub fn new(slots: u32, max_parked: usize, start_worker: StartWorker<H>) -> Self {
-        Self { workers: bide_sched::Pool::new(slots, max_parked, start_worker), gates: Gates::new(slots as usize + 1) }
+        Self {
+            workers: bide_sched::Pool::new(slots, max_parked, start_worker),
+            gates: Gates::new(slots as usize + 1),
+            engine: OnceLock::new(),
+        }
+    }
+
+    /// Its engine; none before it is opened, and none once the engine is gone.
+    fn engine(&self) -> Option<Arc<Engine<H>>> {
+        self.engine.get()?.upgrade()
     }
 
     /// Starts the first worker thread and lets the committer look after the groups. Call once, on a thread that may
@@ -44,6 +58,7 @@ impl<H: Host> Pool<H> {
     /// # Errors
     /// Says why the thread cannot be started.
     pub fn open(&self, engine: &Arc<Engine<H>>) -> Result<(), String> {
+        let _ = self.engine.set(Arc::downgrade(engine));
         self.workers.open(engine)
     }
 
@@ -52,6 +67,7 @@ impl<H: Host> Pool<H> {
     /// # Errors
     /// Whatever `start_first` returns.
     pub fn open_by<E>(&self, engine: &Arc<Engine<H>>, start_first: impl FnOnce() -> Result<bool, E>) -> Result<(), E> {
+        let _ = self.engine.set(Arc::downgrade(engine));
         self.workers.open_by(engine, start_first)
     }
 
@@ -75,7 +91,7 @@ impl<H: Host> Pool<H> {
 }
 
 impl<H: Host> Dispatch<H> for Pool<H> {
-    fn ready(&self, _engine: &Arc<Engine<H>>, ready: &mut Vec<Ready<H>>) {
+    fn ready(&self, ready: &mut Vec<Ready<H>>) {
         self.workers.push(ready);
     }
 
@@ -87,23 +103,27 @@ impl<H: Host> Dispatch<H> for Pool<H> {
         self.workers.withdraw_announcement();
     }
 
-    fn gate(&self, engine: &Arc<Engine<H>>, gate: Gate<H>) {
-        self.gates.watch(engine, gate);
+    fn gate(&self, gate: Gate<H>) {
+        if let Some(engine) = self.engine() {
+            self.gates.watch(&engine, gate);
+        }
     }
 
-    fn close(&self, _engine: &Arc<Engine<H>>) {
+    fn close(&self) {
         self.workers.close();
         self.gates.close();
     }
 
-    fn lost(&self, _engine: &Arc<Engine<H>>) {
+    fn lost(&self) {
         // Whatever is parked now belongs to a run that is lost: a new lease has none yet.
         self.workers.suspend_bodies();
     }
 
-    fn look(&self, engine: &Arc<Engine<H>>) {
-        self.gates.look(engine);
-        self.workers.sweep(engine);
+    fn look(&self) {
+        if let Some(engine) = self.engine() {
+            self.gates.look(&engine);
+            self.workers.sweep(&engine);
+        }
     }
 }
 
@@ -126,11 +146,11 @@ impl<H: Host> Upcalls for Engine<H> {
     type Group = Group<H>;
 
     fn now(&self) -> Time {
-        self.clock.now()
+        self.clock().now()
     }
 
     fn steady(&self) -> Duration {
-        self.clock.steady()
+        self.clock().steady()
     }
 
     fn ring_after(&self, span: Duration, alarm: Arc<dyn Alarm>, ticket: u64) {
@@ -142,7 +162,7 @@ impl<H: Host> Upcalls for Engine<H> {
     }
 
     fn look_after(&self, group: &Arc<Group<H>>) {
-        self.ledger.look_after(Arc::clone(group));
+        self.path.ledger.look_after(Arc::clone(group));
     }
 
     fn is_empty(group: &Group<H>) -> bool {

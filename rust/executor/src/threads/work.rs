@@ -9,17 +9,18 @@ use bide_sched::WorkerThread;
 use crate::clock::LastSeen;
 use crate::engine::Engine;
 use crate::failpoint::{self, Failpoint};
-use crate::host::{Attached, Call, Host, Ready, Worker};
+use crate::host::{Attached, Host, Ready};
 use crate::ledger::QueuedEvent;
 use crate::threads::body::BodyCx;
 use crate::threads::limit::Limit;
 use crate::threads::pool::{Executing, Parker, Permit, Pool};
+use crate::threads::worker::{Call, Worker};
 
 impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
     /// What a worker thread does until the runner closes or it is not needed any more.
     pub fn work<C: Worker<H>>(self: &Arc<Self>, cx: &mut C) {
         let work = || {
-            let workers = &self.dispatch.workers;
+            let workers = &self.dispatch().workers;
             let parker = workers.new_parker();
             let (ready, seen) = (Vec::new(), LastSeen::default());
             let mut thread = Thread { engine: self, parker: Arc::clone(&parker), ready, seen, cx };
@@ -27,7 +28,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
         };
         if let Err(why) = H::no_panic(work) {
             self.panicked(&why);
-            self.dispatch.workers.worker_panicked();
+            self.dispatch().workers.worker_panicked();
         }
     }
 }
@@ -55,7 +56,7 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> WorkerThread<Engine<H>> for Thre
         let Some(ready) = Arc::clone(&ready.run).wait_for_overdue(ready) else { return Some(permit) };
         let Some((ready, turn)) = self.engine.admit_suspect(ready) else { return Some(permit) };
         let wants_handle = ready.run.workflow.graph.spec(ready.task.ix).wants_handle;
-        let workers = &self.engine.dispatch.workers;
+        let workers = &self.engine.dispatch().workers;
         let ready = if wants_handle {
             let Some(ready) = workers.admit(self.engine, ready, &self.parker) else { return Some(permit) };
             ready
@@ -63,9 +64,9 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> WorkerThread<Engine<H>> for Thre
             ready
         };
         let Ready { run, task } = ready;
-        let clock = &self.engine.clock;
+        let clock = self.engine.clock();
         let mut now = clock.lease_micros();
-        if !self.engine.lease_holds_at(now) {
+        if !self.engine.control.lease_holds_at(now) {
             if !self.is_sure_of_lease() {
                 if wants_handle {
                     workers.dismiss(&self.parker);
@@ -90,7 +91,7 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> WorkerThread<Engine<H>> for Thre
             return Some(permit);
         };
         if !permit.group().is_empty() {
-            self.engine.ledger.arm();
+            self.engine.path.ledger.arm();
         }
         let executing = Executing { run: Arc::clone(&run), task, attempt: entered.attempt };
         workers.body_starts(&permit, executing, now);
@@ -128,8 +129,8 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> WorkerThread<Engine<H>> for Thre
             return None;
         };
         workers.body_stops(&permit);
-        let at = self.engine.clock.now();
-        let now = self.engine.clock.steady();
+        let at = self.engine.clock().now();
+        let now = self.engine.clock().steady();
         self.seen.see(at, now);
         // While its end is not committed a marked body's mark stands: the next body may kill the process, and this
         // one's run would be suspected of it.
@@ -146,7 +147,7 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
     fn commit(&mut self, permit: &Permit<H>) {
         let (engine, ready) = (self.engine, &mut self.ready);
         (self.cx as &mut dyn Attached).detach(|| engine.commit_group(permit.group(), ready));
-        engine.dispatch.workers.keep(permit, ready);
+        engine.dispatch().workers.keep(permit, ready);
     }
 
     /// The lease has run out. Renews it; false if another runner has taken over.

@@ -9,15 +9,15 @@ use bide_core::{Event, Failure, TaskRef, Value};
 use bide_sync::Mutex;
 use tokio::sync::oneshot;
 
-use super::context::TaskContext;
+use super::closures::Closures;
 use super::dispatch::Stage;
-use super::lane::Lane;
-use super::workflow::Closures;
+use super::hand_in::hand_in;
+use super::lane::{Entry, Lane};
 use crate::engine::Engine;
 use crate::ledger::QueuedEvent;
 use crate::runs::run::Run;
 
-/// The wall clock is looked at again at least so often.
+/// The longest span between two looks at the wall clock.
 const RECHECK: Duration = Duration::from_secs(30);
 
 /// A body that has asked for a handle.
@@ -71,14 +71,15 @@ impl Drop for UnderWay<'_> {
 }
 
 impl BodyState {
-    pub(super) fn new(cx: &TaskContext, ended: bool) -> Arc<Self> {
-        let (run, task) = (Arc::clone(&cx.scope.run), cx.scope.task);
-        let mut attempt = Attempt::new(task, Arc::clone(run.workflow.graph.name(task.ix)), cx.attempt);
+    /// `ended`: its body has returned already.
+    pub(super) fn new(lane: &Arc<Lane>, body: &Entry<'_>, ended: bool) -> Arc<Self> {
+        let (run, task) = (Arc::clone(body.run), body.task);
+        let mut attempt = Attempt::new(task, Arc::clone(run.workflow.graph.name(task.ix)), body.attempt);
         if ended {
             attempt.end();
         }
-        let (lane, attempt) = (Arc::clone(&cx.lane), Mutex::new(attempt));
-        Arc::new(Self { lane, run, task, turn: cx.turn, attempt, deferred: Mutex::default() })
+        let (lane, attempt) = (Arc::clone(lane), Mutex::new(attempt));
+        Arc::new(Self { lane, run, task, turn: body.turn, attempt, deferred: Mutex::default() })
     }
 
     pub(super) fn engine(&self) -> &Arc<Engine<Closures>> {
@@ -185,8 +186,8 @@ impl BodyState {
         let opens = matches!(event, Event::Opened { .. });
         let (completion, outcome) = oneshot::channel();
         let engine = self.engine();
-        let (run, at) = (Arc::clone(&self.run), engine.clock.now());
-        engine.hand_in(QueuedEvent { run, event, at, completion: Some(completion) });
+        let (run, at) = (Arc::clone(&self.run), engine.clock().now());
+        hand_in(engine, QueuedEvent { run, event, at, completion: Some(completion) });
         match outcome.await {
             Ok(Ok(())) if opens => {
                 Fed::Committed { deadline: self.run.state.lock().deadline(self.task.ix, call.key()) }
@@ -199,7 +200,7 @@ impl BodyState {
 
     /// Drops the slot. A body that dropped its last wait before the end has none.
     fn release(&self) -> Fed {
-        self.deferred.lock().since.get_or_insert(self.engine().clock.steady());
+        self.deferred.lock().since.get_or_insert(self.engine().clock().steady());
         drop(self.lane.give_slot_away(self.turn));
         Fed::Released
     }
@@ -210,15 +211,15 @@ impl BodyState {
         loop {
             let span = match sleep {
                 Sleep::Poll(span) => span,
-                Sleep::Until(due) => due.since(self.engine().clock.now()).min(RECHECK),
+                Sleep::Until(due) => due.since(self.engine().clock().now()).min(RECHECK),
             };
             tokio::select! {
                 biased;
-                () = Stage::left(&mut stage, Stage::Open) => return Fed::Stopped,
+                () = Stage::ended(&mut stage, Stage::Open) => return Fed::Stopped,
                 () = tokio::time::sleep(span) => {}
             }
             match sleep {
-                Sleep::Until(due) if due > self.engine().clock.now() => {}
+                Sleep::Until(due) if due > self.engine().clock().now() => {}
                 Sleep::Until(_) | Sleep::Poll(_) => return Fed::Woken,
             }
         }
@@ -236,7 +237,7 @@ impl BodyState {
         if let Some(slot) = slot {
             self.lane.keep_slot(self.turn, slot);
             let mut deferred = self.deferred.lock();
-            deferred.before = deferred.until(self.engine().clock.steady());
+            deferred.before = deferred.until(self.engine().clock().steady());
             deferred.since = None;
         }
         Fed::Acquired { commit, slot: acquired }

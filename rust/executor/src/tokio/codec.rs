@@ -1,8 +1,10 @@
 //! Values of closures: to and from the stored form that all host languages share (tags `n t f i d s j`).
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use bide_core::{DefinitionError, Failure, FailureKind, Value};
+use bide_core::time::micros;
+use bide_core::{DefinitionError, Failure, FailureKind, Time, Value};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -71,6 +73,11 @@ pub(super) fn inputs<T: Serialize + ?Sized>(inputs: &T) -> Result<Inputs, Defini
         return Err(refused(format!("'{}' is given twice", pair[0].0)));
     }
     Ok(named.into())
+}
+
+/// A time as it is stored.
+pub(super) fn stored_time(time: SystemTime) -> Time {
+    Time(time.duration_since(UNIX_EPOCH).map_or_else(|error| -micros(error.duration()), micros))
 }
 
 #[cfg(test)]

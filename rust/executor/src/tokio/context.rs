@@ -7,11 +7,11 @@ use bide_core::nearest::did_you_mean;
 use bide_core::{RunId, TaskRef};
 use serde::de::DeserializeOwned;
 
+use super::closures::Closures;
 use super::codec::{decode, serialization_failure};
-use super::error::TaskError;
 use super::handle::TaskHandle;
-use super::lane::Lane;
-use super::workflow::Closures;
+use super::lane::{Entry, Lane};
+use super::task_error::TaskError;
 use crate::runs::run::Run;
 
 /// A task of a run: what it was given.
@@ -115,7 +115,8 @@ impl TaskContext {
     /// The handle, to wait and to record steps with. A body that does not ask for it does not pay for it.
     #[must_use]
     pub fn handle(&self) -> TaskHandle {
-        TaskHandle::of(self)
+        let body = Entry { run: &self.run, task: self.task, attempt: self.attempt, turn: self.turn };
+        TaskHandle(self.lane.body(&body))
     }
 }
 

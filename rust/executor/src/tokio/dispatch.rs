@@ -1,34 +1,45 @@
-//! How closures get to execute: slots, lanes on the caller's tokio, and the hand-in of what they came to.
+//! How closures get to execute: slots, and lanes on the caller's tokio.
 //!
 //! A lane is a tokio task that holds a slot and executes bodies one after the other (see `lane.rs`). A slot is an
-//! RAII value: however it is dropped, it goes on to whom the slot machine names.
+//! RAII value: however it is dropped, the slot machine decides who gets it next.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use bide_sched::{HandOff, SlotNo, Slots};
 use bide_sync::Mutex;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::gate;
-use super::lane::Lane;
-use super::workflow::Closures;
+use super::closures::Closures;
 use crate::engine::Engine;
 use crate::host::{Dispatch, Gate, Ready};
-use crate::ledger::{Group, QueuedEvent};
+use crate::ledger::Group;
+
+/// Starts a lane with a slot and its first body.
+type StartLane = fn(&Arc<Engine<Closures>>, Slot, Ready<Closures>);
+
+/// Starts to poll a gate that is open.
+type StartWatch = fn(&Arc<Engine<Closures>>, Gate<Closures>);
 
 /// The dispatcher of closures.
 pub struct OnTokio {
+    /// Where lanes and gates are executed.
     runtime: Handle,
+    start_lane: StartLane,
+    start_watch: StartWatch,
+    /// The engine that it was opened for.
+    engine: OnceLock<Weak<Engine<Closures>>>,
     state: Mutex<State>,
+    /// Tells lanes and gates how far the end has come.
     stage: watch::Sender<Stage>,
     /// What the lanes' bodies have come to, with a store that does not block. Committed by a lane that has nothing else
     /// to execute or whose body waits, when enough has gathered, or by the committer behind a body that runs on.
     pub(super) group: Arc<Group<Closures>>,
     /// The store may block: a thread of the runtime does not commit.
     pub(super) store_blocks: bool,
+    /// The runtime can go on without one of its threads.
     multi_thread: bool,
     /// A lane commits itself.
     committing: AtomicBool,
@@ -53,8 +64,8 @@ pub(super) enum Stage {
 }
 
 impl Stage {
-    /// Returns when the stage is another than this one.
-    pub(super) async fn left(stage: &mut watch::Receiver<Stage>, from: Stage) {
+    /// Returns when this stage is over.
+    pub(super) async fn ended(stage: &mut watch::Receiver<Stage>, from: Stage) {
         // An error means that the dispatcher is gone, which is an end too.
         let _ = stage.wait_for(|now| *now != from).await;
     }
@@ -102,14 +113,23 @@ impl Drop for Slot {
         if let Some(engine) = self.engine.take()
             && let Passed::Next(ready) = engine.dispatch().pass(&engine, self.no, &mut Vec::new(), false)
         {
-            Lane::spawn(&engine, Slot::new(self.no, &engine), ready);
+            (engine.dispatch().start_lane)(&engine, Slot::new(self.no, &engine), ready);
         }
     }
 }
 
 impl OnTokio {
-    pub(super) fn new(runtime: Handle, slots: u32, store_blocks: bool) -> Self {
+    pub(super) fn new(
+        runtime: Handle,
+        slots: u32,
+        store_blocks: bool,
+        start_lane: StartLane,
+        start_watch: StartWatch,
+    ) -> Self {
         Self {
+            start_lane,
+            start_watch,
+            engine: OnceLock::new(),
             multi_thread: runtime.runtime_flavor() == RuntimeFlavor::MultiThread,
             runtime,
             state: Mutex::new(State { slots: Slots::new(slots), ready: VecDeque::new(), lanes: 0, closing: false }),
@@ -119,6 +139,17 @@ impl OnTokio {
             committing: AtomicBool::new(false),
             lane_ended: Notify::new(),
         }
+    }
+
+    /// Gets its engine, once.
+    pub(super) fn open(&self, engine: &Arc<Engine<Closures>>) {
+        let _ = self.engine.set(Arc::downgrade(engine));
+        engine.path.ledger.look_after(Arc::clone(&self.group));
+    }
+
+    /// Its engine; none before it is opened, and none once the engine is gone.
+    fn engine(&self) -> Option<Arc<Engine<Closures>>> {
+        self.engine.get()?.upgrade()
     }
 
     pub(super) fn runtime(&self) -> &Handle {
@@ -220,16 +251,16 @@ impl OnTokio {
         self.enter(Stage::Stopped);
     }
 
-    /// Starts nothing any more, and tells whoever waits.
+    /// Starts nothing any more, and ends every wait for a slot.
     pub(super) fn enter(&self, stage: Stage) {
-        let left = {
+        let remaining = {
             let mut state = self.state.lock();
             state.closing = true;
-            // Those who wait for a slot hear of it by this.
+            // Bodies that wait for a slot learn of the end by this.
             let _ = state.slots.withdraw(|_| true);
             std::mem::take(&mut state.ready)
         };
-        drop(left);
+        drop(remaining);
         self.stage.send_if_modified(|now| {
             let further = *now == Stage::Open || stage == Stage::Stopped;
             if further {
@@ -239,7 +270,7 @@ impl OnTokio {
         });
     }
 
-    /// The runtime drops its tasks: nothing can execute any more, and callers on other runtimes are to hear of it.
+    /// The runtime drops its tasks: nothing can execute any more, and callers on other runtimes are to learn of it.
     pub(super) fn runtime_is_gone(&self, engine: &Arc<Engine<Closures>>) {
         if engine.is_closing() {
             return;
@@ -253,7 +284,7 @@ impl OnTokio {
     /// With a store that blocks, a lane that would have nothing more to do commits itself, so that a hop of a chain
     /// crosses no threads: one lane at a time, and only where the runtime can go on without this thread. True if it
     /// did. For tasks of the runtime only.
-    fn commits_itself(&self, commit: impl FnOnce()) -> bool {
+    pub(super) fn commits_itself(&self, commit: impl FnOnce()) -> bool {
         let idle = {
             let state = self.state.lock();
             state.ready.is_empty() && state.slots.resumed() == 0
@@ -268,7 +299,7 @@ impl OnTokio {
 
     fn spawn(&self, engine: &Arc<Engine<Closures>>, bodies: Vec<(SlotNo, Ready<Closures>)>) {
         for (no, ready) in bodies {
-            Lane::spawn(engine, Slot::new(no, engine), ready);
+            (self.start_lane)(engine, Slot::new(no, engine), ready);
         }
     }
 }
@@ -287,7 +318,8 @@ impl State {
 }
 
 impl Dispatch<Closures> for OnTokio {
-    fn ready(&self, engine: &Arc<Engine<Closures>>, ready: &mut Vec<Ready<Closures>>) {
+    fn ready(&self, ready: &mut Vec<Ready<Closures>>) {
+        let Some(engine) = self.engine() else { return };
         let bodies = {
             let mut state = self.state.lock();
             if state.closing {
@@ -298,53 +330,16 @@ impl Dispatch<Closures> for OnTokio {
             }
         };
         ready.clear();
-        self.spawn(engine, bodies);
+        self.spawn(&engine, bodies);
     }
 
-    fn gate(&self, engine: &Arc<Engine<Closures>>, gate: Gate<Closures>) {
-        self.runtime.spawn(gate::watch(Arc::clone(engine), gate));
+    fn gate(&self, gate: Gate<Closures>) {
+        if let Some(engine) = self.engine() {
+            (self.start_watch)(&engine, gate);
+        }
     }
 
-    fn close(&self, _engine: &Arc<Engine<Closures>>) {
+    fn close(&self) {
         self.enter(Stage::Closing);
-    }
-}
-
-impl Engine<Closures> {
-    /// Hands in what a body came to. Never blocks for long: with a store that blocks, the committer thread commits it
-    /// with all else that has gathered meanwhile.
-    pub(super) fn hand_in(self: &Arc<Self>, done: QueuedEvent<Closures>) {
-        if self.dispatch.store_blocks {
-            self.ledger.enqueue(done);
-            return;
-        }
-        self.dispatch.group.push(done, self.clock.steady());
-        self.commit_gathered();
-    }
-
-    /// Commits what has gathered, with a store that does not block.
-    pub(super) fn commit_gathered(self: &Arc<Self>) {
-        if !self.dispatch.group.is_empty() {
-            let mut ready = Vec::new();
-            self.commit_group(&self.dispatch.group, &mut ready);
-            self.dispatch_ready(&mut ready);
-        }
-    }
-
-    /// As [`Engine::hand_in`], by a lane between two bodies, which commits it with others before it ends; what may
-    /// start by that is left to it.
-    pub(super) fn hand_in_and_go_on(self: &Arc<Self>, done: QueuedEvent<Closures>, ready: &mut Vec<Ready<Closures>>) {
-        if self.dispatch.store_blocks {
-            self.ledger.enqueue_quietly(done);
-            if !self.dispatch.commits_itself(|| self.ledger.commit_inbox(self, ready)) {
-                self.ledger.wake_committer();
-            }
-            return;
-        }
-        if self.dispatch.group.push(done, self.clock.steady()) {
-            self.commit_group(&self.dispatch.group, ready);
-        } else {
-            self.ledger.arm();
-        }
     }
 }

@@ -1,21 +1,15 @@
-//! Gates: waits that are satisfied before a task's body starts. A condition is polled by one small tokio task.
+//! Gates, as a workflow states them: waits that are satisfied before a task's body starts.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bide_core::attempt::polling::Polling;
-use bide_core::event::Retry;
-use bide_core::{DefinitionError, Event, GateSpec, GateUntil, PollPolicy, Tolerance, Value};
+use bide_core::attempt::Polled;
+use bide_core::{DefinitionError, GateSpec, GateUntil, PollPolicy, Tolerance};
 
-use super::codec::serialization_failure;
+use super::answer::Answer;
+use super::closures::BoxFuture;
+use super::codec::stored_time;
 use super::context::Scope;
-use super::dispatch::Stage;
-use super::lane::{Caught, is_sure_of_lease};
-use super::wait::{Answer, stored_time};
-use super::workflow::{BoxFuture, Closures};
-use crate::engine::Engine;
-use crate::host::{self, Polled};
-use crate::ledger::QueuedEvent;
 
 pub(super) type GateCondition = Box<dyn Fn(Scope) -> BoxFuture<'static, Polled> + Send + Sync>;
 
@@ -103,53 +97,4 @@ impl Wait {
         let name = self.name.unwrap_or_else(|| "gate".into());
         (GateSpec { name, until: self.until, timeout: self.timeout }, self.condition, self.policy)
     }
-}
-
-/// Polls an open gate until it is satisfied, has failed, or the runner closes.
-pub(super) async fn watch(engine: Arc<Engine<Closures>>, gate: host::Gate<Closures>) {
-    let run = Arc::clone(&gate.run);
-    let body = &run.workflow.bodies[gate.task.ix as usize];
-    let mut stage = engine.dispatch().stage();
-    let mut polling = Polling::new(body.gate_policy, gate.deadline);
-    let result = loop {
-        if !is_sure_of_lease(&engine).await || !gate.is_awaited() {
-            return;
-        }
-        let polled = match &body.gate {
-            Some(condition) => {
-                let scope = Scope::new(&run, gate.task);
-                let asked = Caught::new(condition(scope));
-                tokio::select! {
-                    biased;
-                    asked = asked => asked.unwrap_or_else(Polled::Raised),
-                    () = Stage::left(&mut stage, Stage::Open) => return,
-                }
-            }
-            // The workflow's newer version has no condition here any more: nothing to wait for.
-            None => Polled::True(Value::NONE),
-        };
-        let result = polling.judge(polled, &*engine, || gate.timed_out());
-        run.note_error(gate.task.ix, polling.error());
-        if let Some(result) = result {
-            break result;
-        }
-        let span = polling.next(&*engine);
-        tokio::select! {
-            biased;
-            () = Stage::left(&mut stage, Stage::Open) => return,
-            () = tokio::time::sleep(span) => {}
-        }
-    };
-    let Some(key) = gate.spec().map(GateSpec::key) else { return };
-    let retry = match &result {
-        Err(failure) if body.retries(failure) => Some(Retry { random: engine.random() }),
-        _ => None,
-    };
-    let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, proved: true, retry };
-    engine.hand_in(QueuedEvent { run, event, at: engine.clock.now(), completion: None });
-}
-
-/// What a condition's value that cannot be stored is taken for.
-pub(super) fn unstorable(why: &str) -> Polled {
-    Polled::Broken(serialization_failure(&format!("a condition's value cannot be stored: {why}; return a bool")))
 }

@@ -9,10 +9,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::body::BodyState;
+use super::closures::Closures;
 use super::codec::{decode, encode, serialization_failure};
-use super::context::TaskContext;
-use super::error::{Ended, TaskError};
-use super::workflow::Closures;
+use super::task_error::{Ended, Skip, TaskError};
 use crate::host::Host;
 
 /// What a body uses to talk to the executor. Clones are the same handle; it is of no use once its body has returned.
@@ -20,10 +19,6 @@ use crate::host::Host;
 pub struct TaskHandle(pub(super) Arc<BodyState>);
 
 impl TaskHandle {
-    pub(super) fn of(cx: &TaskContext) -> Self {
-        Self(cx.lane.body(cx))
-    }
-
     /// The run's id.
     #[must_use]
     pub fn run_id(&self) -> RunId {
@@ -85,7 +80,7 @@ impl TaskHandle {
             Ok(value) => encode(&value).map_err(|why| refused("what it returned", &why)),
             Err(error) => match error.end() {
                 Ended::Failed(failure) => Err(failure),
-                Ended::Skipped(reason) => return Err(super::error::Skip(reason).into()),
+                Ended::Skipped(reason) => return Err(Skip(reason).into()),
                 Ended::Unwound => return Err(TaskError::of_call(body.suspend())),
             },
         };

@@ -1,36 +1,30 @@
-//! A lane: a tokio task that executes bodies one after the other while it has a slot.
+//! A lane: a tokio task that executes bodies one after the other while it has a slot. How it does that is in `work.rs`;
+//! this is what its bodies share.
 //!
 //! A deferred body stays in its lane, which has given its slot away meanwhile; other lanes go on. A lane ends when
 //! its slot goes to somebody else.
 
-use std::any::Any;
-use std::future::{Future, poll_fn};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bide_core::event::Retry;
-use bide_core::{Event, Failure, FailureKind, Outcome, TaskRef, Value};
+use bide_core::TaskRef;
+use bide_sched::SlotNo;
 use bide_sync::Mutex;
-use tokio::sync::{oneshot, watch};
 
 use super::body::BodyState;
-use super::context::{Scope, TaskContext};
-use super::dispatch::{Passed, Slot, Stage};
-use super::error::{Ended, TaskError};
-use super::workflow::{BoxFuture, Closures};
+use super::closures::Closures;
+use super::dispatch::Slot;
 use crate::engine::Engine;
-use crate::host::Ready;
-use crate::ledger::QueuedEvent;
 use crate::runs::run::Run;
 
-/// So many bodies are executed before other tasks of the runtime have a turn.
-const TURNS: u64 = 32;
-
-/// A body's start is written once it has executed for so long, so that other processes can see it.
-const SHOW_AFTER: Duration = Duration::from_millis(100);
+/// One entry of a body in a lane.
+pub(super) struct Entry<'a> {
+    pub(super) run: &'a Arc<Run<Closures>>,
+    pub(super) task: TaskRef,
+    pub(super) attempt: u32,
+    /// Which body of the lane it is.
+    pub(super) turn: u64,
+}
 
 /// What a lane's bodies share.
 pub(super) struct Lane {
@@ -39,29 +33,27 @@ pub(super) struct Lane {
 }
 
 struct LaneState {
+    /// None while its body is deferred, and once it is over.
     slot: Option<Slot>,
     /// The current body, once it has asked for a handle.
     body: Option<Arc<BodyState>>,
+    /// Counts its bodies: a handle of an earlier one is of no use any more.
     turn: u64,
 }
 
 impl Lane {
-    /// Starts a lane with a slot and its first body.
-    pub(super) fn spawn(engine: &Arc<Engine<Closures>>, slot: Slot, ready: Ready<Closures>) {
+    pub(super) fn new(engine: &Arc<Engine<Closures>>, slot: Slot) -> Arc<Self> {
         let state = LaneState { slot: Some(slot), body: None, turn: 0 };
-        let lane = Arc::new(Self { engine: Arc::clone(engine), state: Mutex::new(state) });
-        engine.dispatch().lane_begins();
-        let guard = Guard { lane, ended: false };
-        engine.dispatch().runtime().spawn(guard.work(ready));
+        Arc::new(Self { engine: Arc::clone(engine), state: Mutex::new(state) })
     }
 
     /// The current body's state, for its handle; one that is over if the body is.
-    pub(super) fn body(self: &Arc<Self>, cx: &TaskContext) -> Arc<BodyState> {
+    pub(super) fn body(self: &Arc<Self>, body: &Entry<'_>) -> Arc<BodyState> {
         let mut state = self.state.lock();
-        if state.turn != cx.turn {
-            return BodyState::new(cx, true);
+        if state.turn != body.turn {
+            return BodyState::new(self, body, true);
         }
-        Arc::clone(state.body.get_or_insert_with(|| BodyState::new(cx, false)))
+        Arc::clone(state.body.get_or_insert_with(|| BodyState::new(self, body, false)))
     }
 
     pub(super) fn holds_slot(&self, turn: u64) -> bool {
@@ -69,7 +61,7 @@ impl Lane {
         state.turn == turn && state.slot.is_some()
     }
 
-    fn take_slot(&self) -> Option<Slot> {
+    pub(super) fn take_slot(&self) -> Option<Slot> {
         self.state.lock().slot.take()
     }
 
@@ -88,8 +80,8 @@ impl Lane {
         drop(surplus);
     }
 
-    /// The body is over, and its handle of no use any more. Answers the next body's turn, too.
-    fn end_turn(&self) -> (Option<Arc<BodyState>>, u64) {
+    /// The body is over, and its handle of no use any more. Returns the next body's turn, too.
+    pub(super) fn end_turn(&self) -> (Option<Arc<BodyState>>, u64) {
         let (body, next) = {
             let mut state = self.state.lock();
             state.turn += 1;
@@ -98,121 +90,21 @@ impl Lane {
         (body.inspect(|body| body.end()), next)
     }
 
-    /// Executes a body; what may start by that is added to `fresh`.
-    async fn execute(
-        self: &Arc<Self>,
-        ready: Ready<Closures>,
-        turn: &mut u64,
-        fresh: &mut Vec<Ready<Closures>>,
-        stage: &mut watch::Receiver<Stage>,
-    ) {
-        let engine = &self.engine;
-        let Some((ready, _turn)) = engine.admit_suspect(ready) else { return };
-        let Ready { run, task } = ready;
-        if !engine.lease_holds() && !self.is_sure_of_lease().await {
-            return;
-        }
-        let now = engine.clock.now();
-        let entered = run.state.lock().enter(task, now);
-        let Some(entered) = entered else { return };
-        let attempt = entered.attempt;
-        let body = &run.workflow.bodies[task.ix as usize];
-        if entered.mark && !self.commit_now(&run, Event::Started { task, attempt }).await {
-            // Without its mark a body is not called: the engine has stopped, or has lost the run.
-            return;
-        }
-        let cx = TaskContext { scope: Scope::new(&run, task), lane: Arc::clone(self), attempt, turn: *turn };
-        let mut body_future = Caught::new((body.call)(cx));
-        let returned = match poll_fn(|cx| Poll::Ready(Pin::new(&mut body_future).poll(cx))).await {
-            Poll::Ready(returned) => Some(returned),
-            Poll::Pending => {
-                engine.commit_gathered();
-                self.run_on(body_future, &run, task, attempt, *turn, stage).await
-            }
-        };
-        let (ended, next) = self.end_turn();
-        *turn = next;
-        let suspended = ended.is_some_and(|body| body.suspending());
-        let outcome = match returned {
-            Some(returned) if !suspended => outcome(engine, returned, |failure| body.retries(failure)),
-            _ => Outcome::Suspended,
-        };
-        let event = Event::Ended { task, attempt, outcome };
-        if entered.mark {
-            // While that is not committed the mark stands: the next body may kill the process, and this one's run
-            // would be suspected of it.
-            self.commit_now(&run, event).await;
-            return;
-        }
-        let at = engine.clock.now();
-        engine.hand_in_and_go_on(QueuedEvent { run, event, at, completion: None }, fresh);
-    }
-
     /// A lease that has run out is renewed before anything starts; off the runtime's threads, because that may block.
     pub(super) async fn is_sure_of_lease(&self) -> bool {
         is_sure_of_lease(&self.engine).await
     }
 
-    /// A body that does not return at once: shown to others if it takes long, dropped if the runner stops.
-    async fn run_on<T>(
-        self: &Arc<Self>,
-        mut body: Caught<'_, T>,
-        run: &Arc<Run<Closures>>,
-        task: TaskRef,
-        attempt: u32,
-        turn: u64,
-        stage: &mut watch::Receiver<Stage>,
-    ) -> Option<Result<T, Failure>> {
-        let limit = self.limit(run, task, turn);
-        tokio::pin!(limit);
-        tokio::select! {
-            biased;
-            returned = &mut body => return Some(returned),
-            () = Stage::stopped(stage) => return None,
-            timed_out = &mut limit => return Some(Err(timed_out)),
-            () = tokio::time::sleep(SHOW_AFTER) => {}
-        }
-        // One that is deferred has a row already.
-        if self.holds_slot(turn) {
-            let (event, at) = (Event::Started { task, attempt }, self.engine.clock.now());
-            self.engine.hand_in(QueuedEvent { run: Arc::clone(run), event, at, completion: None });
-        }
-        tokio::select! {
-            biased;
-            returned = body => Some(returned),
-            () = Stage::stopped(stage) => None,
-            timed_out = limit => Some(Err(timed_out)),
-        }
-    }
-
-    /// Returns when the attempt has executed for as long as it may; never, if it has no limit.
-    async fn limit(&self, run: &Arc<Run<Closures>>, task: TaskRef, turn: u64) -> Failure {
-        let spec = run.workflow.graph.spec(task.ix);
-        let Some(limit) = spec.timeout else { return std::future::pending().await };
-        let begun = self.engine.clock.steady();
-        loop {
-            let now = self.engine.clock.steady();
-            let executed = now.saturating_sub(begun).saturating_sub(self.deferred(turn, now));
-            if executed >= limit {
-                let message = format!("task '{}' has executed for longer than its timeout of {limit:?}", spec.name);
-                return Failure::new(FailureKind::TaskTimeout, "bide.TaskTimeout", &message);
-            }
-            tokio::time::sleep(limit - executed).await;
-        }
-    }
-
-    fn deferred(&self, turn: u64, now: Duration) -> Duration {
+    /// How long the body of a turn has had no slot until now.
+    pub(super) fn deferred(&self, turn: u64, now: Duration) -> Duration {
         let state = self.state.lock();
         let body = state.body.as_ref().filter(|_| state.turn == turn);
         body.map_or(Duration::ZERO, |body| body.deferred(now))
     }
 
-    /// Commits an event and waits for that. False if it is lost.
-    async fn commit_now(&self, run: &Arc<Run<Closures>>, event: Event) -> bool {
-        let (completion, committed) = oneshot::channel();
-        let at = self.engine.clock.now();
-        self.engine.hand_in(QueuedEvent { run: Arc::clone(run), event, at, completion: Some(completion) });
-        matches!(committed.await, Ok(Ok(())))
+    /// The number of its slot, if it has one.
+    pub(super) fn slot_no(&self) -> Option<SlotNo> {
+        self.state.lock().slot.as_ref().map(Slot::no)
     }
 }
 
@@ -223,127 +115,4 @@ pub(super) async fn is_sure_of_lease(engine: &Arc<Engine<Closures>>) -> bool {
     }
     let engine = Arc::clone(engine);
     tokio::task::spawn_blocking(move || engine.make_sure_of_lease()).await.unwrap_or(false)
-}
-
-fn outcome(
-    engine: &Engine<Closures>,
-    returned: Result<Result<Value, TaskError>, Failure>,
-    retries: impl Fn(&Failure) -> bool,
-) -> Outcome {
-    let failed = |failure: Failure| {
-        let retry = retries(&failure).then(|| Retry { random: engine.random() });
-        Outcome::Failed { failure, retry }
-    };
-    match returned {
-        Ok(Ok(output)) => Outcome::Completed { output, changes: None },
-        Err(panic) => failed(panic),
-        Ok(Err(error)) => match error.end() {
-            Ended::Skipped(reason) => Outcome::Skipped { reason },
-            Ended::Failed(failure) => failed(failure),
-            Ended::Unwound => Outcome::Suspended,
-        },
-    }
-}
-
-/// A lane's task. If the runtime drops it before its end, the runtime is shutting down: nothing can start any more.
-struct Guard {
-    lane: Arc<Lane>,
-    ended: bool,
-}
-
-impl Guard {
-    async fn work(mut self, first: Ready<Closures>) {
-        let lane = Arc::clone(&self.lane);
-        let mut stage = lane.engine.dispatch().stage();
-        let mut next = Some(first);
-        let mut fresh = Vec::new();
-        let (mut turn, mut executed) = (0, 0);
-        while let Some(ready) = next.take() {
-            lane.execute(ready, &mut turn, &mut fresh, &mut stage).await;
-            next = lane.go_on(&mut fresh);
-            executed += 1;
-            if executed % TURNS == 0 {
-                tokio::task::yield_now().await;
-            }
-        }
-        self.ended = true;
-    }
-}
-
-impl Lane {
-    /// Between two bodies: the next one, if the slot stays here.
-    fn go_on(&self, fresh: &mut Vec<Ready<Closures>>) -> Option<Ready<Closures>> {
-        let engine = &self.engine;
-        let Some(no) = self.state.lock().slot.as_ref().map(Slot::no) else {
-            engine.dispatch_ready(fresh);
-            engine.commit_gathered();
-            return None;
-        };
-        loop {
-            match engine.dispatch().pass(engine, no, fresh, true) {
-                Passed::Next(next) => return Some(next),
-                Passed::Commit => engine.commit_group(&engine.dispatch().group, fresh),
-                Passed::Gone => {
-                    if let Some(slot) = self.take_slot() {
-                        slot.into_no();
-                    }
-                    return None;
-                }
-            }
-        }
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let lane = &self.lane;
-        let dispatch = lane.engine.dispatch();
-        if !self.ended {
-            lane.engine.dispatch().runtime_is_gone(&lane.engine);
-            drop(lane.end_turn());
-        }
-        drop(lane.take_slot());
-        dispatch.lane_ends();
-    }
-}
-
-/// A future whose panic is a failure.
-pub(super) struct Caught<'a, T>(Option<BoxFuture<'a, T>>);
-
-impl<'a, T> Caught<'a, T> {
-    pub(super) fn new(future: BoxFuture<'a, T>) -> Self {
-        Self(Some(future))
-    }
-
-    /// Drops the future: its destructors may panic too.
-    fn finish(&mut self) -> Result<(), Failure> {
-        let future = self.0.take();
-        catch_unwind(AssertUnwindSafe(|| drop(future))).map_err(|panic| panicked(&*panic))
-    }
-}
-
-impl<T> Future for Caught<'_, T> {
-    type Output = Result<T, Failure>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(future) = &mut self.0 else { return Poll::Pending };
-        let result = match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-            Ok(Poll::Pending) => return Poll::Pending,
-            Ok(Poll::Ready(value)) => Ok(value),
-            Err(panic) => Err(panicked(&*panic)),
-        };
-        let finished = self.finish();
-        Poll::Ready(result.and_then(|value| finished.map(|()| value)))
-    }
-}
-
-impl<T> Drop for Caught<'_, T> {
-    fn drop(&mut self) {
-        let _ = self.finish();
-    }
-}
-
-fn panicked(panic: &(dyn Any + Send)) -> Failure {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    Failure::new(FailureKind::Panic, "panic", text.unwrap_or("a value that is not a text"))
 }

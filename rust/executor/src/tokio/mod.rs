@@ -30,26 +30,40 @@
 //! Here is what a closure is called with and how it gets to execute. What happens next is core's business, when it
 //! is committed the engine's (`ledger/`).
 
+mod answer;
+mod blocking;
 mod body;
+mod caught;
+mod closures;
 mod codec;
 mod context;
 mod dispatch;
 mod error;
 mod gate;
+mod gate_watch;
+mod hand_in;
 mod handle;
+mod host;
 mod lane;
 mod result;
+mod run_handle;
 mod runner;
 mod shape;
+mod task_error;
 mod wait;
+mod work;
 mod workflow;
 
+pub use answer::Answer;
+pub use closures::Closures;
 pub use context::{Scope, TaskContext};
 pub use dispatch::OnTokio;
-pub use error::{Error, RunFailed, Skip, TaskError};
+pub use error::{Error, RunFailed};
 pub use gate::{Wait, after, at, until};
 pub use handle::TaskHandle;
-pub use result::{RunHandle, RunResult, TaskResult};
+pub use result::{RunResult, TaskResult};
+pub use run_handle::RunHandle;
 pub use runner::{Runner, RunnerBuilder, Submit, SubmitAndWait};
-pub use wait::{Answer, DeferUntil};
-pub use workflow::{ClosureBody, Closures, Workflow, WorkflowBuilder};
+pub use task_error::{Skip, TaskError};
+pub use wait::DeferUntil;
+pub use workflow::{ClosureBody, Workflow, WorkflowBuilder};

@@ -1,7 +1,6 @@
-//! A run as its callers see it: a handle to wait with, and what came of it.
+//! A run as it stands, or what came of it.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,122 +8,9 @@ use bide_core::nearest::did_you_mean;
 use bide_core::record::{StoredRun, TaskRow};
 use bide_core::{Failure, RunId, RunStatus, SubStatus, TaskId, TaskStatus, Time, Value};
 use serde::de::DeserializeOwned;
-use tokio::sync::oneshot;
 
 use super::codec::decode;
-use super::error::{Error, RunFailed};
-use super::runner::blocking;
-use super::workflow::Closures;
-use crate::engine::Engine;
-use crate::runs::settled::Settlement;
-use crate::runs::submit::{Handle, Watched};
-
-/// A run that was submitted, or that a key names.
-#[derive(Clone)]
-pub struct RunHandle {
-    engine: Arc<Engine<Closures>>,
-    handle: Handle<Closures>,
-}
-
-impl fmt::Debug for RunHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RunHandle({})", self.id())
-    }
-}
-
-impl RunHandle {
-    pub(super) fn new(engine: &Arc<Engine<Closures>>, handle: Handle<Closures>) -> Self {
-        Self { engine: Arc::clone(engine), handle }
-    }
-
-    /// The run's id.
-    #[must_use]
-    pub fn id(&self) -> RunId {
-        self.handle.id()
-    }
-
-    /// Waits until the run has ended.
-    ///
-    /// # Errors
-    /// [`Error::Failed`] with the whole result if a task failed; else why the run does not go on here.
-    pub async fn result(&self) -> Result<RunResult, Error> {
-        let mut handle = self.handle.clone();
-        loop {
-            let settlement = self.settled(&handle).await?;
-            match (settlement, &handle) {
-                (Settlement::Run(status), _) => {
-                    let result = self.snapshot(&handle).await?;
-                    return match status {
-                        RunStatus::Completed => Ok(result),
-                        RunStatus::Paused | RunStatus::Pending | RunStatus::Running => Err(Error::Blocked(format!(
-                            "run {} of '{}' is paused: {}",
-                            result.id,
-                            result.workflow,
-                            result.blocked_by.as_deref().unwrap_or("on request")
-                        ))),
-                        RunStatus::Failed | RunStatus::Cancelled => Err(Error::Failed(Box::new(RunFailed { result }))),
-                    };
-                }
-                // Another runner has taken it over: wait for what comes of it there.
-                (Settlement::Elsewhere, Handle::Live(_)) => {
-                    let id = handle.id();
-                    let settled = blocking(&self.engine, move |engine| engine.watch(id)).await??;
-                    handle = Handle::Watched(Box::new(Watched { id, settled }));
-                }
-                (Settlement::Elsewhere, Handle::Watched(watched)) => return Err(Error::unknown_run(watched.id)),
-                (settlement, _) => return Err(Error::settled(settlement)),
-            }
-        }
-    }
-
-    /// How the run stands now.
-    ///
-    /// # Errors
-    /// From the store.
-    pub async fn status(&self) -> Result<RunStatus, Error> {
-        Ok(self.snapshot(&self.handle).await?.status)
-    }
-
-    async fn settled(&self, handle: &Handle<Closures>) -> Result<Settlement, Error> {
-        if let Some(settlement) = handle.settled().get() {
-            return Ok(settlement);
-        }
-        if let Handle::Watched(watched) = handle {
-            self.is_taken_up(watched.id).await?;
-        }
-        let (told, settled) = oneshot::channel();
-        handle.settled().on_settled(Box::new(move || {
-            let _ = told.send(());
-        }));
-        let _ = settled.await;
-        handle.settled().get().ok_or(Error::Closed)
-    }
-
-    /// Whether anybody can execute a run that is not executed here: else the caller would wait for ever.
-    async fn is_taken_up(&self, id: RunId) -> Result<(), Error> {
-        let standing = blocking(&self.engine, move |engine| engine.store().standing(id)).await??;
-        let run = standing.ok_or_else(|| Error::unknown_run(id))?;
-        match blocking(&self.engine, move |engine| engine.why_not_here(&run)).await? {
-            Some(why) => Err(Error::Blocked(format!("run {id} is not taken up: {why}"))),
-            None => Ok(()),
-        }
-    }
-
-    async fn snapshot(&self, handle: &Handle<Closures>) -> Result<RunResult, Error> {
-        match handle {
-            Handle::Live(run) => {
-                let run = Arc::clone(run);
-                let stored = blocking(&self.engine, move |engine| engine.committed(&run)).await??;
-                Ok(RunResult::of(stored))
-            }
-            Handle::Watched(watched) => {
-                let id = watched.id;
-                let stored = blocking(&self.engine, move |engine| engine.store().load(id)).await??;
-                stored.map(RunResult::of).ok_or_else(|| Error::unknown_run(id))
-            }
-        }
-    }
-}
+use super::error::Error;
 
 /// A run as it stands, or as it has ended.
 #[derive(Clone, Debug)]

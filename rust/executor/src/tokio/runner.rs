@@ -5,21 +5,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::{DefinitionError, RunId};
-use bide_store::{Store, StoreError};
+use bide_store::Store;
 use serde::Serialize;
 use tokio::runtime::Handle;
 
-use super::codec;
+use super::blocking::blocking;
+use super::closures::{BoxFuture, Closures};
 use super::dispatch::OnTokio;
 use super::error::Error;
-use super::result::{RunHandle, RunResult};
-use super::workflow::{BoxFuture, Closures, Workflow};
+use super::result::RunResult;
+use super::run_handle::RunHandle;
+use super::workflow::Workflow;
+use super::{codec, gate_watch, work};
 use crate::clock::{Clock, SystemClock};
 #[cfg(feature = "testing")]
 use crate::drive::Driver;
-use crate::engine::{Engine, Level, Log, default_slots};
-use crate::runs::run::Inputs;
-use crate::runs::submit::Wanted;
+use crate::engine::{Engine, default_slots};
+use crate::log::{Level, Log};
+use crate::runs::run::{Inputs, RegisteredWorkflow, RunRequest};
 use crate::services::retention::RETENTION;
 
 /// How long bodies may go on when the runner closes.
@@ -83,9 +86,9 @@ impl RunnerBuilder {
         if self.slots == 0 {
             return Err(DefinitionError("slots must be at least 1".to_owned()).into());
         }
-        let dispatch = OnTokio::new(runtime, self.slots, self.store.blocks());
+        let dispatch = self.dispatch(runtime);
         let engine = Engine::<Closures>::start_with(self.store, self.clock, dispatch, self.log, self.retention)?;
-        engine.ledger.look_after(Arc::clone(&engine.dispatch.group));
+        engine.dispatch().open(&engine);
         Ok(Runner { engine })
     }
 
@@ -97,11 +100,15 @@ impl RunnerBuilder {
     #[doc(hidden)]
     #[cfg(feature = "testing")]
     pub fn start_driven(self, runtime: Handle, seed: u64) -> Result<(Runner, Driver<Closures>), Error> {
-        let dispatch = OnTokio::new(runtime, self.slots, self.store.blocks());
+        let dispatch = self.dispatch(runtime);
         let driver = Driver::<Closures>::open_with(self.store, self.clock, dispatch, self.log, seed, self.retention)?;
         let engine = Arc::clone(driver.engine());
-        engine.ledger.look_after(Arc::clone(&engine.dispatch.group));
+        engine.dispatch().open(&engine);
         Ok((Runner { engine }, driver))
+    }
+
+    fn dispatch(&self, runtime: Handle) -> OnTokio {
+        OnTokio::new(runtime, self.slots, self.store.blocks(), work::start_lane, gate_watch::start_watch)
     }
 }
 
@@ -153,9 +160,9 @@ impl Runner {
         workflow: &Workflow,
         inputs: impl IntoIterator<Item = T>,
     ) -> Result<Vec<RunHandle>, Error> {
-        let wanted: Result<Vec<_>, DefinitionError> =
-            inputs.into_iter().map(|inputs| Ok(wanted(codec::inputs(&inputs)?, None))).collect();
-        submit(&self.engine, workflow.clone(), wanted?).await
+        let requests: Result<Vec<_>, DefinitionError> =
+            inputs.into_iter().map(|inputs| Ok(request(codec::inputs(&inputs)?, None))).collect();
+        submit(&self.engine, workflow.clone(), requests?).await
     }
 
     /// A run as it stands, executed here or not.
@@ -249,7 +256,7 @@ impl IntoFuture for Submit {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let mut handles = submit(&self.engine, self.workflow, vec![wanted(self.inputs?, self.key)]).await?;
+            let mut handles = submit(&self.engine, self.workflow, vec![request(self.inputs?, self.key)]).await?;
             handles.pop().ok_or(Error::Closed)
         })
     }
@@ -275,14 +282,11 @@ impl IntoFuture for SubmitAndWait {
     }
 }
 
-fn wanted(inputs: Inputs, key: Option<Arc<str>>) -> Wanted<Closures> {
-    Wanted { inputs, key, local: () }
+fn request(inputs: Inputs, key: Option<Arc<str>>) -> RunRequest<Closures> {
+    RunRequest { inputs, key, local: () }
 }
 
-fn register(
-    engine: &Arc<Engine<Closures>>,
-    workflow: &Workflow,
-) -> Result<Arc<crate::runs::registry::RegisteredWorkflow<Closures>>, Error> {
+fn register(engine: &Arc<Engine<Closures>>, workflow: &Workflow) -> Result<Arc<RegisteredWorkflow<Closures>>, Error> {
     if engine.is_closing() {
         return Err(engine.stopped().cloned().map_or(Error::Closed, Error::settled));
     }
@@ -292,28 +296,12 @@ fn register(
 async fn submit(
     engine: &Arc<Engine<Closures>>,
     workflow: Workflow,
-    wanted: Vec<Wanted<Closures>>,
+    requests: Vec<RunRequest<Closures>>,
 ) -> Result<Vec<RunHandle>, Error> {
     blocking(engine, move |engine| {
         let workflow = register(engine, &workflow)?;
-        let handles = engine.submit(&workflow, wanted)?;
+        let handles = engine.submit(&workflow, requests)?;
         Ok(handles.into_iter().map(|handle| RunHandle::new(engine, handle)).collect())
     })
     .await?
-}
-
-/// Does something that may block: elsewhere, if the store can take long.
-pub(super) async fn blocking<R: Send + 'static>(
-    engine: &Arc<Engine<Closures>>,
-    act: impl FnOnce(&Arc<Engine<Closures>>) -> R + Send + 'static,
-) -> Result<R, Error> {
-    if !engine.dispatch().store_blocks {
-        return Ok(act(engine));
-    }
-    let there = Arc::clone(engine);
-    match engine.dispatch().runtime().spawn_blocking(move || act(&there)).await {
-        Ok(done) => Ok(done),
-        Err(failed) if failed.is_panic() => std::panic::resume_unwind(failed.into_panic()),
-        Err(_) => Err(Error::Store(StoreError::Unavailable("the tokio runtime is shutting down".to_owned()))),
-    }
 }

@@ -6,58 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bide_core::attempt::{Action, CallError, Fed, Request, now_value, read_now};
-use bide_core::time::micros;
 use bide_core::{PollPolicy, Time, Tolerance, Value};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
+use super::answer::Answer;
 use super::body::BodyState;
-use super::codec::encode;
-use super::error::TaskError;
-use super::gate::unstorable;
+use super::closures::BoxFuture;
+use super::codec::{encode, stored_time};
 use super::handle::TaskHandle;
-use super::workflow::BoxFuture;
-use crate::host::Polled;
-
-/// What a condition may answer: `bool`, `Option<T>` (its value is what the wait returns), or a `Result` of either.
-pub trait Answer: Send {
-    /// What the wait returns.
-    type Value: DeserializeOwned;
-
-    /// The answer as the engine takes it.
-    fn polled(self) -> Polled;
-}
-
-impl Answer for bool {
-    type Value = bool;
-
-    fn polled(self) -> Polled {
-        if self { Polled::True(Value::tagged(b't', b"")) } else { Polled::False }
-    }
-}
-
-impl<T: Serialize + DeserializeOwned + Send> Answer for Option<T> {
-    type Value = T;
-
-    fn polled(self) -> Polled {
-        match self.map(|value| encode(&value)) {
-            None => Polled::False,
-            Some(Ok(value)) => Polled::True(value),
-            Some(Err(why)) => unstorable(&why),
-        }
-    }
-}
-
-impl<A: Answer, E: Into<TaskError> + Send> Answer for Result<A, E> {
-    type Value = A::Value;
-
-    fn polled(self) -> Polled {
-        match self {
-            Ok(answer) => answer.polled(),
-            Err(error) => error.into().polled(),
-        }
-    }
-}
+use super::task_error::TaskError;
 
 /// A wait for a condition, to be awaited.
 #[must_use = "a wait does nothing unless it is awaited"]
@@ -181,15 +138,11 @@ impl TaskHandle {
     /// The body is to return; or what is recorded is no time.
     pub async fn now(&self) -> Result<SystemTime, TaskError> {
         let body = &self.0;
-        let recorded = body.record("now", Value::NONE.as_bytes().into(), || now_value(body.engine().clock.now())).await;
+        let recorded =
+            body.record("now", Value::NONE.as_bytes().into(), || now_value(body.engine().clock().now())).await;
         let time = recorded.and_then(|value| read_now(body.task_name(), &value)).map_err(TaskError::of_call)?;
         Ok(UNIX_EPOCH + time.since(Time(0)))
     }
-}
-
-/// A time as it is stored.
-pub(super) fn stored_time(time: SystemTime) -> Time {
-    Time(time.duration_since(UNIX_EPOCH).map_or_else(|error| -micros(error.duration()), micros))
 }
 
 impl BodyState {

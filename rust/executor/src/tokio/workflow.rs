@@ -1,29 +1,20 @@
 //! Defining a workflow of async closures.
 
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::{DefinitionError, Failure, FailureKind, Graph, PollPolicy, RetryPolicy, RunIf, TaskSpec, Value};
 use serde::Serialize;
 
+use super::closures::BoxFuture;
 use super::codec::{encode, serialization_failure};
 use super::context::TaskContext;
-use super::dispatch::OnTokio;
-use super::error::TaskError;
 use super::gate::{GateCondition, Wait};
-use crate::host::{Host, Source};
-
-pub(super) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+use super::task_error::TaskError;
 
 type Call = Box<dyn Fn(TaskContext) -> BoxFuture<'static, Result<Value, TaskError>> + Send + Sync>;
 type Covers = Box<dyn Fn(&Failure) -> bool + Send + Sync>;
-
-/// The host of async closures.
-#[derive(Debug)]
-pub struct Closures;
 
 /// A task's closure.
 pub struct ClosureBody {
@@ -40,20 +31,6 @@ impl ClosureBody {
             Some(covers) => covers(failure),
             None => !matches!(failure.kind, FailureKind::WaitTimeout | FailureKind::Serialization),
         }
-    }
-}
-
-impl Host for Closures {
-    type Body = ClosureBody;
-    type Local = ();
-    type Dispatch = OnTokio;
-
-    fn sources(_body: &ClosureBody) -> &[Source] {
-        &[]
-    }
-
-    fn gate_policy(body: &ClosureBody) -> PollPolicy {
-        body.gate_policy
     }
 }
 
@@ -96,7 +73,7 @@ pub struct WorkflowBuilder {
     specs: Vec<TaskSpec>,
     bodies: Vec<ClosureBody>,
     fail_fast: bool,
-    /// The first thing that cannot work, told by [`build`](Self::build).
+    /// The first thing that cannot work, returned by [`build`](Self::build).
     refused: Option<DefinitionError>,
 }
 

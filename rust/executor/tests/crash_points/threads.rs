@@ -12,7 +12,7 @@ use bide_executor::core::{
 use bide_executor::store::{LEASE, MemoryStore, Store};
 use bide_executor::{
     Attached, BodyCx, Call, CallError, Check, Clock, Condition, Engine, Gate, GateWorker, Handle, Host, Level, Log,
-    Polled, Pool, Settlement, Source, StepStart, Wanted, Worker,
+    Polled, Pool, RunRequest, Settlement, Source, StepStart, Worker,
 };
 
 use bide_testkit::FaultyStore;
@@ -237,7 +237,7 @@ fn end(engine: &Arc<Engine<Threads>>) {
 
 fn run(engine: &Arc<Engine<Threads>>, graph: Arc<Graph>, bodies: Arc<[Task]>) -> Option<Came> {
     let workflow = engine.register(graph, bodies).ok()?;
-    let wanted = || vec![Wanted { inputs: Box::default(), key: Some("k".into()), local: () }];
+    let wanted = || vec![RunRequest { inputs: Box::default(), key: Some("k".into()), local: () }];
     let mut came: Option<Came> = None;
     let handles: Vec<Handle<Threads>> =
         [engine.submit(&workflow, wanted()).ok()?, engine.submit(&workflow, wanted()).ok()?]
@@ -451,7 +451,7 @@ fn a_run_that_is_taken_over_before_its_creator_hears_of_it_is_not_begun_there() 
         assert_eq!(inner.claim(other, &[version], later, 10).unwrap().len(), 1);
         told.recv_timeout(HANG).expect("the lease is not lost");
     }));
-    let wanted = Wanted { inputs: Box::default(), key: None, local: () };
+    let wanted = RunRequest { inputs: Box::default(), key: None, local: () };
     let handles = engine.submit(&workflow, vec![wanted]).unwrap();
     assert!(matches!(handles[0].settled().wait(HANG), Some(Settlement::Elsewhere)));
     end(&engine);

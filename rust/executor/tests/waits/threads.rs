@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use bide_executor::core::{Failure, GateSpec, GateUntil, Graph, Outcome, PollPolicy, TaskSpec};
 use bide_executor::drive::Driver;
 use bide_executor::{
-    Attached, BodyCx, Call, Check, Clock, Condition, Engine, Gate, GateWorker, Host, Polled, Pool, Source, StepStart,
-    Wanted, Worker,
+    Attached, BodyCx, Call, Check, Clock, Condition, Engine, Gate, GateWorker, Host, Polled, Pool, RunRequest, Source,
+    StepStart, Worker,
 };
 use bide_testkit::waits::{Kind, Meanwhile, Probe, Says, TASK, WaitDriver, What, at, yes};
 
@@ -156,7 +156,7 @@ impl WaitDriver for Threads {
         }
         let graph = Arc::new(Graph::build("scripted", vec![spec], false).unwrap());
         let workflow = engine.register(graph, Arc::new([Arc::downgrade(&process)])).unwrap();
-        let wanted = Wanted { inputs: Box::default(), key: Some("k".into()), local: () };
+        let wanted = RunRequest { inputs: Box::default(), key: Some("k".into()), local: () };
         let handle = engine.submit(&workflow, vec![wanted]).unwrap().pop().unwrap();
         process.pump(kind, || handle.settled().get().is_some());
         engine.begin_close();

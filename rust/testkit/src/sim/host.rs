@@ -1,10 +1,9 @@
 //! The engine's host in a simulation: it only puts down what the engine hands out, for a process to pick up.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use bide_core::PollPolicy;
-use bide_executor::{Dispatch, Engine, Gate, Host, Ready, Source};
+use bide_executor::{Dispatch, Gate, Host, Ready, Source};
 use bide_sync::Mutex;
 
 use super::plan::TaskPlan;
@@ -47,13 +46,13 @@ impl Host for SimHost {
 }
 
 impl Dispatch<SimHost> for Outbox {
-    fn ready(&self, _engine: &Arc<Engine<SimHost>>, ready: &mut Vec<Ready<SimHost>>) {
+    fn ready(&self, ready: &mut Vec<Ready<SimHost>>) {
         self.ready.lock().extend(ready.drain(..));
     }
 
-    fn gate(&self, _engine: &Arc<Engine<SimHost>>, gate: Gate<SimHost>) {
+    fn gate(&self, gate: Gate<SimHost>) {
         self.gates.lock().push(gate);
     }
 
-    fn close(&self, _engine: &Arc<Engine<SimHost>>) {}
+    fn close(&self) {}
 }

@@ -14,7 +14,9 @@ use std::time::Duration;
 use bide_core::record::{RunRow, RunRowId};
 use bide_core::{Graph, TaskIx, Time, Value};
 use bide_executor::drive::{Allowance, Driver, Gathering};
-use bide_executor::{Clock, Handle, NotRegistered, Ready, RegisteredWorkflow, Run, Settlement, SubmitError, Wanted};
+use bide_executor::{
+    Clock, Handle, NotRegistered, Ready, RegisteredWorkflow, Run, RunRequest, Settlement, SubmitError,
+};
 use bide_sched::pacer::{Pacer, STUCK_AFTER};
 use bide_sched::{SlotNo, Slots};
 use bide_store::{Store, StoreError};
@@ -198,7 +200,7 @@ impl Process {
     fn ask_for(&self, key: &str, input: &str) -> Result<Vec<Handle<SimHost>>, Option<SubmitError>> {
         let workflow = self.register().map_err(|_| None)?;
         let inputs = [("input".into(), Value::tagged(b's', input.as_bytes()))].into();
-        let wanted = Wanted { inputs, key: Some(key.into()), local: () };
+        let wanted = RunRequest { inputs, key: Some(key.into()), local: () };
         self.driver.engine().submit(&workflow, vec![wanted]).map_err(Some)
     }
 

@@ -115,7 +115,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     }
 
     fn sleep(&self, at: &mut dyn Attached, sleep: Sleep, last: Option<PollNo>) -> Woken {
-        let (workers, parker) = (&self.engine.dispatch.workers, &self.parker);
+        let (workers, parker) = (&self.engine.dispatch().workers, &self.parker);
         at.wait(|| match sleep {
             Sleep::Poll(span) => workers.park_until_poll(&self.engine, parker, span, last),
             Sleep::Until(due) => parker.park_until(|alarm, ticket| self.engine.timers.at(due, alarm, ticket)),
@@ -131,7 +131,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         woken: Option<(Sleep, Woken)>,
         check: &mut dyn Check,
     ) -> Option<Sleep> {
-        let workers = &self.engine.dispatch.workers;
+        let workers = &self.engine.dispatch().workers;
         // A sleep until the next poll has ended the last one.
         waiting.poll = None;
         let mut fed = match woken {
@@ -176,14 +176,14 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             return Fed::NotReleased;
         }
         let permit = self.permit.lock().take();
-        permit.into_iter().for_each(|permit| self.engine.dispatch.workers.release(&self.engine, permit));
+        permit.into_iter().for_each(|permit| self.engine.dispatch().workers.release(&self.engine, permit));
         waiting.parked = true;
         Fed::Released
     }
 
     /// Commits the end of an open wait and takes a slot again.
     fn commit_and_acquire(&self, at: &mut dyn Attached, waiting: &mut Waiting, event: Event) -> Fed {
-        let workers = &self.engine.dispatch.workers;
+        let workers = &self.engine.dispatch().workers;
         // Both at once: in between there is nothing to attach for.
         let (outcome, permit) = at.wait(|| {
             workers.end_poll(waiting.poll);

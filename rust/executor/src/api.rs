@@ -1,0 +1,247 @@
+//! What hosts and callers ask of an engine: the parts' own answers, without a decision here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bide_core::attempt::Clocks;
+use bide_core::record::StoredRun;
+use bide_core::{Event, Graph, RunId, Time, Value};
+use bide_store::{Standing, Store, StoreError};
+
+use crate::clock::Clock;
+use crate::engine::Engine;
+use crate::host::{Attached, Host, Ready};
+use crate::ledger::{Group, Lost};
+use crate::log::Level;
+use crate::runs::recover::NotRegistered;
+use crate::runs::run::{Inputs, RegisteredWorkflow, Run, RunRequest};
+use crate::runs::settled::{Settled, Settlement};
+use crate::runs::submit::{SubmitError, ordered};
+use crate::runs::suspects::Turn;
+use crate::runs::watch::Handle;
+
+/// For callers: workflows and runs.
+impl<H: Host> Engine<H> {
+    /// Registers a workflow: its unfinished runs that nobody has are recovered from now on.
+    ///
+    /// # Errors
+    /// From the store.
+    pub fn register(
+        &self,
+        graph: Arc<Graph>,
+        bodies: Arc<[H::Body]>,
+    ) -> Result<Arc<RegisteredWorkflow<H>>, StoreError> {
+        self.recovery.register(graph, bodies)
+    }
+
+    /// The workflow registered under this name.
+    #[must_use]
+    pub fn workflow(&self, name: &str) -> Option<Arc<RegisteredWorkflow<H>>> {
+        self.recovery.workflow(name)
+    }
+
+    /// Creates runs in one commit, or attaches to those whose keys exist, and lets them begin. Blocks.
+    ///
+    /// # Errors
+    /// None is created then; see [`SubmitError`]. (From the store also if the runs were created, but one that exists
+    /// cannot be looked at.)
+    pub fn submit(
+        &self,
+        workflow: &Arc<RegisteredWorkflow<H>>,
+        requests: impl IntoIterator<Item = RunRequest<H>>,
+    ) -> Result<Vec<Handle<H>>, SubmitError> {
+        self.submitter.submit(workflow, requests)
+    }
+
+    /// Orders inputs by name.
+    #[must_use]
+    pub fn ordered(inputs: Vec<(Arc<str>, Value)>) -> Inputs {
+        ordered(inputs)
+    }
+
+    /// A handle of a run that exists.
+    ///
+    /// # Errors
+    /// From the store.
+    pub fn handle(&self, id: RunId) -> Result<Handle<H>, StoreError> {
+        self.watch.handle(id)
+    }
+
+    /// Where to wait for a run that is executed elsewhere, or by nobody.
+    ///
+    /// # Errors
+    /// From the store.
+    pub fn watch(&self, id: RunId) -> Result<Arc<Settled>, StoreError> {
+        self.watch.watch(id)
+    }
+
+    /// A run of this engine as it stands, with nothing in it that is not committed: what is being committed may still
+    /// fail. Blocks, but not on a store that others keep locked: the answer is what its rows say then.
+    ///
+    /// # Errors
+    /// From the store.
+    pub fn committed(&self, run: &Run<H>) -> Result<StoredRun, StoreError> {
+        self.watch.committed(run)
+    }
+
+    /// Why an unfinished run that no living runner has is not executed here. Blocks.
+    #[must_use]
+    pub fn why_not_here(&self, run: &Standing) -> Option<NotRegistered> {
+        self.recovery.why_not_here(run)
+    }
+
+    /// The live run of this row number.
+    #[must_use]
+    pub fn live(&self, id: RunId) -> Option<Arc<Run<H>>> {
+        self.control.runs.get(id)
+    }
+
+    /// How many runs are in memory.
+    #[must_use]
+    pub fn live_count(&self) -> usize {
+        self.control.runs.len()
+    }
+
+    /// Why the engine does nothing more, if so.
+    #[must_use]
+    pub fn stopped(&self) -> Option<&Settlement> {
+        self.control.stopped()
+    }
+
+    /// Whether it is being closed: no body starts or resumes any more.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.control.is_closing()
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> Arc<dyn Store> {
+        self.control.store()
+    }
+}
+
+/// For hosts: time, log and dispatcher.
+impl<H: Host> Engine<H> {
+    /// How bodies get to execute.
+    #[must_use]
+    pub fn dispatch(&self) -> &H::Dispatch {
+        &self.control.dispatch
+    }
+
+    /// The clock.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.control.clock
+    }
+
+    /// The wall's time.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        self.control.clock.now()
+    }
+
+    /// The steady time.
+    #[must_use]
+    pub fn steady(&self) -> Duration {
+        self.control.clock.steady()
+    }
+
+    /// A random number in 0..1, for jitter.
+    #[must_use]
+    pub fn random(&self) -> f64 {
+        self.ids.random()
+    }
+
+    /// Writes a line to the host's log, names in it escaped.
+    pub fn log(&self, level: Level, line: &str) {
+        self.control.log(level, line);
+    }
+
+    /// Stops at once because of a bug in bide; `why` is what [`Host::no_panic`] made of it.
+    pub fn panicked(&self, why: &str) {
+        self.control.panicked(why);
+    }
+}
+
+/// For hosts: what a body's thread or task asks before it executes, and where its events go.
+impl<H: Host> Engine<H> {
+    /// See [`crate::control::Control::lease_holds`].
+    #[inline]
+    pub(crate) fn lease_holds(&self) -> bool {
+        self.control.lease_holds()
+    }
+
+    /// See [`crate::control::Control::make_sure_of_lease`].
+    pub(crate) fn make_sure_of_lease(&self) -> bool {
+        self.control.make_sure_of_lease()
+    }
+
+    /// See [`crate::control::Control::is_sure_of_lease`].
+    #[inline]
+    pub(crate) fn is_sure_of_lease(&self, at: &mut dyn Attached) -> bool {
+        self.control.is_sure_of_lease(at)
+    }
+
+    /// See [`crate::control::Control::admit_suspect`].
+    pub(crate) fn admit_suspect(&self, ready: Ready<H>) -> Option<(Ready<H>, Option<Turn>)> {
+        self.control.admit_suspect(ready)
+    }
+
+    /// Has bodies executed that may start.
+    pub(crate) fn dispatch_ready(&self, ready: &mut Vec<Ready<H>>) {
+        self.control.dispatch_ready(ready);
+    }
+
+    /// Leaves an event to the committer: for threads that must not block.
+    pub(crate) fn enqueue(&self, run: Arc<Run<H>>, event: Event) {
+        self.path.enqueue(run, event);
+    }
+
+    /// Commits a body's own event (after what has gathered on its slot). Blocks.
+    ///
+    /// # Errors
+    /// See [`Lost`].
+    pub(crate) fn commit_own(&self, group: Option<&Group<H>>, run: &Arc<Run<H>>, event: Event) -> Result<(), Lost> {
+        self.path.commit_own(group, run, event)
+    }
+
+    /// Commits a group on the thread that made it. Bodies that may start by that are added to `ready`. Blocks.
+    pub(crate) fn commit_group(&self, group: &Group<H>, ready: &mut Vec<Ready<H>>) {
+        self.path.commit_group(group, ready);
+    }
+}
+
+impl<H: Host> Clocks for Engine<H> {
+    fn wall(&self) -> Time {
+        self.now()
+    }
+
+    fn steady(&self) -> Duration {
+        self.control.clock.steady()
+    }
+
+    fn random(&self) -> f64 {
+        self.ids.random()
+    }
+}
+
+/// An engine's clocks at a moment whose steady time was read already.
+pub(crate) struct At<'a, H: Host> {
+    pub(crate) engine: &'a Engine<H>,
+    pub(crate) steady: Duration,
+}
+
+impl<H: Host> Clocks for At<'_, H> {
+    fn wall(&self) -> Time {
+        self.engine.now()
+    }
+
+    fn steady(&self) -> Duration {
+        self.steady
+    }
+
+    fn random(&self) -> f64 {
+        self.engine.random()
+    }
+}

@@ -1,0 +1,298 @@
+//! Whether an engine may act, and how it stops: its store, its lease and its end.
+//!
+//! Everything that commits, executes or serves an engine is above this and asks it. It decides nothing about runs (core
+//! does) and nothing about who executes (the slot machine does).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use bide_core::shown::shown;
+use bide_store::{Lease, Store, StoreError};
+use bide_sync::{MutexGuard, RwLock};
+
+use crate::clock::Clock;
+use crate::closed::Closed;
+use crate::host::{Attached, Dispatch, Host, Ready};
+use crate::lease_term::LeaseTerm;
+use crate::log::{Level, Log};
+use crate::runs::live::LiveRuns;
+use crate::runs::settled::Settlement;
+use crate::runs::suspects::{Suspects, Turn};
+
+/// An engine's right to act.
+pub(crate) struct Control<H: Host> {
+    /// The one clock of the engine.
+    pub(crate) clock: Arc<dyn Clock>,
+    /// How bodies get to execute.
+    pub(crate) dispatch: H::Dispatch,
+    /// The runs in memory: dropped when the lease is lost and when the engine stops.
+    pub(crate) runs: LiveRuns<H>,
+    /// The store; once released, one that refuses everything.
+    store: RwLock<Arc<dyn Store>>,
+    /// The lease under which runs are executed now.
+    lease: RwLock<Lease>,
+    /// Until when that lasts.
+    term: LeaseTerm,
+    /// The bodies that may have ended an earlier process; shared by all engines of this one.
+    suspects: Arc<Suspects>,
+    /// Why nothing is committed any more. Set once, by whoever stops the engine.
+    stopped: OnceLock<Settlement>,
+    /// No body starts or resumes any more.
+    closing: AtomicBool,
+    /// The lease was given back and the store released.
+    released: AtomicBool,
+    /// Writes a line to the host's log.
+    log: Log,
+}
+
+impl<H: Host> Control<H> {
+    /// Gets a lease from the store.
+    ///
+    /// # Errors
+    /// If the store gives none.
+    pub(crate) fn enroll(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        dispatch: H::Dispatch,
+        log: Log,
+        suspects: Arc<Suspects>,
+    ) -> Result<Arc<Self>, StoreError> {
+        let now = clock.lease_time();
+        let lease = store.enroll(now)?;
+        Ok(Arc::new(Self {
+            clock,
+            dispatch,
+            runs: LiveRuns::default(),
+            store: RwLock::new(store),
+            lease: RwLock::new(lease),
+            term: LeaseTerm::beginning(now),
+            suspects,
+            stopped: OnceLock::new(),
+            closing: AtomicBool::new(false),
+            released: AtomicBool::new(false),
+            log,
+        }))
+    }
+
+    pub(crate) fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store.read())
+    }
+
+    pub(crate) fn lease(&self) -> Lease {
+        *self.lease.read()
+    }
+
+    /// Writes a line to the host's log, names in it escaped.
+    pub(crate) fn log(&self, level: Level, line: &str) {
+        (self.log)(level, &shown(line));
+    }
+
+    pub(crate) fn warn(&self, line: &str) {
+        self.log(Level::Warning, line);
+    }
+
+    pub(crate) fn dispatch_ready(&self, ready: &mut Vec<Ready<H>>) {
+        if !ready.is_empty() {
+            self.dispatch.ready(ready);
+        }
+    }
+}
+
+/// The end.
+impl<H: Host> Control<H> {
+    /// Why the engine does nothing more, if so.
+    pub(crate) fn stopped(&self) -> Option<&Settlement> {
+        self.stopped.get()
+    }
+
+    /// Whether it is being closed: no body starts or resumes any more.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Stops at once because of the store: nothing is committed any more, and every caller gets the error.
+    pub(crate) fn break_down(&self, error: &StoreError) {
+        if self.stop_over(error) {
+            self.report_stop(error);
+        }
+    }
+
+    /// First half of it: nothing is committed any more. True if the caller is to do the second half.
+    pub(crate) fn stop_over(&self, error: &StoreError) -> bool {
+        self.stopped.set(Settlement::Broken(Box::new(error.clone()))).is_ok()
+    }
+
+    /// Second half of it, without the commit lock.
+    pub(crate) fn report_stop(&self, error: &StoreError) {
+        self.wind_up(&Settlement::Broken(Box::new(error.clone())), &error.to_string());
+    }
+
+    /// Stops at once because of a bug in bide; `why` is what [`Host::no_panic`] made of it.
+    pub(crate) fn panicked(&self, why: &str) {
+        let settlement = Settlement::Panicked(why.into());
+        if self.stopped.set(settlement.clone()).is_ok() {
+            self.wind_up(&settlement, why);
+        }
+    }
+
+    fn wind_up(&self, settlement: &Settlement, why: &str) {
+        self.log(Level::Error, &format!("the runner on {} stops: {why}", self.store().name()));
+        self.closing.store(true, Ordering::Release);
+        self.dispatch.close();
+        self.forget_suspects();
+        self.runs.settle_all(settlement);
+    }
+
+    /// No body starts or resumes any more, deferred ones are suspended.
+    pub(crate) fn begin_close(&self) {
+        if !self.closing.swap(true, Ordering::AcqRel) {
+            self.dispatch.close();
+            self.forget_suspects();
+        }
+    }
+
+    /// Nothing is committed any more, because the runner was closed. The caller holds the commit lock, so that the
+    /// lease is given back after the last commit.
+    pub(crate) fn stop_closed(&self) {
+        let _ = self.stopped.set(Settlement::Closed);
+    }
+
+    /// Gives the lease back and releases the store; the second call does nothing.
+    pub(crate) fn release_store(&self) {
+        if self.released.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        // A runner that had to stop gives back what it can, too: its runs continue at once where the store works.
+        let store = self.store();
+        if !matches!(self.stopped(), Some(Settlement::Broken(error)) if matches!(**error, StoreError::Busy { .. }))
+            && let Err(error) = store.leave(self.lease())
+        {
+            self.warn(&format!("the lease could not be given back: {error}"));
+        }
+        *self.store.write() = Arc::new(Closed { name: store.name().to_owned() });
+        self.settle_late_comers();
+    }
+
+    /// Reports the end to callers of runs that were created while the engine stopped.
+    pub(crate) fn settle_late_comers(&self) {
+        if let Some(settlement) = self.stopped() {
+            self.runs.settle_all(settlement);
+        }
+    }
+}
+
+/// The lease.
+impl<H: Host> Control<H> {
+    /// Another runner has fenced a lease: every run in memory is dropped at once, and a new lease is taken. Several
+    /// threads may find out about `lost`; the first one acts.
+    pub(crate) fn fenced(&self, lost: Lease) {
+        let mut lease = self.lease.write();
+        if *lease != lost || self.stopped().is_some() {
+            return;
+        }
+        self.warn("the lease was lost: another runner has taken the runs over");
+        self.runs.abandon_all();
+        self.dispatch.lost();
+        let now = self.clock.lease_time();
+        match self.store().enroll(now) {
+            Ok(new) => {
+                *lease = new;
+                self.term.begin(now);
+            }
+            Err(error) => {
+                drop(lease);
+                self.break_down(&error);
+            }
+        }
+    }
+
+    /// Renews the lease. False if it was lost: its runs are dropped, and there is a new one.
+    pub(crate) fn renew(&self) -> Result<bool, StoreError> {
+        let lease = self.lease();
+        self.renew_once(lease, self.term.renewing())?;
+        Ok(self.lease() == lease)
+    }
+
+    fn renew_once(&self, lease: Lease, _renewing: MutexGuard<'_, ()>) -> Result<(), StoreError> {
+        let now = self.clock.lease_time();
+        match self.store().renew(lease, now) {
+            Ok(()) => self.term.begin(now),
+            Err(StoreError::Fenced { .. }) => self.fenced(lease),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Whether the lease has not run out, by the clock: the check before each body.
+    #[inline]
+    pub(crate) fn lease_holds(&self) -> bool {
+        self.lease_holds_at(self.clock.lease_micros())
+    }
+
+    /// The same, by what the clock has just shown ([`Clock::lease_micros`]).
+    #[inline]
+    pub(crate) fn lease_holds_at(&self, now: i64) -> bool {
+        self.term.holds_at(now)
+    }
+
+    /// Renews a lease that has run out, before anything starts. False if nothing may start any more. Blocks if the
+    /// lease has run out; a lost one drops its runs, so that what was about to start finds its run over.
+    pub(crate) fn make_sure_of_lease(&self) -> bool {
+        loop {
+            let renewing = self.term.renewing();
+            if self.stopped().is_some() || self.is_closing() {
+                return false;
+            }
+            if self.lease_holds() {
+                return true;
+            }
+            match self.renew_once(self.lease(), renewing) {
+                Ok(()) => {}
+                Err(error @ StoreError::Busy { .. }) => self.warn(&error.to_string()),
+                Err(error) => self.break_down(&error),
+            }
+        }
+    }
+
+    /// As [`Control::make_sure_of_lease`], for a thread that holds what others want: it gives that up only if the lease
+    /// has run out.
+    #[inline]
+    pub(crate) fn is_sure_of_lease(&self, at: &mut dyn Attached) -> bool {
+        self.lease_holds() || at.detach(|| self.make_sure_of_lease())
+    }
+}
+
+/// Suspects.
+impl<H: Host> Control<H> {
+    /// The body, if it is no suspect or may execute beside the suspects that do, with its turn. Otherwise it waits, and
+    /// will be ready again.
+    pub(crate) fn admit_suspect(self: &Arc<Self>, ready: Ready<H>) -> Option<(Ready<H>, Option<Turn>)> {
+        if !ready.run.recovered {
+            return Some((ready, None));
+        }
+        let control = Arc::downgrade(self);
+        let again = move |ready| {
+            let control = control.upgrade().filter(|control| !control.is_closing());
+            control.is_some_and(|control| {
+                control.dispatch.ready(&mut vec![ready]);
+                true
+            })
+        };
+        self.suspects.admit(ready, self.number(), again)
+    }
+
+    /// The suspects that execute, wait or are cleared here.
+    pub(crate) fn suspects(&self) -> &Suspects {
+        &self.suspects
+    }
+
+    /// Nothing is made ready here any more: the suspects of other engines go first.
+    fn forget_suspects(&self) {
+        self.suspects.forget(self.number());
+    }
+
+    /// What tells this engine from others of the process.
+    fn number(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+}

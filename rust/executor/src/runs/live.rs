@@ -1,0 +1,111 @@
+//! The runs that an engine has in memory, and the runs executed elsewhere that callers here wait for.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use bide_core::RunId;
+use bide_core::record::RunRowId;
+use bide_sync::Mutex;
+
+use crate::host::Host;
+use crate::runs::run::Run;
+use crate::runs::settled::{Settled, Settlement};
+
+/// The runs of an engine.
+pub(crate) struct LiveRuns<H: Host> {
+    /// Executed here, by row number.
+    live: Mutex<HashMap<RunRowId, Arc<Run<H>>>>,
+    /// Executed elsewhere or by nobody, with where callers here wait for them.
+    watched: Mutex<HashMap<RunId, Weak<Settled>>>,
+}
+
+impl<H: Host> Default for LiveRuns<H> {
+    fn default() -> Self {
+        Self { live: Mutex::default(), watched: Mutex::default() }
+    }
+}
+
+impl<H: Host> LiveRuns<H> {
+    /// From here on the run is executed here.
+    pub(crate) fn adopt(&self, run: &Arc<Run<H>>) {
+        self.live.lock().insert(run.id.row(), Arc::clone(run));
+    }
+
+    pub(crate) fn get(&self, id: RunId) -> Option<Arc<Run<H>>> {
+        self.live.lock().get(&id.row()).cloned()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.live.lock().len()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Run<H>>> {
+        self.live.lock().values().cloned().collect()
+    }
+
+    /// The run was lost with an earlier lease: its callers are to look for it elsewhere. It may be here again, as
+    /// another value, under a newer lease.
+    pub(crate) fn release(&self, run: &Arc<Run<H>>) {
+        let mut live = self.live.lock();
+        if live.get(&run.id.row()).is_some_and(|known| Arc::ptr_eq(known, run)) {
+            live.remove(&run.id.row());
+        }
+        drop(live);
+        run.settled.settle(Settlement::Elsewhere);
+    }
+
+    /// The run has ended or is paused, and that is committed.
+    pub(crate) fn remove(&self, run: &Run<H>) {
+        self.live.lock().remove(&run.id.row());
+    }
+
+    /// Reports what became of a run to those who wait for it.
+    pub(crate) fn settle(&self, run: &Run<H>, settlement: &Settlement) {
+        run.settled.settle(settlement.clone());
+        let watched = self.watched.lock().remove(&run.id);
+        if let Some(settled) = watched.and_then(|settled| settled.upgrade()) {
+            settled.settle(settlement.clone());
+        }
+    }
+
+    /// Another runner has the runs now: drops them all.
+    pub(crate) fn abandon_all(&self) {
+        let runs: Vec<_> = self.live.lock().drain().map(|(_, run)| run).collect();
+        for run in runs {
+            run.state.lock().abandon();
+            run.settled.settle(Settlement::Elsewhere);
+        }
+    }
+
+    /// Nothing happens here any more: drops all runs, and reports that to whoever waits.
+    pub(crate) fn settle_all(&self, settlement: &Settlement) {
+        let runs: Vec<_> = self.live.lock().drain().map(|(_, run)| run).collect();
+        for run in runs {
+            run.settled.settle(settlement.clone());
+        }
+        let watched: Vec<_> = self.watched.lock().drain().filter_map(|(_, settled)| settled.upgrade()).collect();
+        for settled in watched {
+            settled.settle(settlement.clone());
+        }
+    }
+
+    /// Where to wait for a run that is executed elsewhere. What was reported there is not reported again, because a run
+    /// that nobody had may be executed by now.
+    pub(crate) fn watch(&self, id: RunId) -> Arc<Settled> {
+        let mut watched = self.watched.lock();
+        let known = watched.get(&id).and_then(Weak::upgrade);
+        known.filter(|settled| settled.get().is_none()).unwrap_or_else(|| {
+            let settled = Arc::new(Settled::default());
+            watched.insert(id, Arc::downgrade(&settled));
+            settled
+        })
+    }
+
+    /// The watched runs that somebody waits for still, of those that may have changed.
+    pub(crate) fn watched(&self, may_have_changed: impl Fn(RunId) -> bool) -> Vec<(RunId, Arc<Settled>)> {
+        let mut watched = self.watched.lock();
+        watched.retain(|_, settled| settled.strong_count() > 0);
+        let changed = watched.iter().filter(|(id, _)| may_have_changed(**id));
+        changed.filter_map(|(id, settled)| Some((*id, settled.upgrade()?))).collect()
+    }
+}

@@ -1,0 +1,154 @@
+//! Runs as their callers see them: executed here, elsewhere or by nobody; as they stand, and where to wait for them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bide_core::record::StoredRun;
+use bide_core::{RunId, RunStatus};
+use bide_store::{ChangedRuns, StoreError};
+
+use crate::control::Control;
+use crate::host::Host;
+use crate::ledger::CommitPath;
+use crate::runs::recover::Recovery;
+use crate::runs::run::Run;
+use crate::runs::settled::{Settled, Settlement};
+
+/// How long a commit under way is waited for before the rows are read instead.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// A run that a caller may wait for.
+pub enum Handle<H: Host> {
+    /// It is executed by this engine (or was).
+    Live(Arc<Run<H>>),
+    /// It is executed elsewhere, by nobody, or it has ended.
+    Watched(Box<Watched>),
+}
+
+/// A run that is waited for without being in memory.
+#[derive(Clone)]
+pub struct Watched {
+    /// Its id.
+    pub id: RunId,
+    /// Where to wait for it.
+    pub settled: Arc<Settled>,
+}
+
+impl<H: Host> Clone for Handle<H> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Live(run) => Self::Live(Arc::clone(run)),
+            Self::Watched(watched) => Self::Watched(watched.clone()),
+        }
+    }
+}
+
+impl<H: Host> Handle<H> {
+    /// The run's id.
+    #[must_use]
+    pub fn id(&self) -> RunId {
+        match self {
+            Self::Live(run) => run.id,
+            Self::Watched(watched) => watched.id,
+        }
+    }
+
+    /// Where to wait for it.
+    #[must_use]
+    pub fn settled(&self) -> &Settled {
+        match self {
+            Self::Live(run) => &run.settled,
+            Self::Watched(watched) => &watched.settled,
+        }
+    }
+}
+
+/// Looks at runs for their callers.
+pub(crate) struct Watch<H: Host> {
+    /// The store, and the runs that are executed here.
+    control: Arc<Control<H>>,
+    /// Keeps commits away while a run is shown.
+    path: Arc<CommitPath<H>>,
+    /// Says why a run is not executed here.
+    recovery: Arc<Recovery<H>>,
+}
+
+impl<H: Host> Watch<H> {
+    pub(crate) fn new(control: &Arc<Control<H>>, path: &Arc<CommitPath<H>>, recovery: &Arc<Recovery<H>>) -> Arc<Self> {
+        Arc::new(Self { control: Arc::clone(control), path: Arc::clone(path), recovery: Arc::clone(recovery) })
+    }
+
+    /// A handle of a run that exists.
+    ///
+    /// # Errors
+    /// From the store.
+    pub(crate) fn handle(&self, id: RunId) -> Result<Handle<H>, StoreError> {
+        match self.control.runs.get(id) {
+            Some(run) => Ok(Handle::Live(run)),
+            None => Ok(Handle::Watched(Box::new(Watched { id, settled: self.watch(id)? }))),
+        }
+    }
+
+    /// Where to wait for a run that is executed elsewhere, or by nobody.
+    ///
+    /// # Errors
+    /// From the store.
+    pub(crate) fn watch(&self, id: RunId) -> Result<Arc<Settled>, StoreError> {
+        // Registered before the look, so that an end in between is not missed.
+        let settled = self.control.runs.watch(id);
+        self.look_at(id, &settled)?;
+        Ok(settled)
+    }
+
+    /// Looks at the runs that may have changed, of those that somebody waits for and that are not executed here.
+    ///
+    /// # Errors
+    /// From the store.
+    pub(crate) fn look(&self, changed: &ChangedRuns) -> Result<(), StoreError> {
+        let may_have_changed = |id: RunId| match changed {
+            ChangedRuns::These(runs) => runs.contains(&id.row()),
+            ChangedRuns::Any => true,
+        };
+        for (id, settled) in self.control.runs.watched(may_have_changed) {
+            self.look_at(id, &settled)?;
+        }
+        Ok(())
+    }
+
+    fn look_at(&self, id: RunId, settled: &Settled) -> Result<(), StoreError> {
+        let Some(run) = self.control.store().standing(id)? else {
+            settled.settle(Settlement::Elsewhere);
+            return Ok(());
+        };
+        if run.status.is_ended() || run.status == RunStatus::Paused {
+            settled.settle(Settlement::Run(run.status));
+        } else if let Some(why) = self.recovery.why_not_here(&run) {
+            settled.settle(Settlement::NotHere(why.to_string()));
+        }
+        Ok(())
+    }
+
+    /// A run of this engine as it stands, with nothing in it that is not committed: what is being committed may still
+    /// fail. Blocks, but not on a store that others keep locked: the answer is what its rows say then.
+    ///
+    /// # Errors
+    /// From the store.
+    pub(crate) fn committed(&self, run: &Run<H>) -> Result<StoredRun, StoreError> {
+        match run.settled.get() {
+            // It was committed before this was said.
+            Some(Settlement::Run(_) | Settlement::Closed) => return Ok(run.snapshot()),
+            // What was being committed is in memory and perhaps nowhere else.
+            Some(Settlement::Broken(why)) => return self.control.store().load(run.id)?.ok_or(*why),
+            Some(Settlement::Panicked(_) | Settlement::Elsewhere | Settlement::NotHere(_)) | None => {}
+        }
+        if run.settled.get().is_none()
+            && let Some(_lock) = self.path.ledger.try_lock_for(PATIENCE)
+            && self.control.stopped().is_none()
+            && run.settled.get().is_none()
+        {
+            // Whoever commits holds the commit lock: what is in memory now is in the store.
+            return Ok(run.snapshot());
+        }
+        self.control.store().load(run.id).map(|stored| stored.unwrap_or_else(|| run.snapshot()))
+    }
+}

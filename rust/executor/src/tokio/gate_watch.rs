@@ -1,0 +1,67 @@
+//! An open gate: one small tokio task polls its condition.
+
+use std::sync::Arc;
+
+use bide_core::attempt::Polled;
+use bide_core::attempt::polling::Polling;
+use bide_core::event::Retry;
+use bide_core::{Event, GateSpec, Value};
+
+use super::caught::Caught;
+use super::closures::Closures;
+use super::context::Scope;
+use super::dispatch::Stage;
+use super::hand_in::hand_in;
+use super::lane::is_sure_of_lease;
+use crate::engine::Engine;
+use crate::host::Gate;
+use crate::ledger::QueuedEvent;
+
+/// Starts to poll a gate that is open.
+pub(super) fn start_watch(engine: &Arc<Engine<Closures>>, gate: Gate<Closures>) {
+    engine.dispatch().runtime().spawn(watch(Arc::clone(engine), gate));
+}
+
+/// Polls an open gate until it is satisfied, has failed, or the runner closes.
+async fn watch(engine: Arc<Engine<Closures>>, gate: Gate<Closures>) {
+    let run = Arc::clone(&gate.run);
+    let body = &run.workflow.bodies[gate.task.ix as usize];
+    let mut stage = engine.dispatch().stage();
+    let mut polling = Polling::new(body.gate_policy, gate.deadline);
+    let result = loop {
+        if !is_sure_of_lease(&engine).await || !gate.is_awaited() {
+            return;
+        }
+        let polled = match &body.gate {
+            Some(condition) => {
+                let scope = Scope::new(&run, gate.task);
+                let asked = Caught::new(condition(scope));
+                tokio::select! {
+                    biased;
+                    asked = asked => asked.unwrap_or_else(Polled::Raised),
+                    () = Stage::ended(&mut stage, Stage::Open) => return,
+                }
+            }
+            // The workflow's newer version has no condition here any more: nothing to wait for.
+            None => Polled::True(Value::NONE),
+        };
+        let result = polling.judge(polled, &*engine, || gate.timed_out());
+        run.note_error(gate.task.ix, polling.error());
+        if let Some(result) = result {
+            break result;
+        }
+        let span = polling.next(&*engine);
+        tokio::select! {
+            biased;
+            () = Stage::ended(&mut stage, Stage::Open) => return,
+            () = tokio::time::sleep(span) => {}
+        }
+    };
+    let Some(key) = gate.spec().map(GateSpec::key) else { return };
+    let retry = match &result {
+        Err(failure) if body.retries(failure) => Some(Retry { random: engine.random() }),
+        _ => None,
+    };
+    let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, proved: true, retry };
+    hand_in(&engine, QueuedEvent { run, event, at: engine.clock().now(), completion: None });
+}

@@ -1,0 +1,22 @@
+//! What the host of async closures executes with.
+
+use bide_core::PollPolicy;
+
+use super::closures::Closures;
+use super::dispatch::OnTokio;
+use super::workflow::ClosureBody;
+use crate::host::{Host, Source};
+
+impl Host for Closures {
+    type Body = ClosureBody;
+    type Local = ();
+    type Dispatch = OnTokio;
+
+    fn sources(_body: &ClosureBody) -> &[Source] {
+        &[]
+    }
+
+    fn gate_policy(body: &ClosureBody) -> PollPolicy {
+        body.gate_policy
+    }
+}
