@@ -178,11 +178,11 @@ def test_a_hundred_thousand_ended_runs_are_purged_while_others_run(file: Path) -
         busy: list[float] = []
         ended: dict[str, float] = {}
         # Until all the old ones are gone.
-        while not set(runner._core.list(None, None, None, None)) <= {waiting.id, *ended}:
+        while not {run.id for run in runner._core.runs(None, None, None, None)} <= {waiting.id, *ended}:
             for n in range(100):
                 busy.append(timed(runner, n, ended))
                 time.sleep(0.001)
-        still = set(runner._core.list(None, None, None, None))
+        still = {run.id for run in runner._core.runs(None, None, None, None)}
         listed = time.time()
         assert waiting.id in still
         assert {run for run, at in ended.items() if listed - at < kept} <= still

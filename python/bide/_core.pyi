@@ -191,8 +191,8 @@ class Runner:
     def snapshot(self, id: str) -> Snapshot | None:  # noqa: A002 - as the extension names it
         """Return a run as it stands; None if there is none."""
 
-    def list(self, status: str | None, workflow: str | None, since: int | None, limit: int | None) -> list[str]:
-        """Return the ids of runs, newest first; `since` is microseconds since 1970."""
+    def runs(self, status: str | None, workflow: str | None, since: int | None, limit: int | None) -> list[Snapshot]:
+        """Return runs as they stand, newest first; `since` is microseconds since 1970."""
 
     def delete(self, id: str) -> bool:  # noqa: A002 - as the extension names it
         """Delete an ended run; return False if it has not ended."""

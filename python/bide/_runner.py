@@ -189,9 +189,8 @@ class Runner:
         most = None if limit is None else count(limit, "limit")
         if name is not None and not is_text(name):
             return []
-        ids = self._core.list(None if status is None else written_out(str(status)), name, micros, most)
-        snapshots = (self._core.snapshot(run) for run in ids)
-        return [RunResult(snapshot) for snapshot in snapshots if snapshot is not None]
+        snapshots = self._core.runs(None if status is None else written_out(str(status)), name, micros, most)
+        return [RunResult(snapshot) for snapshot in snapshots]
 
     def delete(self, id_or_key: str, *, workflow: Workflow | str | None = None) -> None:
         """Delete an ended run."""

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{RunRow, RunRowId, StoredRun};
+use bide_core::record::{RunRowId, StoredRun};
 use bide_core::{RunId, Time};
 use bide_store::{
     Changes, Commit, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Standing, Store, StoreError,
@@ -90,7 +90,7 @@ impl Store for Closed {
         self.refuse()
     }
 
-    fn list(&self, _filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
+    fn list(&self, _filter: &RunFilter) -> Result<Vec<StoredRun>, StoreError> {
         self.refuse()
     }
 

@@ -195,15 +195,15 @@ impl PyRunner {
         })
     }
 
-    /// The ids of runs, newest first.
-    fn list(
+    /// Runs as they stand, newest first.
+    fn runs(
         &self,
         py: Python<'_>,
         status: Option<&str>,
         workflow: Option<String>,
         since: Option<i64>,
         limit: Option<usize>,
-    ) -> PyResult<Vec<String>> {
+    ) -> PyResult<Vec<PySnapshot>> {
         panics::method(|| {
             self.open(py)?;
             let known = |name: &str| RunStatus::ALL.iter().copied().find(|status| status.as_str() == name);
@@ -218,7 +218,7 @@ impl PyRunner {
             let filter = RunFilter { status, workflow, since: since.map(Time), limit };
             let listed = gil::detached(py, || self.inner.engine.store().list(&filter));
             let listed = listed.map_err(|error| errors::store(py, &error))?;
-            Ok(listed.into_iter().map(|run| run.id.to_string()).collect())
+            Ok(listed.into_iter().map(|stored| PySnapshot::listed(&self.inner.engine, stored)).collect())
         })
     }
 

@@ -45,6 +45,12 @@ impl PySnapshot {
         Ok(loaded.map(|stored| Self { engine: Arc::clone(engine), live: None, stored: OnceLock::from(stored) }))
     }
 
+    /// Of a run as it was listed.
+    pub(crate) fn listed(engine: &Arc<PyEngine>, stored: StoredRun) -> Self {
+        let live = engine.live(stored.run.id);
+        Self { engine: Arc::clone(engine), live, stored: OnceLock::from(stored) }
+    }
+
     fn stored(&self) -> &StoredRun {
         self.stored.get_or_init(|| match &self.live {
             Some(run) => run.snapshot(),

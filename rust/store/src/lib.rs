@@ -260,11 +260,11 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     /// As [`Store::load`].
     fn by_key(&self, key: &str, workflow: Option<&str>) -> Result<Vec<(RunId, Arc<str>)>, StoreError>;
 
-    /// Runs without their tasks, newest first.
+    /// Runs as [`Store::load`] reads them, newest first: all of one moment, and in one round trip.
     ///
     /// # Errors
     /// As [`Store::load`].
-    fn list(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError>;
+    fn list(&self, filter: &RunFilter) -> Result<Vec<StoredRun>, StoreError>;
 
     /// Deletes one ended run. False if there is none or it has not ended.
     ///

@@ -25,7 +25,8 @@ fn only_the_last_ended_runs_are_kept_and_no_unfinished_one_is_forgotten() {
         let update = RunUpdate { ended_at: Some(Time(1)), ..RunUpdate::new(id.row(), RunStatus::Completed) };
         let _ = store.commit(lease, &mut vec![Write::Run(Box::new(update))]).unwrap();
     }
-    let left: Vec<RunId> = store.list(&RunFilter::default()).unwrap().iter().rev().map(|run| run.id).collect();
+    let left: Vec<RunId> =
+        store.list(&RunFilter::default()).unwrap().iter().rev().map(|stored| stored.run.id).collect();
     assert_eq!(left[0], ids[0]);
     assert_eq!(left[1..], ids[11..]);
     assert_eq!(store.by_key(&ids[1].to_string(), None).unwrap(), []);

@@ -98,6 +98,6 @@ fn two_purges_at_once_delete_each_run_once_and_none_too_many() {
         (one.join().unwrap(), other.join().unwrap())
     });
     assert_eq!(one + other, 2000);
-    let left: Vec<RunId> = store.list(&Default::default()).unwrap().iter().map(|run| run.id).collect();
+    let left: Vec<RunId> = store.list(&Default::default()).unwrap().iter().map(|stored| stored.run.id).collect();
     assert_eq!(left, runs[..1]);
 }

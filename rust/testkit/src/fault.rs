@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bide_core::record::{Batch, RunRow, RunRowId, StoredRun};
+use bide_core::record::{Batch, RunRowId, StoredRun};
 use bide_core::{RunId, Time};
 use bide_store::{
     Changes, Commit, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Standing, Store, StoreError,
@@ -213,7 +213,7 @@ impl Store for FaultyStore {
         self.call(|store| store.by_key(key, workflow))
     }
 
-    fn list(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
+    fn list(&self, filter: &RunFilter) -> Result<Vec<StoredRun>, StoreError> {
         self.call(|store| store.list(filter))
     }
 

@@ -83,7 +83,7 @@ impl Desk {
 
     fn left(&self) -> BTreeMap<i64, Option<Time>> {
         let runs = self.store.list(&RunFilter::default()).unwrap();
-        runs.into_iter().map(|run| (run.id.row(), run.ended_at)).collect()
+        runs.into_iter().map(|stored| (stored.run.id.row(), stored.run.ended_at)).collect()
     }
 
     /// Lets the retention thread go on by itself for so long.

@@ -259,7 +259,7 @@ async fn a_body_that_kills_its_process_again_and_again_pauses_its_run() {
         // The process dies: nothing is written any more, and its runs are free.
         faulty.fail_next(Fault::CrashBefore);
         drop(runner);
-        let owner = store.list(&RunFilter::default()).unwrap()[0].runner;
+        let owner = store.list(&RunFilter::default()).unwrap()[0].run.runner;
         store.process_died(owner.unwrap());
     }
     let runner = quiet(store);
@@ -287,7 +287,7 @@ async fn orphan(store: &Arc<MemoryStore>, workflow: &Workflow) -> RunId {
     let lease = store.enroll(now).unwrap();
     store.claim(lease, &[], now.after(2 * LEASE), 1).unwrap();
     store.leave(lease).unwrap();
-    store.list(&RunFilter::default()).unwrap()[0].id
+    store.list(&RunFilter::default()).unwrap()[0].run.id
 }
 
 #[tokio::test]

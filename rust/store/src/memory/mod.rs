@@ -173,6 +173,15 @@ impl State {
         }
     }
 
+    fn stored(&self, run: &MemRun) -> StoredRun {
+        StoredRun {
+            run: self.row(run),
+            tasks: self.versions[run.version as usize].tasks.clone(),
+            rows: run.task_rows(),
+            entries: self.journals.entries(run),
+        }
+    }
+
     /// Creates the runs of each request, or none of a request that is refused. `inserted` gets those that are new.
     fn create_requests(
         &mut self,
@@ -399,12 +408,7 @@ impl Store for MemoryStore {
     fn load(&self, run: RunId) -> Result<Option<StoredRun>, StoreError> {
         let state = &*self.state.lock();
         let found = state.runs.get(&run.row()).filter(|found| found.id == run);
-        Ok(found.map(|found| StoredRun {
-            run: state.row(found),
-            tasks: state.versions[found.version as usize].tasks.clone(),
-            rows: found.task_rows(),
-            entries: state.journals.entries(found),
-        }))
+        Ok(found.map(|found| state.stored(found)))
     }
 
     fn standing(&self, run: RunId) -> Result<Option<Standing>, StoreError> {
@@ -431,7 +435,7 @@ impl Store for MemoryStore {
         Ok(found.collect())
     }
 
-    fn list(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
+    fn list(&self, filter: &RunFilter) -> Result<Vec<StoredRun>, StoreError> {
         let state = &*self.state.lock();
         let fits = |run: &&MemRun| {
             filter.status.is_none_or(|status| status == run.status)
@@ -441,7 +445,7 @@ impl Store for MemoryStore {
         let mut found: Vec<&MemRun> = state.runs.values().filter(fits).collect();
         found.sort_unstable_by_key(|run| std::cmp::Reverse(run.id.row()));
         found.truncate(filter.limit.unwrap_or(usize::MAX));
-        Ok(found.into_iter().map(|run| state.row(run)).collect())
+        Ok(found.into_iter().map(|run| state.stored(run)).collect())
     }
 
     fn delete(&self, run: RunId) -> Result<bool, StoreError> {

@@ -36,7 +36,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bide_core::record::{RunRow, RunRowId, StoredRun};
+use bide_core::record::{RunRowId, StoredRun};
 use bide_core::{RunId, Time};
 use bide_sync::{Mutex, MutexGuard};
 use rusqlite::{Connection, OpenFlags};
@@ -340,7 +340,7 @@ impl Store for SqliteStore {
         self.read_key(key, workflow)
     }
 
-    fn list(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
+    fn list(&self, filter: &RunFilter) -> Result<Vec<StoredRun>, StoreError> {
         self.read_list(filter)
     }
 

@@ -109,6 +109,15 @@ fn a_listing_begins_at_the_newest_run_and_stops_at_its_limit() {
 }
 
 #[test]
+fn what_belongs_to_listed_runs_is_found_by_their_numbers() {
+    let connection = database();
+    for sql in read::OF_ALL {
+        let plan = plan(&connection, sql);
+        assert!(plan[0].starts_with("SEARCH") && plan[0].ends_with("USING PRIMARY KEY (run=?)"), "{sql}\n{plan:?}");
+    }
+}
+
+#[test]
 fn no_hot_statement_walks_a_table() {
     let connection = database();
     for sql in [lease::HOT, write::HOT, read::HOT, purge::HOT].concat() {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use bide_core::record::{Mark, RecordedTask, RunRow, StoredRun};
+use bide_core::record::{Mark, RecordedTask, RunRow, RunRowId, StoredRun};
 use bide_core::{
     BlockReason, Damage, Entry, EntryKey, EntryKind, EntryState, Failure, Operation, RunId, RunStatus, SubStatus,
     TaskId, TaskRow, TaskStatus, Time, Value,
@@ -39,10 +39,27 @@ const LIST: &str = concat!(
     "WHERE r.id >= ?1 AND r.created_at >= ?2 AND (?3 IS NULL OR r.status = ?3) AND (?4 IS NULL OR w.name = ?4) \
      ORDER BY r.id DESC LIMIT ?5"
 );
-const TASKS: &str = "SELECT task, map, status, output, started_at, ended_at, first_started_at, attempts, entered, \
-     waited, sub_status, changes, failure, retry_at, blocked_by FROM task WHERE run = ?1 ORDER BY task, map";
-const JOURNAL: &str = "SELECT task, map, name, n, seq, kind, state, opened_at, closed_at, due, deadline, proof, value, \
-     failure FROM journal WHERE run = ?1 ORDER BY task, map, seq";
+macro_rules! task_columns {
+    () => {
+        "SELECT task, map, status, output, started_at, ended_at, first_started_at, attempts, entered, waited, \
+         sub_status, changes, failure, retry_at, blocked_by, run FROM task "
+    };
+}
+
+macro_rules! journal_columns {
+    () => {
+        "SELECT task, map, name, n, seq, kind, state, opened_at, closed_at, due, deadline, proof, value, failure, run \
+         FROM journal "
+    };
+}
+
+const TASKS: &str = concat!(task_columns!(), "WHERE run = ?1 ORDER BY task, map");
+const JOURNAL: &str = concat!(journal_columns!(), "WHERE run = ?1 ORDER BY task, map, seq");
+/// Of all runs of a JSON array of row numbers.
+const TASKS_OF_ALL: &str =
+    concat!(task_columns!(), "WHERE run IN (SELECT value FROM json_each(?1)) ORDER BY run, task, map");
+const JOURNAL_OF_ALL: &str =
+    concat!(journal_columns!(), "WHERE run IN (SELECT value FROM json_each(?1)) ORDER BY run, task, map, seq");
 // CROSS JOIN keeps the order: the few workflows first, then one look into the index of keys for each.
 const KEY: &str = "SELECT r.uuid, w.name FROM workflow w CROSS JOIN run r \
      WHERE r.workflow = w.id AND r.key = ?1 ORDER BY w.id";
@@ -61,6 +78,9 @@ pub(super) const BY_KEY: &str = KEY;
 /// The same for listings, which go through the runs by number.
 #[cfg(test)]
 pub(super) const LISTING: &str = LIST;
+/// And for what is read of all runs of a listing.
+#[cfg(test)]
+pub(super) const OF_ALL: &[&str] = &[TASKS_OF_ALL, JOURNAL_OF_ALL];
 
 /// A row being read, with whom to name if it does not read back.
 struct Fields<'r> {
@@ -246,8 +266,32 @@ impl SqliteStore {
         found.into_iter().map(|(uuid, workflow)| Ok((self.uuid(&uuid)?, workflow))).collect()
     }
 
-    pub(super) fn read_list(&self, filter: &RunFilter) -> Result<Vec<RunRow>, StoreError> {
+    /// Three statements, however many runs are listed.
+    pub(super) fn read_list(&self, filter: &RunFilter) -> Result<Vec<StoredRun>, StoreError> {
         let reader = self.reader()?;
+        // One snapshot for all of the runs.
+        let _snapshot = reader.unchecked_transaction().map_err(|error| self.told(error))?;
+        let mut found = self.read_runs(&reader, filter)?;
+        let numbers: HashMap<RunRowId, usize> =
+            found.iter().enumerate().map(|(at, stored)| (stored.run.id.row(), at)).collect();
+        let json = serde_json::Value::from_iter(numbers.keys().copied()).to_string();
+        self.read_of_all(&reader, TASKS_OF_ALL, &json, 15, |run, row| {
+            let Some(stored) = numbers.get(&run).and_then(|at| found.get_mut(*at)) else { return Ok(()) };
+            let fields = Fields { row, place: &self.place.name, run: stored.run.id, table: "task" };
+            stored.rows.push(task_row(&fields)?);
+            Ok(())
+        })?;
+        self.read_of_all(&reader, JOURNAL_OF_ALL, &json, 14, |run, row| {
+            let Some(stored) = numbers.get(&run).and_then(|at| found.get_mut(*at)) else { return Ok(()) };
+            let fields = Fields { row, place: &self.place.name, run: stored.run.id, table: "journal" };
+            stored.entries.push(entry(&fields)?);
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// The rows of the runs alone.
+    fn read_runs(&self, reader: &Connection, filter: &RunFilter) -> Result<Vec<StoredRun>, StoreError> {
         let mut statement = reader.prepare_cached(LIST).map_err(|error| self.told(error))?;
         let since = filter.since.unwrap_or(Time(0)).0;
         let limit = filter.limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX));
@@ -258,9 +302,28 @@ impl SqliteStore {
             .map_err(|error| self.told(error))?;
         let mut found = Vec::new();
         while let Some(row) = rows.next().map_err(|error| self.told(error))? {
-            found.push(self.read_row(row)?.0);
+            let (run, version) = self.read_row(row)?;
+            let tasks = self.recorded_tasks(reader, version)?;
+            found.push(StoredRun { run, tasks, rows: Vec::new(), entries: Vec::new() });
         }
         Ok(found)
+    }
+
+    /// Hands out rows that belong to several runs, each with the number of its run, which is the column `at`.
+    fn read_of_all(
+        &self,
+        reader: &Connection,
+        sql: &str,
+        runs: &str,
+        at: usize,
+        mut read: impl FnMut(RunRowId, &Row<'_>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut statement = reader.prepare_cached(sql).map_err(|error| self.told(error))?;
+        let mut rows = statement.query([runs]).map_err(|error| self.told(error))?;
+        while let Some(row) = rows.next().map_err(|error| self.told(error))? {
+            read(row.get(at).map_err(|error| self.told(error))?, row)?;
+        }
+        Ok(())
     }
 }
 

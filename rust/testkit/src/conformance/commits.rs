@@ -56,7 +56,7 @@ pub fn a_refused_request_concerns_no_other_of_its_commit(store: &dyn Store) {
     assert_eq!(task_rows(&desk, key_owner), 1);
     expected.extend([key_owner, RunId(number_taken.id.0 ^ 1)]);
     expected.sort_unstable();
-    let mut listed: Vec<RunId> = ok(store.list(&RunFilter::default())).iter().map(|run| run.id).collect();
+    let mut listed: Vec<RunId> = ok(store.list(&RunFilter::default())).iter().map(|stored| stored.run.id).collect();
     listed.sort_unstable();
     assert_eq!(listed, expected);
 }

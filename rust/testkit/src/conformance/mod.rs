@@ -661,9 +661,15 @@ mod checks {
         let new = ingest.create(later(200), None);
         let other = report.create(later(100), Some("key"));
         ingest.end(old, later(300));
-        let list = |filter: RunFilter| -> Vec<RunId> { ok(store.list(&filter)).iter().map(|run| run.id).collect() };
+        let list =
+            |filter: RunFilter| -> Vec<RunId> { ok(store.list(&filter)).iter().map(|stored| stored.run.id).collect() };
         let all = RunFilter::default;
         assert_eq!(list(all()), [new, other, old]);
+        // With all that was recorded of them.
+        ingest.commit(vec![done(new, 0, b"t"), done(new, 1, b"f"), entry(new, "ready", 1, 1)]);
+        report.commit(vec![entry(other, "b", 1, 2), entry(other, "a", 1, 1), done(other, 1, b"t")]);
+        let listed = ok(store.list(&RunFilter { limit: Some(2), ..all() }));
+        assert_eq!(listed, [ingest.load(new), report.load(other)]);
         assert_eq!(list(RunFilter { limit: Some(2), ..all() }), [new, other]);
         assert_eq!(list(RunFilter { limit: Some(0), ..all() }), []);
         assert_eq!(list(RunFilter { status: Some(RunStatus::Completed), ..all() }), [old]);
@@ -688,7 +694,9 @@ mod checks {
                 desk.end(*run, later(at));
             }
         }
-        let left = || -> Vec<RunId> { ok(store.list(&RunFilter::default())).iter().rev().map(|run| run.id).collect() };
+        let left = || -> Vec<RunId> {
+            ok(store.list(&RunFilter::default())).iter().rev().map(|stored| stored.run.id).collect()
+        };
         assert_eq!(ok(store.purge(later(10), 0, 10)), Purged { runs: 0, next: None });
         let first = ok(store.purge(later(13), 0, 2));
         assert_eq!(first.runs, 2);
@@ -714,7 +722,8 @@ mod checks {
             desk.commit(vec![update(*run, status, ended_at)]);
         }
         assert_eq!(purge_all(store, later(60)), 20);
-        let left: Vec<RunStatus> = ok(store.list(&RunFilter::default())).iter().map(|run| run.status).collect();
+        let left: Vec<RunStatus> =
+            ok(store.list(&RunFilter::default())).iter().map(|stored| stored.run.status).collect();
         assert_eq!(left, [RunStatus::Paused, RunStatus::Running].repeat(10));
     }
 

@@ -325,7 +325,7 @@ impl World {
     }
 
     fn rows(&self) -> Vec<RunRow> {
-        self.base.list(&RunFilter::default()).unwrap_or_default()
+        self.base.list(&RunFilter::default()).unwrap_or_default().into_iter().map(|stored| stored.run).collect()
     }
 
     fn runs(&self) -> Vec<(RunRowId, RunStatus, Option<BlockReason>)> {

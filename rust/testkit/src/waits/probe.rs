@@ -206,7 +206,7 @@ impl Probe {
 
     pub(super) fn processes_die(&self) {
         let rows = self.base.list(&RunFilter::default()).unwrap_or_default();
-        rows.iter().filter_map(|row| row.runner).for_each(|runner| self.base.process_died(runner));
+        rows.iter().filter_map(|row| row.run.runner).for_each(|runner| self.base.process_died(runner));
     }
 }
 
