@@ -97,7 +97,6 @@ impl RunnerBuilder {
     ///
     /// # Errors
     /// If the store gives no lease.
-    #[doc(hidden)]
     #[cfg(feature = "testing")]
     pub fn start_driven(self, runtime: Handle, seed: u64) -> Result<(Runner, Driver<Closures>), Error> {
         let dispatch = self.dispatch(runtime);
