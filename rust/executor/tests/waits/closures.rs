@@ -23,6 +23,9 @@ pub(crate) struct OnTokio;
 /// How often it is looked whether everything has ended, in the runtime's time.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// No script takes this long unless it hangs, in the runtime's time.
+const HANG: Duration = Duration::from_secs(600);
+
 /// Longer than any interval: whoever is to poll no more has shown by then that it does not.
 const LONG: Duration = Duration::from_secs(60);
 
@@ -97,7 +100,9 @@ async fn live(kind: Kind, probe: &Arc<Probe>) {
         changed: Arc::default(),
     };
     runner.submit(&process.workflow(kind), &()).key("k").await.unwrap();
+    let begun = Instant::now();
     while process.inside.load(Ordering::SeqCst) || (runner.live_runs() > 0 && !engine.is_closing()) {
+        assert!(begun.elapsed() < HANG, "the script hangs after: {}", probe.seen());
         if let Some(driver) = &mut *process.driver.lock().unwrap() {
             driver.timer_turn();
             driver.committer_turn();

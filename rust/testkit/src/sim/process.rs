@@ -2,16 +2,17 @@
 //! slot and pacing machines; and in the place of each thread a move that the scheduler may choose or leave.
 
 mod bodies;
+mod end;
 mod gates;
 mod parked;
 mod slots;
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{RunRow, RunRowId};
+use bide_core::record::RunRow;
 use bide_core::{Graph, TaskIx, Time, Value};
 use bide_executor::drive::{Allowance, Driver, Gathering};
 use bide_executor::{
@@ -394,57 +395,6 @@ impl Process {
                 self.shared.oracle.lock().a_result_is_reported_only_when_committed(handle.id().row(), status);
             }
         }
-    }
-
-    /// Nothing of its own is left to do: no slot may be missing then, and no run that is over be kept in memory.
-    pub(super) fn must_be_idle(&self, all_over: bool) {
-        let kept = self.driver.engine().live_count();
-        if all_over && kept > 0 {
-            self.shared.oracle.lock().violations.push(format!("{kept} runs that are over are kept in memory"));
-        }
-        let free = self.slots.free();
-        let total = self.slots.total() as usize;
-        if free != total || self.slots.resumed() > 0 {
-            self.shared.oracle.lock().violations.push(format!("a slot leaks: {free} of {total} are free when idle"));
-        }
-    }
-
-    // --- the end -------------------------------------------------------------
-
-    /// Begins to close: what is parked is suspended, what executes may go on until it waits.
-    pub(super) fn begin_close(&mut self) {
-        if std::mem::replace(&mut self.closing, true) {
-            return;
-        }
-        self.driver.engine().begin_close();
-        let holds =
-            |no: &BodyNo| self.holders.values().any(|holder| matches!(holder, Holder::Body(held) if held == no));
-        let parked: Vec<BodyNo> = self.bodies.keys().filter(|no| !holds(no)).copied().collect();
-        for no in parked {
-            self.slots.withdraw(|other| *other == no);
-            self.hears_of_close(no);
-        }
-    }
-
-    /// Ends it. True if that was in good order.
-    pub(super) fn finish_close(mut self) -> bool {
-        self.begin_close();
-        let lease = self.driver.lease();
-        let mut has: Vec<Arc<Run<SimHost>>> = self.returned.iter().map(|(run, ..)| Arc::clone(run)).collect();
-        has.extend(self.bodies.values().map(|body| Arc::clone(&body.run)));
-        has.retain(|run| run.lease == lease && self.still_has(run));
-        let has: BTreeSet<RunRowId> = has.iter().map(|run| run.id.row()).collect();
-        self.returned.retain(|(run, ..)| run.lease == lease);
-        self.driver.engine().finish_close();
-        self.look_at_handles();
-        let in_order = matches!(self.driver.engine().stopped(), Some(Settlement::Closed));
-        if in_order {
-            let returned = self.returned.iter().map(|(run, ix, attempt)| (run.id.row(), *ix, *attempt));
-            let mut oracle = self.shared.oracle.lock();
-            oracle.what_has_returned_is_committed_at_the_end(returned.filter(|(run, ..)| has.contains(run)));
-            oracle.a_close_leaves_no_suspect(lease.runner, &has);
-        }
-        in_order
     }
 
     /// What it holds, for the report of a failure.

@@ -1,5 +1,7 @@
 //! The seeded scheduler: who moves next, when time passes, what goes wrong; and how a world ends.
 
+mod disasters;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -203,113 +205,6 @@ impl World {
     fn pass(&mut self, span: Duration) {
         self.shared.clock.advance(span);
         self.shared.oracle.lock().wall_shows(self.shared.clock.now());
-    }
-
-    /// What is to go wrong at this move goes wrong.
-    fn strike(&mut self) {
-        while let Some((_, disaster)) = self.disasters.first().copied().filter(|(at, _)| *at <= self.moves) {
-            self.disasters.remove(0);
-            self.shared.oracle.lock().note(format!("move {}: {disaster:?}", self.moves));
-            if let Disaster::Jump(milliseconds) = disaster {
-                self.shared.clock.set_wall_by(milliseconds);
-                continue;
-            }
-            match disaster {
-                Disaster::Second => self.start_process(),
-                Disaster::Deploy(version) => self.deploy(version),
-                Disaster::Stranger => self.stranger(),
-                _ => {}
-            }
-            if self.processes.is_empty() {
-                continue;
-            }
-            let which = self.rng.below(self.processes.len());
-            match disaster {
-                Disaster::Crash => self.kill(which),
-                Disaster::Birth(call, fault) => {
-                    self.kill(which);
-                    self.birth_fault = Some((call, fault));
-                }
-                Disaster::Close => {
-                    self.processes[which].begin_close();
-                    self.closing_until = self.moves + self.rng.below(30) as u32;
-                }
-                Disaster::Fault(fault) => self.processes[which].store.fail_next(fault),
-                Disaster::Freeze(ms) => {
-                    let until = self.shared.clock.steady() + Duration::from_millis(ms);
-                    self.processes[which].frozen_until = until;
-                    self.start_process();
-                }
-                Disaster::Jump(_) | Disaster::Second | Disaster::Deploy(_) | Disaster::Stranger => {}
-            }
-        }
-    }
-
-    /// Other code from now on; one process has it at once.
-    fn deploy(&mut self, version: Version) {
-        self.version = version;
-        self.start_process();
-    }
-
-    /// Somebody asks for a run that there is, with other inputs.
-    fn stranger(&mut self) {
-        let keys: Vec<String> = self.rows().iter().filter_map(|row| Some(row.key.as_ref()?.to_string())).collect();
-        if !keys.is_empty() && !self.processes.is_empty() {
-            let key = &keys[self.rng.below(keys.len())];
-            let which = self.rng.below(self.processes.len());
-            self.processes[which].strange_submit(key);
-        }
-    }
-
-    /// A process is no more; nothing that it had in its hands is written.
-    fn kill(&mut self, which: usize) {
-        let runner = self.processes.remove(which).runner();
-        self.has_died(runner);
-    }
-
-    fn has_died(&self, runner: i64) {
-        self.shared.oracle.lock().dies(runner);
-        self.base.process_died(runner);
-    }
-
-    /// Takes away processes that have ended.
-    fn bury(&mut self) {
-        let over = self.moves >= self.closing_until;
-        let mut at = 0;
-        while at < self.processes.len() {
-            let process = &self.processes[at];
-            if process.is_dead() {
-                self.shared.oracle.lock().meets("a body that kills its process");
-                self.kill(at);
-            } else if process.is_over() || (over && process.closes()) {
-                let process = self.processes.remove(at);
-                let (store, runner) = (Arc::clone(&process.store), process.runner());
-                // What a dead or unwilling store does not take back waits for the lease to run out.
-                let notes = self.shared.oracle.lock().kept_leases;
-                if process.finish_close() {
-                    if self.shared.oracle.lock().kept_leases == notes {
-                        self.everything_is_given_back(runner);
-                    }
-                } else if store.has_crashed() {
-                    self.has_died(runner);
-                }
-            } else {
-                at += 1;
-            }
-        }
-        if over {
-            self.closing_until = u32::MAX;
-        }
-    }
-
-    /// A process has ended in good order: what it had can be taken up at once, and is not suspected of anything.
-    fn everything_is_given_back(&self, runner: i64) {
-        for row in self.rows().iter().filter(|row| row.status == RunStatus::Running) {
-            if row.runner == Some(runner) {
-                let line = format!("run {} still belongs to a runner that was closed", row.id);
-                self.shared.oracle.lock().violations.push(line);
-            }
-        }
     }
 
     fn start_process(&mut self) {
