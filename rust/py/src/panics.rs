@@ -2,6 +2,7 @@
 //! PyO3's `PanicException`, which nobody catches, never reaches a user. Not for errors that a user
 //! or a disk can cause: those are values from the start.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, PanicHookInfo};
 use std::sync::Once;
@@ -42,10 +43,17 @@ pub(crate) fn no_panic<R>(f: impl FnOnce() -> R) -> Result<R, Panicked> {
     CATCHING.set(CATCHING.get() + 1);
     let result = std::panic::catch_unwind(AssertUnwindSafe(f));
     CATCHING.set(CATCHING.get() - 1);
-    result.map_err(|payload| Panicked {
+    result.map_err(caught)
+}
+
+/// In a frame of its own: that of [`no_panic`] stays on the stack of every parked thread.
+#[cold]
+#[inline(never)]
+fn caught(payload: Box<dyn Any + Send>) -> Panicked {
+    Panicked {
         message: panic::text_of(payload.as_ref()),
         place: PLACE.take().unwrap_or_else(|| "an unknown place".to_owned()),
-    })
+    }
 }
 
 /// The body of a Python method: as [`no_panic`], with the panic raised like any error.

@@ -57,6 +57,8 @@ pub enum StepStart {
 }
 
 impl<H: Host> BodyCx<H> {
+    /// Made in a frame of its own, which is gone when the body parks.
+    #[inline(never)]
     pub(crate) fn new(
         engine: &Arc<Engine<H>>,
         run: &Arc<Run<H>>,
@@ -65,9 +67,9 @@ impl<H: Host> BodyCx<H> {
         parker: &Arc<Parker<H>>,
         permit: Option<Permit<H>>,
         limit: Option<Arc<Limit<H>>>,
-    ) -> Self {
+    ) -> Arc<Self> {
         let name = Arc::clone(run.workflow.graph.name(task.ix));
-        Self {
+        Arc::new(Self {
             engine: Arc::clone(engine),
             run: Arc::clone(run),
             task,
@@ -76,7 +78,7 @@ impl<H: Host> BodyCx<H> {
             thread: std::thread::current().id(),
             permit: Mutex::new(permit),
             limit,
-        }
+        })
     }
 
     /// The run.

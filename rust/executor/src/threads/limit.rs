@@ -47,6 +47,19 @@ impl<H: Host> Limit<H> {
         thread: u64,
     ) -> Option<Arc<Self>> {
         let left = run.workflow.graph.spec(task.ix).timeout?;
+        Some(Self::of(engine, run, task, attempt, thread, left))
+    }
+
+    /// Made in a frame of its own: most tasks have none.
+    #[inline(never)]
+    fn of(
+        engine: &Arc<Engine<H>>,
+        run: &Arc<Run<H>>,
+        task: TaskRef,
+        attempt: u32,
+        thread: u64,
+        left: Duration,
+    ) -> Arc<Self> {
         let limit = Arc::new(Self {
             engine: Arc::clone(engine),
             run: Arc::clone(run),
@@ -56,7 +69,7 @@ impl<H: Host> Limit<H> {
             state: Mutex::new(State { ticket: 0, left, since: Duration::ZERO, reached: false, timer: None }),
         });
         limit.go_on();
-        Some(limit)
+        limit
     }
 
     /// The body executes from here on.

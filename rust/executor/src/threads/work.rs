@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use bide_core::{Event, Outcome};
+use bide_core::run::Entered;
+use bide_core::{Event, Outcome, TaskRef};
 use bide_sched::WorkerThread;
 
 use crate::clock::LastSeen;
@@ -11,6 +12,8 @@ use crate::engine::Engine;
 use crate::failpoint::{self, Failpoint};
 use crate::host::{Attached, Host, Ready};
 use crate::ledger::QueuedEvent;
+use crate::runs::run::Run;
+use crate::runs::suspects::Turn;
 use crate::threads::body::BodyCx;
 use crate::threads::limit::Limit;
 use crate::threads::pool::{Executing, Parker, Permit, Pool};
@@ -53,12 +56,41 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> WorkerThread<Engine<H>> for Thre
     }
 
     fn execute(&mut self, ready: Ready<H>, permit: Permit<H>) -> Option<Permit<H>> {
-        let Some(ready) = Arc::clone(&ready.run).wait_for_overdue(ready) else { return Some(permit) };
-        let Some((ready, turn)) = self.engine.admit_suspect(ready) else { return Some(permit) };
+        let (call, executed) = match self.begin(ready, permit) {
+            Ok(begun) => begun,
+            Err(permit) => return Some(permit),
+        };
+        // Without its mark a body is not called: the engine has stopped, or has lost the run.
+        let outcome = if executed.marked { self.cx.execute(call) } else { Outcome::Suspended };
+        self.end(executed, outcome)
+    }
+}
+
+/// A body that is executed, as the thread remembers it meanwhile.
+struct Executed<H: Host> {
+    run: Arc<Run<H>>,
+    task: TaskRef,
+    entered: Entered,
+    /// Its mark is committed, if it needs one.
+    marked: bool,
+    /// Its slot, unless it has a handle: then `body` has it.
+    permit: Option<Permit<H>>,
+    body: Option<Arc<BodyCx<H>>>,
+    limit: Option<Arc<Limit<H>>>,
+    turn: Option<Turn>,
+}
+
+impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
+    /// Enters a body in its run. `Err`: it is not executed, and here is its permit. What is done before a body and after it
+    /// has frames of its own: that of [`Thread::execute`] stays on the stack while the body is parked.
+    #[inline(never)]
+    fn begin(&mut self, ready: Ready<H>, permit: Permit<H>) -> Result<(Call<H>, Executed<H>), Permit<H>> {
+        let Some(ready) = Arc::clone(&ready.run).wait_for_overdue(ready) else { return Err(permit) };
+        let Some((ready, turn)) = self.engine.admit_suspect(ready) else { return Err(permit) };
         let wants_handle = ready.run.workflow.graph.spec(ready.task.ix).wants_handle;
         let workers = &self.engine.dispatch().workers;
         let ready = if wants_handle {
-            let Some(ready) = workers.admit(self.engine, ready, &self.parker) else { return Some(permit) };
+            let Some(ready) = workers.admit(self.engine, ready, &self.parker) else { return Err(permit) };
             ready
         } else {
             ready
@@ -71,7 +103,7 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> WorkerThread<Engine<H>> for Thre
                 if wants_handle {
                     workers.dismiss(&self.parker);
                 }
-                return Some(permit);
+                return Err(permit);
             }
             now = clock.lease_micros();
         }
@@ -88,7 +120,7 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> WorkerThread<Engine<H>> for Thre
             if wants_handle {
                 workers.dismiss(&self.parker);
             }
-            return Some(permit);
+            return Err(permit);
         };
         if !permit.group().is_empty() {
             self.engine.path.ledger.arm();
@@ -97,10 +129,8 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> WorkerThread<Engine<H>> for Thre
         workers.body_starts(&permit, executing, now);
         let limit = Limit::start(self.engine, &run, task, entered.attempt, self.cx.thread());
         let mut kept = Some(permit);
-        let body = wants_handle.then(|| {
-            let cx = BodyCx::new(self.engine, &run, task, entered, &self.parker, kept.take(), limit.clone());
-            Arc::new(cx)
-        });
+        let body = wants_handle
+            .then(|| BodyCx::new(self.engine, &run, task, entered, &self.parker, kept.take(), limit.clone()));
         let call = Call {
             run: Arc::clone(&run),
             task,
@@ -114,8 +144,15 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> WorkerThread<Engine<H>> for Thre
             let event = Event::Started { task, attempt: entered.attempt };
             (self.cx as &mut dyn Attached).detach(|| engine.commit_own(None, &run, event)).is_ok()
         };
-        // Without its mark a body is not called: the engine has stopped, or has lost the run.
-        let outcome = if marked { self.cx.execute(call) } else { Outcome::Suspended };
+        let executed = Executed { run, task, entered, marked, permit: kept, body, limit, turn };
+        Ok((call, executed))
+    }
+
+    /// Reports what a body came to.
+    #[inline(never)]
+    fn end(&mut self, executed: Executed<H>, outcome: Outcome) -> Option<Permit<H>> {
+        let Executed { run, task, entered, permit: mut kept, body, limit, turn, .. } = executed;
+        let workers = &self.engine.dispatch().workers;
         if let Some(body) = body {
             kept = body.end();
             workers.dismiss(&self.parker);
@@ -141,9 +178,7 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> WorkerThread<Engine<H>> for Thre
         self.cx.between(now);
         Some(permit)
     }
-}
 
-impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
     fn commit(&mut self, permit: &Permit<H>) {
         let (engine, ready) = (self.engine, &mut self.ready);
         (self.cx as &mut dyn Attached).detach(|| engine.commit_group(permit.group(), ready));

@@ -40,12 +40,22 @@ impl<F: FnMut() -> Polled> Check for F {
 /// small.
 struct Waiting {
     call: Box<Call>,
+    /// What the call is fed next.
+    fed: Fed,
     /// The slot is released, and the thread counts as parked.
     parked: bool,
     /// The poll that has not ended yet: whoever polls next is woken when this thread is detached.
     poll: Option<PollNo>,
     /// What the wait came to.
     done: Option<Result<Value, CallError>>,
+}
+
+/// What the frame in which a body waits has to do itself.
+enum Next {
+    Ask,
+    Prove,
+    Sleep(Sleep),
+    Done,
 }
 
 impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
@@ -93,10 +103,10 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     #[inline(never)]
     fn waiting(&self, name: &Arc<str>, request: Request) -> Result<Box<Waiting>, CallError> {
         let call = self.begin(name, request)?;
-        Ok(Box::new(Waiting { call, parked: false, poll: None, done: None }))
+        Ok(Box::new(Waiting { call, fed: Fed::Begin, parked: false, poll: None, done: None }))
     }
 
-    /// The frame within which the thread parks: it holds no action and nothing that was fed.
+    /// The frame within which the thread parks and asks: it holds no action and nothing that is fed.
     #[inline(never)]
     fn wait(
         &self,
@@ -104,14 +114,21 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         mut waiting: Box<Waiting>,
         check: &mut dyn Check,
     ) -> Result<Value, CallError> {
-        let mut woken = None;
-        while let Some(sleep) = self.act(at, &mut waiting, woken, check) {
-            if woken.is_none() {
-                at.parks();
+        let mut has_slept = false;
+        loop {
+            match self.act(at, &mut waiting) {
+                Next::Ask => waiting.fed = Fed::Asked(check.ask()),
+                Next::Prove => waiting.fed = Fed::Proved(check.is_unchanged()),
+                Next::Sleep(sleep) => {
+                    if !std::mem::replace(&mut has_slept, true) {
+                        at.parks();
+                    }
+                    let woken = self.sleep(at, sleep, waiting.poll);
+                    self.wakes(&mut waiting, sleep, woken);
+                }
+                Next::Done => return waiting.done.take().unwrap_or(Err(CallError::Suspended)),
             }
-            woken = Some((sleep, self.sleep(at, sleep, waiting.poll)));
         }
-        waiting.done.take().unwrap_or(Err(CallError::Suspended))
     }
 
     fn sleep(&self, at: &mut dyn Attached, sleep: Sleep, last: Option<PollNo>) -> Woken {
@@ -122,43 +139,41 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         })
     }
 
-    /// Carries out the actions of a wait up to its next sleep. `None`: the wait is over.
+    /// The sleep is over; one until the next poll has ended the last one.
     #[inline(never)]
-    fn act(
-        &self,
-        at: &mut dyn Attached,
-        waiting: &mut Waiting,
-        woken: Option<(Sleep, Woken)>,
-        check: &mut dyn Check,
-    ) -> Option<Sleep> {
-        let workers = &self.engine.dispatch().workers;
-        // A sleep until the next poll has ended the last one.
+    fn wakes(&self, waiting: &mut Waiting, sleep: Sleep, woken: Woken) {
         waiting.poll = None;
-        let mut fed = match woken {
-            None => Fed::Begin,
-            Some((_, Woken::Closed)) => Fed::Stopped,
-            Some((sleep, Woken::Rung)) => {
-                if let Sleep::Poll(_) = sleep {
-                    let condition = Arc::clone(waiting.call.name());
-                    waiting.poll = Some(workers.begin_poll(&self.engine, self.executing(), condition));
-                }
+        waiting.fed = match (woken, sleep) {
+            (Woken::Closed, _) => Fed::Stopped,
+            (Woken::Rung, Sleep::Until(_)) => Fed::Woken,
+            (Woken::Rung, Sleep::Poll(_)) => {
+                let condition = Arc::clone(waiting.call.name());
+                let workers = &self.engine.dispatch().workers;
+                waiting.poll = Some(workers.begin_poll(&self.engine, self.executing(), condition));
                 Fed::Woken
             }
         };
+    }
+
+    /// Carries out the actions of a wait up to one that is left to [`BodyCx::wait`].
+    #[inline(never)]
+    fn act(&self, at: &mut dyn Attached, waiting: &mut Waiting) -> Next {
+        let mut fed = std::mem::replace(&mut waiting.fed, Fed::Stopped);
         loop {
             fed = match self.drive(at, &mut waiting.call, fed) {
-                Action::Ask => Fed::Asked(check.ask()),
-                Action::Prove => Fed::Proved(check.is_unchanged()),
+                Action::Ask => return Next::Ask,
+                Action::Prove => return Next::Prove,
+                Action::Sleep(sleep) => return Next::Sleep(sleep),
                 Action::Release => self.release(waiting),
-                Action::Sleep(sleep) => return Some(sleep),
                 Action::CommitAndAcquire(event) => self.commit_and_acquire(at, waiting, *event),
                 Action::Done(result) => {
                     if waiting.parked {
+                        let workers = &self.engine.dispatch().workers;
                         workers.end_poll(waiting.poll);
                         workers.unpark_without_slot();
                     }
                     waiting.done = Some(result);
-                    return None;
+                    return Next::Done;
                 }
                 action => unreachable!("{action:?} of a wait"),
             };
