@@ -2,10 +2,10 @@
 
     python examples/deferred_tasks.py
 
-The runner has one slot. `wait_for_data` starts first and takes it, gives it back
-while the file is not there, and gets it again to go on; `other_work` runs in it
-meanwhile. The file really appears: a thread writes it, once `other_work` has ended
-and half a second more has passed. `deferred_tasks.rs` beside this file is the same in Rust.
+The runner has one slot. `wait_for_data` starts first and acquires it, releases it
+while the file is missing, and acquires it again to continue; `other_work` runs in it
+meanwhile. A thread writes the file half a second after `other_work` has ended.
+`deferred_tasks.rs` beside this file is the same in Rust.
 """
 
 import tempfile
@@ -48,9 +48,9 @@ workflow = bide.Workflow("ingest", [wait_for_data, process_data, other_work])
 
 
 def deliver(target: Path) -> None:
-    """Write the file whole under another name, then give it its own: nobody sees half of it."""
+    """Write the file under another name, then rename it, so that no reader sees half of it."""
     if not other_work_ended.wait(timeout=30):
-        return  # the wait times out, and says so
+        return  # the wait times out and reports it
     threading.Event().wait(DELAY)
     part = target.with_suffix(".part")
     part.write_text("twelve bytes")
@@ -76,8 +76,8 @@ def main() -> None:
 
     assert result.status == bide.RunStatus.Completed, result.status
     assert result["process_data"] == len("twelve bytes"), result["process_data"]
-    assert waited >= DELAY, f"the file came after {DELAY} s, but the task waited {waited:.3f} s"
-    # The first poll is the check before the slot is given up; all others are made without it.
+    assert waited >= DELAY, f"the file appeared after {DELAY} s, but the task waited {waited:.3f} s"
+    # The first poll is the check before the slot is released; all others are made without a slot.
     assert polls[0] is True, polls
     assert not any(polls[1:]), polls
     assert slot_held[0] == ("before", True), slot_held

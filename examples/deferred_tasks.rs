@@ -24,7 +24,7 @@ async fn pipeline(data: PathBuf, store: PathBuf) -> Result<(), Box<dyn std::erro
             let path: PathBuf = cx.input("path")?;
             let handle = cx.handle();
             println!("wait_for_data: waiting for {} (slot held: {})", path.display(), handle.is_slot_held());
-            // Asked at once, then every 50 ms; each answer is a size or "not yet". Meanwhile the slot is free.
+            // Polled at once, then every 50 ms, until it returns a size. Meanwhile the slot is free.
             let size = || async { tokio::fs::metadata(&path).await.ok().map(|data| data.len()) };
             let bytes: u64 =
                 handle.defer_until(size, Duration::from_millis(50)).timeout(Duration::from_secs(60)).await?;
@@ -43,8 +43,8 @@ async fn pipeline(data: PathBuf, store: PathBuf) -> Result<(), Box<dyn std::erro
     let deliver = Workflow::builder("deliver")
         .task("write", |cx: TaskContext| async move {
             let path: PathBuf = cx.input("path")?;
-            println!("write: this executes in the slot that wait_for_data has given back");
-            // Under another name first, so that nobody sees half a file.
+            println!("write: this executes in the slot that wait_for_data has released");
+            // Under another name first, so that no reader sees half of the file.
             let unfinished = path.with_extension("part");
             tokio::fs::write(&unfinished, "1\n2\n39\n").await?;
             tokio::fs::rename(&unfinished, &path).await?;

@@ -171,7 +171,7 @@ def _bare(x: Annotated[int, bide.From]) -> None: ...
 
 
 BAD += [
-    (_union, "parameter 'where' is annotated pathlib.Path | str.*Name one type"),
+    (_union, "parameter 'where' is annotated pathlib.Path | str.*Annotate one type"),
     (_unknown, r"parameter 'client' .*does not know .*Job.*bide.codec\(Job"),
     (_doc, "the annotation of parameter 'path'"),
     (_result, "task 'me': result is annotated .*Job"),

@@ -65,7 +65,7 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: bide.until(ready, jitter=1.5), "jitter must be a number of between 0 and 1, not 1.5"),
     (lambda: bide.until(ready, on_error="explode"), 'on_error must be bide.Tolerate(n), "raise" or "ignore"'),  # type: ignore[arg-type]
     (lambda: bide.until(ready, on_error=3), "on_error must be"),  # type: ignore[arg-type]
-    (lambda: bide.until(ready, name=""), "name must be a text that is not empty"),
+    (lambda: bide.until(ready, name=""), "name must be a non-empty string"),
     (lambda: bide.Tolerate(0), "Tolerate(n) must be a whole number of at least 1, not 0"),
     (lambda: from_poll(ready, 0), "poll_interval_ms must be positive, not 0"),
     (lambda: from_poll(ready, -5), "poll_interval_ms must be positive, not -5"),

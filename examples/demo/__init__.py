@@ -1,1 +1,1 @@
-"""A workflow that is killed while it waits, and goes on: `make demo`."""
+"""A workflow that is killed while it waits, and continues: `make demo`."""

@@ -1,8 +1,8 @@
 """The demo's script: start a worker, kill it while it waits, start it again, check what happened.
 
-Three processes take part: this one, which only looks (its runner has no
-workflows) and checks; a worker that is killed; and a second one that goes on.
-The demo exits with 1 if anything differs from what it says.
+Three processes take part: this one, which only watches and checks (its runner has
+no workflows); a worker that is killed; and a second one that continues its run.
+The demo exits with 1 if anything differs from what it reports.
 """
 
 import signal
@@ -20,16 +20,16 @@ from .view import View, describe, timeline
 from .workflow import KEY, QUIET_SECONDS
 
 PATIENCE = 12.0  # seconds for anything that should happen at once
-LOOK = 0.1  # seconds between two looks at the run
-SHOW = 2.0  # seconds for which a state stays to be seen
+INTERVAL = 0.1  # seconds between two reads of the run
+SHOW = 2.0  # seconds for which a state is shown
 
 
 class DifferentError(Exception):
-    """Something did not happen as the demo says it does."""
+    """Something did not happen as the demo expects."""
 
 
 class Demo:
-    """One showing: a folder with the database, the file to wait for and the ledger."""
+    """One performance: a folder with the database, the file to wait for and the ledger."""
 
     def __init__(self, folder: Path, runner: bide.Runner, view: View) -> None:
         """Nothing has started yet."""
@@ -64,14 +64,14 @@ class Demo:
         return self.folder / f"worker-{number + 1}.txt"
 
     def run(self) -> bide.RunResult | None:
-        """Look at the run from outside, as any other process could."""
+        """Read the run from outside, as any other process could."""
         try:
             return self.runner.get(KEY, workflow="ingest")
         except KeyError:
             return None
 
     def watch(self, until: Callable[[bide.RunResult], bool], what: str, patience: float = PATIENCE) -> bide.RunResult:
-        """Show the run until something holds of it; that it never does fails the demo."""
+        """Show the run until a condition holds; the demo fails if it never does."""
         give_up = time.monotonic() + patience
         while time.monotonic() < give_up:
             run = self.run()
@@ -79,16 +79,16 @@ class Demo:
                 self.view.show(run)
                 if until(run):
                     return run
-            time.sleep(LOOK)
+            time.sleep(INTERVAL)
         raise DifferentError(f"{what}: not so after {patience:.0f} s")
 
     def linger(self) -> None:
-        """Let a state be seen for a while."""
+        """Show a state for a while."""
         end = time.monotonic() + SHOW
-        self.watch(lambda _: time.monotonic() >= end, "the run can be looked at", SHOW + 1.0)
+        self.watch(lambda _: time.monotonic() >= end, "the run can be read", SHOW + 1.0)
 
     def deliver(self) -> None:
-        """Write the file that the workflow waits for, whole or not at all."""
+        """Write the file that the workflow waits for, atomically."""
         part = self.data.with_suffix(".part")
         part.write_text("amount,currency\n100,EUR\n20,CHF\n12.5,EUR\n")
         part.rename(self.data)
@@ -119,14 +119,14 @@ def ended(run: bide.RunResult, task: str) -> datetime:
 
 
 def act(demo: Demo) -> tuple[bide.RunResult, bide.RunResult, datetime, datetime]:
-    """Play it; returns the run as it was after the kill and at the end, and the two times."""
+    """Perform the demo; return the run after the kill and at the end, and the times of the kill and the restart."""
     first = demo.start_worker()
-    demo.view.say(f"worker {first.pid} starts the run: one slot, and a file to wait for that is not there")
+    demo.view.say(f"worker {first.pid} starts the run: one slot, and a file to wait for that is missing")
     demo.watch(
         lambda run: waits(run, "wait_for_data") and run.tasks["load_rates"].status == bide.TaskStatus.Completed,
         "wait_for_data waits, and load_rates has run in the only slot meanwhile",
     )
-    demo.view.say("wait_for_data has given its slot back, and load_rates has used it")
+    demo.view.say("wait_for_data has released its slot, and load_rates has used it")
     demo.linger()
 
     first.send_signal(signal.SIGKILL)
@@ -142,8 +142,8 @@ def act(demo: Demo) -> tuple[bide.RunResult, bide.RunResult, datetime, datetime]
     demo.view.say(f"worker {second.pid} started on the same database with the same key")
     give_up = time.monotonic() + PATIENCE
     while ("wait_for_data", second.pid) not in demo.entered() and time.monotonic() < give_up:
-        time.sleep(LOOK)
-    demo.watch(lambda run: waits(run, "wait_for_data"), "the second worker waits in the first one's stead")
+        time.sleep(INTERVAL)
+    demo.watch(lambda run: waits(run, "wait_for_data"), "the second worker waits instead of the first one")
     demo.linger()
 
     demo.deliver()
@@ -156,7 +156,7 @@ def act(demo: Demo) -> tuple[bide.RunResult, bide.RunResult, datetime, datetime]
 
 
 def findings(demo: Demo, orphan: bide.RunResult, final: bide.RunResult, killed: datetime) -> list[tuple[str, bool]]:
-    """What the demo says of itself, and whether it is so."""
+    """What the demo claims, and whether each claim is true."""
     first, second = (worker.pid for worker in demo.workers)
     entered = demo.entered()
     wait = final.tasks["wait_for_data"]
@@ -169,7 +169,7 @@ def findings(demo: Demo, orphan: bide.RunResult, final: bide.RunResult, killed: 
             orphan.status == bide.RunStatus.Running and waits(orphan, "wait_for_data"),
         ),
         (
-            "the second worker went on with the same run, and there is only one",
+            "the second worker continued the same run, and there is only one",
             orphan.id == final.id and [run.id for run in demo.runner.runs()] == [final.id],
         ),
         (
@@ -205,7 +205,7 @@ def findings(demo: Demo, orphan: bide.RunResult, final: bide.RunResult, killed: 
 
 
 def main() -> int:
-    """Play the demo, print the timeline and the findings; 0 if all of it is so."""
+    """Perform the demo, print the timeline and the findings; return 0 if all of them are true."""
     with tempfile.TemporaryDirectory(prefix="bide-demo-") as name:
         folder = Path(name)
         with bide.Runner(folder / "bide.db") as runner:

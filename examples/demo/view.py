@@ -1,7 +1,7 @@
 """The demo's view: which task runs, waits or is done, and at the end the timeline.
 
-It sees a run as `bide.RunResult` snapshots and knows nothing of who executes it.
-On a terminal it is a live table; elsewhere a plain line for each change.
+It shows `bide.RunResult` snapshots, whichever process executes the run.
+On a terminal it is a live table; elsewhere it prints a line for each change.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BAR_WIDTH = 60
 
 
 def describe(task: bide.TaskResult) -> tuple[str, str]:
-    """Say in one word what a task does, and what it waits for if it waits."""
+    """Return in one word what a task does, and what it waits for if it waits."""
     if task.status == bide.TaskStatus.Completed:
         return "done", ""
     if task.status == bide.TaskStatus.Running:
@@ -41,7 +41,7 @@ def describe(task: bide.TaskResult) -> tuple[str, str]:
 
 @dataclass
 class View:
-    """Shows snapshots; enter it, call `show` as often as there is something to show."""
+    """Shows snapshots: a context manager whose `show` is called for each."""
 
     console: Console = field(default_factory=Console)
     began: float = field(default_factory=time.monotonic)
@@ -50,7 +50,7 @@ class View:
     _live: Live | None = None
 
     def __enter__(self) -> Self:
-        """Begin to draw, if there is a terminal."""
+        """Start drawing, if there is a terminal."""
         if self.console.is_terminal:
             self._live = Live(console=self.console, auto_refresh=False)
             self._live.start()
@@ -62,12 +62,12 @@ class View:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leave the last picture standing."""
+        """Stop drawing; the last table stays."""
         if self._live is not None:
             self._live.stop()
 
     def say(self, text: str) -> None:
-        """Announce what happens from outside: a process is started, killed, a file is delivered."""
+        """Announce what happens outside of the run: a process is started or killed, a file is delivered."""
         line = f"{time.monotonic() - self.began:5.1f} s  {text}"
         if self._live is None:
             print(line, flush=True)

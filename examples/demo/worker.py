@@ -1,4 +1,4 @@
-"""The demo's worker, a process of its own: it runs the workflow, or goes on with its run.
+"""The demo's worker, a process of its own: it runs the workflow, or continues its run.
 
     python -m examples.demo.worker DATABASE FILE LEDGER
 

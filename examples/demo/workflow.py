@@ -1,8 +1,7 @@
 """The demo's workflow: a nightly ingest, cut to a few seconds.
 
-Each body writes a line to a ledger, a plain file outside bide, before it does
-anything else. So the demo can tell what really ran, and how often, without
-asking bide.
+Each body first writes a line to a ledger, a plain file outside bide, so that the
+demo can check independently of bide what ran, and how often.
 """
 
 import csv
@@ -17,7 +16,7 @@ QUIET_SECONDS = 2.0
 
 
 def note(ledger: str, task: str) -> None:
-    """Write down that this process entered this body; not even SIGKILL takes that back."""
+    """Record that this process entered this body; the record survives SIGKILL."""
     line = f"{task} {os.getpid()}\n".encode()
     descriptor = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
@@ -29,7 +28,7 @@ def note(ledger: str, task: str) -> None:
 
 @bide.task
 def wait_for_data(path: str, ledger: str, handle: bide.TaskHandle) -> str:
-    """Wait for a file that somebody delivers some day. No slot is held meanwhile."""
+    """Wait for a file that will be delivered some day. No slot is held meanwhile."""
     note(ledger, "wait_for_data")
     handle.defer_until(Path(path).exists, poll_interval_ms=200, timeout=3600)
     return path

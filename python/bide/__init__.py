@@ -2,7 +2,7 @@
 
 import typing as _typing
 
-# First: it refuses a second interpreter of the process, before anything is imported that would crash there.
+# Imported first: it refuses a second interpreter of the process before anything that would crash there is imported.
 from bide._core import TaskHandle, __version__
 
 # isort: split

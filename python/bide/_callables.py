@@ -1,4 +1,4 @@
-"""What kind of callable something is: asked when a task or a condition is defined, bound or fingerprinted."""
+"""What kind of callable an object is (plain, async, generator), for defining, binding and fingerprinting."""
 
 import functools
 import inspect
@@ -9,26 +9,26 @@ _NOT_PLAIN = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ITERABLE_C
 
 
 KEPT_CODEC = "__bide_step__"
-"""The attribute of a function in which `_steps.py` keeps its codec. No state of the user's."""
+"""The function attribute in which `_steps.py` caches the codec of a step. It is not the user's state."""
 
 
 def call_method(obj: object) -> Any:  # noqa: ANN401 - a function, a slot wrapper, or None
     """Return the `__call__` that calling `obj` runs, as its class defines it; None if it is not callable."""
-    return getattr(type(obj), "__call__", None)  # noqa: B004 - the method itself is wanted, not whether there is one
+    return getattr(type(obj), "__call__", None)  # noqa: B004 - for the method itself, not whether there is one
 
 
 def is_plain(fn: object) -> bool:
-    """Whether it is an ordinary function whose code says all: no generator, no coroutine, nothing marked on it."""
+    """Return whether this is an ordinary function: no generator or coroutine, and without attributes."""
     return type(fn) is types.FunctionType and not fn.__dict__ and not fn.__code__.co_flags & _NOT_PLAIN
 
 
 def is_async(fn: object) -> bool:
-    """Whether calling it gives a coroutine: an `async def`, a partial of one, an object with an async `__call__`."""
+    """Return whether calling it returns a coroutine: an `async def`, a partial of one, or an async `__call__`."""
     return any(map(inspect.iscoroutinefunction, _bodies(fn)))
 
 
 def is_generator(fn: object) -> bool:
-    """Whether calling it gives a generator, async or not."""
+    """Return whether calling it returns a generator, async or not."""
     return any(inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one) for one in _bodies(fn))
 
 

@@ -1,4 +1,4 @@
-"""What a proof has of code: a digest, and the names that the code can look up. Kept as long as the code lives."""
+"""How a proof describes code: by a digest and the names that the code can look up. Cached while the code lives."""
 
 import dis
 import types
@@ -10,7 +10,7 @@ from bide._sink import Sink, no_form
 
 
 class Described(NamedTuple):
-    """A code object, in short."""
+    """The description of a code object."""
 
     digest: bytes
     names: tuple[str, ...]
@@ -18,16 +18,16 @@ class Described(NamedTuple):
     imports: tuple[str, ...]
     """The modules that it imports."""
     words: dict[str, None]
-    """These names and the texts in it that could name an attribute too."""
+    """These names, and the strings in it that could also name an attribute."""
 
 
 _MOST = 4 * 1024 * 1024
 _known: dict[int, tuple["weakref.ref[types.CodeType]", Described]] = {}
-"""By id, as long as the weak reference says that it is still the same one: code is compared by value, slowly."""
+"""By id, valid while the weak reference is alive: code objects compare by content, which is slow."""
 
 
 def describe(code: types.CodeType) -> Described:
-    """Return what a proof has of a code object."""
+    """Return the description of a code object."""
     known = _known.get(id(code))
     if known is not None and known[0]() is code:
         return known[1]
@@ -62,7 +62,7 @@ def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
 
 
 def _texts(constants: tuple[object, ...]) -> Iterator[str]:
-    """Yield the texts among constants, in tuples too: the names in a class pattern of `match` are in one."""
+    """Yield the strings among constants, also in tuples, where `match` has the names of class patterns."""
     for constant in constants:
         if type(constant) is str:
             yield constant
@@ -71,7 +71,7 @@ def _texts(constants: tuple[object, ...]) -> Iterator[str]:
 
 
 class _Code(Sink):
-    """Describes code and its constants: all of it but where it stands in its file."""
+    """Describes code and its constants, but not its position in the file."""
 
     def value(self, value: Any) -> None:  # noqa: ANN401 - a constant of code
         kind = type(value)

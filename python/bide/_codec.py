@@ -1,6 +1,6 @@
-"""The one codec: a value as bytes, and back. Every value that a store keeps passes here.
+"""The codec: turns values into stored bytes and back. Every value that a store keeps passes through it.
 
-A value is one tag byte and a payload, a format that can never change:
+A stored value is one tag byte and a payload, a format that can never change:
 
 =====  ==========================================================
 ``n``  None
@@ -9,14 +9,14 @@ A value is one tag byte and a payload, a format that can never change:
 ``i``  an int: its decimal digits
 ``d``  a finite float: its `repr`
 ``s``  a str: UTF-8
-``j``  anything else: JSON text, with `_hooks.py` for what JSON does not know
-``m``  likewise with pydantic models: a line of JSON, the fields that were not set (`_models.py`), then the text
+``j``  anything else: JSON text, with `_hooks.py` for the types that JSON does not have
+``m``  the same with pydantic models: a line of JSON, the fields that were not set (`_models.py`), then the text
 ``p``  a pickle, only where the annotation is ``Annotated[T, bide.Pickle]``
 =====  ==========================================================
 
 An exact None, bool, int, float or str always has its own tag. The writer checks what it has written: it decodes
-the bytes by its annotation and compares (`_compare.py`), so what cannot come back the same is the writer's error,
-before anything is committed. What msgspec does not do by itself for an annotation is planned in `_shapes.py`.
+the bytes by its annotation and compares (`_compare.py`), so a value that would not come back the same is an error
+before anything is committed. `_shapes.py` plans what msgspec does not do by itself for an annotation.
 """
 
 import math
@@ -31,7 +31,7 @@ from bide import _compare, _hooks, _models, _nodes, _scalars, _shapes
 from bide._errors import DefinitionError, SerializationError
 
 LONGEST_PATH = 400
-"""A longer path into a value is shown by its two ends."""
+"""A longer path into a value is shown by its two ends only."""
 
 WARN_ABOVE = 1024 * 1024
 REFUSE_ABOVE = 64 * 1024 * 1024
@@ -49,16 +49,16 @@ _scalar_decoders = {kind: msgspec.json.Decoder(kind, dec_hook=_hooks.from_json) 
 
 
 class Pickle:
-    """Marks a value to be stored as a pickle: ``Annotated[T, bide.Pickle]``, on its writer and on every reader.
+    """Store a value as a pickle: ``Annotated[T, bide.Pickle]``, on its writer and on every reader.
 
-    A pickle binds the store to this code and runs code when it is read: prefer `bide.codec`, or store a path.
+    A pickle binds the store to this code, and reading it runs code: prefer `bide.codec`, or store a path.
     """
 
 
 class Codec:
-    """How values of one annotation are stored. Compiled once; raises `DefinitionError` if that cannot be.
+    """Stores values of one annotation. Raises `DefinitionError` if the annotation cannot be stored.
 
-    `fast` lists the tags whose values need no look at the annotation: the executor encodes and decodes an exact
+    `fast` lists the tags whose values every annotation of this kind accepts: the executor encodes and decodes an exact
     scalar of such a tag by itself. `where` names the writer or reader in errors, `root` the value ("result").
     """
 
@@ -89,26 +89,26 @@ class Codec:
             self._compile(bytes_from_text=bytes_from_text)
 
     def __repr__(self) -> str:
-        """Show what it is for."""
+        """Return what the codec is for, for debugging."""
         return f"<Codec of {self.root} in {self.where}: {self.annotation!r}>"
 
     @property
     def has_bytes(self) -> bool:
-        """Whether there are bytes anywhere in the values."""
+        """Whether the values may contain bytes."""
         return self._plan is not None and (self._plan.has_bytes or self._plan.hard)
 
     def for_writer(self, writer: "Codec") -> "Codec":
-        """Return this reader's codec for what `writer` writes: if that has no bytes, text is text."""
+        """Return this reader's codec for values of `writer`: if these contain no bytes, text is not read as bytes."""
         if not self.has_bytes or writer.has_bytes:
             return self
         return Codec(self.annotation, self.where, root=self.root, bytes_from_text=False)
 
     def encode(self, value: object) -> bytes:
-        """Return `value` as stored bytes, checked to come back the same by this codec's annotation."""
-        return self.weigh(self.encode_unweighed(value))
+        """Return `value` as stored bytes, after checking that they decode to the same by this codec's annotation."""
+        return self.check_size(self.encode_any_size(value))
 
-    def encode_unweighed(self, value: object) -> bytes:
-        """Do the same, whatever it takes."""
+    def encode_any_size(self, value: object) -> bytes:
+        """Do the same without checking the size."""
         data = _scalars.encode_scalar(value)
         if data is None:
             return self._encode_pickle(value) if self.pickled else self._encode_json(value)
@@ -126,15 +126,15 @@ class Codec:
             msg = f"{self.where}: {self.root} does not fit {_show(self.annotation)}: {problem}"
             raise SerializationError(msg) from problem
 
-    def weigh(self, data: bytes) -> bytes:
-        """Warn of a large value and refuse a huge one."""
+    def check_size(self, data: bytes) -> bytes:
+        """Warn about a large value and refuse a huge one."""
         size = len(data)
         if size > WARN_ABOVE:
             if size > REFUSE_ABOVE:
                 takes = math.ceil(size / 2**20 * 10) / 10  # never "64.0 MiB, more than 64"
                 msg = f"{self.where}: {self.root} takes {takes} MiB, more than 64 MiB: store a path instead"
                 raise SerializationError(msg)
-            import logging  # noqa: PLC0415 - for large values alone
+            import logging  # noqa: PLC0415 - few values are that large
 
             log = logging.getLogger("bide")
             log.warning("%s: %s takes %.1f MiB: consider storing a path", self.where, self.root, size / 2**20)
@@ -160,13 +160,13 @@ class Codec:
         except Exception as problem:  # noqa: BLE001 - an annotation may be anything at all
             found = _hooks.culprit(part)
             remedy = REMEDY_TYPE if found is None else f"Register it with {_hooks.call(found[0])}"
-            why = problem if found is None else f"msgspec cannot do {_show(found[0])}: {found[1]}"
+            why = problem if found is None else f"msgspec does not support {_show(found[0])}: {found[1]}"
             msg = f"{what} cannot be stored: {why}. {remedy}"
             raise DefinitionError(msg) from None
         msg = (
             f"{what} cannot be stored, because bide does not know {_show(unknown)}: register it with "
             f"bide.codec({getattr(unknown, '__name__', 'type')}, encode, decode), or return something that JSON "
-            "can carry, such as an id or a path"
+            "can represent, such as an id or a path"
         )
         raise DefinitionError(msg)
 
@@ -178,7 +178,7 @@ class Codec:
             data = self._written(value, plan if plan is not None and plan.rewrites else None)
             difference = self._difference(value, data)
             if difference is not None and plan is not None and plan.moments and not plan.rewrites:
-                data = self._written(value, plan)  # a zone, which msgspec leaves out
+                data = self._written(value, plan)  # with time zones, which msgspec omits
                 difference = self._difference(value, data)
         except SerializationError:
             raise
@@ -200,7 +200,7 @@ class Codec:
         return b"j" + raw
 
     def _encode_pickle(self, value: object) -> bytes:
-        import pickle  # noqa: PLC0415 - for what is annotated so alone
+        import pickle  # noqa: PLC0415 - few values are annotated so
 
         try:
             data = b"p" + pickle.dumps(value, protocol=5)
@@ -213,7 +213,7 @@ class Codec:
         return data
 
     def _difference(self, value: object, data: bytes) -> "_compare.Difference | None":
-        """Decode what was written and walk both; a difference is the writer's error."""
+        """Decode what was written and return the first difference from the value, which is the writer's error."""
         try:
             back = self._decode(data)
         except RecursionError:
@@ -225,7 +225,7 @@ class Codec:
             if isinstance(problem, _nodes.NoFloat):
                 number = problem.number
                 found = _compare.find(value, lambda part: type(part) is int and part == number)
-                self._refuse(*(found or ("", value)), "is an integer that no float holds")
+                self._refuse(*(found or ("", value)), "is an integer that no float represents")
             self._refuse_deep_model(value)
             msg = f"{self.where}: {self.root} does not fit {_show(self.annotation)}: {problem}"
             raise SerializationError(msg) from problem
@@ -247,21 +247,21 @@ class Codec:
     def _too_deep(self, value: object) -> tuple[str, object, str] | None:
         try:
             return _compare.find_depth(value)
-        except Exception:  # noqa: BLE001 - there may be no stack left even for that
+        except Exception:  # noqa: BLE001 - there may be no stack left for the search
             return None
 
     def _refuse_deep_model(self, value: object) -> None:
-        """Name the place if a value with models is too deep: pydantic has limits and words of its own for that."""
+        """Report the place if a value with models is too deep, for which pydantic has limits of its own."""
         deep = self._too_deep(value) if self._plan is not None and self._plan.models else None
         if deep is not None:
             self._refuse(*deep)
 
     def _fails(self, value: object) -> str | None:
-        """Why `value` cannot be encoded; None if it can."""
+        """Return why `value` cannot be encoded; None if it can."""
         if type(value) is float and not math.isfinite(value):
             return "cannot be stored: JSON has no such number"
         if type(value) is int and not _scalars.is_short(value):
-            return f"cannot be stored: it has more than {_scalars.MOST_DIGITS} digits"
+            return f"cannot be stored: it has more than {_scalars.MAX_DIGITS} digits"
         try:
             _json_encode(value)
         except RecursionError:
@@ -304,7 +304,7 @@ class Codec:
         return self._decoder.decode(raw)
 
     def _converted(self, value: object) -> Any:  # noqa: ANN401 - as in decode
-        """Return a stored scalar by the annotation, where that loses nothing."""
+        """Return a stored scalar converted to the annotation, if nothing is lost."""
         if self._plan is not None:
             back = self._plan.read(value)
         else:
@@ -317,11 +317,11 @@ class Codec:
 
 
 REMEDY_NAME = "Import it outside of `if TYPE_CHECKING:`, or define it at module level, or leave the annotation out"
-REMEDY_TYPE = "Name one type that can be decoded: a Path or a str, not either"
+REMEDY_TYPE = "Annotate one type that can be decoded: Path or str, not a union of both"
 
 
 def is_pickle(annotation: object) -> bool:
-    """Whether an annotation asks for a pickle."""
+    """Return whether an annotation asks for a pickle."""
     return get_origin(annotation) is Annotated and any(
         note is Pickle or isinstance(note, Pickle) for note in get_args(annotation)[1:]
     )
@@ -339,7 +339,7 @@ def _fast_tags(annotation: object) -> str:
 
 
 def _show(annotation: object) -> str:
-    """Return an annotation as a user would write it."""
+    """Return an annotation as a user writes it."""
     if isinstance(annotation, type) and not get_args(annotation):
         text = annotation.__qualname__
         if annotation.__module__ != "builtins":
@@ -350,8 +350,8 @@ def _show(annotation: object) -> str:
 
 
 def codec(cls: type, encode: Callable[[Any], Any], decode: Callable[[Any], Any]) -> None:
-    """Teach bide to store `cls`: `encode(value)` gives something JSON can carry, `decode` takes it back.
+    """Register how `cls` is stored: `encode(value)` returns something that JSON can represent, `decode` the value.
 
-    Register it before the first workflow that uses the class is built.
+    Register a class before building the first workflow that uses it.
     """
     _hooks.register(cls, encode, decode)

@@ -1,9 +1,9 @@
-"""Whether a value comes back the same from the store: original and decoded side by side.
+"""Checks that a value comes back the same from the store: compares the original with the decoded value.
 
-Same type at every place and equal leaves, but for an exact int where a float is annotated; dataclasses, attrs
-classes, structs and pydantic models by field, and with what they have beside their fields (`_state.py`); types of
-`bide.codec` and classes without an `__eq__` by encoding both again. It also finds the place inside a value that
-cannot be encoded at all. Paths read like Python: ``["a"][3].x``.
+Types must be the same at every place and leaves equal, except an exact int where a float is annotated. Dataclasses,
+attrs classes, structs and pydantic models are compared by field and by the attributes that are no fields
+(`_state.py`); types of `bide.codec` and classes without an `__eq__` by encoding both again. This module also finds
+the part of a value that cannot be encoded at all. Paths are written as in Python: ``["a"][3].x``.
 """
 
 import math
@@ -22,7 +22,7 @@ SCALARS = frozenset({type(None), bool, int, float, str})
 
 _FEW = 32
 
-TOO_DEEP = f"refers to itself, or is nested too deeply (more than {_hooks.DEEPEST} levels)"
+TOO_DEEP = f"refers to itself, or is nested too deeply (more than {_hooks.MAX_DEPTH} levels)"
 
 ZONES = "a zone is kept if it is a zoneinfo.ZoneInfo or a datetime.timezone, but not within a pydantic model"
 
@@ -36,9 +36,9 @@ class Difference(NamedTuple):
     value: object
     reason: str
 
-    def under(self, way: str) -> "Difference":
-        """Return the same difference as seen from one level up; paths are made only for what differs."""
-        return self._replace(path=way + self.path)
+    def under(self, step: str) -> "Difference":
+        """Return the same difference as seen from one level up, so that only a difference builds a path."""
+        return self._replace(path=step + self.path)
 
 
 def compare(a: object, b: object, depth: int = 0) -> Difference | None:
@@ -48,19 +48,19 @@ def compare(a: object, b: object, depth: int = 0) -> Difference | None:
         return Difference("", a, "cannot be stored: JSON has no such number")
     if type(b) is not kind:
         if kind is int and type(b) is float:
-            return None if a == b else Difference("", a, "is an integer that no float holds")
+            return None if a == b else Difference("", a, "is an integer that no float represents")
         return Difference("", a, f"is {_name(kind)} and would come back as {_name(type(b))}")
     if kind in SCALARS:
         return None if a == b and (a or repr(a) == repr(b)) else Difference("", a, f"would come back as {b!r}")
     if a is b and (isinstance(a, Enum) or a is msgspec.UNSET):
         return None
-    if depth >= _hooks.DEEPEST:
+    if depth >= _hooks.MAX_DEPTH:
         return Difference("", a, TOO_DEEP)
     return _compare_parts(a, b, depth + 1)
 
 
 def step(key: object) -> str:
-    """Return one step of a path, into a mapping: `["a"]`."""
+    """Return the step of a path that leads into a mapping: `["a"]`."""
     if isinstance(key, str):
         quoted = key.replace("\\", "\\\\").replace('"', '\\"')
         return f'["{shown(quoted)}"]'
@@ -68,10 +68,10 @@ def step(key: object) -> str:
 
 
 def show(value: object) -> str:
-    """Return a value's `repr`, whatever it does, in a line."""
+    """Return a value's `repr` in one line; its type if that raises."""
     try:
         text = shown(repr(value))
-    except Exception:  # noqa: BLE001 - a broken __repr__, a cycle that has no end, an int of too many digits
+    except Exception:  # noqa: BLE001 - a broken __repr__, endless recursion, an int of too many digits
         text = f"<{type(value).__name__}>"
     return text if len(text) <= 80 else text[:77] + "..."  # noqa: PLR2004 - a line's worth
 
@@ -80,7 +80,7 @@ def fields(value: object) -> list[str] | None:
     """Return the names of a value's fields; None if it is not made of fields."""
     cls: Any = type(value)
     if hasattr(cls, "__dataclass_fields__"):
-        import dataclasses  # noqa: PLC0415 - who has one has imported it
+        import dataclasses  # noqa: PLC0415 - defining one has imported it
 
         return [field.name for field in dataclasses.fields(cls)]
     if isinstance(value, msgspec.Struct):
@@ -93,7 +93,7 @@ def fields(value: object) -> list[str] | None:
 
 
 def children(value: object) -> Iterator[tuple[str, object]]:
-    """Yield the parts of a value with their step of the path."""
+    """Yield the parts of a value, each with its step of the path."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield step(key), item
@@ -109,7 +109,7 @@ def children(value: object) -> Iterator[tuple[str, object]]:
 
 
 def parts(value: object) -> Iterator[tuple[int | str, object]]:
-    """Yield the parts of a value by attribute or position; a set's have neither."""
+    """Yield the parts of a value by attribute or position; members of a set have neither."""
     if isinstance(value, dict):
         yield from enumerate(value.values())
     elif isinstance(value, (list, tuple)):
@@ -145,7 +145,7 @@ def find_culprit(value: object, fails: Callable[[object], str | None]) -> tuple[
 
 
 def _narrowed(named: list[tuple[str, object]], fails: Callable[[object], str | None]) -> list[tuple[str, object]]:
-    """Return a few of many parts, one of which fails if any does."""
+    """Return a few of many parts, by bisection, one of which fails if any part does."""
     while len(named) > _FEW:
         half = len(named) // 2
         named = named[:half] if fails([part for _, part in named[:half]]) else named[half:]
@@ -153,29 +153,29 @@ def _narrowed(named: list[tuple[str, object]], fails: Callable[[object], str | N
 
 
 def find_depth(value: object) -> tuple[str, object, str] | None:
-    """Return path, part and reason of the first part that lies too deep, or within itself; None if none does."""
-    way: list[tuple[str, object, Iterator[tuple[str, object]]]] = [("", value, children(value))]
+    """Return path, part and reason of the first part that is nested too deeply, or in itself; None if there is none."""
+    path: list[tuple[str, object, Iterator[tuple[str, object]]]] = [("", value, children(value))]
     above = {id(value)}
-    while way:
-        found = next(way[-1][2], None)
+    while path:
+        found = next(path[-1][2], None)
         if found is None:
-            above.discard(id(way.pop()[1]))
+            above.discard(id(path.pop()[1]))
         elif type(found[1]) not in SCALARS:
-            if len(way) >= _hooks.DEEPEST or id(found[1]) in above:
+            if len(path) >= _hooks.MAX_DEPTH or id(found[1]) in above:
                 reason = "refers to itself" if id(found[1]) in above else TOO_DEEP
-                return "".join(name for name, _, _ in way) + found[0], found[1], reason
-            way.append((*found, children(found[1])))
+                return "".join(name for name, _, _ in path) + found[0], found[1], reason
+            path.append((*found, children(found[1])))
             above.add(id(found[1]))
     return None
 
 
 def is_no_number(value: object) -> bool:
-    """Whether this is a NaN or infinity."""
+    """Return whether this is a NaN or infinity."""
     return isinstance(value, float) and not math.isfinite(value)
 
 
 def find(value: object, sought: Callable[[object], bool], path: str = "", depth: int = 64) -> tuple[str, object] | None:
-    """Return path and value of the first part that is sought."""
+    """Return path and value of the first part for which `sought` returns True."""
     if sought(value):
         return path, value
     if depth and type(value) not in SCALARS:
@@ -186,8 +186,8 @@ def find(value: object, sought: Callable[[object], bool], path: str = "", depth:
     return None
 
 
-def _compare_parts(a: Any, b: Any, depth: int) -> Difference | None:  # noqa: ANN401 - a kind a line
-    """Compare two values of one type, which is no scalar's."""
+def _compare_parts(a: Any, b: Any, depth: int) -> Difference | None:  # noqa: ANN401 - two values of one type
+    """Compare two values of one type that is no scalar."""
     kind = type(a)
     hook = _hooks.registered(kind)
     if hook is not None:
@@ -208,7 +208,7 @@ def _compare_parts(a: Any, b: Any, depth: int) -> Difference | None:  # noqa: AN
 def _compare_items(a: list[Any] | tuple[Any, ...], b: list[Any] | tuple[Any, ...], depth: int) -> Difference | None:
     kinds = list(map(type, a))
     if SCALARS.issuperset(kinds) and kinds == list(map(type, b)) and a == b:
-        return None  # at the speed of C; a NaN is equal to nothing, so it is never missed
+        return None  # fast, and never misses a NaN, which is equal to nothing
     if len(a) != len(b):
         return Difference("", a, f"has {len(a)} items and would come back with {len(b)}")
     for index, (one, other) in enumerate(zip(a, b, strict=True)):
@@ -219,7 +219,7 @@ def _compare_items(a: list[Any] | tuple[Any, ...], b: list[Any] | tuple[Any, ...
 
 
 def _compare_mapping(a: dict[Any, Any], b: dict[Any, Any], depth: int) -> Difference | None:
-    """Compare pairs in their order; what differs is found by key, so that the reason names the right one."""
+    """Compare pairs in order; if that fails, find the difference by key, so that the reason names the right key."""
     if len(a) == len(b):
         for (key, one), (twin, other) in zip(a.items(), b.items(), strict=True):
             if key != twin:
@@ -263,7 +263,7 @@ def _compare_sets(a: set[Any] | frozenset[Any], b: set[Any] | frozenset[Any], de
 
 
 def _compare_fields(a: object, b: object, names: list[str], depth: int) -> Difference | None:
-    """Compare attributes: the fields, and what is beside them, which comes back only if building sets it again."""
+    """Compare the fields, and the other attributes, which come back only if creating the object sets them again."""
     for name in names:
         mine, other = getattr(a, name, _state.MISSING), getattr(b, name, _state.MISSING)
         if mine is other is _state.MISSING:
@@ -324,7 +324,7 @@ def _compare_leaf(a: Any, b: Any) -> Difference | None:  # noqa: ANN401 - two of
 
 
 def _compare_again(a: object, b: object, original: object) -> Difference | None:
-    """Compare by encoding: for what has no equality of its own, the stored form is the identity."""
+    """Compare the encoded forms, for objects whose class defines no equality."""
     return None if _encode(a) == _encode(b) else Difference("", original, f"would come back as {show(b)}")
 
 

@@ -1,8 +1,7 @@
-"""`Context`: JSON values shared down a workflow's graph. A body has its own copy; only what it changed is kept.
+"""`Context`: JSON values passed down a workflow's graph. A body has its own copy; only its changes are kept.
 
-Values are held encoded until they are asked for. What changed is found at the end by comparing values as encoded: a
-change inside a list counts, a key that was only read does not, nor does the order of a dict's keys. How changes of
-several tasks merge is the core's.
+Values stay encoded until they are read. Changes are found at the end by comparing encoded values: a change inside a
+list counts; reading a key or reordering a dict's keys does not. The core merges the changes of several tasks.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,7 +24,7 @@ class Context(Mapping[str, Any]):
     __slots__ = ("_base", "_codec", "_read_only", "_values", "_where")
 
     def __init__(self, values: Mapping[str, Any] | None = None) -> None:
-        """Hold these values; in a workflow the executor makes it."""
+        """Start with these values. In a workflow the executor creates the context."""
         self._where = "the context"
         self._codec: Codec | None = None
         self._base: dict[str, bytes] = {}
@@ -36,7 +35,7 @@ class Context(Mapping[str, Any]):
 
     @classmethod
     def _from_encoded(cls, base: Mapping[str, bytes], where: str = "the context") -> "Context":
-        """Return a task's view: `base` has the encoded values that it starts from, `where` names it in errors."""
+        """Return a task's copy: `base` has the encoded values that it starts from, `where` names the task in errors."""
         context = cls.__new__(cls)
         context._where = where
         context._codec = None
@@ -54,12 +53,12 @@ class Context(Mapping[str, Any]):
             value = self._decode(key)
             if not self._read_only:
                 self._values[key] = value
-        elif self._read_only:  # a copy: what a step or condition does to it must not count
+        elif self._read_only:  # return a copy, so that a step or condition cannot change the context
             value = self._codec_of(key).decode(self._encode(key, value))
         return value
 
     def __contains__(self, key: object) -> bool:
-        """Whether the key is there."""
+        """Return whether the key exists."""
         return key in self._values
 
     def __iter__(self) -> Iterator[str]:
@@ -75,11 +74,11 @@ class Context(Mapping[str, Any]):
         return f"Context({self.to_dict()!r})"
 
     def __reduce__(self) -> tuple[Any, tuple[dict[str, bytes], str]]:
-        """Become its values, encoded, in a copy or pickle."""
+        """Reduce to the encoded values, for a copy or pickle."""
         return Context._from_encoded, (dict(self._encoded()), self._where)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the values as a dict of its own; the values in it are the context's."""
+        """Return the values as a new dict; the values themselves are not copied."""
         return {key: self[key] for key in self._values}
 
     def to_json(self) -> str:
@@ -106,7 +105,7 @@ class Context(Mapping[str, Any]):
     # --- changing --------------------------------------------------------------------------------------------------
 
     def set(self, key: str, value: Any) -> None:  # noqa: ANN401 - a JSON value
-        """Set `key`, new or not. A value that cannot be stored is refused here."""
+        """Set `key`, whether it exists or not. A value that cannot be stored is refused."""
         self._refuse_if_read_only()
         if type(key) is not str:
             msg = f"a context's keys are str, not {key!r}"
@@ -118,21 +117,21 @@ class Context(Mapping[str, Any]):
         self._values[key] = value
 
     def insert(self, key: str, value: Any) -> None:  # noqa: ANN401 - a JSON value
-        """Set a new key; an existing one is a `KeyError`."""
+        """Set a new key; raise `KeyError` if it exists."""
         if key in self._values:
             msg = f"the context has {key!r} already: use update or set"
             raise KeyError(msg)
         self.set(key, value)
 
     def update(self, key: str, value: Any) -> None:  # noqa: ANN401 - a JSON value
-        """Set an existing key; a missing one is a `KeyError`."""
+        """Set an existing key; raise `KeyError` if it does not exist."""
         if key not in self._values:
             msg = f"the context has no {key!r}: use insert or set"
             raise KeyError(msg)
         self.set(key, value)
 
     def remove(self, key: str) -> None:
-        """Remove a key; a missing one is a `KeyError`."""
+        """Remove a key; raise `KeyError` if it does not exist."""
         self._refuse_if_read_only()
         if key not in self._values:
             msg = f"the context has no {key!r}"
@@ -140,7 +139,7 @@ class Context(Mapping[str, Any]):
         del self._values[key]
 
     def __setitem__(self, key: str, value: Any) -> None:  # noqa: ANN401 - a JSON value
-        """Set `key`, new or not."""
+        """Set `key`, whether it exists or not."""
         self.set(key, value)
 
     def __delitem__(self, key: str) -> None:
@@ -150,7 +149,7 @@ class Context(Mapping[str, Any]):
     # --- for the executor ------------------------------------------------------------------------------------------
 
     def changes(self) -> list[tuple[str, bytes | None]]:
-        """Return what differs from the beginning: each key with its encoded value, None if it was removed."""
+        """Return what the body changed: each key with its encoded value, None if it was removed."""
         changed: list[tuple[str, bytes | None]] = []
         for key, value in self._values.items():
             if value is _ABSENT:
@@ -175,11 +174,11 @@ class Context(Mapping[str, Any]):
             raise BideError(msg)
 
     def _is_equal(self, key: str, value: object, before: bytes) -> bool:
-        """Whether a value is the one it began as, whatever the order of a dict's keys and the way it is written."""
+        """Whether a value equals the initial one; the order of a dict's keys and the encoding do not matter."""
         return _by_value(self._codec_of(key).decode(before)) == _by_value(value)
 
     def _codec_of(self, key: str) -> Codec:
-        """Return the codec, which names `key` from now on; made late, since most bodies touch few keys."""
+        """Return the codec, after naming `key` in it. It is created late, since most bodies use few keys."""
         if self._codec is None:
             self._codec = Codec(where=self._where)
         self._codec.root = "context" + step(key)

@@ -1,6 +1,6 @@
-"""The extension, as its Python side sees it. Public of it are `TaskHandle` and `__version__`, which `bide` re-exports.
+"""The extension. Only `TaskHandle` and `__version__` are public, and `bide` re-exports them.
 
-All else is wrapped by `_workflow.py`, `_runner.py` and `_result.py` and speaks in stored bytes.
+`_workflow.py`, `_runner.py` and `_result.py` wrap the rest, whose values are stored bytes.
 """
 
 from collections.abc import Callable
@@ -34,21 +34,21 @@ def counts() -> tuple[int, int, int]:
     """Return how often this process has attached, committed and woken a thread: for tests."""
 
 def in_body() -> bool:
-    """Whether the calling thread executes a body or a condition, of whichever runner of this process."""
+    """Return whether the calling thread executes a body or a condition of any runner of this process."""
 
 def _panic_once_at(place: Literal["caller", "body", "gate", "commit", "worker", "lease"]) -> None:
-    """Have the next thread that comes by a place panic there: for tests."""
+    """Make the next thread that reaches a place panic there: for tests."""
 
 def _system_time() -> float:
-    """Return the system's clock in seconds since 1970, whatever is patched in Python."""
+    """Return the system's clock in seconds since 1970, even if Python's clock is patched."""
 
 @final
 class TaskHandle:
-    """What a task's body uses to talk to the executor: a parameter annotated `bide.TaskHandle`, or named `handle`.
+    """A body's access to the executor: a parameter annotated `bide.TaskHandle`, or named `handle`.
 
-    Use it only within the body that it was given to, on the body's own thread, and not within a step or a condition.
-    Every wait is recorded before the slot is given back: after a crash the body is entered again, and what is
-    recorded is not asked for a second time.
+    Use it only in the body that received it, on the body's own thread, and not within a step or a condition. Every wait
+    is recorded before its slot is released: after a crash the body is entered again, and a condition whose value is
+    recorded is not called again.
     """
 
     def defer_until(
@@ -67,16 +67,16 @@ class TaskHandle:
 
         `poll_interval_ms` is in milliseconds, as is `max_interval_ms`; `timeout` is seconds or a `timedelta`.
 
-        The condition is called once before the slot is given back, then every `poll_interval_ms`, times `backoff`
+        The condition is called once before the slot is released, then every `poll_interval_ms`, times `backoff`
         after each call, at most every `max_interval_ms`, each interval up to `jitter` (0 to 1) longer or shorter.
-        After `timeout` the wait ends with `bide.WaitTimeout`; the deadline is absolute, a crash does not extend it.
+        After `timeout` the wait raises `bide.WaitTimeout`; the deadline is absolute, so a crash does not extend it.
 
-        `on_error` says what the condition's exceptions do: `bide.Tolerate(5)`, the default, ends the wait with the
-        last of five in a row; `"raise"` with the first; `"ignore"` never.
+        `on_error` says what the condition's exceptions do: with `bide.Tolerate(5)`, the default, the fifth in a row
+        ends the wait; with `"raise"` the first one; with `"ignore"` none.
 
-        The condition's value is recorded, so it must be one that can be stored; where only its truth matters,
-        return `bool(...)`. `name` names the wait in the journal instead of the condition's own name: with it, two
-        waits stay apart when code is moved around.
+        The condition's value is recorded, so it must be one that can be stored; if only its truth matters, return
+        `bool(...)`. `name` names the wait in the journal instead of the condition's own name, so that waits keep
+        their records when code is moved around.
         """
 
     @overload
@@ -90,20 +90,20 @@ class TaskHandle:
         """
 
     def sleep_until(self, moment: datetime, *, name: str | None = None) -> None:
-        """Sleep until `moment`, a datetime that knows its time zone, without holding a slot."""
+        """Sleep until `moment`, a datetime with a time zone, without holding a slot."""
 
     def step(self, fn: Callable[..., _R], /, *args: Any, name: str | None = None, **kwargs: Any) -> _R:
-        """Call `fn(*args, **kwargs)` once and record what it returns or raises: re-entered, the record is used.
+        """Call `fn(*args, **kwargs)` once and record what it returns or raises; a re-entered body gets the record.
 
-        The result is stored by the return annotation of `fn`, like a task's. On re-entry other arguments than the
-        recorded ones are a `bide.ReplayMismatch`, and the run is paused.
+        The result is stored by the return annotation of `fn`, like a task's. If a re-entered body passes other
+        arguments than the recorded ones, that is a `bide.ReplayMismatch`, and the run is paused.
         """
 
     def now(self) -> datetime:
-        """Return the time, in UTC, recorded: re-entered, the body gets the same again."""
+        """Return the current time in UTC and record it; a re-entered body gets the recorded time."""
 
     def is_slot_held(self) -> bool:
-        """Whether the body holds a slot now; not so while it waits."""
+        """Return whether the body holds a slot now; it holds none while it waits."""
 
     @property
     def run_id(self) -> str:
@@ -115,11 +115,11 @@ class TaskHandle:
 
     @property
     def attempt(self) -> int:
-        """Which attempt this is, from 1."""
+        """The number of this attempt, from 1."""
 
     @property
     def suspending(self) -> bool:
-        """Whether the body is being suspended: it unwinds now, and is entered again later."""
+        """Whether the body is being suspended: it must return now, and is entered again later."""
 
 @final
 class Graph:
@@ -164,7 +164,7 @@ class Runner:
         retention: float | None,
     ) -> Runner: ...
     def register(self, workflow: Workflow) -> None:
-        """Make a workflow known and take its unfinished runs up."""
+        """Register a workflow and continue its unfinished runs."""
 
     def submit(
         self,
@@ -174,12 +174,11 @@ class Runner:
         linger: bool,
         many: bool,
     ) -> list[RunHandle]:
-        """Create runs, each of inputs and a key, in one commit; or attach to those that their keys name.
+        """Create runs, each from inputs and a key, in one commit; or attach to the runs that their keys name.
 
-        Each body runs in a copy of `contextvars`, a new one each time.
-
-        If a key belongs to a run with other inputs, none is created. With `linger` this may return only once the first
-        of them has ended, or after 50 ms. `many` has an error say which of them it is about.
+        Each body runs in a new copy of `contextvars`. If a key belongs to a run with other inputs, none is created.
+        With `linger` this may return only when the first run has ended, or after 50 ms. With `many` an error names
+        the run.
         """
 
     def find(self, text: str, workflow: str | None) -> list[tuple[str, str]]:
@@ -189,7 +188,7 @@ class Runner:
         """Return a handle of a run that exists."""
 
     def snapshot(self, id: str) -> Snapshot | None:  # noqa: A002 - as the extension names it
-        """Return a run as it stands; None if there is none."""
+        """Return the current state of a run; None if there is none."""
 
     def runs(self, status: str | None, workflow: str | None, since: int | None, limit: int | None) -> list[Snapshot]:
         """Return runs as they stand, newest first; `since` is microseconds since 1970."""
@@ -198,7 +197,7 @@ class Runner:
         """Delete an ended run; return False if it has not ended."""
 
     def load(self) -> tuple[int, int, int, int]:
-        """Return slots in use and in all, bodies with a handle that execute or are parked, and how many may be."""
+        """Return used slots, all slots, bodies with a handle that execute or are parked, and the limit of these."""
 
     @property
     def store(self) -> str:
@@ -206,14 +205,14 @@ class Runner:
 
     @property
     def closed(self) -> bool:
-        """Whether it is closed or has stopped."""
+        """Whether the runner is closed or has stopped."""
 
     @property
     def elsewhere(self) -> bool:
-        """Whether this is another process than its own, forked from that."""
+        """Whether this process was forked from the one that the runner belongs to."""
 
     def close(self, grace: float) -> bool:
-        """Suspend what is deferred, give bodies `grace` seconds, let go of the store; True if all bodies ended."""
+        """Suspend deferred bodies, wait `grace` seconds for others, and close the store; True if all bodies ended."""
 
 @final
 class RunHandle:
@@ -224,16 +223,16 @@ class RunHandle:
         """The run's id."""
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the run ends, at most `timeout` seconds: True if it has. Raise if nobody here takes it up."""
+        """Wait at most `timeout` seconds; return True if the run has ended. Raise if no runner here can continue it."""
 
     def on_settled(self, callback: Callable[[], object]) -> None:
-        """Call `callback()` on a thread of the runner once `wait(0)` has something to say."""
+        """Call `callback()` on a thread of the runner when `wait(0)` would return True or raise."""
 
     def snapshot(self) -> Snapshot | None:
-        """Return the run as it stands; None if it was deleted."""
+        """Return the current state of the run; None if it was deleted."""
 
     def take_originals(self) -> list[tuple[str, BaseException]]:
-        """Return the original exceptions of tasks that failed for good in this process, by task; handed out once."""
+        """Return the original exceptions of tasks whose last attempt failed in this process, by task; only once."""
 
 class _TaskRow(TypedDict):
     status: str
@@ -248,7 +247,7 @@ class _TaskRow(TypedDict):
 
 @final
 class Snapshot:
-    """A run as it stood when it was asked for."""
+    """The state of a run when it was read."""
 
     @property
     def id(self) -> str:
@@ -267,11 +266,11 @@ class Snapshot:
 
     @property
     def status(self) -> str:
-        """Where the run stands."""
+        """The run's status."""
 
     @property
     def blocked_by(self) -> str | None:
-        """Why the run does not go on, if it does not."""
+        """Why the run does not continue; None if it does."""
 
     @property
     def failure(self) -> bytes | None:
@@ -292,7 +291,7 @@ class Snapshot:
         """Return what a task returned, in a list of one; an empty list if nothing (yet); None for an unknown task."""
 
     def task(self, task: str) -> _TaskRow | None:
-        """Return what is known of a task; None for an unknown one."""
+        """Return the row of a task; None for an unknown one."""
 
     def context_values(self) -> dict[str, bytes]:
-        """Return the context as the tasks have left it: names with encoded values."""
+        """Return the context after the tasks' changes: names with encoded values."""

@@ -1,6 +1,6 @@
-"""The one thing in the standard library that copies of contextvars share: `decimal`'s context.
+"""`decimal`'s context, the only object of the standard library that copies of contextvars share.
 
-A contextvar holds it, but `getcontext().prec = 5` changes the object itself, for every copy that has the same one.
+It is held by a contextvar, but `getcontext().prec = 5` changes the object itself, for every copy of the contextvars.
 """
 
 import decimal
@@ -8,9 +8,9 @@ from contextvars import Context, ContextVar
 
 
 def _find_variable() -> ContextVar[decimal.Context] | None:
-    """Find `decimal`'s variable, which has no public name: the only one that is set after a look at the context.
+    """Return `decimal`'s contextvar, which has no public name: reading the context in an empty one sets only it.
 
-    None where `decimal` was built to keep a context for each thread instead.
+    None if `decimal` was built to keep a context per thread instead.
     """
     context = Context()
     context.run(decimal.getcontext)
@@ -21,7 +21,7 @@ _VARIABLE = _find_variable()
 
 
 def has_context(context: Context) -> bool:
-    """Whether these contextvars hold a context of `decimal`."""
+    """Return whether these contextvars hold a context of `decimal`."""
     return _VARIABLE is not None and _VARIABLE in context
 
 

@@ -1,16 +1,16 @@
-"""How a workflow's graph is drawn: as Mermaid text and as an SVG. Names are data and are escaped."""
+"""Draws a workflow's graph, as Mermaid text and as an SVG. Names may be any text and are escaped."""
 
 from collections.abc import Iterable, Sequence
 
 Edges = Sequence[tuple[str, Iterable[str]]]
-"""Each task with the names it depends on."""
+"""Each task's name with the names that it depends on."""
 
 _WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 148, 34, 56, 18, 12
 _LONGEST = 20
 
 
 def mermaid(edges: Edges) -> str:
-    """Return a Mermaid flowchart; nodes are numbered, since a name may be any text."""
+    """Return a Mermaid flowchart. Its nodes are numbered, since a name may be any text."""
     ids = {name: f"t{index}" for index, (name, _) in enumerate(edges)}
     lines = ["flowchart LR"]
     lines += [f'    {ids[name]}["{_mermaid_text(name)}"]' for name, _ in edges]
@@ -53,12 +53,12 @@ def _box(name: str, x: int, y: int) -> str:
 
 
 def _xml_text(text: str) -> str:
-    """Escape text for XML, which has no control characters at all."""
+    """Escape text for XML, which cannot contain control characters."""
     from html import escape  # noqa: PLC0415 - its tables are large, and few workflows are drawn
 
     return escape("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text))
 
 
 def _mermaid_text(text: str) -> str:
-    """Escape text for a quoted Mermaid label: entities by number, which it always understands."""
+    """Escape text for a quoted Mermaid label, by numeric entities."""
     return "".join(char if char.isalnum() or char in " _-./" else f"#{ord(char)};" for char in text)

@@ -1,8 +1,8 @@
 """How a stored failure names its exception's class, and how the class is found again without importing anything.
 
 A module's name alone does not identify a class: a script's module is `__main__`, and the same file has another
-name once it is imported. So the script's file is recorded too, and names are matched with files both ways.
-Namespaces are read as they are: no `__getattr__` of a module or class is asked, which could import or execute.
+name when it is imported. So the script's file is recorded too, and names are matched with files both ways.
+Namespaces are read directly, without calling `__getattr__` of a module or class, which could import or execute code.
 """
 
 import sys
@@ -12,14 +12,14 @@ from types import ModuleType
 from typing import Any
 
 MAINS = ("__main__", "__mp_main__")
-"""Names of the module that is executed; the second is `multiprocessing`'s in a child process."""
+"""Names of the module that is executed; `multiprocessing` uses the second one in a child process."""
 
 _QUALNAME, _MODULE_DICT = vars(type)["__qualname__"], vars(ModuleType)["__dict__"]
 _CLASS_DICT, MRO = vars(type)["__dict__"], vars(type)["__mro__"]
 
 
 def own_names(cls: type) -> Mapping[str, Any]:
-    """Return what a class itself defines, whatever its metaclass says."""
+    """Return the namespace of a class itself, without calling code of its metaclass."""
     found: Mapping[str, Any] = _CLASS_DICT.__get__(cls)
     return found
 
@@ -44,7 +44,7 @@ def address(cls: type) -> dict[str, str]:
 
 
 def find(module: str, qualname: str, file: str = "") -> type[Exception] | None:
-    """Return the exception class of this address if it is in a module that is imported already."""
+    """Return the exception class of this address if its module has been imported."""
     for namespace in _namespaces(module, file):
         cls = _walk(namespace, qualname)
         if cls is not None:
@@ -53,7 +53,7 @@ def find(module: str, qualname: str, file: str = "") -> type[Exception] | None:
 
 
 def find_by_type(name: str) -> type[Exception] | None:
-    """Return the class that `qualified` gave this name, for records that have no more than that."""
+    """Return the class whose name, as `qualified` returns it, is this one, for records that have only the name."""
     if "." not in name:
         return _walk(_names_of(sys.modules["builtins"]), name)
     parts = name.split(".")
@@ -68,7 +68,7 @@ def _module(cls: type) -> str:
     for base in MRO.__get__(cls):
         module = own_names(base).get("__module__")
         if module is not None or base is cls:
-            # A class of C has none in its namespace, and is asked the usual way.
+            # A class written in C has none in its namespace.
             module = module if isinstance(module, str) else getattr(base, "__module__", "")
             return module if isinstance(module, str) else ""
     return ""
@@ -82,7 +82,7 @@ def _names_of(module: object) -> Mapping[str, Any]:
 
 
 def _main(module: object) -> tuple[str, str]:
-    """Return the name that the executed module has when it is imported, as far as it is known, and its file."""
+    """Return the name that the executed module has when it is imported, if known, and its file."""
     names = _names_of(module)
     name, file = getattr(names.get("__spec__"), "name", ""), names.get("__file__")
     name = "" if not isinstance(name, str) or name in MAINS else name
@@ -90,7 +90,7 @@ def _main(module: object) -> tuple[str, str]:
 
 
 def _namespaces(module: str, file: str) -> Iterator[Mapping[str, Any]]:
-    """Yield the namespaces where the class may be, best first."""
+    """Yield the namespaces where the class may be, the likeliest first."""
     main = sys.modules.get("__main__")
     main_name, main_file = _main(main)
     if module in MAINS:
@@ -103,14 +103,14 @@ def _namespaces(module: str, file: str) -> Iterator[Mapping[str, Any]]:
     yield _names_of(sys.modules.get(module))
     if main_name == module or (main_file and not main_name and _names_file(module, main_file)):
         yield _names_of(main)
-    # Moved into a private part of its package, or out of it: the package itself has it under its public name.
+    # If the class has moved within its package, the package itself has it under its public name.
     while "." in module:
         module = module.rpartition(".")[0]
         yield _names_of(sys.modules.get(module))
 
 
 def _names_file(module: str, file: str) -> bool:
-    """Whether a module of this name can come from this file: `pkg.jobs` from `…/pkg/jobs.py`."""
+    """Return whether a module of this name can be loaded from this file: `pkg.jobs` from `…/pkg/jobs.py`."""
     names, parts = tuple(module.split(".")), PurePath(file).with_suffix("").parts
     if parts and parts[-1] == "__init__":
         parts = parts[:-1]

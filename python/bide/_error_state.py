@@ -1,10 +1,10 @@
-"""What an exception consists of, and whether JSON carries all of it: `take_apart` and `put_together`.
+"""What an exception consists of, and whether JSON can represent all of it: `take_apart` and `put_together`.
 
 The parts are the arguments, `__dict__`, the slots, and the members that built-in classes have beside them
 (`OSError.filename`, `NameError.name`). They are read and written through the descriptors of the classes that
 define them, so no `__init__`, `__getattr__`, `__setattr__` or property of a user's class is executed.
 
-An exception is put together from its parts only if it then has exactly these parts: complete, or not at all.
+An exception is put together from its parts only if it then has exactly these parts.
 """
 
 import json
@@ -22,13 +22,13 @@ from bide._error_class import MRO, own_names
 from bide._text import is_text
 
 Parts: TypeAlias = dict[str, Any]
-"""The parts of an exception, as JSON has them: `args`, `state` (its `__dict__`) and `members`."""
+"""The parts of an exception as JSON values: `args`, `state` (its `__dict__`) and `members`."""
 
 LIMIT = 64 * 1024
-"""The most bytes of an exception's parts that are kept."""
+"""How many bytes an exception's parts may take to be kept."""
 
 OPT_OUT = "__bide_rebuild__"
-"""A class that sets it to False is never rebuilt: nothing is stored of its arguments and attributes."""
+"""An exception class that sets this to False is never rebuilt: its arguments and attributes are not stored."""
 
 ARGS, DICT = vars(BaseException)["args"], vars(BaseException)["__dict__"]
 DEPTH, WORD, LONGEST_INT = 8, 8, 2000
@@ -37,31 +37,31 @@ _MISSING = object()
 
 
 class _Attributes(dict[str, Any]):
-    """The `__dict__` of a rebuilt exception. Beside the attributes it has what is no attribute: where it was raised."""
+    """The `__dict__` of a rebuilt exception. It also keeps where the exception was first raised."""
 
     __slots__ = ("origin",)
     origin: str
 
     def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
-        """Become a plain dict in a copy or pickle."""
+        """Reduce to a plain dict, for a copy or pickle."""
         return dict, (dict(self),)
 
 
 def remember_origin(exc: BaseException, traceback: str) -> None:
-    """Keep the formatted traceback of an exception's first life, for when it is stored again."""
+    """Keep the formatted traceback with which an exception was first raised, for when it is stored again."""
     attributes = _Attributes(DICT.__get__(exc))
     attributes.origin = traceback
     DICT.__set__(exc, attributes)
 
 
 def origin_of(exc: BaseException) -> str:
-    """Return what `remember_origin` kept, or an empty text."""
+    """Return what `remember_origin` kept, or an empty string."""
     attributes = DICT.__get__(exc)
     return attributes.origin if isinstance(attributes, _Attributes) else ""
 
 
 def take_apart(exc: BaseException) -> Parts | None:
-    """Return all that the exception consists of, or None if JSON does not carry every part exactly."""
+    """Return all parts of the exception, or None if JSON cannot represent every part exactly."""
     cls = type(exc)
     if opted_out(cls) or _hides_state(cls):
         return None
@@ -79,7 +79,7 @@ def take_apart(exc: BaseException) -> Parts | None:
 
 
 def put_together(cls: type[BaseException], parts: Parts) -> BaseException | None:
-    """Return the exception that consists of these parts, or None if there is no safe way to it."""
+    """Return an exception that consists of these parts, or None if it cannot be built safely."""
     try:
         exc = build(cls, parts["args"])
         if exc is None or any(is_dunder(name) for name in parts["state"]):
@@ -93,17 +93,17 @@ def put_together(cls: type[BaseException], parts: Parts) -> BaseException | None
             descriptor.__set__(exc, value)
         DICT.__get__(exc).update(parts["state"])
         found = take_apart(exc)
-    except Exception:  # noqa: BLE001 - whatever goes wrong in there, it cannot be put together
+    except Exception:  # noqa: BLE001 - the class's own code may raise anything
         return None
     return exc if found is not None and _same(found, parts) else None
 
 
 def build(cls: type[BaseException], args: list[Any]) -> BaseException | None:
-    """Make an exception by the built-in `__new__` and `__init__` alone; None if the class has its own `__new__`."""
+    """Create an exception by the built-in `__new__` and `__init__` only; None if the class has its own `__new__`."""
     new = next(own_names(base)["__new__"] for base in MRO.__get__(cls) if "__new__" in own_names(base))
     if not isinstance(new, BuiltinFunctionType):
         return None
-    # A Python __init__ may want other arguments than those it passed on; what it set is in the parts.
+    # A Python __init__ may take other arguments than it passed to its base; what it set is in the parts.
     inits = (own_names(base).get("__init__") for base in MRO.__get__(cls))
     init = next(init for init in inits if isinstance(init, WrapperDescriptorType))
     exc = new(cls, *args)
@@ -112,13 +112,13 @@ def build(cls: type[BaseException], args: list[Any]) -> BaseException | None:
 
 
 def opted_out(cls: type) -> bool:
-    """Whether the class, or the nearest base that says anything, has `__bide_rebuild__ = False`."""
-    says = (own_names(base)[OPT_OUT] for base in MRO.__get__(cls) if OPT_OUT in own_names(base))
-    return next(says, True) is False
+    """Return whether the class, or the nearest base that sets it, has `__bide_rebuild__ = False`."""
+    settings = (own_names(base)[OPT_OUT] for base in MRO.__get__(cls) if OPT_OUT in own_names(base))
+    return next(settings, True) is False
 
 
 def is_dunder(name: str) -> bool:
-    """Whether the name is one of Python's own, which no record may set."""
+    """Return whether the name is one of Python's own, which a record must not set."""
     return name.startswith("__") and name.endswith("__")
 
 
@@ -133,7 +133,7 @@ def _members(cls: type) -> Iterator[tuple[str, Any]]:
 
 
 def _may_be_set(descriptor: Any) -> bool:  # noqa: ANN401 - a slot or member
-    """Whether any value may be put there. C code may trust the type of its members, as that of UnicodeError does."""
+    """Return whether any value may be set. C code may rely on its members' types, as that of UnicodeError does."""
     owner = descriptor.__objclass__
     if owner.__module__ == "builtins":
         return not issubclass(owner, UnicodeError)
@@ -148,7 +148,7 @@ def _get(descriptor: Any, exc: BaseException) -> Any:  # noqa: ANN401 - a slot o
 
 
 def _hides_state(cls: type) -> bool:
-    """Whether instances have room for something that no descriptor shows, as those of a C extension may."""
+    """Return whether instances have memory that no descriptor shows, as those of a C extension may."""
     base = cls.__base__
     while base is not None and cls.__module__ != "builtins":
         names = own_names(cls)
@@ -161,14 +161,14 @@ def _hides_state(cls: type) -> bool:
 
 
 def _same(a: object, b: object) -> bool:
-    """Whether two plain values are the same to the last bit; what is not there is only the same as itself."""
+    """Return whether two plain values are the same to the last bit; a missing value is the same only as itself."""
     if a is b or a is _MISSING or b is _MISSING:
         return a is b
     return json.dumps(a) == json.dumps(b)
 
 
 def _is_plain(value: object, room: list[int], depth: int) -> bool:
-    """Whether JSON gives exactly this value back, within the remaining `room`."""
+    """Return whether JSON represents exactly this value, within the remaining `room`."""
     room[0] -= len(value) + WORD if type(value) in {str, list, dict} else WORD  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     if room[0] < 0 or depth == 0:
         return False

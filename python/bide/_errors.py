@@ -8,11 +8,11 @@ from typing import Any
 
 
 class BideError(Exception):
-    """Root of all of bide's errors. Raised itself for a feature that is not there yet."""
+    """Base class of bide's errors. Raised itself for a feature that is not there yet."""
 
 
 class DefinitionError(BideError, ValueError):
-    """A workflow, task, wait, input or option is not what it has to be. The message names which and why."""
+    """A workflow, task, wait, input or option is invalid. The message says which one and why."""
 
 
 class SerializationError(BideError, TypeError):
@@ -24,7 +24,7 @@ class StoreError(BideError):
 
 
 class ReplayMismatch(BideError):
-    """A step was called with other arguments than its journal has; deploy code that agrees and resume the run."""
+    """A step was called with other arguments than were recorded; deploy code that matches the record, and resume."""
 
 
 class SignalRejected(BideError):
@@ -40,19 +40,19 @@ class WaitTimeout(BideError, TimeoutError):
 
 
 class TaskTimeout(BideError, TimeoutError):
-    """An attempt executed for longer than its task's `timeout`, time deferred excluded."""
+    """An attempt executed for longer than its task's `timeout`, not counting the time it was deferred."""
 
 
 class Skip(BideError):
     """Raise `Skip(reason)` in a body to skip the task and its dependents without failing the run."""
 
     def __init__(self, reason: str = "") -> None:
-        """Remember why; the reason is shown in the task's `blocked_by`; that of its dependents names the task."""
+        """Keep the reason, which is shown in the task's `blocked_by`; its dependents' `blocked_by` names the task."""
         super().__init__(reason)
 
     @property
     def reason(self) -> str:
-        """Why, as the body gave it."""
+        """The reason that the body gave."""
         return str(self.args[0]) if self.args else ""
 
 
@@ -61,14 +61,14 @@ class Cancelled(BaseException):
 
 
 class Suspended(BaseException):
-    """The runner closes: lets `finally` and `with` release what is local; the body is entered again later."""
+    """The runner is closing: `finally` and `with` can release local resources; the body is entered again later."""
 
 
 class TaskFailed(BideError):
-    """A task's exception as the store has it, where the original is not at hand.
+    """A task's exception as recorded in the store, where the original object is not available.
 
-    `type` is the qualified name of the original's class, `traceback` its formatted traceback, `notes` what
-    `add_note` gave it, and `causes` the exceptions it came from, nearest first.
+    `type` is the qualified name of the original's class, `traceback` its formatted traceback, `notes` what was added
+    with `add_note`, and `causes` the exceptions that it came from, nearest first.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class TaskFailed(BideError):
         causes: tuple["TaskFailed", ...] = (),
         task: str | None = None,
     ) -> None:
-        """Hold what was stored."""
+        """Keep what was stored."""
         super().__init__(message)
         self.type = type
         self.message = message
@@ -91,14 +91,14 @@ class TaskFailed(BideError):
         self.task = task
 
     def __str__(self) -> str:
-        """Read like the last line of the original's traceback."""
+        """Return the last line of the original's traceback."""
         name = self.type if self.type.isprintable() else ascii(self.type)[1:-1]
         text = ": ".join(part for part in (name, self.message) if part)
         return f"task {self.task!r}: {text}" if self.task else text
 
 
 class RunFailed(BideError):
-    """A run failed. `.result` has all that it did get, `.errors` every failed task's exception by name.
+    """A run failed. `.result` has what its tasks returned until then, `.errors` each failed task's exception.
 
     `__cause__` is the first committed failure: the original exception in the process that ran it, else a
     `TaskFailed`.
@@ -111,13 +111,13 @@ class RunFailed(BideError):
         result: object = None,
         errors: Mapping[str, BaseException] | None = None,
     ) -> None:
-        """Hold the result and every failure."""
+        """Keep the result and every failure."""
         super().__init__(message)
         self.result = result
         self.errors: dict[str, BaseException] = dict(errors or {})
 
     def __setstate__(self, state: dict[str, Any] | None) -> None:
-        """Take the state of a copy or pickle, and with it the cause, which Python leaves out."""
+        """Restore the state from a copy or pickle, and the cause, which Python does not copy."""
         super().__setstate__(state)
         first = getattr(self.result, "error", None)
         if isinstance(first, BaseException):
@@ -130,12 +130,12 @@ def not_yet(feature: str) -> BideError:
 
 
 def not_picklable(what: str, instead: str) -> SerializationError:
-    """Return the error for something of this process that somebody tries to copy or pickle."""
+    """Return the error for copying or pickling an object that belongs to its process."""
     return SerializationError(f"a {what} can be neither copied nor pickled: it belongs to this process; {instead}")
 
 
 def _name_publicly() -> None:
-    """Give every class here the name it is imported by, for tracebacks and for what the store keeps."""
+    """Give every class here the name that it is imported by, for tracebacks and stored errors."""
     for value in list(globals().values()):
         if isinstance(value, type) and issubclass(value, BaseException):
             value.__module__ = "bide"

@@ -32,7 +32,7 @@ from bide._context import Context
 from bide._sink import SIZE as DIGEST
 from bide._sink import Sink, Unstable, is_of_python, no_form, plain_base, state_of
 from bide._state import is_library
-from bide._text import written_out
+from bide._text import escape_surrogates
 
 VERSION = b"\x02"
 SIZE = len(VERSION) + DIGEST
@@ -65,7 +65,7 @@ def name_of(condition: object) -> str:
         cls = owner if isinstance(owner, type) else type(owner)
         return f"{cls.__qualname__}.{condition.__name__}"
     name = getattr(condition, "__qualname__", None)
-    return written_out(name if name and isinstance(name, str) else str(type(condition).__qualname__))
+    return escape_surrogates(name if name and isinstance(name, str) else str(type(condition).__qualname__))
 
 
 class _Proof(Sink):

@@ -1,7 +1,7 @@
-"""What JSON does not know: Path, numpy scalars, pydantic models, and the types that `bide.codec` registers.
+"""Types that JSON does not have: Path, numpy scalars, pydantic models, and those registered by `bide.codec`.
 
 `to_json` and `from_json` are msgspec's hooks; `unsupported` finds, when an annotation is compiled, the first
-type in it that neither msgspec nor this file knows. Nothing is imported for it: who has no numpy pays nothing.
+type in it that neither msgspec nor this module supports. A program without numpy or pydantic imports neither.
 """
 
 import builtins
@@ -18,20 +18,20 @@ from bide._models import dump, is_model
 
 
 class Hook(msgspec.Struct, frozen=True):
-    """How one registered type is carried."""
+    """The functions that convert a registered type."""
 
     encode: Callable[[Any], Any]
     decode: Callable[[Any], Any]
 
 
-DEEPEST = 200
+MAX_DEPTH = 200
 """How many levels a value may have."""
 
 _ATTRIBUTE = "__bide_codec__"
-"""Where a class keeps its hook, so that nothing here keeps the class."""
+"""The attribute in which a class keeps its hook, so that nothing here keeps the class alive."""
 
 _fixed: dict[type, Hook] = {}
-"""The hooks of classes that take no attributes: those of C, which stay as long as the process."""
+"""The hooks of classes that allow no attributes: those written in C, which live as long as the process."""
 
 
 def register(cls: type, encode: Callable[[Any], Any], decode: Callable[[Any], Any]) -> None:
@@ -45,10 +45,10 @@ def register(cls: type, encode: Callable[[Any], Any], decode: Callable[[Any], An
             msg = f"{what}: {name} must be callable, not {function!r}"
             raise DefinitionError(msg)
     if is_typeddict(cls):
-        msg = f"{what}: a TypedDict has no instances of its own, which are plain dicts: register a class"
+        msg = f"{what}: a TypedDict has no instances of its own, they are plain dicts: register a class"
         raise DefinitionError(msg)
     if _is_ours(cls):
-        msg = f"{what}: bide stores this type already, and not everything of this type is yours: register a subclass"
+        msg = f"{what}: bide already stores this type, which other code uses too: register a subclass"
         raise DefinitionError(msg)
     try:
         setattr(cls, _ATTRIBUTE, Hook(encode, decode))
@@ -57,7 +57,7 @@ def register(cls: type, encode: Callable[[Any], Any], decode: Callable[[Any], An
 
 
 def _is_ours(cls: type) -> bool:
-    """Whether a class of the standard library or of numpy is stored without being registered."""
+    """Return whether this is a class of the standard library or numpy that is stored without being registered."""
     if _is_stored_numpy(cls):
         return True
     if (cls.__module__ or "").partition(".")[0] not in sys.stdlib_module_names or cls.__module__ == "__main__":
@@ -71,7 +71,7 @@ def registered(cls: type) -> Hook | None:
 
 
 def decoded(cls: type, data: Any) -> Any:  # noqa: ANN401 - what encode gave
-    """Return the instance of a registered class that its decode makes of `data`."""
+    """Return the instance of a registered class that its decode returns for `data`."""
     if type(data) is cls:
         return data
     hook = registered(cls)
@@ -83,7 +83,7 @@ def decoded(cls: type, data: Any) -> Any:  # noqa: ANN401 - what encode gave
 
 
 def to_json(value: Any) -> Any:  # noqa: ANN401 - msgspec asks with anything
-    """Return something that JSON can carry for a value that it cannot."""
+    """Return a form that JSON has of a value that JSON does not have."""
     cls = type(value)
     hook = registered(cls)
     if hook is not None:
@@ -99,7 +99,7 @@ def to_json(value: Any) -> Any:  # noqa: ANN401 - msgspec asks with anything
 
 
 def from_json(cls: type, value: Any) -> Any:  # noqa: ANN401 - msgspec asks with anything
-    """Return a value of `cls` for what `to_json` gave."""
+    """Return the value of `cls` from what `to_json` returned."""
     cls = get_origin(cls) or cls
     if registered(cls) is not None:
         return decoded(cls, value)
@@ -139,7 +139,7 @@ def _is_subclass(cls: type, module: str, name: str) -> bool:
 
 
 def _is_stored_numpy(cls: type) -> bool:
-    """Whether JSON carries these numpy scalars: no complex number, bytes, record or long double."""
+    """Return whether these numpy scalars can be stored: no complex number, bytes, record or long double."""
     if not is_numpy(cls):
         return False
     numpy: Any = sys.modules["numpy"]
@@ -175,7 +175,7 @@ def _number(cls: Any, value: Any) -> Any:  # noqa: ANN401 - a class of numpy sca
 
 
 def unsupported(annotation: object) -> object | None:
-    """Return the first type inside an annotation that can be neither encoded nor decoded; None if all can."""
+    """Return the first type in an annotation that cannot be encoded and decoded; None if all can."""
     for node in _nodes(shapes.type_info(annotation), set()):
         if isinstance(node, shapes.CustomType):
             cls = get_origin(node.cls) or node.cls
@@ -200,7 +200,7 @@ def _nodes(node: object, seen: set[int]) -> Iterator[object]:
 
 
 def culprit(annotation: object) -> tuple[type, str] | None:
-    """Return the innermost class in an annotation that msgspec takes for one of its own and cannot do, and why."""
+    """Return the innermost class in an annotation that msgspec should support and does not, and why."""
     found = None
     open_parts: list[Any] = [annotation]
     seen: list[Any] = []
@@ -213,7 +213,7 @@ def culprit(annotation: object) -> tuple[type, str] | None:
         if isinstance(part, type) and not get_args(part):
             try:
                 shapes.type_info(part)
-            except Exception as problem:  # noqa: BLE001 - this is what is looked for
+            except Exception as problem:  # noqa: BLE001 - this is the search
                 found = part, str(problem)
                 open_parts.extend(getattr(part, "__annotations__", {}).values())
     return found
@@ -225,10 +225,10 @@ def _remedy(value: object) -> str:
     if value is msgspec.UNSET:
         return ": only a field annotated with it may be unset"
     if type(value).__module__ == "builtins" and not hasattr(builtins, type(value).__name__):
-        return ": store what it is made from, such as a name"
+        return ": store what it can be created from, such as a name"
     return f": register it with {call(type(value))}, and name it in the annotation"
 
 
 def call(cls: type) -> str:
-    """Return the call that registers a class, as a user would write it."""
+    """Return the call that registers a class, as a user writes it."""
     return f"bide.codec({cls.__name__}, encode, decode)"

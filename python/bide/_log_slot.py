@@ -21,15 +21,15 @@ in_use: list[str] = []
 
 
 def enabled() -> bool:
-    """Whether anybody reads the slot."""
+    """Whether anything reads the slot."""
     return bool(in_use)
 
 
 def enter(run: str, task: str, attempt: int) -> None:
-    """Say which body this thread executes from now on. The task's name is escaped, so that a log line stays one."""
+    """Record which body this thread executes. The task's name is escaped, so that it cannot break a log line."""
     current.run, current.task, current.attempt = run, shown(task), attempt
 
 
 def leave() -> None:
-    """Say that this thread executes no body any more."""
+    """Record that this thread executes no body any more."""
     current.run = current.task = current.attempt = None

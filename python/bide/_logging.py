@@ -17,13 +17,13 @@ def _stamp(record: logging.LogRecord) -> None:
 
 
 class LogFilter(logging.Filter):
-    """Put on a handler, adds `run`, `task` and `attempt` to each record (None outside of a body).
+    """Add `run`, `task` and `attempt` to each record of a handler (None outside of a body).
 
-    A handler's filter runs on the thread that logs; behind a `QueueHandler` put it on that one.
+    A handler's filter runs on the thread that logs; if a `QueueHandler` is used, add the filter to that one.
     """
 
     def __init__(self, name: str = "") -> None:
-        """Filter like `logging.Filter(name)`, and have the slot filled from now on."""
+        """Filter like `logging.Filter(name)`, and have the executor fill the slot from now on."""
         super().__init__(name)
         _log_slot.in_use.append("filter")
 
@@ -34,7 +34,7 @@ class LogFilter(logging.Filter):
 
 
 def install_log_record_factory() -> None:
-    """Have every record of this process carry `run`, `task` and `attempt`; twice is fine.
+    """Add `run`, `task` and `attempt` to every log record of this process. Calling it again changes nothing.
 
     `logging` refuses an `extra=` that names an attribute which the factory has already set: where a library
     logs `extra={"task": …}`, use `LogFilter` instead.

@@ -1,8 +1,8 @@
-"""Pydantic models: they encode and validate themselves; this file adds what their JSON does not say.
+"""Pydantic models encode and validate themselves; this module adds what their JSON lacks.
 
-Their JSON has sets in the order of this process's hashes: `dump` puts them in order. And it has every field, so that
-a model read from it counts every field as set: `unset` lists, for a whole value, which were not, and `mark` tells
-the models that were read.
+Their JSON has sets in the order of this process's hashes: `dump` sorts them. It also has every field, so a model read
+from it would count every field as set: `unset` lists those that were not set in a whole value, and `mark` removes
+them from the fields that count as set in the models that were read.
 """
 
 import weakref
@@ -12,25 +12,25 @@ from typing import Any, TypeAlias, cast
 import msgspec
 
 Marks: TypeAlias = list[tuple[list[int | str], list[str]]]
-"""Places in a value with the fields that were not set there. A place is a way of attributes and of positions."""
+"""Places in a value with the fields that were not set there. A place is a list of attributes and positions."""
 
 _encode = msgspec.json.encode
 _with_sets: "weakref.WeakKeyDictionary[type, bool]" = weakref.WeakKeyDictionary()
 
 
 def is_model(cls: type) -> bool:
-    """Whether this is a pydantic model."""
+    """Return whether this is a class of pydantic models."""
     return hasattr(cls, "__pydantic_validator__") and hasattr(cls, "model_validate_json")
 
 
-def dump(model: Any) -> bytes:  # noqa: ANN401 - pydantic is not imported for it
+def dump(model: Any) -> bytes:  # noqa: ANN401 - pydantic may not be installed
     """Return a model's JSON, equal for equal models."""
     cls = type(model)
     if cls not in _with_sets:
         _with_sets[cls] = _mentions_sets(cls.__pydantic_core_schema__, set())
     if not _with_sets[cls]:
         return cast("bytes", model.model_dump_json(by_alias=True, round_trip=True).encode())
-    # Both dumps go through the same sets in the same order: one shows where they are, the other what is written.
+    # Both dumps iterate over the same sets in the same order: one says where they are, the other what is written.
     shown = model.model_dump(by_alias=True, round_trip=True)
     return _encode(_in_order(shown, model.model_dump(mode="json", by_alias=True, round_trip=True)))
 
@@ -41,7 +41,7 @@ def fields_set(model: Any) -> set[str]:  # noqa: ANN401 - as above
 
 
 def unset(value: object, children: Callable[[object], Iterator[tuple[int | str, object]]]) -> Marks:
-    """Return what was not set in the models within a value."""
+    """Return the fields that were not set in the models within a value."""
     found: Marks = []
     open_parts: list[tuple[list[int | str], object]] = [([], value)]
     while open_parts:
@@ -51,16 +51,16 @@ def unset(value: object, children: Callable[[object], Iterator[tuple[int | str, 
             missing = cls.model_fields.keys() - fields_set(part)
             if missing:
                 found.append((place, sorted(missing)))
-        open_parts.extend(([*place, way], inner) for way, inner in children(part))
+        open_parts.extend(([*place, step], inner) for step, inner in children(part))
     return sorted(found, key=_encode)
 
 
 def mark(value: object, marks: Marks, children: Callable[[object], Iterator[tuple[int | str, object]]]) -> None:
-    """Take the fields that were not set from those that count as set; what a reader has no model for is passed by."""
+    """Remove the fields that were not set from those that count as set, where the reader has a model too."""
     for place, names in marks:
         part: object = value
-        for way in place:
-            part = dict(children(part)).get(way)
+        for step in place:
+            part = dict(children(part)).get(step)
         if is_model(type(part)):
             fields_set(part).difference_update(names)
 
@@ -75,7 +75,7 @@ def _mentions_sets(schema: object, seen: set[int]) -> bool:
 
 
 def _in_order(shown: Any, written: Any) -> Any:  # noqa: ANN401 - whatever a model holds
-    """Return `written` with each list in order that is a set in `shown`."""
+    """Return `written` with each list sorted that is a set in `shown`."""
     if isinstance(shown, dict) and isinstance(written, dict) and len(shown) == len(written):
         pairs = zip(written.items(), shown.values(), strict=True)
         return {key: _in_order(inner, item) for (key, item), inner in pairs}

@@ -11,17 +11,17 @@ from typing import Any, TypeVar, cast
 Moment = TypeVar("Moment", datetime, time)
 
 SUFFIX = b']"'
-"""Ends the text of a moment with a zone, in JSON: bytes without it need no closer look."""
+"""The end of a moment with a zone, in JSON: bytes without it contain no such moment."""
 
 _MINUTE = timedelta(minutes=1)
-"""What msgspec rounds an offset to."""
+"""The unit that msgspec rounds an offset to."""
 
 _NAME = "_name="
-"""Marks the name of a fixed offset, in brackets like that of a zone; RFC 9557 keeps `_` for private use."""
+"""The prefix of a fixed offset's name, which stands in brackets like that of a zone; `_` is for private use."""
 
 
 def written(moment: datetime | time) -> object:
-    """Return the text of a moment with its zone; the moment itself if msgspec's text says everything."""
+    """Return the text of a moment with its zone; the moment itself if msgspec's text has everything."""
     zone: Any = moment.tzinfo
     name = None
     if _is_zone(zone):
@@ -29,7 +29,7 @@ def written(moment: datetime | time) -> object:
     elif type(zone) is timezone and (_own_name(zone) is not None or zone.utcoffset(None) % _MINUTE):
         name = _NAME + zone.tzname(None)
     if not name:
-        return moment  # the comparison with what comes back refuses what is lost
+        return moment  # if that loses something, the comparison with the decoded value refuses it
     return f"{moment.isoformat()}[{name}]"
 
 
@@ -53,45 +53,45 @@ def parsed(text: str, kind: type[Moment]) -> Moment | None:
     zone = ZoneInfo(name)
     if isinstance(moment, time) or moment.tzinfo is None:
         return moment.replace(tzinfo=zone)
-    for fold in (0, 1):  # the offset says which of two equal wall clock times is meant
+    for fold in (0, 1):  # the offset decides between two equal wall clock times
         local = moment.replace(tzinfo=zone, fold=fold)
         if local.utcoffset() == moment.utcoffset():
             return local
-    return moment.astimezone(zone)  # the rules of the zone have changed since: the instant stands
+    return moment.astimezone(zone)  # the rules of the zone have changed since: keep the instant
 
 
 def same(a: datetime | time, b: datetime | time) -> bool:
-    """Whether two moments agree in wall clock, fold, offset and zone.
+    """Return whether two moments agree in wall clock, fold, offset and zone.
 
-    Not by `==`: across zones Python calls moments in the repeated hour unequal whatever they are, and all others
-    equal whatever their zones.
+    `==` does not say so: between zones, Python calls moments in a repeated hour always unequal, and compares all other
+    moments without their zones.
     """
     return a.replace(tzinfo=None) == b.replace(tzinfo=None) and a.fold == b.fold and same_zone(a, b)
 
 
 def same_zone(a: datetime | time, b: datetime | time) -> bool:
-    """Whether two moments have one zone, and one offset in it."""
+    """Return whether two moments have the same zone and the same offset in it."""
     return a.utcoffset() == b.utcoffset() and _zone(a.tzinfo) == _zone(b.tzinfo)
 
 
 def _zone(zone: Any) -> object:  # noqa: ANN401 - any tzinfo
-    """Return what tells one zone from another."""
+    """Return what distinguishes this zone from others."""
     if _is_zone(zone):
         return "zone", zone.key
     if type(zone) is timezone:
         return timezone, zone.utcoffset(None), _own_name(zone)
     if zone is not None and type(zone).__module__.partition(".")[0] == "pydantic_core":  # a fixed offset
         return timezone, cast("timedelta", zone.utcoffset(None)), None
-    return zone  # whatever it is, it would come back as another
+    return zone  # of another kind, which would not come back the same
 
 
 def _is_zone(zone: Any) -> bool:  # noqa: ANN401 - any tzinfo
-    """Whether this is a ZoneInfo; who has none has not imported its module."""
-    zoneinfo = sys.modules.get("zoneinfo")
-    return zoneinfo is not None and type(zone) is zoneinfo.ZoneInfo and zone.key is not None
+    """Return whether this is a named ZoneInfo, without importing `zoneinfo`, which whatever has one has imported."""
+    cls = getattr(sys.modules.get("zoneinfo"), "ZoneInfo", None)
+    return cls is not None and type(zone) is cls and zone.key is not None
 
 
 def _own_name(zone: timezone) -> str | None:
-    """Return the name that a fixed offset was given; None if it goes by its offset."""
+    """Return the name that a fixed offset was given; None if it has none."""
     name = zone.tzname(None)
     return None if name == timezone(zone.utcoffset(None)).tzname(None) else name

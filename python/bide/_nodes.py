@@ -405,7 +405,7 @@ def _expected(data: Data, kind: type, name: str) -> Data:
 
 def _untyped(value: Data, depth: int = 0) -> Data:
     """Return what is written of a registered class's instance: what its encode gives, other instances in it too."""
-    if depth > _hooks.DEEPEST:
+    if depth > _hooks.MAX_DEPTH:
         raise RecursionError
     hook = _hooks.registered(type(value))
     if hook is not None:

@@ -1,7 +1,7 @@
-"""`PlainSnapshot`: a run's snapshot as plain values, which a copy or pickle of a result has instead of the engine's.
+"""`PlainSnapshot`: a run's snapshot as plain values, which copies and pickles of a result have instead of the engine's.
 
-It answers as `_core.Snapshot` does. Each returned value is pickled by itself and unpickled when it is asked for:
-one that cannot be pickled, or not be read in the other process, leaves the rest of the result as it is.
+It has the methods of `_core.Snapshot`. Each returned value is pickled by itself and unpickled when it is read, so one
+that cannot be pickled, or cannot be read in the other process, does not affect the rest of the result.
 """
 
 import pickle
@@ -41,11 +41,11 @@ class PlainSnapshot:
         return list(self.rows)
 
     def completed(self) -> Iterator[str]:
-        """Return the names of the tasks that returned something, also what cannot be pickled."""
+        """Return the names of the tasks that returned something, even if it cannot be pickled."""
         return (name for name, returned in self.returned.items() if returned is not None)
 
     def task(self, task: str) -> "_TaskRow | None":
-        """Return what is known of a task; None for an unknown one."""
+        """Return the row of a task; None for an unknown one."""
         return self.rows.get(task)
 
     def output(self, task: str) -> list[Any] | None:
@@ -59,12 +59,12 @@ class PlainSnapshot:
         return [] if returned is None else [pickle.loads(returned)]  # noqa: S301 - as much trusted as the pickle it is in
 
     def context_values(self) -> dict[str, bytes]:
-        """Return the context as the tasks have left it: names with encoded values."""
+        """Return the context after the tasks' changes: names with encoded values."""
         return self.values
 
 
 def plain(snapshot: "_core.Snapshot") -> PlainSnapshot:
-    """Return all that a snapshot knows."""
+    """Return a snapshot as plain values."""
     rows = {name: row for name in snapshot.names() if (row := snapshot.task(name)) is not None}
     return PlainSnapshot(
         id=snapshot.id,
@@ -85,12 +85,12 @@ def _returned(snapshot: "_core.Snapshot", task: str) -> Output:
     try:
         output = snapshot.output(task)
         return pickle.dumps(output[0]) if output else None
-    except Exception as problem:  # noqa: BLE001 - a value's own code; the reason is raised when the value is read
+    except Exception as problem:  # noqa: BLE001 - raised by the value's own code; reported when the value is read
         return f"{type(problem).__name__}: {problem}"
 
 
 def reduced(snapshot: "_core.Snapshot") -> tuple[Any, ...]:
-    """Become the plain values, in a copy or pickle."""
+    """Reduce a snapshot to plain values, for a copy or pickle."""
     return _same, (plain(snapshot),)
 
 

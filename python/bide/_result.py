@@ -1,4 +1,4 @@
-"""`RunResult` and `TaskResult`: what is known of a run, as plain values to read."""
+"""`RunResult` and `TaskResult`: the state of a run and of its tasks, to read."""
 
 import copyreg
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class TaskResult(msgspec.Struct, frozen=True):
-    """Where a task of a run stands. Times are datetimes in UTC, `waited` is seconds spent deferred or gated."""
+    """The state of one task of a run. Times are datetimes in UTC, `waited` is seconds spent deferred or gated."""
 
     name: str
     status: TaskStatus
@@ -37,7 +37,7 @@ def _shown(text: str | None) -> str | None:
 
 
 class _Tasks(Mapping[str, TaskResult]):
-    """The tasks by name, read when they are asked for."""
+    """The tasks by name, each read when it is accessed."""
 
     __slots__ = ("_names", "_snapshot")
 
@@ -76,7 +76,7 @@ class _Tasks(Mapping[str, TaskResult]):
 
 
 class RunResult(Mapping[str, Any]):
-    """A run as it stood when this was made: `result["task"]` is what the task returned.
+    """The state of a run when this was created: `result["task"]` is what the task returned.
 
     Attributes: `id`, `key`, `workflow`, `status`, `outputs` (by task), `context`, `tasks` (by name, see
     `TaskResult`), `error` (the first failure, or None), `blocked_by`, `started_at`, `ended_at`.
@@ -85,7 +85,7 @@ class RunResult(Mapping[str, Any]):
     __slots__ = ("_cause", "_snapshot")
 
     def __init__(self, snapshot: "_core.Snapshot | PlainSnapshot", cause: BaseException | None = None) -> None:
-        """Read a snapshot; `cause` is the original of the first failure, if it is at hand."""
+        """Wrap a snapshot; `cause` is the original exception of the first failure, if available."""
         self._snapshot = snapshot
         self._cause = cause
 
@@ -106,12 +106,12 @@ class RunResult(Mapping[str, Any]):
 
     @property
     def status(self) -> RunStatus:
-        """Where the run stands."""
+        """The run's status."""
         return RunStatus(self._snapshot.status)
 
     @property
     def blocked_by(self) -> str | None:
-        """Why an unfinished run does not go on, if it does not."""
+        """Why an unfinished run does not continue; None if it does."""
         return _shown(self._snapshot.blocked_by)
 
     @property
@@ -121,7 +121,7 @@ class RunResult(Mapping[str, Any]):
 
     @property
     def context(self) -> Context:
-        """The context as the tasks have left it."""
+        """The context after the tasks' changes."""
         return Context._from_encoded(self._snapshot.context_values())
 
     @property
@@ -131,7 +131,7 @@ class RunResult(Mapping[str, Any]):
 
     @property
     def error(self) -> TaskFailed | None:
-        """The first committed failure."""
+        """The first committed failure; None if no task failed."""
         failure = self._snapshot.failure
         return None if failure is None else _task_failed(failure, self._first_failed())
 
@@ -162,7 +162,7 @@ class RunResult(Mapping[str, Any]):
         return min(failed, key=lambda task: task.ended_at or self.started_at).name if failed else None
 
     def __getitem__(self, task: str) -> Any:  # noqa: ANN401 - what the task returned
-        """Return what a task returned; a `KeyError` says so if there is no such task, or if it has not (yet)."""
+        """Return what a task returned; raise `KeyError` if there is no such task or it has returned nothing (yet)."""
         output = self._snapshot.output(task) if is_text(task) else None
         if output is None:
             msg = f"workflow {self.workflow!r} has no task {task!r}"
@@ -184,15 +184,15 @@ class RunResult(Mapping[str, Any]):
         return sum(1 for _ in self)
 
     def __reduce__(self) -> "tuple[type[RunResult], tuple[_core.Snapshot | PlainSnapshot]]":
-        """Become plain values in a pickle. The original exception stays in its process."""
+        """Reduce to plain values, for a pickle. The original exception stays in its process."""
         return RunResult, (self._snapshot,)
 
     def __copy__(self) -> "RunResult":
-        """Return the result itself: nothing of it changes, and each value is made anew when it is asked for."""
+        """Return the result itself: it never changes, and each access decodes its value anew."""
         return self
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> "RunResult":
-        """Return the result itself, likewise."""
+        """Return the result itself, for the same reason."""
         return self
 
     def __repr__(self) -> str:

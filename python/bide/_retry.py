@@ -1,4 +1,4 @@
-"""`Retry`: when a failed task is tried again. The delays themselves are computed and stored by the core."""
+"""`Retry`: when a failed task is tried again. The core computes and stores the delays."""
 
 from datetime import timedelta
 from functools import partial
@@ -10,7 +10,7 @@ from bide._duration import count, number, seconds
 from bide._errors import DefinitionError, SerializationError, Skip, WaitTimeout
 
 ONLY_IF_NAMED = (WaitTimeout, SerializationError)
-"""Errors that another attempt seldom mends: `on=(Exception,)` does not mean them."""
+"""Errors that another attempt seldom fixes: `on=(Exception,)` does not include them."""
 
 
 class Retry(msgspec.Struct, frozen=True):
@@ -18,7 +18,7 @@ class Retry(msgspec.Struct, frozen=True):
 
     The delay is at most `max_delay` and varies by `jitter` (0.25 is up to a quarter more or less). Only the
     exceptions in `on` are retried, `WaitTimeout` and `SerializationError` only if they are named there.
-    A new attempt keeps the journal less the failed entries at its tail; `fresh=True` drops all of it.
+    A new attempt keeps the journal without the failed entries at its end; `fresh=True` drops all of it.
     """
 
     attempts: int = 3
@@ -48,8 +48,8 @@ class Retry(msgspec.Struct, frozen=True):
             raise DefinitionError(msg)
 
     def matches(self, exc: BaseException) -> bool:
-        """Whether this exception is one to retry."""
-        # By its type: `isinstance` also asks the exception for its `__class__`, which may be a property that raises.
+        """Whether an attempt that raised this exception is retried."""
+        # By type: `isinstance` also reads the exception's `__class__`, which may be a property that raises.
         raised = type(exc)
         if issubclass(raised, Skip) or not issubclass(raised, self.on):
             return False

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class RunHandle:
-    """A run to wait for: `handle.result()`, or `await handle`. It keeps the result alive."""
+    """A submitted run. Wait for it with `handle.result()` or `await handle`."""
 
     __slots__ = ("__weakref__", "_core", "_runner", "key")
 
@@ -24,7 +24,7 @@ class RunHandle:
         __getattr__ = absent("cancel", "pause", "resume", "signal")
 
     def __init__(self, core: "_core.RunHandle", runner: "Runner", key: str | None) -> None:
-        """Wrap what the engine gave."""
+        """Wrap the engine's handle, which keeps the result in memory."""
         self._core = core
         self._runner = runner
         self.key = key
@@ -35,18 +35,18 @@ class RunHandle:
         return self._core.id
 
     def status(self) -> RunStatus:
-        """Return where the run stands now."""
+        """Return the run's current status."""
         return self._snapshot().status
 
     def result(self, timeout: Duration | None = None) -> RunResult:
         """Wait until the run ends and return its result; raise `RunFailed` if it failed.
 
-        `timeout` limits this wait alone (`TimeoutError`): the run goes on.
+        `timeout` limits this wait only (`TimeoutError`): the run continues.
         """
         refuse_in_body("RunHandle.result()")
         limit = optional_seconds(timeout, "timeout", zero=True)
         if not self._core.wait(limit):
-            msg = f"run {self.id} has not ended within {limit} s; it goes on"
+            msg = f"run {self.id} has not ended within {limit} s; it continues"
             raise TimeoutError(msg)
         return self._settled()
 
@@ -71,11 +71,11 @@ class RunHandle:
         done = asyncio.Event()
 
         def settled() -> None:
-            # The loop may be closed by now: then nobody waits any more.
+            # If the loop is closed by now, nothing waits any more.
             if not loop.is_closed():
                 loop.call_soon_threadsafe(done.set)
 
-        while not self._core.wait(0):  # again if another runner has taken the run over
+        while not self._core.wait(0):  # again if another runner has claimed the run
             done.clear()
             self._core.on_settled(settled)
             await done.wait()
@@ -99,12 +99,12 @@ class RunHandle:
 
 
 def refuse_in_body(what: str) -> None:
-    """Refuse to wait for a run on the thread of a body or condition: once all of them do so, none is ever executed."""
+    """Refuse to wait for a run on the thread of a body or condition: if all of them waited, no run could continue."""
     if _core.in_body():
         msg = (
-            f"{what} waits for a run, which a task's body or condition must not do: where every slot is taken by a "
-            "body that waits, no run goes on. Make what it runs a task of the same workflow. Or submit the run in a "
-            "body that takes a handle, under a key, so that a second entry finds it again: "
+            f"{what} waits for a run, which a task's body or condition must not do: if every slot is held by a body "
+            "that waits, no run can continue. Make what it runs a task of the same workflow. Or submit the run in a "
+            "body that takes a handle, with a key, so that the body finds it again when it is entered again: "
             'run = runner.submit(workflow, inputs, key=f"inner of {handle.run_id}"); wait without a slot: '
             "handle.defer_until(lambda: runner.get(run.id).ended_at is not None); and read "
             "runner.get(run.id).raise_for_status(), which does not wait"

@@ -1,4 +1,4 @@
-"""`Runner` and `RunHandle`: executing workflows and waiting for them. What is executed when is the executor's."""
+"""`Runner`: executes workflows on a store. The executor (Rust) decides what is executed when."""
 
 import contextvars
 import os
@@ -15,32 +15,32 @@ from bide._errors import BideError, DefinitionError, not_picklable
 from bide._result import RunResult
 from bide._run_handle import RunHandle, refuse_in_body
 from bide._status import RunStatus
-from bide._text import check_text, is_text, written_out
+from bide._text import check_text, escape_surrogates, is_text
 from bide._waits import Duration
 from bide._workflow import Workflow
 
-MOST_SLOTS = 65_536
-"""More bodies than that never execute at the same time in one process."""
+MAX_SLOTS = 65_536
+"""How many slots a runner may have."""
 
 GRACE = 5.0
-"""Seconds that `close()` gives to bodies."""
+"""Seconds that `close()` waits for bodies to end."""
 
 RETENTION = timedelta(days=30)
-"""How long ended runs are kept."""
+"""How long ended runs are kept by default."""
 
 
 class Runner:
     """Executes workflows on a store: a path, `":memory:"`, or `sqlite:///path`.
 
-    Works as a context manager, sync and async, and without: then it is closed when the interpreter exits.
+    Use it as a sync or async context manager; without one it is closed when the interpreter exits.
 
-    `workflows` are registered at once, so that their unfinished runs go on. `slots` is how many bodies execute at
-    the same time (default: processors plus 4, at most 32). With `durability="full"` what is committed survives
-    power loss, too. `max_parked` limits how many plain functions may be deferred at once.
+    `workflows` are registered at once, so that their unfinished runs continue. `slots` is how many bodies execute at
+    the same time (default: processors plus 4, at most 32). With `durability="full"` what is committed also survives
+    a loss of power. `max_parked` limits how many plain functions may be deferred at once.
 
     Ended runs are deleted once they have been kept for `retention`, seconds or a `timedelta` (default: 30 days), or
-    never with `retention=None`; runs that have not ended stay, however old they are. Of several runners on one store
-    the one that keeps them for the shortest decides. A store in memory keeps no more than the last 1,000.
+    never with `retention=None`; runs that have not ended stay, however old they are. If several runners share a
+    store, the shortest retention applies. A store in memory keeps only the last 1,000.
     """
 
     if not TYPE_CHECKING:  # a type checker would take any name for a method that is there
@@ -62,17 +62,17 @@ class Runner:
             raise DefinitionError(msg)
         name = os.fspath(store)
         if not name:
-            msg = 'Runner takes a path or a URL as its store, not an empty text; for no file at all use ":memory:"'
+            msg = 'Runner takes a path or a URL as its store, not an empty string; to use no file, pass ":memory:"'
             raise DefinitionError(msg)
         if "\0" in name:
-            msg = f"Runner got {name!r} as its store, which has a NUL character and is not a path"
+            msg = f"Runner got {name!r} as its store, which contains a NUL character and is not a path"
             raise DefinitionError(msg)
         try:
             os.fsencode(name)
         except UnicodeEncodeError:
             raise DefinitionError(_not_a_path(name)) from None
         if durability not in {"normal", "full"}:
-            msg = f'durability is "normal" or "full", not {durability!r}'
+            msg = f'durability must be "normal" or "full", not {durability!r}'
             raise DefinitionError(msg)
         if isinstance(workflows, Workflow) or not isinstance(workflows, Iterable):
             msg = f"Runner takes a list of workflows, not {workflows!r}"
@@ -82,7 +82,7 @@ class Runner:
         self._workflows: dict[str, tuple[Workflow, _core.Workflow]] = {}
         self._core = _core.Runner(
             name,
-            None if slots is None else count(slots, "slots", MOST_SLOTS),
+            None if slots is None else count(slots, "slots", MAX_SLOTS),
             durability,
             None if max_parked is None else count(max_parked, "max_parked"),
             kept,
@@ -107,7 +107,7 @@ class Runner:
         """Run a workflow and return its result; raise `RunFailed` if it failed.
 
         With a `key` the call attaches to that workflow's run of the key, if there is one. `timeout` limits this
-        wait alone (`TimeoutError`): the run goes on.
+        wait only (`TimeoutError`): the run continues.
         """
         refuse_in_body("Runner.run()")
         limit = optional_seconds(timeout, "timeout", zero=True)
@@ -121,7 +121,7 @@ class Runner:
         key: str | None = None,
         timeout: Duration | None = None,  # noqa: ASYNC109 - the same settings as run
     ) -> RunResult:
-        """As `run`, awaited."""
+        """Run a workflow like `run`, without blocking the event loop."""
         refuse_in_body("Runner.run_async()")
         limit = optional_seconds(timeout, "timeout", zero=True)
         import asyncio  # noqa: PLC0415 - whoever awaits has imported it
@@ -163,13 +163,13 @@ class Runner:
         return self._submit(compiled, list(zip(encoded, names, strict=True)), many=True)
 
     def register(self, workflow: Workflow) -> None:
-        """Make a workflow known: its unfinished runs go on, also those of a runner that died."""
+        """Register a workflow and continue its unfinished runs, including those of a runner that died."""
         self._core.register(self._core_workflow(workflow))
 
-    # --- looking ---------------------------------------------------------------------------------------------------
+    # --- reading ---------------------------------------------------------------------------------------------------
 
     def get(self, id_or_key: str, *, workflow: Workflow | str | None = None) -> RunResult:
-        """Return a run as it stands; a `KeyError` if there is none, or if a key fits runs of two workflows."""
+        """Return a run's current state; raise `KeyError` if there is none, or if runs of two workflows have the key."""
         return RunResult(self._snapshot(self._find(id_or_key, workflow)))
 
     def runs(
@@ -180,7 +180,7 @@ class Runner:
         since: datetime | timedelta | None = None,
         limit: int | None = None,
     ) -> list[RunResult]:
-        """Return runs as they stand, newest first. `since` is a datetime with a time zone, or a span before now."""
+        """Return runs in their current state, newest first. `since` is a time span or a datetime with a time zone."""
         micros = None
         if since is not None:
             then = datetime.now().astimezone() - since if isinstance(since, timedelta) else moment(since, "since")
@@ -189,7 +189,7 @@ class Runner:
         most = None if limit is None else count(limit, "limit")
         if name is not None and not is_text(name):
             return []
-        snapshots = self._core.runs(None if status is None else written_out(str(status)), name, micros, most)
+        snapshots = self._core.runs(None if status is None else escape_surrogates(str(status)), name, micros, most)
         return [RunResult(snapshot) for snapshot in snapshots]
 
     def delete(self, id_or_key: str, *, workflow: Workflow | str | None = None) -> None:
@@ -199,7 +199,7 @@ class Runner:
             msg = f"run {run} has not ended: only ended runs can be deleted"
             raise BideError(msg)
 
-    # --- the end ---------------------------------------------------------------------------------------------------
+    # --- closing ---------------------------------------------------------------------------------------------------
 
     def serve(self) -> None:
         """Run until SIGTERM or Ctrl-C, then close. On the main thread only, whose signals these are."""
@@ -207,7 +207,7 @@ class Runner:
         import threading  # noqa: PLC0415 - for this alone
 
         if threading.current_thread() is not threading.main_thread():
-            msg = "serve() waits for signals, which only the main thread gets: call it there"
+            msg = "serve() waits for signals, which only the main thread receives: call it there"
             raise BideError(msg)
         stop = threading.Event()
 
@@ -226,7 +226,7 @@ class Runner:
         self.close()
 
     def close(self, grace: Duration = GRACE) -> None:
-        """Suspend what waits, give bodies `grace` seconds to end, and let go of the store. Twice is fine."""
+        """Suspend waiting bodies, give others `grace` seconds to end, and close the store. Calling it twice is fine."""
         self._core.close(optional_seconds(grace, "grace", zero=True) or 0.0)
 
     def __enter__(self) -> Self:
@@ -234,7 +234,7 @@ class Runner:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        """Close it. The child of a fork has nothing to close: it leaves the block on its way out."""
+        """Close the runner. In the child of a fork there is nothing to close."""
         if not self._core.elsewhere:
             self.close()
 
@@ -245,7 +245,7 @@ class Runner:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        """Close it without blocking the event loop. In the child of a fork there is nothing to close."""
+        """Close the runner without blocking the event loop. In the child of a fork there is nothing to close."""
         if not self._core.elsewhere:
             import asyncio  # noqa: PLC0415 - whoever awaits has imported it
 
@@ -254,7 +254,7 @@ class Runner:
     def __reduce__(self) -> NoReturn:
         """Refuse to be copied or pickled."""
         what = "Runner"
-        raise not_picklable(what, "make one there, on the same file")
+        raise not_picklable(what, "create one there, on the same file")
 
     def __repr__(self) -> str:
         """Show the store."""
@@ -300,7 +300,7 @@ class Runner:
     def _as_recorded(
         self, compiled: "_core.Workflow", runs: list[tuple[list[tuple[str, bytes]], str | None]]
     ) -> list[tuple[list[tuple[str, bytes]], str | None]]:
-        """Return the runs, each with the inputs of the run of its key where those are equal but encoded otherwise."""
+        """Return the runs, each with its key's recorded inputs if those are equal but encoded differently."""
         workflow = next(workflow for workflow, core in self._workflows.values() if core is compiled)
         found = []
         for given, key in runs:
@@ -313,7 +313,7 @@ class Runner:
     def _find(self, id_or_key: str, workflow: Workflow | str | None) -> str:
         name = workflow.name if isinstance(workflow, Workflow) else workflow
         if not isinstance(id_or_key, str) or not (name is None or isinstance(name, str)):
-            msg = f"a run is found by its id or key, which are text, and by its workflow, not {id_or_key!r}, {name!r}"
+            msg = f"a run is found by its id or key and its workflow, which are strings, not {id_or_key!r}, {name!r}"
             raise DefinitionError(msg)
         known = is_text(id_or_key) and (name is None or is_text(name))
         found = self._core.find(id_or_key, name) if known else []
@@ -322,7 +322,7 @@ class Runner:
             raise KeyError(msg)
         if len(found) > 1:
             names = " and ".join(sorted(repr(one) for _, one in found))
-            msg = f"the key {id_or_key!r} belongs to runs of {names}: say workflow="
+            msg = f"the key {id_or_key!r} belongs to runs of {names}: choose one with workflow="
             raise KeyError(msg)
         return found[0][0]
 
@@ -335,7 +335,7 @@ class Runner:
 
 
 def _not_a_path(name: str) -> str:
-    """Say why the text cannot be a path here. In ASCII, which is all that such a process may be able to print."""
+    """Return why the text cannot be a path here, in ASCII: such a process may be able to print nothing else."""
     if is_text(name):
         return (
             f"Runner got {name!a} as its store, but this process can only use paths in {sys.getfilesystemencoding()}: "

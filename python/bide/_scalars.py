@@ -1,34 +1,34 @@
-"""Scalars as stored: an exact None, bool, int, float or str under a tag of its own, and back."""
+"""Stores scalars: an exact None, bool, int, float or str, each with a tag of its own."""
 
 import math
 from decimal import Decimal
 
 from bide._errors import SerializationError
 
-MOST_DIGITS = 4300
-"""More digits than CPython itself converts are refused: both ways take time that grows with their square."""
+MAX_DIGITS = 4300
+"""CPython's own limit. Conversion both ways takes time that grows with the square of the number of digits."""
 
-_BEYOND = 10**MOST_DIGITS
+_BEYOND = 10**MAX_DIGITS
 _BITS = _BEYOND.bit_length() - 1
-"""With fewer bits, a number has fewer digits."""
+"""A number with fewer bits has fewer digits."""
 
-_MOST_READ = 100_000
-"""Digits of an int that an earlier bide has written."""
+_MAX_DIGITS_READ = 100_000
+"""How many digits of an int written by an earlier version of bide are read."""
 
 _FEW_DIGITS = 600
 """Python converts this many digits whatever `sys.set_int_max_str_digits` says."""
 
 
 def encode_scalar(value: object) -> bytes | None:
-    """Return an exact scalar's stored bytes; None for any other value, and for what cannot be stored."""
+    """Return an exact scalar's stored bytes; None for any other value, and for a scalar that cannot be stored."""
     kind = type(value)
     if kind is str:
         try:
             return b"s" + value.encode()  # type: ignore[attr-defined, no-any-return] # pyright: ignore[reportAttributeAccessIssue]
         except UnicodeEncodeError:
-            return None  # JSON refuses it as well, with the path
+            return None  # the encoder of JSON refuses it too, with the path
     if kind is int:
-        # What is too long is refused with the path.
+        # An int that is too long is refused later, with the path.
         return b"i" + _digits(value) if is_short(value) else None  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     if value is None:
         return b"n"
@@ -49,12 +49,12 @@ def decode_scalar(tag: str, data: bytes) -> object:
         return float(data[1:])
     if tag in "ntf":
         return {"n": None, "t": True, "f": False}[tag]
-    msg = f"unknown value tag {tag!r}: stored by a newer bide?"
+    msg = f"unknown value tag {tag!r}: was it stored by a newer version of bide?"
     raise SerializationError(msg)
 
 
 def is_short(value: int) -> bool:
-    """Whether an int has no more digits than are stored."""
+    """Return whether an int has few enough digits to be stored."""
     return value.bit_length() < _BITS or bool(-_BEYOND < value < _BEYOND)
 
 
@@ -75,12 +75,12 @@ def _number(digits: bytes) -> int:
 
 
 def _is_older(digits: bytes) -> bool:
-    """Whether an earlier bide may have written this, which took an int of any size."""
-    return digits.lstrip(b"-").isdigit() and len(digits) <= _MOST_READ
+    """Return whether an earlier version of bide may have written this, which had no limit."""
+    return digits.lstrip(b"-").isdigit() and len(digits) <= _MAX_DIGITS_READ
 
 
 def _joined(digits: bytes) -> int:
-    """Return the number by halves, whose product is much cheaper than converting all of them at once."""
+    """Return the number, converted by halves, which is much cheaper than converting all digits at once."""
     if len(digits) <= _FEW_DIGITS:
         return int(digits)
     half = len(digits) // 2

@@ -1,8 +1,8 @@
-"""What digests are made of: parts in a fixed order, each with its kind and its length; and what values are made of.
+"""Digests of values: parts in a fixed order, each with its kind and length, are hashed.
 
-`Sink` knows the immutable kinds whose value is all they have (numbers, text, dates, paths …). How containers, objects
-and callables are described differs: `_canonical.py` (equal values have equal digests) and `_fingerprint.py` (a proof
-that nothing differs).
+`Sink` describes the immutable kinds of values (numbers, text, dates, paths …). Containers, objects and callables are
+described by its subclasses, in two ways: in `_canonical.py` equal values have equal digests, in `_fingerprint.py` equal
+digests prove that nothing differs.
 """
 
 import hashlib
@@ -20,11 +20,11 @@ _DEEPEST = 64
 _MANY = 4096
 _LARGE = 64 * 1024
 _PART = 8
-"""What an empty part counts: a small value may refer to one thing in more ways than anybody can walk."""
+"""The size that each part adds: a small value may refer to one object along very many paths."""
 
 
 class Unstable(Exception):
-    """Something has no form that is the same in every process."""
+    """A value has no form that is the same in every process."""
 
 
 def no_form(thing: object) -> Unstable:
@@ -33,26 +33,26 @@ def no_form(thing: object) -> Unstable:
 
 
 class Sink:
-    """Takes parts into one digest."""
+    """Hashes parts into one digest."""
 
     def __init__(self, most: int) -> None:
-        """Accept at most `most` bytes."""
+        """Accept parts of at most `most` bytes in all."""
         self._most = most
         self._parts: list[bytes] = []
-        """What was taken so far, to be hashed at once."""
+        """The parts that are still to be hashed, together."""
         self._hash = hashlib.blake2b(digest_size=SIZE)
         self._size = 0
         self._path: dict[int, int] = {}
         """The objects being described, by id, with their depth: a cycle is described by the number of levels up."""
 
     def digest(self) -> bytes:
-        """Return the digest of what was taken so far."""
+        """Return the digest of the parts so far."""
         self._hash.update(b"".join(self._parts))
         self._parts.clear()
         return self._hash.digest()
 
     def put(self, kind: str, data: bytes = b"") -> None:
-        """Take a part."""
+        """Add a part."""
         size = len(data)
         self._size += size + _PART
         self._parts += f"{kind}:{size}:".encode(), data
@@ -64,7 +64,7 @@ class Sink:
             raise Unstable(msg)
 
     def text(self, kind: str, text: str) -> None:
-        """Take a text."""
+        """Add a text."""
         self.put(kind, text.encode("utf-8", "surrogatepass"))
 
     def value(self, value: Any) -> None:  # noqa: ANN401 - anything
@@ -72,7 +72,7 @@ class Sink:
         raise NotImplementedError
 
     def digest_of(self, *parts: object) -> bytes:
-        """Return the digest of parts by themselves, to be put in order by it."""
+        """Return the digest of parts by themselves, by which they can be sorted."""
         outer = self._hash, self._parts
         self._hash, self._parts = hashlib.blake2b(digest_size=SIZE), []
         try:
@@ -126,7 +126,7 @@ class Sink:
                 self.put("entry", digest)
 
     def plain(self, kind: type, value: Any) -> bool:  # noqa: ANN401 - as in value
-        """Describe a value that is nothing but itself, as one of this type; False, if that is of another kind."""
+        """Describe a value of an immutable type; return False if the type is of another kind."""
         describe = _BUILTIN.get(kind) or _library(kind)
         if describe is not None:
             describe(self, value)
@@ -165,7 +165,7 @@ def plain_base(cls: type) -> type | None:
 
 
 def state_of(value: object) -> dict[str, Any]:
-    """Return all attributes that an object has by itself: its `__dict__`, and its slots, those of base classes too."""
+    """Return all attributes of an object itself: its `__dict__` and its slots, including those of base classes."""
     state = dict(getattr(value, "__dict__", ()))
     for cls in type(value).__mro__:
         if not is_of_python(cls):
@@ -181,7 +181,7 @@ def state_of(value: object) -> dict[str, Any]:
 
 
 def is_of_python(cls: type) -> bool:
-    """Whether a class was made by a class statement or the like: one written in C may have state that nobody sees."""
+    """Return whether a class was created by a class statement: one written in C may have hidden state."""
     return cls.__flags__ & (_HEAPTYPE | _IMMUTABLE) == _HEAPTYPE
 
 
@@ -246,7 +246,7 @@ _LIBRARY: dict[str, Callable[[Sink, Any], None]] = {
         for what in ("Address", "Network", "Interface")
     },
 }
-"""By name: nothing is imported for it."""
+"""By name, so that nothing is imported for it."""
 
 
 def _library(kind: type) -> Callable[[Sink, Any], None] | None:
@@ -255,7 +255,7 @@ def _library(kind: type) -> Callable[[Sink, Any], None] | None:
 
 
 def _is_of_library(kind: type, name: str | None) -> bool:
-    """Whether this is the class that its name says, wherever in its package this Python keeps it."""
+    """Return whether this is the class that its name says, in whichever module of its package it is defined."""
     module = (kind.__module__ or "").partition("._")[0]
     if name is not None and f"{module}.{kind.__qualname__}" != name:
         return False

@@ -1,4 +1,4 @@
-"""What an object has beside its fields: attributes in its `__dict__` and in slots of its base classes."""
+"""The attributes of an object that are no fields: in its `__dict__` and in slots of its base classes."""
 
 import functools
 import inspect
@@ -10,14 +10,14 @@ from typing import Any, cast
 MISSING: Any = object()
 
 _slots: "weakref.WeakKeyDictionary[type, tuple[tuple[str, weakref.ref[type]], ...]]" = weakref.WeakKeyDictionary()
-"""Of each class seen, the slots that are no fields, with the class that has them."""
+"""The slots of each class seen that are no fields, with the class that defines them."""
 
 _NOT_STATE = frozenset({"__dict__", "__weakref__", "__orig_class__"})
-"""The last is typing's note on an instance of a generic class, which only its creation leaves."""
+"""The last one is set by `typing` on an instance of a generic class when it is created in one way."""
 
 
 def get(value: object, name: str) -> Any:  # noqa: ANN401 - an attribute
-    """Return an attribute, `MISSING` if it has no value or cannot be had."""
+    """Return an attribute; `MISSING` if it has no value or raises."""
     try:
         return getattr(value, name)
     except Exception:  # noqa: BLE001 - a property or a cached property may raise anything
@@ -25,7 +25,7 @@ def get(value: object, name: str) -> Any:  # noqa: ANN401 - an attribute
 
 
 def beside(value: object, names: list[str]) -> list[str]:
-    """Return the names of the attributes that are no fields; exact builtins and classes of libraries have none."""
+    """Return the names of the attributes that are no fields; builtins and classes of libraries have none."""
     cls = type(value)
     slots = _slots.get(cls)
     if slots is None:
@@ -49,24 +49,24 @@ def _slots_beside(cls: type, names: list[str]) -> Iterator[tuple[str, "weakref.r
 
 
 def is_cached(cls: type, name: str) -> bool:
-    """Whether an attribute is a `cached_property`, which can be computed again."""
+    """Return whether an attribute is a `cached_property`, which can be computed again."""
     return isinstance(inspect.getattr_static(cls, name, None), functools.cached_property)
 
 
 def is_plain_object(value: object) -> bool:
-    """Whether an object, such as a connection, is equal to itself alone."""
+    """Return whether an object, such as a connection, is equal only to itself."""
     eq: Any = type(value).__eq__
     return eq is object.__eq__
 
 
 def is_library(module: str | None) -> bool:
-    """Whether a module is of the standard library, or of one whose classes are known."""
+    """Return whether a module is of the standard library or of a library whose classes are known here."""
     top = (module or "").partition(".")[0]
     return (top in sys.stdlib_module_names and top != "__main__") or top in {"numpy", "msgspec", "pydantic"}
 
 
 def _is_set(value: object, cls: type | None, name: str) -> bool:
-    """Whether a slot has a value; asked of the slot itself, since a `__getattr__` may compute one."""
+    """Return whether a slot has a value. It reads the slot itself, since a `__getattr__` may compute a value."""
     try:
         cast("Any", cls).__dict__[name].__get__(value, cls)
     except (AttributeError, KeyError):

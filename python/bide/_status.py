@@ -1,10 +1,10 @@
-"""The statuses of runs and tasks, by the names that the store's own enums have."""
+"""The statuses of runs and tasks, with the names that the core's enums have."""
 
 from enum import StrEnum
 
 
 class RunStatus(StrEnum):
-    """Where a run stands."""
+    """The status of a run."""
 
     Pending = "Pending"
     Running = "Running"
@@ -15,7 +15,7 @@ class RunStatus(StrEnum):
 
 
 class TaskStatus(StrEnum):
-    """Where a task of a run stands."""
+    """The status of a task in a run."""
 
     Pending = "Pending"
     Ready = "Ready"
@@ -27,7 +27,7 @@ class TaskStatus(StrEnum):
 
 
 class SubStatus(StrEnum):
-    """Whether a running task holds a slot (`Active`) or has given it back while a wait is open (`Deferred`)."""
+    """Whether a running task holds a slot (`Active`) or has released it while a wait is open (`Deferred`)."""
 
     Active = "Active"
     Deferred = "Deferred"

@@ -1,9 +1,9 @@
-"""What is recorded of a step beside its result: its name, what its arguments were, and how its result is stored.
+"""How a step is recorded: its name, a proof of its arguments, and the codec of its result.
 
-The arguments are recorded as a proof, a format that can never change: the byte 2, a digest of 16 bytes of all
+The proof of the arguments is a format that can never change: the byte 2, a digest of 16 bytes of all
 arguments, and then for each of the first few a digest of 4 bytes, the length of a text in one byte, and that text
-("path='a.csv'"), cut to fit. Only the first 17 bytes are compared; the rest is for messages. (A proof of 16 bytes is
-one of the first version, see `_digest_v1.py`.)
+("path='a.csv'"), truncated. Only the first 17 bytes are compared; the rest is for messages. (A proof of 16 bytes
+was recorded by the first version of bide, see `_digest_v1.py`.)
 
 The result is stored by the return annotation of the function, like a task's.
 """
@@ -23,13 +23,13 @@ from bide._codec import REFUSE_ABOVE, Codec
 from bide._errors import DefinitionError, SerializationError, not_yet
 from bide._fingerprint import name_of
 from bide._sink import SIZE
-from bide._text import written_out
+from bide._text import escape_surrogates
 from bide._waits import check_name
 
 VERSION = b"\x02"
 _LONGEST = 100
 _LONGEST_TEXTS = 380
-"""Bytes that the texts of a proof may take, one by one and together."""
+"""How many bytes one text of a proof may have, and all of them together."""
 
 
 def describe_step(
@@ -59,11 +59,11 @@ def _proof(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
         try:
             digest = sink.digest_of(value)
         except Exception as problem:
-            if kind.startswith("captured"):  # such as a subclass of str with an attribute that is a connection
+            if kind.startswith("captured"):  # for example a subclass of str with a connection as an attribute
                 continue
             msg = (
                 f"the arguments of step {step!r} cannot be recorded ({label}: {problem}): pass plain values, "
-                "and let the function get hold of everything else by itself"
+                "and let the function itself obtain everything else"
             )
             raise SerializationError(msg) from problem
         whole.update(f"{len(kind)}:{kind}".encode("utf-8", "surrogatepass") + digest)
@@ -74,7 +74,7 @@ def _proof(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 
 
 def _arguments(fn: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """Yield for each argument which one it is, how a message calls it, and its value."""
+    """Yield for each argument its kind, its name in messages, and its value."""
     names = _parameters(fn, len(args))
     for at, value in enumerate(args):
         yield "positional", names[at] if at < len(names) else f"argument {at + 1}", value
@@ -94,7 +94,7 @@ def _parameters(fn: object, most: int) -> tuple[str, ...]:
 
 
 def _filled_in(bound: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return a partial's positional arguments with those of the call: in its gaps (since CPython 3.14), then behind."""
+    """Return a partial's positional arguments with those of the call: in its gaps (CPython 3.14), then after it."""
     gap = getattr(functools, "Placeholder", None)
     if gap is None or not any(item is gap for item in bound):
         return bound + args
@@ -111,20 +111,20 @@ _short.maxlevel = 3
 def _text(label: str, value: object) -> bytes:
     try:
         shown = _short.repr(value)
-    except Exception:  # noqa: BLE001 - a broken __repr__, an int of more digits than Python likes to show
+    except Exception:  # noqa: BLE001 - a broken __repr__, an int of more digits than Python converts
         shown = f"<{type(value).__qualname__}>"
-    return written_out(f"{label}={' '.join(shown.split())}").encode()
+    return escape_surrogates(f"{label}={' '.join(shown.split())}").encode()
 
 
 # --- the result ----------------------------------------------------------------------------------------------------
 
 
 class _Kept:
-    """The codec of a function, kept in the function itself.
+    """The codec of a function, kept in an attribute of the function.
 
-    Anywhere else something would keep the function alive: the codec holds the class that it decodes, a class its
-    module, and a module its functions. Where a function is pickled by value, or its attributes are copied to another
-    one, the codec stays behind.
+    A cache elsewhere would keep the function alive: the codec refers to the class that it decodes, a class to its
+    module, and a module to its functions. If the function is pickled by value, or its attributes are copied to
+    another function, the codec is not.
     """
 
     __slots__ = ("code", "codec")
@@ -166,5 +166,5 @@ def _make(fn: Any, step: str) -> Codec:  # noqa: ANN401 - any callable
 
 @functools.lru_cache(maxsize=1024)
 def _plain_codec(step: str) -> Codec:
-    """Return the codec of what a function without annotations returns."""
+    """Return the codec of the result of a function without annotations."""
     return Codec(where=f"step {step!r}")

@@ -1,13 +1,13 @@
-"""What the store keeps of an exception, and how it is raised again: `describe` and `rebuild`.
+"""How exceptions are stored and raised again: `describe` and `rebuild`.
 
-An exception is kept as one JSON object: qualified type, message, formatted traceback (no locals), notes and causes.
-Never a pickle: reading a store runs no code of its own choosing, and imports nothing. A failure that a body may get
+An exception is stored as one JSON object: qualified type, message, formatted traceback (no locals), notes and causes.
+It is never a pickle, so reading a store neither runs code from it nor imports anything. A failure that a body may get
 again from its journal also has the exception's parts (`_error_state.py`) and the address of its class
-(`_error_class.py`), if the exception can be rebuilt from them; that is tried before anything is stored. What cannot
-be rebuilt completely comes back as a `TaskFailed`.
+(`_error_class.py`), if the exception can be rebuilt from them, which is tried before anything is stored. An exception
+that cannot be rebuilt completely is raised again as a `TaskFailed`.
 
-An exception's own methods and properties may raise anything. Each is guarded by itself, so that what one of them
-hides does not hide the rest.
+An exception's own methods and properties may raise anything. Each call of them is guarded by itself, so that one
+failure does not hide the rest.
 """
 
 import json
@@ -36,15 +36,15 @@ from bide._errors import (
     TaskTimeout,
     WaitTimeout,
 )
-from bide._text import written_out
+from bide._text import escape_surrogates
 
 T = TypeVar("T")
 
 StoredError = NewType("StoredError", bytes)
-"""An exception as the store has it: one JSON object."""
+"""A stored exception: one JSON object."""
 
-MOST_CAUSES, MOST_NOTES = 8, 100
-"""At most so many exceptions of a chain, and notes of an exception, are kept."""
+MAX_CAUSES, MAX_NOTES = 8, 100
+"""How many exceptions of a chain, and how many notes of an exception, are kept."""
 
 WORDS = {
     "cause": "The above exception was the direct cause of the following exception:",
@@ -56,7 +56,7 @@ SUPPRESS = vars(BaseException)["__suppress_context__"]
 TRACEBACK = vars(BaseException)["__traceback__"]
 
 TEXTS = ("type", "message", "traceback", "relation", "module", "qualname", "file", "task")
-"""What is text in a description."""
+"""The members of a description that are strings."""
 
 KINDS: tuple[tuple[type[BaseException], str], ...] = (
     (Skip, "skip"),
@@ -68,26 +68,26 @@ KINDS: tuple[tuple[type[BaseException], str], ...] = (
     (ReplayMismatch, "replay_mismatch"),
     (Exception, "error"),
 )
-"""First match decides; what is no `Exception` (SystemExit, KeyboardInterrupt) is an "exit"."""
+"""The first match decides. An exception that is no `Exception` (SystemExit, KeyboardInterrupt) is an "exit"."""
 
 
 def kind(exc: BaseException) -> str:
-    """Return what an exception means to a run."""
+    """Return which kind of end an exception is to the run."""
     return next((name for cls, name in KINDS if issubclass(type(exc), cls)), "exit")
 
 
 def describe(exc: BaseException) -> StoredError:
-    """Return what is stored of an exception that a body may get again from its journal. Never raises."""
+    """Return the stored form of an exception that a body may get again from its journal. Never raises."""
     return _describe(exc, again=True)
 
 
 def describe_end(exc: BaseException) -> StoredError:
-    """Return what is stored of an exception that is only ever shown, as a `TaskFailed`: no arguments or attributes."""
+    """Return the stored form of an exception that is only shown, as a `TaskFailed`: no arguments or attributes."""
     return _describe(exc, again=False)
 
 
 def rebuild(stored: bytes) -> BaseException:
-    """Return a stored exception to raise again: the same again if it can be rebuilt, else a `TaskFailed`."""
+    """Return a stored exception to raise again: an equal one if it can be rebuilt, else a `TaskFailed`."""
     data = _read(stored)
     exc = _revive(data)
     chain: BaseException = exc
@@ -109,17 +109,17 @@ def task_failed(stored: bytes, task: str | None = None) -> TaskFailed:
 # --- writing -------------------------------------------------------------------------------------------------------
 
 
-def _guarded(ask: Callable[[], T], otherwise: T) -> T:
-    """Ask what may be answered by a user's code. An exit that such code raises would hide the failure as well."""
+def _guarded(call: Callable[[], T], default: T) -> T:
+    """Call what may run a user's code; if it raises anything, even an exit, return `default`."""
     try:
-        return ask()
-    except BaseException:  # noqa: BLE001 - see above
-        return otherwise
+        return call()
+    except BaseException:  # noqa: BLE001 - an exit would hide the failure that is being described
+        return default
 
 
 def _describe(exc: BaseException, *, again: bool) -> StoredError:
     chain, ends = _chain(exc)
-    text = written_out(_format(exc, chain))
+    text = escape_surrogates(_format(exc, chain))
     origin = _own(exc, "traceback") if issubclass(type(exc), TaskFailed) else origin_of(exc)
     if isinstance(origin, str) and origin:
         text = f"{origin}\nRaised again from the journal:\n{text}"
@@ -134,15 +134,15 @@ def _summary(exc: BaseException, *, again: bool) -> dict[str, Any]:
     stands_for = _own(exc, "type") if issubclass(type(exc), TaskFailed) else None
     name = stands_for if isinstance(stands_for, str) and stands_for else qualified(type(exc))
     summary: dict[str, Any] = {
-        "type": written_out(name),
-        "message": _clip(written_out(_message(exc))),
+        "type": escape_surrogates(name),
+        "message": _clip(escape_surrogates(_message(exc))),
         "notes": notes,
     }
     if SUPPRESS.__get__(exc) and CAUSE.__get__(exc) is None:
         summary["alone"] = True
     if stands_for:
         task = _own(exc, "task")
-        return summary | ({"task": written_out(task)} if isinstance(task, str) else {})
+        return summary | ({"task": escape_surrogates(task)} if isinstance(task, str) else {})
     if again and all_notes:
         no_parts: dict[str, Any] = {}
         summary |= _guarded(lambda: _parts(exc), no_parts)
@@ -150,17 +150,17 @@ def _summary(exc: BaseException, *, again: bool) -> dict[str, Any]:
 
 
 def _notes(exc: BaseException) -> tuple[list[str], bool]:
-    """Return the notes that are kept, and whether they are all of them, unchanged."""
+    """Return the notes that are kept, and whether these are all notes, unchanged."""
     given = _own(exc, "__notes__")
     if given is None:
         return [], True
     notes = [note for note in given if isinstance(note, str)] if isinstance(given, list) else []
-    kept = [_clip(written_out(note)) for note in notes[:MOST_NOTES]]
+    kept = [_clip(escape_surrogates(note)) for note in notes[:MAX_NOTES]]
     return kept, bool(kept) and kept == given
 
 
 def _parts(exc: BaseException) -> dict[str, Any]:
-    """Return what the exception is rebuilt from, if that gives an exception that is the same in everything."""
+    """Return what the exception is rebuilt from, if an equal exception can be rebuilt from it."""
     cls, parts = type(exc), take_apart(exc)
     names = address(cls)
     if parts is None or find(**names) is not cls:
@@ -172,7 +172,7 @@ def _parts(exc: BaseException) -> dict[str, Any]:
 
 
 def _own(exc: BaseException, name: str) -> object:
-    """Return an attribute as it is in the exception's `__dict__`, without asking its class."""
+    """Return an attribute from the exception's `__dict__`, without calling code of its class."""
     return DICT.__get__(exc).get(name)
 
 
@@ -186,7 +186,7 @@ def _format(exc: BaseException, chain: list[tuple[str, BaseException]]) -> str:
     text = _guarded(lambda: "".join(traceback.format_exception(exc)), "")
     if text:
         return text
-    # Something in there raises: frames and messages of the chain, oldest first, without what it said beside them.
+    # The exceptions' own code raises: format frames and messages of the chain, oldest first, without it.
     parts = [_format_alone(exc)]
     for relation, earlier in chain:
         parts += [f"\n{WORDS[relation]}\n\n", _format_alone(earlier)]
@@ -200,7 +200,7 @@ def _format_alone(exc: BaseException) -> str:
 
 
 def _chain(exc: BaseException) -> tuple[list[tuple[str, BaseException]], bool]:
-    """Return the exceptions that this one came from, nearest first, each with how; and whether these are all."""
+    """Return the exceptions this one came from, nearest first, each with its relation, and whether these are all."""
     found: list[tuple[str, BaseException]] = []
     seen = {id(exc)}
     while True:
@@ -211,7 +211,7 @@ def _chain(exc: BaseException) -> tuple[list[tuple[str, BaseException]], bool]:
             relation, earlier = "context", context
         else:
             break
-        if id(earlier) in seen or len(found) == MOST_CAUSES:
+        if id(earlier) in seen or len(found) == MAX_CAUSES:
             return found, False
         seen.add(id(earlier))
         found.append((relation, earlier))
@@ -219,12 +219,12 @@ def _chain(exc: BaseException) -> tuple[list[tuple[str, BaseException]], bool]:
     causes = _own(exc, "causes") if issubclass(type(exc), TaskFailed) else ()
     if isinstance(causes, tuple):
         known = [("cause", cause) for cause in causes if isinstance(cause, TaskFailed)]
-        found += known[: MOST_CAUSES - len(found)]
+        found += known[: MAX_CAUSES - len(found)]
     return found, True
 
 
 def _clip(text: str) -> str:
-    """Cut the middle out of a long text: where it began and where it was raised are at its ends."""
+    """Cut the middle out of a long traceback, whose ends say where it began and where it was raised."""
     data = text.encode()
     if len(data) <= LIMIT:
         return text
@@ -241,7 +241,7 @@ def _read(stored: bytes) -> dict[str, Any]:
 
 
 def _whole(data: object) -> dict[str, Any]:
-    """Return a description with all of its members: what other hands have taken out or bent is empty."""
+    """Return a description with all its members; those that are missing or have another type are empty."""
     found = cast("dict[str, Any]", data) if isinstance(data, dict) else {}
     whole: dict[str, Any] = {name: text if isinstance(text := found.get(name), str) else "" for name in TEXTS}
     notes, causes = found.get("notes"), found.get("causes")
@@ -267,11 +267,11 @@ def _as_task_failed(data: dict[str, Any], task: str | None = None) -> TaskFailed
 
 
 def _revive(data: dict[str, Any]) -> BaseException:
-    exc = _guarded(lambda: _same_again(data), None)
+    exc = _guarded(lambda: _rebuilt(data), None)
     if exc is None:
         exc = _as_task_failed(data)
     if data["notes"]:
-        DICT.__get__(exc)["__notes__"] = list(data["notes"])  # `add_note` assigns, by code of the class if it has any
+        DICT.__get__(exc)["__notes__"] = list(data["notes"])  # `add_note` might call code of the class
     if data["traceback"] and type(exc) is not TaskFailed:
         remember_origin(exc, data["traceback"])
     if data["alone"]:
@@ -279,13 +279,13 @@ def _revive(data: dict[str, Any]) -> BaseException:
     return exc
 
 
-def _same_again(data: dict[str, Any]) -> BaseException | None:
+def _rebuilt(data: dict[str, Any]) -> BaseException | None:
     if data["args"] is None:
         return None
     if data["qualname"]:
         cls = find(data["module"], data["qualname"], data["file"])
         return None if cls is None else put_together(cls, {name: data[name] for name in ("args", "state", "members")})
-    # bide's own failures, and records of versions that did not try: no more than this is known of them.
+    # bide's own failures, and records of earlier versions, have only the type's name.
     cls = find_by_type(data["type"])
     exc = None if cls is None else build(cls, data["args"])
     if exc is not None:

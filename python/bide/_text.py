@@ -1,7 +1,7 @@
-"""What counts as text: UTF-8 has to carry it, which a lone surrogate prevents. Every name is asked here.
+"""What counts as text: a string that UTF-8 can encode, so one without lone surrogates. Every name is checked here.
 
-Python has such strings from `os.fsdecode`, `json.loads` and the like. What is stored or shown elsewhere cannot have
-them, so a name with one is refused where it is given, and text that is only shown has it written out.
+Strings with lone surrogates come from `os.fsdecode`, `json.loads` and the like. They cannot be stored or shown
+elsewhere, so a name with one is refused, and in text that is only shown the surrogates are escaped.
 """
 
 from typing import TypeGuard
@@ -10,7 +10,7 @@ from bide._errors import DefinitionError
 
 
 def is_text(name: object) -> TypeGuard[str]:
-    """Whether it is text that can be a name."""
+    """Return whether this is text, and so can be a name."""
     if not isinstance(name, str):
         return False
     try:
@@ -21,9 +21,9 @@ def is_text(name: object) -> TypeGuard[str]:
 
 
 def check_text(name: object, what: str) -> str:
-    """Return `name` after checking that it is text and not empty; `what` is the subject of the error."""
+    """Return `name` after checking that it is text and not empty; `what` is the subject of the error message."""
     if not isinstance(name, str) or not name:
-        msg = f"{what} must be a text that is not empty, not {name!r}"
+        msg = f"{what} must be a non-empty string, not {name!r}"
         raise DefinitionError(msg)
     if not is_text(name):
         msg = f"{what} is {name!r}, which has a lone surrogate and is not text"
@@ -31,13 +31,13 @@ def check_text(name: object, what: str) -> str:
     return name
 
 
-def written_out(text: str) -> str:
-    """Return text that UTF-8 can carry: lone surrogates are written out."""
+def escape_surrogates(text: str) -> str:
+    """Return the text with lone surrogates escaped, so that UTF-8 can encode it."""
     return str.encode(text, "utf-8", "backslashreplace").decode()
 
 
 def shown(name: str) -> str:
-    """Return a name as it may be put into a message or log line: what is not printable is escaped, as by `repr`.
+    """Return a name as it is put into a message or log line: unprintable characters are escaped, as in `repr`.
 
     So a name cannot break a line, move a terminal's cursor or change the direction of the text around it.
     """

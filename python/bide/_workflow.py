@@ -67,13 +67,13 @@ class InputPlan(msgspec.Struct, frozen=True):
             asked.append(parameter.codec.annotation)
             try:
                 if data is None:
-                    forms.add(parameter.codec.encode_unweighed(value))
+                    forms.add(parameter.codec.encode_any_size(value))
                 else:
                     parameter.codec.decode(data)
             except SerializationError as problem:
                 msg = f"{self.plain.where} is not what task {task_name!r} takes: {problem}"
                 raise SerializationError(msg) from None
-        return self.plain.weigh(self._chosen(forms) if data is None else data)
+        return self.plain.check_size(self._chosen(forms) if data is None else data)
 
     def _chosen(self, forms: set[bytes]) -> bytes:
         if len(forms) > 1:
