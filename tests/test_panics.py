@@ -48,7 +48,7 @@ def test_on_a_callers_thread_it_is_raised_there_and_the_runner_stays_usable(runn
     _core._panic_once_at("caller")
     with pytest.raises(bide.BideError, match=REPORT) as raised:
         runner.run(FINE)
-    assert "runner.rs" in str(raised.value) or "bug.rs" in str(raised.value)
+    assert "runner.rs" in str(raised.value) or "failpoint.rs" in str(raised.value)
     assert runner.runs() == []
     still_usable(runner)
 
