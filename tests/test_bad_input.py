@@ -6,8 +6,6 @@ runner, and each case checks that the store is as it was.
 
 import math
 import re
-import sqlite3
-import tempfile
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -18,29 +16,12 @@ import pytest
 
 import bide
 from processes import ran
-
-
-@bide.task
-def load(path: str) -> str:
-    return path
+from refusals import load, refused
 
 
 @bide.task
 def count(load: str) -> int:
     return len(load)
-
-
-def refused(
-    error: type[BaseException], words: list[str], call: Callable[[], object], runner: bide.Runner | None = None
-) -> None:
-    """Check error and words, and that no run was made of it."""
-    before = len(runner.runs()) if runner is not None else 0
-    with pytest.raises(error) as raised:
-        call()
-    for word in words:
-        assert word in str(raised.value), f"{word!r} is not in: {raised.value}"
-    if runner is not None:
-        assert len(runner.runs()) == before
 
 
 def named(name: str, *parameters: str, **options: Any) -> Callable[..., Any]:
@@ -327,88 +308,6 @@ def test_unknown_runs_are_key_errors(runner: bide.Runner) -> None:
             call(None)  # type: ignore[arg-type]
 
 
-# --- the store -----------------------------------------------------------------------------------------------------
-
-
-def test_a_path_in_a_missing_directory_is_refused_and_nothing_is_made(tmp_path: Path) -> None:
-    refused(bide.StoreError, ["missing", "bide.db"], lambda: bide.Runner(tmp_path / "missing" / "bide.db"))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_path_in_a_read_only_directory_is_refused(tmp_path: Path) -> None:
-    script = """
-    bide.Runner(":memory:").close()  # all is imported now
-    if os.geteuid() == 0:
-        os.seteuid(65534)  # root may write anywhere
-    try:
-        bide.Runner(db)
-    except bide.StoreError as error:
-        say(db in str(error), error)
-    say(os.listdir(Path(db).parent))
-    """
-    with tempfile.TemporaryDirectory() as name:  # not under tmp_path, into which only this user may look
-        Path(name).chmod(0o555)
-        said = ran(script, Path(name) / "bide.db")
-    assert said[0].startswith("True ")
-    assert said[1] == "[]"
-
-
-def test_a_directory_is_no_store(tmp_path: Path) -> None:
-    refused(bide.StoreError, [str(tmp_path)], lambda: bide.Runner(tmp_path))
-
-
-def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(file: Path) -> None:
-    file.write_text("name,amount\n" * 1000)
-    refused(bide.StoreError, ["bide.db", "not"], lambda: bide.Runner(file))
-    assert file.read_text() == "name,amount\n" * 1000
-
-
-def test_a_database_of_somebody_else_is_refused_and_left_as_it_is(file: Path) -> None:
-    with sqlite3.connect(file) as other:
-        other.execute("CREATE TABLE customers (name)")
-    other.close()
-    refused(bide.StoreError, ["bide.db"], lambda: bide.Runner(file))
-    again = sqlite3.connect(file)
-    assert [name for (name,) in again.execute("SELECT name FROM sqlite_master")] == ["customers"]
-    again.close()
-
-
-def test_a_database_of_a_newer_schema_is_refused_and_left_as_it_is(file: Path) -> None:
-    with bide.Runner(file) as runner:
-        runner.run(bide.Workflow("w", [load]), {"path": "x"}, key="k")
-    newer = sqlite3.connect(file)
-    (version,) = newer.execute("PRAGMA user_version").fetchone()
-    newer.execute(f"PRAGMA user_version = {version + 1}")
-    newer.close()
-    refused(bide.StoreError, ["bide.db", "newer"], lambda: bide.Runner(file))
-    older = sqlite3.connect(file)
-    assert older.execute("PRAGMA user_version").fetchone() == (version + 1,)
-    older.execute(f"PRAGMA user_version = {version}")
-    older.close()
-    with bide.Runner(file) as runner:
-        assert runner.get("k")["load"] == "x"
-
-
-def test_a_url_of_another_kind_is_refused_and_no_secret_is_repeated(tmp_path: Path) -> None:
-    for url, scheme in (("mysql://me:secret@host/db", "mysql://"), ("sqlite://bide.db", "sqlite:///path")):
-        with pytest.raises(bide.StoreError, match=scheme) as raised:
-            bide.Runner(url)
-        assert "secret" not in str(raised.value)
-
-
-def test_a_path_need_not_be_text(tmp_path: Path) -> None:
-    path = tmp_path / "\udcff.db"
-    with bide.Runner(path) as runner:
-        runner.run(bide.Workflow("w", [load]), {"path": "x"})
-    assert path.exists()
-
-
-def test_postgresql_is_not_there_yet_and_its_password_is_not_shown() -> None:
-    with pytest.raises(bide.StoreError, match="not there yet") as raised:
-        bide.Runner("postgresql://me:secret@host/db")
-    assert "secret" not in str(raised.value)
-
-
 # --- the runner ----------------------------------------------------------------------------------------------------
 
 
@@ -455,73 +354,3 @@ def test_a_runner_used_after_a_fork_says_so_and_the_parents_goes_on(file: Path) 
     say(runner.run(workflow, key="other")["work"])
     """
     assert ran(script, file) == ["RunnerClosed True"] * 4 + ["1"]
-
-
-# --- not there yet -------------------------------------------------------------------------------------------------
-
-
-async def coroutine() -> None: ...
-
-
-NOT_YET: dict[str, Callable[[bide.Runner], object]] = {
-    "an async body": lambda r: bide.Workflow("w", [coroutine]),
-    "each=": lambda r: bide.task(load, name="x", each="files"),
-    "bide.signal": lambda r: bide.signal("approved"),
-    "Runner.signal": lambda r: getattr(r, "signal")("k", "approved"),  # noqa: B009 - a type checker knows of none
-    "Runner.cancel": lambda r: getattr(r, "cancel")("k"),  # noqa: B009 - as above
-    "Runner.pause": lambda r: getattr(r, "pause")("k"),  # noqa: B009 - as above
-    "Runner.resume": lambda r: getattr(r, "resume")("k"),  # noqa: B009 - as above
-    "an async condition": lambda r: bide.until(coroutine),
-}
-
-
-@pytest.mark.parametrize("what", NOT_YET)
-def test_what_is_not_there_yet_says_so(runner: bide.Runner, what: str) -> None:
-    with pytest.raises(bide.BideError, match="not there yet"):
-        NOT_YET[what](runner)
-
-
-@pytest.mark.parametrize("what", ["wait_any", "wait_all", "wait_for", "progress"])
-def test_what_a_handle_cannot_do_yet_says_so(runner: bide.Runner, what: str) -> None:
-    @bide.task
-    def work(handle: bide.TaskHandle) -> None:
-        getattr(handle, what)(1)
-
-    with pytest.raises(bide.RunFailed) as failed:
-        runner.run(bide.Workflow("w", [work]))
-    assert "not there yet" in str(failed.value.__cause__)
-    assert what in str(failed.value.__cause__)
-
-
-@pytest.mark.parametrize("what", ["cancel", "pause", "resume"])
-def test_what_a_run_handle_cannot_do_yet_says_so(runner: bide.Runner, what: str) -> None:
-    handle = runner.submit(bide.Workflow("w", [load]), {"path": "x"})
-    with pytest.raises(bide.BideError, match="not there yet"):
-        getattr(handle, what)()
-    with pytest.raises(bide.BideError, match="not there yet"):
-        getattr(handle, "signal")("approved")  # noqa: B009 - a type checker knows of none
-    handle.result()
-
-
-def test_what_is_not_there_yet_is_no_attribute(runner: bide.Runner) -> None:
-    absent = {"cancel", "pause", "resume", "signal", "wait_any", "wait_all", "wait_for", "progress"}
-    handle = runner.submit(bide.Workflow("w", [load]), {"path": "x"})
-    for thing in (bide.Runner, bide.RunHandle, bide.TaskHandle, runner, handle):
-        assert not absent & set(dir(thing))
-        assert not any(hasattr(thing, name) for name in absent)
-    handle.result()
-
-
-@pytest.mark.parametrize("name", ["Runner", "RunHandle", "TaskHandle"])
-def test_a_misspelt_method_is_an_attribute_error(runner: bide.Runner, name: str) -> None:
-    things: dict[str, object] = {"Runner": runner}
-
-    @bide.task
-    def work(handle: bide.TaskHandle) -> None:
-        things["TaskHandle"] = handle
-
-    things["RunHandle"] = runner.submit(bide.Workflow("w", [work]))
-    runner.run(bide.Workflow("w", [work]))
-    with pytest.raises(AttributeError, match=f"^'{name}' object has no attribute 'waitt'$") as raised:
-        getattr(things[name], "waitt")  # noqa: B009 - for the error
-    assert not isinstance(raised.value, bide.BideError)

@@ -1,0 +1,41 @@
+"""A run that waits for ever after its first task, and a check that what was committed of it is still there."""
+
+from pathlib import Path
+
+import bide
+from processes import PATIENCE, eventually
+
+
+@bide.task
+def kept() -> str:
+    return "kept"
+
+
+@bide.task(gate=bide.until(lambda: False, every=3600))
+def never(kept: str) -> str:
+    return kept
+
+
+@bide.task(gate=bide.until(lambda: True))
+def ever(kept: str) -> str:
+    return kept
+
+
+waiting = bide.Workflow("w", [kept, never])
+"""A run of it waits for ever."""
+
+
+def waits(runner: bide.Runner) -> bide.RunHandle:
+    """Submit a run, and come back when it has nothing to do but wait."""
+    handle = runner.submit(waiting, key="k")
+    eventually(lambda: runner.get("k").tasks["kept"].status is bide.TaskStatus.Completed, "the first task ends")
+    return handle
+
+
+def has_kept(file: Path) -> None:
+    """Check that a new runner finds what was committed, and ends the run."""
+    with bide.Runner(file) as runner:
+        assert runner.get("k")["kept"] == "kept"
+    renamed = bide.task(ever, name="never")
+    with bide.Runner(file) as runner:
+        assert runner.run(bide.Workflow("w", [kept, renamed]), key="k", timeout=PATIENCE)["never"] == "kept"

@@ -1,0 +1,75 @@
+"""What is designed and not there yet says so, and is not offered."""
+
+from collections.abc import Callable
+
+import pytest
+
+import bide
+from refusals import load
+
+
+async def coroutine() -> None: ...
+
+
+NOT_YET: dict[str, Callable[[bide.Runner], object]] = {
+    "an async body": lambda r: bide.Workflow("w", [coroutine]),
+    "each=": lambda r: bide.task(load, name="x", each="files"),
+    "bide.signal": lambda r: bide.signal("approved"),
+    "Runner.signal": lambda r: getattr(r, "signal")("k", "approved"),  # noqa: B009 - a type checker knows of none
+    "Runner.cancel": lambda r: getattr(r, "cancel")("k"),  # noqa: B009 - as above
+    "Runner.pause": lambda r: getattr(r, "pause")("k"),  # noqa: B009 - as above
+    "Runner.resume": lambda r: getattr(r, "resume")("k"),  # noqa: B009 - as above
+    "an async condition": lambda r: bide.until(coroutine),
+}
+
+
+@pytest.mark.parametrize("what", NOT_YET)
+def test_what_is_not_there_yet_says_so(runner: bide.Runner, what: str) -> None:
+    with pytest.raises(bide.BideError, match="not there yet"):
+        NOT_YET[what](runner)
+
+
+@pytest.mark.parametrize("what", ["wait_any", "wait_all", "wait_for", "progress"])
+def test_what_a_handle_cannot_do_yet_says_so(runner: bide.Runner, what: str) -> None:
+    @bide.task
+    def work(handle: bide.TaskHandle) -> None:
+        getattr(handle, what)(1)
+
+    with pytest.raises(bide.RunFailed) as failed:
+        runner.run(bide.Workflow("w", [work]))
+    assert "not there yet" in str(failed.value.__cause__)
+    assert what in str(failed.value.__cause__)
+
+
+@pytest.mark.parametrize("what", ["cancel", "pause", "resume"])
+def test_what_a_run_handle_cannot_do_yet_says_so(runner: bide.Runner, what: str) -> None:
+    handle = runner.submit(bide.Workflow("w", [load]), {"path": "x"})
+    with pytest.raises(bide.BideError, match="not there yet"):
+        getattr(handle, what)()
+    with pytest.raises(bide.BideError, match="not there yet"):
+        getattr(handle, "signal")("approved")  # noqa: B009 - a type checker knows of none
+    handle.result()
+
+
+def test_what_is_not_there_yet_is_no_attribute(runner: bide.Runner) -> None:
+    absent = {"cancel", "pause", "resume", "signal", "wait_any", "wait_all", "wait_for", "progress"}
+    handle = runner.submit(bide.Workflow("w", [load]), {"path": "x"})
+    for thing in (bide.Runner, bide.RunHandle, bide.TaskHandle, runner, handle):
+        assert not absent & set(dir(thing))
+        assert not any(hasattr(thing, name) for name in absent)
+    handle.result()
+
+
+@pytest.mark.parametrize("name", ["Runner", "RunHandle", "TaskHandle"])
+def test_a_misspelt_method_is_an_attribute_error(runner: bide.Runner, name: str) -> None:
+    things: dict[str, object] = {"Runner": runner}
+
+    @bide.task
+    def work(handle: bide.TaskHandle) -> None:
+        things["TaskHandle"] = handle
+
+    things["RunHandle"] = runner.submit(bide.Workflow("w", [work]))
+    runner.run(bide.Workflow("w", [work]))
+    with pytest.raises(AttributeError, match=f"^'{name}' object has no attribute 'waitt'$") as raised:
+        getattr(things[name], "waitt")  # noqa: B009 - for the error
+    assert not isinstance(raised.value, bide.BideError)
