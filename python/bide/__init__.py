@@ -80,7 +80,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import what few programs use, when it is first asked for: `logging` takes as long as half of bide."""
+    """Import names that few programs use when they are first accessed: `logging` takes half as long as bide."""
     if name in {"LogFilter", "install_log_record_factory"}:
         from bide import _logging  # noqa: PLC0415 - see above
 

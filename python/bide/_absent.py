@@ -1,6 +1,6 @@
-"""Methods that are designed and not there yet: to ask for one is a `BideError` that says so.
+"""Methods that are designed and not there yet: accessing one raises a `BideError` that says so.
 
-They are not attributes, so that neither a stub nor tab completion offers them. A class names its own with `absent`.
+They are no attributes, so that neither a type checker nor tab completion offers them.
 """
 
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from bide._errors import BideError, not_yet
 
 
 class NotThereYet(BideError, AttributeError):
-    """What asking for such a method raises: for `hasattr` it does not exist."""
+    """Raised by accessing such a method; as an `AttributeError` too, so that `hasattr` returns False."""
 
 
 def absent(*names: str) -> Callable[[object, str], NoReturn]:
-    """Return the `__getattr__` of a class that will have these methods."""
+    """Return the `__getattr__` for a class that will have these methods."""
 
     def find(owner: object, name: str) -> NoReturn:
         kind = type(owner).__name__

@@ -1,6 +1,6 @@
-"""The slot that says which body a thread executes, for log records; `_logging.py` reads it.
+"""The slot of a thread that names the body it executes, for log records; `_logging.py` reads it.
 
-It is a module of its own because every runner uses it, and few programs use what reads it.
+It is a separate module because every runner uses it, and few programs use `_logging.py`.
 """
 
 import threading

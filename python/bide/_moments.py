@@ -1,7 +1,7 @@
 """Datetimes and times with a zone, as RFC 9557 text: ``2026-03-28T12:00:00+01:00[Europe/Berlin]``.
 
 msgspec writes the offset only. A moment whose zone is more than a fixed offset, a `ZoneInfo` or a `timezone` with a
-name or with seconds, is written with the zone's name in brackets; every other moment is left to msgspec.
+name or with seconds, is written with the zone's name in brackets; msgspec writes every other moment.
 """
 
 import sys
@@ -86,7 +86,7 @@ def _zone(zone: Any) -> object:  # noqa: ANN401 - any tzinfo
 
 
 def _is_zone(zone: Any) -> bool:  # noqa: ANN401 - any tzinfo
-    """Return whether this is a named ZoneInfo, without importing `zoneinfo`, which whatever has one has imported."""
+    """Return whether this is a named ZoneInfo, without importing `zoneinfo`: creating one has imported it."""
     cls = getattr(sys.modules.get("zoneinfo"), "ZoneInfo", None)
     return cls is not None and type(zone) is cls and zone.key is not None
 

@@ -65,7 +65,7 @@ class RunHandle:
 
     async def _wait_async(self) -> RunResult:
         refuse_in_body("awaiting a RunHandle")
-        import asyncio  # noqa: PLC0415 - whoever awaits has imported it
+        import asyncio  # noqa: PLC0415 - the caller has imported it
 
         loop = asyncio.get_running_loop()
         done = asyncio.Event()

@@ -124,7 +124,7 @@ class Runner:
         """Run a workflow like `run`, without blocking the event loop."""
         refuse_in_body("Runner.run_async()")
         limit = optional_seconds(timeout, "timeout", zero=True)
-        import asyncio  # noqa: PLC0415 - whoever awaits has imported it
+        import asyncio  # noqa: PLC0415 - the caller has imported it
 
         handle = await asyncio.to_thread(self.submit, workflow, inputs, key=key)
         return await asyncio.wait_for(handle._wait_async(), limit)
@@ -247,7 +247,7 @@ class Runner:
     ) -> None:
         """Close the runner without blocking the event loop. In the child of a fork there is nothing to close."""
         if not self._core.elsewhere:
-            import asyncio  # noqa: PLC0415 - whoever awaits has imported it
+            import asyncio  # noqa: PLC0415 - the caller has imported it
 
             await asyncio.to_thread(self.close)
 
@@ -303,11 +303,11 @@ class Runner:
         """Return the runs, each with its key's recorded inputs if those are equal but encoded differently."""
         workflow = next(workflow for workflow, core in self._workflows.values() if core is compiled)
         found = []
-        for given, key in runs:
+        for inputs, key in runs:
             ids = [] if key is None else [run for run, _ in self._core.find(key, workflow.name)]
             snapshot = self._core.snapshot(ids[0]) if len(ids) == 1 else None
-            recorded = snapshot.inputs() if snapshot is not None and snapshot.key == key else given
-            found.append((recorded if workflow._compiled().same_inputs(recorded, given) else given, key))
+            recorded = snapshot.inputs() if snapshot is not None and snapshot.key == key else inputs
+            found.append((recorded if workflow._compiled().same_inputs(recorded, inputs) else inputs, key))
         return found
 
     def _find(self, id_or_key: str, workflow: Workflow | str | None) -> str:

@@ -131,8 +131,8 @@ def _describe(exc: BaseException, *, again: bool) -> StoredError:
 def _summary(exc: BaseException, *, again: bool) -> dict[str, Any]:
     nothing: tuple[list[str], bool] = [], False
     notes, all_notes = _guarded(lambda: _notes(exc), nothing)
-    stands_for = _own(exc, "type") if issubclass(type(exc), TaskFailed) else None
-    name = stands_for if isinstance(stands_for, str) and stands_for else qualified(type(exc))
+    original_type = _own(exc, "type") if issubclass(type(exc), TaskFailed) else None
+    name = original_type if isinstance(original_type, str) and original_type else qualified(type(exc))
     summary: dict[str, Any] = {
         "type": escape_surrogates(name),
         "message": _clip(escape_surrogates(_message(exc))),
@@ -140,7 +140,7 @@ def _summary(exc: BaseException, *, again: bool) -> dict[str, Any]:
     }
     if SUPPRESS.__get__(exc) and CAUSE.__get__(exc) is None:
         summary["alone"] = True
-    if stands_for:
+    if original_type:
         task = _own(exc, "task")
         return summary | ({"task": escape_surrogates(task)} if isinstance(task, str) else {})
     if again and all_notes:
@@ -151,12 +151,12 @@ def _summary(exc: BaseException, *, again: bool) -> dict[str, Any]:
 
 def _notes(exc: BaseException) -> tuple[list[str], bool]:
     """Return the notes that are kept, and whether these are all notes, unchanged."""
-    given = _own(exc, "__notes__")
-    if given is None:
+    own = _own(exc, "__notes__")
+    if own is None:
         return [], True
-    notes = [note for note in given if isinstance(note, str)] if isinstance(given, list) else []
+    notes = [note for note in own if isinstance(note, str)] if isinstance(own, list) else []
     kept = [_clip(escape_surrogates(note)) for note in notes[:MAX_NOTES]]
-    return kept, bool(kept) and kept == given
+    return kept, bool(kept) and kept == own
 
 
 def _parts(exc: BaseException) -> dict[str, Any]:
