@@ -95,7 +95,7 @@ soak-valgrind: $(STAMP)/venv ## run the Rust tests under valgrind, if there is o
 	scripts/valgrind
 
 # Each tool is a target, so that `make --keep-going lint` shows what all of them say.
-LINTS := lint-rustfmt lint-clippy lint-features lint-ruff lint-mypy lint-basedpyright lint-stubtest
+LINTS := lint-rustfmt lint-clippy lint-features lint-structure lint-ruff lint-mypy lint-basedpyright lint-stubtest
 .PHONY: lint $(LINTS)
 lint: $(LINTS) ## check format, lints and types
 
@@ -108,6 +108,9 @@ lint-clippy: $(STAMP)/venv
 
 lint-features:
 	scripts/check-features
+
+lint-structure: $(STAMP)/venv
+	$(BIN)/python scripts/import-circles
 
 lint-ruff: $(STAMP)/group-lint
 	$(BIN)/ruff check .

@@ -41,7 +41,7 @@ pub(crate) struct LastSeen {
 }
 
 impl LastSeen {
-    /// After so many microseconds the wall is read again: somebody may have set it.
+    /// The span in microseconds after which the wall is read again: somebody may have set it.
     const RECENT: i64 = 1000;
 
     /// The wall and steady time were read together.
@@ -157,9 +157,9 @@ mod tests {
             assert_eq!(seen.wall(&hands, hands.lease_micros()), hands.now());
             seen.see(hands.now(), hands.steady());
             hands.pass(spans);
-            let told = seen.wall(&hands, 500_000 + spans[2]);
+            let shown = seen.wall(&hands, 500_000 + spans[2]);
             assert_eq!(hands.reads(), reads, "{spans:?}");
-            assert_eq!(told, hands.now(), "{spans:?}");
+            assert_eq!(shown, hands.now(), "{spans:?}");
         }
     }
 }

@@ -11,7 +11,7 @@ use bide_store::{
     StoredVersion, StoredWorkflow, Written,
 };
 
-/// A store that was let go of.
+/// A store that was released.
 pub(crate) struct Closed {
     pub(crate) name: String,
 }

@@ -35,7 +35,7 @@ pub(crate) struct Control<H: Host> {
     term: LeaseTerm,
     /// The bodies that may have ended an earlier process; shared by all engines of this one.
     suspects: Arc<Suspects>,
-    /// Why nothing is committed any more. Set once, by whoever stops the engine.
+    /// Why nothing is committed any more. Set once, by the thread that stops the engine.
     stopped: OnceLock<Settlement>,
     /// No body starts or resumes any more.
     closing: AtomicBool,

@@ -27,7 +27,7 @@ pub trait Host: Send + Sync + Sized + 'static {
     /// How often a task's gate is polled.
     fn gate_policy(body: &Self::Body) -> bide_core::PollPolicy;
 
-    /// Runs a piece of the engine; a panic in it becomes what callers are told. A host may know more than the default.
+    /// Runs a piece of the engine; a panic in it becomes a message for callers. A host may know more than the default.
     ///
     /// # Errors
     /// What the panic said, as a message that asks for a report.

@@ -327,7 +327,7 @@ impl<H: Host> Ledger<H> {
     }
 }
 
-/// Why a group was not committed, for whoever is to be told of it without the commit lock.
+/// Why a group was not committed: reported once the commit lock is released.
 enum Failed {
     /// The engine has stopped over this error.
     Stopped(StoreError),

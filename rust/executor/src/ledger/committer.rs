@@ -77,7 +77,7 @@ impl<H: Host> Ledger<H> {
     pub(crate) fn enqueue_quietly(&self, event: QueuedEvent<H>) {
         let mut state = self.committer.state.lock();
         if state.stop {
-            // Dropped once the lock is released, so that whoever awaits its outcome learns that there will be none.
+            // Dropped once the lock is released, so that the receiver of its outcome learns that there will be none.
             drop(state);
             return;
         }

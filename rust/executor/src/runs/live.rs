@@ -77,7 +77,7 @@ impl<H: Host> LiveRuns<H> {
         }
     }
 
-    /// Nothing happens here any more: drops all runs, and reports that to whoever waits.
+    /// Nothing happens here any more: drops all runs, and reports that to those who wait.
     pub(crate) fn settle_all(&self, settlement: &Settlement) {
         let runs: Vec<_> = self.live.lock().drain().map(|(_, run)| run).collect();
         for run in runs {

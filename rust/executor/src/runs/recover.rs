@@ -232,7 +232,7 @@ impl<H: Host> Recovery<H> {
             Err(why) => {
                 let reason = corrupt(why).to_string();
                 self.control.log(Level::Error, &reason);
-                self.put_aside(lease, id, failure, reason)?;
+                self.pause(lease, id, failure, reason)?;
                 return Ok(None);
             }
         };
@@ -242,8 +242,8 @@ impl<H: Host> Recovery<H> {
         Ok(Some(run))
     }
 
-    /// Pauses a run that does not read back, so that whoever waits for it hears why.
-    fn put_aside(
+    /// Pauses a run that does not read back, so that those who wait for it get the reason.
+    fn pause(
         &self,
         lease: Lease,
         id: bide_core::RunId,

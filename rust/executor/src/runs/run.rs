@@ -66,7 +66,7 @@ pub struct Run<H: Host> {
     pub local: H::Local,
     /// Where callers wait for it.
     pub settled: Settled,
-    /// It was taken up from the store: an earlier process may have died of its bodies.
+    /// It was recovered from the store: an earlier process may have died of its bodies.
     pub(crate) recovered: bool,
     /// What few runs have.
     pub(crate) rare: Mutex<Option<Box<Rare<H>>>>,
@@ -177,7 +177,7 @@ impl<H: Host> Run<H> {
             let state = self.state.lock();
             (0..self.workflow.graph.len() as TaskIx).filter(|ix| state.changes(*ix).is_some()).take(2).count() == 2
         };
-        // Changes that do not read back are the error of whoever reads the context.
+        // Changes that do not read back are the error of the call that reads the context.
         let conflicts = several.then(|| self.final_context().ok()).flatten().map(|(_, conflicts)| conflicts);
         self.unreported(conflicts.unwrap_or_default())
     }

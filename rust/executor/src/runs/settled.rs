@@ -1,4 +1,4 @@
-//! Where callers wait for a run, and what they are told.
+//! Where callers wait for a run, and what is reported to them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use bide_sync::{Condvar, Mutex, MutexGuard};
 pub enum Settlement {
     /// It has ended or is paused, and that is committed.
     Run(RunStatus),
-    /// The runner was closed; the run can be taken up again.
+    /// The runner was closed; the next runner on the store continues the run.
     Closed,
     /// The runner stopped because of its store.
     Broken(Box<StoreError>),
@@ -32,21 +32,21 @@ type Callback = Box<dyn FnOnce() + Send>;
 pub struct Settled {
     state: Mutex<State>,
     changed: Condvar,
-    /// For whoever watches without the lock.
-    said: AtomicBool,
+    /// The settlement is set: for a look without the lock.
+    is_set: AtomicBool,
 }
 
 #[derive(Default)]
 struct State {
     settlement: Option<Settlement>,
-    /// It is about to be said: the commit that it waits for is under way.
+    /// It is about to be reported: the commit that it waits for is under way.
     coming: bool,
     #[expect(clippy::box_collection, reason = "most runs have none, and there may be a hundred thousand of them")]
     callbacks: Option<Box<Vec<Callback>>>,
 }
 
 impl Settled {
-    /// Tells whoever waits. The first word counts.
+    /// Reports it to those who wait. The first report counts.
     pub fn settle(&self, settlement: Settlement) {
         let callbacks = {
             let mut state = self.state.lock();
@@ -54,7 +54,7 @@ impl Settled {
                 return;
             }
             state.settlement = Some(settlement);
-            self.said.store(true, Ordering::Release);
+            self.is_set.store(true, Ordering::Release);
             state.callbacks.take()
         };
         if self.changed.has_waiters() {
@@ -66,7 +66,8 @@ impl Settled {
         }
     }
 
-    /// The commit begins after which it can be said. Whoever sleeps is woken now: waking takes about as long as the commit.
+    /// The commit begins after which it can be reported. Sleeping callers are woken now, because waking takes about as long
+    /// as the commit.
     pub(crate) fn announce(&self) {
         if self.changed.has_waiters() && spin::pays() {
             self.state.lock().coming = true;
@@ -75,7 +76,7 @@ impl Settled {
         }
     }
 
-    /// What was said, if anything was.
+    /// What was reported, if anything was.
     #[must_use]
     pub fn get(&self) -> Option<Settlement> {
         self.state.lock().settlement.clone()
@@ -88,19 +89,19 @@ impl Settled {
         let begun = Instant::now();
         let mut state = self.state.lock();
         while state.settlement.is_none() {
-            let left = span.saturating_sub(begun.elapsed());
-            if left.is_zero() {
+            let remaining = span.saturating_sub(begun.elapsed());
+            if remaining.is_zero() {
                 break;
             }
-            self.changed.wait_for(&mut state, left);
+            self.changed.wait_for(&mut state, remaining);
             if std::mem::take(&mut state.coming) && state.settlement.is_none() {
-                MutexGuard::unlocked(&mut state, || spin::until(|| self.said.load(Ordering::Acquire)));
+                MutexGuard::unlocked(&mut state, || spin::until(|| self.is_set.load(Ordering::Acquire)));
             }
         }
         state.settlement.clone()
     }
 
-    /// Calls back once it is said: at once, if it was. The callback must not block.
+    /// Calls back once it is reported: at once, if it was. The callback must not block.
     pub fn on_settled(&self, callback: Box<dyn FnOnce() + Send>) {
         let mut state = self.state.lock();
         if state.settlement.is_some() {

@@ -40,7 +40,7 @@ struct State {
 }
 
 /// A body: its run's number first, so that older runs go first; and where the run is in memory, because a run that was
-/// lost and taken up again may still have an old body.
+/// lost and claimed again may still have an old body.
 type Key = (RunRowId, TaskIx, usize);
 
 /// What tells the engines of a process apart.
@@ -92,7 +92,7 @@ impl Suspects {
         }
     }
 
-    /// Whether a body may execute now. Otherwise it waits, and `wake` is called when it is to ask again. `note` is told
+    /// Whether a body may execute now. Otherwise it waits, and `wake` is called when it is to ask again. `note` gets
     /// whether it waits, if that has changed.
     fn asks(&self, key: Key, careful: bool, engine: EngineNo, wake: Wake, note: impl FnOnce(bool)) -> bool {
         let mut state = self.0.lock();
@@ -279,7 +279,7 @@ mod tests {
             assert!(play.asks(body(1), 0));
             assert!(!play.asks(body(2), 7) && !play.asks(body(3), 0));
             if ready_first {
-                // It was told to ask again, and never does.
+                // It was made ready to ask again, and never does.
                 play.ends(body(1));
             }
             play.suspects.forget(7);

@@ -135,7 +135,7 @@ impl<H: Host> Watch<H> {
     /// From the store.
     pub(crate) fn committed(&self, run: &Run<H>) -> Result<StoredRun, StoreError> {
         match run.settled.get() {
-            // It was committed before this was said.
+            // It was committed before this was reported.
             Some(Settlement::Run(_) | Settlement::Closed) => return Ok(run.snapshot()),
             // What was being committed is in memory and perhaps nowhere else.
             Some(Settlement::Broken(why)) => return self.control.store().load(run.id)?.ok_or(*why),
@@ -146,7 +146,7 @@ impl<H: Host> Watch<H> {
             && self.control.stopped().is_none()
             && run.settled.get().is_none()
         {
-            // Whoever commits holds the commit lock: what is in memory now is in the store.
+            // A commit holds the commit lock: what is in memory now is in the store.
             return Ok(run.snapshot());
         }
         self.control.store().load(run.id).map(|stored| stored.unwrap_or_else(|| run.snapshot()))

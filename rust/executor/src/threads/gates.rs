@@ -22,16 +22,17 @@ use crate::ledger::QueuedEvent;
 use crate::log::Level;
 use crate::threads::pool::Pool;
 
-/// Polls that are due within so long are taken one after the other without a sleep.
+/// Polls that are due within this span are taken one after the other without a sleep.
 const SLICE: Duration = Duration::from_millis(1);
 
 /// A condition that takes longer is polled by spares.
 const SLOW: Duration = Duration::from_millis(50);
 
-/// The lease is looked at once more before a poll so long after the last look: a process that was stopped shows a gap.
+/// The lease is checked again before a poll that begins this long after the last check: a process that was stopped shows
+/// a gap.
 const SURE: Duration = Duration::from_millis(100);
 
-/// So many polls are made before what they came to is committed.
+/// How many polls are made before their results are committed.
 const BATCH: usize = 64;
 
 /// The gates of an engine.
@@ -45,8 +46,8 @@ struct State<H: Host> {
     quick: Queue<Item<H>>,
     /// Gates that were.
     slow: Queue<Item<H>>,
-    /// Whose slowness was told: once for each task, however many runs there are.
-    told: HashSet<(i64, TaskIx)>,
+    /// The slow gates that were reported: once for each task, however many runs there are.
+    reported: HashSet<(i64, TaskIx)>,
     /// How many items were put, and threads begun, so far.
     seq: u64,
     /// The thread that polls the quick ones, by number.
@@ -127,7 +128,7 @@ impl<H: Host> Gates<H> {
         let state = State {
             quick: Queue::new(),
             slow: Queue::new(),
-            told: HashSet::new(),
+            reported: HashSet::new(),
             seq: 0,
             main: None,
             polling: None,
@@ -165,28 +166,28 @@ impl<H: Host> Gates<H> {
 
     /// A condition that runs for too long loses its thread the main part.
     pub(crate) fn look(&self, engine: &Engine<H>) {
-        let (culprit, told, none_left, threads) = {
+        let (culprit, reported, none_idle, threads) = {
             let mut state = self.state.lock();
             let now = engine.clock().steady();
             match &state.polling {
                 Some((since, gate)) if now.saturating_sub(*since) > SLOW => {
                     let gate = gate.clone();
                     (state.main, state.polling) = (None, None);
-                    let told = !state.told.insert((gate.workflow().number, gate.task.ix));
-                    (gate, told, state.idle == 0 && state.threads >= state.limit, state.threads)
+                    let reported = !state.reported.insert((gate.workflow().number, gate.task.ix));
+                    (gate, reported, state.idle == 0 && state.threads >= state.limit, state.threads)
                 }
                 _ => return,
             }
         };
         self.changed.notify_all();
-        if none_left {
+        if none_idle {
             let line = format!(
                 "all {threads} threads that poll gates are in conditions that do not return: no gate opens before one \
                  of them does"
             );
             engine.log(Level::Warning, &line);
         }
-        if told {
+        if reported {
             return;
         }
         let (graph, ix) = (&culprit.workflow().graph, culprit.task.ix);
@@ -288,12 +289,12 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
 
     /// What a thread that polls gates does until the runner closes.
     pub fn work_on_gates<C: GateWorker<H>>(self: &Arc<Self>, cx: &mut C) {
-        if let Err(why) = H::no_panic(|| self.poll_gates_until_told(cx)) {
+        if let Err(why) = H::no_panic(|| self.poll_gates(cx)) {
             self.panicked(&why);
         }
     }
 
-    fn poll_gates_until_told<C: GateWorker<H>>(self: &Arc<Self>, cx: &mut C) {
+    fn poll_gates<C: GateWorker<H>>(self: &Arc<Self>, cx: &mut C) {
         let gates = &self.dispatch().gates;
         let me = {
             let mut state = gates.state.lock();

@@ -10,7 +10,7 @@ use bide_sync::Mutex;
 use tokio::sync::oneshot;
 
 use super::closures::Closures;
-use super::dispatch::Stage;
+use super::dispatch::Phase;
 use super::hand_in::hand_in;
 use super::lane::{Entry, Lane};
 use crate::engine::Engine;
@@ -207,7 +207,7 @@ impl BodyState {
 
     /// Sleeps, unless the runner closes.
     async fn sleep(&self, sleep: Sleep) -> Fed {
-        let mut stage = self.engine().dispatch().stage();
+        let mut phase = self.engine().dispatch().phase();
         loop {
             let span = match sleep {
                 Sleep::Poll(span) => span,
@@ -215,7 +215,7 @@ impl BodyState {
             };
             tokio::select! {
                 biased;
-                () = Stage::ended(&mut stage, Stage::Open) => return Fed::Stopped,
+                () = Phase::ended(&mut phase, Phase::Open) => return Fed::Stopped,
                 () = tokio::time::sleep(span) => {}
             }
             match sleep {

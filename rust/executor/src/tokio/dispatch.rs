@@ -32,8 +32,8 @@ pub struct OnTokio {
     /// The engine that it was opened for.
     engine: OnceLock<Weak<Engine<Closures>>>,
     state: Mutex<State>,
-    /// Tells lanes and gates how far the end has come.
-    stage: watch::Sender<Stage>,
+    /// Tells lanes and gates in which phase the runner is.
+    phase: watch::Sender<Phase>,
     /// What the lanes' bodies have come to, with a store that does not block. Committed by a lane that has nothing else
     /// to execute or whose body waits, when enough has gathered, or by the committer behind a body that runs on.
     pub(super) group: Arc<Group<Closures>>,
@@ -53,9 +53,9 @@ struct State {
     closing: bool,
 }
 
-/// How far the end has come.
+/// Whether the runner is open, and how far its end has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum Phase {
     Open,
     /// No body starts or resumes; deferred ones are suspended.
     Closing,
@@ -63,16 +63,16 @@ pub(super) enum Stage {
     Stopped,
 }
 
-impl Stage {
-    /// Returns when this stage is over.
-    pub(super) async fn ended(stage: &mut watch::Receiver<Stage>, from: Stage) {
+impl Phase {
+    /// Returns when this phase is over.
+    pub(super) async fn ended(phase: &mut watch::Receiver<Phase>, from: Phase) {
         // An error means that the dispatcher is gone, which is an end too.
-        let _ = stage.wait_for(|now| *now != from).await;
+        let _ = phase.wait_for(|now| *now != from).await;
     }
 
     /// Returns when bodies are to be dropped.
-    pub(super) async fn stopped(stage: &mut watch::Receiver<Stage>) {
-        let _ = stage.wait_for(|now| *now == Stage::Stopped).await;
+    pub(super) async fn stopped(phase: &mut watch::Receiver<Phase>) {
+        let _ = phase.wait_for(|now| *now == Phase::Stopped).await;
     }
 }
 
@@ -133,7 +133,7 @@ impl OnTokio {
             multi_thread: runtime.runtime_flavor() == RuntimeFlavor::MultiThread,
             runtime,
             state: Mutex::new(State { slots: Slots::new(slots), ready: VecDeque::new(), lanes: 0, closing: false }),
-            stage: watch::Sender::new(Stage::Open),
+            phase: watch::Sender::new(Phase::Open),
             group: Group::new(),
             store_blocks,
             committing: AtomicBool::new(false),
@@ -156,8 +156,8 @@ impl OnTokio {
         &self.runtime
     }
 
-    pub(super) fn stage(&self) -> watch::Receiver<Stage> {
-        self.stage.subscribe()
+    pub(super) fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
     }
 
     /// How many slots are in use, and how many there are.
@@ -248,11 +248,11 @@ impl OnTokio {
 
     /// Lets bodies be dropped where they wait.
     pub(super) fn stop(&self) {
-        self.enter(Stage::Stopped);
+        self.enter(Phase::Stopped);
     }
 
     /// Starts nothing any more, and ends every wait for a slot.
-    pub(super) fn enter(&self, stage: Stage) {
+    pub(super) fn enter(&self, phase: Phase) {
         let remaining = {
             let mut state = self.state.lock();
             state.closing = true;
@@ -261,10 +261,10 @@ impl OnTokio {
             std::mem::take(&mut state.ready)
         };
         drop(remaining);
-        self.stage.send_if_modified(|now| {
-            let further = *now == Stage::Open || stage == Stage::Stopped;
+        self.phase.send_if_modified(|now| {
+            let further = *now == Phase::Open || phase == Phase::Stopped;
             if further {
-                *now = stage;
+                *now = phase;
             }
             further
         });
@@ -340,6 +340,6 @@ impl Dispatch<Closures> for OnTokio {
     }
 
     fn close(&self) {
-        self.enter(Stage::Closing);
+        self.enter(Phase::Closing);
     }
 }

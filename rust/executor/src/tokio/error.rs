@@ -25,7 +25,7 @@ pub enum Error {
     /// There is no such task or run.
     #[error("{0}")]
     Unknown(String),
-    /// The runner was closed. The run can be taken up again.
+    /// The runner was closed. The next runner on the store continues the run.
     #[error("the runner is closed")]
     Closed,
     /// The store could not be used; the runner has stopped.

@@ -10,7 +10,7 @@ use bide_core::{Event, GateSpec, Value};
 use super::caught::Caught;
 use super::closures::Closures;
 use super::context::Scope;
-use super::dispatch::Stage;
+use super::dispatch::Phase;
 use super::hand_in::hand_in;
 use super::lane::is_sure_of_lease;
 use crate::engine::Engine;
@@ -26,7 +26,7 @@ pub(super) fn start_watch(engine: &Arc<Engine<Closures>>, gate: Gate<Closures>) 
 async fn watch(engine: Arc<Engine<Closures>>, gate: Gate<Closures>) {
     let run = Arc::clone(&gate.run);
     let body = &run.workflow.bodies[gate.task.ix as usize];
-    let mut stage = engine.dispatch().stage();
+    let mut phase = engine.dispatch().phase();
     let mut polling = Polling::new(body.gate_policy, gate.deadline);
     let result = loop {
         if !is_sure_of_lease(&engine).await || !gate.is_awaited() {
@@ -39,7 +39,7 @@ async fn watch(engine: Arc<Engine<Closures>>, gate: Gate<Closures>) {
                 tokio::select! {
                     biased;
                     asked = asked => asked.unwrap_or_else(Polled::Raised),
-                    () = Stage::ended(&mut stage, Stage::Open) => return,
+                    () = Phase::ended(&mut phase, Phase::Open) => return,
                 }
             }
             // The workflow's newer version has no condition here any more: nothing to wait for.
@@ -53,7 +53,7 @@ async fn watch(engine: Arc<Engine<Closures>>, gate: Gate<Closures>) {
         let span = polling.next(&*engine);
         tokio::select! {
             biased;
-            () = Stage::ended(&mut stage, Stage::Open) => return,
+            () = Phase::ended(&mut phase, Phase::Open) => return,
             () = tokio::time::sleep(span) => {}
         }
     };

@@ -28,11 +28,11 @@ use crate::services::retention::RETENTION;
 /// How long bodies may go on when the runner closes.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How long it takes at most until bodies that are dropped have let go.
-const LETTING_GO: Duration = Duration::from_secs(1);
+/// How long the close waits for bodies that are dropped.
+const DROPPING: Duration = Duration::from_secs(1);
 
 /// Executes runs of workflows on the tokio runtime on which it was started. Dropping it suspends its runs: nothing is
-/// lost, and the next runner on the store goes on with them.
+/// lost, and the next runner on the store continues them.
 pub struct Runner {
     engine: Arc<Engine<Closures>>,
 }
@@ -203,7 +203,7 @@ impl Runner {
         self.engine.live_count()
     }
 
-    /// Ends it: deferred bodies are suspended, others may go on for five seconds. What is left can be taken up again.
+    /// Ends it: deferred bodies are suspended, others may go on for five seconds. The next runner on the store continues their runs.
     pub async fn close(&self) {
         self.close_within(GRACE).await;
     }
@@ -214,7 +214,7 @@ impl Runner {
         let dispatch = self.engine.dispatch();
         if tokio::time::timeout(grace, dispatch.all_ended()).await.is_err() {
             dispatch.stop();
-            if tokio::time::timeout(LETTING_GO, dispatch.all_ended()).await.is_err() {
+            if tokio::time::timeout(DROPPING, dispatch.all_ended()).await.is_err() {
                 self.engine.log(Level::Warning, "a body blocks its thread and goes on after the runner was closed");
             }
         }

@@ -24,7 +24,7 @@ pub struct DeferUntil<'a, F> {
     policy: PollPolicy,
     timeout: Option<Duration>,
     name: Arc<str>,
-    /// `None`: never provably the same. The error is told when the wait is awaited.
+    /// `None`: never provably the same. Awaiting the wait returns its error.
     proof: Option<Result<Value, String>>,
     /// The condition may borrow from its body.
     borrows: PhantomData<&'a ()>,

@@ -13,7 +13,7 @@ use tokio::sync::{oneshot, watch};
 use super::caught::Caught;
 use super::closures::Closures;
 use super::context::{Scope, TaskContext};
-use super::dispatch::{Passed, Slot, Stage};
+use super::dispatch::{Passed, Phase, Slot};
 use super::hand_in::{commit_gathered, hand_in, hand_in_and_go_on};
 use super::lane::Lane;
 use super::task_error::{Ended, TaskError};
@@ -43,7 +43,7 @@ impl Lane {
         ready: Ready<Closures>,
         turn: &mut u64,
         fresh: &mut Vec<Ready<Closures>>,
-        stage: &mut watch::Receiver<Stage>,
+        phase: &mut watch::Receiver<Phase>,
     ) {
         let engine = &self.engine;
         let Some((ready, _turn)) = engine.admit_suspect(ready) else { return };
@@ -66,7 +66,7 @@ impl Lane {
             Poll::Ready(returned) => Some(returned),
             Poll::Pending => {
                 commit_gathered(engine);
-                self.run_on(body_future, &run, task, attempt, *turn, stage).await
+                self.run_on(body_future, &run, task, attempt, *turn, phase).await
             }
         };
         let (ended, next) = self.end_turn();
@@ -95,14 +95,14 @@ impl Lane {
         task: TaskRef,
         attempt: u32,
         turn: u64,
-        stage: &mut watch::Receiver<Stage>,
+        phase: &mut watch::Receiver<Phase>,
     ) -> Option<Result<T, Failure>> {
         let limit = self.limit(run, task, turn);
         tokio::pin!(limit);
         tokio::select! {
             biased;
             returned = &mut body => return Some(returned),
-            () = Stage::stopped(stage) => return None,
+            () = Phase::stopped(phase) => return None,
             timed_out = &mut limit => return Some(Err(timed_out)),
             () = tokio::time::sleep(SHOW_AFTER) => {}
         }
@@ -114,7 +114,7 @@ impl Lane {
         tokio::select! {
             biased;
             returned = body => Some(returned),
-            () = Stage::stopped(stage) => None,
+            () = Phase::stopped(phase) => None,
             timed_out = limit => Some(Err(timed_out)),
         }
     }
@@ -173,12 +173,12 @@ struct Guard {
 impl Guard {
     async fn work(mut self, first: Ready<Closures>) {
         let lane = Arc::clone(&self.lane);
-        let mut stage = lane.engine.dispatch().stage();
+        let mut phase = lane.engine.dispatch().phase();
         let mut next = Some(first);
         let mut fresh = Vec::new();
         let (mut turn, mut executed) = (0, 0);
         while let Some(ready) = next.take() {
-            lane.execute(ready, &mut turn, &mut fresh, &mut stage).await;
+            lane.execute(ready, &mut turn, &mut fresh, &mut phase).await;
             next = lane.go_on(&mut fresh);
             executed += 1;
             if executed % TURNS == 0 {

@@ -44,7 +44,7 @@ struct Waiting {
     fed: Fed,
     /// The slot is released, and the thread counts as parked.
     parked: bool,
-    /// The poll that has not ended yet: whoever polls next is woken when this thread is detached.
+    /// The poll that has not ended yet: the thread that polls next is woken when this one is detached.
     poll: Option<PollNo>,
     /// What the wait came to.
     done: Option<Result<Value, CallError>>,
