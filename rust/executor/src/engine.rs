@@ -1,5 +1,9 @@
 //! The engine: puts its parts together, starts their threads, and closes it all. What hosts and callers ask of it is in
-//! `api.rs`.
+//! `engine/api.rs`; nobody else reaches its parts.
+
+pub(crate) mod api;
+#[cfg(feature = "testing")]
+pub mod drive;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,23 +37,23 @@ pub fn default_slots() -> u32 {
 /// What all threads of a runner share.
 pub struct Engine<H: Host> {
     /// Its store and lease, and whether it may act.
-    pub(crate) control: Arc<Control<H>>,
+    control: Arc<Control<H>>,
     /// Where every event is committed.
-    pub(crate) path: Arc<CommitPath<H>>,
+    path: Arc<CommitPath<H>>,
     /// Rings when a time has come.
-    pub(crate) timers: Arc<Timers>,
+    timers: Arc<Timers>,
     /// The registered workflows, and their runs that nobody executes.
-    pub(crate) recovery: Arc<Recovery<H>>,
+    recovery: Arc<Recovery<H>>,
     /// Runs as their callers see them.
-    pub(crate) watch: Arc<Watch<H>>,
+    watch: Arc<Watch<H>>,
     /// Takes runs in.
-    pub(crate) submitter: Submitter<H>,
+    submitter: Submitter<H>,
     /// Makes ids, and random numbers.
-    pub(crate) ids: Arc<IdMaker>,
+    ids: Arc<IdMaker>,
     /// Renews the lease and looks at the store.
-    pub(crate) lease_service: Arc<LeaseService<H>>,
+    lease_service: Arc<LeaseService<H>>,
     /// Deletes ended runs.
-    pub(crate) retention_service: Arc<RetentionService<H>>,
+    retention_service: Arc<RetentionService<H>>,
     /// Those that were started and not stopped yet.
     services: Services,
 }
@@ -88,7 +92,7 @@ impl<H: Host> Engine<H> {
     }
 
     /// An engine without threads.
-    pub(crate) fn assemble(control: Arc<Control<H>>, seed: u64, retention: Option<Duration>) -> Arc<Self> {
+    fn assemble(control: Arc<Control<H>>, seed: u64, retention: Option<Duration>) -> Arc<Self> {
         let timers = Timers::new(Arc::clone(&control.clock));
         let path = CommitPath::new(&control, &timers);
         let ids = Arc::new(IdMaker::new(seed));

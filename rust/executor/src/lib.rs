@@ -5,12 +5,9 @@
 
 #![forbid(unsafe_code)]
 
-mod api;
 mod clock;
 mod closed;
 mod control;
-#[cfg(feature = "testing")]
-pub mod drive;
 mod engine;
 #[doc(hidden)]
 pub mod failpoint;
@@ -36,6 +33,8 @@ pub use bide_core::attempt::{CallError, Polled};
 pub use bide_sched::counts::{Counts, counts};
 pub use bide_store as store;
 pub use clock::{Clock, SystemClock};
+#[cfg(feature = "testing")]
+pub use engine::drive;
 pub use engine::{Engine, default_slots};
 pub use host::{Args, Attached, Dispatch, Free, Gate, Host, Ready, Source};
 pub use log::{Level, Log};

@@ -94,7 +94,7 @@ impl<H: Host> LeaseService<H> {
             looks.renewed = now;
             outcome = self.renew();
         }
-        let outcome = outcome.and_then(|()| changes).and_then(|changes| self.deal_with(&changes, renews, looks));
+        let outcome = outcome.and(changes).and_then(|changes| self.deal_with(&changes, renews, looks));
         match outcome {
             Ok(()) => {}
             Err(error @ StoreError::Busy { .. }) => control.warn(&error.to_string()),

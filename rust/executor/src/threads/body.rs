@@ -25,13 +25,19 @@ use crate::threads::pool::{Executing, Parker, Permit, Pool};
 /// The engine as a body with a handle sees it.
 pub struct BodyCx<H: Host> {
     engine: Arc<Engine<H>>,
+    /// Its run.
     run: Arc<Run<H>>,
+    /// Its task.
     task: TaskRef,
-    /// Never locked while code of the user's executes.
+    /// What it may call now. Never locked while code of the user's executes.
     attempt: Mutex<Attempt>,
+    /// Where its thread sleeps.
     parker: Arc<Parker<H>>,
+    /// Its thread: a handle is of no use on another one.
     thread: ThreadId,
+    /// Its right to a slot; none while it is deferred, and once it has ended.
     permit: Mutex<Option<Permit<H>>>,
+    /// How long it may execute, if its task says so.
     limit: Option<Arc<Limit<H>>>,
 }
 

@@ -15,8 +15,8 @@ use bide_core::{Event, Failure, GateSpec, TaskIx, Value};
 use bide_sched::{Queue, RETRY_THREAD_AFTER};
 use bide_sync::{Condvar, Mutex};
 
-use crate::api::At;
 use crate::engine::Engine;
+use crate::engine::api::At;
 use crate::host::{Attached, Gate, Host, Polled};
 use crate::ledger::QueuedEvent;
 use crate::log::Level;
@@ -309,7 +309,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
             let mut item = if done.len() < BATCH { gates.take(self, me, Some(now)) } else { None };
             if item.is_none() {
                 item = (cx as &mut dyn Attached).wait(|| {
-                    self.path.commit(&mut done, &mut ready);
+                    self.path().commit(&mut done, &mut ready);
                     self.dispatch_ready(&mut ready);
                     gates.take(self, me, None)
                 });

@@ -1,8 +1,8 @@
 //! A task's `timeout`: the limit of one attempt's execution, time deferred excluded.
 //!
 //! A thread cannot be stopped. So when the limit is reached the attempt fails at once, and is fenced: what its body
-//! does from there on changes nothing. Its slot stays taken until the body returns, and so does its place: the next
-//! attempt waits for that.
+//! does from there on changes nothing. Its slot stays taken until the body returns, and so does its place in the run: the
+//! next attempt waits for that.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,9 +31,13 @@ pub(crate) struct Limit<H: Host> {
 struct State {
     /// A ring with another ticket is of an earlier stretch.
     ticket: u64,
-    left: Duration,
+    /// What remained of the limit when the body began or continued.
+    remaining: Duration,
+    /// When that was, by the steady clock.
     since: Duration,
+    /// The time is used up, and the attempt has failed.
     reached: bool,
+    /// Rings when the time is used up; none while the body is deferred.
     timer: Option<Key>,
 }
 
@@ -46,8 +50,8 @@ impl<H: Host> Limit<H> {
         attempt: u32,
         thread: u64,
     ) -> Option<Arc<Self>> {
-        let left = run.workflow.graph.spec(task.ix).timeout?;
-        Some(Self::of(engine, run, task, attempt, thread, left))
+        let remaining = run.workflow.graph.spec(task.ix).timeout?;
+        Some(Self::of(engine, run, task, attempt, thread, remaining))
     }
 
     /// Made in a frame of its own: most tasks have none.
@@ -58,7 +62,7 @@ impl<H: Host> Limit<H> {
         task: TaskRef,
         attempt: u32,
         thread: u64,
-        left: Duration,
+        remaining: Duration,
     ) -> Arc<Self> {
         let limit = Arc::new(Self {
             engine: Arc::clone(engine),
@@ -66,19 +70,19 @@ impl<H: Host> Limit<H> {
             task,
             attempt,
             thread,
-            state: Mutex::new(State { ticket: 0, left, since: Duration::ZERO, reached: false, timer: None }),
+            state: Mutex::new(State { ticket: 0, remaining, since: Duration::ZERO, reached: false, timer: None }),
         });
-        limit.go_on();
+        limit.resume();
         limit
     }
 
     /// The body executes from here on.
-    pub(crate) fn go_on(self: &Arc<Self>) {
+    pub(crate) fn resume(self: &Arc<Self>) {
         let mut state = self.state.lock();
         state.ticket += 1;
         state.since = self.engine.clock().steady();
         let alarm = Arc::clone(self) as Arc<dyn Alarm>;
-        state.timer = Some(self.engine.timers.after(state.left, alarm, state.ticket));
+        state.timer = Some(self.engine.timers().after(state.remaining, alarm, state.ticket));
     }
 
     /// The body is deferred from here on. False: its time is used up already, and it is to unwind.
@@ -87,17 +91,17 @@ impl<H: Host> Limit<H> {
             let mut state = self.state.lock();
             state.ticket += 1;
             let spent = self.engine.clock().steady().saturating_sub(state.since);
-            state.left = state.left.saturating_sub(spent);
+            state.remaining = state.remaining.saturating_sub(spent);
             (state.timer.take(), state.reached)
         };
         self.cancel(timer);
         !reached
     }
 
-    /// Takes a timer back, which would keep the run until it rings.
+    /// Cancels a timer, which would keep the run until it rings.
     fn cancel(&self, timer: Option<Key>) {
         if let Some(timer) = timer {
-            self.engine.timers.cancel(timer);
+            self.engine.timers().cancel(timer);
         }
     }
 

@@ -154,7 +154,7 @@ impl<H: Host> Upcalls for Engine<H> {
     }
 
     fn ring_after(&self, span: Duration, alarm: Arc<dyn Alarm>, ticket: u64) {
-        self.timers.after(span, alarm, ticket);
+        self.timers().after(span, alarm, ticket);
     }
 
     fn warn(&self, line: &str) {
@@ -162,7 +162,7 @@ impl<H: Host> Upcalls for Engine<H> {
     }
 
     fn look_after(&self, group: &Arc<Group<H>>) {
-        self.path.ledger.look_after(Arc::clone(group));
+        self.path().ledger.look_after(Arc::clone(group));
     }
 
     fn is_empty(group: &Group<H>) -> bool {

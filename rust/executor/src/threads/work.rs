@@ -98,7 +98,7 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
         let Ready { run, task } = ready;
         let clock = self.engine.clock();
         let mut now = clock.lease_micros();
-        if !self.engine.control.lease_holds_at(now) {
+        if !self.engine.lease_holds_at(now) {
             if !self.is_sure_of_lease() {
                 if wants_handle {
                     workers.dismiss(&self.parker);
@@ -123,7 +123,7 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
             return Err(permit);
         };
         if !permit.group().is_empty() {
-            self.engine.path.ledger.arm();
+            self.engine.path().ledger.arm();
         }
         let executing = Executing { run: Arc::clone(&run), task, attempt: entered.attempt };
         workers.body_starts(&permit, executing, now);

@@ -144,7 +144,7 @@ impl OnTokio {
     /// Gets its engine, once.
     pub(super) fn open(&self, engine: &Arc<Engine<Closures>>) {
         let _ = self.engine.set(Arc::downgrade(engine));
-        engine.path.ledger.look_after(Arc::clone(&self.group));
+        engine.path().ledger.look_after(Arc::clone(&self.group));
     }
 
     /// Its engine; none before it is opened, and none once the engine is gone.

@@ -11,7 +11,7 @@ use crate::ledger::QueuedEvent;
 /// with all else that has gathered meanwhile.
 pub(super) fn hand_in(engine: &Arc<Engine<Closures>>, event: QueuedEvent<Closures>) {
     if engine.dispatch().store_blocks {
-        engine.path.ledger.enqueue(event);
+        engine.path().ledger.enqueue(event);
         return;
     }
     engine.dispatch().group.push(event, engine.steady());
@@ -35,7 +35,7 @@ pub(super) fn hand_in_and_go_on(
     event: QueuedEvent<Closures>,
     ready: &mut Vec<Ready<Closures>>,
 ) {
-    let (dispatch, path) = (engine.dispatch(), &engine.path);
+    let (dispatch, path) = (engine.dispatch(), engine.path());
     if dispatch.store_blocks {
         path.ledger.enqueue_quietly(event);
         if !dispatch.commits_itself(|| path.ledger.commit_inbox(path, ready)) {

@@ -135,7 +135,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         let (workers, parker) = (&self.engine.dispatch().workers, &self.parker);
         at.wait(|| match sleep {
             Sleep::Poll(span) => workers.park_until_poll(&self.engine, parker, span, last),
-            Sleep::Until(due) => parker.park_until(|alarm, ticket| self.engine.timers.at(due, alarm, ticket)),
+            Sleep::Until(due) => parker.park_until(|alarm, ticket| self.engine.timers().at(due, alarm, ticket)),
         })
     }
 
@@ -209,7 +209,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         let slot = permit.is_some();
         *self.permit.lock() = permit;
         if slot {
-            self.limit.iter().for_each(Limit::go_on);
+            self.limit.iter().for_each(Limit::resume);
         }
         let commit = outcome.map_err(|lost| match lost {
             Lost::Refused(refused) if !self.run.is_lost() => CallError::Over(refused),

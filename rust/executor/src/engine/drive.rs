@@ -64,7 +64,7 @@ impl<H: Host> Allowance<H> {
 
     /// The body executes again.
     pub fn go_on(&self) {
-        self.0.go_on();
+        self.0.resume();
     }
 
     /// Whether it is used up: the attempt has failed, and the body is to unwind.

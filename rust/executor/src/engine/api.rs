@@ -11,7 +11,7 @@ use bide_store::{Standing, Store, StoreError};
 use crate::clock::Clock;
 use crate::engine::Engine;
 use crate::host::{Attached, Host, Ready};
-use crate::ledger::{Group, Lost};
+use crate::ledger::{CommitPath, Group, Lost};
 use crate::log::Level;
 use crate::runs::recover::NotRegistered;
 use crate::runs::run::{Inputs, RegisteredWorkflow, Run, RunRequest};
@@ -19,6 +19,7 @@ use crate::runs::settled::{Settled, Settlement};
 use crate::runs::submit::{SubmitError, ordered};
 use crate::runs::suspects::Turn;
 use crate::runs::watch::Handle;
+use crate::services::timers::Timers;
 
 /// For callers: workflows and runs.
 impl<H: Host> Engine<H> {
@@ -186,6 +187,24 @@ impl<H: Host> Engine<H> {
     /// See [`crate::control::Control::admit_suspect`].
     pub(crate) fn admit_suspect(&self, ready: Ready<H>) -> Option<(Ready<H>, Option<Turn>)> {
         self.control.admit_suspect(ready)
+    }
+
+    /// As [`Engine::lease_holds`], by what the clock has just shown ([`Clock::lease_micros`]).
+    #[inline]
+    pub(crate) fn lease_holds_at(&self, now: i64) -> bool {
+        self.control.lease_holds_at(now)
+    }
+
+    /// What rings when a time has come.
+    #[inline]
+    pub(crate) fn timers(&self) -> &Timers {
+        &self.timers
+    }
+
+    /// Where events are committed.
+    #[inline]
+    pub(crate) fn path(&self) -> &Arc<CommitPath<H>> {
+        &self.path
     }
 
     /// Has bodies executed that may start.
