@@ -31,6 +31,7 @@ fn database() -> Connection {
 const MAY_WALK: &[(&str, &str)] = &[
     ("SELECT r.runner, r.id FROM task t INDEXED BY task_marked", "along the index of marked bodies, which are few"),
     ("DELETE FROM runner WHERE expires IS NULL", "there are as many runners as processes, and this forgets them"),
+    ("INSERT INTO task_name (workflow, task, name) SELECT", "along the names that it is given"),
     ("SELECT DISTINCT lock FROM runner", "as many as processes"),
     ("SELECT id, lock, expires, boot FROM runner", "as many as processes"),
     ("SELECT r.uuid, w.name FROM workflow w CROSS JOIN", "the few workflows; a look into an index for each"),

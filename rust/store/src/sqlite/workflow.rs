@@ -1,5 +1,6 @@
 //! Workflows and their versions: written once per version of the graph, read from memory afterwards.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bide_core::TaskId;
@@ -11,6 +12,16 @@ use crate::{StoreError, StoredWorkflow};
 
 type NewTask = (Arc<str>, Vec<Arc<str>>);
 
+/// A version's row.
+struct VersionRow {
+    /// The workflow's number.
+    workflow: i64,
+    /// The version's number.
+    version: i64,
+    /// Its tasks, if it has just been written: nobody has to read them then.
+    tasks: Option<Arc<[RecordedTask]>>,
+}
+
 impl SqliteStore {
     pub(super) fn record_version(
         &self,
@@ -20,44 +31,75 @@ impl SqliteStore {
     ) -> Result<StoredWorkflow, StoreError> {
         let told = |error: rusqlite::Error| self.place.error(&error);
         let known = find(&*self.reader()?, name, version).map_err(told)?;
-        let (workflow, version) = match known {
+        let row = match known {
             Some(found) => found,
             None => self.transact(|connection| insert(connection, name, version, tasks))?,
         };
-        Ok(StoredWorkflow { number: workflow, version, tasks: self.recorded_tasks(&*self.reader()?, version)? })
+        let tasks = match row.tasks {
+            Some(tasks) => {
+                self.versions.lock().insert(row.version, Arc::clone(&tasks));
+                tasks
+            }
+            None => self.recorded_tasks(&*self.reader()?, row.version)?,
+        };
+        Ok(StoredWorkflow { number: row.workflow, version: row.version, tasks })
     }
 }
 
-fn find(connection: &Connection, name: &str, version: &str) -> rusqlite::Result<Option<(i64, i64)>> {
+fn find(connection: &Connection, name: &str, version: &str) -> rusqlite::Result<Option<VersionRow>> {
     let mut statement = connection.prepare_cached(
         "SELECT w.id, v.id FROM workflow w JOIN version v ON v.workflow = w.id WHERE w.name = ?1 AND v.hash = ?2",
     )?;
-    statement.query_row([name, version], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+    let read = |row: &rusqlite::Row<'_>| Ok(VersionRow { workflow: row.get(0)?, version: row.get(1)?, tasks: None });
+    statement.query_row([name, version], read).optional()
 }
 
-fn insert(connection: &Connection, name: &str, version: &str, tasks: &[NewTask]) -> rusqlite::Result<(i64, i64)> {
+fn insert(connection: &Connection, name: &str, version: &str, tasks: &[NewTask]) -> rusqlite::Result<VersionRow> {
     // Another process may have been faster.
     if let Some(found) = find(connection, name, version)? {
         return Ok(found);
     }
     connection.execute("INSERT OR IGNORE INTO workflow (name) VALUES (?1)", [name])?;
     let workflow: i64 = connection.query_row("SELECT id FROM workflow WHERE name = ?1", [name], |row| row.get(0))?;
-    let mut add = connection.prepare(
-        "INSERT OR IGNORE INTO task_name (workflow, task, name) \
-         SELECT ?1, 1 + coalesce((SELECT max(task) FROM task_name WHERE workflow = ?1), -1), ?2",
-    )?;
-    let mut number = connection.prepare("SELECT task FROM task_name WHERE workflow = ?1 AND name = ?2")?;
-    let mut list = Vec::with_capacity(tasks.len());
-    for (name, dependencies) in tasks {
-        add.execute(params![workflow, &**name])?;
-        let task: i64 = number.query_row(params![workflow, &**name], |row| row.get(0))?;
-        list.push(serde_json::json!([task, &**name, dependencies.iter().map(|name| &**name).collect::<Vec<_>>()]));
-    }
+    let tasks = number(connection, workflow, tasks)?;
+    let list: Vec<(TaskId, &str, Vec<&str>)> = tasks
+        .iter()
+        .map(|task| (task.id, &*task.name, task.dependencies.iter().map(|name| &**name).collect()))
+        .collect();
     connection.execute(
         "INSERT INTO version (workflow, hash, tasks) VALUES (?1, ?2, ?3)",
-        params![workflow, version, serde_json::Value::from(list).to_string()],
+        params![workflow, version, serde_json::to_string(&list).map_err(unwritable)?],
     )?;
-    Ok((workflow, connection.last_insert_rowid()))
+    Ok(VersionRow { workflow, version: connection.last_insert_rowid(), tasks: Some(tasks) })
+}
+
+/// Gives each task its number: that of its name, if the workflow ever had a task of this name, else the next.
+fn number(connection: &Connection, workflow: i64, tasks: &[NewTask]) -> rusqlite::Result<Arc<[RecordedTask]>> {
+    let mut known = connection.prepare("SELECT name, task FROM task_name WHERE workflow = ?1")?;
+    let known: HashMap<String, TaskId> =
+        known.query_map([workflow], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
+    let first = known.values().max().map_or(0, |last| last + 1);
+    let mut new: Vec<&str> = Vec::new();
+    let numbered = tasks.iter().map(|(name, dependencies)| {
+        let id = known.get(&**name).copied().unwrap_or_else(|| {
+            let id = first + new.len() as TaskId;
+            new.push(name);
+            id
+        });
+        RecordedTask { id, name: Arc::clone(name), dependencies: dependencies.clone() }
+    });
+    let numbered = numbered.collect();
+    if !new.is_empty() {
+        connection.execute(
+            "INSERT INTO task_name (workflow, task, name) SELECT ?1, ?2 + key, value FROM json_each(?3)",
+            params![workflow, first, serde_json::to_string(&new).map_err(unwritable)?],
+        )?;
+    }
+    Ok(numbered)
+}
+
+fn unwritable(error: serde_json::Error) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(error.into())
 }
 
 /// Reads the task list of a version's row.
