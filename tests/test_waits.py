@@ -1,5 +1,6 @@
 """Waits, durations and retries: every argument is checked where it is given, by its name."""
 
+import inspect
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -36,6 +37,14 @@ def test_polls_are_given_in_milliseconds() -> None:
     wait = from_poll(ready, 200, timeout=timedelta(hours=1), max_interval_ms=1000)
     assert (wait.every, wait.timeout, wait.max_every) == (0.2, 3600.0, 1.0)
     assert from_poll(ready).every == 1.0
+
+
+def test_defer_until_shows_the_signature_of_the_function_that_reads_its_arguments() -> None:
+    shown = list(inspect.signature(bide.TaskHandle.defer_until).parameters.values())[1:]
+    read = inspect.signature(from_poll).parameters.values()
+    defaults = [... if one.name == "on_error" else one.default for one in read]
+    assert [(one.name, one.kind) for one in shown] == [(one.name, one.kind) for one in read]
+    assert [one.default for one in shown] == defaults
 
 
 def test_after_and_at() -> None:

@@ -1,5 +1,7 @@
 """Workflows: a graph whose mistakes are named where they are made, frozen at its first use."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -112,6 +114,50 @@ def test_a_task_may_be_in_two_workflows_as_it_is() -> None:
     one, two = bide.Workflow("one", [shared]), bide.Workflow("two")
     assert two.task(shared) is shared
     assert one._compiled().tasks[0].retry == two._compiled().tasks[0].retry == bide.Retry(attempts=7)
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_a_workflow_whose_own_task_refers_to_it_is_collected(runs: bool) -> None:
+    def build() -> list[weakref.ref[Any]]:
+        one = bide.Workflow("cycle")
+
+        class Local: ...
+
+        @one.task(retry=bide.Retry(attempts=2), gate=bide.until(lambda: one is not None, every=0.01))
+        def first() -> int:
+            return len(one.tasks)
+
+        @one.task
+        def second(first: int, default: Any = Local) -> int:
+            return first + len(one.tasks)
+
+        if runs:
+            with bide.Runner(":memory:") as runner:
+                assert runner.run(one)["second"] == 4
+        else:
+            assert one.roots == ["first"]
+        return [weakref.ref(one), weakref.ref(first), weakref.ref(Local)]
+
+    left = build()
+    gc.collect()
+    assert [one() for one in left] == [None, None, None]
+
+
+def test_a_workflow_in_use_survives_a_collection() -> None:
+    def build() -> bide.Workflow:
+        one = bide.Workflow("cycle")
+
+        @one.task
+        def only() -> int:
+            return len(one.tasks)
+
+        return one
+
+    with bide.Runner(":memory:") as runner:
+        one = build()
+        for _ in range(2):
+            gc.collect()
+            assert runner.run(one)["only"] == 1
 
 
 def _stars(*args: int) -> int:

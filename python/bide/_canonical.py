@@ -23,6 +23,7 @@ import msgspec
 
 from bide import _hooks, _models
 from bide._context import Context
+from bide._core import TaskHandle
 from bide._sink import Sink, no_form, plain_base, state_of
 
 
@@ -201,7 +202,7 @@ def _has_fields(cls: type) -> bool:
 
 def is_handle(cls: type) -> bool:
     """Whether this is the class of a body's own handle, which does not change while the body lives."""
-    return cls.__name__ in {"TaskHandle", "AsyncTaskHandle"} and (cls.__module__ or "").split(".")[0] == "bide"
+    return cls is TaskHandle
 
 
 _COMPUTED = (functools.cached_property,)

@@ -44,8 +44,14 @@ _json_encode = msgspec.json.Encoder(enc_hook=_hooks.to_json).encode
 _decode_anything = msgspec.json.Decoder()
 _decode_marks = msgspec.json.Decoder(_models.Marks)
 _BYTES = (bytes, bytearray, memoryview)
-# Of these there is nothing to find out, and most annotations are one.
-_scalar_decoders = {kind: msgspec.json.Decoder(kind, dec_hook=_hooks.from_json) for kind in (bool, int, float, str)}
+_READY: dict[type, tuple[object, str, bool, "msgspec.json.Decoder[Any]"]] = {
+    **{
+        kind: (kind, _FAST[kind], False, msgspec.json.Decoder(kind, dec_hook=_hooks.from_json))
+        for kind in (bool, int, float, str)
+    },
+    **dict.fromkeys((Parameter.empty, object), (Any, SCALAR_TAGS, True, _decode_anything)),
+}
+"""What `Codec` keeps of an annotation that needs no compiling; most are one."""
 
 
 class Pickle:
@@ -75,17 +81,21 @@ class Codec:
         """Compile the annotation; without `bytes_from_text`, text within a value is not read as base64."""
         self.where = where
         self.root = root
-        self.annotation = annotation
-        self.pickled = annotation is not Parameter.empty and is_pickle(annotation)
-        self.fast = _fast_tags(annotation)
-        self._exact = annotation is Parameter.empty or annotation is Any or annotation is object
         self._plan: _shapes.Plan | None = None
-        self._decoder: msgspec.json.Decoder[Any] = _decode_anything
+        self.pickled = False
+        ready = _READY.get(annotation) if type(annotation) is type else None
+        if ready is not None:
+            self.annotation, self.fast, self._exact, self._decoder = ready
+            return
+        self.annotation = annotation
+        self.fast = _fast_tags(annotation)
+        self._exact = annotation is Any
+        self._decoder = _decode_anything
         if self.fast == SCALAR_TAGS:
             self.annotation = Any
-        elif type(annotation) is type and annotation in _scalar_decoders:
-            self._decoder = _scalar_decoders[annotation]
-        elif not self.pickled:
+        elif is_pickle(annotation):
+            self.pickled = True
+        else:
             self._compile(bytes_from_text=bytes_from_text)
 
     def __repr__(self) -> str:

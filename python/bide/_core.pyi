@@ -3,19 +3,18 @@
 `_workflow.py`, `_runner.py` and `_result.py` wrap the rest, whose values are stored bytes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import Context as ContextVars
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypedDict, TypeVar, final, overload
 
+from bide._compiled import CompiledTask
 from bide._waits import After, At, OnError, Until
-from bide._workflow import CompiledWorkflow
 
 _R = TypeVar("_R")
 _T = TypeVar("_T")
 
 __all__ = [
-    "Graph",
     "RunHandle",
     "Runner",
     "Snapshot",
@@ -122,10 +121,10 @@ class TaskHandle:
         """Whether the body is being suspended: it must return now, and is entered again later."""
 
 @final
-class Graph:
-    """A validated graph of named tasks: name, dependencies and `run_if` of each."""
+class Workflow:
+    """A compiled workflow: its graph, validated, and its tasks."""
 
-    def __new__(cls, name: str, tasks: list[tuple[str, list[str], str]]) -> Graph: ...
+    def __new__(cls, name: str, fail_fast: bool, tasks: Sequence[CompiledTask]) -> Workflow: ...
     @property
     def levels(self) -> list[list[str]]:
         """The tasks by their distance from the roots."""
@@ -144,12 +143,6 @@ class Graph:
 
     def topological_sort(self) -> list[str]:
         """Return all tasks in topological order, ties in declaration order."""
-
-@final
-class Workflow:
-    """A compiled workflow as the engine wants it; made once for each `Workflow`."""
-
-    def __new__(cls, compiled: CompiledWorkflow) -> Workflow: ...
 
 @final
 class Runner:

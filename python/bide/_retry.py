@@ -1,5 +1,6 @@
 """`Retry`: when a failed task is tried again. The core computes and stores the delays."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from math import inf
@@ -7,7 +8,7 @@ from math import inf
 import msgspec
 
 from bide._duration import count, number, seconds
-from bide._errors import DefinitionError, SerializationError, Skip, WaitTimeout
+from bide._errors import DefinitionError, SerializationError, Skip, TaskTimeout, WaitTimeout
 
 ONLY_IF_NAMED = (WaitTimeout, SerializationError)
 """Errors that another attempt seldom fixes: `on=(Exception,)` does not include them."""
@@ -46,6 +47,12 @@ class Retry(msgspec.Struct, frozen=True):
         if not isinstance(self.fresh, bool):
             msg = f"Retry(fresh=) must be True or False, not {self.fresh!r}"
             raise DefinitionError(msg)
+
+    def _parts(self) -> tuple[int, float, float, float, float, bool, Callable[[BaseException], bool], bool]:
+        """Return all of it as Rust reads it, by position (`rust/py/src/workflow.rs`)."""
+        delay, max_delay = seconds(self.delay, "delay", zero=True), seconds(self.max_delay, "max_delay", zero=True)
+        retries_timeout = self.matches(TaskTimeout())
+        return (self.attempts, delay, self.backoff, max_delay, self.jitter, self.fresh, self.matches, retries_timeout)
 
     def matches(self, exc: BaseException) -> bool:
         """Whether an attempt that raised this exception is retried."""

@@ -269,7 +269,7 @@ class Runner:
         known = self._workflows.get(workflow.name)
         if known is not None and known[0] is workflow:
             return known[1]
-        compiled = _core.Workflow(workflow._compiled())
+        compiled = workflow._compiled().core
         self._workflows[workflow.name] = (workflow, compiled)
         return compiled
 

@@ -43,7 +43,7 @@ def read(fn: Callable[..., Any], where: str) -> Signature:
     A `DefinitionError` if it takes `*args`, if Python cannot read it, or if an annotation cannot be evaluated.
     """
     try:
-        if type(fn) is types.FunctionType and not (fn.__dict__ and ("__wrapped__" in fn.__dict__ or _is_set(fn))):
+        if type(fn) is types.FunctionType and not _is_dressed_up(fn):
             return _of_function(fn, where)
         return _of_callable(fn, where)
     except NameError as problem:
@@ -56,8 +56,9 @@ def read(fn: Callable[..., Any], where: str) -> Signature:
         raise DefinitionError(msg) from None
 
 
-def _is_set(fn: types.FunctionType) -> bool:
-    return "__signature__" in fn.__dict__
+def _is_dressed_up(fn: types.FunctionType) -> bool:
+    """Whether a function says that it has the signature of another one."""
+    return "__wrapped__" in fn.__dict__ or "__signature__" in fn.__dict__
 
 
 def _of_function(fn: types.FunctionType, where: str) -> Signature:

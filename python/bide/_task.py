@@ -9,7 +9,7 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
+from typing import Any, NamedTuple, ParamSpec, TypeGuard, TypeVar, overload
 
 from bide._callables import is_async, is_generator, is_plain
 from bide._duration import optional_seconds
@@ -26,7 +26,7 @@ RESERVED = frozenset({"context", "ctx", "handle", "task_handle"})
 BELOW = "what @bide.task says: put @bide.task below the decorator that made it"
 RUN_IF = ("succeeded", "failed", "done")
 NO_SETTINGS = ((), None, None, None, "succeeded", None)
-"""What `task` gets for its settings if it gets none, in the order of `_define`."""
+"""What `task` gets for all settings but the name if it gets none, in the order of `_define`."""
 
 
 class TaskDef(NamedTuple):
@@ -89,11 +89,12 @@ def task(  # noqa: PLR0913 - each is a setting of its own, all but the first by 
     `timeout` limits the execution of one attempt (time deferred excluded), `gate` is waited for before the body
     starts, and `run_if` ("succeeded", "failed", "done") decides once all dependencies have ended.
     """
+    settings = (depends_on, retry, timeout, gate, run_if, each)
     if fn is not None:
-        return _declare(fn, (name, depends_on, retry, timeout, gate, run_if, each))
+        return _declare(fn, name, settings)
 
     def decorate(fn: Callable[P, R]) -> Callable[P, R]:
-        return _declare(fn, (name, depends_on, retry, timeout, gate, run_if, each))
+        return _declare(fn, name, settings)
 
     return decorate
 
@@ -108,7 +109,7 @@ def as_task(obj: object) -> TaskDef:
         obj = obj.__func__
     definition = getattr(obj, ATTRIBUTE, None)
     if not isinstance(definition, TaskDef):
-        return _define(obj, None, *NO_SETTINGS)
+        return _define(obj, None, NO_SETTINGS)
     if definition.carrier is not obj:
         _check_body(obj, definition.name)
         return definition._replace(fn=obj, carrier=obj)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
@@ -117,7 +118,7 @@ def as_task(obj: object) -> TaskDef:
 
 def check_name(name: object, what: str) -> str:
     """Return the name of a task or workflow after checking it."""
-    if type(name) is str and name.isidentifier() and name.isascii():
+    if _is_simple_name(name):
         return name
     if not isinstance(name, str) or not name.strip():
         msg = f"{what} must have a name that is not empty, not {name!r}"
@@ -128,13 +129,21 @@ def check_name(name: object, what: str) -> str:
     return name
 
 
-def _declare(fn: Callable[P, R], settings: tuple[Any, ...]) -> Callable[P, R]:
+def _is_simple_name(name: object) -> TypeGuard[str]:
+    """Whether it is a name, as far as can be seen at once; most are."""
+    return type(name) is str and name.isascii() and not name.isspace() and name != ""
+
+
+def _declare(fn: Callable[P, R], name: object, settings: tuple[Any, ...]) -> Callable[P, R]:
     """Put a definition where whoever reads the attribute of a class gets it: on what a static or class method holds."""
     if isinstance(fn, (staticmethod, classmethod)):
         method: Any = fn
-        inner = _declare(method.__func__, settings)
+        inner = _declare(method.__func__, name, settings)
         return method if inner is method.__func__ else type(method)(inner)  # type: ignore[no-any-return]
-    definition = _define(fn, *settings)
+    definition = _define(fn, name, settings)
+    if is_plain(fn):  # nothing is on it yet, and nothing hides what is put there
+        fn.__dict__[ATTRIBUTE] = definition
+        return fn
     carrier = _put(fn, definition)
     if _hides_attributes(carrier):
         msg = f"task {definition.name!r}: read from its class, {fn!r} is another object, without {BELOW}"
@@ -162,8 +171,10 @@ def _put(fn: Callable[P, R], definition: TaskDef) -> Callable[P, R]:
 
 def _hides_attributes(carrier: object) -> bool:
     """Whether a class that has it as an attribute gives something else for it, which does not carry the definition."""
+    if isinstance(carrier, (types.FunctionType, types.BuiltinFunctionType, types.MethodType)):
+        return False
     get = getattr(type(carrier), "__get__", None)
-    if get is None or isinstance(carrier, (types.FunctionType, types.BuiltinFunctionType, types.MethodType)):
+    if get is None:
         return False
     try:
         seen = get(carrier, None, object)
@@ -172,26 +183,22 @@ def _hides_attributes(carrier: object) -> bool:
     return not isinstance(getattr(seen, ATTRIBUTE, None), TaskDef)
 
 
-def _define(  # noqa: PLR0913, PLR0917 - the decorator's own settings, in its order
-    fn: object,
-    name: object,
-    depends_on: object,
-    retry: object,
-    timeout: object,
-    gate: object,
-    run_if: object,
-    each: object,
-) -> TaskDef:
+def _define(fn: object, name: object, settings: tuple[Any, ...]) -> TaskDef:
+    """Return the definition of a callable; `settings` are those of `task`, in the order of `NO_SETTINGS`."""
     if not callable(fn):
         hint = ": put @bide.task below the decorator that made it" if hasattr(fn, "__get__") else ""
         msg = f"a task must be callable, not {fn!r}{hint}"
         raise DefinitionError(msg)
-    name = _name_of(fn) if name is None else check_name(name, f"the task {fn!r}")
+    if name is None:
+        name = _name_of(fn)
+    elif not _is_simple_name(name):
+        name = check_name(name, f"the task {fn!r}")
     if name in RESERVED:
         msg = f"a task cannot be named {name!r}: a parameter of that name receives the {_meaning(name)}; use name="
         raise DefinitionError(msg)
-    if is_plain(fn) and (depends_on, retry, timeout, gate, run_if, each) == NO_SETTINGS:
-        return TaskDef(name, fn, carrier=fn)
+    if is_plain(fn) and settings == NO_SETTINGS:
+        return TaskDef(name, fn, (), None, None, None, "succeeded", fn)
+    depends_on, retry, timeout, gate, run_if, each = settings
     what = f"task {name!r}"
     if each is not None:
         feature = f"{what}: each="

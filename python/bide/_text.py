@@ -4,6 +4,7 @@ Strings with lone surrogates come from `os.fsdecode`, `json.loads` and the like.
 elsewhere, so a name with one is refused, and in text that is only shown the surrogates are escaped.
 """
 
+from collections.abc import Iterable
 from typing import TypeGuard
 
 from bide._errors import DefinitionError
@@ -44,3 +45,8 @@ def shown(name: str) -> str:
     if name.isprintable():
         return name
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in name)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names as a message lists them."""
+    return ", ".join(map(shown, names)) or "none"

@@ -56,6 +56,19 @@ class Until(msgspec.Struct, Generic[T], frozen=True):
             return self.on_error.n
         return 1 if self.on_error == "raise" else None
 
+    def _parts(self) -> tuple[Any, ...]:
+        """Return all of it as Rust reads it, by position (`rust/py/src/wait.rs`)."""
+        return (
+            self.condition,
+            self.name,
+            self.timeout,
+            self.every,
+            self.backoff,
+            self.max_every,
+            self.jitter,
+            self.tolerance,
+        )
+
 
 class After(msgspec.Struct, frozen=True):
     """A time span. Made by `after`."""
@@ -93,9 +106,10 @@ def until(  # noqa: PLR0913 - each is a setting of its own, all but the first by
     return _until(condition, every, timeout, backoff, max_every, jitter, on_error, name, ("every", "max_every"))
 
 
-def from_poll(  # noqa: PLR0913, PLR0917 - the signature of TaskHandle.defer_until, taken over as it is
+def from_poll(  # noqa: PLR0913 - the signature of TaskHandle.defer_until, taken over as it is
     condition: Callable[..., T | None],
     poll_interval_ms: float = 1000,
+    *,
     timeout: Duration | None = None,
     backoff: float = 1.0,
     max_interval_ms: float | None = None,

@@ -9,6 +9,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyList};
 
 use crate::gil::{self, Raised};
+use crate::process::Elsewhere;
 
 /// What is asked of the Python side, imported once.
 pub(crate) struct Names {
@@ -24,8 +25,19 @@ pub(crate) struct Names {
     pub(crate) describe_end: Py<PyAny>,
     pub(crate) rebuild: Py<PyAny>,
     pub(crate) context: Py<PyAny>,
-    pub(crate) fingerprint: Py<PyAny>,
+    pub(crate) name_of: Py<PyAny>,
     pub(crate) proof_of: Py<PyAny>,
+    /// The class of `bide.until(...)`.
+    pub(crate) until: Py<PyAny>,
+    /// The class of `bide.after(...)`.
+    pub(crate) after: Py<PyAny>,
+    /// The class of `bide.at(...)`.
+    pub(crate) at: Py<PyAny>,
+    /// `bide.after`.
+    pub(crate) make_after: Py<PyAny>,
+    /// `bide.at`.
+    pub(crate) make_at: Py<PyAny>,
+    pub(crate) check_name: Py<PyAny>,
     pub(crate) from_poll: Py<PyAny>,
     pub(crate) describe_step: Py<PyAny>,
     pub(crate) logging: Py<PyAny>,
@@ -50,6 +62,7 @@ pub(crate) fn names(py: Python<'_>) -> PyResult<&Names> {
         let stored = py.import("bide._stored_errors")?;
         let codec = py.import("bide._codec")?.getattr("Codec")?;
         let logging = py.import("bide._log_slot")?;
+        let waits = py.import("bide._waits")?;
         let datetime = py.import("datetime")?;
         let vars = py.import("contextvars")?.getattr("Context")?;
         let decimal = py.import("bide._decimal")?;
@@ -67,9 +80,15 @@ pub(crate) fn names(py: Python<'_>) -> PyResult<&Names> {
             describe_end: of(&stored, "describe_end")?,
             rebuild: of(&stored, "rebuild")?,
             context: py.import("bide._context")?.getattr("Context")?.getattr("_from_encoded")?.unbind(),
-            fingerprint: of(&py.import("bide._fingerprint")?, "fingerprint")?,
+            name_of: of(&py.import("bide._fingerprint")?, "name_of")?,
             proof_of: of(&py.import("bide._fingerprint")?, "proof_of")?,
-            from_poll: of(&py.import("bide._waits")?, "from_poll")?,
+            until: of(&waits, "Until")?,
+            after: of(&waits, "After")?,
+            at: of(&waits, "At")?,
+            make_after: of(&waits, "after")?,
+            make_at: of(&waits, "at")?,
+            check_name: of(&waits, "check_name")?,
+            from_poll: of(&waits, "from_poll")?,
             describe_step: of(&py.import("bide._steps")?, "describe_step")?,
             logging_in_use: logging.getattr("in_use")?.cast_into::<PyList>()?.unbind(),
             logging: logging.into_any().unbind(),
@@ -79,7 +98,7 @@ pub(crate) fn names(py: Python<'_>) -> PyResult<&Names> {
             own_decimal: of(&decimal, "own_context")?,
             from_timestamp: datetime.getattr("datetime")?.getattr("fromtimestamp")?.unbind(),
             utc: of(&datetime, "UTC")?,
-            plain_codec: crate::value::Codec::new(&*gil::call0(&codec)?)?,
+            plain_codec: gil::call0(&codec)?.extract()?,
         })
     })
 }
@@ -199,7 +218,9 @@ pub(crate) fn unencodable(py: Python<'_>, raised: &Raised, condition: &str) -> F
     Failure::new(FailureKind::Serialization, "bide.SerializationError", &message)
 }
 
-/// A caught Rust panic as a task's failure.
-pub(crate) fn panicked(panicked: &crate::panics::Panicked) -> Failure {
-    Failure::new(FailureKind::Panic, "bide.BideError", &panicked.to_string())
+impl From<Elsewhere> for PyErr {
+    fn from(error: Elsewhere) -> Self {
+        // Without a `py` at hand; whoever raises it is attached, so that this only finds out.
+        gil::here(|py| closed(py, &error.to_string()))
+    }
 }

@@ -6,22 +6,22 @@
 //! thread is parked by the guard in `gil.rs` when it next asks for the interpreter.
 //!
 //! In the child of a fork none of bide's threads exist. Nothing of what was made before is closed or
-//! dropped there, and using it is an error that says so: each object keeps its [`Home`].
+//! dropped there, and using it is an error that says so: each object keeps its [`Home`], and
+//! `process.rs` knows which process this is.
 
 #![expect(clippy::disallowed_methods, reason = "how long a thread is attached or waited for is not the engine's time")]
 
 use std::sync::Weak;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use bide_sync::Mutex;
 use pyo3::exceptions::PyImportError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 
 use crate::gil::{self, Raised};
-use crate::thread::Kind;
+use crate::process::{self, Home, Kind};
 use crate::{errors, panics, thread, turn};
 
 /// How long interpreter exit waits for bodies to end.
@@ -29,14 +29,8 @@ const GRACE: Duration = Duration::from_millis(300);
 /// How long it then waits for Python to be told of what that led to.
 const LAST_WORDS: Duration = Duration::from_millis(50);
 
-/// Set once, when interpreter exit begins.
-static CLOSING: AtomicBool = AtomicBool::new(false);
-/// Set once, when everything has been closed.
-static CLOSED: AtomicBool = AtomicBool::new(false);
 /// Set when the interpreter that had imported this module has been finalized, in a program that embeds it.
 static GONE: AtomicBool = AtomicBool::new(false);
-/// The process id, kept here because asking the system for it costs more than a comparison.
-static PID: AtomicU32 = AtomicU32::new(0);
 /// What to close. Locked only while attached and never while Python code runs: so no other thread
 /// can hold it at a fork.
 static REGISTERED: Mutex<Vec<(Home, Weak<dyn CloseAtExit>)>> = Mutex::new(Vec::new());
@@ -50,21 +44,10 @@ pub(crate) trait CloseAtExit: Send + Sync {
     fn end_close(&self);
 }
 
-/// Whether the interpreter is exiting. From here on no thread is started and none attaches anew.
-#[inline]
-pub(crate) fn closing() -> bool {
-    CLOSING.load(Ordering::SeqCst)
-}
-
-/// Whether the interpreter is exiting and everything has been closed: nothing is settled any more.
-pub(crate) fn closed() -> bool {
-    CLOSED.load(Ordering::SeqCst)
-}
-
 /// To be called before a thread is told that it waits in vain. While the interpreter exits nobody wants to know what
 /// becomes of a daemon thread, and what it does not catch would only be printed: it stays here.
 pub(crate) fn keep_daemons(py: Python<'_>) -> Result<(), Raised> {
-    if closing() && !thread::is_own() && thread::is_daemon(py)? {
+    if process::closing() && !process::is_own() && thread::is_daemon(py)? {
         gil::detached(py, || {
             loop {
                 std::thread::park();
@@ -72,21 +55,6 @@ pub(crate) fn keep_daemons(py: Python<'_>) -> Result<(), Raised> {
         });
     }
     Ok(())
-}
-
-/// Whether finalization itself has begun.
-pub(crate) fn finalizing(py: Python<'_>) -> bool {
-    is_finalizing(py)
-        .map_err(|error| Raised::new(py, error))
-        .and_then(gil::call0)
-        .and_then(|answer| gil::is_truthy(&answer))
-        .unwrap_or(true)
-}
-
-/// `sys.is_finalizing`. First asked for when the module is imported, where importing is safe.
-fn is_finalizing(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
-    static FUNCTION: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    FUNCTION.import(py, "sys", "is_finalizing")
 }
 
 // ----------------------------------------------------------------------------------------- the module
@@ -111,7 +79,7 @@ pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
             // SAFETY: attached; the function only stores to an atomic, and this library is never unloaded. It fails if
             // the few places for such functions are taken: then it is not noticed, as without it.
             unsafe { ffi::Py_AtExit(Some(interpreter_gone)) };
-            is_finalizing(py)?;
+            thread::finalizing(py)?;
             thread::thread_class(py)?;
             turn::thread_count(py)?;
             notice_forks()
@@ -133,7 +101,7 @@ extern "C" fn interpreter_gone() {
 pub(crate) fn close_at_exit(py: Python<'_>, what: Weak<dyn CloseAtExit>) -> Result<(), Raised> {
     hook(py)?;
     // Attached, as `close_all` is when it sets this and takes what is registered: nothing comes in between.
-    if closing() {
+    if process::closing() {
         return Err(Raised::new(py, errors::closed(py, "the interpreter is exiting: no runner can be made any more")));
     }
     let mut registered = REGISTERED.lock();
@@ -167,12 +135,12 @@ fn hook(py: Python<'_>) -> Result<(), Raised> {
 /// Closes everything of this process. Python calls it at exit; it raises nothing.
 #[pyfunction]
 fn close_all(py: Python<'_>) {
-    CLOSING.store(true, Ordering::SeqCst);
+    process::begin_closing();
     let open: Vec<_> =
         REGISTERED.lock().drain(..).filter(|(home, _)| home.is_here()).filter_map(|(_, weak)| weak.upgrade()).collect();
     let ended = || thread::all_ended(Kind::Bodies) && gil::nobody_inside();
     if open.is_empty() && ended() && thread::all_ended(Kind::News) {
-        CLOSED.store(true, Ordering::SeqCst);
+        process::end_closing();
         return;
     }
     gil::detached(py, || {
@@ -185,7 +153,7 @@ fn close_all(py: Python<'_>) {
         for each in &open {
             let _ = panics::no_panic(|| each.end_close());
         }
-        CLOSED.store(true, Ordering::SeqCst);
+        process::end_closing();
         // What the end had to say, such as that a run is not waited for any more, goes through Python.
         wait_until(Instant::now() + LAST_WORDS, || thread::all_ended(Kind::News));
     });
@@ -199,51 +167,8 @@ fn wait_until(deadline: Instant, done: impl Fn() -> bool) {
 
 // ----------------------------------------------------------------------------------------------- fork
 
-/// The process in which an object was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Home(u32);
-
-/// An object was used in another process than its own.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "this {what} belongs to process {home} and cannot be used in process {here}, which was forked \
-     from it: create a new one after the fork"
-)]
-pub(crate) struct Elsewhere {
-    what: &'static str,
-    home: u32,
-    here: u32,
-}
-
-impl From<Elsewhere> for PyErr {
-    fn from(error: Elsewhere) -> Self {
-        // Without a `py` at hand; whoever raises it is attached, so that this only finds out.
-        gil::here(|py| errors::closed(py, &error.to_string()))
-    }
-}
-
-impl Home {
-    /// This process.
-    #[inline]
-    pub(crate) fn here() -> Self {
-        Self(PID.load(Ordering::Relaxed))
-    }
-
-    /// Whether this is still the same process: what `Drop` asks before it does anything.
-    #[inline]
-    pub(crate) fn is_here(self) -> bool {
-        self == Self::here()
-    }
-
-    /// What every method asks first; `what` is the object's name for the user, such as `Runner`.
-    #[inline]
-    pub(crate) fn check(self, what: &'static str) -> Result<(), Elsewhere> {
-        if self.is_here() { Ok(()) } else { Err(Elsewhere { what, home: self.0, here: PID.load(Ordering::Relaxed) }) }
-    }
-}
-
 fn notice_forks() -> PyResult<()> {
-    PID.store(std::process::id(), Ordering::SeqCst);
+    process::begin_process();
     #[cfg(unix)]
     {
         // SAFETY: the handler only calls getpid and stores to atomics, and this library is never
@@ -261,7 +186,7 @@ fn notice_forks() -> PyResult<()> {
 
 #[cfg(unix)]
 extern "C" fn in_child() {
-    PID.store(std::process::id(), Ordering::SeqCst);
+    process::begin_process();
     gil::forget_other_threads();
     thread::forget_all();
 }

@@ -1,7 +1,6 @@
 //! `TaskHandle`: what a body uses to talk to the executor. Waiting itself is the executor's (`body/waits.rs` there).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bide_core::shown::shown;
 use bide_core::{Failure, Time, Value};
@@ -9,13 +8,15 @@ use bide_executor::{Attached, BodyCx, CallError, Check, Condition, Polled, StepS
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
+use smallvec::SmallVec;
 
+use crate::context::read_only;
 use crate::errors::{self, names};
-use crate::exit::Home;
 use crate::gil::{self, Kept, Raised};
-use crate::host::{PyEngine, Python3, read_only};
+use crate::host::{PyEngine, Python3};
+use crate::process::Home;
 use crate::value::Codec;
-use crate::workflow::{fingerprint, proof_of, read_policy, time_of};
+use crate::wait::{Until, Wait, name_of, proof_of};
 use crate::{panics, stack, turn};
 
 /// What a body with a handle gets. Use it only within the body that it was given to.
@@ -122,12 +123,11 @@ impl PyTaskHandle {
         }
     }
 
-    /// Waits for what an `Until` says. Takes it over, so that nothing of it is kept while the body is parked but what
-    /// the wait needs.
-    fn wait_until<'py>(&self, until: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let py = until.py();
-        let (asked, condition) = read_until(&until)?;
-        drop(until);
+    /// Waits for a condition. Takes what is known of it over, so that nothing of it is kept while the body is parked but
+    /// what the wait needs.
+    fn wait_until<'py>(&self, until: Box<Until<'py>>) -> PyResult<Bound<'py, PyAny>> {
+        let (asked, condition) = prepare(until)?;
+        let py = condition.py();
         let codec = &names(py)?.plain_codec;
         let (name, proof) = (Arc::clone(&asked.name), asked.proof.clone());
         let mut check = PyCheck { handle: self, condition, name, codec, proof, last: None };
@@ -151,14 +151,14 @@ impl PyTaskHandle {
         }
     }
 
-    fn wait_after(&self, py: Python<'_>, name: &str, span: Duration) -> PyResult<()> {
-        let waited = self.body.wait_after(&mut self.here(py), &name.into(), span);
-        waited.map_err(|error| self.error(py, &error))
-    }
-
-    fn wait_at(&self, py: Python<'_>, name: &str, time: Time) -> PyResult<()> {
-        let waited = self.body.wait_until(&mut self.here(py), &name.into(), time);
-        waited.map_err(|error| self.error(py, &error))
+    /// Waits, and returns a condition's value. `name` is what a wait for a time goes by in the journal, if it has one.
+    fn wait_for_any<'py>(&self, py: Python<'py>, wait: Wait<'py>, name: Option<&str>) -> PyResult<Bound<'py, PyAny>> {
+        let waited = match wait {
+            Wait::Until(until) => return self.wait_until(until),
+            Wait::After(span) => self.body.wait_after(&mut self.here(py), &name.unwrap_or("after").into(), span),
+            Wait::At(time) => self.body.wait_until(&mut self.here(py), &name.unwrap_or("at").into(), time),
+        };
+        waited.map(|()| py.None().into_bound(py)).map_err(|error| self.error(py, &error))
     }
 
     fn execute_step<'py>(
@@ -177,59 +177,65 @@ impl PyTaskHandle {
 /// A body waits within few and small frames: hundreds of bytes that only its preparation needs would stay on the stack
 /// of each parked thread. So preparing is a function of its own.
 #[inline(never)]
-fn read_until<'py>(until: &Bound<'py, PyAny>) -> PyResult<(Condition, Bound<'py, PyAny>)> {
-    let py = until.py();
-    let condition = until.getattr("condition")?;
-    let (default_name, proof) = fingerprint(py, &condition)?;
-    let name = until.getattr("name")?.extract::<Option<String>>()?.unwrap_or(default_name);
-    let timeout: Option<f64> = until.getattr("timeout")?.extract()?;
-    let asked = Condition {
-        name: name.into(),
-        proof,
-        policy: read_policy(until)?,
-        timeout: timeout.map(Duration::from_secs_f64),
-    };
-    Ok((asked, condition))
+#[expect(clippy::boxed_local, reason = "the box is what keeps it off the caller's stack")]
+fn prepare<'py>(until: Box<Until<'py>>) -> PyResult<(Condition, Bound<'py, PyAny>)> {
+    let Until { condition, name, timeout, policy } = *until;
+    let name = name.map_or_else(|| name_of(&condition), Ok)?;
+    Ok((Condition { name: name.into(), proof: proof_of(&condition)?, policy, timeout }, condition))
 }
 
-/// The `Until` that the arguments of `defer_until` make.
+/// What the arguments of `defer_until` ask for; `bide._waits.from_poll` has the defaults and checks them all.
 #[inline(never)]
-fn until_from_poll<'py>(
+fn read_poll<'py>(
     condition: &Bound<'py, PyAny>,
-    poll_interval_ms: Option<&Bound<'py, PyAny>>,
+    arguments: &Bound<'py, PyTuple>,
     settings: Option<&Bound<'py, PyDict>>,
-) -> PyResult<Bound<'py, PyAny>> {
+) -> PyResult<Wait<'py>> {
     let py = condition.py();
-    let keywords = match settings {
-        Some(settings) => settings.clone(),
-        None => PyDict::new(py),
+    let from_poll = names(py)?.from_poll.bind(py);
+    let until = if arguments.is_empty() && settings.is_none() {
+        gil::call1(from_poll, condition)?
+    } else {
+        let mut all: SmallVec<[Bound<'py, PyAny>; 2]> = SmallVec::new();
+        all.push(condition.clone());
+        all.extend(arguments.iter());
+        gil::call(from_poll, &PyTuple::new(py, all)?, settings)?
     };
-    if let Some(interval) = poll_interval_ms {
-        keywords.set_item("poll_interval_ms", interval)?;
-    }
-    let arguments = PyTuple::new(py, [condition])?;
-    Ok(gil::call(names(py)?.from_poll.bind(py), &arguments, Some(&keywords))?.into_bound())
+    read_wait(&until, "handle.defer_until")
+}
+
+/// A `bide.until`, `bide.after` or `bide.at`; `what` takes one.
+#[inline(never)]
+fn read_wait<'py>(wait: &Bound<'py, PyAny>, what: &str) -> PyResult<Wait<'py>> {
+    Wait::read(wait)?.map_or_else(
+        || {
+            let class = wait.get_type().name()?;
+            let why = format!("{what} takes bide.until(...), bide.after(...) or bide.at(...), not a {class}");
+            Err(errors::definition(wait.py(), &why))
+        },
+        Ok,
+    )
 }
 
 #[pymethods]
 impl PyTaskHandle {
     /// Waits until `condition()` is truthy and returns its value.
     ///
-    /// The signature shown is that of `from_poll`, which has the defaults and checks every argument.
+    /// The signature shown is that of `from_poll`: a test compares them.
     #[pyo3(
-        signature = (condition, poll_interval_ms=None, **settings),
+        signature = (condition, *arguments, **settings),
         text_signature = "($self, condition, poll_interval_ms=1000, *, timeout=None, backoff=1.0, \
                           max_interval_ms=None, jitter=0.0, on_error=..., name=None)"
     )]
     fn defer_until<'py>(
         &self,
         condition: &Bound<'py, PyAny>,
-        poll_interval_ms: Option<&Bound<'py, PyAny>>,
+        arguments: &Bound<'py, PyTuple>,
         settings: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         panics::method(|| {
             self.home.check("TaskHandle")?;
-            self.wait_until(until_from_poll(condition, poll_interval_ms, settings)?)
+            self.wait_for_any(condition.py(), read_poll(condition, arguments, settings)?, None)
         })
     }
 
@@ -238,49 +244,39 @@ impl PyTaskHandle {
     fn wait<'py>(&self, wait: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         panics::method(|| {
             self.home.check("TaskHandle")?;
-            let py = wait.py();
-            match &*wait.get_type().name()?.extract::<String>()? {
-                "Until" => return self.wait_until(wait.clone()),
-                "After" => {
-                    let span = Duration::from_secs_f64(wait.getattr("seconds")?.extract()?);
-                    self.wait_after(py, "after", span)?;
-                }
-                "At" => {
-                    let due = time_of(wait.getattr("timestamp")?.extract()?);
-                    self.wait_at(py, "at", due)?;
-                }
-                other => {
-                    return Err(errors::definition(
-                        py,
-                        &format!("handle.wait takes bide.until(...), bide.after(...) or bide.at(...), not a {other}"),
-                    ));
-                }
-            }
-            Ok(py.None().into_bound(py))
+            self.wait_for_any(wait.py(), read_wait(wait, "handle.wait")?, None)
         })
     }
 
-    /// Sleeps for a duration (seconds or a timedelta), with the slot given back.
+    /// Sleeps for a duration (seconds or a timedelta), with the slot released.
     #[pyo3(signature = (duration, *, name=None))]
-    fn sleep(&self, py: Python<'_>, duration: &Bound<'_, PyAny>, name: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    fn sleep<'py>(
+        &self,
+        duration: &Bound<'py, PyAny>,
+        name: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         panics::method(|| {
             self.home.check("TaskHandle")?;
-            let after = py.import("bide._waits")?.getattr("after")?;
-            let span: f64 = gil::call1(&after, duration)?.getattr("seconds")?.extract()?;
-            let name = checked_name(py, name, "handle.sleep")?;
-            self.wait_after(py, name.as_deref().unwrap_or("sleep"), Duration::from_secs_f64(span))
+            let py = duration.py();
+            let after = gil::call1(names(py)?.make_after.bind(py), duration)?;
+            let name = checked_name(py, name, "handle.sleep")?.unwrap_or_else(|| "sleep".to_owned());
+            self.wait_for_any(py, read_wait(&after, "handle.sleep")?, Some(&name))
         })
     }
 
-    /// Sleeps until a moment (a datetime with a time zone), with the slot given back.
+    /// Sleeps until a moment (a datetime with a time zone), with the slot released.
     #[pyo3(signature = (moment, *, name=None))]
-    fn sleep_until(&self, py: Python<'_>, moment: &Bound<'_, PyAny>, name: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    fn sleep_until<'py>(
+        &self,
+        moment: &Bound<'py, PyAny>,
+        name: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         panics::method(|| {
             self.home.check("TaskHandle")?;
-            let at = py.import("bide._waits")?.getattr("at")?;
-            let due = time_of(gil::call1(&at, moment)?.getattr("timestamp")?.extract()?);
-            let name = checked_name(py, name, "handle.sleep_until")?;
-            self.wait_at(py, name.as_deref().unwrap_or("sleep_until"), due)
+            let py = moment.py();
+            let at = gil::call1(names(py)?.make_at.bind(py), moment)?;
+            let name = checked_name(py, name, "handle.sleep_until")?.unwrap_or_else(|| "sleep_until".to_owned());
+            self.wait_for_any(py, read_wait(&at, "handle.sleep_until")?, Some(&name))
         })
     }
 
@@ -305,8 +301,7 @@ impl PyTaskHandle {
                 names(py)?.describe_step.bind(py),
                 &[r#fn, args.as_any(), keywords.as_any(), name.unwrap_or(&none)],
             )?;
-            let (step, proof, codec): (String, Vec<u8>, Bound<'_, PyAny>) = described.extract()?;
-            let codec = Codec::new(&codec)?;
+            let (step, proof, codec): (String, Vec<u8>, Codec) = described.extract()?;
             let here = &mut self.here(py);
             let mut older = || first_proof(args, &keywords);
             let start = self.body.begin_step(here, &step.into(), Some(proof.into()), &mut older);
@@ -403,7 +398,6 @@ pub(crate) fn datetime<'py>(py: Python<'py>, time: Time) -> PyResult<Bound<'py, 
 /// The `name=` of a wait, checked as those of all waits are.
 fn checked_name(py: Python<'_>, name: Option<&Bound<'_, PyAny>>, what: &str) -> PyResult<Option<String>> {
     let Some(name) = name.filter(|name| !name.is_none()) else { return Ok(None) };
-    let check = py.import("bide._waits")?.getattr("check_name")?;
     let what = PyString::new(py, what).into_any();
-    gil::call_args(&check, &[name, &what])?.extract()
+    gil::call_args(names(py)?.check_name.bind(py), &[name, &what])?.extract()
 }

@@ -4,15 +4,19 @@ use bide_executor::failpoint::{self, Failpoint};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+mod body;
+mod call;
+mod context;
 mod errors;
 mod exit;
 mod gil;
-mod graph;
 mod handle;
 mod host;
+mod location;
 mod maps;
 mod notify;
 mod panics;
+mod process;
 mod run_handle;
 mod runner;
 mod snapshot;
@@ -20,6 +24,8 @@ mod stack;
 mod thread;
 mod turn;
 mod value;
+mod wait;
+mod worker;
 mod workflow;
 
 /// How often this process has attached to the interpreter, committed and woken a thread: for tests.
@@ -32,7 +38,7 @@ fn counts() -> (u64, u64, u64) {
 /// Whether the calling thread executes a body or a condition, of whichever runner of this process.
 #[pyfunction]
 fn in_body() -> bool {
-    thread::is_in_body()
+    process::is_in_body()
 }
 
 /// The system's clock in seconds since 1970, whatever is patched in Python.
@@ -57,7 +63,6 @@ fn panic_once_at(place: &str) -> PyResult<()> {
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     exit::install(m.py())?;
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
-    m.add_class::<graph::PyGraph>()?;
     m.add_class::<workflow::PyWorkflow>()?;
     m.add_class::<runner::PyRunner>()?;
     m.add_class::<run_handle::PyRunHandle>()?;

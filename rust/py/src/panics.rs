@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, PanicHookInfo};
 use std::sync::Once;
 
+use bide_core::{Failure, FailureKind};
 use bide_executor::panic;
 use pyo3::prelude::*;
 
@@ -33,6 +34,13 @@ pub(crate) struct Panicked {
 impl From<Panicked> for PyErr {
     fn from(panicked: Panicked) -> Self {
         gil::here(|py| errors::bide(py, &panicked.to_string()))
+    }
+}
+
+impl Panicked {
+    /// What it is to the task in whose body it arose.
+    pub(crate) fn failure(&self) -> Failure {
+        Failure::new(FailureKind::Panic, "bide.BideError", &self.to_string())
     }
 }
 

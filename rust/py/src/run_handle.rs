@@ -13,7 +13,7 @@ use crate::gil::{self, Kept};
 use crate::host::{Originals, Python3};
 use crate::runner::Inner;
 use crate::snapshot::PySnapshot;
-use crate::{errors, panics};
+use crate::{errors, panics, process};
 
 /// A caller looks for signals (Ctrl-C) at least so often.
 pub(crate) const SLICE: Duration = Duration::from_millis(50);
@@ -76,7 +76,7 @@ impl PyRunHandle {
                     }
                     (Some(settlement), _) => return self.settlement(py, &settlement),
                 }
-                if exit::closed() {
+                if process::closed() {
                     // It came too late to be settled with the others.
                     return self.settlement(py, &Settlement::Closed);
                 }

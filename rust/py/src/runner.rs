@@ -1,6 +1,6 @@
 //! `_core.Runner`: an engine with Python as its host, opened on a store, closed once.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -8,18 +8,20 @@ use std::time::Duration;
 use bide_core::{RunId, RunStatus, Time, Value};
 use bide_executor::failpoint::{self, Failpoint};
 use bide_executor::{Engine, Pool, RunRequest, Settlement, SubmitError, SystemClock, default_slots};
-use bide_store::{Durability, MemoryStore, RunFilter, SqliteStore, Store, StoreError};
+use bide_store::RunFilter;
 use pyo3::prelude::*;
 
-use crate::exit::{self, CloseAtExit, Home};
+use crate::exit::{self, CloseAtExit};
 use crate::gil;
-use crate::host::{Local, Originals, PyEngine, Thread, Vars, start_gate_thread};
+use crate::host::{Local, Originals, PyEngine, Vars};
 use crate::notify::Notifier;
+use crate::process::{self, Home, Kind};
 use crate::run_handle::{PyRunHandle, SLICE};
 use crate::snapshot::PySnapshot;
-use crate::thread::{Kind, StartError};
+use crate::thread::StartError;
+use crate::worker::{Thread, start_gate_thread};
 use crate::workflow::PyWorkflow;
-use crate::{errors, panics, thread};
+use crate::{errors, location, panics, thread};
 
 /// What is said of a call that came too late.
 const CLOSED: &str = "this runner is closed: make a new one";
@@ -69,10 +71,10 @@ impl PyRunner {
     ) -> PyResult<Self> {
         panics::method(|| {
             errors::names(py)?;
-            if exit::closing() {
+            if process::closing() {
                 return Err(errors::closed(py, "the interpreter is exiting: no runner can be made any more"));
             }
-            let opened = gil::detached(py, || open(&store, durability));
+            let opened = gil::detached(py, || location::open(&store, durability));
             let store = opened.map_err(|error| errors::store(py, &error))?;
             let slots = slots.unwrap_or_else(default_slots);
             let pool = Pool::new(slots, max_parked.unwrap_or_else(default_max_parked), Box::new(start_worker));
@@ -99,7 +101,8 @@ impl PyRunner {
             self.open(py)?;
             self.start_gates(py, workflow)?;
             let engine = &self.inner.engine;
-            let done = gil::detached(py, || engine.register(Arc::clone(&workflow.graph), Arc::clone(&workflow.bodies)));
+            let (graph, bodies) = workflow.shared(py);
+            let done = gil::detached(py, || engine.register(graph, bodies));
             done.map(drop).map_err(|error| errors::store(py, &error))
         })
     }
@@ -130,10 +133,9 @@ impl PyRunner {
                 local: Local::new(contextvars.clone(), originals),
             });
             let engine = &self.inner.engine;
+            let (graph, bodies) = workflow.shared(py);
             let submitted = gil::detached(py, || {
-                let workflow = engine
-                    .register(Arc::clone(&workflow.graph), Arc::clone(&workflow.bodies))
-                    .map_err(SubmitError::Store)?;
+                let workflow = engine.register(graph, bodies).map_err(SubmitError::Store)?;
                 let handles = engine.submit(&workflow, wanted)?;
                 if let Some(first) = handles.first()
                     && linger
@@ -151,7 +153,7 @@ impl PyRunner {
                 }
                 Err(error) => {
                     exit::keep_daemons(py)?;
-                    Err(refused(py, workflow.graph.workflow(), error, many))
+                    Err(refused(py, workflow.name(), error, many))
                 }
             }
         })
@@ -305,7 +307,7 @@ impl PyRunner {
     /// The thread that polls gates, once a workflow has one.
     fn start_gates(&self, py: Python<'_>, workflow: &PyWorkflow) -> PyResult<()> {
         let engine = &self.inner.engine;
-        if workflow.bodies.iter().any(|body| body.gate.is_some()) && engine.wants_gate_thread() {
+        if workflow.has_gates() && engine.wants_gate_thread() {
             start_gate_thread(py, engine).inspect_err(|_| engine.no_gate_thread())?;
         }
         Ok(())
@@ -356,64 +358,6 @@ fn start_worker_attached(py: Python<'_>, engine: &Arc<PyEngine>) -> Result<bool,
         Ok(()) => Ok(true),
         Err(StartError::Exiting) => Ok(false),
         Err(error) => Err(error),
-    }
-}
-
-fn open(name: &OsStr, durability: &str) -> Result<Arc<dyn Store>, StoreError> {
-    let durability = match durability {
-        "full" => Durability::Full,
-        _ => Durability::Normal,
-    };
-    // A path need not be text; a URL is.
-    let path = match name.to_str().map(place) {
-        None => name,
-        Some(place) => match place? {
-            Where::Memory => return Ok(MemoryStore::new()),
-            Where::File(path) => path.as_ref(),
-        },
-    };
-    let store = SqliteStore::open(path.as_ref(), durability)?;
-    Ok(store)
-}
-
-/// Where a store is.
-enum Where<'a> {
-    Memory,
-    File(&'a str),
-}
-
-/// What a path or URL means. Of a URL of another kind only the scheme is repeated: the rest may be secret.
-fn place(text: &str) -> Result<Where<'_>, StoreError> {
-    let refuse = |why: String| Err(StoreError::Unavailable(why));
-    if let Some(path) = text.strip_prefix("sqlite:///") {
-        return match path {
-            "" => refuse("sqlite:/// names no file: use sqlite:///path, or \":memory:\" for no file at all".to_owned()),
-            ":memory:" => Ok(Where::Memory),
-            path if path.contains('?') => refuse(
-                "a URL of bide has no options after a question mark: give the path alone (one with a question mark in \
-                 it without sqlite:///)"
-                    .to_owned(),
-            ),
-            path => Ok(Where::File(path)),
-        };
-    }
-    match text.split_once("://") {
-        _ if text == ":memory:" => Ok(Where::Memory),
-        _ if text.starts_with("sqlite:") => refuse(
-            "a URL of SQLite has three slashes: use sqlite:///path, or \":memory:\" for no file at all".to_owned(),
-        ),
-        Some(("postgresql" | "postgres", _)) => {
-            refuse("PostgreSQL is not there yet in this version of bide: use a path or \":memory:\"".to_owned())
-        }
-        Some((scheme, _)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte)) => {
-            refuse(format!("bide has no store for URLs of {scheme}://: use a path, sqlite:///path or \":memory:\""))
-        }
-        _ if text.starts_with("file:") => refuse(
-            "bide takes no URIs of SQLite, and would make a file of this name: use a path without file:, or \
-             \":memory:\" for no file at all"
-                .to_owned(),
-        ),
-        _ => Ok(Where::File(text)),
     }
 }
 

@@ -2,7 +2,6 @@
 //! a thread keeps one thread state for life, so that `threading.local`, `faulthandler` and profilers
 //! work, and the interpreter does not wait for it at exit.
 
-use std::cell::Cell;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use bide_sync::Mutex;
@@ -12,28 +11,14 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyString};
 use pyo3::{ffi, intern};
 
-use crate::exit::{self, Home};
 use crate::gil::{self, Raised};
+use crate::process::{self, Home, Kind};
 use crate::{errors, maps, panics};
 
 type Work = Box<dyn FnOnce(Python<'_>) + Send>;
 
-/// What a thread is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// It calls bodies and conditions, and ends when closing begins: exit gives it time to.
-    Bodies,
-    /// It tells Python what Rust's own threads have to say, and ends when closing has ended.
-    News,
-}
-
 /// Threads of each kind whose work has not returned.
 static WORKING: [AtomicI64; 2] = [AtomicI64::new(0), AtomicI64::new(0)];
-
-thread_local! {
-    /// What this thread is for and in which process it was started, if it was started here.
-    static OWN: Cell<Option<(Kind, Home)>> = const { Cell::new(None) };
-}
 
 /// Why a thread was not started. Its work will not run.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +53,7 @@ impl ThreadWork {
         let Some(work) = self.1.lock().take() else {
             return Ok(());
         };
-        OWN.set(Some((self.0, Home::here())));
+        process::own_thread(self.0);
         let _working = Working::begin(self.0);
         panics::method(|| {
             work(py);
@@ -84,7 +69,7 @@ pub(crate) fn start_thread(
     kind: Kind,
     work: impl FnOnce(Python<'_>) + Send + 'static,
 ) -> Result<(), StartError> {
-    if exit::closing() {
+    if process::closing() {
         return Err(StartError::Exiting);
     }
     if !maps::have_room() {
@@ -105,7 +90,7 @@ pub(crate) fn start_thread(
     if !error.is::<PyRuntimeError>(py) {
         return Err(StartError::Raised(error));
     }
-    if exit::closing() || exit::finalizing(py) {
+    if process::closing() || is_finalizing(py) {
         return Err(StartError::Exiting);
     }
     let text = gil::str(error.value(py)).map(|text| text.to_string());
@@ -138,20 +123,24 @@ fn report_elsewhere(py: Python<'_>, error: Raised) {
     }
 }
 
+/// Whether finalization itself has begun.
+fn is_finalizing(py: Python<'_>) -> bool {
+    finalizing(py)
+        .map_err(|error| Raised::new(py, error))
+        .and_then(gil::call0)
+        .and_then(|answer| gil::is_truthy(&answer))
+        .unwrap_or(true)
+}
+
+/// `sys.is_finalizing`. First asked for when the module is imported, where importing is safe.
+pub(crate) fn finalizing(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static FUNCTION: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    FUNCTION.import(py, "sys", "is_finalizing")
+}
+
 /// Whether all work of a kind has returned.
 pub(crate) fn all_ended(kind: Kind) -> bool {
     WORKING[kind as usize].load(Ordering::SeqCst) <= 0
-}
-
-/// Whether the calling thread was started here.
-pub(crate) fn is_own() -> bool {
-    OWN.get().is_some()
-}
-
-/// Whether the calling thread executes a body or a condition, whose slot or turn others wait for. The child of a fork
-/// within a body has no such others.
-pub(crate) fn is_in_body() -> bool {
-    OWN.get().is_some_and(|(kind, home)| kind == Kind::Bodies && home.is_here())
 }
 
 /// Whether Python ends the calling thread at exit, wherever it is.
@@ -190,14 +179,14 @@ fn expect_many_sleepers() {
 #[cfg(not(target_os = "linux"))]
 fn expect_many_sleepers() {}
 
-struct Working(Kind, exit::Home);
+struct Working(Kind, Home);
 
 impl Working {
     fn begin(kind: Kind) -> Self {
         if WORKING[kind as usize].fetch_add(1, Ordering::SeqCst) == MANY {
             expect_many_sleepers();
         }
-        Self(kind, exit::Home::here())
+        Self(kind, Home::here())
     }
 }
 

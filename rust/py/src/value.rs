@@ -4,16 +4,18 @@
 use bide_core::Value;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyNone, PyString};
+use pyo3::{PyTraverseError, PyVisit, intern};
 
 use crate::gil::{self, Kept, Owned, Raised};
 
 /// A longer text goes through the codec, which warns of large values.
 const LONGEST_TEXT: usize = 64 * 1024;
 
-/// A `Codec` of the Python side, compiled for one annotation.
+/// A `bide._codec.Codec`, compiled for one annotation.
 pub(crate) struct Codec {
-    encode: Kept,
-    decode: Kept,
+    /// The object itself, for whatever has to be looked at.
+    codec: Kept,
+    /// Which scalars need no look at the annotation.
     fast: Tags,
 }
 
@@ -44,13 +46,9 @@ impl Tags {
 }
 
 impl Codec {
-    /// From a `bide._codec.Codec`.
-    pub(crate) fn new(codec: &Bound<'_, PyAny>) -> PyResult<Self> {
-        Ok(Self {
-            encode: Kept::new(codec.getattr("encode")?.unbind()),
-            decode: Kept::new(codec.getattr("decode")?.unbind()),
-            fast: Tags::new(&codec.getattr("fast")?.extract::<String>()?),
-        })
+    /// Shows the garbage collector the Python object.
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&*self.codec)
     }
 
     /// A value as stored bytes, checked by the annotation.
@@ -58,7 +56,8 @@ impl Codec {
         if let Some(encoded) = encode_scalar(value).filter(|encoded| self.fast.has(encoded.tag())) {
             return Ok(encoded);
         }
-        let bytes = gil::call1(self.encode.bind(value.py()), value)?;
+        let py = value.py();
+        let bytes = gil::call_method1(self.codec.bind(py), intern!(py, "encode"), value)?;
         let bytes = bytes.cast::<PyBytes>().map_err(|error| Raised::new(value.py(), error.into()))?;
         Ok(Value::new(bytes.as_bytes()))
     }
@@ -71,7 +70,17 @@ impl Codec {
             return Ok(Owned::from(decoded));
         }
         let bytes = PyBytes::new(py, value.as_bytes());
-        gil::call1(self.decode.bind(py), bytes.as_any())
+        gil::call_method1(self.codec.bind(py), intern!(py, "decode"), bytes.as_any())
+    }
+}
+
+impl FromPyObject<'_, '_> for Codec {
+    type Error = PyErr;
+
+    fn extract(codec: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        let fast = codec.getattr(intern!(codec.py(), "fast"))?;
+        let fast = Tags::new(&fast.cast::<PyString>()?.to_cow()?);
+        Ok(Self { codec: Kept::new(codec.to_owned().unbind()), fast })
     }
 }
 

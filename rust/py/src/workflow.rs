@@ -1,254 +1,300 @@
-//! A compiled Python workflow as the engine wants it: specs for the core, bodies for the host.
+//! `_core.Workflow`: a compiled workflow, its graph for the engine and its callables for the host, built once from what
+//! `bide/_compiled.py` makes.
+//!
+//! Each task crosses as one tuple, which is read here by position; each wait in it as `wait.rs` reads it.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::event::{GateSpec, GateUntil};
-use bide_core::poll::Tolerance;
-use bide_core::{Graph, PollPolicy, RetryPolicy, TaskSpec, Time};
+use bide_core::{Graph, RetryPolicy, RunIf, TaskSpec};
 use bide_executor::Source;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyString, PyTuple};
+use pyo3::{PyTraverseError, PyVisit};
 
-use crate::gil::Kept;
-use crate::graph::run_if;
+use crate::body::{Argument, Binding, PyBody, PyGate, PyRetry};
+use crate::gil::{self, Kept};
 use crate::value::Codec;
+use crate::wait::{Until, Wait, name_of};
 use crate::{errors, panics};
 
-/// The tasks' positions by name.
-type Names = HashMap<String, u32>;
-
-/// A task's callable and how it is called.
-pub(crate) struct PyBody {
-    pub(crate) function: Kept,
-    pub(crate) binding: Binding,
-    pub(crate) returns: Codec,
-    /// `Retry.matches`, if the task is retried.
-    pub(crate) matches: Option<Kept>,
-    /// Whether `Retry.on` covers a `TaskTimeout`.
-    pub(crate) retries_timeout: bool,
-    pub(crate) gate: Option<PyGate>,
-    /// The values that the engine hands in: those of the body, then those of the gate's condition.
-    pub(crate) sources: Box<[Source]>,
-}
-
-/// A gate's condition and how it is called.
-pub(crate) struct PyGate {
-    pub(crate) condition: Kept,
-    pub(crate) binding: Binding,
-    pub(crate) policy: PollPolicy,
-}
-
-/// Where the arguments of a call come from.
-pub(crate) struct Binding {
-    pub(crate) positional: Box<[Argument]>,
-    pub(crate) keyword: Box<[(Py<PyString>, Argument)]>,
-    pub(crate) wants_context: bool,
-}
-
-/// One argument.
-pub(crate) enum Argument {
-    /// The context.
-    Context,
-    /// The handle.
-    Handle,
-    /// A value that the engine hands in, by its position among the sources; else the default.
-    Value {
-        /// The position.
-        at: usize,
-        /// The reader's codec.
-        codec: Codec,
-        /// Used where there is no value.
-        default: Option<Kept>,
-    },
-}
-
-/// `_core.Workflow`: a compiled workflow, made once for each `Workflow`.
+/// A workflow: validated, and with everything that its tasks are executed with.
 #[pyclass(frozen, module = "bide._core", name = "Workflow")]
 pub(crate) struct PyWorkflow {
-    pub(crate) graph: Arc<Graph>,
-    pub(crate) bodies: Arc<[PyBody]>,
+    /// What the engine knows of it.
+    graph: Arc<Graph>,
+    /// What the host knows of each task, by its position in the graph.
+    bodies: Arc<[PyBody]>,
+}
+
+impl PyWorkflow {
+    /// What the engine registers. To be called attached: see `__traverse__`.
+    pub(crate) fn shared(&self, _py: Python<'_>) -> (Arc<Graph>, Arc<[PyBody]>) {
+        (Arc::clone(&self.graph), Arc::clone(&self.bodies))
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        self.graph.workflow()
+    }
+
+    /// Whether a task has a gate whose condition has to be polled.
+    pub(crate) fn has_gates(&self) -> bool {
+        self.bodies.iter().any(|body| body.gate.is_some())
+    }
+
+    fn names(&self, tasks: &[u32]) -> Vec<&str> {
+        tasks.iter().map(|ix| &**self.graph.name(*ix)).collect()
+    }
 }
 
 #[pymethods]
 impl PyWorkflow {
-    /// From a `bide._workflow.CompiledWorkflow`.
     #[new]
-    fn new(compiled: &Bound<'_, PyAny>) -> PyResult<Self> {
+    fn new(py: Python<'_>, name: &str, fail_fast: bool, tasks: Vec<CompiledTask<'_>>) -> PyResult<Self> {
         panics::method(|| {
-            let py = compiled.py();
-            let name: String = compiled.getattr("name")?.extract()?;
-            let tasks: Vec<Bound<'_, PyAny>> = compiled.getattr("tasks")?.extract()?;
-            let names: Names = tasks
-                .iter()
-                .zip(0..)
-                .map(|(task, ix)| Ok((task.getattr("name")?.extract()?, ix)))
-                .collect::<PyResult<_>>()?;
-            let mut specs = Vec::with_capacity(tasks.len());
-            let mut bodies = Vec::with_capacity(tasks.len());
-            for task in &tasks {
-                let (spec, body) = read_task(task, &names)?;
+            let (mut specs, mut calls) = (Vec::with_capacity(tasks.len()), Vec::with_capacity(tasks.len()));
+            for task in tasks {
+                let (spec, call) = task.split()?;
                 specs.push(spec);
-                bodies.push(body);
+                calls.push(call);
             }
-            let fail_fast = compiled.getattr("fail_fast")?.extract()?;
-            let graph = Graph::build(&name, specs, fail_fast).map_err(|why| errors::definition(py, &why.0))?;
-            Ok(Self { graph: Arc::new(graph), bodies: bodies.into() })
+            let graph = Graph::build(name, specs, fail_fast).map_err(|why| errors::definition(py, &why.0))?;
+            let bodies = calls.into_iter().map(|call| call.into_body(&graph)).collect::<PyResult<_>>()?;
+            Ok(Self { graph: Arc::new(graph), bodies })
+        })
+    }
+
+    /// A function may refer to the workflow that it is a task of. While a runner shares the bodies, nothing in them is
+    /// garbage, whoever else lets go of it. Whether one does cannot change during a collection: it begins in
+    /// `PyWorkflow::shared`, on a thread that is attached.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if Arc::strong_count(&self.bodies) > 1 {
+            return Ok(());
+        }
+        self.bodies.iter().try_for_each(|body| body.traverse(&visit))
+    }
+
+    /// The tasks by their distance from the roots.
+    #[getter]
+    fn levels(&self) -> Vec<Vec<&str>> {
+        self.graph.levels().iter().map(|level| self.names(level)).collect()
+    }
+
+    /// The tasks that depend on nothing.
+    #[getter]
+    fn roots(&self) -> Vec<&str> {
+        self.names(self.graph.roots())
+    }
+
+    /// The tasks that nothing depends on.
+    #[getter]
+    fn leaves(&self) -> Vec<&str> {
+        self.names(self.graph.leaves())
+    }
+
+    /// The stable hash of the graph.
+    #[getter]
+    fn version(&self) -> &str {
+        self.graph.version()
+    }
+
+    /// All tasks in topological order, ties in declaration order.
+    fn topological_sort(&self) -> Vec<&str> {
+        self.names(self.graph.order())
+    }
+}
+
+/// `bide._compiled.CompiledTask`: name, function, binding, codec of what is returned, dependencies, `run_if`, `Retry`,
+/// timeout, gate, and the binding of the gate's condition.
+#[derive(FromPyObject)]
+struct CompiledTask<'py>(
+    String,
+    Bound<'py, PyAny>,
+    CompiledBinding<'py>,
+    Codec,
+    Vec<String>,
+    RunIfName,
+    Option<Bound<'py, PyAny>>,
+    Option<f64>,
+    Option<Bound<'py, PyAny>>,
+    Option<CompiledBinding<'py>>,
+);
+
+/// `bide._bind.Binding`: positional sources, sources by keyword, dependencies, inputs, whether the handle and the
+/// context are wanted, and the codec of what is returned.
+struct CompiledBinding<'py> {
+    positional: Bound<'py, PyTuple>,
+    keyword: Bound<'py, PyTuple>,
+    wants_handle: bool,
+    wants_context: bool,
+}
+
+impl<'py> FromPyObject<'_, 'py> for CompiledBinding<'py> {
+    type Error = PyErr;
+
+    fn extract(binding: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        type Parts<'py, T = Bound<'py, PyAny>> = (Bound<'py, PyTuple>, Bound<'py, PyTuple>, T, T, bool, bool, T);
+        let (positional, keyword, _dependencies, _inputs, wants_handle, wants_context, _returns): Parts<'py> =
+            binding.extract()?;
+        Ok(Self { positional, keyword, wants_handle, wants_context })
+    }
+}
+
+/// `bide._bind.Source`: kind, name, the reader's codec, default, and the parameter's name.
+#[derive(FromPyObject)]
+struct CompiledSource<'py>(SourceKind, String, Option<Codec>, Bound<'py, PyAny>, Bound<'py, PyAny>);
+
+/// `Retry._parts()`: attempts, delay, backoff, `max_delay`, jitter, `fresh`, `matches`, and whether that is true of a
+/// timeout.
+type CompiledRetry<'py> = (u32, f64, f64, f64, f64, bool, Bound<'py, PyAny>, bool);
+
+/// What a task is executed with, before the graph gives its dependencies their positions.
+struct Calls<'py> {
+    function: Bound<'py, PyAny>,
+    binding: CompiledBinding<'py>,
+    returns: Codec,
+    retry: Option<PyRetry>,
+    gate: Option<(Until<'py>, CompiledBinding<'py>)>,
+}
+
+impl<'py> CompiledTask<'py> {
+    /// What the core wants to know, and what the host does.
+    fn split(self) -> PyResult<(TaskSpec, Calls<'py>)> {
+        let Self(name, function, binding, returns, dependencies, run_if, retry, timeout, gate, gate_binding) = self;
+        let mut spec = TaskSpec::new(name);
+        spec.dependencies = dependencies.into_iter().map(Into::into).collect();
+        spec.run_if = run_if.0;
+        spec.timeout = timeout.map(Duration::from_secs_f64);
+        spec.wants_handle = binding.wants_handle;
+        spec.wants_context =
+            binding.wants_context || gate_binding.as_ref().is_some_and(|binding| binding.wants_context);
+        let retry = retry.map(|retry| read_retry(&retry, &mut spec.retry)).transpose()?;
+        let until = gate.map(|gate| read_gate(&gate, &mut spec)).transpose()?.flatten();
+        Ok((spec, Calls { function, binding, returns, retry, gate: until.zip(gate_binding) }))
+    }
+}
+
+impl Calls<'_> {
+    fn into_body(self, graph: &Graph) -> PyResult<PyBody> {
+        let mut sources = Vec::new();
+        let binding = self.binding.read(graph, &mut sources)?;
+        let gate = match self.gate {
+            None => None,
+            Some((until, binding)) => Some(PyGate {
+                condition: Kept::new(until.condition.unbind()),
+                binding: binding.read(graph, &mut sources)?,
+                policy: until.policy,
+            }),
+        };
+        Ok(PyBody {
+            function: Kept::new(self.function.unbind()),
+            binding,
+            returns: self.returns,
+            retry: self.retry,
+            gate,
+            sources: sources.into(),
         })
     }
 }
 
-fn read_task(task: &Bound<'_, PyAny>, names: &Names) -> PyResult<(TaskSpec, PyBody)> {
-    let py = task.py();
-    let mut spec = TaskSpec::new(task.getattr("name")?.extract::<String>()?);
-    let dependencies: Vec<String> = task.getattr("dependencies")?.extract()?;
-    spec.dependencies = dependencies.into_iter().map(Into::into).collect();
-    let rule: String = task.getattr("run_if")?.extract()?;
-    spec.run_if = run_if(&rule).ok_or_else(|| errors::definition(py, &format!("run_if='{rule}'")))?;
-    spec.timeout = task.getattr("timeout")?.extract::<Option<f64>>()?.map(Duration::from_secs_f64);
-    let retry = task.getattr("retry")?;
-    let (mut matches, mut retries_timeout) = (None, false);
-    if !retry.is_none() {
-        spec.retry = RetryPolicy {
-            attempts: retry.getattr("attempts")?.extract()?,
-            delay: Duration::from_secs_f64(retry.getattr("delay")?.extract()?),
-            backoff: retry.getattr("backoff")?.extract()?,
-            max_delay: Duration::from_secs_f64(retry.getattr("max_delay")?.extract()?),
-            jitter: retry.getattr("jitter")?.extract()?,
-            fresh: retry.getattr("fresh")?.extract()?,
-        };
-        spec.retry.max_delay = spec.retry.max_delay.max(spec.retry.delay);
-        let covers = retry.getattr("matches")?;
-        let timeout = crate::gil::call0(errors::names(py)?.task_timeout.bind(py))?;
-        retries_timeout = crate::gil::is_truthy(&*crate::gil::call1(&covers, &timeout)?)?;
-        matches = Some(Kept::new(covers.unbind()));
+impl CompiledBinding<'_> {
+    fn read(&self, graph: &Graph, sources: &mut Vec<Source>) -> PyResult<Binding> {
+        let positional = self.positional.iter_borrowed().map(|source| read_source(&source, graph, sources));
+        let positional = positional.collect::<PyResult<_>>()?;
+        let keyword = self.keyword.iter_borrowed().map(|pair| {
+            let (name, source): (Bound<'_, PyString>, Bound<'_, PyAny>) = pair.extract()?;
+            Ok((name.unbind(), read_source(&source, graph, sources)?))
+        });
+        Ok(Binding { positional, keyword: keyword.collect::<PyResult<_>>()?, wants_context: self.wants_context })
     }
-    let mut sources = Vec::new();
-    let bound = task.getattr("binding")?;
-    spec.wants_handle = bound.getattr("wants_handle")?.extract()?;
-    let binding = read_binding(&bound, names, &mut sources)?;
-    let gate = read_gate(task, names, &mut sources, &mut spec)?;
-    spec.wants_context = binding.wants_context || gate.as_ref().is_some_and(|gate| gate.binding.wants_context);
-    let body = PyBody {
-        function: Kept::new(task.getattr("fn")?.unbind()),
-        binding,
-        returns: Codec::new(&task.getattr("returns")?)?,
-        matches,
-        retries_timeout,
-        gate,
-        sources: sources.into(),
-    };
-    Ok((spec, body))
 }
 
-fn read_binding(binding: &Bound<'_, PyAny>, names: &Names, sources: &mut Vec<Source>) -> PyResult<Binding> {
-    let positional: Vec<Bound<'_, PyAny>> = binding.getattr("positional")?.extract()?;
-    let keyword: Vec<(Bound<'_, PyString>, Bound<'_, PyAny>)> = binding.getattr("keyword")?.extract()?;
-    Ok(Binding {
-        positional: positional.iter().map(|source| read_source(source, names, sources)).collect::<PyResult<_>>()?,
-        keyword: keyword
-            .iter()
-            .map(|(name, source)| Ok((name.clone().unbind(), read_source(source, names, sources)?)))
-            .collect::<PyResult<_>>()?,
-        wants_context: binding.getattr("wants_context")?.extract()?,
-    })
-}
-
-fn read_source(source: &Bound<'_, PyAny>, names: &Names, sources: &mut Vec<Source>) -> PyResult<Argument> {
-    let kind: String = source.getattr("kind")?.extract()?;
-    let name: String = source.getattr("name")?.extract()?;
-    let from = match &*kind {
-        "context" => return Ok(Argument::Context),
-        "handle" => return Ok(Argument::Handle),
-        "task" => {
-            let ix = names.get(&name).copied();
-            Source::Output(ix.ok_or_else(|| errors::definition(source.py(), &format!("no task '{name}'")))?)
+fn read_source(source: &Bound<'_, PyAny>, graph: &Graph, sources: &mut Vec<Source>) -> PyResult<Argument> {
+    let py = source.py();
+    let CompiledSource(kind, name, codec, default, _parameter) = source.extract()?;
+    let from = match kind {
+        SourceKind::Context => return Ok(Argument::Context),
+        SourceKind::Handle => return Ok(Argument::Handle),
+        SourceKind::Task => {
+            let ix = graph.find(&name);
+            Source::Output(ix.ok_or_else(|| errors::definition(py, &format!("no task is named '{name}'")))?)
         }
-        _ => Source::Input(name.into()),
+        SourceKind::Input => Source::Input(name.into()),
     };
-    let default = source.getattr("default")?;
-    let missing = source.py().import("inspect")?.getattr("Parameter")?.getattr("empty")?;
     sources.push(from);
-    Ok(Argument::Value {
-        at: sources.len() - 1,
-        codec: Codec::new(&source.getattr("codec")?)?,
-        default: (!default.is(&missing)).then(|| Kept::new(default.unbind())),
-    })
+    let codec = codec.ok_or_else(|| errors::definition(py, "a value has no codec"))?;
+    let default = (!default.is(missing(py)?)).then(|| Kept::new(default.unbind()));
+    Ok(Argument::Value { at: sources.len() - 1, codec, default })
 }
 
-fn read_gate(
-    task: &Bound<'_, PyAny>,
-    names: &Names,
-    sources: &mut Vec<Source>,
-    spec: &mut TaskSpec,
-) -> PyResult<Option<PyGate>> {
-    let py = task.py();
-    let gate = task.getattr("gate")?;
-    if gate.is_none() {
-        return Ok(None);
-    }
-    let (name, until, timeout, condition) = match &*gate.get_type().name()?.extract::<String>()? {
-        "After" => {
-            let span = Duration::from_secs_f64(gate.getattr("seconds")?.extract()?);
-            ("after".to_owned(), GateUntil::After(span), None, None)
-        }
-        "At" => ("at".to_owned(), GateUntil::At(time_of(gate.getattr("timestamp")?.extract()?)), None, None),
-        _ => {
-            let condition = gate.getattr("condition")?;
-            let name = match gate.getattr("name")?.extract::<Option<String>>()? {
-                Some(name) => name,
-                None => {
-                    let (name, _) = fingerprint(py, &condition)?;
-                    name
-                }
-            };
-            let timeout = gate.getattr("timeout")?.extract::<Option<f64>>()?.map(Duration::from_secs_f64);
-            (name, GateUntil::Condition, timeout, Some(condition))
+/// The default of a parameter that has none.
+fn missing(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static MISSING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    MISSING.import(py, "bide._signature", "MISSING")
+}
+
+fn read_retry(retry: &Bound<'_, PyAny>, policy: &mut RetryPolicy) -> PyResult<PyRetry> {
+    let parts = gil::call0(&retry.getattr(pyo3::intern!(retry.py(), "_parts"))?)?;
+    let (attempts, delay, backoff, max_delay, jitter, fresh, matches, covers_timeout): CompiledRetry<'_> =
+        parts.extract()?;
+    let delay = Duration::from_secs_f64(delay);
+    let max_delay = Duration::from_secs_f64(max_delay).max(delay);
+    *policy = RetryPolicy { attempts, delay, backoff, max_delay, jitter, fresh };
+    Ok(PyRetry { matches: Kept::new(matches.unbind()), covers_timeout })
+}
+
+/// The condition of a gate, if it is one.
+fn read_gate<'py>(gate: &Bound<'py, PyAny>, spec: &mut TaskSpec) -> PyResult<Option<Until<'py>>> {
+    let wait = Wait::read(gate)?.ok_or_else(|| errors::definition(gate.py(), "a gate of a kind that is not known"))?;
+    let (name, until, timeout, condition) = match wait {
+        Wait::After(span) => ("after".into(), GateUntil::After(span), None, None),
+        Wait::At(time) => ("at".into(), GateUntil::At(time), None, None),
+        Wait::Until(mut until) => {
+            let name = until.name.take().map_or_else(|| name_of(&until.condition), Ok)?;
+            (name.into(), GateUntil::Condition, until.timeout, Some(*until))
         }
     };
-    spec.gate = Some(GateSpec { name: name.into(), until, timeout });
-    let Some(condition) = condition else { return Ok(None) };
-    Ok(Some(PyGate {
-        condition: Kept::new(condition.unbind()),
-        binding: read_binding(&task.getattr("gate_binding")?, names, sources)?,
-        policy: read_policy(&gate)?,
-    }))
+    spec.gate = Some(GateSpec { name, until, timeout });
+    Ok(condition)
 }
 
-/// The policy of an `Until`.
-pub(crate) fn read_policy(until: &Bound<'_, PyAny>) -> PyResult<PollPolicy> {
-    let every = Duration::from_secs_f64(until.getattr("every")?.extract()?);
-    let max_every: Option<f64> = until.getattr("max_every")?.extract()?;
-    Ok(PollPolicy {
-        every,
-        backoff: until.getattr("backoff")?.extract()?,
-        max_every: max_every.map_or(Duration::MAX, Duration::from_secs_f64),
-        jitter: until.getattr("jitter")?.extract()?,
-        tolerate: match until.getattr("tolerance")?.extract::<Option<u32>>()? {
-            None => Tolerance::Ignore,
-            Some(1) => Tolerance::Raise,
-            Some(most) => Tolerance::Tolerate(most),
-        },
-    })
+/// `run_if` by its name in Python.
+struct RunIfName(RunIf);
+
+impl FromPyObject<'_, '_> for RunIfName {
+    type Error = PyErr;
+
+    fn extract(name: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        match &*name.cast::<PyString>()?.to_cow()? {
+            "succeeded" => Ok(Self(RunIf::Succeeded)),
+            "failed" => Ok(Self(RunIf::Failed)),
+            "done" => Ok(Self(RunIf::Done)),
+            other => Err(errors::definition(name.py(), &format!("run_if='{other}' is not known"))),
+        }
+    }
 }
 
-/// A condition's name in the journal, and what proves it to be the same.
-pub(crate) fn fingerprint(py: Python<'_>, condition: &Bound<'_, PyAny>) -> PyResult<(String, Option<Arc<[u8]>>)> {
-    let pair = crate::gil::call1(errors::names(py)?.fingerprint.bind(py), condition)?;
-    let pair = pair.cast::<PyTuple>()?;
-    let proof: Option<Vec<u8>> = pair.get_item(1)?.extract()?;
-    Ok((pair.get_item(0)?.extract()?, proof.map(Into::into)))
+/// `bide._bind.Source.kind`.
+enum SourceKind {
+    Context,
+    Handle,
+    Task,
+    Input,
 }
 
-/// What proves a condition to be the same; `None` if nothing can.
-pub(crate) fn proof_of(condition: &Bound<'_, PyAny>) -> PyResult<Option<Arc<[u8]>>> {
-    let py = condition.py();
-    let proof: Option<Vec<u8>> = crate::gil::call1(errors::names(py)?.proof_of.bind(py), condition)?.extract()?;
-    Ok(proof.map(Into::into))
-}
+impl FromPyObject<'_, '_> for SourceKind {
+    type Error = PyErr;
 
-/// Seconds since the Unix epoch as a stored time, rounded up: never early.
-pub(crate) fn time_of(seconds: f64) -> Time {
-    Time((seconds * 1e6).ceil() as i64)
+    fn extract(name: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        match &*name.cast::<PyString>()?.to_cow()? {
+            "context" => Ok(Self::Context),
+            "handle" => Ok(Self::Handle),
+            "task" => Ok(Self::Task),
+            "input" => Ok(Self::Input),
+            other => Err(errors::definition(name.py(), &format!("a source of the kind '{other}' is not known"))),
+        }
+    }
 }

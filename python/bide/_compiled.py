@@ -1,0 +1,183 @@
+"""A workflow in the form that the executor reads: each parameter bound, each annotation compiled, the graph validated.
+
+`compile_workflow` makes it from what was declared. A `CompiledTask` crosses into Rust once, as one value that is read
+by position (`rust/py/src/workflow.rs`): the order of the fields here is the order there.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import msgspec
+
+from bide import _core
+from bide._bind import Binding, bind, check_defaults, nearest, with_writers
+from bide._codec import Codec
+from bide._errors import DefinitionError
+from bide._inputs import InputPlan, collect, plan_of
+from bide._retry import Retry
+from bide._task import TaskDef
+from bide._text import is_text, listed
+from bide._waits import Until, Wait
+
+
+class CompiledTask(NamedTuple):
+    """A task as the executor reads it."""
+
+    name: str
+    fn: Callable[..., Any]
+    binding: Binding
+    """Where the arguments of the body come from."""
+    returns: Codec
+    """How its return value is stored."""
+    dependencies: tuple[str, ...]
+    """The tasks that come before it, each once."""
+    run_if: str
+    retry: Retry | None
+    timeout: float | None
+    """Seconds that an attempt may execute."""
+    gate: Wait | None
+    gate_binding: Binding | None
+    """Where the arguments of the gate's condition come from; None for a gate without one."""
+
+
+class CompiledWorkflow(msgspec.Struct, frozen=True):
+    """A workflow as the executor reads it."""
+
+    name: str
+    fail_fast: bool
+    tasks: tuple[CompiledTask, ...]
+    core: "_core.Workflow"
+    """The same tasks as the executor has them, and their graph."""
+    inputs: Mapping[str, InputPlan]
+    """Each input that a parameter names."""
+    required: frozenset[str]
+    """The inputs that every run must be given."""
+    wants_context: bool
+    """Whether a task sees the Context, and with it inputs that no parameter names."""
+
+    def encode_inputs(self, inputs: Mapping[str, Any] | None) -> list[tuple[str, bytes]]:
+        """Return a run's inputs as stored bytes, after checking that they are what the tasks want."""
+        given: Mapping[str, Any] = {} if inputs is None else inputs
+        if type(given) is not dict or not self.required <= given.keys() <= self.inputs.keys():
+            self._check_names(given)
+        plans = self.inputs
+        return [(name, (plans.get(name) or self._unnamed(name)).encode(value)) for name, value in given.items()]
+
+    def same_inputs(self, recorded: Iterable[tuple[str, bytes]], given: Iterable[tuple[str, bytes]]) -> bool:
+        """Whether two runs have equal inputs."""
+        one, other = dict(recorded), dict(given)
+        plans = {name: self.inputs.get(name) or self._unnamed(name) for name in one}
+        return one.keys() == other.keys() and all(plans[name].same(one[name], other[name]) for name in one)
+
+    def _unnamed(self, name: str) -> InputPlan:
+        """Return how an input is stored that only the Context shows."""
+        return plan_of(self.name, name, ())
+
+    def _check_names(self, given: Mapping[str, Any]) -> None:
+        what = f"workflow {self.name!r}"
+        if not isinstance(given, Mapping):
+            msg = f"{what}: inputs must be a mapping of names to values, not {type(given).__name__}"
+            raise DefinitionError(msg)
+        tasks = [one.name for one in self.tasks]
+        for name in given:
+            if not isinstance(name, str):
+                msg = f"{what}: the names of inputs are str, not {name!r}"
+                raise DefinitionError(msg)
+            if not is_text(name):
+                msg = f"{what}: an input is named {name!r}, which has a lone surrogate and is not text"
+                raise DefinitionError(msg)
+            if name in tasks:
+                msg = f"{what}: the input {name!r} has the name of a task, whose return value goes by it: rename one"
+                raise DefinitionError(msg + self._suggest(name, given))
+            if name not in self.inputs and not self.wants_context:
+                close = self._suggest(name, given)
+                msg = f"{what}: nothing takes the input {name!r}{close} (inputs: {listed(self.inputs)})"
+                raise DefinitionError(msg)
+        for name, plan in self.inputs.items():
+            if plan.required_by is not None and name not in given:
+                close = nearest(name, [one for one in given if one not in self.inputs] + tasks)
+                had = f"{close} (inputs given: {listed(given)}; tasks: {listed(tasks)})"
+                msg = f"{what}: task {plan.required_by!r} needs {name!r}, neither an input of this run nor a task{had}"
+                raise DefinitionError(msg)
+
+    def _suggest(self, name: str, given: Mapping[str, Any]) -> str:
+        return nearest(name, [one for one in self.inputs if one not in given] or self.inputs)
+
+
+def compile_workflow(name: str, definitions: Mapping[str, TaskDef], *, fail_fast: bool) -> CompiledWorkflow:
+    """Return the compiled form of a workflow of these tasks; a `DefinitionError` names what is wrong with them."""
+    bindings = {task: bind(one.fn, task, definitions) for task, one in definitions.items()}
+    gates = {
+        task: bind(one.gate.condition, task, definitions, condition=True)
+        for task, one in definitions.items()
+        if isinstance(one.gate, Until)
+    }
+    tasks = tuple(
+        [_compile_task(name, one, definitions, bindings, gates.get(task)) for task, one in definitions.items()]
+    )
+    core = _core.Workflow(name, fail_fast, tasks)
+    readers = _readers(tasks)
+    inputs = collect(name, readers)
+    return CompiledWorkflow(
+        name=name,
+        fail_fast=fail_fast,
+        tasks=tasks,
+        core=core,
+        inputs=MappingProxyType(inputs),
+        required=frozenset(name for name, plan in inputs.items() if plan.required_by is not None),
+        wants_context=any(binding.wants_context for _, binding in readers),
+    )
+
+
+def _readers(tasks: Iterable[CompiledTask]) -> list[tuple[str, Binding]]:
+    """Return the bindings of bodies and gates that read inputs or the Context, each with the name of its task."""
+    found: list[tuple[str, Binding]] = []
+    for one in tasks:
+        binding, gate = one.binding, one.gate_binding
+        if binding.inputs or binding.wants_context:
+            found.append((one.name, binding))
+        if gate is not None and (gate.inputs or gate.wants_context):
+            found.append((one.name, gate))
+    return found
+
+
+def _compile_task(
+    workflow: str,
+    one: TaskDef,
+    definitions: Mapping[str, TaskDef],
+    bindings: Mapping[str, Binding],
+    gate: Binding | None,
+) -> CompiledTask:
+    name, binding = one.name, bindings[one.name]
+    dependencies: tuple[str, ...] = ()
+    if binding.dependencies or one.depends_on or (gate is not None and gate.dependencies):
+        dependencies = _dependencies(workflow, one, binding, gate, definitions)
+        binding = _finish(one, binding, bindings, f"task {name!r}")
+        if gate is not None:
+            gate = _finish(one, gate, bindings, f"the gate of task {name!r}")
+    return CompiledTask(
+        name, one.fn, binding, binding.returns, dependencies, one.run_if, one.retry, one.timeout, one.gate, gate
+    )
+
+
+def _dependencies(
+    workflow: str, one: TaskDef, binding: Binding, gate: Binding | None, definitions: Mapping[str, TaskDef]
+) -> tuple[str, ...]:
+    for other in one.depends_on:
+        if other not in definitions:
+            close = f"{nearest(other, definitions)} (tasks: {listed(definitions)})"
+            msg = f"workflow {workflow!r}: task {one.name!r} depends on {other!r}, and no task has that name{close}"
+            raise DefinitionError(msg)
+    of_gate = () if gate is None else gate.dependencies
+    return tuple(dict.fromkeys((*binding.dependencies, *of_gate, *one.depends_on)))
+
+
+def _finish(one: TaskDef, binding: Binding, bindings: Mapping[str, Binding], where: str) -> Binding:
+    """Return a binding whose values from other tasks are read as those write them."""
+    if not binding.dependencies:
+        return binding
+    if one.run_if != "succeeded":
+        check_defaults(binding, binding.dependencies, where)
+    writers = {name: bindings[name].returns for name in binding.dependencies}
+    return with_writers(binding, writers, where)

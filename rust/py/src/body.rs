@@ -1,0 +1,102 @@
+//! What the host keeps of a task: its callables, and where their arguments come from.
+//!
+//! Not here: how they are read from Python (`workflow.rs`) and how they are called (`host.rs`).
+
+use bide_core::PollPolicy;
+use bide_executor::Source;
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+use pyo3::{PyTraverseError, PyVisit};
+
+use crate::gil::Kept;
+use crate::value::Codec;
+
+/// A task's callable and how it is called.
+pub(crate) struct PyBody {
+    /// The function.
+    pub(crate) function: Kept,
+    /// Where its arguments come from.
+    pub(crate) binding: Binding,
+    /// How its return value is stored.
+    pub(crate) returns: Codec,
+    /// What its `Retry` says, if it has one.
+    pub(crate) retry: Option<PyRetry>,
+    /// Its gate, if that is a condition.
+    pub(crate) gate: Option<PyGate>,
+    /// The values that the engine hands in: those of the body, then those of the gate's condition.
+    pub(crate) sources: Box<[Source]>,
+}
+
+/// Which failures of a task are retried.
+pub(crate) struct PyRetry {
+    /// `Retry.matches`: whether an exception is retried.
+    pub(crate) matches: Kept,
+    /// Whether a `TaskTimeout` is.
+    pub(crate) covers_timeout: bool,
+}
+
+/// A gate's condition and how it is called.
+pub(crate) struct PyGate {
+    /// The condition.
+    pub(crate) condition: Kept,
+    /// Where its arguments come from.
+    pub(crate) binding: Binding,
+    /// When it is polled.
+    pub(crate) policy: PollPolicy,
+}
+
+/// Where the arguments of a call come from.
+pub(crate) struct Binding {
+    /// Those passed by position.
+    pub(crate) positional: Box<[Argument]>,
+    /// Those passed by keyword.
+    pub(crate) keyword: Box<[(Py<PyString>, Argument)]>,
+    /// Whether one of them is the context.
+    pub(crate) wants_context: bool,
+}
+
+/// One argument.
+pub(crate) enum Argument {
+    /// The context.
+    Context,
+    /// The handle.
+    Handle,
+    /// A value that the engine hands in, by its position among the sources; else the default.
+    Value {
+        /// The position.
+        at: usize,
+        /// The reader's codec.
+        codec: Codec,
+        /// Used where there is no value.
+        default: Option<Kept>,
+    },
+}
+
+impl PyBody {
+    /// Shows the garbage collector every Python object in here.
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&*self.function)?;
+        self.returns.traverse(visit)?;
+        self.binding.traverse(visit)?;
+        if let Some(retry) = &self.retry {
+            visit.call(&*retry.matches)?;
+        }
+        if let Some(gate) = &self.gate {
+            visit.call(&*gate.condition)?;
+            gate.binding.traverse(visit)?;
+        }
+        Ok(())
+    }
+}
+
+impl Binding {
+    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        for argument in self.positional.iter().chain(self.keyword.iter().map(|(_, argument)| argument)) {
+            if let Argument::Value { codec, default, .. } = argument {
+                codec.traverse(visit)?;
+                default.iter().try_for_each(|default| visit.call(&**default))?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,65 @@
+//! Where a store is: what the path or URL that a user gives means.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use bide_store::{Durability, MemoryStore, SqliteStore, Store, StoreError};
+
+/// Opens a store.
+pub(crate) fn open(name: &OsStr, durability: &str) -> Result<Arc<dyn Store>, StoreError> {
+    let durability = match durability {
+        "full" => Durability::Full,
+        _ => Durability::Normal,
+    };
+    // A path need not be text; a URL is.
+    let path = match name.to_str().map(place) {
+        None => name,
+        Some(place) => match place? {
+            Where::Memory => return Ok(MemoryStore::new()),
+            Where::File(path) => path.as_ref(),
+        },
+    };
+    let store = SqliteStore::open(path.as_ref(), durability)?;
+    Ok(store)
+}
+
+/// Where a store is.
+enum Where<'a> {
+    Memory,
+    File(&'a str),
+}
+
+/// What a path or URL means. Of a URL of another kind only the scheme is repeated: the rest may be secret.
+fn place(text: &str) -> Result<Where<'_>, StoreError> {
+    let refuse = |why: String| Err(StoreError::Unavailable(why));
+    if let Some(path) = text.strip_prefix("sqlite:///") {
+        return match path {
+            "" => refuse("sqlite:/// names no file: use sqlite:///path, or \":memory:\" for no file at all".to_owned()),
+            ":memory:" => Ok(Where::Memory),
+            path if path.contains('?') => refuse(
+                "a URL of bide has no options after a question mark: give the path alone (one with a question mark in \
+                 it without sqlite:///)"
+                    .to_owned(),
+            ),
+            path => Ok(Where::File(path)),
+        };
+    }
+    match text.split_once("://") {
+        _ if text == ":memory:" => Ok(Where::Memory),
+        _ if text.starts_with("sqlite:") => refuse(
+            "a URL of SQLite has three slashes: use sqlite:///path, or \":memory:\" for no file at all".to_owned(),
+        ),
+        Some(("postgresql" | "postgres", _)) => {
+            refuse("PostgreSQL is not there yet in this version of bide: use a path or \":memory:\"".to_owned())
+        }
+        Some((scheme, _)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte)) => {
+            refuse(format!("bide has no store for URLs of {scheme}://: use a path, sqlite:///path or \":memory:\""))
+        }
+        _ if text.starts_with("file:") => refuse(
+            "bide takes no URIs of SQLite, and would make a file of this name: use a path without file:, or \
+             \":memory:\" for no file at all"
+                .to_owned(),
+        ),
+        _ => Ok(Where::File(text)),
+    }
+}

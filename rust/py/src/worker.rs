@@ -1,0 +1,234 @@
+//! The threads that execute bodies and poll gates: what the engine asks of them, and what the end of a body means to its
+//! run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bide_core::event::Retry;
+use bide_core::{Failure, Outcome, Value};
+use bide_executor::failpoint::{self, Failpoint};
+use bide_executor::{Attached, BodyCx, Call, Gate, GateWorker, Polled, Worker};
+use pyo3::prelude::*;
+
+use crate::body::PyBody;
+use crate::call::{Arguments, Logged};
+use crate::context::{changes_of, context_of, read_only};
+use crate::errors::{self, names};
+use crate::gil::{self, Kept, Owned, Raised};
+use crate::handle::PyTaskHandle;
+use crate::host::{PyEngine, Python3};
+use crate::process::Kind;
+use crate::{panics, thread, turn};
+
+/// A worker thread's or the gate thread's side.
+pub(crate) struct Thread<'py> {
+    py: Python<'py>,
+    engine: Arc<PyEngine>,
+    /// What the condition of a gate has just raised, and whether the task's retry policy covers it.
+    last: Option<(Failure, bool)>,
+    /// Contextvars with nothing in them, for the next call that has none to begin with.
+    empty: Option<Owned<'py>>,
+}
+
+impl<'py> Thread<'py> {
+    pub(crate) fn new(py: Python<'py>, engine: Arc<PyEngine>) -> Self {
+        turn::begin(&engine);
+        Self { py, engine, last: None, empty: None }
+    }
+}
+
+impl Attached for Thread<'_> {
+    fn detached(&mut self, f: &mut dyn FnMut()) {
+        let f = gil::Engines(f);
+        turn::detached(self.py, &self.engine, move || f.call());
+    }
+
+    fn idle(&mut self, f: &mut dyn FnMut()) {
+        let f = gil::Engines(f);
+        turn::idle(self.py, &self.engine, move || f.call());
+    }
+}
+
+impl Worker<Python3> for Thread<'_> {
+    fn execute(&mut self, call: Call<Python3>) -> Outcome {
+        let py = self.py;
+        panics::no_panic(|| execute(py, &self.engine, call, &mut self.empty))
+            .unwrap_or_else(|panicked| Outcome::Failed { failure: panicked.failure(), retry: None })
+    }
+
+    fn between(&mut self, now: Duration) {
+        turn::between(self.py, &self.engine, now);
+    }
+
+    fn thread(&self) -> u64 {
+        // SAFETY: always succeeds. It is what `threading.get_ident` returns.
+        (unsafe { libc::pthread_self() }) as u64
+    }
+}
+
+impl GateWorker<Python3> for Thread<'_> {
+    fn poll_gate(&mut self, gate: &Gate<Python3>) -> Polled {
+        let py = self.py;
+        panics::no_panic(|| poll_gate(py, &self.engine, gate, &mut self.last, &mut self.empty))
+            .unwrap_or_else(|panicked| Polled::Broken(panicked.failure()))
+    }
+
+    fn retries(&mut self, gate: &Gate<Python3>, failure: &Failure) -> bool {
+        match &self.last {
+            // As the condition raised it: what is stored of it may not be enough for its class.
+            Some((last, covered)) if last == failure => *covered,
+            _ => gate_retries(self.py, gate, failure),
+        }
+    }
+
+    fn between(&mut self, now: Duration) {
+        Worker::between(self, now);
+    }
+
+    fn start_spare(&mut self, engine: &Arc<PyEngine>) -> Result<(), String> {
+        start_gate_thread(self.py, engine).map_err(|error| error.to_string())
+    }
+}
+
+/// Starts a thread that polls gates.
+pub(crate) fn start_gate_thread(py: Python<'_>, engine: &Arc<PyEngine>) -> Result<(), thread::StartError> {
+    let engine = Arc::clone(engine);
+    thread::start_thread(py, "bide-gates", Kind::Bodies, move |py| {
+        let mut here = Thread::new(py, Arc::clone(&engine));
+        engine.work_on_gates(&mut here);
+    })
+}
+
+fn execute<'py>(
+    py: Python<'py>,
+    engine: &Arc<PyEngine>,
+    call: Call<Python3>,
+    empty: &mut Option<Owned<'py>>,
+) -> Outcome {
+    let result = run_body(py, engine, &call, empty);
+    if call.body.as_ref().is_some_and(|body| body.suspending()) {
+        // Whatever the body returned or raised on its way out, it goes on from its journal.
+        return Outcome::Suspended;
+    }
+    match result {
+        Ok((output, changes)) => Outcome::Completed { output, changes },
+        Err(raised) => ended_by(py, engine, &call, raised),
+    }
+}
+
+type Returned = (Value, Option<Arc<[u8]>>);
+
+fn run_body<'py>(
+    py: Python<'py>,
+    engine: &Arc<PyEngine>,
+    call: &Call<Python3>,
+    empty: &mut Option<Owned<'py>>,
+) -> Result<Returned, Raised> {
+    let target = call.target();
+    let context = if target.binding.wants_context { Some(context_of(py, engine, &call.run, call.task)?) } else { None };
+    let handle = match &call.body {
+        None => None,
+        Some(body) => Some(handle_of(py, body, context.as_ref())?),
+    };
+    let _logged = Logged::enter(py, call)?;
+    let arguments = Arguments { py, args: &call.args, context: context.as_ref(), handle: handle.as_ref() };
+    let value = arguments.call(&call.run.local, empty, target.function.bind(py), &target.binding)?;
+    let output = target.returns.encode(&value)?;
+    let changes = match &context {
+        None => None,
+        Some(context) => changes_of(py, context)?,
+    };
+    Ok((output, changes))
+}
+
+#[inline(never)]
+fn handle_of<'py>(
+    py: Python<'py>,
+    body: &Arc<BodyCx<Python3>>,
+    context: Option<&Owned<'py>>,
+) -> Result<Owned<'py>, Raised> {
+    let context = context.map(|context| Kept::new(Bound::clone(context).unbind()));
+    let handle = Bound::new(py, PyTaskHandle::new(Arc::clone(body), context));
+    handle.map(|handle| Owned::from(handle.into_any())).map_err(|error| Raised::new(py, error))
+}
+
+/// What an exception that left a body means.
+#[inline(never)]
+fn ended_by(py: Python<'_>, engine: &PyEngine, call: &Call<Python3>, raised: Raised) -> Outcome {
+    if names(py).is_ok_and(|names| raised.is_a(names.skip.bind(py))) {
+        let reason = gil::getattr(raised.value(py), pyo3::intern!(py, "reason")).ok();
+        let reason = reason.and_then(|reason| reason.extract::<String>().ok());
+        return Outcome::Skipped { reason: reason.unwrap_or_default().into() };
+    }
+    failpoint::hit(Failpoint::Body);
+    let failure = errors::describe_end(py, &raised);
+    let retry = matches(call.target(), py, raised.value(py)).then(|| Retry { random: engine.random() });
+    let last = call.attempt >= call.run.workflow.graph.spec(call.task.ix).retry.attempts;
+    if retry.is_none() || last {
+        call.run.local.keep_original(call.task.ix, raised.value(py));
+    }
+    Outcome::Failed { failure, retry }
+}
+
+/// Whether the task's retry policy covers an exception.
+fn matches(body: &PyBody, py: Python<'_>, exception: &Bound<'_, PyAny>) -> bool {
+    let Some(retry) = &body.retry else { return false };
+    gil::call1(retry.matches.bind(py), exception).and_then(|answer| gil::is_truthy(&answer)).unwrap_or(false)
+}
+
+/// Asks once. What it raised is kept in `last`, with whether the task's retry policy covers it.
+fn poll_gate<'py>(
+    py: Python<'py>,
+    engine: &PyEngine,
+    gate: &Gate<Python3>,
+    last: &mut Option<(Failure, bool)>,
+    empty: &mut Option<Owned<'py>>,
+) -> Polled {
+    *last = None;
+    let body = &gate.run.workflow.bodies[gate.task.ix as usize];
+    let Some(target) = &body.gate else { return Polled::True(Value::NONE) };
+    failpoint::hit(Failpoint::Gate);
+    let polled = (|| {
+        let args = if body.sources.is_empty() {
+            bide_executor::Args::new()
+        } else {
+            gate.run.args(&body.sources, &gate.run.state.lock())
+        };
+        let context = if target.binding.wants_context {
+            let context = context_of(py, engine, &gate.run, gate.task)?;
+            read_only(py, &context, true)?;
+            Some(context)
+        } else {
+            None
+        };
+        let arguments = Arguments { py, args: &args, context: context.as_ref(), handle: None };
+        let value = arguments.call(&gate.run.local, empty, target.condition.bind(py), &target.binding)?;
+        Ok::<_, Raised>(if gil::is_truthy(&value)? { Some(value) } else { None })
+    })();
+    match polled {
+        Ok(None) => Polled::False,
+        Ok(Some(value)) => match names(py).map_err(|error| Raised::new(py, error)) {
+            Ok(names) => match names.plain_codec.encode(&value) {
+                Ok(value) => Polled::True(value),
+                Err(raised) => {
+                    let name =
+                        gate.workflow().graph.spec(gate.task.ix).gate.as_ref().map(|spec| Arc::clone(&spec.name));
+                    Polled::Broken(errors::unencodable(py, &raised, &name.unwrap_or_default()))
+                }
+            },
+            Err(raised) => Polled::Broken(errors::describe_end(py, &raised)),
+        },
+        Err(raised) => {
+            let failure = errors::describe_end(py, &raised);
+            let body = &gate.run.workflow.bodies[gate.task.ix as usize];
+            *last = Some((failure.clone(), matches(body, py, raised.value(py))));
+            Polled::Raised(failure)
+        }
+    }
+}
+
+/// A failure of a gate: whether the task's retry policy covers it.
+fn gate_retries(py: Python<'_>, gate: &Gate<Python3>, failure: &Failure) -> bool {
+    let body = &gate.run.workflow.bodies[gate.task.ix as usize];
+    body.retry.is_some() && matches(body, py, errors::rebuild(py, failure).value(py).as_any())
+}
