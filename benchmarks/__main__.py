@@ -20,6 +20,7 @@ TIMEOUT = 300.0
 RESULTS = Path("target/bench/last.json")
 BASELINE_ROWS = (
     "wide",
+    "first",
     "growth",
     "sleeps",
     "chain",
@@ -54,7 +55,9 @@ SUBJECTS = [
     Subject(table.NORMAL, "bide_rows", (*BIDE_ROWS, "behind", "idle"), store="normal"),
     Subject(table.FULL, "bide_rows", ("wide", "chain", "single", "many"), store="full", busy=False),
     Subject(table.BASELINE, "asyncio_rows", ("import", *BASELINE_ROWS)),
-    Subject(table.THREADS, "threads_rows", tuple(row for row in BASELINE_ROWS if row not in {"many", "gates"})),
+    Subject(
+        table.THREADS, "threads_rows", tuple(row for row in BASELINE_ROWS if row not in {"first", "many", "gates"})
+    ),
 ]
 PEERS = [
     Subject(

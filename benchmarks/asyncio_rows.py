@@ -57,6 +57,15 @@ def row_wide(_setting: measure.Setting) -> measure.Metrics:
     return {"wide": per_second(measure.WIDE, wide)}
 
 
+def first() -> float:
+    """Seconds that creating and awaiting as many coroutines takes, within a loop that is warm."""
+    return measure.WIDE / per_second(measure.WIDE, wide)
+
+
+def row_first(_setting: measure.Setting) -> measure.Metrics:
+    return {"first": measure.in_turns(first)[0] * 1e3}
+
+
 def row_growth(_setting: measure.Setting) -> measure.Metrics:
     with asyncio.Runner() as runner:
         return measure.growth(lambda size: lambda: runner.run(wide(size)))
@@ -184,6 +193,7 @@ if __name__ == "__main__":
         {
             "import": row_import,
             "wide": row_wide,
+            "first": row_first,
             "growth": row_growth,
             "sleeps": row_sleeps,
             "chain": row_chain,

@@ -1,7 +1,7 @@
 """bide's rows, on the store that the setting names; those about waiting and growth are in modules of their own.
 
 Workflows are built and registered before the clock starts, since one defines them once
-(what registering costs is a line of its own); a run is timed from the call until its
+(what that costs is a row of its own); a run is timed from the call until its
 result is there, which on SQLite means committed.
 """
 
@@ -10,7 +10,7 @@ import time
 
 import bide
 
-from . import bide_growth, bide_waits, measure
+from . import asyncio_rows, bide_growth, bide_waits, measure
 from .bide_workflows import Body, chain_workflow, one_workflow, open_runner, wide_workflow
 
 
@@ -23,6 +23,18 @@ def row_wide(setting: measure.Setting) -> measure.Metrics:
             "wide": measure.WIDE / measure.timed(lambda: runner.run(workflow)),
             "register": registered * 1e3,
         }
+
+
+def row_first(setting: measure.Setting) -> measure.Metrics:
+    """What a program pays that builds its workflow and runs it once, and that by what asyncio takes, in turns."""
+
+    def build_and_run() -> float:
+        with open_runner(setting) as runner:
+            runner.run(wide_workflow(100))
+            return measure.timed(lambda: runner.run(wide_workflow(measure.WIDE)))
+
+    own, theirs = measure.in_turns(build_and_run, asyncio_rows.first)
+    return {"first": own * 1e3, "first_growth": own / theirs}
 
 
 def row_sleeps(setting: measure.Setting) -> measure.Metrics:
@@ -83,6 +95,7 @@ def row_import(_setting: measure.Setting) -> measure.Metrics:
 ROWS = {
     "import": row_import,
     "wide": row_wide,
+    "first": row_first,
     "sleeps": row_sleeps,
     "chain": row_chain,
     "single": row_single,

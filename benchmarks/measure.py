@@ -5,6 +5,7 @@ Only the standard library, since the peers' environments run this too.
 
 import argparse
 import asyncio
+import gc
 import json
 import math
 import resource
@@ -23,6 +24,7 @@ WIDE = 10_000
 CHAIN = 1_000
 SMALL, LARGE = 200, 100_000
 MANY = 10_000
+FIRST_TURNS = 5
 SLEEPS, SLEEP_SECONDS = 4, 0.3
 DEFERRED, PARKED, POLL_SECONDS = 1_000, 10_000, 1.0
 GATES = 100_000
@@ -82,6 +84,16 @@ def import_times(*modules: str) -> list[float]:
         for module, spent in zip(modules, seconds, strict=True):
             spent.append(timed(partial(start, module)))
     return [statistics.median(spent[1:]) * 1e3 for spent in seconds]  # the first reads the files from the disk
+
+
+def in_turns(*actions: Callable[[], float]) -> list[float]:
+    """The median of what each returns, called FIRST_TURNS times in turns, with no garbage left by the one before."""
+    found: list[list[float]] = [[] for _ in actions]
+    for _ in range(FIRST_TURNS):
+        for action, values in zip(actions, found, strict=True):
+            gc.collect()
+            values.append(action())
+    return [statistics.median(values) for values in found]
 
 
 def rate_of_calls(action: Callable[[], object], seconds: float = SINGLE_SECONDS) -> float:

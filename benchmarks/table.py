@@ -43,6 +43,10 @@ METRICS = {
         Metric("wide", f"{measure.WIDE:,} independent no-op tasks", "tasks/s"),
         Metric("register", f"registering a workflow of {measure.WIDE:,} tasks, once", "ms", ratio=False),
     ],
+    "first": [
+        Metric("first", f"build, register and first run of {measure.WIDE:,} tasks", "ms", 1, ratio=False),
+        Metric("first_growth", "by asyncio.TaskGroup's same, in turns in one process", "", 2, ratio=False),
+    ],
     "growth": [
         Metric("cost_small", f"cost per task, {measure.SMALL:,} tasks", "µs", 2),
         Metric("cost_large", f"cost per task, {measure.LARGE:,} tasks", "µs", 2),
@@ -154,6 +158,8 @@ GOALS = (
     Goal("wide", NORMAL, least=2.0, against=BASELINE),
     Goal("wide", NORMAL, least=5.0, against=THREADS),
     Goal("wide", FULL, least=200, against=DBOS),
+    Goal("first_growth", MEMORY, most=2.0),
+    Goal("first_growth", NORMAL, most=3.0),
     Goal("chain", MEMORY, least=8.0, against=SAYIIR),
     Goal("chain", FULL, least=12, against=DBOS),
     Goal("chain", NORMAL, least=140, against=DBOS),
