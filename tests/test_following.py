@@ -116,7 +116,7 @@ def test_a_caller_who_was_told_that_nobody_here_takes_the_run_up_can_ask_again(f
 
     with bide.Runner(file) as runner:
         handle = runner.submit(bide.Workflow("w", [renamed]), key="k")
-        with pytest.raises(bide.BideError, match="nobody takes the run up"):
+        with pytest.raises(bide.BideError, match="no runner continues the run"):
             handle.result(20)
         file.with_suffix(".flag").touch()
         with Child(SHARED, file) as child:

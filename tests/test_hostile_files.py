@@ -133,7 +133,7 @@ def empty(file: Path) -> None:
     [
         pytest.param(delete(""), "deleted or replaced", False, id="deleted"),
         pytest.param(replace, "deleted or replaced", False, id="replaced"),
-        pytest.param(empty, "emptied by other hands", False, id="emptied"),
+        pytest.param(empty, "emptied by another program", False, id="emptied"),
         pytest.param(delete("-wal"), "bide.db-wal was deleted or replaced", True, id="log"),
         pytest.param(delete("-shm"), "bide.db-shm was deleted or replaced", True, id="index"),
         pytest.param(delete("-lock"), "bide.db-lock was deleted or replaced", True, id="lock"),

@@ -124,7 +124,7 @@ def test_a_reader_that_pins_the_log_is_told_stops_nothing_and_the_log_is_cut_aft
             eventually(lambda: told in caplog.text, "the reader is told of")
             other.kill()
         assert caplog.text.count(told) == 1
-        assert "somebody reads an old state" in caplog.text
+        assert "a reader keeps an old state open" in caplog.text
 
         def is_cut() -> bool:
             runner.run(bide.Workflow("small", [kept]), timeout=PATIENCE)

@@ -119,4 +119,4 @@ def test_whatever_stands_in_a_column_is_read_or_refused(
     assert not [said for said in SAID if "bug in bide" in said]
     assert "panicked" not in capfd.readouterr().err
     if f"{table}.{column}" in NOTICED:
-        assert any("does not read back" in said or "was changed by other hands" in said for said in SAID)
+        assert any("does not read back" in said or "was changed by another program" in said for said in SAID)

@@ -29,7 +29,7 @@ pub enum Damage {
     #[error("not a stored failure: {0}")]
     NotAFailure(String),
     /// Nobody can have counted that far.
-    #[error("{0} is more than anybody can have counted")]
+    #[error("{0} is too large for a count")]
     TooLarge(u32),
 }
 
@@ -65,7 +65,7 @@ impl fmt::Display for Field {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// A field is damaged.
-    #[error("the column {field} does not read back ({damage}); the file was changed by other hands or is damaged")]
+    #[error("the column {field} does not read back ({damage}); the file was changed by another program or is damaged")]
     Field {
         /// Which.
         field: Field,

@@ -130,7 +130,7 @@ pub(crate) fn closed(py: Python<'_>, message: &str) -> PyErr {
 /// What a store refused.
 pub(crate) fn store(py: Python<'_>, refused: &StoreError) -> PyErr {
     match refused {
-        StoreError::Closed { .. } => closed(py, &format!("{refused}: make a new one")),
+        StoreError::Closed { .. } => closed(py, &format!("{refused}: create a new one")),
         _ => with(py, |names| error(&names.store_error, py, &refused.to_string())),
     }
 }
@@ -144,10 +144,10 @@ pub(crate) fn settlement(py: Python<'_>, settlement: &Settlement) -> PyErr {
         Settlement::Closed => error(
             &names.runner_closed,
             py,
-            "the runner is closed; the run can be taken up again by another runner on the same store",
+            "the runner is closed; another runner on the same store can continue the run",
         ),
         Settlement::Elsewhere => error(&names.bide_error, py, "the run was deleted"),
-        Settlement::NotHere(why) => error(&names.bide_error, py, &format!("nobody takes the run up: {why}")),
+        Settlement::NotHere(why) => error(&names.bide_error, py, &format!("no runner continues the run: {why}")),
         Settlement::Run(status) => error(&names.bide_error, py, &format!("the run is {status}")),
     })
 }
@@ -162,7 +162,9 @@ fn with(py: Python<'_>, make: impl FnOnce(&Names) -> PyErr) -> PyErr {
 /// What a handle's method raises for a wait or step that did not come to an end.
 pub(crate) fn wait(py: Python<'_>, error_of: &CallError, task: &str) -> PyErr {
     with(py, |names| match error_of {
-        CallError::Suspended => error(&names.suspended, py, "the runner closes: the body goes on from here later"),
+        CallError::Suspended => {
+            error(&names.suspended, py, "the runner is closing: the body continues from here later")
+        }
         CallError::Over(refused) => error(
             &names.bide_error,
             py,

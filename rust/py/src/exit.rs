@@ -176,7 +176,7 @@ fn notice_forks() -> PyResult<()> {
         let failed = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
         if failed != 0 {
             return Err(PyImportError::new_err(format!(
-                "bide cannot be told of forks ({})",
+                "bide cannot be notified of forks ({})",
                 std::io::Error::from_raw_os_error(failed)
             )));
         }

@@ -24,7 +24,7 @@ use crate::workflow::PyWorkflow;
 use crate::{errors, location, panics, thread};
 
 /// What is said of a call that came too late.
-const CLOSED: &str = "this runner is closed: make a new one";
+const CLOSED: &str = "this runner is closed: create a new one";
 
 /// How long the last bodies may take to end once the threads are told to.
 const POLITE: Duration = Duration::from_millis(20);
@@ -370,7 +370,7 @@ fn default_max_parked() -> usize {
 }
 
 fn parse(py: Python<'_>, id: &str) -> PyResult<RunId> {
-    id.parse().map_err(|()| errors::definition(py, &format!("'{id}' is no id of a run")))
+    id.parse().map_err(|()| errors::definition(py, &format!("'{id}' is not the id of a run")))
 }
 
 fn refused(py: Python<'_>, workflow: &str, error: SubmitError, many: bool) -> PyErr {

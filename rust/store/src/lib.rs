@@ -115,7 +115,7 @@ pub struct Purged {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The lease was lost: another runner may have the runs. Nothing was written.
-    #[error("another runner has taken over: the lease of runner {runner} was lost")]
+    #[error("another runner has claimed its runs: the lease of runner {runner} was lost")]
     Fenced {
         /// Whose lease.
         runner: i64,

@@ -232,8 +232,8 @@ fn a_file_that_is_emptied_while_open_is_noticed() {
         fs::File::options().write(true).open(directory.join("bide.db")).unwrap().set_len(0).unwrap();
     });
     let path = directory.path().join("bide.db");
-    says(&look(&*store).unwrap_err().to_string(), &[path.to_str().unwrap(), "emptied by other hands"]);
-    says(&refusal(&path), &["emptied by other hands"]);
+    says(&look(&*store).unwrap_err().to_string(), &[path.to_str().unwrap(), "emptied by another program"]);
+    says(&refusal(&path), &["emptied by another program"]);
 }
 
 #[test]
@@ -359,7 +359,7 @@ fn a_row_that_does_not_read_back_is_corrupt_naming_run_and_column() {
         assert_eq!(Connection::open(&path).unwrap().execute(sql, []).unwrap(), 1, "{sql}");
         match store.load(run) {
             Err(StoreError::Corrupt(message)) => {
-                says(&message, &[path.to_str().unwrap(), &run.to_string(), column, "changed by other hands"]);
+                says(&message, &[path.to_str().unwrap(), &run.to_string(), column, "changed by another program"]);
             }
             other => panic!("{sql}: {other:?}"),
         }
@@ -407,7 +407,7 @@ fn a_reader_that_holds_on_to_an_old_state_stops_no_writer_and_is_told_once_the_l
         write();
     }
     let said = wait_for(|| store.warning());
-    says(&said, &[path.to_str().unwrap(), "grown to 6", "MiB", "somebody reads an old state"]);
+    says(&said, &[path.to_str().unwrap(), "grown to 6", "MiB", "a reader keeps an old state open"]);
     for _ in 0..8 {
         write();
     }

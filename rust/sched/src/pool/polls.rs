@@ -82,8 +82,8 @@ impl<E: Upcalls> Shared<E> {
             let Some(polling) = state.polling.iter_mut().find(slow) else { return };
             polling.slow = true;
             let line = format!(
-                "the condition '{}' of {} has not returned for {SLOW:?}: its body cannot go on, time out or be suspended \
-                 before it does; the others go on",
+                "the condition '{}' of {} has not returned for {SLOW:?}: its body cannot continue, time out or be suspended \
+                 before it does; other waits continue",
                 polling.condition, polling.body
             );
             let next = state.pacer.done();

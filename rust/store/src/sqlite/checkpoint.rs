@@ -73,8 +73,8 @@ impl Debt {
         if length >= LONG.max(trouble.again_at) {
             trouble.again_at = length.saturating_mul(4);
             trouble.untold = Some(format!(
-                "its write-ahead log has grown to {} MiB, because somebody reads an old state (a transaction left \
-                 open in another process, a long backup); end that, and the log is copied back and used again",
+                "its write-ahead log has grown to {} MiB, because a reader keeps an old state open (a transaction left \
+                 open in another process, a long backup); end that, and the log is checkpointed and reused",
                 length >> 20
             ));
         }
@@ -85,7 +85,7 @@ impl Debt {
         if !trouble.failing {
             trouble.failing = true;
             trouble.untold = Some(format!(
-                "its write-ahead log cannot be copied back into the file ({error}) and grows until it can; check the \
+                "its write-ahead log cannot be checkpointed ({error}) and grows until it can be; check the \
                  disk and its free space"
             ));
         }

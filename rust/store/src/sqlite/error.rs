@@ -22,7 +22,7 @@ impl Place {
     pub(super) fn error(&self, error: &Error) -> StoreError {
         let name = &self.name;
         let Some(code) = error.sqlite_error_code() else {
-            return StoreError::Corrupt(format!("{name}: {error}; the file was changed by other hands"));
+            return StoreError::Corrupt(format!("{name}: {error}; the file was changed by another program"));
         };
         let cause = system::cause();
         match code {

@@ -93,7 +93,7 @@ struct Fields<'r> {
 impl Fields<'_> {
     fn corrupt(&self, column: &str, damage: &dyn fmt::Display) -> StoreError {
         StoreError::Corrupt(format!(
-            "{}: run {}: the column {}.{column} does not read back ({damage}); the file was changed by other hands or \
+            "{}: run {}: the column {}.{column} does not read back ({damage}); the file was changed by another program or \
              is damaged",
             self.place, self.run, self.table
         ))

@@ -73,7 +73,7 @@ impl Files {
             }
             Ok(now) if (now.dev(), now.ino()) == *file => {
                 return Err(place.unavailable(
-                    "the file was emptied by other hands while it was open; close what uses it and restore it from a \
+                    "the file was emptied by another program while it was open; close what uses it and restore it from a \
                      backup",
                 ));
             }
