@@ -24,7 +24,7 @@ LEASE = 15.0 + 5.0
 RUNS = 100
 BUSY = 2
 """So many bodies of the stopped runner execute, and the others' are queued; a third slot has the body with a step."""
-LOST = "log the lease was lost: another runner has taken the runs over"
+LOST = "log the lease was lost: another runner has claimed the runs"
 
 SCRIPT = """
 import logging

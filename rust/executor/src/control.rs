@@ -190,7 +190,7 @@ impl<H: Host> Control<H> {
         if *lease != lost || self.stopped().is_some() {
             return;
         }
-        self.warn("the lease was lost: another runner has taken the runs over");
+        self.warn("the lease was lost: another runner has claimed the runs");
         self.runs.abandon_all();
         self.dispatch.lost();
         let now = self.clock.lease_time();

@@ -447,7 +447,7 @@ fn commit_patiently<H: Host>(
                 if remaining == 0 || engine.is_closing() {
                     return Err(error);
                 }
-                engine.warn(&format!("{error} yet; a commit goes on trying, and bodies wait for it"));
+                engine.warn(&format!("{error} yet; the commit is retried, and bodies wait for it"));
             }
             outcome => return outcome,
         }

@@ -100,7 +100,7 @@ impl RunHandle {
         let standing = blocking(&self.engine, move |engine| engine.store().standing(id)).await??;
         let run = standing.ok_or_else(|| Error::unknown_run(id))?;
         match blocking(&self.engine, move |engine| engine.why_not_here(&run)).await? {
-            Some(why) => Err(Error::Blocked(format!("run {id} is not taken up: {why}"))),
+            Some(why) => Err(Error::Blocked(format!("no runner continues run {id}: {why}"))),
             None => Ok(()),
         }
     }

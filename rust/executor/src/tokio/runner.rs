@@ -215,7 +215,7 @@ impl Runner {
         if tokio::time::timeout(grace, dispatch.all_ended()).await.is_err() {
             dispatch.stop();
             if tokio::time::timeout(DROPPING, dispatch.all_ended()).await.is_err() {
-                self.engine.log(Level::Warning, "a body blocks its thread and goes on after the runner was closed");
+                self.engine.log(Level::Warning, "a body blocks its thread and continues after the runner was closed");
             }
         }
         let engine = Arc::clone(&self.engine);
