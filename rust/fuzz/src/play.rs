@@ -51,7 +51,7 @@ pub(crate) fn everything(store: &dyn Store, graph: &Arc<Graph>, said: &mut Said)
         for claimed in said.hear(store.claim(lease, &versions, NOW.into(), 10)).unwrap_or_default() {
             let Some(Some(stored)) = said.hear(store.load(claimed)) else { continue };
             let _ = stored.run.unpacked_inputs();
-            // As the executor does: a list of tasks that does not fit the graph is not taken up.
+            // As the executor does: a run whose tasks do not fit the graph is not recovered.
             if ids.len() == graph.len()
                 && let Ok(state) = RunState::recover(graph, &ids, Some(workflow.version), stored)
             {

@@ -33,7 +33,7 @@ impl VirtualClock {
         Arc::new(Self(Mutex::new(Hands { wall: START.0, steady: Duration::ZERO, uptime: 3_600_000_000, drift: 0 })))
     }
 
-    /// Lets the wall go faster than steady time from here on, by so many parts of a million; slower, if negative.
+    /// Lets the wall go faster than steady time from here on, by this many parts in a million; slower, if negative.
     pub fn drift(&self, parts: i64) {
         self.0.lock().drift = parts;
     }
@@ -46,7 +46,7 @@ impl VirtualClock {
         hands.uptime += micros(span);
     }
 
-    /// The machine sleeps: its clocks go on, but steady time does not.
+    /// The machine sleeps: the wall and the uptime advance, steady time does not.
     pub fn sleep(&self, span: Duration) {
         let mut hands = self.0.lock();
         hands.wall += micros(span);

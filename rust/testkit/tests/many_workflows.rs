@@ -81,7 +81,7 @@ fn left_behind(store: &Arc<dyn Store>, number: usize, tasks: &[&'static str]) ->
     run
 }
 
-/// How many calls a registration, a run and looks for news take beside so many workflows.
+/// How many calls a registration, a run and looks for news take beside this many workflows.
 fn calls_beside(count: usize, store: &Arc<dyn Store>) -> Vec<u64> {
     let mut runner = Counted::open(store);
     for number in 1..count {
@@ -98,7 +98,7 @@ fn calls_beside(count: usize, store: &Arc<dyn Store>) -> Vec<u64> {
         drop(driver.engine().submit(&registered, [wanted]).unwrap());
     }));
 
-    // News of a run that is to be taken up.
+    // A change: a run that is to be claimed.
     let run = left_behind(store, 0, &["task"]);
     let taken_up = runner.calls(Driver::lease_turn);
     assert!(runner.is_executing(run));
@@ -107,7 +107,7 @@ fn calls_beside(count: usize, store: &Arc<dyn Store>) -> Vec<u64> {
     let older = left_behind(store, 0, &["task"]);
     let of_another_version = runner.calls(Driver::lease_turn);
     assert!(runner.is_executing(older));
-    // And of runs that nobody here can take up: of another workflow, and of a version that does not fit.
+    // And runs that nobody here can claim: of another workflow, and of a version that does not fit.
     let stranger = left_behind(store, count, &["task"]);
     let misfit = left_behind(store, 0, &["gone"]);
     let learns = runner.calls(Driver::lease_turn);

@@ -86,7 +86,7 @@ impl Desk {
         runs.into_iter().map(|stored| (stored.run.id.row(), stored.run.ended_at)).collect()
     }
 
-    /// Lets the retention thread go on by itself for so long.
+    /// Lets the retention thread run by itself for this span.
     fn pass(&self, runner: &mut Driver<Nothing>, span: Duration) {
         let until = self.clock.steady() + span;
         loop {

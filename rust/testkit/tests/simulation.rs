@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use bide_testkit::sim::{self, Act, Case, Disaster};
 
-/// So many worlds are played.
+/// How many worlds are played.
 const SEEDS: u64 = 300;
 
 /// Each of these happens in some of them.

@@ -1,4 +1,4 @@
-//! A simulated body: a little program, and how far it has come. Its waits and steps are calls of the attempt machine
+//! A simulated body: a small program and its position in it. Its waits and steps are calls of the attempt machine
 //! that ships (`bide_core::attempt`). Between any two of a call's actions others may move, and the process may die.
 
 use std::sync::Arc;
@@ -37,7 +37,7 @@ pub(super) struct Body {
     pub(super) marked: bool,
     /// An earlier process may have died of it: who else may execute meanwhile is decided by this.
     pub(super) turn: Option<Turn>,
-    /// What is left of its execution time.
+    /// Its remaining execution time.
     pub(super) allowance: Option<Allowance<SimHost>>,
     /// The context as it found it, and as it leaves it.
     pub(super) context: [Vec<(Arc<str>, Value)>; 2],
@@ -47,13 +47,13 @@ pub(super) struct Body {
 pub(super) enum Phase {
     /// It is marked before it is called.
     Mark,
-    /// It goes on with its acts.
+    /// It continues with its acts.
     Acts,
     /// It executes until this moment, by the steady clock.
     Works(Duration),
     /// A call of its handle is under way: the action that it wants carried out.
     Calls(Called, Action),
-    /// The end of its wait was handed in, and it wants a slot again.
+    /// The end of its wait is committed, and it waits for a slot.
     WantsSlot(Called, Result<(), CallError>),
     /// It has ended.
     Ended(Outcome),

@@ -2,7 +2,7 @@
 //! commits, under a clock that jumps, with every interleaving that a seeded scheduler can think of.
 //!
 //! Real are the run machine, the slot and pacing machines, the store, and the engine's own code for commits, timers,
-//! creation, taking up, leases and the end. Simulated are threads, bodies and time. What must hold is in `oracle.rs`.
+//! creation, recovery, leases and the end. Simulated are threads, bodies and time. What must hold is in `oracle.rs`.
 //!
 //! Not here: threads that race (the stress tests), SQLite (the crash points), processes that are really killed.
 

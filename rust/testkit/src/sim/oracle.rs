@@ -70,9 +70,9 @@ pub struct Oracle {
     deaths: HashMap<RunRowId, u32>,
     /// Since when, by the steady clock, a time that is reached has not been acted on.
     late: HashMap<(RunRowId, TaskIx), Duration>,
-    /// The latest time that the wall has shown: nothing that waits for a time may go on before this reaches it.
+    /// The latest time that the wall has shown: no wait for a later time may end.
     latest: Time,
-    /// So many leases could not be given back.
+    /// How many leases could not be given back.
     pub kept_leases: u32,
     /// What this world has in it that few have: the test asks whether its worlds meet all of that.
     pub met: BTreeSet<&'static str>,
@@ -137,7 +137,7 @@ impl Oracle {
         self.trace.push_back(line);
     }
 
-    /// The world has met with something.
+    /// A rare event has happened.
     pub fn meets(&mut self, what: &'static str) {
         self.met.insert(what);
     }

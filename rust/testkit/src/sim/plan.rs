@@ -38,7 +38,7 @@ pub struct Case {
     pub drift: i64,
     /// Time passes in leaps of at most so long while all threads wait.
     pub leap: Duration,
-    /// The world must end within so many moves.
+    /// A world that takes more moves has hung.
     pub most_moves: u32,
 }
 
@@ -67,7 +67,7 @@ pub struct TaskPlan {
 /// A gate.
 #[derive(Clone, Copy, Debug)]
 pub enum Gate {
-    /// A condition that becomes true so many milliseconds after the world began.
+    /// A condition that becomes true this many milliseconds after the world began.
     Until(u64),
     /// A span, in milliseconds.
     After(u64),
@@ -78,24 +78,24 @@ pub enum Gate {
 /// What a body does next.
 #[derive(Clone, Copy, Debug)]
 pub enum Act {
-    /// Executes a step; false: it raises, and the body goes on.
+    /// Executes a step; false: it raises, and the body continues.
     Step(bool),
-    /// Executes so many steps of one name, in another order on each entry; the fourth raises.
+    /// Executes this many steps of one name, in another order on each entry; the fourth raises.
     Shuffled(u8),
-    /// Waits for a condition that becomes true so many milliseconds after the world began; whether a poll is slow.
+    /// Waits for a condition that becomes true this many milliseconds after the world began; whether a poll is slow.
     Until(u64, bool),
     /// The same, of a condition that cannot be compared: it is asked again on every entry. It has a timeout that is
     /// never reached.
     Unprovable(u64),
     /// The same, of a condition that raises before it becomes true; the wait ignores that.
     RaisesUntil(u64),
-    /// Waits for a condition that always raises: the fifth time in a row ends the wait, and the body goes on.
+    /// Waits for a condition that always raises: the fifth time in a row ends the wait, and the body continues.
     Raises,
-    /// Waits for a condition that never holds until its timeout, in milliseconds, and goes on.
+    /// Waits for a condition that never holds until its timeout, in milliseconds, and continues.
     TimesOut(u64),
     /// Sleeps, in milliseconds.
     Sleep(u64),
-    /// Holds its slot for so many milliseconds.
+    /// Holds its slot for this many milliseconds.
     Works(u64),
     /// Sets one of a few keys of the context to what it has seen so far.
     Sets(u8),
@@ -125,7 +125,7 @@ pub enum Version {
     First,
     /// With one task more.
     Grown,
-    /// Without its last task: it cannot take up what the others have created.
+    /// Without its last task: it cannot execute what the others have created.
     Shrunk,
 }
 
@@ -140,11 +140,11 @@ pub enum Disaster {
     Fault(Fault),
     /// A process dies, and of the next one's calls this one goes wrong.
     Birth(u64, Fault),
-    /// Somebody sets the clock, by so many milliseconds.
+    /// Somebody sets the clock, by this many milliseconds.
     Jump(i64),
     /// A second process opens the store.
     Second,
-    /// A process is stopped for so many milliseconds, another one starts, and the first goes on where it was.
+    /// A process is stopped for this many milliseconds, another one starts, and the first continues where it was.
     Freeze(u64),
     /// Processes that start from now on have this code, and one does.
     Deploy(Version),

@@ -1,4 +1,4 @@
-//! A simulated process: the engine's own code for everything that is committed, created, taken up and timed; the real
+//! A simulated process: the engine's own code for everything that is committed, created, claimed and timed; the real
 //! slot and pacing machines; and in the place of each thread a move that the scheduler may choose or leave.
 
 mod bodies;
@@ -51,7 +51,7 @@ pub(super) struct Shared {
     pub(super) script: Option<Script>,
 }
 
-/// Who has a slot.
+/// What holds a slot.
 #[derive(Clone, Copy)]
 enum Holder {
     /// A worker between two bodies.
@@ -101,9 +101,9 @@ pub(super) struct Process {
 pub(super) enum Move {
     /// A free slot is taken for work that waits.
     Take,
-    /// Whoever has the slot goes on.
+    /// The holder of this slot continues.
     Holder(SlotNo),
-    /// A body without a slot goes on.
+    /// A body without a slot continues.
     Body(BodyNo),
     /// A gate is asked.
     Gate(usize),
@@ -164,7 +164,7 @@ impl Process {
         Ok(process)
     }
 
-    /// Registers the workflow. If that fails its user is told, and tries again later.
+    /// Registers the workflow. If that fails, its user gets an error and tries again later.
     fn register(&self) -> Result<Arc<RegisteredWorkflow<SimHost>>, StoreError> {
         let body = |task: &&TaskPlan| SimBody { retries_timeout: task.timeout.is_some_and(|(_, retried)| retried) };
         let bodies = self.shared.case.tasks(self.version).iter().map(body).collect();
@@ -240,7 +240,7 @@ impl Process {
         self.driver.lease().runner
     }
 
-    /// Why it does not take up a run, in words.
+    /// Why it does not execute a run.
     pub(super) fn why_not(&self, run: &RunRow) -> Option<NotRegistered> {
         self.driver.engine().why_not_here(&run.into())
     }

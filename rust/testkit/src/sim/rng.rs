@@ -25,7 +25,7 @@ impl Rng {
         (self.number() % limit.max(1) as u64) as usize
     }
 
-    /// True once in so many times.
+    /// True once in `odds` times.
     pub fn one_in(&mut self, odds: usize) -> bool {
         self.below(odds) == 0
     }

@@ -16,7 +16,7 @@ use super::process::{Process, Shared};
 use super::rng::Rng;
 use crate::waits::{Call, Kind, Meanwhile, Probe, Says, WaitDriver, What};
 
-/// No script takes so many moves.
+/// A script that takes more moves has hung.
 const MOST_MOVES: u32 = 10_000;
 
 /// A script and who watches how it is played.

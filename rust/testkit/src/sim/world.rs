@@ -48,11 +48,11 @@ pub struct RunEnd {
 pub struct Outcome {
     /// The runs, by key. A run that only a shrunk workflow has ever had has fewer tasks.
     pub runs: Vec<RunEnd>,
-    /// So many moves were made.
+    /// How many moves were made.
     pub moves: u32,
     /// Changes with anything that was committed or decided.
     pub digest: u64,
-    /// What it has met with that is rare.
+    /// The rare events that happened in it.
     pub met: BTreeSet<&'static str>,
 }
 

@@ -1,5 +1,5 @@
 //! Conditions of gates: one rule a row. A gate has no slot, no steps and no handle, and nothing is executed again for
-//! it: a gate that is open is polled by whoever has the run.
+//! it: an open gate is polled by the runner that has the run.
 
 use super::Case;
 use super::script::Meanwhile::{LossIsNoticed, RunIsLost, RunnerCloses, StoreFailsLater};

@@ -37,7 +37,7 @@ pub enum Kind {
 
 /// A driver of waits.
 pub trait WaitDriver {
-    /// For messages, and for the cases that it cannot have.
+    /// For messages, and for the cases that do not apply to it.
     fn name(&self) -> &'static str;
 
     /// One process: opens [`Probe::store`], submits the run of the key `k` of a workflow whose only task is [`TASK`],
@@ -55,7 +55,7 @@ struct Case {
     /// What is seen: after each time in milliseconds, and `slot` if the body has one then, what happens there in turn.
     /// (A step's execution is an `ask` too.)
     seen: &'static str,
-    /// The drivers that cannot have it, and why.
+    /// The drivers to which it does not apply, and why.
     not: &'static [(&'static str, &'static str)],
 }
 

@@ -45,7 +45,7 @@ pub enum What {
         /// How long it may stay open.
         timeout: Option<Duration>,
     },
-    /// A sleep until so long after the case began.
+    /// A sleep until this span after the case began.
     Until(Duration),
     /// A sleep.
     After(Duration),
@@ -99,7 +99,7 @@ pub enum Meanwhile {
 }
 
 impl Answer {
-    /// It takes so many milliseconds.
+    /// It takes this many milliseconds.
     #[must_use]
     pub const fn takes(self, ms: u64) -> Self {
         Self { takes: Duration::from_millis(ms), ..self }
@@ -230,7 +230,7 @@ impl Call {
     }
 }
 
-/// A condition `w` that is polled every so many milliseconds.
+/// A condition `w` that is polled every `every_ms` milliseconds.
 #[must_use]
 pub(super) fn condition(every_ms: u64, answers: &[Answer]) -> Call {
     let poll = PollPolicy::every(Duration::from_millis(every_ms));
@@ -244,13 +244,13 @@ pub(super) fn step(answer: Answer) -> Call {
     Call { name: "s", what: What::Step("args"), answers: vec![answer] }
 }
 
-/// A sleep of so many milliseconds.
+/// A sleep of this many milliseconds.
 #[must_use]
 pub(super) fn sleep(ms: u64) -> Call {
     Call { name: "sleep", what: What::After(Duration::from_millis(ms)), answers: Vec::new() }
 }
 
-/// A sleep until so many milliseconds after the case began.
+/// A sleep until this many milliseconds after the case began.
 #[must_use]
 pub(super) fn sleep_until(ms: u64) -> Call {
     Call { name: "sleep_until", what: What::Until(Duration::from_millis(ms)), answers: Vec::new() }
@@ -262,7 +262,7 @@ pub(super) fn now() -> Call {
     Call { name: "now", what: What::Now, answers: Vec::new() }
 }
 
-/// A time so long after the case began.
+/// The time at this span after the case began.
 #[must_use]
 pub fn at(span: Duration) -> Time {
     crate::clock::START.after(span)

@@ -83,7 +83,7 @@ impl Oracle {
         }
     }
 
-    /// Guarantee 4: who renews its lease in time keeps it, whatever somebody does to the wall clock.
+    /// Guarantee 4: a runner that renews its lease in time keeps it, however the wall clock is set.
     pub fn a_lease_is_lost_only_once_it_has_run_out(&mut self, renewed: Option<LeaseTime>, now: LeaseTime) {
         let lasts = renewed.is_some_and(|renewed| now.micros() < renewed.after(LEASE).micros());
         self.must(!lasts, "a living runner is fenced", || format!("renewed at {renewed:?}, lost at {now:?}"));
@@ -116,7 +116,7 @@ impl Oracle {
         );
     }
 
-    /// Guarantee 3: never early by the wall clock. What waited for a time goes on only once the wall has shown it, and
+    /// Guarantee 3: never early by the wall clock. A wait for a time ends only once the wall has shown it, and
     /// a wait times out only once the wall has shown its deadline.
     pub(super) fn nothing_wakes_early(&mut self, ix: TaskIx, entry: &Entry) {
         let until = match (&entry.operation, entry.state) {

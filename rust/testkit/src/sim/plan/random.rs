@@ -11,7 +11,7 @@ use crate::fault::Fault;
 /// The lease thread looks at least so often while nothing else happens.
 const LEAP: Duration = Duration::from_secs(4);
 
-/// No random world takes so many moves.
+/// A random world that takes more moves has hung.
 const MOST_MOVES: u32 = 60_000;
 
 /// The number of the task that a grown workflow has besides.
@@ -186,7 +186,7 @@ impl Case {
         let added = TaskPlan::added(rng, tasks.len());
         let runs = if killer { 3 } else { 1 + rng.below(3) };
         let calls = (0..runs).map(|_| 1 + rng.below(2) as u32).collect();
-        // Many of them early, where runs are created and taken up.
+        // Many of them early, where runs are created and claimed.
         let mut disasters: Vec<(u32, Disaster)> = Vec::new();
         for _ in 0..rng.below(9) {
             let within = [20, 60, 150, 400][rng.below(4)];
@@ -199,7 +199,7 @@ impl Case {
         Self { seed, tasks, added, fail_fast, slots, calls, disasters, drift, leap: LEAP, most_moves: MOST_MOVES }
     }
 
-    /// Waits for a time of every kind, one after the other, each of so many days; meanwhile somebody keeps setting the
+    /// Waits for a time of every kind, one after the other, each of `days` days; meanwhile somebody keeps setting the
     /// clock, and processes die.
     #[must_use]
     pub fn long_waits(seed: u64, days: u64) -> Self {

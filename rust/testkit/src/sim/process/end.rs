@@ -10,7 +10,7 @@ use super::super::host::SimHost;
 use super::{BodyNo, Holder, Process};
 
 impl Process {
-    /// Nothing of its own is left to do: no slot may be missing then, and no run that is over be kept in memory.
+    /// The process is idle: no slot may be missing, and no run that has ended may be kept in memory.
     pub(in super::super) fn must_be_idle(&self, all_over: bool) {
         let kept = self.driver.engine().live_count();
         if all_over && kept > 0 {
@@ -23,7 +23,7 @@ impl Process {
         }
     }
 
-    /// Begins to close: what is parked is suspended, what executes may go on until it waits.
+    /// Begins to close: parked bodies are suspended, executing ones continue until they wait.
     pub(in super::super) fn begin_close(&mut self) {
         if std::mem::replace(&mut self.closing, true) {
             return;
@@ -34,11 +34,11 @@ impl Process {
         let parked: Vec<BodyNo> = self.bodies.keys().filter(|no| !holds(no)).copied().collect();
         for no in parked {
             self.slots.withdraw(|other| *other == no);
-            self.hears_of_close(no);
+            self.unwind_parked(no);
         }
     }
 
-    /// Ends it. True if that was in good order.
+    /// Ends the process. True if it closed in good order.
     pub(in super::super) fn finish_close(mut self) -> bool {
         self.begin_close();
         let lease = self.driver.lease();

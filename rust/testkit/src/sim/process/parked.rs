@@ -52,7 +52,7 @@ impl Process {
         self.offer(next);
     }
 
-    /// A body without a slot goes on with its call.
+    /// A body without a slot continues its call.
     pub(super) fn parked_moves(&mut self, no: BodyNo) {
         let Some(mut body) = self.bodies.remove(&no) else { return };
         self.script_has_slot(false);
@@ -86,7 +86,7 @@ impl Process {
 
     /// The runner closes: a body without a slot that sleeps or wants one unwinds. One that polls does when it sleeps
     /// again.
-    pub(super) fn hears_of_close(&mut self, no: BodyNo) {
+    pub(super) fn unwind_parked(&mut self, no: BodyNo) {
         let Some(mut body) = self.bodies.remove(&no) else { return };
         match std::mem::replace(&mut body.phase, Phase::Acts) {
             Phase::Calls(called, Action::Sleep(_)) => self.feed(body, no, called, Fed::Stopped),
@@ -104,7 +104,7 @@ impl Process {
         self.driver.leave(Arc::clone(&body.run), event);
     }
 
-    /// What a body is told whose commit was refused.
+    /// The error for a body whose commit was refused.
     pub(super) fn call_error(&self, body: &Body, lost: Lost) -> CallError {
         match lost {
             Lost::Refused(refused) if !self.is_lost(body) => CallError::Over(refused),

@@ -1,4 +1,4 @@
-//! Who has a slot, and what it does between two bodies: as a worker of the pool does.
+//! Which worker or body holds each slot, and what a worker does between two bodies, as in the pool.
 
 use std::sync::Arc;
 

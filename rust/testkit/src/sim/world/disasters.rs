@@ -107,7 +107,7 @@ impl World {
         }
     }
 
-    /// A process has ended in good order: what it had can be taken up at once, and is not suspected of anything.
+    /// A process has ended in good order: its runs can be claimed at once, and are no suspects.
     pub(super) fn everything_is_given_back(&self, runner: i64) {
         for row in self.rows().iter().filter(|row| row.status == RunStatus::Running) {
             if row.runner == Some(runner) {
