@@ -170,6 +170,7 @@ impl Call {
         self.go(State::End, Action::Done(result))
     }
 
+    #[inline(never)]
     fn recalled(&mut self, recall: Recall, task: &str, clocks: &dyn Clocks) -> Action {
         let (due, deadline) = match recall {
             Recall::Satisfied(value) => return self.end(Ok(value)),
@@ -240,17 +241,20 @@ impl Call {
         Wait { key: self.key.clone(), operation, timeout: self.timeout }
     }
 
+    #[inline(never)]
     fn record(&mut self, operation: Operation, result: Result<Value, Failure>) -> Action {
         let (task, attempt, wait) = (self.task, self.attempt, self.wait(operation));
         let event = Event::Recorded { task, attempt, wait, result: result.clone() };
         self.go(State::Recording(result), Action::Commit(Box::new(event)))
     }
 
+    #[inline(never)]
     fn open(&mut self, operation: Operation) -> Action {
         let event = Event::Opened { task: self.task, attempt: self.attempt, wait: self.wait(operation) };
         self.go(State::Opening, Action::Commit(Box::new(event)))
     }
 
+    #[inline(never)]
     fn close(&mut self, result: Result<Value, Failure>, proved: bool) -> Action {
         let event = self.closed(result.clone(), proved);
         self.go(State::Closing(result), Action::CommitAndAcquire(Box::new(event)))

@@ -145,15 +145,16 @@ impl<H: Host> BodyCx<H> {
 }
 
 impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
-    /// Feeds a call, and carries out its actions up to one that needs more than the engine.
-    fn drive(&self, at: &mut dyn Attached, call: &mut Call, mut fed: Fed) -> Action {
+    /// Feeds a call, and carries out its actions up to one that needs more than the engine. What it is fed stays where its
+    /// caller has it, because every frame of a wait counts.
+    fn drive(&self, at: &mut dyn Attached, call: &mut Call, fed: &mut Fed) -> Action {
         loop {
             let asked = matches!(fed, Fed::Asked(_));
-            let action = self.advance(call, fed);
+            let action = self.advance(call, std::mem::replace(fed, Fed::Stopped));
             if asked {
                 self.run.note_error(self.task.ix, call.last_error());
             }
-            fed = match action {
+            *fed = match action {
                 Action::CheckLease if self.engine.is_sure_of_lease(at) && !self.run.is_lost() => Fed::LeaseHeld,
                 Action::CheckLease => Fed::LeaseLost,
                 Action::Recall => self.attempt.lock().recall(call, &self.run.state.lock()),
@@ -164,6 +165,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     }
 
     /// Commits an event of this body, with its slot held.
+    #[inline(never)]
     fn commit(&self, at: &mut dyn Attached, call: &Call, event: Event) -> Fed {
         let opens = matches!(event, Event::Opened { .. });
         let group = self.permit.lock().as_ref().map(|permit| Arc::clone(permit.group()));
@@ -195,7 +197,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         let has_older = self.run.state.lock().has_older_steps(self.task.ix);
         let older = if has_older { older() } else { None };
         let mut call = self.begin(name, Request::Step(StepArguments { proof, older, advice: H::STEP_ADVICE }))?;
-        match self.drive(at, &mut call, Fed::Begin) {
+        match self.drive(at, &mut call, &mut Fed::Begin) {
             Action::Execute => Ok(StepStart::Execute(call)),
             Action::Done(result) => result.map(StepStart::Returned),
             action => unreachable!("{action:?} of a step"),
@@ -213,7 +215,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         mut call: Box<Call>,
         result: Result<Value, Failure>,
     ) -> Result<Value, CallError> {
-        match self.drive(at, &mut call, Fed::Executed(result)) {
+        match self.drive(at, &mut call, &mut Fed::Executed(result)) {
             Action::Done(result) => result,
             action => unreachable!("{action:?} of a step"),
         }

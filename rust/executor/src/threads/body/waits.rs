@@ -158,9 +158,8 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     /// Carries out the actions of a wait up to one that is left to [`BodyCx::wait`].
     #[inline(never)]
     fn act(&self, at: &mut dyn Attached, waiting: &mut Waiting) -> Next {
-        let mut fed = std::mem::replace(&mut waiting.fed, Fed::Stopped);
         loop {
-            fed = match self.drive(at, &mut waiting.call, fed) {
+            waiting.fed = match self.drive(at, &mut waiting.call, &mut waiting.fed) {
                 Action::Ask => return Next::Ask,
                 Action::Prove => return Next::Prove,
                 Action::Sleep(sleep) => return Next::Sleep(sleep),
@@ -181,6 +180,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     }
 
     /// Releases the slot and makes sure that a thread is there to use it.
+    #[inline(never)]
     fn release(&self, waiting: &mut Waiting) -> Fed {
         if !self.is_slot_held() {
             // It could not get one after its last wait.
@@ -197,6 +197,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     }
 
     /// Commits the end of an open wait and takes a slot again.
+    #[inline(never)]
     fn commit_and_acquire(&self, at: &mut dyn Attached, waiting: &mut Waiting, event: Event) -> Fed {
         let workers = &self.engine.dispatch().workers;
         // Both at once: in between there is nothing to attach for.
