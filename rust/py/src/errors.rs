@@ -13,6 +13,7 @@ use crate::process::Elsewhere;
 
 /// What is asked of the Python side, imported once.
 pub(crate) struct Names {
+    /// `bide.BideError`, as the next ones are the exceptions of their names.
     pub(crate) bide_error: Py<PyAny>,
     pub(crate) definition_error: Py<PyAny>,
     pub(crate) store_error: Py<PyAny>,
@@ -21,11 +22,17 @@ pub(crate) struct Names {
     pub(crate) suspended: Py<PyAny>,
     pub(crate) task_timeout: Py<PyAny>,
     pub(crate) skip: Py<PyAny>,
+    /// What is stored of an exception that a body may get again.
     pub(crate) describe: Py<PyAny>,
+    /// What is stored of an exception that is only ever shown.
     pub(crate) describe_end: Py<PyAny>,
+    /// An exception from what is stored of it.
     pub(crate) rebuild: Py<PyAny>,
+    /// Makes a `bide.Context` of encoded values.
     pub(crate) context: Py<PyAny>,
+    /// The name of a condition.
     pub(crate) name_of: Py<PyAny>,
+    /// What proves a condition to be the same.
     pub(crate) proof_of: Py<PyAny>,
     /// The class of `bide.until(...)`.
     pub(crate) until: Py<PyAny>,
@@ -37,19 +44,29 @@ pub(crate) struct Names {
     pub(crate) make_after: Py<PyAny>,
     /// `bide.at`.
     pub(crate) make_at: Py<PyAny>,
+    /// Checks the `name=` of a wait.
     pub(crate) check_name: Py<PyAny>,
+    /// Makes a wait of the arguments of `defer_until`.
     pub(crate) from_poll: Py<PyAny>,
+    /// The name, the proof of the arguments and the codec of a step.
     pub(crate) describe_step: Py<PyAny>,
+    /// Says which body a thread executes, for log records.
     pub(crate) logging: Py<PyAny>,
+    /// Not empty if anybody wants to know that.
     pub(crate) logging_in_use: Py<PyList>,
+    /// `datetime.fromtimestamp`.
     pub(crate) from_timestamp: Py<PyAny>,
     /// `contextvars.Context.run`, to be called with the context first.
     pub(crate) run_in_vars: Py<PyAny>,
     /// Makes a `contextvars.Context` with nothing in it.
     pub(crate) no_vars: Py<PyAny>,
+    /// Whether contextvars have a context of `decimal` in them.
     pub(crate) has_decimal: Py<PyAny>,
+    /// Gives them one of their own.
     pub(crate) own_decimal: Py<PyAny>,
+    /// `datetime.UTC`.
     pub(crate) utc: Py<PyAny>,
+    /// The codec of a value without annotation.
     pub(crate) plain_codec: crate::value::Codec,
 }
 
