@@ -185,10 +185,6 @@ class Canonical(Sink):
         self.value(value.default_factory)
         self.entries(value)
 
-    def _bounded(self, value: "deque[Any]") -> None:
-        self.value(value.maxlen)
-        self.items(value)
-
 
 def _has_fields(cls: type) -> bool:
     """Whether a class says what its values are made of."""
@@ -220,6 +216,6 @@ _CONTAINERS: dict[Any, Any] = {
     frozenset: Canonical.members,
     OrderedDict: Canonical._ordered,
     defaultdict: Canonical._defaulting,
-    deque: Canonical._bounded,
+    deque: Canonical.bounded,
     dict: Canonical.entries,
 }

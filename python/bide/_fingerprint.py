@@ -300,10 +300,6 @@ class _Proof(Sink):
         self.value(value.default_factory)
         self._ordered(value)
 
-    def _bounded(self, value: "deque[Any]") -> None:
-        self.value(value.maxlen)
-        self.items(value)
-
 
 def _is_global(thing: Any) -> bool:  # noqa: ANN401 - a function or class
     """Whether its qualified name leads back to it: then the name stands for it."""
@@ -459,5 +455,5 @@ _CONTAINERS: dict[Any, Any] = {
     OrderedDict: _Proof._ordered,
     Counter: _Proof._ordered,
     defaultdict: _Proof._defaulting,
-    deque: _Proof._bounded,
+    deque: _Proof.bounded,
 }

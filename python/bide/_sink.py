@@ -104,6 +104,11 @@ class Sink:
         for item in value:
             self.value(item)
 
+    def bounded(self, value: Any) -> None:  # noqa: ANN401 - a deque
+        """Describe a deque by its limit and its items."""
+        self.value(value.maxlen)
+        self.items(value)
+
     def members(self, value: Any) -> None:  # noqa: ANN401 - a set or frozenset
         """Describe the members of a set, which have no order."""
         self.put(f"members {len(value)}")
