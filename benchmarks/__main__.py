@@ -52,8 +52,8 @@ class Subject:
 
 SUBJECTS = [
     Subject(table.MEMORY, "bide_rows", ("import", *BIDE_ROWS)),
-    Subject(table.NORMAL, "bide_rows", (*BIDE_ROWS, "behind", "idle"), store="normal"),
-    Subject(table.FULL, "bide_rows", ("wide", "chain", "single", "many"), store="full", busy=False),
+    Subject(table.NORMAL, "bide_rows", (*BIDE_ROWS, "bare", "behind", "idle"), store="normal"),
+    Subject(table.FULL, "bide_rows", ("wide", "chain", "single", "many", "bare", "grouped"), store="full", busy=False),
     Subject(table.BASELINE, "asyncio_rows", ("import", *BASELINE_ROWS)),
     Subject(
         table.THREADS, "threads_rows", tuple(row for row in BASELINE_ROWS if row not in {"first", "many", "gates"})

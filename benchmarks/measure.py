@@ -34,6 +34,7 @@ IMPORTS = 20
 RESUMES, RESUME_POLL_SECONDS = 1_000, 0.001
 BEHIND_RUNS, BEHIND_SECONDS = 100, 0.05
 SUBMITTERS = 16
+STEPS = 1_000
 CALLERS, TICK_SECONDS = 100, 0.005
 UNFINISHED = 100_000
 ENDED, ENDED_EARLY = 1_000_000, 200_000
@@ -116,7 +117,7 @@ def growth(action_of: Callable[[int], Callable[[], object]]) -> Metrics:
     return metrics | {"growth": metrics["cost_large"] / metrics["cost_small"]}
 
 
-def rate_of_threads(action: Callable[[], object]) -> float:
+def rate_of_threads(action: Callable[[], object], seconds: float = SINGLE_SECONDS) -> float:
     """Calls a second of SUBMITTERS threads together, each calling again as soon as its call has returned."""
     barrier = threading.Barrier(SUBMITTERS)
     calls: list[int] = []
@@ -124,7 +125,7 @@ def rate_of_threads(action: Callable[[], object]) -> float:
     def submitter() -> None:
         barrier.wait()
         own = 0
-        end = time.perf_counter() + SINGLE_SECONDS
+        end = time.perf_counter() + seconds
         while time.perf_counter() < end:
             action()
             own += 1
@@ -138,8 +139,8 @@ def rate_of_threads(action: Callable[[], object]) -> float:
         for thread in threads:
             thread.join()
 
-    seconds = timed(all_threads)
-    return sum(calls) / seconds
+    passed = timed(all_threads)
+    return sum(calls) / passed
 
 
 async def application(call: Callable[[], Awaitable[object]]) -> Metrics:

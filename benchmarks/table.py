@@ -65,6 +65,19 @@ METRICS = {
     "single": [Metric("single", "runs of one task, one after the other", "runs/s")],
     "many": [Metric("many", f"{measure.MANY:,} runs of one task, submitted together", "runs/s")],
     "submitters": [Metric("submitters", f"runs of one task, {measure.SUBMITTERS} threads, each in turn", "runs/s")],
+    "bare": [
+        Metric("bare", "two bare commits of SQLite, in turns with the next two lines", "/s", ratio=False),
+        Metric("bare_single", "runs of one task, one after the other, by that", "", 2, ratio=False),
+        Metric("bare_many", f"{measure.MANY:,} runs of one task, submitted together, by that", "", 2, ratio=False),
+    ],
+    "grouped": [
+        Metric("grouped", f"runs of one task, {measure.SUBMITTERS} threads and slots", "runs/s", ratio=False),
+        Metric("grouped_bare", "by two bare commits of SQLite for each", "", 2, ratio=False),
+        Metric(
+            "steps", f"{measure.STEPS:,} bodies that record a step, {measure.SUBMITTERS} slots", "steps/s", ratio=False
+        ),
+        Metric("steps_bare", "by a bare commit of SQLite for each", "", 2, ratio=False),
+    ],
     "application": [
         Metric("application", f"runs of one task, {measure.CALLERS} coroutines, each awaits its own", "runs/s"),
         Metric("tick", "their event loop late meanwhile, p99", "ms", 1, ratio=False),
@@ -165,6 +178,10 @@ GOALS = (
     Goal("chain", NORMAL, least=140, against=DBOS),
     Goal("single", NORMAL, least=60, against=DBOS),
     Goal("many", NORMAL, least=400, against=DBOS),
+    Goal("bare_single", NORMAL, least=0.5),
+    Goal("bare_many", NORMAL, least=3.0),
+    Goal("grouped_bare", FULL, least=4.0),
+    Goal("steps_bare", FULL, least=4.0),
     Goal("gate_kb", NORMAL, most=0.5, against=BASELINE),
     Goal("gate_cpu", NORMAL, most=0.05, against=BASELINE),
     Goal("parked_kb", MEMORY, most=1.1, against=THREADS),

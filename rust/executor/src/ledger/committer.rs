@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bide_sched::counts;
 use bide_sync::{Condvar, Mutex};
 
-use super::commit::{Ledger, Upcalls};
+use super::commit::Ledger;
 use super::group::{Group, PATIENCE, QueuedEvent};
+use super::upcalls::Upcalls;
 use crate::host::{Host, Ready};
 
 /// The committer looks for forgotten groups this many times before it sleeps until it is armed again.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use bide_core::{Effect, Event, RunStatus};
 use bide_store::{Lease, Store, StoreError};
 
-use super::commit::{Ledger, Upcalls};
+use super::commit::Ledger;
 use super::group::{Group, QueuedEvent};
 use super::request::Lost;
+use super::upcalls::Upcalls;
 use crate::control::Control;
 use crate::host::{Dispatch, Gate, Host, Ready};
 use crate::runs::run::Run;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bide_core::record::RunUpdate;
-use bide_core::{BlockReason, DecodeError, Event, Failure, Graph, RunState, RunStatus, TaskId, Write, recover};
+use bide_core::{BlockReason, DecodeError, Event, Failure, Graph, RunState, RunStatus, TaskId, recover};
 use bide_store::{Lease, Standing, StoreError};
 use bide_sync::{Mutex, RwLock};
 
@@ -252,7 +252,7 @@ impl<H: Host> Recovery<H> {
     ) -> Result<(), StoreError> {
         let blocked_by = Some(BlockReason::Other(reason.into()));
         let update = RunUpdate { failure, blocked_by, ..RunUpdate::new(id.row(), RunStatus::Paused) };
-        self.control.store().commit(lease, &mut vec![Write::Run(Box::new(update))]).map(|_committed| ())
+        self.path.ledger.update(&*self.path, lease, update)
     }
 
     /// Why an unfinished run that no living runner has is not executed here. Blocks.

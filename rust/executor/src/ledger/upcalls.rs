@@ -1,0 +1,52 @@
+//! What the ledger asks of the engine.
+
+use std::sync::Arc;
+
+use bide_core::Effect;
+use bide_store::{Lease, Store, StoreError};
+
+use crate::host::{Host, Ready};
+use crate::runs::run::Run;
+
+/// What the ledger asks of the engine.
+pub(crate) trait Upcalls<H: Host>: Send + Sync {
+    /// The store.
+    fn store(&self) -> Arc<dyn Store>;
+
+    /// The lease that batches are committed under.
+    fn lease(&self) -> Lease;
+
+    /// Nothing is committed any more.
+    fn is_stopped(&self) -> bool;
+
+    /// No body starts any more.
+    fn is_closing(&self) -> bool;
+
+    /// Writes a warning to the log.
+    fn warn(&self, line: &str);
+
+    /// A commit has failed: nothing is committed any more from here on. Called with the commit lock held. True if the
+    /// engine had not stopped before: then the caller calls [`Upcalls::report_stop`] without the lock.
+    fn stop_over(&self, error: &StoreError) -> bool;
+
+    /// Tells everybody that the engine has stopped over a failed commit.
+    fn report_stop(self: &Arc<Self>, error: &StoreError);
+
+    /// A commit has panicked: stops the engine. Called with the commit lock held.
+    fn panicked(self: &Arc<Self>, why: &str);
+
+    /// Another runner has fenced this lease.
+    fn fenced(self: &Arc<Self>, lease: Lease);
+
+    /// This run is created, and executed here from now on.
+    fn adopt(&self, run: &Arc<Run<H>>);
+
+    /// These runs were lost with an earlier lease: callers are to look for them elsewhere.
+    fn release(&self, lost: Vec<Arc<Run<H>>>);
+
+    /// Carries out what follows from a committed event.
+    fn carry_out(self: &Arc<Self>, run: Arc<Run<H>>, effect: Effect);
+
+    /// Has bodies executed that may start.
+    fn dispatch(self: &Arc<Self>, ready: &mut Vec<Ready<H>>);
+}

@@ -1,0 +1,148 @@
+//! The one write to the store that a group of requests comes to, and what each of them gets of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bide_core::record::{Batch, Committed, NewRun, RunRowId};
+use bide_core::{Effect, Pending};
+use bide_sched::counts;
+use bide_sched::leader::Leader;
+use bide_store::{Commit, CommitId, Lease, Store, StoreError};
+use smallvec::SmallVec;
+
+use super::request::Request;
+use super::upcalls::Upcalls;
+use crate::host::{Host, Ready};
+use crate::runs::run::Run;
+
+/// How often a commit is tried that finds the store locked by others. On a file each try takes 10 s, so that a lock that
+/// somebody holds for half a minute is waited for: what is to be committed has happened, and stopping for a lock would
+/// do it again.
+const TRIES: u32 = 6;
+
+/// How many of the runs that end with a commit are announced while it is made. A caller who waits for many runs does not
+/// wait for a thread to wake.
+const ANNOUNCED: usize = 1;
+
+/// A run, and the number of the request in its group whose event it is.
+pub(super) type Tagged<H> = (Arc<Run<H>>, usize);
+
+/// Writes a group's batch and gives each request what follows from it.
+///
+/// # Errors
+/// Nothing of it is committed, or whether it is is not known. Runs that alone could not be created are no error: only
+/// their requests are refused.
+pub(super) fn write<H: Host>(
+    engine: &impl Upcalls<H>,
+    pending: &mut Pending<Tagged<H>>,
+    group: &mut Leader<'_, Request<H>>,
+    lease: Lease,
+) -> Result<(), StoreError> {
+    let creates = group.requests().any(|request| request.rows().is_some());
+    if pending.is_empty() && !creates {
+        return Ok(());
+    }
+    let store = &*engine.store();
+    if store.blocks() {
+        pending.settling().take(ANNOUNCED).for_each(|(run, _)| run.settled.announce());
+    }
+    let (committed, skipped) = if creates {
+        match create(store, pending, group, lease) {
+            Ok(written) => written,
+            Err(error @ (StoreError::Fenced { .. } | StoreError::Unknown(_))) => return Err(error),
+            Err(error) => {
+                refuse_runs(pending, group, &error);
+                if pending.is_empty() {
+                    return Ok(());
+                }
+                (commit_patiently(engine, store, lease, &mut pending.batch)?, Vec::new())
+            }
+        }
+    } else {
+        (commit_patiently(engine, store, lease, &mut pending.batch)?, Vec::new())
+    };
+    for ((run, number), effect) in pending.committed(committed) {
+        let Some(request) = group.request_mut(number) else { continue };
+        match effect {
+            _ if skipped.binary_search(&run.id.row()).is_ok() => {}
+            Effect::Ready { task } => request.outcome.ready.push(Ready { run, task }),
+            other => request.outcome.effects.push((run, other)),
+        }
+    }
+    Ok(())
+}
+
+/// Writes a batch together with runs to create. Answers the numbers of those that are not created.
+///
+/// # Errors
+/// `Unknown` is final; any other means that nothing was written.
+fn create<H: Host>(
+    store: &dyn Store,
+    pending: &mut Pending<Tagged<H>>,
+    group: &mut Leader<'_, Request<H>>,
+    lease: Lease,
+) -> Result<(Committed, Vec<RunRowId>), StoreError> {
+    let nothing_else = group.requests().all(|request| request.creates.is_some());
+    let requests: SmallVec<[&[NewRun]; 8]> = group.requests().filter_map(Request::rows).collect();
+    let mut commit = Commit { id: CommitId::unique(), requests: &requests, batch: &mut pending.batch };
+    counts::add_commit();
+    let mut outcome = store.write(lease, &mut commit);
+    if let Err(StoreError::Unknown(why)) = &outcome
+        && nothing_else
+    {
+        // The runs may be there, belong to this runner, and then nobody else would ever begin them: the same ids again
+        // tell.
+        let why = why.clone();
+        outcome = store.write(lease, &mut commit).map_err(|error| match error {
+            StoreError::Fenced { .. } | StoreError::Unknown(_) => error,
+            error => StoreError::Unknown(format!("{why}; then {error}")),
+        });
+    }
+    let written = outcome?;
+    let skipped = commit.not_created(&written.creations);
+    drop(requests);
+    let creating = group.requests_mut().filter(|request| request.rows().is_some());
+    for (request, creations) in creating.zip(written.creations) {
+        request.created(creations);
+    }
+    Ok((written.committed, skipped))
+}
+
+/// None of a group's runs is created; its other requests are not concerned.
+fn refuse_runs<H: Host>(pending: &mut Pending<Tagged<H>>, group: &mut Leader<'_, Request<H>>, error: &StoreError) {
+    let mut rows = Vec::new();
+    for request in group.requests_mut() {
+        if let Some(refused) = request.rows() {
+            rows.extend(refused.iter().map(|new| new.id.row()));
+            request.refuse(error);
+        }
+    }
+    rows.sort_unstable();
+    pending.forget(&rows, |(run, _)| run.id.row());
+}
+
+/// Commits a batch; waits for a store that others keep locked, and says so. A runner that is closing waits for one
+/// try only.
+fn commit_patiently<H: Host>(
+    engine: &impl Upcalls<H>,
+    store: &dyn Store,
+    lease: Lease,
+    batch: &mut Batch,
+) -> Result<Committed, StoreError> {
+    counts::add_commit();
+    let mut in_all = Duration::ZERO;
+    for remaining in (0..TRIES).rev() {
+        match store.commit(lease, batch) {
+            Err(StoreError::Busy { store, waited }) => {
+                in_all += waited;
+                let error = StoreError::Busy { store, waited: in_all };
+                if remaining == 0 || engine.is_closing() {
+                    return Err(error);
+                }
+                engine.warn(&format!("{error} yet; the commit is retried, and bodies wait for it"));
+            }
+            outcome => return outcome,
+        }
+    }
+    unreachable!("the last try returns")
+}
