@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::counts;
 use crate::sync::{Condvar, Mutex};
 
 /// Where requests wait for a leader.
@@ -100,7 +99,7 @@ impl<T> Follower<T> {
 
     fn wake(&self, reply: Reply<T>) {
         *self.reply.lock() = Some(reply);
-        counts::add_wake();
+        // Not counted, as are no wakes by a lock: the thread waits for no work, only for its turn.
         self.changed.notify_one();
     }
 }
