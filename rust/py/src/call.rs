@@ -64,16 +64,26 @@ impl<'py> Arguments<'_, 'py> {
         if binding.keyword.is_empty() {
             return gil::call_args(run, &positional);
         }
+        let (tuple, keywords) = self.with_keywords(&positional, binding)?;
+        let keywords = keywords.cast::<PyDict>().map_err(|error| Raised::new(self.py, error.into()))?;
+        gil::call(run, &tuple, Some(keywords))
+    }
+
+    #[inline(never)]
+    fn with_keywords(
+        &self,
+        positional: &[&Bound<'py, PyAny>],
+        binding: &Binding,
+    ) -> Result<(gil::OwnedTuple<'py>, Owned<'py>), Raised> {
         let keywords = gil::dict(self.py)?;
         for (name, argument) in &binding.keyword {
             let value = self.value(argument)?;
             gil::set_item(&keywords, name.bind(self.py).as_any(), &value)?;
         }
-        let tuple = gil::tuple(self.py, &positional)?;
-        let keywords = keywords.cast::<PyDict>().map_err(|error| Raised::new(self.py, error.into()))?;
-        gil::call(run, &tuple, Some(keywords))
+        Ok((gil::tuple(self.py, positional)?, keywords))
     }
 
+    #[inline(never)]
     fn value(&self, argument: &Argument) -> Result<Owned<'py>, Raised> {
         let copy = |of: Option<&Owned<'py>>| {
             let value = of.map_or_else(|| self.py.None().into_bound(self.py), |of| Bound::clone(of));

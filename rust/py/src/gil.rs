@@ -116,7 +116,7 @@ pub(crate) use calls::{
     call, call_args, call_method1, call0, call1, dict, getattr, is_truthy, release, set_item, setattr, str, tuple,
 };
 use refs::empty_bin;
-pub(crate) use refs::{Kept, Owned, Raised};
+pub(crate) use refs::{Kept, Owned, OwnedTuple, Raised};
 
 // --------------------------------------------------------------------------- leaving and coming back
 

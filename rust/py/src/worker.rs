@@ -52,8 +52,11 @@ impl Attached for Thread<'_> {
 impl Worker<Python3> for Thread<'_> {
     fn execute(&mut self, call: Call<Python3>) -> Outcome {
         let py = self.py;
-        panics::no_panic(|| execute(py, &self.engine, call, &mut self.empty))
-            .unwrap_or_else(|panicked| Outcome::Failed { failure: panicked.failure(), retry: None })
+        let mut ended = Outcome::Suspended;
+        if let Err(panicked) = panics::no_panic(|| execute(py, &self.engine, &call, &mut self.empty, &mut ended)) {
+            ended = Outcome::Failed { failure: panicked.failure(), retry: None };
+        }
+        ended
     }
 
     fn between(&mut self, now: Duration) {
@@ -99,46 +102,70 @@ pub(crate) fn start_gate_thread(py: Python<'_>, engine: &Arc<PyEngine>) -> Resul
     })
 }
 
+/// Executes a body, and sets what it came to. While the body is parked this frame is on its thread's stack: what is done
+/// before and after the call has frames of its own.
 fn execute<'py>(
-    py: Python<'py>,
-    engine: &Arc<PyEngine>,
-    call: Call<Python3>,
-    empty: &mut Option<Owned<'py>>,
-) -> Outcome {
-    let result = run_body(py, engine, &call, empty);
-    if call.body.as_ref().is_some_and(|body| body.suspending()) {
-        // Whatever the body returned or raised on its way out, it goes on from its journal.
-        return Outcome::Suspended;
-    }
-    match result {
-        Ok((output, changes)) => Outcome::Completed { output, changes },
-        Err(raised) => ended_by(py, engine, &call, raised),
-    }
-}
-
-type Returned = (Value, Option<Arc<[u8]>>);
-
-fn run_body<'py>(
     py: Python<'py>,
     engine: &Arc<PyEngine>,
     call: &Call<Python3>,
     empty: &mut Option<Owned<'py>>,
-) -> Result<Returned, Raised> {
+    ended: &mut Outcome,
+) {
+    let (mut context, mut logged) = (None, None);
+    let returned = call_body(py, engine, call, empty, &mut context, &mut logged);
+    *ended = outcome(py, engine, call, returned, context, logged);
+}
+
+/// What a body came to.
+#[inline(never)]
+fn outcome(
+    py: Python<'_>,
+    engine: &PyEngine,
+    call: &Call<Python3>,
+    returned: Result<Owned<'_>, Raised>,
+    context: Option<Owned<'_>>,
+    logged: Option<Logged<'_>>,
+) -> Outcome {
+    let stored = |value: Owned<'_>| {
+        let output = call.target().returns.encode(&value)?;
+        let changes = match &context {
+            None => None,
+            Some(context) => changes_of(py, context)?,
+        };
+        Ok((output, changes))
+    };
+    let stored = returned.and_then(stored);
+    drop(logged);
+    if call.body.as_ref().is_some_and(|body| body.suspending()) {
+        // Whatever the body returned or raised on its way out, it continues from its journal.
+        return Outcome::Suspended;
+    }
+    match stored {
+        Ok((output, changes)) => Outcome::Completed { output, changes },
+        Err(raised) => ended_by(py, engine, call, raised),
+    }
+}
+
+/// Calls a body, with what it sees of the context.
+fn call_body<'py>(
+    py: Python<'py>,
+    engine: &Arc<PyEngine>,
+    call: &Call<Python3>,
+    empty: &mut Option<Owned<'py>>,
+    context: &mut Option<Owned<'py>>,
+    logged: &mut Option<Logged<'py>>,
+) -> Result<Owned<'py>, Raised> {
     let target = call.target();
-    let context = if target.binding.wants_context { Some(context_of(py, engine, &call.run, call.task)?) } else { None };
+    if target.binding.wants_context {
+        *context = Some(context_of(py, engine, &call.run, call.task)?);
+    }
     let handle = match &call.body {
         None => None,
         Some(body) => Some(handle_of(py, body, context.as_ref())?),
     };
-    let _logged = Logged::enter(py, call)?;
+    *logged = Some(Logged::enter(py, call)?);
     let arguments = Arguments { py, args: &call.args, context: context.as_ref(), handle: handle.as_ref() };
-    let value = arguments.call(&call.run.local, empty, target.function.bind(py), &target.binding)?;
-    let output = target.returns.encode(&value)?;
-    let changes = match &context {
-        None => None,
-        Some(context) => changes_of(py, context)?,
-    };
-    Ok((output, changes))
+    arguments.call(&call.run.local, empty, target.function.bind(py), &target.binding)
 }
 
 #[inline(never)]
