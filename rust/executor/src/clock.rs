@@ -5,29 +5,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bide_core::Time;
 use bide_core::time::micros;
-use bide_store::{Boot, LeaseTime, Uptime};
-
-/// Tells the time: of the wall, for what is stored, a steady one, for spans, and the machine's uptime, for leases.
-pub trait Clock: Send + Sync + 'static {
-    /// The wall's time, UTC. May jump.
-    fn now(&self) -> Time;
-
-    /// A steady time since some fixed point; never goes back.
-    fn steady(&self) -> Duration;
-
-    /// The time since the machine was started, the time asleep included; `None` if the system cannot tell.
-    fn uptime(&self) -> Option<Uptime>;
-
-    /// What a lease is given and judged by.
-    fn lease_time(&self) -> LeaseTime {
-        LeaseTime { wall: self.now(), uptime: self.uptime() }
-    }
-
-    /// As [`LeaseTime::micros`] of now, with one look at one clock.
-    fn lease_micros(&self) -> i64 {
-        self.uptime().map_or_else(|| self.now().0, |up| up.micros)
-    }
-}
+pub use bide_store::Clock;
+use bide_store::{Boot, Uptime};
 
 /// A worker that executes one short body after another has just read the wall when the next one starts. This tells from
 /// the clock of its lease, which it has to read, what the wall shows then.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bide_core::record::{RunRowId, StoredRun};
 use bide_core::{RunId, Time};
 use bide_store::{
-    Changes, Commit, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Standing, Store, StoreError,
+    Changes, Commit, CommitId, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Standing, Store, StoreError,
     StoredVersion, StoredWorkflow, Written,
 };
 
@@ -64,8 +64,9 @@ impl Store for Closed {
         self.refuse()
     }
 
-    fn claim(
+    fn claim_once(
         &self,
+        _id: CommitId,
         _lease: Lease,
         _versions: &[i64],
         _now: LeaseTime,

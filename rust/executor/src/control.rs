@@ -14,7 +14,8 @@ use crate::clock::Clock;
 use crate::closed::Closed;
 use crate::host::{Attached, Dispatch, Host, Ready};
 use crate::lease_term::LeaseTerm;
-use crate::log::{Level, Log};
+use crate::log::{Level, Log, SharedLog};
+use crate::retrying::Retrying;
 use crate::runs::live::LiveRuns;
 use crate::runs::settled::Settlement;
 use crate::runs::suspects::{Suspects, Turn};
@@ -42,7 +43,7 @@ pub(crate) struct Control<H: Host> {
     /// The lease was given back and the store released.
     released: AtomicBool,
     /// Writes a line to the host's log.
-    log: Log,
+    log: SharedLog,
 }
 
 impl<H: Host> Control<H> {
@@ -57,6 +58,9 @@ impl<H: Host> Control<H> {
         log: Log,
         suspects: Arc<Suspects>,
     ) -> Result<Arc<Self>, StoreError> {
+        let clock = store.clock(clock);
+        let log = SharedLog::from(log);
+        let store = Retrying::around(store, &clock, &log);
         let now = clock.lease_time();
         let lease = store.enroll(now)?;
         Ok(Arc::new(Self {

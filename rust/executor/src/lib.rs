@@ -18,6 +18,7 @@ mod ledger;
 mod log;
 #[doc(hidden)]
 pub mod panic;
+mod retrying;
 mod runs;
 mod services;
 mod threads;

@@ -15,12 +15,14 @@ use bide_core::record::{Batch, Committed, NewRun, RecordedTask, RunRow, RunRowId
 use bide_core::{RunId, RunStatus, Time};
 
 mod changes;
+mod clock;
 mod commit;
 mod lease_time;
 pub mod memory;
 pub mod sqlite;
 
 pub use changes::{ChangedRuns, Changes, Seen};
+pub use clock::Clock;
 pub use commit::{Commit, CommitId, Creation, Written};
 pub use lease_time::{Boot, LeaseTime, Uptime};
 pub use memory::MemoryStore;
@@ -140,7 +142,16 @@ pub enum StoreError {
     /// A row does not read back: the file was changed by other hands.
     #[error("{0}")]
     Corrupt(String),
-    /// Whether the batch is committed is not known: reload before going on.
+    /// The connection to the store was lost. Whether the call was carried out is not known, but it can be made again:
+    /// see [`Store::may_repeat`].
+    #[error("the connection to {store} was lost ({why})")]
+    Disconnected {
+        /// The store, as the user named it (redacted).
+        store: String,
+        /// What the system or the server reported.
+        why: String,
+    },
+    /// Whether the batch is committed is not known, and asking again would not tell: reload before going on.
     #[error("the outcome of a commit is unknown: {0}")]
     Unknown(String),
 }
@@ -152,6 +163,20 @@ pub trait Store: Maintenance + Send + Sync + 'static {
 
     /// Whether a commit can take long enough that an async runtime's thread should not make it.
     fn blocks(&self) -> bool;
+
+    /// The clock by which leases and all times that are written here count, for a caller whose machine has this clock.
+    /// A store on one machine takes that; one that several machines share has its server's time, without asking the
+    /// server each time: then a clock that is wrong on one of them moves no deadline and ends no lease.
+    fn clock(&self, here: Arc<dyn Clock>) -> Arc<dyn Clock> {
+        here
+    }
+
+    /// Whether a call that failed as [`StoreError::Disconnected`] can be made again with the same arguments, a commit or
+    /// claim with the same id: it is carried out once, and the answer is as if the connection had held. A file is never
+    /// disconnected.
+    fn may_repeat(&self) -> bool {
+        false
+    }
 
     /// Registers a runner and gives it a lease.
     ///
@@ -234,7 +259,22 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     ///
     /// # Errors
     /// Any [`StoreError`]; then none was taken over.
-    fn claim(&self, lease: Lease, versions: &[i64], now: LeaseTime, limit: usize) -> Result<Vec<RunId>, StoreError>;
+    fn claim(&self, lease: Lease, versions: &[i64], now: LeaseTime, limit: usize) -> Result<Vec<RunId>, StoreError> {
+        self.claim_once(CommitId::unique(), lease, versions, now, limit)
+    }
+
+    /// As [`Store::claim`], with an id: the same for each try of the same claim.
+    ///
+    /// # Errors
+    /// As [`Store::claim`].
+    fn claim_once(
+        &self,
+        id: CommitId,
+        lease: Lease,
+        versions: &[i64],
+        now: LeaseTime,
+        limit: usize,
+    ) -> Result<Vec<RunId>, StoreError>;
 
     /// Whether a runner is there to execute its runs: its process lives and its lease has not run out.
     ///

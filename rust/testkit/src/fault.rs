@@ -8,8 +8,8 @@ use std::time::Duration;
 use bide_core::record::{Batch, RunRowId, StoredRun};
 use bide_core::{RunId, Time};
 use bide_store::{
-    Changes, Commit, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Standing, Store, StoreError,
-    StoredVersion, StoredWorkflow, Written,
+    Changes, Clock, Commit, CommitId, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Standing, Store,
+    StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use bide_sync::Mutex;
 
@@ -144,6 +144,14 @@ impl Store for FaultyStore {
         self.inner.blocks()
     }
 
+    fn clock(&self, here: Arc<dyn Clock>) -> Arc<dyn Clock> {
+        self.inner.clock(here)
+    }
+
+    fn may_repeat(&self) -> bool {
+        self.inner.may_repeat()
+    }
+
     fn enroll(&self, now: LeaseTime) -> Result<Lease, StoreError> {
         self.call(|store| store.enroll(now).inspect(|_| *self.renewed.lock() = Some(now)))
     }
@@ -193,8 +201,15 @@ impl Store for FaultyStore {
         self.call(|store| store.unowned())
     }
 
-    fn claim(&self, lease: Lease, versions: &[i64], now: LeaseTime, limit: usize) -> Result<Vec<RunId>, StoreError> {
-        self.call(|store| store.claim(lease, versions, now, limit))
+    fn claim_once(
+        &self,
+        id: CommitId,
+        lease: Lease,
+        versions: &[i64],
+        now: LeaseTime,
+        limit: usize,
+    ) -> Result<Vec<RunId>, StoreError> {
+        self.call(|store| store.claim_once(id, lease, versions, now, limit))
     }
 
     fn is_alive(&self, runner: i64, now: LeaseTime) -> Result<bool, StoreError> {

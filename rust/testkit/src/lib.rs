@@ -5,10 +5,12 @@
 
 pub mod clock;
 pub mod conformance;
+pub mod distant;
 pub mod fault;
 pub mod rows;
 pub mod sim;
 pub mod waits;
 
 pub use clock::VirtualClock;
+pub use distant::{DistantStore, Losses};
 pub use fault::{Fault, FaultyStore};

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::support::{HANG, SOON, row};
 
-async fn within<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(HANG, future).await.unwrap()
 }
 

@@ -1,6 +1,7 @@
 //! Workflows of async closures through the real engine, on every store.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod distance;
 mod faults;
 mod gates;
 mod outcomes;

@@ -67,7 +67,7 @@ fn a_step_with_other_arguments_pauses_the_run_and_says_why() {
         waits.notified().await;
         runner.close().await;
         amount.store(6, Ordering::SeqCst);
-        let runner = Runner::open(place.open()).slots(1).log(|_, _| ()).start().unwrap();
+        let runner = Runner::open(place.open_for_runner()).slots(1).log(|_, _| ()).start().unwrap();
         runner.register(&workflow).await.unwrap();
         let error = runner.handle(run).await.unwrap().result().await.unwrap_err();
         assert!(

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bide_executor::store::{Durability, MemoryStore, SqliteStore, Store};
 use bide_executor::{Runner, core::RunId, core::record::TaskRow};
+use bide_testkit::{DistantStore, Losses};
 
 /// Nothing here takes this long unless it hangs.
 pub(crate) const HANG: Duration = Duration::from_secs(20);
@@ -17,21 +18,28 @@ pub(crate) const SOON: Duration = Duration::from_millis(2);
 /// A store to open again and again: what was in it is still there.
 pub(crate) struct Place {
     memory: Option<Arc<MemoryStore>>,
+    /// It is behind a network that loses connections.
+    is_distant: bool,
     directory: tempfile::TempDir,
 }
 
 impl Place {
     /// A memory store.
     pub(crate) fn memory() -> Self {
-        Self { memory: Some(MemoryStore::new()), directory: tempfile::tempdir().unwrap() }
+        Self { memory: Some(MemoryStore::new()), is_distant: false, directory: tempfile::tempdir().unwrap() }
     }
 
     /// An SQLite file.
     fn sqlite() -> Self {
-        Self { memory: None, directory: tempfile::tempdir().unwrap() }
+        Self { memory: None, is_distant: false, directory: tempfile::tempdir().unwrap() }
     }
 
-    /// Opens the store.
+    /// A server, to which every seventh connection is lost.
+    fn distant() -> Self {
+        Self { is_distant: true, ..Self::memory() }
+    }
+
+    /// Opens the store, for a test to look at: never over the network.
     pub(crate) fn open(&self) -> Arc<dyn Store> {
         match &self.memory {
             Some(memory) => Arc::clone(memory) as Arc<dyn Store>,
@@ -39,16 +47,20 @@ impl Place {
         }
     }
 
+    /// Opens the store for a runner.
+    pub(crate) fn open_for_runner(&self) -> Arc<dyn Store> {
+        if self.is_distant { DistantStore::new(self.open(), Losses::Every(7)) } else { self.open() }
+    }
+
     /// A runner on it.
     pub(crate) fn runner(&self, slots: u32) -> Runner {
-        Runner::open(self.open()).slots(slots).start().unwrap()
+        Runner::open(self.open_for_runner()).slots(slots).start().unwrap()
     }
 }
 
-/// Runs a test on a memory store and on an SQLite file, each on a runtime of two threads; fails if it hangs.
+/// Runs a test on a memory store, on an SQLite file and on a store behind a network, each on a runtime of two threads; fails if it hangs.
 pub(crate) fn on_every_store<T: Future<Output = ()>>(test: impl Fn(Place) -> T) {
-    for place in [Place::memory(), Place::sqlite()] {
-        let name = place.open().name().to_owned();
+    for (name, place) in [("memory", Place::memory()), ("a file", Place::sqlite()), ("a server", Place::distant())] {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let done = runtime.block_on(async { tokio::time::timeout(HANG, test(place)).await });
         assert!(done.is_ok(), "hangs on {name}");

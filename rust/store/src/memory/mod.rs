@@ -15,8 +15,8 @@ use bide_sync::Mutex;
 
 use crate::changes::ChangeLog;
 use crate::{
-    Changes, Commit, Creation, LEASE, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Standing, Store,
-    StoreError, StoredVersion, StoredWorkflow, Written,
+    Changes, Commit, CommitId, Creation, LEASE, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Standing,
+    Store, StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use run::{Journals, MemRun, RowHash};
 
@@ -366,7 +366,14 @@ impl Store for MemoryStore {
         Ok(versions.into_iter().collect())
     }
 
-    fn claim(&self, lease: Lease, versions: &[i64], now: LeaseTime, limit: usize) -> Result<Vec<RunId>, StoreError> {
+    fn claim_once(
+        &self,
+        _id: CommitId,
+        lease: Lease,
+        versions: &[i64],
+        now: LeaseTime,
+        limit: usize,
+    ) -> Result<Vec<RunId>, StoreError> {
         let state = &mut *self.state.lock();
         state.fence(lease)?;
         let lapsed: Vec<i64> = (state.runners.iter())

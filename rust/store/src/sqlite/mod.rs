@@ -43,8 +43,8 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::changes::ChangeLog;
 use crate::{
-    Changes, Commit, Durability, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Standing, Store, StoreError,
-    StoredVersion, StoredWorkflow, Written,
+    Changes, Commit, CommitId, Durability, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Standing, Store,
+    StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use checkpoint::{Checkpointer, Debt};
 use error::{Place, is_busy};
@@ -320,7 +320,14 @@ impl Store for SqliteStore {
         self.unowned_versions()
     }
 
-    fn claim(&self, lease: Lease, versions: &[i64], now: LeaseTime, limit: usize) -> Result<Vec<RunId>, StoreError> {
+    fn claim_once(
+        &self,
+        _id: CommitId,
+        lease: Lease,
+        versions: &[i64],
+        now: LeaseTime,
+        limit: usize,
+    ) -> Result<Vec<RunId>, StoreError> {
         self.take_over(lease, versions, now, limit)
     }
 

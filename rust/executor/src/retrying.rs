@@ -1,0 +1,201 @@
+//! A store behind a connection that may be lost: a call that failed because of that is made again, for a while.
+//!
+//! Only for stores that say that their calls may be repeated. Each try of a commit or claim has the same id, so that one
+//! that had been made before the connection was lost is not made twice. To the engine a lost connection is a call that
+//! takes longer; only one that stays lost is an error, over which the engine stops as over any other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bide_core::record::{RunRowId, StoredRun};
+use bide_core::shown::shown;
+use bide_core::{RunId, Time};
+use bide_store::{
+    Changes, Clock, Commit, CommitId, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Standing, Store,
+    StoreError, StoredVersion, StoredWorkflow, Written,
+};
+use bide_sync::{Condvar, Mutex};
+
+use crate::log::{Level, SharedLog};
+
+/// How long a call is repeated: as long as a commit waits for a file that others keep locked.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The same once the runner is closing.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// A connection that stays lost is reported after this time.
+const REPORTED_AFTER: Duration = Duration::from_secs(10);
+
+/// The rest before the second try; it doubles up to [`LONGEST_REST`].
+const FIRST_REST: Duration = Duration::from_millis(2);
+const LONGEST_REST: Duration = Duration::from_secs(1);
+
+/// A store whose calls are repeated.
+pub(crate) struct Retrying {
+    inner: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    log: SharedLog,
+    /// The runner is closing: only set, by the thread that closes it.
+    closing: Mutex<bool>,
+    /// `closing` was set: ends the rest between two tries.
+    woken: Condvar,
+}
+
+impl Retrying {
+    /// This store; if its calls may be repeated, one that repeats them.
+    pub(crate) fn around(store: Arc<dyn Store>, clock: &Arc<dyn Clock>, log: &SharedLog) -> Arc<dyn Store> {
+        if !store.may_repeat() {
+            return store;
+        }
+        let (clock, log) = (Arc::clone(clock), Arc::clone(log));
+        Arc::new(Self { inner: store, clock, log, closing: Mutex::new(false), woken: Condvar::new() })
+    }
+
+    /// Makes a call until its connection holds, or for as long as it may be repeated.
+    fn call<T>(&self, mut act: impl FnMut(&dyn Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut outcome = act(&*self.inner);
+        if !matches!(outcome, Err(StoreError::Disconnected { .. })) {
+            return outcome;
+        }
+        let (since, mut rest, mut is_reported) = (self.clock.steady(), FIRST_REST, false);
+        while let Err(error @ StoreError::Disconnected { .. }) = &outcome {
+            let passed = self.clock.steady().saturating_sub(since);
+            if passed >= PATIENCE || (passed >= CLOSING && *self.closing.lock()) {
+                break;
+            }
+            if passed >= REPORTED_AFTER && !is_reported {
+                is_reported = true;
+                let line = format!("{error}; the call is made again for up to {PATIENCE:?}, and bodies wait for it");
+                (self.log)(Level::Warning, &shown(&line));
+            }
+            self.rest(rest);
+            rest = (rest * 2).min(LONGEST_REST);
+            outcome = act(&*self.inner);
+        }
+        outcome
+    }
+
+    fn rest(&self, span: Duration) {
+        let mut closing = self.closing.lock();
+        let span = if *closing { span.min(CLOSING / 10) } else { span };
+        self.woken.wait_for(&mut closing, span);
+    }
+}
+
+/// What a commit or claim has come to whose connection stays lost.
+fn unknown(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Disconnected { .. } => StoreError::Unknown(error.to_string()),
+        error => error,
+    }
+}
+
+impl Store for Retrying {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn blocks(&self) -> bool {
+        self.inner.blocks()
+    }
+
+    fn enroll(&self, now: LeaseTime) -> Result<Lease, StoreError> {
+        // One that was enrolled by a lost call has no runs, and its lease runs out.
+        self.call(|store| store.enroll(now))
+    }
+
+    fn renew(&self, lease: Lease, now: LeaseTime) -> Result<(), StoreError> {
+        self.call(|store| store.renew(lease, now))
+    }
+
+    fn leave(&self, lease: Lease) -> Result<(), StoreError> {
+        self.call(|store| store.leave(lease))
+    }
+
+    fn register(
+        &self,
+        name: &str,
+        version: &str,
+        tasks: &[(Arc<str>, Vec<Arc<str>>)],
+    ) -> Result<StoredWorkflow, StoreError> {
+        self.call(|store| store.register(name, version, tasks))
+    }
+
+    fn write(&self, lease: Lease, commit: &mut Commit<'_>) -> Result<Written, StoreError> {
+        self.call(|store| store.write(lease, commit)).map_err(unknown)
+    }
+
+    fn versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError> {
+        self.call(|store| store.versions(workflow))
+    }
+
+    fn unowned(&self) -> Result<Vec<(i64, i64)>, StoreError> {
+        self.call(|store| store.unowned())
+    }
+
+    fn claim_once(
+        &self,
+        id: CommitId,
+        lease: Lease,
+        versions: &[i64],
+        now: LeaseTime,
+        limit: usize,
+    ) -> Result<Vec<RunId>, StoreError> {
+        self.call(|store| store.claim_once(id, lease, versions, now, limit)).map_err(unknown)
+    }
+
+    fn is_alive(&self, runner: i64, now: LeaseTime) -> Result<bool, StoreError> {
+        self.call(|store| store.is_alive(runner, now))
+    }
+
+    fn load(&self, run: RunId) -> Result<Option<StoredRun>, StoreError> {
+        self.call(|store| store.load(run))
+    }
+
+    fn standing(&self, run: RunId) -> Result<Option<Standing>, StoreError> {
+        self.call(|store| store.standing(run))
+    }
+
+    fn by_key(&self, key: &str, workflow: Option<&str>) -> Result<Vec<(RunId, Arc<str>)>, StoreError> {
+        self.call(|store| store.by_key(key, workflow))
+    }
+
+    fn list(&self, filter: &RunFilter) -> Result<Vec<StoredRun>, StoreError> {
+        self.call(|store| store.list(filter))
+    }
+
+    fn delete(&self, run: RunId) -> Result<bool, StoreError> {
+        // What a lost call has deleted is gone at the next one.
+        let mut was_there = false;
+        self.call(|store| {
+            let is_there = store.standing(run)?.is_some();
+            was_there |= is_there;
+            Ok(store.delete(run)? || (was_there && !is_there))
+        })
+    }
+
+    fn wait_for_changes(&self, seen: Seen, timeout: Duration) -> Result<Changes, StoreError> {
+        self.call(|store| store.wait_for_changes(seen, timeout))
+    }
+
+    fn interrupt_waits(&self) {
+        *self.closing.lock() = true;
+        self.woken.notify_all();
+        self.inner.interrupt_waits();
+    }
+}
+
+impl Maintenance for Retrying {
+    fn purge(&self, before: Time, from: RunRowId, limit: usize) -> Result<Purged, StoreError> {
+        self.call(|store| store.purge(before, from, limit))
+    }
+
+    fn shrink(&self) -> Result<bool, StoreError> {
+        self.call(|store| store.shrink())
+    }
+
+    fn warning(&self) -> Option<String> {
+        self.inner.warning()
+    }
+}

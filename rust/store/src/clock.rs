@@ -1,0 +1,29 @@
+//! What time it is, as a store and those who use it are told.
+
+use std::time::Duration;
+
+use bide_core::Time;
+
+use crate::{LeaseTime, Uptime};
+
+/// Tells the time: of the wall, for what is stored, a steady one, for spans, and the machine's uptime, for leases.
+pub trait Clock: Send + Sync + 'static {
+    /// The wall's time, UTC. May jump.
+    fn now(&self) -> Time;
+
+    /// A steady time since some fixed point; never goes back.
+    fn steady(&self) -> Duration;
+
+    /// The time since the machine was started, the time asleep included; `None` if the system cannot tell.
+    fn uptime(&self) -> Option<Uptime>;
+
+    /// What a lease is given and judged by.
+    fn lease_time(&self) -> LeaseTime {
+        LeaseTime { wall: self.now(), uptime: self.uptime() }
+    }
+
+    /// As [`LeaseTime::micros`] of now, with one look at one clock.
+    fn lease_micros(&self) -> i64 {
+        self.uptime().map_or_else(|| self.now().0, |up| up.micros)
+    }
+}

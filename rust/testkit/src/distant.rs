@@ -1,0 +1,227 @@
+//! A store as it is over a network: each call takes a round trip, and now and then the connection is lost, before or
+//! after the call was carried out. It has its server's time, and a call can be made again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bide_core::record::{Committed, RunRowId, StoredRun};
+use bide_core::{RunId, Time};
+use bide_store::{
+    Changes, Clock, Commit, CommitId, Creation, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Standing,
+    Store, StoreError, StoredVersion, StoredWorkflow, Written,
+};
+use bide_sync::Mutex;
+
+/// How long a call and its answer are on their way.
+pub const ROUND_TRIP: Duration = Duration::from_millis(2);
+
+/// When connections are lost, by the number of the call, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Losses {
+    /// Never.
+    None,
+    /// Every so many calls: in turns before the call was carried out and after it.
+    Every(u64),
+}
+
+/// Any store, over a network.
+pub struct DistantStore {
+    inner: Arc<dyn Store>,
+    losses: Losses,
+    /// The server's clock; `None`: it shows what the callers' clocks show.
+    clock: Option<Arc<dyn Clock>>,
+    calls: AtomicU64,
+    /// There is no connection to be had.
+    is_cut: AtomicBool,
+    lost: AtomicU64,
+    /// What came of the commits and claims, for those who did not hear.
+    written: Mutex<HashMap<(i64, CommitId), Vec<Vec<Creation>>>>,
+    claimed: Mutex<HashMap<(i64, CommitId), Vec<RunId>>>,
+}
+
+impl DistantStore {
+    /// Puts a store behind a network.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Store>, losses: Losses) -> Arc<Self> {
+        Arc::new(Self::on_server(inner, losses, None))
+    }
+
+    /// The same, on a server with a clock of its own.
+    #[must_use]
+    pub fn with_clock(inner: Arc<dyn Store>, losses: Losses, clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self::on_server(inner, losses, Some(clock)))
+    }
+
+    fn on_server(inner: Arc<dyn Store>, losses: Losses, clock: Option<Arc<dyn Clock>>) -> Self {
+        Self {
+            inner,
+            losses,
+            clock,
+            calls: AtomicU64::new(0),
+            is_cut: AtomicBool::new(false),
+            lost: AtomicU64::new(0),
+            written: Mutex::default(),
+            claimed: Mutex::default(),
+        }
+    }
+
+    /// From here on every call loses its connection; or none does but those that are to.
+    pub fn cut(&self, is_cut: bool) {
+        self.is_cut.store(is_cut, Ordering::SeqCst);
+    }
+
+    /// How many calls have lost their connection.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::SeqCst)
+    }
+
+    /// How many calls were made.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    fn call<T>(&self, act: impl FnOnce(&dyn Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let number = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+        // It is the time that a call takes, not a wait for something.
+        std::thread::sleep(ROUND_TRIP);
+        let (before, after) = match self.losses {
+            Losses::None => (false, false),
+            Losses::Every(n) => (number % (2 * n) == n, number.is_multiple_of(2 * n)),
+        };
+        let before = before || self.is_cut.load(Ordering::SeqCst);
+        let outcome = if before { None } else { Some(act(&*self.inner)) };
+        match outcome {
+            Some(outcome) if !after => outcome,
+            _ => {
+                self.lost.fetch_add(1, Ordering::SeqCst);
+                Err(StoreError::Disconnected { store: self.inner.name().into(), why: "on purpose".into() })
+            }
+        }
+    }
+}
+
+impl Store for DistantStore {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn blocks(&self) -> bool {
+        true
+    }
+
+    fn clock(&self, here: Arc<dyn Clock>) -> Arc<dyn Clock> {
+        self.clock.clone().unwrap_or(here)
+    }
+
+    fn may_repeat(&self) -> bool {
+        true
+    }
+
+    fn enroll(&self, now: LeaseTime) -> Result<Lease, StoreError> {
+        self.call(|store| store.enroll(now))
+    }
+
+    fn renew(&self, lease: Lease, now: LeaseTime) -> Result<(), StoreError> {
+        self.call(|store| store.renew(lease, now))
+    }
+
+    fn leave(&self, lease: Lease) -> Result<(), StoreError> {
+        self.call(|store| store.leave(lease))
+    }
+
+    fn register(
+        &self,
+        name: &str,
+        version: &str,
+        tasks: &[(Arc<str>, Vec<Arc<str>>)],
+    ) -> Result<StoredWorkflow, StoreError> {
+        self.call(|store| store.register(name, version, tasks))
+    }
+
+    fn write(&self, lease: Lease, commit: &mut Commit<'_>) -> Result<Written, StoreError> {
+        let this = (lease.runner, commit.id);
+        // What is sent to the server is a copy.
+        let mut sent = commit.batch.clone();
+        self.call(|store| {
+            if let Some(creations) = self.written.lock().get(&this) {
+                return Ok(Written { committed: Committed::by_store(), creations: creations.clone() });
+            }
+            let written = store.write(lease, &mut Commit { batch: &mut sent, ..*commit })?;
+            self.written.lock().insert(this, written.creations.clone());
+            Ok(written)
+        })
+    }
+
+    fn versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError> {
+        self.call(|store| store.versions(workflow))
+    }
+
+    fn unowned(&self) -> Result<Vec<(i64, i64)>, StoreError> {
+        self.call(|store| store.unowned())
+    }
+
+    fn claim_once(
+        &self,
+        id: CommitId,
+        lease: Lease,
+        versions: &[i64],
+        now: LeaseTime,
+        limit: usize,
+    ) -> Result<Vec<RunId>, StoreError> {
+        self.call(|store| {
+            if let Some(claimed) = self.claimed.lock().get(&(lease.runner, id)) {
+                return Ok(claimed.clone());
+            }
+            let claimed = store.claim_once(id, lease, versions, now, limit)?;
+            self.claimed.lock().insert((lease.runner, id), claimed.clone());
+            Ok(claimed)
+        })
+    }
+
+    fn is_alive(&self, runner: i64, now: LeaseTime) -> Result<bool, StoreError> {
+        self.call(|store| store.is_alive(runner, now))
+    }
+
+    fn load(&self, run: RunId) -> Result<Option<StoredRun>, StoreError> {
+        self.call(|store| store.load(run))
+    }
+
+    fn standing(&self, run: RunId) -> Result<Option<Standing>, StoreError> {
+        self.call(|store| store.standing(run))
+    }
+
+    fn by_key(&self, key: &str, workflow: Option<&str>) -> Result<Vec<(RunId, Arc<str>)>, StoreError> {
+        self.call(|store| store.by_key(key, workflow))
+    }
+
+    fn list(&self, filter: &RunFilter) -> Result<Vec<StoredRun>, StoreError> {
+        self.call(|store| store.list(filter))
+    }
+
+    fn delete(&self, run: RunId) -> Result<bool, StoreError> {
+        self.call(|store| store.delete(run))
+    }
+
+    fn wait_for_changes(&self, seen: Seen, timeout: Duration) -> Result<Changes, StoreError> {
+        // The server sends what has changed: there is no round trip, and no loss that would not be one of the next call.
+        self.inner.wait_for_changes(seen, timeout)
+    }
+
+    fn interrupt_waits(&self) {
+        self.inner.interrupt_waits();
+    }
+}
+
+impl Maintenance for DistantStore {
+    fn purge(&self, before: Time, from: RunRowId, limit: usize) -> Result<Purged, StoreError> {
+        self.call(|store| store.purge(before, from, limit))
+    }
+
+    fn shrink(&self) -> Result<bool, StoreError> {
+        self.call(|store| store.shrink())
+    }
+}
