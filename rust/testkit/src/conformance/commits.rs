@@ -83,7 +83,7 @@ pub fn requests_of_one_commit_see_the_keys_of_those_before(store: &dyn Store) {
     assert_eq!(ok(store.by_key("free", None)), [(requests[4][0].id, "ingest".into())]);
 }
 
-pub fn what_is_refused_alone_writes_nothing(store: &dyn Store) {
+pub fn requests_that_are_all_refused_write_nothing(store: &dyn Store) {
     let desk = Desk::new(store);
     desk.create(START, Some("key"));
     let refused = [desk.new_run(START, Some("key")).with_inputs(Arc::from(&b"\x01a\x03n?"[..]))];

@@ -1,0 +1,43 @@
+//! Calls that are made again because the connection was lost: for stores that say so.
+
+use super::*;
+
+pub fn a_repeated_commit_is_made_once(store: &dyn Store) {
+    if !store.may_repeat() {
+        return;
+    }
+    let desk = Desk::new(store);
+    let ended = desk.create(START, None);
+    let new = [desk.new_run(START, None), desk.new_run(START, Some("key"))];
+    let batch = vec![done(new[0].id, 0, b"t"), update(ended, RunStatus::Completed, Some(later(1)))];
+    let id = CommitId::unique();
+    for round in 0..3 {
+        let mut batch = batch.clone();
+        let written = ok(store.write(desk.lease, &mut Commit { id, requests: &[&new], batch: &mut batch }));
+        assert_eq!(written.creations, [[Creation::Created, Creation::Created]]);
+        assert_eq!(desk.load(new[0].id).rows.len(), 1);
+        if round == 1 {
+            // What came later is not undone.
+            assert!(ok(store.delete(ended)));
+        }
+    }
+    assert_eq!(ok(store.load(ended)), None);
+    // Under another id it is another commit.
+    let mut again = vec![done(new[0].id, 0, b"t")];
+    assert!(matches!(store.commit(desk.lease, &mut again), Err(StoreError::Corrupt(_))));
+}
+
+pub fn a_repeated_claim_is_made_once(store: &dyn Store) {
+    if !store.may_repeat() {
+        return;
+    }
+    let desk = Desk::new(store);
+    let runs: Vec<RunId> = (0..3).map(|at| desk.create(later(at), None)).collect();
+    ok(store.leave(desk.lease));
+    let claimer = Desk::new(store);
+    let claim = |id| ok(store.claim_once(id, claimer.lease, &[claimer.version], at(START), 2));
+    let first = CommitId::unique();
+    assert_eq!(claim(first), runs[..2]);
+    assert_eq!(claim(first), runs[..2]);
+    assert_eq!(claim(CommitId::unique()), runs[2..]);
+}

@@ -1,0 +1,10 @@
+//! A store behind a network keeps what every store promises.
+
+use bide_store::{MemoryStore, Store};
+use bide_testkit::{DistantStore, Losses};
+
+fn with_store(check: fn(&dyn Store)) {
+    check(&*DistantStore::new(MemoryStore::new(), Losses::None));
+}
+
+bide_testkit::conformance!(with_store);
