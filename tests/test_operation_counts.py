@@ -152,3 +152,22 @@ def test_gates_are_polled_many_under_one_attach_and_no_poll_is_committed(runner:
     assert counts.commits <= GATES / 5
     assert counts.attaches <= 10 * GATES / 5
     assert counts.wakes <= 10 * GATES / 5
+
+
+def test_a_listing_asks_the_store_once_however_many_runs_there_are(
+    runner: bide.Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core, calls = runner._core, []
+
+    class Watched:
+        def __getattr__(self, name: str) -> object:
+            calls.append(name)
+            return getattr(core, name)
+
+    for handle in runner.submit_many(one, [None] * WAITS):
+        handle.result()
+    monkeypatch.setattr(runner, "_core", Watched())
+    runs = runner.runs(workflow=one)
+    assert len(runs) == WAITS + 1
+    assert {(run.status, run.outputs["t"], run.tasks["t"].attempts) for run in runs} == {("Completed", 1, 1)}
+    assert calls == ["runs"]

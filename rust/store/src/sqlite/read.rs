@@ -370,3 +370,48 @@ fn entry(fields: &Fields<'_>) -> Result<(TaskId, i32, Entry), StoreError> {
     };
     Ok((fields.get(0, "task")?, fields.get(1, "map")?, entry))
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::ffi::{c_int, c_uint, c_void};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use bide_core::record::NewRun;
+    use rusqlite::ffi;
+
+    use super::*;
+    use crate::{Durability, Store};
+
+    static STATEMENTS: AtomicUsize = AtomicUsize::new(0);
+
+    extern "C" fn count(_: c_uint, _: *mut c_void, _: *mut c_void, _: *mut c_void) -> c_int {
+        STATEMENTS.fetch_add(1, Ordering::Relaxed);
+        0
+    }
+
+    #[test]
+    fn a_listing_takes_as_many_statements_for_a_thousand_runs_as_for_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&folder.path().join("bide.db"), Durability::Normal).unwrap();
+        let workflow = store.register("workflow", "v1", &[]).unwrap();
+        let lease = store.enroll(Time(0).into()).unwrap();
+        let new = |n| NewRun::new(RunId::new(n, 0, 0), workflow.number, workflow.version, Time(0));
+        store.create(lease, &(0..1000).map(new).collect::<Vec<_>>()).unwrap();
+        // SAFETY: the connection is alive; the function takes what SQLite hands it and keeps nothing.
+        let traced = unsafe {
+            let handle = store.reader().unwrap().handle();
+            ffi::sqlite3_trace_v2(handle, ffi::SQLITE_TRACE_STMT as c_uint, Some(count), std::ptr::null_mut())
+        };
+        assert_eq!(traced, ffi::SQLITE_OK);
+        let statements = |limit| {
+            let before = STATEMENTS.load(Ordering::Relaxed);
+            let filter = RunFilter { limit: Some(limit), ..RunFilter::default() };
+            assert_eq!(store.list(&filter).unwrap().len(), limit);
+            STATEMENTS.load(Ordering::Relaxed) - before
+        };
+        // The tasks of a version are read once.
+        statements(1);
+        assert_eq!((statements(1), statements(1000)), (5, 5), "BEGIN, three reads and ROLLBACK");
+    }
+}
