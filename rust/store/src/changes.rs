@@ -1,4 +1,4 @@
-//! How those who wait for changes of a store learn of them, in a process: a log of the last ones, with a position.
+//! The changes of a store that one process knows of: a log of the last ones, with a position.
 //!
 //! Every runner keeps the position up to which it has seen the changes, so that several on one store each see all of
 //! them, and one that fails to deal with a change sees it again.
@@ -9,7 +9,7 @@ use std::time::Duration;
 use bide_core::record::RunRowId;
 use bide_sync::{Condvar, Mutex, MutexGuard};
 
-/// So many changed runs are remembered one by one. Who has not seen older ones is told that any may have changed.
+/// The number of changed runs that are remembered one by one. A runner that has missed older ones gets [`ChangedRuns::Any`].
 const REMEMBERED: usize = 256;
 
 /// How far a runner has seen a store's changes. The default: not at all.
@@ -29,7 +29,7 @@ pub struct Changes {
     /// Runs may belong to nobody: a runner has died, has left, was fenced or is late to renew its lease, or another
     /// process has written. Reason to claim.
     pub unowned: bool,
-    /// The runs that may stand elsewhere now: reason to look at those that somebody waits for.
+    /// The runs whose status or owner may have changed: reason to look at those that a caller waits for.
     pub runs: ChangedRuns,
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct LogState {
 }
 
 impl ChangeLog {
-    /// `unowned`: whether who has seen nothing yet is to claim.
+    /// `unowned`: whether a runner that has seen nothing yet is to claim.
     pub(crate) fn new(unowned: bool) -> Self {
         let last = u64::from(unowned);
         let state = LogState { last, unowned: last, runs: VecDeque::new(), forgotten: 0, interruptions: 0 };
@@ -79,18 +79,18 @@ impl ChangeLog {
         self.woken.notify_all();
     }
 
-    /// For those who log changed runs. These end no wait: a busy runner would be woken by each run that it ends.
+    /// Locks the log, to add changed runs. These end no wait: a busy runner would be woken by each run that it ends.
     pub(crate) fn lock(&self) -> MutexGuard<'_, LogState> {
         self.state.lock()
     }
 
-    /// Ends all waits that are under way, and the next one of everybody who did not wait.
+    /// Ends all waits that are under way, and the next one of each runner that did not wait.
     pub(crate) fn interrupt(&self) {
         self.state.lock().interruptions += 1;
         self.woken.notify_all();
     }
 
-    /// Waits for something that ends a wait. True if there was; then there is no more to wait for.
+    /// Waits for something that ends a wait; false if there was nothing within the timeout.
     pub(crate) fn wait(&self, seen: Seen, timeout: Duration) -> bool {
         let mut state = self.state.lock();
         if !timeout.is_zero() && !state.ends_wait(seen) {
@@ -114,7 +114,7 @@ impl ChangeLog {
 }
 
 impl LogState {
-    /// This run may stand elsewhere now.
+    /// The status of this run has changed.
     pub(crate) fn run(&mut self, run: RunRowId) {
         self.last += 1;
         if self.runs.len() == REMEMBERED
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_missed_too_many_runs_is_told_that_any_may_have_changed() {
+    fn a_runner_that_has_missed_too_many_runs_gets_any() {
         let log = ChangeLog::new(false);
         let start = log.since(Seen::default()).seen;
         log.lock().run(0);
@@ -167,11 +167,11 @@ mod tests {
     }
 
     #[test]
-    fn an_interruption_ends_the_wait_of_everybody_once() {
+    fn an_interruption_ends_one_wait_of_each_runner() {
         let log = ChangeLog::new(false);
         let seen = log.since(Seen::default()).seen;
         log.interrupt();
-        // For each of two that were about to wait; a day would be too long for this test.
+        // For two runners that are about to wait; nobody waits for a day.
         for _ in 0..2 {
             assert!(log.wait(seen, Duration::from_secs(86_400)));
         }

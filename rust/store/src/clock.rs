@@ -1,4 +1,4 @@
-//! What time it is, as a store and those who use it are told.
+//! The clock of those who use a store.
 
 use std::time::Duration;
 

@@ -3,10 +3,7 @@
 //! Synchronous on purpose: the executor's threads call it while they hold nothing. Every store passes the one
 //! conformance suite in bide-testkit.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "how long a lock is tried is measured where it is tried; what is stored gets its time passed in"
-)]
+#![expect(clippy::disallowed_methods, reason = "busy timeouts are measured here; times that are stored are passed in")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +33,7 @@ pub const LEASE: Duration = Duration::from_secs(15);
 pub struct Lease {
     /// The runner's row.
     pub runner: i64,
-    /// Raised by whoever takes the runner's runs over.
+    /// Raised by the runner that fences this one.
     pub epoch: i64,
 }
 
@@ -81,7 +78,7 @@ pub struct RunFilter {
     pub workflow: Option<String>,
     /// Only runs created at or after this time.
     pub since: Option<Time>,
-    /// At most so many.
+    /// At most this many.
     pub limit: Option<usize>,
 }
 
@@ -107,7 +104,7 @@ impl From<&RunRow> for Standing {
 /// What one step of a purge has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Purged {
-    /// So many runs were deleted.
+    /// How many runs were deleted.
     pub runs: usize,
     /// The row number to go on from; `None`: that was the last step.
     pub next: Option<RunRowId>,
@@ -122,7 +119,7 @@ pub enum StoreError {
         /// Whose lease.
         runner: i64,
     },
-    /// The store was busy for longer than its stated patience. Nothing was written.
+    /// The store was busy for longer than its busy timeout. Nothing was written.
     #[error("{store} was locked by another process for {waited:?}; nothing was written")]
     Busy {
         /// The store, as the user named it (redacted).
@@ -139,7 +136,7 @@ pub enum StoreError {
         /// The store, as the user named it (redacted).
         store: String,
     },
-    /// A row does not read back: the file was changed by other hands.
+    /// A row does not read back: the file was changed by another program or is damaged.
     #[error("{0}")]
     Corrupt(String),
     /// The connection to the store was lost. Whether the call was carried out is not known, but it can be made again:
@@ -151,7 +148,7 @@ pub enum StoreError {
         /// What the system or the server reported.
         why: String,
     },
-    /// Whether the batch is committed is not known, and asking again would not tell: reload before going on.
+    /// Whether the batch is committed is not known, and another try would not tell: reload before going on.
     #[error("the outcome of a commit is unknown: {0}")]
     Unknown(String),
 }
@@ -190,7 +187,7 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     /// `Fenced` if it was lost.
     fn renew(&self, lease: Lease, now: LeaseTime) -> Result<(), StoreError>;
 
-    /// Gives a lease back: its unfinished runs belong to nobody and can be taken up at once.
+    /// Gives a lease back: its unfinished runs belong to nobody and can be claimed at once.
     ///
     /// # Errors
     /// Any [`StoreError`]; a lost lease is not an error.
@@ -254,11 +251,11 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     /// As [`Store::load`].
     fn unowned(&self) -> Result<Vec<(i64, i64)>, StoreError>;
 
-    /// Takes over unfinished, not paused runs of these workflow versions that belong to nobody, to a dead runner or to
-    /// one whose lease has run out (which is fenced by that), oldest first, at most `limit`.
+    /// Gives this lease unfinished, not paused runs of these workflow versions that belong to nobody, to a dead runner or
+    /// to one whose lease has run out (such runners are fenced first), oldest first, at most `limit`.
     ///
     /// # Errors
-    /// Any [`StoreError`]; then none was taken over.
+    /// Any [`StoreError`]; then none was claimed.
     fn claim(&self, lease: Lease, versions: &[i64], now: LeaseTime, limit: usize) -> Result<Vec<RunId>, StoreError> {
         self.claim_once(CommitId::unique(), lease, versions, now, limit)
     }
@@ -312,10 +309,10 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     /// Any [`StoreError`] but `Fenced`.
     fn delete(&self, run: RunId) -> Result<bool, StoreError>;
 
-    /// Waits for changes, at most for a time, and tells what has changed since a position. Not commits of one's own
-    /// process, except which runs they have changed; and these end no wait. Whoever claims takes the position first and
-    /// keeps it once the claim is made, so that nothing falls in between. With a timeout of zero it looks once and
-    /// does not wait. No other call waits for this one.
+    /// Waits for changes, at most for `timeout`, and returns what has changed since the position `seen`. Of commits of
+    /// the own process it returns the runs whose status they changed, and these end no wait. A runner keeps the new
+    /// position once it has dealt with the changes, so that it misses none. With a timeout of zero it looks once and
+    /// does not wait. It blocks no other call.
     ///
     /// # Errors
     /// As [`Store::load`]; `Unavailable` if the file is gone.
@@ -326,7 +323,7 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     fn interrupt_waits(&self);
 }
 
-/// What keeps a store small and its user warned; for a thread that has time.
+/// Keeping a store small, and warnings about its surroundings: for background threads.
 pub trait Maintenance {
     /// One step of a purge: looks at the next runs in the order of their row numbers, at most `limit` of them, and
     /// deletes those that ended before `before`, in one short commit. Several may purge at once.
@@ -335,15 +332,14 @@ pub trait Maintenance {
     /// Any [`StoreError`] but `Fenced`.
     fn purge(&self, before: Time, from: RunRowId, limit: usize) -> Result<Purged, StoreError>;
 
-    /// Gives a stretch of what deletion has freed back to the file system, if much of it lies idle. True if there is
-    /// more to give back.
+    /// Returns some of the pages that deletion has freed to the file system, if there are many. True if there are more.
     ///
     /// # Errors
     /// Any [`StoreError`] but `Fenced`.
     fn shrink(&self) -> Result<bool, StoreError>;
 
-    /// Something about the store's surroundings that its user should change and that stops nothing yet: told once each
-    /// time it begins. Cheap: asked every 50 ms.
+    /// Something about the store's surroundings that its user should change and that stops nothing yet: returned once
+    /// each time it begins. Cheap: asked every 50 ms.
     fn warning(&self) -> Option<String> {
         None
     }

@@ -46,8 +46,8 @@ fn told<T>(result: &Result<T, StoreError>) -> Told {
 
 fn open(path: &Path, durability: Durability) -> Result<Arc<SqliteStore>, StoreError> {
     // A lock that cannot be had is no longer tried than this: the fault may last.
-    let patience = Duration::from_millis(3);
-    SqliteStore::open_with(path, &Options { durability, patience, ..Options::default() })
+    let busy_timeout = Duration::from_millis(3);
+    SqliteStore::open_with(path, &Options { durability, busy_timeout, ..Options::default() })
 }
 
 fn id(n: u16) -> RunId {

@@ -145,11 +145,11 @@ fn a_store_can_be_opened_after_a_refusal() {
 }
 
 #[test]
-fn a_file_that_another_keeps_locked_is_busy_after_the_stated_patience_and_nothing_is_written() {
+fn a_file_that_another_keeps_locked_is_busy_after_its_timeout_and_nothing_is_written() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bide.db");
-    let patience = Duration::from_millis(30);
-    let store = SqliteStore::open_with(&path, &Options { patience, ..Options::default() }).unwrap();
+    let busy_timeout = Duration::from_millis(30);
+    let store = SqliteStore::open_with(&path, &Options { busy_timeout, ..Options::default() }).unwrap();
     let (lease, run) = one_run(&*store);
     let other = Connection::open(&path).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();

@@ -101,7 +101,7 @@ impl Desk {
 }
 
 fn sqlite(directory: &tempfile::TempDir) -> Arc<dyn Store> {
-    let options = Options { patience: Duration::ZERO, ..Options::default() };
+    let options = Options { busy_timeout: Duration::ZERO, ..Options::default() };
     SqliteStore::open_with(&directory.path().join("bide.db"), &options).unwrap()
 }
 

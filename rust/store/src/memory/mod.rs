@@ -1,6 +1,6 @@
 //! The store of runs that need not outlive their process: everything behind one lock, values moved in, not copied.
 //!
-//! It outlives executors, though: whoever keeps the `Arc` can drop one and open another on it. It keeps the last
+//! It can outlive a runner: a program that keeps the `Arc` can open another one on it. It keeps the last
 //! [`KEPT`] ended runs and forgets older ones as new ones end.
 
 mod run;

@@ -13,10 +13,10 @@ use std::collections::HashMap;
 
 use rusqlite::Connection;
 
-/// All marked bodies that somebody executes or did last: their runs, and who has those. Few, found by their index.
+/// All marked bodies that a runner executes or executed last: their runs, and who has those. Few, found by their index.
 const MARKED: &str = "SELECT r.runner, r.id FROM task t INDEXED BY task_marked CROSS JOIN run r \
      WHERE t.entered > 0 AND r.id = t.run";
-/// A count that nobody can have counted to is left for the reader to find.
+/// A count that is out of range is left for the reader of the row to report.
 const BLAME: &str = "UPDATE run SET crashes = crashes + 1 WHERE id = ?1 AND crashes < 2147483647";
 const SET_ASIDE: &str = "UPDATE task SET entered = -entered WHERE run = ?1 AND entered > 0";
 

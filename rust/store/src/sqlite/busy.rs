@@ -36,14 +36,14 @@ pub(super) fn nap() {
 /// Makes a connection wait for at most `patience`, asked and counted anew for each statement.
 pub(super) fn wait_for(
     connection: &mut Connection,
-    patience: impl Fn() -> Duration + Send + 'static,
+    busy_timeout: impl Fn() -> Duration + Send + 'static,
 ) -> rusqlite::Result<()> {
     let mut since = Instant::now();
     connection.busy_handler(Some(move |tries: i32| {
         if tries == 0 {
             since = Instant::now();
         }
-        let patient = since.elapsed() < patience();
+        let patient = since.elapsed() < busy_timeout();
         if patient {
             nap();
         }

@@ -1,19 +1,19 @@
-//! Waiting for changes of a file: those of this process are logged, other processes' are looked for.
+//! Waiting for changes of a file: this process logs its own, and polls the file for those of others.
 
 use std::time::{Duration, Instant};
 
 use super::SqliteStore;
 use crate::{Changes, Seen, StoreError};
 
-/// So often a file is looked at while somebody waits for changes of it.
-const LOOK: Duration = Duration::from_millis(50);
+/// The interval of the poll while a runner waits.
+const POLL: Duration = Duration::from_millis(50);
 
 /// The lock bytes of the other processes that have runners here.
 const OTHERS: &str = "SELECT DISTINCT lock FROM runner WHERE expires IS NOT NULL AND lock <> ?1";
 
-/// What the last look at the file showed.
+/// What the last poll of the file showed.
 #[derive(Default)]
-pub(super) struct LastLook {
+pub(super) struct LastPoll {
     /// SQLite's counter of other connections' commits. Own commits do not move it.
     data_version: Option<i64>,
     /// The lock bytes of the other processes that have runners here.
@@ -25,8 +25,8 @@ impl SqliteStore {
         let since = Instant::now();
         loop {
             let remaining = timeout.saturating_sub(since.elapsed());
-            self.changes.wait(seen, remaining.min(LOOK));
-            self.look()?;
+            self.changes.wait(seen, remaining.min(POLL));
+            self.poll()?;
             if self.changes.wait(seen, Duration::ZERO) || since.elapsed() >= timeout {
                 return Ok(self.changes.since(seen));
             }
@@ -34,10 +34,10 @@ impl SqliteStore {
     }
 
     /// Notices whether another process has written or has died.
-    fn look(&self) -> Result<(), StoreError> {
+    fn poll(&self) -> Result<(), StoreError> {
         let live = self.live()?;
-        self.files.still_there(&self.place)?;
-        let mut last = live.last_look.lock();
+        self.files.still_there(&self.identity)?;
+        let mut last = live.last_poll.lock();
         let writer = live.writer.lock();
         let mut read = || -> rusqlite::Result<bool> {
             let writer = writer.fresh();
@@ -49,7 +49,7 @@ impl SqliteStore {
             }
             Ok(moved)
         };
-        let mut changed = read().map_err(|error| self.place.error(&error))?;
+        let mut changed = read().map_err(|error| self.identity.error(&error))?;
         drop(writer);
         let mut living = Vec::with_capacity(last.others.len());
         for byte in &last.others {

@@ -16,7 +16,7 @@ use rusqlite::Connection;
 use super::error::is_busy;
 use super::writer::Writer;
 
-/// The log is copied when about so many bytes were written to it.
+/// The size of the log, in bytes, at which it is copied.
 pub(super) const LIMIT: u64 = 4 << 20;
 /// And when a store with something in its log has been idle for so long.
 const IDLE: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A log that is longer is cut to this length when it begins anew, and until then it is worth a warning.
 pub(super) const LONG: u64 = 64 << 20;
 
-/// What the writer tells the checkpointer, and the checkpointer whoever logs.
+/// What the writer reports to the checkpointer, and the checkpointer to the thread that logs warnings.
 #[derive(Default)]
 pub(super) struct Debt {
     /// About how many bytes the log has that the database file does not.
@@ -40,19 +40,19 @@ pub(super) struct Debt {
     wake: Condvar,
 }
 
-/// Why the log is not copied back.
+/// Why a checkpoint does not copy the log.
 #[derive(Default)]
 struct Trouble {
-    /// What is to be told, once.
+    /// A warning to be logged, once.
     untold: Option<String>,
-    /// It is told again when the log is as long as this.
+    /// The length of the log at which the warning is repeated.
     again_at: u64,
-    /// Whether it was told that copying fails.
+    /// Whether the user was warned that checkpoints fail.
     failing: bool,
 }
 
 impl Debt {
-    /// What the user should know of the log, told once.
+    /// A warning about the log, once.
     pub(super) fn warning(&self, name: &str) -> Option<String> {
         self.trouble.lock().untold.take().map(|what| format!("{name}: {what}"))
     }
@@ -62,7 +62,7 @@ impl Debt {
         self.bytes.store(0, Ordering::Relaxed);
     }
 
-    /// The log could be copied back as a whole.
+    /// A checkpoint copied the whole log.
     fn is_well(&self) {
         *self.trouble.lock() = Trouble::default();
     }
@@ -91,7 +91,7 @@ impl Debt {
         }
     }
 
-    /// After a commit of about so many bytes. Wakes the thread when there is a first byte and when there are enough.
+    /// Notes a commit of about this many bytes. Wakes the thread when there is a first byte and when there are enough.
     pub(super) fn add(&self, bytes: u64) {
         let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         if before == 0 || (before < LIMIT && before + bytes >= LIMIT) {
@@ -102,7 +102,7 @@ impl Debt {
     }
 
     /// How long the checkpointer's connection waits for others.
-    pub(super) fn patience(&self) -> Duration {
+    pub(super) fn busy_timeout(&self) -> Duration {
         let times = u32::try_from(self.bytes.load(Ordering::Relaxed) / LIMIT).unwrap_or(u32::MAX);
         PATIENCE.start().saturating_mul(times).clamp(*PATIENCE.start(), *PATIENCE.end())
     }

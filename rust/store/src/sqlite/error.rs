@@ -8,16 +8,16 @@ use rusqlite::{Error, ErrorCode};
 use super::system;
 use crate::StoreError;
 
-/// Who is speaking in a message: the store's file, and how patient it is.
+/// A store's identity, for messages: its file and its busy timeout.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct Identity {
     /// The path, as the user gave it.
     pub(super) name: String,
-    /// How long a busy file is tried.
-    pub(super) patience: Duration,
+    /// How long a file that another process has locked is tried.
+    pub(super) busy_timeout: Duration,
 }
 
-impl Place {
+impl Identity {
     /// Translates an error that left nothing written.
     pub(super) fn error(&self, error: &Error) -> StoreError {
         let name = &self.name;
@@ -31,7 +31,7 @@ impl Place {
             {
                 self.unavailable(&what)
             }
-            _ if is_busy(error) => StoreError::Busy { store: name.clone(), waited: self.patience },
+            _ if is_busy(error) => StoreError::Busy { store: name.clone(), waited: self.busy_timeout },
             ErrorCode::DiskFull => self.unavailable(FULL),
             _ if error.sqlite_extended_error_code() == Some(rusqlite::ffi::SQLITE_READONLY_DBMOVED) => {
                 self.unavailable("the file was deleted or replaced while it was open; start again")
@@ -55,8 +55,8 @@ impl Place {
 
     /// Translates an error of the system's; `what` says what failed.
     pub(super) fn system_error(&self, what: &str, error: &io::Error, remedy: &str) -> StoreError {
-        let told = used_up(error).unwrap_or_else(|| format!("{what} ({error}){remedy}"));
-        self.unavailable(&told)
+        let why = used_up(error).unwrap_or_else(|| format!("{what} ({error}){remedy}"));
+        self.unavailable(&why)
     }
 
     pub(super) fn unavailable(&self, what: &str) -> StoreError {
@@ -64,7 +64,7 @@ impl Place {
     }
 }
 
-/// What there is no more of, and what to do about that: the same wherever it strikes.
+/// A resource that is used up, and what to do about it: the same text for every call that meets it.
 fn used_up(error: &io::Error) -> Option<String> {
     match error.raw_os_error()? {
         libc::EMFILE => Some(format!(
@@ -93,7 +93,7 @@ fn limit() -> Option<u64> {
     (unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0).then_some(limit.rlim_cur)
 }
 
-/// Whether an error says that somebody else holds the file.
+/// Whether an error says that another connection holds the file.
 pub(super) fn is_busy(error: &Error) -> bool {
     use ErrorCode::{DatabaseBusy, DatabaseLocked, FileLockingProtocolFailed};
     matches!(error.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked | FileLockingProtocolFailed))

@@ -1,13 +1,14 @@
-//! Who may execute which runs: runners' rows, take-over of the dead, and the news that makes others look.
+//! Who may execute which runs: the rows of runners, and claims of runs whose runner is dead.
 //!
-//! A runner is dead when nobody holds its process's byte of the lock file (known at once), or when its lease has run
+//! A runner is dead when no process holds its process's byte of the lock file (known at once), or when its lease has run
 //! out, by a clock that cannot be set ([`LeaseTime`]). The lease of another boot says nothing: a reboot has freed the
-//! byte, and a byte that is held all the same is that of a living process on another machine. Taking over raises the loser's epoch, which fences it: its next commit compares the epoch and fails. Its
-//! unfinished runs then belong to nobody, so that a run is always either a living runner's or free.
+//! byte, and a byte that is held all the same is that of a living process on another machine. A claim first raises
+//! the epoch of dead runners, which fences them: their next commit compares the epoch and fails. Their unfinished runs
+//! then belong to nobody, so that a run is always either a living runner's or free.
 //!
-//! Where nobody could renew (a file that somebody kept locked, a machine that slept) all leases have run out at once.
-//! So whoever finds its own run out takes none for dead because of theirs, until it has renewed and all others have had
-//! the time to ([`GRACE`]). A dead process is known by its byte all the same.
+//! While no runner can renew (another process keeps the file locked, the machine sleeps), all leases run out at once.
+//! So a runner whose own lease has run out takes no other for dead because of its lease, until it has renewed and the
+//! others have had the time to ([`GRACE`]). A dead process is still known by its byte.
 
 use std::time::{Duration, Instant};
 
@@ -65,7 +66,7 @@ pub(super) fn fence(connection: &Connection, lease: Lease) -> rusqlite::Result<O
 /// An uptime is stored as this much more: a bide that knows only the wall clock takes no such lease for run out.
 const UPTIME: i64 = 1 << 61;
 
-/// A runner that nobody has taken over.
+/// A runner that was not fenced.
 struct Runner {
     id: i64,
     /// The byte of the lock file that its process holds.
@@ -105,13 +106,13 @@ fn columns(now: LeaseTime) -> (i64, Option<String>) {
     }
 }
 
-/// Whether a lease has run out by itself, though nobody has taken it yet.
+/// Whether a lease has run out, though the runner is not fenced yet.
 fn has_run_out(connection: &Connection, lease: Lease, now: LeaseTime) -> rusqlite::Result<bool> {
     let runner = connection.prepare_cached(RUNNER)?.query_row([lease.runner], Runner::read).optional()?;
     Ok(runner.is_some_and(|runner| runner.has_run_out(now)))
 }
 
-/// All runners that nobody has taken over, but this one.
+/// All runners that were not fenced, but this one.
 fn others(connection: &Connection, lease: Lease) -> rusqlite::Result<Vec<Runner>> {
     connection.prepare_cached(RUNNERS)?.query_map([lease.runner], Runner::read)?.collect()
 }
@@ -137,8 +138,8 @@ impl SqliteStore {
     pub(super) fn transact<T>(&self, act: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
         let writer = self.writer()?;
         let connection = writer.fresh();
-        let transaction = Transaction::begin(connection, &self.place)?;
-        let done = act(connection).map_err(|error| self.place.error(&error))?;
+        let transaction = Transaction::begin(connection, &self.identity)?;
+        let done = act(connection).map_err(|error| self.identity.error(&error))?;
         transaction.commit()?;
         self.debt.add(4096);
         Ok(done)
@@ -179,9 +180,9 @@ impl SqliteStore {
     }
 
     pub(super) fn delete_runner(&self, lease: Lease) -> Result<(), StoreError> {
-        // A runner that stops because they are not gives its lease back by its end.
+        // A runner that stops because the files are gone gives its lease back when its process ends.
         self.live()?;
-        self.files.still_there(&self.place)?;
+        self.files.still_there(&self.identity)?;
         let left = self.fenced(lease, |connection| {
             execute(connection, ABANDON, [lease.runner])?;
             execute(connection, "DELETE FROM runner WHERE id = ?1", [lease.runner])
@@ -207,7 +208,7 @@ impl SqliteStore {
             }
             Ok(found)
         };
-        read().map_err(|error| self.place.error(&error))
+        read().map_err(|error| self.identity.error(&error))
     }
 
     pub(super) fn take_over(
@@ -218,9 +219,9 @@ impl SqliteStore {
         limit: usize,
     ) -> Result<Vec<RunId>, StoreError> {
         // Nearly always there is nothing, which a reader finds without keeping any writer waiting.
-        let told = |error: rusqlite::Error| self.place.error(&error);
+        let explain = |error: rusqlite::Error| self.identity.error(&error);
         let reader = self.reader()?;
-        if let Some(lost) = fence(&reader, lease).map_err(told)? {
+        if let Some(lost) = fence(&reader, lease).map_err(explain)? {
             return Err(lost);
         }
         let nothing = self.dead(&reader, lease, now)?.is_empty() && self.free(&reader, versions, 1)?.is_empty();
@@ -231,21 +232,21 @@ impl SqliteStore {
 
         let writer = self.writer()?;
         let writer = writer.fresh();
-        let transaction = Transaction::begin(writer, &self.place)?;
-        if let Some(lost) = fence(writer, lease).map_err(told)? {
+        let transaction = Transaction::begin(writer, &self.identity)?;
+        if let Some(lost) = fence(writer, lease).map_err(explain)? {
             return Err(lost);
         }
         let dead = self.dead(writer, lease, now)?;
-        let marked = Marked::read(writer).map_err(told)?;
-        marked.blame(writer, &dead).map_err(told)?;
+        let marked = Marked::read(writer).map_err(explain)?;
+        marked.blame(writer, &dead).map_err(explain)?;
         for Loser { runner, .. } in &dead {
-            execute(writer, FENCE_OFF, [runner]).map_err(told)?;
-            execute(writer, ABANDON, [runner]).map_err(told)?;
+            execute(writer, FENCE_OFF, [runner]).map_err(explain)?;
+            execute(writer, ABANDON, [runner]).map_err(explain)?;
         }
         let claimed = self.free(writer, versions, limit)?;
         for run in &claimed {
-            execute(writer, TAKE, [run.row(), lease.runner, lease.epoch]).map_err(told)?;
-            marked.set_aside(writer, run.row()).map_err(told)?;
+            execute(writer, TAKE, [run.row(), lease.runner, lease.epoch]).map_err(explain)?;
+            marked.set_aside(writer, run.row()).map_err(explain)?;
         }
         transaction.commit()?;
         self.debt.add(4096);
@@ -260,7 +261,7 @@ impl SqliteStore {
         let lock = &self.live()?.lock;
         let reader = self.reader()?;
         let read = || reader.prepare_cached(RUNNER)?.query_row([runner], Runner::read).optional();
-        match read().map_err(|error| self.place.error(&error))? {
+        match read().map_err(|error| self.identity.error(&error))? {
             Some(runner) if !runner.has_run_out(now) => self.is_held(lock, runner.lock),
             _ => Ok(false),
         }
@@ -269,10 +270,10 @@ impl SqliteStore {
     /// The other runners whose process is gone or whose lease has run out.
     fn dead(&self, connection: &Connection, lease: Lease, now: LeaseTime) -> Result<Vec<Loser>, StoreError> {
         let lock = &self.live()?.lock;
-        let told = |error: rusqlite::Error| self.place.error(&error);
-        let late = has_run_out(connection, lease, now).map_err(told)? || self.late.is_recent();
+        let explain = |error: rusqlite::Error| self.identity.error(&error);
+        let late = has_run_out(connection, lease, now).map_err(explain)? || self.late.is_recent();
         let mut dead = Vec::new();
-        for runner in others(connection, lease).map_err(told)? {
+        for runner in others(connection, lease).map_err(explain)? {
             let died = (!self.is_held(lock, runner.lock)?).then_some(runner.lock);
             if died.is_some() || (!late && runner.has_run_out(now)) {
                 dead.push(Loser { runner: runner.id, died });
@@ -294,7 +295,7 @@ impl SqliteStore {
             }
             Ok(found)
         };
-        let found = read().map_err(|error| self.place.error(&error))?;
+        let found = read().map_err(|error| self.identity.error(&error))?;
         let mut found: Vec<RunId> = found.iter().map(|uuid| self.uuid(uuid)).collect::<Result<_, _>>()?;
         found.sort_unstable_by_key(|run| run.row());
         found.truncate(limit);
@@ -302,7 +303,8 @@ impl SqliteStore {
     }
 
     pub(super) fn is_held(&self, lock: &super::LockFile, byte: i64) -> Result<bool, StoreError> {
-        lock.is_held(byte).map_err(|error| self.place.unavailable(&format!("its lock file cannot be asked ({error})")))
+        lock.is_held(byte)
+            .map_err(|error| self.identity.unavailable(&format!("its lock file cannot be asked ({error})")))
     }
 }
 

@@ -30,7 +30,7 @@ impl LockFile {
             let own = (random() & 0xffff_ffff_ffff) as i64;
             match fcntl(&file, libc::F_SETLK, own) {
                 Ok(_) => return Ok(Self { file, own }),
-                // One in 2^48: somebody has that byte.
+                // One in 2^48: another process has that byte.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {}
                 Err(error) => return Err(error),
             }

@@ -47,7 +47,7 @@ use crate::{
     StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use checkpoint::{Checkpointer, Debt};
-use error::{Place, is_busy};
+use error::{Identity, is_busy};
 use lock::LockFile;
 use surroundings::{FileId, Files};
 use writer::Writer;
@@ -60,14 +60,19 @@ pub struct Options {
     /// Whether a network file system is accepted. SQLite's locks do not hold on most of them.
     pub network: bool,
     /// How long a file that another process has locked is tried before [`StoreError::Busy`].
-    pub patience: Duration,
+    pub busy_timeout: Duration,
     /// The page size of a new file; an old one keeps its own.
     pub page_size: u32,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { durability: Durability::Normal, network: false, patience: Duration::from_secs(10), page_size: PAGE_SIZE }
+        Self {
+            durability: Durability::Normal,
+            network: false,
+            busy_timeout: Duration::from_secs(10),
+            page_size: PAGE_SIZE,
+        }
     }
 }
 
@@ -77,13 +82,13 @@ const PAGE_SIZE: u32 = 2048;
 
 /// Runs in one SQLite file. All runners of a process on one file share one of these.
 pub struct SqliteStore {
-    place: Place,
+    identity: Identity,
     file: FileId,
     files: Arc<Files>,
     pid: u32,
     full: AtomicBool,
     debt: Arc<Debt>,
-    /// That other users can read it, while that is to be told.
+    /// A warning that other users can read the file, until it is reported.
     open_to_others: Mutex<Option<String>>,
     versions: read::Versions,
     changes: ChangeLog,
@@ -99,7 +104,7 @@ struct Live {
     reader: Mutex<Connection>,
     writer: Arc<Mutex<Writer>>,
     lock: LockFile,
-    last_look: Mutex<changes::LastLook>,
+    last_poll: Mutex<changes::LastPoll>,
 }
 
 impl SqliteStore {
@@ -119,51 +124,51 @@ impl SqliteStore {
     pub fn open_with(path: &Path, options: &Options) -> Result<Arc<Self>, StoreError> {
         system::install();
         fork::install();
-        let place = Place { name: path.display().to_string(), patience: options.patience };
-        let full = surroundings::resolve(path, &place)?;
-        registry::get_or_open(&full, &place, options, || {
-            surroundings::check(&full, &place, options.network)?;
-            names::check(&full, &place)?;
-            let open_to_others = surroundings::open_to_others(&full, &place);
-            let file = surroundings::create(&full, &place)?;
-            let store = Self::open_file(full.clone(), file, place.clone(), options)?;
+        let identity = Identity { name: path.display().to_string(), busy_timeout: options.busy_timeout };
+        let full = surroundings::resolve(path, &identity)?;
+        registry::get_or_open(&full, &identity, options, || {
+            surroundings::check(&full, &identity, options.network)?;
+            names::check(&full, &identity)?;
+            let open_to_others = surroundings::open_to_others(&full, &identity);
+            let file = surroundings::create(&full, &identity)?;
+            let store = Self::open_file(full.clone(), file, identity.clone(), options)?;
             *store.open_to_others.lock() = open_to_others;
             Ok((file, Arc::new(store)))
         })
     }
 
-    fn open_file(path: PathBuf, file: FileId, place: Place, options: &Options) -> Result<Self, StoreError> {
-        let patience = options.patience;
-        let writer = connect(&path, &place, move || patience)?;
-        prepare(&writer, &place, options)?;
-        schema::migrate(&writer, &place, schema::MIGRATIONS)?;
-        writer.pragma_update(None, "synchronous", level(options.durability)).map_err(|error| place.error(&error))?;
+    fn open_file(path: PathBuf, file: FileId, identity: Identity, options: &Options) -> Result<Self, StoreError> {
+        let busy_timeout = options.busy_timeout;
+        let writer = connect(&path, &identity, move || busy_timeout)?;
+        prepare(&writer, &identity, options)?;
+        schema::migrate(&writer, &identity, schema::MIGRATIONS)?;
+        writer.pragma_update(None, "synchronous", level(options.durability)).map_err(|error| identity.error(&error))?;
         if options.durability == Durability::Full {
-            room::make(&writer, &surroundings::beside(&path, "-wal"), &place)?;
+            room::make(&writer, &surroundings::beside(&path, "-wal"), &identity)?;
         }
-        let reader = connect(&path, &place, move || patience)?;
+        let reader = connect(&path, &identity, move || busy_timeout)?;
         let debt = Arc::new(Debt::default());
-        let theirs = debt.clone();
-        let copier = connect(&path, &place, move || theirs.patience())?;
-        copier.pragma_update(None, "synchronous", "NORMAL").map_err(|error| place.error(&error))?;
+        let debt_of_copier = debt.clone();
+        let copier = connect(&path, &identity, move || debt_of_copier.busy_timeout())?;
+        copier.pragma_update(None, "synchronous", "NORMAL").map_err(|error| identity.error(&error))?;
 
         let lock_path = surroundings::beside(&path, "-lock");
-        let failed = |what: &str, error: std::io::Error| place.system_error(what, &error, "");
+        let failed = |what: &str, error: std::io::Error| identity.system_error(what, &error, "");
         let lock = LockFile::open(&lock_path)
             .map_err(|error| failed(&format!("its lock file {} cannot be locked", lock_path.display()), error))?;
         if let Ok(file) = fs::metadata(&path) {
             // It matters only once the file has a second name. A disk that is full will be met by who needs the room.
             let _ = lock.says(&names::home(&path, &file));
         }
-        let writer = Arc::new(Mutex::new(Writer::new(writer).map_err(|error| place.error(&error))?));
-        let files = Arc::new(Files::of(&path, file, &place)?);
-        let (theirs, place_of_theirs) = (files.clone(), place.clone());
-        // Beside another log, or none, copying from the one that is open would write over what others have written.
-        let whole = move || theirs.still_there(&place_of_theirs).is_ok();
+        let writer = Arc::new(Mutex::new(Writer::new(writer).map_err(|error| identity.error(&error))?));
+        let files = Arc::new(Files::of(&path, file, &identity)?);
+        let (theirs, their_identity) = (files.clone(), identity.clone());
+        // If the log was replaced or deleted, a checkpoint of the one that is open would overwrite what others wrote.
+        let whole = move || theirs.still_there(&their_identity).is_ok();
         let checkpointer = Checkpointer::start(debt.clone(), copier, writer.clone(), whole)
             .map_err(|error| failed("the checkpointer's thread cannot start", error))?;
         Ok(Self {
-            place,
+            identity,
             file,
             files,
             pid: std::process::id(),
@@ -178,7 +183,7 @@ impl SqliteStore {
                 reader: Mutex::new(reader),
                 writer,
                 lock,
-                last_look: Mutex::default(),
+                last_poll: Mutex::default(),
             }),
         })
     }
@@ -188,8 +193,8 @@ impl SqliteStore {
         if !self.full.swap(true, Ordering::Relaxed) {
             let writer = self.writer()?;
             let writer = writer.fresh();
-            writer.pragma_update(None, "synchronous", "FULL").map_err(|error| self.place.error(&error))?;
-            room::make(writer, self.files.log(), &self.place)?;
+            writer.pragma_update(None, "synchronous", "FULL").map_err(|error| self.identity.error(&error))?;
+            room::make(writer, self.files.log(), &self.identity)?;
         }
         Ok(())
     }
@@ -199,7 +204,7 @@ impl SqliteStore {
         if self.pid == std::process::id() {
             return Ok(&self.live);
         }
-        Err(self.place.unavailable(
+        Err(self.identity.unavailable(
             "this store was opened before a fork and cannot be used in the child; start processes by spawn, or open \
              the store only after the fork",
         ))
@@ -235,26 +240,26 @@ fn level(durability: Durability) -> &'static str {
     }
 }
 
-/// A connection with our manners. The file exists, so that a deleted one is not made anew by accident.
+/// A connection with bide's settings. It creates no file, so that a deleted one is not made anew by accident.
 fn connect(
     path: &Path,
-    place: &Place,
-    patience: impl Fn() -> Duration + Send + 'static,
+    identity: &Identity,
+    busy_timeout: impl Fn() -> Duration + Send + 'static,
 ) -> Result<Connection, StoreError> {
     let open = || {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(path, flags)?;
-        busy::wait_for(&mut connection, patience)?;
+        busy::wait_for(&mut connection, busy_timeout)?;
         connection.set_prepared_statement_cache_capacity(64);
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
         Ok(connection)
     };
-    open().map_err(|error| place.error(&error))
+    open().map_err(|error| identity.error(&error))
 }
 
 /// Sets what is part of the file's format. Only after it is known that the file is ours or empty.
-fn prepare(connection: &Connection, place: &Place, options: &Options) -> Result<(), StoreError> {
-    let found = schema::inspect(connection, place, schema::MIGRATIONS.len())?;
+fn prepare(connection: &Connection, identity: &Identity, options: &Options) -> Result<(), StoreError> {
+    let found = schema::inspect(connection, identity, schema::MIGRATIONS.len())?;
     let set = || -> rusqlite::Result<String> {
         if found == schema::Found::Empty {
             connection.pragma_update(None, "page_size", options.page_size)?;
@@ -269,18 +274,18 @@ fn prepare(connection: &Connection, place: &Place, options: &Options) -> Result<
         match set() {
             Ok(mode) if mode == "wal" => return Ok(()),
             Ok(_) => {
-                return Err(place.unavailable("its file system does not allow a write-ahead log; use a local path"));
+                return Err(identity.unavailable("its file system does not allow a write-ahead log; use a local path"));
             }
             // Changing the mode needs the file alone for a moment, and SQLite does not ask its busy handler then.
-            Err(error) if is_busy(&error) && since.elapsed() < options.patience => busy::nap(),
-            Err(error) => return Err(place.error(&error)),
+            Err(error) if is_busy(&error) && since.elapsed() < options.busy_timeout => busy::nap(),
+            Err(error) => return Err(identity.error(&error)),
         }
     }
 }
 
 impl Store for SqliteStore {
     fn name(&self) -> &str {
-        &self.place.name
+        &self.identity.name
     }
 
     fn blocks(&self) -> bool {
@@ -374,8 +379,8 @@ impl Maintenance for SqliteStore {
     }
 
     fn warning(&self) -> Option<String> {
-        let of_files = || self.files.warning(&self.place);
-        self.open_to_others.lock().take().or_else(of_files).or_else(|| self.debt.warning(&self.place.name))
+        let of_files = || self.files.warning(&self.identity);
+        self.open_to_others.lock().take().or_else(of_files).or_else(|| self.debt.warning(&self.identity.name))
     }
 }
 

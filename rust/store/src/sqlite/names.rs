@@ -2,7 +2,7 @@
 //! second name it would have others, and what is committed under one would be lost under the other.
 //!
 //! A second name is a hard link, or a mount of the file alone (as containers make it). The lock file says which file it
-//! is beside, and where: so the name that is in use is told from the others. Symbolic links are followed before.
+//! is beside, and where: so the name that is in use can be distinguished from the others. Symbolic links are followed before.
 //!
 //! | what is opened | |
 //! |---|---|
@@ -10,26 +10,26 @@
 //! | one of several links, with a lock file that names this file in this directory under this name | opens, with a warning: a backup by hard links (`cp -al`) must not keep a service from starting |
 //! | one of several links otherwise, the other files linked too or not | refused |
 //! | a link to a file that this process has open | the same store, by device and inode |
-//! | a mount of the file alone, whoever else uses it | refused: its log would lie in a container and end with it |
+//! | a mount of the file alone, used by others or not | refused: its log would lie in a container and end with it |
 //! | a link that is made while the file is open | a warning |
 //!
-//! That a file was renamed without its log cannot be told from a copy, which must open.
+//! A file that was renamed without its log looks like a copy, which must open.
 
 use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::error::Place;
+use super::error::Identity;
 use super::surroundings::beside;
 use crate::StoreError;
 
 /// Refuses a name of an existing file that is not the one under which it is used. To be called before this process has
 /// opened the file or what lies beside it.
-pub(super) fn check(path: &Path, place: &Place) -> Result<(), StoreError> {
+pub(super) fn check(path: &Path, identity: &Identity) -> Result<(), StoreError> {
     let Ok(file) = fs::metadata(path) else { return Ok(()) };
     if is_mounted_alone(path) {
-        return Err(place.unavailable(
+        return Err(identity.unavailable(
             "the file is mounted here without its directory (as by -v bide.db:/app/bide.db), so its log and lock file \
              would not be those of its other users and would be lost with this container; mount the directory",
         ));
@@ -37,7 +37,7 @@ pub(super) fn check(path: &Path, place: &Place) -> Result<(), StoreError> {
     if file.nlink() <= 1 || fs::read(beside(path, "-lock")).is_ok_and(|note| note == home(path, &file)) {
         return Ok(());
     }
-    Err(place.unavailable(&format!(
+    Err(identity.unavailable(&format!(
         "the file has {} names (hard links), and this is not the one under which it is used: what is committed under \
          one name is lost under another; open it by that name, or close it everywhere and put a copy (cp) here",
         file.nlink()
@@ -54,12 +54,12 @@ pub(super) fn home(path: &Path, file: &Metadata) -> Vec<u8> {
     note
 }
 
-/// What the user is told of a file in use that has so many names.
-pub(super) fn warning(place: &Place, names: u64) -> String {
+/// The warning about a file in use that has several names.
+pub(super) fn warning(identity: &Identity, names: u64) -> String {
     format!(
         "{}: the file has {names} names (hard links). A program that opens it by another one can damage it, and a \
          backup made by hard links changes with the file: copy it instead (sqlite3's .backup)",
-        place.name
+        identity.name
     )
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::error::Place;
+use super::error::Identity;
 use super::{lease, purge, read, schema, write};
 
 fn plan(connection: &Connection, sql: &str) -> Vec<String> {
@@ -22,8 +22,8 @@ fn plan(connection: &Connection, sql: &str) -> Vec<String> {
 
 fn database() -> Connection {
     let connection = Connection::open_in_memory().expect("memory");
-    let place = Place { name: "test".into(), patience: Duration::ZERO };
-    schema::migrate(&connection, &place, schema::MIGRATIONS).expect("the schema");
+    let identity = Identity { name: "test".into(), busy_timeout: Duration::ZERO };
+    schema::migrate(&connection, &identity, schema::MIGRATIONS).expect("the schema");
     connection
 }
 

@@ -1,7 +1,7 @@
-//! Deleting ended runs, and what becomes of the room that this frees.
+//! Deleting ended runs, and giving back the pages that this frees.
 //!
 //! A purge goes through the runs in the order of their numbers, a step at a time. A step looks with the reader, which
-//! keeps nobody waiting, and deletes in one short transaction: what it frees is limited, but for a run that is larger
+//! blocks no writer, and deletes in one short transaction: what it frees is limited, but for a run that is larger
 //! than the limit by itself.
 //!
 //! Freed pages are used again before the file grows. They are given back to the file system only while they are more
@@ -31,14 +31,14 @@ const DELETE_REST: &[&str] =
 #[cfg(test)]
 pub(super) const HOT: &[&str] = &[LOOK, ENDED, DELETE, DELETE_REST[0], DELETE_REST[1], DELETE_REST[2]];
 
-/// A step deletes about so many rows at most: about a millisecond of the writer's time.
+/// The most rows that a step deletes, about: a millisecond of the writer's time.
 const ROWS: usize = 128;
-/// And frees about so many pages at most.
+/// The most pages that it frees, about.
 const PAGES: i64 = 256;
 
 /// So many free pages are kept, however small the file is.
 const SPARE_PAGES: i64 = 512;
-/// And so many parts of it in a hundred.
+/// And this share of it, in percent.
 const SPARE_PERCENT: i64 = 25;
 /// How many pages are given back in one step.
 const PAGES_BACK: u32 = 64;
@@ -53,7 +53,7 @@ impl SqliteStore {
                 let mut statement = reader.prepare_cached(LOOK)?;
                 statement.query_map([before.0, from, newest, most], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
             };
-            look().map_err(|error| self.place.error(&error))?
+            look().map_err(|error| self.identity.error(&error))?
         };
         let more = seen.len() == limit;
         let mut purged = Purged { runs: 0, next: seen.last().filter(|_| more).map(|(last, _)| last + 1) };
@@ -90,7 +90,7 @@ impl SqliteStore {
     pub(super) fn give_pages_back(&self) -> Result<bool, StoreError> {
         let much = {
             let reader = self.reader()?;
-            much_is_free(&reader).map_err(|error| self.place.error(&error))?
+            much_is_free(&reader).map_err(|error| self.identity.error(&error))?
         };
         if !much {
             return Ok(false);

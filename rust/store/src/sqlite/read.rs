@@ -85,7 +85,7 @@ pub(super) const OF_ALL: &[&str] = &[TASKS_OF_ALL, JOURNAL_OF_ALL];
 /// A row being read, with whom to name if it does not read back.
 struct Fields<'r> {
     row: &'r Row<'r>,
-    place: &'r str,
+    identity: &'r str,
     run: RunId,
     table: &'static str,
 }
@@ -95,7 +95,7 @@ impl Fields<'_> {
         StoreError::Corrupt(format!(
             "{}: run {}: the column {}.{column} does not read back ({damage}); the file was changed by another program or \
              is damaged",
-            self.place, self.run, self.table
+            self.identity, self.run, self.table
         ))
     }
 
@@ -133,14 +133,14 @@ impl Fields<'_> {
 }
 
 impl SqliteStore {
-    fn told(&self, error: rusqlite::Error) -> StoreError {
-        self.place.error(&error)
+    fn explain(&self, error: rusqlite::Error) -> StoreError {
+        self.identity.error(&error)
     }
 
     /// A run's id from its 16 bytes.
     pub(super) fn uuid(&self, bytes: &[u8]) -> Result<RunId, StoreError> {
         <[u8; 16]>::try_from(bytes).map(|bytes| RunId(u128::from_be_bytes(bytes))).map_err(|_| {
-            let (name, length) = (&self.place.name, bytes.len());
+            let (name, length) = (&self.identity.name, bytes.len());
             StoreError::Corrupt(format!(
                 "{name}: the column run.uuid of a run has {length} bytes instead of 16; the file was changed by other \
                  hands or is damaged"
@@ -150,18 +150,19 @@ impl SqliteStore {
 
     /// A run's row and the number of its version.
     pub(super) fn run_row(&self, connection: &Connection, id: RunId) -> Result<Option<(RunRow, i64)>, StoreError> {
-        let mut statement = connection.prepare_cached(RUN).map_err(|error| self.told(error))?;
-        let mut rows = statement.query(params![id.row(), &id.0.to_be_bytes()[..]]).map_err(|error| self.told(error))?;
-        match rows.next().map_err(|error| self.told(error))? {
+        let mut statement = connection.prepare_cached(RUN).map_err(|error| self.explain(error))?;
+        let mut rows =
+            statement.query(params![id.row(), &id.0.to_be_bytes()[..]]).map_err(|error| self.explain(error))?;
+        match rows.next().map_err(|error| self.explain(error))? {
             Some(row) => self.read_row(row).map(Some),
             None => Ok(None),
         }
     }
 
     fn read_row(&self, row: &Row<'_>) -> Result<(RunRow, i64), StoreError> {
-        let uuid: Vec<u8> = row.get(0).map_err(|error| self.told(error))?;
+        let uuid: Vec<u8> = row.get(0).map_err(|error| self.explain(error))?;
         let id = self.uuid(&uuid)?;
-        let fields = Fields { row, place: &self.place.name, run: id, table: "run" };
+        let fields = Fields { row, identity: &self.identity.name, run: id, table: "run" };
         let run = RunRow {
             id,
             workflow: fields.get(1, "workflow")?,
@@ -190,10 +191,10 @@ impl SqliteStore {
         let json: Option<String> = connection
             .prepare_cached(VERSION)
             .and_then(|mut statement| statement.query_row([version], |row| row.get(0)).optional())
-            .map_err(|error| self.told(error))?;
+            .map_err(|error| self.explain(error))?;
         let tasks = json.ok_or_else(|| "it is gone".to_owned()).and_then(|json| parse_tasks(&json));
         let tasks = tasks.map_err(|what| {
-            let name = &self.place.name;
+            let name = &self.identity.name;
             StoreError::Corrupt(format!("{name}: the column version.tasks of version {version}: {what}"))
         })?;
         self.versions.lock().insert(version, tasks.clone());
@@ -203,7 +204,7 @@ impl SqliteStore {
     pub(super) fn read_run(&self, id: RunId) -> Result<Option<StoredRun>, StoreError> {
         let reader = self.reader()?;
         // One snapshot for all of the run.
-        let _snapshot = reader.unchecked_transaction().map_err(|error| self.told(error))?;
+        let _snapshot = reader.unchecked_transaction().map_err(|error| self.explain(error))?;
         let Some((run, version)) = self.run_row(&reader, id)? else { return Ok(None) };
         let tasks = self.recorded_tasks(&reader, version)?;
         let rows = self.read_all(&reader, TASKS, id, "task", task_row)?;
@@ -213,10 +214,11 @@ impl SqliteStore {
 
     pub(super) fn read_standing(&self, id: RunId) -> Result<Option<Standing>, StoreError> {
         let reader = self.reader()?;
-        let mut statement = reader.prepare_cached(STANDING).map_err(|error| self.told(error))?;
-        let mut rows = statement.query(params![id.row(), &id.0.to_be_bytes()[..]]).map_err(|error| self.told(error))?;
-        let Some(row) = rows.next().map_err(|error| self.told(error))? else { return Ok(None) };
-        let fields = Fields { row, place: &self.place.name, run: id, table: "run" };
+        let mut statement = reader.prepare_cached(STANDING).map_err(|error| self.explain(error))?;
+        let mut rows =
+            statement.query(params![id.row(), &id.0.to_be_bytes()[..]]).map_err(|error| self.explain(error))?;
+        let Some(row) = rows.next().map_err(|error| self.explain(error))? else { return Ok(None) };
+        let fields = Fields { row, identity: &self.identity.name, run: id, table: "run" };
         Ok(Some(Standing {
             status: fields.code(0, "status", RunStatus::from_code)?,
             workflow: fields.get(1, "workflow")?,
@@ -233,11 +235,11 @@ impl SqliteStore {
         table: &'static str,
         read: impl Fn(&Fields<'_>) -> Result<T, StoreError>,
     ) -> Result<Vec<T>, StoreError> {
-        let mut statement = reader.prepare_cached(sql).map_err(|error| self.told(error))?;
-        let mut rows = statement.query([run.row()]).map_err(|error| self.told(error))?;
+        let mut statement = reader.prepare_cached(sql).map_err(|error| self.explain(error))?;
+        let mut rows = statement.query([run.row()]).map_err(|error| self.explain(error))?;
         let mut all = Vec::new();
-        while let Some(row) = rows.next().map_err(|error| self.told(error))? {
-            all.push(read(&Fields { row, place: &self.place.name, run, table })?);
+        while let Some(row) = rows.next().map_err(|error| self.explain(error))? {
+            all.push(read(&Fields { row, identity: &self.identity.name, run, table })?);
         }
         Ok(all)
     }
@@ -248,7 +250,7 @@ impl SqliteStore {
             let mut statement = reader.prepare_cached(VERSIONS)?;
             statement.query_map([workflow], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
         };
-        let found = read().map_err(|error| self.told(error))?;
+        let found = read().map_err(|error| self.explain(error))?;
         let tasks = |version| self.recorded_tasks(&reader, version);
         found.into_iter().map(|(version, hash)| Ok(StoredVersion { version, hash, tasks: tasks(version)? })).collect()
     }
@@ -262,7 +264,7 @@ impl SqliteStore {
                 Some(workflow) => reader.prepare_cached(KEY_OF)?.query_map([key, workflow], read)?.collect(),
             }
         };
-        let found = read().map_err(|error| self.told(error))?;
+        let found = read().map_err(|error| self.explain(error))?;
         found.into_iter().map(|(uuid, workflow)| Ok((self.uuid(&uuid)?, workflow))).collect()
     }
 
@@ -270,20 +272,20 @@ impl SqliteStore {
     pub(super) fn read_list(&self, filter: &RunFilter) -> Result<Vec<StoredRun>, StoreError> {
         let reader = self.reader()?;
         // One snapshot for all of the runs.
-        let _snapshot = reader.unchecked_transaction().map_err(|error| self.told(error))?;
+        let _snapshot = reader.unchecked_transaction().map_err(|error| self.explain(error))?;
         let mut found = self.read_runs(&reader, filter)?;
         let numbers: HashMap<RunRowId, usize> =
             found.iter().enumerate().map(|(at, stored)| (stored.run.id.row(), at)).collect();
         let json = serde_json::Value::from_iter(numbers.keys().copied()).to_string();
         self.read_of_all(&reader, TASKS_OF_ALL, &json, 15, |run, row| {
             let Some(stored) = numbers.get(&run).and_then(|at| found.get_mut(*at)) else { return Ok(()) };
-            let fields = Fields { row, place: &self.place.name, run: stored.run.id, table: "task" };
+            let fields = Fields { row, identity: &self.identity.name, run: stored.run.id, table: "task" };
             stored.rows.push(task_row(&fields)?);
             Ok(())
         })?;
         self.read_of_all(&reader, JOURNAL_OF_ALL, &json, 14, |run, row| {
             let Some(stored) = numbers.get(&run).and_then(|at| found.get_mut(*at)) else { return Ok(()) };
-            let fields = Fields { row, place: &self.place.name, run: stored.run.id, table: "journal" };
+            let fields = Fields { row, identity: &self.identity.name, run: stored.run.id, table: "journal" };
             stored.entries.push(entry(&fields)?);
             Ok(())
         })?;
@@ -292,16 +294,16 @@ impl SqliteStore {
 
     /// The rows of the runs alone.
     fn read_runs(&self, reader: &Connection, filter: &RunFilter) -> Result<Vec<StoredRun>, StoreError> {
-        let mut statement = reader.prepare_cached(LIST).map_err(|error| self.told(error))?;
+        let mut statement = reader.prepare_cached(LIST).map_err(|error| self.explain(error))?;
         let since = filter.since.unwrap_or(Time(0)).0;
         let limit = filter.limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX));
         let status = filter.status.map(|status| status.code());
         let oldest = RunId::first_row_at((since / 1000).saturating_sub(SLACK_MS));
         let mut rows = statement
             .query(params![oldest, since, status, filter.workflow, limit])
-            .map_err(|error| self.told(error))?;
+            .map_err(|error| self.explain(error))?;
         let mut found = Vec::new();
-        while let Some(row) = rows.next().map_err(|error| self.told(error))? {
+        while let Some(row) = rows.next().map_err(|error| self.explain(error))? {
             let (run, version) = self.read_row(row)?;
             let tasks = self.recorded_tasks(reader, version)?;
             found.push(StoredRun { run, tasks, rows: Vec::new(), entries: Vec::new() });
@@ -318,10 +320,10 @@ impl SqliteStore {
         at: usize,
         mut read: impl FnMut(RunRowId, &Row<'_>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let mut statement = reader.prepare_cached(sql).map_err(|error| self.told(error))?;
-        let mut rows = statement.query([runs]).map_err(|error| self.told(error))?;
-        while let Some(row) = rows.next().map_err(|error| self.told(error))? {
-            read(row.get(at).map_err(|error| self.told(error))?, row)?;
+        let mut statement = reader.prepare_cached(sql).map_err(|error| self.explain(error))?;
+        let mut rows = statement.query([runs]).map_err(|error| self.explain(error))?;
+        while let Some(row) = rows.next().map_err(|error| self.explain(error))? {
+            read(row.get(at).map_err(|error| self.explain(error))?, row)?;
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bide_sync::{Condvar, Mutex};
 
-use super::error::Place;
+use super::error::Identity;
 use super::surroundings::{FileId, identify};
 use super::{Options, SqliteStore};
 use crate::{Durability, StoreError};
@@ -36,23 +36,23 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The store of this file: the one that is open in this process, else what `open` opens.
 pub(super) fn get_or_open(
     path: &Path,
-    place: &Place,
+    identity: &Identity,
     options: &Options,
     open: impl FnOnce() -> Result<(FileId, Arc<SqliteStore>), StoreError>,
 ) -> Result<Arc<SqliteStore>, StoreError> {
     let until = Instant::now() + PATIENCE;
-    let stuck = || place.unavailable("this process was forked while it opened or closed a store; use spawn instead");
+    let stuck = || identity.unavailable("this process was forked while it opened or closed a store; use spawn instead");
     let mut stores = REGISTRY.open.try_lock_until(until).ok_or_else(stuck)?;
     while let Some(entry) = identify(path).and_then(|file| stores.get(&file)) {
         if entry.pid != std::process::id() {
-            return Err(place.unavailable(
+            return Err(identity.unavailable(
                 "the process from which this one was forked has it open, and SQLite cannot open it again here; start \
                  processes by spawn, or open the store only after the fork",
             ));
         }
         if let Some(store) = entry.store.upgrade() {
             drop(stores);
-            store.files.still_there(&store.place)?;
+            store.files.still_there(&store.identity)?;
             if options.durability == Durability::Full {
                 store.strengthen()?;
             }
@@ -64,7 +64,7 @@ pub(super) fn get_or_open(
         }
     }
     if stores.values().any(|entry| entry.path == path) {
-        return Err(place
+        return Err(identity
             .unavailable("the file was deleted or replaced while this process has it open; close what uses it first"));
     }
     let (file, store) = open()?;

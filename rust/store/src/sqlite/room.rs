@@ -11,15 +11,15 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use super::checkpoint::LIMIT;
-use super::error::Place;
+use super::error::Identity;
 use super::transaction::Transaction;
 use crate::StoreError;
 
 /// Makes the log as long as it becomes before it is copied. What does not work, such as a full disk, is left to the
 /// commit that needs the room.
-pub(super) fn make(writer: &Connection, log: &Path, place: &Place) -> Result<(), StoreError> {
+pub(super) fn make(writer: &Connection, log: &Path, identity: &Identity) -> Result<(), StoreError> {
     // Nobody appends meanwhile: the end of the file is the end of the log.
-    let transaction = Transaction::begin(writer, place)?;
+    let transaction = Transaction::begin(writer, identity)?;
     let _ = lengthen(log);
     drop(transaction);
     Ok(())
@@ -53,12 +53,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (path, log) = (folder.path().join("a.db"), folder.path().join("a.db-wal"));
         let crashed = folder.path().join("crashed.db");
-        let place = Place { name: "a.db".into(), patience: Duration::ZERO };
+        let identity = Identity { name: "a.db".into(), busy_timeout: Duration::ZERO };
         let connection = Connection::open(&path).unwrap();
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())).unwrap();
-        make(&connection, &log, &place).unwrap();
+        make(&connection, &log, &identity).unwrap();
         connection.execute_batch("CREATE TABLE a (x); INSERT INTO a VALUES (1)").unwrap();
-        make(&connection, &log, &place).unwrap();
+        make(&connection, &log, &identity).unwrap();
         connection.execute("INSERT INTO a VALUES (2)", []).unwrap();
 
         assert!(std::fs::metadata(&log).unwrap().len() >= LIMIT);

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bide_sync::Mutex;
 
-use super::error::Place;
+use super::error::Identity;
 use super::names;
 use crate::StoreError;
 
@@ -31,8 +31,8 @@ pub(super) struct Files {
     beside: Vec<(PathBuf, FileId)>,
     /// How many names the database was last seen to have.
     names: AtomicU64,
-    /// Whether it was told that it has several.
-    told: AtomicBool,
+    /// Whether the user was warned that it has several.
+    warned: AtomicBool,
 }
 
 /// What a store has beside its database.
@@ -52,40 +52,40 @@ impl Files {
     }
 
     /// Of a store that has all of them open.
-    pub(super) fn of(path: &Path, database: FileId, place: &Place) -> Result<Self, StoreError> {
+    pub(super) fn of(path: &Path, database: FileId, identity: &Identity) -> Result<Self, StoreError> {
         let found = BESIDE.map(|suffix| {
             let path = beside(path, suffix);
             identify(&path).map(|file| (path, file))
         });
         let beside = found.into_iter().collect::<Option<Vec<_>>>();
-        let beside = beside.ok_or_else(|| place.unavailable("a file beside it was deleted while it was opened"))?;
-        let files = Self { database: (path.to_path_buf(), database), beside, names: 1.into(), told: false.into() };
-        files.still_there(place)?;
+        let beside = beside.ok_or_else(|| identity.unavailable("a file beside it was deleted while it was opened"))?;
+        let files = Self { database: (path.to_path_buf(), database), beside, names: 1.into(), warned: false.into() };
+        files.still_there(identity)?;
         Ok(files)
     }
 
     /// Whether they are where they were. A few looks at directories; reads nothing.
-    pub(super) fn still_there(&self, place: &Place) -> Result<(), StoreError> {
+    pub(super) fn still_there(&self, identity: &Identity) -> Result<(), StoreError> {
         let (path, file) = &self.database;
         match fs::metadata(path) {
             Ok(now) if (now.dev(), now.ino()) == *file && now.len() > 0 => {
                 self.names.store(now.nlink(), Ordering::Relaxed);
             }
             Ok(now) if (now.dev(), now.ino()) == *file => {
-                return Err(place.unavailable(
+                return Err(identity.unavailable(
                     "the file was emptied by another program while it was open; close what uses it and restore it from a \
                      backup",
                 ));
             }
             _ => {
-                return Err(place.unavailable(
+                return Err(identity.unavailable(
                     "the file was deleted or replaced while it was open; put it back or start again with the new one",
                 ));
             }
         }
         match self.beside.iter().find(|(path, file)| identify(path) != Some(*file)) {
             None => Ok(()),
-            Some((path, _)) => Err(place.unavailable(&format!(
+            Some((path, _)) => Err(identity.unavailable(&format!(
                 "the file {} was deleted or replaced while it was open, and belongs to the database as long as it is; \
                  close what uses the database, then start again",
                 path.display()
@@ -95,17 +95,17 @@ impl Files {
 }
 
 impl Files {
-    /// What the user should know of them, told once.
-    pub(super) fn warning(&self, place: &Place) -> Option<String> {
+    /// A warning about them, once.
+    pub(super) fn warning(&self, identity: &Identity) -> Option<String> {
         let names = self.names.load(Ordering::Relaxed);
-        (names > 1 && !self.told.swap(true, Ordering::Relaxed)).then(|| names::warning(place, names))
+        (names > 1 && !self.warned.swap(true, Ordering::Relaxed)).then(|| names::warning(identity, names))
     }
 }
 
-/// What the user should know of an existing file that others can read or write; told once for each file and process.
-pub(super) fn open_to_others(path: &Path, place: &Place) -> Option<String> {
+/// A warning about an existing file that others can read or write, once for each file and process.
+pub(super) fn open_to_others(path: &Path, identity: &Identity) -> Option<String> {
     // The path too: another file may get the number of one that was deleted.
-    static TOLD: LazyLock<Mutex<Vec<(PathBuf, FileId)>>> = LazyLock::new(Mutex::default);
+    static WARNED: LazyLock<Mutex<Vec<(PathBuf, FileId)>>> = LazyLock::new(Mutex::default);
     let file = fs::metadata(path).ok()?;
     let (id, mode) = ((path.to_path_buf(), (file.dev(), file.ino())), file.mode() & 0o777);
     let may = match (mode & 0o044 != 0, mode & 0o022 != 0) {
@@ -114,15 +114,15 @@ pub(super) fn open_to_others(path: &Path, place: &Place) -> Option<String> {
         (false, true) => "change",
         (true, true) => "read and change",
     };
-    let mut told = TOLD.lock();
-    if told.contains(&id) {
+    let mut warned = WARNED.lock();
+    if warned.contains(&id) {
         return None;
     }
-    told.push(id);
+    warned.push(id);
     Some(format!(
         "{}: other users can {may} it (mode {mode:04o}), with all values of its runs; if they should not, chmod 600 \
          it and the files beside it",
-        place.name
+        identity.name
     ))
 }
 
@@ -137,20 +137,20 @@ const MOST_LINKS: usize = 40;
 
 /// The full path of a store whose directory exists; symbolic links are followed, so that one file has one name. One
 /// that leads to no file yet names the file that is to be made.
-pub(super) fn resolve(path: &Path, place: &Place) -> Result<PathBuf, StoreError> {
+pub(super) fn resolve(path: &Path, identity: &Identity) -> Result<PathBuf, StoreError> {
     let mut end = path.to_path_buf();
     for _ in 0..MOST_LINKS {
         match fs::read_link(&end) {
             Ok(target) if !end.exists() => end = directory_of(&end).join(target),
-            _ if end == path => return resolve_end(path, place),
+            _ if end == path => return resolve_end(path, identity),
             _ => {
                 let link = format!("it is a symbolic link to {}, where no store can be", end.display());
-                let place = Place { name: format!("{}: {link}", place.name), ..place.clone() };
-                return resolve_end(&end, &place);
+                let identity = Identity { name: format!("{}: {link}", identity.name), ..identity.clone() };
+                return resolve_end(&end, &identity);
             }
         }
     }
-    Err(place.unavailable("its symbolic links lead in a circle; name another path"))
+    Err(identity.unavailable("its symbolic links lead in a circle; name another path"))
 }
 
 fn directory_of(path: &Path) -> &Path {
@@ -161,27 +161,27 @@ fn directory_of(path: &Path) -> &Path {
 }
 
 /// As [`resolve`], of what is no dangling link.
-fn resolve_end(path: &Path, place: &Place) -> Result<PathBuf, StoreError> {
+fn resolve_end(path: &Path, identity: &Identity) -> Result<PathBuf, StoreError> {
     if path.is_dir() {
-        return Err(place.unavailable("it is a directory; name a file in it"));
+        return Err(identity.unavailable("it is a directory; name a file in it"));
     }
     if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
-        return Err(place.unavailable("it ends with a slash, as only a directory does; name a file"));
+        return Err(identity.unavailable("it ends with a slash, as only a directory does; name a file"));
     }
     if let Ok(full) = path.canonicalize() {
         if !full.is_file() {
-            return Err(place.unavailable("it is not a regular file; name another path"));
+            return Err(identity.unavailable("it is not a regular file; name another path"));
         }
-        return short(full, place);
+        return short(full, identity);
     }
     let directory = directory_of(path);
-    let name = path.file_name().ok_or_else(|| place.unavailable("it does not name a file"))?;
+    let name = path.file_name().ok_or_else(|| identity.unavailable("it does not name a file"))?;
     match directory.canonicalize() {
-        Ok(directory) if directory.is_dir() => short(directory.join(name), place),
+        Ok(directory) if directory.is_dir() => short(directory.join(name), identity),
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(place.unavailable(&format!("the directory {} cannot be used ({error})", directory.display())))
+            Err(identity.unavailable(&format!("the directory {} cannot be used ({error})", directory.display())))
         }
-        Ok(file) => Err(place.unavailable(&format!("{} is not a directory; name another path", file.display()))),
+        Ok(file) => Err(identity.unavailable(&format!("{} is not a directory; name another path", file.display()))),
         Err(_) => {
             let home = if directory.as_os_str().as_encoded_bytes().starts_with(b"~") {
                 " (~ does not stand for the home directory here)"
@@ -189,62 +189,62 @@ fn resolve_end(path: &Path, place: &Place) -> Result<PathBuf, StoreError> {
                 ""
             };
             let directory = directory.display();
-            Err(place.unavailable(&format!(
+            Err(identity.unavailable(&format!(
                 "the directory {directory} does not exist{home}; create it or name another path"
             )))
         }
     }
 }
 
-fn short(full: PathBuf, place: &Place) -> Result<PathBuf, StoreError> {
+fn short(full: PathBuf, identity: &Identity) -> Result<PathBuf, StoreError> {
     // Beside the database there are files with longer names; `-journal` is the longest.
     if full.file_name().is_some_and(|name| name.len() + "-journal".len() > LONGEST_NAME) {
         let most = LONGEST_NAME - "-journal".len();
-        return Err(place.unavailable(&format!("its name is longer than {most} bytes; use a shorter one")));
+        return Err(identity.unavailable(&format!("its name is longer than {most} bytes; use a shorter one")));
     }
     let length = full.as_os_str().len() + "-journal".len();
     if length <= LONGEST {
         return Ok(full);
     }
     let most = LONGEST - "-journal".len();
-    Err(place
+    Err(identity
         .unavailable(&format!("its full path is longer than the {most} bytes that SQLite allows; use a shorter one")))
 }
 
 /// Refuses what cannot be written and, unless `network` allows it, file systems that other machines share.
-pub(super) fn check(path: &Path, place: &Place, network: bool) -> Result<(), StoreError> {
+pub(super) fn check(path: &Path, identity: &Identity, network: bool) -> Result<(), StoreError> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     if !network && let Some(kind) = network_file_system(directory) {
-        return Err(place.unavailable(&format!(
+        return Err(identity.unavailable(&format!(
             "{} is on a network file system ({kind}), where SQLite's locks and shared memory do not hold; \
              use a local path",
             directory.display()
         )));
     }
     if !writable(directory) {
-        return Err(place.unavailable(&format!(
+        return Err(identity.unavailable(&format!(
             "the directory {} is read-only for this user; make it writable or name another path",
             directory.display()
         )));
     }
     if path.exists() && !(writable(path) && readable(path)) {
         return Err(
-            place.unavailable("this user may not read and write the file; change its mode or name another path")
+            identity.unavailable("this user may not read and write the file; change its mode or name another path")
         );
     }
     Ok(())
 }
 
 /// Creates the file if it is not there, readable by its owner alone. SQLite gives its side files the same mode.
-pub(super) fn create(path: &Path, place: &Place) -> Result<FileId, StoreError> {
+pub(super) fn create(path: &Path, identity: &Identity) -> Result<FileId, StoreError> {
     match OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path) {
         Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
         Err(error) => {
-            return Err(place.system_error("it cannot be created", &error, "; name a path that can be written"));
+            return Err(identity.system_error("it cannot be created", &error, "; name a path that can be written"));
         }
     }
-    identify(path).ok_or_else(|| place.unavailable("it was deleted while it was opened"))
+    identify(path).ok_or_else(|| identity.unavailable("it was deleted while it was opened"))
 }
 
 fn writable(path: &Path) -> bool {

@@ -91,7 +91,7 @@ unsafe extern "C" fn reserve_and_map(
             match io::Error::last_os_error().raw_os_error() {
                 Some(libc::EINTR) if failed => {}
                 Some(libc::ENOSPC | libc::EDQUOT | libc::EIO) if failed => return libc::MAP_FAILED,
-                // Others say that this file system reserves nothing: then it is as if nobody had asked.
+                // Other errors mean that this file system reserves nothing, which is no failure.
                 _ => break,
             }
         }

@@ -2,7 +2,7 @@
 
 use rusqlite::Connection;
 
-use super::error::{Place, is_busy};
+use super::error::{Identity, is_busy};
 use super::writer::Snapshot;
 use crate::StoreError;
 
@@ -10,32 +10,32 @@ use crate::StoreError;
 pub(super) struct Transaction<'c> {
     connection: &'c Connection,
     snapshot: Option<&'c Snapshot>,
-    place: &'c Place,
+    identity: &'c Identity,
     open: bool,
 }
 
 impl<'c> Transaction<'c> {
     /// Takes the file's write lock (waiting for other processes as long as the busy handler allows).
-    pub(super) fn begin(connection: &'c Connection, place: &'c Place) -> Result<Self, StoreError> {
-        run(connection, "BEGIN IMMEDIATE").map_err(|error| place.error(&error))?;
-        Ok(Self { connection, snapshot: None, place, open: true })
+    pub(super) fn begin(connection: &'c Connection, identity: &'c Identity) -> Result<Self, StoreError> {
+        run(connection, "BEGIN IMMEDIATE").map_err(|error| identity.error(&error))?;
+        Ok(Self { connection, snapshot: None, identity, open: true })
     }
 
     /// The same upon a kept snapshot, if there is one that is still what is committed; its commit keeps it.
     pub(super) fn begin_on(
         connection: &'c Connection,
         snapshot: &'c Snapshot,
-        place: &'c Place,
+        identity: &'c Identity,
     ) -> Result<Self, StoreError> {
         if let Err(error) = run(connection, "BEGIN IMMEDIATE") {
             // Upon a snapshot SQLite does not wait for others.
-            if !snapshot.give_up() {
-                return Err(place.error(&error));
+            if !snapshot.release() {
+                return Err(identity.error(&error));
             }
             snapshot.rest();
-            run(connection, "BEGIN IMMEDIATE").map_err(|error| place.error(&error))?;
+            run(connection, "BEGIN IMMEDIATE").map_err(|error| identity.error(&error))?;
         }
-        Ok(Self { connection, snapshot: Some(snapshot), place, open: true })
+        Ok(Self { connection, snapshot: Some(snapshot), identity, open: true })
     }
 
     /// The connection, for what belongs to the transaction.
@@ -56,10 +56,10 @@ impl<'c> Transaction<'c> {
             return Ok(());
         };
         if self.connection.is_autocommit() {
-            let told = self.place.error(&error);
-            return Err(if is_busy(&error) { told } else { StoreError::Unknown(told.to_string()) });
+            let explained = self.identity.error(&error);
+            return Err(if is_busy(&error) { explained } else { StoreError::Unknown(explained.to_string()) });
         }
-        Err(self.place.error(&error))
+        Err(self.identity.error(&error))
     }
 }
 
@@ -74,7 +74,7 @@ impl Drop for Transaction<'_> {
         }
         // Whatever made it fail, the next one begins from what is there.
         if let Some(snapshot) = self.snapshot {
-            snapshot.give_up();
+            snapshot.release();
         }
     }
 }
@@ -92,12 +92,12 @@ mod tests {
 
     #[test]
     fn a_commit_that_fails_with_the_transaction_open_is_rolled_back_and_known_to_be() {
-        let place = Place { name: "test.db".into(), patience: Duration::ZERO };
+        let identity = Identity { name: "test.db".into(), busy_timeout: Duration::ZERO };
         let connection = Connection::open_in_memory().unwrap();
         // A deferred constraint is the one that COMMIT itself refuses.
         let schema = "CREATE TABLE a (x PRIMARY KEY); CREATE TABLE b (x REFERENCES a DEFERRABLE INITIALLY DEFERRED)";
         connection.execute_batch(schema).unwrap();
-        let transaction = Transaction::begin(&connection, &place).unwrap();
+        let transaction = Transaction::begin(&connection, &identity).unwrap();
         connection.execute("INSERT INTO b VALUES (1)", []).unwrap();
         let error = transaction.commit().unwrap_err();
         assert!(matches!(&error, StoreError::Unavailable(message) if message.starts_with("test.db")), "{error:?}");
@@ -108,10 +108,10 @@ mod tests {
 
     #[test]
     fn a_transaction_that_is_dropped_is_rolled_back() {
-        let place = Place { name: "test.db".into(), patience: Duration::ZERO };
+        let identity = Identity { name: "test.db".into(), busy_timeout: Duration::ZERO };
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch("CREATE TABLE a (x)").unwrap();
-        let transaction = Transaction::begin(&connection, &place).unwrap();
+        let transaction = Transaction::begin(&connection, &identity).unwrap();
         connection.execute("INSERT INTO a VALUES (1)", []).unwrap();
         drop(transaction);
         let left: i64 = connection.query_row("SELECT count(*) FROM a", [], |row| row.get(0)).unwrap();

@@ -29,8 +29,8 @@ impl SqliteStore {
         version: &str,
         tasks: &[NewTask],
     ) -> Result<StoredWorkflow, StoreError> {
-        let told = |error: rusqlite::Error| self.place.error(&error);
-        let known = find(&*self.reader()?, name, version).map_err(told)?;
+        let explain = |error: rusqlite::Error| self.identity.error(&error);
+        let known = find(&*self.reader()?, name, version).map_err(explain)?;
         let row = match known {
             Some(found) => found,
             None => self.transact(|connection| insert(connection, name, version, tasks))?,

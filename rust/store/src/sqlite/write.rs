@@ -35,17 +35,17 @@ pub(super) const HOT: &[&str] = &[CREATE, CREATE_KEYED, KEYED, UUID, UNDO, DONE,
 impl SqliteStore {
     pub(super) fn write_commit(&self, lease: Lease, commit: &mut Commit<'_>) -> Result<Written, StoreError> {
         let writer = self.writer()?;
-        let told = |error: rusqlite::Error| self.place.error(&error);
+        let explain = |error: rusqlite::Error| self.identity.error(&error);
         let mut creations = Vec::new();
         if commit.is_empty() {
             // What it belongs to, such as a run's creation, is committed already.
             creations.resize_with(commit.requests.len(), Vec::new);
-            let lost = fence(writer.fresh(), lease).map_err(told)?;
+            let lost = fence(writer.fresh(), lease).map_err(explain)?;
             return lost.map_or_else(|| Ok(Written { committed: Committed::by_store(), creations }), Err);
         }
-        let transaction = writer.begin(&self.place)?;
+        let transaction = writer.begin(&self.identity)?;
         let connection = transaction.connection();
-        if let Some(lost) = fence(connection, lease).map_err(told)? {
+        if let Some(lost) = fence(connection, lease).map_err(explain)? {
             return Err(lost);
         }
         // About three pages of the log for the commit, and the rows.
@@ -79,9 +79,9 @@ impl SqliteStore {
     /// Writes of one kind share a prepared statement. Answers about how many bytes of values they had.
     fn write_alike(&self, writer: &Connection, alike: &[Write], skipped: &[RunRowId]) -> Result<u64, StoreError> {
         let Some(first) = alike.first() else { return Ok(0) };
-        let told = |error: rusqlite::Error| self.place.error(&error);
+        let explain = |error: rusqlite::Error| self.identity.error(&error);
         let mut bytes = 0;
-        let mut statement = writer.prepare_cached(statement_of(first)).map_err(told)?;
+        let mut statement = writer.prepare_cached(statement_of(first)).map_err(explain)?;
         for write in alike.iter().filter(|write| skipped.binary_search(&write.run()).is_err()) {
             match write {
                 Write::Done(row) => {
@@ -90,20 +90,20 @@ impl SqliteStore {
                 }
                 Write::Task(row) => {
                     bytes += row.output.as_ref().map_or(0, |value| value.as_bytes().len());
-                    task(&mut statement, row).map_err(told)?;
+                    task(&mut statement, row).map_err(explain)?;
                 }
                 Write::Entry { run, task, map, entry: row } => {
                     bytes += row.value.as_ref().map_or(0, |value| value.as_bytes().len());
-                    entry(&mut statement, (*run, *task, *map), row).map_err(told)?;
+                    entry(&mut statement, (*run, *task, *map), row).map_err(explain)?;
                 }
                 Write::DropEntries { run, task, map, keys } => {
                     for key in keys {
-                        statement.execute(params![run, task, map, &*key.name, key.n]).map_err(told)?;
+                        statement.execute(params![run, task, map, &*key.name, key.n]).map_err(explain)?;
                     }
                 }
                 Write::Run(update) => {
-                    if run(&mut statement, update).map_err(told)? == 0 {
-                        let (name, id) = (&self.place.name, update.run);
+                    if run(&mut statement, update).map_err(explain)? == 0 {
+                        let (name, id) = (&self.identity.name, update.run);
                         return Err(StoreError::Corrupt(format!("{name}: the run with row number {id} is gone")));
                     }
                 }
@@ -114,12 +114,12 @@ impl SqliteStore {
 
     fn done_twice(&self, row: &DoneRow, error: &rusqlite::Error) -> StoreError {
         if !is_conflict(error) {
-            return self.place.error(error);
+            return self.identity.error(error);
         }
         StoreError::Corrupt(format!(
             "{}: task {} (map index {}) of the run with row number {} has a row already but was written as if it had \
              none",
-            self.place.name, row.task, row.map, row.run
+            self.identity.name, row.task, row.map, row.run
         ))
     }
 
@@ -131,12 +131,12 @@ impl SqliteStore {
         runs: &[NewRun],
         bytes: &mut u64,
     ) -> Result<Vec<Creation>, StoreError> {
-        let told = |error: rusqlite::Error| self.place.error(&error);
+        let explain = |error: rusqlite::Error| self.identity.error(&error);
         let mut made = Vec::with_capacity(runs.len());
         let mut inserted = Vec::with_capacity(runs.len());
         for new in runs {
             *bytes += 2048 + new.inputs.len() as u64;
-            let creation = match insert_run(writer, lease, new).map_err(told)? {
+            let creation = match insert_run(writer, lease, new).map_err(explain)? {
                 Inserted::New => {
                     inserted.push(new.id.row());
                     Creation::Created
@@ -149,7 +149,7 @@ impl SqliteStore {
         if made.iter().any(Creation::prevents_all) {
             for row in inserted {
                 let undone = writer.prepare_cached(UNDO).and_then(|mut undo| undo.execute([row]));
-                undone.map_err(told)?;
+                undone.map_err(explain)?;
             }
         }
         Ok(made)
@@ -159,8 +159,8 @@ impl SqliteStore {
     fn existing(&self, writer: &Connection, lease: Lease, new: &NewRun, uuid: Vec<u8>) -> Result<Creation, StoreError> {
         let id = self.uuid(&uuid)?;
         let Some((row, _)) = self.run_row(writer, id)? else {
-            // Under this lock nobody has deleted it: to try again would find the same.
-            let name = &self.place.name;
+            // The write lock is held, so the row was not deleted: another try would find the same.
+            let name = &self.identity.name;
             return Err(StoreError::Corrupt(format!(
                 "{name}: the column run.id of run {id} is not the number of that run; the file was changed by other \
                  hands or is damaged"

@@ -3,18 +3,18 @@
 //! Four of the six lock calls of a short commit are those of beginning and ending to read, which every transaction
 //! does. So a statement that has not been read to its end keeps the snapshot open beyond the commit, and the next
 //! transaction takes the write lock alone: SQLite refuses it if somebody else has written meanwhile, and then it begins
-//! as usual. A kept snapshot keeps the log from being copied beyond it, for others too: whoever looks for news (a
-//! runner does all the time), copies the log or does anything but a hot commit gives it up first.
+//! as usual. A kept snapshot keeps checkpoints from copying the log beyond it, other processes' too. So everything but
+//! a hot commit releases it first: the poll for changes, which a runner makes all the time, and the checkpoint itself.
 
 use std::cell::Cell;
 
 use rusqlite::{Connection, ffi};
 
-use super::error::Place;
+use super::error::Identity;
 use super::transaction::Transaction;
 use crate::StoreError;
 
-/// After others have written, so many commits keep nothing: where several processes write, it would be in vain.
+/// The number of commits that keep no snapshot after another process has written: it would be in vain while it does.
 const REST: u32 = 32;
 
 /// The writing connection.
@@ -31,13 +31,13 @@ impl Writer {
 
     /// The connection, which reads what is committed now.
     pub(super) fn fresh(&self) -> &Connection {
-        self.snapshot.give_up();
+        self.snapshot.release();
         &self.connection
     }
 
     /// Begins a transaction whose commit keeps the snapshot.
-    pub(super) fn begin<'w>(&'w self, place: &'w Place) -> Result<Transaction<'w>, StoreError> {
-        Transaction::begin_on(&self.connection, &self.snapshot, place)
+    pub(super) fn begin<'w>(&'w self, identity: &'w Identity) -> Result<Transaction<'w>, StoreError> {
+        Transaction::begin_on(&self.connection, &self.snapshot, identity)
     }
 }
 
@@ -48,8 +48,8 @@ pub(super) struct Snapshot {
     rest: Cell<u32>,
 }
 
-// SAFETY: SQLite is built for use by several threads, and a statement may be used by any thread that nobody else's use
-// of its connection overlaps with. It is never used but through the `Writer` that owns the connection too, which is not
+// SAFETY: SQLite is built for use by several threads, and a statement may be used by any thread as long as no
+// other thread uses its connection at the same time. It is never used but through the `Writer` that owns the connection too, which is not
 // `Sync`.
 unsafe impl Send for Snapshot {}
 
@@ -93,8 +93,8 @@ impl Snapshot {
         }
     }
 
-    /// From here on the connection reads what is committed. True if there was a snapshot to give up.
-    pub(super) fn give_up(&self) -> bool {
+    /// From here on the connection reads what is committed. True if there was a snapshot to release.
+    pub(super) fn release(&self) -> bool {
         let kept = self.kept.replace(false);
         if kept {
             self.reset();
@@ -130,19 +130,19 @@ mod tests {
 
     struct Scene {
         folder: tempfile::TempDir,
-        place: Place,
+        identity: Identity,
         writer: Writer,
     }
 
     impl Scene {
         fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
-            let place = Place { name: "a.db".into(), patience: Duration::ZERO };
+            let identity = Identity { name: "a.db".into(), busy_timeout: Duration::ZERO };
             let connection = Connection::open(folder.path().join("a.db")).unwrap();
             connection.busy_timeout(Duration::ZERO).unwrap();
             connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())).unwrap();
             connection.execute_batch("CREATE TABLE a (x)").unwrap();
-            Self { folder, place, writer: Writer::new(connection).unwrap() }
+            Self { folder, identity, writer: Writer::new(connection).unwrap() }
         }
 
         fn other(&self) -> Connection {
@@ -153,7 +153,7 @@ mod tests {
         }
 
         fn add(&self, row: i64) -> Result<(), StoreError> {
-            let transaction = self.writer.begin(&self.place)?;
+            let transaction = self.writer.begin(&self.identity)?;
             transaction.connection().execute("INSERT INTO a VALUES (?1)", [row]).unwrap();
             transaction.commit()
         }
@@ -168,7 +168,7 @@ mod tests {
         statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
     }
 
-    /// How much of the log cannot be copied back.
+    /// How much of the log a checkpoint cannot copy.
     fn held_back(connection: &Connection) -> i64 {
         let mut statement = connection.prepare("PRAGMA wal_checkpoint(PASSIVE)").unwrap();
         statement.query_row([], |row| Ok(row.get::<_, i64>(1)? - row.get::<_, i64>(2)?)).unwrap()
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn given_up_it_keeps_nothing_of_the_log_from_being_copied() {
+    fn a_released_snapshot_keeps_nothing_of_the_log_from_being_copied() {
         let scene = Scene::new();
         let other = scene.other();
         scene.add(1).unwrap();
@@ -203,7 +203,7 @@ mod tests {
         for round in 0..100 {
             scene.add(round).unwrap();
             other.execute("INSERT INTO a VALUES (?1)", [1000 + round]).unwrap();
-            let transaction = scene.writer.begin(&scene.place).unwrap();
+            let transaction = scene.writer.begin(&scene.identity).unwrap();
             transaction.connection().execute("INSERT INTO a VALUES (?1)", [2000 + round]).unwrap();
             assert_eq!(rows(transaction.connection()).len(), usize::try_from(3 * round + 3).unwrap());
             transaction.commit().unwrap();
@@ -228,7 +228,7 @@ mod tests {
     fn a_transaction_that_is_not_committed_leaves_no_snapshot() {
         let scene = Scene::new();
         scene.add(1).unwrap();
-        let transaction = scene.writer.begin(&scene.place).unwrap();
+        let transaction = scene.writer.begin(&scene.identity).unwrap();
         transaction.connection().execute("INSERT INTO a VALUES (2)", []).unwrap();
         drop(transaction);
         assert!(!scene.is_kept());
