@@ -51,6 +51,7 @@ mod tests {
         let mut found = Vec::new();
         writers(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
         found.sort();
-        assert_eq!(found, ["src/ledger/commit.rs", "src/ledger/write.rs"]);
+        // The last is a store itself: it passes calls on to another one.
+        assert_eq!(found, ["src/ledger/commit.rs", "src/ledger/write.rs", "src/retrying.rs"]);
     }
 }
