@@ -168,15 +168,6 @@ pub(crate) fn str<'py>(value: &Bound<'py, PyAny>) -> Result<Owned<'py>, Raised> 
     owned(value.py(), result)
 }
 
-/// Drops a reference that may be the last one.
-#[inline]
-pub(crate) fn release(py: Python<'_>, object: Py<PyAny>) {
-    let c = unwinds!(ffi::Py_DecRef as fn(*mut PyObject));
-    let pointer = object.into_ptr();
-    // SAFETY: attached, and the reference was ours until here.
-    guarded(py, || unsafe { c(pointer) });
-}
-
 fn done(py: Python<'_>, failed: c_int) -> Result<(), Raised> {
     if failed == 0 { Ok(()) } else { Err(Raised::take(py)) }
 }

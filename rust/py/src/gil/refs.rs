@@ -11,7 +11,7 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use super::{AWAY, guarded, release};
+use super::{AWAY, guarded};
 
 /// What a guarded call returned. Reads like the `Bound` in it, and is dropped under the guard.
 pub(crate) struct Owned<'py>(ManuallyDrop<Bound<'py, PyAny>>);
@@ -110,6 +110,15 @@ impl Drop for Kept {
 fn is_attached() -> bool {
     // SAFETY: may be called by any thread at any time.
     !AWAY.get() && !unsafe { ffi::PyGILState_GetThisThreadState() }.is_null()
+}
+
+/// Drops a reference that may be the last one.
+#[inline]
+fn release(py: Python<'_>, object: Py<PyAny>) {
+    let c = unwinds!(ffi::Py_DecRef as fn(*mut PyObject));
+    let pointer = object.into_ptr();
+    // SAFETY: attached, and the reference was ours until here.
+    guarded(py, || unsafe { c(pointer) });
 }
 
 /// Releases what was dropped by threads that were not attached.
