@@ -26,6 +26,9 @@ pub enum Losses {
     Every(u64),
 }
 
+/// What came of calls, by the number of their runner and their id.
+type Outcomes<T> = Mutex<HashMap<(i64, CommitId), T>>;
+
 /// Any store, over a network.
 pub struct DistantStore {
     inner: Arc<dyn Store>,
@@ -37,8 +40,8 @@ pub struct DistantStore {
     is_cut: AtomicBool,
     lost: AtomicU64,
     /// What came of the commits and claims, for those who did not hear.
-    written: Mutex<HashMap<(i64, CommitId), Vec<Vec<Creation>>>>,
-    claimed: Mutex<HashMap<(i64, CommitId), Vec<RunId>>>,
+    written: Outcomes<Vec<Vec<Creation>>>,
+    claimed: Outcomes<Vec<RunId>>,
 }
 
 impl DistantStore {
