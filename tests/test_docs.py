@@ -28,3 +28,16 @@ def test_links_between_pages_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+# Where a page names a file without its directory, it is one of these.
+PLACES = ["", "rust/", "python/bide/", "rust/store/src/", "rust/executor/src/", "rust/core/src/", "rust/sched/src/"]
+
+
+def test_files_that_the_internals_name_exist() -> None:
+    sources = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("*/**/*") if "target" not in path.parts}
+    for page in [ROOT / "ARCHITECTURE.md", *ROOT.glob("docs/internals/*.md"), *ROOT.glob("docs/decisions/*.md")]:
+        for name in re.findall(r"`([\w./*-]+(?:\.rs|\.py|\.pyi|\.md|\.toml|/))`", page.read_text()):
+            found = name.replace("000N", "0001").rstrip("/")
+            known = any(place + found in sources for place in PLACES) or any(s.endswith("/" + found) for s in sources)
+            assert known or any(ROOT.glob(found)), f"{page.name} names {name}"
