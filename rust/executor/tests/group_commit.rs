@@ -50,7 +50,10 @@ impl Scene {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = FaultyStore::new(SqliteStore::open(&folder.path().join("bide.db"), Durability::Normal).unwrap());
-        let clock = VirtualClock::new();
+        Self::on(store, VirtualClock::new(), folder)
+    }
+
+    fn on(store: Arc<FaultyStore>, clock: Arc<VirtualClock>, folder: tempfile::TempDir) -> Self {
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = Arc::clone(&log);
         let tell = Box::new(move |_: Level, line: &str| lines.lock().push(line.to_owned()));
@@ -260,4 +263,20 @@ fn a_panic_in_a_commit_stops_the_runner_for_all_of_the_group() {
     }
     assert_eq!(scene.driver.engine().live_count(), 0);
     assert!(matches!(scene.submit(None, "x"), Err(SubmitError::Stopped(Settlement::Panicked(_)))));
+}
+
+#[test]
+fn a_new_run_never_has_the_number_of_one_that_is_executed_here() {
+    let first = Scene::new();
+    let old = first.running();
+    first.driver.engine().finish_close();
+    let Scene { store, clock, _folder: folder, .. } = first;
+    // It has the same seed and the same time, so it makes the same ids.
+    let second = Scene::on(store, clock, folder);
+    assert_eq!(second.driver.engine().live_count(), 1);
+    let before = second.store.calls();
+    let new = live(&second.submit(None, "x").unwrap()[0]);
+    assert_ne!(new.id.row(), old.id.row());
+    // The store was not asked about the first number: it would have skipped what is written to the old run meanwhile.
+    assert_eq!(second.store.calls() - before, 1);
 }

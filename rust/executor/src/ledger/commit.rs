@@ -217,7 +217,7 @@ impl<H: Host> Ledger<H> {
         let written = H::no_panic(|| {
             failpoint::hit(Failpoint::Commit);
             for (number, request) in group.requests_mut().enumerate() {
-                self.apply(pending, request, number, lease);
+                self.apply(&**engine, pending, request, number, lease);
             }
             write(&**engine, pending, group, lease)
         });
@@ -250,12 +250,24 @@ impl<H: Host> Ledger<H> {
     }
 
     /// Applies a request's events.
-    fn apply(&self, pending: &mut Pending<Tagged<H>>, request: &mut Request<H>, number: usize, lease: Lease) {
+    fn apply(
+        &self,
+        engine: &impl Upcalls<H>,
+        pending: &mut Pending<Tagged<H>>,
+        request: &mut Request<H>,
+        number: usize,
+        lease: Lease,
+    ) {
         let Request { creates, events, own, outcome } = request;
         outcome.own = Ok(());
         if creates.as_ref().is_some_and(|creates| creates.lease != lease) {
             // The lease that the runs were to belong to has been lost meanwhile.
             request.refuse(&StoreError::Fenced { runner: lease.runner });
+            return;
+        }
+        if creates.as_ref().is_some_and(|creates| creates.rows.iter().any(|new| engine.is_live(new.id.row()))) {
+            // The store finds this too, but would then skip the writes of the live run, which may be in this batch.
+            request.renumber(|row| engine.is_live(row));
             return;
         }
         for QueuedEvent { run, event, at, completion } in events.drain(..) {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bide_core::record::RunRowId;
 use bide_core::{Effect, Event, RunStatus};
 use bide_store::{Lease, Store, StoreError};
 
@@ -61,6 +62,10 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
 
     fn fenced(self: &Arc<Self>, lease: Lease) {
         self.control.fenced(lease);
+    }
+
+    fn is_live(&self, row: RunRowId) -> bool {
+        self.control.runs.has(row)
     }
 
     fn adopt(&self, run: &Arc<Run<H>>) {

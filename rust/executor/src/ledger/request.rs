@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use bide_core::record::NewRun;
+use bide_core::record::{NewRun, RunRowId};
 use bide_core::{Effect, Event, Refused};
 use bide_store::{Creation, Lease, StoreError};
 
@@ -81,6 +81,15 @@ impl<H: Host> Request<H> {
         if let Some(creates) = &mut self.creates {
             creates.creations = Some(Ok(creations));
         }
+    }
+
+    /// None of its runs is created, because runs with some of these numbers exist.
+    pub(super) fn renumber(&mut self, taken: impl Fn(RunRowId) -> bool) {
+        if let Some(creates) = &mut self.creates {
+            let creation = |new: &NewRun| if taken(new.id.row()) { Creation::NumberTaken } else { Creation::Created };
+            creates.creations = Some(Ok(creates.rows.iter().map(creation).collect()));
+        }
+        self.forget();
     }
 
     /// Nothing of it is committed: nothing follows from it but that lost runs are released.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bide_core::Effect;
+use bide_core::record::RunRowId;
 use bide_store::{Lease, Store, StoreError};
 
 use crate::host::{Host, Ready};
@@ -37,6 +38,9 @@ pub(crate) trait Upcalls<H: Host>: Send + Sync {
 
     /// Another runner has fenced this lease.
     fn fenced(self: &Arc<Self>, lease: Lease);
+
+    /// Whether a run with this row number is executed here.
+    fn is_live(&self, row: RunRowId) -> bool;
 
     /// This run is created, and executed here from now on.
     fn adopt(&self, run: &Arc<Run<H>>);

@@ -35,6 +35,11 @@ impl<H: Host> LiveRuns<H> {
         self.live.lock().get(&id.row()).cloned()
     }
 
+    /// Whether a run with this row number is executed here.
+    pub(crate) fn has(&self, row: RunRowId) -> bool {
+        self.live.lock().contains_key(&row)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.live.lock().len()
     }
