@@ -108,7 +108,9 @@ fn a_task_a_hop_a_run_a_wait_and_a_poll_take_few_allocations() {
         let stores: [Arc<dyn Store>; 2] = [MemoryStore::new(), SqliteStore::open(&file, Durability::Normal).unwrap()];
         for (store, most) in stores.into_iter().zip(most) {
             let name = store.name().to_owned();
-            let each = of_a_run(store, &workflow) / f64::from(units);
+            // The least of three: a thread that steals a body or grows a queue allocates beside what is counted.
+            let runs = (0..3).map(|_| of_a_run(Arc::clone(&store), &workflow));
+            let each = runs.fold(f64::INFINITY, f64::min) / f64::from(units);
             assert!(each <= most, "{each} allocations per {what} on {name}, not {most}");
         }
     }
