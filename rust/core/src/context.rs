@@ -3,7 +3,7 @@
 //! # The rule
 //! A task *sees* its ancestors' changes of the run's inputs; what it *wrote* is compared with what it saw, and only
 //! the difference is its change. Every piece of a value (a key; within a map, each of its keys; within a list, each
-//! stretch appended to it) remembers who wrote it last. When branches meet, each piece is decided by itself:
+//! stretch appended to it) remembers who wrote it last. When branches meet, each piece is decided separately:
 //!
 //! 1. A writer that had seen another's piece replaces it. A task that did not change a piece does not count for it.
 //! 2. Stretches appended to one list by tasks that did not see each other all stay, in topological order, ties in
@@ -30,7 +30,7 @@
 //! see that and it did not see theirs: of each pair the later declared wins, and a conflict is reported.
 //!
 //! All of it depends on the graph and on what was committed, not on who ended first. A map key counts as one piece
-//! as long as its value is no map or list; elements of lists are never taken apart.
+//! as long as its value is no map or list; elements of lists are never merged.
 
 mod history;
 mod json;
@@ -144,7 +144,7 @@ pub fn final_view<'a>(
     merged(graph, graph.order().iter().copied(), inputs, changes_of)
 }
 
-/// The changes from what a task saw to what it left behind: values are compared as encoded.
+/// The changes between the context that a task saw and the one at its end. Values are compared as encoded.
 #[must_use]
 pub fn diff(before: &[(Arc<str>, Value)], after: &[(Arc<str>, Value)]) -> Changes {
     let old: HashMap<&str, &Value> = before.iter().map(|(key, value)| (&**key, value)).collect();

@@ -28,7 +28,7 @@ pub enum Damage {
     /// Not a JSON object with what a failure needs; says what the parser says.
     #[error("not a stored failure: {0}")]
     NotAFailure(String),
-    /// Nobody can have counted that far.
+    /// The count is impossibly large.
     #[error("{0} is too large for a count")]
     TooLarge(u32),
 }

@@ -165,7 +165,7 @@ pub struct Entry {
     pub failure: Option<Failure>,
     /// When the wait was opened; anew if it was over and had to be asked again.
     pub opened_at: Time,
-    /// When it left `Open`.
+    /// When it was closed: its state changed from `Open`.
     pub closed_at: Option<Time>,
 }
 

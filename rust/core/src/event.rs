@@ -77,7 +77,7 @@ pub enum Event {
         /// What for.
         timer: Timer,
     },
-    /// The run cannot continue as it is: it is paused. Whatever its bodies report later is refused.
+    /// The run cannot continue as it is: it is paused. Later events of its bodies are refused.
     Block {
         /// Why.
         reason: BlockReason,

@@ -57,6 +57,7 @@ impl FailureKind {
 pub struct Failure {
     /// The kind, as read from the object.
     pub kind: FailureKind,
+    /// The whole object as it is stored.
     json: Arc<str>,
 }
 

@@ -47,7 +47,9 @@ pub enum Recall {
 /// The journal of one task.
 #[derive(Clone, Debug, Default)]
 pub struct Journal {
+    /// All entries of the task, by key.
     entries: Entries,
+    /// The number of the newest entry; the next one gets a higher one.
     last_seq: u32,
     /// A step was restored whose proof is as long as those of the first version.
     has_older_steps: bool,
@@ -56,6 +58,7 @@ pub struct Journal {
 /// Entries by key. Most tasks have one or two, for which a list is best; a map is added for tasks with many.
 #[derive(Clone, Debug, Default)]
 struct Entries {
+    /// The entries in the order in which they were added.
     list: Vec<Entry>,
     /// Positions in the list, once it is longer than [`SHORT`].
     #[expect(clippy::box_collection, reason = "a journal that has none pays one word for it, not six")]
@@ -282,7 +285,7 @@ impl Journal {
         self.entries.get(key)
     }
 
-    /// The body's open waits. There can be several: an async body has them, or another version of the code left them.
+    /// The body's open waits. There can be several: an async body has them, or another version of the code opened them.
     fn open_waits(&self) -> impl Iterator<Item = &Entry> {
         self.entries.values().filter(|entry| entry.state == EntryState::Open && entry.key.n > 0)
     }

@@ -70,7 +70,9 @@ impl PollPolicy {
 /// One wait's polls.
 #[derive(Clone, Copy, Debug)]
 pub struct Poll {
+    /// When to poll, and which exceptions to tolerate.
     policy: PollPolicy,
+    /// The polls so far.
     progress: Progress,
 }
 

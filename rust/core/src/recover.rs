@@ -43,7 +43,7 @@ impl RunState {
     /// Builds the state of a stored run; `ids` are the store's numbers of the graph's tasks. Apply `Begin` next.
     ///
     /// # Errors
-    /// Says what does not fit: a row that belongs to no task of the graph, a number that nobody can have counted to.
+    /// If the rows do not fit: one belongs to no task of the graph, or a number is impossibly large.
     pub fn recover(
         graph: &Arc<Graph>,
         ids: &Arc<[TaskId]>,

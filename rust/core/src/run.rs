@@ -53,10 +53,15 @@ pub(crate) use skip::SkipCause;
 /// The state of one run, in memory.
 #[derive(Debug)]
 pub struct RunState {
+    /// The id of the run.
     pub(crate) id: RunId,
+    /// The graph it is executed with.
     pub(crate) graph: Arc<Graph>,
+    /// The store's numbers of the graph's tasks, by position.
     pub(crate) ids: Arc<[TaskId]>,
+    /// Its status after the last applied event.
     pub(crate) status: RunStatus,
+    /// The states of its tasks, by position.
     pub(crate) tasks: Box<[Task]>,
     /// How many tasks have not ended. The run ends when it reaches zero.
     pub(crate) remaining: u32,

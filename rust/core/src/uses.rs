@@ -13,6 +13,7 @@ use crate::journal::{Journal, Recall, comparable};
 /// How often a body has used each name since it was entered, and which records of steps it has not used yet.
 #[derive(Clone, Debug, Default)]
 pub struct Uses {
+    /// How often each name was used.
     counts: HashMap<Arc<str>, u32>,
     /// Built when a step first differs from the record of its number. As long as every use has the record of its own
     /// number, the used records are the first `count` ones.
@@ -129,7 +130,7 @@ impl Journal {
         }
     }
 
-    /// The first record of this step that is not used yet, whatever its number.
+    /// The first record of this step that is not used yet, of any number.
     fn unused_step(&self, uses: &mut Uses, name: &Arc<str>, arguments: &StepArguments) -> Option<&Entry> {
         let unused = uses.unused(self).get(name)?;
         let mine = std::iter::once(comparable(arguments.proof.as_deref()));

@@ -1,8 +1,8 @@
-//! Who leads: of the threads that want something done which only one can do at a time, the first does it. Those that
-//! come meanwhile wait, and the next leader does it for all of them at once.
+//! A queue of leaders and followers, for work that only one thread can do at a time: the first thread leads and works
+//! on its request. Those that arrive meanwhile wait, and the next leader works on the requests of all of them at once.
 //!
-//! What is done is not known here. A request goes in, is worked on by whichever thread leads, and comes back to the
-//! thread that it belongs to.
+//! The queue does not know the work. A thread enters with a request, the leader works on it, and the request returns to
+//! its thread.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,13 +15,15 @@ pub struct LeaderQueue<T>(Mutex<State<T>>);
 struct State<T> {
     /// A thread leads, or is about to: it has been made the next leader.
     led: bool,
-    /// Requests that the next leader works on, in the order in which they came. Empty while nobody leads.
+    /// Requests for the next leader, in the order of arrival. Empty while there is no leader.
     waiting: VecDeque<(T, Arc<Follower<T>>)>,
 }
 
 /// Where a thread waits that does not lead.
 struct Follower<T> {
+    /// What it wakes to; `None` until a leader has replied.
     reply: Mutex<Option<Reply<T>>>,
+    /// Notified when there is a reply.
     changed: Condvar,
 }
 
@@ -41,13 +43,14 @@ pub enum Turn<'a, T> {
     Done(T),
 }
 
-/// The requests of a group, and the right to work on them. However it is dropped, the next leader is woken and each
+/// The requests of a group, and the permit to work on them. When it is dropped, the next leader is woken and each
 /// follower gets its request back.
 pub struct Leader<'a, T> {
     /// `None` once another thread leads, or if the thread did not queue.
     queue: Option<&'a LeaderQueue<T>>,
-    /// The leader's own request. `None` only while this is taken apart.
+    /// The leader's own request. `None` only once [`Leader::end`] has returned it.
     own: Option<T>,
+    /// The requests of the threads that wait for this leader.
     followers: VecDeque<(T, Arc<Follower<T>>)>,
 }
 
@@ -128,7 +131,7 @@ impl<T> Leader<'_, T> {
         }
     }
 
-    /// Makes the first thread that has come meanwhile the next leader, or nobody if none has.
+    /// Makes the first waiting thread the next leader, if there is one.
     pub fn pass_on(&mut self) {
         let Some(queue) = self.queue.take() else { return };
         let next = {
@@ -142,7 +145,7 @@ impl<T> Leader<'_, T> {
         }
     }
 
-    /// Passes the lead on, gives the followers their requests back, and answers the leader's own.
+    /// Passes the lead on, returns the followers' requests to them, and returns the leader's own.
     #[must_use]
     pub fn end(mut self) -> T {
         self.own.take().unwrap_or_else(|| unreachable!("a leader ends once"))
@@ -151,7 +154,7 @@ impl<T> Leader<'_, T> {
 
 impl<T> Drop for Leader<'_, T> {
     fn drop(&mut self) {
-        // The next leader first: it has work to do, while followers go on with theirs.
+        // The next leader first: it has work to do, while followers continue with theirs.
         self.pass_on();
         for (request, follower) in self.followers.drain(..) {
             follower.wake(Reply::Done(request));

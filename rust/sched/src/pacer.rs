@@ -19,7 +19,7 @@ pub struct Pacer<B> {
     running: usize,
     /// How many may run at once.
     width: usize,
-    /// Turns given so far, ends of polls included: whoever looks again later sees whether anything has moved.
+    /// Turns so far, including those at the end of a poll. If the number is unchanged later, no poll has ended since.
     turns: u64,
 }
 

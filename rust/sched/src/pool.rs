@@ -1,9 +1,9 @@
 //! The pool of worker threads: executes bodies that block a thread.
 //!
-//! A slot permits its holder to execute a body. It comes with a deque of ready jobs and a group of results, which
-//! nobody else touches while it is held. A worker takes jobs one at a time, so that everything that waits in a deque can
-//! be stolen. When a deque has jobs, a slot is free and no worker searches, one more worker is woken. A body that defers
-//! releases its slot and parks its thread; another thread executes in its place.
+//! A slot permits its holder to execute a body. It comes with a deque of ready jobs and a group of results, which only
+//! the holder uses. A worker takes jobs one at a time, so that all that waits in a deque can be stolen. When a deque
+//! has jobs, a slot is free and no worker searches, one more worker is woken. A body that defers releases its slot and
+//! parks its thread; another thread executes in its place.
 
 mod admit;
 mod hand_off;
@@ -39,7 +39,9 @@ const SHOW_AFTER: Duration = Duration::from_millis(100);
 
 /// The pool of an engine.
 pub struct Pool<E: Upcalls> {
+    /// What the threads share.
     shared: Arc<Shared<E>>,
+    /// Starts a worker thread.
     start_worker: StartWorker<E>,
     /// When the system may be asked for a thread again, in nanoseconds of steady time. 0: it has refused none.
     retry_thread_at: AtomicU64,
@@ -47,6 +49,7 @@ pub struct Pool<E: Upcalls> {
 
 /// What the pool's threads share.
 struct Shared<E: Upcalls> {
+    /// What changes under one lock: slots, threads, waiting bodies.
     state: Mutex<State<E>>,
     /// Jobs from outside, for any worker.
     injector: Injector<E::Job>,
@@ -58,7 +61,7 @@ struct Shared<E: Upcalls> {
     free: AtomicUsize,
     /// How many resumed bodies wait for a slot: likewise a copy.
     resumed: AtomicUsize,
-    /// A worker was woken and has not found a job yet. Whoever finds this set wakes no other one.
+    /// A worker was woken and has not found a job yet. While this is set no other one is woken.
     searching: AtomicBool,
     /// Callers that have announced jobs and not delivered them yet.
     announced: AtomicUsize,
@@ -78,19 +81,23 @@ struct Shared<E: Upcalls> {
 
 /// What belongs to one slot.
 struct Side<E: Upcalls> {
-    /// The deque, while nobody holds the slot.
+    /// The deque, while the slot has no holder.
     deque: Mutex<Option<Deque<E::Job>>>,
+    /// The results that gather on the slot.
     group: Arc<E::Group>,
     /// The body that executes on the slot, until its start has been shown.
     current: Mutex<Option<Current<E>>>,
 }
 
 struct Current<E: Upcalls> {
+    /// The body.
     body: E::Body,
+    /// When it started, by the wall clock.
     since: Time,
 }
 
 struct State<E: Upcalls> {
+    /// Decides who gets a slot; resumed bodies wait as their parkers.
     slots: Slots<Arc<Parker<E>>>,
     /// Workers that wait for a slot.
     idle: Vec<Arc<Parker<E>>>,
@@ -104,6 +111,7 @@ struct State<E: Upcalls> {
     pacer: Pacer<(Arc<Parker<E>>, u64)>,
     /// Polls that run.
     polling: Vec<polls::Polling<E>>,
+    /// The number of the last poll that started.
     last_poll: PollNo,
     /// An alarm is set that looks whether polls are stuck.
     stuck_alarm: bool,
@@ -114,8 +122,11 @@ struct State<E: Upcalls> {
 /// The permit to execute a body on a slot, with what belongs to the slot. A worker holds it, or a body with a handle.
 #[must_use = "a permit that is dropped takes its slot with it"]
 pub struct Permit<E: Upcalls> {
+    /// The number of the slot.
     slot: SlotNo,
+    /// The slot's ready jobs.
     deque: Deque<E::Job>,
+    /// The slot's results.
     group: Arc<E::Group>,
 }
 
@@ -178,7 +189,7 @@ impl<E: Upcalls> Pool<E> {
     /// As [`Pool::open`], for a host whose first start fails with more than a text.
     ///
     /// # Errors
-    /// Whatever `start_first` returns.
+    /// The error of `start_first`.
     pub fn open_by<F>(&self, engine: &Arc<E>, start_first: impl FnOnce() -> Result<bool, F>) -> Result<(), F> {
         let _ = self.shared.engine.set(Arc::downgrade(engine));
         for side in &self.shared.sides {
@@ -235,7 +246,7 @@ impl<E: Upcalls> Pool<E> {
         let now = engine.now();
         for side in &self.shared.sides {
             let mut current = side.current.lock();
-            // Taken, so that each start is shown once.
+            // Removed, so that each start is shown once.
             if current.as_ref().is_some_and(|current| now.since(current.since) >= SHOW_AFTER)
                 && let Some(Current { body, .. }) = current.take()
             {
@@ -343,7 +354,7 @@ impl<E: Upcalls> Shared<E> {
             self.searching.store(true, Ordering::SeqCst);
             self.copy_counts(&state);
             drop(state);
-            parker.hand(slot);
+            parker.assign(slot);
         }
     }
 

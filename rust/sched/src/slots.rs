@@ -5,7 +5,7 @@
 //! |-------------------------------------|---------------------------------------------------------------------------|
 //! | a new body wants a slot             | a free slot, if there is one; else the body stays queued                  |
 //! | a deferred body's wait is satisfied | a free slot, if there is one; else the body queues, first in first out    |
-//! | a slot is released                  | handed to a resumed body, every eighth time to a new one; else it is free |
+//! | a slot is released                  | given to a resumed body, every eighth time to a new one; else it is free  |
 //! | a holder is between two bodies      | it keeps its slot, unless a resumed body waits and it is not the eighth   |
 //!
 //! Slots are numbered, and the number moves with the permit to execute: so what belongs to a slot (its deque, its
@@ -23,7 +23,7 @@ pub type SlotNo = u32;
 /// The slot machine. `B` names a deferred body.
 #[derive(Debug)]
 pub struct Slots<B> {
-    /// Slots that nobody holds.
+    /// Slots without a holder.
     free: Vec<SlotNo>,
     /// How many slots there are.
     total: u32,

@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// A spin times out after this, which is about two commits.
-const PATIENCE: Duration = Duration::from_micros(50);
+const TIMEOUT: Duration = Duration::from_micros(50);
 
 /// After this many timeouts in a row the pause no longer grows.
 const MAX_TIMEOUTS: u32 = 10;
 
 /// Timeouts in a row. One number for the process, because it is the machine that is busy.
 static TIMEOUTS: AtomicU32 = AtomicU32::new(0);
-/// How many more times spinning is left out.
+/// How many more times spinning is skipped.
 static PAUSE: AtomicU32 = AtomicU32::new(0);
 
 /// Whether to wake a thread before there is anything for it, so that it spins. Counts as one try.
@@ -34,13 +34,13 @@ pub fn pays() -> bool {
 #[expect(clippy::disallowed_methods, reason = "how long a thread spins is not the engine's time")]
 pub fn until(condition: impl Fn() -> bool) {
     if cfg!(test) || condition() {
-        // A condition that holds at once does not tell whether spinning would have paid. In the models a thread that is
+        // A condition that holds at once does not show whether spinning would have paid. In the models a thread that is
         // woken early finds nothing: that what it waits for comes in time is one more interleaving anyway.
         return;
     }
     let start = Instant::now();
     while !condition() {
-        if start.elapsed() >= PATIENCE {
+        if start.elapsed() >= TIMEOUT {
             let timeouts = (TIMEOUTS.load(Ordering::Relaxed) + 1).min(MAX_TIMEOUTS);
             TIMEOUTS.store(timeouts, Ordering::Relaxed);
             PAUSE.store(1 << timeouts, Ordering::Relaxed);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bide_core::Time;
 
-/// An engine, as the pool sees it: what a job is, where the time comes from, and what becomes of results.
+/// An engine, as the pool sees it: what a job is, where the time comes from, and where results go.
 ///
 /// The pool is compiled for one engine, so that nothing is dispatched dynamically for each job.
 pub trait Upcalls: Send + Sync + Sized + 'static {
@@ -30,7 +30,7 @@ pub trait Upcalls: Send + Sync + Sized + 'static {
     fn warn(&self, line: &str);
 
     /// Looks after a group from now on: commits it when its results have waited for too long, because the body that now
-    /// executes on its slot runs on. Called once for each slot.
+    /// executes on its slot takes long. Called once for each slot.
     fn look_after(&self, group: &Arc<Self::Group>);
 
     /// Whether a group has no results.
@@ -46,7 +46,7 @@ pub trait Upcalls: Send + Sync + Sized + 'static {
     fn set_blocked(job: &Self::Job, by: Option<String>);
 }
 
-/// Something that is told when a time has come.
+/// A callback for when a time has come.
 pub trait Alarm: Send + Sync {
     /// The time has come; `ticket` is what was given with the request. Must not block.
     fn ring(self: Arc<Self>, ticket: u64);

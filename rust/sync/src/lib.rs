@@ -4,7 +4,7 @@
 //! fork, whose table still lists threads that do not exist there, in memory that is used for something else by then.
 //! A Python process may fork at any moment, while a dozen idle workers wait, and use bide in the child.
 //!
-//! A panic does not poison: whoever catches it gives up what the lock was protecting.
+//! A panic does not poison: the code that catches it discards what the lock was protecting.
 //!
 //! `rust/sync/loom` compiles this file a second time, with `cfg(loom)`, over loom's locks: the unit tests of
 //! `bide-sched` explore the interleavings of its threads, and of the code here. Hence [`atomic`]: what those threads
@@ -41,9 +41,11 @@ macro_rules! const_fn {
 #[derive(Debug, Default)]
 pub struct Mutex<T>(imp::Mutex<T>);
 
-/// A lock that is held. It is empty only within [`Condvar::wait`] and [`MutexGuard::unlocked`].
+/// The guard of a locked [`Mutex`]. It is empty only within [`Condvar::wait`] and [`MutexGuard::unlocked`].
 pub struct MutexGuard<'a, T> {
+    /// The mutex, to lock it again after a wait.
     lock: &'a Mutex<T>,
+    /// The guard of the underlying lock.
     held: Option<imp::MutexGuard<'a, T>>,
 }
 
@@ -124,9 +126,10 @@ impl<T> DerefMut for MutexGuard<'_, T> {
 /// Where threads that hold a [`Mutex`] wait for a change of what it protects.
 #[derive(Debug, Default)]
 pub struct Condvar {
+    /// The underlying condition variable.
     inner: imp::Condvar,
-    /// Threads that wait. Changed only with the lock held, so that whoever has changed what they wait for, under the
-    /// lock, and notifies afterwards, sees them: nobody to wake costs no system call.
+    /// How many threads wait. Changed only with the lock held, so that a thread that changes the condition under the
+    /// lock and notifies afterwards sees them. Without waiters a notification costs no system call.
     waiters: AtomicU32,
 }
 
@@ -144,7 +147,7 @@ impl WaitTimeoutResult {
 
 impl Condvar {
     const_fn! {
-        /// One that nobody waits for.
+        /// One without waiters.
         #[must_use]
         pub fn new() -> Self {
             Self { inner: imp::Condvar::new(), waiters: AtomicU32::new(0) }
@@ -171,7 +174,7 @@ impl Condvar {
 
     /// As [`Condvar::wait`], at most until a point in time. Blocks.
     pub fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, until: Instant) -> WaitTimeoutResult {
-        self.wait_for(guard, left(until))
+        self.wait_for(guard, remaining(until))
     }
 
     /// Waits until `condition` is false, at most for a span. Blocks.
@@ -183,16 +186,16 @@ impl Condvar {
     ) -> WaitTimeoutResult {
         let since = now();
         while condition(guard) {
-            let left = span.saturating_sub(since.elapsed());
-            if left.is_zero() {
+            let remaining = span.saturating_sub(since.elapsed());
+            if remaining.is_zero() {
                 return WaitTimeoutResult(true);
             }
-            self.wait_for(guard, left);
+            self.wait_for(guard, remaining);
         }
         WaitTimeoutResult(false)
     }
 
-    /// Whether any thread waits. Reliable for whoever has changed, with the lock held, what they wait for.
+    /// Whether any thread waits. Reliable for a thread that has changed, with the lock held, what they wait for.
     #[inline]
     pub fn has_waiters(&self) -> bool {
         self.waiters.load(Ordering::Relaxed) > 0
@@ -262,10 +265,10 @@ fn now() -> Instant {
     Instant::now()
 }
 
-fn left(until: Instant) -> Duration {
+fn remaining(until: Instant) -> Duration {
     until.saturating_duration_since(now())
 }
 
 fn passed(until: Instant) -> bool {
-    left(until).is_zero()
+    remaining(until).is_zero()
 }

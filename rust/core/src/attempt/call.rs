@@ -17,7 +17,9 @@ use crate::value::Value;
 /// A wait or step of a body, in progress. Drivers keep it boxed, because a parked body holds it.
 #[derive(Debug)]
 pub struct Call {
+    /// The task whose body makes the call.
     task: TaskRef,
+    /// The attempt of the task, for the events of the call.
     attempt: u32,
     /// Its key in the journal; `n` is 0 before it was looked up.
     key: EntryKey,
@@ -25,7 +27,9 @@ pub struct Call {
     lookup: Lookup,
     /// How long the wait may stay open.
     timeout: Option<Duration>,
+    /// What the call waits for or does.
     kind: Kind,
+    /// Where it is in the table of `attempt/mod.rs`.
     state: State,
 }
 

@@ -1,7 +1,7 @@
 //! The attempt machine: what a body's call of its handle does, as states and actions, without I/O.
 //!
 //! A [`Call`] is one wait or step of a body. It yields an [`Action`]; a driver carries the action out and feeds back
-//! what came of it as a [`Fed`]; the call answers with the next action, until [`Action::Done`]. Drivers are worker
+//! the outcome as a [`Fed`]; the call answers with the next action, until [`Action::Done`]. Drivers are worker
 //! threads, futures on tokio and the simulator. A rule about waits is changed here and nowhere else. Gates have no
 //! body: they share the part that decides what a poll means, [`polling::Polling`].
 //!
@@ -105,10 +105,10 @@ pub enum Sleep {
     Until(Time),
 }
 
-/// What came of an action.
+/// The outcome of an action.
 #[derive(Debug)]
 pub enum Fed {
-    /// The first: nothing has been done yet.
+    /// The first input: no action has been carried out yet.
     Begin,
     /// The lease holds.
     LeaseHeld,
@@ -137,9 +137,9 @@ pub enum Fed {
     Woken,
     /// The runner has stopped, is closing, or has lost the run.
     Stopped,
-    /// The end of the wait was handed in, and a slot was asked for.
+    /// The end of the wait was submitted for commit, and a slot was requested.
     Acquired {
-        /// What came of the commit.
+        /// The outcome of the commit.
         commit: Result<(), CallError>,
         /// Whether there is a slot; none is given out once the runner closes.
         slot: bool,

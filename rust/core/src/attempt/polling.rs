@@ -24,6 +24,7 @@ pub enum Polled {
 /// The polls of one open wait.
 #[derive(Clone, Debug)]
 pub struct Polling {
+    /// The policy, and the polls so far.
     poll: Poll,
     /// When the wait times out. Absolute.
     deadline: Option<Time>,

@@ -1,7 +1,7 @@
 //! One key of the context: which of its writers saw which writes, and the value that results.
 //!
-//! Nearly always the last writer saw all the others, and the value is what it wrote, byte for byte. Values are taken
-//! apart (see `piece.rs`) only where branches meet, and then only from the last point that all branches share.
+//! Nearly always the last writer saw all the others, and the value is what it wrote, byte for byte. Values are split
+//! into pieces (see `piece.rs`) only where branches meet, and then only from the last point that all branches share.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -84,7 +84,8 @@ fn seen_by_each(graph: &Graph, key: &Key<'_>) -> Vec<Writers> {
     (0..).zip(&key.writes).map(with_itself).collect()
 }
 
-/// A map or a list, to be taken apart. `None` for any other value, and for text that is not JSON or nested too deeply.
+/// Parses a map or a list, to split it into pieces. `None` for any other value, and for text that is not JSON or nested
+/// too deeply.
 fn parse(value: &Value) -> Option<Json> {
     let json = (value.tag() == b'j').then(|| Json::parse(value.payload()))??;
     matches!(json, Json::List(_) | Json::Map(_)).then_some(json)

@@ -1,4 +1,4 @@
-//! JSON taken apart for merging. Numbers keep their text, maps their order.
+//! JSON parsed for merging. Numbers keep their text, maps their order.
 //!
 //! Not serde_json's own value: it keeps the text of a number only as a map with a private key, and so takes a user's
 //! map with that key for a number.
@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Deeper text is not taken apart; the codec writes none that is nearly so deep.
+/// Deeper text is not parsed; the codec writes none that is nearly as deep.
 const DEEPEST: u32 = 256;
 
 /// A JSON value.

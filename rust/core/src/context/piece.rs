@@ -19,6 +19,7 @@ pub(super) type Writer = u32;
 pub(super) struct Piece {
     /// Who last set it as a whole, rather than wrote within it; `None` for the value at the start.
     by: Option<Writer>,
+    /// What it is made of.
     content: Content,
 }
 
@@ -30,7 +31,7 @@ enum Content {
     Map(Rc<Map>),
 }
 
-/// A value that is not taken apart.
+/// A value that is merged as a whole.
 #[derive(Clone, PartialEq)]
 pub(super) enum Leaf {
     /// A key's whole value.
@@ -41,6 +42,7 @@ pub(super) enum Leaf {
 
 #[derive(Clone)]
 struct List {
+    /// The elements when it was last set as a whole.
     first: Rc<[Json]>,
     /// What was appended, by writer. Writers are numbered in topological order, so this is that order.
     more: BTreeMap<Writer, Rc<[Json]>>,
@@ -50,6 +52,7 @@ struct List {
 struct Map {
     /// Who created it where nothing was.
     creator: Option<Writer>,
+    /// Its keys with their values.
     fields: BTreeMap<Arc<str>, Field>,
 }
 
@@ -57,6 +60,7 @@ struct Map {
 struct Field {
     /// Who first added it, and its position among the keys which that writer wrote: the order of keys.
     added: (Option<Writer>, u32),
+    /// The value of the key.
     piece: Piece,
 }
 
@@ -71,6 +75,7 @@ pub(super) struct Merge<'a> {
     pub(super) theirs: &'a Writers,
     /// The task of a writer.
     pub(super) tasks: &'a dyn Fn(Writer) -> TaskIx,
+    /// Called for each conflict that the merge finds.
     pub(super) on_conflict: &'a mut OnConflict<'a>,
 }
 

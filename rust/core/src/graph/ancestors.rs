@@ -17,7 +17,7 @@ const KEPT: usize = if cfg!(test) { 250_000 } else { 4 << 20 };
 
 pub(super) struct AncestorCache {
     /// One for each task; none if no task takes the context.
-    cells: Box<[OnceLock<Box<[TaskIx]>>]>,
+    lists: Box<[OnceLock<Box<[TaskIx]>>]>,
     /// How many positions are cached.
     kept: AtomicUsize,
 }
@@ -25,14 +25,14 @@ pub(super) struct AncestorCache {
 impl AncestorCache {
     pub(super) fn new(specs: &[TaskSpec]) -> Self {
         let wanted = specs.iter().any(|spec| spec.wants_context);
-        let cells = if wanted { specs.iter().map(|_| OnceLock::new()).collect() } else { Box::default() };
-        Self { cells, kept: AtomicUsize::new(0) }
+        let lists = if wanted { specs.iter().map(|_| OnceLock::new()).collect() } else { Box::default() };
+        Self { lists, kept: AtomicUsize::new(0) }
     }
 
     pub(super) fn of<'a>(&'a self, graph: &Graph, ix: TaskIx) -> Cow<'a, [TaskIx]> {
-        let cell = self.cells.get(ix as usize).filter(|_| graph.spec(ix).wants_context);
-        let Some(cell) = cell else { return Cow::Owned(walk(graph, ix)) };
-        if let Some(list) = cell.get() {
+        let cached = self.lists.get(ix as usize).filter(|_| graph.spec(ix).wants_context);
+        let Some(cached) = cached else { return Cow::Owned(walk(graph, ix)) };
+        if let Some(list) = cached.get() {
             return Cow::Borrowed(list);
         }
         let list = walk(graph, ix);
@@ -40,7 +40,7 @@ impl AncestorCache {
             self.kept.fetch_sub(list.len(), Ordering::Relaxed);
             return Cow::Owned(list);
         }
-        Cow::Borrowed(cell.get_or_init(|| list.into()))
+        Cow::Borrowed(cached.get_or_init(|| list.into()))
     }
 }
 

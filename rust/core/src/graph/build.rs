@@ -97,7 +97,7 @@ fn policies(workflow: &str, task: &TaskSpec) -> Result<()> {
     task.retry.validate().map_err(|DefinitionError(why)| DefinitionError(format!("{}: {why}", whose())))
 }
 
-/// Names become positions; a name given twice counts once, in the declaration too.
+/// Replaces names by positions. A repeated name counts once, in the declaration too.
 fn resolve(workflow: &str, tasks: &mut [TaskSpec], by_name: &HashMap<Arc<str>, TaskIx>) -> Result<Edges> {
     let mut start = Vec::with_capacity(tasks.len() + 1);
     let mut to = Vec::new();

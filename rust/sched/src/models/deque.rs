@@ -1,4 +1,4 @@
-//! Stand-ins for the lock-free deques. Jobs are in a list behind a lock; a counter beside it tells whether it is empty,
+//! Stand-ins for the lock-free deques. Jobs are in a list behind a lock; a counter beside it shows whether it is empty,
 //! with the weakest order that the real deques promise (release, acquire, and a fence in `is_empty`). So the wake rule
 //! gets no order from the deque here that it would not get in production.
 

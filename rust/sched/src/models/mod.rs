@@ -4,7 +4,7 @@
 //! body's way through a wait. Stand-ins are the deques ([`deque`]) and the engine above ([`engine`]), whose bodies say
 //! what a model is about.
 //!
-//! And the queue of leaders and followers, by itself.
+//! The queue of leaders and followers has a model of its own.
 //!
 //! Not here: the committer's sleep, the timer thread's order, async lanes.
 

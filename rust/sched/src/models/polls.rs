@@ -14,7 +14,7 @@ type Ask = fn(&Engine);
 /// Long enough for the timer thread to wake the body.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// A body that polls its condition so often. False: the runner has closed.
+/// A body that polls its condition this often. False: the runner has closed.
 fn poll_until(engine: &Arc<Engine>, parker: &Arc<Parker<Engine>>, polls: &[Ask]) -> bool {
     let mut last = None;
     for ask in polls {

@@ -1,6 +1,6 @@
-//! How many threads there are, and how many bodies that take a handle: each of these may park the thread it has.
+//! Limits the number of threads, and of bodies that take a handle: each of these may park its thread.
 //!
-//! One thread is always left for others: before a body with a handle starts there is one thread more than there are
+//! One thread always remains for others: before a body with a handle starts there is one thread more than there are
 //! such bodies, or one is started, or the body is held back. If the system gives no more threads, that is the limit
 //! until it gives one again.
 
@@ -21,7 +21,7 @@ enum Admission<J> {
     Granted(J),
     /// It is held back until another one ends.
     HeldBack,
-    /// Only beside one more thread: else no thread would be left for others if all that have a handle waited.
+    /// Only if one more thread is started: else no thread would remain for others if all bodies with a handle waited.
     NeedsThread(J),
 }
 
@@ -47,7 +47,7 @@ impl<E: Upcalls> Pool<E> {
         }
     }
 
-    /// Admits a body with a handle, unless too many are parked or no thread would be left for others: then it is held
+    /// Admits a body with a handle, unless too many are parked or no thread would remain for others: then it is held
     /// back until one ends. On a thread that may start threads.
     pub fn admit(&self, engine: &Arc<E>, mut job: E::Job, parker: &Arc<Parker<E>>) -> Option<E::Job> {
         let mut refused = false;
@@ -74,8 +74,8 @@ impl<E: Upcalls> Pool<E> {
         self.shared.dismiss(parker);
     }
 
-    /// Starts a thread; true if it could. If the system gives none, it is not asked again for a while, and no more
-    /// bodies are parked than leave one thread to the others. Both end when it gives one after all.
+    /// Starts a thread; true if it could. If the system gives none, it is not asked again for a while, and the
+    /// number of parked bodies is limited so that one thread remains for the others, until it gives one again.
     fn start_if_possible(&self, engine: &Arc<E>) -> bool {
         let now = u64::try_from(engine.steady().as_nanos()).unwrap_or(u64::MAX);
         let retry_at = self.retry_thread_at.load(Ordering::Relaxed);
@@ -112,7 +112,7 @@ impl<E: Upcalls> Pool<E> {
 }
 
 impl<E: Upcalls> Shared<E> {
-    /// `refused`: the system gives no thread now. One body is admitted all the same, or none would ever be.
+    /// `refused`: the system gives no thread now. One body is admitted even then, or none would ever be.
     fn admit(&self, job: E::Job, parker: &Arc<Parker<E>>, refused: bool) -> Admission<E::Job> {
         let mut state = self.state.lock();
         let most = self.max_parked.load(Ordering::Relaxed);

@@ -19,7 +19,7 @@ impl<E: Upcalls> Shared<E> {
         Permit { slot, deque, group: Arc::clone(&side.group) }
     }
 
-    fn put_down(&self, permit: Permit<E>) -> SlotNo {
+    fn deposit(&self, permit: Permit<E>) -> SlotNo {
         *self.sides[permit.slot as usize].deque.lock() = Some(permit.deque);
         permit.slot
     }
@@ -63,9 +63,9 @@ impl<E: Upcalls> Shared<E> {
         self.emptied.notify_all();
     }
 
-    /// A worker has found no job: its slot goes to whoever can use it. `Some`: that is the worker itself.
+    /// A worker has found no job: its slot goes to a body or worker that can use it. `Some`: to the worker itself.
     pub(super) fn release_idle(&self, permit: Permit<E>) -> Option<Permit<E>> {
-        let slot = self.put_down(permit);
+        let slot = self.deposit(permit);
         self.searching.store(false, Ordering::SeqCst);
         let mut state = self.state.lock();
         let new_waits = !self.is_closing() && self.has_jobs();
@@ -75,7 +75,7 @@ impl<E: Upcalls> Shared<E> {
             HandOff::New => return Some(self.permit(slot)),
             HandOff::Resumed(parker) => {
                 drop(state);
-                parker.hand(slot);
+                parker.assign(slot);
             }
             HandOff::Free => {}
         }
@@ -97,17 +97,17 @@ impl<E: Upcalls> Shared<E> {
             resumed
         };
         let Some(parker) = resumed else { return Some(permit) };
-        let slot = self.put_down(permit);
-        parker.hand(slot);
+        let slot = self.deposit(permit);
+        parker.assign(slot);
         // This worker may have been woken to search and does not do so: another one has to.
         self.searching.store(false, Ordering::SeqCst);
         self.wake_one();
         None
     }
 
-    /// A body defers: its slot is handed on.
+    /// A body defers and releases its slot.
     pub(super) fn release(&self, permit: Permit<E>) {
-        let slot = self.put_down(permit);
+        let slot = self.deposit(permit);
         let mut state = self.state.lock();
         state.threads -= 1;
         state.parked += 1;
@@ -120,13 +120,13 @@ impl<E: Upcalls> Shared<E> {
         self.copy_counts(&state);
         drop(state);
         match parker {
-            Some(parker) => parker.hand(slot),
+            Some(parker) => parker.assign(slot),
             None => self.wake_if_jobs(),
         }
     }
 
-    /// A slot is free, and whoever freed it does not look for jobs afterwards. A job that came after the last look, and
-    /// before the slot was seen to be free, has woken nobody: so look once more.
+    /// A slot is free, and the thread that freed it does not look for jobs afterwards. A job that arrived after the
+    /// last look, and before the slot was seen to be free, has woken no thread: so look once more.
     fn wake_if_jobs(&self) {
         fence(Ordering::SeqCst);
         if self.has_jobs() {

@@ -11,14 +11,17 @@ use crate::upcalls::{Alarm, Upcalls};
 
 /// Where a thread of the pool sleeps. One for each thread.
 pub struct Parker<E: Upcalls> {
+    /// What the thread waits for, and what has come.
     state: Mutex<ParkerState>,
+    /// Notified when something has come.
     changed: Condvar,
+    /// The pool, for an alarm that makes a poll due.
     shared: Weak<Shared<E>>,
 }
 
 #[derive(Default)]
 struct ParkerState {
-    /// A slot that was handed to the thread and that it has not taken yet.
+    /// A slot that was assigned to the thread and that it has not taken yet.
     slot: Option<SlotNo>,
     /// The number of the poll or time that the thread waits for. A ring with another one comes too late.
     ticket: u64,
@@ -121,8 +124,8 @@ impl<E: Upcalls> Parker<E> {
         waits
     }
 
-    /// Hands a slot to the thread.
-    pub(super) fn hand(&self, slot: SlotNo) {
+    /// Assigns a slot to the thread and wakes it.
+    pub(super) fn assign(&self, slot: SlotNo) {
         self.state.lock().slot = Some(slot);
         counts::add_wake();
         self.changed.notify_one();

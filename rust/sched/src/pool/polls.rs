@@ -17,8 +17,11 @@ pub type PollNo = u64;
 
 /// A poll that runs.
 pub(super) struct Polling<E: Upcalls> {
+    /// Its number, by which it is ended.
     number: PollNo,
+    /// Whose poll it is, for the log.
     body: E::Body,
+    /// The name of its condition, for the log.
     condition: Arc<str>,
     /// When it started, by the steady clock.
     since: Duration,

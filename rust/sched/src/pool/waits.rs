@@ -1,5 +1,5 @@
-//! A body's way through a wait, as far as its thread and slot are concerned: release the slot, park, poll, resume. When
-//! the wait is recorded in between is the engine's business.
+//! A body's way through a wait, as far as its thread and slot are concerned: release the slot, park, poll, resume. The
+//! engine decides when the wait is recorded in between.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,17 +7,17 @@ use std::time::Duration;
 use super::{Parker, Permit, PollNo, Pool, Woken};
 use crate::upcalls::Upcalls;
 
-/// A thread sleeps by itself for up to this long, which saves the wake-up by the timer thread. For longer spans it is
-/// woken: if many threads slept by themselves they would all wake, only to wait for their turn.
+/// A thread sleeps with a timeout for up to this long, which saves the wake-up by the timer thread. For longer spans it
+/// is woken: if many threads had timeouts of their own they would all wake, only to wait for their turn.
 const SHORT: Duration = Duration::from_millis(20);
 
 impl<E: Upcalls> Pool<E> {
-    /// A body defers: hands its slot on and makes sure that a thread is there to use it. On a thread that may start
+    /// A body defers: releases its slot and makes sure that a thread is there to use it. On a thread that may start
     /// threads.
     pub fn release(&self, engine: &Arc<E>, permit: Permit<E>) {
         self.body_stops(&permit);
         self.shared.release(permit);
-        // Afterwards: whoever took the last idle thread may have done so in between.
+        // Afterwards: another thread may have taken the last idle one in between.
         self.keep_spare(engine);
     }
 

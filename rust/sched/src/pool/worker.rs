@@ -27,8 +27,11 @@ enum Lost<E: Upcalls> {
 
 /// What the loop of one thread needs.
 struct Loop<'a, E: Upcalls> {
+    /// The engine that the jobs are of.
     engine: &'a Arc<E>,
+    /// The pool.
     pool: &'a Pool<E>,
+    /// Where the thread sleeps.
     parker: &'a Arc<Parker<E>>,
     /// Empty but for a commit: what it makes ready.
     ready: Vec<E::Job>,
@@ -51,7 +54,7 @@ impl<E: Upcalls> Pool<E> {
         }
     }
 
-    /// The loop has panicked. Whatever the thread held is lost with it, a slot too.
+    /// The loop has panicked. All that the thread held is lost, including its slot.
     pub fn worker_panicked(&self) {
         self.shared.thread_ends(&mut self.shared.state.lock());
     }
@@ -69,7 +72,7 @@ impl<E: Upcalls> Pool<E> {
 }
 
 impl<E: Upcalls> Loop<'_, E> {
-    /// Executes jobs until the slot goes to somebody else.
+    /// Executes jobs until the slot goes to another thread.
     fn work_with(&mut self, mut permit: Permit<E>, thread: &mut impl WorkerThread<E>) -> Lost<E> {
         let shared = &*self.pool.shared;
         loop {
@@ -102,9 +105,9 @@ impl<E: Upcalls> Loop<'_, E> {
         }
     }
 
-    /// Commits what has gathered, then keeps the slot or not: `release` decides, and is told whether the commit has made
-    /// jobs ready. If the slot is gone, the worker waits for its next one at once, without attaching in between: whoever
-    /// waits for what was committed, or has got the slot, wants to attach at the same moment.
+    /// Commits what has gathered. Then `release`, called with whether the commit has made jobs ready, decides whether
+    /// the slot is kept. If it is not, the worker waits for its next one at once, without attaching in between: the
+    /// threads that waited for the commit or got the slot attach at the same moment.
     fn commit_and(
         &mut self,
         permit: Permit<E>,
