@@ -26,7 +26,7 @@ pub struct Seen {
 pub struct Changes {
     /// The position from which to look further, once these changes are dealt with.
     pub seen: Seen,
-    /// Runs may belong to nobody: a runner has died, has left, was fenced or is late to renew its lease, or another
+    /// Runs may have no owner: a runner has died, has left, was fenced or is late to renew its lease, or another
     /// process has written. Reason to claim.
     pub unowned: bool,
     /// The runs whose status or owner may have changed: reason to look at those that a caller waits for.
@@ -44,6 +44,7 @@ pub enum ChangedRuns {
 
 /// The changes that one process knows of.
 pub(crate) struct ChangeLog {
+    /// The changes, and what was interrupted.
     state: Mutex<LogState>,
     /// Something was logged that ends a wait.
     woken: Condvar,
@@ -53,7 +54,7 @@ pub(crate) struct ChangeLog {
 pub(crate) struct LogState {
     /// The number of the last change.
     last: u64,
-    /// The number of the last change after which runs may belong to nobody, and any run may have changed.
+    /// The number of the last change after which runs may have no owner, and any run may have changed.
     unowned: u64,
     /// The last changed runs, with the number of the change.
     runs: VecDeque<(u64, RunRowId)>,
@@ -71,7 +72,7 @@ impl ChangeLog {
         Self { state: Mutex::new(state), woken: Condvar::new() }
     }
 
-    /// Runs may belong to nobody from here on.
+    /// Runs may have no owner from here on.
     pub(crate) fn unowned(&self) {
         let mut state = self.state.lock();
         state.last += 1;
@@ -171,7 +172,7 @@ mod tests {
         let log = ChangeLog::new(false);
         let seen = log.since(Seen::default()).seen;
         log.interrupt();
-        // For two runners that are about to wait; nobody waits for a day.
+        // For two runners that are about to wait; neither waits for a day.
         for _ in 0..2 {
             assert!(log.wait(seen, Duration::from_secs(86_400)));
         }

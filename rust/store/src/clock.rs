@@ -6,15 +6,15 @@ use bide_core::Time;
 
 use crate::{LeaseTime, Uptime};
 
-/// Tells the time: of the wall, for what is stored, a steady one, for spans, and the machine's uptime, for leases.
+/// The clocks: wall time for what is stored, steady time for spans, and the machine's uptime for leases.
 pub trait Clock: Send + Sync + 'static {
-    /// The wall's time, UTC. May jump.
+    /// The wall time, UTC. May jump.
     fn now(&self) -> Time;
 
     /// A steady time since some fixed point; never goes back.
     fn steady(&self) -> Duration;
 
-    /// The time since the machine was started, the time asleep included; `None` if the system cannot tell.
+    /// The time since the machine was started, the time asleep included; `None` if the system does not report it.
     fn uptime(&self) -> Option<Uptime>;
 
     /// What a lease is given and judged by.

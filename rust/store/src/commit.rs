@@ -64,13 +64,13 @@ impl<'a> Commit<'a> {
 #[derive(Debug)]
 #[must_use]
 pub struct Written {
-    /// The word that it is committed.
+    /// The proof that it is committed.
     pub committed: Committed,
-    /// For each request, what became of each of its runs.
+    /// For each request, the outcome for each of its runs.
     pub creations: Vec<Vec<Creation>>,
 }
 
-/// What became of a run that was to be created.
+/// The outcome for a run that was to be created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Creation {
     /// It is committed and belongs to the lease.

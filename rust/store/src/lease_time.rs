@@ -1,7 +1,7 @@
 //! The clock that leases count in.
 //!
 //! The wall clock can be set: forward, and every lease on the machine seems to have run out; back, and none does. So a
-//! lease counts the time since the machine was started, which nobody can set and which includes the time asleep. Such a
+//! lease counts the time since the machine was started, which cannot be set and which includes the time asleep. Such a
 //! time means something only during the boot that it was read in, so the boot goes with it.
 
 use std::time::Duration;
@@ -62,7 +62,7 @@ impl Uptime {
 }
 
 impl Boot {
-    /// This boot, if the system can tell.
+    /// This boot, if the system reports it.
     #[must_use]
     pub fn current() -> Option<Self> {
         system::boot()
@@ -80,7 +80,7 @@ mod system {
     /// The inode of the machine's first time namespace, in every Linux.
     const FIRST_NAMESPACE: u64 = 0xefff_fffa;
 
-    /// Once it could be read. Nobody waits for this: a fork in the middle must not keep the child waiting.
+    /// Once it could be read. No thread waits for this: a fork in the middle must not keep the child waiting.
     static BOOT: OnceLock<Boot> = OnceLock::new();
 
     pub(super) fn boot() -> Option<Boot> {

@@ -106,7 +106,7 @@ impl From<&RunRow> for Standing {
 pub struct Purged {
     /// How many runs were deleted.
     pub runs: usize,
-    /// The row number to go on from; `None`: that was the last step.
+    /// The row number to continue from; `None`: that was the last step.
     pub next: Option<RunRowId>,
 }
 
@@ -148,7 +148,7 @@ pub enum StoreError {
         /// What the system or the server reported.
         why: String,
     },
-    /// Whether the batch is committed is not known, and another try would not tell: reload before going on.
+    /// Whether the batch is committed is not known, and another try would not show it: reload before continuing.
     #[error("the outcome of a commit is unknown: {0}")]
     Unknown(String),
 }
@@ -187,7 +187,7 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     /// `Fenced` if it was lost.
     fn renew(&self, lease: Lease, now: LeaseTime) -> Result<(), StoreError>;
 
-    /// Gives a lease back: its unfinished runs belong to nobody and can be claimed at once.
+    /// Releases a lease: its unfinished runs have no owner then and can be claimed at once.
     ///
     /// # Errors
     /// Any [`StoreError`]; a lost lease is not an error.
@@ -243,16 +243,16 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     /// As [`Store::load`].
     fn versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError>;
 
-    /// The workflow versions, each with its workflow, that have unfinished, not paused runs which belong to nobody.
-    /// Takes time for each of them, and none for workflows without such runs. A dead runner's runs belong to nobody once
-    /// anything was claimed, be it of no version.
+    /// The workflow versions, each with its workflow, that have unfinished, not paused runs without an owner. Takes
+    /// time for each of them, and none for workflows without such runs. A dead runner's runs have no owner after any
+    /// claim, even one of no version.
     ///
     /// # Errors
     /// As [`Store::load`].
     fn unowned(&self) -> Result<Vec<(i64, i64)>, StoreError>;
 
-    /// Gives this lease unfinished, not paused runs of these workflow versions that belong to nobody, to a dead runner or
-    /// to one whose lease has run out (such runners are fenced first), oldest first, at most `limit`.
+    /// Gives this lease unfinished, not paused runs of these workflow versions that have no owner or belong to a dead
+    /// runner or to one whose lease has run out (such runners are fenced first), oldest first, at most `limit`.
     ///
     /// # Errors
     /// Any [`StoreError`]; then none was claimed.

@@ -25,7 +25,9 @@ pub const KEPT: usize = 1000;
 
 /// Runs in memory.
 pub struct MemoryStore {
+    /// All that is stored.
     state: Mutex<State>,
+    /// What runners poll for changes.
     changes: ChangeLog,
 }
 
@@ -37,22 +39,30 @@ impl Default for MemoryStore {
 
 #[derive(Default)]
 struct State {
+    /// Workflows by number, from 0.
     workflows: Vec<MemWorkflow>,
     /// The workflows' numbers.
     names: HashMap<Arc<str>, i64>,
+    /// Versions by number, from 0.
     versions: Vec<MemVersion>,
+    /// Runners by number.
     runners: HashMap<i64, MemRunner>,
+    /// The number of the newest runner.
     last_runner: i64,
+    /// Runs by row number.
     runs: HashMap<RunRowId, MemRun, RowHash>,
+    /// The journals of all runs.
     journals: Journals,
+    /// The run that has a key, by workflow and key.
     keys: HashMap<(i64, Arc<str>), RunRowId>,
-    /// Unfinished runs that belong to nobody, oldest first.
+    /// Unfinished runs without an owner, oldest first.
     unowned: BTreeSet<RunRowId>,
     /// Ended runs in the order in which they ended.
     ended: VecDeque<RunRowId>,
 }
 
 struct MemWorkflow {
+    /// The name of the workflow.
     name: Arc<str>,
     /// Every task name of any version, with the task's number.
     tasks: HashMap<Arc<str>, TaskId>,
@@ -61,16 +71,20 @@ struct MemWorkflow {
 }
 
 struct MemVersion {
+    /// The number of the workflow.
     workflow: i64,
+    /// The hash of the graph.
     hash: Arc<str>,
+    /// Its tasks with their dependencies, in declaration order.
     tasks: Arc<[RecordedTask]>,
 }
 
 struct MemRunner {
+    /// Raised when its runs are claimed by others; every commit compares it.
     epoch: i64,
     /// A test says that its process has died.
     died: bool,
-    /// When its lease runs out ([`LeaseTime::micros`]: all runners are of one process). `None`: taken over.
+    /// When its lease runs out ([`LeaseTime::micros`]: all runners are of one process). `None`: it was fenced.
     expires: Option<i64>,
 }
 
@@ -81,8 +95,8 @@ impl MemoryStore {
         Arc::new(Self::default())
     }
 
-    /// For tests that play several processes on one store: the process of this runner has died. It is found out at the
-    /// next claim, as a file's lock tells it.
+    /// For tests that play several processes on one store: the process of this runner has died. The next claim
+    /// notices it, as it would by the lock of a file.
     pub fn process_died(&self, runner: i64) {
         let state = &mut *self.state.lock();
         if let Some(runner) = state.runners.get_mut(&runner) {

@@ -8,20 +8,33 @@ use bide_core::record::{DoneRow, NewRun, RunRowId, RunUpdate, Write};
 use bide_core::{BlockReason, Entry, EntryKey, Failure, NO_MAP, RunId, RunStatus, TaskId, TaskRow, Time};
 
 pub(super) struct MemRun {
+    /// The id of the run.
     pub(super) id: RunId,
+    /// The number of its workflow.
     pub(super) workflow: i64,
+    /// The number of the version that it is executed with.
     pub(super) version: i64,
+    /// The caller's key, if it has one.
     pub(super) key: Option<Arc<str>>,
+    /// Its status.
     pub(super) status: RunStatus,
+    /// Its inputs, packed.
     pub(super) inputs: Arc<[u8]>,
+    /// The first committed failure.
     pub(super) failure: Option<Failure>,
+    /// When it was created.
     pub(super) created_at: Time,
+    /// When it ended.
     pub(super) ended_at: Option<Time>,
+    /// Why it is paused.
     pub(super) blocked_by: Option<BlockReason>,
+    /// How often in a row it was found dead with a marked task.
     pub(super) crashes: u32,
+    /// The runner that may execute it; `None`: it has no owner, or it has ended.
     pub(super) runner: Option<i64>,
     /// By task number.
     plain: Vec<Row>,
+    /// Rows of mapped tasks, by task number and index.
     mapped: BTreeMap<(TaskId, i32), Row>,
     /// It has, or had, journal entries.
     has_journal: bool,

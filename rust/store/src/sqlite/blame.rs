@@ -1,5 +1,5 @@
-//! What the marks of bodies say when a runner loses its runs. Who takes them over calls this, in the transaction that
-//! fences the loser.
+//! Evaluates the marks of bodies when a runner loses its runs. The runner that claims them calls this, in the
+//! transaction that fences the loser.
 //!
 //! A body that may have ended an earlier process is marked while a runner executes it: `task.entered` counts such
 //! entries, and is above zero for as long as they have recorded nothing. If the process dies with exactly one marked
@@ -16,12 +16,13 @@ use rusqlite::Connection;
 /// All marked bodies that a runner executes or executed last: their runs, and who has those. Few, found by their index.
 const MARKED: &str = "SELECT r.runner, r.id FROM task t INDEXED BY task_marked CROSS JOIN run r \
      WHERE t.entered > 0 AND r.id = t.run";
-/// A count that is out of range is left for the reader of the row to report.
+/// A count that is out of range is not changed: reading the row reports it.
 const BLAME: &str = "UPDATE run SET crashes = crashes + 1 WHERE id = ?1 AND crashes < 2147483647";
 const SET_ASIDE: &str = "UPDATE task SET entered = -entered WHERE run = ?1 AND entered > 0";
 
 /// A runner that loses its runs.
 pub(super) struct Loser {
+    /// The number of the runner.
     pub(super) runner: i64,
     /// The lock byte of its process if that is gone; `None`: the process lives, and its lease has run out.
     pub(super) died: Option<i64>,

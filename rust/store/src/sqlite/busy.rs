@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 thread_local! {
-    static DICE: Cell<u64> = Cell::new(random() | 1);
+    /// The state of the random numbers for naps, one for each thread.
+    static SEED: Cell<u64> = Cell::new(random() | 1);
 }
 
-/// A number nobody else has, without a dependency: the standard library seeds its hashers from the system.
+/// A random number, without a dependency: the standard library seeds its hashers from the system.
 pub(super) fn random() -> u64 {
     let mut hasher = RandomState::new().build_hasher();
     // After a fork both processes have the same seeds.
@@ -22,18 +23,18 @@ pub(super) fn random() -> u64 {
 
 /// Sleeps 20 to 200 microseconds.
 pub(super) fn nap() {
-    let draw = DICE.with(|dice| {
-        let mut x = dice.get();
+    let draw = SEED.with(|seed| {
+        let mut x = seed.get();
         x ^= x << 13;
         x ^= x >> 7;
         x ^= x << 17;
-        dice.set(x);
+        seed.set(x);
         x
     });
     std::thread::sleep(Duration::from_micros(20 + draw % 181));
 }
 
-/// Makes a connection wait for at most `patience`, asked and counted anew for each statement.
+/// Makes a connection wait for locks for at most `busy_timeout`, which is called and counted anew for each statement.
 pub(super) fn wait_for(
     connection: &mut Connection,
     busy_timeout: impl Fn() -> Duration + Send + 'static,
@@ -43,10 +44,10 @@ pub(super) fn wait_for(
         if tries == 0 {
             since = Instant::now();
         }
-        let patient = since.elapsed() < busy_timeout();
-        if patient {
+        let waits = since.elapsed() < busy_timeout();
+        if waits {
             nap();
         }
-        patient
+        waits
     }))
 }

@@ -1,7 +1,7 @@
 //! The checkpointer: a thread that copies the write-ahead log back into the database file.
 //!
 //! A checkpoint by the writer halves the speed of chains, so the writer never makes one. The thread first copies
-//! passively, on a connection of its own, while the writer goes on; then the little that has been added meanwhile,
+//! passively, on a connection of its own, while the writer continues; then the little that has been added meanwhile,
 //! under the writer's lock: only when everything is copied does the next commit start the log from its beginning
 //! (passively alone it grew without bound).
 
@@ -18,12 +18,12 @@ use super::writer::Writer;
 
 /// The size of the log, in bytes, at which it is copied.
 pub(super) const LIMIT: u64 = 4 << 20;
-/// And when a store with something in its log has been idle for so long.
+/// And when a store with something in its log has been idle for this long.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// How long other processes' writers may keep the last step waiting, which keeps our own writer waiting: the longer
 /// the log, the longer, so that it ends some time.
-const PATIENCE: std::ops::RangeInclusive<Duration> = Duration::from_millis(2)..=Duration::from_millis(100);
+const BUSY_TIMEOUT: std::ops::RangeInclusive<Duration> = Duration::from_millis(2)..=Duration::from_millis(100);
 /// And how long until the next try, if one did.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -35,8 +35,11 @@ pub(super) const LONG: u64 = 64 << 20;
 pub(super) struct Debt {
     /// About how many bytes the log has that the database file does not.
     bytes: AtomicU64,
+    /// Why the log is not copied, for warnings.
     trouble: Mutex<Trouble>,
+    /// The thread is to end.
     stop: Mutex<bool>,
+    /// Notified when there is something to copy, and at the stop.
     wake: Condvar,
 }
 
@@ -44,7 +47,7 @@ pub(super) struct Debt {
 #[derive(Default)]
 struct Trouble {
     /// A warning to be logged, once.
-    untold: Option<String>,
+    unreported: Option<String>,
     /// The length of the log at which the warning is repeated.
     again_at: u64,
     /// Whether the user was warned that checkpoints fail.
@@ -54,7 +57,7 @@ struct Trouble {
 impl Debt {
     /// A warning about the log, once.
     pub(super) fn warning(&self, name: &str) -> Option<String> {
-        self.trouble.lock().untold.take().map(|what| format!("{name}: {what}"))
+        self.trouble.lock().unreported.take().map(|what| format!("{name}: {what}"))
     }
 
     /// Nothing is copied any more.
@@ -67,12 +70,12 @@ impl Debt {
         *self.trouble.lock() = Trouble::default();
     }
 
-    /// Somebody's old state keeps the log from being copied.
+    /// A reader's old state keeps the log from being copied.
     fn is_pinned(&self, length: u64) {
         let mut trouble = self.trouble.lock();
         if length >= LONG.max(trouble.again_at) {
             trouble.again_at = length.saturating_mul(4);
-            trouble.untold = Some(format!(
+            trouble.unreported = Some(format!(
                 "its write-ahead log has grown to {} MiB, because a reader keeps an old state open (a transaction left \
                  open in another process, a long backup); end that, and the log is checkpointed and reused",
                 length >> 20
@@ -84,7 +87,7 @@ impl Debt {
         let mut trouble = self.trouble.lock();
         if !trouble.failing {
             trouble.failing = true;
-            trouble.untold = Some(format!(
+            trouble.unreported = Some(format!(
                 "its write-ahead log cannot be checkpointed ({error}) and grows until it can be; check the \
                  disk and its free space"
             ));
@@ -95,7 +98,7 @@ impl Debt {
     pub(super) fn add(&self, bytes: u64) {
         let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         if before == 0 || (before < LIMIT && before + bytes >= LIMIT) {
-            // Taken so that the thread is either waiting or has not looked yet.
+            // Locked once, so that the thread is either waiting or has not checked yet.
             drop(self.stop.lock());
             self.wake.notify_one();
         }
@@ -104,7 +107,7 @@ impl Debt {
     /// How long the checkpointer's connection waits for others.
     pub(super) fn busy_timeout(&self) -> Duration {
         let times = u32::try_from(self.bytes.load(Ordering::Relaxed) / LIMIT).unwrap_or(u32::MAX);
-        PATIENCE.start().saturating_mul(times).clamp(*PATIENCE.start(), *PATIENCE.end())
+        BUSY_TIMEOUT.start().saturating_mul(times).clamp(*BUSY_TIMEOUT.start(), *BUSY_TIMEOUT.end())
     }
 
     #[cfg(test)]
@@ -115,7 +118,9 @@ impl Debt {
 
 /// The running thread; stops promptly when dropped.
 pub(super) struct Checkpointer {
+    /// What it shares with the writer.
     debt: Arc<Debt>,
+    /// The thread, to join it.
     thread: Option<JoinHandle<()>>,
 }
 
@@ -175,7 +180,7 @@ fn serve(debt: &Debt, connection: &Connection, writer: &Mutex<Writer>, may: &dyn
 
 /// What stays in the log is safe there: a failure is worth a warning and no more.
 fn checkpoint(debt: &Debt, connection: &Connection, writer: &Mutex<Writer>) {
-    // The writer's own snapshot is not to keep anything from being copied.
+    // The writer's own snapshot must not keep frames from being copied.
     let hold = || {
         let writer = writer.lock();
         writer.fresh();
@@ -183,13 +188,13 @@ fn checkpoint(debt: &Debt, connection: &Connection, writer: &Mutex<Writer>) {
     };
     drop(hold());
     let copied = copy(connection, "PASSIVE");
-    // Much is left only if a reader holds on to an old state: no use keeping the writer waiting for it.
-    let pinned = !copied.as_ref().is_ok_and(|log| log.left <= LIMIT / 1024);
+    // Much remains only if a reader keeps an old state open: keeping the writer waiting would not help.
+    let pinned = !copied.as_ref().is_ok_and(|log| log.remaining <= LIMIT / 1024);
     let held = (!pinned).then(hold);
     let before = debt.bytes.load(Ordering::Relaxed);
     // FULL keeps other processes' writers out for the moment too.
     let copied = if pinned { copied } else { copy(connection, "FULL") };
-    let whole = copied.as_ref().is_ok_and(|log| log.left == 0);
+    let whole = copied.as_ref().is_ok_and(|log| log.remaining == 0);
     if whole || before < LIMIT {
         debt.bytes.fetch_sub(before, Ordering::Relaxed);
     }
@@ -210,7 +215,7 @@ struct Log {
     /// How many pages the log had.
     frames: u64,
     /// How many of those that were there at the start could not be copied.
-    left: u64,
+    remaining: u64,
 }
 
 /// Copies what can be copied.
@@ -220,8 +225,8 @@ fn copy(connection: &Connection, mode: &str) -> rusqlite::Result<Log> {
         let (log, copied): (i64, i64) = (row.get(1)?, row.get(2)?);
         // Both are -1 if another process is at it.
         if log < 0 {
-            return Ok(Log { frames: 0, left: 1 });
+            return Ok(Log { frames: 0, remaining: 1 });
         }
-        Ok(Log { frames: log.unsigned_abs(), left: log.abs_diff(copied) })
+        Ok(Log { frames: log.unsigned_abs(), remaining: log.abs_diff(copied) })
     })
 }

@@ -18,7 +18,7 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// Translates an error that left nothing written.
+    /// Translates an error after which nothing was written.
     pub(super) fn error(&self, error: &Error) -> StoreError {
         let name = &self.name;
         let Some(code) = error.sqlite_error_code() else {

@@ -1,10 +1,10 @@
 //! Who may execute which runs: the rows of runners, and claims of runs whose runner is dead.
 //!
-//! A runner is dead when no process holds its process's byte of the lock file (known at once), or when its lease has run
-//! out, by a clock that cannot be set ([`LeaseTime`]). The lease of another boot says nothing: a reboot has freed the
-//! byte, and a byte that is held all the same is that of a living process on another machine. A claim first raises
+//! A runner is dead when no process holds its process's byte of the lock file (known at once), or when its lease has
+//! run out, by a clock that cannot be set ([`LeaseTime`]). The lease of another boot says nothing: a reboot has freed
+//! the byte, so a byte that is held belongs to a living process on another machine. A claim first raises
 //! the epoch of dead runners, which fences them: their next commit compares the epoch and fails. Their unfinished runs
-//! then belong to nobody, so that a run is always either a living runner's or free.
+//! then have no owner, so that a run is always either a living runner's or free.
 //!
 //! While no runner can renew (another process keeps the file locked, the machine sleeps), all leases run out at once.
 //! So a runner whose own lease has run out takes no other for dead because of its lease, until it has renewed and the
@@ -81,7 +81,7 @@ impl Runner {
         Ok(Self { id: row.get(0)?, lock: row.get(1)?, expires: row.get(2)?, boot: row.get(3)? })
     }
 
-    /// Whether its lease has run out by itself.
+    /// Whether its lease has run out.
     fn has_run_out(&self, now: LeaseTime) -> bool {
         match (&self.boot, now.uptime) {
             (None, _) => self.expires <= now.wall.0,
@@ -180,14 +180,14 @@ impl SqliteStore {
     }
 
     pub(super) fn delete_runner(&self, lease: Lease) -> Result<(), StoreError> {
-        // A runner that stops because the files are gone gives its lease back when its process ends.
+        // A runner that stops because the files are gone loses its lease when its process ends.
         self.live()?;
         self.files.still_there(&self.identity)?;
-        let left = self.fenced(lease, |connection| {
+        let deleted = self.fenced(lease, |connection| {
             execute(connection, ABANDON, [lease.runner])?;
             execute(connection, "DELETE FROM runner WHERE id = ?1", [lease.runner])
         });
-        match left {
+        match deleted {
             Ok(_) => self.changes.unowned(),
             Err(StoreError::Fenced { .. }) => return Ok(()),
             Err(error) => return Err(error),
@@ -195,7 +195,7 @@ impl SqliteStore {
         Ok(())
     }
 
-    /// The pairs of workflow and version with runs that belong to nobody.
+    /// The pairs of workflow and version with runs that have no owner.
     pub(super) fn unowned_versions(&self) -> Result<Vec<(i64, i64)>, StoreError> {
         let reader = self.reader()?;
         let read = || -> rusqlite::Result<Vec<(i64, i64)>> {
@@ -211,7 +211,8 @@ impl SqliteStore {
         read().map_err(|error| self.identity.error(&error))
     }
 
-    pub(super) fn take_over(
+    /// Fences dead runners and claims runs: see [`crate::Store::claim`].
+    pub(super) fn claim_runs(
         &self,
         lease: Lease,
         versions: &[i64],
@@ -282,7 +283,7 @@ impl SqliteStore {
         Ok(dead)
     }
 
-    /// Runs of these versions that belong to nobody, oldest first.
+    /// Runs of these versions that have no owner, oldest first.
     fn free(&self, connection: &Connection, versions: &[i64], limit: usize) -> Result<Vec<RunId>, StoreError> {
         let read = || -> rusqlite::Result<Vec<Vec<u8>>> {
             let mut statement = connection.prepare_cached(FREE)?;

@@ -1,7 +1,7 @@
 //! The lock file: how a process shows others that it lives.
 //!
 //! A process holds one byte, at a random place, for as long as it lives; its runners' rows name that byte. The kernel
-//! frees it however the process ends, so a byte that nobody holds means a dead process, known at once. The file's
+//! frees it however the process ends, so a byte that no process holds means a dead process, known at once. The file's
 //! content says beside which database it lies (see `names.rs`).
 //!
 //! POSIX locks have two traps, both of which shape this code. A process that closes *any* descriptor of a file loses
@@ -17,6 +17,7 @@ use std::path::Path;
 use super::busy::random;
 
 pub(super) struct LockFile {
+    /// The open lock file. Closing any descriptor of it would free the lock.
     file: File,
     /// The byte this process holds.
     own: i64,
@@ -37,8 +38,8 @@ impl LockFile {
         }
     }
 
-    /// Lets the file's content be this.
-    pub(super) fn says(&self, note: &[u8]) -> io::Result<()> {
+    /// Writes the file's content, if it is another one.
+    pub(super) fn set_content(&self, note: &[u8]) -> io::Result<()> {
         let mut there = vec![0; note.len()];
         let same = self.file.metadata()?.len() == note.len() as u64
             && self.file.read_exact_at(&mut there, 0).is_ok()

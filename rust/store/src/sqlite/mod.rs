@@ -82,16 +82,25 @@ const PAGE_SIZE: u32 = 2048;
 
 /// Runs in one SQLite file. All runners of a process on one file share one of these.
 pub struct SqliteStore {
+    /// The store's name, for errors.
     identity: Identity,
+    /// Which file it is, for the registry.
     file: FileId,
+    /// The files it consists of, to notice that one was replaced.
     files: Arc<Files>,
+    /// The process that opened it: a forked child must not use it.
     pid: u32,
+    /// Every commit survives power loss ([`Durability::Full`]).
     full: AtomicBool,
+    /// What the checkpointer has to copy.
     debt: Arc<Debt>,
     /// A warning that other users can read the file, until it is reported.
     open_to_others: Mutex<Option<String>>,
+    /// The tasks of versions that were read already.
     versions: read::Versions,
+    /// What runners of this process poll for changes.
     changes: ChangeLog,
+    /// When a lease of this process was last found to have run out.
     late: lease::Late,
     /// What must not be touched after a fork, not even to drop it.
     live: ManuallyDrop<Live>,
@@ -100,10 +109,15 @@ pub struct SqliteStore {
 /// Everything with a descriptor. Dropped in this order: the thread first, the connections, then the lock, since the
 /// lock says that all others here are alive.
 struct Live {
+    /// Copies the log. Held for its drop.
     _checkpointer: Checkpointer,
+    /// The connection for reads.
     reader: Mutex<Connection>,
+    /// The connection for writes.
     writer: Arc<Mutex<Writer>>,
+    /// The lock that shows that this process lives.
     lock: LockFile,
+    /// The state of the file at the last poll for changes.
     last_poll: Mutex<changes::LastPoll>,
 }
 
@@ -158,7 +172,7 @@ impl SqliteStore {
             .map_err(|error| failed(&format!("its lock file {} cannot be locked", lock_path.display()), error))?;
         if let Ok(file) = fs::metadata(&path) {
             // It matters only once the file has a second name. A disk that is full will be met by who needs the room.
-            let _ = lock.says(&names::home(&path, &file));
+            let _ = lock.set_content(&names::home(&path, &file));
         }
         let writer = Arc::new(Mutex::new(Writer::new(writer).map_err(|error| identity.error(&error))?));
         let files = Arc::new(Files::of(&path, file, &identity)?);
@@ -333,7 +347,7 @@ impl Store for SqliteStore {
         now: LeaseTime,
         limit: usize,
     ) -> Result<Vec<RunId>, StoreError> {
-        self.take_over(lease, versions, now, limit)
+        self.claim_runs(lease, versions, now, limit)
     }
 
     fn is_alive(&self, runner: i64, now: LeaseTime) -> Result<bool, StoreError> {
@@ -375,7 +389,7 @@ impl Maintenance for SqliteStore {
     }
 
     fn shrink(&self) -> Result<bool, StoreError> {
-        self.give_pages_back()
+        self.return_pages()
     }
 
     fn warning(&self) -> Option<String> {
@@ -472,9 +486,9 @@ mod tests {
         let log = || std::fs::metadata(directory.path().join("bide.db-wal")).unwrap().len();
         let _ = store.commit(lease, &mut batch(run, 0, 5 << 20)).unwrap();
         let long = log();
-        let patient = Instant::now();
+        let begun = Instant::now();
         while !store.debt.is_paid() {
-            assert!(patient.elapsed() < Duration::from_secs(60), "the checkpointer does nothing");
+            assert!(begun.elapsed() < Duration::from_secs(60), "the checkpointer does nothing");
             std::thread::yield_now();
         }
         let _ = store.commit(lease, &mut batch(run, 1, 5)).unwrap();

@@ -36,7 +36,7 @@ const MAY_WALK: &[(&str, &str)] = &[
     ("SELECT id, lock, expires, boot FROM runner", "as many as processes"),
     ("SELECT r.uuid, w.name FROM workflow w CROSS JOIN", "the few workflows; a look into an index for each"),
     ("SELECT EXISTS (SELECT 1 FROM sqlite_schema)", "ends at the first row"),
-    ("SELECT 1 FROM sqlite_schema", "is left at the first row"),
+    ("SELECT 1 FROM sqlite_schema", "stops at the first row"),
 ];
 
 /// The string literals of a source that are statements; those of its tests and of macros (which are parts) are not.
@@ -54,7 +54,7 @@ fn statements(source: &str) -> Vec<String> {
                     end = at + 1;
                     break;
                 }
-                // A line that goes on: its break and the blanks of the next line are not part of it.
+                // A line that is continued: its break and the blanks of the next line are not part of it.
                 '\\' if after[at..].starts_with("\\\n") => {
                     let text = after[at + 1..].trim_start();
                     let skip = after.len() - text.len();

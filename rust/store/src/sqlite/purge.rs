@@ -1,12 +1,12 @@
-//! Deleting ended runs, and giving back the pages that this frees.
+//! Deletes ended runs, and returns the freed pages to the file system.
 //!
 //! A purge goes through the runs in the order of their numbers, a step at a time. A step looks with the reader, which
-//! blocks no writer, and deletes in one short transaction: what it frees is limited, but for a run that is larger
-//! than the limit by itself.
+//! blocks no writer, and deletes in one short transaction: what it frees is limited, except if one run
+//! alone exceeds the limit.
 //!
-//! Freed pages are used again before the file grows. They are given back to the file system only while they are more
-//! than a part of it: a file whose runs come and go would otherwise have its pages moved from its end to its beginning
-//! for nothing, again and again.
+//! Freed pages are used again before the file grows. They are returned to the file system only while they are more
+//! than a part of it: otherwise a file whose runs come and go would have its pages moved from its end to its beginning
+//! again and again, to no use.
 
 use bide_core::record::RunRowId;
 use bide_core::{RunId, Time};
@@ -36,12 +36,12 @@ const ROWS: usize = 128;
 /// The most pages that it frees, about.
 const PAGES: i64 = 256;
 
-/// So many free pages are kept, however small the file is.
+/// This many free pages are kept, however small the file is.
 const SPARE_PAGES: i64 = 512;
 /// And this share of it, in percent.
 const SPARE_PERCENT: i64 = 25;
-/// How many pages are given back in one step.
-const PAGES_BACK: u32 = 64;
+/// How many pages are returned in one step.
+const PAGES_RETURNED: u32 = 64;
 
 impl SqliteStore {
     pub(super) fn delete_ended(&self, before: Time, from: RunRowId, limit: usize) -> Result<Purged, StoreError> {
@@ -86,8 +86,8 @@ impl SqliteStore {
         })
     }
 
-    /// Shrinks the file by a stretch, if much of it is free. True if there is more.
-    pub(super) fn give_pages_back(&self) -> Result<bool, StoreError> {
+    /// Shrinks the file by some pages, if much of it is free. True if there are more.
+    pub(super) fn return_pages(&self) -> Result<bool, StoreError> {
         let much = {
             let reader = self.reader()?;
             much_is_free(&reader).map_err(|error| self.identity.error(&error))?
@@ -97,14 +97,14 @@ impl SqliteStore {
         }
         let more = self.transact(|connection| {
             {
-                let mut vacuum = connection.prepare_cached(&format!("PRAGMA incremental_vacuum({PAGES_BACK})"))?;
+                let mut vacuum = connection.prepare_cached(&format!("PRAGMA incremental_vacuum({PAGES_RETURNED})"))?;
                 // It frees one page a step.
                 let mut steps = vacuum.raw_query();
                 while steps.next()?.is_some() {}
             }
             much_is_free(connection)
         })?;
-        self.debt.add(u64::from(PAGES_BACK) * 2048);
+        self.debt.add(u64::from(PAGES_RETURNED) * 2048);
         Ok(more)
     }
 }

@@ -17,21 +17,25 @@ use crate::{Durability, StoreError};
 
 #[derive(Default)]
 struct Registry {
+    /// The open stores, by file.
     open: Mutex<HashMap<FileId, Entry>>,
+    /// Notified when a store was closed.
     closed: Condvar,
 }
 
 struct Entry {
     /// The process that opened it; a forked child inherits the entry, but not the locks.
     pid: u32,
+    /// Its path, to notice that the file there was replaced.
     path: PathBuf,
+    /// The store; gone while it is being closed.
     store: Weak<SqliteStore>,
 }
 
 static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::default);
 
 /// Long enough for any other opening or closing; passed only if a fork happened in the middle of one.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The store of this file: the one that is open in this process, else what `open` opens.
 pub(super) fn get_or_open(
@@ -40,7 +44,7 @@ pub(super) fn get_or_open(
     options: &Options,
     open: impl FnOnce() -> Result<(FileId, Arc<SqliteStore>), StoreError>,
 ) -> Result<Arc<SqliteStore>, StoreError> {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + TIMEOUT;
     let stuck = || identity.unavailable("this process was forked while it opened or closed a store; use spawn instead");
     let mut stores = REGISTRY.open.try_lock_until(until).ok_or_else(stuck)?;
     while let Some(entry) = identify(path).and_then(|file| stores.get(&file)) {

@@ -1,8 +1,8 @@
 //! Room in the write-ahead log, made before it is needed, where each commit waits for the disk.
 //!
-//! A commit that makes the log longer has its file system write two things before it may go on: the pages, and the new
-//! length of the file. That takes half as long again, and the log is short of its usual length only at the beginning:
-//! later it is started from its beginning, over pages that exist.
+//! A commit that makes the log longer has its file system write two things before it may continue: the pages, and the
+//! new length of the file. That takes half as long again, and the log is short of its usual length only at the
+//! beginning: later it is started from its beginning, over pages that exist.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -15,10 +15,10 @@ use super::error::Identity;
 use super::transaction::Transaction;
 use crate::StoreError;
 
-/// Makes the log as long as it becomes before it is copied. What does not work, such as a full disk, is left to the
+/// Makes the log as long as it becomes before it is copied. A failure, such as a full disk, is reported by the
 /// commit that needs the room.
 pub(super) fn make(writer: &Connection, log: &Path, identity: &Identity) -> Result<(), StoreError> {
-    // Nobody appends meanwhile: the end of the file is the end of the log.
+    // Locked, so that nothing is appended meanwhile: the end of the file is the end of the log.
     let transaction = Transaction::begin(writer, identity)?;
     let _ = lengthen(log);
     drop(transaction);

@@ -27,7 +27,9 @@ pub(super) fn identify(path: &Path) -> Option<FileId> {
 /// The files of an open store and which they were when it was opened. All of them are watched: with another log or
 /// index the database is another one, and without the lock file other processes take this one for dead.
 pub(super) struct Files {
+    /// The database: its path, and which file that was.
     database: (PathBuf, FileId),
+    /// The files beside it, likewise.
     beside: Vec<(PathBuf, FileId)>,
     /// How many names the database was last seen to have.
     names: AtomicU64,
@@ -295,7 +297,7 @@ fn network_file_system(directory: &Path) -> Option<String> {
     NETWORK.iter().find(|(known, _)| *known == magic).map(|(_, name)| (*name).to_owned())
 }
 
-/// FUSE has one magic number for local and remote file systems: its mount's type tells them apart.
+/// FUSE has one magic number for local and remote file systems: the type of its mount distinguishes them.
 #[cfg(target_os = "linux")]
 fn fuse_type(mountinfo: &str, directory: &Path) -> Option<String> {
     const REMOTE: &[&str] =

@@ -8,9 +8,13 @@ use crate::StoreError;
 
 /// An open write transaction; rolled back when dropped without [`Transaction::commit`].
 pub(super) struct Transaction<'c> {
+    /// The connection that writes.
     connection: &'c Connection,
+    /// The kept snapshot that it began on, if any.
     snapshot: Option<&'c Snapshot>,
+    /// The store's name, for errors.
     identity: &'c Identity,
+    /// Whether it has yet to be committed or rolled back.
     open: bool,
 }
 
@@ -46,7 +50,7 @@ impl<'c> Transaction<'c> {
     /// Makes it durable.
     ///
     /// SQLite may fail here in two ways: with the transaction still open, which is then rolled back, so that nothing
-    /// was written; or with the transaction gone, when only reading the file again tells what was written.
+    /// was written; or with the transaction gone, when only reading the file again shows what was written.
     pub(super) fn commit(mut self) -> Result<(), StoreError> {
         if let Some(snapshot) = self.snapshot {
             snapshot.keep();
@@ -72,7 +76,7 @@ impl Drop for Transaction<'_> {
         if !self.connection.is_autocommit() {
             let _ = run(self.connection, "ROLLBACK");
         }
-        // Whatever made it fail, the next one begins from what is there.
+        // The next transaction begins from what is committed, not from the kept snapshot.
         if let Some(snapshot) = self.snapshot {
             snapshot.release();
         }

@@ -18,7 +18,7 @@ struct VersionRow {
     workflow: i64,
     /// The version's number.
     version: i64,
-    /// Its tasks, if it has just been written: nobody has to read them then.
+    /// Its tasks, if it has just been written: then they need not be read.
     tasks: Option<Arc<[RecordedTask]>>,
 }
 

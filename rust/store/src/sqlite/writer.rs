@@ -2,9 +2,10 @@
 //!
 //! Four of the six lock calls of a short commit are those of beginning and ending to read, which every transaction
 //! does. So a statement that has not been read to its end keeps the snapshot open beyond the commit, and the next
-//! transaction takes the write lock alone: SQLite refuses it if somebody else has written meanwhile, and then it begins
-//! as usual. A kept snapshot keeps checkpoints from copying the log beyond it, other processes' too. So everything but
-//! a hot commit releases it first: the poll for changes, which a runner makes all the time, and the checkpoint itself.
+//! transaction takes the write lock alone: SQLite refuses it if another connection has written meanwhile, and then it
+//! begins as usual. A kept snapshot keeps checkpoints from copying the log beyond it, other processes' too. So
+//! everything but a hot commit releases it first: the poll for changes, which a runner makes all the time, and the
+//! checkpoint itself.
 
 use std::cell::Cell;
 
@@ -14,13 +15,15 @@ use super::error::Identity;
 use super::transaction::Transaction;
 use crate::StoreError;
 
-/// The number of commits that keep no snapshot after another process has written: it would be in vain while it does.
+/// The number of commits that keep no snapshot after another process has written: they would be of no use while it
+/// writes.
 const REST: u32 = 32;
 
 /// The writing connection.
 pub(super) struct Writer {
-    // Dropped before the connection: its statement is of it.
+    /// The kept snapshot. Dropped before the connection, to which its statement belongs.
     snapshot: Snapshot,
+    /// The connection itself.
     connection: Connection,
 }
 
@@ -41,16 +44,19 @@ impl Writer {
     }
 }
 
-/// The statement that keeps a snapshot open while it has rows left.
+/// The statement that keeps a snapshot open while it has rows to read.
 pub(super) struct Snapshot {
+    /// The prepared statement.
     statement: *mut ffi::sqlite3_stmt,
+    /// Whether it has rows to read, and so keeps a snapshot.
     kept: Cell<bool>,
+    /// How many more commits keep no snapshot.
     rest: Cell<u32>,
 }
 
 // SAFETY: SQLite is built for use by several threads, and a statement may be used by any thread as long as no
-// other thread uses its connection at the same time. It is never used but through the `Writer` that owns the connection too, which is not
-// `Sync`.
+// other thread uses its connection at the same time. It is used only through the `Writer`, which owns the connection
+// too and is not `Sync`.
 unsafe impl Send for Snapshot {}
 
 impl Snapshot {
@@ -102,7 +108,7 @@ impl Snapshot {
         kept
     }
 
-    /// Somebody else has written meanwhile, or holds the file.
+    /// Another connection has written meanwhile, or holds the file.
     pub(super) fn rest(&self) {
         self.rest.set(REST);
     }
