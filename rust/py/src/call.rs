@@ -13,8 +13,9 @@ use bide_executor::Call;
 
 /// The arguments of one call.
 pub(crate) struct Arguments<'a, 'py> {
+    /// The attached thread.
     pub(crate) py: Python<'py>,
-    /// The values that the engine hands in; `None` where there is none.
+    /// The values that the engine passes; `None` where there is none.
     pub(crate) args: &'a [Option<Value>],
     /// The context, if it is wanted.
     pub(crate) context: Option<&'a Owned<'py>>,
@@ -23,8 +24,8 @@ pub(crate) struct Arguments<'a, 'py> {
 }
 
 impl<'py> Arguments<'_, 'py> {
-    /// Calls a function within contextvars of its own. `empty` are some that a call has left as they were made: to look
-    /// into them is cheaper than to make others.
+    /// Calls a function within contextvars of its own. `empty` are some that an earlier call has not changed: checking
+    /// them is cheaper than making others.
     #[inline]
     pub(crate) fn call(
         &self,
@@ -101,7 +102,7 @@ impl<'py> Arguments<'_, 'py> {
     }
 }
 
-/// Says which body this thread executes, for log records, if anybody wants to know.
+/// Publishes which body this thread executes, for log records, if that is in use.
 pub(crate) struct Logged<'py>(Option<Bound<'py, PyAny>>);
 
 impl<'py> Logged<'py> {

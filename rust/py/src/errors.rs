@@ -11,16 +11,23 @@ use pyo3::types::{PyBytes, PyList};
 use crate::gil::{self, Raised};
 use crate::process::Elsewhere;
 
-/// What is asked of the Python side, imported once.
+/// The Python objects that Rust uses, imported once.
 pub(crate) struct Names {
-    /// `bide.BideError`, as the next ones are the exceptions of their names.
+    /// `bide.BideError`.
     pub(crate) bide_error: Py<PyAny>,
+    /// `bide.DefinitionError`.
     pub(crate) definition_error: Py<PyAny>,
+    /// `bide.StoreError`.
     pub(crate) store_error: Py<PyAny>,
+    /// `bide.RunnerClosed`.
     pub(crate) runner_closed: Py<PyAny>,
+    /// `bide.ReplayMismatch`.
     pub(crate) replay_mismatch: Py<PyAny>,
+    /// `bide.Suspended`.
     pub(crate) suspended: Py<PyAny>,
+    /// `bide.TaskTimeout`.
     pub(crate) task_timeout: Py<PyAny>,
+    /// `bide.Skip`.
     pub(crate) skip: Py<PyAny>,
     /// What is stored of an exception that a body may get again.
     pub(crate) describe: Py<PyAny>,
@@ -52,7 +59,7 @@ pub(crate) struct Names {
     pub(crate) describe_step: Py<PyAny>,
     /// Says which body a thread executes, for log records.
     pub(crate) logging: Py<PyAny>,
-    /// Not empty if anybody wants to know that.
+    /// Not empty if log records want that.
     pub(crate) logging_in_use: Py<PyList>,
     /// `datetime.fromtimestamp`.
     pub(crate) from_timestamp: Py<PyAny>,
@@ -239,7 +246,7 @@ pub(crate) fn unencodable(py: Python<'_>, raised: &Raised, condition: &str) -> F
 
 impl From<Elsewhere> for PyErr {
     fn from(error: Elsewhere) -> Self {
-        // Without a `py` at hand; whoever raises it is attached, so that this only finds out.
+        // There is no `py` here; the thread that raises the error is attached, so that this does not block.
         gil::here(|py| closed(py, &error.to_string()))
     }
 }

@@ -1,8 +1,8 @@
 //! What happens when the interpreter exits or the process forks.
 //!
 //! At exit, before Python joins its non-daemon threads: `closing` is set, everything registered by
-//! [`close_at_exit`] is told to stop, and the exiting thread waits, detached, until no thread is
-//! inside a call into Python or [`GRACE`] is over. A body that never returns is left behind: its
+//! [`close_at_exit`] begins to close, and the exiting thread waits, detached, until no thread is
+//! inside a call into Python or [`GRACE`] is over. A body that never returns is abandoned: its
 //! thread is parked by the guard in `gil.rs` when it next asks for the interpreter.
 //!
 //! In the child of a fork none of bide's threads exist. Nothing of what was made before is closed or
@@ -26,8 +26,8 @@ use crate::{errors, panics, thread, turn};
 
 /// How long interpreter exit waits for bodies to end.
 const GRACE: Duration = Duration::from_millis(300);
-/// How long it then waits for Python to be told of what that led to.
-const LAST_WORDS: Duration = Duration::from_millis(50);
+/// How long it then waits for the notifier threads to deliver what the close has reported.
+const NOTIFIER_GRACE: Duration = Duration::from_millis(50);
 
 /// Set when the interpreter that had imported this module has been finalized, in a program that embeds it.
 static GONE: AtomicBool = AtomicBool::new(false);
@@ -40,12 +40,12 @@ static REGISTERED: Mutex<Vec<(Home, Weak<dyn CloseAtExit>)>> = Mutex::new(Vec::n
 pub(crate) trait CloseAtExit: Send + Sync {
     /// Start nothing new, wake idle workers and parked bodies so that they end. Does not block.
     fn begin_close(&self);
-    /// All bodies have ended, or their time is over: store what is left and let go of the store.
+    /// All bodies have ended, or their time is over: commit what remains and release the store.
     fn end_close(&self);
 }
 
-/// To be called before a thread is told that it waits in vain. While the interpreter exits nobody wants to know what
-/// becomes of a daemon thread, and what it does not catch would only be printed: it stays here.
+/// To be called before an error is raised in a thread because the wait was ended by the close. While the interpreter
+/// exits a daemon thread stays here: an error that it does not catch would only be printed.
 pub(crate) fn keep_daemons(py: Python<'_>) -> Result<(), Raised> {
     if process::closing() && !process::is_own() && thread::is_daemon(py)? {
         gil::detached(py, || {
@@ -139,14 +139,14 @@ fn close_all(py: Python<'_>) {
     let open: Vec<_> =
         REGISTERED.lock().drain(..).filter(|(home, _)| home.is_here()).filter_map(|(_, weak)| weak.upgrade()).collect();
     let ended = || thread::all_ended(Kind::Bodies) && gil::nobody_inside();
-    if open.is_empty() && ended() && thread::all_ended(Kind::News) {
+    if open.is_empty() && ended() && thread::all_ended(Kind::Notifier) {
         process::end_closing();
         return;
     }
     gil::detached(py, || {
         let deadline = Instant::now() + GRACE;
         for each in &open {
-            // A bug in one must not keep the others open; there is nobody left to tell.
+            // A bug in one must not keep the others open; it can no longer be reported.
             let _ = panics::no_panic(|| each.begin_close());
         }
         wait_until(deadline, ended);
@@ -154,8 +154,8 @@ fn close_all(py: Python<'_>) {
             let _ = panics::no_panic(|| each.end_close());
         }
         process::end_closing();
-        // What the end had to say, such as that a run is not waited for any more, goes through Python.
-        wait_until(Instant::now() + LAST_WORDS, || thread::all_ended(Kind::News));
+        // What the close reports, such as that a wait for a run has ended, is delivered through Python.
+        wait_until(Instant::now() + NOTIFIER_GRACE, || thread::all_ended(Kind::Notifier));
     });
 }
 

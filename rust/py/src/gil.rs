@@ -1,6 +1,6 @@
-//! Every touch between Rust and the interpreter lock: guarded calls into Python, leaving the
-//! interpreter and coming back, and references that may be the last ones.
-//! It is not for deciding anything: who runs what and when is the executor's business.
+//! All use of the interpreter lock from Rust: guarded calls into Python, detaching and attaching, and
+//! references that may be the last ones.
+//! Nothing is decided here: what runs and when is up to the executor.
 //!
 //! **Why calls are guarded.** Up to CPython 3.13 a daemon thread that asks for the interpreter while
 //! it is being finalized is ended by `pthread_exit`, which unwinds the stack by force. Rust frames
@@ -34,7 +34,7 @@ use crate::process;
 static INSIDE: AtomicI64 = AtomicI64::new(0);
 /// How many Rust-owned threads are attached or about to be. Changed by threads that are not attached.
 static VISITS: AtomicI64 = AtomicI64::new(0);
-/// How many threads wait, detached, for something that only bide can tell them.
+/// How many threads wait, detached, for something that only bide can signal.
 static IDLE: AtomicI64 = AtomicI64::new(0);
 /// How often threads have attached; see [`count_attach`].
 static ATTACHES: AtomicU64 = AtomicU64::new(0);
@@ -77,8 +77,8 @@ fn guarded<R>(py: Python<'_>, c_call: impl FnOnce() -> R) -> R {
 }
 
 /// What was called has forked, and has returned in the child as well. On a thread of bide's that is the end: there is
-/// no runner in the child for the thread to go on with, and no other thread that would end the process. As Python does
-/// for a thread, what was raised is printed, and `SystemExit` has the last word.
+/// no runner in the child for the thread to continue with, and no other thread that would end the process. As Python
+/// does for a thread, what was raised is printed, and `SystemExit` sets the exit code.
 #[cold]
 fn returned_in_child(py: Python<'_>) {
     if !process::is_own() {
@@ -132,8 +132,8 @@ pub(crate) fn detached<R: Send>(py: Python<'_>, work: impl FnOnce() -> R + Send)
     result
 }
 
-/// Releases the interpreter to wait for something that only bide can tell: a worker for work, a
-/// parked body for its turn, a caller for its result. Whoever runs meanwhile need not make room.
+/// Releases the interpreter to wait for something that only bide can signal: a worker for work, a
+/// parked body for its turn, a caller for its result. Threads that run meanwhile need not make room.
 #[inline]
 pub(crate) fn idle<R: Send>(py: Python<'_>, wait: impl FnOnce() -> R + Send) -> R {
     detached(py, || idling(wait))
@@ -180,7 +180,7 @@ pub(crate) fn attach<R>(visit: impl FnOnce(Python<'_>) -> R) -> Option<R> {
     .flatten()
 }
 
-/// For conversions, which are handed no token: on a thread that is attached, as whoever raises an error is.
+/// For conversions, which get no token. Call on a thread that is attached, as one that raises an error is.
 pub(crate) fn here<R>(f: impl FnOnce(Python<'_>) -> R) -> R {
     Python::attach(f)
 }
@@ -240,7 +240,7 @@ pub(crate) fn idle_threads() -> i64 {
     IDLE.load(Ordering::SeqCst)
 }
 
-/// In the child of a fork: of all the threads that were counted, only this one is left, and it is
+/// In the child of a fork: of all the threads that were counted, only this one remains, and it is
 /// inside no call that will be subtracted. Async-signal-safe.
 pub(crate) fn forget_other_threads() {
     FORKS.fetch_add(1, Ordering::SeqCst);

@@ -22,8 +22,11 @@ use crate::{panics, stack, turn};
 /// What a body with a handle gets. Use it only within the body that it was given to.
 #[pyclass(frozen, module = "bide", name = "TaskHandle")]
 pub(crate) struct PyTaskHandle {
+    /// The entry of the body, in the engine.
     body: Arc<BodyCx<Python3>>,
+    /// The `bide.Context` of the body, if it takes one.
     context: Option<Kept>,
+    /// The process in which it was made.
     home: Home,
 }
 
@@ -42,7 +45,7 @@ impl Attached for Here<'_, '_> {
     }
 
     fn parks(&mut self) {
-        stack::give_back_unused();
+        stack::release_unused();
     }
 }
 
@@ -362,7 +365,7 @@ impl PyTaskHandle {
         self.body.attempt()
     }
 
-    /// Whether the body is being suspended: it unwinds now and goes on later.
+    /// Whether the body is being suspended: it unwinds now and continues later.
     #[getter]
     fn suspending(&self) -> bool {
         self.body.suspending()

@@ -21,13 +21,13 @@ pub(crate) struct Python3;
 pub(crate) struct Local {
     /// The submitter's contextvars; `None` if it had none, or if another process submitted the run.
     contextvars: Option<Arc<Vars>>,
-    /// Where the original exceptions go, as long as somebody may ask for them.
+    /// Where the original exceptions are kept, as long as a handle may ask for them.
     originals: Mutex<Weak<Originals>>,
 }
 
-/// The original exceptions of tasks that failed for good here, until somebody was told. The handles have them, not the
-/// run: an exception has frames, those have the body's handle, and that has the run, which nobody could collect.
-/// A box and not a vector, since almost all are empty, and there is one for each handle.
+/// The original exceptions of tasks that failed for good here, until one was raised to a caller. The handles own them,
+/// not the run: an exception has frames, those have the body's handle, and that has the run, a cycle that is never
+/// collected. A box and not a vector, since almost all are empty, and there is one for each handle.
 pub(crate) type Originals = Mutex<Box<[(u32, Kept)]>>;
 
 impl Local {

@@ -41,7 +41,7 @@ fn in_body() -> bool {
     process::is_in_body()
 }
 
-/// The system's clock in seconds since 1970, whatever is patched in Python.
+/// The system's clock in seconds since 1970, even if time functions are patched in Python.
 #[pyfunction]
 #[pyo3(name = "_system_time")]
 fn system_time() -> f64 {

@@ -14,23 +14,23 @@ const THREADS: u32 = 16;
 #[cfg(target_os = "linux")]
 const ROOM: usize = 16 * 5 + 80;
 
-/// How many of the threads for which there was room have not been started yet.
-static LEFT: AtomicU32 = AtomicU32::new(0);
+/// How many more threads may be started before the room is checked again.
+static REMAINING: AtomicU32 = AtomicU32::new(0);
 
 /// Whether one more thread has room.
 pub(crate) fn have_room() -> bool {
-    let took = LEFT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+    let took = REMAINING.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |remaining| remaining.checked_sub(1));
     if took.is_ok() {
         return true;
     }
     let room = look();
     if room {
-        LEFT.store(THREADS - 1, Ordering::Relaxed);
+        REMAINING.store(THREADS - 1, Ordering::Relaxed);
     }
     room
 }
 
-/// Makes so many maps for a moment: pages that have the rights of neither neighbour are maps of their own.
+/// Creates [`ROOM`] maps for a moment: a page whose access rights differ from its neighbours' is a map of its own.
 #[cfg(target_os = "linux")]
 fn look() -> bool {
     const PAGE: usize = 1 << 16;
@@ -42,7 +42,7 @@ fn look() -> bool {
         return false;
     }
     let made = (1..ROOM).step_by(2).all(|page| {
-        // SAFETY: the page lies within the map above, which nobody else knows of; its size is a multiple of every page
+        // SAFETY: the page lies within the map above, which is known only here; its size is a multiple of every page
         // size that Linux has.
         unsafe { libc::mprotect(start.cast::<u8>().wrapping_add(page * PAGE).cast(), PAGE, libc::PROT_READ) == 0 }
     });

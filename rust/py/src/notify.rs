@@ -1,5 +1,5 @@
-//! The one thread of a runner that tells Python what Rust's own threads have to say: log lines, and that a run has
-//! settled. Those threads never attach; they leave it in a queue here.
+//! The notifier thread of a runner: delivers to Python what Rust's own threads report, which are log lines, and
+//! callbacks of runs that have settled. Those threads never attach; they queue messages here.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,37 +11,42 @@ use pyo3::types::PyString;
 
 use crate::gil::{self, Kept};
 
-/// Something to tell.
-enum News {
+/// A report for Python.
+enum Message {
+    /// A line for the log.
     Log(Level, String),
-    /// Calls this without arguments.
+    /// A callback, called without arguments.
     Call(Kept),
 }
 
-/// The queue.
+/// The queue of messages for Python.
 #[derive(Default)]
 pub(crate) struct Notifier {
+    /// The queue.
     state: Mutex<State>,
+    /// Notified when a message is queued, and at the stop.
     changed: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<News>,
+    /// Messages in the order in which they were reported.
+    queue: VecDeque<Message>,
+    /// The thread ends once the queue is empty.
     stop: bool,
 }
 
 impl Notifier {
     pub(crate) fn log(&self, level: Level, line: &str) {
-        self.push(News::Log(level, line.to_owned()));
+        self.push(Message::Log(level, line.to_owned()));
     }
 
     pub(crate) fn call(&self, callback: Kept) {
-        self.push(News::Call(callback));
+        self.push(Message::Call(callback));
     }
 
-    fn push(&self, news: News) {
-        self.state.lock().queue.push_back(news);
+    fn push(&self, message: Message) {
+        self.state.lock().queue.push_back(message);
         self.changed.notify_one();
     }
 
@@ -54,17 +59,17 @@ impl Notifier {
     /// The thread.
     pub(crate) fn run(self: &Arc<Self>, py: Python<'_>) {
         while let Some(batch) = gil::idle(py, || self.take()) {
-            for news in batch {
-                // Nobody is there to be told of an error in a logging handler or a callback.
-                let _ = match news {
-                    News::Log(level, line) => log(py, level, &line),
-                    News::Call(callback) => gil::call0(callback.bind(py)).map(drop).map_err(Into::into),
+            for message in batch {
+                // An error in a logging handler or a callback has no caller to go to.
+                let _ = match message {
+                    Message::Log(level, line) => log(py, level, &line),
+                    Message::Call(callback) => gil::call0(callback.bind(py)).map(drop).map_err(Into::into),
                 };
             }
         }
     }
 
-    fn take(&self) -> Option<VecDeque<News>> {
+    fn take(&self) -> Option<VecDeque<Message>> {
         let mut state = self.state.lock();
         while state.queue.is_empty() {
             if state.stop {

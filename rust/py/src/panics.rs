@@ -1,5 +1,5 @@
 //! Turns a Rust panic into an error that says it is bide's own fault and asks for a report, so that
-//! PyO3's `PanicException`, which nobody catches, never reaches a user. Not for errors that a user
+//! PyO3's `PanicException`, which `except Exception` does not catch, never reaches a user. Not for errors that a user
 //! or a disk can cause: those are values from the start.
 
 use std::any::Any;
@@ -27,7 +27,9 @@ thread_local! {
      report it with this message and what led to it"
 )]
 pub(crate) struct Panicked {
+    /// The message of the panic.
     message: String,
+    /// The file and line where it arose.
     place: String,
 }
 
@@ -45,7 +47,7 @@ impl Panicked {
 }
 
 /// Runs `f`; a panic in it becomes an error. What `f` was changing may be half changed: the caller
-/// gives up whatever it belongs to.
+/// discards it.
 pub(crate) fn no_panic<R>(f: impl FnOnce() -> R) -> Result<R, Panicked> {
     install_hook();
     CATCHING.set(CATCHING.get() + 1);
@@ -69,7 +71,7 @@ pub(crate) fn method<R>(f: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
     no_panic(f)?
 }
 
-/// The place goes into the error instead of stderr. Panics that nobody catches are printed as ever.
+/// The place goes into the error instead of stderr. Panics that are not caught are printed as usual.
 /// The hook belongs to this library's own copy of the standard library, and to no other.
 fn install_hook() {
     static ONCE: Once = Once::new();

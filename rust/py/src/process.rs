@@ -1,5 +1,5 @@
-//! What every part has to know of the process and of the calling thread: whether the interpreter is exiting, whether the
-//! process is still the one in which an object was made, and whether the thread is one of bide's.
+//! State of the process and of the calling thread that every part reads: whether the interpreter is exiting, whether
+//! the process is still the one in which an object was made, and whether the thread is one of bide's.
 //!
 //! Only facts, which `exit.rs` and `thread.rs` state. Nothing here touches Python.
 
@@ -44,8 +44,8 @@ pub(crate) fn end_closing() {
 pub(crate) enum Kind {
     /// It calls bodies and conditions, and ends when closing begins: exit gives it time to.
     Bodies,
-    /// It tells Python what Rust's own threads have to report, and ends when closing has ended.
-    News,
+    /// It delivers the reports of Rust's own threads to Python, and ends when closing has ended.
+    Notifier,
 }
 
 /// The calling thread is bide's, and for this.
@@ -75,8 +75,11 @@ pub(crate) struct Home(u32);
      from it: create a new one after the fork"
 )]
 pub(crate) struct Elsewhere {
+    /// The object's name for the user.
     what: &'static str,
+    /// The process in which it was made.
     home: u32,
+    /// The process in which it was used.
     here: u32,
 }
 

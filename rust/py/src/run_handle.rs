@@ -15,15 +15,17 @@ use crate::runner::Inner;
 use crate::snapshot::PySnapshot;
 use crate::{errors, panics, process};
 
-/// A caller looks for signals (Ctrl-C) at least so often.
+/// A waiting caller checks for signals (Ctrl-C) at least this often.
 pub(crate) const SLICE: Duration = Duration::from_millis(50);
 
 /// A run to wait for.
 #[pyclass(frozen, module = "bide._core", name = "RunHandle")]
 pub(crate) struct PyRunHandle {
+    /// The runner that it was got from.
     runner: Arc<Inner>,
-    /// Live, or watched once another runner has taken the run over.
+    /// Live, or watched once another runner has claimed the run.
     handle: Mutex<Handle<Python3>>,
+    /// The original exceptions of a run in memory.
     originals: Option<Arc<Originals>>,
 }
 
@@ -53,9 +55,9 @@ impl PyRunHandle {
         self.run().to_string()
     }
 
-    /// Waits until the run ends, at most `timeout` seconds: true if it has. Raises if nobody here takes it up.
+    /// Waits until the run ends, at most `timeout` seconds: true if it has. Raises if this process does not execute it.
     #[pyo3(signature = (timeout=None))]
-    #[expect(clippy::disallowed_methods, reason = "a caller's patience is not the engine's time")]
+    #[expect(clippy::disallowed_methods, reason = "how long a caller waits is not the engine's time")]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         panics::method(|| {
             self.runner.home.check("RunHandle")?;
@@ -64,7 +66,7 @@ impl PyRunHandle {
             });
             let mut handle = self.handle();
             if matches!(handle.settled().get(), Some(Settlement::NotHere(_))) {
-                // That was said before; somebody may have taken it up since.
+                // That was reported before; the run may have been claimed since.
                 handle = self.follow(py)?;
             }
             loop {
@@ -80,17 +82,17 @@ impl PyRunHandle {
                     // It came too late to be settled with the others.
                     return self.settlement(py, &Settlement::Closed);
                 }
-                let left = until.map_or(SLICE, |until| until.saturating_duration_since(Instant::now()));
-                if left.is_zero() {
+                let remaining = until.map_or(SLICE, |until| until.saturating_duration_since(Instant::now()));
+                if remaining.is_zero() {
                     return Ok(false);
                 }
-                let _ = gil::idle(py, || handle.settled().wait(left.min(SLICE)));
+                let _ = gil::idle(py, || handle.settled().wait(remaining.min(SLICE)));
                 py.check_signals()?;
             }
         })
     }
 
-    /// Calls `callback()` on a thread of the runner once there is something to be had from `wait(0)`.
+    /// Calls `callback()` on a thread of the runner once `wait(0)` returns true or raises.
     fn on_settled(&self, callback: Py<PyAny>) -> PyResult<()> {
         panics::method(|| {
             self.runner.home.check("RunHandle")?;
@@ -111,7 +113,7 @@ impl PyRunHandle {
         })
     }
 
-    /// The original exceptions of tasks that failed for good in this process, by task; handed out once.
+    /// The original exceptions of tasks that failed for good in this process, by task; returned once.
     fn take_originals(&self, py: Python<'_>) -> PyResult<Vec<(String, Py<PyAny>)>> {
         panics::method(|| {
             self.runner.home.check("RunHandle")?;

@@ -23,23 +23,28 @@ use crate::worker::{Thread, start_gate_thread};
 use crate::workflow::PyWorkflow;
 use crate::{errors, location, panics, thread};
 
-/// What is said of a call that came too late.
+/// The message for a call after the close.
 const CLOSED: &str = "this runner is closed: create a new one";
 
-/// How long the last bodies may take to end once the threads are told to.
-const POLITE: Duration = Duration::from_millis(20);
+/// How long the last bodies may take to end, even if the caller's grace is shorter.
+const MIN_GRACE: Duration = Duration::from_millis(20);
 
 /// Executes runs.
 #[pyclass(frozen, module = "bide._core", name = "Runner")]
 pub(crate) struct PyRunner {
+    /// Shared with its handles.
     inner: Arc<Inner>,
 }
 
 /// What a runner and its handles share, and what interpreter exit closes.
 pub(crate) struct Inner {
+    /// The engine.
     pub(crate) engine: Arc<PyEngine>,
+    /// Delivers reports to Python.
     pub(crate) notifier: Arc<Notifier>,
+    /// The process in which the runner was made.
     pub(crate) home: Home,
+    /// The runner was closed, or is being closed.
     closed: AtomicBool,
 }
 
@@ -55,7 +60,8 @@ impl CloseAtExit for Inner {
     }
 }
 
-type Given = (Vec<(String, Vec<u8>)>, Option<String>);
+/// The inputs of a run to submit, encoded, by name; and its key.
+type RunInput = (Vec<(String, Vec<u8>)>, Option<String>);
 
 #[pymethods]
 impl PyRunner {
@@ -114,7 +120,7 @@ impl PyRunner {
         &self,
         py: Python<'_>,
         workflow: &PyWorkflow,
-        runs: Vec<Given>,
+        runs: Vec<RunInput>,
         contextvars: Bound<'_, PyAny>,
         linger: bool,
         many: bool,
@@ -260,7 +266,7 @@ impl PyRunner {
         !self.inner.home.is_here()
     }
 
-    /// Suspends what is deferred, gives bodies `grace` seconds to end, and lets go of the store. Twice is fine.
+    /// Suspends what is deferred, gives bodies `grace` seconds to end, and releases the store. Twice is fine.
     fn close(&self, py: Python<'_>, grace: f64) -> PyResult<bool> {
         panics::method(|| {
             self.inner.home.check("Runner")?;
@@ -298,7 +304,7 @@ impl PyRunner {
 
     fn start_threads(&self, py: Python<'_>) -> PyResult<()> {
         let notifier = Arc::clone(&self.inner.notifier);
-        thread::start_thread(py, "bide-notify", Kind::News, move |py| notifier.run(py))?;
+        thread::start_thread(py, "bide-notify", Kind::Notifier, move |py| notifier.run(py))?;
         let engine = &self.inner.engine;
         engine.dispatch().open_by(engine, || start_worker_attached(py, engine))?;
         Ok(())
@@ -316,11 +322,11 @@ impl PyRunner {
     /// True if all bodies have ended. A signal that raises cuts the grace short and is raised after the close.
     fn wait_for_bodies(&self, py: Python<'_>, grace: f64) -> PyResult<bool> {
         let pool = self.inner.engine.dispatch();
-        let mut left = Duration::try_from_secs_f64(grace).unwrap_or(Duration::MAX).max(POLITE);
-        while !gil::idle(py, || pool.wait_idle(left.min(Duration::from_millis(50)))) {
+        let mut remaining = Duration::try_from_secs_f64(grace).unwrap_or(Duration::MAX).max(MIN_GRACE);
+        while !gil::idle(py, || pool.wait_idle(remaining.min(Duration::from_millis(50)))) {
             py.check_signals()?;
-            left = left.saturating_sub(Duration::from_millis(50));
-            if left.is_zero() {
+            remaining = remaining.saturating_sub(Duration::from_millis(50));
+            if remaining.is_zero() {
                 return Ok(false);
             }
         }
@@ -347,7 +353,7 @@ fn start_worker(engine: &Arc<PyEngine>) -> Result<bool, String> {
     started.unwrap_or(Ok(false))
 }
 
-/// False if the interpreter is exiting: nobody is going to need it.
+/// False if the interpreter is exiting: the thread is not needed any more.
 fn start_worker_attached(py: Python<'_>, engine: &Arc<PyEngine>) -> Result<bool, StartError> {
     let engine = Arc::clone(engine);
     let started = thread::start_thread(py, "bide-worker", Kind::Bodies, move |py| {

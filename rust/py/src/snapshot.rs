@@ -17,13 +17,16 @@ use crate::{errors, gil, panics};
 /// A run as it stands, or stood when this was asked for.
 #[pyclass(frozen, module = "bide._core", name = "Snapshot")]
 pub(crate) struct PySnapshot {
+    /// The engine that the run was asked of.
     engine: Arc<PyEngine>,
+    /// The run in memory, if it is there.
     live: Option<Arc<PyRun>>,
+    /// The run as stored; of a run in memory it is made when first needed.
     stored: OnceLock<StoredRun>,
 }
 
 impl PySnapshot {
-    /// Of a run in memory: one that has ended is read from it when it is asked, one that goes on is read now.
+    /// A snapshot of a run in memory. A run that has ended is read lazily, one that continues is read now.
     pub(crate) fn live(py: Python<'_>, engine: &Arc<PyEngine>, run: Arc<PyRun>) -> PyResult<Self> {
         let stored = match run.settled.get() {
             Some(Settlement::Run(_)) => OnceLock::new(),
@@ -77,7 +80,7 @@ impl PySnapshot {
         Ok(decoded?.into_bound())
     }
 
-    /// The context as the tasks have left it.
+    /// The context after the changes of the tasks.
     fn context(&self) -> Result<Vec<(Arc<str>, Value)>, String> {
         if let (Some(run), None) = (&self.live, self.stored.get()) {
             return run.final_context().map(|(values, _)| values).map_err(|why| why.to_string());
@@ -146,7 +149,7 @@ impl PySnapshot {
         self.stored().run.status.as_str()
     }
 
-    /// Why the run does not go on, if it does not.
+    /// Why the run does not continue, if it does not.
     #[getter]
     fn blocked_by(&self, py: Python<'_>) -> Option<String> {
         let run = &self.stored().run;
@@ -231,7 +234,7 @@ impl PySnapshot {
         })
     }
 
-    /// The context as the tasks have left it: names with encoded values.
+    /// The context after the changes of the tasks: names with encoded values.
     fn context_values<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         panics::method(|| {
             let values = self.context().map_err(|why| errors::bide(py, &why))?;

@@ -1,12 +1,12 @@
-//! What a parked thread does not need of its stack. A body that waits got there through deep calls (a commit, an import,
-//! a hash of its condition), and each page that they touched would stay with its thread for as long as it waits.
+//! Releases the unused pages of a parked thread's stack. A body that waits got there through deep calls (a commit, an
+//! import, a hash of its condition), and each page that they touched would stay allocated for as long as it waits.
 
-/// Gives the pages below the caller's frame back to the system. They come back, empty, when they are needed. Nothing
-/// happens on a stack that is not the thread's own (a coroutine of a C library, a fiber): what lies below there is not
+/// Returns the pages below the caller's frame to the system. They are allocated again when needed, empty. Does nothing
+/// on a stack that is not the thread's own (a coroutine of a C library, a fiber): what lies below there is not
 /// known.
 #[cfg(target_os = "linux")]
 #[inline(never)]
-pub(crate) fn give_back_unused() {
+pub(crate) fn release_unused() {
     let here = 0_u8;
     let here = &raw const here as usize;
     let stack = STACK.get().unwrap_or_else(own);
@@ -15,15 +15,15 @@ pub(crate) fn give_back_unused() {
     let end = here.saturating_sub(MARGIN) & !(page_size() - 1);
     if stack.contains(here) && stack.lowest < end {
         let start = stack.lowest as *mut libc::c_void;
-        // SAFETY: whole pages of this thread's own stack, on which it executes now and which nobody but this thread
-        // uses, all below its last frame, where there is nothing that anybody will read. A page that is given back
-        // reads as zeros.
+        // SAFETY: whole pages of this thread's own stack, on which it executes now and which only this thread
+        // uses, all below its last frame, where there is nothing that will be read. A page that was returned reads as
+        // zeros.
         unsafe { libc::madvise(start, end - stack.lowest, libc::MADV_DONTNEED) };
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn give_back_unused() {}
+pub(crate) fn release_unused() {}
 
 /// More than the frame of a system call.
 #[cfg(target_os = "linux")]
@@ -55,7 +55,8 @@ thread_local! {
 
 #[cfg(target_os = "linux")]
 fn page_size() -> usize {
-    // SAFETY: asks for a number. No Linux is without it; should it fail, nothing is whole pages and nothing given back.
+    // SAFETY: asks for a number. Every Linux has it; if it failed, no range would be whole pages and nothing would be
+    // returned.
     usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(1 << (usize::BITS - 1))
 }
 

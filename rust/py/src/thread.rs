@@ -151,7 +151,7 @@ pub(crate) fn is_daemon(py: Python<'_>) -> Result<bool, Raised> {
     gil::is_truthy(&daemon)
 }
 
-/// In the child of a fork no such thread is left. Async-signal-safe.
+/// In the child of a fork no such thread exists. Async-signal-safe.
 pub(crate) fn forget_all() {
     for working in &WORKING {
         working.store(0, Ordering::SeqCst);

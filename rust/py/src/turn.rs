@@ -1,7 +1,7 @@
-//! How long a worker may stay attached. Callables written in C never look whether another thread
-//! wants the interpreter, and a bare detach and attach (or a yield) does not let it in either: the
-//! leaving thread is back before the waiting one has woken. So a worker that has been attached for
-//! [`SPAN`] stays away for [`AWAY`], unless there is nobody to make room for.
+//! How long a worker may stay attached. Callables written in C never check whether another thread
+//! waits for the interpreter, and a bare detach and attach (or a yield) does not let it in either: the
+//! detaching thread is back before the waiting one has woken. So a worker that has been attached for
+//! [`SPAN`] stays detached for [`AWAY`], unless no other thread can want the interpreter.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -16,8 +16,8 @@ use crate::host::PyEngine;
 const SPAN: Duration = Duration::from_millis(1);
 /// A neighbour that has been waiting needs this long to wake and get in.
 const AWAY: Duration = Duration::from_micros(50);
-/// Threads that neither Python nor bide started are in no count. They get their chance this often
-/// even when everybody else is idle; it costs half a percent.
+/// Threads that neither Python nor bide started are not counted. Room is made for them this often
+/// even when all counted threads are idle; it costs half a percent.
 const UNSEEN: Duration = Duration::from_millis(20);
 
 /// A thread's account of how long it has been attached, by the engine's steady clock.
@@ -57,10 +57,10 @@ pub(crate) fn idle<R: Send>(py: Python<'_>, engine: &PyEngine, wait: impl FnOnce
 }
 
 fn away<R>(engine: &PyEngine, leave: impl FnOnce() -> R) -> R {
-    let left = engine.steady();
+    let detached_at = engine.steady();
     let result = leave();
     let back = engine.steady();
-    if back.saturating_sub(left) >= AWAY {
+    if back.saturating_sub(detached_at) >= AWAY {
         TURN.set(Turn { since: back, away: back });
     }
     result

@@ -1,5 +1,5 @@
-//! The fast path of the codec: exact scalars, encoded and decoded without calling Python. Everything else, and
-//! whatever the fast path does not like, is the codec's in `bide/_codec.py`, which makes the same bytes.
+//! The fast path of the codec: exact scalars, encoded and decoded without calling Python. Everything else is
+//! left to the codec in `bide/_codec.py`, which makes the same bytes.
 
 use bide_core::Value;
 use pyo3::prelude::*;
@@ -13,7 +13,7 @@ const LONGEST_TEXT: usize = 64 * 1024;
 
 /// A `bide._codec.Codec`, compiled for one annotation.
 pub(crate) struct Codec {
-    /// The object itself, for whatever has to be looked at.
+    /// The object itself, for values that the fast path does not take.
     codec: Kept,
     /// Which scalars need no look at the annotation.
     fast: Tags,

@@ -22,11 +22,13 @@ use crate::{panics, thread, turn};
 
 /// A worker thread's or the gate thread's side.
 pub(crate) struct Thread<'py> {
+    /// The attached thread.
     py: Python<'py>,
+    /// The engine that it works for.
     engine: Arc<PyEngine>,
     /// What the condition of a gate has just raised, and whether the task's retry policy covers it.
     last: Option<(Failure, bool)>,
-    /// Contextvars with nothing in them, for the next call that has none to begin with.
+    /// Contextvars with nothing in them, for the next call that starts without any.
     empty: Option<Owned<'py>>,
 }
 
@@ -102,7 +104,7 @@ pub(crate) fn start_gate_thread(py: Python<'_>, engine: &Arc<PyEngine>) -> Resul
     })
 }
 
-/// Executes a body, and sets what it came to. While the body is parked this frame is on its thread's stack: what is done
+/// Executes a body, and sets its outcome. While the body is parked this frame is on its thread's stack: what is done
 /// before and after the call has frames of its own.
 fn execute<'py>(
     py: Python<'py>,
@@ -116,7 +118,7 @@ fn execute<'py>(
     *ended = outcome(py, engine, call, returned, context, logged);
 }
 
-/// What a body came to.
+/// The outcome of a body.
 #[inline(never)]
 fn outcome(
     py: Python<'_>,
@@ -137,7 +139,7 @@ fn outcome(
     let stored = returned.and_then(stored);
     drop(logged);
     if call.body.as_ref().is_some_and(|body| body.suspending()) {
-        // Whatever the body returned or raised on its way out, it continues from its journal.
+        // What the body returned or raised while it unwound does not count: it continues from its journal.
         return Outcome::Suspended;
     }
     match stored {
@@ -179,7 +181,7 @@ fn handle_of<'py>(
     handle.map(|handle| Owned::from(handle.into_any())).map_err(|error| Raised::new(py, error))
 }
 
-/// What an exception that left a body means.
+/// The outcome of a body that raised an exception.
 #[inline(never)]
 fn ended_by(py: Python<'_>, engine: &PyEngine, call: &Call<Python3>, raised: Raised) -> Outcome {
     if names(py).is_ok_and(|names| raised.is_a(names.skip.bind(py))) {

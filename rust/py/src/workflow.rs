@@ -68,8 +68,8 @@ impl PyWorkflow {
     }
 
     /// A function may refer to the workflow that it is a task of. While a runner shares the bodies, nothing in them is
-    /// garbage, whoever else lets go of it. Whether one does cannot change during a collection: it begins in
-    /// `PyWorkflow::shared`, on a thread that is attached.
+    /// garbage, even if all other references are gone. Whether a runner shares them cannot change during a collection:
+    /// that happens in `PyWorkflow::shared`, on a thread that is attached.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         if Arc::strong_count(&self.bodies) > 1 {
             return Ok(());

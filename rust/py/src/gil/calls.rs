@@ -131,7 +131,7 @@ pub(crate) fn tuple<'py>(py: Python<'py>, elements: &[&Bound<'py, PyAny>]) -> Re
     let result = guarded(py, || unsafe { c(elements.len() as ffi::Py_ssize_t) });
     let tuple = owned(py, result)?;
     for (i, element) in elements.iter().enumerate() {
-        // SAFETY: a new tuple that nobody else has, an index within it, and a reference that the
+        // SAFETY: a new tuple without other references, an index within it, and a reference that the
         // tuple takes over.
         unsafe {
             let element = (*element).clone().into_ptr();

@@ -105,8 +105,8 @@ impl Drop for Kept {
     }
 }
 
-/// Whether this thread is attached: it has a thread state, and has not left by [`detached`], which is
-/// the only way out. (`PyGILState_Check` is not in the stable ABI.)
+/// Whether this thread is attached: it has a thread state and is not within [`detached`], which is the
+/// only way to detach. (`PyGILState_Check` is not in the stable ABI.)
 fn is_attached() -> bool {
     // SAFETY: may be called by any thread at any time.
     !AWAY.get() && !unsafe { ffi::PyGILState_GetThisThreadState() }.is_null()
