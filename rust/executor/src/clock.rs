@@ -8,10 +8,11 @@ use bide_core::time::micros;
 pub use bide_store::Clock;
 use bide_store::{Boot, Uptime};
 
-/// A worker that executes one short body after another has just read the wall when the next one starts. This tells from
-/// the clock of its lease, which it has to read, what the wall shows then.
+/// The last reading of the wall clock. A worker that executes one short body after another has just read the wall clock
+/// when the next one starts. From the lease's clock, which it has to read, this computes the current wall time.
 #[derive(Default)]
 pub(crate) struct LastSeen {
+    /// The wall time that was read last.
     wall: Time,
     /// In microseconds, at the same moment.
     steady: i64,
@@ -20,7 +21,7 @@ pub(crate) struct LastSeen {
 }
 
 impl LastSeen {
-    /// The span in microseconds after which the wall is read again: somebody may have set it.
+    /// The span in microseconds after which the wall clock is read again: it may have been set.
     const RECENT: i64 = 1000;
 
     /// The wall and steady time were read together.
@@ -47,8 +48,9 @@ impl LastSeen {
 /// The system's clock.
 #[derive(Debug)]
 pub struct SystemClock {
+    /// The moment from which steady time counts.
     origin: Instant,
-    /// `None`: the system cannot tell its uptime.
+    /// The current boot; `None` if the system does not report its uptime.
     boot: Option<Boot>,
 }
 

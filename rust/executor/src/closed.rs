@@ -1,5 +1,5 @@
-//! What an engine has in the place of its store once it is closed: nobody keeps the file open then, however long a
-//! handle or a result of one of its runs is kept.
+//! The store of an engine that was closed: it replaces the real one, so that a handle or result that outlives the
+//! engine does not keep the file open.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use bide_store::{
 
 /// A store that was released.
 pub(crate) struct Closed {
+    /// The name of the released store, for errors.
     pub(crate) name: String,
 }
 

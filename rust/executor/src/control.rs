@@ -40,7 +40,7 @@ pub(crate) struct Control<H: Host> {
     stopped: OnceLock<Settlement>,
     /// No body starts or resumes any more.
     closing: AtomicBool,
-    /// The lease was given back and the store released.
+    /// The lease and the store were released.
     released: AtomicBool,
     /// Writes a line to the host's log.
     log: SharedLog,
@@ -156,17 +156,17 @@ impl<H: Host> Control<H> {
     }
 
     /// Nothing is committed any more, because the runner was closed. The caller holds the commit lock, so that the
-    /// lease is given back after the last commit.
+    /// lease is released after the last commit.
     pub(crate) fn stop_closed(&self) {
         let _ = self.stopped.set(Settlement::Closed);
     }
 
-    /// Gives the lease back and releases the store; the second call does nothing.
+    /// Releases the lease and the store; the second call does nothing.
     pub(crate) fn release_store(&self) {
         if self.released.swap(true, Ordering::AcqRel) {
             return;
         }
-        // A runner that had to stop gives back what it can, too: its runs continue at once where the store works.
+        // A runner that had to stop releases its lease if it can, too: elsewhere its runs then continue at once.
         let store = self.store();
         if !matches!(self.stopped(), Some(Settlement::Broken(error)) if matches!(**error, StoreError::Busy { .. }))
             && let Err(error) = store.leave(self.lease())
@@ -295,7 +295,7 @@ impl<H: Host> Control<H> {
         self.suspects.forget(self.number());
     }
 
-    /// What tells this engine from others of the process.
+    /// Identifies this engine among those of the process.
     fn number(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }

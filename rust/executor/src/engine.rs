@@ -1,5 +1,5 @@
 //! The engine: puts its parts together, starts their threads, and closes it all. What hosts and callers ask of it is in
-//! `engine/api.rs`; nobody else reaches its parts.
+//! `engine/api.rs`; its parts are private to it.
 
 pub(crate) mod api;
 #[cfg(feature = "testing")]
@@ -42,7 +42,7 @@ pub struct Engine<H: Host> {
     path: Arc<CommitPath<H>>,
     /// Rings when a time has come.
     timers: Arc<Timers>,
-    /// The registered workflows, and their runs that nobody executes.
+    /// The registered workflows, and their runs that no runner executes.
     recovery: Arc<Recovery<H>>,
     /// Runs as their callers see them.
     watch: Arc<Watch<H>>,
@@ -86,7 +86,7 @@ impl<H: Host> Engine<H> {
     ) -> Result<Arc<Self>, StoreError> {
         let control = Control::enroll(store, clock, dispatch, log, Suspects::of_process())?;
         let engine = Self::assemble(control, seed(), retention);
-        // Whatever fails from here on: the lease is given back and no thread remains.
+        // If this fails the lease is released and no thread remains.
         engine.start_services().inspect_err(|_| engine.finish_close())?;
         Ok(engine)
     }
@@ -155,7 +155,7 @@ impl<H: Host> Engine<H> {
         self.path.ledger.flush(&self.path);
         self.suspend_entered();
         {
-            // Nobody commits without the commit lock: so the lease is given back after the last commit.
+            // With the commit lock held, so that the lease is released after the last commit.
             let _lock = self.path.ledger.lock();
             self.control.stop_closed();
         }

@@ -109,13 +109,13 @@ impl<H: Host> Gate<H> {
         &self.run.workflow
     }
 
-    /// The gate as its workflow states it.
+    /// The gate as its workflow declares it.
     pub(crate) fn spec(&self) -> Option<&GateSpec> {
         self.workflow().graph.spec(self.task.ix).gate.as_ref()
     }
 
-    /// Whether somebody waits for its answer still: not if its task was skipped, or its run is over or elsewhere. Asked
-    /// before each poll, and the lease before that.
+    /// Whether its answer is still needed: not if its task was skipped, or its run is over or elsewhere. Checked before
+    /// each poll, after the lease.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
         !self.run.is_lost() && self.run.state.lock().awaits_gate(self.task.ix, self.attempt)
@@ -132,17 +132,17 @@ impl<H: Host> Gate<H> {
 /// The arguments of a call, in the order of [`Host::sources`]; `None` where the source has no value.
 pub type Args = SmallVec<[Option<Value>; 2]>;
 
-/// A thread that may hold something which others want while it blocks: Python's interpreter.
+/// A thread that may be attached to a resource that others need while it blocks, as to Python's interpreter.
 pub trait Attached {
-    /// Runs `f`, which does work that may block, with that thing given up.
+    /// Runs `f`, which does work that may block, with the resource released.
     fn detached(&mut self, f: &mut dyn FnMut());
 
-    /// Runs `f`, which waits for something that only the engine can tell, with that thing given up.
+    /// Runs `f`, which waits for something that only the engine can signal, with the resource released.
     fn idle(&mut self, f: &mut dyn FnMut()) {
         self.detached(f);
     }
 
-    /// The body on this thread is going to wait for a while: gives back what the thread does not need meanwhile.
+    /// The body on this thread is about to wait for a while: releases what the thread does not need meanwhile.
     fn parks(&mut self) {}
 }
 

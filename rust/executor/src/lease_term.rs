@@ -2,9 +2,9 @@
 //!
 //! A process that was stopped for longer than its lease continues in the middle of what it did, and others may have its
 //! runs by then. So before a body, a step or a poll starts, the clock is asked whether the lease has run out. It is
-//! judged by the machine's uptime: others judge by it too, it counts while the machine sleeps, and nobody can set it.
-//! Where the system has none it is the wall, and a wall that was set back to before the last renewal counts as run out,
-//! because nobody knows then how much time has passed since.
+//! judged by the machine's uptime: other runners use it too, it includes time asleep, and it cannot be set. Where the
+//! system has no uptime the wall clock is used. A wall clock that was set back to before the last renewal counts as run
+//! out, because the time that has passed since is then unknown.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -18,7 +18,7 @@ const LASTS: u64 = LEASE.as_micros() as u64;
 pub(crate) struct LeaseTerm {
     /// When the lease was given or renewed last: [`LeaseTime::micros`].
     since: AtomicI64,
-    /// Held by the thread that renews, so that one does and the others wait for it.
+    /// Locked by the thread that renews, so that only one does and the others wait for it.
     renewing: Mutex<()>,
 }
 

@@ -1,6 +1,6 @@
 //! Durable workflows inside one's own process: dispatch, slots, deferral, timers, recovery.
 //!
-//! The public Rust crate of bide. Everything that is decided about a run is in `bide-core`, how it is kept in
+//! The public Rust crate of bide. All decisions about a run are in `bide-core`, how it is kept in
 //! `bide-store`; here is when and where it executes.
 
 #![forbid(unsafe_code)]

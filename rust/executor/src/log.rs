@@ -15,7 +15,7 @@ pub enum Level {
     Warning,
     /// Something went wrong.
     Error,
-    /// A body does not return; the host can tell where it is.
+    /// A body does not return; the host can look up where it is.
     Stuck {
         /// The host's name of the thread.
         thread: u64,

@@ -19,7 +19,7 @@ use bide_sync::{Condvar, Mutex};
 use crate::log::{Level, SharedLog};
 
 /// How long a call is repeated: as long as a commit waits for a file that others keep locked.
-const PATIENCE: Duration = Duration::from_secs(60);
+const RETRY_FOR: Duration = Duration::from_secs(60);
 
 /// The same once the runner is closing.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -33,8 +33,11 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// A store whose calls are repeated.
 pub(crate) struct Retrying {
+    /// The store whose calls are retried.
     inner: Arc<dyn Store>,
+    /// Measures how long a call has been retried.
     clock: Arc<dyn Clock>,
+    /// For the warning that a call is retried.
     log: SharedLog,
     /// The runner is closing: only set, by the thread that closes it.
     closing: Mutex<bool>,
@@ -61,12 +64,12 @@ impl Retrying {
         let (since, mut rest, mut is_reported) = (self.clock.steady(), FIRST_REST, false);
         while let Err(error @ StoreError::Disconnected { .. }) = &outcome {
             let passed = self.clock.steady().saturating_sub(since);
-            if passed >= PATIENCE || (passed >= CLOSING && *self.closing.lock()) {
+            if passed >= RETRY_FOR || (passed >= CLOSING && *self.closing.lock()) {
                 break;
             }
             if passed >= REPORTED_AFTER && !is_reported {
                 is_reported = true;
-                let line = format!("{error}; the call is made again for up to {PATIENCE:?}, and bodies wait for it");
+                let line = format!("{error}; the call is made again for up to {RETRY_FOR:?}, and bodies wait for it");
                 (self.log)(Level::Warning, &shown(&line));
             }
             self.rest(rest);

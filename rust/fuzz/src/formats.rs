@@ -3,7 +3,7 @@
 use bide_core::pack::{self as packing, Pair};
 use bide_core::{Changes, Failure, RunId, Value};
 
-/// A value is its bytes, whatever they are.
+/// Any bytes are a value, and are kept as they are.
 pub fn value(data: &[u8]) {
     let value = Value::new(data);
     assert_eq!(value.as_bytes(), data);

@@ -1,5 +1,5 @@
-//! A file whose rows were changed by other hands. The schema's own guards (STRICT, NOT NULL) are taken away first, since
-//! damage does not ask them.
+//! A file whose rows were changed by another program. The schema's own guards (STRICT, NOT NULL) are taken away first,
+//! since damage does not ask them.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -22,9 +22,13 @@ pub struct Column {
 
 /// A store's file that can be mangled and put right again.
 pub struct Mangled {
+    /// Where the file is; removed when this is dropped.
     directory: tempfile::TempDir,
+    /// The graph of the runs in the file.
     graph: Arc<Graph>,
+    /// The bytes of the file before any change.
     clean: Vec<u8>,
+    /// Every column that can be changed.
     columns: Vec<Column>,
 }
 
@@ -53,19 +57,19 @@ impl Mangled {
         &self.columns
     }
 
-    /// Puts values into columns, of all rows or of one, and has the file asked for everything. Returns what was said
+    /// Puts values into columns, of all rows or of one, and makes every call of the store. Returns what was said
     /// of the damage.
     ///
     /// # Panics
     /// If bide does.
     pub fn play(&self, changes: &[(&Column, Option<usize>, Value)]) -> Vec<String> {
         let path = self.directory.path().join("bide.db");
-        for left in ["bide.db-wal", "bide.db-shm"] {
-            let _ = std::fs::remove_file(self.directory.path().join(left));
+        for stale in ["bide.db-wal", "bide.db-shm"] {
+            let _ = std::fs::remove_file(self.directory.path().join(stale));
         }
         std::fs::write(&path, &self.clean).expect("the file");
         let connection = Connection::open(&path).expect("the file");
-        // Nobody waits for the disk: the file is for one case.
+        // Without waiting for the disk: the file is for one case.
         connection.execute_batch("PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY;").expect("the file");
         for (Column { table, name }, row, value) in changes {
             let rows = row.map_or(String::new(), |row| {

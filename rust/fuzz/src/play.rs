@@ -1,4 +1,5 @@
-//! Whatever a file may be asked for, and what the run machine makes of what it answers. Errors are fine; panics are not.
+//! Makes every call of a store on a file, and applies what it returns to the run machine. Errors are fine; panics are
+//! not.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +30,7 @@ impl Said {
     }
 }
 
-/// Asks a store for everything, takes its runs up and plays them to their end. What is refused keeps nothing else from
+/// Makes every call of a store, recovers its runs and plays them to their end. What is refused keeps nothing else from
 /// being asked.
 pub(crate) fn everything(store: &dyn Store, graph: &Arc<Graph>, said: &mut Said) {
     let workflow = said.hear(seed::register(store, graph));
@@ -67,7 +68,7 @@ pub(crate) fn everything(store: &dyn Store, graph: &Arc<Graph>, said: &mut Said)
     said.hear(store.leave(lease));
 }
 
-/// Has a run do whatever it can, and commits all of it.
+/// Plays a run as far as it gets, and commits all of it.
 fn live(store: &dyn Store, lease: Lease, graph: &Graph, mut state: RunState, said: &mut Said) {
     let (mut batch, mut effects) = (Batch::new(), Vec::new());
     let mut events = vec![Event::Begin];

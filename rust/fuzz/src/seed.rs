@@ -48,7 +48,7 @@ pub(crate) fn id(n: u64) -> RunId {
     RunId::new(1_700_000_000_000 + n, 0, n)
 }
 
-/// Writes the file. The store is closed again, so that nobody has the runs.
+/// Writes the file. The store is closed again, so that the runs have no owner.
 pub(crate) fn write(path: &Path, graph: &Graph) -> Result<(), bide_store::StoreError> {
     let store = SqliteStore::open(path, Durability::Normal)?;
     let workflow = register(&*store, graph)?;

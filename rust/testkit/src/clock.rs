@@ -14,11 +14,13 @@ pub const START: Time = Time(1_795_000_000_000_000);
 
 /// A clock that is moved by hand: steady time and uptime only forward, the wall either way.
 #[derive(Debug)]
-pub struct VirtualClock(Mutex<Hands>);
+pub struct VirtualClock(Mutex<Readings>);
 
 #[derive(Debug)]
-struct Hands {
+struct Readings {
+    /// Microseconds since 1970.
     wall: i64,
+    /// Since the clock was made.
     steady: Duration,
     /// Microseconds, as steady time but for the time asleep.
     uptime: i64,
@@ -30,7 +32,7 @@ impl VirtualClock {
     /// A clock at [`START`].
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Hands { wall: START.0, steady: Duration::ZERO, uptime: 3_600_000_000, drift: 0 })))
+        Arc::new(Self(Mutex::new(Readings { wall: START.0, steady: Duration::ZERO, uptime: 3_600_000_000, drift: 0 })))
     }
 
     /// Lets the wall go faster than steady time from here on, by this many parts in a million; slower, if negative.
@@ -40,20 +42,20 @@ impl VirtualClock {
 
     /// Lets time pass.
     pub fn advance(&self, span: Duration) {
-        let mut hands = self.0.lock();
-        hands.wall += micros(span) + micros(span) * hands.drift / 1_000_000;
-        hands.steady += span;
-        hands.uptime += micros(span);
+        let mut readings = self.0.lock();
+        readings.wall += micros(span) + micros(span) * readings.drift / 1_000_000;
+        readings.steady += span;
+        readings.uptime += micros(span);
     }
 
     /// The machine sleeps: the wall and the uptime advance, steady time does not.
     pub fn sleep(&self, span: Duration) {
-        let mut hands = self.0.lock();
-        hands.wall += micros(span);
-        hands.uptime += micros(span);
+        let mut readings = self.0.lock();
+        readings.wall += micros(span);
+        readings.uptime += micros(span);
     }
 
-    /// Somebody sets the wall clock, forward or back.
+    /// Sets the wall clock, forward or back.
     pub fn set_wall_by(&self, milliseconds: i64) {
         self.0.lock().wall += milliseconds * 1000;
     }

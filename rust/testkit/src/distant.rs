@@ -22,25 +22,30 @@ pub const ROUND_TRIP: Duration = Duration::from_millis(2);
 pub enum Losses {
     /// Never.
     None,
-    /// Every so many calls: in turns before the call was carried out and after it.
+    /// Each time after this many calls: in turns before the call was carried out and after it.
     Every(u64),
 }
 
-/// What came of calls, by the number of their runner and their id.
+/// The outcomes of calls, by the number of their runner and their id.
 type Outcomes<T> = Mutex<HashMap<(i64, CommitId), T>>;
 
 /// Any store, over a network.
 pub struct DistantStore {
+    /// The store behind the network.
     inner: Arc<dyn Store>,
+    /// When connections are lost.
     losses: Losses,
     /// The server's clock; `None`: it shows what the callers' clocks show.
     clock: Option<Arc<dyn Clock>>,
+    /// How many calls were made.
     calls: AtomicU64,
     /// There is no connection to be had.
     is_cut: AtomicBool,
+    /// How many connections were lost.
     lost: AtomicU64,
-    /// What came of the commits and claims, for those who did not hear.
+    /// The outcomes of commits, for callers that lost the answer.
     written: Outcomes<Vec<Vec<Creation>>>,
+    /// The outcomes of claims, likewise.
     claimed: Outcomes<Vec<RunId>>,
 }
 

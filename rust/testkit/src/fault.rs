@@ -31,21 +31,28 @@ pub enum Fault {
 }
 
 /// Any store, with faults at chosen calls. Calls are counted from 1; what background services call
-/// by themselves (`wait_for_changes`, `purge`, `shrink`) is not counted, nor are `name` and `blocks`.
+/// on their own (`wait_for_changes`, `purge`, `shrink`) is not counted, nor are `name` and `blocks`.
 pub struct FaultyStore {
+    /// The store that does the work.
     inner: Arc<dyn Store>,
+    /// How many calls were made.
     calls: AtomicU64,
+    /// The calls that fail, by number, and how.
     plan: Mutex<Vec<(u64, Fault)>>,
+    /// Every later call fails.
     crashed: Mutex<bool>,
+    /// Shown every committed batch.
     watcher: Mutex<Option<Watcher>>,
+    /// Called once, when the next runs were created.
     after_create: Mutex<Option<Hook>>,
+    /// When a lease was last given or renewed.
     renewed: Mutex<Option<LeaseTime>>,
 }
 
 /// Is called between a call and its caller.
 pub type Hook = Box<dyn FnOnce() + Send>;
 
-/// Is shown every batch that was really committed, and under which lease, whatever the caller was told of it.
+/// Is shown every batch that was really committed, and under which lease, even if the caller got an error.
 pub type Watcher = Box<dyn Fn(Lease, &Batch) + Send>;
 
 impl FaultyStore {
@@ -89,7 +96,7 @@ impl FaultyStore {
         self.calls.load(Ordering::SeqCst)
     }
 
-    /// When a lease was really given or renewed last, whatever the caller was told of it.
+    /// When a lease was really given or renewed last, even if the caller got an error.
     #[must_use]
     pub fn renewed(&self) -> Option<LeaseTime> {
         *self.renewed.lock()

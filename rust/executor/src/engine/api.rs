@@ -23,7 +23,7 @@ use crate::services::timers::Timers;
 
 /// For callers: workflows and runs.
 impl<H: Host> Engine<H> {
-    /// Registers a workflow: its unfinished runs that nobody has are recovered from now on.
+    /// Registers a workflow: its unfinished runs without an owner are recovered from now on.
     ///
     /// # Errors
     /// From the store.
@@ -68,7 +68,7 @@ impl<H: Host> Engine<H> {
         self.watch.handle(id)
     }
 
-    /// Where to wait for a run that is executed elsewhere, or by nobody.
+    /// Where to wait for a run that is executed elsewhere or not at all.
     ///
     /// # Errors
     /// From the store.
@@ -247,7 +247,9 @@ impl<H: Host> Clocks for Engine<H> {
 
 /// An engine's clocks at a moment whose steady time was read already.
 pub(crate) struct At<'a, H: Host> {
+    /// The engine, for its other clocks and its random numbers.
     pub(crate) engine: &'a Engine<H>,
+    /// The steady time at that moment.
     pub(crate) steady: Duration,
 }
 

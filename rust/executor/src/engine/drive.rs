@@ -1,7 +1,7 @@
-//! An engine without threads of its own, driven turn by turn: for simulators, which choose who goes next.
+//! An engine without threads of its own, driven turn by turn: for simulators, which choose which thread acts next.
 //!
 //! Every turn is the code that the thread of that name executes; nothing is decided here. Not for programs: a wait
-//! ends only if somebody takes the timer's turn.
+//! ends only when the timer's turn is called.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,9 +26,13 @@ use crate::threads::pool::Pool;
 
 /// An engine and what its threads would remember.
 pub struct Driver<H: Host> {
+    /// The engine that is driven.
     engine: Arc<Engine<H>>,
+    /// What the lease thread remembers.
     looks: Looks,
+    /// What the retention thread remembers.
     sweep: Sweep,
+    /// What the timer thread remembers.
     timer: Sleep,
 }
 
@@ -52,7 +56,7 @@ impl<H: Host> Gathering<H> {
     }
 }
 
-/// What is left of an attempt's execution time.
+/// The remaining execution time of an attempt.
 pub struct Allowance<H: Host>(Arc<Limit<H>>);
 
 impl<H: Host> Allowance<H> {
@@ -63,7 +67,7 @@ impl<H: Host> Allowance<H> {
     }
 
     /// The body executes again.
-    pub fn go_on(&self) {
+    pub fn resume(&self) {
         self.0.resume();
     }
 
@@ -151,7 +155,7 @@ impl<H: Host> Driver<H> {
         self.engine.timers.first_due()
     }
 
-    /// The committer thread's turn: commits what was left to it, and what has gathered for too long.
+    /// The committer thread's turn: commits the events queued for it, and groups that have waited for too long.
     pub fn committer_turn(&self) {
         self.engine.path.ledger.committer_turn(&self.engine.path);
     }
@@ -208,8 +212,8 @@ impl<H: Host> Driver<H> {
         self.engine.path.ledger.waiting()
     }
 
-    /// Leaves an event to the committer.
-    pub fn leave(&self, run: Arc<Run<H>>, event: Event) {
+    /// Queues an event for the committer.
+    pub fn enqueue(&self, run: Arc<Run<H>>, event: Event) {
         self.engine.enqueue(run, event);
     }
 

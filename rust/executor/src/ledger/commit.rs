@@ -35,7 +35,7 @@ pub(crate) struct Ledger<H: Host> {
     pub(super) clock: Arc<dyn Clock>,
 }
 
-/// The commit lock, held: nobody commits, and what is in memory is in the store.
+/// The guard of the commit lock: while it exists nothing is committed, and the state in memory is in the store.
 pub(crate) struct CommitLock<'a, H: Host>(
     #[expect(dead_code, reason = "held for its drop")] MutexGuard<'a, Pending<Tagged<H>>>,
 );
@@ -51,7 +51,7 @@ impl<H: Host> Ledger<H> {
         }
     }
 
-    /// Keeps everybody from committing while the answer lives. Blocks for a commit under way.
+    /// Locks the commit lock: nothing is committed while the guard lives. Blocks for a commit under way.
     pub(crate) fn lock(&self) -> CommitLock<'_, H> {
         CommitLock(self.commit_lock.lock())
     }
@@ -95,7 +95,7 @@ impl<H: Host> Ledger<H> {
         let mut ready = Vec::new();
         let outcome = self.commit_with(engine, &mut items, Some((run, event)), &mut ready);
         if let Some(group) = group {
-            group.give_back(items);
+            group.reuse(items);
         }
         engine.dispatch(&mut ready);
         outcome
@@ -105,11 +105,11 @@ impl<H: Host> Ledger<H> {
     pub(crate) fn commit_group(&self, engine: &Arc<impl Upcalls<H>>, group: &Group<H>, ready: &mut Vec<Ready<H>>) {
         let mut items = group.take();
         self.commit(engine, &mut items, ready);
-        group.give_back(items);
+        group.reuse(items);
     }
 
-    /// Creates runs and has them begin, in one commit: all that do not exist, or none. The rows come back whatever
-    /// happens. Without `begin` they begin later. Blocks.
+    /// Creates runs and has them begin, in one commit: all that do not exist, or none. The rows are returned in every
+    /// case. Without `begin` they begin later. Blocks.
     ///
     /// # Errors
     /// From the store; then none is created (`Unknown`: they may be).
@@ -173,7 +173,7 @@ impl<H: Host> Ledger<H> {
         self.carry_out(engine, outcome)
     }
 
-    /// Carries out what came of a request, on the requester's thread.
+    /// Carries out the outcome of a request, on the requester's thread.
     fn carry_out(&self, engine: &Arc<impl Upcalls<H>>, outcome: Outcome<H>) -> Result<(), Lost> {
         for (run, effect) in outcome.effects {
             engine.carry_out(run, effect);
@@ -197,7 +197,7 @@ impl<H: Host> Ledger<H> {
         };
         let failed = self.lead(engine, &mut leader);
         leader.pass_on();
-        // Followers go on once everybody knows of a failure.
+        // A failure is reported to all before the followers continue.
         match failed {
             None => {}
             Some(Failed::Stopped(error)) => engine.report_stop(&error),
@@ -224,8 +224,8 @@ impl<H: Host> Ledger<H> {
         match written {
             Ok(Ok(())) => None,
             Ok(Err(error)) => {
-                // While the lock is still held: the memory of these runs is ahead of the store, and nobody may build on
-                // it or show it.
+                // While the lock is still held: the memory of these runs is ahead of the store, and must not be read or
+                // built on.
                 let fenced = matches!(error, StoreError::Fenced { .. });
                 let first = !fenced && engine.stop_over(&error);
                 for (run, _) in pending.discard() {
@@ -237,7 +237,7 @@ impl<H: Host> Ledger<H> {
                 if fenced { Some(Failed::Fenced(lease)) } else { first.then_some(Failed::Stopped(error)) }
             }
             Err(why) => {
-                // Before the lock is released: nobody is to commit what is half applied.
+                // Before the lock is released, so that no thread commits what is half applied.
                 engine.panicked(&why);
                 pending.discard().for_each(drop);
                 for request in group.requests_mut() {
@@ -272,7 +272,7 @@ impl<H: Host> Ledger<H> {
         }
         for QueuedEvent { run, event, at, completion } in events.drain(..) {
             if run.lease != lease {
-                // It was lost with the lease that it was claimed under, whatever its state in memory says.
+                // It was lost with the lease under which it was claimed, even if its state in memory looks alive.
                 outcome.completions.extend(completion.map(|completion| (completion, Err(Refused::RunOver))));
                 outcome.lost.push(run);
                 continue;

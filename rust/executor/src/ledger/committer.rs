@@ -9,25 +9,27 @@ use bide_sched::counts;
 use bide_sync::{Condvar, Mutex};
 
 use super::commit::Ledger;
-use super::group::{Group, PATIENCE, QueuedEvent};
+use super::group::{Group, MAX_AGE, QueuedEvent};
 use super::upcalls::Upcalls;
 use crate::host::{Host, Ready};
 
 /// The committer looks for forgotten groups this many times before it sleeps until it is armed again.
 const LOOKS: u32 = 8;
 
-/// What the committer thread and those who leave it something share.
+/// What the committer thread shares with the threads that queue events for it.
 pub(super) struct Committer<H: Host> {
+    /// The queue and the groups.
     state: Mutex<State<H>>,
+    /// Notified when there is something to commit, and at the close.
     changed: Condvar,
-    /// Groups are to be looked at: results have gathered behind a body that runs on.
+    /// The groups are to be checked: results have gathered while a body keeps executing.
     armed: AtomicBool,
 }
 
 struct State<H: Host> {
-    /// Events that nobody else commits.
+    /// Queued events, which no other thread commits.
     inbox: VecDeque<QueuedEvent<H>>,
-    /// Groups that a slot's holder may leave behind while a body runs on.
+    /// Groups whose results may gather while their slot's holder executes a long body.
     groups: Vec<Arc<Group<H>>>,
     /// The engine closes: nothing is taken any more.
     stop: bool,
@@ -90,13 +92,13 @@ impl<H: Host> Ledger<H> {
         self.committer.changed.notify_one();
     }
 
-    /// What was left until now is still committed, by the thread's last turn or by a flush.
+    /// Events queued until now are still committed, by the thread's last turn or by a flush.
     pub(crate) fn stop_committer(&self) {
         self.committer.state.lock().stop = true;
         self.committer.changed.notify_all();
     }
 
-    /// Commits what was left to the committer. Blocks.
+    /// Commits the events queued for the committer. Blocks.
     pub(crate) fn commit_inbox(&self, engine: &Arc<impl Upcalls<H>>, ready: &mut Vec<Ready<H>>) {
         self.commit(engine, &mut self.committer.take_inbox(), ready);
     }
@@ -123,9 +125,9 @@ impl<H: Host> Ledger<H> {
                 let mut state = committer.state.lock();
                 if state.inbox.is_empty() && !state.stop {
                     if looks > 0 {
-                        committer.changed.wait_for(&mut state, PATIENCE);
+                        committer.changed.wait_for(&mut state, MAX_AGE);
                     } else {
-                        // Disarmed before the groups are looked at: one that was left before is seen, one that is left
+                        // Disarmed before the groups are looked at: one that gathered before is seen, one that gathers
                         // after arms again.
                         committer.armed.store(false, Ordering::SeqCst);
                         if state.groups.iter().all(|group| group.is_empty()) {
@@ -150,7 +152,7 @@ impl<H: Host> Ledger<H> {
         }
     }
 
-    /// Commits what was left, then the groups whose oldest result has waited long enough. True if one had gathered.
+    /// Commits the queued events, then the groups whose oldest result has waited long enough. True if there was one.
     fn commit_old(
         &self,
         engine: &Arc<impl Upcalls<H>>,
@@ -162,7 +164,7 @@ impl<H: Host> Ledger<H> {
             self.commit(engine, items, ready);
         }
         let now = self.clock.steady();
-        let old: Vec<_> = groups.iter().filter(|group| group.is_older_than(PATIENCE, now)).collect();
+        let old: Vec<_> = groups.iter().filter(|group| group.is_older_than(MAX_AGE, now)).collect();
         let waiting = groups.iter().any(|group| !group.is_empty());
         for group in old {
             self.commit_group(engine, group, ready);

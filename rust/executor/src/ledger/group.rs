@@ -16,7 +16,7 @@ use crate::runs::run::Run;
 const FULL: usize = 64;
 
 /// A result waits at most this long for others.
-pub(super) const PATIENCE: Duration = Duration::from_millis(1);
+pub(super) const MAX_AGE: Duration = Duration::from_millis(1);
 
 /// An event on its way to the store.
 pub(crate) struct QueuedEvent<H: Host> {
@@ -26,7 +26,7 @@ pub(crate) struct QueuedEvent<H: Host> {
     pub(crate) event: Event,
     /// When it happened.
     pub(crate) at: Time,
-    /// Who awaits its outcome, if anybody does.
+    /// The channel on which its outcome is awaited, if it is.
     pub(crate) completion: Option<Completion>,
 }
 
@@ -64,7 +64,7 @@ impl<H: Host> Group<H> {
             gathered.since = now;
         }
         gathered.items.push(result);
-        gathered.items.len() >= FULL || now.saturating_sub(gathered.since) >= PATIENCE
+        gathered.items.len() >= FULL || now.saturating_sub(gathered.since) >= MAX_AGE
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -77,8 +77,8 @@ impl<H: Host> Group<H> {
         std::mem::replace(&mut gathered.items, std::mem::take(&mut gathered.spare))
     }
 
-    /// Gives back the memory of what was taken.
-    pub(super) fn give_back(&self, emptied: Vec<QueuedEvent<H>>) {
+    /// Returns the emptied vector of [`Group::take`], to reuse its memory.
+    pub(super) fn reuse(&self, emptied: Vec<QueuedEvent<H>>) {
         self.0.lock().spare = emptied;
     }
 

@@ -29,7 +29,7 @@ pub(super) struct Request<H: Host> {
     pub(super) events: Vec<QueuedEvent<H>>,
     /// A body's own event, after the others.
     pub(super) own: Option<(Arc<Run<H>>, Event)>,
-    /// What came of it.
+    /// Its outcome.
     pub(super) outcome: Outcome<H>,
 }
 
@@ -37,12 +37,13 @@ pub(super) struct Request<H: Host> {
 pub(super) struct NewRuns {
     /// The lease that they are to belong to.
     pub(super) lease: Lease,
+    /// The runs as they are to be stored.
     pub(super) rows: Vec<NewRun>,
-    /// What became of each. `None` until the store was asked.
+    /// The outcome for each run. `None` until the store was asked.
     pub(super) creations: Option<Result<Vec<Creation>, StoreError>>,
 }
 
-/// What came of a request. The requester carries it out on its own thread.
+/// The outcome of a request. The requester carries it out on its own thread.
 pub(super) struct Outcome<H: Host> {
     /// Of the body's own event.
     pub(super) own: Result<(), Lost>,

@@ -30,7 +30,7 @@ pub(crate) trait Upcalls<H: Host>: Send + Sync {
     /// engine had not stopped before: then the caller calls [`Upcalls::report_stop`] without the lock.
     fn stop_over(&self, error: &StoreError) -> bool;
 
-    /// Tells everybody that the engine has stopped over a failed commit.
+    /// Reports to all callers that the engine has stopped over a failed commit.
     fn report_stop(self: &Arc<Self>, error: &StoreError);
 
     /// A commit has panicked: stops the engine. Called with the commit lock held.

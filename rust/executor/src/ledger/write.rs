@@ -15,9 +15,9 @@ use super::upcalls::Upcalls;
 use crate::host::{Host, Ready};
 use crate::runs::run::Run;
 
-/// How often a commit is tried that finds the store locked by others. On a file each try takes 10 s, so that a lock that
-/// somebody holds for half a minute is waited for: what is to be committed has happened, and stopping for a lock would
-/// do it again.
+/// How often a commit is tried that finds the store locked by others. On a file each try takes 10 s, so that a commit
+/// waits for a lock that is held for half a minute: the work to be committed has been done, and if the engine stopped
+/// it would be done again.
 const TRIES: u32 = 6;
 
 /// How many of the runs that end with a commit are announced while it is made. A caller who waits for many runs does not
@@ -55,11 +55,11 @@ pub(super) fn write<H: Host>(
                 if pending.is_empty() {
                     return Ok(());
                 }
-                (commit_patiently(engine, store, lease, &mut pending.batch)?, Vec::new())
+                (commit_retrying_busy(engine, store, lease, &mut pending.batch)?, Vec::new())
             }
         }
     } else {
-        (commit_patiently(engine, store, lease, &mut pending.batch)?, Vec::new())
+        (commit_retrying_busy(engine, store, lease, &mut pending.batch)?, Vec::new())
     };
     for ((run, number), effect) in pending.committed(committed) {
         let Some(request) = group.request_mut(number) else { continue };
@@ -90,8 +90,8 @@ fn create<H: Host>(
     if let Err(StoreError::Unknown(why)) = &outcome
         && nothing_else
     {
-        // The runs may be there, belong to this runner, and then nobody else would ever begin them: the same ids again
-        // tell.
+        // The runs may be there, belong to this runner, and then no other would ever begin them. Repeating
+        // the creation with the same ids shows it.
         let why = why.clone();
         outcome = store.write(lease, &mut commit).map_err(|error| match error {
             StoreError::Fenced { .. } | StoreError::Unknown(_) => error,
@@ -121,21 +121,21 @@ fn refuse_runs<H: Host>(pending: &mut Pending<Tagged<H>>, group: &mut Leader<'_,
     pending.forget(&rows, |(run, _)| run.id.row());
 }
 
-/// Commits a batch; waits for a store that others keep locked, and says so. A runner that is closing waits for one
-/// try only.
-fn commit_patiently<H: Host>(
+/// Commits a batch. Retries while other processes keep the store locked, with a warning for each retry. A runner that
+/// is closing tries only once.
+fn commit_retrying_busy<H: Host>(
     engine: &impl Upcalls<H>,
     store: &dyn Store,
     lease: Lease,
     batch: &mut Batch,
 ) -> Result<Committed, StoreError> {
     counts::add_commit();
-    let mut in_all = Duration::ZERO;
+    let mut total_wait = Duration::ZERO;
     for remaining in (0..TRIES).rev() {
         match store.commit(lease, batch) {
             Err(StoreError::Busy { store, waited }) => {
-                in_all += waited;
-                let error = StoreError::Busy { store, waited: in_all };
+                total_wait += waited;
+                let error = StoreError::Busy { store, waited: total_wait };
                 if remaining == 0 || engine.is_closing() {
                     return Err(error);
                 }

@@ -15,7 +15,7 @@ use crate::runs::settled::{Settled, Settlement};
 pub(crate) struct LiveRuns<H: Host> {
     /// Executed here, by row number.
     live: Mutex<HashMap<RunRowId, Arc<Run<H>>>>,
-    /// Executed elsewhere or by nobody, with where callers here wait for them.
+    /// Runs that are executed elsewhere or not at all, with where callers here wait for them.
     watched: Mutex<HashMap<RunId, Weak<Settled>>>,
 }
 
@@ -64,7 +64,7 @@ impl<H: Host> LiveRuns<H> {
         self.live.lock().remove(&run.id.row());
     }
 
-    /// Reports what became of a run to those who wait for it.
+    /// Reports a run's settlement to those who wait for it.
     pub(crate) fn settle(&self, run: &Run<H>, settlement: &Settlement) {
         run.settled.settle(settlement.clone());
         let watched = self.watched.lock().remove(&run.id);
@@ -95,7 +95,7 @@ impl<H: Host> LiveRuns<H> {
     }
 
     /// Where to wait for a run that is executed elsewhere. What was reported there is not reported again, because a run
-    /// that nobody had may be executed by now.
+    /// that had no owner may be executed by now.
     pub(crate) fn watch(&self, id: RunId) -> Arc<Settled> {
         let mut watched = self.watched.lock();
         let known = watched.get(&id).and_then(Weak::upgrade);
@@ -106,7 +106,7 @@ impl<H: Host> LiveRuns<H> {
         })
     }
 
-    /// The watched runs that somebody waits for still, of those that may have changed.
+    /// The watched runs that may have changed and that a caller still waits for.
     pub(crate) fn watched(&self, may_have_changed: impl Fn(RunId) -> bool) -> Vec<(RunId, Arc<Settled>)> {
         let mut watched = self.watched.lock();
         watched.retain(|_, settled| settled.strong_count() > 0);

@@ -1,4 +1,4 @@
-//! Registering workflows, and recovering their unfinished runs that nobody executes: at the start, after a crash of
+//! Registering workflows, and recovering their unfinished runs that no runner executes: at the start, after a crash of
 //! another runner, after a lost lease.
 
 use std::fmt;
@@ -55,7 +55,7 @@ impl<H: Host> Recovery<H> {
         self.workflows.read().get(name).cloned()
     }
 
-    /// Registers a workflow: its unfinished runs that nobody has are recovered from now on.
+    /// Registers a workflow: its unfinished runs without an owner are recovered from now on.
     ///
     /// # Errors
     /// From the store.
@@ -98,8 +98,8 @@ impl<H: Host> Recovery<H> {
         Ok(workflow)
     }
 
-    /// Recovers what nobody executes and what fits a registered workflow. Blocks. Costs what there is to recover, however
-    /// many workflows are registered.
+    /// Recovers the runs without an owner that fit a registered workflow. Blocks. The cost depends on the number of
+    /// such runs, not on the number of workflows.
     pub(crate) fn recover(&self) -> Result<(), StoreError> {
         let lease = self.control.lease();
         match self.recover_unowned() {
@@ -111,7 +111,7 @@ impl<H: Host> Recovery<H> {
         }
     }
 
-    /// Recovers what nobody executes and what fits this workflow, which is registered by now.
+    /// Recovers the runs without an owner that fit this workflow, which is registered by now.
     pub(crate) fn recover_registered(&self, workflow: &Arc<RegisteredWorkflow<H>>) -> Result<(), StoreError> {
         let lease = self.control.lease();
         match self.learn_versions(workflow).and_then(|versions| self.recover_versions(workflow, &versions)) {
@@ -127,7 +127,7 @@ impl<H: Host> Recovery<H> {
         if self.control.is_closing() {
             return Ok(());
         }
-        // Of no version: what dead runners had belongs to nobody from here on.
+        // Of no version: this only releases the runs of dead runners.
         self.control.store().claim(self.control.lease(), &[], self.control.clock.lease_time(), 0)?;
         let unowned = self.control.store().unowned()?;
         for of_workflow in unowned.chunk_by(|(one, _), (other, _)| one == other) {
@@ -146,7 +146,7 @@ impl<H: Host> Recovery<H> {
         Ok(())
     }
 
-    /// Whether runs of a recorded version can go on with this one.
+    /// Whether runs of a recorded version can continue with this one.
     fn fits(&self, workflow: &RegisteredWorkflow<H>, version: i64) -> Result<bool, StoreError> {
         let known = workflow.fits.lock().get(&version).copied();
         match known {
@@ -155,7 +155,7 @@ impl<H: Host> Recovery<H> {
         }
     }
 
-    /// The recorded versions whose runs can go on with this one.
+    /// The recorded versions whose runs can continue with this one.
     fn learn_versions(&self, workflow: &RegisteredWorkflow<H>) -> Result<Vec<i64>, StoreError> {
         let recorded = self.control.store().versions(workflow.number)?;
         let mut known = workflow.fits.lock();
@@ -166,7 +166,7 @@ impl<H: Host> Recovery<H> {
         Ok(known.iter().filter(|(_, fits)| **fits).map(|(version, _)| *version).collect())
     }
 
-    /// Recovers what nobody executes of these versions.
+    /// Recovers the runs of these versions that have no owner.
     fn recover_versions(&self, workflow: &Arc<RegisteredWorkflow<H>>, versions: &[i64]) -> Result<(), StoreError> {
         if self.control.is_closing() {
             return Ok(());
@@ -175,7 +175,7 @@ impl<H: Host> Recovery<H> {
             let lease = self.control.lease();
             let claimed = self.control.store().claim(lease, versions, self.control.clock.lease_time(), CLAIM);
             let claimed = claimed.inspect_err(|error| {
-                // This runner may own runs now that it does not execute. While it lives nobody else will: so it stops.
+                // This runner may now own runs that it does not execute, and while it lives no other will: so it stops.
                 if matches!(error, StoreError::Unknown(_)) {
                     self.control.break_down(error);
                 }
@@ -194,7 +194,7 @@ impl<H: Host> Recovery<H> {
                         });
                     }
                     Ok(None) => {}
-                    // The others are claimed too: they must begin all the same.
+                    // The others are claimed too: they must begin in any case.
                     Err(error) => outcome = Err(error),
                 }
             }
@@ -203,7 +203,8 @@ impl<H: Host> Recovery<H> {
             self.control.dispatch_ready(&mut ready);
             self.control.settle_late_comers();
             outcome.inspect_err(|error| {
-                // Likewise for runs that are claimed and could not be loaded; what does not read back nobody can execute.
+                // Likewise for claimed runs that could not be loaded; a corrupt one could not be executed by others
+                // either.
                 if !matches!(error, StoreError::Corrupt(_)) {
                     self.control.break_down(error);
                 }

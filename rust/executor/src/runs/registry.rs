@@ -8,6 +8,7 @@ use crate::runs::run::RegisteredWorkflow;
 
 /// The registered workflows.
 pub(crate) struct RegisteredWorkflows<H: Host> {
+    /// Every registered workflow, by its name.
     by_name: HashMap<Arc<str>, Arc<RegisteredWorkflow<H>>>,
     /// By the store's number, which is the same for all versions.
     names: HashMap<i64, Arc<str>>,

@@ -26,7 +26,7 @@ pub struct RegisteredWorkflow<H: Host> {
     pub ids: Arc<[TaskId]>,
     /// The tasks as the store records them.
     pub recorded: Arc<[RecordedTask]>,
-    /// Whether runs of other recorded versions can go on with this one: what is known so far. It never changes.
+    /// Whether runs of other recorded versions can continue with this one: what is known so far. It never changes.
     pub(crate) fits: Mutex<HashMap<i64, bool>>,
 }
 
@@ -58,7 +58,7 @@ pub struct Run<H: Host> {
     pub inputs: Inputs,
     /// When it was created.
     pub created_at: Time,
-    /// The lease under which it is executed here. Under any other it is somebody else's.
+    /// The lease under which it is executed here. Under any other it belongs to another runner.
     pub lease: Lease,
     /// Its state. Held only for a transition: never across a commit, a wake-up or a call of a body.
     pub state: Mutex<RunState>,
@@ -117,9 +117,9 @@ impl<H: Host> Run<H> {
         matches!(self.settled.get(), Some(Settlement::Elsewhere))
     }
 
-    /// The same run under the id of another state: its own was taken, and nobody else has it yet.
+    /// The same run under the id of another state: its own id was taken. It must not be shared yet.
     pub(crate) fn renamed(run: Arc<Self>, state: RunState) -> Arc<Self> {
-        let run = Arc::into_inner(run).unwrap_or_else(|| unreachable!("a run that is not created is nobody else's"));
+        let run = Arc::into_inner(run).unwrap_or_else(|| unreachable!("a run that is not created is not shared"));
         Arc::new(Self { id: state.id(), state: Mutex::new(state), ..run })
     }
 
@@ -151,7 +151,7 @@ impl<H: Host> Run<H> {
         Ok(context::view(&self.workflow.graph, ix, &self.inputs, |of| changes.get(&of)))
     }
 
-    /// The context as all tasks together have left it.
+    /// The context after the changes of all tasks.
     ///
     /// # Errors
     /// As [`Run::context_of`].
@@ -171,7 +171,7 @@ impl<H: Host> Run<H> {
         conflicts
     }
 
-    /// The conflicts in what all tasks together have left that were not logged when a body met them.
+    /// The conflicts in the final context that were not logged when a body met them.
     pub(crate) fn unreported_conflicts(&self) -> Vec<Conflict> {
         let several = {
             let state = self.state.lock();
@@ -190,8 +190,8 @@ impl<H: Host> Run<H> {
         packed.into_iter().map(|(ix, blob)| Ok((ix, Changes::unpack(&blob)?))).collect()
     }
 
-    /// The run as it stands in memory, in the form in which a store returns it. Journals are left out. While the run
-    /// goes on it may be ahead of its rows: [`crate::Engine::committed`] is not.
+    /// The run as it stands in memory, in the form in which a store returns it, without journals. While the run
+    /// continues this may be ahead of its rows; [`crate::Engine::committed`] is not.
     #[must_use]
     pub fn snapshot(&self) -> StoredRun {
         let state = self.state.lock();

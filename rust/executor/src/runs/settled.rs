@@ -21,7 +21,7 @@ pub enum Settlement {
     Panicked(std::sync::Arc<str>),
     /// Another runner has it now, or it was deleted.
     Elsewhere,
-    /// Nobody executes it, and this runner cannot take it up; says why.
+    /// No runner executes it, and this one cannot; holds the reason.
     NotHere(String),
 }
 
@@ -30,7 +30,9 @@ type Callback = Box<dyn FnOnce() + Send>;
 /// Where callers wait.
 #[derive(Default)]
 pub struct Settled {
+    /// The settlement, and who waits for it.
     state: Mutex<State>,
+    /// Notified when the run settles.
     changed: Condvar,
     /// The settlement is set: for a look without the lock.
     is_set: AtomicBool,

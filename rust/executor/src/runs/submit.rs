@@ -98,7 +98,7 @@ impl<H: Host> Submitter<H> {
         let lease = self.control.lease();
         let state = |id| RunState::new(id, Arc::clone(&workflow.graph), Arc::clone(&workflow.ids));
         // First what stays, then what is needed only here: so that its memory, which may be that of a hundred thousand
-        // rows, is behind everything else when it is given back.
+        // rows, is behind everything else when it is returned.
         let mut runs: Vec<Arc<Run<H>>> = requests
             .into_iter()
             .map(|request| Arc::new(Run::new(workflow, lease, state(self.ids.next(now)), request, now)))

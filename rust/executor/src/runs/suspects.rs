@@ -43,7 +43,7 @@ struct State {
 /// lost and claimed again may still have an old body.
 type Key = (RunRowId, TaskIx, usize);
 
-/// What tells the engines of a process apart.
+/// Identifies an engine of the process.
 type EngineNo = usize;
 
 /// Makes the body ready again. False if its engine is gone.
@@ -52,7 +52,9 @@ type Wake = Box<dyn FnOnce() -> bool + Send>;
 /// A suspect executes for as long as this lives, or until it is cleared.
 #[cfg_attr(not(feature = "testing"), expect(unreachable_pub, reason = "drive has it"))]
 pub struct Turn {
+    /// Where the turn ends when this is dropped.
     suspects: Arc<Suspects>,
+    /// Whose turn it is.
     key: Key,
 }
 

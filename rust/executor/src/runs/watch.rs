@@ -1,4 +1,4 @@
-//! Runs as their callers see them: executed here, elsewhere or by nobody; as they stand, and where to wait for them.
+//! Runs as their callers see them, executed here, elsewhere or not at all: their state, and where to wait for them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use crate::runs::recover::Recovery;
 use crate::runs::run::Run;
 use crate::runs::settled::{Settled, Settlement};
 
-/// How long a commit under way is waited for before the rows are read instead.
-const PATIENCE: Duration = Duration::from_millis(50);
+/// How long a caller waits for a commit under way before it reads the rows instead.
+const COMMIT_WAIT: Duration = Duration::from_millis(50);
 
 /// A run that a caller may wait for.
 pub enum Handle<H: Host> {
     /// It is executed by this engine (or was).
     Live(Arc<Run<H>>),
-    /// It is executed elsewhere, by nobody, or it has ended.
+    /// It is executed elsewhere or not at all, or it has ended.
     Watched(Box<Watched>),
 }
 
@@ -89,7 +89,7 @@ impl<H: Host> Watch<H> {
         }
     }
 
-    /// Where to wait for a run that is executed elsewhere, or by nobody.
+    /// Where to wait for a run that is executed elsewhere or not at all.
     ///
     /// # Errors
     /// From the store.
@@ -100,7 +100,7 @@ impl<H: Host> Watch<H> {
         Ok(settled)
     }
 
-    /// Looks at the runs that may have changed, of those that somebody waits for and that are not executed here.
+    /// Checks the watched runs that may have changed.
     ///
     /// # Errors
     /// From the store.
@@ -142,7 +142,7 @@ impl<H: Host> Watch<H> {
             Some(Settlement::Panicked(_) | Settlement::Elsewhere | Settlement::NotHere(_)) | None => {}
         }
         if run.settled.get().is_none()
-            && let Some(_lock) = self.path.ledger.try_lock_for(PATIENCE)
+            && let Some(_lock) = self.path.ledger.try_lock_for(COMMIT_WAIT)
             && self.control.stopped().is_none()
             && run.settled.get().is_none()
         {

@@ -15,7 +15,7 @@ impl<H: Host> Service for CommitterService<H> {
     }
 
     fn run(&self, started: &Signal) {
-        started.give();
+        started.set();
         self.0.ledger.run_committer(&self.0);
     }
 

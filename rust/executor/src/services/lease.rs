@@ -1,5 +1,5 @@
-//! The lease thread: renews the runner's lease, notices what other processes have written, recovers what nobody has
-//! (any more), and looks at the runs that callers here watch.
+//! The lease thread: renews the runner's lease, polls the store for changes by other processes, recovers runs without
+//! an owner, and checks the runs that callers here watch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,10 +23,11 @@ const RENEW: Duration = Duration::from_secs(5);
 pub(crate) struct LeaseService<H: Host> {
     /// The store and its lease.
     control: Arc<Control<H>>,
-    /// Recovers what nobody has.
+    /// Recovers runs without an owner.
     recovery: Arc<Recovery<H>>,
-    /// Looks at what callers wait for.
+    /// Checks the runs that callers wait for.
     watch: Arc<Watch<H>>,
+    /// Set when the thread is to end.
     stop: Signal,
 }
 
@@ -52,9 +53,9 @@ impl<H: Host> Service for LeaseService<H> {
 
     fn run(&self, started: &Signal) {
         let mut looks = Looks::since(self.control.clock.steady());
-        started.give();
+        started.set();
         self.stop.wait_for(LOOK);
-        while !self.stop.is_given() {
+        while !self.stop.is_set() {
             // A store that cannot be asked must not be asked without a rest.
             if !self.turn(&mut looks, LOOK) {
                 self.stop.wait_for(LOOK);
@@ -63,7 +64,7 @@ impl<H: Host> Service for LeaseService<H> {
     }
 
     fn stop(&self) {
-        self.stop.give();
+        self.stop.set();
         self.control.store().interrupt_waits();
     }
 }
@@ -84,7 +85,7 @@ impl<H: Host> LeaseService<H> {
         failpoint::hit(Failpoint::Lease);
         let changes = control.store().wait_for_changes(looks.seen, timeout);
         let waited = changes.is_ok();
-        if self.stop.is_given() {
+        if self.stop.is_set() {
             return waited;
         }
         let now = control.clock.steady();

@@ -26,31 +26,33 @@ pub(crate) trait Service: Send + Sync + 'static {
     fn stop(&self);
 }
 
-/// Something that happens once, and can be waited for.
+/// A flag that is set once and can be waited for.
 #[derive(Default)]
 pub(crate) struct Signal {
-    given: Mutex<bool>,
+    /// Whether it is set.
+    is_set: Mutex<bool>,
+    /// Notified when it is set.
     changed: Condvar,
 }
 
 impl Signal {
-    /// It has happened. Twice is fine.
-    pub(crate) fn give(&self) {
-        *self.given.lock() = true;
+    /// Sets it. Twice is fine.
+    pub(crate) fn set(&self) {
+        *self.is_set.lock() = true;
         self.changed.notify_all();
     }
 
-    pub(crate) fn is_given(&self) -> bool {
-        *self.given.lock()
+    pub(crate) fn is_set(&self) -> bool {
+        *self.is_set.lock()
     }
 
-    /// Waits for it, at most for a span; whether it has happened.
+    /// Waits until it is set, at most for a span. Returns whether it is.
     pub(crate) fn wait_for(&self, span: Duration) -> bool {
-        let mut given = self.given.lock();
-        if !*given {
-            self.changed.wait_for(&mut given, span);
+        let mut is_set = self.is_set.lock();
+        if !*is_set {
+            self.changed.wait_for(&mut is_set, span);
         }
-        *given
+        *is_set
     }
 }
 
@@ -59,10 +61,12 @@ impl Signal {
 pub(crate) struct Services(Mutex<Vec<Running>>);
 
 struct Running {
+    /// The service, to stop it.
     service: Arc<dyn Service>,
-    /// Given once the loop is up.
+    /// Set once the loop is up.
     #[cfg(test)]
     started: Arc<Signal>,
+    /// Its thread, to join it.
     thread: JoinHandle<()>,
 }
 
@@ -127,14 +131,14 @@ mod tests {
         }
 
         fn run(&self, started: &Signal) {
-            started.give();
+            started.set();
             assert!(!self.panics, "asked for");
             assert!(self.stop.wait_for(HANG), "it is never stopped");
             self.ended.fetch_add(1, Ordering::SeqCst);
         }
 
         fn stop(&self) {
-            self.stop.give();
+            self.stop.set();
         }
     }
 
@@ -172,7 +176,7 @@ mod tests {
         let report = Arc::clone(&seen);
         let guard = move |body: &mut dyn FnMut()| {
             if crate::panic::no_panic(body).is_err() {
-                report.give();
+                report.set();
             }
         };
         services.start(Arc::new(Waits { panics: true, ..Waits::default() }), guard).unwrap();
@@ -188,10 +192,10 @@ mod tests {
         let guard = move |_: &mut dyn FnMut()| {
             assert!(go.wait_for(HANG));
             inside.stop();
-            report.give();
+            report.set();
         };
         services.start(Arc::new(Waits::default()), guard).unwrap();
-        listed.give();
+        listed.set();
         assert!(done.wait_for(HANG));
     }
 }

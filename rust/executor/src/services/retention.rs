@@ -1,5 +1,5 @@
 //! The retention thread: deletes ended runs once they have been kept for long enough, a short step at a time, and then
-//! gives back what this has freed, if it is much.
+//! returns freed space to the file system, if it is much.
 //!
 //! Several runners on one store may do so at once; the one that keeps its runs for the shortest decides. A step that
 //! fails is no reason to stop a runner: what should have gone is still there. It is logged and tried again later.
@@ -19,10 +19,11 @@ use crate::services::{Service, Signal};
 /// How long ended runs are kept, unless the user says otherwise.
 pub const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// How often old runs are looked for: this part of the time they are kept for, within limits.
+/// How often the thread searches for old runs: this part of the retention time, within limits.
 const PART: u32 = 10;
-const OFTEN: Duration = Duration::from_millis(50);
-const SELDOM: Duration = Duration::from_secs(3600);
+/// The shortest and longest time between two searches.
+const MIN_INTERVAL: Duration = Duration::from_millis(50);
+const MAX_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// How many runs are looked at in one step. How many of them it deletes is limited by the store.
 const LOOK: usize = 256;
@@ -40,20 +41,22 @@ pub(crate) struct RetentionService<H: Host> {
     control: Arc<Control<H>>,
     /// How long ended runs are kept; `None`: for ever.
     kept: Option<Duration>,
+    /// Set when the thread is to end.
     stop: Signal,
 }
 
-/// Where the thread is.
+/// The progress of a sweep.
 pub(crate) struct Sweep {
-    /// When it goes on, by the steady clock.
+    /// When the next step is due, by the steady clock.
     due: Duration,
+    /// What the next step does.
     phase: Phase,
 }
 
 enum Phase {
     /// Deleting, from this row number on.
     Purge(RunRowId),
-    /// Giving pages back.
+    /// Returning free pages to the file system.
     Shrink,
 }
 
@@ -72,14 +75,14 @@ impl<H: Host> Service for RetentionService<H> {
     fn run(&self, started: &Signal) {
         let mut sweep = Sweep::new();
         let mut rest = Duration::ZERO;
-        started.give();
+        started.set();
         while !self.stop.wait_for(rest) {
             rest = self.step(&mut sweep).min(RECHECK);
         }
     }
 
     fn stop(&self) {
-        self.stop.give();
+        self.stop.set();
     }
 }
 
@@ -97,7 +100,7 @@ impl<H: Host> RetentionService<H> {
         if began < sweep.due {
             return sweep.due.saturating_sub(began);
         }
-        let again = self.kept.map_or(SELDOM, |kept| (kept / PART).clamp(OFTEN, SELDOM));
+        let again = self.kept.map_or(MAX_INTERVAL, |kept| (kept / PART).clamp(MIN_INTERVAL, MAX_INTERVAL));
         let rest = match self.sweep_step(&mut sweep.phase) {
             Ok(true) => (self.control.clock.steady().saturating_sub(began) * REST).max(SHORTEST_REST),
             Ok(false) => again,
@@ -112,7 +115,7 @@ impl<H: Host> RetentionService<H> {
         rest
     }
 
-    /// True if the sweep goes on with another step.
+    /// True if the sweep continues with another step.
     fn sweep_step(&self, phase: &mut Phase) -> Result<bool, StoreError> {
         match (&phase, self.kept) {
             (Phase::Purge(from), Some(kept)) => {

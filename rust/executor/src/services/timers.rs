@@ -33,8 +33,11 @@ struct Item {
 
 /// The timers of an engine.
 pub(crate) struct Timers {
+    /// Where the times are read.
     clock: Arc<dyn Clock>,
+    /// The alarms that are set.
     state: Mutex<State>,
+    /// Notified when an earlier alarm is set, and at the close.
     changed: Condvar,
 }
 
@@ -153,7 +156,7 @@ impl Service for Timers {
 
     fn run(&self, started: &Signal) {
         be_punctual();
-        started.give();
+        started.set();
         let mut state = self.state.lock();
         while !state.stop {
             if let Some(span) = self.turn(&mut state) {

@@ -24,6 +24,7 @@ use crate::threads::pool::{Executing, Parker, Permit, Pool};
 
 /// The engine as a body with a handle sees it.
 pub struct BodyCx<H: Host> {
+    /// The engine that executes the body.
     engine: Arc<Engine<H>>,
     /// Its run.
     run: Arc<Run<H>>,
@@ -58,7 +59,7 @@ pub struct Condition {
 pub enum StepStart {
     /// It is recorded: this is what it returned.
     Returned(Value),
-    /// It has to be executed; give the call back with what it came to.
+    /// It has to be executed; return the call with its result.
     Execute(Box<Call>),
 }
 
@@ -204,7 +205,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         }
     }
 
-    /// Ends a step: commits what it came to, and returns that.
+    /// Ends a step: commits its result, and returns it.
     ///
     /// # Errors
     /// `Failed` if the step failed; every other [`CallError`] means that it is not recorded, and will be executed

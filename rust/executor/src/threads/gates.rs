@@ -37,7 +37,9 @@ const BATCH: usize = 64;
 
 /// The gates of an engine.
 pub(crate) struct Gates<H: Host> {
+    /// The gates and the threads that poll them.
     state: Mutex<State<H>>,
+    /// Notified when a gate is due earlier than before, and at the close.
     changed: Condvar,
 }
 
@@ -62,6 +64,7 @@ struct State<H: Host> {
     limit: usize,
     /// The system has refused a thread: it is asked again no sooner than this, by the steady clock.
     ask_again: Duration,
+    /// The runner closes: nothing is polled any more.
     close: bool,
 }
 
@@ -69,13 +72,17 @@ struct State<H: Host> {
 struct Item<H: Host> {
     /// When it is asked next, by the steady clock in nanoseconds.
     due: u64,
+    /// Decides between gates that are due at the same time: the lower number first.
     seq: u64,
+    /// The gate.
     gate: Gate<H>,
+    /// The polls so far.
     progress: Progress,
 }
 
-/// A gate to ask now.
-struct Taken<H: Host> {
+/// A gate to poll now.
+struct NextPoll<H: Host> {
+    /// The gate with its polls so far.
     item: Item<H>,
     /// Whether the caller is to start one more thread; that is counted already.
     wants_spare: bool,
@@ -164,7 +171,7 @@ impl<H: Host> Gates<H> {
         self.changed.notify_all();
     }
 
-    /// A condition that runs for too long loses its thread the main part.
+    /// If the main thread's condition runs for too long, another thread becomes the main one.
     pub(crate) fn look(&self, engine: &Engine<H>) {
         let (culprit, reported, none_idle, threads) = {
             let mut state = self.state.lock();
@@ -202,8 +209,9 @@ impl<H: Host> Gates<H> {
         );
     }
 
-    /// Takes a gate that was due at a time, or else waits for one. `None`: none was, or there is nothing any more.
-    fn take(&self, engine: &Engine<H>, me: usize, at: Option<Duration>) -> Option<Taken<H>> {
+    /// Takes a gate that was due at the time `at`; without one, waits for the next. `None`: none was due, or the runner
+    /// closes.
+    fn take(&self, engine: &Engine<H>, me: usize, at: Option<Duration>) -> Option<NextPoll<H>> {
         let mut state = self.state.lock();
         loop {
             if state.close {
@@ -218,7 +226,7 @@ impl<H: Host> Gates<H> {
                     if main {
                         state.polling = Some((now, item.gate.clone()));
                     }
-                    return Some(Taken { item, wants_spare: state.wants_spare(now), at: now });
+                    return Some(NextPoll { item, wants_spare: state.wants_spare(now), at: now });
                 }
                 Some(due) => Some(Duration::from_nanos(due).saturating_sub(now).max(SLICE)),
                 None => None,
@@ -236,7 +244,7 @@ impl<H: Host> Gates<H> {
     }
 
     /// A poll has ended; `again` is when the gate is to be asked the next time, if it is. One whose poll was slow, or
-    /// was so before, is left to the spares.
+    /// was so before, is polled by the spares from then on.
     fn polled(&self, me: usize, again: Option<Item<H>>) {
         let mut state = self.state.lock();
         let slow = state.main != Some(me);
@@ -314,7 +322,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
                     gates.take(self, me, None)
                 });
             }
-            let Some(Taken { item, wants_spare, at }) = item else { return };
+            let Some(NextPoll { item, wants_spare, at }) = item else { return };
             if at.saturating_sub(sure) >= SURE {
                 sure = at;
                 if !self.is_sure_of_lease(cx) {

@@ -19,12 +19,17 @@ use crate::services::timers::{Alarm, Key};
 
 /// The limit of one attempt.
 pub(crate) struct Limit<H: Host> {
+    /// The engine, whose timers it uses.
     engine: Arc<Engine<H>>,
+    /// The run of the body.
     run: Arc<Run<H>>,
+    /// The task of the body.
     task: TaskRef,
+    /// The attempt that is limited.
     attempt: u32,
     /// The host's name of the thread that executes the body.
     thread: u64,
+    /// The remaining time, and the timer that ends it.
     state: Mutex<State>,
 }
 

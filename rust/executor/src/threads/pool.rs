@@ -65,7 +65,7 @@ impl<H: Host> Pool<H> {
     /// As [`Pool::open`], for a host whose first start fails with more than a text.
     ///
     /// # Errors
-    /// Whatever `start_first` returns.
+    /// The error of `start_first`.
     pub fn open_by<E>(&self, engine: &Arc<Engine<H>>, start_first: impl FnOnce() -> Result<bool, E>) -> Result<(), E> {
         let _ = self.engine.set(Arc::downgrade(engine));
         self.workers.open_by(engine, start_first)
@@ -115,7 +115,7 @@ impl<H: Host> Dispatch<H> for Pool<H> {
     }
 
     fn lost(&self) {
-        // Whatever is parked now belongs to a run that is lost: a new lease has none yet.
+        // Every parked body belongs to a lost run: under the new lease there are none yet.
         self.workers.suspend_bodies();
     }
 
@@ -129,8 +129,11 @@ impl<H: Host> Dispatch<H> for Pool<H> {
 
 /// A body that executes.
 pub struct Executing<H: Host> {
+    /// The run of the body.
     pub(crate) run: Arc<Run<H>>,
+    /// The task of the body.
     pub(crate) task: TaskRef,
+    /// The attempt that the body executes.
     pub(crate) attempt: u32,
 }
 

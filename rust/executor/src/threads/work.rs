@@ -148,7 +148,7 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
         Ok((call, executed))
     }
 
-    /// Reports what a body came to.
+    /// Reports a body's outcome.
     #[inline(never)]
     fn end(&mut self, executed: Executed<H>, outcome: Outcome) -> Option<Permit<H>> {
         let Executed { run, task, entered, permit: mut kept, body, limit, turn, .. } = executed;
@@ -185,7 +185,7 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
         engine.dispatch().workers.keep(permit, ready);
     }
 
-    /// The lease has run out. Renews it; false if another runner has taken over.
+    /// The lease has run out. Renews it; false if another runner has claimed its runs.
     #[cold]
     #[inline(never)]
     fn is_sure_of_lease(&mut self) -> bool {

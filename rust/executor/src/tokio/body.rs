@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::closures::Closures;
 use super::dispatch::Phase;
-use super::hand_in::hand_in;
+use super::enqueue::enqueue;
 use super::lane::{Entry, Lane};
 use crate::engine::Engine;
 use crate::ledger::QueuedEvent;
@@ -22,19 +22,26 @@ const RECHECK: Duration = Duration::from_secs(30);
 
 /// A body that has asked for a handle.
 pub(super) struct BodyState {
+    /// The lane that executes it.
     pub(super) lane: Arc<Lane>,
+    /// Its run.
     pub(super) run: Arc<Run<Closures>>,
+    /// Its task.
     pub(super) task: TaskRef,
+    /// Which body of the lane it is: a handle of an earlier one is refused.
     pub(super) turn: u64,
     /// Never locked across an await.
     attempt: Mutex<Attempt>,
+    /// How long it has been deferred.
     deferred: Mutex<Deferred>,
 }
 
 /// How long a body has had no slot.
 #[derive(Default)]
 struct Deferred {
+    /// In deferrals that have ended.
     before: Duration,
+    /// When the current deferral began, by the steady clock.
     since: Option<Duration>,
 }
 
@@ -45,12 +52,14 @@ impl Deferred {
 }
 
 /// A call of the handle. Dropped before its end it is abandoned, and another one may begin.
-pub(super) struct UnderWay<'a> {
+pub(super) struct OpenCall<'a> {
+    /// The body that makes the call.
     body: &'a BodyState,
+    /// The call in progress.
     call: Box<Call>,
 }
 
-impl Deref for UnderWay<'_> {
+impl Deref for OpenCall<'_> {
     type Target = Call;
 
     fn deref(&self) -> &Call {
@@ -58,13 +67,13 @@ impl Deref for UnderWay<'_> {
     }
 }
 
-impl DerefMut for UnderWay<'_> {
+impl DerefMut for OpenCall<'_> {
     fn deref_mut(&mut self) -> &mut Call {
         &mut self.call
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for OpenCall<'_> {
     fn drop(&mut self) {
         self.body.attempt.lock().abandon(&self.call);
     }
@@ -116,16 +125,16 @@ impl BodyState {
     }
 
     /// Begins a wait or a step.
-    pub(super) fn begin(&self, name: &Arc<str>, request: Request) -> Result<UnderWay<'_>, CallError> {
+    pub(super) fn begin(&self, name: &Arc<str>, request: Request) -> Result<OpenCall<'_>, CallError> {
         // A handle may be used on any thread, and a body whose time is used up is dropped.
         let (lost, closing) = (self.run.is_lost(), self.engine().is_closing());
         let standing = Standing { lost, closing, ..Standing::default() };
         let call = self.attempt.lock().begin(name, request, standing)?;
-        Ok(UnderWay { body: self, call })
+        Ok(OpenCall { body: self, call })
     }
 
     /// Feeds a call, and carries out its actions up to one that needs the user's code.
-    pub(super) async fn drive(&self, call: &mut UnderWay<'_>, mut fed: Fed) -> Action {
+    pub(super) async fn drive(&self, call: &mut OpenCall<'_>, mut fed: Fed) -> Action {
         loop {
             let asked = matches!(fed, Fed::Asked(_));
             let action = self.attempt.lock().advance(call, fed, &**self.engine());
@@ -148,7 +157,7 @@ impl BodyState {
     }
 
     /// Begins a step: what is recorded of it, or `None` if it has to be executed.
-    pub(super) async fn begin_step(&self, call: &mut UnderWay<'_>) -> Result<Option<Value>, CallError> {
+    pub(super) async fn begin_step(&self, call: &mut OpenCall<'_>) -> Result<Option<Value>, CallError> {
         match self.drive(call, Fed::Begin).await {
             Action::Execute => Ok(None),
             Action::Done(result) => result.map(Some),
@@ -156,10 +165,10 @@ impl BodyState {
         }
     }
 
-    /// Ends a step: commits what it came to, and returns that.
+    /// Ends a step: commits its result, and returns it.
     pub(super) async fn end_step(
         &self,
-        call: &mut UnderWay<'_>,
+        call: &mut OpenCall<'_>,
         result: Result<Value, Failure>,
     ) -> Result<Value, CallError> {
         match self.drive(call, Fed::Executed(result)).await {
@@ -187,7 +196,7 @@ impl BodyState {
         let (completion, outcome) = oneshot::channel();
         let engine = self.engine();
         let (run, at) = (Arc::clone(&self.run), engine.clock().now());
-        hand_in(engine, QueuedEvent { run, event, at, completion: Some(completion) });
+        enqueue(engine, QueuedEvent { run, event, at, completion: Some(completion) });
         match outcome.await {
             Ok(Ok(())) if opens => {
                 Fed::Committed { deadline: self.run.state.lock().deadline(self.task.ix, call.key()) }
@@ -201,7 +210,7 @@ impl BodyState {
     /// Drops the slot. A body that dropped its last wait before the end has none.
     fn release(&self) -> Fed {
         self.deferred.lock().since.get_or_insert(self.engine().clock().steady());
-        drop(self.lane.give_slot_away(self.turn));
+        drop(self.lane.release_slot(self.turn));
         Fed::Released
     }
 

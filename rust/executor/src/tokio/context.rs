@@ -17,7 +17,9 @@ use crate::runs::run::Run;
 /// A task of a run: what it was given.
 #[derive(Clone)]
 pub struct Scope {
+    /// The run, for inputs and outputs.
     pub(super) run: Arc<Run<Closures>>,
+    /// The task that reads them.
     pub(super) task: TaskRef,
 }
 
@@ -52,7 +54,7 @@ impl Scope {
         })
     }
 
-    /// As [`output`](Self::output), for tasks that run whatever became of the others; `None` if it did not complete.
+    /// As [`output`](Self::output), for tasks that run even if others did not complete; `None` if it did not.
     ///
     /// # Errors
     /// If this task does not depend on it, or if its output is of another type.
@@ -98,8 +100,11 @@ impl Scope {
 /// What a task's closure is called with: what it was given, and on request a handle to wait with.
 #[derive(Clone)]
 pub struct TaskContext {
+    /// Inputs and outputs that the body may read.
     pub(super) scope: Scope,
+    /// The lane that executes the body.
     pub(super) lane: Arc<Lane>,
+    /// The number of the attempt.
     pub(super) attempt: u32,
     /// Which body of its lane this is: a context that outlives its body gets no handle any more.
     pub(super) turn: u64,

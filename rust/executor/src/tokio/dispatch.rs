@@ -1,4 +1,4 @@
-//! How closures get to execute: slots, and lanes on the caller's tokio.
+//! The dispatcher of closures: slots, and lanes on the caller's tokio.
 //!
 //! A lane is a tokio task that holds a slot and executes bodies one after the other (see `lane.rs`). A slot is an
 //! RAII value: however it is dropped, the slot machine decides who gets it next.
@@ -27,29 +27,37 @@ type StartWatch = fn(&Arc<Engine<Closures>>, Gate<Closures>);
 pub struct OnTokio {
     /// Where lanes and gates are executed.
     runtime: Handle,
+    /// Starts a lane; a function, so that this file does not depend on `work.rs`.
     start_lane: StartLane,
+    /// Starts to poll a gate; likewise.
     start_watch: StartWatch,
     /// The engine that it was opened for.
     engine: OnceLock<Weak<Engine<Closures>>>,
+    /// The slots and the bodies that are ready.
     state: Mutex<State>,
-    /// Tells lanes and gates in which phase the runner is.
+    /// The phase of the runner, for lanes and gates.
     phase: watch::Sender<Phase>,
-    /// What the lanes' bodies have come to, with a store that does not block. Committed by a lane that has nothing else
-    /// to execute or whose body waits, when enough has gathered, or by the committer behind a body that runs on.
+    /// The results of the lanes' bodies, with a store that does not block. Committed when enough have gathered, by a
+    /// lane that has nothing else to execute or whose body waits, or by the committer while a body keeps executing.
     pub(super) group: Arc<Group<Closures>>,
     /// The store may block: a thread of the runtime does not commit.
     pub(super) store_blocks: bool,
-    /// The runtime can go on without one of its threads.
+    /// The runtime has other threads that continue while one of them blocks.
     multi_thread: bool,
-    /// A lane commits itself.
+    /// A lane is committing on its own thread.
     committing: AtomicBool,
+    /// Notified when a lane ends.
     lane_ended: Notify,
 }
 
 struct State {
+    /// Decides who executes; resumed bodies wait on a channel.
     slots: Slots<oneshot::Sender<Slot>>,
+    /// Bodies that may start and have no slot yet.
     ready: VecDeque<Ready<Closures>>,
+    /// Lanes that exist, those of deferred bodies included.
     lanes: usize,
+    /// No body starts or resumes any more.
     closing: bool,
 }
 
@@ -77,18 +85,20 @@ impl Phase {
 }
 
 /// What a lane between two bodies does next.
-pub(super) enum Passed {
+pub(super) enum NextStep {
     /// It executes this one.
     Next(Ready<Closures>),
-    /// It commits what has gathered, with its slot in hand, and asks again.
+    /// It commits what has gathered, keeps its slot, and asks again.
     Commit,
-    /// It ends: its slot is somebody else's.
-    Gone,
+    /// It ends: its slot was released or belongs to another lane now.
+    End,
 }
 
-/// The right to execute a body. Dropping it hands it on.
+/// The permit to execute a body. Dropping it releases the slot to the next body.
 pub(super) struct Slot {
+    /// Its number.
     no: SlotNo,
+    /// Where it is released when dropped; `None`: it is not released.
     engine: Option<Arc<Engine<Closures>>>,
 }
 
@@ -101,7 +111,7 @@ impl Slot {
         self.no
     }
 
-    /// Ends the right without handing it on.
+    /// Gives up the permit without releasing the slot.
     pub(super) fn into_no(mut self) -> SlotNo {
         self.engine = None;
         self.no
@@ -111,7 +121,7 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         if let Some(engine) = self.engine.take()
-            && let Passed::Next(ready) = engine.dispatch().pass(&engine, self.no, &mut Vec::new(), false)
+            && let NextStep::Next(ready) = engine.dispatch().next_step(&engine, self.no, &mut Vec::new(), false)
         {
             (engine.dispatch().start_lane)(&engine, Slot::new(self.no, &engine), ready);
         }
@@ -167,21 +177,22 @@ impl OnTokio {
         (total - state.slots.free(), total)
     }
 
-    /// A holder has ended its body: `fresh` has become ready by that. `commits`: it can commit what has gathered.
-    pub(super) fn pass(
+    /// Decides what the holder of a slot does after a body has ended. `fresh` are the bodies that became ready;
+    /// `commits`: it can commit what has gathered.
+    pub(super) fn next_step(
         &self,
         engine: &Arc<Engine<Closures>>,
         no: SlotNo,
         fresh: &mut Vec<Ready<Closures>>,
         commits: bool,
-    ) -> Passed {
+    ) -> NextStep {
         let mut state = self.state.lock();
         if state.closing {
             fresh.clear();
         }
         state.ready.extend(fresh.drain(..));
         if commits && state.ready.is_empty() && !self.group.is_empty() {
-            return Passed::Commit;
+            return NextStep::Commit;
         }
         let mine = loop {
             let new_waits = !state.ready.is_empty();
@@ -193,7 +204,7 @@ impl OnTokio {
                     let sent = bide_sync::MutexGuard::unlocked(&mut state, || resumed.send(Slot::new(no, engine)));
                     match sent {
                         Ok(()) => break None,
-                        // Its body has gone away meanwhile.
+                        // Its body was dropped meanwhile.
                         Err(slot) => {
                             slot.into_no();
                         }
@@ -204,23 +215,23 @@ impl OnTokio {
         let others = state.start();
         drop(state);
         self.spawn(engine, others);
-        mine.map_or(Passed::Gone, Passed::Next)
+        mine.map_or(NextStep::End, NextStep::Next)
     }
 
-    /// A deferred body wants to go on: a slot, or `None` if the runner closes first.
+    /// Waits for a slot to resume a deferred body. `None` if the runner closes first.
     pub(super) async fn resume(&self, engine: &Arc<Engine<Closures>>) -> Option<Slot> {
-        let handed = {
+        let receiver = {
             let mut state = self.state.lock();
             if state.closing {
                 return None;
             }
-            let (sender, handed) = oneshot::channel();
+            let (sender, receiver) = oneshot::channel();
             if let Some((no, _)) = state.slots.resume(sender) {
                 return Some(Slot::new(no, engine));
             }
-            handed
+            receiver
         };
-        handed.await.ok()
+        receiver.await.ok()
     }
 
     pub(super) fn lane_begins(&self) {
@@ -281,9 +292,9 @@ impl OnTokio {
         let _ = std::thread::Builder::new().name("bide-close".to_owned()).spawn(move || engine.finish_close());
     }
 
-    /// With a store that blocks, a lane that would have nothing more to do commits itself, so that a hop of a chain
-    /// crosses no threads: one lane at a time, and only where the runtime can go on without this thread. True if it
-    /// did. For tasks of the runtime only.
+    /// With a store that blocks, a lane that has nothing more to execute commits on its own thread, so that the next
+    /// task of a chain needs no other thread: one lane at a time, and only if the runtime has other threads. True if it
+    /// committed. For tasks of the runtime only.
     pub(super) fn commits_itself(&self, commit: impl FnOnce()) -> bool {
         let idle = {
             let state = self.state.lock();

@@ -1,4 +1,4 @@
-//! Where the events of closures go: to the committer thread, if the store blocks; else to the one group of all lanes.
+//! Queues the events of closures: for the committer thread if the store blocks, else in the group that all lanes share.
 
 use std::sync::Arc;
 
@@ -7,9 +7,9 @@ use crate::engine::Engine;
 use crate::host::Ready;
 use crate::ledger::QueuedEvent;
 
-/// Hands in what a body came to. Never blocks for long: with a store that blocks, the committer thread commits it
-/// with all else that has gathered meanwhile.
-pub(super) fn hand_in(engine: &Arc<Engine<Closures>>, event: QueuedEvent<Closures>) {
+/// Queues an event of a body to be committed. Never blocks for long: with a store that blocks, the committer thread
+/// commits it together with the other events that have gathered.
+pub(super) fn enqueue(engine: &Arc<Engine<Closures>>, event: QueuedEvent<Closures>) {
     if engine.dispatch().store_blocks {
         engine.path().ledger.enqueue(event);
         return;
@@ -28,9 +28,9 @@ pub(super) fn commit_gathered(engine: &Arc<Engine<Closures>>) {
     }
 }
 
-/// As [`hand_in`], by a lane between two bodies, which commits it with others before it ends; what may start by that is
-/// left to it.
-pub(super) fn hand_in_and_go_on(
+/// As [`enqueue`], for a lane between two bodies: it commits the event with others before it ends. Bodies that a commit
+/// makes ready are added to `ready`, for the lane to execute.
+pub(super) fn enqueue_from_lane(
     engine: &Arc<Engine<Closures>>,
     event: QueuedEvent<Closures>,
     ready: &mut Vec<Ready<Closures>>,

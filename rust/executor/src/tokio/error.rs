@@ -16,7 +16,7 @@ pub enum Error {
     /// The run has ended, and at least one of its tasks failed.
     #[error(transparent)]
     Failed(Box<RunFailed>),
-    /// The run does not go on here as it is; says why.
+    /// The run does not continue here as it is; holds the reason.
     #[error("{0}")]
     Blocked(String),
     /// A value does not read back as what was asked for.

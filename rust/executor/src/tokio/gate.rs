@@ -15,10 +15,15 @@ pub(super) type GateCondition = Box<dyn Fn(Scope) -> BoxFuture<'static, Polled> 
 
 /// A wait on the task itself, satisfied before its body starts: it costs a row and a timer, no slot.
 pub struct Wait {
+    /// What ends the wait.
     until: GateUntil,
+    /// Its name, if it was given one.
     name: Option<Arc<str>>,
+    /// How long it may take.
     timeout: Option<Duration>,
+    /// When its condition is polled.
     policy: PollPolicy,
+    /// The condition; `None` for a wait for a time.
     condition: Option<GateCondition>,
 }
 

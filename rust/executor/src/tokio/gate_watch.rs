@@ -11,7 +11,7 @@ use super::caught::Caught;
 use super::closures::Closures;
 use super::context::Scope;
 use super::dispatch::Phase;
-use super::hand_in::hand_in;
+use super::enqueue::enqueue;
 use super::lane::is_sure_of_lease;
 use crate::engine::Engine;
 use crate::host::Gate;
@@ -63,5 +63,5 @@ async fn watch(engine: Arc<Engine<Closures>>, gate: Gate<Closures>) {
         _ => None,
     };
     let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, proved: true, retry };
-    hand_in(&engine, QueuedEvent { run, event, at: engine.clock().now(), completion: None });
+    enqueue(&engine, QueuedEvent { run, event, at: engine.clock().now(), completion: None });
 }

@@ -1,4 +1,4 @@
-//! What a body can do while it executes: record steps, ask where it is; `wait.rs`: wait. How a call goes on is in
+//! What a body can do while it executes: record steps, ask where it is; `wait.rs`: wait. How a call is driven is in
 //! `body.rs`.
 
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! A lane: a tokio task that executes bodies one after the other while it has a slot. How it does that is in `work.rs`;
 //! this is what its bodies share.
 //!
-//! A deferred body stays in its lane, which has given its slot away meanwhile; other lanes go on. A lane ends when
-//! its slot goes to somebody else.
+//! A deferred body stays in its lane, which releases its slot meanwhile; other lanes continue. A lane ends when its
+//! slot goes to another one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +19,11 @@ use crate::runs::run::Run;
 
 /// One entry of a body in a lane.
 pub(super) struct Entry<'a> {
+    /// The run of the body.
     pub(super) run: &'a Arc<Run<Closures>>,
+    /// The task of the body.
     pub(super) task: TaskRef,
+    /// The attempt that the body executes.
     pub(super) attempt: u32,
     /// Which body of the lane it is.
     pub(super) turn: u64,
@@ -28,7 +31,9 @@ pub(super) struct Entry<'a> {
 
 /// What a lane's bodies share.
 pub(super) struct Lane {
+    /// The engine that it belongs to.
     pub(super) engine: Arc<Engine<Closures>>,
+    /// Its slot and its current body.
     state: Mutex<LaneState>,
 }
 
@@ -37,7 +42,7 @@ struct LaneState {
     slot: Option<Slot>,
     /// The current body, once it has asked for a handle.
     body: Option<Arc<BodyState>>,
-    /// Counts its bodies: a handle of an earlier one is of no use any more.
+    /// Counts its bodies, so that a handle of an earlier one is recognised and refused.
     turn: u64,
 }
 
@@ -66,7 +71,7 @@ impl Lane {
     }
 
     /// The slot of a body that defers; none if the body is over (its handle has outlived it).
-    pub(super) fn give_slot_away(&self, turn: u64) -> Option<Slot> {
+    pub(super) fn release_slot(&self, turn: u64) -> Option<Slot> {
         let mut state = self.state.lock();
         if state.turn == turn { state.slot.take() } else { None }
     }
@@ -80,7 +85,7 @@ impl Lane {
         drop(surplus);
     }
 
-    /// The body is over, and its handle of no use any more. Returns the next body's turn, too.
+    /// Ends the body and its handle. Returns the next body's turn, too.
     pub(super) fn end_turn(&self) -> (Option<Arc<BodyState>>, u64) {
         let (body, next) = {
             let mut state = self.state.lock();

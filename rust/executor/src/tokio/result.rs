@@ -1,4 +1,4 @@
-//! A run as it stands, or what came of it.
+//! The state of a run, or its result.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ pub struct RunResult {
     pub status: RunStatus,
     /// The first committed failure.
     pub error: Option<Failure>,
-    /// Why it does not go on.
+    /// Why it does not continue.
     pub blocked_by: Option<Arc<str>>,
     /// When it was created.
     pub started_at: SystemTime,
@@ -58,6 +58,7 @@ pub struct TaskResult {
     pub blocked_by: Option<Arc<str>>,
     /// The last failed attempt's failure; `None` once the task has completed or was skipped.
     pub error: Option<Failure>,
+    /// What it returned, encoded.
     output: Option<Value>,
 }
 

@@ -17,7 +17,9 @@ use crate::runs::watch::{Handle, Watched};
 /// A run that was submitted, or that a key names.
 #[derive(Clone)]
 pub struct RunHandle {
+    /// The engine that the run was submitted to.
     engine: Arc<Engine<Closures>>,
+    /// The run, in memory or watched.
     handle: Handle<Closures>,
 }
 
@@ -41,7 +43,7 @@ impl RunHandle {
     /// Waits until the run has ended.
     ///
     /// # Errors
-    /// [`Error::Failed`] with the whole result if a task failed; else why the run does not go on here.
+    /// [`Error::Failed`] with the whole result if a task failed; else why the run does not continue here.
     pub async fn result(&self) -> Result<RunResult, Error> {
         let mut handle = self.handle.clone();
         loop {
@@ -95,7 +97,7 @@ impl RunHandle {
         handle.settled().get().ok_or(Error::Closed)
     }
 
-    /// Whether anybody can execute a run that is not executed here: else the caller would wait for ever.
+    /// Whether any runner can execute a run that is not executed here; without one the caller would wait for ever.
     async fn check_recoverable(&self, id: RunId) -> Result<(), Error> {
         let standing = blocking(&self.engine, move |engine| engine.store().standing(id)).await??;
         let run = standing.ok_or_else(|| Error::unknown_run(id))?;

@@ -25,7 +25,7 @@ use crate::log::{Level, Log};
 use crate::runs::run::{Inputs, RegisteredWorkflow, RunRequest};
 use crate::services::retention::RETENTION;
 
-/// How long bodies may go on when the runner closes.
+/// How long bodies may keep executing when the runner closes.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// How long the close waits for bodies that are dropped.
@@ -34,15 +34,21 @@ const DROPPING: Duration = Duration::from_secs(1);
 /// Executes runs of workflows on the tokio runtime on which it was started. Dropping it suspends its runs: nothing is
 /// lost, and the next runner on the store continues them.
 pub struct Runner {
+    /// The engine, closed when the runner is dropped.
     engine: Arc<Engine<Closures>>,
 }
 
 /// A runner to be started.
 pub struct RunnerBuilder {
+    /// Where runs are stored.
     store: Arc<dyn Store>,
+    /// The clock of the engine.
     clock: Arc<dyn Clock>,
+    /// How many bodies execute at once.
     slots: u32,
+    /// How long ended runs are kept; `None`: for ever.
     retention: Option<Duration>,
+    /// Where log lines go.
     log: Log,
 }
 
@@ -62,7 +68,7 @@ impl RunnerBuilder {
         self
     }
 
-    /// Where it tells the time.
+    /// The clock that it reads.
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -125,7 +131,7 @@ impl Runner {
         }
     }
 
-    /// Registers a workflow: its unfinished runs that nobody executes go on from here.
+    /// Registers a workflow: its unfinished runs without an owner continue from here.
     ///
     /// # Errors
     /// From the store, or if the runner is closed.
@@ -134,8 +140,8 @@ impl Runner {
         blocking(&self.engine, move |engine| register(engine, &workflow).map(drop)).await?
     }
 
-    /// A run of a workflow: awaiting it gives a handle once the run is committed. Inputs are whatever serialises to
-    /// named values: a struct, a map, an array of pairs, or `()`.
+    /// A run of a workflow: awaiting it gives a handle once the run is committed. Inputs are any value that serialises
+    /// to named values: a struct, a map, an array of pairs, or `()`.
     pub fn submit<T: Serialize + ?Sized>(&self, workflow: &Workflow, inputs: &T) -> Submit {
         Submit {
             engine: Arc::clone(&self.engine),
@@ -203,7 +209,8 @@ impl Runner {
         self.engine.live_count()
     }
 
-    /// Ends it: deferred bodies are suspended, others may go on for five seconds. The next runner on the store continues their runs.
+    /// Ends it: deferred bodies are suspended, others have five seconds to end. The next runner on the store continues
+    /// their runs.
     pub async fn close(&self) {
         self.close_within(GRACE).await;
     }
@@ -235,9 +242,13 @@ impl Drop for Runner {
 /// A run to be submitted, by awaiting it.
 #[must_use = "a run is submitted when this is awaited"]
 pub struct Submit {
+    /// The engine that executes the run.
     engine: Arc<Engine<Closures>>,
+    /// The workflow of the run.
     workflow: Workflow,
+    /// Its inputs, or why they are refused.
     inputs: Result<Inputs, DefinitionError>,
+    /// Its key, if it has one.
     key: Option<Arc<str>>,
 }
 

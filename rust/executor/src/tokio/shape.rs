@@ -1,5 +1,5 @@
-//! What a serialisable value is made of: one walk that tells scalars from compounds and refuses NaN and infinity,
-//! which JSON would silently turn into `null`, naming where they are.
+//! What a serialisable value is made of: one walk that distinguishes scalars from compounds and refuses NaN and
+//! infinity, which JSON would silently turn into `null`, naming where they are.
 
 use std::fmt;
 
@@ -25,6 +25,7 @@ pub(super) fn shape_of<T: Serialize + ?Sized>(value: &T) -> Result<Shape, NotSto
 /// Why a value cannot be stored, and where in it.
 #[derive(Debug)]
 pub(super) struct NotStorable {
+    /// What cannot be stored, for the error.
     what: String,
     /// From the innermost step outwards.
     path: Vec<String>,

@@ -108,7 +108,7 @@ impl<S: Into<Arc<str>>> From<Skip<S>> for TaskError {
 }
 
 impl TaskError {
-    /// What a call of the handle returns that came to no value.
+    /// The error that a call of the handle returns when it has no value.
     pub(super) fn of_call(error: CallError) -> Self {
         match error {
             CallError::Failed(failure) => Self::failed(failure),

@@ -19,10 +19,15 @@ use super::task_error::TaskError;
 /// A wait for a condition, to be awaited.
 #[must_use = "a wait does nothing unless it is awaited"]
 pub struct DeferUntil<'a, F> {
+    /// The handle of the body that waits.
     handle: TaskHandle,
+    /// What is polled.
     condition: F,
+    /// When it is polled.
     policy: PollPolicy,
+    /// How long the wait may take.
     timeout: Option<Duration>,
+    /// The name under which the wait is recorded.
     name: Arc<str>,
     /// `None`: never provably the same. Awaiting the wait returns its error.
     proof: Option<Result<Value, String>>,

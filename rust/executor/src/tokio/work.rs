@@ -1,4 +1,4 @@
-//! How a lane executes bodies: enters one, drives its future, hands in what it came to, and takes the next.
+//! How a lane executes bodies: enters one, drives its future, queues its outcome to be committed, and takes the next.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -13,8 +13,8 @@ use tokio::sync::{oneshot, watch};
 use super::caught::Caught;
 use super::closures::Closures;
 use super::context::{Scope, TaskContext};
-use super::dispatch::{Passed, Phase, Slot};
-use super::hand_in::{commit_gathered, hand_in, hand_in_and_go_on};
+use super::dispatch::{NextStep, Phase, Slot};
+use super::enqueue::{commit_gathered, enqueue, enqueue_from_lane};
 use super::lane::Lane;
 use super::task_error::{Ended, TaskError};
 use crate::engine::Engine;
@@ -84,7 +84,7 @@ impl Lane {
             return;
         }
         let at = engine.clock().now();
-        hand_in_and_go_on(engine, QueuedEvent { run, event, at, completion: None }, fresh);
+        enqueue_from_lane(engine, QueuedEvent { run, event, at, completion: None }, fresh);
     }
 
     /// A body that does not return at once: shown to others if it takes long, dropped if the runner stops.
@@ -109,7 +109,7 @@ impl Lane {
         // One that is deferred has a row already.
         if self.holds_slot(turn) {
             let (event, at) = (Event::Started { task, attempt }, self.engine.clock().now());
-            hand_in(&self.engine, QueuedEvent { run: Arc::clone(run), event, at, completion: None });
+            enqueue(&self.engine, QueuedEvent { run: Arc::clone(run), event, at, completion: None });
         }
         tokio::select! {
             biased;
@@ -139,7 +139,7 @@ impl Lane {
     async fn commit_now(&self, run: &Arc<Run<Closures>>, event: Event) -> bool {
         let (completion, committed) = oneshot::channel();
         let at = self.engine.clock().now();
-        hand_in(&self.engine, QueuedEvent { run: Arc::clone(run), event, at, completion: Some(completion) });
+        enqueue(&self.engine, QueuedEvent { run: Arc::clone(run), event, at, completion: Some(completion) });
         matches!(committed.await, Ok(Ok(())))
     }
 }
@@ -179,7 +179,7 @@ impl Guard {
         let (mut turn, mut executed) = (0, 0);
         while let Some(ready) = next.take() {
             lane.execute(ready, &mut turn, &mut fresh, &mut phase).await;
-            next = lane.go_on(&mut fresh);
+            next = lane.next_body(&mut fresh);
             executed += 1;
             if executed % TURNS == 0 {
                 tokio::task::yield_now().await;
@@ -191,7 +191,7 @@ impl Guard {
 
 impl Lane {
     /// Between two bodies: the next one, if the slot stays here.
-    fn go_on(&self, fresh: &mut Vec<Ready<Closures>>) -> Option<Ready<Closures>> {
+    fn next_body(&self, fresh: &mut Vec<Ready<Closures>>) -> Option<Ready<Closures>> {
         let engine = &self.engine;
         let Some(no) = self.slot_no() else {
             engine.dispatch_ready(fresh);
@@ -199,10 +199,10 @@ impl Lane {
             return None;
         };
         loop {
-            match engine.dispatch().pass(engine, no, fresh, true) {
-                Passed::Next(next) => return Some(next),
-                Passed::Commit => engine.commit_group(&engine.dispatch().group, fresh),
-                Passed::Gone => {
+            match engine.dispatch().next_step(engine, no, fresh, true) {
+                NextStep::Next(next) => return Some(next),
+                NextStep::Commit => engine.commit_group(&engine.dispatch().group, fresh),
+                NextStep::End => {
                     if let Some(slot) = self.take_slot() {
                         slot.into_no();
                     }

@@ -18,10 +18,13 @@ type Covers = Box<dyn Fn(&Failure) -> bool + Send + Sync>;
 
 /// A task's closure.
 pub struct ClosureBody {
+    /// Executes the task.
     pub(super) call: Call,
     /// Which failures the retry policy covers; `None`: all but timeouts of waits and values that cannot be stored.
     covers: Option<Covers>,
+    /// The condition of its gate, if it has one.
     pub(super) gate: Option<GateCondition>,
+    /// When that condition is polled.
     pub(super) gate_policy: PollPolicy,
 }
 
@@ -37,7 +40,9 @@ impl ClosureBody {
 /// A named, validated DAG of tasks. Cheap to clone.
 #[derive(Clone)]
 pub struct Workflow {
+    /// The tasks and their dependencies.
     pub(super) graph: Arc<Graph>,
+    /// What each task executes, by position in the graph.
     pub(super) bodies: Arc<[ClosureBody]>,
 }
 
@@ -69,9 +74,13 @@ impl fmt::Debug for Workflow {
 
 /// A workflow being defined: [`task`](Self::task) adds one, what follows says more about it.
 pub struct WorkflowBuilder {
+    /// The name of the workflow.
     name: String,
+    /// The tasks added so far.
     specs: Vec<TaskSpec>,
+    /// What each of them executes.
     bodies: Vec<ClosureBody>,
+    /// Whether the run fails as soon as a task does.
     fail_fast: bool,
     /// The first thing that cannot work, returned by [`build`](Self::build).
     refused: Option<DefinitionError>,

@@ -26,14 +26,14 @@ pub fn changes_reach_every_runner_and_own_commits_free_no_runs(store: &dyn Store
     assert!(!look(store, changes.seen).unowned);
     assert_eq!(other.claim(START), [run]);
 
-    // A lease that has run out shows when somebody renews.
+    // A lease that has run out is noticed when another runner renews.
     ok(store.enroll(at(START)));
     ok(store.renew(other.lease, at(START.after(LEASE / 3))));
     let seen = look(store, Seen::default()).seen;
     ok(store.renew(other.lease, at(START.after(LEASE))));
     let changes = look(store, seen);
     assert!(changes.unowned);
-    // So does that it was fenced: whoever has its workflow is to claim what it had.
+    // So is that it was fenced: a runner with its workflow is to claim its runs.
     assert_eq!(ok(store.claim(other.lease, &[], at(START.after(LEASE)), 1)), []);
     assert!(look(store, changes.seen).unowned);
 }

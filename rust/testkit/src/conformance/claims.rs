@@ -1,4 +1,4 @@
-//! Claiming runs that belong to nobody, by version.
+//! Claiming runs without an owner, by version.
 
 use super::*;
 
@@ -82,10 +82,10 @@ pub fn unowned_runs_are_listed_by_version(store: &dyn Store) {
     let (paused, ended) = (report.create(later(5), None), report.create(later(5), None));
     report.commit(vec![update(paused, RunStatus::Paused, None)]);
     report.end(ended, later(6));
-    assert_eq!(unowned(), [], "all of them belong to somebody");
+    assert_eq!(unowned(), [], "all of them have an owner");
 
     ok(store.leave(report.lease));
-    assert_eq!(unowned(), [], "what is paused or has ended is nobody's concern");
+    assert_eq!(unowned(), [], "paused and ended runs need no owner");
     ok(store.leave(ingest.lease));
     let both = [of(&ingest), (newer.number, newer.version)];
     assert_eq!(unowned(), both);

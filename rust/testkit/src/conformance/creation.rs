@@ -79,7 +79,7 @@ pub fn a_key_with_other_inputs_or_a_row_number_in_use_creates_nothing(store: &dy
     let (same, other) = (desk.new_run(START, None).inputs, Arc::from(&b"\x01a\x03n?"[..]));
     assert_ne!(same, other);
     let create = |runs: &[NewRun]| {
-        // Whoever asks: the run that has the key may be anybody's.
+        // Asked by another runner: the run that has the key may have any owner.
         let made = ok(store.create(neighbour.lease, runs));
         assert_eq!(ok(store.list(&RunFilter::default())).len(), 1);
         for run in runs {

@@ -50,17 +50,17 @@ pub fn a_purge_deletes_what_ended_before_and_nothing_else(store: &dyn Store) {
             desk.end(*run, later(at));
         }
     }
-    let left =
+    let remaining =
         || -> Vec<RunId> { ok(store.list(&RunFilter::default())).iter().rev().map(|stored| stored.run.id).collect() };
     assert_eq!(ok(store.purge(later(10), 0, 10)), Purged { runs: 0, next: None });
     let first = ok(store.purge(later(13), 0, 2));
     assert_eq!(first.runs, 2);
-    assert_eq!(left(), runs[2..]);
+    assert_eq!(remaining(), runs[2..]);
     let second = ok(store.purge(later(13), first.next.expect("there are more runs"), 2));
     assert_eq!(second.runs, 1);
-    assert_eq!(left(), runs[3..]);
+    assert_eq!(remaining(), runs[3..]);
     assert_eq!(purge_all(store, later(13)), 0);
-    assert_eq!(left(), runs[3..]);
+    assert_eq!(remaining(), runs[3..]);
     assert_eq!(ok(store.load(runs[0])), None);
     assert_eq!(desk.load(runs[4]).entries.len(), 1);
     // The key is free again.
@@ -77,8 +77,8 @@ pub fn a_purge_leaves_what_has_not_ended_however_old_it_is(store: &dyn Store) {
         desk.commit(vec![update(*run, status, ended_at)]);
     }
     assert_eq!(purge_all(store, later(60)), 20);
-    let left: Vec<RunStatus> = ok(store.list(&RunFilter::default())).iter().map(|stored| stored.run.status).collect();
-    assert_eq!(left, [RunStatus::Paused, RunStatus::Running].repeat(10));
+    let remaining: Vec<RunStatus> = ok(store.list(&RunFilter::default())).iter().map(|stored| stored.run.status).collect();
+    assert_eq!(remaining, [RunStatus::Paused, RunStatus::Running].repeat(10));
 }
 
 pub fn only_an_ended_run_can_be_deleted(store: &dyn Store) {

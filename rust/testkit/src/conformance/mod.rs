@@ -109,9 +109,13 @@ pub fn fresh_id(at: Time) -> RunId {
 
 /// One runner on a store with a workflow of two tasks.
 struct Desk<'s> {
+    /// The store under test.
     store: &'s dyn Store,
+    /// The lease of the runner.
     lease: Lease,
+    /// The number of the workflow.
     workflow: i64,
+    /// The number of its version.
     version: i64,
 }
 

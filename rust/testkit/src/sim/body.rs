@@ -14,14 +14,19 @@ use super::plan::{Act, End, TaskPlan, Version};
 
 /// A body in a process.
 pub(super) struct Body {
+    /// Its run.
     pub(super) run: Arc<Run<SimHost>>,
+    /// Its task.
     pub(super) task: TaskRef,
+    /// The attempt that it executes.
     pub(super) attempt: u32,
     /// Position in the plan's acts.
     pub(super) at: usize,
+    /// What it does next.
     pub(super) phase: Phase,
-    /// The steps of an [`Act::Shuffled`] that it has not done yet, and the sum of what the others came to.
+    /// The steps of an [`Act::Shuffled`] that it has not done yet, and the sum of the results of the others.
     pub(super) items: Vec<u8>,
+    /// The sum of the results of the steps of an [`Act::Shuffled`] so far.
     pub(super) sum: u64,
     /// Its calls.
     pub(super) machine: Attempt,
@@ -35,7 +40,7 @@ pub(super) struct Body {
     pub(super) woken: bool,
     /// It may have killed an earlier process.
     pub(super) marked: bool,
-    /// An earlier process may have died of it: who else may execute meanwhile is decided by this.
+    /// An earlier process may have died of it: this limits what may execute beside it.
     pub(super) turn: Option<Turn>,
     /// Its remaining execution time.
     pub(super) allowance: Option<Allowance<SimHost>>,
@@ -52,9 +57,9 @@ pub(super) enum Phase {
     /// It executes until this moment, by the steady clock.
     Works(Duration),
     /// A call of its handle is under way: the action that it wants carried out.
-    Calls(Called, Action),
+    Calls(OpenCall, Action),
     /// The end of its wait is committed, and it waits for a slot.
-    WantsSlot(Called, Result<(), CallError>),
+    WantsSlot(OpenCall, Result<(), CallError>),
     /// It has ended.
     Ended(Outcome),
 }
@@ -72,11 +77,14 @@ impl Phase {
 }
 
 /// A call of a body's handle, under way.
-pub(super) struct Called {
+pub(super) struct OpenCall {
+    /// The call of the attempt machine.
     pub(super) call: Box<Call>,
+    /// The act that makes it.
     pub(super) act: Act,
     /// Its step is one of an [`Act::Shuffled`].
     pub(super) is_item: bool,
+    /// The proof of its condition or arguments, if there is one.
     pub(super) proof: Option<Arc<[u8]>>,
     /// How often its condition was asked.
     pub(super) asked: u32,
@@ -154,18 +162,21 @@ impl Body {
     }
 }
 
-/// An act as its body asks the handle for it.
-pub(super) struct Stated {
+/// A call that a body makes of its handle for an act.
+pub(super) struct HandleCall {
+    /// The name of the wait or step.
     pub(super) name: Arc<str>,
+    /// The proof of its condition or arguments, if there is one.
     pub(super) proof: Option<Arc<[u8]>>,
+    /// What is asked of the attempt machine.
     pub(super) request: Request,
 }
 
-impl Stated {
+impl HandleCall {
     /// The act at a position. `None`: it records nothing.
     pub(super) fn of(acts: &[Act], at: usize, version: Version) -> Option<Self> {
         let (act, name): (Act, Arc<str>) = (acts[at], acts[at].name()?.into());
-        // Conditions are other code in a grown workflow; what a step is given stays the same.
+        // Conditions are other code in a grown workflow; the arguments of a step stay the same.
         let code = if version == Version::Grown { &b"new code"[..] } else { b"code" };
         let (proof, timeout) = match act {
             Act::Step(_) | Act::Shuffled(_) => return Some(Self::step(name, at, 0)),

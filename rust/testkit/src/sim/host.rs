@@ -18,7 +18,7 @@ pub(super) struct SimBody {
     pub(super) retries_timeout: bool,
 }
 
-/// What the engine has handed out.
+/// What the engine has dispatched.
 #[derive(Default)]
 pub(super) struct Outbox {
     /// Bodies that may start.

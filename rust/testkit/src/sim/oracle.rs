@@ -1,6 +1,6 @@
-//! What must hold in every simulated world, whatever happens in it: one function per guarantee.
+//! What must hold in every simulated world: one function per guarantee.
 //!
-//! The oracle is shown every batch that was really committed, whatever the engine was told of it, and every decision
+//! The oracle is shown every batch that was really committed, even if the engine got an error, and every decision
 //! of the simulated processes at the moment at which it is made. It keeps its own rows and never asks the engine.
 //! Here: what it knows. The guarantees are in `oracle/rules.rs`.
 
@@ -59,9 +59,13 @@ impl Committed {
 
 /// Watches a world.
 pub struct Oracle {
+    /// The graph of the case.
     graph: Arc<Graph>,
+    /// The committed rows of tasks.
     tasks: HashMap<(RunRowId, TaskIx), Committed>,
+    /// The committed journal entries.
     entries: HashMap<(RunRowId, TaskIx, EntryKey), Entry>,
+    /// The last committed update of each run.
     runs: HashMap<RunRowId, RunUpdate>,
     /// The first failure of each run.
     first_failure: HashMap<RunRowId, Failure>,
@@ -72,7 +76,7 @@ pub struct Oracle {
     late: HashMap<(RunRowId, TaskIx), Duration>,
     /// The latest time that the wall has shown: no wait for a later time may end.
     latest: Time,
-    /// How many leases could not be given back.
+    /// How many leases could not be released at a close.
     pub kept_leases: u32,
     /// What this world has in it that few have: the test asks whether its worlds meet all of that.
     pub met: BTreeSet<&'static str>,

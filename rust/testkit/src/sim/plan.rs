@@ -54,7 +54,7 @@ pub struct TaskPlan {
     /// How often it is tried.
     pub retry: RetryPolicy,
     /// The limit of an attempt's execution, in milliseconds, and whether the policy covers that. Always or never
-    /// reached, whatever happens.
+    /// reached in any case.
     pub timeout: Option<(u64, bool)>,
     /// What must be satisfied before its body starts.
     pub gate: Option<Gate>,
@@ -140,7 +140,7 @@ pub enum Disaster {
     Fault(Fault),
     /// A process dies, and of the next one's calls this one goes wrong.
     Birth(u64, Fault),
-    /// Somebody sets the clock, by this many milliseconds.
+    /// The clock is set, by this many milliseconds.
     Jump(i64),
     /// A second process opens the store.
     Second,
@@ -148,7 +148,7 @@ pub enum Disaster {
     Freeze(u64),
     /// Processes that start from now on have this code, and one does.
     Deploy(Version),
-    /// Somebody asks for a run under its key with other inputs.
+    /// A caller submits a run under its key with other inputs.
     Stranger,
 }
 

@@ -1,5 +1,5 @@
 //! A simulated process: the engine's own code for everything that is committed, created, claimed and timed; the real
-//! slot and pacing machines; and in the place of each thread a move that the scheduler may choose or leave.
+//! slot and pacing machines; and in the place of each thread a move that the scheduler may choose or not.
 
 mod bodies;
 mod end;
@@ -35,7 +35,7 @@ use gates::Watched;
 
 type BodyNo = u32;
 
-/// The committer looks so often while results gather.
+/// How often the committer checks while results gather.
 const LOOK: Duration = Duration::from_millis(1);
 
 /// A timer has rung for a body: with its ticket, and the time it waited for if it was one.
@@ -44,8 +44,11 @@ type Rung = (BodyNo, u64, Option<Time>);
 /// What all processes of a world share.
 #[derive(Clone)]
 pub(super) struct Shared {
+    /// The case that is played.
     pub(super) case: Arc<Case>,
+    /// The clock of all processes.
     pub(super) clock: Arc<VirtualClock>,
+    /// Checks what is committed and decided.
     pub(super) oracle: Arc<Mutex<Oracle>>,
     /// The script of the conformance suite that the bodies play; none in a random world.
     pub(super) script: Option<Script>,
@@ -60,7 +63,9 @@ enum Holder {
 }
 
 struct Side {
+    /// Bodies that are ready on the slot.
     deque: VecDeque<Ready<SimHost>>,
+    /// Results that gather on the slot.
     gathering: Gathering<SimHost>,
     /// When the oldest result that gathers has come, by the steady clock.
     since: Duration,
@@ -68,38 +73,54 @@ struct Side {
 
 /// One process.
 pub(super) struct Process {
+    /// What it shares with the other processes.
     pub(super) shared: Shared,
+    /// The version of the code that it has.
     version: Version,
+    /// The graph of that version.
     pub(super) graph: Arc<Graph>,
+    /// The engine.
     pub(super) driver: Driver<SimHost>,
+    /// Its store, with its faults.
     pub(super) store: Arc<FaultyStore>,
+    /// The real slot machine.
     slots: Slots<BodyNo>,
+    /// The real pacing machine.
     pacer: Pacer<(BodyNo, u64)>,
+    /// What holds each slot that is in use.
     holders: BTreeMap<SlotNo, Holder>,
+    /// What belongs to each slot, by number.
     sides: Vec<Side>,
+    /// The bodies that were entered, executing or parked.
     bodies: BTreeMap<BodyNo, Body>,
+    /// The number of the newest body.
     last_body: BodyNo,
+    /// The gates that it polls.
     gates: Vec<Watched>,
+    /// The timers that have rung since the last look.
     rung: Arc<Mutex<Vec<Rung>>>,
     /// Hand-overs to resumed bodies in a row.
     streak: u32,
-    /// When the pacer was last seen to hand on, and what its count was.
-    handed: (u64, Duration),
+    /// The pacer's count of turns when it last changed, and when that was, by the steady clock.
+    last_turn: (u64, Duration),
+    /// The handles of its callers.
     handles: Vec<Handle<SimHost>>,
+    /// It is closing.
     closing: bool,
+    /// Its workflow is registered.
     registered: Cell<bool>,
     /// A body has killed it.
     dead: bool,
     /// It is stopped until this moment, by the steady clock.
     pub(super) frozen_until: Duration,
-    /// Results that bodies have returned, for the end in good order.
+    /// Results that bodies have returned, for a regular close.
     returned: Vec<(Arc<Run<SimHost>>, TaskIx, u32)>,
 }
 
 /// Something that a thread of the process can do now.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Move {
-    /// A free slot is taken for work that waits.
+    /// Work that waits acquires a free slot.
     Take,
     /// The holder of this slot continues.
     Holder(SlotNo),
@@ -152,7 +173,7 @@ impl Process {
             gates: Vec::new(),
             rung: Arc::default(),
             streak: 0,
-            handed: (0, Duration::ZERO),
+            last_turn: (0, Duration::ZERO),
             handles: Vec::new(),
             closing: false,
             registered: Cell::new(false),
@@ -193,7 +214,7 @@ impl Process {
             Ok(_) => false,
         };
         if !refused {
-            let line = format!("{key}: its key gave somebody with other inputs a handle of it");
+            let line = format!("{key}: a caller with other inputs got a handle of it by its key");
             self.shared.oracle.lock().violations.push(line);
         }
     }
@@ -210,7 +231,7 @@ impl Process {
         self.driver.engine().stopped().is_some()
     }
 
-    /// Whether its callers have been told what became of their runs.
+    /// Whether the results of their runs were reported to its callers.
     pub(super) fn has_settled(&self) -> bool {
         self.handles.iter().all(|handle| handle.settled().get().is_some())
     }
@@ -289,11 +310,11 @@ impl Process {
             let now = self.steady();
             moves.extend((0..self.gates.len()).filter(|at| self.gates[*at].due <= now).map(Move::Gate));
         }
-        let (handed, waiting) = self.pacer.progress();
-        if handed != self.handed.0 {
-            self.handed = (handed, self.steady());
+        let (turns, waiting) = self.pacer.progress();
+        if turns != self.last_turn.0 {
+            self.last_turn = (turns, self.steady());
         }
-        if waiting && self.steady() >= self.handed.1 + STUCK_AFTER {
+        if waiting && self.steady() >= self.last_turn.1 + STUCK_AFTER {
             moves.push(Move::Stuck);
         }
         moves
@@ -326,7 +347,7 @@ impl Process {
             Move::Stuck => {
                 let next = self.pacer.stuck();
                 self.offer(next);
-                self.handed = (self.pacer.progress().0, self.steady());
+                self.last_turn = (self.pacer.progress().0, self.steady());
             }
         }
         let (free, total) = (self.slots.free(), self.slots.total() as usize);
@@ -388,7 +409,7 @@ impl Process {
         }
     }
 
-    /// Callers look at what they were told.
+    /// Callers check what was reported to them.
     pub(super) fn look_at_handles(&self) {
         for handle in &self.handles {
             if let Some(Settlement::Run(status)) = handle.settled().get() {

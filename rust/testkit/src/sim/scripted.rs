@@ -9,7 +9,7 @@ use bide_core::attempt::{CallError, Request, Standing, now_value, read_now};
 use bide_core::{Failure, Outcome, Value};
 use bide_sync::Mutex;
 
-use super::body::{Body, Called, Phase};
+use super::body::{Body, OpenCall, Phase};
 use super::oracle::Oracle;
 use super::plan::{Act, Case, Gate, TaskPlan, Version};
 use super::process::{Process, Shared};
@@ -19,9 +19,10 @@ use crate::waits::{Call, Kind, Meanwhile, Probe, Says, WaitDriver, What};
 /// A script that takes more moves has hung.
 const MOST_MOVES: u32 = 10_000;
 
-/// A script and who watches how it is played.
+/// A script, and the probe that records how it is played.
 #[derive(Clone)]
 pub(super) struct Script {
+    /// Records what happens.
     pub(super) probe: Arc<Probe>,
     /// Whether the body has a slot now.
     has_slot: Arc<AtomicBool>,
@@ -147,7 +148,7 @@ impl Process {
     pub(super) fn script_ends(
         &self,
         body: &mut Body,
-        called: &Called,
+        called: &OpenCall,
         call: &Call,
         result: Result<Value, CallError>,
     ) -> Phase {

@@ -57,17 +57,23 @@ pub struct Outcome {
 }
 
 struct World {
+    /// What its processes share.
     shared: Shared,
+    /// The store of all processes, without faults.
     base: Arc<MemoryStore>,
+    /// Every choice that is made.
     rng: Rng,
+    /// The processes that live.
     processes: Vec<Process>,
     /// The calls that were not made yet, by run.
     calls: Vec<usize>,
+    /// What is still to go wrong, and at which move.
     disasters: Vec<(u32, Disaster)>,
     /// What goes wrong with the next process to start.
     birth_fault: Option<(u64, Fault)>,
-    /// A process that closes, and at which move it is done with it.
+    /// At which move the process that is closing has finished.
     closing_until: u32,
+    /// How many moves were made.
     moves: u32,
     /// The code that processes have which start from now on.
     version: Version,
@@ -121,16 +127,16 @@ impl World {
             if quiet && self.is_finished() {
                 return self.finish();
             }
-            if quiet && self.is_left_by_all() {
+            if quiet && self.only_foreign_runs_remain() {
                 self.deploy(Version::Grown);
             }
         }
         Err("a run does not end, and nothing says what it waits for".to_owned())
     }
 
-    /// One move of somebody. True if all that is left to do is to wait for time.
+    /// One move of a process or caller. True if there is nothing to do but to wait for time.
     fn step(&mut self) -> bool {
-        self.bury();
+        self.remove_ended();
         if self.processes.is_empty() {
             self.start_process();
             return false;
@@ -165,7 +171,7 @@ impl World {
         false
     }
 
-    /// All threads wait: time passes until one of them has something to do. True if nothing came of it.
+    /// All threads wait: time passes until one of them has something to do. True if that did not help.
     fn wait(&mut self) -> bool {
         let (mut span, now) = (self.shared.case.leap, self.shared.clock.steady());
         for process in &mut self.processes {
@@ -250,14 +256,14 @@ impl World {
         self.calls.is_empty() && self.disasters.is_empty() && self.closing_until == u32::MAX
     }
 
-    /// Whether all that is left are runs that no process has the code for, and each process says so.
-    fn is_left_by_all(&self) -> bool {
+    /// Whether only runs remain that no process has the code for, and each process reports that.
+    fn only_foreign_runs_remain(&self) -> bool {
         let rows = self.rows();
-        let mut left = rows.iter().filter(|row| row.status == RunStatus::Running).peekable();
+        let mut unfinished = rows.iter().filter(|row| row.status == RunStatus::Running).peekable();
         let says_so = |process: &Process, row: &RunRow| process.why_not(row).is_some_and(|why| why.have.is_some());
         self.nothing_is_to_come()
-            && left.peek().is_some()
-            && left.any(|row| self.processes.iter().all(|process| says_so(process, row)))
+            && unfinished.peek().is_some()
+            && unfinished.any(|row| self.processes.iter().all(|process| says_so(process, row)))
     }
 
     fn finish(&mut self) -> Result<Outcome, String> {

@@ -202,7 +202,7 @@ fn reentries() -> Vec<Case> {
                 WaitTimeout task 't0' waited for 'w' until its deadline passed",
         ),
         case(
-            "a deadline that passed while nobody ran grants one more poll",
+            "a deadline that passed while no process ran grants one more poll",
             [
                 life([condition(1000, &[NO, NO.takes(9000).while_(RunnerCloses)]).timeout(20_000)]),
                 life([step(YES.takes(15_000)), condition(1000, &[NO]).timeout(20_000)]),
@@ -239,7 +239,7 @@ fn reentries() -> Vec<Case> {
                 waited for 'w' until its deadline passed",
         ),
         case(
-            "a sleep that was left open ends at its recorded time, before its body is entered again",
+            "a sleep that is still open ends at its recorded time, before its body is entered again",
             [
                 life([step(YES.takes(2000).while_(StoreFailsLater(CrashAfter))), sleep(5000)]),
                 life([step(YES), sleep(9000)]),
@@ -289,7 +289,7 @@ fn refusals() -> Vec<Case> {
         Case {
             not: &[DROPPED],
             ..case(
-                "what a step of an attempt came to that has failed meanwhile is refused",
+                "the result of a step is refused if its attempt has failed meanwhile",
                 [Life { limit: Some(Duration::from_secs(1)), ..life([step(YES.takes(2000).while_(TimersRing))]) }],
                 "0 slot: ask s; 2000 slot: over: the run is over",
             )

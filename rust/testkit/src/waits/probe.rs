@@ -33,6 +33,7 @@ pub struct Probe {
     base: Arc<MemoryStore>,
     /// What was seen in all processes of the case, in turn.
     seen: Arc<Mutex<Vec<Seen>>>,
+    /// What it remembers from one call to the next.
     state: Mutex<State>,
     /// The runner is closing.
     closes: AtomicBool,
@@ -41,7 +42,7 @@ pub struct Probe {
 /// A time in milliseconds, with whether the body has a slot then, and what happens.
 pub(super) type Seen = (String, String);
 
-/// Tells whether the body has a slot now.
+/// Returns whether the body has a slot now.
 type HasSlot = Arc<dyn Fn() -> bool + Send + Sync>;
 
 #[derive(Default)]
@@ -52,6 +53,7 @@ struct State {
     renewed: Option<LeaseTime>,
     /// A body is inside its function.
     inside: bool,
+    /// Whether the body has a slot; `None` for a gate.
     has_slot: Option<HasSlot>,
 }
 
@@ -86,7 +88,7 @@ impl Probe {
         super::in_words(&self.seen.lock())
     }
 
-    /// The body is entered; `has_slot` tells at any time whether it has a slot.
+    /// The body is entered; `has_slot` returns at any time whether it has a slot.
     pub fn enters(&self, has_slot: HasSlot) {
         let mut state = self.state.lock();
         state.inside = true;
@@ -166,7 +168,7 @@ impl Probe {
         matches!(result, Ok(_) | Err(CallError::Failed(_)))
     }
 
-    /// What a call within a condition or step came to.
+    /// Notes the result of a call within a condition or step.
     pub fn ends_within(&self, result: &Result<(), CallError>) {
         self.note(&format!("within: {}", in_words(&result.clone().map(|()| Value::NONE))));
     }

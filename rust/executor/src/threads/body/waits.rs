@@ -46,7 +46,7 @@ struct Waiting {
     parked: bool,
     /// The poll that has not ended yet: the thread that polls next is woken when this one is detached.
     poll: Option<PollNo>,
-    /// What the wait came to.
+    /// The result of the wait.
     done: Option<Result<Value, CallError>>,
 }
 
@@ -155,7 +155,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         };
     }
 
-    /// Carries out the actions of a wait up to one that is left to [`BodyCx::wait`].
+    /// Carries out the actions of a wait up to the first one that [`BodyCx::wait`] carries out itself.
     #[inline(never)]
     fn act(&self, at: &mut dyn Attached, waiting: &mut Waiting) -> Next {
         loop {

@@ -153,9 +153,11 @@ impl Oracle {
         *streak = if to_new { 0 } else { *streak + u32::from(resumed_wait > 0) };
     }
 
-    /// A poll that ends hands on to the next one that is due.
-    pub fn a_poll_that_ends_hands_on(&mut self, handed_on: bool, others_wait: bool) {
-        self.must(handed_on || !others_wait, "a poll ends and does not hand on", || "others are due".to_owned());
+    /// When a poll ends, the next one that is due starts.
+    pub fn a_poll_that_ends_starts_the_next(&mut self, next_starts: bool, others_wait: bool) {
+        self.must(next_starts || !others_wait, "a poll ends and the next one does not start", || {
+            "others are due".to_owned()
+        });
     }
 
     /// At most `slots` conditions run at once.
@@ -179,8 +181,8 @@ impl Oracle {
         });
     }
 
-    /// Every run ends or waits for something nameable: a task that is left says what it waits for, unless something
-    /// that it depends on does. `endless` says of each task whether it may wait for ever.
+    /// Every run ends or waits for something nameable: a task that has not ended says what it waits for, unless
+    /// something that it depends on does. `endless` says of each task whether it may wait for ever.
     #[must_use]
     pub fn what_is_left_is_nameable(&self, run: RunRowId, endless: &[bool]) -> bool {
         let ended = |ix: TaskIx| self.task(run, ix).is_some_and(|task| task.status.is_ended());

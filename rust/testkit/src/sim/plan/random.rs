@@ -8,7 +8,7 @@ use super::super::rng::Rng;
 use super::{Act, Case, Disaster, End, Gate, TaskPlan, Version};
 use crate::fault::Fault;
 
-/// The lease thread looks at least so often while nothing else happens.
+/// The lease thread looks at least this often while nothing else happens.
 const LEAP: Duration = Duration::from_secs(4);
 
 /// A random world that takes more moves has hung.
@@ -135,7 +135,7 @@ impl TaskPlan {
         (0..3).map(task).collect()
     }
 
-    /// A task that completes whatever happens.
+    /// A task that always completes.
     fn added(rng: &mut Rng, tasks: usize) -> Self {
         let on = if rng.one_in(2) { vec![rng.below(tasks)] } else { Vec::new() };
         Self { on, run_if: RunIf::Done, acts: vec![Act::Step(true)], ..Self::plain(ADDED) }
@@ -157,7 +157,7 @@ impl Disaster {
             2..4 => Self::Birth(1 + rng.below(8) as u64, FAULTS[rng.below(6)]),
             4..6 => Self::Close,
             6..16 => Self::Fault(FAULTS[rng.below(6)]),
-            // Minutes, or so little that it is taken for the clock's own drift.
+            // Minutes, or too little to be distinguished from the clock's own drift.
             16..18 => Self::Jump(rng.below(1_200_000) as i64 - 600_000),
             18 => Self::Jump(rng.below(10) as i64 - 5),
             19 => Self::Second,
@@ -199,8 +199,8 @@ impl Case {
         Self { seed, tasks, added, fail_fast, slots, calls, disasters, drift, leap: LEAP, most_moves: MOST_MOVES }
     }
 
-    /// Waits for a time of every kind, one after the other, each of `days` days; meanwhile somebody keeps setting the
-    /// clock, and processes die.
+    /// Waits for a time of every kind, one after the other, each of `days` days; meanwhile an operator keeps setting
+    /// the clock, and processes die.
     #[must_use]
     pub fn long_waits(seed: u64, days: u64) -> Self {
         // Longer than the timers' thread may sleep: that it looks at the wall again is not the world's doing.

@@ -52,7 +52,7 @@ impl Case {
         if !self.added.on.is_empty() {
             with(&|case| case.added.on.clear());
         }
-        // What is left struck when there was more to do: earlier, all of it or one.
+        // The remaining disasters were timed for a longer case: move all of them or one to an earlier time.
         for (numerator, denominator) in [(1, 4), (1, 2), (3, 4)] {
             let earlier = |at: u32| at * numerator / denominator;
             if self.disasters.iter().any(|(at, _)| earlier(*at) < *at) {

@@ -10,7 +10,7 @@ use bide_executor::Run;
 use bide_executor::drive::Allowance;
 use bide_sched::SlotNo;
 
-use super::super::body::{Body, Called, Phase, Stated, mix, number, of_result};
+use super::super::body::{Body, HandleCall, OpenCall, Phase, mix, number, of_result};
 use super::super::host::SimHost;
 use super::super::plan::Act;
 use super::super::rng::Rng;
@@ -33,14 +33,15 @@ impl Process {
                 if marked { Phase::Acts } else { Phase::Ended(Outcome::Suspended) }
             }
             Phase::Works(_) => {
-                // Whether its time was used up by then is not to depend on who comes first after both were stopped.
+                // Whether its time was used up must not depend on which of the two continues first after a stop.
                 self.time_has_passed(false);
                 body.at += 1;
                 Phase::Acts
             }
             Phase::Acts => {
                 if self.shared.script.is_none() && rng.one_in(12) {
-                    self.driver.leave(Arc::clone(&body.run), Event::Started { task: body.task, attempt: body.attempt });
+                    self.driver
+                        .enqueue(Arc::clone(&body.run), Event::Started { task: body.task, attempt: body.attempt });
                 }
                 match self.act(&mut body, rng) {
                     Ok(phase) => phase,
@@ -52,7 +53,7 @@ impl Process {
                 // The slot has come.
                 called.parked = false;
                 if let Some(allowance) = &body.allowance {
-                    allowance.go_on();
+                    allowance.resume();
                 }
                 return self.feed(body, no, called, Fed::Acquired { commit, slot: true });
             }
@@ -72,13 +73,13 @@ impl Process {
         self.bodies.insert(no, body);
     }
 
-    /// Carries out the action of a body's call, and feeds what came of it.
+    /// Carries out the action of a body's call, and feeds the outcome.
     pub(super) fn carry_out(
         &mut self,
         mut body: Body,
         no: BodyNo,
         slot: Option<SlotNo>,
-        mut called: Called,
+        mut called: OpenCall,
         action: Action,
     ) {
         let (run, ix) = (body.run.id.row(), body.task.ix);
@@ -123,7 +124,7 @@ impl Process {
                         oracle.a_wait_is_committed_before_its_slot_is_released(run, ix, called.call.key());
                     }
                     if let Some(slot) = slot {
-                        self.give_back(slot);
+                        self.release(slot);
                     }
                     called.parked = true;
                     Fed::Released
@@ -139,7 +140,7 @@ impl Process {
     }
 
     /// Feeds a body's call, and keeps what it is to do next.
-    pub(super) fn feed(&mut self, mut body: Body, no: BodyNo, mut called: Called, fed: Fed) {
+    pub(super) fn feed(&mut self, mut body: Body, no: BodyNo, mut called: OpenCall, fed: Fed) {
         let raised = matches!((&fed, called.act), (Fed::Asked(Polled::Raised(_)), Act::Raises));
         let action = body.machine.advance(&mut called.call, fed, &**self.driver.engine());
         if raised {
@@ -171,7 +172,7 @@ impl Process {
     }
 
     /// A call is over.
-    fn ends(&self, body: &mut Body, called: &Called, result: Result<Value, CallError>) -> Phase {
+    fn ends(&self, body: &mut Body, called: &OpenCall, result: Result<Value, CallError>) -> Phase {
         if let Some(call) = self.script_call(called.act) {
             return self.script_ends(body, called, &call, result);
         }
@@ -195,7 +196,7 @@ impl Process {
         Phase::Acts
     }
 
-    fn recall(&self, body: &mut Body, called: &Called) -> Fed {
+    fn recall(&self, body: &mut Body, called: &OpenCall) -> Fed {
         let fed = body.machine.recall(&called.call, &body.run.state.lock());
         let Fed::Recalled(key, recall) = &fed else { return fed };
         match recall {
@@ -218,11 +219,13 @@ impl Process {
     }
 
     /// Begins a call.
-    fn call(&self, body: &mut Body, act: Act, stated: Stated, is_item: bool) -> Result<Phase, Called> {
+    fn call(&self, body: &mut Body, act: Act, wanted: HandleCall, is_item: bool) -> Result<Phase, OpenCall> {
         let used_up = body.allowance.as_ref().is_some_and(Allowance::is_reached);
         let standing = Standing { lost: self.is_lost(body), closing: self.is_closing(), used_up, elsewhere: false };
-        match body.machine.begin(&stated.name, stated.request, standing) {
-            Ok(call) => Err(Called { call, act, is_item, proof: stated.proof, asked: 0, parked: false, polls: false }),
+        match body.machine.begin(&wanted.name, wanted.request, standing) {
+            Ok(call) => {
+                Err(OpenCall { call, act, is_item, proof: wanted.proof, asked: 0, parked: false, polls: false })
+            }
             Err(CallError::Suspended | CallError::Over(_)) => Ok(Phase::Ended(Outcome::Suspended)),
             Err(CallError::TimedOut(_)) => {
                 self.shared.oracle.lock().meets("a timeout of a task");
@@ -250,31 +253,31 @@ impl Process {
     }
 
     /// The next act of a body that has a slot: what it does then, or the call of its handle that it begins.
-    fn act(&mut self, body: &mut Body, rng: &mut Rng) -> Result<Phase, Called> {
+    fn act(&mut self, body: &mut Body, rng: &mut Rng) -> Result<Phase, OpenCall> {
         let shared = self.shared.clone();
         let plan = shared.case.task(body.task.ix);
         let Some(act) = plan.acts.get(body.at).copied() else { return Ok(Phase::Ended(body.end(plan))) };
         if let Some(call) = self.script_call(act) {
-            let stated = Stated { name: call.name.into(), proof: None, request: call.request() };
-            return self.call(body, act, stated, false);
+            let wanted = HandleCall { name: call.name.into(), proof: None, request: call.request() };
+            return self.call(body, act, wanted, false);
         }
-        let Some(stated) = Stated::of(&plan.acts, body.at, self.version) else {
+        let Some(wanted) = HandleCall::of(&plan.acts, body.at, self.version) else {
             return Ok(self.act_alone(body, act));
         };
-        let Act::Shuffled(items) = act else { return self.call(body, act, stated, false) };
+        let Act::Shuffled(items) = act else { return self.call(body, act, wanted, false) };
         if body.items.is_empty() {
             body.items = (0..items).collect();
         }
-        match self.choose(body, &stated.name, rng) {
+        match self.choose(body, &wanted.name, rng) {
             Some(item) => {
-                let stated = Stated::step(stated.name, body.at, item);
-                self.call(body, Act::Step(item != 3), stated, true)
+                let wanted = HandleCall::step(wanted.name, body.at, item);
+                self.call(body, Act::Step(item != 3), wanted, true)
             }
             None => Ok(Phase::Ended(Outcome::Suspended)),
         }
     }
 
-    fn step(&self, body: &Body, called: &Called) -> Result<Value, Failure> {
+    fn step(&self, body: &Body, called: &OpenCall) -> Result<Value, Failure> {
         if self.still_has(&body.run) {
             let (run, ix) = (body.run.id.row(), body.task.ix);
             let mut oracle = self.shared.oracle.lock();
@@ -294,8 +297,8 @@ impl Process {
             // Looked up on trial: the call itself is begun afterwards.
             let item = body.items[at];
             let mut trial = body.machine.clone();
-            let stated = Stated::step(Arc::clone(name), body.at, item);
-            let recalled = trial.begin(name, stated.request, Standing::default()).ok();
+            let wanted = HandleCall::step(Arc::clone(name), body.at, item);
+            let recalled = trial.begin(name, wanted.request, Standing::default()).ok();
             let recalled = recalled.map(|call| trial.recall(&call, &body.run.state.lock()));
             if let Some(Fed::Recalled(key, recall)) = recalled {
                 let mut oracle = self.shared.oracle.lock();

@@ -1,4 +1,4 @@
-//! How a process ends: in good order, or with nothing left to do.
+//! How a process ends: by a regular close, or with nothing more to do.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -15,14 +15,16 @@ use super::Process;
 
 /// A gate that is open.
 pub(super) struct Watched {
+    /// The gate, as the engine opened it.
     pub(super) gate: OpenGate<SimHost>,
+    /// The polls so far.
     pub(super) polling: Polling,
     /// When it is asked next, by the steady clock.
     pub(super) due: Duration,
 }
 
 impl Process {
-    /// Takes over what the engine has handed out.
+    /// Takes the gates that the engine has opened.
     pub(super) fn watch_gates(&mut self) {
         let gates = std::mem::take(&mut *self.driver.engine().dispatch().gates.lock());
         for gate in gates {
@@ -63,6 +65,6 @@ impl Process {
         let Some(key) = self.graph.spec(gate.task.ix).gate.as_ref().map(GateSpec::key) else { return };
         let retry = (result.is_err() && retried).then_some(Retry { random: 0.5 });
         let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, proved: true, retry };
-        self.driver.leave(Arc::clone(&gate.run), event);
+        self.driver.enqueue(Arc::clone(&gate.run), event);
     }
 }

@@ -6,12 +6,12 @@ use bide_core::attempt::{Action, CallError, Fed, Sleep};
 use bide_core::{Event, Outcome};
 use bide_executor::drive::Lost;
 
-use super::super::body::{Body, Called, Phase};
+use super::super::body::{Body, OpenCall, Phase};
 use super::{BodyNo, Holder, Process};
 
 impl Process {
     /// A body parks: it is rung when its next poll is due, or its time has come.
-    pub(super) fn park(&mut self, body: &mut Body, no: BodyNo, called: &mut Called, sleep: Sleep) {
+    pub(super) fn park(&mut self, body: &mut Body, no: BodyNo, called: &mut OpenCall, sleep: Sleep) {
         body.ticket += 1;
         body.woken = false;
         let (rung, ticket) = (Arc::clone(&self.rung), body.ticket);
@@ -42,13 +42,13 @@ impl Process {
     }
 
     /// The poll of a body has ended, if there was one.
-    pub(super) fn poll_done(&mut self, called: &mut Called) {
+    pub(super) fn poll_done(&mut self, called: &mut OpenCall) {
         if !std::mem::take(&mut called.polls) {
             return;
         }
         let next = self.pacer.done();
         let waiting = self.pacer.progress().1;
-        self.shared.oracle.lock().a_poll_that_ends_hands_on(next.is_some(), waiting);
+        self.shared.oracle.lock().a_poll_that_ends_starts_the_next(next.is_some(), waiting);
         self.offer(next);
     }
 
@@ -66,7 +66,7 @@ impl Process {
                 let committed = self.driver.commit_own(None, &body.run, *event);
                 let committed = committed.map_err(|lost| self.call_error(&body, lost));
                 if self.is_closing() {
-                    // Nobody gets a slot any more: it unwinds without one.
+                    // No body gets a slot any more: it unwinds without one.
                     self.feed(body, no, called, Fed::Acquired { commit: committed, slot: false });
                     return;
                 }
@@ -101,7 +101,7 @@ impl Process {
     pub(super) fn suspended(&self, mut body: Body) {
         self.returns(&mut body);
         let event = Event::Ended { task: body.task, attempt: body.attempt, outcome: Outcome::Suspended };
-        self.driver.leave(Arc::clone(&body.run), event);
+        self.driver.enqueue(Arc::clone(&body.run), event);
     }
 
     /// The error for a body whose commit was refused.

@@ -12,7 +12,8 @@ use super::super::host::SimHost;
 use super::{BodyNo, Holder, Process};
 
 impl Process {
-    fn hand(&mut self, slot: SlotNo, over: HandOff<BodyNo>) {
+    /// Records who holds a released slot now.
+    fn assign(&mut self, slot: SlotNo, over: HandOff<BodyNo>) {
         match over {
             HandOff::Free => {
                 self.holders.remove(&slot);
@@ -26,14 +27,15 @@ impl Process {
         }
     }
 
-    pub(super) fn give_back(&mut self, slot: SlotNo) {
+    /// Releases a slot.
+    pub(super) fn release(&mut self, slot: SlotNo) {
         let (work, waiting) = (self.has_work(), self.slots.resumed());
         let over = self.slots.release(slot, work);
         if over != HandOff::Free {
             let to_new = over == HandOff::New;
             self.shared.oracle.lock().resumed_bodies_go_first(to_new, waiting, work, &mut self.streak);
         }
-        self.hand(slot, over);
+        self.assign(slot, over);
     }
 
     /// A worker between two bodies.
@@ -53,7 +55,7 @@ impl Process {
         match self.find(slot) {
             Some(ready) => self.enter(slot, ready),
             None if !self.sides[slot as usize].gathering.is_empty() => self.commit(slot),
-            None => self.give_back(slot),
+            None => self.release(slot),
         }
     }
 

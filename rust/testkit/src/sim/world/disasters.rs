@@ -56,7 +56,7 @@ impl World {
         self.start_process();
     }
 
-    /// Somebody asks for a run that there is, with other inputs.
+    /// A caller submits a run that exists, with other inputs.
     pub(super) fn stranger(&mut self) {
         let keys: Vec<String> = self.rows().iter().filter_map(|row| Some(row.key.as_ref()?.to_string())).collect();
         if !keys.is_empty() && !self.processes.is_empty() {
@@ -78,7 +78,7 @@ impl World {
     }
 
     /// Takes away processes that have ended.
-    pub(super) fn bury(&mut self) {
+    pub(super) fn remove_ended(&mut self) {
         let over = self.moves >= self.closing_until;
         let mut at = 0;
         while at < self.processes.len() {
@@ -89,11 +89,11 @@ impl World {
             } else if process.is_over() || (over && process.closes()) {
                 let process = self.processes.remove(at);
                 let (store, runner) = (Arc::clone(&process.store), process.runner());
-                // What a dead or unwilling store does not take back waits for the lease to run out.
+                // If the store fails when the lease is released, its runs wait until the lease runs out.
                 let notes = self.shared.oracle.lock().kept_leases;
                 if process.finish_close() {
                     if self.shared.oracle.lock().kept_leases == notes {
-                        self.everything_is_given_back(runner);
+                        self.everything_is_released(runner);
                     }
                 } else if store.has_crashed() {
                     self.has_died(runner);
@@ -107,8 +107,8 @@ impl World {
         }
     }
 
-    /// A process has ended in good order: its runs can be claimed at once, and are no suspects.
-    pub(super) fn everything_is_given_back(&self, runner: i64) {
+    /// A process has closed regularly: its runs can be claimed at once, and are no suspects.
+    pub(super) fn everything_is_released(&self, runner: i64) {
         for row in self.rows().iter().filter(|row| row.status == RunStatus::Running) {
             if row.runner == Some(runner) {
                 let line = format!("run {} still belongs to a runner that was closed", row.id);
