@@ -1,4 +1,4 @@
-//! Why a run is paused: a type that is decided by, and the text that a store keeps and a user reads.
+//! Why a run is paused: the type that decisions use, and the text that a store keeps and a user reads.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
-//! Whether an engine may act, and how it stops: its store, its lease and its end.
+//! The control of an engine: its store, its lease, whether it may act, and how it stops.
 //!
-//! Everything that commits, executes or serves an engine is above this and asks it. It decides nothing about runs (core
-//! does) and nothing about who executes (the slot machine does).
+//! All parts that commit, execute or serve an engine depend on this one. It decides nothing about runs (core does) and
+//! nothing about which body executes (the slot machine does).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};

@@ -1,4 +1,5 @@
-//! What must stand any bytes: each target takes an input and panics only if bide does, or if it breaks what it states.
+//! Fuzz targets: each takes any bytes as input and panics only if bide does, or if bide breaks the property that the
+//! target checks.
 //!
 //! `tests/any_bytes.rs` feeds them at random on stable, in `make test`; `scripts/fuzz` has them guided by coverage, in
 //! `make soak`. Python's half of the codec is fuzzed by `tests/test_codec_fuzz.py`.

@@ -57,8 +57,8 @@ impl Mangled {
         &self.columns
     }
 
-    /// Puts values into columns, of all rows or of one, and makes every call of the store. Returns what was said
-    /// of the damage.
+    /// Puts values into columns, of all rows or of one, and makes every call of the store. Returns the errors
+    /// that report the damage.
     ///
     /// # Panics
     /// If bide does.
@@ -79,12 +79,12 @@ impl Mangled {
             let _ = connection.execute(&format!("UPDATE OR REPLACE \"{table}\" SET \"{name}\" = ?1 {rows}"), [value]);
         }
         drop(connection);
-        let mut said = play::Said::default();
+        let mut errors = play::StoreErrors::default();
         match SqliteStore::open(&path, Durability::Normal) {
-            Ok(store) => play::everything(&*store, &self.graph, &mut said),
-            Err(error) => said.0.push(error),
+            Ok(store) => play::everything(&*store, &self.graph, &mut errors),
+            Err(error) => errors.0.push(error),
         }
-        said.0.iter().map(ToString::to_string).collect()
+        errors.0.iter().map(ToString::to_string).collect()
     }
 }
 

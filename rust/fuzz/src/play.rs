@@ -20,56 +20,56 @@ const NOW: Time = Time(1_800_000_000_000_000);
 /// A run's life ends, or is cut off.
 const MOST_EVENTS: usize = 64;
 
-/// What a store said, if it could not do what it was asked.
+/// The errors that a store has returned.
 #[derive(Default)]
-pub(crate) struct Said(pub(crate) Vec<StoreError>);
+pub(crate) struct StoreErrors(pub(crate) Vec<StoreError>);
 
-impl Said {
-    fn hear<T>(&mut self, answer: Result<T, StoreError>) -> Option<T> {
+impl StoreErrors {
+    fn note<T>(&mut self, answer: Result<T, StoreError>) -> Option<T> {
         answer.map_err(|error| self.0.push(error)).ok()
     }
 }
 
 /// Makes every call of a store, recovers its runs and plays them to their end. What is refused keeps nothing else from
 /// being asked.
-pub(crate) fn everything(store: &dyn Store, graph: &Arc<Graph>, said: &mut Said) {
-    let workflow = said.hear(seed::register(store, graph));
+pub(crate) fn everything(store: &dyn Store, graph: &Arc<Graph>, errors: &mut StoreErrors) {
+    let workflow = errors.note(seed::register(store, graph));
     for status in [None, Some(RunStatus::Running), Some(RunStatus::Failed)] {
         let filter = RunFilter { status, workflow: status.map(|_| "workflow".to_owned()), ..RunFilter::default() };
-        said.hear(store.list(&filter));
+        errors.note(store.list(&filter));
     }
     for n in 0..seed::RUNS {
-        said.hear(store.by_key(&format!("key {n}"), None));
-        said.hear(store.load(seed::id(n)));
+        errors.note(store.by_key(&format!("key {n}"), None));
+        errors.note(store.load(seed::id(n)));
     }
-    said.hear(store.is_alive(1, NOW.into()));
-    said.hear(store.wait_for_changes(Seen::default(), Duration::ZERO));
-    let Some(lease) = said.hear(store.enroll(NOW.into())) else { return };
+    errors.note(store.is_alive(1, NOW.into()));
+    errors.note(store.wait_for_changes(Seen::default(), Duration::ZERO));
+    let Some(lease) = errors.note(store.enroll(NOW.into())) else { return };
     if let Some(workflow) = workflow {
         let ids: Arc<[TaskId]> = workflow.tasks.iter().map(|task| task.id).collect();
-        let versions = said.hear(store.versions(workflow.number)).unwrap_or_default();
+        let versions = errors.note(store.versions(workflow.number)).unwrap_or_default();
         let versions: Vec<i64> = versions.iter().map(|version| version.version).collect();
-        for claimed in said.hear(store.claim(lease, &versions, NOW.into(), 10)).unwrap_or_default() {
-            let Some(Some(stored)) = said.hear(store.load(claimed)) else { continue };
+        for claimed in errors.note(store.claim(lease, &versions, NOW.into(), 10)).unwrap_or_default() {
+            let Some(Some(stored)) = errors.note(store.load(claimed)) else { continue };
             let _ = stored.run.unpacked_inputs();
             // As the executor does: a run whose tasks do not fit the graph is not recovered.
             if ids.len() == graph.len()
                 && let Ok(state) = RunState::recover(graph, &ids, Some(workflow.version), stored)
             {
-                live(store, lease, graph, state, said);
+                live(store, lease, graph, state, errors);
             }
         }
         let again = NewRun::new(seed::id(99), workflow.number, workflow.version, NOW).with_key(Some("key 0".into()));
-        said.hear(store.create(lease, &[again]));
+        errors.note(store.create(lease, &[again]));
     }
-    said.hear(store.renew(lease, NOW.into()));
-    said.hear(store.delete(seed::id(2)));
-    said.hear(store.purge(NOW, i64::MIN, 10));
-    said.hear(store.leave(lease));
+    errors.note(store.renew(lease, NOW.into()));
+    errors.note(store.delete(seed::id(2)));
+    errors.note(store.purge(NOW, i64::MIN, 10));
+    errors.note(store.leave(lease));
 }
 
 /// Plays a run as far as it gets, and commits all of it.
-fn live(store: &dyn Store, lease: Lease, graph: &Graph, mut state: RunState, said: &mut Said) {
+fn live(store: &dyn Store, lease: Lease, graph: &Graph, mut state: RunState, errors: &mut StoreErrors) {
     let (mut batch, mut effects) = (Batch::new(), Vec::new());
     let mut events = vec![Event::Begin];
     let mut turns = 0;
@@ -82,7 +82,7 @@ fn live(store: &dyn Store, lease: Lease, graph: &Graph, mut state: RunState, sai
         }
         turns += 1;
     }
-    let _ = said.hear(store.commit(lease, &mut batch));
+    let _ = errors.note(store.commit(lease, &mut batch));
     let rows: Vec<_> = (0..graph.len() as u32).map(|ix| state.task_row(ix)).collect();
     let changes: Vec<Option<Changes>> =
         rows.iter().map(|row| row.changes.as_ref().and_then(|blob| Changes::unpack(blob).ok())).collect();

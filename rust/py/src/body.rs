@@ -1,4 +1,4 @@
-//! What the host keeps of a task: its callables, and where their arguments come from.
+//! A task as the host keeps it: its callables, and where their arguments come from.
 //!
 //! Not here: how they are read from Python (`workflow.rs`) and how they are called (`host.rs`).
 

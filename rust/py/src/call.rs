@@ -103,9 +103,9 @@ impl<'py> Arguments<'_, 'py> {
 }
 
 /// Publishes which body this thread executes, for log records, if that is in use.
-pub(crate) struct Logged<'py>(Option<Bound<'py, PyAny>>);
+pub(crate) struct LogScope<'py>(Option<Bound<'py, PyAny>>);
 
-impl<'py> Logged<'py> {
+impl<'py> LogScope<'py> {
     pub(crate) fn enter(py: Python<'py>, call: &Call<Python3>) -> Result<Self, Raised> {
         let names = names(py).map_err(|error| Raised::new(py, error))?;
         if names.logging_in_use.bind(py).is_empty() {
@@ -121,7 +121,7 @@ impl<'py> Logged<'py> {
     }
 }
 
-impl Drop for Logged<'_> {
+impl Drop for LogScope<'_> {
     fn drop(&mut self) {
         if let Some(leave) = &self.0 {
             let _ = gil::call0(leave);

@@ -124,7 +124,7 @@ pub(crate) use refs::{Kept, Owned, OwnedTuple, Raised};
 #[inline]
 pub(crate) fn detached<R: Send>(py: Python<'_>, work: impl FnOnce() -> R + Send) -> R {
     let result = py.detach(|| {
-        let _away = Away::set(true);
+        let _away = DetachedMark::set(true);
         work()
     });
     count_attach();
@@ -142,7 +142,7 @@ pub(crate) fn idle<R: Send>(py: Python<'_>, wait: impl FnOnce() -> R + Send) -> 
 /// Within [`detached`]: from here on as in [`idle`].
 #[inline]
 pub(crate) fn idling<R>(wait: impl FnOnce() -> R) -> R {
-    let _counted = Counted::in_(&IDLE);
+    let _counted = CountGuard::add(&IDLE);
     wait()
 }
 
@@ -164,12 +164,12 @@ impl Engines<'_> {
 pub(crate) fn attach<R>(visit: impl FnOnce(Python<'_>) -> R) -> Option<R> {
     // Counted first and asked afterwards, while the exit protocol sets `closing` first and counts
     // afterwards: one of the two sees the other.
-    let _counted = Counted::in_(&VISITS);
+    let _counted = CountGuard::add(&VISITS);
     if process::closing() {
         return None;
     }
     Python::try_attach(|py| {
-        let _here = Away::set(false);
+        let _here = DetachedMark::set(false);
         count_attach();
         if process::closing() {
             return None;
@@ -186,31 +186,31 @@ pub(crate) fn here<R>(f: impl FnOnce(Python<'_>) -> R) -> R {
 }
 
 /// Marks the thread as detached or attached until dropped, also by a panic.
-struct Away(bool);
+struct DetachedMark(bool);
 
-impl Away {
+impl DetachedMark {
     fn set(away: bool) -> Self {
         Self(AWAY.replace(away))
     }
 }
 
-impl Drop for Away {
+impl Drop for DetachedMark {
     fn drop(&mut self) {
         AWAY.set(self.0);
     }
 }
 
 /// One more in a counter until dropped, also by a panic.
-struct Counted(&'static AtomicI64, u32);
+struct CountGuard(&'static AtomicI64, u32);
 
-impl Counted {
-    fn in_(counter: &'static AtomicI64) -> Self {
+impl CountGuard {
+    fn add(counter: &'static AtomicI64) -> Self {
         counter.fetch_add(1, Ordering::SeqCst);
         Self(counter, FORKS.load(Ordering::SeqCst))
     }
 }
 
-impl Drop for Counted {
+impl Drop for CountGuard {
     fn drop(&mut self) {
         if self.1 == FORKS.load(Ordering::SeqCst) {
             self.0.fetch_sub(1, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! Where a store is: what the path or URL that a user gives means.
+//! Opens the store that a path or URL names.
 
 use std::ffi::OsStr;
 use std::sync::Arc;

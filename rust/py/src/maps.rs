@@ -1,4 +1,4 @@
-//! Whether the process may still have enough memory maps for more threads.
+//! Checks whether the process can have enough memory maps for more threads.
 //!
 //! Linux limits how many maps a process has (`vm.max_map_count`), and every parked body's thread takes some. At the
 //! very limit the thread is made, but CPython or the C library finds no memory within it: then

@@ -11,7 +11,7 @@ use bide_executor::{Attached, BodyCx, Call, Gate, GateWorker, Polled, Worker};
 use pyo3::prelude::*;
 
 use crate::body::PyBody;
-use crate::call::{Arguments, Logged};
+use crate::call::{Arguments, LogScope};
 use crate::context::{changes_of, context_of, read_only};
 use crate::errors::{self, names};
 use crate::gil::{self, Kept, Owned, Raised};
@@ -126,7 +126,7 @@ fn outcome(
     call: &Call<Python3>,
     returned: Result<Owned<'_>, Raised>,
     context: Option<Owned<'_>>,
-    logged: Option<Logged<'_>>,
+    logged: Option<LogScope<'_>>,
 ) -> Outcome {
     let stored = |value: Owned<'_>| {
         let output = call.target().returns.encode(&value)?;
@@ -155,7 +155,7 @@ fn call_body<'py>(
     call: &Call<Python3>,
     empty: &mut Option<Owned<'py>>,
     context: &mut Option<Owned<'py>>,
-    logged: &mut Option<Logged<'py>>,
+    logged: &mut Option<LogScope<'py>>,
 ) -> Result<Owned<'py>, Raised> {
     let target = call.target();
     if target.binding.wants_context {
@@ -165,7 +165,7 @@ fn call_body<'py>(
         None => None,
         Some(body) => Some(handle_of(py, body, context.as_ref())?),
     };
-    *logged = Some(Logged::enter(py, call)?);
+    *logged = Some(LogScope::enter(py, call)?);
     let arguments = Arguments { py, args: &call.args, context: context.as_ref(), handle: handle.as_ref() };
     arguments.call(&call.run.local, empty, target.function.bind(py), &target.binding)
 }

@@ -1,8 +1,8 @@
-//! Who executes now: slots, pacing, parking and work queues; and who leads, where threads act for each other.
+//! Scheduling of bodies: slots, pacing, parking and work queues; and the queue in which one thread leads for others.
 //!
 //! A [`Pool`] of worker threads executes jobs of an engine that it knows by the [`Upcalls`] trait alone: it has no
-//! store, no runs and no log of its own. What is decided (who gets a slot, whose poll it is) is decided by [`Slots`] and
-//! [`Pacer`], machines without threads that other dispatchers and simulators use too.
+//! store, no runs and no log of its own. The decisions (which body gets a slot, whose poll it is) are made by [`Slots`]
+//! and [`Pacer`], machines without threads that other dispatchers and simulators use too.
 //!
 //! The unit tests of this crate are compiled over loom's locks and atomics, and explore the interleavings of the pool's
 //! own code (`models/`).

@@ -1,5 +1,5 @@
-//! What the pool's threads agree by: locks, atomics and lock-free deques. The unit tests get loom's instead, so that
-//! they can go through the interleavings.
+//! The synchronization primitives of the pool: locks, atomics and lock-free deques. The unit tests get loom's instead,
+//! so that they can go through the interleavings.
 
 #[cfg(not(test))]
 pub(crate) use bide_sync::{Condvar, Mutex, atomic};

@@ -1,4 +1,4 @@
-//! What one commit writes, and what comes of it: runs to create, writes to runs that exist, or both.
+//! A commit and its outcome: runs to create, writes to runs that exist, or both.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,4 +1,4 @@
-//! Where bide's runs live: the [`Store`] trait and its implementations.
+//! The storage of runs: the [`Store`] trait and its implementations.
 //!
 //! Synchronous on purpose: the executor's threads call it while they hold nothing. Every store passes the one
 //! conformance suite in bide-testkit.

@@ -1,4 +1,4 @@
-//! What a poll of a condition means: for a body's wait and for a gate alike.
+//! Judges the poll of a condition, for a body's wait and for a gate.
 
 use std::time::Duration;
 

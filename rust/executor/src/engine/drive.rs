@@ -18,21 +18,21 @@ use crate::ledger::{Group, QueuedEvent};
 use crate::log::Log;
 use crate::runs::run::Run;
 pub use crate::runs::suspects::Turn;
-use crate::services::lease::Looks;
+use crate::services::lease::LeaseState;
 use crate::services::retention::{RETENTION, Sweep};
 use crate::services::timers::Alarm;
 use crate::threads::limit::Limit;
 use crate::threads::pool::Pool;
 
-/// An engine and what its threads would remember.
+/// An engine, and the state that its threads would have.
 pub struct Driver<H: Host> {
     /// The engine that is driven.
     engine: Arc<Engine<H>>,
-    /// What the lease thread remembers.
-    looks: Looks,
-    /// What the retention thread remembers.
+    /// The state of the lease thread.
+    lease_state: LeaseState,
+    /// The state of the retention thread.
     sweep: Sweep,
-    /// What the timer thread remembers.
+    /// The state of the timer thread.
     timer: Sleep,
 }
 
@@ -119,10 +119,10 @@ impl<H: Host> Driver<H> {
         seed: u64,
         retention: Option<Duration>,
     ) -> Result<Self, StoreError> {
-        let looks = Looks::since(clock.steady());
+        let lease_state = LeaseState::since(clock.steady());
         let control = Control::enroll(store, clock, dispatch, log, Arc::default())?;
         let engine = Engine::assemble(control, seed, retention);
-        Ok(Self { engine, looks, sweep: Sweep::new(), timer: Sleep::default() })
+        Ok(Self { engine, lease_state, sweep: Sweep::new(), timer: Sleep::default() })
     }
 
     /// The engine.
@@ -169,7 +169,7 @@ impl<H: Host> Driver<H> {
 
     /// The lease thread's turn.
     pub fn lease_turn(&mut self) {
-        self.engine.lease_service.turn(&mut self.looks, Duration::ZERO);
+        self.engine.lease_service.turn(&mut self.lease_state, Duration::ZERO);
     }
 
     /// The retention thread's turn: one step, if it is due. Returns how long it would rest then.

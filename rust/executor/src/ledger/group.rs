@@ -35,9 +35,9 @@ pub(crate) struct QueuedEvent<H: Host> {
 pub(crate) type Completion = tokio::sync::oneshot::Sender<Result<(), Refused>>;
 
 /// The results that have gathered on one slot; of closures in memory, on all.
-pub struct Group<H: Host>(Mutex<Gathered<H>>);
+pub struct Group<H: Host>(Mutex<GroupState<H>>);
 
-struct Gathered<H: Host> {
+struct GroupState<H: Host> {
     /// In the order in which they came.
     items: Vec<QueuedEvent<H>>,
     /// The emptied memory of the last commit. It stays with the slot, because a thread may park for long.
@@ -48,7 +48,7 @@ struct Gathered<H: Host> {
 
 impl<H: Host> Default for Group<H> {
     fn default() -> Self {
-        Self(Mutex::new(Gathered { items: Vec::with_capacity(FULL), spare: Vec::new(), since: Duration::ZERO }))
+        Self(Mutex::new(GroupState { items: Vec::with_capacity(FULL), spare: Vec::new(), since: Duration::ZERO }))
     }
 }
 

@@ -1,5 +1,5 @@
-//! What one thread wants committed, and what comes of it. A request goes to whichever thread leads the commit, and
-//! comes back with its outcome.
+//! A commit request of one thread, and its outcome. The thread that leads the commit works on the request and returns
+//! it with the outcome.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub enum Lost {
     Stopped,
 }
 
-/// What one thread wants committed.
+/// A commit request of one thread.
 pub(super) struct Request<H: Host> {
     /// Runs to create. The events are only theirs then.
     pub(super) creates: Option<NewRuns>,

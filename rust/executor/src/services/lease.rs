@@ -31,15 +31,15 @@ pub(crate) struct LeaseService<H: Host> {
     stop: Signal,
 }
 
-/// What the thread remembers from one look to the next.
-pub(crate) struct Looks {
+/// The state of the thread from one turn to the next.
+pub(crate) struct LeaseState {
     /// When the lease was renewed last, by the steady clock.
     renewed: Duration,
-    /// Up to which change of the store it has dealt with them.
+    /// The last change of the store that was handled.
     seen: Seen,
 }
 
-impl Looks {
+impl LeaseState {
     /// The lease was taken at this steady time.
     pub(crate) fn since(renewed: Duration) -> Self {
         Self { renewed, seen: Seen::default() }
@@ -52,12 +52,12 @@ impl<H: Host> Service for LeaseService<H> {
     }
 
     fn run(&self, started: &Signal) {
-        let mut looks = Looks::since(self.control.clock.steady());
+        let mut state = LeaseState::since(self.control.clock.steady());
         started.set();
         self.stop.wait_for(LOOK);
         while !self.stop.is_set() {
             // A store that cannot be asked must not be asked without a rest.
-            if !self.turn(&mut looks, LOOK) {
+            if !self.turn(&mut state, LOOK) {
                 self.stop.wait_for(LOOK);
             }
         }
@@ -77,25 +77,25 @@ impl<H: Host> LeaseService<H> {
 
     /// One turn of the thread: waits for changes, renews the lease if it is time, and deals with the changes. False if it
     /// could not wait.
-    pub(crate) fn turn(&self, looks: &mut Looks, timeout: Duration) -> bool {
+    pub(crate) fn turn(&self, state: &mut LeaseState, timeout: Duration) -> bool {
         let control = &self.control;
         if control.stopped().is_some() {
             return false;
         }
         failpoint::hit(Failpoint::Lease);
-        let changes = control.store().wait_for_changes(looks.seen, timeout);
+        let changes = control.store().wait_for_changes(state.seen, timeout);
         let waited = changes.is_ok();
         if self.stop.is_set() {
             return waited;
         }
         let now = control.clock.steady();
-        let renews = now.saturating_sub(looks.renewed) >= RENEW || !control.lease_holds();
+        let renews = now.saturating_sub(state.renewed) >= RENEW || !control.lease_holds();
         let mut outcome = Ok(());
         if renews {
-            looks.renewed = now;
+            state.renewed = now;
             outcome = self.renew();
         }
-        let outcome = outcome.and(changes).and_then(|changes| self.deal_with(&changes, renews, looks));
+        let outcome = outcome.and(changes).and_then(|changes| self.deal_with(&changes, renews, state));
         match outcome {
             Ok(()) => {}
             Err(error @ StoreError::Busy { .. }) => control.warn(&error.to_string()),
@@ -108,7 +108,7 @@ impl<H: Host> LeaseService<H> {
         if self.control.renew()? { Ok(()) } else { self.recovery.recover() }
     }
 
-    fn deal_with(&self, changes: &Changes, renewed: bool, looks: &mut Looks) -> Result<(), StoreError> {
+    fn deal_with(&self, changes: &Changes, renewed: bool, state: &mut LeaseState) -> Result<(), StoreError> {
         if changes.unowned {
             self.recovery.recover()?;
         }
@@ -119,7 +119,7 @@ impl<H: Host> LeaseService<H> {
         // Whether a runner is late with its lease shows without a change.
         self.watch.look(if renewed { &ChangedRuns::Any } else { &changes.runs })?;
         // Only now: what could not be dealt with is seen again.
-        looks.seen = changes.seen;
+        state.seen = changes.seen;
         Ok(())
     }
 }

@@ -37,12 +37,15 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
 }
 
 struct Thread<'a, H: Host, C> {
+    /// The engine that it works for.
     engine: &'a Arc<Engine<H>>,
+    /// Where the thread sleeps.
     parker: Arc<Parker<H>>,
     /// Empty but for a commit: what it makes ready.
     ready: Vec<Ready<H>>,
     /// The clocks at the end of the last body.
     seen: LastSeen,
+    /// The host's side of the thread.
     cx: &'a mut C,
 }
 
@@ -66,25 +69,31 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> WorkerThread<Engine<H>> for Thre
     }
 }
 
-/// A body that is executed, as the thread remembers it meanwhile.
-struct Executed<H: Host> {
+/// A body in execution, as its thread keeps it until the end.
+struct BodyInProgress<H: Host> {
+    /// The run of the body.
     run: Arc<Run<H>>,
+    /// The task of the body.
     task: TaskRef,
+    /// How the run entered it.
     entered: Entered,
     /// Its mark is committed, if it needs one.
     marked: bool,
     /// Its slot, unless it has a handle: then `body` has it.
     permit: Option<Permit<H>>,
+    /// The handle of the body, if it takes one.
     body: Option<Arc<BodyCx<H>>>,
+    /// The timeout of the attempt, if it has one.
     limit: Option<Arc<Limit<H>>>,
+    /// The turn of a body that may have ended an earlier process.
     turn: Option<Turn>,
 }
 
 impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
-    /// Enters a body in its run. `Err`: it is not executed, and here is its permit. What is done before a body and after it
-    /// has frames of its own: that of [`Thread::execute`] stays on the stack while the body is parked.
+    /// Enters a body in its run. `Err`: it is not executed, and its permit is returned. What is done before a body and
+    /// after it has frames of its own: that of [`Thread::execute`] stays on the stack while the body is parked.
     #[inline(never)]
-    fn begin(&mut self, ready: Ready<H>, permit: Permit<H>) -> Result<(Call<H>, Executed<H>), Permit<H>> {
+    fn begin(&mut self, ready: Ready<H>, permit: Permit<H>) -> Result<(Call<H>, BodyInProgress<H>), Permit<H>> {
         let Some(ready) = Arc::clone(&ready.run).wait_for_overdue(ready) else { return Err(permit) };
         let Some((ready, turn)) = self.engine.admit_suspect(ready) else { return Err(permit) };
         let wants_handle = ready.run.workflow.graph.spec(ready.task.ix).wants_handle;
@@ -144,14 +153,14 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
             let event = Event::Started { task, attempt: entered.attempt };
             (self.cx as &mut dyn Attached).detach(|| engine.commit_own(None, &run, event)).is_ok()
         };
-        let executed = Executed { run, task, entered, marked, permit: kept, body, limit, turn };
+        let executed = BodyInProgress { run, task, entered, marked, permit: kept, body, limit, turn };
         Ok((call, executed))
     }
 
     /// Reports a body's outcome.
     #[inline(never)]
-    fn end(&mut self, executed: Executed<H>, outcome: Outcome) -> Option<Permit<H>> {
-        let Executed { run, task, entered, permit: mut kept, body, limit, turn, .. } = executed;
+    fn end(&mut self, executed: BodyInProgress<H>, outcome: Outcome) -> Option<Permit<H>> {
+        let BodyInProgress { run, task, entered, permit: mut kept, body, limit, turn, .. } = executed;
         let workers = &self.engine.dispatch().workers;
         if let Some(body) = body {
             kept = body.end();

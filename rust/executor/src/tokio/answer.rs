@@ -1,4 +1,4 @@
-//! What a condition may answer.
+//! The values that a condition may return.
 
 use bide_core::Value;
 use bide_core::attempt::Polled;

@@ -10,9 +10,9 @@ use bide_core::{Failure, FailureKind};
 use super::closures::BoxFuture;
 
 /// A future whose panic is a failure.
-pub(super) struct Caught<'a, T>(Option<BoxFuture<'a, T>>);
+pub(super) struct CatchPanic<'a, T>(Option<BoxFuture<'a, T>>);
 
-impl<'a, T> Caught<'a, T> {
+impl<'a, T> CatchPanic<'a, T> {
     pub(super) fn new(future: BoxFuture<'a, T>) -> Self {
         Self(Some(future))
     }
@@ -24,7 +24,7 @@ impl<'a, T> Caught<'a, T> {
     }
 }
 
-impl<T> Future for Caught<'_, T> {
+impl<T> Future for CatchPanic<'_, T> {
     type Output = Result<T, Failure>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -39,7 +39,7 @@ impl<T> Future for Caught<'_, T> {
     }
 }
 
-impl<T> Drop for Caught<'_, T> {
+impl<T> Drop for CatchPanic<'_, T> {
     fn drop(&mut self) {
         let _ = self.finish();
     }

@@ -1,4 +1,4 @@
-//! What a closure is called with.
+//! The argument of a closure: the inputs and outputs that it may read, and its handle.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::lane::{Entry, Lane};
 use super::task_error::TaskError;
 use crate::runs::run::Run;
 
-/// A task of a run: what it was given.
+/// The inputs of a run, and the outputs of other tasks, that a task may read.
 #[derive(Clone)]
 pub struct Scope {
     /// The run, for inputs and outputs.

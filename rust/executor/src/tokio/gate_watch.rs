@@ -7,7 +7,7 @@ use bide_core::attempt::polling::Polling;
 use bide_core::event::Retry;
 use bide_core::{Event, GateSpec, Value};
 
-use super::caught::Caught;
+use super::catch_panic::CatchPanic;
 use super::closures::Closures;
 use super::context::Scope;
 use super::dispatch::Phase;
@@ -35,7 +35,7 @@ async fn watch(engine: Arc<Engine<Closures>>, gate: Gate<Closures>) {
         let polled = match &body.gate {
             Some(condition) => {
                 let scope = Scope::new(&run, gate.task);
-                let asked = Caught::new(condition(scope));
+                let asked = CatchPanic::new(condition(scope));
                 tokio::select! {
                     biased;
                     asked = asked => asked.unwrap_or_else(Polled::Raised),

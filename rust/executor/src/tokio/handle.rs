@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use super::body::BodyState;
 use super::closures::Closures;
 use super::codec::{decode, encode, serialization_failure};
-use super::task_error::{Ended, Skip, TaskError};
+use super::task_error::{BodyEnd, Skip, TaskError};
 use crate::host::Host;
 
 /// What a body uses to talk to the executor. Clones are the same handle; it is of no use once its body has returned.
@@ -79,9 +79,9 @@ impl TaskHandle {
         let result = match step().await {
             Ok(value) => encode(&value).map_err(|why| refused("what it returned", &why)),
             Err(error) => match error.end() {
-                Ended::Failed(failure) => Err(failure),
-                Ended::Skipped(reason) => return Err(Skip(reason).into()),
-                Ended::Unwound => return Err(TaskError::of_call(body.suspend())),
+                BodyEnd::Failed(failure) => Err(failure),
+                BodyEnd::Skipped(reason) => return Err(Skip(reason).into()),
+                BodyEnd::Unwound => return Err(TaskError::of_call(body.suspend())),
             },
         };
         let value = body.end_step(&mut call, result).await.map_err(TaskError::of_call)?;

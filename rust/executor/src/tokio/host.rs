@@ -1,4 +1,4 @@
-//! What the host of async closures executes with.
+//! The [`Host`](crate::host::Host) of async closures.
 
 use bide_core::PollPolicy;
 

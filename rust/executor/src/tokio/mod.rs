@@ -33,7 +33,7 @@
 mod answer;
 mod blocking;
 mod body;
-mod caught;
+mod catch_panic;
 mod closures;
 mod codec;
 mod context;

@@ -58,11 +58,11 @@ impl TaskError {
     }
 
     /// How a body that returned this has ended.
-    pub(super) fn end(self) -> Ended {
+    pub(super) fn end(self) -> BodyEnd {
         match *self.0 {
-            Why::Skip(reason) => Ended::Skipped(reason),
-            Why::Failed(failure) => Ended::Failed(failure),
-            Why::Unwind(_) => Ended::Unwound,
+            Why::Skip(reason) => BodyEnd::Skipped(reason),
+            Why::Failed(failure) => BodyEnd::Failed(failure),
+            Why::Unwind(_) => BodyEnd::Unwound,
         }
     }
 
@@ -82,7 +82,7 @@ impl TaskError {
 }
 
 /// How a body ended that returned an error.
-pub(super) enum Ended {
+pub(super) enum BodyEnd {
     Skipped(Arc<str>),
     Failed(Failure),
     Unwound,

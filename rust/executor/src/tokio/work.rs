@@ -10,13 +10,13 @@ use bide_core::event::Retry;
 use bide_core::{Event, Failure, FailureKind, Outcome, TaskRef, Value};
 use tokio::sync::{oneshot, watch};
 
-use super::caught::Caught;
+use super::catch_panic::CatchPanic;
 use super::closures::Closures;
 use super::context::{Scope, TaskContext};
 use super::dispatch::{NextStep, Phase, Slot};
 use super::enqueue::{commit_gathered, enqueue, enqueue_from_lane};
 use super::lane::Lane;
-use super::task_error::{Ended, TaskError};
+use super::task_error::{BodyEnd, TaskError};
 use crate::engine::Engine;
 use crate::host::Ready;
 use crate::ledger::QueuedEvent;
@@ -61,7 +61,7 @@ impl Lane {
             return;
         }
         let cx = TaskContext { scope: Scope::new(&run, task), lane: Arc::clone(self), attempt, turn: *turn };
-        let mut body_future = Caught::new((body.call)(cx));
+        let mut body_future = CatchPanic::new((body.call)(cx));
         let returned = match poll_fn(|cx| Poll::Ready(Pin::new(&mut body_future).poll(cx))).await {
             Poll::Ready(returned) => Some(returned),
             Poll::Pending => {
@@ -90,7 +90,7 @@ impl Lane {
     /// A body that does not return at once: shown to others if it takes long, dropped if the runner stops.
     async fn run_on<T>(
         self: &Arc<Self>,
-        mut body: Caught<'_, T>,
+        mut body: CatchPanic<'_, T>,
         run: &Arc<Run<Closures>>,
         task: TaskRef,
         attempt: u32,
@@ -157,9 +157,9 @@ fn outcome(
         Ok(Ok(output)) => Outcome::Completed { output, changes: None },
         Err(panic) => failed(panic),
         Ok(Err(error)) => match error.end() {
-            Ended::Skipped(reason) => Outcome::Skipped { reason },
-            Ended::Failed(failure) => failed(failure),
-            Ended::Unwound => Outcome::Suspended,
+            BodyEnd::Skipped(reason) => Outcome::Skipped { reason },
+            BodyEnd::Failed(failure) => failed(failure),
+            BodyEnd::Unwound => Outcome::Suspended,
         },
     }
 }

@@ -11,7 +11,7 @@ use bide_executor::drive::Driver;
 use bide_executor::store::Uptime;
 use bide_executor::{CallError, Clock, Closures, Runner, TaskContext, TaskError, TaskHandle, Workflow, until};
 use bide_testkit::VirtualClock;
-use bide_testkit::waits::{BOOM, Kind, Meanwhile, Probe, Says, TASK, WaitDriver, What, at, yes};
+use bide_testkit::waits::{BOOM, Kind, Meanwhile, Operation, Probe, Says, TASK, WaitDriver, at, yes};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -162,18 +162,18 @@ impl Process {
     async fn call(&self, handle: &TaskHandle, at_call: usize) -> Option<TaskError> {
         let call = self.probe.call(at_call);
         let result = match call.what {
-            What::Condition { proof, poll, timeout, .. } => {
+            Operation::Condition { proof, poll, timeout, .. } => {
                 let wait = handle.defer_until(|| self.ask(at_call, Some(handle)), poll.every);
                 let wait = wait.on_error(poll.tolerate).named(call.name);
                 let wait = if let Some(proof) = proof { wait.given(proof) } else { wait };
                 let wait = if let Some(timeout) = timeout { wait.timeout(timeout) } else { wait };
                 wait.await.map(drop)
             }
-            What::Until(span) => handle.sleep_until(UNIX_EPOCH + at(span).since(Time(0))).await,
-            What::After(span) => handle.sleep(span).await,
-            What::Step("") => self.step(handle, at_call, &()).await,
-            What::Step(args) => self.step(handle, at_call, args).await,
-            What::Now => {
+            Operation::Until(span) => handle.sleep_until(UNIX_EPOCH + at(span).since(Time(0))).await,
+            Operation::After(span) => handle.sleep(span).await,
+            Operation::Step("") => self.step(handle, at_call, &()).await,
+            Operation::Step(args) => self.step(handle, at_call, args).await,
+            Operation::Now => {
                 let result = handle.now().await;
                 let known = result.as_ref().map(|time| stored(*time)).map_err(call_error);
                 let goes_on = self.probe.ends_now(&known);

@@ -12,7 +12,7 @@ use bide_executor::{
     Attached, BodyCx, Call, Check, Clock, Condition, Engine, Gate, GateWorker, Host, Polled, Pool, RunRequest, Source,
     StepStart, Worker,
 };
-use bide_testkit::waits::{Kind, Meanwhile, Probe, Says, TASK, WaitDriver, What, at, yes};
+use bide_testkit::waits::{Kind, Meanwhile, Operation, Probe, Says, TASK, WaitDriver, at, yes};
 
 /// Nothing here takes this long unless it hangs.
 const HANG: Duration = Duration::from_secs(20);
@@ -236,14 +236,14 @@ impl Thread {
         let bytes = |text: &str| -> Arc<[u8]> { text.as_bytes().into() };
         let name: Arc<str> = call.name.into();
         let result = match call.what {
-            What::Condition { proof, poll, timeout, .. } => {
+            Operation::Condition { proof, poll, timeout, .. } => {
                 let condition = Condition { name, proof: proof.map(bytes), policy: poll, timeout };
                 let mut check = Asks { process: &process, cx, call: at_call };
                 cx.wait_condition(self, condition, &mut check)
             }
-            What::Until(span) => cx.wait_until(self, &name, at(span)).map(|()| yes()),
-            What::After(span) => cx.wait_after(self, &name, span).map(|()| yes()),
-            What::Step(args) => match cx.begin_step(self, &name, Some(bytes(args)), &mut || None) {
+            Operation::Until(span) => cx.wait_until(self, &name, at(span)).map(|()| yes()),
+            Operation::After(span) => cx.wait_after(self, &name, span).map(|()| yes()),
+            Operation::Step(args) => match cx.begin_step(self, &name, Some(bytes(args)), &mut || None) {
                 Ok(StepStart::Returned(value)) => Ok(value),
                 Ok(StepStart::Execute(step)) => {
                     let says = process.ask(at_call, || calls_within(&process, cx));
@@ -251,7 +251,7 @@ impl Thread {
                 }
                 Err(error) => Err(error),
             },
-            What::Now => return process.probe.ends_now(&cx.now(self)),
+            Operation::Now => return process.probe.ends_now(&cx.now(self)),
         };
         process.probe.ends(&result)
     }

@@ -1,4 +1,4 @@
-//! Who is woken for a job, and who gets a slot that is released.
+//! Models of the hand-off: which thread is woken for a job, and which gets a slot that is released.
 
 use super::engine::{Body, Engine, explore};
 use crate::Woken;

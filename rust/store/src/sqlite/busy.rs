@@ -1,4 +1,4 @@
-//! How to wait for a file that another process holds: in short, jittered sleeps up to a stated total.
+//! Waits for a file that another process holds, in short, jittered sleeps up to a timeout.
 //!
 //! SQLite's own handler sleeps longer and longer (a second among four processes, where this one takes a millisecond).
 

@@ -1,4 +1,4 @@
-//! Who may execute which runs: the rows of runners, and claims of runs whose runner is dead.
+//! Leases, by which runs have an owner: the rows of runners, and claims of runs whose runner is dead.
 //!
 //! A runner is dead when no process holds its process's byte of the lock file (known at once), or when its lease has
 //! run out, by a clock that cannot be set ([`LeaseTime`]). The lease of another boot says nothing: a reboot has freed

@@ -1,4 +1,4 @@
-//! Whether a path can hold a store at all, asked before SQLite is: so that the message names the real culprit.
+//! Checks whether a path can hold a store, before SQLite opens it, so that the message names the real cause.
 
 use std::ffi::{CString, OsStr};
 use std::fs::{self, OpenOptions};

@@ -77,7 +77,8 @@ pub fn a_purge_leaves_what_has_not_ended_however_old_it_is(store: &dyn Store) {
         desk.commit(vec![update(*run, status, ended_at)]);
     }
     assert_eq!(purge_all(store, later(60)), 20);
-    let remaining: Vec<RunStatus> = ok(store.list(&RunFilter::default())).iter().map(|stored| stored.run.status).collect();
+    let remaining: Vec<RunStatus> =
+        ok(store.list(&RunFilter::default())).iter().map(|stored| stored.run.status).collect();
     assert_eq!(remaining, [RunStatus::Paused, RunStatus::Running].repeat(10));
 }
 

@@ -39,7 +39,7 @@ type BodyNo = u32;
 const LOOK: Duration = Duration::from_millis(1);
 
 /// A timer has rung for a body: with its ticket, and the time it waited for if it was one.
-type Rung = (BodyNo, u64, Option<Time>);
+type RungTimer = (BodyNo, u64, Option<Time>);
 
 /// What all processes of a world share.
 #[derive(Clone)]
@@ -98,7 +98,7 @@ pub(super) struct Process {
     /// The gates that it polls.
     gates: Vec<Watched>,
     /// The timers that have rung since the last look.
-    rung: Arc<Mutex<Vec<Rung>>>,
+    rung: Arc<Mutex<Vec<RungTimer>>>,
     /// Hand-overs to resumed bodies in a row.
     streak: u32,
     /// The pacer's count of turns when it last changed, and when that was, by the steady clock.

@@ -14,7 +14,7 @@ use super::oracle::Oracle;
 use super::plan::{Act, Case, Gate, TaskPlan, Version};
 use super::process::{Process, Shared};
 use super::rng::Rng;
-use crate::waits::{Call, Kind, Meanwhile, Probe, Says, WaitDriver, What};
+use crate::waits::{Call, Kind, Meanwhile, Operation, Probe, Says, WaitDriver};
 
 /// A script that takes more moves has hung.
 const MOST_MOVES: u32 = 10_000;
@@ -126,7 +126,7 @@ impl Process {
 
     pub(super) fn execute_script(&mut self, body: &mut Body, at: u8) -> Result<Value, Failure> {
         match self.script_call(Act::Scripted(at)).map(|call| call.what) {
-            Some(What::Now) => Ok(now_value(self.now())),
+            Some(Operation::Now) => Ok(now_value(self.now())),
             _ => self.ask_script(body, at).executed(),
         }
     }
@@ -148,14 +148,14 @@ impl Process {
     pub(super) fn script_ends(
         &self,
         body: &mut Body,
-        called: &OpenCall,
+        open_call: &OpenCall,
         call: &Call,
         result: Result<Value, CallError>,
     ) -> Phase {
         let Some(Script { probe, .. }) = self.script() else { return Phase::Acts };
-        self.script_has_slot(!called.parked);
+        self.script_has_slot(!open_call.parked);
         let goes_on = match call.what {
-            What::Now => probe.ends_now(&result.and_then(|value| read_now(self.graph.name(body.task.ix), &value))),
+            Operation::Now => probe.ends_now(&result.and_then(|value| read_now(self.graph.name(body.task.ix), &value))),
             _ => probe.ends(&result),
         };
         body.at += 1;

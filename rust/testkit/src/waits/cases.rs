@@ -307,7 +307,7 @@ fn refusals() -> Vec<Case> {
         },
         case(
             "a recorded time that is none is an error",
-            [life([Call { what: super::What::Step(""), ..step(YES).named("now") }, closes()]), life([now()])],
+            [life([Call { what: super::Operation::Step(""), ..step(YES).named("now") }, closes()]), life([now()])],
             "0 slot: ask now, record now, returns, ask closes, open closes; 1000: ask closes, suspended; 1000 \
                 slot: fails: task 't0': what is recorded as the time of handle.now() is not a time",
         ),

@@ -19,9 +19,9 @@ use bide_sync::Mutex;
 
 use crate::clock::VirtualClock;
 
+use probe::Observation;
 pub use probe::Probe;
-use probe::Seen;
-pub use script::{Answer, BOOM, Call, Life, Meanwhile, Says, What, at, boom, yes};
+pub use script::{Answer, BOOM, Call, Life, Meanwhile, Operation, Says, at, boom, yes};
 
 /// The workflow of each case has this one task.
 pub const TASK: &str = "t0";
@@ -89,7 +89,7 @@ fn play(driver: &dyn WaitDriver, kind: Kind, case: &Case) -> String {
     in_words(&seen.lock())
 }
 
-fn in_words(seen: &[Seen]) -> String {
+fn in_words(seen: &[Observation]) -> String {
     let groups = seen.chunk_by(|(first, _), (second, _)| first == second).map(|group| {
         let what: Vec<&str> = group.iter().map(|(_, what)| &**what).collect();
         format!("{}: {}", group[0].0, what.join(", "))

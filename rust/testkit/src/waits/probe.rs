@@ -32,7 +32,7 @@ pub struct Probe {
     /// The store of all processes of the case.
     base: Arc<MemoryStore>,
     /// What was seen in all processes of the case, in turn.
-    seen: Arc<Mutex<Vec<Seen>>>,
+    seen: Arc<Mutex<Vec<Observation>>>,
     /// What it remembers from one call to the next.
     state: Mutex<State>,
     /// The runner is closing.
@@ -40,7 +40,7 @@ pub struct Probe {
 }
 
 /// A time in milliseconds, with whether the body has a slot then, and what happens.
-pub(super) type Seen = (String, String);
+pub(super) type Observation = (String, String);
 
 /// Returns whether the body has a slot now.
 type HasSlot = Arc<dyn Fn() -> bool + Send + Sync>;
@@ -63,7 +63,7 @@ impl Probe {
         life: Life,
         clock: Arc<VirtualClock>,
         base: Arc<MemoryStore>,
-        seen: Arc<Mutex<Vec<Seen>>>,
+        seen: Arc<Mutex<Vec<Observation>>>,
     ) -> Arc<Self> {
         let store = FaultyStore::new(Arc::clone(&base) as Arc<dyn Store>);
         let state = State { asked: vec![0; life.calls.len()], renewed: Some(clock.lease_time()), ..State::default() };

@@ -26,14 +26,14 @@ pub struct Call {
     /// Its name in the journal.
     pub name: &'static str,
     /// What is called.
-    pub what: What,
+    pub what: Operation,
     /// What its condition answers, one answer a poll; the last one is repeated. A step executes the first.
     pub answers: Vec<Answer>,
 }
 
 /// What a body calls.
 #[derive(Clone, Debug)]
-pub enum What {
+pub enum Operation {
     /// A wait for a condition.
     Condition {
         /// What proves it to be the same wait.
@@ -162,13 +162,13 @@ impl Call {
     pub fn request(&self) -> Request {
         let bytes = |text: &str| -> Arc<[u8]> { text.as_bytes().into() };
         match self.what {
-            What::Condition { proof, poll, timeout, .. } => {
+            Operation::Condition { proof, poll, timeout, .. } => {
                 Request::Condition { proof: proof.map(bytes), policy: poll, timeout }
             }
-            What::Until(span) => Request::Until(at(span)),
-            What::After(span) => Request::After(span),
-            What::Step(args) => Request::step(Some(bytes(args))),
-            What::Now => Request::step(Some([].into())),
+            Operation::Until(span) => Request::Until(at(span)),
+            Operation::After(span) => Request::After(span),
+            Operation::Step(args) => Request::step(Some(bytes(args))),
+            Operation::Now => Request::step(Some([].into())),
         }
     }
 
@@ -176,7 +176,7 @@ impl Call {
     #[must_use]
     pub fn poll(&self) -> (PollPolicy, Option<Duration>) {
         match self.what {
-            What::Condition { poll, timeout, .. } => (poll, timeout),
+            Operation::Condition { poll, timeout, .. } => (poll, timeout),
             _ => (PollPolicy::every(Duration::from_secs(1)), None),
         }
     }
@@ -184,13 +184,13 @@ impl Call {
     /// What proved its condition still does.
     #[must_use]
     pub fn is_unchanged(&self) -> bool {
-        !matches!(self.what, What::Condition { changes: true, .. })
+        !matches!(self.what, Operation::Condition { changes: true, .. })
     }
 
     /// With another timeout.
     #[must_use]
     pub fn timeout(mut self, ms: u64) -> Self {
-        if let What::Condition { timeout, .. } = &mut self.what {
+        if let Operation::Condition { timeout, .. } = &mut self.what {
             *timeout = Some(Duration::from_millis(ms));
         }
         self
@@ -199,7 +199,7 @@ impl Call {
     /// With another proof, or none.
     #[must_use]
     pub fn proof(mut self, other: Option<&'static str>) -> Self {
-        if let What::Condition { proof, .. } = &mut self.what {
+        if let Operation::Condition { proof, .. } = &mut self.what {
             *proof = other;
         }
         self
@@ -208,7 +208,7 @@ impl Call {
     /// A condition that changes what proves it while it is polled.
     #[must_use]
     pub fn changing(mut self) -> Self {
-        if let What::Condition { changes, .. } = &mut self.what {
+        if let Operation::Condition { changes, .. } = &mut self.what {
             *changes = true;
         }
         self
@@ -217,7 +217,7 @@ impl Call {
     /// With another number of errors in a row that are tolerated.
     #[must_use]
     pub fn tolerate(mut self, errors: u32) -> Self {
-        if let What::Condition { poll, .. } = &mut self.what {
+        if let Operation::Condition { poll, .. } = &mut self.what {
             poll.tolerate = Tolerance::Tolerate(errors);
         }
         self
@@ -234,32 +234,32 @@ impl Call {
 #[must_use]
 pub(super) fn condition(every_ms: u64, answers: &[Answer]) -> Call {
     let poll = PollPolicy::every(Duration::from_millis(every_ms));
-    let what = What::Condition { proof: Some("code"), changes: false, poll, timeout: None };
+    let what = Operation::Condition { proof: Some("code"), changes: false, poll, timeout: None };
     Call { name: "w", what, answers: answers.to_vec() }
 }
 
 /// A step `s`.
 #[must_use]
 pub(super) fn step(answer: Answer) -> Call {
-    Call { name: "s", what: What::Step("args"), answers: vec![answer] }
+    Call { name: "s", what: Operation::Step("args"), answers: vec![answer] }
 }
 
 /// A sleep of this many milliseconds.
 #[must_use]
 pub(super) fn sleep(ms: u64) -> Call {
-    Call { name: "sleep", what: What::After(Duration::from_millis(ms)), answers: Vec::new() }
+    Call { name: "sleep", what: Operation::After(Duration::from_millis(ms)), answers: Vec::new() }
 }
 
 /// A sleep until this many milliseconds after the case began.
 #[must_use]
 pub(super) fn sleep_until(ms: u64) -> Call {
-    Call { name: "sleep_until", what: What::Until(Duration::from_millis(ms)), answers: Vec::new() }
+    Call { name: "sleep_until", what: Operation::Until(Duration::from_millis(ms)), answers: Vec::new() }
 }
 
 /// The recorded time.
 #[must_use]
 pub(super) fn now() -> Call {
-    Call { name: "now", what: What::Now, answers: Vec::new() }
+    Call { name: "now", what: Operation::Now, answers: Vec::new() }
 }
 
 /// The time at this span after the case began.

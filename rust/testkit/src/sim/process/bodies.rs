@@ -45,17 +45,17 @@ impl Process {
                 }
                 match self.act(&mut body, rng) {
                     Ok(phase) => phase,
-                    Err(called) => return self.feed(body, no, called, Fed::Begin),
+                    Err(open_call) => return self.feed(body, no, open_call, Fed::Begin),
                 }
             }
-            Phase::Calls(called, action) => return self.carry_out(body, no, Some(slot), called, action),
-            Phase::WantsSlot(mut called, commit) => {
+            Phase::Calls(open_call, action) => return self.carry_out(body, no, Some(slot), open_call, action),
+            Phase::WantsSlot(mut open_call, commit) => {
                 // The slot has come.
-                called.parked = false;
+                open_call.parked = false;
                 if let Some(allowance) = &body.allowance {
                     allowance.resume();
                 }
-                return self.feed(body, no, called, Fed::Acquired { commit, slot: true });
+                return self.feed(body, no, open_call, Fed::Acquired { commit, slot: true });
             }
             Phase::Ended(outcome) => {
                 self.returns(&mut body);
@@ -79,33 +79,33 @@ impl Process {
         mut body: Body,
         no: BodyNo,
         slot: Option<SlotNo>,
-        mut called: OpenCall,
+        mut open_call: OpenCall,
         action: Action,
     ) {
         let (run, ix) = (body.run.id.row(), body.task.ix);
         let fed = match action {
             Action::CheckLease if self.driver.may_start() && !self.is_lost(&body) => Fed::LeaseHeld,
             Action::CheckLease => Fed::LeaseLost,
-            Action::Recall => self.recall(&mut body, &called),
+            Action::Recall => self.recall(&mut body, &open_call),
             Action::Ask => {
-                called.asked += 1;
-                self.shared.oracle.lock().only_conditions_are_asked(ix, called.act.is_condition());
-                Fed::Asked(match called.act {
+                open_call.asked += 1;
+                self.shared.oracle.lock().only_conditions_are_asked(ix, open_call.act.is_condition());
+                Fed::Asked(match open_call.act {
                     Act::Scripted(at) => self.ask_script(&mut body, at).polled(),
                     act => self.ask(act),
                 })
             }
-            Action::Prove => Fed::Proved(self.script_call(called.act).is_none_or(|call| call.is_unchanged())),
-            Action::Execute => Fed::Executed(match called.act {
+            Action::Prove => Fed::Proved(self.script_call(open_call.act).is_none_or(|call| call.is_unchanged())),
+            Action::Execute => Fed::Executed(match open_call.act {
                 Act::Scripted(at) => self.execute_script(&mut body, at),
-                _ => self.step(&body, &called),
+                _ => self.step(&body, &open_call),
             }),
             Action::Commit(event) => {
                 let opens = matches!(*event, Event::Opened { .. });
                 let gathering = slot.map(|slot| &self.sides[slot as usize].gathering);
                 match self.driver.commit_own(gathering, &body.run, *event) {
                     Ok(()) => {
-                        let deadline = |()| body.run.state.lock().deadline(ix, called.call.key());
+                        let deadline = |()| body.run.state.lock().deadline(ix, open_call.call.key());
                         Fed::Committed { deadline: opens.then_some(()).and_then(deadline) }
                     }
                     Err(lost) => match self.call_error(&body, lost) {
@@ -121,12 +121,12 @@ impl Process {
                 } else {
                     if self.still_has(&body.run) {
                         let mut oracle = self.shared.oracle.lock();
-                        oracle.a_wait_is_committed_before_its_slot_is_released(run, ix, called.call.key());
+                        oracle.a_wait_is_committed_before_its_slot_is_released(run, ix, open_call.call.key());
                     }
                     if let Some(slot) = slot {
                         self.release(slot);
                     }
-                    called.parked = true;
+                    open_call.parked = true;
                     Fed::Released
                 }
             }
@@ -136,45 +136,45 @@ impl Process {
                 Fed::Stopped
             }
         };
-        self.feed(body, no, called, fed);
+        self.feed(body, no, open_call, fed);
     }
 
     /// Feeds a body's call, and keeps what it is to do next.
-    pub(super) fn feed(&mut self, mut body: Body, no: BodyNo, mut called: OpenCall, fed: Fed) {
-        let raised = matches!((&fed, called.act), (Fed::Asked(Polled::Raised(_)), Act::Raises));
-        let action = body.machine.advance(&mut called.call, fed, &**self.driver.engine());
+    pub(super) fn feed(&mut self, mut body: Body, no: BodyNo, mut open_call: OpenCall, fed: Fed) {
+        let raised = matches!((&fed, open_call.act), (Fed::Asked(Polled::Raised(_)), Act::Raises));
+        let action = body.machine.advance(&mut open_call.call, fed, &**self.driver.engine());
         if raised {
             let goes_on = match &action {
                 Action::Sleep(_) => true,
                 Action::Commit(event) => matches!(**event, Event::Opened { .. }),
                 _ => false,
             };
-            self.shared.oracle.lock().the_fifth_error_in_a_row_ends_a_wait(called.asked, !goes_on);
+            self.shared.oracle.lock().the_fifth_error_in_a_row_ends_a_wait(open_call.asked, !goes_on);
         }
         body.phase = match action {
             Action::Done(result) => {
-                self.poll_done(&mut called);
-                let parked = called.parked;
-                match self.ends(&mut body, &called, result) {
+                self.poll_done(&mut open_call);
+                let parked = open_call.parked;
+                match self.ends(&mut body, &open_call, result) {
                     // Without a slot it unwinds.
                     Phase::Ended(_) if parked => return self.suspended(body),
                     phase => phase,
                 }
             }
-            Action::Sleep(_) if self.is_closing() => return self.feed(body, no, called, Fed::Stopped),
+            Action::Sleep(_) if self.is_closing() => return self.feed(body, no, open_call, Fed::Stopped),
             Action::Sleep(sleep) => {
-                self.park(&mut body, no, &mut called, sleep);
-                Phase::Calls(called, Action::Sleep(sleep))
+                self.park(&mut body, no, &mut open_call, sleep);
+                Phase::Calls(open_call, Action::Sleep(sleep))
             }
-            action => Phase::Calls(called, action),
+            action => Phase::Calls(open_call, action),
         };
         self.bodies.insert(no, body);
     }
 
     /// A call is over.
-    fn ends(&self, body: &mut Body, called: &OpenCall, result: Result<Value, CallError>) -> Phase {
-        if let Some(call) = self.script_call(called.act) {
-            return self.script_ends(body, called, &call, result);
+    fn ends(&self, body: &mut Body, open_call: &OpenCall, result: Result<Value, CallError>) -> Phase {
+        if let Some(call) = self.script_call(open_call.act) {
+            return self.script_ends(body, open_call, &call, result);
         }
         let result = match result {
             Ok(value) => Ok(value),
@@ -187,7 +187,7 @@ impl Process {
             }
         };
         let seen = of_result(&result);
-        if called.is_item {
+        if open_call.is_item {
             body.item_done(seen);
         } else {
             body.seen = mix(body.seen, seen);
@@ -196,12 +196,12 @@ impl Process {
         Phase::Acts
     }
 
-    fn recall(&self, body: &mut Body, called: &OpenCall) -> Fed {
-        let fed = body.machine.recall(&called.call, &body.run.state.lock());
+    fn recall(&self, body: &mut Body, open_call: &OpenCall) -> Fed {
+        let fed = body.machine.recall(&open_call.call, &body.run.state.lock());
         let Fed::Recalled(key, recall) = &fed else { return fed };
         match recall {
             Recall::Satisfied(_) | Recall::Failed(_) if self.still_has(&body.run) => {
-                let (run, ix, proof) = (body.run.id.row(), body.task.ix, called.proof.as_deref());
+                let (run, ix, proof) = (body.run.id.row(), body.task.ix, open_call.proof.as_deref());
                 self.shared.oracle.lock().a_record_is_reused_only_if_it_is_the_same(run, ix, key, proof);
             }
             Recall::Mismatch(why) if self.shared.script.is_none() => {
@@ -277,14 +277,14 @@ impl Process {
         }
     }
 
-    fn step(&self, body: &Body, called: &OpenCall) -> Result<Value, Failure> {
+    fn step(&self, body: &Body, open_call: &OpenCall) -> Result<Value, Failure> {
         if self.still_has(&body.run) {
             let (run, ix) = (body.run.id.row(), body.task.ix);
             let mut oracle = self.shared.oracle.lock();
-            oracle.no_committed_step_runs_again(run, ix, called.call.key(), called.proof.as_deref());
+            oracle.no_committed_step_runs_again(run, ix, open_call.call.key(), open_call.proof.as_deref());
         }
-        let value = body.step_value(called.proof.as_deref());
-        if matches!(called.act, Act::Step(true)) { Ok(number(value)) } else { Err(boom(value)) }
+        let value = body.step_value(open_call.proof.as_deref());
+        if matches!(open_call.act, Act::Step(true)) { Ok(number(value)) } else { Err(boom(value)) }
     }
 
     /// Chooses one of several steps of a name, whichever comes first this time. A step that is not recorded yet may be

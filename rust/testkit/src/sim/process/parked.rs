@@ -11,7 +11,7 @@ use super::{BodyNo, Holder, Process};
 
 impl Process {
     /// A body parks: it is rung when its next poll is due, or its time has come.
-    pub(super) fn park(&mut self, body: &mut Body, no: BodyNo, called: &mut OpenCall, sleep: Sleep) {
+    pub(super) fn park(&mut self, body: &mut Body, no: BodyNo, open_call: &mut OpenCall, sleep: Sleep) {
         body.ticket += 1;
         body.woken = false;
         let (rung, ticket) = (Arc::clone(&self.rung), body.ticket);
@@ -19,7 +19,7 @@ impl Process {
             Sleep::Until(due) => self.driver.ring_at(due, move || rung.lock().push((no, ticket, Some(due)))),
             Sleep::Poll(span) => self.driver.ring_after(span, move || rung.lock().push((no, ticket, None))),
         }
-        self.poll_done(called);
+        self.poll_done(open_call);
     }
 
     pub(super) fn wake(&mut self, no: BodyNo, ticket: u64) -> bool {
@@ -42,8 +42,8 @@ impl Process {
     }
 
     /// The poll of a body has ended, if there was one.
-    pub(super) fn poll_done(&mut self, called: &mut OpenCall) {
-        if !std::mem::take(&mut called.polls) {
+    pub(super) fn poll_done(&mut self, open_call: &mut OpenCall) {
+        if !std::mem::take(&mut open_call.polls) {
             return;
         }
         let next = self.pacer.done();
@@ -57,26 +57,26 @@ impl Process {
         let Some(mut body) = self.bodies.remove(&no) else { return };
         self.script_has_slot(false);
         match std::mem::replace(&mut body.phase, Phase::Acts) {
-            Phase::Calls(mut called, Action::Sleep(sleep)) => {
-                called.polls = matches!(sleep, Sleep::Poll(_));
-                self.feed(body, no, called, Fed::Woken);
+            Phase::Calls(mut open_call, Action::Sleep(sleep)) => {
+                open_call.polls = matches!(sleep, Sleep::Poll(_));
+                self.feed(body, no, open_call, Fed::Woken);
             }
-            Phase::Calls(mut called, Action::CommitAndAcquire(event)) => {
-                self.poll_done(&mut called);
+            Phase::Calls(mut open_call, Action::CommitAndAcquire(event)) => {
+                self.poll_done(&mut open_call);
                 let committed = self.driver.commit_own(None, &body.run, *event);
                 let committed = committed.map_err(|lost| self.call_error(&body, lost));
                 if self.is_closing() {
                     // No body gets a slot any more: it unwinds without one.
-                    self.feed(body, no, called, Fed::Acquired { commit: committed, slot: false });
+                    self.feed(body, no, open_call, Fed::Acquired { commit: committed, slot: false });
                     return;
                 }
-                body.phase = Phase::WantsSlot(called, committed);
+                body.phase = Phase::WantsSlot(open_call, committed);
                 self.bodies.insert(no, body);
                 if let Some((slot, no)) = self.slots.resume(no) {
                     self.holders.insert(slot, Holder::Body(no));
                 }
             }
-            Phase::Calls(called, action) => self.carry_out(body, no, None, called, action),
+            Phase::Calls(open_call, action) => self.carry_out(body, no, None, open_call, action),
             phase => {
                 body.phase = phase;
                 self.bodies.insert(no, body);
@@ -89,8 +89,10 @@ impl Process {
     pub(super) fn unwind_parked(&mut self, no: BodyNo) {
         let Some(mut body) = self.bodies.remove(&no) else { return };
         match std::mem::replace(&mut body.phase, Phase::Acts) {
-            Phase::Calls(called, Action::Sleep(_)) => self.feed(body, no, called, Fed::Stopped),
-            Phase::WantsSlot(called, commit) => self.feed(body, no, called, Fed::Acquired { commit, slot: false }),
+            Phase::Calls(open_call, Action::Sleep(_)) => self.feed(body, no, open_call, Fed::Stopped),
+            Phase::WantsSlot(open_call, commit) => {
+                self.feed(body, no, open_call, Fed::Acquired { commit, slot: false })
+            }
             phase => {
                 body.phase = phase;
                 self.bodies.insert(no, body);
