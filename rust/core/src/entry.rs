@@ -163,7 +163,7 @@ pub struct Entry {
     pub value: Option<Value>,
     /// The failure.
     pub failure: Option<Failure>,
-    /// When the wait was opened; anew if it was over and had to be asked again.
+    /// When the wait was opened; updated if it was over and had to be asked again.
     pub opened_at: Time,
     /// When it was closed: its state changed from `Open`.
     pub closed_at: Option<Time>,

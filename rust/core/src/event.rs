@@ -74,7 +74,7 @@ pub enum Event {
         task: TaskRef,
         /// The attempt it was asked for.
         attempt: u32,
-        /// What for.
+        /// What the timer is for.
         timer: Timer,
     },
     /// The run cannot continue as it is: it is paused. Later events of its bodies are refused.

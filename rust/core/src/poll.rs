@@ -133,7 +133,7 @@ impl Poll {
         }
     }
 
-    /// The condition returned something: the count of errors in a row starts anew.
+    /// The condition returned something: the count of errors in a row starts again from zero.
     pub fn ok(&mut self) {
         self.progress.errors = 0;
     }

@@ -20,7 +20,7 @@ pub struct Column {
     pub name: String,
 }
 
-/// A store's file that can be mangled and put right again.
+/// A store's file that can be mangled and restored.
 pub struct Mangled {
     /// Where the file is; removed when this is dropped.
     directory: tempfile::TempDir,

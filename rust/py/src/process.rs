@@ -18,7 +18,7 @@ thread_local! {
     static OWN: Cell<Option<(Kind, Home)>> = const { Cell::new(None) };
 }
 
-/// Whether the interpreter is exiting. From here on no thread is started and none attaches anew.
+/// Whether the interpreter is exiting. From here on no thread is started, and no detached one attaches.
 #[inline]
 pub(crate) fn closing() -> bool {
     CLOSING.load(Ordering::SeqCst)

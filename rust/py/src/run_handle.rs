@@ -128,7 +128,7 @@ impl PyRunHandle {
 }
 
 impl PyRunHandle {
-    /// Looks for the run anew: another runner has taken it over, or may have taken it up.
+    /// Looks the run up again: another runner has claimed it, or may have.
     fn follow(&self, py: Python<'_>) -> PyResult<Handle<Python3>> {
         let handle =
             gil::detached(py, || self.runner.engine.handle(self.run())).map_err(|error| errors::store(py, &error))?;

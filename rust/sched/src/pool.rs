@@ -97,7 +97,7 @@ struct Current<E: Upcalls> {
 }
 
 struct State<E: Upcalls> {
-    /// Decides who gets a slot; resumed bodies wait as their parkers.
+    /// Decides which thread gets a slot; resumed bodies wait as their parkers.
     slots: Slots<Arc<Parker<E>>>,
     /// Workers that wait for a slot.
     idle: Vec<Arc<Parker<E>>>,

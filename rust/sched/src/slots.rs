@@ -1,5 +1,5 @@
-//! The slot machine: who may execute now. No I/O, threads or clock; the pool, the async dispatcher and the simulator
-//! carry out what it decides.
+//! The slot machine: decides which body may execute. No I/O, threads or clock; the pool, the async dispatcher and the
+//! simulator carry out what it decides.
 //!
 //! | event                               | decision                                                                  |
 //! |-------------------------------------|---------------------------------------------------------------------------|

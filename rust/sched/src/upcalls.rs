@@ -36,7 +36,7 @@ pub trait Upcalls: Send + Sync + Sized + 'static {
     /// Whether a group has no results.
     fn is_empty(group: &Self::Group) -> bool;
 
-    /// Commits a group. Jobs that may start by that are added to `ready`. Blocks.
+    /// Commits a group. Jobs that become ready are added to `ready`. Blocks.
     fn commit(self: &Arc<Self>, group: &Self::Group, ready: &mut Vec<Self::Job>);
 
     /// Shows to other processes that a body has started. Called once for a body, when it has executed for a while.

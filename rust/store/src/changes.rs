@@ -24,7 +24,7 @@ pub struct Seen {
 /// What has changed since a position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changes {
-    /// The position from which to look further, once these changes are dealt with.
+    /// The position to continue from, once these changes are handled.
     pub seen: Seen,
     /// Runs may have no owner: a runner has died, has left, was fenced or is late to renew its lease, or another
     /// process has written. Reason to claim.

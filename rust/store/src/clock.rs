@@ -1,4 +1,4 @@
-//! The clock of those who use a store.
+//! The clock that users of a store pass in.
 
 use std::time::Duration;
 

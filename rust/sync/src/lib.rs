@@ -57,7 +57,7 @@ impl<T> Mutex<T> {
         }
     }
 
-    /// Waits until it can be had. Blocks.
+    /// Locks it. Blocks.
     #[inline]
     pub fn lock(&self) -> MutexGuard<'_, T> {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);

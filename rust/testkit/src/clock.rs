@@ -35,7 +35,8 @@ impl VirtualClock {
         Arc::new(Self(Mutex::new(Readings { wall: START.0, steady: Duration::ZERO, uptime: 3_600_000_000, drift: 0 })))
     }
 
-    /// Lets the wall go faster than steady time from here on, by this many parts in a million; slower, if negative.
+    /// Makes the wall clock run faster than steady time from here on, by this many parts in a million; slower, if
+    /// negative.
     pub fn drift(&self, parts: i64) {
         self.0.lock().drift = parts;
     }

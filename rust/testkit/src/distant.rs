@@ -39,7 +39,7 @@ pub struct DistantStore {
     clock: Option<Arc<dyn Clock>>,
     /// How many calls were made.
     calls: AtomicU64,
-    /// There is no connection to be had.
+    /// No connection can be made.
     is_cut: AtomicBool,
     /// How many connections were lost.
     lost: AtomicU64,

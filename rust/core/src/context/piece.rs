@@ -17,7 +17,7 @@ pub(super) type Writer = u32;
 /// A value, or the absence of one.
 #[derive(Clone)]
 pub(super) struct Piece {
-    /// Who last set it as a whole, rather than wrote within it; `None` for the value at the start.
+    /// The writer that last set it as a whole, not only wrote within it; `None` for the value at the start.
     by: Option<Writer>,
     /// What it is made of.
     content: Content,
@@ -50,7 +50,7 @@ struct List {
 
 #[derive(Clone)]
 struct Map {
-    /// Who created it where nothing was.
+    /// The writer that created it where nothing was.
     creator: Option<Writer>,
     /// Its keys with their values.
     fields: BTreeMap<Arc<str>, Field>,
@@ -58,7 +58,7 @@ struct Map {
 
 #[derive(Clone)]
 struct Field {
-    /// Who first added it, and its position among the keys which that writer wrote: the order of keys.
+    /// The writer that first added it, and its position among the keys which that writer wrote: the order of keys.
     added: (Option<Writer>, u32),
     /// The value of the key.
     piece: Piece,

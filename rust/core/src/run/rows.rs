@@ -54,7 +54,7 @@ impl RunState {
         }
     }
 
-    /// A body of this run did not kill its process: the count starts anew.
+    /// A body of this run did not kill its process: the count starts again from zero.
     pub(super) fn reset_crashes(&mut self, out: &mut Out<'_>) {
         if std::mem::take(&mut self.crashes) > 0 {
             self.write_run(out);

@@ -225,7 +225,7 @@ impl<H: Host> Engine<H> {
         self.path.commit_own(group, run, event)
     }
 
-    /// Commits a group on the thread that made it. Bodies that may start by that are added to `ready`. Blocks.
+    /// Commits a group on the thread that made it. Bodies that become ready are added to `ready`. Blocks.
     pub(crate) fn commit_group(&self, group: &Group<H>, ready: &mut Vec<Ready<H>>) {
         self.path.commit_group(group, ready);
     }

@@ -217,7 +217,7 @@ impl<H: Host> Driver<H> {
         self.engine.enqueue(run, event);
     }
 
-    /// Sets a body aside whose last attempt has used up its time and not returned yet.
+    /// Holds a body back while its last attempt has timed out and not returned yet.
     #[must_use]
     pub fn unless_overdue(&self, ready: Ready<H>) -> Option<Ready<H>> {
         Arc::clone(&ready.run).wait_for_overdue(ready)

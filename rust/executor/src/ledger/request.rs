@@ -51,7 +51,7 @@ pub(super) struct Outcome<H: Host> {
     pub(super) ready: Vec<Ready<H>>,
     /// What else follows.
     pub(super) effects: Vec<(Arc<Run<H>>, Effect)>,
-    /// Who awaits the outcome of an event.
+    /// The channels on which outcomes of events are awaited.
     pub(super) completions: Vec<(Completion, Result<(), Refused>)>,
     /// Runs that were lost with an earlier lease.
     pub(super) lost: Vec<Arc<Run<H>>>,

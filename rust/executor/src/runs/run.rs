@@ -76,7 +76,7 @@ pub struct Run<H: Host> {
 pub(crate) struct Rare<H: Host> {
     /// Tasks whose body has used up its time and not returned, with the attempt that waits for that.
     pub(crate) overdue: HashMap<TaskIx, Option<Ready<H>>>,
-    /// What tasks are blocked by that no row says: the last error of a condition, the cap of parked bodies.
+    /// What tasks are blocked by, as far as no row shows it: the last error of a condition, the cap of parked bodies.
     notes: HashMap<TaskIx, Arc<str>>,
     /// Conflicts of the context that this process has logged.
     reported: HashSet<Conflict>,

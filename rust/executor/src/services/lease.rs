@@ -75,7 +75,7 @@ impl<H: Host> LeaseService<H> {
         Arc::new(Self { control, recovery, watch, stop: Signal::default() })
     }
 
-    /// One turn of the thread: waits for changes, renews the lease if it is time, and deals with the changes. False if it
+    /// One turn of the thread: waits for changes, renews the lease if it is time, and handles the changes. False if it
     /// could not wait.
     pub(crate) fn turn(&self, state: &mut LeaseState, timeout: Duration) -> bool {
         let control = &self.control;
@@ -95,7 +95,7 @@ impl<H: Host> LeaseService<H> {
             state.renewed = now;
             outcome = self.renew();
         }
-        let outcome = outcome.and(changes).and_then(|changes| self.deal_with(&changes, renews, state));
+        let outcome = outcome.and(changes).and_then(|changes| self.handle(&changes, renews, state));
         match outcome {
             Ok(()) => {}
             Err(error @ StoreError::Busy { .. }) => control.warn(&error.to_string()),
@@ -108,7 +108,7 @@ impl<H: Host> LeaseService<H> {
         if self.control.renew()? { Ok(()) } else { self.recovery.recover() }
     }
 
-    fn deal_with(&self, changes: &Changes, renewed: bool, state: &mut LeaseState) -> Result<(), StoreError> {
+    fn handle(&self, changes: &Changes, renewed: bool, state: &mut LeaseState) -> Result<(), StoreError> {
         if changes.unowned {
             self.recovery.recover()?;
         }
@@ -118,7 +118,7 @@ impl<H: Host> LeaseService<H> {
         self.control.dispatch.look();
         // Whether a runner is late with its lease shows without a change.
         self.watch.look(if renewed { &ChangedRuns::Any } else { &changes.runs })?;
-        // Only now: what could not be dealt with is seen again.
+        // Only now: changes that could not be handled are seen again.
         state.seen = changes.seen;
         Ok(())
     }

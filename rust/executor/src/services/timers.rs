@@ -124,7 +124,7 @@ impl Timers {
         None
     }
 
-    /// Rings what is due and says how long the thread would sleep then: for who drives an engine without threads.
+    /// Rings what is due and returns how long the thread would sleep then. For drivers of an engine without threads.
     #[cfg(feature = "testing")]
     pub(crate) fn ring_due(&self) -> Duration {
         let mut state = self.state.lock();

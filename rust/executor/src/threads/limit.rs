@@ -154,7 +154,7 @@ impl<H: Host> Alarm for Limit<H> {
 }
 
 impl<H: Host> Run<H> {
-    /// Sets a body aside whose last attempt has used up its time and not returned yet.
+    /// Holds a body back while its last attempt has timed out and not returned yet.
     pub(crate) fn wait_for_overdue(&self, ready: Ready<H>) -> Option<Ready<H>> {
         if self.workflow.graph.spec(ready.task.ix).timeout.is_none() {
             return Some(ready);

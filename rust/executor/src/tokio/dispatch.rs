@@ -1,7 +1,7 @@
 //! The dispatcher of closures: slots, and lanes on the caller's tokio.
 //!
 //! A lane is a tokio task that holds a slot and executes bodies one after the other (see `lane.rs`). A slot is an
-//! RAII value: however it is dropped, the slot machine decides who gets it next.
+//! RAII value: when it is dropped, the slot machine decides which body gets it next.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,7 +51,7 @@ pub struct OnTokio {
 }
 
 struct State {
-    /// Decides who executes; resumed bodies wait on a channel.
+    /// Decides which bodies execute; resumed bodies wait on a channel.
     slots: Slots<oneshot::Sender<Slot>>,
     /// Bodies that may start and have no slot yet.
     ready: VecDeque<Ready<Closures>>,

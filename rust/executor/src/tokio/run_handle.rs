@@ -62,7 +62,7 @@ impl RunHandle {
                         RunStatus::Failed | RunStatus::Cancelled => Err(Error::Failed(Box::new(RunFailed { result }))),
                     };
                 }
-                // Another runner has taken it over: wait for what comes of it there.
+                // Another runner has claimed it: wait for its end there.
                 (Settlement::Elsewhere, Handle::Live(_)) => {
                     let id = handle.id();
                     let settled = blocking(&self.engine, move |engine| engine.watch(id)).await??;

@@ -37,7 +37,7 @@ pub(super) fn start_lane(engine: &Arc<Engine<Closures>>, slot: Slot, ready: Read
 }
 
 impl Lane {
-    /// Executes a body; what may start by that is added to `fresh`.
+    /// Executes a body. Bodies that become ready by it are added to `fresh`.
     async fn execute(
         self: &Arc<Self>,
         ready: Ready<Closures>,

@@ -1,5 +1,5 @@
 //! How slots move between threads: a worker acquires one, yields it, or releases it because there is nothing to do; a
-//! body releases its slot and resumes. Who gets a slot is decided in `slots.rs`.
+//! body releases its slot and resumes. `slots.rs` decides which one gets a slot.
 
 use std::sync::Arc;
 

@@ -34,7 +34,7 @@ pub(super) fn nap() {
     std::thread::sleep(Duration::from_micros(20 + draw % 181));
 }
 
-/// Makes a connection wait for locks for at most `busy_timeout`, which is called and counted anew for each statement.
+/// Makes a connection wait for locks for at most `busy_timeout`, counted for each statement.
 pub(super) fn wait_for(
     connection: &mut Connection,
     busy_timeout: impl Fn() -> Duration + Send + 'static,

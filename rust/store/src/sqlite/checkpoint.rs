@@ -22,12 +22,12 @@ pub(super) const LIMIT: u64 = 4 << 20;
 const IDLE: Duration = Duration::from_secs(1);
 
 /// How long other processes' writers may keep the last step waiting, which keeps our own writer waiting: the longer
-/// the log, the longer, so that it ends some time.
+/// the log, the longer, so that it ends at some point.
 const BUSY_TIMEOUT: std::ops::RangeInclusive<Duration> = Duration::from_millis(2)..=Duration::from_millis(100);
 /// And how long until the next try, if one did.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A log that is longer is cut to this length when it begins anew, and until then it is worth a warning.
+/// A log that is longer is cut to this length when it starts from its beginning, and until then it is worth a warning.
 pub(super) const LONG: u64 = 64 << 20;
 
 /// What the writer reports to the checkpointer, and the checkpointer to the thread that logs warnings.
@@ -223,7 +223,7 @@ fn copy(connection: &Connection, mode: &str) -> rusqlite::Result<Log> {
     let mut statement = connection.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?;
     statement.query_row([], |row| {
         let (log, copied): (i64, i64) = (row.get(1)?, row.get(2)?);
-        // Both are -1 if another process is at it.
+        // Both are -1 if another process is making a checkpoint.
         if log < 0 {
             return Ok(Log { frames: 0, remaining: 1 });
         }

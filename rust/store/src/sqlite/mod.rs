@@ -171,7 +171,7 @@ impl SqliteStore {
         let lock = LockFile::open(&lock_path)
             .map_err(|error| failed(&format!("its lock file {} cannot be locked", lock_path.display()), error))?;
         if let Ok(file) = fs::metadata(&path) {
-            // It matters only once the file has a second name. A disk that is full will be met by who needs the room.
+            // It matters only once the file has a second name. A full disk is reported by the next commit.
             let _ = lock.set_content(&names::home(&path, &file));
         }
         let writer = Arc::new(Mutex::new(Writer::new(writer).map_err(|error| identity.error(&error))?));
@@ -254,7 +254,7 @@ fn level(durability: Durability) -> &'static str {
     }
 }
 
-/// A connection with bide's settings. It creates no file, so that a deleted one is not made anew by accident.
+/// A connection with bide's settings. It creates no file, so that a deleted one is not created again by accident.
 fn connect(
     path: &Path,
     identity: &Identity,

@@ -82,7 +82,7 @@ pub(super) const LISTING: &str = LIST;
 #[cfg(test)]
 pub(super) const OF_ALL: &[&str] = &[TASKS_OF_ALL, JOURNAL_OF_ALL];
 
-/// A row being read, with whom to name if it does not read back.
+/// A row being read, with what an error names if it does not read back.
 struct Fields<'r> {
     row: &'r Row<'r>,
     identity: &'r str,

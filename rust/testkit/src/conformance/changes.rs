@@ -21,7 +21,7 @@ pub fn changes_reach_every_runner_and_own_commits_free_no_runs(store: &dyn Store
     ok(store.leave(one.lease));
     let changes = look(store, seen);
     assert_eq!((changes.unowned, &changes.runs), (true, &ChangedRuns::Any));
-    // A second runner that asks later sees it too; who has dealt with it does not see it again.
+    // A second runner that asks later sees it too; one that has handled it does not see it again.
     assert!(look(store, seen).unowned);
     assert!(!look(store, changes.seen).unowned);
     assert_eq!(other.claim(START), [run]);

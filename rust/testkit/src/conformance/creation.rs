@@ -63,7 +63,7 @@ pub fn a_creation_of_unknown_outcome_can_be_repeated(store: &dyn Store) {
         let new = std::slice::from_ref(&new);
         assert_eq!(ok(store.create(desk.lease, new)), [Creation::Created]);
         assert_eq!(ok(store.create(desk.lease, new)), [Creation::Created]);
-        // Who does not have the run must not begin it.
+        // A runner that does not own the run must not begin it.
         assert_eq!(exists(&ok(store.create(neighbour.lease, new))[0]).id, new[0].id);
     }
     assert_eq!(ok(store.list(&RunFilter::default())).len(), 2);

@@ -1,4 +1,4 @@
-//! The seeded scheduler: who moves next, when time passes, what goes wrong; and how a world ends.
+//! The seeded scheduler: which process moves next, when time passes, what goes wrong, and how a world ends.
 
 mod disasters;
 

@@ -26,7 +26,7 @@ pub use script::{Answer, BOOM, Call, Life, Meanwhile, Operation, Says, at, boom,
 /// The workflow of each case has this one task.
 pub const TASK: &str = "t0";
 
-/// Who carries out a case.
+/// A driver, which carries out a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The calls are those of a body.
