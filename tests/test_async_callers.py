@@ -38,7 +38,7 @@ async def test_many_runs_are_awaited_at_once(store: str) -> None:
         assert [result["square"] for result in await asyncio.gather(*handles)] == [n * n for n in range(50)]
 
 
-async def test_the_loop_goes_on_while_a_run_waits(store: str) -> None:
+async def test_the_loop_continues_while_a_run_waits(store: str) -> None:
     ticks = 0
     flag = threading.Event()
 
@@ -92,7 +92,7 @@ async def test_a_timeout_or_a_cancelled_caller_leaves_the_run_alone(store: str) 
         assert (await runner.run_async(slow, key="k"))["waits"] == "done"
 
 
-async def test_a_closed_runner_is_told_to_who_awaits(file: Path) -> None:
+async def test_awaiting_a_closed_runner_raises(file: Path) -> None:
     entered = threading.Event()
 
     @bide.task

@@ -141,9 +141,7 @@ def test_an_input_that_cannot_be_stored_says_where_in_it(runner: bide.Runner, ca
 
 
 @pytest.mark.parametrize("case", VALUES)
-def test_a_return_value_that_cannot_be_stored_fails_its_task_and_says_where_in_it(
-    runner: bide.Runner, case: str
-) -> None:
+def test_a_return_value_that_cannot_be_stored_fails_its_task_with_its_path(runner: bide.Runner, case: str) -> None:
     value, words = VALUES[case]
 
     @bide.task
@@ -329,7 +327,7 @@ def test_a_closed_runner_refuses(runner: bide.Runner) -> None:
     refused(bide.RunnerClosed, ["closed"], lambda: runner.run(bide.Workflow("w", [load]), {"path": "x"}))
 
 
-def test_a_runner_used_after_a_fork_says_so_and_the_parents_goes_on(file: Path) -> None:
+def test_a_runner_used_after_a_fork_raises_and_the_parents_continues(file: Path) -> None:
     script = """
     import warnings
     warnings.simplefilter("ignore")

@@ -38,7 +38,7 @@ def test_each_line_of_the_table_has_every_subject_and_the_ratio() -> None:
     assert {row.count("|") for row in (header, rule, line, registering, busy, busy_line)} == {5}
 
 
-def test_every_figure_that_must_be_reached_is_measured_on_the_subjects_it_names() -> None:
+def test_every_required_figure_is_measured_on_the_subjects_it_names() -> None:
     row_of = {metric.key: row for row, metrics in table.METRICS.items() for metric in metrics}
     rows_of = {subject.name: subject.rows for subject in bench.SUBJECTS + bench.PEERS}
     for goal in table.GOALS:

@@ -67,7 +67,7 @@ def digests_in(python: str, packages: Path, how: str, seed: str) -> Any:
     return json.loads(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout)
 
 
-def test_equal_values_have_equal_digests_whatever_the_hash_seed_and_the_module(packages: Path) -> None:
+def test_equal_values_have_equal_digests_for_any_hash_seed_and_module(packages: Path) -> None:
     expected = digests_in(sys.executable, packages, "a script", "0")
     assert digests_in(sys.executable, packages, "a script", "12345") == expected
     assert digests_in(sys.executable, packages, "imported", "1") == expected
@@ -214,7 +214,7 @@ def test_values_of_different_types_differ_though_python_calls_them_equal(values:
     assert len({digest(value) for value in values}) == len(values)
 
 
-def test_an_argument_with_more_ways_to_walk_it_than_anybody_has_time_for_is_refused() -> None:
+def test_an_argument_with_too_many_paths_to_walk_is_refused() -> None:
     value: Any = "x"
     for _ in range(60):
         value = [value, value]
@@ -280,7 +280,7 @@ def test_the_arguments_of_a_partial_are_those_of_the_step() -> None:
     assert proof(partial(take, a=1), a=2) == proof(take, a=2)
 
 
-def test_neither_code_nor_defaults_nor_an_object_that_a_method_is_bound_to_are_arguments() -> None:
+def test_code_defaults_and_bound_objects_are_not_arguments() -> None:
     scope: dict[str, Any] = {}
     exec("def one(a, b=1): return a\ndef other(a, b=2): return b", scope)  # noqa: S102 - code as data
     assert proof(scope["one"], 1) == proof(scope["other"], 1) == proof(Client().fetch, 1) == proof(print, 1)

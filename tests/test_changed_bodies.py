@@ -116,7 +116,7 @@ with bide.Runner(db) as runner:
         ("removed", []),
     ],
 )
-def test_after_a_change_of_code_only_what_is_not_provably_the_same_wait_is_asked_again(
+def test_changed_code_asks_only_waits_again_that_are_not_provably_the_same(
     file: Path, version: str, asked_again: list[str]
 ) -> None:
     killed(CHANGED, file, "first", "stay", at="past")

@@ -143,7 +143,7 @@ def embed(outcomes: Jobs, version: str, files: Path, script: str, how: str) -> t
 
 @pytest.mark.parametrize(("how", "code"), [("ends", 0), ("leaves", 7)])
 @pytest.mark.parametrize("version", PYTHONS)
-def test_a_program_ends_with_parked_bodies_and_the_next_goes_on(
+def test_a_program_ends_with_parked_bodies_and_the_next_resumes_them(
     version: str, how: str, code: int, outcomes: Jobs, tmp_path: Path
 ) -> None:
     place, done = embed(outcomes, version, tmp_path, FIRST, how)

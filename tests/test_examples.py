@@ -22,7 +22,7 @@ def run(*arguments: str, cwd: Path = CHECKOUT) -> str:
     return done.stdout
 
 
-def test_the_readme_example_runs_and_returns_its_recorded_result_the_next_time(tmp_path: Path) -> None:
+def test_the_readme_example_runs_and_then_returns_its_recorded_result(tmp_path: Path) -> None:
     example = (CHECKOUT / "README.md").read_text().split("```python\n")[1].split("```")[0]
     (tmp_path / "example.py").write_text(example)
     (tmp_path / "data.csv").write_text("twelve bytes")

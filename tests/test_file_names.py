@@ -89,7 +89,7 @@ def test_a_hard_link_shares_everything_within_a_process(file: Path) -> None:
         assert one.get("l")["work"] == 1
 
 
-def test_a_link_under_a_running_store_is_told_once(file: Path) -> None:
+def test_a_link_under_a_running_store_is_reported_once(file: Path) -> None:
     script = (
         FLOW
         + """
@@ -199,7 +199,7 @@ say(opened, refused)
 
 
 @pytest.mark.parametrize(("mode", "told"), [(0o600, 0), (0o640, 1), (0o644, 1), (0o666, 1), (0o604, 1), (0o620, 1)])
-def test_a_file_that_others_can_read_is_told_once(file: Path, mode: int, told: int) -> None:
+def test_a_file_that_others_can_read_is_reported_once(file: Path, mode: int, told: int) -> None:
     script = FLOW + "put(db, 'a')\nput(db, 'b')\nwith bide.Runner(db):\n    put(db, 'c')\n"
     bide.Runner(file).close()
     file.chmod(mode)
@@ -211,7 +211,7 @@ def test_a_file_that_others_can_read_is_told_once(file: Path, mode: int, told: i
         assert f"{mode:04o}" in said[0]
 
 
-def test_a_new_file_is_its_owners_alone_and_nothing_is_told(file: Path) -> None:
+def test_a_new_file_is_its_owners_alone_and_nothing_is_reported(file: Path) -> None:
     said = ran(FLOW + "os.umask(0)\nput(db, 'a')\nput(db, 'b')\n", file)
     assert said == []
     assert file.stat().st_mode & 0o777 == 0o600

@@ -63,7 +63,7 @@ def one() -> int:
 workflow = bide.Workflow("w", [one])
 
 
-def test_a_caller_of_a_run_that_was_deleted_is_told_so(file: Path) -> None:
+def test_a_caller_of_a_deleted_run_gets_an_error(file: Path) -> None:
     (run,) = ran(ONE, file)
     with bide.Runner(file) as runner, bide.Runner(file) as other:
         handle = runner.submit(workflow, key="k")
@@ -80,7 +80,7 @@ def test_a_caller_of_a_run_that_was_deleted_is_told_so(file: Path) -> None:
         assert again.result(20)["one"] == 1
 
 
-def test_a_caller_that_waits_while_the_run_ends_and_is_deleted_elsewhere_is_told_so(file: Path) -> None:
+def test_a_waiting_caller_gets_an_error_if_its_run_is_deleted_elsewhere(file: Path) -> None:
     with Child(SHARED, file) as child:
         child.expect("in work")
 
@@ -99,7 +99,7 @@ def test_a_caller_that_waits_while_the_run_ends_and_is_deleted_elsewhere_is_told
                 handle.result(20)
 
 
-def test_a_handle_keeps_the_result_of_a_run_that_ended_here_and_was_deleted(store: str) -> None:
+def test_a_handle_keeps_the_result_of_a_deleted_run_that_ended_here(store: str) -> None:
     with bide.Runner(store) as runner:
         handle = runner.submit(workflow, key="k")
         handle.result(20)
@@ -107,7 +107,7 @@ def test_a_handle_keeps_the_result_of_a_run_that_ended_here_and_was_deleted(stor
         assert handle.result(20)["one"] == 1
 
 
-def test_a_caller_who_was_told_that_nobody_here_takes_the_run_up_can_ask_again(file: Path) -> None:
+def test_a_caller_can_ask_again_after_no_runner_here_claimed_its_run(file: Path) -> None:
     killed(SHARED, file, at="in work")
 
     @bide.task

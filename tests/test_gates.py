@@ -210,7 +210,7 @@ with bide.Runner(db) as runner:
 """
 
 
-def test_a_gate_goes_on_after_a_crash_and_opens(file: Path) -> None:
+def test_a_gate_continues_after_a_crash_and_opens(file: Path) -> None:
     with Child(GATED, file, "30", "stay") as child:
         assert child.next().startswith("asked job")
         child.kill()

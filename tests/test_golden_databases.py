@@ -103,7 +103,7 @@ def test_what_had_ended_reads_back(golden: Path) -> None:
             runner.run(workflows.failed, {"path": "another"}, key="failed")
 
 
-def test_what_cannot_go_on_says_why(golden: Path) -> None:
+def test_a_run_that_cannot_continue_says_why(golden: Path) -> None:
     with bide.Runner(golden, workflows=workflows.WORKFLOWS) as runner:
         assert "5 times in a row while it executed 'kills'" in str(runner.get("killer").blocked_by)
         assert "other arguments" in str(runner.get("mismatch").blocked_by)

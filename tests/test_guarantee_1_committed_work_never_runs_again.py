@@ -40,7 +40,7 @@ def test_a_body_that_a_crash_interrupts_runs_again(file: Path) -> None:
     assert ledger(file) == ["a", "a", "b", "c"]
 
 
-def test_outputs_that_are_committed_are_not_made_again_however_often_the_process_dies(file: Path) -> None:
+def test_committed_outputs_are_not_made_again_after_any_number_of_deaths(file: Path) -> None:
     for name in "abc":
         killed(CHAIN, file, name, at=f"in {name}")
     assert ran(CHAIN, file, "nowhere") == ["abc"]

@@ -40,7 +40,7 @@ bide.Runner(db).run(bide.Workflow("diamond", [top, left, right, bottom]), key="k
 """
 
 
-def test_what_a_started_body_depends_on_is_in_the_store_when_the_process_dies_at_its_first_line(file: Path) -> None:
+def test_dependencies_of_a_started_body_are_stored_before_its_first_line(file: Path) -> None:
     ran(DIAMOND, file, "bottom", code=-9)
     with bide.Runner(file) as reader:
         run = reader.get("k")

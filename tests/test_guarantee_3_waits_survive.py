@@ -34,7 +34,7 @@ with bide.Runner(db, slots=1) as runner:
 """
 
 
-def test_whoever_gets_the_slot_finds_the_wait_in_the_store(file: Path) -> None:
+def test_the_next_body_in_the_slot_finds_the_wait_in_the_store(file: Path) -> None:
     with Child(WAITS, file, "stay") as child, bide.Runner(file) as reader:
         child.expect("neighbour")
         seen = reader.get("k").tasks["waits"]
@@ -42,7 +42,7 @@ def test_whoever_gets_the_slot_finds_the_wait_in_the_store(file: Path) -> None:
         assert seen.sub_status is bide.SubStatus.Deferred
 
 
-def test_a_wait_whose_process_dies_goes_on_and_is_satisfied(file: Path) -> None:
+def test_a_wait_whose_process_dies_continues_and_is_satisfied(file: Path) -> None:
     killed(WAITS, file, "stay", at="neighbour")
     file.with_suffix(".flag").touch()
     assert "seen" in ran(WAITS, file)

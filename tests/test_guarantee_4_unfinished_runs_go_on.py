@@ -33,7 +33,7 @@ def finished(file: Path) -> bide.RunResult:
         return reader.get("k")
 
 
-def test_a_run_goes_on_as_soon_as_its_workflow_is_registered_again(file: Path) -> None:
+def test_a_run_resumes_as_soon_as_its_workflow_is_registered_again(file: Path) -> None:
     with Child(SUBMITS, file, "stay") as child:
         assert child.next().startswith("in work")
         child.kill()
@@ -74,7 +74,7 @@ def waiting(file: Path) -> list[bide.RunResult]:
         return reader.runs(status="Running")
 
 
-def test_a_run_of_a_process_that_ends_at_once_is_taken_up_by_another(file: Path) -> None:
+def test_a_run_of_a_process_that_ends_at_once_is_claimed_by_another(file: Path) -> None:
     script = FLOW + "bide.Runner(db).submit(workflow, {'number': 1}, key='k')\nos._exit(0)\n"
     with Child(SERVES, file) as server:
         server.expect("serving")
@@ -205,7 +205,7 @@ def test_a_run_whose_task_has_other_dependencies_now_is_left_alone(file: Path) -
         assert "is not registered here (have v" in (runner.get("k").blocked_by or "")
 
 
-def test_a_run_that_kills_its_process_each_time_is_paused_and_names_the_task(file: Path) -> None:
+def test_a_run_that_always_kills_its_process_is_paused_and_names_the_task(file: Path) -> None:
     script = """
     @bide.task
     def deadly() -> None:

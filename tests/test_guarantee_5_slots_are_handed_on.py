@@ -40,7 +40,7 @@ def test_a_deferred_task_leaves_its_slot_to_the_next(single: bide.Runner) -> Non
     assert order == ["waits", "neighbour", "resumed"]
 
 
-def test_a_condition_is_polled_without_a_slot_and_the_body_goes_on_with_one(runner: bide.Runner) -> None:
+def test_a_condition_is_polled_without_a_slot_and_the_body_resumes_in_one(runner: bide.Runner) -> None:
     held: list[bool] = []
 
     @bide.task
@@ -78,7 +78,7 @@ def hand_over(runner: bide.Runner) -> float:
 
 
 @pytest.mark.alone
-def test_a_slot_is_handed_on_at_once(single: bide.Runner) -> None:
+def test_a_slot_is_handed_off_at_once(single: bide.Runner) -> None:
     with single as runner:
         assert median(hand_over(runner) for _ in range(20)) < 0.02
 

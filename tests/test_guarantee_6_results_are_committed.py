@@ -12,7 +12,7 @@ import bide
 from processes import ran
 
 
-def test_what_a_caller_was_told_is_in_the_store_although_the_process_dies_in_the_same_moment(file: Path) -> None:
+def test_a_reported_result_is_stored_even_if_its_process_dies_at_once(file: Path) -> None:
     script = """
     @bide.task
     def work(n: int) -> int:
@@ -29,7 +29,7 @@ def test_what_a_caller_was_told_is_in_the_store_although_the_process_dies_in_the
         assert [reader.get(str(n))["work"] for n in range(50)] == [n * n for n in range(50)]
 
 
-def test_a_submitted_run_is_in_the_store_although_the_process_dies_in_the_same_moment(file: Path) -> None:
+def test_a_submitted_run_is_stored_even_if_its_process_dies_at_once(file: Path) -> None:
     script = """
     @bide.task
     def work(n: int) -> int:

@@ -28,7 +28,7 @@ def waiting_workflow(flag: threading.Event, log: list[str]) -> bide.Workflow:
 
 
 @pytest.mark.alone
-def test_close_suspends_what_waits_and_another_runner_goes_on_with_it(file: Path) -> None:
+def test_close_suspends_waiting_runs_and_another_runner_resumes_them(file: Path) -> None:
     flag, log = threading.Event(), list[str]()
     workflow = waiting_workflow(flag, log)
     runner = bide.Runner(file)
@@ -69,7 +69,7 @@ def test_a_body_that_ends_within_the_grace_is_committed(file: Path) -> None:
 
 
 @pytest.mark.alone
-def test_a_body_that_does_not_end_is_left_behind_and_changes_nothing_any_more(file: Path) -> None:
+def test_a_body_that_never_ends_is_abandoned_and_changes_nothing(file: Path) -> None:
     entered, release, returned = threading.Event(), threading.Event(), threading.Event()
     rounds: list[int] = []
 
@@ -155,7 +155,7 @@ else:
 
 
 @pytest.mark.alone
-def test_leaving_the_interpreter_without_close_is_quiet_and_everything_resumes(file: Path) -> None:
+def test_interpreter_exit_without_close_is_quiet_and_everything_resumes(file: Path) -> None:
     with Child(PARKED, file, "leave") as child:
         child.expect("leaving")
         began = time.monotonic()
@@ -168,7 +168,7 @@ def test_leaving_the_interpreter_without_close_is_quiet_and_everything_resumes(f
 
 
 @pytest.mark.alone
-def test_ctrl_c_ends_the_callers_wait_and_the_run_can_be_taken_up(file: Path) -> None:
+def test_ctrl_c_ends_the_callers_wait_and_the_run_can_be_claimed(file: Path) -> None:
     script = """
     flag = Path(db).with_suffix(".flag")
 

@@ -112,7 +112,7 @@ def test_a_timeout_is_a_wait_timeout_that_names_task_and_condition(runner: bide.
     assert within(runner, work) == "went on"
 
 
-def test_a_deadline_before_the_next_poll_is_when_the_condition_is_asked_the_last_time(runner: bide.Runner) -> None:
+def test_the_last_poll_is_at_the_deadline_if_that_comes_before_the_next(runner: bide.Runner) -> None:
     asked: list[int] = []
 
     def work(handle: bide.TaskHandle) -> None:
@@ -298,7 +298,7 @@ def test_threads_may_do_what_they_like_within_a_body(runner: bide.Runner) -> Non
     assert within(runner, work) == [0, 1, 2]
 
 
-def test_a_deferred_body_goes_on_on_its_own_thread(runner: bide.Runner) -> None:
+def test_a_deferred_body_resumes_on_its_own_thread(runner: bide.Runner) -> None:
     local = threading.local()
 
     def work(handle: bide.TaskHandle) -> list[bool]:

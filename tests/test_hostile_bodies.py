@@ -65,7 +65,7 @@ def a_blocking_wait(released: threading.Event) -> Callable[[int, bide.TaskHandle
 
 
 @pytest.mark.parametrize("blocked", [1, 2, 5])
-def test_conditions_of_bodies_that_never_return_hold_up_nobody_and_are_named(
+def test_conditions_that_never_return_delay_no_run_and_are_named(
     store: str, released: threading.Event, caplog: pytest.LogCaptureFixture, blocked: int
 ) -> None:
     workflow = bide.Workflow("blocked", [a_blocking_wait(released)])
@@ -112,9 +112,7 @@ def test_others_need_not_wait_until_such_a_condition_is_named(store: str) -> Non
 
 
 @pytest.mark.alone
-def test_a_runner_with_a_condition_that_never_returns_closes_and_another_goes_on(
-    file: Path, released: threading.Event
-) -> None:
+def test_a_condition_that_never_returns_does_not_block_close_or_its_run(file: Path, released: threading.Event) -> None:
     workflow = bide.Workflow("blocked", [a_blocking_wait(released)])
     runner = bide.Runner(file, slots=2)
     handle = runner.submit(workflow, {"n": 7}, key="k")
@@ -163,7 +161,7 @@ def test_gates_that_never_return_hold_up_nobody_and_are_named(
         assert [handle.result(30)["gated"] for handle in handles] == [1] * blocked
 
 
-def test_more_such_gates_than_threads_are_said_and_bodies_go_on(
+def test_more_such_gates_than_threads_are_reported_and_bodies_continue(
     store: str, released: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
     workflow = a_blocking_gate(released)
@@ -176,7 +174,7 @@ def test_more_such_gates_than_threads_are_said_and_bodies_go_on(
         assert [handle.result(30)["gated"] for handle in handles] == [1] * 5
 
 
-def test_a_body_that_never_returns_is_failed_at_its_timeout_and_others_go_on(
+def test_a_body_that_never_returns_fails_at_its_timeout_beside_others(
     store: str, released: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
     @bide.task(timeout=0.1)
@@ -211,9 +209,7 @@ def test_a_body_that_never_returns_is_failed_at_its_timeout_and_others_go_on(
 
 
 @pytest.mark.alone
-def test_a_body_that_never_returns_stops_no_close_and_its_run_goes_on_elsewhere(
-    file: Path, released: threading.Event
-) -> None:
+def test_a_body_that_never_returns_does_not_block_close_or_its_run(file: Path, released: threading.Event) -> None:
     entered: list[int] = []
 
     @bide.task
@@ -348,7 +344,7 @@ def unencodable(kind: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["lock", "huge"])
-def test_a_gates_value_that_cannot_be_recorded_fails_its_task_with_the_remedy(runner: bide.Runner, kind: str) -> None:
+def test_a_gate_value_that_cannot_be_recorded_fails_its_task_with_advice(runner: bide.Runner, kind: str) -> None:
     def answer() -> Any:
         return unencodable(kind)
 

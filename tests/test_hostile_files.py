@@ -85,7 +85,7 @@ except bide.StoreError as error:
     assert "ulimit -f" in ran(script, file)[-1]
 
 
-def test_a_submit_that_finds_the_disk_full_raises_and_can_be_repeated_once_there_is_space(file: Path) -> None:
+def test_submit_raises_on_a_full_disk_and_works_once_there_is_space(file: Path) -> None:
     script = (
         DISK
         + """
@@ -139,7 +139,7 @@ def empty(file: Path) -> None:
         pytest.param(delete("-lock"), "bide.db-lock was deleted or replaced", True, id="lock"),
     ],
 )
-def test_a_file_that_goes_away_stops_the_runner_within_a_second_with_the_reason(
+def test_a_file_that_disappears_stops_the_runner_within_a_second(
     file: Path,
     caplog: pytest.LogCaptureFixture,
     harm: Callable[[Path], None],
@@ -185,7 +185,7 @@ def test_an_index_that_is_cut_short_ends_the_process_and_loses_nothing(file: Pat
 # -- a file that may not be written
 
 
-def test_a_file_that_is_made_read_only_while_open_is_no_fault_and_one_found_so_is_refused(tmp_path: Path) -> None:
+def test_a_read_only_file_is_refused_unless_it_was_already_open(tmp_path: Path) -> None:
     script = """
     home = Path(db).parent
 
@@ -252,7 +252,7 @@ def damage(file: Path, marker: bytes) -> None:
         data.write(b"\xff" * 2048)
 
 
-def test_a_damaged_page_is_told_when_it_is_read_and_all_else_is_there(file: Path) -> None:
+def test_a_damaged_page_is_reported_when_read_and_the_rest_is_intact(file: Path) -> None:
     with_runs(file, 100)
     damage(file, b"marker 0042.")
     with bide.Runner(file) as runner:
@@ -269,7 +269,7 @@ def test_a_damaged_page_is_told_when_it_is_read_and_all_else_is_there(file: Path
         assert runner.run(bide.Workflow("w", [kept]), key="after", timeout=PATIENCE)["kept"] == "kept"
 
 
-def test_a_file_that_was_cut_short_is_told_when_it_is_opened(file: Path) -> None:
+def test_a_truncated_file_is_reported_when_it_is_opened(file: Path) -> None:
     with_runs(file, 100)
     os.truncate(file, file.stat().st_size // 2)
     with pytest.raises(bide.StoreError, match=r"damaged.*backup") as told, bide.Runner(file) as runner:

@@ -72,7 +72,7 @@ def test_a_lock_that_is_held_for_half_a_minute_is_waited_for(file: Path, caplog:
     assert f"{file} was locked by another process for 10s" in other.errors
 
 
-def test_a_submit_and_an_opening_that_find_the_file_locked_raise_after_ten_seconds(file: Path) -> None:
+def test_submit_and_open_raise_after_ten_seconds_if_the_file_is_locked(file: Path) -> None:
     opening = """
     try:
         bide.Runner(db)
@@ -96,7 +96,7 @@ def test_a_submit_and_an_opening_that_find_the_file_locked_raise_after_ten_secon
 # -- a reader that pins the log
 
 
-def test_a_reader_that_pins_the_log_is_told_stops_nothing_and_the_log_is_cut_afterwards(
+def test_a_reader_that_pins_the_log_is_reported_and_the_log_shrinks_later(
     file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     reader = """

@@ -113,7 +113,7 @@ def test_an_item_that_is_new_is_recorded_beside_those_of_a_shuffled_loop(world: 
     assert [n for (n,) in world.sql("SELECT n FROM journal WHERE name = 'do' ORDER BY n")] == [1, 2, 3]
 
 
-def test_an_item_that_is_new_in_the_place_of_another_is_a_mismatch_that_says_what_to_do(world: World) -> None:
+def test_a_new_item_in_place_of_another_is_a_mismatch_with_advice(world: World) -> None:
     world.enter(steps(world, "ab"))
     with pytest.raises(bide.ReplayMismatch) as caught:
         world.enter_again(steps(world, "cab"))
@@ -383,7 +383,7 @@ def until_it_fails(world: World) -> Body:
 
 
 @pytest.mark.parametrize("make", [appending, rebinding, after_polls, in_an_object, until_it_fails])
-def test_a_condition_that_leaves_its_answer_in_what_it_captured_is_asked_again(
+def test_a_condition_that_stores_its_answer_in_a_capture_is_asked_again(
     world: World, make: Callable[[World], Body]
 ) -> None:
     world.enter(make(world))
@@ -443,7 +443,7 @@ class Frame(bytearray):
     """Something large."""
 
 
-def test_what_steps_and_conditions_captured_is_let_go(runner: bide.Runner) -> None:
+def test_what_steps_and_conditions_captured_is_released(runner: bide.Runner) -> None:
     alive: list[weakref.ref[Frame]] = []
 
     @bide.task

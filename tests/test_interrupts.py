@@ -30,7 +30,7 @@ def at_all_points(version: str, files: Path) -> Done:
 
 
 @pytest.mark.parametrize("version", PYTHONS)
-def test_ctrl_c_at_any_point_is_the_callers_and_the_run_goes_on_next_time(version: str, outcomes: Jobs) -> None:
+def test_ctrl_c_at_any_point_raises_in_the_caller_and_the_run_resumes(version: str, outcomes: Jobs) -> None:
     done = outcomes.result(version)
     assert (done.code, done.err) == (0, "")
     points, places = map(int, re.findall(r"\d+", done.out))

@@ -106,7 +106,7 @@ def test_a_body_waits_for_the_job_that_it_has_now(file: Path, form: str) -> None
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_job_that_is_submitted_in_a_step_is_submitted_once_and_waited_for_once(file: Path, form: str) -> None:
+def test_a_job_submitted_in_a_step_is_submitted_and_awaited_once(file: Path, form: str) -> None:
     killed(JOBS, file, form, "step", "submitted", at="at submitted")
     killed(JOBS, file, form, "step", "trained", at="ask 1")
     file.with_suffix(".job1").touch()
@@ -248,7 +248,7 @@ def test_a_wait_that_is_removed_while_it_is_open_is_not_waited_for(file: Path) -
 
 
 @pytest.mark.parametrize("changed", ["captured", "code", "global"])
-def test_a_satisfied_condition_that_is_changed_is_asked_again_under_one_new_deadline(
+def test_a_changed_satisfied_condition_gets_one_new_deadline(
     file: Path, changed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timeout = 1.0
@@ -320,7 +320,7 @@ def test_steps_are_found_by_their_names_wherever_they_stand(file: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["other arguments", "a wait instead"])
-def test_a_step_that_does_not_match_its_record_pauses_the_run_and_keeps_the_record(file: Path, change: str) -> None:
+def test_a_step_that_differs_from_its_record_pauses_the_run(file: Path, change: str) -> None:
     def right(handle: bide.TaskHandle) -> str:
         receipt = handle.step(do, "100 euros", name="pay")
         hold(handle)
@@ -368,7 +368,7 @@ def left_in_b(file: Path) -> None:
     asked.clear()
 
 
-def test_a_version_with_a_task_added_goes_on_with_the_journal_of_the_old_one(file: Path) -> None:
+def test_a_version_with_an_added_task_continues_from_the_old_journal(file: Path) -> None:
     left_in_b(file)
     answers["hold"] = True
     with bide.Runner(file) as runner:
@@ -378,9 +378,7 @@ def test_a_version_with_a_task_added_goes_on_with_the_journal_of_the_old_one(fil
 
 
 @pytest.mark.parametrize("other", [("a",), ("b",), ("a", "between", "b"), ("b", "a")])
-def test_a_version_that_lacks_a_task_or_a_dependency_leaves_the_run_to_the_right_one(
-    file: Path, other: tuple[str, ...]
-) -> None:
+def test_a_version_without_a_task_or_dependency_does_not_claim_the_run(file: Path, other: tuple[str, ...]) -> None:
     left_in_b(file)
     answers["hold"] = True
     with bide.Runner(file, workflows=[chain(*other)]) as runner:

@@ -43,7 +43,7 @@ def test_a_member_of_an_enum_with_an_attribute_is_another() -> None:
     assert HOLDING["a closure"](mutants.Mode.FAST) == captured
 
 
-def test_a_condition_that_remembers_is_proved_only_while_it_remembers_nothing() -> None:
+def test_a_condition_with_a_cache_is_proved_only_while_its_cache_is_empty() -> None:
     make: Callable[[], Any] = lambda: functools.lru_cache(mutants.helper)  # noqa: E731
     condition = make()
     assert proof_of(condition) == proof_of(make()) is not None
@@ -61,7 +61,7 @@ def test_what_is_called_and_was_replaced_is_another(replaced: str) -> None:
         assert proof_of(condition) not in {None, before} if replaced == "computed" else proof_of(condition) != before
 
 
-def test_what_a_value_contains_may_be_shared_in_more_ways_than_anybody_can_walk() -> None:
+def test_a_value_may_share_its_contents_along_too_many_paths_to_walk() -> None:
     value: Any = "x"
     for _ in range(60):
         value = [value, value]

@@ -199,7 +199,7 @@ def test_what_is_asked_for_by_no_text_is_not_there(runner: bide.Runner) -> None:
     assert runner.runs(workflow=LONE) == []
 
 
-def test_a_functions_own_name_that_is_no_text_is_written_out_in_the_journal(runner: bide.Runner) -> None:
+def test_a_function_name_that_is_not_valid_text_is_escaped_in_the_journal(runner: bide.Runner) -> None:
     @bide.task(gate=bide.until(renamed(), every=0.01))
     def work(handle: bide.TaskHandle) -> int:
         return handle.step(renamed()) + handle.defer_until(renamed())

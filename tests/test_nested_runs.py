@@ -137,7 +137,7 @@ def test_a_body_that_waits_for_a_run_is_refused(
     assert [run.key for run in runner.runs(workflow="inner")] == ["ended"]
 
 
-def test_who_catches_it_goes_on(runner: bide.Runner) -> None:
+def test_a_body_that_catches_the_error_continues(runner: bide.Runner) -> None:
     def outer() -> str:
         try:
             runner.run(inner_workflow)

@@ -79,7 +79,7 @@ def test_a_hop_is_one_commit_and_one_attach_and_wakes_nobody(runner: bide.Runner
     assert counts.wakes <= ODD_ONES
 
 
-def test_a_run_of_one_task_is_two_commits_and_wakes_the_worker_and_the_caller(runner: bide.Runner) -> None:
+def test_a_run_of_one_task_takes_two_commits_and_two_wakes(runner: bide.Runner) -> None:
     def one_after_the_other() -> None:
         for _ in range(SINGLE):
             runner.run(one)

@@ -44,7 +44,7 @@ def still_usable(runner: bide.Runner) -> None:
     assert runner.run(FINE, timeout=PATIENCE)["fine"] == 7
 
 
-def test_on_a_callers_thread_it_is_raised_there_and_the_runner_stays_usable(runner: bide.Runner) -> None:
+def test_a_panic_on_a_caller_thread_raises_there_and_keeps_the_runner(runner: bide.Runner) -> None:
     _core._panic_once_at("caller")
     with pytest.raises(bide.BideError, match=REPORT) as raised:
         runner.run(FINE)
@@ -53,7 +53,7 @@ def test_on_a_callers_thread_it_is_raised_there_and_the_runner_stays_usable(runn
     still_usable(runner)
 
 
-def test_on_a_worker_it_fails_the_body_that_it_arose_with_and_the_runner_stays_usable(runner: bide.Runner) -> None:
+def test_a_panic_on_a_worker_fails_its_body_and_keeps_the_runner(runner: bide.Runner) -> None:
     _core._panic_once_at("body")
     with pytest.raises(bide.RunFailed, match=REPORT) as raised:
         runner.run(bide.Workflow("w", [raises]), timeout=PATIENCE)
@@ -61,7 +61,7 @@ def test_on_a_worker_it_fails_the_body_that_it_arose_with_and_the_runner_stays_u
     still_usable(runner)
 
 
-def test_on_a_thread_that_polls_gates_it_fails_the_gates_task_and_the_runner_stays_usable(runner: bide.Runner) -> None:
+def test_a_panic_on_a_gate_thread_fails_the_task_and_keeps_the_runner(runner: bide.Runner) -> None:
     _core._panic_once_at("gate")
     with pytest.raises(bide.RunFailed, match=REPORT):
         runner.run(bide.Workflow("w", [gated]), timeout=PATIENCE)
@@ -71,7 +71,7 @@ def test_on_a_thread_that_polls_gates_it_fails_the_gates_task_and_the_runner_sta
 @pytest.mark.parametrize(
     ("place", "task"), [("commit", fine), ("commit", steps), ("worker", fine), ("worker", steps), ("lease", steps)]
 )
-def test_within_the_engine_it_stops_the_runner_and_the_next_one_goes_on(file: Path, place: Any, task: Any) -> None:
+def test_a_panic_in_the_engine_stops_the_runner_and_the_next_continues(file: Path, place: Any, task: Any) -> None:
     workflow = bide.Workflow("w", [task])
     entered, release = threading.Event(), threading.Event()
 

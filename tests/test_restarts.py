@@ -79,7 +79,7 @@ say("all done")
 """
 
 
-def test_runs_survive_kills_at_any_moment_and_no_committed_step_is_done_again(file: Path) -> None:
+def test_runs_survive_kills_and_no_committed_step_is_done_again(file: Path) -> None:
     random_ = random.Random(11)  # noqa: S311
     for _ in range(8):
         with Child(KILLED, file) as child:

@@ -285,7 +285,7 @@ with bide.Runner(db) as runner:
 """
 
 
-def test_after_a_restart_the_view_is_the_same_and_what_was_not_committed_is_gone(file: Path) -> None:
+def test_a_restart_keeps_the_committed_view_and_drops_the_rest(file: Path) -> None:
     killed(SCRIPT, file, "stay", at="in bottom")
     expected = str({"x": 1, "k": {"top": 1, "left": 1, "right": 1}, "done": True})
     assert ran(SCRIPT, file) == [expected, expected]

@@ -172,7 +172,7 @@ class World:
         return "\n".join(ledger(self.file))
 
 
-def test_a_runner_that_was_stopped_beyond_its_lease_starts_nothing_and_changes_no_row(file: Path) -> None:
+def test_a_runner_stopped_beyond_its_lease_starts_and_changes_nothing(file: Path) -> None:
     with ExitStack() as stack:
         worlds = []
         for others in (0, 1, 3):

@@ -33,7 +33,7 @@ class Quiet(ApiError):
     __bide_rebuild__ = False
 
 
-def test_type_message_and_traceback_are_kept_of_an_exception_whose_getattr_raises(runner: bide.Runner) -> None:
+def test_an_exception_whose_getattr_raises_keeps_its_message_and_traceback(runner: bide.Runner) -> None:
     @bide.task
     def call() -> None:
         raise ApiError("quota exceeded", {"status": 429})
@@ -113,7 +113,7 @@ def test_a_replayed_failure_has_all_its_attributes_or_is_a_task_failed(
     assert ran(REPLAYED, file, response) == [replayed]
 
 
-def test_a_gates_failure_is_retried_by_its_class_also_if_that_cannot_be_rebuilt(runner: bide.Runner) -> None:
+def test_a_gate_failure_is_retried_by_class_even_if_it_cannot_be_rebuilt(runner: bide.Runner) -> None:
     asked: list[int] = []
 
     def flaky() -> bool:
@@ -134,7 +134,7 @@ def test_a_gates_failure_is_retried_by_its_class_also_if_that_cannot_be_rebuilt(
 
 
 @pytest.mark.parametrize("end", ["completed", "skipped"])
-def test_the_error_of_an_earlier_attempt_is_not_that_of_a_task_that_did_not_fail(store: str, end: str) -> None:
+def test_a_task_that_did_not_fail_has_no_error_of_an_earlier_attempt(store: str, end: str) -> None:
     @bide.task(retry=bide.Retry(attempts=2, delay=0))
     def flaky(handle: bide.TaskHandle) -> int:
         if handle.attempt == 1:
@@ -157,7 +157,7 @@ def test_the_error_of_an_earlier_attempt_is_not_that_of_a_task_that_did_not_fail
             assert result.error.task == "bad"
 
 
-def test_the_error_that_an_older_version_left_on_a_completed_task_is_not_shown(file: Path) -> None:
+def test_an_error_left_on_a_completed_task_by_an_old_version_is_not_shown(file: Path) -> None:
     with bide.Runner(file) as runner:
         runner.run(bide.Workflow("w", [named("task")]), key="k")
     failure = '{"kind": "error", "type": "OSError", "message": "first attempt"}'

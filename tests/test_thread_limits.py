@@ -118,7 +118,7 @@ def test_with_one_worker_others_are_delayed_until_it_is_free(store: str, caplog:
         assert delayed.result(30)["noop"] == 3
 
 
-def test_with_one_worker_others_go_on_once_there_are_threads_again(store: str) -> None:
+def test_with_one_worker_others_continue_once_there_are_threads_again(store: str) -> None:
     flag = threading.Event()
     threads = Threads("bide-worker", 1)
     with threads.limited(), bide.Runner(store, slots=4) as runner:
@@ -185,7 +185,7 @@ def test_gates_without_a_thread_are_refused_and_work_once_there_is_one(store: st
         assert runner.run(workflow, timeout=30)["gated"] == 1
 
 
-def test_gates_go_on_without_a_spare_thread(store: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_gates_continue_without_a_spare_thread(store: str, caplog: pytest.LogCaptureFixture) -> None:
     flag = threading.Event()
 
     @bide.task(gate=bide.until(flag.is_set, every=0.001))
@@ -272,7 +272,7 @@ def passes(script: str, file: Path, *words: str) -> list[str]:
     return said
 
 
-def test_a_limit_on_processes_is_reached_and_others_go_on() -> None:
+def test_a_limit_on_processes_is_reached_and_others_continue() -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can become a user who has no other processes")
     with tempfile.TemporaryDirectory() as name:
@@ -282,7 +282,7 @@ def test_a_limit_on_processes_is_reached_and_others_go_on() -> None:
 
 
 @pytest.mark.parametrize("room", [200, 400])
-def test_max_map_count_is_reached_and_others_go_on(file: Path, room: int) -> None:
+def test_max_map_count_is_reached_and_others_continue(file: Path, room: int) -> None:
     if int(Path("/proc/sys/vm/max_map_count").read_text()) > 300_000:
         pytest.skip("max_map_count is too high to be reached in short time")
     said = passes(MAPS, file, str(room))

@@ -174,7 +174,7 @@ class Bag:
         ([b"a"], list),
     ],
 )
-def test_a_decode_that_leaves_something_as_json_has_it_is_told(given: Any, back: Callable[[Any], Any]) -> None:
+def test_a_decode_that_leaves_a_value_as_json_has_it_is_reported(given: Any, back: Callable[[Any], Any]) -> None:
     bide.codec(Bag, lambda it: it.items, lambda data: Bag(back(data)))
     with pytest.raises(bide.SerializationError, match=r"task 'make': result = .*would come back as"):
         Codec(Bag, "task 'make'").encode(Bag(given))

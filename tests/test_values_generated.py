@@ -309,7 +309,7 @@ def shuffled(value: Any) -> Any:
 @pytest.mark.alone
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(annotated())
-def test_a_value_comes_back_as_it_was_or_its_writer_is_told(case: tuple[Any, Any]) -> None:
+def test_a_value_comes_back_unchanged_or_its_writer_gets_an_error(case: tuple[Any, Any]) -> None:
     annotation, value = case
     try:
         codec = Codec(annotation, "task 'make'")
@@ -352,7 +352,7 @@ HOURS = [  # around both changes of Berlin's clocks
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("way", ["alone", "optional", "list", "key", "value", "set"])
-def test_a_zone_is_kept_in_fields_of_every_kind_through_the_changes_of_the_clock(kind: str, way: str) -> None:
+def test_fields_of_every_kind_keep_a_zone_across_clock_changes(kind: str, way: str) -> None:
     ways: dict[str, tuple[Any, Any]] = {
         "alone": (datetime, lambda at: at),
         "optional": (datetime | None, lambda at: at),

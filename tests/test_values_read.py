@@ -65,7 +65,7 @@ INPUTS: list[tuple[tuple[Any, ...], Any, bool]] = [
 
 
 @pytest.mark.parametrize(("annotations", "value", "accepted"), INPUTS, ids=str)
-def test_whether_an_input_is_accepted_depends_on_its_readers_and_not_on_their_order(
+def test_the_order_of_readers_does_not_decide_if_an_input_is_accepted(
     annotations: tuple[Any, ...], value: Any, accepted: bool
 ) -> None:
     tasks = [reading(f"t{n}", annotation) for n, annotation in enumerate(annotations)]

@@ -39,7 +39,7 @@ def test_polls_are_given_in_milliseconds() -> None:
     assert from_poll(ready).every == 1.0
 
 
-def test_defer_until_shows_the_signature_of_the_function_that_reads_its_arguments() -> None:
+def test_defer_until_shows_the_signature_of_its_argument_reader() -> None:
     shown = list(inspect.signature(bide.TaskHandle.defer_until).parameters.values())[1:]
     read = inspect.signature(from_poll).parameters.values()
     defaults = [... if one.name == "on_error" else one.default for one in read]

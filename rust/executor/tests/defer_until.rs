@@ -243,7 +243,7 @@ fn wait_deadline(store: &Arc<dyn Store>, run: bide_executor::core::RunId) -> Opt
 }
 
 #[test]
-fn a_deadline_that_passes_while_nobody_runs_fails_the_wait_after_one_last_check() {
+fn a_deadline_passed_during_downtime_fails_after_one_last_check() {
     on_every_store(|place| async move {
         let (open, entered, entries) = (Arc::default(), Arc::default(), Arc::default());
         let timeout = Duration::from_millis(300);

@@ -260,7 +260,7 @@ fn a_body_whose_run_is_lost_begins_no_step_and_asks_no_condition() {
 }
 
 #[test]
-fn a_parked_body_whose_run_is_lost_unwinds_and_is_entered_again_where_the_run_goes_on() {
+fn a_parked_body_unwinds_when_its_run_is_lost_and_resumes_elsewhere() {
     for condition in [true, false] {
         let world = World::new();
         let open = Arc::new(AtomicBool::new(false));

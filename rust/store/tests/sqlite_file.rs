@@ -145,7 +145,7 @@ fn a_store_can_be_opened_after_a_refusal() {
 }
 
 #[test]
-fn a_file_that_another_keeps_locked_is_busy_after_its_timeout_and_nothing_is_written() {
+fn a_locked_file_is_busy_after_its_timeout_and_nothing_is_written() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bide.db");
     let busy_timeout = Duration::from_millis(30);
@@ -172,7 +172,7 @@ fn open_while(harm: impl FnOnce(&Path)) -> (tempfile::TempDir, Arc<SqliteStore>,
 }
 
 #[test]
-fn a_file_that_is_deleted_while_open_is_noticed_and_a_new_one_is_not_made_under_it() {
+fn a_file_deleted_while_open_is_noticed_and_not_created_again() {
     let (directory, store, _) = open_while(|directory| fs::remove_file(directory.join("bide.db")).unwrap());
     let path = directory.path().join("bide.db");
     says(&look(&*store).unwrap_err().to_string(), &[path.to_str().unwrap(), "deleted or replaced"]);
@@ -182,7 +182,7 @@ fn a_file_that_is_deleted_while_open_is_noticed_and_a_new_one_is_not_made_under_
 }
 
 #[test]
-fn a_file_that_is_replaced_while_open_is_noticed_and_the_other_one_is_left_alone() {
+fn a_file_replaced_while_open_is_noticed_and_the_new_one_unchanged() {
     let elsewhere = tempfile::tempdir().unwrap();
     let other = elsewhere.path().join("bide.db");
     drop(open(&other));
@@ -203,7 +203,7 @@ fn a_file_that_is_replaced_while_open_is_noticed_and_the_other_one_is_left_alone
 }
 
 #[test]
-fn a_log_an_index_or_a_lock_file_that_is_deleted_or_replaced_is_noticed_and_nothing_is_lost() {
+fn a_deleted_or_replaced_log_index_or_lock_file_is_noticed_without_loss() {
     for suffix in ["-wal", "-shm", "-lock"] {
         for replaced in [false, true] {
             let (directory, store, run) = open_while(|directory| {
@@ -312,7 +312,7 @@ fn another_connections_commit_is_a_change_and_own_checkpoints_are_none() {
 
 /// What a runner does all the time, so that a runner that commits nothing any more keeps nobody's log.
 #[test]
-fn after_a_look_for_changes_no_commit_of_ours_keeps_the_log_from_being_copied() {
+fn after_a_change_poll_our_commits_do_not_block_a_checkpoint() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bide.db");
     let store = open(&path);
@@ -384,7 +384,7 @@ fn a_mangled_id_or_task_list_is_corrupt() {
 }
 
 #[test]
-fn a_reader_that_holds_on_to_an_old_state_stops_no_writer_and_is_told_once_the_log_is_long() {
+fn a_reader_of_an_old_state_stops_no_writer_and_is_reported() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bide.db");
     let store = open(&path);

@@ -85,7 +85,7 @@ fn a_second_name_of_a_file_is_refused_and_the_first_one_opens() {
 }
 
 #[test]
-fn a_link_that_is_made_while_the_file_is_open_is_told_and_leads_to_the_same_store() {
+fn a_link_made_while_open_is_reported_and_leads_to_the_same_store() {
     let directory = tempfile::tempdir().unwrap();
     let (one, two) = (directory.path().join("one.db"), directory.path().join("two.db"));
     let store = open(&one);
@@ -194,7 +194,7 @@ fn a_symbolic_link_that_leads_nowhere_is_refused_naming_where_it_leads() {
 }
 
 #[test]
-fn an_existing_file_that_others_can_read_is_told_once() {
+fn an_existing_file_that_others_can_read_is_reported_once() {
     let directory = tempfile::tempdir().unwrap();
     for mode in 0o600..=0o677_u32 {
         let path = directory.path().join(format!("{mode:o}.db"));

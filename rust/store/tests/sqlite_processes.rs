@@ -165,7 +165,7 @@ fn play_a_part() {
 }
 
 #[test]
-fn a_killed_process_is_known_to_be_dead_at_once_and_its_runs_are_taken_over() {
+fn a_killed_process_is_known_dead_at_once_and_its_runs_are_claimed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bide.db");
     let store = open(&path);
@@ -242,7 +242,7 @@ fn a_process_whose_lease_has_run_out_lives_on_but_is_fenced() {
 }
 
 #[test]
-fn after_a_time_in_which_nobody_could_renew_nobody_is_taken_for_dead_because_of_it() {
+fn a_time_without_renewals_for_all_lets_nobody_seem_dead() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bide.db");
     let store = open(&path);
@@ -291,7 +291,7 @@ fn many_processes_may_create_one_file_at_the_same_moment() {
 }
 
 #[test]
-fn processes_that_write_at_the_same_time_wait_for_each_other_and_lose_nothing() {
+fn concurrent_writers_wait_for_each_other_and_lose_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bide.db");
     let mut others: Vec<Other> = (0..4).map(|_| Other::start("commit", &path)).collect();
@@ -336,7 +336,7 @@ fn what_a_user_may_not_write_is_refused_naming_it() {
 }
 
 #[test]
-fn a_forked_child_gets_an_error_from_every_way_in_and_leaves_the_parent_alone() {
+fn every_call_in_a_forked_child_fails_and_leaves_the_parent_alone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bide.db");
     // In a process of its own, where no other test holds a lock at the moment of the fork.

@@ -36,7 +36,7 @@ fn pragma(path: &Path, name: &str) -> i64 {
 }
 
 #[test]
-fn what_deletion_frees_is_given_back_in_short_steps_down_to_what_new_runs_will_use() {
+fn deletion_releases_space_in_short_steps_but_keeps_some_for_new_runs() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bide.db");
     let store = SqliteStore::open(&path, Durability::Normal).unwrap();

@@ -17,7 +17,7 @@ fn store() -> (Arc<FaultyStore>, Lease, NewRun) {
 }
 
 #[test]
-fn a_call_fails_before_or_after_its_work_and_the_next_one_goes_on() {
+fn a_call_fails_before_or_after_its_work_and_the_next_one_succeeds() {
     for (fault, unknown, written) in [
         (Fault::Unavailable, false, false),
         (Fault::Busy, false, false),
@@ -35,7 +35,7 @@ fn a_call_fails_before_or_after_its_work_and_the_next_one_goes_on() {
 }
 
 #[test]
-fn after_a_crash_every_call_fails_while_the_store_below_keeps_what_was_written() {
+fn after_a_crash_every_call_fails_and_the_store_keeps_its_data() {
     for (fault, written) in [(Fault::CrashBefore, false), (Fault::CrashAfter, true)] {
         let (store, lease, new) = store();
         store.fail(3, fault);

@@ -76,7 +76,7 @@ fn a_seed_is_always_the_same_world() {
 }
 
 #[test]
-fn no_wake_of_24_days_is_early_or_lost_while_the_clock_is_set_again_and_again() {
+fn no_wake_in_24_days_is_early_or_lost_while_the_clock_is_set() {
     let case = Case::long_waits(24, 8);
     if let Err(why) = sim::check(&case) {
         panic!("{case}{why}");

@@ -276,7 +276,7 @@ fn an_orderly_close_is_no_crash_of_what_still_queues_with_a_mark() {
 }
 
 #[test]
-fn a_paused_run_refuses_everything_and_goes_on_where_it_was() {
+fn a_paused_run_refuses_everything_and_resumes_where_it_was() {
     let mut script = Script::new(vec![spec("a", &[]), spec("b", &[]), spec("c", &[])]);
     script.die();
     script.enter("a");

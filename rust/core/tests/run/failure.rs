@@ -75,7 +75,7 @@ fn run_if_is_decided_once_all_dependencies_have_ended() {
 }
 
 #[test]
-fn skipped_because_of_a_failure_counts_as_failed_and_skipped_otherwise_does_not() {
+fn only_a_skip_because_of_a_failure_counts_as_failed() {
     let specs =
         vec![spec("a", &[]), spec("b", &["a"]), run_if("mend", &["b"], RunIf::Failed), spec("after", &["mend"])];
     let mut script = Script::new(specs.clone());

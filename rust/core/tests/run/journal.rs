@@ -117,7 +117,7 @@ fn a_proof_that_no_longer_holds_is_dropped_with_the_end_of_its_wait() {
 }
 
 #[test]
-fn a_wait_that_is_open_still_goes_on_since_it_was_opened() {
+fn an_open_wait_counts_from_when_it_was_opened() {
     let mut journal = recorded(with_proof(EntryKind::Condition, None), None);
     assert_eq!(journal.open(with_proof(EntryKind::Condition, None), OPENED.after(seconds(50))).opened_at, OPENED);
 }

@@ -98,7 +98,7 @@ fn time_in_which_two_waits_are_open_counts_once() {
 }
 
 #[test]
-fn a_run_that_was_created_for_another_runner_is_taken_up() {
+fn a_run_that_was_created_for_another_runner_is_claimed() {
     let mut script = Script::new(vec![spec("a", &[])]);
     script.store.run.status = RunStatus::Pending;
     script.die();

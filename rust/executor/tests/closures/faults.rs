@@ -39,7 +39,7 @@ fn held(entered: &Arc<Notify>, go_on: &Arc<Semaphore>, executed: &Arc<AtomicU32>
 }
 
 #[tokio::test]
-async fn a_failed_commit_is_told_to_every_caller_and_stops_the_runner() {
+async fn a_failed_commit_is_reported_to_every_caller_and_stops_the_runner() {
     for fault in [Fault::Unavailable, Fault::UnknownBefore, Fault::CrashBefore] {
         let (entered, go_on, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
         let workflow = held(&entered, &go_on, &executed);
@@ -59,7 +59,7 @@ async fn a_failed_commit_is_told_to_every_caller_and_stops_the_runner() {
 }
 
 #[tokio::test]
-async fn a_runner_that_stopped_gives_its_lease_back_when_it_is_closed_so_that_its_runs_go_on_at_once() {
+async fn a_stopped_runner_releases_its_lease_when_it_is_closed() {
     let (entered, go_on, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
     let workflow = held(&entered, &go_on, &executed);
     let faulty = FaultyStore::new(MemoryStore::new());
@@ -114,7 +114,7 @@ async fn a_commit_waits_for_a_store_that_others_keep_locked_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_store_that_stays_locked_for_a_minute_stops_the_runner_with_that_reason() {
+async fn a_store_locked_for_a_minute_stops_the_runner_with_that_reason() {
     let (entered, go_on, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
     let workflow = held(&entered, &go_on, &executed);
     let faulty = FaultyStore::new(MemoryStore::new());
@@ -180,7 +180,7 @@ async fn a_wait_that_cannot_be_committed_unwinds_its_body() {
 }
 
 #[tokio::test]
-async fn a_runner_that_was_fenced_drops_its_runs_and_takes_up_what_is_free_again() {
+async fn a_fenced_runner_drops_its_runs_and_claims_free_ones_again() {
     let (open, polled, entries) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()), Arc::default());
     let parts = (Arc::clone(&open), Arc::clone(&polled), Arc::clone(&entries));
     let workflow = Workflow::builder("fenced")

@@ -185,7 +185,7 @@ fn what_cannot_be_stored_is_the_tasks_failure_and_names_the_place() {
 }
 
 #[test]
-fn a_run_that_was_taken_up_after_a_failure_still_fails() {
+fn a_run_recovered_after_a_failure_still_fails() {
     on_every_store(|place| async move {
         let (failed, hold) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(true)));
         let parts = (Arc::clone(&failed), Arc::clone(&hold));
@@ -233,7 +233,7 @@ fn definitions_that_cannot_work_are_refused_by_name() {
 }
 
 #[test]
-fn an_attempt_that_executes_for_too_long_is_dropped_and_tried_again_but_may_be_deferred_for_long() {
+fn an_attempt_over_its_timeout_is_retried_but_deferred_time_is_free() {
     on_every_store(|place| async move {
         let (tries, seen) = counter();
         let limit = Duration::from_millis(60);

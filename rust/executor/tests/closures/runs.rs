@@ -85,7 +85,7 @@ fn many_runs_are_one_commit_and_come_back_in_order() {
 }
 
 #[test]
-fn closing_suspends_what_waits_gives_the_rest_its_grace_and_refuses_new_runs() {
+fn closing_suspends_waits_grants_grace_and_refuses_new_runs() {
     on_every_store(|place| async move {
         let (entered, suspended) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicBool::new(false)));
         let parts = (Arc::clone(&entered), Arc::clone(&suspended));
@@ -129,7 +129,7 @@ fn closing_suspends_what_waits_gives_the_rest_its_grace_and_refuses_new_runs() {
 }
 
 #[test]
-fn a_runtime_that_goes_down_leaves_runs_that_can_be_taken_up() {
+fn a_runtime_that_shuts_down_leaves_runs_that_can_be_claimed() {
     let place = Place::memory();
     let (entered, open) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicBool::new(false)));
     let parts = (Arc::clone(&entered), Arc::clone(&open));
@@ -177,7 +177,7 @@ fn deferred(store: &Arc<dyn Store>, run: &RunHandle) -> bool {
 }
 
 #[test]
-fn others_see_a_body_that_executes_for_long_and_what_a_condition_last_raised() {
+fn others_see_a_long_execution_and_the_last_error_of_a_condition() {
     on_every_store(|place| async move {
         let (go_on, raised) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicBool::new(false)));
         let parts = (Arc::clone(&go_on), Arc::clone(&raised));

@@ -64,7 +64,7 @@ fn a_handle_that_outlives_its_body_is_of_no_use() {
 }
 
 #[test]
-fn a_body_may_give_up_a_wait_midway_and_goes_on() {
+fn a_body_may_abandon_a_wait_midway_and_continue() {
     on_every_store(|place| async move {
         let workflow = Workflow::builder("impatient")
             .task("race", |cx: TaskContext| async move {

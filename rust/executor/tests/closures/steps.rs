@@ -11,7 +11,7 @@ use crate::support::{HANG, SOON, on_every_store};
 use crate::{counter, retry};
 
 #[test]
-fn a_recorded_step_is_not_executed_again_and_its_failure_is_replayed_until_a_retry() {
+fn a_recorded_step_or_failure_is_replayed_until_a_retry() {
     on_every_store(|place| async move {
         let (paid, charges) = counter();
         let (tried, checks) = counter();

@@ -434,7 +434,7 @@ fn a_timeout_that_comes_while_a_body_defers_ends_it() {
 
 /// Its creator has a new lease by then; under that the run is not its own.
 #[test]
-fn a_run_that_is_taken_over_before_its_creator_hears_of_it_is_not_begun_there() {
+fn a_run_claimed_before_its_creator_hears_of_it_does_not_begin_there() {
     let (ledger, store) = (Ledger::new(), FaultyStore::new(MemoryStore::new()));
     let (tells, told) = mpsc::channel();
     let log = Box::new(move |_, line: &str| {
