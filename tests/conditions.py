@@ -1,4 +1,4 @@
-"""Conditions for the fingerprint's tests, made by name so that another process can make the same ones."""
+"""Conditions for the fingerprint tests, built by name so that another process can build the same ones."""
 
 import dataclasses
 import enum
@@ -25,7 +25,7 @@ class Mode(enum.Enum):
 
 @dataclasses.dataclass
 class Job:
-    """What a submit returns."""
+    """Stands for the handle that `submit` returns."""
 
     id: int
 
@@ -48,7 +48,7 @@ class Opaque:
     """Cannot be stored."""
 
     def done(self) -> bool:
-        """A condition nobody can prove anything about."""
+        """A condition about which nothing can be proved."""
         return True
 
 
@@ -58,12 +58,12 @@ def done(job: object) -> bool:
 
 
 def uses_globals() -> bool:
-    """Names a value, a function, a module and a class."""
+    """Refer to a value, a function, a module and a class."""
     return LIMIT > 2 and done(TABLE) and os.path.exists("x") and Path("x").exists()  # noqa: PTH110
 
 
 def uses_globals_within() -> bool:
-    """Names a value in nested code alone."""
+    """Refer to a value in nested code only."""
     return any(n > LIMIT for n in (1, 2))
 
 
@@ -78,7 +78,7 @@ def capturing(value: Any) -> Callable[[], bool]:
 
 
 def defaulting(value: Any) -> Callable[[], bool]:
-    """Return a condition with a value for a default."""
+    """Return a condition with the value as a default."""
 
     def condition(v: Any = value, *, w: Any = value) -> bool:
         return done((v, w))
@@ -87,7 +87,7 @@ def defaulting(value: Any) -> Callable[[], bool]:
 
 
 def calling_local(value: Any) -> Callable[[], bool]:
-    """Return a condition that calls a local function which has captured a value."""
+    """Return a condition that calls a local function that captured a value."""
 
     def check() -> bool:
         return done(value)

@@ -1,4 +1,4 @@
-"""Shared by all tests."""
+"""Fixtures and hooks for all tests."""
 
 import re
 from collections.abc import Iterator
@@ -10,26 +10,26 @@ from hypothesis import settings
 
 import bide
 
-settings.register_profile("bide", deadline=None)  # a loaded machine is slow now and then, which is no failure
+settings.register_profile("bide", deadline=None)  # a loaded machine is slow at times, which is not a failure
 settings.load_profile("bide")
 
 NOTES = pytest.StashKey[list[str]]()
 
 
 def note(config: pytest.Config, line: str) -> None:
-    """Have a line printed at the end: what was measured where nothing is asserted of it."""
+    """Print a line at the end of the session: a measurement that no test asserts."""
     config.stash.setdefault(NOTES, []).append(line)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Send the lines of a process that ran some of the tests to the one that prints."""
+    """Send the lines of a test process to the process that prints."""
     if (output := getattr(session.config, "workeroutput", None)) is not None:
         output["notes"] = session.config.stash.get(NOTES, [])
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Receive them."""
+    """Receive the lines of a test process."""
     for line in getattr(node, "workeroutput", {}).get("notes", []):
         note(node.config, line)
 
@@ -41,7 +41,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def shown(value: object) -> str:
-    """Return a value as it stands in a test's name, which is the same in each process: without addresses."""
+    """Return a value's text in a test name without addresses, so that every process has the same name."""
     return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 

@@ -1,6 +1,6 @@
-"""What the scripts of `exit_cases.py` start with: pools of threads, and bodies that run in them.
+"""The common start of the scripts in `exit_cases`: thread pools, and bodies that run in them.
 
-It is imported by each script in a process of its own, and by nothing else.
+Only these scripts import it, each in its own process.
 """
 
 import faulthandler
@@ -25,7 +25,7 @@ STORE = os.environ["BIDE_EXIT_STORE"]
 
 
 def store() -> str:
-    """One file for each process."""
+    """Return a file name for this process."""
     return (
         str(Path(STORE) / "bide.db" if os.getpid() == FIRST else Path(STORE) / f"{os.getpid()}.db")
         if STORE
@@ -36,14 +36,14 @@ def store() -> str:
 FIRST = os.getpid()
 
 
-class pool:  # noqa: N801 - scripts call it as one calls a function
-    """A runner with one workflow, whose one task calls a body given to `go`."""
+class pool:  # noqa: N801 - scripts call it like a function
+    """A runner with one workflow, whose only task calls a body passed to `go`."""
 
     def __init__(self, slots: int) -> None:
         bodies: dict[int, Body] = {}
 
         def body(n: int, handle: bide.TaskHandle) -> Any:
-            # The last reference is here, as it would be in a queue.
+            # This holds the last reference, as a queue would.
             return bodies.pop(n, returns_at_once)(handle)
 
         self.bodies = bodies
@@ -53,22 +53,22 @@ class pool:  # noqa: N801 - scripts call it as one calls a function
 
 
 def returns_at_once(handle: bide.TaskHandle) -> None:
-    """What a run comes to whose first process has gone."""
+    """The outcome of a run whose first process has ended."""
 
 
 class Ticket:
-    """What came of a body."""
+    """The outcome of a body."""
 
     def __init__(self, handle: bide.RunHandle) -> None:
         self.handle = handle
 
     def result(self, timeout: float | None = None) -> Any:
-        """Wait for the body's end and return its value, or raise."""
+        """Wait until the body ends; return its value or raise its error."""
         return self.handle.result(timeout)["body"]
 
 
 def aside(call: Callable[[], Any]) -> Any:
-    """Return what a call returns that is made on a thread of its own: a body's thread may not wait for a run."""
+    """Make a call on a new thread and return its result: a body's thread may not wait for a run."""
     made: list[Any] = []
     thread = threading.Thread(target=lambda: made.append(call()), daemon=True)
     thread.start()
@@ -77,7 +77,7 @@ def aside(call: Callable[[], Any]) -> Any:
 
 
 def go(p: pool, body: Callable[..., Any]) -> Ticket:
-    """Have `body(handle)` run, or a builtin on `None`, which then is called without any Python in between."""
+    """Run `body(handle)`, or a builtin on `None`, which is called without Python code in between."""
     if isinstance(body, type(repr)):
         if body not in p.in_c:
             p.in_c[body] = bide.Workflow(body.__name__, [bide.task(body, name="body")])
@@ -91,28 +91,28 @@ numbers = iter(range(sys.maxsize))
 
 
 def end() -> None:
-    """Say that the script is over: from here on the time to the exit counts."""
+    """Report the end of the script: the time to exit counts from here."""
     sys.stdout.flush()
-    faulthandler.dump_traceback_later(14)  # what keeps it so long
+    faulthandler.dump_traceback_later(14)  # shows what delays the exit
     os.write(1, b"end %r\n" % time.monotonic())
 
 
 def forever(handle: object = None) -> None:
-    """Never return, and always want the interpreter."""
+    """Never return, and always request the interpreter."""
     while True:
         pass
 
 
 def until(condition: Callable[[], Any]) -> None:
-    """Wait for something that nobody announces."""
+    """Poll until something without a signal is true."""
     while not condition():
         time.sleep(0.001)
 
 
 class Linger:
-    """Dies while the interpreter is being finalized and lets other threads in just then.
+    """Is finalized during interpreter finalization, and lets other threads run at that moment.
 
-    Each that asks for the interpreter then has its thread ended.
+    CPython then ends the thread of each that requests the interpreter.
     """
 
     def __del__(self, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -120,12 +120,12 @@ class Linger:
 
 
 sys.linger = Linger()  # type: ignore[attr-defined]
-# CPython warns of every fork beside threads; scripts that fork do so on purpose.
+# CPython warns about every fork beside threads; these scripts fork on purpose.
 warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
 
 
 def made_in_each_way(interpreters: Any) -> list[Any]:
-    """Two more interpreters: one with a lock of its own, where there are such, and one that shares the main one's."""
+    """Two more interpreters: one with its own lock, where supported, and one that shares the main lock."""
     if sys.version_info >= (3, 13):
         return [interpreters.create("isolated"), interpreters.create("legacy")]
     return [interpreters.create(isolated=True), interpreters.create(isolated=False)]

@@ -1,4 +1,4 @@
-"""Runs that fail: what the tests of failures share."""
+"""Failing runs that the tests of failures share."""
 
 from collections.abc import Callable
 from typing import Any

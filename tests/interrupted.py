@@ -1,8 +1,8 @@
 """Run by `test_interrupts.py` on each CPython: Ctrl-C at each point of a whole `with bide.Runner(…)`.
 
-A point is a line of bide, or the entry of any other function that is called meanwhile, such as `Thread.start`. A
-trace function sends the signal to its own thread, so that it hits the same point each time. Prints how many there
-were.
+A point is a line of bide, or the entry of any other function called meanwhile, such as `Thread.start`. A
+trace function sends the signal to its own thread, so that it hits the same point each time. Prints the number of
+points.
 """
 
 import gc
@@ -66,12 +66,12 @@ class Interrupter:
 
 
 def is_unsafe(code: CodeType) -> bool:
-    """Where CPython itself does not let go of a lock if it is interrupted, so that the thread hangs that needs it."""
+    """Points where an interrupted CPython does not release its lock, so that the next thread that needs it hangs."""
     return code.co_filename == threading.__file__ and code.co_name in {"__enter__", "__exit__", "_acquire_restore"}
 
 
 def order(key: str, interrupter: Interrupter) -> str:
-    """What a user's program does, from its first line to its last."""
+    """A user's program, from its first line to its last."""
     sys.settrace(interrupter)
     try:
         with bide.Runner(FILE, slots=2, workflows=[workflow]) as runner:
@@ -81,7 +81,7 @@ def order(key: str, interrupter: Interrupter) -> str:
 
 
 def attempt(at: int) -> str | None:
-    """Interrupt at a point; return where that was, or nothing if there are not so many."""
+    """Interrupt at a point; return its place, or None if there are fewer points."""
     key = f"order {at}"
     interrupter = Interrupter(at)
     try:
@@ -92,8 +92,8 @@ def attempt(at: int) -> str | None:
         interrupted = False
     assert interrupted == (interrupter.place != "nowhere"), f"{interrupter.place}: {interrupted}"
     gc.collect()
-    # Nothing goes on behind the back of who was interrupted: no thread, and no lease that keeps others waiting.
-    # (`threading` itself goes on listing a thread that it was kept from starting.)
+    # Nothing continues in the background after the interrupt: no thread, and no lease that blocks others.
+    # (`threading` itself keeps listing a thread whose start was interrupted.)
     patience = time.monotonic() + 20
     while len([*Path("/proc/self/task").iterdir()]) > 1:
         assert time.monotonic() < patience, f"{interrupter.place}: {threading.enumerate()}"
@@ -102,7 +102,7 @@ def attempt(at: int) -> str | None:
     with bide.Runner(FILE, slots=2, workflows=[workflow]) as runner:
         result = runner.run(workflow, {"order": key}, key=key, timeout=30)
         assert result["ships"] == f"receipt of {key}, shipped"
-    assert time.monotonic() - began < 10, interrupter.place  # a lease runs out after 15 seconds
+    assert time.monotonic() - began < 10, interrupter.place  # a lease expires after 15 seconds
     assert charged[key] == 1, f"{interrupter.place}: {charged[key]}"
     return interrupter.place if interrupted else None
 

@@ -1,4 +1,4 @@
-"""A run that waits for ever after its first task, and a check that what was committed of it is still there."""
+"""A run that waits forever after its first task, and a check that its committed part is still there."""
 
 from pathlib import Path
 
@@ -26,14 +26,14 @@ waiting = bide.Workflow("w", [kept, never])
 
 
 def waits(runner: bide.Runner) -> bide.RunHandle:
-    """Submit a run, and come back when it has nothing to do but wait."""
+    """Submit a run and return once it only waits."""
     handle = runner.submit(waiting, key="k")
     eventually(lambda: runner.get("k").tasks["kept"].status is bide.TaskStatus.Completed, "the first task ends")
     return handle
 
 
 def has_kept(file: Path) -> None:
-    """Check that a new runner finds what was committed, and ends the run."""
+    """Check that a new runner finds the committed part, and end the run."""
     with bide.Runner(file) as runner:
         assert runner.get("k")["kept"] == "kept"
     renamed = bide.task(ever, name="never")

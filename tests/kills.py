@@ -1,10 +1,10 @@
-"""Kills processes at random moments, and compares what they did with what they should have done.
+"""Kills processes at random moments and compares what they did with what they should have done.
 
-The killing process forks the ones that it kills, so that a life costs milliseconds; one or two of them live at a
-time. Each submits two runs of every kind of wait, step and retry, and executes whatever it finds. The bodies keep a
+The killing process forks its victims, so that a life costs milliseconds; one or two of them live at a
+time. Each submits two runs of every kind of wait, step and retry, and executes every run it finds. The bodies keep a
 ledger that survives any kill; `judge` reads it in order, and then the results.
 
-As a program, for as long as one likes: `python tests/kills.py KILLS [SEED]`.
+As a program with any number of kills: `python tests/kills.py KILLS [SEED]`.
 """
 
 import random
@@ -35,7 +35,7 @@ LIVES = """
 import contextlib, random
 seed, kills = int(words[0]), int(words[1])
 
-def tell(handle, what, *more):
+def record(handle, what, *more):
     note(what, handle.run_id, handle.task_name, *more)
 
 def soon(span):
@@ -43,22 +43,22 @@ def soon(span):
 
 def step(handle, name, value):
     def charge(value):
-        tell(handle, "did", name)
+        record(handle, "did", name)
         return value
     got = handle.step(charge, value, name=name)
-    tell(handle, "got", name, got)
+    record(handle, "got", name, got)
     return got
 
 def sleep(handle, k, span):
     due = handle.step(soon, span, name=f"due-{k}")
     handle.sleep(span, name=f"sleep-{k}")
-    tell(handle, "woke", due, time.time())
+    record(handle, "woke", due, time.time())
 
 def enter(handle):
-    tell(handle, "enter", handle.attempt, time.time())
+    record(handle, "enter", handle.attempt, time.time())
 
 def leave(handle):
-    tell(handle, "leave", time.time())
+    record(handle, "leave", time.time())
 
 @bide.task
 def orders(n: int, handle: bide.TaskHandle, context: bide.Context) -> int:
@@ -86,13 +86,13 @@ def polls(n: int, handle: bide.TaskHandle, context: bide.Context) -> int:
     enter(handle)
     due = handle.step(soon, 0.03, name="due")
     handle.defer_until(lambda: time.time() >= due, 5, name="poll")
-    tell(handle, "woke", due, time.time())
+    record(handle, "woke", due, time.time())
     context["polls"] = n
     late = handle.step(soon, 0.02, name="late")
     try:
         handle.defer_until(lambda: False, 5, timeout=0.02, name="never")
     except bide.WaitTimeout:
-        tell(handle, "woke", late, time.time())
+        record(handle, "woke", late, time.time())
         leave(handle)
         return -1
     raise AssertionError("a wait for what never happens was satisfied")
@@ -166,7 +166,7 @@ sys.exit(status)
 
 
 def kill(file: Path, seed: int, kills: int) -> None:
-    """Kill so many processes, let one more finish what is left, and judge it all."""
+    """Kill this many processes, let one more finish the remaining runs, and check everything."""
     with Child(LIVES, file, str(seed), str(kills)) as killer:
         for number in range(kills):
             killer.expect(f"killed {number + 1}")
@@ -186,7 +186,7 @@ def kill(file: Path, seed: int, kills: int) -> None:
 
 
 def judge(lines: Iterable[str]) -> None:
-    """Read the ledger in order; a line that must not be where it is breaks a guarantee."""
+    """Read the ledger in order; a line in a wrong place breaks a guarantee."""
     got: dict[tuple[str, ...], str] = {}
     attempts: dict[tuple[str, str], int] = {}
     left: dict[tuple[str, str], float] = {}
@@ -220,7 +220,7 @@ def judge(lines: Iterable[str]) -> None:
 
 
 def killed_its_processes(run: bide.RunResult, lines: Iterable[str]) -> None:
-    """Whether chance has killed five processes in a row in the same body, which is then taken for deadly."""
+    """Whether chance killed five processes in a row in the same body, which bide then treats as deadly."""
     assert "the process died 5 times in a row" in (run.blocked_by or ""), run.blocked_by
     entered: Counter[str] = Counter()
     seen = set()

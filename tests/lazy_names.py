@@ -17,12 +17,12 @@ def fine(path: Path, handle: bide.TaskHandle, ctx: bide.Context | None, load: An
 
 
 def only_checked(size: Fraction) -> int:
-    """The parameter's annotation exists for type checkers alone."""
+    """The parameter's annotation exists only for type checkers."""
     return int(size)
 
 
 def only_checked_result() -> Fraction:
-    """The result's annotation exists for type checkers alone."""
+    """The result's annotation exists only for type checkers."""
     raise NotImplementedError
 
 

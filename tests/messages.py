@@ -1,8 +1,8 @@
 """Collects every text of the sources that a user may read: `python tests/messages.py` writes tests/messages.txt.
 
-A text is a string literal of more than one word, in Python or in Rust, that is no docstring, annotation, attribute,
-statement of SQL or part of a test. What is put into it shows as `{}`, so that renaming a variable changes nothing. The
-texts stand by package and not by file, so that moving code changes nothing either.
+A text is a string literal of more than one word, in Python or in Rust, that is not a docstring, annotation, attribute,
+SQL statement or part of a test. A substitution shows as `{}`, so that renaming a variable changes nothing. The
+texts are grouped by package and not by file, so that moving code changes nothing either.
 """
 
 import ast
@@ -22,7 +22,7 @@ PUT_IN = re.compile(r"\{[^{}]*\}")
 
 TEST_MODULE = re.compile(r"#\[cfg\([^\n]*\btest\b[^\n]*\)\]\s*(?:#\[[^\n]*\]\s*)*(?:pub(?:\([a-z]+\))? )?mod (\w+);")
 
-# In this order: what begins with another sign inside of one of these does not count.
+# In this order: a delimiter inside another token does not count.
 TOKEN = re.compile(
     r"""
     (?P<comment> //[^\n]* | /\*.*?\*/ )
@@ -37,7 +37,7 @@ TOKEN = re.compile(
 
 
 def is_text(text: str) -> bool:
-    """Whether a literal is something to read: two words or more."""
+    """Whether a literal is readable text: two words or more."""
     words = PUT_IN.sub("", text).strip()
     return " " in text.strip() and NOTHING_PUT_IN.fullmatch(words) is None and SQL.search(text) is None
 
@@ -69,7 +69,7 @@ def _in_python(node: ast.AST) -> Iterator[str]:
 
 
 def rust_texts(source: str) -> Iterator[str]:
-    """Yield the texts of a Rust module, less those of its tests."""
+    """Yield the texts of a Rust module without its tests."""
     tokens = [match for match in TOKEN.finditer(source) if not (match["comment"] or match["char"] or match["bytes"])]
     at = 0
     while at < len(tokens):
@@ -81,7 +81,7 @@ def rust_texts(source: str) -> Iterator[str]:
             at = end + 1
             if words[:1] == ["cfg"] and "test" in words and "not" not in words:
                 at = _after_item(tokens, at)
-            elif words[:1] == ["error"]:  # of thiserror: the text of an error
+            elif words[:1] == ["error"]:  # thiserror: the text of an error
                 yield from filter(is_text, map(_literal, (one for one in attribute if one["other"] is None)))
             continue
         if token["other"] is None and is_text(text := _literal(token)):
@@ -90,7 +90,7 @@ def rust_texts(source: str) -> Iterator[str]:
 
 
 def _closing(tokens: list[re.Match[str]], at: int) -> int:
-    """Return where the bracket ends that the token at `at` opens."""
+    """Return the end of the bracket that the token at `at` opens."""
     depth = 0
     while True:
         sign = tokens[at]["other"]
@@ -101,7 +101,7 @@ def _closing(tokens: list[re.Match[str]], at: int) -> int:
 
 
 def _after_item(tokens: list[re.Match[str]], at: int) -> int:
-    """Return where the item ends that begins at `at`: with a semicolon, or with its braces."""
+    """Return the end of the item that begins at `at`: its semicolon or its closing brace."""
     while tokens[at]["other"] not in {"{", ";"}:
         at = _closing(tokens, at) + 1 if tokens[at]["other"] == "#[" else at + 1
     return (_closing(tokens, at) if tokens[at]["other"] == "{" else at) + 1
@@ -116,14 +116,14 @@ def _literal(token: re.Match[str]) -> str:
 
 
 def test_modules(source: str) -> set[str]:
-    """Return the names of the modules in files of their own that a Rust module has for its tests alone."""
+    """Return the names of a Rust module's test-only modules that have their own files."""
     return set(
         re.findall(r"#\[cfg\([^\n]*\btest\b[^\n]*\)\]\s*(?:#\[[^\n]*\]\s*)*(?:pub(?:\([a-z]+\))? )?mod (\w+);", source)
     )
 
 
 def rust_sources(crate: Path) -> Iterator[str]:
-    """Yield the sources of a crate, less those of its tests."""
+    """Yield the sources of a crate without its tests."""
     files = {file: file.read_text() for file in sorted(crate.rglob("*.rs"))}
     tests = {name for source in files.values() for name in test_modules(source)}
     for file, source in files.items():

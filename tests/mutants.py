@@ -1,6 +1,6 @@
-"""Conditions that hold a value somewhere, and pairs of values that differ in one thing: what no proof may miss.
+"""Conditions that hold a value somewhere, and pairs of values that differ in one detail that every proof must notice.
 
-Each way of holding gives the proof of a condition whose answer the value may decide.
+Each holder returns the proof of a condition whose answer may depend on the value.
 """
 
 import builtins
@@ -38,17 +38,17 @@ class Config:
 
 
 class Derived(Config):
-    """Has them from its base class."""
+    """Inherits its settings."""
 
 
 class Meta(type):
-    """A class of classes."""
+    """A metaclass."""
 
     limit: Any = None
 
 
 class OfMeta(metaclass=Meta):
-    """Has its setting from its metaclass."""
+    """Gets its setting from its metaclass."""
 
 
 @dataclasses.dataclass
@@ -89,13 +89,13 @@ class Retrying:
 
 
 class OwnPartial(functools.partial[Any]):
-    """A partial with more."""
+    """A subclass of partial with a dict."""
 
     job: Any
 
 
 class SlotPartial(functools.partial[Any]):
-    """A partial with a slot."""
+    """A subclass of partial with a slot."""
 
     __slots__ = ("job",)
     job: Any
@@ -109,19 +109,19 @@ LIMIT: Any = None
 
 
 def helper(*args: object, **kwargs: object) -> bool:
-    """A function that conditions call."""
+    """A function that the conditions call."""
     return bool(args or kwargs)
 
 
 @functools.lru_cache
 def remembered() -> bool:
-    """A function that remembers what it returned."""
+    """A function with a cache of its results."""
     return True
 
 
 @contextlib.contextmanager
 def assigned(owner: Any, name: str, value: object) -> Iterator[None]:
-    """Assign an attribute for a while."""
+    """Assign an attribute temporarily."""
     before = vars(owner).get(name, assigned)
     setattr(owner, name, value)
     try:
@@ -228,7 +228,7 @@ def by_local_function(value: Any) -> Any:
 
 def imports() -> Any:
     def condition() -> Any:
-        import mutants_settings  # type: ignore[import-not-found] # noqa: PLC0415 - what is tested
+        import mutants_settings  # type: ignore[import-not-found] # noqa: PLC0415 - the import is under test
 
         return mutants_settings.limit
 
@@ -237,7 +237,7 @@ def imports() -> Any:
 
 def imports_from() -> Any:
     def condition() -> Any:
-        from mutants_settings import limit  # noqa: PLC0415 - what is tested
+        from mutants_settings import limit  # noqa: PLC0415 - the import is under test
 
         return limit
 
@@ -351,7 +351,7 @@ class Slotted(SlotBase):
 
 @attrs.define
 class AttrsSlotted(SlotBase):
-    """The same of attrs."""
+    """The same with attrs."""
 
     n: int = 0
 
@@ -370,7 +370,7 @@ class Pair(NamedTuple):
 
 
 class DerivedPair(Pair):
-    """One with a dict."""
+    """A named tuple with a dict."""
 
 
 class OwnPath(PosixPath):
@@ -390,7 +390,7 @@ class Plain:
 
 
 class DerivedPlain(Plain):
-    """A class derived from a dataclass, and none itself."""
+    """Derives from a dataclass without being one."""
 
 
 @dataclasses.dataclass
@@ -415,7 +415,7 @@ class Model(pydantic.BaseModel):
 
 
 class OpenModel(pydantic.BaseModel, extra="allow"):
-    """A model with fields that nobody declared."""
+    """A model with undeclared fields."""
 
 
 class Int(int):
@@ -423,21 +423,21 @@ class Int(int):
 
 
 class Text(str):
-    """A text with a dict."""
+    """A string with a dict."""
 
     __slots__ = ("job",)
 
 
 def with_attribute(value: Any, name: str = "job", content: object = 1) -> Any:
-    """Return a value with something assigned to it."""
+    """Return the value with an attribute assigned."""
     setattr(value, name, content)
     return value
 
 
 def lambda_with(parameter: str) -> Any:
-    """Return a function whose nested function has a parameter of this name."""
+    """Return a function whose nested function has a parameter with this name."""
     scope: dict[str, Any] = {}
-    exec(f"def make():\n  return lambda: (lambda {parameter}: 1)", scope)  # noqa: S102 - code as data
+    exec(f"def make():\n  return lambda: (lambda {parameter}: 1)", scope)  # noqa: S102 - the code is test data
     return scope["make"]()
 
 
@@ -465,7 +465,7 @@ PLAIN_PAIRS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "queues": (lambda: deque([1], 2), lambda: deque([1], 3)),
     "ranges": (lambda: range(3), lambda: range(4)),
     "slices": (lambda: slice(1), lambda: slice(2)),
-    "dates": (lambda: date(2024, 1, 1), lambda: datetime(2024, 1, 1)),  # noqa: DTZ001 - one without a zone
+    "dates": (lambda: date(2024, 1, 1), lambda: datetime(2024, 1, 1)),  # noqa: DTZ001 - a naive time on purpose
     "spans": (lambda: timedelta(1), lambda: timedelta(1, 0, 1)),
     "times": (lambda: time(1), lambda: time(1, fold=1)),
     "a zone and an offset": (

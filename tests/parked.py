@@ -1,4 +1,4 @@
-"""Workflows that two processes of `exit_cases/waits.py` have: the first leaves, the next one goes on."""
+"""Workflows that two processes of `exit_cases/waits.py` share: the first exits, the next one continues."""
 
 import os
 import threading
@@ -20,23 +20,23 @@ def deferred(handle: bide.RunHandle) -> bool:
 
 
 def note(*words: str) -> None:
-    """Write a line that survives the process."""
+    """Append a line to a file that survives the process."""
     with notes.open("a") as file:
         file.write(", ".join(words) + "\n")
 
 
 def noted() -> list[list[str]]:
-    """All lines, of all processes."""
+    """Return all lines of all processes."""
     return [line.split(", ") for line in notes.read_text().splitlines()] if notes.exists() else []
 
 
 def done() -> Counter[tuple[str, ...]]:
-    """How often each step was done, by the stage at which its run was left."""
+    """Count the executions of each step, by the stage at which its run was left."""
     return Counter((stage, *what) for kind, stage, *what in noted() if kind == "does")
 
 
 def reached() -> set[str]:
-    """The stages that are reached, so that the process may leave."""
+    """Return the stages that were reached, so that the process may exit."""
     return {stage for kind, stage, *_ in noted() if kind == "reached"}
 
 
@@ -53,14 +53,14 @@ def swallows(handle: bide.TaskHandle) -> str:
     try:
         handle.defer_until(flag.exists, 20)
         got = "the flag is there"
-    except BaseException:  # noqa: BLE001, S110 - as careless as can be
+    except BaseException:  # noqa: BLE001, S110 - careless on purpose
         pass
     return got
 
 
 @bide.task
 def passes(stage: str, handle: bide.TaskHandle) -> str:
-    """Pay, wait and ship; stay at one stage until the flag is there."""
+    """Pay, wait and ship; stay at one stage until the flag file exists."""
 
     def stay(here: str) -> None:
         if stage == here and not flag.exists():

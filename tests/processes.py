@@ -1,7 +1,7 @@
-"""Child processes that a test talks to by lines and files, and kills at a known point.
+"""Child processes that a test controls by lines and files, and kills at a known point.
 
-A script says a line where it is, and the test waits for that line: no sleeping, and a kill always hits the same
-place. Every script begins with `PRELUDE`; what bodies do goes into a ledger that survives any kill.
+A script prints a line where it is, and the test waits for that line: no sleeping, and a kill always hits the same
+place. Every script begins with `PRELUDE`; bodies record what they do in a ledger that survives any kill.
 """
 
 import os
@@ -82,19 +82,19 @@ class Child:
         return "".join(self._errors)
 
     def expect(self, line: str) -> Self:
-        """Wait until the process says this line."""
+        """Wait until the process prints this line."""
         while self.next() != line:
             pass
         return self
 
     def after(self, word: str) -> str:
-        """Wait until the process says a line that begins with this word; return the rest of it."""
+        """Wait until the process prints a line that begins with this word; return the rest of it."""
         while not (line := self.next()).startswith(word + " "):
             pass
         return line.removeprefix(word + " ")
 
     def next(self) -> str:
-        """Return the next line that the process says."""
+        """Return the next line that the process prints."""
         try:
             got = self._lines.get(timeout=PATIENCE)
         except queue.Empty:
@@ -106,7 +106,7 @@ class Child:
         return got
 
     def kill(self, *, or_ended: bool = False) -> None:
-        """End it by SIGKILL, wherever it is; `or_ended` says that it may have got to its end by itself."""
+        """Send SIGKILL at any point; with `or_ended` the process may already have ended by itself."""
         self._process.send_signal(signal.SIGKILL)
         code = self._process.wait(PATIENCE)
         self.join(code=0 if or_ended and code == 0 else -signal.SIGKILL)
@@ -115,7 +115,7 @@ class Child:
         self._process.send_signal(number)
 
     def join(self, code: int = 0) -> list[str]:
-        """Wait for its end; return what it said in all."""
+        """Wait until the process ends; return everything it printed."""
         try:
             ended = self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
@@ -155,13 +155,13 @@ class Child:
 
 
 def ran(script: str, store: Path, *words: str, code: int = 0) -> list[str]:
-    """Run a script to its end and return what it said."""
+    """Run a script to its end and return what it printed."""
     with Child(script, store, *words) as child:
         return child.join(code)
 
 
 def killed(script: str, store: Path, *words: str, at: str) -> list[str]:
-    """Run a script until it says `at`, and kill it there."""
+    """Run a script until it prints `at`, and kill it there."""
     with Child(script, store, *words) as child:
         child.expect(at)
         child.kill()
@@ -169,13 +169,13 @@ def killed(script: str, store: Path, *words: str, at: str) -> list[str]:
 
 
 def ledger(store: Path) -> list[str]:
-    """Return what the bodies have done so far, in whatever process."""
+    """Return what the bodies have done so far, in all processes."""
     file = store.with_suffix(".ledger")
     return file.read_text().splitlines() if file.exists() else []
 
 
 def eventually(answer: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
-    """Wait for something that only the store can tell."""
+    """Poll the store until something is true that has no signal."""
     until = time.monotonic() + patience
     while not answer():
         assert time.monotonic() < until, f"never: {what}"

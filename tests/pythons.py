@@ -1,7 +1,7 @@
-"""The CPythons at hand, and scripts that each of them runs in a process of its own.
+"""The installed CPythons, and scripts that each of them runs in its own process.
 
 bide needs msgspec there, so the interpreters are those of `.venv-pythons` (`make pythons`); ``BIDE_PYTHONS`` (paths,
-separated like ``PATH``) names others. Those that do not really run are left out, and `test_exit.py` names them.
+separated like ``PATH``) names others. Those that do not run are left out, and `test_exit.py` names them.
 """
 
 import os
@@ -25,7 +25,7 @@ PATIENCE = 100.0
 
 
 def version_of(python: str) -> str | None:
-    """``3.12`` for a CPython that runs and has what bide needs, else nothing."""
+    """Return ``3.12``, say, for a CPython that runs and has what bide needs, else None."""
     code = "import msgspec, sys; print(sys.implementation.name, '%d.%d' % sys.version_info[:2])"
     try:
         done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True, timeout=60)
@@ -36,7 +36,7 @@ def version_of(python: str) -> str | None:
 
 
 def find_pythons() -> dict[str, str]:
-    """One interpreter for each version, by version."""
+    """Return one interpreter for each version, by version."""
     if named := os.environ.get("BIDE_PYTHONS"):
         candidates = named.split(os.pathsep)
     else:
@@ -55,26 +55,26 @@ OLDEST = next(iter(PYTHONS), "none")
 
 @dataclass(frozen=True)
 class Done:
-    """What came of a script."""
+    """The outcome of a script."""
 
     code: int
     out: str
     err: str
     ended: float
-    """When its process was gone, by the monotonic clock, which processes share."""
+    """When its process had ended, by the monotonic clock, which processes share."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where scripts run."""
+    """The environment in which scripts run."""
 
     python: str
     files: Path
     store: str
-    """A directory for files of SQLite; nothing: the store is memory."""
+    """A directory for SQLite files; None: the store is in memory."""
 
     def environment(self) -> dict[str, str]:
-        """The bide that is tested, alone: what else is installed beside it is for another interpreter."""
+        """Only the bide under test: other packages installed beside it are for another interpreter."""
         packages = self.files / "packages"
         if not packages.exists():
             packages.mkdir()
@@ -87,13 +87,13 @@ class Place:
         }
 
     def run(self, script: str) -> Done:
-        """Run a script that begins with what is in `exit_prelude.py`."""
+        """Run a script after `exit_prelude.py`."""
         path = self.files / "script.py"
         path.write_text("from exit_prelude import *\n" + textwrap.dedent(script), encoding="utf-8")
         return self.call([self.python, str(path)])
 
     def call(self, command: list[str], **environment: str) -> Done:
-        """Run a program to its end; one that hangs is an error, with all that it said."""
+        """Run a program to its end; if it hangs, fail with everything it printed."""
         with subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -111,25 +111,25 @@ class Place:
 
 
 class Jobs:
-    """Runs what tests wait for side by side: most of the time a process that ends waits, too."""
+    """Runs in parallel what tests wait for: an exiting process mostly waits, too."""
 
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         self._pool = pool
         self._futures: dict[Any, Future[Any]] = {}
 
     def start(self, key: object, job: Callable[..., Any], *args: object) -> None:
-        """Have a job run, if it has not been asked for yet."""
+        """Start a job unless it was started already."""
         if key not in self._futures:
             self._futures[key] = self._pool.submit(job, *args)
 
     def result(self, key: object) -> Any:
-        """Wait for a job; what it raised is raised."""
+        """Wait for a job; raise what it raised."""
         return self._futures[key].result()
 
 
 @contextmanager
 def jobs() -> Iterator[Jobs]:
-    """So many at the same time as there are processors, and one more."""
+    """Run one job more at a time than there are processors."""
     with ThreadPoolExecutor((os.cpu_count() or 1) + 1) as pool:
         try:
             yield Jobs(pool)

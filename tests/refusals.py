@@ -1,4 +1,4 @@
-"""What the tests of refusals share."""
+"""A check that the tests of refusals share."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ def load(path: str) -> str:
 def refused(
     error: type[BaseException], words: list[str], call: Callable[[], object], runner: bide.Runner | None = None
 ) -> None:
-    """Check error and words, and that no run was made of it."""
+    """Check the error and its message, and that no run was created."""
     before = len(runner.runs()) if runner is not None else 0
     with pytest.raises(error) as raised:
         call()

@@ -1,6 +1,6 @@
-"""Values for the tests of the canonical digest, made by name so that another process can make the same ones.
+"""Values for the tests of the canonical digest, built by name so that another process can build the same ones.
 
-Run as a script it prints the digest of each, and of a step's arguments: as `__main__`, under any CPython.
+As a script it prints the digest of each, and of a step's arguments: as `__main__`, under any CPython.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ class Access(enum.Flag):
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A dataclass with what has no order."""
+    """A dataclass with unordered fields."""
 
     tags: frozenset[str]
     limits: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -48,7 +48,7 @@ class Config:
 
 @dataclasses.dataclass(slots=True)
 class Slotted:
-    """One with slots."""
+    """A dataclass with slots."""
 
     tags: set[str]
 
@@ -67,11 +67,11 @@ class Pair(NamedTuple):
 
 
 class Own(dict[str, int]):
-    """A dict of the user's own."""
+    """A user's subclass of dict."""
 
 
 def load(source: object) -> object:
-    """A function to be an argument."""
+    """A function that is passed as an argument."""
     return source
 
 

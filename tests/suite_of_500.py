@@ -55,7 +55,7 @@ unfinished = bide.Workflow("unfinished", [stays, gated])
 
 @pytest.fixture
 def runner(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[bide.Runner]:
-    """Each kind in turn: on a file or in memory, closed or only let go of."""
+    """Each kind in turn: on a file or in memory, closed or only released."""
     n = request.node.callspec.params["n"]
     if n == WARM:
         before.update(look())
@@ -82,7 +82,7 @@ def test_nothing_is_left() -> None:
 
 
 def look() -> dict[str, int]:
-    """Count what is there, once the threads of runners that were let go of have ended."""
+    """Count what is left once the threads of released runners have ended."""
     deadline = time.monotonic() + 30
     gc.collect()
     while count("task") > 1 and time.monotonic() < deadline:
@@ -96,5 +96,5 @@ def count(what: str) -> int:
 
 
 def resident() -> int:
-    """Return the bytes that this process occupies."""
+    """Return the resident size of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -24,7 +24,7 @@ async def test_run_async_and_await_of_a_handle(store: str) -> None:
         assert result["square"] == 9
         handle = runner.submit(workflow, {"n": 4})
         assert (await handle)["square"] == 16
-        assert (await handle)["square"] == 16  # as often as one likes
+        assert (await handle)["square"] == 16  # any number of times
         assert (await runner.run_async(workflow, {"n": 3}, key="k")).id == result.id
     with pytest.raises(bide.RunnerClosed):
         runner.runs()

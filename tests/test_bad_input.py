@@ -1,6 +1,6 @@
-"""What is wrong is refused by a named error whose message names the culprit, and leaves nothing behind.
+"""Bad input is refused with a specific error whose message names the culprit, and leaves nothing behind.
 
-What only concerns how a workflow is built is in `test_workflow.py` and `test_task.py`; here everything goes through a
+Errors in building a workflow are in `test_workflow.py` and `test_task.py`; here everything goes through a
 runner, and each case checks that the store is as it was.
 """
 
@@ -226,9 +226,9 @@ def test_a_handle_that_is_used_wrongly_says_so_in_the_body(runner: bide.Runner, 
     def work(handle: bide.TaskHandle) -> str:
         try:
             call(handle)
-        except BaseException as problem:  # noqa: BLE001 - what it is is what is checked
+        except BaseException as problem:  # noqa: BLE001 - the test checks its type
             raised.append(problem)
-        handle.step(str, "x", name="after")  # the body can go on
+        handle.step(str, "x", name="after")  # the body can continue
         return "went on"
 
     assert runner.run(bide.Workflow("w", [work]), timeout=30)["work"] == "went on"

@@ -1,4 +1,4 @@
-"""A path or URL that cannot be a store is refused, and nothing is made or changed."""
+"""A path or URL that cannot be a store is refused, and nothing is created or changed."""
 
 import sqlite3
 import tempfile

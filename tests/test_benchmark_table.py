@@ -1,4 +1,4 @@
-"""The table of measurements: a missed figure is called missed, a ratio is to the same run."""
+"""The table of measurements: a missed figure is marked as missed, and a ratio is to the same run."""
 
 from benchmarks import __main__ as bench
 from benchmarks import table

@@ -17,7 +17,7 @@ TASKS = ("load", "load-data", "clean", "me")
 
 
 def kinds(fn: Callable[..., Any], **options: Any) -> dict[str, str]:
-    """Return "kind:name" by parameter."""
+    """Return "kind:name" for each parameter."""
     return {source.parameter: f"{source.kind}:{source.name}" for source in bind(fn, "me", TASKS, **options).sources}
 
 
@@ -44,7 +44,7 @@ def test_the_order_is_special_then_task_then_input() -> None:
 )
 def test_the_four_reserved_names_are_special_unless_annotated(name: str, kind: str) -> None:
     scope: dict[str, Any] = {"Any": Any}
-    exec(f"def plain({name}): ...\ndef said({name}: str): ...", scope)  # noqa: S102 - names as data
+    exec(f"def plain({name}): ...\ndef said({name}: str): ...", scope)  # noqa: S102 - the names are test data
     assert kinds(scope["plain"]) == {name: f"{kind}:{name}"}
     assert kinds(scope["said"]) == {name: f"input:{name}"}
 
@@ -129,7 +129,7 @@ def test_a_string_may_name_what_the_function_closes_over() -> None:
 
 
 class Job:
-    """Callable in several ways."""
+    """A class that is called in several ways."""
 
     def __init__(self, path: str = "p") -> None:
         self.path = path

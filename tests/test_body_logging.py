@@ -1,4 +1,4 @@
-"""Log records made within a body carry run, task and attempt; what the runner says goes to the logger `bide`."""
+"""Log records made within a body carry run, task and attempt; the runner logs to the logger `bide`."""
 
 import logging
 from pathlib import Path

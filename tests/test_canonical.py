@@ -1,4 +1,4 @@
-"""What is compared by value: equal values are equal in every process, under every CPython; different ones are not."""
+"""Comparison by value: equal values are equal in every process, under every CPython; different ones are not."""
 
 import dataclasses
 import functools
@@ -48,7 +48,7 @@ def proof(fn: Callable[..., Any], *args: object, **kwargs: object) -> bytes:
 
 @pytest.fixture
 def packages(tmp_path: Path) -> Path:
-    """A directory with bide alone: what is beside it may be built for this CPython only."""
+    """A directory with only bide: other packages may be built for this CPython only."""
     (tmp_path / "bide").symlink_to(Path(bide.__path__[0]).absolute())
     return tmp_path
 
@@ -86,20 +86,20 @@ def test_equal_values_have_equal_digests_under_every_cpython(packages: Path) -> 
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """Whatever it holds."""
+    """A generic holder of any value."""
 
     content: Any
 
 
 @attrs.frozen
 class AttrsBox:
-    """The same of attrs."""
+    """The same with attrs."""
 
     content: Any
 
 
 class Model(pydantic.BaseModel):
-    """A model that encodes its sets by itself, in any order."""
+    """A model that encodes its sets itself, in any order."""
 
     tags: set[str] = set()
     nested: list[dict[str, frozenset[int]]] = []
@@ -125,7 +125,7 @@ values = st.recursive(
 
 
 def shuffled(value: Any, chance: random.Random) -> Any:
-    """Return an equal value that was built in another order, at every level."""
+    """Return an equal value built in another order at every level."""
     if isinstance(value, dict):
         items = [(shuffled(key, chance), shuffled(item, chance)) for key, item in value.items()]
         chance.shuffle(items)
@@ -147,7 +147,7 @@ def shuffled(value: Any, chance: random.Random) -> Any:
 
 
 def alike(a: Any, b: Any) -> bool:
-    """Whether two values are the same but for the order of dicts and sets; written without any digest."""
+    """Whether two values are the same except for the order of dicts and sets; computed without a digest."""
     if type(a) is not type(b):
         return False
     if isinstance(a, dict):
@@ -230,7 +230,7 @@ def take(*args: object, **kwargs: object) -> object:
 
 
 def local(value: object, *, keyword: object = None) -> dict[str, Callable[[], Any]]:
-    """Return functions made within a body that have captured a value, each in its way."""
+    """Return functions made within a body that each capture a value in a different way."""
 
     def by_default(held: object = value) -> object:
         return held
@@ -248,7 +248,7 @@ def local(value: object, *, keyword: object = None) -> dict[str, Callable[[], An
 
 
 def wrapping(fn: Callable[[], Any]) -> Callable[[], Any]:
-    """Wrap a function, as decorators do."""
+    """Wrap a function as decorators do."""
 
     @functools.wraps(fn)
     def outer() -> Any:
@@ -282,7 +282,7 @@ def test_the_arguments_of_a_partial_are_those_of_the_step() -> None:
 
 def test_code_defaults_and_bound_objects_are_not_arguments() -> None:
     scope: dict[str, Any] = {}
-    exec("def one(a, b=1): return a\ndef other(a, b=2): return b", scope)  # noqa: S102 - code as data
+    exec("def one(a, b=1): return a\ndef other(a, b=2): return b", scope)  # noqa: S102 - the code is test data
     assert proof(scope["one"], 1) == proof(scope["other"], 1) == proof(Client().fetch, 1) == proof(print, 1)
 
 
@@ -334,11 +334,11 @@ def test_what_was_asked_stands_in_the_proof_and_is_bounded() -> None:
 
 
 class Frame(bytearray):
-    """Something large."""
+    """A large object."""
 
 
 def forgotten(make: Callable[[], object], use: Callable[[Any], object]) -> bool:
-    """Whether nothing keeps what was made and used alive."""
+    """Check that nothing keeps the created objects alive."""
     made = make()
     use(made)
     alive = weakref.ref(made)
@@ -375,7 +375,7 @@ def of_a_module_that_is_gone() -> Callable[[], object]:
     module = types.ModuleType("gone")
     sys.modules["gone"] = module
     try:
-        exec(source, vars(module))  # noqa: S102 - code as data
+        exec(source, vars(module))  # noqa: S102 - the code is test data
     finally:
         del sys.modules["gone"]
     fn: Callable[[], object] = module.fn
@@ -418,7 +418,7 @@ def test_neither_classes_nor_code_nor_captured_objects_are_kept_alive() -> None:
     assert forgotten(lambda: type("Local", (), {"fetch": lambda self: 1}), lambda cls: described(cls().fetch))
     assert forgotten(lambda: with_local_class().__annotations__["return"], lambda cls: digest(cls(1)))
     code = forgotten(
-        lambda: eval("lambda: 1").__code__,  # noqa: S307 - ours
+        lambda: eval("lambda: 1").__code__,  # noqa: S307 - trusted text
         lambda code: proved(types.FunctionType(code, {})),
     )
     assert code

@@ -1,4 +1,4 @@
-"""What a body finds in its journal after a crash if it has changed, or asks for something else."""
+"""What a body finds in its journal after a crash if its code or its requests have changed."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def test_a_wait_for_a_job_that_is_submitted_anew_waits_for_the_new_job(file: Pat
     with bide.Runner(db) as runner:
         say(runner.run(bide.Workflow("w", [work]), key="k")["work"])
     """
-    # Without a step: a new job, for which it must wait; the satisfied wait was for another.
+    # Without a step it submits a new job and must wait for it; the satisfied wait was for another job.
     done = file.with_suffix(".done")
     done.write_text("1 ")
     killed(script, file, "plain", "stay", at="past the wait")
@@ -41,7 +41,7 @@ def test_a_wait_for_a_job_that_is_submitted_anew_waits_for_the_new_job(file: Pat
     assert ran(script, file, "plain")[-1] == "3"
     assert ledger(file)[2] == "submit"
     assert set(ledger(file)[3:]) == {"asked 3"}
-    # With a step: one job, and the wait for it is not repeated.
+    # With a step it submits one job, and does not repeat the wait for it.
     for path in file.parent.iterdir():
         path.unlink()
     done.write_text("1")
@@ -161,7 +161,7 @@ def test_a_step_with_other_arguments_pauses_the_run_and_tells_the_caller(file: P
         assert "'work'" in said
         assert "charge" in said
     assert ledger(file) == ["charge 1"]
-    # It stays paused, also for code that agrees, until it is resumed.
+    # It stays paused, even for matching code, until it is resumed.
     assert ran(MISMATCH, file, "1")[0].startswith("ReplayMismatch ")
     with bide.Runner(file) as reader:
         assert reader.get("k").status is bide.RunStatus.Paused

@@ -1,6 +1,6 @@
-"""A wall clock that is stepped (NTP after a resume, an administrator) ends no lease: leases count in the uptime.
+"""A step of the wall clock (NTP after a resume, an administrator) ends no lease: leases are measured in uptime.
 
-A shim that is loaded before the C library's clock lets a test set the wall clock of its children.
+A shim, loaded before the C library's clock, lets a test set the wall clock of its children.
 """
 
 import shutil
@@ -60,7 +60,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def wall(shim: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the file whose first number is how far the children's wall clock is ahead, in microseconds."""
+    """Return the file whose first number is the offset of the children's wall clock, in microseconds."""
     file = tmp_path / "wall"
     file.write_bytes(bytes(4096))
     monkeypatch.setenv("LD_PRELOAD", str(shim))
@@ -75,7 +75,7 @@ def test_a_stepped_wall_clock_ends_no_lease(file: Path, wall: Path) -> None:
         for step in STEPS:
             with wall.open("r+b") as offset:
                 offset.write(struct.pack("q", step * 1_000_000))
-            # A new runner, which looks for what the dead have left.
+            # A new runner, which looks for runs of dead runners.
             file.with_suffix(f".{step}").touch()
             assert abs(float(other.after("clock")) - time.time() - step) < 60
         other.join()

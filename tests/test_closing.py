@@ -1,4 +1,4 @@
-"""A call that comes while another thread closes the runner: it is done, or it is a `RunnerClosed`."""
+"""A call while another thread closes the runner: it completes, or it raises `RunnerClosed`."""
 
 import asyncio
 import itertools
@@ -54,7 +54,7 @@ def test_a_call_during_close_is_done_or_says_that_the_runner_is_closed(name: str
                 call(runner, handle)
                 begun.set()
                 if runner._core.closed and name.startswith("handle."):
-                    return  # what has ended can be asked for its end at any time
+                    return  # the outcome of an ended run is available at any time
         except bide.BideError as problem:
             raised.append(problem)
 

@@ -1,4 +1,4 @@
-"""Values: what is stored comes back the same, and what would not is the writer's error, with its path."""
+"""Values: a stored value comes back the same, or the writer gets an error with its path."""
 
 import dataclasses
 import enum
@@ -28,7 +28,7 @@ from conftest import shown
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
-Untyped = namedtuple("Untyped", "a")  # noqa: PYI024 - the untyped kind is meant
+Untyped = namedtuple("Untyped", "a")  # noqa: PYI024 - the untyped kind is under test
 
 
 class Colour(enum.Enum):
@@ -91,14 +91,14 @@ class Secretive(pydantic.BaseModel):
 
 
 class Celsius:
-    """Registered, and without an __eq__."""
+    """A registered class without an __eq__."""
 
     def __init__(self, degrees: float) -> None:
         self.degrees = degrees
 
 
 class Unknown:
-    """Not registered."""
+    """An unregistered class."""
 
 
 bide.codec(Celsius, lambda value: value.degrees, Celsius)
@@ -118,7 +118,7 @@ json_values = st.recursive(
 
 
 def exactly(a: object, b: object) -> bool:
-    """Same types and equal values, at every level; written without the codec's own comparison."""
+    """Whether types and values are equal at every level; independent of the codec's own comparison."""
     if type(a) is not type(b):
         return False
     if isinstance(a, list) and isinstance(b, list):
@@ -174,7 +174,7 @@ ROUND_TRIPS: list[tuple[object, object]] = [
     (bytes, b"\x00\xff"),
     (Decimal, Decimal("1.10")),
     (datetime, datetime(2026, 1, 2, tzinfo=UTC)),
-    (datetime, datetime(2026, 1, 2)),  # noqa: DTZ001 - naive values are values like others
+    (datetime, datetime(2026, 1, 2)),  # noqa: DTZ001 - naive values are values like any other
     (timedelta, timedelta(days=1, microseconds=3)),
     (Colour, Colour.RED),
     (Level, Level.HIGH),
@@ -269,7 +269,7 @@ REFUSED: list[tuple[object, object, str]] = [
     (Any, np.zeros(3), ".tolist()"),
     (np.float32, np.float64(0.5), "numpy.float64 and would come back as numpy.float32"),
     (np.float32, np.float64(0.1), "float32, which cannot hold 0.1"),
-    (datetime, datetime(2026, 10, 25, 2, 30, fold=1), "would come back as"),  # noqa: DTZ001 - fold is what is lost
+    (datetime, datetime(2026, 10, 25, 2, 30, fold=1), "would come back as"),  # noqa: DTZ001 - the test is about fold
 ]
 
 

@@ -1,6 +1,6 @@
-"""Stored bytes that nobody wrote: whatever a codec is given, it returns a value of its annotation or says why not.
+"""Arbitrary stored bytes: a codec returns a value of its annotation or an error that says why not.
 
-Rust's half of the stored formats is fuzzed in `rust/fuzz`, and by coverage in `make soak`.
+`rust/fuzz` fuzzes the formats that Rust stores, and `make soak` does so guided by coverage.
 """
 
 from collections.abc import Callable
@@ -43,11 +43,11 @@ CODECS = [Codec(annotation) for annotation in ANNOTATIONS]
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10)
 MANGLES: list[Callable[[bytes, int, int], bytes]] = [
-    lambda data, at, byte: data[:at] + bytes([byte]) + data[at + 1 :],  # another byte
-    lambda data, at, byte: data[:at] + data[at + 1 :],  # one less
-    lambda data, at, byte: data[:at] + bytes([byte]) + data[at:],  # one more
-    lambda data, at, byte: data[:at],  # cut off
-    lambda data, at, byte: data[:at] + data,  # twice, in part
+    lambda data, at, byte: data[:at] + bytes([byte]) + data[at + 1 :],  # a changed byte
+    lambda data, at, byte: data[:at] + data[at + 1 :],  # a byte removed
+    lambda data, at, byte: data[:at] + bytes([byte]) + data[at:],  # a byte added
+    lambda data, at, byte: data[:at],  # truncated
+    lambda data, at, byte: data[:at] + data,  # partly repeated
 ]
 
 
@@ -60,7 +60,7 @@ def stands(data: bytes) -> None:
         try:
             again = codec.encode(value)
         except bide.SerializationError:
-            continue  # a NaN, say, which nobody can have written
+            continue  # a NaN, say, which no encoder writes
         assert codec.decode(again) == value, (codec, data)
 
 
@@ -101,6 +101,6 @@ def test_what_was_encoded_comes_back(value: object) -> None:
 def test_a_pickle_that_does_not_read_back_is_a_serialization_error() -> None:
     codec = Codec(Annotated[complex, bide.Pickle])
     data = codec.encode(1 + 2j)
-    for end in range(1, len(data)):  # other changes of a pickle may call anything: docs say so
+    for end in range(1, len(data)):  # other changes of a pickle may call anything, as the docs say
         with pytest.raises(bide.SerializationError):
             codec.decode(data[:end])

@@ -1,4 +1,4 @@
-"""A failure that is raised again from the journal is complete, or it is a `TaskFailed`: over families of classes."""
+"""A failure raised again from the journal is complete or a `TaskFailed`: tested over families of classes."""
 
 import contextlib
 import copy
@@ -78,7 +78,7 @@ def text_of_its_own(self: Exception) -> str:
     return f"{type(self).__qualname__} {vars(self)} {self.args}"
 
 
-# What a class may have of its own, and how rare that is.
+# What a class may define itself, and how often.
 OWN: list[tuple[str, Any, int]] = [
     ("__init__", init_of_its_own, 2),
     ("__str__", text_of_its_own, 2),
@@ -91,7 +91,7 @@ OWN: list[tuple[str, Any, int]] = [
 
 
 def make_class(draw: Callable[[st.SearchStrategy[Any]], Any]) -> type[Exception]:
-    """One class of the family, findable under its name in this module."""
+    """Build one class of the family, importable under its name in this module."""
     names: dict[str, Any] = {"__module__": __name__, "__qualname__": f"Made{next(numbers)}"}
     bases = draw(st.sampled_from(BASES))
     slots = draw(st.sampled_from([None, ("code",), ("code", "extra")]))
@@ -110,7 +110,7 @@ def exceptions(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Exception:
     args = draw(st.lists(ANY, max_size=3))
     try:
         exc = cls(*args)
-    except TypeError:  # its own idea of its arguments
+    except TypeError:  # its own arguments
         exc = cls()
     for name in draw(st.lists(st.sampled_from([*MEMBERS, "code", "extra", "free", "__odd__"]), max_size=3)):
         with contextlib.suppress(AttributeError, TypeError):
@@ -123,7 +123,7 @@ def exceptions(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Exception:
 
 
 def everything(exc: BaseException) -> dict[str, Any]:
-    """All that can be seen of an exception but its frames."""
+    """Everything visible of an exception except its frames."""
     seen: dict[str, Any] = {"str": str(exc), "type": type(exc), "args": exc.args}
     seen |= vars(exc)
     for name in dir(type(exc)):
@@ -139,7 +139,7 @@ def everything(exc: BaseException) -> dict[str, Any]:
 def raised(exc: BaseException) -> BaseException:
     try:
         raise exc
-    except BaseException as caught:  # noqa: BLE001 - that is what is looked at
+    except BaseException as caught:  # noqa: BLE001 - the exception is under test
         return caught
 
 
@@ -165,7 +165,7 @@ def test_a_failure_that_is_only_shown_has_neither_arguments_nor_attributes(exc: 
 
 
 class Plain(Exception):
-    """One with an attribute."""
+    """An exception with an attribute."""
 
     def __init__(self, message: str, *, status: object = None) -> None:
         super().__init__(message)
@@ -173,19 +173,19 @@ class Plain(Exception):
 
 
 class OptedOut(Plain):
-    """One whose attributes nobody may store."""
+    """An exception whose attributes cannot be stored."""
 
     __bide_rebuild__ = False
 
 
 class OptedIn(OptedOut):
-    """One that takes its parent's word back."""
+    """An exception that reverts its parent's choice."""
 
     __bide_rebuild__ = True
 
 
 class Slotted(Exception):
-    """One with its state in slots."""
+    """An exception with its state in slots."""
 
     __slots__ = ("code", "free")
 
@@ -195,7 +195,7 @@ class Slotted(Exception):
 
 
 class Computed(Exception):
-    """One whose arguments, cause and message are computed."""
+    """An exception whose arguments, cause and message are computed."""
 
     args = property(lambda self: ("computed",))
 
@@ -204,7 +204,7 @@ class Computed(Exception):
 
 
 class Counted(Exception):
-    """One whose text depends on what is not in it."""
+    """An exception whose text depends on outside state."""
 
     seen: ClassVar[dict[int, int]] = {}
 
@@ -223,7 +223,7 @@ def raise_name_error() -> None:
 def caught(fn: Callable[[], object]) -> Exception:
     try:
         fn()
-    except Exception as exc:  # noqa: BLE001 - that is what is looked at
+    except Exception as exc:  # noqa: BLE001 - the exception is under test
         return exc
     raise AssertionError
 
@@ -371,7 +371,7 @@ def test_describing_gives_type_message_and_traceback_whatever_raises(name: str, 
     exc: BaseException | None = None
     try:
         fails()
-    except BaseException as caught:  # noqa: BLE001 - that is what is looked at
+    except BaseException as caught:  # noqa: BLE001 - the exception is under test
         exc = caught
     assert exc is not None
     for stored in (describe(exc), describe_end(exc)):
@@ -398,7 +398,7 @@ def test_describing_does_with_attributes_of_any_type(name: str, value: object, b
 
 
 class Meta(type):
-    """A metaclass that refuses to say anything."""
+    """A metaclass that raises on every access."""
 
     def __getattribute__(cls, name: str) -> Any:
         if name in {"__name__", "__qualname__", "__module__", "__mro__", "__dict__", "__bide_rebuild__"}:

@@ -1,4 +1,4 @@
-"""Context: only what a body changed is kept, and changes in place count."""
+"""Context: only a body's changes are kept, and in-place changes count."""
 
 import copy
 from typing import Any
@@ -52,7 +52,7 @@ def test_changes_lead_from_the_beginning_to_the_end(base: dict[str, Any], steps:
     assert after.keys() == model.keys()
     assert all(exactly(after[key], model[key]) for key in model)
     assert context.to_dict() == model
-    # No change is listed that is none.
+    # Nothing unchanged is listed as a change.
     before = encoded(base)
     assert all(before.get(key) != data for key, data in changes)
     assert len({key for key, _ in changes}) == len(changes)

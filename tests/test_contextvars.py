@@ -1,4 +1,4 @@
-"""Each entry of a body runs in contextvars of its own: a copy of the submitter's, or empty in another process."""
+"""Each entry of a body runs in its own contextvars: a copy of the submitter's, or empty in another process."""
 
 import asyncio
 import contextvars
@@ -30,7 +30,7 @@ def runner(store: str) -> Iterator[bide.Runner]:
 
 @pytest.fixture(autouse=True)
 def variables_of_the_test() -> Iterator[None]:
-    """What a test sets in the main thread's contextvars is gone after it."""
+    """Restore the main thread's contextvars after each test."""
     token = user.set("nobody")
     yield
     user.reset(token)
@@ -44,7 +44,7 @@ def sees() -> str:
     return user.get()
 
 
-# What a body may change, and how to see the change from another body.
+# What a body may change, and how another body would see the change.
 
 
 def set_user() -> None:
@@ -252,7 +252,7 @@ def test_a_context_lives_no_longer_than_its_run(runner: bide.Runner) -> None:
     context.run(variable.set, held)
     context.run(runner.run, one(body))
     del context, held
-    runner.run(one(sees, "another"))  # what was dropped without the interpreter is released by now
+    runner.run(one(sees, "another"))  # objects dropped without the interpreter are released by now
     gc.collect()
     assert [ref() for ref in dead] == [None, None]
 

@@ -1,6 +1,6 @@
-"""A run that kills its process is paused; what executes beside it, or is killed from outside, goes on.
+"""A run that kills its process is paused; runs beside it, or killed from outside, continue.
 
-A body is blamed for the death of its process only if it was the only suspect that executed. After two deaths suspects
+A body is blamed for the death of its process only if no other suspect was executing. After two deaths suspects
 are entered one at a time.
 """
 
@@ -138,7 +138,7 @@ with bide.Runner(db, slots=2, workflows=[workflow]) as runner:
 
 
 def died_twice(file: Path) -> None:
-    """Two runs whose bodies two dead processes executed; nobody is to blame."""
+    """Two runs whose bodies two dead processes executed; neither run is blamed."""
     for _ in range(2):
         with Child(BOTH + "    stay()\n", file, "kill") as child:
             assert {child.after("enter") for _ in "ab"} == {"a", "b"}
@@ -186,7 +186,7 @@ def test_a_close_suspends_the_one_that_executes_and_leaves_those_that_wait(file:
     died_twice(file)
     with Child(BOTH + "    entered.wait()\n    runner.close(0)\n    os._exit(0)", file, "go") as child:
         assert child.join() == ["enter a"]
-    # `a` did not die with its process: now `b` is the only one that has to be alone.
+    # `a` did not die with its process: now only `b` must be entered alone.
     said = ran(BOTH + "    go.set()\n    say('done', a.result()['held'], b.result()['held'])", file, "go")
     assert said[-1] == "done a b"
 
@@ -249,7 +249,7 @@ with bide.Runner(db, workflows=workflows[:1]) as one:
 
 
 def test_suspects_of_all_runners_of_a_process_are_entered_one_at_a_time(file: Path) -> None:
-    # In the second life each is the only suspect of its file, and is blamed once.
+    # In the second process each is the only suspect of its file, and is blamed once.
     for _ in range(6):
         ran(FILES, file, code=-9)
     ran(FILES, file)

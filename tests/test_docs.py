@@ -1,4 +1,4 @@
-"""The examples in the documentation run as they stand: each page is one script."""
+"""The examples in the documentation run unchanged: each page is one script."""
 
 import os
 import re
@@ -30,7 +30,7 @@ def test_links_between_pages_lead_somewhere() -> None:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-# Where a page names a file without its directory, it is one of these.
+# The directories of files that a page names without one.
 PLACES = ["", "rust/", "python/bide/", "rust/store/src/", "rust/executor/src/", "rust/core/src/", "rust/sched/src/"]
 
 

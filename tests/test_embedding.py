@@ -1,7 +1,7 @@
-"""bide in a program that embeds Python and has no main module: it starts, waits, and leaves as anywhere else.
+"""bide in a program that embeds Python and has no main module: it starts, waits and exits as usual.
 
-The program is C, compiled here against each CPython at hand that comes with its headers and its library, and says in
-the summary what it was not tried on.
+The C program is compiled here against each installed CPython that has headers and a library. The summary names the
+versions that were not tried.
 """
 
 import shutil
@@ -13,7 +13,7 @@ import pytest
 
 from pythons import HERE, PYTHONS, Done, Jobs, Place, jobs
 
-pytestmark = pytest.mark.xdist_group("embedding")  # the first of them starts what all wait for
+pytestmark = pytest.mark.xdist_group("embedding")  # the first of them starts the jobs that all wait for
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 
@@ -120,7 +120,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
 
 
 def compiled(version: str, files: Path) -> Path | None:
-    """The program for one CPython; nothing if there is none to be had."""
+    """The program for one CPython, or None if it cannot be built."""
     asked = subprocess.run([PYTHONS[version], "-c", ASK], capture_output=True, text=True, check=True, timeout=60)
     include, library, name = asked.stdout.splitlines()
     if COMPILER is None or not Path(include, "Python.h").exists():

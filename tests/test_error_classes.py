@@ -1,4 +1,4 @@
-"""The class of a stored failure: found in modules that are imported already, and nothing is executed to find it."""
+"""The class of a stored failure: found in modules that are already imported, without executing anything."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def record(type_name: str, **more: object) -> bytes:
 
 @pytest.fixture
 def module(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A module on the path that nobody has imported."""
+    """A module on the path that was never imported."""
     (tmp_path / "not_imported_yet.py").write_text("class X(Exception): pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     yield "not_imported_yet"
@@ -69,7 +69,7 @@ CALLED: list[str] = []
 
 
 class Watched(Exception):
-    """One that notices what is done to it."""
+    """A module that records each access."""
 
     def __init__(self, *args: object) -> None:
         CALLED.append("__init__")
@@ -130,7 +130,7 @@ WAYS = {
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same package in two places, as before and after a deploy."""
+    """One package in two places, as before and after a deploy."""
     places = {name: tmp_path_factory.mktemp(name) for name in ("before", "after")}
     for place in places.values():
         (place / "pkg").mkdir()
@@ -144,7 +144,7 @@ def executed(place: Path, way: str, what: str, given: bytes = b"") -> bytes:
 
 
 def ran(words: list[str], place: Path, given: bytes) -> bytes:
-    """Run Python there and return what it prints."""
+    """Run Python in a folder and return what it prints."""
     env = {**os.environ, "PYTHONPATH": str(Path(bide.__path__[0]).parent.absolute())}
     command = [sys.executable, *words]
     return subprocess.run(command, cwd=place, env=env, input=given, capture_output=True, check=True, timeout=60).stdout
@@ -154,7 +154,7 @@ def ran(words: list[str], place: Path, given: bytes) -> bytes:
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_a_class_is_found_however_its_file_is_executed(package: dict[str, Path], writer: str, place: str) -> None:
     stored = executed(package["before"], writer, "write")
-    # A file imported under a name without its package is another module, as far as the names say.
+    # A file imported without its package name counts as another module.
     readers = {"module": {"script", "module", "import"}, "import": {"script", "module", "import"}}
     for reader in readers.get(writer, {"script", "import alone", *(["import"] if writer == "script" else [])}):
         assert executed(package[place], reader, "read", stored) == b"[True, True]\n", reader

@@ -1,4 +1,4 @@
-"""Errors: one family, and what is stored of an exception brings the same failure back."""
+"""Errors: one hierarchy, and the stored form of an exception restores the same failure."""
 
 import json
 import pickle
@@ -14,7 +14,7 @@ from bide._stored_errors import describe, kind, rebuild, task_failed
 
 
 class Refused(Exception):
-    """One whose __init__ wants other arguments than it passes on."""
+    """An exception whose __init__ takes other arguments than it passes to its base."""
 
     def __init__(self, code: int, where: str) -> None:
         super().__init__(f"refused at {where}")
@@ -23,7 +23,7 @@ class Refused(Exception):
 
 
 class DiskGone(OSError):
-    """An OSError with an __init__ of its own."""
+    """An OSError with its own __init__."""
 
     def __init__(self, disk: str) -> None:
         super().__init__(5, f"{disk} is gone")
@@ -31,7 +31,7 @@ class DiskGone(OSError):
 
 
 class Dangerous(Exception):
-    """One whose __init__ must not run again."""
+    """An exception whose __init__ must not run again."""
 
     runs = 0
 
@@ -41,7 +41,7 @@ class Dangerous(Exception):
 
 
 class Fixed(Exception):
-    """One with a __new__ of its own."""
+    """An exception with its own __new__."""
 
     def __new__(cls, *args: object) -> Self:
         return super().__new__(cls, *args)
@@ -50,7 +50,7 @@ class Fixed(Exception):
 def raised(make: Callable[[], BaseException]) -> BaseException:
     try:
         raise make()
-    except BaseException as exc:  # noqa: BLE001 - that is what is looked at
+    except BaseException as exc:  # noqa: BLE001 - the exception is under test
         return exc
 
 
@@ -181,7 +181,7 @@ def test_the_traceback_is_kept_without_locals() -> None:
 def raised_by(fn: Callable[[], None]) -> BaseException:
     try:
         fn()
-    except BaseException as exc:  # noqa: BLE001 - that is what is looked at
+    except BaseException as exc:  # noqa: BLE001 - the exception is under test
         return exc
     raise AssertionError
 
@@ -192,7 +192,7 @@ def test_causes_come_back_as_causes() -> None:
             try:
                 raise KeyError("first")
             except KeyError:
-                raise OSError(5, "second")  # noqa: B904 - without a cause on purpose
+                raise OSError(5, "second")  # noqa: B904 - no cause on purpose
         except OSError as problem:
             raise RuntimeError("third") from problem
 
@@ -257,7 +257,7 @@ def test_long_texts_are_cut_in_the_middle() -> None:
         if left == 0:
             raise ValueError("é" * LIMIT)
         scope: dict[str, Any] = {}
-        exec(compile(f"def f{left}(g): g()", f"<{left}>" * 20, "exec"), scope)  # noqa: S102 - each its own line
+        exec(compile(f"def f{left}(g): g()", f"<{left}>" * 20, "exec"), scope)  # noqa: S102 - one line each
         scope[f"f{left}"](lambda: deep(left - 1))
 
     sys.setrecursionlimit(max(sys.getrecursionlimit(), 3000))

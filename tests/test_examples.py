@@ -1,4 +1,4 @@
-"""The examples and the demo do what they say: they check it themselves, and then end with 0."""
+"""The examples and the demo do what they claim: they check it themselves and then exit with 0."""
 
 import subprocess
 import sys

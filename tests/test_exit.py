@@ -1,9 +1,9 @@
 """The interpreter may exit, or the process fork, at any moment.
 
-It ends promptly, quietly and with the exit code that it was given, and a run that has
+It ends promptly, quietly and with the given exit code, and a run that has
 not ended by then is finished by the next process.
 
-Each case of `exit_cases` is a script that each CPython at hand (`pythons.py`) runs in a process of its own, some of
+Each case of `exit_cases` is a script that each installed CPython (`pythons.py`) runs in its own process, some of
 them at the same time. ``BIDE_EXIT_REPEAT`` runs each case that many times.
 """
 
@@ -17,25 +17,25 @@ from conftest import note
 from exit_cases import CASES, FINISH, Case
 from pythons import OLDEST, PYTHONS, VERSIONS, Done, Jobs, Place, jobs
 
-pytestmark = pytest.mark.xdist_group("exit")  # the first of them starts what all wait for
+pytestmark = pytest.mark.xdist_group("exit")  # the first of them starts the jobs that all wait for
 
 REPEAT = int(os.environ.get("BIDE_EXIT_REPEAT", "1"))
 PROMPT = 1.0
-"""Seconds from the end of a script to the end of its process, on a machine that has nothing else to do."""
+"""Seconds from the end of a script to the end of its process, on an idle machine."""
 TRIES = 4
-"""The best of so many must be prompt: a machine that is busy with others is late, and not always."""
+"""The best of this many tries must be prompt: a busy machine is late at times, but not always."""
 HUNG = 14.0
-"""None of the tries may take so long. (A lease runs out after 15.)"""
+"""Seconds that no try may take. (A lease expires after 15.)"""
 
 
 def prompt() -> float:
-    """Seconds that an exit may take now: it has its share of the processors."""
+    """Return the seconds that an exit may take now, with its share of the processors."""
     return PROMPT * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
-    """What the cases that were asked for come to."""
+    """The outcomes of the selected cases."""
     slowest: dict[str, tuple[float, str]] = {}
     with jobs() as running:
         for item in request.session.items:
@@ -51,13 +51,13 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_each_cpython_is_at_hand(version: str) -> None:
-    """Name in the summary the interpreters that the other tests did not try."""
+    """Name the interpreters that the other tests did not try, in the summary."""
     if version not in PYTHONS:
         pytest.skip(f"no CPython {version} with msgspec at hand (make pythons)")
 
 
 def try_case(version: str, name: str, files: Path, slowest: dict[str, tuple[float, str]], memory: bool) -> None:
-    """Run a case, again if it was slow."""
+    """Run a case, and again if it was slow."""
     case = CASES[name]
     for n in range(REPEAT):
         best = HUNG
@@ -75,7 +75,7 @@ def try_case(version: str, name: str, files: Path, slowest: dict[str, tuple[floa
 
 
 def run_case(case: Case, place: Place) -> float:
-    """Run a case and compare; return how long its process took to exit."""
+    """Run a case and compare; return the time its process took to exit."""
     done = place.run(case.script)
     lines = done.out.splitlines(keepends=True)
     printed = "".join(line for line in lines if not line.startswith("end "))
@@ -88,19 +88,19 @@ def run_case(case: Case, place: Place) -> float:
 
 
 def ended(done: Done, out: str) -> None:
-    """Compare what came of the next process."""
+    """Compare the outcome of the next process."""
     assert (done.code, done.err, done.out) == (0, "", out)
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("version", PYTHONS)
 def test_exit_is_prompt_and_quiet(version: str, name: str, outcomes: Jobs) -> None:
-    """Whatever bodies do, the process ends as the script asked, and at once; the next one finishes its runs."""
+    """With any bodies the process exits at once as the script asked; the next process finishes its runs."""
     outcomes.result((version, name, False))
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.memory])
 @pytest.mark.parametrize("version", [OLDEST])
 def test_exit_with_a_store_in_memory_is_prompt_and_quiet(version: str, name: str, outcomes: Jobs) -> None:
-    """The same where nothing is written."""
+    """The same with a store in memory."""
     outcomes.result((version, name, True))

@@ -1,4 +1,4 @@
-"""Names of the store's file: a second one, one that leads nowhere; files that others read; too many of them open."""
+"""Names of the store's file: second names, dangling links, files that others can read, and too many open files."""
 
 import os
 from collections.abc import Callable
@@ -103,11 +103,11 @@ with bide.Runner(db) as runner:
     )
     with Child(script, file) as child:
         child.expect("linked")
-        told = child.after("log WARNING")
-        assert str(file) in told
-        assert "2 names" in told
+        warning = child.after("log WARNING")
+        assert str(file) in warning
+        assert "2 names" in warning
         Path(f"{file}.backup").unlink()
-        assert [line for line in child.join() if "names" in line] == [f"log WARNING {told}"]
+        assert [line for line in child.join() if "names" in line] == [f"log WARNING {warning}"]
 
 
 MOUNTS = """
@@ -159,15 +159,15 @@ def test_a_link_that_leads_nowhere_is_refused_in_words_that_say_so(tmp_path: Pat
     path.symlink_to(target)
     with pytest.raises(bide.StoreError) as raised:
         bide.Runner(path)
-    told = str(raised.value)
-    assert str(path) in told
+    message = str(raised.value)
+    assert str(path) in message
     if target == "state.db":
-        assert "in a circle" in told
+        assert "in a circle" in message
     else:
-        assert "is a symbolic link to" in told
-        assert "does not exist; create it" in told
-    assert "deleted" not in told
-    assert ": :" not in told
+        assert "is a symbolic link to" in message
+        assert "does not exist; create it" in message
+    assert "deleted" not in message
+    assert ": :" not in message
 
 
 def test_too_many_open_files_are_named_wherever_they_strike(file: Path) -> None:
@@ -198,14 +198,14 @@ say(opened, refused)
     assert refused > 5
 
 
-@pytest.mark.parametrize(("mode", "told"), [(0o600, 0), (0o640, 1), (0o644, 1), (0o666, 1), (0o604, 1), (0o620, 1)])
-def test_a_file_that_others_can_read_is_reported_once(file: Path, mode: int, told: int) -> None:
+@pytest.mark.parametrize(("mode", "expected"), [(0o600, 0), (0o640, 1), (0o644, 1), (0o666, 1), (0o604, 1), (0o620, 1)])
+def test_a_file_that_others_can_read_is_reported_once(file: Path, mode: int, expected: int) -> None:
     script = FLOW + "put(db, 'a')\nput(db, 'b')\nwith bide.Runner(db):\n    put(db, 'c')\n"
     bide.Runner(file).close()
     file.chmod(mode)
     said = [line for line in ran(script, file) if line.startswith("log")]
-    assert len(said) == told, said
-    if told:
+    assert len(said) == expected, said
+    if expected:
         assert said[0].startswith("log WARNING ")
         assert str(file) in said[0]
         assert f"{mode:04o}" in said[0]

@@ -1,4 +1,4 @@
-"""A condition is provably the same wait, or it is asked again: never the same by mistake."""
+"""A condition is provably the same wait, or it is asked again: no false match."""
 
 import functools
 import json
@@ -100,7 +100,7 @@ def test_any_difference_counts(one: Callable[[], Any], two: Callable[[], Any]) -
 
 
 def with_globals(condition: types.FunctionType, **values: object) -> Any:
-    """Return the same function in a module where these names mean something else."""
+    """Return the same function in a module where these names have other values."""
     scope = condition.__globals__ | values
     return types.FunctionType(condition.__code__, scope, condition.__name__, condition.__defaults__)
 
@@ -130,8 +130,8 @@ def test_a_global_lambda_is_looked_into() -> None:
 
 def test_a_condition_may_move_to_another_line() -> None:
     scopes: list[dict[str, Any]] = [{}, {}]
-    exec("def f():\n    return 1 + g()\ndef g(): return 1", scopes[0])  # noqa: S102 - code as data
-    exec("\n\n# moved\ndef f():\n    return 1 + g()\ndef g(): return 1", scopes[1])  # noqa: S102 - code as data
+    exec("def f():\n    return 1 + g()\ndef g(): return 1", scopes[0])  # noqa: S102 - test data
+    exec("\n\n# moved\ndef f():\n    return 1 + g()\ndef g(): return 1", scopes[1])  # noqa: S102 - test data
     assert digest(scopes[0]["f"]) == digest(scopes[1]["f"])
 
 

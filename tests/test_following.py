@@ -1,4 +1,4 @@
-"""A caller follows its run: to another process that takes it over, and to its end when nobody has it any more.
+"""A caller follows its run to another process that claims it, and to its end if no runner has it any more.
 
 For a runner that was stopped beyond its lease see test_stopped_runners.py.
 """
@@ -94,7 +94,7 @@ def test_a_waiting_caller_gets_an_error_if_its_run_is_deleted_elsewhere(file: Pa
                 runner.delete("k")
             file.with_suffix(".flag").touch()
             child.join()
-            runner.delete("k")  # the handle may have heard of the end before, or hear of nothing
+            runner.delete("k")  # the handle may have seen the end before the deletion, or not
             with pytest.raises(bide.BideError, match=f"run {handle.id} is not in the store any more: it was deleted"):
                 handle.result(20)
 

@@ -1,6 +1,6 @@
 """Files of every released schema, with runs in every state there is, open, migrate and finish.
 
-`scripts/write-golden` wrote them, with the bide that was released; the workflows are in `golden_workflows.py`.
+The released bide wrote them by `scripts/write-golden`; the workflows are in `golden_workflows.py`.
 """
 
 import re
@@ -56,7 +56,7 @@ def test_it_names_no_machine(golden: Path) -> None:
 
 
 def test_unfinished_runs_stand_where_they_stood(golden: Path) -> None:
-    with bide.Runner(golden) as runner:  # which has none of the workflows
+    with bide.Runner(golden) as runner:  # a runner without any of the workflows
         assert runner.get("values")["big"] == workflows.VALUES["big"]
         stand = {run.key: str(run.status) for run in runner.runs()}
         assert stand.pop(None) == "Running"

@@ -1,4 +1,4 @@
-"""Guarantee 2: a task starts only after what it depends on is committed."""
+"""Guarantee 2: a task starts only after its dependencies are committed."""
 
 import threading
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def test_dependencies_of_a_started_body_are_stored_before_its_first_line(file: P
 
 @st.composite
 def graphs(draw: st.DrawFn) -> list[list[int]]:
-    """The dependencies of each task, by number, on tasks before it."""
+    """The dependencies of each task on earlier tasks, by number."""
     size = draw(st.integers(1, 12))
     return [draw(st.lists(st.integers(0, n - 1), unique=True, max_size=4)) if n else [] for n in range(size)]
 

@@ -1,6 +1,6 @@
 """Guarantee 3: a wait is committed before its slot is released; its deadline is absolute: a crash does not extend it.
 
-It ends never early by the wall clock, and is never lost.
+It never ends early by the wall clock and is never lost.
 """
 
 import itertools
@@ -105,7 +105,7 @@ def test_a_crash_does_not_extend_what_a_wait_had_left(file: Path, how: str) -> N
     with Child(SLEEPS, file, str(seconds), how) as child:
         woke = float(child.after("woke"))
         child.join()
-    # The wait began at most a moment before the neighbour started.
+    # The wait began just before the neighbour started.
     assert began + seconds - 0.2 <= woke <= began + seconds + 0.6
 
 
@@ -114,7 +114,7 @@ def test_a_wait_that_ended_while_nobody_ran_ends_at_once(file: Path, how: str) -
     with Child(SLEEPS, file, "0.2", how) as child:
         began = float(child.after("neighbour"))
         child.kill()
-    time.sleep(max(0.0, began + 0.25 - time.time()))  # the clock is what is waited for
+    time.sleep(max(0.0, began + 0.25 - time.time()))  # the test waits for the clock
     with Child(SLEEPS, file, "0.2", how) as child:
         child.after("woke")
         child.join()

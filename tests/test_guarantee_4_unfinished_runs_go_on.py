@@ -1,6 +1,6 @@
-"""Guarantee 4: on restart unfinished runs of registered workflows go on by themselves.
+"""Guarantee 4: on restart, unfinished runs of registered workflows resume by themselves.
 
-A dead runner's runs are taken over at once; a run whose workflow is not here is left alone, and says why.
+A dead runner's runs are claimed at once; a run whose workflow is not registered here is left alone and says why.
 """
 
 import subprocess
@@ -37,7 +37,7 @@ def test_a_run_resumes_as_soon_as_its_workflow_is_registered_again(file: Path) -
     with Child(SUBMITS, file, "stay") as child:
         assert child.next().startswith("in work")
         child.kill()
-    with Child(SERVES, file):  # nobody asks for the run
+    with Child(SERVES, file):  # no caller asks for the run
         assert finished(file)["work"] == 42
     assert ledger(file) == ["enter", "enter"]
 
@@ -50,7 +50,7 @@ with sqlite3.connect(sys.argv[1]) as file:
 
 
 def expires(file: Path, pid: int) -> float:
-    """Return until when a process has its lease; asked in one that has no other business with the file."""
+    """Return the end of a process's lease, read by a process that does nothing else with the file."""
     asked = subprocess.run([sys.executable, "-c", EXPIRES, file, str(pid)], check=True, capture_output=True, text=True)
     return float(asked.stdout)
 
@@ -65,7 +65,7 @@ def test_a_dead_runners_run_is_taken_over_at_once_by_one_that_runs_already(file:
             first.kill()
             assert (
                 float(second.after("in work")) < until
-            )  # it did not wait for the lease; how long: make bench-take-over
+            )  # it did not wait for the lease; `make bench-take-over` measures the time
             assert finished(file)["work"] == 42
 
 

@@ -1,6 +1,6 @@
-"""Guarantee 5: a released slot is handed on directly, never found by a poll.
+"""Guarantee 5: a released slot is handed off directly, never found by a poll.
 
-Resumed bodies go before new ones, one new in eight so that new work never starves.
+Resumed bodies come before new ones; one in eight is new, so that new work never starves.
 """
 
 import threading
@@ -53,11 +53,11 @@ def test_a_condition_is_polled_without_a_slot_and_the_body_resumes_in_one(runner
         return handle.is_slot_held()
 
     assert runner.run(bide.Workflow("w", [waits]))["waits"] is True
-    assert held == [True, False, False]  # the first check comes before the slot is given back
+    assert held == [True, False, False]  # the first check comes before the slot is released
 
 
 def hand_over(runner: bide.Runner) -> float:
-    """Return the time from a body's first check, after which it gives its slot back, to its neighbour's start."""
+    """Return the time from a body's first check, after which it releases its slot, to its neighbour's start."""
     left: list[float] = []
     started: list[float] = []
 
@@ -125,7 +125,7 @@ def test_resumed_bodies_go_first_and_every_eighth_is_new(single: bide.Runner) ->
         )
         go.set()
         eventually(lambda: all_are(bide.SubStatus.Active), "all want their slot back")
-        time.sleep(0.05)  # from the commit that says so to the queue is an instant that nothing tells of
+        time.sleep(0.05)  # no signal marks the moment between the commit and the queue
         release.set()
         for handle in (blocking, waiting, new):
             handle.result(30)

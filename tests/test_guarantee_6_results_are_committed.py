@@ -1,4 +1,4 @@
-"""Guarantee 6: a result is reported only when it is committed.
+"""Guarantee 6: a result is reported only after it is committed.
 
 No write error is swallowed: the run fails with it, or the runner stops with it.
 """

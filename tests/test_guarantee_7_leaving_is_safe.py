@@ -1,6 +1,6 @@
 """Guarantee 7: `close()`, and interpreter exit without it, is prompt and safe.
 
-Nothing is left that cannot be taken up again.
+Everything left can be claimed again.
 """
 
 import signal

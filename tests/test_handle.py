@@ -1,4 +1,4 @@
-"""What a body does with its handle: waits, sleeps, steps, and what it is told."""
+"""What a body does with its handle: waits, sleeps, steps, and the errors it gets."""
 
 import itertools
 import threading
@@ -16,7 +16,7 @@ from processes import Child, ran
 
 
 def within(runner: bide.Runner, body: Any, **options: Any) -> Any:
-    """Run one task with this body and return what it returned."""
+    """Run one task with this body and return its result."""
     return runner.run(bide.Workflow("w", [bide.task(body, name="work", **options)]), timeout=60)["work"]
 
 
@@ -80,7 +80,7 @@ def test_a_condition_that_blocks_keeps_no_other_from_its_poll(runner: bide.Runne
         def block() -> bool:
             if not next(answers):
                 return False
-            blocks.set()  # nobody else is due by now
+            blocks.set()  # no other wait is due by now
             return polled.wait(60)
 
         return handle.defer_until(block, poll_interval_ms=1)
@@ -167,7 +167,7 @@ def test_a_condition_that_raises_ends_its_wait_with_the_last_exception(
 class Denied(Exception):
     def __init__(self, why: str) -> None:
         super().__init__(why)
-        self.lock = threading.Lock()  # nothing that could be stored
+        self.lock = threading.Lock()  # a value that cannot be stored
 
 
 @pytest.mark.parametrize("original", [Denied("no"), SystemExit(3)])
@@ -178,7 +178,7 @@ def test_what_ends_a_wait_is_the_conditions_own_exception(runner: bide.Runner, o
     def work(handle: bide.TaskHandle) -> bool:
         try:
             handle.defer_until(broken, 1)
-        except BaseException as error:  # noqa: BLE001 - what it is is what is checked
+        except BaseException as error:  # noqa: BLE001 - the test checks its type
             return error is original
         return False
 

@@ -1,6 +1,6 @@
-"""Bodies and conditions that never return, and values as large as they may be: others go on, and what is done is kept.
+"""Bodies and conditions that never return, and values of the largest size: others continue, and nothing done is lost.
 
-What interpreter exit makes of such bodies is in `exit_cases.py`; how exceptions of conditions are counted is in
+Interpreter exit with such bodies is in `exit_cases`; how exceptions of conditions are counted is in
 `test_gates.py` and `test_handle.py`.
 """
 
@@ -18,7 +18,7 @@ from processes import eventually
 
 @pytest.fixture
 def released() -> Iterator[threading.Event]:
-    """What blocks "for ever": until the end of the test, so that its threads end."""
+    """An event that blocks "forever": until the end of the test, so that its threads end."""
     event = threading.Event()
     yield event
     event.set()
@@ -33,7 +33,7 @@ NOOP = bide.Workflow("noop", [noop])
 
 
 def waiting_briefly(times: int = 5) -> bide.Workflow:
-    """A body with a wait that is over at its n-th poll."""
+    """Return a body with a wait that is satisfied at its n-th poll."""
 
     @bide.task
     def brief(handle: bide.TaskHandle) -> int:
@@ -56,7 +56,7 @@ def a_blocking_wait(released: threading.Event) -> Callable[[int, bide.TaskHandle
 
         def never_returns() -> bool:
             polls.append(1)
-            return len(polls) > 1 and released.wait()  # the first poll has the slot
+            return len(polls) > 1 and released.wait()  # the first poll holds the slot
 
         handle.defer_until(never_returns, 5)
         return n
@@ -89,7 +89,7 @@ def test_others_need_not_wait_until_such_a_condition_is_named(store: str) -> Non
 
         def never_returns() -> bool:
             if next(polls, None) is not None:
-                return False  # the first poll has the slot
+                return False  # the first poll holds the slot
             blocks.set()
             return released.wait()
 
@@ -107,7 +107,7 @@ def test_others_need_not_wait_until_such_a_condition_is_named(store: str) -> Non
             handle.result(30)
         return took
 
-    # It is named after a second. A loaded machine may be slow now and then, but not each time.
+    # It is named after a second. A loaded machine may be slow at times, but not each time.
     assert any(one_try() < 0.9 for _ in range(5))
 
 
@@ -118,7 +118,7 @@ def test_a_condition_that_never_returns_does_not_block_close_or_its_run(file: Pa
     handle = runner.submit(workflow, {"n": 7}, key="k")
     while runner.get("k").tasks["blocked"].sub_status is not bide.SubStatus.Deferred:
         pass
-    time.sleep(0.05)  # it polls by now, or will not any more
+    time.sleep(0.05)  # it polls by now, or never will
     began = time.monotonic()
     runner.close(grace=0.2)
     assert time.monotonic() - began < 3
@@ -155,7 +155,7 @@ def test_gates_that_never_return_hold_up_nobody_and_are_named(
         assert runner.run(bide.Workflow("quick", [quick]), timeout=30)["quick"] == 2
         assert runner.run(waiting_briefly(), timeout=30)["brief"] == 5
         assert runner.run(NOOP, timeout=30)["noop"] == 1
-        # Once, however many runs wait for it.
+        # Once, for any number of runs that wait for it.
         assert len(said(caplog, "the gate of task 'gated' is slow", "never_returns")) == 1
         released.set()
         assert [handle.result(30)["gated"] for handle in handles] == [1] * blocked
@@ -204,7 +204,7 @@ def test_a_body_that_never_returns_fails_at_its_timeout_beside_others(
         )
         eventually(lambda: runner._core.load()[:2] == (1, 2), "its slot alone stays taken")
         released.set()
-        eventually(lambda: runner._core.load()[0] == 0, "and is given back once it returns")
+        eventually(lambda: runner._core.load()[0] == 0, "and the slot is released once it returns")
         assert runner.get(result.id).tasks["stuck"].status is bide.TaskStatus.Failed
 
 
@@ -280,7 +280,7 @@ def _nothing(_value: str) -> None: ...
 @pytest.mark.parametrize("case", LARGE)
 def test_a_value_of_64_mib_is_kept_and_a_larger_one_refused(file: Path, case: str) -> None:
     make, words = LARGE[case]
-    store = file if case in {"output", "step's value"} else ":memory:"  # a file takes its time
+    store = file if case in {"output", "step's value"} else ":memory:"  # a file is slower
     with bide.Runner(store) as runner:
         assert runner.run(make(JUST_FITS), key="fits", timeout=60)["work"] is True
         with pytest.raises(bide.RunFailed) as failed:

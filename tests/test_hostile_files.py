@@ -1,7 +1,7 @@
-"""What happens to the file under a runner: a disk that is full, a file that goes away, damage, other people's locks.
+"""What happens to the file under a runner: a full disk, a file that disappears, damage.
 
-In each case whoever waits is told why, in words that name the file; what the fault itself did not destroy is still
-there; and the runner goes on, or stops with the reason. docs/hostile.md has the table.
+In each case every waiting caller gets an error that names the file; whatever the fault did not destroy is still
+there; and the runner continues, or stops with the reason. docs/hostile.md has the table.
 """
 
 import os
@@ -110,7 +110,7 @@ with bide.Runner(db) as runner:
     assert ran(script, file) == ["refused", "5 0"]
 
 
-# -- a file that goes away
+# -- a file that disappears
 
 
 def delete(suffix: str) -> Callable[[Path], None]:
@@ -150,10 +150,10 @@ def test_a_file_that_disappears_stops_the_runner_within_a_second(
         handle = waits(runner)
         harm(file)
         since = time.monotonic()
-        with pytest.raises(bide.StoreError, match=reason) as told:
+        with pytest.raises(bide.StoreError, match=reason) as raised:
             handle.result(timeout=PATIENCE)
         assert time.monotonic() - since < NOTICED
-        assert str(file) in str(told.value)
+        assert str(file) in str(raised.value)
         for call in (lambda: runner.submit(waiting), lambda: runner.run(waiting, key="k")):
             with pytest.raises(bide.StoreError, match=reason):
                 call()
@@ -182,7 +182,7 @@ def test_an_index_that_is_cut_short_ends_the_process_and_loses_nothing(file: Pat
         assert [runner.get(str(n))["kept"] for n in range(20)] == ["kept"] * 20
 
 
-# -- a file that may not be written
+# -- a read-only file
 
 
 def test_a_read_only_file_is_refused_unless_it_was_already_open(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_read_only_file_is_refused_unless_it_was_already_open(tmp_path: Path) 
 
 
 def with_runs(file: Path, count: int) -> None:
-    """Make a file with so many ended runs."""
+    """Create a file with this many ended runs."""
 
     @bide.task
     def work(n: int) -> str:
@@ -245,7 +245,7 @@ def with_runs(file: Path, count: int) -> None:
 
 
 def damage(file: Path, marker: bytes) -> None:
-    """Overwrite the page that this is on."""
+    """Overwrite the page that contains this text."""
     at = file.read_bytes().index(marker) // 2048 * 2048
     with file.open("r+b") as data:
         data.seek(at)
@@ -257,28 +257,28 @@ def test_a_damaged_page_is_reported_when_read_and_the_rest_is_intact(file: Path)
     damage(file, b"marker 0042.")
     with bide.Runner(file) as runner:
         intact = 0
-        told = set()
+        errors = set()
         for n in range(100):
             try:
                 intact += runner.get(str(n))["work"] == f"marker {n:04}." * 10
             except bide.StoreError as error:
-                told.add(str(error))
+                errors.add(str(error))
         assert 50 <= intact < 100
-        assert all(str(file) in error and "damaged" in error and "backup" in error for error in told), told
-        # And it can be used.
+        assert all(str(file) in error and "damaged" in error and "backup" in error for error in errors), errors
+        # And it is usable.
         assert runner.run(bide.Workflow("w", [kept]), key="after", timeout=PATIENCE)["kept"] == "kept"
 
 
 def test_a_truncated_file_is_reported_when_it_is_opened(file: Path) -> None:
     with_runs(file, 100)
     os.truncate(file, file.stat().st_size // 2)
-    with pytest.raises(bide.StoreError, match=r"damaged.*backup") as told, bide.Runner(file) as runner:
+    with pytest.raises(bide.StoreError, match=r"damaged.*backup") as raised, bide.Runner(file) as runner:
         runner.run(bide.Workflow("w", [kept]), timeout=PATIENCE)
-    assert str(file) in str(told.value)
+    assert str(file) in str(raised.value)
 
 
 def test_damage_that_a_commit_meets_stops_the_runner_with_the_reason(file: Path) -> None:
-    """While the file is open: what is read from it next is damaged."""
+    """The file is damaged while it is open."""
     script = """
     @bide.task
     def kept() -> str:

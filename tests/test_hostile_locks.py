@@ -1,4 +1,4 @@
-"""Other programs that lock the file or read an old state of it: whoever waits is told, and nothing stops."""
+"""Other programs that lock the file or read an old state of it: waiting callers get an error, and nothing stops."""
 
 import time
 from pathlib import Path
@@ -30,7 +30,7 @@ def locked_for(caplog: pytest.LogCaptureFixture, seconds: int, file: Path) -> bo
 
 
 def test_a_lock_that_is_held_for_half_a_minute_is_waited_for(file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Two runners, each with a run that goes on: both are told, neither stops, and none takes the other's for dead."""
+    """Two runners with unfinished runs: both report the lock, neither stops, and neither thinks the other dead."""
     second = """
     go = Path(words[0])
 
@@ -57,7 +57,7 @@ def test_a_lock_that_is_held_for_half_a_minute_is_waited_for(file: Path, caplog:
             lock.expect("locked")
             since = time.monotonic()
             go.touch()
-            # Reading is no matter of locks.
+            # Reading needs no lock.
             assert runner.get("w").status is bide.RunStatus.Running
             eventually(lambda: locked_for(caplog, 10, file), "it is said that the file is locked")
             eventually(lambda: time.monotonic() - since > 30, "half a minute is over")
@@ -83,10 +83,10 @@ def test_submit_and_open_raise_after_ten_seconds_if_the_file_is_locked(file: Pat
         lock.expect("locked")
         since = time.monotonic()
         other = Child(opening, file)
-        with pytest.raises(bide.StoreError, match="locked by another process for 10s") as told:
+        with pytest.raises(bide.StoreError, match="locked by another process for 10s") as raised:
             runner.submit(bide.Workflow("w", [kept]))
         assert 9 < time.monotonic() - since < PATIENCE
-        assert str(file) in str(told.value)
+        assert str(file) in str(raised.value)
         with other:
             assert f"{file} was locked by another process for 10s" in other.join()[0]
         lock.kill()
@@ -114,16 +114,16 @@ def test_a_reader_that_pins_the_log_is_reported_and_the_log_shrinks_later(
 
     workflow = bide.Workflow("w", [big])
     log = file.with_name("bide.db-wal")
-    told = f"{file}: its write-ahead log has grown to"
+    warning = f"{file}: its write-ahead log has grown to"
     with bide.Runner(file) as runner:
         with Child(reader, file) as other:
             other.expect("reads")
             n = 0
             while log.stat().st_size < 68 << 20:
                 runner.run(workflow, {"n": (n := n + 1)}, timeout=PATIENCE)
-            eventually(lambda: told in caplog.text, "the reader is told of")
+            eventually(lambda: warning in caplog.text, "the reader is reported")
             other.kill()
-        assert caplog.text.count(told) == 1
+        assert caplog.text.count(warning) == 1
         assert "a reader keeps an old state open" in caplog.text
 
         def is_cut() -> bool:

@@ -1,4 +1,4 @@
-"""Where the file may be, and what it may be called."""
+"""Locations and names of the file."""
 
 import os
 import shutil
@@ -76,6 +76,6 @@ def test_a_path_that_cannot_be_a_file_is_refused_naming_it(tmp_path: Path) -> No
     }
     (tmp_path / "text").touch()
     for path, reason in cases.items():
-        with pytest.raises(bide.StoreError, match=reason) as told:
+        with pytest.raises(bide.StoreError, match=reason) as raised:
             bide.Runner(path)
-        assert str(path) in str(told.value)
+        assert str(path) in str(raised.value)

@@ -1,6 +1,6 @@
-"""Whose record it is: a step's, a wait's and a run's, when a body is entered again or a run is asked for again.
+"""Matching records: of a step, a wait and a run, when a body is entered again or a run is requested again.
 
-`test_canonical.py` and `test_mutants.py` have what is equal; here is what becomes of it.
+`test_canonical.py` and `test_mutants.py` test equality; this file tests its consequences.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ Body = Callable[[bide.TaskHandle], Any]
 
 
 class World:
-    """A run whose body is entered by one process after the other, each with its own code."""
+    """A run whose body several processes enter in turn, each with its own code."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -40,16 +40,16 @@ class World:
         self.released = False
 
     def do(self, item: Any) -> Any:
-        """Do something that is to be done once."""
+        """Do something that must be done once."""
         self.done.append(item)
         return item
 
     def hold(self, handle: bide.TaskHandle) -> None:
-        """Wait until the second process is there."""
+        """Wait until the second process has started."""
         handle.defer_until(lambda: self.released, 1, name="hold")
 
     def enter(self, body: Body) -> None:
-        """Enter the body up to where it holds, and leave it there."""
+        """Enter the body up to its hold, and kill the process there."""
         with bide.Runner(self.file) as runner:
             runner.submit(workflow_of(body), key="k")
             eventually(lambda: waiting(runner) == "waits for hold", "the body holds")
@@ -62,7 +62,7 @@ class World:
             return runner.run(workflow_of(body), key="k", timeout=PATIENCE)["work"]
 
     def sql(self, statement: str, *values: object) -> list[Any]:
-        """Look at the file, or change it."""
+        """Open the file to read or change it."""
         with closing(sqlite3.connect(self.file)) as database, database:
             return database.execute(statement, values).fetchall()
 
@@ -186,7 +186,7 @@ def test_the_first_versions_digest_never_changes(args: tuple[Any, ...], kwargs: 
 @pytest.mark.parametrize("changed", [False, True])
 def test_a_step_of_the_first_version_is_compared_as_it_was_made(world: World, changed: bool) -> None:
     world.enter(steps(world, ["a", {"b": [1, 2]}, "c"]))
-    for n, item in ((1, "a"), (2, {"b": [1, 2]})):  # the third is of today: both in one journal
+    for n, item in ((1, "a"), (2, {"b": [1, 2]})):  # the third uses today's form: both are in one journal
         world.sql("UPDATE journal SET proof = ? WHERE name = 'do' AND n = ?", digest_of_arguments((item,), {}), n)
     if changed:
         with pytest.raises(bide.ReplayMismatch, match="its result does not belong to this call"):
@@ -374,7 +374,7 @@ def until_it_fails(world: World) -> Body:
             answers[:] = ["answer"]
             raise OSError
 
-        with pytest.raises(OSError):  # noqa: PT011 - any
+        with pytest.raises(OSError):  # noqa: PT011 - any ValueError
             handle.defer_until(ready, 1, name="ask", on_error="raise")
         world.hold(handle)
         return answers
@@ -412,13 +412,13 @@ def test_a_condition_that_changes_nothing_it_can_read_keeps_its_proof(world: Wor
 
 
 class Opaque:
-    """Opaque: nobody can prove anything about it."""
+    """An opaque object about which nothing can be proved."""
 
     def __init__(self) -> None:
         self.born = time.monotonic()
 
     def done(self) -> bool:
-        """Whether it has been there for long enough."""
+        """Whether it has existed for long enough."""
         return time.monotonic() - self.born > 0.2
 
 
@@ -440,7 +440,7 @@ def test_a_wait_that_was_satisfied_has_its_whole_time_again_in_a_retry(file: Pat
 
 
 class Frame(bytearray):
-    """Something large."""
+    """A large object."""
 
 
 def test_what_steps_and_conditions_captured_is_released(runner: bide.Runner) -> None:

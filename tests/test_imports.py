@@ -1,4 +1,4 @@
-"""`import bide` is quick because it imports little: what few programs use is imported when it is used."""
+"""`import bide` is quick because it imports little: rarely used modules are imported on first use."""
 
 import subprocess
 import sys
@@ -38,7 +38,7 @@ LATE = {
 
 
 def added_by(statement: str, before: str) -> set[str]:
-    """The modules that a statement imports in a new process, after another one."""
+    """Return the modules that a statement imports in a new process, after another statement."""
     script = f"import sys\n{before}\nbefore = set(sys.modules)\n{statement}\nprint(*sys.modules.keys() - before)"
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     return set(done.stdout.split())

@@ -1,6 +1,6 @@
-"""How many instructions a task, a hop, a run, a wait and a poll take: what times cannot guard on a busy machine.
+"""The instructions that a task, a hop, a run, a wait and a poll take: a busy machine does not change them.
 
-The bounds leave room for another CPython and another compiler, not for another way of doing it.
+The bounds leave room for another CPython and another compiler, but not for another algorithm.
 """
 
 import shutil
@@ -26,7 +26,7 @@ MOST = {
 
 
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind counts the instructions")
-@pytest.mark.timeout(600)  # some twenty seconds of one core, all under valgrind
+@pytest.mark.timeout(600)  # about twenty seconds of one core, all under valgrind
 def test_nothing_takes_many_more_instructions_than_it_did(tmp_path: Path) -> None:
     counts = {row: functions.total() for row, functions in instructions.count(tmp_path).items()}
     assert counts.keys() == MOST.keys()

@@ -1,8 +1,8 @@
 """Ctrl-C at any point of `with bide.Runner(…) as runner: runner.run(…)`: before the run is begun, until it is closed.
 
-It is a `KeyboardInterrupt` for the caller, nothing of the runner is left running, and whoever runs the key next gets
-its result, without a step that was done before being done again. `interrupted.py` goes through all points, on each
-CPython at hand. (What it is in the middle of a body, a step and a wait is a case of `exit_cases/signals.py`.)
+The caller gets a `KeyboardInterrupt`, nothing of the runner is left running, and the next run of the key returns
+its result without repeating a step that was done before. `interrupted.py` goes through all points, on each
+installed CPython. (Ctrl-C within a body, a step and a wait is a case of `exit_cases/signals.py`.)
 """
 
 import re
@@ -13,7 +13,7 @@ import pytest
 
 from pythons import HERE, PYTHONS, Done, Jobs, Place, jobs
 
-pytestmark = pytest.mark.xdist_group("interrupts")  # the first of them starts what all wait for
+pytestmark = pytest.mark.xdist_group("interrupts")  # the first of them starts the jobs that all wait for
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,6 @@ def test_ctrl_c_at_any_point_raises_in_the_caller_and_the_run_resumes(version: s
     done = outcomes.result(version)
     assert (done.code, done.err) == (0, "")
     points, places = map(int, re.findall(r"\d+", done.out))
-    # If there were fewer, the test would not look where it should.
+    # With fewer points the test would miss the ones that matter.
     assert points > 100
     assert places > 50

@@ -1,6 +1,6 @@
-"""What a body finds in its journal when it is entered again, if the world or its own code has changed meanwhile.
+"""What a body finds in its journal on re-entry if the world or its own code has changed meanwhile.
 
-A record is used again only where it is provably the same wait; see docs/waiting.md, "Re-entry".
+A record is reused only if it is provably the same wait; see docs/waiting.md, "Re-entry".
 """
 
 import contextlib
@@ -97,7 +97,7 @@ def test_a_body_waits_for_the_job_that_it_has_now(file: Path, form: str) -> None
     file.with_suffix(".job1").touch()
     killed(JOBS, file, form, "plain", "trained", at="at trained")
     with Child(JOBS, file, form, "plain", "nowhere") as child:
-        # The record says that job 1 is done. The body has job 2, which is not.
+        # The record says that job 1 is done. The body has job 2, which is not done.
         child.expect("ask 2").expect("ask 2")
         file.with_suffix(".job2").touch()
         child.expect("result 2")
@@ -152,7 +152,7 @@ def workflow_of(body: Body) -> bide.Workflow:
 
 
 def entered(file: Path, body: Body, until: str = "hold") -> None:
-    """Enter a body, and leave when it waits for this."""
+    """Enter a body, and kill the process when it waits for this."""
     with bide.Runner(file) as runner:
         runner.submit(workflow_of(body), key="k")
         eventually(lambda: until in asked, f"the body waits for {until}")
@@ -165,7 +165,7 @@ def hold(handle: bide.TaskHandle) -> None:
 
 
 def entered_again(file: Path, body: Body) -> list[str]:
-    """Enter another body for the same run; return what it asked and did, less "hold"."""
+    """Enter another body for the same run; return what it asked and did, without "hold"."""
     answers["hold"] = True
     with bide.Runner(file) as runner:
         assert runner.run(workflow_of(body), key="k", timeout=PATIENCE).tasks["work"].attempts == 1
@@ -173,7 +173,7 @@ def entered_again(file: Path, body: Body) -> list[str]:
 
 
 def waits(*names: str) -> Body:
-    """Waits in this order. A name is asked for what it is until it has an answer."""
+    """Waits in this order. A condition is asked by its name until it has an answer."""
 
     def work(handle: bide.TaskHandle) -> None:
         for name in names:
@@ -238,7 +238,7 @@ def test_a_lambda_that_is_added_before_another_is_not_taken_for_it(file: Path) -
 
     entered(file, body(added=False))
     answers["added"] = True
-    # Both have the name that is recorded, and the first one its number; it is not what is recorded there.
+    # Both have the recorded name, and the first one its number, but the record is of the other wait.
     assert entered_again(file, body(added=True)) == ["added", "a"]
 
 
@@ -288,7 +288,7 @@ def test_a_changed_satisfied_condition_gets_one_new_deadline(
     with bide.Runner(file) as runner:
         assert runner.run(workflow_of(second), key="k", timeout=PATIENCE)["work"] == "timed out"
     assert set(asked) == {"again"}
-    # Not `timeout` after it was entered again, the third time.
+    # Not `timeout` after the third entry.
     assert deadline(file) == renewed
     assert ended[0] * 1e6 >= renewed
 
@@ -347,7 +347,7 @@ def test_a_step_that_differs_from_its_record_pauses_the_run(file: Path, change: 
 
 
 def chain(*names: str) -> bide.Workflow:
-    """Tasks one after the other; the last of the first version waits."""
+    """Tasks in a chain; the last task of the first version waits."""
 
     def make(name: str, above: str | None) -> Any:
         def work(handle: bide.TaskHandle) -> str:

@@ -1,4 +1,4 @@
-"""Processes killed at random moments: `make soak KILLS=1000` does it for longer. See kills.py."""
+"""Processes killed at random moments: `make soak KILLS=1000` runs longer. See kills.py."""
 
 import random
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A runner for each test of a suite of 500 leaves nothing behind, on each CPython at hand: see `suite_of_500.py`."""
+"""A runner for each test of a suite of 500 leaves nothing behind on any installed CPython: see `suite_of_500.py`."""
 
 import importlib.util
 import re
@@ -10,7 +10,7 @@ import pytest
 from conftest import note
 from pythons import HERE, PYTHONS, Done, Jobs, Place, jobs
 
-pytestmark = pytest.mark.xdist_group("leaks")  # the first of them starts what all wait for
+pytestmark = pytest.mark.xdist_group("leaks")  # the first of them starts the jobs that all wait for
 
 PYTEST = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "py")
 """All that pytest needs; plain Python, so that each interpreter may use what is installed for this one."""

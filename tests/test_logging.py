@@ -1,4 +1,4 @@
-"""Logging: run, task and attempt on records made within a body, at no cost until somebody wants them."""
+"""Logging: run, task and attempt on records made within a body, at no cost unless a filter or factory asks for them."""
 
 import logging
 import threading
@@ -11,7 +11,7 @@ from bide import _log_slot
 
 
 class Keep(logging.Handler):
-    """Keeps the records that pass its filters."""
+    """A handler that keeps the records that pass its filters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ def handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Keep]:
     _log_slot.leave()
 
 
-def told(record: logging.LogRecord) -> tuple[object, object, object]:
+def fields(record: logging.LogRecord) -> tuple[object, object, object]:
     return record.__dict__["run"], record.__dict__["task"], record.__dict__["attempt"]
 
 
@@ -53,7 +53,7 @@ def test_a_filter_adds_the_current_body(handler: Keep) -> None:
     log.info("mine", extra={"task": "my own"})
     _log_slot.leave()
     log.info("after")
-    assert [told(record) for record in handler.records] == [
+    assert [fields(record) for record in handler.records] == [
         (None, None, None),
         ("r1", "load", 2),
         (None, None, None),
@@ -76,4 +76,4 @@ def test_the_factory_is_installed_once(handler: Keep) -> None:
     assert _log_slot.enabled()
     _log_slot.enter("r1", "load", 1)
     logging.getLogger("tests.bide").info("inside")
-    assert told(handler.records[0]) == ("r1", "load", 1)
+    assert fields(handler.records[0]) == ("r1", "load", 1)

@@ -1,7 +1,7 @@
-"""Files that were changed by other hands: bide says what does not read back, and never fails in another way.
+"""Files that another program changed: bide says what it cannot read, and never fails in another way.
 
-Each column of each table in turn holds what does not belong there, another thing in each row, with the schema's own
-guards (STRICT, NOT NULL) taken away; then the file is opened, read and executed.
+Each column of each table in turn holds wrong values, a different one in each row, with the schema's own
+guards (STRICT, NOT NULL) removed; then the file is opened, read and executed.
 """
 
 import itertools
@@ -45,7 +45,7 @@ def columns() -> list[tuple[str, str]]:
 
 def mangle(file: Path, table: str, column: str, first: int) -> None:
     strangers = itertools.cycle(STRANGERS[first:] + STRANGERS[:first])
-    if column == "id" and table != "signal":  # the row's own number, which SQLite keeps whole by itself
+    if column == "id" and table != "signal":  # the rowid, which SQLite itself keeps valid
         strangers = itertools.cycle([5, 2**63 - 1, -1, 10**9, -(2**63), 0][first % 6 :])
     database = sqlite3.connect(file)
     database.create_function("stranger", 0, lambda: next(strangers))
@@ -55,13 +55,13 @@ def mangle(file: Path, table: str, column: str, first: int) -> None:
         "UPDATE sqlite_schema SET sql = replace(sql, 'NOT NULL', '') WHERE type = 'table';"
         "PRAGMA writable_schema = RESET;"
     )
-    database.execute(f"UPDATE OR IGNORE {table} SET {column} = stranger()")  # noqa: S608 - of the schema
+    database.execute(f"UPDATE OR IGNORE {table} SET {column} = stranger()")  # noqa: S608 - a name from the schema
     database.commit()
     database.close()
 
 
 def look(result: bide.RunResult) -> None:
-    """Read all that there is of a run."""
+    """Read everything about a run."""
     reads: list[Callable[[], object]] = [
         lambda: (result.id, result.key, result.status, result.blocked_by, result.started_at, result.ended_at),
         lambda: (result.error, repr(result), result.context),
@@ -84,7 +84,7 @@ def look_at_all(runner: bide.Runner) -> None:
 
 
 def is_fine(act: Callable[[], object]) -> None:
-    """Whatever else is raised fails the test."""
+    """Allow only the expected error; any other fails the test."""
     try:
         act()
     except (bide.BideError, TimeoutError) as error:

@@ -1,4 +1,4 @@
-"""Texts that users read are reviewed as such: whoever changes one sees it in tests/messages.txt."""
+"""A snapshot of the texts that users read: a change to one shows in tests/messages.txt."""
 
 import difflib
 

@@ -1,6 +1,6 @@
-"""No condition that differs from the recorded one in a single thing is taken for it.
+"""No condition that differs from the recorded one in a single detail matches it.
 
-Every way of holding a value, with every pair of values that differ in one thing.
+Every way of holding a value, with every pair of values that differ in one detail.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Names are data: any text names a workflow, task, input, key, step or wait; what is no text is refused."""
+"""Names are data: any text can name a workflow, task, input, key, step or wait; invalid text is refused."""
 
 import logging
 import threading
@@ -99,7 +99,7 @@ def test_a_name_of_any_kind_is_shown_when_its_task_fails(runner: bide.Runner, ca
     assert name in str(failed.value.errors[name])
 
 
-# --- what is no text --------------------------------------------------------------------------------------------------
+# --- invalid text -----------------------------------------------------------------------------------------------------
 
 LONE = "a\ud800b"
 
@@ -173,7 +173,7 @@ def test_in_a_body_it_is_refused_where_it_is_used(runner: bide.Runner, case: str
         with pytest.raises(bide.DefinitionError) as problem:
             IN_BODY[case](handle, context)
         raised.append(str(problem.value))
-        handle.step(str, "x", name="after")  # the body can go on
+        handle.step(str, "x", name="after")  # the body can continue
         return "went on"
 
     assert runner.run(bide.Workflow("w", [work]), timeout=30)["work"] == "went on"

@@ -1,4 +1,4 @@
-"""A body must not wait for a run, which could wait for its slot: always refused, and what is advised instead works."""
+"""A body must not wait for a run, which could need the slot of the body: bide refuses it, and its advice works."""
 
 import asyncio
 import itertools
@@ -23,7 +23,7 @@ inner_workflow = bide.Workflow("inner", [inner])
 
 @pytest.fixture
 def runner(store: str) -> Iterator[bide.Runner]:
-    """Two slots: the bodies that wait in vain would have them both."""
+    """Two slots: without the refusal, waiting bodies would hold both."""
     with bide.Runner(store, slots=2) as runner:
         yield runner
 
@@ -130,9 +130,9 @@ def test_a_body_that_waits_for_a_run_is_refused(
         with pytest.raises(bide.RunFailed) as failed:
             handle.result(30)
         assert isinstance(failed.value.__cause__, bide.DefinitionError | bide.TaskFailed)
-        told = str(failed.value)
-        assert "DefinitionError" in told
-        assert "waits for a run" in told
+        message = str(failed.value)
+        assert "DefinitionError" in message
+        assert "waits for a run" in message
     # Nothing was committed by it.
     assert [run.key for run in runner.runs(workflow="inner")] == ["ended"]
 
@@ -146,7 +146,7 @@ def test_a_body_that_catches_the_error_continues(runner: bide.Runner) -> None:
         return "not told"
 
     assert runner.run(in_a_body(outer))["outer"] == "told"
-    assert runner.run(inner_workflow)["inner"] == 2  # on this thread, as ever
+    assert runner.run(inner_workflow)["inner"] == 2  # on this thread, as always
 
 
 def test_a_thread_that_a_body_starts_may_wait(runner: bide.Runner) -> None:

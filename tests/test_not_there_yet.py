@@ -1,4 +1,4 @@
-"""What is designed and not there yet says so, and is not offered."""
+"""Features that are designed but not implemented yet say so and are not offered."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ NOT_YET: dict[str, Callable[[bide.Runner], object]] = {
     "an async body": lambda r: bide.Workflow("w", [coroutine]),
     "each=": lambda r: bide.task(load, name="x", each="files"),
     "bide.signal": lambda r: bide.signal("approved"),
-    "Runner.signal": lambda r: getattr(r, "signal")("k", "approved"),  # noqa: B009 - a type checker knows of none
+    "Runner.signal": lambda r: getattr(r, "signal")("k", "approved"),  # noqa: B009 - unknown to type checkers
     "Runner.cancel": lambda r: getattr(r, "cancel")("k"),  # noqa: B009 - as above
     "Runner.pause": lambda r: getattr(r, "pause")("k"),  # noqa: B009 - as above
     "Runner.resume": lambda r: getattr(r, "resume")("k"),  # noqa: B009 - as above
@@ -47,7 +47,7 @@ def test_what_a_run_handle_cannot_do_yet_says_so(runner: bide.Runner, what: str)
     with pytest.raises(bide.BideError, match="not there yet"):
         getattr(handle, what)()
     with pytest.raises(bide.BideError, match="not there yet"):
-        getattr(handle, "signal")("approved")  # noqa: B009 - a type checker knows of none
+        getattr(handle, "signal")("approved")  # noqa: B009 - unknown to type checkers
     handle.result()
 
 

@@ -1,4 +1,4 @@
-"""What a task, a hop, a run, a wait and a poll cost in operations: numbers that no slow machine changes."""
+"""The cost of a task, a hop, a run, a wait and a poll in operations: a slow machine does not change the numbers."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ ODD_ONES = 20
 
 
 class Counts(NamedTuple):
-    """How often threads attached to the interpreter, batches were committed, threads were woken."""
+    """Counts of attaches to the interpreter, committed batches and woken threads."""
 
     attaches: int
     commits: int
@@ -61,7 +61,7 @@ def test_tasks_that_depend_on_nothing_share_commits_and_attaches(runner: bide.Ru
     workflow = bide.Workflow("wide", [task(f"t{number}") for number in range(WIDE)])
     runner.register(workflow)
     counts = counted(lambda: runner.run(workflow))
-    # 64 results of a slot make a group; one that is 1 ms old is committed with fewer. On a file, slots that commit at
+    # 64 results of a slot make a group; after 1 ms it is committed with fewer. On a file, slots that commit at
     # the same time share a commit.
     assert WIDE / 64 / SLOTS <= counts.commits <= WIDE / 16
     # One for each group, though commits are shared.
@@ -73,7 +73,7 @@ def test_a_hop_is_one_commit_and_one_attach_and_wakes_nobody(runner: bide.Runner
     workflow = bide.Workflow("chain", [task("t0"), *(hop(number) for number in range(1, CHAIN))])
     runner.register(workflow)
     counts = counted(lambda: runner.run(workflow))
-    # One more, in which the run is created and begins.
+    # One more, which creates and begins the run.
     assert CHAIN + 1 <= counts.commits <= CHAIN + 1 + ODD_ONES
     assert counts.attaches <= CHAIN + ODD_ONES
     assert counts.wakes <= ODD_ONES
@@ -95,7 +95,7 @@ def test_runs_that_are_submitted_together_share_commits(runner: bide.Runner) -> 
         for handle in runner.submit_many(one, [None] * 1_000):
             handle.result()
 
-    # On a busy machine the caller may be woken for many of them one by one: what counts is the best of a few tries.
+    # On a busy machine the caller may be woken separately for many of them: the best of a few tries counts.
     tries = [counted(together) for _ in range(3)]
     assert min(counts.commits for counts in tries) <= 1_000 / 16
     assert min(counts.wakes for counts in tries) <= 1_000 / 10
@@ -114,9 +114,9 @@ def test_a_wait_is_two_commits_and_one_wake(runner: bide.Runner) -> None:
             handle.defer_until(lambda: next(asked) % 2 == 1, poll_interval_ms=1)  # false, then true
 
     counts = counted_body(runner, body)
-    # One that opens the wait before the slot is given back, one that closes it.
+    # One opens the wait before the slot is released, one closes it.
     assert 2 * WAITS <= counts.commits <= 2 * WAITS + ODD_ONES
-    # Back from each of the two, for the poll, and once more for the slot.
+    # After each of the two, for the poll, and once more for the slot.
     assert counts.attaches <= 4 * WAITS + ODD_ONES
     assert WAITS <= counts.wakes <= WAITS + ODD_ONES
 
@@ -148,7 +148,7 @@ def test_gates_are_polled_many_under_one_attach_and_no_poll_is_committed(runner:
 
     counts = counted(together)
     assert next(asked) >= 11 * GATES
-    # A thousand waits opened and closed, a thousand tasks, in groups.
+    # Groups of a thousand opened and closed waits and a thousand tasks.
     assert counts.commits <= GATES / 5
     assert counts.attaches <= 10 * GATES / 5
     assert counts.wakes <= 10 * GATES / 5

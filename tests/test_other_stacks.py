@@ -1,6 +1,6 @@
-"""A body that waits on a C stack that is not its thread's: coroutines and fibers of C libraries execute like that.
+"""A body that waits on a C stack other than its thread's, as coroutines and fibers of C libraries do.
 
-What a parked body gives back of its stack must be of the stack on which it executes.
+A parked body must release memory only of the stack on which it executes.
 """
 
 import platform

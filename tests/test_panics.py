@@ -1,6 +1,6 @@
-"""A panic in Rust is a bug in bide. It is told as one, wherever it arises, and nobody waits for ever.
+"""A panic in Rust is a bug in bide. It is reported as one, wherever it arises, and no caller hangs.
 
-No test can wait for a bug, so these ask for one (`_core._panic_once_at`).
+These tests request a panic by `_core._panic_once_at`.
 """
 
 import threading
@@ -15,7 +15,7 @@ from processes import eventually
 
 REPORT = "bide itself failed .*this is a bug in bide and not in your code. Please report it"
 PATIENCE = 12.0
-"""Seconds: far more than a loaded machine needs, and less than a lease lasts that nobody gives back."""
+"""Seconds: far more than a loaded machine needs, and less than the time until an unreleased lease expires."""
 
 
 @bide.task
@@ -85,10 +85,10 @@ def test_a_panic_in_the_engine_stops_the_runner_and_the_next_continues(file: Pat
     with bide.Runner(file) as runner:
         waiting = runner.submit(other, key="waits")
         assert entered.wait(PATIENCE)
-        # A thread that still has its slot would execute the next body without passing that place.
+        # A thread that still holds its slot would execute the next body without passing the failpoint.
         eventually(lambda: runner._core.load()[0] == 0, "its slot is free")
         _core._panic_once_at(place)
-        # Whoever waits is told: whose thread it was, and everybody else.
+        # Every waiting caller gets the error, on that thread and on all others.
         if place != "lease":
             with pytest.raises(bide.BideError, match=REPORT):
                 runner.run(workflow, key="k", timeout=PATIENCE)

@@ -68,7 +68,7 @@ ways = pytest.mark.parametrize("way", WAYS, ids=["copy", "deepcopy", "pickle", "
 
 
 def all_of(result: bide.RunResult) -> dict[str, Any]:
-    """Everything that a result says."""
+    """Return everything that a result says."""
     names = ("id", "key", "workflow", "status", "outputs", "blocked_by", "started_at", "ended_at")
     said: dict[str, Any] = {name: getattr(result, name) for name in names}
     said |= {"str": str(result), "len": len(result), "names": list(result), "context": result.context.to_dict()}
@@ -88,7 +88,7 @@ def shown(error: BaseException | None) -> object:
 
 @pytest.fixture(params=["memory", "sqlite", "closed", "read"])
 def results(request: pytest.FixtureRequest, file: Path) -> Iterator[tuple[bide.RunResult, bide.RunFailed]]:
-    """A result and a failure: of an open runner, of one that is closed, and read from a file."""
+    """A result and a failure: from an open runner, from a closed one, and read from a file."""
     with contextlib.ExitStack() as stack:
         runner = stack.enter_context(bide.Runner(":memory:" if request.param == "memory" else file))
         good = runner.run(GOOD, key="k")
@@ -208,9 +208,9 @@ def test_what_belongs_to_the_process_says_what_to_do_instead(runner: bide.Runner
     workflow = bide.Workflow("w", [point])
     kinds = (("RunHandle", runner.submit(workflow)), ("Runner", runner), ("Workflow", workflow))
     for (name, thing), remedy in zip(kinds, ("runner.get(id)", "on the same file", "import it"), strict=True):
-        with pytest.raises(bide.SerializationError, match=f"a {name} can be neither copied nor pickled") as told:
+        with pytest.raises(bide.SerializationError, match=f"a {name} can be neither copied nor pickled") as raised:
             way(thing)
-        assert remedy in str(told.value)
+        assert remedy in str(raised.value)
 
 
 @pytest.mark.parametrize("kind", [cls for cls in vars(bide).values() if isinstance(cls, type)])

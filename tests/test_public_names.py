@@ -1,4 +1,4 @@
-"""The package says what it offers, and offers what it says."""
+"""The package's public names match what it lists."""
 
 import bide
 

@@ -1,6 +1,6 @@
-"""Many runs of every kind through many restarts: everything ends, nothing committed is done again.
+"""Many runs of every kind across many restarts: everything ends, and nothing committed is done again.
 
-Here closes and kills come at any moment; the other tests choose it.
+Here closes and kills come at random moments; other tests choose the moment.
 """
 
 import random
@@ -14,7 +14,7 @@ from processes import Child, eventually, ledger, ran
 
 
 def busy_task(n: int, random_: random.Random) -> Callable[..., int]:
-    """A task that steps, sleeps, waits, fails now and then, and leaves its mark in the context."""
+    """A task that steps, sleeps, waits, fails at times, and writes to the context."""
     rounds = random_.randrange(3)
     polls = [random_.randrange(3) for _ in range(rounds)]
 
@@ -33,7 +33,7 @@ def busy_task(n: int, random_: random.Random) -> Callable[..., int]:
 
 
 def test_runs_survive_any_number_of_closes_at_any_moment(file: Path) -> None:
-    random_ = random.Random(7)  # noqa: S311 - which moment is hit is not the point
+    random_ = random.Random(7)  # noqa: S311 - not for cryptography
     workflows = [bide.Workflow(f"f{m}", [busy_task(n, random_) for n in range(15)]) for m in range(4)]
     for _ in range(6):
         with bide.Runner(file, slots=3, workflows=workflows) as runner:

@@ -1,4 +1,4 @@
-"""Ended runs are deleted once their retention is over: these and no others, without delaying anybody."""
+"""Ended runs are deleted after their retention: only these, and without delaying other runs."""
 
 import math
 import statistics
@@ -89,7 +89,7 @@ def test_what_has_not_ended_stays_however_old_it_is(store: str) -> None:
     def paused(handle: bide.TaskHandle) -> None:
         handle.step(str, code[0], name="step")
         code[0] += 1
-        raise ValueError  # the next attempt gives the step another argument
+        raise ValueError  # the next attempt passes another argument to the step
 
     with bide.Runner(store, retention=KEPT) as runner:
         waiting = [runner.submit(bide.Workflow(task.__name__, [task])) for task in (gated, deferred)]
@@ -188,13 +188,13 @@ def test_a_hundred_thousand_ended_runs_are_purged_while_others_run(file: Path) -
         assert {run for run, at in ended.items() if listed - at < kept} <= still
         flag.set()
         assert waiting.result(30)["deferred"] == "woken"
-        eventually(lambda: file.stat().st_size < full / 3, "what was freed is given back")
-    # No more than a step of the purge is in the way of a run: about a millisecond, on a machine that is not loaded.
+        eventually(lambda: file.stat().st_size < full / 3, "the freed pages are returned")
+    # A run waits for one step of the purge at most: about a millisecond on an idle machine.
     assert statistics.median(busy) < statistics.median(quiet) + 0.02
 
 
 def timed(runner: bide.Runner, n: int, ended: dict[str, float] | None = None) -> float:
-    """Run one run; return how long its caller waited."""
+    """Execute one run; return the time its caller waited."""
     began = time.perf_counter()
     result = runner.run(FLOW, {"n": n})
     took = time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""A failed task is tried again as its `Retry` says: how often, when, and with what of its journal."""
+"""A failed task is retried as its `Retry` says: how often, when, and with which part of its journal."""
 
 import time
 from pathlib import Path
@@ -168,7 +168,7 @@ def test_a_retry_keeps_the_journal_less_the_failed_entries_at_its_end(runner: bi
             raise ValueError
 
     runner.run(bide.Workflow("w", [work]))
-    # The caught failure stands in the middle and is replayed; the one at the end is done again.
+    # The caught failure in the middle is replayed; the step that failed last is done again.
     assert done == ["paid", "failed", "caught", "sent", "failed", "caught", "failed"]
 
 

@@ -1,4 +1,4 @@
-"""Where a body's arguments come from, through a runner: specials, return values, inputs, defaults."""
+"""Where a body's arguments come from in a runner: specials, return values, inputs, defaults."""
 
 import functools
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The Context through a runner: what a body changes, who sees it, and how changes meet."""
+"""The Context in a runner: what a body changes, which tasks see it, and how changes merge."""
 
 import logging
 import threading
@@ -69,7 +69,7 @@ def test_a_body_sees_its_ancestors_changes_and_no_others(runner: bide.Runner) ->
 
 
 def diamond(change: Any, other: Any) -> bide.Workflow:
-    """Two concurrent changes of the key "k", made in the order that would betray who ended last."""
+    """Two concurrent changes of the key "k", made in an order that would show which task ended last."""
     late = threading.Event()
 
     @bide.task
@@ -112,7 +112,7 @@ def test_otherwise_the_later_declared_wins_with_a_warning_that_names_both(
 
     with caplog.at_level(logging.WARNING, "bide"):
         result = runner.run(diamond(set_to(1), set_to(2)))
-        eventually(lambda: caplog.records, "the conflict is told")
+        eventually(lambda: caplog.records, "the conflict is reported")
     assert result["bottom"]["k"] == 2  # right ended first, but left is declared before it
     warnings = [record.getMessage() for record in caplog.records if record.name == "bide"]
     assert any("left" in line and "right" in line and "k" in line for line in warnings)
@@ -136,7 +136,7 @@ def test_a_conflict_is_warned_of_once_by_who_sees_it_or_at_the_end(
     with caplog.at_level(logging.WARNING, "bide"):
         result = runner.run(workflow)
         assert [result.context["k"] for _ in range(3)] == [2, 2, 2]
-        eventually(lambda: caplog.records, "the conflict is told")
+        eventually(lambda: caplog.records, "the conflict is reported")
         runner.close()
     warnings = [record.getMessage() for record in caplog.records if record.name == "bide"]
     assert len(warnings) == 1

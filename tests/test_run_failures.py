@@ -1,4 +1,4 @@
-"""What a failed body means to its run and its caller: `run_if`, `Skip`, `fail_fast`, `RunFailed`."""
+"""What a failed body means for its run and its caller: `run_if`, `Skip`, `fail_fast`, `RunFailed`."""
 
 import contextlib
 import threading
@@ -180,7 +180,7 @@ class Refused(Exception):
     def __init__(self, customer: str, amount: int) -> None:
         super().__init__(f"{customer} is refused {amount}")
         self.customer = customer
-        self.lock = threading.Lock()  # not to be stored
+        self.lock = threading.Lock()  # must not be stored
 
 
 def test_the_cause_is_the_original_exception_in_the_process_that_ran_it(runner: bide.Runner) -> None:
@@ -208,7 +208,7 @@ def test_the_cause_is_the_original_exception_in_the_process_that_ran_it(runner: 
     assert result.error.task == "pay"
     with pytest.raises(bide.RunFailed):
         result.raise_for_status()
-    # Told once: from here on it is what the store has.
+    # Reported once: from here on the store has it.
     with pytest.raises(bide.RunFailed) as again:
         handle.result()
     assert isinstance(again.value.__cause__, bide.TaskFailed)

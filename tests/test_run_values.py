@@ -1,4 +1,4 @@
-"""Values through the store: what comes back is what was given, before and after a crash the same; never a loss."""
+"""Values through the store: a value comes back as it was given, before and after a crash, without loss."""
 
 import math
 from dataclasses import dataclass, field

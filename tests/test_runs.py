@@ -21,7 +21,7 @@ squares = bide.Workflow("squares", [square])
 
 
 def held(name: str = "held") -> tuple[bide.Workflow, threading.Event, threading.Event]:
-    """Return a workflow whose body waits, the event it sets when it runs, and the one that lets it go."""
+    """Return a workflow whose body waits, the event it sets when it runs, and the event that releases it."""
     entered, release = threading.Event(), threading.Event()
 
     @bide.task
@@ -47,7 +47,7 @@ def test_submit_returns_a_handle_before_the_run_ends(runner: bide.Runner) -> Non
     result = handle.result()
     assert result.id == handle.id
     assert handle.status() is bide.RunStatus.Completed
-    assert handle.result()["work"] == "done"  # as often as one likes
+    assert handle.result()["work"] == "done"  # any number of times
 
 
 def test_submit_many_is_in_input_order_and_each_has_its_key(runner: bide.Runner) -> None:
@@ -81,7 +81,7 @@ def test_a_timeout_limits_the_callers_wait_alone(runner: bide.Runner) -> None:
     assert entered.wait(30)
     release.set()
     assert handle.result()["work"] == "done"
-    assert handle.result(0)["work"] == "done"  # what has ended is had without waiting
+    assert handle.result(0)["work"] == "done"  # an ended run returns without waiting
 
 
 def test_many_threads_may_wait_for_one_run(runner: bide.Runner) -> None:

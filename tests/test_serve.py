@@ -37,7 +37,7 @@ def test_it_runs_what_comes_until_a_signal_and_closes(file: Path, number: signal
         server.expect("over")
         server.join()
         assert server.errors == ""
-    before = ledger(file)  # whoever submitted it may have entered the body, too, before it was gone
+    before = ledger(file)  # the submitter may have entered the body, too, before it died
     assert before[-2:] == ["enter", "suspended"]
     file.with_suffix(".flag").touch()
     with Child(SERVE, file), bide.Runner(file) as reader:

@@ -1,4 +1,4 @@
-"""Names in messages, log lines and reprs are escaped: a name breaks no line and sends a terminal nothing."""
+"""Names in messages, log lines and reprs are escaped: a name breaks no line and cannot control a terminal."""
 
 import contextlib
 import logging
@@ -42,7 +42,7 @@ def test_only_what_does_not_print_is_escaped(text: str) -> None:
 
 
 class Lines(logging.Handler):
-    """Keeps what is logged, as a console would show it."""
+    """A handler that keeps what a console would show."""
 
     def __init__(self) -> None:
         super().__init__()

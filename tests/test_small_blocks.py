@@ -1,7 +1,7 @@
-"""A full disk whose file system has blocks smaller than a page is an error, never a bus error.
+"""A full disk with blocks smaller than a page raises an error, never a bus error.
 
-SQLite maps the index of its log into memory; a touch of a place that has no block yet, on a full disk, would end the
-process. Real file systems in files, mounted in a mount namespace of the test's own: only root may do that.
+SQLite maps the index of its log into memory; access to an address without a block, on a full disk, would end the
+process. The test mounts real file systems from files in its own mount namespace, which only root may do.
 """
 
 import os
@@ -23,7 +23,7 @@ subprocess.run(["mount", "-o", "loop", image, folder], check=True)
 os.chdir(folder)
 
 def fill():
-    "Leave so many KiB."
+    "Leave this many KiB free."
     keep = os.open("keep", os.O_CREAT | os.O_WRONLY)
     os.posix_fallocate(keep, 0, free * 1024 or 1)
     with open("rest", "wb", buffering=0) as rest:
@@ -42,7 +42,7 @@ def work(n: int) -> str:
     return "x" * 3000
 
 workflow = bide.Workflow("work", [work])
-told = "no error"
+outcome = "no error"
 try:
     bide.Runner("bide.db", workflows=[workflow]).close()
     if moment == "opened":
@@ -53,8 +53,8 @@ try:
         for n in range(2000):
             runner.run(workflow, {"n": n})
 except bide.StoreError as error:
-    told = str(error)
-print(told)
+    outcome = str(error)
+print(outcome)
 """
 
 

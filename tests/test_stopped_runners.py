@@ -1,7 +1,7 @@
-"""A runner that was stopped for longer than its lease, and goes on when others have its runs.
+"""A runner that was stopped for longer than its lease, and continues when others have its runs.
 
-It must start nothing before it has learned that it is fenced, and change no row. The lease lasts 15 s and nothing
-makes it shorter: so all cases are stopped side by side and wait for it once.
+It must start nothing before it learns that it is fenced, and change no row. The lease lasts 15 s and nothing
+makes it shorter, so all cases stop in parallel and wait for it once.
 """
 
 import json
@@ -117,7 +117,7 @@ with sqlite3.connect(sys.argv[1]) as file:
 
 
 def rows(file: Path) -> object:
-    """Read all rows of runs, in a process that has no other business with the file."""
+    """Read all rows of runs in a process that does nothing else with the file."""
     said = subprocess.run([sys.executable, "-c", DUMP, file], check=True, capture_output=True, text=True)
     return json.loads(said.stdout)
 
@@ -129,7 +129,7 @@ def is_stopped(child: Child) -> bool:
 
 @dataclass
 class World:
-    """One file, one runner that is stopped in the middle of its work, and some others that are not."""
+    """One file, one runner that is stopped during its work, and some others that are not."""
 
     file: Path
     stopped: Child
@@ -138,7 +138,7 @@ class World:
     @classmethod
     def begin(cls, file: Path, stack: ExitStack) -> "World":
         child = stack.enter_context(Child(STOPPED, file, "stopped", str(RUNS)))
-        # All its slots have a body that will go on when it is continued; the other runs are queued behind them.
+        # All its slots have a body that will resume when it continues; the other runs are queued behind them.
         heard: Counter[str] = Counter()
         while heard != {"busy": BUSY, "steps": 1, "submitted": 1}:
             heard[child.next()] += 1
@@ -146,8 +146,8 @@ class World:
         eventually(lambda: is_stopped(child), "the process is stopped")
         return cls(file, child)
 
-    def go_on(self) -> None:
-        """Continue it, while somebody else has the file: so it cannot learn yet whether it is fenced."""
+    def continue_stopped(self) -> None:
+        """Continue it while another process locks the file, so that it cannot learn yet whether it is fenced."""
         before = ledger(self.file)
         with Child(HOLDS, self.file) as holder:
             holder.expect("held")
@@ -156,7 +156,7 @@ class World:
             heard: Counter[str] = Counter()
             while heard["busy returns"] < BUSY:
                 heard[self.stopped.next()] += 1
-            threading.Event().wait(0.1)  # a slot is free, and nothing may be started: that has no sign to wait for
+            threading.Event().wait(0.1)  # a slot is free, and nothing may start: no signal shows that
             started = [line for line in ledger(self.file)[len(before) :] if "stopped" in line]
             holder.kill()
         assert [line for line in started if not line.startswith("ask ")] == []
@@ -193,8 +193,8 @@ def test_a_runner_stopped_beyond_its_lease_starts_and_changes_nothing(file: Path
 
 
 def goes_on_alone(world: World) -> None:
-    """Nobody has taken the lease: it is renewed, and the runner goes on as if nothing had been."""
-    world.go_on()
+    """No other runner took the lease: it is renewed, and the runner continues as if nothing had happened."""
+    world.continue_stopped()
     world.file.with_suffix(".open").touch()
     world.stopped.expect("again stopped")
     said = world.stopped.join()
@@ -206,8 +206,8 @@ def goes_on_alone(world: World) -> None:
 
 def is_fenced(world: World) -> None:
     before, done = rows(world.file), ledger(world.file)
-    world.go_on()
-    # All its bodies unwind, and its callers have the results of the others.
+    world.continue_stopped()
+    # All its bodies unwind, and its callers get the results of the other runners.
     missing = {LOST, "waits Suspended", "steps Suspended", "busy-by", "steps-by"} - set(world.stopped.said)
     while missing:
         line = world.stopped.next()
@@ -216,13 +216,13 @@ def is_fenced(world: World) -> None:
     assert rows(world.file) == before
     since = ledger(world.file)[len(done) :]
     assert [line for line in since if "stopped" in line and not line.startswith("ask ")] == []
-    assert since.count("ask stopped") <= 1  # the one that was under way when it was stopped
+    assert since.count("ask stopped") <= 1  # the step that was executing when it was stopped
 
     starts = Counter(line for line in ledger(world.file) if line.startswith("start other"))
     assert Counter(line.split()[2] for line in starts) == {str(n): 1 for n in range(RUNS)}
     assert set(starts.values()) == {1}
 
-    # The run that waits is another's, and its caller here hears of its end. The runner itself is as good as new.
+    # Another runner has the waiting run, and the caller here learns of its end. The runner itself works as before.
     world.file.with_suffix(".open").touch()
     assert world.stopped.after("waits-by").startswith("other")
     assert world.stopped.after("again") == "stopped"

@@ -1,4 +1,4 @@
-"""What is stored of a failure, and what is shown of it later and elsewhere."""
+"""What is stored of a failure, and what is shown of it later and in other processes."""
 
 import contextlib
 import signal
@@ -17,7 +17,7 @@ Status = bide.TaskStatus
 
 
 class ApiError(Exception):
-    """As HTTP libraries have them: what matters is in attributes."""
+    """An error with its information in attributes, as HTTP libraries have."""
 
     def __init__(self, message: str, response: object) -> None:
         super().__init__(message)
@@ -28,7 +28,7 @@ class ApiError(Exception):
 
 
 class Quiet(ApiError):
-    """One whose attributes are nobody's business."""
+    """An exception whose attributes are private."""
 
     __bide_rebuild__ = False
 

@@ -1,4 +1,4 @@
-"""`submit_many` submits all or nothing: a key or an input that is refused leaves nothing behind."""
+"""`submit_many` submits all or nothing: a refused key or input leaves nothing behind."""
 
 import itertools
 from collections.abc import Iterator
@@ -32,40 +32,40 @@ def runner(store: str) -> Iterator[bide.Runner]:
 
 
 def refused(runner: bide.Runner, inputs: list[Any], keys: list[Any] | None, error: type[Exception]) -> str:
-    """What is told; nothing was submitted, executed or is left in the store."""
+    """Return the error's message; check that nothing was submitted, executed or stored."""
     before, executed = [run.id for run in runner.runs()], list(ran)
-    with pytest.raises(error) as told:
+    with pytest.raises(error) as raised:
         runner.submit_many(workflow, inputs, keys)
     assert [run.id for run in runner.runs()] == before
-    assert runner.run(workflow, {"x": -1})["charge"] == -1  # whatever was submitted before has executed by now
+    assert runner.run(workflow, {"x": -1})["charge"] == -1  # everything submitted before has executed by now
     assert ran == [*executed, -1]
-    return str(told.value)
+    return str(raised.value)
 
 
 @pytest.mark.parametrize("at", range(4))
 def test_a_key_that_belongs_to_other_inputs_is_named(runner: bide.Runner, at: int) -> None:
     inputs, keys = [{"x": n} for n in range(1, 5)], [None, "b", None, "d"]
     keys[at] = "taken"
-    told = refused(runner, inputs, keys, bide.DefinitionError)
+    message = refused(runner, inputs, keys, bide.DefinitionError)
     taken = runner.get("taken")
-    assert told == (
+    assert message == (
         f"keys[{at}]: key 'taken' of workflow 'charges' belongs to run {taken.id}, which has other inputs "
         "('x' differs): give this run another key. Nothing was submitted"
     )
-    # The keys that were fine are still free.
+    # The valid keys are still free.
     assert runner.run(workflow, {"x": 7}, key="b" if at != 1 else "d")["charge"] == 7
 
 
 def test_a_key_given_twice_with_other_inputs_is_named(runner: bide.Runner) -> None:
-    told = refused(runner, [{"x": 1}, {"x": 2}, {"x": 3}], ["k", None, "k"], bide.DefinitionError)
-    assert "keys[2]: key 'k' of workflow 'charges' is also keys[0], with other inputs ('x' differs)" in told
+    message = refused(runner, [{"x": 1}, {"x": 2}, {"x": 3}], ["k", None, "k"], bide.DefinitionError)
+    assert "keys[2]: key 'k' of workflow 'charges' is also keys[0], with other inputs ('x' differs)" in message
 
 
 @pytest.mark.parametrize("key", [3, b"k", "", "\ud800", 1.5, ["k"]])
 def test_a_key_that_is_no_text_is_named(runner: bide.Runner, key: Any) -> None:
-    told = refused(runner, [{"x": 1}, {"x": 2}], ["fine", key], bide.DefinitionError)
-    assert "keys[1]" in told
-    assert repr(key) in told
+    message = refused(runner, [{"x": 1}, {"x": 2}], ["fine", key], bide.DefinitionError)
+    assert "keys[1]" in message
+    assert repr(key) in message
 
 
 @pytest.mark.parametrize("inputs", [{"y": 1}, {}, {"x": "text"}, {"x": object()}, 3])
@@ -76,8 +76,8 @@ def test_inputs_that_are_refused_leave_nothing(runner: bide.Runner, inputs: Any)
 @pytest.mark.parametrize("given", [{"inputs": 3}, {"inputs": None}, {"keys": "kk"}, {"keys": 3}])
 def test_what_is_no_list_is_named(runner: bide.Runner, given: dict[str, Any]) -> None:
     ((what, value),) = given.items()
-    told = refused(runner, given.get("inputs", [{"x": 1}, {"x": 2}]), given.get("keys"), bide.DefinitionError)
-    assert f"submit_many takes a list of {what}, not {value!r}" in told
+    message = refused(runner, given.get("inputs", [{"x": 1}, {"x": 2}]), given.get("keys"), bide.DefinitionError)
+    assert f"submit_many takes a list of {what}, not {value!r}" in message
 
 
 def test_an_iterator_that_raises_leaves_nothing(runner: bide.Runner) -> None:

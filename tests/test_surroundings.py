@@ -1,4 +1,4 @@
-"""Patched threads, a clock that is not the system's, and names of stores: noticed at `Runner()`, and named."""
+"""Patched threads, a replaced clock, and names of stores: `Runner()` notices and names them."""
 
 import importlib.util
 import os
@@ -85,7 +85,7 @@ LIBRARIES = {
 
 
 def said(code: str, **environment: str) -> str:
-    """What a process prints that runs this and then a workflow."""
+    """Return what a process prints that runs this code and then a workflow."""
     env = {**os.environ, "PYTHONPATH": str(Path(bide.__path__[0]).parent), **environment}
     command = [sys.executable, "-W", "ignore", "-c", code + RUN]
     return subprocess.run(command, env=env, capture_output=True, check=True, timeout=60).stdout.decode().strip()

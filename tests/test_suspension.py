@@ -1,4 +1,4 @@
-"""What `close()` does to a body that waits: `Suspended`, `finally`, and going on from the journal."""
+"""What `close()` does to a body that waits: `Suspended`, `finally`, and resuming from the journal."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -65,7 +65,7 @@ def test_while_it_propagates_every_call_of_the_handle_raises_it_again(file: Path
                     call()
                 except bide.Suspended:
                     log.append("again")
-            log.append(handle.task_name)  # what only reads still works
+            log.append(handle.task_name)  # calls that only read still work
             raise
         return "done"
 
@@ -119,7 +119,7 @@ def test_every_kind_of_wait_is_suspended(file: Path, wait: str) -> None:
         if wait == "sleep":
             handle.sleep(0.5)
         else:
-            handle.wait(bide.until(flag.is_set, every=60))  # not the interval is what ends it
+            handle.wait(bide.until(flag.is_set, every=60))  # the interval does not end it
         return "done"
 
     assert suspended_and_resumed(file, work, flag) == "done"

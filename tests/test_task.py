@@ -28,7 +28,7 @@ decorated = bide.task(plain)
 
 
 class Service:
-    """A class with tasks for methods."""
+    """A class with tasks as methods."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -200,7 +200,7 @@ RETRY = bide.Retry(attempts=3, delay=0)
 
 
 class Forward:
-    """A decorator by a class that gives something else when it is read from a class."""
+    """A decorator class that returns another object when it is read from a class."""
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         functools.update_wrapper(self, fn)

@@ -1,4 +1,4 @@
-"""Where the system gives no more threads, a runner goes on with those it has and says so: no hang, abort or flood."""
+"""Without more threads from the system, a runner continues with those it has and says so: no hang, abort or flood."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ START = threading.Thread.start
 
 
 class Threads:
-    """How many more threads of a name the system gives."""
+    """Limit how many more threads with a name the system allows."""
 
     def __init__(self, name: str, left: int) -> None:
         self.name = name
@@ -140,7 +140,7 @@ def test_the_limit_is_lifted_once_there_are_threads_again(store: str) -> None:
         eventually(lambda: runner._core.load()[2:] == (3, 3), "three are parked, and no more may be")
         threads.left = 100
 
-        def more() -> bool:  # whatever wants to start is a reason to try again
+        def more() -> bool:  # each body that wants to start is a reason to try again
             handles.append(runner.submit(workflow, {"n": 0}))
             time.sleep(0.05)
             return runner._core.load()[2:] == (len(handles), 50)
@@ -152,7 +152,7 @@ def test_the_limit_is_lifted_once_there_are_threads_again(store: str) -> None:
 
 
 def system_threads() -> list[str]:
-    """Return the names of this process's threads, less those that end meanwhile."""
+    """Return the names of this process's threads, without those that end meanwhile."""
     names = []
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -286,5 +286,5 @@ def test_max_map_count_is_reached_and_others_continue(file: Path, room: int) -> 
     if int(Path("/proc/sys/vm/max_map_count").read_text()) > 300_000:
         pytest.skip("max_map_count is too high to be reached in short time")
     said = passes(MAPS, file, str(room))
-    # Not at the limit itself, where a thread is made that cannot begin.
+    # Not at the limit itself, where a thread is created but cannot begin.
     assert any("vm.max_map_count" in line for line in said), said

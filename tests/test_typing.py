@@ -1,4 +1,4 @@
-"""What the annotations promise: right code passes a strict type checker, and wrong code does not."""
+"""The annotations: correct code passes a strict type checker, and wrong code does not."""
 
 import importlib.util
 import os
@@ -21,7 +21,7 @@ pytestmark = [
 
 
 def complaints(file: Path, cache: Path) -> dict[int, list[str]]:
-    """Return what mypy says of a file, by line."""
+    """Return what mypy reports for a file, by line."""
     package = Path(bide.__path__[0])
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={cache}", str(file)],

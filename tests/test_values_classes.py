@@ -1,4 +1,4 @@
-"""Classes of users: every one can be taught by `bide.codec`, and what a message advises works."""
+"""User classes: each can be registered with `bide.codec`, and the advice in each message works."""
 
 import dataclasses
 import enum
@@ -21,7 +21,7 @@ from bide import _hooks
 from bide._codec import Codec
 
 
-def given_back(annotation: Any, value: Any) -> Any:
+def round_trip(annotation: Any, value: Any) -> Any:
     codec = Codec(annotation, "task 'make'")
     return codec.decode(codec.encode(value))
 
@@ -33,8 +33,8 @@ class Private:
 
 
 def test_a_private_attribute_of_an_attrs_class_comes_back() -> None:
-    assert given_back(Private, Private(5)) == Private(5)
-    assert given_back(dict[str, list[Private]], {"k": [Private(5)]}) == {"k": [Private(5)]}
+    assert round_trip(Private, Private(5)) == Private(5)
+    assert round_trip(dict[str, list[Private]], {"k": [Private(5)]}) == {"k": [Private(5)]}
 
 
 class Level(enum.Enum):
@@ -131,7 +131,7 @@ def test_every_class_of_a_user_can_be_taught(
         (struct, struct()),
     ):
         calls.clear()
-        back = given_back(annotation, wrapped)
+        back = round_trip(annotation, wrapped)
         assert back == wrapped
         assert type(back) is type(wrapped)
         assert bool(calls) is (wrapped not in (None, True, struct()))
@@ -155,7 +155,7 @@ def test_an_instance_within_what_encode_gives_is_encoded_too() -> None:
 
     value = Tree(Level.HIGH, [Tree(Level.LOW, [])])
     assert Codec(Tree).encode(value) == b'j["HIGH",[["LOW",[]]]]'
-    assert given_back(Tree, value) == value
+    assert round_trip(Tree, value) == value
 
 
 class Bag:
@@ -166,7 +166,7 @@ class Bag:
 @pytest.mark.parametrize(
     ("given", "back"),
     [
-        ([datetime(2026, 1, 1)], list),  # noqa: DTZ001 - one without a zone
+        ([datetime(2026, 1, 1)], list),  # noqa: DTZ001 - a naive time on purpose
         ((1, 2), list),
         ([(1, 2)], list),
         ({1: "a"}, dict),
@@ -183,7 +183,7 @@ def test_a_decode_that_leaves_a_value_as_json_has_it_is_reported(given: Any, bac
 def test_a_set_that_encode_gives_may_come_back_in_another_order() -> None:
     bide.codec(Bag, lambda it: it.items, lambda data: Bag(set(data)))
     for items in ({8, 0, 16}, {16, 8, 0}):
-        assert given_back(Bag, Bag(items)).items == items
+        assert round_trip(Bag, Bag(items)).items == items
 
 
 @pytest.mark.parametrize("kind", [np.complex64, np.complex128, np.bytes_, np.void, np.longdouble])
@@ -195,7 +195,7 @@ def test_the_scalars_of_numpy_that_json_does_not_carry_can_be_taught(kind: Any) 
         kind, lambda it: it.tobytes().hex(), lambda data: np.frombuffer(bytes.fromhex(data), value.dtype)[0]
     )
     try:
-        assert given_back(list[kind], [value]) == [value]
+        assert round_trip(list[kind], [value]) == [value]
     finally:
         del _hooks._fixed[kind]
 
@@ -217,7 +217,7 @@ def registered_for_a_moment() -> weakref.ref[type]:
         return Local()
 
     bide.codec(Local, encode, decode)
-    given_back(list[Local], [Local()])
+    round_trip(list[Local], [Local()])
     return weakref.ref(Local)
 
 
@@ -240,4 +240,4 @@ def test_what_a_message_advises_works(cls: Any, value: Any) -> None:
         Codec(list[cls], "task 'make'")
     assert f"bide.codec({cls.__name__}, encode, decode)" in str(unknown.value)
     bide.codec(cls, lambda it: "it", lambda _: value)
-    assert given_back(list[cls], [value]) == [value]
+    assert round_trip(list[cls], [value]) == [value]

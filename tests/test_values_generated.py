@@ -1,7 +1,7 @@
-"""Any value of any annotation comes back as it was, or its writer is told: never something else, never late.
+"""Any value of any annotation comes back as it was, or its writer gets an error: never another value, never late.
 
-The values are of every kind that bide stores, nested in one another, with the edges that a store is apt to lose. What
-is "as it was" is said by `form`, which knows nothing of the codec.
+The values are of every kind that bide stores, nested in one another, with edge cases that a store may lose.
+`form` defines "as it was" independently of the codec.
 """
 
 import dataclasses
@@ -37,8 +37,8 @@ NAMED = [
     timezone(timedelta(hours=-1, seconds=5), "[_name=é]"),
 ]
 EDGES = [
-    datetime(2026, 10, 25, 2, 30),  # noqa: DTZ001 - the repeated hour in Berlin, once a zone is put to it
-    datetime(2026, 3, 29, 2, 30),  # noqa: DTZ001 - the missing one
+    datetime(2026, 10, 25, 2, 30),  # noqa: DTZ001 - the repeated hour in Berlin, once it has a zone
+    datetime(2026, 3, 29, 2, 30),  # noqa: DTZ001 - the missing hour
     datetime(2026, 11, 1, 1, 30),  # noqa: DTZ001 - New York's
     datetime(1850, 1, 1),  # noqa: DTZ001 - local mean time: an offset with seconds
     datetime(2026, 7, 1, 12, 0, 0, 5),  # noqa: DTZ001
@@ -208,7 +208,7 @@ GENERIC: dict[Any, Any] = {kind: kind for kind in (list, tuple, set, dict)}
 
 
 def holder(kind: str, annotation: Any) -> Any:
-    """Make a class with one field of this annotation, and one with a default."""
+    """Return a class with one field of this annotation, and one with a default."""
     hints: dict[str, Any] = {"it": annotation, "n": int}
     if kind == "dataclass":
         return dataclasses.make_dataclass("Holder", [("it", annotation), ("n", int, 3)])
@@ -232,7 +232,7 @@ KINDS = ["dataclass", "frozen", "attrs", "struct", "array", "namedtuple", "typed
 
 @st.composite
 def annotated(draw: st.DrawFn, depth: int = 2) -> tuple[Any, Any]:
-    """Draw an annotation with a value of it, mostly."""
+    """Draw an annotation and, mostly, a value that fits it."""
     shape = (
         draw(st.sampled_from(["leaf", "list", "tuple", "pair", "set", "dict", "optional", "fields"]))
         if depth
@@ -276,7 +276,7 @@ def form(value: Any) -> Any:
     if isinstance(value, pydantic.BaseModel):
         fields = {key: form(item) for key, item in vars(value).items()}
         if isinstance(fields.get("at"), tuple):
-            fields["at"] = fields["at"][:4]  # pydantic has a class of its own for fixed offsets
+            fields["at"] = fields["at"][:4]  # pydantic has its own class for fixed offsets
         return name, fields, sorted(value.model_fields_set)
     if isinstance(value, dict):
         return name, [(form(key), form(item)) for key, item in value.items()]
@@ -293,7 +293,7 @@ def form(value: Any) -> Any:
 
 
 def shuffled(value: Any) -> Any:
-    """Return an equal value whose sets were filled in another order, as in a process with other hashes."""
+    """Return an equal value whose sets were filled in another order, as with another hash seed."""
     if isinstance(value, (set, frozenset)):
         items = list(map(shuffled, value))
         return type(value)([*reversed(items)])
@@ -377,11 +377,11 @@ def test_fields_of_every_kind_keep_a_zone_across_clock_changes(kind: str, way: s
 )
 def test_a_wall_clock_time_that_comes_twice_or_never_is_kept(at: datetime, fold: int) -> None:
     value = at.replace(tzinfo=BERLIN, fold=fold)
-    assert form(given_back(datetime, value)) == form(value)
-    assert form(given_back(dict[str, list[datetime | None]], {"k": [value]})) == form({"k": [value]})
+    assert form(round_trip(datetime, value)) == form(value)
+    assert form(round_trip(dict[str, list[datetime | None]], {"k": [value]})) == form({"k": [value]})
 
 
-def given_back(annotation: Any, value: Any) -> Any:
+def round_trip(annotation: Any, value: Any) -> Any:
     return Codec(annotation).decode(Codec(annotation).encode(value))
 
 

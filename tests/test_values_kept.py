@@ -1,4 +1,4 @@
-"""What a value could lose on its way: state beside its fields, what was set of a model, order, units, signs."""
+"""What a value could lose in storage: state beside its fields, the set fields of a model, order, units, signs."""
 
 import dataclasses
 import os
@@ -20,7 +20,7 @@ import bide
 from bide._codec import Codec
 
 
-def given_back(annotation: Any, value: Any) -> Any:
+def round_trip(annotation: Any, value: Any) -> Any:
     codec = Codec(annotation, "task 'make'")
     return codec.decode(codec.encode(value))
 
@@ -111,7 +111,7 @@ def test_state_beside_the_fields_is_refused_wherever_it_lies(make: Callable[[], 
         "value": (dict[str, cls], lambda it: {"k": it}),
     }
     annotation, wrap = ways[way]
-    assert given_back(annotation, wrap(value)) == wrap(value)
+    assert round_trip(annotation, wrap(value)) == wrap(value)
     if isinstance(value, Hidden):
         value.hide("job-1")
     else:
@@ -124,15 +124,15 @@ def test_what_is_cached_is_computed_again_unless_it_was_assigned() -> None:
     value = Lazy(3)
     assert value.job == "computed from 3"
     assert value.connection is value.connection
-    assert given_back(Lazy, value).job == "computed from 3"
-    value.n = 4  # what is cached does not follow
+    assert round_trip(Lazy, value).job == "computed from 3"
+    value.n = 4  # the cached value is not stored
     with pytest.raises(bide.SerializationError, match=r"result.job = 'computed from 3'"):
         Codec(Lazy).encode(value)
 
 
 def test_an_attribute_that_a_model_allows_is_a_field() -> None:
     value = Loose.model_validate({"n": 1, "job": "job-1"})
-    back = given_back(Loose, value)
+    back = round_trip(Loose, value)
     assert (back, back.model_fields_set) == (value, {"n", "job"})
 
 
@@ -171,7 +171,7 @@ def test_a_model_knows_what_was_set_on_every_level(value: Patch) -> None:
         (Held, Held((1, value)), lambda it: it.at[1]),
     ]
     for annotation, wrapped, get in cases:
-        back = get(given_back(annotation, wrapped))
+        back = get(round_trip(annotation, wrapped))
         assert back == value
         assert back.model_dump(exclude_unset=True) == value.model_dump(exclude_unset=True)
 
@@ -233,8 +233,8 @@ class Table:
 
 def test_a_set_puts_no_dict_in_another_order() -> None:
     value = Table({"price": "float", "id": "int"}, {"raw", "b"})
-    assert list(given_back(Table, value).columns) == ["price", "id"]
-    assert list(given_back(dict[str, set[int]], {"b": {2, 1}, "a": set()})) == ["b", "a"]
+    assert list(round_trip(Table, value).columns) == ["price", "id"]
+    assert list(round_trip(dict[str, set[int]], {"b": {2, 1}, "a": set()})) == ["b", "a"]
 
 
 @pytest.mark.parametrize("unit", ["Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "as", ("s", 10), ("D", 7)])
@@ -242,7 +242,7 @@ def test_units_of_numpy_are_kept(unit: Any) -> None:
     kinds: list[Any] = [np.datetime64, np.timedelta64]
     for kind in kinds:
         value = kind(-3, unit)
-        back = given_back(tuple[kind, ...], (value,))[0]  # type: ignore[valid-type]
+        back = round_trip(tuple[kind, ...], (value,))[0]  # type: ignore[valid-type]
         assert (back, back.dtype) == (value, value.dtype)
 
 
@@ -267,7 +267,7 @@ def test_what_cannot_be_kept_is_refused(annotation: Any, value: Any) -> None:
 
 @pytest.mark.parametrize(("annotation", "zero"), [(float, -0.0), (Decimal, Decimal("-0")), (Decimal, Decimal("0.00"))])
 def test_a_zero_keeps_its_sign_and_digits(annotation: Any, zero: Any) -> None:
-    assert str(given_back(annotation, zero)) == str(zero)
-    assert str(given_back(list[annotation], [zero])) == str([zero])
+    assert str(round_trip(annotation, zero)) == str(zero)
+    assert str(round_trip(list[annotation], [zero])) == str([zero])
     if annotation is float:
-        assert str(given_back(dict[float, int], {zero: 1})) == "{-0.0: 1}"
+        assert str(round_trip(dict[float, int], {zero: 1})) == "{-0.0: 1}"

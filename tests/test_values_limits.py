@@ -1,4 +1,4 @@
-"""Depth, digits and keys that cannot be stored: named, at once, and never tried again."""
+"""Depth, digits and keys that cannot be stored: reported at once, and never retried."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import bide
 from bide._codec import Codec
 
 
-def given_back(annotation: Any, value: Any) -> Any:
+def round_trip(annotation: Any, value: Any) -> Any:
     codec = Codec(annotation, "task 'make'")
     return codec.decode(codec.encode(value))
 
@@ -51,7 +51,7 @@ def test_a_value_of_more_than_200_levels_is_refused_at_its_place(wrap: str, leve
     with pytest.raises(bide.SerializationError, match=r"task 'make': result.*nested too deeply") as caught:
         Codec(annotation, "task 'make'").encode(value)
     assert len(str(caught.value)) < 1000
-    while value is not None:  # taken apart: a deep value is a deep recursion of its own destructor
+    while value is not None:  # dismantle it: the destructor of a deep value recurses deeply
         value = value["k"] if wrap == "dict" else value.next if wrap in {"fields", "model"} else value[0]
 
 
@@ -59,7 +59,7 @@ def test_a_value_of_more_than_200_levels_is_refused_at_its_place(wrap: str, leve
 def test_a_value_of_200_levels_comes_back(wrap: str) -> None:
     annotation, of = WRAPS[wrap]
     value = deep(200, of)
-    assert given_back(annotation, value) == value
+    assert round_trip(annotation, value) == value
 
 
 def test_what_earlier_releases_wrote_is_read() -> None:
@@ -102,7 +102,7 @@ class Partly(msgspec.Struct):
 
 
 def test_an_unset_field_stays_unset_and_nothing_else_may_be() -> None:
-    assert given_back(list[Partly], [Partly(), Partly(3)]) == [Partly(), Partly(3)]
+    assert round_trip(list[Partly], [Partly(), Partly(3)]) == [Partly(), Partly(3)]
     for annotation, value, place in (
         (Any, {"a": [msgspec.UNSET]}, r'result\["a"\]\[0\]'),
         (Partly, Partly(y=msgspec.UNSET), "result.y"),

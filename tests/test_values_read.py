@@ -1,4 +1,4 @@
-"""Inputs and what passes from task to task: a reader gets what was given, or the giver is told."""
+"""Inputs and values between tasks: a reader gets the given value, or the giver gets an error."""
 
 import dataclasses
 from decimal import Decimal
@@ -13,7 +13,7 @@ import bide
 from bide._codec import Codec
 
 
-def given_back(annotation: Any, value: Any) -> Any:
+def round_trip(annotation: Any, value: Any) -> Any:
     codec = Codec(annotation, "task 'make'")
     return codec.decode(codec.encode(value))
 

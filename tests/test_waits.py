@@ -1,4 +1,4 @@
-"""Waits, durations and retries: every argument is checked where it is given, by its name."""
+"""Waits, durations and retries: every argument is checked where it is given, and named in the error."""
 
 import inspect
 from collections.abc import Callable

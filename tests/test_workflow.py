@@ -1,4 +1,4 @@
-"""Workflows: a graph whose mistakes are named where they are made, frozen at its first use."""
+"""Workflows: a graph that reports errors where they are made, and is frozen at its first use."""
 
 import gc
 import weakref

@@ -1,4 +1,4 @@
-"""The scripts of `test_exit.py`, and what must come of each, by subject.
+"""The scripts of `test_exit.py` and the expected outcome of each, by subject.
 
 Each script begins with all names of `exit_prelude.py`.
 """

@@ -1,4 +1,4 @@
-"""How a process ends in the middle of bodies: ones that never return, block in C, or end the process themselves."""
+"""Exits while bodies execute: bodies that never return, block in C, or end the process themselves."""
 
 from exit_cases.case import Case
 

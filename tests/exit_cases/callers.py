@@ -1,4 +1,4 @@
-"""How a process ends whose other threads have runners of their own, or still wait for runs."""
+"""Exits of a process whose other threads have their own runners or still wait for runs."""
 
 from exit_cases.case import Case
 

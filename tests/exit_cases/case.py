@@ -1,11 +1,11 @@
-"""What a case is, and what the next process on the same file does."""
+"""The type of a case, and the script of the next process on the same file."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Case:
-    """A script and what must come of it."""
+    """A script and its expected outcome."""
 
     script: str
     code: int = 0

@@ -1,4 +1,4 @@
-"""Forks beside a live runner, and processes that multiprocessing starts: the child, and what goes on in the parent."""
+"""Forks beside a live runner, and processes that multiprocessing starts: the child and the parent afterwards."""
 
 from exit_cases.case import Case
 
@@ -187,7 +187,7 @@ CASES = {
         began = time.monotonic()
         p = pool(2)
         until(lambda: all(run.status == "Completed" for run in p.runner.runs()))
-        print(len(p.runner.runs()), time.monotonic() - began < 10)  # a lease runs out after 15 seconds
+        print(len(p.runner.runs()), time.monotonic() - began < 10)  # a lease expires after 15 seconds
         (Path(STORE) / "over").touch()
         """,
         then_out="20 True\n",

@@ -1,4 +1,4 @@
-"""How a process ends whose workers are idle, or have all the work that they can do."""
+"""Exits of a process whose workers are idle or fully busy."""
 
 from exit_cases.case import Case
 

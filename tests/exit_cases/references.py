@@ -1,4 +1,4 @@
-"""How a process ends when finalizers and exceptions run code of their own, and what is left of what has gone."""
+"""Exits while finalizers and exceptions run code, and what remains of a runner that was deleted."""
 
 from exit_cases.case import Case
 

@@ -1,4 +1,4 @@
-"""How a process ends in the middle of waits: what parked bodies see of it, and what their conditions do meanwhile."""
+"""Exits during waits: what parked bodies see, and what their conditions do meanwhile."""
 
 from exit_cases.case import GO_ON, GONE_ON, Case
 

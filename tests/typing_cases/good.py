@@ -1,4 +1,4 @@
-"""Code as users write it: a type checker accepts every line. Checked by `test_typing.py`; never imported."""
+"""Correct user code: a type checker accepts every line. `test_typing.py` checks it; it is never imported."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -42,7 +42,7 @@ def waits(handle: bide.TaskHandle, context: bide.Context) -> int:
     return handle.attempt
 
 
-assert_type(plain("x"), int)  # a task stays the function it was
+assert_type(plain("x"), int)  # a task stays the same function
 assert_type(configured(1, factor=2.0), float)
 
 workflow = bide.Workflow("typed", [plain, configured, gated, waits], description="all of it", fail_fast=True)

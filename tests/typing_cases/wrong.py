@@ -1,4 +1,4 @@
-"""Wrong code: a type checker refuses every line marked `# wrong`. Checked by `test_typing.py`; never imported."""
+"""Wrong code: a type checker rejects every line marked `# wrong`. `test_typing.py` checks it; it is never imported."""
 
 from datetime import timedelta
 

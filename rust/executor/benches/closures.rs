@@ -1,5 +1,5 @@
-//! What closures cost: wide, chain, runs in turn and together, a round trip through a deferral and gates, on memory
-//! and SQLite, and beside them the same closures on bare tokio.
+//! The cost of closures: wide, chain, runs in turn and together, a round trip through a deferral and gates, in memory
+//! and on SQLite, compared with the same closures on bare tokio.
 //!
 //! `cargo bench -p bide-executor --bench closures`
 
@@ -62,7 +62,7 @@ fn single() -> Workflow {
     Workflow::builder("single").task("one", |_| async { Ok(black_box(1)) }).build().unwrap()
 }
 
-/// Behind a gate whose condition is true every second time that it is asked, by whichever run.
+/// Behind a gate whose condition is true every second time that any run asks it.
 fn gated() -> Workflow {
     let asked = AtomicU64::new(0);
     let second = move |_| std::future::ready(asked.fetch_add(1, Ordering::Relaxed) % 2 == 1);

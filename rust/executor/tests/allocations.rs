@@ -1,5 +1,5 @@
-//! How many allocations a task, a hop, a run, a wait and a poll cost: numbers that are the same on every machine. The only test of
-//! this process, for it counts those of all threads.
+//! How many allocations a task, a hop, a run, a wait and a poll cost: numbers that are the same on every machine.
+//! This process has no other test, because the count includes all threads.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
@@ -15,7 +15,7 @@ struct Counting;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
-// SAFETY: it hands everything on to the system's allocator; counting allocates nothing.
+// SAFETY: it forwards every call to the system's allocator; counting allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
@@ -62,7 +62,7 @@ fn chain() -> Workflow {
     tasks.build().unwrap()
 }
 
-/// So many waits, each ended by the poll of this number.
+/// This many waits, each ended by the poll with this number.
 fn waiting(waits: u32, polls: u32) -> Workflow {
     let body = move |cx: TaskContext| async move {
         for _ in 0..waits {
@@ -78,7 +78,7 @@ fn waiting(waits: u32, polls: u32) -> Workflow {
     Workflow::builder("waiting").task("t", body).build().unwrap()
 }
 
-/// The allocations of one run, when runs of this kind have been before.
+/// The allocations of one run after earlier runs of its kind.
 fn of_a_run(store: Arc<dyn Store>, workflow: &Workflow) -> f64 {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {
@@ -108,7 +108,7 @@ fn a_task_a_hop_a_run_a_wait_and_a_poll_take_few_allocations() {
         let stores: [Arc<dyn Store>; 2] = [MemoryStore::new(), SqliteStore::open(&file, Durability::Normal).unwrap()];
         for (store, most) in stores.into_iter().zip(most) {
             let name = store.name().to_owned();
-            // The least of three: a thread that steals a body or grows a queue allocates beside what is counted.
+            // The minimum of three: a thread that steals a body or grows a queue makes extra allocations.
             let runs = (0..3).map(|_| of_a_run(Arc::clone(&store), &workflow));
             let each = runs.fold(f64::INFINITY, f64::min) / f64::from(units);
             assert!(each <= most, "{each} allocations per {what} on {name}, not {most}");

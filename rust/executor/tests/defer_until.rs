@@ -1,4 +1,4 @@
-//! A deferred task through the whole executor: what it costs nobody, what the store shows, what a restart keeps.
+//! A deferred task through the whole executor: it takes no slot, the store shows it, and a restart keeps it.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod support;
@@ -13,7 +13,7 @@ use bide_executor::{TaskContext, TaskError, Workflow};
 use support::{SOON, on_every_store, row};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
-/// A condition that holds from its n-th poll on, and counts.
+/// A condition that is true from its n-th poll on and counts its polls.
 #[derive(Clone, Default)]
 struct Polls(Arc<AtomicU32>);
 
@@ -108,7 +108,7 @@ fn a_deferred_task_lets_another_have_its_slot() {
                 async move {
                     assert!(cx.handle().is_slot_held());
                     tell.send("other").unwrap();
-                    // Only now can the deferred task go on: were its slot not free, this would never be reached.
+                    // Only now can the deferred task resume: if its slot were not free, this line would never execute.
                     open.store(true, Ordering::SeqCst);
                     Ok(())
                 }
@@ -138,7 +138,7 @@ fn sub_status_reads_deferred_while_the_wait_is_open_and_active_after() {
                     let mut polls = 0;
                     let condition = || {
                         polls += 1;
-                        // From the second poll on, the wait is committed and the slot is given back.
+                        // From the second poll on, the wait is committed and the slot is released.
                         if polls >= 2 {
                             polled.notify_one();
                         }
@@ -177,7 +177,7 @@ fn sub_status_reads_deferred_while_the_wait_is_open_and_active_after() {
     });
 }
 
-/// `wait` defers until `open`; `entered` says that the wait is committed and polled.
+/// `wait` defers until `open`; `entered` signals that the wait is committed and polled.
 fn waiting(open: &Arc<AtomicBool>, entered: &Arc<Notify>, entries: &Arc<AtomicU32>, timeout: Duration) -> Workflow {
     let parts = (Arc::clone(open), Arc::clone(entered), Arc::clone(entries));
     Workflow::builder("survivor")
@@ -253,7 +253,7 @@ fn a_deadline_passed_during_downtime_fails_after_one_last_check() {
         entered.notified().await;
         runner.close().await;
         drop(runner);
-        // The guarantee is about the wall clock, so the test has to let it pass.
+        // The guarantee concerns the wall clock, so the test has to wait for it.
         tokio::time::sleep(timeout).await;
 
         let runner = place.runner(1);
@@ -406,7 +406,7 @@ fn a_wait_asked_again_after_it_was_satisfied_has_a_new_deadline() {
                 let (polls, entered, hold) = parts.clone();
                 async move {
                     let handle = cx.handle();
-                    // Satisfied at once the first time it is asked, and at the second poll when it is asked again.
+                    // Satisfied at the first poll initially, and at the second poll when it is asked again.
                     let asked = || async { polls.count() == 0 && polls.reach(1) || polls.reach(3) };
                     handle.defer_until(asked, SOON).timeout(timeout).await?;
                     // The deadline of the satisfied wait passes.

@@ -1,4 +1,4 @@
-//! Threads that come while another one commits: the next commit is for all of them, and each gets its own outcome.
+//! Threads that arrive while another one commits: the next commit covers all of them, and each gets its own outcome.
 
 #![expect(clippy::unwrap_used, reason = "a failed test is told by its panic")]
 
@@ -36,7 +36,7 @@ impl Host for Idle {
 
 type Submitted = Result<Vec<Handle<Idle>>, SubmitError>;
 
-/// An engine on a file whose calls a test holds up.
+/// An engine on a file whose calls a test can delay.
 struct Scene {
     driver: Driver<Idle>,
     store: Arc<FaultyStore>,
@@ -70,7 +70,7 @@ impl Scene {
         self.driver.engine().submit(&self.workflow, [RunRequest { inputs, key: key.map(Into::into), local: () }])
     }
 
-    /// A run whose body executes.
+    /// A run whose body is executing.
     fn running(&self) -> Arc<Run<Idle>> {
         let run = live(&self.submit(None, "x").unwrap()[0]);
         assert!(run.state.lock().enter(TaskRef::plain(0), Time(0)).is_some());
@@ -83,7 +83,7 @@ impl Scene {
         self.driver.commit_own(None, run, Event::Ended { task: TaskRef::plain(0), attempt: 1, outcome })
     }
 
-    /// Has one thread create a run and all others come while it does. `meanwhile` is called before that commit ends.
+    /// One thread creates a run and all others arrive during its commit. Calls `meanwhile` before that commit ends.
     fn together(&self, others: Vec<Part>, meanwhile: impl FnOnce()) -> Vec<Submitted> {
         let (held, release) = self.hold();
         std::thread::scope(|scope| {
@@ -104,7 +104,7 @@ impl Scene {
         })
     }
 
-    /// The next creation of runs stays in the store until it is released.
+    /// The next creation of runs blocks in the store until it is released.
     fn hold(&self) -> (Receiver<()>, Sender<()>) {
         let ((tells, held), (release, released)) = (channel(), channel());
         self.store.after_create(Box::new(move || {
@@ -247,7 +247,7 @@ fn a_lease_that_is_lost_is_lost_for_all_of_the_group() {
     assert!(matches!(y, Err(SubmitError::Store(StoreError::Fenced { .. }))));
     assert!(end.is_err());
     assert!(matches!(run.settled.get(), Some(Settlement::Elsewhere)));
-    // Under its new lease it goes on.
+    // It continues under its new lease.
     live(&scene.submit(None, "x").unwrap()[0]);
 }
 
@@ -271,7 +271,7 @@ fn a_new_run_never_has_the_number_of_one_that_is_executed_here() {
     let old = first.running();
     first.driver.engine().finish_close();
     let Scene { store, clock, _folder: folder, .. } = first;
-    // It has the same seed and the same time, so it makes the same ids.
+    // It has the same seed and the same time, so it generates the same ids.
     let second = Scene::on(store, clock, folder);
     assert_eq!(second.driver.engine().live_count(), 1);
     let before = second.store.calls();

@@ -1,5 +1,5 @@
-//! A runner looks at its lease before it starts anything. The process that was stopped for longer than its lease is
-//! played by a clock that leaps while a body executes: the lease thread, which looks every 50 ms, comes too late then.
+//! A runner checks its lease before it starts anything. The test simulates a process that was stopped for longer than
+//! its lease: the clock leaps while a body executes, and the lease thread, which checks every 50 ms, comes too late.
 
 #![expect(clippy::unwrap_used, reason = "a failed test is told by its panic")]
 
@@ -74,7 +74,7 @@ impl World {
         Self { clock: VirtualClock::new(), store: MemoryStore::new() }
     }
 
-    /// Another runner finds the lease run out and takes everything; only then does this process go on.
+    /// Another runner finds the lease expired and claims everything; only then does this process continue.
     fn goes_to_another_while_it_is_stopped(&self) -> Lease {
         let later = self.clock.lease_time().after(LEASE);
         let other = self.store.enroll(later).unwrap();
@@ -84,7 +84,7 @@ impl World {
         other
     }
 
-    /// Whether the runner has renewed its lease at this moment, by what the store knows.
+    /// Whether the runner has renewed its lease by now, according to the store.
     fn is_renewed(&self) -> bool {
         let now = self.clock.lease_time();
         let alive = |at: LeaseTime| self.store.is_alive(FIRST, at).unwrap();
@@ -146,7 +146,7 @@ fn end(handle: &Handle<Functions>) -> Settlement {
     handle.settled().wait(HANG).expect("the run hangs")
 }
 
-/// Where bodies say that they were entered, and wait for the test.
+/// Bodies report their entry here and wait for the test.
 fn meeting() -> (impl Fn() + Clone, Receiver<()>, Sender<()>) {
     let ((tell, entered), (go_on, wait)) = (channel(), channel::<()>());
     let wait = Arc::new(Mutex::new(wait));
@@ -189,7 +189,7 @@ fn a_lease_that_ran_out_is_renewed_before_the_next_body_starts() {
     let body = move |_: &BodyCx<Functions>| {
         let mut seen = seen.lock();
         seen.push(in_body.is_renewed());
-        // By the end of each body the lease has run out; in the middle the machine has slept.
+        // By the end of each body the lease has expired; the machine slept meanwhile.
         if seen.len() == 3 {
             in_body.clock.sleep(LEASE)
         } else {
@@ -295,7 +295,7 @@ fn a_parked_body_unwinds_when_its_run_is_lost_and_resumes_elsewhere() {
         if !condition {
             continue; // the timer thread does not see this clock leap
         }
-        // The other one lets go. The same thread goes on with the run, and parks again.
+        // The other runner leaves. The same thread resumes the run, and parks again.
         while asked.try_recv().is_ok() {}
         world.store.leave(other).unwrap();
         asked.recv_timeout(HANG).unwrap();

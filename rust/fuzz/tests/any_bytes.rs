@@ -1,4 +1,4 @@
-//! The targets with random bytes, and each column of each table with what does not belong there.
+//! The targets with random bytes, and each column of each table with wrong values.
 
 use bide_fuzz::{Mangled, TARGETS, rows};
 use proptest::prelude::*;
@@ -25,7 +25,7 @@ proptest! {
     }
 }
 
-/// What may stand in a column of a file that was changed by other hands.
+/// Possible values in a column of a file that another program changed.
 fn strangers() -> Vec<Value> {
     let numbers = [i64::MIN, -1, 0, 2, 7, i64::from(u32::MAX), i64::MAX];
     let texts = ["", r#"[[0, "a", ["a"]]]"#, r#"{"type": 1, "message": 2}"#];
@@ -51,7 +51,7 @@ fn no_column_makes_bide_panic_whatever_stands_in_it() {
             }
         }
     }
-    // That damage is noticed at all: these are read by everything.
+    // Checks that damage is noticed at all: everything reads these columns.
     for column in ["run.uuid", "run.status", "version.tasks", "task.status"] {
         assert!(said.contains(column), "{column} may be anything: {said:?}");
     }

@@ -1,10 +1,10 @@
-//! What a store costs, without Python and without an executor: `cargo bench -p bide-store --bench store`.
+//! The cost of a store, without Python and without an executor: `cargo bench -p bide-store --bench store`.
 //!
 //! Rows: a hop (one finished task a commit), a run (creation, then its task and its end), groups of 64 finished tasks
 //! and of 64 ended runs, values of 1 MiB; in memory and on SQLite with each page size, NORMAL and FULL, one process
 //! and four on one file. A rate is the sum over processes. In brackets the microseconds of processor time for each
-//! unit, the checkpointer's included: they say the same on a busy machine, where rates do not. The log's size is that
-//! at the end, which is about the largest it ever was, because SQLite reuses the file.
+//! unit, including the checkpointer's: unlike rates, they stay the same on a busy machine. The log's size is the one
+//! at the end, which is about the maximum, because SQLite reuses the file.
 #![expect(clippy::unwrap_used, reason = "a bench")]
 #![expect(clippy::disallowed_methods, reason = "a bench measures time")]
 
@@ -66,7 +66,7 @@ fn print(name: &str, rates: &[Rate; 5], log: Option<u64>) {
     std::io::stdout().flush().unwrap();
 }
 
-/// The processes' rates together, and the size of the log at the end.
+/// The sum of the processes' rates, and the size of the log at the end.
 fn on_file(page: u32, level: &str, work: &str, processes: usize) -> (Rate, u64) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bide.db");
@@ -80,7 +80,7 @@ fn on_file(page: u32, level: &str, work: &str, processes: usize) -> (Rate, u64) 
     let mut children: Vec<_> = (0..processes).map(|_| child()).collect();
     let mut answers: Vec<_> =
         children.iter_mut().map(|child| BufReader::new(child.stdout.take().unwrap()).lines()).collect();
-    // All say that they are ready, then all begin.
+    // All report that they are ready, then all begin.
     answers.iter_mut().for_each(|lines| drop(lines.next().unwrap().unwrap()));
     children.iter_mut().for_each(|child| child.stdin.take().unwrap().write_all(b"go\n").unwrap());
     let mut sum = Rate::default();
@@ -170,7 +170,7 @@ impl Bench<'_> {
         batch.clear();
     }
 
-    /// A run of so many tasks, so many a commit.
+    /// A run of this many tasks, with this many in each commit.
     fn tasks(&mut self, group: usize, tasks: usize, output: Value) -> usize {
         let [run] = self.create(1)[..] else { return 0 };
         let mut batch = Batch::new();
@@ -188,7 +188,7 @@ impl Bench<'_> {
         self.runs(1)
     }
 
-    /// So many runs of one task, created in one commit and ended in another.
+    /// This many runs of one task, created in one commit and ended in another.
     fn runs(&mut self, group: usize) -> usize {
         let runs = self.create(group);
         let output = Value::new(b"i12345");

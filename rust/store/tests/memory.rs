@@ -1,4 +1,4 @@
-//! The memory store keeps what every store promises, and forgets old ended runs by itself.
+//! The memory store meets the contract of every store, and deletes old ended runs by itself.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use bide_core::record::{NewRun, RunUpdate};

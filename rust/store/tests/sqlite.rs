@@ -1,4 +1,4 @@
-//! The SQLite store keeps what every store promises.
+//! The SQLite store meets the contract of every store.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use bide_store::{Durability, SqliteStore, Store};

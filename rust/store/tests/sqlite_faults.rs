@@ -1,5 +1,5 @@
-//! A disk that fails, at every single call of SQLite to it in the life of a small store: nothing that was acknowledged
-//! is lost, what was refused was not written, what is unknown is whole or not there, and the file is sound.
+//! A disk that fails at every single call of SQLite during the life of a small store: nothing that was acknowledged
+//! is lost, refused writes are absent, unknown writes are complete or absent, and the file is intact.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod faulty_disk;
@@ -19,7 +19,7 @@ use rusqlite::{Connection, ffi};
 
 const NOW: Time = Time(1_795_000_000_000_000);
 
-/// How a write ended, as its caller was told.
+/// The outcome of a write as its caller saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
     Written,
@@ -27,10 +27,10 @@ enum Told {
     Unknown,
 }
 
-/// What the life of a store came to.
+/// The outcome of a store's life.
 #[derive(Default)]
 struct Ledger {
-    /// Each run that was to be created.
+    /// Each run that the store was asked to create.
     runs: Vec<(RunId, Told)>,
     /// Each batch: the run, the first of its two tasks.
     batches: Vec<(RunId, i64, Told)>,
@@ -45,7 +45,7 @@ fn told<T>(result: &Result<T, StoreError>) -> Told {
 }
 
 fn open(path: &Path, durability: Durability) -> Result<Arc<SqliteStore>, StoreError> {
-    // A lock that cannot be had is no longer tried than this: the fault may last.
+    // The longest time to try a lock: the fault may last.
     let busy_timeout = Duration::from_millis(3);
     SqliteStore::open_with(path, &Options { durability, busy_timeout, ..Options::default() })
 }
@@ -67,7 +67,7 @@ fn batch(run: RunId, task: i64) -> Vec<Write> {
     vec![row(task, 10), row(task + 1, 5000)]
 }
 
-/// Everything that a runner asks of its store, until something fails: then a runner stops.
+/// Everything that a runner asks of its store, until something fails and the runner stops.
 fn live(store: &dyn Store, ledger: &mut Ledger) -> Result<(), StoreError> {
     let workflow = store.register("workflow", "v1", &[("task".into(), vec![])])?;
     let lease = store.enroll(NOW.into())?;
@@ -93,7 +93,7 @@ fn look(store: &dyn Store, lease: Lease, version: i64) -> Result<(), StoreError>
     Ok(())
 }
 
-/// Looks at the file as the next process will find it.
+/// Checks the file as the next process will find it.
 fn examine(path: &Path, ledger: &Ledger) {
     let sound: String =
         Connection::open(path).unwrap().query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
@@ -114,7 +114,7 @@ fn examine(path: &Path, ledger: &Ledger) {
         assert!(whole || sizes.is_empty(), "half of a batch: {sizes:?}");
         assert!(*told == Told::Unknown || whole == (*told == Told::Written), "{run} {first}: {told:?}, there: {whole}");
     }
-    // And it can be worked with.
+    // And it is usable.
     let workflow = store.register("workflow", "v2", &[("task".into(), vec![])]).unwrap();
     let lease = store.enroll(NOW.into()).unwrap();
     assert_eq!(store.create(lease, &[new_run(9, workflow.number, workflow.version)]).unwrap(), [Creation::Created]);
@@ -128,16 +128,16 @@ fn says_why(error: &StoreError, path: &Path) {
     assert!(!matches!(error, StoreError::Fenced { .. }), "{words}");
 }
 
-/// In memory where there is such a place: the faults are ours, and thousands of files are flushed.
+/// In memory if possible: the faults are simulated, and thousands of files are flushed.
 fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
-/// What a process that is killed in this moment leaves behind.
+/// The files that a process leaves if it is killed at this moment.
 fn killed(path: &Path) -> PathBuf {
     let left = path.with_file_name("left");
     fs::create_dir(&left).unwrap();
-    // The log first: what is copied out of it meanwhile is in both.
+    // The log first: pages that a checkpoint copies meanwhile are then in both.
     for name in ["bide.db-wal", "bide.db"] {
         match fs::copy(path.with_file_name(name), left.join(name)) {
             Err(error) if error.kind() != ErrorKind::NotFound => panic!("{error}"),
@@ -147,7 +147,7 @@ fn killed(path: &Path) -> PathBuf {
     left.join("bide.db")
 }
 
-/// Lets the nth call fail, for every n there is. Answers how many there were.
+/// Makes the nth call fail, for every n. Returns the number of calls.
 fn exhaust(disk: &Disk, call: Call, fault: Fault, lasts: Lasts, durability: Durability) -> usize {
     for n in 1.. {
         let directory = directory();
@@ -187,8 +187,8 @@ fn exhaust_both_ways(call: Call, faults: &[Fault], at_least: usize) {
 
 fn exhaust_all(call: Call, faults: &[Fault], lasts: Lasts, at_least: usize) {
     let disk = Disk::take();
-    // Not every pair, for the time it takes: what fails once is met under the weaker durability, what lasts under the
-    // stronger one.
+    // Not every pair, to save time: single faults are tested with the weaker durability, lasting ones with the
+    // stronger.
     let durability = if lasts == Lasts::Once { Durability::Normal } else { Durability::Full };
     for fault in faults {
         let calls = exhaust(&disk, call, *fault, lasts, durability);
@@ -240,6 +240,6 @@ fn shared_memory_that_cannot_be_had() {
 #[test]
 fn a_lock_in_shared_memory_that_fails_or_is_not_given() {
     exhaust_both_ways(Call::ShmLock, &[Fault::Fails(ffi::SQLITE_IOERR_SHMLOCK)], 10);
-    // Not for ever: a reader's lock is held by others for moments only, and SQLite itself tries it for 10 s.
+    // Not lasting: other processes hold a reader's lock only for moments, and SQLite itself tries it for 10 s.
     exhaust_all(Call::ShmLock, &[Fault::Fails(ffi::SQLITE_BUSY)], Lasts::Once, 10);
 }

@@ -1,4 +1,4 @@
-//! What becomes of the file: who may read it, what is refused and with which words, what damage looks like.
+//! The file: its permissions, what is refused and with which message, and how damage is reported.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
@@ -19,7 +19,7 @@ fn open(path: &Path) -> Arc<SqliteStore> {
     SqliteStore::open(path, Durability::Normal).unwrap()
 }
 
-/// The message with which opening is refused.
+/// The error message of a refused opening.
 #[track_caller]
 fn refusal(path: &Path) -> String {
     match SqliteStore::open(path, Durability::Normal) {
@@ -30,7 +30,7 @@ fn refusal(path: &Path) -> String {
 }
 
 #[track_caller]
-/// What a runner does all the time.
+/// What a runner does periodically.
 fn look(store: &dyn Store) -> Result<Changes, StoreError> {
     store.wait_for_changes(Seen::default(), Duration::ZERO)
 }
@@ -161,7 +161,7 @@ fn a_locked_file_is_busy_after_its_timeout_and_nothing_is_written() {
     let _ = store.commit(lease, &mut vec![done(run, 1, b"t")]).unwrap();
 }
 
-/// A store with a run in it, whose files are then treated so.
+/// A store with one run, to whose files this is then done.
 fn open_while(harm: impl FnOnce(&Path)) -> (tempfile::TempDir, Arc<SqliteStore>, RunId) {
     let directory = tempfile::tempdir().unwrap();
     let store = open(&directory.path().join("bide.db"));
@@ -218,7 +218,7 @@ fn a_deleted_or_replaced_log_index_or_lock_file_is_noticed_without_loss() {
             let path = directory.path().join("bide.db");
             let name = format!("bide.db{suffix} was deleted or replaced");
             says(&look(&*store).unwrap_err().to_string(), &[path.to_str().unwrap(), &name, "start again"]);
-            // Nobody begins to use it while it is in that state.
+            // No new connection opens it in that state.
             says(&refusal(&path), &[&name]);
             drop(store);
             assert_eq!(open(&path).load(run).unwrap().unwrap().rows.len(), 1, "{suffix}");
@@ -302,7 +302,7 @@ fn another_connections_commit_is_a_change_and_own_checkpoints_are_none() {
     let _ = store.commit(lease, &mut vec![done(run, 1, b"t")]).unwrap();
     store.load(run).unwrap();
     other.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(())).unwrap();
-    // The log starts anew with this one.
+    // The log restarts with this one.
     let _ = store.commit(lease, &mut vec![done(run, 2, b"t")]).unwrap();
     assert!(!store.wait_for_changes(seen, Duration::ZERO).unwrap().unowned);
     other.execute("UPDATE run SET priority = 1", []).unwrap();
@@ -310,7 +310,7 @@ fn another_connections_commit_is_a_change_and_own_checkpoints_are_none() {
     assert_eq!((changes.unowned, changes.runs), (true, ChangedRuns::Any));
 }
 
-/// What a runner does all the time, so that a runner that commits nothing any more keeps nobody's log.
+/// What a runner does periodically, so that a runner without commits does not block a checkpoint.
 #[test]
 fn after_a_change_poll_our_commits_do_not_block_a_checkpoint() {
     let directory = tempfile::tempdir().unwrap();
@@ -328,7 +328,7 @@ fn after_a_change_poll_our_commits_do_not_block_a_checkpoint() {
     assert_eq!(copied, log);
 }
 
-/// Each of these is written into the file by other hands; reading it says where the damage is.
+/// Another program writes each of these into the file; the error on reading it names the place of the damage.
 #[test]
 fn a_row_that_does_not_read_back_is_corrupt_naming_run_and_column() {
     let damage = [
@@ -398,7 +398,7 @@ fn a_reader_of_an_old_state_stops_no_writer_and_is_reported() {
     let mut tasks = 1..;
     let mut write_so = |output| store.commit(lease, &mut vec![done(run, tasks.next().unwrap(), output)]).map(drop);
     let mut write = || write_so(&big).unwrap();
-    // Much longer than what makes the checkpointer begin, and nothing to complain of yet.
+    // Much longer than the checkpointer's threshold, but no warning yet.
     while log() < 16 << 20 {
         write();
     }
@@ -415,14 +415,14 @@ fn a_reader_of_an_old_state_stops_no_writer_and_is_reported() {
     assert_eq!(rows(), 1);
     reader.execute_batch("COMMIT").unwrap();
     assert!(rows() > 66);
-    // It is used again from its beginning, and cut.
+    // It is reused from its beginning, and truncated.
     wait_for(|| {
         write_so(b"t").unwrap();
         (log() <= 64 << 20).then_some(())
     });
 }
 
-/// What is there some time.
+/// Waits until a value is there.
 #[track_caller]
 fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
     for _ in 0..20_000 {

@@ -1,4 +1,4 @@
-//! By which clock a lease in a file is judged.
+//! The clock that decides whether a lease in a file has expired.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
@@ -11,7 +11,7 @@ use rusqlite::Connection;
 
 const NOW: Time = Time(1_795_000_000_000_000);
 
-/// So long after the start of this machine.
+/// This long after the start of this machine.
 fn up(boot: u128, micros: i64) -> LeaseTime {
     LeaseTime { wall: NOW, uptime: Some(Uptime { boot: Boot(boot), micros }) }
 }
@@ -37,7 +37,7 @@ impl Desk {
         (Self { _folder: folder, store, version, run }, lease)
     }
 
-    /// Whether another runner gets the run at this time.
+    /// Whether another runner can claim the run at this time.
     fn goes_to_another(&self, first: Lease, now: LeaseTime) -> bool {
         let other = self.store.enroll(now).unwrap();
         let claimed = self.store.claim(other, &[self.version], now, 9).unwrap();
@@ -56,13 +56,13 @@ fn a_lease_runs_out_by_the_clock_it_was_given_by() {
         (up(1, 5), up(1, 5), false),
         (up(1, 5), up(1, 5 + lasts - 1), false),
         (up(1, 5), up(1, 5 + lasts), true),
-        // The wall was set.
+        // The wall clock was set.
         (up(1, 5), LeaseTime { wall: Time(0), ..up(1, 6) }, false),
         (up(1, 5), LeaseTime { wall: Time(i64::MAX / 2), ..up(1, 6) }, false),
-        // Of an older bide, or where the system knows only the wall.
+        // From an older bide, or on a system with only the wall clock.
         (NOW.into(), wall(lasts - 1), false),
         (NOW.into(), wall(lasts), true),
-        // The first runner's process holds its byte, so this is no reboot.
+        // The first runner's process holds its byte lock, so this is not a reboot.
         (up(1, 5), up(2, 5 + lasts), false),
         (up(1, 5), up(2, 0), false),
         (up(1, 5), Time(NOW.0 + lasts).into(), false),

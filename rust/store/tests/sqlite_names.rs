@@ -1,4 +1,4 @@
-//! A file under two names, links that lead nowhere, and files that others can read.
+//! A file under two names, dangling links, and files that others can read.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
@@ -34,7 +34,7 @@ fn files(directory: &Path) -> Vec<String> {
     names
 }
 
-/// What a store warns of, until it has told all.
+/// All warnings of a store.
 fn warnings(store: &SqliteStore) -> Vec<String> {
     std::iter::from_fn(|| store.warning()).collect()
 }
@@ -71,12 +71,12 @@ fn a_second_name_of_a_file_is_refused_and_the_first_one_opens() {
         assert!(message.contains("copy (cp)"), "{what}: {message}");
         assert_eq!((files(one.path()), files(two.path())), before, "{what}");
 
-        // A backup like that keeps nobody from starting, and is told once.
+        // Such a backup prevents no start, and is reported once.
         let store = open(&first);
         let told = warnings(&store);
         assert!(told.len() == 1 && told[0].contains("2 names"), "{what}: {told:?}");
         drop(store);
-        // As the message says.
+        // As the message advises.
         fs::copy(&first, two.path().join("copy")).unwrap();
         fs::rename(two.path().join("copy"), &second).unwrap();
         drop(open(&second));
@@ -132,7 +132,7 @@ fn copies_and_files_that_were_moved_open() {
     fs::remove_file(at("alone.db")).unwrap();
     fs::copy(at("copy.db"), at("alone.db")).unwrap();
     drop(open(&at("alone.db")));
-    // From where it is now it has a second name.
+    // Seen from its new place it has a second name.
     fs::hard_link(at("alone.db"), at("two.db")).unwrap();
     refusal(&at("two.db"));
     drop(open(&at("alone.db")));

@@ -1,5 +1,5 @@
-//! Several processes on one file: the death of one is known at once, the life of one is never mistaken for death, a
-//! fork is no second life. The children are this test binary, started again for one ignored test.
+//! Several processes on one file: the death of a process is detected at once, no live process counts as dead, and a
+//! forked child is refused. The children are this test binary, started again for one ignored test.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::io::{BufRead, BufReader, Lines};
@@ -13,7 +13,7 @@ use bide_core::record::{DoneRow, Mark, NewRun};
 use bide_core::{RunId, TaskRow, Time, Value, Write};
 use bide_store::{Changes, Creation, Durability, Lease, RunFilter, Seen, SqliteStore, Store, StoreError};
 
-/// How many runs each of several writing processes makes.
+/// How many runs each of several writing processes creates.
 const EACH: u64 = 200;
 
 const NOW: Time = Time(1_795_000_000_000_000);
@@ -40,7 +40,7 @@ fn own_a_run(store: &dyn Store) -> (Lease, RunId) {
     (lease, id)
 }
 
-/// Another process that plays a part until it is killed or told to go on.
+/// Another process that plays a part until it is killed or signalled to continue.
 struct Other {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -63,7 +63,7 @@ impl Other {
         Self { child, lines }
     }
 
-    /// The next thing it says.
+    /// The next line that it prints.
     fn says(&mut self) -> String {
         loop {
             let line = self.lines.next().expect("it says something").unwrap();
@@ -78,7 +78,7 @@ impl Other {
         self.child.wait().unwrap();
     }
 
-    /// Lets it go on and end by itself.
+    /// Signals it to continue, and waits until it ends by itself.
     fn finish(mut self) {
         drop(self.child.stdin.take());
         assert!(self.child.wait().unwrap().success());
@@ -101,7 +101,7 @@ fn play_a_part() {
     match std::env::var("BIDE_PART").unwrap().as_str() {
         "own a run" => {
             let store = open(path);
-            // The same file twice, the second closed again: the lock must not go with it.
+            // Opens the same file twice and closes the second: that must not release the lock.
             drop(open(path));
             let (lease, run) = own_a_run(&*store);
             say(run);
@@ -174,7 +174,7 @@ fn a_killed_process_is_known_dead_at_once_and_its_runs_are_claimed() {
     let mut other = Other::start("own a run", &path);
     let run: RunId = other.says().parse().unwrap();
 
-    // While it lives nobody takes anything from it, however often one asks.
+    // While it lives no other runner claims its runs, at any number of attempts.
     let mut seen = look(&store, Seen::default()).seen;
     for _ in 0..3 {
         assert_eq!(store.claim(lease, &[version], NOW.into(), 10).unwrap(), [] as [RunId; 0]);
@@ -185,7 +185,7 @@ fn a_killed_process_is_known_dead_at_once_and_its_runs_are_claimed() {
     assert!(changes.unowned);
     seen = changes.seen;
     assert_eq!(store.claim(lease, &[version], NOW.into(), 10).unwrap(), [run]);
-    // Another runner of this process may have the workflow of what else the dead one had.
+    // Another runner of this process may have the workflow of the dead runner's other runs.
     let changes = look(&store, seen);
     assert!(changes.unowned);
     assert_eq!(store.claim(lease, &[version], NOW.into(), 10).unwrap(), [] as [RunId; 0]);
@@ -194,8 +194,8 @@ fn a_killed_process_is_known_dead_at_once_and_its_runs_are_claimed() {
 
 #[test]
 fn a_dead_process_blames_the_one_marked_body_that_it_executed() {
-    // What each process executed: the number of its first run, the marks of the bodies of each run, as they are stored.
-    // Then how often each run is blamed.
+    // What each process was executing: the number of its first run, and the stored marks of the bodies of each run.
+    // Then how often each run must be blamed.
     let cases: [(&[&str], &[u32]); 7] = [
         (&["execute 1 1"], &[1]),
         (&["execute 1 0 -3,7"], &[0, 1]),
@@ -251,13 +251,13 @@ fn a_time_without_renewals_for_all_lets_nobody_seem_dead() {
     let mut other = Other::start("own a run", &path);
     let run: RunId = other.says().parse().unwrap();
     let later = NOW.after(2 * bide_store::LEASE);
-    // Both leases have run out: neither the one that has not renewed yet takes the other's run, nor the one that just did.
+    // Both leases have expired: neither runner claims the other's run, whether it has renewed its own lease or not.
     assert_eq!(store.claim(lease, &[version], later.into(), 10).unwrap(), [] as [RunId; 0]);
     let seen = look(&store, Seen::default()).seen;
     store.renew(lease, later.into()).unwrap();
     assert!(!look(&store, seen).unowned, "nothing to claim yet");
     assert_eq!(store.claim(lease, &[version], later.into(), 10).unwrap(), [] as [RunId; 0]);
-    // Had the other died, its run would be taken all the same.
+    // If the other had died, its run would be claimed all the same.
     other.kill();
     assert_eq!(store.claim(lease, &[version], later.into(), 10).unwrap(), [run]);
 }
@@ -309,7 +309,7 @@ fn concurrent_writers_wait_for_each_other_and_lose_nothing() {
 
 #[test]
 fn what_a_user_may_not_write_is_refused_naming_it() {
-    /// Nobody in particular; only root can become it.
+    /// An unprivileged user; only root can switch to it.
     const NOBODY: u32 = 65534;
     // SAFETY: takes no arguments and cannot fail.
     if unsafe { libc::geteuid() } != 0 {
@@ -339,10 +339,10 @@ fn what_a_user_may_not_write_is_refused_naming_it() {
 fn every_call_in_a_forked_child_fails_and_leaves_the_parent_alone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bide.db");
-    // In a process of its own, where no other test holds a lock at the moment of the fork.
+    // In its own process, where no other test holds a lock at the moment of the fork.
     let mut parent = Other::start("fork", &path);
     assert_eq!(parent.says(), "0");
-    // The child's end has freed nothing of its parent's.
+    // The child's end has released nothing of its parent's.
     let store = open(&path);
     let (_, version) = register(&*store);
     let lease = store.enroll(NOW.into()).unwrap();
@@ -351,7 +351,7 @@ fn every_call_in_a_forked_child_fails_and_leaves_the_parent_alone() {
     assert_eq!(store.claim(lease, &[version], NOW.into(), 1).unwrap().len(), 1);
 }
 
-/// Forks with an open store; answers the child's exit status.
+/// Forks with an open store; returns the child's exit status.
 fn fork_with(store: Arc<SqliteStore>, lease: Lease, path: &Path) -> i32 {
     // SAFETY: the child uses nothing that another thread of the parent could hold, and leaves by `_exit`.
     let child = unsafe { libc::fork() };

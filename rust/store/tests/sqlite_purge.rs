@@ -1,4 +1,4 @@
-//! Deleting ended runs from a file: in short steps, by several at once, and what becomes of the file's size.
+//! Deleting ended runs from a file: in short steps, by several processes at once, and the effect on the file's size.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
@@ -10,7 +10,7 @@ use rusqlite::Connection;
 
 const NOW: Time = Time(9000);
 
-/// Creates so many runs of one task.
+/// Creates this many runs of one task.
 fn create(store: &dyn Store, count: u64) -> (Lease, Vec<RunId>) {
     let workflow = store.register("workflow", "v1", &[("task".into(), vec![])]).unwrap();
     let lease = store.enroll(Time(0).into()).unwrap();
@@ -46,7 +46,7 @@ fn deletion_releases_space_in_short_steps_but_keeps_some_for_new_runs() {
     let before = pragma(&path, "page_count");
     assert!(!store.shrink().unwrap(), "nothing is free");
     assert!(store.delete(runs[0]).unwrap());
-    // Freed for new runs, not yet given back.
+    // Freed for new runs, not yet released to the system.
     assert_eq!(pragma(&path, "page_count"), before);
     assert!(pragma(&path, "freelist_count") > 2000);
     let mut steps = 0;
@@ -67,12 +67,12 @@ fn a_step_of_a_purge_is_short_however_much_there_is_to_delete() {
     let store = SqliteStore::open(&directory.path().join("bide.db"), Durability::Normal).unwrap();
     let (lease, runs) = create(&*store, 1000);
     let mut batch: Vec<Write> = runs.iter().flat_map(|run| [done(*run, b"t"), ended(*run)]).collect();
-    // By the pages that are freed: a run of half a megabyte is a step by itself.
+    // Limited by the freed pages: a run of half a megabyte is a step by itself.
     batch[0] = done(runs[0], &vec![b's'; 600_000]);
     let _ = store.commit(lease, &mut batch).unwrap();
     let step = store.purge(NOW, 0, 5000).unwrap();
     assert_eq!(step, Purged { runs: 1, next: Some(runs[1].row()) });
-    // By rows: a run and its task are two.
+    // Limited by rows: a run and its task are two.
     let step = store.purge(NOW, 0, 5000).unwrap();
     assert_eq!(step, Purged { runs: 64, next: Some(runs[65].row()) });
 }

@@ -1,4 +1,4 @@
-//! A store behind a network keeps what every store promises.
+//! A store behind a network meets the contract of every store.
 
 use bide_store::{MemoryStore, Store};
 use bide_testkit::{DistantStore, Losses};

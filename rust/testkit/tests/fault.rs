@@ -1,4 +1,4 @@
-//! The faulty store fails at the call it was told to, and in the way it was told to.
+//! The faulty store fails at the requested call, and in the requested way.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::Arc;

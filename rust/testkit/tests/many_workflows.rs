@@ -1,4 +1,4 @@
-//! What a runner asks its store does not grow with the number of workflows that are registered: counted, not timed.
+//! A runner's calls of its store do not grow with the number of registered workflows: counted, not timed.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::Arc;
@@ -69,7 +69,7 @@ impl Counted {
     }
 }
 
-/// A runner on the same store has had a run of this workflow, and has left.
+/// A run of this workflow that another runner on the same store left behind.
 fn left_behind(store: &Arc<dyn Store>, number: usize, tasks: &[&'static str]) -> RunId {
     let other = Counted::open(store);
     let (graph, bodies) = workflow(number, tasks);
@@ -81,7 +81,7 @@ fn left_behind(store: &Arc<dyn Store>, number: usize, tasks: &[&'static str]) ->
     run
 }
 
-/// How many calls a registration, a run and looks for news take beside this many workflows.
+/// How many calls a registration, a run and change polls take beside this many workflows.
 fn calls_beside(count: usize, store: &Arc<dyn Store>) -> Vec<u64> {
     let mut runner = Counted::open(store);
     for number in 1..count {
@@ -102,12 +102,12 @@ fn calls_beside(count: usize, store: &Arc<dyn Store>) -> Vec<u64> {
     let run = left_behind(store, 0, &["task"]);
     let taken_up = runner.calls(Driver::lease_turn);
     assert!(runner.is_executing(run));
-    // Of another version of its workflow, which fits.
+    // A run of another version of its workflow, which fits.
     runner.register(0, &["task", "more"]);
     let older = left_behind(store, 0, &["task"]);
     let of_another_version = runner.calls(Driver::lease_turn);
     assert!(runner.is_executing(older));
-    // And runs that nobody here can claim: of another workflow, and of a version that does not fit.
+    // And runs that no runner here can claim: of another workflow, and of a version that does not fit.
     let stranger = left_behind(store, count, &["task"]);
     let misfit = left_behind(store, 0, &["gone"]);
     let learns = runner.calls(Driver::lease_turn);

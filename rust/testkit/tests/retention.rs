@@ -1,4 +1,4 @@
-//! Ended runs go once they have been kept for long enough, not before, and nothing else goes: by a virtual clock.
+//! Ended runs are deleted after their retention, not before, and nothing else is deleted: by a virtual clock.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeMap;
@@ -42,7 +42,7 @@ impl Dispatch<Nothing> for Nothing {
     fn close(&self) {}
 }
 
-/// A store with a hand that writes runs as others would.
+/// A store, and a lease that writes runs as another runner would.
 struct Desk {
     store: Arc<dyn Store>,
     clock: Arc<VirtualClock>,
@@ -65,7 +65,7 @@ impl Desk {
         Driver::open_with(Arc::clone(&self.store), clock, Nothing, log, 1, retention).unwrap()
     }
 
-    /// A run that was made now, and that has this status now.
+    /// A run that was created now and has this status.
     fn run(&self, status: RunStatus) -> RunId {
         let workflow = self.store.register("workflow", "v1", &[]).unwrap();
         let now = self.clock.now();
@@ -86,7 +86,7 @@ impl Desk {
         runs.into_iter().map(|stored| (stored.run.id.row(), stored.run.ended_at)).collect()
     }
 
-    /// Lets the retention thread run by itself for this span.
+    /// Runs the retention thread by itself for this time.
     fn pass(&self, runner: &mut Driver<Nothing>, span: Duration) {
         let until = self.clock.steady() + span;
         loop {
@@ -124,7 +124,7 @@ fn of_a_hundred_days_the_last_thirty_are_kept_and_all_that_has_not_ended() {
                 ended.insert(desk.run(status).row(), desk.clock.now());
             }
             if day == 50 {
-                // It is as old as any, and has only ended now.
+                // It is as old as the others, but ended only now.
                 desk.becomes(late, RunStatus::Completed);
                 ended.insert(late.row(), desk.clock.now());
             }
@@ -213,7 +213,7 @@ fn a_step_that_fails_is_said_and_tried_again_and_stops_nobody() {
     desk.run(RunStatus::Completed);
     let mut runner = desk.runner(Some(DAY));
     desk.clock.advance(2 * DAY);
-    // Another process keeps the file locked.
+    // Another process holds the lock of the file.
     let other = Connection::open(directory.path().join("bide.db")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let rest = runner.retention_turn();

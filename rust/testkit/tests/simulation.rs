@@ -1,11 +1,11 @@
-//! A few hundred seeded worlds; `make soak` plays as many as one likes.
+//! A few hundred seeded worlds; `make soak` simulates any number of them.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeSet;
 
 use bide_testkit::sim::{self, Act, Case, Disaster};
 
-/// How many worlds are played.
+/// The number of simulated worlds.
 const SEEDS: u64 = 300;
 
 /// Each of these happens in some of them.
@@ -46,7 +46,7 @@ fn every_guarantee_holds_in_every_world() {
 
 #[test]
 fn a_failing_case_is_made_small() {
-    // What would have to be found out: somebody closes while a body sleeps.
+    // The event to detect: a runner closes while a body sleeps.
     let fails = |case: &Case| {
         let sleeps = case.tasks.iter().flat_map(|task| &task.acts).any(|act| matches!(act, Act::Sleep(_)));
         let closes = case.disasters.iter().any(|(_, disaster)| matches!(disaster, Disaster::Close));

@@ -1,4 +1,4 @@
-//! The simulator carries out waits as every driver does.
+//! The simulator passes the conformance suite for drivers of waits.
 
 use bide_testkit::sim::Simulated;
 use bide_testkit::waits;

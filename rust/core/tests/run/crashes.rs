@@ -1,4 +1,4 @@
-//! A run that kills its process is found out, and no other run is.
+//! A run that kills its process is detected, and no other run is suspected.
 
 use bide_core::event::Timer;
 use bide_core::record::Mark;
@@ -9,7 +9,7 @@ use bide_core::{
 
 use crate::script::{RETRY, Script, key, seconds, spec, wait};
 
-/// Enters the body and dies, so often.
+/// Enters the body and dies, this many times.
 fn die_in(script: &mut Script, name: &str, times: u32) {
     for life in 0..times {
         assert_eq!(script.status(), RunStatus::Running, "paused in life {life}");

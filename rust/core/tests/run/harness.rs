@@ -1,4 +1,4 @@
-//! A harness that plays executor: it carries effects out in random order, gathers events into batches as workers
+//! A harness that acts as executor: it carries out effects in random order, gathers events into batches as workers
 //! do, dies or closes between any two commits, and checks what must hold at every moment.
 
 use std::collections::HashSet;
@@ -42,14 +42,14 @@ struct Body {
     uses: Uses,
 }
 
-/// How often the world ends in disorder or in order.
+/// How often the process crashes or closes.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Disasters {
-    /// How many crashes at most; the machine pauses a run that it suspects.
+    /// The maximum number of crashes; the machine pauses a run that it suspects.
     pub(crate) crashes: u32,
-    /// How many orderly closes at most.
+    /// The maximum number of orderly closes.
     pub(crate) closes: u32,
-    /// A crash at this commit, before it or after it.
+    /// A crash before or after this commit.
     pub(crate) at: Option<(u32, bool)>,
 }
 
@@ -64,11 +64,11 @@ pub(crate) struct World {
     pending: Pending<()>,
     todo: Vec<Effect>,
     bodies: Vec<Body>,
-    /// The attempts that were `Ready` in this life.
+    /// The attempts that were `Ready` in this process.
     ready: HashSet<(TaskIx, u32)>,
-    /// In the order in which they were committed, over all lives.
+    /// In commit order, over all processes.
     pub(crate) failures: Vec<Failure>,
-    /// How many commits there were.
+    /// The number of commits.
     pub(crate) commits: u32,
     pub(crate) settled: Option<RunStatus>,
 }
@@ -151,7 +151,7 @@ impl World {
         self.pending.apply(&(), &mut self.state, event, self.now).unwrap();
     }
 
-    /// Commits what has gathered, unless the process dies before or after. False if it died.
+    /// Commits the gathered events, unless the process dies before or after. False if it died.
     fn flush(&mut self) -> bool {
         self.commits += 1;
         let dies_after = match self.disasters.at {
@@ -205,7 +205,7 @@ impl World {
         self.store.row(ix as TaskIx).is_some_and(|row| row.status == TaskStatus::Failed)
     }
 
-    /// Another process takes the run up from its rows.
+    /// Another process recovers the run from its rows.
     pub(crate) fn reborn(&mut self) {
         self.pending = Pending::default();
         self.todo.clear();
@@ -220,7 +220,7 @@ impl World {
         self.begin();
     }
 
-    /// Closes in good order: what executes is suspended, then another process takes over.
+    /// Closes in order: executing bodies are suspended, then another process claims the run.
     fn close(&mut self) {
         for body in std::mem::take(&mut self.bodies) {
             let task = TaskRef::plain(body.ix);
@@ -410,7 +410,7 @@ impl World {
             },
         };
         self.apply(Event::Ended { task, attempt, outcome });
-        // Results gather; with several runs and a full machine many are committed at once.
+        // Results gather; with several runs and a busy machine many are committed at once.
         if self.rng.one_in(2) {
             self.flush();
         }

@@ -45,7 +45,7 @@ fn a_record_is_reused_only_by_its_rule() {
     let same: Option<&[u8]> = Some(b"same");
     let other: Option<&[u8]> = Some(b"other");
     let table = [
-        // A condition only if it is provably the same wait; its deadline stands unless it was satisfied.
+        // A condition only if it is provably the same wait; its deadline stays unless it was satisfied.
         (EntryKind::Condition, same, ok(), same, satisfied()),
         (EntryKind::Condition, same, err(), same, failed()),
         (EntryKind::Condition, same, None, same, ask()),
@@ -54,7 +54,7 @@ fn a_record_is_reused_only_by_its_rule() {
         (EntryKind::Condition, same, ok(), None, anew()),
         (EntryKind::Condition, None, ok(), None, anew()),
         (EntryKind::Condition, None, err(), None, ask()),
-        // So is a combination, which may have conditions in it.
+        // The same for a combination, which may contain conditions.
         (EntryKind::Any, same, ok(), same, satisfied()),
         (EntryKind::All, same, ok(), other, anew()),
         (EntryKind::Any, same, None, same, ask()),

@@ -1,4 +1,4 @@
-//! The run machine against simple oracles, driven by a small harness that plays executor and store.
+//! The run machine against simple oracles, driven by a small harness that acts as executor and store.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod crashes;

@@ -1,4 +1,4 @@
-//! What the bodies of a random workflow do, and the oracle: how its tasks must end, by plain recursion.
+//! What the bodies of a random workflow do, and the oracle that computes how its tasks must end, by plain recursion.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub(crate) enum End {
 pub(crate) struct TaskPlan {
     /// What an attempt does, the same each time.
     pub(crate) acts: Vec<Act>,
-    /// How the first, the second … attempt ends; the last stands for all further ones.
+    /// How the first, the second … attempt ends; the last entry counts for all further attempts.
     pub(crate) ends: Vec<End>,
     /// Whether the gate is satisfied at the first, the second … attempt; failures of it are retried.
     pub(crate) gate: Option<(GateUntil, Vec<bool>)>,
@@ -88,7 +88,7 @@ fn task(ix: usize) -> impl Strategy<Value = TaskPlan> {
                 }),
                 ..TaskSpec::new(format!("t{ix}"))
             };
-            // A third of the tasks are the ones most workflows are made of.
+            // A third of the tasks are of the most common kind.
             let acts = if short { Vec::new() } else { acts };
             TaskPlan { acts, ends, gate, spec }
         })
@@ -105,11 +105,11 @@ pub(crate) struct Expected {
     pub(crate) attempts: u32,
     /// It failed, or was skipped because of a failure.
     pub(crate) failed: bool,
-    /// The root of what it was skipped for; itself, unless others are the reason.
+    /// The task that caused the skip; itself, unless other tasks are the reason.
     pub(crate) root: TaskIx,
 }
 
-/// How a body that may start ends, whatever happens around it.
+/// How a body that may start ends, independent of everything around it.
 fn run_alone(plan: &TaskPlan) -> (TaskStatus, u32) {
     let mut gate_open = plan.gate.is_some();
     for attempt in 1.. {
@@ -131,7 +131,7 @@ fn run_alone(plan: &TaskPlan) -> (TaskStatus, u32) {
     unreachable!("attempts are limited")
 }
 
-/// How one task ends, given how those that it depends on end.
+/// How one task ends, given how its dependencies end.
 pub(crate) fn expect(graph: &Graph, plan: &TaskPlan, ix: TaskIx, before: &[Option<Expected>]) -> Expected {
     let on: Vec<(TaskIx, &Expected)> =
         graph.dependencies(ix).iter().map(|&on| (on, before[on as usize].as_ref().unwrap())).collect();

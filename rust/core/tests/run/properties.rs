@@ -1,8 +1,8 @@
 //! Random workflows, outcomes and interleavings, undisturbed and with crashes and closes.
 //!
-//! What must hold at every moment (a task starts after the committed ends of what it depends on, each attempt is
-//! ready once, nothing committed runs again, rows survive recovery, deadlines stand) is checked in `harness.rs` and
-//! `store.rs`; here, how it all ends.
+//! `harness.rs` and `store.rs` check what must hold at every moment: a task starts after the committed ends of its
+//! dependencies, each attempt is ready once, nothing committed runs again, rows survive recovery, deadlines stay.
+//! This file checks how the runs end.
 
 use bide_core::record::Mark;
 use bide_core::{RunIf, RunStatus, TaskIx, TaskStatus, Value};
@@ -41,7 +41,7 @@ fn check_run(world: &World) {
     assert_eq!((world.settled, world.store.run.status), (Some(status), status));
     assert_eq!(world.store.run.failure.is_some(), failed);
     assert!(world.store.run.ended_at.is_some());
-    // Recovery reads every row back as it is; what is in memory is what is in the store.
+    // Recovery reads every row back unchanged; memory and store agree.
     world.store.clone().recover(&world.graph);
     for ix in (0..world.plans.len() as TaskIx).filter(|_| world.state.status() == status) {
         assert_eq!(Some(&world.state.task_row(ix)), world.store.row(ix));
@@ -79,7 +79,7 @@ proptest! {
     #[test]
     fn fail_fast_skips_what_has_not_started(plans in plans(), seed: u64, crashes in 0..=4u32) {
         let world = run(plans, true, seed, Disasters { crashes, ..Disasters::default() });
-        // Which tasks had started is a matter of time: each must fit how those it depends on really ended, or be
+        // Which tasks had started depends on timing: each must match how its dependencies really ended, or be
         // skipped for a failure.
         let mut ends: Vec<Option<Expected>> = vec![None; world.plans.len()];
         for ix in 0..world.plans.len() as TaskIx {
@@ -95,7 +95,7 @@ proptest! {
                 prop_assert!(fits, "task {}: {:?}, not {:?}", ix, row, expected);
             }
             expected.status = row.status;
-            // Skipped for a failure, though of what it depends on nothing failed.
+            // Skipped for a failure, though none of its dependencies failed.
             expected.failed |= row.status == TaskStatus::Skipped
                 && row.started_at.is_none()
                 && row.blocked_by.as_ref().and_then(|name| world.graph.find(name)).is_some_and(|cause| {

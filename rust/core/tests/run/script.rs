@@ -1,4 +1,4 @@
-//! A run driven step by step: each event is committed at once, effects are kept until a test takes them.
+//! A run driven step by step: each event is committed at once, and effects are kept until a test takes them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub(crate) fn key(name: &str) -> EntryKey {
     EntryKey { name: name.into(), n: 1 }
 }
 
-/// A wait or step whose proof, if it has one, is always the same. A time has long been reached.
+/// A wait or step whose proof, if any, is always the same. A time lies far in the past.
 pub(crate) fn wait(name: &str, kind: EntryKind) -> Wait {
     Wait { key: key(name), operation: operation(kind, Some(b"same")), timeout: None }
 }
@@ -40,7 +40,7 @@ pub(crate) fn operation(kind: EntryKind, proof: Option<&[u8]>) -> Operation {
     Operation::from_stored(kind, proof.map(Into::into), Some(Time(9))).unwrap()
 }
 
-/// What a body asks for that states this.
+/// The request of a body for this operation.
 pub(crate) fn lookup(operation: &Operation) -> Lookup {
     match operation.clone() {
         Operation::Condition { proof } => Lookup::Condition { proof },
@@ -93,7 +93,7 @@ impl Script {
         result
     }
 
-    /// The process dies; another takes the run up.
+    /// The process dies; another one recovers the run.
     pub(crate) fn die(&mut self) {
         self.die_for(Arc::clone(&self.graph));
     }
@@ -114,7 +114,7 @@ impl Script {
         TaskRef::plain(self.graph.find(name).unwrap())
     }
 
-    /// The names of the tasks that became ready since the last call; other effects stay.
+    /// The names of the tasks that became ready since the last call; other effects are kept.
     pub(crate) fn ready(&mut self) -> Vec<String> {
         let (ready, rest) =
             std::mem::take(&mut self.effects).into_iter().partition(|e| matches!(e, Effect::Ready { .. }));
@@ -127,7 +127,7 @@ impl Script {
         ready.iter().map(name).collect()
     }
 
-    /// Enters a body as an executor does: what has to be marked is marked first.
+    /// Enters a body as an executor does: required marks are committed first.
     pub(crate) fn enter(&mut self, name: &str) -> Entered {
         let task = self.find(name);
         let entered = self.state.enter(task, self.now).unwrap();
@@ -201,7 +201,7 @@ impl Script {
         self.store.run.status
     }
 
-    /// The times of the timers that are asked for.
+    /// The times of the requested timers.
     pub(crate) fn timers(&self) -> Vec<(Time, Timer)> {
         let timer = |effect: &Effect| match effect {
             Effect::Timer { at, event } => match **event {
@@ -213,7 +213,7 @@ impl Script {
         self.effects.iter().filter_map(timer).collect()
     }
 
-    /// The times of the gates that are to be watched: when they are reached, when they time out.
+    /// The times of the watched gates: when they are reached and when they time out.
     pub(crate) fn gates(&self) -> Vec<(Option<Time>, Option<Time>)> {
         let gate = |effect: &Effect| match effect {
             Effect::Gate { task, deadline, .. } => {

@@ -1,4 +1,4 @@
-//! The store that the harness plays: it keeps rows from batches exactly as a store would, and is strict about it.
+//! The harness's store: it keeps the rows of batches as a real store does, and rejects invalid batches.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -77,9 +77,9 @@ impl Store {
         found
     }
 
-    /// The state that another process builds once this one is gone; every row that there is must come back as it was.
+    /// The state that another process builds after this one ended; every row must come back unchanged.
     pub(crate) fn recover(&mut self, graph: &Arc<Graph>) -> RunState {
-        // As a store does when it takes the run from a dead process.
+        // As a store does when it claims the run of a dead process.
         self.run.crashes += u32::from(self.rows.values().filter(|row| row.mark.executes).count() == 1);
         self.rows.values_mut().for_each(|row| row.mark = row.mark.set_aside());
         let ids: Arc<[TaskId]> = (0..graph.len() as TaskIx).map(id_of).collect();

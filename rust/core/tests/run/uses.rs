@@ -27,7 +27,7 @@ fn record(journal: &mut Journal, key: EntryKey, proof: Option<Arc<[u8]>>, value:
     journal.close(&key, Ok(Value::tagged(b'i', &[value])), true, Time(2)).unwrap();
 }
 
-/// The journal after a process that died: what a store has is restored.
+/// The journal after a process died: restored from the store.
 fn restored(journal: &Journal, name: &str) -> Journal {
     let mut again = Journal::default();
     let keys = (1..200).map(|n| EntryKey { name: name.into(), n });
@@ -36,13 +36,13 @@ fn restored(journal: &Journal, name: &str) -> Journal {
 }
 
 proptest! {
-    /// Whatever a body asks for on each of its entries, in whatever order: it gets the result of an equal call that
+    /// For any requests of a body on each of its entries, in any order: it gets the result of an equal call that
     /// no other use of this entry has had; a record is never replaced; and only a use in the place of an unused
     /// record of something else is a mismatch.
     #[test]
     fn each_use_gets_an_unused_record_of_its_own_arguments(entries in prop::collection::vec(prop::collection::vec(0_u8..6, 0..12), 1..6)) {
         let mut journal = Journal::default();
-        // What is recorded: the argument under each number.
+        // The record: the argument under each number.
         let mut model: BTreeMap<u32, u8> = BTreeMap::new();
         for arguments in entries {
             journal = restored(&journal, "step");

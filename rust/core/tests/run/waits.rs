@@ -1,4 +1,4 @@
-//! Waits, gates and timers: their times are recorded once and stand, and what comes too late changes nothing.
+//! Waits, gates and timers: their times are recorded once and stay, and late events change nothing.
 
 use bide_core::event::{Timer, Wait};
 use bide_core::{

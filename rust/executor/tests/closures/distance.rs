@@ -1,4 +1,4 @@
-//! A store behind a network: lost connections, and a server whose clock is not this machine's.
+//! A store behind a network: lost connections, and a server with another clock than this machine.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,7 +12,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::faults::within;
 
-/// Ten tasks, one after the other, which count how often they are executed.
+/// Ten tasks in a chain, which count their executions.
 fn chain(executed: &Arc<AtomicU32>) -> Workflow {
     let mut workflow = Workflow::builder("chain");
     for n in 0..10 {
@@ -32,7 +32,7 @@ fn chain(executed: &Arc<AtomicU32>) -> Workflow {
 
 #[tokio::test]
 async fn whichever_call_loses_its_connection_nothing_is_executed_twice() {
-    // Among them every kind of call is lost once before and once after it was carried out.
+    // Each kind of call is lost once before and once after its execution.
     for period in 2..=7 {
         let executed = Arc::default();
         let workflow = chain(&executed);
@@ -65,14 +65,14 @@ async fn a_lost_connection_is_reported_and_stops_the_runner_after_a_minute() {
         let outcome = runner.submit(&workflow, &()).await.map(drop);
         (outcome, runner)
     });
-    // The clock moves once the call is being repeated.
+    // The clock moves while the call is being repeated.
     while store.lost() < 2 {
         tokio::task::yield_now().await;
     }
     clock.advance(Duration::from_secs(10));
     let report = within(lines.recv()).await.unwrap();
     assert!(report.contains("the connection to :memory: was lost") && report.contains("made again"), "{report}");
-    // The lease cannot be renewed either, which stops the runner; then the caller hears of its commit.
+    // The lease cannot be renewed either, which stops the runner; then the caller learns of its commit.
     let mut stopped = false;
     while !submitted.is_finished() {
         clock.advance(Duration::from_secs(1));
@@ -123,7 +123,7 @@ async fn times_and_leases_are_by_the_clock_of_the_server() {
     let run = right.submit(&workflow, &()).await.unwrap();
     within(entered.notified()).await;
 
-    // By its own clock the other's lease would have run out.
+    // By its own clock the other's lease would have expired.
     let wrong = open(&machine);
     wrong.register(&workflow).await.unwrap();
     let owner = memory.standing(run.id()).unwrap().unwrap().runner;

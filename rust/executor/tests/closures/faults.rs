@@ -1,4 +1,4 @@
-//! When the store fails, or another runner takes over: nobody is left waiting, nothing committed is executed again.
+//! When the store fails or another runner claims the runs: no caller hangs, and nothing committed is executed again.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ fn quiet(store: Arc<dyn Store>) -> Runner {
     Runner::open(store).slots(1).log(|_, _| ()).start().unwrap()
 }
 
-/// Counts its executions, says that it was entered, and waits for a permit.
+/// Counts its executions, signals its entry, and waits for a permit.
 fn held(entered: &Arc<Notify>, go_on: &Arc<Semaphore>, executed: &Arc<AtomicU32>) -> Workflow {
     let parts = (Arc::clone(entered), Arc::clone(go_on), Arc::clone(executed));
     Workflow::builder("held")
@@ -51,7 +51,7 @@ async fn a_failed_commit_is_reported_to_every_caller_and_stops_the_runner() {
         go_on.add_permits(1);
         let error = within(run.result()).await.unwrap_err();
         assert!(matches!(error, Error::Store(_)), "{fault:?}: {error}");
-        // What could not be committed is not shown either.
+        // A result that could not be committed is not visible either.
         assert_ne!(within(run.status()).await.ok(), Some(RunStatus::Completed), "{fault:?}");
         assert!(matches!(within(async { runner.run(&workflow, ()).await }).await, Err(Error::Store(_))), "{fault:?}");
         within(runner.close()).await;
@@ -72,7 +72,7 @@ async fn a_stopped_runner_releases_its_lease_when_it_is_closed() {
     within(runner.close()).await;
 
     let next = quiet(faulty.inner());
-    // Nobody waits until its lease has run out.
+    // No other runner has to wait until its lease expires.
     let ended =
         tokio::time::timeout(LEASE / 3, async { next.run(&workflow, ()).key("k").await }).await.unwrap().unwrap();
     assert_eq!(ended.output::<u32>("held").unwrap(), 7);
@@ -99,7 +99,7 @@ async fn a_commit_waits_for_a_store_that_others_keep_locked_and_says_so() {
     let (runner, warnings) = heard(Arc::clone(&faulty) as Arc<dyn Store>);
     let run = runner.submit(&workflow, &()).await.unwrap();
     within(entered.notified()).await;
-    // Each of these stands for 10 s.
+    // Each of these represents 10 s.
     for next in 1..=3 {
         faulty.fail(faulty.calls() + next, Fault::Busy);
     }
@@ -208,14 +208,14 @@ async fn a_fenced_runner_drops_its_runs_and_claims_free_ones_again() {
     let run = runner.submit(&workflow, &()).await.unwrap();
     within(polled.notified()).await;
 
-    // Another runner finds the lease run out and takes the run.
+    // Another runner finds the lease expired and claims the run.
     let clock = SystemClock::shared();
     let other = store.enroll(clock.lease_time()).unwrap();
     let stored = store.register("fenced", workflow.graph().version(), &[("wait".into(), vec![])]).unwrap();
     let later = clock.lease_time().after(LEASE + SOON);
     assert_eq!(store.claim(other, &[stored.version], later, 9).unwrap(), [run.id()]);
 
-    // The fenced one finds out with its next commit; nothing of it is written.
+    // The fenced runner notices at its next commit, of which nothing is written.
     let waiting = tokio::spawn({
         let run = run.clone();
         async move { run.result().await }
@@ -227,7 +227,7 @@ async fn a_fenced_runner_drops_its_runs_and_claims_free_ones_again() {
     let row = row(&(Arc::clone(&store) as Arc<dyn Store>), run.id(), "wait");
     assert!(row.output.is_none(), "the fenced runner has written");
 
-    // The other one lets go; the first, under its new lease, takes the run up and the caller hears of its end.
+    // The other runner leaves; the first one claims the run under its new lease, and the caller learns of its end.
     store.leave(other).unwrap();
     let result = within(waiting).await.unwrap().unwrap();
     assert_eq!(result.output::<u32>("wait").unwrap(), 7);
@@ -256,7 +256,7 @@ async fn a_body_that_kills_its_process_again_and_again_pauses_its_run() {
             run = Some(runner.submit(&workflow, &()).await.unwrap().id());
         }
         within(entered.acquire()).await.unwrap().forget();
-        // The process dies: nothing is written any more, and its runs are free.
+        // The process dies: it writes nothing more, and its runs are free.
         faulty.fail_next(Fault::CrashBefore);
         drop(runner);
         let owner = store.list(&RunFilter::default()).unwrap()[0].run.runner;
@@ -274,7 +274,7 @@ fn quick() -> Workflow {
     Workflow::builder("quick").task("quick", |_| async { Ok(7) }).build().unwrap()
 }
 
-/// A run that nobody executes.
+/// A run that no runner executes.
 async fn orphan(store: &Arc<MemoryStore>, workflow: &Workflow) -> RunId {
     let faulty = FaultyStore::new(Arc::clone(store) as Arc<dyn Store>);
     let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
@@ -306,7 +306,7 @@ async fn a_run_whose_creation_has_an_unknown_outcome_is_executed() {
 
 #[tokio::test]
 async fn a_runner_that_may_own_runs_it_does_not_know_stops() {
-    // Of the calls of a runner that registers the fourth claims and the fifth loads.
+    // When a runner registers a workflow, its fourth call claims and its fifth call loads.
     for (call, fault) in [(4, Fault::UnknownAfter), (5, Fault::Unavailable)] {
         let (workflow, store) = (quick(), MemoryStore::new());
         orphan(&store, &workflow).await;
@@ -321,7 +321,7 @@ async fn a_runner_that_may_own_runs_it_does_not_know_stops() {
 
 #[tokio::test]
 async fn a_registration_that_failed_can_be_repeated() {
-    // The third call asks for the versions, the fourth claims.
+    // The third call reads the versions, the fourth claims.
     for call in [3, 4] {
         let (workflow, store) = (quick(), MemoryStore::new());
         let run = orphan(&store, &workflow).await;

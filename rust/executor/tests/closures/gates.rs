@@ -1,4 +1,4 @@
-//! Gates: nothing of a task starts before its gate is satisfied, and a gate takes no slot.
+//! Gates: a task does not start before its gate is satisfied, and a gate takes no slot.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

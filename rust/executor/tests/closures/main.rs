@@ -22,7 +22,7 @@ fn retry(attempts: u32) -> RetryPolicy {
     RetryPolicy { delay: Duration::ZERO, jitter: 0.0, ..RetryPolicy::new(attempts) }
 }
 
-/// A counter for a closure and the same for the test.
+/// A counter for a closure, and a second handle of it for the test.
 fn counter() -> (Arc<AtomicU32>, Arc<AtomicU32>) {
     let counter = Arc::new(AtomicU32::new(0));
     (Arc::clone(&counter), counter)

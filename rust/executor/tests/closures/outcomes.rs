@@ -1,4 +1,4 @@
-//! How bodies end and what follows for others: values, failure, retry, skip, panics; and definitions that are refused.
+//! How bodies end and the effect on other tasks: values, failure, retry, skip, panics; and refused definitions.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +31,7 @@ fn values_pass_from_inputs_through_every_task() {
         let inputs = serde_json::json!({"text": "a b c", "unused": [1.5, null]});
         let result = runner.run(&workflow, inputs).await.unwrap();
         assert_eq!(result.output::<String>("report").unwrap(), "3: a+b+c");
-        // What the store returns is what the runner returned.
+        // The store returns the same as the runner.
         let stored = runner.get(result.id).await.unwrap();
         assert_eq!(stored.output::<String>("report").unwrap(), "3: a+b+c");
         assert!(matches!(result.output::<u32>("report"), Err(Error::Serialization(_))));
@@ -244,7 +244,7 @@ fn an_attempt_over_its_timeout_is_retried_but_deferred_time_is_free() {
                     if tries.fetch_add(1, Ordering::SeqCst) == 0 {
                         std::future::pending::<()>().await;
                     }
-                    // Waiting does not count.
+                    // Deferred time does not count.
                     cx.handle().sleep(2 * limit).await?;
                     Ok(cx.attempt())
                 }

@@ -1,4 +1,4 @@
-//! Runs and runners: keys, many runs, two runners, closing, a runtime that goes down.
+//! Runs and runners: keys, many runs, two runners, closing, a runtime that shuts down.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -98,7 +98,7 @@ fn closing_suspends_waits_grants_grace_and_refuses_new_runs() {
                     let waited = cx.handle().sleep(Duration::from_secs(3600)).await;
                     let error = waited.unwrap_err();
                     suspended.store(error.is_suspended() && cx.handle().suspending(), Ordering::SeqCst);
-                    // Swallowed, and yet the task has not completed.
+                    // The error is swallowed, but the task has not completed.
                     Ok("swallowed")
                 }
             })
@@ -158,7 +158,7 @@ fn a_runtime_that_shuts_down_leaves_runs_that_can_be_claimed() {
     });
     let run = handle.id();
     drop(first);
-    // A caller on another runtime is told.
+    // A caller on another runtime gets an error.
     assert!(matches!(runtime().block_on(handle.result()), Err(Error::Closed)));
     drop(runner);
     open.store(true, Ordering::SeqCst);
@@ -219,7 +219,7 @@ fn others_see_a_long_execution_and_the_last_error_of_a_condition() {
     });
 }
 
-/// How many tasks the store shows as running.
+/// The number of tasks that the store shows as running.
 fn started(store: &Arc<dyn Store>, run: &RunHandle) -> usize {
     let stored = store.load(run.id()).unwrap().unwrap();
     stored.rows.iter().filter(|row| row.status == TaskStatus::Running).count()

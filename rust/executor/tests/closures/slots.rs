@@ -1,4 +1,4 @@
-//! Slots and handles: never more bodies than slots, and no use of a handle that loses or makes one.
+//! Slots and handles: never more bodies than slots, and no use of a handle loses or adds a slot.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -86,7 +86,7 @@ fn a_body_may_abandon_a_wait_midway_and_continue() {
 
 type Body = Pin<Box<dyn Future<Output = Result<i32, TaskError>> + Send>>;
 
-/// A run of two tasks on one slot: a quick one, then one that goes on until the test lets it.
+/// A run of two tasks on one slot: a quick one, then a long one that executes until the test releases it.
 fn behind(goes_on: impl Fn(oneshot::Receiver<()>) -> Body + Send + Sync + 'static) {
     let goes_on = Arc::new(goes_on);
     on_every_store(|place| {

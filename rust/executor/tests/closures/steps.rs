@@ -1,4 +1,4 @@
-//! Steps: executed once, replayed, and refused where they cannot work.
+//! Steps: executed once, replayed, and refused where they are not possible.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -94,7 +94,7 @@ fn waits_and_steps_within_steps_and_conditions_are_refused() {
             })
             .task("two_at_once", |cx: TaskContext| async move {
                 let handle = cx.handle();
-                // The first is not over before the second asks, however slow the machine is.
+                // The first does not end before the second asks, even on a slow machine.
                 tokio::try_join!(handle.sleep(HANG), handle.sleep(HANG)).map(|_| ())
             })
             .build()

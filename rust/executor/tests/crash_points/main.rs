@@ -12,7 +12,7 @@ use bide_executor::{Skip, TaskContext, TaskError, Workflow, WorkflowBuilder, aft
 
 use world::{Ledger, at_every_call, on_tokio};
 
-/// An interval that is short, for conditions that hold soon.
+/// A short interval, for conditions that are soon true.
 const SOON: Duration = Duration::from_millis(1);
 
 fn workflow(name: &str) -> WorkflowBuilder {
@@ -23,7 +23,7 @@ fn retry(attempts: u32) -> RetryPolicy {
     RetryPolicy { delay: Duration::ZERO, jitter: 0.0, ..RetryPolicy::new(attempts) }
 }
 
-/// Waits for something that holds at its third poll.
+/// Waits for a condition that is true at its third poll.
 async fn wait(cx: &TaskContext, ledger: &Arc<Ledger>, name: &str) -> Result<(), TaskError> {
     let condition = || {
         let holds = ledger.third_poll();
@@ -41,7 +41,7 @@ async fn step(cx: &TaskContext, ledger: &Arc<Ledger>, name: &'static str, return
     cx.handle().step(name, &(), executes).await
 }
 
-/// Adds a task whose body shares the ledger; the names are those of the tasks that it depends on.
+/// Adds a task whose body shares the ledger; the names are its dependencies.
 macro_rules! task {
     ($builder:expr, $ledger:expr, $name:literal after [$($on:literal),*], |$cx:ident, $l:ident| $body:expr) => {{
         let shared = Arc::clone($ledger);
@@ -120,7 +120,7 @@ fn a_gate_before_a_step(ledger: &Arc<Ledger>) -> Workflow {
 fn a_wait_whose_timeout_passes_while_nobody_runs(ledger: &Arc<Ledger>) -> Workflow {
     task!(workflow("timeout"), ledger, "a" after [], |cx, ledger| {
         let before = step(&cx, &ledger, "before", 7).await?;
-        // Without a crash the hours pass while it is polled; else, while no process lives.
+        // Without a crash the hours pass while it is polled; with one, while no process lives.
         let never = || {
             if ledger.third_poll() {
                 ledger.clock.skip(Duration::from_secs(2 * 3600));
@@ -242,7 +242,7 @@ fn a_gate_that_times_out(ledger: &Arc<Ledger>) -> Workflow {
         .unwrap()
 }
 
-/// Two bodies, one after the other on one slot; neither kills its process.
+/// Two bodies in turn on one slot; neither kills its process.
 fn two_bodies_on_one_slot(ledger: &Arc<Ledger>) -> Workflow {
     let built = task!(workflow("suspects"), ledger, "a" after [], |cx, ledger| {
         ledger.nobody_is_suspected_who_has_returned(cx.run_id());

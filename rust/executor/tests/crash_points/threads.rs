@@ -1,4 +1,4 @@
-//! The same over the pool of worker threads: a host whose bodies are plain functions that block, as Python's do.
+//! The same on the pool of worker threads: a host whose bodies are plain blocking functions, as in Python.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -113,12 +113,12 @@ fn start_gates(engine: &Arc<Engine<Threads>>) {
     std::thread::spawn(move || engine.work_on_gates(&mut Thread));
 }
 
-/// What a function talks to the engine through.
+/// A function's access to the engine.
 struct Body<'a> {
     cx: &'a BodyCx<Threads>,
     thread: &'a mut dyn Attached,
     task: &'a Task,
-    /// The context as it sees it, and as it leaves it.
+    /// The context before and after the function's changes.
     context: Vec<(Arc<str>, Value)>,
 }
 
@@ -366,7 +366,7 @@ fn a_diamond_that_changes_the_context_on_both_sides() -> Vec<Defined> {
             body.set("both", 3);
             Ok(number)
         }),
-        // Of the two that changed one key, the later declared wins.
+        // Of two tasks that changed one key, the one declared later wins.
         task("bottom", &["left", "right"], |body| {
             body.wait("bottom")?;
             let seen = ["top", "left", "right", "both"].map(|key| body.get(key));
@@ -376,7 +376,7 @@ fn a_diamond_that_changes_the_context_on_both_sides() -> Vec<Defined> {
     ]
 }
 
-/// A failed attempt's changes are discarded, those of the one that returns are kept.
+/// The changes of a failed attempt are discarded; those of the attempt that returns are kept.
 fn a_context_that_a_failed_attempt_has_changed() -> Vec<Defined> {
     let mut changes = task("changes", &[], |body| {
         body.step("kept", 7)?;
@@ -401,7 +401,7 @@ fn a_body_that_has_returned_is_not_suspected_of_what_the_next_one_does() {
     at_every_call(&|store, ledger| on_threads(store, ledger, vec![task("a", &[], looks), task("b", &[], looks)], 1));
 }
 
-/// The attempt has failed then, and the next waits for the body to return: it must not park on its condition.
+/// The attempt has failed then, and the next one waits for the body to return: the body must not park on its condition.
 #[test]
 fn a_timeout_that_comes_while_a_body_defers_ends_it() {
     let (ledger, store) = (Ledger::new(), FaultyStore::new(MemoryStore::new()));
@@ -409,7 +409,7 @@ fn a_timeout_that_comes_while_a_body_defers_ends_it() {
     let (tells, told) = mpsc::channel();
     let first = AtomicBool::new(true);
     store.watch(Box::new(move |_, batch| {
-        // Its wait is being committed until its time is used up.
+        // The commit of its wait lasts until its time is used up.
         let opens = batch.iter().any(|write| matches!(write, Write::Entry { .. }));
         if opens && first.swap(false, Ordering::SeqCst) {
             told.recv_timeout(HANG).expect("no timeout");
@@ -432,7 +432,7 @@ fn a_timeout_that_comes_while_a_body_defers_ends_it() {
     assert_eq!((came.status, came.tasks[0].2), (RunStatus::Completed, 2));
 }
 
-/// Its creator has a new lease by then; under that the run is not its own.
+/// Its creator has a new lease by then, under which it does not own the run.
 #[test]
 fn a_run_claimed_before_its_creator_hears_of_it_does_not_begin_there() {
     let (ledger, store) = (Ledger::new(), FaultyStore::new(MemoryStore::new()));

@@ -1,4 +1,4 @@
-//! A store that outlives its processes, and the ledger of what bodies and steps did: the oracle of the crash points.
+//! A store that outlives its processes, and the ledger of bodies and steps: the oracle of the crash points.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicUsize, Ordering};
@@ -12,13 +12,13 @@ use bide_executor::store::{Durability, LEASE, MemoryStore, SqliteStore, Store, U
 use bide_executor::{Clock, Error, RunResult, Runner, SystemClock, Workflow};
 use bide_testkit::{Fault, FaultyStore};
 
-/// So many plays of a case at once.
+/// The number of concurrent executions of a case.
 const PLAYERS: usize = 4;
 
 /// Nothing here takes this long unless it hangs.
 pub(crate) const HANG: Duration = Duration::from_secs(20);
 
-/// A clock that can be set forward, as if nobody had run for a while.
+/// A clock that can be set forward, as if no process had run for a while.
 pub(crate) struct Skipping {
     system: Arc<dyn Clock>,
     ahead: AtomicI64,
@@ -86,7 +86,7 @@ impl Ledger {
         self.returned.lock().unwrap().push(name.to_owned());
     }
 
-    /// With one slot: no body is entered while one that has returned is still suspected of killing its process.
+    /// With one slot: no body is entered while one that has returned still counts as a suspect.
     pub(crate) fn nobody_is_suspected_who_has_returned(&self, run: RunId) {
         let stored = self.stored(run);
         let marked = |name: &String| {
@@ -99,7 +99,7 @@ impl Ledger {
         });
     }
 
-    /// A body is entered: what it depends on is committed, and it has not ended itself.
+    /// A body is entered: its dependencies are committed, and it has not ended itself.
     pub(crate) fn enters(&self, run: RunId, name: &str, after: &[&str]) {
         self.executed.lock().unwrap().push(name.to_owned());
         let stored = self.stored(run);
@@ -124,7 +124,7 @@ impl Ledger {
         self.must(!committed, || format!("the step {step} of {name} is committed and runs again"));
     }
 
-    /// True from the third time it is asked, in whichever process.
+    /// True from the third time it is asked, in any process.
     pub(crate) fn third_poll(&self) -> bool {
         self.polls.fetch_add(1, Ordering::SeqCst) >= 2
     }
@@ -146,7 +146,7 @@ impl Place {
         }
     }
 
-    /// A process has died. Of a file that shows at once; in memory the lease has to run out.
+    /// A process has died. With a file this is visible at once; in memory the lease has to expire.
     fn mourn(&self, clock: &Skipping) {
         if let Self::Memory(store) = self {
             let lease = store.enroll(clock.lease_time()).unwrap();
@@ -156,7 +156,7 @@ impl Place {
     }
 }
 
-/// What a run came to, as far as it must be the same after any crash.
+/// The outcome of a run, as far as it must be the same after any crash.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Came {
     pub(crate) status: RunStatus,
@@ -209,8 +209,8 @@ pub(crate) fn on_tokio(store: Arc<dyn Store>, ledger: &Arc<Ledger>, workflow: &W
     })
 }
 
-/// Plays a case from the start: with a fault at one call of each of the first processes, then without until the run
-/// has ended. Returns what it came to and how many calls the first process made.
+/// Executes a case from the start: with a fault at one call of each of the first processes, then without until the run
+/// has ended. Returns its outcome and the number of calls that the first process made.
 fn play(place: &Place, live: Live<'_>, faults: &[(u64, Fault)]) -> (Came, u64, Arc<Ledger>) {
     let ledger = Ledger::new();
     let mut first_calls = None;
@@ -235,7 +235,7 @@ fn play(place: &Place, live: Live<'_>, faults: &[(u64, Fault)]) -> (Came, u64, A
     panic!("the run does not end in {} processes", faults.len() + 3);
 }
 
-/// How often each thing was executed.
+/// Counts the executions of each body and step.
 fn counts(ledger: &Ledger) -> std::collections::BTreeMap<String, usize> {
     let mut counts = std::collections::BTreeMap::new();
     for what in &*ledger.executed.lock().unwrap() {
@@ -244,9 +244,9 @@ fn counts(ledger: &Ledger) -> std::collections::BTreeMap<String, usize> {
     counts
 }
 
-/// Crashes a case before and after every call of its store, and lets every call fail in the other ways too, on every
+/// Crashes a case before and after every call of its store, and makes every call fail in the other ways too, on every
 /// store. The result must be that of the crash-free run, nothing committed may run again, and everything ran at least
-/// as often as without the crash, and once more at most for each.
+/// as often as without the crash, and at most once more for each crash.
 pub(crate) fn at_every_call(live: Live<'_>) {
     let memory = || Place::Memory(MemoryStore::new());
     let sqlite = || Place::Sqlite(tempfile::tempdir().unwrap());
@@ -270,17 +270,17 @@ fn at_every_call_of(place: &(dyn Fn() -> Place + Sync), live: Live<'_>, faults: 
             assert!(times <= least + faults.len(), "{what} was executed {times} times: {faults:?}");
         }
     };
-    // Results gather in groups, so that another play may take a few calls more.
+    // Results gather in groups, so that another execution may take a few more calls.
     let mut plays: Vec<Vec<(u64, Fault)>> = Vec::new();
     for call in 1..=calls + 2 {
         plays.extend(faults.iter().map(|fault| vec![(call, *fault)]));
         if twice {
-            // And while what the first process left is taken up.
+            // And while the next process recovers what the first one left.
             plays.push(vec![(call, Fault::CrashAfter), (1 + call * 5 % calls, Fault::CrashBefore)]);
             plays.push(vec![(call, Fault::CrashBefore), (1 + call * 3 % calls, Fault::CrashAfter)]);
         }
     }
-    // They wait more than they work.
+    // They mostly wait.
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..PLAYERS {

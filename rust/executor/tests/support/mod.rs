@@ -1,4 +1,4 @@
-//! What the integration tests share: every test runs on every store.
+//! Shared by the integration tests: every test runs on every store.
 
 use std::future::Future;
 use std::path::Path;
@@ -12,13 +12,13 @@ use bide_testkit::{DistantStore, Losses};
 /// Nothing here takes this long unless it hangs.
 pub(crate) const HANG: Duration = Duration::from_secs(20);
 
-/// An interval that is short, for conditions that a test makes true.
+/// A short interval, for conditions that a test makes true.
 pub(crate) const SOON: Duration = Duration::from_millis(2);
 
-/// A store to open again and again: what was in it is still there.
+/// A store that can be opened repeatedly and keeps its content.
 pub(crate) struct Place {
     memory: Option<Arc<MemoryStore>>,
-    /// It is behind a network that loses connections.
+    /// Whether it is behind a network that loses connections.
     is_distant: bool,
     directory: tempfile::TempDir,
 }
@@ -34,12 +34,12 @@ impl Place {
         Self { memory: None, is_distant: false, directory: tempfile::tempdir().unwrap() }
     }
 
-    /// A server, to which every seventh connection is lost.
+    /// A server with every seventh connection lost.
     fn distant() -> Self {
         Self { is_distant: true, ..Self::memory() }
     }
 
-    /// Opens the store, for a test to look at: never over the network.
+    /// Opens the store for a test to read, never over the network.
     pub(crate) fn open(&self) -> Arc<dyn Store> {
         match &self.memory {
             Some(memory) => Arc::clone(memory) as Arc<dyn Store>,
@@ -67,7 +67,7 @@ pub(crate) fn on_every_store<T: Future<Output = ()>>(test: impl Fn(Place) -> T) 
     }
 }
 
-/// A task's row, as the store has it.
+/// A task's row in the store.
 pub(crate) fn row(store: &Arc<dyn Store>, run: RunId, task: &str) -> TaskRow {
     let stored = store.load(run).unwrap().unwrap();
     let id = stored.tasks.iter().find(|recorded| &*recorded.name == task).unwrap().id;

@@ -1,5 +1,5 @@
-//! Async closures on a tokio runtime whose time passes by itself while nothing executes; the engine's threads' turns
-//! are taken here.
+//! Async closures on a tokio runtime whose time advances by itself while nothing executes. This driver takes the turns
+//! of the engine's threads.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -20,20 +20,20 @@ use tokio::time::Instant;
 /// The driver.
 pub(crate) struct OnTokio;
 
-/// How often it is looked whether everything has ended, in the runtime's time.
+/// The interval of checks whether everything has ended, in the runtime's time.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// No script takes this long unless it hangs, in the runtime's time.
 const HANG: Duration = Duration::from_secs(600);
 
-/// Longer than any interval: whoever is to poll no more has shown by then that it does not.
+/// Longer than any interval: enough to show that a wait is no longer polled.
 const LONG: Duration = Duration::from_secs(60);
 
-/// The case's clock, moved on as the runtime's time passes.
+/// The case's clock, which advances with the runtime's time.
 struct RuntimeClock {
     clock: Arc<VirtualClock>,
     begun: Instant,
-    /// How much of the runtime's time the clock has had.
+    /// How far the clock has followed the runtime's time.
     passed: Mutex<Duration>,
 }
 
@@ -64,7 +64,7 @@ impl Clock for RuntimeClock {
     }
 }
 
-/// A process, as its bodies share it.
+/// The state of a process that its bodies share.
 #[derive(Clone)]
 struct Process {
     probe: Arc<Probe>,
@@ -158,7 +158,7 @@ impl Process {
         Ok(())
     }
 
-    /// Makes a call of the script. With an error the body is to return.
+    /// Makes a call of the script. On an error the body must return.
     async fn call(&self, handle: &TaskHandle, at_call: usize) -> Option<TaskError> {
         let call = self.probe.call(at_call);
         let result = match call.what {
@@ -192,7 +192,7 @@ impl Process {
         step.await.map(drop)
     }
 
-    /// Asks a condition or executes a step, and does what else happens meanwhile.
+    /// Asks a condition or executes a step, and performs the script's events meanwhile.
     async fn ask(&self, call: usize, handle: Option<&TaskHandle>) -> Result<Option<Truth>, TaskError> {
         let (says, meanwhile) = self.probe.ask(call);
         match (meanwhile, handle) {
@@ -232,7 +232,7 @@ fn stored(time: SystemTime) -> Time {
     Time(0).after(time.duration_since(UNIX_EPOCH).unwrap())
 }
 
-/// What the attempt machine said, as far as an error still shows it.
+/// The attempt machine's answer, as far as an error still shows it.
 fn call_error(error: &TaskError) -> CallError {
     let Some(failure) = error.failure() else {
         let said = |refused: &Refused| refused.to_string() == error.to_string();

@@ -1,4 +1,4 @@
-//! Every driver of waits in this crate does what the attempt machine says: the suite of `bide_testkit::waits`.
+//! Every driver of waits in this crate follows the attempt machine: the suite of `bide_testkit::waits`.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod closures;

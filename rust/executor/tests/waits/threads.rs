@@ -1,5 +1,5 @@
-//! Worker threads and the threads that poll gates: real threads of a host, over an engine whose own threads' turns this
-//! takes, so that time passes only while all of them wait for it.
+//! Worker threads and threads that poll gates: real threads of a host. This driver takes the turns of the engine's own
+//! threads, so that time advances only while all threads wait for it.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -20,13 +20,13 @@ const HANG: Duration = Duration::from_secs(20);
 /// The driver.
 pub(crate) struct Threads;
 
-/// A process, as its threads share it.
+/// The state of a process that its threads share.
 pub(crate) struct Process {
     probe: Arc<Probe>,
     driver: OnceLock<Mutex<Driver<Threads>>>,
-    /// The thread of the body waits for what only the engine can tell.
+    /// The thread of the body waits for an answer of the engine.
     body_idles: AtomicBool,
-    /// How many threads poll gates, and how many of them idle.
+    /// How many threads poll gates, and how many of them are idle.
     gate_threads: [AtomicUsize; 2],
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -67,7 +67,7 @@ impl Process {
         threads == idle
     }
 
-    /// Asks a condition or executes a step, and does what else happens meanwhile.
+    /// Asks a condition or executes a step, and performs the script's events meanwhile.
     fn ask(&self, call: usize, inner: impl FnOnce()) -> Says {
         let (says, meanwhile) = self.probe.ask(call);
         match meanwhile {
@@ -87,7 +87,7 @@ impl Process {
         says
     }
 
-    /// Lets time pass until nothing is left to do.
+    /// Advances the time until nothing is left to do.
     #[expect(clippy::disallowed_methods, reason = "a test's patience is not the engine's time")]
     fn pump(&self, kind: Kind, settled: impl Fn() -> bool) {
         let begun = Instant::now();
@@ -229,7 +229,7 @@ fn completed() -> Outcome {
 }
 
 impl Thread {
-    /// Makes a call of the script. False if the body is to return.
+    /// Makes a call of the script. False if the body must return.
     fn call(&mut self, cx: &BodyCx<Threads>, at_call: usize) -> bool {
         let process = Arc::clone(&self.process);
         let call = process.probe.call(at_call);

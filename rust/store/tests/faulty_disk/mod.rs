@@ -1,7 +1,7 @@
-//! A disk that fails on command: SQLite's own way to the file system, with every operation counted, and the one that a
-//! test names answered with an error instead.
+//! A disk that fails on command: SQLite's own VFS, with every operation counted, and an error returned for the one that
+//! a test names.
 //!
-//! Registered as the default of this test process, so that the store under test knows nothing of it. It has one plan
+//! It is the default VFS of this test process, so that the store under test does not notice it. It has one plan
 //! for the whole process: tests that use it take turns ([`Disk::take`]).
 
 #![expect(
@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rusqlite::ffi;
 
-/// What SQLite asks of the file system.
+/// An operation of SQLite on the file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
     Open,
@@ -30,12 +30,12 @@ pub(crate) enum Call {
     ShmLock,
 }
 
-/// What becomes of the call.
+/// The outcome of the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// It fails with this code of SQLite, having done nothing.
+    /// It fails with this SQLite code and does nothing.
     Fails(c_int),
-    /// It does half of its work, then fails with this code: a torn write, a read that ends early.
+    /// It does half of its work, then fails with this SQLite code: a torn write, a short read.
     Half(c_int),
 }
 
@@ -44,7 +44,7 @@ pub(crate) enum Fault {
 pub(crate) enum Lasts {
     /// This one call.
     Once,
-    /// From this call on, until the disk is well again: as for a disk that is full, or gone.
+    /// From this call on, until the disk is healed, as with a full or missing disk.
     On,
 }
 
@@ -62,11 +62,11 @@ static SEEN: AtomicUsize = AtomicUsize::new(0);
 static HIT: AtomicUsize = AtomicUsize::new(0);
 static TURN: Mutex<()> = Mutex::new(());
 
-/// The right to break the disk.
+/// Exclusive access to the faults of the disk.
 pub(crate) struct Disk(#[expect(dead_code, reason = "held")] MutexGuard<'static, ()>);
 
 impl Disk {
-    /// Waits for the other tests to be done with theirs.
+    /// Waits until the other tests have finished with it.
     pub(crate) fn take() -> Self {
         install();
         Self(TURN.lock().unwrap_or_else(PoisonError::into_inner))
@@ -80,7 +80,7 @@ impl Disk {
         PLANNED.store(true, Ordering::SeqCst);
     }
 
-    /// From now on nothing fails; answers how many calls have failed.
+    /// From now on nothing fails; returns how many calls have failed.
     pub(crate) fn heal(&self) -> usize {
         PLANNED.store(false, Ordering::SeqCst);
         *PLAN.lock().unwrap() = None;
@@ -95,7 +95,7 @@ impl Drop for Disk {
     }
 }
 
-/// What is to become of this call, if it is one that fails.
+/// The outcome of this call, if it is one that fails.
 fn verdict(call: Call) -> Option<Fault> {
     if !PLANNED.load(Ordering::SeqCst) {
         return None;
@@ -109,15 +109,15 @@ fn verdict(call: Call) -> Option<Fault> {
     })
 }
 
-/// An answer without having done anything.
+/// Returns this code without doing anything.
 fn refusal(call: Call) -> Option<c_int> {
     verdict(call).map(|fault| match fault {
         Fault::Fails(code) | Fault::Half(code) => code,
     })
 }
 
-/// A table of a file's methods with ours in it, and behind it the one that it was made of: a pointer to the first is a
-/// pointer to both.
+/// A table of a file's methods that contains ours, followed by the original table: a pointer to the first is also a
+/// pointer to the whole.
 #[repr(C)]
 struct Methods {
     ours: ffi::sqlite3_io_methods,
@@ -126,10 +126,10 @@ struct Methods {
 
 struct Tables(Vec<&'static Methods>);
 
-// SAFETY: what the pointers in it point to is constant for as long as the process lives.
+// SAFETY: the targets of its pointers are constant for the life of the process.
 unsafe impl Send for Tables {}
 
-/// One for each table of SQLite's own VFS (it has one for files with locks, one for files without).
+/// One for each method table of SQLite's own VFS (one for files with locks, one for files without).
 static TABLES: Mutex<Tables> = Mutex::new(Tables(Vec::new()));
 
 struct Base(*mut ffi::sqlite3_vfs);
@@ -144,7 +144,7 @@ static BASE: OnceLock<Base> = OnceLock::new();
 fn install() {
     BASE.get_or_init(|| {
         // SAFETY: the default VFS exists once SQLite is initialized and is a plain structure; its copy, with another
-        // name and way to open, lives for ever, as SQLite demands of what is registered.
+        // name and open function, lives forever, as SQLite requires of a registered VFS.
         unsafe {
             assert_eq!(ffi::sqlite3_initialize(), ffi::SQLITE_OK);
             let base = ffi::sqlite3_vfs_find(std::ptr::null());
@@ -202,7 +202,7 @@ unsafe fn table(theirs: *const ffi::sqlite3_io_methods) -> &'static Methods {
     made
 }
 
-/// What SQLite itself would have called.
+/// The method that SQLite itself would have called.
 unsafe fn theirs(file: *mut ffi::sqlite3_file) -> &'static ffi::sqlite3_io_methods {
     unsafe { &*(*(*file).pMethods.cast::<Methods>()).theirs }
 }
@@ -222,7 +222,7 @@ unsafe extern "C" fn read(file: *mut ffi::sqlite3_file, to: *mut c_void, amount:
             None => pass!(file, xRead, to, amount, at),
             Some(Fault::Fails(code)) => code,
             Some(Fault::Half(code)) => {
-                // As SQLite wants it of a read beyond the end: the rest is zeros.
+                // As SQLite requires for a read beyond the end: the rest is zeros.
                 let half = amount / 2;
                 let _ = pass!(file, xRead, to, half, at);
                 to.cast::<u8>().add(half as usize).write_bytes(0, (amount - half) as usize);
@@ -287,7 +287,7 @@ unsafe extern "C" fn shm_map(
 }
 
 unsafe extern "C" fn shm_lock(file: *mut ffi::sqlite3_file, offset: c_int, n: c_int, flags: c_int) -> c_int {
-    // Giving a lock back does not fail.
+    // Releasing a lock does not fail.
     let refused = if flags & ffi::SQLITE_SHM_LOCK != 0 { refusal(Call::ShmLock) } else { None };
     match refused {
         Some(code) => code,
