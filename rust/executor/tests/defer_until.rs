@@ -52,7 +52,7 @@ fn test_defer_until_full_pipeline() {
 
         assert_eq!(result.status, RunStatus::Completed);
         assert_eq!(result.output::<String>("wait_for_data").unwrap(), "data.csv");
-        assert_eq!(polls.count(), 3, "one check before the slot is given back, two polls");
+        assert_eq!(polls.count(), 3, "one check before the slot is released, two polls");
         let task = result.task("wait_for_data").unwrap();
         assert_eq!((task.attempts, task.status, task.sub_status), (1, TaskStatus::Completed, None));
         assert!(task.waited >= 2 * SOON, "{:?}", task.waited);
@@ -92,22 +92,22 @@ fn test_defer_until_with_downstream_dependency() {
 fn a_deferred_task_lets_another_have_its_slot() {
     on_every_store(|place| async move {
         let (open, ended) = (Arc::new(AtomicBool::new(false)), mpsc::unbounded_channel());
-        let (tell, mut ended) = ended;
-        let (told, gate) = (tell.clone(), Arc::clone(&open));
+        let (sender, mut ended) = ended;
+        let (other_sender, gate) = (sender.clone(), Arc::clone(&open));
         let workflow = Workflow::builder("two")
             .task("deferred", move |cx: TaskContext| {
-                let (tell, gate) = (tell.clone(), Arc::clone(&gate));
+                let (sender, gate) = (sender.clone(), Arc::clone(&gate));
                 async move {
                     cx.handle().defer_until(|| async { gate.load(Ordering::SeqCst) }, SOON).await?;
-                    tell.send("deferred").unwrap();
+                    sender.send("deferred").unwrap();
                     Ok(())
                 }
             })
             .task("other", move |cx: TaskContext| {
-                let (tell, open) = (told.clone(), Arc::clone(&open));
+                let (sender, open) = (other_sender.clone(), Arc::clone(&open));
                 async move {
                     assert!(cx.handle().is_slot_held());
-                    tell.send("other").unwrap();
+                    sender.send("other").unwrap();
                     // Only now can the deferred task resume: if its slot were not free, this line would never execute.
                     open.store(true, Ordering::SeqCst);
                     Ok(())
@@ -129,11 +129,11 @@ fn a_deferred_task_lets_another_have_its_slot() {
 fn sub_status_reads_deferred_while_the_wait_is_open_and_active_after() {
     on_every_store(|place| async move {
         let (polled, open) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
-        let (resumed, go_on) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
-        let parts = (Arc::clone(&polled), Arc::clone(&open), Arc::clone(&resumed), Arc::clone(&go_on));
+        let (resumed, resume) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
+        let parts = (Arc::clone(&polled), Arc::clone(&open), Arc::clone(&resumed), Arc::clone(&resume));
         let workflow = Workflow::builder("ingest")
             .task("wait_for_data", move |cx: TaskContext| {
-                let (polled, open, resumed, go_on) = parts.clone();
+                let (polled, open, resumed, resume) = parts.clone();
                 async move {
                     let mut polls = 0;
                     let condition = || {
@@ -147,7 +147,7 @@ fn sub_status_reads_deferred_while_the_wait_is_open_and_active_after() {
                     };
                     cx.handle().defer_until(condition, SOON).await?;
                     resumed.notify_one();
-                    go_on.acquire().await?.forget();
+                    resume.acquire().await?.forget();
                     Ok(())
                 }
             })
@@ -169,7 +169,7 @@ fn sub_status_reads_deferred_while_the_wait_is_open_and_active_after() {
         assert_eq!((active.status, active.sub_status), (TaskStatus::Running, Some(SubStatus::Active)));
         assert_eq!(runner.slots_in_use(), (1, 1));
 
-        go_on.add_permits(1);
+        resume.add_permits(1);
         run.result().await.unwrap();
         let ended = row(&store, run.id(), "wait_for_data");
         assert_eq!((ended.status, ended.sub_status), (TaskStatus::Completed, None));
@@ -360,12 +360,12 @@ fn a_satisfied_wait_is_reused_only_if_it_is_provably_the_same() {
 fn a_sleep_is_over_at_its_recorded_time_also_after_a_restart() {
     on_every_store(|place| async move {
         let (entered, span) = (Arc::new(Notify::new()), Duration::from_millis(400));
-        let tell = Arc::clone(&entered);
+        let notify = Arc::clone(&entered);
         let workflow = Workflow::builder("sleeper")
             .task("sleep", move |cx: TaskContext| {
-                let tell = Arc::clone(&tell);
+                let notify = Arc::clone(&notify);
                 async move {
-                    tell.notify_one();
+                    notify.notify_one();
                     let began = cx.handle().now().await?;
                     cx.handle().sleep(span).await?;
                     Ok(began.elapsed().unwrap())

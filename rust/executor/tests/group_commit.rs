@@ -1,6 +1,6 @@
 //! Threads that arrive while another one commits: the next commit covers all of them, and each gets its own outcome.
 
-#![expect(clippy::unwrap_used, reason = "a failed test is told by its panic")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -56,10 +56,10 @@ impl Scene {
     fn on(store: Arc<FaultyStore>, clock: Arc<VirtualClock>, folder: tempfile::TempDir) -> Self {
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = Arc::clone(&log);
-        let tell = Box::new(move |_: Level, line: &str| lines.lock().push(line.to_owned()));
+        let log = Box::new(move |_: Level, line: &str| lines.lock().push(line.to_owned()));
         let pool = Pool::new(1, 10, Box::new(|_| Ok(false)));
         let (shared, time) = (Arc::clone(&store) as Arc<dyn Store>, Arc::clone(&clock) as Arc<dyn Clock>);
-        let driver = Driver::open(shared, time, pool, tell, 1).unwrap();
+        let driver = Driver::open(shared, time, pool, log, 1).unwrap();
         let graph = Arc::new(Graph::build("workflow", vec![TaskSpec::new("task")], false).unwrap());
         let workflow = driver.engine().register(graph, Arc::new([()])).unwrap();
         Self { driver, store, workflow, clock, log, _folder: folder }
@@ -106,9 +106,9 @@ impl Scene {
 
     /// The next creation of runs blocks in the store until it is released.
     fn hold(&self) -> (Receiver<()>, Sender<()>) {
-        let ((tells, held), (release, released)) = (channel(), channel());
+        let ((sender, held), (release, released)) = (channel(), channel());
         self.store.after_create(Box::new(move || {
-            tells.send(()).unwrap();
+            sender.send(()).unwrap();
             released.recv_timeout(HANG).unwrap();
         }));
         (held, release)

@@ -1,7 +1,7 @@
 //! A runner checks its lease before it starts anything. The test simulates a process that was stopped for longer than
 //! its lease: the clock leaps while a body executes, and the lease thread, which checks every 50 ms, comes too late.
 
-#![expect(clippy::unwrap_used, reason = "a failed test is told by its panic")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -107,10 +107,10 @@ impl Engines {
             std::thread::spawn(move || engine.work(&mut Thread));
             Ok(true)
         };
-        let (tell, lost) = channel();
+        let (sender, lost) = channel();
         let log = move |_: Level, line: &str| {
             if line.contains("the lease was lost") {
-                let _ = tell.send(());
+                let _ = sender.send(());
             }
         };
         let (store, clock) = (Arc::clone(&world.store) as _, Arc::clone(&world.clock) as _);
@@ -148,19 +148,19 @@ fn end(handle: &Handle<Functions>) -> Settlement {
 
 /// Bodies report their entry here and wait for the test.
 fn meeting() -> (impl Fn() + Clone, Receiver<()>, Sender<()>) {
-    let ((tell, entered), (go_on, wait)) = (channel(), channel::<()>());
+    let ((sender, entered), (resume, wait)) = (channel(), channel::<()>());
     let wait = Arc::new(Mutex::new(wait));
     let meet = move || {
-        tell.send(()).unwrap();
+        sender.send(()).unwrap();
         let _ = wait.lock().recv();
     };
-    (meet, entered, go_on)
+    (meet, entered, resume)
 }
 
 #[test]
 fn no_body_starts_once_the_lease_has_run_out_and_another_has_the_runs() {
     let world = World::new();
-    let (meet, entered, go_on) = meeting();
+    let (meet, entered, resume) = meeting();
     let starts = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&starts);
     let body = move |_: &BodyCx<Functions>| {
@@ -172,7 +172,7 @@ fn no_body_starts_once_the_lease_has_run_out_and_another_has_the_runs() {
     let handles = runner.submit(5);
     entered.recv_timeout(HANG).unwrap();
     world.goes_to_another_while_it_is_stopped();
-    drop(go_on);
+    drop(resume);
     runner.notices();
     for handle in &handles {
         assert!(matches!(end(handle), Settlement::Elsewhere));
@@ -232,8 +232,8 @@ fn a_wall_that_is_set_neither_ends_a_lease_nor_prolongs_it() {
 #[test]
 fn a_body_whose_run_is_lost_begins_no_step_and_asks_no_condition() {
     let world = World::new();
-    let (meet, entered, go_on) = meeting();
-    let (tell, came) = channel();
+    let (meet, entered, resume) = meeting();
+    let (sender, came) = channel();
     let asked = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&asked);
     let body = move |cx: &BodyCx<Functions>| {
@@ -246,14 +246,14 @@ fn a_body_whose_run_is_lost_begins_no_step_and_asks_no_condition() {
         let condition = Condition { name: "c".into(), proof: None, policy, timeout: None };
         let waited = cx.wait_condition(&mut Free, condition, &mut check).map(drop);
         let stepped = cx.begin_step(&mut Free, &"s".into(), None, &mut || None).map(drop);
-        tell.send((waited, stepped)).unwrap();
+        sender.send((waited, stepped)).unwrap();
         Ok(())
     };
     let runner = Engines::start(&world, Box::new(body));
     runner.submit(1);
     entered.recv_timeout(HANG).unwrap();
     world.goes_to_another_while_it_is_stopped();
-    drop(go_on);
+    drop(resume);
     let came = came.recv_timeout(HANG).unwrap();
     assert!(matches!(came, (Err(CallError::Suspended), Err(CallError::Suspended))), "{came:?}");
     assert_eq!(asked.load(Ordering::SeqCst), 0);
@@ -264,7 +264,7 @@ fn a_parked_body_unwinds_when_its_run_is_lost_and_resumes_elsewhere() {
     for condition in [true, false] {
         let world = World::new();
         let open = Arc::new(AtomicBool::new(false));
-        let (tell, came) = channel();
+        let (sender, came) = channel();
         let (ask, asked) = channel();
         let is_open = Arc::clone(&open);
         let body = move |cx: &BodyCx<Functions>| {
@@ -280,7 +280,7 @@ fn a_parked_body_unwinds_when_its_run_is_lost_and_resumes_elsewhere() {
             } else {
                 cx.wait_after(&mut Free, &"sleep".into(), HOUR)
             };
-            tell.send(waited.clone()).unwrap();
+            sender.send(waited.clone()).unwrap();
             waited
         };
         let runner = Engines::start(&world, Box::new(body));

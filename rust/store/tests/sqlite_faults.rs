@@ -21,7 +21,7 @@ const NOW: Time = Time(1_795_000_000_000_000);
 
 /// The outcome of a write as its caller saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
+enum Outcome {
     Written,
     NotWritten,
     Unknown,
@@ -31,16 +31,16 @@ enum Told {
 #[derive(Default)]
 struct Ledger {
     /// Each run that the store was asked to create.
-    runs: Vec<(RunId, Told)>,
+    runs: Vec<(RunId, Outcome)>,
     /// Each batch: the run, the first of its two tasks.
-    batches: Vec<(RunId, i64, Told)>,
+    batches: Vec<(RunId, i64, Outcome)>,
 }
 
-fn told<T>(result: &Result<T, StoreError>) -> Told {
+fn outcome<T>(result: &Result<T, StoreError>) -> Outcome {
     match result {
-        Ok(_) => Told::Written,
-        Err(StoreError::Unknown(_)) => Told::Unknown,
-        Err(_) => Told::NotWritten,
+        Ok(_) => Outcome::Written,
+        Err(StoreError::Unknown(_)) => Outcome::Unknown,
+        Err(_) => Outcome::NotWritten,
     }
 }
 
@@ -73,11 +73,11 @@ fn live(store: &dyn Store, ledger: &mut Ledger) -> Result<(), StoreError> {
     let lease = store.enroll(NOW.into())?;
     store.wait_for_changes(Seen::default(), Duration::ZERO)?;
     let created = store.create(lease, &[new_run(1, workflow.number, workflow.version)]);
-    ledger.runs.push((id(1), told(&created)));
+    ledger.runs.push((id(1), outcome(&created)));
     assert_eq!(created?, [Creation::Created]);
     for task in [0, 2] {
         let committed = store.commit(lease, &mut batch(id(1), task));
-        ledger.batches.push((id(1), task, told(&committed)));
+        ledger.batches.push((id(1), task, outcome(&committed)));
         let _ = committed?;
     }
     store.renew(lease, NOW.into())?;
@@ -99,11 +99,14 @@ fn examine(path: &Path, ledger: &Ledger) {
         Connection::open(path).unwrap().query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(sound, "ok");
     let store = open(path, Durability::Normal).unwrap();
-    for (run, told) in &ledger.runs {
+    for (run, outcome) in &ledger.runs {
         let there = store.load(*run).unwrap().is_some();
-        assert!(*told == Told::Unknown || there == (*told == Told::Written), "{run} was {told:?}, there: {there}");
+        assert!(
+            *outcome == Outcome::Unknown || there == (*outcome == Outcome::Written),
+            "{run} was {outcome:?}, there: {there}"
+        );
     }
-    for (run, first, told) in &ledger.batches {
+    for (run, first, outcome) in &ledger.batches {
         let rows = store.load(*run).unwrap().map_or_else(Vec::new, |stored| stored.rows);
         let sizes: Vec<usize> = rows
             .iter()
@@ -112,7 +115,10 @@ fn examine(path: &Path, ledger: &Ledger) {
             .collect();
         let whole = sizes == [11, 5001];
         assert!(whole || sizes.is_empty(), "half of a batch: {sizes:?}");
-        assert!(*told == Told::Unknown || whole == (*told == Told::Written), "{run} {first}: {told:?}, there: {whole}");
+        assert!(
+            *outcome == Outcome::Unknown || whole == (*outcome == Outcome::Written),
+            "{run} {first}: {outcome:?}, there: {whole}"
+        );
     }
     // And it is usable.
     let workflow = store.register("workflow", "v2", &[("task".into(), vec![])]).unwrap();

@@ -411,7 +411,7 @@ fn a_reader_of_an_old_state_stops_no_writer_and_is_reported() {
     for _ in 0..8 {
         write();
     }
-    assert_eq!(store.warning(), None, "it is told once");
+    assert_eq!(store.warning(), None, "it is reported once");
     assert_eq!(rows(), 1);
     reader.execute_batch("COMMIT").unwrap();
     assert!(rows() > 66);

@@ -73,8 +73,8 @@ fn a_second_name_of_a_file_is_refused_and_the_first_one_opens() {
 
         // Such a backup prevents no start, and is reported once.
         let store = open(&first);
-        let told = warnings(&store);
-        assert!(told.len() == 1 && told[0].contains("2 names"), "{what}: {told:?}");
+        let warned = warnings(&store);
+        assert!(warned.len() == 1 && warned[0].contains("2 names"), "{what}: {warned:?}");
         drop(store);
         // As the message advises.
         fs::copy(&first, two.path().join("copy")).unwrap();
@@ -200,12 +200,12 @@ fn an_existing_file_that_others_can_read_is_reported_once() {
         let path = directory.path().join(format!("{mode:o}.db"));
         drop(open(&path));
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        let told = warnings(&open(&path));
+        let warned = warnings(&open(&path));
         if mode & 0o066 == 0 {
-            assert_eq!(told, [] as [&str; 0], "{mode:o}");
+            assert_eq!(warned, [] as [&str; 0], "{mode:o}");
         } else {
-            assert!(told.len() == 1 && told[0].contains(&format!("{mode:04o}")), "{mode:o}: {told:?}");
-            assert!(told[0].contains(path.to_str().unwrap()) && told[0].contains("chmod 600"), "{told:?}");
+            assert!(warned.len() == 1 && warned[0].contains(&format!("{mode:04o}")), "{mode:o}: {warned:?}");
+            assert!(warned[0].contains(path.to_str().unwrap()) && warned[0].contains("chmod 600"), "{warned:?}");
         }
         assert_eq!(warnings(&open(&path)), [] as [&str; 0], "{mode:o}");
     }

@@ -89,7 +89,7 @@ fn say(what: impl std::fmt::Display) {
     println!("SAYS {what}");
 }
 
-fn wait_to_be_told() {
+fn wait_for_signal() {
     std::io::stdin().read_line(&mut String::new()).unwrap();
 }
 
@@ -105,10 +105,10 @@ fn play_a_part() {
             drop(open(path));
             let (lease, run) = own_a_run(&*store);
             say(run);
-            wait_to_be_told();
+            wait_for_signal();
             let fenced = store.commit(lease, &mut Vec::new());
             say(matches!(fenced, Err(StoreError::Fenced { .. })));
-            wait_to_be_told();
+            wait_for_signal();
         }
         "commit" => {
             let store = open(path);
@@ -145,13 +145,13 @@ fn play_a_part() {
                 let _ = store.commit(lease, &mut rows.collect()).unwrap();
             }
             say("executes");
-            wait_to_be_told();
+            wait_for_signal();
         }
         "fork" => {
             let store = open(path);
             let (lease, _) = own_a_run(&*store);
             say(fork_with(store, lease, path));
-            wait_to_be_told();
+            wait_for_signal();
         }
         "open" => {
             let opened = SqliteStore::open(path, Durability::Normal).map(|store| register(&*store));

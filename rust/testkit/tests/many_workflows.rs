@@ -89,7 +89,7 @@ fn calls_beside(count: usize, store: &Arc<dyn Store>) -> Vec<u64> {
     }
     let mut calls = vec![runner.register(0, &["task"])];
     let idle = runner.calls(Driver::lease_turn);
-    assert_eq!(runner.calls(Driver::lease_turn), 0, "a look without news asks for nothing else");
+    assert_eq!(runner.calls(Driver::lease_turn), 0, "a poll without changes calls nothing else");
 
     let (graph, bodies) = workflow(0, &["task"]);
     let registered = runner.driver.engine().register(graph, bodies).unwrap();
@@ -100,7 +100,7 @@ fn calls_beside(count: usize, store: &Arc<dyn Store>) -> Vec<u64> {
 
     // A change: a run that is to be claimed.
     let run = left_behind(store, 0, &["task"]);
-    let taken_up = runner.calls(Driver::lease_turn);
+    let claimed = runner.calls(Driver::lease_turn);
     assert!(runner.is_executing(run));
     // A run of another version of its workflow, which fits.
     runner.register(0, &["task", "more"]);
@@ -115,7 +115,7 @@ fn calls_beside(count: usize, store: &Arc<dyn Store>) -> Vec<u64> {
     left_behind(store, count, &["task"]);
     let in_vain = runner.calls(Driver::lease_turn);
     assert!(in_vain < learns, "what does not fit is not asked for again");
-    calls.extend([idle, taken_up, of_another_version, learns, in_vain]);
+    calls.extend([idle, claimed, of_another_version, learns, in_vain]);
     calls
 }
 

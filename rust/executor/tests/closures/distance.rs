@@ -54,8 +54,8 @@ async fn whichever_call_loses_its_connection_nothing_is_executed_twice() {
 async fn a_lost_connection_is_reported_and_stops_the_runner_after_a_minute() {
     let clock = VirtualClock::new();
     let store = DistantStore::new(MemoryStore::new(), Losses::None);
-    let (tell, mut lines) = mpsc::unbounded_channel();
-    let log = move |_, line: &str| drop(tell.send(line.to_owned()));
+    let (sender, mut lines) = mpsc::unbounded_channel();
+    let log = move |_, line: &str| drop(sender.send(line.to_owned()));
     let builder = Runner::open(Arc::clone(&store) as _).slots(1).clock(Arc::clone(&clock) as _);
     let runner = builder.log(log).start().unwrap();
     let workflow = chain(&Arc::default());
@@ -106,14 +106,14 @@ async fn times_and_leases_are_by_the_clock_of_the_server() {
         let store = DistantStore::with_clock(Arc::clone(&memory) as _, Losses::None, Arc::clone(&server) as _);
         Runner::open(store).slots(1).clock(Arc::clone(clock) as _).log(|_, _| ()).start().unwrap()
     };
-    let (entered, go_on) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
+    let (entered, resume) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
     let body = {
-        let (entered, go_on) = (Arc::clone(&entered), Arc::clone(&go_on));
+        let (entered, resume) = (Arc::clone(&entered), Arc::clone(&resume));
         move |_| {
-            let (entered, go_on) = (Arc::clone(&entered), Arc::clone(&go_on));
+            let (entered, resume) = (Arc::clone(&entered), Arc::clone(&resume));
             async move {
                 entered.notify_one();
-                go_on.acquire().await?.forget();
+                resume.acquire().await?.forget();
                 Ok(())
             }
         }
@@ -132,7 +132,7 @@ async fn times_and_leases_are_by_the_clock_of_the_server() {
     let late = wrong.submit(&workflow, &()).await.unwrap();
     within(entered.notified()).await;
     assert_eq!(memory.load(late.id()).unwrap().unwrap().run.created_at, server.now());
-    go_on.add_permits(2);
+    resume.add_permits(2);
     for run in [&run, &late] {
         within(run.result()).await.unwrap();
         assert_eq!(memory.load(run.id()).unwrap().unwrap().run.ended_at, Some(server.now()));

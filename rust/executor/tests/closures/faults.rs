@@ -22,15 +22,15 @@ fn quiet(store: Arc<dyn Store>) -> Runner {
 }
 
 /// Counts its executions, signals its entry, and waits for a permit.
-fn held(entered: &Arc<Notify>, go_on: &Arc<Semaphore>, executed: &Arc<AtomicU32>) -> Workflow {
-    let parts = (Arc::clone(entered), Arc::clone(go_on), Arc::clone(executed));
+fn held(entered: &Arc<Notify>, resume: &Arc<Semaphore>, executed: &Arc<AtomicU32>) -> Workflow {
+    let parts = (Arc::clone(entered), Arc::clone(resume), Arc::clone(executed));
     Workflow::builder("held")
         .task("held", move |_| {
-            let (entered, go_on, executed) = parts.clone();
+            let (entered, resume, executed) = parts.clone();
             async move {
                 executed.fetch_add(1, Ordering::SeqCst);
                 entered.notify_one();
-                go_on.acquire().await?.forget();
+                resume.acquire().await?.forget();
                 Ok(7)
             }
         })
@@ -41,14 +41,14 @@ fn held(entered: &Arc<Notify>, go_on: &Arc<Semaphore>, executed: &Arc<AtomicU32>
 #[tokio::test]
 async fn a_failed_commit_is_reported_to_every_caller_and_stops_the_runner() {
     for fault in [Fault::Unavailable, Fault::UnknownBefore, Fault::CrashBefore] {
-        let (entered, go_on, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
-        let workflow = held(&entered, &go_on, &executed);
+        let (entered, resume, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
+        let workflow = held(&entered, &resume, &executed);
         let faulty = FaultyStore::new(MemoryStore::new());
         let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
         let run = runner.submit(&workflow, &()).await.unwrap();
         within(entered.notified()).await;
         faulty.fail_next(fault);
-        go_on.add_permits(1);
+        resume.add_permits(1);
         let error = within(run.result()).await.unwrap_err();
         assert!(matches!(error, Error::Store(_)), "{fault:?}: {error}");
         // A result that could not be committed is not visible either.
@@ -60,14 +60,14 @@ async fn a_failed_commit_is_reported_to_every_caller_and_stops_the_runner() {
 
 #[tokio::test]
 async fn a_stopped_runner_releases_its_lease_when_it_is_closed() {
-    let (entered, go_on, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
-    let workflow = held(&entered, &go_on, &executed);
+    let (entered, resume, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
+    let workflow = held(&entered, &resume, &executed);
     let faulty = FaultyStore::new(MemoryStore::new());
     let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
     let run = runner.submit(&workflow, &()).key("k").await.unwrap();
     within(entered.notified()).await;
     faulty.fail_next(Fault::Unavailable);
-    go_on.add_permits(2);
+    resume.add_permits(2);
     assert!(within(run.result()).await.is_err());
     within(runner.close()).await;
 
@@ -93,8 +93,8 @@ fn heard(store: Arc<dyn Store>) -> (Runner, Arc<Mutex<Vec<String>>>) {
 
 #[tokio::test]
 async fn a_commit_waits_for_a_store_that_others_keep_locked_and_says_so() {
-    let (entered, go_on, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
-    let workflow = held(&entered, &go_on, &executed);
+    let (entered, resume, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
+    let workflow = held(&entered, &resume, &executed);
     let faulty = FaultyStore::new(MemoryStore::new());
     let (runner, warnings) = heard(Arc::clone(&faulty) as Arc<dyn Store>);
     let run = runner.submit(&workflow, &()).await.unwrap();
@@ -103,7 +103,7 @@ async fn a_commit_waits_for_a_store_that_others_keep_locked_and_says_so() {
     for next in 1..=3 {
         faulty.fail(faulty.calls() + next, Fault::Busy);
     }
-    go_on.add_permits(1);
+    resume.add_permits(1);
     assert_eq!(within(run.result()).await.unwrap().output::<u32>("held").unwrap(), 7);
     assert_eq!(executed.load(Ordering::SeqCst), 1);
     within(runner.close()).await;
@@ -115,8 +115,8 @@ async fn a_commit_waits_for_a_store_that_others_keep_locked_and_says_so() {
 
 #[tokio::test]
 async fn a_store_locked_for_a_minute_stops_the_runner_with_that_reason() {
-    let (entered, go_on, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
-    let workflow = held(&entered, &go_on, &executed);
+    let (entered, resume, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
+    let workflow = held(&entered, &resume, &executed);
     let faulty = FaultyStore::new(MemoryStore::new());
     let (runner, _) = heard(Arc::clone(&faulty) as Arc<dyn Store>);
     let run = runner.submit(&workflow, &()).await.unwrap();
@@ -124,7 +124,7 @@ async fn a_store_locked_for_a_minute_stops_the_runner_with_that_reason() {
     for next in 1..=1000 {
         faulty.fail(faulty.calls() + next, Fault::Busy);
     }
-    go_on.add_permits(1);
+    resume.add_permits(1);
     let error = within(run.result()).await.unwrap_err();
     assert!(error.to_string().contains("locked by another process for 60s"), "{error}");
     within(runner.close()).await;
@@ -132,14 +132,14 @@ async fn a_store_locked_for_a_minute_stops_the_runner_with_that_reason() {
 
 #[tokio::test]
 async fn what_was_committed_with_an_unknown_outcome_is_not_executed_again() {
-    let (entered, go_on, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
-    let workflow = held(&entered, &go_on, &executed);
+    let (entered, resume, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
+    let workflow = held(&entered, &resume, &executed);
     let faulty = FaultyStore::new(MemoryStore::new());
     let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
     let run = runner.submit(&workflow, &()).key("k").await.unwrap();
     within(entered.notified()).await;
     faulty.fail_next(Fault::UnknownAfter);
-    go_on.add_permits(1);
+    resume.add_permits(1);
     assert!(within(run.result()).await.is_err());
     within(runner.close()).await;
 
@@ -152,17 +152,17 @@ async fn what_was_committed_with_an_unknown_outcome_is_not_executed_again() {
 
 #[tokio::test]
 async fn a_wait_that_cannot_be_committed_unwinds_its_body() {
-    let (entered, told) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
-    let (go_on, parts) = (Arc::new(Semaphore::new(0)), (Arc::clone(&entered), Arc::clone(&told)));
-    let may = Arc::clone(&go_on);
+    let (entered, suspended) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+    let (resume, parts) = (Arc::new(Semaphore::new(0)), (Arc::clone(&entered), Arc::clone(&suspended)));
+    let permit = Arc::clone(&resume);
     let workflow = Workflow::builder("unwinds")
         .task("wait", move |cx: TaskContext| {
-            let ((entered, told), may) = (parts.clone(), Arc::clone(&may));
+            let ((entered, suspended), permit) = (parts.clone(), Arc::clone(&permit));
             async move {
                 entered.notify_one();
-                may.acquire().await?.forget();
+                permit.acquire().await?.forget();
                 let error = cx.handle().sleep(Duration::from_secs(3600)).await.unwrap_err();
-                told.store(error.is_suspended(), Ordering::SeqCst);
+                suspended.store(error.is_suspended(), Ordering::SeqCst);
                 Err::<(), _>(error)
             }
         })
@@ -173,10 +173,10 @@ async fn a_wait_that_cannot_be_committed_unwinds_its_body() {
     let run = runner.submit(&workflow, &()).await.unwrap();
     within(entered.notified()).await;
     faulty.fail_next(Fault::Unavailable);
-    go_on.add_permits(1);
+    resume.add_permits(1);
     assert!(matches!(within(run.result()).await, Err(Error::Store(_))));
     within(runner.close()).await;
-    assert!(told.load(Ordering::SeqCst));
+    assert!(suspended.load(Ordering::SeqCst));
 }
 
 #[tokio::test]
@@ -238,10 +238,10 @@ async fn a_fenced_runner_drops_its_runs_and_claims_free_ones_again() {
 #[tokio::test]
 async fn a_body_that_kills_its_process_again_and_again_pauses_its_run() {
     let entered = Arc::new(Semaphore::new(0));
-    let tell = Arc::clone(&entered);
+    let arrived = Arc::clone(&entered);
     let workflow = Workflow::builder("deadly")
         .task("kills", move |_| {
-            tell.add_permits(1);
+            arrived.add_permits(1);
             std::future::pending::<Result<(), TaskError>>()
         })
         .build()

@@ -89,7 +89,7 @@ fn closing_suspends_waits_grants_grace_and_refuses_new_runs() {
     on_every_store(|place| async move {
         let (entered, suspended) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicBool::new(false)));
         let parts = (Arc::clone(&entered), Arc::clone(&suspended));
-        let told = Arc::clone(&entered);
+        let in_stubborn = Arc::clone(&entered);
         let workflow = Workflow::builder("closing")
             .task("deferred", move |cx: TaskContext| {
                 let (entered, suspended) = parts.clone();
@@ -103,7 +103,7 @@ fn closing_suspends_waits_grants_grace_and_refuses_new_runs() {
                 }
             })
             .task("stubborn", move |_| {
-                let entered = Arc::clone(&told);
+                let entered = Arc::clone(&in_stubborn);
                 async move {
                     entered.add_permits(1);
                     std::future::pending::<()>().await;
@@ -179,23 +179,23 @@ fn deferred(store: &Arc<dyn Store>, run: &RunHandle) -> bool {
 #[test]
 fn others_see_a_long_execution_and_the_last_error_of_a_condition() {
     on_every_store(|place| async move {
-        let (go_on, raised) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicBool::new(false)));
-        let parts = (Arc::clone(&go_on), Arc::clone(&raised));
-        let told = Arc::clone(&go_on);
+        let (resume, raised) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicBool::new(false)));
+        let parts = (Arc::clone(&resume), Arc::clone(&raised));
+        let in_long = Arc::clone(&resume);
         let workflow = Workflow::builder("visible")
             .task("long", move |_| {
-                let go_on = Arc::clone(&told);
+                let resume = Arc::clone(&in_long);
                 async move {
-                    go_on.acquire().await?.forget();
+                    resume.acquire().await?.forget();
                     Ok(())
                 }
             })
             .task("flaky", move |cx: TaskContext| {
-                let (go_on, raised) = parts.clone();
+                let (resume, raised) = parts.clone();
                 async move {
                     let flaky = || async {
                         raised.store(true, Ordering::SeqCst);
-                        if go_on.available_permits() > 0 { Ok(true) } else { Err(TaskError::new("no network")) }
+                        if resume.available_permits() > 0 { Ok(true) } else { Err(TaskError::new("no network")) }
                     };
                     cx.handle().defer_until(flaky, SOON).on_error(Tolerance::Ignore).await?;
                     Ok(())
@@ -213,7 +213,7 @@ fn others_see_a_long_execution_and_the_last_error_of_a_condition() {
         assert!(raised.load(Ordering::SeqCst));
         let blocked_by = runner.get(run.id()).await.unwrap().task("flaky").unwrap().blocked_by.clone();
         assert!(blocked_by.as_ref().is_some_and(|why| why.contains("no network")), "{blocked_by:?}");
-        go_on.add_permits(2);
+        resume.add_permits(2);
         run.result().await.unwrap();
         runner.close().await;
     });

@@ -87,16 +87,16 @@ fn a_body_may_abandon_a_wait_midway_and_continue() {
 type Body = Pin<Box<dyn Future<Output = Result<i32, TaskError>> + Send>>;
 
 /// A run of two tasks on one slot: a quick one, then a long one that executes until the test releases it.
-fn behind(goes_on: impl Fn(oneshot::Receiver<()>) -> Body + Send + Sync + 'static) {
-    let goes_on = Arc::new(goes_on);
+fn behind(long: impl Fn(oneshot::Receiver<()>) -> Body + Send + Sync + 'static) {
+    let long = Arc::new(long);
     on_every_store(|place| {
-        let goes_on = Arc::clone(&goes_on);
+        let long = Arc::clone(&long);
         async move {
-            let (let_go, told) = oneshot::channel();
-            let told = Mutex::new(Some(told));
+            let (release, released) = oneshot::channel();
+            let released = Mutex::new(Some(released));
             let workflow = Workflow::builder("behind")
                 .task("quick", |_| async { Ok(1) })
-                .task("long", move |_| goes_on(told.lock().unwrap().take().unwrap()))
+                .task("long", move |_| long(released.lock().unwrap().take().unwrap()))
                 .build()
                 .unwrap();
             let runner = place.runner(1);
@@ -109,7 +109,7 @@ fn behind(goes_on: impl Fn(oneshot::Receiver<()>) -> Body + Send + Sync + 'stati
             while !quick_is_committed() {
                 tokio::task::yield_now().await;
             }
-            let_go.send(()).unwrap();
+            release.send(()).unwrap();
             run.result().await.unwrap();
             runner.close().await;
         }
@@ -118,9 +118,9 @@ fn behind(goes_on: impl Fn(oneshot::Receiver<()>) -> Body + Send + Sync + 'stati
 
 #[test]
 fn a_result_does_not_wait_behind_a_body_that_blocks_its_thread() {
-    behind(|told| {
+    behind(|released| {
         Box::pin(async move {
-            tokio::task::block_in_place(|| told.blocking_recv()).unwrap();
+            tokio::task::block_in_place(|| released.blocking_recv()).unwrap();
             Ok(2)
         })
     });
@@ -128,9 +128,9 @@ fn a_result_does_not_wait_behind_a_body_that_blocks_its_thread() {
 
 #[test]
 fn a_result_does_not_wait_behind_a_body_that_awaits() {
-    behind(|told| {
+    behind(|released| {
         Box::pin(async move {
-            told.await.unwrap();
+            released.await.unwrap();
             Ok(2)
         })
     });

@@ -262,7 +262,7 @@ fn run(engine: &Arc<Engine<Threads>>, graph: Arc<Graph>, bodies: Arc<[Task]>) ->
         });
         let this = Came { status: stored.run.status, tasks: tasks.collect() };
         assert!(this.status == RunStatus::Completed || this.status == RunStatus::Failed);
-        assert!(came.is_none_or(|other| other == this), "two callers of one key are told different things");
+        assert!(came.is_none_or(|other| other == this), "two callers of one key get different results");
         came = Some(this);
     }
     came
@@ -406,13 +406,13 @@ fn a_body_that_has_returned_is_not_suspected_of_what_the_next_one_does() {
 fn a_timeout_that_comes_while_a_body_defers_ends_it() {
     let (ledger, store) = (Ledger::new(), FaultyStore::new(MemoryStore::new()));
     *ledger.store.lock().unwrap() = Some(store.inner());
-    let (tells, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let first = AtomicBool::new(true);
     store.watch(Box::new(move |_, batch| {
         // The commit of its wait lasts until its time is used up.
         let opens = batch.iter().any(|write| matches!(write, Write::Entry { .. }));
         if opens && first.swap(false, Ordering::SeqCst) {
-            told.recv_timeout(HANG).expect("no timeout");
+            receiver.recv_timeout(HANG).expect("no timeout");
         }
     }));
     let mut waits = task("waits", &[], |body| {
@@ -425,7 +425,7 @@ fn a_timeout_that_comes_while_a_body_defers_ends_it() {
     waits.spec.retry = RetryPolicy { delay: Duration::ZERO, jitter: 0.0, ..RetryPolicy::new(2) };
     let log = Box::new(move |level, _: &str| {
         if matches!(level, Level::Stuck { .. }) {
-            let _ = tells.send(());
+            let _ = sender.send(());
         }
     });
     let came = logged(store, &ledger, vec![waits], 1, log).expect("the runner stops");
@@ -436,10 +436,10 @@ fn a_timeout_that_comes_while_a_body_defers_ends_it() {
 #[test]
 fn a_run_claimed_before_its_creator_hears_of_it_does_not_begin_there() {
     let (ledger, store) = (Ledger::new(), FaultyStore::new(MemoryStore::new()));
-    let (tells, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let log = Box::new(move |_, line: &str| {
         if line.contains("the lease was lost") {
-            let _ = tells.send(());
+            let _ = sender.send(());
         }
     });
     let engine = start(Arc::clone(&store) as Arc<dyn Store>, &ledger, 1, log).unwrap();
@@ -449,7 +449,7 @@ fn a_run_claimed_before_its_creator_hears_of_it_does_not_begin_there() {
     store.after_create(Box::new(move || {
         let other = inner.enroll(later).unwrap();
         assert_eq!(inner.claim(other, &[version], later, 10).unwrap().len(), 1);
-        told.recv_timeout(HANG).expect("the lease is not lost");
+        receiver.recv_timeout(HANG).expect("the lease is not lost");
     }));
     let wanted = RunRequest { inputs: Box::default(), key: None, local: () };
     let handles = engine.submit(&workflow, vec![wanted]).unwrap();

@@ -198,7 +198,7 @@ pub(crate) fn on_tokio(store: Arc<dyn Store>, ledger: &Arc<Ledger>, workflow: &W
                     Err(error) => panic!("{error}"),
                 };
                 let this = Came::of(&result);
-                assert!(came.is_none_or(|other| other == this), "two callers of one key are told different things");
+                assert!(came.is_none_or(|other| other == this), "two callers of one key get different results");
                 came = Some(this);
             }
             came

@@ -88,7 +88,7 @@ impl Process {
     }
 
     /// Advances the time until nothing is left to do.
-    #[expect(clippy::disallowed_methods, reason = "a test's patience is not the engine's time")]
+    #[expect(clippy::disallowed_methods, reason = "a test's time limit is not the engine's time")]
     fn pump(&self, kind: Kind, settled: impl Fn() -> bool) {
         let begun = Instant::now();
         let limited = self.probe.life.limit.is_some();

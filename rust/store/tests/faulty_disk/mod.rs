@@ -6,8 +6,7 @@
 
 #![expect(
     clippy::undocumented_unsafe_blocks,
-    reason = "one argument for all of them: SQLite calls these functions with what it would give its own, and they get \
-              it unchanged"
+    reason = "SQLite calls these functions with the arguments for its own VFS, which gets them unchanged"
 )]
 
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -63,7 +62,7 @@ static HIT: AtomicUsize = AtomicUsize::new(0);
 static TURN: Mutex<()> = Mutex::new(());
 
 /// Exclusive access to the faults of the disk.
-pub(crate) struct Disk(#[expect(dead_code, reason = "held")] MutexGuard<'static, ()>);
+pub(crate) struct Disk(#[expect(dead_code, reason = "held until dropped, never read")] MutexGuard<'static, ()>);
 
 impl Disk {
     /// Waits until the other tests have finished with it.
