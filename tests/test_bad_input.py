@@ -282,7 +282,7 @@ def test_a_key_with_other_inputs_is_refused_and_names_the_input(runner: bide.Run
 
 
 @pytest.mark.parametrize("key", ["", 3, b"k", "\ud800"])
-def test_a_key_that_is_no_text_is_refused(runner: bide.Runner, key: Any) -> None:
+def test_a_key_that_is_invalid_text_is_refused(runner: bide.Runner, key: Any) -> None:
     refused(
         bide.DefinitionError, ["key", repr(key)], lambda: runner.run(bide.Workflow("w", [load]), {"path": "x"}, key=key)
     )
@@ -310,7 +310,7 @@ def test_unknown_runs_are_key_errors(runner: bide.Runner) -> None:
 
 
 @pytest.mark.parametrize("workflow", [load, "w", None])
-def test_what_is_no_workflow_cannot_be_run(runner: bide.Runner, workflow: Any) -> None:
+def test_an_object_that_is_not_a_workflow_cannot_be_run(runner: bide.Runner, workflow: Any) -> None:
     for call in (runner.run, runner.submit, runner.register):
         with pytest.raises(bide.DefinitionError, match=re.escape("bide.Workflow")):
             call(workflow)

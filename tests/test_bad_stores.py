@@ -44,7 +44,7 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(file: Path) -> 
     assert file.read_text() == "name,amount\n" * 1000
 
 
-def test_a_database_of_somebody_else_is_refused_and_left_as_it_is(file: Path) -> None:
+def test_a_database_of_another_program_is_refused_and_unchanged(file: Path) -> None:
     with sqlite3.connect(file) as other:
         other.execute("CREATE TABLE customers (name)")
     other.close()

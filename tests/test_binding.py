@@ -49,7 +49,7 @@ def test_the_four_reserved_names_are_special_unless_annotated(name: str, kind: s
     assert kinds(scope["said"]) == {name: f"input:{name}"}
 
 
-def test_an_annotation_decides_whatever_the_name() -> None:
+def test_an_annotation_decides_for_any_name() -> None:
     def body(load: bide.Context, x: bide.TaskHandle, y: bide.Context | None, z: Annotated[bide.TaskHandle, "doc"]): ...  # type: ignore[no-untyped-def]  # noqa: ANN202
 
     assert kinds(body) == {"load": "context:load", "x": "handle:x", "y": "context:y", "z": "handle:z"}
@@ -183,7 +183,7 @@ BAD += [
 
 
 @pytest.mark.parametrize(("fn", "message"), BAD)
-def test_what_cannot_be_bound_is_refused_by_name(fn: Callable[..., Any], message: str) -> None:
+def test_a_parameter_that_cannot_be_bound_is_refused_by_name(fn: Callable[..., Any], message: str) -> None:
     with pytest.raises(bide.DefinitionError, match=message) as caught:
         bind(fn, "me", TASKS)
     assert "task 'me'" in str(caught.value)
@@ -209,7 +209,7 @@ def test_a_condition_has_no_handle() -> None:
         bind(lambda handle: 1, "me", TASKS, condition=True)
 
 
-def test_what_a_condition_is_said_to_return_does_not_matter() -> None:
+def test_the_return_annotation_of_a_condition_does_not_matter() -> None:
     assert bind(lazy_names.only_checked_result, "me", TASKS, condition=True).returns.fast == "ntfids"
 
 

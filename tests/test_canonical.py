@@ -321,7 +321,7 @@ class Client:
         return n + size
 
 
-def test_what_was_asked_stands_in_the_proof_and_is_bounded() -> None:
+def test_the_proof_holds_the_question_and_is_bounded() -> None:
     recorded = describe_step(Client().fetch, ("x" * 5000,), {"size": {"a": [1] * 1000}}, None)[1]
     assert b"n='xxx" in recorded
     assert b"size={'a': [1, 1," in recorded

@@ -8,7 +8,7 @@ import bide
 from processes import killed, ledger, ran
 
 
-def test_a_wait_for_a_job_that_is_submitted_anew_waits_for_the_new_job(file: Path) -> None:
+def test_a_wait_for_a_resubmitted_job_waits_for_the_new_job(file: Path) -> None:
     script = """
     done = Path(db).with_suffix(".done")
 
@@ -152,7 +152,7 @@ with bide.Runner(db) as runner:
 """
 
 
-def test_a_step_with_other_arguments_pauses_the_run_and_tells_the_caller(file: Path) -> None:
+def test_a_step_with_other_arguments_pauses_the_run_and_the_caller_knows(file: Path) -> None:
     killed(MISMATCH, file, "1", "stay", at="past")
     raised, paused = ran(MISMATCH, file, "2")
     assert raised.startswith("ReplayMismatch ")

@@ -72,7 +72,7 @@ def test_a_call_during_close_is_done_or_says_that_the_runner_is_closed(name: str
     assert raised or name.startswith("handle.")
 
 
-def test_a_closed_runner_says_so_whatever_it_is_asked(file: Path) -> None:
+def test_every_call_of_a_closed_runner_raises(file: Path) -> None:
     runner = bide.Runner(file)
     handle = runner.submit(bide.Workflow("w", [bide.task(one, gate=bide.after(60))]), {"x": 1})
     runner.close()

@@ -352,12 +352,12 @@ def test_a_reader_gets_the_value_by_its_own_annotation() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"?", b"j{", b"ix", b"dx", b"s\xff", b"p\x80"])
-def test_mangled_bytes_are_a_serialization_error(data: bytes) -> None:
+def test_corrupted_bytes_are_a_serialization_error(data: bytes) -> None:
     with pytest.raises(bide.SerializationError):
         Codec().decode(data)
 
 
-def test_a_pickle_is_only_for_those_who_ask() -> None:
+def test_a_pickle_is_used_only_on_request() -> None:
     codec = Codec(Annotated[Fraction, bide.Pickle])
     data = codec.encode(Fraction(1, 3))
     assert data[:1] == b"p"

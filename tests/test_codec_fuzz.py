@@ -79,7 +79,7 @@ def test_any_bytes_without_a_tag_too(data: bytes) -> None:
 
 
 @given(VALUES, st.sampled_from(MANGLES), st.integers(0, 200), st.integers(0, 255))
-def test_bytes_that_were_mangled_are_a_value_or_a_serialization_error(
+def test_corrupted_bytes_are_a_value_or_a_serialization_error(
     value: object, mangle: Callable[[bytes, int, int], bytes], at: int, byte: int
 ) -> None:
     try:
@@ -90,7 +90,7 @@ def test_bytes_that_were_mangled_are_a_value_or_a_serialization_error(
 
 
 @given(VALUES)
-def test_what_was_encoded_comes_back(value: object) -> None:
+def test_an_encoded_value_comes_back(value: object) -> None:
     try:
         data = Codec().encode(value)
     except bide.SerializationError:

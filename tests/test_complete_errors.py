@@ -358,7 +358,7 @@ DATA = {
 
 @pytest.mark.parametrize("name", SPOILT)
 @pytest.mark.parametrize("problem", RAISED, ids=lambda problem: type(problem).__name__)
-def test_describing_gives_type_message_and_traceback_whatever_raises(name: str, problem: BaseException) -> None:
+def test_describing_gives_type_message_and_traceback_for_any_error(name: str, problem: BaseException) -> None:
     def raises(*_: object, **__: object) -> object:
         raise problem
 

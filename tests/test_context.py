@@ -84,13 +84,13 @@ def test_the_same_json_written_in_another_way_is_no_change() -> None:
         (b"i1", 1.0, True),
     ],
 )
-def test_a_change_is_one_of_value_whatever_the_order_of_keys(before: bytes, now: object, changed: bool) -> None:
+def test_a_change_is_one_of_value_in_any_order_of_keys(before: bytes, now: object, changed: bool) -> None:
     context = Context._from_encoded({"k": before})
     context["k"] = now
     assert bool(context.changes()) is changed
 
 
-def test_what_is_never_asked_for_is_never_decoded() -> None:
+def test_a_value_that_is_not_requested_is_not_decoded() -> None:
     context = Context._from_encoded({"broken": b"j{", "fine": b"i1"})
     assert context["fine"] == 1
     assert "broken" in context
@@ -142,7 +142,7 @@ def test_a_value_that_cannot_be_stored_is_refused_where_it_is_set() -> None:
     assert len(context) == 0
 
 
-def test_a_value_spoilt_in_place_is_refused_at_the_end() -> None:
+def test_a_value_made_invalid_in_place_is_refused_at_the_end() -> None:
     context = Context._from_encoded(encoded({"a": []}), "task 'load'")
     context["a"].append({1, 2})
     with pytest.raises(bide.SerializationError, match=r"""task 'load': context\["a"\]\[0\]"""):

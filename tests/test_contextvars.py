@@ -86,7 +86,7 @@ LEAKS = {
 
 @pytest.mark.parametrize(("change", "look"), LEAKS.values(), ids=LEAKS)
 @pytest.mark.parametrize("used_before", [False, True])
-def test_what_a_body_changes_nobody_else_sees(
+def test_no_other_body_sees_a_bodys_changes(
     runner: bide.Runner, change: Callable[[], None], look: Callable[[], str], *, used_before: bool
 ) -> None:
     def submitter() -> None:
@@ -285,7 +285,7 @@ workflow = bide.Workflow("w", [first, second])
 """
 
 
-def test_after_a_restart_a_body_and_a_gate_begin_with_no_variables(file: Path) -> None:
+def test_a_body_and_a_gate_begin_without_variables_after_a_restart(file: Path) -> None:
     killed(SEES + "bide.Runner(db).run(workflow, key='k')", file, "stay", at="entered main 7")
     said = ran(SEES + "say(*bide.Runner(db).run(workflow, key='k')['second'])", file)
     assert said == ["entered nobody 28", "nobody nobody nobody"]

@@ -152,7 +152,7 @@ def ran(words: list[str], place: Path, given: bytes) -> bytes:
 
 @pytest.mark.parametrize("writer", ["script", "module", "import", "import alone"])
 @pytest.mark.parametrize("place", ["before", "after"])
-def test_a_class_is_found_however_its_file_is_executed(package: dict[str, Path], writer: str, place: str) -> None:
+def test_a_class_is_found_for_any_way_of_executing_its_file(package: dict[str, Path], writer: str, place: str) -> None:
     stored = executed(package["before"], writer, "write")
     # A file imported without its package name counts as another module.
     readers = {"module": {"script", "module", "import"}, "import": {"script", "module", "import"}}

@@ -142,7 +142,7 @@ OTHER: list[Callable[[], BaseException]] = [
 
 
 @pytest.mark.parametrize("make", OTHER)
-def test_what_cannot_be_built_safely_comes_back_as_task_failed(make: Callable[[], BaseException]) -> None:
+def test_an_error_that_cannot_be_rebuilt_safely_is_a_task_failed(make: Callable[[], BaseException]) -> None:
     again = rebuild(describe(raised(make)))
     assert type(again) is bide.TaskFailed
     assert again.type.endswith(type(make()).__qualname__)
@@ -233,7 +233,7 @@ def test_storing_a_replayed_failure_again_keeps_where_it_came_from() -> None:
     assert "in once_more" in text
 
 
-def test_a_task_failed_stays_what_it_stands_for() -> None:
+def test_a_task_failed_keeps_its_original_type() -> None:
     failed = rebuild(describe(raised(lambda: type("Made", (Exception,), {})("x"))))
     again = rebuild(describe(raised(lambda: failed)))
     assert isinstance(again, bide.TaskFailed)
@@ -241,7 +241,7 @@ def test_a_task_failed_stays_what_it_stands_for() -> None:
     assert (again.type, again.message) == (failed.type, "x")
 
 
-def test_whatever_an_exception_does_it_can_be_described() -> None:
+def test_any_exception_can_be_described() -> None:
     class Rude(Exception):
         def __str__(self) -> str:
             raise RuntimeError

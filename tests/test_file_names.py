@@ -170,7 +170,7 @@ def test_a_link_that_leads_nowhere_is_refused_in_words_that_say_so(tmp_path: Pat
     assert ": :" not in message
 
 
-def test_too_many_open_files_are_named_wherever_they_strike(file: Path) -> None:
+def test_too_many_open_files_are_named_at_any_point(file: Path) -> None:
     script = """
 import resource
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

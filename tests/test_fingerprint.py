@@ -39,7 +39,7 @@ def test_no_two_different_conditions_are_the_same() -> None:
 
 
 @pytest.mark.parametrize("name", UNPROVABLE)
-def test_what_cannot_be_encoded_is_never_proved(name: str) -> None:
+def test_a_value_that_cannot_be_encoded_is_never_proved(name: str) -> None:
     assert fingerprint(UNPROVABLE[name]())[1] is None
 
 
@@ -135,7 +135,7 @@ def test_a_condition_may_move_to_another_line() -> None:
     assert digest(scopes[0]["f"]) == digest(scopes[1]["f"])
 
 
-def test_a_captured_handle_does_not_stand_in_the_way() -> None:
+def test_a_captured_handle_does_not_prevent_a_match() -> None:
     digests = []
 
     @bide.task

@@ -55,7 +55,7 @@ def test_it_names_no_machine(golden: Path) -> None:
         assert database.execute("SELECT DISTINCT host, pid FROM runner").fetchall() in ([], [("", 0)])
 
 
-def test_unfinished_runs_stand_where_they_stood(golden: Path) -> None:
+def test_unfinished_runs_keep_their_state(golden: Path) -> None:
     with bide.Runner(golden) as runner:  # a runner without any of the workflows
         assert runner.get("values")["big"] == workflows.VALUES["big"]
         stand = {run.key: str(run.status) for run in runner.runs()}
@@ -84,7 +84,7 @@ def test_every_run_finishes_as_if_nothing_had_happened(golden: Path) -> None:
     assert version_of(golden) == len(MIGRATIONS)
 
 
-def test_what_had_ended_reads_back(golden: Path) -> None:
+def test_ended_runs_read_back(golden: Path) -> None:
     with bide.Runner(golden, workflows=workflows.WORKFLOWS) as runner:
         with pytest.raises(bide.RunFailed, match="no such path: a/b") as raised:
             runner.run(workflows.failed, {"path": "a/b"}, key="failed")

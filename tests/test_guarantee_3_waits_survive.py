@@ -97,7 +97,7 @@ with bide.Runner(db, slots=1) as runner:
 
 
 @pytest.mark.parametrize("how", ["sleep", "timeout"])
-def test_a_crash_does_not_extend_what_a_wait_had_left(file: Path, how: str) -> None:
+def test_a_crash_does_not_extend_the_remaining_time_of_a_wait(file: Path, how: str) -> None:
     seconds = 1.5
     with Child(SLEEPS, file, str(seconds), how) as child:
         began = float(child.after("neighbour"))
@@ -110,7 +110,7 @@ def test_a_crash_does_not_extend_what_a_wait_had_left(file: Path, how: str) -> N
 
 
 @pytest.mark.parametrize("how", ["sleep", "timeout"])
-def test_a_wait_that_ended_while_nobody_ran_ends_at_once(file: Path, how: str) -> None:
+def test_a_wait_that_ended_during_downtime_ends_at_once(file: Path, how: str) -> None:
     with Child(SLEEPS, file, "0.2", how) as child:
         began = float(child.after("neighbour"))
         child.kill()

@@ -55,7 +55,7 @@ def expires(file: Path, pid: int) -> float:
     return float(asked.stdout)
 
 
-def test_a_dead_runners_run_is_taken_over_at_once_by_one_that_runs_already(file: Path) -> None:
+def test_a_live_runner_claims_a_dead_runners_run_at_once(file: Path) -> None:
     with Child(SUBMITS, file, "stay") as first:
         assert first.next().startswith("in work")
         with Child(SERVES, file) as second:

@@ -85,7 +85,7 @@ def second(first: str) -> str:
 """
 
 
-def test_a_write_that_fails_reaches_the_caller_and_what_was_written_stays(file: Path) -> None:
+def test_a_failed_write_reaches_the_caller_and_earlier_writes_stay(file: Path) -> None:
     script = (
         FULL
         + """

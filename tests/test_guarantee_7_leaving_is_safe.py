@@ -195,7 +195,7 @@ def test_ctrl_c_ends_the_callers_wait_and_the_run_can_be_claimed(file: Path) -> 
     assert ran(script, file) == ["in body", "done"]
 
 
-def test_a_dropped_runner_lets_go_of_its_runs(file: Path) -> None:
+def test_a_dropped_runner_releases_its_runs(file: Path) -> None:
     flag, log = threading.Event(), list[str]()
     workflow = waiting_workflow(flag, log)
     runner = bide.Runner(file)

@@ -171,7 +171,7 @@ class Denied(Exception):
 
 
 @pytest.mark.parametrize("original", [Denied("no"), SystemExit(3)])
-def test_what_ends_a_wait_is_the_conditions_own_exception(runner: bide.Runner, original: BaseException) -> None:
+def test_the_conditions_own_exception_ends_a_wait(runner: bide.Runner, original: BaseException) -> None:
     def broken() -> bool:
         raise original
 
@@ -284,7 +284,7 @@ def test_reading_the_handle_within_a_step_is_fine(runner: bide.Runner) -> None:
     assert within(runner, work) == [1, "work", True]
 
 
-def test_threads_may_do_what_they_like_within_a_body(runner: bide.Runner) -> None:
+def test_threads_within_a_body_are_unrestricted(runner: bide.Runner) -> None:
     def work(handle: bide.TaskHandle) -> list[int]:
         got: list[int] = []
         threads = [threading.Thread(target=got.append, args=(n,)) for n in range(3)]

@@ -140,7 +140,7 @@ def a_blocking_gate(released: threading.Event) -> bide.Workflow:
 
 
 @pytest.mark.parametrize("blocked", [1, 3])
-def test_gates_that_never_return_hold_up_nobody_and_are_named(
+def test_gates_that_never_return_delay_no_run_and_are_named(
     store: str, released: threading.Event, caplog: pytest.LogCaptureFixture, blocked: int
 ) -> None:
     polls = iter(range(10))

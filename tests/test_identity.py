@@ -124,7 +124,7 @@ def test_a_new_item_in_place_of_another_is_a_mismatch_with_advice(world: World) 
     assert world.done == []
 
 
-def test_a_mismatch_shows_the_argument_that_differs_and_no_other(world: World) -> None:
+def test_a_mismatch_shows_only_the_argument_that_differs(world: World) -> None:
     def fetch(path: str, retries: int, *, headers: dict[str, str]) -> str:
         return f"{path} {retries} {headers}"
 
@@ -443,7 +443,7 @@ class Frame(bytearray):
     """A large object."""
 
 
-def test_what_steps_and_conditions_captured_is_released(runner: bide.Runner) -> None:
+def test_captures_of_steps_and_conditions_are_released(runner: bide.Runner) -> None:
     alive: list[weakref.ref[Frame]] = []
 
     @bide.task

@@ -108,7 +108,7 @@ def use(file: Path) -> None:
 
 
 @pytest.mark.parametrize(("table", "column"), columns())
-def test_whatever_stands_in_a_column_is_read_or_refused(
+def test_any_content_of_a_column_is_read_or_refused(
     file: Path, table: str, column: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     SAID.clear()

@@ -5,13 +5,13 @@ import difflib
 import messages
 
 
-def test_every_text_that_a_user_may_read_is_as_it_was() -> None:
+def test_no_text_that_a_user_may_read_has_changed() -> None:
     before, now = messages.SNAPSHOT.read_text().splitlines(), messages.collected().splitlines()
     changes = "\n".join(difflib.unified_diff(before, now, "tests/messages.txt", "the sources", lineterm="", n=0))
     assert not changes, f"review this, then run: python tests/messages.py\n{changes}"
 
 
-def test_of_python_the_texts_are_collected_and_nothing_else() -> None:
+def test_only_the_texts_of_python_are_collected() -> None:
     source = '''
 """A docstring of a module."""
 from typing import cast
@@ -33,7 +33,7 @@ def f(value: "list[int] | None") -> "dict[str, int]":
     ]
 
 
-def test_of_rust_the_texts_are_collected_and_nothing_else() -> None:
+def test_only_the_texts_of_rust_are_collected() -> None:
     source = r"""
 //! A comment with "a string in it".
 #![expect(clippy::all, reason = "no text of ours")]

@@ -28,7 +28,7 @@ def test_no_mutant_is_proved_the_same(holding: str) -> None:
 
 
 @pytest.mark.parametrize("holding", HOLDING)
-def test_what_has_state_that_nobody_sees_is_never_proved(holding: str) -> None:
+def test_an_object_with_hidden_state_is_never_proved(holding: str) -> None:
     for hiding, make in HIDING.items():
         assert HOLDING[holding](make()) is None, hiding
         assert HOLDING[holding]([{"nested": make()}]) is None, hiding
@@ -52,7 +52,7 @@ def test_a_condition_with_a_cache_is_proved_only_while_its_cache_is_empty() -> N
 
 
 @pytest.mark.parametrize("replaced", ["computed", "done"])
-def test_what_is_called_and_was_replaced_is_another(replaced: str) -> None:
+def test_a_called_function_that_was_replaced_is_another(replaced: str) -> None:
     condition = mutants.Holder(1).done if replaced == "done" else mutants.computing(mutants.Holder(1))
     before = proof_of(condition)
     assert before is not None

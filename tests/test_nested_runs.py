@@ -178,7 +178,7 @@ def test_a_child_process_that_a_body_forks_may_wait() -> None:
 
 
 @pytest.mark.parametrize("slots", [1, 2])
-def test_what_is_advised_instead_works(store: str, slots: int) -> None:
+def test_the_advised_code_works(store: str, slots: int) -> None:
     def outer(handle: bide.TaskHandle, n: int) -> int:
         run = one.submit(inner_workflow, {"n": n}, key=f"inner of {handle.run_id}")
         handle.defer_until(lambda: one.get(run.id).ended_at is not None, poll_interval_ms=1)
@@ -191,7 +191,7 @@ def test_what_is_advised_instead_works(store: str, slots: int) -> None:
         assert [handle.result(30)["outer"] for handle in handles] == [1, 2, 3, 4, 5]
 
 
-def test_what_is_advised_tells_of_a_failure(runner: bide.Runner) -> None:
+def test_the_advised_code_reports_a_failure(runner: bide.Runner) -> None:
     @bide.task
     def fails() -> None:
         raise ValueError("no such table")
@@ -226,7 +226,7 @@ say(runner.run(bide.Workflow("outer", [outer]), key="k")["outer"], len(runner.ru
 """
 
 
-def test_what_is_advised_finds_its_run_again_after_a_kill(file: Path) -> None:
+def test_the_advised_code_finds_its_run_again_after_a_kill(file: Path) -> None:
     killed(ADVISED, file, "stay", at="inner")
     assert ran(ADVISED, file) == ["7 1"]
     assert ledger(file).count("outer") == 2

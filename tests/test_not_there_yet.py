@@ -24,13 +24,13 @@ NOT_YET: dict[str, Callable[[bide.Runner], object]] = {
 
 
 @pytest.mark.parametrize("what", NOT_YET)
-def test_what_is_not_there_yet_says_so(runner: bide.Runner, what: str) -> None:
+def test_an_unimplemented_feature_says_so(runner: bide.Runner, what: str) -> None:
     with pytest.raises(bide.BideError, match="not there yet"):
         NOT_YET[what](runner)
 
 
 @pytest.mark.parametrize("what", ["wait_any", "wait_all", "wait_for", "progress"])
-def test_what_a_handle_cannot_do_yet_says_so(runner: bide.Runner, what: str) -> None:
+def test_unimplemented_calls_of_a_handle_say_so(runner: bide.Runner, what: str) -> None:
     @bide.task
     def work(handle: bide.TaskHandle) -> None:
         getattr(handle, what)(1)
@@ -42,7 +42,7 @@ def test_what_a_handle_cannot_do_yet_says_so(runner: bide.Runner, what: str) -> 
 
 
 @pytest.mark.parametrize("what", ["cancel", "pause", "resume"])
-def test_what_a_run_handle_cannot_do_yet_says_so(runner: bide.Runner, what: str) -> None:
+def test_unimplemented_calls_of_a_run_handle_say_so(runner: bide.Runner, what: str) -> None:
     handle = runner.submit(bide.Workflow("w", [load]), {"path": "x"})
     with pytest.raises(bide.BideError, match="not there yet"):
         getattr(handle, what)()
@@ -51,7 +51,7 @@ def test_what_a_run_handle_cannot_do_yet_says_so(runner: bide.Runner, what: str)
     handle.result()
 
 
-def test_what_is_not_there_yet_is_no_attribute(runner: bide.Runner) -> None:
+def test_an_unimplemented_feature_is_not_an_attribute(runner: bide.Runner) -> None:
     absent = {"cancel", "pause", "resume", "signal", "wait_any", "wait_all", "wait_for", "progress"}
     handle = runner.submit(bide.Workflow("w", [load]), {"path": "x"})
     for thing in (bide.Runner, bide.RunHandle, bide.TaskHandle, runner, handle):

@@ -69,7 +69,7 @@ def test_tasks_that_depend_on_nothing_share_commits_and_attaches(runner: bide.Ru
     assert counts.wakes <= WIDE / 100
 
 
-def test_a_hop_is_one_commit_and_one_attach_and_wakes_nobody(runner: bide.Runner) -> None:
+def test_a_hop_is_one_commit_and_one_attach_and_wakes_no_thread(runner: bide.Runner) -> None:
     workflow = bide.Workflow("chain", [task("t0"), *(hop(number) for number in range(1, CHAIN))])
     runner.register(workflow)
     counts = counted(lambda: runner.run(workflow))
@@ -154,7 +154,7 @@ def test_gates_are_polled_many_under_one_attach_and_no_poll_is_committed(runner:
     assert counts.wakes <= 10 * GATES / 5
 
 
-def test_a_listing_asks_the_store_once_however_many_runs_there_are(
+def test_a_listing_asks_the_store_once_for_any_number_of_runs(
     runner: bide.Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     core, calls = runner._core, []

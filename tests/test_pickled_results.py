@@ -204,7 +204,7 @@ def test_an_unfinished_runs_result_can_be_pickled(runner: bide.Runner) -> None:
 
 
 @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickled])
-def test_what_belongs_to_the_process_says_what_to_do_instead(runner: bide.Runner, way: Any) -> None:
+def test_objects_of_the_process_are_refused_with_advice(runner: bide.Runner, way: Any) -> None:
     workflow = bide.Workflow("w", [point])
     kinds = (("RunHandle", runner.submit(workflow)), ("Runner", runner), ("Workflow", workflow))
     for (name, thing), remedy in zip(kinds, ("runner.get(id)", "on the same file", "import it"), strict=True):

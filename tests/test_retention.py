@@ -30,7 +30,7 @@ def left(runner: bide.Runner) -> list[str]:
     return [run.id for run in runner.runs()]
 
 
-def test_an_ended_run_goes_and_its_key_is_free_again(store: str) -> None:
+def test_an_ended_run_is_deleted_and_its_key_is_free_again(store: str) -> None:
     with bide.Runner(store, retention=KEPT) as runner:
         first = runner.run(FLOW, {"n": 1}, key="k")
         assert runner.get("k").id == first.id
@@ -59,7 +59,7 @@ def test_a_handle_keeps_the_result_of_a_run_that_was_executed_here(store: str) -
         assert handle.status() is bide.RunStatus.Completed
 
 
-def test_a_handle_of_a_run_that_is_gone_says_so(store: str) -> None:
+def test_a_handle_of_a_deleted_run_says_so(store: str) -> None:
     with bide.Runner(store, retention=KEPT) as runner:
         runner.run(FLOW, {"n": 1}, key="k")
         attached = runner.submit(FLOW, {"n": 1}, key="k")
@@ -72,7 +72,7 @@ def test_a_handle_of_a_run_that_is_gone_says_so(store: str) -> None:
             runner.get(attached.id)
 
 
-def test_what_has_not_ended_stays_however_old_it_is(store: str) -> None:
+def test_an_unfinished_run_of_any_age_stays(store: str) -> None:
     flag = threading.Event()
     code = [1]
 

@@ -66,7 +66,7 @@ def test_the_last_attempts_failure_is_the_tasks(runner: bide.Runner) -> None:
         (Exception, SystemExit, 1),
     ],
 )
-def test_only_what_on_names_is_retried(
+def test_only_exceptions_that_on_names_are_retried(
     runner: bide.Runner, on: Any, raised: type[BaseException], attempts: int
 ) -> None:
     @bide.task(retry=bide.Retry(attempts=2, delay=0, on=on))

@@ -33,7 +33,7 @@ def test_roots_start_from_the_inputs_and_changes_workflow_down(runner: bide.Runn
     assert result.context.to_dict() == {"start": "x", "count": 2, "new": [1]}
 
 
-def test_a_change_in_place_counts_however_the_body_returns(runner: bide.Runner) -> None:
+def test_a_change_in_place_counts_for_any_return_of_the_body(runner: bide.Runner) -> None:
     @bide.task
     def first(context: bide.Context) -> None:
         context["items"] = [1]
@@ -46,7 +46,7 @@ def test_a_change_in_place_counts_however_the_body_returns(runner: bide.Runner) 
     assert runner.run(bide.Workflow("w", [first, second])).context["items"] == [1, {"deep": [2]}]
 
 
-def test_a_body_sees_its_ancestors_changes_and_no_others(runner: bide.Runner) -> None:
+def test_a_body_sees_only_the_changes_of_its_ancestors(runner: bide.Runner) -> None:
     @bide.task
     def left(context: bide.Context) -> None:
         context["left"] = 1
@@ -119,7 +119,7 @@ def test_otherwise_the_later_declared_wins_with_a_warning_that_names_both(
 
 
 @pytest.mark.parametrize("readers", [0, 1, 2])
-def test_a_conflict_is_warned_of_once_by_who_sees_it_or_at_the_end(
+def test_a_conflict_is_warned_of_once_when_seen_or_at_the_end(
     runner: bide.Runner, caplog: pytest.LogCaptureFixture, readers: int
 ) -> None:
     def changing(name: str, value: object, depends_on: list[str]) -> Any:
@@ -243,7 +243,7 @@ def test_a_value_that_is_no_json_is_refused_where_it_is_set(runner: bide.Runner)
         assert word in str(failed.value.__cause__)
 
 
-def test_a_value_that_was_spoilt_in_place_fails_the_task(runner: bide.Runner) -> None:
+def test_a_value_made_invalid_in_place_fails_the_task(runner: bide.Runner) -> None:
     @bide.task
     def work(context: bide.Context) -> None:
         context["k"] = []

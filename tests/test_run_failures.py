@@ -71,7 +71,7 @@ def finished(runner: bide.Runner, workflow: bide.Workflow) -> str:
     return handle.id
 
 
-def test_an_alarm_sees_a_failure_further_up_through_what_was_skipped(runner: bide.Runner) -> None:
+def test_an_alarm_sees_an_earlier_failure_through_skipped_tasks(runner: bide.Runner) -> None:
     workflow = bide.Workflow(
         "w",
         [
@@ -83,7 +83,7 @@ def test_an_alarm_sees_a_failure_further_up_through_what_was_skipped(runner: bid
     assert runner.get(finished(runner, workflow)).tasks["alarm"].status is Status.Completed
 
 
-def test_what_may_not_have_succeeded_gives_its_default(runner: bide.Runner) -> None:
+def test_a_dependency_that_may_fail_gives_the_default(runner: bide.Runner) -> None:
     @bide.task
     def bad() -> int:
         raise ValueError
@@ -131,7 +131,7 @@ def test_skip_skips_the_task_and_its_dependents_without_failing_the_run(runner: 
     assert result.tasks["after"].blocked_by == "check"
 
 
-def test_fail_fast_starts_nothing_more_but_what_follows_failures(store: str) -> None:
+def test_fail_fast_starts_only_tasks_that_follow_failures(store: str) -> None:
     entered, go = threading.Event(), threading.Event()
 
     @bide.task
@@ -264,7 +264,7 @@ def test_the_first_committed_failure_is_the_cause_and_errors_has_all(store: str)
 
 
 @pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
-def test_an_exit_in_a_body_fails_its_task_and_nothing_else(runner: bide.Runner, raised: BaseException) -> None:
+def test_an_exit_in_a_body_fails_only_its_task(runner: bide.Runner, raised: BaseException) -> None:
     @bide.task
     def leaves() -> None:
         raise raised

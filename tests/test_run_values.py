@@ -112,7 +112,7 @@ LOSSY: dict[str, tuple[Any, Any]] = {
 
 
 @pytest.mark.parametrize("case", LOSSY)
-def test_what_would_come_back_as_something_else_is_the_writers_error(runner: bide.Runner, case: str) -> None:
+def test_a_value_that_would_come_back_changed_is_the_writers_error(runner: bide.Runner, case: str) -> None:
     annotation, value = LOSSY[case]
 
     def give() -> Any:

@@ -165,7 +165,7 @@ def test_a_key_gives_the_recorded_result_of_a_finished_run(runner: bide.Runner) 
     assert again.ended_at == first.ended_at
 
 
-def test_inputs_are_compared_by_name_whatever_their_order(runner: bide.Runner) -> None:
+def test_inputs_are_compared_by_name_in_any_order(runner: bide.Runner) -> None:
     @bide.task
     def both(a: int, b: int) -> int:
         return a - b
@@ -258,7 +258,7 @@ def test_processes_that_race_for_a_key_share_one_run(file: Path) -> None:
 # --- looking -------------------------------------------------------------------------------------------------------
 
 
-def test_get_finds_by_id_and_by_key_also_what_has_not_ended(runner: bide.Runner) -> None:
+def test_get_finds_unfinished_runs_too_by_id_and_by_key(runner: bide.Runner) -> None:
     workflow, entered, release = held()
     handle = runner.submit(workflow, key="k")
     assert entered.wait(30)

@@ -27,7 +27,7 @@ SERVE = SERVER + "runner = bide.Runner(db, workflows=[workflow])\nsay('serving')
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_runs_what_comes_until_a_signal_and_closes(file: Path, number: signal.Signals) -> None:
+def test_it_executes_new_runs_until_a_signal_and_closes(file: Path, number: signal.Signals) -> None:
     with Child(SERVE, file) as server:
         server.expect("serving")
         ran(SERVER + "bide.Runner(db).submit(workflow, key='k'); os._exit(0)", file)

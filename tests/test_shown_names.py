@@ -32,7 +32,7 @@ def printable(text: object) -> bool:
 
 
 @given(st.text())
-def test_only_what_does_not_print_is_escaped(text: str) -> None:
+def test_only_unprintable_characters_are_escaped(text: str) -> None:
     assert shown(text).isprintable()
     assert shown(shown(text)) == shown(text)
     if text.isprintable():
@@ -137,7 +137,7 @@ def as_repr(task: object) -> object:
 
 
 @names
-def test_what_a_run_says_of_its_names_is_one_line(name: str, logged: list[str], store: str) -> None:
+def test_a_run_shows_its_names_on_one_line(name: str, logged: list[str], store: str) -> None:
     asked = threading.Event()
 
     def fails(handle: bide.TaskHandle) -> None:

@@ -62,7 +62,7 @@ def test_a_key_given_twice_with_other_inputs_is_named(runner: bide.Runner) -> No
 
 
 @pytest.mark.parametrize("key", [3, b"k", "", "\ud800", 1.5, ["k"]])
-def test_a_key_that_is_no_text_is_named(runner: bide.Runner, key: Any) -> None:
+def test_a_key_that_is_invalid_text_is_named(runner: bide.Runner, key: Any) -> None:
     message = refused(runner, [{"x": 1}, {"x": 2}], ["fine", key], bide.DefinitionError)
     assert "keys[1]" in message
     assert repr(key) in message
@@ -74,7 +74,7 @@ def test_inputs_that_are_refused_leave_nothing(runner: bide.Runner, inputs: Any)
 
 
 @pytest.mark.parametrize("given", [{"inputs": 3}, {"inputs": None}, {"keys": "kk"}, {"keys": 3}])
-def test_what_is_no_list_is_named(runner: bide.Runner, given: dict[str, Any]) -> None:
+def test_an_argument_that_is_not_a_list_is_named(runner: bide.Runner, given: dict[str, Any]) -> None:
     ((what, value),) = given.items()
     message = refused(runner, given.get("inputs", [{"x": 1}, {"x": 2}]), given.get("keys"), bide.DefinitionError)
     assert f"submit_many takes a list of {what}, not {value!r}" in message
@@ -117,7 +117,7 @@ numbers = itertools.count()
 
 
 @given(wanted=st.lists(st.tuples(st.sampled_from(["a", "b", "c", None]), st.integers(0, 1)), max_size=6))
-def test_all_or_nothing_whatever_the_keys(shared: bide.Runner, wanted: list[tuple[str | None, int]]) -> None:
+def test_all_or_nothing_for_any_keys(shared: bide.Runner, wanted: list[tuple[str | None, int]]) -> None:
     workflow = bide.Workflow(f"charges {next(numbers)}", [charge])
     shared.run(workflow, {"x": 0}, key="a")
     keys, inputs = [key for key, _ in wanted], [{"x": x} for _, x in wanted]

@@ -112,7 +112,7 @@ def said(code: str, **environment: str) -> str:
         (TRAVELED.replace("STACK", "traveller_stack"), ["ran 1"]),
     ],
 )
-def test_what_is_patched_is_named_with_what_works(patch: str, words: list[str]) -> None:
+def test_a_patched_library_is_named_with_a_working_alternative(patch: str, words: list[str]) -> None:
     line = said(patch)
     for word in words:
         assert word in line
@@ -132,9 +132,7 @@ def test_the_real_libraries_are_noticed(library: str) -> None:
 
 
 @pytest.mark.parametrize("name", [":memory:", "sqlite:///:memory:", Path(":memory:")])
-def test_memory_is_memory_however_it_is_spelled(
-    name: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_is_memory_in_any_spelling(name: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with bide.Runner(name) as runner:
         assert runner.run(bide.Workflow("w", [bide.task(lambda: 1, name="one")]))["one"] == 1  # type: ignore[misc]

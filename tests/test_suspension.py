@@ -28,7 +28,7 @@ def suspended_and_resumed(file: Path, body: Body, flag: threading.Event) -> Any:
     return result["work"]
 
 
-def test_finally_and_with_release_what_is_local(file: Path) -> None:
+def test_finally_and_with_release_local_resources(file: Path) -> None:
     flag = threading.Event()
     log: list[str] = []
 
@@ -74,7 +74,7 @@ def test_while_it_propagates_every_call_of_the_handle_raises_it_again(file: Path
 
 
 @pytest.mark.parametrize("ends", ["returns", "raises", "skips"])
-def test_what_a_suspended_body_returns_or_raises_is_discarded(file: Path, ends: str) -> None:
+def test_the_outcome_of_a_suspended_body_is_discarded(file: Path, ends: str) -> None:
     flag = threading.Event()
 
     def work(handle: bide.TaskHandle, context: bide.Context) -> str:

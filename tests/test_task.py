@@ -68,7 +68,7 @@ def test_one_dependency_may_stand_alone() -> None:
     assert as_task(bide.task(lambda: 1, name="x", depends_on=plain)).depends_on == ("plain",)
 
 
-def test_what_cannot_carry_an_attribute_is_wrapped() -> None:
+def test_a_callable_without_attributes_is_wrapped() -> None:
     service = Service("Ann")
     for original, args, expected in (
         (service.plain, ("Bo",), "Ann and Bo"),
@@ -272,7 +272,7 @@ def flaky() -> int:
 
 
 @pytest.mark.parametrize("name", ["above_static", "below_static", "above_class", "below_class", "above_cache"])
-def test_a_method_keeps_its_settings_whatever_the_order_of_its_decorators(name: str) -> None:
+def test_a_method_keeps_its_settings_in_any_order_of_its_decorators(name: str) -> None:
     method = getattr(Jobs, name)
     definition = as_task(method)
     assert (definition.name, definition.retry, definition.timeout) == (name, RETRY, 5.0)
@@ -301,6 +301,6 @@ def test_static_methods_within_their_class_are_tasks() -> None:
     [property(plain), functools.cached_property(plain), functools.partialmethod(plain), Forward(plain)],
     ids=lambda made: type(made).__name__,
 )
-def test_what_would_lose_its_settings_is_refused(made: Any) -> None:
+def test_a_wrapper_that_would_lose_the_settings_is_refused(made: Any) -> None:
     with pytest.raises(bide.DefinitionError, match=r"put @bide\.task below"):
         bide.task(retry=RETRY)(made)

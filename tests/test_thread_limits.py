@@ -62,7 +62,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize("threads", [2, 3, 4, 5, 9])
-def test_one_worker_stays_free_for_others_however_few_there_are(
+def test_one_worker_stays_free_for_others_at_any_number_of_workers(
     store: str, threads: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     flag = threading.Event()

@@ -49,7 +49,7 @@ def test_right_code_passes(cache: Path) -> None:
     assert complaints(TYPING / "good.py", cache) == {}
 
 
-def test_each_wrong_line_is_refused_and_no_other(cache: Path) -> None:
+def test_exactly_the_wrong_lines_are_rejected(cache: Path) -> None:
     file = TYPING / "wrong.py"
     marked = {n for n, line in enumerate(file.read_text().splitlines(), 1) if line.endswith("# wrong")}
     found = complaints(file, cache)

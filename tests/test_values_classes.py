@@ -109,7 +109,7 @@ OWN: list[tuple[Any, Callable[[Any], Any], Callable[[Any], Any], Any]] = [
 
 
 @pytest.mark.parametrize(("cls", "encode", "decode", "value"), OWN, ids=lambda one: getattr(one, "__name__", ""))
-def test_every_class_of_a_user_can_be_taught(
+def test_every_user_class_can_be_registered(
     cls: Any, encode: Callable[[Any], Any], decode: Callable[[Any], Any], value: Any
 ) -> None:
     calls: list[Any] = []
@@ -187,7 +187,7 @@ def test_a_set_that_encode_gives_may_come_back_in_another_order() -> None:
 
 
 @pytest.mark.parametrize("kind", [np.complex64, np.complex128, np.bytes_, np.void, np.longdouble])
-def test_the_scalars_of_numpy_that_json_does_not_carry_can_be_taught(kind: Any) -> None:
+def test_numpy_scalars_that_json_cannot_hold_can_be_registered(kind: Any) -> None:
     value = kind(b"ab") if kind in {np.bytes_, np.void} else kind(1.5)
     with pytest.raises(bide.DefinitionError, match=rf"bide\.codec\({kind.__name__}, encode, decode\)"):
         Codec(kind, "task 'make'")
@@ -200,7 +200,7 @@ def test_the_scalars_of_numpy_that_json_does_not_carry_can_be_taught(kind: Any) 
         del _hooks._fixed[kind]
 
 
-def test_a_registered_class_is_kept_by_nobody() -> None:
+def test_a_registered_class_is_not_kept_alive() -> None:
     gone = registered_for_a_moment()
     gc.collect()
     assert gone() is None
@@ -231,7 +231,7 @@ class Unregistered(enum.Enum):
     [(Unregistered, Unregistered.A), (type("Unknown", (), {}), None), (type("Queue", (list,), {}), None)],
     ids=["enum", "class", "list"],
 )
-def test_what_a_message_advises_works(cls: Any, value: Any) -> None:
+def test_the_advice_of_a_message_works(cls: Any, value: Any) -> None:
     value = cls() if value is None else value
     with pytest.raises(bide.SerializationError) as without:
         Codec(Any, "task 'make'").encode([value])

@@ -402,7 +402,7 @@ def test_a_time_keeps_its_zone(value: time) -> None:
         (datetime(2026, 10, 25, 2, tzinfo=BERLIN, fold=1), b'j"2026-10-25T02:00:00+01:00[Europe/Berlin]"'),
     ],
 )
-def test_what_is_stored_of_a_moment_never_changes(value: datetime, data: bytes) -> None:
+def test_the_stored_form_of_a_moment_never_changes(value: datetime, data: bytes) -> None:
     assert Codec(datetime).encode(value) == data
     assert form(Codec(datetime).decode(data)) == form(value)
 

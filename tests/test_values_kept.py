@@ -120,7 +120,7 @@ def test_state_beside_the_fields_is_refused_wherever_it_lies(make: Callable[[], 
         Codec(annotation, "task 'make'").encode(wrap(value))
 
 
-def test_what_is_cached_is_computed_again_unless_it_was_assigned() -> None:
+def test_a_cached_value_is_computed_again_unless_it_was_assigned() -> None:
     value = Lazy(3)
     assert value.job == "computed from 3"
     assert value.connection is value.connection

@@ -62,7 +62,7 @@ def test_a_value_of_200_levels_comes_back(wrap: str) -> None:
     assert round_trip(annotation, value) == value
 
 
-def test_what_earlier_releases_wrote_is_read() -> None:
+def test_data_of_earlier_releases_is_read() -> None:
     assert Codec().decode(b"i" + b"7" * 6000) == int("7" * 3000) * 10**3000 + int("7" * 3000)
     assert Codec(int).decode(b"i-" + b"9" * 100_00) == 1 - 10**100_00
     deeper = Codec().decode(b"j" + b"[" * 400 + b"]" * 400)

@@ -125,7 +125,7 @@ def test_bad_arguments_are_named(make: Callable[[], Any], message: str) -> None:
 
 
 @pytest.mark.parametrize("make", [lambda: bide.until(later), lambda: bide.signal("go")])
-def test_what_is_not_there_yet_says_so(make: Callable[[], Any]) -> None:
+def test_an_unimplemented_feature_says_so(make: Callable[[], Any]) -> None:
     with pytest.raises(bide.BideError, match="not there yet") as caught:
         make()
     assert not isinstance(caught.value, bide.DefinitionError)

@@ -167,7 +167,7 @@ fn a_refused_key_concerns_no_other_request_of_the_group() {
 }
 
 #[test]
-fn runs_that_cannot_be_created_stop_nobody() {
+fn runs_that_cannot_be_created_stop_no_runner() {
     for fault in [Fault::Unavailable, Fault::Busy] {
         let scene = Scene::new();
         let made = scene.together((0..3).map(|_| submits(None, "x")).collect(), scene.fails(fault));

@@ -158,7 +158,7 @@ fn meeting() -> (impl Fn() + Clone, Receiver<()>, Sender<()>) {
 }
 
 #[test]
-fn no_body_starts_once_the_lease_has_run_out_and_another_has_the_runs() {
+fn no_body_starts_after_another_runner_claimed_the_expired_lease() {
     let world = World::new();
     let (meet, entered, resume) = meeting();
     let starts = Arc::new(AtomicU32::new(0));
@@ -182,7 +182,7 @@ fn no_body_starts_once_the_lease_has_run_out_and_another_has_the_runs() {
 }
 
 #[test]
-fn a_lease_that_ran_out_is_renewed_before_the_next_body_starts() {
+fn an_expired_lease_is_renewed_before_the_next_body_starts() {
     let world = World::new();
     let renewed = Arc::new(Mutex::new(Vec::new()));
     let (seen, in_body) = (Arc::clone(&renewed), world.clone());
@@ -313,7 +313,7 @@ fn a_parked_body_unwinds_when_its_run_is_lost_and_resumes_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_closure_does_not_start_before_a_lease_that_ran_out_is_renewed() {
+async fn a_closure_does_not_start_before_an_expired_lease_is_renewed() {
     let world = World::new();
     let renewed = Arc::new(Mutex::new(Vec::new()));
     let mut builder = Workflow::builder("workflow");

@@ -6,7 +6,7 @@ use rusqlite::types::Value;
 
 proptest! {
     #[test]
-    fn stored_formats_stand_any_bytes(data: Vec<u8>) {
+    fn stored_formats_survive_any_bytes(data: Vec<u8>) {
         for (name, target) in TARGETS {
             if name != "rows" {
                 target(&data);
@@ -15,12 +15,12 @@ proptest! {
     }
 
     #[test]
-    fn failures_stand_any_text(text in r#"\{("kind"|"type"|"message"|[a-z,:" \\\[\]{}0-9]){0,12}\}?"#) {
+    fn failures_survive_any_text(text in r#"\{("kind"|"type"|"message"|[a-z,:" \\\[\]{}0-9]){0,12}\}?"#) {
         bide_fuzz::failure(text.as_bytes());
     }
 
     #[test]
-    fn rows_stand_any_change(data in proptest::collection::vec(any::<u8>(), 4..80)) {
+    fn rows_survive_any_change(data in proptest::collection::vec(any::<u8>(), 4..80)) {
         rows(&data);
     }
 }
@@ -38,7 +38,7 @@ fn strangers() -> Vec<Value> {
 }
 
 #[test]
-fn no_column_makes_bide_panic_whatever_stands_in_it() {
+fn no_column_makes_bide_panic_for_any_content() {
     let file = Mangled::new();
     assert_eq!(file.play(&[]), Vec::<String>::new(), "a clean file is fine");
     let mut said = std::collections::BTreeSet::new();

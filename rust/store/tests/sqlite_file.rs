@@ -56,7 +56,7 @@ fn done(run: RunId, task: i64, output: &[u8]) -> Write {
 }
 
 #[test]
-fn what_was_committed_is_there_when_the_file_is_opened_again() {
+fn committed_data_is_there_when_the_file_is_opened_again() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bide.db");
     let store = open(&path);
@@ -71,7 +71,7 @@ fn what_was_committed_is_there_when_the_file_is_opened_again() {
 }
 
 #[test]
-fn a_file_has_one_store_object_by_whatever_path_it_is_named() {
+fn a_file_has_one_store_object_for_all_its_paths() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bide.db");
     let link = directory.path().join("link.db");
@@ -285,7 +285,7 @@ fn a_path_that_is_too_long_for_sqlite_is_refused_with_that_reason() {
 }
 
 #[test]
-fn what_is_no_regular_file_is_refused() {
+fn a_path_that_is_not_a_regular_file_is_refused() {
     says(&refusal(Path::new("/dev/null")), &["/dev/null", "not a regular file"]);
     says(&refusal(Path::new("")), &["does not name a file"]);
     says(&refusal(Path::new("..")), &["is a directory"]);

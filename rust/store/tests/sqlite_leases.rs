@@ -79,7 +79,7 @@ fn row(path: &Path) -> (i64, String) {
 }
 
 #[test]
-fn a_bide_that_knows_only_the_wall_takes_no_such_lease_for_run_out() {
+fn an_old_bide_with_only_the_wall_clock_sees_no_such_lease_as_expired() {
     let (desk, _) = Desk::new(up(0xe7f7_2786_87cf_4feb_89d1_7b11_719a_3adf, 5));
     let path = desk._folder.path().join("bide.db");
     drop(desk.store);

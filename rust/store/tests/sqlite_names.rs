@@ -102,7 +102,7 @@ fn a_link_made_while_open_is_reported_and_leads_to_the_same_store() {
 }
 
 #[test]
-fn a_file_that_nobody_has_used_is_refused_under_each_of_its_names() {
+fn an_unused_file_is_refused_under_each_of_its_names() {
     let directory = tempfile::tempdir().unwrap();
     let (one, two) = (directory.path().join("one.db"), directory.path().join("two.db"));
     fs::write(&one, "").unwrap();

@@ -226,7 +226,7 @@ fn a_dead_process_blames_the_one_marked_body_that_it_executed() {
 }
 
 #[test]
-fn a_process_whose_lease_has_run_out_lives_on_but_is_fenced() {
+fn a_process_whose_lease_has_expired_lives_but_is_fenced() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bide.db");
     let store = open(&path);
@@ -308,7 +308,7 @@ fn concurrent_writers_wait_for_each_other_and_lose_nothing() {
 }
 
 #[test]
-fn what_a_user_may_not_write_is_refused_naming_it() {
+fn a_file_that_the_user_may_not_write_is_refused_by_name() {
     /// An unprivileged user; only root can switch to it.
     const NOBODY: u32 = 65534;
     // SAFETY: takes no arguments and cannot fail.

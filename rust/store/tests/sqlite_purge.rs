@@ -62,7 +62,7 @@ fn deletion_releases_space_in_short_steps_but_keeps_some_for_new_runs() {
 }
 
 #[test]
-fn a_step_of_a_purge_is_short_however_much_there_is_to_delete() {
+fn a_step_of_a_purge_is_short_for_any_amount_to_delete() {
     let directory = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&directory.path().join("bide.db"), Durability::Normal).unwrap();
     let (lease, runs) = create(&*store, 1000);
@@ -78,7 +78,7 @@ fn a_step_of_a_purge_is_short_however_much_there_is_to_delete() {
 }
 
 #[test]
-fn two_purges_at_once_delete_each_run_once_and_none_too_many() {
+fn two_purges_at_once_delete_each_due_run_exactly_once() {
     let directory = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&directory.path().join("bide.db"), Durability::Normal).unwrap();
     let (lease, runs) = create(&*store, 2001);

@@ -120,7 +120,7 @@ fn calls_beside(count: usize, store: &Arc<dyn Store>) -> Vec<u64> {
 }
 
 #[test]
-fn what_is_asked_of_a_store_does_not_grow_with_the_workflows() {
+fn calls_of_a_store_do_not_grow_with_the_workflows() {
     let folder = tempfile::tempdir().unwrap();
     let sqlite = |count| {
         let path = folder.path().join(format!("{count}.db"));

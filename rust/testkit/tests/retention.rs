@@ -207,7 +207,7 @@ fn a_clock_that_is_set_back_keeps_runs_for_longer_and_never_shorter() {
 }
 
 #[test]
-fn a_step_that_fails_is_said_and_tried_again_and_stops_nobody() {
+fn a_step_that_fails_is_reported_and_retried_and_stops_no_runner() {
     let directory = tempfile::tempdir().unwrap();
     let desk = Desk::new(sqlite(&directory));
     desk.run(RunStatus::Completed);

@@ -59,7 +59,7 @@ fn of_several_marked_bodies_none_is_blamed() {
 }
 
 #[test]
-fn a_suspect_is_cleared_once_by_what_it_does_itself() {
+fn a_suspect_is_cleared_once_by_its_own_actions() {
     let mut script = Script::new(vec![spec("a", &[]), spec("b", &[])]);
     let cleared = |script: &mut Script| -> Vec<TaskIx> {
         let cleared = |effect: &Effect| match effect {
@@ -102,7 +102,7 @@ fn the_next_process_knows_how_often_a_suspect_was_entered() {
 }
 
 #[test]
-fn what_merely_queued_for_a_slot_is_not_marked() {
+fn a_body_that_only_queued_for_a_slot_is_not_marked() {
     let mut script = Script::new(vec![spec("a", &[]), spec("b", &[])]);
     script.enter("a");
     script.enter("b");
@@ -112,7 +112,7 @@ fn what_merely_queued_for_a_slot_is_not_marked() {
 }
 
 #[test]
-fn after_a_pause_the_count_starts_afresh() {
+fn a_pause_resets_the_count() {
     let mut script = Script::new(vec![spec("a", &[])]);
     script.die();
     die_in(&mut script, "a", 5);
@@ -155,7 +155,7 @@ fn a_wait_that_is_opened_again_does_not_hide_the_neighbour_that_kills() {
 }
 
 #[test]
-fn a_new_record_starts_the_count_afresh() {
+fn a_new_record_resets_the_count() {
     let mut script = Script::new(vec![spec("a", &[]), spec("b", &[])]);
     script.die();
     die_in(&mut script, "a", 4);
@@ -218,7 +218,7 @@ fn five_times_in_a_row_means_in_a_row() {
 }
 
 #[test]
-fn a_second_attempt_that_kills_is_found_out() {
+fn a_second_attempt_that_kills_is_detected() {
     let retry = RetryPolicy::new(2);
     let mut script = Script::new(vec![TaskSpec { retry, ..spec("a", &[]) }]);
     script.enter("a");
@@ -235,7 +235,7 @@ fn a_second_attempt_that_kills_is_found_out() {
 }
 
 #[test]
-fn a_body_behind_a_satisfied_gate_that_kills_is_found_out() {
+fn a_body_behind_a_satisfied_gate_that_kills_is_detected() {
     let gate = GateSpec { name: "file".into(), until: GateUntil::Condition, timeout: Some(seconds(60)) };
     let mut script = Script::new(vec![TaskSpec { gate: Some(gate.clone()), ..spec("a", &[]) }]);
     script.close("a", gate.key(), Ok(Value::NONE)).unwrap();
@@ -261,7 +261,7 @@ fn an_orderly_close_takes_the_mark_away() {
 }
 
 #[test]
-fn an_orderly_close_is_no_crash_of_what_still_queues_with_a_mark() {
+fn an_orderly_close_is_no_crash_of_a_marked_queued_body() {
     let mut script = Script::new(vec![spec("a", &[]), spec("b", &[])]);
     script.die();
     script.enter("a");

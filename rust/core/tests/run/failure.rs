@@ -144,7 +144,7 @@ fn a_skip_for_a_failure_is_known_as_one_after_a_crash() {
 }
 
 #[test]
-fn fail_fast_skips_what_has_not_started_except_what_is_there_for_failures() {
+fn fail_fast_skips_unstarted_tasks_except_those_for_failures() {
     let mut script = Script::fail_fast(vec![
         spec("a", &[]),
         spec("runs", &[]),

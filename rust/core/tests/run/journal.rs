@@ -123,7 +123,7 @@ fn an_open_wait_counts_from_when_it_was_opened() {
 }
 
 #[test]
-fn what_is_closed_stays_closed() {
+fn a_closed_wait_stays_closed() {
     let mut journal = recorded(with_proof(EntryKind::Time, None), Some(Ok(Value::NONE)));
     assert_eq!(journal.close(&key("w"), Err(failure("timeout")), true, OPENED), None);
     assert_eq!(journal.close(&key("unknown"), Ok(Value::NONE), true, OPENED), None);
@@ -159,7 +159,7 @@ fn a_retry_drops_only_the_failed_entries_at_the_tail() {
 }
 
 #[test]
-fn a_retry_begins_what_timed_out_afresh_with_a_fresh_deadline() {
+fn a_retry_repeats_a_timed_out_wait_with_a_new_deadline() {
     let mut script = with_retry(false);
     let file = Wait { timeout: Some(seconds(60)), ..wait("file", EntryKind::Condition) };
     script.open("a", file.clone());

@@ -77,7 +77,7 @@ proptest! {
     }
 
     #[test]
-    fn fail_fast_skips_what_has_not_started(plans in plans(), seed: u64, crashes in 0..=4u32) {
+    fn fail_fast_skips_tasks_that_have_not_started(plans in plans(), seed: u64, crashes in 0..=4u32) {
         let world = run(plans, true, seed, Disasters { crashes, ..Disasters::default() });
         // Which tasks had started depends on timing: each must match how its dependencies really ended, or be
         // skipped for a failure.

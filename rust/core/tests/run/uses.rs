@@ -115,7 +115,7 @@ fn a_step_of_the_first_version_is_compared_as_that_compared() {
 }
 
 #[test]
-fn what_the_text_of_a_proof_says_does_not_count() {
+fn the_text_of_a_proof_does_not_count() {
     let mut journal = Journal::default();
     let longer: Arc<[u8]> = [&*proof(1), b"\x01\x02\x03\x04\x01x"].concat().into();
     record(&mut journal, EntryKey { name: "step".into(), n: 1 }, Some(longer), 1);

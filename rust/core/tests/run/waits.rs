@@ -174,7 +174,7 @@ fn a_gate_costs_a_row_and_its_times_stand() {
 }
 
 #[test]
-fn a_gate_that_fails_is_a_failed_attempt_and_begins_afresh() {
+fn a_failed_gate_is_a_failed_attempt_and_begins_again() {
     let file = gate("file", GateUntil::Condition);
     let mut script = Script::new(gated(&file, 2));
     let (_, first) = script.gates()[0];

@@ -131,7 +131,7 @@ async fn a_store_locked_for_a_minute_stops_the_runner_with_that_reason() {
 }
 
 #[tokio::test]
-async fn what_was_committed_with_an_unknown_outcome_is_not_executed_again() {
+async fn a_commit_with_an_unknown_outcome_is_not_executed_again() {
     let (entered, resume, executed) = (Arc::default(), Arc::new(Semaphore::new(0)), Arc::default());
     let workflow = held(&entered, &resume, &executed);
     let faulty = FaultyStore::new(MemoryStore::new());

@@ -41,7 +41,7 @@ fn values_pass_from_inputs_through_every_task() {
 }
 
 #[test]
-fn a_failure_skips_what_depends_on_it_and_other_branches_finish() {
+fn a_failure_skips_all_dependents_and_other_branches_finish() {
     on_every_store(|place| async move {
         let workflow = Workflow::builder("failure")
             .task("fails", |_| async { Err::<(), _>(std::io::Error::other("disk on fire").into()) })
@@ -167,7 +167,7 @@ fn a_panic_fails_its_task_and_the_runner_stays_usable() {
 }
 
 #[test]
-fn what_cannot_be_stored_is_the_tasks_failure_and_names_the_place() {
+fn a_value_that_cannot_be_stored_fails_its_task_and_names_the_place() {
     on_every_store(|place| async move {
         let workflow = Workflow::builder("nan")
             .task("mean", |_| async { Ok(vec![("a", 1.0), ("b", f64::NAN)]) })

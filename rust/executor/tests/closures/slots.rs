@@ -41,7 +41,7 @@ fn never_more_bodies_execute_than_there_are_slots() {
 }
 
 #[test]
-fn a_handle_that_outlives_its_body_is_of_no_use() {
+fn a_handle_that_outlives_its_body_is_refused() {
     on_every_store(|place| async move {
         let kept = Arc::new(std::sync::Mutex::new(None));
         let keep = Arc::clone(&kept);

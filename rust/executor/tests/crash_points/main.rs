@@ -117,7 +117,7 @@ fn a_gate_before_a_step(ledger: &Arc<Ledger>) -> Workflow {
         .unwrap()
 }
 
-fn a_wait_whose_timeout_passes_while_nobody_runs(ledger: &Arc<Ledger>) -> Workflow {
+fn a_wait_whose_timeout_passes_during_downtime(ledger: &Arc<Ledger>) -> Workflow {
     task!(workflow("timeout"), ledger, "a" after [], |cx, ledger| {
         let before = step(&cx, &ledger, "before", 7).await?;
         // Without a crash the hours pass while it is polled; with one, while no process lives.
@@ -245,11 +245,11 @@ fn a_gate_that_times_out(ledger: &Arc<Ledger>) -> Workflow {
 /// Two bodies in turn on one slot; neither kills its process.
 fn two_bodies_on_one_slot(ledger: &Arc<Ledger>) -> Workflow {
     let built = task!(workflow("suspects"), ledger, "a" after [], |cx, ledger| {
-        ledger.nobody_is_suspected_who_has_returned(cx.run_id());
+        ledger.check_no_returned_body_is_suspected(cx.run_id());
         Ok(1)
     });
     task!(built, ledger, "b" after [], |cx, ledger| {
-        ledger.nobody_is_suspected_who_has_returned(cx.run_id());
+        ledger.check_no_returned_body_is_suspected(cx.run_id());
         Ok(2)
     })
     .build()
@@ -257,7 +257,7 @@ fn two_bodies_on_one_slot(ledger: &Arc<Ledger>) -> Workflow {
 }
 
 #[test]
-fn a_body_that_has_returned_is_not_suspected_of_what_the_next_one_does() {
+fn a_body_that_has_returned_is_not_a_suspect_beside_the_next_one() {
     at_every_call(&|store, ledger| on_tokio(store, ledger, &two_bodies_on_one_slot(ledger), 1));
 }
 
@@ -278,7 +278,7 @@ crash_points! {
     a_retry_after_a_wait
     a_retry_with_a_fresh_journal
     a_gate_before_a_step
-    a_wait_whose_timeout_passes_while_nobody_runs
+    a_wait_whose_timeout_passes_during_downtime
     a_failing_branch_with_a_task_for_failures
     a_diamond
     a_step_that_fails_and_is_tried_again

@@ -306,7 +306,7 @@ fn a_gate_before_a_step() -> Vec<Defined> {
     vec![a, b]
 }
 
-fn a_wait_whose_timeout_passes_while_nobody_runs() -> Vec<Defined> {
+fn a_wait_whose_timeout_passes_during_downtime() -> Vec<Defined> {
     vec![task("a", &[], |body| {
         let before = body.step("before", 7)?;
         let ledger = Arc::clone(&body.task.ledger);
@@ -393,9 +393,9 @@ fn a_context_that_a_failed_attempt_has_changed() -> Vec<Defined> {
 }
 
 #[test]
-fn a_body_that_has_returned_is_not_suspected_of_what_the_next_one_does() {
+fn a_body_that_has_returned_is_not_a_suspect_beside_the_next_one() {
     fn looks(body: &mut Body<'_>) -> Result<u32, CallError> {
-        body.task.ledger.nobody_is_suspected_who_has_returned(body.cx.run().id);
+        body.task.ledger.check_no_returned_body_is_suspected(body.cx.run().id);
         Ok(1)
     }
     at_every_call(&|store, ledger| on_threads(store, ledger, vec![task("a", &[], looks), task("b", &[], looks)], 1));
@@ -473,7 +473,7 @@ crash_points! {
     a_step_between_waits
     a_retry_after_a_wait
     a_gate_before_a_step
-    a_wait_whose_timeout_passes_while_nobody_runs
+    a_wait_whose_timeout_passes_during_downtime
     a_sleep_between_steps
     a_failing_branch_with_a_task_for_failures
     a_diamond_that_changes_the_context_on_both_sides

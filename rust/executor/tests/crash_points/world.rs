@@ -87,7 +87,7 @@ impl Ledger {
     }
 
     /// With one slot: no body is entered while one that has returned still counts as a suspect.
-    pub(crate) fn nobody_is_suspected_who_has_returned(&self, run: RunId) {
+    pub(crate) fn check_no_returned_body_is_suspected(&self, run: RunId) {
         let stored = self.stored(run);
         let marked = |name: &String| {
             let id = stored.tasks.iter().find(|task| *task.name == **name).map(|task| task.id);
