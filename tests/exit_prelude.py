@@ -21,7 +21,7 @@ Refused = bide.BideError
 Body = Callable[[bide.TaskHandle], Any]
 
 STORE = os.environ["BIDE_EXIT_STORE"]
-"""Where files of SQLite go; nothing: the store is memory."""
+"""A directory for SQLite files; empty: the store is in memory."""
 
 
 def store() -> str:

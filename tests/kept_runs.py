@@ -22,7 +22,7 @@ def ever(kept: str) -> str:
 
 
 waiting = bide.Workflow("w", [kept, never])
-"""A run of it waits for ever."""
+"""A run of it waits forever."""
 
 
 def waits(runner: bide.Runner) -> bide.RunHandle:

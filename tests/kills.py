@@ -25,7 +25,7 @@ AFTER = {
     "gated": ("orders",),
     "last": ("gated", "flaky", "polls"),
 }
-"""What each task depends on."""
+"""The dependencies of each task."""
 
 GATE = 0.02
 ROUNDING = 2e-6

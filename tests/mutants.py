@@ -490,7 +490,7 @@ PLAIN_PAIRS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "private attributes": (lambda: Model(), lambda: with_private(Model(), 1)),
     "parameters of nested functions": (lambda: lambda_with("one"), lambda: lambda_with("two")),
 }
-"""Two values that differ in one thing, both of which have a proof."""
+"""Pairs of values that differ in one detail, both with a proof."""
 
 
 def with_private(model: Model, secret: int) -> Model:
@@ -519,4 +519,4 @@ HIDING: dict[str, Callable[[], Any]] = {
     "a lock": lambda: threading.Lock(),
     "an exception": lambda: ValueError(1),
 }
-"""Values with state that nobody sees, so that there is no proof."""
+"""Values with hidden state, so that there is no proof."""

@@ -71,7 +71,7 @@ class Place:
     python: str
     files: Path
     store: str
-    """A directory for SQLite files; None: the store is in memory."""
+    """A directory for SQLite files; empty: the store is in memory."""
 
     def environment(self) -> dict[str, str]:
         """Only the bide under test: other packages installed beside it are for another interpreter."""

@@ -15,9 +15,9 @@ import pytest
 import bide
 
 WARM = 100
-"""So many tests come before what is there counts as what was there before."""
+"""The number of warm-up tests before the baseline is measured."""
 GROWTH = 6 << 20
-"""Bytes that 400 runners may add to what their process occupies: about 15 KB each, less than a single one has open."""
+"""Bytes that 400 runners may add to the memory of their process: about 15 KB each, less than one open runner uses."""
 
 before: dict[str, int] = {}
 

@@ -15,7 +15,7 @@ import pytest
 from processes import Child, ledger
 
 STEPS = [-86_400, 16, 365 * 86_400]
-"""Seconds, beyond a lease (15 s); the process that does nothing meanwhile is stopped for less than that."""
+"""Steps of the clock in seconds, larger than a lease (15 s); the idle process is stopped for less than that."""
 
 WORKFLOWS = """
 @bide.task

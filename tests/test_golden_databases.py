@@ -33,7 +33,7 @@ OUTPUTS = {
     "values": workflows.VALUES,
     "waiting": {"waits": "job 2", "uses_it": "JOB 2"},
 }
-"""What each run of the first schema comes to, by its key."""
+"""The outcome of each run of the first schema, by its key."""
 
 
 @pytest.fixture(params=GOLDEN, ids=lambda golden: golden.stem)

@@ -18,7 +18,7 @@ from kept_runs import has_kept, kept, waiting, waits
 from processes import PATIENCE, ran
 
 NOTICED = 1.0
-"""Seconds within which a file that goes away is noticed."""
+"""Seconds within which a missing file is noticed."""
 
 
 # -- a full disk

@@ -13,7 +13,7 @@ from pythons import HERE, PYTHONS, Done, Jobs, Place, jobs
 pytestmark = pytest.mark.xdist_group("leaks")  # the first of them starts the jobs that all wait for
 
 PYTEST = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "py")
-"""All that pytest needs; plain Python, so that each interpreter may use what is installed for this one."""
+"""The dependencies of pytest: pure Python, so that each interpreter can use the ones installed for this one."""
 
 
 @pytest.fixture(scope="module")

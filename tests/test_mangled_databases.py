@@ -21,7 +21,7 @@ GOLDEN = max((Path(__file__).parent / "golden").glob("schema-*.sqlite"), key=lam
 WORKFLOWS = [workflow for workflow in workflows.WORKFLOWS if workflow is not workflows.killer]
 
 SAID: list[str] = []
-"""What bide said of the file."""
+"""What bide reported about the file."""
 
 STRANGERS: list[Any] = [
     *(None, 0, 3, 7, -1, 2**31 - 1, -(2**63), 2**63 - 1, 0.5, float("inf")),
@@ -31,7 +31,7 @@ STRANGERS: list[Any] = [
 
 
 NOTICED = {"journal.kind", "journal.value", "run.inputs", "run.uuid", "task.attempts", "task.output", "task.status"}
-"""Of these at least bide must say that they do not read back: the file is mangled indeed."""
+"""bide must report at least these as unreadable: this checks that the file is really damaged."""
 
 
 def columns() -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.alone
 WIDE, CHAIN, SINGLE, WAITS, GATES = 10_000, 1_000, 100, 100, 1_000
 SLOTS = 8
 ODD_ONES = 20
-"""Threads that begin and end, a thread that was about to sleep: a few, however large the run."""
+"""Threads that begin and end, or were about to sleep: a few in a run of any size."""
 
 
 class Counts(NamedTuple):

@@ -19,11 +19,11 @@ import bide
 from processes import PATIENCE, Child, eventually, ledger
 
 LEASE = 15.0 + 5.0
-"""Seconds until a lease has run out, and until the others have noticed."""
+"""Seconds until a lease has expired and the others have noticed it."""
 
 RUNS = 100
 BUSY = 2
-"""So many bodies of the stopped runner execute, and the others' are queued; a third slot has the body with a step."""
+"""The number of executing bodies of the stopped runner, beside the body with a step; its other runs are queued."""
 LOST = "log the lease was lost: another runner has claimed the runs"
 
 SCRIPT = """
@@ -161,7 +161,7 @@ class World:
             holder.kill()
         assert [line for line in started if not line.startswith("ask ")] == []
 
-    def is_taken_over(self) -> bool:
+    def is_claimed_by_others(self) -> bool:
         return self.completed("busy") == RUNS and self.completed("steps") == 1 and "ask other" in self.entries()
 
     def completed(self, workflow: str) -> int:
@@ -186,13 +186,13 @@ def test_a_runner_stopped_beyond_its_lease_starts_and_changes_nothing(file: Path
             worlds.append(world)
         alone, *taken = worlds
         for world in taken:
-            eventually(world.is_taken_over, "the others have done the stopped runner's work", LEASE + PATIENCE)
-        goes_on_alone(alone)
+            eventually(world.is_claimed_by_others, "the others have done the stopped runner's work", LEASE + PATIENCE)
+        continues_alone(alone)
         for world in taken:
             is_fenced(world)
 
 
-def goes_on_alone(world: World) -> None:
+def continues_alone(world: World) -> None:
     """No other runner took the lease: it is renewed, and the runner continues as if nothing had happened."""
     world.continue_stopped()
     world.file.with_suffix(".open").touch()

@@ -223,7 +223,7 @@ flag = Path(db).with_suffix(".flag")
 workflow = bide.Workflow("waits", [waits])
 noops = bide.Workflow("noop", [noop])
 
-def all_wait_and_others_go_on(most):
+def all_wait_and_others_continue(most):
     with bide.Runner(db, slots=4) as runner:
         limit()
         handles = runner.submit_many(workflow, [{"n": n} for n in range(most)])
@@ -246,7 +246,7 @@ def limit():
     os.setresuid(65534, 65534, 65534)  # root has no such limit
     resource.setrlimit(resource.RLIMIT_NPROC, (40, 40))
 
-all_wait_and_others_go_on(100)
+all_wait_and_others_continue(100)
 """
 
 MAPS = """
@@ -260,7 +260,7 @@ def limit():
     )
 keep = []
 room = int(words[0])
-all_wait_and_others_go_on(200)
+all_wait_and_others_continue(200)
 """
 
 

@@ -204,7 +204,7 @@ HASHABLE = [
 namedtuple: Any = NamedTuple
 typed_dict: Any = TypedDict
 GENERIC: dict[Any, Any] = {kind: kind for kind in (list, tuple, set, dict)}
-"""The same, where a type checker would look for a type within the brackets."""
+"""The same, where a type checker would expect a type within the brackets."""
 
 
 def holder(kind: str, annotation: Any) -> Any:

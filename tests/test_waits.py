@@ -55,7 +55,7 @@ def test_after_and_at() -> None:
 
 
 SPAN: Any = np.timedelta64(5, "ms")
-"""What numpy counts among the whole numbers, and what is no number of seconds."""
+"""numpy treats it as an integer, but it is not a number of seconds."""
 
 BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: bide.until(True), "a condition must be callable, not True"),  # type: ignore[arg-type]

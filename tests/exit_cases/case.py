@@ -10,14 +10,14 @@ class Case:
     script: str
     code: int = 0
     out: str = ""
-    """What it must print before its end."""
+    """The expected output before its end."""
     again: int = 0
-    """So many runs are left for the next process on the same file, where their bodies return at once."""
+    """The number of runs left for the next process on the same file, where their bodies return at once."""
     then: str = ""
-    """What the next process does on the same file; it must end with 0 and print `then_out`."""
+    """The script of the next process on the same file; it must exit with 0 and print `then_out`."""
     then_out: str = ""
     memory: bool = False
-    """It is tried with a store in memory, too."""
+    """Whether the case also runs with a store in memory."""
 
 
 FINISH = """

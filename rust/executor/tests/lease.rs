@@ -75,7 +75,7 @@ impl World {
     }
 
     /// Another runner finds the lease expired and claims everything; only then does this process continue.
-    fn goes_to_another_while_it_is_stopped(&self) -> Lease {
+    fn is_claimed_by_another_while_stopped(&self) -> Lease {
         let later = self.clock.lease_time().after(LEASE);
         let other = self.store.enroll(later).unwrap();
         let versions: Vec<i64> = self.store.versions(0).unwrap().iter().map(|stored| stored.version).collect();
@@ -171,7 +171,7 @@ fn no_body_starts_after_another_runner_claimed_the_expired_lease() {
     let runner = Engines::start(&world, Box::new(body));
     let handles = runner.submit(5);
     entered.recv_timeout(HANG).unwrap();
-    world.goes_to_another_while_it_is_stopped();
+    world.is_claimed_by_another_while_stopped();
     drop(resume);
     runner.notices();
     for handle in &handles {
@@ -252,7 +252,7 @@ fn a_body_whose_run_is_lost_begins_no_step_and_asks_no_condition() {
     let runner = Engines::start(&world, Box::new(body));
     runner.submit(1);
     entered.recv_timeout(HANG).unwrap();
-    world.goes_to_another_while_it_is_stopped();
+    world.is_claimed_by_another_while_stopped();
     drop(resume);
     let came = came.recv_timeout(HANG).unwrap();
     assert!(matches!(came, (Err(CallError::Suspended), Err(CallError::Suspended))), "{came:?}");
@@ -289,7 +289,7 @@ fn a_parked_body_unwinds_when_its_run_is_lost_and_resumes_elsewhere() {
         while !world.store.load(run).unwrap().unwrap().rows.iter().any(deferred) {
             std::thread::yield_now();
         }
-        let other = world.goes_to_another_while_it_is_stopped();
+        let other = world.is_claimed_by_another_while_stopped();
         assert!(matches!(came.recv_timeout(HANG).unwrap(), Err(CallError::Suspended)));
 
         if !condition {

@@ -38,7 +38,7 @@ impl Desk {
     }
 
     /// Whether another runner can claim the run at this time.
-    fn goes_to_another(&self, first: Lease, now: LeaseTime) -> bool {
+    fn is_claimable(&self, first: Lease, now: LeaseTime) -> bool {
         let other = self.store.enroll(now).unwrap();
         let claimed = self.store.claim(other, &[self.version], now, 9).unwrap();
         assert!(claimed.is_empty() || claimed == [self.run]);
@@ -68,7 +68,7 @@ fn a_lease_runs_out_by_the_clock_it_was_given_by() {
         (up(1, 5), Time(NOW.0 + lasts).into(), false),
     ] {
         let (desk, lease) = Desk::new(first);
-        assert_eq!(desk.goes_to_another(lease, now), runs_out, "{first:?} at {now:?}");
+        assert_eq!(desk.is_claimable(lease, now), runs_out, "{first:?} at {now:?}");
     }
 }
 

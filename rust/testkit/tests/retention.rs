@@ -172,7 +172,7 @@ fn many_are_deleted_in_many_steps_and_others_have_the_store_in_between() {
 }
 
 #[test]
-fn for_ever_is_for_ever() {
+fn an_unlimited_retention_deletes_nothing() {
     on_each_store(|desk| {
         let kept = desk.run(RunStatus::Completed);
         let mut runner = desk.runner(None);

@@ -36,9 +36,9 @@ fn restored(journal: &Journal, name: &str) -> Journal {
 }
 
 proptest! {
-    /// For any requests of a body on each of its entries, in any order: it gets the result of an equal call that
-    /// no other use of this entry has had; a record is never replaced; and only a use in the place of an unused
-    /// record of something else is a mismatch.
+    /// Each request of a body, on any entry and in any order, gets the result of an equal call that no other use of
+    /// this entry has had. A record is never replaced, and only a use in the place of an unused record of something
+    /// else is a mismatch.
     #[test]
     fn each_use_gets_an_unused_record_of_its_own_arguments(entries in prop::collection::vec(prop::collection::vec(0_u8..6, 0..12), 1..6)) {
         let mut journal = Journal::default();

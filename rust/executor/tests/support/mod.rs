@@ -58,7 +58,8 @@ impl Place {
     }
 }
 
-/// Runs a test on a memory store, on an SQLite file and on a store behind a network, each on a runtime of two threads; fails if it hangs.
+/// Runs a test on a memory store, on an SQLite file and on a store behind a network, each on a runtime of two threads;
+/// fails if it hangs.
 pub(crate) fn on_every_store<T: Future<Output = ()>>(test: impl Fn(Place) -> T) {
     for (name, place) in [("memory", Place::memory()), ("a file", Place::sqlite()), ("a server", Place::distant())] {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

@@ -56,7 +56,7 @@ def test_a_condition_is_polled_without_a_slot_and_the_body_resumes_in_one(runner
     assert held == [True, False, False]  # the first check comes before the slot is released
 
 
-def hand_over(runner: bide.Runner) -> float:
+def hand_off_time(runner: bide.Runner) -> float:
     """Return the time from a body's first check, after which it releases its slot, to its neighbour's start."""
     left: list[float] = []
     started: list[float] = []
@@ -80,7 +80,7 @@ def hand_over(runner: bide.Runner) -> float:
 @pytest.mark.alone
 def test_a_slot_is_handed_off_at_once(single: bide.Runner) -> None:
     with single as runner:
-        assert median(hand_over(runner) for _ in range(20)) < 0.02
+        assert median(hand_off_time(runner) for _ in range(20)) < 0.02
 
 
 def recorder(order: list[str], name: str) -> Callable[[], None]:
