@@ -1,5 +1,5 @@
-"""bide measured beside what one would use instead: `make bench`, or `python -m benchmarks`.
+"""Benchmarks of bide and its alternatives: `make bench`, or `python -m benchmarks`.
 
-README.md in this folder says how each row is measured. The modules whose names
-end in `_rows` each measure one subject, in a process of their own.
+README.md in this folder explains each row. Each module whose name ends in `_rows`
+measures one subject, in a process of its own.
 """

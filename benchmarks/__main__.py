@@ -1,8 +1,8 @@
-"""Measures every subject's rows side by side and prints one table: `python -m benchmarks`.
+"""Measure the rows of every subject and print one table: `python -m benchmarks`.
 
 Each row of each subject runs in a process of its own, so that none inherits
 another's threads, memory or caches. The subjects take turns within a row, and
-the whole is repeated, so that a slow minute of the machine meets all of them.
+everything is repeated, so that a slow minute of the machine affects all of them.
 """
 
 import argparse
@@ -39,7 +39,7 @@ BIDE_ROWS = (*BASELINE_ROWS, "latency", "unfinished", "million", "workflows")
 
 @dataclass(frozen=True)
 class Subject:
-    """Something to measure: a module of this package, run by an interpreter."""
+    """One column of the table: a module of this package, executed by an interpreter."""
 
     name: str
     module: str
@@ -47,7 +47,7 @@ class Subject:
     python: str = sys.executable
     store: str = "memory"
     busy: bool = True
-    """Whether it is measured beside a busy Python thread too."""
+    """Whether it is also measured beside a busy Python thread."""
 
 
 SUBJECTS = [
@@ -99,7 +99,7 @@ PEERS = [
 
 
 def run(subject: Subject, row: str, *, busy: bool) -> dict[str, float] | str:
-    """Measure one row of one subject; a string says why there is no value."""
+    """Measure one row of one subject; return a string with the reason if there is no value."""
     command = [subject.python, "-m", f"benchmarks.{subject.module}", row, "--store", subject.store]
     try:
         done = subprocess.run(
@@ -119,7 +119,7 @@ def run(subject: Subject, row: str, *, busy: bool) -> dict[str, float] | str:
 
 
 def measure_all(subjects: list[Subject], rows: list[str], repetitions: int) -> tuple[table.Samples, dict[str, str]]:
-    """All samples, and why some are missing. What failed once is not tried again."""
+    """Return all samples, and the reasons why some are missing. A row that failed is not repeated."""
     samples: table.Samples = {subject.name: {} for subject in subjects}
     missing: dict[str, str] = {}
     for repetition in range(1, repetitions + 1):
@@ -140,7 +140,7 @@ def measure_all(subjects: list[Subject], rows: list[str], repetitions: int) -> t
 
 
 def machine() -> str:
-    """What this was measured on."""
+    """Describe the machine."""
     model = next(
         (
             line.split(":", 1)[1].strip()
@@ -154,7 +154,7 @@ def machine() -> str:
 
 
 def main() -> int:
-    """Measure and print."""
+    """Measure everything and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--peers", action="store_true", help="measure the peers too, where they are installed")
     parser.add_argument(

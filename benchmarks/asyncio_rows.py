@@ -1,4 +1,4 @@
-"""asyncio.TaskGroup's rows: what an event loop alone can do, in memory and without durability."""
+"""The rows of asyncio.TaskGroup: a bare event loop, in memory and without durability."""
 
 import asyncio
 import threading
@@ -38,7 +38,7 @@ async def sleeps() -> None:
 
 
 def per_second(count: int, work: Callable[[int], Coroutine[object, object, object]]) -> float:
-    """Units a second within one loop that is already warm."""
+    """Return units per second within one loop that is already warm."""
 
     async def run() -> float:
         await work(100)
@@ -58,7 +58,7 @@ def row_wide(_setting: measure.Setting) -> measure.Metrics:
 
 
 def first() -> float:
-    """Seconds that creating and awaiting as many coroutines takes, within a loop that is warm."""
+    """Return the seconds that creating and awaiting the same number of coroutines takes, within a warm loop."""
     return measure.WIDE / per_second(measure.WIDE, wide)
 
 
@@ -98,7 +98,7 @@ def row_many(_setting: measure.Setting) -> measure.Metrics:
 
 
 def row_submitters(_setting: measure.Setting) -> measure.Metrics:
-    """Threads that hand a coroutine to the one loop and wait for what it returns."""
+    """Threads that submit coroutines to one loop and wait for their results."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -129,7 +129,7 @@ def row_resume(_setting: measure.Setting) -> measure.Metrics:
 
 
 def row_waiting(setting: measure.Setting) -> measure.Metrics:
-    """As many coroutines that ask every second, on a loop with a thread of its own."""
+    """The same number of coroutines that poll every second, on a loop with its own thread."""
     return waiters("wait", measure.DEFERRED, setting)
 
 
@@ -154,7 +154,7 @@ def waiters(what: str, count: int, setting: measure.Setting) -> measure.Metrics:
 
 
 def row_gates(_setting: measure.Setting) -> measure.Metrics:
-    """As many coroutines that ask every second."""
+    """The same number of coroutines that poll every second."""
     shut = measure.Shut()
 
     async def waiter() -> None:

@@ -1,4 +1,4 @@
-"""bide's rows about commits, each beside bare commits of SQLite: in one process, on one file system, in turns."""
+"""bide's rows about commits, each compared with bare SQLite commits: in one process, on one file system, in turns."""
 
 import itertools
 import sqlite3
@@ -12,11 +12,11 @@ from . import measure
 from .bide_workflows import Body, one_workflow, open_runner
 
 COMMITS_OF_A_RUN = 2
-"""One that creates it, one with the end of its only task."""
+"""One commit creates the run, the other has the end of its only task."""
 
 
 def row_bare(setting: measure.Setting) -> measure.Metrics:
-    """Runs of one task, in turn and together, beside two bare commits for each."""
+    """Runs of one task, one after the other and together, compared with two bare commits for each."""
     with bare_commits(setting) as commit, open_runner(setting) as runner:
         runner.run(one_workflow)
 
@@ -30,7 +30,7 @@ def row_bare(setting: measure.Setting) -> measure.Metrics:
 
 
 def row_grouped(setting: measure.Setting) -> measure.Metrics:
-    """Threads that commit at the same time, beside one bare commit for each event."""
+    """Threads that commit at the same time, compared with one bare commit for each event."""
     steps = steps_workflow()
     with bare_commits(setting) as commit, open_runner(setting, slots=measure.SUBMITTERS) as runner:
         runner.run(one_workflow)
@@ -50,7 +50,7 @@ def row_grouped(setting: measure.Setting) -> measure.Metrics:
 
 
 def steps_workflow() -> bide.Workflow:
-    """Tasks that each record a step."""
+    """Build a workflow of tasks that each record a step."""
 
     def step() -> int:
         return 1
@@ -67,14 +67,14 @@ def steps_workflow() -> bide.Workflow:
 def in_turns(
     rate: Callable[[], float], commit: Callable[[], None], *, commits: int = COMMITS_OF_A_RUN, rounds: int = 10
 ) -> tuple[float, float]:
-    """A rate, and how often so many bare commits are made in a second, each the mean of turns."""
+    """Return a rate, and the rate of the equivalent bare commits, each the mean of several turns."""
     rates = [(rate(), measure.rate_of_calls(commit, 0.2) / commits) for _ in range(rounds)]
     return sum(one for one, _ in rates) / rounds, sum(bare for _, bare in rates) / rounds
 
 
 @contextmanager
 def bare_commits(setting: measure.Setting) -> Iterator[Callable[[], None]]:
-    """Commits one small row to a file of its own, with the pragmas of bide's."""
+    """Commits one small row to its own file, with the pragmas of bide's file."""
     with measure.scratch() as folder:
         connection = sqlite3.connect(Path(folder) / "bare.db", isolation_level=None)
         connection.execute("PRAGMA page_size=2048")

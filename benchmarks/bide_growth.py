@@ -1,4 +1,4 @@
-"""bide's rows that ask whether cost or memory grows: with a run's size, a store's runs, workflows."""
+"""bide's rows about growth of cost or memory: with the size of a run, the runs of a store, the workflows."""
 
 import os
 import statistics
@@ -27,7 +27,7 @@ def row_growth(setting: measure.Setting) -> measure.Metrics:
 
 
 def cost(runners: Sequence[bide.Runner], action: Callable[[bide.Runner], object]) -> list[float]:
-    """Microseconds for each of a thousand runs, on each runner: medians of nine thousands each, which take turns."""
+    """Return the microseconds of a run on each runner: medians of nine batches of a thousand, taking turns."""
     seconds: list[list[float]] = [[] for _ in runners]
     for _ in range(10):
         for runner, spent in zip(runners, seconds, strict=True):
@@ -49,8 +49,8 @@ def together(runner: bide.Runner) -> None:
 def on_one_core() -> Iterator[None]:
     """Keep every thread on the same core.
 
-    To wake one on another core takes three times as long as on one's own, and the system chooses: with two cores
-    that is a coin, tossed every few thousand runs.
+    Waking a thread on another core takes three times as long as on the same core, and the system chooses the core: with
+    two cores, the choice changes at random every few thousand runs.
     """
     cores = os.sched_getaffinity(0)
 
@@ -67,7 +67,7 @@ def on_one_core() -> Iterator[None]:
 
 
 def beside(what: str, empty: bide.Runner, full: bide.Runner) -> measure.Metrics:
-    """What a run of one task costs where there are so many others, and by how much that is more than without them."""
+    """Measure the cost of a run of one task beside many others, and its ratio to the cost without them."""
     with on_one_core():
         single, single_there = cost([empty, full], in_turn)
     many, many_there = cost([empty, full], together)
@@ -80,7 +80,7 @@ def beside(what: str, empty: bide.Runner, full: bide.Runner) -> measure.Metrics:
 
 
 def row_unfinished(setting: measure.Setting) -> measure.Metrics:
-    """Runs beside others that wait for a time that does not come while this is measured."""
+    """Measure runs beside others that wait for a time that does not come during the measurement."""
 
     def noop() -> int:
         return 1
@@ -94,7 +94,7 @@ def row_unfinished(setting: measure.Setting) -> measure.Metrics:
 
 
 def row_million(setting: measure.Setting) -> measure.Metrics:
-    """A runner that has executed a million runs: what the next one costs, and the memory it has come to."""
+    """Measure a runner that has executed a million runs: the cost of the next run, and the memory."""
     with open_runner(setting) as full:
 
         def execute(count: int) -> None:
@@ -112,7 +112,7 @@ def row_million(setting: measure.Setting) -> measure.Metrics:
 
 
 def register(runner: bide.Runner, number: int) -> float:
-    """Register one more workflow; seconds of the process."""
+    """Register one more workflow; return the CPU seconds of the process."""
     workflow = bide.Workflow(f"tenant-{number}", [noop_named("noop")])
     start = time.process_time()
     runner.register(workflow)
@@ -120,7 +120,7 @@ def register(runner: bide.Runner, number: int) -> float:
 
 
 def row_workflows(setting: measure.Setting) -> measure.Metrics:
-    """Runs beside many workflows, and registering yet more."""
+    """Measure runs beside many workflows, and the registration of more."""
     with open_runner(setting) as empty, open_runner(setting) as full:
         for number in range(measure.WORKFLOWS):
             register(full, number)
@@ -133,7 +133,7 @@ def row_workflows(setting: measure.Setting) -> measure.Metrics:
 
 
 def row_idle(_setting: measure.Setting) -> measure.Metrics:
-    """A runner with many workflows that does nothing, while another process commits to its file."""
+    """Measure an idle runner with many workflows, while another process commits to its file."""
     with measure.scratch() as folder, bide.Runner(Path(folder) / "bide.db") as runner:
         for number in range(measure.WORKFLOWS):
             register(runner, number)

@@ -1,8 +1,8 @@
-"""bide's rows, on the store that the setting names; those about waiting and growth are in modules of their own.
+"""bide's rows, on the store of the setting; rows about waits, commits and growth are in other modules.
 
-Workflows are built and registered before the clock starts, since one defines them once
-(what that costs is a row of its own); a run is timed from the call until its
-result is there, which on SQLite means committed.
+Workflows are built and registered before the clock starts, because a program defines them
+once (a separate row measures that cost). A run is timed from the call until its
+result is returned, which on SQLite means committed.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ def row_wide(setting: measure.Setting) -> measure.Metrics:
 
 
 def row_first(setting: measure.Setting) -> measure.Metrics:
-    """What a program pays that builds its workflow and runs it once, and that by what asyncio takes, in turns."""
+    """Measure a program that builds its workflow and runs it once, and the ratio to asyncio, in turns."""
 
     def build_and_run() -> float:
         with open_runner(setting) as runner:

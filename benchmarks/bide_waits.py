@@ -1,4 +1,4 @@
-"""bide's rows about waiting: what a wait costs while it lasts, how late its end is, and what goes on beside it."""
+"""bide's rows about waits: the cost of an open wait, the delay of its end, and other work beside it."""
 
 import json
 import statistics
@@ -15,7 +15,7 @@ from .bide_workflows import Body, one_workflow, open_runner
 
 
 def waiting_workflow(release: measure.Release) -> bide.Workflow:
-    """As many plain functions as the release counts, which all wait for it."""
+    """Plain functions that all wait for the release, as many as it counts."""
 
     def waiter(number: int) -> Body:
         def wait(handle: bide.TaskHandle) -> None:
@@ -27,7 +27,7 @@ def waiting_workflow(release: measure.Release) -> bide.Workflow:
 
 
 def row_gates(setting: measure.Setting) -> measure.Metrics:
-    """Runs of one task behind a gate, submitted together; whoever submitted keeps their handles."""
+    """Runs of one task behind a gate, submitted together; the caller keeps their handles."""
     shut = measure.Shut()
 
     def noop() -> int:
@@ -73,7 +73,7 @@ def row_parked(setting: measure.Setting) -> measure.Metrics:
 
 
 def row_latency(setting: measure.Setting) -> measure.Metrics:
-    """How long a run takes that is submitted when one slot serves all those waits."""
+    """Measure a run that is submitted while one slot serves all those waits."""
     release = measure.Release(measure.DEFERRED)
     with open_runner(setting, slots=1) as runner:
         handle = runner.submit(waiting_workflow(release))
@@ -112,7 +112,7 @@ def row_late(setting: measure.Setting) -> measure.Metrics:
 
 
 def row_resume(setting: measure.Setting) -> measure.Metrics:
-    """A body that waits RESUMES times, each time for a condition that its first poll finds true."""
+    """Measure a body that waits RESUMES times, each time for a condition that is true at its first poll."""
     seconds: list[float] = []
 
     def body(handle: bide.TaskHandle) -> None:
@@ -128,7 +128,7 @@ def row_resume(setting: measure.Setting) -> measure.Metrics:
 
 
 def row_behind(_setting: measure.Setting) -> measure.Metrics:
-    """When another process can read the result of a quick body that a long one follows on the only slot."""
+    """Measure when another process can read the result of a quick body, followed by a long one on the only slot."""
     ended: list[float] = []
 
     def quick() -> None:

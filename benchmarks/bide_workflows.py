@@ -1,4 +1,4 @@
-"""What bide's rows share: a runner on the store that the setting names, and workflows of no-op tasks."""
+"""Code that bide's rows share: a runner on the store of the setting, and workflows of no-op tasks."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ Body = Callable[..., object]
 
 @contextmanager
 def open_runner(setting: measure.Setting, slots: int | None = None) -> Iterator[bide.Runner]:
-    """A runner, closed at the end."""
+    """Open a runner, and close it at the end."""
     if setting.store == "memory":
         with bide.Runner(":memory:", slots=slots) as runner:
             yield runner
@@ -29,7 +29,7 @@ def open_runner(setting: measure.Setting, slots: int | None = None) -> Iterator[
 
 
 def noop_named(name: str) -> Body:
-    """A task with a function of its own, as a user's tasks have."""
+    """Build a task with its own function, as a user's tasks have."""
 
     def noop() -> int:
         return 1
@@ -42,7 +42,7 @@ def wide_workflow(size: int) -> bide.Workflow:
 
 
 def chain_workflow(length: int) -> bide.Workflow:
-    """Each task takes the one before's value, and adds one."""
+    """Build a chain in which each task adds one to the value of the previous task."""
 
     def first() -> int:
         return 1

@@ -1,8 +1,9 @@
-"""cairnq's rows: a queue of tasks in a SQLite file, client and worker in one process.
+"""The rows of cairnq: a queue of tasks in a SQLite file, client and worker in one process.
 
-It runs in an environment of its own (`make bench-peers`). It has no workflows:
-a chain is a task submitted when the one before has ended. Worker and client
-look every millisecond; its defaults, 500 and 100, would be all that is measured.
+It runs in an environment of its own (`make bench-peers`). cairnq has no workflows:
+in a chain, each task is submitted when the previous one has ended. Worker and client
+poll every millisecond; with the defaults, 500 and 100, the poll intervals would
+dominate the measurement.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ SLOTS = 4
 
 @asynccontextmanager
 async def serving(file: str) -> AsyncIterator[CairnQ]:
-    """A client, and a worker that has executed a task."""
+    """Open a client, and a worker that has executed a task."""
     worker = Worker.sqlite(file, concurrency=SLOTS, poll_interval_ms=POLL_MS)
 
     @worker.task("increment")
@@ -38,13 +39,13 @@ async def serving(file: str) -> AsyncIterator[CairnQ]:
 
 
 async def call(client: CairnQ, value: int) -> int:
-    """One task, from its submission until its value is there."""
+    """Execute one task, from its submission until its value is available."""
     result = await client.call("increment", {"value": value}, poll_ms=POLL_MS, max_poll_ms=POLL_MS)
     return result["value"]
 
 
 def timed(work: Callable[[CairnQ], Awaitable[int]]) -> float:
-    """Units a second of work that returns how many units it did."""
+    """Return the units per second of work that returns how many units it did."""
 
     async def run(file: str) -> float:
         async with serving(file) as client:

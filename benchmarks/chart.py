@@ -1,7 +1,7 @@
-"""Draws the last measurement as bars: `make chart`, after `make bench` or `make bench-peers`.
+"""Draw the last measurement as bars: `make chart`, after `make bench` or `make bench-peers`.
 
-It measures nothing: it reads `target/bench/last.json` and writes an SVG. The
-same measurement draws the same file.
+It only reads `target/bench/last.json` and writes an SVG. The same measurement
+always gives the same file.
 """
 
 import json
@@ -22,7 +22,7 @@ BIDE, OTHERS = "#1f6fb4", "#a8a8a8"
 
 
 def draw(panel: Axes, samples: table.Samples, metric: table.Metric, *, rate: bool) -> None:
-    """One metric's bars, a subject each: rates on a logarithmic scale, longer is better; costs, shorter is."""
+    """Draw one metric, one bar per subject: rates on a logarithmic scale (longer is better), or costs (shorter is)."""
     values = {name: value for name in samples if (value := table.median(samples, name, metric.key)) is not None}
     colours = [BIDE if name.startswith("bide") else OTHERS for name in values]
     bars = panel.barh(list(values), list(values.values()), color=colours, log=rate)
@@ -37,7 +37,7 @@ def draw(panel: Axes, samples: table.Samples, metric: table.Metric, *, rate: boo
 
 
 def main() -> int:
-    """Draw what was measured of the rates and of the memory of waits."""
+    """Draw the rates and the memory of waits."""
     if not RESULTS.exists():
         print(f"{RESULTS} is not there: run make bench first", file=sys.stderr)
         return 1

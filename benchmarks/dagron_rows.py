@@ -1,4 +1,4 @@
-"""dagron's rows: a DAG engine in memory, without durability. Its chain passes no values on.
+"""The rows of dagron: a DAG engine in memory, without durability. Its chain passes no values.
 
 It runs in an environment of its own (`make bench-peers`).
 """
@@ -16,7 +16,7 @@ def noop() -> int:
 
 
 def runs_of(size: int, *, chained: bool = False) -> Callable[[], object]:
-    """What runs a graph of this size, built beforehand."""
+    """Return a function that runs a graph of this size, built beforehand."""
     builder = DAGBuilder()
     names = [f"task-{number}" for number in range(size)]
     for name in names:

@@ -1,4 +1,4 @@
-"""Dask's rows: a graph of delayed calls on its threaded scheduler, in memory and without durability.
+"""The rows of Dask: a graph of delayed calls on its threaded scheduler, in memory and without durability.
 
 It runs in an environment of its own (`make bench-peers`). The graph is built
 before the clock starts, as bide's workflows are.
@@ -23,7 +23,7 @@ def increment(value: int) -> int:
 
 
 def runs_of(targets: list[object], expected: int) -> Callable[[], object]:
-    """What computes these targets; merging tasks into one, as Dask may, would leave nothing to measure."""
+    """Return a function that computes these targets, without letting Dask merge all tasks into one."""
 
     def run() -> None:
         values = dask.compute(*targets, scheduler="threads", num_workers=WORKERS, optimize_graph=False)

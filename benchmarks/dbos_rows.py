@@ -1,8 +1,8 @@
-"""DBOS's rows, on SQLite as it sets it up: rollback journal, synchronous=FULL.
+"""The rows of DBOS, on SQLite as DBOS sets it up: rollback journal, synchronous=FULL.
 
-It runs in an environment of its own (`make bench-peers`). Its numbers of tasks
-are smaller than bide's, since it would take minutes otherwise; rates do not
-depend on them.
+It runs in an environment of its own (`make bench-peers`). It executes fewer tasks
+than bide, because it would take minutes otherwise; the rates do not depend on
+the number of tasks.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ async def wide(size: int) -> int:
 
 @contextmanager
 def launched() -> Iterator[None]:
-    """DBOS, ready to run workflows, on a file on this checkout's disk."""
+    """Start DBOS on a file on the checkout's disk, ready to run workflows."""
     with measure.scratch() as name:
         DBOS(
             config={

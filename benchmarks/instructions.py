@@ -1,14 +1,14 @@
-"""Instructions for each task, hop, run, wait and poll, counted by valgrind's callgrind: `make profile`.
+"""Count the instructions of a task, hop, run, wait and poll with valgrind's callgrind: `make profile`.
 
-Counts say where each microsecond goes, and are the same on a busy machine, where
-times are not. Each row is executed with a smaller and with a larger number of
-units in one process; the difference by the difference of the numbers is what
-one unit costs. All threads count: worker, caller, timer, and CPython itself.
-Below each row stand the functions that most instructions were in, callees apart.
+Counts show where the time goes, and do not vary on a busy machine, as times do.
+Each row executes a smaller and a larger number of units in one process. The
+difference of the counts, divided by the difference of the numbers, is the cost of
+one unit. All threads count: worker, caller, timer, and CPython itself.
+Below each row are the functions with the most instructions, without their callees.
 
-Under valgrind threads take turns on one core and everything is some fifty times
-slower, so whatever depends on time happens more often for each unit than it does
-in truth: a group of results that is 1 ms old is committed with fewer in it.
+Under valgrind, threads take turns on one core and everything is about fifty times
+slower. So events that depend on time happen more often per unit than in reality:
+a group of results that is committed after 1 ms has fewer results in it.
 """
 
 import os
@@ -34,13 +34,13 @@ FUNCTIONS = 8
 
 @dataclass(frozen=True)
 class Row:
-    """Something that costs the same each time."""
+    """One row: a unit of work that costs the same each time."""
 
     unit: str
     small: int
     large: int
     action_of: Callable[[bide.Runner, int], Callable[[], object]]
-    """What executes so many units on a runner that is warm."""
+    """Execute a number of units on a warm runner."""
 
 
 def wide(runner: bide.Runner, size: int) -> Callable[[], object]:
@@ -72,7 +72,7 @@ def many(runner: bide.Runner, count: int) -> Callable[[], object]:
 
 
 def deferring(runner: bide.Runner, name: str, waits: int, polls: int) -> Callable[[], object]:
-    """A body that waits so often, each time until the poll of this number."""
+    """Build a body that waits a number of times, each time until a given number of polls."""
 
     def body(handle: bide.TaskHandle) -> None:
         asked = 0
@@ -80,7 +80,7 @@ def deferring(runner: bide.Runner, name: str, waits: int, polls: int) -> Callabl
         def condition() -> bool:
             nonlocal asked
             asked += 1
-            return asked % (polls + 1) == 0  # the check before the wait is no poll
+            return asked % (polls + 1) == 0  # the check before the wait is not a poll
 
         for _ in range(waits):
             handle.defer_until(condition, poll_interval_ms=POLL_MS)
@@ -109,12 +109,12 @@ ROWS = (
 
 
 def mark() -> None:
-    """End one part of the count: callgrind writes what it has whenever `getppid` is called."""
+    """End one part of the count: callgrind writes its counts at each call of `getppid`."""
     os.getppid()
 
 
 def execute() -> None:
-    """What is counted: each row on each store, small and large, between marks."""
+    """Execute the counted program: each row on each store, small and large, between marks."""
     for store in STORES:
         with open_runner(measure.Setting(store, busy=False)) as runner:
             for row in ROWS:
@@ -127,11 +127,11 @@ def execute() -> None:
 
 
 Counts = dict[tuple[str, str], Counter[str]]
-"""Instructions for one unit by function, by store and unit."""
+"""Return the instructions of one unit by function, for each store and unit."""
 
 
 def count(folder: Path) -> Counts:
-    """Execute all rows under valgrind, whose files are left in the folder."""
+    """Execute all rows under valgrind, which leaves its files in the folder."""
     valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out", "--dump-before=getppid"]
     done = subprocess.run(
         [*valgrind, sys.executable, "-m", "benchmarks.instructions", "execute"],
@@ -142,7 +142,7 @@ def count(folder: Path) -> Counts:
     if done.returncode != 0:
         raise RuntimeError(done.stderr)
     counts: Counts = {}
-    part = 0  # parts are numbered from 1; the odd ones are what lies between the rows
+    part = 0  # parts are numbered from 1; the odd ones lie between the rows
     for store in STORES:
         for row in ROWS:
             small, large = (by_function(folder / f"out.{part + number}") for number in (2, 4))
@@ -153,7 +153,7 @@ def count(folder: Path) -> Counts:
 
 
 def by_function(part: Path) -> Counter[str]:
-    """The instructions that a part of callgrind's count has for each function, without what it calls."""
+    """Return the instructions of each function in one part of callgrind's count, without its callees."""
     names: dict[str, str] = {}
     counts: Counter[str] = Counter()
     function, of_callee = "", False
@@ -161,11 +161,11 @@ def by_function(part: Path) -> Counter[str]:
         if named := re.match(r"(c?)fn=\((\d+)\)(?: (.*))?", line):
             callee, number, name = named.groups()
             if name:
-                names[number] = name.removesuffix("'2")  # as callgrind marks what calls itself
+                names[number] = name.removesuffix("'2")  # callgrind's mark of a recursive function
             if not callee:
                 function = names[number]
         elif line.startswith("calls="):
-            of_callee = True  # the next line is what the call has cost in all
+            of_callee = True  # the next line is the inclusive cost of the call
         elif line[:1].isdigit() or line[:1] in {"+", "-", "*"}:
             if not of_callee:
                 counts[function] += int(line.split()[1])
@@ -174,7 +174,7 @@ def by_function(part: Path) -> Counter[str]:
 
 
 def main() -> int:
-    """Count and print."""
+    """Count and print the instructions."""
     if sys.argv[1:] == ["execute"]:
         execute()
         return 0

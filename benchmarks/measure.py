@@ -1,6 +1,6 @@
-"""What every subject's measurements share: sizes, the clock, memory, and the command line.
+"""Code that the measurements of all subjects share: sizes, the clock, memory, and the command line.
 
-Only the standard library, since the peers' environments run this too.
+It imports only the standard library, because the environments of the peers execute it too.
 """
 
 import argparse
@@ -48,12 +48,12 @@ PATIENCE = 120.0
 
 @dataclass(frozen=True)
 class Setting:
-    """How a row is to be measured."""
+    """How to measure a row."""
 
     store: str
     """Where bide keeps its runs: memory, normal (SQLite, synchronous=NORMAL) or full."""
     busy: bool
-    """Whether a busy Python thread runs beside."""
+    """Whether a busy Python thread runs beside the measurement."""
 
 
 Metrics = dict[str, float]
@@ -61,21 +61,21 @@ Row = Callable[[Setting], Metrics]
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:
-    """A folder for files that are measured: on this checkout's disk, where /tmp might be memory."""
+    """Create a folder for measured files on the checkout's disk; /tmp might be in memory."""
     folder = Path("target/bench").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     return tempfile.TemporaryDirectory(dir=folder)
 
 
 def timed(action: Callable[[], object]) -> float:
-    """Seconds that the action took."""
+    """Return the seconds that the action took."""
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
 
 
 def import_times(*modules: str) -> list[float]:
-    """Milliseconds of a new process that imports a module, for each of them: medians, taking turns."""
+    """Return the milliseconds of a new process that imports a module, for each module: medians, taking turns."""
 
     def start(module: str) -> None:
         subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
@@ -88,7 +88,7 @@ def import_times(*modules: str) -> list[float]:
 
 
 def in_turns(*actions: Callable[[], float]) -> list[float]:
-    """The median of what each returns, called FIRST_TURNS times in turns, with no garbage left by the one before."""
+    """Return the median result of each function, called FIRST_TURNS times in turns, each after a garbage collection."""
     found: list[list[float]] = [[] for _ in actions]
     for _ in range(FIRST_TURNS):
         for action, values in zip(actions, found, strict=True):
@@ -98,7 +98,7 @@ def in_turns(*actions: Callable[[], float]) -> list[float]:
 
 
 def rate_of_calls(action: Callable[[], object], seconds: float = SINGLE_SECONDS) -> float:
-    """Calls a second, one after the other, for about the given time."""
+    """Return the calls per second, one after the other, for about the given time."""
     calls = 0
     start = time.perf_counter()
     while (passed := time.perf_counter() - start) < seconds:
@@ -108,7 +108,7 @@ def rate_of_calls(action: Callable[[], object], seconds: float = SINGLE_SECONDS)
 
 
 def growth(action_of: Callable[[int], Callable[[], object]]) -> Metrics:
-    """Cost per task in a small and in a large run, each with warm code, and their ratio."""
+    """Return the cost per task in a small and in a large run, each with warm code, and their ratio."""
     metrics: Metrics = {}
     for name, size, repetitions in (("cost_small", SMALL, 20), ("cost_large", LARGE, 2)):
         action = action_of(size)
@@ -118,7 +118,7 @@ def growth(action_of: Callable[[int], Callable[[], object]]) -> Metrics:
 
 
 def rate_of_threads(action: Callable[[], object], seconds: float = SINGLE_SECONDS) -> float:
-    """Calls a second of SUBMITTERS threads together, each calling again as soon as its call has returned."""
+    """Return the calls per second of SUBMITTERS threads together; each calls again as soon as its call has returned."""
     barrier = threading.Barrier(SUBMITTERS)
     calls: list[int] = []
 
@@ -144,7 +144,7 @@ def rate_of_threads(action: Callable[[], object], seconds: float = SINGLE_SECOND
 
 
 async def application(call: Callable[[], Awaitable[object]]) -> Metrics:
-    """CALLERS coroutines that await one call after the other, and how late their loop is meanwhile."""
+    """Measure CALLERS coroutines that await one call after the other, and the delay of their loop meanwhile."""
     calls, late = 0, []
     start = time.perf_counter()
     end = start + SINGLE_SECONDS
@@ -168,31 +168,31 @@ async def application(call: Callable[[], Awaitable[object]]) -> Metrics:
 
 
 def resume_lateness(seconds: Sequence[float]) -> Metrics:
-    """How much longer than their poll interval waits took whose first poll was true: p99, ms."""
+    """Return the delay beyond the poll interval of waits whose first poll was true: p99, ms."""
     return {"resume": (percentile(seconds, 0.99) - RESUME_POLL_SECONDS) * 1e3}
 
 
 class Second:
-    """A condition that is true when it is asked for the second time."""
+    """A condition that is true at its second call."""
 
     def __init__(self) -> None:
-        """Not asked yet."""
+        """Start with no call."""
         self.asked = 0
 
     def ask(self) -> bool:
-        """The condition."""
+        """Return whether this is the second call."""
         self.asked += 1
         return self.asked == 2  # noqa: PLR2004 - the second
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """The least value that at least this share of the values does not exceed."""
+    """Return the smallest value that at least this share of the values does not exceed."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(len(ordered) * share) - 1)]
 
 
 def due_times(start: float) -> list[list[float]]:
-    """When each body's conditions become true: spread evenly, over all phases of the poll."""
+    """Return when each body's conditions become true: spread evenly over all phases of the poll."""
     return [
         [start + wait * 0.5 + (body * 37 % LATE_BODIES) / LATE_BODIES * 0.45 for wait in range(1, LATE_WAITS + 1)]
         for body in range(LATE_BODIES)
@@ -200,7 +200,7 @@ def due_times(start: float) -> list[list[float]]:
 
 
 def lateness(late: Sequence[float]) -> Metrics:
-    """How long after its condition became true a body went on: p99 less the poll interval, ms."""
+    """Return how long after its condition became true a body continued: p99 minus the poll interval, ms."""
     return {"late": (percentile(late, 0.99) - LATE_POLL_SECONDS) * 1e3}
 
 
@@ -214,14 +214,14 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 def resident_mb() -> float:
-    """Resident memory of this process."""
+    """Return the resident memory of this process."""
     return _kilobytes("/proc/self/status", {"VmRSS"}) / 1024
 
 
 def memory_kb() -> float:
-    """Resident memory and page tables of this process, kernel stacks and slabs of this machine.
+    """Return resident memory and page tables of this process, plus kernel stacks and slabs of the machine.
 
-    The kernel's share cannot be had per process, so whatever else the machine does is noise here.
+    Linux does not report the kernel's share per process, so other work of the machine adds noise.
     """
     own = _kilobytes("/proc/self/status", {"VmRSS", "VmPTE"})
     kernel = _kilobytes("/proc/meminfo", {"KernelStack", "Slab"})
@@ -234,7 +234,7 @@ def _kilobytes(file: str, names: set[str]) -> float:
 
 
 def cpu_percent(seconds: float = CPU_SECONDS) -> float:
-    """How much of one core this process uses from now on, in percent, kernel time included."""
+    """Measure how much of one core this process uses for some seconds, in percent, including kernel time."""
 
     def used() -> float:
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -246,41 +246,41 @@ def cpu_percent(seconds: float = CPU_SECONDS) -> float:
 
 
 class Release:
-    """What that many waiting bodies wait for; it knows which of them have asked."""
+    """The condition of a number of waiting bodies; it records which of them have polled."""
 
     def __init__(self, count: int) -> None:
-        """Not given yet."""
+        """Start closed."""
         self.count = count
         self.given = False
         self.asked: set[int] = set()
 
     def ask(self, number: int) -> bool:
-        """The condition of one body."""
+        """Return whether the release was given; the condition of one body."""
         self.asked.add(number)
         return self.given
 
     def settle(self) -> None:
-        """Return once every body has asked at least once and nothing but polls goes on."""
+        """Wait until every body has polled at least once and only polls execute."""
         wait_until(lambda: len(self.asked) == self.count, f"{self.count} bodies wait")
         time.sleep(2 * POLL_SECONDS)
 
 
 class Shut:
-    """What GATES waits for a condition wait for. It knows only how often it was asked, which costs no memory."""
+    """The condition of GATES waits. It only counts its polls, which costs no memory."""
 
     def __init__(self) -> None:
-        """Shut."""
+        """Start closed."""
         self.open = False
         self.asked = 0
 
     def ask(self) -> bool:
-        """The condition."""
+        """Return whether the gates are open; the condition of each."""
         self.asked += 1
         return self.open
 
 
 def measure_gates(shut: Shut, start: Callable[[], object], all_ended: Callable[[], object]) -> Metrics:
-    """Memory and CPU of many waits for a condition that keep no thread, and how long until all have ended."""
+    """Measure memory and CPU of many waits that keep no thread, and the time until all have ended."""
     before = memory_kb()
     start()
     wait_until(lambda: shut.asked >= 2 * GATES, f"{GATES} gates wait")
@@ -297,12 +297,12 @@ def measure_waiting(
     start: Callable[[], object],
     all_resumed: Callable[[], object],
 ) -> Metrics:
-    """Memory and CPU of the waits, and how long after their release the last body has ended."""
+    """Measure memory and CPU of the waits, and how long after their release the last body has ended."""
     before = memory_kb()
     start()
     release.settle()
     metrics: Metrics = {}
-    if not setting.busy:  # the busy thread's CPU is not the waits'
+    if not setting.busy:  # the waits do not cause the busy thread's CPU time
         metrics[f"{what}_kb"] = (memory_kb() - before) / release.count
         metrics[f"{what}_cpu"] = cpu_percent()
     release.given = True
@@ -311,7 +311,7 @@ def measure_waiting(
 
 
 def start_busy_thread() -> None:
-    """Start a thread that computes in Python and never lets go of the interpreter by itself."""
+    """Start a thread that computes in Python and never releases the interpreter voluntarily."""
 
     def spin() -> None:
         number = 0

@@ -1,7 +1,7 @@
-"""Says when another process could read each ended task of a bide file: `python -m benchmarks.reader FILE COUNT`.
+"""Print when another process can read each ended task of a bide file: `python -m benchmarks.reader FILE COUNT`.
 
-It is a process of its own because an application must not open its store's file
-with a second SQLite library, and because a body that computes would hold it up.
+It is a separate process because an application must not open its store's file
+with a second SQLite library, and because a body that computes would delay it.
 """
 
 import json
@@ -11,7 +11,7 @@ import time
 
 
 def main() -> None:
-    """Print a line when reading begins, then the moments (CLOCK_MONOTONIC) at which COUNT tasks were there."""
+    """Print a line when reading begins, then the times (CLOCK_MONOTONIC) at which COUNT tasks became readable."""
     connection = sqlite3.connect(f"file:{sys.argv[1]}?mode=ro", uri=True, isolation_level=None)
     count = int(sys.argv[2])
     seen: list[float] = []
@@ -19,7 +19,7 @@ def main() -> None:
     while len(seen) < count:
         (rows,) = connection.execute("SELECT count(*) FROM task WHERE ended_at IS NOT NULL").fetchone()
         seen += [time.monotonic()] * (rows - len(seen))
-        time.sleep(0.0001)  # the core belongs to what is measured
+        time.sleep(0.0001)  # leave the core to the measured process
     print(json.dumps(seen))
 
 

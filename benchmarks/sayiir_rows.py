@@ -1,6 +1,6 @@
-"""sayiir's rows: its durable workflows on its own store in memory, which keeps a checkpoint of each task.
+"""The rows of sayiir: durable workflows on its store in memory, which keeps a checkpoint of each task.
 
-Its durable store besides that is PostgreSQL, a server, which is not measured here.
+Its durable store is PostgreSQL, a server, which is not measured here.
 
 It runs in an environment of its own (`make bench-peers`).
 """
@@ -28,7 +28,7 @@ def add_up(branches: dict[str, int]) -> int:
 
 
 def runs_of(flow: Flow, expected: int) -> Callable[[], object]:
-    """What runs a flow durably, each time as a new instance on a store that is empty."""
+    """Return a function that runs a flow durably, each time as a new instance on an empty store."""
     workflow = flow.build()
 
     def run() -> None:
@@ -40,7 +40,7 @@ def runs_of(flow: Flow, expected: int) -> Callable[[], object]:
 
 
 def wide(size: int) -> Callable[[], object]:
-    """A fork of this many branches; the task that joins them is not counted."""
+    """Build a fork with this many branches; the task that joins them is not counted."""
     fork = Flow(f"wide-{size}").fork()
     for number in range(size):
         fork = fork.branch(noop, name=f"task-{number}")
@@ -48,7 +48,7 @@ def wide(size: int) -> Callable[[], object]:
 
 
 def chain(length: int) -> Callable[[], object]:
-    """Each task takes the one before's value, and adds one."""
+    """Build a chain in which each task adds one to the value of the previous task."""
     flow = Flow(f"chain-{length}")
     for number in range(length):
         flow = flow.then(increment, name=f"task-{number}")

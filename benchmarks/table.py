@@ -1,4 +1,4 @@
-"""What is measured, what must be reached, and how the table looks. Runs nothing."""
+"""The table: its rows, the figures that must be reached, and its format. Runs no measurement."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ class Metric:
     unit: str
     digits: int = 0
     ratio: bool = True
-    """Whether a ratio to the baseline says something."""
+    """Whether a ratio to the baseline is meaningful."""
 
 
 def _costs(key: str, where: str) -> list[Metric]:
@@ -144,13 +144,13 @@ METRICS = {
         )
     ],
 }
-"""By row, that is, by what is measured in one process: the lines that come of it."""
+"""By row, which one process measures: the lines of the table that it gives."""
 
 BUSY_ROWS = ("wide", "chain", "single", "many", "waiting", "latency", "late")
-"""The rows that are measured once more beside a busy Python thread."""
+"""The rows that are also measured beside a busy Python thread."""
 
 ONCE_ROWS = ("parked", "unfinished", "million")
-"""The rows that take long and are not repeated."""
+"""The slow rows, which are not repeated."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Goal:
     least: float | None = None
     most: float | None = None
     against: str | None = None
-    """Whose value of the same metric `least` and `most` are multiples of; nobody's if None."""
+    """The subject to whose value of the same metric `least` and `most` are relative; None if they are absolute."""
 
 
 GOALS = (
@@ -217,17 +217,17 @@ GOALS = (
 )
 
 Samples = dict[str, dict[str, list[float]]]
-"""By subject, by metric (`BUSY` before it if measured so): one value for each repetition."""
+"""By subject and metric (with the prefix `BUSY` beside a busy thread): one value for each repetition."""
 
 
 def median(samples: Samples, subject: str, key: str) -> float | None:
-    """The median of the repetitions, if there are any."""
+    """Return the median of the repetitions, if there are any."""
     values = samples.get(subject, {}).get(key)
     return statistics.median(values) if values else None
 
 
 def lines(rows: Sequence[str]) -> list[tuple[str, Metric]]:
-    """The table's lines in order, each with the prefix of its key."""
+    """Return the table's lines in order, each with the prefix of its key."""
     plain = [("", metric) for row in rows for metric in METRICS[row]]
     busy = [(BUSY, metric) for row in rows if row in BUSY_ROWS for metric in METRICS[row]]
     not_again = {"wait_kb", "wait_cpu", "register"}
@@ -235,7 +235,7 @@ def lines(rows: Sequence[str]) -> list[tuple[str, Metric]]:
 
 
 def cell(samples: Samples, subject: str, key: str, metric: Metric) -> str:
-    """A value, and how many times the baseline's it is."""
+    """Format a value, and its ratio to the baseline's."""
     value = median(samples, subject, key)
     if value is None:
         return "-"
@@ -247,7 +247,7 @@ def cell(samples: Samples, subject: str, key: str, metric: Metric) -> str:
 
 
 def render(samples: Samples, subjects: Sequence[str], rows: Sequence[str]) -> str:
-    """The table in Markdown, in parentheses the ratio to the baseline of the same run."""
+    """Format the table in Markdown, with the ratio to the baseline of the same run in parentheses."""
     body = [["", "unit", *subjects]]
     busy_begun = False
     for prefix, metric in lines(rows):
@@ -268,7 +268,7 @@ def render(samples: Samples, subjects: Sequence[str], rows: Sequence[str]) -> st
 
 
 def judge(samples: Samples, goals: Sequence[Goal] = GOALS) -> list[str]:
-    """Say of each figure that must be reached whether it was."""
+    """Report for each figure that must be reached whether it was."""
     titles: Mapping[str, Metric] = {metric.key: metric for row in METRICS.values() for metric in row}
     said = []
     for goal in goals:

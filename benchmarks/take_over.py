@@ -1,8 +1,9 @@
-"""How long after a SIGKILL another process goes on with the run: `python -m benchmarks.take_over [KILLS]`.
+"""Measure how long after a SIGKILL another process continues the run: `python -m benchmarks.take_over [KILLS]`.
 
-One process serves. Others, one after the other, submit a run whose body stays, and are killed in it. Measured is from
-just before the kill to the first line of the body in the serving process. All are forked from here, so that none
-shares its start with a measurement; here no runner is opened, as forking asks for.
+One process serves. Others, one after the other, submit a run whose body does not return, and are killed in it. The
+measured time is from just before the kill to the first line of the body in the serving process. All processes are
+forked from this one, so that no measurement includes the start of an interpreter. This process opens no runner,
+because a process that forks must not have one.
 """
 
 import os
@@ -18,7 +19,7 @@ from typing import NoReturn
 import bide
 
 MOST = 200.0
-"""Milliseconds that 99 of 100 may take."""
+"""The limit in milliseconds for the 99th percentile."""
 
 KILLS = 50
 
@@ -39,7 +40,7 @@ def kill(pid: int) -> None:
 
 
 def appears(file: Path) -> str:
-    """Wait for a file, which is renamed into its place when it is complete."""
+    """Wait for a file, which its writer renames into place when it is complete."""
     until = time.monotonic() + 60
     while not file.exists():
         if time.monotonic() > until:
@@ -87,7 +88,7 @@ def measure(folder: Path, kills: int) -> list[float]:
     for n in range(kills):
         pid = born(lambda n=n: victim(n))  # type: ignore[misc]
         appears(folder / f"{n}.entered")
-        # Anywhere between two looks of the server, which come every 50 ms.
+        # At any moment between two change polls of the server, which are 50 ms apart.
         time.sleep(0.05 * n / kills)
         died = time.time()
         kill(pid)

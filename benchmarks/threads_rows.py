@@ -1,4 +1,4 @@
-"""ThreadPoolExecutor(4)'s rows: plain functions on threads, in memory and without durability."""
+"""The rows of ThreadPoolExecutor(4): plain functions on threads, in memory and without durability."""
 
 import asyncio
 import threading
@@ -61,7 +61,7 @@ def row_single(_setting: measure.Setting) -> measure.Metrics:
 
 
 def bare_threads(what: str, count: int, setting: measure.Setting) -> measure.Metrics:
-    """A bare thread for each wait, asking a plain condition every second; its Thread is part of what it costs."""
+    """A bare thread for each wait, which polls a plain condition every second; its Thread is part of the cost."""
     release = measure.Release(count)
     threads: list[threading.Thread] = []
 
@@ -90,7 +90,7 @@ def row_parked(setting: measure.Setting) -> measure.Metrics:
 
 
 def row_resume(_setting: measure.Setting) -> measure.Metrics:
-    """A bare thread."""
+    """Measure waits on a bare thread."""
     seconds: list[float] = []
 
     def wait() -> None:
@@ -113,7 +113,7 @@ def row_submitters(_setting: measure.Setting) -> measure.Metrics:
 
 
 def row_application(_setting: measure.Setting) -> measure.Metrics:
-    """The same plain function on the pool, awaited."""
+    """Await the same plain function on the pool."""
 
     async def run(pool: ThreadPoolExecutor) -> measure.Metrics:
         loop = asyncio.get_running_loop()

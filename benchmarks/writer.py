@@ -1,4 +1,4 @@
-"""Commits runs to a bide file, some hundred a second, until it is killed: `python -m benchmarks.writer FILE`."""
+"""Commit runs to a bide file, about a hundred a second, until killed: `python -m benchmarks.writer FILE`."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ from .bide_workflows import noop_named
 
 
 def main() -> None:
-    """Print a line when writing begins, and go on."""
+    """Print a line when writing begins, and continue until killed."""
     workflow = bide.Workflow("written", [noop_named("noop")])
     with bide.Runner(sys.argv[1]) as runner:
         print("writing", flush=True)

@@ -1,11 +1,11 @@
-"""A task that waits for a file without holding a slot, and the task that it feeds.
+"""A task that waits for a file without holding a slot, and a task that uses its result.
 
     python examples/deferred_tasks.py
 
-The runner has one slot. `wait_for_data` starts first and acquires it, releases it
-while the file is missing, and acquires it again to continue; `other_work` runs in it
-meanwhile. A thread writes the file half a second after `other_work` has ended.
-`deferred_tasks.rs` beside this file is the same in Rust.
+The runner has one slot. `wait_for_data` acquires it first, releases it while the file
+is missing, and acquires it again to continue. Meanwhile `other_work` executes in the
+slot. A thread writes the file half a second after `other_work` has ended.
+`deferred_tasks.rs` in this folder is the same example in Rust.
 """
 
 import tempfile
@@ -48,7 +48,7 @@ workflow = bide.Workflow("ingest", [wait_for_data, process_data, other_work])
 
 
 def deliver(target: Path) -> None:
-    """Write the file under another name, then rename it, so that no reader sees half of it."""
+    """Write the file under another name, then rename it, so that no reader sees an incomplete file."""
     if not other_work_ended.wait(timeout=30):
         return  # the wait times out and reports it
     threading.Event().wait(DELAY)
@@ -58,7 +58,7 @@ def deliver(target: Path) -> None:
 
 
 def main() -> None:
-    """Run the workflow beside a thread that delivers the file, print and check what happened."""
+    """Run the workflow beside a thread that delivers the file, then print and check the result."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "data.csv"
         delivery = threading.Thread(target=deliver, args=(target,))
@@ -77,7 +77,7 @@ def main() -> None:
     assert result.status == bide.RunStatus.Completed, result.status
     assert result["process_data"] == len("twelve bytes"), result["process_data"]
     assert waited >= DELAY, f"the file appeared after {DELAY} s, but the task waited {waited:.3f} s"
-    # The first poll is the check before the slot is released; all others are made without a slot.
+    # The first poll is the check before the slot is released; all others execute without a slot.
     assert polls[0] is True, polls
     assert not any(polls[1:]), polls
     assert slot_held[0] == ("before", True), slot_held

@@ -1,6 +1,6 @@
 //! A pipeline that waits for a file without holding a slot: `wait_for_data` -> `process_data`.
 //!
-//! There is one slot. While `wait_for_data` is deferred, another run uses it, and that run is what writes the file.
+//! There is one slot. While `wait_for_data` is deferred, another run uses the slot and writes the file.
 //! Start it with `cargo run -p bide-executor --example deferred_tasks`.
 
 use std::path::PathBuf;
@@ -44,7 +44,7 @@ async fn pipeline(data: PathBuf, store: PathBuf) -> Result<(), Box<dyn std::erro
         .task("write", |cx: TaskContext| async move {
             let path: PathBuf = cx.input("path")?;
             println!("write: this executes in the slot that wait_for_data has released");
-            // Under another name first, so that no reader sees half of the file.
+            // Write under another name first, so that no reader sees an incomplete file.
             let unfinished = path.with_extension("part");
             tokio::fs::write(&unfinished, "1\n2\n39\n").await?;
             tokio::fs::rename(&unfinished, &path).await?;

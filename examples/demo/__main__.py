@@ -1,8 +1,8 @@
-"""The demo's script: start a worker, kill it while it waits, start it again, check what happened.
+"""The demo's script: start a worker, kill it while it waits, start it again, and check the result.
 
-Three processes take part: this one, which only watches and checks (its runner has
-no workflows); a worker that is killed; and a second one that continues its run.
-The demo exits with 1 if anything differs from what it reports.
+There are three processes: this one, which only watches and checks (its runner has
+no workflows), a worker that is killed, and a second worker that continues its run.
+The demo exits with 1 if a check fails.
 """
 
 import signal
@@ -19,7 +19,7 @@ import bide
 from .view import View, describe, timeline
 from .workflow import KEY, QUIET_SECONDS
 
-PATIENCE = 12.0  # seconds for anything that should happen at once
+PATIENCE = 12.0  # seconds to wait for something that should happen at once
 INTERVAL = 0.1  # seconds between two reads of the run
 SHOW = 2.0  # seconds for which a state is shown
 
@@ -29,10 +29,10 @@ class DifferentError(Exception):
 
 
 class Demo:
-    """One performance: a folder with the database, the file to wait for and the ledger."""
+    """One execution of the demo: a folder with the database, the file to wait for and the ledger."""
 
     def __init__(self, folder: Path, runner: bide.Runner, view: View) -> None:
-        """Nothing has started yet."""
+        """Set the demo up, without starting a worker."""
         self.folder = folder
         self.runner = runner
         self.view = view
@@ -41,7 +41,7 @@ class Demo:
         self.workers: list[subprocess.Popen[bytes]] = []
 
     def start_worker(self) -> subprocess.Popen[bytes]:
-        """Start a worker; what it prints goes to a file beside the database."""
+        """Start a worker; its output goes to a file beside the database."""
         with self.output(len(self.workers)).open("wb") as output:
             worker = subprocess.Popen(
                 [
@@ -60,11 +60,11 @@ class Demo:
         return worker
 
     def output(self, number: int) -> Path:
-        """Where a worker's output goes."""
+        """Return the file with a worker's output."""
         return self.folder / f"worker-{number + 1}.txt"
 
     def run(self) -> bide.RunResult | None:
-        """Read the run from outside, as any other process could."""
+        """Read the run from outside, as any other process can."""
         try:
             return self.runner.get(KEY, workflow="ingest")
         except KeyError:
@@ -83,7 +83,7 @@ class Demo:
         raise DifferentError(f"{what}: not so after {patience:.0f} s")
 
     def linger(self) -> None:
-        """Show a state for a while."""
+        """Show the current state for a while."""
         end = time.monotonic() + SHOW
         self.watch(lambda _: time.monotonic() >= end, "the run can be read", SHOW + 1.0)
 
@@ -94,25 +94,25 @@ class Demo:
         part.rename(self.data)
 
     def entered(self) -> list[tuple[str, int]]:
-        """The ledger: the bodies that were entered, in order, and by which process."""
+        """Read the ledger: the bodies that were entered, in order, and the process of each."""
         lines = (line.split() for line in self.ledger.read_text().splitlines())
         return [(task, int(pid)) for task, pid in lines]
 
 
 def waits(run: bide.RunResult, task: str) -> bool:
-    """Whether this task waits."""
+    """Return whether this task waits."""
     return describe(run.tasks[task])[0] == "waits"
 
 
 def started(run: bide.RunResult, task: str) -> datetime:
-    """When this task's body was entered for the first time."""
+    """Return when this task's body was entered for the first time."""
     if (moment := run.tasks[task].first_started_at) is None:
         raise DifferentError(f"{task} never started")
     return moment
 
 
 def ended(run: bide.RunResult, task: str) -> datetime:
-    """When this task ended."""
+    """Return when this task ended."""
     if (moment := run.tasks[task].ended_at) is None:
         raise DifferentError(f"{task} never ended")
     return moment
@@ -156,7 +156,7 @@ def act(demo: Demo) -> tuple[bide.RunResult, bide.RunResult, datetime, datetime]
 
 
 def findings(demo: Demo, orphan: bide.RunResult, final: bide.RunResult, killed: datetime) -> list[tuple[str, bool]]:
-    """What the demo claims, and whether each claim is true."""
+    """Return the claims of the demo, and whether each of them is true."""
     first, second = (worker.pid for worker in demo.workers)
     entered = demo.entered()
     wait = final.tasks["wait_for_data"]
@@ -205,7 +205,7 @@ def findings(demo: Demo, orphan: bide.RunResult, final: bide.RunResult, killed: 
 
 
 def main() -> int:
-    """Perform the demo, print the timeline and the findings; return 0 if all of them are true."""
+    """Perform the demo and print the timeline and the findings; return 0 if all of them are true."""
     with tempfile.TemporaryDirectory(prefix="bide-demo-") as name:
         folder = Path(name)
         with bide.Runner(folder / "bide.db") as runner:

@@ -1,7 +1,7 @@
-"""The demo's view: which task runs, waits or is done, and at the end the timeline.
+"""The demo's view: which task runs, waits or is done, and the timeline at the end.
 
-It shows `bide.RunResult` snapshots, whichever process executes the run.
-On a terminal it is a live table; elsewhere it prints a line for each change.
+It shows `bide.RunResult` snapshots, independent of the process that executes the run.
+On a terminal it draws a live table; otherwise it prints a line for each change.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BAR_WIDTH = 60
 
 
 def describe(task: bide.TaskResult) -> tuple[str, str]:
-    """Return in one word what a task does, and what it waits for if it waits."""
+    """Return one word for what a task does, and what it waits for, if it waits."""
     if task.status == bide.TaskStatus.Completed:
         return "done", ""
     if task.status == bide.TaskStatus.Running:
@@ -41,7 +41,7 @@ def describe(task: bide.TaskResult) -> tuple[str, str]:
 
 @dataclass
 class View:
-    """Shows snapshots: a context manager whose `show` is called for each."""
+    """A context manager that shows snapshots: call `show` for each."""
 
     console: Console = field(default_factory=Console)
     began: float = field(default_factory=time.monotonic)
@@ -67,7 +67,7 @@ class View:
             self._live.stop()
 
     def say(self, text: str) -> None:
-        """Announce what happens outside of the run: a process is started or killed, a file is delivered."""
+        """Print an event outside of the run: a process is started or killed, a file is delivered."""
         line = f"{time.monotonic() - self.began:5.1f} s  {text}"
         if self._live is None:
             print(line, flush=True)
@@ -123,7 +123,7 @@ def timeline(run: bide.RunResult, killed: datetime, restarted: datetime, encodin
             continue
         first, last = cell(task.first_started_at), cell(task.ended_at)
         length = (task.ended_at - task.first_started_at).total_seconds()
-        if task.waited > length:  # a gate: it was waited for before the body started
+        if task.waited > length:  # a gate: the wait was before the body started
             first = cell(task.first_started_at - timedelta(seconds=task.waited))
         mark = waits if task.waited > length / 2 else runs
         bar = " " * first + mark * max(1, last - first)

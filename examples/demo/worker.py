@@ -1,8 +1,8 @@
-"""The demo's worker, a process of its own: it runs the workflow, or continues its run.
+"""The demo's worker, a separate process: it runs the workflow, or continues its run.
 
     python -m examples.demo.worker DATABASE FILE LEDGER
 
-Started for the first time or again after it was killed, it does the same thing.
+It does the same thing when it is started again after it was killed.
 """
 
 import sys

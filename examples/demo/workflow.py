@@ -1,7 +1,7 @@
-"""The demo's workflow: a nightly ingest, cut to a few seconds.
+"""The demo's workflow: a nightly ingest, shortened to a few seconds.
 
-Each body first writes a line to a ledger, a plain file outside bide, so that the
-demo can check independently of bide what ran, and how often.
+Each body first writes a line to a ledger, a plain file outside of bide. With it the
+demo checks, independently of bide, which bodies ran and how often.
 """
 
 import csv
@@ -28,7 +28,7 @@ def note(ledger: str, task: str) -> None:
 
 @bide.task
 def wait_for_data(path: str, ledger: str, handle: bide.TaskHandle) -> str:
-    """Wait for a file that will be delivered some day. No slot is held meanwhile."""
+    """Wait for a file that will be delivered some day, without holding a slot."""
     note(ledger, "wait_for_data")
     handle.defer_until(Path(path).exists, poll_interval_ms=200, timeout=3600)
     return path
@@ -53,7 +53,7 @@ def process_data(wait_for_data: str, load_rates: dict[str, float], ledger: str) 
 
 @bide.task(gate=bide.after(QUIET_SECONDS))
 def publish(process_data: float, ledger: str) -> str:
-    """Publish after a quiet period, a gate: until it is over there is neither body nor thread."""
+    """Publish after a quiet period, which is a gate: until it ends there is neither a body nor a thread."""
     note(ledger, "publish")
     return f"total {process_data:.2f} EUR"
 
