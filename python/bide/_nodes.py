@@ -109,7 +109,7 @@ class NoFloat(ValueError):
     """An integer was read for a float that would be another number."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"{_compare.show(number)} is an integer that no float holds")
+        super().__init__(f"{_compare.show(number)} is an integer that no float represents")
         self.number = number
 
 

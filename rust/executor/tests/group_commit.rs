@@ -56,10 +56,10 @@ impl Scene {
     fn on(store: Arc<FaultyStore>, clock: Arc<VirtualClock>, folder: tempfile::TempDir) -> Self {
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = Arc::clone(&log);
-        let log = Box::new(move |_: Level, line: &str| lines.lock().push(line.to_owned()));
+        let write = Box::new(move |_: Level, line: &str| lines.lock().push(line.to_owned()));
         let pool = Pool::new(1, 10, Box::new(|_| Ok(false)));
         let (shared, time) = (Arc::clone(&store) as Arc<dyn Store>, Arc::clone(&clock) as Arc<dyn Clock>);
-        let driver = Driver::open(shared, time, pool, log, 1).unwrap();
+        let driver = Driver::open(shared, time, pool, write, 1).unwrap();
         let graph = Arc::new(Graph::build("workflow", vec![TaskSpec::new("task")], false).unwrap());
         let workflow = driver.engine().register(graph, Arc::new([()])).unwrap();
         Self { driver, store, workflow, clock, log, _folder: folder }
