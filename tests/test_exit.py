@@ -17,7 +17,7 @@ from conftest import note
 from exit_cases import CASES, FINISH, Case
 from pythons import OLDEST, PYTHONS, VERSIONS, Done, Jobs, Place, jobs
 
-pytestmark = pytest.mark.xdist_group("exit")  # the first of them starts the jobs that all wait for
+pytestmark = pytest.mark.alone  # exits are to be prompt, and the first test starts the jobs that all wait for
 
 REPEAT = int(os.environ.get("BIDE_EXIT_REPEAT", "1"))
 PROMPT = 1.0
