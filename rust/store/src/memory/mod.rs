@@ -4,21 +4,23 @@
 //! [`KEPT`] ended runs and forgets older ones as new ones end.
 
 mod run;
+mod state;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{Batch, Committed, NewRun, RecordedTask, RunRow, RunRowId, StoredRun, Write};
+use bide_core::record::{Committed, RecordedTask, RunRowId, StoredRun, Write};
 use bide_core::{RunId, RunStatus, TaskId, Time};
 use bide_sync::Mutex;
 
 use crate::changes::ChangeLog;
 use crate::{
-    Changes, Commit, CommitId, Creation, LEASE, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Standing,
-    Store, StoreError, StoredVersion, StoredWorkflow, Written,
+    Changes, Commit, CommitId, LEASE, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Standing, Store,
+    StoreError, StoredVersion, StoredWorkflow, Written,
 };
-use run::{Journals, MemRun, RowHash};
+use run::MemRun;
+use state::{MemRunner, MemVersion, MemWorkflow, State};
 
 /// How many ended runs are kept.
 pub const KEPT: usize = 1000;
@@ -37,57 +39,6 @@ impl Default for MemoryStore {
     }
 }
 
-#[derive(Default)]
-struct State {
-    /// Workflows by number, from 0.
-    workflows: Vec<MemWorkflow>,
-    /// The workflows' numbers.
-    names: HashMap<Arc<str>, i64>,
-    /// Versions by number, from 0.
-    versions: Vec<MemVersion>,
-    /// Runners by number.
-    runners: HashMap<i64, MemRunner>,
-    /// The number of the newest runner.
-    last_runner: i64,
-    /// Runs by row number.
-    runs: HashMap<RunRowId, MemRun, RowHash>,
-    /// The journals of all runs.
-    journals: Journals,
-    /// The run that has a key, by workflow and key.
-    keys: HashMap<(i64, Arc<str>), RunRowId>,
-    /// Unfinished runs without an owner, oldest first.
-    unowned: BTreeSet<RunRowId>,
-    /// Ended runs in the order in which they ended.
-    ended: VecDeque<RunRowId>,
-}
-
-struct MemWorkflow {
-    /// The name of the workflow.
-    name: Arc<str>,
-    /// Every task name of any version, with the task's number.
-    tasks: HashMap<Arc<str>, TaskId>,
-    /// Its versions' numbers.
-    versions: Vec<i64>,
-}
-
-struct MemVersion {
-    /// The number of the workflow.
-    workflow: i64,
-    /// The hash of the graph.
-    hash: Arc<str>,
-    /// Its tasks with their dependencies, in declaration order.
-    tasks: Arc<[RecordedTask]>,
-}
-
-struct MemRunner {
-    /// Raised when its runs are claimed by others; every commit compares it.
-    epoch: i64,
-    /// A test says that its process has died.
-    died: bool,
-    /// When its lease runs out ([`LeaseTime::micros`]: all runners are of one process). `None`: it was fenced.
-    expires: Option<i64>,
-}
-
 impl MemoryStore {
     /// An empty store.
     #[must_use]
@@ -103,145 +54,6 @@ impl MemoryStore {
             runner.died = true;
             self.changes.unowned();
         }
-    }
-}
-
-fn corrupt(run: RunRowId, what: &str) -> StoreError {
-    StoreError::Corrupt(format!("run with row number {run}: {what}"))
-}
-
-impl State {
-    fn fence(&self, lease: Lease) -> Result<(), StoreError> {
-        match self.runners.get(&lease.runner) {
-            Some(runner) if runner.epoch == lease.epoch => Ok(()),
-            _ => Err(StoreError::Fenced { runner: lease.runner }),
-        }
-    }
-
-    /// Whether every write of the batch can be made: a batch is written as a whole or not at all.
-    fn check(&self, batch: &Batch, skipped: &[RunRowId]) -> Result<(), StoreError> {
-        for write in batch {
-            let id = write.run();
-            if skipped.binary_search(&id).is_ok() {
-                continue;
-            }
-            let run = self.runs.get(&id).ok_or_else(|| corrupt(id, "it is not in the store"))?;
-            if let Write::Done(done) = write
-                && run.has_task(done.task, done.map)
-            {
-                return Err(corrupt(id, "a task that has a row already was written as if it had none"));
-            }
-        }
-        Ok(())
-    }
-
-    /// A runner's process has died: if it executed exactly one marked body, the body's run counts one more death.
-    fn blame(&mut self, runner: i64) {
-        let owned = self.runs.values_mut().filter(|run| run.runner == Some(runner) && !run.status.is_ended());
-        let mut executed = owned.filter(|run| run.executed_marked() > 0);
-        if let (Some(run), None) = (executed.next(), executed.next())
-            && run.executed_marked() == 1
-        {
-            run.crashes = run.crashes.saturating_add(1);
-        }
-    }
-
-    /// Frees the unfinished runs of a runner.
-    fn abandon(&mut self, runner: i64) {
-        for (id, run) in &mut self.runs {
-            if run.runner == Some(runner) && !run.status.is_ended() {
-                run.runner = None;
-                self.unowned.insert(*id);
-            }
-        }
-    }
-
-    fn forget(&mut self, id: RunRowId) -> Option<MemRun> {
-        let run = self.runs.remove(&id)?;
-        self.journals.forget(&run);
-        if let Some(key) = &run.key {
-            self.keys.remove(&(run.workflow, key.clone()));
-        }
-        Some(run)
-    }
-
-    fn is_registered(&self, new: &NewRun) -> bool {
-        let version = usize::try_from(new.version).ok().and_then(|version| self.versions.get(version));
-        version.is_some_and(|version| version.workflow == new.workflow)
-    }
-
-    fn row(&self, run: &MemRun) -> RunRow {
-        RunRow {
-            id: run.id,
-            workflow: self.workflows[run.workflow as usize].name.clone(),
-            version: self.versions[run.version as usize].hash.clone(),
-            key: run.key.clone(),
-            status: run.status,
-            inputs: run.inputs.clone(),
-            failure: run.failure.clone(),
-            created_at: run.created_at,
-            ended_at: run.ended_at,
-            blocked_by: run.blocked_by.clone(),
-            crashes: run.crashes,
-            runner: run.runner,
-        }
-    }
-
-    fn stored(&self, run: &MemRun) -> StoredRun {
-        StoredRun {
-            run: self.row(run),
-            tasks: self.versions[run.version as usize].tasks.clone(),
-            rows: run.task_rows(),
-            entries: self.journals.entries(run),
-        }
-    }
-
-    /// Creates the runs of each request, or none of a request that is refused. `inserted` gets those that are new.
-    fn create_requests(
-        &mut self,
-        lease: Lease,
-        requests: &[&[NewRun]],
-        inserted: &mut Vec<RunRowId>,
-    ) -> Result<Vec<Vec<Creation>>, StoreError> {
-        if let Some(stray) = requests.iter().copied().flatten().find(|new| !self.is_registered(new)) {
-            return Err(corrupt(stray.id.row(), "its workflow version is not registered"));
-        }
-        let mut creations = Vec::with_capacity(requests.len());
-        for runs in requests {
-            let before = inserted.len();
-            inserted.reserve(runs.len());
-            let made: Vec<Creation> = runs.iter().map(|new| self.create(lease, new, inserted)).collect();
-            if made.iter().any(Creation::prevents_all) {
-                for row in inserted.drain(before..) {
-                    self.forget(row);
-                }
-            }
-            creations.push(made);
-        }
-        Ok(creations)
-    }
-
-    /// Creates one run. `inserted` gets it if it is new.
-    fn create(&mut self, lease: Lease, new: &NewRun, inserted: &mut Vec<RunRowId>) -> Creation {
-        let row = new.id.row();
-        let keyed = new.key.as_ref().and_then(|key| self.keys.get(&(new.workflow, key.clone())));
-        if let Some(old) = self.runs.get(keyed.unwrap_or(&row)) {
-            return if keyed.is_none() && old.id != new.id {
-                Creation::NumberTaken
-            } else if old.id == new.id && old.runner == Some(lease.runner) {
-                Creation::Created
-            } else if old.inputs == new.inputs {
-                Creation::Exists(Box::new(self.row(old)))
-            } else {
-                Creation::OtherInputs(Box::new(self.row(old)))
-            };
-        }
-        if let Some(key) = &new.key {
-            self.keys.insert((new.workflow, key.clone()), row);
-        }
-        self.runs.insert(row, MemRun::new(new, lease.runner));
-        inserted.push(row);
-        Creation::Created
     }
 }
 

@@ -1,0 +1,205 @@
+//! What the store in memory holds, and the changes of it that take several steps. Its lock is in `mod.rs`.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use bide_core::TaskId;
+use bide_core::record::{Batch, NewRun, RecordedTask, RunRow, RunRowId, StoredRun, Write};
+
+use super::run::{Journals, MemRun, RowHash};
+use crate::{Creation, Lease, StoreError};
+
+/// All that is stored.
+#[derive(Default)]
+pub(super) struct State {
+    /// Workflows by number, from 0.
+    pub(super) workflows: Vec<MemWorkflow>,
+    /// The workflows' numbers.
+    pub(super) names: HashMap<Arc<str>, i64>,
+    /// Versions by number, from 0.
+    pub(super) versions: Vec<MemVersion>,
+    /// Runners by number.
+    pub(super) runners: HashMap<i64, MemRunner>,
+    /// The number of the newest runner.
+    pub(super) last_runner: i64,
+    /// Runs by row number.
+    pub(super) runs: HashMap<RunRowId, MemRun, RowHash>,
+    /// The journals of all runs.
+    pub(super) journals: Journals,
+    /// The run that has a key, by workflow and key.
+    pub(super) keys: HashMap<(i64, Arc<str>), RunRowId>,
+    /// Unfinished runs without an owner, oldest first.
+    pub(super) unowned: BTreeSet<RunRowId>,
+    /// Ended runs in the order in which they ended.
+    pub(super) ended: VecDeque<RunRowId>,
+}
+
+/// A workflow.
+pub(super) struct MemWorkflow {
+    /// The name of the workflow.
+    pub(super) name: Arc<str>,
+    /// Every task name of any version, with the task's number.
+    pub(super) tasks: HashMap<Arc<str>, TaskId>,
+    /// Its versions' numbers.
+    pub(super) versions: Vec<i64>,
+}
+
+/// A version of a workflow.
+pub(super) struct MemVersion {
+    /// The number of the workflow.
+    pub(super) workflow: i64,
+    /// The hash of the graph.
+    pub(super) hash: Arc<str>,
+    /// Its tasks with their dependencies, in declaration order.
+    pub(super) tasks: Arc<[RecordedTask]>,
+}
+
+/// A runner.
+pub(super) struct MemRunner {
+    /// Raised when its runs are claimed by others; every commit compares it.
+    pub(super) epoch: i64,
+    /// A test says that its process has died.
+    pub(super) died: bool,
+    /// When its lease runs out ([`LeaseTime::micros`]: all runners are of one process). `None`: it was fenced.
+    pub(super) expires: Option<i64>,
+}
+
+/// A run that cannot be read or written.
+fn corrupt(run: RunRowId, what: &str) -> StoreError {
+    StoreError::Corrupt(format!("run with row number {run}: {what}"))
+}
+
+impl State {
+    pub(super) fn fence(&self, lease: Lease) -> Result<(), StoreError> {
+        match self.runners.get(&lease.runner) {
+            Some(runner) if runner.epoch == lease.epoch => Ok(()),
+            _ => Err(StoreError::Fenced { runner: lease.runner }),
+        }
+    }
+
+    /// Whether every write of the batch can be made: a batch is written as a whole or not at all.
+    pub(super) fn check(&self, batch: &Batch, skipped: &[RunRowId]) -> Result<(), StoreError> {
+        for write in batch {
+            let id = write.run();
+            if skipped.binary_search(&id).is_ok() {
+                continue;
+            }
+            let run = self.runs.get(&id).ok_or_else(|| corrupt(id, "it is not in the store"))?;
+            if let Write::Done(done) = write
+                && run.has_task(done.task, done.map)
+            {
+                return Err(corrupt(id, "a task that has a row already was written as if it had none"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A runner's process has died: if it executed exactly one marked body, the body's run counts one more death.
+    pub(super) fn blame(&mut self, runner: i64) {
+        let owned = self.runs.values_mut().filter(|run| run.runner == Some(runner) && !run.status.is_ended());
+        let mut executed = owned.filter(|run| run.executed_marked() > 0);
+        if let (Some(run), None) = (executed.next(), executed.next())
+            && run.executed_marked() == 1
+        {
+            run.crashes = run.crashes.saturating_add(1);
+        }
+    }
+
+    /// Frees the unfinished runs of a runner.
+    pub(super) fn abandon(&mut self, runner: i64) {
+        for (id, run) in &mut self.runs {
+            if run.runner == Some(runner) && !run.status.is_ended() {
+                run.runner = None;
+                self.unowned.insert(*id);
+            }
+        }
+    }
+
+    pub(super) fn forget(&mut self, id: RunRowId) -> Option<MemRun> {
+        let run = self.runs.remove(&id)?;
+        self.journals.forget(&run);
+        if let Some(key) = &run.key {
+            self.keys.remove(&(run.workflow, key.clone()));
+        }
+        Some(run)
+    }
+
+    pub(super) fn is_registered(&self, new: &NewRun) -> bool {
+        let version = usize::try_from(new.version).ok().and_then(|version| self.versions.get(version));
+        version.is_some_and(|version| version.workflow == new.workflow)
+    }
+
+    pub(super) fn row(&self, run: &MemRun) -> RunRow {
+        RunRow {
+            id: run.id,
+            workflow: self.workflows[run.workflow as usize].name.clone(),
+            version: self.versions[run.version as usize].hash.clone(),
+            key: run.key.clone(),
+            status: run.status,
+            inputs: run.inputs.clone(),
+            failure: run.failure.clone(),
+            created_at: run.created_at,
+            ended_at: run.ended_at,
+            blocked_by: run.blocked_by.clone(),
+            crashes: run.crashes,
+            runner: run.runner,
+        }
+    }
+
+    pub(super) fn stored(&self, run: &MemRun) -> StoredRun {
+        StoredRun {
+            run: self.row(run),
+            tasks: self.versions[run.version as usize].tasks.clone(),
+            rows: run.task_rows(),
+            entries: self.journals.entries(run),
+        }
+    }
+
+    /// Creates the runs of each request, or none of a request that is refused. `inserted` gets those that are new.
+    pub(super) fn create_requests(
+        &mut self,
+        lease: Lease,
+        requests: &[&[NewRun]],
+        inserted: &mut Vec<RunRowId>,
+    ) -> Result<Vec<Vec<Creation>>, StoreError> {
+        if let Some(stray) = requests.iter().copied().flatten().find(|new| !self.is_registered(new)) {
+            return Err(corrupt(stray.id.row(), "its workflow version is not registered"));
+        }
+        let mut creations = Vec::with_capacity(requests.len());
+        for runs in requests {
+            let before = inserted.len();
+            inserted.reserve(runs.len());
+            let made: Vec<Creation> = runs.iter().map(|new| self.create(lease, new, inserted)).collect();
+            if made.iter().any(Creation::prevents_all) {
+                for row in inserted.drain(before..) {
+                    self.forget(row);
+                }
+            }
+            creations.push(made);
+        }
+        Ok(creations)
+    }
+
+    /// Creates one run. `inserted` gets it if it is new.
+    fn create(&mut self, lease: Lease, new: &NewRun, inserted: &mut Vec<RunRowId>) -> Creation {
+        let row = new.id.row();
+        let keyed = new.key.as_ref().and_then(|key| self.keys.get(&(new.workflow, key.clone())));
+        if let Some(old) = self.runs.get(keyed.unwrap_or(&row)) {
+            return if keyed.is_none() && old.id != new.id {
+                Creation::NumberTaken
+            } else if old.id == new.id && old.runner == Some(lease.runner) {
+                Creation::Created
+            } else if old.inputs == new.inputs {
+                Creation::Exists(Box::new(self.row(old)))
+            } else {
+                Creation::OtherInputs(Box::new(self.row(old)))
+            };
+        }
+        if let Some(key) = &new.key {
+            self.keys.insert((new.workflow, key.clone()), row);
+        }
+        self.runs.insert(row, MemRun::new(new, lease.runner));
+        inserted.push(row);
+        Creation::Created
+    }
+}
