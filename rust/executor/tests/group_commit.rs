@@ -67,7 +67,7 @@ impl Scene {
 
     fn submit(&self, key: Option<&str>, input: &str) -> Submitted {
         let inputs = Box::new([("input".into(), text(input))]);
-        self.driver.engine().submit(&self.workflow, [RunRequest { inputs, key: key.map(Into::into), local: () }])
+        self.driver.engine().submit(&self.workflow, [RunRequest::new(inputs).with_key(key.map(Into::into))])
     }
 
     /// A run whose body is executing.

@@ -124,7 +124,7 @@ impl Engines {
 
     fn submit(&self, runs: usize) -> Vec<Handle<Functions>> {
         let workflow = self.engine.register(Arc::clone(&self.graph), Arc::clone(&self.bodies)).unwrap();
-        let wanted = |_| RunRequest { inputs: Box::default(), key: None, local: () };
+        let wanted = |_| RunRequest::new(Box::default());
         self.engine.submit(&workflow, (0..runs).map(wanted)).unwrap()
     }
 

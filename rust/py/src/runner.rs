@@ -131,12 +131,10 @@ impl PyRunner {
             self.start_gates(py, workflow)?;
             let contextvars = Vars::new(contextvars)?.map(Arc::new);
             let originals: Vec<Arc<Originals>> = runs.iter().map(|_| Arc::default()).collect();
-            let wanted = runs.into_iter().zip(&originals).map(|((inputs, key), originals)| RunRequest {
-                inputs: PyEngine::ordered(
-                    inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect(),
-                ),
-                key: key.map(Into::into),
-                local: Local::new(contextvars.clone(), originals),
+            let wanted = runs.into_iter().zip(&originals).map(|((inputs, key), originals)| {
+                let inputs = inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect();
+                let request = RunRequest::new(PyEngine::ordered(inputs)).with_key(key.map(Into::into));
+                RunRequest { local: Local::new(contextvars.clone(), originals), ..request }
             });
             let engine = &self.inner.engine;
             let (graph, bodies) = workflow.shared(py);

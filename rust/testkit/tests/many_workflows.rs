@@ -74,8 +74,7 @@ fn left_behind(store: &Arc<dyn Store>, number: usize, tasks: &[&'static str]) ->
     let other = Counted::open(store);
     let (graph, bodies) = workflow(number, tasks);
     let workflow = other.driver.engine().register(graph, bodies).unwrap();
-    let handles =
-        other.driver.engine().submit(&workflow, [RunRequest { inputs: Box::default(), key: None, local: () }]);
+    let handles = other.driver.engine().submit(&workflow, [RunRequest::new(Box::default())]);
     let run = handles.unwrap()[0].id();
     other.driver.engine().finish_close();
     run
@@ -94,7 +93,7 @@ fn calls_beside(count: usize, store: &Arc<dyn Store>) -> Vec<u64> {
     let (graph, bodies) = workflow(0, &["task"]);
     let registered = runner.driver.engine().register(graph, bodies).unwrap();
     calls.push(runner.calls(|driver| {
-        let wanted = RunRequest { inputs: Box::default(), key: None, local: () };
+        let wanted = RunRequest::new(Box::default());
         drop(driver.engine().submit(&registered, [wanted]).unwrap());
     }));
 

@@ -237,7 +237,7 @@ impl<H: Host> Recovery<H> {
                 return Ok(None);
             }
         };
-        let request = RunRequest { inputs, key, local: H::Local::default() };
+        let request = RunRequest::new(inputs).with_key(key);
         let run = Arc::new(Run::new(workflow, lease, state, request, created_at));
         self.control.runs.adopt(&run);
         Ok(Some(run))

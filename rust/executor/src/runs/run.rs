@@ -46,6 +46,20 @@ pub struct RunRequest<H: Host> {
     pub local: H::Local,
 }
 
+impl<H: Host> RunRequest<H> {
+    /// A request with these inputs, in order of name, without a key.
+    #[must_use]
+    pub fn new(inputs: Inputs) -> Self {
+        Self { inputs, key: None, local: H::Local::default() }
+    }
+
+    /// The same request with a key, or with none.
+    #[must_use]
+    pub fn with_key(self, key: Option<Arc<str>>) -> Self {
+        Self { key, ..self }
+    }
+}
+
 /// A run in memory.
 pub struct Run<H: Host> {
     /// Its id.

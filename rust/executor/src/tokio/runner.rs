@@ -293,7 +293,7 @@ impl IntoFuture for SubmitAndWait {
 }
 
 fn request(inputs: Inputs, key: Option<Arc<str>>) -> RunRequest<Closures> {
-    RunRequest { inputs, key, local: () }
+    RunRequest::new(inputs).with_key(key)
 }
 
 fn register(engine: &Arc<Engine<Closures>>, workflow: &Workflow) -> Result<Arc<RegisteredWorkflow<Closures>>, Error> {

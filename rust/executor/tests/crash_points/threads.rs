@@ -237,7 +237,7 @@ fn end(engine: &Arc<Engine<Threads>>) {
 
 fn run(engine: &Arc<Engine<Threads>>, graph: Arc<Graph>, bodies: Arc<[Task]>) -> Option<Came> {
     let workflow = engine.register(graph, bodies).ok()?;
-    let wanted = || vec![RunRequest { inputs: Box::default(), key: Some("k".into()), local: () }];
+    let wanted = || vec![RunRequest::new(Box::default()).with_key(Some("k".into()))];
     let mut came: Option<Came> = None;
     let handles: Vec<Handle<Threads>> =
         [engine.submit(&workflow, wanted()).ok()?, engine.submit(&workflow, wanted()).ok()?]
@@ -451,7 +451,7 @@ fn a_run_claimed_before_its_creator_hears_of_it_does_not_begin_there() {
         assert_eq!(inner.claim(other, &[version], later, 10).unwrap().len(), 1);
         receiver.recv_timeout(HANG).expect("the lease is not lost");
     }));
-    let wanted = RunRequest { inputs: Box::default(), key: None, local: () };
+    let wanted = RunRequest::new(Box::default());
     let handles = engine.submit(&workflow, vec![wanted]).unwrap();
     assert!(matches!(handles[0].settled().wait(HANG), Some(Settlement::Elsewhere)));
     end(&engine);

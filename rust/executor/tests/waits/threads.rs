@@ -156,7 +156,7 @@ impl WaitDriver for Threads {
         }
         let graph = Arc::new(Graph::build("scripted", vec![spec], false).unwrap());
         let workflow = engine.register(graph, Arc::new([Arc::downgrade(&process)])).unwrap();
-        let wanted = RunRequest { inputs: Box::default(), key: Some("k".into()), local: () };
+        let wanted = RunRequest::new(Box::default()).with_key(Some("k".into()));
         let handle = engine.submit(&workflow, vec![wanted]).unwrap().pop().unwrap();
         process.pump(kind, || handle.settled().get().is_some());
         engine.begin_close();

@@ -222,7 +222,7 @@ impl Process {
     fn ask_for(&self, key: &str, input: &str) -> Result<Vec<Handle<SimHost>>, Option<SubmitError>> {
         let workflow = self.register().map_err(|_| None)?;
         let inputs = [("input".into(), Value::tagged(b's', input.as_bytes()))].into();
-        let wanted = RunRequest { inputs, key: Some(key.into()), local: () };
+        let wanted = RunRequest::new(inputs).with_key(Some(key.into()));
         self.driver.engine().submit(&workflow, vec![wanted]).map_err(Some)
     }
 
