@@ -1,6 +1,7 @@
 """Fixtures and hooks for all tests."""
 
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ import bide
 
 settings.register_profile("bide", deadline=None)  # a loaded machine is slow at times, which is not a failure
 settings.load_profile("bide")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in a background job of a shell. Processes that the tests start would ignore Ctrl-C too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NOTES = pytest.StashKey[list[str]]()
 

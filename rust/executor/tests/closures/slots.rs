@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bide_executor::core::TaskStatus;
 use bide_executor::{TaskContext, TaskError, Workflow};
-use tokio::sync::oneshot;
+use tokio::sync::{Barrier, oneshot};
 
 use crate::support::{SOON, on_every_store};
 
@@ -15,15 +15,20 @@ use crate::support::{SOON, on_every_store};
 fn never_more_bodies_execute_than_there_are_slots() {
     on_every_store(|place| async move {
         let (now, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        // Each new body waits for two others to execute beside it.
+        let beside = Arc::new(Barrier::new(3));
         let mut workflow = Workflow::builder("slots");
         for n in 0..60 {
-            let (now, most) = (Arc::clone(&now), Arc::clone(&most));
+            let (now, most, beside) = (Arc::clone(&now), Arc::clone(&most), Arc::clone(&beside));
             workflow = workflow.task(format!("t{n}"), move |cx: TaskContext| {
-                let (now, most) = (Arc::clone(&now), Arc::clone(&most));
+                let (now, most, beside) = (Arc::clone(&now), Arc::clone(&most), Arc::clone(&beside));
                 async move {
-                    for _ in 0..2 {
+                    for entry in 0..2 {
                         most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                        tokio::task::yield_now().await;
+                        match entry {
+                            0 => drop(beside.wait().await),
+                            _ => tokio::task::yield_now().await,
+                        }
                         now.fetch_sub(1, Ordering::SeqCst);
                         cx.handle().sleep(SOON).await?;
                     }
