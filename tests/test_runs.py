@@ -304,6 +304,18 @@ def test_runs_are_newest_first_and_filtered(runner: bide.Runner) -> None:
     assert runner.runs(status=bide.RunStatus.Running) == []
 
 
+def test_a_listing_shows_a_run_as_a_look_at_it_does(runner: bide.Runner) -> None:
+    workflow, entered, release = held()
+    handle = runner.submit(workflow)
+    assert entered.wait(10)
+    # Its row is written only later: so far memory alone knows that the body executes.
+    (listed,), looked = runner.runs(), runner.get(handle.id)
+    release.set()
+    assert (listed.tasks["work"].status, listed.tasks["work"].attempts) == (bide.TaskStatus.Running, 1)
+    assert listed.tasks["work"] == looked.tasks["work"]
+    handle.result()
+
+
 def test_another_process_reads_what_it_has_no_code_for(file: Path) -> None:
     ran(
         """

@@ -103,6 +103,11 @@ impl Store for Retrying {
         self.inner.blocks()
     }
 
+    /// Its calls have been repeated already.
+    fn may_repeat(&self) -> bool {
+        true
+    }
+
     fn enroll(&self, now: LeaseTime) -> Result<Lease, StoreError> {
         // One that was enrolled by a lost call has no runs, and its lease runs out.
         self.call(|store| store.enroll(now))

@@ -85,6 +85,8 @@ impl PyRunner {
             let slots = slots.unwrap_or_else(default_slots);
             let pool = Pool::new(slots, max_parked.unwrap_or_else(default_max_parked), Box::new(start_worker));
             let retention = retention.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
+            // The notifier's thread must not be the first to import it: during an exit it could not end in there.
+            py.import("logging")?;
             let notifier = Arc::new(Notifier::default());
             let log = Arc::clone(&notifier);
             let started = gil::detached(py, || {
@@ -224,7 +226,7 @@ impl PyRunner {
             let filter = RunFilter { status, workflow, since: since.map(Time), limit };
             let listed = gil::detached(py, || self.inner.engine.store().list(&filter));
             let listed = listed.map_err(|error| errors::store(py, &error))?;
-            Ok(listed.into_iter().map(|stored| PySnapshot::listed(&self.inner.engine, stored)).collect())
+            listed.into_iter().map(|stored| PySnapshot::listed(py, &self.inner.engine, stored)).collect()
         })
     }
 

@@ -48,10 +48,12 @@ impl PySnapshot {
         Ok(loaded.map(|stored| Self { engine: Arc::clone(engine), live: None, stored: OnceLock::from(stored) }))
     }
 
-    /// Of a run as it was listed.
-    pub(crate) fn listed(engine: &Arc<PyEngine>, stored: StoredRun) -> Self {
-        let live = engine.live(stored.run.id);
-        Self { engine: Arc::clone(engine), live, stored: OnceLock::from(stored) }
+    /// Of a run as it was listed. Of one that is executed here memory shows more than its rows.
+    pub(crate) fn listed(py: Python<'_>, engine: &Arc<PyEngine>, stored: StoredRun) -> PyResult<Self> {
+        match engine.live(stored.run.id) {
+            Some(run) => Self::live(py, engine, run),
+            None => Ok(Self { engine: Arc::clone(engine), live: None, stored: OnceLock::from(stored) }),
+        }
     }
 
     fn stored(&self) -> &StoredRun {

@@ -89,6 +89,7 @@ fn create<H: Host>(
     let mut outcome = store.write(lease, &mut commit);
     if let Err(StoreError::Unknown(why)) = &outcome
         && nothing_else
+        && !store.may_repeat()
     {
         // The runs may be there, belong to this runner, and then no other would ever begin them. Repeating
         // the creation with the same ids shows it.

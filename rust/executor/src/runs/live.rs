@@ -61,7 +61,10 @@ impl<H: Host> LiveRuns<H> {
 
     /// The run has ended or is paused, and that is committed.
     pub(crate) fn remove(&self, run: &Run<H>) {
-        self.live.lock().remove(&run.id.row());
+        let mut live = self.live.lock();
+        if live.get(&run.id.row()).is_some_and(|known| std::ptr::eq(&raw const **known, run)) {
+            live.remove(&run.id.row());
+        }
     }
 
     /// Reports a run's settlement to those who wait for it.

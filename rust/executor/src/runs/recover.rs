@@ -209,7 +209,8 @@ impl<H: Host> Recovery<H> {
                     self.control.break_down(error);
                 }
             })?;
-            if !more {
+            // A runner that closes or has stopped leaves the others to those that can execute them.
+            if !more || self.control.is_closing() {
                 return Ok(());
             }
         }

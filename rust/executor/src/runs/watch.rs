@@ -97,6 +97,8 @@ impl<H: Host> Watch<H> {
         // Registered before the look, so that an end in between is not missed.
         let settled = self.control.runs.watch(id);
         self.look_at(id, &settled)?;
+        // Registered before this is asked, stopped before all are settled: one of the two sees the other.
+        self.control.settle_late_comers();
         Ok(settled)
     }
 

@@ -178,9 +178,12 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
         let at = self.engine.clock().now();
         let now = self.engine.clock().steady();
         self.seen.see(at, now);
-        // While its end is not committed a marked body's mark stands: the next body may kill the process, and this
-        // one's run would be suspected of it.
-        if permit.group().push(QueuedEvent { run, event, at, completion: None }, now) || entered.mark {
+        if entered.mark {
+            // Until its end is committed the mark stands: the next body may kill the process, and this one's run would
+            // be suspected of it. So this thread waits for the commit, whoever makes it.
+            let engine = self.engine;
+            let _ = (self.cx as &mut dyn Attached).detach(|| engine.commit_own(Some(permit.group()), &run, event));
+        } else if permit.group().push(QueuedEvent { run, event, at, completion: None }, now) {
             self.commit(&permit);
         }
         drop(turn);

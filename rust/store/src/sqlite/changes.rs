@@ -22,6 +22,8 @@ pub(super) struct LastPoll {
 
 impl SqliteStore {
     pub(super) fn await_changes(&self, seen: Seen, timeout: Duration) -> Result<Changes, StoreError> {
+        // Before any lock: in a forked child a thread that held it may be missing.
+        self.live()?;
         let since = Instant::now();
         loop {
             let remaining = timeout.saturating_sub(since.elapsed());
@@ -39,28 +41,32 @@ impl SqliteStore {
         self.files.still_there(&self.identity)?;
         let mut last = live.last_poll.lock();
         let writer = live.writer.lock();
-        let mut read = || -> rusqlite::Result<bool> {
+        let mut read = || -> rusqlite::Result<()> {
             let writer = writer.fresh();
             let version = writer.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
-            let moved = last.data_version.replace(version) != Some(version);
+            let moved = last.data_version != Some(version);
             if moved {
                 let mut others = writer.prepare_cached(OTHERS)?;
                 last.others = others.query_map([live.lock.own()], |row| row.get(0))?.collect::<Result<_, _>>()?;
+                // Every runner of this process hears of it, whatever fails from here on.
+                last.data_version = Some(version);
+                self.changes.unowned();
             }
-            Ok(moved)
+            Ok(())
         };
-        let mut changed = read().map_err(|error| self.identity.error(&error))?;
+        read().map_err(|error| self.identity.error(&error))?;
         drop(writer);
+        let mut died = false;
         let mut living = Vec::with_capacity(last.others.len());
         for byte in &last.others {
             if self.is_held(&live.lock, *byte)? {
                 living.push(*byte);
             } else {
-                changed = true;
+                died = true;
             }
         }
         last.others = living;
-        if changed {
+        if died {
             self.changes.unowned();
         }
         Ok(())
