@@ -135,7 +135,7 @@ def _is_simple_name(name: object) -> TypeGuard[str]:
 
 
 def _declare(fn: Callable[P, R], name: object, settings: tuple[Any, ...]) -> Callable[P, R]:
-    """Put a definition where whoever reads the attribute of a class gets it: on what a static or class method holds."""
+    """Put a definition on the function, also on the one that a static or class method holds."""
     if isinstance(fn, (staticmethod, classmethod)):
         method: Any = fn
         inner = _declare(method.__func__, name, settings)

@@ -180,7 +180,7 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
         self.seen.see(at, now);
         if entered.mark {
             // Until its end is committed the mark stands: the next body may kill the process, and this one's run would
-            // be suspected of it. So this thread waits for the commit, whoever makes it.
+            // be suspected of it. So this thread waits for that commit, also if another thread makes it.
             let engine = self.engine;
             let _ = (self.cx as &mut dyn Attached).detach(|| engine.commit_own(Some(permit.group()), &run, event));
         } else if permit.group().push(QueuedEvent { run, event, at, completion: None }, now) {
