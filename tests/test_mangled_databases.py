@@ -30,6 +30,9 @@ STRANGERS: list[Any] = [
 ]
 
 
+ROWIDS = {("workflow", "id"), ("version", "id"), ("runner", "id"), ("run", "id"), ("message", "seq"), ("answer", "number")}
+"""The columns that SQLite itself keeps valid."""
+
 NOTICED = {"journal.kind", "journal.value", "run.inputs", "run.uuid", "task.attempts", "task.output", "task.status"}
 """bide must report at least these as unreadable: this checks that the file is really damaged."""
 
@@ -45,7 +48,7 @@ def columns() -> list[tuple[str, str]]:
 
 def mangle(file: Path, table: str, column: str, first: int) -> None:
     strangers = itertools.cycle(STRANGERS[first:] + STRANGERS[:first])
-    if column == "id" and table != "signal":  # the rowid, which SQLite itself keeps valid
+    if (table, column) in ROWIDS:
         strangers = itertools.cycle([5, 2**63 - 1, -1, 10**9, -(2**63), 0][first % 6 :])
     database = sqlite3.connect(file)
     database.create_function("stranger", 0, lambda: next(strangers))

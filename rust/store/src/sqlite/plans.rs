@@ -121,7 +121,7 @@ fn what_belongs_to_listed_runs_is_found_by_their_numbers() {
 #[test]
 fn no_hot_statement_walks_a_table() {
     let connection = database();
-    for sql in [lease::HOT, write::HOT, read::HOT, purge::HOT].concat() {
+    for sql in [lease::HOT, write::HOT, read::HOT, purge::HOT, purge::HOT_REST].concat() {
         for step in plan(&connection, sql) {
             assert!(!step.starts_with("SCAN"), "{sql}\n{step}");
         }
