@@ -12,7 +12,7 @@ use crate::block::BlockReason;
 use crate::decode::{Damage, DecodeError, Field};
 use crate::event::Timer;
 use crate::graph::Graph;
-use crate::id::{NO_MAP, TaskId, TaskIx};
+use crate::id::{NO_MAP, TaskId, TaskIx, TaskRef};
 use crate::record::{RecordedTask, StoredRun};
 use crate::run::{Out, RunDetail, RunState, SkipCause};
 use crate::status::{RunStatus, TaskStatus};
@@ -53,7 +53,7 @@ impl RunState {
         let mut state = Self::new(stored.run.id, Arc::clone(graph), Arc::clone(ids));
         let positions: HashMap<TaskId, TaskIx> = ids.iter().zip(0..).map(|(id, ix)| (*id, ix)).collect();
         let position = |id: TaskId, map: i32| match positions.get(&id) {
-            Some(ix) if map == NO_MAP => Ok(*ix),
+            Some(ix) if map == NO_MAP => Ok(TaskRef { ix: *ix, map }),
             _ => Err(DecodeError::StrayRow { task: id, map }),
         };
         let counts = [(Field::RunCrashes, stored.run.crashes)].into_iter();
@@ -72,22 +72,22 @@ impl RunState {
         state.ended_at = run.ended_at.unwrap_or_default();
         state.recovered = true;
         for row in stored.rows {
-            let ix = position(row.task, row.map)?;
-            let task = &mut state.tasks[ix as usize];
-            task.has_row = true;
-            task.status = row.status;
-            task.attempts = row.attempts;
-            task.started_at = row.started_at.unwrap_or_default();
-            task.ended_at = row.ended_at.unwrap_or_default();
-            task.failed = row.status == TaskStatus::Failed;
-            task.output = row.output.unwrap_or(Value::NONE);
+            let task = position(row.task, row.map)?;
+            let known = state.task_mut(task);
+            known.has_row = true;
+            known.status = row.status;
+            known.attempts = row.attempts;
+            known.started_at = row.started_at.unwrap_or_default();
+            known.ended_at = row.ended_at.unwrap_or_default();
+            known.failed = row.status == TaskStatus::Failed;
+            known.output = row.output.unwrap_or(Value::NONE);
             let plain = row.status == TaskStatus::Completed && row.attempts == 1 && row.waited == 0;
             if plain && row.changes.is_none() {
                 continue;
             }
             let skipped = (row.status == TaskStatus::Skipped).then_some(row.blocked_by).flatten();
-            let skipped = skipped.map(|text| SkipCause::from_stored(text, graph, ix, row.started_at));
-            let detail = state.detail(ix);
+            let skipped = skipped.map(|text| SkipCause::from_stored(text, graph, task.ix, row.started_at));
+            let detail = state.detail(task);
             detail.sub_status = row.sub_status;
             detail.changes = row.changes;
             detail.failure = row.failure;
@@ -99,8 +99,8 @@ impl RunState {
             detail.mark = row.mark.set_aside();
         }
         for (id, map, entry) in stored.entries {
-            let ix = position(id, map)?;
-            let detail = state.detail(ix);
+            let task = position(id, map)?;
+            let detail = state.detail(task);
             detail.waited_until = detail.waited_until.max(entry.closed_at.unwrap_or_default());
             detail.journal.restore(entry);
         }
@@ -110,17 +110,19 @@ impl RunState {
 
     /// Computes what is not stored because it follows from the rest.
     fn derive(&mut self) {
-        for ix in 0..self.tasks.len() as TaskIx {
-            if !self.tasks[ix as usize].status.is_ended() {
+        let graph = Arc::clone(&self.graph);
+        for task in (0..graph.len() as TaskIx).map(TaskRef::plain) {
+            let status = self.task_status(task);
+            if !status.is_ended() {
                 continue;
             }
             self.remaining -= 1;
-            self.has_unsuccessful |= self.tasks[ix as usize].status != TaskStatus::Completed;
-            for dependent in Arc::clone(&self.graph).dependents(ix) {
-                self.tasks[*dependent as usize].unmet -= 1;
+            self.has_unsuccessful |= status != TaskStatus::Completed;
+            for dependent in graph.dependents(task.ix) {
+                self.task_mut(TaskRef::plain(*dependent)).unmet -= 1;
             }
-            if let Some(cause) = self.skip_root(ix) {
-                self.tasks[ix as usize].failed = self.tasks[cause as usize].status == TaskStatus::Failed;
+            if let Some(cause) = self.skip_root(task) {
+                self.task_mut(task).failed = self.task_status(cause) == TaskStatus::Failed;
             }
         }
     }
@@ -131,10 +133,10 @@ impl RunState {
         let crashes = if marked.is_empty() { 0 } else { self.crashes };
         if crashes >= MAX_CRASHES {
             // Each of these deaths raised the mark of the only suspect.
-            let times = |ix: &TaskIx| self.known_detail(*ix).map_or(0, |detail| detail.mark.times);
+            let times = |task: &TaskRef| self.known_detail(*task).map_or(0, |detail| detail.mark.times);
             let most = marked.iter().map(times).max().unwrap_or_default();
-            let blamed = marked.iter().filter(|ix| times(ix) == most);
-            let names: Vec<String> = blamed.map(|ix| format!("'{}'", self.graph.name(*ix))).collect();
+            let blamed = marked.iter().filter(|task| times(task) == most);
+            let names: Vec<String> = blamed.map(|task| format!("'{}'", self.graph.name(task.ix))).collect();
             self.crashes = 0;
             self.run_detail().blocked_by =
                 Some(BlockReason::Crashes { times: MAX_CRASHES, tasks: names.join(", ").into() });
@@ -150,45 +152,45 @@ impl RunState {
             self.write_run(out);
         }
         // Chosen before any of them changes: a task that is started when another ends is not resumed a second time.
-        let open: Vec<TaskIx> =
-            self.graph.order().iter().copied().filter(|ix| self.tasks[*ix as usize].unmet == 0).collect();
+        let order = self.graph.order().iter().map(|ix| TaskRef::plain(*ix));
+        let open: Vec<TaskRef> = order.filter(|task| self.task(*task).unmet == 0).collect();
         if let Some(cause) = self.first_failed().filter(|_| self.graph.fail_fast()) {
             // Tasks that a newer version has added, and those that are not known to have started.
             self.skip_unstarted(cause, out);
         }
-        for ix in open {
-            self.resume_task(ix, out);
+        for task in open {
+            self.resume_task(task, out);
         }
         if self.remaining == 0 && self.status == RunStatus::Running {
             self.end_run(out);
         }
     }
 
-    fn first_failed(&self) -> Option<TaskIx> {
-        let failed = (0..).zip(&self.tasks).filter(|(_, task)| task.status == TaskStatus::Failed);
-        failed.min_by_key(|(_, task)| task.ended_at).map(|(ix, _)| ix)
+    fn first_failed(&self) -> Option<TaskRef> {
+        let failed = self.all().filter(|(_, state)| state.status == TaskStatus::Failed);
+        failed.min_by_key(|(_, state)| state.ended_at).map(|(task, _)| task)
     }
 
-    fn resume_task(&mut self, ix: TaskIx, out: &mut Out<'_>) {
-        let state = &mut self.tasks[ix as usize];
+    fn resume_task(&mut self, task: TaskRef, out: &mut Out<'_>) {
+        let state = self.task_mut(task);
         let detail = state.detail.as_deref();
         match state.status {
             TaskStatus::Running => {
                 state.reenter = true;
                 state.suspect = true;
                 match detail.and_then(|detail| detail.journal.enter_at()) {
-                    None => self.ready(ix, out),
+                    None => self.ready(task, out),
                     // It waits for a signal, whose `Closed` makes it ready.
                     Some(Time::NEVER) => {}
-                    Some(at) => self.set_timer(ix, at, Timer::Reenter, out),
+                    Some(at) => self.set_timer(task, at, Timer::Reenter, out),
                 }
             }
             TaskStatus::Pending | TaskStatus::Ready => {
                 state.status = TaskStatus::Pending;
                 state.suspect = true;
                 match detail.and_then(|detail| detail.retry_at) {
-                    None => self.start_or_skip(ix, out),
-                    Some(at) => self.set_timer(ix, at, Timer::Retry, out),
+                    None => self.start_or_skip(task, out),
+                    Some(at) => self.set_timer(task, at, Timer::Retry, out),
                 }
             }
             _ => {}

@@ -259,43 +259,69 @@ impl RunState {
 
     /// Where a task stands.
     #[must_use]
-    pub fn task_status(&self, ix: TaskIx) -> TaskStatus {
-        self.tasks[ix as usize].status
+    pub fn task_status(&self, task: TaskRef) -> TaskStatus {
+        self.task(task).status
+    }
+
+    /// A task's or element's state; none if there is no such element.
+    pub(crate) fn get(&self, task: TaskRef) -> Option<&Task> {
+        if task.map == NO_MAP { self.tasks.get(task.ix as usize) } else { None }
+    }
+
+    /// As [`RunState::get`], for writing.
+    fn get_mut(&mut self, task: TaskRef) -> Option<&mut Task> {
+        if task.map == NO_MAP { self.tasks.get_mut(task.ix as usize) } else { None }
+    }
+
+    /// As [`RunState::get`], of one that is there: effects and events that have passed the fence name no other.
+    pub(crate) fn task(&self, task: TaskRef) -> &Task {
+        debug_assert_eq!(task.map, NO_MAP);
+        &self.tasks[task.ix as usize]
+    }
+
+    /// As [`RunState::task`], for writing.
+    pub(crate) fn task_mut(&mut self, task: TaskRef) -> &mut Task {
+        debug_assert_eq!(task.map, NO_MAP);
+        &mut self.tasks[task.ix as usize]
+    }
+
+    /// All tasks and elements with their states, tasks in declaration order.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (TaskRef, &Task)> {
+        (0..).map(TaskRef::plain).zip(&self.tasks)
     }
 
     /// What a task returned; `None` unless it completed.
     #[must_use]
-    pub fn output(&self, ix: TaskIx) -> Option<&Value> {
-        let task = &self.tasks[ix as usize];
-        (task.status == TaskStatus::Completed).then_some(&task.output)
+    pub fn output(&self, task: TaskRef) -> Option<&Value> {
+        let state = self.get(task)?;
+        (state.status == TaskStatus::Completed).then_some(&state.output)
     }
 
     /// A task's committed changes of the context, packed.
     #[must_use]
-    pub fn changes(&self, ix: TaskIx) -> Option<&Arc<[u8]>> {
-        self.known_detail(ix).and_then(|detail| detail.changes.as_ref())
+    pub fn changes(&self, task: TaskRef) -> Option<&Arc<[u8]>> {
+        self.known_detail(task).and_then(|detail| detail.changes.as_ref())
     }
 
     /// The bodies that have been entered and have not ended, with their attempts.
     #[must_use]
     pub fn entered(&self) -> Vec<(TaskRef, u32)> {
-        let entered = |task: &&Task| task.status == TaskStatus::Running && !task.reenter;
-        let tasks = self.tasks.iter().zip(0..).filter(|(task, _)| entered(task));
-        tasks.map(|(task, ix)| (TaskRef::plain(ix), task.attempts)).collect()
+        let entered = |state: &Task| state.status == TaskStatus::Running && !state.reenter;
+        self.all().filter(|(_, state)| entered(state)).map(|(task, state)| (task, state.attempts)).collect()
     }
 
     /// Whether a task still waits behind its gate, after this number of attempts.
     #[must_use]
-    pub fn awaits_gate(&self, ix: TaskIx, attempts: u32) -> bool {
-        let task = &self.tasks[ix as usize];
-        let waits = task.status == TaskStatus::Pending && task.unmet == 0 && task.attempts == attempts;
-        self.status == RunStatus::Running && waits
+    pub fn awaits_gate(&self, task: TaskRef, attempts: u32) -> bool {
+        let waits =
+            |state: &Task| state.status == TaskStatus::Pending && state.unmet == 0 && state.attempts == attempts;
+        self.status == RunStatus::Running && self.get(task).is_some_and(waits)
     }
 
     /// The recorded deadline of an entry of a task's journal.
     #[must_use]
-    pub fn deadline(&self, ix: TaskIx, key: &EntryKey) -> Option<Time> {
-        self.known_detail(ix).and_then(|detail| detail.journal.get(key)).and_then(|entry| entry.deadline)
+    pub fn deadline(&self, task: TaskRef, key: &EntryKey) -> Option<Time> {
+        self.known_detail(task).and_then(|detail| detail.journal.get(key)).and_then(|entry| entry.deadline)
     }
 
     /// Applies an event: appends what has to be committed to `batch` and what has to happen then to `effects`.
@@ -318,27 +344,27 @@ impl RunState {
             Event::Begin => self.begin(out),
             Event::Started { task, attempt } => {
                 self.running(task, attempt)?;
-                self.started(task.ix, out);
+                self.started(task, out);
             }
             Event::Opened { task, attempt, wait } => {
                 self.running(task, attempt)?;
-                self.opened(task.ix, wait, out);
+                self.opened(task, wait, out);
             }
             Event::Recorded { task, attempt, wait, result } => {
                 self.running(task, attempt)?;
-                self.recorded(task.ix, wait, result, out);
+                self.recorded(task, wait, result, out);
             }
             Event::Closed { task, attempt, key, result, proved, .. } if key.n > 0 => {
                 self.current(task, attempt, TaskStatus::Running)?;
-                self.closed(task.ix, &key, result, proved, out)?;
+                self.closed(task, &key, result, proved, out)?;
             }
             Event::Closed { task, attempt, key, result, retry, .. } => {
                 self.current(task, attempt, TaskStatus::Pending)?;
-                self.gate_closed(task.ix, &key, result, retry, out)?;
+                self.gate_closed(task, &key, result, retry, out)?;
             }
             Event::Ended { task, attempt, outcome } => {
                 self.running(task, attempt)?;
-                self.ended(task.ix, outcome, out);
+                self.ended(task, outcome, out);
             }
             Event::Due { task, attempt, timer } => self.due(task, attempt, timer, out)?,
             Event::Block { reason } => {
@@ -358,10 +384,11 @@ impl RunState {
 
     /// Enters a body that is ready. `None` if it is not ready any more: it was skipped, or the run is over.
     pub fn enter(&mut self, task: TaskRef, now: Time) -> Option<Entered> {
-        if self.status != RunStatus::Running || task.map != NO_MAP {
+        if self.status != RunStatus::Running {
             return None;
         }
-        let state = self.tasks.get_mut(task.ix as usize)?;
+        let no_progress = self.no_progress;
+        let state = self.get_mut(task)?;
         if state.status != TaskStatus::Ready {
             return None;
         }
@@ -371,7 +398,7 @@ impl RunState {
             state.attempts += 1;
             state.started_at = now;
         }
-        let entered = Entered { attempt: state.attempts, reentry, mark: state.suspect && self.no_progress };
+        let entered = Entered { attempt: state.attempts, reentry, mark: state.suspect && no_progress };
         if let Some(detail) = &mut state.detail {
             detail.sub_status = Some(SubStatus::Active);
         }
@@ -394,7 +421,7 @@ impl RunState {
             return Err(Refused::RunOver);
         }
         self.running(task, attempt)?;
-        Ok(match self.known_detail(task.ix) {
+        Ok(match self.known_detail(task) {
             None => Journal::default().recall_next(uses, name, lookup),
             Some(detail) => detail.journal.recall_next(uses, name, lookup),
         })
@@ -402,14 +429,14 @@ impl RunState {
 
     /// Whether a task's journal may have steps of the first version, see [`Journal::has_older_steps`].
     #[must_use]
-    pub fn has_older_steps(&self, ix: TaskIx) -> bool {
-        self.known_detail(ix).is_some_and(|detail| detail.journal.has_older_steps())
+    pub fn has_older_steps(&self, task: TaskRef) -> bool {
+        self.known_detail(task).is_some_and(|detail| detail.journal.has_older_steps())
     }
 
     /// The fence: whether this is the task's current attempt, in this status.
     fn current(&self, task: TaskRef, attempt: u32, status: TaskStatus) -> Result<(), Refused> {
-        match self.tasks.get(task.ix as usize) {
-            Some(state) if task.map == NO_MAP && state.status == status && state.attempts == attempt => Ok(()),
+        match self.get(task) {
+            Some(state) if state.status == status && state.attempts == attempt => Ok(()),
             _ => Err(Refused::AttemptOver),
         }
     }
@@ -417,26 +444,26 @@ impl RunState {
     /// The fence for what a body does: it has been entered here and has not ended.
     fn running(&self, task: TaskRef, attempt: u32) -> Result<(), Refused> {
         self.current(task, attempt, TaskStatus::Running)?;
-        if self.tasks[task.ix as usize].reenter { Err(Refused::AttemptOver) } else { Ok(()) }
+        if self.task(task).reenter { Err(Refused::AttemptOver) } else { Ok(()) }
     }
 
-    pub(crate) fn detail(&mut self, ix: TaskIx) -> &mut TaskDetail {
-        let gate = self.bare_gate(ix);
-        let task = &mut self.tasks[ix as usize];
-        task.gate_since = Time::default();
-        task.detail.get_or_insert_with(|| Box::new(gate.unwrap_or_default()))
+    pub(crate) fn detail(&mut self, task: TaskRef) -> &mut TaskDetail {
+        let gate = self.bare_gate(task);
+        let state = self.task_mut(task);
+        state.gate_since = Time::default();
+        state.detail.get_or_insert_with(|| Box::new(gate.unwrap_or_default()))
     }
 
     /// What is recorded of a task whose gate is open and of which nothing else is.
-    pub(crate) fn bare_gate(&self, ix: TaskIx) -> Option<TaskDetail> {
-        let since = Some(self.tasks[ix as usize].gate_since).filter(|since| *since > Time::default())?;
+    pub(crate) fn bare_gate(&self, task: TaskRef) -> Option<TaskDetail> {
+        let since = Some(self.task(task).gate_since).filter(|since| *since > Time::default())?;
         let mut detail = TaskDetail::default();
-        detail.journal.open(self.graph.spec(ix).gate.as_ref()?.wait(since), since);
+        detail.journal.open(self.graph.spec(task.ix).gate.as_ref()?.wait(since), since);
         Some(detail)
     }
 
-    pub(crate) fn known_detail(&self, ix: TaskIx) -> Option<&TaskDetail> {
-        self.tasks[ix as usize].detail.as_deref()
+    pub(crate) fn known_detail(&self, task: TaskRef) -> Option<&TaskDetail> {
+        self.get(task)?.detail.as_deref()
     }
 
     fn begin(&mut self, out: &mut Out<'_>) {
@@ -446,7 +473,7 @@ impl RunState {
         }
         let graph = Arc::clone(&self.graph);
         for &ix in graph.roots() {
-            self.start_or_skip(ix, out);
+            self.start_or_skip(TaskRef::plain(ix), out);
         }
     }
 }

@@ -118,7 +118,7 @@ impl<H: Host> Gate<H> {
     /// each poll, after the lease.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
-        !self.run.is_lost() && self.run.state.lock().awaits_gate(self.task.ix, self.attempt)
+        !self.run.is_lost() && self.run.state.lock().awaits_gate(self.task, self.attempt)
     }
 
     /// The failure of a gate whose deadline has passed.

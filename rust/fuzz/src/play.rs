@@ -83,7 +83,7 @@ fn live(store: &dyn Store, lease: Lease, graph: &Graph, mut state: RunState, err
         turns += 1;
     }
     let _ = errors.note(store.commit(lease, &mut batch));
-    let rows: Vec<_> = (0..graph.len() as u32).map(|ix| state.task_row(ix)).collect();
+    let rows: Vec<_> = state.rows().map(|(_, row)| row).collect();
     let changes: Vec<Option<Changes>> =
         rows.iter().map(|row| row.changes.as_ref().and_then(|blob| Changes::unpack(blob).ok())).collect();
     for ix in 0..graph.len() as u32 {

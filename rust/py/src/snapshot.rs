@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use bide_core::context::{self, Changes};
 use bide_core::record::StoredRun;
-use bide_core::{Graph, RunId, TaskRow, TaskSpec, Time, Value};
+use bide_core::{Graph, RunId, TaskRef, TaskRow, TaskSpec, Time, Value};
 use bide_executor::Settlement;
 use bide_store::StoreError;
 use pyo3::prelude::*;
@@ -201,7 +201,7 @@ impl PySnapshot {
         panics::method(|| {
             let value = if let (Some(run), None) = (&self.live, self.stored.get()) {
                 let Some(ix) = run.workflow.graph.find(task) else { return Ok(None) };
-                run.state.lock().output(ix).cloned()
+                run.state.lock().output(TaskRef::plain(ix)).cloned()
             } else {
                 if !self.stored().tasks.iter().any(|other| *other.name == *task) {
                     return Ok(None);

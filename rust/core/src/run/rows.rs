@@ -11,7 +11,7 @@
 //! marks and its count, because the run makes progress; from then on this process marks none of its bodies.
 
 use crate::event::Effect;
-use crate::id::{NO_MAP, TaskIx, TaskRef};
+use crate::id::TaskRef;
 use crate::record::{Mark, RunUpdate, TaskRow, Write};
 use crate::status::{SubStatus, TaskStatus};
 use crate::time::Time;
@@ -20,28 +20,28 @@ use super::{Out, RunState, Task, TaskDetail};
 
 impl RunState {
     /// Writes the start of a body, and its mark if it is a suspect.
-    pub(super) fn started(&mut self, ix: TaskIx, out: &mut Out<'_>) {
-        if self.tasks[ix as usize].suspect && self.no_progress {
-            let detail = self.detail(ix);
+    pub(super) fn started(&mut self, task: TaskRef, out: &mut Out<'_>) {
+        if self.task(task).suspect && self.no_progress {
+            let detail = self.detail(task);
             detail.mark = detail.mark.entered();
         }
-        self.write_row(ix, out);
+        self.write_row(task, out);
     }
 
     /// The body records something, waits, ends or is suspended, so it does not kill its process. True if it was
     /// marked; the caller writes the row.
-    pub(super) fn clear_suspicion(&mut self, ix: TaskIx, out: &mut Out<'_>) -> bool {
-        let task = &mut self.tasks[ix as usize];
-        if std::mem::take(&mut task.suspect) {
-            out.effects.push(Effect::Cleared { task: TaskRef::plain(ix) });
+    pub(super) fn clear_suspicion(&mut self, task: TaskRef, out: &mut Out<'_>) -> bool {
+        let state = self.task_mut(task);
+        if std::mem::take(&mut state.suspect) {
+            out.effects.push(Effect::Cleared { task });
         }
-        task.detail.as_mut().is_some_and(|detail| std::mem::take(&mut detail.mark).times > 0)
+        self.task_mut(task).detail.as_mut().is_some_and(|detail| std::mem::take(&mut detail.mark).times > 0)
     }
 
     /// If an earlier process may have died of a body that is ready: how often in a row it was entered as a suspect.
     #[must_use]
     pub fn suspicion(&self, task: TaskRef) -> Option<u32> {
-        let state = self.tasks.get(task.ix as usize)?;
+        let state = self.get(task)?;
         let suspect = state.suspect && state.status == TaskStatus::Ready;
         suspect.then(|| state.detail.as_ref().map_or(0, |detail| detail.mark.times))
     }
@@ -62,15 +62,15 @@ impl RunState {
     }
 
     /// The tasks with a mark, in declaration order.
-    pub(crate) fn marked(&self) -> Vec<TaskIx> {
-        let marked = |task: &Task| task.detail.as_ref().is_some_and(|detail| detail.mark.times > 0);
-        (0..).zip(&self.tasks).filter(|(_, task)| marked(task)).map(|(ix, _)| ix).collect()
+    pub(crate) fn marked(&self) -> Vec<TaskRef> {
+        let marked = |state: &Task| state.detail.as_ref().is_some_and(|detail| detail.mark.times > 0);
+        self.all().filter(|(_, state)| marked(state)).map(|(task, _)| task).collect()
     }
 
     pub(super) fn clear_marks(&mut self, out: &mut Out<'_>) {
-        for ix in self.marked() {
-            self.detail(ix).mark = Mark::default();
-            self.write_row(ix, out);
+        for task in self.marked() {
+            self.detail(task).mark = Mark::default();
+            self.write_row(task, out);
         }
     }
 
@@ -86,17 +86,22 @@ impl RunState {
         })));
     }
 
-    pub(super) fn write_row(&mut self, ix: TaskIx, out: &mut Out<'_>) {
-        self.tasks[ix as usize].has_row = true;
-        out.batch.push(Write::Task(Box::new(self.task_row(ix))));
+    pub(super) fn write_row(&mut self, task: TaskRef, out: &mut Out<'_>) {
+        self.task_mut(task).has_row = true;
+        out.batch.push(Write::Task(Box::new(self.task_row(task))));
+    }
+
+    /// The rows of all tasks as they stand, in declaration order, and after a mapped task those of its elements.
+    pub fn rows(&self) -> impl Iterator<Item = (TaskRef, TaskRow)> {
+        self.all().map(|(task, _)| (task, self.task_row(task)))
     }
 
     /// The row of a task as it stands.
     #[must_use]
-    pub fn task_row(&self, ix: TaskIx) -> TaskRow {
-        let state = &self.tasks[ix as usize];
+    pub fn task_row(&self, task: TaskRef) -> TaskRow {
+        let state = self.task(task);
         let some = |time: Time| (time > Time::default()).then_some(time);
-        let (none, gate) = (TaskDetail::default(), self.bare_gate(ix));
+        let (none, gate) = (TaskDetail::default(), self.bare_gate(task));
         let detail = state.detail.as_deref().or(gate.as_ref()).unwrap_or(&none);
         // A body that is about to be entered again is shown as running: its attempt has begun.
         let status =
@@ -104,8 +109,8 @@ impl RunState {
         let running = status == TaskStatus::Running;
         TaskRow {
             run: self.row(),
-            task: self.ids[ix as usize],
-            map: NO_MAP,
+            task: self.ids[task.ix as usize],
+            map: task.map,
             status,
             sub_status: running.then(|| detail.sub_status.unwrap_or(SubStatus::Active)),
             attempts: state.attempts,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::graph::{Graph, RunIf};
-use crate::id::TaskIx;
+use crate::id::{TaskIx, TaskRef};
 use crate::status::TaskStatus;
 use crate::time::Time;
 
@@ -17,7 +17,7 @@ const NOTHING_FAILED: &str = "no task that it depends on failed";
 pub(crate) enum SkipCause {
     /// For this task: it failed, skipped itself, or was skipped because nothing had failed. It is the root of the
     /// skip, not the task before it.
-    Task(TaskIx),
+    Task(TaskRef),
     /// It runs only after a failure, and nothing that it depends on failed.
     NothingFailed,
     /// In words: those of its own body, as a rule.
@@ -28,7 +28,7 @@ impl SkipCause {
     /// The text to store.
     pub(super) fn text(&self, graph: &Graph) -> Arc<str> {
         match self {
-            Self::Task(ix) => Arc::clone(graph.name(*ix)),
+            Self::Task(root) => Arc::clone(graph.name(root.ix)),
             Self::NothingFailed => NOTHING_FAILED.into(),
             Self::Reason(text) => Arc::clone(text),
         }
@@ -40,7 +40,7 @@ impl SkipCause {
         if started_at.is_some_and(|at| at > Time::default()) {
             return Self::Reason(text);
         }
-        match graph.find(&text) {
+        match graph.find(&text).map(TaskRef::plain) {
             Some(root) if graph.spec(ix).run_if != RunIf::Failed => Self::Task(root),
             _ if *text == *NOTHING_FAILED => Self::NothingFailed,
             Some(root) => Self::Task(root),
@@ -51,20 +51,20 @@ impl SkipCause {
 
 impl RunState {
     /// By `run_if`, once all dependencies have ended: why the task is skipped, and whether for a failure.
-    pub(super) fn skipped_by(&self, ix: TaskIx) -> Option<(SkipCause, bool)> {
-        let run_if = self.graph.spec(ix).run_if;
+    pub(super) fn skipped_by(&self, task: TaskRef) -> Option<(SkipCause, bool)> {
+        let run_if = self.graph.spec(task.ix).run_if;
         if !self.has_unsuccessful && run_if == RunIf::Succeeded {
             return None;
         }
-        let dependencies = self.graph.dependencies(ix);
-        let unsuccessful = |dep: &&TaskIx| self.tasks[**dep as usize].status != TaskStatus::Completed;
-        let failed = dependencies.iter().find(|dep| self.tasks[**dep as usize].failed);
+        let mut dependencies = self.graph.dependencies(task.ix).iter().map(|ix| TaskRef::plain(*ix));
+        let failed = dependencies.clone().find(|dep| self.task(*dep).failed);
         match run_if {
             RunIf::Done => None,
             RunIf::Failed if failed.is_some() => None,
             RunIf::Failed => Some((SkipCause::NothingFailed, false)),
             RunIf::Succeeded => {
-                let cause = *failed.or_else(|| dependencies.iter().find(unsuccessful))?;
+                let unsuccessful = |dep: &TaskRef| self.task_status(*dep) != TaskStatus::Completed;
+                let cause = failed.or_else(|| dependencies.find(unsuccessful))?;
                 Some((SkipCause::Task(self.skip_root(cause).unwrap_or(cause)), failed.is_some()))
             }
         }
@@ -72,8 +72,8 @@ impl RunState {
 
     /// The task for which a task was skipped. `None` for one that was not skipped, skipped itself, or was skipped
     /// because nothing had failed: then it is itself the root of what is skipped for it.
-    pub(crate) fn skip_root(&self, ix: TaskIx) -> Option<TaskIx> {
-        match self.known_detail(ix)?.skipped {
+    pub(crate) fn skip_root(&self, task: TaskRef) -> Option<TaskRef> {
+        match self.known_detail(task)?.skipped {
             Some(SkipCause::Task(root)) => Some(root),
             _ => None,
         }

@@ -259,7 +259,7 @@ impl World {
                     self.now = self.now.max(at);
                     let event = Event::Due { task, attempt, timer };
                     let accepted = self.pending.apply(&(), &mut self.state, event.clone(), self.now).is_ok();
-                    let skipped = self.state.task_status(task.ix) == TaskStatus::Skipped;
+                    let skipped = self.state.task_status(task) == TaskStatus::Skipped;
                     assert!(accepted || (skipped && timer == Timer::Retry));
                     let again = self.pending.apply(&(), &mut self.state, event, self.now);
                     assert!(again.is_err(), "a timer counts twice");
@@ -287,13 +287,13 @@ impl World {
         let event = Event::Closed { task, attempt, key, result, proved: true, retry };
         // Refused if `fail_fast` has skipped it meanwhile.
         let accepted = self.pending.apply(&(), &mut self.state, event, self.now).is_ok();
-        assert!(accepted || self.state.task_status(task.ix) == TaskStatus::Skipped);
+        assert!(accepted || self.state.task_status(task) == TaskStatus::Skipped);
         self.flush();
     }
 
     fn enter(&mut self, task: TaskRef) {
         let Some(Entered { attempt, mark, .. }) = self.state.enter(task, self.now) else {
-            assert_eq!(self.state.task_status(task.ix), TaskStatus::Skipped, "ready, but not to be entered");
+            assert_eq!(self.state.task_status(task), TaskStatus::Skipped, "ready, but not to be entered");
             return;
         };
         assert!(self.ready.insert((task.ix, attempt)), "attempt {attempt} of {task:?} was ready twice");
@@ -384,7 +384,7 @@ impl World {
                 self.bodies[which].at += 1;
             } else {
                 let entry = self.store.entry(ix, &key).unwrap();
-                assert_eq!(self.state.deadline(ix, &key), entry.deadline);
+                assert_eq!(self.state.deadline(TaskRef::plain(ix), &key), entry.deadline);
                 self.bodies[which].waiting = Some((key, due));
             }
         }

@@ -3,8 +3,8 @@
 use bide_core::event::Wait;
 use bide_core::journal::Journal;
 use bide_core::{
-    EntryKey, EntryKind, EntryState, Failure, FailureKind, Lookup, Operation, Outcome, Recall, RetryPolicy, TaskSpec,
-    Time, Value,
+    EntryKey, EntryKind, EntryState, Failure, FailureKind, Lookup, Operation, Outcome, Recall, RetryPolicy, TaskRef,
+    TaskSpec, Time, Value,
 };
 
 use crate::harness::failure;
@@ -163,12 +163,12 @@ fn a_retry_repeats_a_timed_out_wait_with_a_new_deadline() {
     let mut script = with_retry(false);
     let file = Wait { timeout: Some(seconds(60)), ..wait("file", EntryKind::Condition) };
     script.open("a", file.clone());
-    let first = script.state.deadline(0, &key("file")).unwrap();
+    let first = script.state.deadline(TaskRef::plain(0), &key("file")).unwrap();
     script.now = first;
     script.close("a", key("file"), Err(Failure::new(FailureKind::WaitTimeout, "WaitTimeout", "60 s"))).unwrap();
     again(&mut script);
     script.open("a", file);
-    assert_eq!(script.state.deadline(0, &key("file")), Some(script.now.after(seconds(60))));
+    assert_eq!(script.state.deadline(TaskRef::plain(0), &key("file")), Some(script.now.after(seconds(60))));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! This file checks how the runs end.
 
 use bide_core::record::Mark;
-use bide_core::{RunIf, RunStatus, TaskIx, TaskStatus, Value};
+use bide_core::{RunIf, RunStatus, TaskIx, TaskRef, TaskStatus, Value};
 use proptest::prelude::*;
 
 use crate::harness::{Disasters, World};
@@ -44,7 +44,7 @@ fn check_run(world: &World) {
     // Recovery reads every row back unchanged; memory and store agree.
     world.store.clone().recover(&world.graph);
     for ix in (0..world.plans.len() as TaskIx).filter(|_| world.state.status() == status) {
-        assert_eq!(Some(&world.state.task_row(ix)), world.store.row(ix));
+        assert_eq!(Some(&world.state.task_row(TaskRef::plain(ix))), world.store.row(ix));
     }
 }
 

@@ -138,7 +138,7 @@ impl Script {
     }
 
     pub(crate) fn attempt(&self, name: &str) -> u32 {
-        self.state.task_row(self.find(name).ix).attempts
+        self.state.task_row(self.find(name)).attempts
     }
 
     pub(crate) fn open(&mut self, name: &str, wait: Wait) {

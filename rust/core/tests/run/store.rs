@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bide_core::record::{RunRow, StoredRun};
-use bide_core::{Entry, EntryKey, Graph, RunId, RunState, TaskId, TaskIx, TaskRow, Time, Write};
+use bide_core::{Entry, EntryKey, Graph, RunId, RunState, TaskId, TaskIx, TaskRef, TaskRow, Time, Write};
 
 #[derive(Clone)]
 pub(crate) struct Store {
@@ -92,7 +92,7 @@ impl Store {
         let state = RunState::recover(graph, &ids, None, stored).unwrap();
         for ix in 0..graph.len() as TaskIx {
             if let Some(row) = self.row(ix) {
-                assert_eq!(&state.task_row(ix), row, "a row does not survive recovery");
+                assert_eq!(&state.task_row(TaskRef::plain(ix)), row, "a row does not survive recovery");
             }
         }
         state

@@ -51,16 +51,20 @@ fn a_deadline_is_not_extended_by_crashes() {
     let file = Wait { timeout: Some(seconds(60)), ..wait("file", EntryKind::Condition) };
     script.enter("a");
     script.open("a", file.clone());
-    let deadline = script.state.deadline(0, &key("file"));
+    let deadline = script.state.deadline(TaskRef::plain(0), &key("file"));
     for _ in 0..3 {
         script.now = script.now.after(seconds(10));
         script.die();
         assert_eq!(script.ready(), ["a"], "only the body can ask its condition");
-        assert_eq!(script.state.task_row(0).status, TaskStatus::Running, "its attempt continues, to all readers");
+        assert_eq!(
+            script.state.task_row(TaskRef::plain(0)).status,
+            TaskStatus::Running,
+            "its attempt continues, to all readers"
+        );
         assert!(script.enter("a").reentry);
         assert_eq!(script.recall("a", &file), Recall::Ask { deadline });
         script.open("a", file.clone());
-        assert_eq!(script.state.deadline(0, &key("file")), deadline);
+        assert_eq!(script.state.deadline(TaskRef::plain(0), &key("file")), deadline);
     }
     script.close("a", key("file"), Ok(Value::NONE)).unwrap();
     assert!(script.row("a").waited >= 30_000_000, "it has waited since before the first crash");

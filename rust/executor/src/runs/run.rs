@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bide_core::context::{self, Changes, Conflict};
 use bide_core::record::{RecordedTask, RunRow, StoredRun};
-use bide_core::{DecodeError, Failure, Graph, RunId, RunState, TaskId, TaskIx, TaskRow, Time, Value, pack};
+use bide_core::{DecodeError, Failure, Graph, RunId, RunState, TaskId, TaskIx, TaskRef, TaskRow, Time, Value, pack};
 use bide_store::Lease;
 use bide_sync::Mutex;
 
@@ -89,9 +89,9 @@ pub struct Run<H: Host> {
 /// What few runs have, and only this process knows.
 pub(crate) struct Rare<H: Host> {
     /// Tasks whose body has used up its time and not returned, with the attempt that waits for that.
-    pub(crate) overdue: HashMap<TaskIx, Option<Ready<H>>>,
+    pub(crate) overdue: HashMap<TaskRef, Option<Ready<H>>>,
     /// What tasks are blocked by, as far as no row shows it: the last error of a condition, the cap of parked bodies.
-    notes: HashMap<TaskIx, Arc<str>>,
+    notes: HashMap<TaskRef, Arc<str>>,
     /// Conflicts of the context that this process has logged.
     reported: HashSet<Conflict>,
 }
@@ -150,7 +150,7 @@ impl<H: Host> Run<H> {
         sources
             .iter()
             .map(|source| match source {
-                Source::Output(ix) => state.output(*ix).cloned(),
+                Source::Output(ix) => state.output(TaskRef::plain(*ix)).cloned(),
                 Source::Input(name) => self.input(name).cloned(),
             })
             .collect()
@@ -189,7 +189,11 @@ impl<H: Host> Run<H> {
     pub(crate) fn unreported_conflicts(&self) -> Vec<Conflict> {
         let several = {
             let state = self.state.lock();
-            (0..self.workflow.graph.len() as TaskIx).filter(|ix| state.changes(*ix).is_some()).take(2).count() == 2
+            (0..self.workflow.graph.len() as TaskIx)
+                .filter(|ix| state.changes(TaskRef::plain(*ix)).is_some())
+                .take(2)
+                .count()
+                == 2
         };
         // Changes that do not read back are the error of the call that reads the context.
         let conflicts = several.then(|| self.final_context().ok()).flatten().map(|(_, conflicts)| conflicts);
@@ -199,7 +203,7 @@ impl<H: Host> Run<H> {
     fn changes(&self, of: impl Iterator<Item = TaskIx>) -> Result<HashMap<TaskIx, Changes>, DecodeError> {
         let packed: Vec<(TaskIx, Arc<[u8]>)> = {
             let state = self.state.lock();
-            of.filter_map(|ix| Some((ix, Arc::clone(state.changes(ix)?)))).collect()
+            of.filter_map(|ix| Some((ix, Arc::clone(state.changes(TaskRef::plain(ix))?)))).collect()
         };
         packed.into_iter().map(|(ix, blob)| Ok((ix, Changes::unpack(&blob)?))).collect()
     }
@@ -221,15 +225,15 @@ impl<H: Host> Run<H> {
                 ..RunRow::new(self.id, Arc::clone(graph.workflow()), graph.version().into(), self.created_at)
             },
             tasks: Arc::clone(&self.workflow.recorded),
-            rows: (0..graph.len() as u32).map(|ix| self.noted(state.task_row(ix), ix)).collect(),
+            rows: state.rows().map(|(task, row)| self.noted(row, task)).collect(),
             entries: Vec::new(),
         }
     }
 
     /// A row with what only this process knows.
-    fn noted(&self, mut row: TaskRow, ix: TaskIx) -> TaskRow {
+    fn noted(&self, mut row: TaskRow, task: TaskRef) -> TaskRow {
         if !row.status.is_ended()
-            && let Some(note) = self.rare.lock().as_ref().and_then(|rare| rare.notes.get(&ix))
+            && let Some(note) = self.rare.lock().as_ref().and_then(|rare| rare.notes.get(&task))
         {
             row.blocked_by = Some(match row.blocked_by {
                 Some(wait) => format!("{wait}; {note}").into(),
@@ -240,16 +244,16 @@ impl<H: Host> Run<H> {
     }
 
     /// Notes what the condition that a task waits for raised when it was last asked.
-    pub(crate) fn note_error(&self, ix: TaskIx, error: Option<&Failure>) {
-        self.note(ix, error.map(|failure| format!("its condition last raised {failure}")));
+    pub(crate) fn note_error(&self, task: TaskRef, error: Option<&Failure>) {
+        self.note(task, error.map(|failure| format!("its condition last raised {failure}")));
     }
 
     /// Notes what a task is blocked by, beside what its row says.
-    pub(crate) fn note(&self, ix: TaskIx, note: Option<String>) {
+    pub(crate) fn note(&self, task: TaskRef, note: Option<String>) {
         let mut rare = self.rare.lock();
         match (note, &mut *rare) {
-            (Some(note), rare) => drop(rare.get_or_insert_default().notes.insert(ix, note.into())),
-            (None, Some(rare)) => drop(rare.notes.remove(&ix)),
+            (Some(note), rare) => drop(rare.get_or_insert_default().notes.insert(task, note.into())),
+            (None, Some(rare)) => drop(rare.notes.remove(&task)),
             (None, None) => {}
         }
     }

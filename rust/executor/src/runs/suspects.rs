@@ -15,8 +15,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bide_core::TaskRef;
 use bide_core::record::RunRowId;
-use bide_core::{TaskIx, TaskRef};
 use bide_sync::Mutex;
 
 use crate::host::{Host, Ready};
@@ -41,7 +41,7 @@ struct State {
 
 /// A body: its run's number first, so that older runs go first; and where the run is in memory, because a run that was
 /// lost and claimed again may still have an old body.
-type Key = (RunRowId, TaskIx, usize);
+type Key = (RunRowId, TaskRef, usize);
 
 /// Identifies an engine of the process.
 type EngineNo = usize;
@@ -65,7 +65,7 @@ impl Drop for Turn {
 }
 
 fn key<H: Host>(run: &Arc<Run<H>>, task: TaskRef) -> Key {
-    (run.id.row(), task.ix, Arc::as_ptr(run).addr())
+    (run.id.row(), task, Arc::as_ptr(run).addr())
 }
 
 /// Those of this process, with its id: the child of a fork begins afresh.
@@ -189,7 +189,7 @@ impl Suspects {
         let (key, entered) = (key(&run, task), run.state.lock().suspicion(task));
         let Some(entered) = entered else {
             if self.withdraws(&key) {
-                run.note(task.ix, None);
+                run.note(task, None);
             }
             return Some((ready, None));
         };
@@ -197,7 +197,7 @@ impl Suspects {
         let waiting = Ready { run: Arc::clone(&run), task };
         let wake = Box::new(move || again(waiting));
         let why = if careful { WAITS_ALONE } else { WAITS };
-        let note = |waits: bool| run.note(task.ix, waits.then(|| why.to_owned()));
+        let note = |waits: bool| run.note(task, waits.then(|| why.to_owned()));
         let may = self.asks(key, careful, engine, wake, note);
         may.then(|| (ready, Some(Turn { suspects: Arc::clone(self), key })))
     }
@@ -252,7 +252,7 @@ mod tests {
     }
 
     const fn body(run: RunRowId) -> Key {
-        (run, 0, 1)
+        (run, TaskRef::plain(0), 1)
     }
 
     #[test]

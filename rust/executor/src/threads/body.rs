@@ -153,7 +153,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             let asked = matches!(fed, Fed::Asked(_));
             let action = self.advance(call, std::mem::replace(fed, Fed::Stopped));
             if asked {
-                self.run.note_error(self.task.ix, call.last_error());
+                self.run.note_error(self.task, call.last_error());
             }
             *fed = match action {
                 Action::CheckLease if self.engine.is_sure_of_lease(at) && !self.run.is_lost() => Fed::LeaseHeld,
@@ -172,7 +172,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         let group = self.permit.lock().as_ref().map(|permit| Arc::clone(permit.group()));
         let outcome = at.detach(|| self.engine.commit_own(group.as_deref(), &self.run, event));
         match outcome {
-            Ok(()) if opens => Fed::Committed { deadline: self.run.state.lock().deadline(self.task.ix, call.key()) },
+            Ok(()) if opens => Fed::Committed { deadline: self.run.state.lock().deadline(self.task, call.key()) },
             Ok(()) => Fed::Committed { deadline: None },
             Err(Lost::Refused(refused)) if !self.run.is_lost() => Fed::Refused(refused),
             Err(_) => Fed::Stopped,
@@ -195,7 +195,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         proof: Option<Arc<[u8]>>,
         older: &mut dyn FnMut() -> Option<Arc<[u8]>>,
     ) -> Result<StepStart, CallError> {
-        let has_older = self.run.state.lock().has_older_steps(self.task.ix);
+        let has_older = self.run.state.lock().has_older_steps(self.task);
         let older = if has_older { older() } else { None };
         let mut call = self.begin(name, Request::Step(StepArguments { proof, older, advice: H::STEP_ADVICE }))?;
         match self.drive(at, &mut call, &mut Fed::Begin) {

@@ -366,7 +366,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
         *now = self.clock().steady();
         let clocks = At { engine: self, steady: *now };
         let result = polling.judge(polled, &clocks, || gate.timed_out());
-        gate.run.note_error(gate.task.ix, polling.error());
+        gate.run.note_error(gate.task, polling.error());
         let Some(result) = result else {
             item.due = nanos(*now + polling.next(&clocks));
             item.progress = polling.progress();

@@ -123,7 +123,7 @@ impl<H: Host> Limit<H> {
             (state.reached, state.timer.take())
         };
         self.cancel(timer);
-        if reached { self.run.rare.lock().as_mut()?.overdue.remove(&self.task.ix).flatten() } else { None }
+        if reached { self.run.rare.lock().as_mut()?.overdue.remove(&self.task).flatten() } else { None }
     }
 }
 
@@ -135,7 +135,7 @@ impl<H: Host> Alarm for Limit<H> {
                 return;
             }
             state.reached = true;
-            self.run.rare.lock().get_or_insert_default().overdue.insert(self.task.ix, None);
+            self.run.rare.lock().get_or_insert_default().overdue.insert(self.task, None);
         }
         let graph = &self.run.workflow.graph;
         let (name, limit) = (graph.name(self.task.ix), graph.spec(self.task.ix).timeout.unwrap_or_default());
@@ -159,7 +159,7 @@ impl<H: Host> Run<H> {
         if self.workflow.graph.spec(ready.task.ix).timeout.is_none() {
             return Some(ready);
         }
-        match self.rare.lock().as_mut().and_then(|rare| rare.overdue.get_mut(&ready.task.ix)) {
+        match self.rare.lock().as_mut().and_then(|rare| rare.overdue.get_mut(&ready.task)) {
             None => Some(ready),
             Some(place) => {
                 *place = Some(ready);

@@ -182,6 +182,6 @@ impl<H: Host> Upcalls for Engine<H> {
     }
 
     fn set_blocked(job: &Ready<H>, by: Option<String>) {
-        job.run.note(job.task.ix, by);
+        job.run.note(job.task, by);
     }
 }

@@ -139,7 +139,7 @@ impl BodyState {
             let asked = matches!(fed, Fed::Asked(_));
             let action = self.attempt.lock().advance(call, fed, &**self.engine());
             if asked {
-                self.run.note_error(self.task.ix, call.last_error());
+                self.run.note_error(self.task, call.last_error());
             }
             fed = match action {
                 Action::CheckLease => {
@@ -198,9 +198,7 @@ impl BodyState {
         let (run, at) = (Arc::clone(&self.run), engine.clock().now());
         enqueue(engine, QueuedEvent { run, event, at, completion: Some(completion) });
         match outcome.await {
-            Ok(Ok(())) if opens => {
-                Fed::Committed { deadline: self.run.state.lock().deadline(self.task.ix, call.key()) }
-            }
+            Ok(Ok(())) if opens => Fed::Committed { deadline: self.run.state.lock().deadline(self.task, call.key()) },
             Ok(Ok(())) => Fed::Committed { deadline: None },
             Ok(Err(refused)) if !self.run.is_lost() => Fed::Refused(refused),
             Ok(Err(_)) | Err(_) => Fed::Stopped,

@@ -68,7 +68,7 @@ impl Scope {
                 "task '{whose}' reads the output of '{task}', on which it does not depend{hint}; name it in after"
             )));
         };
-        let value = self.run.state.lock().output(ix).cloned();
+        let value = self.run.state.lock().output(TaskRef::plain(ix)).cloned();
         let decoded = value.map(|value| decode(&value)).transpose();
         decoded.map_err(|why| self.does_not_fit(&format!("the output of '{task}'"), &why))
     }

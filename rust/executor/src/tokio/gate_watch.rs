@@ -46,7 +46,7 @@ async fn watch(engine: Arc<Engine<Closures>>, gate: Gate<Closures>) {
             None => Polled::True(Value::NONE),
         };
         let result = polling.judge(polled, &*engine, || gate.timed_out());
-        run.note_error(gate.task.ix, polling.error());
+        run.note_error(gate.task, polling.error());
         if let Some(result) = result {
             break result;
         }

@@ -105,7 +105,7 @@ impl Process {
                 let gathering = slot.map(|slot| &self.sides[slot as usize].gathering);
                 match self.driver.commit_own(gathering, &body.run, *event) {
                     Ok(()) => {
-                        let deadline = |()| body.run.state.lock().deadline(ix, open_call.call.key());
+                        let deadline = |()| body.run.state.lock().deadline(body.task, open_call.call.key());
                         Fed::Committed { deadline: opens.then_some(()).and_then(deadline) }
                     }
                     Err(lost) => match self.call_error(&body, lost) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bide_core::attempt::Attempt;
-use bide_core::{Event, TaskIx};
+use bide_core::{Event, TaskIx, TaskRef};
 use bide_executor::{Ready, Run};
 use bide_sched::{HandOff, SlotNo};
 
@@ -100,7 +100,7 @@ impl Process {
             let entered = state.enter(task, self.now());
             let outputs = self.graph.dependencies(task.ix).iter();
             let seen = outputs.fold(u64::from(task.ix), |seen, on| {
-                mix(seen, state.output(*on).map_or(1, |output| digest(output.as_bytes())))
+                mix(seen, state.output(TaskRef::plain(*on)).map_or(1, |output| digest(output.as_bytes())))
             });
             (entered, seen)
         };
