@@ -30,7 +30,14 @@ STRANGERS: list[Any] = [
 ]
 
 
-ROWIDS = {("workflow", "id"), ("version", "id"), ("runner", "id"), ("run", "id"), ("message", "seq"), ("answer", "number")}
+ROWIDS = {
+    ("workflow", "id"),
+    ("version", "id"),
+    ("runner", "id"),
+    ("run", "id"),
+    ("message", "seq"),
+    ("answer", "number"),
+}
 """The columns that SQLite itself keeps valid."""
 
 NOTICED = {"journal.kind", "journal.value", "run.inputs", "run.uuid", "task.attempts", "task.output", "task.status"}

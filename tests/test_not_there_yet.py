@@ -14,9 +14,7 @@ async def coroutine() -> None: ...
 NOT_YET: dict[str, Callable[[bide.Runner], object]] = {
     "an async body": lambda r: bide.Workflow("w", [coroutine]),
     "each=": lambda r: bide.task(load, name="x", each="files"),
-    "bide.signal": lambda r: bide.signal("approved"),
-    "Runner.signal": lambda r: getattr(r, "signal")("k", "approved"),  # noqa: B009 - unknown to type checkers
-    "Runner.cancel": lambda r: getattr(r, "cancel")("k"),  # noqa: B009 - as above
+    "Runner.cancel": lambda r: getattr(r, "cancel")("k"),  # noqa: B009 - unknown to type checkers
     "Runner.pause": lambda r: getattr(r, "pause")("k"),  # noqa: B009 - as above
     "Runner.resume": lambda r: getattr(r, "resume")("k"),  # noqa: B009 - as above
     "an async condition": lambda r: bide.until(coroutine),
@@ -29,7 +27,7 @@ def test_an_unimplemented_feature_says_so(runner: bide.Runner, what: str) -> Non
         NOT_YET[what](runner)
 
 
-@pytest.mark.parametrize("what", ["wait_any", "wait_all", "wait_for", "progress"])
+@pytest.mark.parametrize("what", ["progress"])
 def test_unimplemented_calls_of_a_handle_say_so(runner: bide.Runner, what: str) -> None:
     @bide.task
     def work(handle: bide.TaskHandle) -> None:
@@ -46,13 +44,11 @@ def test_unimplemented_calls_of_a_run_handle_say_so(runner: bide.Runner, what: s
     handle = runner.submit(bide.Workflow("w", [load]), {"path": "x"})
     with pytest.raises(bide.BideError, match="not there yet"):
         getattr(handle, what)()
-    with pytest.raises(bide.BideError, match="not there yet"):
-        getattr(handle, "signal")("approved")  # noqa: B009 - unknown to type checkers
     handle.result()
 
 
 def test_an_unimplemented_feature_is_not_an_attribute(runner: bide.Runner) -> None:
-    absent = {"cancel", "pause", "resume", "signal", "wait_any", "wait_all", "wait_for", "progress"}
+    absent = {"cancel", "pause", "resume", "progress"}
     handle = runner.submit(bide.Workflow("w", [load]), {"path": "x"})
     for thing in (bide.Runner, bide.RunHandle, bide.TaskHandle, runner, handle):
         assert not absent & set(dir(thing))

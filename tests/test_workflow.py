@@ -77,8 +77,8 @@ def test_the_compiled_form_is_what_the_executor_reads() -> None:
     assert [one.name for one in compiled.tasks] == ["load", "clean", "report", "gated"]
     one = compiled.tasks[3]
     assert one.dependencies == ("load", "clean", "report")
-    assert one.gate_binding is not None
-    assert [source.name for source in one.gate_binding.positional] == ["path", "clean"]
+    (ready_binding,) = one.gate_bindings
+    assert [source.name for source in ready_binding.positional] == ["path", "clean"]
     assert (one.timeout, one.retry, one.run_if, one.gate is not None) == (3.0, bide.Retry(), "succeeded", True)
     assert one.binding.wants_handle
     assert one.fn() == 1

@@ -6,7 +6,7 @@ import typing as _typing
 from bide._core import TaskHandle, __version__
 
 # isort: split
-from bide._bind import From, Input
+from bide._bind import From, Gate, Input
 from bide._codec import Pickle, codec
 from bide._context import Context
 from bide._errors import (
@@ -29,12 +29,14 @@ from bide._result import RunResult, TaskResult
 from bide._retry import Retry
 from bide._run_handle import RunHandle
 from bide._runner import Runner
+from bide._signals import Request, Signal, request, signal
 from bide._status import RunStatus, SubStatus, TaskStatus
 from bide._task import task
-from bide._waits import Tolerate, after, at, signal, until
+from bide._waits import Tolerate, after, at, until
 from bide._workflow import Workflow
 
 if _typing.TYPE_CHECKING:
+    from bide._combine import Fired, First, all_of, any_of
     from bide._logging import LogFilter, install_log_record_factory
 
 __all__ = [
@@ -42,11 +44,15 @@ __all__ = [
     "Cancelled",
     "Context",
     "DefinitionError",
+    "Fired",
+    "First",
     "From",
+    "Gate",
     "Input",
     "LogFilter",
     "Pickle",
     "ReplayMismatch",
+    "Request",
     "Retry",
     "RunFailed",
     "RunHandle",
@@ -55,6 +61,7 @@ __all__ = [
     "Runner",
     "RunnerClosed",
     "SerializationError",
+    "Signal",
     "SignalRejected",
     "Skip",
     "StoreError",
@@ -70,9 +77,12 @@ __all__ = [
     "Workflow",
     "__version__",
     "after",
+    "all_of",
+    "any_of",
     "at",
     "codec",
     "install_log_record_factory",
+    "request",
     "signal",
     "task",
     "until",
@@ -85,6 +95,10 @@ def __getattr__(name: str) -> object:
         from bide import _logging  # noqa: PLC0415 - see above
 
         return getattr(_logging, name)
+    if name in {"Fired", "First", "all_of", "any_of"}:
+        from bide import _combine  # noqa: PLC0415 - see above
+
+        return getattr(_combine, name)
     msg = f"module 'bide' has no attribute {name!r}"
     raise AttributeError(msg)
 

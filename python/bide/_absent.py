@@ -26,5 +26,5 @@ def absent(*names: str) -> Callable[[object, str], NoReturn]:
     return find
 
 
-of_task_handle = absent("wait_any", "wait_all", "wait_for", "progress")
+of_task_handle = absent("progress")
 """Called by the extension."""

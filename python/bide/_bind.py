@@ -40,10 +40,14 @@ class Input(msgspec.Struct, frozen=True):
         check_text(self.name, "bide.Input: the name of the input")
 
 
+class Gate:
+    """In ``Annotated[T, bide.Gate]``: the value that the task's gate was satisfied with."""
+
+
 class Source(NamedTuple):
     """Where one argument comes from. `codec` is the reader's; None where it leaves that to the writer's."""
 
-    kind: Literal["context", "handle", "task", "input"]
+    kind: Literal["context", "handle", "task", "input", "gate"]
     name: str
     codec: Codec | None = None
     default: Any = MISSING
@@ -166,6 +170,8 @@ def _source(parameter: Param, annotation: object, where: str, task_names: Collec
     special = _special(name, annotation, where)
     if special is not None:
         return Source(special, name, None, default, name)
+    if type(annotation) is not type and _takes_gate(annotation):
+        return Source("gate", "", None, default, name)
     named = None if type(annotation) is type else _outright(annotation, where, name)
     if isinstance(named, From):
         if named.task not in task_names:
@@ -230,6 +236,10 @@ def _outright(annotation: object, where: str, name: str) -> From | Input | None:
         msg = f"{where}: parameter {name!r} has {' and '.join(map(repr, found))}: give one"
         raise DefinitionError(msg)
     return found[0] if found else None
+
+
+def _takes_gate(annotation: object) -> bool:
+    return get_origin(annotation) is Annotated and any(note is Gate for note in get_args(annotation)[1:])
 
 
 def _without(annotation: Any) -> Any:  # noqa: ANN401 - annotations are anything

@@ -18,7 +18,7 @@ from bide._inputs import InputPlan, collect, plan_of
 from bide._retry import Retry
 from bide._task import TaskDef
 from bide._text import is_text, listed
-from bide._waits import Until, Wait
+from bide._waits import Wait, conditions
 
 
 class CompiledTask(NamedTuple):
@@ -37,8 +37,8 @@ class CompiledTask(NamedTuple):
     timeout: float | None
     """Seconds that an attempt may execute."""
     gate: Wait | None
-    gate_binding: Binding | None
-    """Where the arguments of the gate's condition come from; None for a gate without one."""
+    gate_bindings: tuple[Binding, ...]
+    """Where the arguments of the gate's conditions come from."""
 
 
 class CompiledWorkflow(msgspec.Struct, frozen=True):
@@ -105,18 +105,20 @@ class CompiledWorkflow(msgspec.Struct, frozen=True):
         return nearest(name, [one for one in self.inputs if one not in given] or self.inputs)
 
 
-def compile_workflow(name: str, definitions: Mapping[str, TaskDef], *, fail_fast: bool) -> CompiledWorkflow:
+def compile_workflow(
+    name: str, definitions: Mapping[str, TaskDef], *, fail_fast: bool, signals: tuple[str, ...] | None = None
+) -> CompiledWorkflow:
     """Return the compiled form of a workflow of these tasks; a `DefinitionError` names what is wrong with them."""
     bindings = {task: bind(one.fn, task, definitions) for task, one in definitions.items()}
     gates = {
-        task: bind(one.gate.condition, task, definitions, condition=True)
+        task: tuple([bind(until.condition, task, definitions, condition=True) for until in conditions(one.gate)])
         for task, one in definitions.items()
-        if isinstance(one.gate, Until)
+        if one.gate is not None
     }
     tasks = tuple(
-        [_compile_task(name, one, definitions, bindings, gates.get(task)) for task, one in definitions.items()]
+        [_compile_task(name, one, definitions, bindings, gates.get(task, ())) for task, one in definitions.items()]
     )
-    core = _core.Workflow(name, fail_fast, tasks)
+    core = _core.Workflow(name, fail_fast, tasks, None if signals is None else list(signals))
     readers = _readers(tasks)
     inputs = collect(name, readers)
     return CompiledWorkflow(
@@ -134,11 +136,10 @@ def _readers(tasks: Iterable[CompiledTask]) -> list[tuple[str, Binding]]:
     """Return the bindings of bodies and gates that read inputs or the Context, each with the name of its task."""
     found: list[tuple[str, Binding]] = []
     for one in tasks:
-        binding, gate = one.binding, one.gate_binding
+        binding = one.binding
         if binding.inputs or binding.wants_context:
             found.append((one.name, binding))
-        if gate is not None and (gate.inputs or gate.wants_context):
-            found.append((one.name, gate))
+        found += [(one.name, gate) for gate in one.gate_bindings if gate.inputs or gate.wants_context]
     return found
 
 
@@ -147,30 +148,32 @@ def _compile_task(
     one: TaskDef,
     definitions: Mapping[str, TaskDef],
     bindings: Mapping[str, Binding],
-    gate: Binding | None,
+    gates: tuple[Binding, ...],
 ) -> CompiledTask:
     name, binding = one.name, bindings[one.name]
     dependencies: tuple[str, ...] = ()
-    if binding.dependencies or one.depends_on or (gate is not None and gate.dependencies):
-        dependencies = _dependencies(workflow, one, binding, gate, definitions)
+    if binding.dependencies or one.depends_on or any(gate.dependencies for gate in gates):
+        dependencies = _dependencies(workflow, one, binding, gates, definitions)
         binding = _finish(one, binding, bindings, f"task {name!r}")
-        if gate is not None:
-            gate = _finish(one, gate, bindings, f"the gate of task {name!r}")
+        gates = tuple([_finish(one, gate, bindings, f"the gate of task {name!r}") for gate in gates])
+    if one.gate is None and any(source.kind == "gate" for source in binding.sources):
+        msg = f"task {name!r}: a parameter takes the value of the gate, and the task has none: give it one with gate="
+        raise DefinitionError(msg)
     return CompiledTask(
-        name, one.fn, binding, binding.returns, dependencies, one.run_if, one.retry, one.timeout, one.gate, gate
+        name, one.fn, binding, binding.returns, dependencies, one.run_if, one.retry, one.timeout, one.gate, gates
     )
 
 
 def _dependencies(
-    workflow: str, one: TaskDef, binding: Binding, gate: Binding | None, definitions: Mapping[str, TaskDef]
+    workflow: str, one: TaskDef, binding: Binding, gates: tuple[Binding, ...], definitions: Mapping[str, TaskDef]
 ) -> tuple[str, ...]:
     for other in one.depends_on:
         if other not in definitions:
             close = f"{nearest(other, definitions)} (tasks: {listed(definitions)})"
             msg = f"workflow {workflow!r}: task {one.name!r} depends on {other!r}, and no task has that name{close}"
             raise DefinitionError(msg)
-    of_gate = () if gate is None else gate.dependencies
-    return tuple(dict.fromkeys((*binding.dependencies, *of_gate, *one.depends_on)))
+    of_gates = [name for gate in gates for name in gate.dependencies]
+    return tuple(dict.fromkeys((*binding.dependencies, *of_gates, *one.depends_on)))
 
 
 def _finish(one: TaskDef, binding: Binding, bindings: Mapping[str, Binding], where: str) -> Binding:

@@ -6,13 +6,21 @@
 from collections.abc import Callable, Sequence
 from contextvars import Context as ContextVars
 from datetime import datetime, timedelta
-from typing import Any, Literal, TypedDict, TypeVar, final, overload
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, final, overload
 
+from bide._combine import Fired, First
 from bide._compiled import CompiledTask
-from bide._waits import After, At, OnError, Until
+from bide._waits import OnError, WaitBase
 
 _R = TypeVar("_R")
 _T = TypeVar("_T")
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+_C = TypeVar("_C")
+_D = TypeVar("_D")
+_E = TypeVar("_E")
+
+Sent: TypeAlias = tuple[str, list[str]]
 
 __all__ = [
     "RunHandle",
@@ -78,10 +86,122 @@ class TaskHandle:
         their records when code is moved around.
         """
 
+    def wait(self, wait: WaitBase[_T], /, timeout: float | timedelta | None = None) -> _T:
+        """Wait without holding a slot, and return the value of the wait.
+
+        `wait` is a `bide.until`, `bide.after`, `bide.at`, `bide.signal`, or a combination of several. After `timeout`,
+        seconds or a `timedelta`, the wait raises `bide.WaitTimeout`; the deadline is absolute, so a crash does not
+        extend it.
+        """
+
     @overload
-    def wait(self, wait: Until[_T], /) -> _T: ...
+    def wait_for(self, name: str, *, timeout: float | timedelta | None = None) -> Any: ...
     @overload
-    def wait(self, wait: After | At, /) -> None: ...
+    def wait_for(self, name: str, type: type[_T], timeout: float | timedelta | None = None) -> _T: ...
+    @overload
+    def wait_any(
+        self, a: WaitBase[_A], /, *, timeout: float | timedelta | None = None, name: str | None = None
+    ) -> tuple[Fired[_A] | None]: ...
+    @overload
+    def wait_any(
+        self, a: WaitBase[_A], b: WaitBase[_B], /, *, timeout: float | timedelta | None = None, name: str | None = None
+    ) -> tuple[Fired[_A] | None, Fired[_B] | None]: ...
+    @overload
+    def wait_any(
+        self,
+        a: WaitBase[_A],
+        b: WaitBase[_B],
+        c: WaitBase[_C],
+        /,
+        *,
+        timeout: float | timedelta | None = None,
+        name: str | None = None,
+    ) -> tuple[Fired[_A] | None, Fired[_B] | None, Fired[_C] | None]: ...
+    @overload
+    def wait_any(
+        self,
+        a: WaitBase[_A],
+        b: WaitBase[_B],
+        c: WaitBase[_C],
+        d: WaitBase[_D],
+        /,
+        *,
+        timeout: float | timedelta | None = None,
+        name: str | None = None,
+    ) -> tuple[Fired[_A] | None, Fired[_B] | None, Fired[_C] | None, Fired[_D] | None]: ...
+    @overload
+    def wait_any(
+        self,
+        a: WaitBase[_A],
+        b: WaitBase[_B],
+        c: WaitBase[_C],
+        d: WaitBase[_D],
+        e: WaitBase[_E],
+        /,
+        *,
+        timeout: float | timedelta | None = None,
+        name: str | None = None,
+    ) -> tuple[Fired[_A] | None, Fired[_B] | None, Fired[_C] | None, Fired[_D] | None, Fired[_E] | None]: ...
+    @overload
+    def wait_any(
+        self, *, timeout: float | timedelta | None = None, name: str | None = None, **named: WaitBase[Any]
+    ) -> First: ...
+    @overload
+    def wait_any(
+        self, *waits: WaitBase[Any], timeout: float | timedelta | None = None, name: str | None = None
+    ) -> tuple[Fired[Any] | None, ...]: ...
+    @overload
+    def wait_all(
+        self, a: WaitBase[_A], /, *, timeout: float | timedelta | None = None, name: str | None = None
+    ) -> tuple[_A]: ...
+    @overload
+    def wait_all(
+        self, a: WaitBase[_A], b: WaitBase[_B], /, *, timeout: float | timedelta | None = None, name: str | None = None
+    ) -> tuple[_A, _B]: ...
+    @overload
+    def wait_all(
+        self,
+        a: WaitBase[_A],
+        b: WaitBase[_B],
+        c: WaitBase[_C],
+        /,
+        *,
+        timeout: float | timedelta | None = None,
+        name: str | None = None,
+    ) -> tuple[_A, _B, _C]: ...
+    @overload
+    def wait_all(
+        self,
+        a: WaitBase[_A],
+        b: WaitBase[_B],
+        c: WaitBase[_C],
+        d: WaitBase[_D],
+        /,
+        *,
+        timeout: float | timedelta | None = None,
+        name: str | None = None,
+    ) -> tuple[_A, _B, _C, _D]: ...
+    @overload
+    def wait_all(
+        self,
+        a: WaitBase[_A],
+        b: WaitBase[_B],
+        c: WaitBase[_C],
+        d: WaitBase[_D],
+        e: WaitBase[_E],
+        /,
+        *,
+        timeout: float | timedelta | None = None,
+        name: str | None = None,
+    ) -> tuple[_A, _B, _C, _D, _E]: ...
+    @overload
+    def wait_all(
+        self, *, timeout: float | timedelta | None = None, name: str | None = None, **named: WaitBase[Any]
+    ) -> dict[str, Any]: ...
+    @overload
+    def wait_all(
+        self, *waits: WaitBase[Any], timeout: float | timedelta | None = None, name: str | None = None
+    ) -> tuple[Any, ...]: ...
     def sleep(self, duration: float | timedelta, *, name: str | None = None) -> None:
         """Sleep for `duration`, seconds or a `timedelta`, without holding a slot.
 
@@ -124,7 +244,9 @@ class TaskHandle:
 class Workflow:
     """A compiled workflow: its graph, validated, and its tasks."""
 
-    def __new__(cls, name: str, fail_fast: bool, tasks: Sequence[CompiledTask]) -> Workflow: ...
+    def __new__(
+        cls, name: str, fail_fast: bool, tasks: Sequence[CompiledTask], signals: list[str] | None = None
+    ) -> Workflow: ...
     @property
     def levels(self) -> list[list[str]]:
         """The tasks by their distance from the roots."""
@@ -182,6 +304,9 @@ class Runner:
 
     def snapshot(self, id: str) -> Snapshot | None:  # noqa: A002 - as the extension names it
         """Return the current state of a run; None if there is none."""
+
+    def send(self, letters: Sequence[tuple[str, int, str, bytes, str | None]]) -> list[Sent]:
+        """Send messages: run, kind, name, value and id; return what became of each. See `_mail.py`."""
 
     def runs(self, status: str | None, workflow: str | None, since: int | None, limit: int | None) -> list[Snapshot]:
         """Return runs as they stand, newest first; `since` is microseconds since 1970."""

@@ -13,6 +13,7 @@ from bide._waits import Duration
 
 if TYPE_CHECKING:
     from bide._runner import Runner
+    from bide._signals import Signal
 
 
 class RunHandle:
@@ -21,7 +22,7 @@ class RunHandle:
     __slots__ = ("__weakref__", "_core", "_runner", "key")
 
     if not TYPE_CHECKING:  # a type checker would take any name for a method that is there
-        __getattr__ = absent("cancel", "pause", "resume", "signal")
+        __getattr__ = absent("cancel", "pause", "resume")
 
     def __init__(self, core: "_core.RunHandle", runner: "Runner", key: str | None) -> None:
         """Wrap the engine's handle, which keeps the result in memory."""
@@ -37,6 +38,10 @@ class RunHandle:
     def status(self) -> RunStatus:
         """Return the run's current status."""
         return self._snapshot().status
+
+    def signal(self, signal: "str | Signal[Any]", value: object = None, *, id: str | None = None) -> None:  # noqa: A002
+        """Send the run a signal: see `Runner.signal`."""
+        self._runner.signal(self, signal, value, id=id)
 
     def result(self, timeout: Duration | None = None) -> RunResult:
         """Wait until the run ends and return its result; raise `RunFailed` if it failed.

@@ -19,6 +19,9 @@ from bide._text import check_text, escape_surrogates, is_text
 from bide._waits import Duration
 from bide._workflow import Workflow
 
+if TYPE_CHECKING:
+    from bide._signals import Request, Signal
+
 MAX_SLOTS = 65_536
 """How many slots a runner may have."""
 
@@ -44,7 +47,7 @@ class Runner:
     """
 
     if not TYPE_CHECKING:  # a type checker would take any name for a method that is there
-        __getattr__ = absent("cancel", "pause", "resume", "signal")
+        __getattr__ = absent("cancel", "pause", "resume")
 
     def __init__(
         self,
@@ -165,6 +168,45 @@ class Runner:
     def register(self, workflow: Workflow) -> None:
         """Register a workflow and continue its unfinished runs, including those of a runner that died."""
         self._core.register(self._core_workflow(workflow))
+
+    # --- sending ---------------------------------------------------------------------------------------------------
+
+    def signal(
+        self,
+        run: "str | RunHandle | RunResult",
+        signal: "str | Signal[Any]",
+        value: object = None,
+        *,
+        id: str | None = None,  # noqa: A002 - the designed name
+        workflow: Workflow | str | None = None,
+    ) -> None:
+        """Send a signal to a run, found by its id, key, handle or result: it is committed when this returns.
+
+        Each signal satisfies one wait for its name, the oldest; one that comes before its wait is queued. A run takes
+        one signal with an `id`: the same again is accepted and changes nothing. Raises `SignalRejected` if the run has
+        ended or its workflow does not declare the signal, `SerializationError` if the value does not fit its type, and
+        `KeyError` if there is no such run.
+        """
+        self.signal_many([(run, signal, value, id)], workflow=workflow)
+
+    def signal_many(
+        self,
+        signals: "Iterable[tuple[Any, ...]]",
+        *,
+        workflow: Workflow | str | None = None,
+    ) -> None:
+        """Send many signals at once, each as (run, signal, value) or (run, signal, value, id), in this order.
+
+        Those to runs that this runner executes are one commit. If one of the values is refused, nothing is sent; if
+        one of the runs refuses its signal, the others are sent and the first refusal is raised.
+        """
+        from bide import _mail  # noqa: PLC0415 - for those who send signals
+
+        letters = []
+        for run, signal, value, *rest in signals:
+            found = self._find_run(run, workflow)
+            letters.append(_mail.letter(found, signal, value, rest[0] if rest else None, self._declared(found, signal)))
+        _mail.check_sent(letters, self._core.send(letters))
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -309,6 +351,16 @@ class Runner:
             recorded = snapshot.inputs() if snapshot is not None and snapshot.key == key else inputs
             found.append((recorded if workflow._compiled().same_inputs(recorded, inputs) else inputs, key))
         return found
+
+    def _find_run(self, run: "str | RunHandle | RunResult", workflow: Workflow | str | None) -> str:
+        return run.id if isinstance(run, (RunHandle, RunResult)) else self._find(run, workflow)
+
+    def _declared(self, run: str, signal: object) -> "tuple[Signal[Any] | Request[Any, Any], ...] | None":
+        """Return what the run's workflow declares, for a signal that is named and so has no type of its own."""
+        if not isinstance(signal, str) or not any(workflow._signals for workflow, _ in self._workflows.values()):
+            return None
+        known = self._workflows.get(self._snapshot(run).workflow)
+        return None if known is None else known[0]._signals
 
     def _find(self, id_or_key: str, workflow: Workflow | str | None) -> str:
         name = workflow.name if isinstance(workflow, Workflow) else workflow

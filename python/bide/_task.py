@@ -16,7 +16,7 @@ from bide._duration import optional_seconds
 from bide._errors import DefinitionError, not_yet
 from bide._retry import Retry
 from bide._text import is_text
-from bide._waits import After, At, Duration, Until, Wait
+from bide._waits import Duration, Wait, WaitBase
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -207,8 +207,8 @@ def _define(fn: object, name: object, settings: tuple[Any, ...]) -> TaskDef:
     if retry is not None and not isinstance(retry, Retry):
         msg = f"{what}: retry must be a bide.Retry, such as bide.Retry(attempts=3), not {retry!r}"
         raise DefinitionError(msg)
-    if gate is not None and not isinstance(gate, (Until, After, At)):
-        msg = f"{what}: gate must be bide.until(...), bide.after(...) or bide.at(...), not {gate!r}"
+    if gate is not None and not isinstance(gate, WaitBase):
+        msg = f"{what}: gate must be a wait, such as bide.until(...), bide.after(...) or bide.signal(...), not {gate!r}"
         raise DefinitionError(msg)
     if run_if not in RUN_IF:
         msg = f"{what}: run_if must be one of {', '.join(map(repr, RUN_IF))}, not {run_if!r}"

@@ -1,12 +1,12 @@
 """What a task can wait for, as plain values: `until`, `after` and `at`, used as gates and by the handle.
 
-Building one checks every argument; waiting itself is the executor's. `signal` is not there yet.
+Building one checks every argument; waiting itself is the executor's. Other waits: `_signals.py`, `_combine.py`.
 """
 
 import math
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, Generic, Literal, NoReturn, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -37,7 +37,11 @@ OnError: TypeAlias = Tolerate | Literal["raise", "ignore"]
 DEFAULT_ON_ERROR = Tolerate(5)
 
 
-class Until(msgspec.Struct, Generic[T], frozen=True):
+class WaitBase(msgspec.Struct, Generic[T], frozen=True):
+    """What every wait is; `T` is the type of its value."""
+
+
+class Until(WaitBase[T], Generic[T], frozen=True):
     """A condition polled until it is truthy. Made by `until`."""
 
     condition: Callable[..., T | None]
@@ -70,13 +74,13 @@ class Until(msgspec.Struct, Generic[T], frozen=True):
         )
 
 
-class After(msgspec.Struct, frozen=True):
+class After(WaitBase[None], frozen=True):
     """A time span. Made by `after`."""
 
     seconds: float
 
 
-class At(msgspec.Struct, frozen=True):
+class At(WaitBase[None], frozen=True):
     """A moment, in UTC. Made by `at`."""
 
     moment: datetime
@@ -87,7 +91,7 @@ class At(msgspec.Struct, frozen=True):
         return self.moment.timestamp()
 
 
-Wait: TypeAlias = Until[Any] | After | At
+Wait: TypeAlias = WaitBase[Any]
 """Anything that a gate or a handle can wait for."""
 
 
@@ -141,10 +145,11 @@ def at(when: datetime) -> At:
     return At(moment(when, "at(datetime)"))
 
 
-def signal(name: str, type: Any = Any) -> NoReturn:  # noqa: A002, ANN401, ARG001 - the designed signature
-    """Wait for a signal: not there yet."""
-    feature = "bide.signal"
-    raise not_yet(feature)
+def conditions(wait: WaitBase[Any]) -> "list[Until[Any]]":
+    """Return the conditions of a wait, in the order in which its plan has them (`_combine.py`)."""
+    if isinstance(wait, Until):
+        return [wait]
+    return [until for one in getattr(wait, "waits", ()) for until in conditions(one)]
 
 
 def check_name(name: object, what: str) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar, overload
 from bide import _draw
 from bide._compiled import CompiledWorkflow, compile_workflow
 from bide._errors import DefinitionError, not_picklable
+from bide._signals import declared
 from bide._task import ATTRIBUTE, TaskDef, as_task, check_name, task
 from bide._text import shown
 
@@ -23,6 +24,7 @@ R = TypeVar("R")
 class Workflow:
     """A named graph of tasks: `Workflow("ingest", [wait_for_data, process_data])`.
 
+    `signals` lists what its runs understand, names or `bide.signal` values: sending them anything else is refused.
     With `fail_fast`, a failure skips what has not started. `@workflow.task` adds a task until the first use; the tasks
     given at once must be a whole graph by themselves.
     """
@@ -34,6 +36,7 @@ class Workflow:
         *,
         description: str | None = None,
         fail_fast: bool = False,
+        signals: Iterable[object] | None = None,
     ) -> None:
         """Take the tasks, decorated or plain functions, in any order."""
         self._name = check_name(name, "a workflow")
@@ -49,6 +52,7 @@ class Workflow:
             raise DefinitionError(msg)
         self._description = description
         self._fail_fast = fail_fast
+        self._signals = None if signals is None else declared(signals, self._what)
         self._definitions: dict[str, TaskDef] = {}
         self._cached: CompiledWorkflow | None = None
         self._frozen = False
@@ -158,7 +162,12 @@ class Workflow:
         return compiled
 
     def _compile(self) -> CompiledWorkflow:
-        self._cached = compile_workflow(self._name, self._definitions, fail_fast=self._fail_fast)
+        self._cached = compile_workflow(
+            self._name,
+            self._definitions,
+            fail_fast=self._fail_fast,
+            signals=None if self._signals is None else tuple(one.name for one in self._signals),
+        )
         return self._cached
 
     def _edges(self) -> list[tuple[str, tuple[str, ...]]]:

@@ -7,6 +7,7 @@ use crate::block::BlockReason;
 use crate::entry::{EntryKey, EntryKind, Operation};
 use crate::failure::Failure;
 use crate::id::TaskRef;
+use crate::message::{Address, Message, StoredMessage};
 use crate::status::RunStatus;
 use crate::time::Time;
 use crate::value::Value;
@@ -30,8 +31,8 @@ pub enum Event {
         task: TaskRef,
         /// Which attempt.
         attempt: u32,
-        /// The wait.
-        wait: Wait,
+        /// The wait; of a combination all of its waits, each combination before its members.
+        waits: Vec<Wait>,
     },
     /// An open wait of a body or a gate ends.
     Closed {
@@ -77,6 +78,16 @@ pub enum Event {
         /// What the timer is for.
         timer: Timer,
     },
+    /// A message was sent to the run from this process.
+    Message {
+        /// The message.
+        message: Box<Message>,
+    },
+    /// Messages were found in the store that others have sent: all that came since the last look.
+    Mail {
+        /// The messages, in the order in which they came.
+        messages: Vec<StoredMessage>,
+    },
     /// The run cannot continue as it is: it is paused. Later events of its bodies are refused.
     Block {
         /// Why.
@@ -107,7 +118,7 @@ pub struct GateSpec {
 }
 
 /// What a gate waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GateUntil {
     /// A condition, polled by the executor.
     Condition,
@@ -115,6 +126,12 @@ pub enum GateUntil {
     After(Duration),
     /// A point in time.
     At(Time),
+    /// A message to the run.
+    Message(Address),
+    /// The first of several.
+    Any(Vec<GateSpec>),
+    /// All of several.
+    All(Vec<GateSpec>),
 }
 
 impl GateSpec {
@@ -127,21 +144,56 @@ impl GateSpec {
     /// What its entry records.
     #[must_use]
     pub const fn kind(&self) -> EntryKind {
-        match self.until {
+        match &self.until {
             GateUntil::Condition => EntryKind::Condition,
             GateUntil::After(_) | GateUntil::At(_) => EntryKind::Time,
+            GateUntil::Message(address) => address.entry_kind(),
+            GateUntil::Any(_) => EntryKind::Any,
+            GateUntil::All(_) => EntryKind::All,
         }
     }
 
     /// The wait that opens now.
     #[must_use]
     pub fn wait(&self, now: Time) -> Wait {
-        let operation = match self.until {
+        let operation = match &self.until {
             GateUntil::Condition => Operation::Condition { proof: None },
-            GateUntil::After(span) => Operation::Time { due: now.after(span) },
-            GateUntil::At(time) => Operation::Time { due: time },
+            GateUntil::After(span) => Operation::Time { due: now.after(*span) },
+            GateUntil::At(time) => Operation::Time { due: *time },
+            GateUntil::Message(address) => Operation::Message(address.clone()),
+            GateUntil::Any(of) => Operation::Any { members: of.iter().map(Self::key).collect() },
+            GateUntil::All(of) => Operation::All { members: of.iter().map(Self::key).collect() },
         };
         Wait { key: self.key(), operation, timeout: self.timeout }
+    }
+
+    /// The gate itself, at 0, or a part of it: all its waits are counted, a combination before its members.
+    #[must_use]
+    pub fn part(&self, number: u16) -> Option<&Self> {
+        if number == 0 { Some(self) } else { self.parts().nth(usize::from(number)) }
+    }
+
+    /// The number of the part with this key.
+    pub(crate) fn number_of(&self, key: &EntryKey) -> Option<u16> {
+        let at = self.parts().position(|part| part.name == key.name)?;
+        u16::try_from(at).ok()
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &Self> {
+        let mut next = vec![self];
+        std::iter::from_fn(move || {
+            let part = next.pop()?;
+            if let GateUntil::Any(of) | GateUntil::All(of) = &part.until {
+                next.extend(of.iter().rev());
+            }
+            Some(part)
+        })
+    }
+
+    /// All waits that open now: a combination before its members.
+    #[must_use]
+    pub fn waits(&self, now: Time) -> Vec<Wait> {
+        self.parts().map(|part| part.wait(now)).collect()
     }
 }
 
@@ -203,6 +255,8 @@ pub enum Effect {
         task: TaskRef,
         /// Attempts before it.
         attempt: u32,
+        /// Which of its waits: see [`GateSpec::part`]. 0: the gate itself.
+        part: u16,
         /// When it times out.
         deadline: Option<Time>,
     },
@@ -212,6 +266,11 @@ pub enum Effect {
         at: Time,
         /// The event.
         event: Box<Event>,
+    },
+    /// The machine has closed the entry for which the task's body sleeps: wake it.
+    Woken {
+        /// Whose body.
+        task: TaskRef,
     },
     /// The task's body is not a suspect any more: it has recorded something, waits or has ended.
     Cleared {
@@ -234,4 +293,10 @@ pub enum Refused {
     /// The attempt is not the current one or has ended.
     #[error("the attempt is over")]
     AttemptOver,
+    /// A message with the same id came before.
+    #[error("a message with this id was received before")]
+    Duplicate,
+    /// The callback has an answer already.
+    #[error("the callback was answered before")]
+    Answered,
 }

@@ -73,6 +73,8 @@ impl TaskSpec {
 pub struct Graph {
     workflow: Arc<str>,
     fail_fast: bool,
+    /// The signals that it understands; `None`: any.
+    signals: Option<Box<[String]>>,
     specs: Box<[TaskSpec]>,
     by_name: HashMap<Arc<str>, TaskIx>,
     dependencies: Edges,
@@ -104,6 +106,18 @@ impl Graph {
     #[must_use]
     pub fn fail_fast(&self) -> bool {
         self.fail_fast
+    }
+
+    /// The same workflow, which understands only these signals; `None`: any.
+    #[must_use]
+    pub fn with_signals(self, signals: Option<Vec<String>>) -> Self {
+        Self { signals: signals.map(Into::into), ..self }
+    }
+
+    /// The signals that it understands; `None`: any.
+    #[must_use]
+    pub fn signals(&self) -> Option<&[String]> {
+        self.signals.as_deref()
     }
 
     /// A task's name.

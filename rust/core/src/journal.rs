@@ -53,6 +53,8 @@ pub struct Journal {
     last_seq: u32,
     /// A step was restored whose proof is as long as those of the first version.
     has_older_steps: bool,
+    /// It has, or had, a combination of waits.
+    has_combinations: bool,
 }
 
 /// Entries by key. Most tasks have one or two, for which a list is best; a map is added for tasks with many.
@@ -147,12 +149,14 @@ fn described(proof: Option<&[u8]>) -> Vec<([u8; 4], String)> {
 impl Entry {
     /// The deadline under which it is polled again: none if it was satisfied, because that wait is over.
     fn standing_deadline(&self) -> Option<Time> {
-        self.deadline.filter(|_| self.state != EntryState::Satisfied)
+        self.deadline.filter(|_| !matches!(self.state, EntryState::Satisfied | EntryState::Lost))
     }
 
     /// What a body gets for the wait or step that it records.
     pub(crate) fn recalled(&self) -> Recall {
         match (self.state, &self.value, &self.failure) {
+            // It was a member of a combination and is waited for again: anew.
+            (EntryState::Lost, ..) => Recall::Ask { deadline: None },
             (EntryState::Satisfied, value, _) => Recall::Satisfied(value.clone().unwrap_or(Value::NONE)),
             (EntryState::Failed, _, Some(failure)) => Recall::Failed(failure.clone()),
             _ => Recall::Open { due: self.due(), deadline: self.deadline },
@@ -169,6 +173,12 @@ impl Entry {
     pub(crate) fn is_another_kind(&self, kind: EntryKind) -> String {
         let EntryKey { name, n } = &self.key;
         format!("'{name}' (use {n}) was recorded as a {} and is now a {kind}", self.kind())
+    }
+
+    /// The message that the code waits for another message or child than was recorded.
+    fn is_another(&self, what: &str) -> String {
+        let EntryKey { name, n } = &self.key;
+        format!("'{name}' (use {n}) was recorded as a wait for another {what}")
     }
 
     /// The message that the arguments of a step differ; names those that do, as far as both are described.
@@ -194,8 +204,22 @@ impl Entry {
 }
 
 impl Journal {
+    /// Whether a task may have combinations of waits.
+    pub(crate) const fn has_combinations(&self) -> bool {
+        self.has_combinations
+    }
+
+    /// Closes an open wait that was one of several, because another of them came first.
+    pub(crate) fn lose(&mut self, key: &EntryKey, now: Time) -> Option<&Entry> {
+        let entry = self.entries.get_mut(key).filter(|entry| entry.state == EntryState::Open)?;
+        entry.closed_at = Some(now);
+        entry.state = EntryState::Lost;
+        Some(entry)
+    }
+
     /// Adds a stored entry.
     pub fn restore(&mut self, entry: Entry) {
+        self.has_combinations |= !entry.operation.members().is_empty();
         self.last_seq = self.last_seq.max(entry.seq);
         self.has_older_steps |= matches!(&entry.operation, Operation::Step { proof: Some(proof) } if proof.len() == 16);
         self.entries.put(entry);
@@ -213,12 +237,18 @@ impl Journal {
         let proof = lookup.proof().map(AsRef::as_ref);
         let same = comparable(entry.proof()) == comparable(proof);
         match lookup {
-            Lookup::Condition { .. } | Lookup::Any { .. } | Lookup::All { .. }
-                if !same || proof.is_none() || entry.state == EntryState::Open =>
-            {
+            Lookup::Condition { .. } if !same || proof.is_none() || entry.state == EntryState::Open => {
                 Recall::Ask { deadline: entry.standing_deadline() }
             }
-            Lookup::Step(arguments) if !same => Recall::Mismatch(entry.other_arguments(proof, arguments.advice)),
+            Lookup::Step(arguments) | Lookup::Start(arguments) if !same => {
+                Recall::Mismatch(entry.other_arguments(proof, arguments.advice))
+            }
+            Lookup::Message(address) if entry.operation != Operation::Message(address.clone()) => {
+                Recall::Mismatch(entry.is_another("message"))
+            }
+            Lookup::Child { run } if entry.operation != (Operation::Child { run: *run }) => {
+                Recall::Mismatch(entry.is_another("child run"))
+            }
             _ => entry.recalled(),
         }
     }
@@ -227,6 +257,7 @@ impl Journal {
     /// when it was opened if it still is); but it moves to the end of the order of recording, where [`Journal::rewind`]
     /// begins.
     pub fn open(&mut self, wait: Wait, now: Time) -> &Entry {
+        self.has_combinations |= !wait.operation.members().is_empty();
         let old = self.entries.remove(&wait.key).filter(|old| old.kind() == wait.operation.kind());
         self.last_seq += 1;
         let (mut operation, mut deadline, mut opened_at) = (wait.operation, None, now);
@@ -300,7 +331,9 @@ impl Journal {
         for entry in self.open_waits() {
             let due = match entry.operation {
                 Operation::Time { due } => Some(due),
-                Operation::Signal => None,
+                Operation::Message(_) | Operation::Child { .. } => None,
+                // Its members are entries of their own.
+                Operation::Any { .. } | Operation::All { .. } => continue,
                 _ => return None,
             };
             let at = due.into_iter().chain(entry.deadline).min().unwrap_or(Time::NEVER);

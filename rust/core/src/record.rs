@@ -10,6 +10,7 @@ use crate::decode::{Damage, DecodeError, Field};
 use crate::entry::{Entry, EntryKey};
 use crate::failure::Failure;
 use crate::id::{NO_MAP, RunId, TaskId};
+use crate::message::{Message, StoredMessage};
 use crate::pack::{Pair, unpack};
 use crate::status::{RunStatus, SubStatus, TaskStatus};
 use crate::time::Time;
@@ -214,6 +215,24 @@ pub enum Write {
         /// Their keys.
         keys: Vec<EntryKey>,
     },
+    /// Insert a message, or only its id if a wait has consumed it already. One whose id is there is not inserted.
+    Message {
+        /// The run.
+        run: RunRowId,
+        /// The message.
+        message: Box<Message>,
+        /// A wait has consumed it.
+        consumed: bool,
+    },
+    /// A wait has consumed a message: delete it, or only its content if it has an id.
+    Consumed {
+        /// The run.
+        run: RunRowId,
+        /// The message's number.
+        number: i64,
+        /// Its id.
+        id: Option<Arc<str>>,
+    },
     /// Update the run's row.
     Run(Box<RunUpdate>),
 }
@@ -226,6 +245,7 @@ impl Write {
             Self::Done(done) => done.run,
             Self::Task(task) => task.run,
             Self::Entry { run, .. } | Self::DropEntries { run, .. } => *run,
+            Self::Message { run, .. } | Self::Consumed { run, .. } => *run,
             Self::Run(update) => update.run,
         }
     }
@@ -369,4 +389,6 @@ pub struct StoredRun {
     pub rows: Vec<TaskRow>,
     /// The journals: (task, map index, entry), by task, map index and `seq`.
     pub entries: Vec<(TaskId, i32, Entry)>,
+    /// Its messages, in the order in which they came.
+    pub messages: Vec<StoredMessage>,
 }

@@ -65,8 +65,8 @@ impl RunState {
         state.status = stored.run.status;
         let StoredRun { run, .. } = &stored;
         if run.failure.is_some() || run.blocked_by.is_some() || version.is_some() {
-            *state.run_detail() =
-                RunDetail { failure: run.failure.clone(), blocked_by: run.blocked_by.clone(), version };
+            let (failure, blocked_by) = (run.failure.clone(), run.blocked_by.clone());
+            *state.run_detail() = RunDetail { failure, blocked_by, version, ..RunDetail::default() };
         }
         state.crashes = run.crashes;
         state.ended_at = run.ended_at.unwrap_or_default();
@@ -103,6 +103,9 @@ impl RunState {
             let detail = state.detail(task);
             detail.waited_until = detail.waited_until.max(entry.closed_at.unwrap_or_default());
             detail.journal.restore(entry);
+        }
+        if !stored.messages.is_empty() {
+            state.restore_mail(stored.messages);
         }
         state.derive();
         Ok(state)
@@ -161,6 +164,7 @@ impl RunState {
         for task in open {
             self.resume_task(task, out);
         }
+        self.deliver_queued(out);
         if self.remaining == 0 && self.status == RunStatus::Running {
             self.end_run(out);
         }

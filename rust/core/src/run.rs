@@ -25,11 +25,13 @@
 //! Every event turns into writes and effects. The caller commits the writes first and carries the effects out only
 //! then ([`crate::pending::Pending`] enforces it). If the commit fails, this state is dropped and read again.
 //!
-//! Here: the state, its readers, and the dispatch of events. `run/waits.rs`: journal entries, gates and timers.
+//! Here: the state, its readers, and the dispatch of events. `run/waits.rs`: journal entries, gates and timers; `run/combine.rs`: several waits at once; `run/mail.rs`: messages.
 //! `run/ends.rs`: outcomes and what follows for other tasks. `run/skip.rs`: why a task is skipped. `run/rows.rs`: what is written, and the marks of
 //! bodies that may kill their process. `recover.rs`: from rows back to a state.
 
+mod combine;
 mod ends;
+mod mail;
 mod rows;
 mod skip;
 mod waits;
@@ -43,11 +45,13 @@ use crate::failure::Failure;
 use crate::graph::Graph;
 use crate::id::{NO_MAP, RunId, TaskId, TaskIx, TaskRef};
 use crate::journal::{Journal, Recall};
+use crate::message::Mailbox;
 use crate::record::{Batch, Mark, RunRowId};
 use crate::status::{RunStatus, SubStatus, TaskStatus};
 use crate::time::Time;
 use crate::uses::Uses;
 use crate::value::Value;
+pub(crate) use combine::Combinations;
 pub(crate) use skip::SkipCause;
 
 /// The state of one run, in memory.
@@ -88,6 +92,8 @@ pub(crate) struct RunDetail {
     pub(crate) failure: Option<Failure>,
     /// Why it is paused.
     pub(crate) blocked_by: Option<BlockReason>,
+    /// Its messages, once one has come.
+    pub(crate) mail: Option<Box<Mailbox>>,
     /// The workflow version to record for the run, if it is executed in another than it was created with.
     pub(crate) version: Option<i64>,
 }
@@ -145,6 +151,8 @@ pub(crate) struct TaskDetail {
     pub(crate) skipped: Option<SkipCause>,
     /// Whether the body may have ended an earlier process, as its row says.
     pub(crate) mark: Mark,
+    /// Its open combinations of waits, once they matter.
+    pub(crate) combinations: Option<Box<Combinations>>,
 }
 
 /// That a body has been entered.
@@ -310,12 +318,34 @@ impl RunState {
         self.all().filter(|(_, state)| entered(state)).map(|(task, state)| (task, state.attempts)).collect()
     }
 
-    /// Whether a task still waits behind its gate, after this number of attempts.
+    /// Whether a task still waits for a part of its gate, after this number of attempts.
     #[must_use]
-    pub fn awaits_gate(&self, task: TaskRef, attempts: u32) -> bool {
-        let waits =
-            |state: &Task| state.status == TaskStatus::Pending && state.unmet == 0 && state.attempts == attempts;
-        self.status == RunStatus::Running && self.get(task).is_some_and(waits)
+    pub fn awaits_gate(&self, task: TaskRef, attempts: u32, part: u16) -> bool {
+        let Some(state) = self.get(task) else { return false };
+        let waits = state.status == TaskStatus::Pending && state.attempts == attempts;
+        let open = || match (&state.detail, self.graph.spec(task.ix).gate.as_ref()) {
+            (Some(_), Some(gate)) => gate.part(part).is_some_and(|part| self.is_open(task, &part.key())),
+            (None, Some(_)) => state.gate_since > Time::default(),
+            (_, None) => false,
+        };
+        self.status == RunStatus::Running && waits && open()
+    }
+
+    /// How an entry of a task's journal was closed; `None` if it is open, or gone.
+    #[must_use]
+    pub fn closed_entry(&self, task: TaskRef, key: &EntryKey) -> Option<Result<Value, Failure>> {
+        match self.known_detail(task)?.journal.get(key)?.recalled() {
+            Recall::Satisfied(value) => Some(Ok(value)),
+            Recall::Failed(failure) => Some(Err(failure)),
+            _ => None,
+        }
+    }
+
+    /// The value with which a task's gate, or a part of it, was satisfied.
+    #[must_use]
+    pub fn gate_value(&self, task: TaskRef, part: u16) -> Option<Value> {
+        let key = self.graph.spec(task.ix).gate.as_ref()?.part(part)?.key();
+        self.closed_entry(task, &key)?.ok()
     }
 
     /// The recorded deadline of an entry of a task's journal.
@@ -346,9 +376,9 @@ impl RunState {
                 self.running(task, attempt)?;
                 self.started(task, out);
             }
-            Event::Opened { task, attempt, wait } => {
+            Event::Opened { task, attempt, waits } => {
                 self.running(task, attempt)?;
-                self.opened(task, wait, out);
+                self.opened(task, waits, out);
             }
             Event::Recorded { task, attempt, wait, result } => {
                 self.running(task, attempt)?;
@@ -366,6 +396,8 @@ impl RunState {
                 self.running(task, attempt)?;
                 self.ended(task, outcome, out);
             }
+            Event::Message { message } => self.message(*message, out)?,
+            Event::Mail { messages } => self.mail_came(messages, out),
             Event::Due { task, attempt, timer } => self.due(task, attempt, timer, out)?,
             Event::Block { reason } => {
                 self.run_detail().blocked_by = Some(reason);

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{RunRowId, StoredRun};
-use bide_core::{RunId, Time};
+use bide_core::{Message, RunId, StoredMessage, Time};
 use bide_store::{
-    Changes, Commit, CommitId, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Standing, Store, StoreError,
-    StoredVersion, StoredWorkflow, Written,
+    Changes, Commit, CommitId, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent, Standing, Store,
+    StoreError, StoredVersion, StoredWorkflow, Written,
 };
 
 /// A store that was released.
@@ -97,6 +97,22 @@ impl Store for Closed {
     }
 
     fn delete(&self, _run: RunId) -> Result<bool, StoreError> {
+        self.refuse()
+    }
+
+    fn declare(&self, _version: i64, _signals: Option<&[String]>) -> Result<(), StoreError> {
+        self.refuse()
+    }
+
+    fn send(&self, _run: RunId, _message: &Message) -> Result<Sent, StoreError> {
+        self.refuse()
+    }
+
+    fn messages(&self, _run: RunId, _after: i64) -> Result<Vec<StoredMessage>, StoreError> {
+        self.refuse()
+    }
+
+    fn mail(&self, _after: i64) -> Result<Vec<(i64, RunRowId)>, StoreError> {
         self.refuse()
     }
 

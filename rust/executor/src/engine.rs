@@ -17,6 +17,7 @@ use crate::host::Host;
 use crate::ids::{IdMaker, seed};
 use crate::ledger::{CommitPath, QueuedEvent};
 use crate::log::Log;
+use crate::runs::mail::Mail;
 use crate::runs::recover::Recovery;
 use crate::runs::submit::Submitter;
 use crate::runs::suspects::Suspects;
@@ -46,6 +47,8 @@ pub struct Engine<H: Host> {
     recovery: Arc<Recovery<H>>,
     /// Runs as their callers see them.
     watch: Arc<Watch<H>>,
+    /// Sends messages to runs.
+    mail: Arc<Mail<H>>,
     /// Takes runs in.
     submitter: Submitter<H>,
     /// Makes ids, and random numbers.
@@ -98,9 +101,10 @@ impl<H: Host> Engine<H> {
         let ids = Arc::new(IdMaker::new(seed));
         let recovery = Recovery::new(&control, &path);
         let watch = Watch::new(&control, &path, &recovery);
+        let mail = Mail::new(&control, &path, &ids);
         Arc::new(Self {
             submitter: Submitter::new(&control, &path, &ids, &watch),
-            lease_service: LeaseService::new(&control, &recovery, &watch),
+            lease_service: LeaseService::new(&control, &recovery, &watch, &mail),
             retention_service: RetentionService::new(&control, retention),
             services: Services::default(),
             control,
@@ -108,6 +112,7 @@ impl<H: Host> Engine<H> {
             timers,
             recovery,
             watch,
+            mail,
             ids,
         })
     }

@@ -24,8 +24,8 @@ pub trait Host: Send + Sync + Sized + 'static {
     /// What a body is called with, in order.
     fn sources(body: &Self::Body) -> &[Source];
 
-    /// How often a task's gate is polled.
-    fn gate_policy(body: &Self::Body) -> bide_core::PollPolicy;
+    /// How often a condition of a task's gate is polled: the gate itself, or this part of it ([`GateSpec::part`]).
+    fn gate_policy(body: &Self::Body, part: u16) -> bide_core::PollPolicy;
 
     /// Runs a piece of the engine; a panic in it becomes a message for callers. A host may know more than the default.
     ///
@@ -74,6 +74,8 @@ pub enum Source {
     Output(u32),
     /// This input of the run.
     Input(Arc<str>),
+    /// What a part of the gate of this task was satisfied with.
+    Gate(u32, u16),
 }
 
 /// A body that may start.
@@ -92,6 +94,8 @@ pub struct Gate<H: Host> {
     pub task: TaskRef,
     /// Attempts before it.
     pub attempt: u32,
+    /// Which of its waits: see [`GateSpec::part`].
+    pub part: u16,
     /// When it times out.
     pub deadline: Option<Time>,
 }
@@ -109,16 +113,17 @@ impl<H: Host> Gate<H> {
         &self.run.workflow
     }
 
-    /// The gate as its workflow declares it.
-    pub(crate) fn spec(&self) -> Option<&GateSpec> {
-        self.workflow().graph.spec(self.task.ix).gate.as_ref()
+    /// The gate, or the part of it, as its workflow declares it.
+    #[must_use]
+    pub fn spec(&self) -> Option<&GateSpec> {
+        self.workflow().graph.spec(self.task.ix).gate.as_ref()?.part(self.part)
     }
 
     /// Whether its answer is still needed: not if its task was skipped, or its run is over or elsewhere. Checked before
     /// each poll, after the lease.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
-        !self.run.is_lost() && self.run.state.lock().awaits_gate(self.task, self.attempt)
+        !self.run.is_lost() && self.run.state.lock().awaits_gate(self.task, self.attempt, self.part)
     }
 
     /// The failure of a gate whose deadline has passed.

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bide_core::record::{RunRowId, StoredRun};
 use bide_core::shown::shown;
-use bide_core::{RunId, Time};
+use bide_core::{Message, RunId, StoredMessage, Time};
 use bide_store::{
-    Changes, Clock, Commit, CommitId, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Standing, Store,
+    Changes, Clock, Commit, CommitId, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent, Standing, Store,
     StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use bide_sync::{Condvar, Mutex};
@@ -181,6 +181,22 @@ impl Store for Retrying {
             was_there |= is_there;
             Ok(store.delete(run)? || (was_there && !is_there))
         })
+    }
+
+    fn declare(&self, version: i64, signals: Option<&[String]>) -> Result<(), StoreError> {
+        self.call(|store| store.declare(version, signals))
+    }
+
+    fn send(&self, run: RunId, message: &Message) -> Result<Sent, StoreError> {
+        self.call(|store| store.send(run, message)).map_err(unknown)
+    }
+
+    fn messages(&self, run: RunId, after: i64) -> Result<Vec<StoredMessage>, StoreError> {
+        self.call(|store| store.messages(run, after))
+    }
+
+    fn mail(&self, after: i64) -> Result<Vec<(i64, RunRowId)>, StoreError> {
+        self.call(|store| store.mail(after))
     }
 
     fn wait_for_changes(&self, seen: Seen, timeout: Duration) -> Result<Changes, StoreError> {

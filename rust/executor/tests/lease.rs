@@ -38,7 +38,7 @@ impl Host for Functions {
         &[]
     }
 
-    fn gate_policy(_body: &Body) -> PollPolicy {
+    fn gate_policy(_body: &Body, _part: u16) -> PollPolicy {
         PollPolicy::every(HOUR)
     }
 }

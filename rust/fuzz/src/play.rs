@@ -109,7 +109,7 @@ fn react(graph: &Graph, state: &mut RunState, effect: Effect, events: &mut Vec<E
             let key = EntryKey { name: "it".into(), n: 4 };
             let wait = Wait { key: key.clone(), operation: Operation::Condition { proof: None }, timeout: None };
             events.push(Event::Closed { task, attempt, key, result: Ok(Value::NONE), proved: true, retry: None });
-            events.push(Event::Opened { task, attempt, wait });
+            events.push(Event::Opened { task, attempt, waits: vec![wait] });
             events.push(Event::Started { task, attempt });
         }
         Effect::Gate { task, attempt, .. } => {
@@ -117,7 +117,7 @@ fn react(graph: &Graph, state: &mut RunState, effect: Effect, events: &mut Vec<E
             events.push(Event::Closed { task, attempt, key, result: Ok(Value::NONE), proved: true, retry: None });
         }
         Effect::Timer { event, .. } => events.push(*event),
-        Effect::Cleared { .. } | Effect::Settled { .. } => {}
+        Effect::Cleared { .. } | Effect::Woken { .. } | Effect::Settled { .. } => {}
     }
 }
 

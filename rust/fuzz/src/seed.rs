@@ -89,7 +89,8 @@ fn row(run: i64, task: TaskId, status: TaskStatus) -> TaskRow {
 }
 
 fn entry(n: u32, kind: EntryKind, state: EntryState) -> Entry {
-    let operation = Operation::from_stored(kind, Some([7; 16].into()), Some(EARLY)).unwrap_or(Operation::Signal);
+    let operation =
+        Operation::from_stored(kind, Some([7; 16].into()), Some(EARLY)).unwrap_or(Operation::Time { due: EARLY });
     Entry {
         state,
         deadline: (kind == EntryKind::Condition).then_some(EARLY),

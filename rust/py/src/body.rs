@@ -21,8 +21,8 @@ pub(crate) struct PyBody {
     pub(crate) returns: Codec,
     /// What its `Retry` says, if it has one.
     pub(crate) retry: Option<PyRetry>,
-    /// Its gate, if that is a condition.
-    pub(crate) gate: Option<PyGate>,
+    /// The conditions of its gate.
+    pub(crate) gates: Box<[PyGate]>,
     /// The values that the engine hands in: those of the body, then those of the gate's condition.
     pub(crate) sources: Box<[Source]>,
 }
@@ -37,6 +37,8 @@ pub(crate) struct PyRetry {
 
 /// A gate's condition and how it is called.
 pub(crate) struct PyGate {
+    /// Which part of the gate it is.
+    pub(crate) part: u16,
     /// The condition.
     pub(crate) condition: Kept,
     /// Where its arguments come from.
@@ -70,9 +72,23 @@ pub(crate) enum Argument {
         /// Used where there is no value.
         default: Option<Kept>,
     },
+    /// The value of the gate: made of the outcomes of its parts, which are handed in from this position on.
+    Gate {
+        /// The position.
+        at: usize,
+        /// How many parts.
+        parts: usize,
+        /// What makes the value.
+        finish: Kept,
+    },
 }
 
 impl PyBody {
+    /// The condition that is this part of the gate.
+    pub(crate) fn gate(&self, part: u16) -> Option<&PyGate> {
+        self.gates.iter().find(|gate| gate.part == part)
+    }
+
     /// Shows the garbage collector every Python object in here.
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&*self.function)?;
@@ -81,7 +97,7 @@ impl PyBody {
         if let Some(retry) = &self.retry {
             visit.call(&*retry.matches)?;
         }
-        if let Some(gate) = &self.gate {
+        for gate in &self.gates {
             visit.call(&*gate.condition)?;
             gate.binding.traverse(visit)?;
         }
@@ -92,9 +108,13 @@ impl PyBody {
 impl Binding {
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         for argument in self.positional.iter().chain(self.keyword.iter().map(|(_, argument)| argument)) {
-            if let Argument::Value { codec, default, .. } = argument {
-                codec.traverse(visit)?;
-                default.iter().try_for_each(|default| visit.call(&**default))?;
+            match argument {
+                Argument::Value { codec, default, .. } => {
+                    codec.traverse(visit)?;
+                    default.iter().try_for_each(|default| visit.call(&**default))?;
+                }
+                Argument::Gate { finish, .. } => visit.call(&**finish)?,
+                Argument::Context | Argument::Handle => {}
             }
         }
         Ok(())

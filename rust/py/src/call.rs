@@ -9,6 +9,7 @@ use crate::body::{Argument, Binding};
 use crate::errors::{self, Names, names};
 use crate::gil::{self, Owned, Raised};
 use crate::host::{Local, Python3};
+use crate::plan::{finished, outcomes};
 use bide_executor::Call;
 
 /// The arguments of one call.
@@ -93,6 +94,11 @@ impl<'py> Arguments<'_, 'py> {
         match argument {
             Argument::Context => copy(self.context),
             Argument::Handle => copy(self.handle),
+            Argument::Gate { at, parts, finish } => {
+                let parts = self.args.iter().skip(*at).take(*parts).map(|part| part.clone().map(Ok));
+                let value = outcomes(self.py, "", parts).and_then(|outcomes| finished(finish.bind(self.py), &outcomes));
+                value.map(Owned::from).map_err(|error| Raised::new(self.py, error))
+            }
             Argument::Value { at, codec, default } => match (self.args.get(*at).and_then(Option::as_ref), default) {
                 (Some(value), _) => codec.decode(self.py, value),
                 (None, Some(default)) => Ok(Owned::from(default.bind(self.py).clone())),

@@ -7,13 +7,14 @@ use bide_core::{Failure, Time, Value};
 use bide_executor::{Attached, BodyCx, CallError, Check, Condition, Polled, StepStart};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 use smallvec::SmallVec;
 
 use crate::context::read_only;
 use crate::errors::{self, names};
 use crate::gil::{self, Kept, Raised};
 use crate::host::{PyEngine, Python3};
+use crate::plan::{Plan, PlannedCondition, finished, outcomes};
 use crate::process::Home;
 use crate::value::Codec;
 use crate::wait::{Until, Wait, name_of, proof_of};
@@ -70,6 +71,60 @@ impl Check for PyCheck<'_, '_> {
         // What cannot be proved has no record to be protected.
         let Some(proof) = &self.proof else { return true };
         proof_of(&self.condition).is_ok_and(|now| now.as_ref() == Some(proof))
+    }
+}
+
+/// The conditions among the parts of a plan.
+struct PlannedChecks<'a, 'py> {
+    checks: Vec<(usize, PyCheck<'a, 'py>)>,
+}
+
+impl<'a, 'py> PlannedChecks<'a, 'py> {
+    fn new(handle: &'a PyTaskHandle, py: Python<'py>, conditions: Vec<PlannedCondition<'py>>) -> PyResult<Self>
+    where
+        'py: 'a,
+    {
+        let codec = &names(py)?.plain_codec;
+        let check = |planned: PlannedCondition<'py>| -> PyResult<_> {
+            let PlannedCondition { part, until: Until { condition, name, .. }, proof } = planned;
+            let name = name.map_or_else(|| name_of(&condition), Ok)?.into();
+            Ok((part, PyCheck { handle, condition, name, codec, proof, last: None }))
+        };
+        Ok(Self { checks: conditions.into_iter().map(check).collect::<PyResult<_>>()? })
+    }
+
+    fn of(&mut self, part: usize) -> Option<&mut PyCheck<'a, 'py>> {
+        self.checks.iter_mut().find(|(at, _)| *at == part).map(|(_, check)| check)
+    }
+
+    /// Puts the exceptions that the conditions have raised in place of what is stored of them.
+    fn put_originals(self, outcomes: &Bound<'py, PyList>) -> PyResult<()> {
+        for (part, check) in self.checks {
+            if let Some((_, raised)) = check.last
+                && outcomes.get_item(part)?.is_instance_of::<PyException>()
+            {
+                outcomes.set_item(part, raised.into_err(outcomes.py()).into_value(outcomes.py()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Check for PlannedChecks<'_, '_> {
+    fn ask(&mut self) -> Polled {
+        Polled::True(Value::NONE)
+    }
+
+    fn is_unchanged(&mut self) -> bool {
+        true
+    }
+
+    fn ask_part(&mut self, part: usize) -> Polled {
+        self.of(part).map_or(Polled::False, |check| check.ask())
+    }
+
+    fn is_part_unchanged(&mut self, part: usize) -> bool {
+        self.of(part).is_none_or(|check| check.is_unchanged())
     }
 }
 
@@ -164,6 +219,54 @@ impl PyTaskHandle {
         waited.map(|()| py.None().into_bound(py)).map_err(|error| self.error(py, &error))
     }
 
+    /// Waits for what only a plan describes.
+    #[inline(never)]
+    fn wait_planned<'py>(
+        &self,
+        wait: &Bound<'py, PyAny>,
+        timeout: Option<&Bound<'py, PyAny>>,
+        what: &str,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = wait.py();
+        let plan = Plan::of(wait, timeout, what, false)?;
+        let (requests, conditions) = plan.requests()?;
+        let finish = plan.finish().clone();
+        drop(plan);
+        let mut checks = PlannedChecks::new(self, py, conditions)?;
+        let (waited, parts) = self.body.wait_parts(&mut self.here(py), requests, &mut checks);
+        let outcomes = match waited {
+            Ok(_) | Err(CallError::Failed(_)) => outcomes(py, self.body.task_name(), parts)?,
+            Err(error) => return Err(self.error(py, &error)),
+        };
+        checks.put_originals(&outcomes)?;
+        finished(&finish, &outcomes)
+    }
+
+    fn wait_several<'py>(
+        &self,
+        combination: &str,
+        waits: &Bound<'py, PyTuple>,
+        timeout: Option<&Bound<'py, PyAny>>,
+        name: Option<&Bound<'py, PyAny>>,
+        named: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        panics::method(|| {
+            self.home.check("TaskHandle")?;
+            let py = waits.py();
+            let combine = py.import("bide._combine")?.getattr(combination)?;
+            let keywords = named.map_or_else(|| Ok(PyDict::new(py)), |named| named.copy())?;
+            if let Some(name) = name {
+                keywords.set_item("name", name)?;
+            }
+            let wait = gil::call(&combine, waits, Some(&keywords))?;
+            self.wait_planned(
+                &wait,
+                timeout,
+                if combination == "any_of" { "handle.wait_any" } else { "handle.wait_all" },
+            )
+        })
+    }
+
     fn execute_step<'py>(
         &self,
         function: &Bound<'py, PyAny>,
@@ -242,13 +345,60 @@ impl PyTaskHandle {
         })
     }
 
-    /// Waits for a `bide.until`, `bide.after` or `bide.at`; a condition's value is returned.
-    #[pyo3(signature = (wait, /))]
-    fn wait<'py>(&self, wait: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    /// Waits for anything that can be waited for, and returns its value.
+    #[pyo3(signature = (wait, /, timeout=None))]
+    fn wait<'py>(&self, wait: &Bound<'py, PyAny>, timeout: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
         panics::method(|| {
             self.home.check("TaskHandle")?;
-            self.wait_for_any(wait.py(), read_wait(wait, "handle.wait")?, None)
+            let timeout = timeout.filter(|timeout| !timeout.is_none());
+            match Wait::read(wait)? {
+                Some(lone) if timeout.is_none() => self.wait_for_any(wait.py(), lone, None),
+                _ => self.wait_planned(wait, timeout, "handle.wait"),
+            }
         })
+    }
+
+    /// Waits for a signal of this name.
+    #[pyo3(signature = (name, r#type=None, timeout=None), text_signature = "($self, name, type=Any, timeout=None)")]
+    fn wait_for<'py>(
+        &self,
+        name: &Bound<'py, PyAny>,
+        r#type: Option<&Bound<'py, PyAny>>,
+        timeout: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        panics::method(|| {
+            self.home.check("TaskHandle")?;
+            let signal = name.py().import("bide._signals")?.getattr("signal")?;
+            let signal = match r#type {
+                None => gil::call1(&signal, name)?,
+                Some(kind) => gil::call_args(&signal, &[name, kind])?,
+            };
+            self.wait_planned(&signal, timeout, "handle.wait_for")
+        })
+    }
+
+    /// Waits for the first of several waits.
+    #[pyo3(signature = (*waits, timeout=None, name=None, **named))]
+    fn wait_any<'py>(
+        &self,
+        waits: &Bound<'py, PyTuple>,
+        timeout: Option<&Bound<'py, PyAny>>,
+        name: Option<&Bound<'py, PyAny>>,
+        named: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.wait_several("any_of", waits, timeout, name, named)
+    }
+
+    /// Waits for all of several waits.
+    #[pyo3(signature = (*waits, timeout=None, name=None, **named))]
+    fn wait_all<'py>(
+        &self,
+        waits: &Bound<'py, PyTuple>,
+        timeout: Option<&Bound<'py, PyAny>>,
+        name: Option<&Bound<'py, PyAny>>,
+        named: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.wait_several("all_of", waits, timeout, name, named)
     }
 
     /// Sleeps for a duration (seconds or a timedelta), with the slot released.

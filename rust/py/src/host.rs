@@ -118,7 +118,7 @@ impl Host for Python3 {
         body.retry.as_ref().is_some_and(|retry| retry.covers_timeout)
     }
 
-    fn gate_policy(body: &PyBody) -> PollPolicy {
-        body.gate.as_ref().map_or(PollPolicy::every(Duration::from_secs(1)), |gate| gate.policy)
+    fn gate_policy(body: &PyBody, part: u16) -> PollPolicy {
+        body.gate(part).map_or(PollPolicy::every(Duration::from_secs(1)), |gate| gate.policy)
     }
 }

@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use crate::exit::{self, CloseAtExit};
 use crate::gil;
 use crate::host::{Local, Originals, PyEngine, Vars};
+use crate::messages::{self, PyLetter, PySent};
 use crate::notify::Notifier;
 use crate::process::{self, Home, Kind};
 use crate::run_handle::{PyRunHandle, SLICE};
@@ -200,6 +201,14 @@ impl PyRunner {
             self.open(py)?;
             let id = parse(py, id)?;
             PySnapshot::load(py, &self.inner.engine, id)
+        })
+    }
+
+    /// Sends messages to runs; says of each what became of it.
+    fn send(&self, py: Python<'_>, letters: Vec<PyLetter>) -> PyResult<Vec<PySent>> {
+        panics::method(|| {
+            self.open(py)?;
+            messages::send(py, &self.inner.engine, letters)
         })
     }
 

@@ -90,6 +90,6 @@ pub(crate) fn proof_of(condition: &Bound<'_, PyAny>) -> PyResult<Option<Arc<[u8]
 }
 
 /// Seconds since the Unix epoch as a stored time, rounded up: never early.
-fn time_of(seconds: f64) -> Time {
+pub(crate) fn time_of(seconds: f64) -> Time {
     Time((seconds * 1e6).ceil() as i64)
 }

@@ -215,7 +215,7 @@ fn poll_gate<'py>(
 ) -> Polled {
     *last = None;
     let body = &gate.run.workflow.bodies[gate.task.ix as usize];
-    let Some(target) = &body.gate else { return Polled::True(Value::NONE) };
+    let Some(target) = body.gate(gate.part) else { return Polled::True(Value::NONE) };
     failpoint::hit(Failpoint::Gate);
     let polled = (|| {
         let args = if body.sources.is_empty() {
@@ -240,8 +240,7 @@ fn poll_gate<'py>(
             Ok(names) => match names.plain_codec.encode(&value) {
                 Ok(value) => Polled::True(value),
                 Err(raised) => {
-                    let name =
-                        gate.workflow().graph.spec(gate.task.ix).gate.as_ref().map(|spec| Arc::clone(&spec.name));
+                    let name = gate.spec().map(|spec| Arc::clone(&spec.name));
                     Polled::Broken(errors::unencodable(py, &raised, &name.unwrap_or_default()))
                 }
             },

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::event::{GateSpec, GateUntil};
 use bide_core::{Graph, RetryPolicy, RunIf, TaskSpec};
 use bide_executor::Source;
 use pyo3::prelude::*;
@@ -16,8 +15,8 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use crate::body::{Argument, Binding, PyBody, PyGate, PyRetry};
 use crate::gil::{self, Kept};
+use crate::plan::{Plan, PlannedCondition};
 use crate::value::Codec;
-use crate::wait::{Until, Wait, name_of};
 use crate::{errors, panics};
 
 /// A workflow: validated, and with everything that its tasks are executed with.
@@ -42,7 +41,7 @@ impl PyWorkflow {
 
     /// Whether a task has a gate whose condition has to be polled.
     pub(crate) fn has_gates(&self) -> bool {
-        self.bodies.iter().any(|body| body.gate.is_some())
+        self.bodies.iter().any(|body| !body.gates.is_empty())
     }
 
     fn names(&self, tasks: &[u32]) -> Vec<&str> {
@@ -53,7 +52,14 @@ impl PyWorkflow {
 #[pymethods]
 impl PyWorkflow {
     #[new]
-    fn new(py: Python<'_>, name: &str, fail_fast: bool, tasks: Vec<CompiledTask<'_>>) -> PyResult<Self> {
+    #[pyo3(signature = (name, fail_fast, tasks, signals=None))]
+    fn new(
+        py: Python<'_>,
+        name: &str,
+        fail_fast: bool,
+        tasks: Vec<CompiledTask<'_>>,
+        signals: Option<Vec<String>>,
+    ) -> PyResult<Self> {
         panics::method(|| {
             let (mut specs, mut calls) = (Vec::with_capacity(tasks.len()), Vec::with_capacity(tasks.len()));
             for task in tasks {
@@ -62,7 +68,9 @@ impl PyWorkflow {
                 calls.push(call);
             }
             let graph = Graph::build(name, specs, fail_fast).map_err(|why| errors::definition(py, &why.0))?;
-            let bodies = calls.into_iter().map(|call| call.into_body(&graph)).collect::<PyResult<_>>()?;
+            let graph = graph.with_signals(signals);
+            let bodies = calls.into_iter().zip(0..).map(|(call, ix)| call.into_body(&graph, ix));
+            let bodies = bodies.collect::<PyResult<_>>()?;
             Ok(Self { graph: Arc::new(graph), bodies })
         })
     }
@@ -108,7 +116,7 @@ impl PyWorkflow {
 }
 
 /// `bide._compiled.CompiledTask`: name, function, binding, codec of what is returned, dependencies, `run_if`, `Retry`,
-/// timeout, gate, and the binding of the gate's condition.
+/// timeout, gate, and the bindings of the gate's conditions.
 #[derive(FromPyObject)]
 struct CompiledTask<'py>(
     String,
@@ -120,7 +128,7 @@ struct CompiledTask<'py>(
     Option<Bound<'py, PyAny>>,
     Option<f64>,
     Option<Bound<'py, PyAny>>,
-    Option<CompiledBinding<'py>>,
+    Vec<CompiledBinding<'py>>,
 );
 
 /// `bide._bind.Binding`: positional sources, sources by keyword, dependencies, inputs, whether the handle and the
@@ -157,62 +165,83 @@ struct Calls<'py> {
     binding: CompiledBinding<'py>,
     returns: Codec,
     retry: Option<PyRetry>,
-    gate: Option<(Until<'py>, CompiledBinding<'py>)>,
+    /// The conditions of the gate.
+    conditions: Vec<(PlannedCondition<'py>, CompiledBinding<'py>)>,
+    /// What makes the gate's value of the outcomes of its parts, and how many there are.
+    finish: Option<(Bound<'py, PyAny>, u16)>,
 }
 
 impl<'py> CompiledTask<'py> {
     /// What the core wants to know, and what the host does.
     fn split(self) -> PyResult<(TaskSpec, Calls<'py>)> {
-        let Self(name, function, binding, returns, dependencies, run_if, retry, timeout, gate, gate_binding) = self;
+        let Self(name, function, binding, returns, dependencies, run_if, retry, timeout, gate, gate_bindings) = self;
         let mut spec = TaskSpec::new(name);
         spec.dependencies = dependencies.into_iter().map(Into::into).collect();
         spec.run_if = run_if.0;
         spec.timeout = timeout.map(Duration::from_secs_f64);
         spec.wants_handle = binding.wants_handle;
-        spec.wants_context =
-            binding.wants_context || gate_binding.as_ref().is_some_and(|binding| binding.wants_context);
+        spec.wants_context = binding.wants_context || gate_bindings.iter().any(|binding| binding.wants_context);
         let retry = retry.map(|retry| read_retry(&retry, &mut spec.retry)).transpose()?;
-        let until = gate.map(|gate| read_gate(&gate, &mut spec)).transpose()?.flatten();
-        Ok((spec, Calls { function, binding, returns, retry, gate: until.zip(gate_binding) }))
+        let (conditions, finish) = match gate {
+            None => (Vec::new(), None),
+            Some(gate) => read_gate(&gate, &mut spec)?,
+        };
+        let conditions = conditions.into_iter().zip(gate_bindings).collect();
+        Ok((spec, Calls { function, binding, returns, retry, conditions, finish }))
     }
 }
 
 impl Calls<'_> {
-    fn into_body(self, graph: &Graph) -> PyResult<PyBody> {
+    fn into_body(self, graph: &Graph, own: u32) -> PyResult<PyBody> {
         let mut sources = Vec::new();
-        let binding = self.binding.read(graph, &mut sources)?;
-        let gate = match self.gate {
-            None => None,
-            Some((until, binding)) => Some(PyGate {
+        let gate = self.finish.as_ref().map(|(finish, parts)| OwnGate { task: own, finish, parts: *parts });
+        let binding = self.binding.read(graph, &mut sources, gate)?;
+        let mut gates = Vec::with_capacity(self.conditions.len());
+        for (PlannedCondition { part, until, .. }, binding) in self.conditions {
+            gates.push(PyGate {
+                part: u16::try_from(part).unwrap_or(u16::MAX),
                 condition: Kept::new(until.condition.unbind()),
-                binding: binding.read(graph, &mut sources)?,
+                binding: binding.read(graph, &mut sources, None)?,
                 policy: until.policy,
-            }),
-        };
+            });
+        }
         Ok(PyBody {
             function: Kept::new(self.function.unbind()),
             binding,
             returns: self.returns,
             retry: self.retry,
-            gate,
+            gates: gates.into(),
             sources: sources.into(),
         })
     }
 }
 
 impl CompiledBinding<'_> {
-    fn read(&self, graph: &Graph, sources: &mut Vec<Source>) -> PyResult<Binding> {
-        let positional = self.positional.iter_borrowed().map(|source| read_source(&source, graph, sources));
+    fn read(&self, graph: &Graph, sources: &mut Vec<Source>, gate: Option<OwnGate<'_, '_>>) -> PyResult<Binding> {
+        let positional = self.positional.iter_borrowed().map(|source| read_source(&source, graph, sources, gate));
         let positional = positional.collect::<PyResult<_>>()?;
         let keyword = self.keyword.iter_borrowed().map(|pair| {
             let (name, source): (Bound<'_, PyString>, Bound<'_, PyAny>) = pair.extract()?;
-            Ok((name.unbind(), read_source(&source, graph, sources)?))
+            Ok((name.unbind(), read_source(&source, graph, sources, gate)?))
         });
         Ok(Binding { positional, keyword: keyword.collect::<PyResult<_>>()?, wants_context: self.wants_context })
     }
 }
 
-fn read_source(source: &Bound<'_, PyAny>, graph: &Graph, sources: &mut Vec<Source>) -> PyResult<Argument> {
+/// The gate of the task whose body is read.
+#[derive(Clone, Copy)]
+struct OwnGate<'a, 'py> {
+    task: u32,
+    finish: &'a Bound<'py, PyAny>,
+    parts: u16,
+}
+
+fn read_source(
+    source: &Bound<'_, PyAny>,
+    graph: &Graph,
+    sources: &mut Vec<Source>,
+    gate: Option<OwnGate<'_, '_>>,
+) -> PyResult<Argument> {
     let py = source.py();
     let CompiledSource(kind, name, codec, default, _parameter) = source.extract()?;
     let from = match kind {
@@ -223,6 +252,20 @@ fn read_source(source: &Bound<'_, PyAny>, graph: &Graph, sources: &mut Vec<Sourc
             Source::Output(ix.ok_or_else(|| errors::definition(py, &format!("no task is named '{name}'")))?)
         }
         SourceKind::Input => Source::Input(name.into()),
+        SourceKind::Gate => {
+            let none = || errors::definition(py, "a parameter takes the value of a gate, and the task has none");
+            let OwnGate { task, finish, parts } = gate.ok_or_else(none)?;
+            let at = sources.len();
+            if codec.is_none() {
+                sources.extend((0..parts).map(|part| Source::Gate(task, part)));
+                return Ok(Argument::Gate {
+                    at,
+                    parts: usize::from(parts),
+                    finish: Kept::new(finish.clone().unbind()),
+                });
+            }
+            Source::Gate(task, 0)
+        }
     };
     sources.push(from);
     let codec = codec.ok_or_else(|| errors::definition(py, "a value has no codec"))?;
@@ -246,19 +289,17 @@ fn read_retry(retry: &Bound<'_, PyAny>, policy: &mut RetryPolicy) -> PyResult<Py
     Ok(PyRetry { matches: Kept::new(matches.unbind()), covers_timeout })
 }
 
-/// The condition of a gate, if it is one.
-fn read_gate<'py>(gate: &Bound<'py, PyAny>, spec: &mut TaskSpec) -> PyResult<Option<Until<'py>>> {
-    let wait = Wait::read(gate)?.ok_or_else(|| errors::definition(gate.py(), "a gate of a kind that is not known"))?;
-    let (name, until, timeout, condition) = match wait {
-        Wait::After(span) => ("after".into(), GateUntil::After(span), None, None),
-        Wait::At(time) => ("at".into(), GateUntil::At(time), None, None),
-        Wait::Until(mut until) => {
-            let name = until.name.take().map_or_else(|| name_of(&until.condition), Ok)?;
-            (name.into(), GateUntil::Condition, until.timeout, Some(*until))
-        }
-    };
-    spec.gate = Some(GateSpec { name, until, timeout });
-    Ok(condition)
+/// The conditions of a gate, what makes its value of the outcomes of its parts, and how many these are.
+type ReadGate<'py> = (Vec<PlannedCondition<'py>>, Option<(Bound<'py, PyAny>, u16)>);
+
+fn read_gate<'py>(gate: &Bound<'py, PyAny>, spec: &mut TaskSpec) -> PyResult<ReadGate<'py>> {
+    let plan = Plan::of(gate, None, "a gate", true)?;
+    let (read, conditions) = plan.gate()?;
+    spec.gate = Some(read);
+    let parts = plan.len();
+    let parts = u16::try_from(parts)
+        .map_err(|_| errors::definition(gate.py(), &format!("a gate of {parts} waits has too many")))?;
+    Ok((conditions, Some((plan.finish().clone(), parts))))
 }
 
 /// `run_if` by its name in Python.
@@ -283,6 +324,7 @@ enum SourceKind {
     Handle,
     Task,
     Input,
+    Gate,
 }
 
 impl FromPyObject<'_, '_> for SourceKind {
@@ -294,6 +336,7 @@ impl FromPyObject<'_, '_> for SourceKind {
             "handle" => Ok(Self::Handle),
             "task" => Ok(Self::Task),
             "input" => Ok(Self::Input),
+            "gate" => Ok(Self::Gate),
             other => Err(errors::definition(name.py(), &format!("a source of the kind '{other}' is not known"))),
         }
     }

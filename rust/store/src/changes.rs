@@ -29,6 +29,8 @@ pub struct Changes {
     /// Runs may have no owner: a runner has died, has left, was fenced or is late to renew its lease, or another
     /// process has written. Reason to claim.
     pub unowned: bool,
+    /// Messages may have come to runs: see [`crate::Store::mail`].
+    pub mail: bool,
     /// The runs whose status or owner may have changed: reason to look at those that a caller waits for.
     pub runs: ChangedRuns,
 }
@@ -56,6 +58,8 @@ pub(crate) struct LogState {
     last: u64,
     /// The number of the last change after which runs may have no owner, and any run may have changed.
     unowned: u64,
+    /// The number of the last change after which messages may have come.
+    mail: u64,
     /// The last changed runs, with the number of the change.
     runs: VecDeque<(u64, RunRowId)>,
     /// The number of the last change that `runs` no longer has.
@@ -68,7 +72,7 @@ impl ChangeLog {
     /// `unowned`: whether a runner that has seen nothing yet is to claim.
     pub(crate) fn new(unowned: bool) -> Self {
         let last = u64::from(unowned);
-        let state = LogState { last, unowned: last, runs: VecDeque::new(), forgotten: 0, interruptions: 0 };
+        let state = LogState { last, unowned: last, mail: last, runs: VecDeque::new(), forgotten: 0, interruptions: 0 };
         Self { state: Mutex::new(state), woken: Condvar::new() }
     }
 
@@ -77,6 +81,15 @@ impl ChangeLog {
         let mut state = self.state.lock();
         state.last += 1;
         state.unowned = state.last;
+        state.mail = state.last;
+        self.woken.notify_all();
+    }
+
+    /// A message has come to a run.
+    pub(crate) fn mail(&self) {
+        let mut state = self.state.lock();
+        state.last += 1;
+        state.mail = state.last;
         self.woken.notify_all();
     }
 
@@ -110,7 +123,8 @@ impl ChangeLog {
             let unseen = state.runs.iter().rev().take_while(|(change, _)| *change > seen.change);
             ChangedRuns::These(unseen.map(|(_, run)| *run).collect())
         };
-        Changes { seen: Seen { change: state.last, interruptions: state.interruptions }, unowned, runs }
+        let mail = state.mail > seen.change;
+        Changes { seen: Seen { change: state.last, interruptions: state.interruptions }, unowned, mail, runs }
     }
 }
 
@@ -127,7 +141,7 @@ impl LogState {
     }
 
     fn ends_wait(&self, seen: Seen) -> bool {
-        self.unowned > seen.change || self.interruptions != seen.interruptions
+        self.unowned > seen.change || self.mail > seen.change || self.interruptions != seen.interruptions
     }
 }
 
@@ -180,6 +194,17 @@ mod tests {
         assert!(!log.wait(seen, Duration::from_millis(1)));
         log.lock().run(1);
         assert!(!log.wait(seen, Duration::ZERO), "a run that changes ends no wait");
+    }
+
+    #[test]
+    fn mail_ends_a_wait_and_changes_no_run() {
+        let log = ChangeLog::new(false);
+        let seen = log.since(Seen::default()).seen;
+        log.mail();
+        assert!(log.wait(seen, Duration::from_secs(86_400)));
+        let changes = log.since(seen);
+        assert_eq!((changes.mail, changes.unowned, changes.runs), (true, false, ChangedRuns::These(vec![])));
+        assert!(!log.since(changes.seen).mail);
     }
 
     #[test]

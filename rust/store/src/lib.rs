@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{Batch, Committed, NewRun, RecordedTask, RunRow, RunRowId, StoredRun};
-use bide_core::{RunId, RunStatus, Time};
+use bide_core::{Message, RunId, RunStatus, StoredMessage, Time};
 
 mod changes;
 mod clock;
@@ -56,6 +56,8 @@ pub struct StoredWorkflow {
     pub version: i64,
     /// Its tasks, in declaration order, with their numbers.
     pub tasks: Arc<[RecordedTask]>,
+    /// The signals that it declares; `None`: it understands any.
+    pub signals: Option<Vec<String>>,
 }
 
 /// One version of a workflow, as recorded.
@@ -99,6 +101,25 @@ impl From<&RunRow> for Standing {
     fn from(run: &RunRow) -> Self {
         Self { status: run.status, workflow: run.workflow.clone(), version: run.version.clone(), runner: run.runner }
     }
+}
+
+/// What became of a message that was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It is stored.
+    Stored,
+    /// A message with its id was sent before.
+    Duplicate,
+    /// The callback has an answer already.
+    Answered,
+    /// The run has ended.
+    Ended(RunStatus),
+    /// There is no such run.
+    NoRun,
+    /// The run has no such callback.
+    NoCallback,
+    /// The run's workflow declares these signals, and not this one.
+    Undeclared(Vec<String>),
 }
 
 /// What one step of a purge has done.
@@ -206,6 +227,12 @@ pub trait Store: Maintenance + Send + Sync + 'static {
         tasks: &[(Arc<str>, Vec<Arc<str>>)],
     ) -> Result<StoredWorkflow, StoreError>;
 
+    /// Records the signals that a workflow version declares from now on; `None`: it understands any.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] but `Fenced`.
+    fn declare(&self, version: i64, signals: Option<&[String]>) -> Result<(), StoreError>;
+
     /// Creates the runs of a commit's requests, each in status `Running` and belonging to the lease, and makes the
     /// commit's writes, all in one transaction, if the lease still holds. An empty commit only asks about the lease.
     ///
@@ -308,6 +335,27 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     /// # Errors
     /// Any [`StoreError`] but `Fenced`.
     fn delete(&self, run: RunId) -> Result<bool, StoreError>;
+
+    /// Stores a message to a run for its owner, or for whoever will own it. The owner itself writes the messages that it
+    /// sends with its commits. The same message again, known by its number, is `Stored`, so that a call of unknown
+    /// outcome can be repeated.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] but `Fenced`; except for `Unknown` nothing was written.
+    fn send(&self, run: RunId, message: &Message) -> Result<Sent, StoreError>;
+
+    /// The messages to a run that came after the one with this `seq`, in the order in which they came; consumed ones
+    /// only as far as they are kept.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    fn messages(&self, run: RunId, after: i64) -> Result<Vec<StoredMessage>, StoreError>;
+
+    /// The messages to any run that came after the one with this `seq`, each as its `seq` and its run's row number.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    fn mail(&self, after: i64) -> Result<Vec<(i64, RunRowId)>, StoreError>;
 
     /// Waits for changes, at most for `timeout`, and returns what has changed since the position `seen`. Of commits of
     /// the own process it returns the runs whose status they changed, and these end no wait. A runner keeps the new

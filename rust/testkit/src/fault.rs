@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bide_core::record::{Batch, RunRowId, StoredRun};
-use bide_core::{RunId, Time};
+use bide_core::{Message, RunId, StoredMessage, Time};
 use bide_store::{
-    Changes, Clock, Commit, CommitId, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Standing, Store,
+    Changes, Clock, Commit, CommitId, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent, Standing, Store,
     StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use bide_sync::Mutex;
@@ -241,6 +241,22 @@ impl Store for FaultyStore {
 
     fn delete(&self, run: RunId) -> Result<bool, StoreError> {
         self.call(|store| store.delete(run))
+    }
+
+    fn declare(&self, version: i64, signals: Option<&[String]>) -> Result<(), StoreError> {
+        self.call(|store| store.declare(version, signals))
+    }
+
+    fn send(&self, run: RunId, message: &Message) -> Result<Sent, StoreError> {
+        self.call(|store| store.send(run, message))
+    }
+
+    fn messages(&self, run: RunId, after: i64) -> Result<Vec<StoredMessage>, StoreError> {
+        self.call(|store| store.messages(run, after))
+    }
+
+    fn mail(&self, after: i64) -> Result<Vec<(i64, RunRowId)>, StoreError> {
+        if *self.crashed.lock() { Err(dead()) } else { self.inner.mail(after) }
     }
 
     fn wait_for_changes(&self, seen: Seen, timeout: Duration) -> Result<Changes, StoreError> {

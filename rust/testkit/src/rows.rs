@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bide_core::record::{DoneRow, Mark, RunUpdate};
 use bide_core::{
-    BlockReason, Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, NO_MAP, Operation, RunStatus, SubStatus,
-    TaskRow, TaskStatus, Time, Value,
+    Address, BlockReason, Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, MessageKind, NO_MAP, Operation,
+    RecordKind, RunId, RunStatus, SubStatus, TaskRow, TaskStatus, Time, Value,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -104,14 +104,24 @@ pub fn entries() -> impl Strategy<Value = Entry> {
 
 /// Waits and steps of every kind.
 fn operations() -> impl Strategy<Value = Operation> {
-    (select(EntryKind::ALL), of(blobs()), times()).prop_map(|(kind, proof, due)| match kind {
-        EntryKind::Condition => Operation::Condition { proof },
-        EntryKind::Time => Operation::Time { due },
-        EntryKind::Signal => Operation::Signal,
-        EntryKind::Step => Operation::Step { proof },
-        EntryKind::Any => Operation::Any { proof },
-        EntryKind::All => Operation::All { proof },
-    })
+    let keys = vec((texts(), any::<u32>()).prop_map(|(name, n)| EntryKey { name, n }), 0..4);
+    (select(EntryKind::ALL), of(blobs()), times(), texts(), keys).prop_map(
+        |(kind, proof, due, name, keys)| match kind {
+            EntryKind::Condition => Operation::Condition { proof },
+            EntryKind::Time => Operation::Time { due },
+            EntryKind::Signal => Operation::Message(Address { kind: MessageKind::Signal, name }),
+            EntryKind::Request => Operation::Message(Address { kind: MessageKind::Request, name }),
+            EntryKind::Answer => Operation::Message(Address { kind: MessageKind::Answer, name }),
+            EntryKind::Step => Operation::Step { proof },
+            EntryKind::Any => Operation::Any { members: keys.into() },
+            EntryKind::All => Operation::All { members: keys.into() },
+            EntryKind::Start => Operation::Start { proof },
+            EntryKind::Child => Operation::Child { run: RunId(due.0 as u128) },
+            EntryKind::Callback => Operation::Record(RecordKind::Callback),
+            EntryKind::Checkpoint => Operation::Record(RecordKind::Checkpoint),
+            EntryKind::Reply => Operation::Record(RecordKind::Reply),
+        },
+    )
 }
 
 /// Updates of the run with row number 0.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::combined::Combined;
 use super::polling::{Polling, timed_out};
 use super::{Action, CallError, Clocks, Fed, Request, Sleep, used_up};
 use crate::block::BlockReason;
@@ -38,6 +39,10 @@ pub struct Call {
 enum Kind {
     Condition(Polling),
     Time(Until),
+    /// What the run machine waits for.
+    Pushed(Operation),
+    /// Several waits, which have states of their own.
+    Combined(Box<Combined>),
     Step,
 }
 
@@ -75,6 +80,9 @@ enum State {
     LeaseAgain,
     Asking,
     Closing(Result<Value, Failure>),
+    Reading,
+    Parked,
+    Acquiring,
     Pausing(String),
     End,
 }
@@ -87,6 +95,14 @@ impl Call {
             }
             Request::Until(time) => (Lookup::Time, None, Kind::Time(Until::At(time))),
             Request::After(span) => (Lookup::Time, None, Kind::Time(Until::After(span))),
+            Request::Message { address, timeout } => {
+                (Lookup::Message(address.clone()), timeout, Kind::Pushed(Operation::Message(address)))
+            }
+            Request::Child { run, timeout } => (Lookup::Child { run }, timeout, Kind::Pushed(Operation::Child { run })),
+            Request::Combined(parts) => {
+                let combined = Box::new(Combined::new(task, attempt, parts));
+                (Lookup::Any, None, Kind::Combined(combined))
+            }
             Request::Step(arguments) => (Lookup::Step(arguments), None, Kind::Step),
         };
         Self { task, attempt, key: EntryKey { name, n: 0 }, lookup, timeout, kind, state: State::Start }
@@ -100,11 +116,34 @@ impl Call {
 
     /// Its key in the journal; `n` is 0 before it was looked up.
     #[must_use]
-    pub const fn key(&self) -> &EntryKey {
-        &self.key
+    pub fn key(&self) -> &EntryKey {
+        match &self.kind {
+            Kind::Combined(combined) => combined.keys().next().unwrap_or(&self.key),
+            _ => &self.key,
+        }
+    }
+
+    /// The keys of all parts of a combination, in their order.
+    #[must_use]
+    pub fn part_keys(&self) -> Vec<EntryKey> {
+        match &self.kind {
+            Kind::Combined(combined) => combined.keys().cloned().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// What is looked up of each part of a combination.
+    pub(super) fn lookups(&self) -> Option<impl Iterator<Item = (&Arc<str>, Lookup)>> {
+        match &self.kind {
+            Kind::Combined(combined) => Some(combined.lookups()),
+            _ => None,
+        }
     }
 
     pub(super) const fn is_over(&self) -> bool {
+        if let Kind::Combined(combined) = &self.kind {
+            return combined.is_over();
+        }
         matches!(self.state, State::End)
     }
 
@@ -114,14 +153,18 @@ impl Call {
 
     /// What its condition raised at the last poll, if the wait continues.
     #[must_use]
-    pub const fn last_error(&self) -> Option<&Failure> {
+    pub fn last_error(&self) -> Option<&Failure> {
         match &self.kind {
             Kind::Condition(polling) => polling.error(),
+            Kind::Combined(combined) => combined.last_error(),
             _ => None,
         }
     }
 
     pub(super) fn advance(&mut self, fed: Fed, task: &str, clocks: &dyn Clocks) -> Action {
+        if let Kind::Combined(combined) = &mut self.kind {
+            return combined.advance(fed, task, clocks);
+        }
         let state = std::mem::replace(&mut self.state, State::End);
         match (state, fed) {
             (_, Fed::LeaseLost | Fed::Stopped) => self.end(Err(CallError::Suspended)),
@@ -140,11 +183,18 @@ impl Call {
             (State::Executing, Fed::Executed(result)) => self.record(Operation::Step { proof: self.proof() }, result),
             (State::Recording(result), Fed::Committed { .. }) => self.end(result.map_err(CallError::Failed)),
             (State::Opening, Fed::Committed { deadline }) => {
-                if let Kind::Condition(polling) = &mut self.kind {
-                    polling.set_deadline(deadline);
+                match &mut self.kind {
+                    Kind::Pushed(_) => return self.go(State::Reading, Action::Read),
+                    Kind::Condition(polling) => polling.set_deadline(deadline),
+                    _ => {}
                 }
                 self.go(State::Releasing, Action::Release)
             }
+            (State::Reading, Fed::EntryRead(None)) => self.go(State::Releasing, Action::Release),
+            (State::Reading, Fed::EntryRead(Some(result))) => self.end(result.map_err(CallError::Failed)),
+            (State::Parked, Fed::Woken) => self.go(State::Acquiring, Action::Acquire),
+            (State::Acquiring, Fed::Acquired { slot: false, .. }) => self.end(Err(CallError::Suspended)),
+            (State::Acquiring, Fed::Acquired { .. }) => self.go(State::Reading, Action::Read),
             (State::Releasing, Fed::Released) => self.sleep(clocks),
             (State::Releasing, Fed::NotReleased) => self.end(Err(used_up(task))),
             (State::Sleeping, Fed::Woken) => match self.kind {
@@ -192,7 +242,11 @@ impl Call {
                 polling.set_deadline(deadline);
                 return self.go(State::First, Action::Ask);
             }
-            Kind::Step => return self.go(State::Executing, Action::Execute),
+            Kind::Step | Kind::Combined(_) => return self.go(State::Executing, Action::Execute),
+            Kind::Pushed(operation) => {
+                let operation = operation.clone();
+                return self.open(operation);
+            }
             Kind::Time(until) => due.unwrap_or_else(|| until.time(clocks)),
         };
         self.kind = Kind::Time(Until::At(time));
@@ -216,8 +270,9 @@ impl Call {
         let sleep = match &mut self.kind {
             Kind::Condition(polling) => Sleep::Poll(polling.next(clocks)),
             Kind::Time(until) => Sleep::Until(until.time(clocks)),
-            // A step is executed and recorded, and never gets here.
-            Kind::Step => Sleep::Poll(Duration::ZERO),
+            Kind::Pushed(_) => return self.go(State::Parked, Action::Sleep(Sleep::Closed)),
+            // A step is executed and recorded, and never gets here; nor does a combination.
+            Kind::Step | Kind::Combined(_) => Sleep::Poll(Duration::ZERO),
         };
         self.go(State::Sleeping, Action::Sleep(sleep))
     }
@@ -254,7 +309,7 @@ impl Call {
 
     #[inline(never)]
     fn open(&mut self, operation: Operation) -> Action {
-        let event = Event::Opened { task: self.task, attempt: self.attempt, wait: self.wait(operation) };
+        let event = Event::Opened { task: self.task, attempt: self.attempt, waits: vec![self.wait(operation)] };
         self.go(State::Opening, Action::Commit(Box::new(event)))
     }
 

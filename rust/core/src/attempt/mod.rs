@@ -38,6 +38,22 @@
 //! As above up to `Recalled`. If the time has been reached, its record is committed and the call is done; else
 //! `Commit(Opened)`, `Release`, `Sleep(Until)`, `CommitAndAcquire`.
 //!
+//! # A wait for a message or a child run
+//!
+//! The run machine closes its entry when what it waits for comes, or when it times out. As above up to `Recalled`; then:
+//!
+//! | state     | fed                   | next state | action           |
+//! |-----------|-----------------------|------------|------------------|
+//! | Look      | `Recalled`: otherwise | Opening    | `Commit(Opened)` |
+//! | Opening   | `Committed`           | Reading    | `Read`           |
+//! | Reading   | `EntryRead`: closed   | End        | `Done`           |
+//! | Reading   | `EntryRead`: open     | Releasing  | `Release`        |
+//! | Releasing | `Released`            | Parked     | `Sleep(Closed)`  |
+//! | Parked    | `Woken`               | Acquiring  | `Acquire`        |
+//! | Acquiring | `Acquired`            | Reading    | `Read`           |
+//!
+//! What had come before it was opened closes the entry in the commit that opens it.
+//!
 //! # A step
 //!
 //! As above up to `Recalled`, which ends a step that is recorded. Else `Execute`, and `Executed` leads to
@@ -49,6 +65,7 @@
 //! the run has been lost: then the body is suspended.
 
 mod call;
+mod combined;
 pub mod polling;
 #[cfg(test)]
 mod tests;
@@ -57,11 +74,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::entry::{EntryKey, StepArguments};
+use crate::entry::{EntryKey, Lookup, StepArguments};
 use crate::event::{Event, Refused};
 use crate::failure::{Failure, FailureKind};
-use crate::id::TaskRef;
+use crate::id::{RunId, TaskRef};
 use crate::journal::Recall;
+use crate::message::Address;
 use crate::poll::PollPolicy;
 use crate::run::RunState;
 use crate::time::Time;
@@ -69,6 +87,7 @@ use crate::uses::Uses;
 use crate::value::Value;
 
 pub use call::Call;
+pub use combined::RecalledPart;
 pub use polling::Polled;
 
 /// What the driver of a call has to do next.
@@ -82,6 +101,10 @@ pub enum Action {
     Ask,
     /// Say whether the condition's proof is what it was before it was asked. Feed `Proved`.
     Prove,
+    /// Ask the condition that is this part of a combination. Feed `Asked`.
+    AskPart(usize),
+    /// As `Prove`, for this part of a combination.
+    ProvePart(usize),
     /// Execute the step. Feed `Executed`, or abandon the call.
     Execute,
     /// Commit an event, with the slot held. Feed `Committed`, `Refused` or `Stopped`.
@@ -92,6 +115,10 @@ pub enum Action {
     Sleep(Sleep),
     /// Commit the end of the wait, then take a slot again. Feed `Acquired`.
     CommitAndAcquire(Box<Event>),
+    /// Take a slot again. Feed `Acquired`, with `Ok` as the commit.
+    Acquire,
+    /// Read the call's entry, by [`RunState::closed_entry`]. Feed `EntryRead`.
+    Read,
     /// The call is over.
     Done(Result<Value, CallError>),
 }
@@ -103,6 +130,10 @@ pub enum Sleep {
     Poll(Duration),
     /// Until this time, by the wall clock: never less.
     Until(Time),
+    /// Until the run machine has closed the call's entry: [`crate::Effect::Woken`].
+    Closed,
+    /// For this span, or until the run machine has closed the call's entry.
+    PollOrClosed(Duration),
 }
 
 /// The outcome of an action.
@@ -116,6 +147,8 @@ pub enum Fed {
     LeaseLost,
     /// What the journal has, and the key under which it is or will be recorded.
     Recalled(EntryKey, Recall),
+    /// What the journal has of each part of a combination.
+    RecalledParts(Vec<RecalledPart>),
     /// The condition was asked.
     Asked(Polled),
     /// Whether the condition's proof is unchanged.
@@ -135,6 +168,8 @@ pub enum Fed {
     NotReleased,
     /// The sleep is over.
     Woken,
+    /// How the call's entry was closed; `None` if it is open.
+    EntryRead(Option<Result<Value, Failure>>),
     /// The runner has stopped, is closing, or has lost the run.
     Stopped,
     /// The end of the wait was submitted for commit, and a slot was requested.
@@ -191,8 +226,59 @@ pub enum Request {
     Until(Time),
     /// To wait for a span from now on.
     After(Duration),
+    /// To wait for a message to the run.
+    Message {
+        /// Where the message goes.
+        address: Address,
+        /// How long it may stay open.
+        timeout: Option<Duration>,
+    },
+    /// To wait for the end of a child run.
+    Child {
+        /// The child.
+        run: RunId,
+        /// How long it may stay open.
+        timeout: Option<Duration>,
+    },
+    /// To wait for several at once: the outermost combination first, each combination before its members.
+    Combined(Vec<PartRequest>),
     /// To do something once.
     Step(StepArguments),
+}
+
+/// One of the waits of a combination, as a body asks for it.
+#[derive(Debug)]
+pub struct PartRequest {
+    /// Its name in the journal.
+    pub name: Arc<str>,
+    /// What it is.
+    pub part: Part,
+    /// How long it may stay open.
+    pub timeout: Option<Duration>,
+}
+
+/// What one of the waits of a combination waits for.
+#[derive(Debug)]
+pub enum Part {
+    /// A condition.
+    Condition {
+        /// What proves it to be the same wait as a recorded one.
+        proof: Option<Arc<[u8]>>,
+        /// How often it is asked.
+        policy: PollPolicy,
+    },
+    /// A point in time.
+    Until(Time),
+    /// A span from now on.
+    After(Duration),
+    /// A message to the run.
+    Message(Address),
+    /// The end of a child run.
+    Child(RunId),
+    /// The first of these parts, by their numbers.
+    Any(Vec<usize>),
+    /// All of these parts, by their numbers.
+    All(Vec<usize>),
 }
 
 impl Request {
@@ -330,10 +416,20 @@ impl Attempt {
 
     /// Looks up a call's record: the next use of its name.
     pub fn recall(&mut self, call: &Call, run: &RunState) -> Fed {
-        match run.recall(self.task, self.number, &mut self.uses, call.name(), call.lookup()) {
-            Ok((key, recall)) => Fed::Recalled(key, recall),
-            Err(refused) => Fed::Refused(refused),
-        }
+        let uses = &mut self.uses;
+        let mut look = |name: &Arc<str>, lookup: &Lookup| run.recall(self.task, self.number, uses, name, lookup);
+        let Some(lookups) = call.lookups() else {
+            return match look(call.name(), call.lookup()) {
+                Ok((key, recall)) => Fed::Recalled(key, recall),
+                Err(refused) => Fed::Refused(refused),
+            };
+        };
+        let parts = lookups.map(|(name, lookup)| {
+            let (key, recall) = look(name, &lookup)?;
+            let winner = run.winner(self.task, &key);
+            Ok(RecalledPart { key, recall, winner })
+        });
+        parts.collect::<Result<_, _>>().map_or_else(Fed::Refused, Fed::RecalledParts)
     }
 
     /// Leaves a call as it is: a step that was interrupted is not recorded, and a wait stays open.

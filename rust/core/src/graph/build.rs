@@ -48,6 +48,7 @@ impl Graph {
         Ok(Graph {
             workflow: workflow_name.into(),
             fail_fast,
+            signals: None,
             roots: without(&dependencies),
             leaves: without(&dependents),
             version: version(&tasks),

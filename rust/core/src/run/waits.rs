@@ -1,8 +1,8 @@
 //! Waits: journal entries opened and closed, gates, and the timers of retries and of bodies that are not in memory.
 
 use crate::attempt::polling::timed_out;
-use crate::entry::{Entry, EntryKey, EntryState};
-use crate::event::{Effect, Event, GateSpec, Refused, Retry, Timer, Wait};
+use crate::entry::{Entry, EntryKey, EntryKind, EntryState, Operation};
+use crate::event::{Effect, Event, GateSpec, GateUntil, Refused, Retry, Timer, Wait};
 use crate::failure::Failure;
 use crate::id::TaskRef;
 use crate::journal::Journal;
@@ -14,12 +14,12 @@ use crate::value::Value;
 use super::{Out, RunState};
 
 impl RunState {
-    fn write_entry(&self, task: TaskRef, entry: &Entry, out: &mut Out<'_>) {
+    pub(super) fn write_entry(&self, task: TaskRef, entry: &Entry, out: &mut Out<'_>) {
         let (run, map, id) = (self.row(), task.map, self.ids[task.ix as usize]);
         out.batch.push(Write::Entry { run, task: id, map, entry: Box::new(entry.clone()) });
     }
 
-    fn close_entry(
+    pub(super) fn close_entry(
         &mut self,
         task: TaskRef,
         key: &EntryKey,
@@ -41,18 +41,72 @@ impl RunState {
         Ok(())
     }
 
-    /// A body opens a wait. One that was recorded already is not a new record, but the body is deferred all the same.
-    pub(super) fn opened(&mut self, task: TaskRef, wait: Wait, out: &mut Out<'_>) {
-        let detail = self.detail(task);
-        let new = detail.journal.get(&wait.key).is_none();
-        detail.sub_status = Some(SubStatus::Deferred);
-        let entry = detail.journal.open(wait, out.now).clone();
-        self.write_entry(task, &entry, out);
+    /// A body opens waits: one, or a combination before its members. One that was recorded already is not a new record,
+    /// but the body is deferred all the same, unless what it waits for is there.
+    pub(super) fn opened(&mut self, task: TaskRef, waits: Vec<Wait>, out: &mut Out<'_>) {
+        let mut new = false;
+        let first = waits.first().map(|wait| wait.key.clone());
+        self.note_combinations(task, &waits);
+        self.detail(task).sub_status = Some(SubStatus::Deferred);
+        for wait in waits {
+            new |= self.detail(task).journal.get(&wait.key).is_none();
+            self.open_entry(task, wait, out);
+        }
+        let open = first.is_some_and(|key| self.is_open(task, &key));
+        if !open {
+            self.detail(task).sub_status = Some(SubStatus::Active);
+        }
         self.clear_suspicion(task, out);
         if new {
             self.new_record(out);
         }
         self.write_row(task, out);
+    }
+
+    pub(super) fn is_open(&self, task: TaskRef, key: &EntryKey) -> bool {
+        let entry = self.known_detail(task).and_then(|detail| detail.journal.get(key));
+        entry.is_some_and(|entry| entry.state == EntryState::Open)
+    }
+
+    /// Opens an entry and watches for what the machine itself waits for: closes it at once if that is there.
+    fn open_entry(&mut self, task: TaskRef, wait: Wait, out: &mut Out<'_>) {
+        if !self.is_wanted(task, &wait.key) {
+            return;
+        }
+        let member = self.is_member(task, &wait.key);
+        let entry = self.detail(task).journal.open(wait, out.now).clone();
+        self.write_entry(task, &entry, out);
+        let result = match &entry.operation {
+            Operation::Message(address) => self.take_message(address, out),
+            Operation::Time { due } if member && *due <= out.now => Some(Ok(Value::NONE)),
+            _ => None,
+        };
+        let timed = match &entry.operation {
+            Operation::Message(_) | Operation::Child { .. } | Operation::Any { .. } | Operation::All { .. } => true,
+            // A body itself sleeps until a time, unless that is one of several waits.
+            Operation::Time { .. } => member || entry.key.n == 0,
+            _ => false,
+        };
+        if let Some(result) = result {
+            self.close_quietly(task, &entry.key, result, out);
+        } else if timed {
+            if let Operation::Message(address) = &entry.operation {
+                self.note_wait(address, task, &entry.key);
+            }
+            self.watch_time(task, &entry, out);
+        }
+    }
+
+    /// Sets the timer of an entry that the machine closes: for its time, or for its deadline.
+    fn watch_time(&self, task: TaskRef, entry: &Entry, out: &mut Out<'_>) {
+        let (at, result) = match (entry.due(), entry.deadline) {
+            (Some(due), deadline) if deadline.is_none_or(|deadline| due <= deadline) => (due, Ok(Value::NONE)),
+            (_, Some(deadline)) => (deadline, Err(timed_out(self.graph.name(task.ix), &entry.key.name))),
+            (_, None) => return,
+        };
+        let attempt = self.task(task).attempts;
+        let event = Event::Closed { task, attempt, key: entry.key.clone(), result, proved: true, retry: None };
+        out.effects.push(Effect::Timer { at, event: Box::new(event) });
     }
 
     /// A step ended, or a wait was satisfied at its first check. An entry that replaces a closed one is not a new
@@ -83,14 +137,65 @@ impl RunState {
         proved: bool,
         out: &mut Out<'_>,
     ) -> Result<(), Refused> {
+        let pushed = self.is_pushed(task, key);
         self.close_entry(task, key, result, proved, out)?;
-        self.detail(task).sub_status = Some(SubStatus::Active);
+        self.lose_open(task, key, out);
         self.new_record(out);
+        match self.decide(task, key, out) {
+            Some(top) if self.is_open(task, &top) => return Ok(()),
+            Some(_) => {}
+            None if pushed => {}
+            None => {
+                self.resumes(task, out);
+                return Ok(());
+            }
+        }
+        self.resumes(task, out);
+        if !self.task(task).reenter {
+            out.effects.push(Effect::Woken { task });
+        }
+        Ok(())
+    }
+
+    /// The wait is over for which a body was deferred.
+    fn resumes(&mut self, task: TaskRef, out: &mut Out<'_>) {
+        self.detail(task).sub_status = Some(SubStatus::Active);
         self.write_row(task, out);
         if self.task(task).reenter {
             self.ready(task, out);
         }
-        Ok(())
+    }
+
+    /// Whether the machine closes an entry by itself.
+    fn is_pushed(&self, task: TaskRef, key: &EntryKey) -> bool {
+        let entry = self.known_detail(task).and_then(|detail| detail.journal.get(key));
+        entry.is_some_and(|entry| {
+            let waits = &entry.operation;
+            matches!(waits, Operation::Message(_) | Operation::Child { .. }) || !waits.members().is_empty()
+        })
+    }
+
+    /// Closes an entry of a gate or a body with what came for it. It is known to be open.
+    pub(super) fn push_closed(
+        &mut self,
+        task: TaskRef,
+        key: &EntryKey,
+        result: Result<Value, Failure>,
+        out: &mut Out<'_>,
+    ) {
+        // Cannot be refused.
+        let _ = if key.n == 0 {
+            self.gate_closed(task, key, result, None, out)
+        } else {
+            self.closed(task, key, result, true, out)
+        };
+    }
+
+    /// Closes an entry that is just being opened, and decides the combination that it belongs to.
+    fn close_quietly(&mut self, task: TaskRef, key: &EntryKey, result: Result<Value, Failure>, out: &mut Out<'_>) {
+        // Cannot be refused: it is open.
+        let _ = self.close_entry(task, key, result, true, out);
+        self.decide(task, key, out);
     }
 
     /// A gate's wait ends. If it fails, that is a failed attempt.
@@ -102,21 +207,34 @@ impl RunState {
         retry: Option<Retry>,
         out: &mut Out<'_>,
     ) -> Result<(), Refused> {
-        let current = self.graph.spec(task.ix).gate.as_ref().is_some_and(|gate| gate.key() == *key);
-        if !current {
+        let gate = self.graph.spec(task.ix).gate.as_ref();
+        let top = gate.filter(|gate| gate.name == key.name || gate.number_of(key).is_some()).map(GateSpec::key);
+        let Some(top) = top.filter(|top| self.is_gate_open(task, top)) else {
             return Err(Refused::AttemptOver);
-        }
-        let failure = result.as_ref().err().cloned();
+        };
         self.close_entry(task, key, result, true, out)?;
+        self.lose_open(task, key, out);
         self.new_record(out);
-        if let Some(failure) = failure {
+        self.decide(task, key, out);
+        self.gate_decided(task, &top, retry, out);
+        Ok(())
+    }
+
+    fn is_gate_open(&self, task: TaskRef, top: &EntryKey) -> bool {
+        self.bare_gate(task).is_some() || self.is_open(task, top)
+    }
+
+    /// Acts on the end of a gate, unless it is still open.
+    fn gate_decided(&mut self, task: TaskRef, top: &EntryKey, retry: Option<Retry>, out: &mut Out<'_>) {
+        let entry = self.known_detail(task).and_then(|detail| detail.journal.get(top));
+        let Some(entry) = entry.filter(|entry| entry.state != EntryState::Open) else { return };
+        if let Some(failure) = entry.failure.clone() {
             self.task_mut(task).attempts += 1;
             self.attempt_failed(task, failure, retry, out);
         } else {
             self.ready(task, out);
             self.write_row(task, out);
         }
-        Ok(())
     }
 
     /// A task may start: makes it ready, or opens its gate.
@@ -128,18 +246,42 @@ impl RunState {
         match self.recorded_gate(task, &gate) {
             Some(entry) if entry.state == EntryState::Satisfied => self.ready(task, out),
             Some(entry) if entry.state == EntryState::Open => self.watch_gate(task, &entry, out),
-            _ => {
-                let wait = gate.wait(out.now);
-                let entry = if self.task(task).detail.is_some() {
-                    self.detail(task).journal.open(wait, out.now).clone()
-                } else {
-                    self.task_mut(task).gate_since = out.now;
-                    Journal::default().open(wait, out.now).clone()
-                };
-                self.write_entry(task, &entry, out);
-                self.write_row(task, out);
-                self.watch_gate(task, &entry, out);
-            }
+            _ => self.open_gate(task, &gate, out),
+        }
+    }
+
+    fn open_gate(&mut self, task: TaskRef, gate: &GateSpec, out: &mut Out<'_>) {
+        let mail = self.run_detail.as_ref().is_some_and(|detail| detail.mail.is_some());
+        let combined = matches!(gate.until, GateUntil::Any(_) | GateUntil::All(_));
+        if !mail && !combined && self.task(task).detail.is_none() {
+            // Nothing else is recorded of it: memory of a hundred thousand gates stays small.
+            self.task_mut(task).gate_since = out.now;
+            let entry = Journal::default().open(gate.wait(out.now), out.now).clone();
+            self.write_entry(task, &entry, out);
+            self.write_row(task, out);
+            self.watch_gate(task, &entry, out);
+            return;
+        }
+        let waits = gate.waits(out.now);
+        self.note_combinations(task, &waits);
+        for wait in waits {
+            self.open_entry(task, wait, out);
+        }
+        let top = gate.key();
+        if self.is_open(task, &top) {
+            self.write_row(task, out);
+            self.poll_open_conditions(task, out);
+        } else {
+            self.gate_decided(task, &top, None, out);
+        }
+    }
+
+    /// Asks for polls of the open conditions of a gate.
+    fn poll_open_conditions(&self, task: TaskRef, out: &mut Out<'_>) {
+        let Some(detail) = self.known_detail(task) else { return };
+        let open = detail.journal.entries().filter(|entry| entry.state == EntryState::Open && entry.key.n == 0);
+        for entry in open.filter(|entry| entry.kind() == EntryKind::Condition) {
+            self.watch_gate(task, entry, out);
         }
     }
 
@@ -149,19 +291,23 @@ impl RunState {
         (entry.kind() == gate.kind()).then(|| entry.clone())
     }
 
-    /// A gate is open: asks for polls of its condition, or for a timer.
+    /// A gate is open: asks for polls of its conditions, or for timers.
     fn watch_gate(&self, task: TaskRef, entry: &Entry, out: &mut Out<'_>) {
-        let (attempt, deadline) = (self.task(task).attempts, entry.deadline);
-        let Some(due) = entry.due() else {
-            out.effects.push(Effect::Gate { task, attempt, deadline });
+        if entry.kind() == EntryKind::Condition {
+            let (attempt, deadline) = (self.task(task).attempts, entry.deadline);
+            let gate = self.graph.spec(task.ix).gate.as_ref();
+            if let Some(part) = gate.and_then(|gate| gate.number_of(&entry.key)) {
+                out.effects.push(Effect::Gate { task, attempt, part, deadline });
+            }
             return;
-        };
-        let (at, result) = match deadline.filter(|deadline| *deadline < due) {
-            None => (due, Ok(Value::NONE)),
-            Some(deadline) => (deadline, Err(timed_out(self.graph.name(task.ix), &entry.key.name))),
-        };
-        let event = Event::Closed { task, attempt, key: entry.key.clone(), result, proved: true, retry: None };
-        out.effects.push(Effect::Timer { at, event: Box::new(event) });
+        }
+        self.watch_time(task, entry, out);
+        if let Some(detail) = self.known_detail(task) {
+            for member in entry.operation.members() {
+                let open = detail.journal.get(member).filter(|entry| entry.state == EntryState::Open);
+                open.into_iter().for_each(|entry| self.watch_gate(task, entry, out));
+            }
+        }
     }
 
     /// Asks for `Due` at this time.

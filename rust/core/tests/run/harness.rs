@@ -248,7 +248,7 @@ impl World {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Ready { task } => self.enter(task),
-            Effect::Gate { task, attempt, deadline } => {
+            Effect::Gate { task, attempt, deadline, .. } => {
                 let key = self.graph.spec(task.ix).gate.as_ref().unwrap().key();
                 let entry = self.store.entry(task.ix, &key).unwrap();
                 assert_eq!((None, deadline), (entry.due(), entry.deadline), "watched by other times than recorded");
@@ -274,7 +274,7 @@ impl World {
                 }
                 other => panic!("no timer is for {other:?}"),
             },
-            Effect::Cleared { .. } => {}
+            Effect::Cleared { .. } | Effect::Woken { .. } => {}
             Effect::Settled { .. } => unreachable!(),
         }
     }
@@ -376,7 +376,7 @@ impl World {
             let result = self.result(ix, &key, acts[at]);
             self.apply(Event::Recorded { task, attempt, wait, result });
         } else {
-            self.apply(Event::Opened { task, attempt, wait });
+            self.apply(Event::Opened { task, attempt, waits: vec![wait] });
         }
         if self.flush() {
             self.bodies[which].uses = uses;

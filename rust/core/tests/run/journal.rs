@@ -54,15 +54,11 @@ fn a_record_is_reused_only_by_its_rule() {
         (EntryKind::Condition, same, ok(), None, anew()),
         (EntryKind::Condition, None, ok(), None, anew()),
         (EntryKind::Condition, None, err(), None, ask()),
-        // The same for a combination, which may contain conditions.
-        (EntryKind::Any, same, ok(), same, satisfied()),
-        (EntryKind::All, same, ok(), other, anew()),
-        (EntryKind::Any, same, None, same, ask()),
         // Times and signals always.
         (EntryKind::Time, None, ok(), None, satisfied()),
         (EntryKind::Time, None, None, None, open(Some(Time(9)))),
-        (EntryKind::Signal, None, ok(), other, satisfied()),
-        (EntryKind::Signal, None, None, None, open(None)),
+        (EntryKind::Signal, same, ok(), same, satisfied()),
+        (EntryKind::Signal, same, None, same, open(None)),
         // Steps always, failed ones too.
         (EntryKind::Step, same, ok(), same, satisfied()),
         (EntryKind::Step, same, err(), same, failed()),
@@ -77,6 +73,10 @@ fn a_record_is_reused_only_by_its_rule() {
     assert!(why.starts_with("step 'w' (use 1) was recorded with other arguments"), "{why}");
     let Recall::Mismatch(why) = journal.recall(&key("w"), &asked(EntryKind::Time, same)) else { panic!("reused") };
     assert_eq!(why, "'w' (use 1) was recorded as a Step and is now a Time");
+    let journal = recorded(with_proof(EntryKind::Signal, same), None);
+    let Recall::Mismatch(why) = journal.recall(&key("w"), &asked(EntryKind::Signal, other)) else { panic!("reused") };
+    assert_eq!(why, "'w' (use 1) was recorded as a wait for another message");
+    let journal = recorded(with_proof(EntryKind::Step, same), ok());
     assert_eq!(journal.recall(&key("other"), &asked(EntryKind::Step, same)), Recall::Ask { deadline: None });
     let second = EntryKey { n: 2, ..key("w") };
     assert_eq!(journal.recall(&second, &asked(EntryKind::Step, same)), Recall::Ask { deadline: None });

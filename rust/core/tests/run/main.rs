@@ -1,10 +1,12 @@
 //! The run machine against simple oracles, driven by a small harness that acts as executor and store.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod combine;
 mod crashes;
 mod failure;
 mod harness;
 mod journal;
+mod mail;
 mod plan;
 mod properties;
 mod script;

@@ -83,7 +83,7 @@ fn task(ix: usize) -> impl Strategy<Value = TaskPlan> {
                 retry: RetryPolicy { fresh, delay: Duration::from_secs(1), ..RetryPolicy::new(attempts) },
                 gate: gate.as_ref().map(|(until, _)| GateSpec {
                     name: "gate".into(),
-                    until: *until,
+                    until: until.clone(),
                     timeout: Some(Duration::from_secs(60)),
                 }),
                 ..TaskSpec::new(format!("t{ix}"))

@@ -45,10 +45,13 @@ pub(crate) fn lookup(operation: &Operation) -> Lookup {
     match operation.clone() {
         Operation::Condition { proof } => Lookup::Condition { proof },
         Operation::Time { .. } => Lookup::Time,
-        Operation::Signal => Lookup::Signal,
+        Operation::Message(address) => Lookup::Message(address),
         Operation::Step { proof } => Lookup::Step(StepArguments { proof, ..StepArguments::default() }),
-        Operation::Any { proof } => Lookup::Any { proof },
-        Operation::All { proof } => Lookup::All { proof },
+        Operation::Any { .. } => Lookup::Any,
+        Operation::All { .. } => Lookup::All,
+        Operation::Start { proof } => Lookup::Start(StepArguments { proof, ..StepArguments::default() }),
+        Operation::Child { run } => Lookup::Child { run },
+        Operation::Record(kind) => Lookup::Record(kind),
     }
 }
 
@@ -110,7 +113,7 @@ impl Script {
         self.apply(Event::Begin).unwrap();
     }
 
-    fn find(&self, name: &str) -> TaskRef {
+    pub(crate) fn find(&self, name: &str) -> TaskRef {
         TaskRef::plain(self.graph.find(name).unwrap())
     }
 
@@ -143,7 +146,7 @@ impl Script {
 
     pub(crate) fn open(&mut self, name: &str, wait: Wait) {
         let (task, attempt) = (self.find(name), self.attempt(name));
-        self.apply(Event::Opened { task, attempt, wait }).unwrap();
+        self.apply(Event::Opened { task, attempt, waits: vec![wait] }).unwrap();
     }
 
     pub(crate) fn record(&mut self, name: &str, wait: Wait, result: Result<Value, Failure>) {
@@ -183,6 +186,33 @@ impl Script {
         let (key, recall) = self.state.recall(task, attempt, &mut Uses::default(), &wait.key.name, &lookup).unwrap();
         assert_eq!(key, wait.key);
         recall
+    }
+
+    /// Whether a task's body was to be woken since the last call; other effects are kept.
+    pub(crate) fn woken(&mut self, name: &str) -> bool {
+        let of = self.find(name);
+        let before = self.effects.len();
+        self.effects.retain(|effect| !matches!(effect, Effect::Woken { task } if *task == of));
+        self.effects.len() < before
+    }
+
+    /// The times have come of all timers that end waits.
+    pub(crate) fn ring(&mut self) {
+        for effect in std::mem::take(&mut self.effects) {
+            match effect {
+                Effect::Timer { at, event } if matches!(*event, Event::Closed { .. }) => {
+                    self.now = self.now.max(at);
+                    // Refused, if the wait is over.
+                    let _ = self.apply(*event);
+                }
+                other => self.effects.push(other),
+            }
+        }
+    }
+
+    /// What a task's gate was satisfied with.
+    pub(crate) fn gate_value(&self, name: &str) -> Option<Value> {
+        self.state.gate_value(self.find(name), 0)
     }
 
     pub(crate) fn row(&self, name: &str) -> &TaskRow {

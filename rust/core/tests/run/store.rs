@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bide_core::record::{RunRow, StoredRun};
-use bide_core::{Entry, EntryKey, Graph, RunId, RunState, TaskId, TaskIx, TaskRef, TaskRow, Time, Write};
+use bide_core::{
+    Entry, EntryKey, Graph, Message, RunId, RunState, StoredMessage, TaskId, TaskIx, TaskRef, TaskRow, Time, Write,
+};
 
 #[derive(Clone)]
 pub(crate) struct Store {
     pub(crate) run: RunRow,
     pub(crate) rows: BTreeMap<TaskId, TaskRow>,
     pub(crate) entries: BTreeMap<(TaskId, EntryKey), Entry>,
+    pub(crate) messages: Vec<StoredMessage>,
+    last_seq: i64,
 }
 
 /// The number that the harness's store gives a task.
@@ -22,7 +26,7 @@ impl Store {
     pub(crate) fn new(graph: &Graph) -> Self {
         let id = RunId::new(1, 0, 7);
         let run = RunRow::new(id, Arc::clone(graph.workflow()), graph.version().into(), Time(1));
-        Self { run, rows: BTreeMap::new(), entries: BTreeMap::new() }
+        Self { run, rows: BTreeMap::new(), entries: BTreeMap::new(), messages: Vec::new(), last_seq: 0 }
     }
 
     pub(crate) fn commit(&mut self, batch: &[Write]) {
@@ -50,6 +54,19 @@ impl Store {
                         assert!(self.entries.remove(&(task, key.clone())).is_some(), "nothing to drop at {key:?}");
                     }
                 }
+                Write::Message { message, consumed, .. } => self.send(*message, consumed),
+                Write::Consumed { number, id, .. } => {
+                    let is = |stored: &StoredMessage| match &id {
+                        Some(id) => stored.message.id.as_ref() == Some(id),
+                        None => stored.message.number == number,
+                    };
+                    let at = self.messages.iter().position(is).expect("a message is consumed that is not there");
+                    assert!(!self.messages[at].consumed, "a message is consumed twice");
+                    match id {
+                        Some(_) => self.messages[at].consumed = true,
+                        None => drop(self.messages.remove(at)),
+                    }
+                }
                 Write::Run(update) => {
                     assert!(!self.run.status.is_ended(), "an ended run is written again: {update:?}");
                     self.run.status = update.status;
@@ -60,6 +77,12 @@ impl Store {
                 }
             }
         }
+    }
+
+    /// Stores a message, as a run's owner or another process does.
+    pub(crate) fn send(&mut self, message: Message, consumed: bool) {
+        self.last_seq += 1;
+        self.messages.push(StoredMessage { seq: self.last_seq, message, consumed });
     }
 
     pub(crate) fn row(&self, ix: TaskIx) -> Option<&TaskRow> {
@@ -88,6 +111,7 @@ impl Store {
             tasks: Arc::default(),
             rows: self.rows.values().cloned().collect(),
             entries: self.entries.iter().map(|((task, _), entry)| (*task, -1, entry.clone())).collect(),
+            messages: self.messages.clone(),
         };
         let state = RunState::recover(graph, &ids, None, stored).unwrap();
         for ix in 0..graph.len() as TaskIx {

@@ -244,7 +244,7 @@ fn events_of_an_attempt_that_is_over_are_refused() {
     let recorded = Event::Recorded { task, attempt: 1, wait: wait("w", EntryKind::Step), result: Ok(Value::NONE) };
     let events = [
         Event::Started { task, attempt: 1 },
-        Event::Opened { task, attempt: 1, wait: wait("w", EntryKind::Condition) },
+        Event::Opened { task, attempt: 1, waits: vec![wait("w", EntryKind::Condition)] },
         Event::Closed { task, attempt: 1, key: key("w"), result: Ok(Value::NONE), proved: true, retry: None },
         Event::Closed {
             task,
@@ -288,7 +288,7 @@ fn a_failed_commit_names_every_run_that_is_ahead_of_the_store() {
     let mut script = Script::new(vec![spec("a", &[]), spec("b", &["a"])]);
     script.enter("a");
     let mut pending = Pending::default();
-    let opened = Event::Opened { task: TaskRef::plain(0), attempt: 1, wait: wait("file", EntryKind::Condition) };
+    let opened = Event::Opened { task: TaskRef::plain(0), attempt: 1, waits: vec![wait("file", EntryKind::Condition)] };
     pending.apply(&"run", &mut script.state, opened, Time(5)).unwrap();
     assert!(!pending.is_empty());
     assert_eq!(pending.discard().collect::<Vec<_>>(), ["run"], "a wait has no effects, and is in memory");

@@ -6,13 +6,14 @@ use std::time::Duration;
 use bide_core::attempt::Clocks;
 use bide_core::record::StoredRun;
 use bide_core::{Event, Graph, RunId, Time, Value};
-use bide_store::{Standing, Store, StoreError};
+use bide_store::{Sent, Standing, Store, StoreError};
 
 use crate::clock::Clock;
 use crate::engine::Engine;
 use crate::host::{Attached, Host, Ready};
 use crate::ledger::{CommitPath, Group, Lost};
 use crate::log::Level;
+use crate::runs::mail::Letter;
 use crate::runs::recover::NotRegistered;
 use crate::runs::run::{Inputs, RegisteredWorkflow, Run, RunRequest};
 use crate::runs::settled::{Settled, Settlement};
@@ -52,6 +53,19 @@ impl<H: Host> Engine<H> {
         requests: impl IntoIterator<Item = RunRequest<H>>,
     ) -> Result<Vec<Handle<H>>, SubmitError> {
         self.submitter.submit(workflow, requests)
+    }
+
+    /// Sends a message to a run, wherever that is executed: it is committed when this returns. Blocks.
+    ///
+    /// # Errors
+    /// From the store; the message was not sent, unless that is unknown.
+    pub fn send(&self, letter: Letter) -> Result<Sent, StoreError> {
+        self.mail.send(letter)
+    }
+
+    /// As [`Engine::send`], of many messages: those to runs that are executed here are one commit.
+    pub fn send_all(&self, letters: Vec<Letter>) -> Vec<Result<Sent, StoreError>> {
+        self.mail.send_all(letters)
     }
 
     /// Orders inputs by name.

@@ -82,9 +82,10 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
             Effect::Timer { at, event } => {
                 self.timers.at(at, Arc::new(Due { path: Arc::clone(self), run, event: *event }), 0);
             }
-            Effect::Gate { task, attempt, deadline } => {
-                self.control.dispatch.gate(Gate { run, task, attempt, deadline });
+            Effect::Gate { task, attempt, part, deadline } => {
+                self.control.dispatch.gate(Gate { run, task, attempt, part, deadline });
             }
+            Effect::Woken { task } => run.ring(task),
             Effect::Cleared { task } => self.control.suspects().clear(&run, task),
             Effect::Settled { status } => {
                 self.control.runs.remove(&run);

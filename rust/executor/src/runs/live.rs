@@ -32,7 +32,12 @@ impl<H: Host> LiveRuns<H> {
     }
 
     pub(crate) fn get(&self, id: RunId) -> Option<Arc<Run<H>>> {
-        self.live.lock().get(&id.row()).cloned()
+        self.by_row(id.row())
+    }
+
+    /// The run with this row number.
+    pub(crate) fn by_row(&self, row: RunRowId) -> Option<Arc<Run<H>>> {
+        self.live.lock().get(&row).cloned()
     }
 
     /// Whether a run with this row number is executed here.

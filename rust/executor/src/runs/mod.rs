@@ -1,6 +1,7 @@
 //! Runs in memory: what one is, which workflows it may have, how it is submitted, and how it is recovered.
 
 pub(crate) mod live;
+pub(crate) mod mail;
 pub(crate) mod recover;
 pub(crate) mod registry;
 pub(crate) mod run;

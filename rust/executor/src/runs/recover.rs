@@ -75,6 +75,9 @@ impl<H: Host> Recovery<H> {
             })
             .collect();
         let stored = self.control.store().register(graph.workflow(), graph.version(), &tasks)?;
+        if stored.signals.as_deref() != graph.signals() {
+            self.control.store().declare(stored.version, graph.signals())?;
+        }
         let ids: Arc<[TaskId]> = stored.tasks.iter().map(|task| task.id).collect();
         let workflow = Arc::new(RegisteredWorkflow {
             bodies,

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use bide_core::context::{self, Changes, Conflict};
 use bide_core::record::{RecordedTask, RunRow, StoredRun};
-use bide_core::{DecodeError, Failure, Graph, RunId, RunState, TaskId, TaskIx, TaskRef, TaskRow, Time, Value, pack};
+use bide_core::{
+    DecodeError, EntryKey, Failure, Graph, RunId, RunState, TaskId, TaskIx, TaskRef, TaskRow, Time, Value, pack,
+};
+use bide_sched::Alarm;
 use bide_store::Lease;
 use bide_sync::Mutex;
 
@@ -94,11 +97,13 @@ pub(crate) struct Rare<H: Host> {
     notes: HashMap<TaskRef, Arc<str>>,
     /// Conflicts of the context that this process has logged.
     reported: HashSet<Conflict>,
+    /// What wakes the bodies that sleep until the run machine has closed their wait, with its ticket.
+    alarms: HashMap<TaskRef, (Arc<dyn Alarm>, u64)>,
 }
 
 impl<H: Host> Default for Rare<H> {
     fn default() -> Self {
-        Self { overdue: HashMap::new(), notes: HashMap::new(), reported: HashSet::new() }
+        Self { overdue: HashMap::new(), notes: HashMap::new(), reported: HashSet::new(), alarms: HashMap::new() }
     }
 }
 
@@ -152,6 +157,7 @@ impl<H: Host> Run<H> {
             .map(|source| match source {
                 Source::Output(ix) => state.output(TaskRef::plain(*ix)).cloned(),
                 Source::Input(name) => self.input(name).cloned(),
+                Source::Gate(ix, part) => state.gate_value(TaskRef::plain(*ix), *part),
             })
             .collect()
     }
@@ -227,6 +233,7 @@ impl<H: Host> Run<H> {
             tasks: Arc::clone(&self.workflow.recorded),
             rows: state.rows().map(|(task, row)| self.noted(row, task)).collect(),
             entries: Vec::new(),
+            messages: Vec::new(),
         }
     }
 
@@ -241,6 +248,23 @@ impl<H: Host> Run<H> {
             });
         }
         row
+    }
+
+    /// Sets what wakes a body that is about to sleep until its wait is closed. Rings at once if that has happened.
+    pub fn set_alarm(&self, task: TaskRef, key: &EntryKey, alarm: Arc<dyn Alarm>, ticket: u64) {
+        self.rare.lock().get_or_insert_default().alarms.insert(task, (alarm, ticket));
+        // Set before this is asked: a wait that is closed in between rings twice, and the second ring comes too late.
+        if self.state.lock().closed_entry(task, key).is_some() {
+            self.ring(task);
+        }
+    }
+
+    /// Wakes a body whose wait was closed.
+    pub(crate) fn ring(&self, task: TaskRef) {
+        let alarm = self.rare.lock().as_mut().and_then(|rare| rare.alarms.remove(&task));
+        if let Some((alarm, ticket)) = alarm {
+            alarm.ring(ticket);
+        }
     }
 
     /// Notes what the condition that a task waits for raised when it was last asked.

@@ -9,6 +9,7 @@ use bide_store::{ChangedRuns, Changes, Seen, StoreError};
 use crate::control::Control;
 use crate::failpoint::{self, Failpoint};
 use crate::host::{Dispatch, Host};
+use crate::runs::mail::Mail;
 use crate::runs::recover::Recovery;
 use crate::runs::watch::Watch;
 use crate::services::{Service, Signal};
@@ -27,6 +28,8 @@ pub(crate) struct LeaseService<H: Host> {
     recovery: Arc<Recovery<H>>,
     /// Checks the runs that callers wait for.
     watch: Arc<Watch<H>>,
+    /// Hands out the messages that others have left in the store.
+    mail: Arc<Mail<H>>,
     /// Set when the thread is to end.
     stop: Signal,
 }
@@ -37,12 +40,14 @@ pub(crate) struct LeaseState {
     renewed: Duration,
     /// The last change of the store that was handled.
     seen: Seen,
+    /// The number of the last message that was handed out.
+    mail: i64,
 }
 
 impl LeaseState {
     /// The lease was taken at this steady time.
     pub(crate) fn since(renewed: Duration) -> Self {
-        Self { renewed, seen: Seen::default() }
+        Self { renewed, seen: Seen::default(), mail: 0 }
     }
 }
 
@@ -70,9 +75,14 @@ impl<H: Host> Service for LeaseService<H> {
 }
 
 impl<H: Host> LeaseService<H> {
-    pub(crate) fn new(control: &Arc<Control<H>>, recovery: &Arc<Recovery<H>>, watch: &Arc<Watch<H>>) -> Arc<Self> {
+    pub(crate) fn new(
+        control: &Arc<Control<H>>,
+        recovery: &Arc<Recovery<H>>,
+        watch: &Arc<Watch<H>>,
+        mail: &Arc<Mail<H>>,
+    ) -> Arc<Self> {
         let (control, recovery, watch) = (Arc::clone(control), Arc::clone(recovery), Arc::clone(watch));
-        Arc::new(Self { control, recovery, watch, stop: Signal::default() })
+        Arc::new(Self { control, recovery, watch, mail: Arc::clone(mail), stop: Signal::default() })
     }
 
     /// One turn of the thread: waits for changes, renews the lease if it is time, and handles the changes. False if it
@@ -112,6 +122,7 @@ impl<H: Host> LeaseService<H> {
         if changes.unowned {
             self.recovery.recover()?;
         }
+        self.mail.look(changes, &mut state.mail)?;
         if let Some(warning) = self.control.store().warning() {
             self.control.warn(&warning);
         }

@@ -160,6 +160,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
                 Action::CheckLease => Fed::LeaseLost,
                 Action::Recall => self.attempt.lock().recall(call, &self.run.state.lock()),
                 Action::Commit(event) => self.commit(at, call, *event),
+                Action::Read => Fed::EntryRead(self.run.state.lock().closed_entry(self.task, call.key())),
                 action => return action,
             };
         }

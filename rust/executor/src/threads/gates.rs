@@ -360,7 +360,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
             gates.polled(me, None);
             return None;
         }
-        let policy = H::gate_policy(&gate.workflow().bodies[gate.task.ix as usize]);
+        let policy = H::gate_policy(&gate.workflow().bodies[gate.task.ix as usize], gate.part);
         let mut polling = Polling::with_progress(policy, gate.deadline, item.progress);
         let polled = cx.poll_gate(gate);
         *now = self.clock().steady();

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use bide_core::attempt::{Action, Attempt, Call, CallError, Fed, Request, Sleep, Standing};
 use bide_core::{Event, Failure, TaskRef, Value};
+use bide_sched::Alarm;
 use bide_sync::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::closures::Closures;
 use super::dispatch::Phase;
@@ -34,6 +35,15 @@ pub(super) struct BodyState {
     attempt: Mutex<Attempt>,
     /// How long it has been deferred.
     deferred: Mutex<Deferred>,
+}
+
+/// Wakes a body whose wait was closed.
+struct Closed(Arc<Notify>);
+
+impl Alarm for Closed {
+    fn ring(self: Arc<Self>, _ticket: u64) {
+        self.0.notify_one();
+    }
 }
 
 /// How long a body has had no slot.
@@ -149,8 +159,12 @@ impl BodyState {
                 Action::Recall => self.attempt.lock().recall(call, &self.run.state.lock()),
                 Action::Commit(event) => self.commit(call, *event).await,
                 Action::Release => self.release(),
+                Action::Sleep(Sleep::Closed) => self.sleep_until_closed(call, None).await,
+                Action::Sleep(Sleep::PollOrClosed(span)) => self.sleep_until_closed(call, Some(span)).await,
                 Action::Sleep(sleep) => self.sleep(sleep).await,
-                Action::CommitAndAcquire(event) => self.commit_and_acquire(call, *event).await,
+                Action::CommitAndAcquire(event) => self.commit_and_acquire(call, Some(*event)).await,
+                Action::Acquire => self.commit_and_acquire(call, None).await,
+                Action::Read => Fed::EntryRead(self.run.state.lock().closed_entry(self.task, call.key())),
                 action => return action,
             };
         }
@@ -219,6 +233,7 @@ impl BodyState {
             let span = match sleep {
                 Sleep::Poll(span) => span,
                 Sleep::Until(due) => due.since(self.engine().clock().now()).min(RECHECK),
+                Sleep::Closed | Sleep::PollOrClosed(_) => RECHECK,
             };
             tokio::select! {
                 biased;
@@ -227,17 +242,33 @@ impl BodyState {
             }
             match sleep {
                 Sleep::Until(due) if due > self.engine().clock().now() => {}
-                Sleep::Until(_) | Sleep::Poll(_) => return Fed::Woken,
+                _ => return Fed::Woken,
             }
         }
     }
 
-    /// Commits the end of an open wait and takes a slot again.
-    async fn commit_and_acquire(&self, call: &Call, event: Event) -> Fed {
-        let commit = match self.commit(call, event).await {
-            Fed::Refused(refused) => Err(CallError::Over(refused)),
-            Fed::Stopped => Err(CallError::Suspended),
-            _ => Ok(()),
+    /// Sleeps until the run machine has closed the wait, at most for a span, unless the runner closes.
+    async fn sleep_until_closed(&self, call: &Call, span: Option<Duration>) -> Fed {
+        let mut phase = self.engine().dispatch().phase();
+        let closed = Arc::new(Notify::new());
+        self.run.set_alarm(self.task, call.key(), Arc::new(Closed(Arc::clone(&closed))), 0);
+        tokio::select! {
+            biased;
+            () = Phase::ended(&mut phase, Phase::Open) => Fed::Stopped,
+            () = closed.notified() => Fed::Woken,
+            () = tokio::time::sleep(span.unwrap_or(Duration::MAX)) => Fed::Woken,
+        }
+    }
+
+    /// Commits the end of an open wait, unless the run machine has, and takes a slot again.
+    async fn commit_and_acquire(&self, call: &Call, event: Option<Event>) -> Fed {
+        let commit = match event {
+            None => Ok(()),
+            Some(event) => match self.commit(call, event).await {
+                Fed::Refused(refused) => Err(CallError::Over(refused)),
+                Fed::Stopped => Err(CallError::Suspended),
+                _ => Ok(()),
+            },
         };
         let slot = self.engine().dispatch().resume(self.engine()).await;
         let acquired = slot.is_some();

@@ -16,7 +16,7 @@ impl Host for Closures {
         &[]
     }
 
-    fn gate_policy(body: &ClosureBody) -> PollPolicy {
+    fn gate_policy(body: &ClosureBody, _part: u16) -> PollPolicy {
         body.gate_policy
     }
 }

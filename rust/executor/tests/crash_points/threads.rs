@@ -42,7 +42,7 @@ impl Host for Threads {
         &[]
     }
 
-    fn gate_policy(_body: &Task) -> PollPolicy {
+    fn gate_policy(_body: &Task, _part: u16) -> PollPolicy {
         PollPolicy::every(SOON)
     }
 

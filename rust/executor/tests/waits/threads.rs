@@ -40,7 +40,7 @@ impl Host for Threads {
         &[]
     }
 
-    fn gate_policy(body: &Weak<Process>) -> PollPolicy {
+    fn gate_policy(body: &Weak<Process>, _part: u16) -> PollPolicy {
         body.upgrade().unwrap().probe.call(0).poll().0
     }
 }

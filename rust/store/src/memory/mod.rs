@@ -3,6 +3,7 @@
 //! It can outlive a runner: a program that keeps the `Arc` can open another one on it. It keeps the last
 //! [`KEPT`] ended runs and forgets older ones as new ones end.
 
+mod messages;
 mod run;
 mod state;
 
@@ -11,12 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{Committed, RecordedTask, RunRowId, StoredRun, Write};
-use bide_core::{RunId, RunStatus, TaskId, Time};
+use bide_core::{Message, MessageKind, RunId, RunStatus, StoredMessage, TaskId, Time};
 use bide_sync::Mutex;
 
 use crate::changes::ChangeLog;
 use crate::{
-    Changes, Commit, CommitId, LEASE, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Standing, Store,
+    Changes, Commit, CommitId, LEASE, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent, Standing, Store,
     StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use run::MemRun;
@@ -126,12 +127,20 @@ impl Store for MemoryStore {
                 RecordedTask { id, name: name.clone(), dependencies: dependencies.clone() }
             });
             let (tasks, number) = (tasks.collect(), state.versions.len() as i64);
-            state.versions.push(MemVersion { workflow, hash: version.into(), tasks });
+            state.versions.push(MemVersion { workflow, hash: version.into(), tasks, signals: None });
             of_workflow.versions.push(number);
             number
         });
-        let tasks = state.versions[version as usize].tasks.clone();
-        Ok(StoredWorkflow { number: workflow, version, tasks })
+        let recorded = &state.versions[version as usize];
+        let (tasks, signals) = (recorded.tasks.clone(), recorded.signals.clone());
+        Ok(StoredWorkflow { number: workflow, version, tasks, signals })
+    }
+
+    fn declare(&self, version: i64, signals: Option<&[String]>) -> Result<(), StoreError> {
+        let state = &mut *self.state.lock();
+        let recorded = usize::try_from(version).ok().and_then(|version| state.versions.get_mut(version));
+        recorded.into_iter().for_each(|version| version.signals = signals.map(Into::into));
+        Ok(())
     }
 
     fn write(&self, lease: Lease, commit: &mut Commit<'_>) -> Result<Written, StoreError> {
@@ -156,7 +165,7 @@ impl Store for MemoryStore {
             if let Write::Run(update) = &write {
                 changes.get_or_insert_with(|| self.changes.lock()).run(update.run);
             }
-            if let Some(ended) = run::apply(&mut state.runs, &mut state.journals, write) {
+            if let Some(ended) = run::apply(&mut state.runs, &mut state.journals, &mut state.messages, write) {
                 state.unowned.remove(&ended);
                 state.ended.push_back(ended);
                 if state.ended.len() > KEPT
@@ -290,6 +299,37 @@ impl Store for MemoryStore {
         state.ended.retain(|id| *id != row);
         state.forget(row);
         Ok(true)
+    }
+
+    fn send(&self, run: RunId, message: &Message) -> Result<Sent, StoreError> {
+        let state = &mut *self.state.lock();
+        let Some(found) = state.runs.get(&run.row()).filter(|found| found.id == run) else { return Ok(Sent::NoRun) };
+        if found.status.is_ended() {
+            return Ok(Sent::Ended(found.status));
+        }
+        let (kind, name) = (message.address.kind, &message.address.name);
+        if kind == MessageKind::Answer {
+            if !state.journals.has_callback(found, name) {
+                return Ok(Sent::NoCallback);
+            }
+        } else if let Some(signals) = &state.versions[found.version as usize].signals
+            && !signals.iter().any(|known| **known == **name)
+        {
+            return Ok(Sent::Undeclared(signals.clone()));
+        }
+        let sent = state.messages.send(run.row(), message);
+        if sent == Sent::Stored {
+            self.changes.mail();
+        }
+        Ok(sent)
+    }
+
+    fn messages(&self, run: RunId, after: i64) -> Result<Vec<StoredMessage>, StoreError> {
+        Ok(self.state.lock().messages.of(run.row(), after))
+    }
+
+    fn mail(&self, after: i64) -> Result<Vec<(i64, RunRowId)>, StoreError> {
+        Ok(self.state.lock().messages.since(after))
     }
 
     fn wait_for_changes(&self, seen: Seen, timeout: Duration) -> Result<Changes, StoreError> {

@@ -5,7 +5,11 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use bide_core::record::{DoneRow, NewRun, RunRowId, RunUpdate, Write};
-use bide_core::{BlockReason, Entry, EntryKey, Failure, NO_MAP, RunId, RunStatus, TaskId, TaskRow, Time};
+use bide_core::{
+    BlockReason, Entry, EntryKey, EntryKind, Failure, NO_MAP, RunId, RunStatus, TaskId, TaskRow, Time, Value,
+};
+
+use super::messages::Messages;
 
 pub(super) struct MemRun {
     /// The id of the run.
@@ -59,6 +63,13 @@ impl Journals {
         let mut entries: Vec<_> = copied.collect();
         entries.sort_by_key(|(task, map, entry)| (*task, *map, entry.seq));
         entries
+    }
+
+    /// Whether a run has made the callback with this secret.
+    pub(super) fn has_callback(&self, run: &MemRun, secret: &str) -> bool {
+        let secret = Value::tagged(b's', secret.as_bytes());
+        let made = |entry: &Entry| entry.kind() == EntryKind::Callback && entry.value.as_ref() == Some(&secret);
+        run.has_journal && self.of(run.id.row()).any(|(_, entry)| made(entry))
     }
 
     /// Forgets what belongs to a run.
@@ -174,6 +185,7 @@ impl MemRun {
 pub(super) fn apply(
     runs: &mut HashMap<RunRowId, MemRun, RowHash>,
     journals: &mut Journals,
+    messages: &mut Messages,
     write: Write,
 ) -> Option<RunRowId> {
     match write {
@@ -188,6 +200,8 @@ pub(super) fn apply(
                 journals.0.remove(&(run, task, map, key));
             }
         }
+        Write::Message { run, message, consumed } => messages.insert(run, *message, consumed),
+        Write::Consumed { run, number, id } => messages.consume(run, number, id.as_deref()),
         Write::Run(update) => {
             let id = update.run;
             let run = runs.get_mut(&id)?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bide_core::TaskId;
 use bide_core::record::{Batch, NewRun, RecordedTask, RunRow, RunRowId, StoredRun, Write};
 
+use super::messages::Messages;
 use super::run::{Journals, MemRun, RowHash};
 use crate::{Creation, Lease, StoreError};
 
@@ -26,6 +27,8 @@ pub(super) struct State {
     pub(super) runs: HashMap<RunRowId, MemRun, RowHash>,
     /// The journals of all runs.
     pub(super) journals: Journals,
+    /// The messages to all runs.
+    pub(super) messages: Messages,
     /// The run that has a key, by workflow and key.
     pub(super) keys: HashMap<(i64, Arc<str>), RunRowId>,
     /// Unfinished runs without an owner, oldest first.
@@ -52,6 +55,8 @@ pub(super) struct MemVersion {
     pub(super) hash: Arc<str>,
     /// Its tasks with their dependencies, in declaration order.
     pub(super) tasks: Arc<[RecordedTask]>,
+    /// The signals that it declares.
+    pub(super) signals: Option<Vec<String>>,
 }
 
 /// A runner.
@@ -118,6 +123,7 @@ impl State {
     pub(super) fn forget(&mut self, id: RunRowId) -> Option<MemRun> {
         let run = self.runs.remove(&id)?;
         self.journals.forget(&run);
+        self.messages.forget(id);
         if let Some(key) = &run.key {
             self.keys.remove(&(run.workflow, key.clone()));
         }
@@ -152,6 +158,7 @@ impl State {
             tasks: self.versions[run.version as usize].tasks.clone(),
             rows: run.task_rows(),
             entries: self.journals.entries(run),
+            messages: self.messages.of(run.id.row(), 0),
         }
     }
 

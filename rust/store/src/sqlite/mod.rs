@@ -14,6 +14,7 @@ mod error;
 mod fork;
 mod lease;
 mod lock;
+mod messages;
 mod names;
 #[cfg(test)]
 mod plans;
@@ -37,14 +38,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bide_core::record::{RunRowId, StoredRun};
-use bide_core::{RunId, Time};
+use bide_core::{Message, RunId, StoredMessage, Time};
 use bide_sync::{Mutex, MutexGuard};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::changes::ChangeLog;
 use crate::{
-    Changes, Commit, CommitId, Durability, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Standing, Store,
-    StoreError, StoredVersion, StoredWorkflow, Written,
+    Changes, Commit, CommitId, Durability, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent, Standing,
+    Store, StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use checkpoint::{Checkpointer, Debt};
 use error::{Identity, is_busy};
@@ -327,6 +328,10 @@ impl Store for SqliteStore {
         self.record_version(name, version, tasks)
     }
 
+    fn declare(&self, version: i64, signals: Option<&[String]>) -> Result<(), StoreError> {
+        self.record_signals(version, signals)
+    }
+
     fn write(&self, lease: Lease, commit: &mut Commit<'_>) -> Result<Written, StoreError> {
         self.write_commit(lease, commit)
     }
@@ -372,6 +377,18 @@ impl Store for SqliteStore {
 
     fn delete(&self, run: RunId) -> Result<bool, StoreError> {
         self.delete_one(run)
+    }
+
+    fn send(&self, run: RunId, message: &Message) -> Result<Sent, StoreError> {
+        self.store_message(run, message)
+    }
+
+    fn messages(&self, run: RunId, after: i64) -> Result<Vec<StoredMessage>, StoreError> {
+        self.read_messages(run, after)
+    }
+
+    fn mail(&self, after: i64) -> Result<Vec<(i64, RunRowId)>, StoreError> {
+        self.read_mail(after)
     }
 
     fn wait_for_changes(&self, seen: Seen, timeout: Duration) -> Result<Changes, StoreError> {

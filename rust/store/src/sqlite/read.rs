@@ -14,6 +14,7 @@ use rusqlite::types::FromSql;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::SqliteStore;
+use super::messages::{self, ALL_MESSAGES};
 use super::workflow::parse_tasks;
 use crate::{RunFilter, Standing, StoreError, StoredVersion};
 
@@ -83,11 +84,11 @@ pub(super) const LISTING: &str = LIST;
 pub(super) const OF_ALL: &[&str] = &[TASKS_OF_ALL, JOURNAL_OF_ALL];
 
 /// A row being read, with what an error names if it does not read back.
-struct Fields<'r> {
-    row: &'r Row<'r>,
-    identity: &'r str,
-    run: RunId,
-    table: &'static str,
+pub(super) struct Fields<'r> {
+    pub(super) row: &'r Row<'r>,
+    pub(super) identity: &'r str,
+    pub(super) run: RunId,
+    pub(super) table: &'static str,
 }
 
 impl Fields<'_> {
@@ -99,15 +100,15 @@ impl Fields<'_> {
         ))
     }
 
-    fn get<T: FromSql>(&self, at: usize, column: &str) -> Result<T, StoreError> {
+    pub(super) fn get<T: FromSql>(&self, at: usize, column: &str) -> Result<T, StoreError> {
         self.row.get(at).map_err(|error| self.corrupt(column, &error))
     }
 
-    fn text(&self, at: usize, column: &str) -> Result<Option<Arc<str>>, StoreError> {
+    pub(super) fn text(&self, at: usize, column: &str) -> Result<Option<Arc<str>>, StoreError> {
         self.get(at, column)
     }
 
-    fn value(&self, at: usize, column: &str) -> Result<Option<Value>, StoreError> {
+    pub(super) fn value(&self, at: usize, column: &str) -> Result<Option<Value>, StoreError> {
         let bytes: Option<Vec<u8>> = self.get(at, column)?;
         Ok(bytes.map(|bytes| Value::new(&bytes)))
     }
@@ -121,12 +122,12 @@ impl Fields<'_> {
         Ok(self.get::<Option<i64>>(at, column)?.map(Time))
     }
 
-    fn failure(&self, at: usize, column: &str) -> Result<Option<Failure>, StoreError> {
+    pub(super) fn failure(&self, at: usize, column: &str) -> Result<Option<Failure>, StoreError> {
         let text: Option<String> = self.get(at, column)?;
         text.map(|text| Failure::from_json(&text).map_err(|damage| self.corrupt(column, &damage))).transpose()
     }
 
-    fn code<T>(&self, at: usize, column: &str, read: impl Fn(i64) -> Option<T>) -> Result<T, StoreError> {
+    pub(super) fn code<T>(&self, at: usize, column: &str, read: impl Fn(i64) -> Option<T>) -> Result<T, StoreError> {
         let code: i64 = self.get(at, column)?;
         read(code).ok_or_else(|| self.corrupt(column, &Damage::UnknownCode(code)))
     }
@@ -209,7 +210,8 @@ impl SqliteStore {
         let tasks = self.recorded_tasks(&reader, version)?;
         let rows = self.read_all(&reader, TASKS, id, "task", task_row)?;
         let entries = self.read_all(&reader, JOURNAL, id, "journal", entry)?;
-        Ok(Some(StoredRun { run, tasks, rows, entries }))
+        let messages = self.read_all(&reader, ALL_MESSAGES, id, "message", messages::read)?;
+        Ok(Some(StoredRun { run, tasks, rows, entries, messages }))
     }
 
     pub(super) fn read_standing(&self, id: RunId) -> Result<Option<Standing>, StoreError> {
@@ -306,7 +308,7 @@ impl SqliteStore {
         while let Some(row) = rows.next().map_err(|error| self.explain(error))? {
             let (run, version) = self.read_row(row)?;
             let tasks = self.recorded_tasks(reader, version)?;
-            found.push(StoredRun { run, tasks, rows: Vec::new(), entries: Vec::new() });
+            found.push(StoredRun { run, tasks, rows: Vec::new(), entries: Vec::new(), messages: Vec::new() });
         }
         Ok(found)
     }

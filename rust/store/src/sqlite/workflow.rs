@@ -12,12 +12,16 @@ use crate::{StoreError, StoredWorkflow};
 
 type NewTask = (Arc<str>, Vec<Arc<str>>);
 
+const DECLARE: &str = "UPDATE version SET signals = ?2 WHERE id = ?1";
+
 /// A version's row.
 struct VersionRow {
     /// The workflow's number.
     workflow: i64,
     /// The version's number.
     version: i64,
+    /// The signals that it declares, as they are stored.
+    signals: Option<String>,
     /// Its tasks, if it has just been written: then they need not be read.
     tasks: Option<Arc<[RecordedTask]>>,
 }
@@ -42,15 +46,23 @@ impl SqliteStore {
             }
             None => self.recorded_tasks(&*self.reader()?, row.version)?,
         };
-        Ok(StoredWorkflow { number: row.workflow, version: row.version, tasks })
+        let signals = row.signals.as_deref().and_then(parse_signals);
+        Ok(StoredWorkflow { number: row.workflow, version: row.version, tasks, signals })
+    }
+
+    pub(super) fn record_signals(&self, version: i64, signals: Option<&[String]>) -> Result<(), StoreError> {
+        let json = signals.map(|names| serde_json::Value::from_iter(names.iter().map(String::as_str)).to_string());
+        self.transact(|connection| connection.execute(DECLARE, params![version, json]).map(drop))
     }
 }
 
 fn find(connection: &Connection, name: &str, version: &str) -> rusqlite::Result<Option<VersionRow>> {
     let mut statement = connection.prepare_cached(
-        "SELECT w.id, v.id FROM workflow w JOIN version v ON v.workflow = w.id WHERE w.name = ?1 AND v.hash = ?2",
+        "SELECT w.id, v.id, v.signals FROM workflow w JOIN version v ON v.workflow = w.id WHERE w.name = ?1 AND v.hash = ?2",
     )?;
-    let read = |row: &rusqlite::Row<'_>| Ok(VersionRow { workflow: row.get(0)?, version: row.get(1)?, tasks: None });
+    let read = |row: &rusqlite::Row<'_>| {
+        Ok(VersionRow { workflow: row.get(0)?, version: row.get(1)?, signals: row.get(2)?, tasks: None })
+    };
     statement.query_row([name, version], read).optional()
 }
 
@@ -70,7 +82,7 @@ fn insert(connection: &Connection, name: &str, version: &str, tasks: &[NewTask])
         "INSERT INTO version (workflow, hash, tasks) VALUES (?1, ?2, ?3)",
         params![workflow, version, serde_json::to_string(&list).map_err(unwritable)?],
     )?;
-    Ok(VersionRow { workflow, version: connection.last_insert_rowid(), tasks: Some(tasks) })
+    Ok(VersionRow { workflow, version: connection.last_insert_rowid(), signals: None, tasks: Some(tasks) })
 }
 
 /// Gives each task its number: that of its name, if the workflow ever had a task of this name, else the next.
@@ -111,4 +123,9 @@ pub(super) fn parse_tasks(json: &str) -> Result<Arc<[RecordedTask]>, String> {
         dependencies: dependencies.into_iter().map(Into::into).collect(),
     });
     Ok(tasks.collect())
+}
+
+/// Reads the declared signals of a version's row; `None` if they do not read back: then any signal is accepted.
+pub(super) fn parse_signals(json: &str) -> Option<Vec<String>> {
+    serde_json::from_str(json).ok()
 }

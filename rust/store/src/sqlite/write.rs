@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::SqliteStore;
 use super::error::is_conflict;
 use super::lease::fence;
+use super::messages;
 use crate::{Commit, Creation, Lease, StoreError, Written};
 
 const CREATE: &str = "INSERT INTO run (id, uuid, workflow, version, status, runner, epoch, created_at, key, inputs) \
@@ -101,6 +102,12 @@ impl SqliteStore {
                         statement.execute(params![run, task, map, &*key.name, key.n]).map_err(explain)?;
                     }
                 }
+                Write::Message { run, message, consumed } => {
+                    bytes += messages::insert(&mut statement, *run, message, *consumed).map_err(explain)?;
+                }
+                Write::Consumed { run, number, id } => {
+                    messages::consume(writer, *run, *number, id.as_deref()).map_err(explain)?;
+                }
                 Write::Run(update) => {
                     if run(&mut statement, update).map_err(explain)? == 0 {
                         let (name, id) = (&self.identity.name, update.run);
@@ -180,6 +187,8 @@ fn statement_of(write: &Write) -> &'static str {
         Write::Task(_) => TASK,
         Write::Entry { .. } => ENTRY,
         Write::DropEntries { .. } => DROP_ENTRY,
+        Write::Message { .. } => messages::MESSAGE,
+        Write::Consumed { .. } => messages::CONSUMED,
         Write::Run(_) => RUN,
     }
 }
@@ -240,7 +249,7 @@ fn entry(
         micros(row.closed_at),
         micros(row.due()),
         micros(row.deadline),
-        row.proof(),
+        row.operation.stored_proof(),
         bytes(row.value.as_ref()),
         json(row.failure.as_ref()),
     ])

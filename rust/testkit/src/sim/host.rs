@@ -36,7 +36,7 @@ impl Host for SimHost {
         &[]
     }
 
-    fn gate_policy(_body: &SimBody) -> PollPolicy {
+    fn gate_policy(_body: &SimBody, _part: u16) -> PollPolicy {
         TaskPlan::policy()
     }
 

@@ -196,6 +196,7 @@ impl Oracle {
                         self.entries.remove(&(*run, *task as TaskIx, key.clone()));
                     }
                 }
+                Write::Message { .. } | Write::Consumed { .. } => {}
                 Write::Run(update) => {
                     self.an_ended_run_stays_as_it_is(update);
                     self.a_run_ends_with_its_tasks(update);

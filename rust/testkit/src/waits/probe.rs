@@ -244,6 +244,7 @@ fn entry_in_words(entry: &Entry) -> String {
     };
     match (entry.state, &entry.failure) {
         (EntryState::Open, _) => format!("open {name}"),
+        (EntryState::Lost, _) => format!("lost {name}"),
         (EntryState::Satisfied, _) => format!("record {name}{proof}"),
         (EntryState::Failed, failure) => {
             format!("record {name}{proof}: {}", failure.as_ref().map(failure_in_words).unwrap_or_default())

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::attempt::{Action, Call, CallError, Fed, Polled, Request, Sleep};
-use bide_core::{Event, Time, Value};
+use bide_core::attempt::{Action, Call, CallError, Fed, Part, PartRequest, Polled, Request, Sleep};
+use bide_core::{EntryKey, Event, Failure, Time, Value};
 use bide_sched::{PollNo, Woken};
 
 use super::{BodyCx, Condition};
@@ -23,6 +23,16 @@ pub trait Check {
 
     /// Whether what proved it the same before it was asked proves that still. Asked once, at the end of its wait.
     fn is_unchanged(&mut self) -> bool;
+
+    /// Asks a part of a combination, by its number.
+    fn ask_part(&mut self, _part: usize) -> Polled {
+        self.ask()
+    }
+
+    /// As [`Check::is_unchanged`], of a part of a combination.
+    fn is_part_unchanged(&mut self, _part: usize) -> bool {
+        self.is_unchanged()
+    }
 }
 
 /// A condition that cannot change what proves it.
@@ -50,10 +60,31 @@ struct Waiting {
     done: Option<Result<Value, CallError>>,
 }
 
+/// The request of a lone wait, or of a combination.
+fn request_of(mut parts: Vec<PartRequest>) -> Request {
+    if parts.len() > 1 {
+        return Request::Combined(parts);
+    }
+    let Some(PartRequest { part, timeout, .. }) = parts.pop() else { return Request::After(Duration::ZERO) };
+    match part {
+        Part::Condition { proof, policy } => Request::Condition { proof, policy, timeout },
+        Part::Until(time) => Request::Until(time),
+        Part::After(span) => Request::After(span),
+        Part::Message(address) => Request::Message { address, timeout },
+        Part::Child(run) => Request::Child { run, timeout },
+        Part::Any(_) | Part::All(_) => Request::Combined(vec![PartRequest { name: "".into(), part, timeout }]),
+    }
+}
+
+/// The outcome of a combination, and of each of its parts.
+pub(super) type Combined = (Result<Value, CallError>, Vec<Option<Result<Value, Failure>>>);
+
 /// What the frame in which a body waits has to do itself.
 enum Next {
     Ask,
+    AskPart(usize),
     Prove,
+    ProvePart(usize),
     Sleep(Sleep),
     Done,
 }
@@ -71,6 +102,28 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     ) -> Result<Value, CallError> {
         let waiting = self.begin_condition(condition)?;
         self.wait(at, waiting, check)
+    }
+
+    /// Waits for these parts: one wait, or a combination before its members. Returns the outcome of each part, in their
+    /// order, beside that of the whole; a part that is not over has none.
+    pub fn wait_parts(&self, at: &mut dyn Attached, parts: Vec<PartRequest>, check: &mut dyn Check) -> Combined {
+        let name = parts.first().map_or_else(|| "".into(), |part| Arc::clone(&part.name));
+        let waiting = match self.waiting(&name, request_of(parts)) {
+            Ok(waiting) => waiting,
+            Err(error) => return (Err(error), Vec::new()),
+        };
+        let mut keys = Vec::new();
+        let waited = self.wait_keeping(at, waiting, check, &mut keys);
+        if keys.is_empty() {
+            let whole = match &waited {
+                Ok(value) => Some(Ok(value.clone())),
+                Err(CallError::Failed(failure)) => Some(Err(failure.clone())),
+                Err(_) => None,
+            };
+            return (waited, vec![whole]);
+        }
+        let state = self.run.state.lock();
+        (waited, keys.iter().map(|key| state.closed_entry(self.task, key)).collect())
     }
 
     /// Waits until a point in time.
@@ -108,34 +161,53 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
 
     /// The frame within which the thread parks and asks: it holds no action and nothing that is fed.
     #[inline(never)]
-    fn wait(
+    fn wait(&self, at: &mut dyn Attached, waiting: Box<Waiting>, check: &mut dyn Check) -> Result<Value, CallError> {
+        self.wait_keeping(at, waiting, check, &mut Vec::new())
+    }
+
+    /// As [`BodyCx::wait`]; `keys` gets the keys of the parts of a combination.
+    #[inline(never)]
+    fn wait_keeping(
         &self,
         at: &mut dyn Attached,
         mut waiting: Box<Waiting>,
         check: &mut dyn Check,
+        keys: &mut Vec<EntryKey>,
     ) -> Result<Value, CallError> {
         let mut has_slept = false;
         loop {
             match self.act(at, &mut waiting) {
                 Next::Ask => waiting.fed = Fed::Asked(check.ask()),
+                Next::AskPart(part) => waiting.fed = Fed::Asked(check.ask_part(part)),
+                Next::ProvePart(part) => waiting.fed = Fed::Proved(check.is_part_unchanged(part)),
                 Next::Prove => waiting.fed = Fed::Proved(check.is_unchanged()),
                 Next::Sleep(sleep) => {
                     if !std::mem::replace(&mut has_slept, true) {
                         at.parks();
                     }
-                    let woken = self.sleep(at, sleep, waiting.poll);
+                    let woken = self.sleep(at, &waiting.call, sleep, waiting.poll);
                     self.wakes(&mut waiting, sleep, woken);
                 }
-                Next::Done => return waiting.done.take().unwrap_or(Err(CallError::Suspended)),
+                Next::Done => {
+                    *keys = waiting.call.part_keys();
+                    return waiting.done.take().unwrap_or(Err(CallError::Suspended));
+                }
             }
         }
     }
 
-    fn sleep(&self, at: &mut dyn Attached, sleep: Sleep, last: Option<PollNo>) -> Woken {
+    fn sleep(&self, at: &mut dyn Attached, call: &Call, sleep: Sleep, last: Option<PollNo>) -> Woken {
         let (workers, parker) = (&self.engine.dispatch().workers, &self.parker);
         at.wait(|| match sleep {
             Sleep::Poll(span) => workers.park_until_poll(&self.engine, parker, span, last),
             Sleep::Until(due) => parker.park_until(|alarm, ticket| self.engine.timers().at(due, alarm, ticket)),
+            Sleep::Closed => {
+                parker.park_until(|alarm, ticket| self.run.set_alarm(self.task, call.key(), alarm, ticket))
+            }
+            Sleep::PollOrClosed(span) => parker.park_until(|alarm, ticket| {
+                let _ = self.engine.timers().after(span, Arc::clone(&alarm), ticket);
+                self.run.set_alarm(self.task, call.key(), alarm, ticket);
+            }),
         })
     }
 
@@ -145,7 +217,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         waiting.poll = None;
         waiting.fed = match (woken, sleep) {
             (Woken::Closed, _) => Fed::Stopped,
-            (Woken::Rung, Sleep::Until(_)) => Fed::Woken,
+            (Woken::Rung, Sleep::Until(_) | Sleep::Closed | Sleep::PollOrClosed(_)) => Fed::Woken,
             (Woken::Rung, Sleep::Poll(_)) => {
                 let condition = Arc::clone(waiting.call.name());
                 let workers = &self.engine.dispatch().workers;
@@ -161,10 +233,13 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         loop {
             waiting.fed = match self.drive(at, &mut waiting.call, &mut waiting.fed) {
                 Action::Ask => return Next::Ask,
+                Action::AskPart(part) => return Next::AskPart(part),
                 Action::Prove => return Next::Prove,
+                Action::ProvePart(part) => return Next::ProvePart(part),
                 Action::Sleep(sleep) => return Next::Sleep(sleep),
                 Action::Release => self.release(waiting),
-                Action::CommitAndAcquire(event) => self.commit_and_acquire(at, waiting, *event),
+                Action::CommitAndAcquire(event) => self.commit_and_acquire(at, waiting, Some(*event)),
+                Action::Acquire => self.commit_and_acquire(at, waiting, None),
                 Action::Done(result) => {
                     if waiting.parked {
                         let workers = &self.engine.dispatch().workers;
@@ -196,14 +271,14 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         Fed::Released
     }
 
-    /// Commits the end of an open wait and takes a slot again.
+    /// Commits the end of an open wait, unless the run machine has, and takes a slot again.
     #[inline(never)]
-    fn commit_and_acquire(&self, at: &mut dyn Attached, waiting: &mut Waiting, event: Event) -> Fed {
+    fn commit_and_acquire(&self, at: &mut dyn Attached, waiting: &mut Waiting, event: Option<Event>) -> Fed {
         let workers = &self.engine.dispatch().workers;
         // Both at once: in between there is nothing to attach for.
         let (outcome, permit) = at.wait(|| {
             workers.end_poll(waiting.poll);
-            let outcome = self.engine.commit_own(None, &self.run, event);
+            let outcome = event.map_or(Ok(()), |event| self.engine.commit_own(None, &self.run, event));
             (outcome, workers.resume(&self.parker))
         });
         waiting.parked = false;

@@ -3,11 +3,35 @@
 use std::sync::Arc;
 
 use bide_core::attempt::{Action, CallError, Fed, Sleep};
-use bide_core::{Event, Outcome};
+use bide_core::{Event, Outcome, Time};
 use bide_executor::drive::Lost;
+use bide_sched::Alarm;
+use bide_sync::Mutex;
 
 use super::super::body::{Body, OpenCall, Phase};
-use super::{BodyNo, Holder, Process};
+use super::{BodyNo, Holder, Process, RungTimer};
+
+/// Wakes a body whose wait was closed.
+struct Closed {
+    /// Where the process looks for what has rung.
+    rung: Arc<Mutex<Vec<RungTimer>>>,
+    /// Whose body.
+    no: BodyNo,
+    /// What it sleeps for.
+    ticket: u64,
+}
+
+impl Closed {
+    fn ring(&self) {
+        self.rung.lock().push((self.no, self.ticket, Some(Time(0))));
+    }
+}
+
+impl Alarm for Closed {
+    fn ring(self: Arc<Self>, _ticket: u64) {
+        Self::ring(&self);
+    }
+}
 
 impl Process {
     /// A body parks: it is rung when its next poll is due, or its time has come.
@@ -18,6 +42,14 @@ impl Process {
         match sleep {
             Sleep::Until(due) => self.driver.ring_at(due, move || rung.lock().push((no, ticket, Some(due)))),
             Sleep::Poll(span) => self.driver.ring_after(span, move || rung.lock().push((no, ticket, None))),
+            Sleep::Closed | Sleep::PollOrClosed(_) => {
+                let closed = Arc::new(Closed { rung, no, ticket });
+                if let Sleep::PollOrClosed(span) = sleep {
+                    let closed = Arc::clone(&closed);
+                    self.driver.ring_after(span, move || Closed::ring(&closed));
+                }
+                body.run.set_alarm(body.task, open_call.call.key(), closed, 0);
+            }
         }
         self.poll_done(open_call);
     }
@@ -61,9 +93,12 @@ impl Process {
                 open_call.polls = matches!(sleep, Sleep::Poll(_));
                 self.feed(body, no, open_call, Fed::Woken);
             }
-            Phase::Calls(mut open_call, Action::CommitAndAcquire(event)) => {
+            Phase::Calls(mut open_call, action @ (Action::CommitAndAcquire(_) | Action::Acquire)) => {
                 self.poll_done(&mut open_call);
-                let committed = self.driver.commit_own(None, &body.run, *event);
+                let committed = match action {
+                    Action::CommitAndAcquire(event) => self.driver.commit_own(None, &body.run, *event),
+                    _ => Ok(()),
+                };
                 let committed = committed.map_err(|lost| self.call_error(&body, lost));
                 if self.is_closing() {
                     // No body gets a slot any more: it unwinds without one.

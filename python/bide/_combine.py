@@ -1,0 +1,273 @@
+"""The first of several waits, or all of them: `any_of`, `all_of`, and the plan of a wait as the executor reads it.
+
+A plan is a list of parts, a combination before its members, each as (kind, name, timeout, what); and the function that
+makes the value of the whole from the outcomes of the parts (`rust/py/src/plan.rs`).
+"""
+
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, overload
+
+import msgspec
+
+from bide._codec import Codec
+from bide._duration import optional_seconds
+from bide._errors import DefinitionError
+from bide._signals import Request, Signal
+from bide._waits import After, At, Duration, Until, WaitBase, check_name
+
+T = TypeVar("T")
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+_C = TypeVar("_C")
+_D = TypeVar("_D")
+_E = TypeVar("_E")
+
+Outcome: TypeAlias = bytes | BaseException | None
+"""Of one part: what it came to, as stored; or how it failed; or that it is not over."""
+
+
+class Fired(msgspec.Struct, Generic[T], frozen=True):
+    """The wait that came first, in the tuple that `wait_any` returns: the others are None."""
+
+    value: T
+
+
+class First(msgspec.Struct, frozen=True):
+    """The wait that came first, by the name that `wait_any` was given for it."""
+
+    name: str
+    value: Any
+
+
+class AnyOf(WaitBase[T], Generic[T], frozen=True):
+    """The first of several waits. Made by `any_of`."""
+
+    waits: tuple[WaitBase[Any], ...]
+    names: tuple[str, ...]
+    name: str | None = None
+
+
+class AllOf(WaitBase[T], Generic[T], frozen=True):
+    """All of several waits. Made by `all_of`."""
+
+    waits: tuple[WaitBase[Any], ...]
+    names: tuple[str, ...]
+    name: str | None = None
+
+
+@overload
+def any_of(a: WaitBase[_A], /, *, name: str | None = None) -> AnyOf[tuple[Fired[_A] | None]]: ...
+@overload
+def any_of(
+    a: WaitBase[_A], b: WaitBase[_B], /, *, name: str | None = None
+) -> AnyOf[tuple[Fired[_A] | None, Fired[_B] | None]]: ...
+@overload
+def any_of(
+    a: WaitBase[_A], b: WaitBase[_B], c: WaitBase[_C], /, *, name: str | None = None
+) -> AnyOf[tuple[Fired[_A] | None, Fired[_B] | None, Fired[_C] | None]]: ...
+@overload
+def any_of(
+    a: WaitBase[_A], b: WaitBase[_B], c: WaitBase[_C], d: WaitBase[_D], /, *, name: str | None = None
+) -> AnyOf[tuple[Fired[_A] | None, Fired[_B] | None, Fired[_C] | None, Fired[_D] | None]]: ...
+@overload
+def any_of(
+    a: WaitBase[_A], b: WaitBase[_B], c: WaitBase[_C], d: WaitBase[_D], e: WaitBase[_E], /, *, name: str | None = None
+) -> AnyOf[tuple[Fired[_A] | None, Fired[_B] | None, Fired[_C] | None, Fired[_D] | None, Fired[_E] | None]]: ...
+@overload
+def any_of(*, name: str | None = None, **named: WaitBase[Any]) -> AnyOf[First]: ...
+@overload
+def any_of(*waits: WaitBase[Any], name: str | None = None) -> AnyOf[tuple[Fired[Any] | None, ...]]: ...
+def any_of(*waits: WaitBase[Any], name: str | None = None, **named: WaitBase[Any]) -> AnyOf[Any]:
+    """Wait for the first of several waits.
+
+    Its value is a tuple with `Fired(value)` for the wait that came and None for the others; of waits that are given by
+    keyword it is `First(name, value)`. A wait that fails is out; if all of them fail, that is an `ExceptionGroup`.
+    """
+    return AnyOf(*_members(waits, named, "any_of"), name=check_name(name, "any_of"))
+
+
+@overload
+def all_of(a: WaitBase[_A], /, *, name: str | None = None) -> AllOf[tuple[_A]]: ...
+@overload
+def all_of(a: WaitBase[_A], b: WaitBase[_B], /, *, name: str | None = None) -> AllOf[tuple[_A, _B]]: ...
+@overload
+def all_of(
+    a: WaitBase[_A], b: WaitBase[_B], c: WaitBase[_C], /, *, name: str | None = None
+) -> AllOf[tuple[_A, _B, _C]]: ...
+@overload
+def all_of(
+    a: WaitBase[_A], b: WaitBase[_B], c: WaitBase[_C], d: WaitBase[_D], /, *, name: str | None = None
+) -> AllOf[tuple[_A, _B, _C, _D]]: ...
+@overload
+def all_of(
+    a: WaitBase[_A], b: WaitBase[_B], c: WaitBase[_C], d: WaitBase[_D], e: WaitBase[_E], /, *, name: str | None = None
+) -> AllOf[tuple[_A, _B, _C, _D, _E]]: ...
+@overload
+def all_of(*, name: str | None = None, **named: WaitBase[Any]) -> AllOf[dict[str, Any]]: ...
+@overload
+def all_of(*waits: WaitBase[Any], name: str | None = None) -> AllOf[tuple[Any, ...]]: ...
+def all_of(*waits: WaitBase[Any], name: str | None = None, **named: WaitBase[Any]) -> AllOf[Any]:
+    """Wait for all of several waits.
+
+    Its value is a tuple of their values, or of waits that are given by keyword a dictionary. The first one that fails
+    ends it with its failure.
+    """
+    return AllOf(*_members(waits, named, "all_of"), name=check_name(name, "all_of"))
+
+
+def _members(
+    waits: tuple[object, ...], named: dict[str, WaitBase[Any]], what: str
+) -> tuple[tuple[WaitBase[Any], ...], tuple[str, ...]]:
+    given = (*waits, *named.values())
+    if waits and named:
+        msg = f"{what} takes its waits either by position or by keyword, not both"
+        raise DefinitionError(msg)
+    if not given:
+        msg = f"{what} takes at least one wait"
+        raise DefinitionError(msg)
+    for one in given:
+        check_wait(one, what)
+    return given, tuple(named)  # type: ignore[return-value] # pyright: ignore[reportReturnType]
+
+
+def check_wait(one: object, what: str) -> None:
+    """Refuse what cannot be waited for."""
+    if not isinstance(one, WaitBase):
+        hint = ": wrap it in bide.until(...)" if callable(one) else ""
+        msg = f"{what} takes waits, such as bide.until(...), bide.signal(...) or bide.after(...), not {one!r}{hint}"
+        raise DefinitionError(msg)
+
+
+class Part(NamedTuple):
+    """One of the waits of a plan, by position."""
+
+    kind: str
+    name: str
+    timeout: float | None
+    what: Any
+
+
+class Plan(NamedTuple):
+    """A wait as the executor reads it."""
+
+    parts: list[Part]
+    finish: Callable[[list[Outcome]], Any]
+
+
+def plan(wait: object, timeout: Duration | None, what: str, *, unique: bool = False) -> Plan:
+    """Return the plan of a wait; with `unique`, as a gate needs it, no two parts have one name."""
+    check_wait(wait, what)
+    limit = optional_seconds(timeout, f"{what}: timeout", zero=True)
+    parts: list[Part] = []
+    finish = _add(wait, None, parts)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    if limit is not None:
+        first = parts[0]
+        if first.kind in {"after", "at"}:
+            # The time is one wait of one, so that the whole can end before it.
+            parts = [Part("all", first.name, limit, [1]), first._replace(name=f"{first.name} itself")]
+            finish = _all_of(0, [(1, _leaf_value(wait, 1))], ())
+            return Plan(parts, lambda outcomes: finish(outcomes)[0])
+        parts[0] = first._replace(timeout=limit if first.timeout is None else min(limit, first.timeout))
+    if unique:
+        _rename(parts)
+    return Plan(parts, finish)
+
+
+def _rename(parts: list[Part]) -> None:
+    seen: dict[str, int] = {}
+    for at, part in enumerate(parts):
+        seen[part.name] = count = seen.get(part.name, 0) + 1
+        if count > 1:
+            parts[at] = part._replace(name=f"{part.name} ({count})")
+
+
+_Finish: TypeAlias = Callable[[list[Outcome]], Any]
+
+
+def _add(wait: WaitBase[Any], name: str | None, parts: list[Part]) -> _Finish:
+    """Add the parts of a wait; return what makes its value of their outcomes."""
+    at = len(parts)
+    if isinstance(wait, (AnyOf, AllOf)):
+        kind = "any" if isinstance(wait, AnyOf) else "all"
+        parts.append(Part(kind, "", None, []))
+        members: list[tuple[int, _Finish]] = []
+        for number, one in enumerate(wait.waits):
+            members.append((len(parts), _add(one, wait.names[number] if wait.names else None, parts)))
+        own = name or wait.name or f"{kind}({', '.join(parts[member].name for member, _ in members[:8])})"
+        parts[at] = Part(kind, own, None, [member for member, _ in members])
+        return _any_of(at, members, wait.names) if kind == "any" else _all_of(at, members, wait.names)
+    parts.append(_leaf(wait, name))
+    return _leaf_value(wait, at)
+
+
+def _leaf(wait: WaitBase[Any], name: str | None) -> Part:
+    if isinstance(wait, Until):
+        from bide._fingerprint import name_of  # noqa: PLC0415 - it takes a while to import
+
+        return Part("until", name or wait.name or name_of(wait.condition), wait.timeout, wait)
+    if isinstance(wait, After):
+        return Part("after", name or "after", None, wait.seconds)
+    if isinstance(wait, At):
+        return Part("at", name or "at", None, wait.timestamp)
+    if isinstance(wait, Signal):
+        return Part("signal", name or wait.name, None, wait.name)
+    if isinstance(wait, Request):
+        return Part("request", name or wait.name, None, wait.name)
+    part: Part = wait._part(name)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+    return part
+
+
+_PLAIN = Codec()
+
+
+def _leaf_value(wait: WaitBase[Any], at: int) -> _Finish:
+    if isinstance(wait, (After, At)):
+
+        def reached(outcomes: list[Outcome]) -> None:
+            _raised(outcomes[at])
+
+        return reached
+    if isinstance(wait, Until):
+        decode = _PLAIN.decode
+    elif isinstance(wait, Signal):
+        decode = wait.codec.decode
+    else:
+        decode = wait._decode  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+    return lambda outcomes: decode(_raised(outcomes[at]))
+
+
+def _raised(outcome: Outcome) -> bytes:
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome or b"n"
+
+
+def _any_of(own: int, members: list[tuple[int, _Finish]], names: tuple[str, ...]) -> _Finish:
+    def finish(outcomes: list[Outcome]) -> Any:  # noqa: ANN401 - what the waits give
+        whole = outcomes[own]
+        if isinstance(whole, BaseException):
+            failures = [outcomes[member] for member, _ in members]
+            if all(isinstance(failure, Exception) for failure in failures):
+                raise ExceptionGroup(str(whole), failures)  # type: ignore[type-var] # pyright: ignore[reportArgumentType]
+            raise whole
+        winner = int((whole or b"i0")[1:])
+        value = members[winner][1](outcomes)
+        if names:
+            return First(names[winner], value)
+        return tuple(Fired(value) if number == winner else None for number in range(len(members)))
+
+    return finish
+
+
+def _all_of(own: int, members: list[tuple[int, _Finish]], names: tuple[str, ...]) -> _Finish:
+    def finish(outcomes: list[Outcome]) -> Any:  # noqa: ANN401 - what the waits give
+        whole = outcomes[own]
+        if isinstance(whole, BaseException):
+            for member, value in members:
+                if isinstance(outcomes[member], BaseException):
+                    value(outcomes)
+            raise whole
+        values = tuple(value(outcomes) for _, value in members)
+        return dict(zip(names, values, strict=True)) if names else values
+
+    return finish

@@ -1,0 +1,176 @@
+//! Messages: what comes to a run from outside, and the mailbox in which a run keeps those that no wait has consumed.
+//!
+//! A message has an [`Address`]. Each message satisfies one wait for its address, the oldest; one that comes before its
+//! wait is queued. The answer to a callback is kept: every wait for it gets it.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use crate::entry::{EntryKey, EntryKind};
+use crate::failure::Failure;
+use crate::id::TaskRef;
+use crate::status::stored_enum;
+use crate::time::Time;
+use crate::value::Value;
+
+stored_enum! {
+    /// What a message is.
+    MessageKind {
+        /// A named message that wants no answer.
+        Signal = 0,
+        /// A named message whose sender waits for an answer.
+        Request = 1,
+        /// The answer to a callback.
+        Answer = 2,
+    }
+}
+
+/// Where a message goes, and what a wait for it waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// What the message is.
+    pub kind: MessageKind,
+    /// The name of the signal or request; of a callback its secret.
+    pub name: Arc<str>,
+}
+
+impl Address {
+    /// A signal's.
+    #[must_use]
+    pub fn signal(name: &str) -> Self {
+        Self { kind: MessageKind::Signal, name: name.into() }
+    }
+
+    /// The kind of the journal entry of a wait for it.
+    #[must_use]
+    pub const fn entry_kind(&self) -> EntryKind {
+        match self.kind {
+            MessageKind::Signal => EntryKind::Signal,
+            MessageKind::Request => EntryKind::Request,
+            MessageKind::Answer => EntryKind::Answer,
+        }
+    }
+}
+
+/// A message to a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Made by the sender: no other message has it.
+    pub number: i64,
+    /// Where it goes.
+    pub address: Address,
+    /// The sender's id, if any: a run takes one message with an id, and refuses all later ones.
+    pub id: Option<Arc<str>>,
+    /// What it says. Only the answer to a callback can be a failure.
+    pub content: Result<Value, Failure>,
+    /// When it was sent.
+    pub sent_at: Time,
+}
+
+/// A message as a store keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredMessage {
+    /// The store's number: later messages to the run have a higher one.
+    pub seq: i64,
+    /// The message; without content once it was consumed.
+    pub message: Message,
+    /// A wait has consumed it; it is kept because of its id.
+    pub consumed: bool,
+}
+
+/// The messages that a run has got, as far as they still matter, and the waits for them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Mailbox {
+    /// Messages that no wait has consumed, oldest first.
+    queued: HashMap<Address, VecDeque<Message>>,
+    /// The ids of all messages so far.
+    ids: HashSet<Arc<str>>,
+    /// The numbers of the messages that were not read from the store, and that a later look there will find.
+    own: HashSet<i64>,
+    /// Waits that were opened, oldest first. Some may be over by now: whoever takes one checks it.
+    waits: HashMap<Address, VecDeque<(TaskRef, EntryKey)>>,
+    /// `waits` has all open waits of the run. False until the first message comes, and after a recovery.
+    pub(crate) has_waits: bool,
+    /// The highest `seq` that was read from the store.
+    pub(crate) read: i64,
+}
+
+impl Mailbox {
+    /// Whether a message is new. One that is counts as received from now on; `seq` is that of one read from the store.
+    pub(crate) fn receive(&mut self, message: &Message, seq: Option<i64>) -> bool {
+        match seq {
+            Some(seq) => {
+                self.read = self.read.max(seq);
+                if self.own.remove(&message.number) {
+                    return false;
+                }
+            }
+            None => drop(self.own.insert(message.number)),
+        }
+        match &message.id {
+            Some(id) => {
+                let new = self.ids.insert(Arc::clone(id));
+                if !new {
+                    self.own.remove(&message.number);
+                }
+                new
+            }
+            None => true,
+        }
+    }
+
+    /// A message was consumed and is not in the store any more.
+    pub(crate) fn forget(&mut self, number: i64) {
+        self.own.remove(&number);
+    }
+
+    /// Whether a message with this id was received.
+    pub(crate) fn has_id(&self, id: &str) -> bool {
+        self.ids.contains(id)
+    }
+
+    /// Queues a message for the next wait.
+    pub(crate) fn queue(&mut self, message: Message) {
+        self.queued.entry(message.address.clone()).or_default().push_back(message);
+    }
+
+    /// All queued messages, to be delivered again: in order for each address.
+    pub(crate) fn take_all(&mut self) -> Vec<Message> {
+        let mut queues: Vec<_> = std::mem::take(&mut self.queued).into_iter().collect();
+        queues.sort_unstable_by(|(one, _), (other, _)| {
+            (one.kind.code(), &one.name).cmp(&(other.kind.code(), &other.name))
+        });
+        queues.into_iter().flat_map(|(_, queue)| queue).collect()
+    }
+
+    /// The oldest message to an address: taken out, but for the answer to a callback.
+    pub(crate) fn take(&mut self, address: &Address) -> Option<Message> {
+        let queue = self.queued.get_mut(address)?;
+        if address.kind == MessageKind::Answer {
+            return queue.front().cloned();
+        }
+        let message = queue.pop_front();
+        if queue.is_empty() {
+            self.queued.remove(address);
+        }
+        message
+    }
+
+    /// Notes an open wait.
+    pub(crate) fn note_wait(&mut self, address: &Address, task: TaskRef, key: &EntryKey) {
+        let waits = self.waits.entry(address.clone()).or_default();
+        if !waits.iter().any(|(of, known)| *of == task && known == key) {
+            waits.push_back((task, key.clone()));
+        }
+    }
+
+    /// The oldest noted wait for an address; it is not noted any more.
+    pub(crate) fn next_wait(&mut self, address: &Address) -> Option<(TaskRef, EntryKey)> {
+        let waits = self.waits.get_mut(address)?;
+        let next = waits.pop_front();
+        if waits.is_empty() {
+            self.waits.remove(address);
+        }
+        next
+    }
+}

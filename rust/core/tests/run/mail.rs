@@ -1,0 +1,180 @@
+//! Messages: each satisfies one wait for its address, the oldest, in the commit that brings it; one id is one message.
+
+use bide_core::event::Wait;
+use bide_core::{
+    Address, EntryKind, Event, GateSpec, GateUntil, Message, MessageKind, Operation, Outcome, Recall, RecordKind,
+    Refused, StoredMessage, SubStatus, TaskSpec, TaskStatus, Time, Value,
+};
+
+use crate::script::{Script, key, seconds, spec};
+
+fn value(n: u8) -> Value {
+    Value::tagged(b'i', &[b'0' + n])
+}
+
+fn message(n: u8, address: Address) -> Message {
+    Message { number: i64::from(n), address, id: None, content: Ok(value(n)), sent_at: Time(1) }
+}
+
+fn signal(n: u8) -> Message {
+    message(n, Address::signal("go"))
+}
+
+fn with_id(n: u8, id: &str) -> Message {
+    Message { id: Some(id.into()), ..signal(n) }
+}
+
+fn send(script: &mut Script, message: Message) -> Result<(), Refused> {
+    script.apply(Event::Message { message: Box::new(message) })
+}
+
+fn wait_for(address: Address) -> Wait {
+    Wait { key: key(&address.name), operation: Operation::Message(address), timeout: Some(seconds(60)) }
+}
+
+fn wait() -> Wait {
+    wait_for(Address::signal("go"))
+}
+
+fn gated(names: &[&str]) -> Script {
+    let gate = || GateSpec { name: "go".into(), until: GateUntil::Message(Address::signal("go")), timeout: None };
+    Script::new(names.iter().map(|name| TaskSpec { gate: Some(gate()), ..spec(name, &[]) }).collect())
+}
+
+/// The messages that others have sent, as the owner reads them.
+fn fetch(script: &mut Script) {
+    let read = script.state.mail_read();
+    let messages: Vec<StoredMessage> =
+        script.store.messages.iter().filter(|stored| stored.seq > read).cloned().collect();
+    script.apply(Event::Mail { messages }).unwrap();
+}
+
+#[test]
+fn a_signal_closes_its_wait_in_one_commit_and_leaves_no_row() {
+    let mut script = Script::new(vec![spec("a", &[])]);
+    script.enter("a");
+    script.open("a", wait());
+    assert_eq!(script.row("a").sub_status, Some(SubStatus::Deferred));
+    send(&mut script, signal(1)).unwrap();
+    assert_eq!(script.recall("a", &wait()), Recall::Satisfied(value(1)));
+    assert_eq!(script.row("a").sub_status, Some(SubStatus::Active));
+    assert!(script.woken("a") && script.store.messages.is_empty());
+}
+
+#[test]
+fn a_signal_that_comes_before_its_wait_is_queued_and_survives() {
+    let mut script = Script::new(vec![spec("a", &[])]);
+    for n in 1..=3 {
+        send(&mut script, signal(n)).unwrap();
+    }
+    script.die();
+    script.enter("a");
+    script.open("a", wait());
+    assert_eq!(script.recall("a", &wait()), Recall::Satisfied(value(1)), "the oldest");
+    assert_eq!(script.row("a").sub_status, Some(SubStatus::Active), "it was there: nothing is deferred");
+    assert_eq!(script.store.messages.len(), 2);
+}
+
+#[test]
+fn a_signal_enters_a_body_that_is_not_in_memory() {
+    let mut script = Script::new(vec![spec("a", &[])]);
+    script.enter("a");
+    script.open("a", wait());
+    script.die();
+    assert!(script.ready().is_empty());
+    send(&mut script, signal(1)).unwrap();
+    assert_eq!(script.ready(), ["a"]);
+    assert!(script.enter("a").reentry);
+    assert_eq!(script.recall("a", &wait()), Recall::Satisfied(value(1)));
+}
+
+#[test]
+fn a_signal_that_came_while_nobody_had_the_run_is_delivered_at_recovery() {
+    let mut script = Script::new(vec![spec("a", &[])]);
+    script.enter("a");
+    script.open("a", wait());
+    script.store.send(signal(1), false);
+    script.die();
+    assert_eq!(script.ready(), ["a"]);
+    script.enter("a");
+    assert_eq!(script.recall("a", &wait()), Recall::Satisfied(value(1)));
+    assert!(script.store.messages.is_empty());
+}
+
+#[test]
+fn each_signal_satisfies_one_gate_the_oldest() {
+    let mut script = gated(&["a", "b", "c"]);
+    for (n, name) in [(1, "a"), (2, "b")] {
+        send(&mut script, signal(n)).unwrap();
+        assert_eq!(script.ready(), [name]);
+        assert_eq!(script.gate_value(name), Some(value(n)));
+    }
+    script.die();
+    send(&mut script, signal(3)).unwrap();
+    assert_eq!(script.row("c").status, TaskStatus::Ready);
+}
+
+#[test]
+fn a_message_of_another_process_comes_before_those_sent_later_here() {
+    let mut script = gated(&["a", "b"]);
+    script.store.send(signal(1), false);
+    fetch(&mut script);
+    send(&mut script, signal(2)).unwrap();
+    assert_eq!((script.gate_value("a"), script.gate_value("b")), (Some(value(1)), Some(value(2))));
+    assert!(script.store.messages.is_empty());
+    // Read again, what is known already counts once.
+    fetch(&mut script);
+}
+
+#[test]
+fn one_id_is_one_signal_also_after_it_was_consumed() {
+    let mut script = gated(&["a", "b"]);
+    send(&mut script, with_id(1, "x")).unwrap();
+    assert_eq!(send(&mut script, with_id(2, "x")), Err(Refused::Duplicate));
+    script.die();
+    assert_eq!(send(&mut script, with_id(3, "x")), Err(Refused::Duplicate));
+    assert_eq!(script.ready(), ["a"]);
+    // Sent by two processes at once, before either knew: the store has one row of it.
+    assert_eq!(script.row("b").status, TaskStatus::Pending);
+}
+
+#[test]
+fn a_wait_times_out_by_the_machine_and_a_signal_then_stays_queued() {
+    let mut script = Script::new(vec![spec("a", &[])]);
+    script.enter("a");
+    script.open("a", wait());
+    script.ring();
+    let Recall::Failed(failure) = script.recall("a", &wait()) else { panic!("not timed out") };
+    assert_eq!(failure.message(), "task 'a' waited for 'go' until its deadline passed");
+    assert!(script.woken("a"));
+    send(&mut script, signal(1)).unwrap();
+    assert_eq!(script.store.messages.len(), 1);
+}
+
+#[test]
+fn the_answer_to_a_callback_is_given_once_and_kept_for_every_wait() {
+    let mut script = Script::new(vec![spec("a", &[])]);
+    let answer = || Address { kind: MessageKind::Answer, name: "secret".into() };
+    script.enter("a");
+    let made = Wait { key: key("callback"), operation: Operation::Record(RecordKind::Callback), timeout: None };
+    script.record("a", made, Ok(Value::tagged(b's', b"secret")));
+    assert!(script.state.has_callback("secret") && !script.state.has_callback("forged"));
+    send(&mut script, message(1, answer())).unwrap();
+    assert_eq!(send(&mut script, message(2, answer())), Err(Refused::Answered));
+    for n in 1..=2 {
+        let wait = Wait { key: bide_core::EntryKey { name: "secret".into(), n }, ..wait_for(answer()) };
+        script.open("a", wait.clone());
+        let entry = script.store.entry(0, &wait.key).unwrap();
+        assert_eq!((entry.kind(), entry.value.clone()), (EntryKind::Answer, Some(value(1))));
+        script.die();
+        script.enter("a");
+    }
+}
+
+#[test]
+fn a_message_to_a_run_that_is_over_is_refused() {
+    let mut script = Script::new(vec![spec("a", &[])]);
+    script.enter("a");
+    script.end("a", Outcome::Completed { output: Value::NONE, changes: None }).unwrap();
+    assert_eq!(send(&mut script, signal(1)), Err(Refused::RunOver));
+}

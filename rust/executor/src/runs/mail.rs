@@ -1,0 +1,185 @@
+//! Messages to runs: those that callers here send, and those that others have left in the store.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bide_core::record::RunRowId;
+use bide_core::{Address, Event, Failure, Message, MessageKind, Refused, RunId, Value};
+use bide_store::{Changes, Sent, StoreError};
+
+use tokio::sync::oneshot;
+
+use crate::control::Control;
+use crate::host::Host;
+use crate::ids::IdMaker;
+use crate::ledger::{CommitPath, Lost, QueuedEvent};
+use crate::runs::run::Run;
+
+/// Sends messages, and hands those of others to the runs that are executed here.
+pub(crate) struct Mail<H: Host> {
+    /// The store, and the runs that are executed here.
+    control: Arc<Control<H>>,
+    /// Where a run gets its messages.
+    path: Arc<CommitPath<H>>,
+    /// Numbers the messages.
+    ids: Arc<IdMaker>,
+}
+
+/// A message on its way.
+enum Sending {
+    /// What became of it.
+    Done(Result<Sent, StoreError>),
+    /// It is committed with others: what comes of that.
+    Here(RunId, Box<Message>, oneshot::Receiver<Result<(), Refused>>),
+}
+
+/// A message that a caller sends.
+pub struct Letter {
+    /// To which run.
+    pub run: RunId,
+    /// Where it goes there.
+    pub address: Address,
+    /// The caller's id: a run takes one message with an id.
+    pub id: Option<Arc<str>>,
+    /// What it says.
+    pub content: Result<Value, Failure>,
+}
+
+impl<H: Host> Mail<H> {
+    pub(crate) fn new(control: &Arc<Control<H>>, path: &Arc<CommitPath<H>>, ids: &Arc<IdMaker>) -> Arc<Self> {
+        Arc::new(Self { control: Arc::clone(control), path: Arc::clone(path), ids: Arc::clone(ids) })
+    }
+
+    /// Sends a message: it is committed when this returns. Blocks.
+    ///
+    /// # Errors
+    /// From the store.
+    pub(crate) fn send(&self, letter: Letter) -> Result<Sent, StoreError> {
+        let Letter { run: id, address, id: own_id, content } = letter;
+        let sent_at = self.control.clock.now();
+        let message = Message { number: self.ids.next(sent_at).row(), address, id: own_id, content, sent_at };
+        if let Some(run) = self.control.runs.get(id)
+            && let Some(sent) = self.deliver(&run, &message)?
+        {
+            return Ok(sent);
+        }
+        self.control.store().send(id, &message)
+    }
+
+    /// Sends many messages: those to runs that are executed here in one commit. Blocks.
+    pub(crate) fn send_all(&self, mut letters: Vec<Letter>) -> Vec<Result<Sent, StoreError>> {
+        if letters.len() < 2 {
+            return letters.pop().map(|letter| self.send(letter)).into_iter().collect();
+        }
+        let at = self.control.clock.now();
+        let mut items = Vec::new();
+        let mut fetched = BTreeSet::new();
+        let mut pending = Vec::with_capacity(letters.len());
+        for Letter { run: id, address, id: own_id, content } in letters {
+            let message = Message { number: self.ids.next(at).row(), address, id: own_id, content, sent_at: at };
+            let Some(run) = self.control.runs.get(id) else {
+                pending.push(Sending::Done(self.control.store().send(id, &message)));
+                continue;
+            };
+            if let Some(refused) = self.refused(&run, &message.address) {
+                pending.push(Sending::Done(Ok(refused)));
+                continue;
+            }
+            if fetched.insert(id.row())
+                && let Err(error) = self.fetch(&run)
+            {
+                pending.push(Sending::Done(Err(error)));
+                continue;
+            }
+            let (completion, outcome) = oneshot::channel();
+            let event = Event::Message { message: Box::new(message.clone()) };
+            items.push(QueuedEvent { run, event, at, completion: Some(completion) });
+            pending.push(Sending::Here(id, Box::new(message), outcome));
+        }
+        let mut ready = Vec::new();
+        self.path.commit(&mut items, &mut ready);
+        self.control.dispatch_ready(&mut ready);
+        pending.into_iter().map(|sending| self.sent(sending)).collect()
+    }
+
+    fn sent(&self, sending: Sending) -> Result<Sent, StoreError> {
+        match sending {
+            Sending::Done(sent) => sent,
+            Sending::Here(id, message, mut outcome) => match outcome.try_recv() {
+                Ok(Ok(())) => Ok(Sent::Stored),
+                Ok(Err(Refused::Duplicate)) => Ok(Sent::Duplicate),
+                Ok(Err(Refused::Answered)) => Ok(Sent::Answered),
+                // It is not executed here any more.
+                Ok(Err(Refused::RunOver | Refused::AttemptOver)) => self.control.store().send(id, &message),
+                Err(_) => Err(StoreError::Closed { store: self.control.store().name().to_owned() }),
+            },
+        }
+    }
+
+    /// Has a run that is executed here take a message. `None`: it is not executed here any more.
+    fn deliver(&self, run: &Arc<Run<H>>, message: &Message) -> Result<Option<Sent>, StoreError> {
+        if let Some(refused) = self.refused(run, &message.address) {
+            return Ok(Some(refused));
+        }
+        // What others have sent before comes before.
+        self.fetch(run)?;
+        let event = Event::Message { message: Box::new(message.clone()) };
+        match self.path.commit_own(None, run, event) {
+            Ok(()) => Ok(Some(Sent::Stored)),
+            Err(Lost::Refused(Refused::Duplicate)) => Ok(Some(Sent::Duplicate)),
+            Err(Lost::Refused(Refused::Answered)) => Ok(Some(Sent::Answered)),
+            Err(Lost::Refused(Refused::RunOver | Refused::AttemptOver)) => Ok(None),
+            Err(Lost::Stopped) => Err(StoreError::Closed { store: self.control.store().name().to_owned() }),
+        }
+    }
+
+    /// Why a run does not understand a message, if it does not.
+    fn refused(&self, run: &Run<H>, address: &Address) -> Option<Sent> {
+        match (address.kind, run.workflow.graph.signals()) {
+            (MessageKind::Answer, _) if !run.state.lock().has_callback(&address.name) => Some(Sent::NoCallback),
+            (MessageKind::Signal | MessageKind::Request, Some(signals)) => {
+                let declared = signals.iter().any(|name| **name == *address.name);
+                (!declared).then(|| Sent::Undeclared(signals.to_vec()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Hands a run the messages that others have stored.
+    fn fetch(&self, run: &Arc<Run<H>>) -> Result<(), StoreError> {
+        let after = run.state.lock().mail_read();
+        let messages = self.control.store().messages(run.id, after)?;
+        if !messages.is_empty() {
+            // A run that is over needs none.
+            let _ = self.path.commit_own(None, run, Event::Mail { messages });
+        }
+        Ok(())
+    }
+
+    /// Hands out the messages that have come since the one with the number `seen`, which is brought up to date.
+    ///
+    /// # Errors
+    /// From the store; then they are handed out the next time.
+    pub(crate) fn look(&self, changes: &Changes, seen: &mut i64) -> Result<(), StoreError> {
+        if !changes.mail {
+            return Ok(());
+        }
+        let mail = self.control.store().mail(*seen)?;
+        let runs: BTreeSet<RunRowId> = mail.iter().map(|(_, run)| *run).collect();
+        let mut items = Vec::new();
+        for row in runs {
+            let Some(run) = self.control.runs.by_row(row) else { continue };
+            let after = run.state.lock().mail_read();
+            let messages = self.control.store().messages(run.id, after)?;
+            if !messages.is_empty() {
+                let (event, at) = (Event::Mail { messages }, self.control.clock.now());
+                items.push(QueuedEvent { run, event, at, completion: None });
+            }
+        }
+        let mut ready = Vec::new();
+        self.path.commit(&mut items, &mut ready);
+        self.control.dispatch_ready(&mut ready);
+        *seen = mail.last().map_or(*seen, |(seq, _)| *seq);
+        Ok(())
+    }
+}

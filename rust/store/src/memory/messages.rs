@@ -1,0 +1,92 @@
+//! The messages to all runs in memory.
+
+use std::collections::BTreeMap;
+
+use bide_core::record::RunRowId;
+use bide_core::{Message, MessageKind, StoredMessage};
+
+use crate::Sent;
+
+/// Messages by run and number of arrival.
+#[derive(Default)]
+pub(super) struct Messages {
+    /// All that are kept.
+    by_run: BTreeMap<(RunRowId, i64), StoredMessage>,
+    /// The number of the newest message.
+    last: i64,
+}
+
+impl Messages {
+    fn of_run(&self, run: RunRowId, after: i64) -> impl Iterator<Item = &StoredMessage> {
+        self.by_run.range((run, after.saturating_add(1))..=(run, i64::MAX)).map(|(_, stored)| stored)
+    }
+
+    /// The messages to a run after a number, oldest first.
+    pub(super) fn of(&self, run: RunRowId, after: i64) -> Vec<StoredMessage> {
+        self.of_run(run, after).cloned().collect()
+    }
+
+    /// The numbers of the messages after one, each with its run.
+    pub(super) fn since(&self, after: i64) -> Vec<(i64, RunRowId)> {
+        if self.last <= after {
+            return Vec::new();
+        }
+        let mut since: Vec<_> =
+            self.by_run.keys().filter(|(_, seq)| *seq > after).map(|(run, seq)| (*seq, *run)).collect();
+        since.sort_unstable();
+        since
+    }
+
+    /// Stores a message from another runner.
+    pub(super) fn send(&mut self, run: RunRowId, message: &Message) -> Sent {
+        if let Some(id) = &message.id
+            && self.of_run(run, 0).any(|stored| stored.message.id.as_ref() == Some(id))
+        {
+            return Sent::Duplicate;
+        }
+        let address = &message.address;
+        if address.kind == MessageKind::Answer && self.of_run(run, 0).any(|stored| stored.message.address == *address) {
+            return Sent::Answered;
+        }
+        self.insert(run, message.clone(), false);
+        Sent::Stored
+    }
+
+    /// Stores a message of the run's owner. If its id is there already, only that it is consumed counts.
+    pub(super) fn insert(&mut self, run: RunRowId, message: Message, consumed: bool) {
+        if let Some(id) = message.id.as_deref()
+            && self.consume_id(run, id, consumed)
+        {
+            return;
+        }
+        self.last += 1;
+        self.by_run.insert((run, self.last), StoredMessage { seq: self.last, message, consumed });
+    }
+
+    fn consume_id(&mut self, run: RunRowId, id: &str, consumed: bool) -> bool {
+        let mut of_run = self.by_run.range_mut((run, 0)..=(run, i64::MAX)).map(|(_, stored)| stored);
+        let same = of_run.find(|stored| stored.message.id.as_deref() == Some(id));
+        same.is_some_and(|stored| {
+            stored.consumed |= consumed;
+            true
+        })
+    }
+
+    /// A wait has consumed a message.
+    pub(super) fn consume(&mut self, run: RunRowId, number: i64, id: Option<&str>) {
+        if let Some(id) = id {
+            self.consume_id(run, id, true);
+            return;
+        }
+        let found = self.of_run(run, 0).find(|stored| stored.message.number == number).map(|stored| stored.seq);
+        found.and_then(|seq| self.by_run.remove(&(run, seq)));
+    }
+
+    /// Forgets what belongs to a run.
+    pub(super) fn forget(&mut self, run: RunRowId) {
+        let of_run: Vec<i64> = self.of_run(run, 0).map(|stored| stored.seq).collect();
+        for seq in of_run {
+            self.by_run.remove(&(run, seq));
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Messages to runs: those that a runner writes with its commits, and those that anybody sends to a run of another.
+
+use bide_core::record::RunRowId;
+use bide_core::{Address, EntryKind, Message, MessageKind, RunId, RunStatus, StoredMessage, Time};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::SqliteStore;
+use super::read::Fields;
+use super::workflow::parse_signals;
+use crate::{Sent, StoreError};
+
+/// A run has one message with an id. A consumed one that is there already, sent from elsewhere, is consumed too.
+pub(super) const MESSAGE: &str = "INSERT INTO message (run, number, kind, name, id, value, failure, sent_at) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (run, id) WHERE id IS NOT NULL \
+     DO UPDATE SET value = NULL, failure = NULL WHERE ?6 IS NULL AND ?7 IS NULL";
+pub(super) const CONSUMED: &str = "DELETE FROM message WHERE number = ?1 AND run = ?2";
+const CONSUMED_ID: &str = "UPDATE message SET value = NULL, failure = NULL WHERE run = ?1 AND id = ?2";
+const MESSAGES: &str = "SELECT seq, number, kind, name, id, value, failure, sent_at FROM message \
+     WHERE run = ?1 AND seq > ?2 ORDER BY seq";
+pub(super) const ALL_MESSAGES: &str = "SELECT seq, number, kind, name, id, value, failure, sent_at FROM message \
+     WHERE run = ?1 ORDER BY seq";
+const MAIL: &str = "SELECT seq, run FROM message WHERE seq > ?1 ORDER BY seq";
+const RECEIVER: &str = "SELECT r.status, v.signals FROM run r LEFT JOIN version v ON v.id = r.version \
+     WHERE r.id = ?1 AND r.uuid = ?2";
+const SAME_ID: &str = "SELECT 1 FROM message WHERE run = ?1 AND id = ?2";
+const ANSWERED: &str = "SELECT 1 FROM message WHERE run = ?1 AND kind = 2 AND name = ?2";
+const CALLBACK: &str = "SELECT 1 FROM journal WHERE run = ?1 AND kind = ?2 AND value = ?3";
+
+/// For the test that no hot statement scans a table.
+#[cfg(test)]
+pub(super) const HOT: &[&str] =
+    &[MESSAGE, CONSUMED, CONSUMED_ID, MESSAGES, ALL_MESSAGES, MAIL, RECEIVER, SAME_ID, ANSWERED, CALLBACK];
+
+/// Writes a message, or only its id if a wait has consumed it. Answers how many bytes it takes.
+pub(super) fn insert(
+    statement: &mut rusqlite::Statement<'_>,
+    run: RunRowId,
+    message: &Message,
+    consumed: bool,
+) -> rusqlite::Result<usize> {
+    let content = Some(&message.content).filter(|_| !consumed);
+    let value = content.and_then(|content| content.as_ref().ok()).map(|value| value.as_bytes());
+    let failure = content.and_then(|content| content.as_ref().err()).map(|failure| failure.as_json());
+    statement.execute(params![
+        run,
+        message.number,
+        message.address.kind.code(),
+        &*message.address.name,
+        message.id.as_deref(),
+        value,
+        failure,
+        message.sent_at.0,
+    ])?;
+    Ok(value.map_or(0, <[u8]>::len) + failure.map_or(0, str::len))
+}
+
+/// A wait has consumed a message.
+pub(super) fn consume(connection: &Connection, run: RunRowId, number: i64, id: Option<&str>) -> rusqlite::Result<()> {
+    match id {
+        None => connection.prepare_cached(CONSUMED)?.execute(params![number, run])?,
+        Some(id) => connection.prepare_cached(CONSUMED_ID)?.execute(params![run, id])?,
+    };
+    Ok(())
+}
+
+pub(super) fn read(fields: &Fields<'_>) -> Result<StoredMessage, StoreError> {
+    let (value, failure) = (fields.value(5, "value")?, fields.failure(6, "failure")?);
+    let consumed = value.is_none() && failure.is_none();
+    let content = match failure {
+        Some(failure) => Err(failure),
+        None => Ok(value.unwrap_or(bide_core::Value::NONE)),
+    };
+    let address = Address { kind: fields.code(2, "kind", MessageKind::from_code)?, name: fields.get(3, "name")? };
+    let message = Message {
+        number: fields.get(1, "number")?,
+        address,
+        id: fields.text(4, "id")?,
+        content,
+        sent_at: Time(fields.get(7, "sent_at")?),
+    };
+    Ok(StoredMessage { seq: fields.get(0, "seq")?, message, consumed })
+}
+
+impl SqliteStore {
+    pub(super) fn read_messages(&self, run: RunId, after: i64) -> Result<Vec<StoredMessage>, StoreError> {
+        let reader = self.reader()?;
+        let explain = |error: rusqlite::Error| self.identity.error(&error);
+        let mut statement = reader.prepare_cached(MESSAGES).map_err(explain)?;
+        let mut rows = statement.query([run.row(), after]).map_err(explain)?;
+        let mut all = Vec::new();
+        while let Some(row) = rows.next().map_err(explain)? {
+            all.push(read(&Fields { row, identity: &self.identity.name, run, table: "message" })?);
+        }
+        Ok(all)
+    }
+
+    /// The messages that have come since one, each as its `seq` and its run.
+    pub(super) fn read_mail(&self, after: i64) -> Result<Vec<(i64, RunRowId)>, StoreError> {
+        let reader = self.reader()?;
+        let read = || -> rusqlite::Result<_> {
+            let mut statement = reader.prepare_cached(MAIL)?;
+            statement.query_map([after], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        };
+        read().map_err(|error| self.identity.error(&error))
+    }
+
+    /// Stores a message for whoever has the run.
+    pub(super) fn store_message(&self, run: RunId, message: &Message) -> Result<Sent, StoreError> {
+        let sent = self.transact(|connection| {
+            let mut receiver = connection.prepare_cached(RECEIVER)?;
+            let found = receiver.query_row(params![run.row(), &run.0.to_be_bytes()[..]], |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, Option<String>>(1)?))
+            });
+            let Some((status, signals)) = found.optional()? else { return Ok(Sent::NoRun) };
+            if let Some(status) = RunStatus::from_code(status).filter(|status| status.is_ended()) {
+                return Ok(Sent::Ended(status));
+            }
+            let Address { kind, name } = &message.address;
+            if *kind == MessageKind::Answer {
+                let secret = bide_core::Value::tagged(b's', name.as_bytes());
+                let code = EntryKind::Callback.code();
+                if !connection.prepare_cached(CALLBACK)?.exists(params![run.row(), code, secret.as_bytes()])? {
+                    return Ok(Sent::NoCallback);
+                }
+            } else if let Some(signals) = signals.as_deref().and_then(parse_signals)
+                && !signals.iter().any(|known| **known == **name)
+            {
+                return Ok(Sent::Undeclared(signals));
+            }
+            if let Some(id) = &message.id
+                && connection.prepare_cached(SAME_ID)?.exists(params![run.row(), &**id])?
+            {
+                return Ok(Sent::Duplicate);
+            }
+            if *kind == MessageKind::Answer
+                && connection.prepare_cached(ANSWERED)?.exists(params![run.row(), &**name])?
+            {
+                return Ok(Sent::Answered);
+            }
+            let mut statement = connection.prepare_cached(MESSAGE)?;
+            insert(&mut statement, run.row(), message, false)?;
+            Ok(Sent::Stored)
+        })?;
+        if sent == Sent::Stored {
+            self.debt.add(3072);
+            self.changes.mail();
+        }
+        Ok(sent)
+    }
+}
