@@ -12,7 +12,9 @@
 //!    [`Conflict`] names both. Equal values are no conflict. Removing is writing, and so is replacing a list by one
 //!    that does not begin with the old.
 //!
-//! Where nothing was, a list counts as appended to an empty one and a map as keys set in an empty one.
+//! Where nothing was, a list counts as appended to an empty one and a map as keys set in an empty one. A map that
+//! replaces another value removes the keys that were there when the branches parted. A key that the other branch has
+//! added since stays.
 //!
 //! So the base against which a change counts is what its task saw, never what the branches have in common at the
 //! end. In this diamond the left side changed the list twice and the right side built on the first of them:

@@ -3,6 +3,7 @@
 //! Implements the rule at the top of `context.rs`.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -58,8 +59,10 @@ struct Map {
 
 #[derive(Clone)]
 struct Field {
-    /// The writer that first added it, and its position among the keys which that writer wrote: the order of keys.
+    /// The writer that added it, or added it again, and its position among that writer's keys: the order of keys.
     added: (Option<Writer>, u32),
+    /// The writer that last set the map as a whole when the key was added: a map made anew has keys of its own.
+    within: Option<Writer>,
     /// The value of the key.
     piece: Piece,
 }
@@ -73,6 +76,8 @@ pub(super) struct Merge<'a> {
     pub(super) ours: &'a Writers,
     /// The writers that the other side has seen.
     pub(super) theirs: &'a Writers,
+    /// The key's piece after the writes that both sides have seen, computed when first needed.
+    pub(super) shared: &'a dyn Deref<Target = Piece>,
     /// The task of a writer.
     pub(super) tasks: &'a dyn Fn(Writer) -> TaskIx,
     /// Called for each conflict that the merge finds.
@@ -98,7 +103,7 @@ impl Piece {
             Json::List(list) => Content::List(Rc::new(List { first: list.as_slice().into(), more: BTreeMap::new() })),
             Json::Map(map) => {
                 let field = |(at, (key, value)): (u32, &(Arc<str>, Json))| {
-                    (Arc::clone(key), Field { added: (by, at), piece: Self::fresh(by, value) })
+                    (Arc::clone(key), Field { added: (by, at), within: by, piece: Self::fresh(by, value) })
                 };
                 Content::Map(Rc::new(Map { creator: None, fields: (0..).zip(map).map(field).collect() }))
             }
@@ -109,6 +114,15 @@ impl Piece {
 
     fn is_absent(&self) -> bool {
         matches!(self.content, Content::Absent)
+    }
+
+    /// Whether there is a value at the end of this path of keys.
+    fn has(&self, path: &[Arc<str>]) -> bool {
+        match (path.split_first(), &self.content) {
+            (None, content) => !matches!(content, Content::Absent),
+            (Some((key, rest)), Content::Map(map)) => map.fields.get(key).is_some_and(|field| field.piece.has(rest)),
+            _ => false,
+        }
     }
 
     /// What this becomes when a task that saw it writes this value.
@@ -247,10 +261,15 @@ impl Map {
     /// A task that saw this map, last set as a whole by `whole`, writes another.
     fn write(&mut self, whole: Option<Writer>, by: Writer, new: &[(Arc<str>, Json)]) {
         for (at, (key, value)) in (0..).zip(new) {
-            let nothing = || Field { added: (Some(by), at), piece: Piece::absent(whole) };
+            let added = (Some(by), at);
+            let nothing = || Field { added, within: whole, piece: Piece::absent(whole) };
             let field = self.fields.entry(Arc::clone(key)).or_insert_with(nothing);
             if field.piece.is(value) {
                 continue;
+            }
+            if field.piece.is_absent() {
+                (field.added, field.within) = (added, whole);
+                field.piece.by = field.piece.by.max(whole);
             }
             field.piece = field.piece.write(by, value);
         }
@@ -262,8 +281,7 @@ impl Map {
         }
     }
 
-    /// A key that one side has and the other has not was removed by the other side only if that side had once seen it;
-    /// the writer that set its map as a whole removed it.
+    /// Merges the maps of two sides, each with the writer that last set it as a whole.
     fn join(
         &mut self,
         whole: Option<Writer>,
@@ -273,40 +291,97 @@ impl Map {
         merge: &mut Merge<'_>,
     ) {
         for (key, field) in &theirs.fields {
-            let ours = match self.fields.get_mut(key) {
-                Some(ours) => ours,
-                None if knows(merge.ours, field.added.0) => {
-                    let gone = Field { added: field.added, piece: Piece::absent(whole) };
-                    self.fields.entry(Arc::clone(key)).or_insert(gone)
-                }
-                None => {
-                    self.fields.insert(Arc::clone(key), field.clone());
-                    continue;
-                }
-            };
-            ours.join(key, &field.piece, at, merge);
+            let ours = self.fields.entry(Arc::clone(key)).or_insert_with(|| field.missing());
+            at.push(Arc::clone(key));
+            ours.join(whole, field, their_whole, at, merge);
+            at.pop();
         }
         if knows(merge.ours, their_whole) {
             return; // Their map is the one that ours grew from: nothing is missing in it.
         }
         for (key, field) in &mut self.fields {
-            if !theirs.fields.contains_key(key) && knows(merge.theirs, field.added.0) {
-                field.join(key, &Piece::absent(their_whole), at, merge);
+            if !theirs.fields.contains_key(key) {
+                at.push(Arc::clone(key));
+                field.join(whole, &field.missing(), their_whole, at, merge);
+                at.pop();
             }
         }
     }
 }
 
 impl Field {
-    fn join(&mut self, key: &Arc<str>, other: &Piece, at: &mut Vec<Arc<str>>, merge: &mut Merge<'_>) {
-        at.push(Arc::clone(key));
-        let ours = std::mem::replace(&mut self.piece, Piece::absent(None));
-        self.piece = ours.join(other, at, merge);
-        at.pop();
+    /// The same key on a side that does not have it.
+    fn missing(&self) -> Self {
+        Self { piece: Piece::absent(None), ..*self }
+    }
+
+    /// Merges the values of a key on two sides, each in a map with this writer as the last that set it as a whole.
+    fn join(
+        &mut self,
+        whole: Option<Writer>,
+        other: &Self,
+        their_whole: Option<Writer>,
+        at: &mut Vec<Arc<str>>,
+        merge: &mut Merge<'_>,
+    ) {
+        let (ours, theirs) = ((merge.ours, whole), (merge.theirs, their_whole));
+        match (self.piece.is_absent(), other.piece.is_absent()) {
+            (false, false) => {
+                self.within = self.within.min(other.within);
+                self.set(|piece| piece.join(&other.piece, at, merge));
+            }
+            (false, true) => {
+                if let Some(by) = merge.remover(other, theirs, self, merge.ours, at) {
+                    self.set(|piece| piece.join(&Piece::absent(Some(by)), at, merge));
+                }
+            }
+            (true, false) => {
+                let by = merge.remover(self, ours, other, merge.theirs, at);
+                *self = other.clone();
+                if by.is_some() {
+                    self.set(|piece| Piece::absent(by).join(&piece, at, merge));
+                }
+            }
+            (true, true) if knows(merge.theirs, self.piece.by) && knows(merge.ours, other.piece.by) => {
+                if other.piece.by > self.piece.by {
+                    *self = other.clone();
+                }
+            }
+            (true, true) => {
+                let by = merge.remover(self, ours, other, merge.theirs, at);
+                let their_by = merge.remover(other, theirs, self, merge.ours, at);
+                if their_by.map(merge.tasks) > by.map(merge.tasks) {
+                    *self = Self { piece: Piece::absent(their_by), ..*other };
+                } else {
+                    self.piece = Piece::absent(by);
+                }
+            }
+        }
+    }
+
+    fn set(&mut self, change: impl FnOnce(Piece) -> Piece) {
+        self.piece = change(std::mem::replace(&mut self.piece, Piece::absent(None)));
     }
 }
 
 impl Merge<'_> {
+    /// The writer that removed a key on one side, unseen by the other side. Who made the map anew removed a key only
+    /// if it was there when the sides parted: if not, the other side has added it since.
+    fn remover(
+        &self,
+        removed: &Field,
+        (seen, whole): (&Writers, Option<Writer>),
+        other: &Field,
+        seen_by_other: &Writers,
+        at: &[Arc<str>],
+    ) -> Option<Writer> {
+        if !knows(seen_by_other, removed.piece.by) {
+            return removed.piece.by;
+        }
+        let anew = !knows(seen_by_other, whole) && knows(seen, other.within) && self.shared.has(at);
+        if anew { whole } else { None }
+    }
+
     /// Of two writers, the one that had seen the other; else the later declared.
     fn latest(&self, ours: Option<Writer>, theirs: Option<Writer>) -> Option<Writer> {
         if knows(self.ours, theirs) {

@@ -47,6 +47,20 @@ pub(super) fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
+/// What a random task does to one map: mostly it adds and removes keys, now and then it makes the map anew.
+pub(super) fn act_within() -> impl Strategy<Value = Act> {
+    let within = 0u8..2;
+    prop_oneof![
+        2 => Just(Act::Nothing),
+        2 => prop_oneof![Just(json!(0)), Just(json!({})), Just(json!({"k0": 1})), Just(json!({"k1": {"x": 2}}))]
+            .prop_map(|json| Act::Set(0, json)),
+        1 => Just(Act::Remove(0)),
+        3 => (within.clone(), some_json()).prop_map(|(at, json)| Act::Put(0, at, json)),
+        3 => within.clone().prop_map(|at| Act::Take(0, at)),
+        1 => (within, some_json()).prop_map(|(at, json)| Act::AppendWithin(0, at, json)),
+    ]
+}
+
 impl Act {
     pub(super) fn on(&self, seen: &View) -> View {
         let Json::Object(mut all) = read(seen) else { panic!("a map") };

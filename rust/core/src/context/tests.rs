@@ -169,6 +169,41 @@ fn a_map_made_anew_has_dropped_what_its_writer_saw_and_only_that() {
     assert_eq!(conflicts, ["m set: other, anew"]);
 }
 
+/// What comes of a key that one branch removes and adds again, twice, where a branch that saw it up to `saw` makes the
+/// map anew without it. `apart` saw none of this.
+fn removed_and_added_twice(saw: &str) -> (Json, Vec<String>) {
+    last_view(
+        &[("m", r#"{"x": 1}"#)],
+        &[
+            ("apart", &[], &[("m", Some(r#"{"x": 1, "z": 0}"#))]),
+            ("remove", &[], &[("m", Some("{}"))]),
+            ("add", &["remove"], &[("m", Some(r#"{"x": 2}"#))]),
+            ("remove again", &["add"], &[("m", Some("{}"))]),
+            ("add again", &["remove again"], &[("m", Some(r#"{"x": 3}"#))]),
+            ("drop", &[saw], &[("m", Some("0"))]),
+            ("anew", &["drop"], &[("m", Some(r#"{"y": 4}"#))]),
+            ("join", &["apart", "add again", "anew"], &[]),
+        ],
+    )
+}
+
+#[test]
+fn a_map_made_anew_removes_no_key_that_its_writer_saw_removed() {
+    for saw in ["remove", "remove again"] {
+        let (seen, conflicts) = removed_and_added_twice(saw);
+        assert_eq!((seen, conflicts), (json!({"m": {"x": 3, "y": 4, "z": 0}}), quiet()), "{saw}");
+    }
+}
+
+#[test]
+fn a_map_made_anew_removes_a_key_whose_removal_its_writer_did_not_see() {
+    for saw in ["apart", "add"] {
+        let (seen, conflicts) = removed_and_added_twice(saw);
+        assert_eq!(seen["m"].get("x"), None, "{saw}");
+        assert_eq!(conflicts, ["m x: add again, anew"], "{saw}");
+    }
+}
+
 #[test]
 fn an_empty_map_counts_as_written() {
     let (seen, conflicts) = last_view(
@@ -305,6 +340,31 @@ fn hundreds_of_branches_and_a_long_chain_beside_them_meet() {
     let (seen, conflicts) = final_view(&graph, &[], |ix| changes.get(ix as usize));
     let Json::Array(rows) = &read(&seen)["rows"] else { panic!("a list") };
     assert_eq!((rows.len(), conflicts.len()), (2 * len, 0));
+}
+
+#[test]
+fn hundreds_of_maps_made_anew_on_lanes_that_cross_meet() {
+    let (levels, lanes) = (100, 4);
+    let (mut tasks, mut texts) = (Vec::new(), Vec::new());
+    let mut add = |name: String, on: &[String], text: String| {
+        tasks.push(task(&name, &on.iter().map(|name| &**name).collect::<Vec<_>>()));
+        texts.push(text);
+        name
+    };
+    let mut before: Vec<String> = Vec::new();
+    for level in 0..levels {
+        let lane = |lane: usize| {
+            let alone = add(format!("alone {level} {lane}"), &[], format!(r#"{{"alone {level} {lane}": 0}}"#));
+            let on: Vec<_> = before.iter().cloned().chain([alone]).collect();
+            let drop = add(format!("drop {level} {lane}"), &on, "0".into());
+            add(format!("anew {level} {lane}"), &[drop], format!(r#"{{"anew {level} {lane}": 0}}"#))
+        };
+        before = (0..lanes).map(lane).collect();
+    }
+    let graph = build(tasks);
+    let changes: Vec<Changes> = texts.iter().map(|text| Changes::new(vec![("m".into(), Some(value(text)))])).collect();
+    let (seen, _) = final_view(&graph, &[], |ix| changes.get(ix as usize));
+    assert_eq!(read(&seen)["m"].as_object().unwrap().len(), lanes);
 }
 
 #[test]
