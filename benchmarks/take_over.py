@@ -18,7 +18,7 @@ from typing import NoReturn
 
 import bide
 
-MOST = 200.0
+MOST = 10.0
 """The limit in milliseconds for the 99th percentile."""
 
 KILLS = 50

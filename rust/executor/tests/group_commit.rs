@@ -29,7 +29,7 @@ impl Host for Idle {
         &[]
     }
 
-    fn gate_policy(_body: &()) -> PollPolicy {
+    fn gate_policy(_body: &(), _part: u16) -> PollPolicy {
         PollPolicy::every(HANG)
     }
 }

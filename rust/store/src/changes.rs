@@ -53,6 +53,7 @@ pub(crate) struct ChangeLog {
 }
 
 /// The state of a [`ChangeLog`].
+#[derive(Default)]
 pub(crate) struct LogState {
     /// The number of the last change.
     last: u64,
@@ -64,16 +65,22 @@ pub(crate) struct LogState {
     runs: VecDeque<(u64, RunRowId)>,
     /// The number of the last change that `runs` no longer has.
     forgotten: u64,
+    /// The number of the last change of which another process has sent a hint.
+    hinted: u64,
     /// How often waits were interrupted.
     interruptions: u64,
+    /// The store is to be polled now.
+    poll: bool,
 }
 
 impl ChangeLog {
     /// `unowned`: whether a runner that has seen nothing yet is to claim.
     pub(crate) fn new(unowned: bool) -> Self {
         let last = u64::from(unowned);
-        let state = LogState { last, unowned: last, mail: last, runs: VecDeque::new(), forgotten: 0, interruptions: 0 };
-        Self { state: Mutex::new(state), woken: Condvar::new() }
+        Self {
+            state: Mutex::new(LogState { last, unowned: last, mail: last, ..LogState::default() }),
+            woken: Condvar::new(),
+        }
     }
 
     /// Runs may have no owner from here on.
@@ -98,16 +105,41 @@ impl ChangeLog {
         self.state.lock()
     }
 
+    /// Another process has changed these runs. This ends waits.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn hinted(&self, runs: impl IntoIterator<Item = RunRowId>) {
+        let mut state = self.state.lock();
+        for run in runs {
+            state.run(run);
+        }
+        state.hinted = state.last;
+        // Perhaps it has sent them messages.
+        state.mail = state.last;
+        self.woken.notify_all();
+    }
+
+    /// The thread that waits, or the next one that would, is to poll the store at once.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn ask_for_poll(&self) {
+        self.state.lock().poll = true;
+        self.woken.notify_all();
+    }
+
+    /// Whether a poll was asked for, once.
+    pub(crate) fn take_poll(&self) -> bool {
+        std::mem::take(&mut self.state.lock().poll)
+    }
+
     /// Ends all waits that are under way, and the next one of each runner that did not wait.
     pub(crate) fn interrupt(&self) {
         self.state.lock().interruptions += 1;
         self.woken.notify_all();
     }
 
-    /// Waits for something that ends a wait; false if there was nothing within the timeout.
+    /// Waits for something that ends a wait; false if there was nothing within the timeout, or a poll is asked for.
     pub(crate) fn wait(&self, seen: Seen, timeout: Duration) -> bool {
         let mut state = self.state.lock();
-        if !timeout.is_zero() && !state.ends_wait(seen) {
+        if !timeout.is_zero() && !state.poll && !state.ends_wait(seen) {
             self.woken.wait_for(&mut state, timeout);
         }
         state.ends_wait(seen)
@@ -141,7 +173,8 @@ impl LogState {
     }
 
     fn ends_wait(&self, seen: Seen) -> bool {
-        self.unowned > seen.change || self.mail > seen.change || self.interruptions != seen.interruptions
+        let newest = self.unowned.max(self.mail).max(self.hinted);
+        newest > seen.change || self.interruptions != seen.interruptions
     }
 }
 
@@ -205,6 +238,30 @@ mod tests {
         let changes = log.since(seen);
         assert_eq!((changes.mail, changes.unowned, changes.runs), (true, false, ChangedRuns::These(vec![])));
         assert!(!log.since(changes.seen).mail);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_hint_of_another_process_ends_waits_and_names_its_runs() {
+        let log = ChangeLog::new(false);
+        let start = log.since(Seen::default()).seen;
+        log.lock().run(1);
+        log.hinted([2, 3]);
+        assert!(log.wait(start, Duration::from_secs(86_400)));
+        let changes = log.since(start);
+        assert_eq!((changes.unowned, &changes.runs), (false, &ChangedRuns::These(vec![3, 2, 1])));
+        assert!(!log.wait(changes.seen, Duration::ZERO));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_poll_that_is_asked_for_is_made_by_whoever_waits_next() {
+        let log = ChangeLog::new(false);
+        let seen = log.since(Seen::default()).seen;
+        log.ask_for_poll();
+        assert!(!log.wait(seen, Duration::from_secs(86_400)), "not for a day, and nothing has changed yet");
+        assert!(log.take_poll());
+        assert!(!log.take_poll());
     }
 
     #[test]

@@ -22,7 +22,7 @@ impl Host for Nothing {
         &[]
     }
 
-    fn gate_policy(_body: &()) -> PollPolicy {
+    fn gate_policy(_body: &(), _part: u16) -> PollPolicy {
         unreachable!("nothing has a gate")
     }
 }

@@ -1,10 +1,11 @@
 //! The runs that an engine has in memory, and the runs executed elsewhere that callers here wait for.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 
 use bide_core::RunId;
 use bide_core::record::RunRowId;
+use bide_store::ChangedRuns;
 use bide_sync::Mutex;
 
 use crate::host::Host;
@@ -15,8 +16,9 @@ use crate::runs::settled::{Settled, Settlement};
 pub(crate) struct LiveRuns<H: Host> {
     /// Executed here, by row number.
     live: Mutex<HashMap<RunRowId, Arc<Run<H>>>>,
-    /// Runs that are executed elsewhere or not at all, with where callers here wait for them.
-    watched: Mutex<HashMap<RunId, Weak<Settled>>>,
+    /// Runs that are executed elsewhere or not at all, with where callers here wait for them. By row number, since
+    /// changes name runs by it.
+    watched: Mutex<BTreeMap<(RunRowId, RunId), Weak<Settled>>>,
 }
 
 impl<H: Host> Default for LiveRuns<H> {
@@ -75,7 +77,7 @@ impl<H: Host> LiveRuns<H> {
     /// Reports a run's settlement to those who wait for it.
     pub(crate) fn settle(&self, run: &Run<H>, settlement: &Settlement) {
         run.settled.settle(settlement.clone());
-        let watched = self.watched.lock().remove(&run.id);
+        let watched = self.watched.lock().remove(&(run.id.row(), run.id));
         if let Some(settled) = watched.and_then(|settled| settled.upgrade()) {
             settled.settle(settlement.clone());
         }
@@ -96,7 +98,10 @@ impl<H: Host> LiveRuns<H> {
         for run in runs {
             run.settled.settle(settlement.clone());
         }
-        let watched: Vec<_> = self.watched.lock().drain().filter_map(|(_, settled)| settled.upgrade()).collect();
+        let watched: Vec<_> = {
+            let watched = std::mem::take(&mut *self.watched.lock());
+            watched.values().filter_map(Weak::upgrade).collect()
+        };
         for settled in watched {
             settled.settle(settlement.clone());
         }
@@ -106,19 +111,28 @@ impl<H: Host> LiveRuns<H> {
     /// that had no owner may be executed by now.
     pub(crate) fn watch(&self, id: RunId) -> Arc<Settled> {
         let mut watched = self.watched.lock();
-        let known = watched.get(&id).and_then(Weak::upgrade);
+        let known = watched.get(&(id.row(), id)).and_then(Weak::upgrade);
         known.filter(|settled| settled.get().is_none()).unwrap_or_else(|| {
             let settled = Arc::new(Settled::default());
-            watched.insert(id, Arc::downgrade(&settled));
+            watched.insert((id.row(), id), Arc::downgrade(&settled));
             settled
         })
     }
 
     /// The watched runs that may have changed and that a caller still waits for.
-    pub(crate) fn watched(&self, may_have_changed: impl Fn(RunId) -> bool) -> Vec<(RunId, Arc<Settled>)> {
+    pub(crate) fn watched(&self, changed: &ChangedRuns) -> Vec<(RunId, Arc<Settled>)> {
         let mut watched = self.watched.lock();
-        watched.retain(|_, settled| settled.strong_count() > 0);
-        let changed = watched.iter().filter(|(id, _)| may_have_changed(**id));
-        changed.filter_map(|(id, settled)| Some((*id, settled.upgrade()?))).collect()
+        let waits = |((_, id), settled): (&(RunRowId, RunId), &Weak<Settled>)| Some((*id, settled.upgrade()?));
+        match changed {
+            ChangedRuns::Any => {
+                watched.retain(|_, settled| settled.strong_count() > 0);
+                watched.iter().filter_map(waits).collect()
+            }
+            ChangedRuns::These(_) if watched.is_empty() => Vec::new(),
+            ChangedRuns::These(runs) => {
+                let of = |run: &RunRowId| watched.range((*run, RunId(u128::MIN))..=(*run, RunId(u128::MAX)));
+                runs.iter().flat_map(of).filter_map(waits).collect()
+            }
+        }
     }
 }

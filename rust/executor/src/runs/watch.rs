@@ -107,11 +107,7 @@ impl<H: Host> Watch<H> {
     /// # Errors
     /// From the store.
     pub(crate) fn look(&self, changed: &ChangedRuns) -> Result<(), StoreError> {
-        let may_have_changed = |id: RunId| match changed {
-            ChangedRuns::These(runs) => runs.contains(&id.row()),
-            ChangedRuns::Any => true,
-        };
-        for (id, settled) in self.control.runs.watched(may_have_changed) {
+        for (id, settled) in self.control.runs.watched(changed) {
             self.look_at(id, &settled)?;
         }
         Ok(())

@@ -38,6 +38,8 @@ pub(crate) struct LeaseService<H: Host> {
 pub(crate) struct LeaseState {
     /// When the lease was renewed last, by the steady clock.
     renewed: Duration,
+    /// When the thread last looked at what is no change of the store.
+    looked: Option<Duration>,
     /// The last change of the store that was handled.
     seen: Seen,
     /// The number of the last message that was handed out.
@@ -47,7 +49,7 @@ pub(crate) struct LeaseState {
 impl LeaseState {
     /// The lease was taken at this steady time.
     pub(crate) fn since(renewed: Duration) -> Self {
-        Self { renewed, seen: Seen::default(), mail: 0 }
+        Self { renewed, looked: None, seen: Seen::default(), mail: 0 }
     }
 }
 
@@ -123,10 +125,14 @@ impl<H: Host> LeaseService<H> {
             self.recovery.recover()?;
         }
         self.mail.look(changes, &mut state.mail)?;
-        if let Some(warning) = self.control.store().warning() {
-            self.control.warn(&warning);
+        let now = self.control.clock.steady();
+        if state.looked.is_none_or(|looked| now.saturating_sub(looked) >= LOOK) {
+            state.looked = Some(now);
+            if let Some(warning) = self.control.store().warning() {
+                self.control.warn(&warning);
+            }
+            self.control.dispatch.look();
         }
-        self.control.dispatch.look();
         // Whether a runner is late with its lease shows without a change.
         self.watch.look(if renewed { &ChangedRuns::Any } else { &changes.runs })?;
         // Only now: changes that could not be handled are seen again.

@@ -159,6 +159,7 @@ impl SqliteStore {
             )?;
             Ok(connection.last_insert_rowid())
         })?;
+        self.meet_others()?;
         Ok(Lease { runner, epoch: 1 })
     }
 
@@ -181,18 +182,21 @@ impl SqliteStore {
 
     pub(super) fn delete_runner(&self, lease: Lease) -> Result<(), StoreError> {
         // A runner that stops because the files are gone loses its lease when its process ends.
-        self.live()?;
+        let live = self.live()?;
         self.files.still_there(&self.identity)?;
         let deleted = self.fenced(lease, |connection| {
             execute(connection, ABANDON, [lease.runner])?;
             execute(connection, "DELETE FROM runner WHERE id = ?1", [lease.runner])
         });
         match deleted {
-            Ok(_) => self.changes.unowned(),
-            Err(StoreError::Fenced { .. }) => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        Ok(())
+            Ok(_) => {
+                self.changes.unowned();
+                live.wake.poll_others();
+                Ok(())
+            }
+            Err(StoreError::Fenced { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// The pairs of workflow and version with runs that have no owner.
@@ -252,8 +256,10 @@ impl SqliteStore {
         transaction.commit()?;
         self.debt.add(4096);
         if !dead.is_empty() {
-            // What of theirs is not claimed here another runner of this process may have the workflow for.
+            // What of theirs is not claimed here another runner may have the workflow for. And one that only hung
+            // learns that it was fenced.
             self.changes.unowned();
+            self.live()?.wake.poll_others();
         }
         Ok(claimed)
     }

@@ -57,12 +57,19 @@ impl LockFile {
 
     /// Whether some process holds that byte. Our own counts as held; the kernel is asked only about others'.
     pub(super) fn is_held(&self, byte: i64) -> io::Result<bool> {
-        Ok(byte == self.own || fcntl(&self.file, libc::F_GETLK, byte)? != libc::F_UNLCK as i16)
+        Ok(byte == self.own || fcntl(&self.file, libc::F_GETLK, byte)?.l_type != libc::F_UNLCK as i16)
+    }
+
+    /// The process that holds another byte than ours, if it is one that has a number here: it may run in a container.
+    #[cfg(target_os = "linux")]
+    pub(super) fn holder(&self, byte: i64) -> Option<libc::pid_t> {
+        let lock = fcntl(&self.file, libc::F_GETLK, byte).ok()?;
+        (lock.l_type != libc::F_UNLCK as i16 && lock.l_pid > 0).then_some(lock.l_pid)
     }
 }
 
-/// Takes a byte or asks about it; answers the kind of lock that stands in the way.
-fn fcntl(file: &File, command: i32, byte: i64) -> io::Result<i16> {
+/// Takes a byte or asks about it; answers the lock that stands in the way.
+fn fcntl(file: &File, command: i32, byte: i64) -> io::Result<libc::flock> {
     // SAFETY: `flock` is a plain C structure for which all zeros is a valid value.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = libc::F_WRLCK as i16;
@@ -72,5 +79,5 @@ fn fcntl(file: &File, command: i32, byte: i64) -> io::Result<i16> {
     // SAFETY: the descriptor is open for as long as `file` is borrowed, and the pointer is to a live local that
     // both commands read and F_GETLK writes.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) };
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(lock.l_type) }
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(lock) }
 }

@@ -20,8 +20,8 @@ const MESSAGES: &str = "SELECT seq, number, kind, name, id, value, failure, sent
 pub(super) const ALL_MESSAGES: &str = "SELECT seq, number, kind, name, id, value, failure, sent_at FROM message \
      WHERE run = ?1 ORDER BY seq";
 const MAIL: &str = "SELECT seq, run FROM message WHERE seq > ?1 ORDER BY seq";
-const RECEIVER: &str = "SELECT r.status, v.signals FROM run r LEFT JOIN version v ON v.id = r.version \
-     WHERE r.id = ?1 AND r.uuid = ?2";
+const RECEIVER: &str = "SELECT r.status, v.signals, o.lock FROM run r LEFT JOIN version v ON v.id = r.version \
+     LEFT JOIN runner o ON o.id = r.runner WHERE r.id = ?1 AND r.uuid = ?2";
 const SAME_ID: &str = "SELECT 1 FROM message WHERE run = ?1 AND id = ?2";
 const ANSWERED: &str = "SELECT 1 FROM message WHERE run = ?1 AND kind = 2 AND name = ?2";
 const CALLBACK: &str = "SELECT 1 FROM journal WHERE run = ?1 AND kind = ?2 AND value = ?3";
@@ -106,9 +106,11 @@ impl SqliteStore {
 
     /// Stores a message for whoever has the run.
     pub(super) fn store_message(&self, run: RunId, message: &Message) -> Result<Sent, StoreError> {
+        let mut owner = None;
         let sent = self.transact(|connection| {
             let mut receiver = connection.prepare_cached(RECEIVER)?;
             let found = receiver.query_row(params![run.row(), &run.0.to_be_bytes()[..]], |row| {
+                owner = row.get(2)?;
                 Ok((row.get::<_, i64>(0)?, row.get::<_, Option<String>>(1)?))
             });
             let Some((status, signals)) = found.optional()? else { return Ok(Sent::NoRun) };
@@ -143,7 +145,11 @@ impl SqliteStore {
         })?;
         if sent == Sent::Stored {
             self.debt.add(3072);
-            self.changes.mail();
+            let live = self.live()?;
+            match owner {
+                Some(byte) if byte != live.lock.own() => live.wake.tell(byte, run.row()),
+                _ => self.changes.mail(),
+            }
         }
         Ok(sent)
     }

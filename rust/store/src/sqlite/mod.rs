@@ -10,12 +10,19 @@ mod blame;
 mod busy;
 mod changes;
 mod checkpoint;
+mod connection;
 mod error;
 mod fork;
+#[cfg(target_os = "linux")]
+mod hint;
 mod lease;
+#[cfg(target_os = "linux")]
+mod listen;
 mod lock;
 mod messages;
 mod names;
+#[cfg(target_os = "linux")]
+mod peers;
 #[cfg(test)]
 mod plans;
 mod purge;
@@ -26,6 +33,11 @@ mod schema;
 mod surroundings;
 mod system;
 mod transaction;
+#[cfg(target_os = "linux")]
+mod wake;
+#[cfg(not(target_os = "linux"))]
+#[path = "wake_elsewhere.rs"]
+mod wake;
 mod workflow;
 mod write;
 mod writer;
@@ -35,12 +47,12 @@ use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bide_core::record::{RunRowId, StoredRun};
 use bide_core::{Message, RunId, StoredMessage, Time};
 use bide_sync::{Mutex, MutexGuard};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 
 use crate::changes::ChangeLog;
 use crate::{
@@ -48,9 +60,11 @@ use crate::{
     Store, StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use checkpoint::{Checkpointer, Debt};
-use error::{Identity, is_busy};
+use connection::{connect, level, prepare};
+use error::Identity;
 use lock::LockFile;
 use surroundings::{FileId, Files};
+use wake::Wake;
 use writer::Writer;
 
 /// How to open a store.
@@ -100,16 +114,18 @@ pub struct SqliteStore {
     /// The tasks of versions that were read already.
     versions: read::Versions,
     /// What runners of this process poll for changes.
-    changes: ChangeLog,
+    changes: Arc<ChangeLog>,
     /// When a lease of this process was last found to have run out.
     late: lease::Late,
     /// What must not be touched after a fork, not even to drop it.
     live: ManuallyDrop<Live>,
 }
 
-/// Everything with a descriptor. Dropped in this order: the thread first, the connections, then the lock, since the
+/// Everything with a descriptor. Dropped in this order: the threads first, the connections, then the lock, since the
 /// lock says that all others here are alive.
 struct Live {
+    /// Hears of other processes, and tells them.
+    wake: Wake,
     /// Copies the log. Held for its drop.
     _checkpointer: Checkpointer,
     /// The connection for reads.
@@ -182,6 +198,8 @@ impl SqliteStore {
         let whole = move || theirs.still_there(&their_identity).is_ok();
         let checkpointer = Checkpointer::start(debt.clone(), copier, writer.clone(), whole)
             .map_err(|error| failed("the checkpointer's thread cannot start", error))?;
+        let changes = Arc::new(ChangeLog::new(true));
+        let wake = Wake::start(file, lock.own(), &changes);
         Ok(Self {
             identity,
             file,
@@ -191,9 +209,10 @@ impl SqliteStore {
             debt,
             open_to_others: Mutex::default(),
             versions: read::Versions::default(),
-            changes: ChangeLog::new(true),
+            changes,
             late: lease::Late::default(),
             live: ManuallyDrop::new(Live {
+                wake,
                 _checkpointer: checkpointer,
                 reader: Mutex::new(reader),
                 writer,
@@ -245,56 +264,6 @@ impl Drop for SqliteStore {
             // pointer is to a field of `self`, which outlives this call.
             unsafe { ManuallyDrop::drop(&mut *live) }
         });
-    }
-}
-
-fn level(durability: Durability) -> &'static str {
-    match durability {
-        Durability::Normal => "NORMAL",
-        Durability::Full => "FULL",
-    }
-}
-
-/// A connection with bide's settings. It creates no file, so that a deleted one is not created again by accident.
-fn connect(
-    path: &Path,
-    identity: &Identity,
-    busy_timeout: impl Fn() -> Duration + Send + 'static,
-) -> Result<Connection, StoreError> {
-    let open = || {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut connection = Connection::open_with_flags(path, flags)?;
-        busy::wait_for(&mut connection, busy_timeout)?;
-        connection.set_prepared_statement_cache_capacity(64);
-        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-        Ok(connection)
-    };
-    open().map_err(|error| identity.error(&error))
-}
-
-/// Sets what is part of the file's format. Only after it is known that the file is ours or empty.
-fn prepare(connection: &Connection, identity: &Identity, options: &Options) -> Result<(), StoreError> {
-    let found = schema::inspect(connection, identity, schema::MIGRATIONS.len())?;
-    let set = || -> rusqlite::Result<String> {
-        if found == schema::Found::Empty {
-            connection.pragma_update(None, "page_size", options.page_size)?;
-            connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
-        }
-        // The log is kept for reuse, but not at the size that one bad moment gave it.
-        connection.pragma_update_and_check(None, "journal_size_limit", checkpoint::LONG as i64, |_| Ok(()))?;
-        connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))
-    };
-    let since = Instant::now();
-    loop {
-        match set() {
-            Ok(mode) if mode == "wal" => return Ok(()),
-            Ok(_) => {
-                return Err(identity.unavailable("its file system does not allow a write-ahead log; use a local path"));
-            }
-            // Changing the mode needs the file alone for a moment, and SQLite does not ask its busy handler then.
-            Err(error) if is_busy(&error) && since.elapsed() < options.busy_timeout => busy::nap(),
-            Err(error) => return Err(identity.error(&error)),
-        }
     }
 }
 
@@ -418,6 +387,8 @@ impl Maintenance for SqliteStore {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use std::time::Instant;
+
     use bide_core::record::{Batch, DoneRow, NewRun};
     use bide_core::{Value, Write};
 

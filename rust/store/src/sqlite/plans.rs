@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::error::Identity;
-use super::{lease, purge, read, schema, write};
+use super::{lease, messages, purge, read, schema, write};
 
 fn plan(connection: &Connection, sql: &str) -> Vec<String> {
     let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect(sql);
@@ -121,7 +121,7 @@ fn what_belongs_to_listed_runs_is_found_by_their_numbers() {
 #[test]
 fn no_hot_statement_walks_a_table() {
     let connection = database();
-    for sql in [lease::HOT, write::HOT, read::HOT, purge::HOT, purge::HOT_REST].concat() {
+    for sql in [lease::HOT, write::HOT, read::HOT, purge::HOT, purge::HOT_REST, messages::HOT].concat() {
         for step in plan(&connection, sql) {
             assert!(!step.starts_with("SCAN"), "{sql}\n{step}");
         }

@@ -215,6 +215,8 @@ impl SqliteStore {
     }
 
     pub(super) fn read_standing(&self, id: RunId) -> Result<Option<Standing>, StoreError> {
+        // Before the look, so that no end in between is missed.
+        self.live()?.wake.watch();
         let reader = self.reader()?;
         let mut statement = reader.prepare_cached(STANDING).map_err(|error| self.explain(error))?;
         let mut rows =

@@ -1,7 +1,7 @@
 //! Writing runs: creation and batches. The statements here are the hot ones; none scans a table.
 
 use bide_core::record::{Committed, DoneRow, NewRun, RunRowId, RunUpdate, Write};
-use bide_core::{BlockReason, Entry, Failure, TaskRow, Time, Value};
+use bide_core::{BlockReason, Entry, Failure, RunStatus, TaskRow, Time, Value};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::SqliteStore;
@@ -62,6 +62,7 @@ impl SqliteStore {
         let refused = |made: &Vec<Creation>| made.iter().any(Creation::prevents_all);
         if creations.is_empty() || !creations.iter().all(refused) || !commit.batch.iter().all(is_skipped) {
             transaction.commit()?;
+            drop(writer);
             self.debt.add(bytes);
             self.log_changed_runs(commit.batch);
         }
@@ -69,11 +70,20 @@ impl SqliteStore {
     }
 
     fn log_changed_runs(&self, batch: &[Write]) {
+        let wake = &self.live.wake;
         let mut changes = None;
+        let mut to_tell = Vec::new();
         for write in batch {
             if let Write::Run(update) = write {
                 changes.get_or_insert_with(|| self.changes.lock()).run(update.run);
+                if !wake.is_alone() && (update.status.is_ended() || update.status == RunStatus::Paused) {
+                    to_tell.push(update.run);
+                }
             }
+        }
+        drop(changes);
+        if !to_tell.is_empty() {
+            wake.tell_watchers(&to_tell);
         }
     }
 
