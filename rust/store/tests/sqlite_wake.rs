@@ -209,6 +209,8 @@ fn the_end_of_a_process_and_the_leaving_of_a_runner_are_seen_before_the_next_pol
         let at_once = (0..TRIES).any(|_| {
             let mut other = Other::start(part, &path);
             let run: RunId = other.says().parse().unwrap();
+            // The hint that it has come is heard by then, and ends no wait of later.
+            desk.store.wait_for_changes(look(&desk.store), POLL).unwrap();
             let seen = look(&desk.store);
             if part == "leave" {
                 other.order("now");
