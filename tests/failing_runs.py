@@ -14,8 +14,13 @@ def failing(runner: bide.Runner, workflow: bide.Workflow, inputs: dict[str, Any]
     return failed.value
 
 
+def failure() -> bide.RunFailed:
+    """Return the error of a run that failed."""
+    with bide.Runner(":memory:") as runner:
+        return failing(runner, bide.Workflow("failing", [named("load", fails=True)]))
+
+
 def result_of(failed: bide.RunFailed) -> bide.RunResult:
-    assert isinstance(failed.result, bide.RunResult)
     return failed.result
 
 

@@ -18,6 +18,7 @@ import bide
 from bide._error_state import LIMIT
 from bide._stored_errors import describe, describe_end, rebuild, task_failed
 from conftest import shown
+from failing_runs import failure
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -254,7 +255,7 @@ def caught(fn: Callable[[], object]) -> Exception:
         (lambda: StopIteration(5), True),
         (lambda: ExceptionGroup("several", [ValueError(1)]), False),
         (lambda: bide.Skip("why"), True),
-        (lambda: bide.RunFailed("run", result=None, errors={"a": ValueError()}), False),
+        (failure, False),
     ],
 )
 def test_which_failures_come_back_the_same(make: Callable[[], Exception], complete: bool) -> None:

@@ -11,6 +11,7 @@ import pytest
 import bide
 from bide._error_state import LIMIT
 from bide._stored_errors import describe, kind, rebuild, task_failed
+from failing_runs import failure
 
 
 class Refused(Exception):
@@ -76,8 +77,8 @@ def test_the_family(name: str, parents: tuple[type, ...]) -> None:
     cls = getattr(bide, name)
     assert all(issubclass(cls, parent) for parent in parents)
     assert cls.__module__ == "bide"
-    exc = cls("what failed")
-    assert "what failed" in str(exc)
+    exc = failure() if cls is bide.RunFailed else cls("what failed")
+    assert "failed" in str(exc)
     again = pickle.loads(pickle.dumps(exc))  # noqa: S301 - our own
     assert type(again) is cls
     assert str(again) == str(exc)
@@ -292,8 +293,10 @@ def test_the_kind_says_what_it_means_to_the_run(exc: BaseException, expected: st
 
 
 def test_run_failed_carries_the_rest() -> None:
-    exc = bide.RunFailed("run failed", result="the result", errors={"a": ValueError(1)})
-    assert exc.result == "the result"
-    assert list(exc.errors) == ["a"]
+    exc = failure()
+    assert exc.result.tasks["load"].status is bide.TaskStatus.Failed
+    assert list(exc.errors) == ["load"]
+    again = bide.RunFailed("run failed", result=exc.result, errors=exc.errors)
+    assert (again.result, again.errors) == (exc.result, exc.errors)
     assert bide.Skip("why").reason == "why"
     assert bide.Skip().reason == ""

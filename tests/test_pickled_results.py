@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import bide
+from failing_runs import failure
 
 
 @dataclass
@@ -135,8 +136,6 @@ def test_a_failure_is_the_same_in_a_copy(results: tuple[bide.RunResult, bide.Run
     assert type(twin) is bide.RunFailed
     assert str(twin) == str(failed)
     assert twin.__notes__ == ["noted later"]
-    assert isinstance(twin.result, bide.RunResult)
-    assert isinstance(failed.result, bide.RunResult)
     assert all_of(twin.result) == all_of(failed.result)
     assert {name: shown(error) for name, error in twin.errors.items()} == {
         name: shown(error) for name, error in failed.errors.items()
@@ -170,8 +169,7 @@ def test_a_process_pool_gives_results_and_failures_back() -> None:
     assert result.outputs == {"point": Point(1, 2.5), "pairs": [(1, "a")], "when": when(), "remember": None}
     assert isinstance(error, bide.RunFailed)
     assert "bad row 7" in str(error)
-    assert isinstance(error.result, bide.RunResult)
-    assert error.result["point"] == Point(1, 2.5)
+    assert error.result[point] == Point(1, 2.5)
     assert error.result.tasks["later"].status is bide.TaskStatus.Skipped
     assert str(error.errors["load"]) == "task 'load': ValueError: bad row 7"
 
@@ -217,10 +215,12 @@ def test_objects_of_the_process_are_refused_with_advice(runner: bide.Runner, way
 def test_every_public_error_can_be_copied(kind: type) -> None:
     if not issubclass(kind, BaseException):
         return
-    exc = kind("what failed")
+    exc = failure() if kind is bide.RunFailed else kind("what failed")
     exc.add_note("a note")
     for way in (copy.copy, copy.deepcopy, pickled):
         twin = way(exc)
         assert type(twin) is kind
         assert str(twin) == str(exc)
-        assert twin.__dict__ == exc.__dict__
+        assert vars(twin).keys() == vars(exc).keys()
+        if kind is not bide.RunFailed:  # see test_a_failure_is_the_same_in_a_copy
+            assert vars(twin) == vars(exc)

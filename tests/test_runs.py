@@ -1,10 +1,14 @@
 """Submitting, waiting, keys, and looking at runs."""
 
+import copy
+import math
+import pickle
 import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +35,45 @@ def held(name: str = "held") -> tuple[bide.Workflow, threading.Event, threading.
         return "done"
 
     return bide.Workflow(name, [work]), entered, release
+
+
+@bide.task(name="the-root")
+def root(square: int) -> float:
+    return math.sqrt(square)
+
+
+# --- reading a result ----------------------------------------------------------------------------------------------
+
+
+def test_a_result_is_read_by_the_function_of_a_task(runner: bide.Runner) -> None:
+    def plain() -> list[str]:
+        return ["a"]
+
+    result = runner.run(bide.Workflow("read", [square, root, plain]), {"n": 3})
+    assert result[square] == result["square"] == 9
+    assert result[root] == result["the-root"] == 3.0
+    assert result[plain] == ["a"]
+    assert copy.copy(result)[root] == pickle.loads(pickle.dumps(result))[root] == 3.0  # noqa: S301 - our own
+
+
+@pytest.mark.parametrize(("no_task", "shown"), [(held, "'held'"), (root, "'the-root'"), (3, "3")])
+def test_what_stands_for_no_task_is_a_key_error_that_names_it(runner: bide.Runner, no_task: Any, shown: str) -> None:
+    result = runner.run(squares, {"n": 3})
+    assert no_task not in result
+    with pytest.raises(KeyError, match=f"workflow 'squares' has no task {shown}"):
+        result[no_task]
+    with pytest.raises(KeyError, match="has no task <function .*<lambda>"):
+        result[lambda: 1]
+
+
+def test_a_task_without_a_value_is_a_key_error_by_its_function_too(runner: bide.Runner) -> None:
+    @bide.task
+    def none_today() -> int:
+        raise bide.Skip
+
+    result = runner.run(bide.Workflow("skipped", [none_today]))
+    with pytest.raises(KeyError, match="task 'none_today' has no return value: it is Skipped"):
+        result[none_today]
 
 
 # --- submitting and waiting ----------------------------------------------------------------------------------------

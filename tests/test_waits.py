@@ -22,6 +22,12 @@ async def later() -> bool:
     return True
 
 
+def raw_until(**settings: Any) -> bide.Until[bool]:
+    """Make one by its class, which needs every setting."""
+    fields = bide.Until.__match_args__
+    return bide.Until(**{field: getattr(bide.until(ready), field) for field in fields} | settings)
+
+
 def test_until_turns_durations_into_seconds() -> None:
     wait = bide.until(ready, every=timedelta(milliseconds=250), timeout=60, max_every=2, backoff=2, jitter=0.5)
     assert (wait.every, wait.timeout, wait.max_every, wait.backoff, wait.jitter) == (0.25, 60.0, 2.0, 2.0, 0.5)
@@ -103,6 +109,14 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: bide.after(-1), "after(seconds) must be zero or more, not -1"),
     (lambda: bide.at(NAIVE), "at(datetime) must know its time zone"),
     (lambda: bide.at(12), "at(datetime) must be a datetime, not 12"),  # type: ignore[arg-type]
+    (lambda: bide.After(-1), "after(seconds) must be zero or more, not -1"),
+    (lambda: bide.At(NAIVE), "at(datetime) must know its time zone"),
+    (lambda: raw_until(condition=3), "a condition must be callable, not 3"),
+    (lambda: raw_until(every=-1), "every must be positive, not -1"),
+    (lambda: raw_until(max_every=0.5), "max_every (0.5) must be at least every (1.0)"),
+    (lambda: raw_until(on_error="x"), "on_error must be"),
+    (lambda: raw_until(timeout="x"), "timeout must be seconds"),
+    (lambda: raw_until(name=""), "name must be a non-empty string"),
     (lambda: bide.Retry(attempts=0), "Retry(attempts=) must be a whole number of at least 1, not 0"),
     (lambda: bide.Retry(attempts=2.0), "Retry(attempts=)"),  # type: ignore[arg-type]
     (lambda: bide.Retry(attempts=True), "Retry(attempts=)"),
@@ -122,6 +136,14 @@ def test_bad_arguments_are_named(make: Callable[[], Any], message: str) -> None:
         make()
     assert message in str(caught.value)
     assert isinstance(caught.value, ValueError)
+
+
+def test_a_wait_made_by_its_class_equals_one_made_by_its_function() -> None:
+    assert raw_until(every=timedelta(minutes=1), timeout=2) == bide.until(ready, every=60, timeout=2)
+    assert bide.After(timedelta(minutes=1)) == bide.after(60)  # type: ignore[arg-type]
+    moment = datetime(2026, 1, 1, 1, tzinfo=timezone(timedelta(hours=1)))
+    assert bide.At(moment) == bide.at(moment)
+    assert bide.At(moment).moment.tzinfo is UTC
 
 
 @pytest.mark.parametrize("make", [lambda: bide.until(later)])

@@ -32,14 +32,19 @@ from bide._runner import Runner
 from bide._signals import Request, Signal, request, signal
 from bide._status import RunStatus, SubStatus, TaskStatus
 from bide._task import task
-from bide._waits import Tolerate, after, at, until
+from bide._waits import After, At, Tolerate, Until, after, at, until
+from bide._waits import WaitBase as Wait
 from bide._workflow import Workflow
 
 if _typing.TYPE_CHECKING:
-    from bide._combine import Fired, First, all_of, any_of
+    from bide._combine import AllOf, AnyOf, Fired, First, all_of, any_of
     from bide._logging import LogFilter, install_log_record_factory
 
 __all__ = [
+    "After",
+    "AllOf",
+    "AnyOf",
+    "At",
     "BideError",
     "Cancelled",
     "Context",
@@ -73,6 +78,8 @@ __all__ = [
     "TaskStatus",
     "TaskTimeout",
     "Tolerate",
+    "Until",
+    "Wait",
     "WaitTimeout",
     "Workflow",
     "__version__",
@@ -95,7 +102,7 @@ def __getattr__(name: str) -> object:
         from bide import _logging  # noqa: PLC0415 - see above
 
         return getattr(_logging, name)
-    if name in {"Fired", "First", "all_of", "any_of"}:
+    if name in {"AllOf", "AnyOf", "Fired", "First", "all_of", "any_of"}:
         from bide import _combine  # noqa: PLC0415 - see above
 
         return getattr(_combine, name)

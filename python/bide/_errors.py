@@ -3,8 +3,12 @@
 What is stored of an exception, and how it is raised again, is in `_stored_errors.py`.
 """
 
+import copyreg
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bide._result import RunResult
 
 
 class BideError(Exception):
@@ -108,7 +112,7 @@ class RunFailed(BideError):
         self,
         message: str = "",
         *,
-        result: object = None,
+        result: "RunResult",
         errors: Mapping[str, BaseException] | None = None,
     ) -> None:
         """Keep the result and every failure."""
@@ -116,12 +120,14 @@ class RunFailed(BideError):
         self.result = result
         self.errors: dict[str, BaseException] = dict(errors or {})
 
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        """Reduce to class, arguments and state: `__init__` cannot be called without the result, which is state."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
+
     def __setstate__(self, state: dict[str, Any] | None) -> None:
         """Restore the state from a copy or pickle, and the cause, which Python does not copy."""
         super().__setstate__(state)
-        first = getattr(self.result, "error", None)
-        if isinstance(first, BaseException):
-            self.__cause__ = first
+        self.__cause__ = self.result.error
 
 
 def not_yet(feature: str) -> BideError:

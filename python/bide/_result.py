@@ -1,20 +1,23 @@
 """`RunResult` and `TaskResult`: the state of a run and of its tasks, to read."""
 
 import copyreg
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import msgspec
 
 from bide import _core
 from bide._context import Context
-from bide._errors import RunFailed, TaskFailed
+from bide._errors import DefinitionError, RunFailed, TaskFailed
 from bide._status import RunStatus, SubStatus, TaskStatus
+from bide._task import name_of
 from bide._text import is_text, shown
 
 if TYPE_CHECKING:
     from bide._plain_snapshot import PlainSnapshot
+
+R = TypeVar("R")
 
 
 class TaskResult(msgspec.Struct, frozen=True):
@@ -76,7 +79,9 @@ class _Tasks(Mapping[str, TaskResult]):
 
 
 class RunResult(Mapping[str, Any]):
-    """The state of a run when this was created: `result["task"]` is what the task returned.
+    """The state of a run when this was created: `result[process_data]` is what that task returned.
+
+    A task is named by its function, for whose return type type checkers take the value, or by its name.
 
     Attributes: `id`, `key`, `workflow`, `status`, `outputs` (by task), `context`, `tasks` (by name, see
     `TaskResult`), `error` (the first failure, or None), `blocked_by`, `started_at`, `ended_at`.
@@ -161,14 +166,22 @@ class RunResult(Mapping[str, Any]):
         failed = [task for task in self.tasks.values() if task.status is TaskStatus.Failed and task.ended_at]
         return min(failed, key=lambda task: task.ended_at or self.started_at).name if failed else None
 
-    def __getitem__(self, task: str) -> Any:  # noqa: ANN401 - what the task returned
-        """Return what a task returned; raise `KeyError` if there is no such task or it has returned nothing (yet)."""
-        output = self._snapshot.output(task) if is_text(task) else None
-        if output is None:
-            msg = f"workflow {self.workflow!r} has no task {task!r}"
+    @overload
+    def __getitem__(self, task: str) -> Any: ...  # noqa: ANN401 - what the task returned
+    @overload
+    def __getitem__(self, task: Callable[..., R]) -> R: ...
+    def __getitem__(self, task: str | Callable[..., Any]) -> Any:
+        """Return what a task returned; raise `KeyError` if there is no such task or it has returned nothing (yet).
+
+        A function stands for the task of its name, as in `depends_on=`.
+        """
+        name = task if isinstance(task, str) else _name_of(task)
+        output = self._snapshot.output(name) if is_text(name) else None
+        if name is None or output is None:
+            msg = f"workflow {self.workflow!r} has no task {task if name is None else name!r}"
             raise KeyError(msg)
         if not output:
-            msg = f"task {task!r} has no return value: it is {self.tasks[task].status}"
+            msg = f"task {name!r} has no return value: it is {self.tasks[name].status}"
             raise KeyError(msg)
         return output[0]
 
@@ -198,6 +211,14 @@ class RunResult(Mapping[str, Any]):
     def __repr__(self) -> str:
         """Show workflow, status and id."""
         return f"<RunResult of {self.workflow!r}: {self.status}, {self.id}>"
+
+
+def _name_of(task: object) -> str | None:
+    """Return the name of the task that a function stands for; None for what can be no task of a workflow."""
+    try:
+        return name_of(task)
+    except DefinitionError:
+        return None
 
 
 def _task_failed(failure: bytes, task: str | None) -> TaskFailed:

@@ -116,6 +116,14 @@ def as_task(obj: object) -> TaskDef:
     return definition
 
 
+def name_of(task: object) -> str:
+    """Return the name of the task that a function stands for; a `DefinitionError` if it has none."""
+    if isinstance(task, (staticmethod, classmethod)):
+        task = task.__func__  # as it is written within the class
+    definition = getattr(task, ATTRIBUTE, None)
+    return definition.name if isinstance(definition, TaskDef) else _name_of(task)
+
+
 def check_name(name: object, what: str) -> str:
     """Return the name of a task or workflow after checking it."""
     if _is_simple_name(name):
@@ -262,14 +270,10 @@ def _names(depends_on: object, what: str) -> tuple[str, ...]:
         raise DefinitionError(msg)
     names: dict[str, None] = {}
     for one in depends_on:
-        if isinstance(one, (staticmethod, classmethod)):
-            one = one.__func__  # noqa: PLW2901 - as it is written within the class
         if isinstance(one, str):
             names[one] = None
-        elif isinstance(definition := getattr(one, ATTRIBUTE, None), TaskDef):
-            names[definition.name] = None
-        elif callable(one):
-            names[_name_of(one)] = None
+        elif isinstance(one, (staticmethod, classmethod)) or callable(one):
+            names[name_of(one)] = None
         else:
             msg = f"{what}: depends_on takes names of tasks or tasks, not {one!r}"
             raise DefinitionError(msg)

@@ -1,6 +1,7 @@
 """What a task can wait for, as plain values: `until`, `after` and `at`, used as gates and by the handle.
 
-Building one checks every argument; waiting itself is the executor's. Other waits: `_signals.py`, `_combine.py`.
+Each value checks itself, however it is made; waiting itself is the executor's. Other waits are in `_signals.py` and
+`_combine.py`.
 """
 
 import math
@@ -38,11 +39,11 @@ DEFAULT_ON_ERROR = Tolerate(5)
 
 
 class WaitBase(msgspec.Struct, Generic[T], frozen=True):
-    """What every wait is; `T` is the type of its value."""
+    """Anything that a gate or a handle can wait for; `T` is the type of its value. Users know it as `bide.Wait`."""
 
 
 class Until(WaitBase[T], Generic[T], frozen=True):
-    """A condition polled until it is truthy. Made by `until`."""
+    """A condition polled until it is truthy, and then the value of the wait. `until` makes one."""
 
     condition: Callable[..., T | None]
     every: float
@@ -52,6 +53,29 @@ class Until(WaitBase[T], Generic[T], frozen=True):
     jitter: float
     on_error: OnError
     name: str | None
+
+    def __post_init__(self) -> None:
+        """Check every setting, and turn durations into seconds."""
+        condition, on_error = self.condition, self.on_error
+        if not callable(condition):
+            msg = f"a condition must be callable, not {condition!r}: pass the function itself, without calling it"
+            raise DefinitionError(msg)
+        if is_async(condition):
+            feature = f"a condition by `async def` ({condition!r})"
+            raise not_yet(feature)
+        if not (isinstance(on_error, Tolerate) or (isinstance(on_error, str) and on_error in {"raise", "ignore"})):
+            msg = f'on_error must be bide.Tolerate(n), "raise" or "ignore", not {on_error!r}'
+            raise DefinitionError(msg)
+        every, longest = seconds(self.every, "every"), optional_seconds(self.max_every, "max_every")
+        if longest is not None and longest < every:
+            msg = f"max_every ({self.max_every!r}) must be at least every ({self.every!r})"
+            raise DefinitionError(msg)
+        _keep(self, "every", every)
+        _keep(self, "max_every", longest)
+        _keep(self, "timeout", optional_seconds(self.timeout, "timeout", zero=True))
+        _keep(self, "backoff", number(self.backoff, "backoff", 1.0, math.inf))
+        _keep(self, "jitter", number(self.jitter, "jitter", 0.0, 1.0))
+        check_name(self.name, "a condition")
 
     @property
     def tolerance(self) -> int | None:
@@ -75,15 +99,23 @@ class Until(WaitBase[T], Generic[T], frozen=True):
 
 
 class After(WaitBase[None], frozen=True):
-    """A time span. Made by `after`."""
+    """A time span. `after` makes one."""
 
     seconds: float
 
+    def __post_init__(self) -> None:
+        """Check the span."""
+        _keep(self, "seconds", seconds(self.seconds, "after(seconds)", zero=True))
+
 
 class At(WaitBase[None], frozen=True):
-    """A moment, in UTC. Made by `at`."""
+    """A moment, in UTC. `at` makes one."""
 
     moment: datetime
+
+    def __post_init__(self) -> None:
+        """Check the moment."""
+        _keep(self, "moment", moment(self.moment, "at(datetime)"))
 
     @property
     def timestamp(self) -> float:
@@ -107,7 +139,8 @@ def until(  # noqa: PLR0913 - each is a setting of its own, all but the first by
     name: str | None = None,
 ) -> Until[T]:
     """Wait until `condition()` is truthy, polled `every` so many seconds (times `backoff`, at most `max_every`)."""
-    return _until(condition, every, timeout, backoff, max_every, jitter, on_error, name, ("every", "max_every"))
+    # It takes each Duration and keeps the seconds.
+    return Until(condition, every, timeout, backoff, max_every, jitter, on_error, name)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
 
 def from_poll(  # noqa: PLR0913 - the signature of TaskHandle.defer_until, taken over as it is
@@ -127,9 +160,8 @@ def from_poll(  # noqa: PLR0913 - the signature of TaskHandle.defer_until, taken
     if most is not None and most < every:
         msg = f"max_interval_ms ({max_interval_ms!r}) must be at least poll_interval_ms ({poll_interval_ms!r})"
         raise DefinitionError(msg)
-    return _until(
-        condition, every, timeout, backoff, most, jitter, on_error, name, ("poll_interval_ms", "max_interval_ms")
-    )
+    # As in `until`.
+    return Until(condition, every, timeout, backoff, most, jitter, on_error, name)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
 
 from_poll.__qualname__ = "TaskHandle.defer_until"  # what a misspelt argument's error names
@@ -137,12 +169,12 @@ from_poll.__qualname__ = "TaskHandle.defer_until"  # what a misspelt argument's 
 
 def after(duration: Duration) -> After:
     """Wait for so many seconds."""
-    return After(seconds(duration, "after(seconds)", zero=True))
+    return After(duration)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]  # as in `until`
 
 
 def at(when: datetime) -> At:
     """Wait for a moment; the datetime has to know its time zone."""
-    return At(moment(when, "at(datetime)"))
+    return At(when)
 
 
 def conditions(wait: WaitBase[Any]) -> "list[Until[Any]]":
@@ -150,6 +182,12 @@ def conditions(wait: WaitBase[Any]) -> "list[Until[Any]]":
     if isinstance(wait, Until):
         return [wait]
     return [until for one in getattr(wait, "waits", ()) for until in conditions(one)]
+
+
+def _keep(wait: msgspec.Struct, name: str, value: object) -> None:
+    """Set a checked field; most are already what the caller gave."""
+    if getattr(wait, name) is not value:
+        msgspec.structs.force_setattr(wait, name, value)
 
 
 def check_name(name: object, what: str) -> str | None:
@@ -170,40 +208,3 @@ def _from_ms(value: object, what: str) -> float:
     else:
         return given / 1000
     raise DefinitionError(msg)
-
-
-def _until(  # noqa: PLR0913, PLR0917 - private, called twice, in order
-    condition: Callable[..., T | None],
-    every: object,
-    timeout: object,
-    backoff: object,
-    max_every: object,
-    jitter: object,
-    on_error: object,
-    name: object,
-    names: tuple[str, str],
-) -> Until[T]:
-    if not callable(condition):
-        msg = f"a condition must be callable, not {condition!r}: pass the function itself, without calling it"
-        raise DefinitionError(msg)
-    if is_async(condition):
-        feature = f"a condition by `async def` ({condition!r})"
-        raise not_yet(feature)
-    if not (isinstance(on_error, Tolerate) or (isinstance(on_error, str) and on_error in {"raise", "ignore"})):
-        msg = f'on_error must be bide.Tolerate(n), "raise" or "ignore", not {on_error!r}'
-        raise DefinitionError(msg)
-    interval = seconds(every, names[0])
-    longest = optional_seconds(max_every, names[1])
-    if longest is not None and longest < interval:
-        msg = f"{names[1]} ({max_every!r}) must be at least {names[0]} ({every!r})"
-        raise DefinitionError(msg)
-    return Until(
-        condition=condition,
-        every=interval,
-        timeout=optional_seconds(timeout, "timeout", zero=True),
-        backoff=number(backoff, "backoff", 1.0, math.inf),
-        max_every=longest,
-        jitter=number(jitter, "jitter", 0.0, 1.0),
-        on_error=on_error,  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-        name=check_name(name, "a condition"),
-    )

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, assert_type
+from typing import Annotated, Any, assert_type
 
 import bide
 
@@ -45,6 +45,28 @@ def waits(handle: bide.TaskHandle, context: bide.Context) -> int:
 assert_type(plain("x"), int)  # a task stays the same function
 assert_type(configured(1, factor=2.0), float)
 
+
+class Report:  # a class is a task too
+    def __init__(self, plain: int) -> None:
+        self.size = plain
+
+
+ready: bide.Until[bool] = bide.until(lambda: True)
+either = bide.any_of(ready, bide.after(1))
+both = bide.all_of(ready, bide.signal("go", str))
+waits_for: list[bide.Wait[Any]] = [ready, bide.after(1), bide.at(datetime.now(UTC)), bide.signal("go"), either, both]
+a_bool: bide.Wait[bool] = ready
+assert_type(either, bide.AnyOf[tuple[bide.Fired[bool] | None, bide.Fired[None] | None]])
+assert_type(both, bide.AllOf[tuple[bool, str]])
+assert_type(bide.after(1), bide.After)
+assert_type(bide.at(datetime.now(UTC)), bide.At)
+assert_type(bide.until(lambda: lookup("x")), bide.Until[dict[str, int]])
+
+
+def poll(name: str, every: float = 1.0) -> bide.Until[dict[str, int]]:
+    return bide.until(lambda: lookup(name), every=every)
+
+
 workflow = bide.Workflow("typed", [plain, configured, gated, waits], description="all of it", fail_fast=True)
 
 
@@ -60,10 +82,28 @@ def use() -> None:
     with bide.Runner(Path("x.db"), workflows=[workflow], slots=2, durability="full") as runner:
         result = runner.run(workflow, {"path": "x"}, key="k", timeout=timedelta(seconds=5))
         assert_type(result.status, bide.RunStatus)
+        assert_type(result[plain], int)  # by its function: what the function returns
+        assert_type(result[configured], float)
+        assert_type(result[gated], None)
+        assert_type(result[added], str)
+        assert_type(result[Report], Report)
+        assert_type(result[lookup], dict[str, int] | None)
+        assert_type(result["plain"], Any)  # by its name: anything
+        for name in result:
+            assert_type(name, str)
         assert_type(result.tasks["plain"], bide.TaskResult)
         assert_type(runner.submit(workflow), bide.RunHandle)
         assert_type(runner.submit_many(workflow, [{"path": "x"}]), list[bide.RunHandle])
         assert_type(runner.runs(status=bide.RunStatus.Failed, since=timedelta(days=1)), list[bide.RunResult])
+
+
+def fails(runner: bide.Runner) -> int:
+    try:
+        return runner.run(workflow)[plain]
+    except bide.RunFailed as failed:
+        assert_type(failed.result, bide.RunResult)
+        assert_type(failed.errors, dict[str, BaseException])
+        return failed.result[plain]
 
 
 async def use_async() -> None:

@@ -60,4 +60,27 @@ def use(runner: bide.Runner) -> None:
     bide.Runner(1)  # wrong
     bide.Runner("x.db", durability="sometimes")  # wrong
     bide.Runner("x.db", 4)  # wrong
-    runner.run(workflow).status = "Failed"  # wrong
+    result = runner.run(workflow)
+    result.status = "Failed"  # wrong
+    text: str = result[work]  # wrong
+    result[work].upper()  # wrong
+    result[3]  # wrong
+    result[3] = "x"  # wrong
+    print(text)
+
+
+def failed(runner: bide.Runner) -> str:
+    try:
+        return runner.run(workflow)[work]  # wrong
+    except bide.RunFailed as failure:
+        failure.result.nothing()  # wrong
+        failure.result = None  # wrong
+        return failure.result[work]  # wrong
+
+
+bide.RunFailed("without a result")  # wrong
+ready: bide.Until[int] = bide.until(lambda: "x")  # wrong
+pause: bide.After = bide.at(3)  # wrong
+waits_for: list[bide.Wait[object]] = [lambda: True]  # wrong
+a_text: bide.Wait[str] = bide.after(1)  # wrong
+both: bide.AllOf[tuple[int]] = bide.all_of(bide.until(lambda: "x"))  # wrong
