@@ -62,7 +62,7 @@ def test_what_stands_for_no_task_is_a_key_error_that_names_it(runner: bide.Runne
     assert no_task not in result
     with pytest.raises(KeyError, match=f"workflow 'squares' has no task {shown}"):
         result[no_task]
-    with pytest.raises(KeyError, match="has no task <function .*<lambda>"):
+    with pytest.raises(KeyError, match=r"has no task <function .*<lambda>"):
         result[lambda: 1]
 
 

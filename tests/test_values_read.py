@@ -96,7 +96,7 @@ def test_none_is_accepted_where_it_is_the_default(runner: bide.Runner, annotatio
 @pytest.mark.parametrize(
     ("writer", "value", "reader", "got"),
     [
-        (str, "abcd", bytes, None),
+        (str | int, "abcd", bytes | int, None),
         (list[str], ["abcd"], list[bytes], None),
         (Any, ["abcd"], list[bytes], None),
         (dict[str, str], {"k": "abcd"}, dict[str, bytes | None], None),

@@ -143,6 +143,23 @@ def with_writers(binding: Binding, writers: dict[str, Codec], where: str) -> Bin
     )
 
 
+def check_types(binding: Binding, writers: dict[str, Codec], where: str) -> None:
+    """Refuse a parameter whose annotation takes nothing that the task it is bound to may return."""
+    for source in binding.sources:
+        reader = source.codec
+        if source.kind != "task" or reader is None or reader.annotation is writers[source.name].annotation:
+            continue
+        writer = writers[source.name]
+        from bide._fits import never_fit  # noqa: PLC0415 - most annotations are the writer's own
+
+        if never_fit(writer, reader):
+            msg = (
+                f"{where}: parameter {source.parameter!r} is annotated {reader.shown}, but task {source.name!r} "
+                f"returns {writer.shown}, which can never be read as that: change one of the two annotations"
+            )
+            raise DefinitionError(msg)
+
+
 def check_defaults(binding: Binding, uncertain: Collection[str], where: str) -> None:
     """Refuse a parameter without default that is bound to a task which may not have succeeded."""
     for source in binding.sources:

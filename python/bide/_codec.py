@@ -103,6 +103,11 @@ class Codec:
         return f"<Codec of {self.root} in {self.where}: {self.annotation!r}>"
 
     @property
+    def shown(self) -> str:
+        """The annotation as a user writes it."""
+        return "None" if self.annotation is NoneType else _show(self.annotation)
+
+    @property
     def has_bytes(self) -> bool:
         """Whether the values may contain bytes."""
         return self._plan is not None and (self._plan.has_bytes or self._plan.hard)

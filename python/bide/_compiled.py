@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bide import _core
-from bide._bind import Binding, bind, check_defaults, nearest, with_writers
+from bide._bind import Binding, bind, check_defaults, check_types, nearest, with_writers
 from bide._codec import Codec
 from bide._errors import DefinitionError
 from bide._inputs import InputPlan, collect, plan_of
@@ -183,4 +183,6 @@ def _finish(one: TaskDef, binding: Binding, bindings: Mapping[str, Binding], whe
     if one.run_if != "succeeded":
         check_defaults(binding, binding.dependencies, where)
     writers = {name: bindings[name].returns for name in binding.dependencies}
+    if one.run_if != "failed":  # such a task may never read a value
+        check_types(binding, writers, where)
     return with_writers(binding, writers, where)
