@@ -36,6 +36,19 @@ def test_a_deferred_task_waits_for_its_file_and_feeds_the_next() -> None:
     assert "process_data:  12 characters" in run("examples/deferred_tasks.py")
 
 
+def test_a_remote_job_is_submitted_once_although_its_waiter_is_killed() -> None:
+    printed = run("examples/batch_job.py")
+    assert "ended by SIGKILL while it waited" in printed
+    assert "1 job, submitted 1 time" in printed
+    assert "published model 7" in printed
+
+
+def test_a_rate_limit_is_honoured_without_holding_a_slot() -> None:
+    printed = run("examples/rate_limit.py")
+    assert "8 pages" in printed
+    assert "done while download sleeps" in printed
+
+
 def test_the_demo_is_killed_while_it_waits_and_ends_as_it_says() -> None:
     printed = run("-m", "examples.demo")
     assert "killed with SIGKILL" in printed
