@@ -111,6 +111,11 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: bide.at(12), "at(datetime) must be a datetime, not 12"),  # type: ignore[arg-type]
     (lambda: bide.After(-1), "after(seconds) must be zero or more, not -1"),
     (lambda: bide.At(NAIVE), "at(datetime) must know its time zone"),
+    (bide.Wait, "bide.Wait is the type of all waits: make one with"),
+    (lambda: bide.AnyOf((), ()), "any_of takes at least one wait"),
+    (lambda: bide.AllOf((3,), ()), "all_of takes waits, such as bide.until(...)"),  # type: ignore[arg-type]
+    (lambda: bide.AllOf((bide.after(1),), ("a", "b")), "all_of: names has one name for each wait"),
+    (lambda: bide.AnyOf((bide.after(1),), (), ""), "any_of: name must be a non-empty string"),
     (lambda: raw_until(condition=3), "a condition must be callable, not 3"),
     (lambda: raw_until(every=-1), "every must be positive, not -1"),
     (lambda: raw_until(max_every=0.5), "max_every (0.5) must be at least every (1.0)"),

@@ -40,19 +40,27 @@ class First(msgspec.Struct, frozen=True):
 
 
 class AnyOf(WaitBase[T], Generic[T], frozen=True):
-    """The first of several waits. Made by `any_of`."""
+    """The first of several waits. `any_of` makes one."""
 
     waits: tuple[WaitBase[Any], ...]
     names: tuple[str, ...]
     name: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the members."""
+        _check_members(self, "any_of")
 
 
 class AllOf(WaitBase[T], Generic[T], frozen=True):
-    """All of several waits. Made by `all_of`."""
+    """All of several waits. `all_of` makes one."""
 
     waits: tuple[WaitBase[Any], ...]
     names: tuple[str, ...]
     name: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the members."""
+        _check_members(self, "all_of")
 
 
 @overload
@@ -83,7 +91,7 @@ def any_of(*waits: WaitBase[Any], name: str | None = None, **named: WaitBase[Any
     Its value is a tuple with `Fired(value)` for the wait that came and None for the others; of waits that are given by
     keyword it is `First(name, value)`. A wait that fails is out; if all of them fail, that is an `ExceptionGroup`.
     """
-    return AnyOf(*_members(waits, named, "any_of"), name=check_name(name, "any_of"))
+    return AnyOf(*_members(waits, named, "any_of"), name=name)
 
 
 @overload
@@ -112,22 +120,28 @@ def all_of(*waits: WaitBase[Any], name: str | None = None, **named: WaitBase[Any
     Its value is a tuple of their values, or of waits that are given by keyword a dictionary. The first one that fails
     ends it with its failure.
     """
-    return AllOf(*_members(waits, named, "all_of"), name=check_name(name, "all_of"))
+    return AllOf(*_members(waits, named, "all_of"), name=name)
 
 
 def _members(
-    waits: tuple[object, ...], named: dict[str, WaitBase[Any]], what: str
+    waits: tuple[WaitBase[Any], ...], named: dict[str, WaitBase[Any]], what: str
 ) -> tuple[tuple[WaitBase[Any], ...], tuple[str, ...]]:
-    given = (*waits, *named.values())
     if waits and named:
         msg = f"{what} takes its waits either by position or by keyword, not both"
         raise DefinitionError(msg)
-    if not given:
+    return (*waits, *named.values()), tuple(named)
+
+
+def _check_members(one: AnyOf[Any] | AllOf[Any], what: str) -> None:
+    if not isinstance(one.waits, tuple) or not one.waits:
         msg = f"{what} takes at least one wait"
         raise DefinitionError(msg)
-    for one in given:
-        check_wait(one, what)
-    return given, tuple(named)  # type: ignore[return-value] # pyright: ignore[reportReturnType]
+    for wait in one.waits:
+        check_wait(wait, what)
+    if one.names and (not isinstance(one.names, tuple) or len(one.names) != len(one.waits)):
+        msg = f"{what}: names has one name for each wait, or none, not {one.names!r}"
+        raise DefinitionError(msg)
+    check_name(one.name, what)
 
 
 def check_wait(one: object, what: str) -> None:

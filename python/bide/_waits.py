@@ -41,6 +41,12 @@ DEFAULT_ON_ERROR = Tolerate(5)
 class WaitBase(msgspec.Struct, Generic[T], frozen=True):
     """Anything that a gate or a handle can wait for; `T` is the type of its value. Users know it as `bide.Wait`."""
 
+    def __post_init__(self) -> None:
+        """Refuse one of no kind."""
+        if type(self) is WaitBase:
+            msg = "bide.Wait is the type of all waits: make one with bide.until(...), bide.signal(...) or the like"
+            raise DefinitionError(msg)
+
 
 class Until(WaitBase[T], Generic[T], frozen=True):
     """A condition polled until it is truthy, and then the value of the wait. `until` makes one."""

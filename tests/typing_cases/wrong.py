@@ -83,4 +83,5 @@ ready: bide.Until[int] = bide.until(lambda: "x")  # wrong
 pause: bide.After = bide.at(3)  # wrong
 waits_for: list[bide.Wait[object]] = [lambda: True]  # wrong
 a_text: bide.Wait[str] = bide.after(1)  # wrong
-both: bide.AllOf[tuple[int]] = bide.all_of(bide.until(lambda: "x"))  # wrong
+pair = bide.all_of(bide.until(lambda: "x"), bide.after(1))
+numbers: bide.AllOf[tuple[int, None]] = pair  # wrong
