@@ -144,12 +144,13 @@ def _check_members(one: AnyOf[Any] | AllOf[Any], what: str) -> None:
     check_name(one.name, what)
 
 
-def check_wait(one: object, what: str) -> None:
-    """Refuse what cannot be waited for."""
+def check_wait(one: object, what: str) -> WaitBase[Any]:
+    """Return what can be waited for; refuse anything else."""
     if not isinstance(one, WaitBase):
         hint = ": wrap it in bide.until(...)" if callable(one) else ""
         msg = f"{what} takes waits, such as bide.until(...), bide.signal(...) or bide.after(...), not {one!r}{hint}"
         raise DefinitionError(msg)
+    return one
 
 
 class Part(NamedTuple):
@@ -170,16 +171,16 @@ class Plan(NamedTuple):
 
 def plan(wait: object, timeout: Duration | None, what: str, *, unique: bool = False) -> Plan:
     """Return the plan of a wait; with `unique`, as a gate needs it, no two parts have one name."""
-    check_wait(wait, what)
+    checked = check_wait(wait, what)
     limit = optional_seconds(timeout, f"{what}: timeout", zero=True)
     parts: list[Part] = []
-    finish = _add(wait, None, parts)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    finish = _add(checked, None, parts)
     if limit is not None:
         first = parts[0]
         if first.kind in {"after", "at"}:
             # The time is one wait of one, so that the whole can end before it.
             parts = [Part("all", first.name, limit, [1]), first._replace(name=f"{first.name} itself")]
-            finish = _all_of(0, [(1, _leaf_value(wait, 1))], ())
+            finish = _all_of(0, [(1, _leaf_value(checked, 1))], ())
             return Plan(parts, lambda outcomes: finish(outcomes)[0])
         parts[0] = first._replace(timeout=limit if first.timeout is None else min(limit, first.timeout))
     if unique:
