@@ -50,10 +50,17 @@ def test_unimplemented_calls_of_a_run_handle_say_so(runner: bide.Runner, what: s
 def test_an_unimplemented_feature_is_not_an_attribute(runner: bide.Runner) -> None:
     absent = {"cancel", "pause", "resume", "progress"}
     handle = runner.submit(bide.Workflow("w", [load]), {"path": "x"})
+    for listed in (bide.TaskHandle, runner, handle):
+        assert not absent & set(dir(listed))
     for thing in (bide.Runner, bide.RunHandle, bide.TaskHandle, runner, handle):
-        assert not absent & set(dir(thing))
         assert not any(hasattr(thing, name) for name in absent)
     handle.result()
+
+
+@pytest.mark.parametrize("kind", [bide.Runner, bide.RunHandle])
+def test_no_attribute_of_the_hot_path_goes_through_python_code(kind: type) -> None:
+    # With it, CPython specializes no access to any attribute of such an object.
+    assert not hasattr(kind, "__getattr__")
 
 
 @pytest.mark.parametrize("name", ["Runner", "RunHandle", "TaskHandle"])

@@ -4,7 +4,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bide import _core
-from bide._absent import absent
+from bide._absent import lacks
 from bide._duration import optional_seconds
 from bide._errors import BideError, DefinitionError, not_picklable
 from bide._result import RunResult
@@ -16,13 +16,11 @@ if TYPE_CHECKING:
     from bide._signals import Signal
 
 
+@lacks("cancel", "pause", "resume")
 class RunHandle:
     """A submitted run. Wait for it with `handle.result()` or `await handle`."""
 
     __slots__ = ("__weakref__", "_core", "_runner", "key")
-
-    if not TYPE_CHECKING:  # a type checker would take any name for a method that is there
-        __getattr__ = absent("cancel", "pause", "resume")
 
     def __init__(self, core: "_core.RunHandle", runner: "Runner", key: str | None) -> None:
         """Wrap the engine's handle, which keeps the result in memory."""

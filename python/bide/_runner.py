@@ -9,7 +9,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from bide import _core, _surroundings
-from bide._absent import absent
+from bide._absent import lacks
 from bide._duration import count, moment, optional_seconds
 from bide._errors import BideError, DefinitionError, not_picklable
 from bide._result import RunResult
@@ -32,6 +32,7 @@ RETENTION = timedelta(days=30)
 """How long ended runs are kept by default."""
 
 
+@lacks("cancel", "pause", "resume")
 class Runner:
     """Executes workflows on a store: a path, `":memory:"`, or `sqlite:///path`.
 
@@ -45,9 +46,6 @@ class Runner:
     never with `retention=None`; runs that have not ended stay, however old they are. If several runners share a
     store, the shortest retention applies. A store in memory keeps only the last 1,000.
     """
-
-    if not TYPE_CHECKING:  # a type checker would take any name for a method that is there
-        __getattr__ = absent("cancel", "pause", "resume")
 
     def __init__(
         self,
