@@ -270,10 +270,13 @@ impl<H: Host> Control<H> {
 impl<H: Host> Control<H> {
     /// The body, if it is no suspect or may execute beside the suspects that do, with its turn. Otherwise it waits, and
     /// will be ready again.
+    #[inline]
     pub(crate) fn admit_suspect(self: &Arc<Self>, ready: Ready<H>) -> Option<(Ready<H>, Option<Turn>)> {
-        if !ready.run.recovered {
-            return Some((ready, None));
-        }
+        if ready.run.recovered { self.admit_recovered(ready) } else { Some((ready, None)) }
+    }
+
+    #[inline(never)]
+    fn admit_recovered(self: &Arc<Self>, ready: Ready<H>) -> Option<(Ready<H>, Option<Turn>)> {
         let control = Arc::downgrade(self);
         let again = move |ready| {
             let control = control.upgrade().filter(|control| !control.is_closing());

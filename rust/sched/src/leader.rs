@@ -46,7 +46,7 @@ pub enum Turn<'a, T> {
 /// The requests of a group, and the permit to work on them. When it is dropped, the next leader is woken and each
 /// follower gets its request back.
 pub struct Leader<'a, T> {
-    /// `None` once another thread leads, or if the thread did not queue.
+    /// `None` once another thread leads.
     queue: Option<&'a LeaderQueue<T>>,
     /// The leader's own request. `None` only once [`Leader::end`] has returned it.
     own: Option<T>,
@@ -108,27 +108,9 @@ impl<T> Follower<T> {
 }
 
 impl<T> Leader<'_, T> {
-    /// A leader of its own request alone, which does not queue.
-    pub fn alone(request: T) -> Self {
-        Self { queue: None, own: Some(request), followers: VecDeque::new() }
-    }
-
     /// The requests of the group, the leader's own first.
-    pub fn requests(&self) -> impl Iterator<Item = &T> {
-        self.own.iter().chain(self.followers.iter().map(|(request, _)| request))
-    }
-
-    /// As [`Leader::requests`], to work on.
-    pub fn requests_mut(&mut self) -> impl Iterator<Item = &mut T> {
+    pub fn requests(&mut self) -> impl Iterator<Item = &mut T> {
         self.own.iter_mut().chain(self.followers.iter_mut().map(|(request, _)| request))
-    }
-
-    /// The request of this number, in the order of [`Leader::requests`].
-    pub fn request_mut(&mut self, number: usize) -> Option<&mut T> {
-        match number.checked_sub(1) {
-            None => self.own.as_mut(),
-            Some(number) => self.followers.get_mut(number).map(|(request, _)| request),
-        }
     }
 
     /// Makes the first waiting thread the next leader, if there is one.

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use bide_core::record::{NewRun, RunUpdate, Write};
 use bide_core::{Event, Pending, Refused};
-use bide_sched::leader::{Leader, LeaderQueue, Turn};
+use bide_sched::leader::{LeaderQueue, Turn};
 use bide_store::{Creation, Lease, StoreError};
 use bide_sync::{Mutex, MutexGuard};
+use smallvec::SmallVec;
 
 use super::committer::Committer;
 use super::group::{Group, QueuedEvent};
@@ -128,8 +129,9 @@ impl<H: Host> Ledger<H> {
             at: run.created_at,
             completion: None,
         });
-        let request = Request::create(lease, std::mem::take(rows), begins.collect());
-        let Request { creates, mut outcome, .. } = self.perform(engine, request);
+        let mut request = Request::create(lease, std::mem::take(rows), begins.collect());
+        self.perform(engine, &mut request);
+        let Request { creates, mut outcome, .. } = request;
         let closed = || StoreError::Closed { store: engine.store().name().to_owned() };
         let Some(creates) = creates else { return Err(closed()) };
         *rows = creates.rows;
@@ -166,8 +168,9 @@ impl<H: Host> Ledger<H> {
         ready: &mut Vec<Ready<H>>,
     ) -> Result<(), Lost> {
         let own = own.map(|(run, event)| (Arc::clone(run), event));
-        let request = Request::new(std::mem::take(items), own, std::mem::take(ready));
-        let Request { events, mut outcome, .. } = self.perform(engine, request);
+        let mut request = Request::new(std::mem::take(items), own, std::mem::take(ready));
+        self.perform(engine, &mut request);
+        let Request { events, mut outcome, .. } = request;
         *items = events;
         *ready = std::mem::take(&mut outcome.ready);
         self.carry_out(engine, outcome)
@@ -178,7 +181,9 @@ impl<H: Host> Ledger<H> {
         for (run, effect) in outcome.effects {
             engine.carry_out(run, effect);
         }
-        engine.release(outcome.lost);
+        if !outcome.lost.is_empty() {
+            engine.release(outcome.lost);
+        }
         for (completion, result) in outcome.completions {
             // A receiver that is gone does not need it.
             let _ = completion.send(result);
@@ -187,36 +192,38 @@ impl<H: Host> Ledger<H> {
     }
 
     /// Has a request committed: by this thread, or with others by the thread that leads.
-    fn perform(&self, engine: &Arc<impl Upcalls<H>>, request: Request<H>) -> Request<H> {
-        let mut leader = match &self.queue {
-            None => Leader::alone(request),
-            Some(queue) => match queue.enter(request) {
-                Turn::Lead(leader) => leader,
-                Turn::Done(request) => return request,
-            },
+    fn perform(&self, engine: &Arc<impl Upcalls<H>>, request: &mut Request<H>) {
+        let Some(queue) = &self.queue else {
+            if let Some(failed) = self.lead(engine, &mut [request]) {
+                failed.report(engine);
+            }
+            return;
         };
-        let failed = self.lead(engine, &mut leader);
-        leader.pass_on();
-        // A failure is reported to all before the followers continue.
-        match failed {
-            None => {}
-            Some(Failed::Stopped(error)) => engine.report_stop(&error),
-            Some(Failed::Fenced(lease)) => engine.fenced(lease),
-        }
-        leader.end()
+        *request = match queue.enter(std::mem::replace(request, Request::new(Vec::new(), None, Vec::new()))) {
+            Turn::Done(request) => request,
+            Turn::Lead(mut leader) => {
+                let failed = self.lead(engine, &mut leader.requests().collect::<SmallVec<[_; 16]>>());
+                leader.pass_on();
+                // A failure is reported to all before the followers continue.
+                if let Some(failed) = failed {
+                    failed.report(engine);
+                }
+                leader.end()
+            }
+        };
     }
 
     /// Commits the requests of a group in one batch, with the commit lock held.
-    fn lead(&self, engine: &Arc<impl Upcalls<H>>, group: &mut Leader<'_, Request<H>>) -> Option<Failed> {
+    fn lead(&self, engine: &Arc<impl Upcalls<H>>, group: &mut [&mut Request<H>]) -> Option<Failed> {
         let pending = &mut *self.commit_lock.lock();
         if engine.is_stopped() {
-            group.requests_mut().for_each(Request::forget);
+            group.iter_mut().for_each(|request| request.forget());
             return None;
         }
         let lease = engine.lease();
         let written = H::no_panic(|| {
             failpoint::hit(Failpoint::Commit);
-            for (number, request) in group.requests_mut().enumerate() {
+            for (number, request) in group.iter_mut().enumerate() {
                 self.apply(&**engine, pending, request, number, lease);
             }
             write(&**engine, pending, group, lease)
@@ -233,14 +240,14 @@ impl<H: Host> Ledger<H> {
                         run.settled.settle(Settlement::Elsewhere);
                     }
                 }
-                group.requests_mut().for_each(|request| request.refuse(&error));
+                group.iter_mut().for_each(|request| request.refuse(&error));
                 if fenced { Some(Failed::Fenced(lease)) } else { first.then_some(Failed::Stopped(error)) }
             }
             Err(why) => {
                 // Before the lock is released, so that no thread commits what is half applied.
                 engine.panicked(&why);
                 pending.discard().for_each(drop);
-                for request in group.requests_mut() {
+                for request in group.iter_mut() {
                     request.forget();
                     request.outcome.lost.clear();
                 }
@@ -300,4 +307,15 @@ enum Failed {
     Stopped(StoreError),
     /// This lease is lost.
     Fenced(Lease),
+}
+
+impl Failed {
+    /// Reports it. Called without the commit lock.
+    #[cold]
+    fn report<H: Host>(self, engine: &Arc<impl Upcalls<H>>) {
+        match self {
+            Self::Stopped(error) => engine.report_stop(&error),
+            Self::Fenced(lease) => engine.fenced(lease),
+        }
+    }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use bide_core::record::{Batch, Committed, NewRun, RunRowId};
 use bide_core::{Effect, Pending};
 use bide_sched::counts;
-use bide_sched::leader::Leader;
 use bide_store::{Commit, CommitId, Lease, Store, StoreError};
 use smallvec::SmallVec;
 
@@ -35,10 +34,10 @@ pub(super) type Tagged<H> = (Arc<Run<H>>, usize);
 pub(super) fn write<H: Host>(
     engine: &impl Upcalls<H>,
     pending: &mut Pending<Tagged<H>>,
-    group: &mut Leader<'_, Request<H>>,
+    group: &mut [&mut Request<H>],
     lease: Lease,
 ) -> Result<(), StoreError> {
-    let creates = group.requests().any(|request| request.rows().is_some());
+    let creates = group.iter().any(|request| request.rows().is_some());
     if pending.is_empty() && !creates {
         return Ok(());
     }
@@ -62,7 +61,7 @@ pub(super) fn write<H: Host>(
         (commit_retrying_busy(engine, store, lease, &mut pending.batch)?, Vec::new())
     };
     for ((run, number), effect) in pending.committed(committed) {
-        let Some(request) = group.request_mut(number) else { continue };
+        let Some(request) = group.get_mut(number) else { continue };
         match effect {
             _ if skipped.binary_search(&run.id.row()).is_ok() => {}
             Effect::Ready { task } => request.outcome.ready.push(Ready { run, task }),
@@ -79,11 +78,11 @@ pub(super) fn write<H: Host>(
 fn create<H: Host>(
     store: &dyn Store,
     pending: &mut Pending<Tagged<H>>,
-    group: &mut Leader<'_, Request<H>>,
+    group: &mut [&mut Request<H>],
     lease: Lease,
 ) -> Result<(Committed, Vec<RunRowId>), StoreError> {
-    let nothing_else = group.requests().all(|request| request.creates.is_some());
-    let requests: SmallVec<[&[NewRun]; 8]> = group.requests().filter_map(Request::rows).collect();
+    let nothing_else = group.iter().all(|request| request.creates.is_some());
+    let requests: SmallVec<[&[NewRun]; 8]> = group.iter().filter_map(|request| request.rows()).collect();
     let mut commit = Commit { id: CommitId::unique(), requests: &requests, batch: &mut pending.batch };
     counts::add_commit();
     let mut outcome = store.write(lease, &mut commit);
@@ -102,7 +101,7 @@ fn create<H: Host>(
     let written = outcome?;
     let skipped = commit.not_created(&written.creations);
     drop(requests);
-    let creating = group.requests_mut().filter(|request| request.rows().is_some());
+    let creating = group.iter_mut().filter(|request| request.rows().is_some());
     for (request, creations) in creating.zip(written.creations) {
         request.created(creations);
     }
@@ -110,9 +109,9 @@ fn create<H: Host>(
 }
 
 /// None of a group's runs is created; its other requests are not concerned.
-fn refuse_runs<H: Host>(pending: &mut Pending<Tagged<H>>, group: &mut Leader<'_, Request<H>>, error: &StoreError) {
+fn refuse_runs<H: Host>(pending: &mut Pending<Tagged<H>>, group: &mut [&mut Request<H>], error: &StoreError) {
     let mut rows = Vec::new();
-    for request in group.requests_mut() {
+    for request in group.iter_mut() {
         if let Some(refused) = request.rows() {
             rows.extend(refused.iter().map(|new| new.id.row()));
             request.refuse(error);
@@ -133,7 +132,7 @@ fn commit_retrying_busy<H: Host>(
     counts::add_commit();
     let mut total_wait = Duration::ZERO;
     for remaining in (0..TRIES).rev() {
-        match store.commit(lease, batch) {
+        match store.write(lease, &mut Commit::of(batch)) {
             Err(StoreError::Busy { store, waited }) => {
                 total_wait += waited;
                 let error = StoreError::Busy { store, waited: total_wait };
@@ -142,7 +141,7 @@ fn commit_retrying_busy<H: Host>(
                 }
                 engine.warn(&format!("{error} yet; the commit is retried, and bodies wait for it"));
             }
-            outcome => return outcome,
+            outcome => return outcome.map(|written| written.committed),
         }
     }
     unreachable!("the last try returns")

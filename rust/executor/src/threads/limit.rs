@@ -155,6 +155,7 @@ impl<H: Host> Alarm for Limit<H> {
 
 impl<H: Host> Run<H> {
     /// Holds a body back while its last attempt has timed out and not returned yet.
+    #[inline]
     pub(crate) fn wait_for_overdue(&self, ready: Ready<H>) -> Option<Ready<H>> {
         if self.workflow.graph.spec(ready.task.ix).timeout.is_none() {
             return Some(ready);

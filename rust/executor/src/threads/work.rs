@@ -59,15 +59,20 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> WorkerThread<Engine<H>> for Thre
     }
 
     fn execute(&mut self, ready: Ready<H>, permit: Permit<H>) -> Option<Permit<H>> {
-        let (call, executed) = match self.begin(ready, permit) {
+        if !ready.run.workflow.graph.spec(ready.task.ix).wants_handle {
+            return self.execute_plain(ready, permit);
+        }
+        let (call, executed) = match self.begin_with_handle(ready, permit) {
             Ok(begun) => begun,
             Err(permit) => return Some(permit),
         };
-        // Without its mark a body is not called: the engine has stopped, or has lost the run.
-        let outcome = if executed.marked { self.cx.execute(call) } else { Outcome::Suspended };
-        self.end(executed, outcome)
+        let outcome = self.call(call, &executed);
+        self.end_with_handle(executed, outcome)
     }
 }
+
+/// A body that is to be called, and what is kept of it.
+type Begun<H> = (Call<H>, BodyInProgress<H>);
 
 /// A body in execution, as its thread keeps it until the end.
 struct BodyInProgress<H: Host> {
@@ -90,13 +95,43 @@ struct BodyInProgress<H: Host> {
 }
 
 impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
-    /// Enters a body in its run. `Err`: it is not executed, and its permit is returned. What is done before a body and
-    /// after it has frames of its own: that of [`Thread::execute`] stays on the stack while the body is parked.
+    /// Executes a body without a handle. It cannot be parked, so its frame may be large: all of it is one function.
     #[inline(never)]
-    fn begin(&mut self, ready: Ready<H>, permit: Permit<H>) -> Result<(Call<H>, BodyInProgress<H>), Permit<H>> {
+    fn execute_plain(&mut self, ready: Ready<H>, permit: Permit<H>) -> Option<Permit<H>> {
+        match self.begin(ready, permit, false) {
+            Ok((call, executed)) => {
+                let outcome = self.call(call, &executed);
+                self.end(executed, outcome)
+            }
+            Err(permit) => Some(permit),
+        }
+    }
+
+    /// As [`Thread::begin`], in a frame of its own: that of `execute` stays on the stack while a body is parked.
+    #[inline(never)]
+    fn begin_with_handle(&mut self, ready: Ready<H>, permit: Permit<H>) -> Result<Begun<H>, Permit<H>> {
+        self.begin(ready, permit, true)
+    }
+
+    /// As [`Thread::end`], in a frame of its own, as above.
+    #[inline(never)]
+    fn end_with_handle(&mut self, executed: BodyInProgress<H>, outcome: Outcome) -> Option<Permit<H>> {
+        self.end(executed, outcome)
+    }
+
+    /// Calls a body.
+    #[inline]
+    fn call(&mut self, call: Call<H>, executed: &BodyInProgress<H>) -> Outcome {
+        // Without its mark a body is not called: the engine has stopped, or has lost the run.
+        if executed.marked { self.cx.execute(call) } else { Outcome::Suspended }
+    }
+
+    /// Enters a body in its run. `Err`: it is not executed, and its permit is returned.
+    #[expect(clippy::inline_always, reason = "what it returns is large, and moved if this is a call")]
+    #[inline(always)]
+    fn begin(&mut self, ready: Ready<H>, permit: Permit<H>, wants_handle: bool) -> Result<Begun<H>, Permit<H>> {
         let Some(ready) = Arc::clone(&ready.run).wait_for_overdue(ready) else { return Err(permit) };
         let Some((ready, turn)) = self.engine.admit_suspect(ready) else { return Err(permit) };
-        let wants_handle = ready.run.workflow.graph.spec(ready.task.ix).wants_handle;
         let workers = &self.engine.dispatch().workers;
         let ready = if wants_handle {
             let Some(ready) = workers.admit(self.engine, ready, &self.parker) else { return Err(permit) };
@@ -158,7 +193,8 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
     }
 
     /// Reports a body's outcome.
-    #[inline(never)]
+    #[expect(clippy::inline_always, reason = "as for `begin`")]
+    #[inline(always)]
     fn end(&mut self, executed: BodyInProgress<H>, outcome: Outcome) -> Option<Permit<H>> {
         let BodyInProgress { run, task, entered, permit: mut kept, body, limit, turn, .. } = executed;
         let workers = &self.engine.dispatch().workers;

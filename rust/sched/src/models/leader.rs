@@ -35,7 +35,7 @@ impl Shared {
             Turn::Lead(mut leader) => {
                 assert!(!self.busy.swap(true, Ordering::Relaxed), "two threads lead");
                 if !fails {
-                    for request in leader.requests_mut() {
+                    for request in leader.requests() {
                         self.log.lock().push(request.thread);
                         request.done = true;
                     }

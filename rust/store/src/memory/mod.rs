@@ -150,7 +150,7 @@ impl Store for MemoryStore {
         state.fence(lease)?;
         let mut inserted = Vec::new();
         let creations = state.create_requests(lease, commit.requests, &mut inserted)?;
-        let skipped = commit.not_created(&creations);
+        let skipped = if creations.is_empty() { Vec::new() } else { commit.not_created(&creations) };
         if let Err(error) = state.check(commit.batch, &skipped) {
             for row in inserted {
                 state.forget(row);
