@@ -2,9 +2,9 @@
 //! so that they can go through the interleavings.
 
 #[cfg(not(test))]
-pub(crate) use bide_sync::{Condvar, Mutex, atomic};
+pub(crate) use bide_sync::{Condvar, Mutex, MutexGuard, atomic};
 #[cfg(test)]
-pub(crate) use bide_sync_loom::{Condvar, Mutex, atomic};
+pub(crate) use bide_sync_loom::{Condvar, Mutex, MutexGuard, atomic};
 
 #[cfg(test)]
 pub(crate) use crate::models::deque::{Injector, Steal, Stealer, Worker as Deque};

@@ -202,8 +202,9 @@ impl<H: Host> Ledger<H> {
         *request = match queue.enter(std::mem::replace(request, Request::new(Vec::new(), None, Vec::new()))) {
             Turn::Done(request) => request,
             Turn::Lead(mut leader) => {
+                let start = self.clock.steady();
                 let failed = self.lead(engine, &mut leader.requests().collect::<SmallVec<[_; 16]>>());
-                leader.pass_on();
+                leader.pass_on(self.clock.steady().saturating_sub(start));
                 // A failure is reported to all before the followers continue.
                 if let Some(failed) = failed {
                     failed.report(engine);

@@ -1,6 +1,7 @@
 //! Leaders and followers: each request is worked on once, by one thread at a time, and comes back to its thread.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use loom::thread;
 
@@ -13,6 +14,8 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 #[derive(Default)]
 struct Shared {
     queue: LeaderQueue<Request>,
+    /// How long each group takes: long enough for the next leader to wait for its members, or no time.
+    took: Duration,
     /// A leader works.
     busy: AtomicBool,
     /// The threads whose requests were worked on, in order.
@@ -46,6 +49,7 @@ impl Shared {
                     drop(leader);
                     return false;
                 }
+                leader.pass_on(self.took);
                 let request = leader.end();
                 assert_eq!(request.thread, thread, "another thread's request");
                 request.done
@@ -55,8 +59,8 @@ impl Shared {
 }
 
 /// These threads, each with as many requests, one after the other. Answers whose were worked on.
-fn threads(requests: &[u32]) -> Vec<u32> {
-    let shared = Arc::new(Shared::default());
+fn threads(requests: &[u32], took: Duration) -> Vec<u32> {
+    let shared = Arc::new(Shared { took, ..Shared::default() });
     let others: Vec<_> = (1..requests.len())
         .map(|thread| {
             let (shared, requests) = (Arc::clone(&shared), requests[thread]);
@@ -74,12 +78,17 @@ fn threads(requests: &[u32]) -> Vec<u32> {
 
 #[test]
 fn each_request_is_worked_on_once_and_no_thread_waits_for_ever() {
-    explore(|| assert_eq!(threads(&[2, 2]), [0, 0, 1, 1]));
+    explore(|| assert_eq!(threads(&[2, 2], Duration::ZERO), [0, 0, 1, 1]));
+}
+
+#[test]
+fn a_leader_that_waits_for_others_loses_no_request_and_leads_in_the_end() {
+    explore(|| assert_eq!(threads(&[2, 2], Duration::from_secs(1)), [0, 0, 1, 1]));
 }
 
 #[test]
 fn a_leader_works_for_all_who_came_while_another_led() {
-    explore(|| assert_eq!(threads(&[1, 1, 1]), [0, 1, 2]));
+    explore(|| assert_eq!(threads(&[1, 1, 1], Duration::ZERO), [0, 1, 2]));
 }
 
 #[test]
