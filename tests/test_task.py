@@ -165,10 +165,10 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: bide.task(plain, name="p", retry=3), bide.DefinitionError, "task 'p': retry must be a bide.Retry"),  # type: ignore[call-overload]
     (lambda: bide.task(plain, name="p", timeout=0), bide.DefinitionError, "task 'p': timeout must be positive, not 0"),
     (
-        lambda: bide.task(plain, name="p", gate=plain),
+        lambda: bide.task(plain, name="p", gate=plain),  # type: ignore[call-overload]
         bide.DefinitionError,
         "task 'p': gate must be a wait, such",
-    ),  # type: ignore[call-overload]
+    ),
     (lambda: bide.task(plain, name="p", run_if="always"), bide.DefinitionError, "task 'p': run_if must be one of"),
     (lambda: bide.task(plain, name="p", depends_on=[3]), bide.DefinitionError, "task 'p': depends_on takes names"),  # type: ignore[list-item]
     (lambda: bide.task(plain, name="p", depends_on=3), bide.DefinitionError, "task 'p': depends_on takes names"),  # type: ignore[call-overload]
