@@ -15,7 +15,7 @@ from bide._errors import DefinitionError
 from bide._signals import Request, Signal
 from bide._waits import After, At, Duration, Until, WaitBase, check_name
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 _C = TypeVar("_C")
@@ -26,10 +26,10 @@ Outcome: TypeAlias = bytes | BaseException | None
 """Of one part: what it came to, as stored; or how it failed; or that it is not over."""
 
 
-class Fired(msgspec.Struct, Generic[T], frozen=True):
+class Fired(msgspec.Struct, Generic[T_co], frozen=True):
     """The wait that came first, in the tuple that `wait_any` returns: the others are None."""
 
-    value: T
+    value: T_co
 
 
 class First(msgspec.Struct, frozen=True):
@@ -39,7 +39,7 @@ class First(msgspec.Struct, frozen=True):
     value: Any
 
 
-class AnyOf(WaitBase[T], Generic[T], frozen=True):
+class AnyOf(WaitBase[T_co], Generic[T_co], frozen=True):
     """The first of several waits. `any_of` makes one."""
 
     waits: tuple[WaitBase[Any], ...]
@@ -51,7 +51,7 @@ class AnyOf(WaitBase[T], Generic[T], frozen=True):
         _check_members(self, "any_of")
 
 
-class AllOf(WaitBase[T], Generic[T], frozen=True):
+class AllOf(WaitBase[T_co], Generic[T_co], frozen=True):
     """All of several waits. `all_of` makes one."""
 
     waits: tuple[WaitBase[Any], ...]

@@ -1,5 +1,6 @@
 """Messages to a run: `bide.signal` and `bide.request` as values, and what a waiting body gets of a request."""
 
+from collections.abc import Iterable
 from typing import Any, Generic, TypeVar, overload
 
 from bide._codec import Codec
@@ -65,7 +66,7 @@ def signal(name: str, type: Any = Any) -> Signal[Any]:  # noqa: A002 - the desig
     Raises `DefinitionError` for a name that is no text or a type that cannot be stored.
     """
     made: Signal[Any] = Signal(check_text(name, "signal: name"), type)
-    made.codec  # noqa: B018 - an annotation that cannot be stored is refused here
+    _ = made.codec  # an annotation that cannot be stored is refused here
     return made
 
 
@@ -81,7 +82,7 @@ def request(name: str, type: Any = Any, answer: Any = Any) -> Request[Any, Any]:
     Raises `DefinitionError` for a name that is no text or a type that cannot be stored.
     """
     made: Request[Any, Any] = Request(check_text(name, "request: name"), type, answer)
-    made.codec, made.answer_codec  # noqa: B018 - as in `signal`
+    _ = made.codec, made.answer_codec  # as in `signal`
     return made
 
 
@@ -94,7 +95,7 @@ def as_signal(one: object, what: str) -> "Signal[Any] | Request[Any, Any]":
 
 def declared(signals: object, what: str) -> tuple["Signal[Any] | Request[Any, Any]", ...]:
     """Return what a workflow declares, each name once."""
-    if isinstance(signals, (str, Signal, Request)) or not hasattr(signals, "__iter__"):
+    if isinstance(signals, (str, Signal, Request)) or not isinstance(signals, Iterable):
         msg = f"{what}: signals must be a list of names and bide.signal(...) values, not {signals!r}"
         raise DefinitionError(msg)
     found: dict[str, Signal[Any] | Request[Any, Any]] = {}

@@ -17,6 +17,7 @@ from bide._errors import DefinitionError, not_yet
 from bide._text import check_text
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 Duration: TypeAlias = float | timedelta
 """Seconds or a timedelta."""
@@ -38,8 +39,8 @@ OnError: TypeAlias = Tolerate | Literal["raise", "ignore"]
 DEFAULT_ON_ERROR = Tolerate(5)
 
 
-class WaitBase(msgspec.Struct, Generic[T], frozen=True):
-    """Anything that a gate or a handle can wait for; `T` is the type of its value. Users know it as `bide.Wait`."""
+class WaitBase(msgspec.Struct, Generic[T_co], frozen=True):
+    """Anything that a gate or a handle can wait for; `T_co` is the type of its value. Users know it as `bide.Wait`."""
 
     def __post_init__(self) -> None:
         """Refuse one of no kind."""
@@ -48,10 +49,10 @@ class WaitBase(msgspec.Struct, Generic[T], frozen=True):
             raise DefinitionError(msg)
 
 
-class Until(WaitBase[T], Generic[T], frozen=True):
+class Until(WaitBase[T_co], Generic[T_co], frozen=True):
     """A condition polled until it is truthy, and then the value of the wait. `until` makes one."""
 
-    condition: Callable[..., T | None]
+    condition: Callable[..., T_co | None]
     every: float
     timeout: float | None
     backoff: float

@@ -56,6 +56,8 @@ either = bide.any_of(ready, bide.after(1))
 both = bide.all_of(ready, bide.signal("go", str))
 waits_for: list[bide.Wait[Any]] = [ready, bide.after(1), bide.at(datetime.now(UTC)), bide.signal("go"), either, both]
 a_bool: bide.Wait[bool] = ready
+an_int: bide.Wait[int] = ready  # a wait for a bool is one for an int
+each: list[bide.Wait[object]] = [ready, either, bide.after(1)]
 assert_type(either, bide.AnyOf[tuple[bide.Fired[bool] | None, bide.Fired[None] | None]])
 assert_type(both, bide.AllOf[tuple[bool, str]])
 assert_type(bide.after(1), bide.After)
