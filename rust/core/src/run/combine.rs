@@ -64,8 +64,42 @@ impl TaskDetail {
 }
 
 impl RunState {
-    /// Notes the members of the combinations among the waits that are about to be opened.
-    pub(super) fn note_combinations(&mut self, task: TaskRef, waits: &[Wait]) {
+    /// Whether the waits that a body opens have come to their end meanwhile: the machine closes an open entry that the
+    /// body has found in its journal whenever what it waits for comes. A combination is opened again if it has other
+    /// members than recorded, or one of its conditions is to be asked again.
+    pub(super) fn is_decided(&self, task: TaskRef, waits: &[Wait]) -> bool {
+        let journal = self.known_detail(task).map(|detail| &detail.journal);
+        let Some((journal, first)) = journal.zip(waits.first()) else { return false };
+        let entry_of = |wait: &Wait| journal.get(&wait.key).filter(|entry| entry.kind() == wait.operation.kind());
+        if matches!(first.operation, Operation::Condition { .. }) || !entry_of(first).is_some_and(is_closed) {
+            return false;
+        }
+        waits.iter().all(|wait| match (&wait.operation, entry_of(wait)) {
+            (Operation::Condition { .. }, Some(entry)) => !is_closed(entry),
+            (operation, Some(entry)) => operation.members() == entry.operation.members(),
+            (_, None) => true,
+        })
+    }
+
+    /// Notes the members of the combinations among the waits that are about to be opened. Members that a combination
+    /// had and does not have any more are lost.
+    pub(super) fn note_combinations(&mut self, task: TaskRef, waits: &[Wait], out: &mut Out<'_>) {
+        for Wait { key, operation, .. } in waits {
+            // What it was a member of in an earlier attempt is over.
+            if let Some(detail) = &mut self.task_mut(task).detail
+                && let Some(combinations) = &mut detail.combinations
+            {
+                combinations.parents.remove(key);
+            }
+            let before = self.known_detail(task).and_then(|detail| detail.journal.get(key));
+            let before: Vec<EntryKey> = before.map_or_else(Vec::new, |entry| entry.operation.members().to_vec());
+            for gone in before.iter().filter(|member| !operation.members().contains(member)) {
+                if let Some(lost) = self.detail(task).journal.lose(gone, out.now).cloned() {
+                    self.write_entry(task, &lost, out);
+                    self.lose_open(task, gone, out);
+                }
+            }
+        }
         for Wait { key, operation, .. } in waits {
             if let Operation::Any { members } | Operation::All { members } = operation {
                 let detail = self.detail(task);

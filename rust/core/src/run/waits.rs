@@ -46,7 +46,11 @@ impl RunState {
     pub(super) fn opened(&mut self, task: TaskRef, waits: Vec<Wait>, out: &mut Out<'_>) {
         let mut new = false;
         let first = waits.first().map(|wait| wait.key.clone());
-        self.note_combinations(task, &waits);
+        if self.is_decided(task, &waits) {
+            // In the moment between the look into the journal and this.
+            return;
+        }
+        self.note_combinations(task, &waits, out);
         self.detail(task).sub_status = Some(SubStatus::Deferred);
         for wait in waits {
             new |= self.detail(task).journal.get(&wait.key).is_none();
@@ -263,7 +267,7 @@ impl RunState {
             return;
         }
         let waits = gate.waits(out.now);
-        self.note_combinations(task, &waits);
+        self.note_combinations(task, &waits, out);
         for wait in waits {
             self.open_entry(task, wait, out);
         }

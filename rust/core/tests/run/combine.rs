@@ -1,13 +1,13 @@
 //! Combinations: decided in the commit that closes a member, and the others are closed as lost.
 
-use bide_core::event::Wait;
+use bide_core::event::{Timer, Wait};
 use bide_core::{
-    Address, EntryKey, EntryState, Event, GateSpec, GateUntil, Message, Operation, Recall, TaskSpec, TaskStatus, Time,
-    Value,
+    Address, EntryKey, EntryState, Event, GateSpec, GateUntil, Message, Operation, Recall, RetryPolicy, TaskSpec,
+    TaskStatus, Time, Value,
 };
 
 use crate::harness::failure;
-use crate::script::{Script, key, seconds, spec};
+use crate::script::{RETRY, Script, key, seconds, spec};
 
 fn signal(name: &str) -> Wait {
     Wait { key: key(name), operation: Operation::Message(Address::signal(name)), timeout: None }
@@ -133,6 +133,58 @@ fn a_combination_times_out_as_a_whole() {
     assert_eq!(
         ["either", "x", "y"].map(|name| state(&script, name)),
         [EntryState::Failed, EntryState::Lost, EntryState::Lost]
+    );
+}
+
+#[test]
+fn a_member_that_a_new_version_of_the_code_has_dropped_is_lost() {
+    let mut script = entered();
+    open(&mut script, vec![any("either", &["x", "y"]), signal("x"), signal("y")]);
+    open(&mut script, vec![any("either", &["x", "z"]), signal("x"), signal("z")]);
+    assert_eq!(
+        ["x", "y", "z"].map(|name| state(&script, name)),
+        [EntryState::Open, EntryState::Lost, EntryState::Open]
+    );
+    send(&mut script, "y");
+    assert_eq!(script.store.messages.len(), 1);
+}
+
+#[test]
+fn a_retry_may_wait_alone_for_what_was_one_of_several() {
+    let specs = vec![TaskSpec { retry: RetryPolicy::new(2), ..spec("a", &[]) }];
+    let mut script = Script::new(specs);
+    script.enter("a");
+    open(&mut script, vec![any("either", &["x", "y"]), signal("x"), signal("y")]);
+    script.ring();
+    script.fail("a", RETRY);
+    script.due("a", Timer::Retry).unwrap();
+    script.enter("a");
+    open(&mut script, vec![signal("x")]);
+    send(&mut script, "x");
+    assert_eq!(state(&script, "x"), EntryState::Satisfied);
+    assert!(script.woken("a"));
+}
+
+#[test]
+fn what_comes_between_the_look_into_the_journal_and_the_opening_is_kept() {
+    let mut script = entered();
+    open(&mut script, vec![signal("x")]);
+    script.die();
+    send(&mut script, "x");
+    script.enter("a");
+    open(&mut script, vec![signal("x")]);
+    assert_eq!(state(&script, "x"), EntryState::Satisfied);
+
+    let mut script = entered();
+    let waits = || vec![any("either", &["x", "y"]), signal("x"), signal("y")];
+    open(&mut script, waits());
+    script.die();
+    send(&mut script, "y");
+    script.enter("a");
+    open(&mut script, waits());
+    assert_eq!(
+        ["either", "x", "y"].map(|name| state(&script, name)),
+        [EntryState::Satisfied, EntryState::Lost, EntryState::Satisfied]
     );
 }
 
