@@ -49,6 +49,10 @@ def test_a_rate_limit_is_honoured_without_holding_a_slot() -> None:
     assert "done while download sleeps" in printed
 
 
+def test_an_order_is_settled_by_what_comes_first() -> None:
+    assert "refunded: wrong size" in run("examples/order.py")
+
+
 def test_the_demo_is_killed_while_it_waits_and_ends_as_it_says() -> None:
     printed = run("-m", "examples.demo")
     assert "killed with SIGKILL" in printed

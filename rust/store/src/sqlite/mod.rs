@@ -444,7 +444,7 @@ mod tests {
         assert_eq!(read("page_size"), format!("Integer({PAGE_SIZE})"));
         assert_eq!(read("wal_autocheckpoint"), "Integer(0)");
         assert_eq!(read("application_id"), format!("Integer({})", schema::APPLICATION_ID));
-        assert_eq!(read("user_version"), "Integer(2)");
+        assert_eq!(read("user_version"), format!("Integer({})", schema::MIGRATIONS.len()));
     }
 
     #[test]

@@ -366,7 +366,10 @@ fn entry(fields: &Fields<'_>) -> Result<(TaskId, i32, Entry), StoreError> {
     let entry = Entry {
         key: EntryKey { name: fields.get(2, "name")?, n: fields.get(3, "n")? },
         seq: fields.get(4, "seq")?,
-        operation: operation.map_err(|damage| fields.corrupt("due", &damage))?,
+        operation: operation.map_err(|damage| {
+            let column = if damage == Damage::TimeWithoutDue { "due" } else { "proof" };
+            fields.corrupt(column, &damage)
+        })?,
         state: fields.code(6, "state", EntryState::from_code)?,
         deadline: fields.time(10, "deadline")?,
         value: fields.value(12, "value")?,
