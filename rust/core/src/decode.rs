@@ -19,6 +19,9 @@ pub enum Damage {
     /// An input that was removed, which only changes of the context can be.
     #[error("'{0}' has no value")]
     NoValue(String),
+    /// Packed events that are not as many as the row says.
+    #[error("they are not {0} events")]
+    OtherCount(u32),
     /// A status or kind that no version of bide ever wrote.
     #[error("{0} is not one of its values")]
     UnknownCode(i64),

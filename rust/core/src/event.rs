@@ -8,6 +8,7 @@ use crate::entry::{EntryKey, EntryKind, Operation};
 use crate::failure::Failure;
 use crate::id::TaskRef;
 use crate::message::{Address, Message, StoredMessage};
+use crate::outbox::Published;
 use crate::status::RunStatus;
 use crate::time::Time;
 use crate::value::Value;
@@ -88,6 +89,9 @@ pub enum Event {
         /// The messages, in the order in which they came.
         messages: Vec<StoredMessage>,
     },
+    /// Bodies have emitted events or said how far they have come: taken from the run's outbox, before the event with
+    /// which it is committed. What is of an attempt that is over is dropped.
+    Published(Box<Published>),
     /// The run cannot continue as it is: it is paused. Later events of its bodies are refused.
     Block {
         /// Why.
@@ -277,6 +281,8 @@ pub enum Effect {
         /// Which.
         task: TaskRef,
     },
+    /// Events are there to be read: notify those who follow the run.
+    Emitted,
     /// The run has ended or is paused: notify those who wait for it.
     Settled {
         /// How.

@@ -16,12 +16,12 @@ pub type Pair = (Arc<str>, Option<Value>);
 pub fn pack<'a>(pairs: impl IntoIterator<Item = (&'a str, Option<&'a Value>)>) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, value) in pairs {
-        length(&mut out, name.len());
+        write_length(&mut out, name.len());
         out.extend_from_slice(name.as_bytes());
         match value {
-            None => length(&mut out, 0),
+            None => write_length(&mut out, 0),
             Some(value) => {
-                length(&mut out, value.as_bytes().len() + 1);
+                write_length(&mut out, value.as_bytes().len() + 1);
                 out.extend_from_slice(value.as_bytes());
             }
         }
@@ -47,7 +47,7 @@ pub fn unpack(mut blob: &[u8]) -> Result<Vec<Pair>, Damage> {
     Ok(pairs)
 }
 
-fn length(out: &mut Vec<u8>, mut n: usize) {
+pub(crate) fn write_length(out: &mut Vec<u8>, mut n: usize) {
     while n >= 0x80 {
         out.push((n & 0x7f) as u8 | 0x80);
         n >>= 7;
@@ -55,7 +55,7 @@ fn length(out: &mut Vec<u8>, mut n: usize) {
     out.push(n as u8);
 }
 
-fn read_length(blob: &mut &[u8]) -> Result<usize, Damage> {
+pub(crate) fn read_length(blob: &mut &[u8]) -> Result<usize, Damage> {
     let mut n = 0usize;
     for shift in (0..usize::BITS).step_by(7) {
         let Some((&byte, rest)) = blob.split_first() else { break };
@@ -68,7 +68,7 @@ fn read_length(blob: &mut &[u8]) -> Result<usize, Damage> {
     Err(Damage::LengthCutOff)
 }
 
-fn take<'a>(blob: &mut &'a [u8], len: usize) -> Result<&'a [u8], Damage> {
+pub(crate) fn take<'a>(blob: &mut &'a [u8], len: usize) -> Result<&'a [u8], Damage> {
     let (head, rest) = blob.split_at_checked(len).ok_or(Damage::ValueCutOff)?;
     *blob = rest;
     Ok(head)

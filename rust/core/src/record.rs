@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::block::BlockReason;
 use crate::decode::{Damage, DecodeError, Field};
+use crate::emit::{NewEvents, ProgressRow};
 use crate::entry::{Entry, EntryKey};
 use crate::failure::Failure;
 use crate::id::{NO_MAP, RunId, TaskId};
@@ -235,6 +236,10 @@ pub enum Write {
     },
     /// Update the run's row.
     Run(Box<RunUpdate>),
+    /// Append events to a channel.
+    Events(Box<NewEvents>),
+    /// Insert or replace how far a task has come.
+    Progress(Box<ProgressRow>),
 }
 
 impl Write {
@@ -247,6 +252,8 @@ impl Write {
             Self::Entry { run, .. } | Self::DropEntries { run, .. } => *run,
             Self::Message { run, .. } | Self::Consumed { run, .. } => *run,
             Self::Run(update) => update.run,
+            Self::Events(events) => events.run,
+            Self::Progress(row) => row.run,
         }
     }
 }
@@ -391,4 +398,6 @@ pub struct StoredRun {
     pub entries: Vec<(TaskId, i32, Entry)>,
     /// Its messages, in the order in which they came.
     pub messages: Vec<StoredMessage>,
+    /// How far its tasks have come, by number and map index.
+    pub progress: Vec<ProgressRow>,
 }

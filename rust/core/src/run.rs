@@ -25,6 +25,8 @@
 //! Every event turns into writes and effects. The caller commits the writes first and carries the effects out only
 //! then ([`crate::pending::Pending`] enforces it). If the commit fails, this state is dropped and read again.
 //!
+//! `Published` changes no state: it is what bodies show, and is written if their attempts are not over.
+//!
 //! Here: the state, its readers, and the dispatch of events. `run/waits.rs`: journal entries, gates and timers; `run/combine.rs`: several waits at once; `run/mail.rs`: messages.
 //! `run/ends.rs`: outcomes and what follows for other tasks. `run/skip.rs`: why a task is skipped. `run/rows.rs`: what is written, and the marks of
 //! bodies that may kill their process. `recover.rs`: from rows back to a state.
@@ -399,6 +401,7 @@ impl RunState {
             Event::Message { message } => self.message(*message, out)?,
             Event::Mail { messages } => self.mail_came(messages, out),
             Event::Due { task, attempt, timer } => self.due(task, attempt, timer, out)?,
+            Event::Published(published) => self.published(*published, out),
             Event::Block { reason } => {
                 self.run_detail().blocked_by = Some(reason);
                 self.settle(RunStatus::Paused, out);

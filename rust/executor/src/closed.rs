@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{RunRowId, StoredRun};
-use bide_core::{Message, RunId, StoredMessage, Time};
+use bide_core::{Message, RunId, StoredEvents, StoredMessage, Time};
 use bide_store::{
-    Changes, Commit, CommitId, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent, Standing, Store,
-    StoreError, StoredVersion, StoredWorkflow, Written,
+    Changes, Commit, CommitId, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent, Standing,
+    Store, StoreError, StoredVersion, StoredWorkflow, Written,
 };
 
 /// A store that was released.
@@ -93,6 +93,10 @@ impl Store for Closed {
     }
 
     fn list(&self, _filter: &RunFilter) -> Result<Vec<StoredRun>, StoreError> {
+        self.refuse()
+    }
+
+    fn events(&self, _run: RunId, _channel: &str, _range: EventRange) -> Result<Option<Vec<StoredEvents>>, StoreError> {
         self.refuse()
     }
 

@@ -16,6 +16,7 @@ use crate::host::{Attached, Dispatch, Host, Ready};
 use crate::lease_term::LeaseTerm;
 use crate::log::{Level, Log, SharedLog};
 use crate::retrying::Retrying;
+use crate::runs::follow::Followers;
 use crate::runs::live::LiveRuns;
 use crate::runs::settled::Settlement;
 use crate::runs::suspects::{Suspects, Turn};
@@ -28,6 +29,8 @@ pub(crate) struct Control<H: Host> {
     pub(crate) dispatch: H::Dispatch,
     /// The runs in memory: dropped when the lease is lost and when the engine stops.
     pub(crate) runs: LiveRuns<H>,
+    /// Those who follow what runs show.
+    pub(crate) followers: Followers,
     /// The store; once released, one that refuses everything.
     store: RwLock<Arc<dyn Store>>,
     /// The lease under which runs are executed now.
@@ -67,6 +70,7 @@ impl<H: Host> Control<H> {
             clock,
             dispatch,
             runs: LiveRuns::default(),
+            followers: Followers::default(),
             store: RwLock::new(store),
             lease: RwLock::new(lease),
             term: LeaseTerm::beginning(now),
@@ -145,6 +149,7 @@ impl<H: Host> Control<H> {
         self.dispatch.close();
         self.forget_suspects();
         self.runs.settle_all(settlement);
+        self.followers.ring_all();
     }
 
     /// No body starts or resumes any more, deferred ones are suspended.
@@ -181,6 +186,7 @@ impl<H: Host> Control<H> {
     pub(crate) fn settle_late_comers(&self) {
         if let Some(settlement) = self.stopped() {
             self.runs.settle_all(settlement);
+            self.followers.ring_all();
         }
     }
 }

@@ -39,6 +39,7 @@ pub use engine::drive;
 pub use engine::{Engine, default_slots};
 pub use host::{Args, Attached, Dispatch, Free, Gate, Host, Ready, Source};
 pub use log::{Level, Log};
+pub use runs::follow::{Bell, Followed};
 pub use runs::mail::Letter;
 pub use runs::recover::NotRegistered;
 pub use runs::run::{Inputs, RegisteredWorkflow, Run, RunRequest, View};

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use bide_core::record::{RunRowId, StoredRun};
 use bide_core::shown::shown;
-use bide_core::{Message, RunId, StoredMessage, Time};
+use bide_core::{Message, RunId, StoredEvents, StoredMessage, Time};
 use bide_store::{
-    Changes, Clock, Commit, CommitId, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent, Standing, Store,
-    StoreError, StoredVersion, StoredWorkflow, Written,
+    Changes, Clock, Commit, CommitId, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent,
+    Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use bide_sync::{Condvar, Mutex};
 
@@ -171,6 +171,10 @@ impl Store for Retrying {
 
     fn list(&self, filter: &RunFilter) -> Result<Vec<StoredRun>, StoreError> {
         self.call(|store| store.list(filter))
+    }
+
+    fn events(&self, run: RunId, channel: &str, range: EventRange) -> Result<Option<Vec<StoredEvents>>, StoreError> {
+        self.call(|store| store.events(run, channel, range))
     }
 
     fn delete(&self, run: RunId) -> Result<bool, StoreError> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{Batch, Committed, NewRun, RecordedTask, RunRow, RunRowId, StoredRun};
-use bide_core::{Message, RunId, RunStatus, StoredMessage, Time};
+use bide_core::{Message, RunId, RunStatus, StoredEvents, StoredMessage, Time};
 
 mod changes;
 mod clock;
@@ -120,6 +120,20 @@ pub enum Sent {
     NoCallback,
     /// The run's workflow declares these signals, and not this one.
     Undeclared(Vec<String>),
+}
+
+/// Which events of a channel to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventRange {
+    /// Those after an offset, and about so many: the last row that is read may have more.
+    After {
+        /// The offset; 0 for the first event.
+        offset: u64,
+        /// How many.
+        most: usize,
+    },
+    /// The row that has the last one.
+    Last,
 }
 
 /// What one step of a purge has done.
@@ -329,6 +343,13 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     /// # Errors
     /// As [`Store::load`].
     fn list(&self, filter: &RunFilter) -> Result<Vec<StoredRun>, StoreError>;
+
+    /// The events of a channel of a run, in the order of their offsets; an empty list for a channel that nothing was
+    /// emitted to. `None` if there is no such run. The first row may begin before the range.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    fn events(&self, run: RunId, channel: &str, range: EventRange) -> Result<Option<Vec<StoredEvents>>, StoreError>;
 
     /// Deletes one ended run. False if there is none or it has not ended.
     ///

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bide_core::record::{Committed, RunRowId, StoredRun};
-use bide_core::{Message, RunId, StoredMessage, Time};
+use bide_core::{Message, RunId, StoredEvents, StoredMessage, Time};
 use bide_store::{
-    Changes, Clock, Commit, CommitId, Creation, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent, Standing,
-    Store, StoreError, StoredVersion, StoredWorkflow, Written,
+    Changes, Clock, Commit, CommitId, Creation, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen,
+    Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use bide_sync::Mutex;
 
@@ -200,6 +200,10 @@ impl Store for DistantStore {
 
     fn standing(&self, run: RunId) -> Result<Option<Standing>, StoreError> {
         self.call(|store| store.standing(run))
+    }
+
+    fn events(&self, run: RunId, channel: &str, range: EventRange) -> Result<Option<Vec<StoredEvents>>, StoreError> {
+        self.call(|store| store.events(run, channel, range))
     }
 
     fn by_key(&self, key: &str, workflow: Option<&str>) -> Result<Vec<(RunId, Arc<str>)>, StoreError> {

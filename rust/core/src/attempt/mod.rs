@@ -384,15 +384,7 @@ impl Attempt {
     /// if its execution time is used up, `Misuse` during another call (within its step or its condition, or beside it)
     /// and on another thread.
     pub fn begin(&mut self, name: &Arc<str>, request: Request, standing: Standing) -> Result<Box<Call>, CallError> {
-        if self.ended {
-            return Err(CallError::Over(Refused::AttemptOver));
-        }
-        if self.suspended || standing.lost {
-            return Err(self.suspend());
-        }
-        if standing.used_up {
-            return Err(used_up(&self.name));
-        }
+        self.check(standing)?;
         let begins = Current { is_step: matches!(request, Request::Step(_)), name: Arc::clone(name) };
         let task = &self.name;
         if let Some(current) = &self.current {
@@ -412,6 +404,27 @@ impl Attempt {
         }
         self.current = Some(begins);
         Ok(Box::new(Call::new(self.task, self.number, Arc::clone(name), request)))
+    }
+
+    /// What every use of the handle needs.
+    fn check(&mut self, standing: Standing) -> Result<(), CallError> {
+        if self.ended {
+            return Err(CallError::Over(Refused::AttemptOver));
+        }
+        if self.suspended || standing.lost {
+            return Err(self.suspend());
+        }
+        if standing.used_up { Err(used_up(&self.name)) } else { Ok(()) }
+    }
+
+    /// Whether the body may show something now, which it may within a step or a condition too, and on any thread.
+    /// Answers the name of the step or wait under way.
+    ///
+    /// # Errors
+    /// `Over`, `Suspended` and `TimedOut`, as [`Attempt::begin`].
+    pub fn may_show(&mut self, standing: Standing) -> Result<Option<Arc<str>>, CallError> {
+        self.check(standing)?;
+        Ok(self.current.as_ref().map(|current| Arc::clone(&current.name)))
     }
 
     /// Looks up a call's record: the next use of its name.

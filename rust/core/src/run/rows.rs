@@ -10,8 +10,10 @@
 //! A body is a suspect until it records something new, waits or ends. The first new record of a run clears all of its
 //! marks and its count, because the run makes progress; from then on this process marks none of its bodies.
 
+use crate::emit::{NewEvents, ProgressRow};
 use crate::event::Effect;
 use crate::id::TaskRef;
+use crate::outbox::Published;
 use crate::record::{Mark, RunUpdate, TaskRow, Write};
 use crate::status::{SubStatus, TaskStatus};
 use crate::time::Time;
@@ -94,6 +96,39 @@ impl RunState {
     /// The rows of all tasks as they stand, in declaration order, and after a mapped task those of its elements.
     pub fn rows(&self) -> impl Iterator<Item = (TaskRef, TaskRow)> {
         self.all().map(|(task, _)| (task, self.task_row(task)))
+    }
+
+    /// Writes what bodies have shown.
+    pub(super) fn published(&self, published: Published, out: &mut Out<'_>) {
+        let before = out.batch.len();
+        for chunk in published.events {
+            let origin = chunk.origin;
+            if self.running(origin.task, origin.attempt).is_err() {
+                continue;
+            }
+            out.batch.push(Write::Events(Box::new(NewEvents {
+                run: self.row(),
+                channel: chunk.channel,
+                keep: chunk.keep,
+                skipped: chunk.skipped,
+                count: chunk.count,
+                task: self.ids[origin.task.ix as usize],
+                map: origin.task.map,
+                attempt: origin.attempt,
+                entry: origin.entry,
+                emitted_at: chunk.at,
+                packed: chunk.packed,
+            })));
+        }
+        if out.batch.len() > before {
+            out.effects.push(Effect::Emitted);
+        }
+        for (task, attempt, progress) in published.progress {
+            if self.running(task, attempt).is_ok() {
+                let (run, id) = (self.row(), self.ids[task.ix as usize]);
+                out.batch.push(Write::Progress(Box::new(ProgressRow { run, task: id, map: task.map, progress })));
+            }
+        }
     }
 
     /// The row of a task as it stands.

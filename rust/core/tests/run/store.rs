@@ -75,6 +75,7 @@ impl Store {
                     self.run.blocked_by = update.blocked_by;
                     self.run.crashes = update.crashes;
                 }
+                Write::Events(_) | Write::Progress(_) => {}
             }
         }
     }
@@ -112,6 +113,7 @@ impl Store {
             rows: self.rows.values().cloned().collect(),
             entries: self.entries.iter().map(|((task, _), entry)| (*task, -1, entry.clone())).collect(),
             messages: self.messages.clone(),
+            progress: Vec::new(),
         };
         let state = RunState::recover(graph, &ids, None, stored).unwrap();
         for ix in 0..graph.len() as TaskIx {

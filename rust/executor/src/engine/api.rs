@@ -13,6 +13,7 @@ use crate::engine::Engine;
 use crate::host::{Attached, Host, Ready};
 use crate::ledger::{CommitPath, Group, Lost};
 use crate::log::Level;
+use crate::runs::follow::Followers;
 use crate::runs::mail::Letter;
 use crate::runs::recover::NotRegistered;
 use crate::runs::run::{Inputs, RegisteredWorkflow, Run, RunRequest};
@@ -207,6 +208,11 @@ impl<H: Host> Engine<H> {
     #[inline]
     pub(crate) fn lease_holds_at(&self, now: i64) -> bool {
         self.control.lease_holds_at(now)
+    }
+
+    /// Those who follow what runs show.
+    pub(crate) fn followers(&self) -> &Followers {
+        &self.control.followers
     }
 
     /// What rings when a time has come.

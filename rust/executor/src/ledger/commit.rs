@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{NewRun, RunUpdate, Write};
-use bide_core::{Event, Pending, Refused};
+use bide_core::{Event, Pending, Refused, Time};
 use bide_sched::leader::{LeaderQueue, Turn};
 use bide_store::{Creation, Lease, StoreError};
 use bide_sync::{Mutex, MutexGuard};
@@ -287,18 +287,36 @@ impl<H: Host> Ledger<H> {
             }
             let tagged = (run, number);
             // A refused event came too late: its attempt was over. It changes nothing.
-            let result = pending.apply(&tagged, &mut tagged.0.state.lock(), event, at);
+            let result = self.apply_event(pending, &tagged, event, at);
             outcome.completions.extend(completion.map(|completion| (completion, result)));
         }
         if let Some((run, event)) = own.take() {
             let now = self.clock.now();
             outcome.own = if run.lease == lease {
                 let tagged = (run, number);
-                pending.apply(&tagged, &mut tagged.0.state.lock(), event, now).map_err(Lost::Refused)
+                self.apply_event(pending, &tagged, event, now).map_err(Lost::Refused)
             } else {
                 Err(Lost::Refused(Refused::RunOver))
             };
         }
+    }
+
+    /// Applies an event, after what the run's bodies have shown before it.
+    #[inline]
+    fn apply_event(
+        &self,
+        pending: &mut Pending<Tagged<H>>,
+        tagged: &Tagged<H>,
+        event: Event,
+        at: Time,
+    ) -> Result<(), Refused> {
+        let shown = tagged.0.live_output.take(&event, || self.clock.steady());
+        let state = &mut *tagged.0.state.lock();
+        if let Some(shown) = shown {
+            // Refused, if the run is over: then nobody is to see it.
+            let _ = pending.apply(tagged, state, shown, at);
+        }
+        pending.apply(tagged, state, event, at)
     }
 }
 

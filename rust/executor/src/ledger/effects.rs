@@ -87,6 +87,7 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
             }
             Effect::Woken { task } => run.ring(task),
             Effect::Cleared { task } => self.control.suspects().clear(&run, task),
+            Effect::Emitted => self.control.followers.ring(run.id),
             Effect::Settled { status } => {
                 self.control.runs.remove(&run);
                 if status == RunStatus::Paused {
@@ -100,6 +101,7 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
                     }
                 }
                 self.control.runs.settle(&run, &Settlement::Run(status));
+                self.control.followers.ring(run.id);
             }
         }
     }

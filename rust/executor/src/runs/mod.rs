@@ -1,6 +1,8 @@
 //! Runs in memory: what one is, which workflows it may have, how it is submitted, and how it is recovered.
 
+pub(crate) mod follow;
 pub(crate) mod live;
+pub(crate) mod live_output;
 pub(crate) mod mail;
 pub(crate) mod recover;
 pub(crate) mod registry;

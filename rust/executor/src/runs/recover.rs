@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bide_core::record::RunUpdate;
-use bide_core::{BlockReason, DecodeError, Event, Failure, Graph, RunState, RunStatus, TaskId, recover};
+use bide_core::{BlockReason, DecodeError, Event, Failure, Graph, RunState, RunStatus, TaskId, TaskRef, recover};
 use bide_store::{Lease, Standing, StoreError};
 use bide_sync::{Mutex, RwLock};
 
@@ -225,13 +225,14 @@ impl<H: Host> Recovery<H> {
         lease: Lease,
         id: bide_core::RunId,
     ) -> Result<Option<Arc<Run<H>>>, StoreError> {
-        let Some(stored) = self.control.store().load(id)? else { return Ok(None) };
+        let Some(mut stored) = self.control.store().load(id)? else { return Ok(None) };
         let corrupt =
             |why: DecodeError| StoreError::Corrupt(format!("run {id} of '{}': {why}", workflow.graph.workflow()));
         let inputs: Inputs = stored.run.unpacked_inputs().map_err(corrupt)?.into();
         let version = (*stored.run.version != *workflow.graph.version()).then_some(workflow.version);
         let (key, created_at) = (stored.run.key.clone(), stored.run.created_at);
         let failure = stored.run.failure.clone();
+        let progress = std::mem::take(&mut stored.progress);
         let state = match RunState::recover(&workflow.graph, &workflow.ids, version, stored) {
             Ok(state) => state,
             Err(why) => {
@@ -243,6 +244,11 @@ impl<H: Host> Recovery<H> {
         };
         let request = RunRequest::new(inputs).with_key(key);
         let run = Arc::new(Run::new(workflow, lease, state, request, created_at));
+        for row in progress {
+            if let Some(ix) = workflow.ids.iter().position(|id| *id == row.task) {
+                run.live_output.restore(TaskRef { ix: ix as u32, map: row.map }, row.progress);
+            }
+        }
         self.control.runs.adopt(&run);
         Ok(Some(run))
     }

@@ -13,6 +13,7 @@ use bide_store::Lease;
 use bide_sync::Mutex;
 
 use crate::host::{Args, Host, Ready, Source};
+use crate::runs::live_output::{LiveOutput, progress_rows};
 use crate::runs::settled::{Settled, Settlement};
 
 /// A workflow with its bodies, as registered with an engine.
@@ -83,6 +84,8 @@ pub struct Run<H: Host> {
     pub local: H::Local,
     /// Where callers wait for it.
     pub settled: Settled,
+    /// What its bodies show.
+    pub(crate) live_output: LiveOutput,
     /// It was recovered from the store: an earlier process may have died of its bodies.
     pub(crate) recovered: bool,
     /// What few runs have.
@@ -127,6 +130,7 @@ impl<H: Host> Run<H> {
             state: Mutex::new(state),
             local,
             settled: Settled::default(),
+            live_output: LiveOutput::default(),
             rare: Mutex::default(),
         }
     }
@@ -234,6 +238,7 @@ impl<H: Host> Run<H> {
             rows: state.rows().map(|(task, row)| self.noted(row, task)).collect(),
             entries: Vec::new(),
             messages: Vec::new(),
+            progress: progress_rows(self),
         }
     }
 

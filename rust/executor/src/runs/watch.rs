@@ -107,6 +107,7 @@ impl<H: Host> Watch<H> {
     /// # Errors
     /// From the store.
     pub(crate) fn look(&self, changed: &ChangedRuns) -> Result<(), StoreError> {
+        self.control.followers.ring_changed(changed);
         for (id, settled) in self.control.runs.watched(changed) {
             self.look_at(id, &settled)?;
         }

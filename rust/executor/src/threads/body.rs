@@ -1,7 +1,9 @@
-//! What a body with a handle can do on its own thread: record steps, ask where it is; `body/waits.rs`: wait.
+//! What a body with a handle can do on its own thread: record steps, ask where it is; `body/waits.rs`: wait;
+//! `body/show.rs`: emit events.
 //!
 //! This drives the attempt machine of `bide_core::attempt`: the machine decides, this carries its actions out.
 
+mod show;
 mod waits;
 
 pub use waits::Check;
@@ -131,13 +133,17 @@ impl<H: Host> BodyCx<H> {
     }
 
     fn begin(&self, name: &Arc<str>, request: Request) -> Result<Box<Call>, CallError> {
-        let standing = Standing {
+        let standing = self.standing();
+        self.attempt.lock().begin(name, request, standing)
+    }
+
+    fn standing(&self) -> Standing {
+        Standing {
             lost: self.run.is_lost(),
             closing: self.engine.is_closing(),
             used_up: self.limit.as_ref().is_some_and(|limit| limit.is_reached()),
             elsewhere: std::thread::current().id() != self.thread,
-        };
-        self.attempt.lock().begin(name, request, standing)
+        }
     }
 
     fn advance(&self, call: &mut Call, fed: Fed) -> Action {

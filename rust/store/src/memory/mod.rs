@@ -3,6 +3,7 @@
 //! It can outlive a runner: a program that keeps the `Arc` can open another one on it. It keeps the last
 //! [`KEPT`] ended runs and forgets older ones as new ones end.
 
+mod live;
 mod messages;
 mod run;
 mod state;
@@ -12,13 +13,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{Committed, RecordedTask, RunRowId, StoredRun, Write};
-use bide_core::{Message, MessageKind, RunId, RunStatus, StoredMessage, TaskId, Time};
+use bide_core::{Message, MessageKind, RunId, RunStatus, StoredEvents, StoredMessage, TaskId, Time};
 use bide_sync::Mutex;
 
 use crate::changes::ChangeLog;
 use crate::{
-    Changes, Commit, CommitId, LEASE, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent, Standing, Store,
-    StoreError, StoredVersion, StoredWorkflow, Written,
+    Changes, Commit, CommitId, EventRange, LEASE, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent,
+    Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use run::MemRun;
 use state::{MemRunner, MemVersion, MemWorkflow, State};
@@ -165,6 +166,17 @@ impl Store for MemoryStore {
             if let Write::Run(update) = &write {
                 changes.get_or_insert_with(|| self.changes.lock()).run(update.run);
             }
+            let write = match write {
+                Write::Events(new) => {
+                    state.append(*new);
+                    continue;
+                }
+                Write::Progress(row) => {
+                    state.live.set_progress(*row);
+                    continue;
+                }
+                write => write,
+            };
             if let Some(ended) = run::apply(&mut state.runs, &mut state.journals, &mut state.messages, write) {
                 state.unowned.remove(&ended);
                 state.ended.push_back(ended);
@@ -288,6 +300,12 @@ impl Store for MemoryStore {
         found.sort_unstable_by_key(|run| std::cmp::Reverse(run.id.row()));
         found.truncate(filter.limit.unwrap_or(usize::MAX));
         Ok(found.into_iter().map(|run| state.stored(run)).collect())
+    }
+
+    fn events(&self, run: RunId, channel: &str, range: EventRange) -> Result<Option<Vec<StoredEvents>>, StoreError> {
+        let state = &*self.state.lock();
+        let found = state.runs.get(&run.row()).filter(|found| found.id == run);
+        Ok(found.map(|_| state.live.read(run.row(), channel, range)))
     }
 
     fn delete(&self, run: RunId) -> Result<bool, StoreError> {

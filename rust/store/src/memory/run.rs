@@ -202,6 +202,8 @@ pub(super) fn apply(
         }
         Write::Message { run, message, consumed } => messages.insert(run, *message, consumed),
         Write::Consumed { run, number, id } => messages.consume(run, number, id.as_deref()),
+        // Kept apart from the runs.
+        Write::Events(_) | Write::Progress(_) => {}
         Write::Run(update) => {
             let id = update.run;
             let run = runs.get_mut(&id)?;

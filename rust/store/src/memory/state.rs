@@ -3,9 +3,10 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use bide_core::TaskId;
 use bide_core::record::{Batch, NewRun, RecordedTask, RunRow, RunRowId, StoredRun, Write};
+use bide_core::{NewEvents, TaskId};
 
+use super::live::Live;
 use super::messages::Messages;
 use super::run::{Journals, MemRun, RowHash};
 use crate::{Creation, Lease, StoreError};
@@ -29,6 +30,8 @@ pub(super) struct State {
     pub(super) journals: Journals,
     /// The messages to all runs.
     pub(super) messages: Messages,
+    /// What live runs show.
+    pub(super) live: Live,
     /// The run that has a key, by workflow and key.
     pub(super) keys: HashMap<(i64, Arc<str>), RunRowId>,
     /// Unfinished runs without an owner, oldest first.
@@ -124,10 +127,20 @@ impl State {
         let run = self.runs.remove(&id)?;
         self.journals.forget(&run);
         self.messages.forget(id);
+        self.live.forget(id);
         if let Some(key) = &run.key {
             self.keys.remove(&(run.workflow, key.clone()));
         }
         Some(run)
+    }
+
+    /// Appends events of a run that is there.
+    pub(super) fn append(&mut self, new: NewEvents) {
+        let Some(run) = self.runs.get(&new.run) else { return };
+        let known = self.workflows.get(run.workflow as usize).map(|workflow| &workflow.tasks);
+        let named = known.and_then(|tasks| tasks.iter().find(|(_, id)| **id == new.task));
+        let name = named.map_or_else(|| Arc::from("?"), |(name, _)| Arc::clone(name));
+        self.live.append(new, name);
     }
 
     pub(super) fn is_registered(&self, new: &NewRun) -> bool {
@@ -159,6 +172,7 @@ impl State {
             rows: run.task_rows(),
             entries: self.journals.entries(run),
             messages: self.messages.of(run.id.row(), 0),
+            progress: self.live.progress(run.id.row()),
         }
     }
 

@@ -12,6 +12,7 @@ mod changes;
 mod checkpoint;
 mod connection;
 mod error;
+mod events;
 mod fork;
 #[cfg(target_os = "linux")]
 mod hint;
@@ -50,14 +51,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bide_core::record::{RunRowId, StoredRun};
-use bide_core::{Message, RunId, StoredMessage, Time};
+use bide_core::{Message, RunId, StoredEvents, StoredMessage, Time};
 use bide_sync::{Mutex, MutexGuard};
 use rusqlite::Connection;
 
 use crate::changes::ChangeLog;
 use crate::{
-    Changes, Commit, CommitId, Durability, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent, Standing,
-    Store, StoreError, StoredVersion, StoredWorkflow, Written,
+    Changes, Commit, CommitId, Durability, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent,
+    Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use checkpoint::{Checkpointer, Debt};
 use connection::{connect, level, prepare};
@@ -342,6 +343,10 @@ impl Store for SqliteStore {
 
     fn list(&self, filter: &RunFilter) -> Result<Vec<StoredRun>, StoreError> {
         self.read_list(filter)
+    }
+
+    fn events(&self, run: RunId, channel: &str, range: EventRange) -> Result<Option<Vec<StoredEvents>>, StoreError> {
+        self.read_events(run, channel, range)
     }
 
     fn delete(&self, run: RunId) -> Result<bool, StoreError> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::error::Identity;
-use super::{lease, messages, purge, read, schema, write};
+use super::{events, lease, messages, purge, read, schema, write};
 
 fn plan(connection: &Connection, sql: &str) -> Vec<String> {
     let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect(sql);
@@ -80,7 +80,7 @@ fn statements(source: &str) -> Vec<String> {
 fn no_statement_walks_a_table_but_those_that_are_named() {
     let connection = database();
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/sqlite");
-    let mut all: Vec<String> = read::HOT.iter().map(|sql| (*sql).to_owned()).collect();
+    let mut all: Vec<String> = [read::HOT, events::HOT].concat().iter().map(|sql| (*sql).to_owned()).collect();
     for file in std::fs::read_dir(sources).expect("the sources") {
         let path = file.expect("the sources").path();
         let is_test = path.ends_with("plans.rs");
@@ -121,7 +121,8 @@ fn what_belongs_to_listed_runs_is_found_by_their_numbers() {
 #[test]
 fn no_hot_statement_walks_a_table() {
     let connection = database();
-    for sql in [lease::HOT, write::HOT, read::HOT, purge::HOT, purge::HOT_REST, messages::HOT].concat() {
+    let all = [lease::HOT, write::HOT, read::HOT, events::HOT, purge::HOT, purge::HOT_REST, messages::HOT];
+    for sql in all.concat() {
         for step in plan(&connection, sql) {
             assert!(!step.starts_with("SCAN"), "{sql}\n{step}");
         }

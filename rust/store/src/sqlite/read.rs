@@ -14,6 +14,7 @@ use rusqlite::types::FromSql;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::SqliteStore;
+use super::events::{PROGRESS_OF, PROGRESS_OF_ALL, progress_row};
 use super::messages::{self, ALL_MESSAGES};
 use super::workflow::parse_tasks;
 use crate::{RunFilter, Standing, StoreError, StoredVersion};
@@ -81,13 +82,17 @@ pub(super) const BY_KEY: &str = KEY;
 pub(super) const LISTING: &str = LIST;
 /// And for what is read of all runs of a listing.
 #[cfg(test)]
-pub(super) const OF_ALL: &[&str] = &[TASKS_OF_ALL, JOURNAL_OF_ALL];
+pub(super) const OF_ALL: &[&str] = &[TASKS_OF_ALL, JOURNAL_OF_ALL, PROGRESS_OF_ALL];
 
 /// A row being read, with what an error names if it does not read back.
 pub(super) struct Fields<'r> {
+    /// The row.
     pub(super) row: &'r Row<'r>,
+    /// The store's name.
     pub(super) identity: &'r str,
+    /// The run that the row belongs to.
     pub(super) run: RunId,
+    /// The table that the row is of.
     pub(super) table: &'static str,
 }
 
@@ -211,7 +216,8 @@ impl SqliteStore {
         let rows = self.read_all(&reader, TASKS, id, "task", task_row)?;
         let entries = self.read_all(&reader, JOURNAL, id, "journal", entry)?;
         let messages = self.read_all(&reader, ALL_MESSAGES, id, "message", messages::read)?;
-        Ok(Some(StoredRun { run, tasks, rows, entries, messages }))
+        let progress = self.read_all(&reader, PROGRESS_OF, id, "progress", progress_row)?;
+        Ok(Some(StoredRun { run, tasks, rows, entries, messages, progress }))
     }
 
     pub(super) fn read_standing(&self, id: RunId) -> Result<Option<Standing>, StoreError> {
@@ -272,7 +278,7 @@ impl SqliteStore {
         found.into_iter().map(|(uuid, workflow)| Ok((self.uuid(&uuid)?, workflow))).collect()
     }
 
-    /// Three statements, however many runs are listed.
+    /// Four statements, however many runs are listed.
     pub(super) fn read_list(&self, filter: &RunFilter) -> Result<Vec<StoredRun>, StoreError> {
         let reader = self.reader()?;
         // One snapshot for all of the runs.
@@ -293,6 +299,12 @@ impl SqliteStore {
             stored.entries.push(entry(&fields)?);
             Ok(())
         })?;
+        self.read_of_all(&reader, PROGRESS_OF_ALL, &json, 6, |run, row| {
+            let Some(stored) = numbers.get(&run).and_then(|at| found.get_mut(*at)) else { return Ok(()) };
+            let fields = Fields { row, identity: &self.identity.name, run: stored.run.id, table: "progress" };
+            stored.progress.push(progress_row(&fields)?);
+            Ok(())
+        })?;
         Ok(found)
     }
 
@@ -310,7 +322,8 @@ impl SqliteStore {
         while let Some(row) = rows.next().map_err(|error| self.explain(error))? {
             let (run, version) = self.read_row(row)?;
             let tasks = self.recorded_tasks(reader, version)?;
-            found.push(StoredRun { run, tasks, rows: Vec::new(), entries: Vec::new(), messages: Vec::new() });
+            let (rows, entries, messages, progress) = Default::default();
+            found.push(StoredRun { run, tasks, rows, entries, messages, progress });
         }
         Ok(found)
     }
@@ -421,6 +434,6 @@ mod tests {
         };
         // The tasks of a version are read once.
         statements(1);
-        assert_eq!((statements(1), statements(1000)), (5, 5), "BEGIN, three reads and ROLLBACK");
+        assert_eq!((statements(1), statements(1000)), (6, 6), "BEGIN, four reads and ROLLBACK");
     }
 }

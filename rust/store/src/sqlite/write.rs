@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::SqliteStore;
 use super::error::is_conflict;
+use super::events;
 use super::lease::fence;
 use super::messages;
 use crate::{Commit, Creation, Lease, StoreError, Written};
@@ -118,6 +119,11 @@ impl SqliteStore {
                 Write::Consumed { run, number, id } => {
                     messages::consume(writer, *run, *number, id.as_deref()).map_err(explain)?;
                 }
+                Write::Events(new) => {
+                    bytes += new.packed.len();
+                    events::append(writer, &mut statement, new).map_err(explain)?;
+                }
+                Write::Progress(row) => drop(events::progress(&mut statement, row).map_err(explain)?),
                 Write::Run(update) => {
                     if run(&mut statement, update).map_err(explain)? == 0 {
                         let (name, id) = (&self.identity.name, update.run);
@@ -200,6 +206,8 @@ fn statement_of(write: &Write) -> &'static str {
         Write::Message { .. } => messages::MESSAGE,
         Write::Consumed { .. } => messages::CONSUMED,
         Write::Run(_) => RUN,
+        Write::Events(_) => events::APPEND,
+        Write::Progress(_) => events::PROGRESS,
     }
 }
 

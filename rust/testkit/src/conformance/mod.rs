@@ -5,10 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bide_core::record::{DoneRow, Mark, NewRun, RunRow, RunUpdate, StoredRun};
-use bide_core::{Entry, EntryKey, NO_MAP, Operation, RunId, RunStatus, TaskRow, TaskStatus, Time, Value, Write};
+use bide_core::{
+    Channel, Entry, EntryKey, NO_MAP, NewEvents, Operation, Origin, Outbox, Progress, ProgressRow, RunId, RunStatus,
+    StoredEvents, TaskRef, TaskRow, TaskStatus, Time, Value, Write,
+};
 use bide_store::{
-    Boot, ChangedRuns, Changes, Commit, CommitId, Creation, LEASE, Lease, LeaseTime, Purged, RunFilter, Seen, Standing,
-    Store, StoreError, Uptime,
+    Boot, ChangedRuns, Changes, Commit, CommitId, Creation, EventRange, LEASE, Lease, LeaseTime, Purged, RunFilter,
+    Seen, Standing, Store, StoreError, Uptime,
 };
 use proptest::prelude::*;
 
@@ -28,6 +31,8 @@ mod creation;
 mod leases;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
 mod listing;
+#[expect(missing_docs, reason = "each check's name is its documentation")]
+mod live;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
 mod repeats;
 
@@ -77,6 +82,13 @@ macro_rules! conformance {
             a_wait_ends_once_runs_belong_to_nobody
             an_interruption_ends_every_wait_before_or_after_its_begin
             commits_of_many_threads_are_all_there
+            events_get_their_offsets_in_the_order_of_the_commits
+            events_are_read_from_the_row_that_has_the_next_one
+            every_row_of_events_reads_back
+            a_channel_that_keeps_the_last_events_forgets_the_others
+            progress_is_read_with_its_run_and_replaces_the_earlier
+            what_a_run_shows_is_written_with_its_batch_or_not_at_all
+            what_a_run_shows_is_deleted_with_it
         );
     };
     ($with_store:path: $($check:ident)+) => {
@@ -215,4 +227,5 @@ pub use commits::*;
 pub use creation::*;
 pub use leases::*;
 pub use listing::*;
+pub use live::*;
 pub use repeats::*;

@@ -202,6 +202,7 @@ impl Oracle {
                     self.a_run_ends_with_its_tasks(update);
                     self.runs.insert(update.run, (**update).clone());
                 }
+                Write::Events(_) | Write::Progress(_) => {}
             }
         }
     }
