@@ -27,18 +27,6 @@ def test_an_unimplemented_feature_says_so(runner: bide.Runner, what: str) -> Non
         NOT_YET[what](runner)
 
 
-@pytest.mark.parametrize("what", ["progress"])
-def test_unimplemented_calls_of_a_handle_say_so(runner: bide.Runner, what: str) -> None:
-    @bide.task
-    def work(handle: bide.TaskHandle) -> None:
-        getattr(handle, what)(1)
-
-    with pytest.raises(bide.RunFailed) as failed:
-        runner.run(bide.Workflow("w", [work]))
-    assert "not there yet" in str(failed.value.__cause__)
-    assert what in str(failed.value.__cause__)
-
-
 @pytest.mark.parametrize("what", ["cancel", "pause", "resume"])
 def test_unimplemented_calls_of_a_run_handle_say_so(runner: bide.Runner, what: str) -> None:
     handle = runner.submit(bide.Workflow("w", [load]), {"path": "x"})
@@ -48,7 +36,7 @@ def test_unimplemented_calls_of_a_run_handle_say_so(runner: bide.Runner, what: s
 
 
 def test_an_unimplemented_feature_is_not_an_attribute(runner: bide.Runner) -> None:
-    absent = {"cancel", "pause", "resume", "progress"}
+    absent = {"cancel", "pause", "resume"}
     handle = runner.submit(bide.Workflow("w", [load]), {"path": "x"})
     for listed in (bide.TaskHandle, runner, handle):
         assert not absent & set(dir(listed))

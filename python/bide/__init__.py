@@ -3,7 +3,7 @@
 import typing as _typing
 
 # Imported first: it refuses a second interpreter of the process before anything that would crash there is imported.
-from bide._core import TaskHandle, __version__
+from bide._core import Channel, TaskHandle, __version__
 
 # isort: split
 from bide._bind import From, Gate, Input
@@ -25,6 +25,7 @@ from bide._errors import (
     TaskTimeout,
     WaitTimeout,
 )
+from bide._events import Event, Follower, Progress, channel
 from bide._result import RunResult, TaskResult
 from bide._retry import Retry
 from bide._run_handle import RunHandle
@@ -47,15 +48,19 @@ __all__ = [
     "At",
     "BideError",
     "Cancelled",
+    "Channel",
     "Context",
     "DefinitionError",
+    "Event",
     "Fired",
     "First",
+    "Follower",
     "From",
     "Gate",
     "Input",
     "LogFilter",
     "Pickle",
+    "Progress",
     "ReplayMismatch",
     "Request",
     "Retry",
@@ -87,6 +92,7 @@ __all__ = [
     "all_of",
     "any_of",
     "at",
+    "channel",
     "codec",
     "install_log_record_factory",
     "request",

@@ -47,7 +47,5 @@ def lacks(*names: str) -> Callable[[type[T]], type[T]]:
 
 def of_task_handle(owner: object, name: str) -> NoReturn:
     """Raise the error for an attribute that `TaskHandle` does not have. Called by the extension."""
-    if name == "progress":
-        raise NotThereYet(*not_yet(f"TaskHandle.{name}").args)
     msg = f"'TaskHandle' object has no attribute {name!r}"
     raise AttributeError(msg, name=name, obj=owner)

@@ -68,7 +68,7 @@ class Codec:
     scalar of such a tag by itself. `where` names the writer or reader in errors, `root` the value ("result").
     """
 
-    __slots__ = ("_decoder", "_exact", "_plan", "annotation", "fast", "pickled", "root", "where")
+    __slots__ = ("_decoder", "_exact", "_plan", "annotation", "fast", "pickled", "remedy", "root", "where")
 
     def __init__(
         self,
@@ -77,10 +77,15 @@ class Codec:
         *,
         root: str = "result",
         bytes_from_text: bool = True,
+        remedy: str | None = None,
     ) -> None:
-        """Compile the annotation; without `bytes_from_text`, text within a value is not read as base64."""
+        """Compile the annotation; without `bytes_from_text`, text within a value is not read as base64.
+
+        `remedy` says how to give the value a type, if not by an annotation.
+        """
         self.where = where
         self.root = root
+        self.remedy = remedy or f"annotate {root}"
         self._plan: _shapes.Plan | None = None
         self.pickled = False
         ready = _READY.get(annotation) if type(annotation) is type else None
@@ -106,6 +111,11 @@ class Codec:
     def shown(self) -> str:
         """The annotation as a user writes it."""
         return "None" if self.annotation is NoneType else _show(self.annotation)
+
+    @property
+    def type_name(self) -> str:
+        """The annotation as a user writes it; empty if it accepts anything."""
+        return "" if self.annotation is Any else _show(self.annotation)
 
     @property
     def has_bytes(self) -> bool:
@@ -255,7 +265,7 @@ class Codec:
             half = LONGEST_PATH // 2
             path = f"{path[:half]} ... {path[-half:]}"
         if self._exact and "would come back as" in reason:
-            reason += f"; annotate {self.root}, or convert it"
+            reason += f"; {self.remedy}, or convert it"
         msg = f"{self.where}: {self.root}{path} = {_compare.show(culprit)} {reason}"
         raise SerializationError(msg)
 

@@ -1,4 +1,4 @@
-"""The extension. Only `TaskHandle` and `__version__` are public, and `bide` re-exports them.
+"""The extension. Only `Channel`, `TaskHandle` and `__version__` are public, and `bide` re-exports them.
 
 `_workflow.py`, `_runner.py` and `_result.py` wrap the rest, whose values are stored bytes.
 """
@@ -6,8 +6,9 @@
 from collections.abc import Callable, Sequence
 from contextvars import Context as ContextVars
 from datetime import datetime, timedelta
-from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, final, overload
+from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar, final, overload
 
+from bide._codec import Codec
 from bide._combine import Fired, First
 from bide._compiled import CompiledTask
 from bide._waits import OnError, WaitBase
@@ -23,6 +24,8 @@ _E = TypeVar("_E")
 Sent: TypeAlias = tuple[str, list[str]]
 
 __all__ = [
+    "Channel",
+    "Follower",
     "RunHandle",
     "Runner",
     "Snapshot",
@@ -48,6 +51,38 @@ def _panic_once_at(place: Literal["caller", "body", "gate", "commit", "worker", 
 
 def _system_time() -> float:
     """Return the system's clock in seconds since 1970, even if Python's clock is patched."""
+
+@final
+class Channel(Generic[_T]):
+    """A channel of events: its name, the type of its values, and how many it keeps. Made by `bide.channel`."""
+
+    def __new__(cls, name: str, type_name: str, keep: int | None, codec: Codec) -> Channel[_T]: ...
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def keep(self) -> int | None:
+        """How many of the last events it keeps; None: all."""
+
+_EventFields: TypeAlias = tuple[Any, int, datetime, str, int, str | None]
+
+@final
+class Follower:
+    """The reader of a channel of a run."""
+
+    def read(self, after: int, most: int) -> tuple[list[_EventFields], bool]:
+        """Return about `most` events after an offset; True with none of them if the run has ended."""
+
+    def wait(self) -> None:
+        """Wait until there may be something new since the last `read`, or until `patience` is over."""
+
+    def on_ring(self, callback: Callable[[], object]) -> None:
+        """Call `callback()` on a thread of the runner once there may be something new since the last `read`."""
+
+    @property
+    def patience(self) -> float:
+        """After how many seconds to read again without having been called."""
 
 @final
 class TaskHandle:
@@ -221,6 +256,23 @@ class TaskHandle:
     def now(self) -> datetime:
         """Return the current time in UTC and record it; a re-entered body gets the recorded time."""
 
+    @overload
+    def emit(self, value: object, *, channel: str = ...) -> None: ...
+    @overload
+    def emit(self, value: _T, *, channel: Channel[_T]) -> None:
+        """Append `value` to a channel of the run: `runner.follow(run)` sees it at most 50 ms later, usually sooner.
+
+        `channel` is a name (default: "events") or a `bide.channel(...)`, which has a type. Allowed within steps and
+        conditions, and on any thread of the body. It is committed before anything that the body records later. A
+        re-entered body emits again, unless it emits within a recorded step.
+        """
+
+    def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """Say how far the body has come: the last call is shown as `TaskResult.progress`.
+
+        It is written once a second at most, and when the attempt ends. Allowed wherever `emit` is.
+        """
+
     def is_slot_held(self) -> bool:
         """Return whether the body holds a slot now; it holds none while it waits."""
 
@@ -311,6 +363,12 @@ class Runner:
     def runs(self, status: str | None, workflow: str | None, since: int | None, limit: int | None) -> list[Snapshot]:
         """Return runs as they stand, newest first; `since` is microseconds since 1970."""
 
+    def latest(self, id: str, channel: Channel[Any]) -> _EventFields | None:  # noqa: A002 - as the extension names it
+        """Return the last event of a channel of a run; None if there is none."""
+
+    def follow(self, id: str, channel: Channel[Any]) -> Follower:  # noqa: A002 - as the extension names it
+        """Return a reader of a channel of a run."""
+
     def delete(self, id: str) -> bool:  # noqa: A002 - as the extension names it
         """Delete an ended run; return False if it has not ended."""
 
@@ -362,6 +420,7 @@ class _TaskRow(TypedDict):
     waited: float
     blocked_by: str | None
     failure: bytes | None
+    progress: tuple[float, float | None, str | None, datetime] | None
 
 @final
 class Snapshot:

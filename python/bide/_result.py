@@ -10,6 +10,7 @@ import msgspec
 from bide import _core
 from bide._context import Context
 from bide._errors import DefinitionError, RunFailed, TaskFailed
+from bide._events import Progress
 from bide._status import RunStatus, SubStatus, TaskStatus
 from bide._task import name_of
 from bide._text import is_text, shown
@@ -21,7 +22,10 @@ R = TypeVar("R")
 
 
 class TaskResult(msgspec.Struct, frozen=True):
-    """The state of one task of a run. Times are datetimes in UTC, `waited` is seconds spent deferred or gated."""
+    """The state of one task of a run. Times are datetimes in UTC, `waited` is seconds spent deferred or gated.
+
+    `progress` is what its body said last by `handle.progress`.
+    """
 
     name: str
     status: TaskStatus
@@ -33,6 +37,7 @@ class TaskResult(msgspec.Struct, frozen=True):
     waited: float
     blocked_by: str | None
     error: TaskFailed | None
+    progress: Progress | None
 
 
 def _shown(text: str | None) -> str | None:
@@ -66,6 +71,7 @@ class _Tasks(Mapping[str, TaskResult]):
             waited=row["waited"],
             blocked_by=_shown(row["blocked_by"]),
             error=None if failure is None else _task_failed(failure, name),
+            progress=None if row["progress"] is None else Progress(*row["progress"]),
         )
 
     def __iter__(self) -> Iterator[str]:

@@ -1,12 +1,14 @@
 """`RunHandle`: a submitted run to wait for. How it is submitted is in `_runner.py`."""
 
-from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
 from bide import _core
 from bide._absent import lacks
+from bide._core import Channel
 from bide._duration import optional_seconds
 from bide._errors import BideError, DefinitionError, not_picklable
+from bide._events import DEFAULT, Event, Follower
 from bide._result import RunResult
 from bide._status import RunStatus
 from bide._waits import Duration
@@ -14,6 +16,8 @@ from bide._waits import Duration
 if TYPE_CHECKING:
     from bide._runner import Runner
     from bide._signals import Signal
+
+T = TypeVar("T")
 
 
 @lacks("cancel", "pause", "resume")
@@ -52,6 +56,30 @@ class RunHandle:
             msg = f"run {self.id} has not ended within {limit} s; it continues"
             raise TimeoutError(msg)
         return self._settled()
+
+    @overload
+    def events(self, channel: str = DEFAULT, *, after: int = 0) -> Iterator[Event[Any]]: ...
+    @overload
+    def events(self, channel: Channel[T], *, after: int = 0) -> Iterator[Event[T]]: ...
+    def events(self, channel: str | Channel[Any] = DEFAULT, *, after: int = 0) -> Iterator[Event[Any]]:
+        """Iterate over the events that the run has emitted so far, like `Runner.events`."""
+        return self._runner.events(self, channel, after=after)
+
+    @overload
+    def follow(self, channel: str = DEFAULT, *, after: int = 0) -> Follower[Any]: ...
+    @overload
+    def follow(self, channel: Channel[T], *, after: int = 0) -> Follower[T]: ...
+    def follow(self, channel: str | Channel[Any] = DEFAULT, *, after: int = 0) -> Follower[Any]:
+        """Iterate over the events of the run as they come, like `Runner.follow`."""
+        return self._runner.follow(self, channel, after=after)
+
+    @overload
+    def latest(self, channel: str = DEFAULT) -> Event[Any] | None: ...
+    @overload
+    def latest(self, channel: Channel[T]) -> Event[T] | None: ...
+    def latest(self, channel: str | Channel[Any] = DEFAULT) -> Event[Any] | None:
+        """Return the last event of a channel of the run; None if there is none."""
+        return self._runner.latest(self, channel)
 
     def __await__(self) -> Generator[Any, None, RunResult]:
         """Wait on the running event loop."""

@@ -3,15 +3,17 @@
 import contextvars
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias, TypeVar, overload
 
-from bide import _core, _surroundings
+from bide import _core, _events, _surroundings
 from bide._absent import lacks
+from bide._core import Channel
 from bide._duration import count, moment, optional_seconds
 from bide._errors import BideError, DefinitionError, not_picklable
+from bide._events import DEFAULT, Event, Follower
 from bide._result import RunResult
 from bide._run_handle import RunHandle, refuse_in_body
 from bide._status import RunStatus
@@ -21,6 +23,11 @@ from bide._workflow import Workflow
 
 if TYPE_CHECKING:
     from bide._signals import Request, Signal
+
+T = TypeVar("T")
+
+Run: TypeAlias = str | RunHandle | RunResult
+"""A run: its id, its key, a handle or a result of it."""
 
 MAX_SLOTS = 65_536
 """How many slots a runner may have."""
@@ -231,6 +238,37 @@ class Runner:
             return []
         snapshots = self._core.runs(None if status is None else escape_surrogates(str(status)), name, micros, most)
         return [RunResult(snapshot) for snapshot in snapshots]
+
+    @overload
+    def events(self, run: Run, channel: str = DEFAULT, *, after: int = 0) -> Iterator[Event[Any]]: ...
+    @overload
+    def events(self, run: Run, channel: Channel[T], *, after: int = 0) -> Iterator[Event[T]]: ...
+    def events(self, run: Run, channel: str | Channel[Any] = DEFAULT, *, after: int = 0) -> Iterator[Event[Any]]:
+        """Iterate over the events that a run has emitted to a channel so far, those after the offset `after`.
+
+        `run` is an id, a key, a handle or a result. It may be executed by another process, or have ended.
+        """
+        return _events.events(self._core, self._find_run(run, None), channel, after)
+
+    @overload
+    def follow(self, run: Run, channel: str = DEFAULT, *, after: int = 0) -> Follower[Any]: ...
+    @overload
+    def follow(self, run: Run, channel: Channel[T], *, after: int = 0) -> Follower[T]: ...
+    def follow(self, run: Run, channel: str | Channel[Any] = DEFAULT, *, after: int = 0) -> Follower[Any]:
+        """Iterate over the events of a run, also those to come, until it ends: by `for` or by `async for`.
+
+        The arguments are those of `events`.
+        """
+        refuse_in_body("Runner.follow()")
+        return Follower(self._core, self._find_run(run, None), channel, after)
+
+    @overload
+    def latest(self, run: Run, channel: str = DEFAULT) -> Event[Any] | None: ...
+    @overload
+    def latest(self, run: Run, channel: Channel[T]) -> Event[T] | None: ...
+    def latest(self, run: Run, channel: str | Channel[Any] = DEFAULT) -> Event[Any] | None:
+        """Return the last event that a run has emitted to a channel; None if there is none."""
+        return _events.latest(self._core, self._find_run(run, None), channel)
 
     def delete(self, id_or_key: str, *, workflow: Workflow | str | None = None) -> None:
         """Delete an ended run."""

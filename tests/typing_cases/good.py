@@ -7,6 +7,11 @@ from typing import Annotated, Any, assert_type
 import bide
 
 
+numbers = bide.channel("numbers", int, keep=1)
+assert_type(numbers, bide.Channel[int])
+assert_type(bide.channel("any"), bide.Channel[Any])
+
+
 @bide.task
 def plain(path: str) -> int:
     return len(path)
@@ -38,6 +43,10 @@ def waits(handle: bide.TaskHandle, context: bide.Context) -> int:
     assert_type(handle.step(lookup, "x", name="look"), dict[str, int] | None)
     assert_type(handle.now(), datetime)
     assert_type(handle.suspending, bool)
+    handle.emit({"any": 1})
+    handle.emit(1, channel="log")
+    handle.emit(3, channel=numbers)
+    handle.progress(1, 2.5, "copying")
     context["n"] = 1
     return handle.attempt
 
@@ -96,6 +105,11 @@ def use() -> None:
         assert_type(result.tasks["plain"], bide.TaskResult)
         assert_type(runner.submit(workflow), bide.RunHandle)
         assert_type(runner.submit_many(workflow, [{"path": "x"}]), list[bide.RunHandle])
+        assert_type(result.tasks["plain"].progress, bide.Progress | None)
+        assert_type(next(runner.events(result, numbers)), bide.Event[int])
+        assert_type(next(runner.follow("k", numbers)).value, int)
+        assert_type(runner.latest(result, numbers), bide.Event[int] | None)
+        assert_type(runner.submit(workflow).follow(numbers), bide.Follower[int])
         assert_type(runner.runs(status=bide.RunStatus.Failed, since=timedelta(days=1)), list[bide.RunResult])
 
 
@@ -112,3 +126,5 @@ async def use_async() -> None:
     async with bide.Runner(":memory:") as runner:
         assert_type(await runner.run_async(workflow), bide.RunResult)
         assert_type(await runner.submit(workflow), bide.RunResult)
+        async for event in runner.follow("k", numbers):
+            assert_type(event, bide.Event[int])

@@ -44,6 +44,10 @@ def waits(handle: bide.TaskHandle) -> None:
     number: int = handle.step(work, "x").upper()  # wrong
     handle.attempt = 2  # wrong
     handle.nothing()  # wrong
+    handle.emit("x", channel=bide.channel("numbers", int))  # wrong
+    handle.emit(1, "log")  # wrong
+    handle.emit(1, channel=3)  # wrong
+    handle.progress("half")  # wrong
     print(found, number)
 
 
@@ -57,6 +61,10 @@ def use(runner: bide.Runner) -> None:
     runner.run(workflow, timeout="1s")  # wrong
     runner.submit_many(workflow, {"path": "x"})  # wrong
     runner.runs(since="yesterday")  # wrong
+    runner.follow(1)  # wrong
+    runner.events("k", after="1")  # wrong
+    text: str = next(runner.events("k", bide.channel("numbers", int))).value  # wrong
+    print(text)
     bide.Runner(1)  # wrong
     bide.Runner("x.db", durability="sometimes")  # wrong
     bide.Runner("x.db", 4)  # wrong

@@ -18,7 +18,7 @@ use crate::plan::{Plan, PlannedCondition, finished, outcomes};
 use crate::process::Home;
 use crate::value::Codec;
 use crate::wait::{Until, Wait, name_of, proof_of};
-use crate::{panics, stack, turn};
+use crate::{events, panics, stack, turn};
 
 /// What a body with a handle gets. Use it only within the body that it was given to.
 #[pyclass(frozen, module = "bide", name = "TaskHandle")]
@@ -488,6 +488,31 @@ impl PyTaskHandle {
             self.home.check("TaskHandle")?;
             let now = self.body.now(&mut self.here(py));
             datetime(py, now.map_err(|error| self.error(py, &error))?)
+        })
+    }
+
+    /// Appends a value to a channel of the run, for those who follow it.
+    #[pyo3(signature = (value, *, channel=None))]
+    fn emit(&self, value: &Bound<'_, PyAny>, channel: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        panics::method(|| {
+            self.home.check("TaskHandle")?;
+            events::emit(&self.body, &mut self.here(value.py()), value, channel)
+        })
+    }
+
+    /// Says how far the body has come.
+    #[pyo3(signature = (done, total=None, message=None))]
+    fn progress(
+        &self,
+        done: &Bound<'_, PyAny>,
+        total: Option<&Bound<'_, PyAny>>,
+        message: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        panics::method(|| {
+            self.home.check("TaskHandle")?;
+            let py = done.py();
+            let none = py.None().into_bound(py);
+            events::progress(py, &self.body, done, total.unwrap_or(&none), message.unwrap_or(&none))
         })
     }
 

@@ -8,6 +8,7 @@ mod body;
 mod call;
 mod context;
 mod errors;
+mod events;
 mod exit;
 mod gil;
 mod handle;
@@ -70,6 +71,8 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<run_handle::PyRunHandle>()?;
     m.add_class::<snapshot::PySnapshot>()?;
     m.add_class::<handle::PyTaskHandle>()?;
+    m.add_class::<events::PyChannel>()?;
+    m.add_class::<events::PyFollower>()?;
     m.add_function(wrap_pyfunction!(counts, m)?)?;
     m.add_function(wrap_pyfunction!(in_body, m)?)?;
     m.add_function(wrap_pyfunction!(panic_once_at, m)?)?;

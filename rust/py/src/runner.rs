@@ -11,6 +11,7 @@ use bide_executor::{Engine, Pool, RunRequest, Settlement, SubmitError, SystemClo
 use bide_store::RunFilter;
 use pyo3::prelude::*;
 
+use crate::events::{self, PyChannel, PyFollower};
 use crate::exit::{self, CloseAtExit};
 use crate::gil;
 use crate::host::{Local, Originals, PyEngine, Vars};
@@ -78,6 +79,7 @@ impl PyRunner {
     ) -> PyResult<Self> {
         panics::method(|| {
             errors::names(py)?;
+            events::prepare(py)?;
             if process::closing() {
                 return Err(errors::closed(py, "the interpreter is exiting: no runner can be made any more"));
             }
@@ -236,6 +238,27 @@ impl PyRunner {
             let listed = gil::detached(py, || self.inner.engine.store().list(&filter));
             let listed = listed.map_err(|error| errors::store(py, &error))?;
             listed.into_iter().map(|stored| PySnapshot::listed(py, &self.inner.engine, stored)).collect()
+        })
+    }
+
+    /// The last event of a channel of a run; `None` if there is none.
+    fn latest<'py>(
+        &self,
+        py: Python<'py>,
+        id: &str,
+        channel: &Bound<'py, PyChannel>,
+    ) -> PyResult<Option<events::Event<'py>>> {
+        panics::method(|| {
+            self.open(py)?;
+            events::latest(py, &self.inner, parse(py, id)?, channel.get())
+        })
+    }
+
+    /// Reads and follows a channel of a run.
+    fn follow(&self, py: Python<'_>, id: &str, channel: &Bound<'_, PyChannel>) -> PyResult<PyFollower> {
+        panics::method(|| {
+            self.open(py)?;
+            Ok(PyFollower::new(&self.inner, parse(py, id)?, channel))
         })
     }
 

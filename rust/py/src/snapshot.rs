@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use bide_core::context::{self, Changes};
 use bide_core::record::StoredRun;
-use bide_core::{Graph, RunId, TaskRef, TaskRow, TaskSpec, Time, Value};
+use bide_core::{Graph, Progress, RunId, TaskRef, TaskRow, TaskSpec, Time, Value};
 use bide_executor::Settlement;
 use bide_store::StoreError;
 use pyo3::prelude::*;
@@ -12,7 +12,7 @@ use pyo3::types::{PyBytes, PyDict};
 
 use crate::handle::datetime;
 use crate::host::{PyEngine, PyRun};
-use crate::{errors, gil, panics};
+use crate::{errors, events, gil, panics};
 
 /// A run as it stands, or stood when this was asked for.
 #[pyclass(frozen, module = "bide._core", name = "Snapshot")]
@@ -67,6 +67,12 @@ impl PySnapshot {
         let stored = self.stored();
         let task = stored.tasks.iter().find(|task| *task.name == *name)?;
         stored.rows.iter().find(|row| row.task == task.id)
+    }
+
+    fn progress(&self, name: &str) -> Option<&Progress> {
+        let stored = self.stored();
+        let task = stored.tasks.iter().find(|task| *task.name == *name)?;
+        stored.progress.iter().find(|row| row.task == task.id).map(|row| &row.progress)
     }
 
     /// A value by the writer's annotation where the workflow is known, else as plain JSON.
@@ -230,6 +236,8 @@ impl PySnapshot {
             dict.set_item("ended_at", at(row.and_then(|row| row.ended_at))?)?;
             dict.set_item("waited", row.map_or(0.0, |row| row.waited as f64 / 1e6))?;
             dict.set_item("blocked_by", row.and_then(|row| row.blocked_by.as_deref()))?;
+            let progress = self.progress(task).map(|progress| events::said(py, progress)).transpose()?;
+            dict.set_item("progress", progress)?;
             let failure = row.and_then(|row| row.failure.as_ref());
             dict.set_item("failure", failure.map(|failure| PyBytes::new(py, failure.as_json().as_bytes())))?;
             Ok(Some(dict))

@@ -10,6 +10,7 @@ mod mail;
 mod plan;
 mod properties;
 mod script;
+mod show;
 mod store;
 mod uses;
 mod waits;

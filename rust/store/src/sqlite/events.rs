@@ -21,17 +21,16 @@ const EXISTS: &str = "SELECT 1 FROM run WHERE id = ?1 AND uuid = ?2";
 macro_rules! event_columns {
     () => {
         "SELECT e.first, e.count, n.name, e.map, e.attempt, e.entry, e.emitted_at, e.packed FROM event e \
-         LEFT JOIN run r ON r.id = e.run LEFT JOIN task_name n ON n.workflow = r.workflow AND n.task = e.task \
-         WHERE e.run = ?1 AND e.channel = ?2 "
+         LEFT JOIN run r ON r.id = e.run LEFT JOIN task_name n ON n.workflow = r.workflow AND n.task = e.task "
     };
 }
 /// From the row that has the next event.
 const AFTER: &str = concat!(
     event_columns!(),
-    "AND e.first >= coalesce((SELECT max(first) FROM event WHERE run = ?1 AND channel = ?2 AND first <= ?3), 0) \
+    "WHERE e.run = ?1 AND e.channel = ?2 AND e.first >= coalesce((SELECT max(first) FROM event WHERE run = ?1 AND channel = ?2 AND first <= ?3), 0) \
      ORDER BY e.first"
 );
-const LAST: &str = concat!(event_columns!(), "ORDER BY e.first DESC LIMIT 1");
+const LAST: &str = concat!(event_columns!(), "WHERE e.run = ?1 AND e.channel = ?2 ORDER BY e.first DESC LIMIT 1");
 
 macro_rules! progress_columns {
     () => {
