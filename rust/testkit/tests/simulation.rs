@@ -9,7 +9,7 @@ use bide_testkit::sim::{self, Act, Case, Disaster};
 const SEEDS: u64 = 300;
 
 /// Each of these happens in some of them.
-const RARE: [&str; 11] = [
+const RARE: [&str; 12] = [
     "a body that kills its process",
     "a condition that raises too often",
     "a lost lease",
@@ -21,6 +21,7 @@ const RARE: [&str; 11] = [
     "a step that is recorded under another number",
     "a suspect that executes alone",
     "a timeout of a task",
+    "an event that is committed",
 ];
 
 #[test]

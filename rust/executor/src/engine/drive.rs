@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::{Event, TaskRef, Time};
+use bide_core::attempt::CallError;
+use bide_core::{Channel, Event, Origin, TaskRef, Time, Value};
 use bide_store::{Lease, Store, StoreError};
 
 use crate::clock::Clock;
@@ -210,6 +211,14 @@ impl<H: Host> Driver<H> {
     #[must_use]
     pub fn waiting_to_commit(&self) -> usize {
         self.engine.path.ledger.waiting()
+    }
+
+    /// A body emits an event.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn emit(&self, run: &Arc<Run<H>>, channel: &Channel, origin: Origin, value: &Value) -> Result<(), CallError> {
+        self.engine.emit(run, channel, origin, value).map(drop)
     }
 
     /// Queues an event for the committer.

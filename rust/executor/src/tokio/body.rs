@@ -143,6 +143,11 @@ impl BodyState {
         Ok(OpenCall { body: self, call })
     }
 
+    /// Whether the body may show something now: see [`Attempt::may_show`].
+    pub(super) fn may_show(&self) -> Result<Option<Arc<str>>, CallError> {
+        self.attempt.lock().may_show(Standing { lost: self.run.is_lost(), ..Standing::default() })
+    }
+
     /// Feeds a call, and carries out its actions up to one that needs the user's code.
     pub(super) async fn drive(&self, call: &mut OpenCall<'_>, mut fed: Fed) -> Action {
         loop {

@@ -34,6 +34,10 @@ impl RunHandle {
         Self { engine: Arc::clone(engine), handle }
     }
 
+    pub(super) fn engine(&self) -> &Arc<Engine<Closures>> {
+        &self.engine
+    }
+
     /// The run's id.
     #[must_use]
     pub fn id(&self) -> RunId {

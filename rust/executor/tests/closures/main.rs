@@ -6,6 +6,7 @@ mod faults;
 mod gates;
 mod outcomes;
 mod runs;
+mod show;
 mod slots;
 mod steps;
 #[path = "../support/mod.rs"]

@@ -197,6 +197,25 @@ fn a_failed_step_that_its_body_survives(ledger: &Arc<Ledger>) -> Workflow {
     .unwrap()
 }
 
+/// What was emitted before a record is committed with it or before it.
+fn events_between_steps(ledger: &Arc<Ledger>) -> Workflow {
+    let built = task!(workflow("events"), ledger, "a" after [], |cx, ledger| {
+        for (event, name) in (1..).zip(["first", "second", "third"]) {
+            cx.handle().emit("log", &event).await?;
+            step(&cx, &ledger, name, event).await?;
+            ledger.has_event(cx.run_id(), event);
+        }
+        cx.handle().emit("log", &4).await?;
+        Ok(1)
+    });
+    task!(built, ledger, "b" after ["a"], |cx, ledger| {
+        ledger.has_event(cx.run_id(), 4);
+        Ok(2)
+    })
+    .build()
+    .unwrap()
+}
+
 fn a_sleep_between_steps(ledger: &Arc<Ledger>) -> Workflow {
     task!(workflow("sleep"), ledger, "a" after [], |cx, ledger| {
         let first = step(&cx, &ledger, "first", 7).await?;
@@ -283,6 +302,7 @@ crash_points! {
     a_diamond
     a_step_that_fails_and_is_tried_again
     a_failed_step_that_its_body_survives
+    events_between_steps
     a_sleep_between_steps
     a_task_that_skips_itself
     a_condition_that_cannot_be_compared

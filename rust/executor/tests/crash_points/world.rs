@@ -8,7 +8,7 @@ use std::time::Duration;
 use bide_executor::core::record::StoredRun;
 use bide_executor::core::time::micros;
 use bide_executor::core::{EntryState, RunId, RunStatus, TaskStatus, Time};
-use bide_executor::store::{Durability, LEASE, MemoryStore, SqliteStore, Store, Uptime};
+use bide_executor::store::{Durability, EventRange, LEASE, MemoryStore, SqliteStore, Store, Uptime};
 use bide_executor::{Clock, Error, RunResult, Runner, SystemClock, Workflow};
 use bide_testkit::{Fault, FaultyStore};
 
@@ -122,6 +122,16 @@ impl Ledger {
         let mut recorded = stored.entries.iter().filter(|(of, _, entry)| *of == task && &*entry.key.name == step);
         let committed = recorded.any(|(_, _, entry)| entry.state != EntryState::Open);
         self.must(!committed, || format!("the step {step} of {name} is committed and runs again"));
+    }
+
+    /// A record is committed before which an event was emitted: that is there too.
+    pub(crate) fn has_event(&self, run: RunId, event: u32) {
+        let store = self.store.lock().unwrap().clone().unwrap();
+        let all = EventRange::After { offset: 0, most: usize::MAX };
+        let rows = store.events(run, "log", all).unwrap().unwrap();
+        let mut events = rows.iter().flat_map(|row| row.events().unwrap());
+        let there = events.any(|found| found.value.payload() == event.to_string().as_bytes());
+        self.must(there, || format!("event {event} is lost"));
     }
 
     /// True from the third time it is asked, in any process.

@@ -5,10 +5,13 @@
 //! Here: what it knows. The guarantees are in `oracle/rules.rs`.
 
 mod rules;
+mod shown;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
+
+use shown::Shown;
 
 use bide_core::record::{Mark, RunRowId, RunUpdate};
 use bide_core::{
@@ -76,6 +79,8 @@ pub struct Oracle {
     late: HashMap<(RunRowId, TaskIx), Duration>,
     /// The latest time that the wall has shown: no wait for a later time may end.
     latest: Time,
+    /// What bodies have emitted that is not committed.
+    shown: Shown,
     /// How many leases could not be released at a close.
     pub kept_leases: u32,
     /// What this world has in it that few have: the test asks whether its worlds meet all of that.
@@ -103,6 +108,7 @@ impl Oracle {
             first_failure: HashMap::new(),
             deaths: HashMap::new(),
             late: HashMap::new(),
+            shown: Shown::default(),
             kept_leases: 0,
             met: BTreeSet::new(),
             latest: Time(0),
@@ -168,6 +174,7 @@ impl Oracle {
 
     /// A batch was committed.
     pub fn committed(&mut self, runner: i64, batch: &Batch) {
+        self.what_is_shown_is_never_later_than_a_record(runner, batch);
         for write in batch {
             match write {
                 Write::Done(done) => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bide_core::attempt::{Action, CallError, Fed, Polled, Standing};
 use bide_core::event::Event;
-use bide_core::{Failure, FailureKind, Outcome, Recall, Value};
+use bide_core::{Failure, FailureKind, Origin, Outcome, Recall, Value};
 use bide_executor::Run;
 use bide_executor::drive::Allowance;
 use bide_sched::SlotNo;
@@ -259,6 +259,9 @@ impl Process {
     fn act(&mut self, body: &mut Body, rng: &mut Rng) -> Result<Phase, OpenCall> {
         let shared = self.shared.clone();
         let plan = shared.case.task(body.task.ix);
+        if self.shared.script.is_none() {
+            self.emit(body);
+        }
         let Some(act) = plan.acts.get(body.at).copied() else { return Ok(Phase::Ended(body.end(plan))) };
         if let Some(call) = self.script_call(act) {
             let wanted = HandleCall { name: call.name.into(), proof: None, request: call.request() };
@@ -277,6 +280,23 @@ impl Process {
                 self.call(body, Act::Step(item != 3), wanted, true)
             }
             None => Ok(Phase::Ended(Outcome::Suspended)),
+        }
+    }
+
+    /// Between two acts some bodies emit an event.
+    fn emit(&self, body: &mut Body) {
+        let used_up = body.allowance.as_ref().is_some_and(Allowance::is_reached);
+        let standing = Standing { lost: self.is_lost(body), closing: self.is_closing(), used_up, elsewhere: false };
+        let emits = body.task.ix % 2 == 0 && body.machine.may_show(standing).is_ok();
+        // An attempt may be over without its body knowing it.
+        if !emits || !body.run.state.lock().entered().contains(&(body.task, body.attempt)) {
+            return;
+        }
+        let row = body.run.id.row();
+        let (event, channel) = self.shared.oracle.lock().emits(body.run.lease.runner, row, body.task.ix);
+        let origin = Origin { task: body.task, attempt: body.attempt, entry: None };
+        if let Err(error) = self.driver.emit(&body.run, &channel, origin, &number(event)) {
+            self.shared.oracle.lock().violations.push(format!("an event is refused: {error:?}"));
         }
     }
 
