@@ -34,7 +34,7 @@ BASELINE_ROWS = (
     "late",
     "resume",
 )
-BIDE_ROWS = (*BASELINE_ROWS, "latency", "unfinished", "million", "workflows")
+BIDE_ROWS = (*BASELINE_ROWS, "latency", "emit", "unfinished", "million", "workflows")
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,14 @@ class Subject:
 
 SUBJECTS = [
     Subject(table.MEMORY, "bide_rows", ("import", *BIDE_ROWS)),
-    Subject(table.NORMAL, "bide_rows", (*BIDE_ROWS, "bare", "behind", "idle"), store="normal"),
-    Subject(table.FULL, "bide_rows", ("wide", "chain", "single", "many", "bare", "grouped"), store="full", busy=False),
+    Subject(table.NORMAL, "bide_rows", (*BIDE_ROWS, "bare", "behind", "idle", "follow"), store="normal"),
+    Subject(
+        table.FULL,
+        "bide_rows",
+        ("wide", "chain", "single", "many", "bare", "grouped", "emit"),
+        store="full",
+        busy=False,
+    ),
     Subject(table.BASELINE, "asyncio_rows", ("import", *BASELINE_ROWS)),
     Subject(
         table.THREADS, "threads_rows", tuple(row for row in BASELINE_ROWS if row not in {"first", "many", "gates"})
@@ -63,7 +69,7 @@ PEERS = [
     Subject(
         table.DBOS,
         "dbos_rows",
-        ("wide", "chain", "single", "many"),
+        ("wide", "chain", "single", "many", "emit"),
         ".venv-peers/dbos/bin/python",
         busy=False,
     ),

@@ -15,6 +15,7 @@ from . import measure
 
 STEPS = 500
 WORKFLOWS = 500
+EVENTS = 500
 
 
 @DBOS.step()
@@ -48,6 +49,12 @@ def chain(length: int) -> int:
 @DBOS.workflow()
 async def wide(size: int) -> int:
     return sum(await asyncio.gather(*(async_noop() for _ in range(size))))
+
+
+@DBOS.workflow()
+def emit(size: int) -> None:
+    for number in range(size):
+        DBOS.write_stream("events", number)
 
 
 @contextmanager
@@ -95,5 +102,11 @@ def row_many(_setting: measure.Setting) -> measure.Metrics:
         return {"many": WORKFLOWS / measure.timed(together)}
 
 
+def row_emit(_setting: measure.Setting) -> measure.Metrics:
+    with launched():
+        return {"emit": EVENTS / measure.timed(lambda: emit(EVENTS))}
+
+
 if __name__ == "__main__":
-    measure.main({"wide": row_wide, "chain": row_chain, "single": row_single, "many": row_many})
+    rows = {"wide": row_wide, "chain": row_chain, "single": row_single, "many": row_many, "emit": row_emit}
+    measure.main(rows)

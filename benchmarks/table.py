@@ -127,6 +127,10 @@ METRICS = {
     "behind": [
         Metric("behind", "result before a long body, 1 slot: readable elsewhere after, p99", "ms", 2, ratio=False)
     ],
+    "emit": [Metric("emit", f"one body emits {measure.EMITTED:,} integers, until all are committed", "events/s")],
+    "follow": [
+        Metric("follow", "an event of a body, seen by a follower in another process: p99", "ms", 1, ratio=False)
+    ],
     "unfinished": _costs("unfinished", f"beside {measure.UNFINISHED:,} unfinished"),
     "million": [
         *_costs("million", f"after {measure.ENDED:,} ended"),
@@ -191,6 +195,10 @@ GOALS = (
     Goal("resume", MEMORY, most=0.3),
     Goal("resume", NORMAL, most=0.3),
     Goal("behind", NORMAL, most=5),
+    Goal("emit", MEMORY, least=200_000),
+    Goal("emit", NORMAL, least=200_000),
+    Goal("emit", FULL, least=50, against=DBOS),
+    Goal("follow", NORMAL, most=60),
     *(
         Goal(key, subject, most=1.3)
         for key in (

@@ -7,6 +7,7 @@ ledger that survives any kill; `judge` reads it in order, and then the results.
 As a program with any number of kills: `python tests/kills.py KILLS [SEED]`.
 """
 
+import itertools
 import random
 import sys
 import tempfile
@@ -65,6 +66,7 @@ def orders(n: int, handle: bide.TaskHandle, context: bide.Context) -> int:
     enter(handle)
     total = 0
     for k in range(n % 3 + 1):
+        handle.emit(k)
         total += step(handle, f"charge-{k}", k + 1)
         sleep(handle, k, 0.01 * (n % 4))
     context["orders"] = total
@@ -176,8 +178,10 @@ def kill(file: Path, seed: int, kills: int) -> None:
     submitted = {line.split()[1] for line in lines if line.startswith("submitted ")}
     with bide.Runner(file) as reader:
         runs = reader.runs()
+        shown = {run.id: [event.value for event in reader.events(run)] for run in runs}
     assert submitted <= {run.key for run in runs}
     for run in runs:
+        events_are_there(shown[run.id], run.id, lines)
         if run.status is bide.RunStatus.Paused:
             killed_its_processes(run, lines)
         else:
@@ -217,6 +221,15 @@ def judge(lines: Iterable[str]) -> None:
                 assert now >= due - ROUNDING, f"an early wake: {line}"
             case _:
                 raise AssertionError(line)
+
+
+def events_are_there(shown: list[int], run: str, lines: Iterable[str]) -> None:
+    """Check that each event is there that was emitted before a step which some process found recorded."""
+    charged = (line.split() for line in lines if line.startswith(f"got {run} orders charge-"))
+    emitted = {int(name.removeprefix("charge-")) for _, _, _, name, _ in charged}
+    assert emitted <= set(shown), f"run {run} has lost events: {shown} of {emitted}"
+    # Each entry emits from the first one on, in order.
+    assert all(now in {0, before + 1} for before, now in itertools.pairwise([-1, *shown])), f"out of order: {shown}"
 
 
 def killed_its_processes(run: bide.RunResult, lines: Iterable[str]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kills import judge, kill
+from kills import events_are_there, judge, kill
 
 
 def test_no_kill_at_any_moment_breaks_a_guarantee(file: Path) -> None:
@@ -33,3 +33,11 @@ def test_the_judge_sees_each_broken_guarantee(lines: list[str], broken: str) -> 
     judge(lines[:-1])
     with pytest.raises(AssertionError, match=broken):
         judge(lines)
+
+
+@pytest.mark.parametrize(("shown", "broken"), [([0], "has lost events"), ([1, 0], "out of order"), ([0, 1, 1], "out")])
+def test_lost_events_and_events_in_another_order_are_seen(shown: list[int], broken: str) -> None:
+    lines = ["got r orders charge-0 1", "got r orders charge-1 2", "got other orders charge-2 3", "got r polls due 1"]
+    events_are_there([0, 0, 1], "r", lines)
+    with pytest.raises(AssertionError, match=broken):
+        events_are_there(shown, "r", lines)

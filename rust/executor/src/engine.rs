@@ -4,6 +4,7 @@
 pub(crate) mod api;
 #[cfg(feature = "testing")]
 pub mod drive;
+pub(crate) mod show;
 
 use std::sync::Arc;
 use std::time::Duration;

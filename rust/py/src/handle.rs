@@ -18,7 +18,7 @@ use crate::plan::{Plan, PlannedCondition, finished, outcomes};
 use crate::process::Home;
 use crate::value::Codec;
 use crate::wait::{Until, Wait, name_of, proof_of};
-use crate::{events, panics, stack, turn};
+use crate::{channel, panics, stack, turn};
 
 /// What a body with a handle gets. Use it only within the body that it was given to.
 #[pyclass(frozen, module = "bide", name = "TaskHandle")]
@@ -496,7 +496,7 @@ impl PyTaskHandle {
     fn emit(&self, value: &Bound<'_, PyAny>, channel: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         panics::method(|| {
             self.home.check("TaskHandle")?;
-            events::emit(&self.body, &mut self.here(value.py()), value, channel)
+            crate::channel::emit(&self.body, &mut self.here(value.py()), value, channel)
         })
     }
 
@@ -512,7 +512,7 @@ impl PyTaskHandle {
             self.home.check("TaskHandle")?;
             let py = done.py();
             let none = py.None().into_bound(py);
-            events::progress(py, &self.body, done, total.unwrap_or(&none), message.unwrap_or(&none))
+            channel::progress(py, &self.body, done, total.unwrap_or(&none), message.unwrap_or(&none))
         })
     }
 

@@ -6,10 +6,11 @@ use pyo3::prelude::*;
 
 mod body;
 mod call;
+mod channel;
 mod context;
 mod errors;
-mod events;
 mod exit;
+mod follower;
 mod gil;
 mod handle;
 mod host;
@@ -71,8 +72,8 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<run_handle::PyRunHandle>()?;
     m.add_class::<snapshot::PySnapshot>()?;
     m.add_class::<handle::PyTaskHandle>()?;
-    m.add_class::<events::PyChannel>()?;
-    m.add_class::<events::PyFollower>()?;
+    m.add_class::<channel::PyChannel>()?;
+    m.add_class::<follower::PyFollower>()?;
     m.add_function(wrap_pyfunction!(counts, m)?)?;
     m.add_function(wrap_pyfunction!(in_body, m)?)?;
     m.add_function(wrap_pyfunction!(panic_once_at, m)?)?;

@@ -11,8 +11,9 @@ use bide_executor::{Engine, Pool, RunRequest, Settlement, SubmitError, SystemClo
 use bide_store::RunFilter;
 use pyo3::prelude::*;
 
-use crate::events::{self, PyChannel, PyFollower};
+use crate::channel::{self, PyChannel};
 use crate::exit::{self, CloseAtExit};
+use crate::follower::{self, PyFollower};
 use crate::gil;
 use crate::host::{Local, Originals, PyEngine, Vars};
 use crate::messages::{self, PyLetter, PySent};
@@ -79,7 +80,7 @@ impl PyRunner {
     ) -> PyResult<Self> {
         panics::method(|| {
             errors::names(py)?;
-            events::prepare(py)?;
+            channel::prepare(py)?;
             if process::closing() {
                 return Err(errors::closed(py, "the interpreter is exiting: no runner can be made any more"));
             }
@@ -247,10 +248,10 @@ impl PyRunner {
         py: Python<'py>,
         id: &str,
         channel: &Bound<'py, PyChannel>,
-    ) -> PyResult<Option<events::Event<'py>>> {
+    ) -> PyResult<Option<follower::Event<'py>>> {
         panics::method(|| {
             self.open(py)?;
-            events::latest(py, &self.inner, parse(py, id)?, channel.get())
+            follower::latest(py, &self.inner.engine, parse(py, id)?, channel.get())
         })
     }
 
@@ -258,7 +259,8 @@ impl PyRunner {
     fn follow(&self, py: Python<'_>, id: &str, channel: &Bound<'_, PyChannel>) -> PyResult<PyFollower> {
         panics::method(|| {
             self.open(py)?;
-            Ok(PyFollower::new(&self.inner, parse(py, id)?, channel))
+            let Inner { engine, notifier, home, .. } = &*self.inner;
+            Ok(PyFollower::new(engine, notifier, *home, parse(py, id)?, channel))
         })
     }
 

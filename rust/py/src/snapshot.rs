@@ -12,7 +12,7 @@ use pyo3::types::{PyBytes, PyDict};
 
 use crate::handle::datetime;
 use crate::host::{PyEngine, PyRun};
-use crate::{errors, events, gil, panics};
+use crate::{errors, gil, panics};
 
 /// A run as it stands, or stood when this was asked for.
 #[pyclass(frozen, module = "bide._core", name = "Snapshot")]
@@ -236,7 +236,7 @@ impl PySnapshot {
             dict.set_item("ended_at", at(row.and_then(|row| row.ended_at))?)?;
             dict.set_item("waited", row.map_or(0.0, |row| row.waited as f64 / 1e6))?;
             dict.set_item("blocked_by", row.and_then(|row| row.blocked_by.as_deref()))?;
-            let progress = self.progress(task).map(|progress| events::said(py, progress)).transpose()?;
+            let progress = self.progress(task).map(|progress| said(py, progress)).transpose()?;
             dict.set_item("progress", progress)?;
             let failure = row.and_then(|row| row.failure.as_ref());
             dict.set_item("failure", failure.map(|failure| PyBytes::new(py, failure.as_json().as_bytes())))?;
@@ -255,4 +255,13 @@ impl PySnapshot {
             Ok(dict)
         })
     }
+}
+
+/// As a result shows it: done, total, message, and when that was said.
+type Said<'py> = (f64, Option<f64>, Option<String>, Bound<'py, PyAny>);
+
+/// Progress as a result shows it.
+fn said<'py>(py: Python<'py>, progress: &Progress) -> PyResult<Said<'py>> {
+    let Progress { done, total, message, said_at } = progress;
+    Ok((*done, *total, message.as_deref().map(str::to_owned), datetime(py, *said_at)?))
 }

@@ -6,14 +6,14 @@ use std::time::Duration;
 use bide_core::attempt::Clocks;
 use bide_core::record::StoredRun;
 use bide_core::{Event, Graph, RunId, Time, Value};
-use bide_store::{Sent, Standing, Store, StoreError};
+use bide_store::{EventRange, Sent, Standing, Store, StoreError};
 
 use crate::clock::Clock;
 use crate::engine::Engine;
 use crate::host::{Attached, Host, Ready};
 use crate::ledger::{CommitPath, Group, Lost};
 use crate::log::Level;
-use crate::runs::follow::Followers;
+use crate::runs::follow::{self, Bell, Followed};
 use crate::runs::mail::Letter;
 use crate::runs::recover::NotRegistered;
 use crate::runs::run::{Inputs, RegisteredWorkflow, Run, RunRequest};
@@ -137,6 +137,33 @@ impl<H: Host> Engine<H> {
     }
 }
 
+/// For callers: what live runs show.
+impl<H: Host> Engine<H> {
+    /// Where to wait for what a run shows.
+    #[must_use]
+    pub fn bell(&self, run: RunId) -> Arc<Bell> {
+        self.control.followers.bell(run)
+    }
+
+    /// How long a follower of a run waits for its bell before it looks at the store anyway.
+    #[must_use]
+    pub fn follow_patience(&self, run: RunId) -> Duration {
+        if self.live(run).is_some() { follow::RECHECK } else { follow::LOOK }
+    }
+
+    /// Reads events of a channel after an offset. `None` if there is no such run. Blocks.
+    ///
+    /// # Errors
+    /// From the store.
+    pub fn follow(&self, run: RunId, channel: &str, after: u64, most: usize) -> Result<Option<Followed>, StoreError> {
+        let store = self.store();
+        // First: a run that has ended by now shows nothing new.
+        let Some(standing) = store.standing(run)? else { return Ok(None) };
+        let events = store.events(run, channel, EventRange::After { offset: after, most })?;
+        Ok(events.map(|events| Followed { events, ended: standing.status.is_ended() }))
+    }
+}
+
 /// For hosts: time, log and dispatcher.
 impl<H: Host> Engine<H> {
     /// How bodies get to execute.
@@ -208,11 +235,6 @@ impl<H: Host> Engine<H> {
     #[inline]
     pub(crate) fn lease_holds_at(&self, now: i64) -> bool {
         self.control.lease_holds_at(now)
-    }
-
-    /// Those who follow what runs show.
-    pub(crate) fn followers(&self) -> &Followers {
-        &self.control.followers
     }
 
     /// What rings when a time has come.

@@ -8,17 +8,14 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bide_core::{RunId, StoredEvents};
-use bide_store::{ChangedRuns, EventRange, StoreError};
+use bide_store::ChangedRuns;
 use bide_sync::{Condvar, Mutex};
 
-use crate::engine::Engine;
-use crate::host::Host;
-
 /// How often a follower looks at the store for a run that another process executes.
-const LOOK: Duration = Duration::from_millis(20);
+pub(crate) const LOOK: Duration = Duration::from_millis(20);
 
 /// And for one that is executed here, whose commits wake it: only in case that changes.
-const RECHECK: Duration = Duration::from_secs(1);
+pub(crate) const RECHECK: Duration = Duration::from_secs(1);
 
 type Callback = Box<dyn FnOnce() + Send>;
 
@@ -89,7 +86,7 @@ struct Bells {
 }
 
 impl Followers {
-    fn bell(&self, run: RunId) -> Arc<Bell> {
+    pub(crate) fn bell(&self, run: RunId) -> Arc<Bell> {
         let bells = &mut *self.0.lock();
         if let Some(bell) = bells.by_run.get(&run).and_then(Weak::upgrade) {
             return bell;
@@ -138,30 +135,4 @@ pub struct Followed {
     pub events: Vec<StoredEvents>,
     /// The run has ended: there will be no more than these, and those that follow them in the store.
     pub ended: bool,
-}
-
-impl<H: Host> Engine<H> {
-    /// Where to wait for what a run shows.
-    #[must_use]
-    pub fn bell(&self, run: RunId) -> Arc<Bell> {
-        self.followers().bell(run)
-    }
-
-    /// How long a follower of a run waits for its bell before it looks at the store anyway.
-    #[must_use]
-    pub fn follow_patience(&self, run: RunId) -> Duration {
-        if self.live(run).is_some() { RECHECK } else { LOOK }
-    }
-
-    /// Reads events of a channel after an offset. `None` if there is no such run. Blocks.
-    ///
-    /// # Errors
-    /// From the store.
-    pub fn follow(&self, run: RunId, channel: &str, after: u64, most: usize) -> Result<Option<Followed>, StoreError> {
-        let store = self.store();
-        // First: a run that has ended by now shows nothing new.
-        let Some(standing) = store.standing(run)? else { return Ok(None) };
-        let events = store.events(run, channel, EventRange::After { offset: after, most })?;
-        Ok(events.map(|events| Followed { events, ended: standing.status.is_ended() }))
-    }
 }

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use bide_core::context::{self, Changes, Conflict};
 use bide_core::record::{RecordedTask, RunRow, StoredRun};
 use bide_core::{
-    DecodeError, EntryKey, Failure, Graph, RunId, RunState, TaskId, TaskIx, TaskRef, TaskRow, Time, Value, pack,
+    DecodeError, EntryKey, Failure, Graph, ProgressRow, RunId, RunState, TaskId, TaskIx, TaskRef, TaskRow, Time, Value,
+    pack,
 };
 use bide_sched::Alarm;
 use bide_store::Lease;
 use bide_sync::Mutex;
 
 use crate::host::{Args, Host, Ready, Source};
-use crate::runs::live_output::{LiveOutput, progress_rows};
+use crate::runs::live_output::LiveOutput;
 use crate::runs::settled::{Settled, Settlement};
 
 /// A workflow with its bodies, as registered with an engine.
@@ -238,8 +239,21 @@ impl<H: Host> Run<H> {
             rows: state.rows().map(|(task, row)| self.noted(row, task)).collect(),
             entries: Vec::new(),
             messages: Vec::new(),
-            progress: progress_rows(self),
+            progress: self.progress(),
         }
+    }
+
+    /// How far its tasks have come.
+    fn progress(&self) -> Vec<ProgressRow> {
+        if !self.live_output.is_used() {
+            return Vec::new();
+        }
+        let row = |(ix, id): (TaskIx, &TaskId)| {
+            let task = TaskRef::plain(ix);
+            let progress = self.live_output.progress_of(task)?;
+            Some(ProgressRow { run: self.id.row(), task: *id, map: task.map, progress })
+        };
+        (0..).zip(&*self.workflow.ids).filter_map(row).collect()
     }
 
     /// A row with what only this process knows.

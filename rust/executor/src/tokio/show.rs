@@ -15,8 +15,8 @@ use super::error::Error;
 use super::handle::TaskHandle;
 use super::run_handle::RunHandle;
 use super::task_error::TaskError;
+use crate::engine::show::{Room, publish};
 use crate::ledger::QueuedEvent;
-use crate::runs::live_output::{Room, publish};
 
 /// An event that a body has emitted.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use bide_core::{NewEvents, Progress, ProgressRow, RunId, StoredEvents, Time};
 use rusqlite::{Connection, params};
 
 use super::SqliteStore;
-use super::read::Fields;
+use super::fields::Fields;
 use crate::{EventRange, StoreError};
 
 /// The store gives the offsets: whoever has the run, they go on from the last one that is committed.

@@ -5,7 +5,7 @@ use bide_core::{Address, EntryKind, Message, MessageKind, RunId, RunStatus, Stor
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::SqliteStore;
-use super::read::Fields;
+use super::fields::Fields;
 use super::workflow::parse_signals;
 use crate::{Sent, StoreError};
 

@@ -13,6 +13,7 @@ mod checkpoint;
 mod connection;
 mod error;
 mod events;
+mod fields;
 mod fork;
 #[cfg(target_os = "linux")]
 mod hint;

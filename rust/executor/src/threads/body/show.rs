@@ -4,9 +4,9 @@ use bide_core::attempt::CallError;
 use bide_core::{Channel, Origin, Progress, Value};
 
 use super::BodyCx;
+use crate::engine::show::{Room, publish};
 use crate::host::{Attached, Host};
 use crate::ledger::Lost;
-use crate::runs::live_output::{Room, publish};
 use crate::threads::pool::Pool;
 
 impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
