@@ -9,6 +9,7 @@ from bide._core import Channel, TaskHandle, __version__
 from bide._bind import From, Gate, Input
 from bide._codec import Pickle, codec
 from bide._context import Context
+from bide._current import current
 from bide._errors import (
     BideError,
     Cancelled,
@@ -19,10 +20,12 @@ from bide._errors import (
     SerializationError,
     SignalRejected,
     Skip,
+    StepInterrupted,
     StoreError,
     Suspended,
     TaskFailed,
     TaskTimeout,
+    Unrecorded,
     WaitTimeout,
 )
 from bide._events import Event, Follower, Progress, channel
@@ -74,6 +77,7 @@ __all__ = [
     "Signal",
     "SignalRejected",
     "Skip",
+    "StepInterrupted",
     "StoreError",
     "SubStatus",
     "Suspended",
@@ -83,6 +87,7 @@ __all__ = [
     "TaskStatus",
     "TaskTimeout",
     "Tolerate",
+    "Unrecorded",
     "Until",
     "Wait",
     "WaitTimeout",
@@ -94,6 +99,7 @@ __all__ = [
     "at",
     "channel",
     "codec",
+    "current",
     "install_log_record_factory",
     "request",
     "signal",

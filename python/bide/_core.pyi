@@ -6,14 +6,17 @@
 from collections.abc import Callable, Sequence
 from contextvars import Context as ContextVars
 from datetime import datetime, timedelta
-from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar, final, overload
+from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar, final, overload
 
 from bide._codec import Codec
 from bide._combine import Fired, First
 from bide._compiled import CompiledTask
+from bide._retry import Retry
 from bide._waits import OnError, WaitBase
 
+_P = ParamSpec("_P")
 _R = TypeVar("_R")
+_S = TypeVar("_S")
 _T = TypeVar("_T")
 _A = TypeVar("_A")
 _B = TypeVar("_B")
@@ -32,6 +35,7 @@ __all__ = [
     "TaskHandle",
     "Workflow",
     "__version__",
+    "_current",
     "_panic_once_at",
     "_system_time",
     "counts",
@@ -45,6 +49,9 @@ def counts() -> tuple[int, int, int]:
 
 def in_body() -> bool:
     """Return whether the calling thread executes a body or a condition of any runner of this process."""
+
+def _current(last: TaskHandle | None) -> TaskHandle:
+    """Return the handle of the body that executes on this thread; `last` is one that was found in its contextvars."""
 
 def _panic_once_at(place: Literal["caller", "body", "gate", "commit", "worker", "lease"]) -> None:
     """Make the next thread that reaches a place panic there: for tests."""
@@ -88,7 +95,8 @@ class Follower:
 class TaskHandle:
     """A body's access to the executor: a parameter annotated `bide.TaskHandle`, or named `handle`.
 
-    Use it only in the body that received it, on the body's own thread, and not within a step or a condition. Every wait
+    Use it only in the body that received it, on the body's own thread, and not within a step or a condition; steps with
+    a key work on other threads and within steps too. Every wait
     is recorded before its slot is released: after a crash the body is entered again, and a condition whose value is
     recorded is not called again.
     """
@@ -246,12 +254,84 @@ class TaskHandle:
     def sleep_until(self, moment: datetime, *, name: str | None = None) -> None:
         """Sleep until `moment`, a datetime with a time zone, without holding a slot."""
 
-    def step(self, fn: Callable[..., _R], /, *args: Any, name: str | None = None, **kwargs: Any) -> _R:
+    @overload
+    def step(self, fn: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> _R: ...
+    @overload
+    def step(
+        self,
+        fn: Callable[..., _R],
+        /,
+        *args: Any,
+        name: str,
+        key: str | None = None,
+        retry: Retry | None = None,
+        once: bool = False,
+        **kwargs: Any,
+    ) -> _R: ...
+    @overload
+    def step(
+        self,
+        fn: Callable[..., _R],
+        /,
+        *args: Any,
+        name: str | None = None,
+        key: str,
+        retry: Retry | None = None,
+        once: bool = False,
+        **kwargs: Any,
+    ) -> _R: ...
+    @overload
+    def step(
+        self,
+        fn: Callable[..., _R],
+        /,
+        *args: Any,
+        name: str | None = None,
+        key: str | None = None,
+        retry: Retry,
+        once: bool = False,
+        **kwargs: Any,
+    ) -> _R: ...
+    @overload
+    def step(
+        self,
+        fn: Callable[..., _R],
+        /,
+        *args: Any,
+        name: str | None = None,
+        key: str | None = None,
+        retry: Retry | None = None,
+        once: bool,
+        **kwargs: Any,
+    ) -> _R:
         """Call `fn(*args, **kwargs)` once and record what it returns or raises; a re-entered body gets the record.
 
         The result is stored by the return annotation of `fn`, like a task's. If a re-entered body passes other
         arguments than the recorded ones, that is a `bide.ReplayMismatch`, and the run is paused.
+
+        `key` says what is the same, instead of the arguments and the order of calls. Steps with different keys may
+        run side by side, on any thread of the body.
+
+        `retry` calls the step again after the exceptions that the policy covers. The slot is released during the
+        delays, and attempts and delays survive a crash.
+
+        With `once=True` the step is called at most once: after a crash in the middle of it, the re-entered body gets a
+        `bide.StepInterrupted`.
+
+        `raise bide.Unrecorded(exc_or_value)` in the step leaves it unrecorded.
         """
+
+    def checkpoint(self, state: object) -> None:
+        """Record `state` and forget the steps and waits that the body has recorded until now, in one commit.
+
+        A body that loops for long keeps the journal of one turn. Read the state with `last_checkpoint`.
+        """
+
+    @overload
+    def last_checkpoint(self, type: type[_S], default: None = None) -> _S | None: ...
+    @overload
+    def last_checkpoint(self, type: type[_S], default: _T) -> _S | _T:
+        """Return the state of the last checkpoint as a value of `type`, or `default` if there was none."""
 
     def now(self) -> datetime:
         """Return the current time in UTC and record it; a re-entered body gets the recorded time."""
@@ -287,6 +367,17 @@ class TaskHandle:
     @property
     def attempt(self) -> int:
         """The number of this attempt, from 1."""
+
+    @property
+    def is_replaying(self) -> bool:
+        """Whether the body only reads what an earlier entry of it has recorded; for callers who must not count twice.
+
+        It is true after a re-entry until the body has come to the end of its records, and false within a step.
+        """
+
+    @property
+    def in_step(self) -> bool:
+        """Whether a step is executing on this thread."""
 
     @property
     def suspending(self) -> bool:

@@ -60,6 +60,28 @@ class Skip(BideError):
         return str(self.args[0]) if self.args else ""
 
 
+class Unrecorded(BideError):
+    """Raise `Unrecorded(exc_or_value)` in a step to leave it unrecorded: it runs again when its body is entered again.
+
+    `handle.step` raises the exception, or returns the value.
+    """
+
+    def __init__(self, outcome: object = None) -> None:
+        """Keep the exception or the value; an exception class stands for an exception without arguments."""
+        if isinstance(outcome, type) and issubclass(outcome, BaseException):
+            outcome = outcome()
+        super().__init__(outcome)
+
+    @property
+    def outcome(self) -> object:
+        """The exception that `handle.step` raises, or the value that it returns."""
+        return self.args[0] if self.args else None
+
+
+class StepInterrupted(BideError):
+    """A step with `once=True` was begun and has no result, and is not called again: the body decides what to do."""
+
+
 class Cancelled(BaseException):
     """The run was cancelled: raised at the body's next handle call."""
 

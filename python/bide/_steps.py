@@ -1,4 +1,6 @@
-"""How a step is recorded: its name, a proof of its arguments, and the codec of its result.
+"""How a step is recorded: its name, a proof of its arguments, and the codec of its result; and that of a checkpoint.
+
+A step with a key has no proof: the key says what is the same.
 
 The proof of the arguments is a format that can never change: the byte 2, a digest of 16 bytes of all
 arguments, and then for each of the first few a digest of 4 bytes, the length of a text in one byte, and that text
@@ -22,11 +24,15 @@ from bide._canonical import Canonical, captures
 from bide._codec import REFUSE_ABOVE, Codec
 from bide._errors import DefinitionError, SerializationError, not_yet
 from bide._fingerprint import name_of
+from bide._retry import Retry
 from bide._sink import SIZE
-from bide._text import escape_surrogates
+from bide._text import check_text, escape_surrogates
 from bide._waits import check_name
 
 VERSION = b"\x02"
+_OPTIONS = frozenset({"name", "key", "retry", "once"})
+"""What `handle.step` takes itself, and so cannot pass on."""
+
 _LONGEST = 100
 _LONGEST_TEXTS = 380
 """How many bytes one text of a proof may have, and all of them together."""
@@ -36,6 +42,51 @@ def describe_step(
     fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None
 ) -> tuple[str, bytes, Codec]:
     """Return a step's name in the journal, the proof of its arguments, and the codec of its result."""
+    step, fn, args, kwargs = _called(fn, args, kwargs, name)
+    return step, _proof(fn, args, kwargs, step), _codec(fn, step)
+
+
+def describe_step_with(  # noqa: PLR0913, PLR0917 - called by the extension, in order
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    name: str | None,
+    key: object,
+    retry: object,
+    once: object,
+) -> tuple[str, bytes | None, Codec, str | None, bool]:
+    """Do the same for a step with a key, a retry or `once`; return also its key and whether it is called only once."""
+    step, fn, args, kwargs = _called(fn, args, kwargs, name)
+    if key is not None:
+        key = check_text(key, "handle.step: key")
+    if once is None:
+        once = False
+    if not isinstance(once, bool):
+        msg = f"step {step!r}: once must be True or False, not {once!r}"
+        raise DefinitionError(msg)
+    if retry is not None:
+        if not isinstance(retry, Retry):
+            msg = f"step {step!r}: retry must be a bide.Retry, not {retry!r}"
+            raise DefinitionError(msg)
+        if once:
+            msg = f"step {step!r} has once=True and a retry: a step that is called at most once cannot be tried again"
+            raise DefinitionError(msg)
+        if retry.fresh:
+            msg = f"step {step!r}: Retry(fresh=True) drops the journal of a task; a step has none of its own"
+            raise DefinitionError(msg)
+    proof = _proof(fn, args, kwargs, step) if key is None else None
+    return step, proof, _codec(fn, step), key, once
+
+
+def checkpoint_codec(annotation: object, task: str) -> Codec:
+    """Return the codec of a checkpoint's state."""
+    return Codec(annotation, f"task {task!r}", root="the state of a checkpoint")
+
+
+def _called(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None
+) -> tuple[str, Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """Return a step's name, and the function and arguments that a partial stands for."""
     if not callable(fn):
         msg = f"handle.step takes a function to call, not {fn!r}"
         raise DefinitionError(msg)
@@ -43,9 +94,37 @@ def describe_step(
         feature = f"a step of the async function {name_of(fn)!r}"
         raise not_yet(feature)
     step = check_name(name, "handle.step") or name_of(fn)
+    bound = 0
     while isinstance(fn, functools.partial):
+        bound += len(fn.args)
         args, kwargs, fn = _filled_in(fn.args, args), fn.keywords | kwargs, fn.func
-    return step, _proof(fn, args, kwargs, step), _codec(fn, step)
+    clash = _options_among(fn, bound) - kwargs.keys()
+    if clash:
+        option = min(clash)
+        msg = (
+            f"step {step!r}: handle.step takes {option}= itself and cannot pass it on to the parameter {option!r} of "
+            f"{name_of(fn)!r}: bind it before, as in handle.step(functools.partial({name_of(fn)}, {option}=...))"
+        )
+        raise DefinitionError(msg)
+    return step, fn, args, kwargs
+
+
+def _options_among(fn: object, bound: int) -> frozenset[str]:
+    """Return the parameters that have the name of an option of `handle.step`, but for the first ones, which are bound.
+
+    Positional-only ones can only be passed by position, so that nothing is confused.
+    """
+    if isinstance(fn, type):
+        fn, bound = fn.__init__, bound + 1
+    if isinstance(fn, types.MethodType):
+        fn, bound = fn.__func__, bound + 1
+    if not isinstance(fn, types.FunctionType):
+        return frozenset()
+    code = fn.__code__
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    if _OPTIONS.isdisjoint(names):
+        return frozenset()
+    return _OPTIONS.intersection(names[max(bound, code.co_posonlyargcount) :])
 
 
 # --- the arguments -------------------------------------------------------------------------------------------------

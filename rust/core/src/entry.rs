@@ -3,6 +3,7 @@
 //! Not here: the rule by which a record is reused (`journal.rs`) and which record the next use of a name has (`uses.rs`).
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 use crate::decode::Damage;
@@ -19,10 +20,45 @@ use crate::value::Value;
 /// `n` counts from 1 within a body; a gate's entry has `n` = 0.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryKey {
-    /// `name=` if given, else the callable's qualified name.
+    /// `name=` if given, else the callable's qualified name; with the caller's key, if the use has one.
     pub name: Arc<str>,
-    /// Which use of that name in this body; 0 for the task's gate.
+    /// Which use of that name in this body; 0 for the task's gate, [`EntryKey::KEYED`] for a use with a key.
     pub n: u32,
+}
+
+impl EntryKey {
+    /// The `n` of an entry that is found by its name and the caller's key, and of no counted use.
+    pub const KEYED: u32 = u32::MAX;
+
+    /// The name of an entry with a key: `fetch "a.csv"`. No two pairs of name and key have the same one, because a
+    /// quote within the key is escaped.
+    #[must_use]
+    pub fn keyed_name(name: &str, key: &str) -> Arc<str> {
+        format!("{name} {key:?}").into()
+    }
+
+    /// The key of a task's checkpoint. The name of an entry with a key ends with a quote, so that it is no such one.
+    #[must_use]
+    pub fn checkpoint() -> Self {
+        Self { name: CHECKPOINT.into(), n: Self::KEYED }
+    }
+
+    /// Whether the caller's key is part of it.
+    #[must_use]
+    pub const fn is_keyed(&self) -> bool {
+        self.n == Self::KEYED
+    }
+}
+
+/// The name of a checkpoint.
+pub(crate) const CHECKPOINT: &str = "checkpoint";
+
+/// An entry as messages name it: `'fetch' (use 2)`, or `'fetch "a.csv"'`.
+impl fmt::Display for EntryKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, n } = self;
+        if self.is_keyed() { write!(f, "'{name}'") } else { write!(f, "'{name}' (use {n})") }
+    }
 }
 
 stored_enum! {
@@ -91,8 +127,10 @@ pub enum Operation {
     Message(Address),
     /// A call whose result is kept.
     Step {
-        /// Its encoded arguments.
+        /// Its encoded arguments; none if the caller's key stands for them.
         proof: Option<Arc<[u8]>>,
+        /// When it is tried again. Only of one that has failed and waits for that.
+        due: Option<Time>,
     },
     /// The first of several waits.
     Any {
@@ -158,7 +196,7 @@ impl Operation {
             EntryKind::Signal => message(MessageKind::Signal)?,
             EntryKind::Request => message(MessageKind::Request)?,
             EntryKind::Answer => message(MessageKind::Answer)?,
-            EntryKind::Step => Self::Step { proof },
+            EntryKind::Step => Self::Step { proof, due },
             EntryKind::Any => Self::Any { members: read_members(bytes())? },
             EntryKind::All => Self::All { members: read_members(bytes())? },
             EntryKind::Start => Self::Start { proof },
@@ -188,11 +226,17 @@ impl Operation {
         }
     }
 
+    /// A step of which nothing is recorded yet.
+    #[must_use]
+    pub const fn step(proof: Option<Arc<[u8]>>) -> Self {
+        Self::Step { proof, due: None }
+    }
+
     /// What a condition or step must have to be the same.
     #[must_use]
     pub fn proof(&self) -> Option<&[u8]> {
         match self {
-            Self::Condition { proof } | Self::Step { proof } | Self::Start { proof } => proof.as_deref(),
+            Self::Condition { proof } | Self::Step { proof, .. } | Self::Start { proof } => proof.as_deref(),
             _ => None,
         }
     }
@@ -208,11 +252,12 @@ impl Operation {
         }
     }
 
-    /// When a time is reached.
+    /// When a time is reached, or a step is tried again.
     #[must_use]
     pub const fn due(&self) -> Option<Time> {
         match self {
             Self::Time { due } => Some(*due),
+            Self::Step { due, .. } => *due,
             _ => None,
         }
     }
@@ -228,7 +273,7 @@ impl Operation {
 
     /// The proof does not hold any more: the record is never reused.
     pub(crate) fn drop_proof(&mut self) {
-        if let Self::Condition { proof } | Self::Step { proof } = self {
+        if let Self::Condition { proof } | Self::Step { proof, .. } = self {
             *proof = None;
         }
     }
@@ -261,11 +306,12 @@ pub struct Entry {
     pub state: EntryState,
     /// When the wait times out: absolute, a crash does not extend it.
     pub deadline: Option<Time>,
-    /// The result.
+    /// The result. Of a step that has none: how it is executed, see [`Entry::mode`].
     pub value: Option<Value>,
-    /// The failure.
+    /// The failure; of a step that is tried again, that of its last try.
     pub failure: Option<Failure>,
-    /// When the wait was opened; updated if it was over and had to be asked again.
+    /// When the wait was opened; updated if it was over and had to be asked again. Of a step that is tried again, when
+    /// its last try failed.
     pub opened_at: Time,
     /// When it was closed: its state changed from `Open`.
     pub closed_at: Option<Time>,
@@ -296,6 +342,52 @@ impl Entry {
     pub const fn due(&self) -> Option<Time> {
         self.operation.due()
     }
+
+    /// How a step is executed that has returned nothing yet, or has failed.
+    #[must_use]
+    pub fn mode(&self) -> StepMode {
+        if self.kind() != EntryKind::Step || self.state == EntryState::Satisfied {
+            return StepMode::Repeatable;
+        }
+        let tries = |value: &Value| std::str::from_utf8(value.payload()).ok()?.parse().ok();
+        match &self.value {
+            Some(value) if value.tag() == TRIES => StepMode::Retried { tries: tries(value).unwrap_or_default() },
+            Some(value) if value.tag() == ONCE => StepMode::Once,
+            // Only the intent of a step that is executed once is written before its end.
+            _ if self.state == EntryState::Open => StepMode::Once,
+            _ => StepMode::Repeatable,
+        }
+    }
+}
+
+/// The tags of the value of a step that has no result.
+const ONCE: u8 = b'o';
+const TRIES: u8 = b'i';
+
+/// How a step is executed, as far as its record must say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepMode {
+    /// Until its result is recorded.
+    Repeatable,
+    /// At most once: what was begun and has no result is not called again.
+    Once,
+    /// Again after it has failed.
+    Retried {
+        /// How often it has failed.
+        tries: u32,
+    },
+}
+
+impl StepMode {
+    /// As it is kept of a step without a result.
+    #[must_use]
+    pub fn to_value(self) -> Option<Value> {
+        match self {
+            Self::Repeatable => None,
+            Self::Once => Some(Value::tagged(ONCE, b"")),
+            Self::Retried { tries } => Some(Value::tagged(TRIES, tries.to_string().as_bytes())),
+        }
+    }
 }
 
 /// A wait or step whose record is looked up. Its name stands beside it.
@@ -312,6 +404,8 @@ pub enum Lookup {
     Message(Address),
     /// A call whose result is kept.
     Step(StepArguments),
+    /// The same, of which the caller's key says that it is the same. Its name has the key in it.
+    KeyedStep,
     /// The first of several waits.
     Any,
     /// All of several waits.
@@ -346,7 +440,7 @@ impl Lookup {
             Self::Condition { .. } => EntryKind::Condition,
             Self::Time => EntryKind::Time,
             Self::Message(address) => address.entry_kind(),
-            Self::Step(_) => EntryKind::Step,
+            Self::Step(_) | Self::KeyedStep => EntryKind::Step,
             Self::Any => EntryKind::Any,
             Self::All => EntryKind::All,
             Self::Start(_) => EntryKind::Start,

@@ -61,6 +61,57 @@ pub enum Event {
         /// Its value, or how it failed.
         result: Result<Value, Failure>,
     },
+    /// A body is about to execute a step that is executed at most once.
+    Intended {
+        /// Whose body.
+        task: TaskRef,
+        /// Which attempt.
+        attempt: u32,
+        /// The step.
+        wait: Wait,
+    },
+    /// A step failed, and is tried again.
+    Delayed {
+        /// Whose body.
+        task: TaskRef,
+        /// Which attempt.
+        attempt: u32,
+        /// The step, with the time at which it is tried again.
+        wait: Wait,
+        /// How often it has failed.
+        tries: u32,
+        /// How it failed; `None` if that is recorded already, and the body waits for its next try once more.
+        failure: Option<Failure>,
+        /// The body releases its slot until then.
+        deferred: bool,
+    },
+    /// The time has come to try a step again.
+    Resumed {
+        /// Whose body.
+        task: TaskRef,
+        /// Which attempt.
+        attempt: u32,
+        /// The journal entry.
+        key: EntryKey,
+    },
+    /// A step that was begun leaves no record.
+    Unrecorded {
+        /// Whose body.
+        task: TaskRef,
+        /// Which attempt.
+        attempt: u32,
+        /// The journal entry.
+        key: EntryKey,
+    },
+    /// A body records a state in the place of its journal.
+    Checkpoint {
+        /// Whose body.
+        task: TaskRef,
+        /// Which attempt.
+        attempt: u32,
+        /// The state.
+        state: Value,
+    },
     /// A body ended.
     Ended {
         /// Whose body.

@@ -26,10 +26,12 @@ pub enum FailureKind {
     Panic,
     /// Something was asked for that cannot be.
     Definition,
+    /// A step that is executed at most once was begun, and its result is not known.
+    StepInterrupted,
 }
 
 impl FailureKind {
-    const NAMES: [(Self, &'static str); 7] = [
+    const NAMES: [(Self, &'static str); 8] = [
         (Self::Raised, "error"),
         (Self::WaitTimeout, "wait_timeout"),
         (Self::TaskTimeout, "task_timeout"),
@@ -37,6 +39,7 @@ impl FailureKind {
         (Self::ReplayMismatch, "replay_mismatch"),
         (Self::Panic, "panic"),
         (Self::Definition, "definition"),
+        (Self::StepInterrupted, "step_interrupted"),
     ];
 
     /// The name by which it is stored.

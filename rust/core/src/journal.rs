@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::entry::{Entry, EntryKey, EntryKind, EntryState, Lookup, Operation, StepArguments};
+use crate::entry::{Entry, EntryKey, EntryKind, EntryState, Lookup, Operation, RecordKind, StepArguments, StepMode};
 use crate::event::Wait;
 use crate::failure::Failure;
 use crate::time::Time;
@@ -35,6 +35,13 @@ pub enum Recall {
         due: Option<Time>,
         /// When the wait times out.
         deadline: Option<Time>,
+    },
+    /// A step that was begun and has no result.
+    Begun {
+        /// How it is executed.
+        mode: StepMode,
+        /// When it is tried again.
+        due: Option<Time>,
     },
     /// It is over and has this value.
     Satisfied(Value),
@@ -159,6 +166,7 @@ impl Entry {
             (EntryState::Lost, ..) => Recall::Ask { deadline: None },
             (EntryState::Satisfied, value, _) => Recall::Satisfied(value.clone().unwrap_or(Value::NONE)),
             (EntryState::Failed, _, Some(failure)) => Recall::Failed(failure.clone()),
+            _ if self.kind() == EntryKind::Step => Recall::Begun { mode: self.mode(), due: self.due() },
             _ => Recall::Open { due: self.due(), deadline: self.deadline },
         }
     }
@@ -171,19 +179,16 @@ impl Entry {
 
     /// The message that the code asks for something of another kind.
     pub(crate) fn is_another_kind(&self, kind: EntryKind) -> String {
-        let EntryKey { name, n } = &self.key;
-        format!("'{name}' (use {n}) was recorded as a {} and is now a {kind}", self.kind())
+        format!("{} was recorded as a {} and is now a {kind}", self.key, self.kind())
     }
 
     /// The message that the code waits for another message or child than was recorded.
     fn is_another(&self, what: &str) -> String {
-        let EntryKey { name, n } = &self.key;
-        format!("'{name}' (use {n}) was recorded as a wait for another {what}")
+        format!("{} was recorded as a wait for another {what}", self.key)
     }
 
     /// The message that the arguments of a step differ; names those that do, as far as both are described.
     pub(crate) fn other_arguments(&self, proof: Option<&[u8]>, advice: &str) -> String {
-        let EntryKey { name, n } = &self.key;
         let (then, now) = (described(self.proof()), described(proof));
         let pairs = (0..then.len().max(now.len())).map(|at| (then.get(at), now.get(at)));
         let differences: Vec<String> = pairs
@@ -199,7 +204,7 @@ impl Entry {
             differences.join("; ")
         };
         let advice = if advice.is_empty() { String::new() } else { format!(". {advice}") };
-        format!("step '{name}' (use {n}) was recorded with other arguments: {what}{advice}")
+        format!("step {} was recorded with other arguments: {what}{advice}", self.key)
     }
 }
 
@@ -221,7 +226,8 @@ impl Journal {
     pub fn restore(&mut self, entry: Entry) {
         self.has_combinations |= !entry.operation.members().is_empty();
         self.last_seq = self.last_seq.max(entry.seq);
-        self.has_older_steps |= matches!(&entry.operation, Operation::Step { proof: Some(proof) } if proof.len() == 16);
+        self.has_older_steps |=
+            matches!(&entry.operation, Operation::Step { proof: Some(proof), .. } if proof.len() == 16);
         self.entries.put(entry);
     }
 
@@ -260,18 +266,20 @@ impl Journal {
         self.has_combinations |= !wait.operation.members().is_empty();
         let old = self.entries.remove(&wait.key).filter(|old| old.kind() == wait.operation.kind());
         self.last_seq += 1;
-        let (mut operation, mut deadline, mut opened_at) = (wait.operation, None, now);
+        let (mut operation, mut deadline, mut opened_at, mut value) = (wait.operation, None, now, None);
         if let Some(old) = old {
             deadline = old.standing_deadline();
             if old.state == EntryState::Open {
                 opened_at = old.opened_at;
+                // That it was executed once, or how often it has failed.
+                value = old.value.filter(|_| old.operation.kind() == EntryKind::Step);
             }
             if matches!(old.operation, Operation::Time { .. }) {
                 operation = old.operation;
             }
         }
         deadline = deadline.or(wait.timeout.map(|span| now.after(span)));
-        self.entries.put(Entry { deadline, ..Entry::new(wait.key, self.last_seq, operation, opened_at) })
+        self.entries.put(Entry { deadline, value, ..Entry::new(wait.key, self.last_seq, operation, opened_at) })
     }
 
     /// Closes an open entry with its result; it keeps its proof only if `proved`. `None` if there is no open entry: a
@@ -288,11 +296,81 @@ impl Journal {
                 entry.value = Some(value);
             }
             Err(failure) => {
+                if let StepMode::Retried { tries } = entry.mode() {
+                    entry.value = StepMode::Retried { tries: tries.saturating_add(1) }.to_value();
+                }
                 entry.state = EntryState::Failed;
                 entry.failure = Some(failure);
             }
         }
         Some(entry)
+    }
+
+    /// Writes down that a step is about to be executed, or that it has failed and when it is tried again. Without a
+    /// failure the last one stays, and the delay began when that was recorded.
+    pub fn begin_step(&mut self, wait: Wait, mode: StepMode, failure: Option<Failure>, now: Time) -> &Entry {
+        let key = wait.key.clone();
+        let last = self.entries.get(&key).and_then(|entry| entry.failure.clone());
+        self.open(wait, now);
+        let Some(entry) = self.entries.get_mut(&key) else { unreachable!("it was opened just now") };
+        entry.value = mode.to_value();
+        if failure.is_some() {
+            entry.opened_at = now;
+        }
+        entry.failure = failure.or(last);
+        entry
+    }
+
+    /// The time has come to try a step again. `None` if it waits for none.
+    pub fn resume_step(&mut self, key: &EntryKey) -> Option<&Entry> {
+        let entry = self.entries.get_mut(key).filter(|entry| entry.state == EntryState::Open)?;
+        let Operation::Step { due: due @ Some(_), .. } = &mut entry.operation else { return None };
+        *due = None;
+        Some(entry)
+    }
+
+    /// Whether a wait or step of the body is open.
+    #[must_use]
+    pub fn has_open(&self) -> bool {
+        self.open_waits().next().is_some()
+    }
+
+    /// Removes an open entry; false if there is none.
+    pub fn forget(&mut self, key: &EntryKey) -> bool {
+        let is_open = self.entries.get(key).is_some_and(|entry| entry.state == EntryState::Open);
+        is_open && self.entries.remove(key).is_some()
+    }
+
+    /// Puts a state in the place of all that the body has recorded, and returns the keys of what was dropped. The gate's
+    /// entry stays. What must outlive a checkpoint, such as the start of a child, is left out here.
+    pub fn checkpoint(&mut self, state: Value, now: Time) -> (Vec<EntryKey>, &Entry) {
+        let key = EntryKey::checkpoint();
+        let dropped: Vec<EntryKey> = self
+            .entries
+            .values()
+            .filter(|entry| entry.key.n > 0 && entry.key != key)
+            .map(|entry| entry.key.clone())
+            .collect();
+        for key in &dropped {
+            self.entries.remove(key);
+        }
+        self.last_seq += 1;
+        let entry = Entry::new(key, self.last_seq, Operation::Record(RecordKind::Checkpoint), now);
+        let entry = Entry { state: EntryState::Satisfied, value: Some(state), closed_at: Some(now), ..entry };
+        (dropped, self.entries.put(entry))
+    }
+
+    /// The state of the last checkpoint.
+    #[must_use]
+    pub fn last_checkpoint(&self) -> Option<&Value> {
+        self.entries.get(&EntryKey::checkpoint())?.value.as_ref()
+    }
+
+    /// How many waits and steps of the body are recorded.
+    #[must_use]
+    pub fn recorded(&self) -> usize {
+        let by_body = |entry: &&Entry| entry.key.n > 0 && entry.kind() != EntryKind::Checkpoint;
+        self.entries.values().filter(by_body).count()
     }
 
     /// All entries, in no order.
@@ -330,7 +408,7 @@ impl Journal {
         let mut earliest = None;
         for entry in self.open_waits() {
             let due = match entry.operation {
-                Operation::Time { due } => Some(due),
+                Operation::Time { due } | Operation::Step { due: Some(due), .. } => Some(due),
                 Operation::Message(_) | Operation::Child { .. } => None,
                 // Its members are entries of their own.
                 Operation::Any { .. } | Operation::All { .. } => continue,
@@ -351,24 +429,26 @@ impl Journal {
         reached.into_iter().map(|entry| entry.key.clone()).collect()
     }
 
-    /// The text that says what the task waits for.
+    /// The text that says what the task waits for. A step without a time is executed, and nothing is waited for.
     #[must_use]
     pub fn waits_for(&self) -> Option<Arc<str>> {
-        let open = self.entries.values().filter(|entry| entry.state == EntryState::Open);
+        let waits = |entry: &&Entry| entry.kind() != EntryKind::Step || entry.due().is_some();
+        let open = self.entries.values().filter(|entry| entry.state == EntryState::Open).filter(waits);
         let first = open.min_by_key(|entry| entry.seq)?;
-        Some(format!("waits for {}", first.key.name).into())
+        let what = if first.kind() == EntryKind::Step { "to try again" } else { "for" };
+        Some(format!("waits {what} {}", first.key.name).into())
     }
 
     /// Prepares for a new attempt: drops the failed (and the abandoned open) entries at the end, or everything, and
-    /// returns the keys of what was dropped.
+    /// returns the keys of what was dropped. A step that may be executed only once is kept, whatever came of it.
     pub fn rewind(&mut self, everything: bool) -> Vec<EntryKey> {
-        let mut by_age: Vec<(u32, EntryKey, EntryState)> =
-            self.entries.values().map(|entry| (entry.seq, entry.key.clone(), entry.state)).collect();
-        by_age.sort_unstable_by_key(|(seq, ..)| std::cmp::Reverse(*seq));
+        let mut by_age: Vec<&Entry> = self.entries.values().collect();
+        by_age.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.seq));
         let dropped: Vec<EntryKey> = by_age
             .into_iter()
-            .take_while(|(.., state)| everything || *state != EntryState::Satisfied)
-            .map(|(_, key, _)| key)
+            .take_while(|entry| everything || entry.state != EntryState::Satisfied)
+            .filter(|entry| everything || entry.mode() != StepMode::Once)
+            .map(|entry| entry.key.clone())
             .collect();
         for key in &dropped {
             self.entries.remove(key);
@@ -383,7 +463,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn entry(n: u32, seq: u32) -> Entry {
-        Entry::new(EntryKey { name: "step".into(), n }, seq, Operation::Step { proof: None }, Time(1))
+        Entry::new(EntryKey { name: "step".into(), n }, seq, Operation::step(None), Time(1))
     }
 
     proptest! {

@@ -12,6 +12,9 @@
 //! | Ready     | [`RunState::enter`]           | Running                              |
 //! | Running   | `Opened`                      | Running, Deferred                    |
 //! | Running   | `Closed`, `Recorded`          | Running, Active                      |
+//! | Running   | `Delayed`                     | Running, Deferred                    |
+//! | Running   | `Resumed`                     | Running, Active                      |
+//! | Running   | `Intended`, `Unrecorded`, `Checkpoint` | the same                    |
 //! | Running   | `Ended` Completed             | Completed                            |
 //! | Running   | `Ended` Skipped               | Skipped                              |
 //! | Running   | `Ended` Failed                | Pending until `Due`, or Failed       |
@@ -27,7 +30,9 @@
 //!
 //! `Published` changes no state: it is what bodies show, and is written if their attempts are not over.
 //!
-//! Here: the state, its readers, and the dispatch of events. `run/waits.rs`: journal entries, gates and timers; `run/combine.rs`: several waits at once; `run/mail.rs`: messages.
+//! Here: the state, its readers, and the dispatch of events. `run/waits.rs`: journal entries, gates and timers;
+//! `run/combine.rs`: several waits at once; `run/mail.rs`: messages; `run/steps.rs`: steps that are begun before they
+//! end, and checkpoints.
 //! `run/ends.rs`: outcomes and what follows for other tasks. `run/skip.rs`: why a task is skipped. `run/rows.rs`: what is written, and the marks of
 //! bodies that may kill their process. `recover.rs`: from rows back to a state.
 
@@ -36,12 +41,13 @@ mod ends;
 mod mail;
 mod rows;
 mod skip;
+mod steps;
 mod waits;
 
 use std::sync::Arc;
 
 use crate::block::BlockReason;
-use crate::entry::{EntryKey, Lookup};
+use crate::entry::{EntryKey, EntryState, Lookup};
 use crate::event::{Effect, Event, Refused};
 use crate::failure::Failure;
 use crate::graph::Graph;
@@ -394,6 +400,26 @@ impl RunState {
                 self.current(task, attempt, TaskStatus::Pending)?;
                 self.gate_closed(task, &key, result, retry, out)?;
             }
+            Event::Intended { task, attempt, wait } => {
+                self.running(task, attempt)?;
+                self.intended(task, wait, out);
+            }
+            Event::Delayed { task, attempt, wait, tries, failure, deferred } => {
+                self.running(task, attempt)?;
+                self.delayed(task, wait, (tries, failure), deferred, out);
+            }
+            Event::Resumed { task, attempt, key } => {
+                self.running(task, attempt)?;
+                self.resumed(task, &key, out)?;
+            }
+            Event::Unrecorded { task, attempt, key } => {
+                self.running(task, attempt)?;
+                self.unrecorded(task, key, out)?;
+            }
+            Event::Checkpoint { task, attempt, state } => {
+                self.running(task, attempt)?;
+                self.checkpoint(task, state, out);
+            }
             Event::Ended { task, attempt, outcome } => {
                 self.running(task, attempt)?;
                 self.ended(task, outcome, out);
@@ -460,6 +486,25 @@ impl RunState {
             None => Journal::default().recall_next(uses, name, lookup),
             Some(detail) => detail.journal.recall_next(uses, name, lookup),
         })
+    }
+
+    /// How many waits and steps a body has recorded.
+    #[must_use]
+    pub fn recorded_calls(&self, task: TaskRef) -> usize {
+        self.known_detail(task).map_or(0, |detail| detail.journal.recorded())
+    }
+
+    /// Whether a record is over.
+    #[must_use]
+    pub fn is_closed(&self, task: TaskRef, key: &EntryKey) -> bool {
+        let entry = self.known_detail(task).and_then(|detail| detail.journal.get(key));
+        entry.is_some_and(|entry| entry.state != EntryState::Open)
+    }
+
+    /// The state of a body's last checkpoint.
+    #[must_use]
+    pub fn last_checkpoint(&self, task: TaskRef) -> Option<&Value> {
+        self.known_detail(task)?.journal.last_checkpoint()
     }
 
     /// Whether a task's journal may have steps of the first version, see [`Journal::has_older_steps`].

@@ -2,7 +2,8 @@
 //!
 //! The n-th use of a name has the n-th record of that name. Steps are looked up by their arguments too: a body that
 //! uses a name in another order than before (a loop over a set) finds for each use the record of its arguments. Each
-//! record is used once in each entry of the body, and a new use gets a number that no record has.
+//! record is used once in each entry of the body, and a new use gets a number that no record has. A step with a key is
+//! found by name and key, as often as it is asked for.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -60,7 +61,7 @@ impl Uses {
         let counts = &self.counts;
         self.unused.get_or_insert_with(|| {
             let mut unused = Unused::new();
-            for entry in journal.entries().filter(|entry| entry.kind() == EntryKind::Step) {
+            for entry in journal.entries().filter(|entry| entry.kind() == EntryKind::Step && !entry.key.is_keyed()) {
                 if entry.key.n > counts.get(&entry.key.name).copied().unwrap_or(0) {
                     let name = unused.entry(Arc::clone(&entry.key.name)).or_default();
                     name.entry(comparable(entry.proof()).into()).or_default().insert(entry.key.n);
@@ -81,6 +82,11 @@ impl Journal {
         }
         match lookup {
             Lookup::Step(arguments) => self.recall_step(uses, name, arguments),
+            Lookup::KeyedStep => {
+                let key = EntryKey { name: Arc::clone(name), n: EntryKey::KEYED };
+                let recall = self.recall(&key, lookup);
+                (key, recall)
+            }
             wait => self.recall_wait(uses, name, wait),
         }
     }

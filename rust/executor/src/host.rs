@@ -19,7 +19,8 @@ pub trait Host: Send + Sync + Sized + 'static {
     type Dispatch: Dispatch<Self>;
 
     /// What a message says about a step whose arguments differ from its record, in the words of the host's language.
-    const STEP_ADVICE: &'static str = "If the order of its uses may change, sort them, or name each use by itself";
+    const STEP_ADVICE: &'static str =
+        "If the order of its uses may change, sort them, or give each use a key of its own";
 
     /// What a body is called with, in order.
     fn sources(body: &Self::Body) -> &[Source];

@@ -26,8 +26,8 @@ mod tokio;
 
 pub use crate::tokio::{
     Answer, ClosureBody, Closures, DeferUntil, Error, Event, OnTokio, RunFailed, RunHandle, RunResult, Runner,
-    RunnerBuilder, Scope, Skip, Submit, SubmitAndWait, TaskContext, TaskError, TaskHandle, TaskResult, Wait, Workflow,
-    WorkflowBuilder, after, at, until,
+    RunnerBuilder, Scope, Skip, StepSettings, Submit, SubmitAndWait, TaskContext, TaskError, TaskHandle, TaskResult,
+    Wait, Workflow, WorkflowBuilder, after, at, until,
 };
 pub use bide_core as core;
 pub use bide_core::attempt::{CallError, Polled};
@@ -47,7 +47,7 @@ pub use runs::settled::{Settled, Settlement};
 pub use runs::submit::SubmitError;
 pub use runs::watch::{Handle, Watched};
 pub use services::retention::RETENTION;
-pub use threads::body::{BodyCx, Check, Condition, StepStart};
+pub use threads::body::{BodyCx, Check, Condition, StepEnd, StepRequest, StepStart};
 pub use threads::gates::GateWorker;
 pub use threads::pool::{Pool, StartWorker};
 pub use threads::worker::{Call, Worker};

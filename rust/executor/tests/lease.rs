@@ -12,7 +12,7 @@ use bide_executor::core::{Graph, Outcome, PollPolicy, RunStatus, SubStatus, Task
 use bide_executor::store::{LEASE, Lease, LeaseTime, MemoryStore, Store};
 use bide_executor::{
     Attached, BodyCx, Call, CallError, Clock, Condition, Engine, Free, Handle, Host, Level, Polled, Pool, RunRequest,
-    Runner, Settlement, Source, Worker, Workflow,
+    Runner, Settlement, Source, StepRequest, Worker, Workflow,
 };
 use bide_sync::Mutex;
 use bide_testkit::VirtualClock;
@@ -52,8 +52,8 @@ impl Attached for Thread {
 }
 
 impl Worker<Functions> for Thread {
-    fn execute(&mut self, call: Call<Functions>) -> Outcome {
-        match (call.target())(call.body.as_ref().unwrap()) {
+    fn execute(&mut self, call: &Call<'_, Functions>) -> Outcome {
+        match (call.target())(call.body().unwrap()) {
             Ok(()) => Outcome::Completed { output: Value::NONE, changes: None },
             Err(_) => Outcome::Suspended,
         }
@@ -245,7 +245,7 @@ fn a_body_whose_run_is_lost_begins_no_step_and_asks_no_condition() {
         let policy = PollPolicy::every(HOUR);
         let condition = Condition { name: "c".into(), proof: None, policy, timeout: None };
         let waited = cx.wait_condition(&mut Free, condition, &mut check).map(drop);
-        let stepped = cx.begin_step(&mut Free, &"s".into(), None, &mut || None).map(drop);
+        let stepped = cx.begin_step(&mut Free, &"s".into(), StepRequest::default(), &mut || None).map(drop);
         sender.send((waited, stepped)).unwrap();
         Ok(())
     };

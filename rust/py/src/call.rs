@@ -112,7 +112,7 @@ impl<'py> Arguments<'_, 'py> {
 pub(crate) struct LogScope<'py>(Option<Bound<'py, PyAny>>);
 
 impl<'py> LogScope<'py> {
-    pub(crate) fn enter(py: Python<'py>, call: &Call<Python3>) -> Result<Self, Raised> {
+    pub(crate) fn enter(py: Python<'py>, call: &Call<'_, Python3>) -> Result<Self, Raised> {
         let names = names(py).map_err(|error| Raised::new(py, error))?;
         if names.logging_in_use.bind(py).is_empty() {
             return Ok(Self(None));

@@ -29,6 +29,8 @@ pub(crate) struct Names {
     pub(crate) task_timeout: Py<PyAny>,
     /// `bide.Skip`.
     pub(crate) skip: Py<PyAny>,
+    /// `bide.Unrecorded`.
+    pub(crate) unrecorded: Py<PyAny>,
     /// What is stored of an exception that a body may get again.
     pub(crate) describe: Py<PyAny>,
     /// What is stored of an exception that is only ever shown.
@@ -57,6 +59,8 @@ pub(crate) struct Names {
     pub(crate) from_poll: Py<PyAny>,
     /// The name, the proof of the arguments and the codec of a step.
     pub(crate) describe_step: Py<PyAny>,
+    /// The same of a step with a key, a retry or `once`, checked, and with those.
+    pub(crate) describe_step_with: Py<PyAny>,
     /// Says which body a thread executes, for log records.
     pub(crate) logging: Py<PyAny>,
     /// Not empty if log records want that.
@@ -100,6 +104,7 @@ pub(crate) fn names(py: Python<'_>) -> PyResult<&Names> {
             suspended: of(&errors, "Suspended")?,
             task_timeout: of(&errors, "TaskTimeout")?,
             skip: of(&errors, "Skip")?,
+            unrecorded: of(&errors, "Unrecorded")?,
             describe: of(&stored, "describe")?,
             describe_end: of(&stored, "describe_end")?,
             rebuild: of(&stored, "rebuild")?,
@@ -114,6 +119,7 @@ pub(crate) fn names(py: Python<'_>) -> PyResult<&Names> {
             check_name: of(&waits, "check_name")?,
             from_poll: of(&waits, "from_poll")?,
             describe_step: of(&py.import("bide._steps")?, "describe_step")?,
+            describe_step_with: of(&py.import("bide._steps")?, "describe_step_with")?,
             logging_in_use: logging.getattr("in_use")?.cast_into::<PyList>()?.unbind(),
             logging: logging.into_any().unbind(),
             run_in_vars: vars.getattr("run")?.unbind(),

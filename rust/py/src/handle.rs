@@ -1,10 +1,12 @@
-//! `TaskHandle`: what a body uses to talk to the executor. Waiting itself is the executor's (`body/waits.rs` there).
+//! `TaskHandle`: what a body uses to talk to the executor. Waiting itself is the executor's (`body/waits.rs` there);
+//! steps and checkpoints are in `step.rs`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bide_core::shown::shown;
 use bide_core::{Failure, Time, Value};
-use bide_executor::{Attached, BodyCx, CallError, Check, Condition, Polled, StepStart};
+use bide_executor::{Attached, BodyCx, CallError, Check, Condition, Polled};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
@@ -16,9 +18,10 @@ use crate::gil::{self, Kept, Raised};
 use crate::host::{PyEngine, Python3};
 use crate::plan::{Plan, PlannedCondition, finished, outcomes};
 use crate::process::Home;
+use crate::step::{Options, Step};
 use crate::value::Codec;
 use crate::wait::{Until, Wait, name_of, proof_of};
-use crate::{channel, panics, stack, turn};
+use crate::{channel, current, panics, stack, turn};
 
 /// What a body with a handle gets. Use it only within the body that it was given to.
 #[pyclass(frozen, module = "bide", name = "TaskHandle")]
@@ -27,12 +30,14 @@ pub(crate) struct PyTaskHandle {
     body: Arc<BodyCx<Python3>>,
     /// The `bide.Context` of the body, if it takes one.
     context: Option<Kept>,
+    /// How many steps and conditions execute, within which it cannot be changed.
+    read_only: AtomicU32,
     /// The process in which it was made.
     home: Home,
 }
 
 /// A thread of the host within a body.
-struct Here<'a, 'py>(Python<'py>, &'a PyEngine);
+pub(crate) struct Here<'a, 'py>(Python<'py>, &'a PyEngine);
 
 impl Attached for Here<'_, '_> {
     fn detached(&mut self, f: &mut dyn FnMut()) {
@@ -130,23 +135,46 @@ impl Check for PlannedChecks<'_, '_> {
 
 impl PyTaskHandle {
     pub(crate) fn new(body: Arc<BodyCx<Python3>>, context: Option<Kept>) -> Self {
-        Self { body, context, home: Home::here() }
+        Self { body, context, read_only: AtomicU32::new(0), home: Home::here() }
     }
 
-    fn here<'py>(&self, py: Python<'py>) -> Here<'_, 'py> {
+    /// The task's name.
+    pub(crate) fn task(&self) -> &str {
+        self.body.task_name()
+    }
+
+    /// Whether the body has returned.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.body.has_ended()
+    }
+
+    /// What the body talks to the engine through.
+    pub(crate) fn body(&self) -> &Arc<BodyCx<Python3>> {
+        &self.body
+    }
+
+    pub(crate) fn here<'py>(&self, py: Python<'py>) -> Here<'_, 'py> {
         Here(py, self.body.engine())
     }
 
-    fn error(&self, py: Python<'_>, error: &CallError) -> PyErr {
+    pub(crate) fn error(&self, py: Python<'_>, error: &CallError) -> PyErr {
         errors::wait(py, error, self.body.task_name())
     }
 
-    /// Within a step or a condition the context cannot be changed.
-    fn with_context_read_only<R>(&self, py: Python<'_>, f: impl FnOnce() -> Result<R, Raised>) -> Result<R, Raised> {
+    /// Within a step or a condition the context cannot be changed. Several steps may execute at once.
+    pub(crate) fn with_context_read_only<R>(
+        &self,
+        py: Python<'_>,
+        f: impl FnOnce() -> Result<R, Raised>,
+    ) -> Result<R, Raised> {
         let Some(context) = &self.context else { return f() };
-        read_only(py, context.bind(py), true)?;
+        if self.read_only.fetch_add(1, Ordering::SeqCst) == 0 {
+            read_only(py, context.bind(py), true)?;
+        }
         let result = f();
-        read_only(py, context.bind(py), false)?;
+        if self.read_only.fetch_sub(1, Ordering::SeqCst) == 1 {
+            read_only(py, context.bind(py), false)?;
+        }
         result
     }
 
@@ -265,18 +293,6 @@ impl PyTaskHandle {
                 if combination == "any_of" { "handle.wait_any" } else { "handle.wait_all" },
             )
         })
-    }
-
-    fn execute_step<'py>(
-        &self,
-        function: &Bound<'py, PyAny>,
-        arguments: &Bound<'py, PyTuple>,
-        keywords: Option<&Bound<'py, PyDict>>,
-        codec: &Codec,
-    ) -> Result<Value, Raised> {
-        let py = function.py();
-        let value = self.with_context_read_only(py, || gil::call(function, arguments, keywords))?;
-        codec.encode(&value)
     }
 }
 
@@ -434,51 +450,48 @@ impl PyTaskHandle {
     }
 
     /// Calls `fn(*args, **kwargs)` and records what it returns or raises: after a crash it is not called again.
-    #[pyo3(signature = (r#fn, /, *args, name=None, **kwargs))]
+    #[pyo3(
+        signature = (r#fn, /, *args, name=None, key=None, retry=None, once=None, **kwargs),
+        text_signature = "($self, fn, /, *args, name=None, key=None, retry=None, once=False, **kwargs)"
+    )]
+    #[expect(clippy::too_many_arguments, reason = "those of Python, each by its name")]
     fn step<'py>(
         &self,
         r#fn: &Bound<'py, PyAny>,
         args: &Bound<'py, PyTuple>,
         name: Option<&Bound<'py, PyAny>>,
+        key: Option<&Bound<'py, PyAny>>,
+        retry: Option<&Bound<'py, PyAny>>,
+        once: Option<&Bound<'py, PyAny>>,
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         panics::method(|| {
             self.home.check("TaskHandle")?;
-            let py = r#fn.py();
-            let keywords = match kwargs {
-                Some(keywords) => keywords.clone(),
-                None => PyDict::new(py),
-            };
-            let none = py.None().into_bound(py);
-            let described = gil::call_args(
-                names(py)?.describe_step.bind(py),
-                &[r#fn, args.as_any(), keywords.as_any(), name.unwrap_or(&none)],
-            )?;
-            let (step, proof, codec): (String, Vec<u8>, Codec) = described.extract()?;
-            let here = &mut self.here(py);
-            let mut older = || first_proof(args, &keywords);
-            let start = self.body.begin_step(here, &step.into(), Some(proof.into()), &mut older);
-            let call = match start.map_err(|error| self.error(py, &error))? {
-                StepStart::Returned(value) => return Ok(codec.decode(py, &value)?.into_bound()),
-                StepStart::Execute(call) => call,
-            };
-            match self.execute_step(r#fn, args, kwargs, &codec) {
-                Ok(value) => {
-                    let value = self.body.end_step(here, call, Ok(value)).map_err(|error| self.error(py, &error))?;
-                    Ok(codec.decode(py, &value)?.into_bound())
-                }
-                Err(raised) if raised.is::<PyException>(py) => {
-                    match self.body.end_step(here, call, Err(errors::describe(py, &raised))) {
-                        // The exception itself, with its traceback.
-                        Ok(_) | Err(CallError::Failed(_)) => Err(raised.into_err(py)),
-                        Err(error) => Err(self.error(py, &error)),
-                    }
-                }
-                Err(raised) => {
-                    self.body.abandon_step(call);
-                    Err(raised.into_err(py))
-                }
-            }
+            let step = Step::read(r#fn, args, kwargs, Options { name, key, retry, once })?;
+            self.record_step(&step)
+        })
+    }
+
+    /// Records a state and forgets what the body has recorded until now.
+    fn checkpoint(&self, state: &Bound<'_, PyAny>) -> PyResult<()> {
+        panics::method(|| {
+            self.home.check("TaskHandle")?;
+            self.record_checkpoint(state)
+        })
+    }
+
+    /// The state of the last checkpoint, as a value of `type`; `default` if there was none.
+    #[pyo3(signature = (r#type, default=None))]
+    fn last_checkpoint<'py>(
+        &self,
+        r#type: &Bound<'py, PyAny>,
+        default: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        panics::method(|| {
+            self.home.check("TaskHandle")?;
+            let py = r#type.py();
+            let state = self.read_checkpoint(r#type)?;
+            Ok(state.or(default).unwrap_or_else(|| py.None().into_bound(py)))
         })
     }
 
@@ -540,6 +553,19 @@ impl PyTaskHandle {
         self.body.attempt()
     }
 
+    /// Whether the body only reads what an earlier entry of it has recorded.
+    #[getter]
+    fn is_replaying(&self) -> PyResult<bool> {
+        self.home.check("TaskHandle")?;
+        Ok(self.body.is_replaying())
+    }
+
+    /// Whether the calling thread executes a step.
+    #[getter]
+    fn in_step(&self) -> bool {
+        current::in_step()
+    }
+
     /// Whether the body is being suspended: it unwinds now and continues later.
     #[getter]
     fn suspending(&self) -> bool {
@@ -556,14 +582,6 @@ impl PyTaskHandle {
     fn __repr__(&self) -> String {
         format!("<TaskHandle of task '{}', attempt {}>", shown(self.body.task_name()), self.body.attempt())
     }
-}
-
-/// The proof of a step's arguments as the first version of bide computed it. `None`: it would have refused them.
-#[cold]
-fn first_proof(args: &Bound<'_, PyTuple>, keywords: &Bound<'_, PyDict>) -> Option<Arc<[u8]>> {
-    let digest = args.py().import("bide._digest_v1").and_then(|module| module.getattr("digest_of_arguments")).ok()?;
-    let proof = gil::call_args(&digest, &[args.as_any(), keywords.as_any()]).ok()?;
-    proof.extract::<Option<Vec<u8>>>().ok()?.map(Into::into)
 }
 
 /// A stored time as a datetime in UTC.

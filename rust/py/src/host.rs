@@ -100,7 +100,7 @@ pub(crate) type PyRun = Run<Python3>;
 
 impl Host for Python3 {
     const STEP_ADVICE: &'static str = "If the order of its uses may change, as in a loop over a set, loop over \
-                                       sorted(...) or give each use a name of its own, such as name=f\"fetch {item}\"";
+                                       sorted(...), or give each use a key of its own, such as key=str(item)";
 
     type Body = PyBody;
     type Local = Local;

@@ -8,6 +8,7 @@ mod body;
 mod call;
 mod channel;
 mod context;
+mod current;
 mod errors;
 mod exit;
 mod follower;
@@ -25,6 +26,7 @@ mod run_handle;
 mod runner;
 mod snapshot;
 mod stack;
+mod step;
 mod thread;
 mod turn;
 mod value;
@@ -76,6 +78,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<follower::PyFollower>()?;
     m.add_function(wrap_pyfunction!(counts, m)?)?;
     m.add_function(wrap_pyfunction!(in_body, m)?)?;
+    m.add_function(wrap_pyfunction!(current::current, m)?)?;
     m.add_function(wrap_pyfunction!(panic_once_at, m)?)?;
     m.add_function(wrap_pyfunction!(system_time, m)?)?;
     Ok(())

@@ -1,6 +1,7 @@
 //! The threads that execute bodies and poll gates: what the engine asks of them, and what the end of a body means to its
 //! run.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use pyo3::prelude::*;
 use crate::body::PyBody;
 use crate::call::{Arguments, LogScope};
 use crate::context::{changes_of, context_of, read_only};
+use crate::current::{self, Executing};
 use crate::errors::{self, names};
 use crate::gil::{self, Kept, Owned, Raised};
 use crate::handle::PyTaskHandle;
@@ -52,10 +54,10 @@ impl Attached for Thread<'_> {
 }
 
 impl Worker<Python3> for Thread<'_> {
-    fn execute(&mut self, call: Call<Python3>) -> Outcome {
+    fn execute(&mut self, call: &Call<'_, Python3>) -> Outcome {
         let py = self.py;
         let mut ended = Outcome::Suspended;
-        if let Err(panicked) = panics::no_panic(|| execute(py, &self.engine, &call, &mut self.empty, &mut ended)) {
+        if let Err(panicked) = panics::no_panic(|| execute(py, &self.engine, call, &mut self.empty, &mut ended)) {
             ended = Outcome::Failed { failure: panicked.failure(), retry: None };
         }
         ended
@@ -109,7 +111,7 @@ pub(crate) fn start_gate_thread(py: Python<'_>, engine: &Arc<PyEngine>) -> Resul
 fn execute<'py>(
     py: Python<'py>,
     engine: &Arc<PyEngine>,
-    call: &Call<Python3>,
+    call: &Call<'_, Python3>,
     empty: &mut Option<Owned<'py>>,
     ended: &mut Outcome,
 ) {
@@ -123,7 +125,7 @@ fn execute<'py>(
 fn outcome(
     py: Python<'_>,
     engine: &PyEngine,
-    call: &Call<Python3>,
+    call: &Call<'_, Python3>,
     returned: Result<Owned<'_>, Raised>,
     context: Option<Owned<'_>>,
     logged: Option<LogScope<'_>>,
@@ -138,7 +140,7 @@ fn outcome(
     };
     let stored = returned.and_then(stored);
     drop(logged);
-    if call.body.as_ref().is_some_and(|body| body.suspending()) {
+    if call.body().is_some_and(|body| body.suspending()) {
         // What the body returned or raised while it unwound does not count: it continues from its journal.
         return Outcome::Suspended;
     }
@@ -152,7 +154,7 @@ fn outcome(
 fn call_body<'py>(
     py: Python<'py>,
     engine: &Arc<PyEngine>,
-    call: &Call<Python3>,
+    call: &Call<'_, Python3>,
     empty: &mut Option<Owned<'py>>,
     context: &mut Option<Owned<'py>>,
     logged: &mut Option<LogScope<'py>>,
@@ -161,10 +163,13 @@ fn call_body<'py>(
     if target.binding.wants_context {
         *context = Some(context_of(py, engine, &call.run, call.task)?);
     }
-    let handle = match &call.body {
+    let handle = match call.body() {
         None => None,
         Some(body) => Some(handle_of(py, body, context.as_ref())?),
     };
+    let known = handle.as_ref().map_or_else(OnceCell::new, |handle| OnceCell::from(current::kept(handle)));
+    let executing = Executing { call, context: context.as_ref().map(current::kept), handle: known };
+    let _here = executing.enter();
     *logged = Some(LogScope::enter(py, call)?);
     let arguments = Arguments { py, args: &call.args, context: context.as_ref(), handle: handle.as_ref() };
     arguments.call(&call.run.local, empty, target.function.bind(py), &target.binding)
@@ -183,7 +188,7 @@ fn handle_of<'py>(
 
 /// The outcome of a body that raised an exception.
 #[inline(never)]
-fn ended_by(py: Python<'_>, engine: &PyEngine, call: &Call<Python3>, raised: Raised) -> Outcome {
+fn ended_by(py: Python<'_>, engine: &PyEngine, call: &Call<'_, Python3>, raised: Raised) -> Outcome {
     if names(py).is_ok_and(|names| raised.is_a(names.skip.bind(py))) {
         let reason = gil::getattr(raised.value(py), pyo3::intern!(py, "reason")).ok();
         let reason = reason.and_then(|reason| reason.extract::<String>().ok());

@@ -279,7 +279,7 @@ fn missing(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     MISSING.import(py, "bide._signature", "MISSING")
 }
 
-fn read_retry(retry: &Bound<'_, PyAny>, policy: &mut RetryPolicy) -> PyResult<PyRetry> {
+pub(crate) fn read_retry(retry: &Bound<'_, PyAny>, policy: &mut RetryPolicy) -> PyResult<PyRetry> {
     let parts = gil::call0(&retry.getattr(pyo3::intern!(retry.py(), "_parts"))?)?;
     let (attempts, delay, backoff, max_delay, jitter, fresh, matches, covers_timeout): CompiledRetry<'_> =
         parts.extract()?;

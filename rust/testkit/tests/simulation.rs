@@ -9,7 +9,7 @@ use bide_testkit::sim::{self, Act, Case, Disaster};
 const SEEDS: u64 = 300;
 
 /// Each of these happens in some of them.
-const RARE: [&str; 12] = [
+const RARE: [&str; 17] = [
     "a body that kills its process",
     "a condition that raises too often",
     "a lost lease",
@@ -22,6 +22,11 @@ const RARE: [&str; 12] = [
     "a suspect that executes alone",
     "a timeout of a task",
     "an event that is committed",
+    "a step that is tried again",
+    "a step that is found by its key",
+    "a step that was interrupted and is not executed again",
+    "a checkpoint that drops a journal",
+    "a body that continues where its checkpoint was",
 ];
 
 #[test]

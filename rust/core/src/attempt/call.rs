@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::combined::Combined;
 use super::polling::{Polling, timed_out};
-use super::{Action, CallError, Clocks, Fed, Request, Sleep, used_up};
+use super::step::{self, Step};
+use super::{Action, CallError, Caller, Clocks, Fed, Request, Sleep, used_up};
 use crate::block::BlockReason;
-use crate::entry::{EntryKey, Lookup, Operation};
+use crate::entry::{EntryKey, Lookup, Operation, RecordKind};
 use crate::event::{Event, Wait};
 use crate::failure::Failure;
 use crate::id::TaskRef;
@@ -19,36 +20,41 @@ use crate::value::Value;
 #[derive(Debug)]
 pub struct Call {
     /// The task whose body makes the call.
-    task: TaskRef,
+    pub(super) task: TaskRef,
     /// The attempt of the task, for the events of the call.
-    attempt: u32,
+    pub(super) attempt: u32,
     /// Its key in the journal; `n` is 0 before it was looked up.
-    key: EntryKey,
+    pub(super) key: EntryKey,
     /// What its record must be.
     lookup: Lookup,
     /// How long the wait may stay open.
     timeout: Option<Duration>,
     /// What the call waits for or does.
-    kind: Kind,
+    pub(super) kind: Kind,
+    /// Where it comes from.
+    caller: Caller,
     /// Where it is in the table of `attempt/mod.rs`.
-    state: State,
+    pub(super) state: State,
 }
 
 /// What the call waits for or does.
 #[derive(Debug)]
-enum Kind {
+pub(super) enum Kind {
     Condition(Polling),
     Time(Until),
     /// What the run machine waits for.
     Pushed(Operation),
     /// Several waits, which have states of their own.
     Combined(Box<Combined>),
-    Step,
+    /// A step, which has states of its own.
+    Step(Step),
+    /// The state that is recorded, until it is.
+    Checkpoint(Value),
 }
 
 /// When a wait for a time ends.
 #[derive(Clone, Copy, Debug)]
-enum Until {
+pub(super) enum Until {
     At(Time),
     /// Counted from when the wait begins.
     After(Duration),
@@ -65,12 +71,13 @@ impl Until {
 
 /// Where the call stands; see the table in `mod.rs`.
 #[derive(Debug)]
-enum State {
+pub(super) enum State {
     Start,
     Lease,
     Look,
     First,
-    Executing,
+    /// A step has states of its own.
+    Step(step::State),
     /// Whether the wait has been opened, and so has no slot.
     Proving(Result<Value, Failure>, bool),
     Recording(Result<Value, Failure>),
@@ -88,7 +95,7 @@ enum State {
 }
 
 impl Call {
-    pub(super) fn new(task: TaskRef, attempt: u32, name: Arc<str>, request: Request) -> Self {
+    pub(super) fn new(task: TaskRef, attempt: u32, name: Arc<str>, request: Request, caller: Caller) -> Self {
         let (lookup, timeout, kind) = match request {
             Request::Condition { proof, policy, timeout } => {
                 (Lookup::Condition { proof }, timeout, Kind::Condition(Polling::new(policy, None)))
@@ -103,9 +110,13 @@ impl Call {
                 let combined = Box::new(Combined::new(task, attempt, parts));
                 (Lookup::Any, None, Kind::Combined(combined))
             }
-            Request::Step(arguments) => (Lookup::Step(arguments), None, Kind::Step),
+            Request::Step { arguments, options } => {
+                let lookup = if options.keyed { Lookup::KeyedStep } else { Lookup::Step(arguments) };
+                (lookup, None, Kind::Step(Step::new(&options, caller)))
+            }
+            Request::Checkpoint(state) => (Lookup::Record(RecordKind::Checkpoint), None, Kind::Checkpoint(state)),
         };
-        Self { task, attempt, key: EntryKey { name, n: 0 }, lookup, timeout, kind, state: State::Start }
+        Self { task, attempt, key: EntryKey { name, n: 0 }, lookup, timeout, kind, caller, state: State::Start }
     }
 
     /// Its name in the journal.
@@ -140,6 +151,21 @@ impl Call {
         }
     }
 
+    /// Whether its record is found by a key of the caller's.
+    pub(super) const fn is_keyed(&self) -> bool {
+        matches!(self.lookup, Lookup::KeyedStep)
+    }
+
+    /// Whether the body's own thread makes it.
+    pub(super) fn is_by_body(&self) -> bool {
+        self.caller == Caller::Body
+    }
+
+    /// Whether it records a checkpoint.
+    pub(super) const fn is_checkpoint(&self) -> bool {
+        matches!(self.kind, Kind::Checkpoint(_))
+    }
+
     pub(super) const fn is_over(&self) -> bool {
         if let Kind::Combined(combined) = &self.kind {
             return combined.is_over();
@@ -170,7 +196,14 @@ impl Call {
             (_, Fed::LeaseLost | Fed::Stopped) => self.end(Err(CallError::Suspended)),
             (_, Fed::Refused(refused)) => self.end(Err(CallError::Over(refused))),
             (State::Start, Fed::Begin) => self.go(State::Lease, Action::CheckLease),
-            (State::Lease, Fed::LeaseHeld) => self.go(State::Look, Action::Recall),
+            (State::Lease, Fed::LeaseHeld) => match &mut self.kind {
+                Kind::Checkpoint(state) => {
+                    let state = std::mem::replace(state, Value::NONE);
+                    let event = Event::Checkpoint { task: self.task, attempt: self.attempt, state };
+                    self.go(State::Recording(Ok(Value::NONE)), Action::Commit(Box::new(event)))
+                }
+                _ => self.go(State::Look, Action::Recall),
+            },
             (State::Look, Fed::Recalled(key, recall)) => {
                 self.key = key;
                 self.recalled(recall, task, clocks)
@@ -180,7 +213,7 @@ impl Call {
                 None => self.open(Operation::Condition { proof: self.proof() }),
             },
             (State::Proving(result, opened), Fed::Proved(proved)) => self.asked_last(result, opened, proved),
-            (State::Executing, Fed::Executed(result)) => self.record(Operation::Step { proof: self.proof() }, result),
+            (State::Step(state), fed) => self.advance_step(state, fed, task, clocks),
             (State::Recording(result), Fed::Committed { .. }) => self.end(result.map_err(CallError::Failed)),
             (State::Opening, Fed::Committed { deadline }) => {
                 match &mut self.kind {
@@ -197,7 +230,7 @@ impl Call {
             (State::Acquiring, Fed::Acquired { .. }) => self.go(State::Reading, Action::Read),
             (State::Releasing, Fed::Released) => self.sleep(clocks),
             (State::Releasing, Fed::NotReleased) => self.end(Err(used_up(task))),
-            (State::Sleeping, Fed::Woken) => match self.kind {
+            (State::Sleeping, Fed::Woken) => match &self.kind {
                 Kind::Condition(_) => self.go(State::LeaseAgain, Action::CheckLease),
                 _ => self.close(Ok(Value::NONE), true),
             },
@@ -215,12 +248,12 @@ impl Call {
         }
     }
 
-    fn go(&mut self, state: State, action: Action) -> Action {
+    pub(super) fn go(&mut self, state: State, action: Action) -> Action {
         self.state = state;
         action
     }
 
-    fn end(&mut self, result: Result<Value, CallError>) -> Action {
+    pub(super) fn end(&mut self, result: Result<Value, CallError>) -> Action {
         self.go(State::End, Action::Done(result))
     }
 
@@ -234,6 +267,7 @@ impl Call {
                 let reason = BlockReason::Mismatch { what: why.as_str().into() };
                 return self.go(State::Pausing(why), Action::Commit(Box::new(Event::Block { reason })));
             }
+            Recall::Begun { mode, due } => return self.step_begun(mode, due, task, clocks),
             Recall::Ask { deadline } => (None, deadline),
             Recall::Open { due, deadline } => (due, deadline),
         };
@@ -242,7 +276,8 @@ impl Call {
                 polling.set_deadline(deadline);
                 return self.go(State::First, Action::Ask);
             }
-            Kind::Step | Kind::Combined(_) => return self.go(State::Executing, Action::Execute),
+            Kind::Step(_) => return self.step_is_new(),
+            Kind::Checkpoint(_) | Kind::Combined(_) => return self.end(Ok(Value::NONE)),
             Kind::Pushed(operation) => {
                 let operation = operation.clone();
                 return self.open(operation);
@@ -271,8 +306,8 @@ impl Call {
             Kind::Condition(polling) => Sleep::Poll(polling.next(clocks)),
             Kind::Time(until) => Sleep::Until(until.time(clocks)),
             Kind::Pushed(_) => return self.go(State::Parked, Action::Sleep(Sleep::Closed)),
-            // A step is executed and recorded, and never gets here; nor does a combination.
-            Kind::Step | Kind::Combined(_) => Sleep::Poll(Duration::ZERO),
+            // A step and a combination sleep in states of their own, and a checkpoint never.
+            Kind::Step(_) | Kind::Combined(_) | Kind::Checkpoint(_) => Sleep::Poll(Duration::ZERO),
         };
         self.go(State::Sleeping, Action::Sleep(sleep))
     }
@@ -292,16 +327,16 @@ impl Call {
         self.record(Operation::Condition { proof: self.proof().filter(|_| proved) }, result)
     }
 
-    fn proof(&self) -> Option<Arc<[u8]>> {
+    pub(super) fn proof(&self) -> Option<Arc<[u8]>> {
         self.lookup.proof().cloned()
     }
 
-    fn wait(&self, operation: Operation) -> Wait {
+    pub(super) fn wait(&self, operation: Operation) -> Wait {
         Wait { key: self.key.clone(), operation, timeout: self.timeout }
     }
 
     #[inline(never)]
-    fn record(&mut self, operation: Operation, result: Result<Value, Failure>) -> Action {
+    pub(super) fn record(&mut self, operation: Operation, result: Result<Value, Failure>) -> Action {
         let (task, attempt, wait) = (self.task, self.attempt, self.wait(operation));
         let event = Event::Recorded { task, attempt, wait, result: result.clone() };
         self.go(State::Recording(result), Action::Commit(Box::new(event)))

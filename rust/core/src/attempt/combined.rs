@@ -224,6 +224,8 @@ impl Combined {
                 Recall::Satisfied(value) => Some(Ok(value.clone())),
                 Recall::Failed(failure) => Some(Err(failure.clone())),
                 Recall::Mismatch(why) => return self.pause(format!("task '{task}': {why}")),
+                // Only a step is begun, and no member is one.
+                Recall::Begun { .. } => None,
                 Recall::Ask { deadline } | Recall::Open { deadline, .. } => {
                     if let Some((polling, _)) = &mut entry.polls {
                         polling.set_deadline(deadline.or_else(|| Some(clocks.wall().after(entry.timeout?))));

@@ -1,5 +1,7 @@
 //! The tables of the attempt machine, one scenario a row: what is fed, and the actions that must come of it.
 
+mod steps;
+
 use super::*;
 use crate::poll::Tolerance;
 
@@ -78,6 +80,12 @@ fn event_name(event: &Event) -> &'static str {
         Event::Closed { result: Ok(_), .. } => "Closed",
         Event::Closed { result: Err(_), .. } => "Closed failure",
         Event::Block { .. } => "Block",
+        Event::Intended { .. } => "Intended",
+        Event::Delayed { deferred: true, .. } => "Delayed",
+        Event::Delayed { deferred: false, .. } => "Delayed with its slot",
+        Event::Resumed { .. } => "Resumed",
+        Event::Unrecorded { .. } => "Unrecorded",
+        Event::Checkpoint { .. } => "Checkpoint",
         _ => "?",
     }
 }

@@ -69,14 +69,13 @@ impl RunState {
         let policy = self.graph.spec(task.ix).retry;
         if let Some(retry) = retry.filter(|_| policy.allows_after(attempts)) {
             let at = out.now.after(policy.delay_before(attempts + 1, retry.random));
-            let (run, id) = (self.row(), self.ids[task.ix as usize]);
             self.task_mut(task).status = TaskStatus::Pending;
             let detail = self.detail(task);
             detail.failure = Some(failure);
             detail.retry_at = Some(at);
             let keys = detail.journal.rewind(policy.fresh);
             if !keys.is_empty() {
-                out.batch.push(Write::DropEntries { run, task: id, map: task.map, keys });
+                self.drop_entries(task, keys, out);
             }
             self.write_row(task, out);
             self.set_timer(task, at, Timer::Retry, out);

@@ -1,7 +1,7 @@
 //! Waits: journal entries opened and closed, gates, and the timers of retries and of bodies that are not in memory.
 
 use crate::attempt::polling::timed_out;
-use crate::entry::{Entry, EntryKey, EntryKind, EntryState, Operation};
+use crate::entry::{Entry, EntryKey, EntryKind, EntryState, Operation, StepMode};
 use crate::event::{Effect, Event, GateSpec, GateUntil, Refused, Retry, Timer, Wait};
 use crate::failure::Failure;
 use crate::id::TaskRef;
@@ -33,10 +33,13 @@ impl RunState {
         }
         let detail = self.detail(task);
         let entry = detail.journal.close(key, result, proved, out.now).ok_or(Refused::AttemptOver)?.clone();
-        // In a file that was changed by hand, times can have any value.
-        let waited = micros(out.now.since(entry.opened_at.max(detail.waited_until)));
-        detail.waited = detail.waited.saturating_add(waited);
-        detail.waited_until = out.now;
+        // A step is executed meanwhile, and nothing waits.
+        if entry.kind() != EntryKind::Step {
+            // In a file that was changed by hand, times can have any value.
+            let waited = micros(out.now.since(entry.opened_at.max(detail.waited_until)));
+            detail.waited = detail.waited.saturating_add(waited);
+            detail.waited_until = out.now;
+        }
         self.write_entry(task, &entry, out);
         Ok(())
     }
@@ -119,6 +122,7 @@ impl RunState {
         let key = wait.key.clone();
         let detail = self.detail(task);
         let before = detail.journal.get(&key).map(|entry| entry.state);
+        let is_intent = detail.journal.get(&key).is_some_and(|entry| entry.mode() == StepMode::Once);
         detail.journal.open(wait, out.now);
         // Cannot be refused: it is open.
         let _ = self.close_entry(task, &key, result, true, out);
@@ -126,7 +130,7 @@ impl RunState {
             self.new_record(out);
             self.clear_suspicion(task, out);
         }
-        if before == Some(EntryState::Open) {
+        if before == Some(EntryState::Open) && !is_intent {
             // The re-entered body is not deferred any more, and `waited` has grown.
             self.write_row(task, out);
         }
@@ -341,7 +345,12 @@ impl RunState {
                 }
                 let reached = self.detail(task).journal.reached(out.now);
                 for key in &reached {
-                    self.close_entry(task, key, Ok(Value::NONE), true, out)?;
+                    let is_step = self.detail(task).journal.get(key).is_some_and(|it| it.kind() == EntryKind::Step);
+                    if is_step {
+                        self.resume_step(task, key, out)?;
+                    } else {
+                        self.close_entry(task, key, Ok(Value::NONE), true, out)?;
+                    }
                 }
                 self.detail(task).sub_status = Some(SubStatus::Active);
                 if !reached.is_empty() {

@@ -345,7 +345,7 @@ impl World {
         }
         let key = act_key(&acts, at);
         let mut operation = match acts[at] {
-            Act::Step(_) => Operation::Step { proof: Some(b"args".as_slice().into()) },
+            Act::Step(_) => Operation::step(Some(b"args".as_slice().into())),
             Act::Condition(_) => Operation::Condition { proof: Some(b"code".as_slice().into()) },
             Act::Unprovable => Operation::Condition { proof: None },
             Act::Sleep => Operation::Time { due: self.now.after(Duration::from_secs(3)) },
@@ -363,6 +363,7 @@ impl World {
             Recall::Open { due, .. } => operation = Operation::Time { due: due.unwrap() },
             Recall::Ask { .. } => {}
             Recall::Mismatch(why) => panic!("{why}"),
+            Recall::Begun { .. } => panic!("no step is recorded before it ends"),
         }
         let timeout = matches!(acts[at], Act::Condition(_)).then_some(Duration::from_secs(30));
         let due = operation.due();

@@ -11,6 +11,7 @@ mod plan;
 mod properties;
 mod script;
 mod show;
+mod steps;
 mod store;
 mod uses;
 mod waits;

@@ -37,7 +37,8 @@ pub(crate) fn wait(name: &str, kind: EntryKind) -> Wait {
 }
 
 pub(crate) fn operation(kind: EntryKind, proof: Option<&[u8]>) -> Operation {
-    Operation::from_stored(kind, proof.map(Into::into), Some(Time(9))).unwrap()
+    let due = (kind == EntryKind::Time).then_some(Time(9));
+    Operation::from_stored(kind, proof.map(Into::into), due).unwrap()
 }
 
 /// The request of a body for this operation.
@@ -46,7 +47,7 @@ pub(crate) fn lookup(operation: &Operation) -> Lookup {
         Operation::Condition { proof } => Lookup::Condition { proof },
         Operation::Time { .. } => Lookup::Time,
         Operation::Message(address) => Lookup::Message(address),
-        Operation::Step { proof } => Lookup::Step(StepArguments { proof, ..StepArguments::default() }),
+        Operation::Step { proof, .. } => Lookup::Step(StepArguments { proof, ..StepArguments::default() }),
         Operation::Any { .. } => Lookup::Any,
         Operation::All { .. } => Lookup::All,
         Operation::Start { proof } => Lookup::Start(StepArguments { proof, ..StepArguments::default() }),

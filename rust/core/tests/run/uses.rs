@@ -23,7 +23,7 @@ fn recall_next(journal: &Journal, uses: &mut Uses, arguments: StepArguments) -> 
 }
 
 fn record(journal: &mut Journal, key: EntryKey, proof: Option<Arc<[u8]>>, value: u8) {
-    journal.open(Wait { key: key.clone(), operation: Operation::Step { proof }, timeout: None }, Time(1));
+    journal.open(Wait { key: key.clone(), operation: Operation::step(proof), timeout: None }, Time(1));
     journal.close(&key, Ok(Value::tagged(b'i', &[value])), true, Time(2)).unwrap();
 }
 

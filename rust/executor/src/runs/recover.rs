@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bide_core::record::RunUpdate;
 use bide_core::{BlockReason, DecodeError, Event, Failure, Graph, RunState, RunStatus, TaskId, TaskRef, recover};
@@ -79,6 +80,7 @@ impl<H: Host> Recovery<H> {
             self.control.store().declare(stored.version, graph.signals())?;
         }
         let ids: Arc<[TaskId]> = stored.tasks.iter().map(|task| task.id).collect();
+        let late_handles = bodies.iter().map(|_| AtomicBool::default()).collect();
         let workflow = Arc::new(RegisteredWorkflow {
             bodies,
             number: stored.number,
@@ -86,6 +88,7 @@ impl<H: Host> Recovery<H> {
             ids,
             recorded: stored.tasks,
             fits: Mutex::default(),
+            late_handles,
             graph,
         });
         let before = self.workflows.write().insert(Arc::clone(&workflow));

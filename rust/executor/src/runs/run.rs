@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bide_core::context::{self, Changes, Conflict};
 use bide_core::record::{RecordedTask, RunRow, StoredRun};
@@ -33,6 +34,16 @@ pub struct RegisteredWorkflow<H: Host> {
     pub recorded: Arc<[RecordedTask]>,
     /// Whether runs of other recorded versions can continue with this one: what is known so far. It never changes.
     pub(crate) fits: Mutex<HashMap<i64, bool>>,
+    /// Tasks without a handle whose bodies have got one while they executed: from then on they count as ones that may
+    /// park.
+    pub(crate) late_handles: Box<[AtomicBool]>,
+}
+
+impl<H: Host> RegisteredWorkflow<H> {
+    /// Whether a task's body may park its thread: it takes a handle, or has got one before.
+    pub(crate) fn may_park(&self, ix: TaskIx) -> bool {
+        self.graph.spec(ix).wants_handle || self.late_handles[ix as usize].load(Ordering::Relaxed)
+    }
 }
 
 /// A run's inputs, in order of name.

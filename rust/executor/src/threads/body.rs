@@ -1,20 +1,21 @@
-//! What a body with a handle can do on its own thread: record steps, ask where it is; `body/waits.rs`: wait;
-//! `body/show.rs`: emit events.
+//! What a body with a handle can do: ask where it is; `body/steps.rs`: record steps, on any thread; `body/waits.rs`: wait,
+//! on its own thread; `body/show.rs`: emit events.
 //!
 //! This drives the attempt machine of `bide_core::attempt`: the machine decides, this carries its actions out.
 
 mod show;
+mod steps;
 mod waits;
 
+pub use steps::{StepEnd, StepRequest, StepStart};
 pub use waits::Check;
 
 use std::sync::Arc;
 use std::thread::ThreadId;
 use std::time::Duration;
 
-use bide_core::attempt::{Action, Attempt, Call, CallError, Fed, Request, Standing, now_value, read_now};
-use bide_core::run::Entered;
-use bide_core::{Event, Failure, PollPolicy, StepArguments, TaskRef, Time, Value};
+use bide_core::attempt::{Action, Attempt, Call, CallError, Caller, Fed, Request, Standing};
+use bide_core::{Event, PollPolicy, TaskRef, Value};
 use bide_sync::Mutex;
 
 use crate::engine::Engine;
@@ -56,15 +57,6 @@ pub struct Condition {
     pub timeout: Option<Duration>,
 }
 
-/// What to do about a step.
-#[derive(Debug)]
-pub enum StepStart {
-    /// It is recorded: this is what it returned.
-    Returned(Value),
-    /// It has to be executed; return the call with its result.
-    Execute(Box<Call>),
-}
-
 impl<H: Host> BodyCx<H> {
     /// Made in a frame of its own, which is gone when the body parks.
     #[inline(never)]
@@ -72,7 +64,7 @@ impl<H: Host> BodyCx<H> {
         engine: &Arc<Engine<H>>,
         run: &Arc<Run<H>>,
         task: TaskRef,
-        entered: Entered,
+        attempt: u32,
         parker: &Arc<Parker<H>>,
         permit: Option<Permit<H>>,
         limit: Option<Arc<Limit<H>>>,
@@ -82,7 +74,7 @@ impl<H: Host> BodyCx<H> {
             engine: Arc::clone(engine),
             run: Arc::clone(run),
             task,
-            attempt: Mutex::new(Attempt::new(task, name, entered.attempt)),
+            attempt: Mutex::new(Attempt::new(task, name, attempt)),
             parker: Arc::clone(parker),
             thread: std::thread::current().id(),
             permit: Mutex::new(permit),
@@ -126,6 +118,30 @@ impl<H: Host> BodyCx<H> {
         self.attempt.lock().is_suspended()
     }
 
+    /// Whether the body has returned.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.attempt.lock().has_ended()
+    }
+
+    /// Whether the body only reads what an earlier entry of it has recorded.
+    #[must_use]
+    pub fn is_replaying(&self) -> bool {
+        self.attempt.lock().is_replaying(&self.run.state.lock())
+    }
+
+    /// The state of the body's last checkpoint.
+    #[must_use]
+    pub fn last_checkpoint(&self) -> Option<Value> {
+        self.run.state.lock().last_checkpoint(self.task).cloned()
+    }
+
+    /// Whether the calling thread is the body's.
+    #[must_use]
+    pub fn is_own_thread(&self) -> bool {
+        std::thread::current().id() == self.thread
+    }
+
     /// The body has returned: returns its slot to the worker, if it has one.
     pub(crate) fn end(&self) -> Option<Permit<H>> {
         self.attempt.lock().end();
@@ -142,7 +158,7 @@ impl<H: Host> BodyCx<H> {
             lost: self.run.is_lost(),
             closing: self.engine.is_closing(),
             used_up: self.limit.as_ref().is_some_and(|limit| limit.is_reached()),
-            elsewhere: std::thread::current().id() != self.thread,
+            caller: if self.is_own_thread() { Caller::Body } else { Caller::Elsewhere },
         }
     }
 
@@ -176,7 +192,9 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     #[inline(never)]
     fn commit(&self, at: &mut dyn Attached, call: &Call, event: Event) -> Fed {
         let opens = matches!(event, Event::Opened { .. });
-        let group = self.permit.lock().as_ref().map(|permit| Arc::clone(permit.group()));
+        // The slot's group is that of the thread that executes on it.
+        let permit = self.is_own_thread().then(|| self.permit.lock());
+        let group = permit.and_then(|permit| permit.as_ref().map(|permit| Arc::clone(permit.group())));
         let outcome = at.detach(|| self.engine.commit_own(group.as_deref(), &self.run, event));
         match outcome {
             Ok(()) if opens => Fed::Committed { deadline: self.run.state.lock().deadline(self.task, call.key()) },
@@ -188,69 +206,5 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
 
     fn executing(&self) -> Executing<H> {
         Executing { run: Arc::clone(&self.run), task: self.task, attempt: self.attempt() }
-    }
-
-    /// Begins a step: what is recorded of it, or a call to execute it. Inside it nothing else may be recorded.
-    /// `older` gives the proof as the first version of bide computed it; it is asked only if the journal has such.
-    ///
-    /// # Errors
-    /// See [`CallError`]; what a recorded step raised is `Failed`, and other arguments than recorded are a `Mismatch`.
-    pub fn begin_step(
-        &self,
-        at: &mut dyn Attached,
-        name: &Arc<str>,
-        proof: Option<Arc<[u8]>>,
-        older: &mut dyn FnMut() -> Option<Arc<[u8]>>,
-    ) -> Result<StepStart, CallError> {
-        let has_older = self.run.state.lock().has_older_steps(self.task);
-        let older = if has_older { older() } else { None };
-        let mut call = self.begin(name, Request::Step(StepArguments { proof, older, advice: H::STEP_ADVICE }))?;
-        match self.drive(at, &mut call, &mut Fed::Begin) {
-            Action::Execute => Ok(StepStart::Execute(call)),
-            Action::Done(result) => result.map(StepStart::Returned),
-            action => unreachable!("{action:?} of a step"),
-        }
-    }
-
-    /// Ends a step: commits its result, and returns it.
-    ///
-    /// # Errors
-    /// `Failed` if the step failed; every other [`CallError`] means that it is not recorded, and will be executed
-    /// again.
-    pub fn end_step(
-        &self,
-        at: &mut dyn Attached,
-        mut call: Box<Call>,
-        result: Result<Value, Failure>,
-    ) -> Result<Value, CallError> {
-        match self.drive(at, &mut call, &mut Fed::Executed(result)) {
-            Action::Done(result) => result,
-            action => unreachable!("{action:?} of a step"),
-        }
-    }
-
-    /// Leaves a step without recording it: it was interrupted.
-    pub fn abandon_step(&self, call: Box<Call>) {
-        self.attempt.lock().abandon(&call);
-    }
-
-    /// Records a value of bide's own: on re-entry it is the same again.
-    ///
-    /// # Errors
-    /// See [`CallError`].
-    pub fn record(&self, at: &mut dyn Attached, name: &str, value: impl FnOnce() -> Value) -> Result<Value, CallError> {
-        match self.begin_step(at, &name.into(), Some([].into()), &mut || None)? {
-            StepStart::Returned(value) => Ok(value),
-            StepStart::Execute(call) => self.end_step(at, call, Ok(value())),
-        }
-    }
-
-    /// The time, recorded.
-    ///
-    /// # Errors
-    /// See [`CallError`]; a record that is no time is `Failed`.
-    pub fn now(&self, at: &mut dyn Attached) -> Result<Time, CallError> {
-        let value = self.record(at, "now", || now_value(self.engine.now()))?;
-        read_now(self.task_name(), &value)
     }
 }

@@ -1,6 +1,7 @@
 //! How a worker thread executes a body: enter it in its run, call it, add its result to the group of the slot. The
 //! thread's loop is the pool's.
 
+use std::cell::{OnceCell, RefCell};
 use std::sync::Arc;
 
 use bide_core::run::Entered;
@@ -10,7 +11,7 @@ use bide_sched::WorkerThread;
 use crate::clock::LastSeen;
 use crate::engine::Engine;
 use crate::failpoint::{self, Failpoint};
-use crate::host::{Attached, Host, Ready};
+use crate::host::{Args, Attached, Host, Ready};
 use crate::ledger::QueuedEvent;
 use crate::runs::run::Run;
 use crate::runs::suspects::Turn;
@@ -59,34 +60,51 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> WorkerThread<Engine<H>> for Thre
     }
 
     fn execute(&mut self, ready: Ready<H>, permit: Permit<H>) -> Option<Permit<H>> {
-        if !ready.run.workflow.graph.spec(ready.task.ix).wants_handle {
+        if !ready.run.workflow.may_park(ready.task.ix) {
             return self.execute_plain(ready, permit);
         }
-        let (call, executed) = match self.begin_with_handle(ready, permit) {
+        let begun = match self.begin_with_handle(ready, permit) {
             Ok(begun) => begun,
             Err(permit) => return Some(permit),
         };
-        let outcome = self.call(call, &executed);
-        self.end_with_handle(executed, outcome)
+        let (ended, outcome) = self.call(begun);
+        self.end_with_handle(ended, outcome)
     }
 }
 
-/// A body that is to be called, and what is kept of it.
-type Begun<H> = (Call<H>, BodyInProgress<H>);
-
-/// A body in execution, as its thread keeps it until the end.
-struct BodyInProgress<H: Host> {
+/// A body that its run has entered.
+struct Begun<H: Host> {
     /// The run of the body.
     run: Arc<Run<H>>,
     /// The task of the body.
     task: TaskRef,
     /// How the run entered it.
     entered: Entered,
+    /// What it is called with.
+    args: Args,
+    /// Its slot.
+    permit: Permit<H>,
+    /// The timeout of the attempt, if it has one.
+    limit: Option<Arc<Limit<H>>>,
+    /// It was admitted as one that may park, and has a handle from the start.
+    may_park: bool,
     /// Its mark is committed, if it needs one.
     marked: bool,
+    /// The turn of a body that may have ended an earlier process.
+    turn: Option<Turn>,
+}
+
+/// A body that has returned.
+struct Ended<H: Host> {
+    /// The run of the body.
+    run: Arc<Run<H>>,
+    /// The task of the body.
+    task: TaskRef,
+    /// How the run entered it.
+    entered: Entered,
     /// Its slot, unless it has a handle: then `body` has it.
     permit: Option<Permit<H>>,
-    /// The handle of the body, if it takes one.
+    /// The handle of the body, if it has one.
     body: Option<Arc<BodyCx<H>>>,
     /// The timeout of the attempt, if it has one.
     limit: Option<Arc<Limit<H>>>,
@@ -95,13 +113,14 @@ struct BodyInProgress<H: Host> {
 }
 
 impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
-    /// Executes a body without a handle. It cannot be parked, so its frame may be large: all of it is one function.
+    /// Executes a body without a handle. It is hardly ever parked, so its frame may be large: all of it is one
+    /// function.
     #[inline(never)]
     fn execute_plain(&mut self, ready: Ready<H>, permit: Permit<H>) -> Option<Permit<H>> {
         match self.begin(ready, permit, false) {
-            Ok((call, executed)) => {
-                let outcome = self.call(call, &executed);
-                self.end(executed, outcome)
+            Ok(begun) => {
+                let (ended, outcome) = self.call(begun);
+                self.end(ended, outcome)
             }
             Err(permit) => Some(permit),
         }
@@ -115,25 +134,37 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
 
     /// As [`Thread::end`], in a frame of its own, as above.
     #[inline(never)]
-    fn end_with_handle(&mut self, executed: BodyInProgress<H>, outcome: Outcome) -> Option<Permit<H>> {
-        self.end(executed, outcome)
+    fn end_with_handle(&mut self, ended: Ended<H>, outcome: Outcome) -> Option<Permit<H>> {
+        self.end(ended, outcome)
     }
 
     /// Calls a body.
-    #[inline]
-    fn call(&mut self, call: Call<H>, executed: &BodyInProgress<H>) -> Outcome {
+    #[expect(clippy::inline_always, reason = "as for `begin`")]
+    #[inline(always)]
+    fn call(&mut self, begun: Begun<H>) -> (Ended<H>, Outcome) {
+        let Begun { run, task, entered, args, permit, limit, may_park, marked, turn } = begun;
+        let Entered { attempt, reentry, .. } = entered;
+        let (permit, body) = (RefCell::new(Some(permit)), OnceCell::new());
+        let (engine, parker) = (self.engine, &self.parker);
+        let call = Call { engine, parker, run, task, attempt, reentry, args, permit, limit, body };
+        if may_park {
+            let _ = call.body.set(call.new_body());
+        }
         // Without its mark a body is not called: the engine has stopped, or has lost the run.
-        if executed.marked { self.cx.execute(call) } else { Outcome::Suspended }
+        let outcome = if marked { self.cx.execute(&call) } else { Outcome::Suspended };
+        let Call { run, permit, limit, body, .. } = call;
+        let ended = Ended { run, task, entered, permit: permit.into_inner(), body: body.into_inner(), limit, turn };
+        (ended, outcome)
     }
 
     /// Enters a body in its run. `Err`: it is not executed, and its permit is returned.
     #[expect(clippy::inline_always, reason = "what it returns is large, and moved if this is a call")]
     #[inline(always)]
-    fn begin(&mut self, ready: Ready<H>, permit: Permit<H>, wants_handle: bool) -> Result<Begun<H>, Permit<H>> {
+    fn begin(&mut self, ready: Ready<H>, permit: Permit<H>, may_park: bool) -> Result<Begun<H>, Permit<H>> {
         let Some(ready) = Arc::clone(&ready.run).wait_for_overdue(ready) else { return Err(permit) };
         let Some((ready, turn)) = self.engine.admit_suspect(ready) else { return Err(permit) };
         let workers = &self.engine.dispatch().workers;
-        let ready = if wants_handle {
+        let ready = if may_park {
             let Some(ready) = workers.admit(self.engine, ready, &self.parker) else { return Err(permit) };
             ready
         } else {
@@ -144,7 +175,7 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
         let mut now = clock.lease_micros();
         if !self.engine.lease_holds_at(now) {
             if !self.is_sure_of_lease() {
-                if wants_handle {
+                if may_park {
                     workers.dismiss(&self.parker);
                 }
                 return Err(permit);
@@ -161,7 +192,7 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
             })
         };
         let Some((entered, args)) = entered else {
-            if wants_handle {
+            if may_park {
                 workers.dismiss(&self.parker);
             }
             return Err(permit);
@@ -172,31 +203,19 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
         let executing = Executing { run: Arc::clone(&run), task, attempt: entered.attempt };
         workers.body_starts(&permit, executing, now);
         let limit = Limit::start(self.engine, &run, task, entered.attempt, self.cx.thread());
-        let mut kept = Some(permit);
-        let body = wants_handle
-            .then(|| BodyCx::new(self.engine, &run, task, entered, &self.parker, kept.take(), limit.clone()));
-        let call = Call {
-            run: Arc::clone(&run),
-            task,
-            attempt: entered.attempt,
-            reentry: entered.reentry,
-            args,
-            body: body.clone(),
-        };
         let marked = !entered.mark || {
             let engine = self.engine;
             let event = Event::Started { task, attempt: entered.attempt };
             (self.cx as &mut dyn Attached).detach(|| engine.commit_own(None, &run, event)).is_ok()
         };
-        let executed = BodyInProgress { run, task, entered, marked, permit: kept, body, limit, turn };
-        Ok((call, executed))
+        Ok(Begun { run, task, entered, args, permit, limit, may_park, marked, turn })
     }
 
     /// Reports a body's outcome.
     #[expect(clippy::inline_always, reason = "as for `begin`")]
     #[inline(always)]
-    fn end(&mut self, executed: BodyInProgress<H>, outcome: Outcome) -> Option<Permit<H>> {
-        let BodyInProgress { run, task, entered, permit: mut kept, body, limit, turn, .. } = executed;
+    fn end(&mut self, ended: Ended<H>, outcome: Outcome) -> Option<Permit<H>> {
+        let Ended { run, task, entered, permit: mut kept, body, limit, turn } = ended;
         let workers = &self.engine.dispatch().workers;
         if let Some(body) = body {
             kept = body.end();

@@ -4,8 +4,8 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::attempt::{Action, Attempt, Call, CallError, Fed, Request, Sleep, Standing};
-use bide_core::{Event, Failure, TaskRef, Value};
+use bide_core::attempt::{Action, Attempt, Call, CallError, Caller, Fed, Request, Sleep, Standing};
+use bide_core::{Event, TaskRef, Value};
 use bide_sched::Alarm;
 use bide_sync::Mutex;
 use tokio::sync::{Notify, oneshot};
@@ -14,6 +14,7 @@ use super::closures::Closures;
 use super::dispatch::Phase;
 use super::enqueue::enqueue;
 use super::lane::{Entry, Lane};
+use super::within;
 use crate::engine::Engine;
 use crate::ledger::QueuedEvent;
 use crate::runs::run::Run;
@@ -125,6 +126,14 @@ impl BodyState {
         self.attempt.lock().is_suspended()
     }
 
+    pub(super) fn is_replaying(&self) -> bool {
+        self.attempt.lock().is_replaying(&self.run.state.lock())
+    }
+
+    pub(super) fn last_checkpoint(&self) -> Option<Value> {
+        self.run.state.lock().last_checkpoint(self.task).cloned()
+    }
+
     pub(super) fn suspend(&self) -> CallError {
         self.attempt.lock().suspend()
     }
@@ -138,7 +147,8 @@ impl BodyState {
     pub(super) fn begin(&self, name: &Arc<str>, request: Request) -> Result<OpenCall<'_>, CallError> {
         // A handle may be used on any thread, and a body whose time is used up is dropped.
         let (lost, closing) = (self.run.is_lost(), self.engine().is_closing());
-        let standing = Standing { lost, closing, ..Standing::default() };
+        let caller = Caller::Future(within::here());
+        let standing = Standing { lost, closing, caller, ..Standing::default() };
         let call = self.attempt.lock().begin(name, request, standing)?;
         Ok(OpenCall { body: self, call })
     }
@@ -184,14 +194,11 @@ impl BodyState {
         }
     }
 
-    /// Ends a step: commits its result, and returns it.
-    pub(super) async fn end_step(
-        &self,
-        call: &mut OpenCall<'_>,
-        result: Result<Value, Failure>,
-    ) -> Result<Value, CallError> {
-        match self.drive(call, Fed::Executed(result)).await {
-            Action::Done(result) => result,
+    /// Ends a step: commits its result and returns it, or `None` if it has to be executed again, after its delay.
+    pub(super) async fn end_step(&self, call: &mut OpenCall<'_>, ended: Fed) -> Result<Option<Value>, CallError> {
+        match self.drive(call, ended).await {
+            Action::Execute => Ok(None),
+            Action::Done(result) => result.map(Some),
             action => unreachable!("{action:?} of a step"),
         }
     }
@@ -206,7 +213,7 @@ impl BodyState {
         let mut call = self.begin(&name.into(), Request::step(Some(proof)))?;
         match self.begin_step(&mut call).await? {
             Some(value) => Ok(value),
-            None => self.end_step(&mut call, Ok(value())).await,
+            None => Ok(self.end_step(&mut call, Fed::Executed(Ok(value()))).await?.unwrap_or(Value::NONE)),
         }
     }
 

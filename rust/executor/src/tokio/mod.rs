@@ -50,8 +50,10 @@ mod run_handle;
 mod runner;
 mod shape;
 mod show;
+mod step;
 mod task_error;
 mod wait;
+mod within;
 mod work;
 mod workflow;
 
@@ -66,6 +68,7 @@ pub use result::{RunResult, TaskResult};
 pub use run_handle::RunHandle;
 pub use runner::{Runner, RunnerBuilder, Submit, SubmitAndWait};
 pub use show::Event;
+pub use step::StepSettings;
 pub use task_error::{Skip, TaskError};
 pub use wait::DeferUntil;
 pub use workflow::{ClosureBody, Workflow, WorkflowBuilder};

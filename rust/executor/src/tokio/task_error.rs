@@ -50,6 +50,13 @@ impl TaskError {
         self.failure().is_some_and(|failure| failure.kind == FailureKind::WaitTimeout)
     }
 
+    /// Whether a step that may be executed only once was begun, by an earlier entry of the body, and has no result. It is
+    /// not executed again: the body decides.
+    #[must_use]
+    pub fn is_step_interrupted(&self) -> bool {
+        self.failure().is_some_and(|failure| failure.kind == FailureKind::StepInterrupted)
+    }
+
     /// Whether the body is being suspended, or its attempt or run is over: it is to return. What it returns is
     /// discarded, and every further use of the handle answers the same.
     #[must_use]

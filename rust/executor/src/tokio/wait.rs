@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bide_core::attempt::{Action, CallError, Fed, Request, now_value, read_now};
+use bide_core::attempt::{Action, CallError, Fed, Request, Within, now_value, read_now};
 use bide_core::{PollPolicy, Time, Tolerance, Value};
 use serde::Serialize;
 
@@ -15,6 +15,7 @@ use super::closures::BoxFuture;
 use super::codec::{encode, stored_time};
 use super::handle::TaskHandle;
 use super::task_error::TaskError;
+use super::within;
 
 /// A wait for a condition, to be awaited.
 #[must_use = "a wait does nothing unless it is awaited"]
@@ -165,7 +166,7 @@ impl BodyState {
         let mut fed = Fed::Begin;
         loop {
             fed = match self.drive(&mut call, fed).await {
-                Action::Ask => Fed::Asked(condition().await.polled()),
+                Action::Ask => Fed::Asked(within::run(Within::Condition, &mut *condition).await.polled()),
                 // What proves it is a value that was stated before.
                 Action::Prove => Fed::Proved(true),
                 Action::Done(result) => return result,

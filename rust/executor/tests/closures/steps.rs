@@ -1,11 +1,12 @@
 //! Steps: executed once, replayed, and refused where they are not possible.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bide_executor::core::{FailureKind, RunStatus};
-use bide_executor::{Error, Runner, TaskContext, TaskError, Workflow};
-use tokio::sync::Notify;
+use bide_executor::{Error, Runner, StepSettings, TaskContext, TaskError, Workflow};
+use tokio::sync::{Barrier, Notify};
 
 use crate::support::{HANG, SOON, on_every_store};
 use crate::{counter, retry};
@@ -97,6 +98,21 @@ fn waits_and_steps_within_steps_and_conditions_are_refused() {
                 // The first does not end before the second asks, even on a slow machine.
                 tokio::try_join!(handle.sleep(HANG), handle.sleep(HANG)).map(|_| ())
             })
+            .task("key_in_condition", |cx: TaskContext| async move {
+                let handle = cx.handle();
+                let step = || handle.step_with(StepSettings::new().key("k"), "inner", &(), || async { Ok(()) });
+                handle.defer_until(|| async { step().await.map(|()| true) }, SOON).await
+            })
+            .task("one_key_twice", |cx: TaskContext| async move {
+                let handle = cx.handle();
+                let step =
+                    || handle.step_with(StepSettings::new().key("k"), "twice", &(), || pending::<Result<(), _>>());
+                tokio::try_join!(step(), step()).map(|_| ())
+            })
+            .task("once_and_again", |cx: TaskContext| async move {
+                let settings = StepSettings::new().once().retry(retry(2));
+                cx.handle().step_with(settings, "pay", &(), || async { Ok(()) }).await
+            })
             .build()
             .unwrap();
         let runner = place.runner(1);
@@ -104,8 +120,47 @@ fn waits_and_steps_within_steps_and_conditions_are_refused() {
         for task in &error.run_failed().unwrap().result.tasks {
             let failure = task.error.as_ref().unwrap();
             assert_eq!(failure.kind, FailureKind::Definition, "{}: {failure}", task.name);
-            assert!(failure.message().contains(" inside "), "{failure}");
+            let says = match &*task.name {
+                "two_at_once" => "the wait 'sleep' beside the wait 'sleep': ",
+                "one_key_twice" => "the step 'twice \"k\"' is under way already",
+                "once_and_again" => "step 'pay': one that is executed at most once cannot be tried again",
+                _ => " inside ",
+            };
+            assert!(failure.message().contains(says), "{}: {failure}", task.name);
         }
+        runner.close().await;
+    });
+}
+
+#[test]
+fn steps_with_keys_run_side_by_side_and_within_a_step() {
+    on_every_store(|place| async move {
+        let workflow = Workflow::builder("keyed")
+            .task("t", |cx: TaskContext| async move {
+                let handle = cx.handle();
+                let both = Barrier::new(2);
+                let item = |key: &'static str| {
+                    let (handle, both) = (&handle, &both);
+                    async move {
+                        let executes = || async {
+                            both.wait().await;
+                            Ok(key.to_owned())
+                        };
+                        handle.step_with(StepSettings::new().key(key), "item", &(), executes).await
+                    }
+                };
+                let (a, b) = tokio::try_join!(item("a"), item("b"))?;
+                let inner =
+                    || handle.step_with(StepSettings::new().key("c"), "item", &(), || async { Ok("c".to_owned()) });
+                let c: String = handle.step("outer", &(), inner).await?;
+                // The key alone says that it is the same.
+                let again: String = item("a").await?;
+                Ok(format!("{a}{b}{c}{again}"))
+            })
+            .build()
+            .unwrap();
+        let runner = place.runner(1);
+        assert_eq!(runner.run(&workflow, ()).await.unwrap().output::<String>("t").unwrap(), "abca");
         runner.close().await;
     });
 }

@@ -285,7 +285,7 @@ macro_rules! crash_points {
         mod survives_a_crash_at_every_call {
             $(#[test]
             fn $define() {
-                super::at_every_call(&|store, ledger| super::on_tokio(store, ledger, &super::$define(ledger), 2));
+                crate::at_every_call(&|store, ledger| crate::on_tokio(store, ledger, &super::$define(ledger), 2));
             })+
         }
     };
@@ -308,3 +308,5 @@ crash_points! {
     a_condition_that_cannot_be_compared
     a_gate_that_times_out
 }
+
+mod steps;

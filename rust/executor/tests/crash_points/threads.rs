@@ -12,7 +12,7 @@ use bide_executor::core::{
 use bide_executor::store::{LEASE, MemoryStore, Store};
 use bide_executor::{
     Attached, BodyCx, Call, CallError, Check, Clock, Condition, Engine, Gate, GateWorker, Handle, Host, Level, Log,
-    Polled, Pool, RunRequest, Settlement, Source, StepStart, Worker,
+    Polled, Pool, RunRequest, Settlement, Source, StepEnd, StepRequest, StepStart, Worker,
 };
 
 use bide_testkit::FaultyStore;
@@ -61,10 +61,10 @@ impl Attached for Thread {
 }
 
 impl Worker<Threads> for Thread {
-    fn execute(&mut self, call: Call<Threads>) -> Outcome {
+    fn execute(&mut self, call: &Call<'_, Threads>) -> Outcome {
         let task = call.target();
         task.ledger.enters(call.run.id, task.name, task.after);
-        let cx = call.body.clone().unwrap();
+        let cx = Arc::clone(call.body().unwrap());
         let (before, _) = call.run.context_of(call.task.ix).unwrap();
         let mut body = Body { cx: &cx, thread: self, task, context: before.clone() };
         let returned = (task.function)(&mut body);
@@ -154,11 +154,11 @@ impl Body<'_> {
     }
 
     fn step(&mut self, name: &str, returns: u32) -> Result<u32, CallError> {
-        match self.cx.begin_step(self.thread, &name.into(), None, &mut || None)? {
+        match self.cx.begin_step(self.thread, &name.into(), StepRequest::default(), &mut || None)? {
             StepStart::Returned(value) => Ok(number_of(&value)),
             StepStart::Execute(call) => {
                 self.task.ledger.steps(self.cx.run().id, self.task.name, name);
-                self.cx.end_step(self.thread, call, Ok(number_value(returns))).map(|_| returns)
+                self.cx.end_step(self.thread, call, StepEnd::Executed(Ok(number_value(returns)))).map(|_| returns)
             }
         }
     }
@@ -462,7 +462,7 @@ macro_rules! crash_points {
         mod survives_a_crash_at_every_call {
             $(#[test]
             fn $define() {
-                super::at_every_call(&|store, ledger| super::on_threads(store, ledger, super::$define(), 2));
+                crate::at_every_call(&|store, ledger| crate::threads::on_threads(store, ledger, super::$define(), 2));
             })+
         }
     };
@@ -479,3 +479,6 @@ crash_points! {
     a_diamond_that_changes_the_context_on_both_sides
     a_context_that_a_failed_attempt_has_changed
 }
+
+#[path = "thread_steps.rs"]
+mod steps;

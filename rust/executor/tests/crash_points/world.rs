@@ -1,7 +1,7 @@
 //! A store that outlives its processes, and the ledger of bodies and steps: the oracle of the crash points.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -56,6 +56,8 @@ pub(crate) struct Ledger {
     /// What was executed, in order: bodies and steps.
     pub(crate) executed: Mutex<Vec<String>>,
     polls: AtomicU32,
+    /// The step that may be executed only once was.
+    once: AtomicBool,
 }
 
 impl Ledger {
@@ -67,6 +69,7 @@ impl Ledger {
             returned: Mutex::default(),
             executed: Mutex::default(),
             polls: AtomicU32::new(0),
+            once: AtomicBool::new(false),
         })
     }
 
@@ -132,6 +135,19 @@ impl Ledger {
         let mut events = rows.iter().flat_map(|row| row.events().unwrap());
         let there = events.any(|found| found.value.payload() == event.to_string().as_bytes());
         self.must(there, || format!("event {event} is lost"));
+    }
+
+    /// A step that may be executed only once is: that it begins is recorded, and no process has executed it before.
+    pub(crate) fn executes_once(&self, run: RunId, step: &str) {
+        let entries = self.stored(run).entries;
+        let begun = entries.iter().any(|(.., entry)| &*entry.key.name == step && entry.state == EntryState::Open);
+        self.must(begun, || format!("the step {step} is executed before it is recorded that it begins"));
+        self.must(!self.once.swap(true, Ordering::SeqCst), || format!("the step {step} is executed twice"));
+    }
+
+    /// How often something was executed so far, in all processes.
+    pub(crate) fn times(&self, what: &str) -> usize {
+        self.executed.lock().unwrap().iter().filter(|executed| *executed == what).count()
     }
 
     /// True from the third time it is asked, in any process.

@@ -9,7 +9,9 @@ use bide_executor::core::event::Refused;
 use bide_executor::core::{FailureKind, Time};
 use bide_executor::drive::Driver;
 use bide_executor::store::Uptime;
-use bide_executor::{CallError, Clock, Closures, Runner, TaskContext, TaskError, TaskHandle, Workflow, until};
+use bide_executor::{
+    CallError, Clock, Closures, Runner, StepSettings, TaskContext, TaskError, TaskHandle, Workflow, until,
+};
 use bide_testkit::VirtualClock;
 use bide_testkit::waits::{BOOM, Kind, Meanwhile, Operation, Probe, Says, TASK, WaitDriver, at, yes};
 use serde::{Deserialize, Serialize};
@@ -173,6 +175,15 @@ impl Process {
             Operation::After(span) => handle.sleep(span).await,
             Operation::Step("") => self.step(handle, at_call, &()).await,
             Operation::Step(args) => self.step(handle, at_call, args).await,
+            Operation::StepWith { once, retry } => {
+                let settings = if once { StepSettings::new().once() } else { StepSettings::new() };
+                let settings = if let Some(policy) = retry { settings.retry(policy) } else { settings };
+                let step = handle.step_with(settings, call.name, &(), || async {
+                    self.ask(at_call, Some(handle)).await.map(|truth| truth.is_some())
+                });
+                step.await.map(drop)
+            }
+            Operation::Checkpoint => handle.checkpoint(&true).await,
             Operation::Now => {
                 let result = handle.now().await;
                 let known = result.as_ref().map(|time| stored(*time)).map_err(call_error);

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bide_executor::core::{Failure, GateSpec, GateUntil, Graph, Outcome, PollPolicy, TaskSpec};
+use bide_executor::core::event::Retry;
+use bide_executor::core::{Failure, GateSpec, GateUntil, Graph, Outcome, PollPolicy, TaskSpec, Value};
 use bide_executor::drive::Driver;
 use bide_executor::{
-    Attached, BodyCx, Call, Check, Clock, Condition, Engine, Gate, GateWorker, Host, Polled, Pool, RunRequest, Source,
-    StepStart, Worker,
+    Attached, BodyCx, Call, CallError, Check, Clock, Condition, Engine, Gate, GateWorker, Host, Polled, Pool,
+    RunRequest, Source, StepEnd, StepRequest, StepStart, Worker,
 };
 use bide_testkit::waits::{Kind, Meanwhile, Operation, Probe, Says, TASK, WaitDriver, at, yes};
 
@@ -208,14 +209,14 @@ impl Attached for Thread {
 }
 
 impl Worker<Threads> for Thread {
-    fn execute(&mut self, call: Call<Threads>) -> Outcome {
+    fn execute(&mut self, call: &Call<'_, Threads>) -> Outcome {
         let probe = Arc::clone(&self.process.probe);
-        let Some(cx) = call.body else { return completed() };
+        let Some(cx) = call.body() else { return completed() };
         let engine = Arc::clone(cx.engine());
         probe.enters(Arc::new(move || engine.dispatch().slots_in_use().0 > 0));
         self.role = Role::Body;
         let mut calls = 0..probe.life.calls.len();
-        let goes_on = calls.all(|call| self.call(&cx, call));
+        let goes_on = calls.all(|call| self.call(cx, call));
         self.role = Role::Worker;
         probe.leaves();
         if goes_on { completed() } else { Outcome::Suspended }
@@ -243,23 +244,40 @@ impl Thread {
             }
             Operation::Until(span) => cx.wait_until(self, &name, at(span)).map(|()| yes()),
             Operation::After(span) => cx.wait_after(self, &name, span).map(|()| yes()),
-            Operation::Step(args) => match cx.begin_step(self, &name, Some(bytes(args)), &mut || None) {
-                Ok(StepStart::Returned(value)) => Ok(value),
-                Ok(StepStart::Execute(step)) => {
-                    let says = process.ask(at_call, || calls_within(&process, cx));
-                    cx.end_step(self, step, says.executed())
-                }
-                Err(error) => Err(error),
-            },
+            Operation::Step(args) => self.step(cx, at_call, StepRequest::plain(Some(bytes(args)))),
+            Operation::StepWith { once, retry } => {
+                self.step(cx, at_call, StepRequest { once, retry, ..StepRequest::default() })
+            }
+            Operation::Checkpoint => cx.checkpoint(self, yes()).map(|()| yes()),
             Operation::Now => return process.probe.ends_now(&cx.now(self)),
         };
         process.probe.ends(&result)
     }
 }
 
+impl Thread {
+    fn step(&mut self, cx: &BodyCx<Threads>, at_call: usize, request: StepRequest) -> Result<Value, CallError> {
+        let process = Arc::clone(&self.process);
+        let name: Arc<str> = process.probe.call(at_call).name.into();
+        let is_retried = request.retry.is_some();
+        let mut start = cx.begin_step(self, &name, request, &mut || None)?;
+        loop {
+            let step = match start {
+                StepStart::Returned(value) => return Ok(value),
+                StepStart::Execute(step) => step,
+            };
+            let end = match process.ask(at_call, || calls_within(&process, cx)).executed() {
+                Err(failure) if is_retried => StepEnd::Raised(failure, Retry { random: 0.5 }),
+                result => StepEnd::Executed(result),
+            };
+            start = cx.end_step(self, step, end)?;
+        }
+    }
+}
+
 /// A call of the handle within a step or condition.
 fn calls_within(process: &Process, cx: &BodyCx<Threads>) {
-    let inner = cx.begin_step(&mut bide_executor::Free, &"inner".into(), None, &mut || None);
+    let inner = cx.begin_step(&mut bide_executor::Free, &"inner".into(), StepRequest::default(), &mut || None);
     process.probe.ends_within(&inner.map(drop));
 }
 

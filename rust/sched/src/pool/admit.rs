@@ -74,6 +74,35 @@ impl<E: Upcalls> Pool<E> {
         self.shared.dismiss(parker);
     }
 
+    /// A body that has asked for no handle gets one while it executes. It is never held back, because it has a slot
+    /// already: others that take a handle are. On a thread that may start threads.
+    pub fn admit_late(&self, engine: &Arc<E>, parker: &Arc<Parker<E>>) {
+        let none_spare = {
+            let mut state = self.shared.state.lock();
+            self.shared.begin(&mut state, parker);
+            self.shared.handles.load(Ordering::Relaxed) >= state.threads + state.parked
+        };
+        if self.shared.is_closing() {
+            parker.close();
+        }
+        if none_spare {
+            self.start_if_possible(engine);
+        }
+    }
+
+    /// A thread that is not the pool's own sleeps for a body: the end is signalled to it, too.
+    pub fn enlist(&self, parker: &Arc<Parker<E>>) {
+        self.shared.state.lock().bodies.push(Arc::downgrade(parker));
+        if self.shared.is_closing() {
+            parker.close();
+        }
+    }
+
+    /// That thread has woken.
+    pub fn discharge(&self, parker: &Arc<Parker<E>>) {
+        self.shared.strike(&mut self.shared.state.lock(), parker);
+    }
+
     /// Starts a thread; true if it could. If the system gives none, it is not asked again for a while, and the
     /// number of parked bodies is limited so that one thread remains for the others, until it gives one again.
     fn start_if_possible(&self, engine: &Arc<E>) -> bool {
@@ -150,6 +179,12 @@ impl<E: Upcalls> Shared<E> {
         before
     }
 
+    fn strike(&self, state: &mut State<E>, parker: &Arc<Parker<E>>) {
+        if let Some(at) = state.bodies.iter().rposition(|body| std::ptr::eq(body.as_ptr(), Arc::as_ptr(parker))) {
+            state.bodies.swap_remove(at);
+        }
+    }
+
     fn try_again(&self, job: E::Job) {
         E::set_blocked(&job, None);
         self.injector.push(job);
@@ -159,9 +194,7 @@ impl<E: Upcalls> Shared<E> {
     fn dismiss(&self, parker: &Arc<Parker<E>>) {
         let mut state = self.state.lock();
         self.handles.fetch_sub(1, Ordering::Relaxed);
-        if let Some(at) = state.bodies.iter().rposition(|body| std::ptr::eq(body.as_ptr(), Arc::as_ptr(parker))) {
-            state.bodies.swap_remove(at);
-        }
+        self.strike(&mut state, parker);
         let next = state.held_back.pop_front();
         self.emptied.notify_all();
         drop(state);

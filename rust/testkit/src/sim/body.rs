@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::attempt::{Action, Attempt, Call, CallError, Request, Sleep};
-use bide_core::{Failure, FailureKind, Outcome, TaskRef, Value, context};
+use bide_core::attempt::{Action, Attempt, Call, CallError, Request, Sleep, StepOptions};
+use bide_core::{EntryKey, Failure, FailureKind, Outcome, RetryPolicy, StepArguments, TaskRef, Value, context, pack};
 use bide_executor::Run;
 use bide_executor::drive::{Allowance, Turn};
 
@@ -20,6 +20,8 @@ pub(super) struct Body {
     pub(super) task: TaskRef,
     /// The attempt that it executes.
     pub(super) attempt: u32,
+    /// It has looked for a checkpoint, where it continues.
+    pub(super) entered: bool,
     /// Position in the plan's acts.
     pub(super) at: usize,
     /// What it does next.
@@ -117,8 +119,25 @@ pub(super) fn of_result(result: &Result<Value, Failure>) -> u64 {
 
 impl Body {
     /// The random-looking number that a step returns: the same on every entry of the attempt.
-    pub(super) fn step_value(&self, proof: Option<&[u8]>) -> u64 {
-        mix(digest(proof.unwrap_or_default()), u64::from(self.task.ix))
+    pub(super) fn step_value(&self, what: &[u8]) -> u64 {
+        mix(digest(what), u64::from(self.task.ix))
+    }
+
+    /// Where it is and what it has seen, its context included.
+    pub(super) fn state(&self) -> Value {
+        let pairs = [("at", number(self.at as u64 + 1)), ("seen", number(self.seen))];
+        let context = self.context[1].iter().map(|(key, value)| (&**key, Some(value)));
+        Value::new(&pack::pack(pairs.iter().map(|(key, value)| (*key, Some(value))).chain(context)))
+    }
+
+    /// Continues where its last checkpoint was.
+    pub(super) fn continue_at(&mut self, state: &Value) {
+        let pairs = pack::unpack(state.as_bytes()).unwrap_or_default().into_iter();
+        let mut pairs = pairs.filter_map(|(key, value)| Some((key, value?)));
+        let mut next = || pairs.next().and_then(|(_, value)| std::str::from_utf8(value.payload()).ok()?.parse().ok());
+        self.at = next().unwrap_or_default() as usize;
+        self.seen = next().unwrap_or_default();
+        self.context[1] = pairs.collect();
     }
 
     /// One more step of an [`Act::Shuffled`] is done. Their order does not count.
@@ -162,6 +181,9 @@ impl Body {
     }
 }
 
+/// A step that is tried again is tried so often.
+pub(super) const TRIES: u32 = 3;
+
 /// A call that a body makes of its handle for an act.
 pub(super) struct HandleCall {
     /// The name of the wait or step.
@@ -180,6 +202,14 @@ impl HandleCall {
         let code = if version == Version::Grown { &b"new code"[..] } else { b"code" };
         let (proof, timeout) = match act {
             Act::Step(_) | Act::Shuffled(_) => return Some(Self::step(name, at, 0)),
+            Act::Keyed(_) => return Some(Self::keyed(&name, at, 0)),
+            Act::Once => {
+                return Some(Self::step_with(name, at, StepOptions { once: true, ..StepOptions::PLAIN }));
+            }
+            Act::Flaky(_) => {
+                let retry = RetryPolicy { jitter: 0.0, ..RetryPolicy::new(TRIES) };
+                return Some(Self::step_with(name, at, StepOptions { retry: Some(retry), ..StepOptions::PLAIN }));
+            }
             Act::Sleep(ms) => {
                 return Some(Self { name, proof: None, request: Request::After(Duration::from_millis(ms)) });
             }
@@ -190,6 +220,20 @@ impl HandleCall {
         let proof: Option<Arc<[u8]>> = proof.map(Into::into);
         let request = Request::Condition { proof: proof.clone(), policy: act.policy(), timeout };
         Some(Self { name, proof, request })
+    }
+
+    /// A step with a key of its own.
+    pub(super) fn keyed(name: &str, at: usize, item: u8) -> Self {
+        let options = StepOptions { keyed: true, ..StepOptions::PLAIN };
+        let request = Request::Step { arguments: StepArguments::default(), options };
+        Self { name: EntryKey::keyed_name(name, &format!("{at}/{item}")), proof: None, request }
+    }
+
+    /// A step that is executed at most once, or tried again after it has failed.
+    fn step_with(name: Arc<str>, at: usize, options: StepOptions) -> Self {
+        let proof: Option<Arc<[u8]>> = Some(format!("act {at}").into_bytes().into());
+        let arguments = StepArguments { proof: proof.clone(), ..StepArguments::default() };
+        Self { name, proof, request: Request::Step { arguments, options } }
     }
 
     /// A step: no two of a body have the same arguments.

@@ -7,7 +7,7 @@
 mod rules;
 mod shown;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ use shown::Shown;
 
 use bide_core::record::{Mark, RunRowId, RunUpdate};
 use bide_core::{
-    Batch, Entry, EntryKey, EntryState, Failure, Graph, RunStatus, SubStatus, TaskIx, TaskRow, TaskStatus, Time, Write,
+    Batch, Entry, EntryKey, EntryKind, EntryState, Failure, Graph, RunStatus, SubStatus, TaskIx, TaskRow, TaskStatus,
+    Time, Write,
 };
 
 /// A task as it is committed.
@@ -68,6 +69,8 @@ pub struct Oracle {
     tasks: HashMap<(RunRowId, TaskIx), Committed>,
     /// The committed journal entries.
     entries: HashMap<(RunRowId, TaskIx, EntryKey), Entry>,
+    /// The steps that may be executed only once and were.
+    executed_once: HashSet<(RunRowId, TaskIx, EntryKey)>,
     /// The last committed update of each run.
     runs: HashMap<RunRowId, RunUpdate>,
     /// The first failure of each run.
@@ -93,6 +96,16 @@ pub struct Oracle {
     pub digest: u64,
 }
 
+/// Whether a body records a checkpoint in this batch: then it drops its journal itself.
+fn is_checkpoint(batch: &Batch, run: RunRowId, ix: TaskIx) -> bool {
+    batch.iter().any(|write| match write {
+        Write::Entry { run: of, task, entry, .. } => {
+            (*of, *task as TaskIx, entry.kind()) == (run, ix, EntryKind::Checkpoint)
+        }
+        _ => false,
+    })
+}
+
 /// So much of the trace is kept.
 const TRACE: usize = 80;
 
@@ -104,6 +117,7 @@ impl Oracle {
             graph,
             tasks: HashMap::new(),
             entries: HashMap::new(),
+            executed_once: HashSet::new(),
             runs: HashMap::new(),
             first_failure: HashMap::new(),
             deaths: HashMap::new(),
@@ -198,9 +212,15 @@ impl Oracle {
                 }
                 Write::Entry { run, task, entry, .. } => self.entry(*run, *task as TaskIx, entry),
                 Write::DropEntries { run, task, keys, .. } => {
-                    self.a_retry_keeps_what_is_recorded(*run, *task as TaskIx, keys);
+                    let ix = *task as TaskIx;
+                    if is_checkpoint(batch, *run, ix) {
+                        self.meets("a checkpoint that drops a journal");
+                    } else {
+                        self.a_retry_keeps_what_is_recorded(*run, ix, keys);
+                    }
                     for key in keys {
-                        self.entries.remove(&(*run, *task as TaskIx, key.clone()));
+                        self.entries.remove(&(*run, ix, key.clone()));
+                        self.executed_once.remove(&(*run, ix, key.clone()));
                     }
                 }
                 Write::Message { .. } | Write::Consumed { .. } => {}

@@ -82,6 +82,14 @@ pub enum Act {
     Step(bool),
     /// Executes this many steps of one name, in another order on each entry; the fourth raises.
     Shuffled(u8),
+    /// Executes this many steps with keys, in another order on each entry; the fourth raises.
+    Keyed(u8),
+    /// Executes a step that fails so often before it returns; the third time it is not tried again.
+    Flaky(u8),
+    /// Executes a step at most once. What the body sees of it does not depend on whether it was interrupted.
+    Once,
+    /// Records where the body is and what it has seen: on re-entry it continues there.
+    Checkpoint,
     /// Waits for a condition that becomes true this many milliseconds after the world began; whether a poll is slow.
     Until(u64, bool),
     /// The same, of a condition that cannot be compared: it is asked again on every entry. It has a timeout that is
@@ -161,6 +169,10 @@ impl Act {
         match self {
             Self::Step(_) => Some("step"),
             Self::Shuffled(_) => Some("shuffled"),
+            Self::Keyed(_) => Some("keyed"),
+            Self::Flaky(_) => Some("flaky"),
+            Self::Once => Some("once"),
+            Self::Checkpoint => Some("checkpoint"),
             Self::Until(..) => Some("condition"),
             Self::Unprovable(_) => Some("unprovable"),
             Self::RaisesUntil(_) => Some("raises at first"),
@@ -195,7 +207,12 @@ impl Act {
 
     /// Whether it waits for a condition, so that something is asked.
     pub(super) fn is_condition(self) -> bool {
-        !matches!(self, Self::Step(_) | Self::Shuffled(_) | Self::Sleep(_))
+        !self.is_step() && !matches!(self, Self::Sleep(_) | Self::Checkpoint)
+    }
+
+    /// Whether it executes steps.
+    pub(super) fn is_step(self) -> bool {
+        matches!(self, Self::Step(_) | Self::Shuffled(_) | Self::Keyed(_) | Self::Flaky(_) | Self::Once)
     }
 
     /// How its condition is polled.

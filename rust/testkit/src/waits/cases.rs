@@ -10,23 +10,23 @@ use super::script::Says::{No, Raises, Unstorable, Yes};
 use super::script::{Answer, Call, Life, condition, now, sleep, sleep_until, step};
 use crate::fault::Fault::{CrashAfter, CrashBefore};
 
-const YES: Answer = Yes.at_once();
-const NO: Answer = No.at_once();
-const RAISES: Answer = Raises.at_once();
+pub(super) const YES: Answer = Yes.at_once();
+pub(super) const NO: Answer = No.at_once();
+pub(super) const RAISES: Answer = Raises.at_once();
 
 const STATED_BEFORE: (&str, &str) = ("closures", "what proves a condition is a value that the body states before");
-const DROPPED: (&str, &str) = ("closures", "a body whose time is used up is dropped");
+pub(super) const DROPPED: (&str, &str) = ("closures", "a body whose time is used up is dropped");
 
-fn life<const N: usize>(calls: [Call; N]) -> Life {
+pub(super) fn life<const N: usize>(calls: [Call; N]) -> Life {
     Life { calls: calls.into(), ..Life::default() }
 }
 
 /// A wait that is open when the runner closes.
-fn closes() -> Call {
+pub(super) fn closes() -> Call {
     condition(1000, &[NO, NO.while_(RunnerCloses)]).named("closes")
 }
 
-fn case<const N: usize>(name: &'static str, lives: [Life; N], seen: &'static str) -> Case {
+pub(super) fn case<const N: usize>(name: &'static str, lives: [Life; N], seen: &'static str) -> Case {
     Case { name, lives: lives.into(), seen, not: &[] }
 }
 

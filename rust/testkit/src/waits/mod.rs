@@ -11,6 +11,7 @@ mod cases;
 mod gates;
 mod probe;
 mod script;
+mod steps;
 
 use std::sync::Arc;
 
@@ -65,7 +66,7 @@ struct Case {
 /// If a driver does something else, with all cases in which it does.
 pub fn run(driver: &dyn WaitDriver) {
     let mut wrong = Vec::new();
-    let all = [(Kind::Body, cases::cases()), (Kind::Gate, gates::cases())];
+    let all = [(Kind::Body, cases::cases()), (Kind::Body, steps::cases()), (Kind::Gate, gates::cases())];
     let names: Vec<&str> = all.iter().flat_map(|(_, cases)| cases.iter().map(|case| case.name)).collect();
     assert!((1..names.len()).all(|at| !names[..at].contains(&names[at])), "a case is named twice");
     for (kind, cases) in all {

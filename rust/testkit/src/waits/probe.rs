@@ -178,6 +178,10 @@ impl Probe {
         for write in batch {
             match write {
                 Write::Entry { entry, .. } => self.note(&entry_in_words(entry)),
+                Write::DropEntries { keys, .. } => {
+                    let names: Vec<&str> = keys.iter().map(|key| &*key.name).collect();
+                    self.note(&format!("drop {}", names.join(" ")));
+                }
                 Write::Run(update) if update.status == RunStatus::Paused => {
                     let why = update.blocked_by.as_ref().map(ToString::to_string);
                     self.note(&format!("paused: {}", why.unwrap_or_default()));
@@ -185,7 +189,7 @@ impl Probe {
                 _ => {}
             }
         }
-        if batch.iter().any(|write| matches!(write, Write::Entry { .. })) {
+        if batch.iter().any(|write| matches!(write, Write::Entry { .. } | Write::DropEntries { .. })) {
             self.clock.advance(self.life.commit_takes);
         }
     }

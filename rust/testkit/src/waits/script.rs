@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::attempt::{Polled, Request};
+use bide_core::attempt::{Polled, Request, StepOptions};
 use bide_core::poll::PollPolicy;
-use bide_core::{Failure, FailureKind, Time, Tolerance, Value};
+use bide_core::{Failure, FailureKind, RetryPolicy, StepArguments, Time, Tolerance, Value};
 
 use crate::fault::Fault;
 
@@ -27,7 +27,8 @@ pub struct Call {
     pub name: &'static str,
     /// What is called.
     pub what: Operation,
-    /// What its condition answers, one answer a poll; the last one is repeated. A step executes the first.
+    /// What its condition answers, one answer a poll; the last one is repeated. A step executes the first, and one more
+    /// with each try.
     pub answers: Vec<Answer>,
 }
 
@@ -51,6 +52,15 @@ pub enum Operation {
     After(Duration),
     /// A step with these arguments.
     Step(&'static str),
+    /// A step that is executed at most once, or is tried again after it has failed.
+    StepWith {
+        /// At most once.
+        once: bool,
+        /// When it is tried again.
+        retry: Option<RetryPolicy>,
+    },
+    /// A checkpoint.
+    Checkpoint,
     /// The recorded time.
     Now,
 }
@@ -168,6 +178,11 @@ impl Call {
             Operation::Until(span) => Request::Until(at(span)),
             Operation::After(span) => Request::After(span),
             Operation::Step(args) => Request::step(Some(bytes(args))),
+            Operation::StepWith { once, retry } => {
+                let options = StepOptions { once, retry, ..StepOptions::PLAIN };
+                Request::Step { arguments: StepArguments::default(), options }
+            }
+            Operation::Checkpoint => Request::Checkpoint(yes()),
             Operation::Now => Request::step(Some([].into())),
         }
     }
@@ -179,6 +194,12 @@ impl Call {
             Operation::Condition { poll, timeout, .. } => (poll, timeout),
             _ => (PollPolicy::every(Duration::from_secs(1)), None),
         }
+    }
+
+    /// Whether it is a step that is tried again after it has failed.
+    #[must_use]
+    pub fn is_retried(&self) -> bool {
+        matches!(self.what, Operation::StepWith { retry: Some(_), .. })
     }
 
     /// What proved its condition still does.
@@ -242,6 +263,25 @@ pub(super) fn condition(every_ms: u64, answers: &[Answer]) -> Call {
 #[must_use]
 pub(super) fn step(answer: Answer) -> Call {
     Call { name: "s", what: Operation::Step("args"), answers: vec![answer] }
+}
+
+/// A step `pay` that is executed at most once.
+#[must_use]
+pub(super) fn once(answer: Answer) -> Call {
+    Call { name: "pay", what: Operation::StepWith { once: true, retry: None }, answers: vec![answer] }
+}
+
+/// A step `s` that is tried up to so many times, with a delay of a second that doubles.
+#[must_use]
+pub(super) fn retried(attempts: u32, answers: &[Answer]) -> Call {
+    let retry = RetryPolicy { jitter: 0.0, ..RetryPolicy::new(attempts) };
+    Call { name: "s", what: Operation::StepWith { once: false, retry: Some(retry) }, answers: answers.to_vec() }
+}
+
+/// A checkpoint.
+#[must_use]
+pub(super) fn checkpoint() -> Call {
+    Call { name: "checkpoint", what: Operation::Checkpoint, answers: Vec::new() }
 }
 
 /// A sleep of this many milliseconds.

@@ -48,16 +48,23 @@ impl<F: FnMut() -> Polled> Check for F {
 
 /// A wait under way. Boxed, because it is kept while its thread is parked, and the stack of a parked thread is to stay
 /// small.
-struct Waiting {
-    call: Box<Call>,
+pub(super) struct Waiting {
+    /// The call that waits.
+    pub(super) call: Box<Call>,
     /// What the call is fed next.
-    fed: Fed,
+    pub(super) fed: Fed,
     /// The slot is released, and the thread counts as parked.
     parked: bool,
     /// The poll that has not ended yet: the thread that polls next is woken when this one is detached.
     poll: Option<PollNo>,
     /// The result of the wait.
-    done: Option<Result<Value, CallError>>,
+    pub(super) done: Option<Result<Value, CallError>>,
+}
+
+impl Waiting {
+    pub(super) fn new(call: Box<Call>, fed: Fed) -> Self {
+        Self { call, fed, parked: false, poll: None, done: None }
+    }
 }
 
 /// The request of a lone wait, or of a combination.
@@ -80,11 +87,12 @@ fn request_of(mut parts: Vec<PartRequest>) -> Request {
 pub(super) type Combined = (Result<Value, CallError>, Vec<Option<Result<Value, Failure>>>);
 
 /// What the frame in which a body waits has to do itself.
-enum Next {
+pub(super) enum Next {
     Ask,
     AskPart(usize),
     Prove,
     ProvePart(usize),
+    Execute,
     Sleep(Sleep),
     Done,
 }
@@ -156,7 +164,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     #[inline(never)]
     fn waiting(&self, name: &Arc<str>, request: Request) -> Result<Box<Waiting>, CallError> {
         let call = self.begin(name, request)?;
-        Ok(Box::new(Waiting { call, fed: Fed::Begin, parked: false, poll: None, done: None }))
+        Ok(Box::new(Waiting::new(call, Fed::Begin)))
     }
 
     /// The frame within which the thread parks and asks: it holds no action and nothing that is fed.
@@ -181,6 +189,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
                 Next::AskPart(part) => waiting.fed = Fed::Asked(check.ask_part(part)),
                 Next::ProvePart(part) => waiting.fed = Fed::Proved(check.is_part_unchanged(part)),
                 Next::Prove => waiting.fed = Fed::Proved(check.is_unchanged()),
+                Next::Execute => unreachable!("a wait executes nothing"),
                 Next::Sleep(sleep) => {
                     if !std::mem::replace(&mut has_slept, true) {
                         at.parks();
@@ -196,7 +205,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         }
     }
 
-    fn sleep(&self, at: &mut dyn Attached, call: &Call, sleep: Sleep, last: Option<PollNo>) -> Woken {
+    pub(super) fn sleep(&self, at: &mut dyn Attached, call: &Call, sleep: Sleep, last: Option<PollNo>) -> Woken {
         let (workers, parker) = (&self.engine.dispatch().workers, &self.parker);
         at.wait(|| match sleep {
             Sleep::Poll(span) => workers.park_until_poll(&self.engine, parker, span, last),
@@ -213,7 +222,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
 
     /// The sleep is over; one until the next poll has ended the last one.
     #[inline(never)]
-    fn wakes(&self, waiting: &mut Waiting, sleep: Sleep, woken: Woken) {
+    pub(super) fn wakes(&self, waiting: &mut Waiting, sleep: Sleep, woken: Woken) {
         waiting.poll = None;
         waiting.fed = match (woken, sleep) {
             (Woken::Closed, _) => Fed::Stopped,
@@ -229,29 +238,39 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
 
     /// Carries out the actions of a wait up to the first one that [`BodyCx::wait`] carries out itself.
     #[inline(never)]
-    fn act(&self, at: &mut dyn Attached, waiting: &mut Waiting) -> Next {
+    pub(super) fn act(&self, at: &mut dyn Attached, waiting: &mut Waiting) -> Next {
         loop {
-            waiting.fed = match self.drive(at, &mut waiting.call, &mut waiting.fed) {
-                Action::Ask => return Next::Ask,
-                Action::AskPart(part) => return Next::AskPart(part),
-                Action::Prove => return Next::Prove,
-                Action::ProvePart(part) => return Next::ProvePart(part),
-                Action::Sleep(sleep) => return Next::Sleep(sleep),
-                Action::Release => self.release(waiting),
-                Action::CommitAndAcquire(event) => self.commit_and_acquire(at, waiting, Some(*event)),
-                Action::Acquire => self.commit_and_acquire(at, waiting, None),
-                Action::Done(result) => {
-                    if waiting.parked {
-                        let workers = &self.engine.dispatch().workers;
-                        workers.end_poll(waiting.poll);
-                        workers.unpark_without_slot();
-                    }
-                    waiting.done = Some(result);
-                    return Next::Done;
-                }
-                action => unreachable!("{action:?} of a wait"),
-            };
+            let action = self.drive(at, &mut waiting.call, &mut waiting.fed);
+            if let Some(next) = self.carry_out(at, waiting, action) {
+                return next;
+            }
         }
+    }
+
+    /// Carries out one action, or returns what the frame of the wait has to do.
+    pub(super) fn carry_out(&self, at: &mut dyn Attached, waiting: &mut Waiting, action: Action) -> Option<Next> {
+        waiting.fed = match action {
+            Action::Ask => return Some(Next::Ask),
+            Action::AskPart(part) => return Some(Next::AskPart(part)),
+            Action::Prove => return Some(Next::Prove),
+            Action::ProvePart(part) => return Some(Next::ProvePart(part)),
+            Action::Execute => return Some(Next::Execute),
+            Action::Sleep(sleep) => return Some(Next::Sleep(sleep)),
+            Action::Release => self.release(waiting),
+            Action::CommitAndAcquire(event) => self.commit_and_acquire(at, waiting, Some(*event)),
+            Action::Acquire => self.commit_and_acquire(at, waiting, None),
+            Action::Done(result) => {
+                if waiting.parked {
+                    let workers = &self.engine.dispatch().workers;
+                    workers.end_poll(waiting.poll);
+                    workers.unpark_without_slot();
+                }
+                waiting.done = Some(result);
+                return Some(Next::Done);
+            }
+            action => unreachable!("{action:?} of a wait"),
+        };
+        None
     }
 
     /// Releases the slot and makes sure that a thread is there to use it.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bide_core::record::{RunRowId, RunUpdate};
 use bide_core::recover::MAX_CRASHES;
 use bide_core::{
-    Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, Operation, RunStatus, SubStatus, TaskIx, TaskStatus,
-    Time,
+    Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, Operation, RunStatus, StepMode, SubStatus, TaskIx,
+    TaskStatus, Time,
 };
 use bide_sched::slots::NEW_EVERY;
 use bide_store::{LEASE, LeaseTime};
@@ -28,7 +28,8 @@ impl Oracle {
     /// Guarantee 1: a committed step never runs again. Asked when a step is about to be executed by a runner that
     /// still has its run.
     pub fn no_committed_step_runs_again(&mut self, run: RunRowId, ix: TaskIx, key: &EntryKey, proof: Option<&[u8]>) {
-        let is_it = |entry: &Entry| entry.key == *key || (entry.kind() == EntryKind::Step && entry.proof() == proof);
+        let same = |entry: &Entry| proof.is_some() && entry.kind() == EntryKind::Step && entry.proof() == proof;
+        let is_it = |entry: &Entry| entry.key == *key || same(entry);
         let mine = self.entries.iter().filter(|((of, task, _), _)| (*of, *task) == (run, ix));
         let recorded = mine.map(|(_, entry)| entry).find(|entry| is_it(entry)).cloned();
         let name = Arc::clone(self.graph.name(ix));
@@ -37,6 +38,38 @@ impl Oracle {
             "a committed step runs again",
             || format!("{name} executes {key:?}, which is recorded as {recorded:?}"),
         );
+    }
+
+    /// Guarantee 1: a step that may be executed only once is, and only after its intent is committed, whether or not the
+    /// process still has the run. (A fresh journal forgets it on purpose.)
+    pub fn a_step_is_executed_at_most_once(&mut self, run: RunRowId, ix: TaskIx, key: &EntryKey) {
+        let place = (run, ix, key.clone());
+        let (name, entry) = (Arc::clone(self.graph.name(ix)), self.entries.get(&place).cloned());
+        if self.graph.spec(ix).retry.fresh {
+            return;
+        }
+        self.must(entry.is_some(), "a step is executed before its intent is committed", || {
+            format!("{name}: {entry:?}")
+        });
+        let first = self.executed_once.insert(place);
+        self.must(first, "a step is executed twice that may be executed only once", || format!("{name}: {key:?}"));
+    }
+
+    /// A step is tried again only once the wall has shown its time. Returns how often it has failed, as is committed.
+    pub fn a_step_is_tried_again_after_its_delay(&mut self, run: RunRowId, ix: TaskIx, key: &EntryKey) -> u32 {
+        let entry = self.entries.get(&(run, ix, key.clone())).cloned();
+        let (name, latest) = (Arc::clone(self.graph.name(ix)), self.latest);
+        let due = entry.as_ref().and_then(Entry::due);
+        self.must(due.is_none_or(|due| due <= latest), "a step is tried again before its time", || {
+            format!("{name}: {entry:?} at {latest:?}")
+        });
+        match entry.map(|entry| entry.mode()) {
+            Some(StepMode::Retried { tries }) => {
+                self.meets("a step that is tried again");
+                tries
+            }
+            _ => 0,
+        }
     }
 
     /// Guarantee 1: what is recorded of a step is never replaced.
@@ -110,7 +143,9 @@ impl Oracle {
             if again { span(before) == span(entry) } else { before.deadline == entry.deadline }
         };
         self.must(
-            before.as_ref().is_none_or(|before| stands(before) && before.due() == entry.due()),
+            before.as_ref().is_none_or(|before| {
+                stands(before) && (entry.kind() == EntryKind::Step || before.due() == entry.due())
+            }),
             "a deadline moved",
             || format!("{name}: {before:?} becomes {entry:?}"),
         );
@@ -223,6 +258,8 @@ impl Oracle {
         }
         self.meets("a retry");
         let last = self.entries.iter().filter(|((of, task, _), _)| (*of, *task) == (run, ix)).map(|(_, entry)| entry);
+        // A step that may be executed only once is kept, whatever came of it.
+        let last = last.filter(|entry| policy.fresh || entry.mode() != StepMode::Once);
         let last = last.max_by_key(|entry| entry.seq).cloned();
         let right = match &last {
             None => true,
@@ -259,7 +296,7 @@ impl Oracle {
         proof: Option<&[u8]>,
     ) {
         let entry = self.entries.get(&(run, ix, key.clone())).cloned();
-        let always = |entry: &Entry| entry.kind() == EntryKind::Time;
+        let always = |entry: &Entry| entry.kind() == EntryKind::Time || entry.key.is_keyed();
         let same = |entry: &Entry| proof.is_some() && entry.proof() == proof;
         let right =
             entry.as_ref().is_some_and(|entry| entry.state != EntryState::Open && (always(entry) || same(entry)));

@@ -26,7 +26,7 @@ fn span(rng: &mut Rng) -> u64 {
 
 impl Act {
     fn random(rng: &mut Rng) -> Self {
-        match rng.below(24) {
+        match rng.below(28) {
             0..3 => Self::Step(!rng.one_in(4)),
             3..5 => Self::Shuffled(3 + rng.below(6) as u8),
             5..9 => Self::Until(span(rng), rng.one_in(4)),
@@ -36,6 +36,10 @@ impl Act {
             17 => Self::Raises,
             18 => Self::RaisesUntil(span(rng)),
             19..21 => Self::Works(1 + rng.below(4_000) as u64),
+            21 => Self::Keyed(1 + rng.below(6) as u8),
+            22 => Self::Flaky(1 + rng.below(3) as u8),
+            23 => Self::Once,
+            24 => Self::Checkpoint,
             _ => Self::Sets(rng.below(3) as u8),
         }
     }

@@ -133,6 +133,8 @@ impl Act {
             Self::TimesOut(ms) if ms > SHORT => Some(Self::TimesOut(SHORT)),
             Self::Sleep(ms) if ms > SHORT => Some(Self::Sleep(SHORT)),
             Self::Shuffled(items) if items > 1 => Some(Self::Shuffled(items - 1)),
+            Self::Keyed(items) if items > 1 => Some(Self::Keyed(items - 1)),
+            Self::Flaky(fails) if fails > 1 => Some(Self::Flaky(fails - 1)),
             Self::Step(false) => Some(Self::Step(true)),
             _ => None,
         }

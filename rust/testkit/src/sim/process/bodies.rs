@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::attempt::{Action, CallError, Fed, Polled, Standing};
-use bide_core::event::Event;
+use bide_core::attempt::{Action, CallError, Caller, Fed, Polled, Request, Standing};
+use bide_core::event::{Event, Retry};
 use bide_core::{Failure, FailureKind, Origin, Outcome, Recall, Value};
 use bide_executor::Run;
 use bide_executor::drive::Allowance;
@@ -96,10 +96,16 @@ impl Process {
                 })
             }
             Action::Prove => Fed::Proved(self.script_call(open_call.act).is_none_or(|call| call.is_unchanged())),
-            Action::Execute => Fed::Executed(match open_call.act {
-                Act::Scripted(at) => self.execute_script(&mut body, at),
+            Action::Execute => match open_call.act {
+                Act::Scripted(at) => {
+                    let is_retried = self.script_call(open_call.act).is_some_and(|call| call.is_retried());
+                    match self.execute_script(&mut body, at) {
+                        Err(failure) if is_retried => Fed::Raised(failure, Retry { random: 0.5 }),
+                        result => Fed::Executed(result),
+                    }
+                }
                 _ => self.step(&body, &open_call),
-            }),
+            },
             Action::Commit(event) => {
                 let opens = matches!(*event, Event::Opened { .. });
                 let gathering = slot.map(|slot| &self.sides[slot as usize].gathering);
@@ -189,8 +195,15 @@ impl Process {
                 return Phase::Ended(Outcome::Suspended);
             }
         };
-        let seen = of_result(&result);
-        if open_call.is_item {
+        let is_interrupted = result.as_ref().is_err_and(|failure| failure.kind == FailureKind::StepInterrupted);
+        if is_interrupted {
+            self.shared.oracle.lock().meets("a step that was interrupted and is not executed again");
+        }
+        // The same, whether it was interrupted or not.
+        let seen = if matches!(open_call.act, Act::Once) { 1 } else { of_result(&result) };
+        if matches!(open_call.act, Act::Checkpoint) {
+            body.at += 1;
+        } else if open_call.is_item {
             body.item_done(seen);
         } else {
             body.seen = mix(body.seen, seen);
@@ -205,7 +218,11 @@ impl Process {
         match recall {
             Recall::Satisfied(_) | Recall::Failed(_) if self.still_has(&body.run) => {
                 let (run, ix, proof) = (body.run.id.row(), body.task.ix, open_call.proof.as_deref());
-                self.shared.oracle.lock().a_record_is_reused_only_if_it_is_the_same(run, ix, key, proof);
+                let mut oracle = self.shared.oracle.lock();
+                oracle.a_record_is_reused_only_if_it_is_the_same(run, ix, key, proof);
+                if matches!(open_call.act, Act::Keyed(_) | Act::Step(_)) && key.is_keyed() {
+                    oracle.meets("a step that is found by its key");
+                }
             }
             Recall::Mismatch(why) if self.shared.script.is_none() => {
                 let line = format!("unchanged code does not match its journal: {why}");
@@ -224,7 +241,7 @@ impl Process {
     /// Begins a call.
     fn call(&self, body: &mut Body, act: Act, wanted: HandleCall, is_item: bool) -> Result<Phase, OpenCall> {
         let used_up = body.allowance.as_ref().is_some_and(Allowance::is_reached);
-        let standing = Standing { lost: self.is_lost(body), closing: self.is_closing(), used_up, elsewhere: false };
+        let standing = Standing { lost: self.is_lost(body), closing: self.is_closing(), used_up, caller: Caller::Body };
         match body.machine.begin(&wanted.name, wanted.request, standing) {
             Ok(call) => {
                 Err(OpenCall { call, act, is_item, proof: wanted.proof, asked: 0, parked: false, polls: false })
@@ -262,17 +279,34 @@ impl Process {
         if self.shared.script.is_none() {
             self.emit(body);
         }
+        let state = match std::mem::replace(&mut body.entered, true) {
+            true => None,
+            false => body.run.state.lock().last_checkpoint(body.task).cloned(),
+        };
+        if let Some(state) = state {
+            body.continue_at(&state);
+            shared.oracle.lock().meets("a body that continues where its checkpoint was");
+        }
         let Some(act) = plan.acts.get(body.at).copied() else { return Ok(Phase::Ended(body.end(plan))) };
         if let Some(call) = self.script_call(act) {
             let wanted = HandleCall { name: call.name.into(), proof: None, request: call.request() };
             return self.call(body, act, wanted, false);
         }
+        if let Act::Checkpoint = act {
+            let request = Request::Checkpoint(body.state());
+            return self.call(body, act, HandleCall { name: "checkpoint".into(), proof: None, request }, false);
+        }
         let Some(wanted) = HandleCall::of(&plan.acts, body.at, self.version) else {
             return Ok(self.act_alone(body, act));
         };
-        let Act::Shuffled(items) = act else { return self.call(body, act, wanted, false) };
+        let (Act::Shuffled(items) | Act::Keyed(items)) = act else { return self.call(body, act, wanted, false) };
         if body.items.is_empty() {
             body.items = (0..items).collect();
+        }
+        if matches!(act, Act::Keyed(_)) {
+            let item = body.items.swap_remove(rng.below(body.items.len()));
+            let wanted = HandleCall::keyed("keyed", body.at, item);
+            return self.call(body, Act::Step(item != 3), wanted, true);
         }
         match self.choose(body, &wanted.name, rng) {
             Some(item) => {
@@ -286,7 +320,8 @@ impl Process {
     /// Between two acts some bodies emit an event.
     fn emit(&self, body: &mut Body) {
         let used_up = body.allowance.as_ref().is_some_and(Allowance::is_reached);
-        let standing = Standing { lost: self.is_lost(body), closing: self.is_closing(), used_up, elsewhere: false };
+        let standing =
+            Standing { lost: self.is_lost(body), closing: self.is_closing(), used_up, ..Standing::default() };
         let emits = body.task.ix % 2 == 0 && body.machine.may_show(standing).is_ok();
         // An attempt may be over without its body knowing it.
         if !emits || !body.run.state.lock().entered().contains(&(body.task, body.attempt)) {
@@ -300,14 +335,24 @@ impl Process {
         }
     }
 
-    fn step(&self, body: &Body, open_call: &OpenCall) -> Result<Value, Failure> {
+    fn step(&self, body: &Body, open_call: &OpenCall) -> Fed {
+        let (run, ix, key) = (body.run.id.row(), body.task.ix, open_call.call.key());
+        let mut oracle = self.shared.oracle.lock();
         if self.still_has(&body.run) {
-            let (run, ix) = (body.run.id.row(), body.task.ix);
-            let mut oracle = self.shared.oracle.lock();
-            oracle.no_committed_step_runs_again(run, ix, open_call.call.key(), open_call.proof.as_deref());
+            oracle.no_committed_step_runs_again(run, ix, key, open_call.proof.as_deref());
         }
-        let value = body.step_value(open_call.proof.as_deref());
-        if matches!(open_call.act, Act::Step(true)) { Ok(number(value)) } else { Err(boom(value)) }
+        let value = body.step_value(open_call.proof.as_deref().unwrap_or(key.name.as_bytes()));
+        match open_call.act {
+            Act::Flaky(fails) if oracle.a_step_is_tried_again_after_its_delay(run, ix, key) < u32::from(fails) => {
+                Fed::Raised(boom(value), Retry { random: 0.5 })
+            }
+            Act::Once => {
+                oracle.a_step_is_executed_at_most_once(run, ix, key);
+                Fed::Executed(Ok(number(value)))
+            }
+            Act::Step(false) => Fed::Executed(Err(boom(value))),
+            _ => Fed::Executed(Ok(number(value))),
+        }
     }
 
     /// Chooses one of several steps of a name, whichever comes first this time. A step that is not recorded yet may be

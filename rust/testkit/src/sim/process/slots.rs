@@ -140,6 +140,7 @@ impl Process {
             sum: 0,
             machine: Attempt::new(task, Arc::clone(self.graph.name(task.ix)), entered.attempt),
             shuffled: 0,
+            entered: false,
             phase: if entered.mark { Phase::Mark } else { Phase::Acts },
             marked: entered.mark,
             turn,

@@ -1,0 +1,94 @@
+//! Steps that are recorded before they end, because they are executed at most once or tried again, and checkpoints.
+
+use crate::entry::{EntryKey, StepMode};
+use crate::event::{Refused, Wait};
+use crate::failure::Failure;
+use crate::id::TaskRef;
+use crate::record::Write;
+use crate::status::SubStatus;
+use crate::time::micros;
+use crate::value::Value;
+
+use super::{Out, RunState};
+
+impl RunState {
+    /// A step that is executed at most once is about to be. Its row stays as it is: the body executes.
+    pub(super) fn intended(&mut self, task: TaskRef, wait: Wait, out: &mut Out<'_>) {
+        let entry = self.detail(task).journal.begin_step(wait, StepMode::Once, None, out.now).clone();
+        self.write_entry(task, &entry, out);
+        self.clear_suspicion(task, out);
+        self.new_record(out);
+    }
+
+    /// A step has failed and is tried again.
+    pub(super) fn delayed(
+        &mut self,
+        task: TaskRef,
+        wait: Wait,
+        (tries, failure): (u32, Option<Failure>),
+        deferred: bool,
+        out: &mut Out<'_>,
+    ) {
+        let detail = self.detail(task);
+        if deferred {
+            detail.sub_status = Some(SubStatus::Deferred);
+        }
+        let mode = StepMode::Retried { tries };
+        let entry = detail.journal.begin_step(wait, mode, failure, out.now).clone();
+        self.write_entry(task, &entry, out);
+        self.clear_suspicion(task, out);
+        self.new_record(out);
+        self.write_row(task, out);
+    }
+
+    /// The delay before the next try of a step is over. The entry loses its time, so that a body that is entered again
+    /// tries at once, and the delay counts once as time waited.
+    pub(super) fn resumed(&mut self, task: TaskRef, key: &EntryKey, out: &mut Out<'_>) -> Result<(), Refused> {
+        self.resume_step(task, key, out)?;
+        self.detail(task).sub_status = Some(SubStatus::Active);
+        self.write_row(task, out);
+        Ok(())
+    }
+
+    pub(super) fn resume_step(&mut self, task: TaskRef, key: &EntryKey, out: &mut Out<'_>) -> Result<(), Refused> {
+        let detail = self.detail(task);
+        let entry = detail.journal.resume_step(key).ok_or(Refused::AttemptOver)?.clone();
+        let waited = micros(out.now.since(entry.opened_at.max(detail.waited_until)));
+        detail.waited = detail.waited.saturating_add(waited);
+        detail.waited_until = out.now;
+        self.write_entry(task, &entry, out);
+        Ok(())
+    }
+
+    /// A step that was begun leaves no record.
+    pub(super) fn unrecorded(&mut self, task: TaskRef, key: EntryKey, out: &mut Out<'_>) -> Result<(), Refused> {
+        if !self.detail(task).journal.forget(&key) {
+            return Err(Refused::AttemptOver);
+        }
+        self.drop_entries(task, vec![key], out);
+        Ok(())
+    }
+
+    /// A body records a state in the place of its journal.
+    pub(super) fn checkpoint(&mut self, task: TaskRef, state: Value, out: &mut Out<'_>) {
+        let journal = &mut self.detail(task).journal;
+        let had_open = journal.has_open();
+        let (dropped, entry) = journal.checkpoint(state, out.now);
+        let entry = entry.clone();
+        if !dropped.is_empty() {
+            self.drop_entries(task, dropped, out);
+        }
+        self.write_entry(task, &entry, out);
+        self.clear_suspicion(task, out);
+        self.new_record(out);
+        if had_open {
+            // The row says that the body waits for what an earlier entry of it has left open.
+            self.write_row(task, out);
+        }
+    }
+
+    pub(super) fn drop_entries(&self, task: TaskRef, keys: Vec<EntryKey>, out: &mut Out<'_>) {
+        let (run, map, id) = (self.row(), task.map, self.ids[task.ix as usize]);
+        out.batch.push(Write::DropEntries { run, task: id, map, keys });
+    }
+}
