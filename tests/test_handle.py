@@ -249,8 +249,8 @@ def test_wait_takes_until_after_and_at(runner: bide.Runner) -> None:
 
 
 def test_a_step_returns_by_the_functions_annotation(runner: bide.Runner) -> None:
-    def find(name: str, *, depth: int = 0) -> tuple[Path, int]:
-        return Path(name), depth
+    def find(path: str, *, depth: int = 0) -> tuple[Path, int]:
+        return Path(path), depth
 
     def work(handle: bide.TaskHandle) -> bool:
         return handle.step(find, "x", depth=2) == (Path("x"), 2) and handle.step(find, "y", name="other") == (

@@ -255,8 +255,6 @@ class TaskHandle:
         """Sleep until `moment`, a datetime with a time zone, without holding a slot."""
 
     @overload
-    def step(self, fn: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> _R: ...
-    @overload
     def step(
         self,
         fn: Callable[..., _R],
@@ -303,7 +301,9 @@ class TaskHandle:
         retry: Retry | None = None,
         once: bool,
         **kwargs: Any,
-    ) -> _R:
+    ) -> _R: ...
+    @overload
+    def step(self, fn: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call `fn(*args, **kwargs)` once and record what it returns or raises; a re-entered body gets the record.
 
         The result is stored by the return annotation of `fn`, like a task's. If a re-entered body passes other

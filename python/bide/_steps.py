@@ -13,6 +13,7 @@ The result is stored by the return annotation of the function, like a task's.
 import copy
 import functools
 import hashlib
+import inspect
 import reprlib
 import types
 from collections.abc import Callable, Iterator
@@ -115,7 +116,7 @@ def _options_among(fn: object, bound: int) -> frozenset[str]:
     Positional-only ones can only be passed by position, so that nothing is confused.
     """
     if isinstance(fn, type):
-        fn, bound = fn.__init__, bound + 1
+        fn, bound = inspect.getattr_static(fn, "__init__", None), bound + 1
     if isinstance(fn, types.MethodType):
         fn, bound = fn.__func__, bound + 1
     if not isinstance(fn, types.FunctionType):

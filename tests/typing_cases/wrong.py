@@ -42,6 +42,15 @@ def waits(handle: bide.TaskHandle) -> None:
     handle.wait(1)  # wrong
     handle.sleep("1s")  # wrong
     number: int = handle.step(work, "x").upper()  # wrong
+    handle.step(work, 3)  # wrong
+    handle.step(work, "x", "y")  # wrong
+    handle.step(work, pth="x")  # wrong
+    handle.step(work, "x", key="k").upper()  # wrong
+    handle.step(work, "x", key=3)  # wrong
+    handle.step(work, "x", retry=3)  # wrong
+    handle.step(work, "x", once="yes")  # wrong
+    turn: int = handle.last_checkpoint(int)  # wrong
+    bide.current(1)  # wrong
     handle.attempt = 2  # wrong
     handle.nothing()  # wrong
     handle.emit("x", channel=bide.channel("numbers", int))  # wrong

@@ -153,31 +153,32 @@ fn an_unrecorded_step_leaves_nothing_behind() {
 fn only_steps_with_a_key_stand_beside_others_and_within_steps() {
     use Caller::{Body, Elsewhere, Future};
     type Make = fn() -> Request;
-    let plain: Make = || step(StepOptions::PLAIN);
-    let wait: Make = || condition(None);
-    let checkpoint: Make = || Request::Checkpoint(Value::NONE);
-    let beside = Future(Within::Body);
-    let table: &[(&[(Make, Caller)], Make, Caller, Option<&str>)] = &[
+    type Row = (&'static [(Make, Caller)], Make, Caller, Option<&'static str>);
+    const PLAIN: Make = || step(StepOptions::PLAIN);
+    const WAIT: Make = || condition(None);
+    const CHECKPOINT: Make = || Request::Checkpoint(Value::NONE);
+    const BESIDE: Caller = Future(Within::Body);
+    let table: &[Row] = &[
         (&[], keyed, Elsewhere, None),
-        (&[], plain, Elsewhere, Some("from another thread than the body's: ")),
-        (&[], wait, Elsewhere, Some("from another thread than the body's: ")),
-        (&[(plain, Body)], keyed, Body, None),
-        (&[(plain, Body)], keyed, Elsewhere, None),
-        (&[(plain, Body)], plain, Body, Some("inside the step '0': ")),
-        (&[(wait, Body)], keyed, Body, Some("inside the wait '0': ")),
-        (&[(wait, Body)], keyed, Elsewhere, None),
+        (&[], PLAIN, Elsewhere, Some("from another thread than the body's: ")),
+        (&[], WAIT, Elsewhere, Some("from another thread than the body's: ")),
+        (&[(PLAIN, Body)], keyed, Body, None),
+        (&[(PLAIN, Body)], keyed, Elsewhere, None),
+        (&[(PLAIN, Body)], PLAIN, Body, Some("inside the step '0': ")),
+        (&[(WAIT, Body)], keyed, Body, Some("inside the wait '0': ")),
+        (&[(WAIT, Body)], keyed, Elsewhere, None),
         (&[(keyed, Body)], keyed, Body, None),
-        (&[(keyed, Body)], plain, Body, Some("inside a step: ")),
-        (&[(keyed, Elsewhere)], plain, Body, None),
-        (&[(keyed, Elsewhere)], wait, Body, None),
-        (&[(keyed, Elsewhere)], checkpoint, Body, Some("while steps are under way ('0'): ")),
-        (&[(plain, Body)], checkpoint, Body, Some("the checkpoint inside the step '0': ")),
-        (&[(wait, beside)], checkpoint, beside, Some("the checkpoint beside the wait '0': ")),
-        (&[(keyed, beside), (keyed, beside)], keyed, beside, None),
-        (&[(plain, beside)], plain, beside, Some("beside the step '0': ")),
-        (&[(wait, beside)], keyed, beside, None),
-        (&[(keyed, beside)], plain, Future(Within::Step), Some("inside a step: ")),
-        (&[(wait, beside)], keyed, Future(Within::Condition), Some("inside the wait '0': ")),
+        (&[(keyed, Body)], PLAIN, Body, Some("inside a step: ")),
+        (&[(keyed, Elsewhere)], PLAIN, Body, None),
+        (&[(keyed, Elsewhere)], WAIT, Body, None),
+        (&[(keyed, Elsewhere)], CHECKPOINT, Body, Some("while steps are under way ('0'): ")),
+        (&[(PLAIN, Body)], CHECKPOINT, Body, Some("the checkpoint inside the step '0': ")),
+        (&[(WAIT, BESIDE)], CHECKPOINT, BESIDE, Some("the checkpoint beside the wait '0': ")),
+        (&[(keyed, BESIDE), (keyed, BESIDE)], keyed, BESIDE, None),
+        (&[(PLAIN, BESIDE)], PLAIN, BESIDE, Some("beside the step '0': ")),
+        (&[(WAIT, BESIDE)], keyed, BESIDE, None),
+        (&[(keyed, BESIDE)], PLAIN, Future(Within::Step), Some("inside a step: ")),
+        (&[(WAIT, BESIDE)], keyed, Future(Within::Condition), Some("inside the wait '0': ")),
     ];
     for (at, (outer, make, caller, refused)) in table.iter().enumerate() {
         let mut one = attempt();
