@@ -27,8 +27,6 @@ pub(crate) struct Executing<'a> {
 thread_local! {
     /// The body that the thread executes; null outside of bodies.
     static EXECUTING: Cell<*const Executing<'static>> = const { Cell::new(ptr::null()) };
-    /// How many steps the thread executes, each within the one before.
-    static STEPS: Cell<u32> = const { Cell::new(0) };
 }
 
 /// While it exists, the thread executes a body.
@@ -46,27 +44,6 @@ impl Drop for Scope {
     fn drop(&mut self) {
         EXECUTING.set(ptr::null());
     }
-}
-
-/// While it exists, the thread executes a step.
-pub(crate) struct InStep(());
-
-impl InStep {
-    pub(crate) fn enter() -> Self {
-        STEPS.set(STEPS.get() + 1);
-        Self(())
-    }
-}
-
-impl Drop for InStep {
-    fn drop(&mut self) {
-        STEPS.set(STEPS.get() - 1);
-    }
-}
-
-/// Whether the calling thread executes a step.
-pub(crate) fn in_step() -> bool {
-    STEPS.get() > 0
 }
 
 /// The handle of the body that the calling thread executes. `last` is that which was found before in the same

@@ -21,7 +21,7 @@ use crate::process::Home;
 use crate::step::{Options, Step};
 use crate::value::Codec;
 use crate::wait::{Until, Wait, name_of, proof_of};
-use crate::{channel, current, panics, stack, turn};
+use crate::{channel, in_step, panics, stack, turn};
 
 /// What a body with a handle gets. Use it only within the body that it was given to.
 #[pyclass(frozen, module = "bide", name = "TaskHandle")]
@@ -563,7 +563,7 @@ impl PyTaskHandle {
     /// Whether the calling thread executes a step.
     #[getter]
     fn in_step(&self) -> bool {
-        current::in_step()
+        in_step::in_step()
     }
 
     /// Whether the body is being suspended: it unwinds now and continues later.

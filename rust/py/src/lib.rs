@@ -15,6 +15,7 @@ mod follower;
 mod gil;
 mod handle;
 mod host;
+mod in_step;
 mod location;
 mod maps;
 mod messages;

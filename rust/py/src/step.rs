@@ -11,10 +11,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::body::PyRetry;
-use crate::current::InStep;
 use crate::errors::{self, names};
 use crate::gil::{self, Raised};
 use crate::handle::PyTaskHandle;
+use crate::in_step::InStep;
 use crate::value::Codec;
 use crate::workflow::read_retry;
 
