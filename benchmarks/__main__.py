@@ -52,7 +52,12 @@ class Subject:
 
 SUBJECTS = [
     Subject(table.MEMORY, "bide_rows", ("import", *BIDE_ROWS)),
-    Subject(table.NORMAL, "bide_rows", (*BIDE_ROWS, "bare", "behind", "idle", "follow"), store="normal"),
+    Subject(
+        table.NORMAL,
+        "bide_rows",
+        (*BIDE_ROWS, "bare", "behind", "elsewhere", "take_over", "idle", "follow"),
+        store="normal",
+    ),
     Subject(
         table.FULL,
         "bide_rows",

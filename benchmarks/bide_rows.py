@@ -10,7 +10,7 @@ import time
 
 import bide
 
-from . import asyncio_rows, bide_commits, bide_events, bide_growth, bide_waits, measure
+from . import asyncio_rows, bide_commits, bide_events, bide_growth, bide_processes, bide_waits, measure
 from .bide_workflows import Body, chain_workflow, one_workflow, open_runner, wide_workflow
 
 
@@ -105,4 +105,6 @@ ROWS = {
 }
 
 if __name__ == "__main__":
-    measure.main(ROWS | bide_commits.ROWS | bide_events.ROWS | bide_growth.ROWS | bide_waits.ROWS)
+    measure.main(
+        ROWS | bide_commits.ROWS | bide_events.ROWS | bide_growth.ROWS | bide_waits.ROWS | bide_processes.ROWS
+    )

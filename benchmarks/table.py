@@ -131,6 +131,12 @@ METRICS = {
     "follow": [
         Metric("follow", "an event of a body, seen by a follower in another process: p99", "ms", 1, ratio=False)
     ],
+    "elsewhere": [
+        Metric("elsewhere", "end of a run: a caller in another process has its result after, p99", "ms", 2, ratio=False)
+    ],
+    "take_over": [
+        Metric("take_over", "SIGKILL: another process enters the body again after, p99", "ms", 2, ratio=False)
+    ],
     "unfinished": _costs("unfinished", f"beside {measure.UNFINISHED:,} unfinished"),
     "million": [
         *_costs("million", f"after {measure.ENDED:,} ended"),
@@ -199,6 +205,8 @@ GOALS = (
     Goal("emit", NORMAL, least=200_000),
     Goal("emit", FULL, least=50, against=DBOS),
     Goal("follow", NORMAL, most=60),
+    Goal("elsewhere", NORMAL, most=5),
+    Goal("take_over", NORMAL, most=10),
     *(
         Goal(key, subject, most=1.3)
         for key in (

@@ -61,7 +61,7 @@ impl<H: Host> Service for LeaseService<H> {
     fn run(&self, started: &Signal) {
         let mut state = LeaseState::since(self.control.clock.steady());
         started.set();
-        self.stop.wait_for(LOOK);
+        self.wait_first();
         while !self.stop.is_set() {
             // A store that cannot be asked must not be asked without a rest.
             if !self.turn(&mut state, LOOK) {
@@ -85,6 +85,20 @@ impl<H: Host> LeaseService<H> {
     ) -> Arc<Self> {
         let (control, recovery, watch) = (Arc::clone(control), Arc::clone(recovery), Arc::clone(watch));
         Arc::new(Self { control, recovery, watch, mail: Arc::clone(mail), stop: Signal::default() })
+    }
+
+    /// Waits before the first turn, which looks at everything: the thread that opens the runner registers workflows
+    /// meanwhile, and that claims what there is. But what another process reports is dealt with at once.
+    fn wait_first(&self) {
+        let store = self.control.store();
+        let now = store.wait_for_changes(Seen::default(), Duration::ZERO);
+        // Asked after the position was taken: a stop from here on ends the wait.
+        if self.stop.is_set() {
+            return;
+        }
+        if now.and_then(|now| store.wait_for_changes(now.seen, LOOK)).is_err() {
+            self.stop.wait_for(LOOK);
+        }
     }
 
     /// One turn of the thread: waits for changes, renews the lease if it is time, and handles the changes. False if it
