@@ -2,6 +2,7 @@
 //! begins to wait just after a poll sees nothing for 50 ms without the channel, and each case may be tried again.
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::disallowed_methods, reason = "whether a wait was shorter than the poll")]
 
 use std::io::{BufRead, BufReader, Lines, Write as _};
 use std::path::Path;
