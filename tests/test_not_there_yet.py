@@ -13,7 +13,6 @@ async def coroutine() -> None: ...
 
 NOT_YET: dict[str, Callable[[bide.Runner], object]] = {
     "an async body": lambda r: bide.Workflow("w", [coroutine]),
-    "each=": lambda r: bide.task(load, name="x", each="files"),
     "Runner.cancel": lambda r: getattr(r, "cancel")("k"),  # noqa: B009 - unknown to type checkers
     "Runner.pause": lambda r: getattr(r, "pause")("k"),  # noqa: B009 - as above
     "Runner.resume": lambda r: getattr(r, "resume")("k"),  # noqa: B009 - as above

@@ -112,7 +112,7 @@ def test_what_is_refused_is_named_without_its_effects(name: str, runner: bide.Ru
         ),
         lambda: bide.task(generator, name=name),
         lambda: bide.task(generator, run_if=name),
-        lambda: bide.task(generator, name="x", each=name),
+        lambda: bide.task(generator, name="x", tolerate=name),
         lambda: runner.run(given, {}),
         lambda: runner.run(given, {name: "text"}),
         lambda: runner.run(given, {name: 1, name + "2": 1}),

@@ -174,7 +174,7 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: bide.task(plain, name="p", depends_on=3), bide.DefinitionError, "task 'p': depends_on takes names"),  # type: ignore[call-overload]
     (lambda: bide.task(generator), bide.DefinitionError, "task 'generator' is a generator function"),
     (lambda: bide.task(async_generator), bide.DefinitionError, "is a generator function"),
-    (lambda: bide.task(plain, name="p", each="files"), bide.BideError, "task 'p': each= is not there yet"),
+    (lambda: bide.task(plain, name="p", tolerate=-1), bide.DefinitionError, "task 'p': tolerate must be a count"),
     (lambda: bide.task(coroutine), bide.BideError, "task 'coroutine': an `async def` body is not there yet"),
     (lambda: bide.task(functools.partial(coroutine), name="p"), bide.BideError, "`async def` body is not there yet"),
     (lambda: bide.task(AsyncCallable(), name="p"), bide.BideError, "`async def` body is not there yet"),

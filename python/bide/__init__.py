@@ -6,7 +6,7 @@ import typing as _typing
 from bide._core import Channel, TaskHandle, __version__
 
 # isort: split
-from bide._bind import From, Gate, Input
+from bide._bind import From, Gate
 from bide._codec import Pickle, codec
 from bide._context import Context
 from bide._current import current
@@ -29,6 +29,7 @@ from bide._errors import (
     WaitTimeout,
 )
 from bide._events import Event, Follower, Progress, channel
+from bide._map import Each, Input, Mapped
 from bide._result import RunResult, TaskResult
 from bide._retry import Retry
 from bide._run_handle import RunHandle
@@ -54,6 +55,7 @@ __all__ = [
     "Channel",
     "Context",
     "DefinitionError",
+    "Each",
     "Event",
     "Fired",
     "First",
@@ -62,6 +64,7 @@ __all__ = [
     "Gate",
     "Input",
     "LogFilter",
+    "Mapped",
     "Pickle",
     "Progress",
     "ReplayMismatch",

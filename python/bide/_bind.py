@@ -8,8 +8,8 @@ the same way, without a handle. Nothing here runs a body; the executor fills the
 import inspect
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args, get_origin
 
 import msgspec
 
@@ -17,27 +17,49 @@ from bide._codec import Codec, is_pickle
 from bide._context import Context
 from bide._core import TaskHandle
 from bide._errors import DefinitionError, not_yet
+from bide._map import Each, Input, Mapped, task_name
 from bide._signature import MISSING, Names, Param, read
 from bide._task import RESERVED
 from bide._text import check_text
 
 
 class From(msgspec.Struct, frozen=True):
-    """In ``Annotated[T, bide.From("load-data")]``: the return value of that task."""
+    """In ``Annotated[T, bide.From("load-data")]``: the return value of that task.
 
-    task: str
+    With a list of tasks (names or functions), in ``Annotated[dict[str, T], bide.From([one, other])]``: the return
+    values of all of them, by name.
+    """
 
-    def __post_init__(self) -> None:
-        check_text(self.task, "bide.From: the name of the task")
-
-
-class Input(msgspec.Struct, frozen=True):
-    """In ``Annotated[T, bide.Input("path")]``: that run input."""
-
-    name: str
+    task: str | list[Any] | tuple[Any, ...]
 
     def __post_init__(self) -> None:
-        check_text(self.name, "bide.Input: the name of the input")
+        if isinstance(self.task, (list, tuple)):
+            self.names()
+        else:
+            check_text(self.task, "bide.From: the name of the task")
+
+    def names(self) -> list[str]:
+        """Return the names of the tasks."""
+        tasks = self.task if isinstance(self.task, (list, tuple)) else [self.task]
+        return list(dict.fromkeys(task_name(one, "bide.From") for one in tasks))
+
+
+Kind: TypeAlias = Literal[
+    "context",
+    "handle",
+    "task",
+    "input",
+    "gate",
+    "item_of_task",
+    "item_of_input",
+    "same_element",
+    "list",
+    "mapped",
+    "named",
+]
+"""What a `Source` is: the Context or the handle; a task's return value or a run input; the gate's value; an item of a list that is one of
+these; the output of a mapped task's element of the same index, of all as a list, or as a `Mapped`; a dict of the return
+values of several tasks."""
 
 
 class Gate:
@@ -47,11 +69,20 @@ class Gate:
 class Source(NamedTuple):
     """Where one argument comes from. `codec` is the reader's; None where it leaves that to the writer's."""
 
-    kind: Literal["context", "handle", "task", "input", "gate"]
+    kind: Kind
     name: str
     codec: Codec | None = None
     default: Any = MISSING
     parameter: str = ""
+    members: tuple[tuple[str, Codec | None], ...] = ()
+    """Of a dict: the tasks, and the reader's codec of each."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that it reads."""
+        if self.members:
+            return tuple(name for name, _ in self.members)
+        return (self.name,) if self.kind in {"task", "item_of_task", "mapped"} else ()
 
 
 class InputParam(NamedTuple):
@@ -60,6 +91,8 @@ class InputParam(NamedTuple):
     name: str
     required: bool
     codec: Codec
+    is_list: bool = False
+    """The body is mapped over it: a tuple is taken as a list."""
 
 
 class Binding(NamedTuple):
@@ -105,7 +138,7 @@ def bind(fn: Callable[..., Any], owner: str, task_names: Collection[str], *, con
     return Binding(
         positional=tuple(positional),
         keyword=tuple(keyword),
-        dependencies=tuple(dict.fromkeys(source.name for source in sources if source.kind == "task")),
+        dependencies=tuple(dict.fromkeys(name for source in sources for name in source.tasks)),
         inputs=_inputs(sources),
         wants_handle=any(source.kind == "handle" for source in sources),
         wants_context=any(source.kind == "context" for source in sources),
@@ -123,19 +156,17 @@ def return_annotation(fn: Callable[..., Any], where: str) -> object:
 
 
 def with_writers(binding: Binding, writers: dict[str, Codec], where: str) -> Binding:
-    """Return the binding with each source of a task read by the reader's annotation, else by the writer's."""
+    """Return the binding with each value of a task read by the reader's annotation, else by the writer's."""
 
     def read(source: Source) -> Source:
-        if source.kind != "task":
-            return source
-        writer = writers[source.name]
-        if writer.pickled and not (source.codec is not None and source.codec.pickled):
-            msg = (
-                f"{where}: parameter {source.parameter!r} reads a pickle of task {source.name!r}: "
-                "annotate it Annotated[T, bide.Pickle] as well"
+        if source.members:
+            members = tuple(
+                [(name, _read_by(codec, writers[name], source, name, where)) for name, codec in source.members]
             )
-            raise DefinitionError(msg)
-        return source._replace(codec=writer if source.codec is None else source.codec.for_writer(writer))
+            return source._replace(members=members)
+        if source.kind in {"context", "handle", "input", "gate", "item_of_input"}:
+            return source
+        return source._replace(codec=_read_by(source.codec, writers[source.name], source, source.name, where))
 
     return binding._replace(
         positional=tuple(map(read, binding.positional)),
@@ -143,6 +174,12 @@ def with_writers(binding: Binding, writers: dict[str, Codec], where: str) -> Bin
     )
 
 
+def _read_by(codec: Codec | None, writer: Codec, source: Source, task: str, where: str) -> Codec:
+    if writer.pickled and not (codec is not None and codec.pickled):
+        kind = "list[Annotated[T, bide.Pickle]]" if source.kind == "list" else "Annotated[T, bide.Pickle]"
+        msg = f"{where}: parameter {source.parameter!r} reads a pickle of task {task!r}: annotate it {kind} as well"
+        raise DefinitionError(msg)
+    return writer if codec is None else codec.for_writer(writer)
 def check_types(binding: Binding, writers: dict[str, Codec], where: str) -> None:
     """Refuse a parameter whose annotation takes nothing that the task it is bound to may return."""
     for source in binding.sources:
@@ -163,7 +200,8 @@ def check_types(binding: Binding, writers: dict[str, Codec], where: str) -> None
 def check_defaults(binding: Binding, uncertain: Collection[str], where: str) -> None:
     """Refuse a parameter without default that is bound to a task which may not have succeeded."""
     for source in binding.sources:
-        if source.kind == "task" and source.name in uncertain and source.default is MISSING:
+        asks = source.kind in {"task", "list", "mapped", "same_element"}
+        if asks and source.name in uncertain and source.default is MISSING:
             msg = (
                 f"{where}: parameter {source.parameter!r} needs a default, such as None, because task "
                 f"{source.name!r} may not have succeeded when this one runs"
@@ -190,22 +228,95 @@ def _source(parameter: Param, annotation: object, where: str, task_names: Collec
     if type(annotation) is not type and _takes_gate(annotation):
         return Source("gate", "", None, default, name)
     named = None if type(annotation) is type else _outright(annotation, where, name)
-    if isinstance(named, From):
-        if named.task not in task_names:
-            msg = f"{where}: parameter {name!r} is From({named.task!r}), and no task has that name"
-            raise DefinitionError(msg + nearest(named.task, task_names))
-        target, kind = named.task, "task"
-    elif isinstance(named, Input):
-        if named.name in task_names:
-            msg = f"{where}: parameter {name!r} is Input({named.name!r}), which is the name of a task: use bide.From"
-            raise DefinitionError(msg)
-        target, kind = named.name, "input"
-    else:
-        target, kind = name, "task" if name in task_names else "input"
+    if isinstance(named, Each):
+        return _each(named, parameter, _without(annotation), where, task_names)
+    if isinstance(named, From) and not isinstance(named.task, str):
+        return _dict(named, parameter, _without(annotation), where, task_names)
+    target, kind = _target(named, name, where, task_names)
+    inner = _mapped_item(_without(annotation))
+    if inner is not None:
+        if kind == "input":
+            msg = f"{where}: parameter {name!r} is bide.Mapped, and no task is named {target!r}"
+            raise DefinitionError(msg + nearest(target, task_names))
+        return Source("mapped", target, element_codec(inner, where, name), default, name)
     codec = Codec(_optional(_without(annotation), default), where, root=f"parameter {name!r}")
     if kind == "task":
         return Source("task", target, None if annotation is MISSING else codec, default, name)
     return Source("input", target, codec, default, name)
+
+
+def _target(
+    named: From | Input | None, parameter: str, where: str, task_names: Collection[str]
+) -> tuple[str, Literal["task", "input"]]:
+    """Return the task or input that a parameter names, by an annotation or by its own name."""
+    if isinstance(named, From):
+        (name,) = named.names()
+        if name not in task_names:
+            msg = f"{where}: parameter {parameter!r} is From({name!r}), and no task has that name"
+            raise DefinitionError(msg + nearest(name, task_names))
+        return name, "task"
+    if isinstance(named, Input):
+        if named.name in task_names:
+            msg = (
+                f"{where}: parameter {parameter!r} is Input({named.name!r}), which is the name of a task: use bide.From"
+            )
+            raise DefinitionError(msg)
+        return named.name, "input"
+    return parameter, "task" if parameter in task_names else "input"
+
+
+def _each(each: Each, parameter: Param, annotation: object, where: str, task_names: Collection[str]) -> Source:
+    """Return the source of a mapped task's item."""
+    name = parameter.name
+    codec = Codec(annotation, where, root=f"parameter {name!r}")
+    if isinstance(each.over, Input):
+        target = each.over.name
+        if target in task_names:
+            msg = f"{where}: parameter {name!r} is Each(Input({target!r})), which is the name of a task: use its name"
+            raise DefinitionError(msg)
+        if parameter.default is not MISSING:
+            msg = f"{where}: parameter {name!r} is an item of the input {target!r} and cannot have a default"
+            raise DefinitionError(msg)
+        return Source("item_of_input", target, codec, MISSING, name)
+    target = each.task or ""
+    if target not in task_names:
+        msg = (
+            f"{where}: parameter {name!r} is Each({target!r}), and no task has that name{nearest(target, task_names)}; "
+            f'for a run input it is bide.Each(bide.Input("{target}"))'
+        )
+        raise DefinitionError(msg)
+    return Source("item_of_task", target, codec, parameter.default, name)
+
+
+def _dict(tasks: From, parameter: Param, annotation: object, where: str, task_names: Collection[str]) -> Source:
+    """Return the source of a dict of several tasks' return values."""
+    name, names = parameter.name, tasks.names()
+    for one in names:
+        if one not in task_names:
+            msg = f"{where}: parameter {name!r} is From([...]) with {one!r}, and no task has that name"
+            raise DefinitionError(msg + nearest(one, task_names))
+    args = get_args(annotation)
+    is_dict = annotation is dict or (get_origin(annotation) in {dict, Mapping} and args[0] is str)
+    if not is_dict or parameter.default is not MISSING:
+        msg = f"{where}: parameter {name!r} is From([...]): annotate it Annotated[dict[str, T], ...], without a default"
+        raise DefinitionError(msg)
+    codec = element_codec(args[1], where, name) if args else None
+    return Source("named", "", None, MISSING, name, tuple((one, codec) for one in names))
+
+
+def element_codec(annotation: object, where: str, parameter: str) -> Codec:
+    """Return the reader's codec of one of the values in a parameter."""
+    return Codec(annotation, where, root=f"a value in parameter {parameter!r}")
+
+
+def _mapped_item(annotation: object) -> object | None:
+    """Return T of `bide.Mapped[T]`; None for another annotation."""
+    if annotation is Mapped:
+        return Any
+    if get_origin(annotation) in {typing.Union, types.UnionType}:
+        found = [item for part in get_args(annotation) if (item := _mapped_item(part)) is not None]
+        return found[0] if found else None
+    return get_args(annotation)[0] if get_origin(annotation) is Mapped else None
 
 
 def _special(name: str, annotation: object, where: str) -> Literal["context", "handle"] | None:
@@ -241,13 +352,13 @@ def _is_async_handle(cls: type) -> bool:
     return cls.__name__ == "AsyncTaskHandle" and (cls.__module__ or "").split(".")[0] == "bide"
 
 
-def _outright(annotation: object, where: str, name: str) -> From | Input | None:
-    """Return the From or Input in an Annotated, of which there may be one."""
+def _outright(annotation: object, where: str, name: str) -> From | Input | Each | None:
+    """Return the From, Input or Each in an Annotated, of which there may be one."""
     if get_origin(annotation) is not Annotated:
         return None
-    found = [note for note in get_args(annotation)[1:] if isinstance(note, (From, Input))]
-    if any(note is From or note is Input for note in get_args(annotation)[1:]):
-        msg = f'{where}: parameter {name!r}: From and Input take a name, as in bide.From("load")'
+    found = [note for note in get_args(annotation)[1:] if isinstance(note, (From, Input, Each))]
+    if any(note is From or note is Input or note is Each for note in get_args(annotation)[1:]):
+        msg = f'{where}: parameter {name!r}: From, Input and Each take a name, as in bide.From("load")'
         raise DefinitionError(msg)
     if len(found) > 1:
         msg = f"{where}: parameter {name!r} has {' and '.join(map(repr, found))}: give one"
@@ -260,11 +371,11 @@ def _takes_gate(annotation: object) -> bool:
 
 
 def _without(annotation: Any) -> Any:  # noqa: ANN401 - annotations are anything
-    """Return an annotation without From and Input, which say nothing about the value."""
+    """Return an annotation without From, Input and Each, which say nothing about the value."""
     if type(annotation) is type or get_origin(annotation) is not Annotated:
         return annotation
     inner, *notes = get_args(annotation)
-    kept = tuple(note for note in notes if not isinstance(note, (From, Input)))
+    kept = tuple(note for note in notes if not isinstance(note, (From, Input, Each)))
     return Annotated[(inner, *kept)] if kept else inner
 
 
@@ -280,10 +391,18 @@ def _optional(annotation: Any, default: object) -> Any:  # noqa: ANN401 - annota
 
 def _inputs(sources: Iterable[Source]) -> tuple[InputParam, ...]:
     """Return each input once for each annotation it is read by: required if any parameter requires it."""
-    read = [(source, source.codec) for source in sources if source.kind == "input" and source.codec is not None]
+    read = [(source, _input_codec(source)) for source in sources if source.kind in {"input", "item_of_input"}]
     required = {source.name for source, _ in read if source.default is MISSING}
     found: list[InputParam] = []
     for source, codec in read:
         if not any(one.name == source.name and one.codec.annotation == codec.annotation for one in found):
-            found.append(InputParam(source.name, source.name in required, codec))
+            found.append(InputParam(source.name, source.name in required, codec, source.kind == "item_of_input"))
     return tuple(found)
+
+
+def _input_codec(source: Source) -> Codec:
+    """Return how a parameter reads an input as a whole."""
+    codec = source.codec or Codec()
+    if source.kind == "input":
+        return codec
+    return Codec(list[codec.annotation], codec.where, root=codec.root)  # type: ignore[name-defined]

@@ -13,8 +13,10 @@ import msgspec
 from bide import _core
 from bide._bind import Binding, bind, check_defaults, check_types, nearest, with_writers
 from bide._codec import Codec
+from bide._elements import MappedTasks
 from bide._errors import DefinitionError
 from bide._inputs import InputPlan, collect, plan_of
+from bide._map import CompiledMap
 from bide._retry import Retry
 from bide._task import TaskDef
 from bide._text import is_text, listed
@@ -39,6 +41,10 @@ class CompiledTask(NamedTuple):
     gate: Wait | None
     gate_bindings: tuple[Binding, ...]
     """Where the arguments of the gate's conditions come from."""
+    map: CompiledMap | None
+    """What it is mapped over; None if it is not mapped."""
+    gathers: tuple[str, ...]
+    """The mapped tasks of which it takes what all elements came to, failures included."""
 
 
 class CompiledWorkflow(msgspec.Struct, frozen=True):
@@ -115,8 +121,12 @@ def compile_workflow(
         for task, one in definitions.items()
         if one.gate is not None
     }
+    mapped = MappedTasks(definitions, bindings)
     tasks = tuple(
-        [_compile_task(name, one, definitions, bindings, gates.get(task, ())) for task, one in definitions.items()]
+        [
+            _compile_task(name, one, definitions, bindings, gates.get(task, ()), mapped)
+            for task, one in definitions.items()
+        ]
     )
     core = _core.Workflow(name, fail_fast, tasks, None if signals is None else list(signals))
     readers = _readers(tasks)
@@ -149,18 +159,32 @@ def _compile_task(
     definitions: Mapping[str, TaskDef],
     bindings: Mapping[str, Binding],
     gates: tuple[Binding, ...],
+    mapped: MappedTasks,
 ) -> CompiledTask:
     name, binding = one.name, bindings[one.name]
+    for gate in gates:
+        mapped.check_gate(name, gate)
     dependencies: tuple[str, ...] = ()
     if binding.dependencies or one.depends_on or any(gate.dependencies for gate in gates):
         dependencies = _dependencies(workflow, one, binding, gates, definitions)
-        binding = _finish(one, binding, bindings, f"task {name!r}")
-        gates = tuple([_finish(one, gate, bindings, f"the gate of task {name!r}") for gate in gates])
+        binding = _finish(one, binding, bindings, mapped, f"task {name!r}")
+        gates = tuple([_finish(one, gate, bindings, mapped, f"the gate of task {name!r}") for gate in gates])
     if one.gate is None and any(source.kind == "gate" for source in binding.sources):
         msg = f"task {name!r}: a parameter takes the value of the gate, and the task has none: give it one with gate="
         raise DefinitionError(msg)
     return CompiledTask(
-        name, one.fn, binding, binding.returns, dependencies, one.run_if, one.retry, one.timeout, one.gate, gates
+        name=name,
+        fn=one.fn,
+        binding=binding,
+        returns=binding.returns,
+        dependencies=dependencies,
+        run_if=one.run_if,
+        retry=one.retry,
+        timeout=one.timeout,
+        gate=one.gate,
+        gate_bindings=gates,
+        map=mapped.compiled(name),
+        gathers=mapped.gathers(binding, *gates),
     )
 
 
@@ -176,10 +200,13 @@ def _dependencies(
     return tuple(dict.fromkeys((*binding.dependencies, *of_gates, *one.depends_on)))
 
 
-def _finish(one: TaskDef, binding: Binding, bindings: Mapping[str, Binding], where: str) -> Binding:
+def _finish(
+    one: TaskDef, binding: Binding, bindings: Mapping[str, Binding], mapped: MappedTasks, where: str
+) -> Binding:
     """Return a binding whose values from other tasks are read as those write them."""
     if not binding.dependencies:
         return binding
+    binding = mapped.resolve(binding, where, of_mapped=one.name in mapped.names)
     if one.run_if != "succeeded":
         check_defaults(binding, binding.dependencies, where)
     writers = {name: bindings[name].returns for name in binding.dependencies}

@@ -558,6 +558,9 @@ class Snapshot:
     def output(self, task: str) -> list[Any] | None:
         """Return what a task returned, in a list of one; an empty list if nothing (yet); None for an unknown task."""
 
+    def elements(self) -> list[str]:
+        """Return the names of the elements of mapped tasks, in order."""
+
     def task(self, task: str) -> _TaskRow | None:
         """Return the row of a task; None for an unknown one."""
 

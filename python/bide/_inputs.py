@@ -3,7 +3,8 @@
 Which parameters read an input is decided in `_bind.py`; whether a run is given the right ones, in `_compiled.py`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 
 import msgspec
 
@@ -40,8 +41,11 @@ class InputPlan(msgspec.Struct, frozen=True):
                 continue
             asked.append(parameter.codec.annotation)
             try:
+                if parameter.is_list:
+                    _check_list(value)
                 if data is None:
-                    forms.add(parameter.codec.encode_any_size(value))
+                    whole = list(value) if parameter.is_list and isinstance(value, tuple) else value
+                    forms.add(parameter.codec.encode_any_size(whole))
                 else:
                     parameter.codec.decode(data)
             except SerializationError as problem:
@@ -68,6 +72,24 @@ class InputPlan(msgspec.Struct, frozen=True):
             )
         except Exception:  # noqa: BLE001 - the recorded one may not fit any more, the user's own types may raise
             return False
+
+
+def _check_list(value: object) -> None:
+    """Refuse what has no items in an order, to map a task over."""
+    if isinstance(value, (list, tuple)):
+        return
+    kind = type(value).__name__
+    remedy = "sorted(...) or list(...) of it" if isinstance(value, AbstractSet) else "list(...) of it"
+    if isinstance(value, Mapping):
+        remedy = "list(....items()), or a list of its keys or values"
+    elif isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        remedy = "a list or a tuple"
+    msg = f"it is mapped over a list, and this is {_article(kind)}: give it {remedy}"
+    raise SerializationError(msg)
+
+
+def _article(kind: str) -> str:
+    return f"{'an' if kind[:1].lower() in set('aeiou') else 'a'} {kind}"
 
 
 def collect(workflow: str, bindings: Iterable[tuple[str, Binding]]) -> dict[str, InputPlan]:

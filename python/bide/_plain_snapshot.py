@@ -32,17 +32,23 @@ class PlainSnapshot:
     failure: bytes | None
     started_at: datetime
     ended_at: datetime | None
+    tasks: list[str]
     rows: "dict[str, _TaskRow]"
     returned: dict[str, Output]
     values: dict[str, bytes]
 
     def names(self) -> list[str]:
         """Return the names of the tasks, in declaration order."""
-        return list(self.rows)
+        return self.tasks
+
+    def elements(self) -> list[str]:
+        """Return the names of the elements of mapped tasks, in order."""
+        tasks = set(self.tasks)
+        return [name for name in self.rows if name not in tasks]
 
     def completed(self) -> Iterator[str]:
         """Return the names of the tasks that returned something, even if it cannot be pickled."""
-        return (name for name, returned in self.returned.items() if returned is not None)
+        return (name for name in self.tasks if self.returned[name] is not None)
 
     def task(self, task: str) -> "_TaskRow | None":
         """Return the row of a task; None for an unknown one."""
@@ -65,7 +71,7 @@ class PlainSnapshot:
 
 def plain(snapshot: "_core.Snapshot") -> PlainSnapshot:
     """Return a snapshot as plain values."""
-    rows = {name: row for name in snapshot.names() if (row := snapshot.task(name)) is not None}
+    rows = {name: row for name in [*snapshot.names(), *snapshot.elements()] if (row := snapshot.task(name)) is not None}
     return PlainSnapshot(
         id=snapshot.id,
         workflow=snapshot.workflow,
@@ -75,6 +81,7 @@ def plain(snapshot: "_core.Snapshot") -> PlainSnapshot:
         failure=snapshot.failure,
         started_at=snapshot.started_at,
         ended_at=snapshot.ended_at,
+        tasks=snapshot.names(),
         rows=rows,
         returned={name: _returned(snapshot, name) for name in rows},
         values=snapshot.context_values(),

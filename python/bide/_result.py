@@ -51,7 +51,7 @@ class _Tasks(Mapping[str, TaskResult]):
 
     def __init__(self, snapshot: "_core.Snapshot | PlainSnapshot") -> None:
         self._snapshot = snapshot
-        self._names = snapshot.names()
+        self._names = _with_elements(snapshot)
 
     def __getitem__(self, name: str) -> TaskResult:
         row = self._snapshot.task(name) if is_text(name) else None
@@ -225,6 +225,17 @@ def _name_of(task: object) -> str | None:
         return name_of(task)
     except DefinitionError:
         return None
+
+
+def _with_elements(snapshot: "_core.Snapshot | PlainSnapshot") -> list[str]:
+    """Return the names of the tasks, after each mapped one those of its elements."""
+    names, elements = snapshot.names(), snapshot.elements()
+    if not elements:
+        return names
+    of: dict[str, list[str]] = {}
+    for name in elements:
+        of.setdefault(name.rpartition("[")[0], []).append(name)
+    return [one for name in names for one in (name, *of.get(name, ()))]
 
 
 def _task_failed(failure: bytes, task: str | None) -> TaskFailed:

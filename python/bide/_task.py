@@ -25,7 +25,7 @@ ATTRIBUTE = "__bide_task__"
 RESERVED = frozenset({"context", "ctx", "handle", "task_handle"})
 BELOW = "what @bide.task says: put @bide.task below the decorator that made it"
 RUN_IF = ("succeeded", "failed", "done")
-NO_SETTINGS = ((), None, None, None, "succeeded", None)
+NO_SETTINGS = ((), None, None, None, "succeeded", 0)
 """What `task` gets for all settings but the name if it gets none, in the order of `_define`."""
 
 
@@ -41,6 +41,8 @@ class TaskDef(NamedTuple):
     run_if: str = "succeeded"
     carrier: object = None
     """The object that this definition was put on: `functools.wraps` copies attributes, and a copy is told by it."""
+    tolerate: float = 0
+    """How many elements of a mapped task may fail: a count as an int, a share as a float."""
 
 
 @overload
@@ -56,7 +58,7 @@ def task(
     timeout: Duration | None = None,
     gate: Wait | None = None,
     run_if: str = "succeeded",
-    each: str | None = None,
+    tolerate: float = 0,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 @overload
 def task(
@@ -69,7 +71,7 @@ def task(
     timeout: Duration | None = None,
     gate: Wait | None = None,
     run_if: str = "succeeded",
-    each: str | None = None,
+    tolerate: float = 0,
 ) -> Callable[P, R]: ...
 def task(  # noqa: PLR0913 - each is a setting of its own, all but the first by keyword
     fn: Callable[P, R] | None = None,
@@ -81,15 +83,16 @@ def task(  # noqa: PLR0913 - each is a setting of its own, all but the first by 
     timeout: Duration | None = None,
     gate: Wait | None = None,
     run_if: str = "succeeded",
-    each: str | None = None,
+    tolerate: float = 0,
 ) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a function a task; it stays the function it was.
 
     A parameter named after a task receives that task's return value and depends on it; any other is a run input.
     `timeout` limits the execution of one attempt (time deferred excluded), `gate` is waited for before the body
-    starts, and `run_if` ("succeeded", "failed", "done") decides once all dependencies have ended.
+    starts, and `run_if` ("succeeded", "failed", "done") decides once all dependencies have ended. `tolerate` is how
+    many elements of a mapped task may fail: a count such as 3, or a share such as 0.1.
     """
-    settings = (depends_on, retry, timeout, gate, run_if, each)
+    settings = (depends_on, retry, timeout, gate, run_if, tolerate)
     if fn is not None:
         return _declare(fn, name, settings)
 
@@ -206,11 +209,8 @@ def _define(fn: object, name: object, settings: tuple[Any, ...]) -> TaskDef:
         raise DefinitionError(msg)
     if is_plain(fn) and settings == NO_SETTINGS:
         return TaskDef(name, fn, (), None, None, None, "succeeded", fn)
-    depends_on, retry, timeout, gate, run_if, each = settings
+    depends_on, retry, timeout, gate, run_if, tolerate = settings
     what = f"task {name!r}"
-    if each is not None:
-        feature = f"{what}: each="
-        raise not_yet(feature)
     _check_body(fn, name)
     if retry is not None and not isinstance(retry, Retry):
         msg = f"{what}: retry must be a bide.Retry, such as bide.Retry(attempts=3), not {retry!r}"
@@ -230,7 +230,18 @@ def _define(fn: object, name: object, settings: tuple[Any, ...]) -> TaskDef:
         gate=gate,
         run_if=str(run_if),
         carrier=fn,
+        tolerate=_tolerate(tolerate, what),
     )
+
+
+def _tolerate(tolerate: object, what: str) -> float:
+    """Return how many elements may fail: a count as an int, a share as a float."""
+    if isinstance(tolerate, int) and not isinstance(tolerate, bool) and 0 <= tolerate < 2**31:
+        return tolerate
+    if isinstance(tolerate, float) and 0.0 <= tolerate <= 1.0:
+        return tolerate
+    msg = f"{what}: tolerate must be a count such as 3 or a share such as 0.1, not {tolerate!r}"
+    raise DefinitionError(msg)
 
 
 def _name_of(fn: object) -> str:

@@ -269,6 +269,11 @@ pub enum Outcome {
         /// If the task's retry policy covers the failure.
         retry: Option<Retry>,
     },
+    /// The lists of a mapped task are known.
+    Expanded {
+        /// How many elements it has.
+        length: u32,
+    },
     /// It skipped itself.
     Skipped {
         /// Why.

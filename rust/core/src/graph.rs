@@ -4,6 +4,7 @@
 
 mod ancestors;
 mod build;
+mod maps;
 #[cfg(test)]
 pub(crate) mod tests;
 mod version;
@@ -18,6 +19,8 @@ use crate::id::TaskIx;
 use crate::retry::RetryPolicy;
 use ancestors::AncestorCache;
 pub use build::RESERVED_NAMES;
+use maps::Maps;
+pub use maps::{MapSpec, Over, Tolerated, split_element};
 
 /// When a task runs, decided once everything it depends on has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -50,6 +53,11 @@ pub struct TaskSpec {
     pub wants_handle: bool,
     /// Its body asks for the context.
     pub wants_context: bool,
+    /// It is mapped: its body runs once for each item of a list.
+    pub map: Option<Box<MapSpec>>,
+    /// The mapped tasks of which it takes whatever their elements came to: it starts when all of them have ended, also
+    /// if some have failed.
+    pub gathers: Vec<Arc<str>>,
 }
 
 impl TaskSpec {
@@ -65,6 +73,8 @@ impl TaskSpec {
             gate: None,
             wants_handle: false,
             wants_context: false,
+            map: None,
+            gathers: Vec::new(),
         }
     }
 }
@@ -86,6 +96,8 @@ pub struct Graph {
     rank: Box<[u32]>,
     version: Box<str>,
     ancestors: AncestorCache,
+    /// Which tasks are mapped over each other's elements; none in a graph without mapped tasks.
+    maps: Option<Maps>,
 }
 
 impl Graph {

@@ -66,6 +66,8 @@ pub struct TaskRow {
     pub task: TaskId,
     /// Map index, or [`crate::id::NO_MAP`].
     pub map: i32,
+    /// How many elements it has; only of a mapped task itself, once that is known.
+    pub length: Option<u32>,
     /// Where it stands.
     pub status: TaskStatus,
     /// While running: whether it holds a slot.
@@ -102,6 +104,7 @@ impl TaskRow {
             run,
             task,
             map: NO_MAP,
+            length: None,
             status: TaskStatus::Pending,
             sub_status: None,
             attempts: 0,

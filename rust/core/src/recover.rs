@@ -14,7 +14,7 @@ use crate::event::Timer;
 use crate::graph::Graph;
 use crate::id::{NO_MAP, TaskId, TaskIx, TaskRef};
 use crate::record::{RecordedTask, StoredRun};
-use crate::run::{Out, RunDetail, RunState, SkipCause};
+use crate::run::{MAX_ELEMENTS, Out, RunDetail, RunState, SkipCause};
 use crate::status::{RunStatus, TaskStatus};
 use crate::time::Time;
 use crate::value::Value;
@@ -52,9 +52,18 @@ impl RunState {
     ) -> Result<Self, DecodeError> {
         let mut state = Self::new(stored.run.id, Arc::clone(graph), Arc::clone(ids));
         let positions: HashMap<TaskId, TaskIx> = ids.iter().zip(0..).map(|(id, ix)| (*id, ix)).collect();
-        let position = |id: TaskId, map: i32| match positions.get(&id) {
-            Some(ix) if map == NO_MAP => Ok(TaskRef { ix: *ix, map }),
-            _ => Err(DecodeError::StrayRow { task: id, map }),
+        let lengths = stored.rows.iter().filter_map(|row| Some((row.task, row.map, row.length?)));
+        for (task, map, length) in lengths {
+            match positions.get(&task) {
+                Some(ix) if map == NO_MAP && graph.is_mapped(*ix) && length <= MAX_ELEMENTS => {
+                    state.restore_elements(*ix, length);
+                }
+                _ => return Err(DecodeError::StrayRow { task, map }),
+            }
+        }
+        let position = |state: &Self, id: TaskId, map: i32| {
+            let task = positions.get(&id).map(|ix| TaskRef { ix: *ix, map });
+            task.filter(|task| state.get(*task).is_some()).ok_or(DecodeError::StrayRow { task: id, map })
         };
         let counts = [(Field::RunCrashes, stored.run.crashes)].into_iter();
         let counts = counts.chain(stored.rows.iter().map(|row| (Field::TaskAttempts, row.attempts)));
@@ -72,7 +81,10 @@ impl RunState {
         state.ended_at = run.ended_at.unwrap_or_default();
         state.recovered = true;
         for row in stored.rows {
-            let task = position(row.task, row.map)?;
+            let task = position(&state, row.task, row.map)?;
+            if row.status == TaskStatus::Completed && graph.is_expansion(task) && row.length.is_none() {
+                return Err(DecodeError::StrayRow { task: row.task, map: row.map });
+            }
             let known = state.task_mut(task);
             known.has_row = true;
             known.status = row.status;
@@ -86,7 +98,7 @@ impl RunState {
                 continue;
             }
             let skipped = (row.status == TaskStatus::Skipped).then_some(row.blocked_by).flatten();
-            let skipped = skipped.map(|text| SkipCause::from_stored(text, graph, task.ix, row.started_at));
+            let skipped = skipped.map(|text| SkipCause::from_stored(text, graph, task, row.started_at));
             let detail = state.detail(task);
             detail.sub_status = row.sub_status;
             detail.changes = row.changes;
@@ -99,7 +111,7 @@ impl RunState {
             detail.mark = row.mark.set_aside();
         }
         for (id, map, entry) in stored.entries {
-            let task = position(id, map)?;
+            let task = position(&state, id, map)?;
             let detail = state.detail(task);
             detail.waited_until = detail.waited_until.max(entry.closed_at.unwrap_or_default());
             detail.journal.restore(entry);
@@ -114,18 +126,30 @@ impl RunState {
     /// Computes what is not stored because it follows from the rest.
     fn derive(&mut self) {
         let graph = Arc::clone(&self.graph);
-        for task in (0..graph.len() as TaskIx).map(TaskRef::plain) {
+        let all: Vec<TaskRef> = self.all().map(|(task, _)| task).collect();
+        for task in all {
+            let is_expanded = self.is_expanded(task);
+            if is_expanded {
+                self.count_restored(task.ix);
+                for follower in graph.followers(task.ix) {
+                    self.task_mut(TaskRef::plain(*follower)).unmet -= 1;
+                }
+            }
             let status = self.task_status(task);
             if !status.is_ended() {
                 continue;
             }
-            self.remaining -= 1;
             self.has_unsuccessful |= status != TaskStatus::Completed;
-            for dependent in graph.dependents(task.ix) {
-                self.task_mut(TaskRef::plain(*dependent)).unmet -= 1;
+            if task.map == NO_MAP {
+                self.remaining -= 1;
+                let follows = |dependent: &TaskIx| is_expanded && graph.follows(*dependent).contains(&task.ix);
+                for dependent in graph.dependents(task.ix).iter().filter(|dependent| !follows(dependent)) {
+                    self.task_mut(TaskRef::plain(*dependent)).unmet -= 1;
+                }
             }
             if let Some(cause) = self.skip_root(task) {
-                self.task_mut(task).failed = self.task_status(cause) == TaskStatus::Failed;
+                let failed = self.get(cause).is_some_and(|cause| cause.status == TaskStatus::Failed);
+                self.task_mut(task).failed = failed;
             }
         }
     }
@@ -139,7 +163,7 @@ impl RunState {
             let times = |task: &TaskRef| self.known_detail(*task).map_or(0, |detail| detail.mark.times);
             let most = marked.iter().map(times).max().unwrap_or_default();
             let blamed = marked.iter().filter(|task| times(task) == most);
-            let names: Vec<String> = blamed.map(|task| format!("'{}'", self.graph.name(task.ix))).collect();
+            let names: Vec<String> = blamed.map(|task| format!("'{}'", self.graph.name_of(*task))).collect();
             self.crashes = 0;
             self.run_detail().blocked_by =
                 Some(BlockReason::Crashes { times: MAX_CRASHES, tasks: names.join(", ").into() });
@@ -156,6 +180,8 @@ impl RunState {
         }
         // Chosen before any of them changes: a task that is started when another ends is not resumed a second time.
         let order = self.graph.order().iter().map(|ix| TaskRef::plain(*ix));
+        let elements = |ix: TaskIx| (0..self.elements(ix).len() as i32).map(move |map| TaskRef { ix, map });
+        let order = order.flat_map(|task| std::iter::once(task).chain(elements(task.ix)));
         let open: Vec<TaskRef> = order.filter(|task| self.task(*task).unmet == 0).collect();
         if let Some(cause) = self.first_failed().filter(|_| self.graph.fail_fast()) {
             // Tasks that a newer version has added, and those that are not known to have started.
@@ -170,12 +196,18 @@ impl RunState {
         }
     }
 
-    fn first_failed(&self) -> Option<TaskRef> {
-        let failed = self.all().filter(|(_, state)| state.status == TaskStatus::Failed);
+    pub(crate) fn first_failed(&self) -> Option<TaskRef> {
+        self.failure()?;
+        let counts = |task: &TaskRef| task.map == NO_MAP || self.is_over_tolerance(task.ix);
+        let failed = self.all().filter(|(task, state)| state.status == TaskStatus::Failed && counts(task));
         failed.min_by_key(|(_, state)| state.ended_at).map(|(task, _)| task)
     }
 
     fn resume_task(&mut self, task: TaskRef, out: &mut Out<'_>) {
+        if self.is_expanded(task) {
+            self.end_if_done(task.ix, out);
+            return;
+        }
         let state = self.task_mut(task);
         let detail = state.detail.as_deref();
         match state.status {

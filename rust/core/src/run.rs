@@ -20,6 +20,10 @@
 //! | Running   | `Ended` Failed                | Pending until `Due`, or Failed       |
 //! | Running   | `Ended` Suspended             | Running, out of memory               |
 //! | Running, out of memory | `Begin`, `Due` (re-enter), `Closed` | Ready              |
+//! | Running   | `Ended` Expanded              | Running, with elements (`run/maps.rs`) |
+//! | Running, with elements | its last element ends | Completed, Failed or Skipped    |
+//!
+//! The elements of a mapped task have the states of tasks.
 //!
 //! A run's states: Pending until `Begin`, if it was created for another runner; Running; Completed or Failed with its
 //! last task; Paused by `Block`, or by `Begin` if it has killed its process too often. A run that is not Running
@@ -32,13 +36,14 @@
 //!
 //! Here: the state, its readers, and the dispatch of events. `run/waits.rs`: journal entries, gates and timers;
 //! `run/combine.rs`: several waits at once; `run/mail.rs`: messages; `run/steps.rs`: steps that are begun before they
-//! end, and checkpoints.
-//! `run/ends.rs`: outcomes and what follows for other tasks. `run/skip.rs`: why a task is skipped. `run/rows.rs`: what is written, and the marks of
+//! end, and checkpoints. `run/ends.rs`: outcomes and what follows for other tasks. `run/skip.rs`: why a task is skipped.
+//! `run/maps.rs`: the elements of mapped tasks. `run/rows.rs`: what is written, and the marks of
 //! bodies that may kill their process. `recover.rs`: from rows back to a state.
 
 mod combine;
 mod ends;
 mod mail;
+mod maps;
 mod rows;
 mod skip;
 mod steps;
@@ -60,6 +65,8 @@ use crate::time::Time;
 use crate::uses::Uses;
 use crate::value::Value;
 pub(crate) use combine::Combinations;
+pub(crate) use maps::Maps;
+pub use maps::{ElementOutcomes, MAX_ELEMENTS, different_lengths, no_list, not_a_list, too_many};
 pub(crate) use skip::SkipCause;
 
 /// The state of one run, in memory.
@@ -75,6 +82,8 @@ pub struct RunState {
     pub(crate) status: RunStatus,
     /// The states of its tasks, by position.
     pub(crate) tasks: Box<[Task]>,
+    /// The elements of its mapped tasks; none in a run without any.
+    pub(crate) maps: Option<Box<Maps>>,
     /// How many tasks have not ended. The run ends when it reaches zero.
     pub(crate) remaining: u32,
     /// A task failed or was skipped: from now on `run_if` is evaluated.
@@ -190,22 +199,8 @@ impl RunState {
     /// A run that has just been committed.
     #[must_use]
     pub fn new(id: RunId, graph: Arc<Graph>, ids: Arc<[TaskId]>) -> Self {
-        let tasks: Box<[Task]> = (0..graph.len() as TaskIx)
-            .map(|ix| Task {
-                output: Value::NONE,
-                started_at: Time::default(),
-                ended_at: Time::default(),
-                gate_since: Time::default(),
-                detail: None,
-                unmet: graph.dependencies(ix).len() as u32,
-                attempts: 0,
-                status: TaskStatus::Pending,
-                has_row: false,
-                failed: false,
-                reenter: false,
-                suspect: false,
-            })
-            .collect();
+        let tasks: Box<[Task]> =
+            (0..graph.len() as TaskIx).map(|ix| Task::new(graph.dependencies(ix).len() as u32)).collect();
         Self {
             id,
             remaining: tasks.len() as u32,
@@ -213,6 +208,7 @@ impl RunState {
             ids,
             status: RunStatus::Running,
             tasks,
+            maps: None,
             has_unsuccessful: false,
             run_detail: None,
             crashes: 0,
@@ -281,29 +277,30 @@ impl RunState {
 
     /// A task's or element's state; none if there is no such element.
     pub(crate) fn get(&self, task: TaskRef) -> Option<&Task> {
-        if task.map == NO_MAP { self.tasks.get(task.ix as usize) } else { None }
+        if task.map == NO_MAP { self.tasks.get(task.ix as usize) } else { self.maps.as_ref()?.element(task) }
     }
 
     /// As [`RunState::get`], for writing.
     fn get_mut(&mut self, task: TaskRef) -> Option<&mut Task> {
-        if task.map == NO_MAP { self.tasks.get_mut(task.ix as usize) } else { None }
+        if task.map == NO_MAP { self.tasks.get_mut(task.ix as usize) } else { self.maps.as_mut()?.element_mut(task) }
     }
 
     /// As [`RunState::get`], of one that is there: effects and events that have passed the fence name no other.
     pub(crate) fn task(&self, task: TaskRef) -> &Task {
-        debug_assert_eq!(task.map, NO_MAP);
-        &self.tasks[task.ix as usize]
+        self.get(task).unwrap_or_else(|| unreachable!("{task:?} is a task or element of the run"))
     }
 
     /// As [`RunState::task`], for writing.
     pub(crate) fn task_mut(&mut self, task: TaskRef) -> &mut Task {
-        debug_assert_eq!(task.map, NO_MAP);
-        &mut self.tasks[task.ix as usize]
+        self.get_mut(task).unwrap_or_else(|| unreachable!("{task:?} is a task or element of the run"))
     }
 
-    /// All tasks and elements with their states, tasks in declaration order.
+    /// All tasks and elements with their states: tasks in declaration order, after each its elements.
     pub(crate) fn all(&self) -> impl Iterator<Item = (TaskRef, &Task)> {
-        (0..).map(TaskRef::plain).zip(&self.tasks)
+        (0..).zip(&self.tasks).flat_map(|(ix, state)| {
+            let elements = self.elements(ix).iter().zip(0..).map(move |(state, map)| (TaskRef { ix, map }, state));
+            std::iter::once((TaskRef::plain(ix), state)).chain(elements)
+        })
     }
 
     /// What a task returned; `None` unless it completed.
@@ -322,8 +319,10 @@ impl RunState {
     /// The bodies that have been entered and have not ended, with their attempts.
     #[must_use]
     pub fn entered(&self) -> Vec<(TaskRef, u32)> {
-        let entered = |state: &Task| state.status == TaskStatus::Running && !state.reenter;
-        self.all().filter(|(_, state)| entered(state)).map(|(task, state)| (task, state.attempts)).collect()
+        let entered = |(task, state): &(TaskRef, &Task)| {
+            state.status == TaskStatus::Running && !state.reenter && !self.is_expanded(*task)
+        };
+        self.all().filter(entered).map(|(task, state)| (task, state.attempts)).collect()
     }
 
     /// Whether a task still waits for a part of its gate, after this number of attempts.
@@ -524,7 +523,7 @@ impl RunState {
     /// The fence for what a body does: it has been entered here and has not ended.
     fn running(&self, task: TaskRef, attempt: u32) -> Result<(), Refused> {
         self.current(task, attempt, TaskStatus::Running)?;
-        if self.task(task).reenter { Err(Refused::AttemptOver) } else { Ok(()) }
+        if self.task(task).reenter || self.is_expanded(task) { Err(Refused::AttemptOver) } else { Ok(()) }
     }
 
     pub(crate) fn detail(&mut self, task: TaskRef) -> &mut TaskDetail {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 pub(crate) use bide_core::attempt::Polled;
 use bide_core::attempt::polling::timed_out;
+use bide_core::run::ElementOutcomes;
 use bide_core::{Failure, GateSpec, TaskRef, Time, Value};
 use smallvec::SmallVec;
 
@@ -77,6 +78,14 @@ pub enum Source {
     Input(Arc<str>),
     /// What a part of the gate of this task was satisfied with.
     Gate(u32, u16),
+    /// For an element: its item of the list that is the output of this task. For the mapped task itself: the list.
+    ItemOfOutput(u32),
+    /// For an element: its item of the list that is this input of the run. For the mapped task itself: the list.
+    ItemOfInput(Arc<str>),
+    /// The output of the element of this task that has the same index.
+    SameElement(u32),
+    /// What the elements of this mapped task have come to.
+    Elements(u32),
 }
 
 /// A body that may start.
@@ -131,12 +140,36 @@ impl<H: Host> Gate<H> {
     #[must_use]
     pub fn timed_out(&self) -> Failure {
         let name = self.spec().map(|gate| &*gate.name).unwrap_or_default();
-        timed_out(self.workflow().graph.name(self.task.ix), name)
+        timed_out(&self.workflow().graph.name_of(self.task), name)
     }
 }
 
-/// The arguments of a call, in the order of [`Host::sources`]; `None` where the source has no value.
-pub type Args = SmallVec<[Option<Value>; 2]>;
+/// The arguments of a call, in the order of [`Host::sources`].
+pub type Args = SmallVec<[Arg; 2]>;
+
+/// One argument.
+#[derive(Clone, Debug)]
+pub enum Arg {
+    /// The source has no value.
+    None,
+    /// A value.
+    Value(Value),
+    /// An item of a list.
+    Item {
+        /// The list.
+        list: Value,
+        /// Which item.
+        index: u32,
+    },
+    /// What the elements of a mapped task have come to.
+    Elements(Box<ElementOutcomes>),
+}
+
+impl From<Option<Value>> for Arg {
+    fn from(value: Option<Value>) -> Self {
+        value.map_or(Self::None, Self::Value)
+    }
+}
 
 /// A thread that may be attached to a resource that others need while it blocks, as to Python's interpreter.
 pub trait Attached {

@@ -37,7 +37,7 @@ pub use clock::{Clock, SystemClock};
 #[cfg(feature = "testing")]
 pub use engine::drive;
 pub use engine::{Engine, default_slots};
-pub use host::{Args, Attached, Dispatch, Free, Gate, Host, Ready, Source};
+pub use host::{Arg, Args, Attached, Dispatch, Free, Gate, Host, Ready, Source};
 pub use log::{Level, Log};
 pub use runs::follow::{Bell, Followed};
 pub use runs::mail::Letter;

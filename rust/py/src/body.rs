@@ -81,6 +81,42 @@ pub(crate) enum Argument {
         /// What makes the value.
         finish: Kept,
     },
+    /// What the elements of a mapped task came to.
+    Elements {
+        /// Its position among the sources.
+        at: usize,
+        /// The reader's codec of one output.
+        codec: Codec,
+        /// Used for a list that is not complete.
+        default: Option<Kept>,
+        /// Which form the reader asks for.
+        form: Form,
+        /// The name of the mapped task.
+        of: Box<str>,
+        /// How to name the reader in an error.
+        whose: Box<str>,
+    },
+    /// The outputs of several tasks as a dict.
+    Named(Box<[NamedOutput]>),
+}
+
+/// How a reader takes the outputs of a mapped task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// A list, with a value of each element.
+    List,
+    /// A `bide.Mapped`.
+    Mapped,
+}
+
+/// One of the outputs in a dict.
+pub(crate) struct NamedOutput {
+    /// The name of the task, which is its key.
+    pub(crate) name: Py<PyString>,
+    /// Its position among the sources.
+    pub(crate) at: usize,
+    /// The reader's codec.
+    pub(crate) codec: Codec,
 }
 
 impl PyBody {
@@ -109,11 +145,12 @@ impl Binding {
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         for argument in self.positional.iter().chain(self.keyword.iter().map(|(_, argument)| argument)) {
             match argument {
-                Argument::Value { codec, default, .. } => {
+                Argument::Value { codec, default, .. } | Argument::Elements { codec, default, .. } => {
                     codec.traverse(visit)?;
                     default.iter().try_for_each(|default| visit.call(&**default))?;
                 }
                 Argument::Gate { finish, .. } => visit.call(&**finish)?,
+                Argument::Named(named) => named.iter().try_for_each(|one| one.codec.traverse(visit))?,
                 Argument::Context | Argument::Handle => {}
             }
         }

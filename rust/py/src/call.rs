@@ -1,23 +1,30 @@
 //! One call of a body or of a gate's condition: its arguments, within contextvars and log settings of its own.
 
-use bide_core::Value;
+use bide_core::run::ElementOutcomes;
+use bide_core::shown::shown;
+use bide_core::{TaskRef, Value};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 use smallvec::SmallVec;
 
-use crate::body::{Argument, Binding};
+use crate::body::{Argument, Binding, Form};
 use crate::errors::{self, Names, names};
 use crate::gil::{self, Owned, Raised};
-use crate::host::{Local, Python3};
+use crate::host::{PyRun, Python3};
 use crate::plan::{finished, outcomes};
-use bide_executor::Call;
+use crate::value::Codec;
+use bide_executor::{Arg, Call};
 
 /// The arguments of one call.
 pub(crate) struct Arguments<'a, 'py> {
     /// The attached thread.
     pub(crate) py: Python<'py>,
-    /// The values that the engine passes; `None` where there is none.
-    pub(crate) args: &'a [Option<Value>],
+    /// The run of the task.
+    pub(crate) run: &'a PyRun,
+    /// The task or element.
+    pub(crate) task: TaskRef,
+    /// What the engine passes.
+    pub(crate) args: &'a [Arg],
     /// The context, if it is wanted.
     pub(crate) context: Option<&'a Owned<'py>>,
     /// The handle, if it is wanted.
@@ -30,12 +37,12 @@ impl<'py> Arguments<'_, 'py> {
     #[inline]
     pub(crate) fn call(
         &self,
-        local: &Local,
         empty: &mut Option<Owned<'py>>,
         function: &Bound<'py, PyAny>,
         binding: &Binding,
     ) -> Result<Owned<'py>, Raised> {
         let names = names(self.py).map_err(|error| Raised::new(self.py, error))?;
+        let local = &self.run.local;
         let vars = match local.contextvars() {
             Some(vars) => vars.copied(names, self.py)?,
             None => empty.take().map_or_else(|| gil::call0(names.no_vars.bind(self.py)), Ok)?,
@@ -95,17 +102,87 @@ impl<'py> Arguments<'_, 'py> {
             Argument::Context => copy(self.context),
             Argument::Handle => copy(self.handle),
             Argument::Gate { at, parts, finish } => {
-                let parts = self.args.iter().skip(*at).take(*parts).map(|part| part.clone().map(Ok));
+                let value = |part: &Arg| match part {
+                    Arg::Value(value) => Some(Ok(value.clone())),
+                    _ => None,
+                };
+                let parts = self.args.iter().skip(*at).take(*parts).map(value);
                 let value = outcomes(self.py, "", parts).and_then(|outcomes| finished(finish.bind(self.py), &outcomes));
                 value.map(Owned::from).map_err(|error| Raised::new(self.py, error))
             }
-            Argument::Value { at, codec, default } => match (self.args.get(*at).and_then(Option::as_ref), default) {
-                (Some(value), _) => codec.decode(self.py, value),
-                (None, Some(default)) => Ok(Owned::from(default.bind(self.py).clone())),
-                (None, None) => Err(Raised::new(self.py, errors::definition(self.py, "an argument has no value"))),
+            Argument::Value { at, codec, default } => match (self.args.get(*at), default) {
+                (Some(Arg::Value(value)), _) => codec.decode(self.py, value),
+                (Some(Arg::Item { list, index }), _) => codec.decode(self.py, &self.item(*at, list, *index, codec)?),
+                (_, Some(default)) => Ok(Owned::from(default.bind(self.py).clone())),
+                (_, None) => Err(self.refused("an argument has no value")),
             },
+            Argument::Elements { at, codec, default, form, of, whose } => {
+                let outcomes = match self.args.get(*at) {
+                    Some(Arg::Elements(outcomes)) => Some(&**outcomes),
+                    _ => None,
+                };
+                match (outcomes, form, default) {
+                    (Some(outcomes), Form::Mapped, _) => mapped(self.py, outcomes, codec, of),
+                    (Some(outcomes), Form::List, _) if outcomes.missing().is_none() => list(self.py, outcomes, codec),
+                    (_, _, Some(default)) => Ok(Owned::from(default.bind(self.py).clone())),
+                    (Some(outcomes), _, None) => {
+                        let missing = outcomes.missing().unwrap_or_default();
+                        Err(self.refused(&format!(
+                            "{whose} takes the list of task '{of}', and {of}[{missing}] has no output: annotate the \
+                             parameter bide.Mapped[...]"
+                        )))
+                    }
+                    (None, _, None) => Err(self.refused("an argument has no value")),
+                }
+            }
+            Argument::Named(named) => {
+                let dict = gil::dict(self.py)?;
+                for one in named {
+                    if let Some(Arg::Value(value)) = self.args.get(one.at) {
+                        gil::set_item(&dict, one.name.bind(self.py).as_any(), &*one.codec.decode(self.py, value)?)?;
+                    }
+                }
+                Ok(dict)
+            }
         }
     }
+
+    /// An item of a list that the task is mapped over, encoded.
+    fn item(&self, at: usize, list: &Value, index: u32, codec: &Codec) -> Result<Value, Raised> {
+        let items = self.run.local.items(self.task.ix, at, list).ok();
+        let item = items.and_then(|items| items.get(index, codec.fast()));
+        item.ok_or_else(|| self.refused(&format!("a list that the task is mapped over has no item {index} any more")))
+    }
+
+    fn refused(&self, message: &str) -> Raised {
+        let whose = self.run.workflow.graph.name_of(self.task);
+        Raised::new(self.py, errors::definition(self.py, &format!("task '{}': {message}", shown(&whose))))
+    }
+}
+
+/// The outputs of all elements.
+#[inline(never)]
+pub(crate) fn list<'py>(py: Python<'py>, outcomes: &ElementOutcomes, codec: &Codec) -> Result<Owned<'py>, Raised> {
+    let list = PyList::empty(py);
+    for (_, value) in &outcomes.completed {
+        list.append(&*codec.decode(py, value)?).map_err(|error| Raised::new(py, error))?;
+    }
+    Ok(Owned::from(list.into_any()))
+}
+
+/// What all elements came to, as a `bide.Mapped`.
+#[inline(never)]
+fn mapped<'py>(py: Python<'py>, outcomes: &ElementOutcomes, codec: &Codec, of: &str) -> Result<Owned<'py>, Raised> {
+    let failed = PyList::empty(py);
+    for (index, failure) in &outcomes.failed {
+        let failure = PyBytes::new(py, failure.as_json().as_bytes());
+        failed.append((format!("{of}[{index}]"), failure)).map_err(|error| Raised::new(py, error))?;
+    }
+    let indexes = outcomes.completed.iter().map(|(index, _)| *index);
+    let indexes = PyList::new(py, indexes).map_err(|error| Raised::new(py, error))?;
+    let total = outcomes.total.into_pyobject(py).map_err(|error| match error {})?;
+    let make = names(py).map_err(|error| Raised::new(py, error))?.make_mapped.bind(py);
+    gil::call_args(make, &[&*list(py, outcomes, codec)?, indexes.as_any(), failed.as_any(), total.as_any()])
 }
 
 /// Publishes which body this thread executes, for log records, if that is in use.
@@ -120,7 +197,7 @@ impl<'py> LogScope<'py> {
         let logging = names.logging.bind(py);
         let enter = gil::getattr(logging, pyo3::intern!(py, "enter"))?;
         let run = PyString::new(py, &call.run.id.to_string()).into_any();
-        let task = PyString::new(py, call.run.workflow.graph.name(call.task.ix)).into_any();
+        let task = PyString::new(py, &call.run.workflow.graph.name_of(call.task)).into_any();
         let attempt = call.attempt.into_pyobject(py).map_err(|error| match error {})?.into_any();
         gil::call_args(&enter, &[&run, &task, &attempt])?;
         Ok(Self(Some(gil::getattr(logging, pyo3::intern!(py, "leave"))?.into_bound())))

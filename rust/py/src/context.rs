@@ -31,7 +31,7 @@ pub(crate) fn context_of<'py>(
         let key = PyString::new(py, &key).into_any();
         gil::set_item(&base, &key, PyBytes::new(py, value.as_bytes()).as_any())?;
     }
-    let whose = PyString::new(py, &format!("task '{}'", shown(run.workflow.graph.name(task.ix)))).into_any();
+    let whose = PyString::new(py, &format!("task '{}'", shown(&run.workflow.graph.name_of(task)))).into_any();
     let make = names(py).map_err(|error| Raised::new(py, error))?;
     gil::call_args(make.context.bind(py), &[&base, &whose])
 }

@@ -77,6 +77,8 @@ pub(crate) struct Names {
     pub(crate) own_decimal: Py<PyAny>,
     /// `datetime.UTC`.
     pub(crate) utc: Py<PyAny>,
+    /// Makes a `bide.Mapped`.
+    pub(crate) make_mapped: Py<PyAny>,
     /// The codec of a value without annotation.
     pub(crate) plain_codec: crate::value::Codec,
 }
@@ -128,6 +130,7 @@ pub(crate) fn names(py: Python<'_>) -> PyResult<&Names> {
             own_decimal: of(&decimal, "own_context")?,
             from_timestamp: datetime.getattr("datetime")?.getattr("fromtimestamp")?.unbind(),
             utc: of(&datetime, "UTC")?,
+            make_mapped: of(&py.import("bide._map")?, "make_mapped")?,
             plain_codec: gil::call0(&codec)?.extract()?,
         })
     })

@@ -158,7 +158,7 @@ impl PyTaskHandle {
     }
 
     pub(crate) fn error(&self, py: Python<'_>, error: &CallError) -> PyErr {
-        errors::wait(py, error, self.body.task_name())
+        errors::wait(py, error, &self.body.task_name())
     }
 
     /// Within a step or a condition the context cannot be changed. Several steps may execute at once.
@@ -543,8 +543,8 @@ impl PyTaskHandle {
 
     /// The task's name.
     #[getter]
-    fn task_name(&self) -> &str {
-        self.body.task_name()
+    fn task_name(&self) -> String {
+        self.body.task_name().to_string()
     }
 
     /// Which try this is, from 1.
@@ -580,7 +580,7 @@ impl PyTaskHandle {
     }
 
     fn __repr__(&self) -> String {
-        format!("<TaskHandle of task '{}', attempt {}>", shown(self.body.task_name()), self.body.attempt())
+        format!("<TaskHandle of task '{}', attempt {}>", shown(&self.body.task_name()), self.body.attempt())
     }
 }
 

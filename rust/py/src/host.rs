@@ -1,16 +1,18 @@
 //! Python as the engine's host: what it keeps with each body and with each run.
 
-use std::sync::{Arc, Weak};
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use bide_core::PollPolicy;
+use bide_core::{PollPolicy, TaskRef, Value};
 use bide_executor::{Engine, Host, Pool, Run, Source};
-use bide_sync::Mutex;
+use bide_sync::{Mutex, RwLock};
 use pyo3::prelude::*;
 
 use crate::body::PyBody;
 use crate::errors::{Names, names};
 use crate::gil::{self, Kept, Owned, Raised};
+use crate::lists::{Items, NotAList};
 use crate::panics;
 
 /// The host.
@@ -23,17 +25,22 @@ pub(crate) struct Local {
     contextvars: Option<Arc<Vars>>,
     /// Where the original exceptions are kept, as long as a handle may ask for them.
     originals: Mutex<Weak<Originals>>,
+    /// Where the items of the lists begin that its tasks are mapped over, once one was looked into.
+    lists: OnceLock<Box<Lists>>,
 }
+
+/// Lists by the position of the mapped task and that of the list among the task's sources.
+type Lists = RwLock<HashMap<(u32, usize), Arc<Items>>>;
 
 /// The original exceptions of tasks that failed for good here, until one was raised to a caller. The handles own them,
 /// not the run: an exception has frames, those have the body's handle, and that has the run, a cycle that is never
 /// collected. A box and not a vector, since almost all are empty, and there is one for each handle.
-pub(crate) type Originals = Mutex<Box<[(u32, Kept)]>>;
+pub(crate) type Originals = Mutex<Box<[(TaskRef, Kept)]>>;
 
 impl Local {
     /// `originals` has to live until the run's first handle is made, which may be after the run's end.
     pub(crate) fn new(contextvars: Option<Arc<Vars>>, originals: &Arc<Originals>) -> Self {
-        Self { contextvars, originals: Mutex::new(Arc::downgrade(originals)) }
+        Self { contextvars, originals: Mutex::new(Arc::downgrade(originals)), lists: OnceLock::new() }
     }
 
     /// The submitter's contextvars, if there is anything in them.
@@ -42,8 +49,19 @@ impl Local {
         self.contextvars.as_deref()
     }
 
+    /// The items of a list that the task at `ix` is mapped over.
+    pub(crate) fn items(&self, ix: u32, at: usize, list: &Value) -> Result<Arc<Items>, NotAList> {
+        let lists = self.lists.get_or_init(Box::default);
+        if let Some(known) = lists.read().get(&(ix, at)) {
+            return Ok(Arc::clone(known));
+        }
+        let items = Arc::new(Items::of(list)?);
+        lists.write().insert((ix, at), Arc::clone(&items));
+        Ok(items)
+    }
+
     /// Keeps the original exception of a task that has failed for good, if a handle of the run is there to ask for it.
-    pub(crate) fn keep_original(&self, task: u32, exception: &Bound<'_, PyAny>) {
+    pub(crate) fn keep_original(&self, task: TaskRef, exception: &Bound<'_, PyAny>) {
         let Some(originals) = self.originals.lock().upgrade() else { return };
         let mut known = originals.lock();
         let mut all = std::mem::take(&mut *known).into_vec();

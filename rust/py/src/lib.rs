@@ -16,6 +16,7 @@ mod gil;
 mod handle;
 mod host;
 mod in_step;
+mod lists;
 mod location;
 mod maps;
 mod messages;

@@ -121,7 +121,9 @@ impl PyRunHandle {
             let originals = std::mem::take(&mut *originals.lock());
             Ok(originals
                 .into_iter()
-                .map(|(ix, kept)| (run.workflow.graph.name(ix).to_string(), kept.into_owned(py).into_bound().unbind()))
+                .map(|(task, kept)| {
+                    (run.workflow.graph.name_of(task).to_string(), kept.into_owned(py).into_bound().unbind())
+                })
                 .collect())
         })
     }

@@ -1,14 +1,16 @@
 //! `_core.Snapshot`: what is known of a run, for `RunResult` to read.
 
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use bide_core::context::{self, Changes};
-use bide_core::record::StoredRun;
-use bide_core::{Graph, Progress, RunId, TaskRef, TaskRow, TaskSpec, Time, Value};
+use bide_core::graph::split_element;
+use bide_core::record::{RecordedTask, StoredRun};
+use bide_core::{Graph, NO_MAP, Progress, RunId, TaskId, TaskRef, TaskRow, TaskSpec, Time, Value};
 use bide_executor::Settlement;
 use bide_store::StoreError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::{PyBytes, PyDict, PyList};
 
 use crate::handle::datetime;
 use crate::host::{PyEngine, PyRun};
@@ -23,7 +25,12 @@ pub(crate) struct PySnapshot {
     live: Option<Arc<PyRun>>,
     /// The run as stored; of a run in memory it is made when first needed.
     stored: OnceLock<StoredRun>,
+    /// Where the row of each task and element is, if there are many.
+    rows: OnceLock<HashMap<(TaskId, i32), usize>>,
 }
+
+/// So many rows are searched without an index.
+const FEW_ROWS: usize = 16;
 
 impl PySnapshot {
     /// A snapshot of a run in memory. A run that has ended is read lazily, one that continues is read now.
@@ -35,7 +42,7 @@ impl PySnapshot {
                 OnceLock::from(stored.map_err(|error| errors::store(py, &error))?)
             }
         };
-        Ok(Self { engine: Arc::clone(engine), live: Some(run), stored })
+        Ok(Self { engine: Arc::clone(engine), live: Some(run), stored, rows: OnceLock::new() })
     }
 
     /// Of any run.
@@ -45,15 +52,19 @@ impl PySnapshot {
         }
         let loaded = gil::detached(py, || engine.store().load(id));
         let loaded = loaded.map_err(|error: StoreError| errors::store(py, &error))?;
-        Ok(loaded.map(|stored| Self { engine: Arc::clone(engine), live: None, stored: OnceLock::from(stored) }))
+        Ok(loaded.map(|stored| Self::of_stored(engine, stored)))
     }
 
     /// Of a run as it was listed. Of one that is executed here memory shows more than its rows.
     pub(crate) fn listed(py: Python<'_>, engine: &Arc<PyEngine>, stored: StoredRun) -> PyResult<Self> {
         match engine.live(stored.run.id) {
             Some(run) => Self::live(py, engine, run),
-            None => Ok(Self { engine: Arc::clone(engine), live: None, stored: OnceLock::from(stored) }),
+            None => Ok(Self::of_stored(engine, stored)),
         }
+    }
+
+    fn of_stored(engine: &Arc<PyEngine>, stored: StoredRun) -> Self {
+        Self { engine: Arc::clone(engine), live: None, stored: OnceLock::from(stored), rows: OnceLock::new() }
     }
 
     fn stored(&self) -> &StoredRun {
@@ -63,10 +74,35 @@ impl PySnapshot {
         })
     }
 
-    fn row(&self, name: &str) -> Option<&TaskRow> {
+    /// The number of a task and the map index, by the name of the task or element.
+    fn place(&self, name: &str) -> Option<(TaskId, i32)> {
         let stored = self.stored();
-        let task = stored.tasks.iter().find(|task| *task.name == *name)?;
-        stored.rows.iter().find(|row| row.task == task.id)
+        let number = |name: &str| stored.tasks.iter().find(|task| *task.name == *name).map(|task| task.id);
+        if let Some(task) = number(name) {
+            return Some((task, NO_MAP));
+        }
+        let (task, map) = split_element(name)?;
+        let task = number(task)?;
+        let length = self.row_at((task, NO_MAP))?.length?;
+        u32::try_from(map).is_ok_and(|map| map < length).then_some((task, map))
+    }
+
+    fn row_at(&self, place: (TaskId, i32)) -> Option<&TaskRow> {
+        let rows = &self.stored().rows;
+        let at = self.rows.get_or_init(|| {
+            let places = rows.iter().zip(0..).map(|(row, at)| ((row.task, row.map), at));
+            if rows.len() > FEW_ROWS { places.collect() } else { HashMap::new() }
+        });
+        if rows.len() > FEW_ROWS {
+            return rows.get(*at.get(&place)?);
+        }
+        rows.iter().find(|row| (row.task, row.map) == place)
+    }
+
+    /// The lengths of the mapped tasks whose elements are known, with their names, in declaration order.
+    fn lengths(&self) -> Vec<(Arc<str>, u32)> {
+        let length = |task: &RecordedTask| Some((Arc::clone(&task.name), self.row_at((task.id, NO_MAP))?.length?));
+        self.stored().tasks.iter().filter_map(length).collect()
     }
 
     fn progress(&self, name: &str) -> Option<&Progress> {
@@ -86,6 +122,18 @@ impl PySnapshot {
             None => errors::names(py)?.plain_codec.decode(py, value),
         };
         Ok(decoded?.into_bound())
+    }
+
+    /// What the elements of a mapped task returned, in a list of one list; an empty list if not all have.
+    fn list<'py>(&self, py: Python<'py>, task: &str, number: TaskId, length: u32) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let list = PyList::empty(py);
+        for map in 0..length.cast_signed() {
+            match self.row_at((number, map)).and_then(|row| row.output.as_ref()) {
+                Some(value) => list.append(self.decode(py, task, value)?)?,
+                None => return Ok(Vec::new()),
+            }
+        }
+        Ok(vec![list.into_any()])
     }
 
     /// The context after the changes of the tasks.
@@ -205,28 +253,40 @@ impl PySnapshot {
     /// What a task returned, in a list of one; an empty list if it has not (yet); `None` if there is no such task.
     fn output<'py>(&self, py: Python<'py>, task: &str) -> PyResult<Option<Vec<Bound<'py, PyAny>>>> {
         panics::method(|| {
-            let value = if let (Some(run), None) = (&self.live, self.stored.get()) {
-                let Some(ix) = run.workflow.graph.find(task) else { return Ok(None) };
-                run.state.lock().output(TaskRef::plain(ix)).cloned()
-            } else {
-                if !self.stored().tasks.iter().any(|other| *other.name == *task) {
-                    return Ok(None);
-                }
-                self.row(task).and_then(|row| row.output.clone())
+            let live = match (&self.live, self.stored.get()) {
+                (Some(run), None) => run.workflow.graph.find(task).map(TaskRef::plain).map(|place| (run, place)),
+                _ => None,
             };
-            let value = value.map(|value| self.decode(py, task, &value)).transpose()?;
+            if let Some((run, place)) = live
+                && !run.workflow.graph.is_mapped(place.ix)
+            {
+                let value = run.state.lock().output(place).cloned();
+                let value = value.map(|value| self.decode(py, task, &value)).transpose()?;
+                return Ok(Some(value.into_iter().collect()));
+            }
+            let Some(place) = self.place(task) else { return Ok(None) };
+            let Some(row) = self.row_at(place) else { return Ok(Some(Vec::new())) };
+            if let Some(length) = row.length {
+                return self.list(py, task, place.0, length).map(Some);
+            }
+            let writer = if place.1 == NO_MAP { task } else { split_element(task).map_or(task, |(task, _)| task) };
+            let value = row.output.as_ref().map(|value| self.decode(py, writer, value)).transpose()?;
             Ok(Some(value.into_iter().collect()))
         })
+    }
+
+    /// The names of the elements of mapped tasks, in order.
+    fn elements(&self) -> Vec<String> {
+        let lengths = self.lengths();
+        lengths.iter().flat_map(|(name, length)| (0..*length).map(move |map| format!("{name}[{map}]"))).collect()
     }
 
     /// A task's row as a dict; `None` if there is no such task.
     fn task<'py>(&self, py: Python<'py>, task: &str) -> PyResult<Option<Bound<'py, PyDict>>> {
         panics::method(|| {
-            if !self.stored().tasks.iter().any(|other| *other.name == *task) {
-                return Ok(None);
-            }
+            let Some(place) = self.place(task) else { return Ok(None) };
             let at = |time: Option<Time>| time.map(|time| datetime(py, time)).transpose();
-            let row = self.row(task);
+            let row = self.row_at(place);
             let dict = PyDict::new(py);
             dict.set_item("status", row.map_or("Pending", |row| row.status.as_str()))?;
             dict.set_item("sub_status", row.and_then(|row| row.sub_status).map(|sub| sub.as_str()))?;

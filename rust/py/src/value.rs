@@ -21,10 +21,10 @@ pub(crate) struct Codec {
 
 /// The scalar tags that need no look at the annotation.
 #[derive(Clone, Copy, Default)]
-struct Tags(u8);
+pub(crate) struct Tags(u8);
 
 impl Tags {
-    fn new(tags: &str) -> Self {
+    pub(crate) fn new(tags: &str) -> Self {
         Self(tags.bytes().fold(0, |bits, tag| bits | Self::bit(tag)))
     }
 
@@ -40,12 +40,17 @@ impl Tags {
         }
     }
 
-    const fn has(self, tag: u8) -> bool {
+    pub(crate) const fn has(self, tag: u8) -> bool {
         self.0 & Self::bit(tag) != 0
     }
 }
 
 impl Codec {
+    /// The scalars that it takes without a look at the annotation.
+    pub(crate) const fn fast(&self) -> Tags {
+        self.fast
+    }
+
     /// Shows the garbage collector the Python object.
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&*self.codec)

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::event::Retry;
-use bide_core::{Failure, Outcome, Value};
+use bide_core::run::{MAX_ELEMENTS, different_lengths, no_list, not_a_list, too_many};
+use bide_core::{Failure, NO_MAP, Outcome, TaskRef, Value};
 use bide_executor::failpoint::{self, Failpoint};
-use bide_executor::{Attached, BodyCx, Call, Gate, GateWorker, Polled, Worker};
+use bide_executor::{Arg, Attached, BodyCx, Call, Gate, GateWorker, Polled, Source, Worker};
 use pyo3::prelude::*;
 
 use crate::body::PyBody;
@@ -19,6 +20,7 @@ use crate::errors::{self, names};
 use crate::gil::{self, Kept, Owned, Raised};
 use crate::handle::PyTaskHandle;
 use crate::host::{PyEngine, Python3};
+use crate::lists::NotAList;
 use crate::process::Kind;
 use crate::{panics, thread, turn};
 
@@ -115,6 +117,10 @@ fn execute<'py>(
     empty: &mut Option<Owned<'py>>,
     ended: &mut Outcome,
 ) {
+    if call.counts_elements() {
+        *ended = count_elements(call);
+        return;
+    }
     let (mut context, mut logged) = (None, None);
     let returned = call_body(py, engine, call, empty, &mut context, &mut logged);
     *ended = outcome(py, engine, call, returned, context, logged);
@@ -150,6 +156,48 @@ fn outcome(
     }
 }
 
+/// Counts the items of a mapped task's lists. They must be equally many.
+#[inline(never)]
+fn count_elements(call: &Call<Python3>) -> Outcome {
+    let (ix, graph) = (call.task.ix, &call.run.workflow.graph);
+    let mut first: Option<(&str, u32)> = None;
+    for (at, (source, arg)) in call.target().sources.iter().zip(&call.args).enumerate() {
+        let over = match source {
+            Source::ItemOfOutput(on) | Source::SameElement(on) => &**graph.name(*on),
+            Source::ItemOfInput(name) => name,
+            Source::Output(_) | Source::Input(_) | Source::Gate(..) | Source::Elements(_) => continue,
+        };
+        let length = match (source, arg) {
+            (Source::SameElement(on), _) => call.run.state.lock().length(TaskRef::plain(*on)).ok_or(None),
+            (_, Arg::Value(list)) => match call.run.local.items(ix, at, list) {
+                Ok(items) if items.len() > MAX_ELEMENTS as usize => {
+                    return failed(too_many(graph.name(ix), over, items.len()));
+                }
+                Ok(items) => Ok(items.len() as u32),
+                Err(NotAList(what)) => Err(Some(what)),
+            },
+            _ => Err(None),
+        };
+        match (length, first) {
+            (Err(Some(what)), _) => return failed(not_a_list(graph.name(ix), over, what)),
+            (Err(None), _) => {
+                let status = graph.find(over).map(|on| call.run.state.lock().task_status(TaskRef::plain(on)));
+                return failed(no_list(graph.name(ix), over, status));
+            }
+            (Ok(length), None) => first = Some((over, length)),
+            (Ok(length), Some(first)) if length != first.1 => {
+                return failed(different_lengths(graph.name(ix), first, (over, length)));
+            }
+            (Ok(_), Some(_)) => {}
+        }
+    }
+    Outcome::Expanded { length: first.map_or(0, |(_, length)| length) }
+}
+
+const fn failed(failure: Failure) -> Outcome {
+    Outcome::Failed { failure, retry: None }
+}
+
 /// Calls a body, with what it sees of the context.
 fn call_body<'py>(
     py: Python<'py>,
@@ -161,7 +209,12 @@ fn call_body<'py>(
 ) -> Result<Owned<'py>, Raised> {
     let target = call.target();
     if target.binding.wants_context {
-        *context = Some(context_of(py, engine, &call.run, call.task)?);
+        let seen = context_of(py, engine, &call.run, call.task)?;
+        if call.task.map != NO_MAP {
+            // Elements run side by side: what they change would depend on their order.
+            read_only(py, &seen, true)?;
+        }
+        *context = Some(seen);
     }
     let handle = match call.body() {
         None => None,
@@ -171,8 +224,15 @@ fn call_body<'py>(
     let executing = Executing { call, context: context.as_ref().map(current::kept), handle: known };
     let _here = executing.enter();
     *logged = Some(LogScope::enter(py, call)?);
-    let arguments = Arguments { py, args: &call.args, context: context.as_ref(), handle: handle.as_ref() };
-    arguments.call(&call.run.local, empty, target.function.bind(py), &target.binding)
+    let arguments = Arguments {
+        py,
+        run: &call.run,
+        task: call.task,
+        args: &call.args,
+        context: context.as_ref(),
+        handle: handle.as_ref(),
+    };
+    arguments.call(empty, target.function.bind(py), &target.binding)
 }
 
 #[inline(never)]
@@ -199,7 +259,7 @@ fn ended_by(py: Python<'_>, engine: &PyEngine, call: &Call<'_, Python3>, raised:
     let retry = matches(call.target(), py, raised.value(py)).then(|| Retry { random: engine.random() });
     let last = call.attempt >= call.run.workflow.graph.spec(call.task.ix).retry.attempts;
     if retry.is_none() || last {
-        call.run.local.keep_original(call.task.ix, raised.value(py));
+        call.run.local.keep_original(call.task, raised.value(py));
     }
     Outcome::Failed { failure, retry }
 }
@@ -226,7 +286,7 @@ fn poll_gate<'py>(
         let args = if body.sources.is_empty() {
             bide_executor::Args::new()
         } else {
-            gate.run.args(&body.sources, &gate.run.state.lock())
+            gate.run.args(gate.task, &body.sources, &gate.run.state.lock())
         };
         let context = if target.binding.wants_context {
             let context = context_of(py, engine, &gate.run, gate.task)?;
@@ -235,8 +295,9 @@ fn poll_gate<'py>(
         } else {
             None
         };
-        let arguments = Arguments { py, args: &args, context: context.as_ref(), handle: None };
-        let value = arguments.call(&gate.run.local, empty, target.condition.bind(py), &target.binding)?;
+        let (run, task) = (&gate.run, gate.task);
+        let arguments = Arguments { py, run, task, args: &args, context: context.as_ref(), handle: None };
+        let value = arguments.call(empty, target.condition.bind(py), &target.binding)?;
         Ok::<_, Raised>(if gil::is_truthy(&value)? { Some(value) } else { None })
     })();
     match polled {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bide_core::graph::{MapSpec, Over, Tolerated};
 use bide_core::{Graph, RetryPolicy, RunIf, TaskSpec};
 use bide_executor::Source;
 use pyo3::prelude::*;
@@ -13,7 +14,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
-use crate::body::{Argument, Binding, PyBody, PyGate, PyRetry};
+use crate::body::{Argument, Binding, Form, NamedOutput, PyBody, PyGate, PyRetry};
 use crate::gil::{self, Kept};
 use crate::plan::{Plan, PlannedCondition};
 use crate::value::Codec;
@@ -116,7 +117,7 @@ impl PyWorkflow {
 }
 
 /// `bide._compiled.CompiledTask`: name, function, binding, codec of what is returned, dependencies, `run_if`, `Retry`,
-/// timeout, gate, and the bindings of the gate's conditions.
+/// timeout, gate, the bindings of the gate's conditions, how it is mapped, and the mapped tasks that it gathers.
 #[derive(FromPyObject)]
 struct CompiledTask<'py>(
     String,
@@ -129,7 +130,23 @@ struct CompiledTask<'py>(
     Option<f64>,
     Option<Bound<'py, PyAny>>,
     Vec<CompiledBinding<'py>>,
+    Option<CompiledMap>,
+    Vec<String>,
 );
+
+/// `bide._map.CompiledMap`: the tasks and the inputs that a task is mapped over, and how many elements may fail: a count
+/// or a share.
+#[derive(FromPyObject)]
+struct CompiledMap(Vec<String>, Vec<String>, Option<u32>, Option<f64>);
+
+impl From<CompiledMap> for MapSpec {
+    fn from(CompiledMap(tasks, inputs, count, share): CompiledMap) -> Self {
+        let tasks = tasks.into_iter().map(|name| Over::Task(name.into()));
+        let inputs = inputs.into_iter().map(|name| Over::Input(name.into()));
+        let tolerate = share.map_or(Tolerated::Count(count.unwrap_or(0)), Tolerated::Share);
+        Self { over: tasks.chain(inputs).collect(), tolerate }
+    }
+}
 
 /// `bide._bind.Binding`: positional sources, sources by keyword, dependencies, inputs, whether the handle and the
 /// context are wanted, and the codec of what is returned.
@@ -151,9 +168,16 @@ impl<'py> FromPyObject<'_, 'py> for CompiledBinding<'py> {
     }
 }
 
-/// `bide._bind.Source`: kind, name, the reader's codec, default, and the parameter's name.
+/// `bide._bind.Source`: kind, name, the reader's codec, default, the parameter's name, and the tasks of a dict of outputs.
 #[derive(FromPyObject)]
-struct CompiledSource<'py>(SourceKind, String, Option<Codec>, Bound<'py, PyAny>, Bound<'py, PyAny>);
+struct CompiledSource<'py>(
+    SourceKind,
+    String,
+    Option<Codec>,
+    Bound<'py, PyAny>,
+    String,
+    Vec<(Bound<'py, PyString>, Codec)>,
+);
 
 /// `Retry._parts()`: attempts, delay, backoff, `max_delay`, jitter, `fresh`, `matches`, and whether that is true of a
 /// timeout.
@@ -174,11 +198,26 @@ struct Calls<'py> {
 impl<'py> CompiledTask<'py> {
     /// What the core wants to know, and what the host does.
     fn split(self) -> PyResult<(TaskSpec, Calls<'py>)> {
-        let Self(name, function, binding, returns, dependencies, run_if, retry, timeout, gate, gate_bindings) = self;
+        let Self(
+            name,
+            function,
+            binding,
+            returns,
+            dependencies,
+            run_if,
+            retry,
+            timeout,
+            gate,
+            gate_bindings,
+            map,
+            gathers,
+        ) = self;
         let mut spec = TaskSpec::new(name);
         spec.dependencies = dependencies.into_iter().map(Into::into).collect();
         spec.run_if = run_if.0;
         spec.timeout = timeout.map(Duration::from_secs_f64);
+        spec.map = map.map(|map| Box::new(map.into()));
+        spec.gathers = gathers.into_iter().map(Into::into).collect();
         spec.wants_handle = binding.wants_handle;
         spec.wants_context = binding.wants_context || gate_bindings.iter().any(|binding| binding.wants_context);
         let retry = retry.map(|retry| read_retry(&retry, &mut spec.retry)).transpose()?;
@@ -243,15 +282,29 @@ fn read_source(
     gate: Option<OwnGate<'_, '_>>,
 ) -> PyResult<Argument> {
     let py = source.py();
-    let CompiledSource(kind, name, codec, default, _parameter) = source.extract()?;
+    let CompiledSource(kind, name, codec, default, parameter, members) = source.extract()?;
+    let task =
+        |name: &str| graph.find(name).ok_or_else(|| errors::definition(py, &format!("no task is named '{name}'")));
+    let mut form = None;
     let from = match kind {
         SourceKind::Context => return Ok(Argument::Context),
         SourceKind::Handle => return Ok(Argument::Handle),
-        SourceKind::Task => {
-            let ix = graph.find(&name);
-            Source::Output(ix.ok_or_else(|| errors::definition(py, &format!("no task is named '{name}'")))?)
+        SourceKind::Named => {
+            let named = members.into_iter().map(|(name, codec)| {
+                sources.push(Source::Output(task(&name.to_cow()?)?));
+                Ok(NamedOutput { name: name.unbind(), at: sources.len() - 1, codec })
+            });
+            return named.collect::<PyResult<_>>().map(Argument::Named);
         }
-        SourceKind::Input => Source::Input(name.into()),
+        SourceKind::Task => Source::Output(task(&name)?),
+        SourceKind::Input => Source::Input(name.as_str().into()),
+        SourceKind::ItemOfTask => Source::ItemOfOutput(task(&name)?),
+        SourceKind::ItemOfInput => Source::ItemOfInput(name.as_str().into()),
+        SourceKind::SameElement => Source::SameElement(task(&name)?),
+        SourceKind::List | SourceKind::Mapped => {
+            form = Some(if matches!(kind, SourceKind::List) { Form::List } else { Form::Mapped });
+            Source::Elements(task(&name)?)
+        }
         SourceKind::Gate => {
             let none = || errors::definition(py, "a parameter takes the value of a gate, and the task has none");
             let OwnGate { task, finish, parts } = gate.ok_or_else(none)?;
@@ -268,9 +321,16 @@ fn read_source(
         }
     };
     sources.push(from);
+    let at = sources.len() - 1;
     let codec = codec.ok_or_else(|| errors::definition(py, "a value has no codec"))?;
     let default = (!default.is(missing(py)?)).then(|| Kept::new(default.unbind()));
-    Ok(Argument::Value { at: sources.len() - 1, codec, default })
+    Ok(match form {
+        None => Argument::Value { at, codec, default },
+        Some(form) => {
+            let whose = format!("parameter '{parameter}'").into();
+            Argument::Elements { at, codec, default, form, of: name.into(), whose }
+        }
+    })
 }
 
 /// The default of a parameter that has none.
@@ -325,6 +385,12 @@ enum SourceKind {
     Task,
     Input,
     Gate,
+    ItemOfTask,
+    ItemOfInput,
+    SameElement,
+    List,
+    Mapped,
+    Named,
 }
 
 impl FromPyObject<'_, '_> for SourceKind {
@@ -337,6 +403,12 @@ impl FromPyObject<'_, '_> for SourceKind {
             "task" => Ok(Self::Task),
             "input" => Ok(Self::Input),
             "gate" => Ok(Self::Gate),
+            "item_of_task" => Ok(Self::ItemOfTask),
+            "item_of_input" => Ok(Self::ItemOfInput),
+            "same_element" => Ok(Self::SameElement),
+            "list" => Ok(Self::List),
+            "mapped" => Ok(Self::Mapped),
+            "named" => Ok(Self::Named),
             other => Err(errors::definition(name.py(), &format!("a source of the kind '{other}' is not known"))),
         }
     }

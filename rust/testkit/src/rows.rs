@@ -60,13 +60,14 @@ fn marks() -> impl Strategy<Value = Mark> {
 /// Whole rows of the run with row number 0.
 pub fn task_rows() -> impl Strategy<Value = TaskRow> {
     let place = (0..50_i64, maps());
-    let status = (select(TaskStatus::ALL), of(select(SubStatus::ALL)), any::<u32>(), marks());
+    let status = (select(TaskStatus::ALL), of(select(SubStatus::ALL)), any::<u32>(), marks(), of(any::<u32>()));
     let content = (of(values()), of(blobs()), of(failures()), of(texts()));
     let when = (of(times()), of(times()), of(times()), of(times()), 0..i64::MAX);
     (place, status, content, when).prop_map(|(place, status, content, when)| TaskRow {
         run: 0,
         task: place.0,
         map: place.1,
+        length: status.4,
         status: status.0,
         sub_status: status.1,
         attempts: status.2,

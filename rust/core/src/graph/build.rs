@@ -5,6 +5,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
 use super::ancestors::AncestorCache;
+use super::maps::Maps;
 use super::version::version;
 use super::{Edges, Graph, TaskSpec};
 use crate::definition::DefinitionError;
@@ -40,6 +41,7 @@ impl Graph {
         if order.len() < tasks.len() {
             return refuse(spell_cycle(workflow_name, &tasks, &dependencies, &order));
         }
+        let maps = Maps::build(&tasks, &by_name).map_err(|why| prefixed(workflow_name, &why))?;
         let mut rank = vec![0; tasks.len()].into_boxed_slice();
         for (position, &ix) in (0..).zip(&order) {
             rank[ix as usize] = position;
@@ -59,12 +61,17 @@ impl Graph {
             dependents,
             order: order.into(),
             rank,
+            maps,
         })
     }
 }
 
 fn refuse<T>(message: String) -> Result<T> {
     Err(DefinitionError(shown(&message).into_owned()))
+}
+
+fn prefixed(workflow: &str, why: &str) -> DefinitionError {
+    DefinitionError(shown(&format!("workflow '{workflow}', {why}")).into_owned())
 }
 
 fn named(workflow: &str, tasks: &[TaskSpec]) -> Result<HashMap<Arc<str>, TaskIx>> {

@@ -1,13 +1,17 @@
 //! The hash that identifies the graph with which a run was created. It is the same in every release and on every
 //! platform.
 //!
-//! It covers, in declaration order, each task's name, the sorted names of its dependencies, and its `run_if`. It does
-//! not cover bodies, retries, timeouts, gates and `fail_fast`: those may change while a run is unfinished.
+//! It covers, in declaration order, each task's name, the sorted names of its dependencies, its `run_if`, and of a mapped
+//! task what it is mapped over. It does not cover bodies, retries, timeouts, gates, `fail_fast` and how many elements may
+//! fail: those may change while a run is unfinished.
 
 use super::{RunIf, TaskSpec};
 
 /// The first byte that is hashed. A change of what is hashed needs another value.
 const FORMAT: u8 = 1;
+
+/// A bit in the byte of a mapped task's `run_if`.
+const MAPPED: u8 = 0x10;
 
 pub(super) fn version(specs: &[TaskSpec]) -> Box<str> {
     let mut hash = Fnv::new();
@@ -15,16 +19,22 @@ pub(super) fn version(specs: &[TaskSpec]) -> Box<str> {
     let mut dependencies = Vec::new();
     for spec in specs {
         hash.text(&spec.name);
-        hash.bytes(&[match spec.run_if {
+        let run_if = match spec.run_if {
             RunIf::Succeeded => 0,
             RunIf::Failed => 1,
             RunIf::Done => 2,
-        }]);
+        };
+        hash.bytes(&[if spec.map.is_some() { run_if | MAPPED } else { run_if }]);
         dependencies.clear();
         dependencies.extend(spec.dependencies.iter().map(|name| &**name));
         dependencies.sort_unstable();
         hash.length(dependencies.len());
         dependencies.iter().for_each(|name| hash.text(name));
+        if let Some(map) = &spec.map {
+            let over = map.over_names();
+            hash.length(over.len());
+            over.iter().for_each(|name| hash.text(name));
+        }
     }
     format!("{:032x}", hash.finish()).into()
 }
@@ -64,6 +74,7 @@ impl Fnv {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{MapSpec, Over, Tolerated};
     use super::*;
 
     #[test]
@@ -77,6 +88,9 @@ mod tests {
     fn a_hash_that_was_once_written_stays() {
         let wait = TaskSpec::new("wait_for_data");
         let process = TaskSpec { dependencies: vec!["wait_for_data".into()], ..TaskSpec::new("process_data") };
-        assert_eq!(&*version(&[wait, process]), "2a60aa255a15eaf9eef4ab438fadf81b");
+        assert_eq!(&*version(&[wait.clone(), process.clone()]), "2a60aa255a15eaf9eef4ab438fadf81b");
+        let over = vec![Over::Task("wait_for_data".into())];
+        let mapped = TaskSpec { map: Some(Box::new(MapSpec { over, tolerate: Tolerated::NONE })), ..process };
+        assert_ne!(&*version(&[wait, mapped]), "2a60aa255a15eaf9eef4ab438fadf81b", "being mapped is part of the shape");
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::event::{Effect, Outcome, Retry, Timer};
 use crate::failure::Failure;
 use crate::graph::RunIf;
-use crate::id::{TaskIx, TaskRef};
+use crate::id::{NO_MAP, TaskIx, TaskRef};
 use crate::record::{DoneRow, Write};
 use crate::status::{RunStatus, TaskStatus};
 use crate::time::Time;
@@ -21,6 +21,10 @@ impl RunState {
                 self.new_record(out);
                 self.completed(task, output, changes, out);
                 self.task_ended(task, out);
+            }
+            Outcome::Expanded { length } => {
+                self.new_record(out);
+                self.expand(task.ix, length, out);
             }
             Outcome::Skipped { reason } => {
                 self.new_record(out);
@@ -88,6 +92,10 @@ impl RunState {
         self.has_unsuccessful = true;
         self.detail(task).failure = Some(failure.clone());
         self.write_row(task, out);
+        if self.is_tolerated(task) {
+            self.task_ended(task, out);
+            return;
+        }
         let first = self.failure().is_none();
         self.run_detail().failure.get_or_insert(failure);
         if self.graph.fail_fast() {
@@ -113,7 +121,8 @@ impl RunState {
     /// `fail_fast`: skips what has not started, except tasks that run after failures.
     pub(crate) fn skip_unstarted(&mut self, cause: TaskRef, out: &mut Out<'_>) {
         let graph = Arc::clone(&self.graph);
-        for task in (0..graph.len() as TaskIx).map(TaskRef::plain) {
+        let all: Vec<TaskRef> = self.all().map(|(task, _)| task).collect();
+        for task in all {
             let state = self.task(task);
             let waiting = match state.status {
                 TaskStatus::Pending => state.started_at == Time::default(),
@@ -127,7 +136,7 @@ impl RunState {
         }
     }
 
-    fn skip(&mut self, task: TaskRef, cause: SkipCause, failed: bool, out: &mut Out<'_>) {
+    pub(super) fn skip(&mut self, task: TaskRef, cause: SkipCause, failed: bool, out: &mut Out<'_>) {
         let state = self.task_mut(task);
         state.status = TaskStatus::Skipped;
         state.failed = failed;
@@ -141,12 +150,20 @@ impl RunState {
     }
 
     /// A task has ended: starts or skips the tasks that waited for it, and ends the run with its last task.
-    fn task_ended(&mut self, task: TaskRef, out: &mut Out<'_>) {
+    pub(super) fn task_ended(&mut self, task: TaskRef, out: &mut Out<'_>) {
+        if task.map != NO_MAP {
+            self.element_ended(task, out);
+            return;
+        }
         let graph = Arc::clone(&self.graph);
         self.remaining -= 1;
         let mut over = smallvec::SmallVec::<[TaskIx; 8]>::from_elem(task.ix, 1);
         while let Some(ended) = over.pop() {
+            let met = self.is_expanded(TaskRef::plain(ended));
             for &next in graph.dependents(ended) {
+                if met && graph.follows(next).contains(&ended) {
+                    continue;
+                }
                 let next = TaskRef::plain(next);
                 let state = self.task_mut(next);
                 state.unmet -= 1;

@@ -12,7 +12,7 @@
 
 use crate::emit::{NewEvents, ProgressRow};
 use crate::event::Effect;
-use crate::id::TaskRef;
+use crate::id::{NO_MAP, TaskRef};
 use crate::outbox::Published;
 use crate::record::{Mark, RunUpdate, TaskRow, Write};
 use crate::status::{SubStatus, TaskStatus};
@@ -146,11 +146,12 @@ impl RunState {
             run: self.row(),
             task: self.ids[task.ix as usize],
             map: task.map,
+            length: self.length(task).filter(|_| task.map == NO_MAP),
             status,
             sub_status: running.then(|| detail.sub_status.unwrap_or(SubStatus::Active)),
             attempts: state.attempts,
             mark: detail.mark,
-            output: (state.status == TaskStatus::Completed).then(|| state.output.clone()),
+            output: (state.status == TaskStatus::Completed && !self.is_expanded(task)).then(|| state.output.clone()),
             changes: detail.changes.clone(),
             failure: detail.failure.clone(),
             first_started_at: detail.first_started_at.or(some(state.started_at)),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::graph::{Graph, RunIf};
-use crate::id::{TaskIx, TaskRef};
+use crate::id::TaskRef;
 use crate::status::TaskStatus;
 use crate::time::Time;
 
@@ -28,20 +28,20 @@ impl SkipCause {
     /// The text to store.
     pub(super) fn text(&self, graph: &Graph) -> Arc<str> {
         match self {
-            Self::Task(root) => Arc::clone(graph.name(root.ix)),
+            Self::Task(root) => graph.name_of(*root),
             Self::NothingFailed => NOTHING_FAILED.into(),
             Self::Reason(text) => Arc::clone(text),
         }
     }
 
     /// The cause whose text is stored of a skipped task.
-    pub(crate) fn from_stored(text: Arc<str>, graph: &Graph, ix: TaskIx, started_at: Option<Time>) -> Self {
+    pub(crate) fn from_stored(text: Arc<str>, graph: &Graph, task: TaskRef, started_at: Option<Time>) -> Self {
         // A body that skips itself may happen to give a task's name as its reason.
-        if started_at.is_some_and(|at| at > Time::default()) {
+        if started_at.is_some_and(|at| at > Time::default()) && !graph.is_expansion(task) {
             return Self::Reason(text);
         }
-        match graph.find(&text).map(TaskRef::plain) {
-            Some(root) if graph.spec(ix).run_if != RunIf::Failed => Self::Task(root),
+        match graph.find_element(&text) {
+            Some(root) if graph.spec(task.ix).run_if != RunIf::Failed => Self::Task(root),
             _ if *text == *NOTHING_FAILED => Self::NothingFailed,
             Some(root) => Self::Task(root),
             None => Self::Reason(text),
@@ -56,11 +56,11 @@ impl RunState {
         if !self.has_unsuccessful && run_if == RunIf::Succeeded {
             return None;
         }
-        let mut dependencies = self.graph.dependencies(task.ix).iter().map(|ix| TaskRef::plain(*ix));
+        let mut dependencies = self.graph.dependencies(task.ix).iter().filter_map(|on| self.decides_about(task, *on));
         let failed = dependencies.clone().find(|dep| self.task(*dep).failed);
         match run_if {
             RunIf::Done => None,
-            RunIf::Failed if failed.is_some() => None,
+            RunIf::Failed if failed.is_some() || self.elements_decide(task) => None,
             RunIf::Failed => Some((SkipCause::NothingFailed, false)),
             RunIf::Succeeded => {
                 let unsuccessful = |dep: &TaskRef| self.task_status(*dep) != TaskStatus::Completed;

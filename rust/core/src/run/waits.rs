@@ -108,7 +108,7 @@ impl RunState {
     fn watch_time(&self, task: TaskRef, entry: &Entry, out: &mut Out<'_>) {
         let (at, result) = match (entry.due(), entry.deadline) {
             (Some(due), deadline) if deadline.is_none_or(|deadline| due <= deadline) => (due, Ok(Value::NONE)),
-            (_, Some(deadline)) => (deadline, Err(timed_out(self.graph.name(task.ix), &entry.key.name))),
+            (_, Some(deadline)) => (deadline, Err(timed_out(&self.graph.name_of(task), &entry.key.name))),
             (_, None) => return,
         };
         let attempt = self.task(task).attempts;
@@ -247,6 +247,10 @@ impl RunState {
 
     /// A task may start: makes it ready, or opens its gate.
     pub(crate) fn start(&mut self, task: TaskRef, out: &mut Out<'_>) {
+        if self.graph.is_expansion(task) {
+            self.count_elements(task, out);
+            return;
+        }
         let Some(gate) = self.graph.spec(task.ix).gate.clone() else {
             self.ready(task, out);
             return;

@@ -14,7 +14,7 @@ use bide_sched::Alarm;
 use bide_store::Lease;
 use bide_sync::Mutex;
 
-use crate::host::{Args, Host, Ready, Source};
+use crate::host::{Arg, Args, Host, Ready, Source};
 use crate::runs::live_output::LiveOutput;
 use crate::runs::settled::{Settled, Settlement};
 
@@ -165,17 +165,23 @@ impl<H: Host> Run<H> {
         Some(&self.inputs[at].1)
     }
 
-    /// The values of these sources.
+    /// The values of these sources for a task or element.
     #[must_use]
-    pub fn args(&self, sources: &[Source], state: &RunState) -> Args {
-        sources
-            .iter()
-            .map(|source| match source {
-                Source::Output(ix) => state.output(TaskRef::plain(*ix)).cloned(),
-                Source::Input(name) => self.input(name).cloned(),
-                Source::Gate(ix, part) => state.gate_value(TaskRef::plain(*ix), *part),
-            })
-            .collect()
+    pub fn args(&self, task: TaskRef, sources: &[Source], state: &RunState) -> Args {
+        let item = |list: Option<Value>| match (list, u32::try_from(task.map)) {
+            (Some(list), Ok(index)) => Arg::Item { list, index },
+            (list, _) => list.into(),
+        };
+        let value = |source: &Source| match source {
+            Source::Output(ix) => state.output(TaskRef::plain(*ix)).cloned().into(),
+            Source::Input(name) => self.input(name).cloned().into(),
+            Source::Gate(_, part) => state.gate_value(task, *part).into(),
+            Source::ItemOfOutput(ix) => item(state.output(TaskRef::plain(*ix)).cloned()),
+            Source::ItemOfInput(name) => item(self.input(name).cloned()),
+            Source::SameElement(ix) => state.output(TaskRef { ix: *ix, map: task.map }).cloned().into(),
+            Source::Elements(ix) => state.outcomes(*ix).map_or(Arg::None, |elements| Arg::Elements(Box::new(elements))),
+        };
+        sources.iter().map(value).collect()
     }
 
     /// What a task sees of the context.

@@ -69,7 +69,7 @@ impl<H: Host> BodyCx<H> {
         permit: Option<Permit<H>>,
         limit: Option<Arc<Limit<H>>>,
     ) -> Arc<Self> {
-        let name = Arc::clone(run.workflow.graph.name(task.ix));
+        let name = run.workflow.graph.name_of(task);
         Arc::new(Self {
             engine: Arc::clone(engine),
             run: Arc::clone(run),
@@ -96,8 +96,8 @@ impl<H: Host> BodyCx<H> {
 
     /// The task's name.
     #[must_use]
-    pub fn task_name(&self) -> &Arc<str> {
-        self.run.workflow.graph.name(self.task.ix)
+    pub fn task_name(&self) -> Arc<str> {
+        self.run.workflow.graph.name_of(self.task)
     }
 
     /// Which try this is, from 1.

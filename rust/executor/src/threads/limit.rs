@@ -138,7 +138,7 @@ impl<H: Host> Alarm for Limit<H> {
             self.run.rare.lock().get_or_insert_default().overdue.insert(self.task, None);
         }
         let graph = &self.run.workflow.graph;
-        let (name, limit) = (graph.name(self.task.ix), graph.spec(self.task.ix).timeout.unwrap_or_default());
+        let (name, limit) = (graph.name_of(self.task), graph.spec(self.task.ix).timeout.unwrap_or_default());
         let message = format!("task '{name}' was not done after {} s of execution", limit.as_secs_f64());
         self.engine.log(
             Level::Stuck { thread: self.thread },

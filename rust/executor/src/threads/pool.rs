@@ -139,7 +139,7 @@ pub struct Executing<H: Host> {
 
 impl<H: Host> Display for Executing<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "task '{}' in run {}", self.run.workflow.graph.name(self.task.ix), self.run.id)
+        write!(f, "task '{}' in run {}", self.run.workflow.graph.name_of(self.task), self.run.id)
     }
 }
 

@@ -60,7 +60,8 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> WorkerThread<Engine<H>> for Thre
     }
 
     fn execute(&mut self, ready: Ready<H>, permit: Permit<H>) -> Option<Permit<H>> {
-        if !ready.run.workflow.may_park(ready.task.ix) {
+        let workflow = &ready.run.workflow;
+        if !workflow.may_park(ready.task.ix) || workflow.graph.is_expansion(ready.task) {
             return self.execute_plain(ready, permit);
         }
         let begun = match self.begin_with_handle(ready, permit) {
@@ -163,6 +164,7 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
     fn begin(&mut self, ready: Ready<H>, permit: Permit<H>, may_park: bool) -> Result<Begun<H>, Permit<H>> {
         let Some(ready) = Arc::clone(&ready.run).wait_for_overdue(ready) else { return Err(permit) };
         let Some((ready, turn)) = self.engine.admit_suspect(ready) else { return Err(permit) };
+        let counts = ready.run.workflow.graph.is_expansion(ready.task);
         let workers = &self.engine.dispatch().workers;
         let ready = if may_park {
             let Some(ready) = workers.admit(self.engine, ready, &self.parker) else { return Err(permit) };
@@ -188,7 +190,7 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
             let entered = state.enter(task, now);
             entered.map(|entered| {
                 let sources = H::sources(&run.workflow.bodies[task.ix as usize]);
-                (entered, run.args(sources, &state))
+                (entered, run.args(task, sources, &state))
             })
         };
         let Some((entered, args)) = entered else {
@@ -202,7 +204,8 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
         }
         let executing = Executing { run: Arc::clone(&run), task, attempt: entered.attempt };
         workers.body_starts(&permit, executing, now);
-        let limit = Limit::start(self.engine, &run, task, entered.attempt, self.cx.thread());
+        let limit =
+            if counts { None } else { Limit::start(self.engine, &run, task, entered.attempt, self.cx.thread()) };
         let marked = !entered.mark || {
             let engine = self.engine;
             let event = Event::Started { task, attempt: entered.attempt };

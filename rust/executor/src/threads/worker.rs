@@ -45,6 +45,13 @@ impl<H: Host> Call<'_, H> {
         &self.run.workflow.bodies[self.task.ix as usize]
     }
 
+    /// Whether this is not a call of the body: the items of a mapped task's lists are counted, which are the arguments.
+    /// The outcome is `Expanded`, or a failure.
+    #[must_use]
+    pub fn counts_elements(&self) -> bool {
+        self.run.workflow.graph.is_expansion(self.task)
+    }
+
     /// What a body with a handle talks to the engine through; `None` for all others.
     #[must_use]
     pub fn body(&self) -> Option<&Arc<BodyCx<H>>> {

@@ -43,7 +43,7 @@ const LIST: &str = concat!(
 macro_rules! task_columns {
     () => {
         "SELECT task, map, status, output, started_at, ended_at, first_started_at, attempts, entered, waited, \
-         sub_status, changes, failure, retry_at, blocked_by, run FROM task "
+         sub_status, changes, failure, retry_at, blocked_by, length, run FROM task "
     };
 }
 
@@ -232,7 +232,7 @@ impl SqliteStore {
         let numbers: HashMap<RunRowId, usize> =
             found.iter().enumerate().map(|(at, stored)| (stored.run.id.row(), at)).collect();
         let json = serde_json::Value::from_iter(numbers.keys().copied()).to_string();
-        self.read_of_all(&reader, TASKS_OF_ALL, &json, 15, |run, row| {
+        self.read_of_all(&reader, TASKS_OF_ALL, &json, 16, |run, row| {
             let Some(stored) = numbers.get(&run).and_then(|at| found.get_mut(*at)) else { return Ok(()) };
             let fields = Fields { row, identity: &self.identity.name, run: stored.run.id, table: "task" };
             stored.rows.push(task_row(&fields)?);
@@ -302,6 +302,7 @@ fn task_row(fields: &Fields<'_>) -> Result<TaskRow, StoreError> {
         run: fields.run.row(),
         task: fields.get(0, "task")?,
         map: fields.get(1, "map")?,
+        length: fields.get(15, "length")?,
         status: fields.code(2, "status", TaskStatus::from_code)?,
         sub_status: sub_status.map(|_| fields.code(10, "sub_status", SubStatus::from_code)).transpose()?,
         attempts: fields.get(7, "attempts")?,

@@ -22,8 +22,8 @@ const UNDO: &str = "DELETE FROM run WHERE id = ?1";
 const DONE: &str = "INSERT INTO task (run, task, map, status, output, started_at, ended_at) \
      VALUES (?1, ?2, ?3, 3, ?4, ?5, ?6)";
 const TASK: &str = "INSERT OR REPLACE INTO task (run, task, map, status, output, started_at, ended_at, \
-     first_started_at, attempts, entered, waited, sub_status, changes, failure, retry_at, blocked_by) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
+     first_started_at, attempts, entered, waited, sub_status, changes, failure, retry_at, blocked_by, length) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)";
 const ENTRY: &str = "INSERT OR REPLACE INTO journal (run, task, map, name, n, seq, kind, state, opened_at, closed_at, \
      due, deadline, proof, value, failure) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
 const DROP_ENTRY: &str = "DELETE FROM journal WHERE run = ?1 AND task = ?2 AND map = ?3 AND name = ?4 AND n = ?5";
@@ -246,6 +246,7 @@ fn task(statement: &mut rusqlite::Statement<'_>, row: &TaskRow) -> rusqlite::Res
         json(row.failure.as_ref()),
         micros(row.retry_at),
         row.blocked_by.as_deref(),
+        row.length,
     ])
 }
 

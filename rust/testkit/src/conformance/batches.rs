@@ -22,6 +22,7 @@ pub fn every_short_row_reads_back_as_a_completed_task(store: &dyn Store) {
             run: row.run,
             task: row.task,
             map: row.map,
+            length: None,
             status: TaskStatus::Completed,
             sub_status: None,
             attempts: 1,

@@ -197,6 +197,6 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     /// See [`CallError`]; a record that is no time is `Failed`.
     pub fn now(&self, at: &mut dyn Attached) -> Result<Time, CallError> {
         let value = self.record(at, "now", || now_value(self.engine.now()))?;
-        read_now(self.task_name(), &value)
+        read_now(&self.task_name(), &value)
     }
 }

@@ -115,7 +115,7 @@ impl Process {
         let lost = run.lease != self.driver.lease();
         let still_has_it = self.still_has(&run);
         let mut oracle = self.shared.oracle.lock();
-        oracle.note(format!("enters: {} attempt {}", self.graph.name(task.ix), entered.attempt));
+        oracle.note(format!("enters: {} attempt {}", self.graph.name_of(task), entered.attempt));
         oracle.a_task_starts_only_after_what_it_depends_on(run.id.row(), task.ix, still_has_it);
         oracle.a_body_starts_once_and_only_under_its_lease(task.ix, twice, lost);
         if entered.reentry && still_has_it {
@@ -138,7 +138,7 @@ impl Process {
             at: 0,
             items: Vec::new(),
             sum: 0,
-            machine: Attempt::new(task, Arc::clone(self.graph.name(task.ix)), entered.attempt),
+            machine: Attempt::new(task, self.graph.name_of(task), entered.attempt),
             shuffled: 0,
             entered: false,
             phase: if entered.mark { Phase::Mark } else { Phase::Acts },

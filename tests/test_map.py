@@ -1,0 +1,450 @@
+"""Mapped tasks: an element for each item of a list, in order, without barriers, and what may fail."""
+
+import contextlib
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import pytest
+
+import bide
+
+
+class Point(msgspec.Struct):
+    """A value that is not a scalar."""
+
+    x: int
+    name: str = "none"
+
+
+@bide.task
+def files() -> list[Path]:
+    """Return the list that most tests map over."""
+    return [Path(f"/data/{index}.csv") for index in range(4)]
+
+
+@bide.task
+def process(file: Annotated[Path, bide.Each("files")]) -> str:
+    """Return something that shows which item it got."""
+    return file.stem
+
+
+def numbers() -> list[int]:
+    """Return a list of scalars."""
+    return [0, 1, 2, 3]
+
+
+def ended(runner: bide.Runner, workflow: bide.Workflow, inputs: dict[str, Any] | None = None) -> bide.RunResult:
+    """Return the result of a run, also of one that failed."""
+    with contextlib.suppress(bide.RunFailed):
+        runner.run(workflow, inputs, key=workflow.name)
+    return runner.get(workflow.name)
+
+
+# --- what elements and readers get ---------------------------------------------------------------------------------
+
+
+def test_each_item_is_an_element_and_a_reader_gets_the_outputs_in_order(store: str) -> None:
+    def report(process: list[str], once: Annotated[list[str], bide.From("process")]) -> list[str]:
+        assert process == once
+        return process
+
+    with bide.Runner(store) as runner:
+        result = runner.run(bide.Workflow("map", [files, process, report]))
+    assert result["report"] == result["process"] == ["0", "1", "2", "3"]
+    assert result["process[3]"] == "3"
+    assert list(result.tasks) == ["files", "process", *(f"process[{index}]" for index in range(4)), "report"]
+    assert result.tasks["process[2]"].attempts == 1
+    assert set(result) == {"files", "process", "report"}
+    with pytest.raises(KeyError):
+        result["process[4]"]
+
+
+def test_every_kind_of_item_reaches_its_element_as_it_was(runner: bide.Runner) -> None:
+    values: list[Any] = [None, True, -5, 2.5, 1e300, 'a"\\,]', "", [1, [2]], {"a": {"b": []}}, "ü"]
+
+    def anything() -> list[Any]:
+        return values
+
+    def same(value: Annotated[Any, bide.Each(anything)]) -> Any:
+        return value
+
+    def points() -> list[Point]:
+        return [Point(1), Point(2, "b")]
+
+    def blobs() -> tuple[bytes, ...]:
+        return (b"\x00\xff", b"")
+
+    def shown(point: Annotated[Point, bide.Each(points)], blob: Annotated[bytes, bide.Each(blobs)]) -> str:
+        return f"{point.x} {point.name} {blob!r}"
+
+    result = runner.run(bide.Workflow("items", [anything, same, points, blobs, shown]))
+    assert result["same"] == values
+    assert result["shown"] == ["1 none b'\\x00\\xff'", "2 b b''"]
+
+
+def test_an_input_is_mapped_as_a_list_or_a_tuple(runner: bide.Runner) -> None:
+    def fetch(url: Annotated[str, bide.Each(bide.Input("urls"))], suffix: str = "!") -> str:
+        return url + suffix
+
+    workflow = bide.Workflow("inputs", [fetch])
+    assert runner.run(workflow, {"urls": ["a", "b"]})["fetch"] == ["a!", "b!"]
+    assert runner.run(workflow, {"urls": ("a",), "suffix": "?"})["fetch"] == ["a?"]
+
+
+def test_a_reader_of_an_empty_list_gets_an_empty_list(store: str) -> None:
+    def nothing() -> list[int]:
+        return []
+
+    def one(item: Annotated[int, bide.Each(nothing)]) -> int:
+        return item
+
+    def two(item: Annotated[int, bide.Each(one)]) -> int:
+        return item
+
+    def read(one: list[int], two: bide.Mapped[int]) -> tuple[list[int], int]:
+        return one, two.total
+
+    with bide.Runner(store) as runner:
+        result = runner.run(bide.Workflow("empty", [nothing, one, two, read]))
+    assert result["one"] == []
+    assert result["read"] == ([], 0)
+    assert result.tasks["two"].status is bide.TaskStatus.Completed
+
+
+def test_several_lists_run_in_step(runner: bide.Runner) -> None:
+    def both(number: Annotated[int, bide.Each(numbers)], file: Annotated[Path, bide.Each("files")]) -> str:
+        return f"{number}{file.suffix}"
+
+    assert runner.run(bide.Workflow("step", [numbers, files, both]))["both"] == ["0.csv", "1.csv", "2.csv", "3.csv"]
+
+
+def test_a_successor_starts_while_the_last_element_still_runs(store: str) -> None:
+    seen = threading.Event()
+
+    def first(number: Annotated[int, bide.Each(numbers)]) -> int:
+        if number == 3:
+            assert seen.wait(30), "no element of the successor has started"
+        return number
+
+    def second(number: Annotated[int, bide.Each(first)]) -> int:
+        seen.set()
+        return number * 10
+
+    with bide.Runner(store, slots=2) as runner:
+        assert runner.run(bide.Workflow("chain", [numbers, first, second]))["second"] == [0, 10, 20, 30]
+
+
+def test_a_successor_that_waits_for_more_finds_the_elements_that_have_ended(runner: bide.Runner) -> None:
+    started = threading.Event()
+
+    def first(number: Annotated[int, bide.Each(numbers)]) -> int:
+        if number == 3:
+            started.set()
+        return number
+
+    def late() -> int:
+        assert started.wait(30)
+        return 100
+
+    def second(number: Annotated[int, bide.Each(first)], late: int) -> int:
+        return number + late
+
+    result = runner.run(bide.Workflow("late", [numbers, first, late, second]))
+    assert result["second"] == [100, 101, 102, 103]
+
+
+def test_a_dict_of_several_tasks_is_a_static_fan_in(runner: bide.Runner) -> None:
+    def one() -> int:
+        return 1
+
+    def two() -> int:
+        return 2
+
+    def total(parts: Annotated[dict[str, int], bide.From([one, "two"])]) -> dict[str, int]:
+        return parts
+
+    assert runner.run(bide.Workflow("fan-in", [one, two, total]))["total"] == {"one": 1, "two": 2}
+
+
+# --- each element on its own ----------------------------------------------------------------------------------------
+
+
+def test_each_element_is_retried_by_itself(store: str) -> None:
+    @bide.task(retry=bide.Retry(attempts=3, delay=0))
+    def flaky(number: Annotated[int, bide.Each(numbers)], handle: bide.TaskHandle) -> int:
+        if number == 2 and handle.attempt < 3:
+            raise ValueError
+        return handle.attempt
+
+    with bide.Runner(store) as runner:
+        result = runner.run(bide.Workflow("retry", [numbers, flaky]))
+    assert result["flaky"] == [1, 1, 3, 1]
+    assert result.tasks["flaky[2]"].attempts == 3
+
+
+def test_each_element_waits_by_itself_and_gives_its_slot_back(store: str) -> None:
+    open_waits = {number: threading.Event() for number in range(4)}
+
+    @bide.task
+    def waits(number: Annotated[int, bide.Each(numbers)], handle: bide.TaskHandle) -> str:
+        open_waits[number].set()
+        handle.defer_until(all_wait, 10)
+        return handle.task_name
+
+    def all_wait() -> bool:
+        return all(event.is_set() for event in open_waits.values())
+
+    with bide.Runner(store, slots=1) as runner:
+        result = runner.run(bide.Workflow("waits", [numbers, waits]))
+    assert result["waits"] == [f"waits[{number}]" for number in range(4)]
+
+
+def test_each_element_has_a_gate_of_its_own(tmp_path: Path) -> None:
+    def is_there(number: Annotated[int, bide.Each(numbers)]) -> bool:
+        return (tmp_path / str(number)).exists()
+
+    @bide.task(gate=bide.until(is_there, every=0.01))
+    def gated(number: Annotated[int, bide.Each(numbers)]) -> int:
+        if number:
+            (tmp_path / str(number - 1)).touch()
+        return number
+
+    (tmp_path / "3").touch()
+    with bide.Runner(":memory:") as runner:
+        assert runner.run(bide.Workflow("gates", [numbers, gated]))["gated"] == [0, 1, 2, 3]
+
+
+def test_the_context_of_an_element_is_read_only(runner: bide.Runner) -> None:
+    def sets(number: Annotated[int, bide.Each(numbers)], context: bide.Context) -> None:
+        context["n"] = number
+
+    result = ended(runner, bide.Workflow("context", [numbers, sets]))
+    error = result.tasks["sets[0]"].error
+    assert error is not None
+    assert "read-only" in str(error)
+
+
+# --- failures --------------------------------------------------------------------------------------------------------
+
+
+def fails_at(*which: int) -> Any:
+    """Return a body that fails for some items."""
+
+    def work(number: Annotated[int, bide.Each(numbers)]) -> int:
+        if number in which:
+            msg = f"boom {number}"
+            raise ValueError(msg)
+        return number
+
+    return work
+
+
+def gather(work: bide.Mapped[int]) -> tuple[list[int], list[str], int, list[int]]:
+    """Return all that a `bide.Mapped` shows."""
+    return work.succeeded, [f"{error.task}: {error}" for error in work.failed], work.total, work.indexes
+
+
+def test_so_many_elements_may_fail(store: str) -> None:
+    for tolerate, failed, status in [
+        (0, 1, "Failed"), (1, 1, "Completed"), (1, 2, "Failed"), (0.5, 2, "Completed"), (0.5, 3, "Failed"),
+    ]:  # fmt: skip
+        work = bide.task(fails_at(*range(failed)), name="work", tolerate=tolerate)
+        with bide.Runner(store) as runner:
+            result = ended(runner, bide.Workflow(f"tolerate {tolerate} {failed}", [numbers, work, gather]))
+        assert (result.status, result.tasks["work"].status) == (status, status), (tolerate, failed)
+        succeeded, errors, total, indexes = result["gather"]
+        assert indexes == succeeded == list(range(failed, 4))
+        assert [error.split(":")[0] for error in errors] == [f"work[{number}]" for number in range(failed)]
+        assert total == 4
+        assert (result.error is None) == (status == "Completed")
+
+
+def test_a_failure_is_named_by_its_element(runner: bide.Runner) -> None:
+    workflow = bide.Workflow("named", [numbers, bide.task(fails_at(2), name="work")])
+    with pytest.raises(bide.RunFailed, match="boom 2") as caught:
+        runner.run(workflow)
+    result = caught.value.result
+    assert isinstance(result, bide.RunResult)
+    assert result.error is not None
+    assert result.error.task == "work[2]"
+    assert "work[2]" in caught.value.errors
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_an_element_that_follows_a_failed_one_is_skipped_and_the_others_go_on(store: str) -> None:
+    work = bide.task(fails_at(1), name="work")
+
+    def after(number: Annotated[int, bide.Each("work")]) -> int:
+        return number
+
+    def read(after: list[int]) -> None: ...
+
+    with bide.Runner(store) as runner:
+        result = ended(runner, bide.Workflow("skip", [numbers, work, after, read]))
+    assert [result.tasks[f"after[{n}]"].status for n in range(4)] == ["Completed", "Skipped", "Completed", "Completed"]
+    assert result.tasks["after[1]"].blocked_by == "work[1]"
+    assert result.tasks["after"].status == "Skipped"
+    assert (result.tasks["read"].status, result.tasks["read"].blocked_by) == ("Skipped", "work[1]")
+
+
+def test_a_tolerated_failure_skips_its_follower_only(runner: bide.Runner) -> None:
+    work = bide.task(fails_at(1), name="work", tolerate=1)
+
+    def after(number: Annotated[int, bide.Each("work")]) -> int:
+        return number
+
+    def read(after: bide.Mapped[int]) -> list[int]:
+        return after.indexes
+
+    result = runner.run(bide.Workflow("tolerated", [numbers, work, after, read]))
+    assert result["read"] == [0, 2, 3]
+    assert result.tasks["after"].status == "Completed"
+
+
+def test_fail_fast_skips_the_elements_that_have_not_started(runner: bide.Runner) -> None:
+    def is_first(number: Annotated[int, bide.Each(numbers)]) -> bool:
+        return number == 0
+
+    work = bide.task(fails_at(0), name="work", gate=bide.until(is_first, every=0.01))
+    result = ended(runner, bide.Workflow("fast", [numbers, work], fail_fast=True))
+    statuses = [result.tasks[f"work[{n}]"].status for n in range(4)]
+    assert statuses == ["Failed", "Skipped", "Skipped", "Skipped"]
+    assert result.tasks["work[3]"].blocked_by == "work[0]"
+    assert result.tasks["work"].status == "Failed"
+
+
+def test_a_reader_that_runs_in_any_case_needs_a_default() -> None:
+    def cleans(work: bide.Mapped[int]) -> None: ...
+
+    clean = bide.task(cleans, name="clean", run_if="done")
+    with pytest.raises(bide.DefinitionError, match="parameter 'work' needs a default"):
+        bide.Workflow("done", [numbers, bide.task(fails_at(0), name="work"), clean])
+
+
+def test_the_list_of_a_task_whose_element_skipped_itself_is_refused(runner: bide.Runner) -> None:
+    def work(number: Annotated[int, bide.Each(numbers)]) -> int:
+        if number == 2:
+            raise bide.Skip("not today")
+        return number
+
+    def read(work: list[int]) -> None: ...
+
+    result = ended(runner, bide.Workflow("hole", [numbers, work, read]))
+    assert result.status == "Failed"
+    assert "work[2] has no output: annotate the parameter bide.Mapped[...]" in str(result.error)
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def a_set() -> set[int]:
+    """Return no list."""
+    return {1}
+
+
+def a_dict() -> dict[str, int]:
+    """Return no list."""
+    return {"a": 1}
+
+
+def untyped() -> Any:
+    """Return no list."""
+    return {"a": 1}
+
+
+def skipped() -> list[int]:
+    """Return nothing."""
+    raise bide.Skip("nothing to do")
+
+
+def mapped_over(task: Any) -> Any:
+    """Return a body that is mapped over a task."""
+
+    def work(item: Annotated[int, bide.Each(task)]) -> int:
+        return item
+
+    return work
+
+
+def reads_list(work: list[int]) -> None:
+    """Read the list."""
+
+
+def reads_tuple(work: tuple[int, ...]) -> None:
+    """Read something else."""
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ([a_set, mapped_over(a_set)], "returns a set, which has no order: return sorted"),
+        ([a_dict, mapped_over(a_dict)], "returns a dict: return list"),
+        ([numbers, mapped_over("number")], "no task has that name: did you mean 'numbers'"),
+        ([mapped_over("urls")], r'for a run input it is bide.Each\(bide.Input\("urls"\)\)'),
+        ([numbers, bide.task(mapped_over(numbers), tolerate=1), reads_list], "some may have failed"),
+        ([numbers, mapped_over(numbers), reads_tuple], r"annotate it list\[T\], or bide.Mapped\[T\]"),
+        ([bide.task(lambda: None, name="x", tolerate=1)], "tolerate= is for a mapped task"),
+    ],
+)
+def test_a_map_that_cannot_work_is_refused_with_the_remedy(tasks: list[Any], message: str) -> None:
+    with pytest.raises(bide.DefinitionError, match=message):
+        bide.Workflow("refused", tasks)
+
+
+def test_what_is_no_list_fails_the_mapped_task_with_the_remedy(runner: bide.Runner) -> None:
+    result = ended(runner, bide.Workflow("no list", [untyped, mapped_over(untyped)]))
+    assert str(result.tasks["work"].error) == (
+        "task 'work': bide.DefinitionError: task 'work' is mapped over 'untyped', which is a mapping or an object: "
+        "map over a list or a tuple, such as list(...) of it"
+    )
+
+
+def test_lists_of_different_lengths_are_refused_by_name(runner: bide.Runner) -> None:
+    def both(
+        number: Annotated[int, bide.Each(numbers)], letter: Annotated[str, bide.Each(bide.Input("s"))]
+    ) -> None: ...
+
+    result = ended(runner, bide.Workflow("lengths", [numbers, both]), {"s": ["a"]})
+    assert "mapped over 'numbers' with 4 items and 's' with 1: they must be equally long" in str(result.error)
+
+
+def test_a_map_over_a_skipped_task_is_skipped_and_one_that_runs_anyway_is_refused(runner: bide.Runner) -> None:
+    anyway = bide.task(mapped_over(skipped), name="anyway", run_if="done")
+    result = ended(runner, bide.Workflow("skipped", [skipped, mapped_over(skipped), anyway]))
+    assert (result.tasks["work"].status, result.tasks["work"].blocked_by) == ("Skipped", "skipped")
+    assert "'anyway' is mapped over 'skipped', which has returned no list: it is Skipped" in str(result.error)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({1}, "this is a set: give it sorted"),
+        ({"a": 1}, "this is a dict: give it list"),
+        ((number for number in [1]), "this is a generator: give it list"),
+        (5, "this is an int: give it a list or a tuple"),
+        ("ab", "this is a str: give it a list or a tuple"),
+    ],
+)
+def test_an_input_that_is_no_list_is_refused_with_the_remedy(
+    runner: bide.Runner, value: Iterable[int], message: str
+) -> None:
+    workflow = bide.Workflow("input", [mapped_over(bide.Input("items"))])
+    with pytest.raises(bide.SerializationError, match=message):
+        runner.run(workflow, {"items": value})
+
+
+# --- versions --------------------------------------------------------------------------------------------------------
+
+
+def test_being_mapped_belongs_to_the_version_of_a_workflow() -> None:
+    def plain(numbers: list[int]) -> int:
+        return len(numbers)
+
+    versions = {
+        bide.Workflow("v", [numbers, files, bide.task(body, name="work", depends_on=["files", "numbers"])]).version
+        for body in (plain, mapped_over("numbers"), mapped_over("files"))
+    }
+    assert len(versions) == 3
