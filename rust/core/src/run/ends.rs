@@ -179,7 +179,8 @@ impl RunState {
                 }
             }
         }
-        if self.remaining == 0 {
+        // A mapped task that ends at its start may have ended the run in the loop above.
+        if self.remaining == 0 && self.status == RunStatus::Running {
             self.end_run(out);
         }
     }

@@ -108,7 +108,7 @@ fn a_body_that_only_queued_for_a_slot_is_not_marked() {
     script.enter("b");
     script.die();
     script.enter("a");
-    assert!(script.row("a").mark.times > 0 && !script.store.rows.contains_key(&101));
+    assert!(script.row("a").mark.times > 0 && !script.store.rows.contains_key(&(101, -1)));
 }
 
 #[test]

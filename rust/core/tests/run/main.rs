@@ -7,6 +7,7 @@ mod failure;
 mod harness;
 mod journal;
 mod mail;
+mod maps;
 mod plan;
 mod properties;
 mod script;

@@ -115,7 +115,7 @@ impl Script {
     }
 
     pub(crate) fn find(&self, name: &str) -> TaskRef {
-        TaskRef::plain(self.graph.find(name).unwrap())
+        self.graph.find_element(name).unwrap()
     }
 
     /// The names of the tasks that became ready since the last call; other effects are kept.
@@ -125,7 +125,7 @@ impl Script {
         self.effects = rest;
         let ready: Vec<Effect> = ready;
         let name = |effect: &Effect| match effect {
-            Effect::Ready { task } => self.graph.name(task.ix).to_string(),
+            Effect::Ready { task } => self.graph.name_of(*task).to_string(),
             _ => unreachable!(),
         };
         ready.iter().map(name).collect()
@@ -142,7 +142,8 @@ impl Script {
     }
 
     pub(crate) fn attempt(&self, name: &str) -> u32 {
-        self.state.task_row(self.find(name)).attempts
+        let task = self.find(name);
+        self.state.rows().find(|(other, _)| *other == task).map_or(1, |(_, row)| row.attempts)
     }
 
     pub(crate) fn open(&mut self, name: &str, wait: Wait) {
@@ -217,7 +218,8 @@ impl Script {
     }
 
     pub(crate) fn row(&self, name: &str) -> &TaskRow {
-        self.store.row(self.find(name).ix).unwrap()
+        let task = self.find(name);
+        &self.store.rows[&(id_of(task.ix), task.map)]
     }
 
     pub(crate) fn journal(&self, name: &str) -> Vec<String> {

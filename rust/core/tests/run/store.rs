@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use bide_core::record::{RunRow, StoredRun};
 use bide_core::{
-    Entry, EntryKey, EntryKind, Graph, Message, RunId, RunState, StoredMessage, TaskId, TaskIx, TaskRef, TaskRow, Time,
+    Entry, EntryKey, EntryKind, Graph, Message, NO_MAP, RunId, RunState, StoredMessage, TaskId, TaskIx, TaskRow, Time,
     Write,
 };
 
 #[derive(Clone)]
 pub(crate) struct Store {
     pub(crate) run: RunRow,
-    pub(crate) rows: BTreeMap<TaskId, TaskRow>,
-    pub(crate) entries: BTreeMap<(TaskId, EntryKey), Entry>,
+    pub(crate) rows: BTreeMap<(TaskId, i32), TaskRow>,
+    pub(crate) entries: BTreeMap<(TaskId, i32, EntryKey), Entry>,
     pub(crate) messages: Vec<StoredMessage>,
     last_seq: i64,
 }
@@ -35,25 +35,25 @@ impl Store {
             match write.clone() {
                 Write::Done(done) => {
                     let row = TaskRow::from(done);
-                    let before = self.rows.insert(row.task, row);
+                    let before = self.rows.insert((row.task, row.map), row);
                     assert!(before.is_none(), "a short row where there is a row: {before:?}");
                 }
                 Write::Task(row) => {
-                    let before = self.rows.insert(row.task, (*row).clone());
+                    let before = self.rows.insert((row.task, row.map), (*row).clone());
                     let ended = before.is_some_and(|before| before.status.is_ended());
                     assert!(!ended, "an ended task is written again: {row:?}");
                 }
-                Write::Entry { task, entry, .. } => {
-                    let before = self.entries.insert((task, entry.key.clone()), (*entry).clone());
+                Write::Entry { task, map, entry, .. } => {
+                    let before = self.entries.insert((task, map, entry.key.clone()), (*entry).clone());
                     if let Some(before) = before.filter(|before| before.kind() == entry.kind()) {
                         assert_eq!(entry.deadline, before.deadline, "a deadline moved");
                         let is_time = entry.kind() == EntryKind::Time;
                         assert!(!is_time || entry.due() == before.due(), "a due time moved");
                     }
                 }
-                Write::DropEntries { task, keys, .. } => {
+                Write::DropEntries { task, map, keys, .. } => {
                     for key in keys {
-                        assert!(self.entries.remove(&(task, key.clone())).is_some(), "nothing to drop at {key:?}");
+                        assert!(self.entries.remove(&(task, map, key.clone())).is_some(), "nothing to drop at {key:?}");
                     }
                 }
                 Write::Message { message, consumed, .. } => self.send(*message, consumed),
@@ -89,16 +89,16 @@ impl Store {
     }
 
     pub(crate) fn row(&self, ix: TaskIx) -> Option<&TaskRow> {
-        self.rows.get(&id_of(ix))
+        self.rows.get(&(id_of(ix), NO_MAP))
     }
 
     pub(crate) fn entry(&self, ix: TaskIx, key: &EntryKey) -> Option<&Entry> {
-        self.entries.get(&(id_of(ix), key.clone()))
+        self.entries.get(&(id_of(ix), NO_MAP, key.clone()))
     }
 
     pub(crate) fn entries_of(&self, ix: TaskIx) -> Vec<&Entry> {
         let mut found: Vec<&Entry> =
-            self.entries.iter().filter(|((task, _), _)| *task == id_of(ix)).map(|(_, entry)| entry).collect();
+            self.entries.iter().filter(|((task, ..), _)| *task == id_of(ix)).map(|(_, entry)| entry).collect();
         found.sort_by_key(|entry| entry.seq);
         found
     }
@@ -113,14 +113,14 @@ impl Store {
             run: self.run.clone(),
             tasks: Arc::default(),
             rows: self.rows.values().cloned().collect(),
-            entries: self.entries.iter().map(|((task, _), entry)| (*task, -1, entry.clone())).collect(),
+            entries: self.entries.iter().map(|((task, map, _), entry)| (*task, *map, entry.clone())).collect(),
             messages: self.messages.clone(),
             progress: Vec::new(),
         };
         let state = RunState::recover(graph, &ids, None, stored).unwrap();
-        for ix in 0..graph.len() as TaskIx {
-            if let Some(row) = self.row(ix) {
-                assert_eq!(&state.task_row(TaskRef::plain(ix)), row, "a row does not survive recovery");
+        for (task, row) in state.rows() {
+            if let Some(stored) = self.rows.get(&(id_of(task.ix), task.map)) {
+                assert_eq!(&row, stored, "a row does not survive recovery");
             }
         }
         state
