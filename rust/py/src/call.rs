@@ -149,9 +149,10 @@ impl<'py> Arguments<'_, 'py> {
 
     /// An item of a list that the task is mapped over, encoded.
     fn item(&self, at: usize, list: &Value, index: u32, codec: &Codec) -> Result<Value, Raised> {
-        let items = self.run.local.items(self.task.ix, at, list).ok();
-        let item = items.and_then(|items| items.get(index, codec.fast()));
-        item.ok_or_else(|| self.refused(&format!("a list that the task is mapped over has no item {index} any more")))
+        let item = self.run.local.items(self.task.ix, at, list, |items| items.get(index, codec.fast()));
+        item.ok()
+            .flatten()
+            .ok_or_else(|| self.refused(&format!("a list that the task is mapped over has no item {index} any more")))
     }
 
     fn refused(&self, message: &str) -> Raised {

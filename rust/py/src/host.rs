@@ -1,6 +1,5 @@
 //! Python as the engine's host: what it keeps with each body and with each run.
 
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -29,8 +28,8 @@ pub(crate) struct Local {
     lists: OnceLock<Box<Lists>>,
 }
 
-/// Lists by the position of the mapped task and that of the list among the task's sources.
-type Lists = RwLock<HashMap<(u32, usize), Arc<Items>>>;
+/// Lists, sorted by the position of the mapped task and that of the list among the task's sources.
+type Lists = RwLock<Vec<((u32, usize), Items)>>;
 
 /// The original exceptions of tasks that failed for good here, until one was raised to a caller. The handles own them,
 /// not the run: an exception has frames, those have the body's handle, and that has the run, a cycle that is never
@@ -49,15 +48,28 @@ impl Local {
         self.contextvars.as_deref()
     }
 
-    /// The items of a list that the task at `ix` is mapped over.
-    pub(crate) fn items(&self, ix: u32, at: usize, list: &Value) -> Result<Arc<Items>, NotAList> {
+    /// Reads the items of a list that the task at `ix` is mapped over.
+    pub(crate) fn items<T>(
+        &self,
+        ix: u32,
+        at: usize,
+        list: &Value,
+        read: impl FnOnce(&Items) -> T,
+    ) -> Result<T, NotAList> {
         let lists = self.lists.get_or_init(Box::default);
-        if let Some(known) = lists.read().get(&(ix, at)) {
-            return Ok(Arc::clone(known));
+        {
+            let known = lists.read();
+            if let Ok(found) = known.binary_search_by_key(&(ix, at), |(place, _)| *place) {
+                return Ok(read(&known[found].1));
+            }
         }
-        let items = Arc::new(Items::of(list)?);
-        lists.write().insert((ix, at), Arc::clone(&items));
-        Ok(items)
+        let items = Items::of(list)?;
+        let result = read(&items);
+        let mut known = lists.write();
+        if let Err(place) = known.binary_search_by_key(&(ix, at), |(place, _)| *place) {
+            known.insert(place, ((ix, at), items));
+        }
+        Ok(result)
     }
 
     /// Keeps the original exception of a task that has failed for good, if a handle of the run is there to ask for it.

@@ -20,7 +20,7 @@ use crate::errors::{self, names};
 use crate::gil::{self, Kept, Owned, Raised};
 use crate::handle::PyTaskHandle;
 use crate::host::{PyEngine, Python3};
-use crate::lists::NotAList;
+use crate::lists::{Items, NotAList};
 use crate::process::Kind;
 use crate::{panics, thread, turn};
 
@@ -169,11 +169,11 @@ fn count_elements(call: &Call<Python3>) -> Outcome {
         };
         let length = match (source, arg) {
             (Source::SameElement(on), _) => call.run.state.lock().length(TaskRef::plain(*on)).ok_or(None),
-            (_, Arg::Value(list)) => match call.run.local.items(ix, at, list) {
-                Ok(items) if items.len() > MAX_ELEMENTS as usize => {
-                    return failed(too_many(graph.name(ix), over, items.len()));
+            (_, Arg::Value(list)) => match call.run.local.items(ix, at, list, Items::len) {
+                Ok(length) if length > MAX_ELEMENTS as usize => {
+                    return failed(too_many(graph.name(ix), over, length));
                 }
-                Ok(items) => Ok(items.len() as u32),
+                Ok(length) => Ok(length as u32),
                 Err(NotAList(what)) => Err(Some(what)),
             },
             _ => Err(None),

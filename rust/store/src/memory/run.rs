@@ -38,8 +38,8 @@ pub(super) struct MemRun {
     pub(super) runner: Option<i64>,
     /// By task number.
     plain: Vec<Row>,
-    /// Rows of mapped tasks, by task number and index.
-    mapped: BTreeMap<(TaskId, i32), Row>,
+    /// Rows of elements of mapped tasks in blocks of [`BLOCK`], by task number and number of the block.
+    mapped: BTreeMap<(TaskId, i32), Vec<Row>>,
     /// It has, or had, journal entries.
     has_journal: bool,
 }
@@ -81,6 +81,14 @@ impl Journals {
             }
         }
     }
+}
+
+/// The most rows of a block: a look-up is one in a tree of few entries, and a single high index takes little room.
+const BLOCK: i32 = 1024;
+
+/// The block of a map index, and the place in it.
+const fn place(map: i32) -> (i32, usize) {
+    (map.div_euclid(BLOCK), map.rem_euclid(BLOCK) as usize)
 }
 
 /// A task's row, in the form in which it was written: most are short ones, which need no allocation.
@@ -127,14 +135,19 @@ impl MemRun {
         if map == NO_MAP {
             usize::try_from(task).ok().and_then(|at| self.plain.get(at)).is_some_and(|row| !matches!(row, Row::None))
         } else {
-            self.mapped.contains_key(&(task, map))
+            let (block, at) = place(map);
+            let row = self.mapped.get(&(task, block)).and_then(|rows| rows.get(at));
+            row.is_some_and(|row| !matches!(row, Row::None))
         }
+    }
+
+    fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.plain.iter().chain(self.mapped.values().flatten())
     }
 
     /// The rows of its tasks, by number and map index.
     pub(super) fn task_rows(&self) -> Vec<TaskRow> {
-        let mut rows: Vec<TaskRow> =
-            self.plain.iter().chain(self.mapped.values()).filter_map(|row| row.read()).collect();
+        let mut rows: Vec<TaskRow> = self.rows().filter_map(Row::read).collect();
         rows.sort_by_key(|row| (row.task, row.map));
         rows
     }
@@ -142,12 +155,12 @@ impl MemRun {
     /// How many marked bodies its owner has entered.
     pub(super) fn executed_marked(&self) -> usize {
         let marked = |row: &&Row| matches!(row, Row::Whole(row) if row.mark.executes);
-        self.plain.iter().chain(self.mapped.values()).filter(marked).count()
+        self.rows().filter(marked).count()
     }
 
     /// It has another owner now.
     pub(super) fn set_marks_aside(&mut self) {
-        for row in self.plain.iter_mut().chain(self.mapped.values_mut()) {
+        for row in self.plain.iter_mut().chain(self.mapped.values_mut().flatten()) {
             if let Row::Whole(row) = row {
                 row.mark = row.mark.set_aside();
             }
@@ -164,7 +177,14 @@ impl MemRun {
                 }
                 self.plain[at] = row;
             }
-            _ => drop(self.mapped.insert((task, map), row)),
+            _ => {
+                let (block, at) = place(map);
+                let rows = self.mapped.entry((task, block)).or_default();
+                if rows.len() <= at {
+                    rows.resize_with(at + 1, Row::default);
+                }
+                rows[at] = row;
+            }
         }
     }
 
