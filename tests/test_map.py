@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 import bide
+from processes import killed, ledger, ran
 
 
 class Point(msgspec.Struct):
@@ -448,3 +449,98 @@ def test_being_mapped_belongs_to_the_version_of_a_workflow() -> None:
         for body in (plain, mapped_over("numbers"), mapped_over("files"))
     }
     assert len(versions) == 3
+
+
+# --- crashes ---------------------------------------------------------------------------------------------------------
+
+CRASHING = """
+from typing import Annotated
+
+last = words[0]
+
+@bide.task
+def numbers() -> list[int]:
+    note("numbers")
+    return list(range(4))
+
+@bide.task
+def work(number: Annotated[int, bide.Each(numbers)], handle: bide.TaskHandle) -> int:
+    step = handle.step(lambda number: note("step", number) or number, number)
+    if str(number) == last:
+        # All others are committed by now, and this one's step.
+        handle.defer_until(lambda: runner.get("k").tasks["after[0]"].status == "Completed", 10)
+        say("in", number)
+        stay()
+    note("work", number)
+    return step * 10
+
+@bide.task
+def after(number: Annotated[int, bide.Each(work)]) -> int:
+    note("after", number)
+    return number + 1
+
+@bide.task
+def read(work: list[int], after: bide.Mapped[int]) -> list:
+    return [work, after.succeeded]
+
+with bide.Runner(db, slots=1) as runner:
+    result = runner.run(bide.Workflow("map", [numbers, work, after, read]), key="k")
+    say(result["read"], result.tasks["work"].status, len(result.tasks))
+"""
+
+
+def test_after_a_crash_only_the_elements_that_had_not_ended_run_again(file: Path) -> None:
+    killed(CRASHING, file, "3", at="in 3")
+    assert ran(CRASHING, file, "nowhere") == ["[[0, 10, 20, 30], [1, 11, 21, 31]] Completed 12"]
+    assert sorted(ledger(file)) == sorted(
+        ["numbers", *(f"step {n}" for n in range(4)), *(f"work {n}" for n in range(4))]
+        + [f"after {n}" for n in (0, 10, 20, 30)]
+    )
+
+
+def test_an_unfinished_run_is_not_continued_by_a_version_that_is_mapped_over_something_else(file: Path) -> None:
+    release = threading.Event()
+
+    def a() -> list[int]:
+        return [1, 2]
+
+    def b() -> list[int]:
+        return [3, 4]
+
+    def work(a: Annotated[int, bide.Each("a")], b: list[int], handle: bide.TaskHandle) -> int:
+        handle.defer_until(release.is_set, 10)
+        return a + len(b)
+
+    def other(b: Annotated[int, bide.Each("b")], a: list[int]) -> int:
+        return b + len(a)
+
+    with bide.Runner(file) as runner:
+        run = runner.submit(bide.Workflow("w", [a, b, work]), key="k")
+        while runner.get("k").tasks.get("work[1]") is None:
+            run._core.wait(0.01)
+    changed = bide.task(other, name="work")
+    with bide.Runner(file, workflows=[bide.Workflow("w", [a, b, changed])]) as runner:
+        assert "is not registered here" in (runner.get("k").blocked_by or "")
+    release.set()
+    with bide.Runner(file, workflows=[bide.Workflow("w", [a, b, work])]) as runner:
+        assert runner.submit(bide.Workflow("w", [a, b, work]), key="k").result()["work"] == [3, 4]
+
+
+def test_ten_thousand_elements_have_a_row_each(file: Path) -> None:
+    def many() -> list[int]:
+        return list(range(10_000))
+
+    def one(number: Annotated[int, bide.Each(many)]) -> int:
+        return number
+
+    def total(one: list[int]) -> int:
+        return sum(one)
+
+    with bide.Runner(file) as runner:
+        result = runner.run(bide.Workflow("many", [many, one, total]), key="k")
+        assert result["total"] == sum(range(10_000))
+    with bide.Runner(file) as runner:
+        read = runner.get("k")
+        assert len(read.tasks) == 10_003
+        assert read["one[9999]"] == 9999
+        assert read["one"] == list(range(10_000))

@@ -57,9 +57,9 @@ Kind: TypeAlias = Literal[
     "mapped",
     "named",
 ]
-"""What a `Source` is: the Context or the handle; a task's return value or a run input; the gate's value; an item of a list that is one of
-these; the output of a mapped task's element of the same index, of all as a list, or as a `Mapped`; a dict of the return
-values of several tasks."""
+"""What a `Source` is: the Context or the handle; a task's return value, a run input or the gate's value; an item of a list
+that is a return value or an input; of a mapped task the output of the element of the same index, all outputs as a list,
+or a `Mapped`; a dict of the return values of several tasks."""
 
 
 class Gate:
@@ -180,6 +180,8 @@ def _read_by(codec: Codec | None, writer: Codec, source: Source, task: str, wher
         msg = f"{where}: parameter {source.parameter!r} reads a pickle of task {task!r}: annotate it {kind} as well"
         raise DefinitionError(msg)
     return writer if codec is None else codec.for_writer(writer)
+
+
 def check_types(binding: Binding, writers: dict[str, Codec], where: str) -> None:
     """Refuse a parameter whose annotation takes nothing that the task it is bound to may return."""
     for source in binding.sources:

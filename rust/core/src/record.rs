@@ -10,7 +10,8 @@ use crate::decode::{Damage, DecodeError, Field};
 use crate::emit::{NewEvents, ProgressRow};
 use crate::entry::{Entry, EntryKey};
 use crate::failure::Failure;
-use crate::id::{NO_MAP, RunId, TaskId};
+use crate::graph::Graph;
+use crate::id::{NO_MAP, RunId, TaskId, TaskIx};
 use crate::message::{Message, StoredMessage};
 use crate::pack::{Pair, unpack};
 use crate::status::{RunStatus, SubStatus, TaskStatus};
@@ -377,6 +378,46 @@ impl RunRow {
     }
 }
 
+/// A task as it is given to a store to be recorded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewTask {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The names of the tasks it depends on, in the order given.
+    pub dependencies: Vec<Arc<str>>,
+    /// The names of the tasks and inputs that it is mapped over, sorted; none if it is not mapped.
+    pub over: Vec<Arc<str>>,
+}
+
+impl NewTask {
+    /// A task that is not mapped.
+    #[must_use]
+    pub fn new(name: impl Into<Arc<str>>, dependencies: Vec<Arc<str>>) -> Self {
+        Self { name: name.into(), dependencies, over: Vec::new() }
+    }
+
+    /// The tasks of a graph, in declaration order.
+    #[must_use]
+    pub fn all_of(graph: &Graph) -> Vec<Self> {
+        let task = |ix: TaskIx| {
+            let map = graph.spec(ix).map.as_ref();
+            Self {
+                name: Arc::clone(graph.name(ix)),
+                dependencies: graph.dependencies(ix).iter().map(|on| Arc::clone(graph.name(*on))).collect(),
+                over: map.map_or_else(Vec::new, |map| map.over_names().into_iter().map(Into::into).collect()),
+            }
+        };
+        (0..graph.len() as TaskIx).map(task).collect()
+    }
+
+    /// The same task under its number.
+    #[must_use]
+    pub fn recorded(&self, id: TaskId) -> RecordedTask {
+        let Self { name, dependencies, over } = self.clone();
+        RecordedTask { id, name, dependencies, over }
+    }
+}
+
 /// A task as a workflow version records it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedTask {
@@ -386,6 +427,8 @@ pub struct RecordedTask {
     pub name: Arc<str>,
     /// The names of the tasks it depends on, in the order given.
     pub dependencies: Vec<Arc<str>>,
+    /// The names of the tasks and inputs that it is mapped over, sorted; none if it is not mapped.
+    pub over: Vec<Arc<str>>,
 }
 
 /// A run with all that was recorded of it.

@@ -25,7 +25,8 @@ pub const MAX_CRASHES: u32 = 5;
 /// The largest count of attempts, entries or crashes that is believed; a larger one could overflow.
 const MAX_COUNT: u32 = i32::MAX as u32;
 
-/// Whether a recorded task list fits the graph: every recorded task still exists with the same dependencies.
+/// Whether a recorded task list fits the graph: every recorded task still exists with the same dependencies and is mapped
+/// over the same lists.
 #[must_use]
 pub fn fits(graph: &Graph, recorded: &[RecordedTask]) -> bool {
     recorded.iter().all(|task| {
@@ -34,7 +35,8 @@ pub fn fits(graph: &Graph, recorded: &[RecordedTask]) -> bool {
             let mut then: Vec<&str> = task.dependencies.iter().map(|name| &**name).collect();
             now.sort_unstable();
             then.sort_unstable();
-            now == then
+            let over = graph.spec(ix).map.as_ref().map_or_else(Vec::new, |map| map.over_names());
+            now == then && task.over.iter().map(|name| &**name).eq(over)
         })
     })
 }

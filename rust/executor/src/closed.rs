@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{RunRowId, StoredRun};
+use bide_core::record::{NewTask, RunRowId, StoredRun};
 use bide_core::{Message, RunId, StoredEvents, StoredMessage, Time};
 use bide_store::{
     Changes, Commit, CommitId, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent, Standing,
@@ -44,12 +44,7 @@ impl Store for Closed {
         self.refuse()
     }
 
-    fn register(
-        &self,
-        _name: &str,
-        _version: &str,
-        _tasks: &[(Arc<str>, Vec<Arc<str>>)],
-    ) -> Result<StoredWorkflow, StoreError> {
+    fn register(&self, _name: &str, _version: &str, _tasks: &[NewTask]) -> Result<StoredWorkflow, StoreError> {
         self.refuse()
     }
 

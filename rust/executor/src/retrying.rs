@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{RunRowId, StoredRun};
+use bide_core::record::{NewTask, RunRowId, StoredRun};
 use bide_core::shown::shown;
 use bide_core::{Message, RunId, StoredEvents, StoredMessage, Time};
 use bide_store::{
@@ -121,12 +121,7 @@ impl Store for Retrying {
         self.call(|store| store.leave(lease))
     }
 
-    fn register(
-        &self,
-        name: &str,
-        version: &str,
-        tasks: &[(Arc<str>, Vec<Arc<str>>)],
-    ) -> Result<StoredWorkflow, StoreError> {
+    fn register(&self, name: &str, version: &str, tasks: &[NewTask]) -> Result<StoredWorkflow, StoreError> {
         self.call(|store| store.register(name, version, tasks))
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{DoneRow, Mark, NewRun, RunUpdate};
+use bide_core::record::{DoneRow, Mark, NewRun, NewTask, RunUpdate};
 use bide_core::{
     Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, GateSpec, GateUntil, Graph, NO_MAP, Operation,
     RetryPolicy, RunId, RunIf, RunStatus, SubStatus, TaskId, TaskRow, TaskSpec, TaskStatus, Time, Value, Write, pack,
@@ -35,12 +35,7 @@ pub(crate) fn graph() -> Arc<Graph> {
 }
 
 pub(crate) fn register(store: &dyn Store, graph: &Graph) -> Result<StoredWorkflow, bide_store::StoreError> {
-    let tasks: Vec<_> = (0..graph.len() as u32)
-        .map(|ix| {
-            let on = graph.dependencies(ix).iter().map(|on| Arc::clone(graph.name(*on))).collect();
-            (Arc::clone(graph.name(ix)), on)
-        })
-        .collect();
+    let tasks = NewTask::all_of(graph);
     store.register(graph.workflow(), graph.version(), &tasks)
 }
 

@@ -263,7 +263,7 @@ impl PyTaskHandle {
         let mut checks = PlannedChecks::new(self, py, conditions)?;
         let (waited, parts) = self.body.wait_parts(&mut self.here(py), requests, &mut checks);
         let outcomes = match waited {
-            Ok(_) | Err(CallError::Failed(_)) => outcomes(py, self.body.task_name(), parts)?,
+            Ok(_) | Err(CallError::Failed(_)) => outcomes(py, &self.body.task_name(), parts)?,
             Err(error) => return Err(self.error(py, &error)),
         };
         checks.put_originals(&outcomes)?;

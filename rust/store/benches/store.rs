@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bide_core::record::{DoneRow, NewRun, RunUpdate};
+use bide_core::record::{DoneRow, NewRun, NewTask, RunUpdate};
 use bide_core::{Batch, RunId, RunStatus, Time, Value, Write};
 use bide_store::sqlite::Options;
 use bide_store::{Creation, Durability, Lease, MemoryStore, SqliteStore, Store};
@@ -118,7 +118,7 @@ struct Bench<'s> {
 }
 
 fn measure(store: &dyn Store, work: &str) -> Rate {
-    let workflow = store.register("workflow", "v1", &[("task".into(), vec![])]).unwrap();
+    let workflow = store.register("workflow", "v1", &[NewTask::new("task", vec![])]).unwrap();
     let lease = store.enroll(now().into()).unwrap();
     let mut bench = Bench { store, lease, workflow: workflow.number, version: workflow.version, made: 0 };
     let (begin, cpu) = (Instant::now(), processor_time());

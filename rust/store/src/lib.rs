@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{Batch, Committed, NewRun, RecordedTask, RunRow, RunRowId, StoredRun};
+use bide_core::record::{Batch, Committed, NewRun, NewTask, RecordedTask, RunRow, RunRowId, StoredRun};
 use bide_core::{Message, RunId, RunStatus, StoredEvents, StoredMessage, Time};
 
 mod changes;
@@ -228,18 +228,12 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     /// Any [`StoreError`]; a lost lease is not an error.
     fn leave(&self, lease: Lease) -> Result<(), StoreError>;
 
-    /// Records a workflow version (name, hash of the graph, task names with their dependencies in declaration
-    /// order) if it is new, and returns the numbers of workflow, version and tasks. Task numbers are dense within
+    /// Records a workflow version (name, hash of the graph, tasks in declaration order) if it is new, and returns the numbers of workflow, version and tasks. Task numbers are dense within
     /// the workflow, from 0, and the same for a name in every version.
     ///
     /// # Errors
     /// Any [`StoreError`] but `Fenced`.
-    fn register(
-        &self,
-        name: &str,
-        version: &str,
-        tasks: &[(Arc<str>, Vec<Arc<str>>)],
-    ) -> Result<StoredWorkflow, StoreError>;
+    fn register(&self, name: &str, version: &str, tasks: &[NewTask]) -> Result<StoredWorkflow, StoreError>;
 
     /// Records the signals that a workflow version declares from now on; `None`: it understands any.
     ///

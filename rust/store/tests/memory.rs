@@ -1,7 +1,7 @@
 //! The memory store meets the contract of every store, and deletes old ended runs by itself.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use bide_core::record::{NewRun, RunUpdate};
+use bide_core::record::{NewRun, NewTask, RunUpdate};
 use bide_core::{RunId, RunStatus, Time, Write};
 use bide_store::memory::KEPT;
 use bide_store::{MemoryStore, RunFilter, Store};
@@ -16,7 +16,7 @@ bide_testkit::conformance!(with_store);
 fn only_the_last_ended_runs_are_kept_and_no_unfinished_one_is_forgotten() {
     let store = MemoryStore::new();
     let lease = store.enroll(Time(0).into()).unwrap();
-    let workflow = store.register("workflow", "v1", &[("task".into(), vec![])]).unwrap();
+    let workflow = store.register("workflow", "v1", &[NewTask::new("task", vec![])]).unwrap();
     let ids: Vec<RunId> = (0..KEPT as u64 + 11).map(|n| RunId::new(n, 0, 0)).collect();
     let new =
         |id: &RunId| NewRun::new(*id, workflow.number, workflow.version, Time(0)).with_key(Some(id.to_string().into()));

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{DoneRow, NewRun};
+use bide_core::record::{DoneRow, NewRun, NewTask};
 use bide_core::{RunId, Time, Value, Write};
 use bide_store::sqlite::Options;
 use bide_store::{Creation, Durability, Lease, RunFilter, Seen, SqliteStore, Store, StoreError};
@@ -69,7 +69,7 @@ fn batch(run: RunId, task: i64) -> Vec<Write> {
 
 /// Everything that a runner asks of its store, until something fails and the runner stops.
 fn live(store: &dyn Store, ledger: &mut Ledger) -> Result<(), StoreError> {
-    let workflow = store.register("workflow", "v1", &[("task".into(), vec![])])?;
+    let workflow = store.register("workflow", "v1", &[NewTask::new("task", vec![])])?;
     let lease = store.enroll(NOW.into())?;
     store.wait_for_changes(Seen::default(), Duration::ZERO)?;
     let created = store.create(lease, &[new_run(1, workflow.number, workflow.version)]);
@@ -121,7 +121,7 @@ fn examine(path: &Path, ledger: &Ledger) {
         );
     }
     // And it is usable.
-    let workflow = store.register("workflow", "v2", &[("task".into(), vec![])]).unwrap();
+    let workflow = store.register("workflow", "v2", &[NewTask::new("task", vec![])]).unwrap();
     let lease = store.enroll(NOW.into()).unwrap();
     assert_eq!(store.create(lease, &[new_run(9, workflow.number, workflow.version)]).unwrap(), [Creation::Created]);
     let _ = store.commit(lease, &mut batch(id(9), 0)).unwrap();

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{DoneRow, NewRun};
+use bide_core::record::{DoneRow, NewRun, NewTask};
 use bide_core::{Entry, EntryKey, NO_MAP, Operation, RunId, Time, Value, Write};
 use bide_store::sqlite::Options;
 use bide_store::{
@@ -40,7 +40,7 @@ fn says(message: &str, words: &[&str]) {
 }
 
 fn one_run(store: &dyn Store) -> (Lease, RunId) {
-    let workflow = store.register("workflow", "v1", &[("task".into(), vec![])]).unwrap();
+    let workflow = store.register("workflow", "v1", &[NewTask::new("task", vec![])]).unwrap();
     let lease = store.enroll(Time(0).into()).unwrap();
     let id = RunId::new(7, 0, 0);
     let new = NewRun::new(id, workflow.number, workflow.version, Time(7000)).with_key(Some("key".into()));

@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{DoneRow, Mark, NewRun};
+use bide_core::record::{DoneRow, Mark, NewRun, NewTask};
 use bide_core::{RunId, TaskRow, Time, Value, Write};
 use bide_store::{Changes, Creation, Durability, Lease, RunFilter, Seen, SqliteStore, Store, StoreError};
 
@@ -27,7 +27,7 @@ fn open(path: &Path) -> Arc<SqliteStore> {
 }
 
 fn register(store: &dyn Store) -> (i64, i64) {
-    let workflow = store.register("workflow", "v1", &[("task".into(), vec![])]).unwrap();
+    let workflow = store.register("workflow", "v1", &[NewTask::new("task", vec![])]).unwrap();
     (workflow.number, workflow.version)
 }
 

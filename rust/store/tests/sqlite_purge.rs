@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use bide_core::record::{DoneRow, NewRun, RunUpdate};
+use bide_core::record::{DoneRow, NewRun, NewTask, RunUpdate};
 use bide_core::{RunId, RunStatus, Time, Value, Write};
 use bide_store::{Durability, Lease, Maintenance, Purged, SqliteStore, Store};
 use rusqlite::Connection;
@@ -12,7 +12,7 @@ const NOW: Time = Time(9000);
 
 /// Creates this many runs of one task.
 fn create(store: &dyn Store, count: u64) -> (Lease, Vec<RunId>) {
-    let workflow = store.register("workflow", "v1", &[("task".into(), vec![])]).unwrap();
+    let workflow = store.register("workflow", "v1", &[NewTask::new("task", vec![])]).unwrap();
     let lease = store.enroll(Time(0).into()).unwrap();
     let new = |n: u64| {
         let id = RunId::new(7, n as u16, n);

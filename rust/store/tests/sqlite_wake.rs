@@ -10,7 +10,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bide_core::record::{NewRun, RunRowId, RunUpdate};
+use bide_core::record::{NewRun, NewTask, RunRowId, RunUpdate};
 use bide_core::{RunId, RunStatus, Time, Write};
 use bide_store::{ChangedRuns, Changes, Creation, Durability, Lease, Seen, SqliteStore, Store};
 
@@ -44,7 +44,7 @@ struct Desk {
 impl Desk {
     fn new(path: &Path) -> Self {
         let store = open(path);
-        let workflow = store.register("workflow", "v1", &[("task".into(), vec![])]).unwrap();
+        let workflow = store.register("workflow", "v1", &[NewTask::new("task", vec![])]).unwrap();
         let lease = store.enroll(NOW.into()).unwrap();
         Self { store, lease, workflow: (workflow.number, workflow.version) }
     }

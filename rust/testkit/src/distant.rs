@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bide_core::record::{Committed, RunRowId, StoredRun};
+use bide_core::record::{Committed, NewTask, RunRowId, StoredRun};
 use bide_core::{Message, RunId, StoredEvents, StoredMessage, Time};
 use bide_store::{
     Changes, Clock, Commit, CommitId, Creation, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen,
@@ -141,12 +141,7 @@ impl Store for DistantStore {
         self.call(|store| store.leave(lease))
     }
 
-    fn register(
-        &self,
-        name: &str,
-        version: &str,
-        tasks: &[(Arc<str>, Vec<Arc<str>>)],
-    ) -> Result<StoredWorkflow, StoreError> {
+    fn register(&self, name: &str, version: &str, tasks: &[NewTask]) -> Result<StoredWorkflow, StoreError> {
         self.call(|store| store.register(name, version, tasks))
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bide_core::record::{Batch, RunRowId, StoredRun};
+use bide_core::record::{Batch, NewTask, RunRowId, StoredRun};
 use bide_core::{Message, RunId, StoredEvents, StoredMessage, Time};
 use bide_store::{
     Changes, Clock, Commit, CommitId, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent,
@@ -171,12 +171,7 @@ impl Store for FaultyStore {
         self.call(|store| store.leave(lease))
     }
 
-    fn register(
-        &self,
-        name: &str,
-        version: &str,
-        tasks: &[(Arc<str>, Vec<Arc<str>>)],
-    ) -> Result<StoredWorkflow, StoreError> {
+    fn register(&self, name: &str, version: &str, tasks: &[NewTask]) -> Result<StoredWorkflow, StoreError> {
         self.call(|store| store.register(name, version, tasks))
     }
 

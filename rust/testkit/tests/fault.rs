@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::NewRun;
+use bide_core::record::{NewRun, NewTask};
 use bide_core::{RunId, Time};
 use bide_store::{Lease, MemoryStore, Seen, Store, StoreError};
 use bide_testkit::{Fault, FaultyStore};
 
 fn store() -> (Arc<FaultyStore>, Lease, NewRun) {
     let store = FaultyStore::new(MemoryStore::new());
-    let workflow = store.register("workflow", "v1", &[("task".into(), vec![])]).unwrap();
+    let workflow = store.register("workflow", "v1", &[NewTask::new("task", vec![])]).unwrap();
     let lease = store.enroll(Time(0).into()).unwrap();
     (store, lease, NewRun::new(RunId::new(1, 0, 0), workflow.number, workflow.version, Time(1000)))
 }

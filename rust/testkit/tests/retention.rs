@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{NewRun, RunUpdate};
+use bide_core::record::{NewRun, NewTask, RunUpdate};
 use bide_core::{PollPolicy, RunId, RunStatus, Time, Write};
 use bide_executor::drive::Driver;
 use bide_executor::{Clock, Dispatch, Gate, Host, Log, RETENTION, Ready, Source};
@@ -53,7 +53,7 @@ struct Desk {
 impl Desk {
     fn new(store: Arc<dyn Store>) -> Self {
         let clock = VirtualClock::new();
-        store.register("workflow", "v1", &[("task".into(), vec![])]).unwrap();
+        store.register("workflow", "v1", &[NewTask::new("task", vec![])]).unwrap();
         let lease = store.enroll(clock.now().into()).unwrap();
         Self { store, clock, lease, lines: Arc::default() }
     }

@@ -198,7 +198,7 @@ impl World<'_> {
             match effect {
                 Effect::Ready { task } => self.ready.push(task),
                 Effect::Timer { event, .. } => self.timers.push(*event),
-                Effect::Settled { .. } | Effect::Cleared { .. } => {}
+                Effect::Settled { .. } | Effect::Cleared { .. } | Effect::Emitted | Effect::Woken { .. } => {}
                 Effect::Gate { .. } => unreachable!("there are no gates"),
             }
         }

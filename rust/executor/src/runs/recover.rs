@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use bide_core::record::RunUpdate;
+use bide_core::record::{NewTask, RunUpdate};
 use bide_core::{BlockReason, DecodeError, Event, Failure, Graph, RunState, RunStatus, TaskId, TaskRef, recover};
 use bide_store::{Lease, Standing, StoreError};
 use bide_sync::{Mutex, RwLock};
@@ -69,12 +69,7 @@ impl<H: Host> Recovery<H> {
         if let Some(workflow) = known.filter(|workflow| Arc::ptr_eq(&workflow.graph, &graph)) {
             return Ok(workflow);
         }
-        let tasks: Vec<(Arc<str>, Vec<Arc<str>>)> = (0..graph.len() as u32)
-            .map(|ix| {
-                let dependencies = graph.dependencies(ix).iter().map(|dep| Arc::clone(graph.name(*dep))).collect();
-                (Arc::clone(graph.name(ix)), dependencies)
-            })
-            .collect();
+        let tasks = NewTask::all_of(&graph);
         let stored = self.control.store().register(graph.workflow(), graph.version(), &tasks)?;
         if stored.signals.as_deref() != graph.signals() {
             self.control.store().declare(stored.version, graph.signals())?;

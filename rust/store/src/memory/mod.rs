@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{Committed, RecordedTask, RunRowId, StoredRun, Write};
+use bide_core::record::{Committed, NewTask, RunRowId, StoredRun, Write};
 use bide_core::{Message, MessageKind, RunId, RunStatus, StoredEvents, StoredMessage, TaskId, Time};
 use bide_sync::Mutex;
 
@@ -103,12 +103,7 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn register(
-        &self,
-        name: &str,
-        version: &str,
-        tasks: &[(Arc<str>, Vec<Arc<str>>)],
-    ) -> Result<StoredWorkflow, StoreError> {
+    fn register(&self, name: &str, version: &str, tasks: &[NewTask]) -> Result<StoredWorkflow, StoreError> {
         let state = &mut *self.state.lock();
         let known = state.names.get(name).copied();
         let workflow = known.unwrap_or_else(|| {
@@ -122,10 +117,10 @@ impl Store for MemoryStore {
             of_workflow.versions.iter().copied().find(|known| *state.versions[*known as usize].hash == *version);
         let version = known.unwrap_or_else(|| {
             let names = &mut of_workflow.tasks;
-            let tasks = tasks.iter().map(|(name, dependencies)| {
+            let tasks = tasks.iter().map(|task| {
                 let next = names.len() as TaskId;
-                let id = *names.entry(name.clone()).or_insert(next);
-                RecordedTask { id, name: name.clone(), dependencies: dependencies.clone() }
+                let id = *names.entry(Arc::clone(&task.name)).or_insert(next);
+                task.recorded(id)
             });
             let (tasks, number) = (tasks.collect(), state.versions.len() as i64);
             state.versions.push(MemVersion { workflow, hash: version.into(), tasks, signals: None });

@@ -51,7 +51,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bide_core::record::{RunRowId, StoredRun};
+use bide_core::record::{NewTask, RunRowId, StoredRun};
 use bide_core::{Message, RunId, StoredEvents, StoredMessage, Time};
 use bide_sync::{Mutex, MutexGuard};
 use rusqlite::Connection;
@@ -290,12 +290,7 @@ impl Store for SqliteStore {
         self.delete_runner(lease)
     }
 
-    fn register(
-        &self,
-        name: &str,
-        version: &str,
-        tasks: &[(Arc<str>, Vec<Arc<str>>)],
-    ) -> Result<StoredWorkflow, StoreError> {
+    fn register(&self, name: &str, version: &str, tasks: &[NewTask]) -> Result<StoredWorkflow, StoreError> {
         self.record_version(name, version, tasks)
     }
 

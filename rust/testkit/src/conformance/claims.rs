@@ -130,7 +130,7 @@ pub fn a_run_is_claimed_by_one_of_many(store: &dyn Store) {
 }
 
 pub fn task_numbers_are_dense_and_the_same_in_every_version(store: &dyn Store) {
-    let numbers = |workflow: &str, version: &str, tasks: &[(Arc<str>, Vec<Arc<str>>)]| {
+    let numbers = |workflow: &str, version: &str, tasks: &[NewTask]| {
         let found = ok(store.register(workflow, version, tasks));
         let ids: Vec<i64> = found.tasks.iter().map(|task| task.id).collect();
         (found, ids)
@@ -142,10 +142,15 @@ pub fn task_numbers_are_dense_and_the_same_in_every_version(store: &dyn Store) {
     assert_eq!(&*second.tasks[1].name, "näher\0\u{10ffff}");
     assert_eq!(second.number, first.number);
     assert_ne!(second.version, first.version);
-    let (other, ids) = numbers("report", "v1", &[("print".into(), vec!["fetch".into(), "b".into()])]);
+    let (other, ids) = numbers("report", "v1", &[NewTask::new("print", vec!["fetch".into(), "b".into()])]);
     assert_eq!(ids, [0]);
     assert_eq!(other.tasks[0].dependencies, ["fetch".into(), "b".into()]);
     assert_ne!(other.number, first.number);
+    let mapped = NewTask { over: vec!["print".into(), "urls".into()], ..NewTask::new("each", vec!["print".into()]) };
+    let (mapped, ids) = numbers("report", "v2", &[NewTask::new("print", Vec::new()), mapped]);
+    assert_eq!(ids, [0, 1]);
+    let [plain, each] = &ok(store.versions(mapped.number))[1].tasks[..] else { panic!("two tasks") };
+    assert_eq!((&plain.over[..], &each.over[..]), (&[][..], &["print".into(), "urls".into()][..]));
 
     let (again, ids) = numbers("ingest", "v1", &names(&["fetch", "process"]));
     assert_eq!((again.number, again.version, ids), (first.number, first.version, vec![0, 1]));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bide_core::record::{DoneRow, Mark, NewRun, RunRow, RunUpdate, StoredRun};
+use bide_core::record::{DoneRow, Mark, NewRun, NewTask, RunRow, RunUpdate, StoredRun};
 use bide_core::{
     Channel, Entry, EntryKey, NO_MAP, NewEvents, Operation, Origin, Outbox, Progress, ProgressRow, RunId, RunStatus,
     StoredEvents, TaskRef, TaskRow, TaskStatus, Time, Value, Write,
@@ -131,8 +131,8 @@ struct Desk<'s> {
     version: i64,
 }
 
-fn names(names: &[&str]) -> Vec<(Arc<str>, Vec<Arc<str>>)> {
-    names.iter().map(|name| (Arc::from(*name), Vec::new())).collect()
+fn names(names: &[&str]) -> Vec<NewTask> {
+    names.iter().map(|name| NewTask::new(*name, Vec::new())).collect()
 }
 
 impl<'s> Desk<'s> {
