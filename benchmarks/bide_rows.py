@@ -11,7 +11,7 @@ import time
 import bide
 
 from . import asyncio_rows, bide_commits, bide_events, bide_growth, bide_processes, bide_waits, measure
-from .bide_workflows import Body, chain_workflow, one_workflow, open_runner, wide_workflow
+from .bide_workflows import Body, chain_workflow, map_workflow, one_workflow, open_runner, wide_workflow
 
 
 def row_wide(setting: measure.Setting) -> measure.Metrics:
@@ -35,6 +35,20 @@ def row_first(setting: measure.Setting) -> measure.Metrics:
 
     own, theirs = measure.in_turns(build_and_run, asyncio_rows.first)
     return {"first": own * 1e3, "first_growth": own / theirs}
+
+
+def row_map(setting: measure.Setting) -> measure.Metrics:
+    """Measure a map over many items, and its ratio to as many independent tasks, in turns."""
+    mapped, wide = map_workflow(measure.WIDE), wide_workflow(measure.WIDE)
+    with open_runner(setting) as runner:
+        for workflow in (map_workflow(100), wide_workflow(100)):
+            runner.run(workflow)
+        for workflow in (mapped, wide):
+            runner.register(workflow)
+        own, tasks = measure.in_turns(
+            lambda: measure.timed(lambda: runner.run(mapped)), lambda: measure.timed(lambda: runner.run(wide))
+        )
+    return {"map": measure.WIDE / own, "map_growth": tasks / own}
 
 
 def row_sleeps(setting: measure.Setting) -> measure.Metrics:
@@ -96,6 +110,7 @@ ROWS = {
     "import": row_import,
     "wide": row_wide,
     "first": row_first,
+    "map": row_map,
     "sleeps": row_sleeps,
     "chain": row_chain,
     "single": row_single,

@@ -41,6 +41,18 @@ def wide_workflow(size: int) -> bide.Workflow:
     return bide.Workflow(f"wide-{size}", [noop_named(f"task-{number}") for number in range(size)])
 
 
+def map_workflow(size: int) -> bide.Workflow:
+    """Build a workflow of one task that is mapped over a list."""
+
+    def items() -> list[int]:
+        return list(range(size))
+
+    def element(_item: Annotated[int, bide.Each(items)]) -> None:
+        return None
+
+    return bide.Workflow(f"map-{size}", [items, element])
+
+
 def chain_workflow(length: int) -> bide.Workflow:
     """Build a chain in which each task adds one to the value of the previous task."""
 

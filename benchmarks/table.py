@@ -47,6 +47,10 @@ METRICS = {
         Metric("first", f"build, register and first run of {measure.WIDE:,} tasks", "ms", 1, ratio=False),
         Metric("first_growth", "by asyncio.TaskGroup's same, in turns in one process", "", 2, ratio=False),
     ],
+    "map": [
+        Metric("map", f"a task mapped over {measure.WIDE:,} items", "elements/s"),
+        Metric("map_growth", f"by the rate of {measure.WIDE:,} independent tasks, in turns", "", 2, ratio=False),
+    ],
     "growth": [
         Metric("cost_small", f"cost per task, {measure.SMALL:,} tasks", "µs", 2),
         Metric("cost_large", f"cost per task, {measure.LARGE:,} tasks", "µs", 2),
@@ -181,6 +185,7 @@ GOALS = (
     Goal("wide", NORMAL, least=2.0, against=BASELINE),
     Goal("wide", NORMAL, least=5.0, against=THREADS),
     Goal("wide", FULL, least=200, against=DBOS),
+    Goal("map_growth", NORMAL, least=0.8),
     Goal("first_growth", MEMORY, most=2.0),
     Goal("first_growth", NORMAL, most=3.0),
     Goal("chain", MEMORY, least=8.0, against=SAYIIR),

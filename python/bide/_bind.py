@@ -57,9 +57,9 @@ Kind: TypeAlias = Literal[
     "mapped",
     "named",
 ]
-"""What a `Source` is: the Context or the handle; a task's return value, a run input or the gate's value; an item of a list
-that is a return value or an input; of a mapped task the output of the element of the same index, all outputs as a list,
-or a `Mapped`; a dict of the return values of several tasks."""
+"""What a `Source` is: the Context or the handle; a task's return value, a run input or the gate's value; an item of a
+list that is a return value or an input; of a mapped task the output of the element of the same index, all outputs as a
+list, or a `Mapped`; a dict of the return values of several tasks."""
 
 
 class Gate:
