@@ -120,6 +120,4 @@ ROWS = {
 }
 
 if __name__ == "__main__":
-    measure.main(
-        ROWS | bide_commits.ROWS | bide_events.ROWS | bide_growth.ROWS | bide_waits.ROWS | bide_processes.ROWS
-    )
+    measure.main(ROWS | bide_commits.ROWS | bide_events.ROWS | bide_growth.ROWS | bide_waits.ROWS | bide_processes.ROWS)

@@ -169,8 +169,17 @@ class RunResult(Mapping[str, Any]):
         raise failed from (self._cause or first)
 
     def _first_failed(self) -> str | None:
-        failed = [task for task in self.tasks.values() if task.status is TaskStatus.Failed and task.ended_at]
-        return min(failed, key=lambda task: task.ended_at or self.started_at).name if failed else None
+        snapshot = self._snapshot
+        failure, elements = snapshot.failure, snapshot.elements()
+        mapped = {name.rpartition("[")[0] for name in elements}
+        # Of a mapped task the element is named, and not one that was allowed to fail: its failure is another.
+        rows = [(name, snapshot.task(name)) for name in [*elements, *snapshot.names()]]
+        failed = [
+            (row["failure"] != failure, row["ended_at"], name in mapped, name)
+            for name, row in rows
+            if row is not None and row["status"] == TaskStatus.Failed and row["ended_at"]
+        ]
+        return min(failed)[-1] if failed else None
 
     @overload
     def __getitem__(self, task: str) -> Any: ...  # noqa: ANN401 - what the task returned

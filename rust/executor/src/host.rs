@@ -154,13 +154,8 @@ pub enum Arg {
     None,
     /// A value.
     Value(Value),
-    /// An item of a list.
-    Item {
-        /// The list.
-        list: Value,
-        /// Which item.
-        index: u32,
-    },
+    /// This item of a list, which [`Run::list`] returns.
+    Item(u32),
     /// What the elements of a mapped task have come to.
     Elements(Box<ElementOutcomes>),
 }

@@ -25,6 +25,8 @@ pub(crate) struct PyBody {
     pub(crate) gates: Box<[PyGate]>,
     /// The values that the engine hands in: those of the body, then those of the gate's condition.
     pub(crate) sources: Box<[Source]>,
+    /// Of a mapped task, for each source that is an item of a list: the number of that list in the workflow.
+    pub(crate) lists: Box<[Option<usize>]>,
 }
 
 /// Which failures of a task are retried.

@@ -112,7 +112,7 @@ impl<'py> Arguments<'_, 'py> {
             }
             Argument::Value { at, codec, default } => match (self.args.get(*at), default) {
                 (Some(Arg::Value(value)), _) => codec.decode(self.py, value),
-                (Some(Arg::Item { list, index }), _) => codec.decode(self.py, &self.item(*at, list, *index, codec)?),
+                (Some(Arg::Item(index)), _) => codec.decode(self.py, &self.item(*at, *index, codec)?),
                 (_, Some(default)) => Ok(Owned::from(default.bind(self.py).clone())),
                 (_, None) => Err(self.refused("an argument has no value")),
             },
@@ -148,10 +148,13 @@ impl<'py> Arguments<'_, 'py> {
     }
 
     /// An item of a list that the task is mapped over, encoded.
-    fn item(&self, at: usize, list: &Value, index: u32, codec: &Codec) -> Result<Value, Raised> {
-        let item = self.run.local.items(self.task.ix, at, list, |items| items.get(index, codec.fast()));
-        item.ok()
-            .flatten()
+    fn item(&self, at: usize, index: u32, codec: &Codec) -> Result<Value, Raised> {
+        let bodies = &self.run.workflow.bodies;
+        let body = &bodies[self.task.ix as usize];
+        let items = self.run.local.items(bodies, body, at, || self.run.list(body.sources.get(at)?));
+        let items = items.ok().flatten();
+        items
+            .and_then(|items| items.get(index, codec.fast()))
             .ok_or_else(|| self.refused(&format!("a list that the task is mapped over has no item {index} any more")))
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bide_core::{PollPolicy, TaskRef, Value};
 use bide_executor::{Engine, Host, Pool, Run, Source};
-use bide_sync::{Mutex, RwLock};
+use bide_sync::Mutex;
 use pyo3::prelude::*;
 
 use crate::body::PyBody;
@@ -25,11 +25,8 @@ pub(crate) struct Local {
     /// Where the original exceptions are kept, as long as a handle may ask for them.
     originals: Mutex<Weak<Originals>>,
     /// Where the items of the lists begin that its tasks are mapped over, once one was looked into.
-    lists: OnceLock<Box<Lists>>,
+    lists: OnceLock<Box<[OnceLock<Items>]>>,
 }
-
-/// Lists, sorted by the position of the mapped task and that of the list among the task's sources.
-type Lists = RwLock<Vec<((u32, usize), Items)>>;
 
 /// The original exceptions of tasks that failed for good here, until one was raised to a caller. The handles own them,
 /// not the run: an exception has frames, those have the body's handle, and that has the run, a cycle that is never
@@ -48,28 +45,26 @@ impl Local {
         self.contextvars.as_deref()
     }
 
-    /// Reads the items of a list that the task at `ix` is mapped over.
-    pub(crate) fn items<T>(
+    /// The items of a list that the task of a body is mapped over, by its position among the body's sources. `list` is
+    /// asked for the list if that was not looked into yet. `None` if there is no list.
+    pub(crate) fn items(
         &self,
-        ix: u32,
+        bodies: &[PyBody],
+        body: &PyBody,
         at: usize,
-        list: &Value,
-        read: impl FnOnce(&Items) -> T,
-    ) -> Result<T, NotAList> {
-        let lists = self.lists.get_or_init(Box::default);
-        {
-            let known = lists.read();
-            if let Ok(found) = known.binary_search_by_key(&(ix, at), |(place, _)| *place) {
-                return Ok(read(&known[found].1));
-            }
+        list: impl FnOnce() -> Option<Value>,
+    ) -> Result<Option<&Items>, NotAList> {
+        let Some(number) = body.lists.get(at).copied().flatten() else { return Ok(None) };
+        let lists = self.lists.get_or_init(|| {
+            let count = bodies.iter().flat_map(|body| body.lists.iter().flatten()).max().map_or(0, |last| last + 1);
+            (0..count).map(|_| OnceLock::new()).collect()
+        });
+        if let Some(items) = lists[number].get() {
+            return Ok(Some(items));
         }
-        let items = Items::of(list)?;
-        let result = read(&items);
-        let mut known = lists.write();
-        if let Err(place) = known.binary_search_by_key(&(ix, at), |(place, _)| *place) {
-            known.insert(place, ((ix, at), items));
-        }
-        Ok(result)
+        let Some(list) = list() else { return Ok(None) };
+        let items = Items::of(&list)?;
+        Ok(Some(lists[number].get_or_init(|| items)))
     }
 
     /// Keeps the original exception of a task that has failed for good, if a handle of the run is there to ask for it.

@@ -169,13 +169,16 @@ fn count_elements(call: &Call<Python3>) -> Outcome {
         };
         let length = match (source, arg) {
             (Source::SameElement(on), _) => call.run.state.lock().length(TaskRef::plain(*on)).ok_or(None),
-            (_, Arg::Value(list)) => match call.run.local.items(ix, at, list, Items::len) {
-                Ok(length) if length > MAX_ELEMENTS as usize => {
-                    return failed(too_many(graph.name(ix), over, length));
+            (_, Arg::Value(list)) => {
+                let items = call.run.local.items(&call.run.workflow.bodies, call.target(), at, || Some(list.clone()));
+                match items.map(|items| items.map_or(0, Items::len)) {
+                    Ok(length) if length > MAX_ELEMENTS as usize => {
+                        return failed(too_many(graph.name(ix), over, length));
+                    }
+                    Ok(length) => Ok(length as u32),
+                    Err(NotAList(what)) => Err(Some(what)),
                 }
-                Ok(length) => Ok(length as u32),
-                Err(NotAList(what)) => Err(Some(what)),
-            },
+            }
             _ => Err(None),
         };
         match (length, first) {

@@ -70,7 +70,8 @@ impl PyWorkflow {
             }
             let graph = Graph::build(name, specs, fail_fast).map_err(|why| errors::definition(py, &why.0))?;
             let graph = graph.with_signals(signals);
-            let bodies = calls.into_iter().zip(0..).map(|(call, ix)| call.into_body(&graph, ix));
+            let mut lists = 0;
+            let bodies = calls.into_iter().zip(0..).map(|(call, ix)| call.into_body(&graph, ix, &mut lists));
             let bodies = bodies.collect::<PyResult<_>>()?;
             Ok(Self { graph: Arc::new(graph), bodies })
         })
@@ -231,7 +232,8 @@ impl<'py> CompiledTask<'py> {
 }
 
 impl Calls<'_> {
-    fn into_body(self, graph: &Graph, own: u32) -> PyResult<PyBody> {
+    /// `lists` counts the lists that tasks are mapped over.
+    fn into_body(self, graph: &Graph, own: u32, lists: &mut usize) -> PyResult<PyBody> {
         let mut sources = Vec::new();
         let gate = self.finish.as_ref().map(|(finish, parts)| OwnGate { task: own, finish, parts: *parts });
         let binding = self.binding.read(graph, &mut sources, gate)?;
@@ -244,6 +246,11 @@ impl Calls<'_> {
                 policy: until.policy,
             });
         }
+        let number = |source: &Source| {
+            let is_list = matches!(source, Source::ItemOfOutput(_) | Source::ItemOfInput(_));
+            is_list.then(|| std::mem::replace(lists, *lists + 1))
+        };
+        let lists = if graph.is_mapped(own) { sources.iter().map(number).collect() } else { Box::default() };
         Ok(PyBody {
             function: Kept::new(self.function.unbind()),
             binding,
@@ -251,6 +258,7 @@ impl Calls<'_> {
             retry: self.retry,
             gates: gates.into(),
             sources: sources.into(),
+            lists,
         })
     }
 }

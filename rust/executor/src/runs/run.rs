@@ -168,20 +168,33 @@ impl<H: Host> Run<H> {
     /// The values of these sources for a task or element.
     #[must_use]
     pub fn args(&self, task: TaskRef, sources: &[Source], state: &RunState) -> Args {
-        let item = |list: Option<Value>| match (list, u32::try_from(task.map)) {
-            (Some(list), Ok(index)) => Arg::Item { list, index },
-            (list, _) => list.into(),
+        let item = |source: &Source| match u32::try_from(task.map) {
+            Ok(index) => Arg::Item(index),
+            Err(_) => self.list_in(source, state).into(),
         };
         let value = |source: &Source| match source {
             Source::Output(ix) => state.output(TaskRef::plain(*ix)).cloned().into(),
             Source::Input(name) => self.input(name).cloned().into(),
             Source::Gate(_, part) => state.gate_value(task, *part).into(),
-            Source::ItemOfOutput(ix) => item(state.output(TaskRef::plain(*ix)).cloned()),
-            Source::ItemOfInput(name) => item(self.input(name).cloned()),
+            Source::ItemOfOutput(_) | Source::ItemOfInput(_) => item(source),
             Source::SameElement(ix) => state.output(TaskRef { ix: *ix, map: task.map }).cloned().into(),
             Source::Elements(ix) => state.outcomes(*ix).map_or(Arg::None, |elements| Arg::Elements(Box::new(elements))),
         };
         sources.iter().map(value).collect()
+    }
+
+    /// The list of which elements take the items by this source.
+    #[must_use]
+    pub fn list(&self, source: &Source) -> Option<Value> {
+        self.list_in(source, &self.state.lock())
+    }
+
+    fn list_in(&self, source: &Source, state: &RunState) -> Option<Value> {
+        match source {
+            Source::ItemOfOutput(ix) => state.output(TaskRef::plain(*ix)).cloned(),
+            Source::ItemOfInput(name) => self.input(name).cloned(),
+            _ => None,
+        }
     }
 
     /// What a task sees of the context.

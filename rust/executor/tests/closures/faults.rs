@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bide_executor::core::record::NewTask;
 use bide_executor::core::recover::MAX_CRASHES;
 use bide_executor::core::{RunId, RunStatus};
 use bide_executor::store::{LEASE, MemoryStore, RunFilter, Store};
@@ -211,7 +212,7 @@ async fn a_fenced_runner_drops_its_runs_and_claims_free_ones_again() {
     // Another runner finds the lease expired and claims the run.
     let clock = SystemClock::shared();
     let other = store.enroll(clock.lease_time()).unwrap();
-    let stored = store.register("fenced", workflow.graph().version(), &[("wait".into(), vec![])]).unwrap();
+    let stored = store.register("fenced", workflow.graph().version(), &[NewTask::new("wait", vec![])]).unwrap();
     let later = clock.lease_time().after(LEASE + SOON);
     assert_eq!(store.claim(other, &[stored.version], later, 9).unwrap(), [run.id()]);
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use bide_executor::core::event::Retry;
+use bide_executor::core::graph::{MapSpec, Over, Tolerated};
 use bide_executor::core::{
     Failure, FailureKind, GateSpec, GateUntil, Graph, Outcome, PollPolicy, RetryPolicy, RunIf, RunStatus, TaskSpec,
     Value, Write, context,
@@ -18,6 +19,9 @@ use bide_executor::{
 use bide_testkit::FaultyStore;
 
 use crate::world::{Came, HANG, Ledger, at_every_call};
+
+/// How many elements mapped tasks have.
+const ELEMENTS: u32 = 2;
 
 const SOON: Duration = Duration::from_millis(1);
 
@@ -62,13 +66,19 @@ impl Attached for Thread {
 
 impl Worker<Threads> for Thread {
     fn execute(&mut self, call: &Call<'_, Threads>) -> Outcome {
+        if call.counts_elements() {
+            return Outcome::Expanded { length: ELEMENTS };
+        }
         let task = call.target();
-        task.ledger.enters(call.run.id, task.name, task.after);
+        let name = call.run.workflow.graph.name_of(call.task);
+        let index = call.task.map.max(0).cast_unsigned();
+        let after = task.after.iter().map(|on| on.replace("[]", &format!("[{index}]"))).collect::<Vec<_>>();
+        task.ledger.enters(call.run.id, &name, &after.iter().map(|on| &**on).collect::<Vec<_>>());
         let cx = Arc::clone(call.body().unwrap());
         let (before, _) = call.run.context_of(call.task.ix).unwrap();
-        let mut body = Body { cx: &cx, thread: self, task, context: before.clone() };
+        let mut body = Body { cx: &cx, thread: self, task, name: Arc::clone(&name), index, context: before.clone() };
         let returned = (task.function)(&mut body);
-        task.ledger.returns(task.name);
+        task.ledger.returns(&name);
         match returned {
             Ok(number) => {
                 let changes = context::diff(&before, &body.context).pack();
@@ -118,6 +128,10 @@ struct Body<'a> {
     cx: &'a BodyCx<Threads>,
     thread: &'a mut dyn Attached,
     task: &'a Task,
+    /// The name of the task or element.
+    name: Arc<str>,
+    /// Of an element.
+    index: u32,
     /// The context before and after the function's changes.
     context: Vec<(Arc<str>, Value)>,
 }
@@ -157,7 +171,7 @@ impl Body<'_> {
         match self.cx.begin_step(self.thread, &name.into(), StepRequest::default(), &mut || None)? {
             StepStart::Returned(value) => Ok(number_of(&value)),
             StepStart::Execute(call) => {
-                self.task.ledger.steps(self.cx.run().id, self.task.name, name);
+                self.task.ledger.steps(self.cx.run().id, &self.name, name);
                 self.cx.end_step(self.thread, call, StepEnd::Executed(Ok(number_value(returns)))).map(|_| returns)
             }
         }
@@ -254,11 +268,12 @@ fn run(engine: &Arc<Engine<Threads>>, graph: Arc<Graph>, bodies: Arc<[Task]>) ->
             Handle::Live(run) => run.snapshot(),
             Handle::Watched(watched) => engine.store().load(watched.id).ok()??,
         };
-        let tasks = stored.tasks.iter().map(|recorded| {
-            let row = stored.rows.iter().find(|row| row.task == recorded.id).unwrap();
+        let tasks = stored.rows.iter().map(|row| {
+            let recorded = stored.tasks.iter().find(|recorded| row.task == recorded.id).unwrap();
+            let element = if row.map < 0 { String::new() } else { format!("[{}]", row.map) };
             let output = row.output.as_ref().map(|value| serde_json::from_slice(value.payload()).unwrap());
             let error = row.failure.as_ref().map(Failure::message);
-            (recorded.name.to_string(), row.status, row.attempts, output, error)
+            (format!("{}{element}", recorded.name), row.status, row.attempts, output, error)
         });
         let this = Came { status: stored.run.status, tasks: tasks.collect() };
         assert!(this.status == RunStatus::Completed || this.status == RunStatus::Failed);
@@ -331,6 +346,36 @@ fn a_sleep_between_steps() -> Vec<Defined> {
         body.sleep(Duration::from_millis(5))?;
         Ok(first + body.step("second", 8)?)
     })]
+}
+
+/// A task that is mapped over others. `after` names their elements of the same index with "[]".
+fn mapped(name: &'static str, over: &[&'static str], after: &'static [&'static str], function: Function) -> Defined {
+    let names = || over.iter().map(|on| Arc::from(*on));
+    let map = MapSpec { over: names().map(Over::Task).collect(), tolerate: Tolerated::Count(1) };
+    let mut mapped = task(name, after, function);
+    mapped.spec.dependencies = names().collect();
+    mapped.spec.map = Some(Box::new(map));
+    mapped
+}
+
+fn a_mapped_task_and_one_that_follows_it() -> Vec<Defined> {
+    let mut each = mapped("each", &["list"], &["list"], |body| {
+        let number = body.step("submit", 7)?;
+        if body.index == 1 {
+            body.wait("second")?;
+            if body.cx.attempt() < 2 {
+                return Err(raised("not yet"));
+            }
+        }
+        Ok(number + body.index)
+    });
+    each.spec.retry = RetryPolicy { delay: Duration::ZERO, jitter: 0.0, ..RetryPolicy::new(2) };
+    let follows = mapped("follows", &["each"], &["each[]"], |body| {
+        if body.index == 0 { Err(raised("it may fail")) } else { body.step("then", 8) }
+    });
+    let mut reads = task("reads", &["each", "follows"], |_| Ok(9));
+    reads.spec.gathers = vec!["follows".into()];
+    vec![task("list", &[], |_| Ok(1)), each, follows, reads]
 }
 
 fn a_failing_branch_with_a_task_for_failures() -> Vec<Defined> {
@@ -475,6 +520,7 @@ crash_points! {
     a_gate_before_a_step
     a_wait_whose_timeout_passes_during_downtime
     a_sleep_between_steps
+    a_mapped_task_and_one_that_follows_it
     a_failing_branch_with_a_task_for_failures
     a_diamond_that_changes_the_context_on_both_sides
     a_context_that_a_failed_attempt_has_changed

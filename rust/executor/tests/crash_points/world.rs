@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering}
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bide_executor::core::graph::split_element;
 use bide_executor::core::record::StoredRun;
 use bide_executor::core::time::micros;
-use bide_executor::core::{EntryState, RunId, RunStatus, TaskStatus, Time};
+use bide_executor::core::{Entry, EntryState, NO_MAP, RunId, RunStatus, TaskId, TaskRow, TaskStatus, Time};
 use bide_executor::store::{Durability, EventRange, LEASE, MemoryStore, SqliteStore, Store, Uptime};
 use bide_executor::{Clock, Error, RunResult, Runner, SystemClock, Workflow};
 use bide_testkit::{Fault, FaultyStore};
@@ -92,10 +93,7 @@ impl Ledger {
     /// With one slot: no body is entered while one that has returned still counts as a suspect.
     pub(crate) fn check_no_returned_body_is_suspected(&self, run: RunId) {
         let stored = self.stored(run);
-        let marked = |name: &String| {
-            let id = stored.tasks.iter().find(|task| *task.name == **name).map(|task| task.id);
-            stored.rows.iter().any(|row| Some(row.task) == id && row.mark.executes)
-        };
+        let marked = |name: &String| row_of(&stored, name).is_some_and(|row| row.mark.executes);
         let suspected = self.returned.lock().unwrap().iter().find(|name| marked(name)).cloned();
         self.must(suspected.is_none(), || {
             format!("{suspected:?} has returned, and a death now would count against it")
@@ -106,10 +104,7 @@ impl Ledger {
     pub(crate) fn enters(&self, run: RunId, name: &str, after: &[&str]) {
         self.executed.lock().unwrap().push(name.to_owned());
         let stored = self.stored(run);
-        let status = |name: &str| {
-            let id = stored.tasks.iter().find(|task| &*task.name == name).map(|task| task.id);
-            stored.rows.iter().find(|row| Some(row.task) == id).map(|row| row.status)
-        };
+        let status = |name: &str| row_of(&stored, name).map(|row| row.status);
         for on in after {
             let ended = status(on).is_some_and(TaskStatus::is_ended);
             self.must(ended, || format!("{name} starts before {on} is committed"));
@@ -121,8 +116,9 @@ impl Ledger {
     pub(crate) fn steps(&self, run: RunId, name: &str, step: &str) {
         self.executed.lock().unwrap().push(format!("{name}/{step}"));
         let stored = self.stored(run);
-        let task = stored.tasks.iter().find(|task| &*task.name == name).unwrap().id;
-        let mut recorded = stored.entries.iter().filter(|(of, _, entry)| *of == task && &*entry.key.name == step);
+        let place = place_of(&stored, name).unwrap();
+        let is = |(of, map, entry): &&(_, _, Entry)| (*of, *map) == place && &*entry.key.name == step;
+        let mut recorded = stored.entries.iter().filter(is);
         let committed = recorded.any(|(_, _, entry)| entry.state != EntryState::Open);
         self.must(!committed, || format!("the step {step} of {name} is committed and runs again"));
     }
@@ -154,6 +150,20 @@ impl Ledger {
     pub(crate) fn third_poll(&self) -> bool {
         self.polls.fetch_add(1, Ordering::SeqCst) >= 2
     }
+}
+
+/// The number of a task and the map index, by the name of the task or element.
+fn place_of(stored: &StoredRun, name: &str) -> Option<(TaskId, i32)> {
+    let number = |name: &str| stored.tasks.iter().find(|task| &*task.name == name).map(|task| task.id);
+    number(name).map(|id| (id, NO_MAP)).or_else(|| {
+        let (task, map) = split_element(name)?;
+        Some((number(task)?, map))
+    })
+}
+
+fn row_of<'a>(stored: &'a StoredRun, name: &str) -> Option<&'a TaskRow> {
+    let place = place_of(stored, name)?;
+    stored.rows.iter().find(|row| (row.task, row.map) == place)
 }
 
 /// Where runs live.
