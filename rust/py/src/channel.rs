@@ -109,7 +109,7 @@ pub(crate) fn emit(
     };
     let channel = channel.get();
     let value = channel.codec.encode(value)?;
-    body.emit(here, &channel.channel, &value).map_err(|error| errors::wait(py, &error, body.task_name()))
+    body.emit(here, &channel.channel, &value).map_err(|error| errors::wait(py, &error, &body.task_name()))
 }
 
 /// How far a body says that it has come.
@@ -123,5 +123,5 @@ pub(crate) fn progress(
     let checked = gil::call_args(functions(py)?.check_progress.bind(py), &[done, total, message])?;
     let (done, total, message): (f64, Option<f64>, Option<String>) = checked.extract()?;
     let said = body.progress(done, total, message.as_deref());
-    said.map_err(|error| errors::wait(py, &error, body.task_name()))
+    said.map_err(|error| errors::wait(py, &error, &body.task_name()))
 }

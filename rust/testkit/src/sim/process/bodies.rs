@@ -322,7 +322,7 @@ impl Process {
         let used_up = body.allowance.as_ref().is_some_and(Allowance::is_reached);
         let standing =
             Standing { lost: self.is_lost(body), closing: self.is_closing(), used_up, ..Standing::default() };
-        let emits = body.task.ix % 2 == 0 && body.machine.may_show(standing).is_ok();
+        let emits = body.task.ix.is_multiple_of(2) && body.machine.may_show(standing).is_ok();
         // An attempt may be over without its body knowing it.
         if !emits || !body.run.state.lock().entered().contains(&(body.task, body.attempt)) {
             return;
