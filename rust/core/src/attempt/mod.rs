@@ -74,6 +74,7 @@
 //! `LeaseLost` and `Stopped` end the call with [`CallError::Suspended`], `Refused` with [`CallError::Over`], unless
 //! the run has been lost: then the body is suspended.
 
+mod body;
 mod call;
 mod combined;
 pub mod polling;
@@ -81,24 +82,22 @@ mod step;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::entry::{EntryKey, Lookup, StepArguments};
+use crate::entry::{EntryKey, StepArguments};
 use crate::event::{Event, Refused, Retry};
 use crate::failure::{Failure, FailureKind};
-use crate::id::{RunId, TaskRef};
+use crate::id::RunId;
 use crate::journal::Recall;
 use crate::message::Address;
 use crate::poll::PollPolicy;
 use crate::retry::RetryPolicy;
-use crate::run::RunState;
 use crate::time::Time;
-use crate::uses::Uses;
 use crate::value::Value;
 
+use body::What;
+pub use body::{Attempt, Caller, Standing, Within};
 pub use call::Call;
 pub use combined::RecalledPart;
 pub use polling::Polled;
@@ -339,332 +338,6 @@ impl Request {
 
     const fn is_keyed(&self) -> bool {
         matches!(self, Self::Step { options: StepOptions { keyed: true, .. }, .. })
-    }
-}
-
-/// One entry of a body: what it has called so far, and what of it is under way.
-#[derive(Clone, Debug)]
-pub struct Attempt {
-    /// Whose body.
-    task: TaskRef,
-    /// The task's name, for messages.
-    name: Arc<str>,
-    /// Which try.
-    number: u32,
-    /// Which names it has used, and which records.
-    uses: Uses,
-    /// The call without a key that is under way: no other one may begin meanwhile.
-    current: Option<Current>,
-    /// The steps with a key that are under way. `None` until there is one.
-    keyed: Option<Box<Keyed>>,
-    /// How many records it has not read yet; `None` until that is asked.
-    unread: Option<usize>,
-    /// The body has to return: every further call ends with `Suspended`.
-    suspended: bool,
-    /// The body has returned.
-    ended: bool,
-}
-
-/// The steps with a key.
-#[derive(Clone, Debug, Default)]
-struct Keyed {
-    /// The names of those under way.
-    under_way: HashSet<Arc<str>>,
-    /// How many of them the body's own thread executes, each within the one before.
-    own: u32,
-    /// Those whose records were read.
-    read: HashSet<Arc<str>>,
-}
-
-/// What a driver knows when a call begins.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Standing {
-    /// The run is executed by another runner.
-    pub lost: bool,
-    /// The runner is closing.
-    pub closing: bool,
-    /// The attempt's execution time is used up.
-    pub used_up: bool,
-    /// Where the call comes from.
-    pub caller: Caller,
-}
-
-/// Where a call comes from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Caller {
-    /// The body's own thread: during another call it comes from within that.
-    #[default]
-    Body,
-    /// Another thread than the body's.
-    Elsewhere,
-    /// One of several futures that a body may poll together.
-    Future(Within),
-}
-
-/// What a call is made within.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Within {
-    /// Nothing but the body.
-    #[default]
-    Body,
-    /// A step.
-    Step,
-    /// A condition.
-    Condition,
-}
-
-/// What a call does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum What {
-    Wait,
-    Step,
-    Checkpoint,
-}
-
-/// A call in words.
-#[derive(Clone, Debug)]
-struct Current {
-    what: What,
-    name: Arc<str>,
-}
-
-impl fmt::Display for Current {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = match self.what {
-            What::Wait => "wait",
-            What::Step => "step",
-            What::Checkpoint => return f.write_str("the checkpoint"),
-        };
-        write!(f, "the {what} '{}'", self.name)
-    }
-}
-
-impl Attempt {
-    /// A body that has just been entered.
-    #[must_use]
-    pub fn new(task: TaskRef, name: Arc<str>, number: u32) -> Self {
-        let (uses, current, keyed, unread) = (Uses::default(), None, None, None);
-        Self { task, name, number, uses, current, keyed, unread, suspended: false, ended: false }
-    }
-
-    /// The task's name.
-    #[must_use]
-    pub const fn name(&self) -> &Arc<str> {
-        &self.name
-    }
-
-    /// Which try it is, from 1.
-    #[must_use]
-    pub const fn number(&self) -> u32 {
-        self.number
-    }
-
-    /// Whether the body has to return.
-    #[must_use]
-    pub const fn is_suspended(&self) -> bool {
-        self.suspended
-    }
-
-    /// From now on every call ends with [`CallError::Suspended`], so that the body returns.
-    pub const fn suspend(&mut self) -> CallError {
-        self.suspended = true;
-        CallError::Suspended
-    }
-
-    /// Whether the body has returned.
-    #[must_use]
-    pub const fn has_ended(&self) -> bool {
-        self.ended
-    }
-
-    /// The body has returned: no further call is allowed.
-    pub const fn end(&mut self) {
-        self.ended = true;
-    }
-
-    /// Whether the body only reads what an earlier entry of it has recorded: there are records that it has not come to
-    /// yet, and it has neither asked nor executed anything that has none.
-    pub fn is_replaying(&mut self, run: &RunState) -> bool {
-        !self.ended && self.unread(run) > 0
-    }
-
-    fn unread(&mut self, run: &RunState) -> usize {
-        *self.unread.get_or_insert_with(|| run.recorded_calls(self.task))
-    }
-
-    /// Begins a call.
-    ///
-    /// # Errors
-    /// The first of these that applies: `Over` after the body's end, `Suspended` if the body has to return, `TimedOut`
-    /// if its execution time is used up, `Misuse` during another call (within its step or its condition, or beside it)
-    /// and on another thread. A step with a key is refused only within a condition, and beside itself.
-    pub fn begin(&mut self, name: &Arc<str>, request: Request, standing: Standing) -> Result<Box<Call>, CallError> {
-        self.check(standing)?;
-        let ((what, advice), keyed) = (request.described(), request.is_keyed());
-        let begins = Current { what, name: Arc::clone(name) };
-        if let Some(why) = self.refusal(&begins, keyed, advice, standing.caller) {
-            return Err(CallError::Misuse(format!("task '{}': {begins} {why}", self.name)));
-        }
-        if standing.closing {
-            return Err(self.suspend());
-        }
-        if keyed {
-            let steps = self.keyed.get_or_insert_default();
-            steps.under_way.insert(Arc::clone(name));
-            steps.own += u32::from(standing.caller == Caller::Body);
-        } else {
-            self.current = Some(begins);
-        }
-        Ok(Box::new(Call::new(self.task, self.number, Arc::clone(name), request, standing.caller)))
-    }
-
-    /// Why a call may not begin now.
-    fn refusal(&self, begins: &Current, keyed: bool, advice: &str, caller: Caller) -> Option<String> {
-        let own = self.keyed.as_ref().is_some_and(|steps| steps.own > 0);
-        let within = match (caller, &self.current) {
-            (Caller::Future(within), _) => within,
-            (Caller::Body, Some(Current { what: What::Wait, .. })) => Within::Condition,
-            (Caller::Body, Some(_)) => Within::Step,
-            (Caller::Body, None) if own => Within::Step,
-            _ => Within::Body,
-        };
-        if within == Within::Condition || (within == Within::Step && !keyed) {
-            let outer = match &self.current {
-                Some(outer) => outer.to_string(),
-                None if within == Within::Step => "a step".to_owned(),
-                None => "a condition".to_owned(),
-            };
-            return Some(format!(
-                "inside {outer}: a body waits or records a step one after the other, and never within a step or a \
-                 condition"
-            ));
-        }
-        let under_way = self.keyed.as_ref().filter(|steps| !steps.under_way.is_empty());
-        if keyed {
-            let same = under_way.is_some_and(|steps| steps.under_way.contains(&begins.name));
-            return same.then(|| "is under way already: steps that run side by side need keys that differ".to_owned());
-        }
-        let advice = if advice.is_empty() { String::new() } else { format!(". {advice}") };
-        if caller == Caller::Elsewhere {
-            return Some(format!(
-                "from another thread than the body's: only the body itself can wait, and record steps without a \
-                 key{advice}"
-            ));
-        }
-        if let Some(other) = &self.current {
-            return Some(format!(
-                "beside {other}: only steps with a key may run side by side, and a body waits for one thing after the \
-                 other{advice}"
-            ));
-        }
-        under_way.filter(|_| begins.what == What::Checkpoint).map(|steps| {
-            let names: Vec<String> = steps.under_way.iter().map(|name| format!("'{name}'")).collect();
-            format!("while steps are under way ({}): it would drop their records", names.join(", "))
-        })
-    }
-
-    /// What every use of the handle needs.
-    fn check(&mut self, standing: Standing) -> Result<(), CallError> {
-        if self.ended {
-            return Err(CallError::Over(Refused::AttemptOver));
-        }
-        if self.suspended || standing.lost {
-            return Err(self.suspend());
-        }
-        if standing.used_up { Err(used_up(&self.name)) } else { Ok(()) }
-    }
-
-    /// Whether the body may show something now, which it may within a step or a condition too, and on any thread.
-    /// Answers the name of the step or wait under way.
-    ///
-    /// # Errors
-    /// `Over`, `Suspended` and `TimedOut`, as [`Attempt::begin`].
-    pub fn may_show(&mut self, standing: Standing) -> Result<Option<Arc<str>>, CallError> {
-        self.check(standing)?;
-        Ok(self.current.as_ref().map(|current| Arc::clone(&current.name)))
-    }
-
-    /// Looks up a call's record: the next use of its name.
-    pub fn recall(&mut self, call: &Call, run: &RunState) -> Fed {
-        let mut unread = self.unread(run);
-        let (task, number) = (self.task, self.number);
-        let mut look = |name: &Arc<str>, lookup: &Lookup| {
-            let (key, recall) = run.recall(task, number, &mut self.uses, name, lookup)?;
-            if unread > 0 {
-                unread = unread_after(&mut self.keyed, unread, &key, &recall, run.is_closed(task, &key));
-                self.unread = Some(unread);
-            }
-            Ok((key, recall))
-        };
-        let Some(lookups) = call.lookups() else {
-            return match look(call.name(), call.lookup()) {
-                Ok((key, recall)) => Fed::Recalled(key, recall),
-                Err(refused) => Fed::Refused(refused),
-            };
-        };
-        let parts = lookups.map(|(name, lookup)| {
-            let (key, recall) = look(name, &lookup)?;
-            let winner = run.winner(task, &key);
-            Ok(RecalledPart { key, recall, winner })
-        });
-        parts.collect::<Result<_, _>>().map_or_else(Fed::Refused, Fed::RecalledParts)
-    }
-
-    /// Leaves a call as it is: a step that was interrupted is not recorded, and a wait stays open.
-    pub fn abandon(&mut self, call: &Call) {
-        if !call.is_over() {
-            self.ends(call);
-        }
-    }
-
-    /// A call is not under way any more.
-    fn ends(&mut self, call: &Call) {
-        match &mut self.keyed {
-            Some(steps) if call.is_keyed() => {
-                steps.under_way.remove(call.name());
-                steps.own = steps.own.saturating_sub(u32::from(call.is_by_body()));
-            }
-            _ => self.current = None,
-        }
-    }
-
-    /// Feeds a call and returns its next action. After [`Action::Done`] the next call may begin.
-    pub fn advance(&mut self, call: &mut Call, fed: Fed, clocks: &dyn Clocks) -> Action {
-        if matches!(fed, Fed::Raised(..) | Fed::Recalled(..)) {
-            let keyed = self.keyed.as_ref().map_or(0, |steps| steps.under_way.len());
-            call.may_be_delayed(keyed + usize::from(self.current.is_some()) > 1);
-        }
-        let action = call.advance(fed, &self.name, clocks);
-        if let Action::Done(result) = &action {
-            self.ends(call);
-            self.suspended |= matches!(result, Err(CallError::Suspended));
-            if call.is_checkpoint() && result.is_ok() {
-                self.uses = Uses::default();
-                self.unread = Some(0);
-            }
-        }
-        action
-    }
-}
-
-/// How many records remain to be read after this one was looked up.
-fn unread_after(
-    keyed: &mut Option<Box<Keyed>>,
-    unread: usize,
-    key: &EntryKey,
-    recall: &Recall,
-    is_closed: bool,
-) -> usize {
-    match recall {
-        Recall::Satisfied(_) | Recall::Failed(_) if key.is_keyed() => {
-            let first = keyed.get_or_insert_default().read.insert(Arc::clone(&key.name));
-            unread - usize::from(first)
-        }
-        Recall::Satisfied(_) | Recall::Failed(_) => unread - 1,
-        // A condition that is asked again, though it was satisfied.
-        Recall::Ask { .. } if is_closed => unread - 1,
-        Recall::Mismatch(_) => unread,
-        Recall::Ask { .. } | Recall::Open { .. } | Recall::Begun { .. } => 0,
     }
 }
 

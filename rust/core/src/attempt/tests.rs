@@ -3,6 +3,7 @@
 mod steps;
 
 use super::*;
+use crate::id::TaskRef;
 use crate::poll::Tolerance;
 
 struct At {
