@@ -78,7 +78,8 @@ fn none_here(py: Python<'_>, last: Option<&Bound<'_, PyTaskHandle>>) -> PyErr {
             "bide.current(): no body executes on this thread; on a thread that a body has started, pass it the handle",
         );
     };
-    let task = shown(last.task());
+    let task = last.task();
+    let task = shown(&task);
     if last.has_ended() {
         return errors::bide(py, &format!("bide.current(): the body of task '{task}' has ended"));
     }

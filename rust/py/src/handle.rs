@@ -139,7 +139,7 @@ impl PyTaskHandle {
     }
 
     /// The task's name.
-    pub(crate) fn task(&self) -> &str {
+    pub(crate) fn task(&self) -> Arc<str> {
         self.body.task_name()
     }
 

@@ -150,7 +150,7 @@ impl PyTaskHandle {
     fn checkpoint_codec(&self, class: &Bound<'_, PyAny>) -> PyResult<Codec> {
         let py = class.py();
         let make = py.import("bide._steps")?.getattr("checkpoint_codec")?;
-        gil::call_args(&make, &[class, PyString::new(py, self.task()).as_any()])?.extract()
+        gil::call_args(&make, &[class, PyString::new(py, &self.task()).as_any()])?.extract()
     }
 }
 
