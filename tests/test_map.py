@@ -2,7 +2,6 @@
 
 import contextlib
 import threading
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -228,225 +227,22 @@ def test_the_context_of_an_element_is_read_only(runner: bide.Runner) -> None:
     assert "read-only" in str(error)
 
 
-# --- failures --------------------------------------------------------------------------------------------------------
-
-
-def fails_at(*which: int) -> Any:
-    """Return a body that fails for some items."""
-
-    def work(number: Annotated[int, bide.Each(numbers)]) -> int:
-        if number in which:
-            msg = f"boom {number}"
-            raise ValueError(msg)
-        return number
-
-    return work
-
-
-def gather(work: bide.Mapped[int]) -> tuple[list[int], list[str], int, list[int]]:
-    """Return all that a `bide.Mapped` shows."""
-    return work.succeeded, [f"{error.task}: {error}" for error in work.failed], work.total, work.indexes
-
-
-def test_so_many_elements_may_fail(store: str) -> None:
-    for tolerate, failed, status in [
-        (0, 1, "Failed"), (1, 1, "Completed"), (1, 2, "Failed"), (0.5, 2, "Completed"), (0.5, 3, "Failed"),
-    ]:  # fmt: skip
-        work = bide.task(fails_at(*range(failed)), name="work", tolerate=tolerate)
-        with bide.Runner(store) as runner:
-            result = ended(runner, bide.Workflow(f"tolerate {tolerate} {failed}", [numbers, work, gather]))
-        assert (result.status, result.tasks["work"].status) == (status, status), (tolerate, failed)
-        succeeded, errors, total, indexes = result["gather"]
-        assert indexes == succeeded == list(range(failed, 4))
-        assert [error.split(":")[0] for error in errors] == [f"work[{number}]" for number in range(failed)]
-        assert total == 4
-        assert (result.error is None) == (status == "Completed")
-
-
-def test_a_failure_is_named_by_its_element(runner: bide.Runner) -> None:
-    workflow = bide.Workflow("named", [numbers, bide.task(fails_at(2), name="work")])
-    with pytest.raises(bide.RunFailed, match="boom 2") as caught:
-        runner.run(workflow)
-    result = caught.value.result
-    assert isinstance(result, bide.RunResult)
-    assert result.error is not None
-    assert result.error.task == "work[2]"
-    assert "work[2]" in caught.value.errors
-    assert isinstance(caught.value.__cause__, ValueError)
-
-
-def test_an_element_that_follows_a_failed_one_is_skipped_and_the_others_go_on(store: str) -> None:
-    work = bide.task(fails_at(1), name="work")
-
-    def after(number: Annotated[int, bide.Each("work")]) -> int:
-        return number
-
-    def read(after: list[int]) -> None: ...
-
-    with bide.Runner(store) as runner:
-        result = ended(runner, bide.Workflow("skip", [numbers, work, after, read]))
-    assert [result.tasks[f"after[{n}]"].status for n in range(4)] == ["Completed", "Skipped", "Completed", "Completed"]
-    assert result.tasks["after[1]"].blocked_by == "work[1]"
-    assert result.tasks["after"].status == "Skipped"
-    assert (result.tasks["read"].status, result.tasks["read"].blocked_by) == ("Skipped", "work[1]")
-
-
-def test_a_tolerated_failure_skips_its_follower_only(runner: bide.Runner) -> None:
-    work = bide.task(fails_at(1), name="work", tolerate=1)
-
-    def after(number: Annotated[int, bide.Each("work")]) -> int:
-        return number
-
-    def read(after: bide.Mapped[int]) -> list[int]:
-        return after.indexes
-
-    result = runner.run(bide.Workflow("tolerated", [numbers, work, after, read]))
-    assert result["read"] == [0, 2, 3]
-    assert result.tasks["after"].status == "Completed"
-
-
-def test_fail_fast_skips_the_elements_that_have_not_started(runner: bide.Runner) -> None:
-    def is_first(number: Annotated[int, bide.Each(numbers)]) -> bool:
-        return number == 0
-
-    work = bide.task(fails_at(0), name="work", gate=bide.until(is_first, every=0.01))
-    result = ended(runner, bide.Workflow("fast", [numbers, work], fail_fast=True))
-    statuses = [result.tasks[f"work[{n}]"].status for n in range(4)]
-    assert statuses == ["Failed", "Skipped", "Skipped", "Skipped"]
-    assert result.tasks["work[3]"].blocked_by == "work[0]"
-    assert result.tasks["work"].status == "Failed"
-
-
-def test_a_reader_that_runs_in_any_case_needs_a_default() -> None:
-    def cleans(work: bide.Mapped[int]) -> None: ...
-
-    clean = bide.task(cleans, name="clean", run_if="done")
-    with pytest.raises(bide.DefinitionError, match="parameter 'work' needs a default"):
-        bide.Workflow("done", [numbers, bide.task(fails_at(0), name="work"), clean])
-
-
-def test_the_list_of_a_task_whose_element_skipped_itself_is_refused(runner: bide.Runner) -> None:
-    def work(number: Annotated[int, bide.Each(numbers)]) -> int:
-        if number == 2:
-            raise bide.Skip("not today")
-        return number
-
-    def read(work: list[int]) -> None: ...
-
-    result = ended(runner, bide.Workflow("hole", [numbers, work, read]))
-    assert result.status == "Failed"
-    assert "work[2] has no output: annotate the parameter bide.Mapped[...]" in str(result.error)
-
-
-# --- refusals --------------------------------------------------------------------------------------------------------
-
-
-def a_set() -> set[int]:
-    """Return no list."""
-    return {1}
-
-
-def a_dict() -> dict[str, int]:
-    """Return no list."""
-    return {"a": 1}
-
-
-def untyped() -> Any:
-    """Return no list."""
-    return {"a": 1}
-
-
-def skipped() -> list[int]:
-    """Return nothing."""
-    raise bide.Skip("nothing to do")
-
-
-def mapped_over(task: Any) -> Any:
-    """Return a body that is mapped over a task."""
-
-    def work(item: Annotated[int, bide.Each(task)]) -> int:
-        return item
-
-    return work
-
-
-def reads_list(work: list[int]) -> None:
-    """Read the list."""
-
-
-def reads_tuple(work: tuple[int, ...]) -> None:
-    """Read something else."""
-
-
-@pytest.mark.parametrize(
-    ("tasks", "message"),
-    [
-        ([a_set, mapped_over(a_set)], "returns a set, which has no order: return sorted"),
-        ([a_dict, mapped_over(a_dict)], "returns a dict: return list"),
-        ([numbers, mapped_over("number")], "no task has that name: did you mean 'numbers'"),
-        ([mapped_over("urls")], r'for a run input it is bide.Each\(bide.Input\("urls"\)\)'),
-        ([numbers, bide.task(mapped_over(numbers), tolerate=1), reads_list], "some may have failed"),
-        ([numbers, mapped_over(numbers), reads_tuple], r"annotate it list\[T\], or bide.Mapped\[T\]"),
-        ([bide.task(lambda: None, name="x", tolerate=1)], "tolerate= is for a mapped task"),
-    ],
-)
-def test_a_map_that_cannot_work_is_refused_with_the_remedy(tasks: list[Any], message: str) -> None:
-    with pytest.raises(bide.DefinitionError, match=message):
-        bide.Workflow("refused", tasks)
-
-
-def test_what_is_no_list_fails_the_mapped_task_with_the_remedy(runner: bide.Runner) -> None:
-    result = ended(runner, bide.Workflow("no list", [untyped, mapped_over(untyped)]))
-    assert str(result.tasks["work"].error) == (
-        "task 'work': bide.DefinitionError: task 'work' is mapped over 'untyped', which is a mapping or an object: "
-        "map over a list or a tuple, such as list(...) of it"
-    )
-
-
-def test_lists_of_different_lengths_are_refused_by_name(runner: bide.Runner) -> None:
-    def both(
-        number: Annotated[int, bide.Each(numbers)], letter: Annotated[str, bide.Each(bide.Input("s"))]
-    ) -> None: ...
-
-    result = ended(runner, bide.Workflow("lengths", [numbers, both]), {"s": ["a"]})
-    assert "mapped over 'numbers' with 4 items and 's' with 1: they must be equally long" in str(result.error)
-
-
-def test_a_map_over_a_skipped_task_is_skipped_and_one_that_runs_anyway_is_refused(runner: bide.Runner) -> None:
-    anyway = bide.task(mapped_over(skipped), name="anyway", run_if="done")
-    result = ended(runner, bide.Workflow("skipped", [skipped, mapped_over(skipped), anyway]))
-    assert (result.tasks["work"].status, result.tasks["work"].blocked_by) == ("Skipped", "skipped")
-    assert "'anyway' is mapped over 'skipped', which has returned no list: it is Skipped" in str(result.error)
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ({1}, "this is a set: give it sorted"),
-        ({"a": 1}, "this is a dict: give it list"),
-        ((number for number in [1]), "this is a generator: give it list"),
-        (5, "this is an int: give it a list or a tuple"),
-        ("ab", "this is a str: give it a list or a tuple"),
-    ],
-)
-def test_an_input_that_is_no_list_is_refused_with_the_remedy(
-    runner: bide.Runner, value: Iterable[int], message: str
-) -> None:
-    workflow = bide.Workflow("input", [mapped_over(bide.Input("items"))])
-    with pytest.raises(bide.SerializationError, match=message):
-        runner.run(workflow, {"items": value})
-
-
 # --- versions --------------------------------------------------------------------------------------------------------
 
 
 def test_being_mapped_belongs_to_the_version_of_a_workflow() -> None:
+    def over(task: str) -> Any:
+        def work(item: Annotated[Any, bide.Each(task)]) -> Any:
+            return item
+
+        return work
+
     def plain(numbers: list[int]) -> int:
         return len(numbers)
 
     versions = {
         bide.Workflow("v", [numbers, files, bide.task(body, name="work", depends_on=["files", "numbers"])]).version
-        for body in (plain, mapped_over("numbers"), mapped_over("files"))
+        for body in (plain, over("numbers"), over("files"))
     }
     assert len(versions) == 3
 

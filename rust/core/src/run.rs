@@ -56,7 +56,7 @@ use crate::entry::{EntryKey, EntryState, Lookup};
 use crate::event::{Effect, Event, Refused};
 use crate::failure::Failure;
 use crate::graph::Graph;
-use crate::id::{NO_MAP, RunId, TaskId, TaskIx, TaskRef};
+use crate::id::{RunId, TaskId, TaskIx, TaskRef};
 use crate::journal::{Journal, Recall};
 use crate::message::Mailbox;
 use crate::record::{Batch, Mark, RunRowId};
@@ -273,34 +273,6 @@ impl RunState {
     #[must_use]
     pub fn task_status(&self, task: TaskRef) -> TaskStatus {
         self.task(task).status
-    }
-
-    /// A task's or element's state; none if there is no such element.
-    pub(crate) fn get(&self, task: TaskRef) -> Option<&Task> {
-        if task.map == NO_MAP { self.tasks.get(task.ix as usize) } else { self.maps.as_ref()?.element(task) }
-    }
-
-    /// As [`RunState::get`], for writing.
-    fn get_mut(&mut self, task: TaskRef) -> Option<&mut Task> {
-        if task.map == NO_MAP { self.tasks.get_mut(task.ix as usize) } else { self.maps.as_mut()?.element_mut(task) }
-    }
-
-    /// As [`RunState::get`], of one that is there: effects and events that have passed the fence name no other.
-    pub(crate) fn task(&self, task: TaskRef) -> &Task {
-        self.get(task).unwrap_or_else(|| unreachable!("{task:?} is a task or element of the run"))
-    }
-
-    /// As [`RunState::task`], for writing.
-    pub(crate) fn task_mut(&mut self, task: TaskRef) -> &mut Task {
-        self.get_mut(task).unwrap_or_else(|| unreachable!("{task:?} is a task or element of the run"))
-    }
-
-    /// All tasks and elements with their states: tasks in declaration order, after each its elements.
-    pub(crate) fn all(&self) -> impl Iterator<Item = (TaskRef, &Task)> {
-        (0..).zip(&self.tasks).flat_map(|(ix, state)| {
-            let elements = self.elements(ix).iter().zip(0..).map(move |(state, map)| (TaskRef { ix, map }, state));
-            std::iter::once((TaskRef::plain(ix), state)).chain(elements)
-        })
     }
 
     /// What a task returned; `None` unless it completed.

@@ -1,6 +1,7 @@
 //! Small workflows, crashed before and after every single call of their store, through the real engine.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod cases;
 mod threads;
 mod world;
 

@@ -6,7 +6,7 @@ use bide_executor::core::event::Retry;
 use bide_executor::core::{Failure, FailureKind, RetryPolicy};
 use bide_executor::{CallError, Free, StepEnd, StepRequest, StepStart};
 
-use super::{Body, Defined, SOON, number_of, number_value, task};
+use crate::threads::{Body, Defined, SOON, number_of, number_value, task};
 
 impl Body<'_> {
     /// A step that fails until it was executed three times.

@@ -5,10 +5,8 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use bide_executor::core::event::Retry;
-use bide_executor::core::graph::{MapSpec, Over, Tolerated};
 use bide_executor::core::{
-    Failure, FailureKind, GateSpec, GateUntil, Graph, Outcome, PollPolicy, RetryPolicy, RunIf, RunStatus, TaskSpec,
-    Value, Write, context,
+    Failure, FailureKind, Graph, Outcome, PollPolicy, RetryPolicy, RunStatus, TaskSpec, Value, Write, context,
 };
 use bide_executor::store::{LEASE, MemoryStore, Store};
 use bide_executor::{
@@ -23,18 +21,18 @@ use crate::world::{Came, HANG, Ledger, at_every_call};
 /// How many elements mapped tasks have.
 const ELEMENTS: u32 = 2;
 
-const SOON: Duration = Duration::from_millis(1);
+pub(crate) const SOON: Duration = Duration::from_millis(1);
 
 /// The host.
-struct Threads;
+pub(crate) struct Threads;
 
-type Function = fn(&mut Body<'_>) -> Result<u32, CallError>;
+pub(crate) type Function = fn(&mut Body<'_>) -> Result<u32, CallError>;
 
-struct Task {
-    name: &'static str,
-    after: &'static [&'static str],
-    function: Function,
-    ledger: Arc<Ledger>,
+pub(crate) struct Task {
+    pub(crate) name: &'static str,
+    pub(crate) after: &'static [&'static str],
+    pub(crate) function: Function,
+    pub(crate) ledger: Arc<Ledger>,
 }
 
 impl Host for Threads {
@@ -124,50 +122,55 @@ fn start_gates(engine: &Arc<Engine<Threads>>) {
 }
 
 /// A function's access to the engine.
-struct Body<'a> {
-    cx: &'a BodyCx<Threads>,
-    thread: &'a mut dyn Attached,
-    task: &'a Task,
+pub(crate) struct Body<'a> {
+    pub(crate) cx: &'a BodyCx<Threads>,
+    pub(crate) thread: &'a mut dyn Attached,
+    pub(crate) task: &'a Task,
     /// The name of the task or element.
-    name: Arc<str>,
+    pub(crate) name: Arc<str>,
     /// Of an element.
-    index: u32,
+    pub(crate) index: u32,
     /// The context before and after the function's changes.
-    context: Vec<(Arc<str>, Value)>,
+    pub(crate) context: Vec<(Arc<str>, Value)>,
 }
 
-fn number_value(number: u32) -> Value {
+pub(crate) fn number_value(number: u32) -> Value {
     Value::tagged(b'i', number.to_string().as_bytes())
 }
 
-fn number_of(value: &Value) -> u32 {
+pub(crate) fn number_of(value: &Value) -> u32 {
     std::str::from_utf8(value.payload()).unwrap().parse().unwrap()
 }
 
 impl Body<'_> {
-    fn get(&self, key: &str) -> u32 {
+    pub(crate) fn get(&self, key: &str) -> u32 {
         let found = self.context.iter().find(|(known, _)| **known == *key);
         number_of(&found.unwrap_or_else(|| panic!("{} does not see {key}", self.task.name)).1)
     }
 
-    fn set(&mut self, key: &str, number: u32) {
+    pub(crate) fn set(&mut self, key: &str, number: u32) {
         self.context.retain(|(known, _)| **known != *key);
         self.context.push((key.into(), number_value(number)));
     }
 
-    fn wait(&mut self, name: &str) -> Result<(), CallError> {
+    pub(crate) fn wait(&mut self, name: &str) -> Result<(), CallError> {
         let ledger = Arc::clone(&self.task.ledger);
         let mut check = || if ledger.third_poll() { Polled::True(Value::NONE) } else { Polled::False };
         self.wait_for(name, None, &mut check)
     }
 
-    fn wait_for(&mut self, name: &str, timeout: Option<Duration>, check: &mut dyn Check) -> Result<(), CallError> {
+    pub(crate) fn wait_for(
+        &mut self,
+        name: &str,
+        timeout: Option<Duration>,
+        check: &mut dyn Check,
+    ) -> Result<(), CallError> {
         let proof = Some(b"code".as_slice().into());
         let condition = Condition { name: name.into(), proof, policy: PollPolicy::every(SOON), timeout };
         self.cx.wait_condition(self.thread, condition, check).map(drop)
     }
 
-    fn step(&mut self, name: &str, returns: u32) -> Result<u32, CallError> {
+    pub(crate) fn step(&mut self, name: &str, returns: u32) -> Result<u32, CallError> {
         match self.cx.begin_step(self.thread, &name.into(), StepRequest::default(), &mut || None)? {
             StepStart::Returned(value) => Ok(number_of(&value)),
             StepStart::Execute(call) => {
@@ -177,23 +180,23 @@ impl Body<'_> {
         }
     }
 
-    fn sleep(&mut self, span: Duration) -> Result<(), CallError> {
+    pub(crate) fn sleep(&mut self, span: Duration) -> Result<(), CallError> {
         self.cx.wait_after(self.thread, &"sleep".into(), span)
     }
 }
 
-fn raised(message: &str) -> CallError {
+pub(crate) fn raised(message: &str) -> CallError {
     CallError::Failed(Failure::new(FailureKind::Raised, "Boom", message))
 }
 
-struct Defined {
-    spec: TaskSpec,
+pub(crate) struct Defined {
+    pub(crate) spec: TaskSpec,
     function: Function,
     after: &'static [&'static str],
     name: &'static str,
 }
 
-fn task(name: &'static str, after: &'static [&'static str], function: Function) -> Defined {
+pub(crate) fn task(name: &'static str, after: &'static [&'static str], function: Function) -> Defined {
     let spec = TaskSpec {
         wants_handle: true,
         dependencies: after.iter().map(|on| (*on).into()).collect(),
@@ -203,7 +206,12 @@ fn task(name: &'static str, after: &'static [&'static str], function: Function) 
 }
 
 /// A process of this host.
-fn on_threads(store: Arc<dyn Store>, ledger: &Arc<Ledger>, defined: Vec<Defined>, slots: u32) -> Option<Came> {
+pub(crate) fn on_threads(
+    store: Arc<dyn Store>,
+    ledger: &Arc<Ledger>,
+    defined: Vec<Defined>,
+    slots: u32,
+) -> Option<Came> {
     logged(store, ledger, defined, slots, Box::new(|_, _| ()))
 }
 
@@ -283,160 +291,6 @@ fn run(engine: &Arc<Engine<Threads>>, graph: Arc<Graph>, bodies: Arc<[Task]>) ->
     came
 }
 
-fn two_waits_in_a_row() -> Vec<Defined> {
-    vec![task("a", &[], |body| {
-        body.wait("first")?;
-        body.wait("second")?;
-        Ok(1)
-    })]
-}
-
-fn a_step_between_waits() -> Vec<Defined> {
-    vec![
-        task("a", &[], |body| {
-            body.wait("first")?;
-            let number = body.step("submit", 7)?;
-            body.wait("second")?;
-            Ok(number)
-        }),
-        task("b", &["a"], |body| body.step("then", 8)),
-    ]
-}
-
-fn a_retry_after_a_wait() -> Vec<Defined> {
-    let mut a = task("a", &[], |body| {
-        body.wait("first")?;
-        let number = body.step("kept", 7)?;
-        if body.cx.attempt() < 3 { Err(raised("not yet")) } else { Ok(number) }
-    });
-    a.spec.retry = RetryPolicy { delay: Duration::ZERO, jitter: 0.0, ..RetryPolicy::new(3) };
-    vec![a]
-}
-
-fn a_gate_before_a_step() -> Vec<Defined> {
-    let mut a = task("a", &[], |body| body.step("submit", 7));
-    a.spec.gate = Some(GateSpec { name: "gate".into(), until: GateUntil::Condition, timeout: None });
-    let mut b = task("b", &["a"], |body| body.step("then", 8));
-    b.spec.gate = Some(GateSpec { name: "gate".into(), until: GateUntil::After(SOON), timeout: None });
-    vec![a, b]
-}
-
-fn a_wait_whose_timeout_passes_during_downtime() -> Vec<Defined> {
-    vec![task("a", &[], |body| {
-        let before = body.step("before", 7)?;
-        let ledger = Arc::clone(&body.task.ledger);
-        let mut never = || {
-            if ledger.third_poll() {
-                ledger.clock.skip(Duration::from_secs(2 * 3600));
-            }
-            Polled::False
-        };
-        match body.wait_for("never", Some(Duration::from_secs(3600)), &mut never) {
-            Err(CallError::Failed(failure)) if failure.kind == FailureKind::WaitTimeout => {
-                body.step("late", before + 1)
-            }
-            other => other.map(|()| 0),
-        }
-    })]
-}
-
-fn a_sleep_between_steps() -> Vec<Defined> {
-    vec![task("a", &[], |body| {
-        let first = body.step("first", 7)?;
-        body.sleep(Duration::from_millis(5))?;
-        Ok(first + body.step("second", 8)?)
-    })]
-}
-
-/// A task that is mapped over others. `after` names their elements of the same index with "[]".
-fn mapped(name: &'static str, over: &[&'static str], after: &'static [&'static str], function: Function) -> Defined {
-    let names = || over.iter().map(|on| Arc::from(*on));
-    let map = MapSpec { over: names().map(Over::Task).collect(), tolerate: Tolerated::Count(1) };
-    let mut mapped = task(name, after, function);
-    mapped.spec.dependencies = names().collect();
-    mapped.spec.map = Some(Box::new(map));
-    mapped
-}
-
-fn a_mapped_task_and_one_that_follows_it() -> Vec<Defined> {
-    let mut each = mapped("each", &["list"], &["list"], |body| {
-        let number = body.step("submit", 7)?;
-        if body.index == 1 {
-            body.wait("second")?;
-            if body.cx.attempt() < 2 {
-                return Err(raised("not yet"));
-            }
-        }
-        Ok(number + body.index)
-    });
-    each.spec.retry = RetryPolicy { delay: Duration::ZERO, jitter: 0.0, ..RetryPolicy::new(2) };
-    let follows = mapped("follows", &["each"], &["each[]"], |body| {
-        if body.index == 0 { Err(raised("it may fail")) } else { body.step("then", 8) }
-    });
-    let mut reads = task("reads", &["each", "follows"], |_| Ok(9));
-    reads.spec.gathers = vec!["follows".into()];
-    vec![task("list", &[], |_| Ok(1)), each, follows, reads]
-}
-
-fn a_failing_branch_with_a_task_for_failures() -> Vec<Defined> {
-    let fails = task("fails", &[], |body| {
-        body.step("before", 7)?;
-        Err(raised("it broke"))
-    });
-    let skipped = task("skipped", &["fails"], |_| Ok(1));
-    let mut cleans = task("cleans", &["skipped"], |body| {
-        body.wait("clear")?;
-        body.step("clean", 9)
-    });
-    cleans.spec.run_if = RunIf::Failed;
-    vec![fails, skipped, cleans, task("fine", &[], |_| Ok(2))]
-}
-
-fn a_diamond_that_changes_the_context_on_both_sides() -> Vec<Defined> {
-    vec![
-        task("top", &[], |body| {
-            body.set("top", 1);
-            body.set("both", 1);
-            Ok(1)
-        }),
-        task("left", &["top"], |body| {
-            body.set("left", body.get("top") + 1);
-            body.wait("left")?;
-            body.set("both", 2);
-            Ok(2)
-        }),
-        task("right", &["top"], |body| {
-            let number = body.step("right", 5)?;
-            body.set("right", number + body.get("top"));
-            body.set("both", 3);
-            Ok(number)
-        }),
-        // Of two tasks that changed one key, the one declared later wins.
-        task("bottom", &["left", "right"], |body| {
-            body.wait("bottom")?;
-            let seen = ["top", "left", "right", "both"].map(|key| body.get(key));
-            assert_eq!(seen, [1, 2, 6, 3]);
-            Ok(seen.iter().sum())
-        }),
-    ]
-}
-
-/// The changes of a failed attempt are discarded; those of the attempt that returns are kept.
-fn a_context_that_a_failed_attempt_has_changed() -> Vec<Defined> {
-    let mut changes = task("changes", &[], |body| {
-        body.step("kept", 7)?;
-        if body.cx.attempt() == 1 {
-            body.set("first", 1);
-            return Err(raised("not yet"));
-        }
-        let seen = body.context.len() as u32;
-        body.set("second", 2);
-        Ok(seen)
-    });
-    changes.spec.retry = RetryPolicy { delay: Duration::ZERO, jitter: 0.0, ..RetryPolicy::new(2) };
-    vec![changes, task("sees", &["changes"], |body| Ok(10 * body.context.len() as u32 + body.get("second")))]
-}
-
 #[test]
 fn a_body_that_has_returned_is_not_a_suspect_beside_the_next_one() {
     fn looks(body: &mut Body<'_>) -> Result<u32, CallError> {
@@ -501,30 +355,3 @@ fn a_run_claimed_before_its_creator_hears_of_it_does_not_begin_there() {
     assert!(matches!(handles[0].settled().wait(HANG), Some(Settlement::Elsewhere)));
     end(&engine);
 }
-
-macro_rules! crash_points {
-    ($($define:ident)+) => {
-        mod survives_a_crash_at_every_call {
-            $(#[test]
-            fn $define() {
-                crate::at_every_call(&|store, ledger| crate::threads::on_threads(store, ledger, super::$define(), 2));
-            })+
-        }
-    };
-}
-
-crash_points! {
-    two_waits_in_a_row
-    a_step_between_waits
-    a_retry_after_a_wait
-    a_gate_before_a_step
-    a_wait_whose_timeout_passes_during_downtime
-    a_sleep_between_steps
-    a_mapped_task_and_one_that_follows_it
-    a_failing_branch_with_a_task_for_failures
-    a_diamond_that_changes_the_context_on_both_sides
-    a_context_that_a_failed_attempt_has_changed
-}
-
-#[path = "thread_steps.rs"]
-mod steps;
