@@ -166,12 +166,14 @@ def test_a_combination_survives_kills_and_is_decided_once(file: Path) -> None:
             eventually(lambda: runner.get("run").tasks["waits"].sub_status == "Deferred", "it waits")
             runner.signal("run", "paid", 7)
             owner.expect("first paid 7")
+            eventually(lambda: "all(a, b)" in str(runner.get("run").tasks["waits"].blocked_by), "it waits for both")
             runner.signal("run", "a", 1)
         owner.kill()
     with Child(OWNER, file) as owner:
-        owner.expect("first paid 7")
+        # The body is not entered again before what it waits for has come.
         with bide.Runner(file) as runner:
             runner.signal("run", "b", 2)
+        owner.expect("first paid 7")
         assert owner.after("ended") == "{'waits': '7 (1, 2)'}"
 
 
