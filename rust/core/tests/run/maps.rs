@@ -150,7 +150,7 @@ fn expect(plan: &Plan, before: &[Expected]) -> Expected {
         })
         .collect();
     let count = |status| elements.iter().filter(|element| element.0 == status).count() as u32;
-    let lost = elements.iter().any(|element| *element == (TaskStatus::Skipped, true));
+    let lost = elements.contains(&(TaskStatus::Skipped, true));
     let lost = lost && plan.on.iter().any(|on| follows(on) && before[on.0].failed);
     let (status, failed) = if count(TaskStatus::Failed) > plan.tolerate.of(length) {
         (TaskStatus::Failed, true)
