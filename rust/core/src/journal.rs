@@ -5,7 +5,7 @@
 //! condition is reused only if it is provably the same wait; else it is polled again: under its recorded deadline, or
 //! under a new one if it was satisfied. A step whose arguments differ is a mismatch.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::entry::{Entry, EntryKey, EntryKind, EntryState, Lookup, Operation, RecordKind, StepArguments, StepMode};
@@ -411,7 +411,8 @@ impl Journal {
                 Operation::Time { due } | Operation::Step { due: Some(due), .. } => Some(due),
                 Operation::Message(_) | Operation::Child { .. } => None,
                 // Its members are entries of their own.
-                Operation::Any { .. } | Operation::All { .. } => continue,
+                Operation::Any { .. } | Operation::All { .. } if entry.deadline.is_none() => continue,
+                Operation::Any { .. } | Operation::All { .. } => None,
                 _ => return None,
             };
             let at = due.into_iter().chain(entry.deadline).min().unwrap_or(Time::NEVER);
@@ -440,13 +441,18 @@ impl Journal {
     }
 
     /// Prepares for a new attempt: drops the failed (and the abandoned open) entries at the end, or everything, and
-    /// returns the keys of what was dropped. A step that may be executed only once is kept, whatever came of it.
+    /// returns the keys of what was dropped. Of a combination at the end that was not satisfied those members are kept
+    /// that were: a message that one of them has consumed is not lost. A step that may be executed only once is kept,
+    /// whatever came of it.
     pub fn rewind(&mut self, everything: bool) -> Vec<EntryKey> {
+        let over = |entry: &&Entry| entry.state != EntryState::Satisfied;
+        let combined = if everything { HashSet::new() } else { self.below(self.entries.values().filter(over)) };
         let mut by_age: Vec<&Entry> = self.entries.values().collect();
         by_age.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.seq));
         let dropped: Vec<EntryKey> = by_age
             .into_iter()
-            .take_while(|entry| everything || entry.state != EntryState::Satisfied)
+            .take_while(|entry| everything || over(entry) || combined.contains(&entry.key))
+            .filter(|entry| everything || over(entry))
             .filter(|entry| everything || entry.mode() != StepMode::Once)
             .map(|entry| entry.key.clone())
             .collect();
@@ -454,6 +460,27 @@ impl Journal {
             self.entries.remove(key);
         }
         dropped
+    }
+
+    /// Whether an entry, or any that it combines, has consumed a message.
+    pub(crate) fn has_consumed(&self, key: &EntryKey) -> bool {
+        let Some(entry) = self.get(key) else { return false };
+        let consumed =
+            |entry: &Entry| entry.state == EntryState::Satisfied && matches!(entry.operation, Operation::Message(_));
+        let members = self.below(std::iter::once(entry));
+        consumed(entry) || members.into_iter().filter_map(|key| self.get(key)).any(consumed)
+    }
+
+    /// The members of combinations, their members, and so on.
+    fn below<'a>(&'a self, combinations: impl Iterator<Item = &'a Entry>) -> HashSet<&'a EntryKey> {
+        let mut next: Vec<&EntryKey> = combinations.flat_map(|entry| entry.operation.members()).collect();
+        let mut found = HashSet::new();
+        while let Some(key) = next.pop() {
+            if found.insert(key) {
+                next.extend(self.get(key).into_iter().flat_map(|entry| entry.operation.members()));
+            }
+        }
+        found
     }
 }
 

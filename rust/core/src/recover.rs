@@ -189,10 +189,13 @@ impl RunState {
             // Tasks that a newer version has added, and those that are not known to have started.
             self.skip_unstarted(cause, out);
         }
+        // Messages that came while nobody executed the run go to the waits that were open by then, before those that are
+        // opened now.
+        let queued = self.take_queued();
         for task in open {
             self.resume_task(task, out);
         }
-        self.deliver_queued(out);
+        self.deliver_all(queued, out);
         if self.remaining == 0 && self.status == RunStatus::Running {
             self.end_run(out);
         }

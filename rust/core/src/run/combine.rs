@@ -3,7 +3,7 @@
 //! A combination is an entry that names the entries of its members; a member may be a combination itself. If the first
 //! of several came, the others are closed as lost in the same commit, so that a message that comes later stays queued.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::entry::{Entry, EntryKey, EntryState, Operation};
 use crate::event::Wait;
@@ -24,17 +24,17 @@ pub(crate) struct Combinations {
 
 impl Combinations {
     fn note(&mut self, key: &EntryKey, members: &[EntryKey], open: usize) {
-        for member in members {
+        // In a file that was changed by hand a combination can be its own member.
+        let above: Vec<EntryKey> = self.upwards(key).cloned().collect();
+        for member in members.iter().filter(|member| !above.contains(member)) {
             self.parents.insert(member.clone(), key.clone());
         }
         self.open.insert(key.clone(), open);
     }
 
-    fn outermost<'a>(&'a self, mut key: &'a EntryKey) -> &'a EntryKey {
-        while let Some(parent) = self.parents.get(key) {
-            key = parent;
-        }
-        key
+    /// An entry, its combination, the combination of that, and so on.
+    fn upwards<'a>(&'a self, key: &'a EntryKey) -> impl Iterator<Item = &'a EntryKey> {
+        std::iter::successors(Some(key), |key| self.parents.get(*key))
     }
 }
 
@@ -48,8 +48,9 @@ impl TaskDetail {
         members.iter().filter(|key| !self.journal.get(key).is_some_and(is_closed)).count()
     }
 
-    /// The combinations of a task that has some; made from the journal after a recovery.
-    fn combinations(&mut self) -> &mut Combinations {
+    /// The combinations of a task that has some; made from the journal after a recovery, before the next entry is
+    /// closed.
+    pub(super) fn combinations(&mut self) -> &mut Combinations {
         if self.combinations.is_none() {
             let mut found = Combinations::default();
             let open = self.journal.entries().filter(|entry| entry.state == EntryState::Open);
@@ -64,47 +65,103 @@ impl TaskDetail {
 }
 
 impl RunState {
-    /// Whether the waits that a body opens have come to their end meanwhile: the machine closes an open entry that the
-    /// body has found in its journal whenever what it waits for comes. A combination is opened again if it has other
-    /// members than recorded, or one of its conditions is to be asked again.
-    pub(super) fn is_decided(&self, task: TaskRef, waits: &[Wait]) -> bool {
-        let journal = self.known_detail(task).map(|detail| &detail.journal);
-        let Some((journal, first)) = journal.zip(waits.first()) else { return false };
-        let entry_of = |wait: &Wait| journal.get(&wait.key).filter(|entry| entry.kind() == wait.operation.kind());
-        if matches!(first.operation, Operation::Condition { .. }) || !entry_of(first).is_some_and(is_closed) {
-            return false;
+    /// The waits that are really to be opened, of those that a body or a gate asks for: not those that were closed after
+    /// the body had looked them up, nor the members of such a combination.
+    pub(super) fn still_open(&self, task: TaskRef, waits: Vec<Wait>) -> Vec<Wait> {
+        let Some(detail) = self.known_detail(task).filter(|detail| !detail.journal.is_empty()) else { return waits };
+        if let [wait] = &waits[..] {
+            return if self.stands(task, wait, &HashSet::new()) { Vec::new() } else { waits };
         }
-        waits.iter().all(|wait| match (&wait.operation, entry_of(wait)) {
-            (Operation::Condition { .. }, Some(entry)) => !is_closed(entry),
-            (operation, Some(entry)) => operation.members() == entry.operation.members(),
-            (_, None) => true,
+        let mut opening = HashSet::new();
+        // Members before their combinations.
+        for wait in waits.iter().rev().filter(|wait| detail.journal.get(&wait.key).is_some()) {
+            if !self.stands(task, wait, &opening) {
+                opening.insert(wait.key.clone());
+            }
+        }
+        let mut standing = HashSet::new();
+        for wait in &waits {
+            let closed = detail.journal.get(&wait.key).is_some() && !opening.contains(&wait.key);
+            if closed || standing.contains(&wait.key) {
+                standing.insert(wait.key.clone());
+                standing.extend(wait.operation.members().iter().cloned());
+            }
+        }
+        waits.into_iter().filter(|wait| !standing.contains(&wait.key)).collect()
+    }
+
+    /// Whether an entry is closed and stays so, though a wait for it is opened. `opening`: the members that do not.
+    fn stands(&self, task: TaskRef, wait: &Wait, opening: &HashSet<EntryKey>) -> bool {
+        let entry = self.known_detail(task).and_then(|detail| detail.journal.get(&wait.key));
+        entry.filter(|entry| is_closed(entry)).is_some_and(|entry| match &wait.operation {
+            Operation::Message(_) | Operation::Child { .. } => entry.operation == wait.operation,
+            Operation::Time { .. } => entry.kind() == wait.operation.kind(),
+            Operation::Any { .. } | Operation::All { .. } if entry.kind() != wait.operation.kind() => false,
+            Operation::Any { .. } | Operation::All { .. } if entry.state == EntryState::Failed => true,
+            Operation::Any { members } => {
+                let winner = self.winner(task, &wait.key);
+                winner.is_some_and(|(winner, _)| members.contains(&winner) && !opening.contains(&winner))
+            }
+            Operation::All { members } => !members.iter().any(|member| opening.contains(member)),
+            _ => false,
         })
     }
 
-    /// Notes the members of the combinations among the waits that are about to be opened. Members that a combination
-    /// had and does not have any more are lost.
-    pub(super) fn note_combinations(&mut self, task: TaskRef, waits: &[Wait], out: &mut Out<'_>) {
-        for Wait { key, operation, .. } in waits {
-            // What it was a member of in an earlier attempt is over.
-            if let Some(detail) = &mut self.task_mut(task).detail
-                && let Some(combinations) = &mut detail.combinations
-            {
-                combinations.parents.remove(key);
-            }
-            let before = self.known_detail(task).and_then(|detail| detail.journal.get(key));
-            let before: Vec<EntryKey> = before.map_or_else(Vec::new, |entry| entry.operation.members().to_vec());
-            for gone in before.iter().filter(|member| !operation.members().contains(member)) {
-                if let Some(lost) = self.detail(task).journal.lose(gone, out.now).cloned() {
-                    self.write_entry(task, &lost, out);
-                    self.lose_open(task, gone, out);
-                }
-            }
+    /// Notes the members of the combinations among the waits that are about to be opened. The first one is nobody's
+    /// member, though it was in the version of the code that opened it before.
+    pub(super) fn note_combinations(&mut self, task: TaskRef, waits: &[Wait]) {
+        let has_some = |detail: &TaskDetail| detail.journal.has_combinations();
+        if waits.len() < 2 && !self.known_detail(task).is_some_and(has_some) {
+            return;
         }
+        let Some(first) = waits.first() else { return };
+        let detail = self.detail(task);
+        detail.combinations().parents.remove(&first.key);
+        let opening: HashSet<&EntryKey> = waits.iter().map(|wait| &wait.key).collect();
         for Wait { key, operation, .. } in waits {
             if let Operation::Any { members } | Operation::All { members } = operation {
-                let detail = self.detail(task);
-                let open = detail.open_members(members);
+                let closed = |member: &EntryKey| detail.journal.get(member).is_some_and(is_closed);
+                let open = members.iter().filter(|member| opening.contains(member) || !closed(member)).count();
                 detail.combinations().note(key, members, open);
+            }
+        }
+    }
+
+    /// Decides a combination that was just opened, if a member decides it that was closed before.
+    fn decide_opened(&mut self, task: TaskRef, key: &EntryKey, opening: &HashSet<EntryKey>, out: &mut Out<'_>) {
+        let Some(detail) = self.known_detail(task) else { return };
+        let entry = detail.journal.get(key).filter(|entry| entry.state == EntryState::Open);
+        let Some(entry) = entry else { return };
+        let with = |state| {
+            let is = |member: &&EntryKey| {
+                !opening.contains(*member) && detail.journal.get(member).is_some_and(|entry| entry.state == state)
+            };
+            entry.operation.members().iter().find(is).cloned()
+        };
+        let member = match &entry.operation {
+            Operation::Any { .. } => with(EntryState::Satisfied).or_else(|| with(EntryState::Failed)),
+            _ => with(EntryState::Failed).or_else(|| with(EntryState::Satisfied)),
+        };
+        let Some(member) = member else { return };
+        if let Some(open) = self.detail(task).combinations().open.get_mut(key) {
+            // It was not counted, and is when it decides.
+            *open += 1;
+        }
+        self.decide(task, &member, out);
+    }
+
+    /// Opens waits: a combination before its members.
+    pub(super) fn open_entries(&mut self, task: TaskRef, waits: Vec<Wait>, out: &mut Out<'_>) {
+        let waits = self.still_open(task, waits);
+        self.note_combinations(task, &waits);
+        let combined = waits.len() > 1 || waits.iter().any(|wait| !wait.operation.members().is_empty());
+        let opening: HashSet<EntryKey> =
+            if combined { waits.iter().map(|wait| wait.key.clone()).collect() } else { HashSet::new() };
+        for wait in waits {
+            let key = combined.then(|| wait.key.clone());
+            self.open_entry(task, wait, out);
+            if let Some(key) = key {
+                self.decide_opened(task, &key, &opening, out);
             }
         }
     }
@@ -130,8 +187,7 @@ impl RunState {
         let Operation::Any { members } = &entry.operation else { return None };
         let payload = std::str::from_utf8(entry.value.as_ref()?.payload()).ok()?;
         let member = members.get(payload.parse::<usize>().ok()?)?;
-        let consumed = journal.get(member).is_some_and(|entry| matches!(entry.operation, Operation::Message(_)));
-        Some((member.clone(), consumed))
+        Some((member.clone(), journal.has_consumed(member)))
     }
 
     /// An entry was closed: decides the combinations that it belongs to. Returns the outermost of them, open or not.
@@ -143,7 +199,7 @@ impl RunState {
         let outermost = {
             let combinations = self.detail(task).combinations();
             combinations.parents.get(key)?;
-            combinations.outermost(key).clone()
+            combinations.upwards(key).last()?.clone()
         };
         while let Some(parent) = self.detail(task).combinations().parents.get(&member).cloned() {
             let Some(result) = self.decision(task, &parent, &member) else { break };
@@ -185,6 +241,10 @@ impl RunState {
             _ => return,
         };
         for member in members.iter() {
+            if self.detail(task).combinations().parents.get(member) != Some(key) {
+                // Another version of the code waits for it in another way.
+                continue;
+            }
             if let Some(lost) = self.detail(task).journal.lose(member, out.now).cloned() {
                 self.write_entry(task, &lost, out);
                 self.lose_open(task, member, out);

@@ -133,7 +133,10 @@ impl RunState {
         let waits = |operation: &Operation, state| {
             state == EntryState::Open && matches!(operation, Operation::Message(of) if of == address)
         };
+        // A gate of an older version of the workflow waits for nothing.
+        let gate = self.graph.spec(task.ix).gate.as_ref();
         self.task(task).status == status
+            && (key.n > 0 || gate.is_some_and(|gate| gate.number_of(key).is_some()))
             && match self.known_detail(task) {
                 Some(detail) => detail.journal.get(key).is_some_and(|entry| waits(&entry.operation, entry.state)),
                 None => self.bare_gate(task).is_some(),
@@ -161,10 +164,15 @@ impl RunState {
         }
     }
 
-    /// After a recovery: messages that came while nobody executed the run go to the waits that are open.
-    pub(crate) fn deliver_queued(&mut self, out: &mut Out<'_>) {
-        let queued = self.run_detail.as_mut().and_then(|detail| detail.mail.as_mut()).map(|mail| mail.take_all());
-        for message in queued.unwrap_or_default() {
+    /// Takes all messages that no wait has consumed.
+    pub(crate) fn take_queued(&mut self) -> Vec<Message> {
+        let mail = self.run_detail.as_mut().and_then(|detail| detail.mail.as_mut());
+        mail.map(|mail| mail.take_all()).unwrap_or_default()
+    }
+
+    /// Delivers stored messages, oldest first.
+    pub(crate) fn deliver_all(&mut self, messages: Vec<Message>, out: &mut Out<'_>) {
+        for message in messages {
             self.deliver(message, true, out);
         }
     }

@@ -32,6 +32,9 @@ impl RunState {
             return Err(Refused::AttemptOver);
         }
         let detail = self.detail(task);
+        if detail.journal.has_combinations() {
+            detail.combinations();
+        }
         let entry = detail.journal.close(key, result, proved, out.now).ok_or(Refused::AttemptOver)?.clone();
         // A step is executed meanwhile, and nothing waits.
         if entry.kind() != EntryKind::Step {
@@ -47,18 +50,11 @@ impl RunState {
     /// A body opens waits: one, or a combination before its members. One that was recorded already is not a new record,
     /// but the body is deferred all the same, unless what it waits for is there.
     pub(super) fn opened(&mut self, task: TaskRef, waits: Vec<Wait>, out: &mut Out<'_>) {
-        let mut new = false;
         let first = waits.first().map(|wait| wait.key.clone());
-        if self.is_decided(task, &waits) {
-            // In the moment between the look into the journal and this.
-            return;
-        }
-        self.note_combinations(task, &waits, out);
-        self.detail(task).sub_status = Some(SubStatus::Deferred);
-        for wait in waits {
-            new |= self.detail(task).journal.get(&wait.key).is_none();
-            self.open_entry(task, wait, out);
-        }
+        let detail = self.detail(task);
+        detail.sub_status = Some(SubStatus::Deferred);
+        let new = waits.iter().any(|wait| detail.journal.get(&wait.key).is_none());
+        self.open_entries(task, waits, out);
         let open = first.is_some_and(|key| self.is_open(task, &key));
         if !open {
             self.detail(task).sub_status = Some(SubStatus::Active);
@@ -76,7 +72,7 @@ impl RunState {
     }
 
     /// Opens an entry and watches for what the machine itself waits for: closes it at once if that is there.
-    fn open_entry(&mut self, task: TaskRef, wait: Wait, out: &mut Out<'_>) {
+    pub(super) fn open_entry(&mut self, task: TaskRef, wait: Wait, out: &mut Out<'_>) {
         if !self.is_wanted(task, &wait.key) {
             return;
         }
@@ -257,9 +253,23 @@ impl RunState {
         };
         match self.recorded_gate(task, &gate) {
             Some(entry) if entry.state == EntryState::Satisfied => self.ready(task, out),
-            Some(entry) if entry.state == EntryState::Open => self.watch_gate(task, &entry, out),
+            Some(entry) if entry.state == EntryState::Open && self.has_members(task, &gate, out.now) => {
+                self.watch_gate(task, &entry, out);
+            }
             _ => self.open_gate(task, &gate, out),
         }
+    }
+
+    /// Whether a gate was recorded with the members that it has in this version of the workflow.
+    fn has_members(&self, task: TaskRef, gate: &GateSpec, now: Time) -> bool {
+        if !matches!(gate.until, GateUntil::Any(_) | GateUntil::All(_)) {
+            return true;
+        }
+        let Some(detail) = self.known_detail(task) else { return false };
+        let entry = |wait: &Wait| detail.journal.get(&wait.key);
+        gate.waits(now)
+            .iter()
+            .all(|wait| entry(wait).is_some_and(|entry| entry.operation.members() == wait.operation.members()))
     }
 
     fn open_gate(&mut self, task: TaskRef, gate: &GateSpec, out: &mut Out<'_>) {
@@ -274,11 +284,7 @@ impl RunState {
             self.watch_gate(task, &entry, out);
             return;
         }
-        let waits = gate.waits(out.now);
-        self.note_combinations(task, &waits, out);
-        for wait in waits {
-            self.open_entry(task, wait, out);
-        }
+        self.open_entries(task, gate.waits(out.now), out);
         let top = gate.key();
         if self.is_open(task, &top) {
             self.write_row(task, out);
@@ -352,8 +358,9 @@ impl RunState {
                     let is_step = self.detail(task).journal.get(key).is_some_and(|it| it.kind() == EntryKind::Step);
                     if is_step {
                         self.resume_step(task, key, out)?;
-                    } else {
-                        self.close_entry(task, key, Ok(Value::NONE), true, out)?;
+                    } else if self.close_entry(task, key, Ok(Value::NONE), true, out).is_ok() {
+                        // Refused, if the time before it has decided their combination.
+                        self.decide(task, key, out);
                     }
                 }
                 self.detail(task).sub_status = Some(SubStatus::Active);

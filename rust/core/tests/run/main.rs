@@ -10,6 +10,7 @@ mod mail;
 mod maps;
 mod plan;
 mod properties;
+mod reopened;
 mod script;
 mod show;
 mod steps;
