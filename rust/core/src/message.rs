@@ -87,7 +87,7 @@ pub(crate) struct Mailbox {
     ids: HashSet<Arc<str>>,
     /// The numbers of the messages that were not read from the store, and that a later look there will find.
     own: HashSet<i64>,
-    /// Waits that were opened, oldest first. Some may be over by now: whoever takes one checks it.
+    /// Waits that were opened, oldest first. Some may be over by now, or be noted twice: whoever takes one checks it.
     waits: HashMap<Address, VecDeque<(TaskRef, EntryKey)>>,
     /// `waits` has all open waits of the run. False until the first message comes, and after a recovery.
     pub(crate) has_waits: bool,
@@ -158,10 +158,12 @@ impl Mailbox {
 
     /// Notes an open wait.
     pub(crate) fn note_wait(&mut self, address: &Address, task: TaskRef, key: &EntryKey) {
-        let waits = self.waits.entry(address.clone()).or_default();
-        if !waits.iter().any(|(of, known)| *of == task && known == key) {
-            waits.push_back((task, key.clone()));
-        }
+        self.waits.entry(address.clone()).or_default().push_back((task, key.clone()));
+    }
+
+    /// The oldest noted wait for an address.
+    pub(crate) fn first_wait(&self, address: &Address) -> Option<&(TaskRef, EntryKey)> {
+        self.waits.get(address)?.front()
     }
 
     /// The oldest noted wait for an address; it is not noted any more.

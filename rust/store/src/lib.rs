@@ -352,8 +352,8 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     fn delete(&self, run: RunId) -> Result<bool, StoreError>;
 
     /// Stores a message to a run for its owner, or for whoever will own it. The owner itself writes the messages that it
-    /// sends with its commits. The same message again, known by its number, is `Stored`, so that a call of unknown
-    /// outcome can be repeated.
+    /// sends with its commits. If calls may be repeated ([`Store::may_repeat`]), the same message again, known by its
+    /// number, has the outcome of the first call, also once it was consumed.
     ///
     /// # Errors
     /// Any [`StoreError`] but `Fenced`; except for `Unknown` nothing was written.

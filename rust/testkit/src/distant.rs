@@ -47,6 +47,8 @@ pub struct DistantStore {
     written: Outcomes<Vec<Vec<Creation>>>,
     /// The outcomes of claims, likewise.
     claimed: Outcomes<Vec<RunId>>,
+    /// The outcomes of messages that were sent, by their numbers.
+    sent: Mutex<HashMap<i64, Sent>>,
 }
 
 impl DistantStore {
@@ -72,6 +74,7 @@ impl DistantStore {
             lost: AtomicU64::new(0),
             written: Mutex::default(),
             claimed: Mutex::default(),
+            sent: Mutex::default(),
         }
     }
 
@@ -218,7 +221,14 @@ impl Store for DistantStore {
     }
 
     fn send(&self, run: RunId, message: &Message) -> Result<Sent, StoreError> {
-        self.call(|store| store.send(run, message))
+        self.call(|store| {
+            if let Some(sent) = self.sent.lock().get(&message.number) {
+                return Ok(sent.clone());
+            }
+            let sent = store.send(run, message)?;
+            self.sent.lock().insert(message.number, sent.clone());
+            Ok(sent)
+        })
     }
 
     fn messages(&self, run: RunId, after: i64) -> Result<Vec<StoredMessage>, StoreError> {

@@ -111,11 +111,16 @@ impl RunState {
 
     /// A wait for a message was opened and has found none.
     pub(super) fn note_wait(&mut self, address: &Address, task: TaskRef, key: &EntryKey) {
-        if let Some(mail) = self.run_detail.as_mut().and_then(|detail| detail.mail.as_mut())
-            && mail.has_waits
-        {
-            mail.note_wait(address, task, key);
+        if !self.run_detail.as_ref().and_then(|detail| detail.mail.as_ref()).is_some_and(|mail| mail.has_waits) {
+            return;
         }
+        // A body that waits in a loop for one of several leaves a wait that is over at each turn.
+        while let Some((of, noted)) = self.mail().first_wait(address).cloned()
+            && !self.is_open_wait(of, &noted, address)
+        {
+            self.mail().next_wait(address);
+        }
+        self.mail().note_wait(address, task, key);
     }
 
     /// The oldest open wait for an address.

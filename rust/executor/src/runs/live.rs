@@ -19,11 +19,14 @@ pub(crate) struct LiveRuns<H: Host> {
     /// Runs that are executed elsewhere or not at all, with where callers here wait for them. By row number, since
     /// changes name runs by it.
     watched: Mutex<BTreeMap<(RunRowId, RunId), Weak<Settled>>>,
+    /// Held while a run is read and becomes one that is executed here, and while messages are handed out: one that
+    /// comes in between is seen by one of the two.
+    pub(crate) adopting: Mutex<()>,
 }
 
 impl<H: Host> Default for LiveRuns<H> {
     fn default() -> Self {
-        Self { live: Mutex::default(), watched: Mutex::default() }
+        Self { live: Mutex::default(), watched: Mutex::default(), adopting: Mutex::default() }
     }
 }
 

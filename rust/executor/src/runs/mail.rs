@@ -164,9 +164,10 @@ impl<H: Host> Mail<H> {
         if !changes.mail {
             return Ok(());
         }
+        let mut items = Vec::new();
+        let adopting = self.control.runs.adopting.lock();
         let mail = self.control.store().mail(*seen)?;
         let runs: BTreeSet<RunRowId> = mail.iter().map(|(_, run)| *run).collect();
-        let mut items = Vec::new();
         for row in runs {
             let Some(run) = self.control.runs.by_row(row) else { continue };
             let after = run.state.lock().mail_read();
@@ -176,6 +177,7 @@ impl<H: Host> Mail<H> {
                 items.push(QueuedEvent { run, event, at, completion: None });
             }
         }
+        drop(adopting);
         let mut ready = Vec::new();
         self.path.commit(&mut items, &mut ready);
         self.control.dispatch_ready(&mut ready);

@@ -34,6 +34,8 @@ mod listing;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
 mod live;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
+mod messages;
+#[expect(missing_docs, reason = "each check's name is its documentation")]
 mod repeats;
 
 /// Makes one `#[test]` of every guarantee. The argument is a function that opens an empty store and hands it to a
@@ -54,6 +56,7 @@ macro_rules! conformance {
             a_commit_that_fails_writes_and_creates_nothing_and_its_batch_is_whole
             a_repeated_commit_is_made_once
             a_repeated_claim_is_made_once
+            a_repeated_message_is_sent_once
             every_task_row_reads_back
             every_short_row_reads_back_as_a_completed_task
             every_journal_entry_reads_back
@@ -89,6 +92,14 @@ macro_rules! conformance {
             progress_is_read_with_its_run_and_replaces_the_earlier
             what_a_run_shows_is_written_with_its_batch_or_not_at_all
             what_a_run_shows_is_deleted_with_it
+            every_message_reads_back_in_the_order_in_which_it_came
+            a_consumed_message_is_gone_and_its_number_of_arrival_not_given_again
+            one_id_is_one_message_of_its_run
+            a_message_is_refused_where_nobody_can_take_it
+            declared_signals_read_back_with_their_version
+            messages_go_with_their_run
+            a_fenced_owner_neither_sends_nor_consumes
+            a_message_ends_a_wait_for_changes
         );
     };
     ($with_store:path: $($check:ident)+) => {
@@ -228,4 +239,5 @@ pub use creation::*;
 pub use leases::*;
 pub use listing::*;
 pub use live::*;
+pub use messages::*;
 pub use repeats::*;

@@ -1,5 +1,8 @@
 //! Calls that are made again because the connection was lost: for stores that say so.
 
+use bide_core::{Address, Message};
+use bide_store::Sent;
+
 use super::*;
 
 pub fn a_repeated_commit_is_made_once(store: &dyn Store) {
@@ -40,4 +43,25 @@ pub fn a_repeated_claim_is_made_once(store: &dyn Store) {
     assert_eq!(claim(first), runs[..2]);
     assert_eq!(claim(first), runs[..2]);
     assert_eq!(claim(CommitId::unique()), runs[2..]);
+}
+
+pub fn a_repeated_message_is_sent_once(store: &dyn Store) {
+    if !store.may_repeat() {
+        return;
+    }
+    let desk = Desk::new(store);
+    let run = desk.create(START, None);
+    for id in [None, Some("x")] {
+        let content = Ok(Value::tagged(b'i', b"1"));
+        let number = fresh_id(START).row();
+        let message =
+            Message { number, address: Address::signal("go"), id: id.map(Into::into), content, sent_at: START };
+        assert_eq!(ok(store.send(run, &message)), Sent::Stored);
+        assert_eq!(ok(store.send(run, &message)), Sent::Stored);
+        assert_eq!(ok(store.messages(run, 0)).iter().filter(|stored| !stored.consumed).count(), 1);
+        // What a wait has consumed meanwhile does not come again.
+        desk.commit(vec![Write::Consumed { run: run.row(), number, id: message.id.clone() }]);
+        assert_eq!(ok(store.send(run, &message)), Sent::Stored);
+        assert!(ok(store.messages(run, 0)).iter().all(|stored| stored.consumed));
+    }
 }
