@@ -9,14 +9,17 @@ use bide_testkit::sim::{self, Act, Case, Disaster};
 const SEEDS: u64 = 300;
 
 /// Each of these happens in some of them.
-const RARE: [&str; 17] = [
+const RARE: [&str; 20] = [
     "a body that kills its process",
+    "a combination that is decided",
     "a condition that raises too often",
     "a lost lease",
     "a retry",
     "a run that completes beside one that kills",
     "a run that has grown",
     "a run that is suspected",
+    "a signal that is sent twice",
+    "a signal that satisfies a wait",
     "a step in the place of another",
     "a step that is recorded under another number",
     "a suspect that executes alone",

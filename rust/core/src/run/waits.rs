@@ -199,6 +199,7 @@ impl RunState {
     fn close_quietly(&mut self, task: TaskRef, key: &EntryKey, result: Result<Value, Failure>, out: &mut Out<'_>) {
         // Cannot be refused: it is open.
         let _ = self.close_entry(task, key, result, true, out);
+        self.new_record(out);
         self.decide(task, key, out);
     }
 

@@ -10,7 +10,7 @@ use bide_executor::Run;
 use bide_executor::drive::{Allowance, Turn};
 
 use super::host::SimHost;
-use super::plan::{Act, End, TaskPlan, Version};
+use super::plan::{Act, End, TaskPlan, Version, signal_request};
 
 /// A body in a process.
 pub(super) struct Body {
@@ -212,6 +212,13 @@ impl HandleCall {
             }
             Act::Sleep(ms) => {
                 return Some(Self { name, proof: None, request: Request::After(Duration::from_millis(ms)) });
+            }
+            Act::Signal(signal, timeout) => {
+                let (name, request) = signal_request(signal, timeout);
+                return Some(Self { name, proof: None, request });
+            }
+            Act::Several(several, timeout) => {
+                return Some(Self { name, proof: None, request: several.request(code, act.policy(), timeout) });
             }
             Act::TimesOut(ms) => (Some(code), Some(Duration::from_millis(ms))),
             Act::Unprovable(_) => (None, Some(Duration::from_secs(30 * 24 * 3600))),

@@ -20,7 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use bide_core::{RunStatus, TaskIx, TaskStatus};
 
 pub use oracle::Oracle;
-pub use plan::{Act, Case, Disaster, End, Gate, TaskPlan, Version};
+pub use plan::{Act, Case, Disaster, End, Gate, Letter, Sender, Several, TaskPlan, Version};
 pub use rng::Rng;
 pub use scripted::Simulated;
 pub use world::{Outcome, RunEnd, TaskEnd, play};

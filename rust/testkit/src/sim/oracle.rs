@@ -4,6 +4,7 @@
 //! of the simulated processes at the moment at which it is made. It keeps its own rows and never asks the engine.
 //! Here: what it knows. The guarantees are in `oracle/rules.rs`.
 
+pub(super) mod mail;
 mod rules;
 mod shown;
 
@@ -80,6 +81,8 @@ pub struct Oracle {
     deaths: HashMap<RunRowId, u32>,
     /// Since when, by the steady clock, a time that is reached has not been acted on.
     late: HashMap<(RunRowId, TaskIx), Duration>,
+    /// The signals that were sent.
+    letters: mail::Letters,
     /// The latest time that the wall has shown: no wait for a later time may end.
     latest: Time,
     /// What bodies have emitted that is not committed.
@@ -123,6 +126,7 @@ impl Oracle {
             deaths: HashMap::new(),
             late: HashMap::new(),
             shown: Shown::default(),
+            letters: mail::Letters::default(),
             kept_leases: 0,
             met: BTreeSet::new(),
             latest: Time(0),
@@ -232,6 +236,16 @@ impl Oracle {
                 Write::Events(_) | Write::Progress(_) => {}
             }
         }
+        for write in batch {
+            if let Write::Entry { run, task, entry, .. } = write {
+                let members = entry.operation.members();
+                if members.is_empty() {
+                    self.combinations_fit(*run, *task as TaskIx, &entry.key);
+                } else {
+                    self.combinations_fit_their_members(*run, *task as TaskIx, &entry.key);
+                }
+            }
+        }
     }
 
     fn record(&mut self, run: RunRowId, ix: TaskIx, row: Committed) {
@@ -257,6 +271,8 @@ impl Oracle {
         self.deadlines_never_move(run, ix, entry);
         self.a_recorded_step_stays_as_it_is(run, ix, entry);
         self.nothing_wakes_early(ix, entry);
+        self.each_signal_satisfies_one_wait(run, ix, entry);
+        self.a_combination_is_decided_once(run, ix, entry);
         // To ask again what was recorded is no progress, and neither is a gate that opens.
         let before = self.entries.get(&(run, ix, entry.key.clone())).map(|before| before.state);
         let progress = match before {

@@ -5,6 +5,7 @@
 //! it in `process/bodies.rs`, or the world in `world.rs`. It must come to the same in every world: the results are
 //! compared with those of a world without disasters.
 
+mod mail;
 mod random;
 mod smaller;
 
@@ -16,6 +17,9 @@ use bide_core::poll::Tolerance;
 use bide_core::{GateSpec, GateUntil, Graph, PollPolicy, RetryPolicy, RunIf, TaskIx, TaskSpec};
 
 use crate::fault::Fault;
+
+pub use mail::{Letter, Sender, Several};
+pub(super) use mail::{signal_name, signal_request};
 
 /// One simulated world.
 #[derive(Clone, Debug)]
@@ -32,6 +36,8 @@ pub struct Case {
     pub slots: u32,
     /// For each run how often it is asked for, by its key.
     pub calls: Vec<u32>,
+    /// The messages that come to the runs, besides those that come when nothing else happens.
+    pub letters: Vec<Letter>,
     /// What goes wrong, and when.
     pub disasters: Vec<(u32, Disaster)>,
     /// How much faster the wall goes than steady time, in parts of a million.
@@ -73,6 +79,10 @@ pub enum Gate {
     After(u64),
     /// A condition that never holds, with a timeout in milliseconds; whether that is retried.
     Never(u64, bool),
+    /// A signal.
+    Signal(u8),
+    /// Several waits at once.
+    Several(Several),
 }
 
 /// What a body does next.
@@ -103,6 +113,10 @@ pub enum Act {
     TimesOut(u64),
     /// Sleeps, in milliseconds.
     Sleep(u64),
+    /// Waits for a signal, perhaps with a timeout in milliseconds, and continues in either case.
+    Signal(u8, Option<u64>),
+    /// The same with several waits at once.
+    Several(Several, Option<u64>),
     /// Holds its slot for this many milliseconds.
     Works(u64),
     /// Sets one of a few keys of the context to what it has seen so far.
@@ -180,6 +194,7 @@ impl Act {
             Self::TimesOut(_) => Some("late"),
             Self::Sleep(_) => Some("sleep"),
             Self::Forever => Some("forever"),
+            Self::Signal(..) | Self::Several(..) => Some("what comes"),
             Self::Works(_) | Self::Sets(_) | Self::Kills(_) | Self::Scripted(_) => None,
         }
     }
@@ -196,6 +211,7 @@ impl Act {
     pub(super) fn holds_at(self) -> Option<u64> {
         match self {
             Self::Until(ms, _) | Self::Unprovable(ms) | Self::RaisesUntil(ms) => Some(ms),
+            Self::Several(several, _) => several.holds_at(),
             _ => None,
         }
     }
@@ -207,12 +223,17 @@ impl Act {
 
     /// Whether it waits for a condition, so that something is asked.
     pub(super) fn is_condition(self) -> bool {
-        !self.is_step() && !matches!(self, Self::Sleep(_) | Self::Checkpoint)
+        !self.is_step() && !matches!(self, Self::Sleep(_) | Self::Checkpoint | Self::Signal(..))
     }
 
     /// Whether it executes steps.
     pub(super) fn is_step(self) -> bool {
         matches!(self, Self::Step(_) | Self::Shuffled(_) | Self::Keyed(_) | Self::Flaky(_) | Self::Once)
+    }
+
+    /// Whether what it waits for comes from outside, or may come in another order than in another world.
+    pub(super) fn depends_on_the_moment(self) -> bool {
+        matches!(self, Self::Signal(..) | Self::Several(..))
     }
 
     /// How its condition is polled.
@@ -243,6 +264,8 @@ impl TaskPlan {
                 Gate::Until(_) => (GateUntil::Condition, None),
                 Gate::After(ms) => (GateUntil::After(Duration::from_millis(ms)), None),
                 Gate::Never(ms, _) => (GateUntil::Condition, Some(Duration::from_millis(ms))),
+                Gate::Signal(signal) => return mail::signal_gate(signal),
+                Gate::Several(several) => return several.gate(),
             };
             GateSpec { name: "gate".into(), until, timeout }
         });
@@ -374,6 +397,9 @@ impl fmt::Display for Case {
         }
         if self.has(|disaster| matches!(disaster, Disaster::Deploy(Version::Grown | Version::Shrunk))) {
             writeln!(f, "  {} (only in the grown version)", self.added)?;
+        }
+        for letter in &self.letters {
+            writeln!(f, "  {letter:?}")?;
         }
         for (at, disaster) in &self.disasters {
             writeln!(f, "  at move {at}: {disaster:?}")?;

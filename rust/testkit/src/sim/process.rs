@@ -13,14 +13,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::RunRow;
-use bide_core::{Graph, TaskIx, Time, Value};
+use bide_core::{Address, Graph, RunId, TaskIx, Time, Value};
 use bide_executor::drive::{Allowance, Driver, Gathering};
 use bide_executor::{
-    Clock, Handle, NotRegistered, Ready, RegisteredWorkflow, Run, RunRequest, Settlement, SubmitError,
+    Clock, Handle, Letter, NotRegistered, Ready, RegisteredWorkflow, Run, RunRequest, Settlement, SubmitError,
 };
 use bide_sched::pacer::{Pacer, STUCK_AFTER};
 use bide_sched::{SlotNo, Slots};
-use bide_store::{Store, StoreError};
+use bide_store::{Sent, Store, StoreError};
 use bide_sync::Mutex;
 
 use super::body::{Body, Phase};
@@ -204,6 +204,17 @@ impl Process {
             }
             Err(_) => false,
         }
+    }
+
+    /// A caller sends a message to a run.
+    pub(super) fn send(
+        &self,
+        run: RunId,
+        address: Address,
+        id: Option<Arc<str>>,
+        value: Value,
+    ) -> Result<Sent, StoreError> {
+        self.driver.engine().send(Letter { run, address, id, content: Ok(value) })
     }
 
     /// A caller asks for a run that exists with other inputs, and is refused.

@@ -85,6 +85,7 @@ impl Case {
             slots: 1,
             tasks: vec![task],
             calls: vec![1],
+            letters: Vec::new(),
             disasters: Vec::new(),
             fail_fast: false,
             drift: 0,

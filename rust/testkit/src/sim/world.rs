@@ -1,6 +1,7 @@
 //! The seeded scheduler: which process moves next, when time passes, what goes wrong, and how a world ends.
 
 mod disasters;
+mod mail;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use bide_store::{MemoryStore, RunFilter, Store};
 use bide_sync::Mutex;
 
 use super::oracle::Oracle;
-use super::plan::{Case, Disaster, Version};
+use super::plan::{Case, Disaster, Letter, Version};
 use super::process::{Process, Shared};
 use super::rng::Rng;
 use crate::clock::VirtualClock;
@@ -67,6 +68,10 @@ struct World {
     processes: Vec<Process>,
     /// The calls that were not made yet, by run.
     calls: Vec<usize>,
+    /// The messages that were not sent yet.
+    letters: Vec<Letter>,
+    /// How many messages were sent.
+    sent: u64,
     /// What is still to go wrong, and at which move.
     disasters: Vec<(u32, Disaster)>,
     /// What goes wrong with the next process to start.
@@ -99,6 +104,8 @@ pub fn play(case: &Case) -> Result<Outcome, String> {
         rng: Rng::new(case.seed ^ 0xb1de),
         processes: Vec::new(),
         calls: calls.collect(),
+        letters: case.letters.clone(),
+        sent: 0,
         disasters: case.disasters.clone(),
         birth_fault: None,
         closing_until: u32::MAX,
@@ -119,10 +126,14 @@ impl World {
         while self.moves < self.shared.case.most_moves {
             self.moves += 1;
             self.strike();
+            self.deliver();
             self.shared.oracle.lock().wall_shows(self.shared.clock.now());
             let quiet = self.step();
             if let Some(first) = self.shared.oracle.lock().violations.first() {
                 return Err(first.clone());
+            }
+            if quiet {
+                self.supply();
             }
             if quiet && self.is_finished() {
                 return self.finish();
@@ -205,7 +216,10 @@ impl World {
             let runner = row.and_then(|row| row.runner);
             runner.is_some_and(|runner| self.processes.iter().any(|it| it.is_runner(runner) && !it.is_frozen()))
         };
-        self.shared.oracle.lock().no_time_is_missed(now, steady, executed);
+        let mut oracle = self.shared.oracle.lock();
+        oracle.no_time_is_missed(now, steady, executed);
+        let queued = |run: RunRowId| self.queued(&rows, run);
+        oracle.no_wait_is_passed_over(steady, executed, queued);
     }
 
     fn pass(&mut self, span: Duration) {
@@ -253,7 +267,7 @@ impl World {
     }
 
     fn nothing_is_to_come(&self) -> bool {
-        self.calls.is_empty() && self.disasters.is_empty() && self.closing_until == u32::MAX
+        self.calls.is_empty() && self.letters.is_empty() && self.disasters.is_empty() && self.closing_until == u32::MAX
     }
 
     /// Whether only runs remain that no process has the code for, and each process reports that.
@@ -280,6 +294,7 @@ impl World {
             let ids = self.base.by_key(&key_of(number), None).unwrap_or_default();
             let [(id, _)] = ids[..] else { return Err(format!("the key of run {number} has {} runs", ids.len())) };
             let Ok(Some(stored)) = self.base.load(id) else { return Err(format!("run {number} is gone")) };
+            self.shared.oracle.lock().no_signal_is_lost(id.row(), &stored.messages);
             let paused = stored.run.status == RunStatus::Paused;
             let suspected = matches!(stored.run.blocked_by, Some(BlockReason::Crashes { .. }));
             if paused && !suspected {

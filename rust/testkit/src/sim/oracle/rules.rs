@@ -126,7 +126,11 @@ impl Oracle {
     pub fn a_wait_is_committed_before_its_slot_is_released(&mut self, run: RunRowId, ix: TaskIx, key: &EntryKey) {
         let state = self.entries.get(&(run, ix, key.clone())).map(|entry| entry.state);
         let name = Arc::clone(self.graph.name(ix));
-        self.must(state == Some(EntryState::Open), "a slot is released before its wait is committed", || {
+        let pushed = self.entries.get(&(run, ix, key.clone())).is_some_and(|entry| {
+            // What it waits for may come between the two.
+            matches!(entry.operation, Operation::Message(_) | Operation::Any { .. } | Operation::All { .. })
+        });
+        self.must(pushed || state == Some(EntryState::Open), "a slot is released before its wait is committed", || {
             format!("{name}: {key:?} is {state:?}")
         });
     }
@@ -139,12 +143,17 @@ impl Oracle {
         let name = Arc::clone(self.graph.name(ix));
         let span = |entry: &Entry| entry.deadline.map(|deadline| deadline.0 - entry.opened_at.0);
         let stands = |before: &Entry| {
+            if before.state == EntryState::Lost {
+                // It was one of several, and is waited for again: anew.
+                return true;
+            }
             let again = before.state == EntryState::Satisfied && before.kind() == EntryKind::Condition;
             if again { span(before) == span(entry) } else { before.deadline == entry.deadline }
         };
         self.must(
             before.as_ref().is_none_or(|before| {
-                stands(before) && (entry.kind() == EntryKind::Step || before.due() == entry.due())
+                let moves = entry.kind() == EntryKind::Step || before.state == EntryState::Lost;
+                stands(before) && (moves || before.due() == entry.due())
             }),
             "a deadline moved",
             || format!("{name}: {before:?} becomes {entry:?}"),
@@ -348,8 +357,11 @@ impl Oracle {
     pub fn a_sleeping_body_is_left_alone(&mut self, run: RunRowId, ix: TaskIx) {
         let open = |entry: &&Entry| entry.state == EntryState::Open && entry.key.n > 0;
         let of = self.entries.iter().filter(|((of, task, _), _)| (*of, *task) == (run, ix)).map(|(_, entry)| entry);
+        // One of several waits may be for a time that is not reached yet.
+        let members: Vec<&EntryKey> = of.clone().flat_map(|entry| entry.operation.members()).collect();
         let latest = self.latest;
-        let sleeping = of.filter(open).find(|entry| entry.due().is_some_and(|due| due > latest)).cloned();
+        let lone = |entry: &&Entry| !members.contains(&&entry.key);
+        let sleeping = of.filter(open).filter(lone).find(|entry| entry.due().is_some_and(|due| due > latest)).cloned();
         let name = Arc::clone(self.graph.name(ix));
         self.must(sleeping.is_none(), "a sleeping body is entered before its time", || format!("{name}: {sleeping:?}"));
     }

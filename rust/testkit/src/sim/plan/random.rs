@@ -5,7 +5,7 @@ use std::time::Duration;
 use bide_core::{RetryPolicy, RunIf};
 
 use super::super::rng::Rng;
-use super::{Act, Case, Disaster, End, Gate, TaskPlan, Version};
+use super::{Act, Case, Disaster, End, Gate, Letter, Sender, Several, TaskPlan, Version};
 use crate::fault::Fault;
 
 /// The lease thread looks at least this often while nothing else happens.
@@ -24,9 +24,43 @@ fn span(rng: &mut Rng) -> u64 {
     [1, 50, 700, 3_000, 20_000, 60_000][rng.below(6)] + rng.below(500) as u64
 }
 
+/// One of a few signals, so that several waits share one.
+fn signal(rng: &mut Rng) -> u8 {
+    rng.below(3) as u8
+}
+
+fn timeout(rng: &mut Rng) -> Option<u64> {
+    rng.one_in(3).then(|| span(rng))
+}
+
+impl Several {
+    fn random(rng: &mut Rng) -> Self {
+        match rng.below(7) {
+            0 => Self::SignalOrAfter(signal(rng), span(rng)),
+            1 => Self::Either(signal(rng), signal(rng)),
+            2 => Self::Both(signal(rng), signal(rng)),
+            3 => Self::SignalAndUntil(signal(rng), span(rng)),
+            4 => Self::SignalOrUntil(signal(rng), span(rng)),
+            5 => Self::BothOrAfter(signal(rng), signal(rng), span(rng)),
+            _ => Self::AfterAndEither(span(rng), signal(rng), span(rng)),
+        }
+    }
+}
+
+impl Letter {
+    fn random(rng: &mut Rng, runs: usize) -> Self {
+        let within = [30, 100, 300, 1_000][rng.below(4)];
+        let from = [Sender::Owner, Sender::Any, Sender::Outside][rng.below(3)];
+        let id = rng.one_in(3).then(|| rng.below(3) as u8);
+        Self { at: rng.below(within) as u32, run: rng.below(runs), signal: signal(rng), id, from }
+    }
+}
+
 impl Act {
     fn random(rng: &mut Rng) -> Self {
-        match rng.below(28) {
+        match rng.below(36) {
+            28..32 => Self::Signal(signal(rng), timeout(rng)),
+            32..36 => Self::Several(Several::random(rng), timeout(rng)),
             0..3 => Self::Step(!rng.one_in(4)),
             3..5 => Self::Shuffled(3 + rng.below(6) as u8),
             5..9 => Self::Until(span(rng), rng.one_in(4)),
@@ -75,9 +109,11 @@ impl TaskPlan {
             jitter: 0.0,
             fresh: rng.one_in(4),
         };
-        let gate = rng.one_in(5).then(|| match rng.below(4) {
+        let gate = rng.one_in(4).then(|| match rng.below(7) {
             0 => Gate::After(span(rng)),
             1 => Gate::Never(span(rng), rng.one_in(2)),
+            2 => Gate::Signal(signal(rng)),
+            3..5 => Gate::Several(Several::random(rng)),
             _ => Gate::Until(span(rng)),
         });
         let acts = if rng.one_in(3) { 0 } else { rng.below(5) };
@@ -190,6 +226,8 @@ impl Case {
         let added = TaskPlan::added(rng, tasks.len());
         let runs = if killer { 3 } else { 1 + rng.below(3) };
         let calls = (0..runs).map(|_| 1 + rng.below(2) as u32).collect();
+        let mut letters: Vec<Letter> = (0..rng.below(8) * rng.below(3)).map(|_| Letter::random(rng, runs)).collect();
+        letters.sort_by_key(|letter| letter.at);
         // Many of them early, where runs are created and claimed.
         let mut disasters: Vec<(u32, Disaster)> = Vec::new();
         for _ in 0..rng.below(9) {
@@ -200,7 +238,8 @@ impl Case {
         let slots = if crowd { 1 + rng.below(2) } else { 1 + rng.below(4) } as u32;
         let fail_fast = rng.one_in(6);
         let drift = [0, 400, -400][rng.below(3)];
-        Self { seed, tasks, added, fail_fast, slots, calls, disasters, drift, leap: LEAP, most_moves: MOST_MOVES }
+        let (leap, most_moves) = (LEAP, MOST_MOVES);
+        Self { seed, tasks, added, fail_fast, slots, calls, letters, disasters, drift, leap, most_moves }
     }
 
     /// Waits for a time of every kind, one after the other, each of `days` days; meanwhile an operator keeps setting
@@ -234,7 +273,7 @@ impl Case {
             .collect();
         disasters.sort_by_key(|(at, _)| *at);
         let (leap, most_moves) = (Duration::from_secs(LEAP), 3 * leaps);
-        let (fail_fast, slots, calls, drift) = (false, 1, vec![1], 0);
-        Self { seed, tasks, added, fail_fast, slots, calls, disasters, drift, leap, most_moves }
+        let (fail_fast, slots, calls, letters, drift) = (false, 1, vec![1], Vec::new(), 0);
+        Self { seed, tasks, added, fail_fast, slots, calls, letters, disasters, drift, leap, most_moves }
     }
 }

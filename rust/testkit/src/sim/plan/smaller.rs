@@ -22,8 +22,15 @@ impl Case {
         for at in 0..self.disasters.len() {
             with(&|case| _ = case.disasters.remove(at));
         }
+        for at in 0..self.letters.len() {
+            with(&|case| _ = case.letters.remove(at));
+        }
         if self.calls.len() > 1 {
-            with(&|case| _ = case.calls.remove(0));
+            with(&|case| {
+                case.calls.remove(0);
+                case.letters.retain(|letter| letter.run > 0);
+                case.letters.iter_mut().for_each(|letter| letter.run -= 1);
+            });
         }
         for at in (0..self.tasks.len()).rev().filter(|_| self.tasks.len() > 1) {
             with(&|case| {
@@ -136,6 +143,8 @@ impl Act {
             Self::Keyed(items) if items > 1 => Some(Self::Keyed(items - 1)),
             Self::Flaky(fails) if fails > 1 => Some(Self::Flaky(fails - 1)),
             Self::Step(false) => Some(Self::Step(true)),
+            Self::Signal(signal, Some(_)) => Some(Self::Signal(signal, None)),
+            Self::Several(several, Some(_)) => Some(Self::Several(several, None)),
             _ => None,
         }
     }

@@ -199,8 +199,12 @@ impl Process {
         if is_interrupted {
             self.shared.oracle.lock().meets("a step that was interrupted and is not executed again");
         }
-        // The same, whether it was interrupted or not.
-        let seen = if matches!(open_call.act, Act::Once) { 1 } else { of_result(&result) };
+        let seen = match open_call.act {
+            // The same, whether it was interrupted or not.
+            Act::Once => 1,
+            act if act.depends_on_the_moment() => 0,
+            _ => of_result(&result),
+        };
         if matches!(open_call.act, Act::Checkpoint) {
             body.at += 1;
         } else if open_call.is_item {
@@ -216,6 +220,8 @@ impl Process {
         let fed = body.machine.recall(&open_call.call, &body.run.state.lock());
         let Fed::Recalled(key, recall) = &fed else { return fed };
         match recall {
+            // The oracle knows by what it was satisfied.
+            Recall::Satisfied(_) | Recall::Failed(_) if open_call.act.depends_on_the_moment() => {}
             Recall::Satisfied(_) | Recall::Failed(_) if self.still_has(&body.run) => {
                 let (run, ix, proof) = (body.run.id.row(), body.task.ix, open_call.proof.as_deref());
                 let mut oracle = self.shared.oracle.lock();

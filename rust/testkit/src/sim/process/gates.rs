@@ -45,6 +45,7 @@ impl Process {
         let (holds_at, retried) = match plan {
             Some(Gate::Until(ms)) => (Some(ms), false),
             Some(Gate::Never(_, retried)) => (None, retried),
+            Some(Gate::Several(several)) => (several.holds_at(), false),
             _ => (None, false),
         };
         let polled = match self.shared.script.clone() {
@@ -62,7 +63,7 @@ impl Process {
             self.gates.push(Watched { gate, polling, due });
             return;
         };
-        let Some(key) = self.graph.spec(gate.task.ix).gate.as_ref().map(GateSpec::key) else { return };
+        let Some(key) = gate.spec().map(GateSpec::key) else { return };
         let retry = (result.is_err() && retried).then_some(Retry { random: 0.5 });
         let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, proved: true, retry };
         self.driver.enqueue(Arc::clone(&gate.run), event);
