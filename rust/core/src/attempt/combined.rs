@@ -261,8 +261,14 @@ impl Combined {
         if let Some(result) = over[0].take() {
             return self.end(result.map_err(CallError::Failed));
         }
-        for (entry, over) in self.parts.iter_mut().zip(&over) {
-            entry.closed = over.is_some();
+        for (at, over) in over.iter().enumerate() {
+            self.parts[at].closed |= over.is_some();
+            if self.parts[at].closed {
+                // Nor is one waited for that has lost in it.
+                for member in self.parts[at].part.members().to_vec() {
+                    self.parts[member].closed = true;
+                }
+            }
         }
         let waits =
             (0..self.parts.len()).filter(|at| !self.parts[*at].closed).map(|at| self.wait(at, clocks)).collect();

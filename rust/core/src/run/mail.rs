@@ -134,14 +134,20 @@ impl RunState {
     }
 
     fn is_open_wait(&self, task: TaskRef, key: &EntryKey, address: &Address) -> bool {
-        let status = if key.n == 0 { TaskStatus::Pending } else { TaskStatus::Running };
         let waits = |operation: &Operation, state| {
             state == EntryState::Open && matches!(operation, Operation::Message(of) if of == address)
         };
         // A gate of an older version of the workflow waits for nothing.
         let gate = self.graph.spec(task.ix).gate.as_ref();
-        self.task(task).status == status
-            && (key.n > 0 || gate.is_some_and(|gate| gate.number_of(key).is_some()))
+        let state = self.task(task);
+        let can_wait = match state.status {
+            TaskStatus::Pending => key.n == 0 && gate.is_some_and(|gate| gate.number_of(key).is_some()),
+            TaskStatus::Running => key.n > 0,
+            // It is about to be entered again, and its wait is older than those that open meanwhile.
+            TaskStatus::Ready => key.n > 0 && state.reenter,
+            _ => false,
+        };
+        can_wait
             && match self.known_detail(task) {
                 Some(detail) => detail.journal.get(key).is_some_and(|entry| waits(&entry.operation, entry.state)),
                 None => self.bare_gate(task).is_some(),

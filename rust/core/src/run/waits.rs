@@ -165,7 +165,7 @@ impl RunState {
     fn resumes(&mut self, task: TaskRef, out: &mut Out<'_>) {
         self.detail(task).sub_status = Some(SubStatus::Active);
         self.write_row(task, out);
-        if self.task(task).reenter {
+        if self.task(task).reenter && self.task(task).status == TaskStatus::Running {
             self.ready(task, out);
         }
     }

@@ -300,3 +300,18 @@ fn a_combination_that_is_its_own_member_is_harmless() {
     send(&mut script, "x");
     script.die();
 }
+
+#[test]
+fn a_wait_of_a_body_that_is_about_to_be_entered_again_gets_what_has_come() {
+    let mut script = Script::new(vec![spec("a", &[]), spec("b", &[])]);
+    script.enter("a");
+    script.enter("b");
+    open(&mut script, vec![any("either", &["w", "go"]), wait("w", EntryKind::Condition), signal("go")]);
+    script.store.send(message("go", "go"), false);
+    script.die();
+    // Its condition can be asked by nobody else, so it is entered at once.
+    assert_eq!(script.ready(), ["a", "b"]);
+    script.enter("b");
+    script.open("b", signal("go"));
+    assert_eq!((state(&script, "go"), state(&script, "either")), (SATISFIED, SATISFIED));
+}

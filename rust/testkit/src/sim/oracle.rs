@@ -87,6 +87,8 @@ pub struct Oracle {
     latest: Time,
     /// What bodies have emitted that is not committed.
     shown: Shown,
+    /// The wall was set to an earlier time: then the times of waits do not show which is the oldest.
+    wall_was_set_back: bool,
     /// How many leases could not be released at a close.
     pub kept_leases: u32,
     /// What this world has in it that few have: the test asks whether its worlds meet all of that.
@@ -130,6 +132,7 @@ impl Oracle {
             kept_leases: 0,
             met: BTreeSet::new(),
             latest: Time(0),
+            wall_was_set_back: false,
             violations: Vec::new(),
             trace: VecDeque::new(),
             digest: 0,
@@ -187,6 +190,7 @@ impl Oracle {
 
     /// The wall shows this time now.
     pub fn wall_shows(&mut self, now: Time) {
+        self.wall_was_set_back |= now < self.latest;
         self.latest = self.latest.max(now);
     }
 

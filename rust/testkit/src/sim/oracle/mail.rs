@@ -156,7 +156,9 @@ impl Oracle {
             **to == name && (*task, &of.key) != (ix, &entry.key) && of.opened_at < opened_at
         };
         let older = self.open_waits(run).find(older).map(|(ix, of, _)| (ix, of.clone()));
-        self.must(older.is_none(), "an older wait is passed over", || format!("{older:?} for {place:?}"));
+        self.must(self.wall_was_set_back || older.is_none(), "an older wait is passed over", || {
+            format!("{older:?} for {place:?}")
+        });
         self.letters.all[at].consumed_by = Some(place);
         self.meets("a signal that satisfies a wait");
     }
@@ -196,9 +198,13 @@ impl Oracle {
         let right = match (&combination.operation, combination.state) {
             (Operation::Any { .. }, EntryState::Satisfied) => {
                 let winner = combination.value.as_ref().and_then(value_of);
-                let satisfied = states.iter().filter(|of| **of == Some(EntryState::Satisfied)).count();
                 let is = |at: u64| states.get(at as usize) == Some(&Some(EntryState::Satisfied));
-                winner.is_some_and(is) && satisfied == 1 && !any(EntryState::Open)
+                // A condition that was to be asked again, before another member came, is left as it was.
+                let left = |member: &EntryKey| entry(member).is_some_and(|it| it.kind() == EntryKind::Condition);
+                let mut satisfied = (0..).zip(combination.operation.members()).filter(|(at, _)| is(*at));
+                winner.is_some_and(is)
+                    && satisfied.all(|(at, member)| Some(at) == winner || left(member))
+                    && !any(EntryState::Open)
             }
             (Operation::Any { .. }, EntryState::Open) => !any(EntryState::Satisfied) && !all(EntryState::Failed),
             (Operation::All { .. }, EntryState::Satisfied) => all(EntryState::Satisfied),

@@ -147,7 +147,9 @@ impl Oracle {
                 // It was one of several, and is waited for again: anew.
                 return true;
             }
-            let again = before.state == EntryState::Satisfied && before.kind() == EntryKind::Condition;
+            // So is a combination whose decisive condition is asked again.
+            let asked = matches!(before.kind(), EntryKind::Condition | EntryKind::Any | EntryKind::All);
+            let again = before.state == EntryState::Satisfied && asked;
             if again { span(before) == span(entry) } else { before.deadline == entry.deadline }
         };
         self.must(
