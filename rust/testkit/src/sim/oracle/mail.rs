@@ -42,6 +42,9 @@ struct Letter {
 pub(super) struct Letters {
     /// In the order in which they were sent.
     all: Vec<Letter>,
+    /// The waits in the order in which they were opened. Their times can show another one, because the results that
+    /// open them are gathered.
+    opened: HashMap<(RunRowId, TaskIx, EntryKey), usize>,
     /// Since when, by the steady clock, a wait is open whose signal is in the store.
     passed_over: HashMap<(RunRowId, Arc<str>), Duration>,
 }
@@ -132,6 +135,11 @@ impl Oracle {
             });
             return;
         }
+        let place = (run, ix, entry.key.clone());
+        if entry.state == EntryState::Open && before.as_ref().is_none_or(|before| before.state != EntryState::Open) {
+            let number = self.letters.opened.values().max().map_or(0, |last| last + 1);
+            self.letters.opened.insert(place.clone(), number);
+        }
         if entry.state != EntryState::Satisfied {
             self.must(value.is_none(), "a wait that was not satisfied has consumed a signal", || format!("{entry:?}"));
             return;
@@ -142,7 +150,6 @@ impl Oracle {
             self.must(false, "a wait is satisfied by a signal that nobody sent", || format!("{entry:?}"));
             return;
         };
-        let place = (ix, entry.key.clone());
         let letter = self.letters.all[at].clone();
         self.must(letter.consumed_by.is_none(), "a signal satisfies two waits", || {
             format!("{letter:?} satisfies {place:?} too")
@@ -153,13 +160,17 @@ impl Oracle {
         self.must(first.is_none(), "a signal overtakes another", || format!("{letter:?} comes before {first:?}"));
         let opened_at = before.map_or(entry.opened_at, |before| before.opened_at.max(entry.opened_at));
         let older = |(task, of, to): &(TaskIx, &Entry, &Arc<str>)| {
-            **to == name && (*task, &of.key) != (ix, &entry.key) && of.opened_at < opened_at
+            let [mine, other] = [&place, &(run, *task, of.key.clone())].map(|place| self.letters.opened.get(place));
+            **to == name
+                && (*task, &of.key) != (ix, &entry.key)
+                && of.opened_at < opened_at
+                && (mine.is_none() || other < mine)
         };
         let older = self.open_waits(run).find(older).map(|(ix, of, _)| (ix, of.clone()));
         self.must(self.wall_was_set_back || older.is_none(), "an older wait is passed over", || {
             format!("{older:?} for {place:?}")
         });
-        self.letters.all[at].consumed_by = Some(place);
+        self.letters.all[at].consumed_by = Some((ix, entry.key.clone()));
         self.meets("a signal that satisfies a wait");
     }
 
