@@ -523,8 +523,11 @@ impl RunState {
             return;
         }
         let graph = Arc::clone(&self.graph);
-        for &ix in graph.roots() {
-            self.start_or_skip(TaskRef::plain(ix), out);
+        for task in graph.roots().iter().map(|ix| TaskRef::plain(*ix)) {
+            // One that fails as it starts may have skipped it.
+            if self.task_status(task) == TaskStatus::Pending {
+                self.start_or_skip(task, out);
+            }
         }
     }
 }

@@ -178,6 +178,12 @@ impl RunState {
                     self.start(next, out);
                 }
             }
+            for &next in graph.followers(ended) {
+                if self.ends_with_elements(next, out) {
+                    self.remaining -= 1;
+                    over.push(next);
+                }
+            }
         }
         // A mapped task that ends at its start may have ended the run in the loop above.
         if self.remaining == 0 && self.status == RunStatus::Running {

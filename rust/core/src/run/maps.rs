@@ -188,6 +188,10 @@ impl RunState {
         let mut expanded: SmallVec<[TaskIx; 4]> = SmallVec::new();
         while let Some(ix) = next.pop() {
             let task = TaskRef::plain(ix);
+            if self.task_status(task).is_ended() {
+                // Another follower failed as it started, and that skips what has not started.
+                continue;
+            }
             self.insert_elements(ix, length);
             let state = self.task_mut(task);
             state.status = TaskStatus::Running;
@@ -214,35 +218,36 @@ impl RunState {
             }
         }
         let stopped_by = if graph.fail_fast() { self.first_failed() } else { None };
-        for ix in expanded {
-            let stopped_by = stopped_by.filter(|_| graph.spec(ix).run_if == RunIf::Succeeded);
-            for map in 0..length.cast_signed() {
-                let element = TaskRef { ix, map };
-                let state = self.task(element);
-                if state.unmet > 0 || state.status != TaskStatus::Pending {
-                    continue;
-                }
-                match stopped_by {
-                    None => self.start_or_skip(element, out),
-                    Some(cause) => {
-                        self.skip(element, SkipCause::Task(cause), true, out);
-                        self.task_ended(element, out);
-                    }
+        // Chosen before any of them changes: the others start with the elements that they follow.
+        let elements = expanded.iter().flat_map(|ix| (0..length.cast_signed()).map(|map| TaskRef { ix: *ix, map }));
+        let open: Vec<TaskRef> = elements.filter(|element| self.task(*element).unmet == 0).collect();
+        for element in open {
+            if self.task_status(element) != TaskStatus::Pending {
+                continue;
+            }
+            match stopped_by.filter(|_| graph.spec(element.ix).run_if == RunIf::Succeeded) {
+                None => self.start_or_skip(element, out),
+                Some(cause) => {
+                    self.skip(element, SkipCause::Task(cause), true, out);
+                    self.task_ended(element, out);
                 }
             }
+        }
+        for ix in expanded {
             self.end_if_done(ix, out);
         }
     }
 
     fn insert_elements(&mut self, ix: TaskIx, length: u32) {
-        let follows = self.graph.follows(ix);
-        let unmet = |map: i32| {
-            let ended = |on: &&TaskIx| self.get(TaskRef { ix: **on, map }).is_some_and(|state| state.status.is_ended());
-            follows.iter().filter(|on| !ended(on)).count() as u32
-        };
-        let states = (0..length.cast_signed()).map(|map| Task::new(unmet(map))).collect();
+        let states = (0..length.cast_signed()).map(|map| Task::new(self.unmet_of(TaskRef { ix, map }))).collect();
         let elements = Elements { states, remaining: length, failed: 0 };
         self.maps.get_or_insert_default().insert(ix, elements);
+    }
+
+    /// How many of the elements that an element follows have not ended.
+    fn unmet_of(&self, task: TaskRef) -> u32 {
+        let ended = |on: &&TaskIx| self.get(TaskRef { ix: **on, ..task }).is_some_and(|state| state.status.is_ended());
+        self.graph.follows(task.ix).iter().filter(|on| !ended(on)).count() as u32
     }
 
     /// An element has ended: starts or skips the elements that follow it, and ends its task with the last one.
@@ -253,9 +258,12 @@ impl RunState {
             for &follower in graph.followers(ended.ix) {
                 let next = TaskRef { ix: follower, map: ended.map };
                 // It may not be expanded yet: then it will find this one ended.
-                let Some(state) = self.get_mut(next) else { continue };
-                state.unmet -= 1;
-                if state.unmet > 0 || state.status != TaskStatus::Pending {
+                let Some(before) = self.get(next).map(|state| state.unmet) else { continue };
+                let unmet = self.unmet_of(next);
+                let state = self.task_mut(next);
+                state.unmet = unmet;
+                // One that was expanded after this one had ended, and before that was told here, has started already.
+                if before == 0 || unmet > 0 || state.status != TaskStatus::Pending {
                     continue;
                 }
                 if let Some((cause, failed)) = self.skipped_by(next) {
@@ -272,12 +280,24 @@ impl RunState {
         }
     }
 
-    /// Ends a mapped task if its last element has ended.
+    /// Ends a mapped task if its last element has ended, with what follows from it.
     pub(crate) fn end_if_done(&mut self, ix: TaskIx, out: &mut Out<'_>) {
+        if self.ends_with_elements(ix, out) {
+            self.task_ended(TaskRef::plain(ix), out);
+        }
+    }
+
+    /// Ends a mapped task alone, if its last element has ended. It ends after those that it follows, because what has
+    /// become of them decides how it ends.
+    pub(super) fn ends_with_elements(&mut self, ix: TaskIx, out: &mut Out<'_>) -> bool {
         let task = TaskRef::plain(ix);
-        let Some(elements) = self.maps.as_ref().and_then(|maps| maps.of(ix)) else { return };
-        if elements.remaining > 0 || self.tasks[ix as usize].status.is_ended() {
-            return;
+        let Some(elements) = self.maps.as_ref().and_then(|maps| maps.of(ix)) else { return false };
+        let follows_unended = |on: &TaskIx| !self.tasks[*on as usize].status.is_ended();
+        if elements.remaining > 0
+            || self.tasks[ix as usize].status.is_ended()
+            || self.graph.follows(ix).iter().any(follows_unended)
+        {
+            return false;
         }
         if self.is_over_tolerance(ix) {
             let failed = elements.states.iter().filter(|state| state.status == TaskStatus::Failed);
@@ -298,7 +318,7 @@ impl RunState {
         self.task_mut(task).ended_at = out.now;
         self.has_unsuccessful |= self.task_status(task) != TaskStatus::Completed;
         self.write_row(task, out);
-        self.task_ended(task, out);
+        true
     }
 
     /// If elements were skipped because of a failure that fails the run: for which.
@@ -359,11 +379,8 @@ impl RunState {
     /// Recovery: counts what follows from the states of the elements.
     pub(crate) fn count_restored(&mut self, ix: TaskIx) {
         let length = self.elements(ix).len() as i32;
-        let follows: SmallVec<[TaskIx; 4]> = self.graph.follows(ix).into();
-        for map in 0..length {
-            let ended = |on: &&TaskIx| self.get(TaskRef { ix: **on, map }).is_some_and(|state| state.status.is_ended());
-            let unmet = follows.iter().filter(|on| !ended(on)).count() as u32;
-            self.task_mut(TaskRef { ix, map }).unmet = unmet;
+        for task in (0..length).map(|map| TaskRef { ix, map }) {
+            self.task_mut(task).unmet = self.unmet_of(task);
         }
         let Some(elements) = self.maps.as_mut().and_then(|maps| maps.of_mut(ix)) else { return };
         let count = |which: fn(&Task) -> bool| elements.states.iter().filter(|state| which(state)).count() as u32;

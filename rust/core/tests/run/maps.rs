@@ -59,7 +59,7 @@ fn plans() -> impl Strategy<Value = Vec<Plan>> {
         prop_oneof![2 => Just(Tolerated::NONE), 1 => Just(Tolerated::Count(1)), 1 => Just(Tolerated::Share(0.7))];
     let on = proptest::collection::vec((any::<proptest::sample::Index>(), any::<bool>(), any::<bool>()), 0..3);
     let plan = (on, run_if, length, tolerate, proptest::collection::vec(end, 1..4));
-    proptest::collection::vec(plan, 1..7).prop_map(|plans| {
+    proptest::collection::vec(plan, 1..9).prop_map(|plans| {
         plans
             .into_iter()
             .enumerate()
@@ -291,7 +291,7 @@ fn play<'a>(plans: &'a [Plan], fail_fast: bool, choices: &[u8]) -> World<'a> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
 
     #[test]
     fn mapped_tasks_come_to_the_same_in_any_order_and_through_any_death(
