@@ -153,6 +153,7 @@ impl RunState {
     /// Opens waits: a combination before its members.
     pub(super) fn open_entries(&mut self, task: TaskRef, waits: Vec<Wait>, out: &mut Out<'_>) {
         let waits = self.still_open(task, waits);
+        self.lose_dropped(task, &waits, out);
         self.note_combinations(task, &waits);
         let combined = waits.len() > 1 || waits.iter().any(|wait| !wait.operation.members().is_empty());
         let opening: HashSet<EntryKey> =
@@ -162,6 +163,21 @@ impl RunState {
             self.open_entry(task, wait, out);
             if let Some(key) = key {
                 self.decide_opened(task, &key, &opening, out);
+            }
+        }
+    }
+
+    /// Members that a combination had when it was opened before, and has not any more, are lost: no message that comes
+    /// later is theirs.
+    fn lose_dropped(&mut self, task: TaskRef, waits: &[Wait], out: &mut Out<'_>) {
+        for Wait { key, operation, .. } in waits.iter().filter(|wait| !wait.operation.members().is_empty()) {
+            let before = self.known_detail(task).and_then(|detail| detail.journal.get(key));
+            let before: Vec<EntryKey> = before.map_or_else(Vec::new, |entry| entry.operation.members().to_vec());
+            for dropped in before.iter().filter(|member| !operation.members().contains(member)) {
+                if let Some(lost) = self.detail(task).journal.lose(dropped, out.now).cloned() {
+                    self.write_entry(task, &lost, out);
+                    self.lose_open(task, dropped, out);
+                }
             }
         }
     }

@@ -16,8 +16,9 @@ impl RunState {
     pub(super) fn intended(&mut self, task: TaskRef, wait: Wait, out: &mut Out<'_>) {
         let entry = self.detail(task).journal.begin_step(wait, StepMode::Once, None, out.now).clone();
         self.write_entry(task, &entry, out);
-        self.clear_suspicion(task, out);
+        // In this order: what is cleared first writes no row.
         self.new_record(out);
+        self.clear_suspicion(task, out);
     }
 
     /// A step has failed and is tried again.
@@ -79,8 +80,9 @@ impl RunState {
             self.drop_entries(task, dropped, out);
         }
         self.write_entry(task, &entry, out);
-        self.clear_suspicion(task, out);
+        // In this order, as above.
         self.new_record(out);
+        self.clear_suspicion(task, out);
         if had_open {
             // The row says that the body waits for what an earlier entry of it has left open.
             self.write_row(task, out);

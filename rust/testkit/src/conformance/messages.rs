@@ -119,25 +119,25 @@ pub fn a_message_is_refused_where_nobody_can_take_it(store: &dyn Store) {
     desk.commit(vec![update(paused, RunStatus::Paused, None)]);
     let send = |run, message: &Message| ok(store.send(run, message));
     assert_eq!(send(ended, &message(1, "go")), Sent::Ended(RunStatus::Completed));
-    assert_eq!(send(fresh_id(START), &message(1, "go")), Sent::NoRun);
-    assert_eq!(send(RunId(run.0 ^ 1), &message(1, "go")), Sent::NoRun, "another run with its row number");
-    assert_eq!(send(paused, &message(1, "go")), Sent::Stored, "it may continue");
+    assert_eq!(send(fresh_id(START), &message(2, "go")), Sent::NoRun);
+    assert_eq!(send(RunId(run.0 ^ 1), &message(3, "go")), Sent::NoRun, "another run with its row number");
+    assert_eq!(send(paused, &message(4, "go")), Sent::Stored, "it may continue");
 
     ok(store.declare(desk.version, Some(&["go".into(), "stop".into()])));
-    assert_eq!(send(run, &message(2, "stop")), Sent::Stored);
-    assert_eq!(send(run, &message(3, "sotp")), Sent::Undeclared(vec!["go".into(), "stop".into()]));
+    assert_eq!(send(run, &message(5, "stop")), Sent::Stored);
+    assert_eq!(send(run, &message(6, "sotp")), Sent::Undeclared(vec!["go".into(), "stop".into()]));
     ok(store.declare(desk.version, Some(&[])));
-    assert_eq!(send(run, &message(3, "stop")), Sent::Undeclared(vec![]));
+    assert_eq!(send(run, &message(7, "stop")), Sent::Undeclared(vec![]));
     ok(store.declare(desk.version, None));
-    assert_eq!(send(run, &message(3, "anything")), Sent::Stored);
+    assert_eq!(send(run, &message(8, "anything")), Sent::Stored);
 
     let yes = || Ok(Value::tagged(b't', b""));
-    assert_eq!(send(run, &answer(4, "forged", yes())), Sent::NoCallback);
+    assert_eq!(send(run, &answer(9, "forged", yes())), Sent::NoCallback);
     make_callback(&desk, run, "secret");
-    assert_eq!(send(paused, &answer(4, "secret", yes())), Sent::NoCallback, "the callback of another run");
-    assert_eq!(send(run, &Message { id: Some("a".into()), ..answer(4, "secret", yes()) }), Sent::Stored);
-    assert_eq!(send(run, &answer(5, "secret", yes())), Sent::Answered);
-    assert_eq!(send(run, &Message { id: Some("a".into()), ..answer(6, "secret", yes()) }), Sent::Duplicate);
+    assert_eq!(send(paused, &answer(10, "secret", yes())), Sent::NoCallback, "the callback of another run");
+    assert_eq!(send(run, &Message { id: Some("a".into()), ..answer(11, "secret", yes()) }), Sent::Stored);
+    assert_eq!(send(run, &answer(12, "secret", yes())), Sent::Answered);
+    assert_eq!(send(run, &Message { id: Some("a".into()), ..answer(13, "secret", yes()) }), Sent::Duplicate);
     assert_eq!(numbers(&ok(store.messages(run, 0))), [2, 3, 4]);
     assert_eq!(ok(store.messages(ended, 0)), []);
 }
