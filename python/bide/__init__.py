@@ -12,9 +12,11 @@ from bide._context import Context
 from bide._current import current
 from bide._errors import (
     BideError,
+    CallbackRejected,
     Cancelled,
     DefinitionError,
     ReplayMismatch,
+    RequestRefused,
     RunFailed,
     RunnerClosed,
     SerializationError,
@@ -34,7 +36,7 @@ from bide._result import RunResult, TaskResult
 from bide._retry import Retry
 from bide._run_handle import RunHandle
 from bide._runner import Runner
-from bide._signals import Request, Signal, request, signal
+from bide._signals import Received, Request, Signal, request, signal
 from bide._status import RunStatus, SubStatus, TaskStatus
 from bide._task import task
 from bide._waits import After, At, Tolerate, Until, after, at, until
@@ -42,6 +44,7 @@ from bide._waits import WaitBase as Wait
 from bide._workflow import Workflow
 
 if _typing.TYPE_CHECKING:
+    from bide._callbacks import Callback
     from bide._combine import AllOf, AnyOf, Fired, First, all_of, any_of
     from bide._logging import LogFilter, install_log_record_factory
 
@@ -51,6 +54,8 @@ __all__ = [
     "AnyOf",
     "At",
     "BideError",
+    "Callback",
+    "CallbackRejected",
     "Cancelled",
     "Channel",
     "Context",
@@ -67,8 +72,10 @@ __all__ = [
     "Mapped",
     "Pickle",
     "Progress",
+    "Received",
     "ReplayMismatch",
     "Request",
+    "RequestRefused",
     "Retry",
     "RunFailed",
     "RunHandle",
@@ -117,6 +124,10 @@ def __getattr__(name: str) -> object:
         from bide import _logging  # noqa: PLC0415 - see above
 
         return getattr(_logging, name)
+    if name == "Callback":
+        from bide._callbacks import Callback  # noqa: PLC0415 - see above
+
+        return Callback
     if name in {"AllOf", "AnyOf", "Fired", "First", "all_of", "any_of"}:
         from bide import _combine  # noqa: PLC0415 - see above
 

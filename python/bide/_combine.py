@@ -4,8 +4,8 @@ A plan is a list of parts, a combination before its members, each as (kind, name
 makes the value of the whole from the outcomes of the parts (`rust/py/src/plan.rs`).
 """
 
-from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, overload
+from collections.abc import Callable  # noqa: TC003 - tests read the annotations
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar, overload
 
 import msgspec
 
@@ -14,6 +14,9 @@ from bide._duration import optional_seconds
 from bide._errors import DefinitionError
 from bide._signals import Request, Signal
 from bide._waits import After, At, Duration, Until, WaitBase, check_name
+
+if TYPE_CHECKING:
+    from bide._core import TaskHandle
 
 T_co = TypeVar("T_co", covariant=True)
 _A = TypeVar("_A")
@@ -166,7 +169,8 @@ class Plan(NamedTuple):
     """A wait as the executor reads it."""
 
     parts: list[Part]
-    finish: Callable[[list[Outcome]], Any]
+    finish: "Callable[[list[Outcome], TaskHandle], Any]"
+    """The handle is that of the body which gets the value: a request is answered by it."""
 
 
 def plan(wait: object, timeout: Duration | None, what: str, *, unique: bool = False) -> Plan:
@@ -181,7 +185,7 @@ def plan(wait: object, timeout: Duration | None, what: str, *, unique: bool = Fa
             # The time is one wait of one, so that the whole can end before it.
             parts = [Part("all", first.name, limit, [1]), first._replace(name=f"{first.name} itself")]
             finish = _all_of(0, [(1, _leaf_value(checked, 1))], ())
-            return Plan(parts, lambda outcomes: finish(outcomes)[0])
+            return Plan(parts, lambda outcomes, handle: finish(outcomes, handle)[0])
         parts[0] = first._replace(timeout=limit if first.timeout is None else min(limit, first.timeout))
     if unique:
         _rename(parts)
@@ -196,7 +200,7 @@ def _rename(parts: list[Part]) -> None:
             parts[at] = part._replace(name=f"{part.name} ({count})")
 
 
-_Finish: TypeAlias = Callable[[list[Outcome]], Any]
+_Finish: TypeAlias = "Callable[[list[Outcome], TaskHandle], Any]"
 
 
 def _add(wait: WaitBase[Any], name: str | None, parts: list[Part]) -> _Finish:
@@ -238,17 +242,20 @@ _PLAIN = Codec()
 def _leaf_value(wait: WaitBase[Any], at: int) -> _Finish:
     if isinstance(wait, (After, At)):
 
-        def reached(outcomes: list[Outcome]) -> None:
+        def reached(outcomes: list[Outcome], _handle: "TaskHandle") -> None:
             _raised(outcomes[at])
 
         return reached
+    if isinstance(wait, Request):
+        received = wait._received
+        return lambda outcomes, handle: received(_raised(outcomes[at]), handle)
     if isinstance(wait, Until):
         decode = _PLAIN.decode
     elif isinstance(wait, Signal):
         decode = wait.codec.decode
     else:
         decode = wait._decode  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
-    return lambda outcomes: decode(_raised(outcomes[at]))
+    return lambda outcomes, _handle: decode(_raised(outcomes[at]))
 
 
 def _raised(outcome: Outcome) -> bytes:
@@ -258,7 +265,7 @@ def _raised(outcome: Outcome) -> bytes:
 
 
 def _any_of(own: int, members: list[tuple[int, _Finish]], names: tuple[str, ...]) -> _Finish:
-    def finish(outcomes: list[Outcome]) -> Any:  # noqa: ANN401 - what the waits give
+    def finish(outcomes: list[Outcome], handle: "TaskHandle") -> Any:  # noqa: ANN401 - what the waits give
         whole = outcomes[own]
         if isinstance(whole, BaseException):
             failures = [outcomes[member] for member, _ in members]
@@ -266,7 +273,7 @@ def _any_of(own: int, members: list[tuple[int, _Finish]], names: tuple[str, ...]
                 raise ExceptionGroup(str(whole), failures)  # type: ignore[type-var] # pyright: ignore[reportArgumentType]
             raise whole
         winner = int((whole or b"i0")[1:])
-        value = members[winner][1](outcomes)
+        value = members[winner][1](outcomes, handle)
         if names:
             return First(names[winner], value)
         return tuple(Fired(value) if number == winner else None for number in range(len(members)))
@@ -275,14 +282,14 @@ def _any_of(own: int, members: list[tuple[int, _Finish]], names: tuple[str, ...]
 
 
 def _all_of(own: int, members: list[tuple[int, _Finish]], names: tuple[str, ...]) -> _Finish:
-    def finish(outcomes: list[Outcome]) -> Any:  # noqa: ANN401 - what the waits give
+    def finish(outcomes: list[Outcome], handle: "TaskHandle") -> Any:  # noqa: ANN401 - what the waits give
         whole = outcomes[own]
         if isinstance(whole, BaseException):
             for member, value in members:
                 if isinstance(outcomes[member], BaseException):
-                    value(outcomes)
+                    value(outcomes, handle)
             raise whole
-        values = tuple(value(outcomes) for _, value in members)
+        values = tuple(value(outcomes, handle) for _, value in members)
         return dict(zip(names, values, strict=True)) if names else values
 
     return finish

@@ -18,9 +18,10 @@ from bide._errors import DefinitionError
 from bide._inputs import InputPlan, collect, plan_of
 from bide._map import CompiledMap
 from bide._retry import Retry
+from bide._signals import Request
 from bide._task import TaskDef
 from bide._text import is_text, listed
-from bide._waits import Wait, conditions
+from bide._waits import Wait, conditions, leaves
 
 
 class CompiledTask(NamedTuple):
@@ -172,6 +173,7 @@ def _compile_task(
     if one.gate is None and any(source.kind == "gate" for source in binding.sources):
         msg = f"task {name!r}: a parameter takes the value of the gate, and the task has none: give it one with gate="
         raise DefinitionError(msg)
+    binding = _with_requests(one, binding)
     return CompiledTask(
         name=name,
         fn=one.fn,
@@ -186,6 +188,19 @@ def _compile_task(
         map=mapped.compiled(name),
         gathers=mapped.gathers(binding, *gates),
     )
+
+
+def _with_requests(one: TaskDef, binding: Binding) -> Binding:
+    """Return the binding of a body that answers the requests of its gate: it does so by a handle."""
+    if one.gate is None or not any(isinstance(leaf, Request) for leaf in leaves(one.gate)):
+        return binding
+    if not any(source.kind == "gate" for source in binding.sources):
+        msg = (
+            f"task {one.name!r}: its gate takes a request, and no parameter receives it, so that nobody could answer: "
+            "annotate one Annotated[bide.Received[In, Out], bide.Gate]"
+        )
+        raise DefinitionError(msg)
+    return binding._replace(wants_handle=True)
 
 
 def _dependencies(

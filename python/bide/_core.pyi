@@ -8,6 +8,7 @@ from contextvars import Context as ContextVars
 from datetime import datetime, timedelta
 from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar, final, overload
 
+from bide._callbacks import Callback
 from bide._codec import Codec
 from bide._combine import Fired, First
 from bide._compiled import CompiledTask
@@ -141,6 +142,19 @@ class TaskHandle:
     def wait_for(self, name: str, *, timeout: float | timedelta | None = None) -> Any: ...
     @overload
     def wait_for(self, name: str, type: type[_T], timeout: float | timedelta | None = None) -> _T: ...
+    @overload
+    def callback(self, name: str) -> Callback[Any]: ...
+    @overload
+    def callback(self, name: str, type: type[_T]) -> Callback[_T]:
+        """Make a callback, which anybody with its `token` can answer by `runner.resolve` or `runner.reject`.
+
+        It is a wait: `handle.wait(callback)` returns the answer, or raises `bide.CallbackRejected`. A re-entered body
+        gets the same callback.
+        """
+
+    def _reply(self, name: str, number: int, answer: bytes | None, reason: str) -> None:
+        """Answer a request, or refuse it: see `bide.Received`."""
+
     @overload
     def wait_any(
         self, a: WaitBase[_A], /, *, timeout: float | timedelta | None = None, name: str | None = None
@@ -450,6 +464,22 @@ class Runner:
 
     def send(self, letters: Sequence[tuple[str, int, str, bytes, str | None]]) -> list[Sent]:
         """Send messages: run, kind, name, value and id; return what became of each. See `_mail.py`."""
+
+    def answer(self, callback: tuple[str, str], value: bytes | None, reason: str, id: str | None) -> Sent:  # noqa: A002
+        """Answer a callback, given as run and secret, with a value, or reject it for a reason. See `_mail.py`."""
+
+    def request(
+        self,
+        run: str,
+        name: str,
+        value: bytes,
+        id: str | None,  # noqa: A002 - as the extension names it
+        timeout: float | None,
+    ) -> tuple[Sent, bytes | None]:
+        """Send a request and wait for its answer; return what became of it and the answer, None if time is over."""
+
+    def pending_requests(self) -> int:
+        """Return how many requests wait for their answers here: for tests."""
 
     def runs(self, status: str | None, workflow: str | None, since: int | None, limit: int | None) -> list[Snapshot]:
         """Return runs as they stand, newest first; `since` is microseconds since 1970."""

@@ -32,7 +32,28 @@ class ReplayMismatch(BideError):
 
 
 class SignalRejected(BideError):
-    """A signal was sent to a run that has ended."""
+    """A message to a run was refused: it has ended or does not understand it, or the callback was answered before."""
+
+
+class _WithReason(BideError):
+    """An error with the reason that somebody gave."""
+
+    def __init__(self, reason: str = "") -> None:
+        """Keep the reason."""
+        super().__init__(reason)
+
+    @property
+    def reason(self) -> str:
+        """The reason that was given."""
+        return str(self.args[0]) if self.args else ""
+
+
+class CallbackRejected(_WithReason):
+    """Somebody rejected the callback that a body waits for, by `runner.reject(token, reason)`."""
+
+
+class RequestRefused(_WithReason):
+    """A request was refused by the body that took it, or no body can answer it any more."""
 
 
 class RunnerClosed(BideError, RuntimeError):

@@ -8,9 +8,9 @@ from math import inf
 import msgspec
 
 from bide._duration import count, number, seconds
-from bide._errors import DefinitionError, SerializationError, Skip, TaskTimeout, WaitTimeout
+from bide._errors import CallbackRejected, DefinitionError, SerializationError, Skip, TaskTimeout, WaitTimeout
 
-ONLY_IF_NAMED = (WaitTimeout, SerializationError)
+ONLY_IF_NAMED = (WaitTimeout, SerializationError, CallbackRejected)
 """Errors that another attempt seldom fixes: `on=(Exception,)` does not include them."""
 
 
@@ -18,7 +18,8 @@ class Retry(msgspec.Struct, frozen=True):
     """Try a failed task again: at most `attempts` in all, after `delay` seconds times `backoff` each time.
 
     The delay is at most `max_delay` and varies by `jitter` (0.25 is up to a quarter more or less). Only the
-    exceptions in `on` are retried, `WaitTimeout` and `SerializationError` only if they are named there.
+    exceptions in `on` are retried, `WaitTimeout`, `SerializationError` and `CallbackRejected` only if they are named
+    there.
     A new attempt keeps the journal without the failed entries at its end; `fresh=True` drops all of it.
     """
 

@@ -15,9 +15,10 @@ from bide._waits import Duration
 
 if TYPE_CHECKING:
     from bide._runner import Runner
-    from bide._signals import Signal
+    from bide._signals import Request, Signal
 
 T = TypeVar("T")
+A = TypeVar("A")
 
 
 @lacks("cancel", "pause", "resume")
@@ -44,6 +45,29 @@ class RunHandle:
     def signal(self, signal: "str | Signal[Any]", value: object = None, *, id: str | None = None) -> None:  # noqa: A002
         """Send the run a signal: see `Runner.signal`."""
         self._runner.signal(self, signal, value, id=id)
+
+    @overload
+    def request(
+        self, request: "Request[T, A]", value: T, *, timeout: Duration | None = None, id: str | None = None
+    ) -> A: ...
+    @overload
+    def request(
+        self, request: "Request[None, A]", value: None = None, *, timeout: Duration | None = None, id: str | None = None
+    ) -> A: ...
+    @overload
+    def request(
+        self, request: str, value: object = None, *, timeout: Duration | None = None, id: str | None = None
+    ) -> Any: ...  # noqa: ANN401 - what the body answers
+    def request(
+        self,
+        request: "str | Request[Any, Any]",
+        value: object = None,
+        *,
+        timeout: Duration | None = None,
+        id: str | None = None,  # noqa: A002 - the designed name
+    ) -> Any:
+        """Send the run a request and return its answer: see `Runner.request`."""
+        return self._runner.request(self, request, value, timeout=timeout, id=id)
 
     def result(self, timeout: Duration | None = None) -> RunResult:
         """Wait until the run ends and return its result; raise `RunFailed` if it failed.

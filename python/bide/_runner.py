@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bide._signals import Request, Signal
 
 T = TypeVar("T")
+A = TypeVar("A")
 
 Run: TypeAlias = str | RunHandle | RunResult
 """A run: its id, its key, a handle or a result of it."""
@@ -212,6 +213,81 @@ class Runner:
             found = self._find_run(run, workflow)
             letters.append(_mail.letter(found, signal, value, rest[0] if rest else None, self._declared(found, signal)))
         _mail.check_sent(letters, self._core.send(letters))
+
+    @overload
+    def request(
+        self,
+        run: "str | RunHandle | RunResult",
+        request: "Request[T, A]",
+        value: T,
+        *,
+        timeout: Duration | None = None,
+        id: str | None = None,
+        workflow: Workflow | str | None = None,
+    ) -> A: ...
+    @overload
+    def request(
+        self,
+        run: "str | RunHandle | RunResult",
+        request: "Request[None, A]",
+        value: None = None,
+        *,
+        timeout: Duration | None = None,
+        id: str | None = None,
+        workflow: Workflow | str | None = None,
+    ) -> A: ...
+    @overload
+    def request(
+        self,
+        run: "str | RunHandle | RunResult",
+        request: str,
+        value: object = None,
+        *,
+        timeout: Duration | None = None,
+        id: str | None = None,
+        workflow: Workflow | str | None = None,
+    ) -> Any: ...  # noqa: ANN401 - what the body answers
+    def request(
+        self,
+        run: "str | RunHandle | RunResult",
+        request: "str | Request[Any, Any]",
+        value: object = None,
+        *,
+        timeout: Duration | None = None,
+        id: str | None = None,  # noqa: A002 - the designed name
+        workflow: Workflow | str | None = None,
+    ) -> Any:
+        """Send a request to a run, wait for its answer, and return that.
+
+        Raises `RequestRefused`, with a `reason`, if the body that takes it refuses, or if none can answer it any more;
+        and `TimeoutError` after `timeout`: it is then withdrawn, unless a body has taken it. The same `id` again waits
+        for the answer to the same request. Otherwise like `signal`.
+        """
+        from bide import _mail  # noqa: PLC0415 - as in signal_many
+
+        found = self._find_run(run, workflow)
+        declared = self._declared(found, request)
+        return _mail.request(self._core, found, request, value, timeout=timeout, message_id=id, declared=declared)
+
+    def resolve(self, token: str, value: object = None, *, id: str | None = None) -> None:  # noqa: A002
+        """Answer the callback that has this token: the answer is committed when this returns.
+
+        Neither run nor task need be known. Raises `SignalRejected` for a second answer (the same one with the same `id`
+        is accepted and changes nothing), for a token that belongs to no callback of this store, and if the run has
+        ended.
+        """
+        from bide import _mail  # noqa: PLC0415 - as in signal_many
+
+        _mail.answer(self._core, token, "resolve", value=value, message_id=id)
+
+    def reject(self, token: str, reason: str, *, id: str | None = None) -> None:  # noqa: A002
+        """Reject the callback that has this token: its wait raises `CallbackRejected` with the reason.
+
+        Otherwise like `resolve`.
+        """
+        from bide import _mail  # noqa: PLC0415 - as in signal_many
+
+        _mail.answer(self._core, token, "reject", reason=reason, message_id=id)
 
     # --- reading ---------------------------------------------------------------------------------------------------
 

@@ -1,12 +1,15 @@
 """Messages to a run: `bide.signal` and `bide.request` as values, and what a waiting body gets of a request."""
 
 from collections.abc import Iterable
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from bide._codec import Codec
-from bide._errors import DefinitionError
-from bide._text import check_text
+from bide._errors import DefinitionError, SerializationError
+from bide._text import check_text, escape_surrogates
 from bide._waits import WaitBase
+
+if TYPE_CHECKING:
+    from bide._core import TaskHandle
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -28,7 +31,43 @@ class Signal(WaitBase[T], Generic[T], frozen=True):
         return Codec(self.type, f"the signal {self.name!r}", root="value")
 
 
-class Request(WaitBase[Any], Generic[T, A], frozen=True):
+class Received(Generic[T, A]):
+    """A request that a body has taken, and has to answer: what a wait for a `bide.request` gives.
+
+    The answer is recorded: it is given once, also across a crash. A request without one when its task ends is refused.
+    """
+
+    __slots__ = ("_handle", "_number", "_request", "value")
+
+    def __init__(self, request: "Request[T, A]", number: int, value: T, handle: "TaskHandle") -> None:
+        """Keep what was sent, and what the answer needs."""
+        self._request = request
+        self._number = number
+        self._handle = handle
+        self.value = value
+
+    def reply(self, answer: A) -> None:
+        """Answer the request: `answer` is what `runner.request` returns."""
+        self._handle._reply(self._request.name, self._number, self._request.answer_codec.encode(answer), "")
+
+    def refuse(self, reason: str) -> None:
+        """Refuse the request: `runner.request` raises `RequestRefused` with this reason."""
+        self._handle._reply(self._request.name, self._number, None, check_reason(reason, "refuse"))
+
+    def __repr__(self) -> str:
+        """Show the request and its value."""
+        return f"<Received request {self._request.name!r}: {self.value!r}>"
+
+
+def check_reason(reason: object, what: str) -> str:
+    """Return the reason that somebody gives, as text."""
+    if not isinstance(reason, str):
+        msg = f"{what}: the reason must be a string, not {reason!r}"
+        raise DefinitionError(msg)
+    return escape_surrogates(reason)
+
+
+class Request(WaitBase[Received[T, A]], Generic[T, A], frozen=True):
     """A named message whose sender waits for an answer. Made by `bide.request`."""
 
     name: str
@@ -44,6 +83,17 @@ class Request(WaitBase[Any], Generic[T, A], frozen=True):
     def answer_codec(self) -> Codec:
         """How its answers are stored."""
         return Codec(self.answer, f"the answer to the request {self.name!r}", root="answer")
+
+    def _received(self, stored: bytes, handle: "TaskHandle") -> Received[T, A]:
+        """Return what a wait for it gives: stored are a tag, the number in eight bytes, and the value."""
+        number = int.from_bytes(stored[1:9])
+        try:
+            value: T = self.codec.decode(stored[9:])
+        except SerializationError as error:
+            # Nobody can answer it.
+            handle._reply(self.name, number, None, str(error))
+            raise
+        return Received(self, number, value, handle)
 
 
 @overload

@@ -186,9 +186,13 @@ def at(when: datetime) -> At:
 
 def conditions(wait: WaitBase[Any]) -> "list[Until[Any]]":
     """Return the conditions of a wait, in the order in which its plan has them (`_combine.py`)."""
-    if isinstance(wait, Until):
-        return [wait]
-    return [until for one in getattr(wait, "waits", ()) for until in conditions(one)]
+    return [one for one in leaves(wait) if isinstance(one, Until)]
+
+
+def leaves(wait: WaitBase[Any]) -> list[WaitBase[Any]]:
+    """Return the waits that are no combinations, in the order in which the plan of a wait has them."""
+    members: tuple[WaitBase[Any], ...] = getattr(wait, "waits", ())
+    return [leaf for one in members for leaf in leaves(one)] if members else [wait]
 
 
 def _keep(wait: msgspec.Struct, name: str, value: object) -> None:

@@ -137,3 +137,35 @@ async def use_async() -> None:
         assert_type(await runner.submit(workflow), bide.RunResult)
         async for event in runner.follow("k", numbers):
             assert_type(event, bide.Event[int])
+
+
+asks = bide.request("asks", str, int)
+assert_type(asks, bide.Request[str, int])
+
+
+@bide.task
+def answers(handle: bide.TaskHandle) -> bool:
+    received = handle.wait(asks)
+    assert_type(received, bide.Received[str, int])
+    received.reply(len(received.value))
+    callback = handle.callback("paid", int)
+    assert_type(callback, bide.Callback[int])
+    assert_type(callback.token, str)
+    assert_type(handle.callback("anything"), bide.Callback[Any])
+    first, asked = handle.wait_any(callback, asks)
+    assert_type(first, bide.Fired[int] | None)
+    assert_type(asked, bide.Fired[bide.Received[str, int]] | None)
+    return handle.wait(callback) > 1
+
+
+@bide.task(gate=asks)
+def gated_by(received: Annotated[bide.Received[str, int], bide.Gate]) -> None:
+    received.refuse(received.value)
+
+
+def sends(runner: bide.Runner, run: bide.RunHandle) -> None:
+    assert_type(runner.request(run, asks, "how many?", timeout=1), int)
+    assert_type(run.request(asks, "how many?", id="x"), int)
+    assert_type(run.request("asks"), Any)
+    runner.resolve("token", 3, id="x")
+    runner.reject("token", "no")

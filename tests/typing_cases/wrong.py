@@ -102,3 +102,15 @@ waits_for: list[bide.Wait[object]] = [lambda: True]  # wrong
 a_text: bide.Wait[str] = bide.after(1)  # wrong
 pair = bide.all_of(bide.until(lambda: "x"), bide.after(1))
 numbers: bide.AllOf[tuple[int, None]] = pair  # wrong
+asks = bide.request("asks", str, int)
+
+
+def answers(handle: bide.TaskHandle, runner: bide.Runner, run: bide.RunHandle) -> str:
+    handle.wait(asks).reply("three")  # wrong
+    handle.wait(asks).value.nothing()  # wrong
+    runner.request(run, asks, 3)  # wrong
+    runner.resolve(3)  # wrong
+    runner.reject("token")  # wrong
+    count: str = run.request(asks, "how many?")  # wrong
+    print(count)
+    return handle.wait(handle.callback("paid", int))  # wrong

@@ -130,6 +130,19 @@ pub enum Event {
         /// What the timer is for.
         timer: Timer,
     },
+    /// A body answers a request that it has taken.
+    Replied {
+        /// Whose body.
+        task: TaskRef,
+        /// Which attempt.
+        attempt: u32,
+        /// Its record.
+        wait: Wait,
+        /// The number of the request.
+        request: i64,
+        /// The answer, or how it is refused.
+        answer: Result<Value, Failure>,
+    },
     /// A message was sent to the run from this process.
     Message {
         /// The message.
@@ -339,6 +352,13 @@ pub enum Effect {
     },
     /// Events are there to be read: notify those who follow the run.
     Emitted,
+    /// A request is answered or refused: tell its sender, if that waits in this process.
+    Answered {
+        /// The number of the request.
+        request: i64,
+        /// The answer.
+        answer: Result<Value, Failure>,
+    },
     /// The run has ended or is paused: notify those who wait for it.
     Settled {
         /// How.
@@ -361,4 +381,7 @@ pub enum Refused {
     /// The callback has an answer already.
     #[error("the callback was answered before")]
     Answered,
+    /// The answer to a callback has the id of another message.
+    #[error("another message has this id")]
+    IdTaken,
 }

@@ -28,10 +28,14 @@ pub enum FailureKind {
     Definition,
     /// A step that is executed at most once was begun, and its result is not known.
     StepInterrupted,
+    /// A callback was rejected. The message is the reason that was given.
+    CallbackRejected,
+    /// A request was refused, or nobody can answer it any more. The message is the reason.
+    RequestRefused,
 }
 
 impl FailureKind {
-    const NAMES: [(Self, &'static str); 8] = [
+    const NAMES: [(Self, &'static str); 10] = [
         (Self::Raised, "error"),
         (Self::WaitTimeout, "wait_timeout"),
         (Self::TaskTimeout, "task_timeout"),
@@ -40,6 +44,8 @@ impl FailureKind {
         (Self::Panic, "panic"),
         (Self::Definition, "definition"),
         (Self::StepInterrupted, "step_interrupted"),
+        (Self::CallbackRejected, "callback_rejected"),
+        (Self::RequestRefused, "request_refused"),
     ];
 
     /// The name by which it is stored.
@@ -78,8 +84,9 @@ impl Failure {
     /// A failure described by its type and message alone.
     #[must_use]
     pub fn new(kind: FailureKind, type_name: &str, message: &str) -> Self {
-        // What a body raised is its own message; all others are bide's, with names in them.
-        let message = if kind == FailureKind::Raised { message.into() } else { shown(message) };
+        // What a body raised and why somebody refused are their own words; all others are bide's, with names in them.
+        let own = matches!(kind, FailureKind::Raised | FailureKind::CallbackRejected | FailureKind::RequestRefused);
+        let message = if own { message.into() } else { shown(message) };
         let json = serde_json::json!({
             "kind": kind.as_str(), "type": type_name, "message": message,
             "args": [message], "notes": [], "causes": [], "traceback": "",

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::entry::{Entry, EntryKey, EntryKind, EntryState, Lookup, Operation, RecordKind, StepArguments, StepMode};
 use crate::event::Wait;
 use crate::failure::Failure;
+use crate::message::{answered_number, request_number};
 use crate::time::Time;
 use crate::value::Value;
 
@@ -62,6 +63,8 @@ pub struct Journal {
     has_older_steps: bool,
     /// It has, or had, a combination of waits.
     has_combinations: bool,
+    /// It has, or had, a wait for a request.
+    has_requests: bool,
 }
 
 /// Entries by key. Most tasks have one or two, for which a list is best; a map is added for tasks with many.
@@ -225,6 +228,7 @@ impl Journal {
     /// Adds a stored entry.
     pub fn restore(&mut self, entry: Entry) {
         self.has_combinations |= !entry.operation.members().is_empty();
+        self.has_requests |= entry.kind() == EntryKind::Request;
         self.last_seq = self.last_seq.max(entry.seq);
         self.has_older_steps |=
             matches!(&entry.operation, Operation::Step { proof: Some(proof), .. } if proof.len() == 16);
@@ -264,6 +268,7 @@ impl Journal {
     /// begins.
     pub fn open(&mut self, wait: Wait, now: Time) -> &Entry {
         self.has_combinations |= !wait.operation.members().is_empty();
+        self.has_requests |= wait.operation.kind() == EntryKind::Request;
         let old = self.entries.remove(&wait.key).filter(|old| old.kind() == wait.operation.kind());
         self.last_seq += 1;
         let (mut operation, mut deadline, mut opened_at, mut value) = (wait.operation, None, now, None);
@@ -371,6 +376,23 @@ impl Journal {
     pub fn recorded(&self) -> usize {
         let by_body = |entry: &&Entry| entry.key.n > 0 && entry.kind() != EntryKind::Checkpoint;
         self.entries.values().filter(by_body).count()
+    }
+
+    /// The numbers of the requests that were taken and have no answer, in order of recording.
+    pub(crate) fn unanswered(&self) -> Vec<i64> {
+        if !self.has_requests {
+            return Vec::new();
+        }
+        let of = |kind| self.entries.values().filter(move |entry: &&Entry| entry.kind() == kind);
+        let answered = of(EntryKind::Reply).filter_map(|entry| answered_number(entry.value.as_ref()?));
+        let answered: HashSet<i64> = answered.collect();
+        let mut taken: Vec<(u32, i64)> = of(EntryKind::Request)
+            .filter(|entry| entry.state == EntryState::Satisfied)
+            .filter_map(|entry| Some((entry.seq, request_number(entry.value.as_ref()?)?)))
+            .filter(|(_, number)| !answered.contains(number))
+            .collect();
+        taken.sort_unstable();
+        taken.into_iter().map(|(_, number)| number).collect()
     }
 
     /// All entries, in no order.

@@ -2,6 +2,9 @@
 //!
 //! A message has an [`Address`]. Each message satisfies one wait for its address, the oldest; one that comes before its
 //! wait is queued. The answer to a callback is kept: every wait for it gets it.
+//!
+//! A request is a message whose sender waits for an answer. The body that has taken it answers by its number, which
+//! the value of its wait has in front ([`Message::delivered`]).
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -22,6 +25,8 @@ stored_enum! {
         Request = 1,
         /// The answer to a callback.
         Answer = 2,
+        /// The sender of a request does not wait for its answer any more. No wait gets it.
+        Withdrawal = 3,
     }
 }
 
@@ -30,7 +35,7 @@ stored_enum! {
 pub struct Address {
     /// What the message is.
     pub kind: MessageKind,
-    /// The name of the signal or request; of a callback its secret.
+    /// The name of the signal or request; of a callback its secret; of a withdrawal the number of the request.
     pub name: Arc<str>,
 }
 
@@ -41,12 +46,23 @@ impl Address {
         Self { kind: MessageKind::Signal, name: name.into() }
     }
 
+    /// Of a withdrawal of the request with this number.
+    #[must_use]
+    pub fn withdrawal(request: i64) -> Self {
+        Self { kind: MessageKind::Withdrawal, name: request.to_string().into() }
+    }
+
+    /// The request that a withdrawal is about.
+    pub(crate) fn withdrawn(&self) -> Option<i64> {
+        if self.kind == MessageKind::Withdrawal { self.name.parse().ok() } else { None }
+    }
+
     /// The kind of the journal entry of a wait for it.
     #[must_use]
     pub const fn entry_kind(&self) -> EntryKind {
         match self.kind {
             MessageKind::Signal => EntryKind::Signal,
-            MessageKind::Request => EntryKind::Request,
+            MessageKind::Request | MessageKind::Withdrawal => EntryKind::Request,
             MessageKind::Answer => EntryKind::Answer,
         }
     }
@@ -65,6 +81,49 @@ pub struct Message {
     pub content: Result<Value, Failure>,
     /// When it was sent.
     pub sent_at: Time,
+}
+
+/// The tag of the value of a wait for a request. The number follows in eight bytes, and then the value that was sent.
+const REQUEST: u8 = b'r';
+
+impl Message {
+    /// What a wait for it gets.
+    ///
+    /// # Errors
+    /// If the message is a failure.
+    pub fn delivered(&self) -> Result<Value, Failure> {
+        match (self.address.kind, &self.content) {
+            (MessageKind::Request, Ok(value)) => {
+                let mut payload = Vec::with_capacity(8 + value.as_bytes().len());
+                payload.extend_from_slice(&self.number.to_be_bytes());
+                payload.extend_from_slice(value.as_bytes());
+                Ok(Value::tagged(REQUEST, &payload))
+            }
+            (_, content) => content.clone(),
+        }
+    }
+
+    /// Whether it is this earlier message once more: with the same id, which both have, and the same content.
+    #[must_use]
+    pub fn repeats(&self, earlier: &Self) -> bool {
+        self.id.is_some() && self.id == earlier.id && self.content == earlier.content
+    }
+}
+
+/// The number of the request that is the value of a wait.
+pub(crate) fn request_number(value: &Value) -> Option<i64> {
+    let number = value.payload().first_chunk().filter(|_| value.tag() == REQUEST)?;
+    Some(i64::from_be_bytes(*number))
+}
+
+/// What the record of an answer has: the number of the request.
+pub(crate) fn answered_value(request: i64) -> Value {
+    Value::tagged(b'i', request.to_string().as_bytes())
+}
+
+/// The number of the request that was answered by a record.
+pub(crate) fn answered_number(value: &Value) -> Option<i64> {
+    std::str::from_utf8(value.payload()).ok()?.parse().ok()
 }
 
 /// A message as a store keeps it.
@@ -99,8 +158,10 @@ impl Mailbox {
     /// Whether a message is new. One that is counts as received from now on; `seq` is that of one read from the store.
     pub(crate) fn receive(&mut self, message: &Message, seq: Option<i64>) -> bool {
         match seq {
+            // Two threads have read it from the store.
+            Some(seq) if seq <= self.read => return false,
             Some(seq) => {
-                self.read = self.read.max(seq);
+                self.read = seq;
                 if self.own.remove(&message.number) {
                     return false;
                 }
@@ -129,9 +190,33 @@ impl Mailbox {
         self.ids.contains(id)
     }
 
+    /// Takes a queued request out, as if it had never come: its id can be used again.
+    pub(crate) fn withdraw(&mut self, number: i64) -> Option<Message> {
+        let is = |message: &Message| message.number == number && message.address.kind == MessageKind::Request;
+        let message = self.queued.values_mut().find_map(|queue| {
+            let at = queue.iter().position(is)?;
+            queue.remove(at)
+        })?;
+        self.own.remove(&number);
+        if let Some(id) = &message.id {
+            self.ids.remove(id);
+        }
+        Some(message)
+    }
+
+    /// The requests that no wait has taken.
+    pub(crate) fn requests(&self) -> impl Iterator<Item = &Message> {
+        self.queued.values().flatten().filter(|message| message.address.kind == MessageKind::Request)
+    }
+
     /// Queues a message for the next wait.
     pub(crate) fn queue(&mut self, message: Message) {
         self.queued.entry(message.address.clone()).or_default().push_back(message);
+    }
+
+    /// The numbers of the requests of which a withdrawal is queued.
+    pub(crate) fn withdrawn(&self) -> Vec<i64> {
+        self.queued.keys().filter_map(Address::withdrawn).collect()
     }
 
     /// All queued messages, to be delivered again: in order for each address.

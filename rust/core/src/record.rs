@@ -238,6 +238,17 @@ pub enum Write {
         /// Its id.
         id: Option<Arc<str>>,
     },
+    /// Insert the answer to a request. If there is one, that stands.
+    Answer {
+        /// The run.
+        run: RunRowId,
+        /// The number of the request.
+        number: i64,
+        /// The answer, or how it was refused.
+        answer: Result<Value, Failure>,
+        /// When it was given.
+        answered_at: Time,
+    },
     /// Update the run's row.
     Run(Box<RunUpdate>),
     /// Append events to a channel.
@@ -254,7 +265,7 @@ impl Write {
             Self::Done(done) => done.run,
             Self::Task(task) => task.run,
             Self::Entry { run, .. } | Self::DropEntries { run, .. } => *run,
-            Self::Message { run, .. } | Self::Consumed { run, .. } => *run,
+            Self::Message { run, .. } | Self::Consumed { run, .. } | Self::Answer { run, .. } => *run,
             Self::Run(update) => update.run,
             Self::Events(events) => events.run,
             Self::Progress(row) => row.run,

@@ -191,7 +191,7 @@ impl RunState {
         }
         // Messages that came while nobody executed the run go to the waits that were open by then, before those that are
         // opened now.
-        let queued = self.take_queued();
+        let queued = self.take_queued(out);
         for task in open {
             self.resume_task(task, out);
         }

@@ -395,6 +395,10 @@ impl RunState {
                 self.running(task, attempt)?;
                 self.ended(task, outcome, out);
             }
+            Event::Replied { task, attempt, wait, request, answer } => {
+                self.running(task, attempt)?;
+                self.replied(task, wait, request, answer, out);
+            }
             Event::Message { message } => self.message(*message, out)?,
             Event::Mail { messages } => self.mail_came(messages, out),
             Event::Due { task, attempt, timer } => self.due(task, attempt, timer, out)?,

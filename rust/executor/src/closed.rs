@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{NewTask, RunRowId, StoredRun};
-use bide_core::{Message, RunId, StoredEvents, StoredMessage, Time};
+use bide_core::{Failure, Message, RunId, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
     Changes, Commit, CommitId, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent, Standing,
     Store, StoreError, StoredVersion, StoredWorkflow, Written,
@@ -112,6 +112,10 @@ impl Store for Closed {
     }
 
     fn mail(&self, _after: i64) -> Result<Vec<(i64, RunRowId)>, StoreError> {
+        self.refuse()
+    }
+
+    fn answer(&self, _run: RunId, _request: i64) -> Result<Option<Result<Value, Failure>>, StoreError> {
         self.refuse()
     }
 

@@ -16,6 +16,7 @@ use crate::host::{Attached, Dispatch, Host, Ready};
 use crate::lease_term::LeaseTerm;
 use crate::log::{Level, Log, SharedLog};
 use crate::retrying::Retrying;
+use crate::runs::answers::Requests;
 use crate::runs::follow::Followers;
 use crate::runs::live::LiveRuns;
 use crate::runs::settled::Settlement;
@@ -31,6 +32,8 @@ pub(crate) struct Control<H: Host> {
     pub(crate) runs: LiveRuns<H>,
     /// Those who follow what runs show.
     pub(crate) followers: Followers,
+    /// The requests whose senders wait here.
+    pub(crate) requests: Requests,
     /// The store; once released, one that refuses everything.
     store: RwLock<Arc<dyn Store>>,
     /// The lease under which runs are executed now.
@@ -71,6 +74,7 @@ impl<H: Host> Control<H> {
             dispatch,
             runs: LiveRuns::default(),
             followers: Followers::default(),
+            requests: Requests::default(),
             store: RwLock::new(store),
             lease: RwLock::new(lease),
             term: LeaseTerm::beginning(now),

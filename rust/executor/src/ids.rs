@@ -1,4 +1,4 @@
-//! Makes run ids: UUIDv7, rising within a process, random across processes.
+//! Makes run ids: UUIDv7, rising within a process, random across processes. And the numbers of messages.
 
 use bide_core::{RunId, Time};
 use bide_sync::Mutex;
@@ -34,6 +34,11 @@ impl IdMaker {
         }
         let random = state.random.u64(..);
         RunId::new(state.ms, state.counter, random)
+    }
+
+    /// A number that no other message has: all of it is random, because every process makes them.
+    pub(crate) fn message(&self) -> i64 {
+        self.0.lock().random.i64(1..=i64::MAX)
     }
 
     /// A random number in 0..1.

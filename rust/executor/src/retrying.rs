@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bide_core::record::{NewTask, RunRowId, StoredRun};
 use bide_core::shown::shown;
-use bide_core::{Message, RunId, StoredEvents, StoredMessage, Time};
+use bide_core::{Failure, Message, RunId, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
     Changes, Clock, Commit, CommitId, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent,
     Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
@@ -196,6 +196,10 @@ impl Store for Retrying {
 
     fn mail(&self, after: i64) -> Result<Vec<(i64, RunRowId)>, StoreError> {
         self.call(|store| store.mail(after))
+    }
+
+    fn answer(&self, run: RunId, request: i64) -> Result<Option<Result<Value, Failure>>, StoreError> {
+        self.call(|store| store.answer(run, request))
     }
 
     fn wait_for_changes(&self, seen: Seen, timeout: Duration) -> Result<Changes, StoreError> {

@@ -117,7 +117,8 @@ fn react(graph: &Graph, state: &mut RunState, effect: Effect, events: &mut Vec<E
             events.push(Event::Closed { task, attempt, key, result: Ok(Value::NONE), proved: true, retry: None });
         }
         Effect::Timer { event, .. } => events.push(*event),
-        Effect::Cleared { .. } | Effect::Emitted | Effect::Woken { .. } | Effect::Settled { .. } => {}
+        Effect::Answered { .. } | Effect::Cleared { .. } | Effect::Emitted => {}
+        Effect::Woken { .. } | Effect::Settled { .. } => {}
     }
 }
 

@@ -107,7 +107,9 @@ impl<'py> Arguments<'_, 'py> {
                     _ => None,
                 };
                 let parts = self.args.iter().skip(*at).take(*parts).map(value);
-                let value = outcomes(self.py, "", parts).and_then(|outcomes| finished(finish.bind(self.py), &outcomes));
+                let handle = self.handle.map_or_else(|| self.py.None().into_bound(self.py), |of| Bound::clone(of));
+                let value = outcomes(self.py, "", parts)
+                    .and_then(|outcomes| finished(finish.bind(self.py), &outcomes, &handle));
                 value.map(Owned::from).map_err(|error| Raised::new(self.py, error))
             }
             Argument::Value { at, codec, default } => match (self.args.get(*at), default) {

@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 use smallvec::SmallVec;
 
+use crate::callback;
 use crate::context::read_only;
 use crate::errors::{self, names};
 use crate::gil::{self, Kept, Raised};
@@ -250,7 +251,7 @@ impl PyTaskHandle {
     /// Waits for what only a plan describes.
     #[inline(never)]
     fn wait_planned<'py>(
-        &self,
+        slf: &Bound<'py, Self>,
         wait: &Bound<'py, PyAny>,
         timeout: Option<&Bound<'py, PyAny>>,
         what: &str,
@@ -260,18 +261,19 @@ impl PyTaskHandle {
         let (requests, conditions) = plan.requests()?;
         let finish = plan.finish().clone();
         drop(plan);
-        let mut checks = PlannedChecks::new(self, py, conditions)?;
-        let (waited, parts) = self.body.wait_parts(&mut self.here(py), requests, &mut checks);
+        let own = slf.get();
+        let mut checks = PlannedChecks::new(own, py, conditions)?;
+        let (waited, parts) = own.body.wait_parts(&mut own.here(py), requests, &mut checks);
         let outcomes = match waited {
-            Ok(_) | Err(CallError::Failed(_)) => outcomes(py, &self.body.task_name(), parts)?,
-            Err(error) => return Err(self.error(py, &error)),
+            Ok(_) | Err(CallError::Failed(_)) => outcomes(py, &own.body.task_name(), parts)?,
+            Err(error) => return Err(own.error(py, &error)),
         };
         checks.put_originals(&outcomes)?;
-        finished(&finish, &outcomes)
+        finished(&finish, &outcomes, slf.as_any())
     }
 
     fn wait_several<'py>(
-        &self,
+        slf: &Bound<'py, Self>,
         combination: &str,
         waits: &Bound<'py, PyTuple>,
         timeout: Option<&Bound<'py, PyAny>>,
@@ -279,7 +281,7 @@ impl PyTaskHandle {
         named: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         panics::method(|| {
-            self.home.check("TaskHandle")?;
+            slf.get().home.check("TaskHandle")?;
             let py = waits.py();
             let combine = py.import("bide._combine")?.getattr(combination)?;
             let keywords = named.map_or_else(|| Ok(PyDict::new(py)), |named| named.copy())?;
@@ -287,7 +289,8 @@ impl PyTaskHandle {
                 keywords.set_item("name", name)?;
             }
             let wait = gil::call(&combine, waits, Some(&keywords))?;
-            self.wait_planned(
+            Self::wait_planned(
+                slf,
                 &wait,
                 timeout,
                 if combination == "any_of" { "handle.wait_any" } else { "handle.wait_all" },
@@ -363,58 +366,84 @@ impl PyTaskHandle {
 
     /// Waits for anything that can be waited for, and returns its value.
     #[pyo3(signature = (wait, /, timeout=None))]
-    fn wait<'py>(&self, wait: &Bound<'py, PyAny>, timeout: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
+    fn wait<'py>(
+        slf: &Bound<'py, Self>,
+        wait: &Bound<'py, PyAny>,
+        timeout: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         panics::method(|| {
-            self.home.check("TaskHandle")?;
+            slf.get().home.check("TaskHandle")?;
             let timeout = timeout.filter(|timeout| !timeout.is_none());
             match Wait::read(wait)? {
-                Some(lone) if timeout.is_none() => self.wait_for_any(wait.py(), lone, None),
-                _ => self.wait_planned(wait, timeout, "handle.wait"),
+                Some(lone) if timeout.is_none() => slf.get().wait_for_any(wait.py(), lone, None),
+                _ => Self::wait_planned(slf, wait, timeout, "handle.wait"),
             }
+        })
+    }
+
+    /// Makes a callback: its token is for whoever answers it.
+    #[pyo3(signature = (name, r#type=None), text_signature = "($self, name, type=Any)")]
+    fn callback<'py>(
+        &self,
+        name: &Bound<'py, PyAny>,
+        r#type: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        panics::method(|| {
+            self.home.check("TaskHandle")?;
+            callback::new(&self.body, &mut self.here(name.py()), name, r#type)
+        })
+    }
+
+    /// Answers a request that the body has taken: for `bide.Received`.
+    #[pyo3(signature = (name, number, answer, reason))]
+    fn _reply(&self, py: Python<'_>, name: &str, number: i64, answer: Option<&[u8]>, reason: &str) -> PyResult<()> {
+        panics::method(|| {
+            self.home.check("TaskHandle")?;
+            callback::reply(py, &self.body, &mut self.here(py), (name, number), answer, reason)
         })
     }
 
     /// Waits for a signal of this name.
     #[pyo3(signature = (name, r#type=None, timeout=None), text_signature = "($self, name, type=Any, timeout=None)")]
     fn wait_for<'py>(
-        &self,
+        slf: &Bound<'py, Self>,
         name: &Bound<'py, PyAny>,
         r#type: Option<&Bound<'py, PyAny>>,
         timeout: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         panics::method(|| {
-            self.home.check("TaskHandle")?;
+            slf.get().home.check("TaskHandle")?;
             let signal = name.py().import("bide._signals")?.getattr("signal")?;
             let signal = match r#type {
                 None => gil::call1(&signal, name)?,
                 Some(kind) => gil::call_args(&signal, &[name, kind])?,
             };
-            self.wait_planned(&signal, timeout, "handle.wait_for")
+            Self::wait_planned(slf, &signal, timeout, "handle.wait_for")
         })
     }
 
     /// Waits for the first of several waits.
     #[pyo3(signature = (*waits, timeout=None, name=None, **named))]
     fn wait_any<'py>(
-        &self,
+        slf: &Bound<'py, Self>,
         waits: &Bound<'py, PyTuple>,
         timeout: Option<&Bound<'py, PyAny>>,
         name: Option<&Bound<'py, PyAny>>,
         named: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        self.wait_several("any_of", waits, timeout, name, named)
+        Self::wait_several(slf, "any_of", waits, timeout, name, named)
     }
 
     /// Waits for all of several waits.
     #[pyo3(signature = (*waits, timeout=None, name=None, **named))]
     fn wait_all<'py>(
-        &self,
+        slf: &Bound<'py, Self>,
         waits: &Bound<'py, PyTuple>,
         timeout: Option<&Bound<'py, PyAny>>,
         name: Option<&Bound<'py, PyAny>>,
         named: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        self.wait_several("all_of", waits, timeout, name, named)
+        Self::wait_several(slf, "all_of", waits, timeout, name, named)
     }
 
     /// Sleeps for a duration (seconds or a timedelta), with the slot released.

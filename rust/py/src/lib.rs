@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 
 mod body;
 mod call;
+mod callback;
 mod channel;
 mod context;
 mod current;

@@ -165,8 +165,12 @@ pub(crate) fn outcomes<'py>(
     Ok(list)
 }
 
-/// The value of a whole of these outcomes.
-pub(crate) fn finished<'py>(finish: &Bound<'py, PyAny>, outcomes: &Bound<'py, PyList>) -> PyResult<Bound<'py, PyAny>> {
+/// The value of a whole of these outcomes. The handle of the body is for requests, which it answers.
+pub(crate) fn finished<'py>(
+    finish: &Bound<'py, PyAny>,
+    outcomes: &Bound<'py, PyList>,
+    handle: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
     let _ = names(finish.py())?;
-    Ok(gil::call1(finish, outcomes.as_any())?.into_bound())
+    Ok(gil::call_args(finish, &[outcomes.as_any(), handle])?.into_bound())
 }

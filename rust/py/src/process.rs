@@ -5,6 +5,10 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+/// A waiting caller checks for signals (Ctrl-C) at least this often.
+pub(crate) const SLICE: Duration = Duration::from_millis(50);
 
 /// Set once, when interpreter exit begins.
 static CLOSING: AtomicBool = AtomicBool::new(false);

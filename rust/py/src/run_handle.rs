@@ -11,12 +11,10 @@ use pyo3::prelude::*;
 use crate::exit;
 use crate::gil::{self, Kept};
 use crate::host::{Originals, Python3};
+use crate::process::{self, SLICE};
 use crate::runner::Inner;
 use crate::snapshot::PySnapshot;
-use crate::{errors, panics, process};
-
-/// A waiting caller checks for signals (Ctrl-C) at least this often.
-pub(crate) const SLICE: Duration = Duration::from_millis(50);
+use crate::{errors, panics};
 
 /// A run to wait for.
 #[pyclass(frozen, module = "bide._core", name = "RunHandle")]

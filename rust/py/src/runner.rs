@@ -10,6 +10,7 @@ use bide_executor::failpoint::{self, Failpoint};
 use bide_executor::{Engine, Pool, RunRequest, Settlement, SubmitError, SystemClock, default_slots};
 use bide_store::RunFilter;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 use crate::channel::{self, PyChannel};
 use crate::exit::{self, CloseAtExit};
@@ -18,8 +19,8 @@ use crate::gil;
 use crate::host::{Local, Originals, PyEngine, Vars};
 use crate::messages::{self, PyLetter, PySent};
 use crate::notify::Notifier;
-use crate::process::{self, Home, Kind};
-use crate::run_handle::{PyRunHandle, SLICE};
+use crate::process::{self, Home, Kind, SLICE};
+use crate::run_handle::PyRunHandle;
 use crate::snapshot::PySnapshot;
 use crate::thread::StartError;
 use crate::worker::{Thread, start_gate_thread};
@@ -213,6 +214,45 @@ impl PyRunner {
             self.open(py)?;
             messages::send(py, &self.inner.engine, letters)
         })
+    }
+
+    /// Answers a callback, with a value or by rejecting it; says what became of the answer.
+    #[pyo3(signature = (callback, value, reason, id))]
+    fn answer(
+        &self,
+        py: Python<'_>,
+        callback: (String, String),
+        value: Option<&[u8]>,
+        reason: &str,
+        id: Option<&str>,
+    ) -> PyResult<PySent> {
+        panics::method(|| {
+            self.open(py)?;
+            messages::answer(py, &self.inner.engine, (&callback.0, &callback.1), value, reason, id)
+        })
+    }
+
+    /// Sends a request and waits for its answer: what became of it, and the answer, unless the time is over.
+    #[pyo3(signature = (run, name, value, id, timeout))]
+    fn request<'py>(
+        &self,
+        py: Python<'py>,
+        run: &str,
+        name: &str,
+        value: &[u8],
+        id: Option<&str>,
+        timeout: Option<f64>,
+    ) -> PyResult<(PySent, Option<Bound<'py, PyBytes>>)> {
+        panics::method(|| {
+            self.open(py)?;
+            messages::request(py, &self.inner.engine, (run, name), value, id, timeout)
+        })
+    }
+
+    /// How many requests wait for their answers here.
+    fn pending_requests(&self) -> PyResult<usize> {
+        self.inner.home.check("Runner")?;
+        Ok(self.inner.engine.pending_requests())
     }
 
     /// Runs as they stand, newest first.

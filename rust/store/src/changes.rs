@@ -29,7 +29,7 @@ pub struct Changes {
     /// Runs may have no owner: a runner has died, has left, was fenced or is late to renew its lease, or another
     /// process has written. Reason to claim.
     pub unowned: bool,
-    /// Messages may have come to runs: see [`crate::Store::mail`].
+    /// Messages may have come to runs, see [`crate::Store::mail`], or answers to requests, see [`crate::Store::answer`].
     pub mail: bool,
     /// The runs whose status or owner may have changed: reason to look at those that a caller waits for.
     pub runs: ChangedRuns,
@@ -92,7 +92,7 @@ impl ChangeLog {
         self.woken.notify_all();
     }
 
-    /// A message has come to a run.
+    /// A message has come to a run, or an answer to a request.
     pub(crate) fn mail(&self) {
         let mut state = self.state.lock();
         state.last += 1;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{Batch, Committed, NewRun, NewTask, RecordedTask, RunRow, RunRowId, StoredRun};
-use bide_core::{Message, RunId, RunStatus, StoredEvents, StoredMessage, Time};
+use bide_core::{Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 
 mod changes;
 mod clock;
@@ -108,10 +108,12 @@ impl From<&RunRow> for Standing {
 pub enum Sent {
     /// It is stored.
     Stored,
-    /// A message with its id was sent before.
+    /// A message with its id was sent before; of the answer to a callback, the same answer.
     Duplicate,
-    /// The callback has an answer already.
+    /// The callback has another answer already.
     Answered,
+    /// It is the answer to a callback, and another message has its id.
+    IdTaken,
     /// The run has ended.
     Ended(RunStatus),
     /// There is no such run.
@@ -354,6 +356,7 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     /// Stores a message to a run for its owner, or for whoever will own it. The owner itself writes the messages that it
     /// sends with its commits. If calls may be repeated ([`Store::may_repeat`]), the same message again, known by its
     /// number, has the outcome of the first call, also once it was consumed.
+    /// The first answer to a callback stands, also once its run has ended.
     ///
     /// # Errors
     /// Any [`StoreError`] but `Fenced`; except for `Unknown` nothing was written.
@@ -371,6 +374,12 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     /// # Errors
     /// As [`Store::load`].
     fn mail(&self, after: i64) -> Result<Vec<(i64, RunRowId)>, StoreError>;
+
+    /// The answer to the request with this number, once it has one: also after its run has ended.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    fn answer(&self, run: RunId, request: i64) -> Result<Option<Result<Value, Failure>>, StoreError>;
 
     /// Waits for changes, at most for `timeout`, and returns what has changed since the position `seen`. Of commits of
     /// the own process it returns the runs whose status they changed, and these end no wait. A runner keeps the new

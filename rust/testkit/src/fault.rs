@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bide_core::record::{Batch, NewTask, RunRowId, StoredRun};
-use bide_core::{Message, RunId, StoredEvents, StoredMessage, Time};
+use bide_core::{Failure, Message, RunId, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
     Changes, Clock, Commit, CommitId, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent,
     Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
@@ -256,6 +256,10 @@ impl Store for FaultyStore {
 
     fn mail(&self, after: i64) -> Result<Vec<(i64, RunRowId)>, StoreError> {
         if *self.crashed.lock() { Err(dead()) } else { self.inner.mail(after) }
+    }
+
+    fn answer(&self, run: RunId, request: i64) -> Result<Option<Result<Value, Failure>>, StoreError> {
+        self.call(|store| store.answer(run, request))
     }
 
     fn wait_for_changes(&self, seen: Seen, timeout: Duration) -> Result<Changes, StoreError> {

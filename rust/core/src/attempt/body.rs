@@ -89,6 +89,9 @@ pub(super) enum What {
     Wait,
     Step,
     Checkpoint,
+    Callback,
+    /// The answer to a request.
+    Reply,
 }
 
 /// A call in words.
@@ -103,6 +106,8 @@ impl fmt::Display for Current {
         let what = match self.what {
             What::Wait => "wait",
             What::Step => "step",
+            What::Callback => "callback",
+            What::Reply => return write!(f, "the {}", self.name),
             What::Checkpoint => return f.write_str("the checkpoint"),
         };
         write!(f, "the {what} '{}'", self.name)

@@ -50,6 +50,10 @@ pub(super) enum Kind {
     Step(Step),
     /// The state that is recorded, until it is.
     Checkpoint(Value),
+    /// A value of bide's own.
+    Record(RecordKind, Value),
+    /// The answer to the request with this number.
+    Reply(i64, Box<Result<Value, Failure>>),
 }
 
 /// When a wait for a time ends.
@@ -115,6 +119,10 @@ impl Call {
                 (lookup, None, Kind::Step(Step::new(&options, caller)))
             }
             Request::Checkpoint(state) => (Lookup::Record(RecordKind::Checkpoint), None, Kind::Checkpoint(state)),
+            Request::Record { kind, value } => (Lookup::Record(kind), None, Kind::Record(kind, value)),
+            Request::Reply { request, answer } => {
+                (Lookup::Record(RecordKind::Reply), None, Kind::Reply(request, Box::new(answer)))
+            }
         };
         Self { task, attempt, key: EntryKey { name, n: 0 }, lookup, timeout, kind, caller, state: State::Start }
     }
@@ -259,6 +267,10 @@ impl Call {
 
     #[inline(never)]
     fn recalled(&mut self, recall: Recall, task: &str, clocks: &dyn Clocks) -> Action {
+        if matches!(self.kind, Kind::Reply(..)) && self.key.n > 1 {
+            let why = format!("task '{task}': the request was answered before, and has one answer: {}", self.key.name);
+            return self.end(Err(CallError::Misuse(why)));
+        }
         let (due, deadline) = match recall {
             Recall::Satisfied(value) => return self.end(Ok(value)),
             Recall::Failed(failure) => return self.end(Err(CallError::Failed(failure))),
@@ -281,6 +293,17 @@ impl Call {
             Kind::Pushed(operation) => {
                 let operation = operation.clone();
                 return self.open(operation);
+            }
+            Kind::Record(kind, value) => {
+                let (kind, value) = (*kind, std::mem::replace(value, Value::NONE));
+                return self.record(Operation::Record(kind), Ok(value));
+            }
+            Kind::Reply(request, answer) => {
+                let (request, answer) = (*request, std::mem::replace(&mut **answer, Ok(Value::NONE)));
+                let (task, attempt) = (self.task, self.attempt);
+                let wait = self.wait(Operation::Record(RecordKind::Reply));
+                let event = Event::Replied { task, attempt, wait, request, answer };
+                return self.go(State::Recording(Ok(Value::NONE)), Action::Commit(Box::new(event)));
             }
             Kind::Time(until) => due.unwrap_or_else(|| until.time(clocks)),
         };
@@ -306,8 +329,10 @@ impl Call {
             Kind::Condition(polling) => Sleep::Poll(polling.next(clocks)),
             Kind::Time(until) => Sleep::Until(until.time(clocks)),
             Kind::Pushed(_) => return self.go(State::Parked, Action::Sleep(Sleep::Closed)),
-            // A step and a combination sleep in states of their own, and a checkpoint never.
-            Kind::Step(_) | Kind::Combined(_) | Kind::Checkpoint(_) => Sleep::Poll(Duration::ZERO),
+            // A step and a combination sleep in states of their own, and records never.
+            Kind::Step(_) | Kind::Combined(_) | Kind::Checkpoint(_) | Kind::Record(..) | Kind::Reply(..) => {
+                Sleep::Poll(Duration::ZERO)
+            }
         };
         self.go(State::Sleeping, Action::Sleep(sleep))
     }

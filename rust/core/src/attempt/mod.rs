@@ -69,6 +69,12 @@
 //! A body waits and records steps one after the other. Only steps with a key may be under way beside others, and within
 //! a step: on the threads that the body has started, or in futures that it polls together.
 //!
+//! # A record of bide's own
+//!
+//! As above up to `Recalled`, which ends it if it is recorded; else `Commit(Recorded)`, for the answer to a request
+//! `Commit(Replied)`. A request is answered once: its name in the journal has the request's number
+//! ([`reply_name`]), so that a second use of it is a misuse.
+//!
 //! # In every state
 //!
 //! `LeaseLost` and `Stopped` end the call with [`CallError::Suspended`], `Refused` with [`CallError::Over`], unless
@@ -85,7 +91,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::entry::{EntryKey, StepArguments};
+use crate::entry::{EntryKey, RecordKind, StepArguments};
 use crate::event::{Event, Refused, Retry};
 use crate::failure::{Failure, FailureKind};
 use crate::id::RunId;
@@ -267,6 +273,20 @@ pub enum Request {
     },
     /// To record a state in the place of the journal. Its name is not looked up.
     Checkpoint(Value),
+    /// To record a value of bide's own: the recorded one stands.
+    Record {
+        /// What it is.
+        kind: RecordKind,
+        /// The value.
+        value: Value,
+    },
+    /// To answer a request that the body has taken.
+    Reply {
+        /// The number of the request.
+        request: i64,
+        /// The answer, or how it is refused.
+        answer: Result<Value, Failure>,
+    },
 }
 
 /// How a step is found and executed.
@@ -332,6 +352,8 @@ impl Request {
         match self {
             Self::Step { arguments, .. } => (What::Step, arguments.advice),
             Self::Checkpoint(_) => (What::Checkpoint, ""),
+            Self::Record { .. } => (What::Callback, ""),
+            Self::Reply { .. } => (What::Reply, ""),
             _ => (What::Wait, ""),
         }
     }
@@ -339,6 +361,12 @@ impl Request {
     const fn is_keyed(&self) -> bool {
         matches!(self, Self::Step { options: StepOptions { keyed: true, .. }, .. })
     }
+}
+
+/// The name in the journal of the answer to a request.
+#[must_use]
+pub fn reply_name(name: &str, request: i64) -> Arc<str> {
+    format!("reply to {name} {request:x}").into()
 }
 
 /// A time as the step `now` records it.

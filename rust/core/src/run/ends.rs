@@ -13,6 +13,9 @@ use crate::value::Value;
 
 use super::{Out, RunState, SkipCause};
 
+/// What a task did to the requests that it has taken, if it has not answered them.
+const UNANSWERED: &str = "has ended without having answered it";
+
 impl RunState {
     pub(super) fn ended(&mut self, task: TaskRef, outcome: Outcome, out: &mut Out<'_>) {
         let marked = self.clear_suspicion(task, out);
@@ -47,6 +50,7 @@ impl RunState {
     }
 
     fn completed(&mut self, task: TaskRef, output: Value, changes: Option<Arc<[u8]>>, out: &mut Out<'_>) {
+        self.refuse_taken(task, UNANSWERED, out);
         let state = self.task_mut(task);
         state.status = TaskStatus::Completed;
         state.output = output;
@@ -74,6 +78,9 @@ impl RunState {
         if let Some(retry) = retry.filter(|_| policy.allows_after(attempts)) {
             let at = out.now.after(policy.delay_before(attempts + 1, retry.random));
             self.task_mut(task).status = TaskStatus::Pending;
+            if policy.fresh {
+                self.refuse_taken(task, "has failed and starts anew, without having answered it", out);
+            }
             let detail = self.detail(task);
             detail.failure = Some(failure);
             detail.retry_at = Some(at);
@@ -85,6 +92,7 @@ impl RunState {
             self.set_timer(task, at, Timer::Retry, out);
             return;
         }
+        self.refuse_taken(task, UNANSWERED, out);
         let state = self.task_mut(task);
         state.status = TaskStatus::Failed;
         state.failed = true;
@@ -137,6 +145,7 @@ impl RunState {
     }
 
     pub(super) fn skip(&mut self, task: TaskRef, cause: SkipCause, failed: bool, out: &mut Out<'_>) {
+        self.refuse_taken(task, UNANSWERED, out);
         let state = self.task_mut(task);
         state.status = TaskStatus::Skipped;
         state.failed = failed;
@@ -210,6 +219,9 @@ impl RunState {
         self.ended_at = if status.is_ended() { out.now } else { Time::default() };
         // A pause is not a crash: no body is blamed for it.
         self.clear_marks(out);
+        if status.is_ended() {
+            self.refuse_queued(status, out);
+        }
         self.write_run(out);
         out.effects.push(Effect::Settled { status });
     }

@@ -1,29 +1,28 @@
-//! Messages: each closes the oldest open wait for its address in the commit that brings it, or is queued.
+//! Messages: each closes the oldest open wait for its address in the commit that brings it, or is queued. And the
+//! answers to requests: given by the body that has taken one, else refused when nobody can give one any more.
 
-use crate::entry::{Entry, EntryKey, EntryKind, EntryState, Operation};
-use crate::event::Refused;
-use crate::failure::Failure;
+use crate::entry::{EntryKey, EntryState, Operation};
+use crate::event::{Effect, Refused, Wait};
+use crate::failure::{Failure, FailureKind};
 use crate::id::TaskRef;
-use crate::message::{Address, Mailbox, Message, MessageKind, StoredMessage};
+use crate::message::{Address, Mailbox, Message, MessageKind, StoredMessage, answered_value};
 use crate::record::Write;
-use crate::status::TaskStatus;
+use crate::shown::shown;
+use crate::status::{RunStatus, TaskStatus};
 use crate::value::Value;
 
 use super::{Out, RunState};
+
+/// The answer to a request that nobody answers.
+fn refused(why: &str) -> Failure {
+    Failure::new(FailureKind::RequestRefused, "bide.RequestRefused", &shown(why))
+}
 
 impl RunState {
     /// The highest `seq` of a message that was read from the store.
     #[must_use]
     pub fn mail_read(&self) -> i64 {
         self.run_detail.as_ref().and_then(|detail| detail.mail.as_ref()).map_or(0, |mail| mail.read)
-    }
-
-    /// Whether one of the run's bodies has made the callback with this secret.
-    #[must_use]
-    pub fn has_callback(&self, secret: &str) -> bool {
-        let secret = Value::tagged(b's', secret.as_bytes());
-        let made = |entry: &Entry| entry.kind() == EntryKind::Callback && entry.value.as_ref() == Some(&secret);
-        self.all().filter_map(|(_, task)| task.detail.as_ref()).any(|detail| detail.journal.entries().any(made))
     }
 
     fn mail(&mut self) -> &mut Mailbox {
@@ -33,11 +32,13 @@ impl RunState {
     /// A message that was sent from this process.
     pub(super) fn message(&mut self, message: Message, out: &mut Out<'_>) -> Result<(), Refused> {
         let mail = self.mail();
-        if message.id.as_ref().is_some_and(|id| mail.has_id(id)) {
-            return Err(Refused::Duplicate);
+        let is_answer = message.address.kind == MessageKind::Answer;
+        if is_answer && let Some(first) = mail.take(&message.address) {
+            return Err(if message.repeats(&first) { Refused::Duplicate } else { Refused::Answered });
         }
-        if message.address.kind == MessageKind::Answer && mail.take(&message.address).is_some() {
-            return Err(Refused::Answered);
+        if message.id.as_ref().is_some_and(|id| mail.has_id(id)) {
+            // An answer must not be taken for another message.
+            return Err(if is_answer { Refused::IdTaken } else { Refused::Duplicate });
         }
         mail.receive(&message, None);
         self.deliver(message, false, out);
@@ -55,6 +56,14 @@ impl RunState {
     }
 
     fn deliver(&mut self, message: Message, stored: bool, out: &mut Out<'_>) {
+        if message.address.kind == MessageKind::Withdrawal {
+            let request = message.address.withdrawn().and_then(|number| self.mail().withdraw(number));
+            request.into_iter().for_each(|request| self.withdrawn(&request, out));
+            if stored {
+                out.batch.push(Write::Consumed { run: self.row(), number: message.number, id: None });
+            }
+            return;
+        }
         self.find_waits();
         let kept = message.address.kind == MessageKind::Answer;
         if kept {
@@ -72,7 +81,7 @@ impl RunState {
         match self.next_wait(&message.address) {
             Some((task, key)) => {
                 self.consumed(&message, stored, out);
-                self.push_closed(task, &key, message.content, out);
+                self.push_closed(task, &key, message.delivered(), out);
             }
             None => {
                 if !stored {
@@ -106,7 +115,7 @@ impl RunState {
         if address.kind != MessageKind::Answer {
             self.consumed(&message, true, out);
         }
-        Some(message.content)
+        Some(message.delivered())
     }
 
     /// A wait for a message was opened and has found none.
@@ -175,16 +184,66 @@ impl RunState {
         }
     }
 
-    /// Takes all messages that no wait has consumed.
-    pub(crate) fn take_queued(&mut self) -> Vec<Message> {
-        let mail = self.run_detail.as_mut().and_then(|detail| detail.mail.as_mut());
-        mail.map(|mail| mail.take_all()).unwrap_or_default()
+    /// Takes all messages that no wait has consumed, but for requests that were withdrawn.
+    pub(crate) fn take_queued(&mut self, out: &mut Out<'_>) -> Vec<Message> {
+        let Some(mail) = self.run_detail.as_mut().and_then(|detail| detail.mail.as_mut()) else { return Vec::new() };
+        for number in mail.withdrawn() {
+            if let Some(request) = self.mail().withdraw(number) {
+                self.withdrawn(&request, out);
+            }
+        }
+        self.mail().take_all()
     }
 
     /// Delivers stored messages, oldest first.
     pub(crate) fn deliver_all(&mut self, messages: Vec<Message>, out: &mut Out<'_>) {
         for message in messages {
             self.deliver(message, true, out);
+        }
+    }
+
+    /// A body answers a request that it has taken.
+    pub(super) fn replied(
+        &mut self,
+        task: TaskRef,
+        wait: Wait,
+        request: i64,
+        answer: Result<Value, Failure>,
+        out: &mut Out<'_>,
+    ) {
+        self.recorded(task, wait, Ok(answered_value(request)), out);
+        self.answer(request, answer, out);
+    }
+
+    fn answer(&self, request: i64, answer: Result<Value, Failure>, out: &mut Out<'_>) {
+        let (run, number, answered_at) = (self.row(), request, out.now);
+        out.batch.push(Write::Answer { run, number, answer: answer.clone(), answered_at });
+        out.effects.push(Effect::Answered { request, answer });
+    }
+
+    /// The sender of a request has given up, and nobody has taken it.
+    fn withdrawn(&self, request: &Message, out: &mut Out<'_>) {
+        out.batch.push(Write::Consumed { run: self.row(), number: request.number, id: None });
+        self.answer(request.number, Err(refused("its sender does not wait for the answer any more")), out);
+    }
+
+    /// A task loses its journal: refuses the requests that it has taken and not answered.
+    pub(crate) fn refuse_taken(&self, task: TaskRef, why: &str, out: &mut Out<'_>) {
+        let Some(detail) = self.known_detail(task) else { return };
+        for request in detail.journal.unanswered() {
+            let name = self.graph.name_of(task);
+            self.answer(request, Err(refused(&format!("task '{name}' {why}"))), out);
+        }
+    }
+
+    /// The run ends: refuses the requests that no task has taken.
+    pub(super) fn refuse_queued(&self, status: RunStatus, out: &mut Out<'_>) {
+        let Some(mail) = self.run_detail.as_ref().and_then(|detail| detail.mail.as_ref()) else { return };
+        let mut requests: Vec<i64> = mail.requests().map(|request| request.number).collect();
+        requests.sort_unstable();
+        for request in requests {
+            let why = format!("run {} has ended ({status}), and no task has taken it", self.id);
+            self.answer(request, Err(refused(&why)), out);
         }
     }
 

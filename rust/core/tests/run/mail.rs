@@ -158,9 +158,9 @@ fn the_answer_to_a_callback_is_given_once_and_kept_for_every_wait() {
     script.enter("a");
     let made = Wait { key: key("callback"), operation: Operation::Record(RecordKind::Callback), timeout: None };
     script.record("a", made, Ok(Value::tagged(b's', b"secret")));
-    assert!(script.state.has_callback("secret") && !script.state.has_callback("forged"));
     send(&mut script, message(1, answer())).unwrap();
     assert_eq!(send(&mut script, message(2, answer())), Err(Refused::Answered));
+    assert_eq!(send(&mut script, message(1, answer())), Err(Refused::Answered), "without an id it is another one");
     for n in 1..=2 {
         let wait = Wait { key: bide_core::EntryKey { name: "secret".into(), n }, ..wait_for(answer()) };
         script.open("a", wait.clone());
@@ -169,6 +169,33 @@ fn the_answer_to_a_callback_is_given_once_and_kept_for_every_wait() {
         script.die();
         script.enter("a");
     }
+}
+
+#[test]
+fn only_the_same_answer_with_the_same_id_is_a_duplicate() {
+    let mut script = Script::new(vec![spec("a", &[])]);
+    let answer = |n, id: &str| {
+        let address = Address { kind: MessageKind::Answer, name: "secret".into() };
+        Message { id: Some(id.into()), ..message(n, address) }
+    };
+    send(&mut script, with_id(9, "taken")).unwrap();
+    assert_eq!(send(&mut script, answer(1, "taken")), Err(Refused::IdTaken), "it must not be lost without a word");
+    send(&mut script, answer(1, "x")).unwrap();
+    script.die();
+    let again = Message { number: 5, ..answer(1, "x") };
+    assert_eq!(send(&mut script, again), Err(Refused::Duplicate));
+    assert_eq!(send(&mut script, answer(2, "x")), Err(Refused::Answered));
+    assert_eq!(send(&mut script, answer(1, "y")), Err(Refused::Answered));
+}
+
+#[test]
+fn a_message_that_two_threads_have_read_from_the_store_counts_once() {
+    let mut script = gated(&["a", "b"]);
+    script.store.send(signal(1), false);
+    let messages = script.store.messages.clone();
+    script.apply(Event::Mail { messages: messages.clone() }).unwrap();
+    script.apply(Event::Mail { messages }).unwrap();
+    assert_eq!(script.ready(), ["a"]);
 }
 
 #[test]

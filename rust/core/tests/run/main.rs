@@ -11,6 +11,7 @@ mod maps;
 mod plan;
 mod properties;
 mod reopened;
+mod requests;
 mod script;
 mod show;
 mod steps;

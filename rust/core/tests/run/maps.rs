@@ -198,7 +198,11 @@ impl World<'_> {
             match effect {
                 Effect::Ready { task } => self.ready.push(task),
                 Effect::Timer { event, .. } => self.timers.push(*event),
-                Effect::Settled { .. } | Effect::Cleared { .. } | Effect::Emitted | Effect::Woken { .. } => {}
+                Effect::Settled { .. }
+                | Effect::Cleared { .. }
+                | Effect::Answered { .. }
+                | Effect::Emitted
+                | Effect::Woken { .. } => {}
                 Effect::Gate { .. } => unreachable!("there are no gates"),
             }
         }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bide_core::record::{RunRow, StoredRun};
 use bide_core::{
-    Entry, EntryKey, EntryKind, Graph, Message, NO_MAP, RunId, RunState, StoredMessage, TaskId, TaskIx, TaskRow, Time,
-    Write,
+    Entry, EntryKey, EntryKind, Failure, Graph, Message, NO_MAP, RunId, RunState, StoredMessage, TaskId, TaskIx,
+    TaskRow, Time, Value, Write,
 };
 
 #[derive(Clone)]
@@ -15,6 +15,8 @@ pub(crate) struct Store {
     pub(crate) rows: BTreeMap<(TaskId, i32), TaskRow>,
     pub(crate) entries: BTreeMap<(TaskId, i32, EntryKey), Entry>,
     pub(crate) messages: Vec<StoredMessage>,
+    /// By the numbers of the requests.
+    pub(crate) answers: BTreeMap<i64, Result<Value, Failure>>,
     last_seq: i64,
 }
 
@@ -27,7 +29,14 @@ impl Store {
     pub(crate) fn new(graph: &Graph) -> Self {
         let id = RunId::new(1, 0, 7);
         let run = RunRow::new(id, Arc::clone(graph.workflow()), graph.version().into(), Time(1));
-        Self { run, rows: BTreeMap::new(), entries: BTreeMap::new(), messages: Vec::new(), last_seq: 0 }
+        Self {
+            run,
+            rows: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            messages: Vec::new(),
+            answers: BTreeMap::new(),
+            last_seq: 0,
+        }
     }
 
     pub(crate) fn commit(&mut self, batch: &[Write]) {
@@ -68,6 +77,10 @@ impl Store {
                         Some(_) => self.messages[at].consumed = true,
                         None => drop(self.messages.remove(at)),
                     }
+                }
+                Write::Answer { number, answer, .. } => {
+                    let before = self.answers.insert(number, answer);
+                    assert_eq!(before, None, "a request is answered twice");
                 }
                 Write::Run(update) => {
                     assert!(!self.run.status.is_ended(), "an ended run is written again: {update:?}");

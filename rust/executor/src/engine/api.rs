@@ -16,6 +16,7 @@ use crate::log::Level;
 use crate::runs::follow::{self, Bell, Followed};
 use crate::runs::mail::Letter;
 use crate::runs::recover::NotRegistered;
+use crate::runs::requests::{Outlook, PendingRequest};
 use crate::runs::run::{Inputs, RegisteredWorkflow, Run, RunRequest};
 use crate::runs::settled::{Settled, Settlement};
 use crate::runs::submit::{SubmitError, ordered};
@@ -67,6 +68,36 @@ impl<H: Host> Engine<H> {
     /// As [`Engine::send`], of many messages: those to runs that are executed here are one commit.
     pub fn send_all(&self, letters: Vec<Letter>) -> Vec<Result<Sent, StoreError>> {
         self.mail.send_all(letters)
+    }
+
+    /// Sends a request to a run: it is committed when this returns. Blocks.
+    ///
+    /// # Errors
+    /// From the store; the request was not sent, unless that is unknown.
+    pub fn request(&self, letter: Letter) -> Result<Result<PendingRequest<H>, Sent>, StoreError> {
+        self.mail.request(letter)
+    }
+
+    /// How many senders wait here for the answers to requests that are committed.
+    #[must_use]
+    pub fn pending_requests(&self) -> usize {
+        self.control.requests.waiting()
+    }
+
+    /// Withdraws a request, unless somebody has taken it. Blocks.
+    ///
+    /// # Errors
+    /// From the store.
+    pub fn withdraw(&self, request: &PendingRequest<H>) -> Result<(), StoreError> {
+        self.mail.withdraw(request)
+    }
+
+    /// Whether a request may still be answered. Blocks.
+    ///
+    /// # Errors
+    /// From the store.
+    pub fn outlook(&self, request: &PendingRequest<H>) -> Result<Outlook, StoreError> {
+        self.watch.outlook(request)
     }
 
     /// Orders inputs by name.

@@ -86,6 +86,7 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
                 self.control.dispatch.gate(Gate { run, task, attempt, part, deadline });
             }
             Effect::Woken { task } => run.ring(task),
+            Effect::Answered { request, answer } => self.control.requests.answered(request, &answer),
             Effect::Cleared { task } => self.control.suspects().clear(&run, task),
             Effect::Emitted => self.control.followers.ring(run.id),
             Effect::Settled { status } => {

@@ -1,4 +1,5 @@
-//! Messages to runs: those that callers here send, and those that others have left in the store.
+//! Messages to runs: those that callers here send, and those that others have left in the store. Answers to requests are
+//! in `requests.rs`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,11 +19,11 @@ use crate::runs::run::Run;
 /// Sends messages, and hands those of others to the runs that are executed here.
 pub(crate) struct Mail<H: Host> {
     /// The store, and the runs that are executed here.
-    control: Arc<Control<H>>,
+    pub(super) control: Arc<Control<H>>,
     /// Where a run gets its messages.
     path: Arc<CommitPath<H>>,
     /// Numbers the messages.
-    ids: Arc<IdMaker>,
+    pub(super) ids: Arc<IdMaker>,
 }
 
 /// A message on its way.
@@ -55,15 +56,33 @@ impl<H: Host> Mail<H> {
     /// # Errors
     /// From the store.
     pub(crate) fn send(&self, letter: Letter) -> Result<Sent, StoreError> {
+        self.send_numbered(self.ids.message(), letter)
+    }
+
+    /// As [`Mail::send`], with this number for the message.
+    pub(super) fn send_numbered(&self, number: i64, letter: Letter) -> Result<Sent, StoreError> {
         let Letter { run: id, address, id: own_id, content } = letter;
-        let sent_at = self.control.clock.now();
-        let message = Message { number: self.ids.next(sent_at).row(), address, id: own_id, content, sent_at };
+        let message = Message { number, address, id: own_id, content, sent_at: self.control.clock.now() };
+        if message.address.kind == MessageKind::Answer {
+            return self.send_answer(id, &message);
+        }
         if let Some(run) = self.control.runs.get(id)
             && let Some(sent) = self.deliver(&run, &message)?
         {
             return Ok(sent);
         }
         self.control.store().send(id, &message)
+    }
+
+    /// Answers a callback. The store decides which answer is the first, because every process may give one.
+    fn send_answer(&self, id: RunId, message: &Message) -> Result<Sent, StoreError> {
+        let sent = self.control.store().send(id, message)?;
+        if sent == Sent::Stored
+            && let Some(run) = self.control.runs.get(id)
+        {
+            self.fetch(&run)?;
+        }
+        Ok(sent)
     }
 
     /// Sends many messages: those to runs that are executed here in one commit. Blocks.
@@ -76,7 +95,11 @@ impl<H: Host> Mail<H> {
         let mut fetched = BTreeSet::new();
         let mut pending = Vec::with_capacity(letters.len());
         for Letter { run: id, address, id: own_id, content } in letters {
-            let message = Message { number: self.ids.next(at).row(), address, id: own_id, content, sent_at: at };
+            let message = Message { number: self.ids.message(), address, id: own_id, content, sent_at: at };
+            if message.address.kind == MessageKind::Answer {
+                pending.push(Sending::Done(self.send_answer(id, &message)));
+                continue;
+            }
             let Some(run) = self.control.runs.get(id) else {
                 pending.push(Sending::Done(self.control.store().send(id, &message)));
                 continue;
@@ -109,6 +132,7 @@ impl<H: Host> Mail<H> {
                 Ok(Ok(())) => Ok(Sent::Stored),
                 Ok(Err(Refused::Duplicate)) => Ok(Sent::Duplicate),
                 Ok(Err(Refused::Answered)) => Ok(Sent::Answered),
+                Ok(Err(Refused::IdTaken)) => Ok(Sent::IdTaken),
                 // It is not executed here any more.
                 Ok(Err(Refused::RunOver | Refused::AttemptOver)) => self.control.store().send(id, &message),
                 Err(_) => Err(StoreError::Closed { store: self.control.store().name().to_owned() }),
@@ -128,6 +152,7 @@ impl<H: Host> Mail<H> {
             Ok(()) => Ok(Some(Sent::Stored)),
             Err(Lost::Refused(Refused::Duplicate)) => Ok(Some(Sent::Duplicate)),
             Err(Lost::Refused(Refused::Answered)) => Ok(Some(Sent::Answered)),
+            Err(Lost::Refused(Refused::IdTaken)) => Ok(Some(Sent::IdTaken)),
             Err(Lost::Refused(Refused::RunOver | Refused::AttemptOver)) => Ok(None),
             Err(Lost::Stopped) => Err(StoreError::Closed { store: self.control.store().name().to_owned() }),
         }
@@ -136,7 +161,6 @@ impl<H: Host> Mail<H> {
     /// Why a run does not understand a message, if it does not.
     fn refused(&self, run: &Run<H>, address: &Address) -> Option<Sent> {
         match (address.kind, run.workflow.graph.signals()) {
-            (MessageKind::Answer, _) if !run.state.lock().has_callback(&address.name) => Some(Sent::NoCallback),
             (MessageKind::Signal | MessageKind::Request, Some(signals)) => {
                 let declared = signals.iter().any(|name| **name == *address.name);
                 (!declared).then(|| Sent::Undeclared(signals.to_vec()))
@@ -182,6 +206,6 @@ impl<H: Host> Mail<H> {
         self.path.commit(&mut items, &mut ready);
         self.control.dispatch_ready(&mut ready);
         *seen = mail.last().map_or(*seen, |(seq, _)| *seq);
-        Ok(())
+        self.look_for_answers()
     }
 }

@@ -1,11 +1,13 @@
 //! Runs in memory: what one is, which workflows it may have, how it is submitted, and how it is recovered.
 
+pub(crate) mod answers;
 pub(crate) mod follow;
 pub(crate) mod live;
 pub(crate) mod live_output;
 pub(crate) mod mail;
 pub(crate) mod recover;
 pub(crate) mod registry;
+pub(crate) mod requests;
 pub(crate) mod run;
 pub(crate) mod settled;
 pub(crate) mod submit;

@@ -3,6 +3,7 @@
 //!
 //! This drives the attempt machine of `bide_core::attempt`: the machine decides, this carries its actions out.
 
+mod records;
 mod show;
 mod steps;
 mod waits;

@@ -1,9 +1,9 @@
-//! The messages to all runs in memory.
+//! The messages to all runs in memory, and the answers to requests.
 
 use std::collections::BTreeMap;
 
 use bide_core::record::RunRowId;
-use bide_core::{Message, MessageKind, StoredMessage};
+use bide_core::{Failure, Message, MessageKind, StoredMessage, Value};
 
 use crate::Sent;
 
@@ -14,6 +14,8 @@ pub(super) struct Messages {
     by_run: BTreeMap<(RunRowId, i64), StoredMessage>,
     /// The number of the newest message.
     last: i64,
+    /// The answers to requests, by run and the request's number.
+    answers: BTreeMap<(RunRowId, i64), Result<Value, Failure>>,
 }
 
 impl Messages {
@@ -37,16 +39,29 @@ impl Messages {
         since
     }
 
+    /// The first answer to a request stands.
+    pub(super) fn put_answer(&mut self, run: RunRowId, request: i64, answer: Result<Value, Failure>) {
+        self.answers.entry((run, request)).or_insert(answer);
+    }
+
+    /// The answer to a request.
+    pub(super) fn answer(&self, run: RunRowId, request: i64) -> Option<Result<Value, Failure>> {
+        self.answers.get(&(run, request)).cloned()
+    }
+
+    /// What becomes of the answer to a callback that has one already.
+    pub(super) fn answered(&self, run: RunRowId, message: &Message) -> Option<Sent> {
+        let first = self.of_run(run, 0).find(|stored| stored.message.address == message.address)?;
+        Some(if message.repeats(&first.message) { Sent::Duplicate } else { Sent::Answered })
+    }
+
     /// Stores a message from another runner.
     pub(super) fn send(&mut self, run: RunRowId, message: &Message) -> Sent {
         if let Some(id) = &message.id
             && self.of_run(run, 0).any(|stored| stored.message.id.as_ref() == Some(id))
         {
-            return Sent::Duplicate;
-        }
-        let address = &message.address;
-        if address.kind == MessageKind::Answer && self.of_run(run, 0).any(|stored| stored.message.address == *address) {
-            return Sent::Answered;
+            let is_answer = message.address.kind == MessageKind::Answer;
+            return if is_answer { Sent::IdTaken } else { Sent::Duplicate };
         }
         self.insert(run, message.clone(), false);
         Sent::Stored
@@ -87,6 +102,10 @@ impl Messages {
         let of_run: Vec<i64> = self.of_run(run, 0).map(|stored| stored.seq).collect();
         for seq in of_run {
             self.by_run.remove(&(run, seq));
+        }
+        let answers: Vec<_> = self.answers.range((run, i64::MIN)..=(run, i64::MAX)).map(|(key, _)| *key).collect();
+        for key in answers {
+            self.answers.remove(&key);
         }
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{Committed, NewTask, RunRowId, StoredRun, Write};
-use bide_core::{Message, MessageKind, RunId, RunStatus, StoredEvents, StoredMessage, TaskId, Time};
+use bide_core::{Failure, Message, MessageKind, RunId, RunStatus, StoredEvents, StoredMessage, TaskId, Time, Value};
 use bide_sync::Mutex;
 
 use crate::changes::ChangeLog;
@@ -154,6 +154,7 @@ impl Store for MemoryStore {
             return Err(error);
         }
         let mut changes = None;
+        let mut answered = false;
         for write in commit.batch.drain(..) {
             if skipped.binary_search(&write.run()).is_ok() {
                 continue;
@@ -161,6 +162,7 @@ impl Store for MemoryStore {
             if let Write::Run(update) = &write {
                 changes.get_or_insert_with(|| self.changes.lock()).run(update.run);
             }
+            answered |= matches!(write, Write::Answer { .. });
             let write = match write {
                 Write::Events(new) => {
                     state.append(*new);
@@ -181,6 +183,11 @@ impl Store for MemoryStore {
                     forgotten.push(state.forget(oldest));
                 }
             }
+        }
+        drop(changes);
+        if answered {
+            // Another runner may wait for it.
+            self.changes.mail();
         }
         Ok(Written { committed: Committed::by_store(), creations })
     }
@@ -317,15 +324,21 @@ impl Store for MemoryStore {
     fn send(&self, run: RunId, message: &Message) -> Result<Sent, StoreError> {
         let state = &mut *self.state.lock();
         let Some(found) = state.runs.get(&run.row()).filter(|found| found.id == run) else { return Ok(Sent::NoRun) };
+        let (kind, name) = (message.address.kind, &message.address.name);
+        if kind == MessageKind::Answer
+            && let Some(answered) = state.messages.answered(run.row(), message)
+        {
+            return Ok(answered);
+        }
         if found.status.is_ended() {
             return Ok(Sent::Ended(found.status));
         }
-        let (kind, name) = (message.address.kind, &message.address.name);
         if kind == MessageKind::Answer {
             if !state.journals.has_callback(found, name) {
                 return Ok(Sent::NoCallback);
             }
-        } else if let Some(signals) = &state.versions[found.version as usize].signals
+        } else if kind != MessageKind::Withdrawal
+            && let Some(signals) = &state.versions[found.version as usize].signals
             && !signals.iter().any(|known| **known == **name)
         {
             return Ok(Sent::Undeclared(signals.clone()));
@@ -343,6 +356,10 @@ impl Store for MemoryStore {
 
     fn mail(&self, after: i64) -> Result<Vec<(i64, RunRowId)>, StoreError> {
         Ok(self.state.lock().messages.since(after))
+    }
+
+    fn answer(&self, run: RunId, request: i64) -> Result<Option<Result<Value, Failure>>, StoreError> {
+        Ok(self.state.lock().messages.answer(run.row(), request))
     }
 
     fn wait_for_changes(&self, seen: Seen, timeout: Duration) -> Result<Changes, StoreError> {

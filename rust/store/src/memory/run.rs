@@ -222,6 +222,7 @@ pub(super) fn apply(
         }
         Write::Message { run, message, consumed } => messages.insert(run, *message, consumed),
         Write::Consumed { run, number, id } => messages.consume(run, number, id.as_deref()),
+        Write::Answer { run, number, answer, .. } => messages.put_answer(run, number, answer),
         // Kept apart from the runs.
         Write::Events(_) | Write::Progress(_) => {}
         Write::Run(update) => {

@@ -1,7 +1,8 @@
-//! Messages to runs: those that a runner writes with its commits, and those that anybody sends to a run of another.
+//! Messages to runs: those that a runner writes with its commits, and those that anybody sends to a run of another. And
+//! the answers to requests.
 
 use bide_core::record::RunRowId;
-use bide_core::{Address, EntryKind, Message, MessageKind, RunId, RunStatus, StoredMessage, Time};
+use bide_core::{Address, EntryKind, Failure, Message, MessageKind, RunId, RunStatus, StoredMessage, Time, Value};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::SqliteStore;
@@ -23,13 +24,31 @@ const MAIL: &str = "SELECT seq, run FROM message WHERE seq > ?1 ORDER BY seq";
 const RECEIVER: &str = "SELECT r.status, v.signals, o.lock FROM run r LEFT JOIN version v ON v.id = r.version \
      LEFT JOIN runner o ON o.id = r.runner WHERE r.id = ?1 AND r.uuid = ?2";
 const SAME_ID: &str = "SELECT 1 FROM message WHERE run = ?1 AND id = ?2";
-const ANSWERED: &str = "SELECT 1 FROM message WHERE run = ?1 AND kind = 2 AND name = ?2";
+const ANSWERED: &str = "SELECT seq, number, kind, name, id, value, failure, sent_at FROM message \
+     WHERE run = ?1 AND kind = 2 AND name = ?2";
 const CALLBACK: &str = "SELECT 1 FROM journal WHERE run = ?1 AND kind = ?2 AND value = ?3";
+
+/// The answer to a request. The first one stands.
+pub(super) const ANSWER: &str = "INSERT INTO answer (number, run, value, failure, answered_at) \
+     VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (number) DO NOTHING";
+const ANSWER_TO: &str = "SELECT value, failure FROM answer WHERE number = ?1 AND run = ?2";
 
 /// For the test that no hot statement scans a table.
 #[cfg(test)]
-pub(super) const HOT: &[&str] =
-    &[MESSAGE, CONSUMED, CONSUMED_ID, MESSAGES, ALL_MESSAGES, MAIL, RECEIVER, SAME_ID, ANSWERED, CALLBACK];
+pub(super) const HOT: &[&str] = &[
+    MESSAGE,
+    CONSUMED,
+    CONSUMED_ID,
+    MESSAGES,
+    ALL_MESSAGES,
+    MAIL,
+    RECEIVER,
+    SAME_ID,
+    ANSWERED,
+    CALLBACK,
+    ANSWER,
+    ANSWER_TO,
+];
 
 /// Writes a message, or only its id if a wait has consumed it. Answers how many bytes it takes.
 pub(super) fn insert(
@@ -38,9 +57,7 @@ pub(super) fn insert(
     message: &Message,
     consumed: bool,
 ) -> rusqlite::Result<usize> {
-    let content = Some(&message.content).filter(|_| !consumed);
-    let value = content.and_then(|content| content.as_ref().ok()).map(|value| value.as_bytes());
-    let failure = content.and_then(|content| content.as_ref().err()).map(|failure| failure.as_json());
+    let (value, failure) = columns(Some(&message.content).filter(|_| !consumed));
     statement.execute(params![
         run,
         message.number,
@@ -51,6 +68,28 @@ pub(super) fn insert(
         failure,
         message.sent_at.0,
     ])?;
+    Ok(value.map_or(0, <[u8]>::len) + failure.map_or(0, str::len))
+}
+
+/// What a message or an answer has in the columns `value` and `failure`.
+fn columns(content: Option<&Result<Value, Failure>>) -> (Option<&[u8]>, Option<&str>) {
+    match content {
+        None => (None, None),
+        Some(Ok(value)) => (Some(value.as_bytes()), None),
+        Some(Err(failure)) => (None, Some(failure.as_json())),
+    }
+}
+
+/// Writes the answer to a request. Returns how many bytes it takes.
+pub(super) fn insert_answer(
+    statement: &mut rusqlite::Statement<'_>,
+    run: RunRowId,
+    request: i64,
+    answer: &Result<Value, Failure>,
+    at: Time,
+) -> rusqlite::Result<usize> {
+    let (value, failure) = columns(Some(answer));
+    statement.execute(params![request, run, value, failure, at.0])?;
     Ok(value.map_or(0, <[u8]>::len) + failure.map_or(0, str::len))
 }
 
@@ -68,7 +107,7 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<StoredMessage, StoreError> {
     let consumed = value.is_none() && failure.is_none();
     let content = match failure {
         Some(failure) => Err(failure),
-        None => Ok(value.unwrap_or(bide_core::Value::NONE)),
+        None => Ok(value.unwrap_or(Value::NONE)),
     };
     let address = Address { kind: fields.code(2, "kind", MessageKind::from_code)?, name: fields.get(3, "name")? };
     let message = Message {
@@ -104,6 +143,26 @@ impl SqliteStore {
         read().map_err(|error| self.identity.error(&error))
     }
 
+    pub(super) fn read_answer(&self, run: RunId, request: i64) -> Result<Option<Result<Value, Failure>>, StoreError> {
+        let reader = self.reader()?;
+        let explain = |error: rusqlite::Error| self.identity.error(&error);
+        let mut statement = reader.prepare_cached(ANSWER_TO).map_err(explain)?;
+        let mut rows = statement.query([request, run.row()]).map_err(explain)?;
+        let Some(row) = rows.next().map_err(explain)? else { return Ok(None) };
+        let fields = Fields { row, identity: &self.identity.name, run, table: "answer" };
+        let (value, failure) = (fields.value(0, "value")?, fields.failure(1, "failure")?);
+        Ok(Some(failure.map_or_else(|| Ok(value.unwrap_or(Value::NONE)), Err)))
+    }
+
+    /// The answer to a callback that is there already.
+    fn first_answer(&self, connection: &Connection, run: RunId, secret: &str) -> rusqlite::Result<Option<Message>> {
+        let mut statement = connection.prepare_cached(ANSWERED)?;
+        let mut rows = statement.query(params![run.row(), secret])?;
+        let Some(row) = rows.next()? else { return Ok(None) };
+        let fields = Fields { row, identity: &self.identity.name, run, table: "message" };
+        Ok(read(&fields).ok().map(|stored| stored.message))
+    }
+
     /// Stores a message for whoever has the run.
     pub(super) fn store_message(&self, run: RunId, message: &Message) -> Result<Sent, StoreError> {
         let mut owner = None;
@@ -114,17 +173,23 @@ impl SqliteStore {
                 Ok((row.get::<_, i64>(0)?, row.get::<_, Option<String>>(1)?))
             });
             let Some((status, signals)) = found.optional()? else { return Ok(Sent::NoRun) };
+            let Address { kind, name } = &message.address;
+            if *kind == MessageKind::Answer
+                && let Some(first) = self.first_answer(connection, run, name)?
+            {
+                return Ok(if message.repeats(&first) { Sent::Duplicate } else { Sent::Answered });
+            }
             if let Some(status) = RunStatus::from_code(status).filter(|status| status.is_ended()) {
                 return Ok(Sent::Ended(status));
             }
-            let Address { kind, name } = &message.address;
             if *kind == MessageKind::Answer {
-                let secret = bide_core::Value::tagged(b's', name.as_bytes());
+                let secret = Value::tagged(b's', name.as_bytes());
                 let code = EntryKind::Callback.code();
                 if !connection.prepare_cached(CALLBACK)?.exists(params![run.row(), code, secret.as_bytes()])? {
                     return Ok(Sent::NoCallback);
                 }
-            } else if let Some(signals) = signals.as_deref().and_then(parse_signals)
+            } else if *kind != MessageKind::Withdrawal
+                && let Some(signals) = signals.as_deref().and_then(parse_signals)
                 && !signals.iter().any(|known| **known == **name)
             {
                 return Ok(Sent::Undeclared(signals));
@@ -132,12 +197,7 @@ impl SqliteStore {
             if let Some(id) = &message.id
                 && connection.prepare_cached(SAME_ID)?.exists(params![run.row(), &**id])?
             {
-                return Ok(Sent::Duplicate);
-            }
-            if *kind == MessageKind::Answer
-                && connection.prepare_cached(ANSWERED)?.exists(params![run.row(), &**name])?
-            {
-                return Ok(Sent::Answered);
+                return Ok(if *kind == MessageKind::Answer { Sent::IdTaken } else { Sent::Duplicate });
             }
             let mut statement = connection.prepare_cached(MESSAGE)?;
             insert(&mut statement, run.row(), message, false)?;

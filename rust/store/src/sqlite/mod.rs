@@ -52,7 +52,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bide_core::record::{NewTask, RunRowId, StoredRun};
-use bide_core::{Message, RunId, StoredEvents, StoredMessage, Time};
+use bide_core::{Failure, Message, RunId, StoredEvents, StoredMessage, Time, Value};
 use bide_sync::{Mutex, MutexGuard};
 use rusqlite::Connection;
 
@@ -359,6 +359,10 @@ impl Store for SqliteStore {
 
     fn mail(&self, after: i64) -> Result<Vec<(i64, RunRowId)>, StoreError> {
         self.read_mail(after)
+    }
+
+    fn answer(&self, run: RunId, request: i64) -> Result<Option<Result<Value, Failure>>, StoreError> {
+        self.read_answer(run, request)
     }
 
     fn wait_for_changes(&self, seen: Seen, timeout: Duration) -> Result<Changes, StoreError> {

@@ -74,15 +74,29 @@ impl SqliteStore {
         let wake = &self.live.wake;
         let mut changes = None;
         let mut to_tell = Vec::new();
+        let mut answered = false;
         for write in batch {
-            if let Write::Run(update) = write {
-                changes.get_or_insert_with(|| self.changes.lock()).run(update.run);
-                if !wake.is_alone() && (update.status.is_ended() || update.status == RunStatus::Paused) {
-                    to_tell.push(update.run);
+            match write {
+                Write::Run(update) => {
+                    changes.get_or_insert_with(|| self.changes.lock()).run(update.run);
+                    if !wake.is_alone() && (update.status.is_ended() || update.status == RunStatus::Paused) {
+                        to_tell.push(update.run);
+                    }
                 }
+                Write::Answer { run, .. } => {
+                    answered = true;
+                    if !wake.is_alone() {
+                        to_tell.push(*run);
+                    }
+                }
+                _ => {}
             }
         }
         drop(changes);
+        if answered {
+            // Another runner of this process may wait for it.
+            self.changes.mail();
+        }
         if !to_tell.is_empty() {
             wake.tell_watchers(&to_tell);
         }
@@ -124,6 +138,10 @@ impl SqliteStore {
                     events::append(writer, &mut statement, new).map_err(explain)?;
                 }
                 Write::Progress(row) => drop(events::progress(&mut statement, row).map_err(explain)?),
+                Write::Answer { run, number, answer, answered_at } => {
+                    bytes += messages::insert_answer(&mut statement, *run, *number, answer, *answered_at)
+                        .map_err(explain)?;
+                }
                 Write::Run(update) => {
                     if run(&mut statement, update).map_err(explain)? == 0 {
                         let (name, id) = (&self.identity.name, update.run);
@@ -205,6 +223,7 @@ fn statement_of(write: &Write) -> &'static str {
         Write::DropEntries { .. } => DROP_ENTRY,
         Write::Message { .. } => messages::MESSAGE,
         Write::Consumed { .. } => messages::CONSUMED,
+        Write::Answer { .. } => messages::ANSWER,
         Write::Run(_) => RUN,
         Write::Events(_) => events::APPEND,
         Write::Progress(_) => events::PROGRESS,

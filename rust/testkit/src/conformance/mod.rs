@@ -18,6 +18,8 @@ use proptest::prelude::*;
 use crate::rows;
 
 #[expect(missing_docs, reason = "each check's name is its documentation")]
+mod answers;
+#[expect(missing_docs, reason = "each check's name is its documentation")]
 mod batches;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
 mod changes;
@@ -100,6 +102,10 @@ macro_rules! conformance {
             messages_go_with_their_run
             a_fenced_owner_neither_sends_nor_consumes
             a_message_ends_a_wait_for_changes
+            an_answer_reads_back_and_the_first_one_stands
+            answers_outlive_the_end_of_their_run_and_go_with_it
+            an_answer_wakes_those_who_wait_for_changes
+            the_first_answer_to_a_callback_stands
         );
     };
     ($with_store:path: $($check:ident)+) => {
@@ -231,6 +237,7 @@ fn exists(creation: &Creation) -> &RunRow {
     }
 }
 
+pub use answers::*;
 pub use batches::*;
 pub use changes::*;
 pub use claims::*;

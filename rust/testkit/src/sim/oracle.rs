@@ -231,7 +231,7 @@ impl Oracle {
                         self.executed_once.remove(&(*run, ix, key.clone()));
                     }
                 }
-                Write::Message { .. } | Write::Consumed { .. } => {}
+                Write::Message { .. } | Write::Consumed { .. } | Write::Answer { .. } => {}
                 Write::Run(update) => {
                     self.an_ended_run_stays_as_it_is(update);
                     self.a_run_ends_with_its_tasks(update);

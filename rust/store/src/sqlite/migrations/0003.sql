@@ -9,8 +9,8 @@ CREATE TABLE message (
     seq     INTEGER PRIMARY KEY AUTOINCREMENT, -- order of arrival; a number is never given twice
     run     INTEGER NOT NULL,
     number  INTEGER NOT NULL,    -- made by the sender; unique
-    kind    INTEGER NOT NULL,    -- 0 signal, 1 request, 2 answer to a callback
-    name    TEXT NOT NULL,       -- of the signal or request; of a callback its secret
+    kind    INTEGER NOT NULL,    -- 0 signal, 1 request, 2 answer to a callback, 3 withdrawal
+    name    TEXT NOT NULL,       -- of the signal or request; of a callback its secret; of a withdrawn request its number
     id      TEXT,                -- the sender's, if any
     value   BLOB,                -- NULL: rejected, or consumed
     failure TEXT,                -- JSON: the callback was rejected

@@ -1,0 +1,96 @@
+//! Where the senders of requests wait in this process, and how an answer reaches them. It knows no store and no run.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bide_core::{Failure, RunId, Value};
+use bide_sync::{Condvar, Mutex};
+
+/// The answer to a request, or how it was refused.
+pub type Reply = Result<Value, Failure>;
+
+/// The requests whose senders wait in this process, by number. Two senders with one id wait for one request.
+#[derive(Default)]
+pub(crate) struct Requests(Mutex<HashMap<i64, Vec<Sender>>>);
+
+/// The sender of a request.
+#[derive(Clone)]
+struct Sender {
+    /// To which run.
+    run: RunId,
+    /// Where it waits.
+    slot: Arc<Slot>,
+}
+
+/// Where a sender waits.
+#[derive(Default)]
+pub(super) struct Slot {
+    /// The answer, once it is there.
+    answer: Mutex<Option<Reply>>,
+    /// Notified when it comes.
+    came: Condvar,
+    /// The request is committed.
+    sent: AtomicBool,
+}
+
+impl Slot {
+    fn put(&self, answer: &Reply) {
+        self.answer.lock().get_or_insert_with(|| answer.clone());
+        self.came.notify_all();
+    }
+
+    /// The request is committed.
+    pub(super) fn set_sent(&self) {
+        self.sent.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits for the answer, at most for a span. Blocks.
+    #[expect(clippy::disallowed_methods, reason = "a caller's patience is not the engine's time")]
+    pub(super) fn wait(&self, span: Duration) -> Option<Reply> {
+        let begun = Instant::now();
+        let mut answer = self.answer.lock();
+        while answer.is_none() {
+            let remaining = span.saturating_sub(begun.elapsed());
+            if remaining.is_zero() {
+                break;
+            }
+            self.came.wait_for(&mut answer, remaining);
+        }
+        answer.clone()
+    }
+}
+
+impl Requests {
+    pub(super) fn add(&self, request: i64, run: RunId) -> Arc<Slot> {
+        let slot = Arc::new(Slot::default());
+        self.0.lock().entry(request).or_default().push(Sender { run, slot: Arc::clone(&slot) });
+        slot
+    }
+
+    pub(super) fn remove(&self, request: i64, slot: &Arc<Slot>) {
+        let mut all = self.0.lock();
+        if let Some(senders) = all.get_mut(&request) {
+            senders.retain(|known| !Arc::ptr_eq(&known.slot, slot));
+            if senders.is_empty() {
+                all.remove(&request);
+            }
+        }
+    }
+
+    /// A request was answered or refused, and that is committed.
+    pub(crate) fn answered(&self, request: i64, answer: &Reply) {
+        let senders = self.0.lock().get(&request).cloned();
+        senders.into_iter().flatten().for_each(|sender| sender.slot.put(answer));
+    }
+
+    /// How many senders wait for the answers to requests that are committed.
+    pub(crate) fn waiting(&self) -> usize {
+        self.0.lock().values().flatten().filter(|sender| sender.slot.sent.load(Ordering::Relaxed)).count()
+    }
+
+    pub(super) fn open(&self) -> Vec<(i64, RunId)> {
+        self.0.lock().iter().filter_map(|(request, senders)| Some((*request, senders.first()?.run))).collect()
+    }
+}

@@ -1,0 +1,38 @@
+//! What a body has bide record for it, beside its waits and steps: that it has made a callback, and its answers to requests.
+
+use std::sync::Arc;
+
+use bide_core::attempt::{Action, CallError, Fed, Request, reply_name};
+use bide_core::{RecordKind, Value};
+
+use super::BodyCx;
+use crate::host::{Attached, Host};
+use crate::runs::answers::Reply;
+use crate::threads::pool::Pool;
+
+impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
+    /// Records that the body has made a callback with this secret. Returns the recorded one: on re-entry it is the same.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn make_callback(&self, at: &mut dyn Attached, name: &Arc<str>, secret: Value) -> Result<Value, CallError> {
+        self.record_own(at, name, Request::Record { kind: RecordKind::Callback, value: secret })
+    }
+
+    /// Answers a request that the body has taken, by its name and number.
+    ///
+    /// # Errors
+    /// See [`CallError`]; `Misuse` if this entry of the body has answered it before.
+    pub fn reply(&self, at: &mut dyn Attached, name: &str, request: i64, answer: Reply) -> Result<(), CallError> {
+        let name = reply_name(name, request);
+        self.record_own(at, &name, Request::Reply { request, answer }).map(drop)
+    }
+
+    fn record_own(&self, at: &mut dyn Attached, name: &Arc<str>, request: Request) -> Result<Value, CallError> {
+        let mut call = self.begin(name, request)?;
+        match self.drive(at, &mut call, &mut Fed::Begin) {
+            Action::Done(result) => result,
+            action => unreachable!("{action:?} of a record"),
+        }
+    }
+}

@@ -1,0 +1,261 @@
+"""Callbacks: a token for the outside, whose holder answers once, from anywhere; the answer survives every crash."""
+
+import base64
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import bide
+from processes import Child, eventually, ledger
+
+
+@dataclass
+class Payment:
+    amount: int
+
+
+class Desk:
+    """A run that waits for a callback, and the token that its body has handed out."""
+
+    def __init__(self, runner: bide.Runner, count: int = 1) -> None:
+        tokens: list[str] = []
+        made = threading.Event()
+
+        @bide.task
+        def waits(handle: bide.TaskHandle) -> list[Payment]:
+            callback = handle.callback("paid", Payment)
+            tokens.append(callback.token)
+            made.set()
+            return [handle.wait(callback) for _ in range(count)]
+
+        self.runner = runner
+        self.run = runner.submit(bide.Workflow("desk", [waits]))
+        assert made.wait(20)
+        self.token = tokens[0]
+
+    def deferred(self) -> "Desk":
+        eventually(lambda: self.runner.get(self.run.id).tasks["waits"].sub_status == "Deferred", "it waits")
+        return self
+
+
+def test_an_answer_resumes_the_body_that_waits_for_it(runner: bide.Runner) -> None:
+    desk = Desk(runner).deferred()
+    assert "waits for paid" in str(runner.get(desk.run.id).tasks["waits"].blocked_by)
+    runner.resolve(desk.token, {"amount": 7})
+    assert desk.run.result(timeout=20)["waits"] == [Payment(7)]
+
+
+def test_an_answer_is_kept_for_every_wait_for_its_callback(runner: bide.Runner) -> None:
+    desk = Desk(runner, count=3)
+    runner.resolve(desk.token, {"amount": 7})
+    assert desk.run.result(timeout=20)["waits"] == [Payment(7)] * 3
+
+
+def test_a_callback_is_one_of_several_waits(runner: bide.Runner) -> None:
+    tokens: list[str] = []
+
+    @bide.task
+    def waits(handle: bide.TaskHandle) -> tuple[str, int, int, str]:
+        paid, asked = handle.callback("paid", int), handle.callback("asked", str)
+        tokens.extend([paid.token, asked.token])
+        first = handle.wait_any(paid=paid, late=bide.after(600))
+        return first.name, first.value, *handle.wait_all(paid, asked)
+
+    run = runner.submit(bide.Workflow("w", [waits]))
+    eventually(lambda: len(tokens) == 2, "the callbacks are made")
+    runner.resolve(tokens[0], 7)
+    runner.resolve(tokens[1], "who?")
+    assert run.result(timeout=20)["waits"] == ("paid", 7, 7, "who?")
+
+
+def test_a_rejected_callback_raises_its_reason_in_the_body(runner: bide.Runner) -> None:
+    reasons: list[str] = []
+    tokens: list[str] = []
+
+    @bide.task(retry=bide.Retry(attempts=3, delay=0))
+    def waits(handle: bide.TaskHandle) -> None:
+        callback = handle.callback("paid")
+        tokens.append(callback.token)
+        try:
+            handle.wait(callback)
+        except bide.CallbackRejected as error:
+            reasons.append(error.reason)
+        handle.wait(callback)
+
+    run = runner.submit(bide.Workflow("w", [waits]))
+    eventually(lambda: bool(tokens), "the callback is made")
+    runner.reject(tokens[0], "no money,\nno goods")
+    with pytest.raises(bide.RunFailed) as caught:
+        run.result(timeout=20)
+    assert isinstance(caught.value.__cause__, bide.CallbackRejected)
+    assert caught.value.__cause__.reason == reasons[0] == "no money,\nno goods"
+    assert len(tokens) == 1, "another attempt would be rejected as well"
+
+
+def test_a_second_answer_is_refused_and_the_same_one_with_its_id_is_not(runner: bide.Runner) -> None:
+    desk = Desk(runner, count=2).deferred()
+    runner.resolve(desk.token, {"amount": 7}, id="webhook 1")
+    for ended in (False, True):
+        if ended:
+            assert desk.run.result(timeout=20)["waits"] == [Payment(7)] * 2
+        runner.resolve(desk.token, {"amount": 7}, id="webhook 1")
+        for value, name in (({"amount": 8}, "webhook 1"), ({"amount": 7}, "webhook 2"), ({"amount": 7}, None)):
+            with pytest.raises(bide.SignalRejected, match="was answered before, and its first answer stands"):
+                runner.resolve(desk.token, value, id=name)
+        with pytest.raises(bide.SignalRejected, match="was answered before"):
+            runner.reject(desk.token, "no", id="webhook 1")
+
+
+def test_an_answer_with_the_id_of_another_message_is_refused_and_not_lost(runner: bide.Runner) -> None:
+    desk = Desk(runner)
+    desk.run.signal("note", id="x")
+    with pytest.raises(bide.SignalRejected, match=f"another message to run {desk.run.id} has the id 'x'"):
+        runner.resolve(desk.token, {"amount": 7}, id="x")
+    runner.resolve(desk.token, {"amount": 7})
+    desk.run.result(timeout=20)
+
+
+def test_a_token_is_safe_in_a_url_and_no_two_are_the_same(runner: bide.Runner) -> None:
+    tokens = [Desk(runner).token for _ in range(20)]
+    assert len(set(tokens)) == 20
+    assert all(token.isascii() and token.replace("-", "").replace("_", "").isalnum() for token in tokens)
+    secrets = {base64.urlsafe_b64decode(token)[16:32] for token in tokens}
+    assert len(secrets) == 20
+
+
+def test_each_mistyped_token_is_told_from_a_foreign_one(runner: bide.Runner) -> None:
+    token = Desk(runner).token
+    swapped = token[:20] + token[21] + token[20] + token[22:]
+    wrong = [token[:-1], token + "A", "", "a token", token.swapcase(), token[:30] + "!" + token[31:], "ä" * 48]
+    wrong += [swapped] if swapped != token else []
+    for at in range(len(token)):
+        other = "A" if token[at] != "A" else "B"
+        wrong.append(token[:at] + other + token[at + 1 :])
+    for bad in wrong:
+        with pytest.raises(bide.SignalRejected, match="is no token of bide: it is mistyped or cut off"):
+            runner.resolve(bad, {"amount": 7})
+    with pytest.raises(bide.DefinitionError, match="resolve takes the token of a callback, which is a string, not 3"):
+        runner.resolve(3, 1)  # type: ignore[arg-type]
+
+
+def test_forged_and_foreign_tokens_and_those_of_ended_runs_are_refused(runner: bide.Runner) -> None:
+    desk = Desk(runner)
+    forged: bide.Callback[object] = bide.Callback("paid", object, desk.run.id, "00" * 16)
+    with pytest.raises(bide.SignalRejected, match="has no callback with this token: the token is forged"):
+        runner.resolve(forged.token, {"amount": 7})
+    with bide.Runner(":memory:") as other, pytest.raises(bide.SignalRejected, match="is not in this store"):
+        other.resolve(desk.token, {"amount": 7})
+
+    unanswered: list[str] = []
+
+    @bide.task
+    def leaves(handle: bide.TaskHandle) -> None:
+        unanswered.append(handle.callback("paid").token)
+
+    run = runner.submit(bide.Workflow("w", [leaves]))
+    run.result(timeout=20)
+    with pytest.raises(bide.SignalRejected, match=rf"run {run.id} has ended \(Completed\)"):
+        runner.resolve(unanswered[0])
+    runner.delete(run.id)
+    with pytest.raises(bide.SignalRejected, match="or the run was deleted"):
+        runner.reject(unanswered[0], "too late")
+
+
+def test_an_answer_that_does_not_fit_fails_its_wait_and_stays(runner: bide.Runner) -> None:
+    errors: list[str] = []
+    tokens: list[str] = []
+
+    @bide.task
+    def waits(handle: bide.TaskHandle) -> None:
+        callback = handle.callback("paid", Payment)
+        tokens.append(callback.token)
+        for _ in range(2):
+            try:
+                handle.wait(callback)
+            except bide.SerializationError as error:
+                errors.append(str(error))
+
+    run = runner.submit(bide.Workflow("w", [waits]))
+    eventually(lambda: bool(tokens), "the callback is made")
+    runner.resolve(tokens[0], "seven")
+    run.result(timeout=20)
+    assert len(errors) == 2
+    assert all(error.startswith("the callback 'paid'") for error in errors)
+
+
+def test_bad_callbacks_are_named(runner: bide.Runner) -> None:
+    found: list[str] = []
+
+    @bide.task
+    def makes(handle: bide.TaskHandle) -> None:
+        for bad in (lambda: handle.callback(""), lambda: handle.callback("a", Callable)):  # type: ignore[call-overload]
+            with pytest.raises(bide.DefinitionError) as caught:
+                bad()
+            found.append(str(caught.value))
+        with pytest.raises(bide.DefinitionError, match="the callback 'inner' inside the step"):
+            handle.step(lambda: handle.callback("inner"), name="outer")
+
+    runner.run(bide.Workflow("w", [makes]))
+    assert found[0] == "handle.callback: name must be a non-empty string, not ''"
+    assert "the callback 'a'" in found[1]
+    token = Desk(runner).token
+    with pytest.raises(bide.DefinitionError, match="reject: the reason must be a string, not 3"):
+        runner.reject(token, 3)  # type: ignore[arg-type]
+    with pytest.raises(bide.DefinitionError, match="resolve: id"):
+        runner.resolve(token, id="")
+
+
+def test_a_gate_takes_no_callback() -> None:
+    gate: bide.Callback[object] = bide.Callback("paid", object, "0" * 32, "00" * 16)
+
+    @bide.task(gate=gate)
+    def body() -> None: ...
+
+    with pytest.raises(bide.DefinitionError, match="a gate cannot wait for a child run or a callback"):
+        bide.Workflow("w", [body])
+
+
+WAITS = """
+@bide.task
+def waits(handle: bide.TaskHandle) -> int:
+    callback = handle.callback("paid", int)
+    note("token", callback.token)
+    say("token", callback.token)
+    got = handle.wait(callback)
+    note("got", got)
+    if "dies" in words:
+        die()
+    return got
+
+workflow = bide.Workflow("w", [waits])
+with bide.Runner(db) as runner:
+    say("result", runner.run(workflow, key="run")["waits"])
+"""
+
+
+def test_a_token_is_the_same_after_a_crash_and_an_answer_from_another_process_is_kept(file: Path) -> None:
+    with Child(WAITS, file, "dies") as first:
+        token = first.after("token")
+        with bide.Runner(file) as other:
+            other.resolve(token, 7)
+        first.join(code=-signal.SIGKILL)
+    with Child(WAITS, file) as second:
+        assert second.after("token") == token
+        assert second.after("result") == "7"
+    assert ledger(file) == [f"token {token}", "got 7"] * 2
+
+
+def test_a_callback_that_is_answered_while_nobody_executes_its_run_is_answered(file: Path) -> None:
+    with Child(WAITS, file) as first:
+        token = first.after("token")
+        first.kill()
+    with bide.Runner(file) as other:
+        other.resolve(token, 7)
+        with pytest.raises(bide.SignalRejected, match="answered before"):
+            other.resolve(token, 8)
+    with Child(WAITS, file) as second:
+        assert second.after("result") == "7"
