@@ -23,10 +23,16 @@ AFTER = {
     "orders": (),
     "flaky": (),
     "polls": (),
+    "mail": (),
+    "opened": (),
     "gated": ("orders",),
     "last": ("gated", "flaky", "polls"),
 }
 """The dependencies of each task."""
+
+SIGNALS = 4
+"""How many signals the task `mail` of each run waits for. Living processes and one that only sends send them all, again
+and again, each under its id."""
 
 GATE = 0.02
 ROUNDING = 2e-6
@@ -99,6 +105,27 @@ def polls(n: int, handle: bide.TaskHandle, context: bide.Context) -> int:
         return -1
     raise AssertionError("a wait for what never happens was satisfied")
 
+@bide.task
+def mail(handle: bide.TaskHandle) -> list:
+    enter(handle)
+    values = []
+    for k in range(SIGNALS):
+        if k % 2:
+            value = handle.wait_for("n", int)
+        else:
+            fired, late = handle.wait_any(bide.signal("n", int), bide.after(3600))
+            value = fired.value
+        record(handle, "got", f"signal-{k}", value)
+        values.append(value)
+    leave(handle)
+    return values
+
+@bide.task(gate=bide.all_of(bide.signal("open", int), bide.after(0.01)))
+def opened(handle: bide.TaskHandle) -> int:
+    enter(handle)
+    leave(handle)
+    return 7
+
 @bide.task(gate=bide.after(0.02))
 def gated(orders: int, handle: bide.TaskHandle) -> int:
     enter(handle)
@@ -112,7 +139,21 @@ def last(gated: int, flaky: int, polls: int, handle: bide.TaskHandle, context: b
     leave(handle)
     return gated + flaky + polls
 
-workflow = bide.Workflow("killed", [orders, flaky, polls, gated, last])
+workflow = bide.Workflow("killed", [orders, flaky, polls, mail, opened, gated, last], signals=["n", "open"])
+SIGNALS = int(words[2])
+
+def signal_all(runner, run):
+    with contextlib.suppress(bide.SignalRejected):  # it has ended
+        runner.signal(run, "open", 1, id="open")
+        for k in range(SIGNALS):
+            runner.signal(run, "n", k, id=str(k))
+
+def send():
+    with bide.Runner(db) as runner:  # it has no workflow: it executes nothing
+        while True:
+            for run in runner.runs(status="Running"):
+                signal_all(runner, run.id)
+            time.sleep(0.01)
 
 def live(life, up):
     runner = bide.Runner(db, slots=4, workflows=[workflow])
@@ -121,12 +162,15 @@ def live(life, up):
     for n in (2 * life, 2 * life + 1):
         runner.submit(workflow, {"n": n}, key=str(n))
         note("submitted", n)
+    for run in runner.runs(status="Running"):
+        signal_all(runner, run.id)
     stay()
 
 def finish():
     with bide.Runner(db, slots=4, workflows=[workflow]) as runner:
         while left := runner.runs(status="Running"):
             for run in left:
+                signal_all(runner, run.id)
                 with contextlib.suppress(bide.BideError):  # it may be paused
                     runner.submit(workflow, {"n": int(run.key)}, key=run.key).result(60)
 
@@ -143,6 +187,7 @@ def born(act, *arguments):
 
 chance = random.Random(seed)
 alive, lives = [], 0
+sender = born(send)
 for kill in range(kills):
     for _ in range(chance.choice([1, 1, 2]) - len(alive)):
         hear, up = os.pipe()
@@ -163,13 +208,15 @@ for pid in alive:
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
 _, status = os.waitpid(born(finish), 0)
+os.kill(sender, signal.SIGKILL)
+os.waitpid(sender, 0)
 sys.exit(status)
 """
 
 
 def kill(file: Path, seed: int, kills: int) -> None:
     """Kill this many processes, let one more finish the remaining runs, and check everything."""
-    with Child(LIVES, file, str(seed), str(kills)) as killer:
+    with Child(LIVES, file, str(seed), str(kills), str(SIGNALS)) as killer:
         for number in range(kills):
             killer.expect(f"killed {number + 1}")
         killer.join()
@@ -254,6 +301,8 @@ def equals_one_without_a_crash(run: bide.RunResult) -> None:
     orders = sum(range(1, n % 3 + 2))
     assert run.status is bide.RunStatus.Completed, f"run {n} is {run.status}: {run.blocked_by}"
     outputs = {"orders": orders, "flaky": 2 * n, "polls": -1, "gated": orders + 100}
+    # Each signal once, in the order in which all have sent them.
+    outputs |= {"mail": list(range(SIGNALS)), "opened": 7}
     assert run.outputs == {**outputs, "last": orders + 100 + 2 * n - 1}
     assert run.context.to_dict() == {"n": n, "orders": orders, "polls": n, "who": ["orders", "last"]}
     assert {name: task.attempts for name, task in run.tasks.items()} == {**dict.fromkeys(AFTER, 1), "flaky": 3}

@@ -148,7 +148,7 @@ pub enum Event {
         /// The message.
         message: Box<Message>,
     },
-    /// Messages were found in the store that others have sent: all that came since the last look.
+    /// Messages were found in the store by a look ([`crate::RunState::begin_look`]): all that came since the last one.
     Mail {
         /// The messages, in the order in which they came.
         messages: Vec<StoredMessage>,
@@ -344,6 +344,12 @@ pub enum Effect {
     Woken {
         /// Whose body.
         task: TaskRef,
+    },
+    /// A wait has consumed a message that was sent from this process and stood in the store: apply
+    /// [`crate::RunState::forget_message`].
+    Consumed {
+        /// The message's number.
+        number: i64,
     },
     /// The task's body is not a suspect any more: it has recorded something, waits or has ended.
     Cleared {

@@ -151,7 +151,11 @@ pub(crate) struct Mailbox {
     /// `waits` has all open waits of the run. False until the first message comes, and after a recovery.
     pub(crate) has_waits: bool,
     /// The highest `seq` that was read from the store.
-    pub(crate) read: i64,
+    read: i64,
+    /// How many looks into the store are under way: one may still find a message that is consumed meanwhile.
+    looks: u32,
+    /// Of `own` those that are not in the store any more, until no look is under way.
+    gone: Vec<i64>,
 }
 
 impl Mailbox {
@@ -180,9 +184,34 @@ impl Mailbox {
         }
     }
 
-    /// A message was consumed and is not in the store any more.
+    /// Whether a message was sent from this process, and has not been found in the store yet.
+    pub(crate) fn is_own(&self, number: i64) -> bool {
+        self.own.contains(&number)
+    }
+
+    /// A message that was sent from this process is not in the store, or not any more.
     pub(crate) fn forget(&mut self, number: i64) {
-        self.own.remove(&number);
+        if self.looks == 0 {
+            self.own.remove(&number);
+        } else {
+            self.gone.push(number);
+        }
+    }
+
+    /// A look into the store begins, for messages with a higher `seq` than this.
+    pub(crate) const fn begin_look(&mut self) -> i64 {
+        self.looks += 1;
+        self.read
+    }
+
+    /// A look into the store has ended.
+    pub(crate) fn end_look(&mut self) {
+        self.looks = self.looks.saturating_sub(1);
+        if self.looks == 0 {
+            for number in self.gone.drain(..) {
+                self.own.remove(&number);
+            }
+        }
     }
 
     /// Whether a message with this id was received.

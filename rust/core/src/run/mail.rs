@@ -19,10 +19,20 @@ fn refused(why: &str) -> Failure {
 }
 
 impl RunState {
-    /// The highest `seq` of a message that was read from the store.
-    #[must_use]
-    pub fn mail_read(&self) -> i64 {
-        self.run_detail.as_ref().and_then(|detail| detail.mail.as_ref()).map_or(0, |mail| mail.read)
+    /// A look into the store for messages of others begins. Returns the `seq` of the last one that was found before.
+    /// [`Event::Mail`](crate::Event::Mail) ends it; if there is nothing to apply, end it by [`RunState::end_look`].
+    pub fn begin_look(&mut self) -> i64 {
+        self.mail().begin_look()
+    }
+
+    /// A look into the store has ended without messages.
+    pub fn end_look(&mut self) {
+        self.mail().end_look();
+    }
+
+    /// A message that was sent from this process is not in the store any more: see [`Effect::Consumed`].
+    pub fn forget_message(&mut self, number: i64) {
+        self.mail().forget(number);
     }
 
     fn mail(&mut self) -> &mut Mailbox {
@@ -53,6 +63,7 @@ impl RunState {
                 self.deliver(message, true, out);
             }
         }
+        self.mail().end_look();
     }
 
     fn deliver(&mut self, message: Message, stored: bool, out: &mut Out<'_>) {
@@ -101,10 +112,13 @@ impl RunState {
         if stored {
             let (number, id) = (message.number, message.id.clone());
             out.batch.push(Write::Consumed { run: self.row(), number, id });
+            if message.id.is_none() && self.mail().is_own(number) {
+                // A look into the store may still find it, until this is committed.
+                out.effects.push(Effect::Consumed { number });
+            }
         } else if message.id.is_some() {
             self.store_message(message, true, out);
-        }
-        if message.id.is_none() {
+        } else {
             self.mail().forget(message.number);
         }
     }

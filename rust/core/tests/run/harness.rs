@@ -274,7 +274,8 @@ impl World {
                 }
                 other => panic!("no timer is for {other:?}"),
             },
-            Effect::Cleared { .. } | Effect::Emitted | Effect::Woken { .. } | Effect::Answered { .. } => {}
+            Effect::Cleared { .. } | Effect::Emitted | Effect::Woken { .. } => {}
+            Effect::Consumed { .. } | Effect::Answered { .. } => {}
             Effect::Settled { .. } => unreachable!(),
         }
     }

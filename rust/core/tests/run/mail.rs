@@ -41,11 +41,15 @@ fn gated(names: &[&str]) -> Script {
     Script::new(names.iter().map(|name| TaskSpec { gate: Some(gate()), ..spec(name, &[]) }).collect())
 }
 
+/// A look of the owner into the store, which it has not acted on yet.
+fn look(script: &mut Script) -> Vec<StoredMessage> {
+    let read = script.state.begin_look();
+    script.store.messages.iter().filter(|stored| stored.seq > read).cloned().collect()
+}
+
 /// The messages that others have sent, as the owner reads them.
 fn fetch(script: &mut Script) {
-    let read = script.state.mail_read();
-    let messages: Vec<StoredMessage> =
-        script.store.messages.iter().filter(|stored| stored.seq > read).cloned().collect();
+    let messages = look(script);
     script.apply(Event::Mail { messages }).unwrap();
 }
 
@@ -204,4 +208,30 @@ fn a_message_to_a_run_that_is_over_is_refused() {
     script.enter("a");
     script.end("a", Outcome::Completed { output: Value::NONE, changes: None }).unwrap();
     assert_eq!(send(&mut script, signal(1)), Err(Refused::RunOver));
+}
+
+#[test]
+fn a_message_that_is_consumed_while_somebody_looks_for_messages_is_not_delivered_again() {
+    for own in [true, false] {
+        let mut script = Script::new(vec![spec("a", &[])]);
+        script.enter("a");
+        if own {
+            send(&mut script, signal(1)).unwrap();
+        } else {
+            script.store.send(signal(1), false);
+        }
+        let looks = [(); 2].map(|()| look(&mut script));
+        if !own {
+            script.apply(Event::Mail { messages: looks[0].clone() }).unwrap();
+        }
+        script.open("a", wait());
+        assert_eq!(script.recall("a", &wait()), Recall::Satisfied(value(1)));
+        script.carry_out_consumed();
+        for messages in looks {
+            script.apply(Event::Mail { messages }).unwrap();
+        }
+        let second = Wait { key: bide_core::EntryKey { name: "go".into(), n: 2 }, ..wait() };
+        script.open("a", second.clone());
+        assert_eq!(script.store.entry(0, &second.key).unwrap().value, None, "own: {own}");
+    }
 }

@@ -199,6 +199,7 @@ impl World<'_> {
                 Effect::Ready { task } => self.ready.push(task),
                 Effect::Timer { event, .. } => self.timers.push(*event),
                 Effect::Settled { .. }
+                | Effect::Consumed { .. }
                 | Effect::Cleared { .. }
                 | Effect::Answered { .. }
                 | Effect::Emitted

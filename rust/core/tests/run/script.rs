@@ -198,6 +198,16 @@ impl Script {
         self.effects.len() < before
     }
 
+    /// Carries out the effects of consumed messages.
+    pub(crate) fn carry_out_consumed(&mut self) {
+        for effect in &self.effects {
+            if let Effect::Consumed { number } = effect {
+                self.state.forget_message(*number);
+            }
+        }
+        self.effects.retain(|effect| !matches!(effect, Effect::Consumed { .. }));
+    }
+
     /// The times have come of all timers that end waits.
     pub(crate) fn ring(&mut self) {
         for effect in std::mem::take(&mut self.effects) {

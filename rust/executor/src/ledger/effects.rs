@@ -87,6 +87,7 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
             }
             Effect::Woken { task } => run.ring(task),
             Effect::Answered { request, answer } => self.control.requests.answered(request, &answer),
+            Effect::Consumed { number } => run.state.lock().forget_message(number),
             Effect::Cleared { task } => self.control.suspects().clear(&run, task),
             Effect::Emitted => self.control.followers.ring(run.id),
             Effect::Settled { status } => {

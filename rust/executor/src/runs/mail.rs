@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bide_core::record::RunRowId;
-use bide_core::{Address, Event, Failure, Message, MessageKind, Refused, RunId, Value};
+use bide_core::{Address, Event, Failure, Message, MessageKind, Refused, RunId, StoredMessage, Value};
 use bide_store::{Changes, Sent, StoreError};
 
 use tokio::sync::oneshot;
@@ -171,13 +171,22 @@ impl<H: Host> Mail<H> {
 
     /// Hands a run the messages that others have stored.
     fn fetch(&self, run: &Arc<Run<H>>) -> Result<(), StoreError> {
-        let after = run.state.lock().mail_read();
-        let messages = self.control.store().messages(run.id, after)?;
+        let messages = self.read(run)?;
         if !messages.is_empty() {
             // A run that is over needs none.
             let _ = self.path.commit_own(None, run, Event::Mail { messages });
         }
         Ok(())
+    }
+
+    /// Reads the messages to a run that others have stored.
+    fn read(&self, run: &Run<H>) -> Result<Vec<StoredMessage>, StoreError> {
+        let after = run.state.lock().begin_look();
+        let read = self.control.store().messages(run.id, after);
+        if read.as_ref().map_or(true, Vec::is_empty) {
+            run.state.lock().end_look();
+        }
+        read
     }
 
     /// Hands out the messages that have come since the one with the number `seen`, which is brought up to date.
@@ -194,8 +203,7 @@ impl<H: Host> Mail<H> {
         let runs: BTreeSet<RunRowId> = mail.iter().map(|(_, run)| *run).collect();
         for row in runs {
             let Some(run) = self.control.runs.by_row(row) else { continue };
-            let after = run.state.lock().mail_read();
-            let messages = self.control.store().messages(run.id, after)?;
+            let messages = self.read(&run)?;
             if !messages.is_empty() {
                 let (event, at) = (Event::Mail { messages }, self.control.clock.now());
                 items.push(QueuedEvent { run, event, at, completion: None });
