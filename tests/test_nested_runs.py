@@ -5,12 +5,10 @@ import itertools
 import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 import bide
-from processes import killed, ledger, ran
 
 
 @bide.task
@@ -180,53 +178,10 @@ def test_a_child_process_that_a_body_forks_may_wait() -> None:
 @pytest.mark.parametrize("slots", [1, 2])
 def test_the_advised_code_works(store: str, slots: int) -> None:
     def outer(handle: bide.TaskHandle, n: int) -> int:
-        run = one.submit(inner_workflow, {"n": n}, key=f"inner of {handle.run_id}")
-        handle.defer_until(lambda: one.get(run.id).ended_at is not None, poll_interval_ms=1)
-        result = one.get(run.id).raise_for_status()["inner"]
-        assert isinstance(result, int)
-        return result
+        result = handle.run(inner_workflow, {"n": n})
+        child = handle.start(inner_workflow, {"n": result["inner"]})
+        return int(handle.wait(child)["inner"])
 
     with bide.Runner(store, slots=slots) as one:
         handles = one.submit_many(bide.Workflow("outer", [outer]), [{"n": n} for n in range(5)])
-        assert [handle.result(30)["outer"] for handle in handles] == [1, 2, 3, 4, 5]
-
-
-def test_the_advised_code_reports_a_failure(runner: bide.Runner) -> None:
-    @bide.task
-    def fails() -> None:
-        raise ValueError("no such table")
-
-    def outer(handle: bide.TaskHandle) -> object:
-        run = runner.submit(bide.Workflow("fails", [fails]), key=f"inner of {handle.run_id}")
-        handle.defer_until(lambda: runner.get(run.id).ended_at is not None, poll_interval_ms=1)
-        return runner.get(run.id).raise_for_status()
-
-    with pytest.raises(bide.RunFailed, match="no such table"):
-        runner.run(bide.Workflow("outer", [outer]), timeout=30)
-
-
-ADVISED = """
-def inner() -> int:
-    note("inner")
-    if words == ["stay"]:
-        say("inner")
-        stay()
-    return 7
-
-inner_workflow = bide.Workflow("inner", [inner])
-
-def outer(handle: bide.TaskHandle) -> int:
-    note("outer")
-    run = runner.submit(inner_workflow, key=f"inner of {handle.run_id}")
-    handle.defer_until(lambda: runner.get(run.id).ended_at is not None, poll_interval_ms=1)
-    return runner.get(run.id).raise_for_status()["inner"]
-
-runner = bide.Runner(db, slots=2)
-say(runner.run(bide.Workflow("outer", [outer]), key="k")["outer"], len(runner.runs(workflow="inner")))
-"""
-
-
-def test_the_advised_code_finds_its_run_again_after_a_kill(file: Path) -> None:
-    killed(ADVISED, file, "stay", at="inner")
-    assert ran(ADVISED, file) == ["7 1"]
-    assert ledger(file).count("outer") == 2
+        assert [handle.result(30)["outer"] for handle in handles] == [2, 3, 4, 5, 6]

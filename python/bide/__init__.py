@@ -45,6 +45,7 @@ from bide._workflow import Workflow
 
 if _typing.TYPE_CHECKING:
     from bide._callbacks import Callback
+    from bide._children import ChildRun
     from bide._combine import AllOf, AnyOf, Fired, First, all_of, any_of
     from bide._logging import LogFilter, install_log_record_factory
 
@@ -58,6 +59,7 @@ __all__ = [
     "CallbackRejected",
     "Cancelled",
     "Channel",
+    "ChildRun",
     "Context",
     "DefinitionError",
     "Each",
@@ -132,6 +134,10 @@ def __getattr__(name: str) -> object:
         from bide import _combine  # noqa: PLC0415 - see above
 
         return getattr(_combine, name)
+    if name == "ChildRun":
+        from bide import _children  # noqa: PLC0415 - see above
+
+        return _children.ChildRun
     msg = f"module 'bide' has no attribute {name!r}"
     raise AttributeError(msg)
 

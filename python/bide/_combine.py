@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar, 
 
 import msgspec
 
+from bide import _core
 from bide._codec import Codec
 from bide._duration import optional_seconds
 from bide._errors import DefinitionError
@@ -25,8 +26,8 @@ _C = TypeVar("_C")
 _D = TypeVar("_D")
 _E = TypeVar("_E")
 
-Outcome: TypeAlias = bytes | BaseException | None
-"""Of one part: what it came to, as stored; or how it failed; or that it is not over."""
+Outcome: TypeAlias = "bytes | _core.Snapshot | BaseException | None"
+"""Of one part: what it came to, as stored; a child run that has ended; how it failed; or that it is not over."""
 
 
 class Fired(msgspec.Struct, Generic[T_co], frozen=True):
@@ -258,7 +259,7 @@ def _leaf_value(wait: WaitBase[Any], at: int) -> _Finish:
     return lambda outcomes, _handle: decode(_raised(outcomes[at]))
 
 
-def _raised(outcome: Outcome) -> bytes:
+def _raised(outcome: Outcome) -> Any:  # noqa: ANN401 - what the wait's decoder takes
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome or b"n"
@@ -268,11 +269,11 @@ def _any_of(own: int, members: list[tuple[int, _Finish]], names: tuple[str, ...]
     def finish(outcomes: list[Outcome], handle: "TaskHandle") -> Any:  # noqa: ANN401 - what the waits give
         whole = outcomes[own]
         if isinstance(whole, BaseException):
-            failures = [outcomes[member] for member, _ in members]
+            failures = [_failure(outcomes[member], value, outcomes, handle) for member, value in members]
             if all(isinstance(failure, Exception) for failure in failures):
                 raise ExceptionGroup(str(whole), failures)  # type: ignore[type-var] # pyright: ignore[reportArgumentType]
             raise whole
-        winner = int((whole or b"i0")[1:])
+        winner = int(whole[1:]) if isinstance(whole, bytes) else 0
         value = members[winner][1](outcomes, handle)
         if names:
             return First(names[winner], value)
@@ -281,12 +282,25 @@ def _any_of(own: int, members: list[tuple[int, _Finish]], names: tuple[str, ...]
     return finish
 
 
+def _failure(
+    outcome: Outcome, value: _Finish, outcomes: list[Outcome], handle: "TaskHandle"
+) -> BaseException | None:
+    """Return how a member has failed: of a child run, its `RunFailed`."""
+    if not isinstance(outcome, _core.Snapshot):
+        return outcome if isinstance(outcome, BaseException) else None
+    try:
+        value(outcomes, handle)
+    except Exception as failure:  # noqa: BLE001 - whatever it is, it is one of the group
+        return failure
+    return None
+
+
 def _all_of(own: int, members: list[tuple[int, _Finish]], names: tuple[str, ...]) -> _Finish:
     def finish(outcomes: list[Outcome], handle: "TaskHandle") -> Any:  # noqa: ANN401 - what the waits give
         whole = outcomes[own]
         if isinstance(whole, BaseException):
             for member, value in members:
-                if isinstance(outcomes[member], BaseException):
+                if isinstance(outcomes[member], (BaseException, _core.Snapshot)):
                     value(outcomes, handle)
             raise whole
         values = tuple(value(outcomes, handle) for _, value in members)

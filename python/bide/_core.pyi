@@ -3,17 +3,20 @@
 `_workflow.py`, `_runner.py` and `_result.py` wrap the rest, whose values are stored bytes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import Context as ContextVars
 from datetime import datetime, timedelta
 from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar, final, overload
 
 from bide._callbacks import Callback
+from bide._children import ChildRun
 from bide._codec import Codec
 from bide._combine import Fired, First
 from bide._compiled import CompiledTask
+from bide._result import RunResult
 from bide._retry import Retry
 from bide._waits import OnError, WaitBase
+from bide._workflow import Workflow as _Workflow
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -268,6 +271,39 @@ class TaskHandle:
     def sleep_until(self, moment: datetime, *, name: str | None = None) -> None:
         """Sleep until `moment`, a datetime with a time zone, without holding a slot."""
 
+    def start(
+        self, workflow: _Workflow, inputs: Mapping[str, Any] | None = None, *, key: str | None = None
+    ) -> ChildRun:
+        """Start a run as a child of this one, and return the wait for its end.
+
+        The child is committed together with the record of its start. A re-entered body gets the same child: the n-th
+        start of a workflow is the n-th one recorded, and if its inputs are not equal to the recorded ones, that is a
+        `bide.ReplayMismatch`. `key` says instead what is the same; it is no key of the run.
+
+        A child is a run like any other; it is kept as long as its parent, and deleted with it.
+        """
+
+    def start_many(
+        self,
+        workflow: _Workflow,
+        inputs: Iterable[Mapping[str, Any] | None],
+        keys: Iterable[str | None] | None = None,
+    ) -> list[ChildRun]:
+        """Start many runs as children of this one, all in one commit, and return them in the order of the inputs."""
+
+    def run(
+        self,
+        workflow: _Workflow,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        timeout: float | timedelta | None = None,
+    ) -> RunResult:
+        """Run a workflow as a child of this run, without holding a slot, and return its result.
+
+        It is `start` and `wait` in one. Raises `bide.RunFailed` if the child failed.
+        """
+
     @overload
     def step(
         self,
@@ -373,6 +409,10 @@ class TaskHandle:
     @property
     def run_id(self) -> str:
         """The run's id."""
+
+    @property
+    def parent(self) -> str | None:
+        """The id of the run whose body has started this one with `handle.start`; None for any other."""
 
     @property
     def task_name(self) -> str:
@@ -561,6 +601,10 @@ class Snapshot:
     @property
     def key(self) -> str | None:
         """The caller's key."""
+
+    @property
+    def parent(self) -> str | None:
+        """The id of the run whose body has started this one; None for any other."""
 
     @property
     def status(self) -> str:

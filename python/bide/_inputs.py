@@ -5,14 +5,15 @@ Which parameters read an input is decided in `_bind.py`; whether a run is given 
 
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from typing import Any
 
 import msgspec
 
 from bide._bind import Binding, InputParam
 from bide._codec import REFUSE_ABOVE, SCALAR_TAGS, WARN_ABOVE, Codec
-from bide._errors import SerializationError
+from bide._errors import DefinitionError, SerializationError
 from bide._scalars import encode_scalar
-from bide._text import listed
+from bide._text import check_text, listed
 
 
 class InputPlan(msgspec.Struct, frozen=True):
@@ -90,6 +91,26 @@ def _check_list(value: object) -> None:
 
 def _article(kind: str) -> str:
     return f"{'an' if kind[:1].lower() in set('aeiou') else 'a'} {kind}"
+
+
+def paired(
+    inputs: Iterable[Mapping[str, Any] | None], keys: Iterable[str | None] | None, what: str
+) -> tuple[list[Mapping[str, Any] | None], list[str | None]]:
+    """Return the inputs of many runs, and a key for each or None; `what` takes them."""
+    if not isinstance(inputs, Iterable):
+        msg = f"{what} takes a list of inputs, not {inputs!r}"
+        raise DefinitionError(msg)
+    given = list(inputs)
+    if keys is None:
+        return given, [None] * len(given)
+    if isinstance(keys, str) or not isinstance(keys, Iterable):
+        msg = f"{what} takes a list of keys, not {keys!r}"
+        raise DefinitionError(msg)
+    names = [None if key is None else check_text(key, f"keys[{at}]") for at, key in enumerate(keys)]
+    if len(names) != len(given):
+        msg = f"{what} got {len(given)} inputs and {len(names)} keys: give one key for each"
+        raise DefinitionError(msg)
+    return given, names
 
 
 def collect(workflow: str, bindings: Iterable[tuple[str, Binding]]) -> dict[str, InputPlan]:

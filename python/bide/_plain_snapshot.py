@@ -36,6 +36,7 @@ class PlainSnapshot:
     rows: "dict[str, _TaskRow]"
     returned: dict[str, Output]
     values: dict[str, bytes]
+    parent: str | None = None
 
     def names(self) -> list[str]:
         """Return the names of the tasks, in declaration order."""
@@ -85,6 +86,7 @@ def plain(snapshot: "_core.Snapshot") -> PlainSnapshot:
         rows=rows,
         returned={name: _returned(snapshot, name) for name in rows},
         values=snapshot.context_values(),
+        parent=snapshot.parent,
     )
 
 

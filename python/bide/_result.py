@@ -89,7 +89,7 @@ class RunResult(Mapping[str, Any]):
 
     A task is named by its function, for whose return type type checkers take the value, or by its name.
 
-    Attributes: `id`, `key`, `workflow`, `status`, `outputs` (by task), `context`, `tasks` (by name, see
+    Attributes: `id`, `key`, `parent`, `workflow`, `status`, `outputs` (by task), `context`, `tasks` (by name, see
     `TaskResult`), `error` (the first failure, or None), `blocked_by`, `started_at`, `ended_at`.
     """
 
@@ -109,6 +109,13 @@ class RunResult(Mapping[str, Any]):
     def key(self) -> str | None:
         """The key that the caller gave."""
         return self._snapshot.key
+
+    @property
+    def parent(self) -> str | None:
+        """The id of the run whose body has started this one with `handle.start`; None for any other."""
+        # A pickle of an older version has none.
+        parent: str | None = getattr(self._snapshot, "parent", None)
+        return parent
 
     @property
     def workflow(self) -> str:

@@ -158,10 +158,8 @@ def refuse_in_body(what: str) -> None:
     if _core.in_body():
         msg = (
             f"{what} waits for a run, which a task's body or condition must not do: if every slot is held by a body "
-            "that waits, no run can continue. Make what it runs a task of the same workflow. Or submit the run in a "
-            "body that takes a handle, with a key, so that the body finds it again when it is entered again: "
-            'run = runner.submit(workflow, inputs, key=f"inner of {handle.run_id}"); wait without a slot: '
-            "handle.defer_until(lambda: runner.get(run.id).ended_at is not None); and read "
-            "runner.get(run.id).raise_for_status(), which does not wait"
+            "that waits, no run can continue. A body that takes a handle runs it as a child of its own run, without "
+            "a slot: result = handle.run(workflow, inputs); or it starts several children with "
+            "child = handle.start(workflow, inputs) and waits for them with handle.wait(child)"
         )
         raise DefinitionError(msg)

@@ -14,6 +14,7 @@ from bide._core import Channel
 from bide._duration import count, moment, optional_seconds
 from bide._errors import BideError, DefinitionError, not_picklable
 from bide._events import DEFAULT, Event, Follower
+from bide._inputs import paired
 from bide._result import RunResult
 from bide._run_handle import RunHandle, refuse_in_body
 from bide._status import RunStatus
@@ -155,20 +156,9 @@ class Runner:
         A key that exists attaches, as in `run`. If one key or one of the inputs is refused, nothing is submitted.
         """
         compiled = self._core_workflow(workflow)
-        if not isinstance(inputs, Iterable):
-            msg = f"submit_many takes a list of inputs, not {inputs!r}"
-            raise DefinitionError(msg)
+        given, names = paired(inputs, keys, "submit_many")
         encode = workflow._compiled().encode_inputs
-        encoded = [encode(one) for one in inputs]
-        if isinstance(keys, str) or not (keys is None or isinstance(keys, Iterable)):
-            msg = f"submit_many takes a list of keys, not {keys!r}"
-            raise DefinitionError(msg)
-        names = (
-            [None] * len(encoded) if keys is None else [_check_key(key, f"keys[{at}]") for at, key in enumerate(keys)]
-        )
-        if len(names) != len(encoded):
-            msg = f"submit_many got {len(encoded)} inputs and {len(names)} keys: give one key for each"
-            raise DefinitionError(msg)
+        encoded = [encode(one) for one in given]
         return self._submit(compiled, list(zip(encoded, names, strict=True)), many=True)
 
     def register(self, workflow: Workflow) -> None:
@@ -347,10 +337,16 @@ class Runner:
         return _events.latest(self._core, self._find_run(run, None), channel)
 
     def delete(self, id_or_key: str, *, workflow: Workflow | str | None = None) -> None:
-        """Delete an ended run."""
+        """Delete an ended run, and with it the child runs that its bodies have started."""
         run = self._find(id_or_key, workflow)
         if not self._core.delete(run):
-            msg = f"run {run} has not ended: only ended runs can be deleted"
+            found = self._snapshot(run)
+            if found.parent is not None:
+                msg = f"run {run} is kept as long as run {found.parent}, which has started it: delete that one"
+            elif RunResult(found).ended_at is not None:
+                msg = f"run {run} has ended, but not all of the child runs that it has started: delete it after them"
+            else:
+                msg = f"run {run} has not ended: only ended runs can be deleted"
             raise BideError(msg)
 
     # --- closing ---------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import hashlib
 import inspect
 import reprlib
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from bide._bind import return_annotation
@@ -131,18 +131,27 @@ def _options_among(fn: object, bound: int) -> frozenset[str]:
 # --- the arguments -------------------------------------------------------------------------------------------------
 
 
+def proof_of_values(values: Mapping[str, Any], what: str) -> bytes:
+    """Return the proof of named values, such as the inputs of a child run."""
+    return _proof_of([(f"keyword {name}", name, values[name]) for name in sorted(values)], what)
+
+
 def _proof(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], step: str) -> bytes:
+    return _proof_of(_arguments(fn, args, kwargs), f"step {step!r}")
+
+
+def _proof_of(arguments: Iterable[tuple[str, str, Any]], what: str) -> bytes:
     whole = hashlib.blake2b(digest_size=SIZE)
     texts = b""
     sink = Canonical(REFUSE_ABOVE)
-    for kind, label, value in _arguments(fn, args, kwargs):
+    for kind, label, value in arguments:
         try:
             digest = sink.digest_of(value)
         except Exception as problem:
             if kind.startswith("captured"):  # for example a subclass of str with a connection as an attribute
                 continue
             msg = (
-                f"the arguments of step {step!r} cannot be recorded ({label}: {problem}): pass plain values, "
+                f"the arguments of {what} cannot be recorded ({label}: {problem}): pass plain values, "
                 "and let the function itself obtain everything else"
             )
             raise SerializationError(msg) from problem

@@ -90,6 +90,19 @@ def poll(name: str, every: float = 1.0) -> bide.Until[dict[str, int]]:
 workflow = bide.Workflow("typed", [plain, configured, gated, waits], description="all of it", fail_fast=True)
 
 
+@bide.task
+def starts(handle: bide.TaskHandle) -> str:
+    child = handle.start(workflow, {"path": "x"}, key="k")
+    assert_type(child, bide.ChildRun)
+    assert_type(handle.wait(child), bide.RunResult)
+    assert_type(handle.start_many(workflow, [{"path": "x"}, None]), list[bide.ChildRun])
+    assert_type(handle.wait_all(child, bide.after(1)), tuple[bide.RunResult, None])
+    assert_type(handle.wait_any(child), tuple[bide.Fired[bide.RunResult] | None])
+    assert_type(handle.run(workflow, timeout=1)[plain], int)
+    assert_type(handle.parent, str | None)
+    return child.id
+
+
 @workflow.task
 def added() -> str:
     return "x"

@@ -40,6 +40,8 @@ def waits(handle: bide.TaskHandle) -> None:
     found: int = handle.defer_until(lambda: "x")  # wrong
     handle.wait(lambda: True)  # wrong
     handle.wait(1)  # wrong
+    handle.start(lambda: 1)  # wrong
+    handle.run("workflow")  # wrong
     handle.sleep("1s")  # wrong
     number: int = handle.step(work, "x").upper()  # wrong
     handle.step(work, 3)  # wrong

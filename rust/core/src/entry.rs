@@ -412,6 +412,8 @@ pub enum Lookup {
     All,
     /// The start of a child run, with its inputs as arguments.
     Start(StepArguments),
+    /// The same, of which the caller's key says that it is the same. Its name has the key in it.
+    KeyedStart,
     /// The end of this child run.
     Child {
         /// The child.
@@ -443,7 +445,7 @@ impl Lookup {
             Self::Step(_) | Self::KeyedStep => EntryKind::Step,
             Self::Any => EntryKind::Any,
             Self::All => EntryKind::All,
-            Self::Start(_) => EntryKind::Start,
+            Self::Start(_) | Self::KeyedStart => EntryKind::Start,
             Self::Child { .. } => EntryKind::Child,
             Self::Record(kind) => kind.entry_kind(),
         }

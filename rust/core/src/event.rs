@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::block::BlockReason;
 use crate::entry::{EntryKey, EntryKind, Operation};
 use crate::failure::Failure;
-use crate::id::TaskRef;
+use crate::id::{RunId, TaskRef};
 use crate::message::{Address, Message, StoredMessage};
 use crate::outbox::Published;
 use crate::status::RunStatus;
@@ -60,6 +60,15 @@ pub enum Event {
         wait: Wait,
         /// Its value, or how it failed.
         result: Result<Value, Failure>,
+    },
+    /// A body has started child runs, which are created in the same commit.
+    ChildrenStarted {
+        /// Whose body.
+        task: TaskRef,
+        /// Which attempt.
+        attempt: u32,
+        /// The records of the starts.
+        starts: Vec<ChildStart>,
     },
     /// A body is about to execute a step that is executed at most once.
     Intended {
@@ -156,6 +165,13 @@ pub enum Event {
     /// Bodies have emitted events or said how far they have come: taken from the run's outbox, before the event with
     /// which it is committed. What is of an attempt that is over is dropped.
     Published(Box<Published>),
+    /// A run that one of the bodies has started has ended.
+    ChildEnded {
+        /// The child.
+        run: RunId,
+        /// How.
+        status: RunStatus,
+    },
     /// The run cannot continue as it is: it is paused. Later events of its bodies are refused.
     Block {
         /// Why.
@@ -172,6 +188,25 @@ pub struct Wait {
     pub operation: Operation,
     /// How long it may stay open.
     pub timeout: Option<Duration>,
+}
+
+/// The record of the start of a child run.
+#[derive(Clone, Debug)]
+pub struct ChildStart {
+    /// Its key in the journal.
+    pub key: EntryKey,
+    /// What must be equal for a re-entered body to get this child.
+    pub proof: Option<Arc<[u8]>>,
+    /// The child. Chosen by the driver, which creates it.
+    pub run: RunId,
+}
+
+impl ChildStart {
+    /// A start whose child has no id yet.
+    #[must_use]
+    pub const fn new(key: EntryKey, proof: Option<Arc<[u8]>>) -> Self {
+        Self { key, proof, run: RunId(0) }
+    }
 }
 
 /// A task's gate, as its workflow declares it: a wait that opens when the task could start.

@@ -32,10 +32,12 @@ pub enum FailureKind {
     CallbackRejected,
     /// A request was refused, or nobody can answer it any more. The message is the reason.
     RequestRefused,
+    /// A child run did not complete.
+    ChildFailed,
 }
 
 impl FailureKind {
-    const NAMES: [(Self, &'static str); 10] = [
+    const NAMES: [(Self, &'static str); 11] = [
         (Self::Raised, "error"),
         (Self::WaitTimeout, "wait_timeout"),
         (Self::TaskTimeout, "task_timeout"),
@@ -46,6 +48,7 @@ impl FailureKind {
         (Self::StepInterrupted, "step_interrupted"),
         (Self::CallbackRejected, "callback_rejected"),
         (Self::RequestRefused, "request_refused"),
+        (Self::ChildFailed, "child_failed"),
     ];
 
     /// The name by which it is stored.

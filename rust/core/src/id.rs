@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::value::Value;
+
 /// A run's id: a UUIDv7. Its first 63 significant bits double as the run's row number, so that a look-up by id
 /// needs no index of its own and rows of later runs come later in the file.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,18 +39,54 @@ impl RunId {
     }
 }
 
+impl RunId {
+    /// As a body's journal keeps it.
+    #[must_use]
+    pub fn to_value(self) -> Value {
+        Value::tagged(b's', &self.text())
+    }
+
+    /// From what [`RunId::to_value`] made.
+    #[must_use]
+    pub fn from_value(value: &Value) -> Option<Self> {
+        Self::parse(value.payload())
+    }
+
+    /// The text of the id: 32 hexadecimal digits in five groups.
+    fn text(self) -> [u8; 36] {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [b'-'; 36];
+        let mut rest = self.0;
+        for at in (0..36).rev().filter(|at| !DASHES.contains(at)) {
+            text[at] = DIGITS[(rest & 0xf) as usize];
+            rest >>= 4;
+        }
+        text
+    }
+
+    fn parse(text: &[u8]) -> Option<Self> {
+        if text.len() != 36 {
+            return None;
+        }
+        let mut id = 0;
+        for (at, c) in text.iter().enumerate() {
+            match (DASHES.contains(&at), c) {
+                (true, b'-') => {}
+                (false, _) => id = id << 4 | u128::from(char::from(*c).to_digit(16)?),
+                (true, _) => return None,
+            }
+        }
+        Some(Self(id))
+    }
+}
+
+/// Where the dashes are in the text of an id.
+const DASHES: [usize; 4] = [8, 13, 18, 23];
+
 impl fmt::Display for RunId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let x = self.0;
-        write!(
-            f,
-            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-            x >> 96,
-            (x >> 80) & 0xffff,
-            (x >> 64) & 0xffff,
-            (x >> 48) & 0xffff,
-            x & 0xffff_ffff_ffff
-        )
+        let text = self.text();
+        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
     }
 }
 
@@ -62,15 +100,7 @@ impl FromStr for RunId {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        let dashes = [8, 13, 18, 23];
-        if text.len() != 36 || !text.bytes().enumerate().all(|(i, b)| dashes.contains(&i) == (b == b'-')) {
-            return Err(());
-        }
-        let hex: String = text.chars().filter(|c| *c != '-').collect();
-        if !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(());
-        }
-        u128::from_str_radix(&hex, 16).map(Self).map_err(|_| ())
+        Self::parse(text.as_bytes()).ok_or(())
     }
 }
 

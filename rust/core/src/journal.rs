@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use crate::entry::{Entry, EntryKey, EntryKind, EntryState, Lookup, Operation, RecordKind, StepArguments, StepMode};
 use crate::event::Wait;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
+use crate::id::RunId;
 use crate::message::{answered_number, request_number};
 use crate::time::Time;
 use crate::value::Value;
@@ -128,6 +129,10 @@ impl Entries {
         Some(entry)
     }
 
+    fn remove_all(&mut self, keys: &[EntryKey]) -> Vec<Entry> {
+        keys.iter().filter_map(|key| self.remove(key)).collect()
+    }
+
     fn values(&self) -> impl Iterator<Item = &Entry> {
         self.list.iter()
     }
@@ -174,6 +179,15 @@ impl Entry {
         }
     }
 
+    /// The child that it has waited for, if that has failed.
+    fn failed_child(&self) -> Option<RunId> {
+        let failed = self.failure.as_ref().is_some_and(|failure| failure.kind == FailureKind::ChildFailed);
+        match self.operation {
+            Operation::Child { run } if failed => Some(run),
+            _ => None,
+        }
+    }
+
     /// Whether a step was recorded with these arguments.
     pub(crate) fn has_arguments(&self, arguments: &StepArguments) -> bool {
         let (mine, older) = (self.proof(), arguments.older.as_deref());
@@ -207,6 +221,9 @@ impl Entry {
             differences.join("; ")
         };
         let advice = if advice.is_empty() { String::new() } else { format!(". {advice}") };
+        if self.kind() == EntryKind::Start {
+            return format!("child run {} was started with other inputs: {what}{advice}", self.key);
+        }
         format!("step {} was recorded with other arguments: {what}{advice}", self.key)
     }
 }
@@ -465,7 +482,8 @@ impl Journal {
     /// Prepares for a new attempt: drops the failed (and the abandoned open) entries at the end, or everything, and
     /// returns the keys of what was dropped. Of a combination at the end that was not satisfied those members are kept
     /// that were: a message that one of them has consumed is not lost. A step that may be executed only once is kept,
-    /// whatever came of it.
+    /// whatever came of it. With a member its combination is dropped, and with the wait for a child that has
+    /// failed the child's start: the next attempt starts another one.
     pub fn rewind(&mut self, everything: bool) -> Vec<EntryKey> {
         let over = |entry: &&Entry| entry.state != EntryState::Satisfied;
         let combined = if everything { HashSet::new() } else { self.below(self.entries.values().filter(over)) };
@@ -478,10 +496,18 @@ impl Journal {
             .filter(|entry| everything || entry.mode() != StepMode::Once)
             .map(|entry| entry.key.clone())
             .collect();
-        for key in &dropped {
-            self.entries.remove(key);
-        }
-        dropped
+        let gone = self.entries.remove_all(&dropped);
+        let failed: HashSet<RunId> = gone.iter().filter_map(Entry::failed_child).collect();
+        let gone: HashSet<&EntryKey> = gone.iter().map(|entry| &entry.key).collect();
+        let follows = |entry: &&Entry| {
+            let starts = || RunId::from_value(entry.value.as_ref()?).filter(|_| entry.kind() == EntryKind::Start);
+            let members = entry.operation.members();
+            entry.state == EntryState::Failed && members.iter().any(|member| gone.contains(member))
+                || starts().is_some_and(|run| failed.contains(&run))
+        };
+        let following: Vec<EntryKey> = self.entries.values().filter(follows).map(|entry| entry.key.clone()).collect();
+        self.entries.remove_all(&following);
+        dropped.into_iter().chain(following).collect()
     }
 
     /// Whether an entry, or any that it combines, has consumed a message.

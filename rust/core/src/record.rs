@@ -304,13 +304,30 @@ pub struct NewRun {
     pub inputs: Arc<[u8]>,
     /// When it was created.
     pub created_at: Time,
+    /// The body that starts it as its child, if one does.
+    pub parent: Option<Arc<Parent>>,
+}
+
+/// The record by which a body has started a run as its child.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parent {
+    /// The run of the body.
+    pub run: RunId,
+    /// Its task.
+    pub task: TaskId,
+    /// The map index of its task.
+    pub map: i32,
+    /// The key of the record in its journal.
+    pub key: EntryKey,
+    /// How many parents are above the child: at least one.
+    pub depth: u32,
 }
 
 impl NewRun {
     /// A run without key and inputs.
     #[must_use]
     pub fn new(id: RunId, workflow: i64, version: i64, created_at: Time) -> Self {
-        Self { id, workflow, version, key: None, inputs: Arc::new([]), created_at }
+        Self { id, workflow, version, key: None, inputs: Arc::new([]), created_at, parent: None }
     }
 
     /// The same run with a key, or with none.
@@ -323,6 +340,12 @@ impl NewRun {
     #[must_use]
     pub fn with_inputs(self, inputs: Arc<[u8]>) -> Self {
         Self { inputs, ..self }
+    }
+
+    /// The same run as the child of a body, or of none.
+    #[must_use]
+    pub fn with_parent(self, parent: Option<Arc<Parent>>) -> Self {
+        Self { parent, ..self }
     }
 }
 
@@ -353,6 +376,10 @@ pub struct RunRow {
     pub crashes: u32,
     /// The runner that owns it, if any.
     pub runner: Option<i64>,
+    /// The run whose body has started it, if one has.
+    pub parent: Option<RunId>,
+    /// How many parents are above it.
+    pub depth: u32,
 }
 
 impl RunRow {
@@ -372,6 +399,8 @@ impl RunRow {
             blocked_by: None,
             crashes: 0,
             runner: None,
+            parent: None,
+            depth: 0,
         }
     }
 
@@ -457,4 +486,6 @@ pub struct StoredRun {
     pub messages: Vec<StoredMessage>,
     /// How far its tasks have come, by number and map index.
     pub progress: Vec<ProgressRow>,
+    /// The runs that its bodies have started, with their statuses, in order of creation. Not of a listed run.
+    pub children: Vec<(RunId, RunStatus)>,
 }

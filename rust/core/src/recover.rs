@@ -121,6 +121,9 @@ impl RunState {
         if !stored.messages.is_empty() {
             state.restore_mail(stored.messages);
         }
+        if !stored.children.is_empty() {
+            state.restore_children(stored.children);
+        }
         state.derive();
         Ok(state)
     }
@@ -196,6 +199,7 @@ impl RunState {
             self.resume_task(task, out);
         }
         self.deliver_all(queued, out);
+        self.deliver_ends(out);
         if self.remaining == 0 && self.status == RunStatus::Running {
             self.end_run(out);
         }

@@ -35,11 +35,12 @@
 //! `Published` changes no state: it is what bodies show, and is written if their attempts are not over.
 //!
 //! Here: the state, its readers, and the dispatch of events. `run/waits.rs`: journal entries, gates and timers;
-//! `run/combine.rs`: several waits at once; `run/mail.rs`: messages; `run/steps.rs`: steps that are begun before they
+//! `run/combine.rs`: several waits at once; `run/mail.rs`: messages; `run/children.rs`: child runs; `run/steps.rs`: steps that are begun before they
 //! end, and checkpoints. `run/ends.rs`: outcomes and what follows for other tasks. `run/skip.rs`: why a task is skipped.
 //! `run/maps.rs`: the elements of mapped tasks. `run/rows.rs`: what is written, and the marks of
 //! bodies that may kill their process. `recover.rs`: from rows back to a state.
 
+mod children;
 mod combine;
 mod ends;
 mod mail;
@@ -64,6 +65,7 @@ use crate::status::{RunStatus, SubStatus, TaskStatus};
 use crate::time::Time;
 use crate::uses::Uses;
 use crate::value::Value;
+pub(crate) use children::Children;
 pub(crate) use combine::Combinations;
 pub(crate) use maps::Maps;
 pub use maps::{ElementOutcomes, MAX_ELEMENTS, different_lengths, no_list, not_a_list, too_many};
@@ -111,6 +113,8 @@ pub(crate) struct RunDetail {
     pub(crate) blocked_by: Option<BlockReason>,
     /// Its messages, once one has come.
     pub(crate) mail: Option<Box<Mailbox>>,
+    /// The runs that its bodies have started, once one has.
+    pub(crate) children: Option<Box<Children>>,
     /// The workflow version to record for the run, if it is executed in another than it was created with.
     pub(crate) version: Option<i64>,
 }
@@ -391,6 +395,10 @@ impl RunState {
                 self.running(task, attempt)?;
                 self.checkpoint(task, state, out);
             }
+            Event::ChildrenStarted { task, attempt, starts } => {
+                self.running(task, attempt)?;
+                self.children_started(task, starts, out);
+            }
             Event::Ended { task, attempt, outcome } => {
                 self.running(task, attempt)?;
                 self.ended(task, outcome, out);
@@ -401,6 +409,7 @@ impl RunState {
             }
             Event::Message { message } => self.message(*message, out)?,
             Event::Mail { messages } => self.mail_came(messages, out),
+            Event::ChildEnded { run, status } => self.child_ended(run, status, out),
             Event::Due { task, attempt, timer } => self.due(task, attempt, timer, out)?,
             Event::Published(published) => self.published(*published, out),
             Event::Block { reason } => {
@@ -459,7 +468,10 @@ impl RunState {
         self.running(task, attempt)?;
         Ok(match self.known_detail(task) {
             None => Journal::default().recall_next(uses, name, lookup),
-            Some(detail) => detail.journal.recall_next(uses, name, lookup),
+            Some(detail) => {
+                let (key, recall) = detail.journal.recall_next(uses, name, lookup);
+                (key, self.recall_start(lookup, recall))
+            }
         })
     }
 

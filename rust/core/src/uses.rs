@@ -82,7 +82,7 @@ impl Journal {
         }
         match lookup {
             Lookup::Step(arguments) => self.recall_step(uses, name, arguments),
-            Lookup::KeyedStep => {
+            Lookup::KeyedStep | Lookup::KeyedStart => {
                 let key = EntryKey { name: Arc::clone(name), n: EntryKey::KEYED };
                 let recall = self.recall(&key, lookup);
                 (key, recall)

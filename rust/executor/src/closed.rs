@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{NewTask, RunRowId, StoredRun};
-use bide_core::{Failure, Message, RunId, StoredEvents, StoredMessage, Time, Value};
+use bide_core::{Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
     Changes, Commit, CommitId, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent, Standing,
     Store, StoreError, StoredVersion, StoredWorkflow, Written,
@@ -92,6 +92,10 @@ impl Store for Closed {
     }
 
     fn events(&self, _run: RunId, _channel: &str, _range: EventRange) -> Result<Option<Vec<StoredEvents>>, StoreError> {
+        self.refuse()
+    }
+
+    fn children(&self, _run: RunId) -> Result<Vec<(RunId, RunStatus)>, StoreError> {
         self.refuse()
     }
 

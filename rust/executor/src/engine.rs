@@ -18,6 +18,7 @@ use crate::host::Host;
 use crate::ids::{IdMaker, seed};
 use crate::ledger::{CommitPath, QueuedEvent};
 use crate::log::Log;
+use crate::runs::children::Children;
 use crate::runs::mail::Mail;
 use crate::runs::recover::Recovery;
 use crate::runs::submit::Submitter;
@@ -50,6 +51,8 @@ pub struct Engine<H: Host> {
     watch: Arc<Watch<H>>,
     /// Sends messages to runs.
     mail: Arc<Mail<H>>,
+    /// Starts child runs, and finds their ends.
+    children: Arc<Children<H>>,
     /// Takes runs in.
     submitter: Submitter<H>,
     /// Makes ids, and random numbers.
@@ -100,12 +103,13 @@ impl<H: Host> Engine<H> {
         let timers = Timers::new(Arc::clone(&control.clock));
         let path = CommitPath::new(&control, &timers);
         let ids = Arc::new(IdMaker::new(seed));
-        let recovery = Recovery::new(&control, &path);
+        let children = Children::new(&control, &path, &ids);
+        let recovery = Recovery::new(&control, &path, &children);
         let watch = Watch::new(&control, &path, &recovery);
         let mail = Mail::new(&control, &path, &ids);
         Arc::new(Self {
             submitter: Submitter::new(&control, &path, &ids, &watch),
-            lease_service: LeaseService::new(&control, &recovery, &watch, &mail),
+            lease_service: LeaseService::new(&control, &recovery, &watch, &mail, &children),
             retention_service: RetentionService::new(&control, retention),
             services: Services::default(),
             control,
@@ -114,6 +118,7 @@ impl<H: Host> Engine<H> {
             recovery,
             watch,
             mail,
+            children,
             ids,
         })
     }

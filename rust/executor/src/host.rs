@@ -23,6 +23,9 @@ pub trait Host: Send + Sync + Sized + 'static {
     const STEP_ADVICE: &'static str =
         "If the order of its uses may change, sort them, or give each use a key of its own";
 
+    /// What a message says about a child run whose inputs differ from its record, likewise.
+    const START_ADVICE: &'static str = "If the order of its uses may change, sort them, or start each with a key";
+
     /// What a body is called with, in order.
     fn sources(body: &Self::Body) -> &[Source];
 

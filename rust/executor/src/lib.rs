@@ -49,7 +49,7 @@ pub use runs::settled::{Settled, Settlement};
 pub use runs::submit::SubmitError;
 pub use runs::watch::{Handle, Watched};
 pub use services::retention::RETENTION;
-pub use threads::body::{BodyCx, Check, Condition, StepEnd, StepRequest, StepStart};
+pub use threads::body::{BodyCx, Check, Condition, StartIdentity, StartedChild, StepEnd, StepRequest, StepStart};
 pub use threads::gates::GateWorker;
 pub use threads::pool::{Pool, StartWorker};
 pub use threads::worker::{Call, Worker};

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bide_core::record::{NewTask, RunRowId, StoredRun};
 use bide_core::shown::shown;
-use bide_core::{Failure, Message, RunId, StoredEvents, StoredMessage, Time, Value};
+use bide_core::{Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
     Changes, Clock, Commit, CommitId, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent,
     Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
@@ -170,6 +170,10 @@ impl Store for Retrying {
 
     fn events(&self, run: RunId, channel: &str, range: EventRange) -> Result<Option<Vec<StoredEvents>>, StoreError> {
         self.call(|store| store.events(run, channel, range))
+    }
+
+    fn children(&self, run: RunId) -> Result<Vec<(RunId, RunStatus)>, StoreError> {
+        self.call(|store| store.children(run))
     }
 
     fn delete(&self, run: RunId) -> Result<bool, StoreError> {

@@ -108,7 +108,7 @@ impl<'py> Arguments<'_, 'py> {
                 };
                 let parts = self.args.iter().skip(*at).take(*parts).map(value);
                 let handle = self.handle.map_or_else(|| self.py.None().into_bound(self.py), |of| Bound::clone(of));
-                let value = outcomes(self.py, "", parts)
+                let value = outcomes(self.py, "", parts, |_| Ok(None))
                     .and_then(|outcomes| finished(finish.bind(self.py), &outcomes, &handle));
                 value.map(Owned::from).map_err(|error| Raised::new(self.py, error))
             }

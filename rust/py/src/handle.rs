@@ -13,6 +13,7 @@ use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 use smallvec::SmallVec;
 
 use crate::callback;
+use crate::children;
 use crate::context::read_only;
 use crate::errors::{self, names};
 use crate::gil::{self, Kept, Raised};
@@ -262,10 +263,15 @@ impl PyTaskHandle {
         let finish = plan.finish().clone();
         drop(plan);
         let own = slf.get();
+        let children = children::among(&requests);
+        children::check(py, &own.body, &children)?;
         let mut checks = PlannedChecks::new(own, py, conditions)?;
         let (waited, parts) = own.body.wait_parts(&mut own.here(py), requests, &mut checks);
         let outcomes = match waited {
-            Ok(_) | Err(CallError::Failed(_)) => outcomes(py, &own.body.task_name(), parts)?,
+            Ok(_) | Err(CallError::Failed(_)) => {
+                let ended = |at| children::ended(py, &own.body, &children, at);
+                outcomes(py, &own.body.task_name(), parts, ended)?
+            }
             Err(error) => return Err(own.error(py, &error)),
         };
         checks.put_originals(&outcomes)?;
@@ -478,6 +484,53 @@ impl PyTaskHandle {
         })
     }
 
+    /// Starts a run as a child of this one, and returns a wait for it.
+    #[pyo3(signature = (workflow, inputs=None, *, key=None))]
+    fn start<'py>(
+        &self,
+        workflow: &Bound<'py, PyAny>,
+        inputs: Option<&Bound<'py, PyAny>>,
+        key: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        panics::method(|| {
+            self.home.check("TaskHandle")?;
+            let py = workflow.py();
+            let none = py.None().into_bound(py);
+            let arguments = [workflow, inputs.unwrap_or(&none), key.unwrap_or(&none)];
+            children::start(&self.body, &mut self.here(py), "describe", &arguments)?.get_item(0)
+        })
+    }
+
+    /// Starts many runs as children of this one, in one commit, and returns a wait for each.
+    #[pyo3(signature = (workflow, inputs, keys=None))]
+    fn start_many<'py>(
+        &self,
+        workflow: &Bound<'py, PyAny>,
+        inputs: &Bound<'py, PyAny>,
+        keys: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        panics::method(|| {
+            self.home.check("TaskHandle")?;
+            let py = workflow.py();
+            let none = py.None().into_bound(py);
+            let arguments = [workflow, inputs, keys.unwrap_or(&none)];
+            children::start(&self.body, &mut self.here(py), "describe_many", &arguments)
+        })
+    }
+
+    /// Starts a run as a child of this one, waits for it and returns its result.
+    #[pyo3(signature = (workflow, inputs=None, *, key=None, timeout=None))]
+    fn run<'py>(
+        slf: &Bound<'py, Self>,
+        workflow: &Bound<'py, PyAny>,
+        inputs: Option<&Bound<'py, PyAny>>,
+        key: Option<&Bound<'py, PyAny>>,
+        timeout: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let child = slf.get().start(workflow, inputs, key)?;
+        panics::method(|| Self::wait_planned(slf, &child, timeout, "handle.run"))
+    }
+
     /// Calls `fn(*args, **kwargs)` and records what it returns or raises: after a crash it is not called again.
     #[pyo3(
         signature = (r#fn, /, *args, name=None, key=None, retry=None, once=None, **kwargs),
@@ -568,6 +621,12 @@ impl PyTaskHandle {
     #[getter]
     fn run_id(&self) -> String {
         self.body.run().id.to_string()
+    }
+
+    /// The id of the run whose body has started this one, if one has.
+    #[getter]
+    fn parent(&self) -> Option<String> {
+        self.body.run().parent.as_ref().map(|parent| parent.id.to_string())
     }
 
     /// The task's name.

@@ -39,6 +39,11 @@ impl Local {
         Self { contextvars, originals: Mutex::new(Arc::downgrade(originals)), lists: OnceLock::new() }
     }
 
+    /// Of a child run: its parent gets no original exceptions, because after a restart there are none.
+    pub(crate) fn of_child(contextvars: Option<Arc<Vars>>) -> Self {
+        Self { contextvars, ..Self::default() }
+    }
+
     /// The submitter's contextvars, if there is anything in them.
     #[inline]
     pub(crate) fn contextvars(&self) -> Option<&Vars> {
@@ -126,6 +131,9 @@ pub(crate) type PyRun = Run<Python3>;
 impl Host for Python3 {
     const STEP_ADVICE: &'static str = "If the order of its uses may change, as in a loop over a set, loop over \
                                        sorted(...), or give each use a key of its own, such as key=str(item)";
+
+    const START_ADVICE: &'static str = "If the order of its uses may change, as in a loop over a set, loop over \
+                                        sorted(...) or give each child a key, such as key=f\"file {item}\"";
 
     type Body = PyBody;
     type Local = Local;

@@ -8,6 +8,7 @@ mod body;
 mod call;
 mod callback;
 mod channel;
+mod children;
 mod context;
 mod current;
 mod errors;

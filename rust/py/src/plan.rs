@@ -145,14 +145,25 @@ fn child(id: &Bound<'_, PyAny>) -> PyResult<RunId> {
     text.parse().map_err(|()| errors::definition(id.py(), &format!("'{text}' is not the id of a run")))
 }
 
-/// The outcomes of parts as `finish` takes them: stored bytes, an exception, or None.
+/// The outcomes of parts as `finish` takes them: stored bytes, an exception, None, or for a child run that has ended,
+/// whose number is known to `child`, what that makes of it.
 pub(crate) fn outcomes<'py>(
     py: Python<'py>,
     task: &str,
     parts: impl IntoIterator<Item = Option<Result<Value, bide_core::Failure>>>,
+    mut child: impl FnMut(usize) -> PyResult<Option<Bound<'py, PyAny>>>,
 ) -> PyResult<Bound<'py, PyList>> {
     let list = PyList::empty(py);
-    for part in parts {
+    for (at, part) in parts.into_iter().enumerate() {
+        let failed_otherwise =
+            matches!(&part, Some(Err(failure)) if failure.kind != bide_core::FailureKind::ChildFailed);
+        if part.is_some()
+            && !failed_otherwise
+            && let Some(ended) = child(at)?
+        {
+            list.append(ended)?;
+            continue;
+        }
         match part {
             None => list.append(py.None())?,
             Some(Ok(value)) => list.append(PyBytes::new(py, value.as_bytes()))?,

@@ -141,7 +141,7 @@ impl PyRunner {
             let wanted = runs.into_iter().zip(&originals).map(|((inputs, key), originals)| {
                 let inputs = inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect();
                 let request = RunRequest::new(PyEngine::ordered(inputs)).with_key(key.map(Into::into));
-                RunRequest { local: Local::new(contextvars.clone(), originals), ..request }
+                request.with_local(Local::new(contextvars.clone(), originals))
             });
             let engine = &self.inner.engine;
             let (graph, bodies) = workflow.shared(py);
@@ -384,13 +384,8 @@ impl PyRunner {
         Ok(())
     }
 
-    /// The thread that polls gates, once a workflow has one.
     fn start_gates(&self, py: Python<'_>, workflow: &PyWorkflow) -> PyResult<()> {
-        let engine = &self.inner.engine;
-        if workflow.has_gates() && engine.wants_gate_thread() {
-            start_gate_thread(py, engine).inspect_err(|_| engine.no_gate_thread())?;
-        }
-        Ok(())
+        start_gates(py, &self.inner.engine, workflow)
     }
 
     /// True if all bodies have ended. A signal that raises cuts the grace short and is raised after the close.
@@ -420,6 +415,14 @@ impl Drop for PyRunner {
             }
         }
     }
+}
+
+/// Starts the thread that polls gates, once a workflow has one.
+pub(crate) fn start_gates(py: Python<'_>, engine: &Arc<PyEngine>, workflow: &PyWorkflow) -> PyResult<()> {
+    if workflow.has_gates() && engine.wants_gate_thread() {
+        start_gate_thread(py, engine).inspect_err(|_| engine.no_gate_thread())?;
+    }
+    Ok(())
 }
 
 fn start_worker(engine: &Arc<PyEngine>) -> Result<bool, String> {

@@ -196,6 +196,15 @@ impl PySnapshot {
         }
     }
 
+    /// The id of the run whose body has started this one, if one has.
+    #[getter]
+    fn parent(&self) -> Option<String> {
+        match &self.live {
+            Some(run) => run.parent.as_ref().map(|parent| parent.id.to_string()),
+            None => self.stored().run.parent.map(|id| id.to_string()),
+        }
+    }
+
     /// Where the run stands.
     #[getter]
     fn status(&self) -> &'static str {

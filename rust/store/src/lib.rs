@@ -347,7 +347,14 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     /// As [`Store::load`].
     fn events(&self, run: RunId, channel: &str, range: EventRange) -> Result<Option<Vec<StoredEvents>>, StoreError>;
 
-    /// Deletes one ended run. False if there is none or it has not ended.
+    /// The runs that the bodies of a run have started, with their statuses, in order of creation.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    fn children(&self, run: RunId) -> Result<Vec<(RunId, RunStatus)>, StoreError>;
+
+    /// Deletes one ended run, with all runs below it. False if there is none or it or one of those has not ended, and for
+    /// a child: that is kept as long as its parent is.
     ///
     /// # Errors
     /// Any [`StoreError`] but `Fenced`.
@@ -398,7 +405,8 @@ pub trait Store: Maintenance + Send + Sync + 'static {
 /// Keeping a store small, and warnings about its surroundings: for background threads.
 pub trait Maintenance {
     /// One step of a purge: looks at the next runs in the order of their row numbers, at most `limit` of them, and
-    /// deletes those that ended before `before`, in one short commit. Several may purge at once.
+    /// deletes those that ended before `before`, in one short commit. Several may purge at once. A child goes with its
+    /// parent, which stays until all runs below it have ended; one with many children takes several steps.
     ///
     /// # Errors
     /// Any [`StoreError`] but `Fenced`.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bide_core::record::{Committed, NewTask, RunRowId, StoredRun};
-use bide_core::{Failure, Message, RunId, StoredEvents, StoredMessage, Time, Value};
+use bide_core::{Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
     Changes, Clock, Commit, CommitId, Creation, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen,
     Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
@@ -210,6 +210,10 @@ impl Store for DistantStore {
 
     fn list(&self, filter: &RunFilter) -> Result<Vec<StoredRun>, StoreError> {
         self.call(|store| store.list(filter))
+    }
+
+    fn children(&self, run: RunId) -> Result<Vec<(RunId, RunStatus)>, StoreError> {
+        self.call(|store| store.children(run))
     }
 
     fn delete(&self, run: RunId) -> Result<bool, StoreError> {

@@ -92,6 +92,7 @@ pub(super) enum What {
     Callback,
     /// The answer to a request.
     Reply,
+    Start,
 }
 
 /// A call in words.
@@ -108,6 +109,7 @@ impl fmt::Display for Current {
             What::Step => "step",
             What::Callback => "callback",
             What::Reply => return write!(f, "the {}", self.name),
+            What::Start => "start of the child run",
             What::Checkpoint => return f.write_str("the checkpoint"),
         };
         write!(f, "the {what} '{}'", self.name)

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::combined::Combined;
 use super::polling::{Polling, timed_out};
+use super::starts::Starts;
 use super::step::{self, Step};
 use super::{Action, CallError, Caller, Clocks, Fed, Request, Sleep, used_up};
 use crate::block::BlockReason;
@@ -54,6 +55,8 @@ pub(super) enum Kind {
     Record(RecordKind, Value),
     /// The answer to the request with this number.
     Reply(i64, Box<Result<Value, Failure>>),
+    /// The start of child runs, which has states of its own too.
+    Starts(Box<Starts>),
 }
 
 /// When a wait for a time ends.
@@ -123,6 +126,10 @@ impl Call {
             Request::Reply { request, answer } => {
                 (Lookup::Record(RecordKind::Reply), None, Kind::Reply(request, Box::new(answer)))
             }
+            Request::Start(starts) => {
+                let starts = Box::new(Starts::new(task, attempt, starts));
+                (Lookup::KeyedStart, None, Kind::Starts(starts))
+            }
         };
         Self { task, attempt, key: EntryKey { name, n: 0 }, lookup, timeout, kind, caller, state: State::Start }
     }
@@ -142,19 +149,21 @@ impl Call {
         }
     }
 
-    /// The keys of all parts of a combination, in their order.
+    /// The keys of all parts of a combination, or of all starts, in their order.
     #[must_use]
     pub fn part_keys(&self) -> Vec<EntryKey> {
         match &self.kind {
             Kind::Combined(combined) => combined.keys().cloned().collect(),
+            Kind::Starts(starts) => starts.keys().cloned().collect(),
             _ => Vec::new(),
         }
     }
 
     /// What is looked up of each part of a combination.
-    pub(super) fn lookups(&self) -> Option<impl Iterator<Item = (&Arc<str>, Lookup)>> {
+    pub(super) fn lookups(&self) -> Option<Box<dyn Iterator<Item = (&Arc<str>, Lookup)> + '_>> {
         match &self.kind {
-            Kind::Combined(combined) => Some(combined.lookups()),
+            Kind::Combined(combined) => Some(Box::new(combined.lookups())),
+            Kind::Starts(starts) => Some(Box::new(starts.lookups())),
             _ => None,
         }
     }
@@ -174,11 +183,18 @@ impl Call {
         matches!(self.kind, Kind::Checkpoint(_))
     }
 
+    /// Whether the run machine closes what it waits for: what a driver reads of it may not be committed yet.
+    #[must_use]
+    pub const fn is_pushed(&self) -> bool {
+        matches!(self.kind, Kind::Pushed(_) | Kind::Combined(_))
+    }
+
     pub(super) const fn is_over(&self) -> bool {
-        if let Kind::Combined(combined) = &self.kind {
-            return combined.is_over();
+        match &self.kind {
+            Kind::Combined(combined) => combined.is_over(),
+            Kind::Starts(starts) => starts.is_over(),
+            _ => matches!(self.state, State::End),
         }
-        matches!(self.state, State::End)
     }
 
     pub(super) const fn lookup(&self) -> &Lookup {
@@ -198,6 +214,9 @@ impl Call {
     pub(super) fn advance(&mut self, fed: Fed, task: &str, clocks: &dyn Clocks) -> Action {
         if let Kind::Combined(combined) = &mut self.kind {
             return combined.advance(fed, task, clocks);
+        }
+        if let Kind::Starts(starts) = &mut self.kind {
+            return starts.advance(fed, task);
         }
         let state = std::mem::replace(&mut self.state, State::End);
         match (state, fed) {
@@ -289,7 +308,7 @@ impl Call {
                 return self.go(State::First, Action::Ask);
             }
             Kind::Step(_) => return self.step_is_new(),
-            Kind::Checkpoint(_) | Kind::Combined(_) => return self.end(Ok(Value::NONE)),
+            Kind::Checkpoint(_) | Kind::Combined(_) | Kind::Starts(_) => return self.end(Ok(Value::NONE)),
             Kind::Pushed(operation) => {
                 let operation = operation.clone();
                 return self.open(operation);
@@ -329,10 +348,9 @@ impl Call {
             Kind::Condition(polling) => Sleep::Poll(polling.next(clocks)),
             Kind::Time(until) => Sleep::Until(until.time(clocks)),
             Kind::Pushed(_) => return self.go(State::Parked, Action::Sleep(Sleep::Closed)),
-            // A step and a combination sleep in states of their own, and records never.
-            Kind::Step(_) | Kind::Combined(_) | Kind::Checkpoint(_) | Kind::Record(..) | Kind::Reply(..) => {
-                Sleep::Poll(Duration::ZERO)
-            }
+            // A step and a combination sleep in states of their own, and records and starts never.
+            Kind::Step(_) | Kind::Combined(_) | Kind::Checkpoint(_) | Kind::Starts(_) => Sleep::Poll(Duration::ZERO),
+            Kind::Record(..) | Kind::Reply(..) => Sleep::Poll(Duration::ZERO),
         };
         self.go(State::Sleeping, Action::Sleep(sleep))
     }

@@ -75,6 +75,8 @@
 //! `Commit(Replied)`. A request is answered once: its name in the journal has the request's number
 //! ([`reply_name`]), so that a second use of it is a misuse.
 //!
+//! The start of child runs has states of its own: `starts.rs`.
+//!
 //! # In every state
 //!
 //! `LeaseLost` and `Stopped` end the call with [`CallError::Suspended`], `Refused` with [`CallError::Over`], unless
@@ -84,6 +86,7 @@ mod body;
 mod call;
 mod combined;
 pub mod polling;
+mod starts;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -127,6 +130,14 @@ pub enum Action {
     Execute,
     /// Commit an event, with the slot held. Feed `Committed`, `Refused` or `Stopped`.
     Commit(Box<Event>),
+    /// Create child runs and commit the records of their starts, in one commit and with the slot held. Feed `Committed`,
+    /// `Refused` or `Stopped`.
+    StartChildren {
+        /// Which of the requested starts these are; the others are recorded.
+        which: Vec<usize>,
+        /// The event with their records, whose ids the driver chooses.
+        event: Box<Event>,
+    },
     /// Release the slot. Feed `Released`, or `NotReleased` if the body's execution time is used up.
     Release,
     /// Sleep without a slot. Feed `Woken` or `Stopped`.
@@ -135,7 +146,7 @@ pub enum Action {
     CommitAndAcquire(Box<Event>),
     /// Take a slot again. Feed `Acquired`, with `Ok` as the commit.
     Acquire,
-    /// Read the call's entry, by [`RunState::closed_entry`]. Feed `EntryRead`.
+    /// Read the call's entry, by [`RunState::closed_entry`], as far as it is committed. Feed `EntryRead`.
     Read,
     /// The call is over.
     Done(Result<Value, CallError>),
@@ -287,6 +298,8 @@ pub enum Request {
         /// The answer, or how it is refused.
         answer: Result<Value, Failure>,
     },
+    /// To start child runs, all that are not recorded in one commit.
+    Start(Vec<StartRequest>),
 }
 
 /// How a step is found and executed.
@@ -303,6 +316,17 @@ pub struct StepOptions {
 impl StepOptions {
     /// Found by name, use and arguments, and executed until its result is recorded.
     pub const PLAIN: Self = Self { keyed: false, once: false, retry: None };
+}
+
+/// The start of a child run, as a body asks for it.
+#[derive(Debug)]
+pub struct StartRequest {
+    /// Its name in the journal.
+    pub name: Arc<str>,
+    /// Its inputs.
+    pub arguments: StepArguments,
+    /// The caller's key says what is the same, and the name has it.
+    pub keyed: bool,
 }
 
 /// One of the waits of a combination, as a body asks for it.
@@ -354,6 +378,7 @@ impl Request {
             Self::Checkpoint(_) => (What::Checkpoint, ""),
             Self::Record { .. } => (What::Callback, ""),
             Self::Reply { .. } => (What::Reply, ""),
+            Self::Start(_) => (What::Start, ""),
             _ => (What::Wait, ""),
         }
     }

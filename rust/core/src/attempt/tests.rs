@@ -54,6 +54,7 @@ fn name(action: &Action) -> String {
         Action::Acquire => "Acquire".into(),
         Action::Read => "Read".into(),
         Action::Execute => "Execute".into(),
+        Action::StartChildren { which, .. } => format!("StartChildren {which:?}"),
         Action::Commit(event) => format!("Commit {}", event_name(event)),
         Action::Release => "Release".into(),
         Action::Sleep(Sleep::Poll(span)) => format!("Poll {}", span.as_millis()),

@@ -234,11 +234,14 @@ impl RunState {
         let entry = detail.journal.get(key).filter(|entry| entry.state == EntryState::Open)?;
         let is_any = matches!(entry.operation, Operation::Any { .. });
         let members = entry.operation.members();
-        let (count, index) = (members.len(), members.iter().position(|of| of == member)?);
+        let count = members.len();
+        // Asked once: many members of many waits close one after the other.
+        let index = || members.iter().position(|of| of == member);
+        let winner = if is_any && failure.is_none() { index() } else { None };
         let open = detail.combinations().open.get_mut(key)?;
         *open = open.saturating_sub(1);
         match failure {
-            None if is_any => Some(Ok(Value::tagged(b'i', index.to_string().as_bytes()))),
+            None if is_any => Some(Ok(Value::tagged(b'i', winner?.to_string().as_bytes()))),
             Some(failure) if !is_any => Some(Err(failure)),
             _ if *open > 0 => None,
             None => Some(Ok(Value::NONE)),

@@ -78,9 +78,9 @@ impl RunState {
         }
         let member = self.is_member(task, &wait.key);
         let entry = self.detail(task).journal.open(wait, out.now).clone();
-        self.write_entry(task, &entry, out);
         let result = match &entry.operation {
             Operation::Message(address) => self.take_message(address, out),
+            Operation::Child { run } => self.take_child_end(*run),
             Operation::Time { due } if member && *due <= out.now => Some(Ok(Value::NONE)),
             _ => None,
         };
@@ -92,9 +92,14 @@ impl RunState {
         };
         if let Some(result) = result {
             self.close_quietly(task, &entry.key, result, out);
-        } else if timed {
-            if let Operation::Message(address) = &entry.operation {
-                self.note_wait(address, task, &entry.key);
+            return;
+        }
+        self.write_entry(task, &entry, out);
+        if timed {
+            match &entry.operation {
+                Operation::Message(address) => self.note_wait(address, task, &entry.key),
+                Operation::Child { run } => self.note_child_wait(*run, task, &entry.key),
+                _ => {}
             }
             self.watch_time(task, &entry, out);
         }

@@ -1,6 +1,7 @@
 //! The run machine against simple oracles, driven by a small harness that acts as executor and store.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod children;
 mod combine;
 mod crashes;
 mod failure;

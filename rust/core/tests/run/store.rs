@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bide_core::record::{RunRow, StoredRun};
 use bide_core::{
-    Entry, EntryKey, EntryKind, Failure, Graph, Message, NO_MAP, RunId, RunState, StoredMessage, TaskId, TaskIx,
-    TaskRow, Time, Value, Write,
+    Entry, EntryKey, EntryKind, Failure, Graph, Message, NO_MAP, RunId, RunState, RunStatus, StoredMessage, TaskId,
+    TaskIx, TaskRow, Time, Value, Write,
 };
 
 #[derive(Clone)]
@@ -17,6 +17,7 @@ pub(crate) struct Store {
     pub(crate) messages: Vec<StoredMessage>,
     /// By the numbers of the requests.
     pub(crate) answers: BTreeMap<i64, Result<Value, Failure>>,
+    pub(crate) children: Vec<(RunId, RunStatus)>,
     last_seq: i64,
 }
 
@@ -35,6 +36,7 @@ impl Store {
             entries: BTreeMap::new(),
             messages: Vec::new(),
             answers: BTreeMap::new(),
+            children: Vec::new(),
             last_seq: 0,
         }
     }
@@ -129,6 +131,7 @@ impl Store {
             entries: self.entries.iter().map(|((task, map, _), entry)| (*task, *map, entry.clone())).collect(),
             messages: self.messages.clone(),
             progress: Vec::new(),
+            children: self.children.clone(),
         };
         let state = RunState::recover(graph, &ids, None, stored).unwrap();
         for (task, row) in state.rows() {

@@ -57,6 +57,26 @@ impl<H: Host> Engine<H> {
         self.submitter.submit(workflow, requests)
     }
 
+    /// Creates runs as children of another, in one commit with the records of their starts in the journal of the body that
+    /// starts them: an [`Event::ChildrenStarted`], one start for each request. Blocks.
+    ///
+    /// # Errors
+    /// See [`Lost`]; then there is no child.
+    pub(crate) fn start_children(
+        &self,
+        parent: &Arc<Run<H>>,
+        record: Event,
+        workflow: &Arc<RegisteredWorkflow<H>>,
+        requests: Vec<RunRequest<H>>,
+    ) -> Result<Vec<Arc<Run<H>>>, Lost> {
+        self.children.start(parent, record, workflow, requests)
+    }
+
+    /// Why a run may start no child of this workflow, if it may not: there are too many levels above it.
+    pub(crate) fn refuse_level(&self, run: &Run<H>, workflow: &RegisteredWorkflow<H>) -> Option<String> {
+        self.children.refuse_level(run, workflow)
+    }
+
     /// Sends a message to a run, wherever that is executed: it is committed when this returns. Blocks.
     ///
     /// # Errors

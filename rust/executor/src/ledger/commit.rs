@@ -123,13 +123,8 @@ impl<H: Host> Ledger<H> {
         begin: bool,
         ready: &mut Vec<Ready<H>>,
     ) -> Result<Vec<Creation>, StoreError> {
-        let begins = runs.iter().filter(|_| begin).map(|run| QueuedEvent {
-            run: Arc::clone(run),
-            event: Event::Begin,
-            at: run.created_at,
-            completion: None,
-        });
-        let mut request = Request::create(lease, std::mem::take(rows), begins.collect());
+        let begins = if begin { begins(runs) } else { Vec::new() };
+        let mut request = Request::create(lease, std::mem::take(rows), begins);
         self.perform(engine, &mut request);
         let Request { creates, mut outcome, .. } = request;
         let closed = || StoreError::Closed { store: engine.store().name().to_owned() };
@@ -147,6 +142,46 @@ impl<H: Host> Ledger<H> {
             let _ = self.carry_out(engine, outcome);
         } else {
             engine.release(created().map(|(run, _)| Arc::clone(run)).collect());
+        }
+        Ok(creations)
+    }
+
+    /// Creates children of a run and has them begin, in one commit with the records of their starts, which are an event of
+    /// their parent's body. The rows are returned in every case. Without `begin` they begin later. Blocks.
+    ///
+    /// # Errors
+    /// As [`Ledger::commit_own`]; no child is created then.
+    pub(crate) fn start_children(
+        &self,
+        engine: &Arc<impl Upcalls<H>>,
+        parent: &Arc<Run<H>>,
+        record: Event,
+        rows: &mut Vec<NewRun>,
+        children: &[Arc<Run<H>>],
+        begin: bool,
+    ) -> Result<Vec<Creation>, Lost> {
+        let begins = if begin { begins(children) } else { Vec::new() };
+        let mut request = Request::start(parent, record, std::mem::take(rows), begins);
+        self.perform(engine, &mut request);
+        let Request { creates, mut outcome, .. } = request;
+        let creations = creates.and_then(|creates| {
+            *rows = creates.rows;
+            creates.creations?.ok().filter(|creations| !creations.is_empty())
+        });
+        let Some(creations) = creations else {
+            return Err(self.carry_out(engine, outcome).err().unwrap_or(Lost::Stopped));
+        };
+        let created = !creations.iter().any(Creation::prevents_all);
+        if created {
+            children.iter().for_each(|child| engine.adopt(child));
+        }
+        // Adopted before this is asked: a lease that is lost from here on takes them with it.
+        if engine.lease() == parent.lease {
+            let mut ready = std::mem::take(&mut outcome.ready);
+            let _ = self.carry_out(engine, outcome);
+            engine.dispatch(&mut ready);
+        } else if created {
+            engine.release(children.to_vec());
         }
         Ok(creations)
     }
@@ -266,8 +301,8 @@ impl<H: Host> Ledger<H> {
         number: usize,
         lease: Lease,
     ) {
+        request.outcome.own = Ok(());
         let Request { creates, events, own, outcome } = request;
-        outcome.own = Ok(());
         if creates.as_ref().is_some_and(|creates| creates.lease != lease) {
             // The lease that the runs were to belong to has been lost meanwhile.
             request.refuse(&StoreError::Fenced { runner: lease.runner });
@@ -278,6 +313,13 @@ impl<H: Host> Ledger<H> {
             request.renumber(|row| engine.is_live(row));
             return;
         }
+        if creates.as_ref().is_some_and(|creates| creates.by_body)
+            && let Some((run, record)) = own.take()
+            && let Err(lost) = self.apply_own(engine, pending, (run, number), record, lease)
+        {
+            request.create_nothing(lost);
+            return;
+        }
         for QueuedEvent { run, event, at, completion } in events.drain(..) {
             if run.lease != lease {
                 // It was lost with the lease under which it was claimed, even if its state in memory looks alive.
@@ -285,39 +327,72 @@ impl<H: Host> Ledger<H> {
                 outcome.lost.push(run);
                 continue;
             }
-            let tagged = (run, number);
             // A refused event came too late: its attempt was over. It changes nothing.
-            let result = self.apply_event(pending, &tagged, event, at);
+            let result = self.apply_to(engine, pending, &(run, number), event, at, lease);
             outcome.completions.extend(completion.map(|completion| (completion, result)));
         }
         if let Some((run, event)) = own.take() {
-            let now = self.clock.now();
-            outcome.own = if run.lease == lease {
-                let tagged = (run, number);
-                self.apply_event(pending, &tagged, event, now).map_err(Lost::Refused)
-            } else {
-                Err(Lost::Refused(Refused::RunOver))
-            };
+            outcome.own = self.apply_own(engine, pending, (run, number), event, lease);
         }
     }
 
-    /// Applies an event, after what the run's bodies have shown before it.
-    #[inline]
-    fn apply_event(
+    fn apply_own(
         &self,
+        engine: &impl Upcalls<H>,
+        pending: &mut Pending<Tagged<H>>,
+        tagged: Tagged<H>,
+        event: Event,
+        lease: Lease,
+    ) -> Result<(), Lost> {
+        if tagged.0.lease != lease {
+            return Err(Lost::Refused(Refused::RunOver));
+        }
+        self.apply_to(engine, pending, &tagged, event, self.clock.now(), lease).map_err(Lost::Refused)
+    }
+
+    /// Applies an event, after what the run's bodies have shown before it. If it ends a child whose parent is executed here,
+    /// the parent gets to know it.
+    #[inline]
+    fn apply_to(
+        &self,
+        engine: &impl Upcalls<H>,
         pending: &mut Pending<Tagged<H>>,
         tagged: &Tagged<H>,
         event: Event,
         at: Time,
+        lease: Lease,
     ) -> Result<(), Refused> {
         let shown = tagged.0.live_output.take(&event, || self.clock.steady());
-        let state = &mut *tagged.0.state.lock();
+        let mut state = tagged.0.state.lock();
         if let Some(shown) = shown {
             // Refused, if the run is over: then nobody is to see it.
-            let _ = pending.apply(tagged, state, shown, at);
+            let _ = pending.apply(tagged, &mut state, shown, at);
         }
-        pending.apply(tagged, state, event, at)
+        pending.apply(tagged, &mut state, event, at)?;
+        if let Some(above) = &tagged.0.parent {
+            let status = state.status();
+            drop(state);
+            if status.is_ended()
+                && let Some(parent) = engine.live(above.id.row()).filter(|parent| parent.lease == lease)
+            {
+                let (event, tagged) = (Event::ChildEnded { run: tagged.0.id, status }, (parent, tagged.1));
+                // Refused if the parent is over.
+                let _ = pending.apply(&tagged, &mut tagged.0.state.lock(), event, at);
+            }
+        }
+        Ok(())
     }
+}
+
+/// The events that let created runs begin.
+fn begins<H: Host>(runs: &[Arc<Run<H>>]) -> Vec<QueuedEvent<H>> {
+    let begin = |run: &Arc<Run<H>>| QueuedEvent {
+        run: Arc::clone(run),
+        event: Event::Begin,
+        at: run.created_at,
+        completion: None,
+    };
+    runs.iter().map(begin).collect()
 }
 
 /// Why a group was not committed: reported once the commit lock is released.

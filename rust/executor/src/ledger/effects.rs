@@ -68,6 +68,10 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
         self.control.runs.has(row)
     }
 
+    fn live(&self, row: RunRowId) -> Option<Arc<Run<H>>> {
+        self.control.runs.by_row(row)
+    }
+
     fn adopt(&self, run: &Arc<Run<H>>) {
         self.control.runs.adopt(run);
     }

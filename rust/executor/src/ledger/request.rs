@@ -39,6 +39,8 @@ pub(super) struct NewRuns {
     pub(super) lease: Lease,
     /// The runs as they are to be stored.
     pub(super) rows: Vec<NewRun>,
+    /// A body starts them as children: its own event is their record, and without that they are not created.
+    pub(super) by_body: bool,
     /// The outcome for each run. `None` until the store was asked.
     pub(super) creations: Option<Result<Vec<Creation>, StoreError>>,
 }
@@ -68,8 +70,28 @@ impl<H: Host> Request<H> {
 
     /// A request for runs and their first events.
     pub(super) fn create(lease: Lease, rows: Vec<NewRun>, begin: Vec<QueuedEvent<H>>) -> Self {
-        let creates = NewRuns { lease, rows, creations: None };
+        let creates = NewRuns { lease, rows, by_body: false, creations: None };
         Self { creates: Some(creates), ..Self::new(begin, None, Vec::new()) }
+    }
+
+    /// A request for children of a run, with the records of their starts.
+    pub(super) fn start(parent: &Arc<Run<H>>, record: Event, rows: Vec<NewRun>, begin: Vec<QueuedEvent<H>>) -> Self {
+        let creates = NewRuns { lease: parent.lease, rows, by_body: true, creations: None };
+        Self { creates: Some(creates), ..Self::new(begin, Some((Arc::clone(parent), record)), Vec::new()) }
+    }
+
+    /// Whether it creates a child whose parent's record is in the same batch.
+    pub(super) fn starts_child(&self) -> bool {
+        self.creates.as_ref().is_some_and(|creates| creates.by_body && creates.creations.is_none())
+    }
+
+    /// The body's own event was refused: what it starts is not created.
+    pub(super) fn create_nothing(&mut self, lost: Lost) {
+        if let Some(creates) = &mut self.creates {
+            creates.creations = Some(Ok(Vec::new()));
+        }
+        self.forget();
+        self.outcome.own = Err(lost);
     }
 
     /// The runs that the store is to create, if it has not been asked yet.

@@ -42,6 +42,9 @@ pub(crate) trait Upcalls<H: Host>: Send + Sync {
     /// Whether a run with this row number is executed here.
     fn is_live(&self, row: RunRowId) -> bool;
 
+    /// The run with this row number, if it is executed here.
+    fn live(&self, row: RunRowId) -> Option<Arc<Run<H>>>;
+
     /// This run is created, and executed here from now on.
     fn adopt(&self, run: &Arc<Run<H>>);
 

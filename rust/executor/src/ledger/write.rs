@@ -46,9 +46,16 @@ pub(super) fn write<H: Host>(
         pending.settling().take(ANNOUNCED).for_each(|(run, _)| run.settled.announce());
     }
     let (committed, skipped) = if creates {
-        match create(store, pending, group, lease) {
+        // The record of a child's start is in the batch, and in memory: both are committed, or neither.
+        let child = group.iter().any(|request| request.starts_child());
+        let written = match child {
+            true => retrying_busy(engine, || create(store, pending, group, lease)),
+            false => create(store, pending, group, lease),
+        };
+        match written {
             Ok(written) => written,
             Err(error @ (StoreError::Fenced { .. } | StoreError::Unknown(_))) => return Err(error),
+            Err(error) if child => return Err(error),
             Err(error) => {
                 refuse_runs(pending, group, &error);
                 if pending.is_empty() {
@@ -81,7 +88,7 @@ fn create<H: Host>(
     group: &mut [&mut Request<H>],
     lease: Lease,
 ) -> Result<(Committed, Vec<RunRowId>), StoreError> {
-    let nothing_else = group.iter().all(|request| request.creates.is_some());
+    let nothing_else = group.iter().all(|request| request.creates.is_some() && !request.starts_child());
     let requests: SmallVec<[&[NewRun]; 8]> = group.iter().filter_map(|request| request.rows()).collect();
     let mut commit = Commit { id: CommitId::unique(), requests: &requests, batch: &mut pending.batch };
     counts::add_commit();
@@ -130,9 +137,16 @@ fn commit_retrying_busy<H: Host>(
     batch: &mut Batch,
 ) -> Result<Committed, StoreError> {
     counts::add_commit();
+    retrying_busy(engine, || store.write(lease, &mut Commit::of(batch)).map(|written| written.committed))
+}
+
+fn retrying_busy<H: Host, R>(
+    engine: &impl Upcalls<H>,
+    mut commit: impl FnMut() -> Result<R, StoreError>,
+) -> Result<R, StoreError> {
     let mut total_wait = Duration::ZERO;
     for remaining in (0..TRIES).rev() {
-        match store.write(lease, &mut Commit::of(batch)) {
+        match commit() {
             Err(StoreError::Busy { store, waited }) => {
                 total_wait += waited;
                 let error = StoreError::Busy { store, waited: total_wait };
@@ -141,7 +155,7 @@ fn commit_retrying_busy<H: Host>(
                 }
                 engine.warn(&format!("{error} yet; the commit is retried, and bodies wait for it"));
             }
-            outcome => return outcome.map(|written| written.committed),
+            outcome => return outcome,
         }
     }
     unreachable!("the last try returns")

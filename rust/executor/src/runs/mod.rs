@@ -1,6 +1,7 @@
 //! Runs in memory: what one is, which workflows it may have, how it is submitted, and how it is recovered.
 
 pub(crate) mod answers;
+pub(crate) mod children;
 pub(crate) mod follow;
 pub(crate) mod live;
 pub(crate) mod live_output;

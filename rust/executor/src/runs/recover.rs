@@ -5,8 +5,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use bide_core::event::Timer;
 use bide_core::record::{NewTask, RunUpdate};
-use bide_core::{BlockReason, DecodeError, Event, Failure, Graph, RunState, RunStatus, TaskId, TaskRef, recover};
+use bide_core::{
+    BlockReason, DecodeError, Event, Failure, Graph, RunId, RunState, RunStatus, TaskId, TaskRef, recover,
+};
 use bide_store::{Lease, Standing, StoreError};
 use bide_sync::{Mutex, RwLock};
 
@@ -14,8 +17,9 @@ use crate::control::Control;
 use crate::host::Host;
 use crate::ledger::{CommitPath, QueuedEvent};
 use crate::log::Level;
+use crate::runs::children::Children;
 use crate::runs::registry::RegisteredWorkflows;
-use crate::runs::run::{Inputs, RegisteredWorkflow, Run, RunRequest};
+use crate::runs::run::{Inputs, ParentRun, RegisteredWorkflow, Run, RunRequest};
 
 /// How many runs are claimed in one commit.
 const CLAIM: usize = 256;
@@ -42,13 +46,16 @@ pub(crate) struct Recovery<H: Host> {
     control: Arc<Control<H>>,
     /// Commits that they begin again.
     path: Arc<CommitPath<H>>,
+    /// Finds the ends of their children.
+    children: Arc<Children<H>>,
     /// What may be recovered.
     workflows: RwLock<RegisteredWorkflows<H>>,
 }
 
 impl<H: Host> Recovery<H> {
-    pub(crate) fn new(control: &Arc<Control<H>>, path: &Arc<CommitPath<H>>) -> Arc<Self> {
-        Arc::new(Self { control: Arc::clone(control), path: Arc::clone(path), workflows: RwLock::default() })
+    pub(crate) fn new(control: &Arc<Control<H>>, path: &Arc<CommitPath<H>>, children: &Arc<Children<H>>) -> Arc<Self> {
+        let (control, path, children) = (Arc::clone(control), Arc::clone(path), Arc::clone(children));
+        Arc::new(Self { control, path, children, workflows: RwLock::default() })
     }
 
     /// The workflow registered under this name.
@@ -199,10 +206,12 @@ impl<H: Host> Recovery<H> {
                     Err(error) => outcome = Err(error),
                 }
             }
+            let parents: Vec<Arc<Run<H>>> = begin.iter().map(|begin| Arc::clone(&begin.run)).collect();
             let mut ready = Vec::new();
             self.path.commit(&mut begin, &mut ready);
             self.control.dispatch_ready(&mut ready);
             self.control.settle_late_comers();
+            let outcome = outcome.and(self.children.watch(&parents)).and(self.enter_for_children(&parents));
             outcome.inspect_err(|error| {
                 // Likewise for claimed runs that could not be loaded; a corrupt one could not be executed by others
                 // either.
@@ -217,11 +226,46 @@ impl<H: Host> Recovery<H> {
         }
     }
 
+    /// Enters the recovered bodies that wait for children which no runner executes because their workflows are not
+    /// registered: the bodies register them when they come to the starts of the children.
+    pub(crate) fn enter_for_children(&self, parents: &[Arc<Run<H>>]) -> Result<(), StoreError> {
+        let (at, mut items) = (self.control.clock.now(), Vec::new());
+        for parent in parents {
+            let sleeping = parent.state.lock().entered_by_children();
+            for (task, attempt, children) in sleeping {
+                if self.any_is_stranded(&children)? {
+                    let event = Event::Due { task, attempt, timer: Timer::Reenter };
+                    items.push(QueuedEvent { run: Arc::clone(parent), event, at, completion: None });
+                }
+            }
+        }
+        let mut ready = Vec::new();
+        self.path.commit(&mut items, &mut ready);
+        self.control.dispatch_ready(&mut ready);
+        Ok(())
+    }
+
+    /// As [`Recovery::enter_for_children`], of all recovered runs whose children are not executed here.
+    pub(crate) fn enter_for_stranded(&self) -> Result<(), StoreError> {
+        self.enter_for_children(&self.children.parents())
+    }
+
+    fn any_is_stranded(&self, children: &[RunId]) -> Result<bool, StoreError> {
+        for child in children.iter().filter(|child| !self.control.runs.has(child.row())) {
+            if let Some(standing) = self.control.store().standing(*child)?
+                && self.why_not_here(&standing).is_some()
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn load(
         &self,
         workflow: &Arc<RegisteredWorkflow<H>>,
         lease: Lease,
-        id: bide_core::RunId,
+        id: RunId,
     ) -> Result<Option<Arc<Run<H>>>, StoreError> {
         let _adopting = self.control.runs.adopting.lock();
         let Some(mut stored) = self.control.store().load(id)? else { return Ok(None) };
@@ -232,6 +276,7 @@ impl<H: Host> Recovery<H> {
         let (key, created_at) = (stored.run.key.clone(), stored.run.created_at);
         let failure = stored.run.failure.clone();
         let progress = std::mem::take(&mut stored.progress);
+        let parent = stored.run.parent.map(|id| Box::new(ParentRun { id, depth: stored.run.depth }));
         let state = match RunState::recover(&workflow.graph, &workflow.ids, version, stored) {
             Ok(state) => state,
             Err(why) => {
@@ -241,7 +286,7 @@ impl<H: Host> Recovery<H> {
                 return Ok(None);
             }
         };
-        let request = RunRequest::new(inputs).with_key(key);
+        let request = RunRequest { parent, ..RunRequest::new(inputs).with_key(key) };
         let run = Arc::new(Run::new(workflow, lease, state, request, created_at));
         for row in progress {
             if let Some(ix) = workflow.ids.iter().position(|id| *id == row.task) {
@@ -253,13 +298,7 @@ impl<H: Host> Recovery<H> {
     }
 
     /// Pauses a run that does not read back, so that those who wait for it get the reason.
-    fn pause(
-        &self,
-        lease: Lease,
-        id: bide_core::RunId,
-        failure: Option<Failure>,
-        reason: String,
-    ) -> Result<(), StoreError> {
+    fn pause(&self, lease: Lease, id: RunId, failure: Option<Failure>, reason: String) -> Result<(), StoreError> {
         let blocked_by = Some(BlockReason::Other(reason.into()));
         let update = RunUpdate { failure, blocked_by, ..RunUpdate::new(id.row(), RunStatus::Paused) };
         self.path.ledger.update(&*self.path, lease, update)

@@ -49,6 +49,11 @@ impl<H: Host> RegisteredWorkflow<H> {
 /// A run's inputs, in order of name.
 pub type Inputs = Box<[(Arc<str>, Value)]>;
 
+/// Inputs as they are stored.
+pub(crate) fn packed(inputs: &Inputs) -> Arc<[u8]> {
+    pack::pack(inputs.iter().map(|(name, value)| (&**name, Some(value)))).into()
+}
+
 /// The keys of a context with their values, and what had to be decided between two tasks.
 pub type View = (Vec<(Arc<str>, Value)>, Vec<Conflict>);
 
@@ -60,19 +65,35 @@ pub struct RunRequest<H: Host> {
     pub key: Option<Arc<str>>,
     /// What the host keeps with it.
     pub local: H::Local,
+    /// The run whose body starts it, if one does.
+    pub(crate) parent: Option<Box<ParentRun>>,
+}
+
+/// The run above a child.
+pub struct ParentRun {
+    /// Its id.
+    pub id: RunId,
+    /// How many runs are above the child.
+    pub depth: u32,
 }
 
 impl<H: Host> RunRequest<H> {
     /// A request with these inputs, in order of name, without a key.
     #[must_use]
     pub fn new(inputs: Inputs) -> Self {
-        Self { inputs, key: None, local: H::Local::default() }
+        Self { inputs, key: None, local: H::Local::default(), parent: None }
     }
 
     /// The same request with a key, or with none.
     #[must_use]
     pub fn with_key(self, key: Option<Arc<str>>) -> Self {
         Self { key, ..self }
+    }
+
+    /// The same request with what the host keeps with the run.
+    #[must_use]
+    pub fn with_local(self, local: H::Local) -> Self {
+        Self { local, ..self }
     }
 }
 
@@ -90,6 +111,8 @@ pub struct Run<H: Host> {
     pub created_at: Time,
     /// The lease under which it is executed here. Under any other it belongs to another runner.
     pub lease: Lease,
+    /// The run whose body has started it, if one has.
+    pub parent: Option<Box<ParentRun>>,
     /// Its state. Held only for a transition: never across a commit, a wake-up or a call of a body.
     pub state: Mutex<RunState>,
     /// What the host keeps with it.
@@ -130,7 +153,7 @@ impl<H: Host> Run<H> {
         request: RunRequest<H>,
         created_at: Time,
     ) -> Self {
-        let RunRequest { inputs, key, local } = request;
+        let RunRequest { inputs, key, local, parent } = request;
         Self {
             id: state.id(),
             recovered: state.is_recovered(),
@@ -139,12 +162,19 @@ impl<H: Host> Run<H> {
             inputs,
             created_at,
             lease,
+            parent,
             state: Mutex::new(state),
             local,
             settled: Settled::default(),
             live_output: LiveOutput::default(),
             rare: Mutex::default(),
         }
+    }
+
+    /// How many runs are above it.
+    #[must_use]
+    pub fn depth(&self) -> u32 {
+        self.parent.as_ref().map_or(0, |parent| parent.depth)
     }
 
     /// Whether another runner has it now.
@@ -259,7 +289,9 @@ impl<H: Host> Run<H> {
             run: RunRow {
                 key: self.key.clone(),
                 status: state.status(),
-                inputs: pack::pack(self.inputs.iter().map(|(name, value)| (&**name, Some(value)))).into(),
+                inputs: packed(&self.inputs),
+                parent: self.parent.as_ref().map(|parent| parent.id),
+                depth: self.depth(),
                 failure: state.failure().cloned(),
                 ended_at: state.ended_at(),
                 blocked_by: state.blocked_by().cloned(),
@@ -270,6 +302,7 @@ impl<H: Host> Run<H> {
             entries: Vec::new(),
             messages: Vec::new(),
             progress: self.progress(),
+            children: Vec::new(),
         }
     }
 

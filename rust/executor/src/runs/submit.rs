@@ -10,13 +10,13 @@ use crate::control::Control;
 use crate::host::{Dispatch, Host};
 use crate::ids::IdMaker;
 use crate::ledger::{CommitPath, QueuedEvent};
-use crate::runs::run::{Inputs, RegisteredWorkflow, Run, RunRequest};
+use crate::runs::run::{Inputs, RegisteredWorkflow, Run, RunRequest, packed};
 use crate::runs::settled::Settlement;
 use crate::runs::watch::{Handle, Watch};
 
 /// How many runs begin in one commit, so that what they write is not in memory for all of them at once. Up to this many
 /// begin in the commit that creates them.
-const BEGIN: usize = 256;
+pub(crate) const BEGIN: usize = 256;
 
 /// Why a run was not created.
 #[derive(Debug)]
@@ -104,10 +104,7 @@ impl<H: Host> Submitter<H> {
             .map(|request| Arc::new(Run::new(workflow, lease, state(self.ids.next(now)), request, now)))
             .collect();
         let none: Arc<[u8]> = Arc::new([]);
-        let packed = |inputs: &Inputs| match inputs.is_empty() {
-            true => Arc::clone(&none),
-            false => pack::pack(inputs.iter().map(|(name, value)| (&**name, Some(value)))).into(),
-        };
+        let packed = |inputs: &Inputs| if inputs.is_empty() { Arc::clone(&none) } else { packed(inputs) };
         let mut rows: Vec<NewRun> = runs
             .iter()
             .map(|run| {

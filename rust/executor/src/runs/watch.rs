@@ -133,6 +133,34 @@ impl<H: Host> Watch<H> {
     /// # Errors
     /// From the store.
     pub(crate) fn committed(&self, run: &Run<H>) -> Result<StoredRun, StoreError> {
+        let mut stored = self.read_committed(run)?;
+        self.explain_children(run, &mut stored);
+        Ok(stored)
+    }
+
+    /// Says of bodies that wait for a child which nobody executes why that is.
+    fn explain_children(&self, run: &Run<H>, stored: &mut StoredRun) {
+        let awaited = run.state.lock().awaited_children();
+        for (task, child) in awaited {
+            if self.control.runs.get(child).is_some() {
+                continue;
+            }
+            // What cannot be read is not explained.
+            let Ok(Some(standing)) = self.control.store().standing(child) else { continue };
+            let why = match standing.status {
+                RunStatus::Paused => Some(format!("run {child} is paused")),
+                _ => self.recovery.why_not_here(&standing).map(|why| why.to_string()),
+            };
+            let number = run.workflow.ids[task.ix as usize];
+            let row = stored.rows.iter_mut().find(|row| row.task == number && row.map == task.map);
+            if let (Some(why), Some(row)) = (why, row) {
+                let wait = row.blocked_by.as_deref().unwrap_or("waits for a child run");
+                row.blocked_by = Some(format!("{wait}; {why}").into());
+            }
+        }
+    }
+
+    fn read_committed(&self, run: &Run<H>) -> Result<StoredRun, StoreError> {
         match run.settled.get() {
             // It was committed before this was reported.
             Some(Settlement::Run(_) | Settlement::Closed) => return Ok(run.snapshot()),

@@ -9,6 +9,7 @@ use bide_store::{ChangedRuns, Changes, Seen, StoreError};
 use crate::control::Control;
 use crate::failpoint::{self, Failpoint};
 use crate::host::{Dispatch, Host};
+use crate::runs::children::Children;
 use crate::runs::mail::Mail;
 use crate::runs::recover::Recovery;
 use crate::runs::watch::Watch;
@@ -30,6 +31,8 @@ pub(crate) struct LeaseService<H: Host> {
     watch: Arc<Watch<H>>,
     /// Hands out the messages that others have left in the store.
     mail: Arc<Mail<H>>,
+    /// Finds the ends of children that are executed elsewhere.
+    children: Arc<Children<H>>,
     /// Set when the thread is to end.
     stop: Signal,
 }
@@ -82,9 +85,11 @@ impl<H: Host> LeaseService<H> {
         recovery: &Arc<Recovery<H>>,
         watch: &Arc<Watch<H>>,
         mail: &Arc<Mail<H>>,
+        children: &Arc<Children<H>>,
     ) -> Arc<Self> {
         let (control, recovery, watch) = (Arc::clone(control), Arc::clone(recovery), Arc::clone(watch));
-        Arc::new(Self { control, recovery, watch, mail: Arc::clone(mail), stop: Signal::default() })
+        let (mail, children) = (Arc::clone(mail), Arc::clone(children));
+        Arc::new(Self { control, recovery, watch, mail, children, stop: Signal::default() })
     }
 
     /// Waits before the first turn, which looks at everything: the thread that opens the runner registers workflows
@@ -139,6 +144,10 @@ impl<H: Host> LeaseService<H> {
             self.recovery.recover()?;
         }
         self.mail.look(changes, &mut state.mail)?;
+        self.children.look(if renewed { &ChangedRuns::Any } else { &changes.runs })?;
+        if renewed {
+            self.recovery.enter_for_stranded()?;
+        }
         let now = self.control.clock.steady();
         if state.looked.is_none_or(|looked| now.saturating_sub(looked) >= LOOK) {
             state.looked = Some(now);

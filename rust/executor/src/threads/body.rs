@@ -1,13 +1,15 @@
 //! What a body with a handle can do: ask where it is; `body/steps.rs`: record steps, on any thread; `body/waits.rs`: wait,
-//! on its own thread; `body/show.rs`: emit events.
+//! on its own thread; `body/children.rs`: start child runs; `body/show.rs`: emit events.
 //!
 //! This drives the attempt machine of `bide_core::attempt`: the machine decides, this carries its actions out.
 
+mod children;
 mod records;
 mod show;
 mod steps;
 mod waits;
 
+pub use children::{StartIdentity, StartedChild};
 pub use steps::{StepEnd, StepRequest, StepStart};
 pub use waits::Check;
 
@@ -44,6 +46,9 @@ pub struct BodyCx<H: Host> {
     permit: Mutex<Option<Permit<H>>>,
     /// How long it may execute, if its task says so.
     limit: Option<Arc<Limit<H>>>,
+    /// The child runs that it has started and not waited for yet, so that their results are read from memory. Dropped with
+    /// its end: what the host keeps with a child may lead back to this.
+    children: Mutex<children::Started<H>>,
 }
 
 /// A wait for a condition, as a body states it.
@@ -80,6 +85,7 @@ impl<H: Host> BodyCx<H> {
             thread: std::thread::current().id(),
             permit: Mutex::new(permit),
             limit,
+            children: Mutex::default(),
         })
     }
 
@@ -146,6 +152,8 @@ impl<H: Host> BodyCx<H> {
     /// The body has returned: returns its slot to the worker, if it has one.
     pub(crate) fn end(&self) -> Option<Permit<H>> {
         self.attempt.lock().end();
+        let children = self.children.lock().take();
+        drop(children);
         self.permit.lock().take()
     }
 
@@ -181,12 +189,28 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             *fed = match action {
                 Action::CheckLease if self.engine.is_sure_of_lease(at) && !self.run.is_lost() => Fed::LeaseHeld,
                 Action::CheckLease => Fed::LeaseLost,
-                Action::Recall => self.attempt.lock().recall(call, &self.run.state.lock()),
+                Action::Recall => {
+                    let recalled = self.attempt.lock().recall(call, &self.run.state.lock());
+                    if call.is_pushed() && !self.is_committed(at) { Fed::Stopped } else { recalled }
+                }
                 Action::Commit(event) => self.commit(at, call, *event),
-                Action::Read => Fed::EntryRead(self.run.state.lock().closed_entry(self.task, call.key())),
+                Action::Read => {
+                    let closed = self.run.state.lock().closed_entry(self.task, call.key());
+                    if closed.is_some() && !self.is_committed(at) { Fed::Stopped } else { Fed::EntryRead(closed) }
+                }
                 action => return action,
             };
         }
+    }
+
+    /// Waits for a commit that is under way. True if what was read from the run's state before is committed: the machine
+    /// closes waits by itself, in a batch that may still fail. False if the engine has stopped, or has lost the run.
+    fn is_committed(&self, at: &mut dyn Attached) -> bool {
+        let ledger = &self.engine.path().ledger;
+        if ledger.try_lock_for(Duration::ZERO).is_none() {
+            at.detach(|| drop(ledger.lock()));
+        }
+        self.engine.stopped().is_none() && !self.run.is_lost()
     }
 
     /// Commits an event of this body, with its slot held.

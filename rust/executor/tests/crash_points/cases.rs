@@ -66,6 +66,14 @@ fn a_wait_whose_timeout_passes_during_downtime() -> Vec<Defined> {
     })]
 }
 
+fn a_child_between_steps() -> Vec<Defined> {
+    vec![task("a", &[], |body| {
+        let first = body.step("first", 7)?;
+        body.child()?;
+        Ok(first + body.step("last", 8)?)
+    })]
+}
+
 fn a_sleep_between_steps() -> Vec<Defined> {
     vec![task("a", &[], |body| {
         let first = body.step("first", 7)?;
@@ -181,6 +189,7 @@ crash_points! {
     a_gate_before_a_step
     a_wait_whose_timeout_passes_during_downtime
     a_sleep_between_steps
+    a_child_between_steps
     a_mapped_task_and_one_that_follows_it
     a_failing_branch_with_a_task_for_failures
     a_diamond_that_changes_the_context_on_both_sides

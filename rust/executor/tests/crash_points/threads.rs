@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use bide_executor::core::attempt::{Part, PartRequest};
 use bide_executor::core::event::Retry;
 use bide_executor::core::{
     Failure, FailureKind, Graph, Outcome, PollPolicy, RetryPolicy, RunStatus, TaskSpec, Value, Write, context,
@@ -11,7 +12,7 @@ use bide_executor::core::{
 use bide_executor::store::{LEASE, MemoryStore, Store};
 use bide_executor::{
     Attached, BodyCx, Call, CallError, Check, Clock, Condition, Engine, Gate, GateWorker, Handle, Host, Level, Log,
-    Polled, Pool, RunRequest, Settlement, Source, StepEnd, StepRequest, StepStart, Worker,
+    Polled, Pool, RunRequest, Settlement, Source, StartIdentity, StepEnd, StepRequest, StepStart, Worker,
 };
 
 use bide_testkit::FaultyStore;
@@ -180,6 +181,28 @@ impl Body<'_> {
         }
     }
 
+    /// Starts a run as a child and waits for it. However often that is tried, there is one.
+    pub(crate) fn child(&mut self) -> Result<(), CallError> {
+        let child = task("inner", &[], |body| body.step("inner step", 3));
+        let (graph, bodies) = workflow_named("inner", &self.task.ledger, vec![child]);
+        let engine = self.cx.engine();
+        let workflow = loop {
+            match engine.register(Arc::clone(&graph), Arc::clone(&bodies)) {
+                Ok(workflow) => break workflow,
+                Err(_) if engine.stopped().is_some() => return Err(CallError::Suspended),
+                Err(_) => std::thread::yield_now(),
+            }
+        };
+        let start = (StartIdentity::Inputs([].into()), RunRequest::new(Box::default()));
+        let started = self.cx.start_children(self.thread, &workflow, vec![start])?;
+        let part = PartRequest { name: "child".into(), part: Part::Child(started[0].id), timeout: None };
+        self.cx.wait_parts(self.thread, vec![part], &mut || Polled::False).0?;
+        if let Ok(children) = self.cx.engine().store().children(self.cx.run().id) {
+            assert_eq!(children, [(started[0].id, RunStatus::Completed)]);
+        }
+        Ok(())
+    }
+
     pub(crate) fn sleep(&mut self, span: Duration) -> Result<(), CallError> {
         self.cx.wait_after(self.thread, &"sleep".into(), span)
     }
@@ -240,8 +263,12 @@ fn start(store: Arc<dyn Store>, ledger: &Arc<Ledger>, slots: u32, log: Log) -> O
 }
 
 fn workflow(ledger: &Arc<Ledger>, defined: Vec<Defined>) -> (Arc<Graph>, Arc<[Task]>) {
+    workflow_named("threads", ledger, defined)
+}
+
+fn workflow_named(name: &str, ledger: &Arc<Ledger>, defined: Vec<Defined>) -> (Arc<Graph>, Arc<[Task]>) {
     let specs = defined.iter().map(|one| one.spec.clone()).collect();
-    let graph = Arc::new(Graph::build("threads", specs, false).unwrap());
+    let graph = Arc::new(Graph::build(name, specs, false).unwrap());
     let bodies = defined.into_iter().map(|one| Task {
         name: one.name,
         after: one.after,

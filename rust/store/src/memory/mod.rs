@@ -175,13 +175,7 @@ impl Store for MemoryStore {
                 write => write,
             };
             if let Some(ended) = run::apply(&mut state.runs, &mut state.journals, &mut state.messages, write) {
-                state.unowned.remove(&ended);
-                state.ended.push_back(ended);
-                if state.ended.len() > KEPT
-                    && let Some(oldest) = state.ended.pop_front()
-                {
-                    forgotten.push(state.forget(oldest));
-                }
+                forgotten.append(&mut state.ended(ended, KEPT));
             }
         }
         drop(changes);
@@ -310,14 +304,19 @@ impl Store for MemoryStore {
         Ok(found.map(|_| state.live.read(run.row(), channel, range)))
     }
 
+    fn children(&self, run: RunId) -> Result<Vec<(RunId, RunStatus)>, StoreError> {
+        Ok(self.state.lock().children_of(run.row()))
+    }
+
     fn delete(&self, run: RunId) -> Result<bool, StoreError> {
         let row = run.row();
         let state = &mut *self.state.lock();
-        if !state.runs.get(&row).is_some_and(|found| found.id == run && found.status.is_ended()) {
+        let is_root = |found: &MemRun| found.id == run && found.parent.is_none();
+        if !state.runs.get(&row).is_some_and(is_root) || !state.has_ended(row) {
             return Ok(false);
         }
         state.ended.retain(|id| *id != row);
-        state.forget(row);
+        state.forget_tree(row);
         Ok(true)
     }
 
@@ -381,10 +380,12 @@ impl Maintenance for MemoryStore {
         ended.sort_unstable();
         let next = ended.get(limit).copied();
         ended.truncate(limit);
-        ended.retain(|id| state.runs[id].ended_at.is_some_and(|ended| ended < before));
+        ended.retain(|id| state.runs[id].ended_at.is_some_and(|ended| ended < before) && state.has_ended(*id));
         state.ended.retain(|id| ended.binary_search(id).is_err());
-        forgotten.extend(ended.iter().map(|id| state.forget(*id)));
-        Ok(Purged { runs: ended.len(), next })
+        for id in ended {
+            forgotten.append(&mut state.forget_tree(id));
+        }
+        Ok(Purged { runs: forgotten.len(), next })
     }
 
     fn shrink(&self) -> Result<bool, StoreError> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
-use bide_core::record::{DoneRow, NewRun, RunRowId, RunUpdate, Write};
+use bide_core::record::{DoneRow, NewRun, Parent, RunRowId, RunUpdate, Write};
 use bide_core::{
     BlockReason, Entry, EntryKey, EntryKind, Failure, NO_MAP, RunId, RunStatus, TaskId, TaskRow, Time, Value,
 };
@@ -36,6 +36,8 @@ pub(super) struct MemRun {
     pub(super) crashes: u32,
     /// The runner that may execute it; `None`: it has no owner, or it has ended.
     pub(super) runner: Option<i64>,
+    /// The body that has started it, if one has.
+    pub(super) parent: Option<Arc<Parent>>,
     /// By task number.
     plain: Vec<Row>,
     /// Rows of elements of mapped tasks in blocks of [`BLOCK`], by task number and number of the block.
@@ -125,6 +127,7 @@ impl MemRun {
             blocked_by: None,
             crashes: 0,
             runner: Some(runner),
+            parent: new.parent.clone(),
             plain: Vec::new(),
             mapped: BTreeMap::new(),
             has_journal: false,

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bide_core::record::{Batch, NewRun, RecordedTask, RunRow, RunRowId, StoredRun, Write};
-use bide_core::{NewEvents, TaskId};
+use bide_core::{NewEvents, RunId, RunStatus, TaskId};
 
 use super::live::Live;
 use super::messages::Messages;
@@ -36,8 +36,10 @@ pub(super) struct State {
     pub(super) keys: HashMap<(i64, Arc<str>), RunRowId>,
     /// Unfinished runs without an owner, oldest first.
     pub(super) unowned: BTreeSet<RunRowId>,
-    /// Ended runs in the order in which they ended.
+    /// Ended runs in the order in which they ended. No children: they go with their parents.
     pub(super) ended: VecDeque<RunRowId>,
+    /// The children of each run that has some, in order of creation.
+    pub(super) children: HashMap<RunRowId, Vec<RunRowId>, RowHash>,
 }
 
 /// A workflow.
@@ -123,6 +125,42 @@ impl State {
         }
     }
 
+    /// Whether a run and all runs below it have ended.
+    pub(super) fn has_ended(&self, id: RunRowId) -> bool {
+        let below = self.children.get(&id).into_iter().flatten();
+        self.runs.get(&id).is_some_and(|run| run.status.is_ended()) && below.clone().all(|child| self.has_ended(*child))
+    }
+
+    /// A run has ended. Answers the oldest runs, if there are more than are kept.
+    pub(super) fn ended(&mut self, id: RunRowId, kept: usize) -> Vec<MemRun> {
+        self.unowned.remove(&id);
+        if self.runs.get(&id).is_some_and(|run| run.parent.is_some()) {
+            return Vec::new();
+        }
+        self.ended.push_back(id);
+        if self.ended.len() <= kept {
+            return Vec::new();
+        }
+        match self.ended.pop_front() {
+            Some(oldest) if self.has_ended(oldest) => self.forget_tree(oldest),
+            Some(oldest) => {
+                // Asked again when all others have been.
+                self.ended.push_back(oldest);
+                Vec::new()
+            }
+            None => Vec::new(),
+        }
+    }
+
+    /// Forgets a run and all runs below it.
+    pub(super) fn forget_tree(&mut self, id: RunRowId) -> Vec<MemRun> {
+        let mut forgotten: Vec<MemRun> = self.forget(id).into_iter().collect();
+        for child in self.children.remove(&id).into_iter().flatten() {
+            forgotten.append(&mut self.forget_tree(child));
+        }
+        forgotten
+    }
+
     pub(super) fn forget(&mut self, id: RunRowId) -> Option<MemRun> {
         let run = self.runs.remove(&id)?;
         self.journals.forget(&run);
@@ -130,6 +168,9 @@ impl State {
         self.live.forget(id);
         if let Some(key) = &run.key {
             self.keys.remove(&(run.workflow, key.clone()));
+        }
+        if let Some(siblings) = run.parent.as_ref().and_then(|parent| self.children.get_mut(&parent.run.row())) {
+            siblings.retain(|child| *child != id);
         }
         Some(run)
     }
@@ -162,6 +203,8 @@ impl State {
             blocked_by: run.blocked_by.clone(),
             crashes: run.crashes,
             runner: run.runner,
+            parent: run.parent.as_ref().map(|parent| parent.run),
+            depth: run.parent.as_ref().map_or(0, |parent| parent.depth),
         }
     }
 
@@ -173,7 +216,14 @@ impl State {
             entries: self.journals.entries(run),
             messages: self.messages.of(run.id.row(), 0),
             progress: self.live.progress(run.id.row()),
+            children: self.children_of(run.id.row()),
         }
+    }
+
+    /// The children of a run.
+    pub(super) fn children_of(&self, row: RunRowId) -> Vec<(RunId, RunStatus)> {
+        let children = self.children.get(&row).into_iter().flatten().filter_map(|child| self.runs.get(child));
+        children.map(|child| (child.id, child.status)).collect()
     }
 
     /// Creates the runs of each request, or none of a request that is refused. `inserted` gets those that are new.
@@ -218,6 +268,9 @@ impl State {
         }
         if let Some(key) = &new.key {
             self.keys.insert((new.workflow, key.clone()), row);
+        }
+        if let Some(parent) = &new.parent {
+            self.children.entry(parent.run.row()).or_default().push(row);
         }
         self.runs.insert(row, MemRun::new(new, lease.runner));
         inserted.push(row);

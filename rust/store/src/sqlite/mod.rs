@@ -52,7 +52,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bide_core::record::{NewTask, RunRowId, StoredRun};
-use bide_core::{Failure, Message, RunId, StoredEvents, StoredMessage, Time, Value};
+use bide_core::{Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_sync::{Mutex, MutexGuard};
 use rusqlite::Connection;
 
@@ -343,6 +343,10 @@ impl Store for SqliteStore {
 
     fn events(&self, run: RunId, channel: &str, range: EventRange) -> Result<Option<Vec<StoredEvents>>, StoreError> {
         self.read_events(run, channel, range)
+    }
+
+    fn children(&self, run: RunId) -> Result<Vec<(RunId, RunStatus)>, StoreError> {
+        self.read_children(run)
     }
 
     fn delete(&self, run: RunId) -> Result<bool, StoreError> {

@@ -37,6 +37,7 @@ const MAY_WALK: &[(&str, &str)] = &[
     ("SELECT r.uuid, w.name FROM workflow w CROSS JOIN", "the few workflows; a look into an index for each"),
     ("SELECT EXISTS (SELECT 1 FROM sqlite_schema)", "ends at the first row"),
     ("SELECT 1 FROM sqlite_schema", "stops at the first row"),
+    ("WITH RECURSIVE below", "along the runs below one, each found by the index of its parent"),
 ];
 
 /// The string literals of a source that are statements; those of its tests and of macros (which are parts) are not.

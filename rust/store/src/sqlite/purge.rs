@@ -19,9 +19,11 @@ use crate::{Purged, StoreError};
 /// The last millisecond that a row number can hold.
 const LAST_MS: i64 = (1 << 42) - 1;
 
-pub(super) const LOOK: &str =
-    "SELECT id, status >= 3 AND ended_at < ?1 FROM run WHERE id >= ?2 AND id < ?3 ORDER BY id LIMIT ?4";
-const ENDED: &str = "SELECT 1 FROM run WHERE id = ?1 AND uuid = ?2 AND status >= 3";
+pub(super) const LOOK: &str = "SELECT id, parent IS NULL AND status >= 3 AND ended_at < ?1 FROM run WHERE id >= ?2 AND id < ?3 ORDER BY id LIMIT ?4";
+const ENDED: &str = "SELECT 1 FROM run WHERE id = ?1 AND uuid = ?2 AND status >= 3 AND parent IS NULL";
+/// The runs below one: its children, theirs and so on, each after its parent.
+const BELOW: &str = "WITH RECURSIVE below (id, ended) AS (SELECT id, status >= 3 FROM run WHERE parent = ?1 \
+     UNION ALL SELECT r.id, r.status >= 3 FROM below b CROSS JOIN run r WHERE r.parent = b.id) SELECT id, ended FROM below";
 /// Again "ended": what another process has done since is not known. The other rows only if this one was there.
 const DELETE: &str = "DELETE FROM run WHERE id = ?1 AND status >= 3";
 const DELETE_REST: &[&str] = &[
@@ -77,8 +79,9 @@ impl SqliteStore {
                     purged.next = Some(run);
                     return Ok(());
                 }
-                if delete(connection, run, &mut rows)? {
-                    purged.runs += 1;
+                if !delete_tree(connection, run, &mut rows, &mut purged.runs)? {
+                    purged.next = Some(run);
+                    return Ok(());
                 }
             }
             Ok(())
@@ -89,10 +92,16 @@ impl SqliteStore {
     }
 
     pub(super) fn delete_one(&self, run: RunId) -> Result<bool, StoreError> {
-        self.transact(|connection| {
-            let there = connection.prepare_cached(ENDED)?.exists(params![run.row(), &run.0.to_be_bytes()[..]])?;
-            Ok(there && delete(connection, run.row(), &mut 0)?)
-        })
+        let mut deleted = 0;
+        loop {
+            let done = self.transact(|connection| {
+                let there = connection.prepare_cached(ENDED)?.exists(params![run.row(), &run.0.to_be_bytes()[..]])?;
+                Ok(!there || delete_tree(connection, run.row(), &mut 0, &mut deleted)?)
+            })?;
+            if done {
+                return Ok(deleted > 0);
+            }
+        }
     }
 
     /// Shrinks the file by some pages, if much of it is free. True if there are more.
@@ -116,6 +125,31 @@ impl SqliteStore {
         self.debt.add(u64::from(PAGES_RETURNED) * 2048);
         Ok(more)
     }
+}
+
+/// Deletes a run that has ended, after all runs below it; none of them if one of those has not ended. False: there are
+/// more of them than a step deletes.
+fn delete_tree(
+    connection: &Connection,
+    run: RunRowId,
+    rows: &mut usize,
+    deleted: &mut usize,
+) -> rusqlite::Result<bool> {
+    let below: Vec<(RunRowId, bool)> = {
+        let mut statement = connection.prepare_cached(BELOW)?;
+        statement.query_map([run], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?
+    };
+    if below.iter().any(|(_, ended)| !ended) {
+        return Ok(true);
+    }
+    for (child, _) in below.iter().rev() {
+        if *rows >= ROWS {
+            return Ok(false);
+        }
+        *deleted += usize::from(delete(connection, *child, rows)?);
+    }
+    *deleted += usize::from(delete(connection, run, rows)?);
+    Ok(true)
 }
 
 /// Deletes a run that has ended, and counts the rows.

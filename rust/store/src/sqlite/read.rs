@@ -27,8 +27,9 @@ pub(super) type Versions = Mutex<HashMap<i64, Arc<[RecordedTask]>>>;
 macro_rules! run_columns {
     () => {
         "SELECT r.uuid, w.name, v.hash, r.key, r.status, r.inputs, r.failure, r.created_at, r.ended_at, r.blocked_by, \
-         r.crashes, r.runner, r.version FROM run r \
-         LEFT JOIN workflow w ON w.id = r.workflow LEFT JOIN version v ON v.id = r.version "
+         r.crashes, r.runner, r.version, p.uuid, r.depth FROM run r \
+         LEFT JOIN workflow w ON w.id = r.workflow LEFT JOIN version v ON v.id = r.version \
+         LEFT JOIN run p ON p.id = r.parent "
     };
 }
 
@@ -54,6 +55,7 @@ macro_rules! journal_columns {
     };
 }
 
+const CHILDREN: &str = "SELECT uuid, status FROM run WHERE parent = ?1 ORDER BY id";
 const TASKS: &str = concat!(task_columns!(), "WHERE run = ?1 ORDER BY task, map");
 const JOURNAL: &str = concat!(journal_columns!(), "WHERE run = ?1 ORDER BY task, map, seq");
 /// Of all runs of a JSON array of row numbers.
@@ -71,7 +73,7 @@ const VERSIONS: &str = "SELECT id, hash FROM version WHERE workflow = ?1 ORDER B
 
 /// For the test that no hot statement scans a table (`KEY` walks the workflows, which are few).
 #[cfg(test)]
-pub(super) const HOT: &[&str] = &[RUN, STANDING, TASKS, JOURNAL, KEY_OF, VERSION, VERSIONS];
+pub(super) const HOT: &[&str] = &[RUN, STANDING, CHILDREN, TASKS, JOURNAL, KEY_OF, VERSION, VERSIONS];
 /// The same for the look-up by key: it may walk `workflow` alone.
 #[cfg(test)]
 pub(super) const BY_KEY: &str = KEY;
@@ -127,6 +129,8 @@ impl SqliteStore {
             blocked_by: fields.text(9, "blocked_by")?.map(BlockReason::from_stored),
             crashes: fields.get(10, "crashes")?,
             runner: fields.get(11, "runner")?,
+            parent: fields.get::<Option<Vec<u8>>>(13, "parent")?.map(|uuid| self.uuid(&uuid)).transpose()?,
+            depth: fields.get(14, "depth")?,
         };
         Ok((run, fields.get(12, "version")?))
     }
@@ -162,7 +166,20 @@ impl SqliteStore {
         let entries = self.read_all(&reader, JOURNAL, id, "journal", entry)?;
         let messages = self.read_all(&reader, ALL_MESSAGES, id, "message", messages::read)?;
         let progress = self.read_all(&reader, PROGRESS_OF, id, "progress", progress_row)?;
-        Ok(Some(StoredRun { run, tasks, rows, entries, messages, progress }))
+        let children = self.children_of(&reader, id)?;
+        Ok(Some(StoredRun { run, tasks, rows, entries, messages, progress, children }))
+    }
+
+    pub(super) fn read_children(&self, id: RunId) -> Result<Vec<(RunId, RunStatus)>, StoreError> {
+        let reader = self.reader()?;
+        self.children_of(&reader, id)
+    }
+
+    fn children_of(&self, reader: &Connection, id: RunId) -> Result<Vec<(RunId, RunStatus)>, StoreError> {
+        self.read_all(reader, CHILDREN, id, "run", |fields| {
+            let uuid: Vec<u8> = fields.get(0, "uuid")?;
+            Ok((self.uuid(&uuid)?, fields.code(1, "status", RunStatus::from_code)?))
+        })
     }
 
     pub(super) fn read_standing(&self, id: RunId) -> Result<Option<Standing>, StoreError> {
@@ -267,8 +284,8 @@ impl SqliteStore {
         while let Some(row) = rows.next().map_err(|error| self.explain(error))? {
             let (run, version) = self.read_row(row)?;
             let tasks = self.recorded_tasks(reader, version)?;
-            let (rows, entries, messages, progress) = Default::default();
-            found.push(StoredRun { run, tasks, rows, entries, messages, progress });
+            let (rows, entries, messages, progress, children) = Default::default();
+            found.push(StoredRun { run, tasks, rows, entries, messages, progress, children });
         }
         Ok(found)
     }

@@ -1,6 +1,6 @@
 //! Writing runs: creation and batches. The statements here are the hot ones; none scans a table.
 
-use bide_core::record::{Committed, DoneRow, NewRun, RunRowId, RunUpdate, Write};
+use bide_core::record::{Committed, DoneRow, NewRun, Parent, RunRowId, RunUpdate, Write};
 use bide_core::{BlockReason, Entry, Failure, RunStatus, TaskRow, Time, Value};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -15,6 +15,9 @@ const CREATE: &str = "INSERT INTO run (id, uuid, workflow, version, status, runn
      VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6, ?7, ?8, ?9)";
 const CREATE_KEYED: &str = "INSERT INTO run (id, uuid, workflow, version, status, runner, epoch, created_at, key, inputs) \
      VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (workflow, key) WHERE key IS NOT NULL DO NOTHING";
+const CREATE_CHILD: &str = "INSERT INTO run (id, uuid, workflow, version, status, runner, epoch, created_at, key, inputs, parent, \
+     parent_task, parent_map, parent_name, parent_n, depth) \
+     VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
 const KEYED: &str = "SELECT uuid FROM run WHERE workflow = ?1 AND key = ?2";
 const UUID: &str = "SELECT uuid FROM run WHERE id = ?1";
 /// Only within the transaction that has created the run.
@@ -32,7 +35,8 @@ const RUN: &str = "UPDATE run SET status = ?2, failure = ?3, ended_at = ?4, bloc
 
 /// For the test that no hot statement scans a table.
 #[cfg(test)]
-pub(super) const HOT: &[&str] = &[CREATE, CREATE_KEYED, KEYED, UUID, UNDO, DONE, TASK, ENTRY, DROP_ENTRY, RUN];
+pub(super) const HOT: &[&str] =
+    &[CREATE, CREATE_KEYED, CREATE_CHILD, KEYED, UUID, UNDO, DONE, TASK, ENTRY, DROP_ENTRY, RUN];
 
 impl SqliteStore {
     pub(super) fn write_commit(&self, lease: Lease, commit: &mut Commit<'_>) -> Result<Written, StoreError> {
@@ -311,21 +315,46 @@ enum Inserted {
     Not(Option<Vec<u8>>),
 }
 
-fn insert_run(writer: &Connection, lease: Lease, new: &NewRun) -> rusqlite::Result<Inserted> {
-    let uuid = new.id.0.to_be_bytes();
-    let key = new.key.as_deref();
-    let mut insert = writer.prepare_cached(if key.is_some() { CREATE_KEYED } else { CREATE })?;
-    let inserted = insert.execute(params![
+fn insert_child(writer: &Connection, lease: Lease, new: &NewRun, parent: &Parent) -> rusqlite::Result<usize> {
+    writer.prepare_cached(CREATE_CHILD)?.execute(params![
         new.id.row(),
-        &uuid[..],
+        &new.id.0.to_be_bytes()[..],
         new.workflow,
         new.version,
         lease.runner,
         lease.epoch,
         new.created_at.0,
-        key,
+        new.key.as_deref(),
         &*new.inputs,
-    ]);
+        parent.run.row(),
+        parent.task,
+        parent.map,
+        &*parent.key.name,
+        parent.key.n,
+        parent.depth,
+    ])
+}
+
+fn insert_run(writer: &Connection, lease: Lease, new: &NewRun) -> rusqlite::Result<Inserted> {
+    let uuid = new.id.0.to_be_bytes();
+    let key = new.key.as_deref();
+    let inserted = match &new.parent {
+        Some(parent) => insert_child(writer, lease, new, parent),
+        None => {
+            let mut insert = writer.prepare_cached(if key.is_some() { CREATE_KEYED } else { CREATE })?;
+            insert.execute(params![
+                new.id.row(),
+                &uuid[..],
+                new.workflow,
+                new.version,
+                lease.runner,
+                lease.epoch,
+                new.created_at.0,
+                key,
+                &*new.inputs,
+            ])
+        }
+    };
     match inserted {
         Ok(0) => {
             let there = writer.prepare_cached(KEYED)?.query_row(params![new.workflow, key], |row| row.get(0));

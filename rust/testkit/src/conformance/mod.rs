@@ -24,6 +24,8 @@ mod batches;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
 mod changes;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
+mod children;
+#[expect(missing_docs, reason = "each check's name is its documentation")]
 mod claims;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
 mod commits;
@@ -106,6 +108,10 @@ macro_rules! conformance {
             answers_outlive_the_end_of_their_run_and_go_with_it
             an_answer_wakes_those_who_wait_for_changes
             the_first_answer_to_a_callback_stands
+            a_child_names_its_parent_and_is_among_its_children
+            a_child_and_the_record_of_its_start_are_one_commit
+            a_child_goes_with_its_parent_and_not_before
+            a_purge_takes_a_parent_with_however_many_children
         );
     };
     ($with_store:path: $($check:ident)+) => {
@@ -240,6 +246,7 @@ fn exists(creation: &Creation) -> &RunRow {
 pub use answers::*;
 pub use batches::*;
 pub use changes::*;
+pub use children::*;
 pub use claims::*;
 pub use commits::*;
 pub use creation::*;

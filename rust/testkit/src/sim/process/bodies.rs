@@ -139,7 +139,11 @@ impl Process {
             Action::Read => Fed::EntryRead(body.run.state.lock().closed_entry(body.task, open_call.call.key())),
             Action::AskPart(_) => Fed::Asked(self.ask(open_call.act)),
             Action::ProvePart(_) => Fed::Proved(true),
-            action @ (Action::Sleep(_) | Action::CommitAndAcquire(_) | Action::Acquire | Action::Done(_)) => {
+            action @ (Action::Sleep(_)
+            | Action::CommitAndAcquire(_)
+            | Action::Acquire
+            | Action::StartChildren { .. }
+            | Action::Done(_)) => {
                 let line = format!("a body with a slot is to {action:?}");
                 self.shared.oracle.lock().violations.push(line);
                 Fed::Stopped

@@ -1,0 +1,219 @@
+//! Child runs: the start is a record, the end closes the waits for it, and neither is lost.
+
+use bide_core::event::{ChildStart, Wait};
+use bide_core::{
+    EntryKey, EntryState, Event, Failure, FailureKind, Lookup, Operation, Recall, RetryPolicy, RunId, RunStatus,
+    StepArguments, SubStatus, TaskSpec, Uses, Value,
+};
+
+use crate::script::{RETRY, Script, key, seconds, spec};
+
+fn child(n: u16) -> RunId {
+    RunId::new(5, n, 0)
+}
+
+fn start() -> Wait {
+    Wait { key: key("inner"), operation: Operation::Start { proof: Some(b"n=1".as_slice().into()) }, timeout: None }
+}
+
+fn end(n: u16) -> Wait {
+    let key = EntryKey { name: format!("child {n}").into(), n: 1 };
+    Wait { key, operation: Operation::Child { run: child(n) }, timeout: None }
+}
+
+/// A body starts a child; the store creates that with the record.
+fn record(script: &mut Script, wait: Wait, n: u16) {
+    let (task, attempt) = (script.find("a"), script.attempt("a"));
+    let proof = wait.operation.proof().map(Into::into);
+    let start = ChildStart { run: child(n), ..ChildStart::new(wait.key, proof) };
+    script.apply(Event::ChildrenStarted { task, attempt, starts: vec![start] }).unwrap();
+}
+
+/// A body that has started a child; the store has created that with the record.
+fn started() -> Script {
+    let mut script = Script::new(vec![spec("a", &[])]);
+    script.enter("a");
+    record(&mut script, start(), 1);
+    script.store.children.push((child(1), RunStatus::Running));
+    script
+}
+
+/// A child ends, and its parent gets to know it.
+fn ends(script: &mut Script, n: u16, status: RunStatus) {
+    script.store.children.iter_mut().filter(|(run, _)| *run == child(n)).for_each(|(_, of)| *of = status);
+    script.apply(Event::ChildEnded { run: child(n), status }).unwrap();
+}
+
+fn failed(recall: Recall) -> Failure {
+    match recall {
+        Recall::Failed(failure) => failure,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_end_of_a_child_closes_the_wait_and_wakes_the_body() {
+    let mut script = started();
+    script.open("a", end(1));
+    assert_eq!(script.row("a").sub_status, Some(SubStatus::Deferred));
+    ends(&mut script, 1, RunStatus::Completed);
+    assert_eq!(script.recall("a", &end(1)), Recall::Satisfied(Value::NONE));
+    assert_eq!(script.row("a").sub_status, Some(SubStatus::Active));
+    assert!(script.woken("a"));
+    ends(&mut script, 1, RunStatus::Completed);
+    assert!(!script.woken("a"), "told twice");
+}
+
+#[test]
+fn a_wait_for_a_child_that_has_ended_is_closed_at_once() {
+    let mut script = started();
+    ends(&mut script, 1, RunStatus::Completed);
+    script.open("a", end(1));
+    assert_eq!(script.recall("a", &end(1)), Recall::Satisfied(Value::NONE));
+    assert_eq!(script.row("a").sub_status, Some(SubStatus::Active), "nothing is deferred");
+}
+
+#[test]
+fn a_child_that_fails_or_is_cancelled_fails_the_wait_and_a_paused_one_does_not_end_it() {
+    for status in [RunStatus::Failed, RunStatus::Cancelled] {
+        let mut script = started();
+        script.open("a", end(1));
+        ends(&mut script, 1, RunStatus::Paused);
+        assert!(!script.woken("a"));
+        ends(&mut script, 1, status);
+        assert_eq!(failed(script.recall("a", &end(1))).kind, FailureKind::ChildFailed);
+    }
+}
+
+#[test]
+fn a_reentered_body_finds_its_child_and_waits_out_of_memory() {
+    let mut script = started();
+    script.open("a", end(1));
+    script.die();
+    assert!(script.ready().is_empty(), "the body is entered only when its child ends");
+    ends(&mut script, 1, RunStatus::Completed);
+    assert_eq!(script.ready(), ["a"]);
+    assert!(script.enter("a").reentry);
+    assert_eq!(script.recall("a", &start()), Recall::Satisfied(child(1).to_value()));
+    assert_eq!(script.recall("a", &end(1)), Recall::Satisfied(Value::NONE));
+}
+
+#[test]
+fn a_child_that_ended_while_nobody_had_its_parent_is_seen_at_recovery() {
+    let mut script = started();
+    script.open("a", end(1));
+    script.store.children[0].1 = RunStatus::Failed;
+    script.die();
+    assert_eq!(script.ready(), ["a"]);
+    script.enter("a");
+    assert_eq!(failed(script.recall("a", &end(1))).kind, FailureKind::ChildFailed);
+}
+
+#[test]
+fn a_recorded_start_whose_child_was_not_created_is_made_again() {
+    let mut script = Script::new(vec![spec("a", &[])]);
+    script.enter("a");
+    record(&mut script, start(), 1);
+    // Its number was taken, and the process died before it tried another one.
+    script.die();
+    script.enter("a");
+    assert_eq!(script.recall("a", &start()), Recall::Ask { deadline: None });
+    record(&mut script, start(), 2);
+    script.store.children.push((child(2), RunStatus::Running));
+    assert_eq!(script.recall("a", &start()), Recall::Satisfied(child(2).to_value()));
+    assert!(script.state.has_child(child(2)) && !script.state.has_child(child(1)));
+    script.die();
+    script.enter("a");
+    assert_eq!(script.recall("a", &start()), Recall::Satisfied(child(2).to_value()));
+}
+
+#[test]
+fn another_id_replaces_one_that_was_taken() {
+    let mut script = started();
+    record(&mut script, start(), 2);
+    assert!(script.state.has_child(child(2)) && !script.state.has_child(child(1)));
+    assert_eq!(script.recall("a", &start()), Recall::Satisfied(child(2).to_value()));
+}
+
+#[test]
+fn a_start_with_other_inputs_is_a_mismatch_unless_a_key_says_what_is_the_same() {
+    let mut script = started();
+    let other = Wait { operation: Operation::Start { proof: Some(b"n=2".as_slice().into()) }, ..start() };
+    let Recall::Mismatch(why) = script.recall("a", &other) else { panic!("not refused") };
+    assert!(why.starts_with("child run 'inner' (use 1) was started with other inputs"), "{why}");
+
+    let name = EntryKey::keyed_name("inner", "a.csv");
+    let key = EntryKey { name: name.clone(), n: EntryKey::KEYED };
+    let keyed = Wait { key: key.clone(), operation: Operation::Start { proof: None }, timeout: None };
+    record(&mut script, keyed, 2);
+    let (task, attempt, mut uses) = (script.find("a"), script.attempt("a"), Uses::default());
+    for _ in 0..2 {
+        let found = script.state.recall(task, attempt, &mut uses, &name, &Lookup::KeyedStart).unwrap();
+        assert_eq!(found, (key.clone(), Recall::Satisfied(child(2).to_value())));
+    }
+    // It has not used up the name.
+    let arguments = StepArguments { proof: Some(b"n=1".as_slice().into()), ..StepArguments::default() };
+    let found = script.state.recall(task, attempt, &mut uses, &"inner".into(), &Lookup::Start(arguments)).unwrap();
+    assert_eq!(found.1, Recall::Satisfied(child(1).to_value()));
+}
+
+#[test]
+fn a_wait_for_a_run_that_is_no_child_fails_instead_of_lasting_for_ever() {
+    let mut script = started();
+    script.open("a", end(7));
+    let failure = failed(script.recall("a", &end(7)));
+    assert_eq!(failure.kind, FailureKind::Definition);
+    assert!(failure.message().contains("a body waits for its own child runs"), "{failure}");
+}
+
+#[test]
+fn a_wait_times_out_and_the_child_can_be_awaited_again() {
+    let mut script = started();
+    script.open("a", Wait { timeout: Some(seconds(1)), ..end(1) });
+    script.ring();
+    assert_eq!(failed(script.recall("a", &end(1))).kind, FailureKind::WaitTimeout);
+    ends(&mut script, 1, RunStatus::Completed);
+    let again = Wait { key: EntryKey { n: 2, ..end(1).key }, ..end(1) };
+    script.open("a", again.clone());
+    assert_eq!(script.store.entry(0, &again.key).unwrap().state, EntryState::Satisfied);
+}
+
+#[test]
+fn the_next_attempt_starts_another_child_in_place_of_one_that_failed() {
+    let mut script = Script::new(vec![TaskSpec { retry: RetryPolicy::new(3), ..spec("a", &[]) }]);
+    script.enter("a");
+    for (name, n) in [("inner", 1), ("other", 2)] {
+        let wait = Wait { key: key(name), ..start() };
+        record(&mut script, wait, n);
+        script.store.children.push((child(n), RunStatus::Running));
+    }
+    script.open("a", end(2));
+    ends(&mut script, 2, RunStatus::Completed);
+    script.open("a", end(1));
+    ends(&mut script, 1, RunStatus::Failed);
+    script.fail("a", RETRY);
+    assert_eq!(script.journal("a"), ["other", "child 2"]);
+    script.due("a", bide_core::event::Timer::Retry).unwrap();
+    script.enter("a");
+    assert_eq!(script.recall("a", &start()), Recall::Ask { deadline: None });
+}
+
+#[test]
+fn the_first_child_decides_and_the_others_are_left_running() {
+    let mut script = started();
+    let second = Wait { key: EntryKey { n: 2, ..key("inner") }, ..start() };
+    record(&mut script, second, 2);
+    script.store.children.push((child(2), RunStatus::Running));
+    let members = [end(1).key, end(2).key].into();
+    let either = Wait { key: key("either"), operation: Operation::Any { members }, timeout: None };
+    let (task, attempt) = (script.find("a"), script.attempt("a"));
+    script.apply(Event::Opened { task, attempt, waits: vec![either.clone(), end(1), end(2)] }).unwrap();
+    script.die();
+    ends(&mut script, 2, RunStatus::Completed);
+    assert_eq!(script.ready(), ["a"]);
+    let state = |script: &Script, wait: &Wait| script.store.entry(0, &wait.key).unwrap().state;
+    assert_eq!(state(&script, &end(1)), EntryState::Lost);
+    assert_eq!(state(&script, &either), EntryState::Satisfied);
+    ends(&mut script, 1, RunStatus::Completed);
+    assert_eq!(state(&script, &end(1)), EntryState::Lost);
+}

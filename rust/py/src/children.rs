@@ -1,0 +1,119 @@
+//! Child runs of a body, as its handle starts them and reads their results.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bide_core::attempt::{Part, PartRequest};
+use bide_core::{RunId, Value};
+use bide_executor::{Attached, BodyCx, RunRequest, StartIdentity};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyList, PyString};
+
+use crate::host::{Local, PyEngine, Python3, Vars};
+use crate::runner::start_gates;
+use crate::snapshot::PySnapshot;
+use crate::workflow::PyWorkflow;
+use crate::{errors, gil};
+
+/// How long the commit of a child's end may take that its parent has heard of.
+const COMMIT: Duration = Duration::from_secs(60);
+
+/// `bide._children`.
+static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+
+/// One start: the inputs by name, their proof or the caller's key.
+type Start = (Vec<(String, Vec<u8>)>, Option<Vec<u8>>, Option<String>);
+
+/// Starts children, and returns the waits for them: a list of `bide.ChildRun`. `describe` is the function of
+/// `bide._children` that makes of the arguments what is started.
+pub(crate) fn start<'py>(
+    body: &Arc<BodyCx<Python3>>,
+    here: &mut dyn Attached,
+    describe: &str,
+    arguments: &[&Bound<'py, PyAny>],
+) -> PyResult<Bound<'py, PyList>> {
+    let py = arguments[0].py();
+    let module = MODULE.get_or_try_init(py, || py.import("bide._children").map(Bound::unbind))?.bind(py);
+    let described = gil::call_args(&module.getattr(describe)?, arguments)?;
+    let (core, starts, contextvars): (Bound<'py, PyWorkflow>, Vec<Start>, Bound<'py, PyAny>) = described.extract()?;
+    let contextvars = Vars::new(contextvars)?.map(Arc::new);
+    let start = |(inputs, proof, key): Start| {
+        let inputs = inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect();
+        let identity = match key {
+            Some(key) => StartIdentity::Key(key.into()),
+            None => StartIdentity::Inputs(proof.unwrap_or_default().into()),
+        };
+        let request = RunRequest::<Python3>::new(PyEngine::ordered(inputs));
+        (identity, request.with_local(Local::of_child(contextvars.clone())))
+    };
+    let starts = starts.into_iter().map(start).collect();
+    let engine = body.engine();
+    start_gates(py, engine, core.get())?;
+    let (graph, bodies) = core.get().shared(py);
+    let registered = here.detach(|| engine.register(graph, bodies));
+    let registered = registered.map_err(|error| errors::store(py, &error))?;
+    let started = body.start_children(here, &registered, starts);
+    let started = started.map_err(|error| errors::wait(py, &error, &body.task_name()))?;
+    let child_run = module.getattr("ChildRun")?;
+    let workflow = PyString::new(py, core.get().name()).into_any();
+    let children = PyList::empty(py);
+    for child in started {
+        let name = match child.key.n {
+            n if child.key.is_keyed() || n == 1 => format!("child {}", child.key.name),
+            n => format!("child {} ({n})", child.key.name),
+        };
+        let (id, name) = (PyString::new(py, &child.id.to_string()).into_any(), PyString::new(py, &name).into_any());
+        children.append(gil::call_args(&child_run, &[&id, &workflow, &name])?.into_bound())?;
+    }
+    Ok(children)
+}
+
+/// The child that each part of a wait waits for.
+pub(crate) fn among(parts: &[PartRequest]) -> Vec<Option<RunId>> {
+    let child = |part: &PartRequest| match part.part {
+        Part::Child(run) => Some(run),
+        _ => None,
+    };
+    let children = parts.iter().any(|part| child(part).is_some());
+    if children { parts.iter().map(child).collect() } else { Vec::new() }
+}
+
+/// Refuses the wait for a run that no body of this run has started: nothing would ever end it.
+pub(crate) fn check(py: Python<'_>, body: &BodyCx<Python3>, children: &[Option<RunId>]) -> PyResult<()> {
+    match children.iter().flatten().find(|child| !body.has_child(**child)) {
+        None => Ok(()),
+        Some(stranger) => {
+            let (task, run) = (body.task_name(), body.run().id);
+            let why = format!(
+                "task '{task}' waits for run {stranger}, which is no child of its run {run}: a body waits for runs that \
+                 handle.start has started in a body of the same run"
+            );
+            Err(errors::definition(py, &why))
+        }
+    }
+}
+
+/// What a `ChildRun` makes its result of, if this part is one: the run as it ended.
+pub(crate) fn ended<'py>(
+    py: Python<'py>,
+    body: &BodyCx<Python3>,
+    children: &[Option<RunId>],
+    part: usize,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let Some(id) = children.get(part).copied().flatten() else { return Ok(None) };
+    let snapshot = match body.take_child(id) {
+        Some(run) => {
+            if run.settled.get().is_none() {
+                // The commit of its end is under way, in which the wait is closed too.
+                let _ = gil::idle(py, || run.settled.wait(COMMIT));
+            }
+            Some(PySnapshot::live(py, body.engine(), run)?)
+        }
+        None => PySnapshot::load(py, body.engine(), id)?,
+    };
+    let Some(snapshot) = snapshot else {
+        return Err(errors::bide(py, &format!("child run {id} is not in the store any more: it was deleted")));
+    };
+    Ok(Some(Bound::new(py, snapshot)?.into_any()))
+}
