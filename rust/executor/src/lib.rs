@@ -26,8 +26,8 @@ mod tokio;
 
 pub use crate::tokio::{
     Answer, ClosureBody, Closures, DeferUntil, Error, Event, OnTokio, RunFailed, RunHandle, RunResult, Runner,
-    RunnerBuilder, Scope, Skip, StepSettings, Submit, SubmitAndWait, TaskContext, TaskError, TaskHandle, TaskResult,
-    Wait, Workflow, WorkflowBuilder, after, at, until,
+    RunnerBuilder, Scope, SendSignal, Skip, StepSettings, Submit, SubmitAndWait, TaskContext, TaskError, TaskHandle,
+    TaskResult, Wait, Waiting, Waits, Workflow, WorkflowBuilder, after, all_of, any_of, at, signal, until,
 };
 pub use bide_core as core;
 pub use bide_core::attempt::{CallError, Polled};

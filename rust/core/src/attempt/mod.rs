@@ -365,6 +365,23 @@ pub enum Part {
 }
 
 impl Request {
+    /// A wait for these parts: one, or a combination before its members.
+    #[must_use]
+    pub fn of_parts(mut parts: Vec<PartRequest>) -> Self {
+        if parts.len() > 1 {
+            return Self::Combined(parts);
+        }
+        let Some(PartRequest { name, part, timeout }) = parts.pop() else { return Self::After(Duration::ZERO) };
+        match part {
+            Part::Condition { proof, policy } => Self::Condition { proof, policy, timeout },
+            Part::Until(time) => Self::Until(time),
+            Part::After(span) => Self::After(span),
+            Part::Message(address) => Self::Message { address, timeout },
+            Part::Child(run) => Self::Child { run, timeout },
+            Part::Any(_) | Part::All(_) => Self::Combined(vec![PartRequest { name, part, timeout }]),
+        }
+    }
+
     /// A step that no older version compared in another way.
     #[must_use]
     pub const fn step(proof: Option<Arc<[u8]>>) -> Self {

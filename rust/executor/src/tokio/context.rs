@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use super::closures::Closures;
 use super::codec::{decode, serialization_failure};
 use super::handle::TaskHandle;
+use super::kinds::Outcomes;
 use super::lane::{Entry, Lane};
 use super::task_error::TaskError;
 use crate::runs::run::Run;
@@ -115,6 +116,29 @@ impl TaskContext {
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// What the task's gate was satisfied with: of [`signal`](crate::signal) the value that was sent, of a condition
+    /// what it answered, of a combination what that returns.
+    ///
+    /// # Errors
+    /// If the task has no gate, or its value is of another type.
+    pub fn gate<T: 'static>(&self) -> Result<T, TaskError> {
+        let (graph, ix) = (&self.run.workflow.graph, self.task.ix);
+        let task = self.task_name();
+        let gates = graph.spec(ix).gate.as_ref().zip(self.run.workflow.bodies[ix as usize].gate.as_ref());
+        let (spec, gate) =
+            gates.ok_or_else(|| TaskError::definition(&format!("task '{task}' reads its gate, and it has none")))?;
+        let parts: Vec<_> = {
+            let state = self.run.state.lock();
+            let part = |number| Some((Arc::clone(&spec.part(number)?.name), state.gate_value(self.task, number)));
+            (0..).map_while(part).collect()
+        };
+        let value = (gate.value)(&Outcomes { task, parts: &parts })?;
+        value.downcast().map(|value| *value).map_err(|_| {
+            let (is, asked) = (gate.type_name, std::any::type_name::<T>());
+            TaskError::definition(&format!("task '{task}': the value of its gate is of the type {is}, not {asked}"))
+        })
     }
 
     /// The handle, to wait and to record steps with. A body that does not ask for it does not pay for it.

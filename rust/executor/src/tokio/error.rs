@@ -22,6 +22,9 @@ pub enum Error {
     /// A value does not read back as what was asked for.
     #[error("{0}")]
     Serialization(String),
+    /// The run does not take the signal: it has ended, or its workflow does not declare it.
+    #[error("{0}")]
+    SignalRejected(String),
     /// There is no such task or run.
     #[error("{0}")]
     Unknown(String),

@@ -14,7 +14,7 @@ use super::dispatch::Phase;
 use super::enqueue::enqueue;
 use super::lane::is_sure_of_lease;
 use crate::engine::Engine;
-use crate::host::Gate;
+use crate::host::{Gate, Host};
 use crate::ledger::QueuedEvent;
 
 /// Starts to poll a gate that is open.
@@ -27,15 +27,15 @@ async fn watch(engine: Arc<Engine<Closures>>, gate: Gate<Closures>) {
     let run = Arc::clone(&gate.run);
     let body = &run.workflow.bodies[gate.task.ix as usize];
     let mut phase = engine.dispatch().phase();
-    let mut polling = Polling::new(body.gate_policy, gate.deadline);
+    let mut polling = Polling::new(Closures::gate_policy(body, gate.part), gate.deadline);
     let result = loop {
         if !is_sure_of_lease(&engine).await || !gate.is_awaited() {
             return;
         }
-        let polled = match &body.gate {
+        let polled = match body.gate_condition(gate.part) {
             Some(condition) => {
                 let scope = Scope::new(&run, gate.task);
-                let asked = CatchPanic::new(condition(scope));
+                let asked = CatchPanic::new((condition.ask)(scope));
                 tokio::select! {
                     biased;
                     asked = asked => asked.unwrap_or_else(Polled::Raised),

@@ -4,6 +4,7 @@ use bide_core::PollPolicy;
 
 use super::closures::Closures;
 use super::dispatch::OnTokio;
+use super::kinds::EVERY;
 use super::workflow::ClosureBody;
 use crate::host::{Host, Source};
 
@@ -16,7 +17,7 @@ impl Host for Closures {
         &[]
     }
 
-    fn gate_policy(body: &ClosureBody, _part: u16) -> PollPolicy {
-        body.gate_policy
+    fn gate_policy(body: &ClosureBody, part: u16) -> PollPolicy {
+        body.gate_condition(part).map_or(PollPolicy::every(EVERY), |condition| condition.policy)
     }
 }

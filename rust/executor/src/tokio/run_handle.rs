@@ -18,7 +18,7 @@ use crate::runs::watch::{Handle, Watched};
 #[derive(Clone)]
 pub struct RunHandle {
     /// The engine that the run was submitted to.
-    engine: Arc<Engine<Closures>>,
+    pub(super) engine: Arc<Engine<Closures>>,
     /// The run, in memory or watched.
     handle: Handle<Closures>,
 }

@@ -35,7 +35,7 @@ const DROPPING: Duration = Duration::from_secs(1);
 /// lost, and the next runner on the store continues them.
 pub struct Runner {
     /// The engine, closed when the runner is dropped.
-    engine: Arc<Engine<Closures>>,
+    pub(super) engine: Arc<Engine<Closures>>,
 }
 
 /// A runner to be started.

@@ -5,15 +5,19 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bide_core::attempt::{Action, CallError, Fed, Request, Within, now_value, read_now};
-use bide_core::{PollPolicy, Time, Tolerance, Value};
+use bide_core::attempt::{Action, CallError, Fed, Polled, Request, Within, now_value, read_now};
+use bide_core::{DefinitionError, Failure, FailureKind, PollPolicy, Time, Tolerance, Value};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::answer::Answer;
 use super::body::BodyState;
 use super::closures::BoxFuture;
 use super::codec::{encode, stored_time};
+use super::combine::Waits;
+use super::context::Scope;
 use super::handle::TaskHandle;
+use super::kinds::{Kind, Outcomes, Wait, signal, signals_of, undeclared};
 use super::task_error::TaskError;
 use super::within;
 
@@ -99,7 +103,82 @@ where
     }
 }
 
+/// A wait of a body, to be awaited.
+#[must_use = "a wait does nothing unless it is awaited"]
+pub struct Waiting<'a, T> {
+    /// The handle of the body that waits.
+    handle: TaskHandle,
+    /// What it waits for.
+    wait: Wait<'a, T>,
+}
+
+impl<T> Waiting<'_, T> {
+    /// As [`Wait::timeout`].
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { wait: self.wait.timeout(timeout), ..self }
+    }
+
+    /// As [`Wait::named`].
+    pub fn named(self, name: impl Into<Arc<str>>) -> Self {
+        Self { wait: self.wait.named(name), ..self }
+    }
+}
+
+impl<'a, T: 'a> IntoFuture for Waiting<'a, T> {
+    type Output = Result<T, TaskError>;
+    type IntoFuture = BoxFuture<'a, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let Self { handle, wait } = self;
+            let body = &handle.0;
+            let refused = |why: &str| TaskError::definition(&format!("task '{}': {why}", body.task_name()));
+            wait.validate().map_err(|DefinitionError(why)| refused(&why))?;
+            if let Some(why) = undeclared(&body.run.workflow.graph, signals_of(&wait.parts)) {
+                return Err(refused(&why));
+            }
+            let outcomes = body.wait_parts(&wait).await?;
+            (wait.finish)(&Outcomes { task: body.task_name(), parts: &outcomes })
+        })
+    }
+}
+
 impl TaskHandle {
+    /// Waits for anything that can be waited for, without a slot. See [`wait_any`](Self::wait_any) and
+    /// [`wait_all`](Self::wait_all) for several at once.
+    pub fn wait<'a, T>(&self, wait: Wait<'a, T>) -> Waiting<'a, T> {
+        Waiting { handle: self.clone(), wait }
+    }
+
+    /// Waits for a signal of this name to the run, without a slot; returns its value. Short for
+    /// `handle.wait(signal(name))`.
+    pub fn wait_for<'a, T: DeserializeOwned + 'a>(&self, name: impl Into<Arc<str>>) -> Waiting<'a, T> {
+        self.wait(signal(name))
+    }
+
+    /// Waits for the first of several, without a slot. Which one came is decided once, in one commit; the others are
+    /// withdrawn, and a signal that comes for one of them later is kept for another wait.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use bide_executor::{TaskContext, TaskError, after, signal};
+    /// # async fn body(cx: TaskContext) -> Result<String, TaskError> {
+    /// let day = Duration::from_secs(86_400);
+    /// match cx.handle().wait_any((signal::<String>("decision"), after(day))).await? {
+    ///     (Some(decision), _) => Ok(decision),
+    ///     _ => Ok("nobody has decided".to_owned()),
+    /// }
+    /// # }
+    /// ```
+    pub fn wait_any<'a, W: Waits<'a>>(&self, waits: W) -> Waiting<'a, W::Any> {
+        self.wait(waits.any())
+    }
+
+    /// Waits for all of several at once, without a slot; returns their values. The first one that fails ends it.
+    pub fn wait_all<'a, W: Waits<'a>>(&self, waits: W) -> Waiting<'a, W::All> {
+        self.wait(waits.all())
+    }
+
     /// Waits until a condition holds, without a slot: other tasks execute meanwhile. It is asked once at once, then at
     /// this interval. Returns what it answered: `true`, or the value that its `Option` had.
     ///
@@ -175,6 +254,52 @@ impl BodyState {
         }
     }
 
+    /// Waits for these parts. Returns the name of each, and its value if it was satisfied.
+    async fn wait_parts<T>(&self, wait: &Wait<'_, T>) -> Result<Vec<(Arc<str>, Option<Value>)>, TaskError> {
+        let (requests, before) = wait.requests();
+        let names: Vec<_> = requests.iter().map(|part| Arc::clone(&part.name)).collect();
+        let mut call = self.begin(&names[0], Request::of_parts(requests)).map_err(TaskError::of_call)?;
+        let mut fed = Fed::Begin;
+        let waited = loop {
+            fed = match self.drive(&mut call, fed).await {
+                Action::Ask => Fed::Asked(self.ask(wait, 0).await),
+                Action::AskPart(part) => Fed::Asked(self.ask(wait, part - before).await),
+                // What proves it is a value that was stated before.
+                Action::Prove | Action::ProvePart(_) => Fed::Proved(true),
+                Action::Done(result) => break result,
+                action => unreachable!("{action:?} of a wait"),
+            };
+        };
+        let keys = call.part_keys();
+        let ends: Vec<_> = {
+            let state = self.run.state.lock();
+            keys.iter().map(|key| state.closed_entry(self.task, key)).collect()
+        };
+        match waited {
+            Ok(value) if ends.is_empty() => Ok(vec![(Arc::clone(&names[0]), Some(value))]),
+            Ok(_) => Ok(names
+                .into_iter()
+                .zip(ends)
+                .skip(before)
+                .map(|(name, end)| (name, end.and_then(Result::ok)))
+                .collect()),
+            Err(error @ CallError::Failed(_)) => {
+                Err(all_failed(wait, &names, &ends).unwrap_or_else(|| TaskError::of_call(error)))
+            }
+            Err(error) => Err(TaskError::of_call(error)),
+        }
+    }
+
+    async fn ask<T>(&self, wait: &Wait<'_, T>, part: usize) -> Polled {
+        match &wait.parts[part].kind {
+            Kind::Condition(condition) => {
+                let scope = Scope::new(&self.run, self.task);
+                within::run(Within::Condition, || (condition.ask)(scope)).await
+            }
+            _ => unreachable!("only a condition is asked"),
+        }
+    }
+
     async fn wait_time(&self, name: &str, request: Request) -> Result<(), CallError> {
         let mut call = self.begin(&name.into(), request)?;
         match self.drive(&mut call, Fed::Begin).await {
@@ -182,4 +307,16 @@ impl BodyState {
             action => unreachable!("{action:?} of a wait for a time"),
         }
     }
+}
+
+/// The failure of a wait for the first of several that have all failed: it says how each of them did.
+fn all_failed<T>(wait: &Wait<'_, T>, names: &[Arc<str>], ends: &[Option<Result<Value, Failure>>]) -> Option<TaskError> {
+    let Kind::Any(members) = &wait.parts[0].kind else { return None };
+    let failed = members.iter().map(|member| match ends.get(*member)? {
+        Some(Err(failure)) => Some(format!("'{}': {failure}", names[*member])),
+        _ => None,
+    });
+    let failed: Vec<_> = failed.collect::<Option<_>>()?;
+    let message = format!("all {} waits of '{}' failed: {}", failed.len(), names[0], failed.join("; "));
+    Some(TaskError::failed(Failure::new(FailureKind::Raised, "bide.TaskError", &message)))
 }

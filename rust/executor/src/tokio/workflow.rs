@@ -1,19 +1,21 @@
 //! Defining a workflow of async closures.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::{DefinitionError, Failure, FailureKind, Graph, PollPolicy, RetryPolicy, RunIf, TaskSpec, Value};
+use bide_core::{DefinitionError, Failure, FailureKind, Graph, RetryPolicy, RunIf, TaskSpec, Value};
 use serde::Serialize;
 
 use super::closures::BoxFuture;
 use super::codec::{encode, serialization_failure};
 use super::context::TaskContext;
-use super::gate::{GateCondition, Wait};
+use super::kinds::{Condition, Kind, Outcomes, Wait, WaitPart, signals_of, undeclared};
 use super::task_error::TaskError;
 
 type Call = Box<dyn Fn(TaskContext) -> BoxFuture<'static, Result<Value, TaskError>> + Send + Sync>;
+type GateValue = Box<dyn Fn(&Outcomes<'_>) -> Result<Box<dyn Any + Send>, TaskError> + Send + Sync>;
 type Covers = Box<dyn Fn(&Failure) -> bool + Send + Sync>;
 
 /// A task's closure.
@@ -22,10 +24,8 @@ pub struct ClosureBody {
     pub(super) call: Call,
     /// Which failures the retry policy covers; `None`: all but timeouts of waits and values that cannot be stored.
     covers: Option<Covers>,
-    /// The condition of its gate, if it has one.
-    pub(super) gate: Option<GateCondition>,
-    /// When that condition is polled.
-    pub(super) gate_policy: PollPolicy,
+    /// Its gate, if it has one.
+    pub(super) gate: Option<BodyGate>,
 }
 
 impl ClosureBody {
@@ -35,6 +35,24 @@ impl ClosureBody {
             None => !matches!(failure.kind, FailureKind::WaitTimeout | FailureKind::Serialization),
         }
     }
+
+    /// The condition that is this part of its gate.
+    pub(super) fn gate_condition(&self, part: u16) -> Option<&Condition<'static>> {
+        match &self.gate.as_ref()?.parts.get(usize::from(part))?.kind {
+            Kind::Condition(condition) => Some(condition),
+            _ => None,
+        }
+    }
+}
+
+/// A task's gate, as its closures have it.
+pub(super) struct BodyGate {
+    /// Its parts, by number.
+    parts: Vec<WaitPart<'static>>,
+    /// Makes the value that the body reads.
+    pub(super) value: GateValue,
+    /// The type of that value, for messages.
+    pub(super) type_name: &'static str,
 }
 
 /// A named, validated DAG of tasks. Cheap to clone.
@@ -50,7 +68,14 @@ impl Workflow {
     /// Begins a workflow.
     #[must_use]
     pub fn builder(name: impl Into<String>) -> WorkflowBuilder {
-        WorkflowBuilder { name: name.into(), specs: Vec::new(), bodies: Vec::new(), fail_fast: false, refused: None }
+        WorkflowBuilder {
+            name: name.into(),
+            specs: Vec::new(),
+            bodies: Vec::new(),
+            fail_fast: false,
+            signals: None,
+            refused: None,
+        }
     }
 
     /// Its name.
@@ -82,6 +107,8 @@ pub struct WorkflowBuilder {
     bodies: Vec<ClosureBody>,
     /// Whether the run fails as soon as a task does.
     fail_fast: bool,
+    /// The signals that its runs understand; `None`: any.
+    signals: Option<Vec<String>>,
     /// The first thing that cannot work, returned by [`build`](Self::build).
     refused: Option<DefinitionError>,
 }
@@ -110,12 +137,7 @@ impl WorkflowBuilder {
             })
         });
         self.specs.push(TaskSpec::new(name));
-        self.bodies.push(ClosureBody {
-            call,
-            covers: None,
-            gate: None,
-            gate_policy: PollPolicy::every(Duration::from_secs(1)),
-        });
+        self.bodies.push(ClosureBody { call, covers: None, gate: None });
         self
     }
 
@@ -162,19 +184,28 @@ impl WorkflowBuilder {
         self.last("run_if", |spec, _| spec.run_if = run_if)
     }
 
-    /// A wait that must be satisfied before the task's body starts.
+    /// A wait that must be satisfied before the task's body starts; it takes a row and a timer, no slot. Its value is
+    /// what [`TaskContext::gate`] returns.
     #[must_use]
-    pub fn gate(mut self, gate: Wait) -> Self {
+    pub fn gate<T: Send + 'static>(mut self, gate: Wait<'static, T>) -> Self {
         if let (Err(DefinitionError(why)), Some(spec)) = (gate.validate(), self.specs.last()) {
             let why = format!("task '{}': its gate: {why}", spec.name);
             self.refuse(why);
         }
         self.last("gate", |spec, body| {
-            let (wait, condition, policy) = gate.into_parts();
-            spec.gate = Some(wait);
-            body.gate = condition;
-            body.gate_policy = policy;
+            spec.gate = Some(gate.gate());
+            let (parts, _, finish) = gate.into_parts();
+            let value: GateValue = Box::new(move |outcomes| Ok(Box::new(finish(outcomes)?)));
+            body.gate = Some(BodyGate { parts, value, type_name: std::any::type_name::<T>() });
         })
+    }
+
+    /// The signals that its runs understand: to send one of another name is refused then. Without this any is
+    /// understood.
+    #[must_use]
+    pub fn signals<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.signals.get_or_insert_default().extend(names.into_iter().map(Into::into));
+        self
     }
 
     /// The first failure skips what has not started.
@@ -187,12 +218,20 @@ impl WorkflowBuilder {
     /// Validates the workflow.
     ///
     /// # Errors
-    /// Names the culprit: a duplicate or unknown name, a cycle, no task, a policy that cannot work.
+    /// Names the culprit: a duplicate or unknown name, a cycle, no task, a policy that cannot work, a gate that waits
+    /// for a signal that is not declared.
     pub fn build(self) -> Result<Workflow, DefinitionError> {
         if let Some(refused) = self.refused {
             return Err(refused);
         }
-        let graph = Graph::build(&self.name, self.specs, self.fail_fast)?;
+        let graph = Graph::build(&self.name, self.specs, self.fail_fast)?.with_signals(self.signals);
+        for (body, ix) in self.bodies.iter().zip(0..) {
+            let signals = body.gate.iter().flat_map(|gate| signals_of(&gate.parts));
+            if let Some(why) = undeclared(&graph, signals) {
+                let (workflow, task) = (&self.name, graph.name(ix));
+                return Err(DefinitionError(format!("workflow '{workflow}': task '{task}': its gate {why}")));
+            }
+        }
         Ok(Workflow { graph: Arc::new(graph), bodies: self.bodies.into() })
     }
 }

@@ -1,12 +1,14 @@
 //! Workflows of async closures through the real engine, on every store.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod combinations;
 mod distance;
 mod faults;
 mod gates;
 mod outcomes;
 mod runs;
 mod show;
+mod signals;
 mod slots;
 mod steps;
 #[path = "../support/mod.rs"]

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::attempt::{Action, Call, CallError, Fed, Part, PartRequest, Polled, Request, Sleep};
+use bide_core::attempt::{Action, Call, CallError, Fed, PartRequest, Polled, Request, Sleep};
 use bide_core::{EntryKey, Event, Failure, Time, Value};
 use bide_sched::{PollNo, Woken};
 
@@ -67,22 +67,6 @@ impl Waiting {
     }
 }
 
-/// The request of a lone wait, or of a combination.
-fn request_of(mut parts: Vec<PartRequest>) -> Request {
-    if parts.len() > 1 {
-        return Request::Combined(parts);
-    }
-    let Some(PartRequest { part, timeout, .. }) = parts.pop() else { return Request::After(Duration::ZERO) };
-    match part {
-        Part::Condition { proof, policy } => Request::Condition { proof, policy, timeout },
-        Part::Until(time) => Request::Until(time),
-        Part::After(span) => Request::After(span),
-        Part::Message(address) => Request::Message { address, timeout },
-        Part::Child(run) => Request::Child { run, timeout },
-        Part::Any(_) | Part::All(_) => Request::Combined(vec![PartRequest { name: "".into(), part, timeout }]),
-    }
-}
-
 /// The outcome of a combination, and of each of its parts.
 pub(super) type Combined = (Result<Value, CallError>, Vec<Option<Result<Value, Failure>>>);
 
@@ -116,7 +100,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     /// order, beside that of the whole; a part that is not over has none.
     pub fn wait_parts(&self, at: &mut dyn Attached, parts: Vec<PartRequest>, check: &mut dyn Check) -> Combined {
         let name = parts.first().map_or_else(|| "".into(), |part| Arc::clone(&part.name));
-        let waiting = match self.waiting(&name, request_of(parts)) {
+        let waiting = match self.waiting(&name, Request::of_parts(parts)) {
             Ok(waiting) => waiting,
             Err(error) => return (Err(error), Vec::new()),
         };
