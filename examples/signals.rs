@@ -22,12 +22,22 @@ fn publishing() -> Result<Workflow, Box<dyn std::error::Error>> {
     let workflow = Workflow::builder("publish")
         .task("approve", |cx: TaskContext| async move {
             let handle = cx.handle();
-            handle.step("ask the editor", &(), || async { Ok(println!("approve: dear editor, may we?")) }).await?;
+            handle
+                .step("ask the editor", &(), || async {
+                    println!("approve: dear editor, may we?");
+                    Ok(())
+                })
+                .await?;
             let (decision, _) = handle.wait_any((signal::<Decision>("decision"), after(PATIENCE))).await?;
             let decision = match decision {
                 Some(decision) => decision,
                 None => {
-                    handle.step("escalate", &(), || async { Ok(println!("approve: dear publisher, may we?")) }).await?;
+                    handle
+                        .step("escalate", &(), || async {
+                            println!("approve: dear publisher, may we?");
+                            Ok(())
+                        })
+                        .await?;
                     handle.wait_for("decision").timeout(Duration::from_secs(60)).await?
                 }
             };

@@ -11,8 +11,8 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyList, PyString};
 
 use crate::host::{Local, PyEngine, Python3, Vars};
-use crate::runner::start_gates;
 use crate::snapshot::PySnapshot;
+use crate::worker::start_gates;
 use crate::workflow::PyWorkflow;
 use crate::{errors, gil};
 

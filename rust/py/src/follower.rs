@@ -12,8 +12,8 @@ use pyo3::types::PyAny;
 
 use crate::channel::PyChannel;
 use crate::gil::{self, Kept};
-use crate::handle::datetime;
 use crate::host::PyEngine;
+use crate::moment::datetime;
 use crate::notify::Notifier;
 use crate::process::Home;
 use crate::{errors, exit, panics};

@@ -22,6 +22,7 @@ mod lists;
 mod location;
 mod maps;
 mod messages;
+mod moment;
 mod notify;
 mod panics;
 mod plan;

@@ -23,7 +23,7 @@ use crate::process::{self, Home, Kind, SLICE};
 use crate::run_handle::PyRunHandle;
 use crate::snapshot::PySnapshot;
 use crate::thread::StartError;
-use crate::worker::{Thread, start_gate_thread};
+use crate::worker::{Thread, start_gates};
 use crate::workflow::PyWorkflow;
 use crate::{errors, location, panics, thread};
 
@@ -415,14 +415,6 @@ impl Drop for PyRunner {
             }
         }
     }
-}
-
-/// Starts the thread that polls gates, once a workflow has one.
-pub(crate) fn start_gates(py: Python<'_>, engine: &Arc<PyEngine>, workflow: &PyWorkflow) -> PyResult<()> {
-    if workflow.has_gates() && engine.wants_gate_thread() {
-        start_gate_thread(py, engine).inspect_err(|_| engine.no_gate_thread())?;
-    }
-    Ok(())
 }
 
 fn start_worker(engine: &Arc<PyEngine>) -> Result<bool, String> {

@@ -12,8 +12,8 @@ use bide_store::StoreError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
-use crate::handle::datetime;
 use crate::host::{PyEngine, PyRun};
+use crate::moment::datetime;
 use crate::{errors, gil, panics};
 
 /// A run as it stands, or stood when this was asked for.

@@ -22,6 +22,7 @@ use crate::handle::PyTaskHandle;
 use crate::host::{PyEngine, Python3};
 use crate::lists::{Items, NotAList};
 use crate::process::Kind;
+use crate::workflow::PyWorkflow;
 use crate::{panics, thread, turn};
 
 /// A worker thread's or the gate thread's side.
@@ -99,8 +100,15 @@ impl GateWorker<Python3> for Thread<'_> {
     }
 }
 
-/// Starts a thread that polls gates.
-pub(crate) fn start_gate_thread(py: Python<'_>, engine: &Arc<PyEngine>) -> Result<(), thread::StartError> {
+/// Starts the thread that polls gates, once a workflow has one.
+pub(crate) fn start_gates(py: Python<'_>, engine: &Arc<PyEngine>, workflow: &PyWorkflow) -> PyResult<()> {
+    if workflow.has_gates() && engine.wants_gate_thread() {
+        start_gate_thread(py, engine).inspect_err(|_| engine.no_gate_thread())?;
+    }
+    Ok(())
+}
+
+fn start_gate_thread(py: Python<'_>, engine: &Arc<PyEngine>) -> Result<(), thread::StartError> {
     let engine = Arc::clone(engine);
     thread::start_thread(py, "bide-gates", Kind::Bodies, move |py| {
         let mut here = Thread::new(py, Arc::clone(&engine));

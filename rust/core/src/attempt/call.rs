@@ -17,6 +17,9 @@ use crate::journal::Recall;
 use crate::time::Time;
 use crate::value::Value;
 
+/// What is looked up of each part of a combination, or of each start.
+type Lookups<'a> = Box<dyn Iterator<Item = (&'a Arc<str>, Lookup)> + 'a>;
+
 /// A wait or step of a body, in progress. Drivers keep it boxed, because a parked body holds it.
 #[derive(Debug)]
 pub struct Call {
@@ -160,7 +163,7 @@ impl Call {
     }
 
     /// What is looked up of each part of a combination.
-    pub(super) fn lookups(&self) -> Option<Box<dyn Iterator<Item = (&Arc<str>, Lookup)> + '_>> {
+    pub(super) fn lookups(&self) -> Option<Lookups<'_>> {
         match &self.kind {
             Kind::Combined(combined) => Some(Box::new(combined.lookups())),
             Kind::Starts(starts) => Some(Box::new(starts.lookups())),

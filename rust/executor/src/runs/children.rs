@@ -13,8 +13,7 @@ use crate::control::Control;
 use crate::host::Host;
 use crate::ids::IdMaker;
 use crate::ledger::{CommitPath, Lost, QueuedEvent};
-use crate::runs::run::{ParentRun, RegisteredWorkflow, Run, RunRequest, packed};
-use crate::runs::submit::BEGIN;
+use crate::runs::run::{BEGIN, ParentRun, RegisteredWorkflow, Run, RunRequest, packed};
 
 /// How many runs may be above each other. A workflow that starts itself without end comes to this.
 pub(crate) const MAX_LEVELS: u32 = 100;

@@ -18,6 +18,10 @@ use crate::host::{Arg, Args, Host, Ready, Source};
 use crate::runs::live_output::LiveOutput;
 use crate::runs::settled::{Settled, Settlement};
 
+/// How many runs begin in one commit, so that what they write is not in memory for all of them at once. Up to this many
+/// begin in the commit that creates them.
+pub(crate) const BEGIN: usize = 256;
+
 /// A workflow with its bodies, as registered with an engine.
 pub struct RegisteredWorkflow<H: Host> {
     /// Its shape.

@@ -10,13 +10,9 @@ use crate::control::Control;
 use crate::host::{Dispatch, Host};
 use crate::ids::IdMaker;
 use crate::ledger::{CommitPath, QueuedEvent};
-use crate::runs::run::{Inputs, RegisteredWorkflow, Run, RunRequest, packed};
+use crate::runs::run::{BEGIN, Inputs, RegisteredWorkflow, Run, RunRequest, packed};
 use crate::runs::settled::Settlement;
 use crate::runs::watch::{Handle, Watch};
-
-/// How many runs begin in one commit, so that what they write is not in memory for all of them at once. Up to this many
-/// begin in the commit that creates them.
-pub(crate) const BEGIN: usize = 256;
 
 /// Why a run was not created.
 #[derive(Debug)]

@@ -78,6 +78,7 @@ pub(crate) fn row(store: &Arc<dyn Store>, run: RunId, task: &str) -> TaskRow {
 }
 
 /// Waits until a task's wait is committed.
+#[allow(dead_code, reason = "not every test file that includes this one uses it")]
 pub(crate) async fn is_deferred(place: &Place, run: RunId, task: &str) {
     let store = place.open();
     let deferred = |row: &TaskRow| row.sub_status == Some(SubStatus::Deferred);
@@ -92,6 +93,7 @@ pub(crate) async fn is_deferred(place: &Place, run: RunId, task: &str) {
 }
 
 /// Waits until no body holds a slot: a wait is committed before its slot is released.
+#[allow(dead_code, reason = "not every test file that includes this one uses it")]
 pub(crate) async fn no_slot_in_use(runner: &Runner) {
     while runner.slots_in_use().0 > 0 {
         tokio::task::yield_now().await;
