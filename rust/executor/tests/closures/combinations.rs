@@ -8,7 +8,8 @@ use bide_executor::{TaskContext, TaskError, Workflow, after, all_of, any_of, sig
 use tokio::sync::Notify;
 
 use crate::counter;
-use crate::support::{HANG, SOON, is_deferred, no_slot_in_use, on_every_store, row};
+use crate::settle::{is_deferred, no_slot_in_use};
+use crate::support::{HANG, SOON, on_every_store, row};
 
 #[test]
 fn the_first_of_several_is_returned_and_the_others_are_withdrawn() {

@@ -7,6 +7,7 @@ mod faults;
 mod gates;
 mod outcomes;
 mod runs;
+mod settle;
 mod show;
 mod signals;
 mod slots;

@@ -8,7 +8,8 @@ use bide_executor::{Error, RunHandle, TaskContext, Workflow, after, signal};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::support::{Place, SOON, is_deferred, no_slot_in_use, on_every_store, row};
+use crate::settle::{is_deferred, no_slot_in_use};
+use crate::support::{Place, SOON, on_every_store, row};
 
 #[derive(Debug, PartialEq, Deserialize, Serialize)]
 struct Decision {
@@ -23,7 +24,7 @@ fn decision() -> Decision {
 /// A body that returns the decision it has waited for.
 fn decides() -> Workflow {
     Workflow::builder("decides")
-        .task("ask", |cx: TaskContext| async move { Ok(cx.handle().wait_for::<Decision>("decision").await?) })
+        .task("ask", |cx: TaskContext| async move { cx.handle().wait_for::<Decision>("decision").await })
         .build()
         .unwrap()
 }
@@ -77,7 +78,7 @@ fn signals_that_come_first_are_kept_and_taken_in_their_order() {
 fn the_value_of_a_gates_signal_reaches_the_body() {
     on_every_store(|place| async move {
         let workflow = Workflow::builder("gated")
-            .task("publish", |cx: TaskContext| async move { Ok(cx.gate::<Decision>()?) })
+            .task("publish", |cx: TaskContext| async move { cx.gate::<Decision>() })
             .gate(signal::<Decision>("decision"))
             .build()
             .unwrap();

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_executor::Runner;
+use bide_executor::core::RunId;
 use bide_executor::core::record::TaskRow;
-use bide_executor::core::{RunId, SubStatus};
 use bide_executor::store::{Durability, MemoryStore, SqliteStore, Store};
 use bide_testkit::{DistantStore, Losses};
 
@@ -75,27 +75,4 @@ pub(crate) fn row(store: &Arc<dyn Store>, run: RunId, task: &str) -> TaskRow {
     let stored = store.load(run).unwrap().unwrap();
     let id = stored.tasks.iter().find(|recorded| &*recorded.name == task).unwrap().id;
     stored.rows.into_iter().find(|row| row.task == id).unwrap()
-}
-
-/// Waits until a task's wait is committed.
-#[allow(dead_code, reason = "not every test file that includes this one uses it")]
-pub(crate) async fn is_deferred(place: &Place, run: RunId, task: &str) {
-    let store = place.open();
-    let deferred = |row: &TaskRow| row.sub_status == Some(SubStatus::Deferred);
-    loop {
-        let stored = store.load(run).unwrap().unwrap();
-        let id = stored.tasks.iter().find(|recorded| &*recorded.name == task).unwrap().id;
-        if stored.rows.iter().any(|row| row.task == id && deferred(row)) {
-            return;
-        }
-        tokio::task::yield_now().await;
-    }
-}
-
-/// Waits until no body holds a slot: a wait is committed before its slot is released.
-#[allow(dead_code, reason = "not every test file that includes this one uses it")]
-pub(crate) async fn no_slot_in_use(runner: &Runner) {
-    while runner.slots_in_use().0 > 0 {
-        tokio::task::yield_now().await;
-    }
 }
