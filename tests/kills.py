@@ -300,7 +300,7 @@ def equals_one_without_a_crash(run: bide.RunResult) -> None:
     n = int(run.key or "")
     orders = sum(range(1, n % 3 + 2))
     assert run.status is bide.RunStatus.Completed, f"run {n} is {run.status}: {run.blocked_by}"
-    outputs = {"orders": orders, "flaky": 2 * n, "polls": -1, "gated": orders + 100}
+    outputs: dict[str, object] = {"orders": orders, "flaky": 2 * n, "polls": -1, "gated": orders + 100}
     # Each signal once, in the order in which all have sent them.
     outputs |= {"mail": list(range(SIGNALS)), "opened": 7}
     assert run.outputs == {**outputs, "last": orders + 100 + 2 * n - 1}

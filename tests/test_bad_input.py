@@ -182,7 +182,7 @@ HANDLE: dict[str, tuple[Callable[[bide.TaskHandle], object], type[BaseException]
     "naive datetime": (lambda h: h.sleep_until(datetime(2026, 1, 1)), ValueError, ["naive"]),  # noqa: DTZ001
     "negative sleep": (lambda h: h.sleep(-1), bide.DefinitionError, ["-1"]),
     "a wait that is none": (lambda h: h.wait(3), bide.DefinitionError, ["bide.until", "not 3"]),  # type: ignore[arg-type]
-    "a step that is not callable": (lambda h: h.step(3), bide.DefinitionError, ["handle.step", "3"]),  # type: ignore[arg-type]
+    "a step that is not callable": (lambda h: h.step(3), bide.DefinitionError, ["handle.step", "3"]),  # type: ignore[call-overload]
     "step within a step": (
         lambda h: h.step(lambda: h.step(int, name="inner"), name="outer"),
         bide.DefinitionError,

@@ -112,7 +112,7 @@ def test_what_is_refused_is_named_without_its_effects(name: str, runner: bide.Ru
         ),
         lambda: bide.task(generator, name=name),
         lambda: bide.task(generator, run_if=name),
-        lambda: bide.task(generator, name="x", tolerate=name),
+        lambda: bide.task(generator, name="x", tolerate=name),  # type: ignore[call-overload]
         lambda: runner.run(given, {}),
         lambda: runner.run(given, {name: "text"}),
         lambda: runner.run(given, {name: 1, name + "2": 1}),
@@ -148,7 +148,7 @@ def test_a_run_shows_its_names_on_one_line(name: str, logged: list[str], store: 
             lambda: handle.step(lambda: {1, 2}, name=name),
             lambda: handle.step(lambda: handle.sleep(0), name=name + "2"),
             lambda: handle.defer_until(lambda: handle.sleep(0), 5, name=name + "3"),
-            lambda: handle.step(int, name=7),  # type: ignore[arg-type]
+            lambda: handle.step(int, name=7),  # type: ignore[call-overload]
             lambda: handle.defer_until(bool, 5, timeout=0.02, name=name + "4"),
         ]
         for number, call in enumerate(wrong):

@@ -282,9 +282,7 @@ def _any_of(own: int, members: list[tuple[int, _Finish]], names: tuple[str, ...]
     return finish
 
 
-def _failure(
-    outcome: Outcome, value: _Finish, outcomes: list[Outcome], handle: "TaskHandle"
-) -> BaseException | None:
+def _failure(outcome: Outcome, value: _Finish, outcomes: list[Outcome], handle: "TaskHandle") -> BaseException | None:
     """Return how a member has failed: of a child run, its `RunFailed`."""
     if not isinstance(outcome, _core.Snapshot):
         return outcome if isinstance(outcome, BaseException) else None

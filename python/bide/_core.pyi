@@ -28,7 +28,7 @@ _C = TypeVar("_C")
 _D = TypeVar("_D")
 _E = TypeVar("_E")
 
-Sent: TypeAlias = tuple[str, list[str]]
+_Sent: TypeAlias = tuple[str, list[str]]
 
 __all__ = [
     "Channel",
@@ -68,6 +68,7 @@ class Channel(Generic[_T]):
     """A channel of events: its name, the type of its values, and how many it keeps. Made by `bide.channel`."""
 
     def __new__(cls, name: str, type_name: str, keep: int | None, codec: Codec) -> Channel[_T]: ...
+    def __class_getitem__(cls, _item: Any) -> type[Channel[Any]]: ...
     @property
     def name(self) -> str:
         """Its name."""
@@ -387,7 +388,7 @@ class TaskHandle:
         """Return the current time in UTC and record it; a re-entered body gets the recorded time."""
 
     @overload
-    def emit(self, value: object, *, channel: str = ...) -> None: ...
+    def emit(self, value: object, *, channel: str | None = ...) -> None: ...
     @overload
     def emit(self, value: _T, *, channel: Channel[_T]) -> None:
         """Append `value` to a channel of the run: `runner.follow(run)` sees it at most 50 ms later, usually sooner.
@@ -502,10 +503,10 @@ class Runner:
     def snapshot(self, id: str) -> Snapshot | None:  # noqa: A002 - as the extension names it
         """Return the current state of a run; None if there is none."""
 
-    def send(self, letters: Sequence[tuple[str, int, str, bytes, str | None]]) -> list[Sent]:
+    def send(self, letters: Sequence[tuple[str, int, str, bytes, str | None]]) -> list[_Sent]:
         """Send messages: run, kind, name, value and id; return what became of each. See `_mail.py`."""
 
-    def answer(self, callback: tuple[str, str], value: bytes | None, reason: str, id: str | None) -> Sent:  # noqa: A002
+    def answer(self, callback: tuple[str, str], value: bytes | None, reason: str, id: str | None) -> _Sent:  # noqa: A002
         """Answer a callback, given as run and secret, with a value, or reject it for a reason. See `_mail.py`."""
 
     def request(
@@ -515,7 +516,7 @@ class Runner:
         value: bytes,
         id: str | None,  # noqa: A002 - as the extension names it
         timeout: float | None,
-    ) -> tuple[Sent, bytes | None]:
+    ) -> tuple[_Sent, bytes | None]:
         """Send a request and wait for its answer; return what became of it and the answer, None if time is over."""
 
     def pending_requests(self) -> int:

@@ -40,7 +40,7 @@ def letter(
     return run, SIGNAL, signal.name, signal.codec.encode(value), _check_id(message_id, "signal")
 
 
-def check_sent(letters: Iterable[tuple[Any, ...]], sent: "Iterable[_core.Sent]") -> None:
+def check_sent(letters: Iterable[tuple[Any, ...]], sent: "Iterable[_core._Sent]") -> None:
     """Raise `SignalRejected` or `KeyError` for the first message that was not accepted."""
     for (run, _kind, name, *_), (outcome, details) in zip(letters, sent, strict=True):
         if outcome in {"stored", "duplicate"}:
