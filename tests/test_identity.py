@@ -120,7 +120,7 @@ def test_a_new_item_in_place_of_another_is_a_mismatch_with_advice(world: World) 
     message = str(caught.value)
     assert "item='a' was recorded, and now it is item='c'" in message
     assert "sorted(...)" in message
-    assert 'name=f"fetch {item}"' in message
+    assert "key=str(item)" in message
     assert world.done == []
 
 
