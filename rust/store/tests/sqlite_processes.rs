@@ -52,7 +52,9 @@ impl Other {
     }
 
     fn start_as(part: &str, path: &Path, user: Option<u32>) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        // Another user may not reach the file of this program by its path.
+        let program = if user.is_some() { "/proc/self/exe".into() } else { std::env::current_exe().unwrap() };
+        let mut command = Command::new(program);
         command.args(["--exact", "play_a_part", "--ignored", "--nocapture", "--test-threads=1"]);
         command.env("BIDE_PART", part).env("BIDE_PATH", path).stdin(Stdio::piped()).stdout(Stdio::piped());
         if let Some(user) = user {
