@@ -171,7 +171,10 @@ impl BodyState {
                     let holds = self.lane.is_sure_of_lease().await && !self.run.is_lost();
                     if holds { Fed::LeaseHeld } else { Fed::LeaseLost }
                 }
-                Action::Recall => self.attempt.lock().recall(call, &self.run.state.lock()),
+                Action::Recall => {
+                    let recalled = self.attempt.lock().recall(call, &self.run.state.lock());
+                    if call.is_pushed() && !self.is_committed().await { Fed::Stopped } else { recalled }
+                }
                 Action::Commit(event) => self.commit(call, *event).await,
                 Action::Release => self.release(),
                 Action::Sleep(Sleep::Closed) => self.sleep_until_closed(call, None).await,
@@ -179,10 +182,28 @@ impl BodyState {
                 Action::Sleep(sleep) => self.sleep(sleep).await,
                 Action::CommitAndAcquire(event) => self.commit_and_acquire(call, Some(*event)).await,
                 Action::Acquire => self.commit_and_acquire(call, None).await,
-                Action::Read => Fed::EntryRead(self.run.state.lock().closed_entry(self.task, call.key())),
+                Action::Read => {
+                    let closed = self.run.state.lock().closed_entry(self.task, call.key());
+                    if closed.is_some() && !self.is_committed().await { Fed::Stopped } else { Fed::EntryRead(closed) }
+                }
                 action => return action,
             };
         }
+    }
+
+    /// Waits for a commit that is under way, as the body of a thread does: true if what was read from the run's state
+    /// before is committed. False if the engine has stopped, or has lost the run.
+    async fn is_committed(&self) -> bool {
+        let engine = self.engine();
+        if engine.path().ledger.try_lock_for(Duration::ZERO).is_none() {
+            let engine = Arc::clone(engine);
+            let waits = move || drop(engine.path().ledger.lock());
+            // It fails only while the runtime shuts down: then nobody says whether it is committed.
+            if tokio::task::spawn_blocking(waits).await.is_err() {
+                return false;
+            }
+        }
+        engine.stopped().is_none() && !self.run.is_lost()
     }
 
     /// Begins a step: what is recorded of it, or `None` if it has to be executed.

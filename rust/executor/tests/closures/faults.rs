@@ -2,16 +2,17 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bide_executor::core::record::NewTask;
 use bide_executor::core::recover::MAX_CRASHES;
 use bide_executor::core::{RunId, RunStatus};
 use bide_executor::store::{LEASE, MemoryStore, RunFilter, Store};
-use bide_executor::{Error, Level, Runner, SystemClock, TaskContext, TaskError, Workflow};
+use bide_executor::{Error, Level, Runner, SystemClock, TaskContext, TaskError, Workflow, signal, until};
 use bide_testkit::fault::{Fault, FaultyStore};
 use tokio::sync::{Notify, Semaphore};
 
+use crate::settle::no_slot_in_use;
 use crate::support::{HANG, SOON, row};
 
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
@@ -57,6 +58,52 @@ async fn a_failed_commit_is_reported_to_every_caller_and_stops_the_runner() {
         assert!(matches!(within(async { runner.run(&workflow, ()).await }).await, Err(Error::Store(_))), "{fault:?}");
         within(runner.close()).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_goes_on_only_after_the_commit_that_closed_its_wait() {
+    let (entered, went_on) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+    let resume = Arc::new(Semaphore::new(1));
+    let parts = (Arc::clone(&entered), Arc::clone(&resume), Arc::clone(&went_on));
+    let workflow = Workflow::builder("waiter")
+        .task("wait", move |cx: TaskContext| {
+            let (entered, resume, went_on) = parts.clone();
+            async move {
+                entered.notify_one();
+                resume.acquire().await?.forget();
+                cx.handle().wait_any((signal::<u32>("go"), until(|_| async { false }))).await?;
+                went_on.store(true, Ordering::SeqCst);
+                Ok(())
+            }
+        })
+        .build()
+        .unwrap();
+    let faulty = FaultyStore::new(MemoryStore::new());
+    let before = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
+    let run = before.submit(&workflow, &()).key("k").await.unwrap();
+    within(entered.notified()).await;
+    within(no_slot_in_use(&before)).await;
+    within(before.close()).await;
+
+    let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
+    let again = runner.submit(&workflow, &()).key("k").await.unwrap();
+    assert_eq!(again.id(), run.id());
+    within(entered.notified()).await;
+    // Before the body that is entered again comes to its wait, a signal closes that in memory. The commit of the signal
+    // takes long, and fails.
+    let during = Arc::clone(&went_on);
+    faulty.watch(Box::new(move |_, _| {
+        resume.add_permits(1);
+        let start = Instant::now();
+        while !during.load(Ordering::SeqCst) && start.elapsed() < Duration::from_millis(50) {
+            std::thread::yield_now();
+        }
+    }));
+    // The sender first reads what others have sent.
+    faulty.fail(faulty.calls() + 2, Fault::CrashAfter);
+    assert!(within(async { again.signal("go", &1).await }).await.is_err());
+    within(runner.close()).await;
+    assert!(!went_on.load(Ordering::SeqCst));
 }
 
 #[tokio::test]
