@@ -53,6 +53,13 @@ def test_an_order_is_settled_by_what_comes_first() -> None:
     assert "refunded: wrong size" in run("examples/order.py")
 
 
+def test_an_approval_outlives_its_worker_and_escalates() -> None:
+    printed = run("examples/approval.py")
+    assert "ended by SIGKILL when it had reminded the manager" in printed
+    assert "server:   bought, approved by the director" in printed
+    assert "yacht:    not bought, the manager says: too long" in printed
+
+
 def test_the_demo_is_killed_while_it_waits_and_ends_as_it_says() -> None:
     printed = run("-m", "examples.demo")
     assert "killed with SIGKILL" in printed
