@@ -60,6 +60,13 @@ def test_an_approval_outlives_its_worker_and_escalates() -> None:
     assert "yacht:    not bought, the manager says: too long" in printed
 
 
+def test_a_loop_of_a_year_is_killed_twice_and_misses_no_day() -> None:
+    printed = run("examples/every_day.py")
+    assert printed.count("ended by SIGKILL after") == 2
+    assert "365 days by" in printed
+    assert "1029.30 earned" in printed
+
+
 def test_the_demo_is_killed_while_it_waits_and_ends_as_it_says() -> None:
     printed = run("-m", "examples.demo")
     assert "killed with SIGKILL" in printed
