@@ -67,6 +67,13 @@ def test_a_loop_of_a_year_is_killed_twice_and_misses_no_day() -> None:
     assert "1029.30 earned" in printed
 
 
+def test_one_child_waits_while_all_others_are_done() -> None:
+    printed = run("examples/fan_out.py")
+    assert "ended by SIGKILL, 19 chapters are translated" in printed
+    assert "'chapter 7 with a snark' waits for answer" in printed
+    assert "'Kapitel 7 mit einem Schnark' is one of 20 chapters, by 20 calls" in printed
+
+
 def test_the_demo_is_killed_while_it_waits_and_ends_as_it_says() -> None:
     printed = run("-m", "examples.demo")
     assert "killed with SIGKILL" in printed
