@@ -53,6 +53,27 @@ def test_an_order_is_settled_by_what_comes_first() -> None:
     assert "refunded: wrong size" in run("examples/order.py")
 
 
+def test_an_approval_outlives_its_worker_and_escalates() -> None:
+    printed = run("examples/approval.py")
+    assert "ended by SIGKILL when it had reminded the manager" in printed
+    assert "server:   bought, approved by the director" in printed
+    assert "yacht:    not bought, the manager says: too long" in printed
+
+
+def test_a_loop_of_a_year_is_killed_twice_and_misses_no_day() -> None:
+    printed = run("examples/every_day.py")
+    assert printed.count("ended by SIGKILL after") == 2
+    assert "365 days by" in printed
+    assert "1029.30 earned" in printed
+
+
+def test_one_child_waits_while_all_others_are_done() -> None:
+    printed = run("examples/fan_out.py")
+    assert "ended by SIGKILL, 19 chapters are translated" in printed
+    assert "'chapter 7 with a snark' waits for answer" in printed
+    assert "'Kapitel 7 mit einem Schnark' is one of 20 chapters, by 20 calls" in printed
+
+
 def test_the_demo_is_killed_while_it_waits_and_ends_as_it_says() -> None:
     printed = run("-m", "examples.demo")
     assert "killed with SIGKILL" in printed
