@@ -2,6 +2,7 @@
 
 import contextvars
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -226,6 +227,7 @@ def test_bad_arguments_are_refused_and_nothing_is_started(runner: bide.Runner) -
     told = runner.run(outer(body), timeout=20)["body"]
     assert "handle.start takes a bide.Workflow" in told[0]
     assert "nothing takes the input 'm'" in told[1]
+    assert "parameter 'n' does not fit int" in told[2]
     assert "handle.start: key" in told[3]
     assert told[4:] == [
         "handle.start_many takes a list of inputs, not 7",
@@ -341,11 +343,11 @@ def test_a_child_is_found_again_after_a_kill_and_never_started_twice(file: Path,
         first.kill()
     said = ran(PARENT, file)
     assert said[-1] == "ended [3, 2, 1] 3"
-    assert f"started {ids}" in said or at != "started"
-    done = ledger(file)
-    assert all(done.count(f"inner {n}") >= 1 for n in range(3))
-    if at == "waited":
-        assert len(done) == 3
+    assert f"started {ids}" in said
+    executed = Counter(ledger(file))
+    assert set(executed) == {f"inner {n}" for n in range(3)}
+    # A child that executes when the process is killed is entered again; one that has ended is not.
+    assert max(executed.values()) <= (1 if at == "waited" else 2)
 
 
 MISMATCH = """
