@@ -364,13 +364,14 @@ impl Journal {
     }
 
     /// Puts a state in the place of all that the body has recorded, and returns the keys of what was dropped. The gate's
-    /// entry stays. What must outlive a checkpoint, such as the start of a child, is left out here.
+    /// entry and the starts of children with a key stay.
     pub fn checkpoint(&mut self, state: Value, now: Time) -> (Vec<EntryKey>, &Entry) {
         let key = EntryKey::checkpoint();
+        let stays = |entry: &Entry| entry.key.is_keyed() && entry.kind() == EntryKind::Start;
         let dropped: Vec<EntryKey> = self
             .entries
             .values()
-            .filter(|entry| entry.key.n > 0 && entry.key != key)
+            .filter(|entry| entry.key.n > 0 && entry.key != key && !stays(entry))
             .map(|entry| entry.key.clone())
             .collect();
         for key in &dropped {
@@ -388,11 +389,20 @@ impl Journal {
         self.entries.get(&EntryKey::checkpoint())?.value.as_ref()
     }
 
-    /// How many waits and steps of the body are recorded.
+    /// How many waits and steps the body has recorded since its last checkpoint.
     #[must_use]
     pub fn recorded(&self) -> usize {
-        let by_body = |entry: &&Entry| entry.key.n > 0 && entry.kind() != EntryKind::Checkpoint;
-        self.entries.values().filter(by_body).count()
+        let since = self.checkpoint_seq();
+        self.entries.values().filter(|entry| entry.key.n > 0 && entry.seq > since).count()
+    }
+
+    /// Whether an entry is older than the last checkpoint, which has left it.
+    pub(crate) fn outlived_checkpoint(&self, key: &EntryKey) -> bool {
+        self.get(key).is_some_and(|entry| entry.seq < self.checkpoint_seq())
+    }
+
+    fn checkpoint_seq(&self) -> u32 {
+        self.entries.get(&EntryKey::checkpoint()).map_or(0, |entry| entry.seq)
     }
 
     /// The numbers of the requests that were taken and have no answer, in order of recording.

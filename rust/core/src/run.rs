@@ -482,6 +482,11 @@ impl RunState {
         self.known_detail(task).map_or(0, |detail| detail.journal.recorded())
     }
 
+    /// Whether a record of a body is older than its last checkpoint: see [`RunState::recorded_calls`].
+    pub(crate) fn outlived_checkpoint(&self, task: TaskRef, key: &EntryKey) -> bool {
+        self.known_detail(task).is_some_and(|detail| detail.journal.outlived_checkpoint(key))
+    }
+
     /// Whether a record is over.
     #[must_use]
     pub fn is_closed(&self, task: TaskRef, key: &EntryKey) -> bool {

@@ -267,7 +267,7 @@ impl Attempt {
         let (task, number) = (self.task, self.number);
         let mut look = |name: &Arc<str>, lookup: &Lookup| {
             let (key, recall) = run.recall(task, number, &mut self.uses, name, lookup)?;
-            if unread > 0 {
+            if unread > 0 && !run.outlived_checkpoint(task, &key) {
                 unread = unread_after(&mut self.keyed, unread, &key, &recall, run.is_closed(task, &key));
                 self.unread = Some(unread);
             }
