@@ -493,7 +493,7 @@ impl Journal {
     /// returns the keys of what was dropped. Of a combination at the end that was not satisfied those members are kept
     /// that were: a message that one of them has consumed is not lost. A step that may be executed only once is kept,
     /// whatever came of it. With a member its combination is dropped, and with the wait for a child that has
-    /// failed the child's start: the next attempt starts another one.
+    /// failed the child's start, for the next attempt starts another one, and every other wait for that child.
     pub fn rewind(&mut self, everything: bool) -> Vec<EntryKey> {
         let over = |entry: &&Entry| entry.state != EntryState::Satisfied;
         let combined = if everything { HashSet::new() } else { self.below(self.entries.values().filter(over)) };
@@ -514,6 +514,7 @@ impl Journal {
             let members = entry.operation.members();
             entry.state == EntryState::Failed && members.iter().any(|member| gone.contains(member))
                 || starts().is_some_and(|run| failed.contains(&run))
+                || matches!(entry.operation, Operation::Child { run } if failed.contains(&run))
         };
         let following: Vec<EntryKey> = self.entries.values().filter(follows).map(|entry| entry.key.clone()).collect();
         self.entries.remove_all(&following);

@@ -202,6 +202,29 @@ fn the_next_attempt_starts_another_child_in_place_of_one_that_failed() {
 }
 
 #[test]
+fn a_wait_for_a_replaced_child_goes_with_it_though_a_step_came_after() {
+    let mut script = Script::new(vec![TaskSpec { retry: RetryPolicy::new(3), ..spec("a", &[]) }]);
+    script.enter("a");
+    record(&mut script, start(), 1);
+    script.store.children.push((child(1), RunStatus::Running));
+    let of = |n, run| {
+        let key = EntryKey { n, ..key("inner run") };
+        Wait { key, operation: Operation::Child { run: child(run) }, timeout: None }
+    };
+    script.open("a", Wait { timeout: Some(seconds(1)), ..of(1, 1) });
+    script.ring();
+    script.record("a", wait("step", EntryKind::Step), Ok(Value::NONE));
+    script.open("a", of(2, 1));
+    ends(&mut script, 1, RunStatus::Failed);
+    script.fail("a", RETRY);
+    assert_eq!(script.journal("a"), ["step"]);
+    script.due("a", bide_core::event::Timer::Retry).unwrap();
+    script.enter("a");
+    record(&mut script, start(), 2);
+    assert_eq!(script.recall("a", &of(1, 2)), Recall::Ask { deadline: None });
+}
+
+#[test]
 fn a_checkpoint_keeps_the_starts_with_a_key_and_no_body_replays_them() {
     let mut script = started();
     let name = EntryKey::keyed_name("inner", "a.csv");
