@@ -188,6 +188,11 @@ impl Entry {
         }
     }
 
+    /// The number of the request of which it records that it was answered.
+    fn answered(&self) -> Option<i64> {
+        self.value.as_ref().filter(|_| self.kind() == EntryKind::Reply).and_then(answered_number)
+    }
+
     /// Whether a step was recorded with these arguments.
     pub(crate) fn has_arguments(&self, arguments: &StepArguments) -> bool {
         let (mine, older) = (self.proof(), arguments.older.as_deref());
@@ -364,10 +369,16 @@ impl Journal {
     }
 
     /// Puts a state in the place of all that the body has recorded, and returns the keys of what was dropped. The gate's
-    /// entry and the starts of children with a key stay.
+    /// entry stays with the answer to its request, and so do the starts of children with a key.
     pub fn checkpoint(&mut self, state: Value, now: Time) -> (Vec<EntryKey>, &Entry) {
         let key = EntryKey::checkpoint();
-        let stays = |entry: &Entry| entry.key.is_keyed() && entry.kind() == EntryKind::Start;
+        let of_gate: Vec<i64> =
+            self.requests().filter(|(entry, _)| entry.key.n == 0).map(|(_, number)| number).collect();
+        let stays = |entry: &Entry| match entry.kind() {
+            EntryKind::Start => entry.key.is_keyed(),
+            EntryKind::Reply => entry.answered().is_some_and(|number| of_gate.contains(&number)),
+            _ => false,
+        };
         let dropped: Vec<EntryKey> = self
             .entries
             .values()
@@ -405,21 +416,21 @@ impl Journal {
         self.entries.get(&EntryKey::checkpoint()).map_or(0, |entry| entry.seq)
     }
 
-    /// The numbers of the requests that were taken and have no answer, in order of recording.
-    pub(crate) fn unanswered(&self) -> Vec<i64> {
+    /// The requests that were taken and have no answer, in order of recording: the key of each wait and the number.
+    pub(crate) fn unanswered(&self) -> Vec<(&EntryKey, i64)> {
         if !self.has_requests {
             return Vec::new();
         }
-        let of = |kind| self.entries.values().filter(move |entry: &&Entry| entry.kind() == kind);
-        let answered = of(EntryKind::Reply).filter_map(|entry| answered_number(entry.value.as_ref()?));
-        let answered: HashSet<i64> = answered.collect();
-        let mut taken: Vec<(u32, i64)> = of(EntryKind::Request)
-            .filter(|entry| entry.state == EntryState::Satisfied)
-            .filter_map(|entry| Some((entry.seq, request_number(entry.value.as_ref()?)?)))
-            .filter(|(_, number)| !answered.contains(number))
-            .collect();
-        taken.sort_unstable();
-        taken.into_iter().map(|(_, number)| number).collect()
+        let answered: HashSet<i64> = self.entries.values().filter_map(Entry::answered).collect();
+        let mut taken: Vec<(&Entry, i64)> = self.requests().filter(|(_, number)| !answered.contains(number)).collect();
+        taken.sort_unstable_by_key(|(entry, _)| entry.seq);
+        taken.into_iter().map(|(entry, number)| (&entry.key, number)).collect()
+    }
+
+    /// The requests that were taken, with their numbers.
+    fn requests(&self) -> impl Iterator<Item = (&Entry, i64)> {
+        let taken = |entry: &&Entry| entry.kind() == EntryKind::Request && entry.state == EntryState::Satisfied;
+        self.entries.values().filter(taken).filter_map(|entry| Some((entry, request_number(entry.value.as_ref()?)?)))
     }
 
     /// All entries, in no order.

@@ -243,8 +243,17 @@ impl RunState {
 
     /// A task loses its journal: refuses the requests that it has taken and not answered.
     pub(crate) fn refuse_taken(&self, task: TaskRef, why: &str, out: &mut Out<'_>) {
+        self.refuse_unanswered(task, |_| true, why, out);
+    }
+
+    /// A body records a checkpoint, which leaves what the gate has taken.
+    pub(super) fn refuse_taken_by_body(&self, task: TaskRef, why: &str, out: &mut Out<'_>) {
+        self.refuse_unanswered(task, |key| key.n > 0, why, out);
+    }
+
+    fn refuse_unanswered(&self, task: TaskRef, is_lost: fn(&EntryKey) -> bool, why: &str, out: &mut Out<'_>) {
         let Some(detail) = self.known_detail(task) else { return };
-        for request in detail.journal.unanswered() {
+        for (_, request) in detail.journal.unanswered().into_iter().filter(|(key, _)| is_lost(key)) {
             let name = self.graph.name_of(task);
             self.answer(request, Err(refused(&format!("task '{name}' {why}"))), out);
         }
