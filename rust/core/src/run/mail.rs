@@ -72,6 +72,8 @@ impl RunState {
             request.into_iter().for_each(|request| self.withdrawn(&request, out));
             if stored {
                 out.batch.push(Write::Consumed { run: self.row(), number: message.number, id: None });
+            } else {
+                self.mail().forget(message.number);
             }
             return;
         }
@@ -277,5 +279,33 @@ impl RunState {
                 self.mail().queue(message);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::event::Event;
+    use crate::graph::{Graph, TaskSpec};
+    use crate::id::RunId;
+    use crate::time::Time;
+
+    #[test]
+    fn a_withdrawal_from_this_process_leaves_nothing_in_memory() {
+        let graph = Graph::build("workflow", vec![TaskSpec::new("a")], false).expect("a graph");
+        let mut state = RunState::new(RunId::new(1, 1, 0), Arc::new(graph), [1].into());
+        let message = Message {
+            number: 11,
+            address: Address::withdrawal(1),
+            id: None,
+            content: Ok(Value::NONE),
+            sent_at: Time(1),
+        };
+        for event in [Event::Begin, Event::Message { message: Box::new(message) }] {
+            assert_eq!(state.apply(event, Time(1), &mut Vec::new(), &mut Vec::new()), Ok(()));
+        }
+        assert!(!state.mail().is_own(11));
     }
 }
