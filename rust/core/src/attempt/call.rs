@@ -35,8 +35,6 @@ pub struct Call {
     timeout: Option<Duration>,
     /// What the call waits for or does.
     pub(super) kind: Kind,
-    /// Where it comes from.
-    caller: Caller,
     /// Where it is in the table of `attempt/mod.rs`.
     pub(super) state: State,
 }
@@ -134,7 +132,7 @@ impl Call {
                 (Lookup::KeyedStart, None, Kind::Starts(starts))
             }
         };
-        Self { task, attempt, key: EntryKey { name, n: 0 }, lookup, timeout, kind, caller, state: State::Start }
+        Self { task, attempt, key: EntryKey { name, n: 0 }, lookup, timeout, kind, state: State::Start }
     }
 
     /// Its name in the journal.
@@ -174,11 +172,6 @@ impl Call {
     /// Whether its record is found by a key of the caller's.
     pub(super) const fn is_keyed(&self) -> bool {
         matches!(self.lookup, Lookup::KeyedStep)
-    }
-
-    /// Whether the body's own thread makes it.
-    pub(super) fn is_by_body(&self) -> bool {
-        self.caller == Caller::Body
     }
 
     /// Whether it records a checkpoint.
