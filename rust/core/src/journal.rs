@@ -170,7 +170,7 @@ impl Entry {
     /// What a body gets for the wait or step that it records.
     pub(crate) fn recalled(&self) -> Recall {
         match (self.state, &self.value, &self.failure) {
-            // It was a member of a combination and is waited for again: anew.
+            // It was a member of a combination: it is opened again, with new times.
             (EntryState::Lost, ..) => Recall::Ask { deadline: None },
             (EntryState::Satisfied, value, _) => Recall::Satisfied(value.clone().unwrap_or(Value::NONE)),
             (EntryState::Failed, _, Some(failure)) => Recall::Failed(failure.clone()),
@@ -201,7 +201,7 @@ impl Entry {
 
     /// The message that the code asks for something of another kind.
     pub(crate) fn is_another_kind(&self, kind: EntryKind) -> String {
-        format!("{} was recorded as a {} and is now a {kind}", self.key, self.kind())
+        format!("{} was recorded as {} and is now {}", self.key, self.kind().described(), kind.described())
     }
 
     /// The message that the code waits for another message or child than was recorded.
@@ -438,6 +438,11 @@ impl Journal {
         self.entries.values()
     }
 
+    /// The open entries, in no order.
+    pub(crate) fn open_entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values().filter(|entry| entry.state == EntryState::Open)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.list.is_empty()
     }
@@ -456,7 +461,7 @@ impl Journal {
 
     /// The body's open waits. There can be several: an async body has them, or another version of the code opened them.
     fn open_waits(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.values().filter(|entry| entry.state == EntryState::Open && entry.key.n > 0)
+        self.open_entries().filter(|entry| entry.key.n > 0)
     }
 
     /// When a body that is not in memory has to be entered again. `None` means at once: it was executing, or only it
@@ -494,7 +499,7 @@ impl Journal {
     #[must_use]
     pub fn waits_for(&self) -> Option<Arc<str>> {
         let waits = |entry: &&Entry| entry.kind() != EntryKind::Step || entry.due().is_some();
-        let open = self.entries.values().filter(|entry| entry.state == EntryState::Open).filter(waits);
+        let open = self.open_entries().filter(waits);
         let first = open.min_by_key(|entry| entry.seq)?;
         let what = if first.kind() == EntryKind::Step { "to try again" } else { "for" };
         Some(format!("waits {what} {}", first.key.name).into())

@@ -7,8 +7,7 @@ use super::combined::Combined;
 use super::polling::{Polling, timed_out};
 use super::starts::Starts;
 use super::step::{self, Step};
-use super::{Action, CallError, Caller, Clocks, Fed, Request, Sleep, used_up};
-use crate::block::BlockReason;
+use super::{Action, CallError, Caller, Clocks, Fed, Request, Sleep, pause, used_up};
 use crate::entry::{EntryKey, Lookup, Operation, RecordKind};
 use crate::event::{Event, Wait};
 use crate::failure::Failure;
@@ -291,8 +290,8 @@ impl Call {
             Recall::Failed(failure) => return self.end(Err(CallError::Failed(failure))),
             Recall::Mismatch(why) => {
                 let why = format!("task '{task}': {why}");
-                let reason = BlockReason::Mismatch { what: why.as_str().into() };
-                return self.go(State::Pausing(why), Action::Commit(Box::new(Event::Block { reason })));
+                let pause = pause(&why);
+                return self.go(State::Pausing(why), pause);
             }
             Recall::Begun { mode, due } => return self.step_begun(mode, due, task, clocks),
             Recall::Ask { deadline } => (None, deadline),

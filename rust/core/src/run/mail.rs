@@ -188,7 +188,7 @@ impl RunState {
         for (task, state) in self.all() {
             let gate = self.bare_gate(task);
             let Some(detail) = state.detail.as_deref().or(gate.as_ref()) else { continue };
-            for entry in detail.journal.entries().filter(|entry| entry.state == EntryState::Open) {
+            for entry in detail.journal.open_entries() {
                 if let Operation::Message(address) = &entry.operation {
                     waits.push((entry.opened_at, task, entry.seq, entry.key.clone(), address.clone()));
                 }

@@ -330,7 +330,7 @@ impl RunState {
     /// Asks for polls of the open conditions of a gate.
     fn poll_open_conditions(&self, task: TaskRef, out: &mut Out<'_>) {
         let Some(detail) = self.known_detail(task) else { return };
-        let open = detail.journal.entries().filter(|entry| entry.state == EntryState::Open && entry.key.n == 0);
+        let open = detail.journal.open_entries().filter(|entry| entry.key.n == 0);
         for entry in open.filter(|entry| entry.kind() == EntryKind::Condition) {
             self.watch_gate(task, entry, out);
         }

@@ -122,7 +122,10 @@ fn a_failed_attempt_keeps_its_requests_unless_it_starts_anew() {
         script.fail("a", RETRY);
         assert_eq!(script.store.answers.len(), usize::from(fresh));
         if fresh {
-            assert_eq!(refusal(&script, 1), "task 'a' has failed and starts anew, without having answered it");
+            assert_eq!(
+                refusal(&script, 1),
+                "task 'a' has failed and starts again from the beginning, without having answered it"
+            );
         }
     }
 }

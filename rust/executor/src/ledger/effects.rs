@@ -84,7 +84,11 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
         match effect {
             Effect::Ready { task } => self.control.dispatch_ready(&mut vec![Ready { run, task }]),
             Effect::Timer { at, event } => {
-                self.timers.at(at, Arc::new(Due { path: Arc::clone(self), run: Arc::downgrade(&run), event: *event }), 0);
+                self.timers.at(
+                    at,
+                    Arc::new(Due { path: Arc::clone(self), run: Arc::downgrade(&run), event: *event }),
+                    0,
+                );
             }
             Effect::Gate { task, attempt, part, deadline } => {
                 self.control.dispatch.gate(Gate { run, task, attempt, part, deadline });

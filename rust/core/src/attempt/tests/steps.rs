@@ -52,7 +52,7 @@ fn a_step_that_was_begun_once_is_not_executed_again_and_that_is_recorded() {
         let fed = and(look(Recall::Begun { mode, due: None }), at_zero(vec![COMMITTED]));
         plays(once(), fed, &LOOKED, &["Commit Recorded failure", "Failed bide.StepInterrupted"]);
     }
-    // Whoever takes `once` away says that it may be executed again.
+    // Without `once` it may be executed again.
     let fed = and(look(Recall::Begun { mode: StepMode::Once, due: None }), at_zero(vec![Fed::Executed(Ok(value()))]));
     plays(step(StepOptions::PLAIN), fed, &LOOKED, &["Execute", "Commit Recorded"]);
 }
