@@ -334,7 +334,8 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     /// As [`Store::load`].
     fn by_key(&self, key: &str, workflow: Option<&str>) -> Result<Vec<(RunId, Arc<str>)>, StoreError>;
 
-    /// Runs as [`Store::load`] reads them, newest first: all of one moment, and in one round trip.
+    /// Runs as [`Store::load`] reads them, but without messages and children, newest first: all of one moment, and in
+    /// one round trip.
     ///
     /// # Errors
     /// As [`Store::load`].
