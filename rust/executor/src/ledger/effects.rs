@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bide_core::record::RunRowId;
 use bide_core::{Effect, Event, RunStatus};
 use bide_store::{Lease, Store, StoreError};
+use bide_sync::RwLockReadGuard;
 
 use super::commit::Ledger;
 use super::group::{Group, QueuedEvent};
@@ -70,6 +71,10 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
 
     fn live(&self, row: RunRowId) -> Option<Arc<Run<H>>> {
         self.control.runs.by_row(row)
+    }
+
+    fn adopting(&self) -> RwLockReadGuard<'_, ()> {
+        self.control.runs.adopting.read()
     }
 
     fn adopt(&self, run: &Arc<Run<H>>) {

@@ -198,7 +198,7 @@ impl<H: Host> Mail<H> {
             return Ok(());
         }
         let mut items = Vec::new();
-        let adopting = self.control.runs.adopting.lock();
+        let adopting = self.control.runs.adopting.write();
         let mail = self.control.store().mail(*seen)?;
         let runs: BTreeSet<RunRowId> = mail.iter().map(|(_, run)| *run).collect();
         for row in runs {

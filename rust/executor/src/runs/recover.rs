@@ -267,7 +267,7 @@ impl<H: Host> Recovery<H> {
         lease: Lease,
         id: RunId,
     ) -> Result<Option<Arc<Run<H>>>, StoreError> {
-        let _adopting = self.control.runs.adopting.lock();
+        let _adopting = self.control.runs.adopting.read();
         let Some(mut stored) = self.control.store().load(id)? else { return Ok(None) };
         let corrupt =
             |why: DecodeError| StoreError::Corrupt(format!("run {id} of '{}': {why}", workflow.graph.workflow()));

@@ -1,0 +1,95 @@
+//! Messages to runs that are executed here, while runs are created, leases are lost and the store fails.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use bide_executor::core::{Address, Graph, Message, PollPolicy, TaskSpec, Time, Value};
+use bide_executor::drive::Driver;
+use bide_executor::store::{MemoryStore, RunFilter, Sent, Store};
+use bide_executor::{Clock, Engine, Handle, Host, Pool, RegisteredWorkflow, Run, RunRequest, Source};
+use bide_sync::Mutex;
+use bide_testkit::{FaultyStore, VirtualClock};
+
+const HANG: Duration = Duration::from_secs(20);
+
+/// A host that executes nothing.
+struct Idle;
+
+impl Host for Idle {
+    type Body = ();
+    type Local = ();
+    type Dispatch = Pool<Self>;
+
+    fn sources(_body: &()) -> &[Source] {
+        &[]
+    }
+
+    fn gate_policy(_body: &(), _part: u16) -> PollPolicy {
+        PollPolicy::every(HANG)
+    }
+}
+
+/// An engine whose turns a test takes, on a store that a test lets fail.
+struct Scene {
+    driver: Arc<Mutex<Driver<Idle>>>,
+    engine: Arc<Engine<Idle>>,
+    store: Arc<FaultyStore>,
+    workflow: Arc<RegisteredWorkflow<Idle>>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let (store, clock) = (FaultyStore::new(MemoryStore::new()), VirtualClock::new());
+        let pool = Pool::new(1, 10, Box::new(|_| Ok(false)));
+        let (shared, time) = (Arc::clone(&store) as Arc<dyn Store>, clock as Arc<dyn Clock>);
+        let mut driver = Driver::open(shared, time, pool, Box::new(|_, _| ()), 1).unwrap();
+        let engine = Arc::clone(driver.engine());
+        let graph = Arc::new(Graph::build("workflow", vec![TaskSpec::new("task")], false).unwrap());
+        let workflow = engine.register(graph, Arc::new([()])).unwrap();
+        driver.lease_turn();
+        Self { driver: Arc::new(Mutex::new(driver)), engine, store, workflow }
+    }
+
+    fn submit(&self) -> Arc<Run<Idle>> {
+        let handles = self.engine.submit(&self.workflow, [RunRequest::new(Box::default())]).unwrap();
+        let Handle::Live(run) = &handles[0] else { panic!("it is executed elsewhere") };
+        Arc::clone(run)
+    }
+}
+
+/// A signal that another process leaves in the store.
+fn message(number: i64) -> Message {
+    Message { number, address: Address::signal("go"), id: None, content: Ok(Value::NONE), sent_at: Time(0) }
+}
+
+/// Whether a run has got messages from the store.
+fn has_mail(run: &Run<Idle>) -> bool {
+    run.state.lock().begin_look() > 0
+}
+
+#[test]
+fn a_message_to_a_run_that_is_just_being_created_reaches_it() {
+    /// Long enough for a turn of the lease thread that does not wait for the creation.
+    const TURN: Duration = Duration::from_millis(200);
+    let scene = Scene::new();
+    let (inner, driver) = (scene.store.inner(), Arc::clone(&scene.driver));
+    let (done, turned) = channel();
+    scene.store.after_create(Box::new(move || {
+        let run = inner.list(&RunFilter::default()).unwrap()[0].run.id;
+        assert_eq!(inner.send(run, &message(1)).unwrap(), Sent::Stored);
+        let (ended, end) = channel();
+        std::thread::spawn(move || {
+            driver.lock().lease_turn();
+            let _ = ended.send(());
+            done.send(()).unwrap();
+        });
+        // The turn may wait until the creator has heard of the run.
+        let _ = end.recv_timeout(TURN);
+    }));
+    let run = scene.submit();
+    turned.recv_timeout(HANG).unwrap();
+    assert!(has_mail(&run));
+}
