@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use bide_executor::core::{Address, Graph, Message, PollPolicy, TaskSpec, Time, Value};
+use bide_executor::core::{Address, Graph, Message, PollPolicy, RunId, TaskSpec, Time, Value};
 use bide_executor::drive::Driver;
-use bide_executor::store::{MemoryStore, RunFilter, Sent, Store};
-use bide_executor::{Clock, Engine, Handle, Host, Pool, RegisteredWorkflow, Run, RunRequest, Source};
+use bide_executor::store::{LEASE, MemoryStore, RunFilter, Sent, Store, StoreError};
+use bide_executor::{Clock, Engine, Handle, Host, Letter, Pool, RegisteredWorkflow, Run, RunRequest, Source};
 use bide_sync::Mutex;
-use bide_testkit::{FaultyStore, VirtualClock};
+use bide_testkit::{Fault, FaultyStore, VirtualClock};
 
 const HANG: Duration = Duration::from_secs(20);
 
@@ -38,19 +38,20 @@ struct Scene {
     engine: Arc<Engine<Idle>>,
     store: Arc<FaultyStore>,
     workflow: Arc<RegisteredWorkflow<Idle>>,
+    clock: Arc<VirtualClock>,
 }
 
 impl Scene {
     fn new() -> Self {
         let (store, clock) = (FaultyStore::new(MemoryStore::new()), VirtualClock::new());
         let pool = Pool::new(1, 10, Box::new(|_| Ok(false)));
-        let (shared, time) = (Arc::clone(&store) as Arc<dyn Store>, clock as Arc<dyn Clock>);
+        let (shared, time) = (Arc::clone(&store) as Arc<dyn Store>, Arc::clone(&clock) as Arc<dyn Clock>);
         let mut driver = Driver::open(shared, time, pool, Box::new(|_, _| ()), 1).unwrap();
         let engine = Arc::clone(driver.engine());
         let graph = Arc::new(Graph::build("workflow", vec![TaskSpec::new("task")], false).unwrap());
         let workflow = engine.register(graph, Arc::new([()])).unwrap();
         driver.lease_turn();
-        Self { driver: Arc::new(Mutex::new(driver)), engine, store, workflow }
+        Self { driver: Arc::new(Mutex::new(driver)), engine, store, workflow, clock }
     }
 
     fn submit(&self) -> Arc<Run<Idle>> {
@@ -92,4 +93,40 @@ fn a_message_to_a_run_that_is_just_being_created_reaches_it() {
     let run = scene.submit();
     turned.recv_timeout(HANG).unwrap();
     assert!(has_mail(&run));
+}
+
+fn letter(run: RunId) -> Letter {
+    Letter { run, address: Address::signal("go"), id: None, content: Ok(Value::NONE) }
+}
+
+/// Sends one message to a run, alone or among others.
+fn send(scene: &Scene, run: RunId, many: bool) -> Result<Sent, StoreError> {
+    let mut letters: Vec<Letter> = (0..=i32::from(many)).map(|_| letter(run)).collect();
+    if many { scene.engine.send_all(letters).remove(0) } else { scene.engine.send(letters.remove(0)) }
+}
+
+#[test]
+fn a_message_whose_commit_finds_the_lease_lost_goes_to_the_store() {
+    for many in [false, true] {
+        let scene = Scene::new();
+        let run = scene.submit();
+        let (inner, later) = (scene.store.inner(), scene.clock.lease_time().after(2 * LEASE));
+        let other = inner.enroll(later).unwrap();
+        assert_eq!(inner.claim(other, &[scene.workflow.version], later, 9).unwrap(), [run.id]);
+        assert_eq!(send(&scene, run.id, many).unwrap(), Sent::Stored);
+        assert_eq!(inner.messages(run.id, 0).unwrap().len(), 1 + usize::from(many));
+        assert!(scene.engine.stopped().is_none());
+    }
+}
+
+#[test]
+fn a_message_that_cannot_be_committed_reports_the_error_of_the_store() {
+    for many in [false, true] {
+        let scene = Scene::new();
+        let run = scene.submit();
+        // The first call reads the messages of others.
+        scene.store.fail(scene.store.calls() + 2, Fault::Unavailable);
+        let error = send(&scene, run.id, many).unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    }
 }
