@@ -130,3 +130,17 @@ fn a_message_that_cannot_be_committed_reports_the_error_of_the_store() {
         assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
     }
 }
+
+#[test]
+fn messages_that_were_read_are_handed_out_though_the_next_read_fails() {
+    let scene = Scene::new();
+    let runs = [scene.submit(), scene.submit()];
+    for (number, run) in (1..).zip(&runs) {
+        assert_eq!(scene.store.inner().send(run.id, &message(number)).unwrap(), Sent::Stored);
+    }
+    scene.store.fail(scene.store.calls() + 2, Fault::Busy);
+    scene.driver.lock().lease_turn();
+    assert_eq!(runs.iter().filter(|run| has_mail(run)).count(), 1);
+    scene.driver.lock().lease_turn();
+    assert!(runs.iter().all(|run| has_mail(run)));
+}

@@ -207,18 +207,20 @@ impl<H: Host> Mail<H> {
         let adopting = self.control.runs.adopting.write();
         let mail = self.control.store().mail(*seen)?;
         let runs: BTreeSet<RunRowId> = mail.iter().map(|(_, run)| *run).collect();
-        for row in runs {
-            let Some(run) = self.control.runs.by_row(row) else { continue };
+        let read = runs.into_iter().filter_map(|row| self.control.runs.by_row(row)).try_for_each(|run| {
             let messages = self.read(&run)?;
             if !messages.is_empty() {
                 let (event, at) = (Event::Mail { messages }, self.control.clock.now());
                 items.push(QueuedEvent { run, event, at, completion: None });
             }
-        }
+            Ok(())
+        });
         drop(adopting);
         let mut ready = Vec::new();
         self.path.commit(&mut items, &mut ready);
         self.control.dispatch_ready(&mut ready);
+        // Only now: the looks that have begun end with the commit.
+        read?;
         *seen = mail.last().map_or(*seen, |(seq, _)| *seq);
         self.look_for_answers()
     }
