@@ -144,3 +144,13 @@ fn messages_that_were_read_are_handed_out_though_the_next_read_fails() {
     scene.driver.lock().lease_turn();
     assert!(runs.iter().all(|run| has_mail(run)));
 }
+
+#[test]
+fn a_message_to_a_mistyped_id_reaches_no_run() {
+    let scene = Scene::new();
+    let run = scene.submit();
+    let mistyped = RunId(run.id.0 ^ 1);
+    assert_eq!(mistyped.row(), run.id.row());
+    assert_eq!(scene.engine.send(letter(mistyped)).unwrap(), Sent::NoRun);
+    assert!(scene.engine.live(mistyped).is_none());
+}

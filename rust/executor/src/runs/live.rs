@@ -37,7 +37,8 @@ impl<H: Host> LiveRuns<H> {
     }
 
     pub(crate) fn get(&self, id: RunId) -> Option<Arc<Run<H>>> {
-        self.by_row(id.row())
+        // The row number is only a part of an id.
+        self.by_row(id.row()).filter(|run| run.id == id)
     }
 
     /// The run with this row number.
