@@ -391,13 +391,7 @@ impl<H: Host> Ledger<H> {
 
 /// The events that let created runs begin.
 fn begins<H: Host>(runs: &[Arc<Run<H>>]) -> Vec<QueuedEvent<H>> {
-    let begin = |run: &Arc<Run<H>>| QueuedEvent {
-        run: Arc::clone(run),
-        event: Event::Begin,
-        at: run.created_at,
-        completion: None,
-    };
-    runs.iter().map(begin).collect()
+    runs.iter().map(|run| QueuedEvent::new(Arc::clone(run), Event::Begin, run.created_at)).collect()
 }
 
 /// Why a group was not committed: reported once the commit lock is released.

@@ -139,6 +139,13 @@ impl<H: Host> CommitPath<H> {
         self.ledger.commit(self, items, ready);
     }
 
+    /// Commits events, and has the bodies executed that may start then. Blocks.
+    pub(crate) fn commit_now(self: &Arc<Self>, items: &mut Vec<QueuedEvent<H>>) {
+        let mut ready = Vec::new();
+        self.commit(items, &mut ready);
+        self.control.dispatch_ready(&mut ready);
+    }
+
     /// See [`super::Ledger::commit_own`].
     ///
     /// # Errors

@@ -132,9 +132,7 @@ impl<H: Host> Mail<H> {
             items.push(QueuedEvent { run, event, at, completion: Some(completion) });
             pending.push(Sending::Here(id, Box::new(message), outcome));
         }
-        let mut ready = Vec::new();
-        self.path.commit(&mut items, &mut ready);
-        self.control.dispatch_ready(&mut ready);
+        self.path.commit_now(&mut items);
         pending.into_iter().map(|sending| self.sent(sending)).collect()
     }
 
@@ -211,14 +209,12 @@ impl<H: Host> Mail<H> {
             let messages = self.read(&run)?;
             if !messages.is_empty() {
                 let (event, at) = (Event::Mail { messages }, self.control.clock.now());
-                items.push(QueuedEvent { run, event, at, completion: None });
+                items.push(QueuedEvent::new(run, event, at));
             }
             Ok(())
         });
         drop(adopting);
-        let mut ready = Vec::new();
-        self.path.commit(&mut items, &mut ready);
-        self.control.dispatch_ready(&mut ready);
+        self.path.commit_now(&mut items);
         // Only now: the looks that have begun end with the commit.
         read?;
         *seen = mail.last().map_or(*seen, |(seq, _)| *seq);
