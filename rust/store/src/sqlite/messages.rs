@@ -168,7 +168,7 @@ impl SqliteStore {
         Ok(Some(read(&fields).map(|stored| stored.message)))
     }
 
-    /// Stores a message for whoever has the run.
+    /// Stores a message for the run's owner.
     pub(super) fn store_message(&self, run: RunId, message: &Message) -> Result<Sent, StoreError> {
         let mut owner = None;
         let sent = self.transact(|connection| {
