@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use bide_core::record::RunRowId;
 use bide_core::{Effect, Event, RunStatus};
 use bide_store::{Lease, Store, StoreError};
+use bide_sync::RwLockReadGuard;
 
 use super::commit::Ledger;
 use super::group::{Group, QueuedEvent};
@@ -72,6 +73,10 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
         self.control.runs.by_row(row)
     }
 
+    fn adopting(&self) -> RwLockReadGuard<'_, ()> {
+        self.control.runs.adopting.read()
+    }
+
     fn adopt(&self, run: &Arc<Run<H>>) {
         self.control.runs.adopt(run);
     }
@@ -136,6 +141,13 @@ impl<H: Host> CommitPath<H> {
     /// See [`super::Ledger::commit`].
     pub(crate) fn commit(self: &Arc<Self>, items: &mut Vec<QueuedEvent<H>>, ready: &mut Vec<Ready<H>>) {
         self.ledger.commit(self, items, ready);
+    }
+
+    /// Commits events, and has the bodies executed that may start then. Blocks.
+    pub(crate) fn commit_now(self: &Arc<Self>, items: &mut Vec<QueuedEvent<H>>) {
+        let mut ready = Vec::new();
+        self.commit(items, &mut ready);
+        self.control.dispatch_ready(&mut ready);
     }
 
     /// See [`super::Ledger::commit_own`].
