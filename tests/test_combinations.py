@@ -184,3 +184,21 @@ def test_bad_combinations_are_refused() -> None:
         bide.all_of(lambda: True)  # type: ignore[call-overload]
     with pytest.raises(bide.DefinitionError, match="either by position or by keyword"):
         bide.any_of(paid, other=left)  # type: ignore[call-overload]
+
+
+def test_a_condition_with_a_timeout_of_the_wait_is_polled(runner: bide.Runner) -> None:
+    original = ValueError("no")
+
+    def raises() -> None:
+        raise original
+
+    def body(handle: bide.TaskHandle) -> list[object]:
+        polls = iter([None, None, "ready"])
+        value = handle.wait(bide.until(lambda: next(polls), every=0.01), timeout=20)
+        with pytest.raises(bide.WaitTimeout, match="never"):
+            handle.wait(bide.until(lambda: None, every=0.01, name="never"), timeout=0.02)
+        with pytest.raises(ValueError, match="no") as raised:
+            handle.wait(bide.until(raises, on_error="raise"), timeout=20)
+        return [value, raised.value is original]
+
+    assert outcome(runner, body) == ["ready", True]

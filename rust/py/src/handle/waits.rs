@@ -64,7 +64,7 @@ impl<'a, 'py> PlannedChecks<'a, 'py> {
         self.checks.iter_mut().find(|(at, _)| *at == part).map(|(_, check)| check)
     }
 
-    /// Puts the exceptions that the conditions have raised in place of what is stored of them.
+    /// Puts the exceptions that ended their parts in place of what is stored of them.
     fn put_originals(self, outcomes: &Bound<'py, PyList>) -> PyResult<()> {
         for (part, check) in self.checks {
             if let Some((_, raised)) = check.last
@@ -77,13 +77,14 @@ impl<'a, 'py> PlannedChecks<'a, 'py> {
     }
 }
 
+/// A plan of one part is waited for as that part alone.
 impl Check for PlannedChecks<'_, '_> {
     fn ask(&mut self) -> Polled {
-        Polled::True(Value::NONE)
+        self.ask_part(0)
     }
 
     fn is_unchanged(&mut self) -> bool {
-        true
+        self.is_part_unchanged(0)
     }
 
     fn ask_part(&mut self, part: usize) -> Polled {
