@@ -202,3 +202,29 @@ def test_a_condition_with_a_timeout_of_the_wait_is_polled(runner: bide.Runner) -
         return [value, raised.value is original]
 
     assert outcome(runner, body) == ["ready", True]
+
+
+FLAKY: dict[str, Callable[[bide.TaskHandle, bide.Until[Any], bide.Until[Any]], Any]] = {
+    "wait": lambda handle, flaky, _: handle.wait(flaky, timeout=0.05),
+    "wait_all": lambda handle, _, flaky: handle.wait_all(flaky, bide.after(60)),
+    "wait_any": lambda handle, _, flaky: handle.wait_any(flaky),
+}
+
+
+@pytest.mark.parametrize("how", FLAKY)
+def test_a_deadline_is_told_whatever_the_condition_raised_before(runner: bide.Runner, how: str) -> None:
+    def raises() -> None:
+        raise ValueError
+
+    def body(handle: bide.TaskHandle) -> str:
+        flaky: bide.Until[None] = bide.until(raises, every=0.01, on_error="ignore")
+        limited: bide.Until[None] = bide.until(raises, every=0.01, on_error="ignore", timeout=0.05)
+        try:
+            FLAKY[how](handle, flaky, limited)
+        except ExceptionGroup as group:
+            return type(group.exceptions[0]).__name__
+        except Exception as error:  # noqa: BLE001 - whichever it is
+            return type(error).__name__
+        return "nothing"
+
+    assert outcome(runner, body) == "WaitTimeout"
