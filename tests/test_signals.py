@@ -1,9 +1,11 @@
 """Signals: sent before or after their wait, from this process or another one, each is consumed by one wait."""
 
+import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 
@@ -137,6 +139,47 @@ def test_a_signal_that_the_workflow_does_not_declare_is_refused(runner: bide.Run
         run.signal("decison", True)
     run.signal(decision, Decision("ada", ok=True))
     run.result(timeout=20)
+
+
+UNDECLARED: dict[str, Callable[[bide.TaskHandle], Any]] = {
+    "signal": lambda handle: handle.wait_for("og"),
+    "member": lambda handle: handle.wait(bide.any_of(bide.signal("go"), bide.all_of(bide.signal("og")))),
+    "request": lambda handle: handle.wait(bide.request("og", int, int)),
+}
+
+
+@pytest.mark.parametrize("kind", UNDECLARED)
+def test_a_wait_for_a_signal_that_is_not_declared_is_refused(runner: bide.Runner, kind: str) -> None:
+    def body(handle: bide.TaskHandle) -> None:
+        UNDECLARED[kind](handle)
+
+    name = "request" if kind == "request" else "signal"
+    message = rf"waits for the {name} 'og', which the workflow does not name in signals; did you mean 'go'\?"
+    with pytest.raises(bide.RunFailed) as failed:
+        runner.run(bide.Workflow("w", [body], signals=["go"]), timeout=20)
+    error = failed.value.errors["body"]
+    assert isinstance(error, bide.TaskFailed)
+    assert error.type == "bide.DefinitionError"
+    assert re.search(f"task 'body' {message}", str(error))
+
+
+GATES: dict[str, tuple[bide.Wait[Any], str]] = {
+    "signal": (bide.signal("og"), "signal"),
+    "member": (bide.any_of(bide.after(60), bide.all_of(bide.signal("og"))), "signal"),
+}
+
+
+@pytest.mark.parametrize("kind", GATES)
+def test_a_gate_for_a_signal_that_is_not_declared_is_refused(kind: str) -> None:
+    gate, name = GATES[kind]
+
+    @bide.task(gate=gate)
+    def body() -> None: ...
+
+    message = f"workflow 'w': task 'body': its gate waits for the {name} 'og', which the workflow does not name"
+    with pytest.raises(bide.DefinitionError, match=message):
+        bide.Workflow("w", [body], signals=["go"])
+    bide.Workflow("w", [body])
 
 
 def test_a_signal_to_an_ended_or_unknown_run_is_refused(runner: bide.Runner) -> None:

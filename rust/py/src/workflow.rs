@@ -68,8 +68,8 @@ impl PyWorkflow {
                 specs.push(spec);
                 calls.push(call);
             }
-            let graph = Graph::build(name, specs, fail_fast).map_err(|why| errors::definition(py, &why.0))?;
-            let graph = graph.with_signals(signals);
+            let graph = Graph::build(name, specs, fail_fast).and_then(|graph| graph.with_signals(signals));
+            let graph = graph.map_err(|why| errors::definition(py, &why.0))?;
             let mut lists = 0;
             let bodies = calls.into_iter().zip(0..).map(|(call, ix)| call.into_body(&graph, ix, &mut lists));
             let bodies = bodies.collect::<PyResult<_>>()?;

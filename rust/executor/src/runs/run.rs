@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bide_core::attempt::{CallError, Part, PartRequest};
 use bide_core::context::{self, Changes, Conflict};
 use bide_core::record::{RecordedTask, RunRow, StoredRun};
 use bide_core::{
@@ -281,6 +282,19 @@ impl<H: Host> Run<H> {
             of.filter_map(|ix| Some((ix, Arc::clone(state.changes(TaskRef::plain(ix))?)))).collect()
         };
         packed.into_iter().map(|(ix, blob)| Ok((ix, Changes::unpack(&blob)?))).collect()
+    }
+
+    /// Refuses a wait for a message that the workflow does not declare: nothing can satisfy it.
+    pub(crate) fn check_declared(&self, task: TaskIx, parts: &[PartRequest]) -> Result<(), CallError> {
+        let graph = &self.workflow.graph;
+        let message = |part: &PartRequest| match &part.part {
+            Part::Message(address) => graph.undeclared(address),
+            _ => None,
+        };
+        match parts.iter().find_map(message) {
+            None => Ok(()),
+            Some(why) => Err(CallError::Misuse(format!("task '{}' {why}", graph.name(task)))),
+        }
     }
 
     /// The run as it stands in memory, in the form in which a store returns it, without journals. While the run
