@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
@@ -625,3 +625,30 @@ def test_a_channel_shows_itself_and_its_parts() -> None:
     assert repr(channel) == "bide.channel('states', test_live_runs.State, keep=3)"
     assert (channel.name, channel.keep) == ("states", 3)
     assert repr(bide.channel("log")) == "bide.channel('log')"
+
+
+def test_progress_of_an_element_is_shown_at_the_element(store: str) -> None:
+    go, said = threading.Event(), threading.Semaphore(0)
+
+    def numbers() -> list[int]:
+        return [1, 2]
+
+    def work(number: Annotated[int, bide.Each("numbers")], handle: bide.TaskHandle) -> None:
+        handle.progress(number, 10)
+        said.release()
+        assert go.wait(PATIENCE)
+
+    def shown(result: bide.RunResult) -> list[float | None]:
+        names = ("work", "work[0]", "work[1]")
+        return [None if (one := result.tasks[name].progress) is None else one.done for name in names]
+
+    with bide.Runner(store) as runner:
+        handle = runner.submit(bide.Workflow("w", [numbers, work]), key="k")
+        assert said.acquire(timeout=PATIENCE)
+        assert said.acquire(timeout=PATIENCE)
+        assert shown(runner.get("k")) == shown(runner.runs()[0]) == [None, 1, 2]
+        go.set()
+        assert shown(handle.result()) == shown(runner.runs()[0]) == [None, 1, 2]
+    if store != ":memory:":
+        with bide.Runner(store) as runner:
+            assert shown(runner.get("k")) == shown(runner.runs()[0]) == [None, 1, 2]
