@@ -252,6 +252,31 @@ def test_an_async_follower_that_is_cancelled_goes_on_where_it_was(runner: bide.R
     assert asyncio.run(asyncio.wait_for(main(), PATIENCE)) == [1, 2]
 
 
+def test_an_async_follower_goes_on_in_another_event_loop(runner: bide.Runner) -> None:
+    go = threading.Event()
+
+    def body(handle: bide.TaskHandle) -> None:
+        handle.emit(1)
+        assert go.wait(PATIENCE)
+        handle.emit(2)
+
+    follower = runner.submit(bide.Workflow("w", [bide.task(body)])).follow()
+
+    async def first() -> None:
+        assert (await anext(follower)).value == 1
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(follower), 0.01)
+
+    async def others() -> list[int]:
+        waiting = asyncio.create_task(anext(follower))
+        await asyncio.sleep(0)
+        go.set()
+        return [(await waiting).value, *[event.value async for event in follower]]
+
+    asyncio.run(first())
+    assert asyncio.run(asyncio.wait_for(others(), PATIENCE)) == [2]
+
+
 def test_closing_the_runner_ends_a_follower_with_an_error(runner: bide.Runner) -> None:
     def body(handle: bide.TaskHandle) -> None:
         handle.emit(1)
