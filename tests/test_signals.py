@@ -58,6 +58,13 @@ def test_signals_before_their_waits_are_queued_in_order(runner: bide.Runner) -> 
     assert run.result(timeout=20)["waits"] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("one", [("run", "n"), ("run", "n", 1, "id", 2), 3])
+def test_one_of_many_signals_of_the_wrong_form_is_refused_by_its_place(runner: bide.Runner, one: Any) -> None:
+    run = runner.submit(waiter())
+    with pytest.raises(bide.DefinitionError, match=r"signals\[1\] must be \(run, signal, value\) or"):
+        runner.signal_many([(run, "n", 1), one])
+
+
 def test_one_id_is_one_signal(runner: bide.Runner) -> None:
     run = runner.submit(waiter(2))
     first, second = Decision("ada", ok=True), Decision("bob", ok=False)

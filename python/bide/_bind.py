@@ -34,7 +34,9 @@ class From(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if isinstance(self.task, (list, tuple)):
-            self.names()
+            if not self.names():
+                msg = "bide.From([]) names no task: list at least one"
+                raise DefinitionError(msg)
         else:
             check_text(self.task, "bide.From: the name of the task")
 
@@ -129,6 +131,12 @@ def bind(fn: Callable[..., Any], owner: str, task_names: Collection[str], *, con
         source = _source(param, annotation, where, task_names)
         if condition and source.kind == "handle":
             msg = f"{where}: its condition asks for a handle ({param.name!r}), and a gate has none"
+            raise DefinitionError(msg)
+        if condition and source.kind == "gate":
+            msg = (
+                f"{where}: parameter {param.name!r} of its condition takes the value of the gate, which there is only "
+                "after the condition holds"
+            )
             raise DefinitionError(msg)
         if param.by_keyword:
             keyword.append((param.name, source))
