@@ -503,8 +503,8 @@ class Runner:
     def snapshot(self, id: str) -> Snapshot | None:  # noqa: A002 - as the extension names it
         """Return the current state of a run; None if there is none."""
 
-    def send(self, letters: Sequence[tuple[str, int, str, bytes, str | None]]) -> list[_Sent]:
-        """Send messages: run, kind, name, value and id; return what became of each. See `_mail.py`."""
+    def send(self, letters: Sequence[tuple[str, str, bytes, str | None]]) -> list[_Sent]:
+        """Send signals: run, name, value and id; return what became of each. See `_mail.py`."""
 
     def answer(self, callback: tuple[str, str], value: bytes | None, reason: str, id: str | None) -> _Sent:  # noqa: A002
         """Answer a callback, given as run and secret, with a value, or reject it for a reason. See `_mail.py`."""

@@ -169,7 +169,7 @@ class Runner:
 
     def signal(
         self,
-        run: "str | RunHandle | RunResult",
+        run: Run,
         signal: "str | Signal[Any]",
         value: object = None,
         *,
@@ -211,7 +211,7 @@ class Runner:
     @overload
     def request(
         self,
-        run: "str | RunHandle | RunResult",
+        run: Run,
         request: "Request[T, A]",
         value: T,
         *,
@@ -222,7 +222,7 @@ class Runner:
     @overload
     def request(
         self,
-        run: "str | RunHandle | RunResult",
+        run: Run,
         request: "Request[None, A]",
         value: None = None,
         *,
@@ -233,7 +233,7 @@ class Runner:
     @overload
     def request(
         self,
-        run: "str | RunHandle | RunResult",
+        run: Run,
         request: str,
         value: object = None,
         *,
@@ -243,7 +243,7 @@ class Runner:
     ) -> Any: ...  # noqa: ANN401 - what the body answers
     def request(
         self,
-        run: "str | RunHandle | RunResult",
+        run: Run,
         request: "str | Request[Any, Any]",
         value: object = None,
         *,
@@ -464,7 +464,7 @@ class Runner:
             found.append((recorded if workflow._compiled().same_inputs(recorded, inputs) else inputs, key))
         return found
 
-    def _find_run(self, run: "str | RunHandle | RunResult", workflow: Workflow | str | None) -> str:
+    def _find_run(self, run: Run, workflow: Workflow | str | None) -> str:
         return run.id if isinstance(run, (RunHandle, RunResult)) else self._find(run, workflow)
 
     def _declared(self, run: str, signal: object) -> "tuple[Signal[Any] | Request[Any, Any], ...] | None":

@@ -317,15 +317,8 @@ fn read_source(
             let none = || errors::definition(py, "a parameter takes the value of a gate, and the task has none");
             let OwnGate { task, finish, parts } = gate.ok_or_else(none)?;
             let at = sources.len();
-            if codec.is_none() {
-                sources.extend((0..parts).map(|part| Source::Gate(task, part)));
-                return Ok(Argument::Gate {
-                    at,
-                    parts: usize::from(parts),
-                    finish: Kept::new(finish.clone().unbind()),
-                });
-            }
-            Source::Gate(task, 0)
+            sources.extend((0..parts).map(|part| Source::Gate(task, part)));
+            return Ok(Argument::Gate { at, parts: usize::from(parts), finish: Kept::new(finish.clone().unbind()) });
         }
     };
     sources.push(from);
