@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 use pyo3::{PyTraverseError, PyVisit};
 
-use crate::gil::Kept;
+use crate::gil::{self, Kept};
 use crate::value::Codec;
 
 /// A task's callable and how it is called.
@@ -35,6 +35,13 @@ pub(crate) struct PyRetry {
     pub(crate) matches: Kept,
     /// Whether a `TaskTimeout` is.
     pub(crate) covers_timeout: bool,
+}
+
+impl PyRetry {
+    /// Whether an exception is retried; not if `Retry.matches` raises one itself.
+    pub(crate) fn covers(&self, py: Python<'_>, exception: &Bound<'_, PyAny>) -> bool {
+        gil::call1(self.matches.bind(py), exception).and_then(|answer| gil::is_truthy(&answer)).unwrap_or(false)
+    }
 }
 
 /// A gate's condition and how it is called.

@@ -277,8 +277,7 @@ fn ended_by(py: Python<'_>, engine: &PyEngine, call: &Call<'_, Python3>, raised:
 
 /// Whether the task's retry policy covers an exception.
 fn matches(body: &PyBody, py: Python<'_>, exception: &Bound<'_, PyAny>) -> bool {
-    let Some(retry) = &body.retry else { return false };
-    gil::call1(retry.matches.bind(py), exception).and_then(|answer| gil::is_truthy(&answer)).unwrap_or(false)
+    body.retry.as_ref().is_some_and(|retry| retry.covers(py, exception))
 }
 
 /// Asks once. What it raised is kept in `last`, with whether the task's retry policy covers it.
