@@ -60,6 +60,10 @@ pub enum Event {
         key: EntryKey,
         /// The time that the timer was set for: a later wait can have the same key.
         at: Time,
+        /// Whether that is the deadline of the wait, and not its time.
+        times_out: bool,
+        /// For a gate that times out: whether the task's retry policy covers that.
+        retry: Option<Retry>,
     },
     /// The host has computed when the time of a gate is reached. From now on that stands.
     Timed {

@@ -376,7 +376,9 @@ impl RunState {
                 self.current(task, attempt, TaskStatus::Pending)?;
                 self.gate_closed(task, &key, result, retry, out)?;
             }
-            Event::Elapsed { task, attempt, key, at } => self.elapsed(task, attempt, &key, at, out)?,
+            Event::Elapsed { task, attempt, key, at, retry, .. } => {
+                self.elapsed(task, attempt, &key, at, retry, out)?;
+            }
             Event::Intended { task, attempt, wait } => {
                 self.running(task, attempt)?;
                 self.intended(task, wait, out);

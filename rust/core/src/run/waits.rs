@@ -114,7 +114,8 @@ impl RunState {
     fn watch_time(&self, task: TaskRef, entry: &Entry, out: &mut Out<'_>) {
         let Some(at) = ends_at(entry) else { return };
         let attempt = self.task(task).attempts;
-        let event = Event::Elapsed { task, attempt, key: entry.key.clone(), at };
+        let times_out = entry.due() != Some(at);
+        let event = Event::Elapsed { task, attempt, key: entry.key.clone(), at, times_out, retry: None };
         out.effects.push(Effect::Timer { at, event: Box::new(event) });
     }
 
@@ -126,6 +127,7 @@ impl RunState {
         attempt: u32,
         key: &EntryKey,
         at: Time,
+        retry: Option<Retry>,
         out: &mut Out<'_>,
     ) -> Result<(), Refused> {
         let status = if key.n > 0 { TaskStatus::Running } else { TaskStatus::Pending };
@@ -140,7 +142,7 @@ impl RunState {
         if key.n > 0 {
             self.closed(task, key, result, true, out)
         } else {
-            self.gate_closed(task, key, result, None, out)
+            self.gate_closed(task, key, result, retry, out)
         }
     }
 
