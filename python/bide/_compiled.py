@@ -21,7 +21,7 @@ from bide._retry import Retry
 from bide._signals import Request
 from bide._task import TaskDef
 from bide._text import is_text, listed
-from bide._waits import Wait, conditions, leaves
+from bide._waits import Wait, callables, leaves
 
 
 class CompiledTask(NamedTuple):
@@ -41,7 +41,7 @@ class CompiledTask(NamedTuple):
     """Seconds that an attempt may execute."""
     gate: Wait | None
     gate_bindings: tuple[Binding, ...]
-    """Where the arguments of the gate's conditions come from."""
+    """Where the arguments of what the gate calls come from."""
     map: CompiledMap | None
     """What it is mapped over; None if it is not mapped."""
     gathers: tuple[str, ...]
@@ -118,7 +118,7 @@ def compile_workflow(
     """Return the compiled form of a workflow of these tasks; a `DefinitionError` names what is wrong with them."""
     bindings = {task: bind(one.fn, task, definitions) for task, one in definitions.items()}
     gates = {
-        task: tuple([bind(until.condition, task, definitions, condition=True) for until in conditions(one.gate)])
+        task: tuple([bind(called, task, definitions, condition=True) for called in callables(one.gate)])
         for task, one in definitions.items()
         if one.gate is not None
     }
