@@ -1,5 +1,6 @@
 """Correct user code: a type checker accepts every line. `test_typing.py` checks it; it is never imported."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, assert_type
@@ -130,7 +131,9 @@ def use() -> None:
         assert_type(result.tasks["plain"].progress, bide.Progress | None)
         assert_type(next(runner.events(result, numbers)), bide.Event[int])
         assert_type(next(runner.follow("k", numbers)).value, int)
-        assert_type(runner.latest(result, numbers), bide.Event[int] | None)
+        assert_type(runner.latest("k", numbers, workflow=workflow), bide.Event[int] | None)
+        assert_type(runner.events("k", numbers, workflow="typed"), Iterator[bide.Event[int]])
+        assert_type(runner.follow("k", workflow=workflow), bide.Follower[Any])
         assert_type(runner.submit(workflow).follow(numbers), bide.Follower[int])
         assert_type(runner.runs(status=bide.RunStatus.Failed, since=timedelta(days=1)), list[bide.RunResult])
 
