@@ -217,8 +217,8 @@ class TaskHandle:
     ) -> First: ...
     @overload
     def wait_any(
-        self, *waits: WaitBase[Any], timeout: float | timedelta | None = None, name: str | None = None
-    ) -> tuple[Fired[Any] | None, ...]:
+        self, *waits: WaitBase[_A], timeout: float | timedelta | None = None, name: str | None = None
+    ) -> tuple[Fired[_A] | None, ...]:
         """Wait for the first of several waits, without holding a slot.
 
         Returns a tuple with `bide.Fired(value)` for the wait that came first and None for the others; of waits given by
@@ -282,8 +282,8 @@ class TaskHandle:
     ) -> dict[str, Any]: ...
     @overload
     def wait_all(
-        self, *waits: WaitBase[Any], timeout: float | timedelta | None = None, name: str | None = None
-    ) -> tuple[Any, ...]:
+        self, *waits: WaitBase[_A], timeout: float | timedelta | None = None, name: str | None = None
+    ) -> tuple[_A, ...]:
         """Wait for all of several waits, without holding a slot.
 
         Returns a tuple of their values, or of waits given by keyword a dictionary.

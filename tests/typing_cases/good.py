@@ -99,6 +99,12 @@ def starts(handle: bide.TaskHandle) -> str:
     assert_type(handle.start_many(workflow, [{"path": "x"}, None]), list[bide.ChildRun])
     assert_type(handle.wait_all(child, bide.after(1)), tuple[bide.RunResult, None])
     assert_type(handle.wait_any(child), tuple[bide.Fired[bide.RunResult] | None])
+    children = handle.start_many(workflow, [{"path": "x"}] * 6)
+    assert_type(handle.wait_all(*children), tuple[bide.RunResult, ...])
+    assert_type(handle.wait_any(*children), tuple[bide.Fired[bide.RunResult] | None, ...])
+    assert_type(bide.all_of(*children), bide.AllOf[tuple[bide.RunResult, ...]])
+    assert_type(bide.any_of(*children), bide.AnyOf[tuple[bide.Fired[bide.RunResult] | None, ...]])
+    assert_type(handle.wait_all(child, child, child, child, child, child), tuple[bide.RunResult, ...])
     assert_type(handle.run(workflow, timeout=1)[plain], int)
     assert_type(handle.parent, str | None)
     return child.id
