@@ -109,6 +109,25 @@ def test_a_failure_that_nobody_catches_fails_the_parent(runner: bide.Runner) -> 
         runner.run(outer(body), timeout=20)
 
 
+@pytest.mark.parametrize(("key", "named"), [("chapter 3", 'child broken "chapter 3": run '), (None, "run ")])
+def test_the_failure_of_a_child_names_the_key_of_its_start(runner: bide.Runner, key: str | None, named: str) -> None:
+    @bide.task
+    def broken() -> None:
+        raise ValueError("no such table")
+
+    def body(handle: bide.TaskHandle) -> list[str]:
+        child = handle.start(bide.Workflow("broken", [broken]), key=key)
+        found = []
+        for wait in (lambda: handle.wait(child), lambda: handle.wait_all(bide.after(0), child)):
+            with pytest.raises(bide.RunFailed) as failed:
+                wait()
+            found.append(str(failed.value).replace(child.id, ""))
+        return found
+
+    expected = f"{named} of workflow 'broken' failed: task 'broken': ValueError: no such table"
+    assert runner.run(outer(body), timeout=20)["body"] == [expected] * 2
+
+
 def test_the_next_attempt_starts_another_child_in_place_of_one_that_failed(runner: bide.Runner) -> None:
     tries: list[int] = []
 
