@@ -74,6 +74,34 @@ def test_a_callback_is_one_of_several_waits(runner: bide.Runner) -> None:
     assert run.result(timeout=20)["waits"] == ("paid", 7, 7, "who?")
 
 
+def test_a_wait_for_a_callback_that_a_checkpoint_has_dropped_is_refused(runner: bide.Runner) -> None:
+    waits: list[Callable[[bide.TaskHandle, bide.Callback[int]], object]] = [
+        lambda handle, callback: handle.wait(callback),
+        lambda handle, callback: handle.wait(callback, timeout=600),
+        lambda handle, callback: handle.wait_any(callback, bide.after(600)),
+        lambda handle, callback: handle.wait_all(callback, bide.after(0)),
+        lambda handle, callback: handle.wait(bide.all_of(bide.any_of(callback), bide.after(0))),
+    ]
+
+    @bide.task
+    def drops(handle: bide.TaskHandle) -> list[str]:
+        callback = handle.callback("paid", int)
+        handle.checkpoint(1)
+        refusals = []
+        for wait in waits:
+            with pytest.raises(bide.DefinitionError, match="make it again after the checkpoint") as caught:
+                wait(handle, callback)
+            refusals.append(str(caught.value))
+        again = handle.callback("paid", int)
+        runner.resolve(again.token, 7)
+        assert [handle.wait(again) for _ in range(2)] == [7, 7]
+        return refusals
+
+    refusals = runner.run(bide.Workflow("w", [drops]), timeout=20)[drops]
+    assert len(refusals) == len(waits)
+    assert all("the callback 'paid' was dropped by a checkpoint" in refusal for refusal in refusals)
+
+
 def test_a_rejected_callback_raises_its_reason_in_the_body(runner: bide.Runner) -> None:
     reasons: list[str] = []
     tokens: list[str] = []

@@ -213,6 +213,24 @@ def test_a_child_is_a_value_that_another_body_of_the_run_can_wait_for(runner: bi
     assert runner.run(bide.Workflow("outer", [starts, waits]), timeout=20)["waits"] == 2
 
 
+def test_a_child_that_a_checkpoint_has_forgotten_is_waited_for_by_its_id(runner: bide.Runner) -> None:
+    @bide.task
+    def one(n: int) -> int:
+        return n
+
+    child = bide.Workflow("child", [one])
+
+    @bide.task
+    def parent(handle: bide.TaskHandle) -> list[int]:
+        children = [handle.start(child, {"n": n}) for n in range(3)]
+        handle.checkpoint(1)
+        first = handle.wait(children[0])
+        handle.checkpoint(2)
+        return [ended[one] for ended in (first, *handle.wait_all(*children))]
+
+    assert runner.run(bide.Workflow("parent", [parent]), timeout=20)[parent] == [0, 0, 1, 2]
+
+
 def test_a_run_that_is_no_child_is_not_waited_for(runner: bide.Runner) -> None:
     stranger = runner.run(INNER, timeout=20)
 

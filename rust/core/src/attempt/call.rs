@@ -7,7 +7,7 @@ use super::combined::Combined;
 use super::polling::{Polling, timed_out};
 use super::starts::Starts;
 use super::step::{self, Step};
-use super::{Action, CallError, Caller, Clocks, Fed, Request, Sleep, used_up};
+use super::{Action, CallError, Caller, Clocks, Fed, Request, Sleep, no_callback, used_up};
 use crate::block::BlockReason;
 use crate::entry::{EntryKey, Lookup, Operation, RecordKind};
 use crate::event::{Event, Wait};
@@ -300,6 +300,10 @@ impl Call {
                 let why = format!("task '{task}': {why}");
                 let reason = BlockReason::Mismatch { what: why.as_str().into() };
                 return self.go(State::Pausing(why), Action::Commit(Box::new(Event::Block { reason })));
+            }
+            Recall::NoCallback => {
+                let misuse = no_callback(task, &self.key.name);
+                return self.end(Err(misuse));
             }
             Recall::Begun { mode, due } => return self.step_begun(mode, due, task, clocks),
             Recall::Ask { deadline } => (None, deadline),
