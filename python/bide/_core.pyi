@@ -100,9 +100,10 @@ class Follower:
 class TaskHandle:
     """A body's access to the executor: a parameter annotated `bide.TaskHandle`, or named `handle`.
 
-    Use it only in the body that received it, on the body's own thread, and not within a step or a condition; steps with
-    a key work on other threads and within steps too. Every wait is recorded before its slot is released: after a crash
-    the body is entered again, and a condition whose value is recorded is not called again.
+    Use it only in the body that received it, on the body's own thread, and not within a step or a condition. Steps with
+    a key work on other threads and within steps too; `emit` and `progress` also within conditions. Every wait is
+    recorded before its slot is released: after a crash the body is entered again, and a condition whose value is
+    recorded is not called again.
     """
 
     def defer_until(
