@@ -440,8 +440,10 @@ workflows = [inner_workflow, bide.Workflow("outer", [body])]
 with bide.Runner(db, workflows=[one for one in workflows if one.name in words]) as runner:
     if "submit" in words:
         runner.submit(workflows[1], key="k")
-    wanted = "body" if "outer" in words else "inner"
-    while not any(getattr(run.tasks.get(wanted), "sub_status", None) == "Deferred" for run in runner.runs()):
+    wanted = {"body", "inner"} if "submit" in words else {"body"} if "outer" in words else {"inner"}
+    def deferred():
+        return {name for run in runner.runs() for name, task in run.tasks.items() if task.sub_status == "Deferred"}
+    while not wanted <= deferred():
         time.sleep(0.005)
     say("deferred")
     stay()
