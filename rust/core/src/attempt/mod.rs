@@ -95,6 +95,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::block::BlockReason;
 use crate::entry::{EntryKey, RecordKind, StepArguments};
 use crate::event::{Event, Refused, Retry};
 use crate::failure::{Failure, FailureKind};
@@ -436,6 +437,12 @@ fn no_callback(task: &str, name: &str) -> CallError {
         "task '{task}': the callback '{name}' was dropped by a checkpoint (or is of another run), and its token is \
          refused: make it again after the checkpoint, or wait for it before"
     ))
+}
+
+/// Pauses the run: the code asks for something else than was recorded.
+fn pause(why: &str) -> Action {
+    let reason = BlockReason::Mismatch { what: why.into() };
+    Action::Commit(Box::new(Event::Block { reason }))
 }
 
 /// The text of a call that comes after the attempt's execution time.
