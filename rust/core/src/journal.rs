@@ -51,6 +51,8 @@ pub enum Recall {
     Failed(Failure),
     /// The code asks for something else than was recorded under this key; says what.
     Mismatch(String),
+    /// It waits for a callback of which the journal knows nothing, so that no answer to it is accepted.
+    NoCallback,
 }
 
 /// The journal of one task.
@@ -445,6 +447,13 @@ impl Journal {
             GateTime::At(time) => time,
         };
         Some(entry)
+    }
+
+    /// Whether the callback with this secret is recorded.
+    pub(crate) fn has_callback(&self, secret: &str) -> bool {
+        let made = |entry: &Entry| entry.kind() == EntryKind::Callback;
+        let with = |entry: &Entry| entry.value.as_ref().is_some_and(|value| value.payload() == secret.as_bytes());
+        self.entries.values().any(|entry| made(entry) && with(entry))
     }
 
     /// All entries, in no order.

@@ -474,13 +474,14 @@ impl RunState {
             return Err(Refused::RunOver);
         }
         self.running(task, attempt)?;
-        Ok(match self.known_detail(task) {
+        let (key, recall) = match self.known_detail(task) {
             None => Journal::default().recall_next(uses, name, lookup),
             Some(detail) => {
                 let (key, recall) = detail.journal.recall_next(uses, name, lookup);
                 (key, self.recall_start(lookup, recall))
             }
-        })
+        };
+        Ok((key, self.recall_answer(task, lookup, recall)))
     }
 
     /// How many waits and steps a body has recorded.

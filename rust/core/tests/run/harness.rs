@@ -365,6 +365,7 @@ impl World {
             Recall::Ask { .. } => {}
             Recall::Mismatch(why) => panic!("{why}"),
             Recall::Begun { .. } => panic!("no step is recorded before it ends"),
+            Recall::NoCallback => panic!("there are no callbacks"),
         }
         let timeout = matches!(acts[at], Act::Condition(_)).then_some(Duration::from_secs(30));
         let due = operation.due();
