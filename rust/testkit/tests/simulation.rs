@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use bide_testkit::sim::{self, Act, Case, Disaster};
 
 /// The number of simulated worlds.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 400;
 
 /// Each of these happens in some of them.
-const RARE: [&str; 20] = [
+const RARE: [&str; 32] = [
     "a body that kills its process",
     "a combination that is decided",
     "a condition that raises too often",
@@ -30,6 +30,18 @@ const RARE: [&str; 20] = [
     "a step that was interrupted and is not executed again",
     "a checkpoint that drops a journal",
     "a body that continues where its checkpoint was",
+    "a callback that is answered",
+    "a callback that is dropped",
+    "a callback that is rejected",
+    "a child run",
+    "a child that ends in another process than its parent",
+    "a child that fails",
+    "a child that replaces one that has failed",
+    "a second answer",
+    "an answer that is given twice",
+    "an answer that satisfies a wait",
+    "an answer to a callback that was dropped",
+    "an answer to a run that has ended",
 ];
 
 #[test]

@@ -1,0 +1,107 @@
+//! What bodies have to do with others: callbacks, which are answered from outside, and child runs.
+
+use std::sync::Arc;
+
+use bide_core::attempt::{Fed, Request};
+use bide_core::event::Event;
+use bide_core::{EntryKey, Failure, FailureKind, TaskIx, TaskRef, Value};
+use bide_executor::drive::Lost;
+use bide_executor::{RegisteredWorkflow, Run, RunRequest};
+
+use super::super::body::{Body, HandleCall, OpenCall, Phase, number};
+use super::super::host::{SimBody, SimHost};
+use super::super::plan::{Act, CHILD, answer_request, callback_request, child_request, start_request};
+use super::Process;
+
+/// Whether a run was started by a body.
+pub(super) fn is_child(run: &Run<SimHost>) -> bool {
+    **run.workflow.graph.workflow() == *CHILD
+}
+
+impl Process {
+    /// The position of a run's task among those of all workflows.
+    pub(super) fn place(&self, run: &Run<SimHost>, ix: TaskIx) -> TaskIx {
+        self.shared.case.place(is_child(run), ix)
+    }
+
+    /// Registers the workflow of child runs: a body does it when it starts one. If that fails, it tries again.
+    pub(in super::super) fn register_child(&mut self) -> Option<Arc<RegisteredWorkflow<SimHost>>> {
+        if self.child.is_none() {
+            let graph = Arc::new(self.shared.case.child_graph());
+            let bodies = self.shared.case.child.iter().map(SimBody::of).collect();
+            self.child = self.driver.engine().register(graph, bodies).ok();
+        }
+        self.child.clone()
+    }
+
+    /// A body makes a callback, starts a child, or waits for one of them. Without the one there is nothing to wait for.
+    pub(super) fn act_with_others(&mut self, body: &mut Body, act: Act) -> Result<Phase, OpenCall> {
+        let wanted = match act {
+            Act::Callback => Some(callback_request(&self.shared.oracle.lock().new_secret())),
+            Act::Answer(timeout) => body.callback.as_ref().map(|secret| answer_request(secret, timeout)),
+            Act::Starts(key) => match self.register_child() {
+                Some(_) => Some(start_request(key, body.at)),
+                None => return Ok(Phase::Acts),
+            },
+            Act::Joins(timeout) => body.child.map(|run| child_request(run, timeout)),
+            _ => None,
+        };
+        let Some((name, request)) = wanted else {
+            body.at += 1;
+            return Ok(Phase::Acts);
+        };
+        debug_assert!(!matches!(request, Request::Step { .. }));
+        self.call(body, act, HandleCall { name, proof: None, request }, false)
+    }
+
+    /// A body's child is created, in the commit of its record.
+    pub(super) fn start_child(&self, body: &Body, event: Event) -> Fed {
+        let Some(workflow) = &self.child else { return Fed::Stopped };
+        let inputs = [("input".into(), number(u64::from(body.place)))].into();
+        match self.driver.start_children(&body.run, event, workflow, vec![RunRequest::new(inputs)]) {
+            Ok(_) => Fed::Committed { deadline: None },
+            Err(Lost::Refused(refused)) if !self.is_lost(body) => Fed::Refused(refused),
+            Err(_) => Fed::Stopped,
+        }
+    }
+
+    /// What a body sees of a call: the same in every world.
+    pub(super) fn seen_of_others(&self, body: &mut Body, open_call: &OpenCall, result: &Result<Value, Failure>) -> u64 {
+        let mut oracle = self.shared.oracle.lock();
+        match (open_call.act, result) {
+            (Act::Callback, Ok(secret)) => {
+                body.callback = std::str::from_utf8(secret.payload()).ok().map(Into::into);
+                0
+            }
+            (Act::Starts(_), Ok(_)) => {
+                let keys = open_call.call.part_keys();
+                let started = |key: &EntryKey| body.run.state.lock().started_child(TaskRef::clone(&body.task), key);
+                body.child = keys.first().and_then(started);
+                if body.child.is_none() {
+                    oracle.violations.push("a start has recorded no child".to_owned());
+                }
+                0
+            }
+            (Act::Joins(None), Ok(_)) => 1,
+            (Act::Joins(None), Err(failure)) if failure.kind == FailureKind::ChildFailed => {
+                oracle.meets("a child that fails");
+                2
+            }
+            (Act::Joins(Some(_)) | Act::Answer(_), Ok(_)) => 0,
+            (Act::Joins(Some(_)) | Act::Answer(_), Err(failure)) => {
+                let expected = match open_call.act {
+                    Act::Answer(_) => FailureKind::CallbackRejected,
+                    _ => FailureKind::ChildFailed,
+                };
+                if ![expected, FailureKind::WaitTimeout].contains(&failure.kind) {
+                    oracle.violations.push(format!("a wait fails for another reason: {failure:?}"));
+                }
+                0
+            }
+            (act, result) => {
+                oracle.violations.push(format!("{act:?} has come to {result:?}"));
+                0
+            }
+        }
+    }
+}
