@@ -9,7 +9,7 @@ use bide_testkit::sim::{self, Act, Case, Disaster};
 const SEEDS: u64 = 400;
 
 /// Each of these happens in some of them.
-const RARE: [&str; 32] = [
+const RARE: [&str; 36] = [
     "a body that kills its process",
     "a combination that is decided",
     "a condition that raises too often",
@@ -36,7 +36,11 @@ const RARE: [&str; 32] = [
     "a child run",
     "a child that ends in another process than its parent",
     "a child that fails",
-    "a child that replaces one that has failed",
+    "a request that a body takes",
+    "a request that is answered",
+    "a request that is refused",
+    "a request that its sender withdraws",
+    "an answer that reaches the sender of its request",
     "a second answer",
     "an answer that is given twice",
     "an answer that satisfies a wait",

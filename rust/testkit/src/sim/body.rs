@@ -52,6 +52,8 @@ pub(super) struct Body {
     pub(super) allowance: Option<Allowance<SimHost>>,
     /// The secret of the callback that it has made last.
     pub(super) callback: Option<Arc<str>>,
+    /// The number of the request that it has taken last and not answered.
+    pub(super) request: Option<i64>,
     /// The child that it has started last.
     pub(super) child: Option<RunId>,
     /// The context as it found it, and as it leaves it.

@@ -7,6 +7,7 @@
 pub(super) mod answers;
 mod children;
 pub(super) mod mail;
+pub(super) mod requests;
 mod rules;
 mod shown;
 
@@ -87,6 +88,8 @@ pub struct Oracle {
     letters: mail::Letters,
     /// The callbacks that bodies have made, and the answers to them.
     callbacks: answers::Callbacks,
+    /// The requests that were sent, and their answers.
+    requests: requests::Requests,
     /// The runs that bodies have started.
     children: children::Children,
     /// The latest time that the wall has shown: no wait for a later time may end.
@@ -127,6 +130,7 @@ impl Oracle {
         Self {
             graph,
             callbacks: answers::Callbacks::default(),
+            requests: requests::Requests::default(),
             children: children::Children::of(first_of_child),
             tasks: HashMap::new(),
             entries: HashMap::new(),
@@ -241,7 +245,8 @@ impl Oracle {
                         self.executed_once.remove(&(*run, ix, key.clone()));
                     }
                 }
-                Write::Message { .. } | Write::Consumed { .. } | Write::Answer { .. } => {}
+                Write::Answer { number, answer, .. } => self.a_request_has_one_answer(*number, answer),
+                Write::Message { .. } | Write::Consumed { .. } => {}
                 Write::Run(update) => {
                     self.an_ended_run_stays_as_it_is(update);
                     self.a_run_ends_with_its_tasks(update);
@@ -262,6 +267,7 @@ impl Oracle {
                 }
             }
         }
+        self.what_a_task_has_taken_is_answered_at_its_end(batch);
         created.iter().for_each(|new| self.a_child_is_created_with_its_record(new));
     }
 
@@ -290,6 +296,7 @@ impl Oracle {
         self.nothing_wakes_early(ix, entry);
         self.each_signal_satisfies_one_wait(run, ix, entry);
         self.a_callback_keeps_its_secret(run, ix, entry);
+        self.a_request_is_taken_once(run, ix, entry);
         self.the_first_answer_stands(run, ix, entry);
         self.a_start_is_one_child(run, ix, entry);
         self.a_combination_is_decided_once(run, ix, entry);

@@ -21,7 +21,10 @@ use crate::fault::Fault;
 
 pub use mail::{Letter, Sender, Several, Target};
 pub(super) use mail::{signal_name, signal_request};
-pub(super) use others::{CHILD, answer_address, answer_request, callback_request, child_request, start_request};
+pub(super) use others::{
+    CHILD, answer_address, answer_request, callback_request, child_request, reply_request, request_address,
+    start_request, take_request,
+};
 
 /// One simulated world.
 #[derive(Clone, Debug)]
@@ -126,6 +129,10 @@ pub enum Act {
     /// Waits for the answer to the callback that was made last, perhaps with a timeout in milliseconds, and continues
     /// in any case.
     Answer(Option<u64>),
+    /// Waits for a request, perhaps with a timeout in milliseconds, and continues in either case.
+    Takes(Option<u64>),
+    /// Answers the request that was taken last, or refuses it.
+    Replies(bool),
     /// Starts a child run, perhaps with a key.
     Starts(Option<u8>),
     /// Waits for the end of the child that was started last, perhaps with a timeout in milliseconds, and continues in any
@@ -211,6 +218,7 @@ impl Act {
             Self::Signal(..) | Self::Several(..) => Some("what comes"),
             Self::Works(_) | Self::Sets(_) | Self::Kills(_) | Self::Scripted(_) => None,
             Self::Callback | Self::Answer(_) | Self::Starts(_) | Self::Joins(_) => None,
+            Self::Takes(_) | Self::Replies(_) => None,
         }
     }
 
@@ -252,9 +260,10 @@ impl Act {
         matches!(self, Self::Signal(..) | Self::Several(..) | Self::Answer(_) | Self::Joins(Some(_)))
     }
 
-    /// Whether it has to do with a callback or a child run.
+    /// Whether it has to do with a callback, a request or a child run.
     pub(super) fn is_with_others(self) -> bool {
-        matches!(self, Self::Callback | Self::Answer(_) | Self::Starts(_) | Self::Joins(_))
+        let with_request = matches!(self, Self::Takes(_) | Self::Replies(_));
+        with_request || matches!(self, Self::Callback | Self::Answer(_) | Self::Starts(_) | Self::Joins(_))
     }
 
     /// How its condition is polled.

@@ -17,7 +17,8 @@ use bide_core::record::RunRow;
 use bide_core::{Graph, TaskIx, Time, Value};
 use bide_executor::drive::{Allowance, Driver, Gathering};
 use bide_executor::{
-    Clock, Handle, Letter, NotRegistered, Ready, RegisteredWorkflow, Run, RunRequest, Settlement, SubmitError,
+    Clock, Handle, Letter, NotRegistered, PendingRequest, Ready, RegisteredWorkflow, Run, RunRequest, Settlement,
+    SubmitError,
 };
 use bide_sched::pacer::{Pacer, STUCK_AFTER};
 use bide_sched::{SlotNo, Slots};
@@ -106,6 +107,8 @@ pub(super) struct Process {
     last_turn: (u64, Duration),
     /// The handles of its callers.
     handles: Vec<Handle<SimHost>>,
+    /// The requests whose senders wait here.
+    requests: Vec<PendingRequest<SimHost>>,
     /// It is closing.
     closing: bool,
     /// Its workflow is registered.
@@ -178,6 +181,7 @@ impl Process {
             streak: 0,
             last_turn: (0, Duration::ZERO),
             handles: Vec::new(),
+            requests: Vec::new(),
             closing: false,
             registered: Cell::new(false),
             child: None,

@@ -195,6 +195,7 @@ impl World {
             let lease = self.rng.one_in(2);
             span = span.min(process.time_has_passed(lease));
             process.look_at_handles();
+            process.look_for_answers();
         }
         let thawed = |process: &&mut Process| !process.is_frozen();
         if self.processes.iter_mut().filter(thawed).any(|process| !process.moves().is_empty()) {

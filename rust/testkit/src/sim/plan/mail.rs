@@ -57,6 +57,8 @@ pub enum Target {
     Signal(u8),
     /// An answer to one of the callbacks that bodies have made, counted from the newest.
     Answer(u8),
+    /// A request.
+    Request,
 }
 
 /// Who sends a message.

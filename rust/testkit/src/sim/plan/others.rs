@@ -1,11 +1,11 @@
-//! Callbacks and child runs. Answers come from outside, so a body does not look at them; what it sees of a child that it
+//! Callbacks, requests and child runs. Answers come from outside, so a body does not look at them; what it sees of a child that it
 //! waits for without a timeout is whether that has completed, which is the same in every world.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::attempt::{Request, StartRequest};
-use bide_core::{Address, EntryKey, Graph, MessageKind, RecordKind, RunId, StepArguments, TaskIx, Value};
+use bide_core::attempt::{Request, StartRequest, reply_name};
+use bide_core::{Address, EntryKey, Failure, Graph, MessageKind, RecordKind, RunId, StepArguments, TaskIx, Value};
 
 use super::{Act, Case, TaskPlan, Version};
 
@@ -60,6 +60,22 @@ pub(in super::super) fn callback_request(secret: &str) -> (Arc<str>, Request) {
 pub(in super::super) fn answer_request(secret: &str, timeout: Option<u64>) -> (Arc<str>, Request) {
     let timeout = timeout.map(Duration::from_millis);
     ("answer".into(), Request::Message { address: answer_address(secret), timeout })
+}
+
+/// The address of requests.
+pub(in super::super) fn request_address() -> Address {
+    Address { kind: MessageKind::Request, name: "request".into() }
+}
+
+/// As a body waits for a request.
+pub(in super::super) fn take_request(timeout: Option<u64>) -> (Arc<str>, Request) {
+    let timeout = timeout.map(Duration::from_millis);
+    ("request".into(), Request::Message { address: request_address(), timeout })
+}
+
+/// As a body answers a request.
+pub(in super::super) fn reply_request(request: i64, answer: Result<Value, Failure>) -> (Arc<str>, Request) {
+    (reply_name("request", request), Request::Reply { request, answer })
 }
 
 /// As a body starts a child.

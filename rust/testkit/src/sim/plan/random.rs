@@ -53,14 +53,20 @@ impl Letter {
         let within = [30, 100, 300, 1_000][rng.below(4)];
         let from = [Sender::Owner, Sender::Any, Sender::Outside][rng.below(3)];
         let id = rng.one_in(3).then(|| rng.below(3) as u8);
-        let to = if rng.one_in(3) { Target::Answer(rng.below(4) as u8) } else { Target::Signal(signal(rng)) };
+        let to = match rng.below(6) {
+            0..2 => Target::Answer(rng.below(4) as u8),
+            2 => Target::Request,
+            _ => Target::Signal(signal(rng)),
+        };
         Self { at: rng.below(within) as u32, run: rng.below(runs), to, id, from }
     }
 }
 
 impl Act {
     fn random(rng: &mut Rng) -> Self {
-        match rng.below(44) {
+        match rng.below(47) {
+            44..46 => Self::Takes(timeout(rng)),
+            46 => Self::Replies(rng.one_in(2)),
             36..38 => Self::Callback,
             38..40 => Self::Answer(timeout(rng)),
             40..42 => Self::Starts(rng.one_in(2).then(|| rng.below(2) as u8)),
@@ -129,6 +135,7 @@ impl TaskPlan {
             let wait = match acts[at] {
                 Act::Callback => Act::Answer(timeout(rng)),
                 Act::Starts(_) => Act::Joins(timeout(rng)),
+                Act::Takes(_) => Act::Replies(!rng.one_in(3)),
                 _ => continue,
             };
             if !rng.one_in(4) {

@@ -152,6 +152,7 @@ impl Act {
             Self::Several(several, Some(_)) => Some(Self::Several(several, None)),
             Self::Answer(Some(_)) => Some(Self::Answer(None)),
             Self::Joins(Some(_)) => Some(Self::Joins(None)),
+            Self::Takes(Some(_)) => Some(Self::Takes(None)),
             Self::Starts(Some(_)) => Some(Self::Starts(None)),
             _ => None,
         }

@@ -208,8 +208,11 @@ impl Process {
             _ => of_result(&result),
         };
         if matches!(open_call.act, Act::Checkpoint) {
-            // Dropped with the journal: nobody can answer it any more.
-            body.callback = None;
+            // Dropped with the journal: nobody can answer the one any more, and the other was refused.
+            (body.callback, body.request) = (None, None);
+            body.at += 1;
+        } else if matches!(open_call.act, Act::Replies(_)) {
+            // Whether there was a request is another thing in each world.
             body.at += 1;
         } else if open_call.is_item {
             body.item_done(seen);

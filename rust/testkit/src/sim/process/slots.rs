@@ -142,6 +142,7 @@ impl Process {
             items: Vec::new(),
             sum: 0,
             callback: None,
+            request: None,
             child: None,
             shuffled: 0,
             entered: false,

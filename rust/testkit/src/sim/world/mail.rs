@@ -10,14 +10,14 @@ use bide_store::{Sent, Store, StoreError};
 use super::super::body::number;
 use super::super::oracle::answers::Content;
 use super::super::oracle::mail::value_of;
-use super::super::plan::{Letter, Sender, Target, answer_address, signal_name};
-use super::super::process::Process;
+use super::super::plan::{Letter, Sender, Target, answer_address, request_address, signal_name};
 use super::{World, key_of};
 
 /// What a run waits for and somebody has to send.
 enum Awaited {
     Signal(RunId, u8),
     Answer(RunRowId, Arc<str>),
+    Request(RunId),
 }
 
 impl World {
@@ -30,6 +30,7 @@ impl World {
         if let [(run, _)] = runs[..] {
             self.letters.remove(at);
             match letter.to {
+                Target::Request => self.request(run, letter.from),
                 Target::Signal(signal) => self.send(run, signal, letter.id, letter.from),
                 Target::Answer(nth) => {
                     let callback = self.shared.oracle.lock().nth_callback(usize::from(nth));
@@ -56,8 +57,10 @@ impl World {
             let of_run = |row: &RunRow| {
                 let awaits = |signal: &u8| oracle.awaits(row.id.row(), &signal_name(*signal));
                 let signals = (0..3).filter(awaits).map(|signal| Awaited::Signal(row.id, signal));
+                let request = oracle.awaits_request(row.id.row()).then_some(Awaited::Request(row.id));
                 let callbacks = oracle.awaited_callbacks(row.id.row()).into_iter();
-                signals.chain(callbacks.map(|secret| Awaited::Answer(row.id.row(), secret))).collect::<Vec<_>>()
+                let callbacks = callbacks.map(|secret| Awaited::Answer(row.id.row(), secret));
+                signals.chain(callbacks).chain(request).collect::<Vec<_>>()
             };
             rows.iter().filter(|row| running(row)).flat_map(of_run).collect()
         };
@@ -67,6 +70,14 @@ impl World {
         let from = [Sender::Owner, Sender::Any, Sender::Outside][self.rng.below(3)];
         match &awaited[self.rng.below(awaited.len())] {
             Awaited::Signal(run, signal) => self.send(*run, *signal, None, from),
+            Awaited::Request(run) => {
+                self.request(*run, from);
+                if self.rng.one_in(3) && !self.processes.is_empty() {
+                    // Perhaps before it is taken.
+                    let (which, nth) = (self.rng.below(self.processes.len()), self.rng.below(8));
+                    self.processes[which].withdraw(nth);
+                }
+            }
             Awaited::Answer(run, secret) => {
                 // Now and then somebody answers twice, or another callback that was made before.
                 let id = self.rng.one_in(3).then(|| self.rng.below(2) as u8);
@@ -89,6 +100,25 @@ impl World {
         self.shared.oracle.lock().was_sent(number, &sent);
     }
 
+    /// A request is sent. From outside nobody waits for the answer.
+    fn request(&mut self, run: RunId, from: Sender) {
+        self.sent += 1;
+        let (value, address) = (self.sent, request_address());
+        self.shared.oracle.lock().is_requested(run.row(), value);
+        let letter = Sending { run, address, id: None, content: Ok(number(value)) };
+        let sent = match self.sender(from, run) {
+            Some(which) => self.processes[which].request(letter),
+            None => {
+                let message = self.message(letter);
+                self.base.send(run, &message).map(|sent| match sent {
+                    Sent::Stored => Ok(message.number),
+                    refused => Err(refused),
+                })
+            }
+        };
+        self.shared.oracle.lock().was_requested(value, &sent);
+    }
+
     /// A callback is answered: with an id always in the same way.
     fn answer(&mut self, run: RunRowId, secret: &str, id: Option<u8>, from: Sender) {
         let Some(run) = self.rows().into_iter().map(|row| row.id).find(|id| id.row() == run) else { return };
@@ -106,24 +136,34 @@ impl World {
     }
 
     fn send_from(&mut self, from: Sender, letter: Sending) -> Result<Sent, StoreError> {
-        let owner = self.rows().iter().find(|row| row.id == letter.run).and_then(|row| row.runner);
-        let able = |process: &&Process| !process.is_frozen() && !process.is_over();
-        let able: Vec<&Process> = self.processes.iter().filter(able).collect();
-        let process = match from {
-            Sender::Owner => able.into_iter().find(|process| owner.is_some_and(|owner| process.is_runner(owner))),
+        match self.sender(from, letter.run) {
+            Some(which) => self.processes[which].send(letter),
+            None => self.base.send(letter.run, &self.message(letter)),
+        }
+    }
+
+    /// The process that sends a message to a run; none if it comes from outside.
+    fn sender(&mut self, from: Sender, run: RunId) -> Option<usize> {
+        let owner = self.rows().iter().find(|row| row.id == run).and_then(|row| row.runner);
+        let able = |which: &usize| !self.processes[*which].is_frozen() && !self.processes[*which].is_over();
+        let able: Vec<usize> = (0..self.processes.len()).filter(able).collect();
+        match from {
+            Sender::Owner => {
+                let is_owner = |which: &usize| owner.is_some_and(|owner| self.processes[*which].is_runner(owner));
+                able.into_iter().find(is_owner)
+            }
             Sender::Any if able.is_empty() => None,
             Sender::Any => Some(able[self.rng.below(able.len())]),
             Sender::Outside => None,
-        };
-        match process {
-            Some(process) => process.send(letter),
-            None => {
-                let Sending { run, address, id, content } = letter;
-                // No process makes such a number.
-                let (number, sent_at) = (-(self.sent as i64), self.shared.clock.now());
-                self.base.send(run, &Message { number, address, id, content, sent_at })
-            }
         }
+    }
+
+    /// A message from outside.
+    fn message(&self, letter: Sending) -> Message {
+        let Sending { address, id, content, .. } = letter;
+        // No process makes such a number.
+        let (number, sent_at) = (-(self.sent as i64), self.shared.clock.now());
+        Message { number, address, id, content, sent_at }
     }
 
     /// The messages in the store that no wait has consumed, by their values.
