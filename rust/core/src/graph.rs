@@ -28,10 +28,19 @@ pub enum RunIf {
     /// If all its dependencies succeeded.
     #[default]
     Succeeded,
+    /// If none failed, or was skipped because of a failure: others may have been skipped.
+    NoneFailed,
     /// If at least one failed, or was skipped because of a failure.
     Failed,
     /// Always.
     Done,
+}
+
+impl RunIf {
+    /// Whether the task may run once something that it depends on has failed: `fail_fast` does not skip it then.
+    pub(crate) const fn runs_after_failures(self) -> bool {
+        matches!(self, Self::Failed | Self::Done)
+    }
 }
 
 /// A task as it is declared.

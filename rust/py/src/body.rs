@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 use pyo3::{PyTraverseError, PyVisit};
 
-use crate::gil::Kept;
+use crate::gil::{self, Kept, Raised};
 use crate::value::Codec;
 
 /// A task's callable and how it is called.
@@ -35,6 +35,16 @@ pub(crate) struct PyRetry {
     pub(crate) matches: Kept,
     /// Whether a `TaskTimeout` is.
     pub(crate) covers_timeout: bool,
+}
+
+impl PyRetry {
+    /// Whether an exception is retried.
+    ///
+    /// # Errors
+    /// The user's function that decides it raised; what the attempt has failed with then.
+    pub(crate) fn covers(&self, py: Python<'_>, exception: &Bound<'_, PyAny>) -> Result<bool, Raised> {
+        gil::is_truthy(&*gil::call1(self.matches.bind(py), exception)?)
+    }
 }
 
 /// A gate's condition and how it is called.

@@ -266,19 +266,22 @@ fn ended_by(py: Python<'_>, engine: &PyEngine, call: &Call<'_, Python3>, raised:
         return Outcome::Skipped { reason: reason.unwrap_or_default().into() };
     }
     failpoint::hit(Failpoint::Body);
+    let (raised, covered) = match covers(call.target(), py, raised.value(py)) {
+        Ok(covered) => (raised, covered),
+        Err(broken) => (broken, false),
+    };
     let failure = errors::describe_end(py, &raised);
-    let retry = matches(call.target(), py, raised.value(py)).then(|| Retry { random: engine.random() });
-    let last = call.attempt >= call.run.workflow.graph.spec(call.task.ix).retry.attempts;
+    let retry = covered.then(|| Retry { random: engine.random() });
+    let last = !call.run.workflow.graph.spec(call.task.ix).retry.allows_after(call.attempt);
     if retry.is_none() || last {
         call.run.local.keep_original(call.task, raised.value(py));
     }
     Outcome::Failed { failure, retry }
 }
 
-/// Whether the task's retry policy covers an exception.
-fn matches(body: &PyBody, py: Python<'_>, exception: &Bound<'_, PyAny>) -> bool {
-    let Some(retry) = &body.retry else { return false };
-    gil::call1(retry.matches.bind(py), exception).and_then(|answer| gil::is_truthy(&answer)).unwrap_or(false)
+/// Whether the task's retry policy covers an exception; an error if it cannot say.
+fn covers(body: &PyBody, py: Python<'_>, exception: &Bound<'_, PyAny>) -> Result<bool, Raised> {
+    body.retry.as_ref().map_or(Ok(false), |retry| retry.covers(py, exception))
 }
 
 /// Asks once. What it raised is kept in `last`, with whether the task's retry policy covers it.
@@ -326,8 +329,17 @@ fn poll_gate<'py>(
         Err(raised) => {
             let failure = errors::describe_end(py, &raised);
             let body = &gate.run.workflow.bodies[gate.task.ix as usize];
-            *last = Some((failure.clone(), matches(body, py, raised.value(py))));
-            Polled::Raised(failure)
+            match covers(body, py, raised.value(py)) {
+                Ok(covered) => {
+                    *last = Some((failure.clone(), covered));
+                    Polled::Raised(failure)
+                }
+                Err(broken) => {
+                    let failure = errors::describe_end(py, &broken);
+                    *last = Some((failure.clone(), false));
+                    Polled::Broken(failure)
+                }
+            }
         }
     }
 }
@@ -335,5 +347,5 @@ fn poll_gate<'py>(
 /// A failure of a gate: whether the task's retry policy covers it.
 fn gate_retries(py: Python<'_>, gate: &Gate<Python3>, failure: &Failure) -> bool {
     let body = &gate.run.workflow.bodies[gate.task.ix as usize];
-    body.retry.is_some() && matches(body, py, errors::rebuild(py, failure).value(py).as_any())
+    body.retry.is_some() && covers(body, py, errors::rebuild(py, failure).value(py).as_any()).unwrap_or(false)
 }
