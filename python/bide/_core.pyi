@@ -126,8 +126,8 @@ class TaskHandle:
         after each call, at most every `max_interval_ms`, each interval up to `jitter` (0 to 1) longer or shorter.
         After `timeout` the wait raises `bide.WaitTimeout`; the deadline is absolute, so a crash does not extend it.
 
-        `on_error` says what the condition's exceptions do: with `bide.Tolerate(5)`, the default, the fifth in a row
-        ends the wait; with `"raise"` the first one; with `"ignore"` none.
+        `on_error` says what the condition's exceptions do: with `bide.Tolerate(5, seconds=30)`, the default, the fifth
+        in a row ends the wait, or the first one after it that comes 30 seconds after the first; with `"raise"` the first one; with `"ignore"` none.
 
         The condition's value is recorded, so it must be one that can be stored; if only its truth matters, return
         `bool(...)`. `name` names the wait in the journal instead of the condition's own name, so that waits keep

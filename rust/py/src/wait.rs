@@ -33,8 +33,8 @@ pub(crate) struct Until<'py> {
 }
 
 /// `Until._parts()`: condition, name, timeout, every, backoff, `max_every`, jitter, and how many exceptions in a row end
-/// the wait.
-type UntilParts<'py> = (Bound<'py, PyAny>, Option<String>, Option<f64>, f64, f64, Option<f64>, f64, Option<u32>);
+/// the wait after how many seconds.
+type UntilParts<'py> = (Bound<'py, PyAny>, Option<String>, Option<f64>, f64, f64, Option<f64>, f64, Option<(u32, f64)>);
 
 impl<'py> Wait<'py> {
     /// Reads an object of one of the three classes; `None` for any other.
@@ -69,8 +69,7 @@ impl<'py> Until<'py> {
             jitter,
             tolerate: match tolerance {
                 None => Tolerance::Ignore,
-                Some(1) => Tolerance::Raise,
-                Some(most) => Tolerance::Tolerate(most),
+                Some((errors, seconds)) => Tolerance::Tolerate(errors, Duration::from_secs_f64(seconds)),
             },
         };
         Ok(Self { condition, name, timeout: timeout.map(Duration::from_secs_f64), policy })
