@@ -248,3 +248,8 @@ def test_the_nearest_name_is_suggested() -> None:
 
 def test_a_source_is_what_the_executor_reads() -> None:
     assert Source._fields == ("kind", "name", "codec", "default", "parameter", "members")
+
+
+def test_a_dict_of_no_tasks_is_refused() -> None:
+    with pytest.raises(bide.DefinitionError, match=r"bide\.From\(\[\]\) names no task: list at least one"):
+        bide.From([])

@@ -5,6 +5,7 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 
@@ -246,3 +247,14 @@ def test_a_gate_that_opened_is_not_asked_again(file: Path) -> None:
     killed(script, file, "stay", at="in body")
     assert ran(script, file) == ["in body", "done"]
     assert file.with_suffix(".ledger").read_text() == "asked\n"
+
+
+def test_a_condition_that_asks_for_the_value_of_its_gate_is_refused() -> None:
+    def ready(value: Annotated[int, bide.Gate]) -> int:
+        return value
+
+    @bide.task(gate=bide.until(ready))
+    def opened() -> None: ...
+
+    with pytest.raises(bide.DefinitionError, match="gate of task 'opened': parameter 'value' of its condition takes"):
+        bide.Workflow("w", [opened])

@@ -34,7 +34,9 @@ class From(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if isinstance(self.task, (list, tuple)):
-            self.names()
+            if not self.names():
+                msg = "bide.From([]) names no task: list at least one"
+                raise DefinitionError(msg)
         else:
             check_text(self.task, "bide.From: the name of the task")
 
@@ -130,6 +132,12 @@ def bind(fn: Callable[..., Any], owner: str, task_names: Collection[str], *, con
         if condition and source.kind == "handle":
             msg = f"{where}: its condition asks for a handle ({param.name!r}), and a gate has none"
             raise DefinitionError(msg)
+        if condition and source.kind == "gate":
+            msg = (
+                f"{where}: parameter {param.name!r} of its condition takes the value of the gate, which there is only "
+                "after the condition holds"
+            )
+            raise DefinitionError(msg)
         if param.by_keyword:
             keyword.append((param.name, source))
         else:
@@ -185,18 +193,21 @@ def _read_by(codec: Codec | None, writer: Codec, source: Source, task: str, wher
 def check_types(binding: Binding, writers: dict[str, Codec], where: str) -> None:
     """Refuse a parameter whose annotation takes nothing that the task it is bound to may return."""
     for source in binding.sources:
-        reader = source.codec
-        if source.kind != "task" or reader is None or reader.annotation is writers[source.name].annotation:
+        if source.kind not in {"task", "same_element", "list", "mapped", "named"}:
             continue
-        writer = writers[source.name]
-        from bide._fits import never_fit  # noqa: PLC0415 - most annotations are the writer's own
+        for task, reader in source.members or ((source.name, source.codec),):
+            writer = writers[task]
+            if reader is None or reader.annotation is writer.annotation:
+                continue
+            from bide._fits import never_fit  # noqa: PLC0415 - most annotations are the writer's own
 
-        if never_fit(writer, reader):
-            msg = (
-                f"{where}: parameter {source.parameter!r} is annotated {reader.shown}, but task {source.name!r} "
-                f"returns {writer.shown}, which can never be read as that: change one of the two annotations"
-            )
-            raise DefinitionError(msg)
+            if never_fit(writer, reader):
+                which = "" if source.kind in {"task", "same_element"} else "a value in "
+                msg = (
+                    f"{where}: {which}parameter {source.parameter!r} is annotated {reader.shown}, but task {task!r} "
+                    f"returns {writer.shown}, which can never be read as that: change one of the two annotations"
+                )
+                raise DefinitionError(msg)
 
 
 def check_defaults(binding: Binding, uncertain: Collection[str], where: str) -> None:

@@ -101,9 +101,8 @@ class TaskHandle:
     """A body's access to the executor: a parameter annotated `bide.TaskHandle`, or named `handle`.
 
     Use it only in the body that received it, on the body's own thread, and not within a step or a condition; steps with
-    a key work on other threads and within steps too. Every wait
-    is recorded before its slot is released: after a crash the body is entered again, and a condition whose value is
-    recorded is not called again.
+    a key work on other threads and within steps too. Every wait is recorded before its slot is released: after a crash
+    the body is entered again, and a condition whose value is recorded is not called again.
     """
 
     def defer_until(
@@ -137,15 +136,24 @@ class TaskHandle:
     def wait(self, wait: WaitBase[_T], /, timeout: float | timedelta | None = None) -> _T:
         """Wait without holding a slot, and return the value of the wait.
 
-        `wait` is a `bide.until`, `bide.after`, `bide.at`, `bide.signal`, or a combination of several. After `timeout`,
-        seconds or a `timedelta`, the wait raises `bide.WaitTimeout`; the deadline is absolute, so a crash does not
-        extend it.
+        `wait` is a `bide.until`, `bide.after`, `bide.at`, `bide.signal`, `bide.request`, a callback, a child run, or a
+        combination of several (`bide.any_of`, `bide.all_of`). After `timeout`, seconds or a `timedelta`, the wait
+        raises `bide.WaitTimeout`; the deadline is absolute, so a crash does not extend it.
         """
 
     @overload
     def wait_for(self, name: str, *, timeout: float | timedelta | None = None) -> Any: ...
     @overload
-    def wait_for(self, name: str, type: type[_T], timeout: float | timedelta | None = None) -> _T: ...
+    def wait_for(self, name: str, type: type[_T], timeout: float | timedelta | None = None) -> _T:
+        """Wait for a signal without holding a slot, and return its value, which is read as `type`.
+
+        Example::
+
+            approved = handle.wait_for("approved", bool, timeout=timedelta(days=1))
+
+        After `timeout`, seconds or a `timedelta`, it raises `bide.WaitTimeout`. Raises `bide.DefinitionError` for a
+        signal that `bide.Workflow(signals=)` does not name. It is `handle.wait(bide.signal(name, type), timeout)`.
+        """
     @overload
     def callback(self, name: str) -> Callback[Any]: ...
     @overload
@@ -210,7 +218,20 @@ class TaskHandle:
     @overload
     def wait_any(
         self, *waits: WaitBase[Any], timeout: float | timedelta | None = None, name: str | None = None
-    ) -> tuple[Fired[Any] | None, ...]: ...
+    ) -> tuple[Fired[Any] | None, ...]:
+        """Wait for the first of several waits, without holding a slot.
+
+        Returns a tuple with `bide.Fired(value)` for the wait that came first and None for the others; of waits given by
+        keyword it returns `bide.First(name, value)`.
+
+        Example::
+
+            paid, late = handle.wait_any(bide.signal("paid", int), bide.after(3600))
+
+        A wait that fails is out; if all of them fail, that is an `ExceptionGroup`. After `timeout`, seconds or a
+        `timedelta`, it raises `bide.WaitTimeout`. `name` names the combination in the journal. It is
+        `handle.wait(bide.any_of(...), timeout)`.
+        """
     @overload
     def wait_all(
         self, a: WaitBase[_A], /, *, timeout: float | timedelta | None = None, name: str | None = None
@@ -262,7 +283,18 @@ class TaskHandle:
     @overload
     def wait_all(
         self, *waits: WaitBase[Any], timeout: float | timedelta | None = None, name: str | None = None
-    ) -> tuple[Any, ...]: ...
+    ) -> tuple[Any, ...]:
+        """Wait for all of several waits, without holding a slot.
+
+        Returns a tuple of their values, or of waits given by keyword a dictionary.
+
+        Example::
+
+            lawyer, price = handle.wait_all(bide.signal("lawyer", str), bide.signal("price", int), timeout=3600)
+
+        The first wait that fails ends it with its exception. After `timeout`, seconds or a `timedelta`, it raises
+        `bide.WaitTimeout`. `name` names the combination in the journal. It is `handle.wait(bide.all_of(...), timeout)`.
+        """
     def sleep(self, duration: float | timedelta, *, name: str | None = None) -> None:
         """Sleep for `duration`, seconds or a `timedelta`, without holding a slot.
 
@@ -281,7 +313,8 @@ class TaskHandle:
         start of a workflow is the n-th one recorded, and if its inputs are not equal to the recorded ones, that is a
         `bide.ReplayMismatch`. `key` says instead what is the same; it is no key of the run.
 
-        A child is a run like any other; it is kept as long as its parent, and deleted with it.
+        A child is a run like any other; it is kept as long as its parent, and deleted with it. Raises
+        `bide.DefinitionError` beyond 100 levels.
         """
 
     def start_many(
@@ -503,8 +536,8 @@ class Runner:
     def snapshot(self, id: str) -> Snapshot | None:  # noqa: A002 - as the extension names it
         """Return the current state of a run; None if there is none."""
 
-    def send(self, letters: Sequence[tuple[str, int, str, bytes, str | None]]) -> list[_Sent]:
-        """Send messages: run, kind, name, value and id; return what became of each. See `_mail.py`."""
+    def send(self, letters: Sequence[tuple[str, str, bytes, str | None]]) -> list[_Sent]:
+        """Send signals: run, name, value and id; return what became of each. See `_mail.py`."""
 
     def answer(self, callback: tuple[str, str], value: bytes | None, reason: str, id: str | None) -> _Sent:  # noqa: A002
         """Answer a callback, given as run and secret, with a value, or reject it for a reason. See `_mail.py`."""

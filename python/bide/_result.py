@@ -57,6 +57,7 @@ class _Tasks(Mapping[str, TaskResult]):
         row = self._snapshot.task(name) if is_text(name) else None
         if row is None:
             raise KeyError(name)
+        progress = row.get("progress")  # rows in pickles of older versions have none
         status, failure, sub_status = TaskStatus(row["status"]), row["failure"], row["sub_status"]
         if status in {TaskStatus.Completed, TaskStatus.Skipped}:
             failure = None  # that of an earlier attempt, in rows of older versions
@@ -71,7 +72,7 @@ class _Tasks(Mapping[str, TaskResult]):
             waited=row["waited"],
             blocked_by=_shown(row["blocked_by"]),
             error=None if failure is None else _task_failed(failure, name),
-            progress=None if row["progress"] is None else Progress(*row["progress"]),
+            progress=None if progress is None else Progress(*progress),
         )
 
     def __iter__(self) -> Iterator[str]:

@@ -169,7 +169,7 @@ class Runner:
 
     def signal(
         self,
-        run: "str | RunHandle | RunResult",
+        run: Run,
         signal: "str | Signal[Any]",
         value: object = None,
         *,
@@ -199,7 +199,11 @@ class Runner:
         from bide import _mail  # noqa: PLC0415 - for those who send signals
 
         letters = []
-        for run, signal, value, *rest in signals:
+        for number, one in enumerate(signals):
+            if not isinstance(one, (tuple, list)) or not 3 <= len(one) <= 4:  # noqa: PLR2004 - as the message says
+                msg = f"signals[{number}] must be (run, signal, value) or (run, signal, value, id), not {one!r}"
+                raise DefinitionError(msg)
+            run, signal, value, *rest = one
             found = self._find_run(run, workflow)
             letters.append(_mail.letter(found, signal, value, rest[0] if rest else None, self._declared(found, signal)))
         _mail.check_sent(letters, self._core.send(letters))
@@ -207,7 +211,7 @@ class Runner:
     @overload
     def request(
         self,
-        run: "str | RunHandle | RunResult",
+        run: Run,
         request: "Request[T, A]",
         value: T,
         *,
@@ -218,7 +222,7 @@ class Runner:
     @overload
     def request(
         self,
-        run: "str | RunHandle | RunResult",
+        run: Run,
         request: "Request[None, A]",
         value: None = None,
         *,
@@ -229,7 +233,7 @@ class Runner:
     @overload
     def request(
         self,
-        run: "str | RunHandle | RunResult",
+        run: Run,
         request: str,
         value: object = None,
         *,
@@ -239,7 +243,7 @@ class Runner:
     ) -> Any: ...  # noqa: ANN401 - what the body answers
     def request(
         self,
-        run: "str | RunHandle | RunResult",
+        run: Run,
         request: "str | Request[Any, Any]",
         value: object = None,
         *,
@@ -460,7 +464,7 @@ class Runner:
             found.append((recorded if workflow._compiled().same_inputs(recorded, inputs) else inputs, key))
         return found
 
-    def _find_run(self, run: "str | RunHandle | RunResult", workflow: Workflow | str | None) -> str:
+    def _find_run(self, run: Run, workflow: Workflow | str | None) -> str:
         return run.id if isinstance(run, (RunHandle, RunResult)) else self._find(run, workflow)
 
     def _declared(self, run: str, signal: object) -> "tuple[Signal[Any] | Request[Any, Any], ...] | None":

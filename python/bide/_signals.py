@@ -129,6 +129,17 @@ def request(name: str, type: type[T], answer: type[A]) -> Request[T, A]: ...
 def request(name: str, type: Any = Any, answer: Any = Any) -> Request[Any, Any]:  # noqa: A002 - as above
     """Name a request, with the types of its values and of its answers.
 
+    Example::
+
+        quote = bide.request("quote", str, int)
+
+        @bide.task
+        def seller(handle: bide.TaskHandle) -> None:
+            asked = handle.wait(quote)
+            asked.reply(7 if asked.value == "nuts" else 0)
+
+        runner.request(run, quote, "nuts", timeout=10)  # returns 7
+
     Raises `DefinitionError` for a name that is no text or a type that cannot be stored.
     """
     made: Request[Any, Any] = Request(check_text(name, "request: name"), type, answer)

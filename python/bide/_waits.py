@@ -150,7 +150,7 @@ def until(  # noqa: PLR0913 - each is a setting of its own, all but the first by
     on_error: OnError = DEFAULT_ON_ERROR,
     name: str | None = None,
 ) -> Until[T]:
-    """Wait until `condition()` is truthy, polled `every` so many seconds (times `backoff`, at most `max_every`)."""
+    """Wait until `condition()` is truthy, polled every `every` seconds (times `backoff`, at most `max_every`)."""
     # It takes each Duration and keeps the seconds.
     return Until(condition, every, timeout, backoff, max_every, jitter, on_error, name)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
@@ -180,7 +180,7 @@ from_poll.__qualname__ = "TaskHandle.defer_until"  # what a misspelt argument's 
 
 
 def after(duration: Duration) -> After:
-    """Wait for so many seconds."""
+    """Wait for a duration: seconds or a `timedelta`."""
     return After(duration)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]  # as in `until`
 
 

@@ -180,11 +180,9 @@ impl<H: Host> Engine<H> {
         let mut events = Vec::new();
         for run in self.control.runs.all() {
             let entered = run.state.lock().entered();
-            events.extend(entered.into_iter().map(|(task, attempt)| QueuedEvent {
-                run: Arc::clone(&run),
-                event: Event::Ended { task, attempt, outcome: Outcome::Suspended },
-                at,
-                completion: None,
+            events.extend(entered.into_iter().map(|(task, attempt)| {
+                let event = Event::Ended { task, attempt, outcome: Outcome::Suspended };
+                QueuedEvent::new(Arc::clone(&run), event, at)
             }));
         }
         self.path.commit(&mut events, &mut Vec::new());

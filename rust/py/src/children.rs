@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bide_core::attempt::{Part, PartRequest};
 use bide_core::{RunId, Value};
-use bide_executor::{Attached, BodyCx, RunRequest, StartIdentity};
+use bide_executor::{Attached, BodyCx, CallError, RunRequest, Settlement, StartIdentity};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyList, PyString};
@@ -104,9 +104,21 @@ pub(crate) fn ended<'py>(
     let Some(id) = children.get(part).copied().flatten() else { return Ok(None) };
     let snapshot = match body.take_child(id) {
         Some(run) => {
-            if run.settled.get().is_none() {
+            let settlement = match run.settled.get() {
                 // The commit of its end is under way, in which the wait is closed too.
-                let _ = gil::idle(py, || run.settled.wait(COMMIT));
+                None => gil::idle(py, || run.settled.wait(COMMIT)),
+                settled => settled,
+            };
+            match settlement {
+                Some(Settlement::Run(_)) => {}
+                // As at every other wait of a body.
+                Some(Settlement::Closed) => return Err(errors::wait(py, &CallError::Suspended, &body.task_name())),
+                Some(other) => return Err(errors::settlement(py, &other)),
+                None => {
+                    let seconds = COMMIT.as_secs();
+                    let why = format!("the end of child run {id} was not committed within {seconds} seconds");
+                    return Err(errors::bide(py, &why));
+                }
             }
             Some(PySnapshot::live(py, body.engine(), run)?)
         }

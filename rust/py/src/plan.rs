@@ -9,9 +9,9 @@ use bide_executor::CallError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
-use crate::errors::{self, names};
-use crate::gil;
+use crate::messages::run_id;
 use crate::wait::{Until, Wait, proof_of, time_of};
+use crate::{errors, gil};
 
 /// `bide._combine.Part`: kind, name, timeout, and what its kind has.
 #[derive(FromPyObject)]
@@ -142,7 +142,7 @@ fn address(kind: &str, name: &Bound<'_, PyAny>) -> PyResult<Address> {
 
 fn child(id: &Bound<'_, PyAny>) -> PyResult<RunId> {
     let text: String = id.extract()?;
-    text.parse().map_err(|()| errors::definition(id.py(), &format!("'{text}' is not the id of a run")))
+    run_id(id.py(), &text)
 }
 
 /// The outcomes of parts as `finish` takes them: stored bytes, an exception, None, or for a child run that has ended,
@@ -182,6 +182,5 @@ pub(crate) fn finished<'py>(
     outcomes: &Bound<'py, PyList>,
     handle: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let _ = names(finish.py())?;
     Ok(gil::call_args(finish, &[outcomes.as_any(), handle])?.into_bound())
 }

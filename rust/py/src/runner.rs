@@ -17,7 +17,7 @@ use crate::exit::{self, CloseAtExit};
 use crate::follower::{self, PyFollower};
 use crate::gil;
 use crate::host::{Local, Originals, PyEngine, Vars};
-use crate::messages::{self, PyLetter, PySent};
+use crate::messages::{self, PyLetter, PySent, run_id};
 use crate::notify::Notifier;
 use crate::process::{self, Home, Kind, SLICE};
 use crate::run_handle::PyRunHandle;
@@ -112,7 +112,7 @@ impl PyRunner {
     fn register(&self, py: Python<'_>, workflow: &PyWorkflow) -> PyResult<()> {
         panics::method(|| {
             self.open(py)?;
-            self.start_gates(py, workflow)?;
+            start_gates(py, &self.inner.engine, workflow)?;
             let engine = &self.inner.engine;
             let (graph, bodies) = workflow.shared(py);
             let done = gil::detached(py, || engine.register(graph, bodies));
@@ -135,7 +135,7 @@ impl PyRunner {
         panics::method(|| {
             self.open(py)?;
             failpoint::hit(Failpoint::Caller);
-            self.start_gates(py, workflow)?;
+            start_gates(py, &self.inner.engine, workflow)?;
             let contextvars = Vars::new(contextvars)?.map(Arc::new);
             let originals: Vec<Arc<Originals>> = runs.iter().map(|_| Arc::default()).collect();
             let wanted = runs.into_iter().zip(&originals).map(|((inputs, key), originals)| {
@@ -193,7 +193,7 @@ impl PyRunner {
     fn attach(&self, py: Python<'_>, id: &str) -> PyResult<PyRunHandle> {
         panics::method(|| {
             self.open(py)?;
-            let id = parse(py, id)?;
+            let id = run_id(py, id)?;
             let handle = gil::detached(py, || self.inner.engine.handle(id));
             handle.map(|handle| self.handle(handle)).map_err(|error| errors::store(py, &error))
         })
@@ -203,7 +203,7 @@ impl PyRunner {
     fn snapshot(&self, py: Python<'_>, id: &str) -> PyResult<Option<PySnapshot>> {
         panics::method(|| {
             self.open(py)?;
-            let id = parse(py, id)?;
+            let id = run_id(py, id)?;
             PySnapshot::load(py, &self.inner.engine, id)
         })
     }
@@ -291,7 +291,7 @@ impl PyRunner {
     ) -> PyResult<Option<follower::Event<'py>>> {
         panics::method(|| {
             self.open(py)?;
-            follower::latest(py, &self.inner.engine, parse(py, id)?, channel.get())
+            follower::latest(py, &self.inner.engine, run_id(py, id)?, channel.get())
         })
     }
 
@@ -300,7 +300,7 @@ impl PyRunner {
         panics::method(|| {
             self.open(py)?;
             let Inner { engine, notifier, home, .. } = &*self.inner;
-            Ok(PyFollower::new(engine, notifier, *home, parse(py, id)?, channel))
+            Ok(PyFollower::new(engine, notifier, *home, run_id(py, id)?, channel))
         })
     }
 
@@ -308,7 +308,7 @@ impl PyRunner {
     fn delete(&self, py: Python<'_>, id: &str) -> PyResult<bool> {
         panics::method(|| {
             self.open(py)?;
-            let id = parse(py, id)?;
+            let id = run_id(py, id)?;
             let deleted = gil::detached(py, || self.inner.engine.store().delete(id));
             deleted.map_err(|error| errors::store(py, &error))
         })
@@ -384,10 +384,6 @@ impl PyRunner {
         Ok(())
     }
 
-    fn start_gates(&self, py: Python<'_>, workflow: &PyWorkflow) -> PyResult<()> {
-        start_gates(py, &self.inner.engine, workflow)
-    }
-
     /// True if all bodies have ended. A signal that raises cuts the grace short and is raised after the close.
     fn wait_for_bodies(&self, py: Python<'_>, grace: f64) -> PyResult<bool> {
         let pool = self.inner.engine.dispatch();
@@ -442,10 +438,6 @@ fn default_max_parked() -> usize {
     let maps = read("/proc/sys/vm/max_map_count").map_or(usize::MAX, |count| count / 6);
     let pids = read("/sys/fs/cgroup/pids.max").map_or(usize::MAX, |count| count * 3 / 4);
     10_000.min(maps).min(pids).max(1)
-}
-
-fn parse(py: Python<'_>, id: &str) -> PyResult<RunId> {
-    id.parse().map_err(|()| errors::definition(py, &format!("'{id}' is not the id of a run")))
 }
 
 fn refused(py: Python<'_>, workflow: &str, error: SubmitError, many: bool) -> PyErr {

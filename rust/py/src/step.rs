@@ -65,16 +65,16 @@ impl<'a, 'py> Step<'a, 'py> {
         let none = py.None().into_bound(py);
         let of = |option: Option<&Bound<'py, PyAny>>| option.cloned().unwrap_or_else(|| none.clone());
         let Options { name, key, retry, once } = options;
-        let describe = &names(py)?;
+        let names = names(py)?;
         let (name, retry_of) = (of(name), of(retry));
         let (name, proof, codec, key, once) = if key.is_none() && retry.is_none() && once.is_none() {
             let described = [function, arguments.as_any(), all.as_any(), &name];
-            let described = gil::call_args(describe.describe_step.bind(py), &described)?;
+            let described = gil::call_args(names.describe_step.bind(py), &described)?;
             let (name, proof, codec): (String, Vec<u8>, Codec) = described.extract()?;
             (name, Some(proof), codec, None, false)
         } else {
             let described = [function, arguments.as_any(), all.as_any(), &name, &of(key), &retry_of, &of(once)];
-            let described = gil::call_args(describe.describe_step_with.bind(py), &described)?;
+            let described = gil::call_args(names.describe_step_with.bind(py), &described)?;
             described.extract::<Described>()?
         };
         let mut policy = RetryPolicy::NONE;

@@ -68,8 +68,8 @@ impl PyWorkflow {
                 specs.push(spec);
                 calls.push(call);
             }
-            let graph = Graph::build(name, specs, fail_fast).map_err(|why| errors::definition(py, &why.0))?;
-            let graph = graph.with_signals(signals);
+            let graph = Graph::build(name, specs, fail_fast).and_then(|graph| graph.with_signals(signals));
+            let graph = graph.map_err(|why| errors::definition(py, &why.0))?;
             let mut lists = 0;
             let bodies = calls.into_iter().zip(0..).map(|(call, ix)| call.into_body(&graph, ix, &mut lists));
             let bodies = bodies.collect::<PyResult<_>>()?;
@@ -317,15 +317,8 @@ fn read_source(
             let none = || errors::definition(py, "a parameter takes the value of a gate, and the task has none");
             let OwnGate { task, finish, parts } = gate.ok_or_else(none)?;
             let at = sources.len();
-            if codec.is_none() {
-                sources.extend((0..parts).map(|part| Source::Gate(task, part)));
-                return Ok(Argument::Gate {
-                    at,
-                    parts: usize::from(parts),
-                    finish: Kept::new(finish.clone().unbind()),
-                });
-            }
-            Source::Gate(task, 0)
+            sources.extend((0..parts).map(|part| Source::Gate(task, part)));
+            return Ok(Argument::Gate { at, parts: usize::from(parts), finish: Kept::new(finish.clone().unbind()) });
         }
     };
     sources.push(from);

@@ -1,10 +1,11 @@
 //! The commit path: the ledger with what it asks of an engine, and what follows a commit.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bide_core::record::RunRowId;
 use bide_core::{Effect, Event, RunStatus};
 use bide_store::{Lease, Store, StoreError};
+use bide_sync::RwLockReadGuard;
 
 use super::commit::Ledger;
 use super::group::{Group, QueuedEvent};
@@ -72,6 +73,10 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
         self.control.runs.by_row(row)
     }
 
+    fn adopting(&self) -> RwLockReadGuard<'_, ()> {
+        self.control.runs.adopting.read()
+    }
+
     fn adopt(&self, run: &Arc<Run<H>>) {
         self.control.runs.adopt(run);
     }
@@ -84,7 +89,11 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
         match effect {
             Effect::Ready { task } => self.control.dispatch_ready(&mut vec![Ready { run, task }]),
             Effect::Timer { at, event } => {
-                self.timers.at(at, Arc::new(Due { path: Arc::clone(self), run, event: *event }), 0);
+                self.timers.at(
+                    at,
+                    Arc::new(Due { path: Arc::clone(self), run: Arc::downgrade(&run), event: *event }),
+                    0,
+                );
             }
             Effect::Gate { task, attempt, part, deadline } => {
                 self.control.dispatch.gate(Gate { run, task, attempt, part, deadline });
@@ -134,6 +143,13 @@ impl<H: Host> CommitPath<H> {
         self.ledger.commit(self, items, ready);
     }
 
+    /// Commits events, and has the bodies executed that may start then. Blocks.
+    pub(crate) fn commit_now(self: &Arc<Self>, items: &mut Vec<QueuedEvent<H>>) {
+        let mut ready = Vec::new();
+        self.commit(items, &mut ready);
+        self.control.dispatch_ready(&mut ready);
+    }
+
     /// See [`super::Ledger::commit_own`].
     ///
     /// # Errors
@@ -155,13 +171,18 @@ impl<H: Host> CommitPath<H> {
 
 /// A timer of the run machine.
 struct Due<H: Host> {
+    /// The way that its event takes.
     path: Arc<CommitPath<H>>,
-    run: Arc<Run<H>>,
+    /// Live runs are held elsewhere: the timer of one that has ended, which rings up to years later, must not keep it.
+    run: Weak<Run<H>>,
+    /// What happens at the time.
     event: Event,
 }
 
 impl<H: Host> Alarm for Due<H> {
     fn ring(self: Arc<Self>, _ticket: u64) {
-        self.path.enqueue(Arc::clone(&self.run), self.event.clone());
+        if let Some(run) = self.run.upgrade() {
+            self.path.enqueue(run, self.event.clone());
+        }
     }
 }
