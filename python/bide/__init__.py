@@ -6,7 +6,7 @@ import typing as _typing
 from bide._core import Channel, TaskHandle, __version__
 
 # isort: split
-from bide._bind import From, Gate
+from bide._bind import FailureOf, From, Gate
 from bide._codec import Pickle, codec
 from bide._context import Context
 from bide._current import current
@@ -64,6 +64,7 @@ __all__ = [
     "DefinitionError",
     "Each",
     "Event",
+    "FailureOf",
     "Fired",
     "First",
     "Follower",

@@ -28,10 +28,13 @@ class Retry(msgspec.Struct, frozen=True):
     """Try a failed task again: at most `attempts` in all, after `delay` seconds times `backoff` each time.
 
     With `attempts=None` it is tried until it succeeds. The delay is at most `max_delay` and varies by `jitter` (0.25 is
-    up to a quarter more or less). `on` is exception classes, or a function that gets the exception and returns whether
-    to try again. Of the classes, `WaitTimeout`, `SerializationError` and `CallbackRejected` count only if they are named
-    themselves; a function decides about these too. Whether a `TaskTimeout` is retried it is asked when the workflow is
-    made. A new attempt keeps the journal without the failed entries at its end; `fresh=True` drops all of it.
+    up to a quarter more or less).
+
+    `on` is exception classes, or a function that gets the exception and returns whether to try again. Of the classes,
+    `WaitTimeout`, `SerializationError` and `CallbackRejected` count only if they are named themselves; a function
+    decides about these too. About `TaskTimeout` it is asked once, when the workflow is made.
+
+    A new attempt keeps the journal without the failed entries at its end; `fresh=True` drops all of it.
     """
 
     attempts: int | None = 3
@@ -60,7 +63,7 @@ class Retry(msgspec.Struct, frozen=True):
         self,
         has_timeout: bool,  # noqa: FBT001 - called by Rust, by position
     ) -> tuple[int | None, float, float, float, float, bool, Callable[[BaseException], bool], bool]:
-        """Return all of it as Rust reads it, by position (`rust/py/src/workflow.rs`), for a task with a `timeout` or not."""
+        """Return all of it as Rust reads it, by position (`rust/py/src/workflow.rs`)."""
         delay, max_delay = seconds(self.delay, "delay", zero=True), seconds(self.max_delay, "max_delay", zero=True)
         retries_timeout = has_timeout and self._covers_timeout()
         return (self.attempts, delay, self.backoff, max_delay, self.jitter, self.fresh, self.matches, retries_timeout)
@@ -70,7 +73,7 @@ class Retry(msgspec.Struct, frozen=True):
         # By type: `isinstance` also reads the exception's `__class__`, which may be a property that raises.
         raised, on = type(exc), self.on
         if not isinstance(on, tuple):
-            return issubclass(raised, Exception) and not issubclass(raised, Skip) and _asked(on, exc)
+            return issubclass(raised, Exception) and not issubclass(raised, Skip) and _asked(on, exc)  # type: ignore[arg-type]
         if issubclass(raised, Skip) or not issubclass(raised, on):
             return False
         for cls in ONLY_IF_NAMED:

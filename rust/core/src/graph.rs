@@ -97,6 +97,8 @@ pub struct Graph {
     fail_fast: bool,
     /// The signals that it understands; `None`: any.
     signals: Option<Box<[String]>>,
+    /// How long after it begins a run must have ended.
+    timeout: Option<Duration>,
     specs: Box<[TaskSpec]>,
     by_name: HashMap<Arc<str>, TaskIx>,
     dependencies: Edges,
@@ -145,6 +147,18 @@ impl Graph {
             }
         }
         Ok(graph)
+    }
+
+    /// The same workflow, whose runs must have ended this long after they begin; `None`: no limit.
+    #[must_use]
+    pub fn with_timeout(self, timeout: Option<Duration>) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// How long after it begins a run must have ended.
+    #[must_use]
+    pub fn timeout(&self) -> Option<Duration> {
+        self.timeout
     }
 
     /// The signals that it understands; `None`: any.

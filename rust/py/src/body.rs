@@ -108,6 +108,8 @@ pub(crate) enum Argument {
         /// How to name the reader in an error.
         whose: Box<str>,
     },
+    /// What failed of a task as a `bide.TaskFailed`, or None, by its position among the sources.
+    Failure(usize),
     /// The outputs of several tasks as a dict.
     Named(Box<[NamedOutput]>),
 }
@@ -163,7 +165,7 @@ impl Binding {
                 }
                 Argument::Gate { finish, .. } => visit.call(&**finish)?,
                 Argument::Named(named) => named.iter().try_for_each(|one| one.codec.traverse(visit))?,
-                Argument::Context | Argument::Handle => {}
+                Argument::Context | Argument::Handle | Argument::Failure(_) => {}
             }
         }
         Ok(())

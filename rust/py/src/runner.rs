@@ -1,11 +1,12 @@
 //! `_core.Runner`: an engine with Python as its host, opened on a store, closed once.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bide_core::{RunId, RunStatus, Time, Value};
+use bide_core::{RunId, RunOptions, RunStatus, Time, Value};
 use bide_executor::failpoint::{self, Failpoint};
 use bide_executor::{Engine, Pool, RunRequest, Settlement, SubmitError, SystemClock, default_slots};
 use bide_store::RunFilter;
@@ -19,6 +20,7 @@ use crate::gil;
 use crate::host::{Local, Originals, PyEngine, Vars};
 use crate::messages::{self, PyLetter, PySent, run_id};
 use crate::notify::Notifier;
+use crate::options::PyOptions;
 use crate::process::{self, Home, Kind, SLICE};
 use crate::run_handle::PyRunHandle;
 use crate::snapshot::PySnapshot;
@@ -123,6 +125,7 @@ impl PyRunner {
     /// Creates runs in one commit, or attaches to those that their keys name. With `linger` it returns only once the
     /// first of them has ended, or a little later, if the store takes its time: a caller that waits for it anyway leaves
     /// the interpreter to the body for all that time. `many` is for the words of errors: which of them was refused.
+    #[pyo3(signature = (workflow, runs, contextvars, linger, many, options=None))]
     fn submit(
         &self,
         py: Python<'_>,
@@ -131,17 +134,19 @@ impl PyRunner {
         contextvars: Bound<'_, PyAny>,
         linger: bool,
         many: bool,
+        options: Option<PyOptions>,
     ) -> PyResult<Vec<PyRunHandle>> {
         panics::method(|| {
             self.open(py)?;
             failpoint::hit(Failpoint::Caller);
             start_gates(py, &self.inner.engine, workflow)?;
             let contextvars = Vars::new(contextvars)?.map(Arc::new);
+            let options: RunOptions = options.map(Into::into).unwrap_or_default();
             let originals: Vec<Arc<Originals>> = runs.iter().map(|_| Arc::default()).collect();
             let wanted = runs.into_iter().zip(&originals).map(|((inputs, key), originals)| {
                 let inputs = inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect();
                 let request = RunRequest::new(PyEngine::ordered(inputs)).with_key(key.map(Into::into));
-                request.with_local(Local::new(contextvars.clone(), originals))
+                request.with_options(options.clone()).with_local(Local::new(contextvars.clone(), originals))
             });
             let engine = &self.inner.engine;
             let (graph, bodies) = workflow.shared(py);
@@ -256,6 +261,8 @@ impl PyRunner {
     }
 
     /// Runs as they stand, newest first.
+    #[pyo3(signature = (status, workflow, since, limit, tags=None, key_prefix=None, parent=None))]
+    #[expect(clippy::too_many_arguments, reason = "each narrows the listing down")]
     fn runs(
         &self,
         py: Python<'_>,
@@ -263,6 +270,9 @@ impl PyRunner {
         workflow: Option<String>,
         since: Option<i64>,
         limit: Option<usize>,
+        tags: Option<BTreeMap<String, String>>,
+        key_prefix: Option<String>,
+        parent: Option<&str>,
     ) -> PyResult<Vec<PySnapshot>> {
         panics::method(|| {
             self.open(py)?;
@@ -275,7 +285,10 @@ impl PyRunner {
                     errors::definition(py, &format!("status='{name}' is no status of a run; there are {all}"))
                 })?),
             };
-            let filter = RunFilter { status, workflow, since: since.map(Time), limit };
+            let tags = tags.into_iter().flatten().map(|(name, value)| (name.into(), value.into())).collect();
+            let parent = parent.map(|id| run_id(py, id)).transpose()?;
+            let since = since.map(Time);
+            let filter = RunFilter { status, workflow, since, limit, tags, key_prefix, parent };
             let listed = gil::detached(py, || self.inner.engine.store().list(&filter));
             let listed = listed.map_err(|error| errors::store(py, &error))?;
             listed.into_iter().map(|stored| PySnapshot::listed(py, &self.inner.engine, stored)).collect()

@@ -173,7 +173,9 @@ fn count_elements(call: &Call<Python3>) -> Outcome {
         let over = match source {
             Source::ItemOfOutput(on) | Source::SameElement(on) => &**graph.name(*on),
             Source::ItemOfInput(name) => name,
-            Source::Output(_) | Source::Input(_) | Source::Gate(..) | Source::Elements(_) => continue,
+            Source::Output(_) | Source::Input(_) | Source::Gate(..) | Source::Elements(_) | Source::Failure(_) => {
+                continue;
+            }
         };
         let length = match (source, arg) {
             (Source::SameElement(on), _) => call.run.state.lock().length(TaskRef::plain(*on)).ok_or(None),

@@ -53,13 +53,14 @@ impl PyWorkflow {
 #[pymethods]
 impl PyWorkflow {
     #[new]
-    #[pyo3(signature = (name, fail_fast, tasks, signals=None))]
+    #[pyo3(signature = (name, fail_fast, tasks, signals=None, timeout=None))]
     fn new(
         py: Python<'_>,
         name: &str,
         fail_fast: bool,
         tasks: Vec<CompiledTask<'_>>,
         signals: Option<Vec<String>>,
+        timeout: Option<f64>,
     ) -> PyResult<Self> {
         panics::method(|| {
             let (mut specs, mut calls) = (Vec::with_capacity(tasks.len()), Vec::with_capacity(tasks.len()));
@@ -70,6 +71,7 @@ impl PyWorkflow {
             }
             let graph = Graph::build(name, specs, fail_fast).and_then(|graph| graph.with_signals(signals));
             let graph = graph.map_err(|why| errors::definition(py, &why.0))?;
+            let graph = graph.with_timeout(timeout.map(Duration::from_secs_f64));
             let mut lists = 0;
             let bodies = calls.into_iter().zip(0..).map(|(call, ix)| call.into_body(&graph, ix, &mut lists));
             let bodies = bodies.collect::<PyResult<_>>()?;
@@ -304,6 +306,10 @@ fn read_source(
             });
             return named.collect::<PyResult<_>>().map(Argument::Named);
         }
+        SourceKind::Failure => {
+            sources.push(Source::Failure(task(&name)?));
+            return Ok(Argument::Failure(sources.len() - 1));
+        }
         SourceKind::Task => Source::Output(task(&name)?),
         SourceKind::Input => Source::Input(name.as_str().into()),
         SourceKind::ItemOfTask => Source::ItemOfOutput(task(&name)?),
@@ -397,6 +403,7 @@ enum SourceKind {
     List,
     Mapped,
     Named,
+    Failure,
 }
 
 impl FromPyObject<'_, '_> for SourceKind {
@@ -415,6 +422,7 @@ impl FromPyObject<'_, '_> for SourceKind {
             "list" => Ok(Self::List),
             "mapped" => Ok(Self::Mapped),
             "named" => Ok(Self::Named),
+            "failure" => Ok(Self::Failure),
             other => Err(errors::definition(name.py(), &format!("a source of the kind '{other}' is not known"))),
         }
     }

@@ -119,7 +119,7 @@ impl RunState {
         }
     }
 
-    fn finish_attempt(&mut self, task: TaskRef) {
+    pub(super) fn finish_attempt(&mut self, task: TaskRef) {
         let started_at = self.task(task).started_at;
         let detail = self.detail(task);
         if started_at > Time::default() {

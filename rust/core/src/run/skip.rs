@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::failure::Failure;
 use crate::graph::{Graph, RunIf};
 use crate::id::TaskRef;
 use crate::status::TaskStatus;
@@ -69,6 +70,18 @@ impl RunState {
                 Some((SkipCause::Task(self.skip_root(cause).unwrap_or(cause)), failed.is_some()))
             }
         }
+    }
+
+    /// What failed of a task, with the name of what did: the task itself, or the one because of whose failure it was
+    /// skipped.
+    #[must_use]
+    pub fn failure_of(&self, task: TaskRef) -> Option<(Arc<str>, Failure)> {
+        if !self.get(task)?.failed {
+            return None;
+        }
+        let root = self.skip_root(task).unwrap_or(task);
+        let failure = self.known_detail(root)?.failure.clone()?;
+        Some((self.graph.name_of(root), failure))
     }
 
     /// The task for which a task was skipped. `None` for one that was not skipped, skipped itself, or was skipped
