@@ -109,6 +109,25 @@ def test_a_failure_that_nobody_catches_fails_the_parent(runner: bide.Runner) -> 
         runner.run(outer(body), timeout=20)
 
 
+@pytest.mark.parametrize(("key", "named"), [("chapter 3", 'child broken "chapter 3": run '), (None, "run ")])
+def test_the_failure_of_a_child_names_the_key_of_its_start(runner: bide.Runner, key: str | None, named: str) -> None:
+    @bide.task
+    def broken() -> None:
+        raise ValueError("no such table")
+
+    def body(handle: bide.TaskHandle) -> list[str]:
+        child = handle.start(bide.Workflow("broken", [broken]), key=key)
+        found = []
+        for wait in (lambda: handle.wait(child), lambda: handle.wait_all(bide.after(0), child)):
+            with pytest.raises(bide.RunFailed) as failed:
+                wait()
+            found.append(str(failed.value).replace(child.id, ""))
+        return found
+
+    expected = f"{named} of workflow 'broken' failed: task 'broken': ValueError: no such table"
+    assert runner.run(outer(body), timeout=20)["body"] == [expected] * 2
+
+
 def test_the_next_attempt_starts_another_child_in_place_of_one_that_failed(runner: bide.Runner) -> None:
     tries: list[int] = []
 
@@ -192,6 +211,24 @@ def test_a_child_is_a_value_that_another_body_of_the_run_can_wait_for(runner: bi
         return int(handle.wait(starts)["inner"])
 
     assert runner.run(bide.Workflow("outer", [starts, waits]), timeout=20)["waits"] == 2
+
+
+def test_a_child_that_a_checkpoint_has_forgotten_is_waited_for_by_its_id(runner: bide.Runner) -> None:
+    @bide.task
+    def one(n: int) -> int:
+        return n
+
+    child = bide.Workflow("child", [one])
+
+    @bide.task
+    def parent(handle: bide.TaskHandle) -> list[int]:
+        children = [handle.start(child, {"n": n}) for n in range(3)]
+        handle.checkpoint(1)
+        first = handle.wait(children[0])
+        handle.checkpoint(2)
+        return [ended[one] for ended in (first, *handle.wait_all(*children))]
+
+    assert runner.run(bide.Workflow("parent", [parent]), timeout=20)[parent] == [0, 0, 1, 2]
 
 
 def test_a_run_that_is_no_child_is_not_waited_for(runner: bide.Runner) -> None:
@@ -403,8 +440,10 @@ workflows = [inner_workflow, bide.Workflow("outer", [body])]
 with bide.Runner(db, workflows=[one for one in workflows if one.name in words]) as runner:
     if "submit" in words:
         runner.submit(workflows[1], key="k")
-    wanted = "body" if "outer" in words else "inner"
-    while not any(getattr(run.tasks.get(wanted), "sub_status", None) == "Deferred" for run in runner.runs()):
+    wanted = {"body", "inner"} if "submit" in words else {"body"} if "outer" in words else {"inner"}
+    def deferred():
+        return {name for run in runner.runs() for name, task in run.tasks.items() if task.sub_status == "Deferred"}
+    while not wanted <= deferred():
         time.sleep(0.005)
     say("deferred")
     stay()

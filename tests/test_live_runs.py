@@ -96,6 +96,25 @@ def test_a_run_is_named_by_its_id_key_handle_or_result(runner: bide.Runner) -> N
     assert list(handle.events("other")) == list(handle.follow("other")) == []
 
 
+def test_a_key_of_two_workflows_needs_the_workflow(runner: bide.Runner) -> None:
+    @bide.task
+    def body(handle: bide.TaskHandle) -> None:
+        handle.emit(handle.run_id)
+
+    workflows = [bide.Workflow(name, [body]) for name in ("one", "two")]
+    for workflow in workflows:
+        done = runner.run(workflow, key="k")
+        for chosen in (workflow, workflow.name):
+            assert [event.value for event in runner.events("k", workflow=chosen)] == [done.id]
+            assert [event.value for event in runner.follow("k", workflow=chosen)] == [done.id]
+            latest = runner.latest("k", workflow=chosen)
+            assert latest is not None
+            assert latest.value == done.id
+    for read in (runner.events, runner.follow, runner.latest):
+        with pytest.raises(KeyError, match="choose one with workflow="):
+            read("k")
+
+
 def test_channels_of_a_run_are_apart_and_shared_by_its_tasks(runner: bide.Runner) -> None:
     @bide.task
     def first(handle: bide.TaskHandle) -> None:

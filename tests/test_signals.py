@@ -121,6 +121,19 @@ def test_a_value_that_does_not_fit_its_signal_is_refused_when_it_is_sent(runner:
     assert run.result(timeout=20)["waits"]
 
 
+def test_a_value_of_a_class_for_a_signal_without_a_type_is_refused_with_a_remedy(runner: bide.Runner) -> None:
+    @bide.task
+    def waits(handle: bide.TaskHandle) -> str:
+        return handle.wait_for("decision", Decision).by
+
+    run = runner.submit(bide.Workflow("w", [waits]))
+    with pytest.raises(bide.SerializationError) as caught:
+        run.signal("decision", Decision("me", ok=True))
+    assert str(caught.value).endswith("; give the signal a type by bide.signal('decision', type), or convert it")
+    run.signal(bide.signal("decision", Decision), Decision("me", ok=True))
+    assert run.result(timeout=20)["waits"] == "me"
+
+
 def test_a_value_that_does_not_fit_its_wait_fails_it_and_is_consumed(runner: bide.Runner) -> None:
     @bide.task
     def waits(handle: bide.TaskHandle) -> str:

@@ -181,6 +181,13 @@ def return_annotation(fn: Callable[..., Any], where: str) -> object:
     return Names(fn).resolve(found, where, "the return value")
 
 
+def gate_parameters(fn: Callable[..., Any], where: str) -> dict[str, object]:
+    """Return the parameters that take the value of the gate, each with the annotation of the value."""
+    names, params = Names(fn), read(fn, where)[0]
+    found = ((one.name, names.resolve(one.annotation, where, f"parameter {one.name!r}")) for one in params)
+    return {name: _without(annotation) for name, annotation in found if _takes_gate(annotation)}
+
+
 def with_writers(binding: Binding, writers: dict[str, Codec], where: str) -> Binding:
     """Return the binding with each value of a task read by the reader's annotation, else by the writer's."""
 
@@ -417,11 +424,11 @@ def _takes_gate(annotation: object) -> bool:
 
 
 def _without(annotation: Any) -> Any:  # noqa: ANN401 - annotations are anything
-    """Return an annotation without From, Input, Each and FailureOf, which say nothing about the value."""
+    """Return an annotation without From, Input, Each, FailureOf and Gate, which say nothing about the value."""
     if type(annotation) is type or get_origin(annotation) is not Annotated:
         return annotation
     inner, *notes = get_args(annotation)
-    kept = tuple(note for note in notes if not isinstance(note, NOTES))
+    kept = tuple(note for note in notes if note is not Gate and not isinstance(note, NOTES))
     return Annotated[(inner, *kept)] if kept else inner
 
 

@@ -100,9 +100,10 @@ class Follower:
 class TaskHandle:
     """A body's access to the executor: a parameter annotated `bide.TaskHandle`, or named `handle`.
 
-    Use it only in the body that received it, on the body's own thread, and not within a step or a condition; steps with
-    a key work on other threads and within steps too. Every wait is recorded before its slot is released: after a crash
-    the body is entered again, and a condition whose value is recorded is not called again.
+    Use it only in the body that received it, on the body's own thread, and not within a step or a condition. Steps with
+    a key work on other threads and within steps too; `emit` and `progress` also within conditions. Every wait is
+    recorded before its slot is released: after a crash the body is entered again, and a condition whose value is
+    recorded is not called again.
     """
 
     def defer_until(
@@ -218,8 +219,8 @@ class TaskHandle:
     ) -> First: ...
     @overload
     def wait_any(
-        self, *waits: WaitBase[Any], timeout: float | timedelta | None = None, name: str | None = None
-    ) -> tuple[Fired[Any] | None, ...]:
+        self, *waits: WaitBase[_A], timeout: float | timedelta | None = None, name: str | None = None
+    ) -> tuple[Fired[_A] | None, ...]:
         """Wait for the first of several waits, without holding a slot.
 
         Returns a tuple with `bide.Fired(value)` for the wait that came first and None for the others; of waits given by
@@ -283,8 +284,8 @@ class TaskHandle:
     ) -> dict[str, Any]: ...
     @overload
     def wait_all(
-        self, *waits: WaitBase[Any], timeout: float | timedelta | None = None, name: str | None = None
-    ) -> tuple[Any, ...]:
+        self, *waits: WaitBase[_A], timeout: float | timedelta | None = None, name: str | None = None
+    ) -> tuple[_A, ...]:
         """Wait for all of several waits, without holding a slot.
 
         Returns a tuple of their values, or of waits given by keyword a dictionary.

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 Declared: TypeAlias = "tuple[Signal[Any] | Request[Any, Any], ...] | None"
 """What the workflow of a run declares; None if that is not known, or anything."""
 
-_ANSWERS = Codec(where="the answer to a callback", root="value")
+_ANSWERS = Codec(
+    where="the answer to a callback", root="value", remedy="pass an object of a class whose fields are annotated"
+)
 
 
 def letter(
@@ -58,7 +60,7 @@ def answer(
     run, secret = _callbacks.read(token, what)
     given = _check_id(message_id, what)
     if what == "resolve":
-        outcome, details = runner.answer((run, secret), _ANSWERS.encode(value), "", given)
+        outcome, details = runner.answer((run, secret), _ANSWERS.encode_by_class(value), "", given)
     else:
         outcome, details = runner.answer((run, secret), None, check_reason(reason, what), given)
     if outcome in {"stored", "duplicate"}:

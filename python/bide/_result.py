@@ -177,11 +177,15 @@ class RunResult(Mapping[str, Any]):
 
     def raise_for_status(self) -> "RunResult":
         """Raise `RunFailed` if the run failed; return this result otherwise."""
+        return self._raise_for_status("")
+
+    def _raise_for_status(self, child: str) -> "RunResult":
+        """Do that; `child` names the run as its parent does."""
         if self.status is not RunStatus.Failed:
             return self
         errors = {name: task.error for name, task in self.tasks.items() if task.status is TaskStatus.Failed}
         first = self.error
-        message = f"run {self.id} of workflow {self.workflow!r} failed: {first}"
+        message = f"{child}run {self.id} of workflow {self.workflow!r} failed: {first}"
         failed = RunFailed(
             message, result=self, errors={name: error for name, error in errors.items() if error is not None}
         )

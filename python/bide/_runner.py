@@ -352,35 +352,52 @@ class Runner:
         return [RunResult(found) for found in self._core.runs(one, name, micros, most, tagged, prefix, above)]
 
     @overload
-    def events(self, run: Run, channel: str = DEFAULT, *, after: int = 0) -> Iterator[Event[Any]]: ...
+    def events(
+        self, run: Run, channel: str = DEFAULT, *, after: int = 0, workflow: Workflow | str | None = None
+    ) -> Iterator[Event[Any]]: ...
     @overload
-    def events(self, run: Run, channel: Channel[T], *, after: int = 0) -> Iterator[Event[T]]: ...
-    def events(self, run: Run, channel: str | Channel[Any] = DEFAULT, *, after: int = 0) -> Iterator[Event[Any]]:
+    def events(
+        self, run: Run, channel: Channel[T], *, after: int = 0, workflow: Workflow | str | None = None
+    ) -> Iterator[Event[T]]: ...
+    def events(
+        self, run: Run, channel: str | Channel[Any] = DEFAULT, *, after: int = 0, workflow: Workflow | str | None = None
+    ) -> Iterator[Event[Any]]:
         """Iterate over the events that a run has emitted to a channel so far, those after the offset `after`.
 
-        `run` is an id, a key, a handle or a result. It may be executed by another process, or have ended.
+        `run` is an id, a key (with `workflow`, if runs of several workflows have it), a handle or a result. It may be
+        executed by another process, or have ended.
         """
-        return _events.events(self._core, self._find_run(run, None), channel, after)
+        return _events.events(self._core, self._find_run(run, workflow), channel, after)
 
     @overload
-    def follow(self, run: Run, channel: str = DEFAULT, *, after: int = 0) -> Follower[Any]: ...
+    def follow(
+        self, run: Run, channel: str = DEFAULT, *, after: int = 0, workflow: Workflow | str | None = None
+    ) -> Follower[Any]: ...
     @overload
-    def follow(self, run: Run, channel: Channel[T], *, after: int = 0) -> Follower[T]: ...
-    def follow(self, run: Run, channel: str | Channel[Any] = DEFAULT, *, after: int = 0) -> Follower[Any]:
+    def follow(
+        self, run: Run, channel: Channel[T], *, after: int = 0, workflow: Workflow | str | None = None
+    ) -> Follower[T]: ...
+    def follow(
+        self, run: Run, channel: str | Channel[Any] = DEFAULT, *, after: int = 0, workflow: Workflow | str | None = None
+    ) -> Follower[Any]:
         """Iterate over the events of a run, also those to come, until it ends: by `for` or by `async for`.
 
         The arguments are those of `events`.
         """
         refuse_in_body("Runner.follow()")
-        return Follower(self._core, self._find_run(run, None), channel, after)
+        return Follower(self._core, self._find_run(run, workflow), channel, after)
 
     @overload
-    def latest(self, run: Run, channel: str = DEFAULT) -> Event[Any] | None: ...
+    def latest(
+        self, run: Run, channel: str = DEFAULT, *, workflow: Workflow | str | None = None
+    ) -> Event[Any] | None: ...
     @overload
-    def latest(self, run: Run, channel: Channel[T]) -> Event[T] | None: ...
-    def latest(self, run: Run, channel: str | Channel[Any] = DEFAULT) -> Event[Any] | None:
+    def latest(self, run: Run, channel: Channel[T], *, workflow: Workflow | str | None = None) -> Event[T] | None: ...
+    def latest(
+        self, run: Run, channel: str | Channel[Any] = DEFAULT, *, workflow: Workflow | str | None = None
+    ) -> Event[Any] | None:
         """Return the last event that a run has emitted to a channel; None if there is none."""
-        return _events.latest(self._core, self._find_run(run, None), channel)
+        return _events.latest(self._core, self._find_run(run, workflow), channel)
 
     def delete(self, id_or_key: str, *, workflow: Workflow | str | None = None) -> None:
         """Delete an ended run, and with it the child runs that its bodies have started."""

@@ -28,7 +28,8 @@ class Signal(WaitBase[T], Generic[T], frozen=True):
     @property
     def codec(self) -> Codec:
         """How its values are stored."""
-        return Codec(self.type, f"the signal {self.name!r}", root="value")
+        remedy = f"give the signal a type by bide.signal({self.name!r}, type)"
+        return Codec(self.type, f"the signal {self.name!r}", root="value", remedy=remedy)
 
 
 class Received(Generic[T, A]):
@@ -48,7 +49,8 @@ class Received(Generic[T, A]):
 
     def reply(self, answer: A) -> None:
         """Answer the request: `answer` is what `runner.request` returns."""
-        self._handle._reply(self._request.name, self._number, self._request.answer_codec.encode(answer), "")
+        encoded = self._request.answer_codec.encode_by_class(answer)
+        self._handle._reply(self._request.name, self._number, encoded, "")
 
     def refuse(self, reason: str) -> None:
         """Refuse the request: `runner.request` raises `RequestRefused` with this reason."""
@@ -77,12 +79,16 @@ class Request(WaitBase[Received[T, A]], Generic[T, A], frozen=True):
     @property
     def codec(self) -> Codec:
         """How its values are stored."""
-        return Codec(self.type, f"the request {self.name!r}", root="value")
+        return Codec(self.type, f"the request {self.name!r}", root="value", remedy=self._remedy)
 
     @property
     def answer_codec(self) -> Codec:
         """How its answers are stored."""
-        return Codec(self.answer, f"the answer to the request {self.name!r}", root="answer")
+        return Codec(self.answer, f"the answer to the request {self.name!r}", root="answer", remedy=self._remedy)
+
+    @property
+    def _remedy(self) -> str:
+        return f"give the request its types by bide.request({self.name!r}, type, answer)"
 
     def _received(self, stored: bytes, handle: "TaskHandle") -> Received[T, A]:
         """Return what a wait for it gives: stored are a tag, the number in eight bytes, and the value."""

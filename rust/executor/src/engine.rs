@@ -101,8 +101,8 @@ impl<H: Host> Engine<H> {
     /// An engine without threads.
     fn assemble(control: Arc<Control<H>>, seed: u64, retention: Option<Duration>) -> Arc<Self> {
         let timers = Timers::new(Arc::clone(&control.clock));
-        let path = CommitPath::new(&control, &timers);
         let ids = Arc::new(IdMaker::new(seed));
+        let path = CommitPath::new(&control, &timers, &ids);
         let children = Children::new(&control, &path, &ids);
         let recovery = Recovery::new(&control, &path, &children);
         let watch = Watch::new(&control, &path, &recovery);

@@ -44,6 +44,12 @@ pub trait Host: Send + Sync + Sized + 'static {
     fn retries_timeout(_body: &Self::Body) -> bool {
         false
     }
+
+    /// Whether a task's retry policy covers that a wait of its gate has timed out which the host does not poll. Called
+    /// on the thread of the timers. Never panics.
+    fn retries_gate_timeout(_body: &Self::Body, _failure: &Failure) -> bool {
+        false
+    }
 }
 
 /// How ready bodies get to execute: the pool of worker threads, or an async runtime.

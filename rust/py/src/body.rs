@@ -21,7 +21,7 @@ pub(crate) struct PyBody {
     pub(crate) returns: Codec,
     /// What its `Retry` says, if it has one.
     pub(crate) retry: Option<PyRetry>,
-    /// The conditions of its gate.
+    /// What its gate calls.
     pub(crate) gates: Box<[PyGate]>,
     /// The values that the engine hands in: those of the body, then those of the gate's condition.
     pub(crate) sources: Box<[Source]>,
@@ -47,16 +47,27 @@ impl PyRetry {
     }
 }
 
-/// A gate's condition and how it is called.
+/// A function of a gate, and how it is called.
 pub(crate) struct PyGate {
     /// Which part of the gate it is.
     pub(crate) part: u16,
-    /// The condition.
-    pub(crate) condition: Kept,
+    /// The function.
+    pub(crate) function: Kept,
     /// Where its arguments come from.
     pub(crate) binding: Binding,
-    /// When it is polled.
-    pub(crate) policy: PollPolicy,
+    /// What it is called for.
+    pub(crate) purpose: Purpose,
+}
+
+/// What a function of a gate is called for.
+#[derive(Clone, Copy)]
+pub(crate) enum Purpose {
+    /// It is a condition, polled by this policy.
+    Condition(PollPolicy),
+    /// It computes a span.
+    Span,
+    /// It computes a moment.
+    Moment,
 }
 
 /// Where the arguments of a call come from.
@@ -133,8 +144,19 @@ pub(crate) struct NamedOutput {
     pub(crate) codec: Codec,
 }
 
+impl Purpose {
+    /// The name in Python of what it computes; none of a condition.
+    pub(crate) const fn computes(self) -> Option<&'static str> {
+        match self {
+            Self::Condition(_) => None,
+            Self::Span => Some("after"),
+            Self::Moment => Some("at"),
+        }
+    }
+}
+
 impl PyBody {
-    /// The condition that is this part of the gate.
+    /// What this part of the gate calls.
     pub(crate) fn gate(&self, part: u16) -> Option<&PyGate> {
         self.gates.iter().find(|gate| gate.part == part)
     }
@@ -148,7 +170,7 @@ impl PyBody {
             visit.call(&*retry.matches)?;
         }
         for gate in &self.gates {
-            visit.call(&*gate.condition)?;
+            visit.call(&*gate.function)?;
             gate.binding.traverse(visit)?;
         }
         Ok(())

@@ -80,7 +80,8 @@ impl<'a, 'py> Step<'a, 'py> {
         let mut policy = RetryPolicy::NONE;
         let retry = (!retry_of.is_none()).then(|| read_retry(&retry_of, &mut policy, false)).transpose()?;
         let (proof, key) = (proof.map(Into::into), key.map(Into::into));
-        let request = StepRequest { proof, key, once, retry: retry.as_ref().map(|_| policy) };
+        let retried = retry.as_ref().map(|_| policy);
+        let request = StepRequest { proof, key, once, retry: retried, advice: None };
         Ok(Self { function, arguments, keywords, name, request, retry, codec })
     }
 }

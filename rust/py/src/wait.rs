@@ -46,7 +46,7 @@ impl<'py> Wait<'py> {
             return Ok(Some(Self::Until(Box::new(Until::read(wait)?))));
         }
         if class.is(&names.after) {
-            let seconds = wait.getattr(pyo3::intern!(py, "seconds"))?.extract()?;
+            let seconds = wait.getattr(pyo3::intern!(py, "span"))?.extract()?;
             return Ok(Some(Self::After(Duration::from_secs_f64(seconds))));
         }
         if class.is(&names.at) {

@@ -16,7 +16,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use crate::body::{Argument, Binding, Form, NamedOutput, PyBody, PyGate, PyRetry};
 use crate::gil::{self, Kept};
-use crate::plan::{Plan, PlannedCondition};
+use crate::plan::{Called, Plan};
 use crate::value::Codec;
 use crate::{errors, panics};
 
@@ -40,7 +40,7 @@ impl PyWorkflow {
         self.graph.workflow()
     }
 
-    /// Whether a task has a gate whose condition has to be polled.
+    /// Whether a task has a gate that calls something.
     pub(crate) fn has_gates(&self) -> bool {
         self.bodies.iter().any(|body| !body.gates.is_empty())
     }
@@ -120,7 +120,7 @@ impl PyWorkflow {
 }
 
 /// `bide._compiled.CompiledTask`: name, function, binding, codec of what is returned, dependencies, `run_if`, `Retry`,
-/// timeout, gate, the bindings of the gate's conditions, how it is mapped, and the mapped tasks that it gathers.
+/// timeout, gate, the bindings of what the gate calls, how it is mapped, and the mapped tasks that it gathers.
 #[derive(FromPyObject)]
 struct CompiledTask<'py>(
     String,
@@ -192,8 +192,8 @@ struct Calls<'py> {
     binding: CompiledBinding<'py>,
     returns: Codec,
     retry: Option<PyRetry>,
-    /// The conditions of the gate.
-    conditions: Vec<(PlannedCondition<'py>, CompiledBinding<'py>)>,
+    /// What the gate calls.
+    called: Vec<(Called<'py>, CompiledBinding<'py>)>,
     /// What makes the gate's value of the outcomes of its parts, and how many there are.
     finish: Option<(Bound<'py, PyAny>, u16)>,
 }
@@ -224,12 +224,12 @@ impl<'py> CompiledTask<'py> {
         spec.wants_handle = binding.wants_handle;
         spec.wants_context = binding.wants_context || gate_bindings.iter().any(|binding| binding.wants_context);
         let retry = retry.map(|retry| read_retry(&retry, &mut spec.retry, spec.timeout.is_some())).transpose()?;
-        let (conditions, finish) = match gate {
+        let (called, finish) = match gate {
             None => (Vec::new(), None),
             Some(gate) => read_gate(&gate, &mut spec)?,
         };
-        let conditions = conditions.into_iter().zip(gate_bindings).collect();
-        Ok((spec, Calls { function, binding, returns, retry, conditions, finish }))
+        let called = called.into_iter().zip(gate_bindings).collect();
+        Ok((spec, Calls { function, binding, returns, retry, called, finish }))
     }
 }
 
@@ -239,13 +239,13 @@ impl Calls<'_> {
         let mut sources = Vec::new();
         let gate = self.finish.as_ref().map(|(finish, parts)| OwnGate { task: own, finish, parts: *parts });
         let binding = self.binding.read(graph, &mut sources, gate)?;
-        let mut gates = Vec::with_capacity(self.conditions.len());
-        for (PlannedCondition { part, until, .. }, binding) in self.conditions {
+        let mut gates = Vec::with_capacity(self.called.len());
+        for (Called { part, function, purpose }, binding) in self.called {
             gates.push(PyGate {
                 part: u16::try_from(part).unwrap_or(u16::MAX),
-                condition: Kept::new(until.condition.unbind()),
+                function: Kept::new(function.unbind()),
                 binding: binding.read(graph, &mut sources, None)?,
-                policy: until.policy,
+                purpose,
             });
         }
         let number = |source: &Source| {
@@ -360,17 +360,17 @@ pub(crate) fn read_retry(retry: &Bound<'_, PyAny>, policy: &mut RetryPolicy, has
     Ok(PyRetry { matches: Kept::new(matches.unbind()), covers_timeout })
 }
 
-/// The conditions of a gate, what makes its value of the outcomes of its parts, and how many these are.
-type ReadGate<'py> = (Vec<PlannedCondition<'py>>, Option<(Bound<'py, PyAny>, u16)>);
+/// What a gate calls, what makes its value of the outcomes of its parts, and how many these are.
+type ReadGate<'py> = (Vec<Called<'py>>, Option<(Bound<'py, PyAny>, u16)>);
 
 fn read_gate<'py>(gate: &Bound<'py, PyAny>, spec: &mut TaskSpec) -> PyResult<ReadGate<'py>> {
     let plan = Plan::of(gate, None, "a gate", true)?;
-    let (read, conditions) = plan.gate()?;
+    let (read, called) = plan.gate()?;
     spec.gate = Some(read);
     let parts = plan.len();
     let parts = u16::try_from(parts)
         .map_err(|_| errors::definition(gate.py(), &format!("a gate of {parts} waits has too many")))?;
-    Ok((conditions, Some((plan.finish().clone(), parts))))
+    Ok((called, Some((plan.finish().clone(), parts))))
 }
 
 /// `run_if` by its name in Python.

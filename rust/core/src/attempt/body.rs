@@ -360,7 +360,7 @@ fn unread_after(
         Recall::Satisfied(_) | Recall::Failed(_) => unread - 1,
         // A condition that is asked again, though it was satisfied.
         Recall::Ask { .. } if is_closed => unread - 1,
-        Recall::Mismatch(_) => unread,
+        Recall::Mismatch(_) | Recall::NoCallback => unread,
         Recall::Ask { .. } | Recall::Open { .. } | Recall::Begun { .. } => 0,
     }
 }

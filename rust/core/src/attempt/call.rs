@@ -7,7 +7,7 @@ use super::combined::Combined;
 use super::polling::{Polling, timed_out};
 use super::starts::Starts;
 use super::step::{self, Step};
-use super::{Action, CallError, Caller, Clocks, Fed, Request, Sleep, pause, used_up};
+use super::{Action, CallError, Caller, Clocks, Fed, Request, Sleep, no_callback, pause, used_up};
 use crate::entry::{EntryKey, Lookup, Operation, RecordKind};
 use crate::event::{Event, Wait};
 use crate::failure::Failure;
@@ -292,6 +292,10 @@ impl Call {
                 let why = format!("task '{task}': {why}");
                 let pause = pause(&why);
                 return self.go(State::Pausing(why), pause);
+            }
+            Recall::NoCallback => {
+                let misuse = no_callback(task, &self.key.name);
+                return self.end(Err(misuse));
             }
             Recall::Begun { mode, due } => return self.step_begun(mode, due, task, clocks),
             Recall::Ask { deadline } => (None, deadline),

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Weak};
 
+use bide_core::attempt::polling::timed_out;
+use bide_core::event::Retry;
 use bide_core::record::RunRowId;
 use bide_core::{Effect, Event, RunStatus};
 use bide_store::{Lease, Store, StoreError};
@@ -13,6 +15,7 @@ use super::request::Lost;
 use super::upcalls::Upcalls;
 use crate::control::Control;
 use crate::host::{Dispatch, Gate, Host, Ready};
+use crate::ids::IdMaker;
 use crate::runs::run::Run;
 use crate::runs::settled::Settlement;
 use crate::services::timers::{Alarm, Timers};
@@ -26,6 +29,8 @@ pub(crate) struct CommitPath<H: Host> {
     control: Arc<Control<H>>,
     /// Rings when a wait for a time is over.
     timers: Arc<Timers>,
+    /// For what is random in the delays of retries.
+    ids: Arc<IdMaker>,
 }
 
 impl<H: Host> Upcalls<H> for CommitPath<H> {
@@ -133,9 +138,9 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
 }
 
 impl<H: Host> CommitPath<H> {
-    pub(crate) fn new(control: &Arc<Control<H>>, timers: &Arc<Timers>) -> Arc<Self> {
+    pub(crate) fn new(control: &Arc<Control<H>>, timers: &Arc<Timers>, ids: &Arc<IdMaker>) -> Arc<Self> {
         let ledger = Ledger::new(Arc::clone(&control.clock), control.store().blocks());
-        Arc::new(Self { ledger, control: Arc::clone(control), timers: Arc::clone(timers) })
+        Arc::new(Self { ledger, control: Arc::clone(control), timers: Arc::clone(timers), ids: Arc::clone(ids) })
     }
 
     /// Leaves an event to the committer: for threads that must not block.
@@ -187,8 +192,16 @@ struct Due<H: Host> {
 
 impl<H: Host> Alarm for Due<H> {
     fn ring(self: Arc<Self>, _ticket: u64) {
-        if let Some(run) = self.run.upgrade() {
-            self.path.enqueue(run, self.event.clone());
+        let Some(run) = self.run.upgrade() else { return };
+        let mut event = self.event.clone();
+        if let Event::Elapsed { task, key, times_out: true, retry, .. } = &mut event
+            && key.n == 0
+        {
+            // Of a gate: that is a failed attempt of its task.
+            let failure = timed_out(&run.workflow.graph.name_of(*task), &key.name);
+            let is_retried = H::retries_gate_timeout(&run.workflow.bodies[task.ix as usize], &failure);
+            *retry = is_retried.then(|| Retry { random: self.path.ids.random() });
         }
+        self.path.enqueue(run, event);
     }
 }
