@@ -143,7 +143,9 @@ def test_a_timeout_of_zero_asks_once(runner: bide.Runner) -> None:
 
 
 @pytest.mark.parametrize(
-    ("on_error", "asked"), [(bide.Tolerate(5), 5), (bide.Tolerate(2, seconds=0.001), 2), ("raise", 1)], ids=["five", "two", "raise"]
+    ("on_error", "asked"),
+    [(bide.Tolerate(5), 5), (bide.Tolerate(2, seconds=0.001), 2), ("raise", 1)],
+    ids=["five", "two", "raise"],
 )
 def test_a_condition_that_raises_ends_its_wait_with_the_last_exception(
     runner: bide.Runner, on_error: Any, asked: int

@@ -135,9 +135,7 @@ def test_a_function_that_raises_fails_the_attempt_and_is_named(runner: bide.Runn
 
 
 @pytest.mark.parametrize("raised", [bide.WaitTimeout, bide.SerializationError, bide.Skip, KeyboardInterrupt])
-def test_a_function_is_asked_about_errors_but_no_skip_or_exit(
-    runner: bide.Runner, raised: type[BaseException]
-) -> None:
+def test_a_function_is_asked_about_errors_but_no_skip_or_exit(runner: bide.Runner, raised: type[BaseException]) -> None:
     asked: list[type[Exception]] = []
 
     def on(error: Exception) -> bool:

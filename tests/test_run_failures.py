@@ -44,9 +44,7 @@ def test_dependents_of_a_failure_are_skipped_and_other_branches_finish(runner: b
 
 
 @pytest.mark.parametrize("between", [(), ("step",)])
-@pytest.mark.parametrize(
-    ("end", "expected"), [("returns", "Completed"), ("skips", "Completed"), ("fails", "Skipped")]
-)
+@pytest.mark.parametrize(("end", "expected"), [("returns", "Completed"), ("skips", "Completed"), ("fails", "Skipped")])
 def test_none_failed_runs_after_skips_and_not_after_failures(
     runner: bide.Runner, end: str, expected: str, between: tuple[str, ...]
 ) -> None:

@@ -22,6 +22,11 @@ def load(path: str) -> str:
 WORKFLOW = bide.Workflow("load", [load])
 
 
+def copy_of(result: bide.RunResult) -> bide.RunResult:
+    copied: bide.RunResult = pickle.loads(pickle.dumps(result))  # noqa: S301 - its own
+    return copied
+
+
 def ids(results: list[bide.RunResult]) -> list[str]:
     return [result.id for result in results]
 
@@ -40,7 +45,7 @@ def test_tags_are_kept_and_found(runner: bide.Runner) -> None:
     assert ids(runner.runs(tags={"customer": "7", "kind": "big"})) == [seven.id]
     assert ids(runner.runs(tags={"customer": "7"}, limit=1)) == [results[1].id]
     assert runner.runs(tags={"customer": "9"}) == []
-    assert runner.get(seven.id).tags == pickle.loads(pickle.dumps(seven)).tags == seven.tags
+    assert runner.get(seven.id).tags == copy_of(seven).tags == seven.tags
 
 
 def test_tags_survive_the_process(file: Path) -> None:
@@ -112,7 +117,7 @@ def test_a_result_has_the_inputs_as_the_tasks_read_them(file: Path) -> None:
     with bide.Runner(file) as runner:
         result = runner.run(workflow, inputs)
         assert result.inputs == inputs
-        assert pickle.loads(pickle.dumps(result)).inputs == inputs
+        assert copy_of(result).inputs == inputs
     with bide.Runner(file, workflows=[workflow]) as runner:
         assert runner.get(result.id).inputs == inputs
     with bide.Runner(file) as runner:  # the workflow is not known here: plain JSON

@@ -118,10 +118,10 @@ class Context(Mapping[str, Any]):
         self.set(key, value)
 
     @overload
-    def update(self, key: str, value: Any) -> None: ...  # noqa: ANN401 - a JSON value
+    def update(self, key: str, value: Any, /) -> None: ...  # noqa: ANN401 - a JSON value
     @overload
     def update(self, values: Mapping[str, Any] | Iterable[tuple[str, Any]] = ..., /, **more: Any) -> None: ...  # noqa: ANN401 - as above
-    def update(self, *values: Any, **more: Any) -> None:
+    def update(self, /, *values: Any, **more: Any) -> None:
         """Set several keys, like `dict.update`: of a mapping, of pairs, or given by name.
 
         With a key and a value, set an existing key; raise `KeyError` if it does not exist.
