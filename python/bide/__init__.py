@@ -6,6 +6,7 @@ import typing as _typing
 from bide._core import Channel, TaskHandle, __version__
 
 # isort: split
+from bide._async_handle import AsyncTaskHandle
 from bide._bind import From, Gate
 from bide._codec import Pickle, codec
 from bide._context import Context
@@ -53,6 +54,7 @@ __all__ = [
     "After",
     "AllOf",
     "AnyOf",
+    "AsyncTaskHandle",
     "At",
     "BideError",
     "Callback",

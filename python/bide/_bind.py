@@ -13,10 +13,12 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args, get
 
 import msgspec
 
+from bide._async_handle import AsyncTaskHandle
+from bide._callables import is_async
 from bide._codec import Codec, is_pickle
 from bide._context import Context
 from bide._core import TaskHandle
-from bide._errors import DefinitionError, not_yet
+from bide._errors import DefinitionError
 from bide._map import Each, Input, Mapped, task_name
 from bide._signature import MISSING, Names, Param, read
 from bide._task import RESERVED
@@ -105,6 +107,8 @@ class Binding(NamedTuple):
     wants_handle: bool
     wants_context: bool
     returns: Codec
+    is_async: bool
+    """The callable is a coroutine function."""
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -118,8 +122,9 @@ def bind(fn: Callable[..., Any], owner: str, task_names: Collection[str], *, con
     params, returns = read(fn, where)
     if condition:
         returns = MISSING
+    by_async = is_async(fn)
     if not params and type(returns) is type:
-        return Binding((), (), (), (), False, False, Codec(returns, where))  # noqa: FBT003 - NamedTuple, in order
+        return Binding((), (), (), (), False, False, Codec(returns, where), by_async)  # noqa: FBT003 - NamedTuple, in order
     names = Names(fn)
     codec = Codec(names.resolve(returns, where, "the return value"), where)
     positional: list[Source] = []
@@ -130,6 +135,8 @@ def bind(fn: Callable[..., Any], owner: str, task_names: Collection[str], *, con
         if condition and source.kind == "handle":
             msg = f"{where}: its condition asks for a handle ({param.name!r}), and a gate has none"
             raise DefinitionError(msg)
+        if source.kind == "handle":
+            _check_handle(annotation, where, param.name, by_async=by_async)
         if param.by_keyword:
             keyword.append((param.name, source))
         else:
@@ -143,6 +150,7 @@ def bind(fn: Callable[..., Any], owner: str, task_names: Collection[str], *, con
         wants_handle=any(source.kind == "handle" for source in sources),
         wants_context=any(source.kind == "context" for source in sources),
         returns=codec,
+        is_async=by_async,
     )
 
 
@@ -330,11 +338,8 @@ def _special(name: str, annotation: object, where: str) -> Literal["context", "h
         if isinstance(cls, type):
             if issubclass(cls, Context):
                 return "context"
-            if cls is TaskHandle:
+            if cls is TaskHandle or cls is AsyncTaskHandle:
                 return "handle"
-            if _is_async_handle(cls):
-                feature = f"{where}: AsyncTaskHandle, for parameter {name!r},"
-                raise not_yet(feature)
     return None
 
 
@@ -349,9 +354,18 @@ def _alternatives(annotation: object) -> tuple[object, ...]:
     return (annotation,)
 
 
-def _is_async_handle(cls: type) -> bool:
-    """Whether this is what a later version has for `async def` bodies; by its name, since it is not there yet."""
-    return cls.__name__ == "AsyncTaskHandle" and (cls.__module__ or "").split(".")[0] == "bide"
+def _check_handle(annotation: object, where: str, name: str, *, by_async: bool) -> None:
+    """Refuse the handle of the other kind of body."""
+    for cls in _alternatives(annotation):
+        if cls is TaskHandle and by_async:
+            msg = f"{where} is an `async def`, whose handle is a bide.AsyncTaskHandle: annotate parameter {name!r} so"
+            raise DefinitionError(msg)
+        if cls is AsyncTaskHandle and not by_async:
+            msg = (
+                f"{where} is a plain `def`, whose handle is a bide.TaskHandle: annotate parameter {name!r} so, or make the "
+                "task an `async def`"
+            )
+            raise DefinitionError(msg)
 
 
 def _outright(annotation: object, where: str, name: str) -> From | Input | Each | None:

@@ -9,6 +9,7 @@ from bide._core import Channel
 from bide._duration import optional_seconds
 from bide._errors import BideError, DefinitionError, not_picklable
 from bide._events import DEFAULT, Event, Follower
+from bide._here import in_coroutine
 from bide._result import RunResult
 from bide._status import RunStatus
 from bide._waits import Duration
@@ -155,7 +156,7 @@ class RunHandle:
 
 def refuse_in_body(what: str) -> None:
     """Refuse to wait for a run on the thread of a body or condition: if all of them waited, no run could continue."""
-    if _core.in_body():
+    if _core.in_body() or in_coroutine():
         msg = (
             f"{what} waits for a run, which a task's body or condition must not do: if every slot is held by a body "
             "that waits, no run can continue. A body that takes a handle runs it as a child of its own run, without "

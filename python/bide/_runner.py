@@ -3,7 +3,7 @@
 import contextvars
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias, TypeVar, overload
@@ -15,6 +15,7 @@ from bide._duration import count, moment, optional_seconds
 from bide._errors import BideError, DefinitionError, not_picklable
 from bide._events import DEFAULT, Event, Follower
 from bide._inputs import paired
+from bide._loop_choice import LoopChoice
 from bide._result import RunResult
 from bide._run_handle import RunHandle, refuse_in_body
 from bide._status import RunStatus
@@ -23,6 +24,8 @@ from bide._waits import Duration
 from bide._workflow import Workflow
 
 if TYPE_CHECKING:
+    import asyncio
+
     from bide._signals import Request, Signal
 
 T = TypeVar("T")
@@ -33,6 +36,9 @@ Run: TypeAlias = str | RunHandle | RunResult
 
 MAX_SLOTS = 65_536
 """How many slots a runner may have."""
+
+ASYNC_SLOTS = 1_000
+"""How many coroutines execute at once by default."""
 
 GRACE = 5.0
 """Seconds that `close()` waits for bodies to end."""
@@ -65,6 +71,8 @@ class Runner:
         durability: Literal["normal", "full"] = "normal",
         max_parked: int | None = None,
         retention: Duration | None = RETENTION,
+        async_slots: int = ASYNC_SLOTS,
+        loop_factory: "Callable[[], asyncio.AbstractEventLoop] | None" = None,
     ) -> None:
         """Open the store; a `StoreError` says why it cannot be used."""
         if not isinstance(store, (str, os.PathLike)) or isinstance(os.fspath(store), bytes):
@@ -96,7 +104,9 @@ class Runner:
             durability,
             None if max_parked is None else count(max_parked, "max_parked"),
             kept,
+            count(async_slots, "async_slots", MAX_SLOTS),
         )
+        self._loop = LoopChoice(self._core, loop_factory)
         try:
             for workflow in workflows:
                 self.register(workflow)
@@ -377,7 +387,9 @@ class Runner:
 
     def close(self, grace: Duration = GRACE) -> None:
         """Suspend waiting bodies, give others `grace` seconds to end, and close the store. Calling it twice is fine."""
-        self._core.close(optional_seconds(grace, "grace", zero=True) or 0.0)
+        seconds = optional_seconds(grace, "grace", zero=True) or 0.0
+        self._core.close(seconds, self._loop.cancel_all)
+        self._loop.stop()
 
     def __enter__(self) -> Self:
         """Return the runner itself."""
@@ -389,7 +401,8 @@ class Runner:
             self.close()
 
     async def __aenter__(self) -> Self:
-        """Return the runner itself."""
+        """Execute `async def` bodies on the running loop from here on, and return the runner itself."""
+        self._loop.enter()
         return self
 
     async def __aexit__(
@@ -418,9 +431,13 @@ class Runner:
             raise DefinitionError(msg)
         known = self._workflows.get(workflow.name)
         if known is not None and known[0] is workflow:
+            if known[1].is_async:
+                self._loop.check()
             return known[1]
         compiled = workflow._compiled().core
         self._workflows[workflow.name] = (workflow, compiled)
+        if compiled.is_async:
+            self._loop.prepare()
         return compiled
 
     def _submit_one(

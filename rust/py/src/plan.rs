@@ -52,6 +52,12 @@ impl<'py> Plan<'py> {
         Ok(Self { parts, finish })
     }
 
+    /// A `bide._combine.Plan` that was made already.
+    pub(crate) fn read(plan: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let (parts, finish) = plan.extract()?;
+        Ok(Self { parts, finish })
+    }
+
     /// How many parts there are.
     pub(crate) fn len(&self) -> usize {
         self.parts.len()
