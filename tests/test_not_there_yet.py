@@ -7,7 +7,6 @@ import pytest
 import bide
 from refusals import load
 
-
 NOT_YET: dict[str, Callable[[bide.Runner], object]] = {
     "Runner.cancel": lambda r: getattr(r, "cancel")("k"),  # noqa: B009 - unknown to type checkers
     "Runner.pause": lambda r: getattr(r, "pause")("k"),  # noqa: B009 - as above

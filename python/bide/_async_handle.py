@@ -1,52 +1,50 @@
 """`AsyncTaskHandle`: what an `async def` body uses to talk to the executor.
 
-Each member begins a call in the extension (`_core.Call`), which says what it needs: to be awaited, a condition to be
-asked, a step to be executed. What that means for the run is decided below, as for plain functions.
+How its calls are carried out is in `_async_calls.py`.
 """
 
 import functools
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextvars import copy_context
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeAlias, TypeVar, overload
 
 from bide import _core
-from bide._callables import is_async
-from bide._errors import DefinitionError, Unrecorded, not_picklable
-from bide._here import BODY, CONDITION, STEP, here
-from bide._waits import DEFAULT_ON_ERROR, After, At, Duration, OnError, WaitBase, after, at, check_name, from_poll
+from bide._async_calls import AsyncCalls
+from bide._errors import DefinitionError, not_picklable
+from bide._here import STEP
+from bide._waits import DEFAULT_ON_ERROR, Duration, OnError, WaitBase, after, at, check_name, from_poll
 
 if TYPE_CHECKING:
-    import asyncio
-
     from bide._callbacks import Callback
     from bide._children import ChildRun
-    from bide._combine import Plan
+    from bide._combine import Fired, First
     from bide._core import Channel
     from bide._loop import BodyLoop
     from bide._result import RunResult
     from bide._retry import Retry
     from bide._workflow import Workflow
 
-T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
 S = TypeVar("S")
+T = TypeVar("T")
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+_C = TypeVar("_C")
+_D = TypeVar("_D")
 
-_PENDING, _DONE, _EXECUTE, _CREATE = -1, -2, -3, -4
-"""What `_core.Call.advance` asks for; any other number is that of a condition to ask."""
+_Limit: TypeAlias = Duration | None
+_W: TypeAlias = WaitBase
 
 
-class AsyncTaskHandle:
+class AsyncTaskHandle(AsyncCalls):
     """A coroutine's access to the executor: a parameter annotated `bide.AsyncTaskHandle`, or named `handle`.
 
     It has the members of `bide.TaskHandle`; what can block is awaited. A condition and a step may be `async def`; a plain
     function is called on a worker thread, with the body's contextvars, so that it does not block the event loop.
     """
 
-    __slots__ = ("__weakref__", "_core", "_loop", "_refusals")
-
-    _core: "_core.Coroutine"
-    _loop: "BodyLoop"
-    _refusals: list[tuple[str, int, str]]
+    __slots__ = ()
 
     def __init__(self) -> None:
         """Refuse: the executor makes handles."""
@@ -61,6 +59,32 @@ class AsyncTaskHandle:
 
     # --- waits -----------------------------------------------------------------------------------------------------
 
+    @overload
+    async def defer_until(
+        self,
+        condition: Callable[[], Awaitable[T | None]],
+        poll_interval_ms: float = 1000,
+        *,
+        timeout: _Limit = None,
+        backoff: float = 1.0,
+        max_interval_ms: float | None = None,
+        jitter: float = 0.0,
+        on_error: OnError = ...,
+        name: str | None = None,
+    ) -> T: ...
+    @overload
+    async def defer_until(
+        self,
+        condition: Callable[[], T | None],
+        poll_interval_ms: float = 1000,
+        *,
+        timeout: _Limit = None,
+        backoff: float = 1.0,
+        max_interval_ms: float | None = None,
+        jitter: float = 0.0,
+        on_error: OnError = ...,
+        name: str | None = None,
+    ) -> T: ...
     async def defer_until(
         self,
         condition: Callable[[], Any],
@@ -72,7 +96,7 @@ class AsyncTaskHandle:
         jitter: float = 0.0,
         on_error: OnError = DEFAULT_ON_ERROR,
         name: str | None = None,
-    ) -> Any:  # noqa: ANN401 - typed in the stub below
+    ) -> Any:
         """Wait until `condition()` is truthy, without holding a slot, and return its value.
 
         The condition is a plain function or an `async def`. See `TaskHandle.defer_until`.
@@ -94,31 +118,73 @@ class AsyncTaskHandle:
         value: T = await self._wait(wait, timeout, "handle.wait")
         return value
 
-    async def wait_for(self, name: str, type: Any = Any, timeout: Duration | None = None) -> Any:  # noqa: A002, ANN401, ASYNC109
+    @overload
+    async def wait_for(self, name: str, *, timeout: _Limit = None) -> Any: ...
+    @overload
+    async def wait_for(self, name: str, type: type[T], timeout: _Limit = None) -> T: ...
+    async def wait_for(self, name: str, type: Any = Any, timeout: Duration | None = None) -> Any:  # noqa: A002, ASYNC109
         """Wait for a signal of this name, and return its value. See `TaskHandle.wait_for`."""
         from bide._signals import signal  # noqa: PLC0415 - as in __init__.py
 
         return await self._wait(signal(name, type), timeout, "handle.wait_for")
 
+    @overload
+    async def wait_any(
+        self, a: _W[_A], /, *, timeout: _Limit = None, name: str | None = None
+    ) -> "tuple[Fired[_A] | None]": ...
+    @overload
+    async def wait_any(
+        self, a: _W[_A], b: _W[_B], /, *, timeout: _Limit = None, name: str | None = None
+    ) -> "tuple[Fired[_A] | None, Fired[_B] | None]": ...
+    @overload
+    async def wait_any(
+        self, a: _W[_A], b: _W[_B], c: _W[_C], /, *, timeout: _Limit = None, name: str | None = None
+    ) -> "tuple[Fired[_A] | None, Fired[_B] | None, Fired[_C] | None]": ...
+    @overload
+    async def wait_any(
+        self, a: _W[_A], b: _W[_B], c: _W[_C], d: _W[_D], /, *, timeout: _Limit = None, name: str | None = None
+    ) -> "tuple[Fired[_A] | None, Fired[_B] | None, Fired[_C] | None, Fired[_D] | None]": ...
+    @overload
+    async def wait_any(self, *, timeout: _Limit = None, name: str | None = None, **named: _W[Any]) -> "First": ...
+    @overload
+    async def wait_any(self, *waits: _W[Any], timeout: _Limit = None, name: str | None = None) -> "tuple[Fired[Any] | None, ...]": ...
     async def wait_any(
         self,
         *waits: WaitBase[Any],
         timeout: Duration | None = None,  # noqa: ASYNC109 - as above
         name: str | None = None,
         **named: WaitBase[Any],
-    ) -> Any:  # noqa: ANN401 - as in TaskHandle.wait_any
+    ) -> Any:
         """Wait for the first of several waits. See `TaskHandle.wait_any`."""
         from bide._combine import any_of  # noqa: PLC0415 - as in __init__.py
 
         return await self._wait(any_of(*waits, name=name, **named), timeout, "handle.wait_any")
 
+    @overload
+    async def wait_all(self, a: _W[_A], /, *, timeout: _Limit = None, name: str | None = None) -> tuple[_A]: ...
+    @overload
+    async def wait_all(
+        self, a: _W[_A], b: _W[_B], /, *, timeout: _Limit = None, name: str | None = None
+    ) -> tuple[_A, _B]: ...
+    @overload
+    async def wait_all(
+        self, a: _W[_A], b: _W[_B], c: _W[_C], /, *, timeout: _Limit = None, name: str | None = None
+    ) -> tuple[_A, _B, _C]: ...
+    @overload
+    async def wait_all(
+        self, a: _W[_A], b: _W[_B], c: _W[_C], d: _W[_D], /, *, timeout: _Limit = None, name: str | None = None
+    ) -> tuple[_A, _B, _C, _D]: ...
+    @overload
+    async def wait_all(self, *, timeout: _Limit = None, name: str | None = None, **named: _W[Any]) -> dict[str, Any]: ...
+    @overload
+    async def wait_all(self, *waits: _W[Any], timeout: _Limit = None, name: str | None = None) -> tuple[Any, ...]: ...
     async def wait_all(
         self,
         *waits: WaitBase[Any],
         timeout: Duration | None = None,  # noqa: ASYNC109 - as above
         name: str | None = None,
         **named: WaitBase[Any],
-    ) -> Any:  # noqa: ANN401 - as in TaskHandle.wait_all
+    ) -> Any:
         """Wait for all of several waits. See `TaskHandle.wait_all`."""
         from bide._combine import all_of  # noqa: PLC0415 - as in __init__.py
 
@@ -168,17 +234,117 @@ class AsyncTaskHandle:
 
     # --- steps and records -----------------------------------------------------------------------------------------
 
+    @overload
+    async def step(
+        self,
+        fn: Callable[..., Awaitable[R]],
+        /,
+        *args: Any,
+        name: str,
+        key: str | None = None,
+        retry: "Retry | None" = None,
+        once: bool = False,
+        **kwargs: Any,
+    ) -> R: ...
+    @overload
+    async def step(
+        self,
+        fn: Callable[..., Awaitable[R]],
+        /,
+        *args: Any,
+        name: str | None = None,
+        key: str,
+        retry: "Retry | None" = None,
+        once: bool = False,
+        **kwargs: Any,
+    ) -> R: ...
+    @overload
+    async def step(
+        self,
+        fn: Callable[..., Awaitable[R]],
+        /,
+        *args: Any,
+        name: str | None = None,
+        key: str | None = None,
+        retry: "Retry",
+        once: bool = False,
+        **kwargs: Any,
+    ) -> R: ...
+    @overload
+    async def step(
+        self,
+        fn: Callable[..., Awaitable[R]],
+        /,
+        *args: Any,
+        name: str | None = None,
+        key: str | None = None,
+        retry: "Retry | None" = None,
+        once: bool,
+        **kwargs: Any,
+    ) -> R: ...
+    @overload
+    async def step(
+        self,
+        fn: Callable[..., R],
+        /,
+        *args: Any,
+        name: str,
+        key: str | None = None,
+        retry: "Retry | None" = None,
+        once: bool = False,
+        **kwargs: Any,
+    ) -> R: ...
+    @overload
+    async def step(
+        self,
+        fn: Callable[..., R],
+        /,
+        *args: Any,
+        name: str | None = None,
+        key: str,
+        retry: "Retry | None" = None,
+        once: bool = False,
+        **kwargs: Any,
+    ) -> R: ...
+    @overload
+    async def step(
+        self,
+        fn: Callable[..., R],
+        /,
+        *args: Any,
+        name: str | None = None,
+        key: str | None = None,
+        retry: "Retry",
+        once: bool = False,
+        **kwargs: Any,
+    ) -> R: ...
+    @overload
+    async def step(
+        self,
+        fn: Callable[..., R],
+        /,
+        *args: Any,
+        name: str | None = None,
+        key: str | None = None,
+        retry: "Retry | None" = None,
+        once: bool,
+        **kwargs: Any,
+    ) -> R: ...
+    @overload
+    async def step(self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    async def step(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     async def step(
         self,
         fn: Callable[..., Any],
         /,
-        *args: Any,  # noqa: ANN401 - those of fn
+        *args: Any,
         name: str | None = None,
         key: str | None = None,
         retry: "Retry | None" = None,
         once: bool | None = None,
-        **kwargs: Any,  # noqa: ANN401 - those of fn
-    ) -> Any:  # noqa: ANN401 - what fn returns
+        **kwargs: Any,
+    ) -> Any:
         """Call `fn(*args, **kwargs)` once and record what it returns or raises. See `TaskHandle.step`.
 
         `fn` is an `async def`, or a plain function, which is called on a worker thread. Steps with different keys may run
@@ -194,9 +360,9 @@ class AsyncTaskHandle:
             older = digest_of_arguments(args, kwargs)
         call = _core.Call.step(self._core, described, retry, older, self._within())
         left = await self._carry_out(call, functools.partial(fn, *args, **kwargs))
-        result = call.step_result()
         if left is None:
-            return result
+            return call.step_result()
+        call.recorded(False)  # noqa: FBT003 - of the extension; raises if the body is over
         if isinstance(left.outcome, BaseException):
             raise left.outcome
         return left.outcome
@@ -205,7 +371,11 @@ class AsyncTaskHandle:
         """Record `state` and forget the steps and waits that the body has recorded until now, in one commit."""
         await self._record(_core.Call.checkpoint(self._core, state, self._within()))
 
-    def last_checkpoint(self, type: type[S], default: Any = None) -> Any:  # noqa: A002, ANN401 - as in TaskHandle
+    @overload
+    def last_checkpoint(self, type: type[S], default: None = None) -> S | None: ...
+    @overload
+    def last_checkpoint(self, type: type[S], default: T) -> S | T: ...
+    def last_checkpoint(self, type: type[S], default: Any = None) -> Any:  # noqa: A002 - as in TaskHandle
         """Return the state of the last checkpoint as a value of `type`, or `default` if there was none."""
         return self._core.last_checkpoint(type, default)
 
@@ -216,7 +386,11 @@ class AsyncTaskHandle:
         time: datetime = call.recorded(True)  # noqa: FBT003 - of the extension
         return time
 
-    async def callback(self, name: str, type: Any = Any) -> "Callback[Any]":  # noqa: A002, ANN401 - as in TaskHandle
+    @overload
+    async def callback(self, name: str) -> "Callback[Any]": ...
+    @overload
+    async def callback(self, name: str, type: type[T]) -> "Callback[T]": ...
+    async def callback(self, name: str, type: Any = Any) -> "Callback[Any]":  # noqa: A002 - as in TaskHandle
         """Make a callback, which anybody with its `token` can answer. See `TaskHandle.callback`."""
         from bide._callbacks import new  # noqa: PLC0415 - as in __init__.py
 
@@ -287,121 +461,3 @@ class AsyncTaskHandle:
     def __repr__(self) -> str:
         """Show the task."""
         return f"<AsyncTaskHandle of task {self.task_name!r}, attempt {self.attempt}>"
-
-    # --- how calls are carried out ---------------------------------------------------------------------------------
-
-    def _within(self) -> int:
-        place = here.get()
-        return place[1] if place is not None and place[0] is self else BODY
-
-    async def _wait_time(self, wait: After | At, name: str) -> None:
-        from bide._combine import plan  # noqa: PLC0415 - as in __init__.py
-
-        made = plan(wait, None, "handle.sleep")
-        await self._wait_planned(made._replace(parts=[made.parts[0]._replace(name=name)]))
-
-    async def _wait(self, wait: object, timeout: Duration | None, what: str) -> Any:  # noqa: ANN401, ASYNC109
-        from bide._combine import plan  # noqa: PLC0415 - as in __init__.py
-
-        return await self._wait_planned(plan(wait, timeout, what))
-
-    async def _wait_planned(self, plan: "Plan") -> Any:  # noqa: ANN401 - what the wait gives
-        call = _core.Call.wait(self._core, plan, self._within())
-        await self._carry_out(call, None)
-        if any(part.kind == "child" for part in plan.parts):
-            outcomes = await self._loop.in_thread(call.outcomes)  # may read the store
-        else:
-            outcomes = call.outcomes()
-        self._refusals = []
-        try:
-            return plan.finish(outcomes, self)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-        finally:
-            for name, number, reason in self._refusals:
-                await self._send_reply(name, number, None, reason)
-
-    async def _start(self, described: tuple[Any, ...], workflow: "Workflow") -> "list[ChildRun]":
-        from bide._children import ChildRun  # noqa: PLC0415 - as in __init__.py
-
-        begin = functools.partial(_core.Call.start, self._core, described, self._within())
-        call = await self._loop.in_thread(begin)  # registers the workflow
-        await self._carry_out(call, None)
-        return [ChildRun(run, workflow.name, name) for run, name in call.started()]
-
-    async def _record(self, call: "_core.Call") -> Any:  # noqa: ANN401 - text or None
-        await self._carry_out(call, None)
-        return call.recorded(False)  # noqa: FBT003 - of the extension
-
-    def _reply(self, name: str, number: int, _answer: bytes | None, reason: str) -> None:
-        """Refuse a request that cannot be read, once its wait is over."""
-        self._refusals.append((name, number, reason))
-
-    async def _send_reply(self, name: str, number: int, answer: bytes | None, reason: str) -> None:
-        await self._record(_core.Call.reply(self._core, name, number, answer, reason, self._within()))
-
-    async def _carry_out(self, call: "_core.Call", step: Callable[[], Any] | None) -> Unrecorded | None:
-        """Carry a call out to its end. Returns how a step has left without a record, if it has."""
-        left = None
-        try:
-            while (todo := call.advance()) != _DONE:
-                if todo == _PENDING:
-                    future = self._loop.future()
-                    call.park(future)
-                    try:
-                        await future
-                    except BaseException:
-                        await self._end_commit(call)
-                        raise
-                elif todo == _EXECUTE:
-                    left = await self._execute(call, step)
-                elif todo == _CREATE:
-                    await self._loop.in_thread(call.create)
-                else:
-                    await self._ask(call, todo)
-        except BaseException:
-            call.abandon()
-            raise
-        return left
-
-    async def _end_commit(self, call: "_core.Call") -> None:
-        """Wait for the commit that is under way: what it records is known then. A cancellation is raised after it."""
-        from asyncio import CancelledError  # noqa: PLC0415 - it is imported by now
-
-        while call.committing and call.advance() == _PENDING and call.committing:
-            future = self._loop.future()
-            call.park(future)
-            try:
-                await future
-            except CancelledError:
-                continue
-
-    async def _ask(self, call: "_core.Call", part: int) -> None:
-        try:
-            value = await self._run(call.condition(part), CONDITION)
-        except Exception as error:  # noqa: BLE001 - whatever the condition raises
-            call.ask_raised(part, error)
-        else:
-            call.asked(part, value)
-
-    async def _execute(self, call: "_core.Call", step: Callable[[], Any] | None) -> Unrecorded | None:
-        try:
-            value = await self._run(step, STEP)
-        except Unrecorded as left:
-            call.step_unrecorded()
-            return left
-        except Exception as error:  # noqa: BLE001 - whatever the step raises
-            call.step_raised(error)
-        else:
-            call.step_returned(value)
-        return None
-
-    async def _run(self, function: Any, within: int) -> Any:  # noqa: ANN401 - code of the user's
-        """Run a condition or a step: an `async def` here, a plain function on a worker thread."""
-        token = here.set((self, within))
-        try:
-            if is_async(function):
-                return await function()
-            value = await self._loop.in_thread(functools.partial(copy_context().run, function))
-            # A plain function may return a coroutine, as a lambda does that calls an `async def`.
-            return await value if isinstance(value, Awaitable) else value
-        finally:
-            here.reset(token)

@@ -1,7 +1,6 @@
 """`bide.current()`: the handle of the body that executes here."""
 
 from contextvars import ContextVar
-
 from typing import Any, overload
 
 from bide._async_handle import AsyncTaskHandle

@@ -214,6 +214,7 @@ class _Threads:
     def _serve(self) -> None:
         while (work := self._work.get()) is not None:
             future, function = work
+            done: tuple[asyncio.Future[Any], Any, BaseException | None]
             try:
                 done = (future, function(), None)
             except BaseException as error:  # noqa: BLE001 - it is raised where the function is awaited

@@ -24,7 +24,7 @@ class LoopChoice:
     ) -> None:
         """Keep what starts an own loop."""
         if factory is not None and not callable(factory):
-            msg = f"loop_factory is called without arguments and returns an event loop, such as uvloop.new_event_loop; "
+            msg = "loop_factory is called without arguments and returns an event loop, such as uvloop.new_event_loop; "
             msg += f"it cannot be {factory!r}"
             raise DefinitionError(msg)
         self._core = core

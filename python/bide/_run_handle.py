@@ -1,5 +1,6 @@
 """`RunHandle`: a submitted run to wait for. How it is submitted is in `_runner.py`."""
 
+import sys
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
@@ -76,6 +77,7 @@ class RunHandle:
         `timeout` limits this wait only (`TimeoutError`): the run continues.
         """
         refuse_in_body("RunHandle.result()")
+        refuse_on_loop("RunHandle.result()", "`await handle`, or `await handle.result_async(timeout)`")
         limit = optional_seconds(timeout, "timeout", zero=True)
         if not self._core.wait(limit):
             msg = f"run {self.id} has not ended within {limit} s; it continues"
@@ -152,6 +154,14 @@ class RunHandle:
             result._cause = originals.get(first.task or "") if first is not None else None
             result.raise_for_status()
         return result
+
+
+def refuse_on_loop(what: str, instead: str) -> None:
+    """Refuse to block a thread whose event loop is running: what the caller waits for may need that loop."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        msg = f"{what} blocks its thread, and this one has a running event loop: use {instead}"
+        raise DefinitionError(msg)
 
 
 def refuse_in_body(what: str) -> None:

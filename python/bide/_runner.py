@@ -17,7 +17,7 @@ from bide._events import DEFAULT, Event, Follower
 from bide._inputs import paired
 from bide._loop_choice import LoopChoice
 from bide._result import RunResult
-from bide._run_handle import RunHandle, refuse_in_body
+from bide._run_handle import RunHandle, refuse_in_body, refuse_on_loop
 from bide._status import RunStatus
 from bide._text import check_text, escape_surrogates, is_text
 from bide._waits import Duration
@@ -130,6 +130,7 @@ class Runner:
         wait only (`TimeoutError`): the run continues.
         """
         refuse_in_body("Runner.run()")
+        refuse_on_loop("Runner.run()", "`await runner.run_async(workflow, inputs)`")
         limit = optional_seconds(timeout, "timeout", zero=True)
         return self._submit_one(workflow, inputs, key, linger=limit is None).result(limit)
 

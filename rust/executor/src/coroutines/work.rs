@@ -63,6 +63,9 @@ impl<H: Host> CoroutineBody<H> {
         let (own, slot, limit) = self.take();
         let Some(Own { counted, turn, mark }) = own else { return };
         let engine = self.engine();
+        // What a body comes to that was cancelled because its time is used up.
+        let reached = limit.as_ref().filter(|limit| limit.is_reached()).map(|limit| limit.outcome());
+        let outcome = reached.unwrap_or(outcome);
         if let Some(next) = limit.and_then(|limit| limit.end()) {
             engine.dispatch_ready(&mut vec![next]);
         }

@@ -123,6 +123,20 @@ impl<H: Host> Limit<H> {
         self.state.lock().reached
     }
 
+    /// The outcome of an attempt whose limit was reached.
+    pub(crate) fn outcome(&self) -> Outcome {
+        let failure = Failure::new(FailureKind::TaskTimeout, "bide.TaskTimeout", &self.message());
+        let retried = H::retries_timeout(&self.run.workflow.bodies[self.task.ix as usize]);
+        let retry = retried.then(|| Retry { random: self.engine.random() });
+        Outcome::Failed { failure, retry }
+    }
+
+    fn message(&self) -> String {
+        let graph = &self.run.workflow.graph;
+        let (name, limit) = (graph.name_of(self.task), graph.spec(self.task.ix).timeout.unwrap_or_default());
+        format!("task '{name}' was not done after {} s of execution", limit.as_secs_f64())
+    }
+
     /// The body has returned. The attempt that waited for that, if there is one.
     pub(crate) fn end(&self) -> Option<Ready<H>> {
         let (reached, timer) = {
@@ -145,20 +159,14 @@ impl<H: Host> Alarm for Limit<H> {
             state.reached = true;
             self.run.rare.lock().get_or_insert_default().overdue.insert(self.task, None);
         }
-        let graph = &self.run.workflow.graph;
-        let (name, limit) = (graph.name_of(self.task), graph.spec(self.task.ix).timeout.unwrap_or_default());
-        let message = format!("task '{name}' was not done after {} s of execution", limit.as_secs_f64());
+        let outcome = self.outcome();
         match self.cancel.get() {
             Some(cancel) => cancel(),
             None => self.engine.log(
                 Level::Stuck { thread: self.thread },
-                &format!("{message}; its attempt has failed, and its slot stays taken until the body returns"),
+                &format!("{}; its attempt has failed, and its slot stays taken until the body returns", self.message()),
             ),
         }
-        let failure = Failure::new(FailureKind::TaskTimeout, "bide.TaskTimeout", &message);
-        let retried = H::retries_timeout(&self.run.workflow.bodies[self.task.ix as usize]);
-        let retry = retried.then(|| Retry { random: self.engine.random() });
-        let outcome = Outcome::Failed { failure, retry };
         let event = Event::Ended { task: self.task, attempt: self.attempt, outcome };
         self.engine.enqueue(Arc::clone(&self.run), event);
     }
