@@ -14,7 +14,9 @@ import pytest
 import bide
 
 
-def ran(store: str, *tasks: Callable[..., Any], inputs: dict[str, Any] | None = None, **settings: Any) -> bide.RunResult:
+def ran(
+    store: str, *tasks: Callable[..., Any], inputs: dict[str, Any] | None = None, **settings: Any
+) -> bide.RunResult:
     """Run a workflow of these tasks on the runner's own loop."""
     with bide.Runner(store, **settings) as runner:
         return runner.run(bide.Workflow("w", tasks), inputs, timeout=30)
@@ -55,7 +57,11 @@ def test_a_step_of_either_kind_is_executed_once(store: str) -> None:
     @bide.task
     async def work(handle: bide.AsyncTaskHandle) -> list[int]:
         assert not handle.in_step
-        return [await handle.step(fetch, 1), await handle.step(parse, 1), await handle.step(lambda: double(4), name="l")]
+        return [
+            await handle.step(fetch, 1),
+            await handle.step(parse, 1),
+            await handle.step(lambda: double(4), name="l"),
+        ]
 
     assert ran(store, work)["work"] == [2, 2, 8]
     assert calls == ["bide-loop", "bide-call"]
@@ -397,8 +403,7 @@ def test_a_plain_function_does_not_block_the_loop(store: str) -> None:
 
     @bide.task
     async def releases() -> None:
-        while not entered.is_set():
-            await asyncio.sleep(0.001)
+        await asyncio.to_thread(entered.wait, 30)
         released.set()
 
     ran(store, works, releases)

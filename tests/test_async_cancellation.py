@@ -70,7 +70,7 @@ async def a_task_group_that_fails(handle: Handle) -> str:
         await asyncio.sleep(0.01)
         raise LookupError
 
-    with pytest.raises(ExceptionGroup) as raised:
+    with pytest.raises(ExceptionGroup) as raised:  # noqa: PT012 - as a body is written
         async with asyncio.TaskGroup() as group:
             group.create_task(handle.defer_until(never, 5))
             group.create_task(fails())
@@ -117,7 +117,7 @@ async def a_body_that_catches_it_and_cleans_up(handle: Handle) -> str:
 
 
 async def nested_timeouts(handle: Handle) -> str:
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError):  # noqa: PT012 - as a body is written
         async with asyncio.timeout(0.03):
             try:
                 async with asyncio.timeout(60):

@@ -37,7 +37,7 @@ from bide._result import RunResult, TaskResult
 from bide._retry import Retry
 from bide._run_handle import RunHandle
 from bide._runner import Runner
-from bide._signals import Received, Request, Signal, request, signal
+from bide._signals import AsyncReceived, Received, Request, Signal, request, signal
 from bide._status import RunStatus, SubStatus, TaskStatus
 from bide._task import task
 from bide._waits import After, At, Tolerate, Until, after, at, until
@@ -54,6 +54,7 @@ __all__ = [
     "After",
     "AllOf",
     "AnyOf",
+    "AsyncReceived",
     "AsyncTaskHandle",
     "At",
     "BideError",

@@ -1,7 +1,7 @@
 """How the calls of an `AsyncTaskHandle` are carried out on the event loop.
 
-The extension (`_core.Call`) says what a call needs: to be awaited, a condition to be asked, a step to be executed. What that
-means for the run is decided below, as for plain functions.
+The extension (`_core.Call`) says what a call needs: to be awaited, a condition to be asked, a step to be executed. What
+that means for the run is decided below, as for plain functions.
 """
 
 import functools
@@ -18,6 +18,7 @@ from bide._waits import After, At, Duration
 if TYPE_CHECKING:
     from bide._children import ChildRun
     from bide._combine import Plan
+    from bide._core import Call
     from bide._loop import BodyLoop
     from bide._workflow import Workflow
 
@@ -72,7 +73,7 @@ class AsyncCalls:
         await self._carry_out(call, None)
         return [ChildRun(run, workflow.name, name) for run, name in call.started()]
 
-    async def _record(self, call: "_core.Call") -> Any:  # noqa: ANN401 - text or None
+    async def _record(self, call: "Call") -> Any:  # noqa: ANN401 - text or None
         await self._carry_out(call, None)
         return call.recorded(False)  # noqa: FBT003 - of the extension
 
@@ -83,7 +84,7 @@ class AsyncCalls:
     async def _send_reply(self, name: str, number: int, answer: bytes | None, reason: str) -> None:
         await self._record(_core.Call.reply(self._core, name, number, answer, reason, self._within()))
 
-    async def _carry_out(self, call: "_core.Call", step: Callable[[], Any] | None) -> Unrecorded | None:
+    async def _carry_out(self, call: "Call", step: Callable[[], Any] | None) -> Unrecorded | None:
         """Carry a call out to its end. Returns how a step has left without a record, if it has."""
         left = None
         try:
@@ -107,7 +108,7 @@ class AsyncCalls:
             raise
         return left
 
-    async def _end_commit(self, call: "_core.Call") -> None:
+    async def _end_commit(self, call: "Call") -> None:
         """Wait for the commit that is under way: what it records is known then. A cancellation is raised after it."""
         from asyncio import CancelledError  # noqa: PLC0415 - it is imported by now
 
@@ -119,7 +120,7 @@ class AsyncCalls:
             except CancelledError:
                 continue
 
-    async def _ask(self, call: "_core.Call", part: int) -> None:
+    async def _ask(self, call: "Call", part: int) -> None:
         try:
             value = await self._run(call.condition(part), CONDITION)
         except Exception as error:  # noqa: BLE001 - whatever the condition raises
@@ -127,7 +128,7 @@ class AsyncCalls:
         else:
             call.asked(part, value)
 
-    async def _execute(self, call: "_core.Call", step: Callable[[], Any] | None) -> Unrecorded | None:
+    async def _execute(self, call: "Call", step: Callable[[], Any] | None) -> Unrecorded | None:
         try:
             value = await self._run(step, STEP)
         except Unrecorded as left:

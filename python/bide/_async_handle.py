@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bide._loop import BodyLoop
     from bide._result import RunResult
     from bide._retry import Retry
+    from bide._signals import AsyncReceived, Request
     from bide._workflow import Workflow
 
 P = ParamSpec("P")
@@ -40,8 +41,8 @@ _W: TypeAlias = WaitBase
 class AsyncTaskHandle(AsyncCalls):
     """A coroutine's access to the executor: a parameter annotated `bide.AsyncTaskHandle`, or named `handle`.
 
-    It has the members of `bide.TaskHandle`; what can block is awaited. A condition and a step may be `async def`; a plain
-    function is called on a worker thread, with the body's contextvars, so that it does not block the event loop.
+    It has the members of `bide.TaskHandle`; what can block is awaited. A condition and a step may be `async def`; a
+    plain function is called on a worker thread, with the body's contextvars, so that it does not block the event loop.
     """
 
     __slots__ = ()
@@ -90,7 +91,7 @@ class AsyncTaskHandle(AsyncCalls):
         condition: Callable[[], Any],
         poll_interval_ms: float = 1000,
         *,
-        timeout: Duration | None = None,  # noqa: ASYNC109 - the settings of TaskHandle.defer_until
+        timeout: Duration | None = None,
         backoff: float = 1.0,
         max_interval_ms: float | None = None,
         jitter: float = 0.0,
@@ -113,16 +114,19 @@ class AsyncTaskHandle(AsyncCalls):
         )
         return await self._wait(until, None, "handle.defer_until")
 
-    async def wait(self, wait: WaitBase[T], /, timeout: Duration | None = None) -> T:  # noqa: ASYNC109
+    @overload
+    async def wait(self, wait: "Request[S, T]", /, timeout: _Limit = None) -> "AsyncReceived[S, T]": ...
+    @overload
+    async def wait(self, wait: WaitBase[T], /, timeout: _Limit = None) -> T: ...
+    async def wait(self, wait: WaitBase[Any], /, timeout: Duration | None = None) -> Any:
         """Wait without holding a slot, and return the value of the wait. See `TaskHandle.wait`."""
-        value: T = await self._wait(wait, timeout, "handle.wait")
-        return value
+        return await self._wait(wait, timeout, "handle.wait")
 
     @overload
     async def wait_for(self, name: str, *, timeout: _Limit = None) -> Any: ...
     @overload
     async def wait_for(self, name: str, type: type[T], timeout: _Limit = None) -> T: ...
-    async def wait_for(self, name: str, type: Any = Any, timeout: Duration | None = None) -> Any:  # noqa: A002, ASYNC109
+    async def wait_for(self, name: str, type: Any = Any, timeout: Duration | None = None) -> Any:
         """Wait for a signal of this name, and return its value. See `TaskHandle.wait_for`."""
         from bide._signals import signal  # noqa: PLC0415 - as in __init__.py
 
@@ -147,11 +151,13 @@ class AsyncTaskHandle(AsyncCalls):
     @overload
     async def wait_any(self, *, timeout: _Limit = None, name: str | None = None, **named: _W[Any]) -> "First": ...
     @overload
-    async def wait_any(self, *waits: _W[Any], timeout: _Limit = None, name: str | None = None) -> "tuple[Fired[Any] | None, ...]": ...
+    async def wait_any(
+        self, *waits: _W[Any], timeout: _Limit = None, name: str | None = None
+    ) -> "tuple[Fired[Any] | None, ...]": ...
     async def wait_any(
         self,
         *waits: WaitBase[Any],
-        timeout: Duration | None = None,  # noqa: ASYNC109 - as above
+        timeout: Duration | None = None,
         name: str | None = None,
         **named: WaitBase[Any],
     ) -> Any:
@@ -175,13 +181,15 @@ class AsyncTaskHandle(AsyncCalls):
         self, a: _W[_A], b: _W[_B], c: _W[_C], d: _W[_D], /, *, timeout: _Limit = None, name: str | None = None
     ) -> tuple[_A, _B, _C, _D]: ...
     @overload
-    async def wait_all(self, *, timeout: _Limit = None, name: str | None = None, **named: _W[Any]) -> dict[str, Any]: ...
+    async def wait_all(
+        self, *, timeout: _Limit = None, name: str | None = None, **named: _W[Any]
+    ) -> dict[str, Any]: ...
     @overload
     async def wait_all(self, *waits: _W[Any], timeout: _Limit = None, name: str | None = None) -> tuple[Any, ...]: ...
     async def wait_all(
         self,
         *waits: WaitBase[Any],
-        timeout: Duration | None = None,  # noqa: ASYNC109 - as above
+        timeout: Duration | None = None,
         name: str | None = None,
         **named: WaitBase[Any],
     ) -> Any:
@@ -225,7 +233,7 @@ class AsyncTaskHandle(AsyncCalls):
         inputs: Mapping[str, Any] | None = None,
         *,
         key: str | None = None,
-        timeout: Duration | None = None,  # noqa: ASYNC109 - as above
+        timeout: Duration | None = None,
     ) -> "RunResult":
         """Run a workflow as a child of this run, without holding a slot, and return its result."""
         child = await self.start(workflow, inputs, key=key)
@@ -334,7 +342,7 @@ class AsyncTaskHandle(AsyncCalls):
     async def step(self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
     async def step(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
-    async def step(
+    async def step(  # type: ignore[misc] # a parameter of fn with the name of an option is refused when it is called
         self,
         fn: Callable[..., Any],
         /,
@@ -347,8 +355,8 @@ class AsyncTaskHandle(AsyncCalls):
     ) -> Any:
         """Call `fn(*args, **kwargs)` once and record what it returns or raises. See `TaskHandle.step`.
 
-        `fn` is an `async def`, or a plain function, which is called on a worker thread. Steps with different keys may run
-        side by side, as in `asyncio.gather` or a `TaskGroup`.
+        `fn` is an `async def`, or a plain function, which is called on a worker thread. Steps with different keys may
+        run side by side, as in `asyncio.gather` or a `TaskGroup`.
         """
         from bide._steps import describe_async_step  # noqa: PLC0415 - it binds functions, whose handle this is
 
@@ -375,7 +383,7 @@ class AsyncTaskHandle(AsyncCalls):
     def last_checkpoint(self, type: type[S], default: None = None) -> S | None: ...
     @overload
     def last_checkpoint(self, type: type[S], default: T) -> S | T: ...
-    def last_checkpoint(self, type: type[S], default: Any = None) -> Any:  # noqa: A002 - as in TaskHandle
+    def last_checkpoint(self, type: type[S], default: Any = None) -> Any:
         """Return the state of the last checkpoint as a value of `type`, or `default` if there was none."""
         return self._core.last_checkpoint(type, default)
 
@@ -390,7 +398,7 @@ class AsyncTaskHandle(AsyncCalls):
     async def callback(self, name: str) -> "Callback[Any]": ...
     @overload
     async def callback(self, name: str, type: type[T]) -> "Callback[T]": ...
-    async def callback(self, name: str, type: Any = Any) -> "Callback[Any]":  # noqa: A002 - as in TaskHandle
+    async def callback(self, name: str, type: Any = Any) -> "Callback[Any]":
         """Make a callback, which anybody with its `token` can answer. See `TaskHandle.callback`."""
         from bide._callbacks import new  # noqa: PLC0415 - as in __init__.py
 

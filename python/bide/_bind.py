@@ -232,7 +232,7 @@ def nearest(name: str, available: Iterable[str]) -> str:
 
 def _source(parameter: Param, annotation: object, where: str, task_names: Collection[str]) -> Source:
     name, default = parameter.name, parameter.default
-    special = _special(name, annotation, where)
+    special = _special(name, annotation)
     if special is not None:
         return Source(special, name, None, default, name)
     if type(annotation) is not type and _takes_gate(annotation):
@@ -329,7 +329,7 @@ def _mapped_item(annotation: object) -> object | None:
     return get_args(annotation)[0] if get_origin(annotation) is Mapped else None
 
 
-def _special(name: str, annotation: object, where: str) -> Literal["context", "handle"] | None:
+def _special(name: str, annotation: object) -> Literal["context", "handle"] | None:
     if annotation is MISSING:
         if name not in RESERVED:
             return None
@@ -362,8 +362,8 @@ def _check_handle(annotation: object, where: str, name: str, *, by_async: bool) 
             raise DefinitionError(msg)
         if cls is AsyncTaskHandle and not by_async:
             msg = (
-                f"{where} is a plain `def`, whose handle is a bide.TaskHandle: annotate parameter {name!r} so, or make the "
-                "task an `async def`"
+                f"{where} is a plain `def`, whose handle is a bide.TaskHandle: annotate parameter {name!r} so, or make "
+                "the task an `async def`"
             )
             raise DefinitionError(msg)
 

@@ -503,15 +503,15 @@ class Runner:
         self,
         workflow: Workflow,
         runs: list[tuple[list[tuple[str, bytes]], str | None]],
-        contextvars: ContextVars,
+        contextvars: list[ContextVars],
         linger: bool,
         many: bool,
     ) -> list[RunHandle]:
         """Create runs, each from inputs and a key, in one commit; or attach to the runs that their keys name.
 
-        Each body runs in a new copy of `contextvars`. If a key belongs to a run with other inputs, none is created.
-        With `linger` this may return only when the first run has ended, or after 50 ms. With `many` an error names
-        the run.
+        Each body runs in a new copy of its run's `contextvars`, of which there may be one for all. If a key belongs to
+        a run with other inputs, none is created. With `linger` this may return only when the first run has ended, or
+        after 50 ms. With `many` an error names the run.
         """
 
     def find(self, text: str, workflow: str | None) -> list[tuple[str, str]]:
@@ -655,7 +655,7 @@ class Coroutine:
     def progress(self, done: float, total: float | None, message: str | None) -> None:
         """Say how far it has come."""
 
-    def last_checkpoint(self, type: type[Any], default: object) -> Any:
+    def last_checkpoint(self, type: type[Any], default: object) -> Any:  # noqa: A002 - as TaskHandle has it
         """Return the state of the last checkpoint, or `default`."""
 
     @property

@@ -1,8 +1,8 @@
 """`BodyLoop`: drives the coroutines of a runner on an event loop, the caller's or one of the runner's own.
 
 The extension decides which bodies execute and wakes the loop through a socket, once for many. Each body is an
-`asyncio.Task` in contextvars of its own: on Python 3.12 and later an eager one, which costs no turn of the loop unless the
-body waits.
+`asyncio.Task` in contextvars of its own: on Python 3.12 and later an eager one, which costs no turn of the loop unless
+the body waits.
 """
 
 import asyncio

@@ -4,24 +4,22 @@ The first that can be used is chosen, and stays. `asyncio` is imported only if a
 """
 
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from bide import _core
 from bide._errors import BideError, DefinitionError
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
+    from bide import _core
     from bide._loop import BodyLoop
 
 
 class LoopChoice:
     """The loop of a runner, once there is one."""
 
-    def __init__(
-        self, core: "_core.Runner", factory: "Callable[[], asyncio.AbstractEventLoop] | None"
-    ) -> None:
+    def __init__(self, core: "_core.Runner", factory: "Callable[[], asyncio.AbstractEventLoop] | None") -> None:
         """Keep what starts an own loop."""
         if factory is not None and not callable(factory):
             msg = "loop_factory is called without arguments and returns an event loop, such as uvloop.new_event_loop; "
@@ -40,8 +38,8 @@ class LoopChoice:
         loop = asyncio.get_running_loop()
         if self._caller is not None and self._caller is not loop:
             msg = (
-                "this runner is used by `async with` on another event loop already: a runner executes its bodies on one "
-                "loop, so make a runner for each"
+                "this runner is used by `async with` on another event loop already: a runner executes its bodies on "
+                "one loop, so make a runner for each"
             )
             raise BideError(msg)
         self._caller = loop
@@ -49,7 +47,10 @@ class LoopChoice:
             self._choose()
 
     def prepare(self) -> None:
-        """Have a loop for a workflow that is registered. Within `Runner(...)`, the caller's may be about to be entered."""
+        """Have a loop for a workflow that is registered.
+
+        Within `Runner(...)` on an event loop, that one may be about to be entered.
+        """
         self._wanted = True
         running = _running_loop()
         if self._bodies is not None or self._caller is not None or running is None:
@@ -63,10 +64,20 @@ class LoopChoice:
             self._choose()
         elif self._bodies.loop.is_closed() and not self._core.closed:
             msg = (
-                "the event loop that executes the async bodies of this runner is closed: keep it running until the runner "
-                "is closed, or do not enter the runner with `async with`, so that it has a loop of its own"
+                "the event loop that executes the async bodies of this runner is closed: keep it running until the "
+                "runner is closed, or do not enter the runner with `async with`, so that it has a loop of its own"
             )
             raise BideError(msg)
+
+    def refuse_own_thread(self) -> None:
+        """Refuse to block the loop on which the bodies are to unwind."""
+        running = _running_loop()
+        if running is not None and self._bodies is not None and self._bodies.loop is running and not self._core.closed:
+            msg = (
+                "Runner.close() blocks the event loop that executes the bodies of the runner, and they cannot end: use "
+                " `async with`, or `await runner.close_async()`"
+            )
+            raise DefinitionError(msg)
 
     def cancel_all(self) -> None:
         """Cancel the bodies whose grace is over. Called by the extension."""

@@ -13,6 +13,7 @@ from bide._events import DEFAULT, Event, Follower
 from bide._here import in_coroutine
 from bide._result import RunResult
 from bide._status import RunStatus
+from bide._twins import RunHandleTwins
 from bide._waits import Duration
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ A = TypeVar("A")
 
 
 @lacks("cancel", "pause", "resume")
-class RunHandle:
+class RunHandle(RunHandleTwins):
     """A submitted run. Wait for it with `handle.result()` or `await handle`."""
 
     __slots__ = ("__weakref__", "_core", "_runner", "key")
@@ -138,6 +139,15 @@ class RunHandle:
             self._core.on_settled(settled)
             await done.wait()
         return self._settled()
+
+    async def _result_within(self, limit: float | None) -> RunResult:
+        import asyncio  # noqa: PLC0415 - the caller has imported it
+
+        try:
+            return await asyncio.wait_for(self._wait_async(), limit)
+        except TimeoutError:
+            msg = f"run {self.id} has not ended within {limit} s; it continues"
+            raise TimeoutError(msg) from None
 
     def _snapshot(self) -> RunResult:
         snapshot = self._core.snapshot()

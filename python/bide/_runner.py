@@ -19,7 +19,9 @@ from bide._loop_choice import LoopChoice
 from bide._result import RunResult
 from bide._run_handle import RunHandle, refuse_in_body, refuse_on_loop
 from bide._status import RunStatus
+from bide._submitter import Submission, Submitter
 from bide._text import check_text, escape_surrogates, is_text
+from bide._twins import RunnerTwins
 from bide._waits import Duration
 from bide._workflow import Workflow
 
@@ -48,7 +50,7 @@ RETENTION = timedelta(days=30)
 
 
 @lacks("cancel", "pause", "resume")
-class Runner:
+class Runner(RunnerTwins):
     """Executes workflows on a store: a path, `":memory:"`, or `sqlite:///path`.
 
     Use it as a sync or async context manager; without one it is closed when the interpreter exits.
@@ -62,7 +64,7 @@ class Runner:
     store, the shortest retention applies. A store in memory keeps only the last 1,000.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a setting of its own, all but the first by keyword
         self,
         store: str | os.PathLike[str],
         *,
@@ -107,6 +109,7 @@ class Runner:
             count(async_slots, "async_slots", MAX_SLOTS),
         )
         self._loop = LoopChoice(self._core, loop_factory)
+        self._submitter = Submitter(self._submit_each)
         try:
             for workflow in workflows:
                 self.register(workflow)
@@ -133,22 +136,6 @@ class Runner:
         refuse_on_loop("Runner.run()", "`await runner.run_async(workflow, inputs)`")
         limit = optional_seconds(timeout, "timeout", zero=True)
         return self._submit_one(workflow, inputs, key, linger=limit is None).result(limit)
-
-    async def run_async(
-        self,
-        workflow: Workflow,
-        inputs: Mapping[str, Any] | None = None,
-        *,
-        key: str | None = None,
-        timeout: Duration | None = None,  # noqa: ASYNC109 - the same settings as run
-    ) -> RunResult:
-        """Run a workflow like `run`, without blocking the event loop."""
-        refuse_in_body("Runner.run_async()")
-        limit = optional_seconds(timeout, "timeout", zero=True)
-        import asyncio  # noqa: PLC0415 - the caller has imported it
-
-        handle = await asyncio.to_thread(self.submit, workflow, inputs, key=key)
-        return await asyncio.wait_for(handle._wait_async(), limit)
 
     def submit(
         self, workflow: Workflow, inputs: Mapping[str, Any] | None = None, *, key: str | None = None
@@ -264,6 +251,19 @@ class Runner:
         and `TimeoutError` after `timeout`: it is then withdrawn, unless a body has taken it. The same `id` again waits
         for the answer to the same request. Otherwise like `signal`.
         """
+        refuse_on_loop("Runner.request()", "`await runner.request_async(run, request, value)`")
+        return self._request(run, request, value, timeout=timeout, id=id, workflow=workflow)
+
+    def _request(
+        self,
+        run: "str | RunHandle | RunResult",
+        request: "str | Request[Any, Any]",
+        value: object,
+        *,
+        timeout: Duration | None,
+        id: str | None,  # noqa: A002 - the designed name
+        workflow: Workflow | str | None = None,
+    ) -> Any:  # noqa: ANN401 - what the body answers
         from bide import _mail  # noqa: PLC0415 - as in signal_many
 
         found = self._find_run(run, workflow)
@@ -388,6 +388,11 @@ class Runner:
 
     def close(self, grace: Duration = GRACE) -> None:
         """Suspend waiting bodies, give others `grace` seconds to end, and close the store. Calling it twice is fine."""
+        self._loop.refuse_own_thread()
+        self._close(grace)
+
+    def _close(self, grace: Duration) -> None:
+        self._submitter.stop()
         seconds = optional_seconds(grace, "grace", zero=True) or 0.0
         self._core.close(seconds, self._loop.cancel_all)
         self._loop.stop()
@@ -411,9 +416,7 @@ class Runner:
     ) -> None:
         """Close the runner without blocking the event loop. In the child of a fork there is nothing to close."""
         if not self._core.elsewhere:
-            import asyncio  # noqa: PLC0415 - the caller has imported it
-
-            await asyncio.to_thread(self.close)
+            await self.close_async()
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be copied or pickled."""
@@ -448,21 +451,45 @@ class Runner:
         encoded = workflow._compiled().encode_inputs(inputs)
         return self._submit(compiled, [(encoded, _check_key(key))], linger=linger)[0]
 
+    def _submit_soon(
+        self, workflow: Workflow, inputs: Mapping[str, Any] | None, key: str | None
+    ) -> "asyncio.Future[RunHandle]":
+        """Submit a run together with those of other callers on event loops."""
+        compiled = self._core_workflow(workflow)
+        encoded = workflow._compiled().encode_inputs(inputs)
+        return self._submitter.put(Submission(compiled, encoded, _check_key(key)))
+
+    def _submit_each(self, runs: list[Submission]) -> list[RunHandle | BaseException]:
+        """Submit runs of one workflow at once; if one is refused, one after the other."""
+        compiled, inputs = runs[0].compiled, [(run.inputs, run.key) for run in runs]
+        try:
+            return [*self._submit(compiled, inputs, [run.contextvars for run in runs])]
+        except BaseException as error:  # noqa: BLE001 - each caller gets its own
+            if len(runs) == 1:
+                return [error]
+        return [result for run in runs for result in self._submit_each([run])]
+
+    @staticmethod
+    def _refuse_in_body(what: str) -> None:
+        refuse_in_body(what)
+
     def _submit(
         self,
         compiled: "_core.Workflow",
         runs: list[tuple[list[tuple[str, bytes]], str | None]],
+        context: list[contextvars.Context] | None = None,
         *,
         linger: bool = False,
         many: bool = False,
     ) -> list[RunHandle]:
+        context = [contextvars.copy_context()] if context is None else context
         try:
-            handles = self._core.submit(compiled, runs, contextvars.copy_context(), linger, many)
+            handles = self._core.submit(compiled, runs, context, linger, many)
         except DefinitionError:
             recorded = self._as_recorded(compiled, runs)
             if recorded == runs:
                 raise
-            handles = self._core.submit(compiled, recorded, contextvars.copy_context(), linger, many)
+            handles = self._core.submit(compiled, recorded, context, linger, many)
         return [RunHandle(handle, self, key) for handle, (_, key) in zip(handles, runs, strict=True)]
 
     def _as_recorded(

@@ -98,8 +98,8 @@ def describe_async_step(  # noqa: PLR0913, PLR0917 - as describe_step_with
 
 def _async_step(fn: Any) -> DefinitionError:  # noqa: ANN401 - any callable
     return DefinitionError(
-        f"the step {name_of(fn)!r} is an `async def`, and this body is a plain `def`, which has no event loop: make the "
-        "body `async def` (with a bide.AsyncTaskHandle), or the step a plain `def`"
+        f"the step {name_of(fn)!r} is an `async def`, and this body is a plain `def`, which has no event loop: make "
+        "the body `async def` (with a bide.AsyncTaskHandle), or the step a plain `def`"
     )
 
 

@@ -135,13 +135,14 @@ impl PyRunner {
 
     /// Creates runs in one commit, or attaches to those that their keys name. With `linger` it returns only once the
     /// first of them has ended, or a little later, if the store takes its time: a caller that waits for it anyway leaves
-    /// the interpreter to the body for all that time. `many` is for the words of errors: which of them was refused.
+    /// the interpreter to the body for all that time. `many` is for the words of errors: which of them was refused. `contextvars` are those of each run, or
+    /// one for all.
     fn submit(
         &self,
         py: Python<'_>,
         workflow: &PyWorkflow,
         runs: Vec<RunInput>,
-        contextvars: Bound<'_, PyAny>,
+        contextvars: Vec<Bound<'_, PyAny>>,
         linger: bool,
         many: bool,
     ) -> PyResult<Vec<PyRunHandle>> {
@@ -149,12 +150,14 @@ impl PyRunner {
             self.open(py)?;
             failpoint::hit(Failpoint::Caller);
             self.start_gates(py, workflow)?;
-            let contextvars = Vars::new(contextvars)?.map(Arc::new);
+            let contextvars = contextvars.into_iter().map(|vars| Ok(Vars::new(vars)?.map(Arc::new)));
+            let contextvars = contextvars.collect::<PyResult<Vec<_>>>()?;
+            let of_run = |at: usize| contextvars.get(at).or(contextvars.first()).cloned().flatten();
             let originals: Vec<Arc<Originals>> = runs.iter().map(|_| Arc::default()).collect();
-            let wanted = runs.into_iter().zip(&originals).map(|((inputs, key), originals)| {
+            let wanted = runs.into_iter().zip(&originals).enumerate().map(|(at, ((inputs, key), originals))| {
                 let inputs = inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect();
                 let request = RunRequest::new(PyEngine::ordered(inputs)).with_key(key.map(Into::into));
-                request.with_local(Local::new(contextvars.clone(), originals))
+                request.with_local(Local::new(of_run(at), originals))
             });
             let engine = &self.inner.engine;
             let (graph, bodies) = workflow.shared(py);
