@@ -35,7 +35,7 @@ pub use bide_core::attempt::{CallError, Polled};
 pub use bide_sched::counts::{Counts, counts};
 pub use bide_store as store;
 pub use clock::{Clock, SystemClock};
-pub use coroutines::{Begun, CoroutineBody, Coroutines, GateWatch, OpenCall, Start};
+pub use coroutines::{Begun, CoroutineBody, Coroutines, EventLoop, GateWatch, OpenCall, Start};
 #[cfg(feature = "testing")]
 pub use engine::drive;
 pub use engine::{Engine, default_slots};

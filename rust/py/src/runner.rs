@@ -12,7 +12,7 @@ use bide_store::RunFilter;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::aio::{LoopQueue, PyLoopQueue};
+use crate::aio::{Loop, LoopQueue, PyLoopQueue};
 use crate::channel::{self, PyChannel};
 use crate::exit::{self, CloseAtExit};
 use crate::follower::{self, PyFollower};
@@ -96,16 +96,15 @@ impl PyRunner {
             let store = opened.map_err(|error| errors::store(py, &error))?;
             let slots = slots.unwrap_or_else(default_slots);
             let pool = Pool::new(slots, max_parked.unwrap_or_else(default_max_parked), Box::new(start_worker));
-            let queue = LoopQueue::new().map_err(|error| {
-                let why = format!("the runner cannot have a socket pair to wake its event loop: {error}");
-                errors::bide(py, &why)
-            })?;
-            let woken = Arc::clone(&queue);
-            let pool = pool.with_coroutines(Coroutines::new(async_slots, move || woken.wake()));
-            let retention = retention.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
             // The notifier's thread must not be the first to import it: during an exit it could not end in there.
             py.import("logging")?;
             let notifier = Arc::new(Notifier::default());
+            let queue = LoopQueue::new(&notifier).map_err(|error| {
+                let why = format!("the runner cannot have a socket pair to wake its event loop: {error}");
+                errors::bide(py, &why)
+            })?;
+            let pool = pool.with_coroutines(Coroutines::new(async_slots, Loop(Arc::clone(&queue))));
+            let retention = retention.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
             let log = Arc::clone(&notifier);
             let started = gil::detached(py, || {
                 let log = Box::new(move |level, line: &str| log.log(level, line));

@@ -24,8 +24,8 @@ pub struct Coroutines<H: Host> {
     state: Mutex<State<H>>,
     /// The engine that it was opened for.
     engine: OnceLock<Weak<Engine<H>>>,
-    /// Wakes the loop: there is something to take, or the runner closes.
-    wake: Box<dyn Fn() + Send + Sync>,
+    /// The loop, to be woken when there is something to take, or the runner closes.
+    event_loop: Box<dyn EventLoop>,
     /// Where results gather until the loop's next turn, with a store that does not block.
     pub(super) group: Arc<Group<H>>,
     /// Notified when the last body has ended.
@@ -74,6 +74,16 @@ impl<H: Host> Drop for Slot<H> {
     }
 }
 
+/// The loop of a host, as the dispatcher sees it. Called on any thread; neither may block.
+pub trait EventLoop: Send + Sync {
+    /// Wakes it: it is to take what is there.
+    fn wake(&self);
+
+    /// Called every 50 ms or so, with the steady time: it may find out whether the loop is blocked. `executing`: bodies
+    /// execute.
+    fn look(&self, now: Duration, executing: bool);
+}
+
 /// A body that has a slot, for the loop to begin.
 pub struct Start<H: Host> {
     /// What starts.
@@ -111,15 +121,15 @@ impl<H: Host> Drop for Counted<H> {
             let closing = state.closing;
             drop(state);
             if closing {
-                (coroutines.wake)();
+                coroutines.wake();
             }
         }
     }
 }
 
 impl<H: Host> Coroutines<H> {
-    /// A dispatcher with this many slots. `wake` wakes the loop; it is called on any thread and must not block.
-    pub fn new(slots: u32, wake: impl Fn() + Send + Sync + 'static) -> Self {
+    /// A dispatcher with this many slots.
+    pub fn new(slots: u32, event_loop: impl EventLoop + 'static) -> Self {
         let state = State {
             slots: Slots::new(slots),
             ready: VecDeque::new(),
@@ -132,7 +142,7 @@ impl<H: Host> Coroutines<H> {
         Self {
             state: Mutex::new(state),
             engine: OnceLock::new(),
-            wake: Box::new(wake),
+            event_loop: Box::new(event_loop),
             group: Group::new(),
             emptied: Condvar::new(),
             lost: AtomicBool::new(false),
@@ -150,7 +160,7 @@ impl<H: Host> Coroutines<H> {
     }
 
     pub(super) fn wake(&self) {
-        (self.wake)();
+        self.event_loop.wake();
     }
 
     /// Takes the coroutines out of what is ready, and dispatches them.
@@ -343,6 +353,8 @@ impl<H: Host> Dispatch<H> for Coroutines<H> {
     fn look(&self) {
         let Some(engine) = self.engine() else { return };
         let now = engine.steady();
+        let (used, _) = self.slots_in_use();
+        self.event_loop.look(now, used > 0);
         loop {
             let body = {
                 let mut state = self.state.lock();

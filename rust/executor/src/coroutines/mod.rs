@@ -12,6 +12,6 @@ mod show;
 mod work;
 
 pub use body::{CoroutineBody, OpenCall};
-pub use dispatch::{Coroutines, Start};
+pub use dispatch::{Coroutines, EventLoop, Start};
 pub use gates::GateWatch;
 pub use work::Begun;

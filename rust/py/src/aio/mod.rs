@@ -13,4 +13,4 @@ pub(crate) use call::PyCall;
 pub(crate) use coroutine::PyCoroutine;
 pub(crate) use gate::PyGateWatch;
 pub(crate) use pending::PyPending;
-pub(crate) use queue::{LoopQueue, PyLoopQueue};
+pub(crate) use queue::{Loop, LoopQueue, PyLoopQueue};

@@ -5,9 +5,11 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Wake;
+use std::time::Duration;
 
+use bide_executor::EventLoop;
 use bide_sync::Mutex;
 use pyo3::prelude::*;
 
@@ -15,6 +17,7 @@ use super::coroutine::PyCoroutine;
 use super::gate::PyGateWatch;
 use crate::gil::{self, Kept};
 use crate::host::PyEngine;
+use crate::notify::Notifier;
 use crate::panics;
 use crate::process::Home;
 
@@ -24,11 +27,35 @@ pub(crate) struct LoopQueue {
     woken: Mutex<Vec<Arc<Sleeper>>>,
     /// A byte is on its way.
     signalled: AtomicBool,
+    /// How many turns the loop has had.
+    turns: AtomicU64,
+    /// The loop's thread, as `threading.get_ident` names it; 0 before its first turn.
+    thread: AtomicU64,
+    /// Whether the loop is blocked, as far as is known.
+    watched: Mutex<Watched>,
+    /// Reports that it is.
+    notifier: Arc<Notifier>,
     /// The loop's end of the socket.
     reader: UnixStream,
     /// The other end.
     writer: UnixStream,
 }
+
+/// What the last look at the loop has seen.
+#[derive(Default)]
+struct Watched {
+    /// The number of its turn, and when that was first seen.
+    turn: u64,
+    since: Duration,
+    /// When it was reported last.
+    reported: Option<Duration>,
+}
+
+/// A loop that has no turn for this long is blocked.
+const BLOCKED: Duration = Duration::from_millis(100);
+
+/// That it is blocked is reported no more often.
+const REPORT_EVERY: Duration = Duration::from_secs(5);
 
 /// Where a future waits for its turn.
 pub(crate) struct Sleeper {
@@ -41,11 +68,20 @@ pub(crate) struct Sleeper {
 }
 
 impl LoopQueue {
-    pub(crate) fn new() -> std::io::Result<Arc<Self>> {
+    pub(crate) fn new(notifier: &Arc<Notifier>) -> std::io::Result<Arc<Self>> {
         let (reader, writer) = UnixStream::pair()?;
         reader.set_nonblocking(true)?;
         writer.set_nonblocking(true)?;
-        Ok(Arc::new(Self { woken: Mutex::default(), signalled: AtomicBool::new(false), reader, writer }))
+        Ok(Arc::new(Self {
+            woken: Mutex::default(),
+            signalled: AtomicBool::new(false),
+            turns: AtomicU64::new(0),
+            thread: AtomicU64::new(0),
+            watched: Mutex::default(),
+            notifier: Arc::clone(notifier),
+            reader,
+            writer,
+        }))
     }
 
     /// Wakes the loop, unless that is under way. Does not block.
@@ -60,12 +96,46 @@ impl LoopQueue {
     fn take(&self) -> Vec<Arc<Sleeper>> {
         let mut bytes = [0; 64];
         while matches!((&self.reader).read(&mut bytes), Ok(64)) {}
+        self.turns.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: always succeeds. It is what `threading.get_ident` returns.
+        self.thread.store((unsafe { libc::pthread_self() }) as u64, Ordering::Relaxed);
         self.signalled.store(false, Ordering::Release);
         let woken = std::mem::take(&mut *self.woken.lock());
         for sleeper in &woken {
             sleeper.queued.store(false, Ordering::Release);
         }
         woken
+    }
+}
+
+/// The loop, as the dispatcher of the engine sees it.
+pub(crate) struct Loop(pub(crate) Arc<LoopQueue>);
+
+impl EventLoop for Loop {
+    fn wake(&self) {
+        self.0.wake();
+    }
+
+    /// While it is to have turns, each look asks for one and sees whether there was one since.
+    fn look(&self, now: Duration, executing: bool) {
+        let queue = &self.0;
+        let (turn, thread) = (queue.turns.load(Ordering::Relaxed), queue.thread.load(Ordering::Relaxed));
+        let mut watched = queue.watched.lock();
+        if turn != watched.turn || thread == 0 || !(executing || queue.signalled.load(Ordering::Relaxed)) {
+            (watched.turn, watched.since) = (turn, now);
+        } else if now.saturating_sub(watched.since) >= BLOCKED
+            && watched.reported.is_none_or(|last| now.saturating_sub(last) >= REPORT_EVERY)
+        {
+            watched.reported = Some(now);
+            let line = "the event loop that executes async bodies has been blocked for over 100 ms: nothing else on it \
+                        continues meanwhile; give what blocks it to a thread, as in await handle.step(function) with a \
+                        plain function";
+            queue.notifier.blocked(thread, line);
+        }
+        drop(watched);
+        if executing {
+            queue.wake();
+        }
     }
 }
 
