@@ -13,7 +13,7 @@ import msgspec
 
 from bide._callables import is_async
 from bide._duration import LONGEST, as_float, count, moment, number, optional_seconds, seconds
-from bide._errors import DefinitionError, not_yet
+from bide._errors import DefinitionError
 from bide._text import check_text
 
 T = TypeVar("T")
@@ -67,9 +67,6 @@ class Until(WaitBase[T_co], Generic[T_co], frozen=True):
         if not callable(condition):
             msg = f"a condition must be callable, not {condition!r}: pass the function itself, without calling it"
             raise DefinitionError(msg)
-        if is_async(condition):
-            feature = f"a condition by `async def` ({condition!r})"
-            raise not_yet(feature)
         if not (isinstance(on_error, Tolerate) or (isinstance(on_error, str) and on_error in {"raise", "ignore"})):
             msg = f'on_error must be bide.Tolerate(n), "raise" or "ignore", not {on_error!r}'
             raise DefinitionError(msg)
@@ -102,6 +99,7 @@ class Until(WaitBase[T_co], Generic[T_co], frozen=True):
             self.max_every,
             self.jitter,
             self.tolerance,
+            is_async(self.condition),
         )
 
 

@@ -15,6 +15,8 @@ use crate::value::Codec;
 pub(crate) struct PyBody {
     /// The function.
     pub(crate) function: Kept,
+    /// Whether it is a coroutine function.
+    pub(crate) is_async: bool,
     /// Where its arguments come from.
     pub(crate) binding: Binding,
     /// How its return value is stored.
@@ -50,6 +52,8 @@ pub(crate) struct PyGate {
     pub(crate) part: u16,
     /// The function.
     pub(crate) function: Kept,
+    /// Whether it is a coroutine function.
+    pub(crate) is_async: bool,
     /// Where its arguments come from.
     pub(crate) binding: Binding,
     /// What it is called for.
