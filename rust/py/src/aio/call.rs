@@ -485,18 +485,21 @@ impl PyCall {
                 let What::Wait(_, known) = &state.what else { return Ok(PyList::empty(py)) };
                 (if parts.is_empty() { vec![whole] } else { parts }, known.clone())
             };
+            let mut raised = {
+                let mut state = self.state.lock();
+                let What::Wait(asked, _) = &mut state.what else { return Ok(PyList::empty(py)) };
+                asked.iter_mut().filter_map(|asked| Some((asked.part, asked.last.take()?))).collect::<Vec<_>>()
+            };
+            // An exception that did not end its part is not raised: the condition was asked again, or the deadline came
+            // first.
+            raised.retain(|(part, (failure, _))| parts.get(*part) == Some(&Some(Err(failure.clone()))));
             let ended = |at: usize| {
                 let id = known.get(at).copied().flatten();
                 children::ended_by(py, body.engine(), &body.task_name(), id, |id| body.take_child(id))
             };
             let outcomes = outcomes(py, &body.task_name(), parts, ended)?;
-            let last = {
-                let mut state = self.state.lock();
-                let What::Wait(asked, _) = &mut state.what else { return Ok(outcomes) };
-                asked.iter_mut().filter_map(|asked| Some((asked.part, asked.last.take()?))).collect::<Vec<_>>()
-            };
             // The exceptions themselves, with their tracebacks, in place of what is stored of them.
-            for (part, (_, raised)) in last {
+            for (part, (_, raised)) in raised {
                 if outcomes.get_item(part)?.is_instance_of::<PyException>() {
                     outcomes.set_item(part, raised.into_err(py).into_value(py))?;
                 }
