@@ -47,7 +47,7 @@ def _handle(twins: "RunHandleTwins") -> "RunHandle":
 class RunnerTwins:
     """The twins of a `Runner`. See the methods of the same name without `_async`."""
 
-    async def run_async(  # noqa: PLR0913 - each is a setting of its own, by keyword
+    async def run_async(
         self,
         workflow: "Workflow",
         inputs: Mapping[str, Any] | None = None,
@@ -66,7 +66,7 @@ class RunnerTwins:
         handle = await _runner(self)._submit_soon(workflow, inputs, key, said)
         return await handle._result_within(limit)
 
-    async def submit_async(  # noqa: PLR0913 - each is a setting of its own, by keyword
+    async def submit_async(
         self,
         workflow: "Workflow",
         inputs: Mapping[str, Any] | None = None,
@@ -81,7 +81,7 @@ class RunnerTwins:
         said = options("submit_async", tags, priority, start_at, start_after)
         return await _runner(self)._submit_soon(workflow, inputs, key, said)
 
-    async def submit_many_async(  # noqa: PLR0913 - each is a setting of its own, by keyword
+    async def submit_many_async(
         self,
         workflow: "Workflow",
         inputs: Iterable[Mapping[str, Any] | None],
@@ -176,7 +176,7 @@ class RunnerTwins:
         """Return a run's state like `get`, without blocking the event loop."""
         return await in_thread(_runner(self).get, id_or_key, workflow=workflow)
 
-    async def runs_async(  # noqa: PLR0913 - each is a setting of its own, by keyword
+    async def runs_async(
         self,
         *,
         status: "RunStatus | str | None" = None,

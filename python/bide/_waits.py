@@ -13,7 +13,7 @@ import msgspec
 
 from bide._callables import is_async
 from bide._duration import LONGEST, as_float, count, moment, number, optional_seconds, seconds
-from bide._errors import DefinitionError
+from bide._errors import DefinitionError, not_yet
 from bide._text import check_text
 
 T = TypeVar("T")

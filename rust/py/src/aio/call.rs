@@ -225,7 +225,7 @@ impl PyCall {
         panics::method(|| {
             let (name, proof, codec, key, once) = described;
             let mut policy = RetryPolicy::NONE;
-            let retry = retry.map(|retry| read_retry(&retry, &mut policy)).transpose()?;
+            let retry = retry.map(|retry| read_retry(&retry, &mut policy, false)).transpose()?;
             let (proof, older) = (proof.map(Into::into), older.map(Into::into));
             let arguments = StepArguments { proof, older, advice: Python3::STEP_ADVICE };
             let options = StepOptions { keyed: key.is_some(), once, retry: retry.as_ref().map(|_| policy) };
