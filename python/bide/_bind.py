@@ -13,10 +13,12 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args, get
 
 import msgspec
 
+from bide._async_handle import AsyncTaskHandle
+from bide._callables import is_async
 from bide._codec import Codec, is_pickle
 from bide._context import Context
 from bide._core import TaskHandle
-from bide._errors import DefinitionError, TaskFailed, not_yet
+from bide._errors import DefinitionError, TaskFailed
 from bide._map import Each, Input, Mapped, task_name
 from bide._signature import MISSING, Names, Param, read
 from bide._task import RESERVED
@@ -125,6 +127,8 @@ class Binding(NamedTuple):
     wants_handle: bool
     wants_context: bool
     returns: Codec
+    is_async: bool
+    """The callable is a coroutine function."""
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -138,8 +142,9 @@ def bind(fn: Callable[..., Any], owner: str, task_names: Collection[str], *, con
     params, returns = read(fn, where)
     if condition:
         returns = MISSING
+    by_async = is_async(fn)
     if not params and type(returns) is type:
-        return Binding((), (), (), (), False, False, Codec(returns, where))  # noqa: FBT003 - NamedTuple, in order
+        return Binding((), (), (), (), False, False, Codec(returns, where), by_async)  # noqa: FBT003 - NamedTuple, in order
     names = Names(fn)
     codec = Codec(names.resolve(returns, where, "the return value"), where)
     positional: list[Source] = []
@@ -156,6 +161,8 @@ def bind(fn: Callable[..., Any], owner: str, task_names: Collection[str], *, con
                 "after the condition holds"
             )
             raise DefinitionError(msg)
+        if source.kind == "handle":
+            _check_handle(annotation, where, param.name, by_async=by_async)
         if param.by_keyword:
             keyword.append((param.name, source))
         else:
@@ -169,6 +176,7 @@ def bind(fn: Callable[..., Any], owner: str, task_names: Collection[str], *, con
         wants_handle=any(source.kind == "handle" for source in sources),
         wants_context=any(source.kind == "context" for source in sources),
         returns=codec,
+        is_async=by_async,
     )
 
 
@@ -260,7 +268,7 @@ def nearest(name: str, available: Iterable[str]) -> str:
 
 def _source(parameter: Param, annotation: object, where: str, task_names: Collection[str]) -> Source:
     name, default = parameter.name, parameter.default
-    special = _special(name, annotation, where)
+    special = _special(name, annotation)
     if special is not None:
         return Source(special, name, None, default, name)
     if type(annotation) is not type and _takes_gate(annotation):
@@ -372,7 +380,7 @@ def _mapped_item(annotation: object) -> object | None:
     return get_args(annotation)[0] if get_origin(annotation) is Mapped else None
 
 
-def _special(name: str, annotation: object, where: str) -> Literal["context", "handle"] | None:
+def _special(name: str, annotation: object) -> Literal["context", "handle"] | None:
     if annotation is MISSING:
         if name not in RESERVED:
             return None
@@ -381,11 +389,8 @@ def _special(name: str, annotation: object, where: str) -> Literal["context", "h
         if isinstance(cls, type):
             if issubclass(cls, Context):
                 return "context"
-            if cls is TaskHandle:
+            if cls is TaskHandle or cls is AsyncTaskHandle:
                 return "handle"
-            if _is_async_handle(cls):
-                feature = f"{where}: AsyncTaskHandle, for parameter {name!r},"
-                raise not_yet(feature)
     return None
 
 
@@ -400,9 +405,18 @@ def _alternatives(annotation: object) -> tuple[object, ...]:
     return (annotation,)
 
 
-def _is_async_handle(cls: type) -> bool:
-    """Whether this is what a later version has for `async def` bodies; by its name, since it is not there yet."""
-    return cls.__name__ == "AsyncTaskHandle" and (cls.__module__ or "").split(".")[0] == "bide"
+def _check_handle(annotation: object, where: str, name: str, *, by_async: bool) -> None:
+    """Refuse the handle of the other kind of body."""
+    for cls in _alternatives(annotation):
+        if cls is TaskHandle and by_async:
+            msg = f"{where} is an `async def`, whose handle is a bide.AsyncTaskHandle: annotate parameter {name!r} so"
+            raise DefinitionError(msg)
+        if cls is AsyncTaskHandle and not by_async:
+            msg = (
+                f"{where} is a plain `def`, whose handle is a bide.TaskHandle: annotate parameter {name!r} so, or make "
+                "the task an `async def`"
+            )
+            raise DefinitionError(msg)
 
 
 def _outright(annotation: object, where: str, name: str) -> From | Input | Each | FailureOf | None:

@@ -3,7 +3,7 @@
 import contextvars
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias, TypeVar, overload
@@ -15,14 +15,19 @@ from bide._duration import count, moment, optional_seconds
 from bide._errors import BideError, DefinitionError, not_picklable
 from bide._events import DEFAULT, Event, Follower
 from bide._inputs import paired
+from bide._loop_choice import LoopChoice
 from bide._result import RunResult
-from bide._run_handle import RunHandle, refuse_in_body
+from bide._run_handle import RunHandle, refuse_in_body, refuse_on_loop
 from bide._status import RunStatus
+from bide._submitter import Submission, Submitter
 from bide._text import check_text, escape_surrogates, is_text
+from bide._twins import RunnerTwins
 from bide._waits import Duration
 from bide._workflow import Workflow
 
 if TYPE_CHECKING:
+    import asyncio
+
     from bide._signals import Request, Signal
 
 T = TypeVar("T")
@@ -34,6 +39,9 @@ Run: TypeAlias = str | RunHandle | RunResult
 MAX_SLOTS = 65_536
 """How many slots a runner may have."""
 
+ASYNC_SLOTS = 1_000
+"""How many coroutines execute at once by default."""
+
 GRACE = 5.0
 """Seconds that `close()` waits for bodies to end."""
 
@@ -42,7 +50,7 @@ RETENTION = timedelta(days=30)
 
 
 @lacks("cancel", "pause", "resume")
-class Runner:
+class Runner(RunnerTwins):
     """Executes workflows on a store: a path, `":memory:"`, or `sqlite:///path`.
 
     Use it as a sync or async context manager; without one it is closed when the interpreter exits.
@@ -56,7 +64,7 @@ class Runner:
     store, the shortest retention applies. A store in memory keeps only the last 1,000.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a setting of its own, all but the first by keyword
         self,
         store: str | os.PathLike[str],
         *,
@@ -65,6 +73,8 @@ class Runner:
         durability: Literal["normal", "full"] = "normal",
         max_parked: int | None = None,
         retention: Duration | None = RETENTION,
+        async_slots: int = ASYNC_SLOTS,
+        loop_factory: "Callable[[], asyncio.AbstractEventLoop] | None" = None,
     ) -> None:
         """Open the store; a `StoreError` says why it cannot be used."""
         if not isinstance(store, (str, os.PathLike)) or isinstance(os.fspath(store), bytes):
@@ -96,7 +106,10 @@ class Runner:
             durability,
             None if max_parked is None else count(max_parked, "max_parked"),
             kept,
+            count(async_slots, "async_slots", MAX_SLOTS),
         )
+        self._loop = LoopChoice(self._core, loop_factory)
+        self._submitter = Submitter(self._submit_each)
         try:
             for workflow in workflows:
                 self.register(workflow)
@@ -124,30 +137,10 @@ class Runner:
         wait only (`TimeoutError`): the run continues. The rest is that of `submit`.
         """
         refuse_in_body("Runner.run()")
+        refuse_on_loop("Runner.run()", "`await runner.run_async(workflow, inputs)`")
         limit = optional_seconds(timeout, "timeout", zero=True)
         said = _options.options("run", tags, priority, start_at, start_after)
         return self._submit_one(workflow, inputs, key, said, linger=limit is None).result(limit)
-
-    async def run_async(  # noqa: PLR0913 - each is a setting of its own, by keyword
-        self,
-        workflow: Workflow,
-        inputs: Mapping[str, Any] | None = None,
-        *,
-        key: str | None = None,
-        timeout: Duration | None = None,  # noqa: ASYNC109 - the same settings as run
-        tags: Mapping[str, str] | None = None,
-        priority: int = 0,
-        start_at: datetime | None = None,
-        start_after: Duration | None = None,
-    ) -> RunResult:
-        """Run a workflow like `run`, without blocking the event loop."""
-        refuse_in_body("Runner.run_async()")
-        limit = optional_seconds(timeout, "timeout", zero=True)
-        import asyncio  # noqa: PLC0415 - the caller has imported it
-
-        said = _options.options("run_async", tags, priority, start_at, start_after)
-        handle = await asyncio.to_thread(self._submit_one, workflow, inputs, key, said, linger=False)
-        return await asyncio.wait_for(handle._wait_async(), limit)
 
     def submit(  # noqa: PLR0913 - each is a setting of its own, by keyword
         self,
@@ -289,6 +282,19 @@ class Runner:
         and `TimeoutError` after `timeout`: it is then withdrawn, unless a body has taken it. The same `id` again waits
         for the answer to the same request. Otherwise like `signal`.
         """
+        refuse_on_loop("Runner.request()", "`await runner.request_async(run, request, value)`")
+        return self._request(run, request, value, timeout=timeout, id=id, workflow=workflow)
+
+    def _request(
+        self,
+        run: "str | RunHandle | RunResult",
+        request: "str | Request[Any, Any]",
+        value: object,
+        *,
+        timeout: Duration | None,
+        id: str | None,  # noqa: A002 - the designed name
+        workflow: Workflow | str | None = None,
+    ) -> Any:  # noqa: ANN401 - what the body answers
         from bide import _mail  # noqa: PLC0415 - as in signal_many
 
         found = self._find_run(run, workflow)
@@ -440,7 +446,14 @@ class Runner:
 
     def close(self, grace: Duration = GRACE) -> None:
         """Suspend waiting bodies, give others `grace` seconds to end, and close the store. Calling it twice is fine."""
-        self._core.close(optional_seconds(grace, "grace", zero=True) or 0.0)
+        self._loop.refuse_own_thread()
+        self._close(grace)
+
+    def _close(self, grace: Duration) -> None:
+        self._submitter.stop()
+        seconds = optional_seconds(grace, "grace", zero=True) or 0.0
+        self._core.close(seconds, self._loop.cancel_all)
+        self._loop.stop()
 
     def __enter__(self) -> Self:
         """Return the runner itself."""
@@ -452,7 +465,8 @@ class Runner:
             self.close()
 
     async def __aenter__(self) -> Self:
-        """Return the runner itself."""
+        """Execute `async def` bodies on the running loop from here on, and return the runner itself."""
+        self._loop.enter()
         return self
 
     async def __aexit__(
@@ -460,9 +474,7 @@ class Runner:
     ) -> None:
         """Close the runner without blocking the event loop. In the child of a fork there is nothing to close."""
         if not self._core.elsewhere:
-            import asyncio  # noqa: PLC0415 - the caller has imported it
-
-            await asyncio.to_thread(self.close)
+            await self.close_async()
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be copied or pickled."""
@@ -481,9 +493,13 @@ class Runner:
             raise DefinitionError(msg)
         known = self._workflows.get(workflow.name)
         if known is not None and known[0] is workflow:
+            if known[1].is_async:
+                self._loop.check()
             return known[1]
         compiled = workflow._compiled().core
         self._workflows[workflow.name] = (workflow, compiled)
+        if compiled.is_async:
+            self._loop.prepare()
         return compiled
 
     def _submit_one(
@@ -499,22 +515,46 @@ class Runner:
         encoded = workflow._compiled().encode_inputs(inputs)
         return self._submit(compiled, [(encoded, _check_key(key))], said, linger=linger)[0]
 
+    def _submit_soon(
+        self, workflow: Workflow, inputs: Mapping[str, Any] | None, key: str | None, said: _options.Options | None
+    ) -> "asyncio.Future[RunHandle]":
+        """Submit a run together with those of other callers on event loops."""
+        compiled = self._core_workflow(workflow)
+        encoded = workflow._compiled().encode_inputs(inputs)
+        return self._submitter.put(Submission(compiled, encoded, _check_key(key), said))
+
+    def _submit_each(self, runs: list[Submission]) -> list[RunHandle | BaseException]:
+        """Submit runs of one workflow with the same options at once; if one is refused, one after the other."""
+        compiled, inputs = runs[0].compiled, [(run.inputs, run.key) for run in runs]
+        try:
+            return [*self._submit(compiled, inputs, runs[0].said, [run.contextvars for run in runs])]
+        except BaseException as error:  # noqa: BLE001 - each caller gets its own
+            if len(runs) == 1:
+                return [error]
+        return [result for run in runs for result in self._submit_each([run])]
+
+    @staticmethod
+    def _refuse_in_body(what: str) -> None:
+        refuse_in_body(what)
+
     def _submit(
         self,
         compiled: "_core.Workflow",
         runs: list[tuple[list[tuple[str, bytes]], str | None]],
         said: _options.Options | None,
+        context: list[contextvars.Context] | None = None,
         *,
         linger: bool = False,
         many: bool = False,
     ) -> list[RunHandle]:
+        context = [contextvars.copy_context()] if context is None else context
         try:
-            handles = self._core.submit(compiled, runs, contextvars.copy_context(), linger, many, said)
+            handles = self._core.submit(compiled, runs, context, linger, many, said)
         except DefinitionError:
             recorded = self._as_recorded(compiled, runs)
             if recorded == runs:
                 raise
-            handles = self._core.submit(compiled, recorded, contextvars.copy_context(), linger, many, said)
+            handles = self._core.submit(compiled, recorded, context, linger, many, said)
         return [RunHandle(handle, self, key) for handle, (_, key) in zip(handles, runs, strict=True)]
 
     def _as_recorded(

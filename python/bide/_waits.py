@@ -72,9 +72,6 @@ class Until(WaitBase[T_co], Generic[T_co], frozen=True):
         if not callable(condition):
             msg = f"a condition must be callable, not {condition!r}: pass the function itself, without calling it"
             raise DefinitionError(msg)
-        if is_async(condition):
-            feature = f"a condition by `async def` ({condition!r})"
-            raise not_yet(feature)
         if not (isinstance(on_error, Tolerate) or (isinstance(on_error, str) and on_error in {"raise", "ignore"})):
             msg = f'on_error must be bide.Tolerate(n), "raise" or "ignore", not {on_error!r}'
             raise DefinitionError(msg)
@@ -107,6 +104,7 @@ class Until(WaitBase[T_co], Generic[T_co], frozen=True):
             self.max_every,
             self.jitter,
             self.tolerance,
+            is_async(self.condition),
         )
 
 

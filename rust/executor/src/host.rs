@@ -40,6 +40,21 @@ pub trait Host: Send + Sync + Sized + 'static {
         crate::panic::no_panic(f)
     }
 
+    /// Whether a body does not block a thread: it is dispatched by [`Host::coroutines`].
+    fn is_coroutine(_body: &Self::Body) -> bool {
+        false
+    }
+
+    /// Whether the condition of this part of a task's gate does not block a thread.
+    fn is_coroutine_gate(_body: &Self::Body, _part: u16) -> bool {
+        false
+    }
+
+    /// The dispatcher of bodies that do not block a thread, if the host has one beside that of the others.
+    fn coroutines(_dispatch: &Self::Dispatch) -> Option<&crate::coroutines::Coroutines<Self>> {
+        None
+    }
+
     /// Whether a task's retry policy covers its `timeout`.
     fn retries_timeout(_body: &Self::Body) -> bool {
         false

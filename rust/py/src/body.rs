@@ -15,6 +15,8 @@ use crate::value::Codec;
 pub(crate) struct PyBody {
     /// The function.
     pub(crate) function: Kept,
+    /// Whether it is a coroutine function.
+    pub(crate) is_async: bool,
     /// Where its arguments come from.
     pub(crate) binding: Binding,
     /// How its return value is stored.
@@ -43,8 +45,13 @@ impl PyRetry {
     /// # Errors
     /// The user's function that decides it raised; what the attempt has failed with then.
     pub(crate) fn covers(&self, py: Python<'_>, exception: &Bound<'_, PyAny>) -> Result<bool, Raised> {
-        gil::is_truthy(&*gil::call1(self.matches.bind(py), exception)?)
+        covers(self.matches.bind(py), exception)
     }
+}
+
+/// As [`PyRetry::covers`], by its `matches`.
+pub(crate) fn covers(matches: &Bound<'_, PyAny>, exception: &Bound<'_, PyAny>) -> Result<bool, Raised> {
+    gil::is_truthy(&*gil::call1(matches, exception)?)
 }
 
 /// A function of a gate, and how it is called.
@@ -53,6 +60,8 @@ pub(crate) struct PyGate {
     pub(crate) part: u16,
     /// The function.
     pub(crate) function: Kept,
+    /// Whether it is a coroutine function.
+    pub(crate) is_async: bool,
     /// Where its arguments come from.
     pub(crate) binding: Binding,
     /// What it is called for.

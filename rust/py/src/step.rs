@@ -50,7 +50,7 @@ pub(crate) struct Step<'a, 'py> {
 }
 
 /// `bide._steps.describe_step_with`: name, proof, codec, key and whether it is executed at most once.
-type Described = (String, Option<Vec<u8>>, Codec, Option<String>, bool);
+pub(crate) type Described = (String, Option<Vec<u8>>, Codec, Option<String>, bool);
 
 impl<'a, 'py> Step<'a, 'py> {
     /// Reads the arguments of `handle.step`, and checks them.

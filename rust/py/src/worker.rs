@@ -19,7 +19,7 @@ use crate::current::{self, Executing};
 use crate::errors::{self, names};
 use crate::gil::{self, Kept, Owned, Raised};
 use crate::handle::PyTaskHandle;
-use crate::host::{PyEngine, Python3};
+use crate::host::{PyEngine, PyRun, Python3};
 use crate::lists::{Items, NotAList};
 use crate::process::Kind;
 use crate::wait::time_of;
@@ -167,8 +167,25 @@ fn outcome(
     }
     match stored {
         Ok((output, changes)) => Outcome::Completed { output, changes },
-        Err(raised) => ended_by(py, engine, call, raised),
+        Err(raised) => {
+            let Call { run, task, attempt, .. } = call;
+            ended_by(py, &Whose { engine, run, task: *task, attempt: *attempt, target: call.target() }, raised)
+        }
     }
+}
+
+/// Whose body has ended.
+pub(crate) struct Whose<'a> {
+    /// The engine.
+    pub(crate) engine: &'a PyEngine,
+    /// Its run.
+    pub(crate) run: &'a PyRun,
+    /// Its task.
+    pub(crate) task: TaskRef,
+    /// Which try it was.
+    pub(crate) attempt: u32,
+    /// The host's side of the task.
+    pub(crate) target: &'a PyBody,
 }
 
 /// Counts the items of a mapped task's lists. They must be equally many.
@@ -268,28 +285,29 @@ fn handle_of<'py>(
 
 /// The outcome of a body that raised an exception.
 #[inline(never)]
-fn ended_by(py: Python<'_>, engine: &PyEngine, call: &Call<'_, Python3>, raised: Raised) -> Outcome {
+pub(crate) fn ended_by(py: Python<'_>, whose: &Whose<'_>, raised: Raised) -> Outcome {
+    let Whose { engine, run, task, attempt, target } = whose;
     if names(py).is_ok_and(|names| raised.is_a(names.skip.bind(py))) {
         let reason = gil::getattr(raised.value(py), pyo3::intern!(py, "reason")).ok();
         let reason = reason.and_then(|reason| reason.extract::<String>().ok());
         return Outcome::Skipped { reason: reason.unwrap_or_default().into() };
     }
     failpoint::hit(Failpoint::Body);
-    let (raised, covered) = match covers(call.target(), py, raised.value(py)) {
+    let (raised, covered) = match covers(target, py, raised.value(py)) {
         Ok(covered) => (raised, covered),
         Err(broken) => (broken, false),
     };
     let failure = errors::describe_end(py, &raised);
     let retry = covered.then(|| Retry { random: engine.random() });
-    let last = !call.run.workflow.graph.spec(call.task.ix).retry.allows_after(call.attempt);
+    let last = !run.workflow.graph.spec(task.ix).retry.allows_after(*attempt);
     if retry.is_none() || last {
-        call.run.local.keep_original(call.task, raised.value(py));
+        run.local.keep_original(*task, raised.value(py));
     }
     Outcome::Failed { failure, retry }
 }
 
 /// Whether the task's retry policy covers an exception; an error if it cannot say.
-fn covers(body: &PyBody, py: Python<'_>, exception: &Bound<'_, PyAny>) -> Result<bool, Raised> {
+pub(crate) fn covers(body: &PyBody, py: Python<'_>, exception: &Bound<'_, PyAny>) -> Result<bool, Raised> {
     body.retry.as_ref().map_or(Ok(false), |retry| retry.covers(py, exception))
 }
 
@@ -396,7 +414,7 @@ fn gate_raised(
 }
 
 /// A failure of a gate: whether the task's retry policy covers it.
-fn gate_retries(py: Python<'_>, gate: &Gate<Python3>, failure: &Failure) -> bool {
+pub(crate) fn gate_retries(py: Python<'_>, gate: &Gate<Python3>, failure: &Failure) -> bool {
     let body = &gate.run.workflow.bodies[gate.task.ix as usize];
     body.retry.is_some() && covers(body, py, errors::rebuild(py, failure).value(py).as_any()).unwrap_or(false)
 }

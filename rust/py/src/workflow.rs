@@ -40,9 +40,9 @@ impl PyWorkflow {
         self.graph.workflow()
     }
 
-    /// Whether a task has a gate that calls something.
+    /// Whether a task has a gate that calls something on a thread.
     pub(crate) fn has_gates(&self) -> bool {
-        self.bodies.iter().any(|body| !body.gates.is_empty())
+        self.bodies.iter().any(|body| body.gates.iter().any(|gate| !gate.is_async))
     }
 
     fn names(&self, tasks: &[u32]) -> Vec<&str> {
@@ -87,6 +87,12 @@ impl PyWorkflow {
             return Ok(());
         }
         self.bodies.iter().try_for_each(|body| body.traverse(&visit))
+    }
+
+    /// Whether a body, or the condition of a gate, is a coroutine function.
+    #[getter]
+    fn is_async(&self) -> bool {
+        self.bodies.iter().any(|body| body.is_async || body.gates.iter().any(|gate| gate.is_async))
     }
 
     /// The tasks by their distance from the roots.
@@ -152,22 +158,23 @@ impl From<CompiledMap> for MapSpec {
 }
 
 /// `bide._bind.Binding`: positional sources, sources by keyword, dependencies, inputs, whether the handle and the
-/// context are wanted, and the codec of what is returned.
+/// context are wanted, the codec of what is returned, and whether it is a coroutine function.
 struct CompiledBinding<'py> {
     positional: Bound<'py, PyTuple>,
     keyword: Bound<'py, PyTuple>,
     wants_handle: bool,
     wants_context: bool,
+    is_async: bool,
 }
 
 impl<'py> FromPyObject<'_, 'py> for CompiledBinding<'py> {
     type Error = PyErr;
 
     fn extract(binding: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        type Parts<'py, T = Bound<'py, PyAny>> = (Bound<'py, PyTuple>, Bound<'py, PyTuple>, T, T, bool, bool, T);
-        let (positional, keyword, _dependencies, _inputs, wants_handle, wants_context, _returns): Parts<'py> =
+        type Parts<'py, T = Bound<'py, PyAny>> = (Bound<'py, PyTuple>, Bound<'py, PyTuple>, T, T, bool, bool, T, bool);
+        let (positional, keyword, _dependencies, _inputs, wants_handle, wants_context, _returns, is_async): Parts<'py> =
             binding.extract()?;
-        Ok(Self { positional, keyword, wants_handle, wants_context })
+        Ok(Self { positional, keyword, wants_handle, wants_context, is_async })
     }
 }
 
@@ -238,12 +245,14 @@ impl Calls<'_> {
     fn into_body(self, graph: &Graph, own: u32, lists: &mut usize) -> PyResult<PyBody> {
         let mut sources = Vec::new();
         let gate = self.finish.as_ref().map(|(finish, parts)| OwnGate { task: own, finish, parts: *parts });
+        let is_async = self.binding.is_async;
         let binding = self.binding.read(graph, &mut sources, gate)?;
         let mut gates = Vec::with_capacity(self.called.len());
-        for (Called { part, function, purpose }, binding) in self.called {
+        for (Called { part, function, is_async, purpose }, binding) in self.called {
             gates.push(PyGate {
                 part: u16::try_from(part).unwrap_or(u16::MAX),
                 function: Kept::new(function.unbind()),
+                is_async,
                 binding: binding.read(graph, &mut sources, None)?,
                 purpose,
             });
@@ -255,6 +264,7 @@ impl Calls<'_> {
         let lists = if graph.is_mapped(own) { sources.iter().map(number).collect() } else { Box::default() };
         Ok(PyBody {
             function: Kept::new(self.function.unbind()),
+            is_async,
             binding,
             returns: self.returns,
             retry: self.retry,

@@ -307,11 +307,18 @@ impl Attempt {
         parts.collect::<Result<_, _>>().map_or_else(Fed::Refused, Fed::RecalledParts)
     }
 
-    /// Leaves a call as it is: a step that was interrupted is not recorded, and a wait stays open.
+    /// Leaves a call as it is: a step that was interrupted is not recorded, and a wait stays open. The next use of the
+    /// wait's name continues with it.
     pub fn abandon(&mut self, call: &Call) {
-        if !call.is_over() {
-            self.ends(call);
+        if call.is_over() {
+            return;
         }
+        if call.is_combined() {
+            call.part_keys().iter().rev().for_each(|key| self.uses.take_back(key));
+        } else if call.is_wait() {
+            self.uses.take_back(call.key());
+        }
+        self.ends(call);
     }
 
     /// A call is not under way any more.
