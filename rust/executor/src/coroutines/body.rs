@@ -14,7 +14,7 @@ use bide_sched::Alarm;
 use bide_sync::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::dispatch::{Counted, Coroutines, Slot};
+use super::dispatch::{Coroutines, Counted, Slot};
 use crate::engine::Engine;
 use crate::engine::show::publish;
 use crate::host::Host;
@@ -273,7 +273,7 @@ impl<H: Host> CoroutineBody<H> {
         if !matches!(*slot, Held::None) || self.has_ended() {
             return;
         }
-        *slot = match coroutines.resume(&self.engine) {
+        *slot = match coroutines.resume(&self.engine, self.run.priority()) {
             Ok(slot) => Held::Slot(slot),
             Err(due) => Held::Due(due),
         };
@@ -310,7 +310,8 @@ impl<H: Host> CoroutineBody<H> {
             };
             fed = match action {
                 Action::CheckLease => {
-                    let holds = self.engine.is_sure_of_lease_async().await && !self.run.is_lost();
+                    let holds =
+                        self.engine.is_sure_of_lease_async().await && !self.run.is_lost() && !self.run.is_over();
                     if holds { Fed::LeaseHeld } else { Fed::LeaseLost }
                 }
                 Action::Recall => {
@@ -404,7 +405,7 @@ impl<H: Host> CoroutineBody<H> {
     /// Takes a slot again. False: none is given out any more.
     async fn acquire(&self) -> bool {
         let Some(coroutines) = self.coroutines() else { return false };
-        let resumed = coroutines.resume(&self.engine);
+        let resumed = coroutines.resume(&self.engine, self.run.priority());
         let slot = match resumed {
             Ok(slot) => slot,
             Err(due) => match due.await {
@@ -423,12 +424,13 @@ impl<H: Host> CoroutineBody<H> {
         let rung = Arc::new(Notify::new());
         let alarm: Arc<dyn Alarm> = Arc::new(Ring(Arc::clone(&rung)));
         let timers = self.engine.timers();
+        if self.run.has_deadline() {
+            // At which the body is woken, whatever it waits for.
+            self.run.set_alarm(self.task, key, Arc::clone(&alarm), 0);
+        }
         let timer = match sleep {
             Sleep::Poll(span) => Some(timers.after(span, alarm, 0)),
-            Sleep::Until(due) => {
-                timers.at(due, alarm, 0);
-                None
-            }
+            Sleep::Until(due) => timers.at(due, alarm, 0),
             Sleep::Closed => {
                 self.run.set_alarm(self.task, key, alarm, 0);
                 None
@@ -441,7 +443,7 @@ impl<H: Host> CoroutineBody<H> {
         };
         let _cancelled = CancelTimer(&self.engine, timer);
         rung.notified().await;
-        Fed::Woken
+        if self.run.has_deadline() && self.run.is_over() { Fed::Stopped } else { Fed::Woken }
     }
 }
 

@@ -248,13 +248,13 @@ impl<H: Host> Coroutines<H> {
     }
 
     /// A slot for a deferred body, now or on the channel. The channel closes if the runner does.
-    pub(super) fn resume(&self, engine: &Arc<Engine<H>>) -> Result<Slot<H>, oneshot::Receiver<Slot<H>>> {
+    pub(super) fn resume(&self, engine: &Arc<Engine<H>>, priority: i32) -> Result<Slot<H>, oneshot::Receiver<Slot<H>>> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state.lock();
         if state.closing {
             return Err(receiver);
         }
-        match state.slots.resume(sender) {
+        match state.slots.resume_ranked(sender, priority) {
             Some((no, _)) => Ok(Slot { no, engine: Some(Arc::clone(engine)) }),
             None => Err(receiver),
         }
@@ -318,7 +318,7 @@ impl<H: Host> Dispatch<H> for Coroutines<H> {
             if state.closing {
                 false
             } else {
-                state.ready.extend(ready.drain(..));
+                Ready::queue(&mut state.ready, ready);
                 state.slots.free() > 0
             }
         };

@@ -153,9 +153,10 @@ impl PyCall {
         let asked = {
             let state = self.state.lock();
             let What::Wait(asked, _) = &state.what else { return true };
-            asked.iter().find(|asked| asked.part == part).and_then(|asked| {
-                Some((asked.condition.bind(py).clone(), asked.proof.clone()?))
-            })
+            asked
+                .iter()
+                .find(|asked| asked.part == part)
+                .and_then(|asked| Some((asked.condition.bind(py).clone(), asked.proof.clone()?)))
         };
         let Some((condition, proof)) = asked else { return true };
         wait::proof_of(&condition).is_ok_and(|now| now.as_ref() == Some(&proof))
@@ -284,7 +285,11 @@ impl PyCall {
 
     /// The start of children, as `bide._children` describes them.
     #[staticmethod]
-    fn start<'py>(coroutine: &Bound<'py, PyCoroutine>, described: &Bound<'py, PyAny>, within_number: u8) -> PyResult<Self> {
+    fn start<'py>(
+        coroutine: &Bound<'py, PyCoroutine>,
+        described: &Bound<'py, PyAny>,
+        within_number: u8,
+    ) -> PyResult<Self> {
         panics::method(|| {
             let (py, own) = (coroutine.py(), coroutine.get());
             let body = own.body(py)?;
@@ -374,7 +379,9 @@ impl PyCall {
             let py = value.py();
             let truthy = match gil::is_truthy(value) {
                 Ok(truthy) => truthy,
-                Err(raised) => return self.ask_raised(py, part, raised.into_err(py).into_value(py).into_bound(py).into_any()),
+                Err(raised) => {
+                    return self.ask_raised(py, part, raised.into_err(py).into_value(py).into_bound(py).into_any());
+                }
             };
             let polled = if !truthy {
                 Polled::False

@@ -156,8 +156,7 @@ impl PyCoroutine {
             };
             let handle = gil::Owned::from(handle.clone());
             let (run, task) = (&self.run, self.task);
-            let arguments =
-                Arguments { py, run, task, args: &args, context: context.as_ref(), handle: Some(&handle) };
+            let arguments = Arguments { py, run, task, args: &args, context: context.as_ref(), handle: Some(&handle) };
             Ok(arguments.call_here(target.function.bind(py), &target.binding)?.into_bound())
         })
     }
@@ -327,12 +326,6 @@ impl PyCoroutine {
     }
 
     fn whose<'a>(&'a self, body: &'a Arc<CoroutineBody<Python3>>) -> Whose<'a> {
-        Whose {
-            engine: &self.engine,
-            run: &self.run,
-            task: self.task,
-            attempt: body.attempt(),
-            target: body.target(),
-        }
+        Whose { engine: &self.engine, run: &self.run, task: self.task, attempt: body.attempt(), target: body.target() }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use bide_core::attempt::Polled;
 use bide_core::Failure;
+use bide_core::attempt::Polled;
 use bide_executor::{Args, Gate, GateWatch};
 use bide_sync::Mutex;
 use pyo3::exceptions::PyException;
