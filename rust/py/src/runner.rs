@@ -138,6 +138,7 @@ impl PyRunner {
     /// first of them has ended, or a little later, if the store takes its time: a caller that waits for it anyway leaves
     /// the interpreter to the body for all that time. `many` is for the words of errors: which of them was refused.
     /// `contextvars` are those of each run, or one for all.
+    #[expect(clippy::too_many_arguments, reason = "each is said apart in Python")]
     #[pyo3(signature = (workflow, runs, contextvars, linger, many, options=None))]
     fn submit(
         &self,
