@@ -55,6 +55,11 @@ pub trait Host: Send + Sync + Sized + 'static {
         None
     }
 
+    /// The host's name of the calling thread, for its log.
+    fn this_thread() -> u64 {
+        0
+    }
+
     /// Whether a task's retry policy covers its `timeout`.
     fn retries_timeout(_body: &Self::Body) -> bool {
         false

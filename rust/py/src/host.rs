@@ -159,6 +159,11 @@ impl Host for Python3 {
         dispatch.coroutines()
     }
 
+    fn this_thread() -> u64 {
+        // SAFETY: always succeeds. It is what `threading.get_ident` returns.
+        (unsafe { libc::pthread_self() }) as u64
+    }
+
     fn retries_timeout(body: &PyBody) -> bool {
         body.retry.as_ref().is_some_and(|retry| retry.covers_timeout)
     }

@@ -56,9 +56,9 @@ pub(super) struct Own<H: Host> {
 /// The slot of a body.
 pub(super) enum Held<H: Host> {
     /// It executes.
-    Slot(Slot<H>),
+    Slot(#[expect(dead_code, reason = "dropped to release it")] Slot<H>),
     /// It executes without one: it has left a wait, and gets the next slot that is free.
-    Due(oneshot::Receiver<Slot<H>>),
+    Due(#[expect(dead_code, reason = "dropped to withdraw it, or to release what has come")] oneshot::Receiver<Slot<H>>),
     /// It is deferred, or has ended.
     None,
 }
@@ -104,7 +104,7 @@ impl<H: Host> CoroutineBody<H> {
         let name = run.workflow.graph.name_of(task);
         Arc::new(Self {
             engine: Arc::clone(engine),
-            limit: Limit::start(engine, run, task, attempt, 0),
+            limit: Limit::start(engine, run, task, attempt, H::this_thread()),
             run: Arc::clone(run),
             task,
             attempt: Mutex::new(Attempt::new(task, name, attempt)),
@@ -263,7 +263,7 @@ impl<H: Host> CoroutineBody<H> {
     /// Leaves a call: a step is not recorded, and a wait stays open, with which the next use of its name continues. A body
     /// that was deferred gets the next slot that is free and continues without waiting for it.
     pub fn abandon(&self, call: &OpenCall) {
-        self.attempt.lock().abandon(&call.call.lock());
+        self.attempt.lock().cancel(&call.call.lock());
         self.regain();
     }
 

@@ -196,6 +196,13 @@ impl<H: Host> Coroutines<H> {
         taken.into_iter().map(start).collect()
     }
 
+    /// Whether there are bodies to take.
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
+        let state = self.state.lock();
+        !state.closing && (!state.startable.is_empty() || (!state.ready.is_empty() && state.slots.free() > 0))
+    }
+
     /// Takes the gates that have opened.
     pub fn take_gates(&self) -> Vec<Gate<H>> {
         std::mem::take(&mut self.state.lock().gates)

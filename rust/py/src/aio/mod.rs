@@ -8,6 +8,7 @@ mod coroutine;
 mod gate;
 mod pending;
 mod queue;
+mod run;
 
 pub(crate) use call::PyCall;
 pub(crate) use coroutine::PyCoroutine;

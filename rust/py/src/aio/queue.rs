@@ -13,8 +13,8 @@ use bide_executor::EventLoop;
 use bide_sync::Mutex;
 use pyo3::prelude::*;
 
-use super::coroutine::PyCoroutine;
 use super::gate::PyGateWatch;
+use super::run::{self, Starts, Stop};
 use crate::gil::{self, Kept};
 use crate::host::PyEngine;
 use crate::notify::Notifier;
@@ -35,6 +35,8 @@ pub(crate) struct LoopQueue {
     watched: Mutex<Watched>,
     /// Reports that it is.
     notifier: Arc<Notifier>,
+    /// The `BodyLoop`, while it executes bodies.
+    pub(super) bodies: Mutex<Option<Kept>>,
     /// The loop's end of the socket.
     reader: UnixStream,
     /// The other end.
@@ -79,6 +81,7 @@ impl LoopQueue {
             thread: AtomicU64::new(0),
             watched: Mutex::default(),
             notifier: Arc::clone(notifier),
+            bodies: Mutex::default(),
             reader,
             writer,
         }))
@@ -164,14 +167,19 @@ impl Wake for Sleeper {
 /// The loop's side of a runner.
 #[pyclass(frozen, module = "bide._core", name = "LoopQueue")]
 pub(crate) struct PyLoopQueue {
-    queue: Arc<LoopQueue>,
-    engine: Arc<PyEngine>,
+    /// What is shared with other threads.
+    pub(super) queue: Arc<LoopQueue>,
+    /// The engine.
+    pub(super) engine: Arc<PyEngine>,
+    /// Bodies that were taken and not executed yet.
+    pub(super) starts: Mutex<Starts>,
+    /// The process in which it was made.
     home: Home,
 }
 
 impl PyLoopQueue {
     pub(crate) fn new(queue: Arc<LoopQueue>, engine: Arc<PyEngine>) -> Self {
-        Self { queue, engine, home: Home::here() }
+        Self { queue, engine, starts: Mutex::default(), home: Home::here() }
     }
 }
 
@@ -199,13 +207,21 @@ impl PyLoopQueue {
         })
     }
 
-    /// Coroutines to start, at most this many. Fewer: there are no more for now.
-    fn take(&self, py: Python<'_>, most: usize) -> PyResult<Vec<Py<PyCoroutine>>> {
-        panics::method(|| {
-            let Some(coroutines) = self.engine.dispatch().coroutines() else { return Ok(Vec::new()) };
-            let started = coroutines.take(most).into_iter();
-            started.map(|start| Py::new(py, PyCoroutine::new(&self.queue, &self.engine, start))).collect()
-        })
+    /// Executes coroutines that are ready, until one suspends: see `run.rs`.
+    fn run_ready<'py>(&self, py: Python<'py>, cancelling: &Bound<'py, PyAny>) -> PyResult<Stop<'py>> {
+        panics::method(|| run::run_ready(py, self, cancelling))
+    }
+
+    /// Whether there are coroutines to execute.
+    fn has_ready(&self) -> bool {
+        !self.starts.lock().is_empty()
+            || self.engine.dispatch().coroutines().is_some_and(bide_executor::Coroutines::has_ready)
+    }
+
+    /// Keeps the `BodyLoop` for the handles of bodies, until it is called with None.
+    fn set_bodies(&self, bodies: Option<Py<PyAny>>) {
+        let before = std::mem::replace(&mut *self.queue.bodies.lock(), bodies.map(Kept::new));
+        drop(before);
     }
 
     /// Gates to poll.
@@ -225,7 +241,13 @@ impl PyLoopQueue {
     /// Whether the runner closes.
     #[getter]
     fn closing(&self) -> bool {
-        self.engine.dispatch().coroutines().is_none_or(bide_executor::Coroutines::is_closing)
+        let closing = self.engine.dispatch().coroutines().is_none_or(bide_executor::Coroutines::is_closing);
+        if closing {
+            // They are not begun any more.
+            let starts = std::mem::take(&mut *self.starts.lock());
+            drop(starts);
+        }
+        closing
     }
 
     /// Whether the runner has lost its runs to another one since this was last asked.
