@@ -573,9 +573,6 @@ class Runner:
     def loop_queue(self) -> LoopQueue:
         """Return what its event loop works on."""
 
-    def async_load(self) -> tuple[int, int, int]:
-        """Return used slots for coroutines, all of them, and how many coroutines execute or are deferred."""
-
     def close(self, grace: float, cancel: Callable[[], object]) -> bool:
         """Suspend deferred bodies, wait `grace` seconds for others, and close the store; True if all bodies ended.
 

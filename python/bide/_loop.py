@@ -2,7 +2,7 @@
 
 The extension wakes the loop through a socket, once for many. Bodies are executed one after the other within an
 `asyncio.Task`, a driver, each in contextvars of its own. The first body that suspends keeps that task as its own until
-it ends; another driver takes over. So a body that never suspends costs no task, and one that does has one as it expects.
+it ends; another driver takes over. So a body that never suspends costs no task, and one that does has its own.
 """
 
 import asyncio
@@ -156,9 +156,7 @@ class BodyLoop:
             return
         await self._go_on(task, body, (coroutine, _NOT_BEGUN, context))
 
-    async def _go_on(
-        self, task: "asyncio.Task[None]", body: "_core.Coroutine", parts: tuple[Any, Any, Any]
-    ) -> None:
+    async def _go_on(self, task: "asyncio.Task[None]", body: "_core.Coroutine", parts: tuple[Any, Any, Any]) -> None:
         """Execute a body to its end, in this task."""
         self._bodies[body] = task
         try:

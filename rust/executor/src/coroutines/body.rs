@@ -14,7 +14,7 @@ use bide_sched::Alarm;
 use bide_sync::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::dispatch::{Counted, Coroutines, Slot};
+use super::dispatch::{Coroutines, Counted, Slot};
 use crate::engine::Engine;
 use crate::engine::show::publish;
 use crate::host::Host;
@@ -58,7 +58,9 @@ pub(super) enum Held<H: Host> {
     /// It executes.
     Slot(#[expect(dead_code, reason = "dropped to release it")] Slot<H>),
     /// It executes without one: it has left a wait, and gets the next slot that is free.
-    Due(#[expect(dead_code, reason = "dropped to withdraw it, or to release what has come")] oneshot::Receiver<Slot<H>>),
+    Due(
+        #[expect(dead_code, reason = "dropped to withdraw it, or to release what has come")] oneshot::Receiver<Slot<H>>,
+    ),
     /// It is deferred, or has ended.
     None,
 }

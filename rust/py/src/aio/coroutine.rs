@@ -376,12 +376,6 @@ impl PyCoroutine {
     }
 
     fn whose<'a>(&'a self, body: &'a Arc<CoroutineBody<Python3>>) -> Whose<'a> {
-        Whose {
-            engine: &self.engine,
-            run: &self.run,
-            task: self.task,
-            attempt: body.attempt(),
-            target: body.target(),
-        }
+        Whose { engine: &self.engine, run: &self.run, task: self.task, attempt: body.attempt(), target: body.target() }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use bide_core::attempt::Polled;
 use bide_core::Failure;
+use bide_core::attempt::Polled;
 use bide_executor::{Args, Gate, GateWatch};
 use bide_sync::Mutex;
 use pyo3::exceptions::PyException;
@@ -38,11 +38,7 @@ impl PyGateWatch {
     fn judge(&self, py: Python<'_>, polled: Polled, raised: Option<&Raised>) -> Option<PyPending> {
         let gate = self.watch.gate();
         let retries = |failure: &Failure| match raised {
-            Some(raised) => worker::matches(
-                &gate.run.workflow.bodies[gate.task.ix as usize],
-                py,
-                raised.value(py),
-            ),
+            Some(raised) => worker::matches(&gate.run.workflow.bodies[gate.task.ix as usize], py, raised.value(py)),
             None => worker::gate_retries(py, gate, failure),
         };
         let span = self.watch.judge(polled, retries)?;
@@ -110,7 +106,9 @@ impl PyGateWatch {
         panics::method(|| {
             let py = value.py();
             let polled = match gil::is_truthy(value) {
-                Err(raised) => return Ok(self.judge(py, Polled::Raised(errors::describe_end(py, &raised)), Some(&raised))),
+                Err(raised) => {
+                    return Ok(self.judge(py, Polled::Raised(errors::describe_end(py, &raised)), Some(&raised)));
+                }
                 Ok(false) => Polled::False,
                 Ok(true) => match names(py)?.plain_codec.encode(value) {
                     Ok(value) => Polled::True(value),

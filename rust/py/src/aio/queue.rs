@@ -2,7 +2,6 @@
 //! attaches for that.
 
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,13 +12,9 @@ use bide_executor::EventLoop;
 use bide_sync::Mutex;
 use pyo3::prelude::*;
 
-use super::gate::PyGateWatch;
-use super::run::{self, Starts, Stop};
-use crate::gil::{self, Kept};
-use crate::host::PyEngine;
+use crate::errors;
+use crate::gil::Kept;
 use crate::notify::Notifier;
-use crate::panics;
-use crate::process::Home;
 
 /// What other threads leave to the loop.
 pub(crate) struct LoopQueue {
@@ -38,7 +33,7 @@ pub(crate) struct LoopQueue {
     /// The `BodyLoop`, while it executes bodies.
     pub(super) bodies: Mutex<Option<Kept>>,
     /// The loop's end of the socket.
-    reader: UnixStream,
+    pub(super) reader: UnixStream,
     /// The other end.
     writer: UnixStream,
 }
@@ -70,7 +65,14 @@ pub(crate) struct Sleeper {
 }
 
 impl LoopQueue {
-    pub(crate) fn new(notifier: &Arc<Notifier>) -> std::io::Result<Arc<Self>> {
+    pub(crate) fn new(py: Python<'_>, notifier: &Arc<Notifier>) -> PyResult<Arc<Self>> {
+        Self::make(notifier).map_err(|error| {
+            let why = format!("the runner cannot have a socket pair to wake its event loop: {error}");
+            errors::bide(py, &why)
+        })
+    }
+
+    fn make(notifier: &Arc<Notifier>) -> std::io::Result<Arc<Self>> {
         let (reader, writer) = UnixStream::pair()?;
         reader.set_nonblocking(true)?;
         writer.set_nonblocking(true)?;
@@ -96,7 +98,7 @@ impl LoopQueue {
     }
 
     /// Takes what can be polled again. What comes from here on wakes the loop again.
-    fn take(&self) -> Vec<Arc<Sleeper>> {
+    pub(super) fn take(&self) -> Vec<Arc<Sleeper>> {
         let mut bytes = [0; 64];
         while matches!((&self.reader).read(&mut bytes), Ok(64)) {}
         self.turns.fetch_add(1, Ordering::Relaxed);
@@ -147,6 +149,11 @@ impl Sleeper {
         Arc::new(Self { queue: Arc::clone(queue), future: Mutex::default(), queued: AtomicBool::new(false) })
     }
 
+    /// The `asyncio.Future` to complete now, if one is parked.
+    pub(super) fn parked(&self) -> Option<Kept> {
+        self.future.lock().take()
+    }
+
     /// The `asyncio.Future` to complete once the future can be polled again.
     pub(super) fn park(&self, future: Py<PyAny>) {
         let before = self.future.lock().replace(Kept::new(future));
@@ -161,103 +168,5 @@ impl Wake for Sleeper {
             queue.woken.lock().push(self);
             queue.wake();
         }
-    }
-}
-
-/// The loop's side of a runner.
-#[pyclass(frozen, module = "bide._core", name = "LoopQueue")]
-pub(crate) struct PyLoopQueue {
-    /// What is shared with other threads.
-    pub(super) queue: Arc<LoopQueue>,
-    /// The engine.
-    pub(super) engine: Arc<PyEngine>,
-    /// Bodies that were taken and not executed yet.
-    pub(super) starts: Mutex<Starts>,
-    /// The process in which it was made.
-    home: Home,
-}
-
-impl PyLoopQueue {
-    pub(crate) fn new(queue: Arc<LoopQueue>, engine: Arc<PyEngine>) -> Self {
-        Self { queue, engine, starts: Mutex::default(), home: Home::here() }
-    }
-}
-
-#[pymethods]
-impl PyLoopQueue {
-    /// What the loop reads from when there is something to do.
-    fn fileno(&self) -> i32 {
-        self.queue.reader.as_raw_fd()
-    }
-
-    /// Begins a turn: commits what has gathered, and returns the `asyncio` futures to complete.
-    fn turn(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
-        panics::method(|| {
-            self.home.check("Runner")?;
-            let woken = self.queue.take();
-            if let Some(coroutines) = self.engine.dispatch().coroutines() {
-                if self.engine.store().blocks() {
-                    coroutines.commit_gathered();
-                } else {
-                    gil::detached(py, || coroutines.commit_gathered());
-                }
-            }
-            let futures = woken.iter().filter_map(|sleeper| sleeper.future.lock().take());
-            Ok(futures.map(|future| future.into_owned(py).into_bound().unbind()).collect())
-        })
-    }
-
-    /// Executes coroutines that are ready, until one suspends: see `run.rs`.
-    fn run_ready<'py>(&self, py: Python<'py>, cancelling: &Bound<'py, PyAny>) -> PyResult<Stop<'py>> {
-        panics::method(|| run::run_ready(py, self, cancelling))
-    }
-
-    /// Whether there are coroutines to execute.
-    fn has_ready(&self) -> bool {
-        !self.starts.lock().is_empty()
-            || self.engine.dispatch().coroutines().is_some_and(bide_executor::Coroutines::has_ready)
-    }
-
-    /// Keeps the `BodyLoop` for the handles of bodies, until it is called with None.
-    fn set_bodies(&self, bodies: Option<Py<PyAny>>) {
-        let before = std::mem::replace(&mut *self.queue.bodies.lock(), bodies.map(Kept::new));
-        drop(before);
-    }
-
-    /// Gates to poll.
-    fn take_gates(&self, py: Python<'_>) -> PyResult<Vec<Py<PyGateWatch>>> {
-        panics::method(|| {
-            let Some(coroutines) = self.engine.dispatch().coroutines() else { return Ok(Vec::new()) };
-            let opened = coroutines.take_gates().into_iter();
-            opened.map(|gate| Py::new(py, PyGateWatch::new(&self.queue, &self.engine, gate))).collect()
-        })
-    }
-
-    /// Wakes the loop.
-    fn wake(&self) {
-        self.queue.wake();
-    }
-
-    /// Whether the runner closes.
-    #[getter]
-    fn closing(&self) -> bool {
-        let closing = self.engine.dispatch().coroutines().is_none_or(bide_executor::Coroutines::is_closing);
-        if closing {
-            // They are not begun any more.
-            let starts = std::mem::take(&mut *self.starts.lock());
-            drop(starts);
-        }
-        closing
-    }
-
-    /// Whether the runner has lost its runs to another one since this was last asked.
-    fn take_lost(&self) -> bool {
-        self.engine.dispatch().coroutines().is_some_and(bide_executor::Coroutines::take_lost)
-    }
-
-    /// How many coroutines execute or are deferred.
-    #[getter]
-    fn bodies(&self) -> usize {
-        self.engine.dispatch().coroutines().map_or(0, bide_executor::Coroutines::bodies)
     }
 }

@@ -1,9 +1,12 @@
 //! Executes coroutines that are ready, within an `asyncio` task that `bide/_loop.py` calls a driver: each in contextvars of
 //! its own, up to the first that suspends. That one keeps the driver; one that does not suspend costs no task.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bide_executor::Start;
+use bide_sync::Mutex;
 use pyo3::exceptions::PyStopIteration;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -11,10 +14,10 @@ use pyo3::types::PyTuple;
 
 use super::coroutine::PyCoroutine;
 use super::pending::PyPending;
-use super::queue::PyLoopQueue;
+use super::queue::LoopQueue;
 use crate::errors::{Names, names};
 use crate::gil::{self, Owned, Raised};
-use crate::host::Python3;
+use crate::host::{PyEngine, Python3};
 use crate::panics;
 
 /// After this long the loop has a turn.
@@ -44,33 +47,31 @@ enum Left {
 /// Why it was left, and with which body.
 pub(super) type Stop<'py> = (u8, Option<Bound<'py, PyCoroutine>>, [Option<Bound<'py, PyAny>>; 3]);
 
-/// What a step of a coroutine came to.
-enum Step<'py> {
-    Returned(Owned<'py>),
-    Raised(Raised),
-    Awaits(Owned<'py>),
-}
-
 /// Executes bodies. `cancelling` is that method of the driver.
 pub(super) fn run_ready<'py>(
     py: Python<'py>,
-    queue: &PyLoopQueue,
+    queue: &Arc<LoopQueue>,
+    engine: &Arc<PyEngine>,
+    starts: &Mutex<Starts>,
     cancelling: &Bound<'py, PyAny>,
 ) -> PyResult<Stop<'py>> {
-    let Some(coroutines) = queue.engine.dispatch().coroutines() else { return Ok(stop(Left::Idle)) };
+    let Some(coroutines) = engine.dispatch().coroutines() else { return Ok(stop(Left::Idle)) };
     let names = names(py)?;
-    let begun = queue.engine.steady();
+    let begun = engine.steady();
     loop {
-        if queue.engine.steady().saturating_sub(begun) > BUDGET {
+        if engine.steady().saturating_sub(begun) > BUDGET {
             return Ok(stop(Left::Budget));
         }
-        let mut starts = queue.starts.lock();
-        if starts.is_empty() {
-            starts.extend(coroutines.take(BATCH));
-        }
-        let Some(start) = starts.pop_front() else { return Ok(stop(Left::Idle)) };
-        drop(starts);
-        if let Some(stop) = execute(py, names, queue, start)? {
+        let start = {
+            let mut starts = starts.lock();
+            if starts.is_empty() {
+                starts.extend(coroutines.take(BATCH));
+            }
+            starts.pop_front()
+        };
+        let Some(start) = start else { return Ok(stop(Left::Idle)) };
+        let body = Bound::new(py, PyCoroutine::new(queue, engine, start))?;
+        if let Some(stop) = execute(py, names, body)? {
             return Ok(stop);
         }
         if gil::is_truthy(&*gil::call0(cancelling)?)? {
@@ -84,13 +85,7 @@ fn stop<'py>(left: Left) -> Stop<'py> {
 }
 
 /// Executes a body. `None` if it has ended.
-fn execute<'py>(
-    py: Python<'py>,
-    names: &Names,
-    queue: &PyLoopQueue,
-    start: Start<Python3>,
-) -> PyResult<Option<Stop<'py>>> {
-    let body = Bound::new(py, PyCoroutine::new(&queue.queue, &queue.engine, start))?;
+fn execute<'py>(py: Python<'py>, names: &Names, body: Bound<'py, PyCoroutine>) -> PyResult<Option<Stop<'py>>> {
     let own = body.get();
     if let Some(pending) = own.begin()? {
         let pending = Bound::new(py, pending)?.into_any();
@@ -99,23 +94,37 @@ fn execute<'py>(
     if !own.begun() {
         return Ok(None);
     }
-    let vars = within(py, names, &body)?;
-    let called = panics::no_panic(|| own.call_within(&body, names, &vars));
-    let called = match called {
-        Ok(Ok(called)) => called,
-        Ok(Err(raised)) => return ended(py, &body, own.ends_by(py, raised)?),
-        Err(panicked) => return ended(py, &body, own.ends_by(py, Raised::new(py, panicked.into()))?),
-    };
-    let coroutine = coroutine_of(py, called)?;
-    let send = gil::getattr(&coroutine, pyo3::intern!(py, "send"))?;
-    let none = py.None().into_bound(py);
-    match step(py, gil::call_args(names.run_in_vars.bind(py), &[&vars, &send, &none])) {
-        Step::Returned(value) => ended(py, &body, own.ends_with(&value)?),
-        Step::Raised(raised) => ended(py, &body, own.ends_by(py, raised)?),
-        Step::Awaits(awaited) => {
-            let parts = [coroutine, awaited, vars].map(|part| Some(part.into_bound()));
+    match panics::no_panic(|| first_step(py, names, &body)) {
+        Ok(Ok(Step::Returned(value))) => ended(py, &body, own.ends_with(&value)?),
+        Ok(Ok(Step::Awaits(parts))) => {
+            let parts = parts.map(|part| Some(part.into_bound()));
             Ok(Some((Left::Suspended as u8, Some(body), parts)))
         }
+        Ok(Err(raised)) => ended(py, &body, own.ends_by(py, raised)?),
+        Err(panicked) => ended(py, &body, own.ends_by(py, Raised::new(py, panicked.into()))?),
+    }
+}
+
+/// What the first step of a body came to.
+enum Step<'py> {
+    Returned(Owned<'py>),
+    /// The coroutine, what it awaits, and its contextvars.
+    Awaits([Owned<'py>; 3]),
+}
+
+/// Calls a body, and executes its first step.
+fn first_step<'py>(py: Python<'py>, names: &Names, body: &Bound<'py, PyCoroutine>) -> Result<Step<'py>, Raised> {
+    let vars = within(py, names, body).map_err(|error| Raised::new(py, error))?;
+    let called = body.get().call_within(body, names, &vars)?;
+    let coroutine = coroutine_of(py, called).map_err(|error| Raised::new(py, error))?;
+    let send = gil::getattr(&coroutine, pyo3::intern!(py, "send"))?;
+    let none = py.None().into_bound(py);
+    match gil::call_args(names.run_in_vars.bind(py), &[&vars, &send, &none]) {
+        Ok(awaited) => Ok(Step::Awaits([coroutine, awaited, vars])),
+        Err(raised) if raised.is::<PyStopIteration>(py) => {
+            gil::getattr(raised.value(py), pyo3::intern!(py, "value")).map(Step::Returned)
+        }
+        Err(raised) => Err(raised),
     }
 }
 
@@ -127,17 +136,6 @@ fn ended<'py>(
     let Some(pending) = pending else { return Ok(None) };
     let pending = Bound::new(py, pending)?.into_any();
     Ok(Some((Left::Ends as u8, Some(body.clone()), [Some(pending), None, None])))
-}
-
-fn step<'py>(py: Python<'py>, result: Result<Owned<'py>, Raised>) -> Step<'py> {
-    match result {
-        Ok(awaited) => Step::Awaits(awaited),
-        Err(raised) if raised.is::<PyStopIteration>(py) => {
-            let value = gil::getattr(raised.value(py), pyo3::intern!(py, "value"));
-            value.map_or_else(Step::Raised, Step::Returned)
-        }
-        Err(raised) => Step::Raised(raised),
-    }
 }
 
 /// The contextvars of a body: a copy of the submitter's, in which `bide._here.here` names it.
@@ -172,5 +170,4 @@ fn coroutine_of<'py>(py: Python<'py>, called: Owned<'py>) -> PyResult<Owned<'py>
 }
 
 /// The bodies that were taken and not executed yet.
-pub(super) type Starts = std::collections::VecDeque<Start<Python3>>;
-
+pub(super) type Starts = VecDeque<Start<Python3>>;
