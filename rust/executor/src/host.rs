@@ -40,7 +40,7 @@ pub trait Host: Send + Sync + Sized + 'static {
         crate::panic::no_panic(f)
     }
 
-    /// Whether a body does not block a thread: it is dispatched by [`Host::coroutines`].
+    /// Whether a body does not block a thread: its dispatcher hands it to another one.
     fn is_coroutine(_body: &Self::Body) -> bool {
         false
     }
@@ -48,11 +48,6 @@ pub trait Host: Send + Sync + Sized + 'static {
     /// Whether the condition of this part of a task's gate does not block a thread.
     fn is_coroutine_gate(_body: &Self::Body, _part: u16) -> bool {
         false
-    }
-
-    /// The dispatcher of bodies that do not block a thread, if the host has one beside that of the others.
-    fn coroutines(_dispatch: &Self::Dispatch) -> Option<&crate::coroutines::Coroutines<Self>> {
-        None
     }
 
     /// The host's name of the calling thread, for its log.
@@ -78,6 +73,9 @@ pub trait Dispatch<H: Host>: Send + Sync + 'static {
 
     /// What was announced by [`Dispatch::coming`] is ready, or will not be.
     fn came(&self) {}
+
+    /// Takes what the thread that has made it ready cannot execute itself, and dispatches that.
+    fn divert(&self, _ready: &mut Vec<Ready<H>>) {}
 
     /// This gate is open and waits for a condition.
     fn gate(&self, gate: Gate<H>);

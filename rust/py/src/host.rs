@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bide_core::{PollPolicy, TaskRef, Value};
-use bide_executor::{Coroutines, Engine, Host, Pool, Run, Source};
+use bide_executor::{Engine, Host, Pool, Run, Source};
 use bide_sync::Mutex;
 use pyo3::prelude::*;
 
@@ -153,10 +153,6 @@ impl Host for Python3 {
 
     fn is_coroutine_gate(body: &PyBody, part: u16) -> bool {
         body.gate(part).is_some_and(|gate| gate.is_async)
-    }
-
-    fn coroutines(dispatch: &Pool<Self>) -> Option<&Coroutines<Self>> {
-        dispatch.coroutines()
     }
 
     fn this_thread() -> u64 {

@@ -2,6 +2,7 @@
 //!
 //! A future never blocks. It waits for commits, for alarms and for a slot, all of which complete on other threads.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -27,6 +28,8 @@ use crate::threads::limit::Limit;
 pub struct CoroutineBody<H: Host> {
     /// The engine that executes it.
     engine: Arc<Engine<H>>,
+    /// Its dispatcher.
+    coroutines: Arc<Coroutines<H>>,
     /// Its run.
     run: Arc<Run<H>>,
     /// Its task.
@@ -40,8 +43,11 @@ pub struct CoroutineBody<H: Host> {
     /// What ends with it.
     own: Mutex<Option<Own<H>>>,
     /// The child runs that it has started, so that their results are read from memory.
-    pub(super) children: Mutex<super::children::Started<H>>,
+    pub(super) children: Mutex<Started<H>>,
 }
+
+/// Children by their ids.
+pub(super) type Started<H> = Option<Box<HashMap<RunId, Arc<Run<H>>>>>;
 
 /// What a body has until it ends.
 pub(super) struct Own<H: Host> {
@@ -95,17 +101,12 @@ impl Alarm for Ring {
 }
 
 impl<H: Host> CoroutineBody<H> {
-    pub(super) fn new(
-        engine: &Arc<Engine<H>>,
-        run: &Arc<Run<H>>,
-        task: TaskRef,
-        attempt: u32,
-        slot: Slot<H>,
-        own: Own<H>,
-    ) -> Arc<Self> {
+    pub(super) fn new(run: &Arc<Run<H>>, task: TaskRef, attempt: u32, slot: Slot<H>, own: Own<H>) -> Arc<Self> {
+        let (engine, coroutines) = (&own.counted.engine, &own.counted.coroutines);
         let name = run.workflow.graph.name_of(task);
         Arc::new(Self {
             engine: Arc::clone(engine),
+            coroutines: Arc::clone(coroutines),
             limit: Limit::start(engine, run, task, attempt, H::this_thread()),
             run: Arc::clone(run),
             task,
@@ -270,12 +271,11 @@ impl<H: Host> CoroutineBody<H> {
     }
 
     fn regain(&self) {
-        let Some(coroutines) = self.coroutines() else { return };
         let mut slot = self.slot.lock();
         if !matches!(*slot, Held::None) || self.has_ended() {
             return;
         }
-        *slot = match coroutines.resume(&self.engine) {
+        *slot = match self.coroutines.resume() {
             Ok(slot) => Held::Slot(slot),
             Err(due) => Held::Due(due),
         };
@@ -283,10 +283,6 @@ impl<H: Host> CoroutineBody<H> {
         if let Some(limit) = &self.limit {
             limit.resume();
         }
-    }
-
-    fn coroutines(&self) -> Option<&Coroutines<H>> {
-        H::coroutines(self.engine.dispatch())
     }
 
     /// The body has returned: what it held until now.
@@ -374,7 +370,7 @@ impl<H: Host> CoroutineBody<H> {
     fn enqueue(&self, event: Event, completion: Option<Completion>) {
         let at = self.engine.now();
         let event = QueuedEvent { run: Arc::clone(&self.run), event, at, completion };
-        let Some(coroutines) = self.coroutines() else { return };
+        let coroutines = &self.coroutines;
         if self.engine.store().blocks() {
             self.engine.path().ledger.enqueue(event);
         } else {
@@ -405,8 +401,7 @@ impl<H: Host> CoroutineBody<H> {
 
     /// Takes a slot again. False: none is given out any more.
     async fn acquire(&self) -> bool {
-        let Some(coroutines) = self.coroutines() else { return false };
-        let resumed = coroutines.resume(&self.engine);
+        let resumed = self.coroutines.resume();
         let slot = match resumed {
             Ok(slot) => slot,
             Err(due) => match due.await {

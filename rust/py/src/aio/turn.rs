@@ -3,7 +3,6 @@
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use bide_executor::Coroutines;
 use bide_sync::Mutex;
 use pyo3::prelude::*;
 
@@ -65,7 +64,8 @@ impl PyLoopQueue {
 
     /// Whether there are coroutines to execute.
     fn has_ready(&self) -> bool {
-        !self.starts.lock().is_empty() || self.engine.dispatch().coroutines().is_some_and(Coroutines::has_ready)
+        !self.starts.lock().is_empty()
+            || self.engine.dispatch().coroutines().is_some_and(|coroutines| coroutines.has_ready())
     }
 
     /// Keeps the `BodyLoop` for the handles of bodies, until it is called with None.
@@ -79,7 +79,7 @@ impl PyLoopQueue {
         panics::method(|| {
             let Some(coroutines) = self.engine.dispatch().coroutines() else { return Ok(Vec::new()) };
             let opened = coroutines.take_gates().into_iter();
-            opened.map(|gate| Py::new(py, PyGateWatch::new(&self.queue, &self.engine, gate))).collect()
+            opened.map(|gate| Py::new(py, PyGateWatch::new(&self.queue, &self.engine, coroutines, gate))).collect()
         })
     }
 
@@ -91,7 +91,7 @@ impl PyLoopQueue {
     /// Whether the runner closes.
     #[getter]
     fn closing(&self) -> bool {
-        let closing = self.engine.dispatch().coroutines().is_none_or(Coroutines::is_closing);
+        let closing = self.engine.dispatch().coroutines().is_none_or(|coroutines| coroutines.is_closing());
         if closing {
             // They are not begun any more.
             let starts = std::mem::take(&mut *self.starts.lock());
@@ -102,12 +102,12 @@ impl PyLoopQueue {
 
     /// Whether the runner has lost its runs to another one since this was last asked.
     fn take_lost(&self) -> bool {
-        self.engine.dispatch().coroutines().is_some_and(Coroutines::take_lost)
+        self.engine.dispatch().coroutines().is_some_and(|coroutines| coroutines.take_lost())
     }
 
     /// How many coroutines execute or are deferred.
     #[getter]
     fn bodies(&self) -> usize {
-        self.engine.dispatch().coroutines().map_or(0, Coroutines::bodies)
+        self.engine.dispatch().coroutines().map_or(0, |coroutines| coroutines.bodies())
     }
 }
