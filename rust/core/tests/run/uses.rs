@@ -142,7 +142,7 @@ fn a_wait_does_not_take_the_number_of_a_step_that_came_out_of_turn() {
 #[test]
 fn a_use_that_is_taken_back_is_the_next_one_again() {
     let (journal, mut uses) = (Journal::default(), Uses::default());
-    let mut next = |uses: &mut Uses| journal.recall_next(uses, &"wait".into(), &Lookup::Time).0;
+    let next = |uses: &mut Uses| journal.recall_next(uses, &"wait".into(), &Lookup::Time).0;
     let first = next(&mut uses);
     uses.take_back(&first);
     let again = next(&mut uses);

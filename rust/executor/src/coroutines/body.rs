@@ -39,7 +39,7 @@ pub struct CoroutineBody<H: Host> {
     /// Its slot.
     slot: Mutex<Held<H>>,
     /// The remaining execution time, if its task has a limit.
-    limit: Option<Arc<Limit<H>>>,
+    pub(super) limit: Option<Arc<Limit<H>>>,
     /// What ends with it.
     own: Mutex<Option<Own<H>>>,
     /// The child runs that it has started, so that their results are read from memory.
@@ -286,12 +286,12 @@ impl<H: Host> CoroutineBody<H> {
     }
 
     /// The body has returned: what it held until now.
-    pub(super) fn take(&self) -> (Option<Own<H>>, Held<H>, Option<Arc<Limit<H>>>) {
+    pub(super) fn take(&self) -> (Option<Own<H>>, Held<H>) {
         self.attempt.lock().end();
         let children = self.children.lock().take();
         drop(children);
         let own = self.own.lock().take();
-        (own, std::mem::replace(&mut *self.slot.lock(), Held::None), self.limit.clone())
+        (own, std::mem::replace(&mut *self.slot.lock(), Held::None))
     }
 
     /// Feeds a call, and carries out its actions up to one that needs the user's code.

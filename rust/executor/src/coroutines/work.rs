@@ -58,13 +58,13 @@ impl<H: Host> CoroutineBody<H> {
     /// committed: the next body may kill the process, and this one's run would be suspected of it.
     pub async fn end(self: Arc<Self>, outcome: Outcome) {
         let attempt = self.attempt();
-        let (own, slot, limit) = self.take();
+        let (own, slot) = self.take();
         let Some(Own { counted, turn, mark }) = own else { return };
         let engine = self.engine();
         // What a body comes to that was cancelled because its time is used up.
-        let reached = limit.as_ref().filter(|limit| limit.is_reached()).map(|limit| limit.outcome());
+        let reached = self.limit.as_ref().filter(|limit| limit.is_reached()).map(|limit| limit.outcome());
         let outcome = reached.unwrap_or(outcome);
-        if let Some(next) = limit.and_then(|limit| limit.end()) {
+        if let Some(next) = self.limit.as_ref().and_then(|limit| limit.end()) {
             engine.dispatch_ready(&mut vec![next]);
         }
         let event = Event::Ended { task: self.task(), attempt, outcome };

@@ -194,7 +194,7 @@ impl PyCall {
         };
         let before = match &mut self.state.lock().what {
             // One that is tried again and then returns has raised nothing.
-            What::Step(step) => std::mem::replace(&mut step.raised, Some(raised)),
+            What::Step(step) => step.raised.replace(raised),
             _ => None,
         };
         drop(before);
