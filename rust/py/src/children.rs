@@ -48,7 +48,8 @@ pub(crate) fn start<'py>(
     let workflow = PyString::new(py, workflow.graph.workflow()).into_any();
     let children = PyList::empty(py);
     for child in started {
-        let (id, name) = (PyString::new(py, &child.id.to_string()).into_any(), PyString::new(py, &name_of(&child.key)).into_any());
+        let (id, name) =
+            (PyString::new(py, &child.id.to_string()).into_any(), PyString::new(py, &name_of(&child.key)).into_any());
         children.append(gil::call_args(&child_run, &[&id, &workflow, &name])?.into_bound())?;
     }
     Ok(children)

@@ -42,10 +42,7 @@ pub(crate) struct PyPending(Mutex<Option<Future<()>>>);
 
 impl PyPending {
     /// One that was not polled yet.
-    pub(super) fn new(
-        queue: &Arc<LoopQueue>,
-        future: impl std::future::Future<Output = ()> + Send + 'static,
-    ) -> Self {
+    pub(super) fn new(queue: &Arc<LoopQueue>, future: impl std::future::Future<Output = ()> + Send + 'static) -> Self {
         Self(Mutex::new(Some(Future::new(queue, future))))
     }
 
