@@ -50,6 +50,17 @@ pub enum Event {
         /// For a gate that failed: whether the task's retry policy covers the failure.
         retry: Option<Retry>,
     },
+    /// A timer has fired that the machine asked for: the time of an open wait is reached, or it times out.
+    Elapsed {
+        /// Whose wait.
+        task: TaskRef,
+        /// Which attempt; for a gate the number of attempts before it.
+        attempt: u32,
+        /// The journal entry.
+        key: EntryKey,
+        /// The time that the timer was set for: a later wait can have the same key.
+        at: Time,
+    },
     /// A step returned or raised, or a wait was satisfied at its first check.
     Recorded {
         /// Whose body.

@@ -146,7 +146,7 @@ pub(crate) struct Mailbox {
     ids: HashSet<Arc<str>>,
     /// The numbers of the messages that were not read from the store, and that a later look there will find.
     own: HashSet<i64>,
-    /// Waits that were opened, oldest first. Some may be over by now, or be noted twice: whoever takes one checks it.
+    /// Waits that were opened, oldest first. Some may be over by now, or be noted twice: the reader checks it.
     waits: HashMap<Address, VecDeque<(TaskRef, EntryKey)>>,
     /// `waits` has all open waits of the run. False until the first message comes, and after a recovery.
     pub(crate) has_waits: bool,

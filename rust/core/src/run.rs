@@ -5,13 +5,13 @@
 //! | from      | event                         | to                                   |
 //! |-----------|-------------------------------|--------------------------------------|
 //! | Pending   | `Begin`, last dependency ends | Ready, Pending behind its gate, Skipped by `run_if` |
-//! | Pending   | gate `Closed` with a value    | Ready                                |
-//! | Pending   | gate `Closed` with a failure  | Pending until `Due`, or Failed       |
+//! | Pending   | gate `Closed` with a value, or its time is `Elapsed` | Ready         |
+//! | Pending   | gate `Closed` with a failure, or its deadline is `Elapsed` | Pending until `Due`, or Failed |
 //! | Pending, Ready | another task fails, `fail_fast` | Skipped                       |
 //! | Pending   | `Due` (retry)                 | Ready, Pending behind its gate       |
 //! | Ready     | [`RunState::enter`]           | Running                              |
 //! | Running   | `Opened`                      | Running, Deferred                    |
-//! | Running   | `Closed`, `Recorded`          | Running, Active                      |
+//! | Running   | `Closed`, `Elapsed`, `Recorded` | Running, Active                    |
 //! | Running   | `Delayed`                     | Running, Deferred                    |
 //! | Running   | `Resumed`                     | Running, Active                      |
 //! | Running   | `Intended`, `Unrecorded`, `Checkpoint` | the same                    |
@@ -19,7 +19,7 @@
 //! | Running   | `Ended` Skipped               | Skipped                              |
 //! | Running   | `Ended` Failed                | Pending until `Due`, or Failed       |
 //! | Running   | `Ended` Suspended             | Running, out of memory               |
-//! | Running, out of memory | `Begin`, `Due` (re-enter), `Closed` | Ready              |
+//! | Running, out of memory | `Begin`, `Due` (re-enter), `Closed`, `Elapsed` | Ready   |
 //! | Running   | `Ended` Expanded              | Running, with elements (`run/maps.rs`) |
 //! | Running, with elements | its last element ends | Completed, Failed or Skipped    |
 //!
@@ -35,10 +35,10 @@
 //! `Published` changes no state: it is what bodies show, and is written if their attempts are not over.
 //!
 //! Here: the state, its readers, and the dispatch of events. `run/waits.rs`: journal entries, gates and timers;
-//! `run/combine.rs`: several waits at once; `run/mail.rs`: messages; `run/children.rs`: child runs; `run/steps.rs`: steps that are begun before they
-//! end, and checkpoints. `run/ends.rs`: outcomes and what follows for other tasks. `run/skip.rs`: why a task is skipped.
-//! `run/maps.rs`: the elements of mapped tasks. `run/rows.rs`: what is written, and the marks of
-//! bodies that may kill their process. `recover.rs`: from rows back to a state.
+//! `run/combine.rs`: several waits at once; `run/mail.rs`: messages; `run/children.rs`: child runs; `run/steps.rs`:
+//! steps that are begun before they end, and checkpoints. `run/ends.rs`: outcomes and what follows for other tasks.
+//! `run/skip.rs`: why a task is skipped. `run/maps.rs`: the elements of mapped tasks. `run/rows.rs`: what is written,
+//! and the marks of bodies that may kill their process. `recover.rs`: from rows back to a state.
 
 mod children;
 mod combine;
@@ -375,6 +375,7 @@ impl RunState {
                 self.current(task, attempt, TaskStatus::Pending)?;
                 self.gate_closed(task, &key, result, retry, out)?;
             }
+            Event::Elapsed { task, attempt, key, at } => self.elapsed(task, attempt, &key, at, out)?,
             Event::Intended { task, attempt, wait } => {
                 self.running(task, attempt)?;
                 self.intended(task, wait, out);
@@ -479,6 +480,11 @@ impl RunState {
     #[must_use]
     pub fn recorded_calls(&self, task: TaskRef) -> usize {
         self.known_detail(task).map_or(0, |detail| detail.journal.recorded())
+    }
+
+    /// Whether a record of a body is older than its last checkpoint: see [`RunState::recorded_calls`].
+    pub(crate) fn outlived_checkpoint(&self, task: TaskRef, key: &EntryKey) -> bool {
+        self.known_detail(task).is_some_and(|detail| detail.journal.outlived_checkpoint(key))
     }
 
     /// Whether a record is over.

@@ -7,8 +7,7 @@ use super::combined::Combined;
 use super::polling::{Polling, timed_out};
 use super::starts::Starts;
 use super::step::{self, Step};
-use super::{Action, CallError, Caller, Clocks, Fed, Request, Sleep, used_up};
-use crate::block::BlockReason;
+use super::{Action, CallError, Caller, Clocks, Fed, Request, Sleep, pause, used_up};
 use crate::entry::{EntryKey, Lookup, Operation, RecordKind};
 use crate::event::{Event, Wait};
 use crate::failure::Failure;
@@ -35,8 +34,6 @@ pub struct Call {
     timeout: Option<Duration>,
     /// What the call waits for or does.
     pub(super) kind: Kind,
-    /// Where it comes from.
-    caller: Caller,
     /// Where it is in the table of `attempt/mod.rs`.
     pub(super) state: State,
 }
@@ -134,7 +131,7 @@ impl Call {
                 (Lookup::KeyedStart, None, Kind::Starts(starts))
             }
         };
-        Self { task, attempt, key: EntryKey { name, n: 0 }, lookup, timeout, kind, caller, state: State::Start }
+        Self { task, attempt, key: EntryKey { name, n: 0 }, lookup, timeout, kind, state: State::Start }
     }
 
     /// Its name in the journal.
@@ -174,11 +171,6 @@ impl Call {
     /// Whether its record is found by a key of the caller's.
     pub(super) const fn is_keyed(&self) -> bool {
         matches!(self.lookup, Lookup::KeyedStep)
-    }
-
-    /// Whether the body's own thread makes it.
-    pub(super) fn is_by_body(&self) -> bool {
-        self.caller == Caller::Body
     }
 
     /// Whether it records a checkpoint.
@@ -298,8 +290,8 @@ impl Call {
             Recall::Failed(failure) => return self.end(Err(CallError::Failed(failure))),
             Recall::Mismatch(why) => {
                 let why = format!("task '{task}': {why}");
-                let reason = BlockReason::Mismatch { what: why.as_str().into() };
-                return self.go(State::Pausing(why), Action::Commit(Box::new(Event::Block { reason })));
+                let pause = pause(&why);
+                return self.go(State::Pausing(why), pause);
             }
             Recall::Begun { mode, due } => return self.step_begun(mode, due, task, clocks),
             Recall::Ask { deadline } => (None, deadline),

@@ -30,8 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::polling::{Polling, timed_out};
-use super::{Action, CallError, Clocks, Fed, Part, PartRequest, Sleep, used_up};
-use crate::block::BlockReason;
+use super::{Action, CallError, Clocks, Fed, Part, PartRequest, Sleep, pause, used_up};
 use crate::entry::{EntryKey, Lookup, Operation};
 use crate::event::{Event, Wait};
 use crate::failure::Failure;
@@ -292,8 +291,8 @@ impl Combined {
     }
 
     fn pause(&mut self, why: String) -> Action {
-        let reason = BlockReason::Mismatch { what: why.as_str().into() };
-        self.go(State::Pausing(why), Action::Commit(Box::new(Event::Block { reason })))
+        let pause = pause(&why);
+        self.go(State::Pausing(why), pause)
     }
 
     /// The first condition whose poll is due.

@@ -94,6 +94,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::block::BlockReason;
 use crate::entry::{EntryKey, RecordKind, StepArguments};
 use crate::event::{Event, Refused, Retry};
 use crate::failure::{Failure, FailureKind};
@@ -427,6 +428,12 @@ pub fn read_now(task: &str, value: &Value) -> Result<Time, CallError> {
         let message = format!("task '{task}': what is recorded as the time of handle.now() is not a time");
         CallError::Failed(Failure::new(FailureKind::Serialization, "bide.SerializationError", &message))
     })
+}
+
+/// Pauses the run: the code asks for something else than was recorded.
+fn pause(why: &str) -> Action {
+    let reason = BlockReason::Mismatch { what: why.into() };
+    Action::Commit(Box::new(Event::Block { reason }))
 }
 
 /// The text of a call that comes after the attempt's execution time.

@@ -15,8 +15,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::{Action, CallError, Fed, RecalledPart, StartRequest};
-use crate::block::BlockReason;
+use super::{Action, CallError, Fed, RecalledPart, StartRequest, pause};
 use crate::entry::{EntryKey, Lookup};
 use crate::event::{ChildStart, Event};
 use crate::id::TaskRef;
@@ -106,8 +105,8 @@ impl Starts {
                 Recall::Satisfied(_) => {}
                 Recall::Mismatch(why) => {
                     let why = format!("task '{task}': {why}");
-                    let reason = BlockReason::Mismatch { what: why.as_str().into() };
-                    return self.go(State::Pausing(why), Action::Commit(Box::new(Event::Block { reason })));
+                    let pause = pause(&why);
+                    return self.go(State::Pausing(why), pause);
                 }
                 // A key that was given twice is one child.
                 _ if start.key.is_keyed() && !keyed.insert(start.key.clone()) => {}

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::entry::{Entry, EntryKey, EntryState, Lookup, Operation};
+use crate::entry::{Entry, EntryKey, Lookup, Operation};
 use crate::event::{ChildStart, Wait};
 use crate::failure::{Failure, FailureKind};
 use crate::id::{RunId, TaskRef};
@@ -63,7 +63,7 @@ impl RunState {
             return Vec::new();
         }
         let awaited = self.all().filter_map(|(task, state)| {
-            let open = state.detail.as_ref()?.journal.entries().filter(|entry| entry.state == EntryState::Open);
+            let open = state.detail.as_ref()?.journal.open_entries();
             let oldest = open.filter_map(|entry| Some((entry.seq, child_of(entry)?))).min()?;
             Some((task, oldest.1))
         });
@@ -78,7 +78,7 @@ impl RunState {
         }
         let sleeping = self.all().filter(|(_, state)| state.reenter && state.status == TaskStatus::Running);
         let awaited = sleeping.filter_map(|(task, state)| {
-            let open = state.detail.as_ref()?.journal.entries().filter(|entry| entry.state == EntryState::Open);
+            let open = state.detail.as_ref()?.journal.open_entries();
             let children: Vec<RunId> = open.filter_map(child_of).collect();
             (!children.is_empty()).then_some((task, state.attempts, children))
         });
@@ -165,8 +165,7 @@ impl RunState {
     pub(crate) fn deliver_ends(&mut self, out: &mut Out<'_>) {
         let mut waits = Vec::new();
         for (task, state) in self.all() {
-            let entries = state.detail.iter().flat_map(|detail| detail.journal.entries());
-            let open = entries.filter(|entry| entry.state == EntryState::Open);
+            let open = state.detail.iter().flat_map(|detail| detail.journal.open_entries());
             waits.extend(open.filter_map(|entry| Some((task, entry.seq, entry.key.clone(), child_of(entry)?))));
         }
         waits.sort_unstable_by_key(|(task, seq, ..)| (*task, *seq));

@@ -53,7 +53,7 @@ impl TaskDetail {
     pub(super) fn combinations(&mut self) -> &mut Combinations {
         if self.combinations.is_none() {
             let mut found = Combinations::default();
-            let open = self.journal.entries().filter(|entry| entry.state == EntryState::Open);
+            let open = self.journal.open_entries();
             for entry in open.filter(|entry| !entry.operation.members().is_empty()) {
                 let members = entry.operation.members();
                 found.note(&entry.key, members, self.open_members(members));

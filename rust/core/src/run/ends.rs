@@ -79,7 +79,11 @@ impl RunState {
             let at = out.now.after(policy.delay_before(attempts + 1, retry.random));
             self.task_mut(task).status = TaskStatus::Pending;
             if policy.fresh {
-                self.refuse_taken(task, "has failed and starts anew, without having answered it", out);
+                self.refuse_taken(
+                    task,
+                    "has failed and starts again from the beginning, without having answered it",
+                    out,
+                );
             }
             let detail = self.detail(task);
             detail.failure = Some(failure);

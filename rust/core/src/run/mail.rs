@@ -72,6 +72,8 @@ impl RunState {
             request.into_iter().for_each(|request| self.withdrawn(&request, out));
             if stored {
                 out.batch.push(Write::Consumed { run: self.row(), number: message.number, id: None });
+            } else {
+                self.mail().forget(message.number);
             }
             return;
         }
@@ -186,7 +188,7 @@ impl RunState {
         for (task, state) in self.all() {
             let gate = self.bare_gate(task);
             let Some(detail) = state.detail.as_deref().or(gate.as_ref()) else { continue };
-            for entry in detail.journal.entries().filter(|entry| entry.state == EntryState::Open) {
+            for entry in detail.journal.open_entries() {
                 if let Operation::Message(address) = &entry.operation {
                     waits.push((entry.opened_at, task, entry.seq, entry.key.clone(), address.clone()));
                 }
@@ -243,8 +245,17 @@ impl RunState {
 
     /// A task loses its journal: refuses the requests that it has taken and not answered.
     pub(crate) fn refuse_taken(&self, task: TaskRef, why: &str, out: &mut Out<'_>) {
+        self.refuse_unanswered(task, |_| true, why, out);
+    }
+
+    /// A body records a checkpoint, which leaves what the gate has taken.
+    pub(super) fn refuse_taken_by_body(&self, task: TaskRef, why: &str, out: &mut Out<'_>) {
+        self.refuse_unanswered(task, |key| key.n > 0, why, out);
+    }
+
+    fn refuse_unanswered(&self, task: TaskRef, is_lost: fn(&EntryKey) -> bool, why: &str, out: &mut Out<'_>) {
         let Some(detail) = self.known_detail(task) else { return };
-        for request in detail.journal.unanswered() {
+        for (_, request) in detail.journal.unanswered().into_iter().filter(|(key, _)| is_lost(key)) {
             let name = self.graph.name_of(task);
             self.answer(request, Err(refused(&format!("task '{name}' {why}"))), out);
         }
@@ -268,5 +279,33 @@ impl RunState {
                 self.mail().queue(message);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::event::Event;
+    use crate::graph::{Graph, TaskSpec};
+    use crate::id::RunId;
+    use crate::time::Time;
+
+    #[test]
+    fn a_withdrawal_from_this_process_leaves_nothing_in_memory() {
+        let graph = Graph::build("workflow", vec![TaskSpec::new("a")], false).expect("a graph");
+        let mut state = RunState::new(RunId::new(1, 1, 0), Arc::new(graph), [1].into());
+        let message = Message {
+            number: 11,
+            address: Address::withdrawal(1),
+            id: None,
+            content: Ok(Value::NONE),
+            sent_at: Time(1),
+        };
+        for event in [Event::Begin, Event::Message { message: Box::new(message) }] {
+            assert_eq!(state.apply(event, Time(1), &mut Vec::new(), &mut Vec::new()), Ok(()));
+        }
+        assert!(!state.mail().is_own(11));
     }
 }

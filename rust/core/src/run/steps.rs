@@ -72,7 +72,7 @@ impl RunState {
 
     /// A body records a state in the place of its journal.
     pub(super) fn checkpoint(&mut self, task: TaskRef, state: Value, out: &mut Out<'_>) {
-        self.refuse_taken(task, "has recorded a checkpoint without having answered it", out);
+        self.refuse_taken_by_body(task, "has recorded a checkpoint without having answered it", out);
         let journal = &mut self.detail(task).journal;
         let had_open = journal.has_open();
         let (dropped, entry) = journal.checkpoint(state, out.now);

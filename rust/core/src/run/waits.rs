@@ -13,6 +13,11 @@ use crate::value::Value;
 
 use super::{Out, RunState};
 
+/// When an open entry ends by itself: its time is reached, or it times out.
+fn ends_at(entry: &Entry) -> Option<Time> {
+    entry.due().into_iter().chain(entry.deadline).min()
+}
+
 impl RunState {
     pub(super) fn write_entry(&self, task: TaskRef, entry: &Entry, out: &mut Out<'_>) {
         let (run, map, id) = (self.row(), task.map, self.ids[task.ix as usize]);
@@ -107,14 +112,36 @@ impl RunState {
 
     /// Sets the timer of an entry that the machine closes: for its time, or for its deadline.
     fn watch_time(&self, task: TaskRef, entry: &Entry, out: &mut Out<'_>) {
-        let (at, result) = match (entry.due(), entry.deadline) {
-            (Some(due), deadline) if deadline.is_none_or(|deadline| due <= deadline) => (due, Ok(Value::NONE)),
-            (_, Some(deadline)) => (deadline, Err(timed_out(&self.graph.name_of(task), &entry.key.name))),
-            (_, None) => return,
-        };
+        let Some(at) = ends_at(entry) else { return };
         let attempt = self.task(task).attempts;
-        let event = Event::Closed { task, attempt, key: entry.key.clone(), result, proved: true, retry: None };
+        let event = Event::Elapsed { task, attempt, key: entry.key.clone(), at };
         out.effects.push(Effect::Timer { at, event: Box::new(event) });
+    }
+
+    /// The timer of an entry has fired. Refused if the entry is over, or is another one than the timer was set for:
+    /// after a checkpoint keys come back.
+    pub(super) fn elapsed(
+        &mut self,
+        task: TaskRef,
+        attempt: u32,
+        key: &EntryKey,
+        at: Time,
+        out: &mut Out<'_>,
+    ) -> Result<(), Refused> {
+        let status = if key.n > 0 { TaskStatus::Running } else { TaskStatus::Pending };
+        self.current(task, attempt, status)?;
+        let gate = self.bare_gate(task);
+        let entry = gate.as_ref().or_else(|| self.known_detail(task)).and_then(|detail| detail.journal.get(key));
+        let entry = entry.filter(|entry| entry.state == EntryState::Open && ends_at(entry) == Some(at));
+        let result = match entry.ok_or(Refused::AttemptOver)?.due() {
+            Some(due) if due == at => Ok(Value::NONE),
+            _ => Err(timed_out(&self.graph.name_of(task), &key.name)),
+        };
+        if key.n > 0 {
+            self.closed(task, key, result, true, out)
+        } else {
+            self.gate_closed(task, key, result, None, out)
+        }
     }
 
     /// A step ended, or a wait was satisfied at its first check. An entry that replaces a closed one is not a new
@@ -303,7 +330,7 @@ impl RunState {
     /// Asks for polls of the open conditions of a gate.
     fn poll_open_conditions(&self, task: TaskRef, out: &mut Out<'_>) {
         let Some(detail) = self.known_detail(task) else { return };
-        let open = detail.journal.entries().filter(|entry| entry.state == EntryState::Open && entry.key.n == 0);
+        let open = detail.journal.open_entries().filter(|entry| entry.key.n == 0);
         for entry in open.filter(|entry| entry.kind() == EntryKind::Condition) {
             self.watch_gate(task, entry, out);
         }

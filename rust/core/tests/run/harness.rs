@@ -265,10 +265,10 @@ impl World {
                     assert!(again.is_err(), "a timer counts twice");
                     self.flush();
                 }
-                Event::Closed { task, attempt, key, result, .. } => {
+                Event::Elapsed { task, attempt, key, at: ends } => {
                     let entry = self.store.entry(task.ix, &key).unwrap();
-                    let ends = if result.is_ok() { entry.due() } else { entry.deadline };
-                    assert_eq!(ends, Some(at), "ends at another time than recorded");
+                    assert_eq!(entry.due().into_iter().chain(entry.deadline).min(), Some(ends));
+                    assert_eq!(ends, at, "ends at another time than recorded");
                     self.now = self.now.max(at);
                     self.end_gate(task, attempt, key);
                 }

@@ -208,17 +208,24 @@ impl Script {
         self.effects.retain(|effect| !matches!(effect, Effect::Consumed { .. }));
     }
 
-    /// The times have come of all timers that end waits.
-    pub(crate) fn ring(&mut self) {
+    /// The timers that end waits, set since the last call; other effects are kept.
+    pub(crate) fn wait_timers(&mut self) -> Vec<(Time, Event)> {
+        let mut timers = Vec::new();
         for effect in std::mem::take(&mut self.effects) {
             match effect {
-                Effect::Timer { at, event } if matches!(*event, Event::Closed { .. }) => {
-                    self.now = self.now.max(at);
-                    // Refused, if the wait is over.
-                    let _ = self.apply(*event);
-                }
+                Effect::Timer { at, event } if matches!(*event, Event::Elapsed { .. }) => timers.push((at, *event)),
                 other => self.effects.push(other),
             }
+        }
+        timers
+    }
+
+    /// The times have come of all timers that end waits.
+    pub(crate) fn ring(&mut self) {
+        for (at, event) in self.wait_timers() {
+            self.now = self.now.max(at);
+            // Refused, if the wait is over.
+            let _ = self.apply(event);
         }
     }
 
@@ -266,10 +273,10 @@ impl Script {
                 Some((None, *deadline))
             }
             Effect::Timer { at, event } => match &**event {
-                Event::Closed { task, key, result, .. } => {
+                Event::Elapsed { task, key, at: ends, .. } => {
                     let entry = self.store.entry(task.ix, key).unwrap();
-                    let ends = if result.is_ok() { entry.due() } else { entry.deadline };
-                    assert_eq!(ends, Some(*at), "ends at another time than recorded");
+                    assert_eq!(entry.due().into_iter().chain(entry.deadline).min(), Some(*ends));
+                    assert_eq!(ends, at, "ends at another time than recorded");
                     Some((entry.due(), entry.deadline))
                 }
                 _ => None,

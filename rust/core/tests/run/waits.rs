@@ -254,6 +254,7 @@ fn events_of_an_attempt_that_is_over_are_refused() {
             proved: true,
             retry: None,
         },
+        Event::Elapsed { task, attempt: 2, key: key("never_opened"), at: Time(1) },
         recorded,
         Event::Ended { task, attempt: 1, outcome: late.clone() },
         Event::Ended { task: TaskRef { map: 3, ..task }, attempt: 2, outcome: late.clone() },

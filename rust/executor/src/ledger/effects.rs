@@ -1,6 +1,6 @@
 //! The commit path: the ledger with what it asks of an engine, and what follows a commit.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bide_core::record::RunRowId;
 use bide_core::{Effect, Event, RunStatus};
@@ -84,7 +84,11 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
         match effect {
             Effect::Ready { task } => self.control.dispatch_ready(&mut vec![Ready { run, task }]),
             Effect::Timer { at, event } => {
-                self.timers.at(at, Arc::new(Due { path: Arc::clone(self), run, event: *event }), 0);
+                self.timers.at(
+                    at,
+                    Arc::new(Due { path: Arc::clone(self), run: Arc::downgrade(&run), event: *event }),
+                    0,
+                );
             }
             Effect::Gate { task, attempt, part, deadline } => {
                 self.control.dispatch.gate(Gate { run, task, attempt, part, deadline });
@@ -155,13 +159,18 @@ impl<H: Host> CommitPath<H> {
 
 /// A timer of the run machine.
 struct Due<H: Host> {
+    /// The way that its event takes.
     path: Arc<CommitPath<H>>,
-    run: Arc<Run<H>>,
+    /// Live runs are held elsewhere: the timer of one that has ended, which rings up to years later, must not keep it.
+    run: Weak<Run<H>>,
+    /// What happens at the time.
     event: Event,
 }
 
 impl<H: Host> Alarm for Due<H> {
     fn ring(self: Arc<Self>, _ticket: u64) {
-        self.path.enqueue(Arc::clone(&self.run), self.event.clone());
+        if let Some(run) = self.run.upgrade() {
+            self.path.enqueue(run, self.event.clone());
+        }
     }
 }

@@ -155,7 +155,8 @@ impl BodyState {
 
     /// Whether the body may show something now: see [`Attempt::may_show`].
     pub(super) fn may_show(&self) -> Result<Option<Arc<str>>, CallError> {
-        self.attempt.lock().may_show(Standing { lost: self.run.is_lost(), ..Standing::default() })
+        let (lost, caller) = (self.run.is_lost(), Caller::Future(within::here()));
+        self.attempt.lock().may_show(Standing { lost, caller, ..Standing::default() })
     }
 
     /// Feeds a call, and carries out its actions up to one that needs the user's code.
