@@ -13,6 +13,7 @@ from bide._children import ChildRun
 from bide._codec import Codec
 from bide._combine import Fired, First
 from bide._compiled import CompiledTask
+from bide._control import Asked
 from bide._result import RunResult
 from bide._retry import Retry
 from bide._waits import OnError, WaitBase
@@ -475,6 +476,7 @@ class Runner:
         durability: Literal["normal", "full"],
         max_parked: int | None,
         retention: float | None,
+        cancel_grace: tuple[float, float],
     ) -> Runner: ...
     def register(self, workflow: Workflow) -> None:
         """Register a workflow and continue its unfinished runs."""
@@ -518,6 +520,9 @@ class Runner:
         timeout: float | None,
     ) -> tuple[_Sent, bytes | None]:
         """Send a request and wait for its answer; return what became of it and the answer, None if time is over."""
+
+    def ask(self, run: str, asked: Asked) -> _Sent:
+        """Ask something of a run; return what became of that. See `_control.py`."""
 
     def pending_requests(self) -> int:
         """Return how many requests wait for their answers here: for tests."""

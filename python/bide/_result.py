@@ -164,12 +164,14 @@ class RunResult(Mapping[str, Any]):
         return self._snapshot.ended_at
 
     def raise_for_status(self) -> "RunResult":
-        """Raise `RunFailed` if the run failed; return this result otherwise."""
-        if self.status is not RunStatus.Failed:
+        """Raise `RunFailed` if the run failed or was cancelled; return this result otherwise."""
+        if self.status not in {RunStatus.Failed, RunStatus.Cancelled}:
             return self
         errors = {name: task.error for name, task in self.tasks.items() if task.status is TaskStatus.Failed}
         first = self.error
         message = f"run {self.id} of workflow {self.workflow!r} failed: {first}"
+        if self.status is RunStatus.Cancelled:
+            message = f"run {self.id} of workflow {self.workflow!r} was {self.blocked_by or 'cancelled'}"
         failed = RunFailed(
             message, result=self, errors={name: error for name, error in errors.items() if error is not None}
         )

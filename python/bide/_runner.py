@@ -9,9 +9,9 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias, TypeVar, overload
 
 from bide import _core, _events, _surroundings
-from bide._absent import lacks
+from bide._control import Controls
 from bide._core import Channel
-from bide._duration import count, moment, optional_seconds
+from bide._duration import count, moment, optional_seconds, seconds
 from bide._errors import BideError, DefinitionError, not_picklable
 from bide._events import DEFAULT, Event, Follower
 from bide._inputs import paired
@@ -37,12 +37,14 @@ MAX_SLOTS = 65_536
 GRACE = 5.0
 """Seconds that `close()` waits for bodies to end."""
 
+CANCEL_GRACE, CANCEL_LIMIT = 60.0, 3600.0
+"""Seconds that the bodies of a cancelled run may execute to clean up, and that this may take by the wall."""
+
 RETENTION = timedelta(days=30)
 """How long ended runs are kept by default."""
 
 
-@lacks("cancel", "pause", "resume")
-class Runner:
+class Runner(Controls):
     """Executes workflows on a store: a path, `":memory:"`, or `sqlite:///path`.
 
     Use it as a sync or async context manager; without one it is closed when the interpreter exits.
@@ -54,6 +56,9 @@ class Runner:
     Ended runs are deleted once they have been kept for `retention`, seconds or a `timedelta` (default: 30 days), or
     never with `retention=None`; runs that have not ended stay, however old they are. If several runners share a
     store, the shortest retention applies. A store in memory keeps only the last 1,000.
+
+    The bodies of a cancelled run may execute for `cancel_grace` to clean up, and that may take `cancel_limit` by the
+    wall; then they are cut off.
     """
 
     def __init__(
@@ -65,6 +70,8 @@ class Runner:
         durability: Literal["normal", "full"] = "normal",
         max_parked: int | None = None,
         retention: Duration | None = RETENTION,
+        cancel_grace: Duration = CANCEL_GRACE,
+        cancel_limit: Duration = CANCEL_LIMIT,
     ) -> None:
         """Open the store; a `StoreError` says why it cannot be used."""
         if not isinstance(store, (str, os.PathLike)) or isinstance(os.fspath(store), bytes):
@@ -88,6 +95,7 @@ class Runner:
             msg = f"Runner takes a list of workflows, not {workflows!r}"
             raise DefinitionError(msg)
         kept = optional_seconds(retention, "retention")
+        grace = seconds(cancel_grace, "cancel_grace", zero=True), seconds(cancel_limit, "cancel_limit", zero=True)
         _surroundings.check()
         self._workflows: dict[str, tuple[Workflow, _core.Workflow]] = {}
         self._core = _core.Runner(
@@ -96,6 +104,7 @@ class Runner:
             durability,
             None if max_parked is None else count(max_parked, "max_parked"),
             kept,
+            grace,
         )
         try:
             for workflow in workflows:

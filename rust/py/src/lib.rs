@@ -10,6 +10,7 @@ mod callback;
 mod channel;
 mod children;
 mod context;
+mod control;
 mod current;
 mod errors;
 mod exit;

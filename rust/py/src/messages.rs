@@ -102,11 +102,11 @@ pub(crate) fn request<'py>(
     }
 }
 
-fn run_id(py: Python<'_>, run: &str) -> PyResult<RunId> {
+pub(crate) fn run_id(py: Python<'_>, run: &str) -> PyResult<RunId> {
     run.parse().map_err(|()| errors::definition(py, &format!("'{run}' is not the id of a run")))
 }
 
-fn in_words(sent: Sent) -> PySent {
+pub(crate) fn in_words(sent: Sent) -> PySent {
     match sent {
         Sent::Stored => ("stored", vec![]),
         Sent::Duplicate => ("duplicate", vec![]),

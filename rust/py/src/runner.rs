@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::channel::{self, PyChannel};
+use crate::control::{self, PyAsk};
 use crate::exit::{self, CloseAtExit};
 use crate::follower::{self, PyFollower};
 use crate::gil;
@@ -78,6 +79,7 @@ impl PyRunner {
         durability: &str,
         max_parked: Option<usize>,
         retention: Option<f64>,
+        cancel_grace: (f64, f64),
     ) -> PyResult<Self> {
         panics::method(|| {
             errors::names(py)?;
@@ -99,6 +101,8 @@ impl PyRunner {
                 Engine::start_with(store, SystemClock::shared(), pool, log, retention)
             });
             let engine = started.map_err(|error| errors::store(py, &error))?;
+            let span = |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+            engine.set_cancel_grace(span(cancel_grace.0), span(cancel_grace.1));
             let inner = Arc::new(Inner { engine, notifier, home: Home::here(), closed: AtomicBool::new(false) });
             let as_closed: std::sync::Weak<Inner> = Arc::downgrade(&inner);
             let runner = Self { inner };
@@ -246,6 +250,14 @@ impl PyRunner {
         panics::method(|| {
             self.open(py)?;
             messages::request(py, &self.inner.engine, (run, name), value, id, timeout)
+        })
+    }
+
+    /// Asks something of a run as a whole, or of one of its tasks; says what became of that.
+    fn ask(&self, py: Python<'_>, run: &str, asked: PyAsk) -> PyResult<PySent> {
+        panics::method(|| {
+            self.open(py)?;
+            control::ask(py, &self.inner.engine, run, asked)
         })
     }
 

@@ -221,6 +221,9 @@ impl PySnapshot {
         if let Some(reason) = &run.blocked_by {
             return Some(reason.to_string());
         }
+        if let Some(cancel) = &run.cancel {
+            return Some(cancel.text());
+        }
         if self.live.is_some() {
             return None;
         }

@@ -267,6 +267,9 @@ fn ended_by(py: Python<'_>, engine: &PyEngine, call: &Call<'_, Python3>, raised:
     }
     failpoint::hit(Failpoint::Body);
     let failure = errors::describe_end(py, &raised);
+    if names(py).is_ok_and(|names| raised.is_a(names.cancelled.bind(py))) {
+        return Outcome::Cancelled { failure };
+    }
     let retry = matches(call.target(), py, raised.value(py)).then(|| Retry { random: engine.random() });
     let last = call.attempt >= call.run.workflow.graph.spec(call.task.ix).retry.attempts;
     if retry.is_none() || last {

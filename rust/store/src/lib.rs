@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{Batch, Committed, NewRun, NewTask, RecordedTask, RunRow, RunRowId, StoredRun};
-use bide_core::{Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
+use bide_core::{BlockReason, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 
 mod changes;
 mod clock;
@@ -95,11 +95,19 @@ pub struct Standing {
     pub version: Arc<str>,
     /// The runner that has it.
     pub runner: Option<i64>,
+    /// It is paused on request: it has an owner, or waits for one, like a running one.
+    pub held: bool,
 }
 
 impl From<&RunRow> for Standing {
     fn from(run: &RunRow) -> Self {
-        Self { status: run.status, workflow: run.workflow.clone(), version: run.version.clone(), runner: run.runner }
+        Self {
+            status: run.status,
+            workflow: run.workflow.clone(),
+            version: run.version.clone(),
+            runner: run.runner,
+            held: run.blocked_by.as_ref().is_some_and(BlockReason::is_requested),
+        }
     }
 }
 
@@ -364,6 +372,9 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     /// sends with its commits. If calls may be repeated ([`Store::may_repeat`]), the same message again, known by its
     /// number, has the outcome of the first call, also once it was consumed.
     /// The first answer to a callback stands, also once its run has ended.
+    ///
+    /// A control request may reopen a run that has ended or stopped ([`bide_core::Ask::reopens`]): it is Running again,
+    /// without an owner.
     ///
     /// # Errors
     /// Any [`StoreError`] but `Fenced`; except for `Unknown` nothing was written.

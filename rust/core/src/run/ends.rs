@@ -14,7 +14,7 @@ use crate::value::Value;
 use super::{Out, RunState, SkipCause};
 
 /// What a task did to the requests that it has taken, if it has not answered them.
-const UNANSWERED: &str = "has ended without having answered it";
+pub(super) const UNANSWERED: &str = "has ended without having answered it";
 
 impl RunState {
     pub(super) fn ended(&mut self, task: TaskRef, outcome: Outcome, out: &mut Out<'_>) {
@@ -25,9 +25,18 @@ impl RunState {
                 self.completed(task, output, changes, out);
                 self.task_ended(task, out);
             }
+            Outcome::Expanded { .. } if self.task(task).interrupt => self.cancelled(task, out),
             Outcome::Expanded { length } => {
                 self.new_record(out);
                 self.expand(task.ix, length, out);
+            }
+            Outcome::Cancelled { failure } => {
+                self.new_record(out);
+                if self.cancel().is_some() {
+                    self.cancelled(task, out);
+                } else {
+                    self.attempt_failed(task, failure, None, out);
+                }
             }
             Outcome::Skipped { reason } => {
                 self.new_record(out);
@@ -44,6 +53,9 @@ impl RunState {
                 if marked {
                     self.reset_crashes(out);
                     self.write_row(task, out);
+                }
+                if self.run_detail.as_ref().is_some_and(|detail| detail.was_held) {
+                    self.await_reentry(task, out);
                 }
             }
         }
@@ -75,7 +87,7 @@ impl RunState {
         self.finish_attempt(task);
         let attempts = self.task(task).attempts;
         let policy = self.graph.spec(task.ix).retry;
-        if let Some(retry) = retry.filter(|_| policy.allows_after(attempts)) {
+        if let Some(retry) = retry.filter(|_| policy.allows_after(attempts) && self.may_try_again(task)) {
             let at = out.now.after(policy.delay_before(attempts + 1, retry.random));
             self.task_mut(task).status = TaskStatus::Pending;
             if policy.fresh {
@@ -120,7 +132,7 @@ impl RunState {
         }
     }
 
-    fn finish_attempt(&mut self, task: TaskRef) {
+    pub(super) fn finish_attempt(&mut self, task: TaskRef) {
         let started_at = self.task(task).started_at;
         let detail = self.detail(task);
         if started_at > Time::default() {
@@ -128,6 +140,7 @@ impl RunState {
         }
         detail.sub_status = None;
         detail.retry_at = None;
+        self.task_mut(task).interrupt = false;
     }
 
     /// `fail_fast`: skips what has not started, except tasks that run after failures.
@@ -205,7 +218,9 @@ impl RunState {
     }
 
     pub(crate) fn end_run(&mut self, out: &mut Out<'_>) {
-        self.settle(if self.failure().is_some() { RunStatus::Failed } else { RunStatus::Completed }, out);
+        let failed = || if self.failure().is_some() { RunStatus::Failed } else { RunStatus::Completed };
+        let status = self.cancel().map_or_else(failed, |_| RunStatus::Cancelled);
+        self.settle(status, out);
     }
 
     /// All dependencies of a pending task have ended: skips it if `run_if` says so, else starts it.

@@ -276,6 +276,7 @@ impl World {
             },
             Effect::Cleared { .. } | Effect::Emitted | Effect::Woken { .. } => {}
             Effect::Consumed { .. } | Effect::Answered { .. } => {}
+            Effect::Grace { .. } | Effect::PollNow { .. } => unreachable!("nobody asks for it"),
             Effect::Settled { .. } => unreachable!(),
         }
     }

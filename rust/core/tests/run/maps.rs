@@ -205,6 +205,7 @@ impl World<'_> {
                 | Effect::Emitted
                 | Effect::Woken { .. } => {}
                 Effect::Gate { .. } => unreachable!("there are no gates"),
+                Effect::Grace { .. } | Effect::PollNow { .. } => unreachable!("nobody asks"),
             }
         }
     }

@@ -85,6 +85,26 @@ impl<H: Host> Engine<H> {
         self.mail.send(letter)
     }
 
+    /// Asks something of a run, as a message: see [`bide_core::control`]. One that reopens a run has it claimed here, if
+    /// its workflow is registered.
+    ///
+    /// # Errors
+    /// From the store; the request was not made, unless that is unknown.
+    pub fn ask(&self, run: RunId, control: &bide_core::Control) -> Result<Sent, StoreError> {
+        let (address, content) = (control.address(), Ok(control.content()));
+        let sent = self.mail.send(Letter { run, address, id: None, content })?;
+        if sent == Sent::Stored && self.live(run).is_none() {
+            self.recovery.recover()?;
+        }
+        Ok(sent)
+    }
+
+    /// How long a body of a run that is cancelled from here on may execute to clean up, and how long that may take by
+    /// the wall.
+    pub fn set_cancel_grace(&self, grace: Duration, limit: Duration) {
+        self.control.set_cancel_grace(grace, limit);
+    }
+
     /// As [`Engine::send`], of many messages: those to runs that are executed here are one commit.
     pub fn send_all(&self, letters: Vec<Letter>) -> Vec<Result<Sent, StoreError>> {
         self.mail.send_all(letters)

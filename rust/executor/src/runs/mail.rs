@@ -134,7 +134,7 @@ impl<H: Host> Mail<H> {
                 Ok(Err(Refused::Answered)) => Ok(Sent::Answered),
                 Ok(Err(Refused::IdTaken)) => Ok(Sent::IdTaken),
                 // It is not executed here any more.
-                Ok(Err(Refused::RunOver | Refused::AttemptOver)) => self.control.store().send(id, &message),
+                Ok(Err(Refused::RunOver | Refused::AttemptOver | Refused::Cancelled)) => self.control.store().send(id, &message),
                 Err(_) => Err(StoreError::Closed { store: self.control.store().name().to_owned() }),
             },
         }
@@ -153,7 +153,7 @@ impl<H: Host> Mail<H> {
             Err(Lost::Refused(Refused::Duplicate)) => Ok(Some(Sent::Duplicate)),
             Err(Lost::Refused(Refused::Answered)) => Ok(Some(Sent::Answered)),
             Err(Lost::Refused(Refused::IdTaken)) => Ok(Some(Sent::IdTaken)),
-            Err(Lost::Refused(Refused::RunOver | Refused::AttemptOver)) => Ok(None),
+            Err(Lost::Refused(Refused::RunOver | Refused::AttemptOver | Refused::Cancelled)) => Ok(None),
             Err(Lost::Stopped) => Err(StoreError::Closed { store: self.control.store().name().to_owned() }),
         }
     }

@@ -119,7 +119,7 @@ impl<H: Host> Watch<H> {
             settled.settle(Settlement::Elsewhere);
             return Ok(());
         };
-        if run.status.is_ended() || run.status == RunStatus::Paused {
+        if run.status.is_ended() || (run.status == RunStatus::Paused && !run.held) {
             settled.settle(Settlement::Run(run.status));
         } else if let Some(why) = self.recovery.why_not_here(&run) {
             settled.settle(Settlement::NotHere(why.to_string()));

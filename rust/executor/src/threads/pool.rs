@@ -109,6 +109,12 @@ impl<H: Host> Dispatch<H> for Pool<H> {
         }
     }
 
+    fn poll_now(&self, run: &Arc<Run<H>>, task: TaskRef) {
+        if let Some(engine) = self.engine() {
+            self.gates.poll_now(&engine, run, task);
+        }
+    }
+
     fn close(&self) {
         self.workers.close();
         self.gates.close();

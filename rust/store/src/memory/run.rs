@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bide_core::record::{DoneRow, NewRun, Parent, RunRowId, RunUpdate, Write};
 use bide_core::{
-    BlockReason, Entry, EntryKey, EntryKind, Failure, NO_MAP, RunId, RunStatus, TaskId, TaskRow, Time, Value,
+    BlockReason, Cancel, Entry, EntryKey, EntryKind, Failure, NO_MAP, RunId, RunStatus, TaskId, TaskRow, Time, Value,
 };
 
 use super::messages::Messages;
@@ -34,6 +34,8 @@ pub(super) struct MemRun {
     pub(super) blocked_by: Option<BlockReason>,
     /// How often in a row it was found dead with a marked task.
     pub(super) crashes: u32,
+    /// That it was cancelled, if it was.
+    pub(super) cancel: Option<Arc<Cancel>>,
     /// The runner that may execute it; `None`: it has no owner, or it has ended.
     pub(super) runner: Option<i64>,
     /// The body that has started it, if one has.
@@ -126,6 +128,7 @@ impl MemRun {
             ended_at: None,
             blocked_by: None,
             crashes: 0,
+            cancel: None,
             runner: Some(runner),
             parent: new.parent.clone(),
             plain: Vec::new(),
@@ -191,6 +194,16 @@ impl MemRun {
         }
     }
 
+    /// It is paused on request: it has an owner, or waits for one.
+    pub(super) fn is_held(&self) -> bool {
+        self.blocked_by.as_ref().is_some_and(BlockReason::is_requested)
+    }
+
+    /// It is paused, and nobody executes it until somebody asks for that.
+    pub(super) fn stands(&self) -> bool {
+        self.status == RunStatus::Paused && !self.is_held()
+    }
+
     fn update(&mut self, update: RunUpdate) {
         self.status = update.status;
         self.failure = update.failure;
@@ -198,7 +211,8 @@ impl MemRun {
         self.blocked_by = update.blocked_by;
         self.crashes = update.crashes;
         self.version = update.version.unwrap_or(self.version);
-        if self.status.is_ended() {
+        self.cancel = update.cancel;
+        if self.status.is_ended() || self.stands() {
             self.runner = None;
         }
     }
@@ -225,6 +239,15 @@ pub(super) fn apply(
         }
         Write::Message { run, message, consumed } => messages.insert(run, *message, consumed),
         Write::Consumed { run, number, id } => messages.consume(run, number, id.as_deref()),
+        Write::Applied { run, number, .. } => messages.apply(run, number),
+        Write::DropElements { run, task } => {
+            runs.get_mut(&run)?.mapped.retain(|(of, _), _| *of != task);
+            let of_elements = (run, task, 0, EntryKey { name: "".into(), n: 0 });
+            let keys = journals.0.range(of_elements..).take_while(|(key, _)| (key.0, key.1) == (run, task));
+            for key in keys.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+                journals.0.remove(&key);
+            }
+        }
         Write::Answer { run, number, answer, .. } => messages.put_answer(run, number, answer),
         // Kept apart from the runs.
         Write::Events(_) | Write::Progress(_) => {}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bide_core::record::{Mark, RecordedTask, RunRow, RunRowId, StoredRun};
 use bide_core::{
-    BlockReason, Damage, Entry, EntryKey, EntryKind, EntryState, Operation, RunId, RunStatus, SubStatus, TaskId,
+    BlockReason, Cancel, Damage, Entry, EntryKey, EntryKind, EntryState, Operation, RunId, RunStatus, SubStatus, TaskId,
     TaskRow, TaskStatus, Time,
 };
 use bide_sync::Mutex;
@@ -27,14 +27,14 @@ pub(super) type Versions = Mutex<HashMap<i64, Arc<[RecordedTask]>>>;
 macro_rules! run_columns {
     () => {
         "SELECT r.uuid, w.name, v.hash, r.key, r.status, r.inputs, r.failure, r.created_at, r.ended_at, r.blocked_by, \
-         r.crashes, r.runner, r.version, p.uuid, r.depth FROM run r \
+         r.crashes, r.runner, r.version, p.uuid, r.depth, r.cancel FROM run r \
          LEFT JOIN workflow w ON w.id = r.workflow LEFT JOIN version v ON v.id = r.version \
          LEFT JOIN run p ON p.id = r.parent "
     };
 }
 
 const RUN: &str = concat!(run_columns!(), "WHERE r.id = ?1 AND r.uuid = ?2");
-const STANDING: &str = "SELECT r.status, w.name, v.hash, r.runner FROM run r \
+const STANDING: &str = "SELECT r.status, w.name, v.hash, r.runner, r.held FROM run r \
      LEFT JOIN workflow w ON w.id = r.workflow LEFT JOIN version v ON v.id = r.version WHERE r.id = ?1 AND r.uuid = ?2";
 const LIST: &str = concat!(
     run_columns!(),
@@ -131,6 +131,7 @@ impl SqliteStore {
             runner: fields.get(11, "runner")?,
             parent: fields.get::<Option<Vec<u8>>>(13, "parent")?.map(|uuid| self.uuid(&uuid)).transpose()?,
             depth: fields.get(14, "depth")?,
+            cancel: cancel(&fields, 15)?,
         };
         Ok((run, fields.get(12, "version")?))
     }
@@ -196,6 +197,7 @@ impl SqliteStore {
             workflow: fields.get(1, "workflow")?,
             version: fields.get(2, "version")?,
             runner: fields.get(3, "runner")?,
+            held: fields.get(4, "held")?,
         }))
     }
 
@@ -306,6 +308,13 @@ impl SqliteStore {
         }
         Ok(())
     }
+}
+
+/// That a run was cancelled.
+fn cancel(fields: &Fields<'_>, column: usize) -> Result<Option<Arc<Cancel>>, StoreError> {
+    let Some(blob) = fields.blob(column, "cancel")? else { return Ok(None) };
+    let cancel = Cancel::from_blob(&blob).map_err(|damage| fields.corrupt("cancel", &damage))?;
+    Ok(Some(Arc::new(cancel)))
 }
 
 fn task_row(fields: &Fields<'_>) -> Result<TaskRow, StoreError> {
