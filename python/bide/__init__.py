@@ -9,6 +9,7 @@ from bide._core import Channel, TaskHandle, __version__
 from bide._bind import From, Gate
 from bide._codec import Pickle, codec
 from bide._context import Context
+from bide._control import HistoryEntry
 from bide._current import current
 from bide._errors import (
     BideError,
@@ -69,6 +70,7 @@ __all__ = [
     "Follower",
     "From",
     "Gate",
+    "HistoryEntry",
     "Input",
     "LogFilter",
     "Mapped",

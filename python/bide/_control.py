@@ -14,7 +14,7 @@ from bide._codec import Codec
 from bide._duration import moment, seconds
 from bide._errors import BideError, DefinitionError
 from bide._result import RunResult
-from bide._status import RunStatus
+from bide._status import RunStatus, SubStatus, TaskStatus
 from bide._text import check_text, is_text
 
 if TYPE_CHECKING:
@@ -31,6 +31,58 @@ ENDED = (RunStatus.Completed, RunStatus.Failed, RunStatus.Cancelled)
 UNENDED = (RunStatus.Pending, RunStatus.Running, RunStatus.Paused)
 
 _VALUES = Codec(where="the value of a wait", root="value")
+
+
+class HistoryEntry(msgspec.Struct, frozen=True):
+    """Something that has happened to a run: when, what, to which task, and of which wait or step (`name`).
+
+    What was asked of the run, such as `cancel`, also has who (`by`) and why (`reason`).
+    """
+
+    at: datetime
+    what: str
+    task: str | None
+    name: str | None
+    by: str | None
+    reason: str | None
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """Which runs of a store are meant."""
+
+    workflow: Any
+    status: Any
+    since: Any
+    every: bool
+
+    def refuse_run(self, what: str) -> None:
+        """Refuse a run together with a filter. The workflow may say which run a key means."""
+        if self.status is not None or self.since is not None or self.every:
+            msg = f"{what} takes a run or a filter (status=, workflow=, since=, all=), not both"
+            raise DefinitionError(msg)
+
+    def each(self, runner: "Runner", possible: tuple[RunStatus, ...], what: str, do: Callable[[str], object]) -> int:
+        """Do something to each chosen run of one of these statuses, and return how many.
+
+        One that has changed meanwhile is left out.
+        """
+        if self.status is None and self.workflow is None and self.since is None and not self.every:
+            msg = (
+                f"{what} of every run in the store needs all=True: or name a run, or a filter (status=, workflow=, "
+                "since=)"
+            )
+            raise DefinitionError(msg)
+        if self.since is not None and not isinstance(self.since, timedelta):
+            moment(self.since, "since")
+        done = 0
+        for found in runner.runs(status=self.status, workflow=self.workflow, since=self.since):
+            if found.status in possible:
+                try:
+                    do(found.id)
+                except BideError:
+                    continue
+                done += 1
+        return done
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -114,7 +166,7 @@ class Controls:
         too. `force=True` ends it at once, without clean-up. Raises a `BideError` if the run has completed or failed.
         """
         request = asked("cancel", by=by, reason=reason, flag=bool(force))
-        return self._ask(request, UNENDED, run, workflow, status, since, every=all)
+        return self._ask(request, UNENDED, run, Filter(workflow, status, since, bool(all)))
 
     def pause(  # noqa: PLR0913 - as above
         self,
@@ -134,7 +186,7 @@ class Controls:
         """
         request = asked("pause", by=by, reason=reason)
         possible = (RunStatus.Pending, RunStatus.Running)
-        return self._ask(request, possible, run, workflow, status, since, every=all)
+        return self._ask(request, possible, run, Filter(workflow, status, since, bool(all)))
 
     def resume(  # noqa: PLR0913 - as above
         self,
@@ -153,7 +205,7 @@ class Controls:
         because processes died of it.
         """
         request = asked("resume", by=by, reason=reason)
-        return self._ask(request, (RunStatus.Paused,), run, workflow, status, since, every=all)
+        return self._ask(request, (RunStatus.Paused,), run, Filter(workflow, status, since, bool(all)))
 
     def retry(  # noqa: PLR0913 - as above
         self,
@@ -181,9 +233,9 @@ class Controls:
             raise DefinitionError(msg)
         request = asked("retry", by=by, reason=reason, task=from_task, flag=bool(fresh))
         possible = (RunStatus.Failed, RunStatus.Cancelled)
-        return self._ask(request, possible, run, workflow, status, since, every=all)
+        return self._ask(request, possible, run, Filter(workflow, status, since, bool(all)))
 
-    def satisfy(  # noqa: PLR0913 - who and why
+    def satisfy(
         self,
         run: "Run",
         task: str,
@@ -197,7 +249,7 @@ class Controls:
         encoded = _VALUES.encode(value)
         self._by_hand(run, task, workflow, asked("satisfy", by=by, reason=reason, task=task, value=encoded))
 
-    def extend(  # noqa: PLR0913 - as above
+    def extend(
         self,
         run: "Run",
         task: str,
@@ -235,6 +287,40 @@ class Controls:
         """Skip a task that has not ended, and what depends on it; what its body still does changes nothing."""
         self._by_hand(run, task, workflow, asked("skip", by=by, reason=reason, task=task))
 
+    def delete(
+        self,
+        run: "Run | None" = None,
+        *,
+        workflow: "Chosen" = None,
+        status: RunStatus | str | None = None,
+        since: "Since" = None,
+        all: bool = False,  # noqa: A002 - the designed name
+    ) -> int:
+        """Delete an ended run, or all ended runs that a filter chooses, and return how many.
+
+        The child runs that its bodies have started go with it; a child itself is kept as long as its parent.
+        """
+        runner = cast("Runner", self)
+        chosen = Filter(workflow, status, since, bool(all))
+        if run is None:
+            return chosen.each(runner, ENDED, "delete", lambda one: delete_one(runner, one))
+        chosen.refuse_run("delete")
+        delete_one(runner, self._found(run, workflow))
+        return 1
+
+    def history(self, run: "Run", *, workflow: "Chosen" = None) -> list[HistoryEntry]:
+        """Return what has happened to a run, oldest first, told from its rows.
+
+        That is: its creation and its end, the start and the end of its tasks, waits and steps as far as their records
+        are kept, and all that was asked of it, with who and why.
+        """
+        found = self._found(run, workflow)
+        happened = cast("Runner", self)._core.history(found)
+        if happened is None:
+            msg = f"run {found} is not in the store any more: it was deleted, or its retention is over"
+            raise KeyError(msg)
+        return [HistoryEntry(*one) for one in happened]
+
     # --- helpers ---------------------------------------------------------------------------------------------------
 
     def _found(self, run: "Run", workflow: "Chosen") -> str:
@@ -244,58 +330,35 @@ class Controls:
         runner, found = cast("Runner", self), self._found(run, workflow)
         state = RunResult(runner._snapshot(found))
         check_task(state, task)
-        ended = state.tasks[task].ended_at
-        if state.status in ENDED or ended is not None:
-            what = f"task {task!r} of run {found}" if ended is not None else f"run {found}"
-            msg = f"{what} has ended ({state.tasks[task].status}): {request.what} comes too late"
+        one = state.tasks[task]
+        if one.ended_at is not None or state.status in ENDED:
+            what = f"task {task!r} of run {found}" if one.ended_at is not None else f"run {found}"
+            msg = f"{what} has ended ({one.status}): {request.what} comes too late"
+            raise BideError(msg)
+        waits = one.sub_status is SubStatus.Deferred or (one.status is TaskStatus.Pending and one.blocked_by is not None)
+        if request.what != "skip" and not waits:
+            msg = f"task {task!r} of run {found} waits for nothing now (it is {one.status}): {request.what} has no effect"
             raise BideError(msg)
         ask_one(runner, found, request)
 
-    def _ask(  # noqa: PLR0913 - as above
-        self,
-        request: Asked,
-        possible: tuple[RunStatus, ...],
-        run: "Run | None",
-        workflow: "Chosen",
-        status: RunStatus | str | None,
-        since: "Since",
-        *,
-        every: bool,
-    ) -> int:
+    def _ask(self, request: Asked, possible: tuple[RunStatus, ...], run: "Run | None", chosen: Filter) -> int:
         runner = cast("Runner", self)
-        if run is not None:
-            if status is not None or since is not None or every:
-                msg = f"{request.what} takes a run or a filter (status=, workflow=, since=, all=), not both"
-                raise DefinitionError(msg)
-            ask_one(runner, self._found(run, workflow), request)
-            return 1
-        return each(runner, request.what, possible, workflow, status, since, every, lambda one: ask_one(runner, one, request))
+        if run is None:
+            return chosen.each(runner, possible, request.what, lambda one: ask_one(runner, one, request))
+        chosen.refuse_run(request.what)
+        ask_one(runner, self._found(run, chosen.workflow), request)
+        return 1
 
 
-def each(  # noqa: PLR0913 - as above
-    runner: "Runner",
-    what: str,
-    possible: tuple[RunStatus, ...],
-    workflow: "Chosen",
-    status: RunStatus | str | None,
-    since: "Since",
-    every: bool,
-    do: Callable[[str], object],
-) -> int:
-    """Do something to each run that a filter chooses, and return how many. One that has changed meanwhile is left."""
-    if status is None and workflow is None and since is None and not every:
-        msg = (
-            f"{what} of every run in the store needs all=True: or name a run, or a filter (status=, workflow=, since=)"
-        )
-        raise DefinitionError(msg)
-    if since is not None and not isinstance(since, timedelta):
-        moment(since, "since")
-    done = 0
-    for found in runner.runs(status=status, workflow=workflow, since=since):
-        if found.status in possible:
-            try:
-                do(found.id)
-            except BideError:
-                continue
-            done += 1
-    return done
+def delete_one(runner: "Runner", run: str) -> None:
+    """Delete an ended run."""
+    if runner._core.delete(run):
+        return
+    found = runner._snapshot(run)
+    if found.parent is not None:
+        msg = f"run {run} is kept as long as run {found.parent}, which has started it: delete that one"
+    elif RunResult(found).ended_at is not None:
+        msg = f"run {run} has ended, but not all of the child runs that it has started: delete it after them"
+    else:
+        msg = f"run {run} has not ended: only ended runs can be deleted; runner.cancel(run) ends it"
+    raise BideError(msg)

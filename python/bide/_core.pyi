@@ -29,6 +29,7 @@ _C = TypeVar("_C")
 _D = TypeVar("_D")
 _E = TypeVar("_E")
 
+_Happened: TypeAlias = tuple[datetime, str, str | None, str | None, str | None, str | None]
 _Sent: TypeAlias = tuple[str, list[str]]
 
 __all__ = [
@@ -523,6 +524,9 @@ class Runner:
 
     def ask(self, run: str, asked: Asked) -> _Sent:
         """Ask something of a run; return what became of that. See `_control.py`."""
+
+    def history(self, id: str) -> list[_Happened] | None:  # noqa: A002 - as the extension names it
+        """Return what has happened to a run, oldest first; None if there is none."""
 
     def pending_requests(self) -> int:
         """Return how many requests wait for their answers here: for tests."""

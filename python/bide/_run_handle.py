@@ -4,6 +4,7 @@ from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
 from bide import _core
+from bide._control import HistoryEntry
 from bide._core import Channel
 from bide._duration import optional_seconds
 from bide._errors import BideError, DefinitionError, not_picklable
@@ -89,6 +90,10 @@ class RunHandle:
     ) -> None:
         """Continue the run after it failed or was cancelled: see `Runner.retry`."""
         self._runner.retry(self, from_task=from_task, fresh=fresh, by=by, reason=reason)
+
+    def history(self) -> list[HistoryEntry]:
+        """Return what has happened to the run: see `Runner.history`."""
+        return self._runner.history(self)
 
     def result(self, timeout: Duration | None = None) -> RunResult:
         """Wait until the run ends and return its result; raise `RunFailed` if it failed.

@@ -61,7 +61,7 @@ class Runner(Controls):
     wall; then they are cut off.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each has a default
         self,
         store: str | os.PathLike[str],
         *,
@@ -344,19 +344,6 @@ class Runner(Controls):
     def latest(self, run: Run, channel: str | Channel[Any] = DEFAULT) -> Event[Any] | None:
         """Return the last event that a run has emitted to a channel; None if there is none."""
         return _events.latest(self._core, self._find_run(run, None), channel)
-
-    def delete(self, id_or_key: str, *, workflow: Workflow | str | None = None) -> None:
-        """Delete an ended run, and with it the child runs that its bodies have started."""
-        run = self._find(id_or_key, workflow)
-        if not self._core.delete(run):
-            found = self._snapshot(run)
-            if found.parent is not None:
-                msg = f"run {run} is kept as long as run {found.parent}, which has started it: delete that one"
-            elif RunResult(found).ended_at is not None:
-                msg = f"run {run} has ended, but not all of the child runs that it has started: delete it after them"
-            else:
-                msg = f"run {run} has not ended: only ended runs can be deleted"
-            raise BideError(msg)
 
     # --- closing ---------------------------------------------------------------------------------------------------
 

@@ -190,7 +190,9 @@ impl Entry {
 
     /// The failure, if it is where the body has got that its run was cancelled.
     pub(crate) fn cancellation(&self) -> Option<&Failure> {
-        self.failure.as_ref().filter(|failure| failure.kind == FailureKind::Cancelled && self.state == EntryState::Failed)
+        self.failure
+            .as_ref()
+            .filter(|failure| failure.kind == FailureKind::Cancelled && self.state == EntryState::Failed)
     }
 
     /// The number of the request of which it records that it was answered.

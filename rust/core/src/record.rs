@@ -190,16 +190,15 @@ impl RunUpdate {
     /// A run with this status and nothing else.
     #[must_use]
     pub const fn new(run: RunRowId, status: RunStatus) -> Self {
-        Self {
-            run,
-            status,
-            failure: None,
-            ended_at: None,
-            blocked_by: None,
-            crashes: 0,
-            version: None,
-            cancel: None,
-        }
+        Self { run, status, failure: None, ended_at: None, blocked_by: None, crashes: 0, version: None, cancel: None }
+    }
+}
+
+impl RunUpdate {
+    /// Whether it is paused on request: it has an owner, or waits for one.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.status == RunStatus::Paused && self.blocked_by.as_ref().is_some_and(BlockReason::is_requested)
     }
 }
 

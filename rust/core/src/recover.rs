@@ -220,7 +220,12 @@ impl RunState {
         let open: Vec<TaskRef> = order.filter(|task| self.task(*task).unmet == 0).collect();
         let controls = self.take_controls();
         let retried = controls.iter().any(|message| *message.address.name == *"retry");
-        if let Some(cause) = self.first_failed().filter(|_| self.graph.fail_fast() && !retried) {
+        if retried {
+            self.forget_cancel();
+        }
+        if let Some(cause) =
+            self.first_failed().filter(|_| self.graph.fail_fast() && !retried && self.cancel().is_none())
+        {
             // Tasks that a newer version has added, and those that are not known to have started.
             self.skip_unstarted(cause, out);
         }
@@ -232,7 +237,7 @@ impl RunState {
         }
         self.deliver_all(queued, out);
         self.deliver_ends(out);
-        if self.cancel().is_some() && !retried {
+        if self.cancel().is_some() {
             self.cancel_tasks(out);
         }
         self.deliver_all(controls, out);

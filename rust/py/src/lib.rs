@@ -17,6 +17,7 @@ mod exit;
 mod follower;
 mod gil;
 mod handle;
+mod history;
 mod host;
 mod in_step;
 mod lists;

@@ -63,9 +63,12 @@ impl PyRunHandle {
                 Instant::now().checked_add(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX))
             });
             let mut handle = self.handle();
-            if self.may_continue(py, &handle)? {
-                // What was reported before is not so any more: the run was claimed, resumed or retried since.
-                handle = self.follow(py)?;
+            if handle.settled().get().is_some() {
+                let renewed = gil::detached(py, || self.runner.engine.renewed(&handle));
+                if let Some(renewed) = renewed.map_err(|error| errors::store(py, &error))? {
+                    *self.handle.lock() = renewed.clone();
+                    handle = renewed;
+                }
             }
             loop {
                 match (handle.settled().get(), &handle) {
@@ -128,22 +131,6 @@ impl PyRunHandle {
 }
 
 impl PyRunHandle {
-    /// Whether a run may be executed again though a settlement of it was reported.
-    fn may_continue(&self, py: Python<'_>, handle: &Handle<Python3>) -> PyResult<bool> {
-        let settled = match handle.settled().get() {
-            Some(Settlement::NotHere(_)) => return Ok(true),
-            Some(Settlement::Run(status)) if status != RunStatus::Completed => status,
-            _ => return Ok(false),
-        };
-        let engine = &self.runner.engine;
-        if engine.stopped().is_some() {
-            return Ok(false);
-        }
-        let standing = gil::detached(py, || engine.store().standing(handle.id()));
-        let standing = standing.map_err(|error| errors::store(py, &error))?;
-        Ok(standing.is_some_and(|standing| standing.status != settled))
-    }
-
     /// Looks the run up again: another runner has claimed it, or may have.
     fn follow(&self, py: Python<'_>) -> PyResult<Handle<Python3>> {
         let handle =

@@ -17,6 +17,7 @@ use crate::control::{self, PyAsk};
 use crate::exit::{self, CloseAtExit};
 use crate::follower::{self, PyFollower};
 use crate::gil;
+use crate::history::{self, PyHappened};
 use crate::host::{Local, Originals, PyEngine, Vars};
 use crate::messages::{self, PyLetter, PySent};
 use crate::notify::Notifier;
@@ -258,6 +259,14 @@ impl PyRunner {
         panics::method(|| {
             self.open(py)?;
             control::ask(py, &self.inner.engine, run, asked)
+        })
+    }
+
+    /// What has happened to a run; `None` if there is none.
+    fn history<'py>(&self, py: Python<'py>, id: &str) -> PyResult<Option<Vec<PyHappened<'py>>>> {
+        panics::method(|| {
+            self.open(py)?;
+            history::history(py, &self.inner.engine, parse(py, id)?)
         })
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{Batch, Committed, NewRun, NewTask, RecordedTask, RunRow, RunRowId, StoredRun};
-use bide_core::{BlockReason, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
+use bide_core::{BlockReason, Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 
 mod changes;
 mod clock;
@@ -106,7 +106,7 @@ impl From<&RunRow> for Standing {
             workflow: run.workflow.clone(),
             version: run.version.clone(),
             runner: run.runner,
-            held: run.blocked_by.as_ref().is_some_and(BlockReason::is_requested),
+            held: run.status == RunStatus::Paused && run.blocked_by.as_ref().is_some_and(BlockReason::is_requested),
         }
     }
 }
@@ -379,6 +379,13 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     /// # Errors
     /// Any [`StoreError`] but `Fenced`; except for `Unknown` nothing was written.
     fn send(&self, run: RunId, message: &Message) -> Result<Sent, StoreError>;
+
+    /// Ends a run that nobody executes as cancelled, at once, with all of its tasks that have not ended. `force` is the
+    /// request, which is kept as acted on. False if it has ended, or a runner has it: that is to do it.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] but `Fenced`; except for `Unknown` nothing was written.
+    fn end_unowned(&self, run: RunId, cancel: &Cancel, force: &Message) -> Result<bool, StoreError>;
 
     /// The messages to a run that came after the one with this `seq`, in the order in which they came; consumed ones
     /// only as far as they are kept.

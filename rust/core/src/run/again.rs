@@ -29,16 +29,11 @@ struct Again {
 }
 
 impl RunState {
-    /// Continues from the failed and cancelled tasks, or from this one. Nothing happens if there is none.
+    /// Continues from the failed and cancelled tasks, or from this one. A run in which all have completed completes.
     pub(super) fn retry(&mut self, from: Option<&str>, fresh: bool, request: &Message, out: &mut Out<'_>) {
         let again = self.done_again(from);
-        if again.whole.is_empty() && again.elements.is_empty() {
-            return;
-        }
         let expanded: Vec<TaskIx> = again.elements.iter().map(|task| task.ix).collect();
-        let detail = self.run_detail();
-        detail.cancel = None;
-        detail.interrupted.clear();
+        self.forget_cancel();
         self.ended_at = Time::default();
         self.status = RunStatus::Running;
         let mut order: Vec<TaskRef> = Vec::new();
@@ -73,6 +68,13 @@ impl RunState {
         if self.remaining == 0 && self.status == RunStatus::Running {
             self.end_run(out);
         }
+    }
+
+    /// The run is not cancelled any more.
+    pub(crate) fn forget_cancel(&mut self) {
+        let detail = self.run_detail();
+        detail.cancel = None;
+        detail.interrupted.clear();
     }
 
     /// The tasks and elements that are done again.
@@ -151,7 +153,8 @@ impl RunState {
 
     /// The children of a body that have not completed; none if it starts others.
     fn children_to_retry(&self, task: TaskRef, fresh: bool) -> Vec<RunId> {
-        let started = self.known_detail(task).filter(|_| !fresh).into_iter().flat_map(|detail| detail.journal.started());
+        let started =
+            self.known_detail(task).filter(|_| !fresh).into_iter().flat_map(|detail| detail.journal.started());
         started.filter(|child| self.has_failed(*child)).collect()
     }
 

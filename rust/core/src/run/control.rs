@@ -10,7 +10,7 @@
 //!
 //! # Cancel
 //!
-//! What has not begun is Cancelled, but for tasks that run whatever happens (`run_if` Done). A body gets the failure
+//! What has not begun is Cancelled once all that it depends on has ended, but for tasks that run whatever happens (`run_if` Done). A body gets the failure
 //! [`FailureKind::Cancelled`] once: one that is deferred as the end of its wait, one that executes at its next call that
 //! is not a replay ([`RunState::interruption`]). In both cases that is the end of an entry of its journal, so that a
 //! re-entered body gets it at the same place. From then on the body's calls work as always, so that it can clean up. How
@@ -153,7 +153,13 @@ impl RunState {
         self.run_detail.as_ref().is_some_and(|detail| detail.interrupted.contains_key(&task))
     }
 
-    /// The run is cancelled: ends what has not begun, and has the bodies get it that have.
+    /// Whether a task that could start ends instead, because its run is cancelled.
+    pub(super) fn is_cancelled_instead(&self, task: TaskRef) -> bool {
+        self.cancel().is_some() && !self.runs_anyway(task)
+    }
+
+    /// The run is cancelled: ends what could begin, and has the bodies get it that have begun. What depends on these
+    /// ends after them: a task that runs whatever happens is to find all ended that it depends on.
     pub(crate) fn cancel_tasks(&mut self, out: &mut Out<'_>) {
         let all: Vec<TaskRef> = self.all().map(|(task, _)| task).collect();
         let mut ended = Vec::new();
@@ -161,17 +167,18 @@ impl RunState {
             let state = self.task(task);
             match state.status {
                 TaskStatus::Pending | TaskStatus::Ready if !state.reenter => {
-                    if !self.runs_anyway(task) {
+                    if state.unmet == 0 && !self.runs_anyway(task) {
                         self.end_cancelled(task, out);
                         ended.push(task);
                     }
                 }
                 TaskStatus::Running | TaskStatus::Ready if !self.is_expanded(task) && !self.has_started_since(task) => {
-                    self.begin_grace(task, out);
                     let got = self.known_detail(task).is_some_and(|detail| detail.journal.cancellation().is_some());
                     if !got {
                         self.interrupt(task, out);
                     }
+                    // Afterwards: the wait that has just ended does not count.
+                    self.begin_grace(task, out);
                 }
                 _ => {}
             }
@@ -216,7 +223,9 @@ impl RunState {
         }
         match recall {
             Recall::Satisfied(_) | Recall::Failed(_) | Recall::Begun { mode: StepMode::Once, .. } => None,
-            Recall::Ask { .. } | Recall::Open { .. } | Recall::Begun { .. } | Recall::Mismatch(_) => self.cancellation(),
+            Recall::Ask { .. } | Recall::Open { .. } | Recall::Begun { .. } | Recall::Mismatch(_) => {
+                self.cancellation()
+            }
         }
     }
 
@@ -261,7 +270,7 @@ impl RunState {
     }
 
     /// A task that has not begun ends because its run is cancelled.
-    fn end_cancelled(&mut self, task: TaskRef, out: &mut Out<'_>) {
+    pub(super) fn end_cancelled(&mut self, task: TaskRef, out: &mut Out<'_>) {
         self.refuse_taken(task, UNANSWERED, out);
         self.close_gate(task, out);
         let cause = self.cancel_cause();
@@ -313,7 +322,8 @@ impl RunState {
     /// What a body does from here on is refused: wakes it, if it sleeps.
     pub(super) fn fence(&mut self, task: TaskRef, out: &mut Out<'_>) {
         let failure = self.cancellation();
-        let failure = failure.unwrap_or_else(|| Failure::new(FailureKind::Cancelled, "bide.Cancelled", "the task ended"));
+        let failure = failure
+            .unwrap_or_else(|| Failure::new(FailureKind::Cancelled, "bide.Cancelled", "somebody has ended the task"));
         if self.task(task).status == TaskStatus::Running && self.close_waits(task, &failure, out) {
             out.effects.push(Effect::Woken { task });
         }
@@ -368,6 +378,8 @@ impl RunState {
             // It gets a timer when it continues to execute.
             let event = Event::GraceOver { task, attempt, grace, limit };
             out.effects.push(Effect::Timer { at: ends_at, event: Box::new(event) });
+        } else {
+            self.grace_continues(task, out);
         }
         Ok(())
     }

@@ -122,7 +122,7 @@ impl RunState {
         }
         let first = self.failure().is_none();
         self.run_detail().failure.get_or_insert(failure);
-        if self.graph.fail_fast() {
+        if self.graph.fail_fast() && self.cancel().is_none() {
             self.skip_unstarted(task, out);
         }
         self.task_ended(task, out);
@@ -196,7 +196,11 @@ impl RunState {
                 if state.unmet > 0 || state.status != TaskStatus::Pending {
                     continue;
                 }
-                if let Some((cause, failed)) = self.skipped_by(next) {
+                if self.is_cancelled_instead(next) {
+                    self.end_cancelled(next, out);
+                    self.remaining -= 1;
+                    over.push(next.ix);
+                } else if let Some((cause, failed)) = self.skipped_by(next) {
                     self.skip(next, cause, failed, out);
                     self.remaining -= 1;
                     over.push(next.ix);
@@ -223,9 +227,12 @@ impl RunState {
         self.settle(status, out);
     }
 
-    /// All dependencies of a pending task have ended: skips it if `run_if` says so, else starts it.
+    /// All dependencies of a pending task have ended: it is cancelled with its run, or skipped if `run_if` says so, or
+    /// starts.
     pub(crate) fn start_or_skip(&mut self, task: TaskRef, out: &mut Out<'_>) {
-        if let Some((cause, failed)) = self.skipped_by(task) {
+        if self.is_cancelled_instead(task) {
+            self.cancelled(task, out);
+        } else if let Some((cause, failed)) = self.skipped_by(task) {
             self.skip(task, cause, failed, out);
             self.task_ended(task, out);
         } else {

@@ -272,7 +272,10 @@ impl RunState {
                 if before == 0 || unmet > 0 || state.status != TaskStatus::Pending {
                     continue;
                 }
-                if let Some((cause, failed)) = self.skipped_by(next) {
+                if self.is_cancelled_instead(next) {
+                    self.end_cancelled(next, out);
+                    over.push(next);
+                } else if let Some((cause, failed)) = self.skipped_by(next) {
                     self.skip(next, cause, failed, out);
                     over.push(next);
                 } else {

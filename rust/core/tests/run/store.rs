@@ -101,7 +101,10 @@ impl Store {
                     assert_eq!(before, None, "a request is answered twice");
                 }
                 Write::Run(update) => {
-                    assert!(!self.run.status.is_ended() || self.may_rewrite, "an ended run is written again: {update:?}");
+                    assert!(
+                        !self.run.status.is_ended() || self.may_rewrite,
+                        "an ended run is written again: {update:?}"
+                    );
                     self.run.status = update.status;
                     self.run.failure = update.failure;
                     self.run.ended_at = update.ended_at;

@@ -92,6 +92,12 @@ impl<H: Host> Engine<H> {
     /// From the store; the request was not made, unless that is unknown.
     pub fn ask(&self, run: RunId, control: &bide_core::Control) -> Result<Sent, StoreError> {
         let (address, content) = (control.address(), Ok(control.content()));
+        if control.ask == (bide_core::Ask::Cancel { force: true })
+            && self.live(run).is_none()
+            && self.mail.end_unowned(run, control)?
+        {
+            return Ok(Sent::Stored);
+        }
         let sent = self.mail.send(Letter { run, address, id: None, content })?;
         if sent == Sent::Stored && self.live(run).is_none() {
             self.recovery.recover()?;
@@ -152,6 +158,15 @@ impl<H: Host> Engine<H> {
     /// From the store.
     pub fn handle(&self, id: RunId) -> Result<Handle<H>, StoreError> {
         self.watch.handle(id)
+    }
+
+    /// A new handle of a run of which a settlement was reported that does not hold any more: it was claimed, resumed or
+    /// retried since. Blocks.
+    ///
+    /// # Errors
+    /// From the store.
+    pub fn renewed(&self, handle: &Handle<H>) -> Result<Option<Handle<H>>, StoreError> {
+        self.watch.renewed(handle)
     }
 
     /// Where to wait for a run that is executed elsewhere or not at all.

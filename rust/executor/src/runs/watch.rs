@@ -89,6 +89,24 @@ impl<H: Host> Watch<H> {
         }
     }
 
+    /// A new handle of a run of which a settlement was reported that does not hold any more: it was claimed, resumed or
+    /// retried since. Blocks.
+    ///
+    /// # Errors
+    /// From the store.
+    pub(crate) fn renewed(&self, handle: &Handle<H>) -> Result<Option<Handle<H>>, StoreError> {
+        let continues = match handle.settled().get() {
+            _ if self.control.stopped().is_some() => false,
+            Some(Settlement::NotHere(_)) => true,
+            Some(Settlement::Run(status)) if status != RunStatus::Completed => {
+                let standing = self.control.store().standing(handle.id())?;
+                standing.is_some_and(|standing| standing.status != status)
+            }
+            _ => false,
+        };
+        continues.then(|| self.handle(handle.id())).transpose()
+    }
+
     /// Where to wait for a run that is executed elsewhere or not at all.
     ///
     /// # Errors

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{Committed, NewTask, RunRowId, StoredRun, Write};
-use bide_core::{Ask, Failure, Message, MessageKind, RunId, RunStatus, StoredEvents, StoredMessage, TaskId, Time, Value};
+use bide_core::{
+    Ask, Cancel, Failure, Message, MessageKind, RunId, RunStatus, StoredEvents, StoredMessage, TaskId, Time, Value,
+};
 use bide_sync::Mutex;
 
 use crate::changes::ChangeLog;
@@ -370,6 +372,23 @@ impl Store for MemoryStore {
             self.changes.mail();
         }
         Ok(sent)
+    }
+
+    fn end_unowned(&self, run: RunId, cancel: &Cancel, force: &Message) -> Result<bool, StoreError> {
+        let state = &mut *self.state.lock();
+        let row = run.row();
+        let Some(found) = state.runs.get_mut(&row).filter(|found| found.id == run && found.runner.is_none()) else {
+            return Ok(false);
+        };
+        if found.status.is_ended() {
+            return Ok(false);
+        }
+        found.end_cancelled(cancel);
+        state.messages.insert(row, force.clone(), true);
+        drop(state.ended(row, KEPT));
+        self.changes.lock().run(row);
+        self.changes.unowned();
+        Ok(true)
     }
 
     fn messages(&self, run: RunId, after: i64) -> Result<Vec<StoredMessage>, StoreError> {

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
-use bide_core::record::{DoneRow, NewRun, Parent, RunRowId, RunUpdate, Write};
+use bide_core::record::{DoneRow, Mark, NewRun, Parent, RunRowId, RunUpdate, Write};
 use bide_core::{
-    BlockReason, Cancel, Entry, EntryKey, EntryKind, Failure, NO_MAP, RunId, RunStatus, TaskId, TaskRow, Time, Value,
+    BlockReason, Cancel, Entry, EntryKey, EntryKind, Failure, NO_MAP, RunId, RunStatus, TaskId, TaskRow, TaskStatus,
+    Time, Value,
 };
 
 use super::messages::Messages;
@@ -196,12 +197,27 @@ impl MemRun {
 
     /// It is paused on request: it has an owner, or waits for one.
     pub(super) fn is_held(&self) -> bool {
-        self.blocked_by.as_ref().is_some_and(BlockReason::is_requested)
+        self.status == RunStatus::Paused && self.blocked_by.as_ref().is_some_and(BlockReason::is_requested)
     }
 
     /// It is paused, and nobody executes it until somebody asks for that.
     pub(super) fn stands(&self) -> bool {
         self.status == RunStatus::Paused && !self.is_held()
+    }
+
+    /// Ends it as cancelled, with all tasks that have a row and have not ended.
+    pub(super) fn end_cancelled(&mut self, cancel: &Cancel) {
+        (self.status, self.ended_at, self.blocked_by) = (RunStatus::Cancelled, Some(cancel.at), None);
+        self.cancel = Some(Arc::new(cancel.clone()));
+        for row in self.plain.iter_mut().chain(self.mapped.values_mut().flatten()) {
+            if let Row::Whole(row) = row
+                && !row.status.is_ended()
+            {
+                row.status = TaskStatus::Cancelled;
+                (row.sub_status, row.retry_at, row.mark) = (None, None, Mark::default());
+                (row.ended_at, row.blocked_by) = (Some(cancel.at), Some(cancel.text().into()));
+            }
+        }
     }
 
     fn update(&mut self, update: RunUpdate) {

@@ -51,7 +51,8 @@ const FREE: &str = "SELECT uuid FROM run INDEXED BY run_open \
 pub(super) const UNOWNED: &str = "SELECT workflow, version FROM run INDEXED BY run_open \
      WHERE status < 3 AND runner IS NULL AND (workflow, version) > (?1, ?2) AND (status <> 2 OR held) \
      ORDER BY workflow, version LIMIT 1";
-const TAKE: &str = "UPDATE run SET runner = ?2, epoch = ?3, status = CASE WHEN held THEN status ELSE 1 END WHERE id = ?1";
+const TAKE: &str =
+    "UPDATE run SET runner = ?2, epoch = ?3, status = CASE WHEN held THEN status ELSE 1 END WHERE id = ?1";
 
 /// For the test that no hot statement scans a table.
 #[cfg(test)]

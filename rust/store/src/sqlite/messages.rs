@@ -2,7 +2,9 @@
 //! the answers to requests.
 
 use bide_core::record::RunRowId;
-use bide_core::{Address, Ask, EntryKind, Failure, Message, MessageKind, RunId, RunStatus, StoredMessage, Time, Value};
+use bide_core::{
+    Address, Ask, Cancel, EntryKind, Failure, Message, MessageKind, RunId, RunStatus, StoredMessage, Time, Value,
+};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::SqliteStore;
@@ -27,6 +29,10 @@ const RECEIVER: &str = "SELECT r.status, v.signals, o.lock, r.held FROM run r LE
      LEFT JOIN runner o ON o.id = r.runner WHERE r.id = ?1 AND r.uuid = ?2";
 const STATUS: &str = "SELECT status, held FROM run WHERE id = ?1";
 const REOPEN: &str = "UPDATE run SET status = 1, ended_at = NULL, runner = NULL, epoch = NULL WHERE id = ?1";
+const END: &str = "UPDATE run SET status = 5, ended_at = ?3, cancel = ?4, blocked_by = NULL, held = 0 \
+     WHERE id = ?1 AND uuid = ?2 AND status < 3 AND runner IS NULL";
+const END_TASKS: &str = "UPDATE task SET status = 6, sub_status = NULL, ended_at = ?2, blocked_by = ?3, entered = 0, \
+     retry_at = NULL WHERE run = ?1 AND status < 3";
 const SAME_ID: &str = "SELECT 1 FROM message WHERE run = ?1 AND id = ?2";
 const ANSWERED: &str = "SELECT seq, number, kind, name, id, value, failure, sent_at, applied_at FROM message \
      WHERE run = ?1 AND kind = 2 AND name = ?2";
@@ -46,6 +52,8 @@ pub(super) const HOT: &[&str] = &[
     CONSUMED_ID,
     STATUS,
     REOPEN,
+    END,
+    END_TASKS,
     MESSAGES,
     ALL_MESSAGES,
     MAIL,
@@ -146,6 +154,28 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<StoredMessage, StoreError> {
 }
 
 impl SqliteStore {
+    /// Ends a run that nobody executes: see [`crate::Store::end_unowned`].
+    pub(super) fn end_cancelled(&self, run: RunId, cancel: &Cancel, force: &Message) -> Result<bool, StoreError> {
+        let (row, uuid) = (run.row(), run.0.to_be_bytes());
+        let ended = self.transact(|connection| {
+            let blob = cancel.to_blob();
+            let changed = connection.prepare_cached(END)?.execute(params![row, &uuid[..], cancel.at.0, blob])?;
+            if changed == 0 {
+                return Ok(false);
+            }
+            connection.prepare_cached(END_TASKS)?.execute(params![row, cancel.at.0, cancel.text()])?;
+            let mut statement = connection.prepare_cached(MESSAGE)?;
+            insert(&mut statement, row, force, true)?;
+            Ok(true)
+        })?;
+        if ended {
+            self.changes.lock().run(row);
+            self.changes.unowned();
+            self.live()?.wake.tell_watchers(&[row]);
+        }
+        Ok(ended)
+    }
+
     pub(super) fn read_messages(&self, run: RunId, after: i64) -> Result<Vec<StoredMessage>, StoreError> {
         let reader = self.reader()?;
         let explain = |error: rusqlite::Error| self.identity.error(&error);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bide_core::record::{Mark, RecordedTask, RunRow, RunRowId, StoredRun};
 use bide_core::{
-    BlockReason, Cancel, Damage, Entry, EntryKey, EntryKind, EntryState, Operation, RunId, RunStatus, SubStatus, TaskId,
-    TaskRow, TaskStatus, Time,
+    BlockReason, Cancel, Damage, Entry, EntryKey, EntryKind, EntryState, Operation, RunId, RunStatus, SubStatus,
+    TaskId, TaskRow, TaskStatus, Time,
 };
 use bide_sync::Mutex;
 use rusqlite::{Connection, OptionalExtension, Row, params};

@@ -7,13 +7,12 @@ use super::transaction::Transaction;
 use crate::StoreError;
 
 /// Every migration, oldest first; the schema's version is their number.
-pub(super) const MIGRATIONS: &[&str] =
-    &[
-        include_str!("migrations/0001.sql"),
-        include_str!("migrations/0002.sql"),
-        include_str!("migrations/0003.sql"),
-        include_str!("migrations/0004.sql"),
-    ];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001.sql"),
+    include_str!("migrations/0002.sql"),
+    include_str!("migrations/0003.sql"),
+    include_str!("migrations/0004.sql"),
+];
 
 /// "bide", in the header of every file that is ours.
 pub(super) const APPLICATION_ID: i32 = 0x6269_6465;

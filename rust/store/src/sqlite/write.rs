@@ -38,8 +38,21 @@ const RUN: &str = "UPDATE run SET status = ?2, failure = ?3, ended_at = ?4, bloc
 
 /// For the test that no hot statement scans a table.
 #[cfg(test)]
-pub(super) const HOT: &[&str] =
-    &[CREATE, CREATE_KEYED, CREATE_CHILD, KEYED, UUID, UNDO, DONE, TASK, ENTRY, DROP_ENTRY, DROP_ELEMENTS, DROP_ELEMENT_ENTRIES, RUN];
+pub(super) const HOT: &[&str] = &[
+    CREATE,
+    CREATE_KEYED,
+    CREATE_CHILD,
+    KEYED,
+    UUID,
+    UNDO,
+    DONE,
+    TASK,
+    ENTRY,
+    DROP_ENTRY,
+    DROP_ELEMENTS,
+    DROP_ELEMENT_ENTRIES,
+    RUN,
+];
 
 impl SqliteStore {
     pub(super) fn write_commit(&self, lease: Lease, commit: &mut Commit<'_>) -> Result<Written, StoreError> {
@@ -332,7 +345,7 @@ fn run(statement: &mut rusqlite::Statement<'_>, row: &RunUpdate) -> rusqlite::Re
         row.crashes,
         row.version,
         row.cancel.as_ref().map(|cancel| cancel.to_blob()),
-        row.blocked_by.as_ref().is_some_and(BlockReason::is_requested),
+        row.is_held(),
     ])
 }
 
