@@ -189,13 +189,18 @@ def test_a_parameter_that_cannot_be_bound_is_refused_by_name(fn: Callable[..., A
     assert "task 'me'" in str(caught.value)
 
 
-def test_async_handles_are_not_there_yet() -> None:
-    handle = type("AsyncTaskHandle", (), {"__module__": "bide"})
+def test_each_kind_of_body_has_its_kind_of_handle() -> None:
+    def plain(h: bide.AsyncTaskHandle) -> None: ...
 
-    def body(h: handle) -> None: ...  # type: ignore[valid-type]
+    async def coroutine(h: bide.TaskHandle) -> None: ...
 
-    with pytest.raises(bide.BideError, match="not there yet"):
-        bind(body, "me", TASKS)
+    async def right(h: bide.AsyncTaskHandle) -> None: ...
+
+    with pytest.raises(bide.DefinitionError, match="is a plain `def`, whose handle"):
+        bind(plain, "me", TASKS)
+    with pytest.raises(bide.DefinitionError, match="is an `async def`, whose handle"):
+        bind(coroutine, "me", TASKS)
+    assert bind(right, "me", TASKS).wants_handle
 
 
 def test_a_condition_has_no_handle() -> None:
@@ -248,3 +253,8 @@ def test_the_nearest_name_is_suggested() -> None:
 
 def test_a_source_is_what_the_executor_reads() -> None:
     assert Source._fields == ("kind", "name", "codec", "default", "parameter", "members")
+
+
+def test_a_dict_of_no_tasks_is_refused() -> None:
+    with pytest.raises(bide.DefinitionError, match=r"bide\.From\(\[\]\) names no task: list at least one"):
+        bide.From([])

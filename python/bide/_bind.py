@@ -13,10 +13,12 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args, get
 
 import msgspec
 
+from bide._async_handle import AsyncTaskHandle
+from bide._callables import is_async
 from bide._codec import Codec, is_pickle
 from bide._context import Context
 from bide._core import TaskHandle
-from bide._errors import DefinitionError, not_yet
+from bide._errors import DefinitionError
 from bide._map import Each, Input, Mapped, task_name
 from bide._signature import MISSING, Names, Param, read
 from bide._task import RESERVED
@@ -34,7 +36,9 @@ class From(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if isinstance(self.task, (list, tuple)):
-            self.names()
+            if not self.names():
+                msg = "bide.From([]) names no task: list at least one"
+                raise DefinitionError(msg)
         else:
             check_text(self.task, "bide.From: the name of the task")
 
@@ -105,6 +109,8 @@ class Binding(NamedTuple):
     wants_handle: bool
     wants_context: bool
     returns: Codec
+    is_async: bool
+    """The callable is a coroutine function."""
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -118,8 +124,9 @@ def bind(fn: Callable[..., Any], owner: str, task_names: Collection[str], *, con
     params, returns = read(fn, where)
     if condition:
         returns = MISSING
+    by_async = is_async(fn)
     if not params and type(returns) is type:
-        return Binding((), (), (), (), False, False, Codec(returns, where))  # noqa: FBT003 - NamedTuple, in order
+        return Binding((), (), (), (), False, False, Codec(returns, where), by_async)  # noqa: FBT003 - NamedTuple, in order
     names = Names(fn)
     codec = Codec(names.resolve(returns, where, "the return value"), where)
     positional: list[Source] = []
@@ -130,6 +137,14 @@ def bind(fn: Callable[..., Any], owner: str, task_names: Collection[str], *, con
         if condition and source.kind == "handle":
             msg = f"{where}: its condition asks for a handle ({param.name!r}), and a gate has none"
             raise DefinitionError(msg)
+        if condition and source.kind == "gate":
+            msg = (
+                f"{where}: parameter {param.name!r} of its condition takes the value of the gate, which there is only "
+                "after the condition holds"
+            )
+            raise DefinitionError(msg)
+        if source.kind == "handle":
+            _check_handle(annotation, where, param.name, by_async=by_async)
         if param.by_keyword:
             keyword.append((param.name, source))
         else:
@@ -143,6 +158,7 @@ def bind(fn: Callable[..., Any], owner: str, task_names: Collection[str], *, con
         wants_handle=any(source.kind == "handle" for source in sources),
         wants_context=any(source.kind == "context" for source in sources),
         returns=codec,
+        is_async=by_async,
     )
 
 
@@ -153,6 +169,13 @@ def return_annotation(fn: Callable[..., Any], where: str) -> object:
     except (ValueError, TypeError):
         return MISSING
     return Names(fn).resolve(found, where, "the return value")
+
+
+def gate_parameters(fn: Callable[..., Any], where: str) -> dict[str, object]:
+    """Return the parameters that take the value of the gate, each with the annotation of the value."""
+    names, params = Names(fn), read(fn, where)[0]
+    found = ((one.name, names.resolve(one.annotation, where, f"parameter {one.name!r}")) for one in params)
+    return {name: _without(annotation) for name, annotation in found if _takes_gate(annotation)}
 
 
 def with_writers(binding: Binding, writers: dict[str, Codec], where: str) -> Binding:
@@ -185,18 +208,21 @@ def _read_by(codec: Codec | None, writer: Codec, source: Source, task: str, wher
 def check_types(binding: Binding, writers: dict[str, Codec], where: str) -> None:
     """Refuse a parameter whose annotation takes nothing that the task it is bound to may return."""
     for source in binding.sources:
-        reader = source.codec
-        if source.kind != "task" or reader is None or reader.annotation is writers[source.name].annotation:
+        if source.kind not in {"task", "same_element", "list", "mapped", "named"}:
             continue
-        writer = writers[source.name]
-        from bide._fits import never_fit  # noqa: PLC0415 - most annotations are the writer's own
+        for task, reader in source.members or ((source.name, source.codec),):
+            writer = writers[task]
+            if reader is None or reader.annotation is writer.annotation:
+                continue
+            from bide._fits import never_fit  # noqa: PLC0415 - most annotations are the writer's own
 
-        if never_fit(writer, reader):
-            msg = (
-                f"{where}: parameter {source.parameter!r} is annotated {reader.shown}, but task {source.name!r} "
-                f"returns {writer.shown}, which can never be read as that: change one of the two annotations"
-            )
-            raise DefinitionError(msg)
+            if never_fit(writer, reader):
+                which = "" if source.kind in {"task", "same_element"} else "a value in "
+                msg = (
+                    f"{where}: {which}parameter {source.parameter!r} is annotated {reader.shown}, but task {task!r} "
+                    f"returns {writer.shown}, which can never be read as that: change one of the two annotations"
+                )
+                raise DefinitionError(msg)
 
 
 def check_defaults(binding: Binding, uncertain: Collection[str], where: str) -> None:
@@ -224,7 +250,7 @@ def nearest(name: str, available: Iterable[str]) -> str:
 
 def _source(parameter: Param, annotation: object, where: str, task_names: Collection[str]) -> Source:
     name, default = parameter.name, parameter.default
-    special = _special(name, annotation, where)
+    special = _special(name, annotation)
     if special is not None:
         return Source(special, name, None, default, name)
     if type(annotation) is not type and _takes_gate(annotation):
@@ -321,7 +347,7 @@ def _mapped_item(annotation: object) -> object | None:
     return get_args(annotation)[0] if get_origin(annotation) is Mapped else None
 
 
-def _special(name: str, annotation: object, where: str) -> Literal["context", "handle"] | None:
+def _special(name: str, annotation: object) -> Literal["context", "handle"] | None:
     if annotation is MISSING:
         if name not in RESERVED:
             return None
@@ -330,11 +356,8 @@ def _special(name: str, annotation: object, where: str) -> Literal["context", "h
         if isinstance(cls, type):
             if issubclass(cls, Context):
                 return "context"
-            if cls is TaskHandle:
+            if cls is TaskHandle or cls is AsyncTaskHandle:
                 return "handle"
-            if _is_async_handle(cls):
-                feature = f"{where}: AsyncTaskHandle, for parameter {name!r},"
-                raise not_yet(feature)
     return None
 
 
@@ -349,9 +372,18 @@ def _alternatives(annotation: object) -> tuple[object, ...]:
     return (annotation,)
 
 
-def _is_async_handle(cls: type) -> bool:
-    """Whether this is what a later version has for `async def` bodies; by its name, since it is not there yet."""
-    return cls.__name__ == "AsyncTaskHandle" and (cls.__module__ or "").split(".")[0] == "bide"
+def _check_handle(annotation: object, where: str, name: str, *, by_async: bool) -> None:
+    """Refuse the handle of the other kind of body."""
+    for cls in _alternatives(annotation):
+        if cls is TaskHandle and by_async:
+            msg = f"{where} is an `async def`, whose handle is a bide.AsyncTaskHandle: annotate parameter {name!r} so"
+            raise DefinitionError(msg)
+        if cls is AsyncTaskHandle and not by_async:
+            msg = (
+                f"{where} is a plain `def`, whose handle is a bide.TaskHandle: annotate parameter {name!r} so, or make "
+                "the task an `async def`"
+            )
+            raise DefinitionError(msg)
 
 
 def _outright(annotation: object, where: str, name: str) -> From | Input | Each | None:
@@ -373,11 +405,11 @@ def _takes_gate(annotation: object) -> bool:
 
 
 def _without(annotation: Any) -> Any:  # noqa: ANN401 - annotations are anything
-    """Return an annotation without From, Input and Each, which say nothing about the value."""
+    """Return an annotation without From, Input, Each and Gate, which say nothing about the value."""
     if type(annotation) is type or get_origin(annotation) is not Annotated:
         return annotation
     inner, *notes = get_args(annotation)
-    kept = tuple(note for note in notes if not isinstance(note, (From, Input, Each)))
+    kept = tuple(note for note in notes if note is not Gate and not isinstance(note, (From, Input, Each)))
     return Annotated[(inner, *kept)] if kept else inner
 
 

@@ -14,7 +14,7 @@ from bide._codec import Codec
 from bide._duration import optional_seconds
 from bide._errors import DefinitionError
 from bide._signals import Request, Signal
-from bide._waits import After, At, Duration, Until, WaitBase, check_name
+from bide._waits import After, At, Duration, Until, WaitBase, check_name, computes, leaves, only_for_gates
 
 if TYPE_CHECKING:
     from bide._core import TaskHandle
@@ -88,7 +88,7 @@ def any_of(
 @overload
 def any_of(*, name: str | None = None, **named: WaitBase[Any]) -> AnyOf[First]: ...
 @overload
-def any_of(*waits: WaitBase[Any], name: str | None = None) -> AnyOf[tuple[Fired[Any] | None, ...]]: ...
+def any_of(*waits: WaitBase[_A], name: str | None = None) -> AnyOf[tuple[Fired[_A] | None, ...]]: ...
 def any_of(*waits: WaitBase[Any], name: str | None = None, **named: WaitBase[Any]) -> AnyOf[Any]:
     """Wait for the first of several waits.
 
@@ -117,7 +117,7 @@ def all_of(
 @overload
 def all_of(*, name: str | None = None, **named: WaitBase[Any]) -> AllOf[dict[str, Any]]: ...
 @overload
-def all_of(*waits: WaitBase[Any], name: str | None = None) -> AllOf[tuple[Any, ...]]: ...
+def all_of(*waits: WaitBase[_A], name: str | None = None) -> AllOf[tuple[_A, ...]]: ...
 def all_of(*waits: WaitBase[Any], name: str | None = None, **named: WaitBase[Any]) -> AllOf[Any]:
     """Wait for all of several waits.
 
@@ -177,6 +177,10 @@ class Plan(NamedTuple):
 def plan(wait: object, timeout: Duration | None, what: str, *, unique: bool = False) -> Plan:
     """Return the plan of a wait; with `unique`, as a gate needs it, no two parts have one name."""
     checked = check_wait(wait, what)
+    if not unique:
+        for leaf in leaves(checked):
+            if computes(leaf):
+                raise only_for_gates(leaf)
     limit = optional_seconds(timeout, f"{what}: timeout", zero=True)
     parts: list[Part] = []
     finish = _add(checked, None, parts)
@@ -226,8 +230,10 @@ def _leaf(wait: WaitBase[Any], name: str | None) -> Part:
 
         return Part("until", name or wait.name or name_of(wait.condition), wait.timeout, wait)
     if isinstance(wait, After):
-        return Part("after", name or "after", None, wait.seconds)
+        return Part("computed after" if callable(wait.seconds) else "after", name or "after", None, wait.seconds)
     if isinstance(wait, At):
+        if callable(wait.moment):
+            return Part("computed at", name or "at", None, wait.moment)
         return Part("at", name or "at", None, wait.timestamp)
     if isinstance(wait, Signal):
         return Part("signal", name or wait.name, None, wait.name)

@@ -16,6 +16,7 @@ from bide._errors import BideError, DefinitionError
 from bide._result import RunResult
 from bide._status import RunStatus, SubStatus, TaskStatus
 from bide._text import check_text, is_text
+from bide._twins import twin
 
 if TYPE_CHECKING:
     from bide._run_handle import RunHandle
@@ -321,6 +322,17 @@ class Controls:
             raise KeyError(msg)
         return [HistoryEntry(*one) for one in happened]
 
+    cancel_async = twin(cancel)
+    pause_async = twin(pause)
+    resume_async = twin(resume)
+    retry_async = twin(retry)
+    satisfy_async = twin(satisfy)
+    extend_async = twin(extend)
+    poll_now_async = twin(poll_now)
+    skip_async = twin(skip)
+    delete_async = twin(delete)
+    history_async = twin(history)
+
     # --- helpers ---------------------------------------------------------------------------------------------------
 
     def _found(self, run: "Run", workflow: "Chosen") -> str:
@@ -335,9 +347,10 @@ class Controls:
             what = f"task {task!r} of run {found}" if one.ended_at is not None else f"run {found}"
             msg = f"{what} has ended ({one.status}): {request.what} comes too late"
             raise BideError(msg)
-        waits = one.sub_status is SubStatus.Deferred or (one.status is TaskStatus.Pending and one.blocked_by is not None)
+        is_gated = one.status is TaskStatus.Pending and one.blocked_by is not None
+        waits = is_gated or one.sub_status is SubStatus.Deferred
         if request.what != "skip" and not waits:
-            msg = f"task {task!r} of run {found} waits for nothing now (it is {one.status}): {request.what} has no effect"
+            msg = f"task {task!r} of run {found} is {one.status} and waits for nothing: {request.what} has no effect"
             raise BideError(msg)
         ask_one(runner, found, request)
 

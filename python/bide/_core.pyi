@@ -3,15 +3,17 @@
 `_workflow.py`, `_runner.py` and `_result.py` wrap the rest, whose values are stored bytes.
 """
 
+from asyncio import Future
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import Context as ContextVars
 from datetime import datetime, timedelta
 from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar, final, overload
 
+from bide._async_handle import AsyncTaskHandle
 from bide._callbacks import Callback
 from bide._children import ChildRun
 from bide._codec import Codec
-from bide._combine import Fired, First
+from bide._combine import Fired, First, Plan
 from bide._compiled import CompiledTask
 from bide._control import Asked
 from bide._result import RunResult
@@ -33,8 +35,13 @@ _Happened: TypeAlias = tuple[datetime, str, str | None, str | None, str | None, 
 _Sent: TypeAlias = tuple[str, list[str]]
 
 __all__ = [
+    "Call",
     "Channel",
+    "Coroutine",
     "Follower",
+    "GateWatch",
+    "LoopQueue",
+    "Pending",
     "RunHandle",
     "Runner",
     "Snapshot",
@@ -42,7 +49,9 @@ __all__ = [
     "Workflow",
     "__version__",
     "_current",
+    "_executes_here",
     "_panic_once_at",
+    "_start_loop_thread",
     "_system_time",
     "counts",
     "in_body",
@@ -58,6 +67,12 @@ def in_body() -> bool:
 
 def _current(last: TaskHandle | None) -> TaskHandle:
     """Return the handle of the body that executes on this thread; `last` is one that was found in its contextvars."""
+
+def _executes_here() -> bool:
+    """Return whether the calling thread executes the body of a plain function."""
+
+def _start_loop_thread(run: Callable[[], object]) -> None:
+    """Start the thread of a runner's own event loop: a daemon thread that calls `run()`."""
 
 def _panic_once_at(place: Literal["caller", "body", "gate", "commit", "worker", "lease"]) -> None:
     """Make the next thread that reaches a place panic there: for tests."""
@@ -102,9 +117,9 @@ class Follower:
 class TaskHandle:
     """A body's access to the executor: a parameter annotated `bide.TaskHandle`, or named `handle`.
 
-    Use it only in the body that received it, on the body's own thread, and not within a step or a condition; steps with
-    a key work on other threads and within steps too. Every wait
-    is recorded before its slot is released: after a crash the body is entered again, and a condition whose value is
+    Use it only in the body that received it, on the body's own thread, and not within a step or a condition. Steps with
+    a key work on other threads and within steps too; `emit` and `progress` also within conditions. Every wait is
+    recorded before its slot is released: after a crash the body is entered again, and a condition whose value is
     recorded is not called again.
     """
 
@@ -139,15 +154,24 @@ class TaskHandle:
     def wait(self, wait: WaitBase[_T], /, timeout: float | timedelta | None = None) -> _T:
         """Wait without holding a slot, and return the value of the wait.
 
-        `wait` is a `bide.until`, `bide.after`, `bide.at`, `bide.signal`, or a combination of several. After `timeout`,
-        seconds or a `timedelta`, the wait raises `bide.WaitTimeout`; the deadline is absolute, so a crash does not
-        extend it.
+        `wait` is a `bide.until`, `bide.after`, `bide.at`, `bide.signal`, `bide.request`, a callback, a child run, or a
+        combination of several (`bide.any_of`, `bide.all_of`). After `timeout`, seconds or a `timedelta`, the wait
+        raises `bide.WaitTimeout`; the deadline is absolute, so a crash does not extend it.
         """
 
     @overload
     def wait_for(self, name: str, *, timeout: float | timedelta | None = None) -> Any: ...
     @overload
-    def wait_for(self, name: str, type: type[_T], timeout: float | timedelta | None = None) -> _T: ...
+    def wait_for(self, name: str, type: type[_T], timeout: float | timedelta | None = None) -> _T:
+        """Wait for a signal without holding a slot, and return its value, which is read as `type`.
+
+        Example::
+
+            approved = handle.wait_for("approved", bool, timeout=timedelta(days=1))
+
+        After `timeout`, seconds or a `timedelta`, it raises `bide.WaitTimeout`. Raises `bide.DefinitionError` for a
+        signal that `bide.Workflow(signals=)` does not name. It is `handle.wait(bide.signal(name, type), timeout)`.
+        """
     @overload
     def callback(self, name: str) -> Callback[Any]: ...
     @overload
@@ -211,8 +235,21 @@ class TaskHandle:
     ) -> First: ...
     @overload
     def wait_any(
-        self, *waits: WaitBase[Any], timeout: float | timedelta | None = None, name: str | None = None
-    ) -> tuple[Fired[Any] | None, ...]: ...
+        self, *waits: WaitBase[_A], timeout: float | timedelta | None = None, name: str | None = None
+    ) -> tuple[Fired[_A] | None, ...]:
+        """Wait for the first of several waits, without holding a slot.
+
+        Returns a tuple with `bide.Fired(value)` for the wait that came first and None for the others; of waits given by
+        keyword it returns `bide.First(name, value)`.
+
+        Example::
+
+            paid, late = handle.wait_any(bide.signal("paid", int), bide.after(3600))
+
+        A wait that fails is out; if all of them fail, that is an `ExceptionGroup`. After `timeout`, seconds or a
+        `timedelta`, it raises `bide.WaitTimeout`. `name` names the combination in the journal. It is
+        `handle.wait(bide.any_of(...), timeout)`.
+        """
     @overload
     def wait_all(
         self, a: WaitBase[_A], /, *, timeout: float | timedelta | None = None, name: str | None = None
@@ -263,8 +300,19 @@ class TaskHandle:
     ) -> dict[str, Any]: ...
     @overload
     def wait_all(
-        self, *waits: WaitBase[Any], timeout: float | timedelta | None = None, name: str | None = None
-    ) -> tuple[Any, ...]: ...
+        self, *waits: WaitBase[_A], timeout: float | timedelta | None = None, name: str | None = None
+    ) -> tuple[_A, ...]:
+        """Wait for all of several waits, without holding a slot.
+
+        Returns a tuple of their values, or of waits given by keyword a dictionary.
+
+        Example::
+
+            lawyer, price = handle.wait_all(bide.signal("lawyer", str), bide.signal("price", int), timeout=3600)
+
+        The first wait that fails ends it with its exception. After `timeout`, seconds or a `timedelta`, it raises
+        `bide.WaitTimeout`. `name` names the combination in the journal. It is `handle.wait(bide.all_of(...), timeout)`.
+        """
     def sleep(self, duration: float | timedelta, *, name: str | None = None) -> None:
         """Sleep for `duration`, seconds or a `timedelta`, without holding a slot.
 
@@ -283,7 +331,8 @@ class TaskHandle:
         start of a workflow is the n-th one recorded, and if its inputs are not equal to the recorded ones, that is a
         `bide.ReplayMismatch`. `key` says instead what is the same; it is no key of the run.
 
-        A child is a run like any other; it is kept as long as its parent, and deleted with it.
+        A child is a run like any other; it is kept as long as its parent, and deleted with it. Raises
+        `bide.DefinitionError` beyond 100 levels.
         """
 
     def start_many(
@@ -440,6 +489,10 @@ class TaskHandle:
     def suspending(self) -> bool:
         """Whether the body is being suspended: it must return now, and is entered again later."""
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether the run was cancelled: the body must clean up and return."""
+
 @final
 class Workflow:
     """A compiled workflow: its graph, validated, and its tasks."""
@@ -447,6 +500,10 @@ class Workflow:
     def __new__(
         cls, name: str, fail_fast: bool, tasks: Sequence[CompiledTask], signals: list[str] | None = None
     ) -> Workflow: ...
+    @property
+    def is_async(self) -> bool:
+        """Whether a body, or the condition of a gate, is a coroutine function."""
+
     @property
     def levels(self) -> list[list[str]]:
         """The tasks by their distance from the roots."""
@@ -477,6 +534,7 @@ class Runner:
         durability: Literal["normal", "full"],
         max_parked: int | None,
         retention: float | None,
+        async_slots: int,
         cancel_grace: tuple[float, float],
     ) -> Runner: ...
     def register(self, workflow: Workflow) -> None:
@@ -486,15 +544,15 @@ class Runner:
         self,
         workflow: Workflow,
         runs: list[tuple[list[tuple[str, bytes]], str | None]],
-        contextvars: ContextVars,
+        contextvars: list[ContextVars],
         linger: bool,
         many: bool,
     ) -> list[RunHandle]:
         """Create runs, each from inputs and a key, in one commit; or attach to the runs that their keys name.
 
-        Each body runs in a new copy of `contextvars`. If a key belongs to a run with other inputs, none is created.
-        With `linger` this may return only when the first run has ended, or after 50 ms. With `many` an error names
-        the run.
+        Each body runs in a new copy of its run's `contextvars`, of which there may be one for all. If a key belongs to
+        a run with other inputs, none is created. With `linger` this may return only when the first run has ended, or
+        after 50 ms. With `many` an error names the run.
         """
 
     def find(self, text: str, workflow: str | None) -> list[tuple[str, str]]:
@@ -506,8 +564,8 @@ class Runner:
     def snapshot(self, id: str) -> Snapshot | None:  # noqa: A002 - as the extension names it
         """Return the current state of a run; None if there is none."""
 
-    def send(self, letters: Sequence[tuple[str, int, str, bytes, str | None]]) -> list[_Sent]:
-        """Send messages: run, kind, name, value and id; return what became of each. See `_mail.py`."""
+    def send(self, letters: Sequence[tuple[str, str, bytes, str | None]]) -> list[_Sent]:
+        """Send signals: run, name, value and id; return what became of each. See `_mail.py`."""
 
     def answer(self, callback: tuple[str, str], value: bytes | None, reason: str, id: str | None) -> _Sent:  # noqa: A002
         """Answer a callback, given as run and secret, with a value, or reject it for a reason. See `_mail.py`."""
@@ -558,8 +616,263 @@ class Runner:
     def elsewhere(self) -> bool:
         """Whether this process was forked from the one that the runner belongs to."""
 
-    def close(self, grace: float) -> bool:
-        """Suspend deferred bodies, wait `grace` seconds for others, and close the store; True if all bodies ended."""
+    def loop_queue(self) -> LoopQueue:
+        """Return what its event loop works on."""
+
+    def async_load(self) -> tuple[int, int, int]:
+        """Return used slots for coroutines, all of them, and how many coroutines execute or are deferred."""
+
+    def close(self, grace: float, cancel: Callable[[], object]) -> bool:
+        """Suspend deferred bodies, wait `grace` seconds for others, and close the store; True if all bodies ended.
+
+        `cancel()` has coroutines cancelled whose grace is over.
+        """
+
+@final
+class LoopQueue:
+    """What the event loop of a runner works on. See `_loop.py`."""
+
+    def fileno(self) -> int:
+        """Return what the loop reads from when there is something to do."""
+
+    def turn(self) -> list[Future[None]]:
+        """Begin a turn of the loop, and return the futures to complete."""
+
+    def take(self, most: int) -> list[Coroutine]:
+        """Return coroutines to start, at most this many."""
+
+    def take_gates(self) -> list[GateWatch]:
+        """Return gates to poll."""
+
+    def take_interrupted(self) -> bool:
+        """Return whether bodies may have to be interrupted since this was last asked."""
+
+    def take_lost(self) -> bool:
+        """Return whether the runner has lost its runs since this was last asked."""
+
+    def wake(self) -> None:
+        """Wake the loop."""
+
+    @property
+    def closing(self) -> bool:
+        """Whether the runner closes."""
+
+    @property
+    def bodies(self) -> int:
+        """How many coroutines execute or are deferred."""
+
+@final
+class Pending:
+    """Something that the event loop waits for."""
+
+    def poll(self) -> bool:
+        """Return whether it is done."""
+
+    def park(self, future: Future[None]) -> None:
+        """Complete `future` once `poll` is to be called again."""
+
+@final
+class Coroutine:
+    """One entry of an `async def` body. See `_loop.py`."""
+
+    def contextvars(self) -> ContextVars:
+        """Return the contextvars that it executes in."""
+
+    def begin(self) -> Pending | None:
+        """Enter it in its run; return None if that is done."""
+
+    def begun(self) -> bool:
+        """Return whether it was entered, and is to be called."""
+
+    def call(self, handle: AsyncTaskHandle) -> Any:
+        """Call the function and return its coroutine."""
+
+    def returned(self, value: object) -> Pending | None:
+        """Report what it has returned; return what to wait for, if anything."""
+
+    def raised(self, exception: BaseException) -> Pending | None:
+        """Report what it has raised; return what to wait for, if anything."""
+
+    def suspend(self) -> None:
+        """Have it return: what it does from here on does not count."""
+
+    def when_timed_out(self, future: Future[None]) -> None:
+        """Complete `future` when the `timeout` of the task is over."""
+
+    def emit(self, value: object, channel: str | Channel[Any] | None) -> None:
+        """Append a value to a channel of the run."""
+
+    def progress(self, done: float, total: float | None, message: str | None) -> None:
+        """Say how far it has come."""
+
+    def last_checkpoint(self, type: type[Any], default: object) -> Any:  # noqa: A002 - as TaskHandle has it
+        """Return the state of the last checkpoint, or `default`."""
+
+    @property
+    def has_timeout(self) -> bool:
+        """Whether its task has a `timeout`."""
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether that is over."""
+
+    @property
+    def deferred(self) -> bool:
+        """Whether it holds no slot."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether another runner has the run."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has returned."""
+
+    @property
+    def has_older_steps(self) -> bool:
+        """Whether its journal has steps of the first version of bide."""
+
+    @property
+    def is_slot_held(self) -> bool:
+        """Whether it holds a slot."""
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+
+    @property
+    def parent(self) -> str | None:
+        """The id of the run that has started its run."""
+
+    @property
+    def task_name(self) -> str:
+        """The task's name."""
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt."""
+
+    @property
+    def is_replaying(self) -> bool:
+        """Whether it only reads its records."""
+
+    @property
+    def suspending(self) -> bool:
+        """Whether it is being suspended."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether its run was cancelled."""
+
+    def take_interrupt(self) -> bool:
+        """Return whether it is to be interrupted now, because its run was cancelled: true once."""
+
+@final
+class Call:
+    """A call of a coroutine's handle, in progress. See `_async_calls.py`."""
+
+    @staticmethod
+    def wait(coroutine: Coroutine, plan: Plan, within: int) -> Call:
+        """Begin a wait."""
+
+    @staticmethod
+    def step(
+        coroutine: Coroutine,
+        described: tuple[str, bytes | None, Codec, str | None, bool],
+        retry: Retry | None,
+        older: bytes | None,
+        within: int,
+    ) -> Call:
+        """Begin a step."""
+
+    @staticmethod
+    def checkpoint(coroutine: Coroutine, value: object, within: int) -> Call:
+        """Begin a checkpoint."""
+
+    @staticmethod
+    def now(coroutine: Coroutine, within: int) -> Call:
+        """Begin to record the time."""
+
+    @staticmethod
+    def callback(coroutine: Coroutine, name: str, secret: str, within: int) -> Call:
+        """Begin to record a callback."""
+
+    @staticmethod
+    def reply(coroutine: Coroutine, name: str, number: int, answer: bytes | None, reason: str, within: int) -> Call:
+        """Begin to answer a request."""
+
+    @staticmethod
+    def start(coroutine: Coroutine, described: tuple[Any, ...], within: int) -> Call:
+        """Begin to start children. Blocks."""
+
+    def advance(self) -> int:
+        """Continue; return what is to be done, as numbers that `_async_calls.py` names."""
+
+    def park(self, future: Future[None]) -> None:
+        """Complete `future` once `advance` is to be called again."""
+
+    def condition(self, part: int) -> Callable[[], Any]:
+        """Return the condition that is this part."""
+
+    def asked(self, part: int, value: object) -> None:
+        """Report what a condition has returned."""
+
+    def ask_raised(self, part: int, exception: BaseException) -> None:
+        """Report what a condition has raised."""
+
+    def step_returned(self, value: object) -> None:
+        """Report what a step has returned."""
+
+    def step_raised(self, exception: BaseException) -> None:
+        """Report what a step has raised."""
+
+    def step_unrecorded(self) -> None:
+        """Leave a step without a record."""
+
+    def create(self) -> None:
+        """Create children. Blocks."""
+
+    def abandon(self) -> None:
+        """Leave the call as it is."""
+
+    def outcomes(self) -> list[Any]:
+        """Return the outcomes of the parts of a wait."""
+
+    def step_result(self) -> Any:
+        """Return what a step has returned, or raise what it has raised."""
+
+    def recorded(self, is_time: bool) -> Any:
+        """Return what was recorded."""
+
+    def started(self) -> list[tuple[str, str]]:
+        """Return the children that were started, and their names as waits."""
+
+    @property
+    def committing(self) -> bool:
+        """Whether a commit of it is under way."""
+
+@final
+class GateWatch:
+    """An open gate whose condition is a coroutine function. See `_loop.py`."""
+
+    def contextvars(self) -> ContextVars:
+        """Return the contextvars that it is asked in."""
+
+    def check(self) -> Pending | None:
+        """Find out whether it is to be polled; return None if that is known."""
+
+    @property
+    def may_poll(self) -> bool:
+        """Whether it is to be polled."""
+
+    def call(self) -> Any:
+        """Call the condition and return its coroutine."""
+
+    def asked(self, value: object) -> Pending | None:
+        """Report what it has returned; return what to wait for before the next poll."""
+
+    def raised(self, exception: BaseException) -> Pending | None:
+        """Report what it has raised, likewise."""
 
 @final
 class RunHandle:

@@ -6,7 +6,7 @@ that cannot be pickled, or cannot be read in the other process, does not affect 
 
 import pickle
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -22,7 +22,10 @@ Output: TypeAlias = bytes | str | None
 
 @dataclass(frozen=True, slots=True)
 class PlainSnapshot:
-    """A run as it stood when it was copied or pickled."""
+    """A run as it stood when it was copied or pickled.
+
+    A pickle has the values of the fields in their order: a new field comes last, with a default for older pickles.
+    """
 
     id: str
     workflow: str
@@ -32,24 +35,30 @@ class PlainSnapshot:
     failure: bytes | None
     started_at: datetime
     ended_at: datetime | None
-    tasks: list[str]
     rows: "dict[str, _TaskRow]"
     returned: dict[str, Output]
     values: dict[str, bytes]
     parent: str | None = None
+    tasks: list[str] | None = None
+    """The names of the tasks; None in pickles of a version without mapped tasks: `rows` has no others."""
+
+    def __setstate__(self, state: list[Any]) -> None:
+        """Take the values of a pickle; a field that it does not have yet gets its default."""
+        for number, field in enumerate(fields(self)):
+            object.__setattr__(self, field.name, state[number] if number < len(state) else field.default)
 
     def names(self) -> list[str]:
         """Return the names of the tasks, in declaration order."""
-        return self.tasks
+        return list(self.rows) if self.tasks is None else self.tasks
 
     def elements(self) -> list[str]:
         """Return the names of the elements of mapped tasks, in order."""
-        tasks = set(self.tasks)
+        tasks = set(self.names())
         return [name for name in self.rows if name not in tasks]
 
     def completed(self) -> Iterator[str]:
         """Return the names of the tasks that returned something, even if it cannot be pickled."""
-        return (name for name in self.tasks if self.returned[name] is not None)
+        return (name for name in self.names() if self.returned[name] is not None)
 
     def task(self, task: str) -> "_TaskRow | None":
         """Return the row of a task; None for an unknown one."""
@@ -82,11 +91,11 @@ def plain(snapshot: "_core.Snapshot") -> PlainSnapshot:
         failure=snapshot.failure,
         started_at=snapshot.started_at,
         ended_at=snapshot.ended_at,
-        tasks=snapshot.names(),
         rows=rows,
         returned={name: _returned(snapshot, name) for name in rows},
         values=snapshot.context_values(),
         parent=snapshot.parent,
+        tasks=snapshot.names(),
     )
 
 

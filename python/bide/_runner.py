@@ -3,7 +3,7 @@
 import contextvars
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias, TypeVar, overload
@@ -15,14 +15,19 @@ from bide._duration import count, moment, optional_seconds, seconds
 from bide._errors import BideError, DefinitionError, not_picklable
 from bide._events import DEFAULT, Event, Follower
 from bide._inputs import paired
+from bide._loop_choice import LoopChoice
 from bide._result import RunResult
-from bide._run_handle import RunHandle, refuse_in_body
+from bide._run_handle import RunHandle, refuse_in_body, refuse_on_loop
 from bide._status import RunStatus
+from bide._submitter import Submission, Submitter
 from bide._text import check_text, escape_surrogates, is_text
+from bide._twins import RunnerTwins
 from bide._waits import Duration
 from bide._workflow import Workflow
 
 if TYPE_CHECKING:
+    import asyncio
+
     from bide._signals import Request, Signal
 
 T = TypeVar("T")
@@ -34,6 +39,9 @@ Run: TypeAlias = str | RunHandle | RunResult
 MAX_SLOTS = 65_536
 """How many slots a runner may have."""
 
+ASYNC_SLOTS = 1_000
+"""How many coroutines execute at once by default."""
+
 GRACE = 5.0
 """Seconds that `close()` waits for bodies to end."""
 
@@ -44,7 +52,7 @@ RETENTION = timedelta(days=30)
 """How long ended runs are kept by default."""
 
 
-class Runner(Controls):
+class Runner(Controls, RunnerTwins):
     """Executes workflows on a store: a path, `":memory:"`, or `sqlite:///path`.
 
     Use it as a sync or async context manager; without one it is closed when the interpreter exits.
@@ -61,7 +69,7 @@ class Runner(Controls):
     wall; then they are cut off.
     """
 
-    def __init__(  # noqa: PLR0913 - each has a default
+    def __init__(  # noqa: PLR0913 - each is a setting of its own, all but the first by keyword
         self,
         store: str | os.PathLike[str],
         *,
@@ -70,6 +78,8 @@ class Runner(Controls):
         durability: Literal["normal", "full"] = "normal",
         max_parked: int | None = None,
         retention: Duration | None = RETENTION,
+        async_slots: int = ASYNC_SLOTS,
+        loop_factory: "Callable[[], asyncio.AbstractEventLoop] | None" = None,
         cancel_grace: Duration = CANCEL_GRACE,
         cancel_limit: Duration = CANCEL_LIMIT,
     ) -> None:
@@ -104,8 +114,11 @@ class Runner(Controls):
             durability,
             None if max_parked is None else count(max_parked, "max_parked"),
             kept,
+            count(async_slots, "async_slots", MAX_SLOTS),
             grace,
         )
+        self._loop = LoopChoice(self._core, loop_factory)
+        self._submitter = Submitter(self._submit_each)
         try:
             for workflow in workflows:
                 self.register(workflow)
@@ -129,24 +142,9 @@ class Runner(Controls):
         wait only (`TimeoutError`): the run continues.
         """
         refuse_in_body("Runner.run()")
+        refuse_on_loop("Runner.run()", "`await runner.run_async(workflow, inputs)`")
         limit = optional_seconds(timeout, "timeout", zero=True)
         return self._submit_one(workflow, inputs, key, linger=limit is None).result(limit)
-
-    async def run_async(
-        self,
-        workflow: Workflow,
-        inputs: Mapping[str, Any] | None = None,
-        *,
-        key: str | None = None,
-        timeout: Duration | None = None,  # noqa: ASYNC109 - the same settings as run
-    ) -> RunResult:
-        """Run a workflow like `run`, without blocking the event loop."""
-        refuse_in_body("Runner.run_async()")
-        limit = optional_seconds(timeout, "timeout", zero=True)
-        import asyncio  # noqa: PLC0415 - the caller has imported it
-
-        handle = await asyncio.to_thread(self.submit, workflow, inputs, key=key)
-        return await asyncio.wait_for(handle._wait_async(), limit)
 
     def submit(
         self, workflow: Workflow, inputs: Mapping[str, Any] | None = None, *, key: str | None = None
@@ -178,7 +176,7 @@ class Runner(Controls):
 
     def signal(
         self,
-        run: "str | RunHandle | RunResult",
+        run: Run,
         signal: "str | Signal[Any]",
         value: object = None,
         *,
@@ -208,7 +206,11 @@ class Runner(Controls):
         from bide import _mail  # noqa: PLC0415 - for those who send signals
 
         letters = []
-        for run, signal, value, *rest in signals:
+        for number, one in enumerate(signals):
+            if not isinstance(one, (tuple, list)) or not 3 <= len(one) <= 4:  # noqa: PLR2004 - as the message says
+                msg = f"signals[{number}] must be (run, signal, value) or (run, signal, value, id), not {one!r}"
+                raise DefinitionError(msg)
+            run, signal, value, *rest = one
             found = self._find_run(run, workflow)
             letters.append(_mail.letter(found, signal, value, rest[0] if rest else None, self._declared(found, signal)))
         _mail.check_sent(letters, self._core.send(letters))
@@ -216,7 +218,7 @@ class Runner(Controls):
     @overload
     def request(
         self,
-        run: "str | RunHandle | RunResult",
+        run: Run,
         request: "Request[T, A]",
         value: T,
         *,
@@ -227,7 +229,7 @@ class Runner(Controls):
     @overload
     def request(
         self,
-        run: "str | RunHandle | RunResult",
+        run: Run,
         request: "Request[None, A]",
         value: None = None,
         *,
@@ -238,7 +240,7 @@ class Runner(Controls):
     @overload
     def request(
         self,
-        run: "str | RunHandle | RunResult",
+        run: Run,
         request: str,
         value: object = None,
         *,
@@ -248,7 +250,7 @@ class Runner(Controls):
     ) -> Any: ...  # noqa: ANN401 - what the body answers
     def request(
         self,
-        run: "str | RunHandle | RunResult",
+        run: Run,
         request: "str | Request[Any, Any]",
         value: object = None,
         *,
@@ -262,6 +264,19 @@ class Runner(Controls):
         and `TimeoutError` after `timeout`: it is then withdrawn, unless a body has taken it. The same `id` again waits
         for the answer to the same request. Otherwise like `signal`.
         """
+        refuse_on_loop("Runner.request()", "`await runner.request_async(run, request, value)`")
+        return self._request(run, request, value, timeout=timeout, id=id, workflow=workflow)
+
+    def _request(
+        self,
+        run: "str | RunHandle | RunResult",
+        request: "str | Request[Any, Any]",
+        value: object,
+        *,
+        timeout: Duration | None,
+        id: str | None,  # noqa: A002 - the designed name
+        workflow: Workflow | str | None = None,
+    ) -> Any:  # noqa: ANN401 - what the body answers
         from bide import _mail  # noqa: PLC0415 - as in signal_many
 
         found = self._find_run(run, workflow)
@@ -315,35 +330,52 @@ class Runner(Controls):
         return [RunResult(snapshot) for snapshot in snapshots]
 
     @overload
-    def events(self, run: Run, channel: str = DEFAULT, *, after: int = 0) -> Iterator[Event[Any]]: ...
+    def events(
+        self, run: Run, channel: str = DEFAULT, *, after: int = 0, workflow: Workflow | str | None = None
+    ) -> Iterator[Event[Any]]: ...
     @overload
-    def events(self, run: Run, channel: Channel[T], *, after: int = 0) -> Iterator[Event[T]]: ...
-    def events(self, run: Run, channel: str | Channel[Any] = DEFAULT, *, after: int = 0) -> Iterator[Event[Any]]:
+    def events(
+        self, run: Run, channel: Channel[T], *, after: int = 0, workflow: Workflow | str | None = None
+    ) -> Iterator[Event[T]]: ...
+    def events(
+        self, run: Run, channel: str | Channel[Any] = DEFAULT, *, after: int = 0, workflow: Workflow | str | None = None
+    ) -> Iterator[Event[Any]]:
         """Iterate over the events that a run has emitted to a channel so far, those after the offset `after`.
 
-        `run` is an id, a key, a handle or a result. It may be executed by another process, or have ended.
+        `run` is an id, a key (with `workflow`, if runs of several workflows have it), a handle or a result. It may be
+        executed by another process, or have ended.
         """
-        return _events.events(self._core, self._find_run(run, None), channel, after)
+        return _events.events(self._core, self._find_run(run, workflow), channel, after)
 
     @overload
-    def follow(self, run: Run, channel: str = DEFAULT, *, after: int = 0) -> Follower[Any]: ...
+    def follow(
+        self, run: Run, channel: str = DEFAULT, *, after: int = 0, workflow: Workflow | str | None = None
+    ) -> Follower[Any]: ...
     @overload
-    def follow(self, run: Run, channel: Channel[T], *, after: int = 0) -> Follower[T]: ...
-    def follow(self, run: Run, channel: str | Channel[Any] = DEFAULT, *, after: int = 0) -> Follower[Any]:
+    def follow(
+        self, run: Run, channel: Channel[T], *, after: int = 0, workflow: Workflow | str | None = None
+    ) -> Follower[T]: ...
+    def follow(
+        self, run: Run, channel: str | Channel[Any] = DEFAULT, *, after: int = 0, workflow: Workflow | str | None = None
+    ) -> Follower[Any]:
         """Iterate over the events of a run, also those to come, until it ends: by `for` or by `async for`.
 
         The arguments are those of `events`.
         """
         refuse_in_body("Runner.follow()")
-        return Follower(self._core, self._find_run(run, None), channel, after)
+        return Follower(self._core, self._find_run(run, workflow), channel, after)
 
     @overload
-    def latest(self, run: Run, channel: str = DEFAULT) -> Event[Any] | None: ...
+    def latest(
+        self, run: Run, channel: str = DEFAULT, *, workflow: Workflow | str | None = None
+    ) -> Event[Any] | None: ...
     @overload
-    def latest(self, run: Run, channel: Channel[T]) -> Event[T] | None: ...
-    def latest(self, run: Run, channel: str | Channel[Any] = DEFAULT) -> Event[Any] | None:
+    def latest(self, run: Run, channel: Channel[T], *, workflow: Workflow | str | None = None) -> Event[T] | None: ...
+    def latest(
+        self, run: Run, channel: str | Channel[Any] = DEFAULT, *, workflow: Workflow | str | None = None
+    ) -> Event[Any] | None:
         """Return the last event that a run has emitted to a channel; None if there is none."""
-        return _events.latest(self._core, self._find_run(run, None), channel)
+        return _events.latest(self._core, self._find_run(run, workflow), channel)
 
     # --- closing ---------------------------------------------------------------------------------------------------
 
@@ -373,7 +405,14 @@ class Runner(Controls):
 
     def close(self, grace: Duration = GRACE) -> None:
         """Suspend waiting bodies, give others `grace` seconds to end, and close the store. Calling it twice is fine."""
-        self._core.close(optional_seconds(grace, "grace", zero=True) or 0.0)
+        self._loop.refuse_own_thread()
+        self._close(grace)
+
+    def _close(self, grace: Duration) -> None:
+        self._submitter.stop()
+        seconds = optional_seconds(grace, "grace", zero=True) or 0.0
+        self._core.close(seconds, self._loop.cancel_all)
+        self._loop.stop()
 
     def __enter__(self) -> Self:
         """Return the runner itself."""
@@ -385,7 +424,8 @@ class Runner(Controls):
             self.close()
 
     async def __aenter__(self) -> Self:
-        """Return the runner itself."""
+        """Execute `async def` bodies on the running loop from here on, and return the runner itself."""
+        self._loop.enter()
         return self
 
     async def __aexit__(
@@ -393,9 +433,7 @@ class Runner(Controls):
     ) -> None:
         """Close the runner without blocking the event loop. In the child of a fork there is nothing to close."""
         if not self._core.elsewhere:
-            import asyncio  # noqa: PLC0415 - the caller has imported it
-
-            await asyncio.to_thread(self.close)
+            await self.close_async()
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be copied or pickled."""
@@ -414,9 +452,13 @@ class Runner(Controls):
             raise DefinitionError(msg)
         known = self._workflows.get(workflow.name)
         if known is not None and known[0] is workflow:
+            if known[1].is_async:
+                self._loop.check()
             return known[1]
         compiled = workflow._compiled().core
         self._workflows[workflow.name] = (workflow, compiled)
+        if compiled.is_async:
+            self._loop.prepare()
         return compiled
 
     def _submit_one(
@@ -426,21 +468,45 @@ class Runner(Controls):
         encoded = workflow._compiled().encode_inputs(inputs)
         return self._submit(compiled, [(encoded, _check_key(key))], linger=linger)[0]
 
+    def _submit_soon(
+        self, workflow: Workflow, inputs: Mapping[str, Any] | None, key: str | None
+    ) -> "asyncio.Future[RunHandle]":
+        """Submit a run together with those of other callers on event loops."""
+        compiled = self._core_workflow(workflow)
+        encoded = workflow._compiled().encode_inputs(inputs)
+        return self._submitter.put(Submission(compiled, encoded, _check_key(key)))
+
+    def _submit_each(self, runs: list[Submission]) -> list[RunHandle | BaseException]:
+        """Submit runs of one workflow at once; if one is refused, one after the other."""
+        compiled, inputs = runs[0].compiled, [(run.inputs, run.key) for run in runs]
+        try:
+            return [*self._submit(compiled, inputs, [run.contextvars for run in runs])]
+        except BaseException as error:  # noqa: BLE001 - each caller gets its own
+            if len(runs) == 1:
+                return [error]
+        return [result for run in runs for result in self._submit_each([run])]
+
+    @staticmethod
+    def _refuse_in_body(what: str) -> None:
+        refuse_in_body(what)
+
     def _submit(
         self,
         compiled: "_core.Workflow",
         runs: list[tuple[list[tuple[str, bytes]], str | None]],
+        context: list[contextvars.Context] | None = None,
         *,
         linger: bool = False,
         many: bool = False,
     ) -> list[RunHandle]:
+        context = [contextvars.copy_context()] if context is None else context
         try:
-            handles = self._core.submit(compiled, runs, contextvars.copy_context(), linger, many)
+            handles = self._core.submit(compiled, runs, context, linger, many)
         except DefinitionError:
             recorded = self._as_recorded(compiled, runs)
             if recorded == runs:
                 raise
-            handles = self._core.submit(compiled, recorded, contextvars.copy_context(), linger, many)
+            handles = self._core.submit(compiled, recorded, context, linger, many)
         return [RunHandle(handle, self, key) for handle, (_, key) in zip(handles, runs, strict=True)]
 
     def _as_recorded(
@@ -456,7 +522,7 @@ class Runner(Controls):
             found.append((recorded if workflow._compiled().same_inputs(recorded, inputs) else inputs, key))
         return found
 
-    def _find_run(self, run: "str | RunHandle | RunResult", workflow: Workflow | str | None) -> str:
+    def _find_run(self, run: Run, workflow: Workflow | str | None) -> str:
         return run.id if isinstance(run, (RunHandle, RunResult)) else self._find(run, workflow)
 
     def _declared(self, run: str, signal: object) -> "tuple[Signal[Any] | Request[Any, Any], ...] | None":

@@ -28,7 +28,8 @@ class Signal(WaitBase[T], Generic[T], frozen=True):
     @property
     def codec(self) -> Codec:
         """How its values are stored."""
-        return Codec(self.type, f"the signal {self.name!r}", root="value")
+        remedy = f"give the signal a type by bide.signal({self.name!r}, type)"
+        return Codec(self.type, f"the signal {self.name!r}", root="value", remedy=remedy)
 
 
 class Received(Generic[T, A]):
@@ -48,7 +49,8 @@ class Received(Generic[T, A]):
 
     def reply(self, answer: A) -> None:
         """Answer the request: `answer` is what `runner.request` returns."""
-        self._handle._reply(self._request.name, self._number, self._request.answer_codec.encode(answer), "")
+        encoded = self._request.answer_codec.encode_by_class(answer)
+        self._handle._reply(self._request.name, self._number, encoded, "")
 
     def refuse(self, reason: str) -> None:
         """Refuse the request: `runner.request` raises `RequestRefused` with this reason."""
@@ -57,6 +59,22 @@ class Received(Generic[T, A]):
     def __repr__(self) -> str:
         """Show the request and its value."""
         return f"<Received request {self._request.name!r}: {self.value!r}>"
+
+
+class AsyncReceived(Received[T, A]):
+    """The same for an `async def` body, which awaits its answer."""
+
+    __slots__ = ()
+
+    async def reply(self, answer: A) -> None:  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride]
+        """Answer the request: `answer` is what `runner.request` returns."""
+        encoded = self._request.answer_codec.encode(answer)
+        await self._handle._send_reply(self._request.name, self._number, encoded, "")  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+
+    async def refuse(self, reason: str) -> None:  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride]
+        """Refuse the request: `runner.request` raises `RequestRefused` with this reason."""
+        checked = check_reason(reason, "refuse")
+        await self._handle._send_reply(self._request.name, self._number, None, checked)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
 
 
 def check_reason(reason: object, what: str) -> str:
@@ -77,12 +95,16 @@ class Request(WaitBase[Received[T, A]], Generic[T, A], frozen=True):
     @property
     def codec(self) -> Codec:
         """How its values are stored."""
-        return Codec(self.type, f"the request {self.name!r}", root="value")
+        return Codec(self.type, f"the request {self.name!r}", root="value", remedy=self._remedy)
 
     @property
     def answer_codec(self) -> Codec:
         """How its answers are stored."""
-        return Codec(self.answer, f"the answer to the request {self.name!r}", root="answer")
+        return Codec(self.answer, f"the answer to the request {self.name!r}", root="answer", remedy=self._remedy)
+
+    @property
+    def _remedy(self) -> str:
+        return f"give the request its types by bide.request({self.name!r}, type, answer)"
 
     def _received(self, stored: bytes, handle: "TaskHandle") -> Received[T, A]:
         """Return what a wait for it gives: stored are a tag, the number in eight bytes, and the value."""
@@ -93,7 +115,8 @@ class Request(WaitBase[Received[T, A]], Generic[T, A], frozen=True):
             # Nobody can answer it.
             handle._reply(self.name, number, None, str(error))
             raise
-        return Received(self, number, value, handle)
+        kind: type[Received[T, A]] = AsyncReceived if hasattr(handle, "_send_reply") else Received
+        return kind(self, number, value, handle)
 
 
 @overload
@@ -128,6 +151,17 @@ def request(name: str, type: type[T]) -> Request[T, Any]: ...
 def request(name: str, type: type[T], answer: type[A]) -> Request[T, A]: ...
 def request(name: str, type: Any = Any, answer: Any = Any) -> Request[Any, Any]:  # noqa: A002 - as above
     """Name a request, with the types of its values and of its answers.
+
+    Example::
+
+        quote = bide.request("quote", str, int)
+
+        @bide.task
+        def seller(handle: bide.TaskHandle) -> None:
+            asked = handle.wait(quote)
+            asked.reply(7 if asked.value == "nuts" else 0)
+
+        runner.request(run, quote, "nuts", timeout=10)  # returns 7
 
     Raises `DefinitionError` for a name that is no text or a type that cannot be stored.
     """

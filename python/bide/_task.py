@@ -11,9 +11,9 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, ParamSpec, TypeGuard, TypeVar, overload
 
-from bide._callables import is_async, is_generator, is_plain
+from bide._callables import is_generator, is_plain
 from bide._duration import optional_seconds
-from bide._errors import DefinitionError, not_yet
+from bide._errors import DefinitionError
 from bide._retry import Retry
 from bide._text import is_text
 from bide._waits import Duration, Wait, WaitBase
@@ -263,10 +263,7 @@ def _name_of(fn: object) -> str:
 
 
 def _check_body(fn: object, name: str) -> None:
-    """Refuse the kinds of body that cannot run (yet)."""
-    if is_async(fn):
-        feature = f"task {name!r}: an `async def` body"
-        raise not_yet(feature)
+    """Refuse the kinds of body that cannot run."""
     if is_generator(fn):
         msg = f"task {name!r} is a generator function: a body returns its value; return a list instead of yielding"
         raise DefinitionError(msg)

@@ -67,9 +67,6 @@ class Until(WaitBase[T_co], Generic[T_co], frozen=True):
         if not callable(condition):
             msg = f"a condition must be callable, not {condition!r}: pass the function itself, without calling it"
             raise DefinitionError(msg)
-        if is_async(condition):
-            feature = f"a condition by `async def` ({condition!r})"
-            raise not_yet(feature)
         if not (isinstance(on_error, Tolerate) or (isinstance(on_error, str) and on_error in {"raise", "ignore"})):
             msg = f'on_error must be bide.Tolerate(n), "raise" or "ignore", not {on_error!r}'
             raise DefinitionError(msg)
@@ -102,31 +99,43 @@ class Until(WaitBase[T_co], Generic[T_co], frozen=True):
             self.max_every,
             self.jitter,
             self.tolerance,
+            is_async(self.condition),
         )
 
 
 class After(WaitBase[None], frozen=True):
-    """A time span. `after` makes one."""
+    """A time span, or for a gate a function that computes it. `after` makes one."""
 
-    seconds: float
+    seconds: float | Callable[..., Duration]
 
     def __post_init__(self) -> None:
         """Check the span."""
-        _keep(self, "seconds", seconds(self.seconds, "after(seconds)", zero=True))
+        if not _is_computed(self.seconds, "after"):
+            _keep(self, "seconds", seconds(self.seconds, "after(seconds)", zero=True))
+
+    @property
+    def span(self) -> float:
+        """Seconds; a span that is computed has none."""
+        if callable(self.seconds):
+            raise only_for_gates(self)
+        return self.seconds
 
 
 class At(WaitBase[None], frozen=True):
-    """A moment, in UTC. `at` makes one."""
+    """A moment, in UTC, or for a gate a function that computes it. `at` makes one."""
 
-    moment: datetime
+    moment: datetime | Callable[..., datetime]
 
     def __post_init__(self) -> None:
         """Check the moment."""
-        _keep(self, "moment", moment(self.moment, "at(datetime)"))
+        if not _is_computed(self.moment, "at"):
+            _keep(self, "moment", moment(self.moment, "at(datetime)"))
 
     @property
     def timestamp(self) -> float:
-        """Seconds since 1970."""
+        """Seconds since 1970; a moment that is computed has none."""
+        if callable(self.moment):
+            raise only_for_gates(self)
         return self.moment.timestamp()
 
 
@@ -145,7 +154,7 @@ def until(  # noqa: PLR0913 - each is a setting of its own, all but the first by
     on_error: OnError = DEFAULT_ON_ERROR,
     name: str | None = None,
 ) -> Until[T]:
-    """Wait until `condition()` is truthy, polled `every` so many seconds (times `backoff`, at most `max_every`)."""
+    """Wait until `condition()` is truthy, polled every `every` seconds (times `backoff`, at most `max_every`)."""
     # It takes each Duration and keeps the seconds.
     return Until(condition, every, timeout, backoff, max_every, jitter, on_error, name)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
@@ -174,25 +183,65 @@ def from_poll(  # noqa: PLR0913 - the signature of TaskHandle.defer_until, taken
 from_poll.__qualname__ = "TaskHandle.defer_until"  # what a misspelt argument's error names
 
 
-def after(duration: Duration) -> After:
-    """Wait for so many seconds."""
+def after(duration: Duration | Callable[..., Duration]) -> After:
+    """Wait for a duration: seconds or a `timedelta`.
+
+    As a gate it also takes a function, whose parameters are bound like the task's. It is called when the gate opens,
+    and what it returns is recorded: `gate=bide.after(lambda order: order.grace)`.
+    """
     return After(duration)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]  # as in `until`
 
 
-def at(when: datetime) -> At:
-    """Wait for a moment; the datetime has to know its time zone."""
+def at(when: datetime | Callable[..., datetime]) -> At:
+    """Wait for a moment; the datetime has to know its time zone.
+
+    As a gate it also takes a function, as `after` does: `gate=bide.at(lambda due: due)`.
+    """
     return At(when)
-
-
-def conditions(wait: WaitBase[Any]) -> "list[Until[Any]]":
-    """Return the conditions of a wait, in the order in which its plan has them (`_combine.py`)."""
-    return [one for one in leaves(wait) if isinstance(one, Until)]
 
 
 def leaves(wait: WaitBase[Any]) -> list[WaitBase[Any]]:
     """Return the waits that are no combinations, in the order in which the plan of a wait has them."""
     members: tuple[WaitBase[Any], ...] = getattr(wait, "waits", ())
     return [leaf for one in members for leaf in leaves(one)] if members else [wait]
+
+
+def callables(wait: WaitBase[Any]) -> list[Callable[..., Any]]:
+    """Return what a gate calls, conditions and times, in the order in which its plan has them (`_combine.py`)."""
+    called = [one.condition if isinstance(one, Until) else computes(one) for one in leaves(wait)]
+    return [one for one in called if one is not None]
+
+
+def computes(wait: WaitBase[Any]) -> Callable[..., Any] | None:
+    """Return the function that computes a time; None of any other wait."""
+    when = wait.seconds if isinstance(wait, After) else wait.moment if isinstance(wait, At) else None
+    return when if callable(when) else None
+
+
+def computed(kind: str, value: object) -> float:
+    """Return what the function of a gate has computed, a span or a moment, as seconds."""
+    what = f"what the function of bide.{kind} returns"
+    if kind == "after":
+        return seconds(value, what, zero=True)
+    return moment(value, what).timestamp()
+
+
+def only_for_gates(wait: WaitBase[Any]) -> DefinitionError:
+    """Return the error for a computed time that is no gate."""
+    kind, value = ("after", "seconds") if isinstance(wait, After) else ("at", "moment")
+    return DefinitionError(
+        f"bide.{kind}(function) computes its time when a gate opens, and this is no gate: call the function and pass "
+        f"what it returns, bide.{kind}({value})"
+    )
+
+
+def _is_computed(value: object, kind: str) -> bool:
+    if not callable(value):
+        return False
+    if is_async(value):
+        feature = f"a function by `async def` for bide.{kind} ({value!r})"
+        raise not_yet(feature)
+    return True
 
 
 def _keep(wait: msgspec.Struct, name: str, value: object) -> None:

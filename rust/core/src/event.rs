@@ -60,6 +60,21 @@ pub enum Event {
         key: EntryKey,
         /// The time that the timer was set for: a later wait can have the same key.
         at: Time,
+        /// Whether that is the deadline of the wait, and not its time.
+        times_out: bool,
+        /// For a gate that times out: whether the task's retry policy covers that.
+        retry: Option<Retry>,
+    },
+    /// The host has computed when the time of a gate is reached. From now on that stands.
+    Timed {
+        /// Whose gate.
+        task: TaskRef,
+        /// The number of attempts before it.
+        attempt: u32,
+        /// The journal entry.
+        key: EntryKey,
+        /// What was computed.
+        time: GateTime,
     },
     /// A step returned or raised, or a wait was satisfied at its first check.
     Recorded {
@@ -251,12 +266,23 @@ pub enum GateUntil {
     After(Duration),
     /// A point in time.
     At(Time),
+    /// A time that the host computes once, when the gate opens. Until then its entry is due at [`Time::NEVER`].
+    Computed,
     /// A message to the run.
     Message(Address),
     /// The first of several.
     Any(Vec<GateSpec>),
     /// All of several.
     All(Vec<GateSpec>),
+}
+
+/// A time that the host has computed for a gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GateTime {
+    /// A span after the gate opened.
+    After(Duration),
+    /// A point in time.
+    At(Time),
 }
 
 impl GateSpec {
@@ -271,7 +297,7 @@ impl GateSpec {
     pub const fn kind(&self) -> EntryKind {
         match &self.until {
             GateUntil::Condition => EntryKind::Condition,
-            GateUntil::After(_) | GateUntil::At(_) => EntryKind::Time,
+            GateUntil::After(_) | GateUntil::At(_) | GateUntil::Computed => EntryKind::Time,
             GateUntil::Message(address) => address.entry_kind(),
             GateUntil::Any(_) => EntryKind::Any,
             GateUntil::All(_) => EntryKind::All,
@@ -285,6 +311,7 @@ impl GateSpec {
             GateUntil::Condition => Operation::Condition { proof: None },
             GateUntil::After(span) => Operation::Time { due: now.after(*span) },
             GateUntil::At(time) => Operation::Time { due: *time },
+            GateUntil::Computed => Operation::Time { due: Time::NEVER },
             GateUntil::Message(address) => Operation::Message(address.clone()),
             GateUntil::Any(of) => Operation::Any { members: of.iter().map(Self::key).collect() },
             GateUntil::All(of) => Operation::All { members: of.iter().map(Self::key).collect() },
@@ -383,8 +410,8 @@ pub enum Effect {
         /// Which.
         task: TaskRef,
     },
-    /// The task's gate is open and waits for a condition: poll it and apply `Closed` with the result. A gate that
-    /// waits for a time is a `Timer`.
+    /// The task's gate is open and waits for a condition: poll it and apply `Closed` with the result. Or it waits for a
+    /// time that is not computed yet: compute it and apply `Timed`. A gate whose time is known is a `Timer`.
     Gate {
         /// Which.
         task: TaskRef,
@@ -428,6 +455,11 @@ pub enum Effect {
         used: Duration,
         /// When the run was cancelled.
         since: Time,
+    },
+    /// A body that executes is to get that its run was cancelled, or was cut off: interrupt it, if the host can.
+    Interrupted {
+        /// Which.
+        task: TaskRef,
     },
     /// The condition for which the task is behind its gate is to be asked now.
     PollNow {

@@ -14,8 +14,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::event::GateSpec;
+use crate::definition::DefinitionError;
+use crate::event::{GateSpec, GateUntil};
 use crate::id::TaskIx;
+use crate::message::{Address, MessageKind};
+use crate::nearest::did_you_mean;
 use crate::retry::RetryPolicy;
 use ancestors::AncestorCache;
 pub use build::RESERVED_NAMES;
@@ -121,15 +124,50 @@ impl Graph {
     }
 
     /// The same workflow, which understands only these signals; `None`: any.
-    #[must_use]
-    pub fn with_signals(self, signals: Option<Vec<String>>) -> Self {
-        Self { signals: signals.map(Into::into), ..self }
+    ///
+    /// # Errors
+    /// A gate waits for another signal, so that nothing could open it.
+    pub fn with_signals(self, signals: Option<Vec<String>>) -> Result<Self, DefinitionError> {
+        let graph = Self { signals: signals.map(Into::into), ..self };
+        for spec in &*graph.specs {
+            if let Some(why) = spec.gate.as_ref().and_then(|gate| graph.undeclared_in(gate)) {
+                let (workflow, task) = (&graph.workflow, &spec.name);
+                return Err(DefinitionError(format!("workflow '{workflow}': task '{task}': its gate {why}")));
+            }
+        }
+        Ok(graph)
     }
 
     /// The signals that it understands; `None`: any.
     #[must_use]
     pub fn signals(&self) -> Option<&[String]> {
         self.signals.as_deref()
+    }
+
+    /// Why nothing can satisfy a wait for this message: the workflow names its signals, and this is none of them.
+    #[must_use]
+    pub fn undeclared(&self, address: &Address) -> Option<String> {
+        let kind = match address.kind {
+            MessageKind::Signal => "signal",
+            MessageKind::Request => "request",
+            MessageKind::Answer | MessageKind::Withdrawal | MessageKind::Control => return None,
+        };
+        let (declared, name) = (self.signals()?, &address.name);
+        if declared.iter().any(|known| **known == **name) {
+            return None;
+        }
+        let hint = did_you_mean(name, declared.iter().map(String::as_str));
+        Some(format!("waits for the {kind} '{name}', which the workflow does not name in signals{hint}"))
+    }
+
+    fn undeclared_in(&self, gate: &GateSpec) -> Option<String> {
+        match &gate.until {
+            GateUntil::Message(address) => self.undeclared(address),
+            GateUntil::Any(members) | GateUntil::All(members) => {
+                members.iter().find_map(|member| self.undeclared_in(member))
+            }
+            _ => None,
+        }
     }
 
     /// A task's name.

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::entry::{Entry, EntryKey, EntryKind, EntryState, Lookup, Operation, RecordKind, StepArguments, StepMode};
-use crate::event::Wait;
+use crate::event::{GateTime, Wait};
 use crate::failure::{Failure, FailureKind};
 use crate::id::RunId;
 use crate::message::{answered_number, request_number};
@@ -51,6 +51,8 @@ pub enum Recall {
     Failed(Failure),
     /// The code asks for something else than was recorded under this key; says what.
     Mismatch(String),
+    /// It waits for a callback of which the journal knows nothing, so that no answer to it is accepted.
+    NoCallback,
 }
 
 /// The journal of one task.
@@ -312,7 +314,7 @@ impl Journal {
                 // That it was executed once, or how often it has failed.
                 value = old.value.filter(|_| old.operation.kind() == EntryKind::Step);
             }
-            if matches!(old.operation, Operation::Time { .. }) {
+            if matches!(old.operation, Operation::Time { due } if due != Time::NEVER) {
                 operation = old.operation;
             }
         }
@@ -491,6 +493,27 @@ impl Journal {
     fn requests(&self) -> impl Iterator<Item = (&Entry, i64)> {
         let taken = |entry: &&Entry| entry.kind() == EntryKind::Request && entry.state == EntryState::Satisfied;
         self.entries.values().filter(taken).filter_map(|entry| Some((entry, request_number(entry.value.as_ref()?)?)))
+    }
+
+    /// Sets the time of an open entry that has none yet.
+    pub(crate) fn set_due(&mut self, key: &EntryKey, time: GateTime) -> Option<&Entry> {
+        let entry = self.entries.get_mut(key).filter(|entry| entry.state == EntryState::Open)?;
+        let Operation::Time { due } = &mut entry.operation else { return None };
+        if *due != Time::NEVER {
+            return None;
+        }
+        *due = match time {
+            GateTime::After(span) => entry.opened_at.after(span),
+            GateTime::At(time) => time,
+        };
+        Some(entry)
+    }
+
+    /// Whether the callback with this secret is recorded.
+    pub(crate) fn has_callback(&self, secret: &str) -> bool {
+        let made = |entry: &Entry| entry.kind() == EntryKind::Callback;
+        let with = |entry: &Entry| entry.value.as_ref().is_some_and(|value| value.payload() == secret.as_bytes());
+        self.entries.values().any(|entry| made(entry) && with(entry))
     }
 
     /// All entries, in no order.

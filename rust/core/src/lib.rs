@@ -40,7 +40,7 @@ pub use decode::{Damage, DecodeError};
 pub use definition::DefinitionError;
 pub use emit::{NewEvents, Progress, ProgressRow, StoredEvent, StoredEvents};
 pub use entry::{Entry, EntryKey, EntryKind, EntryState, Lookup, Operation, RecordKind, StepArguments, StepMode};
-pub use event::{Effect, Event, GateSpec, GateUntil, Outcome, Refused};
+pub use event::{Effect, Event, GateSpec, GateTime, GateUntil, Outcome, Refused};
 pub use failure::{Failure, FailureKind};
 pub use graph::{Graph, RunIf, TaskSpec};
 pub use id::{NO_MAP, RunId, TaskId, TaskIx, TaskRef};

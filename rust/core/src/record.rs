@@ -515,7 +515,7 @@ pub struct StoredRun {
     pub rows: Vec<TaskRow>,
     /// The journals: (task, map index, entry), by task, map index and `seq`.
     pub entries: Vec<(TaskId, i32, Entry)>,
-    /// Its messages, in the order in which they came.
+    /// Its messages, in the order in which they came. Not of a listed run.
     pub messages: Vec<StoredMessage>,
     /// How far its tasks have come, by number and map index.
     pub progress: Vec<ProgressRow>,

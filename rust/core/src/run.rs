@@ -5,6 +5,7 @@
 //! | from      | event                         | to                                   |
 //! |-----------|-------------------------------|--------------------------------------|
 //! | Pending   | `Begin`, last dependency ends | Ready, Pending behind its gate, Skipped by `run_if` |
+//! | Pending   | gate `Timed`                  | Pending behind its gate              |
 //! | Pending   | gate `Closed` with a value, or its time is `Elapsed` | Ready         |
 //! | Pending   | gate `Closed` with a failure, or its deadline is `Elapsed` | Pending until `Due`, or Failed |
 //! | Pending, Ready | another task fails, `fail_fast` | Skipped                       |
@@ -401,7 +402,9 @@ impl RunState {
                 self.current(task, attempt, TaskStatus::Pending)?;
                 self.gate_closed(task, &key, result, retry, out)?;
             }
-            Event::Elapsed { task, attempt, key, at } => self.elapsed(task, attempt, &key, at, out)?,
+            Event::Elapsed { task, attempt, key, at, retry, .. } => {
+                self.elapsed(task, attempt, &key, at, retry, out)?;
+            }
             Event::Intended { task, attempt, wait } => {
                 self.running(task, attempt)?;
                 self.intended(task, wait, out);
@@ -429,6 +432,10 @@ impl RunState {
             Event::ChildrenStarted { task, attempt, starts } => {
                 self.running(task, attempt)?;
                 self.children_started(task, starts, out);
+            }
+            Event::Timed { task, attempt, key, time } => {
+                self.current(task, attempt, TaskStatus::Pending)?;
+                self.timed(task, &key, time, out)?;
             }
             Event::Ended { task, attempt, outcome } => {
                 self.running(task, attempt)?;
@@ -500,13 +507,14 @@ impl RunState {
             return Err(Refused::RunOver);
         }
         self.running(task, attempt)?;
-        Ok(match self.known_detail(task) {
+        let (key, recall) = match self.known_detail(task) {
             None => Journal::default().recall_next(uses, name, lookup),
             Some(detail) => {
                 let (key, recall) = detail.journal.recall_next(uses, name, lookup);
                 (key, self.recall_start(lookup, recall))
             }
-        })
+        };
+        Ok((key, self.recall_answer(task, lookup, recall)))
     }
 
     /// How many waits and steps a body has recorded.

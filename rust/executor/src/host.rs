@@ -40,8 +40,29 @@ pub trait Host: Send + Sync + Sized + 'static {
         crate::panic::no_panic(f)
     }
 
+    /// Whether a body does not block a thread: it is dispatched by [`Host::coroutines`].
+    fn is_coroutine(_body: &Self::Body) -> bool {
+        false
+    }
+
+    /// Whether the condition of this part of a task's gate does not block a thread.
+    fn is_coroutine_gate(_body: &Self::Body, _part: u16) -> bool {
+        false
+    }
+
+    /// The dispatcher of bodies that do not block a thread, if the host has one beside that of the others.
+    fn coroutines(_dispatch: &Self::Dispatch) -> Option<&crate::coroutines::Coroutines<Self>> {
+        None
+    }
+
     /// Whether a task's retry policy covers its `timeout`.
     fn retries_timeout(_body: &Self::Body) -> bool {
+        false
+    }
+
+    /// Whether a task's retry policy covers that a wait of its gate has timed out which the host does not poll. Called
+    /// on the thread of the timers. Never panics.
+    fn retries_gate_timeout(_body: &Self::Body, _failure: &Failure) -> bool {
         false
     }
 }
@@ -64,6 +85,9 @@ pub trait Dispatch<H: Host>: Send + Sync + 'static {
 
     /// Ask the condition of this task's gate now.
     fn poll_now(&self, _run: &Arc<Run<H>>, _task: TaskRef) {}
+
+    /// A body that executes may have to be interrupted, because its run was cancelled.
+    fn interrupt(&self) {}
 
     /// Start nothing any more, and suspend what is deferred.
     fn close(&self);

@@ -8,6 +8,7 @@
 mod clock;
 mod closed;
 mod control;
+mod coroutines;
 mod engine;
 #[doc(hidden)]
 pub mod failpoint;
@@ -34,6 +35,7 @@ pub use bide_core::attempt::{CallError, Polled};
 pub use bide_sched::counts::{Counts, counts};
 pub use bide_store as store;
 pub use clock::{Clock, SystemClock};
+pub use coroutines::{Begun, CoroutineBody, Coroutines, EventLoop, GateWatch, OpenCall, Start};
 #[cfg(feature = "testing")]
 pub use engine::drive;
 pub use engine::{Engine, default_slots};

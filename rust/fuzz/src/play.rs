@@ -122,6 +122,7 @@ fn react(graph: &Graph, state: &mut RunState, effect: Effect, events: &mut Vec<E
             events.push(Event::GraceOver { task, attempt, grace, limit });
         }
         Effect::PollNow { .. }
+        | Effect::Interrupted { .. }
         | Effect::Answered { .. }
         | Effect::Cleared { .. }
         | Effect::Consumed { .. }

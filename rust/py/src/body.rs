@@ -8,20 +8,22 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 use pyo3::{PyTraverseError, PyVisit};
 
-use crate::gil::Kept;
+use crate::gil::{self, Kept};
 use crate::value::Codec;
 
 /// A task's callable and how it is called.
 pub(crate) struct PyBody {
     /// The function.
     pub(crate) function: Kept,
+    /// Whether it is a coroutine function.
+    pub(crate) is_async: bool,
     /// Where its arguments come from.
     pub(crate) binding: Binding,
     /// How its return value is stored.
     pub(crate) returns: Codec,
     /// What its `Retry` says, if it has one.
     pub(crate) retry: Option<PyRetry>,
-    /// The conditions of its gate.
+    /// What its gate calls.
     pub(crate) gates: Box<[PyGate]>,
     /// The values that the engine hands in: those of the body, then those of the gate's condition.
     pub(crate) sources: Box<[Source]>,
@@ -37,16 +39,36 @@ pub(crate) struct PyRetry {
     pub(crate) covers_timeout: bool,
 }
 
-/// A gate's condition and how it is called.
+impl PyRetry {
+    /// Whether an exception is retried; not if `Retry.matches` raises one itself.
+    pub(crate) fn covers(&self, py: Python<'_>, exception: &Bound<'_, PyAny>) -> bool {
+        gil::call1(self.matches.bind(py), exception).and_then(|answer| gil::is_truthy(&answer)).unwrap_or(false)
+    }
+}
+
+/// A function of a gate, and how it is called.
 pub(crate) struct PyGate {
     /// Which part of the gate it is.
     pub(crate) part: u16,
-    /// The condition.
-    pub(crate) condition: Kept,
+    /// The function.
+    pub(crate) function: Kept,
+    /// Whether it is a coroutine function.
+    pub(crate) is_async: bool,
     /// Where its arguments come from.
     pub(crate) binding: Binding,
-    /// When it is polled.
-    pub(crate) policy: PollPolicy,
+    /// What it is called for.
+    pub(crate) purpose: Purpose,
+}
+
+/// What a function of a gate is called for.
+#[derive(Clone, Copy)]
+pub(crate) enum Purpose {
+    /// It is a condition, polled by this policy.
+    Condition(PollPolicy),
+    /// It computes a span.
+    Span,
+    /// It computes a moment.
+    Moment,
 }
 
 /// Where the arguments of a call come from.
@@ -121,8 +143,19 @@ pub(crate) struct NamedOutput {
     pub(crate) codec: Codec,
 }
 
+impl Purpose {
+    /// The name in Python of what it computes; none of a condition.
+    pub(crate) const fn computes(self) -> Option<&'static str> {
+        match self {
+            Self::Condition(_) => None,
+            Self::Span => Some("after"),
+            Self::Moment => Some("at"),
+        }
+    }
+}
+
 impl PyBody {
-    /// The condition that is this part of the gate.
+    /// What this part of the gate calls.
     pub(crate) fn gate(&self, part: u16) -> Option<&PyGate> {
         self.gates.iter().find(|gate| gate.part == part)
     }
@@ -136,7 +169,7 @@ impl PyBody {
             visit.call(&*retry.matches)?;
         }
         for gate in &self.gates {
-            visit.call(&*gate.condition)?;
+            visit.call(&*gate.function)?;
             gate.binding.traverse(visit)?;
         }
         Ok(())

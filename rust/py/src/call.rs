@@ -54,6 +54,11 @@ impl<'py> Arguments<'_, 'py> {
         result
     }
 
+    /// Calls a function within the contextvars that are current.
+    pub(crate) fn call_here(&self, function: &Bound<'py, PyAny>, binding: &Binding) -> Result<Owned<'py>, Raised> {
+        self.call_with(function, &[], binding)
+    }
+
     #[inline]
     fn call_within(
         &self,
@@ -62,13 +67,22 @@ impl<'py> Arguments<'_, 'py> {
         function: &Bound<'py, PyAny>,
         binding: &Binding,
     ) -> Result<Owned<'py>, Raised> {
-        let run = names.run_in_vars.bind(self.py);
+        self.call_with(names.run_in_vars.bind(self.py), &[vars, function], binding)
+    }
+
+    #[inline]
+    fn call_with(
+        &self,
+        run: &Bound<'py, PyAny>,
+        first: &[&Bound<'py, PyAny>],
+        binding: &Binding,
+    ) -> Result<Owned<'py>, Raised> {
         let mut values: SmallVec<[Owned<'py>; 4]> = SmallVec::new();
         for argument in &binding.positional {
             values.push(self.value(argument)?);
         }
         let mut positional: SmallVec<[&Bound<'py, PyAny>; 6]> = SmallVec::new();
-        positional.extend([vars, function]);
+        positional.extend(first.iter().copied());
         positional.extend(values.iter().map(|one| &**one));
         if binding.keyword.is_empty() {
             return gil::call_args(run, &positional);

@@ -51,6 +51,8 @@ pub(crate) struct Names {
     pub(crate) after: Py<PyAny>,
     /// The class of `bide.at(...)`.
     pub(crate) at: Py<PyAny>,
+    /// What the function of a gate has computed, as seconds.
+    pub(crate) computed: Py<PyAny>,
     /// `bide.after`.
     pub(crate) make_after: Py<PyAny>,
     /// `bide.at`.
@@ -119,6 +121,7 @@ pub(crate) fn names(py: Python<'_>) -> PyResult<&Names> {
             until: of(&waits, "Until")?,
             after: of(&waits, "After")?,
             at: of(&waits, "At")?,
+            computed: of(&waits, "computed")?,
             make_after: of(&waits, "after")?,
             make_at: of(&waits, "at")?,
             check_name: of(&waits, "check_name")?,

@@ -4,11 +4,11 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bide_core::{PollPolicy, TaskRef, Value};
-use bide_executor::{Engine, Host, Pool, Run, Source};
+use bide_executor::{Coroutines, Engine, Host, Pool, Run, Source};
 use bide_sync::Mutex;
 use pyo3::prelude::*;
 
-use crate::body::PyBody;
+use crate::body::{Purpose, PyBody};
 use crate::errors::{Names, names};
 use crate::gil::{self, Kept, Owned, Raised};
 use crate::lists::{Items, NotAList};
@@ -147,11 +147,26 @@ impl Host for Python3 {
         panics::no_panic(f).map_err(|panicked| panicked.to_string())
     }
 
+    fn is_coroutine(body: &PyBody) -> bool {
+        body.is_async
+    }
+
+    fn is_coroutine_gate(body: &PyBody, part: u16) -> bool {
+        body.gate(part).is_some_and(|gate| gate.is_async)
+    }
+
+    fn coroutines(dispatch: &Pool<Self>) -> Option<&Coroutines<Self>> {
+        dispatch.coroutines()
+    }
+
     fn retries_timeout(body: &PyBody) -> bool {
         body.retry.as_ref().is_some_and(|retry| retry.covers_timeout)
     }
 
     fn gate_policy(body: &PyBody, part: u16) -> PollPolicy {
-        body.gate(part).map_or(PollPolicy::every(Duration::from_secs(1)), |gate| gate.policy)
+        match body.gate(part).map(|gate| gate.purpose) {
+            Some(Purpose::Condition(policy)) => policy,
+            _ => PollPolicy::every(Duration::from_secs(1)),
+        }
     }
 }

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use bide_core::{RunId, RunStatus, Time, Value};
 use bide_executor::failpoint::{self, Failpoint};
-use bide_executor::{Engine, Pool, RunRequest, Settlement, SubmitError, SystemClock, default_slots};
+use bide_executor::{Coroutines, Engine, Pool, RunRequest, Settlement, SubmitError, SystemClock, default_slots};
 use bide_store::RunFilter;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::aio::{Loop, LoopQueue, PyLoopQueue};
 use crate::channel::{self, PyChannel};
 use crate::control::{self, PyAsk};
 use crate::exit::{self, CloseAtExit};
@@ -19,7 +20,7 @@ use crate::follower::{self, PyFollower};
 use crate::gil;
 use crate::history::{self, PyHappened};
 use crate::host::{Local, Originals, PyEngine, Vars};
-use crate::messages::{self, PyLetter, PySent};
+use crate::messages::{self, PyLetter, PySent, run_id};
 use crate::notify::Notifier;
 use crate::process::{self, Home, Kind, SLICE};
 use crate::run_handle::PyRunHandle;
@@ -35,6 +36,9 @@ const CLOSED: &str = "this runner is closed: create a new one";
 /// How long the last bodies may take to end, even if the caller's grace is shorter.
 const MIN_GRACE: Duration = Duration::from_millis(20);
 
+/// How long coroutines that are cancelled at the end of their grace may take to unwind.
+const CANCEL_GRACE: Duration = Duration::from_millis(200);
+
 /// Executes runs.
 #[pyclass(frozen, module = "bide._core", name = "Runner")]
 pub(crate) struct PyRunner {
@@ -48,6 +52,8 @@ pub(crate) struct Inner {
     pub(crate) engine: Arc<PyEngine>,
     /// Delivers reports to Python.
     pub(crate) notifier: Arc<Notifier>,
+    /// What waits for a turn of the event loop.
+    queue: Arc<LoopQueue>,
     /// The process in which the runner was made.
     pub(crate) home: Home,
     /// The runner was closed, or is being closed.
@@ -80,6 +86,7 @@ impl PyRunner {
         durability: &str,
         max_parked: Option<usize>,
         retention: Option<f64>,
+        async_slots: u32,
         cancel_grace: (f64, f64),
     ) -> PyResult<Self> {
         panics::method(|| {
@@ -92,10 +99,15 @@ impl PyRunner {
             let store = opened.map_err(|error| errors::store(py, &error))?;
             let slots = slots.unwrap_or_else(default_slots);
             let pool = Pool::new(slots, max_parked.unwrap_or_else(default_max_parked), Box::new(start_worker));
-            let retention = retention.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
             // The notifier's thread must not be the first to import it: during an exit it could not end in there.
             py.import("logging")?;
             let notifier = Arc::new(Notifier::default());
+            let queue = LoopQueue::new(&notifier).map_err(|error| {
+                let why = format!("the runner cannot have a socket pair to wake its event loop: {error}");
+                errors::bide(py, &why)
+            })?;
+            let pool = pool.with_coroutines(Coroutines::new(async_slots, Loop(Arc::clone(&queue))));
+            let retention = retention.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
             let log = Arc::clone(&notifier);
             let started = gil::detached(py, || {
                 let log = Box::new(move |level, line: &str| log.log(level, line));
@@ -104,7 +116,7 @@ impl PyRunner {
             let engine = started.map_err(|error| errors::store(py, &error))?;
             let span = |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
             engine.set_cancel_grace(span(cancel_grace.0), span(cancel_grace.1));
-            let inner = Arc::new(Inner { engine, notifier, home: Home::here(), closed: AtomicBool::new(false) });
+            let inner = Arc::new(Inner { engine, notifier, queue, home: Home::here(), closed: AtomicBool::new(false) });
             let as_closed: std::sync::Weak<Inner> = Arc::downgrade(&inner);
             let runner = Self { inner };
             exit::close_at_exit(py, as_closed)?;
@@ -117,7 +129,7 @@ impl PyRunner {
     fn register(&self, py: Python<'_>, workflow: &PyWorkflow) -> PyResult<()> {
         panics::method(|| {
             self.open(py)?;
-            self.start_gates(py, workflow)?;
+            start_gates(py, &self.inner.engine, workflow)?;
             let engine = &self.inner.engine;
             let (graph, bodies) = workflow.shared(py);
             let done = gil::detached(py, || engine.register(graph, bodies));
@@ -128,25 +140,28 @@ impl PyRunner {
     /// Creates runs in one commit, or attaches to those that their keys name. With `linger` it returns only once the
     /// first of them has ended, or a little later, if the store takes its time: a caller that waits for it anyway leaves
     /// the interpreter to the body for all that time. `many` is for the words of errors: which of them was refused.
+    /// `contextvars` are those of each run, or one for all.
     fn submit(
         &self,
         py: Python<'_>,
         workflow: &PyWorkflow,
         runs: Vec<RunInput>,
-        contextvars: Bound<'_, PyAny>,
+        contextvars: Vec<Bound<'_, PyAny>>,
         linger: bool,
         many: bool,
     ) -> PyResult<Vec<PyRunHandle>> {
         panics::method(|| {
             self.open(py)?;
             failpoint::hit(Failpoint::Caller);
-            self.start_gates(py, workflow)?;
-            let contextvars = Vars::new(contextvars)?.map(Arc::new);
+            start_gates(py, &self.inner.engine, workflow)?;
+            let contextvars = contextvars.into_iter().map(|vars| Ok(Vars::new(vars)?.map(Arc::new)));
+            let contextvars = contextvars.collect::<PyResult<Vec<_>>>()?;
+            let of_run = |at: usize| contextvars.get(at).or(contextvars.first()).cloned().flatten();
             let originals: Vec<Arc<Originals>> = runs.iter().map(|_| Arc::default()).collect();
-            let wanted = runs.into_iter().zip(&originals).map(|((inputs, key), originals)| {
+            let wanted = runs.into_iter().zip(&originals).enumerate().map(|(at, ((inputs, key), originals))| {
                 let inputs = inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect();
                 let request = RunRequest::new(PyEngine::ordered(inputs)).with_key(key.map(Into::into));
-                request.with_local(Local::new(contextvars.clone(), originals))
+                request.with_local(Local::new(of_run(at), originals))
             });
             let engine = &self.inner.engine;
             let (graph, bodies) = workflow.shared(py);
@@ -198,7 +213,7 @@ impl PyRunner {
     fn attach(&self, py: Python<'_>, id: &str) -> PyResult<PyRunHandle> {
         panics::method(|| {
             self.open(py)?;
-            let id = parse(py, id)?;
+            let id = run_id(py, id)?;
             let handle = gil::detached(py, || self.inner.engine.handle(id));
             handle.map(|handle| self.handle(handle)).map_err(|error| errors::store(py, &error))
         })
@@ -208,7 +223,7 @@ impl PyRunner {
     fn snapshot(&self, py: Python<'_>, id: &str) -> PyResult<Option<PySnapshot>> {
         panics::method(|| {
             self.open(py)?;
-            let id = parse(py, id)?;
+            let id = run_id(py, id)?;
             PySnapshot::load(py, &self.inner.engine, id)
         })
     }
@@ -312,7 +327,7 @@ impl PyRunner {
     ) -> PyResult<Option<follower::Event<'py>>> {
         panics::method(|| {
             self.open(py)?;
-            follower::latest(py, &self.inner.engine, parse(py, id)?, channel.get())
+            follower::latest(py, &self.inner.engine, run_id(py, id)?, channel.get())
         })
     }
 
@@ -321,7 +336,7 @@ impl PyRunner {
         panics::method(|| {
             self.open(py)?;
             let Inner { engine, notifier, home, .. } = &*self.inner;
-            Ok(PyFollower::new(engine, notifier, *home, parse(py, id)?, channel))
+            Ok(PyFollower::new(engine, notifier, *home, run_id(py, id)?, channel))
         })
     }
 
@@ -329,7 +344,7 @@ impl PyRunner {
     fn delete(&self, py: Python<'_>, id: &str) -> PyResult<bool> {
         panics::method(|| {
             self.open(py)?;
-            let id = parse(py, id)?;
+            let id = run_id(py, id)?;
             let deleted = gil::detached(py, || self.inner.engine.store().delete(id));
             deleted.map_err(|error| errors::store(py, &error))
         })
@@ -341,6 +356,20 @@ impl PyRunner {
         let (used, total) = self.inner.engine.dispatch().slots_in_use();
         let (handles, most) = self.inner.engine.dispatch().handles();
         Ok((used, total, handles, most))
+    }
+
+    /// The event loop's side.
+    fn loop_queue(&self) -> PyResult<PyLoopQueue> {
+        self.inner.home.check("Runner")?;
+        Ok(PyLoopQueue::new(Arc::clone(&self.inner.queue), Arc::clone(&self.inner.engine)))
+    }
+
+    /// Slots for coroutines in use and in all, and coroutines that execute or are deferred.
+    fn async_load(&self) -> PyResult<(usize, usize, usize)> {
+        self.inner.home.check("Runner")?;
+        let Some(coroutines) = self.inner.engine.dispatch().coroutines() else { return Ok((0, 0, 0)) };
+        let (used, total) = coroutines.slots_in_use();
+        Ok((used, total, coroutines.bodies()))
     }
 
     /// The store's name, without secrets.
@@ -361,8 +390,9 @@ impl PyRunner {
         !self.inner.home.is_here()
     }
 
-    /// Suspends what is deferred, gives bodies `grace` seconds to end, and releases the store. Twice is fine.
-    fn close(&self, py: Python<'_>, grace: f64) -> PyResult<bool> {
+    /// Suspends what is deferred, gives bodies `grace` seconds to end, has coroutines cancelled that have not, and releases
+    /// the store. Twice is fine.
+    fn close(&self, py: Python<'_>, grace: f64, cancel: &Bound<'_, PyAny>) -> PyResult<bool> {
         panics::method(|| {
             self.inner.home.check("Runner")?;
             let first = !self.inner.closed.swap(true, Ordering::AcqRel);
@@ -372,6 +402,12 @@ impl PyRunner {
             let inner = &self.inner;
             inner.engine.begin_close();
             let ended = self.wait_for_bodies(py, grace);
+            if let Some(coroutines) = inner.engine.dispatch().coroutines()
+                && coroutines.bodies() > 0
+            {
+                gil::call0(cancel)?;
+                let _ = gil::idle(py, || coroutines.wait_idle(CANCEL_GRACE));
+            }
             gil::detached(py, || inner.end_close());
             ended
         })
@@ -405,15 +441,12 @@ impl PyRunner {
         Ok(())
     }
 
-    fn start_gates(&self, py: Python<'_>, workflow: &PyWorkflow) -> PyResult<()> {
-        start_gates(py, &self.inner.engine, workflow)
-    }
-
     /// True if all bodies have ended. A signal that raises cuts the grace short and is raised after the close.
     fn wait_for_bodies(&self, py: Python<'_>, grace: f64) -> PyResult<bool> {
         let pool = self.inner.engine.dispatch();
         let mut remaining = Duration::try_from_secs_f64(grace).unwrap_or(Duration::MAX).max(MIN_GRACE);
-        while !gil::idle(py, || pool.wait_idle(remaining.min(Duration::from_millis(50)))) {
+        let idle = |span| pool.wait_idle(span) && pool.coroutines().is_none_or(|coroutines| coroutines.wait_idle(span));
+        while !gil::idle(py, || idle(remaining.min(Duration::from_millis(50)))) {
             py.check_signals()?;
             remaining = remaining.saturating_sub(Duration::from_millis(50));
             if remaining.is_zero() {
@@ -463,10 +496,6 @@ fn default_max_parked() -> usize {
     let maps = read("/proc/sys/vm/max_map_count").map_or(usize::MAX, |count| count / 6);
     let pids = read("/sys/fs/cgroup/pids.max").map_or(usize::MAX, |count| count * 3 / 4);
     10_000.min(maps).min(pids).max(1)
-}
-
-fn parse(py: Python<'_>, id: &str) -> PyResult<RunId> {
-    id.parse().map_err(|()| errors::definition(py, &format!("'{id}' is not the id of a run")))
 }
 
 fn refused(py: Python<'_>, workflow: &str, error: SubmitError, many: bool) -> PyErr {

@@ -27,9 +27,11 @@ pub(crate) struct PySnapshot {
     stored: OnceLock<StoredRun>,
     /// Where the row of each task and element is, if there are many.
     rows: OnceLock<HashMap<(TaskId, i32), usize>>,
+    /// Where the progress of each task and element is that has said how far it has come.
+    progress: OnceLock<HashMap<(TaskId, i32), usize>>,
 }
 
-/// So many rows are searched without an index.
+/// Up to this many rows are searched without an index.
 const FEW_ROWS: usize = 16;
 
 impl PySnapshot {
@@ -42,7 +44,13 @@ impl PySnapshot {
                 OnceLock::from(stored.map_err(|error| errors::store(py, &error))?)
             }
         };
-        Ok(Self { engine: Arc::clone(engine), live: Some(run), stored, rows: OnceLock::new() })
+        Ok(Self {
+            engine: Arc::clone(engine),
+            live: Some(run),
+            stored,
+            rows: OnceLock::new(),
+            progress: OnceLock::new(),
+        })
     }
 
     /// Of any run.
@@ -64,7 +72,13 @@ impl PySnapshot {
     }
 
     fn of_stored(engine: &Arc<PyEngine>, stored: StoredRun) -> Self {
-        Self { engine: Arc::clone(engine), live: None, stored: OnceLock::from(stored), rows: OnceLock::new() }
+        Self {
+            engine: Arc::clone(engine),
+            live: None,
+            stored: OnceLock::from(stored),
+            rows: OnceLock::new(),
+            progress: OnceLock::new(),
+        }
     }
 
     fn stored(&self) -> &StoredRun {
@@ -105,10 +119,13 @@ impl PySnapshot {
         self.stored().tasks.iter().filter_map(length).collect()
     }
 
-    fn progress(&self, name: &str) -> Option<&Progress> {
-        let stored = self.stored();
-        let task = stored.tasks.iter().find(|task| *task.name == *name)?;
-        stored.progress.iter().find(|row| row.task == task.id).map(|row| &row.progress)
+    fn progress(&self, place: (TaskId, i32)) -> Option<&Progress> {
+        let said = &self.stored().progress;
+        let at = self.progress.get_or_init(|| {
+            let places = said.iter().zip(0..).map(|(row, at)| ((row.task, row.map), at));
+            places.collect()
+        });
+        Some(&said.get(*at.get(&place)?)?.progress)
     }
 
     /// A value by the writer's annotation where the workflow is known, else as plain JSON.
@@ -310,7 +327,7 @@ impl PySnapshot {
             dict.set_item("ended_at", at(row.and_then(|row| row.ended_at))?)?;
             dict.set_item("waited", row.map_or(0.0, |row| row.waited as f64 / 1e6))?;
             dict.set_item("blocked_by", row.and_then(|row| row.blocked_by.as_deref()))?;
-            let progress = self.progress(task).map(|progress| said(py, progress)).transpose()?;
+            let progress = self.progress(place).map(|progress| said(py, progress)).transpose()?;
             dict.set_item("progress", progress)?;
             let failure = row.and_then(|row| row.failure.as_ref());
             dict.set_item("failure", failure.map(|failure| PyBytes::new(py, failure.as_json().as_bytes())))?;

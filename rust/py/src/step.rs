@@ -50,7 +50,7 @@ pub(crate) struct Step<'a, 'py> {
 }
 
 /// `bide._steps.describe_step_with`: name, proof, codec, key and whether it is executed at most once.
-type Described = (String, Option<Vec<u8>>, Codec, Option<String>, bool);
+pub(crate) type Described = (String, Option<Vec<u8>>, Codec, Option<String>, bool);
 
 impl<'a, 'py> Step<'a, 'py> {
     /// Reads the arguments of `handle.step`, and checks them.
@@ -65,22 +65,23 @@ impl<'a, 'py> Step<'a, 'py> {
         let none = py.None().into_bound(py);
         let of = |option: Option<&Bound<'py, PyAny>>| option.cloned().unwrap_or_else(|| none.clone());
         let Options { name, key, retry, once } = options;
-        let describe = &names(py)?;
+        let names = names(py)?;
         let (name, retry_of) = (of(name), of(retry));
         let (name, proof, codec, key, once) = if key.is_none() && retry.is_none() && once.is_none() {
             let described = [function, arguments.as_any(), all.as_any(), &name];
-            let described = gil::call_args(describe.describe_step.bind(py), &described)?;
+            let described = gil::call_args(names.describe_step.bind(py), &described)?;
             let (name, proof, codec): (String, Vec<u8>, Codec) = described.extract()?;
             (name, Some(proof), codec, None, false)
         } else {
             let described = [function, arguments.as_any(), all.as_any(), &name, &of(key), &retry_of, &of(once)];
-            let described = gil::call_args(describe.describe_step_with.bind(py), &described)?;
+            let described = gil::call_args(names.describe_step_with.bind(py), &described)?;
             described.extract::<Described>()?
         };
         let mut policy = RetryPolicy::NONE;
         let retry = (!retry_of.is_none()).then(|| read_retry(&retry_of, &mut policy)).transpose()?;
         let (proof, key) = (proof.map(Into::into), key.map(Into::into));
-        let request = StepRequest { proof, key, once, retry: retry.as_ref().map(|_| policy) };
+        let retried = retry.as_ref().map(|_| policy);
+        let request = StepRequest { proof, key, once, retry: retried, advice: None };
         Ok(Self { function, arguments, keywords, name, request, retry, codec })
     }
 }
@@ -161,12 +162,7 @@ impl PyTaskHandle {
 impl Step<'_, '_> {
     /// What a step that raised comes to.
     fn ended_by(&self, py: Python<'_>, handle: &PyTaskHandle, raised: &Raised, failure: Failure) -> StepEnd {
-        let covered = self.retry.as_ref().is_some_and(|retry| {
-            gil::call1(retry.matches.bind(py), raised.value(py))
-                .and_then(|answer| gil::is_truthy(&answer))
-                .unwrap_or(false)
-        });
-        if covered {
+        if self.retry.as_ref().is_some_and(|retry| retry.covers(py, raised.value(py))) {
             StepEnd::Raised(failure, Retry { random: handle.body().engine().random() })
         } else {
             StepEnd::Executed(Err(failure))

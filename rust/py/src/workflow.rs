@@ -16,7 +16,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use crate::body::{Argument, Binding, Form, NamedOutput, PyBody, PyGate, PyRetry};
 use crate::gil::{self, Kept};
-use crate::plan::{Plan, PlannedCondition};
+use crate::plan::{Called, Plan};
 use crate::value::Codec;
 use crate::{errors, panics};
 
@@ -40,9 +40,9 @@ impl PyWorkflow {
         self.graph.workflow()
     }
 
-    /// Whether a task has a gate whose condition has to be polled.
+    /// Whether a task has a gate that calls something on a thread.
     pub(crate) fn has_gates(&self) -> bool {
-        self.bodies.iter().any(|body| !body.gates.is_empty())
+        self.bodies.iter().any(|body| body.gates.iter().any(|gate| !gate.is_async))
     }
 
     fn names(&self, tasks: &[u32]) -> Vec<&str> {
@@ -68,8 +68,8 @@ impl PyWorkflow {
                 specs.push(spec);
                 calls.push(call);
             }
-            let graph = Graph::build(name, specs, fail_fast).map_err(|why| errors::definition(py, &why.0))?;
-            let graph = graph.with_signals(signals);
+            let graph = Graph::build(name, specs, fail_fast).and_then(|graph| graph.with_signals(signals));
+            let graph = graph.map_err(|why| errors::definition(py, &why.0))?;
             let mut lists = 0;
             let bodies = calls.into_iter().zip(0..).map(|(call, ix)| call.into_body(&graph, ix, &mut lists));
             let bodies = bodies.collect::<PyResult<_>>()?;
@@ -85,6 +85,12 @@ impl PyWorkflow {
             return Ok(());
         }
         self.bodies.iter().try_for_each(|body| body.traverse(&visit))
+    }
+
+    /// Whether a body, or the condition of a gate, is a coroutine function.
+    #[getter]
+    fn is_async(&self) -> bool {
+        self.bodies.iter().any(|body| body.is_async || body.gates.iter().any(|gate| gate.is_async))
     }
 
     /// The tasks by their distance from the roots.
@@ -118,7 +124,7 @@ impl PyWorkflow {
 }
 
 /// `bide._compiled.CompiledTask`: name, function, binding, codec of what is returned, dependencies, `run_if`, `Retry`,
-/// timeout, gate, the bindings of the gate's conditions, how it is mapped, and the mapped tasks that it gathers.
+/// timeout, gate, the bindings of what the gate calls, how it is mapped, and the mapped tasks that it gathers.
 #[derive(FromPyObject)]
 struct CompiledTask<'py>(
     String,
@@ -150,22 +156,23 @@ impl From<CompiledMap> for MapSpec {
 }
 
 /// `bide._bind.Binding`: positional sources, sources by keyword, dependencies, inputs, whether the handle and the
-/// context are wanted, and the codec of what is returned.
+/// context are wanted, the codec of what is returned, and whether it is a coroutine function.
 struct CompiledBinding<'py> {
     positional: Bound<'py, PyTuple>,
     keyword: Bound<'py, PyTuple>,
     wants_handle: bool,
     wants_context: bool,
+    is_async: bool,
 }
 
 impl<'py> FromPyObject<'_, 'py> for CompiledBinding<'py> {
     type Error = PyErr;
 
     fn extract(binding: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        type Parts<'py, T = Bound<'py, PyAny>> = (Bound<'py, PyTuple>, Bound<'py, PyTuple>, T, T, bool, bool, T);
-        let (positional, keyword, _dependencies, _inputs, wants_handle, wants_context, _returns): Parts<'py> =
+        type Parts<'py, T = Bound<'py, PyAny>> = (Bound<'py, PyTuple>, Bound<'py, PyTuple>, T, T, bool, bool, T, bool);
+        let (positional, keyword, _dependencies, _inputs, wants_handle, wants_context, _returns, is_async): Parts<'py> =
             binding.extract()?;
-        Ok(Self { positional, keyword, wants_handle, wants_context })
+        Ok(Self { positional, keyword, wants_handle, wants_context, is_async })
     }
 }
 
@@ -190,8 +197,8 @@ struct Calls<'py> {
     binding: CompiledBinding<'py>,
     returns: Codec,
     retry: Option<PyRetry>,
-    /// The conditions of the gate.
-    conditions: Vec<(PlannedCondition<'py>, CompiledBinding<'py>)>,
+    /// What the gate calls.
+    called: Vec<(Called<'py>, CompiledBinding<'py>)>,
     /// What makes the gate's value of the outcomes of its parts, and how many there are.
     finish: Option<(Bound<'py, PyAny>, u16)>,
 }
@@ -222,12 +229,12 @@ impl<'py> CompiledTask<'py> {
         spec.wants_handle = binding.wants_handle;
         spec.wants_context = binding.wants_context || gate_bindings.iter().any(|binding| binding.wants_context);
         let retry = retry.map(|retry| read_retry(&retry, &mut spec.retry)).transpose()?;
-        let (conditions, finish) = match gate {
+        let (called, finish) = match gate {
             None => (Vec::new(), None),
             Some(gate) => read_gate(&gate, &mut spec)?,
         };
-        let conditions = conditions.into_iter().zip(gate_bindings).collect();
-        Ok((spec, Calls { function, binding, returns, retry, conditions, finish }))
+        let called = called.into_iter().zip(gate_bindings).collect();
+        Ok((spec, Calls { function, binding, returns, retry, called, finish }))
     }
 }
 
@@ -236,14 +243,16 @@ impl Calls<'_> {
     fn into_body(self, graph: &Graph, own: u32, lists: &mut usize) -> PyResult<PyBody> {
         let mut sources = Vec::new();
         let gate = self.finish.as_ref().map(|(finish, parts)| OwnGate { task: own, finish, parts: *parts });
+        let is_async = self.binding.is_async;
         let binding = self.binding.read(graph, &mut sources, gate)?;
-        let mut gates = Vec::with_capacity(self.conditions.len());
-        for (PlannedCondition { part, until, .. }, binding) in self.conditions {
+        let mut gates = Vec::with_capacity(self.called.len());
+        for (Called { part, function, is_async, purpose }, binding) in self.called {
             gates.push(PyGate {
                 part: u16::try_from(part).unwrap_or(u16::MAX),
-                condition: Kept::new(until.condition.unbind()),
+                function: Kept::new(function.unbind()),
+                is_async,
                 binding: binding.read(graph, &mut sources, None)?,
-                policy: until.policy,
+                purpose,
             });
         }
         let number = |source: &Source| {
@@ -253,6 +262,7 @@ impl Calls<'_> {
         let lists = if graph.is_mapped(own) { sources.iter().map(number).collect() } else { Box::default() };
         Ok(PyBody {
             function: Kept::new(self.function.unbind()),
+            is_async,
             binding,
             returns: self.returns,
             retry: self.retry,
@@ -317,15 +327,8 @@ fn read_source(
             let none = || errors::definition(py, "a parameter takes the value of a gate, and the task has none");
             let OwnGate { task, finish, parts } = gate.ok_or_else(none)?;
             let at = sources.len();
-            if codec.is_none() {
-                sources.extend((0..parts).map(|part| Source::Gate(task, part)));
-                return Ok(Argument::Gate {
-                    at,
-                    parts: usize::from(parts),
-                    finish: Kept::new(finish.clone().unbind()),
-                });
-            }
-            Source::Gate(task, 0)
+            sources.extend((0..parts).map(|part| Source::Gate(task, part)));
+            return Ok(Argument::Gate { at, parts: usize::from(parts), finish: Kept::new(finish.clone().unbind()) });
         }
     };
     sources.push(from);
@@ -357,17 +360,17 @@ pub(crate) fn read_retry(retry: &Bound<'_, PyAny>, policy: &mut RetryPolicy) -> 
     Ok(PyRetry { matches: Kept::new(matches.unbind()), covers_timeout })
 }
 
-/// The conditions of a gate, what makes its value of the outcomes of its parts, and how many these are.
-type ReadGate<'py> = (Vec<PlannedCondition<'py>>, Option<(Bound<'py, PyAny>, u16)>);
+/// What a gate calls, what makes its value of the outcomes of its parts, and how many these are.
+type ReadGate<'py> = (Vec<Called<'py>>, Option<(Bound<'py, PyAny>, u16)>);
 
 fn read_gate<'py>(gate: &Bound<'py, PyAny>, spec: &mut TaskSpec) -> PyResult<ReadGate<'py>> {
     let plan = Plan::of(gate, None, "a gate", true)?;
-    let (read, conditions) = plan.gate()?;
+    let (read, called) = plan.gate()?;
     spec.gate = Some(read);
     let parts = plan.len();
     let parts = u16::try_from(parts)
         .map_err(|_| errors::definition(gate.py(), &format!("a gate of {parts} waits has too many")))?;
-    Ok((conditions, Some((plan.finish().clone(), parts))))
+    Ok((called, Some((plan.finish().clone(), parts))))
 }
 
 /// `run_if` by its name in Python.

@@ -135,7 +135,7 @@ pub enum Sent {
 /// Which events of a channel to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventRange {
-    /// Those after an offset, and about so many: the last row that is read may have more.
+    /// Those after an offset, at least `most` if there are that many: rows are read whole.
     After {
         /// The offset; 0 for the first event.
         offset: u64,
@@ -342,7 +342,8 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     /// As [`Store::load`].
     fn by_key(&self, key: &str, workflow: Option<&str>) -> Result<Vec<(RunId, Arc<str>)>, StoreError>;
 
-    /// Runs as [`Store::load`] reads them, newest first: all of one moment, and in one round trip.
+    /// Runs as [`Store::load`] reads them, but without messages and children, newest first: all of one moment, and in
+    /// one round trip.
     ///
     /// # Errors
     /// As [`Store::load`].
@@ -368,10 +369,10 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     /// Any [`StoreError`] but `Fenced`.
     fn delete(&self, run: RunId) -> Result<bool, StoreError>;
 
-    /// Stores a message to a run for its owner, or for whoever will own it. The owner itself writes the messages that it
-    /// sends with its commits. If calls may be repeated ([`Store::may_repeat`]), the same message again, known by its
-    /// number, has the outcome of the first call, also once it was consumed.
-    /// The first answer to a callback stands, also once its run has ended.
+    /// Stores a message to a run for its owner, now or later. The owner itself writes the messages that it sends with its
+    /// commits. If calls may be repeated ([`Store::may_repeat`]), the same message again, known by its number, has the
+    /// outcome of the first call, also once it was consumed. The first answer to a callback stands, also once its run
+    /// has ended.
     ///
     /// A control request may reopen a run that has ended or stopped ([`bide_core::Ask::reopens`]): it is Running again,
     /// without an owner.

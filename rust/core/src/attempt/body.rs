@@ -321,11 +321,18 @@ impl Attempt {
         }
     }
 
-    /// Leaves a call as it is: a step that was interrupted is not recorded, and a wait stays open.
+    /// Leaves a call as it is: a step that was interrupted is not recorded, and a wait stays open. The next use of the
+    /// wait's name continues with it.
     pub fn abandon(&mut self, call: &Call) {
-        if !call.is_over() {
-            self.ends(call);
+        if call.is_over() {
+            return;
         }
+        if call.is_combined() {
+            call.part_keys().iter().rev().for_each(|key| self.uses.take_back(key));
+        } else if call.is_wait() {
+            self.uses.take_back(call.key());
+        }
+        self.ends(call);
     }
 
     /// A call is not under way any more.
@@ -374,7 +381,7 @@ fn unread_after(
         Recall::Satisfied(_) | Recall::Failed(_) => unread - 1,
         // A condition that is asked again, though it was satisfied.
         Recall::Ask { .. } if is_closed => unread - 1,
-        Recall::Mismatch(_) => unread,
+        Recall::Mismatch(_) | Recall::NoCallback => unread,
         Recall::Ask { .. } | Recall::Open { .. } | Recall::Begun { .. } => 0,
     }
 }

@@ -7,7 +7,7 @@ use super::combined::Combined;
 use super::polling::{Polling, timed_out};
 use super::starts::Starts;
 use super::step::{self, Step};
-use super::{Action, CallError, Caller, Clocks, Fed, Request, Sleep, pause, used_up};
+use super::{Action, CallError, Caller, Clocks, Fed, Request, Sleep, no_callback, pause, used_up};
 use crate::entry::{EntryKey, Lookup, Operation, RecordKind};
 use crate::event::{Event, Refused, Wait};
 use crate::failure::{Failure, FailureKind};
@@ -184,6 +184,16 @@ impl Call {
         matches!(self.kind, Kind::Pushed(_) | Kind::Combined(_))
     }
 
+    /// Whether it waits for several at once.
+    pub(super) const fn is_combined(&self) -> bool {
+        matches!(self.kind, Kind::Combined(_))
+    }
+
+    /// Whether it waits, for one or for several.
+    pub(super) const fn is_wait(&self) -> bool {
+        matches!(self.kind, Kind::Condition(_) | Kind::Time(_) | Kind::Pushed(_) | Kind::Combined(_))
+    }
+
     pub(super) const fn is_over(&self) -> bool {
         match &self.kind {
             Kind::Combined(combined) => combined.is_over(),
@@ -333,6 +343,10 @@ impl Call {
                 let why = format!("task '{task}': {why}");
                 let pause = pause(&why);
                 return self.go(State::Pausing(why), pause);
+            }
+            Recall::NoCallback => {
+                let misuse = no_callback(task, &self.key.name);
+                return self.end(Err(misuse));
             }
             Recall::Begun { mode, due } => return self.step_begun(mode, due, task, clocks),
             Recall::Ask { deadline } => (None, deadline),

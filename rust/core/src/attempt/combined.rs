@@ -8,6 +8,7 @@
 //! | Lease     | `LeaseHeld`, before the entries         | Look       | `Recall`                         |
 //! | Look      | `RecalledParts`: decided                | End        | `Done`                           |
 //! | Look      | `RecalledParts`: mismatch               | Pausing    | `Commit(Block)`                  |
+//! | Look      | `RecalledParts`: no callback            | End        | `Done(Misuse)`                   |
 //! | Look      | `RecalledParts`: otherwise              | Opening    | `Commit(Opened)`                 |
 //! | Opening   | `Committed`                             | Reading    | `Read`                           |
 //! | Reading   | `EntryRead`: closed, with a slot        | End        | `Done`                           |
@@ -30,7 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::polling::{Polling, timed_out};
-use super::{Action, CallError, Clocks, Fed, Part, PartRequest, Sleep, pause, used_up};
+use super::{Action, CallError, Clocks, Fed, Part, PartRequest, Sleep, no_callback, pause, used_up};
 use crate::entry::{EntryKey, Lookup, Operation};
 use crate::event::{Event, Wait};
 use crate::failure::Failure;
@@ -231,6 +232,10 @@ impl Combined {
                 Recall::Satisfied(value) => Some(Ok(value.clone())),
                 Recall::Failed(failure) => Some(Err(failure.clone())),
                 Recall::Mismatch(why) => return self.pause(format!("task '{task}': {why}")),
+                Recall::NoCallback => {
+                    let misuse = no_callback(task, &part.key.name);
+                    return self.end(Err(misuse));
+                }
                 // Only a step is begun, and no member is one.
                 Recall::Begun { .. } => None,
                 Recall::Ask { deadline } | Recall::Open { deadline, .. } => {

@@ -13,6 +13,7 @@
 //! | Lease       | `LeaseHeld`                                | Look        | `Recall`           |
 //! | Look        | `Recalled`: satisfied or failed            | End         | `Done`             |
 //! | Look        | `Recalled`: mismatch                       | Pausing     | `Commit(Block)`    |
+//! | Look        | `Recalled`: no callback                    | End         | `Done(Misuse)`     |
 //! | Look        | `Recalled`: ask, or open                   | First       | `Ask`              |
 //! | First       | `Asked`: satisfied, failed or timed out    | Proving     | `Prove`            |
 //! | First       | `Asked`: not yet                           | Opening     | `Commit(Opened)`   |
@@ -439,6 +440,14 @@ pub fn read_now(task: &str, value: &Value) -> Result<Time, CallError> {
         let message = format!("task '{task}': what is recorded as the time of handle.now() is not a time");
         CallError::Failed(Failure::new(FailureKind::Serialization, "bide.SerializationError", &message))
     })
+}
+
+/// The error of a wait that no answer can end.
+fn no_callback(task: &str, name: &str) -> CallError {
+    CallError::Misuse(format!(
+        "task '{task}': the callback '{name}' was dropped by a checkpoint (or is of another run), and its token is \
+         refused: make it again after the checkpoint, or wait for it before"
+    ))
 }
 
 /// Pauses the run: the code asks for something else than was recorded.

@@ -223,9 +223,11 @@ impl RunState {
         }
         match recall {
             Recall::Satisfied(_) | Recall::Failed(_) | Recall::Begun { mode: StepMode::Once, .. } => None,
-            Recall::Ask { .. } | Recall::Open { .. } | Recall::Begun { .. } | Recall::Mismatch(_) => {
-                self.cancellation()
-            }
+            Recall::Ask { .. }
+            | Recall::Open { .. }
+            | Recall::Begun { .. }
+            | Recall::Mismatch(_)
+            | Recall::NoCallback => self.cancellation(),
         }
     }
 
@@ -245,7 +247,22 @@ impl RunState {
             out.effects.push(Effect::Woken { task });
         } else if out_of_memory {
             self.ready(task, out);
+        } else {
+            out.effects.push(Effect::Interrupted { task });
         }
+    }
+
+    /// Whether the host is to interrupt a body that awaits something else than its handle, because its run is cancelled:
+    /// true once. From then on its calls work. Nothing is recorded of that: a re-entered body gets it at its first call
+    /// that is not a replay.
+    pub fn take_interrupt(&mut self, task: TaskRef, attempt: u32) -> bool {
+        self.running(task, attempt).is_ok() && std::mem::take(&mut self.task_mut(task).interrupt)
+    }
+
+    /// Whether an attempt was cut off: what it still does is refused.
+    #[must_use]
+    pub fn is_fenced(&self, task: TaskRef, attempt: u32) -> bool {
+        self.running(task, attempt).is_err()
     }
 
     /// Closes the open waits of a body with a failure. False if there is none.
@@ -324,8 +341,9 @@ impl RunState {
         let failure = self.cancellation();
         let failure = failure
             .unwrap_or_else(|| Failure::new(FailureKind::Cancelled, "bide.Cancelled", "somebody has ended the task"));
-        if self.task(task).status == TaskStatus::Running && self.close_waits(task, &failure, out) {
-            out.effects.push(Effect::Woken { task });
+        if self.task(task).status == TaskStatus::Running {
+            let slept = self.close_waits(task, &failure, out);
+            out.effects.push(if slept { Effect::Woken { task } } else { Effect::Interrupted { task } });
         }
     }
 }

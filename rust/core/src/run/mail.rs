@@ -1,10 +1,11 @@
 //! Messages: each closes the oldest open wait for its address in the commit that brings it, or is queued. And the
 //! answers to requests: given by the body that has taken one, else refused when nobody can give one any more.
 
-use crate::entry::{EntryKey, EntryState, Operation};
+use crate::entry::{EntryKey, EntryState, Lookup, Operation};
 use crate::event::{Effect, Refused, Wait};
 use crate::failure::{Failure, FailureKind};
 use crate::id::TaskRef;
+use crate::journal::Recall;
 use crate::message::{Address, Mailbox, Message, MessageKind, StoredMessage, answered_value};
 use crate::record::Write;
 use crate::shown::shown;
@@ -142,6 +143,16 @@ impl RunState {
             self.consumed(&message, true, out);
         }
         Some(message.delivered())
+    }
+
+    /// A wait for the answer to a callback ends only if the callback is recorded: the store refuses every other answer.
+    pub(super) fn recall_answer(&self, task: TaskRef, lookup: &Lookup, recall: Recall) -> Recall {
+        let Lookup::Message(Address { kind: MessageKind::Answer, name: secret }) = lookup else { return recall };
+        if !matches!(recall, Recall::Ask { .. } | Recall::Open { .. }) {
+            return recall;
+        }
+        let made = |of: TaskRef| self.known_detail(of).is_some_and(|detail| detail.journal.has_callback(secret));
+        if made(task) || self.all().any(|(other, _)| made(other)) { recall } else { Recall::NoCallback }
     }
 
     /// A wait for a message was opened and has found none.

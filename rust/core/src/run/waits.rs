@@ -2,7 +2,7 @@
 
 use crate::attempt::polling::timed_out;
 use crate::entry::{Entry, EntryKey, EntryKind, EntryState, Operation, StepMode};
-use crate::event::{Effect, Event, GateSpec, GateUntil, Refused, Retry, Timer, Wait};
+use crate::event::{Effect, Event, GateSpec, GateTime, GateUntil, Refused, Retry, Timer, Wait};
 use crate::failure::Failure;
 use crate::id::TaskRef;
 use crate::journal::Journal;
@@ -15,7 +15,7 @@ use super::{Out, RunState};
 
 /// When an open entry ends by itself: its time is reached, or it times out.
 fn ends_at(entry: &Entry) -> Option<Time> {
-    entry.due().into_iter().chain(entry.deadline).min()
+    entry.due().into_iter().chain(entry.deadline).filter(|at| *at != Time::NEVER).min()
 }
 
 impl RunState {
@@ -117,7 +117,8 @@ impl RunState {
     pub(super) fn watch_time(&self, task: TaskRef, entry: &Entry, out: &mut Out<'_>) {
         let Some(at) = ends_at(entry) else { return };
         let attempt = self.task(task).attempts;
-        let event = Event::Elapsed { task, attempt, key: entry.key.clone(), at };
+        let times_out = entry.due() != Some(at);
+        let event = Event::Elapsed { task, attempt, key: entry.key.clone(), at, times_out, retry: None };
         out.effects.push(Effect::Timer { at, event: Box::new(event) });
     }
 
@@ -129,6 +130,7 @@ impl RunState {
         attempt: u32,
         key: &EntryKey,
         at: Time,
+        retry: Option<Retry>,
         out: &mut Out<'_>,
     ) -> Result<(), Refused> {
         let status = if key.n > 0 { TaskStatus::Running } else { TaskStatus::Pending };
@@ -143,7 +145,7 @@ impl RunState {
         if key.n > 0 {
             self.closed(task, key, result, true, out)
         } else {
-            self.gate_closed(task, key, result, None, out)
+            self.gate_closed(task, key, result, retry, out)
         }
     }
 
@@ -330,35 +332,31 @@ impl RunState {
         let top = gate.key();
         if self.is_open(task, &top) {
             self.write_row(task, out);
-            self.poll_open_conditions(task, out);
+            self.ask_host(task, out);
         } else {
             self.gate_decided(task, &top, None, out);
         }
     }
 
-    /// Asks for polls of the open conditions of a gate.
-    fn poll_open_conditions(&self, task: TaskRef, out: &mut Out<'_>) {
+    /// Asks the host for what ends the open waits of a gate, as far as it has to say.
+    fn ask_host(&self, task: TaskRef, out: &mut Out<'_>) {
         let Some(detail) = self.known_detail(task) else { return };
         let open = detail.journal.open_entries().filter(|entry| entry.key.n == 0);
-        for entry in open.filter(|entry| entry.kind() == EntryKind::Condition) {
-            self.watch_gate(task, entry, out);
-        }
+        open.for_each(|entry| self.ask_for(task, entry, out));
     }
 
-    /// The record of this gate; none if the workflow version that recorded it had another gate.
+    /// The record of this gate; none if the workflow version that recorded it had another gate, or if its time was not
+    /// computed yet.
     fn recorded_gate(&self, task: TaskRef, gate: &GateSpec) -> Option<Entry> {
         let entry = self.known_detail(task)?.journal.get(&gate.key())?;
-        (entry.kind() == gate.kind()).then(|| entry.clone())
+        let is_known = entry.due() != Some(Time::NEVER);
+        (entry.kind() == gate.kind() && is_known).then(|| entry.clone())
     }
 
-    /// A gate is open: asks for polls of its conditions, or for timers.
+    /// A gate is open: asks for what ends it, or for timers.
     pub(super) fn watch_gate(&self, task: TaskRef, entry: &Entry, out: &mut Out<'_>) {
+        self.ask_for(task, entry, out);
         if entry.kind() == EntryKind::Condition {
-            let (attempt, deadline) = (self.task(task).attempts, entry.deadline);
-            let gate = self.graph.spec(task.ix).gate.as_ref();
-            if let Some(part) = gate.and_then(|gate| gate.number_of(&entry.key)) {
-                out.effects.push(Effect::Gate { task, attempt, part, deadline });
-            }
             return;
         }
         self.watch_time(task, entry, out);
@@ -368,6 +366,35 @@ impl RunState {
                 open.into_iter().for_each(|entry| self.watch_gate(task, entry, out));
             }
         }
+    }
+
+    /// Asks the host for the answer of a gate's condition, or for its time if that is computed and not known yet.
+    fn ask_for(&self, task: TaskRef, entry: &Entry, out: &mut Out<'_>) {
+        let Some(gate) = self.graph.spec(task.ix).gate.as_ref() else { return };
+        let Some(part) = gate.number_of(&entry.key) else { return };
+        let is_computed = || gate.part(part).is_some_and(|part| part.until == GateUntil::Computed);
+        if entry.kind() == EntryKind::Condition || (entry.due() == Some(Time::NEVER) && is_computed()) {
+            let (attempt, deadline) = (self.task(task).attempts, entry.deadline);
+            out.effects.push(Effect::Gate { task, attempt, part, deadline });
+        }
+    }
+
+    /// The time of a gate is known from now on.
+    pub(super) fn timed(
+        &mut self,
+        task: TaskRef,
+        key: &EntryKey,
+        time: GateTime,
+        out: &mut Out<'_>,
+    ) -> Result<(), Refused> {
+        if self.known_detail(task).is_none() && self.bare_gate(task).is_none() {
+            return Err(Refused::AttemptOver);
+        }
+        let entry = self.detail(task).journal.set_due(key, time).ok_or(Refused::AttemptOver)?.clone();
+        self.write_entry(task, &entry, out);
+        self.new_record(out);
+        self.watch_time(task, &entry, out);
+        Ok(())
     }
 
     /// Asks for `Due` at this time.

@@ -265,7 +265,7 @@ impl World {
                     assert!(again.is_err(), "a timer counts twice");
                     self.flush();
                 }
-                Event::Elapsed { task, attempt, key, at: ends } => {
+                Event::Elapsed { task, attempt, key, at: ends, .. } => {
                     let entry = self.store.entry(task.ix, &key).unwrap();
                     assert_eq!(entry.due().into_iter().chain(entry.deadline).min(), Some(ends));
                     assert_eq!(ends, at, "ends at another time than recorded");
@@ -276,7 +276,9 @@ impl World {
             },
             Effect::Cleared { .. } | Effect::Emitted | Effect::Woken { .. } => {}
             Effect::Consumed { .. } | Effect::Answered { .. } => {}
-            Effect::Grace { .. } | Effect::PollNow { .. } => unreachable!("nobody asks for it"),
+            Effect::Grace { .. } | Effect::Interrupted { .. } | Effect::PollNow { .. } => {
+                unreachable!("nobody asks for it")
+            }
             Effect::Settled { .. } => unreachable!(),
         }
     }
@@ -366,6 +368,7 @@ impl World {
             Recall::Ask { .. } => {}
             Recall::Mismatch(why) => panic!("{why}"),
             Recall::Begun { .. } => panic!("no step is recorded before it ends"),
+            Recall::NoCallback => panic!("there are no callbacks"),
         }
         let timeout = matches!(acts[at], Act::Condition(_)).then_some(Duration::from_secs(30));
         let due = operation.due();

@@ -205,7 +205,9 @@ impl World<'_> {
                 | Effect::Emitted
                 | Effect::Woken { .. } => {}
                 Effect::Gate { .. } => unreachable!("there are no gates"),
-                Effect::Grace { .. } | Effect::PollNow { .. } => unreachable!("nobody asks"),
+                Effect::Grace { .. } | Effect::Interrupted { .. } | Effect::PollNow { .. } => {
+                    unreachable!("nobody asks")
+                }
             }
         }
     }

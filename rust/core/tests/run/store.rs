@@ -64,8 +64,8 @@ impl Store {
                     let before = self.entries.insert((task, map, entry.key.clone()), (*entry).clone());
                     if let Some(before) = before.filter(|before| before.kind() == entry.kind()) {
                         assert!(entry.deadline == before.deadline || self.may_rewrite, "a deadline moved");
-                        let is_time = entry.kind() == EntryKind::Time;
-                        assert!(!is_time || entry.due() == before.due(), "a due time moved");
+                        let free = entry.kind() != EntryKind::Time || before.due() == Some(Time::NEVER);
+                        assert!(free || entry.due() == before.due(), "a due time moved: {before:?} {entry:?}");
                     }
                 }
                 Write::DropEntries { task, map, keys, .. } => {

@@ -356,6 +356,10 @@ impl<H: Host> Engine<H> {
     /// Commits a group on the thread that made it. Bodies that become ready are added to `ready`. Blocks.
     pub(crate) fn commit_group(&self, group: &Group<H>, ready: &mut Vec<Ready<H>>) {
         self.path.commit_group(group, ready);
+        // What is left is for the slot that the group is of.
+        if let Some(coroutines) = H::coroutines(self.dispatch()) {
+            coroutines.divert(ready);
+        }
     }
 }
 

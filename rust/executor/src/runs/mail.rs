@@ -16,6 +16,7 @@ use crate::host::Host;
 use crate::ids::IdMaker;
 use crate::ledger::{CommitPath, Lost, QueuedEvent};
 use crate::runs::run::Run;
+use crate::runs::settled::Settlement;
 
 /// Sends messages, and hands those of others to the runs that are executed here.
 pub(crate) struct Mail<H: Host> {
@@ -89,6 +90,18 @@ impl<H: Host> Mail<H> {
         self.control.store().send(id, &message)
     }
 
+    /// A message was not committed with others. Without an error only the lease was lost, and the store takes it.
+    ///
+    /// # Errors
+    /// Why the engine has stopped, if it has.
+    fn not_committed(&self) -> Result<(), StoreError> {
+        match self.control.stopped() {
+            None => Ok(()),
+            Some(Settlement::Broken(error)) => Err((**error).clone()),
+            Some(_) => Err(StoreError::Closed { store: self.control.store().name().to_owned() }),
+        }
+    }
+
     /// Answers a callback. The store decides which answer is the first, because every process may give one.
     fn send_answer(&self, id: RunId, message: &Message) -> Result<Sent, StoreError> {
         let sent = self.control.store().send(id, message)?;
@@ -134,9 +147,7 @@ impl<H: Host> Mail<H> {
             items.push(QueuedEvent { run, event, at, completion: Some(completion) });
             pending.push(Sending::Here(id, Box::new(message), outcome));
         }
-        let mut ready = Vec::new();
-        self.path.commit(&mut items, &mut ready);
-        self.control.dispatch_ready(&mut ready);
+        self.path.commit_now(&mut items);
         pending.into_iter().map(|sending| self.sent(sending)).collect()
     }
 
@@ -145,14 +156,8 @@ impl<H: Host> Mail<H> {
             Sending::Done(sent) => sent,
             Sending::Here(id, message, mut outcome) => match outcome.try_recv() {
                 Ok(Ok(())) => Ok(Sent::Stored),
-                Ok(Err(Refused::Duplicate)) => Ok(Sent::Duplicate),
-                Ok(Err(Refused::Answered)) => Ok(Sent::Answered),
-                Ok(Err(Refused::IdTaken)) => Ok(Sent::IdTaken),
-                // It is not executed here any more.
-                Ok(Err(Refused::RunOver | Refused::AttemptOver | Refused::Cancelled)) => {
-                    self.control.store().send(id, &message)
-                }
-                Err(_) => Err(StoreError::Closed { store: self.control.store().name().to_owned() }),
+                Ok(Err(refused)) => refusal(refused).map_or_else(|| self.control.store().send(id, &message), Ok),
+                Err(_) => self.not_committed().and_then(|()| self.control.store().send(id, &message)),
             },
         }
     }
@@ -167,11 +172,8 @@ impl<H: Host> Mail<H> {
         let event = Event::Message { message: Box::new(message.clone()) };
         match self.path.commit_own(None, run, event) {
             Ok(()) => Ok(Some(Sent::Stored)),
-            Err(Lost::Refused(Refused::Duplicate)) => Ok(Some(Sent::Duplicate)),
-            Err(Lost::Refused(Refused::Answered)) => Ok(Some(Sent::Answered)),
-            Err(Lost::Refused(Refused::IdTaken)) => Ok(Some(Sent::IdTaken)),
-            Err(Lost::Refused(Refused::RunOver | Refused::AttemptOver | Refused::Cancelled)) => Ok(None),
-            Err(Lost::Stopped) => Err(StoreError::Closed { store: self.control.store().name().to_owned() }),
+            Err(Lost::Refused(refused)) => Ok(refusal(refused)),
+            Err(Lost::Stopped) => self.not_committed().map(|()| None),
         }
     }
 
@@ -215,22 +217,32 @@ impl<H: Host> Mail<H> {
             return Ok(());
         }
         let mut items = Vec::new();
-        let adopting = self.control.runs.adopting.lock();
+        let adopting = self.control.runs.adopting.write();
         let mail = self.control.store().mail(*seen)?;
         let runs: BTreeSet<RunRowId> = mail.iter().map(|(_, run)| *run).collect();
-        for row in runs {
-            let Some(run) = self.control.runs.by_row(row) else { continue };
+        let read = runs.into_iter().filter_map(|row| self.control.runs.by_row(row)).try_for_each(|run| {
             let messages = self.read(&run)?;
             if !messages.is_empty() {
                 let (event, at) = (Event::Mail { messages }, self.control.clock.now());
-                items.push(QueuedEvent { run, event, at, completion: None });
+                items.push(QueuedEvent::new(run, event, at));
             }
-        }
+            Ok(())
+        });
         drop(adopting);
-        let mut ready = Vec::new();
-        self.path.commit(&mut items, &mut ready);
-        self.control.dispatch_ready(&mut ready);
+        self.path.commit_now(&mut items);
+        // Only now: the looks that have begun end with the commit.
+        read?;
         *seen = mail.last().map_or(*seen, |(seq, _)| *seq);
         self.look_for_answers()
+    }
+}
+
+/// What a sender learns if a run that is executed here refuses its message. `None`: it is not executed here any more.
+fn refusal(refused: Refused) -> Option<Sent> {
+    match refused {
+        Refused::Duplicate => Some(Sent::Duplicate),
+        Refused::Answered => Some(Sent::Answered),
+        Refused::IdTaken => Some(Sent::IdTaken),
+        Refused::RunOver | Refused::AttemptOver | Refused::Cancelled => None,
     }
 }

@@ -194,12 +194,7 @@ impl<H: Host> Recovery<H> {
             for id in claimed {
                 match self.load(workflow, lease, id) {
                     Ok(Some(run)) => {
-                        begin.push(QueuedEvent {
-                            run,
-                            event: Event::Begin,
-                            at: self.control.clock.now(),
-                            completion: None,
-                        });
+                        begin.push(QueuedEvent::new(run, Event::Begin, self.control.clock.now()));
                     }
                     Ok(None) => {}
                     // The others are claimed too: they must begin in any case.
@@ -207,9 +202,7 @@ impl<H: Host> Recovery<H> {
                 }
             }
             let parents: Vec<Arc<Run<H>>> = begin.iter().map(|begin| Arc::clone(&begin.run)).collect();
-            let mut ready = Vec::new();
-            self.path.commit(&mut begin, &mut ready);
-            self.control.dispatch_ready(&mut ready);
+            self.path.commit_now(&mut begin);
             self.control.settle_late_comers();
             let outcome = outcome.and(self.children.watch(&parents)).and(self.enter_for_children(&parents));
             outcome.inspect_err(|error| {
@@ -235,13 +228,11 @@ impl<H: Host> Recovery<H> {
             for (task, attempt, children) in sleeping {
                 if self.any_is_stranded(&children)? {
                     let event = Event::Due { task, attempt, timer: Timer::Reenter };
-                    items.push(QueuedEvent { run: Arc::clone(parent), event, at, completion: None });
+                    items.push(QueuedEvent::new(Arc::clone(parent), event, at));
                 }
             }
         }
-        let mut ready = Vec::new();
-        self.path.commit(&mut items, &mut ready);
-        self.control.dispatch_ready(&mut ready);
+        self.path.commit_now(&mut items);
         Ok(())
     }
 
@@ -267,7 +258,7 @@ impl<H: Host> Recovery<H> {
         lease: Lease,
         id: RunId,
     ) -> Result<Option<Arc<Run<H>>>, StoreError> {
-        let _adopting = self.control.runs.adopting.lock();
+        let _adopting = self.control.runs.adopting.read();
         let Some(mut stored) = self.control.store().load(id)? else { return Ok(None) };
         let corrupt =
             |why: DecodeError| StoreError::Corrupt(format!("run {id} of '{}': {why}", workflow.graph.workflow()));

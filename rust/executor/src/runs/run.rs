@@ -4,11 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bide_core::attempt::{CallError, Part, PartRequest};
 use bide_core::context::{self, Changes, Conflict};
 use bide_core::record::{RecordedTask, RunRow, StoredRun};
 use bide_core::{
-    DecodeError, EntryKey, Failure, Graph, ProgressRow, RunId, RunState, TaskId, TaskIx, TaskRef, TaskRow, Time, Value,
-    pack,
+    DecodeError, EntryKey, Failure, Graph, Progress, ProgressRow, RunId, RunState, TaskId, TaskIx, TaskRef, TaskRow,
+    Time, Value, pack,
 };
 use bide_sched::Alarm;
 use bide_store::Lease;
@@ -283,6 +284,19 @@ impl<H: Host> Run<H> {
         packed.into_iter().map(|(ix, blob)| Ok((ix, Changes::unpack(&blob)?))).collect()
     }
 
+    /// Refuses a wait for a message that the workflow does not declare: nothing can satisfy it.
+    pub(crate) fn check_declared(&self, task: TaskIx, parts: &[PartRequest]) -> Result<(), CallError> {
+        let graph = &self.workflow.graph;
+        let message = |part: &PartRequest| match &part.part {
+            Part::Message(address) => graph.undeclared(address),
+            _ => None,
+        };
+        match parts.iter().find_map(message) {
+            None => Ok(()),
+            Some(why) => Err(CallError::Misuse(format!("task '{}' {why}", graph.name(task)))),
+        }
+    }
+
     /// The run as it stands in memory, in the form in which a store returns it, without journals. While the run
     /// continues this may be ahead of its rows; [`crate::Engine::committed`] is not.
     #[must_use]
@@ -313,15 +327,11 @@ impl<H: Host> Run<H> {
 
     /// How far its tasks have come.
     fn progress(&self) -> Vec<ProgressRow> {
-        if !self.live_output.is_used() {
-            return Vec::new();
-        }
-        let row = |(ix, id): (TaskIx, &TaskId)| {
-            let task = TaskRef::plain(ix);
-            let progress = self.live_output.progress_of(task)?;
-            Some(ProgressRow { run: self.id.row(), task: *id, map: task.map, progress })
+        let row = |(task, progress): (TaskRef, Progress)| {
+            let id = self.workflow.ids[task.ix as usize];
+            ProgressRow { run: self.id.row(), task: id, map: task.map, progress }
         };
-        (0..).zip(&*self.workflow.ids).filter_map(row).collect()
+        self.live_output.progress_of_all().into_iter().map(row).collect()
     }
 
     /// A row with what only this process knows.

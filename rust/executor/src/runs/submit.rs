@@ -138,7 +138,7 @@ impl<H: Host> Submitter<H> {
                 continue;
             }
             if !begins {
-                begin.push(QueuedEvent { run: Arc::clone(&run), event: Event::Begin, at: now, completion: None });
+                begin.push(QueuedEvent::new(Arc::clone(&run), Event::Begin, now));
                 if begin.len() == BEGIN {
                     self.path.commit(&mut begin, &mut ready);
                 }

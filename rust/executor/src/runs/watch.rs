@@ -156,7 +156,7 @@ impl<H: Host> Watch<H> {
         Ok(stored)
     }
 
-    /// Says of bodies that wait for a child which nobody executes why that is.
+    /// Adds to the rows of bodies that wait for a child why no runner executes that child.
     fn explain_children(&self, run: &Run<H>, stored: &mut StoredRun) {
         let awaited = run.state.lock().awaited_children();
         for (task, child) in awaited {

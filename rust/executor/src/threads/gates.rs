@@ -11,7 +11,7 @@ use std::time::Duration;
 use bide_core::attempt::polling::Polling;
 use bide_core::event::Retry;
 use bide_core::poll::Progress;
-use bide_core::{Event, Failure, GateSpec, TaskIx, TaskRef, Value};
+use bide_core::{Event, Failure, GateSpec, GateTime, GateUntil, TaskIx, TaskRef, Value};
 use bide_sched::{Queue, RETRY_THREAD_AFTER};
 use bide_sync::{Condvar, Mutex};
 
@@ -116,6 +116,12 @@ impl<H: Host> Ord for Item<H> {
 pub trait GateWorker<H: Host>: Attached {
     /// Asks a gate's condition. Never panics.
     fn poll_gate(&mut self, gate: &Gate<H>) -> Polled;
+
+    /// Computes the time of a gate that waits for one of [`GateUntil::Computed`]. Never panics.
+    ///
+    /// # Errors
+    /// How the gate fails.
+    fn gate_time(&mut self, gate: &Gate<H>) -> Result<GateTime, Failure>;
 
     /// Whether the task's retry policy covers a failure of its gate.
     fn retries(&mut self, gate: &Gate<H>, failure: &Failure) -> bool;
@@ -378,6 +384,15 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
             gates.polled(me, None);
             return None;
         }
+        if gate.spec().is_some_and(|spec| spec.until == GateUntil::Computed) {
+            let time = cx.gate_time(gate);
+            *now = self.clock().steady();
+            gates.polled(me, None);
+            return match time {
+                Ok(time) => self.gate_timed(&item.gate, time),
+                Err(failure) => self.gate_closed(&item.gate, Err(failure), cx),
+            };
+        }
         let policy = H::gate_policy(&gate.workflow().bodies[gate.task.ix as usize], gate.part);
         let mut polling = Polling::with_progress(policy, gate.deadline, item.progress);
         let polled = cx.poll_gate(gate);
@@ -393,6 +408,12 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
         };
         gates.polled(me, None);
         self.gate_closed(&item.gate, result, cx)
+    }
+
+    fn gate_timed(&self, gate: &Gate<H>, time: GateTime) -> Option<QueuedEvent<H>> {
+        let key = gate.spec().map(GateSpec::key)?;
+        let event = Event::Timed { task: gate.task, attempt: gate.attempt, key, time };
+        Some(QueuedEvent { run: Arc::clone(&gate.run), event, at: self.clock().now(), completion: None })
     }
 
     fn gate_closed<C: GateWorker<H>>(

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bide_core::attempt::{Part, PartRequest, Polled};
-use bide_core::nearest::did_you_mean;
-use bide_core::{Address, DefinitionError, GateSpec, GateUntil, Graph, PollPolicy, Time, Tolerance, Value};
+use bide_core::{Address, DefinitionError, GateSpec, GateUntil, PollPolicy, Time, Tolerance, Value};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -293,19 +292,6 @@ impl<'a> WaitPart<'a> {
     pub(super) const fn new(kind: Kind<'a>) -> Self {
         Self { name: None, kind, timeout: None }
     }
-}
-
-/// The signals that these parts wait for.
-pub(super) fn signals_of<'p>(parts: &'p [WaitPart<'_>]) -> impl Iterator<Item = &'p Arc<str>> {
-    parts.iter().filter_map(|part| if let Kind::Signal(name) = &part.kind { Some(name) } else { None })
-}
-
-/// That a wait waits for a signal that its workflow does not declare, so that nothing can satisfy it.
-pub(super) fn undeclared<'n>(graph: &Graph, names: impl IntoIterator<Item = &'n Arc<str>>) -> Option<String> {
-    let declared = graph.signals()?;
-    let name = names.into_iter().find(|name| !declared.iter().any(|known| **known == ***name))?;
-    let hint = did_you_mean(name, declared.iter().map(String::as_str));
-    Some(format!("waits for the signal '{name}', which the workflow does not name in signals{hint}"))
 }
 
 /// The name of a part in the journal.

@@ -17,7 +17,7 @@ use super::codec::{encode, stored_time};
 use super::combine::Waits;
 use super::context::Scope;
 use super::handle::TaskHandle;
-use super::kinds::{Kind, Outcomes, Wait, signal, signals_of, undeclared};
+use super::kinds::{Kind, Outcomes, Wait, signal};
 use super::task_error::TaskError;
 use super::within;
 
@@ -134,9 +134,6 @@ impl<'a, T: 'a> IntoFuture for Waiting<'a, T> {
             let body = &handle.0;
             let refused = |why: &str| TaskError::definition(&format!("task '{}': {why}", body.task_name()));
             wait.validate().map_err(|DefinitionError(why)| refused(&why))?;
-            if let Some(why) = undeclared(&body.run.workflow.graph, signals_of(&wait.parts)) {
-                return Err(refused(&why));
-            }
             let outcomes = body.wait_parts(&wait).await?;
             (wait.finish)(&Outcomes { task: body.task_name(), parts: &outcomes })
         })
@@ -257,6 +254,7 @@ impl BodyState {
     /// Waits for these parts. Returns the name of each, and its value if it was satisfied.
     async fn wait_parts<T>(&self, wait: &Wait<'_, T>) -> Result<Vec<(Arc<str>, Option<Value>)>, TaskError> {
         let (requests, before) = wait.requests();
+        self.run.check_declared(self.task.ix, &requests).map_err(TaskError::of_call)?;
         let names: Vec<_> = requests.iter().map(|part| Arc::clone(&part.name)).collect();
         let mut call = self.begin(&names[0], Request::of_parts(requests)).map_err(TaskError::of_call)?;
         let mut fed = Fed::Begin;

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::closures::BoxFuture;
 use super::codec::{encode, serialization_failure};
 use super::context::TaskContext;
-use super::kinds::{Condition, Kind, Outcomes, Wait, WaitPart, signals_of, undeclared};
+use super::kinds::{Condition, Kind, Outcomes, Wait, WaitPart};
 use super::task_error::TaskError;
 
 type Call = Box<dyn Fn(TaskContext) -> BoxFuture<'static, Result<Value, TaskError>> + Send + Sync>;
@@ -224,14 +224,7 @@ impl WorkflowBuilder {
         if let Some(refused) = self.refused {
             return Err(refused);
         }
-        let graph = Graph::build(&self.name, self.specs, self.fail_fast)?.with_signals(self.signals);
-        for (body, ix) in self.bodies.iter().zip(0..) {
-            let signals = body.gate.iter().flat_map(|gate| signals_of(&gate.parts));
-            if let Some(why) = undeclared(&graph, signals) {
-                let (workflow, task) = (&self.name, graph.name(ix));
-                return Err(DefinitionError(format!("workflow '{workflow}': task '{task}': its gate {why}")));
-            }
-        }
+        let graph = Graph::build(&self.name, self.specs, self.fail_fast)?.with_signals(self.signals)?;
         Ok(Workflow { graph: Arc::new(graph), bodies: self.bodies.into() })
     }
 }

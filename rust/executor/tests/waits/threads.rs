@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bide_executor::core::event::Retry;
-use bide_executor::core::{Failure, GateSpec, GateUntil, Graph, Outcome, PollPolicy, TaskSpec, Value};
+use bide_executor::core::{Failure, GateSpec, GateTime, GateUntil, Graph, Outcome, PollPolicy, TaskSpec, Value};
 use bide_executor::drive::Driver;
 use bide_executor::{
     Attached, BodyCx, Call, CallError, Check, Clock, Condition, Engine, Gate, GateWorker, Host, Polled, Pool,
@@ -300,6 +300,10 @@ impl Check for Asks<'_> {
 impl GateWorker<Threads> for Thread {
     fn poll_gate(&mut self, _gate: &Gate<Threads>) -> Polled {
         self.process.ask(0, || ()).polled()
+    }
+
+    fn gate_time(&mut self, _gate: &Gate<Threads>) -> Result<GateTime, Failure> {
+        unreachable!("no gate computes its time")
     }
 
     fn retries(&mut self, _gate: &Gate<Threads>, _failure: &Failure) -> bool {

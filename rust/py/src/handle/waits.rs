@@ -53,8 +53,9 @@ impl<'a, 'py> PlannedChecks<'a, 'py> {
     {
         let codec = &names(py)?.plain_codec;
         let check = |planned: PlannedCondition<'py>| -> PyResult<_> {
-            let PlannedCondition { part, until: Until { condition, name, .. }, proof } = planned;
-            let name = name.map_or_else(|| name_of(&condition), Ok)?.into();
+            let PlannedCondition { part, until: Until { condition, is_async, name, .. }, proof } = planned;
+            let name: Arc<str> = name.map_or_else(|| name_of(&condition), Ok)?.into();
+            refuse_async(py, is_async, &name)?;
             Ok((part, PyCheck { handle, condition, name, codec, proof, last: None }))
         };
         Ok(Self { checks: conditions.into_iter().map(check).collect::<PyResult<_>>()? })
@@ -64,7 +65,17 @@ impl<'a, 'py> PlannedChecks<'a, 'py> {
         self.checks.iter_mut().find(|(at, _)| *at == part).map(|(_, check)| check)
     }
 
-    /// Puts the exceptions that the conditions have raised in place of what is stored of them.
+    /// Drops each exception that did not end its part: the condition was asked again, or the deadline came first.
+    fn keep_endings(&mut self, parts: &[Option<Result<Value, Failure>>]) {
+        for (part, check) in &mut self.checks {
+            let ended = parts.get(*part).and_then(Option::as_ref).and_then(|outcome| outcome.as_ref().err());
+            if check.last.as_ref().map(|(failure, _)| failure) != ended {
+                check.last = None;
+            }
+        }
+    }
+
+    /// Puts the exceptions that ended their parts in place of what is stored of them.
     fn put_originals(self, outcomes: &Bound<'py, PyList>) -> PyResult<()> {
         for (part, check) in self.checks {
             if let Some((_, raised)) = check.last
@@ -77,13 +88,14 @@ impl<'a, 'py> PlannedChecks<'a, 'py> {
     }
 }
 
+/// A plan of one part is waited for as that part alone.
 impl Check for PlannedChecks<'_, '_> {
     fn ask(&mut self) -> Polled {
-        Polled::True(Value::NONE)
+        self.ask_part(0)
     }
 
     fn is_unchanged(&mut self) -> bool {
-        true
+        self.is_part_unchanged(0)
     }
 
     fn ask_part(&mut self, part: usize) -> Polled {
@@ -188,6 +200,7 @@ impl PyTaskHandle {
         children::check(py, &own.body, &children)?;
         let mut checks = PlannedChecks::new(own, py, conditions)?;
         let (waited, parts) = own.body.wait_parts(&mut own.here(py), requests, &mut checks);
+        checks.keep_endings(&parts);
         let outcomes = match waited {
             Ok(_) | Err(CallError::Failed(_)) => {
                 let ended = |at| children::ended(py, &own.body, &children, at);
@@ -231,9 +244,23 @@ impl PyTaskHandle {
 #[inline(never)]
 #[expect(clippy::boxed_local, reason = "the box is what keeps it off the caller's stack")]
 fn prepare<'py>(until: Box<Until<'py>>) -> PyResult<(Condition, Bound<'py, PyAny>)> {
-    let Until { condition, name, timeout, policy } = *until;
+    let Until { condition, is_async, name, timeout, policy } = *until;
     let name = name.map_or_else(|| name_of(&condition), Ok)?;
+    refuse_async(condition.py(), is_async, &name)?;
     Ok((Condition { name: name.into(), proof: proof_of(&condition)?, policy, timeout }, condition))
+}
+
+/// A condition by `async def` needs an event loop, which the thread of a plain function does not have.
+fn refuse_async(py: Python<'_>, is_async: bool, name: &str) -> PyResult<()> {
+    if !is_async {
+        return Ok(());
+    }
+    let why = format!(
+        "the condition '{name}' is an `async def`, and this body is a plain `def`, which has no event loop: make the body \
+         `async def` (with a bide.AsyncTaskHandle), or the condition a plain `def`; as the gate of a task it can stay as \
+         it is"
+    );
+    Err(errors::definition(py, &why))
 }
 
 /// What the arguments of `defer_until` ask for; `bide._waits.from_poll` has the defaults and checks them all.

@@ -314,7 +314,7 @@ impl Store for MemoryStore {
         let mut found: Vec<&MemRun> = state.runs.values().filter(fits).collect();
         found.sort_unstable_by_key(|run| std::cmp::Reverse(run.id.row()));
         found.truncate(filter.limit.unwrap_or(usize::MAX));
-        Ok(found.into_iter().map(|run| state.stored(run)).collect())
+        Ok(found.into_iter().map(|run| state.listed(run)).collect())
     }
 
     fn events(&self, run: RunId, channel: &str, range: EventRange) -> Result<Option<Vec<StoredEvents>>, StoreError> {

@@ -219,14 +219,20 @@ impl State {
     }
 
     pub(super) fn stored(&self, run: &MemRun) -> StoredRun {
+        let (messages, children) = (self.messages.of(run.id.row(), 0), self.children_of(run.id.row()));
+        StoredRun { messages, children, ..self.listed(run) }
+    }
+
+    /// A run as a list has it.
+    pub(super) fn listed(&self, run: &MemRun) -> StoredRun {
         StoredRun {
             run: self.row(run),
             tasks: self.versions[run.version as usize].tasks.clone(),
             rows: run.task_rows(),
             entries: self.journals.entries(run),
-            messages: self.messages.of(run.id.row(), 0),
+            messages: Vec::new(),
             progress: self.live.progress(run.id.row()),
-            children: self.children_of(run.id.row()),
+            children: Vec::new(),
         }
     }
 

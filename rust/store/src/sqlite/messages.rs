@@ -209,16 +209,21 @@ impl SqliteStore {
         Ok(Some(failure.map_or_else(|| Ok(value.unwrap_or(Value::NONE)), Err)))
     }
 
-    /// The answer to a callback that is there already.
-    fn first_answer(&self, connection: &Connection, run: RunId, secret: &str) -> rusqlite::Result<Option<Message>> {
+    /// The answer to a callback that is there already, or why it does not read back.
+    fn first_answer(
+        &self,
+        connection: &Connection,
+        run: RunId,
+        secret: &str,
+    ) -> rusqlite::Result<Option<Result<Message, StoreError>>> {
         let mut statement = connection.prepare_cached(ANSWERED)?;
         let mut rows = statement.query(params![run.row(), secret])?;
         let Some(row) = rows.next()? else { return Ok(None) };
         let fields = Fields { row, identity: &self.identity.name, run, table: "message" };
-        Ok(read(&fields).ok().map(|stored| stored.message))
+        Ok(Some(read(&fields).map(|stored| stored.message)))
     }
 
-    /// Stores a message for whoever has the run.
+    /// Stores a message for the run's owner.
     pub(super) fn store_message(&self, run: RunId, message: &Message) -> Result<Sent, StoreError> {
         let mut owner = None;
         let mut reopened = false;
@@ -243,7 +248,8 @@ impl SqliteStore {
             if *kind == MessageKind::Answer
                 && let Some(first) = self.first_answer(connection, run, name)?
             {
-                return Ok(if message.repeats(&first) { Sent::Duplicate } else { Sent::Answered });
+                let repeats = first.is_ok_and(|first| message.repeats(&first));
+                return Ok(if repeats { Sent::Duplicate } else { Sent::Answered });
             }
             if let Some(status) = RunStatus::from_code(status).filter(|status| status.is_ended()) {
                 return Ok(Sent::Ended(status));

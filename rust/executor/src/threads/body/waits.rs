@@ -99,6 +99,9 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     /// Waits for these parts: one wait, or a combination before its members. Returns the outcome of each part, in their
     /// order, beside that of the whole; a part that is not over has none.
     pub fn wait_parts(&self, at: &mut dyn Attached, parts: Vec<PartRequest>, check: &mut dyn Check) -> Combined {
+        if let Err(error) = self.run.check_declared(self.task.ix, &parts) {
+            return (Err(error), Vec::new());
+        }
         let name = parts.first().map_or_else(|| "".into(), |part| Arc::clone(&part.name));
         let waiting = match self.waiting(&name, Request::of_parts(parts)) {
             Ok(waiting) => waiting,

@@ -1,0 +1,593 @@
+//! A call of a coroutine's handle, in progress: `bide/_async_handle.py` executes what only Python can.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bide_core::attempt::{Action, Fed, Request, StepOptions, Within, reply_name};
+use bide_core::event::Retry;
+use bide_core::{EntryKey, Event, Failure, RecordKind, RetryPolicy, RunId, StepArguments, Value};
+use bide_executor::{CallError, CoroutineBody, Host, OpenCall, Polled, RegisteredWorkflow, RunRequest};
+use bide_sync::Mutex;
+use pyo3::exceptions::PyException;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use super::coroutine::PyCoroutine;
+use super::pending::Future;
+use crate::body::PyRetry;
+use crate::errors::{self, names};
+use crate::gil::{self, Kept, Raised};
+use crate::host::Python3;
+use crate::plan::{Plan, PlannedCondition, outcomes};
+use crate::step::Described;
+use crate::value::Codec;
+use crate::wait::Until;
+use crate::workflow::read_retry;
+use crate::{callback, children, panics, wait};
+
+type Body = Arc<CoroutineBody<Python3>>;
+
+/// What `advance` returns, but for the number of a condition to ask.
+const PENDING: i32 = -1;
+const DONE: i32 = -2;
+const EXECUTE: i32 = -3;
+const CREATE: i32 = -4;
+
+/// A call in progress.
+#[pyclass(frozen, module = "bide._core", name = "Call")]
+pub(crate) struct PyCall {
+    /// Whose call it is.
+    coroutine: Py<PyCoroutine>,
+    /// What it does, and how far it has come. Never locked while Python code runs.
+    state: Mutex<State>,
+    /// The call, in the engine.
+    call: Arc<OpenCall>,
+}
+
+struct State {
+    /// Its future, while it is polled.
+    future: Option<Future<Action>>,
+    /// What is to be created for it.
+    creates: Option<(Vec<usize>, Event)>,
+    /// Its result.
+    result: Option<Result<Value, CallError>>,
+    /// Code of the user's executes for it.
+    executing: bool,
+    /// What it does.
+    what: What,
+}
+
+enum What {
+    /// It waits: for conditions, and for child runs, by the number of the part.
+    Wait(Vec<Asked>, Vec<Option<RunId>>),
+    /// A step.
+    Step(Box<StepParts>),
+    /// It starts children.
+    Start(Box<Starts>),
+    /// Anything else.
+    Record,
+}
+
+/// A condition.
+struct Asked {
+    /// The number of its part.
+    part: usize,
+    condition: Kept,
+    name: String,
+    /// What proved it the same before it was asked.
+    proof: Option<Arc<[u8]>>,
+    /// What it raised when it was asked last.
+    last: Option<(Failure, Raised)>,
+}
+
+/// What a step is recorded by.
+struct StepParts {
+    codec: Codec,
+    retry: Option<PyRetry>,
+    /// What it has raised, for the caller to raise again.
+    raised: Option<Raised>,
+}
+
+/// The start of children.
+struct Starts {
+    workflow: Arc<RegisteredWorkflow<Python3>>,
+    requests: Vec<Option<RunRequest<Python3>>>,
+    /// Those that are just created, by the number of their start.
+    created: HashMap<usize, RunId>,
+}
+
+/// `bide/_async_handle.py` says by a number what a call is made within.
+fn within(number: u8) -> Within {
+    match number {
+        0 => Within::Body,
+        1 => Within::Step,
+        _ => Within::Condition,
+    }
+}
+
+impl PyCall {
+    fn begin(
+        coroutine: &Bound<'_, PyCoroutine>,
+        name: &Arc<str>,
+        request: Request,
+        within_number: u8,
+        what: What,
+    ) -> PyResult<Self> {
+        let (py, own) = (coroutine.py(), coroutine.get());
+        let body = own.body(py)?;
+        let call = body.begin(name, request, within(within_number)).map_err(|error| own.error(py, &error))?;
+        Ok(Self::of(coroutine, body, call, what))
+    }
+
+    fn of(coroutine: &Bound<'_, PyCoroutine>, body: &Body, call: Arc<OpenCall>, what: What) -> Self {
+        let driven = Arc::clone(body).drive(Arc::clone(&call), Fed::Begin);
+        let future = Some(Future::new(&coroutine.get().queue, driven));
+        let state = State { future, creates: None, result: None, executing: false, what };
+        Self { coroutine: coroutine.clone().unbind(), state: Mutex::new(state), call }
+    }
+
+    fn body<'a>(&'a self, py: Python<'a>) -> PyResult<&'a Body> {
+        self.coroutine.get().body(py)
+    }
+
+    /// The user's code for it has returned.
+    fn feed(&self, py: Python<'_>, fed: Fed) -> PyResult<()> {
+        self.leaves(py)?;
+        let driven = Arc::clone(self.body(py)?).drive(Arc::clone(&self.call), fed);
+        self.state.lock().future = Some(Future::new(&self.coroutine.get().queue, driven));
+        Ok(())
+    }
+
+    fn enters(&self, py: Python<'_>) -> PyResult<()> {
+        self.state.lock().executing = true;
+        Ok(self.coroutine.get().make_read_only(py, true)?)
+    }
+
+    fn leaves(&self, py: Python<'_>) -> PyResult<()> {
+        let executed = std::mem::replace(&mut self.state.lock().executing, false);
+        if executed { Ok(self.coroutine.get().make_read_only(py, false)?) } else { Ok(()) }
+    }
+
+    /// Whether the proof of a condition is what it was before it was asked.
+    fn is_unchanged(&self, py: Python<'_>, part: usize) -> bool {
+        let asked = {
+            let state = self.state.lock();
+            let What::Wait(asked, _) = &state.what else { return true };
+            asked
+                .iter()
+                .find(|asked| asked.part == part)
+                .and_then(|asked| Some((asked.condition.bind(py).clone(), asked.proof.clone()?)))
+        };
+        let Some((condition, proof)) = asked else { return true };
+        wait::proof_of(&condition).is_ok_and(|now| now.as_ref() == Some(&proof))
+    }
+
+    /// What a poll of a condition came to.
+    fn polled(&self, part: usize, polled: Polled, raised: Option<Raised>, py: Python<'_>) -> PyResult<()> {
+        let before = {
+            let mut state = self.state.lock();
+            let What::Wait(asked, _) = &mut state.what else { return Ok(()) };
+            let last = match (&polled, raised) {
+                (Polled::Raised(failure) | Polled::Broken(failure), Some(raised)) => Some((failure.clone(), raised)),
+                _ => None,
+            };
+            asked.iter_mut().find(|asked| asked.part == part).map(|asked| std::mem::replace(&mut asked.last, last))
+        };
+        drop(before);
+        self.feed(py, Fed::Asked(polled))
+    }
+
+    fn name_of(&self, part: usize) -> String {
+        let state = self.state.lock();
+        let What::Wait(asked, _) = &state.what else { return String::new() };
+        asked.iter().find(|asked| asked.part == part).map(|asked| asked.name.clone()).unwrap_or_default()
+    }
+
+    fn error(&self, py: Python<'_>, error: &CallError) -> PyErr {
+        self.coroutine.get().error(py, error)
+    }
+}
+
+/// The beginnings of calls.
+#[pymethods]
+impl PyCall {
+    /// A wait, by its plan.
+    #[staticmethod]
+    fn wait(coroutine: &Bound<'_, PyCoroutine>, plan: &Bound<'_, PyAny>, within: u8) -> PyResult<Self> {
+        panics::method(|| {
+            let py = coroutine.py();
+            let (requests, conditions) = Plan::read(plan)?.requests()?;
+            let children = children::among(&requests);
+            if !children.is_empty() {
+                let own = coroutine.get();
+                let body = own.body(py)?;
+                children::check_by(py, |id| body.has_child(id), &own.task_name(), body.run(), &children)?;
+            }
+            let asked = conditions.into_iter().map(|planned| {
+                let PlannedCondition { part, until: Until { condition, name, .. }, proof } = planned;
+                let name = name.map_or_else(|| wait::name_of(&condition), Ok)?;
+                Ok(Asked { part, condition: Kept::new(condition.unbind()), name, proof, last: None })
+            });
+            let what = What::Wait(asked.collect::<PyResult<_>>()?, children);
+            let name = requests.first().map_or_else(|| "".into(), |part| Arc::clone(&part.name));
+            Self::begin(coroutine, &name, Request::of_parts(requests), within, what)
+        })
+    }
+
+    /// A step, as `bide._steps.describe_async_step` describes it; `older` is its proof as the first version computed it.
+    #[staticmethod]
+    fn step(
+        coroutine: &Bound<'_, PyCoroutine>,
+        described: Described,
+        retry: Option<Bound<'_, PyAny>>,
+        older: Option<Vec<u8>>,
+        within: u8,
+    ) -> PyResult<Self> {
+        panics::method(|| {
+            let (name, proof, codec, key, once) = described;
+            let mut policy = RetryPolicy::NONE;
+            let retry = retry.map(|retry| read_retry(&retry, &mut policy)).transpose()?;
+            let (proof, older) = (proof.map(Into::into), older.map(Into::into));
+            let arguments = StepArguments { proof, older, advice: Python3::STEP_ADVICE };
+            let options = StepOptions { keyed: key.is_some(), once, retry: retry.as_ref().map(|_| policy) };
+            let name = key.map_or_else(|| name.as_str().into(), |key| EntryKey::keyed_name(&name, &key));
+            let what = What::Step(Box::new(StepParts { codec, retry, raised: None }));
+            Self::begin(coroutine, &name, Request::Step { arguments, options }, within, what)
+        })
+    }
+
+    /// A checkpoint.
+    #[staticmethod]
+    fn checkpoint(coroutine: &Bound<'_, PyCoroutine>, value: &Bound<'_, PyAny>, within: u8) -> PyResult<Self> {
+        panics::method(|| {
+            let codec = coroutine.get().checkpoint_codec(value.get_type().as_any())?;
+            let state = codec.encode(value)?;
+            Self::begin(coroutine, &"checkpoint".into(), Request::Checkpoint(state), within, What::Record)
+        })
+    }
+
+    /// The time, recorded.
+    #[staticmethod]
+    fn now(coroutine: &Bound<'_, PyCoroutine>, within: u8) -> PyResult<Self> {
+        panics::method(|| {
+            let arguments = StepArguments { proof: Some([].into()), older: None, advice: Python3::STEP_ADVICE };
+            let request = Request::Step { arguments, options: StepOptions::PLAIN };
+            Self::begin(coroutine, &"now".into(), request, within, What::Record)
+        })
+    }
+
+    /// A callback that is made, with its secret.
+    #[staticmethod]
+    fn callback(coroutine: &Bound<'_, PyCoroutine>, name: &str, secret: &str, within: u8) -> PyResult<Self> {
+        panics::method(|| {
+            let value = Value::tagged(b's', secret.as_bytes());
+            let request = Request::Record { kind: RecordKind::Callback, value };
+            Self::begin(coroutine, &name.into(), request, within, What::Record)
+        })
+    }
+
+    /// The answer to a request, given by its name and number; without an answer it is refused for a reason.
+    #[staticmethod]
+    fn reply(
+        coroutine: &Bound<'_, PyCoroutine>,
+        name: &str,
+        number: i64,
+        answer: Option<&[u8]>,
+        reason: &str,
+        within: u8,
+    ) -> PyResult<Self> {
+        panics::method(|| {
+            let answer = answer.map(Value::new).ok_or_else(|| callback::refused(reason));
+            let request = Request::Reply { request: number, answer };
+            Self::begin(coroutine, &reply_name(name, number), request, within, What::Record)
+        })
+    }
+
+    /// The start of children, as `bide._children` describes them.
+    #[staticmethod]
+    fn start<'py>(
+        coroutine: &Bound<'py, PyCoroutine>,
+        described: &Bound<'py, PyAny>,
+        within_number: u8,
+    ) -> PyResult<Self> {
+        panics::method(|| {
+            let (py, own) = (coroutine.py(), coroutine.get());
+            let body = own.body(py)?;
+            let (workflow, starts) = children::described(py, body.engine(), described)?;
+            let (identities, requests): (Vec<_>, Vec<_>) = starts.into_iter().unzip();
+            let call = body.begin_start(&workflow, identities, within(within_number));
+            let call = call.map_err(|error| own.error(py, &error))?;
+            let requests = requests.into_iter().map(Some).collect();
+            let what = What::Start(Box::new(Starts { workflow, requests, created: HashMap::new() }));
+            Ok(Self::of(coroutine, body, call, what))
+        })
+    }
+
+    // The course of a call.
+
+    /// Continues. Returns what Python has to do: see the numbers above.
+    fn advance(&self, py: Python<'_>) -> PyResult<i32> {
+        panics::method(|| {
+            loop {
+                let polled = {
+                    let mut state = self.state.lock();
+                    match &mut state.future {
+                        None => return Ok(DONE),
+                        Some(future) => future.poll(),
+                    }
+                };
+                let Some(action) = polled else { return Ok(PENDING) };
+                self.state.lock().future = None;
+                match action {
+                    Action::Ask => {
+                        self.enters(py)?;
+                        return Ok(0);
+                    }
+                    Action::AskPart(part) => {
+                        self.enters(py)?;
+                        return Ok(i32::try_from(part).unwrap_or(i32::MAX));
+                    }
+                    Action::Prove => self.feed(py, Fed::Proved(self.is_unchanged(py, 0)))?,
+                    Action::ProvePart(part) => self.feed(py, Fed::Proved(self.is_unchanged(py, part)))?,
+                    Action::Execute => {
+                        if matches!(self.state.lock().what, What::Record) {
+                            // The time is the only step of bide's own.
+                            let now = self.body(py)?.now_value();
+                            self.feed(py, Fed::Executed(Ok(now)))?;
+                            continue;
+                        }
+                        self.enters(py)?;
+                        return Ok(EXECUTE);
+                    }
+                    Action::StartChildren { which, event } => {
+                        self.state.lock().creates = Some((which, *event));
+                        return Ok(CREATE);
+                    }
+                    Action::Done(result) => {
+                        self.state.lock().result = Some(result);
+                        return Ok(DONE);
+                    }
+                    action => unreachable!("{action:?} is carried out below"),
+                }
+            }
+        })
+    }
+
+    /// Completes this `asyncio` future once `advance` is to be called again.
+    fn park(&self, future: Py<PyAny>) {
+        if let Some(own) = &self.state.lock().future {
+            own.park(future);
+        }
+    }
+
+    /// Whether a commit of it is under way, which a cancelled call waits for.
+    #[getter]
+    fn committing(&self) -> bool {
+        self.call.is_committing()
+    }
+
+    /// The condition that is this part.
+    fn condition<'py>(&self, py: Python<'py>, part: usize) -> Option<Bound<'py, PyAny>> {
+        let state = self.state.lock();
+        let What::Wait(asked, _) = &state.what else { return None };
+        asked.iter().find(|asked| asked.part == part).map(|asked| asked.condition.bind(py).clone())
+    }
+
+    /// A condition has returned.
+    fn asked(&self, part: usize, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        panics::method(|| {
+            let py = value.py();
+            let truthy = match gil::is_truthy(value) {
+                Ok(truthy) => truthy,
+                Err(raised) => {
+                    return self.ask_raised(py, part, raised.into_err(py).into_value(py).into_bound(py).into_any());
+                }
+            };
+            let polled = if !truthy {
+                Polled::False
+            } else {
+                match names(py)?.plain_codec.encode(value) {
+                    Ok(value) => Polled::True(value),
+                    Err(raised) => Polled::Broken(errors::unencodable(py, &raised, &self.name_of(part))),
+                }
+            };
+            self.polled(part, polled, None, py)
+        })
+    }
+
+    /// A condition has raised an exception.
+    fn ask_raised(&self, py: Python<'_>, part: usize, exception: Bound<'_, PyAny>) -> PyResult<()> {
+        panics::method(|| {
+            let raised = Raised::new(py, PyErr::from_value(exception));
+            let failure = errors::describe(py, &raised);
+            // A handle that is misused will be misused at the next poll, too.
+            let misuse = names(py).is_ok_and(|names| raised.is_a(names.definition_error.bind(py)));
+            let ordinary = raised.is::<PyException>(py) && !misuse;
+            let polled = if ordinary { Polled::Raised(failure) } else { Polled::Broken(failure) };
+            self.polled(part, polled, Some(raised), py)
+        })
+    }
+
+    /// A step has returned.
+    fn step_returned(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        panics::method(|| {
+            let py = value.py();
+            let encoded = {
+                let state = self.state.lock();
+                let What::Step(step) = &state.what else { return Ok(()) };
+                let codec = step.codec.kept(py);
+                drop(state);
+                codec.encode(value)
+            };
+            match encoded {
+                Ok(value) => {
+                    let before = match &mut self.state.lock().what {
+                        What::Step(step) => step.raised.take(),
+                        _ => None,
+                    };
+                    drop(before);
+                    self.feed(py, Fed::Executed(Ok(value)))
+                }
+                Err(raised) => self.step_failed(py, raised),
+            }
+        })
+    }
+
+    /// A step has raised an exception, an `Exception`.
+    fn step_raised(&self, py: Python<'_>, exception: Bound<'_, PyAny>) -> PyResult<()> {
+        panics::method(|| self.step_failed(py, Raised::new(py, PyErr::from_value(exception))))
+    }
+
+    /// A step has raised `bide.Unrecorded`.
+    fn step_unrecorded(&self, py: Python<'_>) -> PyResult<()> {
+        panics::method(|| self.feed(py, Fed::Unrecorded))
+    }
+
+    /// Creates the children. Blocks.
+    fn create(&self, py: Python<'_>) -> PyResult<()> {
+        panics::method(|| {
+            let body = Arc::clone(self.body(py)?);
+            let (which, event, workflow, requests) = {
+                let mut state = self.state.lock();
+                let Some((which, event)) = state.creates.take() else { return Ok(()) };
+                let What::Start(starts) = &mut state.what else { return Ok(()) };
+                let requests = which.iter().filter_map(|at| starts.requests[*at].take()).collect();
+                (which, event, Arc::clone(&starts.workflow), requests)
+            };
+            let (ids, fed) = gil::detached(py, || body.create_children(event, &workflow, requests));
+            if let What::Start(starts) = &mut self.state.lock().what {
+                starts.created.extend(which.into_iter().zip(ids));
+            }
+            self.feed(py, fed)
+        })
+    }
+
+    /// Leaves it as it is.
+    fn abandon(&self, py: Python<'_>) -> PyResult<()> {
+        panics::method(|| {
+            self.leaves(py)?;
+            let future = self.state.lock().future.take();
+            drop(future);
+            self.body(py)?.abandon(&self.call);
+            Ok(())
+        })
+    }
+
+    // The results of calls.
+
+    /// The outcomes of the parts of a wait, for what makes its value. Reads the store if there are children.
+    fn outcomes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        panics::method(|| {
+            let result = self.state.lock().result.take();
+            let waited = result.unwrap_or(Err(CallError::Suspended));
+            let whole = match &waited {
+                Ok(value) => Some(Ok(value.clone())),
+                Err(CallError::Failed(failure)) => Some(Err(failure.clone())),
+                Err(error) => return Err(self.error(py, error)),
+            };
+            let body = self.body(py)?;
+            let parts = body.outcomes(&self.call);
+            let (parts, known) = {
+                let state = self.state.lock();
+                let What::Wait(_, known) = &state.what else { return Ok(PyList::empty(py)) };
+                (if parts.is_empty() { vec![whole] } else { parts }, known.clone())
+            };
+            let mut raised = {
+                let mut state = self.state.lock();
+                let What::Wait(asked, _) = &mut state.what else { return Ok(PyList::empty(py)) };
+                asked.iter_mut().filter_map(|asked| Some((asked.part, asked.last.take()?))).collect::<Vec<_>>()
+            };
+            // An exception that did not end its part is not raised: the condition was asked again, or the deadline came
+            // first.
+            raised.retain(|(part, (failure, _))| parts.get(*part) == Some(&Some(Err(failure.clone()))));
+            let ended = |at: usize| {
+                let id = known.get(at).copied().flatten();
+                children::ended_by(py, body.engine(), &body.task_name(), id, |id| body.take_child(id))
+            };
+            let outcomes = outcomes(py, &body.task_name(), parts, ended)?;
+            // The exceptions themselves, with their tracebacks, in place of what is stored of them.
+            for (part, (_, raised)) in raised {
+                if outcomes.get_item(part)?.is_instance_of::<PyException>() {
+                    outcomes.set_item(part, raised.into_err(py).into_value(py))?;
+                }
+            }
+            Ok(outcomes)
+        })
+    }
+
+    /// What a step has returned; raises what it has raised.
+    fn step_result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        panics::method(|| {
+            let (result, codec, raised) = {
+                let mut state = self.state.lock();
+                let result = state.result.take().unwrap_or(Err(CallError::Suspended));
+                let What::Step(step) = &mut state.what else { return Ok(py.None().into_bound(py)) };
+                (result, step.codec.kept(py), step.raised.take())
+            };
+            match (result, raised) {
+                (Ok(_) | Err(CallError::Failed(_)), Some(raised)) => Err(raised.into_err(py)),
+                (Ok(value), None) => Ok(codec.decode(py, &value)?.into_bound()),
+                (Err(error), _) => Err(self.error(py, &error)),
+            }
+        })
+    }
+
+    /// What was recorded of one of bide's own values: text, a time, or nothing.
+    fn recorded<'py>(&self, py: Python<'py>, is_time: bool) -> PyResult<Option<Bound<'py, PyAny>>> {
+        panics::method(|| {
+            let result = self.state.lock().result.take().unwrap_or(Err(CallError::Suspended));
+            let value = result.map_err(|error| self.error(py, &error))?;
+            if is_time {
+                return self.coroutine.get().recorded_time(py, &value).map(Some);
+            }
+            let text = (value.tag() == b's').then(|| String::from_utf8_lossy(value.payload()).into_owned());
+            text.map(|text| Ok(pyo3::types::PyString::new(py, &text).into_any())).transpose()
+        })
+    }
+
+    /// The children that were started: their ids, and their names as waits.
+    fn started(&self, py: Python<'_>) -> PyResult<Vec<(String, String)>> {
+        panics::method(|| {
+            let body = self.body(py)?;
+            let mut state = self.state.lock();
+            let result = state.result.take().unwrap_or(Err(CallError::Suspended));
+            if let Err(error) = result {
+                drop(state);
+                return Err(self.error(py, &error));
+            }
+            let children = body.started_children(&self.call);
+            let What::Start(starts) = &state.what else { return Ok(Vec::new()) };
+            let named = children.into_iter().enumerate().filter_map(|(at, (key, recorded))| {
+                let id = starts.created.get(&at).copied().or(recorded)?;
+                Some((id.to_string(), children::name_of(&key)))
+            });
+            Ok(named.collect())
+        })
+    }
+}
+
+impl PyCall {
+    fn step_failed(&self, py: Python<'_>, raised: Raised) -> PyResult<()> {
+        let failure = errors::describe(py, &raised);
+        let matches = {
+            let state = self.state.lock();
+            let What::Step(step) = &state.what else { return Ok(()) };
+            step.retry.as_ref().map(|retry| retry.matches.bind(py).clone())
+        };
+        let covered = matches.is_some_and(|matches| {
+            gil::call1(&matches, raised.value(py)).and_then(|answer| gil::is_truthy(&answer)).unwrap_or(false)
+        });
+        let fed = if covered {
+            Fed::Raised(failure, Retry { random: self.body(py)?.engine().random() })
+        } else {
+            Fed::Executed(Err(failure))
+        };
+        let before = match &mut self.state.lock().what {
+            // One that is tried again and then returns has raised nothing.
+            What::Step(step) => std::mem::replace(&mut step.raised, Some(raised)),
+            _ => None,
+        };
+        drop(before);
+        self.feed(py, fed)
+    }
+}

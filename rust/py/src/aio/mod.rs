@@ -1,0 +1,16 @@
+//! Coroutines of the host: `bide/_loop.py` drives them on an event loop, by what is here.
+//!
+//! A call of a handle is a Rust future. The loop polls it ([`pending::Future`]); what completes it on another thread puts it
+//! in the queue of the loop ([`queue::LoopQueue`]) and wakes the loop, once for many.
+
+mod call;
+mod coroutine;
+mod gate;
+mod pending;
+mod queue;
+
+pub(crate) use call::PyCall;
+pub(crate) use coroutine::PyCoroutine;
+pub(crate) use gate::PyGateWatch;
+pub(crate) use pending::PyPending;
+pub(crate) use queue::{Loop, LoopQueue, PyLoopQueue};
