@@ -269,7 +269,10 @@ def test_waits_side_by_side_are_refused_with_the_remedy(store: str) -> None:
     async def body(handle: bide.AsyncTaskHandle) -> None:
         await asyncio.gather(handle.sleep(0.01), handle.sleep(0.01))
 
-    with bide.Runner(store) as runner, pytest.raises(bide.RunFailed, match="a body waits for one thing after the other"):
+    with (
+        bide.Runner(store) as runner,
+        pytest.raises(bide.RunFailed, match="a body waits for one thing after the other"),
+    ):
         runner.run(bide.Workflow("w", [body]))
 
 

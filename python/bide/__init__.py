@@ -7,7 +7,7 @@ from bide._core import Channel, TaskHandle, __version__
 
 # isort: split
 from bide._async_handle import AsyncTaskHandle
-from bide._bind import From, Gate
+from bide._bind import FailureOf, From, Gate
 from bide._codec import Pickle, codec
 from bide._context import Context
 from bide._control import HistoryEntry
@@ -68,6 +68,7 @@ __all__ = [
     "DefinitionError",
     "Each",
     "Event",
+    "FailureOf",
     "Fired",
     "First",
     "Follower",

@@ -4,7 +4,7 @@ A request is a committed row, with who has asked and why. It works from any proc
 across crashes: whoever executes the run acts on it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -54,12 +54,13 @@ class Filter(msgspec.Struct, frozen=True):
     workflow: Any
     status: Any
     since: Any
+    tags: Any
     every: bool
 
     def refuse_run(self, what: str) -> None:
         """Refuse a run together with a filter. The workflow may say which run a key means."""
-        if self.status is not None or self.since is not None or self.every:
-            msg = f"{what} takes a run or a filter (status=, workflow=, since=, all=), not both"
+        if self.status is not None or self.since is not None or self.tags is not None or self.every:
+            msg = f"{what} takes a run or a filter (status=, workflow=, since=, tags=, all=), not both"
             raise DefinitionError(msg)
 
     def each(self, runner: "Runner", possible: tuple[RunStatus, ...], what: str, do: Callable[[str], object]) -> int:
@@ -67,16 +68,17 @@ class Filter(msgspec.Struct, frozen=True):
 
         One that has changed meanwhile is left out.
         """
-        if self.status is None and self.workflow is None and self.since is None and not self.every:
+        chosen = (self.status, self.workflow, self.since, self.tags)
+        if all(one is None for one in chosen) and not self.every:
             msg = (
                 f"{what} of every run in the store needs all=True: or name a run, or a filter (status=, workflow=, "
-                "since=)"
+                "since=, tags=)"
             )
             raise DefinitionError(msg)
         if self.since is not None and not isinstance(self.since, timedelta):
             moment(self.since, "since")
         done = 0
-        for found in runner.runs(status=self.status, workflow=self.workflow, since=self.since):
+        for found in runner.runs(status=self.status, workflow=self.workflow, since=self.since, tags=self.tags):
             if found.status in possible:
                 try:
                     do(found.id)
@@ -157,6 +159,7 @@ class Controls:
         force: bool = False,
         status: RunStatus | str | None = None,
         since: "Since" = None,
+        tags: Mapping[str, str] | None = None,
         all: bool = False,  # noqa: A002 - the designed name
     ) -> int:
         """Cancel a run, or all runs that a filter chooses, and return how many.
@@ -167,7 +170,7 @@ class Controls:
         too. `force=True` ends it at once, without clean-up. Raises a `BideError` if the run has completed or failed.
         """
         request = asked("cancel", by=by, reason=reason, flag=bool(force))
-        return self._ask(request, UNENDED, run, Filter(workflow, status, since, bool(all)))
+        return self._ask(request, UNENDED, run, Filter(workflow, status, since, tags, bool(all)))
 
     def pause(  # noqa: PLR0913 - as above
         self,
@@ -178,6 +181,7 @@ class Controls:
         reason: str | None = None,
         status: RunStatus | str | None = None,
         since: "Since" = None,
+        tags: Mapping[str, str] | None = None,
         all: bool = False,  # noqa: A002 - the designed name
     ) -> int:
         """Pause a run, or all runs that a filter chooses, and return how many.
@@ -187,7 +191,7 @@ class Controls:
         """
         request = asked("pause", by=by, reason=reason)
         possible = (RunStatus.Pending, RunStatus.Running)
-        return self._ask(request, possible, run, Filter(workflow, status, since, bool(all)))
+        return self._ask(request, possible, run, Filter(workflow, status, since, tags, bool(all)))
 
     def resume(  # noqa: PLR0913 - as above
         self,
@@ -198,6 +202,7 @@ class Controls:
         reason: str | None = None,
         status: RunStatus | str | None = None,
         since: "Since" = None,
+        tags: Mapping[str, str] | None = None,
         all: bool = False,  # noqa: A002 - the designed name
     ) -> int:
         """Continue a paused run, or all that a filter chooses, and return how many.
@@ -206,7 +211,7 @@ class Controls:
         because processes died of it.
         """
         request = asked("resume", by=by, reason=reason)
-        return self._ask(request, (RunStatus.Paused,), run, Filter(workflow, status, since, bool(all)))
+        return self._ask(request, (RunStatus.Paused,), run, Filter(workflow, status, since, tags, bool(all)))
 
     def retry(  # noqa: PLR0913 - as above
         self,
@@ -219,6 +224,7 @@ class Controls:
         reason: str | None = None,
         status: RunStatus | str | None = None,
         since: "Since" = None,
+        tags: Mapping[str, str] | None = None,
         all: bool = False,  # noqa: A002 - the designed name
     ) -> int:
         """Continue a failed or cancelled run, or all that a filter chooses, and return how many.
@@ -234,7 +240,7 @@ class Controls:
             raise DefinitionError(msg)
         request = asked("retry", by=by, reason=reason, task=from_task, flag=bool(fresh))
         possible = (RunStatus.Failed, RunStatus.Cancelled)
-        return self._ask(request, possible, run, Filter(workflow, status, since, bool(all)))
+        return self._ask(request, possible, run, Filter(workflow, status, since, tags, bool(all)))
 
     def satisfy(
         self,
@@ -295,6 +301,7 @@ class Controls:
         workflow: "Chosen" = None,
         status: RunStatus | str | None = None,
         since: "Since" = None,
+        tags: Mapping[str, str] | None = None,
         all: bool = False,  # noqa: A002 - the designed name
     ) -> int:
         """Delete an ended run, or all ended runs that a filter chooses, and return how many.
@@ -302,7 +309,7 @@ class Controls:
         The child runs that its bodies have started go with it; a child itself is kept as long as its parent.
         """
         runner = cast("Runner", self)
-        chosen = Filter(workflow, status, since, bool(all))
+        chosen = Filter(workflow, status, since, tags, bool(all))
         if run is None:
             return chosen.each(runner, ENDED, "delete", lambda one: delete_one(runner, one))
         chosen.refuse_run("delete")

@@ -143,8 +143,9 @@ class TaskHandle:
         after each call, at most every `max_interval_ms`, each interval up to `jitter` (0 to 1) longer or shorter.
         After `timeout` the wait raises `bide.WaitTimeout`; the deadline is absolute, so a crash does not extend it.
 
-        `on_error` says what the condition's exceptions do: with `bide.Tolerate(5)`, the default, the fifth in a row
-        ends the wait; with `"raise"` the first one; with `"ignore"` none.
+        `on_error` says what the condition's exceptions do: with `bide.Tolerate(5, seconds=30)`, the default, the fifth
+        in a row ends the wait, or the first one after it that comes 30 seconds after the first; with `"raise"` the
+        first one; with `"ignore"` none.
 
         The condition's value is recorded, so it must be one that can be stored; if only its truth matters, return
         `bool(...)`. `name` names the wait in the journal instead of the condition's own name, so that waits keep
@@ -498,7 +499,12 @@ class Workflow:
     """A compiled workflow: its graph, validated, and its tasks."""
 
     def __new__(
-        cls, name: str, fail_fast: bool, tasks: Sequence[CompiledTask], signals: list[str] | None = None
+        cls,
+        name: str,
+        fail_fast: bool,
+        tasks: Sequence[CompiledTask],
+        signals: list[str] | None = None,
+        timeout: float | None = None,
     ) -> Workflow: ...
     @property
     def is_async(self) -> bool:
@@ -547,6 +553,7 @@ class Runner:
         contextvars: list[ContextVars],
         linger: bool,
         many: bool,
+        options: tuple[dict[str, str], int, int | None] | None = None,
     ) -> list[RunHandle]:
         """Create runs, each from inputs and a key, in one commit; or attach to the runs that their keys name.
 
@@ -589,7 +596,16 @@ class Runner:
     def pending_requests(self) -> int:
         """Return how many requests wait for their answers here: for tests."""
 
-    def runs(self, status: str | None, workflow: str | None, since: int | None, limit: int | None) -> list[Snapshot]:
+    def runs(
+        self,
+        status: str | None,
+        workflow: str | None,
+        since: int | None,
+        limit: int | None,
+        tags: dict[str, str] | None = None,
+        key_prefix: str | None = None,
+        parent: str | None = None,
+    ) -> list[Snapshot]:
         """Return runs as they stand, newest first; `since` is microseconds since 1970."""
 
     def latest(self, id: str, channel: Channel[Any]) -> _EventFields | None:  # noqa: A002 - as the extension names it
@@ -920,6 +936,13 @@ class Snapshot:
 
     def inputs(self) -> list[tuple[str, bytes]]:
         """Return the inputs as they are stored."""
+
+    def decoded_inputs(self) -> dict[str, Any]:
+        """Return the inputs as the tasks read them."""
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags of the run."""
 
     @property
     def key(self) -> str | None:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias, TypeVar, overload
 
-from bide import _core, _events, _surroundings
+from bide import _core, _events, _options, _surroundings
 from bide._control import Controls
 from bide._core import Channel
 from bide._duration import count, moment, optional_seconds, seconds
@@ -128,45 +128,72 @@ class Runner(Controls, RunnerTwins):
 
     # --- running ---------------------------------------------------------------------------------------------------
 
-    def run(
+    def run(  # noqa: PLR0913 - each is a setting of its own, by keyword
         self,
         workflow: Workflow,
         inputs: Mapping[str, Any] | None = None,
         *,
         key: str | None = None,
         timeout: Duration | None = None,
+        tags: Mapping[str, str] | None = None,
+        priority: int = 0,
+        start_at: datetime | None = None,
+        start_after: Duration | None = None,
     ) -> RunResult:
         """Run a workflow and return its result; raise `RunFailed` if it failed.
 
         With a `key` the call attaches to that workflow's run of the key, if there is one. `timeout` limits this
-        wait only (`TimeoutError`): the run continues.
+        wait only (`TimeoutError`): the run continues. The rest is that of `submit`.
         """
         refuse_in_body("Runner.run()")
         refuse_on_loop("Runner.run()", "`await runner.run_async(workflow, inputs)`")
         limit = optional_seconds(timeout, "timeout", zero=True)
-        return self._submit_one(workflow, inputs, key, linger=limit is None).result(limit)
+        said = _options.options("run", tags, priority, start_at, start_after)
+        return self._submit_one(workflow, inputs, key, said, linger=limit is None).result(limit)
 
-    def submit(
-        self, workflow: Workflow, inputs: Mapping[str, Any] | None = None, *, key: str | None = None
+    def submit(  # noqa: PLR0913 - each is a setting of its own, by keyword
+        self,
+        workflow: Workflow,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        priority: int = 0,
+        start_at: datetime | None = None,
+        start_after: Duration | None = None,
     ) -> RunHandle:
-        """Commit a run and return a handle to wait for it."""
-        return self._submit_one(workflow, inputs, key, linger=False)
+        """Commit a run and return a handle to wait for it.
 
-    def submit_many(
+        `tags` are texts by which `runs` finds it, such as `{"customer": "7"}`. Of the tasks that are ready, those of
+        runs with a higher `priority` start first. `start_at`, a datetime with a time zone, or `start_after`, seconds or
+        a `timedelta`, says when the run begins: it is committed at once, and nothing of it starts before. All of this
+        is said once: a call that attaches to the run of its `key` changes nothing.
+        """
+        said = _options.options("submit", tags, priority, start_at, start_after)
+        return self._submit_one(workflow, inputs, key, said, linger=False)
+
+    def submit_many(  # noqa: PLR0913 - each is a setting of its own, by keyword
         self,
         workflow: Workflow,
         inputs: Iterable[Mapping[str, Any] | None],
         keys: Iterable[str | None] | None = None,
+        *,
+        tags: Mapping[str, str] | None = None,
+        priority: int = 0,
+        start_at: datetime | None = None,
+        start_after: Duration | None = None,
     ) -> list[RunHandle]:
         """Commit many runs at once and return their handles, in the order of the inputs.
 
-        A key that exists attaches, as in `run`. If one key or one of the inputs is refused, nothing is submitted.
+        A key that exists attaches, as in `run`. If one key or one of the inputs is refused, nothing is submitted. Tags,
+        priority and start are those of `submit`, for all of them.
         """
+        said = _options.options("submit_many", tags, priority, start_at, start_after)
         compiled = self._core_workflow(workflow)
         given, names = paired(inputs, keys, "submit_many")
         encode = workflow._compiled().encode_inputs
         encoded = [encode(one) for one in given]
-        return self._submit(compiled, list(zip(encoded, names, strict=True)), many=True)
+        return self._submit(compiled, list(zip(encoded, names, strict=True)), said, many=True)
 
     def register(self, workflow: Workflow) -> None:
         """Register a workflow and continue its unfinished runs, including those of a runner that died."""
@@ -309,25 +336,35 @@ class Runner(Controls, RunnerTwins):
         """Return a run's current state; raise `KeyError` if there is none, or if runs of two workflows have the key."""
         return RunResult(self._snapshot(self._find(id_or_key, workflow)))
 
-    def runs(
+    def runs(  # noqa: PLR0913 - each is a setting of its own, by keyword
         self,
         *,
         status: RunStatus | str | None = None,
         workflow: Workflow | str | None = None,
         since: datetime | timedelta | None = None,
+        tags: Mapping[str, str] | None = None,
+        key_prefix: str | None = None,
+        parent: Run | None = None,
         limit: int | None = None,
     ) -> list[RunResult]:
-        """Return runs in their current state, newest first. `since` is a time span or a datetime with a time zone."""
+        """Return runs in their current state, newest first.
+
+        `since` is a time span or a datetime with a time zone. With `tags`, only runs that have all of these; with
+        `key_prefix`, only runs whose key begins so; with `parent`, only the runs that the bodies of that run started.
+        """
         micros = None
         if since is not None:
             then = datetime.now().astimezone() - since if isinstance(since, timedelta) else moment(since, "since")
             micros = int(then.timestamp() * 1_000_000)
         name = workflow.name if isinstance(workflow, Workflow) else workflow
         most = None if limit is None else count(limit, "limit")
+        tagged = _options.check_tags(tags, "runs")
         if name is not None and not is_text(name):
             return []
-        snapshots = self._core.runs(None if status is None else escape_surrogates(str(status)), name, micros, most)
-        return [RunResult(snapshot) for snapshot in snapshots]
+        prefix = None if key_prefix is None else check_text(key_prefix, "key_prefix")
+        above = None if parent is None else self._find_run(parent, None)
+        one = None if status is None else escape_surrogates(str(status))
+        return [RunResult(found) for found in self._core.runs(one, name, micros, most, tagged, prefix, above)]
 
     @overload
     def events(
@@ -462,25 +499,31 @@ class Runner(Controls, RunnerTwins):
         return compiled
 
     def _submit_one(
-        self, workflow: Workflow, inputs: Mapping[str, Any] | None, key: str | None, *, linger: bool
+        self,
+        workflow: Workflow,
+        inputs: Mapping[str, Any] | None,
+        key: str | None,
+        said: _options.Options | None,
+        *,
+        linger: bool,
     ) -> RunHandle:
         compiled = self._core_workflow(workflow)
         encoded = workflow._compiled().encode_inputs(inputs)
-        return self._submit(compiled, [(encoded, _check_key(key))], linger=linger)[0]
+        return self._submit(compiled, [(encoded, _check_key(key))], said, linger=linger)[0]
 
     def _submit_soon(
-        self, workflow: Workflow, inputs: Mapping[str, Any] | None, key: str | None
+        self, workflow: Workflow, inputs: Mapping[str, Any] | None, key: str | None, said: _options.Options | None
     ) -> "asyncio.Future[RunHandle]":
         """Submit a run together with those of other callers on event loops."""
         compiled = self._core_workflow(workflow)
         encoded = workflow._compiled().encode_inputs(inputs)
-        return self._submitter.put(Submission(compiled, encoded, _check_key(key)))
+        return self._submitter.put(Submission(compiled, encoded, _check_key(key), said))
 
     def _submit_each(self, runs: list[Submission]) -> list[RunHandle | BaseException]:
-        """Submit runs of one workflow at once; if one is refused, one after the other."""
+        """Submit runs of one workflow with the same options at once; if one is refused, one after the other."""
         compiled, inputs = runs[0].compiled, [(run.inputs, run.key) for run in runs]
         try:
-            return [*self._submit(compiled, inputs, [run.contextvars for run in runs])]
+            return [*self._submit(compiled, inputs, runs[0].said, [run.contextvars for run in runs])]
         except BaseException as error:  # noqa: BLE001 - each caller gets its own
             if len(runs) == 1:
                 return [error]
@@ -494,6 +537,7 @@ class Runner(Controls, RunnerTwins):
         self,
         compiled: "_core.Workflow",
         runs: list[tuple[list[tuple[str, bytes]], str | None]],
+        said: _options.Options | None,
         context: list[contextvars.Context] | None = None,
         *,
         linger: bool = False,
@@ -501,12 +545,12 @@ class Runner(Controls, RunnerTwins):
     ) -> list[RunHandle]:
         context = [contextvars.copy_context()] if context is None else context
         try:
-            handles = self._core.submit(compiled, runs, context, linger, many)
+            handles = self._core.submit(compiled, runs, context, linger, many, said)
         except DefinitionError:
             recorded = self._as_recorded(compiled, runs)
             if recorded == runs:
                 raise
-            handles = self._core.submit(compiled, recorded, context, linger, many)
+            handles = self._core.submit(compiled, recorded, context, linger, many, said)
         return [RunHandle(handle, self, key) for handle, (_, key) in zip(handles, runs, strict=True)]
 
     def _as_recorded(

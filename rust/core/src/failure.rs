@@ -36,10 +36,12 @@ pub enum FailureKind {
     ChildFailed,
     /// The run was cancelled while the body waited, or before it made this call.
     Cancelled,
+    /// The run did not end before its deadline.
+    RunTimeout,
 }
 
 impl FailureKind {
-    const NAMES: [(Self, &'static str); 12] = [
+    const NAMES: [(Self, &'static str); 13] = [
         (Self::Raised, "error"),
         (Self::WaitTimeout, "wait_timeout"),
         (Self::TaskTimeout, "task_timeout"),
@@ -52,6 +54,7 @@ impl FailureKind {
         (Self::RequestRefused, "request_refused"),
         (Self::ChildFailed, "child_failed"),
         (Self::Cancelled, "cancelled"),
+        (Self::RunTimeout, "run_timeout"),
     ];
 
     /// The name by which it is stored.

@@ -14,6 +14,7 @@ use crate::failure::Failure;
 use crate::graph::Graph;
 use crate::id::{NO_MAP, RunId, TaskId, TaskIx};
 use crate::message::{Message, StoredMessage};
+use crate::options::RunOptions;
 use crate::pack::{Pair, unpack};
 use crate::status::{RunStatus, SubStatus, TaskStatus};
 use crate::time::Time;
@@ -336,6 +337,8 @@ pub struct NewRun {
     pub created_at: Time,
     /// The body that starts it as its child, if one does.
     pub parent: Option<Arc<Parent>>,
+    /// Tags, priority and times; none if nothing was said.
+    pub options: Option<Box<RunOptions>>,
 }
 
 /// The record by which a body has started a run as its child.
@@ -357,7 +360,7 @@ impl NewRun {
     /// A run without key and inputs.
     #[must_use]
     pub fn new(id: RunId, workflow: i64, version: i64, created_at: Time) -> Self {
-        Self { id, workflow, version, key: None, inputs: Arc::new([]), created_at, parent: None }
+        Self { id, workflow, version, key: None, inputs: Arc::new([]), created_at, parent: None, options: None }
     }
 
     /// The same run with a key, or with none.
@@ -370,6 +373,12 @@ impl NewRun {
     #[must_use]
     pub fn with_inputs(self, inputs: Arc<[u8]>) -> Self {
         Self { inputs, ..self }
+    }
+
+    /// The same run with tags, priority and times.
+    #[must_use]
+    pub fn with_options(self, options: Option<Box<RunOptions>>) -> Self {
+        Self { options, ..self }
     }
 
     /// The same run as the child of a body, or of none.
@@ -412,6 +421,8 @@ pub struct RunRow {
     pub depth: u32,
     /// That it was cancelled, if it was: its bodies may still clean up.
     pub cancel: Option<Arc<Cancel>>,
+    /// Tags, priority and times.
+    pub options: RunOptions,
 }
 
 impl RunRow {
@@ -434,6 +445,7 @@ impl RunRow {
             parent: None,
             depth: 0,
             cancel: None,
+            options: RunOptions::default(),
         }
     }
 

@@ -83,6 +83,7 @@ impl RunState {
             // It is executed, but for its bodies.
             state.status = RunStatus::Running;
         }
+        state.set_times(run.created_at, run.options.start_at, run.options.deadline);
         state.crashes = run.crashes;
         state.ended_at = run.ended_at.unwrap_or_default();
         state.recovered = true;
@@ -212,6 +213,13 @@ impl RunState {
         if crashes != self.crashes || stale || self.version().is_some() {
             self.crashes = crashes;
             self.write_run(out);
+        }
+        if self.is_held_by_time(out) {
+            if self.status == RunStatus::Running {
+                let controls = self.take_controls();
+                self.deliver_all(controls, out);
+            }
+            return;
         }
         // Chosen before any of them changes: a task that is started when another ends is not resumed a second time.
         let order = self.graph.order().iter().map(|ix| TaskRef::plain(*ix));

@@ -59,12 +59,14 @@ mod hand;
 mod mail;
 mod maps;
 mod rows;
+mod schedule;
 mod skip;
 mod steps;
 mod waits;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::block::BlockReason;
 use crate::control::Cancel;
@@ -137,6 +139,10 @@ pub(crate) struct RunDetail {
     pub(crate) interrupted: HashMap<TaskRef, Interrupted>,
     /// It has been held in this process: a body that was suspended for that continues when it is not.
     pub(crate) was_held: bool,
+    /// When it begins, as long as it has not.
+    pub(crate) start_at: Option<Time>,
+    /// When it must have ended, and how long after it begins that is.
+    pub(crate) deadline: Option<(Time, Duration)>,
     /// The workflow version to record for the run, if it is executed in another than it was created with.
     pub(crate) version: Option<i64>,
 }
@@ -450,6 +456,8 @@ impl RunState {
             Event::ChildEnded { run, status } => self.child_ended(run, status, out),
             Event::Due { task, attempt, timer } => self.due(task, attempt, timer, out)?,
             Event::GraceOver { task, attempt, grace, limit } => self.grace_over(task, attempt, (grace, limit), out)?,
+            Event::StartDue => self.start_due(out),
+            Event::Expired => self.expired(out),
             Event::Published(published) => self.published(*published, out),
             // Its bodies cannot clean up.
             Event::Block { .. } if self.cancel().is_some() => self.end_unfinished(out),
@@ -585,6 +593,12 @@ impl RunState {
             self.resume(out);
             return;
         }
+        if !self.is_held_by_time(out) {
+            self.start_roots(out);
+        }
+    }
+
+    fn start_roots(&mut self, out: &mut Out<'_>) {
         let graph = Arc::clone(&self.graph);
         for task in graph.roots().iter().map(|ix| TaskRef::plain(*ix)) {
             // One that fails as it starts may have skipped it.

@@ -116,6 +116,8 @@ pub enum Source {
     SameElement(u32),
     /// What the elements of this mapped task have come to.
     Elements(u32),
+    /// What failed of this task, if anything did.
+    Failure(u32),
 }
 
 /// A body that may start.
@@ -188,6 +190,8 @@ pub enum Arg {
     Item(u32),
     /// What the elements of a mapped task have come to.
     Elements(Box<ElementOutcomes>),
+    /// What failed, and the name of the task or element that did.
+    Failure(Box<(Arc<str>, Failure)>),
 }
 
 impl From<Option<Value>> for Arg {

@@ -27,6 +27,7 @@ mod maps;
 mod messages;
 mod moment;
 mod notify;
+mod options;
 mod panics;
 mod plan;
 mod process;

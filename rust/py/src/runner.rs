@@ -1,11 +1,12 @@
 //! `_core.Runner`: an engine with Python as its host, opened on a store, closed once.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bide_core::{RunId, RunStatus, Time, Value};
+use bide_core::{RunId, RunOptions, RunStatus, Time, Value};
 use bide_executor::failpoint::{self, Failpoint};
 use bide_executor::{Coroutines, Engine, Pool, RunRequest, Settlement, SubmitError, SystemClock, default_slots};
 use bide_store::RunFilter;
@@ -22,6 +23,7 @@ use crate::history::{self, PyHappened};
 use crate::host::{Local, Originals, PyEngine, Vars};
 use crate::messages::{self, PyLetter, PySent, run_id};
 use crate::notify::Notifier;
+use crate::options::PyOptions;
 use crate::process::{self, Home, Kind, SLICE};
 use crate::run_handle::PyRunHandle;
 use crate::snapshot::PySnapshot;
@@ -141,6 +143,7 @@ impl PyRunner {
     /// first of them has ended, or a little later, if the store takes its time: a caller that waits for it anyway leaves
     /// the interpreter to the body for all that time. `many` is for the words of errors: which of them was refused.
     /// `contextvars` are those of each run, or one for all.
+    #[pyo3(signature = (workflow, runs, contextvars, linger, many, options=None))]
     fn submit(
         &self,
         py: Python<'_>,
@@ -149,6 +152,7 @@ impl PyRunner {
         contextvars: Vec<Bound<'_, PyAny>>,
         linger: bool,
         many: bool,
+        options: Option<PyOptions>,
     ) -> PyResult<Vec<PyRunHandle>> {
         panics::method(|| {
             self.open(py)?;
@@ -157,11 +161,12 @@ impl PyRunner {
             let contextvars = contextvars.into_iter().map(|vars| Ok(Vars::new(vars)?.map(Arc::new)));
             let contextvars = contextvars.collect::<PyResult<Vec<_>>>()?;
             let of_run = |at: usize| contextvars.get(at).or(contextvars.first()).cloned().flatten();
+            let options: RunOptions = options.map(Into::into).unwrap_or_default();
             let originals: Vec<Arc<Originals>> = runs.iter().map(|_| Arc::default()).collect();
             let wanted = runs.into_iter().zip(&originals).enumerate().map(|(at, ((inputs, key), originals))| {
                 let inputs = inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect();
                 let request = RunRequest::new(PyEngine::ordered(inputs)).with_key(key.map(Into::into));
-                request.with_local(Local::new(of_run(at), originals))
+                request.with_options(options.clone()).with_local(Local::new(of_run(at), originals))
             });
             let engine = &self.inner.engine;
             let (graph, bodies) = workflow.shared(py);
@@ -292,6 +297,8 @@ impl PyRunner {
     }
 
     /// Runs as they stand, newest first.
+    #[pyo3(signature = (status, workflow, since, limit, tags=None, key_prefix=None, parent=None))]
+    #[expect(clippy::too_many_arguments, reason = "each narrows the listing down")]
     fn runs(
         &self,
         py: Python<'_>,
@@ -299,6 +306,9 @@ impl PyRunner {
         workflow: Option<String>,
         since: Option<i64>,
         limit: Option<usize>,
+        tags: Option<BTreeMap<String, String>>,
+        key_prefix: Option<String>,
+        parent: Option<&str>,
     ) -> PyResult<Vec<PySnapshot>> {
         panics::method(|| {
             self.open(py)?;
@@ -311,7 +321,10 @@ impl PyRunner {
                     errors::definition(py, &format!("status='{name}' is no status of a run; there are {all}"))
                 })?),
             };
-            let filter = RunFilter { status, workflow, since: since.map(Time), limit };
+            let tags = tags.into_iter().flatten().map(|(name, value)| (name.into(), value.into())).collect();
+            let parent = parent.map(|id| run_id(py, id)).transpose()?;
+            let since = since.map(Time);
+            let filter = RunFilter { status, workflow, since, limit, tags, key_prefix, parent };
             let listed = gil::detached(py, || self.inner.engine.store().list(&filter));
             let listed = listed.map_err(|error| errors::store(py, &error))?;
             listed.into_iter().map(|stored| PySnapshot::listed(py, &self.inner.engine, stored)).collect()

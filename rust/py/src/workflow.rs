@@ -11,7 +11,7 @@ use bide_core::{Graph, RetryPolicy, RunIf, TaskSpec};
 use bide_executor::Source;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyString, PyTuple};
+use pyo3::types::{PyBool, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
 use crate::body::{Argument, Binding, Form, NamedOutput, PyBody, PyGate, PyRetry};
@@ -53,13 +53,14 @@ impl PyWorkflow {
 #[pymethods]
 impl PyWorkflow {
     #[new]
-    #[pyo3(signature = (name, fail_fast, tasks, signals=None))]
+    #[pyo3(signature = (name, fail_fast, tasks, signals=None, timeout=None))]
     fn new(
         py: Python<'_>,
         name: &str,
         fail_fast: bool,
         tasks: Vec<CompiledTask<'_>>,
         signals: Option<Vec<String>>,
+        timeout: Option<f64>,
     ) -> PyResult<Self> {
         panics::method(|| {
             let (mut specs, mut calls) = (Vec::with_capacity(tasks.len()), Vec::with_capacity(tasks.len()));
@@ -70,6 +71,7 @@ impl PyWorkflow {
             }
             let graph = Graph::build(name, specs, fail_fast).and_then(|graph| graph.with_signals(signals));
             let graph = graph.map_err(|why| errors::definition(py, &why.0))?;
+            let graph = graph.with_timeout(timeout.map(Duration::from_secs_f64));
             let mut lists = 0;
             let bodies = calls.into_iter().zip(0..).map(|(call, ix)| call.into_body(&graph, ix, &mut lists));
             let bodies = bodies.collect::<PyResult<_>>()?;
@@ -187,9 +189,9 @@ struct CompiledSource<'py>(
     Vec<(Bound<'py, PyString>, Codec)>,
 );
 
-/// `Retry._parts()`: attempts, delay, backoff, `max_delay`, jitter, `fresh`, `matches`, and whether that is true of a
+/// `Retry._parts(has_timeout)`: attempts (none: no limit), delay, backoff, `max_delay`, jitter, `fresh`, `matches`, and whether that is true of a
 /// timeout.
-type CompiledRetry<'py> = (u32, f64, f64, f64, f64, bool, Bound<'py, PyAny>, bool);
+type CompiledRetry<'py> = (Option<u32>, f64, f64, f64, f64, bool, Bound<'py, PyAny>, bool);
 
 /// What a task is executed with, before the graph gives its dependencies their positions.
 struct Calls<'py> {
@@ -228,7 +230,7 @@ impl<'py> CompiledTask<'py> {
         spec.gathers = gathers.into_iter().map(Into::into).collect();
         spec.wants_handle = binding.wants_handle;
         spec.wants_context = binding.wants_context || gate_bindings.iter().any(|binding| binding.wants_context);
-        let retry = retry.map(|retry| read_retry(&retry, &mut spec.retry)).transpose()?;
+        let retry = retry.map(|retry| read_retry(&retry, &mut spec.retry, spec.timeout.is_some())).transpose()?;
         let (called, finish) = match gate {
             None => (Vec::new(), None),
             Some(gate) => read_gate(&gate, &mut spec)?,
@@ -314,6 +316,10 @@ fn read_source(
             });
             return named.collect::<PyResult<_>>().map(Argument::Named);
         }
+        SourceKind::Failure => {
+            sources.push(Source::Failure(task(&name)?));
+            return Ok(Argument::Failure(sources.len() - 1));
+        }
         SourceKind::Task => Source::Output(task(&name)?),
         SourceKind::Input => Source::Input(name.as_str().into()),
         SourceKind::ItemOfTask => Source::ItemOfOutput(task(&name)?),
@@ -350,10 +356,14 @@ fn missing(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     MISSING.import(py, "bide._signature", "MISSING")
 }
 
-pub(crate) fn read_retry(retry: &Bound<'_, PyAny>, policy: &mut RetryPolicy) -> PyResult<PyRetry> {
-    let parts = gil::call0(&retry.getattr(pyo3::intern!(retry.py(), "_parts"))?)?;
+/// Reads a `bide.Retry`, of a task with a `timeout` or of something else.
+pub(crate) fn read_retry(retry: &Bound<'_, PyAny>, policy: &mut RetryPolicy, has_timeout: bool) -> PyResult<PyRetry> {
+    let py = retry.py();
+    let has_timeout = PyBool::new(py, has_timeout);
+    let parts = gil::call1(&retry.getattr(pyo3::intern!(py, "_parts"))?, has_timeout.as_any())?;
     let (attempts, delay, backoff, max_delay, jitter, fresh, matches, covers_timeout): CompiledRetry<'_> =
         parts.extract()?;
+    let attempts = attempts.unwrap_or(RetryPolicy::FOREVER);
     let delay = Duration::from_secs_f64(delay);
     let max_delay = Duration::from_secs_f64(max_delay).max(delay);
     *policy = RetryPolicy { attempts, delay, backoff, max_delay, jitter, fresh };
@@ -382,6 +392,7 @@ impl FromPyObject<'_, '_> for RunIfName {
     fn extract(name: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
         match &*name.cast::<PyString>()?.to_cow()? {
             "succeeded" => Ok(Self(RunIf::Succeeded)),
+            "none_failed" => Ok(Self(RunIf::NoneFailed)),
             "failed" => Ok(Self(RunIf::Failed)),
             "done" => Ok(Self(RunIf::Done)),
             other => Err(errors::definition(name.py(), &format!("run_if='{other}' is not known"))),
@@ -402,6 +413,7 @@ enum SourceKind {
     List,
     Mapped,
     Named,
+    Failure,
 }
 
 impl FromPyObject<'_, '_> for SourceKind {
@@ -420,6 +432,7 @@ impl FromPyObject<'_, '_> for SourceKind {
             "list" => Ok(Self::List),
             "mapped" => Ok(Self::Mapped),
             "named" => Ok(Self::Named),
+            "failure" => Ok(Self::Failure),
             other => Err(errors::definition(name.py(), &format!("a source of the kind '{other}' is not known"))),
         }
     }

@@ -130,6 +130,10 @@ impl RunState {
             if held {
                 self.dispatch_all(out);
             }
+            // It need not wait for the time at which it was to begin.
+            if self.run_detail().start_at.take().is_some() {
+                self.start_roots(out);
+            }
             if !force {
                 self.cancel_tasks(out);
             }

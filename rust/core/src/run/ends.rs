@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::event::{Effect, Outcome, Retry, Timer};
 use crate::failure::Failure;
-use crate::graph::RunIf;
 use crate::id::{NO_MAP, TaskIx, TaskRef};
 use crate::record::{DoneRow, Write};
 use crate::status::{RunStatus, TaskStatus};
@@ -88,7 +87,7 @@ impl RunState {
         let attempts = self.task(task).attempts;
         let policy = self.graph.spec(task.ix).retry;
         if let Some(retry) = retry.filter(|_| policy.allows_after(attempts) && self.may_try_again(task)) {
-            let at = out.now.after(policy.delay_before(attempts + 1, retry.random));
+            let at = out.now.after(policy.delay_before(attempts.saturating_add(1), retry.random));
             self.task_mut(task).status = TaskStatus::Pending;
             if policy.fresh {
                 self.refuse_taken(
@@ -154,7 +153,7 @@ impl RunState {
                 TaskStatus::Ready => state.started_at == Time::default() && !state.reenter,
                 _ => false,
             };
-            if waiting && graph.spec(task.ix).run_if == RunIf::Succeeded {
+            if waiting && !graph.spec(task.ix).run_if.runs_after_failures() {
                 self.skip(task, SkipCause::Task(cause), true, out);
                 self.task_ended(task, out);
             }
@@ -247,6 +246,9 @@ impl RunState {
         self.clear_marks(out);
         if status.is_ended() {
             self.refuse_queued(status, out);
+            if let Some(detail) = &mut self.run_detail {
+                detail.blocked_by = None;
+            }
         }
         self.write_run(out);
         out.effects.push(Effect::Settled { status });

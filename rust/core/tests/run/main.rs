@@ -14,6 +14,7 @@ mod plan;
 mod properties;
 mod reopened;
 mod requests;
+mod schedule;
 mod script;
 mod show;
 mod steps;

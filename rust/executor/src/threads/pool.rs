@@ -233,6 +233,10 @@ impl<H: Host> Upcalls for Engine<H> {
         self.enqueue(run, Event::Started { task, attempt });
     }
 
+    fn priority(job: &Ready<H>) -> i32 {
+        job.run.priority()
+    }
+
     fn set_blocked(job: &Ready<H>, by: Option<String>) {
         job.run.note(job.task, by);
     }

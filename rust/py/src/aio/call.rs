@@ -14,7 +14,7 @@ use pyo3::types::PyList;
 
 use super::coroutine::PyCoroutine;
 use super::pending::Future;
-use crate::body::PyRetry;
+use crate::body::{PyRetry, covers};
 use crate::errors::{self, names};
 use crate::gil::{self, Kept, Raised};
 use crate::host::Python3;
@@ -226,7 +226,7 @@ impl PyCall {
         panics::method(|| {
             let (name, proof, codec, key, once) = described;
             let mut policy = RetryPolicy::NONE;
-            let retry = retry.map(|retry| read_retry(&retry, &mut policy)).transpose()?;
+            let retry = retry.map(|retry| read_retry(&retry, &mut policy, false)).transpose()?;
             let (proof, older) = (proof.map(Into::into), older.map(Into::into));
             let arguments = StepArguments { proof, older, advice: Python3::STEP_ADVICE };
             let options = StepOptions { keyed: key.is_some(), once, retry: retry.as_ref().map(|_| policy) };
@@ -568,15 +568,16 @@ impl PyCall {
 
 impl PyCall {
     fn step_failed(&self, py: Python<'_>, raised: Raised) -> PyResult<()> {
-        let failure = errors::describe(py, &raised);
         let matches = {
             let state = self.state.lock();
             let What::Step(step) = &state.what else { return Ok(()) };
             step.retry.as_ref().map(|retry| retry.matches.bind(py).clone())
         };
-        let covered = matches.is_some_and(|matches| {
-            gil::call1(&matches, raised.value(py)).and_then(|answer| gil::is_truthy(&answer)).unwrap_or(false)
-        });
+        let (raised, covered) = match matches.map_or(Ok(false), |matches| covers(&matches, raised.value(py))) {
+            Ok(covered) => (raised, covered),
+            Err(broken) => (broken, false),
+        };
+        let failure = errors::describe(py, &raised);
         let fed = if covered {
             Fed::Raised(failure, Retry { random: self.body(py)?.engine().random() })
         } else {

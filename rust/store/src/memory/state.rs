@@ -128,6 +128,12 @@ impl State {
     /// Has a run that has ended or stopped executed again: somebody is to claim it.
     pub(super) fn reopen(&mut self, id: RunRowId) {
         if let Some(run) = self.runs.get_mut(&id) {
+            if run.status.is_ended()
+                && let Some(options) = &mut run.options
+            {
+                // It is over, and so is that of the same run once more.
+                options.deadline = None;
+            }
             (run.status, run.ended_at, run.runner) = (RunStatus::Running, None, None);
             self.unowned.insert(id);
             self.ended.retain(|ended| *ended != id);
@@ -215,6 +221,7 @@ impl State {
             parent: run.parent.as_ref().map(|parent| parent.run),
             depth: run.parent.as_ref().map_or(0, |parent| parent.depth),
             cancel: run.cancel.clone(),
+            options: run.options.as_deref().cloned().unwrap_or_default(),
         }
     }
 

@@ -28,7 +28,9 @@ const MAIL: &str = "SELECT seq, run FROM message WHERE seq > ?1 ORDER BY seq";
 const RECEIVER: &str = "SELECT r.status, v.signals, o.lock, r.held FROM run r LEFT JOIN version v ON v.id = r.version \
      LEFT JOIN runner o ON o.id = r.runner WHERE r.id = ?1 AND r.uuid = ?2";
 const STATUS: &str = "SELECT status, held FROM run WHERE id = ?1";
-const REOPEN: &str = "UPDATE run SET status = 1, ended_at = NULL, runner = NULL, epoch = NULL WHERE id = ?1";
+/// The deadline of a run that has ended is over, and so is that of the same run once more.
+const REOPEN: &str = "UPDATE run SET deadline = CASE WHEN status < 3 THEN deadline END, status = 1, ended_at = NULL, \
+     runner = NULL, epoch = NULL WHERE id = ?1";
 const END: &str = "UPDATE run SET status = 5, ended_at = ?3, cancel = ?4, blocked_by = NULL, held = 0 \
      WHERE id = ?1 AND uuid = ?2 AND status < 3 AND runner IS NULL";
 const END_TASKS: &str = "UPDATE task SET status = 6, sub_status = NULL, ended_at = ?2, blocked_by = ?3, entered = 0, \

@@ -218,10 +218,20 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         })
     }
 
+    /// Whether the run ends at a time whatever its bodies do: they are woken then.
+    fn has_deadline(&self) -> bool {
+        self.run.options.as_ref().is_some_and(|options| options.deadline.is_some())
+    }
+
     /// The sleep is over; one until the next poll has ended the last one.
     #[inline(never)]
     pub(super) fn wakes(&self, waiting: &mut Waiting, sleep: Sleep, woken: Woken) {
         waiting.poll = None;
+        // A poll is begun in any case, and finds that out itself.
+        if !matches!(sleep, Sleep::Poll(_)) && self.has_deadline() && self.run.is_over() {
+            waiting.fed = Fed::Stopped;
+            return;
+        }
         if woken == Woken::Rung && matches!(sleep, Sleep::Poll(_)) {
             let condition = Arc::clone(waiting.call.name());
             let workers = &self.engine.dispatch().workers;
@@ -308,7 +318,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             let outcome = event.map_or(Ok(()), |event| self.engine.commit_own(None, &self.run, event));
             // While its run is paused it gets no slot: it is entered again afterwards.
             let held = self.run.state.lock().is_held();
-            (outcome, (!held).then(|| workers.resume(&self.parker)))
+            (outcome, (!held).then(|| workers.resume(&self.parker, self.run.priority())))
         });
         waiting.poll = None;
         waiting.parked = permit.is_none();
