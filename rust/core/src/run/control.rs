@@ -91,8 +91,6 @@ impl RunState {
         let detail = self.run_detail();
         detail.blocked_by = Some(BlockReason::Requested { who });
         detail.was_held = true;
-        // Nobody is blamed for what happens while it is paused.
-        self.clear_marks(out);
         self.write_run(out);
     }
 
@@ -294,6 +292,8 @@ impl RunState {
     pub(super) fn end_cancelled(&mut self, task: TaskRef, out: &mut Out<'_>) {
         self.refuse_taken(task, UNANSWERED, out);
         self.close_gate(task, out);
+        // Its mark goes with this row.
+        self.clear_suspicion(task, out);
         let cause = self.cancel_cause();
         let state = self.task_mut(task);
         state.status = TaskStatus::Cancelled;

@@ -85,6 +85,7 @@ impl RunState {
         self.close_gate(task, out);
         self.task_mut(task).reenter = false;
         self.new_record(out);
+        self.clear_suspicion(task, out);
         self.skip(task, SkipCause::Reason(why), false, out);
         self.task_ended(task, out);
     }
