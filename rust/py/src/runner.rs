@@ -286,7 +286,7 @@ impl PyRunner {
     fn history<'py>(&self, py: Python<'py>, id: &str) -> PyResult<Option<Vec<PyHappened<'py>>>> {
         panics::method(|| {
             self.open(py)?;
-            history::history(py, &self.inner.engine, parse(py, id)?)
+            history::history(py, &self.inner.engine, run_id(py, id)?)
         })
     }
 
