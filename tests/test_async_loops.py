@@ -59,7 +59,7 @@ async def test_unfinished_runs_continue_on_the_loop_of_async_with(file: Path) ->
     loop = asyncio.get_running_loop()
     async with bide.Runner(file) as runner:
         handle = await runner.submit_async(waiting, key="k")
-        while (await runner.get_async(handle.id)).tasks["waits"].sub_status is None:
+        while (await runner.get_async(handle.id)).tasks["waits"].sub_status is None:  # noqa: ASYNC110 - a store has no event
             await asyncio.sleep(0.005)
     go.append(True)
     async with bide.Runner(file, workflows=[waiting]) as runner:
@@ -84,7 +84,7 @@ def test_loop_factory_makes_the_runners_loop(store: str) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("uvloop") is None, reason="uvloop is not installed")
 def test_bodies_execute_on_uvloop(store: str) -> None:
-    import uvloop
+    import uvloop  # noqa: PLC0415 - where it is installed
 
     @bide.task
     async def body(handle: bide.AsyncTaskHandle) -> str:
@@ -269,10 +269,7 @@ def test_waits_side_by_side_are_refused_with_the_remedy(store: str) -> None:
     async def body(handle: bide.AsyncTaskHandle) -> None:
         await asyncio.gather(handle.sleep(0.01), handle.sleep(0.01))
 
-    with (
-        bide.Runner(store) as runner,
-        pytest.raises(bide.RunFailed, match="a body waits for one thing after the other"),
-    ):
+    with bide.Runner(store) as runner, pytest.raises(bide.RunFailed, match="a body waits for one thing after the"):
         runner.run(bide.Workflow("w", [body]))
 
 

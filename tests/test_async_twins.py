@@ -1,6 +1,7 @@
 """Every blocking method of `Runner` and `RunHandle` has an awaitable twin, which does not block the event loop."""
 
 import asyncio
+import contextvars
 import inspect
 import threading
 
@@ -86,8 +87,6 @@ async def test_many_callers_share_commits_and_threads(store: str) -> None:
 
 
 async def test_the_contextvars_of_each_caller_reach_its_run(store: str) -> None:
-    import contextvars
-
     var = contextvars.ContextVar("var", default=0)
 
     @bide.task

@@ -178,7 +178,7 @@ BAD += [
     (_no_task, r"From\('laod'\), and no task has that name: did you mean 'load'\?"),
     (_both, "give one"),
     (_task_as_input, "Input\\('load'\\), which is the name of a task"),
-    (_bare, "From, Input and Each take a name"),
+    (_bare, "From, Input, Each and FailureOf take a name"),
 ]
 
 

@@ -14,10 +14,14 @@ from processes import Child
 Status = bide.TaskStatus
 
 
+def never() -> bool:
+    return False
+
+
 def test_a_run_that_waits_too_long_fails_at_its_deadline(runner: bide.Runner) -> None:
     @bide.task
     def polls(handle: bide.TaskHandle) -> None:
-        handle.defer_until(bool, 5)
+        handle.defer_until(never, 5)
 
     @bide.task
     def sleeps(handle: bide.TaskHandle) -> None:
@@ -27,7 +31,7 @@ def test_a_run_that_waits_too_long_fails_at_its_deadline(runner: bide.Runner) ->
     def asks(handle: bide.TaskHandle) -> None:
         handle.wait_for("never")
 
-    @bide.task(gate=bide.until(bool, every=0.01))
+    @bide.task(gate=bide.until(never, every=0.01))
     def gated() -> None: ...
 
     @bide.task(depends_on=[polls, gated], run_if="done")
@@ -73,7 +77,7 @@ def test_the_bodies_of_a_late_run_are_released(runner: bide.Runner) -> None:
     @bide.task
     def polls(handle: bide.TaskHandle) -> None:
         try:
-            handle.defer_until(bool, 5)
+            handle.defer_until(never, 5)
         finally:
             left.release()
 

@@ -38,7 +38,7 @@ class AsyncCalls:
 
     def _within(self) -> int:
         place = here.get()
-        return place[1] if place is not None and place[0] is self else BODY
+        return place[1] if place is not None and place[0] is self._core else BODY
 
     async def _wait_time(self, wait: After | At, name: str) -> None:
         from bide._combine import plan  # noqa: PLC0415 - as in __init__.py
@@ -142,7 +142,7 @@ class AsyncCalls:
 
     async def _run(self, function: Any, within: int) -> Any:  # noqa: ANN401 - code of the user's
         """Run a condition or a step: an `async def` here, a plain function on a worker thread."""
-        token = here.set((self, within))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] # it is one
+        token = here.set((self._core, within))
         try:
             if is_async(function):
                 return await function()

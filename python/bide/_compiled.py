@@ -259,8 +259,8 @@ def _finish(
     for source in binding.sources:
         if source.kind == "failure" and one.run_if not in {"done", "failed"}:
             msg = (
-                f"{where}: parameter {source.parameter!r} takes the failure of task {source.name!r}, and starts only "
-                'if that has not failed: give it run_if="done" or run_if="failed"'
+                f"{where}: parameter {source.parameter!r} takes the failure of task {source.name!r}, but this task "
+                'starts only if that has not failed: give it run_if="done" or run_if="failed"'
             )
             raise DefinitionError(msg)
     binding = mapped.resolve(binding, where, of_mapped=one.name in mapped.names)

@@ -16,6 +16,7 @@ from bide._codec import Codec
 from bide._combine import Fired, First, Plan
 from bide._compiled import CompiledTask
 from bide._control import Asked
+from bide._loop import BodyLoop
 from bide._result import RunResult
 from bide._retry import Retry
 from bide._waits import OnError, WaitBase
@@ -635,9 +636,6 @@ class Runner:
     def loop_queue(self) -> LoopQueue:
         """Return what its event loop works on."""
 
-    def async_load(self) -> tuple[int, int, int]:
-        """Return used slots for coroutines, all of them, and how many coroutines execute or are deferred."""
-
     def close(self, grace: float, cancel: Callable[[], object]) -> bool:
         """Suspend deferred bodies, wait `grace` seconds for others, and close the store; True if all bodies ended.
 
@@ -654,8 +652,19 @@ class LoopQueue:
     def turn(self) -> list[Future[None]]:
         """Begin a turn of the loop, and return the futures to complete."""
 
-    def take(self, most: int) -> list[Coroutine]:
-        """Return coroutines to start, at most this many."""
+    def run_ready(
+        self, cancelling: Callable[[], int]
+    ) -> tuple[int, Coroutine | None, tuple[Any | None, Any | None, Any | None]]:
+        """Execute coroutines that are ready, in a task of which `cancelling` is that method, until one suspends.
+
+        Return why that has ended, as numbers that `_loop.py` names, with what coroutine.
+        """
+
+    def has_ready(self) -> bool:
+        """Return whether there are coroutines to execute."""
+
+    def set_bodies(self, bodies: BodyLoop | None) -> None:
+        """Keep the loop for the handles of bodies, until it is None."""
 
     def take_gates(self) -> list[GateWatch]:
         """Return gates to poll."""
@@ -700,8 +709,12 @@ class Coroutine:
     def begun(self) -> bool:
         """Return whether it was entered, and is to be called."""
 
-    def call(self, handle: AsyncTaskHandle) -> Any:
-        """Call the function and return its coroutine."""
+    def call(self, contextvars: ContextVars) -> Any:
+        """Call the function within contextvars and return its coroutine."""
+
+    @property
+    def handle(self) -> AsyncTaskHandle:
+        """Its handle."""
 
     def returned(self, value: object) -> Pending | None:
         """Report what it has returned; return what to wait for, if anything."""

@@ -27,10 +27,14 @@ def current(kind: type[Any] | None = None) -> Any:
     `LookupError`, after the body's end a `BideError`.
     """
     place = here.get()
-    handle: TaskHandle | AsyncTaskHandle = _of_thread() if place is None or _executes_here() else place[0]
-    if isinstance(handle, AsyncTaskHandle) and handle._core.ended:
-        msg = f"bide.current(): the body of task {handle.task_name!r} has ended"
+    handle: TaskHandle | AsyncTaskHandle
+    if place is None or _executes_here():
+        handle = _of_thread()
+    elif place[0].ended:
+        msg = f"bide.current(): the body of task {place[0].task_name!r} has ended"
         raise BideError(msg)
+    else:
+        handle = place[0].handle
     if kind is not None and not isinstance(handle, kind):
         msg = f"bide.current({kind.__name__}): the body that executes here has a {type(handle).__name__}"
         raise LookupError(msg)

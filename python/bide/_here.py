@@ -7,18 +7,18 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from bide._async_handle import AsyncTaskHandle
+    from bide._core import Coroutine
 
 BODY, STEP, CONDITION = 0, 1, 2
 """What a call is made within, as the extension reads it."""
 
-Here: TypeAlias = "tuple[AsyncTaskHandle, int] | None"
+Here: TypeAlias = "tuple[Coroutine, int] | None"
 
 here: ContextVar[Here] = ContextVar("bide.here", default=None)
-"""The handle of the coroutine whose code executes, and what that is within. Code that it starts inherits it."""
+"""The coroutine whose code executes, and what that is within. Code that it starts inherits it. Set by the extension."""
 
 
 def in_coroutine() -> bool:
     """Whether code of a coroutine of any runner executes here, also on a thread that it was given to."""
     place = here.get()
-    return place is not None and not place[0]._core.ended
+    return place is not None and not place[0].ended

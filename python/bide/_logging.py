@@ -17,8 +17,8 @@ def _stamp(record: logging.LogRecord) -> None:
     body = _log_slot.current
     run, task, attempt = body.run, body.task, body.attempt
     if run is None and (place := here.get()) is not None:
-        handle = place[0]
-        run, task, attempt = handle.run_id, shown(handle.task_name), handle.attempt
+        coroutine = place[0]
+        run, task, attempt = coroutine.run_id, shown(coroutine.task_name), coroutine.attempt
     # A record's own value wins: a user's `extra={"task": …}` is what the user meant.
     for name, value in (("run", run), ("task", task), ("attempt", attempt)):
         record.__dict__.setdefault(name, value)

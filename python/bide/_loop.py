@@ -1,33 +1,29 @@
 """`BodyLoop`: drives the coroutines of a runner on an event loop, the caller's or one of the runner's own.
 
-The extension decides which bodies execute and wakes the loop through a socket, once for many. Each body is an
-`asyncio.Task` in contextvars of its own: on Python 3.12 and later an eager one, which costs no turn of the loop unless
-the body waits.
+The extension wakes the loop through a socket, once for many. Bodies are executed one after the other within an
+`asyncio.Task`, a driver, each in contextvars of its own. The first body that suspends keeps that task as its own until
+it ends; another driver takes over. So a body that never suspends costs no task, and one that does has its own.
 """
 
 import asyncio
 import contextlib
-import queue
-import sys
-import threading
-from collections.abc import Awaitable, Callable, Coroutine
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any, TypeVar
 
 from bide import _core
-from bide._async_handle import AsyncTaskHandle
 from bide._errors import Cancelled
 from bide._here import BODY, here
+from bide._loop_threads import LoopThreads
 
 T = TypeVar("T")
 
-BATCH = 256
-"""How many bodies are started in one turn of the loop."""
+_IDLE, _BUDGET, _SUSPENDED, _BEGINS, _CANCELLED, _ENDS = range(6)
+"""Why `_core.LoopQueue.run_ready` has stopped to execute bodies (`rust/py/src/aio/run.rs`)."""
 
-MAX_THREADS = 32
-"""How many plain functions execute at once for coroutines."""
-
-EAGER = sys.version_info >= (3, 12)
+_NOT_BEGUN = object()
+"""In place of what a coroutine awaits: its first step was not made yet."""
 
 
 def suspension() -> asyncio.CancelledError:
@@ -54,12 +50,15 @@ class BodyLoop:
         self._core = core
         self._bodies: dict[_core.Coroutine, asyncio.Task[None]] = {}
         self._gates: set[asyncio.Task[None]] = set()
-        self._threads = _Threads(loop)
-        self._cancel_all = False
+        self._driver: asyncio.Task[None] | None = None
+        self._asides: set[asyncio.Task[None]] = set()
+        self._threads = LoopThreads(loop)
+        self._has_ended = self._cancel_all = False
         self.future = loop.create_future
 
     def start(self) -> None:
         """Begin to execute bodies. On the loop's thread."""
+        self._core.set_bodies(self)
         self.loop.add_reader(self._core.fileno(), self._turn)
         self._turn()
 
@@ -85,19 +84,11 @@ class BodyLoop:
         for future in core.turn():
             if not future.done():
                 future.set_result(None)
-        started = core.take(BATCH)
-        for body in started:
-            handle = AsyncTaskHandle._of(body, self)
-            task = self._spawn(self._execute(body, handle), body.contextvars())
-            if not task.done():
-                self._bodies[body] = task
-        if len(started) == BATCH:
-            core.wake()
+        self._take_over()
         for gate in core.take_gates():
             watch = self._spawn(self._watch(gate), gate.contextvars())
-            if not watch.done():
-                self._gates.add(watch)
-                watch.add_done_callback(self._gates.discard)
+            self._gates.add(watch)
+            watch.add_done_callback(self._gates.discard)
         if core.closing or core.take_lost():
             self._suspend()
         if core.take_interrupted():
@@ -113,8 +104,8 @@ class BodyLoop:
         if closing:
             for watch in list(self._gates):
                 watch.cancel()
-            if self.own and not self._bodies and not self._core.bodies:
-                self.loop.stop()
+            if not self._core.bodies and not self._bodies:
+                self._end()
 
     def _interrupt(self) -> None:
         """Cancel the bodies whose runs were cancelled, and those that were cut off."""
@@ -123,41 +114,92 @@ class BodyLoop:
                 task.cancel("the run was cancelled")
 
     def _end(self) -> None:
+        if self._has_ended:
+            return
+        self._has_ended = True
+        self._core.set_bodies(None)
         self.loop.remove_reader(self._core.fileno())
         if self.own:
             self.loop.stop()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], vars: Context) -> "asyncio.Task[None]":  # noqa: A002
-        if EAGER and self.loop.get_task_factory() is None:
-            return asyncio.Task(coroutine, loop=self.loop, context=vars, eager_start=True)  # type: ignore[call-arg,unused-ignore]
         return self.loop.create_task(coroutine, context=vars)
 
-    async def _execute(self, body: "_core.Coroutine", handle: AsyncTaskHandle) -> None:
-        """Execute a body from its beginning to its end."""
-        here.set((handle, BODY))
+    def _take_over(self) -> None:
+        """Have one more driver execute what is ready, unless one is about to."""
+        if self._driver is None and self._core.has_ready():
+            self._driver = self._spawn(self._drive(), Context())
+
+    async def _drive(self) -> None:
+        """Execute bodies one after the other, up to one that suspends: the task is then its own, to its end."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - this is one
+        left: int = _BEGINS
+        body: Any
+        parts: Any
         try:
-            pending = body.begin()
-            if pending is not None:
-                await self._finished(pending)
-            if not body.begun():
-                return
+            while left in {_BEGINS, _ENDS}:
+                left, body, parts = self._core.run_ready(task.cancelling)
+                if left == _BEGINS:
+                    self._aside(self._begin(body, parts[0]))
+                elif left == _ENDS:
+                    self._aside(self._finished(parts[0]))
+        finally:
+            self._driver = None
+            if left == _BUDGET:
+                self._core.wake()  # the loop has a turn before the next one
+            else:
+                self._take_over()
+        if left == _SUSPENDED:
+            await self._go_on(task, body, parts)
+
+    def _aside(self, waits: Coroutine[Any, Any, None]) -> None:
+        """Wait for something in a task of its own."""
+        task = self._spawn(waits, Context())
+        self._asides.add(task)
+        task.add_done_callback(self._asides.discard)
+
+    async def _begin(self, body: "_core.Coroutine", pending: "_core.Pending") -> None:
+        """Begin a body that has to wait for that, and execute it in this task."""
+        await self._finished(pending)
+        if not body.begun():
+            return
+        task, context = asyncio.current_task(), body.contextvars()
+        assert task is not None  # noqa: S101 - this is one
+        context.run(here.set, (body, BODY))
+        try:
+            coroutine = awaits(body.call(context))
+        except BaseException as error:  # noqa: BLE001 - whatever the call raises is the failure of the body
+            await self._ended(body.raised(error))
+            return
+        if body.take_interrupt():  # asked for before it was one of `_bodies`
+            task.cancel("the run was cancelled")
+        await self._go_on(task, body, (coroutine, _NOT_BEGUN, context))
+
+    async def _go_on(self, task: "asyncio.Task[None]", body: "_core.Coroutine", parts: tuple[Any, Any, Any]) -> None:
+        """Execute a body to its end, in this task."""
+        self._bodies[body] = task
+        try:
             if body.has_timeout:
                 self._limit(body)
             try:
-                called = body.call(handle)
-                value = await called if isinstance(called, Awaitable) else called
+                value = await _steps(*parts)
             except BaseException as error:  # noqa: BLE001 - whatever the body raises is its failure
                 ended = body.raised(error)
             else:
                 ended = body.returned(value)
-            while ended is not None:
-                try:
-                    await self._finished(ended)
-                except asyncio.CancelledError:
-                    continue
-                break
+            await self._ended(ended)
         finally:
             self._bodies.pop(body, None)
+
+    async def _ended(self, ended: "_core.Pending | None") -> None:
+        """Wait for the end of a body, if it has to be waited for."""
+        while ended is not None:
+            try:
+                await self._finished(ended)
+            except asyncio.CancelledError:
+                continue
+            return
 
     def _limit(self, body: "_core.Coroutine") -> None:
         """Have the body cancelled when its `timeout` is over."""
@@ -200,59 +242,35 @@ class BodyLoop:
             await future
 
 
-class _Threads:
-    """Daemon threads that call plain functions for coroutines. One that does not return does not hold up the exit."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._work: queue.SimpleQueue[tuple[asyncio.Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
-        self._idle = 0
-        self._threads = 0
-        self._lock = threading.Lock()
-
-    def run(self, function: Callable[[], T]) -> "asyncio.Future[T]":
-        future: asyncio.Future[T] = self._loop.create_future()
-        with self._lock:
-            starts = self._idle == 0 and self._threads < MAX_THREADS
-            if starts:
-                self._threads += 1
-            elif self._idle:
-                self._idle -= 1
-        self._work.put((future, function))
-        if starts:
-            threading.Thread(target=self._serve, name="bide-call", daemon=True).start()
-        return future
-
-    def stop(self) -> None:
-        with self._lock:
-            threads = self._threads
-        for _ in range(threads):
-            self._work.put(None)
-
-    def _serve(self) -> None:
-        while (work := self._work.get()) is not None:
-            future, function = work
-            done: tuple[asyncio.Future[Any], Any, BaseException | None]
+@types.coroutine
+def _steps(coroutine: Coroutine[Any, Any, T], awaited: object, context: Context) -> Generator[Any, Any, T]:
+    """Execute the steps of a coroutine within contextvars; `awaited` is what its first step awaits, or `_NOT_BEGUN`."""
+    run, send, throw = context.run, coroutine.send, coroutine.throw
+    try:
+        if awaited is _NOT_BEGUN:
+            awaited = run(send, None)
+        while True:
             try:
-                done = (future, function(), None)
-            except BaseException as error:  # noqa: BLE001 - it is raised where the function is awaited
-                done = (future, None, error)
-            with self._lock:
-                self._idle += 1
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                self._loop.call_soon_threadsafe(_complete, *done)
-            del work, future, function, done
+                value = yield awaited
+            except GeneratorExit:
+                run(coroutine.close)
+                raise
+            except BaseException as error:  # noqa: BLE001 - it is the coroutine's
+                awaited = run(throw, error)
+            else:
+                awaited = run(send, value)
+    except StopIteration as ended:
+        result: T = ended.value
+        return result
 
 
-def _complete(future: "asyncio.Future[Any]", value: object, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(value)
-    elif isinstance(error, StopIteration):  # a future does not take it
-        future.set_exception(RuntimeError(f"a plain function raised {error!r}"))
-    else:
-        future.set_exception(error)
+async def _await(awaitable: Awaitable[T]) -> T:
+    return await awaitable
+
+
+def awaits(called: Any) -> Coroutine[Any, Any, Any]:  # noqa: ANN401 - what a coroutine function returns
+    """Return a coroutine that awaits what a body's function has returned. Called by the extension too."""
+    return called if hasattr(called, "send") else _await(called)
 
 
 def start_own(core: "_core.LoopQueue", factory: Callable[[], asyncio.AbstractEventLoop] | None) -> BodyLoop:

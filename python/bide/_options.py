@@ -52,7 +52,7 @@ def check_tags(tags: Mapping[str, str] | None, what: str) -> dict[str, str]:
     for name, value in tags.items():
         if not isinstance(name, str) or not isinstance(value, str):
             hint = f": write {str(value)!r}" if isinstance(name, str) and isinstance(value, (int, float)) else ""
-            msg = f"{what}: tags are texts by text, and {name!r} is {value!r}{hint}"
+            msg = f"{what}: names and values of tags are texts, but {name!r} is {value!r}{hint}"
             raise DefinitionError(msg)
         checked[check_text(name, f"{what}: the name of a tag")] = value
         if not is_text(value):

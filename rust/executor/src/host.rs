@@ -40,7 +40,7 @@ pub trait Host: Send + Sync + Sized + 'static {
         crate::panic::no_panic(f)
     }
 
-    /// Whether a body does not block a thread: it is dispatched by [`Host::coroutines`].
+    /// Whether a body does not block a thread: its dispatcher hands it to another one.
     fn is_coroutine(_body: &Self::Body) -> bool {
         false
     }
@@ -50,9 +50,9 @@ pub trait Host: Send + Sync + Sized + 'static {
         false
     }
 
-    /// The dispatcher of bodies that do not block a thread, if the host has one beside that of the others.
-    fn coroutines(_dispatch: &Self::Dispatch) -> Option<&crate::coroutines::Coroutines<Self>> {
-        None
+    /// The host's name of the calling thread, for its log.
+    fn this_thread() -> u64 {
+        0
     }
 
     /// Whether a task's retry policy covers its `timeout`.
@@ -79,6 +79,9 @@ pub trait Dispatch<H: Host>: Send + Sync + 'static {
 
     /// What was announced by [`Dispatch::coming`] is ready, or will not be.
     fn came(&self) {}
+
+    /// Takes what the thread that has made it ready cannot execute itself, and dispatches that.
+    fn divert(&self, _ready: &mut Vec<Ready<H>>) {}
 
     /// This gate is open and waits for a condition.
     fn gate(&self, gate: Gate<H>);

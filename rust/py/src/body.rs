@@ -187,6 +187,12 @@ impl PyBody {
 }
 
 impl Binding {
+    /// Whether one of them is the handle, or is made with it.
+    pub(crate) fn wants_handle(&self) -> bool {
+        let all = self.positional.iter().chain(self.keyword.iter().map(|(_, argument)| argument));
+        all.into_iter().any(|argument| matches!(argument, Argument::Handle | Argument::Gate { .. }))
+    }
+
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         for argument in self.positional.iter().chain(self.keyword.iter().map(|(_, argument)| argument)) {
             match argument {

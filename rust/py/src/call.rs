@@ -60,7 +60,7 @@ impl<'py> Arguments<'_, 'py> {
     }
 
     #[inline]
-    fn call_within(
+    pub(crate) fn call_within(
         &self,
         names: &Names,
         vars: &Bound<'py, PyAny>,

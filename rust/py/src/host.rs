@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bide_core::{PollPolicy, TaskRef, Value};
-use bide_executor::{Coroutines, Engine, Host, Pool, Run, Source};
+use bide_executor::{Engine, Host, Pool, Run, Source};
 use bide_sync::Mutex;
 use pyo3::prelude::*;
 
@@ -155,8 +155,9 @@ impl Host for Python3 {
         body.gate(part).is_some_and(|gate| gate.is_async)
     }
 
-    fn coroutines(dispatch: &Pool<Self>) -> Option<&Coroutines<Self>> {
-        dispatch.coroutines()
+    fn this_thread() -> u64 {
+        // SAFETY: always succeeds. It is what `threading.get_ident` returns.
+        (unsafe { libc::pthread_self() }) as u64
     }
 
     fn retries_timeout(body: &PyBody) -> bool {

@@ -104,10 +104,7 @@ impl PyRunner {
             // The notifier's thread must not be the first to import it: during an exit it could not end in there.
             py.import("logging")?;
             let notifier = Arc::new(Notifier::default());
-            let queue = LoopQueue::new(&notifier).map_err(|error| {
-                let why = format!("the runner cannot have a socket pair to wake its event loop: {error}");
-                errors::bide(py, &why)
-            })?;
+            let queue = LoopQueue::new(py, &notifier)?;
             let pool = pool.with_coroutines(Coroutines::new(async_slots, Loop(Arc::clone(&queue))));
             let retention = retention.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
             let log = Arc::clone(&notifier);
@@ -375,14 +372,6 @@ impl PyRunner {
     fn loop_queue(&self) -> PyResult<PyLoopQueue> {
         self.inner.home.check("Runner")?;
         Ok(PyLoopQueue::new(Arc::clone(&self.inner.queue), Arc::clone(&self.inner.engine)))
-    }
-
-    /// Slots for coroutines in use and in all, and coroutines that execute or are deferred.
-    fn async_load(&self) -> PyResult<(usize, usize, usize)> {
-        self.inner.home.check("Runner")?;
-        let Some(coroutines) = self.inner.engine.dispatch().coroutines() else { return Ok((0, 0, 0)) };
-        let (used, total) = coroutines.slots_in_use();
-        Ok((used, total, coroutines.bodies()))
     }
 
     /// The store's name, without secrets.

@@ -321,9 +321,15 @@ impl Attempt {
         }
     }
 
-    /// Leaves a call as it is: a step that was interrupted is not recorded, and a wait stays open. The next use of the
-    /// wait's name continues with it.
+    /// Leaves a call as it is: a step that was interrupted is not recorded, and a wait stays open.
     pub fn abandon(&mut self, call: &Call) {
+        if !call.is_over() {
+            self.ends(call);
+        }
+    }
+
+    /// As [`Attempt::abandon`], of a call that the body has cancelled: the next use of a wait's name continues with it.
+    pub fn cancel(&mut self, call: &Call) {
         if call.is_over() {
             return;
         }

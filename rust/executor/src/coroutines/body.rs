@@ -2,6 +2,7 @@
 //!
 //! A future never blocks. It waits for commits, for alarms and for a slot, all of which complete on other threads.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -27,6 +28,8 @@ use crate::threads::limit::Limit;
 pub struct CoroutineBody<H: Host> {
     /// The engine that executes it.
     engine: Arc<Engine<H>>,
+    /// Its dispatcher.
+    coroutines: Arc<Coroutines<H>>,
     /// Its run.
     run: Arc<Run<H>>,
     /// Its task.
@@ -36,12 +39,15 @@ pub struct CoroutineBody<H: Host> {
     /// Its slot.
     slot: Mutex<Held<H>>,
     /// The remaining execution time, if its task has a limit.
-    limit: Option<Arc<Limit<H>>>,
+    pub(super) limit: Option<Arc<Limit<H>>>,
     /// What ends with it.
     own: Mutex<Option<Own<H>>>,
     /// The child runs that it has started, so that their results are read from memory.
-    pub(super) children: Mutex<super::children::Started<H>>,
+    pub(super) children: Mutex<Started<H>>,
 }
+
+/// Children by their ids.
+pub(super) type Started<H> = Option<Box<HashMap<RunId, Arc<Run<H>>>>>;
 
 /// What a body has until it ends.
 pub(super) struct Own<H: Host> {
@@ -56,9 +62,11 @@ pub(super) struct Own<H: Host> {
 /// The slot of a body.
 pub(super) enum Held<H: Host> {
     /// It executes.
-    Slot(Slot<H>),
+    Slot(#[expect(dead_code, reason = "dropped to release it")] Slot<H>),
     /// It executes without one: it has left a wait, and gets the next slot that is free.
-    Due(oneshot::Receiver<Slot<H>>),
+    Due(
+        #[expect(dead_code, reason = "dropped to withdraw it, or to release what has come")] oneshot::Receiver<Slot<H>>,
+    ),
     /// It is deferred, or has ended.
     None,
 }
@@ -93,18 +101,13 @@ impl Alarm for Ring {
 }
 
 impl<H: Host> CoroutineBody<H> {
-    pub(super) fn new(
-        engine: &Arc<Engine<H>>,
-        run: &Arc<Run<H>>,
-        task: TaskRef,
-        attempt: u32,
-        slot: Slot<H>,
-        own: Own<H>,
-    ) -> Arc<Self> {
+    pub(super) fn new(run: &Arc<Run<H>>, task: TaskRef, attempt: u32, slot: Slot<H>, own: Own<H>) -> Arc<Self> {
+        let (engine, coroutines) = (&own.counted.engine, &own.counted.coroutines);
         let name = run.workflow.graph.name_of(task);
         Arc::new(Self {
             engine: Arc::clone(engine),
-            limit: Limit::start(engine, run, task, attempt, 0),
+            coroutines: Arc::clone(coroutines),
+            limit: Limit::start(engine, run, task, attempt, H::this_thread()),
             run: Arc::clone(run),
             task,
             attempt: Mutex::new(Attempt::new(task, name, attempt)),
@@ -281,17 +284,16 @@ impl<H: Host> CoroutineBody<H> {
     /// Leaves a call: a step is not recorded, and a wait stays open, with which the next use of its name continues. A body
     /// that was deferred gets the next slot that is free and continues without waiting for it.
     pub fn abandon(&self, call: &OpenCall) {
-        self.attempt.lock().abandon(&call.call.lock());
+        self.attempt.lock().cancel(&call.call.lock());
         self.regain();
     }
 
     fn regain(&self) {
-        let Some(coroutines) = self.coroutines() else { return };
         let mut slot = self.slot.lock();
         if !matches!(*slot, Held::None) || self.has_ended() {
             return;
         }
-        *slot = match coroutines.resume(&self.engine) {
+        *slot = match self.coroutines.resume() {
             Ok(slot) => Held::Slot(slot),
             Err(due) => Held::Due(due),
         };
@@ -301,17 +303,13 @@ impl<H: Host> CoroutineBody<H> {
         }
     }
 
-    fn coroutines(&self) -> Option<&Coroutines<H>> {
-        H::coroutines(self.engine.dispatch())
-    }
-
     /// The body has returned: what it held until now.
-    pub(super) fn take(&self) -> (Option<Own<H>>, Held<H>, Option<Arc<Limit<H>>>) {
+    pub(super) fn take(&self) -> (Option<Own<H>>, Held<H>) {
         self.attempt.lock().end();
         let children = self.children.lock().take();
         drop(children);
         let own = self.own.lock().take();
-        (own, std::mem::replace(&mut *self.slot.lock(), Held::None), self.limit.clone())
+        (own, std::mem::replace(&mut *self.slot.lock(), Held::None))
     }
 
     /// Feeds a call, and carries out its actions up to one that needs the user's code.
@@ -391,7 +389,7 @@ impl<H: Host> CoroutineBody<H> {
     fn enqueue(&self, event: Event, completion: Option<Completion>) {
         let at = self.engine.now();
         let event = QueuedEvent { run: Arc::clone(&self.run), event, at, completion };
-        let Some(coroutines) = self.coroutines() else { return };
+        let coroutines = &self.coroutines;
         if self.engine.store().blocks() {
             self.engine.path().ledger.enqueue(event);
         } else {
@@ -422,8 +420,7 @@ impl<H: Host> CoroutineBody<H> {
 
     /// Takes a slot again. False: none is given out any more.
     async fn acquire(&self) -> bool {
-        let Some(coroutines) = self.coroutines() else { return false };
-        let resumed = coroutines.resume(&self.engine);
+        let resumed = self.coroutines.resume();
         let slot = match resumed {
             Ok(slot) => slot,
             Err(due) => match due.await {

@@ -1,6 +1,5 @@
 //! How a coroutine starts child runs. It waits for them as for anything else.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bide_core::attempt::{CallError, Fed, Request, StartRequest, Within};
@@ -11,9 +10,6 @@ use crate::host::Host;
 use crate::ledger::Lost;
 use crate::runs::run::{RegisteredWorkflow, Run, RunRequest};
 use crate::threads::body::StartIdentity;
-
-/// Children by their ids.
-pub(super) type Started<H> = Option<Box<HashMap<RunId, Arc<Run<H>>>>>;
 
 /// How many children are kept in memory for a body. The results of further ones are read from the store.
 const KEPT: usize = 16_384;

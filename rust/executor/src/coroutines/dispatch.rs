@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::body::CoroutineBody;
 use crate::engine::Engine;
 use crate::host::{Dispatch, Gate, Host, Ready};
-use crate::ledger::Group;
+use crate::ledger::{Group, QueuedEvent};
 
 /// A body's start is written once it has executed for this long, so that other processes can see it.
 const SHOW_AFTER: Duration = Duration::from_millis(100);
@@ -57,21 +57,19 @@ struct State<H: Host> {
 pub(super) struct Slot<H: Host> {
     no: SlotNo,
     /// Where it is released when dropped.
-    engine: Option<Arc<Engine<H>>>,
+    coroutines: Option<Arc<Coroutines<H>>>,
 }
 
 impl<H: Host> Slot<H> {
     fn forget(mut self) {
-        self.engine = None;
+        self.coroutines = None;
     }
 }
 
 impl<H: Host> Drop for Slot<H> {
     fn drop(&mut self) {
-        if let Some(engine) = self.engine.take()
-            && let Some(coroutines) = H::coroutines(engine.dispatch())
-        {
-            coroutines.release(&engine, self.no);
+        if let Some(coroutines) = self.coroutines.take() {
+            coroutines.release(self.no);
         }
     }
 }
@@ -105,17 +103,16 @@ impl<H: Host> Start<H> {
 }
 
 /// A body that was taken and has not ended.
-pub(super) struct Counted<H: Host>(Arc<Engine<H>>);
-
-impl<H: Host> Counted<H> {
-    pub(super) fn engine(&self) -> &Arc<Engine<H>> {
-        &self.0
-    }
+pub(super) struct Counted<H: Host> {
+    /// Where it is counted.
+    pub(super) coroutines: Arc<Coroutines<H>>,
+    /// The engine that executes it.
+    pub(super) engine: Arc<Engine<H>>,
 }
 
 impl<H: Host> Drop for Counted<H> {
     fn drop(&mut self) {
-        let Some(coroutines) = H::coroutines(self.0.dispatch()) else { return };
+        let coroutines = &self.coroutines;
         let mut state = coroutines.state.lock();
         state.bodies -= 1;
         if state.bodies == 0 {
@@ -183,7 +180,7 @@ impl<H: Host> Coroutines<H> {
     }
 
     /// Takes bodies that have a slot, at most this many. Fewer: there are no more for now.
-    pub fn take(&self, most: usize) -> Vec<Start<H>> {
+    pub fn take(self: &Arc<Self>, most: usize) -> Vec<Start<H>> {
         let Some(engine) = self.engine() else { return Vec::new() };
         let taken: Vec<_> = {
             let mut state = self.state.lock();
@@ -193,10 +190,17 @@ impl<H: Host> Coroutines<H> {
         };
         let start = |(no, ready)| Start {
             ready,
-            slot: Slot { no, engine: Some(Arc::clone(&engine)) },
-            counted: Counted(Arc::clone(&engine)),
+            slot: self.slot(no),
+            counted: Counted { coroutines: Arc::clone(self), engine: Arc::clone(&engine) },
         };
         taken.into_iter().map(start).collect()
+    }
+
+    /// Whether there are bodies to take.
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
+        let state = self.state.lock();
+        !state.closing && (!state.startable.is_empty() || (!state.ready.is_empty() && state.slots.free() > 0))
     }
 
     /// Takes the gates that have opened.
@@ -223,6 +227,19 @@ impl<H: Host> Coroutines<H> {
     /// Whether bodies may have to be interrupted since this was last asked.
     pub fn take_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Relaxed) && self.interrupted.swap(false, Ordering::Acquire)
+    }
+
+    /// Queues an event that nobody waits for: for the committer, or with a store that does not block for the loop's next
+    /// turn.
+    pub(super) fn queue(&self, event: QueuedEvent<H>) {
+        let Some(engine) = self.engine() else { return };
+        if engine.store().blocks() {
+            engine.path().ledger.enqueue(event);
+        } else if self.group.push(event, engine.steady()) {
+            self.commit_gathered();
+        } else {
+            self.wake();
+        }
     }
 
     /// Whether no body starts or resumes any more.
@@ -256,19 +273,23 @@ impl<H: Host> Coroutines<H> {
     }
 
     /// A slot for a deferred body, now or on the channel. The channel closes if the runner does.
-    pub(super) fn resume(&self, engine: &Arc<Engine<H>>) -> Result<Slot<H>, oneshot::Receiver<Slot<H>>> {
+    pub(super) fn resume(self: &Arc<Self>) -> Result<Slot<H>, oneshot::Receiver<Slot<H>>> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state.lock();
         if state.closing {
             return Err(receiver);
         }
         match state.slots.resume(sender) {
-            Some((no, _)) => Ok(Slot { no, engine: Some(Arc::clone(engine)) }),
+            Some((no, _)) => Ok(self.slot(no)),
             None => Err(receiver),
         }
     }
 
-    fn release(&self, engine: &Arc<Engine<H>>, no: SlotNo) {
+    fn slot(self: &Arc<Self>, no: SlotNo) -> Slot<H> {
+        Slot { no, coroutines: Some(Arc::clone(self)) }
+    }
+
+    fn release(self: &Arc<Self>, no: SlotNo) {
         let mut state = self.state.lock();
         let started = loop {
             let new_waits = !state.ready.is_empty();
@@ -282,7 +303,7 @@ impl<H: Host> Coroutines<H> {
                 HandOff::Free => break false,
                 HandOff::Resumed(resumed) => {
                     // Not with the lock: it wakes the loop.
-                    let slot = Slot { no, engine: Some(Arc::clone(engine)) };
+                    let slot = self.slot(no);
                     match MutexGuard::unlocked(&mut state, || resumed.send(slot)) {
                         Ok(()) => break false,
                         // Its wait was left meanwhile.

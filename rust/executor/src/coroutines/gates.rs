@@ -11,6 +11,7 @@ use bide_sched::Alarm;
 use bide_sync::Mutex;
 use tokio::sync::Notify;
 
+use super::dispatch::Coroutines;
 use crate::engine::Engine;
 use crate::host::{Gate, Host};
 use crate::ledger::QueuedEvent;
@@ -19,6 +20,8 @@ use crate::ledger::QueuedEvent;
 pub struct GateWatch<H: Host> {
     /// The engine.
     engine: Arc<Engine<H>>,
+    /// The dispatcher.
+    coroutines: Arc<Coroutines<H>>,
     /// The gate.
     gate: Gate<H>,
     /// Decides what a poll means.
@@ -37,10 +40,10 @@ impl Alarm for Ring {
 impl<H: Host> GateWatch<H> {
     /// A gate that has opened.
     #[must_use]
-    pub fn new(engine: &Arc<Engine<H>>, gate: Gate<H>) -> Self {
+    pub fn new(engine: &Arc<Engine<H>>, coroutines: &Arc<Coroutines<H>>, gate: Gate<H>) -> Self {
         let policy = H::gate_policy(&gate.run.workflow.bodies[gate.task.ix as usize], gate.part);
         let polling = Mutex::new(Polling::new(policy, gate.deadline));
-        Self { engine: Arc::clone(engine), gate, polling }
+        Self { engine: Arc::clone(engine), coroutines: Arc::clone(coroutines), gate, polling }
     }
 
     /// The gate.
@@ -74,7 +77,7 @@ impl<H: Host> GateWatch<H> {
             _ => None,
         };
         let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, proved: true, retry };
-        engine.queue_end(QueuedEvent { run: Arc::clone(&gate.run), event, at: engine.now(), completion: None });
+        self.coroutines.queue(QueuedEvent { run: Arc::clone(&gate.run), event, at: engine.now(), completion: None });
         None
     }
 

@@ -26,7 +26,7 @@ impl<H: Host> Start<H> {
     /// Enters the body in its run. `None`: it is not executed.
     pub async fn begin(self) -> Option<Begun<H>> {
         let Self { ready, slot, counted } = self;
-        let engine = Arc::clone(counted.engine());
+        let (engine, coroutines) = (Arc::clone(&counted.engine), Arc::clone(&counted.coroutines));
         let ready = Arc::clone(&ready.run).wait_for_overdue(ready)?;
         let (Ready { run, task }, turn) = engine.admit_suspect(ready)?;
         if !engine.is_sure_of_lease_async().await {
@@ -40,7 +40,7 @@ impl<H: Host> Start<H> {
             (entered, run.args(task, sources, &state))
         };
         let own = Own { counted, turn, mark: entered.mark };
-        let body = CoroutineBody::new(&engine, &run, task, entered.attempt, slot, own);
+        let body = CoroutineBody::new(&run, task, entered.attempt, slot, own);
         let started = Event::Started { task, attempt: entered.attempt };
         if entered.mark && !matches!(body.commit(started).await, bide_core::attempt::Fed::Committed { .. }) {
             // Without its mark a body is not called: the engine has stopped, or has lost the run.
@@ -48,9 +48,7 @@ impl<H: Host> Start<H> {
             body.end(Outcome::Suspended).await;
             return None;
         }
-        if let Some(coroutines) = H::coroutines(engine.dispatch()) {
-            coroutines.begins(&body, engine.steady());
-        }
+        coroutines.begins(&body, engine.steady());
         Some(Begun { body, args, reentry: entered.reentry })
     }
 }
@@ -60,40 +58,31 @@ impl<H: Host> CoroutineBody<H> {
     /// committed: the next body may kill the process, and this one's run would be suspected of it.
     pub async fn end(self: Arc<Self>, outcome: Outcome) {
         let attempt = self.attempt();
-        let (own, slot, limit) = self.take();
+        let (own, slot) = self.take();
         let Some(Own { counted, turn, mark }) = own else { return };
         let engine = self.engine();
         // What a body comes to that was cancelled because its time is used up.
-        let reached = limit.as_ref().filter(|limit| limit.is_reached()).map(|limit| limit.outcome());
+        let reached = self.limit.as_ref().filter(|limit| limit.is_reached()).map(|limit| limit.outcome());
         let outcome = reached.unwrap_or(outcome);
-        if let Some(next) = limit.and_then(|limit| limit.end()) {
+        if let Some(next) = self.limit.as_ref().and_then(|limit| limit.end()) {
             engine.dispatch_ready(&mut vec![next]);
         }
         let event = Event::Ended { task: self.task(), attempt, outcome };
         if mark {
             let _ = self.commit(event).await;
         } else {
-            engine.queue_end(QueuedEvent { run: Arc::clone(self.run()), event, at: engine.now(), completion: None });
+            counted.coroutines.queue(QueuedEvent {
+                run: Arc::clone(self.run()),
+                event,
+                at: engine.now(),
+                completion: None,
+            });
         }
         drop((turn, slot, counted));
     }
 }
 
 impl<H: Host> Engine<H> {
-    /// Queues the end of a body: for the committer, or with a store that does not block for the loop's next turn.
-    pub(super) fn queue_end(&self, event: QueuedEvent<H>) {
-        let coroutines = H::coroutines(self.dispatch()).filter(|_| !self.store().blocks());
-        let Some(coroutines) = coroutines else {
-            self.path().ledger.enqueue(event);
-            return;
-        };
-        if coroutines.group.push(event, self.steady()) {
-            coroutines.commit_gathered();
-        } else {
-            coroutines.wake();
-        }
-    }
-
     /// As [`Engine::make_sure_of_lease`], without blocking: one that has run out is renewed on a thread of its own.
     pub(super) async fn is_sure_of_lease_async(self: &Arc<Self>) -> bool {
         if self.lease_holds() {

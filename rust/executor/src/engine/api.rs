@@ -10,7 +10,7 @@ use bide_store::{EventRange, Sent, Standing, Store, StoreError};
 
 use crate::clock::Clock;
 use crate::engine::Engine;
-use crate::host::{Attached, Host, Ready};
+use crate::host::{Attached, Dispatch, Host, Ready};
 use crate::ledger::{CommitPath, Group, Lost};
 use crate::log::Level;
 use crate::runs::follow::{self, Bell, Followed};
@@ -357,9 +357,7 @@ impl<H: Host> Engine<H> {
     pub(crate) fn commit_group(&self, group: &Group<H>, ready: &mut Vec<Ready<H>>) {
         self.path.commit_group(group, ready);
         // What is left is for the slot that the group is of.
-        if let Some(coroutines) = H::coroutines(self.dispatch()) {
-            coroutines.divert(ready);
-        }
+        self.dispatch().divert(ready);
     }
 }
 

@@ -33,7 +33,7 @@ pub struct Pool<H: Host> {
     /// The gates that wait for a condition.
     pub(crate) gates: Gates<H>,
     /// Bodies that do not block a thread, if the host has such.
-    coroutines: Option<Coroutines<H>>,
+    coroutines: Option<Arc<Coroutines<H>>>,
     /// The engine that it was opened for.
     engine: OnceLock<Weak<Engine<H>>>,
 }
@@ -54,12 +54,12 @@ impl<H: Host> Pool<H> {
     /// The same with a dispatcher of bodies that do not block a thread.
     #[must_use]
     pub fn with_coroutines(self, coroutines: Coroutines<H>) -> Self {
-        Self { coroutines: Some(coroutines), ..self }
+        Self { coroutines: Some(Arc::new(coroutines)), ..self }
     }
 
     /// The dispatcher of bodies that do not block a thread, if there is one.
     #[must_use]
-    pub fn coroutines(&self) -> Option<&Coroutines<H>> {
+    pub fn coroutines(&self) -> Option<&Arc<Coroutines<H>>> {
         self.coroutines.as_ref()
     }
 
@@ -115,11 +115,15 @@ impl<H: Host> Pool<H> {
 
 impl<H: Host> Dispatch<H> for Pool<H> {
     fn ready(&self, ready: &mut Vec<Ready<H>>) {
-        if let Some(coroutines) = &self.coroutines {
-            coroutines.divert(ready);
-        }
+        self.divert(ready);
         if !ready.is_empty() {
             self.workers.push(ready);
+        }
+    }
+
+    fn divert(&self, ready: &mut Vec<Ready<H>>) {
+        if let Some(coroutines) = &self.coroutines {
+            coroutines.divert(ready);
         }
     }
 

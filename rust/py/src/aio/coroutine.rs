@@ -7,6 +7,7 @@ use std::task::Wake;
 use bide_core::{Failure, FailureKind, NO_MAP, Outcome, TaskRef};
 use bide_executor::{Args, Begun, CallError, CoroutineBody, Start};
 use bide_sync::Mutex;
+use pyo3::exceptions::asyncio::CancelledError;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
@@ -14,9 +15,9 @@ use super::pending::PyPending;
 use super::queue::{LoopQueue, Sleeper};
 use crate::call::Arguments;
 use crate::context::{changes_of, context_of, read_only};
-use crate::errors::{self, names};
-use crate::gil::{self, Kept, Raised};
-use crate::host::{PyEngine, PyRun, Python3};
+use crate::errors::{self, Names, names};
+use crate::gil::{self, Kept, Owned, Raised};
+use crate::host::{PyEngine, PyRun, Python3, Vars};
 use crate::moment::datetime;
 use crate::process::Home;
 use crate::worker::{self, Whose};
@@ -41,6 +42,8 @@ pub(crate) struct PyCoroutine {
     body: OnceLock<Arc<CoroutineBody<Python3>>>,
     /// The `bide.Context` of the body, if it takes one.
     context: OnceLock<Kept>,
+    /// Its handle, once it was asked for and until it ends: each has the other.
+    handle: Mutex<Option<Kept>>,
     /// How many steps and conditions execute, within which that cannot be changed.
     read_only: AtomicU32,
     /// The process in which it was made.
@@ -59,6 +62,7 @@ impl PyCoroutine {
             begun: Arc::default(),
             body: OnceLock::new(),
             context: OnceLock::new(),
+            handle: Mutex::default(),
             read_only: AtomicU32::new(0),
             home: Home::here(),
         }
@@ -90,8 +94,93 @@ impl PyCoroutine {
     }
 
     fn end(&self, outcome: Outcome) -> Option<PyPending> {
+        let handle = self.handle.lock().take();
+        drop(handle);
         let body = Arc::clone(self.body.get()?);
         PyPending::of(&self.queue, body.end(outcome))
+    }
+}
+
+/// How a coroutine is called and how it ends.
+impl PyCoroutine {
+    /// The submitter's contextvars, if there is anything in them.
+    pub(super) fn submitters_vars(&self) -> Option<&Vars> {
+        self.run.local.contextvars()
+    }
+
+    /// Its `AsyncTaskHandle`.
+    fn handle_of<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let (py, own) = (slf.py(), slf.get());
+        if let Some(handle) = &*own.handle.lock() {
+            return Ok(handle.bind(py).clone());
+        }
+        let bodies = own.queue.bodies.lock().as_ref().map(|bodies| bodies.bind(py).clone());
+        let bodies = bodies.unwrap_or_else(|| py.None().into_bound(py));
+        let make = py.import("bide._async_handle")?.getattr("AsyncTaskHandle")?.getattr("_of")?;
+        let handle = gil::call_args(&make, &[slf.as_any(), &bodies])?.into_bound();
+        if !own.ended() {
+            *own.handle.lock() = Some(Kept::new(handle.clone().unbind()));
+        }
+        Ok(handle)
+    }
+
+    /// Calls the function within contextvars; returns its coroutine.
+    pub(super) fn call_within<'py>(
+        &self,
+        slf: &Bound<'py, Self>,
+        names: &Names,
+        vars: &Bound<'py, PyAny>,
+    ) -> Result<Owned<'py>, Raised> {
+        let py = slf.py();
+        let raised = |error: PyErr| Raised::new(py, error);
+        let args: Args = self.begun.lock().take().map(|begun| begun.args).unwrap_or_default();
+        let target = self.body(py).map_err(raised)?.target();
+        let binding = &target.binding;
+        let context = if binding.wants_context {
+            let seen = context_of(py, &self.engine, &self.run, self.task)?;
+            if self.task.map != NO_MAP {
+                // Elements run side by side: what they change would depend on their order.
+                read_only(py, &seen, true)?;
+            }
+            let _ = self.context.set(Kept::new(Bound::clone(&seen).unbind()));
+            Some(seen)
+        } else {
+            None
+        };
+        let handle = binding.wants_handle().then(|| Self::handle_of(slf)).transpose().map_err(raised)?;
+        let handle = handle.map(Owned::from);
+        let (run, task) = (&self.run, self.task);
+        let arguments = Arguments { py, run, task, args: &args, context: context.as_ref(), handle: handle.as_ref() };
+        arguments.call_within(names, vars, target.function.bind(py), binding)
+    }
+
+    /// It has returned. What to wait for, if anything.
+    pub(super) fn ends_with(&self, value: &Bound<'_, PyAny>) -> PyResult<Option<PyPending>> {
+        let py = value.py();
+        let Some(body) = self.body.get() else { return Ok(None) };
+        let stored = body.target().returns.encode(value).and_then(|output| {
+            let changes = self.context.get().map(|context| changes_of(py, context.bind(py)));
+            Ok((output, changes.transpose()?.flatten()))
+        });
+        let outcome = match stored {
+            _ if body.suspending() => Outcome::Suspended,
+            Ok((output, changes)) => Outcome::Completed { output, changes },
+            Err(raised) => worker::ended_by(py, &self.whose(body), raised),
+        };
+        Ok(self.end(outcome))
+    }
+
+    /// It has raised an exception. What to wait for, if anything.
+    pub(super) fn ends_by(&self, py: Python<'_>, raised: Raised) -> PyResult<Option<PyPending>> {
+        let Some(body) = self.body.get() else { return Ok(None) };
+        let outcome = if body.suspending() {
+            Outcome::Suspended
+        } else if body.is_cancelled() && raised.is::<CancelledError>(py) {
+            Outcome::Cancelled { failure: errors::describe_end(py, &raised) }
+        } else {
+            worker::ended_by(py, &self.whose(body), raised)
+        };
+        Ok(self.end(outcome))
     }
 }
 
@@ -129,7 +218,7 @@ impl PyCoroutine {
     }
 
     /// Enters it in its run: `None` if that is done.
-    fn begin(&self) -> PyResult<Option<PyPending>> {
+    pub(super) fn begin(&self) -> PyResult<Option<PyPending>> {
         panics::method(|| {
             let Some(start) = self.start.lock().take() else { return Ok(None) };
             let begun = Arc::clone(&self.begun);
@@ -141,7 +230,7 @@ impl PyCoroutine {
     }
 
     /// Whether it has begun, and is to be called.
-    fn begun(&self) -> bool {
+    pub(super) fn begun(&self) -> bool {
         let begun = self.begun.lock();
         if let Some(begun) = &*begun {
             let _ = self.body.set(Arc::clone(&begun.body));
@@ -149,61 +238,25 @@ impl PyCoroutine {
         begun.is_some()
     }
 
-    /// Calls the function, within the contextvars that are current; returns its coroutine.
-    fn call<'py>(&self, py: Python<'py>, handle: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        panics::method(|| {
-            let args: Args = self.begun.lock().take().map(|begun| begun.args).unwrap_or_default();
-            let body = self.body(py)?;
-            let target = body.target();
-            let context = if target.binding.wants_context {
-                let seen = context_of(py, &self.engine, &self.run, self.task)?;
-                if self.task.map != NO_MAP {
-                    read_only(py, &seen, true)?;
-                }
-                let _ = self.context.set(Kept::new(Bound::clone(&seen).unbind()));
-                Some(seen)
-            } else {
-                None
-            };
-            let handle = gil::Owned::from(handle.clone());
-            let (run, task) = (&self.run, self.task);
-            let arguments = Arguments { py, run, task, args: &args, context: context.as_ref(), handle: Some(&handle) };
-            Ok(arguments.call_here(target.function.bind(py), &target.binding)?.into_bound())
-        })
+    /// Calls the function within contextvars; returns its coroutine.
+    fn call<'py>(slf: &Bound<'py, Self>, vars: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        panics::method(|| Ok(slf.get().call_within(slf, names(slf.py())?, vars)?.into_bound()))
+    }
+
+    /// Its handle.
+    #[getter]
+    fn handle<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        panics::method(|| Self::handle_of(slf))
     }
 
     /// It has returned.
     fn returned(&self, value: &Bound<'_, PyAny>) -> PyResult<Option<PyPending>> {
-        panics::method(|| {
-            let py = value.py();
-            let Some(body) = self.body.get() else { return Ok(None) };
-            let stored = body.target().returns.encode(value).and_then(|output| {
-                let changes = self.context.get().map(|context| changes_of(py, context.bind(py)));
-                Ok((output, changes.transpose()?.flatten()))
-            });
-            let outcome = match stored {
-                _ if body.suspending() => Outcome::Suspended,
-                Ok((output, changes)) => Outcome::Completed { output, changes },
-                Err(raised) => worker::ended_by(py, &self.whose(body), raised),
-            };
-            Ok(self.end(outcome))
-        })
+        panics::method(|| self.ends_with(value))
     }
 
     /// It has raised an exception.
     fn raised(&self, py: Python<'_>, exception: Bound<'_, PyAny>) -> PyResult<Option<PyPending>> {
-        panics::method(|| {
-            let Some(body) = self.body.get() else { return Ok(None) };
-            let outcome = if body.suspending() {
-                Outcome::Suspended
-            } else if body.is_cancelled() && exception.is_instance_of::<pyo3::exceptions::asyncio::CancelledError>() {
-                let raised = Raised::new(py, PyErr::from_value(exception));
-                Outcome::Cancelled { failure: errors::describe_end(py, &raised) }
-            } else {
-                worker::ended_by(py, &self.whose(body), Raised::new(py, PyErr::from_value(exception)))
-            };
-            Ok(self.end(outcome))
-        })
+        panics::method(|| self.ends_by(py, Raised::new(py, PyErr::from_value(exception))))
     }
 
     /// It has to return: what it does from here on does not count, and it continues later from its journal.

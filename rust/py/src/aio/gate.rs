@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bide_core::Failure;
 use bide_core::attempt::Polled;
-use bide_executor::{Args, Gate, GateWatch};
+use bide_executor::{Args, Coroutines, Gate, GateWatch};
 use bide_sync::Mutex;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
@@ -30,8 +30,13 @@ pub(crate) struct PyGateWatch {
 }
 
 impl PyGateWatch {
-    pub(super) fn new(queue: &Arc<LoopQueue>, engine: &Arc<PyEngine>, gate: Gate<Python3>) -> Self {
-        let watch = Arc::new(GateWatch::new(engine, gate));
+    pub(super) fn new(
+        queue: &Arc<LoopQueue>,
+        engine: &Arc<PyEngine>,
+        coroutines: &Arc<Coroutines<Python3>>,
+        gate: Gate<Python3>,
+    ) -> Self {
+        let watch = Arc::new(GateWatch::new(engine, coroutines, gate));
         Self { watch, queue: Arc::clone(queue), may_poll: Arc::default() }
     }
 

@@ -8,9 +8,12 @@ mod coroutine;
 mod gate;
 mod pending;
 mod queue;
+mod run;
+mod turn;
 
 pub(crate) use call::PyCall;
 pub(crate) use coroutine::PyCoroutine;
 pub(crate) use gate::PyGateWatch;
 pub(crate) use pending::PyPending;
-pub(crate) use queue::{Loop, LoopQueue, PyLoopQueue};
+pub(crate) use queue::{Loop, LoopQueue};
+pub(crate) use turn::PyLoopQueue;

@@ -2,7 +2,6 @@
 //! attaches for that.
 
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,13 +12,9 @@ use bide_executor::EventLoop;
 use bide_sync::Mutex;
 use pyo3::prelude::*;
 
-use super::coroutine::PyCoroutine;
-use super::gate::PyGateWatch;
-use crate::gil::{self, Kept};
-use crate::host::PyEngine;
+use crate::errors;
+use crate::gil::Kept;
 use crate::notify::Notifier;
-use crate::panics;
-use crate::process::Home;
 
 /// What other threads leave to the loop.
 pub(crate) struct LoopQueue {
@@ -35,8 +30,10 @@ pub(crate) struct LoopQueue {
     watched: Mutex<Watched>,
     /// Reports that it is.
     notifier: Arc<Notifier>,
+    /// The `BodyLoop`, while it executes bodies.
+    pub(super) bodies: Mutex<Option<Kept>>,
     /// The loop's end of the socket.
-    reader: UnixStream,
+    pub(super) reader: UnixStream,
     /// The other end.
     writer: UnixStream,
 }
@@ -68,7 +65,14 @@ pub(crate) struct Sleeper {
 }
 
 impl LoopQueue {
-    pub(crate) fn new(notifier: &Arc<Notifier>) -> std::io::Result<Arc<Self>> {
+    pub(crate) fn new(py: Python<'_>, notifier: &Arc<Notifier>) -> PyResult<Arc<Self>> {
+        Self::make(notifier).map_err(|error| {
+            let why = format!("the runner cannot have a socket pair to wake its event loop: {error}");
+            errors::bide(py, &why)
+        })
+    }
+
+    fn make(notifier: &Arc<Notifier>) -> std::io::Result<Arc<Self>> {
         let (reader, writer) = UnixStream::pair()?;
         reader.set_nonblocking(true)?;
         writer.set_nonblocking(true)?;
@@ -79,6 +83,7 @@ impl LoopQueue {
             thread: AtomicU64::new(0),
             watched: Mutex::default(),
             notifier: Arc::clone(notifier),
+            bodies: Mutex::default(),
             reader,
             writer,
         }))
@@ -93,7 +98,7 @@ impl LoopQueue {
     }
 
     /// Takes what can be polled again. What comes from here on wakes the loop again.
-    fn take(&self) -> Vec<Arc<Sleeper>> {
+    pub(super) fn take(&self) -> Vec<Arc<Sleeper>> {
         let mut bytes = [0; 64];
         while matches!((&self.reader).read(&mut bytes), Ok(64)) {}
         self.turns.fetch_add(1, Ordering::Relaxed);
@@ -144,6 +149,11 @@ impl Sleeper {
         Arc::new(Self { queue: Arc::clone(queue), future: Mutex::default(), queued: AtomicBool::new(false) })
     }
 
+    /// The `asyncio.Future` to complete now, if one is parked.
+    pub(super) fn parked(&self) -> Option<Kept> {
+        self.future.lock().take()
+    }
+
     /// The `asyncio.Future` to complete once the future can be polled again.
     pub(super) fn park(&self, future: Py<PyAny>) {
         let before = self.future.lock().replace(Kept::new(future));
@@ -158,89 +168,5 @@ impl Wake for Sleeper {
             queue.woken.lock().push(self);
             queue.wake();
         }
-    }
-}
-
-/// The loop's side of a runner.
-#[pyclass(frozen, module = "bide._core", name = "LoopQueue")]
-pub(crate) struct PyLoopQueue {
-    queue: Arc<LoopQueue>,
-    engine: Arc<PyEngine>,
-    home: Home,
-}
-
-impl PyLoopQueue {
-    pub(crate) fn new(queue: Arc<LoopQueue>, engine: Arc<PyEngine>) -> Self {
-        Self { queue, engine, home: Home::here() }
-    }
-}
-
-#[pymethods]
-impl PyLoopQueue {
-    /// What the loop reads from when there is something to do.
-    fn fileno(&self) -> i32 {
-        self.queue.reader.as_raw_fd()
-    }
-
-    /// Begins a turn: commits what has gathered, and returns the `asyncio` futures to complete.
-    fn turn(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
-        panics::method(|| {
-            self.home.check("Runner")?;
-            let woken = self.queue.take();
-            if let Some(coroutines) = self.engine.dispatch().coroutines() {
-                if self.engine.store().blocks() {
-                    coroutines.commit_gathered();
-                } else {
-                    gil::detached(py, || coroutines.commit_gathered());
-                }
-            }
-            let futures = woken.iter().filter_map(|sleeper| sleeper.future.lock().take());
-            Ok(futures.map(|future| future.into_owned(py).into_bound().unbind()).collect())
-        })
-    }
-
-    /// Coroutines to start, at most this many. Fewer: there are no more for now.
-    fn take(&self, py: Python<'_>, most: usize) -> PyResult<Vec<Py<PyCoroutine>>> {
-        panics::method(|| {
-            let Some(coroutines) = self.engine.dispatch().coroutines() else { return Ok(Vec::new()) };
-            let started = coroutines.take(most).into_iter();
-            started.map(|start| Py::new(py, PyCoroutine::new(&self.queue, &self.engine, start))).collect()
-        })
-    }
-
-    /// Gates to poll.
-    fn take_gates(&self, py: Python<'_>) -> PyResult<Vec<Py<PyGateWatch>>> {
-        panics::method(|| {
-            let Some(coroutines) = self.engine.dispatch().coroutines() else { return Ok(Vec::new()) };
-            let opened = coroutines.take_gates().into_iter();
-            opened.map(|gate| Py::new(py, PyGateWatch::new(&self.queue, &self.engine, gate))).collect()
-        })
-    }
-
-    /// Wakes the loop.
-    fn wake(&self) {
-        self.queue.wake();
-    }
-
-    /// Whether the runner closes.
-    #[getter]
-    fn closing(&self) -> bool {
-        self.engine.dispatch().coroutines().is_none_or(bide_executor::Coroutines::is_closing)
-    }
-
-    /// Whether the runner has lost its runs to another one since this was last asked.
-    fn take_lost(&self) -> bool {
-        self.engine.dispatch().coroutines().is_some_and(bide_executor::Coroutines::take_lost)
-    }
-
-    /// Whether bodies may have to be interrupted since this was last asked.
-    fn take_interrupted(&self) -> bool {
-        self.engine.dispatch().coroutines().is_some_and(bide_executor::Coroutines::take_interrupted)
-    }
-
-    /// How many coroutines execute or are deferred.
-    #[getter]
-    fn bodies(&self) -> usize {
-        self.engine.dispatch().coroutines().map_or(0, bide_executor::Coroutines::bodies)
     }
 }

@@ -10,15 +10,22 @@ use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// The jobs, by priority and then in the order in which they came.
 pub(super) struct Ranked<J> {
-    /// Those that wait, with the number of the last one.
-    jobs: Mutex<(BTreeMap<(Reverse<i32>, u64), J>, u64)>,
+    /// Those that wait.
+    waiting: Mutex<Waiting<J>>,
     /// How many there are: for a look without the lock.
     count: AtomicUsize,
 }
 
+struct Waiting<J> {
+    /// The jobs, the first one first.
+    jobs: BTreeMap<(Reverse<i32>, u64), J>,
+    /// The number of the last one that came.
+    last: u64,
+}
+
 impl<J> Ranked<J> {
     pub(super) fn new() -> Self {
-        Self { jobs: Mutex::new((BTreeMap::new(), 0)), count: AtomicUsize::new(0) }
+        Self { waiting: Mutex::new(Waiting { jobs: BTreeMap::new(), last: 0 }), count: AtomicUsize::new(0) }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -26,7 +33,7 @@ impl<J> Ranked<J> {
     }
 
     pub(super) fn push(&self, priority: i32, job: J) {
-        let (jobs, last) = &mut *self.jobs.lock();
+        let Waiting { jobs, last } = &mut *self.waiting.lock();
         *last += 1;
         jobs.insert((Reverse(priority), *last), job);
         self.count.store(jobs.len(), Ordering::SeqCst);
@@ -46,7 +53,7 @@ impl<J> Ranked<J> {
         if self.is_empty() {
             return None;
         }
-        let (jobs, _) = &mut *self.jobs.lock();
+        let jobs = &mut self.waiting.lock().jobs;
         let first = jobs.first_entry().filter(|first| is_wanted(first.key().0.0))?;
         let job = first.remove();
         self.count.store(jobs.len(), Ordering::SeqCst);
