@@ -10,6 +10,7 @@ from bide._async_handle import AsyncTaskHandle
 from bide._bind import FailureOf, From, Gate
 from bide._codec import Pickle, codec
 from bide._context import Context
+from bide._control import HistoryEntry
 from bide._current import current
 from bide._errors import (
     BideError,
@@ -73,6 +74,7 @@ __all__ = [
     "Follower",
     "From",
     "Gate",
+    "HistoryEntry",
     "Input",
     "LogFilter",
     "Mapped",

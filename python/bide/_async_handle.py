@@ -459,7 +459,7 @@ class AsyncTaskHandle(AsyncCalls):
     @property
     def cancelled(self) -> bool:
         """Whether the run is being cancelled: this is why the body is cancelled."""
-        return False
+        return self._core.cancelled
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be copied or pickled."""

@@ -15,6 +15,7 @@ from bide._children import ChildRun
 from bide._codec import Codec
 from bide._combine import Fired, First, Plan
 from bide._compiled import CompiledTask
+from bide._control import Asked
 from bide._loop import BodyLoop
 from bide._result import RunResult
 from bide._retry import Retry
@@ -31,6 +32,7 @@ _C = TypeVar("_C")
 _D = TypeVar("_D")
 _E = TypeVar("_E")
 
+_Happened: TypeAlias = tuple[datetime, str, str | None, str | None, str | None, str | None]
 _Sent: TypeAlias = tuple[str, list[str]]
 
 __all__ = [
@@ -489,6 +491,10 @@ class TaskHandle:
     def suspending(self) -> bool:
         """Whether the body is being suspended: it must return now, and is entered again later."""
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether the run was cancelled: the body must clean up and return."""
+
 @final
 class Workflow:
     """A compiled workflow: its graph, validated, and its tasks."""
@@ -536,6 +542,7 @@ class Runner:
         max_parked: int | None,
         retention: float | None,
         async_slots: int,
+        cancel_grace: tuple[float, float],
     ) -> Runner: ...
     def register(self, workflow: Workflow) -> None:
         """Register a workflow and continue its unfinished runs."""
@@ -580,6 +587,12 @@ class Runner:
         timeout: float | None,
     ) -> tuple[_Sent, bytes | None]:
         """Send a request and wait for its answer; return what became of it and the answer, None if time is over."""
+
+    def ask(self, run: str, asked: Asked) -> _Sent:
+        """Ask something of a run; return what became of that. See `_control.py`."""
+
+    def history(self, id: str) -> list[_Happened] | None:  # noqa: A002 - as the extension names it
+        """Return what has happened to a run, oldest first; None if there is none."""
 
     def pending_requests(self) -> int:
         """Return how many requests wait for their answers here: for tests."""
@@ -655,6 +668,9 @@ class LoopQueue:
 
     def take_gates(self) -> list[GateWatch]:
         """Return gates to poll."""
+
+    def take_interrupted(self) -> bool:
+        """Return whether bodies may have to be interrupted since this was last asked."""
 
     def take_lost(self) -> bool:
         """Return whether the runner has lost its runs since this was last asked."""
@@ -772,6 +788,13 @@ class Coroutine:
     @property
     def suspending(self) -> bool:
         """Whether it is being suspended."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether its run was cancelled."""
+
+    def take_interrupt(self) -> bool:
+        """Return whether it is to be interrupted now, because its run was cancelled: true once."""
 
 @final
 class Call:

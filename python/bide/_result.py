@@ -176,16 +176,18 @@ class RunResult(Mapping[str, Any]):
         return self._snapshot.ended_at
 
     def raise_for_status(self) -> "RunResult":
-        """Raise `RunFailed` if the run failed; return this result otherwise."""
+        """Raise `RunFailed` if the run failed or was cancelled; return this result otherwise."""
         return self._raise_for_status("")
 
     def _raise_for_status(self, child: str) -> "RunResult":
         """Do that; `child` names the run as its parent does."""
-        if self.status is not RunStatus.Failed:
+        if self.status not in {RunStatus.Failed, RunStatus.Cancelled}:
             return self
         errors = {name: task.error for name, task in self.tasks.items() if task.status is TaskStatus.Failed}
         first = self.error
         message = f"{child}run {self.id} of workflow {self.workflow!r} failed: {first}"
+        if self.status is RunStatus.Cancelled:
+            message = f"{child}run {self.id} of workflow {self.workflow!r} was {self.blocked_by or 'cancelled'}"
         failed = RunFailed(
             message, result=self, errors={name: error for name, error in errors.items() if error is not None}
         )

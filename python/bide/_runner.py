@@ -9,9 +9,9 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias, TypeVar, overload
 
 from bide import _core, _events, _options, _surroundings
-from bide._absent import lacks
+from bide._control import Controls
 from bide._core import Channel
-from bide._duration import count, moment, optional_seconds
+from bide._duration import count, moment, optional_seconds, seconds
 from bide._errors import BideError, DefinitionError, not_picklable
 from bide._events import DEFAULT, Event, Follower
 from bide._inputs import paired
@@ -45,12 +45,14 @@ ASYNC_SLOTS = 1_000
 GRACE = 5.0
 """Seconds that `close()` waits for bodies to end."""
 
+CANCEL_GRACE, CANCEL_LIMIT = 60.0, 3600.0
+"""Seconds that the bodies of a cancelled run may execute to clean up, and that this may take by the wall."""
+
 RETENTION = timedelta(days=30)
 """How long ended runs are kept by default."""
 
 
-@lacks("cancel", "pause", "resume")
-class Runner(RunnerTwins):
+class Runner(Controls, RunnerTwins):
     """Executes workflows on a store: a path, `":memory:"`, or `sqlite:///path`.
 
     Use it as a sync or async context manager; without one it is closed when the interpreter exits.
@@ -62,6 +64,9 @@ class Runner(RunnerTwins):
     Ended runs are deleted once they have been kept for `retention`, seconds or a `timedelta` (default: 30 days), or
     never with `retention=None`; runs that have not ended stay, however old they are. If several runners share a
     store, the shortest retention applies. A store in memory keeps only the last 1,000.
+
+    The bodies of a cancelled run may execute for `cancel_grace` to clean up, and that may take `cancel_limit` by the
+    wall; then they are cut off.
     """
 
     def __init__(  # noqa: PLR0913 - each is a setting of its own, all but the first by keyword
@@ -75,6 +80,8 @@ class Runner(RunnerTwins):
         retention: Duration | None = RETENTION,
         async_slots: int = ASYNC_SLOTS,
         loop_factory: "Callable[[], asyncio.AbstractEventLoop] | None" = None,
+        cancel_grace: Duration = CANCEL_GRACE,
+        cancel_limit: Duration = CANCEL_LIMIT,
     ) -> None:
         """Open the store; a `StoreError` says why it cannot be used."""
         if not isinstance(store, (str, os.PathLike)) or isinstance(os.fspath(store), bytes):
@@ -98,6 +105,7 @@ class Runner(RunnerTwins):
             msg = f"Runner takes a list of workflows, not {workflows!r}"
             raise DefinitionError(msg)
         kept = optional_seconds(retention, "retention")
+        grace = seconds(cancel_grace, "cancel_grace", zero=True), seconds(cancel_limit, "cancel_limit", zero=True)
         _surroundings.check()
         self._workflows: dict[str, tuple[Workflow, _core.Workflow]] = {}
         self._core = _core.Runner(
@@ -107,6 +115,7 @@ class Runner(RunnerTwins):
             None if max_parked is None else count(max_parked, "max_parked"),
             kept,
             count(async_slots, "async_slots", MAX_SLOTS),
+            grace,
         )
         self._loop = LoopChoice(self._core, loop_factory)
         self._submitter = Submitter(self._submit_each)
@@ -404,19 +413,6 @@ class Runner(RunnerTwins):
     ) -> Event[Any] | None:
         """Return the last event that a run has emitted to a channel; None if there is none."""
         return _events.latest(self._core, self._find_run(run, workflow), channel)
-
-    def delete(self, id_or_key: str, *, workflow: Workflow | str | None = None) -> None:
-        """Delete an ended run, and with it the child runs that its bodies have started."""
-        run = self._find(id_or_key, workflow)
-        if not self._core.delete(run):
-            found = self._snapshot(run)
-            if found.parent is not None:
-                msg = f"run {run} is kept as long as run {found.parent}, which has started it: delete that one"
-            elif RunResult(found).ended_at is not None:
-                msg = f"run {run} has ended, but not all of the child runs that it has started: delete it after them"
-            else:
-                msg = f"run {run} has not ended: only ended runs can be deleted"
-            raise BideError(msg)
 
     # --- closing ---------------------------------------------------------------------------------------------------
 

@@ -4,9 +4,10 @@ Runs are submitted and awaited without a thread for each call. Every other twin 
 the loop (`asyncio.to_thread`): these are rare.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import functools
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
 from bide._duration import optional_seconds
 from bide._events import DEFAULT
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -34,6 +36,19 @@ async def in_thread(method: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -
     import asyncio  # noqa: PLC0415 - the caller has imported it
 
     return await asyncio.to_thread(method, *args, **kwargs)
+
+
+def twin(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
+    """Return the awaitable twin of a method, with its parameters."""
+
+    @functools.wraps(method)
+    async def awaitable(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await in_thread(method, self, *args, **kwargs)
+
+    name = method.__name__
+    awaitable.__name__, awaitable.__qualname__ = f"{name}_async", f"{method.__qualname__}_async"
+    awaitable.__doc__ = f"Do the same as `{name}`, without blocking the event loop."
+    return awaitable
 
 
 def _runner(twins: "RunnerTwins") -> "Runner":
@@ -231,10 +246,6 @@ class RunnerTwins:
     ) -> "Event[Any] | None":
         """Return the last event like `latest`, without blocking the event loop."""
         return await in_thread(lambda: _runner(self).latest(run, channel, workflow=workflow))
-
-    async def delete_async(self, id_or_key: str, *, workflow: "Workflow | str | None" = None) -> None:
-        """Delete an ended run like `delete`, without blocking the event loop."""
-        await in_thread(_runner(self).delete, id_or_key, workflow=workflow)
 
     async def close_async(self, grace: "Duration" = 5.0) -> None:
         """Close the runner like `close`, without blocking the event loop, on which bodies unwind meanwhile."""

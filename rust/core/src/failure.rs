@@ -34,12 +34,14 @@ pub enum FailureKind {
     RequestRefused,
     /// A child run did not complete.
     ChildFailed,
+    /// The run was cancelled while the body waited, or before it made this call.
+    Cancelled,
     /// The run did not end before its deadline.
     RunTimeout,
 }
 
 impl FailureKind {
-    const NAMES: [(Self, &'static str); 12] = [
+    const NAMES: [(Self, &'static str); 13] = [
         (Self::Raised, "error"),
         (Self::WaitTimeout, "wait_timeout"),
         (Self::TaskTimeout, "task_timeout"),
@@ -51,6 +53,7 @@ impl FailureKind {
         (Self::CallbackRejected, "callback_rejected"),
         (Self::RequestRefused, "request_refused"),
         (Self::ChildFailed, "child_failed"),
+        (Self::Cancelled, "cancelled"),
         (Self::RunTimeout, "run_timeout"),
     ];
 

@@ -173,7 +173,7 @@ impl Graph {
         let kind = match address.kind {
             MessageKind::Signal => "signal",
             MessageKind::Request => "request",
-            MessageKind::Answer | MessageKind::Withdrawal => return None,
+            MessageKind::Answer | MessageKind::Withdrawal | MessageKind::Control => return None,
         };
         let (declared, name) = (self.signals()?, &address.name);
         if declared.iter().any(|known| **known == **name) {

@@ -7,6 +7,7 @@
 pub mod attempt;
 pub mod block;
 pub mod context;
+pub mod control;
 pub mod decode;
 pub mod definition;
 pub mod emit;
@@ -35,6 +36,7 @@ pub mod value;
 
 pub use block::BlockReason;
 pub use context::{Changes, Conflict};
+pub use control::{Ask, Cancel, Control};
 pub use decode::{Damage, DecodeError};
 pub use definition::DefinitionError;
 pub use emit::{NewEvents, Progress, ProgressRow, StoredEvent, StoredEvents};

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::block::BlockReason;
+use crate::control::Cancel;
 use crate::decode::{Damage, DecodeError, Field};
 use crate::emit::{NewEvents, ProgressRow};
 use crate::entry::{Entry, EntryKey};
@@ -182,13 +183,23 @@ pub struct RunUpdate {
     pub crashes: u32,
     /// The workflow version with which the run continues, if it is another than before.
     pub version: Option<i64>,
+    /// That it was cancelled, if it was.
+    pub cancel: Option<Arc<Cancel>>,
 }
 
 impl RunUpdate {
     /// A run with this status and nothing else.
     #[must_use]
     pub const fn new(run: RunRowId, status: RunStatus) -> Self {
-        Self { run, status, failure: None, ended_at: None, blocked_by: None, crashes: 0, version: None }
+        Self { run, status, failure: None, ended_at: None, blocked_by: None, crashes: 0, version: None, cancel: None }
+    }
+}
+
+impl RunUpdate {
+    /// Whether it is paused on request: it has an owner, or waits for one.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.status == RunStatus::Paused && self.blocked_by.as_ref().is_some_and(BlockReason::is_requested)
     }
 }
 
@@ -221,13 +232,15 @@ pub enum Write {
         /// Their keys.
         keys: Vec<EntryKey>,
     },
-    /// Insert a message, or only its id if a wait has consumed it already. One whose id is there is not inserted.
+    /// Insert a message, or only its id if a wait has consumed it already. One whose id is there is not inserted. A
+    /// control request is inserted whole; one that the run has not acted on, which its parent has sent, reopens a run
+    /// that has ended or stopped, as [`crate::control::Ask::reopens`] says.
     Message {
         /// The run.
         run: RunRowId,
         /// The message.
         message: Box<Message>,
-        /// A wait has consumed it.
+        /// A wait has consumed it, or the run has acted on it.
         consumed: bool,
     },
     /// A wait has consumed a message: delete it, or only its content if it has an id.
@@ -238,6 +251,22 @@ pub enum Write {
         number: i64,
         /// Its id.
         id: Option<Arc<str>>,
+    },
+    /// The run has acted on a control request, which stays.
+    Applied {
+        /// The run.
+        run: RunRowId,
+        /// The request's number.
+        number: i64,
+        /// When it has.
+        at: Time,
+    },
+    /// Delete the rows and journals of all elements of a mapped task.
+    DropElements {
+        /// The run.
+        run: RunRowId,
+        /// The mapped task.
+        task: TaskId,
     },
     /// Insert the answer to a request. If there is one, that stands.
     Answer {
@@ -267,6 +296,7 @@ impl Write {
             Self::Task(task) => task.run,
             Self::Entry { run, .. } | Self::DropEntries { run, .. } => *run,
             Self::Message { run, .. } | Self::Consumed { run, .. } | Self::Answer { run, .. } => *run,
+            Self::Applied { run, .. } | Self::DropElements { run, .. } => *run,
             Self::Run(update) => update.run,
             Self::Events(events) => events.run,
             Self::Progress(row) => row.run,
@@ -389,6 +419,8 @@ pub struct RunRow {
     pub parent: Option<RunId>,
     /// How many parents are above it.
     pub depth: u32,
+    /// That it was cancelled, if it was: its bodies may still clean up.
+    pub cancel: Option<Arc<Cancel>>,
     /// Tags, priority and times.
     pub options: RunOptions,
 }
@@ -412,6 +444,7 @@ impl RunRow {
             runner: None,
             parent: None,
             depth: 0,
+            cancel: None,
             options: RunOptions::default(),
         }
     }

@@ -87,6 +87,12 @@ pub trait Dispatch<H: Host>: Send + Sync + 'static {
     /// This gate is open and waits for a condition.
     fn gate(&self, gate: Gate<H>);
 
+    /// Ask the condition of this task's gate now.
+    fn poll_now(&self, _run: &Arc<Run<H>>, _task: TaskRef) {}
+
+    /// A body that executes may have to be interrupted, because its run was cancelled.
+    fn interrupt(&self) {}
+
     /// Start nothing any more, and suspend what is deferred.
     fn close(&self);
 
@@ -174,7 +180,7 @@ impl<H: Host> Gate<H> {
     /// each poll, after the lease.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
-        !self.run.is_lost() && self.run.state.lock().awaits_gate(self.task, self.attempt, self.part)
+        !self.run.is_lost() && self.run.state.lock().awaits_gate(self.task, self.attempt, self.part, self.deadline)
     }
 
     /// The failure of a gate whose deadline has passed.

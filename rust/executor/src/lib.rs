@@ -26,7 +26,7 @@ mod threads;
 mod tokio;
 
 pub use crate::tokio::{
-    Answer, ClosureBody, Closures, DeferUntil, Error, Event, OnTokio, RunFailed, RunHandle, RunResult, Runner,
+    Answer, Asking, ClosureBody, Closures, DeferUntil, Error, Event, OnTokio, RunFailed, RunHandle, RunResult, Runner,
     RunnerBuilder, Scope, SendSignal, Skip, StepSettings, Submit, SubmitAndWait, TaskContext, TaskError, TaskHandle,
     TaskResult, Wait, Waiting, Waits, Workflow, WorkflowBuilder, after, all_of, any_of, at, signal, until,
 };

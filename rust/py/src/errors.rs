@@ -25,6 +25,8 @@ pub(crate) struct Names {
     pub(crate) replay_mismatch: Py<PyAny>,
     /// `bide.Suspended`.
     pub(crate) suspended: Py<PyAny>,
+    /// `bide.Cancelled`.
+    pub(crate) cancelled: Py<PyAny>,
     /// `bide.TaskTimeout`.
     pub(crate) task_timeout: Py<PyAny>,
     /// `bide.Skip`.
@@ -108,6 +110,7 @@ pub(crate) fn names(py: Python<'_>) -> PyResult<&Names> {
             runner_closed: of(&errors, "RunnerClosed")?,
             replay_mismatch: of(&errors, "ReplayMismatch")?,
             suspended: of(&errors, "Suspended")?,
+            cancelled: of(&errors, "Cancelled")?,
             task_timeout: of(&errors, "TaskTimeout")?,
             skip: of(&errors, "Skip")?,
             unrecorded: of(&errors, "Unrecorded")?,
@@ -219,6 +222,10 @@ pub(crate) fn wait(py: Python<'_>, error_of: &CallError, task: &str) -> PyErr {
 /// A stored failure as an exception to raise again.
 pub(crate) fn rebuild(py: Python<'_>, failure: &Failure) -> PyErr {
     with(py, |names| {
+        if failure.kind == FailureKind::Cancelled {
+            // No `Exception`: what is stored of one may name no such class.
+            return error(&names.cancelled, py, &failure.message());
+        }
         let json = PyBytes::new(py, failure.as_json().as_bytes());
         match gil::call1(names.rebuild.bind(py), json.as_any()) {
             Ok(exception) => PyErr::from_value(exception.into_bound()),

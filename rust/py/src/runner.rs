@@ -15,9 +15,11 @@ use pyo3::types::PyBytes;
 
 use crate::aio::{Loop, LoopQueue, PyLoopQueue};
 use crate::channel::{self, PyChannel};
+use crate::control::{self, PyAsk};
 use crate::exit::{self, CloseAtExit};
 use crate::follower::{self, PyFollower};
 use crate::gil;
+use crate::history::{self, PyHappened};
 use crate::host::{Local, Originals, PyEngine, Vars};
 use crate::messages::{self, PyLetter, PySent, run_id};
 use crate::notify::Notifier;
@@ -87,6 +89,7 @@ impl PyRunner {
         max_parked: Option<usize>,
         retention: Option<f64>,
         async_slots: u32,
+        cancel_grace: (f64, f64),
     ) -> PyResult<Self> {
         panics::method(|| {
             errors::names(py)?;
@@ -110,6 +113,8 @@ impl PyRunner {
                 Engine::start_with(store, SystemClock::shared(), pool, log, retention)
             });
             let engine = started.map_err(|error| errors::store(py, &error))?;
+            let span = |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+            engine.set_cancel_grace(span(cancel_grace.0), span(cancel_grace.1));
             let inner = Arc::new(Inner { engine, notifier, queue, home: Home::here(), closed: AtomicBool::new(false) });
             let as_closed: std::sync::Weak<Inner> = Arc::downgrade(&inner);
             let runner = Self { inner };
@@ -264,6 +269,22 @@ impl PyRunner {
         panics::method(|| {
             self.open(py)?;
             messages::request(py, &self.inner.engine, (run, name), value, id, timeout)
+        })
+    }
+
+    /// Asks something of a run as a whole, or of one of its tasks; says what became of that.
+    fn ask(&self, py: Python<'_>, run: &str, asked: PyAsk) -> PyResult<PySent> {
+        panics::method(|| {
+            self.open(py)?;
+            control::ask(py, &self.inner.engine, run, asked)
+        })
+    }
+
+    /// What has happened to a run; `None` if there is none.
+    fn history<'py>(&self, py: Python<'py>, id: &str) -> PyResult<Option<Vec<PyHappened<'py>>>> {
+        panics::method(|| {
+            self.open(py)?;
+            history::history(py, &self.inner.engine, run_id(py, id)?)
         })
     }
 

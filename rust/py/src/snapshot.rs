@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use bide_core::context::{self, Changes};
 use bide_core::graph::split_element;
 use bide_core::record::{RecordedTask, StoredRun};
-use bide_core::{Graph, NO_MAP, Progress, RunId, TaskId, TaskRef, TaskRow, TaskSpec, Time, Value};
+use bide_core::{Graph, NO_MAP, Progress, RunId, RunStatus, TaskId, TaskRef, TaskRow, TaskSpec, Time, Value};
 use bide_executor::Settlement;
 use bide_store::StoreError;
 use pyo3::prelude::*;
@@ -269,6 +269,9 @@ impl PySnapshot {
         if let Some(reason) = &run.blocked_by {
             return Some(reason.to_string());
         }
+        if let Some(cancel) = &run.cancel {
+            return Some(cancel.text());
+        }
         if self.live.is_some() {
             return None;
         }
@@ -345,7 +348,9 @@ impl PySnapshot {
             let at = |time: Option<Time>| time.map(|time| datetime(py, time)).transpose();
             let row = self.row_at(place);
             let dict = PyDict::new(py);
-            dict.set_item("status", row.map_or("Pending", |row| row.status.as_str()))?;
+            // Of a run that was ended by force not every task has a row.
+            let none = if self.stored().run.status == RunStatus::Cancelled { "Cancelled" } else { "Pending" };
+            dict.set_item("status", row.map_or(none, |row| row.status.as_str()))?;
             dict.set_item("sub_status", row.and_then(|row| row.sub_status).map(|sub| sub.as_str()))?;
             dict.set_item("attempts", row.map_or(0, |row| row.attempts))?;
             dict.set_item("first_started_at", at(row.and_then(|row| row.first_started_at))?)?;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bide_core::event::Retry;
-use bide_core::{RetryPolicy, Value};
+use bide_core::{Failure, FailureKind, RetryPolicy, Value};
 use bide_executor::{CallError, StepEnd, StepRequest, StepStart};
 use pyo3::exceptions::{PyBaseException, PyException};
 use pyo3::prelude::*;
@@ -125,6 +125,10 @@ impl PyTaskHandle {
             };
             start = match self.body().end_step(here, call, end) {
                 Ok(again @ StepStart::Execute(_)) => again,
+                // The run was cancelled before its next try.
+                Err(error @ CallError::Failed(Failure { kind: FailureKind::Cancelled, .. })) => {
+                    return Err(self.error(py, &error));
+                }
                 // The exception itself, with its traceback.
                 Ok(StepStart::Returned(_)) | Err(CallError::Failed(_)) => return Err(raised.into_err(py)),
                 Err(error) => return Err(self.error(py, &error)),

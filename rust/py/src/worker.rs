@@ -298,6 +298,9 @@ pub(crate) fn ended_by(py: Python<'_>, whose: &Whose<'_>, raised: Raised) -> Out
         Err(broken) => (broken, false),
     };
     let failure = errors::describe_end(py, &raised);
+    if names(py).is_ok_and(|names| raised.is_a(names.cancelled.bind(py))) {
+        return Outcome::Cancelled { failure };
+    }
     let retry = covered.then(|| Retry { random: engine.random() });
     let last = !run.workflow.graph.spec(task.ix).retry.allows_after(*attempt);
     if retry.is_none() || last {

@@ -77,6 +77,12 @@ impl Maps {
         self.of_mut(task.ix)?.states.get_mut(usize::try_from(task.map).ok()?)
     }
 
+    /// False if the task has no elements.
+    pub(super) fn remove(&mut self, ix: TaskIx) -> bool {
+        let at = self.0.binary_search_by_key(&ix, |(ix, _)| *ix);
+        at.is_ok_and(|at| self.0.remove(at).0 == ix)
+    }
+
     fn insert(&mut self, ix: TaskIx, elements: Elements) {
         match self.0.binary_search_by_key(&ix, |(ix, _)| *ix) {
             Ok(at) => self.0[at].1 = elements,
@@ -265,7 +271,10 @@ impl RunState {
                 if before == 0 || unmet > 0 || state.status != TaskStatus::Pending {
                     continue;
                 }
-                if let Some((cause, failed)) = self.skipped_by(next) {
+                if self.is_cancelled_instead(next) {
+                    self.end_cancelled(next, out);
+                    over.push(next);
+                } else if let Some((cause, failed)) = self.skipped_by(next) {
                     self.skip(next, cause, failed, out);
                     over.push(next);
                 } else {
@@ -306,6 +315,9 @@ impl RunState {
             let state = self.task_mut(task);
             state.status = TaskStatus::Failed;
             state.failed = true;
+        } else if elements.states.iter().any(|state| state.status == TaskStatus::Cancelled) {
+            self.detail(task).skipped = self.cancel_cause();
+            self.task_mut(task).status = TaskStatus::Cancelled;
         } else if let Some(cause) = self.lost_by(ix) {
             self.detail(task).skipped = Some(cause);
             let state = self.task_mut(task);
@@ -405,6 +417,7 @@ impl Task {
             failed: false,
             reenter: false,
             suspect: false,
+            interrupt: false,
         }
     }
 }

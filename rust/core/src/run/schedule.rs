@@ -58,7 +58,11 @@ impl RunState {
         if let Some((at, limit)) = self.run_detail.as_ref().and_then(|detail| detail.deadline)
             && at <= out.now
         {
-            self.expire(limit, out);
+            if self.cancel().is_some() {
+                self.end_unfinished(out);
+            } else {
+                self.expire(limit, out);
+            }
         }
     }
 

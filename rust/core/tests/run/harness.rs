@@ -276,6 +276,9 @@ impl World {
             },
             Effect::Cleared { .. } | Effect::Emitted | Effect::Woken { .. } => {}
             Effect::Consumed { .. } | Effect::Answered { .. } => {}
+            Effect::Grace { .. } | Effect::Interrupted { .. } | Effect::PollNow { .. } => {
+                unreachable!("nobody asks for it")
+            }
             Effect::Settled { .. } => unreachable!(),
         }
     }

@@ -3,6 +3,7 @@
 
 mod children;
 mod combine;
+mod control;
 mod crashes;
 mod failure;
 mod harness;

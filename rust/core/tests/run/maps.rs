@@ -211,6 +211,9 @@ impl World<'_> {
                 | Effect::Emitted
                 | Effect::Woken { .. } => {}
                 Effect::Gate { .. } => unreachable!("there are no gates"),
+                Effect::Grace { .. } | Effect::Interrupted { .. } | Effect::PollNow { .. } => {
+                    unreachable!("nobody asks")
+                }
             }
         }
     }

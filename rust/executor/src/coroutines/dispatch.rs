@@ -32,6 +32,8 @@ pub struct Coroutines<H: Host> {
     emptied: Condvar,
     /// Every run in memory was lost to another runner, and the loop was not told yet.
     lost: AtomicBool,
+    /// A body may have to be interrupted, and the loop was not told yet.
+    interrupted: AtomicBool,
 }
 
 struct State<H: Host> {
@@ -143,6 +145,7 @@ impl<H: Host> Coroutines<H> {
             group: Group::new(),
             emptied: Condvar::new(),
             lost: AtomicBool::new(false),
+            interrupted: AtomicBool::new(false),
         }
     }
 
@@ -219,6 +222,11 @@ impl<H: Host> Coroutines<H> {
     /// Whether runs were lost to another runner since this was last asked: their bodies are to be suspended.
     pub fn take_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed) && self.lost.swap(false, Ordering::Acquire)
+    }
+
+    /// Whether bodies may have to be interrupted since this was last asked.
+    pub fn take_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed) && self.interrupted.swap(false, Ordering::Acquire)
     }
 
     /// Queues an event that nobody waits for: for the committer, or with a store that does not block for the loop's next
@@ -363,6 +371,11 @@ impl<H: Host> Dispatch<H> for Coroutines<H> {
             (std::mem::take(&mut state.ready), std::mem::take(&mut state.startable))
         };
         drop(remaining);
+        self.wake();
+    }
+
+    fn interrupt(&self) {
+        self.interrupted.store(true, Ordering::Release);
         self.wake();
     }
 

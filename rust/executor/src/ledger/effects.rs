@@ -104,6 +104,16 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
             Effect::Gate { task, attempt, part, deadline } => {
                 self.control.dispatch.gate(Gate { run, task, attempt, part, deadline });
             }
+            Effect::Grace { task, attempt, used, since } => {
+                let (grace, limit) = self.control.cancel_grace();
+                let now = self.control.clock.now();
+                let at = now.after(grace.saturating_sub(used)).min(since.after(limit));
+                let event = Event::GraceOver { task, attempt, grace, limit };
+                let due = Due { path: Arc::clone(self), run: Arc::downgrade(&run), event };
+                self.timers.at(at, Arc::new(due), 0);
+            }
+            Effect::Interrupted { .. } => self.control.dispatch.interrupt(),
+            Effect::PollNow { task } => self.control.dispatch.poll_now(&run, task),
             Effect::Woken { task } => run.ring(task),
             Effect::Answered { request, answer } => self.control.requests.answered(request, &answer),
             Effect::Consumed { number } => run.state.lock().forget_message(number),

@@ -366,6 +366,7 @@ impl<H: Host> Run<H> {
                 failure: state.failure().cloned(),
                 ended_at: state.ended_at(),
                 blocked_by: state.blocked_by().cloned(),
+                cancel: state.cancel().cloned(),
                 ..RunRow::new(self.id, Arc::clone(graph.workflow()), graph.version().into(), self.created_at)
             },
             tasks: Arc::clone(&self.workflow.recorded),

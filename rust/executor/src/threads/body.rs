@@ -125,6 +125,12 @@ impl<H: Host> BodyCx<H> {
         self.attempt.lock().is_suspended()
     }
 
+    /// Whether the run was cancelled.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.run.state.lock().cancel().is_some()
+    }
+
     /// Whether the body has returned.
     #[must_use]
     pub fn has_ended(&self) -> bool {

@@ -144,6 +144,18 @@ impl<H: Host> Dispatch<H> for Pool<H> {
         }
     }
 
+    fn poll_now(&self, run: &Arc<Run<H>>, task: TaskRef) {
+        if let Some(engine) = self.engine() {
+            self.gates.poll_now(&engine, run, task);
+        }
+    }
+
+    fn interrupt(&self) {
+        if let Some(coroutines) = &self.coroutines {
+            coroutines.interrupt();
+        }
+    }
+
     fn close(&self) {
         self.workers.close();
         self.gates.close();

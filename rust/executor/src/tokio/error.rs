@@ -25,6 +25,9 @@ pub enum Error {
     /// The run does not take the signal: it has ended, or its workflow does not declare it.
     #[error("{0}")]
     SignalRejected(String),
+    /// The run has ended, or has not: what was asked of it cannot be done.
+    #[error("{0}")]
+    TooLate(String),
     /// There is no such task or run.
     #[error("{0}")]
     Unknown(String),
@@ -44,7 +47,7 @@ impl From<StoreError> for Error {
 
 /// A run that has ended with a failure.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("run {} of '{}' failed{}", .result.id, .result.workflow, .result.what_failed())]
+#[error("run {} of '{}' {}", .result.id, .result.workflow, .result.how_ended())]
 pub struct RunFailed {
     /// All that is known of the run.
     pub result: RunResult,

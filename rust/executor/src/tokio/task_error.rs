@@ -50,6 +50,12 @@ impl TaskError {
         self.failure().is_some_and(|failure| failure.kind == FailureKind::WaitTimeout)
     }
 
+    /// Whether the run was cancelled: the body gets that once, and can clean up before it returns it.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.failure().is_some_and(|failure| failure.kind == FailureKind::Cancelled)
+    }
+
     /// Whether a step that may be executed only once was begun, by an earlier entry of the body, and has no result. It is
     /// not executed again: the body decides.
     #[must_use]

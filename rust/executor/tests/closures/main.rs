@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod combinations;
+mod control;
 mod distance;
 mod faults;
 mod gates;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bide_core::record::{Mark, RecordedTask, RunRow, RunRowId, StoredRun};
 use bide_core::{
-    BlockReason, Damage, Entry, EntryKey, EntryKind, EntryState, Operation, RunId, RunOptions, RunStatus, SubStatus,
-    TaskId, TaskRow, TaskStatus, Time,
+    BlockReason, Cancel, Damage, Entry, EntryKey, EntryKind, EntryState, Operation, RunId, RunOptions, RunStatus,
+    SubStatus, TaskId, TaskRow, TaskStatus, Time,
 };
 use bide_sync::Mutex;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -28,7 +28,7 @@ pub(super) type Versions = Mutex<HashMap<i64, Arc<[RecordedTask]>>>;
 macro_rules! run_columns {
     () => {
         "SELECT r.uuid, w.name, v.hash, r.key, r.status, r.inputs, r.failure, r.created_at, r.ended_at, r.blocked_by, \
-         r.crashes, r.runner, r.version, p.uuid, r.depth, r.tags, r.priority, r.start_at, r.deadline FROM "
+         r.crashes, r.runner, r.version, p.uuid, r.depth, r.tags, r.priority, r.start_at, r.deadline, r.cancel FROM "
     };
 }
 
@@ -44,7 +44,7 @@ pub(super) const COLUMNS: &str = run_columns!();
 /// See [`COLUMNS`].
 pub(super) const JOINS: &str = run_joins!();
 const RUN: &str = concat!(run_columns!(), "run r ", run_joins!(), "WHERE r.id = ?1 AND r.uuid = ?2");
-const STANDING: &str = "SELECT r.status, w.name, v.hash, r.runner FROM run r \
+const STANDING: &str = "SELECT r.status, w.name, v.hash, r.runner, r.held FROM run r \
      LEFT JOIN workflow w ON w.id = r.workflow LEFT JOIN version v ON v.id = r.version WHERE r.id = ?1 AND r.uuid = ?2";
 macro_rules! task_columns {
     () => {
@@ -134,6 +134,7 @@ impl SqliteStore {
             parent: fields.get::<Option<Vec<u8>>>(13, "parent")?.map(|uuid| self.uuid(&uuid)).transpose()?,
             depth: fields.get(14, "depth")?,
             options: options(&fields)?,
+            cancel: cancel(&fields, 19)?,
         };
         Ok((run, fields.get(12, "version")?))
     }
@@ -199,6 +200,7 @@ impl SqliteStore {
             workflow: fields.get(1, "workflow")?,
             version: fields.get(2, "version")?,
             runner: fields.get(3, "runner")?,
+            held: fields.get(4, "held")?,
         }))
     }
 
@@ -304,6 +306,13 @@ impl SqliteStore {
         }
         Ok(())
     }
+}
+
+/// That a run was cancelled.
+fn cancel(fields: &Fields<'_>, column: usize) -> Result<Option<Arc<Cancel>>, StoreError> {
+    let Some(blob) = fields.blob(column, "cancel")? else { return Ok(None) };
+    let cancel = Cancel::from_blob(&blob).map_err(|damage| fields.corrupt("cancel", &damage))?;
+    Ok(Some(Arc::new(cancel)))
 }
 
 fn options(fields: &Fields<'_>) -> Result<RunOptions, StoreError> {

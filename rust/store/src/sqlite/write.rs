@@ -1,7 +1,7 @@
 //! Writing runs: creation and batches. The statements here are the hot ones; none scans a table.
 
 use bide_core::record::{Committed, DoneRow, NewRun, Parent, RunRowId, RunUpdate, Write};
-use bide_core::{BlockReason, Entry, Failure, RunOptions, RunStatus, TaskRow, Time, Value};
+use bide_core::{BlockReason, Entry, Failure, MessageKind, RunOptions, RunStatus, TaskRow, Time, Value};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::SqliteStore;
@@ -33,8 +33,11 @@ const TASK: &str = "INSERT OR REPLACE INTO task (run, task, map, status, output,
 const ENTRY: &str = "INSERT OR REPLACE INTO journal (run, task, map, name, n, seq, kind, state, opened_at, closed_at, \
      due, deadline, proof, value, failure) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
 const DROP_ENTRY: &str = "DELETE FROM journal WHERE run = ?1 AND task = ?2 AND map = ?3 AND name = ?4 AND n = ?5";
+const DROP_ELEMENTS: &str = "DELETE FROM task WHERE run = ?1 AND task = ?2 AND map >= 0";
+const DROP_ELEMENT_ENTRIES: &str = "DELETE FROM journal WHERE run = ?1 AND task = ?2 AND map >= 0";
 const RUN: &str = "UPDATE run SET status = ?2, failure = ?3, ended_at = ?4, blocked_by = ?5, crashes = ?6, version = coalesce(?7, version), \
-     runner = CASE WHEN ?2 < 3 THEN runner END, epoch = CASE WHEN ?2 < 3 THEN epoch END WHERE id = ?1";
+     cancel = ?8, held = ?9, \
+     runner = CASE WHEN ?2 < 2 OR ?9 THEN runner END, epoch = CASE WHEN ?2 < 2 OR ?9 THEN epoch END WHERE id = ?1";
 
 /// For the test that no hot statement scans a table.
 #[cfg(test)]
@@ -52,6 +55,8 @@ pub(super) const HOT: &[&str] = &[
     TASK,
     ENTRY,
     DROP_ENTRY,
+    DROP_ELEMENTS,
+    DROP_ELEMENT_ENTRIES,
     RUN,
 ];
 
@@ -95,7 +100,7 @@ impl SqliteStore {
         let wake = &self.live.wake;
         let mut changes = None;
         let mut to_tell = Vec::new();
-        let mut answered = false;
+        let (mut answered, mut posted) = (false, false);
         for write in batch {
             match write {
                 Write::Run(update) => {
@@ -103,6 +108,11 @@ impl SqliteStore {
                     if !wake.is_alone() && (update.status.is_ended() || update.status == RunStatus::Paused) {
                         to_tell.push(update.run);
                     }
+                }
+                Write::Message { run, message, consumed: false } if message.address.kind == MessageKind::Control => {
+                    // To another run, which anybody may execute, or nobody.
+                    changes.get_or_insert_with(|| self.changes.lock()).run(*run);
+                    posted = true;
                 }
                 Write::Answer { run, .. } => {
                     answered = true;
@@ -114,6 +124,10 @@ impl SqliteStore {
             }
         }
         drop(changes);
+        if posted {
+            self.changes.unowned();
+            wake.poll_others();
+        }
         if answered {
             // Another runner of this process may wait for it.
             self.changes.mail();
@@ -150,6 +164,17 @@ impl SqliteStore {
                 }
                 Write::Message { run, message, consumed } => {
                     bytes += messages::insert(&mut statement, *run, message, *consumed).map_err(explain)?;
+                    if !consumed && message.address.kind == MessageKind::Control {
+                        messages::reopen_row(writer, *run, &message.address.name).map_err(explain)?;
+                    }
+                }
+                Write::Applied { run, number, at } => {
+                    statement.execute(params![number, run, at.0]).map_err(explain)?;
+                }
+                Write::DropElements { run, task } => {
+                    statement.execute(params![run, task]).map_err(explain)?;
+                    let entries = writer.prepare_cached(DROP_ELEMENT_ENTRIES);
+                    entries.and_then(|mut entries| entries.execute(params![run, task])).map_err(explain)?;
                 }
                 Write::Consumed { run, number, id } => {
                     messages::consume(writer, *run, *number, id.as_deref()).map_err(explain)?;
@@ -246,6 +271,8 @@ fn statement_of(write: &Write) -> &'static str {
         Write::DropEntries { .. } => DROP_ENTRY,
         Write::Message { .. } => messages::MESSAGE,
         Write::Consumed { .. } => messages::CONSUMED,
+        Write::Applied { .. } => messages::APPLIED,
+        Write::DropElements { .. } => DROP_ELEMENTS,
         Write::Answer { .. } => messages::ANSWER,
         Write::Run(_) => RUN,
         Write::Events(_) => events::APPEND,
@@ -325,6 +352,8 @@ fn run(statement: &mut rusqlite::Statement<'_>, row: &RunUpdate) -> rusqlite::Re
         row.blocked_by.as_ref().map(BlockReason::to_string),
         row.crashes,
         row.version,
+        row.cancel.as_ref().map(|cancel| cancel.to_blob()),
+        row.is_held(),
     ])
 }
 

@@ -172,6 +172,10 @@ pub enum Disaster {
     Deploy(Version),
     /// A caller submits a run under its key with other inputs.
     Stranger,
+    /// Somebody pauses this run, and resumes it so many moves later.
+    Pause(usize, u32),
+    /// Somebody cancels this run.
+    Cancel(usize),
 }
 
 /// Polls are so far apart.

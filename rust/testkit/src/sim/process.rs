@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::RunRow;
-use bide_core::{Address, Graph, RunId, TaskIx, Time, Value};
+use bide_core::{Address, Control, Graph, RunId, TaskIx, Time, Value};
 use bide_executor::drive::{Allowance, Driver, Gathering};
 use bide_executor::{
     Clock, Handle, Letter, NotRegistered, Ready, RegisteredWorkflow, Run, RunRequest, Settlement, SubmitError,
@@ -215,6 +215,16 @@ impl Process {
         value: Value,
     ) -> Result<Sent, StoreError> {
         self.driver.engine().send(Letter { run, address, id, content: Ok(value) })
+    }
+
+    /// Asks something of a run.
+    pub(super) fn control(&self, run: RunId, control: &Control) -> Result<Sent, StoreError> {
+        self.driver.engine().ask(run, control)
+    }
+
+    /// Whether a caller of it may ask for something.
+    pub(super) fn is_able(&self) -> bool {
+        !self.is_frozen() && !self.is_over() && !self.is_closing()
     }
 
     /// A caller asks for a run that exists with other inputs, and is refused.
