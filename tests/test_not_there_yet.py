@@ -1,18 +1,8 @@
-"""Features that are designed but not implemented yet say so and are not offered."""
-
-from collections.abc import Callable
+"""A method that there is not is an AttributeError, and costs the attributes that there are nothing."""
 
 import pytest
 
 import bide
-
-NOT_YET: dict[str, Callable[[bide.Runner], object]] = {}
-
-
-@pytest.mark.parametrize("what", NOT_YET)
-def test_an_unimplemented_feature_says_so(runner: bide.Runner, what: str) -> None:
-    with pytest.raises(bide.BideError, match="not there yet"):
-        NOT_YET[what](runner)
 
 
 @pytest.mark.parametrize("kind", [bide.Runner, bide.RunHandle])
