@@ -39,8 +39,10 @@ __all__ = [
     "TaskHandle",
     "Workflow",
     "__version__",
+    "_callback_token",
     "_current",
     "_panic_once_at",
+    "_read_callback_token",
     "_system_time",
     "counts",
     "in_body",
@@ -56,6 +58,12 @@ def in_body() -> bool:
 
 def _current(last: TaskHandle | None) -> TaskHandle:
     """Return the handle of the body that executes on this thread; `last` is one that was found in its contextvars."""
+
+def _callback_token(run: str, secret: str) -> str:
+    """Return the token of a callback of a run with a secret."""
+
+def _read_callback_token(token: str) -> tuple[str, str] | None:
+    """Return the run and the secret of a token, None if bide has not made it."""
 
 def _panic_once_at(place: Literal["caller", "body", "gate", "commit", "worker", "lease"]) -> None:
     """Make the next thread that reaches a place panic there: for tests."""

@@ -25,9 +25,10 @@ mod threads;
 mod tokio;
 
 pub use crate::tokio::{
-    Answer, ClosureBody, Closures, DeferUntil, Error, Event, OnTokio, RunFailed, RunHandle, RunResult, Runner,
-    RunnerBuilder, Scope, SendSignal, Skip, StepSettings, Submit, SubmitAndWait, TaskContext, TaskError, TaskHandle,
-    TaskResult, Wait, Waiting, Waits, Workflow, WorkflowBuilder, after, all_of, any_of, at, signal, until,
+    Answer, AnswerCallback, Callback, ChildRun, ClosureBody, Closures, DeferUntil, Error, Event, IntoWait, OnTokio,
+    Received, RunChild, RunFailed, RunHandle, RunResult, Runner, RunnerBuilder, Scope, SendRequest, SendSignal, Skip,
+    StartChild, StepSettings, Submit, SubmitAndWait, TaskContext, TaskError, TaskHandle, TaskResult, Wait, Waiting,
+    Waits, Workflow, WorkflowBuilder, after, all_of, any_of, at, request, signal, until,
 };
 pub use bide_core as core;
 pub use bide_core::attempt::{CallError, Polled};

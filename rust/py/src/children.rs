@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::attempt::{Part, PartRequest};
+use bide_core::attempt::{Part, PartRequest, child_name};
 use bide_core::{RunId, Value};
 use bide_executor::{Attached, BodyCx, CallError, RunRequest, Settlement, StartIdentity};
 use pyo3::prelude::*;
@@ -59,10 +59,7 @@ pub(crate) fn start<'py>(
     let workflow = PyString::new(py, core.get().name()).into_any();
     let children = PyList::empty(py);
     for child in started {
-        let name = match child.key.n {
-            n if child.key.is_keyed() || n == 1 => format!("child {}", child.key.name),
-            n => format!("child {} ({n})", child.key.name),
-        };
+        let name = child_name(&child.key);
         let (id, name) = (PyString::new(py, &child.id.to_string()).into_any(), PyString::new(py, &name).into_any());
         children.append(gil::call_args(&child_run, &[&id, &workflow, &name])?.into_bound())?;
     }
