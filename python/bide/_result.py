@@ -90,8 +90,8 @@ class RunResult(Mapping[str, Any]):
 
     A task is named by its function, for whose return type type checkers take the value, or by its name.
 
-    Attributes: `id`, `key`, `parent`, `workflow`, `status`, `outputs` (by task), `context`, `tasks` (by name, see
-    `TaskResult`), `error` (the first failure, or None), `blocked_by`, `started_at`, `ended_at`.
+    Attributes: `id`, `key`, `tags`, `parent`, `workflow`, `inputs`, `status`, `outputs` (by task), `context`, `tasks`
+    (by name, see `TaskResult`), `error` (the first failure, or None), `blocked_by`, `started_at`, `ended_at`.
     """
 
     __slots__ = ("_cause", "_snapshot")
@@ -117,6 +117,17 @@ class RunResult(Mapping[str, Any]):
         # A pickle of an older version has none.
         parent: str | None = getattr(self._snapshot, "parent", None)
         return parent
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags that the caller gave."""
+        # A pickle of an older version has none.
+        return dict(getattr(self._snapshot, "tags", None) or {})
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The inputs by name, as the workflow's tasks read them."""
+        return self._snapshot.decoded_inputs()
 
     @property
     def workflow(self) -> str:

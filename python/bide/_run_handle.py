@@ -1,5 +1,6 @@
 """`RunHandle`: a submitted run to wait for. How it is submitted is in `_runner.py`."""
 
+import sys
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
@@ -9,8 +10,10 @@ from bide._core import Channel
 from bide._duration import optional_seconds
 from bide._errors import BideError, DefinitionError, not_picklable
 from bide._events import DEFAULT, Event, Follower
+from bide._here import in_coroutine
 from bide._result import RunResult
 from bide._status import RunStatus
+from bide._twins import RunHandleTwins
 from bide._waits import Duration
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ A = TypeVar("A")
 
 
 @lacks("cancel", "pause", "resume")
-class RunHandle:
+class RunHandle(RunHandleTwins):
     """A submitted run. Wait for it with `handle.result()` or `await handle`."""
 
     __slots__ = ("__weakref__", "_core", "_runner", "key")
@@ -75,6 +78,7 @@ class RunHandle:
         `timeout` limits this wait only (`TimeoutError`): the run continues.
         """
         refuse_in_body("RunHandle.result()")
+        refuse_on_loop("RunHandle.result()", "`await handle`, or `await handle.result_async(timeout)`")
         limit = optional_seconds(timeout, "timeout", zero=True)
         if not self._core.wait(limit):
             msg = f"run {self.id} has not ended within {limit} s; it continues"
@@ -136,6 +140,15 @@ class RunHandle:
             await done.wait()
         return self._settled()
 
+    async def _result_within(self, limit: float | None) -> RunResult:
+        import asyncio  # noqa: PLC0415 - the caller has imported it
+
+        try:
+            return await asyncio.wait_for(self._wait_async(), limit)
+        except TimeoutError:
+            msg = f"run {self.id} has not ended within {limit} s; it continues"
+            raise TimeoutError(msg) from None
+
     def _snapshot(self) -> RunResult:
         snapshot = self._core.snapshot()
         if snapshot is None:
@@ -153,9 +166,17 @@ class RunHandle:
         return result
 
 
+def refuse_on_loop(what: str, instead: str) -> None:
+    """Refuse to block a thread whose event loop is running: what the caller waits for may need that loop."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        msg = f"{what} blocks its thread, and this one has a running event loop: use {instead}"
+        raise DefinitionError(msg)
+
+
 def refuse_in_body(what: str) -> None:
     """Refuse to wait for a run on the thread of a body or condition: if all of them waited, no run could continue."""
-    if _core.in_body():
+    if _core.in_body() or in_coroutine():
         msg = (
             f"{what} waits for a run, which a task's body or condition must not do: if every slot is held by a body "
             "that waits, no run can continue. A body that takes a handle runs it as a child of its own run, without "

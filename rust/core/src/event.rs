@@ -198,6 +198,10 @@ pub enum Event {
         /// How.
         status: RunStatus,
     },
+    /// The time has come at which the run is to begin.
+    StartDue,
+    /// The run's deadline has passed.
+    Expired,
     /// The run cannot continue as it is: it is paused. Later events of its bodies are refused.
     Block {
         /// Why.

@@ -13,6 +13,7 @@ use crate::failure::Failure;
 use crate::graph::Graph;
 use crate::id::{NO_MAP, RunId, TaskId, TaskIx};
 use crate::message::{Message, StoredMessage};
+use crate::options::RunOptions;
 use crate::pack::{Pair, unpack};
 use crate::status::{RunStatus, SubStatus, TaskStatus};
 use crate::time::Time;
@@ -306,6 +307,8 @@ pub struct NewRun {
     pub created_at: Time,
     /// The body that starts it as its child, if one does.
     pub parent: Option<Arc<Parent>>,
+    /// Tags, priority and times; none if nothing was said.
+    pub options: Option<Box<RunOptions>>,
 }
 
 /// The record by which a body has started a run as its child.
@@ -327,7 +330,7 @@ impl NewRun {
     /// A run without key and inputs.
     #[must_use]
     pub fn new(id: RunId, workflow: i64, version: i64, created_at: Time) -> Self {
-        Self { id, workflow, version, key: None, inputs: Arc::new([]), created_at, parent: None }
+        Self { id, workflow, version, key: None, inputs: Arc::new([]), created_at, parent: None, options: None }
     }
 
     /// The same run with a key, or with none.
@@ -340,6 +343,12 @@ impl NewRun {
     #[must_use]
     pub fn with_inputs(self, inputs: Arc<[u8]>) -> Self {
         Self { inputs, ..self }
+    }
+
+    /// The same run with tags, priority and times.
+    #[must_use]
+    pub fn with_options(self, options: Option<Box<RunOptions>>) -> Self {
+        Self { options, ..self }
     }
 
     /// The same run as the child of a body, or of none.
@@ -380,6 +389,8 @@ pub struct RunRow {
     pub parent: Option<RunId>,
     /// How many parents are above it.
     pub depth: u32,
+    /// Tags, priority and times.
+    pub options: RunOptions,
 }
 
 impl RunRow {
@@ -401,6 +412,7 @@ impl RunRow {
             runner: None,
             parent: None,
             depth: 0,
+            options: RunOptions::default(),
         }
     }
 

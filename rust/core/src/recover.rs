@@ -79,6 +79,7 @@ impl RunState {
             let (failure, blocked_by) = (run.failure.clone(), run.blocked_by.clone());
             *state.run_detail() = RunDetail { failure, blocked_by, version, ..RunDetail::default() };
         }
+        state.set_times(run.created_at, run.options.start_at, run.options.deadline);
         state.crashes = run.crashes;
         state.ended_at = run.ended_at.unwrap_or_default();
         state.recovered = true;
@@ -182,6 +183,9 @@ impl RunState {
         if crashes != self.crashes || stale || self.version().is_some() {
             self.crashes = crashes;
             self.write_run(out);
+        }
+        if self.is_held_by_time(out) {
+            return;
         }
         // Chosen before any of them changes: a task that is started when another ends is not resumed a second time.
         let order = self.graph.order().iter().map(|ix| TaskRef::plain(*ix));

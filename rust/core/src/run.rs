@@ -47,11 +47,13 @@ mod ends;
 mod mail;
 mod maps;
 mod rows;
+mod schedule;
 mod skip;
 mod steps;
 mod waits;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::block::BlockReason;
 use crate::entry::{EntryKey, EntryState, Lookup};
@@ -116,6 +118,10 @@ pub(crate) struct RunDetail {
     pub(crate) mail: Option<Box<Mailbox>>,
     /// The runs that its bodies have started, once one has.
     pub(crate) children: Option<Box<Children>>,
+    /// When it begins, as long as it has not.
+    pub(crate) start_at: Option<Time>,
+    /// When it must have ended, and how long after it begins that is.
+    pub(crate) deadline: Option<(Time, Duration)>,
     /// The workflow version to record for the run, if it is executed in another than it was created with.
     pub(crate) version: Option<i64>,
 }
@@ -419,6 +425,8 @@ impl RunState {
             Event::Mail { messages } => self.mail_came(messages, out),
             Event::ChildEnded { run, status } => self.child_ended(run, status, out),
             Event::Due { task, attempt, timer } => self.due(task, attempt, timer, out)?,
+            Event::StartDue => self.start_due(out),
+            Event::Expired => self.expired(out),
             Event::Published(published) => self.published(*published, out),
             Event::Block { reason } => {
                 self.run_detail().blocked_by = Some(reason);
@@ -552,6 +560,12 @@ impl RunState {
             self.resume(out);
             return;
         }
+        if !self.is_held_by_time(out) {
+            self.start_roots(out);
+        }
+    }
+
+    fn start_roots(&mut self, out: &mut Out<'_>) {
         let graph = Arc::clone(&self.graph);
         for task in graph.roots().iter().map(|ix| TaskRef::plain(*ix)) {
             // One that fails as it starts may have skipped it.

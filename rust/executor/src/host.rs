@@ -40,6 +40,21 @@ pub trait Host: Send + Sync + Sized + 'static {
         crate::panic::no_panic(f)
     }
 
+    /// Whether a body does not block a thread: its dispatcher hands it to another one.
+    fn is_coroutine(_body: &Self::Body) -> bool {
+        false
+    }
+
+    /// Whether the condition of this part of a task's gate does not block a thread.
+    fn is_coroutine_gate(_body: &Self::Body, _part: u16) -> bool {
+        false
+    }
+
+    /// The host's name of the calling thread, for its log.
+    fn this_thread() -> u64 {
+        0
+    }
+
     /// Whether a task's retry policy covers its `timeout`.
     fn retries_timeout(_body: &Self::Body) -> bool {
         false
@@ -64,6 +79,9 @@ pub trait Dispatch<H: Host>: Send + Sync + 'static {
 
     /// What was announced by [`Dispatch::coming`] is ready, or will not be.
     fn came(&self) {}
+
+    /// Takes what the thread that has made it ready cannot execute itself, and dispatches that.
+    fn divert(&self, _ready: &mut Vec<Ready<H>>) {}
 
     /// This gate is open and waits for a condition.
     fn gate(&self, gate: Gate<H>);
@@ -95,6 +113,8 @@ pub enum Source {
     SameElement(u32),
     /// What the elements of this mapped task have come to.
     Elements(u32),
+    /// What failed of this task, if anything did.
+    Failure(u32),
 }
 
 /// A body that may start.
@@ -167,6 +187,8 @@ pub enum Arg {
     Item(u32),
     /// What the elements of a mapped task have come to.
     Elements(Box<ElementOutcomes>),
+    /// What failed, and the name of the task or element that did.
+    Failure(Box<(Arc<str>, Failure)>),
 }
 
 impl From<Option<Value>> for Arg {

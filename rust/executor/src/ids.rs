@@ -61,7 +61,7 @@ pub(crate) fn seed() -> u64 {
 ///
 /// # Errors
 /// If the system has no random numbers: a token of others would be guessed.
-pub(crate) fn token(run: RunId) -> Result<CallbackToken, CallError> {
+pub fn token(run: RunId) -> Result<CallbackToken, CallError> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)
         .map_err(|error| CallError::Misuse(format!("the system gives no random numbers for a callback: {error}")))?;

@@ -8,6 +8,7 @@
 mod clock;
 mod closed;
 mod control;
+mod coroutines;
 mod engine;
 #[doc(hidden)]
 pub mod failpoint;
@@ -35,10 +36,12 @@ pub use bide_core::attempt::{CallError, Polled};
 pub use bide_sched::counts::{Counts, counts};
 pub use bide_store as store;
 pub use clock::{Clock, SystemClock};
+pub use coroutines::{Begun, CoroutineBody, Coroutines, EventLoop, GateWatch, OpenCall, Start};
 #[cfg(feature = "testing")]
 pub use engine::drive;
 pub use engine::{Engine, default_slots};
 pub use host::{Arg, Args, Attached, Dispatch, Free, Gate, Host, Ready, Source};
+pub use ids::token as new_token;
 pub use log::{Level, Log};
 pub use runs::answers::Reply;
 pub use runs::follow::{Bell, Followed};

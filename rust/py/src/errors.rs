@@ -35,6 +35,8 @@ pub(crate) struct Names {
     pub(crate) describe: Py<PyAny>,
     /// What is stored of an exception that is only ever shown.
     pub(crate) describe_end: Py<PyAny>,
+    /// A `bide.TaskFailed` from what is stored of an exception.
+    pub(crate) task_failed: Py<PyAny>,
     /// An exception from what is stored of it.
     pub(crate) rebuild: Py<PyAny>,
     /// Makes a `bide.Context` of encoded values.
@@ -111,6 +113,7 @@ pub(crate) fn names(py: Python<'_>) -> PyResult<&Names> {
             unrecorded: of(&errors, "Unrecorded")?,
             describe: of(&stored, "describe")?,
             describe_end: of(&stored, "describe_end")?,
+            task_failed: of(&stored, "task_failed")?,
             rebuild: of(&stored, "rebuild")?,
             context: py.import("bide._context")?.getattr("Context")?.getattr("_from_encoded")?.unbind(),
             name_of: of(&py.import("bide._fingerprint")?, "name_of")?,

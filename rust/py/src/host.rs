@@ -147,6 +147,19 @@ impl Host for Python3 {
         panics::no_panic(f).map_err(|panicked| panicked.to_string())
     }
 
+    fn is_coroutine(body: &PyBody) -> bool {
+        body.is_async
+    }
+
+    fn is_coroutine_gate(body: &PyBody, part: u16) -> bool {
+        body.gate(part).is_some_and(|gate| gate.is_async)
+    }
+
+    fn this_thread() -> u64 {
+        // SAFETY: always succeeds. It is what `threading.get_ident` returns.
+        (unsafe { libc::pthread_self() }) as u64
+    }
+
     fn retries_timeout(body: &PyBody) -> bool {
         body.retry.as_ref().is_some_and(|retry| retry.covers_timeout)
     }

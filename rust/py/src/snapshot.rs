@@ -14,7 +14,7 @@ use pyo3::types::{PyBytes, PyDict, PyList};
 
 use crate::host::{PyEngine, PyRun};
 use crate::moment::datetime;
-use crate::{errors, gil, panics};
+use crate::{errors, gil, options, panics};
 
 /// A run as it stands, or stood when this was asked for.
 #[pyclass(frozen, module = "bide._core", name = "Snapshot")]
@@ -202,6 +202,37 @@ impl PySnapshot {
         let inputs = stored.run.unpacked_inputs().map_err(|why| errors::bide(py, &why.to_string()))?;
         let input = |(name, value): (Arc<str>, Value)| (name.to_string(), PyBytes::new(py, value.as_bytes()));
         Ok(inputs.into_iter().map(input).collect())
+    }
+
+    /// The inputs as the workflow's tasks read them where it is known, else as plain JSON.
+    fn decoded_inputs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        panics::method(|| {
+            let stored = self.stored();
+            let inputs = stored.run.unpacked_inputs().map_err(|why| errors::bide(py, &why.to_string()))?;
+            let workflow = match &self.live {
+                Some(run) => Some(Arc::clone(&run.workflow)),
+                None => self.engine.workflow(&stored.run.workflow),
+            };
+            let dict = PyDict::new(py);
+            for (name, value) in inputs {
+                let reader = workflow.as_ref().and_then(|workflow| options::reader_of(&workflow.bodies, &name));
+                let codec = match reader {
+                    Some(codec) => codec,
+                    None => &errors::names(py)?.plain_codec,
+                };
+                dict.set_item(&*name, &*codec.decode(py, &value)?)?;
+            }
+            Ok(dict)
+        })
+    }
+
+    /// The tags of the run.
+    #[getter]
+    fn tags<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        match &self.live {
+            Some(run) => options::tags_of(py, &run.options.as_deref().cloned().unwrap_or_default()),
+            None => options::tags_of(py, &self.stored().run.options),
+        }
     }
 
     /// The caller's key.

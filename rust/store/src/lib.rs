@@ -5,6 +5,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "busy timeouts are measured here; times that are stored are passed in")]
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,6 +81,12 @@ pub struct RunFilter {
     pub workflow: Option<String>,
     /// Only runs created at or after this time.
     pub since: Option<Time>,
+    /// Only runs with all of these tags.
+    pub tags: BTreeMap<Arc<str>, Arc<str>>,
+    /// Only runs whose key begins so.
+    pub key_prefix: Option<String>,
+    /// Only runs that bodies of this one have started.
+    pub parent: Option<RunId>,
     /// At most this many.
     pub limit: Option<usize>,
 }

@@ -314,6 +314,19 @@ impl Attempt {
         }
     }
 
+    /// As [`Attempt::abandon`], of a call that the body has cancelled: the next use of a wait's name continues with it.
+    pub fn cancel(&mut self, call: &Call) {
+        if call.is_over() {
+            return;
+        }
+        if call.is_combined() {
+            call.part_keys().iter().rev().for_each(|key| self.uses.take_back(key));
+        } else if call.is_wait() {
+            self.uses.take_back(call.key());
+        }
+        self.ends(call);
+    }
+
     /// A call is not under way any more.
     fn ends(&mut self, call: &Call) {
         match &mut self.keyed {

@@ -184,6 +184,16 @@ impl Call {
         matches!(self.kind, Kind::Pushed(_) | Kind::Combined(_))
     }
 
+    /// Whether it waits for several at once.
+    pub(super) const fn is_combined(&self) -> bool {
+        matches!(self.kind, Kind::Combined(_))
+    }
+
+    /// Whether it waits, for one or for several.
+    pub(super) const fn is_wait(&self) -> bool {
+        matches!(self.kind, Kind::Condition(_) | Kind::Time(_) | Kind::Pushed(_) | Kind::Combined(_))
+    }
+
     pub(super) const fn is_over(&self) -> bool {
         match &self.kind {
             Kind::Combined(combined) => combined.is_over(),

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::event::{Effect, Outcome, Retry, Timer};
 use crate::failure::Failure;
-use crate::graph::RunIf;
 use crate::id::{NO_MAP, TaskIx, TaskRef};
 use crate::record::{DoneRow, Write};
 use crate::status::{RunStatus, TaskStatus};
@@ -76,7 +75,7 @@ impl RunState {
         let attempts = self.task(task).attempts;
         let policy = self.graph.spec(task.ix).retry;
         if let Some(retry) = retry.filter(|_| policy.allows_after(attempts)) {
-            let at = out.now.after(policy.delay_before(attempts + 1, retry.random));
+            let at = out.now.after(policy.delay_before(attempts.saturating_add(1), retry.random));
             self.task_mut(task).status = TaskStatus::Pending;
             if policy.fresh {
                 self.refuse_taken(
@@ -120,7 +119,7 @@ impl RunState {
         }
     }
 
-    fn finish_attempt(&mut self, task: TaskRef) {
+    pub(super) fn finish_attempt(&mut self, task: TaskRef) {
         let started_at = self.task(task).started_at;
         let detail = self.detail(task);
         if started_at > Time::default() {
@@ -141,7 +140,7 @@ impl RunState {
                 TaskStatus::Ready => state.started_at == Time::default() && !state.reenter,
                 _ => false,
             };
-            if waiting && graph.spec(task.ix).run_if == RunIf::Succeeded {
+            if waiting && !graph.spec(task.ix).run_if.runs_after_failures() {
                 self.skip(task, SkipCause::Task(cause), true, out);
                 self.task_ended(task, out);
             }

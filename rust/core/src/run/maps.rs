@@ -13,7 +13,6 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::failure::{Failure, FailureKind};
-use crate::graph::RunIf;
 use crate::id::{NO_MAP, TaskIx, TaskRef};
 use crate::status::TaskStatus;
 use crate::time::Time;
@@ -225,7 +224,7 @@ impl RunState {
             if self.task_status(element) != TaskStatus::Pending {
                 continue;
             }
-            match stopped_by.filter(|_| graph.spec(element.ix).run_if == RunIf::Succeeded) {
+            match stopped_by.filter(|_| !graph.spec(element.ix).run_if.runs_after_failures()) {
                 None => self.start_or_skip(element, out),
                 Some(cause) => {
                     self.skip(element, SkipCause::Task(cause), true, out);

@@ -13,6 +13,7 @@ mod plan;
 mod properties;
 mod reopened;
 mod requests;
+mod schedule;
 mod script;
 mod show;
 mod steps;

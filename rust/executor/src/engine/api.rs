@@ -10,7 +10,7 @@ use bide_store::{EventRange, Sent, Standing, Store, StoreError};
 
 use crate::clock::Clock;
 use crate::engine::Engine;
-use crate::host::{Attached, Host, Ready};
+use crate::host::{Attached, Dispatch, Host, Ready};
 use crate::ledger::{CommitPath, Group, Lost};
 use crate::log::Level;
 use crate::runs::follow::{self, Bell, Followed};
@@ -321,6 +321,8 @@ impl<H: Host> Engine<H> {
     /// Commits a group on the thread that made it. Bodies that become ready are added to `ready`. Blocks.
     pub(crate) fn commit_group(&self, group: &Group<H>, ready: &mut Vec<Ready<H>>) {
         self.path.commit_group(group, ready);
+        // What is left is for the slot that the group is of.
+        self.dispatch().divert(ready);
     }
 }
 

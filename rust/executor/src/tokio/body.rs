@@ -304,7 +304,7 @@ impl BodyState {
                 _ => Ok(()),
             },
         };
-        let slot = self.engine().dispatch().resume(self.engine()).await;
+        let slot = self.engine().dispatch().resume(self.engine(), self.run.priority()).await;
         let acquired = slot.is_some();
         if let Some(slot) = slot {
             self.lane.keep_slot(self.turn, slot);

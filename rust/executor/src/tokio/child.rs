@@ -3,8 +3,8 @@
 use std::future::IntoFuture;
 use std::sync::Arc;
 
-use bide_core::attempt::{Action, CallError, Fed, Request, StartRequest, child_name};
-use bide_core::{DefinitionError, EntryKey, RunId, StepArguments};
+use bide_core::attempt::{Action, CallError, Fed, Request, child_name};
+use bide_core::{DefinitionError, EntryKey, RunId};
 use serde::{Deserialize, Serialize};
 
 use super::blocking::blocking;
@@ -19,9 +19,9 @@ use super::run_handle::RunHandle;
 use super::runner::register;
 use super::task_error::TaskError;
 use super::workflow::Workflow;
-use crate::host::Host;
 use crate::ledger::Lost;
 use crate::runs::run::{Inputs, RegisteredWorkflow, RunRequest, packed};
+use crate::threads::body::StartIdentity;
 
 /// A run that a body has started, and the wait for its end: see [`TaskHandle::start`]. It is a plain value: a body can
 /// return it, or keep it in a checkpoint, and any body of the same run can wait for it.
@@ -220,12 +220,8 @@ impl BodyState {
         key: Option<Arc<str>>,
     ) -> Result<ChildRun, CallError> {
         let of = workflow.graph.workflow();
-        let (name, proof, keyed) = match key {
-            Some(key) => (EntryKey::keyed_name(of, &key), None, true),
-            None => (Arc::clone(of), Some(packed(&inputs)), false),
-        };
-        let arguments = StepArguments { proof, older: None, advice: Closures::START_ADVICE };
-        let mut call = self.begin(of, Request::Start(vec![StartRequest { name, arguments, keyed }]))?;
+        let identity = key.map_or_else(|| StartIdentity::Inputs(packed(&inputs)), StartIdentity::Key);
+        let mut call = self.begin(of, Request::Start(vec![identity.request::<Closures>(of)]))?;
         let mut request = Some(RunRequest::new(inputs));
         let (mut new, mut fed) = (None, Fed::Begin);
         loop {

@@ -190,7 +190,7 @@ impl OnTokio {
         if state.closing {
             fresh.clear();
         }
-        state.ready.extend(fresh.drain(..));
+        state.put(fresh);
         if commits && state.ready.is_empty() && !self.group.is_empty() {
             return NextStep::Commit;
         }
@@ -219,14 +219,14 @@ impl OnTokio {
     }
 
     /// Waits for a slot to resume a deferred body. `None` if the runner closes first.
-    pub(super) async fn resume(&self, engine: &Arc<Engine<Closures>>) -> Option<Slot> {
+    pub(super) async fn resume(&self, engine: &Arc<Engine<Closures>>, priority: i32) -> Option<Slot> {
         let receiver = {
             let mut state = self.state.lock();
             if state.closing {
                 return None;
             }
             let (sender, receiver) = oneshot::channel();
-            if let Some((no, _)) = state.slots.resume(sender) {
+            if let Some((no, _)) = state.slots.resume_ranked(sender, priority) {
                 return Some(Slot::new(no, engine));
             }
             receiver
@@ -316,6 +316,15 @@ impl OnTokio {
 }
 
 impl State {
+    /// Bodies may start: those of a higher priority first, equal ones in the order in which they come.
+    fn put(&mut self, ready: &mut Vec<Ready<Closures>>) {
+        for one in ready.drain(..) {
+            let priority = one.run.priority();
+            let before = self.ready.iter().rposition(|other| other.run.priority() >= priority);
+            self.ready.insert(before.map_or(0, |at| at + 1), one);
+        }
+    }
+
     /// Takes free slots for what is ready.
     fn start(&mut self) -> Vec<(SlotNo, Ready<Closures>)> {
         let mut bodies = Vec::new();
@@ -336,7 +345,7 @@ impl Dispatch<Closures> for OnTokio {
             if state.closing {
                 Vec::new()
             } else {
-                state.ready.extend(ready.drain(..));
+                state.put(ready);
                 state.start()
             }
         };

@@ -52,10 +52,10 @@ impl<E: Upcalls> Pool<E> {
         self.shared.end_poll(poll);
     }
 
-    /// The wait of a body is over: waits for a slot. `None` if the pool closes first. Blocks.
+    /// The wait of a body is over: waits for a slot, which bodies with a higher priority get first. `None` if the pool closes first. Blocks.
     #[must_use]
-    pub fn resume(&self, parker: &Arc<Parker<E>>) -> Option<Permit<E>> {
-        self.shared.resume(parker)
+    pub fn resume(&self, parker: &Arc<Parker<E>>, priority: i32) -> Option<Permit<E>> {
+        self.shared.resume(parker, priority)
     }
 
     /// A body that is suspended while it is parked unwinds, without a slot.

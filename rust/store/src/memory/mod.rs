@@ -290,6 +290,14 @@ impl Store for MemoryStore {
         let fits = |run: &&MemRun| {
             filter.status.is_none_or(|status| status == run.status)
                 && filter.since.is_none_or(|since| since <= run.created_at)
+                && filter.tags.iter().all(|(name, value)| {
+                    run.options.as_ref().is_some_and(|options| options.tags.get(name) == Some(value))
+                })
+                && filter
+                    .key_prefix
+                    .as_ref()
+                    .is_none_or(|prefix| run.key.as_ref().is_some_and(|key| key.starts_with(&**prefix)))
+                && filter.parent.is_none_or(|parent| run.parent.as_ref().is_some_and(|above| above.run == parent))
                 && filter.workflow.as_ref().is_none_or(|name| **name == *state.workflows[run.workflow as usize].name)
         };
         let mut found: Vec<&MemRun> = state.runs.values().filter(fits).collect();

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use bide_core::record::{DoneRow, NewRun, Parent, RunRowId, RunUpdate, Write};
 use bide_core::{
-    BlockReason, Entry, EntryKey, EntryKind, Failure, NO_MAP, RunId, RunStatus, TaskId, TaskRow, Time, Value,
+    BlockReason, Entry, EntryKey, EntryKind, Failure, NO_MAP, RunId, RunOptions, RunStatus, TaskId, TaskRow, Time,
+    Value,
 };
 
 use super::messages::Messages;
@@ -38,6 +39,8 @@ pub(super) struct MemRun {
     pub(super) runner: Option<i64>,
     /// The body that has started it, if one has.
     pub(super) parent: Option<Arc<Parent>>,
+    /// Tags, priority and times; none if nothing was said.
+    pub(super) options: Option<Box<RunOptions>>,
     /// By task number.
     plain: Vec<Row>,
     /// Rows of elements of mapped tasks in blocks of [`BLOCK`], by task number and number of the block.
@@ -128,6 +131,7 @@ impl MemRun {
             crashes: 0,
             runner: Some(runner),
             parent: new.parent.clone(),
+            options: new.options.clone(),
             plain: Vec::new(),
             mapped: BTreeMap::new(),
             has_journal: false,

@@ -205,6 +205,7 @@ impl State {
             runner: run.runner,
             parent: run.parent.as_ref().map(|parent| parent.run),
             depth: run.parent.as_ref().map_or(0, |parent| parent.depth),
+            options: run.options.as_deref().cloned().unwrap_or_default(),
         }
     }
 

@@ -20,6 +20,7 @@ mod hint;
 mod lease;
 #[cfg(target_os = "linux")]
 mod listen;
+mod listing;
 mod lock;
 mod messages;
 mod names;

@@ -1,7 +1,7 @@
 //! Writing runs: creation and batches. The statements here are the hot ones; none scans a table.
 
 use bide_core::record::{Committed, DoneRow, NewRun, Parent, RunRowId, RunUpdate, Write};
-use bide_core::{BlockReason, Entry, Failure, RunStatus, TaskRow, Time, Value};
+use bide_core::{BlockReason, Entry, Failure, RunOptions, RunStatus, TaskRow, Time, Value};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::SqliteStore;
@@ -22,6 +22,9 @@ const KEYED: &str = "SELECT uuid FROM run WHERE workflow = ?1 AND key = ?2";
 const UUID: &str = "SELECT uuid FROM run WHERE id = ?1";
 /// Only within the transaction that has created the run.
 const UNDO: &str = "DELETE FROM run WHERE id = ?1";
+const UNDO_TAGS: &str = "DELETE FROM run_tag WHERE run = ?1";
+const OPTIONS: &str = "UPDATE run SET tags = ?2, priority = ?3, start_at = ?4, deadline = ?5 WHERE id = ?1";
+const TAG: &str = "INSERT INTO run_tag (run, name, value) VALUES (?1, ?2, ?3)";
 const DONE: &str = "INSERT INTO task (run, task, map, status, output, started_at, ended_at) \
      VALUES (?1, ?2, ?3, 3, ?4, ?5, ?6)";
 const TASK: &str = "INSERT OR REPLACE INTO task (run, task, map, status, output, started_at, ended_at, \
@@ -35,8 +38,22 @@ const RUN: &str = "UPDATE run SET status = ?2, failure = ?3, ended_at = ?4, bloc
 
 /// For the test that no hot statement scans a table.
 #[cfg(test)]
-pub(super) const HOT: &[&str] =
-    &[CREATE, CREATE_KEYED, CREATE_CHILD, KEYED, UUID, UNDO, DONE, TASK, ENTRY, DROP_ENTRY, RUN];
+pub(super) const HOT: &[&str] = &[
+    CREATE,
+    CREATE_KEYED,
+    CREATE_CHILD,
+    KEYED,
+    UUID,
+    UNDO,
+    UNDO_TAGS,
+    OPTIONS,
+    TAG,
+    DONE,
+    TASK,
+    ENTRY,
+    DROP_ENTRY,
+    RUN,
+];
 
 impl SqliteStore {
     pub(super) fn write_commit(&self, lease: Lease, commit: &mut Commit<'_>) -> Result<Written, StoreError> {
@@ -193,8 +210,10 @@ impl SqliteStore {
         }
         if made.iter().any(Creation::prevents_all) {
             for row in inserted {
-                let undone = writer.prepare_cached(UNDO).and_then(|mut undo| undo.execute([row]));
-                undone.map_err(explain)?;
+                for sql in [UNDO, UNDO_TAGS] {
+                    let undone = writer.prepare_cached(sql).and_then(|mut undo| undo.execute([row]));
+                    undone.map_err(explain)?;
+                }
             }
         }
         Ok(made)
@@ -360,11 +379,26 @@ fn insert_run(writer: &Connection, lease: Lease, new: &NewRun) -> rusqlite::Resu
             let there = writer.prepare_cached(KEYED)?.query_row(params![new.workflow, key], |row| row.get(0));
             there.optional().map(Inserted::Not)
         }
-        Ok(_) => Ok(Inserted::New),
+        Ok(_) => {
+            if let Some(options) = &new.options {
+                insert_options(writer, new.id.row(), options)?;
+            }
+            Ok(Inserted::New)
+        }
         Err(error) if is_conflict(&error) => {
             let there: Vec<u8> = writer.prepare_cached(UUID)?.query_row([new.id.row()], |row| row.get(0))?;
             Ok(Inserted::Not((there == uuid).then_some(there)))
         }
         Err(error) => Err(error),
     }
+}
+
+fn insert_options(writer: &Connection, run: RunRowId, options: &RunOptions) -> rusqlite::Result<()> {
+    let (start_at, deadline) = (micros(options.start_at), micros(options.deadline));
+    let mut update = writer.prepare_cached(OPTIONS)?;
+    update.execute(params![run, options.tags_json(), options.priority, start_at, deadline])?;
+    for (name, value) in &options.tags {
+        writer.prepare_cached(TAG)?.execute(params![run, &**name, &**value])?;
+    }
+    Ok(())
 }

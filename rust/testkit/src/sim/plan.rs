@@ -238,7 +238,11 @@ impl Act {
 
     /// How its condition is polled.
     pub(super) fn policy(self) -> PollPolicy {
-        let tolerate = if matches!(self, Self::RaisesUntil(_)) { Tolerance::Ignore } else { Tolerance::Tolerate(5) };
+        let tolerate = if matches!(self, Self::RaisesUntil(_)) {
+            Tolerance::Ignore
+        } else {
+            Tolerance::Tolerate(5, Duration::ZERO)
+        };
         PollPolicy { tolerate, ..TaskPlan::policy() }
     }
 }

@@ -253,7 +253,7 @@ impl Call {
     #[must_use]
     pub fn tolerate(mut self, errors: u32) -> Self {
         if let Operation::Condition { poll, .. } = &mut self.what {
-            poll.tolerate = Tolerance::Tolerate(errors);
+            poll.tolerate = Tolerance::Tolerate(errors, Duration::ZERO);
         }
         self
     }
@@ -268,7 +268,8 @@ impl Call {
 /// A condition `w` that is polled every `every_ms` milliseconds.
 #[must_use]
 pub(super) fn condition(every_ms: u64, answers: &[Answer]) -> Call {
-    let poll = PollPolicy::every(Duration::from_millis(every_ms));
+    let tolerate = Tolerance::Tolerate(5, Duration::ZERO);
+    let poll = PollPolicy { tolerate, ..PollPolicy::every(Duration::from_millis(every_ms)) };
     let what = Operation::Condition { proof: Some("code"), changes: false, poll, timeout: None };
     Call { name: "w", what, answers: answers.to_vec() }
 }

@@ -196,7 +196,12 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         let (workers, parker) = (&self.engine.dispatch().workers, &self.parker);
         at.wait(|| match sleep {
             Sleep::Poll(span) => workers.park_until_poll(&self.engine, parker, span, last),
-            Sleep::Until(due) => parker.park_until(|alarm, ticket| self.engine.timers().at(due, alarm, ticket)),
+            Sleep::Until(due) => parker.park_until(|alarm, ticket| {
+                if self.has_deadline() {
+                    self.run.set_alarm(self.task, call.key(), Arc::clone(&alarm), ticket);
+                }
+                let _ = self.engine.timers().at(due, alarm, ticket);
+            }),
             Sleep::Closed => {
                 parker.park_until(|alarm, ticket| self.run.set_alarm(self.task, call.key(), alarm, ticket))
             }
@@ -207,10 +212,20 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         })
     }
 
+    /// Whether the run ends at a time whatever its bodies do: they are woken then.
+    fn has_deadline(&self) -> bool {
+        self.run.options.as_ref().is_some_and(|options| options.deadline.is_some())
+    }
+
     /// The sleep is over; one until the next poll has ended the last one.
     #[inline(never)]
     pub(super) fn wakes(&self, waiting: &mut Waiting, sleep: Sleep, woken: Woken) {
         waiting.poll = None;
+        // A poll is begun in any case, and finds that out itself.
+        if !matches!(sleep, Sleep::Poll(_)) && self.has_deadline() && self.run.is_over() {
+            waiting.fed = Fed::Stopped;
+            return;
+        }
         waiting.fed = match (woken, sleep) {
             (Woken::Closed, _) => Fed::Stopped,
             (Woken::Rung, Sleep::Until(_) | Sleep::Closed | Sleep::PollOrClosed(_)) => Fed::Woken,
@@ -285,7 +300,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         let (outcome, permit) = at.wait(|| {
             workers.end_poll(waiting.poll);
             let outcome = event.map_or(Ok(()), |event| self.engine.commit_own(None, &self.run, event));
-            (outcome, workers.resume(&self.parker))
+            (outcome, workers.resume(&self.parker, self.run.priority()))
         });
         waiting.parked = false;
         let slot = permit.is_some();

@@ -151,6 +151,7 @@ impl TaskPlan {
         let run_if = match rng.below(8) {
             0 => RunIf::Failed,
             1 => RunIf::Done,
+            2 => RunIf::NoneFailed,
             _ => RunIf::Succeeded,
         };
         Self { number, on, run_if, retry, timeout, gate, acts, ends }
