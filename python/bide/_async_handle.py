@@ -402,8 +402,8 @@ class AsyncTaskHandle(AsyncCalls):
         """Make a callback, which anybody with its `token` can answer. See `TaskHandle.callback`."""
         from bide._callbacks import new  # noqa: PLC0415 - as in __init__.py
 
-        checked, secret, made = new(self.run_id, name, type)
-        return made(await self._record(_core.Call.callback(self._core, checked, secret, self._within())))
+        checked, made = new(self.run_id, name, type)
+        return made(await self._record(_core.Call.callback(self._core, checked, self._within())))
 
     # --- what it shows ---------------------------------------------------------------------------------------------
 

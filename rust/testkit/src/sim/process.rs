@@ -416,6 +416,11 @@ impl Process {
         if self.sides.iter().any(|side| !side.gathering.is_empty()) { span.min(LOOK) } else { span }
     }
 
+    /// Whether something has rung since the last look.
+    pub(super) fn has_rung(&self) -> bool {
+        !self.rung.lock().is_empty()
+    }
+
     /// All its threads have had their turn, and wait.
     pub(super) fn nothing_is_overdue(&self) {
         let now = self.steady();
