@@ -34,7 +34,7 @@ BASELINE_ROWS = (
     "late",
     "resume",
 )
-BIDE_ROWS = (*BASELINE_ROWS, "map", "latency", "emit", "unfinished", "million", "workflows")
+BIDE_ROWS = (*BASELINE_ROWS, "map", "children", "levels", "latency", "emit", "unfinished", "million", "workflows")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import time
 
 import bide
 
-from . import asyncio_rows, bide_commits, bide_events, bide_growth, bide_processes, bide_waits, measure
+from . import asyncio_rows, bide_children, bide_commits, bide_events, bide_growth, bide_processes, bide_waits, measure
 from .bide_workflows import Body, chain_workflow, map_workflow, one_workflow, open_runner, wide_workflow
 
 
@@ -111,6 +111,8 @@ ROWS = {
     "wide": row_wide,
     "first": row_first,
     "map": row_map,
+    "children": bide_children.row_children,
+    "levels": bide_children.row_levels,
     "sleeps": row_sleeps,
     "chain": row_chain,
     "single": row_single,

@@ -51,6 +51,16 @@ METRICS = {
         Metric("map", f"a task mapped over {measure.WIDE:,} items", "elements/s"),
         Metric("map_growth", f"by the rate of {measure.WIDE:,} independent tasks, in turns", "", 2, ratio=False),
     ],
+    "children": [
+        Metric("children", f"{measure.MANY:,} children of one body, awaited together", "runs/s"),
+        Metric(
+            "children_growth", f"by the rate of {measure.MANY:,} submitted together, in turns", "", 2, ratio=False
+        ),
+    ],
+    "levels": [
+        Metric("levels", "ten levels of children on one slot", "ms", 2, ratio=False),
+        Metric("levels_growth", "by one run, in turns", "", 1, ratio=False),
+    ],
     "growth": [
         Metric("cost_small", f"cost per task, {measure.SMALL:,} tasks", "µs", 2),
         Metric("cost_large", f"cost per task, {measure.LARGE:,} tasks", "µs", 2),
@@ -186,6 +196,8 @@ GOALS = (
     Goal("wide", NORMAL, least=5.0, against=THREADS),
     Goal("wide", FULL, least=200, against=DBOS),
     Goal("map_growth", NORMAL, least=0.8),
+    Goal("children_growth", NORMAL, least=0.5),
+    Goal("levels_growth", NORMAL, most=20),
     Goal("first_growth", MEMORY, most=2.0),
     Goal("first_growth", NORMAL, most=3.0),
     Goal("chain", MEMORY, least=8.0, against=SAYIIR),
