@@ -1,11 +1,11 @@
 """bide's rows about child runs, on the store of the setting."""
 
+import statistics
+
 import bide
 
 from . import measure
 from .bide_workflows import one_workflow, open_runner
-
-LEVELS = 10
 
 
 def _parent(count: int) -> bide.Workflow:
@@ -48,12 +48,17 @@ def row_children(setting: measure.Setting) -> measure.Metrics:
 
 
 def row_levels(setting: measure.Setting) -> measure.Metrics:
-    """Measure levels of children on one slot, and the ratio to one run, in turns."""
+    """Measure levels of children on one slot, and the ratio to one run, one by one."""
     workflow = _levels()
+    seconds: list[list[float]] = [[], []]
     with open_runner(setting, slots=1) as runner:
         runner.run(workflow, {"remaining": 2})
-        own, one = measure.in_turns(
-            lambda: measure.timed(lambda: runner.run(workflow, {"remaining": LEVELS})),
-            lambda: measure.timed(lambda: runner.run(one_workflow)),
-        )
-    return {"levels": own * 1e3, "levels_growth": own / one}
+        runner.run(one_workflow)
+        for _ in range(measure.LEVEL_RUNS):
+            seconds[0].append(measure.timed(lambda: runner.run(workflow, {"remaining": measure.LEVELS})))
+            seconds[1].append(measure.timed(lambda: runner.run(one_workflow)))
+    levels, one = map(statistics.median, seconds)
+    return {"levels": levels * 1e3, "levels_growth": levels / one}
+
+
+ROWS = {"children": row_children, "levels": row_levels}

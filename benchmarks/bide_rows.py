@@ -10,7 +10,17 @@ import time
 
 import bide
 
-from . import asyncio_rows, bide_children, bide_commits, bide_events, bide_growth, bide_processes, bide_waits, measure
+from . import (
+    asyncio_rows,
+    bide_children,
+    bide_commits,
+    bide_events,
+    bide_growth,
+    bide_processes,
+    bide_signals,
+    bide_waits,
+    measure,
+)
 from .bide_workflows import Body, chain_workflow, map_workflow, one_workflow, open_runner, wide_workflow
 
 
@@ -111,8 +121,6 @@ ROWS = {
     "wide": row_wide,
     "first": row_first,
     "map": row_map,
-    "children": bide_children.row_children,
-    "levels": bide_children.row_levels,
     "sleeps": row_sleeps,
     "chain": row_chain,
     "single": row_single,
@@ -122,4 +130,5 @@ ROWS = {
 }
 
 if __name__ == "__main__":
-    measure.main(ROWS | bide_commits.ROWS | bide_events.ROWS | bide_growth.ROWS | bide_waits.ROWS | bide_processes.ROWS)
+    modules = (bide_children, bide_commits, bide_events, bide_growth, bide_processes, bide_signals, bide_waits)
+    measure.main(ROWS | {name: row for module in modules for name, row in module.ROWS.items()})
