@@ -10,7 +10,17 @@ import time
 
 import bide
 
-from . import asyncio_rows, bide_commits, bide_events, bide_growth, bide_processes, bide_waits, measure
+from . import (
+    asyncio_rows,
+    bide_children,
+    bide_commits,
+    bide_events,
+    bide_growth,
+    bide_processes,
+    bide_signals,
+    bide_waits,
+    measure,
+)
 from .bide_workflows import Body, chain_workflow, map_workflow, one_workflow, open_runner, wide_workflow
 
 
@@ -120,4 +130,5 @@ ROWS = {
 }
 
 if __name__ == "__main__":
-    measure.main(ROWS | bide_commits.ROWS | bide_events.ROWS | bide_growth.ROWS | bide_waits.ROWS | bide_processes.ROWS)
+    modules = (bide_children, bide_commits, bide_events, bide_growth, bide_processes, bide_signals, bide_waits)
+    measure.main(ROWS | {name: row for module in modules for name, row in module.ROWS.items()})

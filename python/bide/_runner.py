@@ -233,13 +233,16 @@ class Runner(Controls, RunnerTwins):
         from bide import _mail  # noqa: PLC0415 - for those who send signals
 
         letters = []
+        last, found = None, ""
         for number, one in enumerate(signals):
             if not isinstance(one, (tuple, list)) or not 3 <= len(one) <= 4:  # noqa: PLR2004 - as the message says
                 msg = f"signals[{number}] must be (run, signal, value) or (run, signal, value, id), not {one!r}"
                 raise DefinitionError(msg)
-            run, signal, value, *rest = one
-            found = self._find_run(run, workflow)
-            letters.append(_mail.letter(found, signal, value, rest[0] if rest else None, self._declared(found, signal)))
+            run, signal, value = one[:3]
+            if run is not last or not found:
+                found, last = self._find_run(run, workflow), run
+            message_id = None if len(one) == 3 else one[3]  # noqa: PLR2004 - it has no id
+            letters.append(_mail.letter(found, signal, value, message_id, self._declared(found, signal)))
         _mail.check_sent(letters, self._core.send(letters))
 
     @overload
