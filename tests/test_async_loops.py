@@ -298,3 +298,12 @@ def test_waits_side_by_side_are_refused_with_the_remedy(store: str) -> None:
 def test_bad_settings_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(bide.DefinitionError, match=next(iter(settings))):
         bide.Runner(":memory:", **settings)  # type: ignore[arg-type]
+
+
+def test_a_child_with_coroutines_of_a_plain_body_has_a_loop(store: str) -> None:
+    @bide.task
+    def plain(handle: bide.TaskHandle) -> str:
+        return str(handle.run(workflow)["where"])
+
+    with bide.Runner(store) as runner:
+        assert runner.run(bide.Workflow("w", [plain]), timeout=30)["plain"] == "bide-loop"
