@@ -20,6 +20,7 @@ TIMEOUT = 300.0
 RESULTS = Path("target/bench/last.json")
 BASELINE_ROWS = (
     "wide",
+    "wide_async",
     "first",
     "growth",
     "sleeps",
@@ -67,7 +68,9 @@ SUBJECTS = [
     ),
     Subject(table.BASELINE, "asyncio_rows", ("import", *BASELINE_ROWS)),
     Subject(
-        table.THREADS, "threads_rows", tuple(row for row in BASELINE_ROWS if row not in {"first", "many", "gates"})
+        table.THREADS,
+        "threads_rows",
+        tuple(row for row in BASELINE_ROWS if row not in {"first", "many", "gates", "wide_async"}),
     ),
 ]
 PEERS = [
