@@ -671,6 +671,9 @@ class LoopQueue:
     def has_ready(self) -> bool:
         """Return whether there are coroutines to execute."""
 
+    def when_wanted(self, callback: Callable[[], object]) -> None:
+        """Call `callback()` on a thread of the runner once there is something to do and no loop yet."""
+
     def set_bodies(self, bodies: BodyLoop | None) -> None:
         """Keep the loop for the handles of bodies, until it is None."""
 

@@ -92,7 +92,7 @@ impl OpenCall {
 }
 
 /// Wakes a future.
-struct Ring(Arc<Notify>);
+pub(super) struct Ring(pub(super) Arc<Notify>);
 
 impl Alarm for Ring {
     fn ring(self: Arc<Self>, _ticket: u64) {

@@ -22,7 +22,7 @@ pub(crate) struct LoopQueue {
     woken: Mutex<Vec<Arc<Sleeper>>>,
     /// A byte is on its way.
     signalled: AtomicBool,
-    /// How many turns the loop has had.
+    /// How many turns the loop has had, and bodies it has begun.
     turns: AtomicU64,
     /// The loop's thread, as `threading.get_ident` names it; 0 before its first turn.
     thread: AtomicU64,
@@ -32,6 +32,8 @@ pub(crate) struct LoopQueue {
     notifier: Arc<Notifier>,
     /// The `BodyLoop`, while it executes bodies.
     pub(super) bodies: Mutex<Option<Kept>>,
+    /// Called once there is something to do and no `BodyLoop` yet: it is to be made.
+    wanted: Mutex<Option<Kept>>,
     /// The loop's end of the socket.
     pub(super) reader: UnixStream,
     /// The other end.
@@ -84,24 +86,45 @@ impl LoopQueue {
             watched: Mutex::default(),
             notifier: Arc::clone(notifier),
             bodies: Mutex::default(),
+            wanted: Mutex::default(),
             reader,
             writer,
         }))
     }
 
+    /// Has this called, on a thread of the runner, once there is something to do and no loop yet.
+    pub(super) fn when_wanted(&self, callback: Py<PyAny>) {
+        *self.wanted.lock() = Some(Kept::new(callback));
+    }
+
+    /// The `BodyLoop` is there, or not any more.
+    pub(super) fn set_bodies(&self, bodies: Option<Py<PyAny>>) {
+        let wanted = self.wanted.lock().take();
+        let before = std::mem::replace(&mut *self.bodies.lock(), bodies.map(Kept::new));
+        drop((wanted, before));
+    }
+
     /// Wakes the loop, unless that is under way. Does not block.
     pub(crate) fn wake(&self) {
         if !self.signalled.swap(true, Ordering::AcqRel) {
+            if let Some(wanted) = self.wanted.lock().take() {
+                self.notifier.call(wanted);
+            }
             // If the socket is full the loop is woken anyway.
             let _ = (&self.writer).write(&[0]);
         }
+    }
+
+    /// The loop goes on: it is not blocked.
+    pub(super) fn beat(&self) {
+        self.turns.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Takes what can be polled again. What comes from here on wakes the loop again.
     pub(super) fn take(&self) -> Vec<Arc<Sleeper>> {
         let mut bytes = [0; 64];
         while matches!((&self.reader).read(&mut bytes), Ok(64)) {}
-        self.turns.fetch_add(1, Ordering::Relaxed);
+        self.beat();
         // SAFETY: always succeeds. It is what `threading.get_ident` returns.
         self.thread.store((unsafe { libc::pthread_self() }) as u64, Ordering::Relaxed);
         self.signalled.store(false, Ordering::Release);

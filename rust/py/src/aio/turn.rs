@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use super::gate::PyGateWatch;
 use super::queue::LoopQueue;
 use super::run::{self, Starts, Stop};
-use crate::gil::{self, Kept};
+use crate::gil;
 use crate::host::PyEngine;
 use crate::panics;
 use crate::process::Home;
@@ -70,8 +70,12 @@ impl PyLoopQueue {
 
     /// Keeps the `BodyLoop` for the handles of bodies, until it is called with None.
     fn set_bodies(&self, bodies: Option<Py<PyAny>>) {
-        let before = std::mem::replace(&mut *self.queue.bodies.lock(), bodies.map(Kept::new));
-        drop(before);
+        self.queue.set_bodies(bodies);
+    }
+
+    /// Calls `callback()` on a thread of the runner once there is something to do and no `BodyLoop` yet.
+    fn when_wanted(&self, callback: Py<PyAny>) {
+        self.queue.when_wanted(callback);
     }
 
     /// Gates to poll.
