@@ -1,6 +1,7 @@
 """Messages to a run: `bide.signal` and `bide.request` as values, and what a waiting body gets of a request."""
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from bide._codec import Codec
@@ -15,7 +16,7 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 
-class Signal(WaitBase[T], Generic[T], frozen=True):
+class Signal(WaitBase[T], Generic[T], frozen=True, dict=True):
     """A named message to a run, with the type of its value. Made by `bide.signal`.
 
     One value of it serves to send (`runner.signal(run, approved, True)`), to wait (`handle.wait(approved)`), as a gate
@@ -25,7 +26,7 @@ class Signal(WaitBase[T], Generic[T], frozen=True):
     name: str
     type: Any
 
-    @property
+    @cached_property
     def codec(self) -> Codec:
         """How its values are stored."""
         remedy = f"give the signal a type by bide.signal({self.name!r}, type)"
@@ -61,6 +62,22 @@ class Received(Generic[T, A]):
         return f"<Received request {self._request.name!r}: {self.value!r}>"
 
 
+class AsyncReceived(Received[T, A]):
+    """The same for an `async def` body, which awaits its answer."""
+
+    __slots__ = ()
+
+    async def reply(self, answer: A) -> None:  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride]
+        """Answer the request: `answer` is what `runner.request` returns."""
+        encoded = self._request.answer_codec.encode(answer)
+        await self._handle._send_reply(self._request.name, self._number, encoded, "")  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+
+    async def refuse(self, reason: str) -> None:  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride]
+        """Refuse the request: `runner.request` raises `RequestRefused` with this reason."""
+        checked = check_reason(reason, "refuse")
+        await self._handle._send_reply(self._request.name, self._number, None, checked)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+
+
 def check_reason(reason: object, what: str) -> str:
     """Return the reason that somebody gives, as text."""
     if not isinstance(reason, str):
@@ -69,19 +86,19 @@ def check_reason(reason: object, what: str) -> str:
     return escape_surrogates(reason)
 
 
-class Request(WaitBase[Received[T, A]], Generic[T, A], frozen=True):
+class Request(WaitBase[Received[T, A]], Generic[T, A], frozen=True, dict=True):
     """A named message whose sender waits for an answer. Made by `bide.request`."""
 
     name: str
     type: Any
     answer: Any
 
-    @property
+    @cached_property
     def codec(self) -> Codec:
         """How its values are stored."""
         return Codec(self.type, f"the request {self.name!r}", root="value", remedy=self._remedy)
 
-    @property
+    @cached_property
     def answer_codec(self) -> Codec:
         """How its answers are stored."""
         return Codec(self.answer, f"the answer to the request {self.name!r}", root="answer", remedy=self._remedy)
@@ -99,7 +116,8 @@ class Request(WaitBase[Received[T, A]], Generic[T, A], frozen=True):
             # Nobody can answer it.
             handle._reply(self.name, number, None, str(error))
             raise
-        return Received(self, number, value, handle)
+        kind: type[Received[T, A]] = AsyncReceived if hasattr(handle, "_send_reply") else Received
+        return kind(self, number, value, handle)
 
 
 @overload

@@ -319,7 +319,10 @@ fn a_computed_time_of_a_gate_is_recorded_once_and_stands() {
     for (gate, number) in [(computed.clone(), 0), (first, 2)] {
         let mut script = Script::new(gated(&gate, 1));
         let opened = script.now;
-        let is_asked = |script: &Script| matches!(script.effects[..], [Effect::Gate { part, deadline: None, .. }] if part == number);
+        let is_asked = |script: &Script| match script.effects[..] {
+            [Effect::Gate { part, deadline: None, .. }] => part == number,
+            _ => false,
+        };
         assert!(is_asked(&script), "{:?}", script.effects);
         script.now = script.now.after(seconds(10));
         script.die();
@@ -335,7 +338,7 @@ fn a_computed_time_of_a_gate_is_recorded_once_and_stands() {
             assert!(matches!(script.effects[..], [Effect::Timer { at, .. }] if at == due), "{:?}", script.effects);
             script.die();
         }
-        assert!(script.state.awaits_gate(task, 0, number));
+        assert!(script.state.awaits_gate(task, 0, number, None));
         script.ring();
         assert!(script.now >= due);
         assert_eq!(script.ready(), ["a"]);

@@ -162,10 +162,11 @@ impl Oracle {
     /// Every wait for the answer to a callback gets the first.
     pub(super) fn the_first_answer_stands(&mut self, run: RunRowId, ix: TaskIx, entry: &Entry) {
         let Some(secret) = answered(entry).cloned() else { return };
-        let timed_out = entry.failure.as_ref().is_some_and(|why| why.kind == FailureKind::WaitTimeout);
+        let without = |why: &Failure| matches!(why.kind, FailureKind::WaitTimeout | FailureKind::Cancelled);
+        let without_answer = entry.failure.as_ref().is_some_and(without);
         let got: Content = match (entry.state, &entry.value, &entry.failure) {
             (EntryState::Satisfied, Some(value), _) => Ok(value.clone()),
-            (EntryState::Failed, _, Some(failure)) if !timed_out => Err(failure.clone()),
+            (EntryState::Failed, _, Some(failure)) if !without_answer => Err(failure.clone()),
             _ => return,
         };
         let callback = self.callback(&secret).cloned();

@@ -72,7 +72,8 @@ impl Oracle {
 
     /// The record of a start names a child that was created with it, and always the same.
     pub(super) fn a_start_is_one_child(&mut self, run: RunRowId, ix: TaskIx, entry: &Entry) {
-        if !matches!(entry.operation, Operation::Start { .. }) {
+        // A cancellation may take the place of a start.
+        if !matches!(entry.operation, Operation::Start { .. }) || entry.state == EntryState::Failed {
             return;
         }
         let named = entry.value.as_ref().and_then(RunId::from_value);
@@ -97,13 +98,13 @@ impl Oracle {
         let failed = |kind| entry.failure.as_ref().is_some_and(|why| why.kind == kind);
         let completed = match entry.state {
             EntryState::Satisfied => true,
-            EntryState::Failed if !failed(FailureKind::WaitTimeout) => false,
+            EntryState::Failed if !failed(FailureKind::WaitTimeout) && !failed(FailureKind::Cancelled) => false,
             _ => return,
         };
         let status = self.run(run.row()).map(|run| run.status);
         let right = match status {
             Some(RunStatus::Completed) => completed,
-            Some(RunStatus::Failed) => !completed && failed(FailureKind::ChildFailed),
+            Some(RunStatus::Failed | RunStatus::Cancelled) => !completed && failed(FailureKind::ChildFailed),
             _ => false,
         };
         self.must(right, "a wait for a child ends otherwise than the child", || format!("{status:?}: {entry:?}"));
@@ -126,7 +127,7 @@ impl Oracle {
         let Some(child) = start.and_then(|start| RunId::from_value(start.value.as_ref()?)) else { return false };
         let waits =
             |entry: &Entry| entry.operation == Operation::Child { run: child } && entry.state == EntryState::Failed;
-        self.run(child.row()).is_some_and(|run| run.status == RunStatus::Failed)
+        self.run(child.row()).is_some_and(|run| run.status != RunStatus::Completed && run.status.is_ended())
             && dropped.iter().filter_map(entry).any(waits)
     }
 
