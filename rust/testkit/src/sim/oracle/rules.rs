@@ -325,7 +325,9 @@ impl Oracle {
         proof: Option<&[u8]>,
     ) {
         let entry = self.entries.get(&(run, ix, key.clone())).cloned();
-        let always = |entry: &Entry| entry.kind() == EntryKind::Time || entry.key.is_keyed();
+        // Where a cancellation was raised it is raised again, whatever the wait is.
+        let cancelled = |entry: &Entry| entry.failure.as_ref().is_some_and(|why| why.kind == FailureKind::Cancelled);
+        let always = |entry: &Entry| entry.kind() == EntryKind::Time || entry.key.is_keyed() || cancelled(entry);
         let same = |entry: &Entry| proof.is_some() && entry.proof() == proof;
         let right =
             entry.as_ref().is_some_and(|entry| entry.state != EntryState::Open && (always(entry) || same(entry)));
