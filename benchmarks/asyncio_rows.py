@@ -57,6 +57,10 @@ def row_wide(_setting: measure.Setting) -> measure.Metrics:
     return {"wide": per_second(measure.WIDE, wide)}
 
 
+def row_wide_async(_setting: measure.Setting) -> measure.Metrics:
+    return {"wide_async": per_second(measure.WIDE, wide)}
+
+
 def first() -> float:
     """Return the seconds that creating and awaiting the same number of coroutines takes, within a warm loop."""
     return measure.WIDE / per_second(measure.WIDE, wide)
@@ -220,6 +224,7 @@ if __name__ == "__main__":
         {
             "import": row_import,
             "wide": row_wide,
+            "wide_async": row_wide_async,
             "first": row_first,
             "growth": row_growth,
             "sleeps": row_sleeps,

@@ -43,6 +43,7 @@ METRICS = {
         Metric("wide", f"{measure.WIDE:,} independent no-op tasks", "tasks/s"),
         Metric("register", f"registering a workflow of {measure.WIDE:,} tasks, once", "ms", ratio=False),
     ],
+    "wide_async": [Metric("wide_async", f"{measure.WIDE:,} independent no-op coroutines", "tasks/s")],
     "first": [
         Metric("first", f"build, register and first run of {measure.WIDE:,} tasks", "ms", 1, ratio=False),
         Metric("first_growth", "by asyncio.TaskGroup's same, in turns in one process", "", 2, ratio=False),
@@ -214,6 +215,8 @@ GOALS = (
     Goal("wide", NORMAL, least=2.0, against=BASELINE),
     Goal("wide", NORMAL, least=5.0, against=THREADS),
     Goal("wide", FULL, least=200, against=DBOS),
+    Goal("wide_async", MEMORY, least=4.0, against=BASELINE),
+    Goal("wide_async", NORMAL, least=1.8, against=BASELINE),
     Goal("map_growth", NORMAL, least=0.8),
     Goal("children_growth", NORMAL, least=0.5),
     Goal("levels_growth", NORMAL, most=20),

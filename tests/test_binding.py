@@ -178,7 +178,7 @@ BAD += [
     (_no_task, r"From\('laod'\), and no task has that name: did you mean 'load'\?"),
     (_both, "give one"),
     (_task_as_input, "Input\\('load'\\), which is the name of a task"),
-    (_bare, "From, Input and Each take a name"),
+    (_bare, "From, Input, Each and FailureOf take a name"),
 ]
 
 
@@ -189,13 +189,18 @@ def test_a_parameter_that_cannot_be_bound_is_refused_by_name(fn: Callable[..., A
     assert "task 'me'" in str(caught.value)
 
 
-def test_async_handles_are_not_there_yet() -> None:
-    handle = type("AsyncTaskHandle", (), {"__module__": "bide"})
+def test_each_kind_of_body_has_its_kind_of_handle() -> None:
+    def plain(h: bide.AsyncTaskHandle) -> None: ...
 
-    def body(h: handle) -> None: ...  # type: ignore[valid-type]
+    async def coroutine(h: bide.TaskHandle) -> None: ...
 
-    with pytest.raises(bide.BideError, match="not there yet"):
-        bind(body, "me", TASKS)
+    async def right(h: bide.AsyncTaskHandle) -> None: ...
+
+    with pytest.raises(bide.DefinitionError, match="is a plain `def`, whose handle"):
+        bind(plain, "me", TASKS)
+    with pytest.raises(bide.DefinitionError, match="is an `async def`, whose handle"):
+        bind(coroutine, "me", TASKS)
+    assert bind(right, "me", TASKS).wants_handle
 
 
 def test_a_condition_has_no_handle() -> None:

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["docs/steps.md", "docs/workflows.md", "docs/messages.md", "docs/live.md", "docs/deploying.md", "README.md"]
+PAGES = [
+    "docs/asyncio.md",
+    "docs/steps.md",
+    "docs/workflows.md",
+    "docs/messages.md",
+    "docs/live.md",
+    "docs/intervening.md",
+    "docs/deploying.md",
+    "README.md",
+]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -122,18 +122,12 @@ def test_a_method_is_a_task_of_its_object() -> None:
 def test_a_coroutine_function_stays_one_to_others() -> None:
     async def body() -> None: ...
 
-    with pytest.raises(bide.BideError, match="not there yet"):
-        bide.task(body)
+    assert bide.task(body) is body
     assert asyncio.iscoroutinefunction(body)
 
 
 class Thing:
     def __call__(self) -> int:
-        return 3
-
-
-class AsyncCallable:
-    async def __call__(self) -> int:
         return 3
 
 
@@ -143,9 +137,6 @@ def generator() -> Any:
 
 async def async_generator() -> Any:
     yield 1
-
-
-async def coroutine() -> None: ...
 
 
 BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
@@ -175,9 +166,6 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: bide.task(generator), bide.DefinitionError, "task 'generator' is a generator function"),
     (lambda: bide.task(async_generator), bide.DefinitionError, "is a generator function"),
     (lambda: bide.task(plain, name="p", tolerate=-1), bide.DefinitionError, "task 'p': tolerate must be a count"),
-    (lambda: bide.task(coroutine), bide.BideError, "task 'coroutine': an `async def` body is not there yet"),
-    (lambda: bide.task(functools.partial(coroutine), name="p"), bide.BideError, "`async def` body is not there yet"),
-    (lambda: bide.task(AsyncCallable(), name="p"), bide.BideError, "`async def` body is not there yet"),
 ]
 
 

@@ -6,9 +6,11 @@ import typing as _typing
 from bide._core import Channel, TaskHandle, __version__
 
 # isort: split
-from bide._bind import From, Gate
+from bide._async_handle import AsyncTaskHandle
+from bide._bind import FailureOf, From, Gate
 from bide._codec import Pickle, codec
 from bide._context import Context
+from bide._control import HistoryEntry
 from bide._current import current
 from bide._errors import (
     BideError,
@@ -36,7 +38,7 @@ from bide._result import RunResult, TaskResult
 from bide._retry import Retry
 from bide._run_handle import RunHandle
 from bide._runner import Runner
-from bide._signals import Received, Request, Signal, request, signal
+from bide._signals import AsyncReceived, Received, Request, Signal, request, signal
 from bide._status import RunStatus, SubStatus, TaskStatus
 from bide._task import task
 from bide._waits import After, At, Tolerate, Until, after, at, until
@@ -53,6 +55,8 @@ __all__ = [
     "After",
     "AllOf",
     "AnyOf",
+    "AsyncReceived",
+    "AsyncTaskHandle",
     "At",
     "BideError",
     "Callback",
@@ -64,11 +68,13 @@ __all__ = [
     "DefinitionError",
     "Each",
     "Event",
+    "FailureOf",
     "Fired",
     "First",
     "Follower",
     "From",
     "Gate",
+    "HistoryEntry",
     "Input",
     "LogFilter",
     "Mapped",

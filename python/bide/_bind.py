@@ -13,10 +13,12 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args, get
 
 import msgspec
 
+from bide._async_handle import AsyncTaskHandle
+from bide._callables import is_async
 from bide._codec import Codec, is_pickle
 from bide._context import Context
 from bide._core import TaskHandle
-from bide._errors import DefinitionError, not_yet
+from bide._errors import DefinitionError, TaskFailed
 from bide._map import Each, Input, Mapped, task_name
 from bide._signature import MISSING, Names, Param, read
 from bide._task import RESERVED
@@ -46,6 +48,19 @@ class From(msgspec.Struct, frozen=True):
         return list(dict.fromkeys(task_name(one, "bide.From") for one in tasks))
 
 
+class FailureOf(msgspec.Struct, frozen=True):
+    """In ``Annotated[bide.TaskFailed | None, bide.FailureOf("load")]``: what failed of that task; None if nothing did.
+
+    For a task with `run_if="done"` or `"failed"`. If the other task was skipped because of a failure, it is that one.
+    """
+
+    task: str | Callable[..., Any]
+
+    def name(self) -> str:
+        """Return the name of the task."""
+        return task_name(self.task, "bide.FailureOf")
+
+
 Kind: TypeAlias = Literal[
     "context",
     "handle",
@@ -58,10 +73,15 @@ Kind: TypeAlias = Literal[
     "list",
     "mapped",
     "named",
+    "failure",
 ]
 """What a `Source` is: the Context or the handle; a task's return value, a run input or the gate's value; an item of a
 list that is a return value or an input; of a mapped task the output of the element of the same index, all outputs as a
-list, or a `Mapped`; a dict of the return values of several tasks."""
+list, or a `Mapped`; a dict of the return values of several tasks; what failed of a task."""
+
+
+NOTES = (From, Input, Each, FailureOf)
+"""What an annotation may say about where a value comes from."""
 
 
 class Gate:
@@ -84,7 +104,7 @@ class Source(NamedTuple):
         """The tasks that it reads."""
         if self.members:
             return tuple(name for name, _ in self.members)
-        return (self.name,) if self.kind in {"task", "item_of_task", "mapped"} else ()
+        return (self.name,) if self.kind in {"task", "item_of_task", "mapped", "failure"} else ()
 
 
 class InputParam(NamedTuple):
@@ -107,6 +127,8 @@ class Binding(NamedTuple):
     wants_handle: bool
     wants_context: bool
     returns: Codec
+    is_async: bool
+    """The callable is a coroutine function."""
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -120,8 +142,9 @@ def bind(fn: Callable[..., Any], owner: str, task_names: Collection[str], *, con
     params, returns = read(fn, where)
     if condition:
         returns = MISSING
+    by_async = is_async(fn)
     if not params and type(returns) is type:
-        return Binding((), (), (), (), False, False, Codec(returns, where))  # noqa: FBT003 - NamedTuple, in order
+        return Binding((), (), (), (), False, False, Codec(returns, where), by_async)  # noqa: FBT003 - NamedTuple, in order
     names = Names(fn)
     codec = Codec(names.resolve(returns, where, "the return value"), where)
     positional: list[Source] = []
@@ -138,6 +161,8 @@ def bind(fn: Callable[..., Any], owner: str, task_names: Collection[str], *, con
                 "after the condition holds"
             )
             raise DefinitionError(msg)
+        if source.kind == "handle":
+            _check_handle(annotation, where, param.name, by_async=by_async)
         if param.by_keyword:
             keyword.append((param.name, source))
         else:
@@ -151,6 +176,7 @@ def bind(fn: Callable[..., Any], owner: str, task_names: Collection[str], *, con
         wants_handle=any(source.kind == "handle" for source in sources),
         wants_context=any(source.kind == "context" for source in sources),
         returns=codec,
+        is_async=by_async,
     )
 
 
@@ -179,7 +205,7 @@ def with_writers(binding: Binding, writers: dict[str, Codec], where: str) -> Bin
                 [(name, _read_by(codec, writers[name], source, name, where)) for name, codec in source.members]
             )
             return source._replace(members=members)
-        if source.kind in {"context", "handle", "input", "gate", "item_of_input"}:
+        if source.kind in {"context", "handle", "input", "gate", "item_of_input", "failure"}:
             return source
         return source._replace(codec=_read_by(source.codec, writers[source.name], source, source.name, where))
 
@@ -242,12 +268,14 @@ def nearest(name: str, available: Iterable[str]) -> str:
 
 def _source(parameter: Param, annotation: object, where: str, task_names: Collection[str]) -> Source:
     name, default = parameter.name, parameter.default
-    special = _special(name, annotation, where)
+    special = _special(name, annotation)
     if special is not None:
         return Source(special, name, None, default, name)
     if type(annotation) is not type and _takes_gate(annotation):
         return Source("gate", "", None, default, name)
     named = None if type(annotation) is type else _outright(annotation, where, name)
+    if isinstance(named, FailureOf):
+        return _failure(named, parameter, _without(annotation), where, task_names)
     if isinstance(named, Each):
         return _each(named, parameter, _without(annotation), where, task_names)
     if isinstance(named, From) and not isinstance(named.task, str):
@@ -308,6 +336,19 @@ def _each(each: Each, parameter: Param, annotation: object, where: str, task_nam
     return Source("item_of_task", target, codec, parameter.default, name)
 
 
+def _failure(of: FailureOf, parameter: Param, annotation: object, where: str, task_names: Collection[str]) -> Source:
+    """Return the source of what failed of a task."""
+    name, target = parameter.name, of.name()
+    if target not in task_names:
+        msg = f"{where}: parameter {name!r} is FailureOf({target!r}), and no task has that name"
+        raise DefinitionError(msg + nearest(target, task_names))
+    if set(get_args(annotation)) != {TaskFailed, types.NoneType}:
+        msg = f"{where}: parameter {name!r} is FailureOf({target!r}): annotate it "
+        msg += f"Annotated[bide.TaskFailed | None, bide.FailureOf({target!r})]"
+        raise DefinitionError(msg)
+    return Source("failure", target, None, MISSING, name)
+
+
 def _dict(tasks: From, parameter: Param, annotation: object, where: str, task_names: Collection[str]) -> Source:
     """Return the source of a dict of several tasks' return values."""
     name, names = parameter.name, tasks.names()
@@ -339,7 +380,7 @@ def _mapped_item(annotation: object) -> object | None:
     return get_args(annotation)[0] if get_origin(annotation) is Mapped else None
 
 
-def _special(name: str, annotation: object, where: str) -> Literal["context", "handle"] | None:
+def _special(name: str, annotation: object) -> Literal["context", "handle"] | None:
     if annotation is MISSING:
         if name not in RESERVED:
             return None
@@ -348,11 +389,8 @@ def _special(name: str, annotation: object, where: str) -> Literal["context", "h
         if isinstance(cls, type):
             if issubclass(cls, Context):
                 return "context"
-            if cls is TaskHandle:
+            if cls is TaskHandle or cls is AsyncTaskHandle:
                 return "handle"
-            if _is_async_handle(cls):
-                feature = f"{where}: AsyncTaskHandle, for parameter {name!r},"
-                raise not_yet(feature)
     return None
 
 
@@ -367,18 +405,27 @@ def _alternatives(annotation: object) -> tuple[object, ...]:
     return (annotation,)
 
 
-def _is_async_handle(cls: type) -> bool:
-    """Whether this is what a later version has for `async def` bodies; by its name, since it is not there yet."""
-    return cls.__name__ == "AsyncTaskHandle" and (cls.__module__ or "").split(".")[0] == "bide"
+def _check_handle(annotation: object, where: str, name: str, *, by_async: bool) -> None:
+    """Refuse the handle of the other kind of body."""
+    for cls in _alternatives(annotation):
+        if cls is TaskHandle and by_async:
+            msg = f"{where} is an `async def`, whose handle is a bide.AsyncTaskHandle: annotate parameter {name!r} so"
+            raise DefinitionError(msg)
+        if cls is AsyncTaskHandle and not by_async:
+            msg = (
+                f"{where} is a plain `def`, whose handle is a bide.TaskHandle: annotate parameter {name!r} so, or make "
+                "the task an `async def`"
+            )
+            raise DefinitionError(msg)
 
 
-def _outright(annotation: object, where: str, name: str) -> From | Input | Each | None:
+def _outright(annotation: object, where: str, name: str) -> From | Input | Each | FailureOf | None:
     """Return the From, Input or Each in an Annotated, of which there may be one."""
     if get_origin(annotation) is not Annotated:
         return None
-    found = [note for note in get_args(annotation)[1:] if isinstance(note, (From, Input, Each))]
-    if any(note is From or note is Input or note is Each for note in get_args(annotation)[1:]):
-        msg = f'{where}: parameter {name!r}: From, Input and Each take a name, as in bide.From("load")'
+    found = [note for note in get_args(annotation)[1:] if isinstance(note, NOTES)]
+    if any(note in NOTES for note in get_args(annotation)[1:]):
+        msg = f'{where}: parameter {name!r}: From, Input, Each and FailureOf take a name, as in bide.From("load")'
         raise DefinitionError(msg)
     if len(found) > 1:
         msg = f"{where}: parameter {name!r} has {' and '.join(map(repr, found))}: give one"
@@ -391,11 +438,11 @@ def _takes_gate(annotation: object) -> bool:
 
 
 def _without(annotation: Any) -> Any:  # noqa: ANN401 - annotations are anything
-    """Return an annotation without From, Input, Each and Gate, which say nothing about the value."""
+    """Return an annotation without From, Input, Each, FailureOf and Gate, which say nothing about the value."""
     if type(annotation) is type or get_origin(annotation) is not Annotated:
         return annotation
     inner, *notes = get_args(annotation)
-    kept = tuple(note for note in notes if note is not Gate and not isinstance(note, (From, Input, Each)))
+    kept = tuple(note for note in notes if note is not Gate and not isinstance(note, NOTES))
     return Annotated[(inner, *kept)] if kept else inner
 
 

@@ -113,7 +113,12 @@ class CompiledWorkflow(msgspec.Struct, frozen=True):
 
 
 def compile_workflow(
-    name: str, definitions: Mapping[str, TaskDef], *, fail_fast: bool, signals: tuple[str, ...] | None = None
+    name: str,
+    definitions: Mapping[str, TaskDef],
+    *,
+    fail_fast: bool,
+    signals: tuple[str, ...] | None = None,
+    timeout: float | None = None,
 ) -> CompiledWorkflow:
     """Return the compiled form of a workflow of these tasks; a `DefinitionError` names what is wrong with them."""
     bindings = {task: bind(one.fn, task, definitions) for task, one in definitions.items()}
@@ -129,7 +134,7 @@ def compile_workflow(
             for task, one in definitions.items()
         ]
     )
-    core = _core.Workflow(name, fail_fast, tasks, None if signals is None else list(signals))
+    core = _core.Workflow(name, fail_fast, tasks, None if signals is None else list(signals), timeout)
     readers = _readers(tasks)
     inputs = collect(name, readers)
     return CompiledWorkflow(
@@ -251,6 +256,13 @@ def _finish(
     """Return a binding whose values from other tasks are read as those write them."""
     if not binding.dependencies:
         return binding
+    for source in binding.sources:
+        if source.kind == "failure" and one.run_if not in {"done", "failed"}:
+            msg = (
+                f"{where}: parameter {source.parameter!r} takes the failure of task {source.name!r}, but this task "
+                'starts only if that has not failed: give it run_if="done" or run_if="failed"'
+            )
+            raise DefinitionError(msg)
     binding = mapped.resolve(binding, where, of_mapped=one.name in mapped.names)
     if one.run_if != "succeeded":
         check_defaults(binding, binding.dependencies, where)

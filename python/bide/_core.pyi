@@ -3,16 +3,20 @@
 `_workflow.py`, `_runner.py` and `_result.py` wrap the rest, whose values are stored bytes.
 """
 
+from asyncio import Future
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import Context as ContextVars
 from datetime import datetime, timedelta
 from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar, final, overload
 
+from bide._async_handle import AsyncTaskHandle
 from bide._callbacks import Callback
 from bide._children import ChildRun
 from bide._codec import Codec
-from bide._combine import Fired, First
+from bide._combine import Fired, First, Plan
 from bide._compiled import CompiledTask
+from bide._control import Asked
+from bide._loop import BodyLoop
 from bide._result import RunResult
 from bide._retry import Retry
 from bide._waits import OnError, WaitBase
@@ -28,19 +32,29 @@ _C = TypeVar("_C")
 _D = TypeVar("_D")
 _E = TypeVar("_E")
 
+_Happened: TypeAlias = tuple[datetime, str, str | None, str | None, str | None, str | None]
 _Sent: TypeAlias = tuple[str, list[str]]
 
 __all__ = [
+    "Call",
     "Channel",
+    "Coroutine",
     "Follower",
+    "GateWatch",
+    "LoopQueue",
+    "Pending",
     "RunHandle",
     "Runner",
     "Snapshot",
     "TaskHandle",
     "Workflow",
     "__version__",
+    "_callback_token",
     "_current",
+    "_executes_here",
     "_panic_once_at",
+    "_read_callback_token",
+    "_start_loop_thread",
     "_system_time",
     "counts",
     "in_body",
@@ -56,6 +70,18 @@ def in_body() -> bool:
 
 def _current(last: TaskHandle | None) -> TaskHandle:
     """Return the handle of the body that executes on this thread; `last` is one that was found in its contextvars."""
+
+def _callback_token(run: str, secret: str) -> str:
+    """Return the token of a callback of a run with a secret."""
+
+def _read_callback_token(token: str) -> tuple[str, str] | None:
+    """Return the run and the secret of a token, None if bide has not made it."""
+
+def _executes_here() -> bool:
+    """Return whether the calling thread executes the body of a plain function."""
+
+def _start_loop_thread(run: Callable[[], object]) -> None:
+    """Start the thread of a runner's own event loop: a daemon thread that calls `run()`."""
 
 def _panic_once_at(place: Literal["caller", "body", "gate", "commit", "worker", "lease"]) -> None:
     """Make the next thread that reaches a place panic there: for tests."""
@@ -126,8 +152,9 @@ class TaskHandle:
         after each call, at most every `max_interval_ms`, each interval up to `jitter` (0 to 1) longer or shorter.
         After `timeout` the wait raises `bide.WaitTimeout`; the deadline is absolute, so a crash does not extend it.
 
-        `on_error` says what the condition's exceptions do: with `bide.Tolerate(5)`, the default, the fifth in a row
-        ends the wait; with `"raise"` the first one; with `"ignore"` none.
+        `on_error` says what the condition's exceptions do: with `bide.Tolerate(5, seconds=30)`, the default, the fifth
+        in a row ends the wait, or the first one after it that comes 30 seconds after the first; with `"raise"` the
+        first one; with `"ignore"` none.
 
         The condition's value is recorded, so it must be one that can be stored; if only its truth matters, return
         `bool(...)`. `name` names the wait in the journal instead of the condition's own name, so that waits keep
@@ -472,13 +499,26 @@ class TaskHandle:
     def suspending(self) -> bool:
         """Whether the body is being suspended: it must return now, and is entered again later."""
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether the run was cancelled: the body must clean up and return."""
+
 @final
 class Workflow:
     """A compiled workflow: its graph, validated, and its tasks."""
 
     def __new__(
-        cls, name: str, fail_fast: bool, tasks: Sequence[CompiledTask], signals: list[str] | None = None
+        cls,
+        name: str,
+        fail_fast: bool,
+        tasks: Sequence[CompiledTask],
+        signals: list[str] | None = None,
+        timeout: float | None = None,
     ) -> Workflow: ...
+    @property
+    def is_async(self) -> bool:
+        """Whether a body, or the condition of a gate, is a coroutine function."""
+
     @property
     def levels(self) -> list[list[str]]:
         """The tasks by their distance from the roots."""
@@ -509,6 +549,8 @@ class Runner:
         durability: Literal["normal", "full"],
         max_parked: int | None,
         retention: float | None,
+        async_slots: int,
+        cancel_grace: tuple[float, float],
     ) -> Runner: ...
     def register(self, workflow: Workflow) -> None:
         """Register a workflow and continue its unfinished runs."""
@@ -517,15 +559,16 @@ class Runner:
         self,
         workflow: Workflow,
         runs: list[tuple[list[tuple[str, bytes]], str | None]],
-        contextvars: ContextVars,
+        contextvars: list[ContextVars],
         linger: bool,
         many: bool,
+        options: tuple[dict[str, str], int, int | None] | None = None,
     ) -> list[RunHandle]:
         """Create runs, each from inputs and a key, in one commit; or attach to the runs that their keys name.
 
-        Each body runs in a new copy of `contextvars`. If a key belongs to a run with other inputs, none is created.
-        With `linger` this may return only when the first run has ended, or after 50 ms. With `many` an error names
-        the run.
+        Each body runs in a new copy of its run's `contextvars`, of which there may be one for all. If a key belongs to
+        a run with other inputs, none is created. With `linger` this may return only when the first run has ended, or
+        after 50 ms. With `many` an error names the run.
         """
 
     def find(self, text: str, workflow: str | None) -> list[tuple[str, str]]:
@@ -553,10 +596,25 @@ class Runner:
     ) -> tuple[_Sent, bytes | None]:
         """Send a request and wait for its answer; return what became of it and the answer, None if time is over."""
 
+    def ask(self, run: str, asked: Asked) -> _Sent:
+        """Ask something of a run; return what became of that. See `_control.py`."""
+
+    def history(self, id: str) -> list[_Happened] | None:  # noqa: A002 - as the extension names it
+        """Return what has happened to a run, oldest first; None if there is none."""
+
     def pending_requests(self) -> int:
         """Return how many requests wait for their answers here: for tests."""
 
-    def runs(self, status: str | None, workflow: str | None, since: int | None, limit: int | None) -> list[Snapshot]:
+    def runs(
+        self,
+        status: str | None,
+        workflow: str | None,
+        since: int | None,
+        limit: int | None,
+        tags: dict[str, str] | None = None,
+        key_prefix: str | None = None,
+        parent: str | None = None,
+    ) -> list[Snapshot]:
         """Return runs as they stand, newest first; `since` is microseconds since 1970."""
 
     def latest(self, id: str, channel: Channel[Any]) -> _EventFields | None:  # noqa: A002 - as the extension names it
@@ -583,8 +641,278 @@ class Runner:
     def elsewhere(self) -> bool:
         """Whether this process was forked from the one that the runner belongs to."""
 
-    def close(self, grace: float) -> bool:
-        """Suspend deferred bodies, wait `grace` seconds for others, and close the store; True if all bodies ended."""
+    def loop_queue(self) -> LoopQueue:
+        """Return what its event loop works on."""
+
+    def close(self, grace: float, cancel: Callable[[], object]) -> bool:
+        """Suspend deferred bodies, wait `grace` seconds for others, and close the store; True if all bodies ended.
+
+        `cancel()` has coroutines cancelled whose grace is over.
+        """
+
+@final
+class LoopQueue:
+    """What the event loop of a runner works on. See `_loop.py`."""
+
+    def fileno(self) -> int:
+        """Return what the loop reads from when there is something to do."""
+
+    def turn(self) -> list[Future[None]]:
+        """Begin a turn of the loop, and return the futures to complete."""
+
+    def run_ready(
+        self, cancelling: Callable[[], int]
+    ) -> tuple[int, Coroutine | None, tuple[Any | None, Any | None, Any | None]]:
+        """Execute coroutines that are ready, in a task of which `cancelling` is that method, until one suspends.
+
+        Return why that has ended, as numbers that `_loop.py` names, with what coroutine.
+        """
+
+    def has_ready(self) -> bool:
+        """Return whether there are coroutines to execute."""
+
+    def when_wanted(self, callback: Callable[[], object]) -> None:
+        """Call `callback()` on a thread of the runner once there is something to do and no loop yet."""
+
+    def set_bodies(self, bodies: BodyLoop | None) -> None:
+        """Keep the loop for the handles of bodies, until it is None."""
+
+    def take_gates(self) -> list[GateWatch]:
+        """Return gates to poll."""
+
+    def take_interrupted(self) -> bool:
+        """Return whether bodies may have to be interrupted since this was last asked."""
+
+    def take_lost(self) -> bool:
+        """Return whether the runner has lost its runs since this was last asked."""
+
+    def wake(self) -> None:
+        """Wake the loop."""
+
+    @property
+    def closing(self) -> bool:
+        """Whether the runner closes."""
+
+    @property
+    def bodies(self) -> int:
+        """How many coroutines execute or are deferred."""
+
+@final
+class Pending:
+    """Something that the event loop waits for."""
+
+    def poll(self) -> bool:
+        """Return whether it is done."""
+
+    def park(self, future: Future[None]) -> None:
+        """Complete `future` once `poll` is to be called again."""
+
+@final
+class Coroutine:
+    """One entry of an `async def` body. See `_loop.py`."""
+
+    def contextvars(self) -> ContextVars:
+        """Return the contextvars that it executes in."""
+
+    def begin(self) -> Pending | None:
+        """Enter it in its run; return None if that is done."""
+
+    def begun(self) -> bool:
+        """Return whether it was entered, and is to be called."""
+
+    def call(self, contextvars: ContextVars) -> Any:
+        """Call the function within contextvars and return its coroutine."""
+
+    @property
+    def handle(self) -> AsyncTaskHandle:
+        """Its handle."""
+
+    def returned(self, value: object) -> Pending | None:
+        """Report what it has returned; return what to wait for, if anything."""
+
+    def raised(self, exception: BaseException) -> Pending | None:
+        """Report what it has raised; return what to wait for, if anything."""
+
+    def suspend(self) -> None:
+        """Have it return: what it does from here on does not count."""
+
+    def when_timed_out(self, future: Future[None]) -> None:
+        """Complete `future` when the `timeout` of the task is over."""
+
+    def emit(self, value: object, channel: str | Channel[Any] | None) -> None:
+        """Append a value to a channel of the run."""
+
+    def progress(self, done: float, total: float | None, message: str | None) -> None:
+        """Say how far it has come."""
+
+    def last_checkpoint(self, type: type[Any], default: object) -> Any:  # noqa: A002 - as TaskHandle has it
+        """Return the state of the last checkpoint, or `default`."""
+
+    @property
+    def has_timeout(self) -> bool:
+        """Whether its task has a `timeout`."""
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether that is over."""
+
+    @property
+    def deferred(self) -> bool:
+        """Whether it holds no slot."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether another runner has the run."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has returned."""
+
+    @property
+    def has_older_steps(self) -> bool:
+        """Whether its journal has steps of the first version of bide."""
+
+    @property
+    def is_slot_held(self) -> bool:
+        """Whether it holds a slot."""
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+
+    @property
+    def parent(self) -> str | None:
+        """The id of the run that has started its run."""
+
+    @property
+    def task_name(self) -> str:
+        """The task's name."""
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt."""
+
+    @property
+    def is_replaying(self) -> bool:
+        """Whether it only reads its records."""
+
+    @property
+    def suspending(self) -> bool:
+        """Whether it is being suspended."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether its run was cancelled."""
+
+    def take_interrupt(self) -> bool:
+        """Return whether it is to be interrupted now, because its run was cancelled: true once."""
+
+@final
+class Call:
+    """A call of a coroutine's handle, in progress. See `_async_calls.py`."""
+
+    @staticmethod
+    def wait(coroutine: Coroutine, plan: Plan, within: int) -> Call:
+        """Begin a wait."""
+
+    @staticmethod
+    def step(
+        coroutine: Coroutine,
+        described: tuple[str, bytes | None, Codec, str | None, bool],
+        retry: Retry | None,
+        older: bytes | None,
+        within: int,
+    ) -> Call:
+        """Begin a step."""
+
+    @staticmethod
+    def checkpoint(coroutine: Coroutine, value: object, within: int) -> Call:
+        """Begin a checkpoint."""
+
+    @staticmethod
+    def now(coroutine: Coroutine, within: int) -> Call:
+        """Begin to record the time."""
+
+    @staticmethod
+    def callback(coroutine: Coroutine, name: str, within: int) -> Call:
+        """Begin to record a callback."""
+
+    @staticmethod
+    def reply(coroutine: Coroutine, name: str, number: int, answer: bytes | None, reason: str, within: int) -> Call:
+        """Begin to answer a request."""
+
+    @staticmethod
+    def start(coroutine: Coroutine, described: tuple[Any, ...], within: int) -> Call:
+        """Begin to start children. Blocks."""
+
+    def advance(self) -> int:
+        """Continue; return what is to be done, as numbers that `_async_calls.py` names."""
+
+    def park(self, future: Future[None]) -> None:
+        """Complete `future` once `advance` is to be called again."""
+
+    def condition(self, part: int) -> Callable[[], Any]:
+        """Return the condition that is this part."""
+
+    def asked(self, part: int, value: object) -> None:
+        """Report what a condition has returned."""
+
+    def ask_raised(self, part: int, exception: BaseException) -> None:
+        """Report what a condition has raised."""
+
+    def step_returned(self, value: object) -> None:
+        """Report what a step has returned."""
+
+    def step_raised(self, exception: BaseException) -> None:
+        """Report what a step has raised."""
+
+    def step_unrecorded(self) -> None:
+        """Leave a step without a record."""
+
+    def create(self) -> None:
+        """Create children. Blocks."""
+
+    def abandon(self) -> None:
+        """Leave the call as it is."""
+
+    def outcomes(self) -> list[Any]:
+        """Return the outcomes of the parts of a wait."""
+
+    def step_result(self) -> Any:
+        """Return what a step has returned, or raise what it has raised."""
+
+    def recorded(self, is_time: bool) -> Any:
+        """Return what was recorded."""
+
+    def started(self) -> list[tuple[str, str]]:
+        """Return the children that were started, and their names as waits."""
+
+    @property
+    def committing(self) -> bool:
+        """Whether a commit of it is under way."""
+
+@final
+class GateWatch:
+    """An open gate whose condition is a coroutine function. See `_loop.py`."""
+
+    def contextvars(self) -> ContextVars:
+        """Return the contextvars that it is asked in."""
+
+    def check(self) -> Pending | None:
+        """Find out whether it is to be polled; return None if that is known."""
+
+    @property
+    def may_poll(self) -> bool:
+        """Whether it is to be polled."""
+
+    def call(self) -> Any:
+        """Call the condition and return its coroutine."""
+
+    def asked(self, value: object) -> Pending | None:
+        """Report what it has returned; return what to wait for before the next poll."""
+
+    def raised(self, exception: BaseException) -> Pending | None:
+        """Report what it has raised, likewise."""
 
 @final
 class RunHandle:
@@ -632,6 +960,13 @@ class Snapshot:
 
     def inputs(self) -> list[tuple[str, bytes]]:
         """Return the inputs as they are stored."""
+
+    def decoded_inputs(self) -> dict[str, Any]:
+        """Return the inputs as the tasks read them."""
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags of the run."""
 
     @property
     def key(self) -> str | None:

@@ -1,19 +1,27 @@
 """Run, task and attempt on log records made within a body: `LogFilter`, `install_log_record_factory`.
 
-Both read the current body from a slot of the executing thread. The executor fills that slot only once one of
-the two is in use (`enabled()`), so that a body pays nothing otherwise. Nothing is captured into the store.
+Both read the current body from a slot of the executing thread, and a coroutine from its contextvars. The executor fills
+that slot only once one of the two is in use (`enabled()`), so that a body pays nothing otherwise. Nothing is captured
+into the store.
 """
 
 import logging
 from typing import Any
 
 from bide import _log_slot
+from bide._here import here
+from bide._text import shown
 
 
 def _stamp(record: logging.LogRecord) -> None:
+    body = _log_slot.current
+    run, task, attempt = body.run, body.task, body.attempt
+    if run is None and (place := here.get()) is not None:
+        coroutine = place[0]
+        run, task, attempt = coroutine.run_id, shown(coroutine.task_name), coroutine.attempt
     # A record's own value wins: a user's `extra={"task": …}` is what the user meant.
-    for name in ("run", "task", "attempt"):
-        record.__dict__.setdefault(name, getattr(_log_slot.current, name))
+    for name, value in (("run", run), ("task", task), ("attempt", attempt)):
+        record.__dict__.setdefault(name, value)
 
 
 class LogFilter(logging.Filter):

@@ -42,6 +42,10 @@ class PlainSnapshot:
     tasks: list[str] | None = None
     """The names of the tasks; None in pickles of a version without mapped tasks: `rows` has no others."""
 
+    given: dict[str, Output] | None = None
+    """The inputs; None in pickles of older versions."""
+    tags: dict[str, str] | None = None
+
     def __setstate__(self, state: list[Any]) -> None:
         """Take the values of a pickle; a field that it does not have yet gets its default."""
         for number, field in enumerate(fields(self)):
@@ -74,6 +78,19 @@ class PlainSnapshot:
             raise BideError(msg)
         return [] if returned is None else [pickle.loads(returned)]  # noqa: S301 - as much trusted as the pickle it is in
 
+    def decoded_inputs(self) -> dict[str, Any]:
+        """Return the inputs as the tasks read them."""
+        if self.given is None:
+            msg = "this copy of the result was pickled by a version of bide that left the inputs out"
+            raise BideError(msg)
+        inputs: dict[str, Any] = {}
+        for name, data in self.given.items():
+            if not isinstance(data, bytes):
+                msg = f"the input {name!r} is not in this copy of the result, because {data}"
+                raise BideError(msg)
+            inputs[name] = pickle.loads(data)  # noqa: S301 - as in `output`
+        return inputs
+
     def context_values(self) -> dict[str, bytes]:
         """Return the context after the tasks' changes: names with encoded values."""
         return self.values
@@ -96,7 +113,25 @@ def plain(snapshot: "_core.Snapshot") -> PlainSnapshot:
         values=snapshot.context_values(),
         parent=snapshot.parent,
         tasks=snapshot.names(),
+        given=_given(snapshot),
+        tags=snapshot.tags,
     )
+
+
+def _given(snapshot: "_core.Snapshot") -> dict[str, Output]:
+    try:
+        inputs = snapshot.decoded_inputs()
+    except Exception as problem:  # noqa: BLE001 - as in `_returned`
+        why = f"{type(problem).__name__}: {problem}"
+        return {name: why for name, _ in snapshot.inputs()}
+    return {name: _pickled(value) for name, value in inputs.items()}
+
+
+def _pickled(value: object) -> Output:
+    try:
+        return pickle.dumps(value)
+    except Exception as problem:  # noqa: BLE001 - as in `_returned`
+        return f"{type(problem).__name__}: {problem}"
 
 
 def _returned(snapshot: "_core.Snapshot", task: str) -> Output:

@@ -1,7 +1,7 @@
 """`RunResult` and `TaskResult`: the state of a run and of its tasks, to read."""
 
 import copyreg
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -90,8 +90,8 @@ class RunResult(Mapping[str, Any]):
 
     A task is named by its function, for whose return type type checkers take the value, or by its name.
 
-    Attributes: `id`, `key`, `parent`, `workflow`, `status`, `outputs` (by task), `context`, `tasks` (by name, see
-    `TaskResult`), `error` (the first failure, or None), `blocked_by`, `started_at`, `ended_at`.
+    Attributes: `id`, `key`, `tags`, `parent`, `workflow`, `inputs`, `status`, `outputs` (by task), `context`, `tasks`
+    (by name, see `TaskResult`), `error` (the first failure, or None), `blocked_by`, `started_at`, `ended_at`.
     """
 
     __slots__ = ("_cause", "_snapshot")
@@ -117,6 +117,17 @@ class RunResult(Mapping[str, Any]):
         # A pickle of an older version has none.
         parent: str | None = getattr(self._snapshot, "parent", None)
         return parent
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags that the caller gave."""
+        # A pickle of an older version has none.
+        return dict(getattr(self._snapshot, "tags", None) or {})
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The inputs by name, as the workflow's tasks read them."""
+        return self._snapshot.decoded_inputs()
 
     @property
     def workflow(self) -> str:
@@ -165,16 +176,18 @@ class RunResult(Mapping[str, Any]):
         return self._snapshot.ended_at
 
     def raise_for_status(self) -> "RunResult":
-        """Raise `RunFailed` if the run failed; return this result otherwise."""
+        """Raise `RunFailed` if the run failed or was cancelled; return this result otherwise."""
         return self._raise_for_status("")
 
     def _raise_for_status(self, child: str) -> "RunResult":
         """Do that; `child` names the run as its parent does."""
-        if self.status is not RunStatus.Failed:
+        if self.status not in {RunStatus.Failed, RunStatus.Cancelled}:
             return self
         errors = {name: task.error for name, task in self.tasks.items() if task.status is TaskStatus.Failed}
         first = self.error
         message = f"{child}run {self.id} of workflow {self.workflow!r} failed: {first}"
+        if self.status is RunStatus.Cancelled:
+            message = f"{child}run {self.id} of workflow {self.workflow!r} was {self.blocked_by or 'cancelled'}"
         failed = RunFailed(
             message, result=self, errors={name: error for name, error in errors.items() if error is not None}
         )
@@ -195,6 +208,8 @@ class RunResult(Mapping[str, Any]):
 
     @overload
     def __getitem__(self, task: str) -> Any: ...  # noqa: ANN401 - what the task returned
+    @overload
+    def __getitem__(self, task: Callable[..., Coroutine[Any, Any, R]]) -> R: ...
     @overload
     def __getitem__(self, task: Callable[..., R]) -> R: ...
     def __getitem__(self, task: str | Callable[..., Any]) -> Any:

@@ -1,16 +1,19 @@
 """`RunHandle`: a submitted run to wait for. How it is submitted is in `_runner.py`."""
 
+import sys
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
 from bide import _core
-from bide._absent import lacks
+from bide._control import HistoryEntry
 from bide._core import Channel
 from bide._duration import optional_seconds
 from bide._errors import BideError, DefinitionError, not_picklable
 from bide._events import DEFAULT, Event, Follower
+from bide._here import in_coroutine
 from bide._result import RunResult
 from bide._status import RunStatus
+from bide._twins import RunHandleTwins, twin
 from bide._waits import Duration
 
 if TYPE_CHECKING:
@@ -21,8 +24,7 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 
-@lacks("cancel", "pause", "resume")
-class RunHandle:
+class RunHandle(RunHandleTwins):
     """A submitted run. Wait for it with `handle.result()` or `await handle`."""
 
     __slots__ = ("__weakref__", "_core", "_runner", "key")
@@ -69,12 +71,46 @@ class RunHandle:
         """Send the run a request and return its answer: see `Runner.request`."""
         return self._runner.request(self, request, value, timeout=timeout, id=id)
 
+    def cancel(self, *, by: str | None = None, reason: str | None = None, force: bool = False) -> None:
+        """Cancel the run: see `Runner.cancel`."""
+        self._runner.cancel(self, by=by, reason=reason, force=force)
+
+    def pause(self, *, by: str | None = None, reason: str | None = None) -> None:
+        """Pause the run: see `Runner.pause`."""
+        self._runner.pause(self, by=by, reason=reason)
+
+    def resume(self, *, by: str | None = None, reason: str | None = None) -> None:
+        """Continue the run after a pause: see `Runner.resume`."""
+        self._runner.resume(self, by=by, reason=reason)
+
+    def retry(
+        self,
+        *,
+        from_task: str | None = None,
+        fresh: bool = False,
+        by: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Continue the run after it failed or was cancelled: see `Runner.retry`."""
+        self._runner.retry(self, from_task=from_task, fresh=fresh, by=by, reason=reason)
+
+    def history(self) -> list[HistoryEntry]:
+        """Return what has happened to the run: see `Runner.history`."""
+        return self._runner.history(self)
+
+    cancel_async = twin(cancel)
+    pause_async = twin(pause)
+    resume_async = twin(resume)
+    retry_async = twin(retry)
+    history_async = twin(history)
+
     def result(self, timeout: Duration | None = None) -> RunResult:
         """Wait until the run ends and return its result; raise `RunFailed` if it failed.
 
         `timeout` limits this wait only (`TimeoutError`): the run continues.
         """
         refuse_in_body("RunHandle.result()")
+        refuse_on_loop("RunHandle.result()", "`await handle`, or `await handle.result_async(timeout)`")
         limit = optional_seconds(timeout, "timeout", zero=True)
         if not self._core.wait(limit):
             msg = f"run {self.id} has not ended within {limit} s; it continues"
@@ -136,6 +172,15 @@ class RunHandle:
             await done.wait()
         return self._settled()
 
+    async def _result_within(self, limit: float | None) -> RunResult:
+        import asyncio  # noqa: PLC0415 - the caller has imported it
+
+        try:
+            return await asyncio.wait_for(self._wait_async(), limit)
+        except TimeoutError:
+            msg = f"run {self.id} has not ended within {limit} s; it continues"
+            raise TimeoutError(msg) from None
+
     def _snapshot(self) -> RunResult:
         snapshot = self._core.snapshot()
         if snapshot is None:
@@ -145,7 +190,7 @@ class RunHandle:
 
     def _settled(self) -> RunResult:
         result = self._snapshot()
-        if result.status is RunStatus.Failed:
+        if result.status in {RunStatus.Failed, RunStatus.Cancelled}:
             originals = dict(self._core.take_originals())
             first = result.error
             result._cause = originals.get(first.task or "") if first is not None else None
@@ -153,9 +198,17 @@ class RunHandle:
         return result
 
 
+def refuse_on_loop(what: str, instead: str) -> None:
+    """Refuse to block a thread whose event loop is running: what the caller waits for may need that loop."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        msg = f"{what} blocks its thread, and this one has a running event loop: use {instead}"
+        raise DefinitionError(msg)
+
+
 def refuse_in_body(what: str) -> None:
     """Refuse to wait for a run on the thread of a body or condition: if all of them waited, no run could continue."""
-    if _core.in_body():
+    if _core.in_body() or in_coroutine():
         msg = (
             f"{what} waits for a run, which a task's body or condition must not do: if every slot is held by a body "
             "that waits, no run can continue. A body that takes a handle runs it as a child of its own run, without "

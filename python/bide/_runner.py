@@ -3,26 +3,31 @@
 import contextvars
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias, TypeVar, overload
 
-from bide import _core, _events, _surroundings
-from bide._absent import lacks
+from bide import _core, _events, _options, _surroundings
+from bide._control import Controls
 from bide._core import Channel
-from bide._duration import count, moment, optional_seconds
+from bide._duration import count, moment, optional_seconds, seconds
 from bide._errors import BideError, DefinitionError, not_picklable
 from bide._events import DEFAULT, Event, Follower
 from bide._inputs import paired
+from bide._loop_choice import LoopChoice
 from bide._result import RunResult
-from bide._run_handle import RunHandle, refuse_in_body
+from bide._run_handle import RunHandle, refuse_in_body, refuse_on_loop
 from bide._status import RunStatus
+from bide._submitter import Submission, Submitter
 from bide._text import check_text, escape_surrogates, is_text
+from bide._twins import RunnerTwins
 from bide._waits import Duration
 from bide._workflow import Workflow
 
 if TYPE_CHECKING:
+    import asyncio
+
     from bide._signals import Request, Signal
 
 T = TypeVar("T")
@@ -34,15 +39,20 @@ Run: TypeAlias = str | RunHandle | RunResult
 MAX_SLOTS = 65_536
 """How many slots a runner may have."""
 
+ASYNC_SLOTS = 1_000
+"""How many coroutines execute at once by default."""
+
 GRACE = 5.0
 """Seconds that `close()` waits for bodies to end."""
+
+CANCEL_GRACE, CANCEL_LIMIT = 60.0, 3600.0
+"""Seconds that the bodies of a cancelled run may execute to clean up, and that this may take by the wall."""
 
 RETENTION = timedelta(days=30)
 """How long ended runs are kept by default."""
 
 
-@lacks("cancel", "pause", "resume")
-class Runner:
+class Runner(Controls, RunnerTwins):
     """Executes workflows on a store: a path, `":memory:"`, or `sqlite:///path`.
 
     Use it as a sync or async context manager; without one it is closed when the interpreter exits.
@@ -54,9 +64,12 @@ class Runner:
     Ended runs are deleted once they have been kept for `retention`, seconds or a `timedelta` (default: 30 days), or
     never with `retention=None`; runs that have not ended stay, however old they are. If several runners share a
     store, the shortest retention applies. A store in memory keeps only the last 1,000.
+
+    The bodies of a cancelled run may execute for `cancel_grace` to clean up, and that may take `cancel_limit` by the
+    wall; then they are cut off.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a setting of its own, all but the first by keyword
         self,
         store: str | os.PathLike[str],
         *,
@@ -65,6 +78,10 @@ class Runner:
         durability: Literal["normal", "full"] = "normal",
         max_parked: int | None = None,
         retention: Duration | None = RETENTION,
+        async_slots: int = ASYNC_SLOTS,
+        loop_factory: "Callable[[], asyncio.AbstractEventLoop] | None" = None,
+        cancel_grace: Duration = CANCEL_GRACE,
+        cancel_limit: Duration = CANCEL_LIMIT,
     ) -> None:
         """Open the store; a `StoreError` says why it cannot be used."""
         if not isinstance(store, (str, os.PathLike)) or isinstance(os.fspath(store), bytes):
@@ -88,6 +105,7 @@ class Runner:
             msg = f"Runner takes a list of workflows, not {workflows!r}"
             raise DefinitionError(msg)
         kept = optional_seconds(retention, "retention")
+        grace = seconds(cancel_grace, "cancel_grace", zero=True), seconds(cancel_limit, "cancel_limit", zero=True)
         _surroundings.check()
         self._workflows: dict[str, tuple[Workflow, _core.Workflow]] = {}
         self._core = _core.Runner(
@@ -96,7 +114,11 @@ class Runner:
             durability,
             None if max_parked is None else count(max_parked, "max_parked"),
             kept,
+            count(async_slots, "async_slots", MAX_SLOTS),
+            grace,
         )
+        self._loop = LoopChoice(self._core, loop_factory)
+        self._submitter = Submitter(self._submit_each)
         try:
             for workflow in workflows:
                 self.register(workflow)
@@ -106,60 +128,72 @@ class Runner:
 
     # --- running ---------------------------------------------------------------------------------------------------
 
-    def run(
+    def run(  # noqa: PLR0913 - each is a setting of its own, by keyword
         self,
         workflow: Workflow,
         inputs: Mapping[str, Any] | None = None,
         *,
         key: str | None = None,
         timeout: Duration | None = None,
+        tags: Mapping[str, str] | None = None,
+        priority: int = 0,
+        start_at: datetime | None = None,
+        start_after: Duration | None = None,
     ) -> RunResult:
         """Run a workflow and return its result; raise `RunFailed` if it failed.
 
         With a `key` the call attaches to that workflow's run of the key, if there is one. `timeout` limits this
-        wait only (`TimeoutError`): the run continues.
+        wait only (`TimeoutError`): the run continues. The rest is that of `submit`.
         """
         refuse_in_body("Runner.run()")
+        refuse_on_loop("Runner.run()", "`await runner.run_async(workflow, inputs)`")
         limit = optional_seconds(timeout, "timeout", zero=True)
-        return self._submit_one(workflow, inputs, key, linger=limit is None).result(limit)
+        said = _options.options("run", tags, priority, start_at, start_after)
+        return self._submit_one(workflow, inputs, key, said, linger=limit is None).result(limit)
 
-    async def run_async(
+    def submit(  # noqa: PLR0913 - each is a setting of its own, by keyword
         self,
         workflow: Workflow,
         inputs: Mapping[str, Any] | None = None,
         *,
         key: str | None = None,
-        timeout: Duration | None = None,  # noqa: ASYNC109 - the same settings as run
-    ) -> RunResult:
-        """Run a workflow like `run`, without blocking the event loop."""
-        refuse_in_body("Runner.run_async()")
-        limit = optional_seconds(timeout, "timeout", zero=True)
-        import asyncio  # noqa: PLC0415 - the caller has imported it
-
-        handle = await asyncio.to_thread(self.submit, workflow, inputs, key=key)
-        return await asyncio.wait_for(handle._wait_async(), limit)
-
-    def submit(
-        self, workflow: Workflow, inputs: Mapping[str, Any] | None = None, *, key: str | None = None
+        tags: Mapping[str, str] | None = None,
+        priority: int = 0,
+        start_at: datetime | None = None,
+        start_after: Duration | None = None,
     ) -> RunHandle:
-        """Commit a run and return a handle to wait for it."""
-        return self._submit_one(workflow, inputs, key, linger=False)
+        """Commit a run and return a handle to wait for it.
 
-    def submit_many(
+        `tags` are texts by which `runs` finds it, such as `{"customer": "7"}`. Of the tasks that are ready, those of
+        runs with a higher `priority` start first. `start_at`, a datetime with a time zone, or `start_after`, seconds or
+        a `timedelta`, says when the run begins: it is committed at once, and nothing of it starts before. All of this
+        is said once: a call that attaches to the run of its `key` changes nothing.
+        """
+        said = _options.options("submit", tags, priority, start_at, start_after)
+        return self._submit_one(workflow, inputs, key, said, linger=False)
+
+    def submit_many(  # noqa: PLR0913 - each is a setting of its own, by keyword
         self,
         workflow: Workflow,
         inputs: Iterable[Mapping[str, Any] | None],
         keys: Iterable[str | None] | None = None,
+        *,
+        tags: Mapping[str, str] | None = None,
+        priority: int = 0,
+        start_at: datetime | None = None,
+        start_after: Duration | None = None,
     ) -> list[RunHandle]:
         """Commit many runs at once and return their handles, in the order of the inputs.
 
-        A key that exists attaches, as in `run`. If one key or one of the inputs is refused, nothing is submitted.
+        A key that exists attaches, as in `run`. If one key or one of the inputs is refused, nothing is submitted. Tags,
+        priority and start are those of `submit`, for all of them.
         """
+        said = _options.options("submit_many", tags, priority, start_at, start_after)
         compiled = self._core_workflow(workflow)
         given, names = paired(inputs, keys, "submit_many")
         encode = workflow._compiled().encode_inputs
         encoded = [encode(one) for one in given]
-        return self._submit(compiled, list(zip(encoded, names, strict=True)), many=True)
+        return self._submit(compiled, list(zip(encoded, names, strict=True)), said, many=True)
 
     def register(self, workflow: Workflow) -> None:
         """Register a workflow and continue its unfinished runs, including those of a runner that died."""
@@ -260,6 +294,19 @@ class Runner:
         and `TimeoutError` after `timeout`: it is then withdrawn, unless a body has taken it. The same `id` again waits
         for the answer to the same request. Otherwise like `signal`.
         """
+        refuse_on_loop("Runner.request()", "`await runner.request_async(run, request, value)`")
+        return self._request(run, request, value, timeout=timeout, id=id, workflow=workflow)
+
+    def _request(
+        self,
+        run: "str | RunHandle | RunResult",
+        request: "str | Request[Any, Any]",
+        value: object,
+        *,
+        timeout: Duration | None,
+        id: str | None,  # noqa: A002 - the designed name
+        workflow: Workflow | str | None = None,
+    ) -> Any:  # noqa: ANN401 - what the body answers
         from bide import _mail  # noqa: PLC0415 - as in signal_many
 
         found = self._find_run(run, workflow)
@@ -292,25 +339,35 @@ class Runner:
         """Return a run's current state; raise `KeyError` if there is none, or if runs of two workflows have the key."""
         return RunResult(self._snapshot(self._find(id_or_key, workflow)))
 
-    def runs(
+    def runs(  # noqa: PLR0913 - each is a setting of its own, by keyword
         self,
         *,
         status: RunStatus | str | None = None,
         workflow: Workflow | str | None = None,
         since: datetime | timedelta | None = None,
+        tags: Mapping[str, str] | None = None,
+        key_prefix: str | None = None,
+        parent: Run | None = None,
         limit: int | None = None,
     ) -> list[RunResult]:
-        """Return runs in their current state, newest first. `since` is a time span or a datetime with a time zone."""
+        """Return runs in their current state, newest first.
+
+        `since` is a time span or a datetime with a time zone. With `tags`, only runs that have all of these; with
+        `key_prefix`, only runs whose key begins so; with `parent`, only the runs that the bodies of that run started.
+        """
         micros = None
         if since is not None:
             then = datetime.now().astimezone() - since if isinstance(since, timedelta) else moment(since, "since")
             micros = int(then.timestamp() * 1_000_000)
         name = workflow.name if isinstance(workflow, Workflow) else workflow
         most = None if limit is None else count(limit, "limit")
+        tagged = _options.check_tags(tags, "runs")
         if name is not None and not is_text(name):
             return []
-        snapshots = self._core.runs(None if status is None else escape_surrogates(str(status)), name, micros, most)
-        return [RunResult(snapshot) for snapshot in snapshots]
+        prefix = None if key_prefix is None else check_text(key_prefix, "key_prefix")
+        above = None if parent is None else self._find_run(parent, None)
+        one = None if status is None else escape_surrogates(str(status))
+        return [RunResult(found) for found in self._core.runs(one, name, micros, most, tagged, prefix, above)]
 
     @overload
     def events(
@@ -360,19 +417,6 @@ class Runner:
         """Return the last event that a run has emitted to a channel; None if there is none."""
         return _events.latest(self._core, self._find_run(run, workflow), channel)
 
-    def delete(self, id_or_key: str, *, workflow: Workflow | str | None = None) -> None:
-        """Delete an ended run, and with it the child runs that its bodies have started."""
-        run = self._find(id_or_key, workflow)
-        if not self._core.delete(run):
-            found = self._snapshot(run)
-            if found.parent is not None:
-                msg = f"run {run} is kept as long as run {found.parent}, which has started it: delete that one"
-            elif RunResult(found).ended_at is not None:
-                msg = f"run {run} has ended, but not all of the child runs that it has started: delete it after them"
-            else:
-                msg = f"run {run} has not ended: only ended runs can be deleted"
-            raise BideError(msg)
-
     # --- closing ---------------------------------------------------------------------------------------------------
 
     def serve(self) -> None:
@@ -401,7 +445,14 @@ class Runner:
 
     def close(self, grace: Duration = GRACE) -> None:
         """Suspend waiting bodies, give others `grace` seconds to end, and close the store. Calling it twice is fine."""
-        self._core.close(optional_seconds(grace, "grace", zero=True) or 0.0)
+        self._loop.refuse_own_thread()
+        self._close(grace)
+
+    def _close(self, grace: Duration) -> None:
+        self._submitter.stop()
+        seconds = optional_seconds(grace, "grace", zero=True) or 0.0
+        self._core.close(seconds, self._loop.cancel_all)
+        self._loop.stop()
 
     def __enter__(self) -> Self:
         """Return the runner itself."""
@@ -413,7 +464,8 @@ class Runner:
             self.close()
 
     async def __aenter__(self) -> Self:
-        """Return the runner itself."""
+        """Execute `async def` bodies on the running loop from here on, and return the runner itself."""
+        self._loop.enter()
         return self
 
     async def __aexit__(
@@ -421,9 +473,7 @@ class Runner:
     ) -> None:
         """Close the runner without blocking the event loop. In the child of a fork there is nothing to close."""
         if not self._core.elsewhere:
-            import asyncio  # noqa: PLC0415 - the caller has imported it
-
-            await asyncio.to_thread(self.close)
+            await self.close_async()
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be copied or pickled."""
@@ -442,33 +492,68 @@ class Runner:
             raise DefinitionError(msg)
         known = self._workflows.get(workflow.name)
         if known is not None and known[0] is workflow:
+            if known[1].is_async:
+                self._loop.check()
             return known[1]
         compiled = workflow._compiled().core
         self._workflows[workflow.name] = (workflow, compiled)
+        if compiled.is_async:
+            self._loop.prepare()
         return compiled
 
     def _submit_one(
-        self, workflow: Workflow, inputs: Mapping[str, Any] | None, key: str | None, *, linger: bool
+        self,
+        workflow: Workflow,
+        inputs: Mapping[str, Any] | None,
+        key: str | None,
+        said: _options.Options | None,
+        *,
+        linger: bool,
     ) -> RunHandle:
         compiled = self._core_workflow(workflow)
         encoded = workflow._compiled().encode_inputs(inputs)
-        return self._submit(compiled, [(encoded, _check_key(key))], linger=linger)[0]
+        return self._submit(compiled, [(encoded, _check_key(key))], said, linger=linger)[0]
+
+    def _submit_soon(
+        self, workflow: Workflow, inputs: Mapping[str, Any] | None, key: str | None, said: _options.Options | None
+    ) -> "asyncio.Future[RunHandle]":
+        """Submit a run together with those of other callers on event loops."""
+        compiled = self._core_workflow(workflow)
+        encoded = workflow._compiled().encode_inputs(inputs)
+        return self._submitter.put(Submission(compiled, encoded, _check_key(key), said))
+
+    def _submit_each(self, runs: list[Submission]) -> list[RunHandle | BaseException]:
+        """Submit runs of one workflow with the same options at once; if one is refused, one after the other."""
+        compiled, inputs = runs[0].compiled, [(run.inputs, run.key) for run in runs]
+        try:
+            return [*self._submit(compiled, inputs, runs[0].said, [run.contextvars for run in runs])]
+        except BaseException as error:  # noqa: BLE001 - each caller gets its own
+            if len(runs) == 1:
+                return [error]
+        return [result for run in runs for result in self._submit_each([run])]
+
+    @staticmethod
+    def _refuse_in_body(what: str) -> None:
+        refuse_in_body(what)
 
     def _submit(
         self,
         compiled: "_core.Workflow",
         runs: list[tuple[list[tuple[str, bytes]], str | None]],
+        said: _options.Options | None,
+        context: list[contextvars.Context] | None = None,
         *,
         linger: bool = False,
         many: bool = False,
     ) -> list[RunHandle]:
+        context = [contextvars.copy_context()] if context is None else context
         try:
-            handles = self._core.submit(compiled, runs, contextvars.copy_context(), linger, many)
+            handles = self._core.submit(compiled, runs, context, linger, many, said)
         except DefinitionError:
             recorded = self._as_recorded(compiled, runs)
             if recorded == runs:
                 raise
-            handles = self._core.submit(compiled, recorded, contextvars.copy_context(), linger, many)
+            handles = self._core.submit(compiled, recorded, context, linger, many, said)
         return [RunHandle(handle, self, key) for handle, (_, key) in zip(handles, runs, strict=True)]
 
     def _as_recorded(

@@ -62,6 +62,22 @@ class Received(Generic[T, A]):
         return f"<Received request {self._request.name!r}: {self.value!r}>"
 
 
+class AsyncReceived(Received[T, A]):
+    """The same for an `async def` body, which awaits its answer."""
+
+    __slots__ = ()
+
+    async def reply(self, answer: A) -> None:  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride]
+        """Answer the request: `answer` is what `runner.request` returns."""
+        encoded = self._request.answer_codec.encode(answer)
+        await self._handle._send_reply(self._request.name, self._number, encoded, "")  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+
+    async def refuse(self, reason: str) -> None:  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride]
+        """Refuse the request: `runner.request` raises `RequestRefused` with this reason."""
+        checked = check_reason(reason, "refuse")
+        await self._handle._send_reply(self._request.name, self._number, None, checked)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+
+
 def check_reason(reason: object, what: str) -> str:
     """Return the reason that somebody gives, as text."""
     if not isinstance(reason, str):
@@ -100,7 +116,8 @@ class Request(WaitBase[Received[T, A]], Generic[T, A], frozen=True, dict=True):
             # Nobody can answer it.
             handle._reply(self.name, number, None, str(error))
             raise
-        return Received(self, number, value, handle)
+        kind: type[Received[T, A]] = AsyncReceived if hasattr(handle, "_send_reply") else Received
+        return kind(self, number, value, handle)
 
 
 @overload

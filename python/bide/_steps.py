@@ -23,7 +23,7 @@ from bide._bind import return_annotation
 from bide._callables import KEPT_CODEC, is_async
 from bide._canonical import Canonical, captures
 from bide._codec import REFUSE_ABOVE, Codec
-from bide._errors import DefinitionError, SerializationError, not_yet
+from bide._errors import DefinitionError, SerializationError
 from bide._fingerprint import name_of
 from bide._retry import Retry
 from bide._sink import SIZE
@@ -43,6 +43,8 @@ def describe_step(
     fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None
 ) -> tuple[str, bytes, Codec]:
     """Return a step's name in the journal, the proof of its arguments, and the codec of its result."""
+    if is_async(fn):
+        raise _async_step(fn)
     step, fn, args, kwargs = _called(fn, args, kwargs, name)
     return step, _proof(fn, args, kwargs, step), _codec(fn, step)
 
@@ -57,6 +59,21 @@ def describe_step_with(  # noqa: PLR0913, PLR0917 - called by the extension, in 
     once: object,
 ) -> tuple[str, bytes | None, Codec, str | None, bool]:
     """Do the same for a step with a key, a retry or `once`; return also its key and whether it is called only once."""
+    if is_async(fn):
+        raise _async_step(fn)
+    return describe_async_step(fn, args, kwargs, name, key, retry, once)
+
+
+def describe_async_step(  # noqa: PLR0913, PLR0917 - as describe_step_with
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    name: str | None,
+    key: object,
+    retry: object,
+    once: object,
+) -> tuple[str, bytes | None, Codec, str | None, bool]:
+    """Do the same for a step of a coroutine, which may be an `async def`."""
     step, fn, args, kwargs = _called(fn, args, kwargs, name)
     if key is not None:
         key = check_text(key, "handle.step: key")
@@ -79,6 +96,13 @@ def describe_step_with(  # noqa: PLR0913, PLR0917 - called by the extension, in 
     return step, proof, _codec(fn, step), key, once
 
 
+def _async_step(fn: Any) -> DefinitionError:  # noqa: ANN401 - any callable
+    return DefinitionError(
+        f"the step {name_of(fn)!r} is an `async def`, and this body is a plain `def`, which has no event loop: make "
+        "the body `async def` (with a bide.AsyncTaskHandle), or the step a plain `def`"
+    )
+
+
 def checkpoint_codec(annotation: object, task: str) -> Codec:
     """Return the codec of a checkpoint's state."""
     return Codec(annotation, f"task {task!r}", root="the state of a checkpoint")
@@ -91,9 +115,6 @@ def _called(
     if not callable(fn):
         msg = f"handle.step takes a function to call, not {fn!r}"
         raise DefinitionError(msg)
-    if is_async(fn):
-        feature = f"a step of the async function {name_of(fn)!r}"
-        raise not_yet(feature)
     step = check_name(name, "handle.step") or name_of(fn)
     bound = 0
     while isinstance(fn, functools.partial):

@@ -5,9 +5,9 @@ Each value checks itself, however it is made; waiting itself is the executor's. 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, overload
 
 import msgspec
 
@@ -24,19 +24,24 @@ Duration: TypeAlias = float | timedelta
 
 
 class Tolerate(msgspec.Struct, frozen=True):
-    """Let a condition raise: only `n` exceptions in a row end the wait, with the last of them."""
+    """Let a condition raise: `n` exceptions in a row end the wait, once `seconds` have passed since the first of them.
+
+    The wait fails with the last exception. A call that does not raise starts the count anew.
+    """
 
     n: int = 5
+    seconds: float | timedelta = 0.0
 
     def __post_init__(self) -> None:
-        """Check the number."""
+        """Check the number and the span."""
         msgspec.structs.force_setattr(self, "n", count(self.n, "Tolerate(n)"))
+        msgspec.structs.force_setattr(self, "seconds", seconds(self.seconds, "Tolerate(seconds=)", zero=True))
 
 
 OnError: TypeAlias = Tolerate | Literal["raise", "ignore"]
 """What a condition's exceptions do to its wait."""
 
-DEFAULT_ON_ERROR = Tolerate(5)
+DEFAULT_ON_ERROR = Tolerate(5, seconds=30)
 
 
 class WaitBase(msgspec.Struct, Generic[T_co], frozen=True):
@@ -67,9 +72,6 @@ class Until(WaitBase[T_co], Generic[T_co], frozen=True):
         if not callable(condition):
             msg = f"a condition must be callable, not {condition!r}: pass the function itself, without calling it"
             raise DefinitionError(msg)
-        if is_async(condition):
-            feature = f"a condition by `async def` ({condition!r})"
-            raise not_yet(feature)
         if not (isinstance(on_error, Tolerate) or (isinstance(on_error, str) and on_error in {"raise", "ignore"})):
             msg = f'on_error must be bide.Tolerate(n), "raise" or "ignore", not {on_error!r}'
             raise DefinitionError(msg)
@@ -85,11 +87,11 @@ class Until(WaitBase[T_co], Generic[T_co], frozen=True):
         check_name(self.name, "a condition")
 
     @property
-    def tolerance(self) -> int | None:
-        """How many exceptions in a row end the wait; None if none does."""
+    def tolerance(self) -> tuple[int, float] | None:
+        """How many exceptions in a row end the wait, and after how many seconds; None if none does."""
         if isinstance(self.on_error, Tolerate):
-            return self.on_error.n
-        return 1 if self.on_error == "raise" else None
+            return self.on_error.n, seconds(self.on_error.seconds, "seconds", zero=True)
+        return (1, 0.0) if self.on_error == "raise" else None
 
     def _parts(self) -> tuple[Any, ...]:
         """Return all of it as Rust reads it, by position (`rust/py/src/wait.rs`)."""
@@ -102,6 +104,7 @@ class Until(WaitBase[T_co], Generic[T_co], frozen=True):
             self.max_every,
             self.jitter,
             self.tolerance,
+            is_async(self.condition),
         )
 
 
@@ -145,8 +148,32 @@ Wait: TypeAlias = WaitBase[Any]
 """Anything that a gate or a handle can wait for."""
 
 
-def until(  # noqa: PLR0913 - each is a setting of its own, all but the first by keyword
+@overload
+def until(
+    condition: Callable[..., Awaitable[T | None]],
+    *,
+    every: Duration = 1.0,
+    timeout: Duration | None = None,
+    backoff: float = 1.0,
+    max_every: Duration | None = None,
+    jitter: float = 0.0,
+    on_error: OnError = ...,
+    name: str | None = None,
+) -> Until[T]: ...
+@overload
+def until(
     condition: Callable[..., T | None],
+    *,
+    every: Duration = 1.0,
+    timeout: Duration | None = None,
+    backoff: float = 1.0,
+    max_every: Duration | None = None,
+    jitter: float = 0.0,
+    on_error: OnError = ...,
+    name: str | None = None,
+) -> Until[T]: ...
+def until(  # noqa: PLR0913 - each is a setting of its own, all but the first by keyword
+    condition: Callable[..., Any],
     *,
     every: Duration = 1.0,
     timeout: Duration | None = None,
@@ -155,7 +182,7 @@ def until(  # noqa: PLR0913 - each is a setting of its own, all but the first by
     jitter: float = 0.0,
     on_error: OnError = DEFAULT_ON_ERROR,
     name: str | None = None,
-) -> Until[T]:
+) -> Until[Any]:
     """Wait until `condition()` is truthy, polled every `every` seconds (times `backoff`, at most `max_every`)."""
     # It takes each Duration and keeps the seconds.
     return Until(condition, every, timeout, backoff, max_every, jitter, on_error, name)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]

@@ -198,6 +198,21 @@ pub enum Event {
         /// How.
         status: RunStatus,
     },
+    /// The time that a body has to clean up in a cancelled run may be used up.
+    GraceOver {
+        /// Whose body.
+        task: TaskRef,
+        /// Which attempt.
+        attempt: u32,
+        /// How long it may execute.
+        grace: Duration,
+        /// How long that may take by the wall.
+        limit: Duration,
+    },
+    /// The time has come at which the run is to begin.
+    StartDue,
+    /// The run's deadline has passed.
+    Expired,
     /// The run cannot continue as it is: it is paused. Later events of its bodies are refused.
     Block {
         /// Why.
@@ -365,6 +380,11 @@ pub enum Outcome {
         /// Why.
         reason: Arc<str>,
     },
+    /// It was cancelled: the failure that its wait or its call has raised has left it.
+    Cancelled {
+        /// The failure.
+        failure: Failure,
+    },
     /// It was suspended: it will be entered again and continue from its journal. Everything that it reports later is
     /// refused, so that a body that does not return in time can be abandoned.
     Suspended,
@@ -429,6 +449,27 @@ pub enum Effect {
         /// Which.
         task: TaskRef,
     },
+    /// A body begins or continues to clean up in a cancelled run: apply `GraceOver` when its time may be used up.
+    Grace {
+        /// Whose body.
+        task: TaskRef,
+        /// Which attempt.
+        attempt: u32,
+        /// How long it has executed since.
+        used: Duration,
+        /// When the run was cancelled.
+        since: Time,
+    },
+    /// A body that executes is to get that its run was cancelled, or was cut off: interrupt it, if the host can.
+    Interrupted {
+        /// Which.
+        task: TaskRef,
+    },
+    /// The condition for which the task is behind its gate is to be asked now.
+    PollNow {
+        /// Which.
+        task: TaskRef,
+    },
     /// Events are there to be read: notify those who follow the run.
     Emitted,
     /// A request is answered or refused: tell its sender, if that waits in this process.
@@ -454,6 +495,9 @@ pub enum Refused {
     /// The attempt is not the current one or has ended.
     #[error("the attempt is over")]
     AttemptOver,
+    /// The run was cancelled, and the body gets that now.
+    #[error("the run was cancelled")]
+    Cancelled,
     /// A message with the same id came before.
     #[error("a message with this id was received before")]
     Duplicate,

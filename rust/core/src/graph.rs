@@ -31,10 +31,19 @@ pub enum RunIf {
     /// If all its dependencies succeeded.
     #[default]
     Succeeded,
+    /// If none failed, or was skipped because of a failure: others may have been skipped.
+    NoneFailed,
     /// If at least one failed, or was skipped because of a failure.
     Failed,
     /// Always.
     Done,
+}
+
+impl RunIf {
+    /// Whether the task may run once something that it depends on has failed: `fail_fast` does not skip it then.
+    pub(crate) const fn runs_after_failures(self) -> bool {
+        matches!(self, Self::Failed | Self::Done)
+    }
 }
 
 /// A task as it is declared.
@@ -88,6 +97,8 @@ pub struct Graph {
     fail_fast: bool,
     /// The signals that it understands; `None`: any.
     signals: Option<Box<[String]>>,
+    /// How long after it begins a run must have ended.
+    timeout: Option<Duration>,
     specs: Box<[TaskSpec]>,
     by_name: HashMap<Arc<str>, TaskIx>,
     dependencies: Edges,
@@ -138,6 +149,18 @@ impl Graph {
         Ok(graph)
     }
 
+    /// The same workflow, whose runs must have ended this long after they begin; `None`: no limit.
+    #[must_use]
+    pub fn with_timeout(self, timeout: Option<Duration>) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// How long after it begins a run must have ended.
+    #[must_use]
+    pub fn timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+
     /// The signals that it understands; `None`: any.
     #[must_use]
     pub fn signals(&self) -> Option<&[String]> {
@@ -150,7 +173,7 @@ impl Graph {
         let kind = match address.kind {
             MessageKind::Signal => "signal",
             MessageKind::Request => "request",
-            MessageKind::Answer | MessageKind::Withdrawal => return None,
+            MessageKind::Answer | MessageKind::Withdrawal | MessageKind::Control => return None,
         };
         let (declared, name) = (self.signals()?, &address.name);
         if declared.iter().any(|known| **known == **name) {

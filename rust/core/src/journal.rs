@@ -191,6 +191,13 @@ impl Entry {
         }
     }
 
+    /// The failure, if it is where the body has got that its run was cancelled.
+    pub(crate) fn cancellation(&self) -> Option<&Failure> {
+        self.failure
+            .as_ref()
+            .filter(|failure| failure.kind == FailureKind::Cancelled && self.state == EntryState::Failed)
+    }
+
     /// The number of the request of which it records that it was answered.
     fn answered(&self) -> Option<i64> {
         self.value.as_ref().filter(|_| self.kind() == EntryKind::Reply).and_then(answered_number)
@@ -266,6 +273,10 @@ impl Journal {
         let Some(entry) = self.entries.get(key) else {
             return Recall::Ask { deadline: None };
         };
+        if let Some(failure) = entry.cancellation() {
+            // That is raised here once more, whatever the code asks for.
+            return Recall::Failed(failure.clone());
+        }
         if entry.kind() != lookup.kind() {
             return Recall::Mismatch(entry.is_another_kind(lookup.kind()));
         }
@@ -388,13 +399,62 @@ impl Journal {
             .filter(|entry| entry.key.n > 0 && entry.key != key && !stays(entry))
             .map(|entry| entry.key.clone())
             .collect();
+        // The body has got that its run was cancelled, and does not get it again.
+        let failure = self.cancellation().cloned();
         for key in &dropped {
             self.entries.remove(key);
         }
         self.last_seq += 1;
         let entry = Entry::new(key, self.last_seq, Operation::Record(RecordKind::Checkpoint), now);
-        let entry = Entry { state: EntryState::Satisfied, value: Some(state), closed_at: Some(now), ..entry };
+        let entry = Entry { state: EntryState::Satisfied, value: Some(state), failure, closed_at: Some(now), ..entry };
         (dropped, self.entries.put(entry))
+    }
+
+    /// What the body has got when its run was cancelled, if it has.
+    pub(crate) fn cancellation(&self) -> Option<&Failure> {
+        let is = |failure: &&Failure| failure.kind == FailureKind::Cancelled;
+        self.entries.values().find_map(|entry| entry.failure.as_ref().filter(is))
+    }
+
+    /// Forgets that the run was cancelled, with all that the body has recorded since: it did that to clean up. Returns
+    /// the keys of what was dropped.
+    pub(crate) fn forget_cancellation(&mut self) -> Vec<EntryKey> {
+        let is = |entry: &&Entry| entry.cancellation().is_some();
+        let Some(since) = self.entries.values().filter(is).map(|entry| entry.seq).min() else { return Vec::new() };
+        let later = self.entries.values().filter(|entry| entry.seq >= since && entry.key.n > 0);
+        let dropped: Vec<EntryKey> = later.map(|entry| entry.key.clone()).collect();
+        self.entries.remove_all(&dropped);
+        dropped
+    }
+
+    /// The runs whose starts are recorded.
+    pub(crate) fn started(&self) -> impl Iterator<Item = RunId> {
+        let starts = self.entries.values().filter(|entry| entry.kind() == EntryKind::Start);
+        starts.filter_map(|entry| RunId::from_value(entry.value.as_ref()?))
+    }
+
+    /// Forgets the waits for children that are executed again. Returns the keys of what was dropped.
+    pub(crate) fn forget_waits_for(&mut self, children: &[RunId]) -> Vec<EntryKey> {
+        let is = |entry: &&Entry| matches!(entry.operation, Operation::Child { run } if children.contains(&run));
+        let mut dropped: Vec<EntryKey> = self.entries.values().filter(is).map(|entry| entry.key.clone()).collect();
+        let combines = |entry: &&Entry| entry.operation.members().iter().any(|member| dropped.contains(member));
+        let above: Vec<EntryKey> = self.entries.values().filter(combines).map(|entry| entry.key.clone()).collect();
+        dropped.extend(above);
+        self.entries.remove_all(&dropped);
+        dropped
+    }
+
+    /// The oldest open wait: of several that are combined one that is not a combination itself. A step is no wait.
+    pub(crate) fn oldest_wait(&self, is: impl Fn(&Entry) -> bool) -> Option<&Entry> {
+        let waits = self.open_entries().filter(|entry| entry.kind() != EntryKind::Step && is(entry));
+        waits.min_by_key(|entry| entry.seq)
+    }
+
+    /// Moves the deadline of an open entry. `None` if it has none.
+    pub(crate) fn extend(&mut self, key: &EntryKey, span: std::time::Duration) -> Option<&Entry> {
+        let entry = self.entries.get_mut(key).filter(|entry| entry.state == EntryState::Open)?;
+        entry.deadline = Some(entry.deadline?.after(span));
+        Some(entry)
     }
 
     /// The state of the last checkpoint.

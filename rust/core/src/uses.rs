@@ -37,6 +37,15 @@ impl Uses {
         self.counts.get(name).copied().unwrap_or(0)
     }
 
+    /// Takes the last use of a name back, because its wait was left open: the next use has the same number.
+    pub fn take_back(&mut self, key: &EntryKey) {
+        if let Some(count) = self.counts.get_mut(&key.name)
+            && *count == key.n
+        {
+            *count = count.saturating_sub(1);
+        }
+    }
+
     /// Whether no use so far has had this record. Call it before the use that may have it is counted.
     fn is_unused(&self, entry: &Entry) -> bool {
         match &self.unused {

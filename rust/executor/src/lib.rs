@@ -8,6 +8,7 @@
 mod clock;
 mod closed;
 mod control;
+mod coroutines;
 mod engine;
 #[doc(hidden)]
 pub mod failpoint;
@@ -25,19 +26,22 @@ mod threads;
 mod tokio;
 
 pub use crate::tokio::{
-    Answer, ClosureBody, Closures, DeferUntil, Error, Event, OnTokio, RunFailed, RunHandle, RunResult, Runner,
-    RunnerBuilder, Scope, SendSignal, Skip, StepSettings, Submit, SubmitAndWait, TaskContext, TaskError, TaskHandle,
-    TaskResult, Wait, Waiting, Waits, Workflow, WorkflowBuilder, after, all_of, any_of, at, signal, until,
+    Answer, AnswerCallback, Asking, Callback, ChildRun, ClosureBody, Closures, DeferUntil, Error, Event, IntoWait,
+    OnTokio, Received, RunChild, RunFailed, RunHandle, RunResult, Runner, RunnerBuilder, Scope, SendRequest,
+    SendSignal, Skip, StartChild, StepSettings, Submit, SubmitAndWait, TaskContext, TaskError, TaskHandle, TaskResult,
+    Wait, Waiting, Waits, Workflow, WorkflowBuilder, after, all_of, any_of, at, request, signal, until,
 };
 pub use bide_core as core;
 pub use bide_core::attempt::{CallError, Polled};
 pub use bide_sched::counts::{Counts, counts};
 pub use bide_store as store;
 pub use clock::{Clock, SystemClock};
+pub use coroutines::{Begun, CoroutineBody, Coroutines, EventLoop, GateWatch, OpenCall, Start};
 #[cfg(feature = "testing")]
 pub use engine::drive;
 pub use engine::{Engine, default_slots};
 pub use host::{Arg, Args, Attached, Dispatch, Free, Gate, Host, Ready, Source};
+pub use ids::token as new_token;
 pub use log::{Level, Log};
 pub use runs::answers::Reply;
 pub use runs::follow::{Bell, Followed};

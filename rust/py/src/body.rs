@@ -8,13 +8,15 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 use pyo3::{PyTraverseError, PyVisit};
 
-use crate::gil::{self, Kept};
+use crate::gil::{self, Kept, Raised};
 use crate::value::Codec;
 
 /// A task's callable and how it is called.
 pub(crate) struct PyBody {
     /// The function.
     pub(crate) function: Kept,
+    /// Whether it is a coroutine function.
+    pub(crate) is_async: bool,
     /// Where its arguments come from.
     pub(crate) binding: Binding,
     /// How its return value is stored.
@@ -38,10 +40,18 @@ pub(crate) struct PyRetry {
 }
 
 impl PyRetry {
-    /// Whether an exception is retried; not if `Retry.matches` raises one itself.
-    pub(crate) fn covers(&self, py: Python<'_>, exception: &Bound<'_, PyAny>) -> bool {
-        gil::call1(self.matches.bind(py), exception).and_then(|answer| gil::is_truthy(&answer)).unwrap_or(false)
+    /// Whether an exception is retried.
+    ///
+    /// # Errors
+    /// The user's function that decides it raised; what the attempt has failed with then.
+    pub(crate) fn covers(&self, py: Python<'_>, exception: &Bound<'_, PyAny>) -> Result<bool, Raised> {
+        covers(self.matches.bind(py), exception)
     }
+}
+
+/// As [`PyRetry::covers`], by its `matches`.
+pub(crate) fn covers(matches: &Bound<'_, PyAny>, exception: &Bound<'_, PyAny>) -> Result<bool, Raised> {
+    gil::is_truthy(&*gil::call1(matches, exception)?)
 }
 
 /// A function of a gate, and how it is called.
@@ -50,6 +60,8 @@ pub(crate) struct PyGate {
     pub(crate) part: u16,
     /// The function.
     pub(crate) function: Kept,
+    /// Whether it is a coroutine function.
+    pub(crate) is_async: bool,
     /// Where its arguments come from.
     pub(crate) binding: Binding,
     /// What it is called for.
@@ -116,6 +128,8 @@ pub(crate) enum Argument {
         /// How to name the reader in an error.
         whose: Box<str>,
     },
+    /// What failed of a task as a `bide.TaskFailed`, or None, by its position among the sources.
+    Failure(usize),
     /// The outputs of several tasks as a dict.
     Named(Box<[NamedOutput]>),
 }
@@ -173,6 +187,12 @@ impl PyBody {
 }
 
 impl Binding {
+    /// Whether one of them is the handle, or is made with it.
+    pub(crate) fn wants_handle(&self) -> bool {
+        let all = self.positional.iter().chain(self.keyword.iter().map(|(_, argument)| argument));
+        all.into_iter().any(|argument| matches!(argument, Argument::Handle | Argument::Gate { .. }))
+    }
+
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         for argument in self.positional.iter().chain(self.keyword.iter().map(|(_, argument)| argument)) {
             match argument {
@@ -182,7 +202,7 @@ impl Binding {
                 }
                 Argument::Gate { finish, .. } => visit.call(&**finish)?,
                 Argument::Named(named) => named.iter().try_for_each(|one| one.codec.traverse(visit))?,
-                Argument::Context | Argument::Handle => {}
+                Argument::Context | Argument::Handle | Argument::Failure(_) => {}
             }
         }
         Ok(())

@@ -54,21 +54,35 @@ impl<'py> Arguments<'_, 'py> {
         result
     }
 
+    /// Calls a function within the contextvars that are current.
+    pub(crate) fn call_here(&self, function: &Bound<'py, PyAny>, binding: &Binding) -> Result<Owned<'py>, Raised> {
+        self.call_with(function, &[], binding)
+    }
+
     #[inline]
-    fn call_within(
+    pub(crate) fn call_within(
         &self,
         names: &Names,
         vars: &Bound<'py, PyAny>,
         function: &Bound<'py, PyAny>,
         binding: &Binding,
     ) -> Result<Owned<'py>, Raised> {
-        let run = names.run_in_vars.bind(self.py);
+        self.call_with(names.run_in_vars.bind(self.py), &[vars, function], binding)
+    }
+
+    #[inline]
+    fn call_with(
+        &self,
+        run: &Bound<'py, PyAny>,
+        first: &[&Bound<'py, PyAny>],
+        binding: &Binding,
+    ) -> Result<Owned<'py>, Raised> {
         let mut values: SmallVec<[Owned<'py>; 4]> = SmallVec::new();
         for argument in &binding.positional {
             values.push(self.value(argument)?);
         }
         let mut positional: SmallVec<[&Bound<'py, PyAny>; 6]> = SmallVec::new();
-        positional.extend([vars, function]);
+        positional.extend(first.iter().copied());
         positional.extend(values.iter().map(|one| &**one));
         if binding.keyword.is_empty() {
             return gil::call_args(run, &positional);
@@ -137,6 +151,16 @@ impl<'py> Arguments<'_, 'py> {
                     (None, _, None) => Err(self.refused("an argument has no value")),
                 }
             }
+            Argument::Failure(at) => match self.args.get(*at) {
+                Some(Arg::Failure(failed)) => {
+                    let (task, failure) = &**failed;
+                    let task = PyString::new(self.py, task);
+                    let stored = PyBytes::new(self.py, failure.as_json().as_bytes());
+                    let make = names(self.py).map_err(|error| Raised::new(self.py, error))?.task_failed.bind(self.py);
+                    gil::call_args(make, &[stored.as_any(), task.as_any()])
+                }
+                _ => copy(None),
+            },
             Argument::Named(named) => {
                 let dict = gil::dict(self.py)?;
                 for one in named {

@@ -86,6 +86,28 @@ pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
     functions(py).map(drop)
 }
 
+/// The channel that a body emits to, and the value as it is stored.
+pub(crate) fn encoded(
+    value: &Bound<'_, PyAny>,
+    channel: Option<&Bound<'_, PyAny>>,
+) -> PyResult<(Channel, bide_core::Value)> {
+    let functions = functions(value.py())?;
+    let named;
+    let channel = match channel {
+        None => functions.default_channel.bind(value.py()),
+        Some(channel) => match channel.cast_exact::<PyChannel>() {
+            Ok(channel) => channel,
+            Err(_) => {
+                let found = gil::call1(functions.channel_of.bind(value.py()), channel)?;
+                named = found.into_bound().cast_into::<PyChannel>()?;
+                &named
+            }
+        },
+    };
+    let channel = channel.get();
+    Ok((channel.channel.clone(), channel.codec.encode(value)?))
+}
+
 /// What a body emits.
 pub(crate) fn emit(
     body: &BodyCx<Python3>,
@@ -94,22 +116,18 @@ pub(crate) fn emit(
     channel: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
     let py = value.py();
-    let functions = functions(py)?;
-    let named;
-    let channel = match channel {
-        None => functions.default_channel.bind(py),
-        Some(channel) => match channel.cast_exact::<PyChannel>() {
-            Ok(channel) => channel,
-            Err(_) => {
-                let found = gil::call1(functions.channel_of.bind(py), channel)?;
-                named = found.into_bound().cast_into::<PyChannel>()?;
-                &named
-            }
-        },
-    };
-    let channel = channel.get();
-    let value = channel.codec.encode(value)?;
-    body.emit(here, &channel.channel, &value).map_err(|error| errors::wait(py, &error, &body.task_name()))
+    let (channel, value) = encoded(value, channel)?;
+    body.emit(here, &channel, &value).map_err(|error| errors::wait(py, &error, &body.task_name()))
+}
+
+/// The arguments of `handle.progress`, checked.
+pub(crate) fn checked_progress(
+    py: Python<'_>,
+    done: &Bound<'_, PyAny>,
+    total: &Bound<'_, PyAny>,
+    message: &Bound<'_, PyAny>,
+) -> PyResult<(f64, Option<f64>, Option<String>)> {
+    gil::call_args(functions(py)?.check_progress.bind(py), &[done, total, message])?.extract()
 }
 
 /// How far a body says that it has come.
@@ -120,8 +138,7 @@ pub(crate) fn progress(
     total: &Bound<'_, PyAny>,
     message: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
-    let checked = gil::call_args(functions(py)?.check_progress.bind(py), &[done, total, message])?;
-    let (done, total, message): (f64, Option<f64>, Option<String>) = checked.extract()?;
+    let (done, total, message) = checked_progress(py, done, total, message)?;
     let said = body.progress(done, total, message.as_deref());
     said.map_err(|error| errors::wait(py, &error, &body.task_name()))
 }

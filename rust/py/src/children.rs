@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::attempt::{Part, PartRequest};
+use bide_core::attempt::{Part, PartRequest, child_name};
 use bide_core::{RunId, Value};
-use bide_executor::{Attached, BodyCx, CallError, RunRequest, Settlement, StartIdentity};
+use bide_executor::{Attached, BodyCx, CallError, RegisteredWorkflow, RunRequest, Settlement, StartIdentity};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyList, PyString};
 
-use crate::host::{Local, PyEngine, Python3, Vars};
+use crate::host::{Local, PyEngine, PyRun, Python3, Vars};
 use crate::snapshot::PySnapshot;
 use crate::worker::start_gates;
 use crate::workflow::PyWorkflow;
@@ -25,6 +25,9 @@ static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
 /// One start: the inputs by name, their proof or the caller's key.
 type Start = (Vec<(String, Vec<u8>)>, Option<Vec<u8>>, Option<String>);
 
+/// A workflow, registered, and the runs of it to start.
+type Described = (Arc<RegisteredWorkflow<Python3>>, Vec<(StartIdentity, RunRequest<Python3>)>);
+
 /// Starts children, and returns the waits for them: a list of `bide.ChildRun`. `describe` is the function of
 /// `bide._children` that makes of the arguments what is started.
 pub(crate) fn start<'py>(
@@ -35,7 +38,29 @@ pub(crate) fn start<'py>(
 ) -> PyResult<Bound<'py, PyList>> {
     let py = arguments[0].py();
     let module = MODULE.get_or_try_init(py, || py.import("bide._children").map(Bound::unbind))?.bind(py);
-    let described = gil::call_args(&module.getattr(describe)?, arguments)?;
+    let made = gil::call_args(&module.getattr(describe)?, arguments)?;
+    let (workflow, starts) = described(py, body.engine(), &made)?;
+    let started = body.start_children(here, &workflow, starts);
+    let started = started.map_err(|error| errors::wait(py, &error, &body.task_name()))?;
+    let child_run = module.getattr("ChildRun")?;
+    let workflow = PyString::new(py, workflow.graph.workflow()).into_any();
+    let children = PyList::empty(py);
+    for child in started {
+        let (id, name) = (
+            PyString::new(py, &child.id.to_string()).into_any(),
+            PyString::new(py, &child_name(&child.key)).into_any(),
+        );
+        children.append(gil::call_args(&child_run, &[&id, &workflow, &name])?.into_bound())?;
+    }
+    Ok(children)
+}
+
+/// What a description of `bide._children` has started: the workflow, registered, and each start.
+pub(crate) fn described<'py>(
+    py: Python<'py>,
+    engine: &Arc<PyEngine>,
+    described: &Bound<'py, PyAny>,
+) -> PyResult<Described> {
     let (core, starts, contextvars): (Bound<'py, PyWorkflow>, Vec<Start>, Bound<'py, PyAny>) = described.extract()?;
     let contextvars = Vars::new(contextvars)?.map(Arc::new);
     let start = |(inputs, proof, key): Start| {
@@ -48,25 +73,10 @@ pub(crate) fn start<'py>(
         (identity, request.with_local(Local::of_child(contextvars.clone())))
     };
     let starts = starts.into_iter().map(start).collect();
-    let engine = body.engine();
     start_gates(py, engine, core.get())?;
     let (graph, bodies) = core.get().shared(py);
-    let registered = here.detach(|| engine.register(graph, bodies));
-    let registered = registered.map_err(|error| errors::store(py, &error))?;
-    let started = body.start_children(here, &registered, starts);
-    let started = started.map_err(|error| errors::wait(py, &error, &body.task_name()))?;
-    let child_run = module.getattr("ChildRun")?;
-    let workflow = PyString::new(py, core.get().name()).into_any();
-    let children = PyList::empty(py);
-    for child in started {
-        let name = match child.key.n {
-            n if child.key.is_keyed() || n == 1 => format!("child {}", child.key.name),
-            n => format!("child {} ({n})", child.key.name),
-        };
-        let (id, name) = (PyString::new(py, &child.id.to_string()).into_any(), PyString::new(py, &name).into_any());
-        children.append(gil::call_args(&child_run, &[&id, &workflow, &name])?.into_bound())?;
-    }
-    Ok(children)
+    let registered = gil::detached(py, || engine.register(graph, bodies));
+    Ok((registered.map_err(|error| errors::store(py, &error))?, starts))
 }
 
 /// The child that each part of a wait waits for.
@@ -81,10 +91,21 @@ pub(crate) fn among(parts: &[PartRequest]) -> Vec<Option<RunId>> {
 
 /// Refuses the wait for a run that no body of this run has started: nothing would ever end it.
 pub(crate) fn check(py: Python<'_>, body: &BodyCx<Python3>, children: &[Option<RunId>]) -> PyResult<()> {
-    match children.iter().flatten().find(|child| !body.has_child(**child)) {
+    check_by(py, |id| body.has_child(id), &body.task_name(), body.run(), children)
+}
+
+/// The same, with what says whether a run is a child.
+pub(crate) fn check_by(
+    py: Python<'_>,
+    is_child: impl Fn(RunId) -> bool,
+    task: &str,
+    run: &PyRun,
+    children: &[Option<RunId>],
+) -> PyResult<()> {
+    match children.iter().flatten().find(|child| !is_child(**child)) {
         None => Ok(()),
         Some(stranger) => {
-            let (task, run) = (body.task_name(), body.run().id);
+            let run = run.id;
             let why = format!(
                 "task '{task}' waits for run {stranger}, which is no child of its run {run}: a body waits for runs that \
                  handle.start has started in a body of the same run"
@@ -101,8 +122,20 @@ pub(crate) fn ended<'py>(
     children: &[Option<RunId>],
     part: usize,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
-    let Some(id) = children.get(part).copied().flatten() else { return Ok(None) };
-    let snapshot = match body.take_child(id) {
+    let child = children.get(part).copied().flatten();
+    ended_by(py, body.engine(), &body.task_name(), child, |id| body.take_child(id))
+}
+
+/// The same, with what takes a child that is in memory.
+pub(crate) fn ended_by<'py>(
+    py: Python<'py>,
+    engine: &Arc<PyEngine>,
+    task: &str,
+    child: Option<RunId>,
+    take: impl FnOnce(RunId) -> Option<Arc<PyRun>>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let Some(id) = child else { return Ok(None) };
+    let snapshot = match take(id) {
         Some(run) => {
             let settlement = match run.settled.get() {
                 // The commit of its end is under way, in which the wait is closed too.
@@ -112,7 +145,7 @@ pub(crate) fn ended<'py>(
             match settlement {
                 Some(Settlement::Run(_)) => {}
                 // As at every other wait of a body.
-                Some(Settlement::Closed) => return Err(errors::wait(py, &CallError::Suspended, &body.task_name())),
+                Some(Settlement::Closed) => return Err(errors::wait(py, &CallError::Suspended, task)),
                 Some(other) => return Err(errors::settlement(py, &other)),
                 None => {
                     let seconds = COMMIT.as_secs();
@@ -120,9 +153,9 @@ pub(crate) fn ended<'py>(
                     return Err(errors::bide(py, &why));
                 }
             }
-            Some(PySnapshot::live(py, body.engine(), run)?)
+            Some(PySnapshot::live(py, engine, run)?)
         }
-        None => PySnapshot::load(py, body.engine(), id)?,
+        None => PySnapshot::load(py, engine, id)?,
     };
     let Some(snapshot) = snapshot else {
         return Err(errors::bide(py, &format!("child run {id} is not in the store any more: it was deleted")));

@@ -46,6 +46,13 @@ impl Drop for Scope {
     }
 }
 
+/// Whether the calling thread executes a plain function's body.
+#[pyfunction]
+#[pyo3(name = "_executes_here")]
+pub(crate) fn executes_here() -> bool {
+    !EXECUTING.get().is_null() && process::is_in_body()
+}
+
 /// The handle of the body that the calling thread executes. `last` is the handle found earlier in the same contextvars,
 /// or in those that they were copied from.
 #[pyfunction]

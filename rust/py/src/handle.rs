@@ -332,6 +332,12 @@ impl PyTaskHandle {
         self.body.suspending()
     }
 
+    /// Whether the run was cancelled: the body is to clean up and end.
+    #[getter]
+    fn cancelled(&self) -> bool {
+        self.body.is_cancelled()
+    }
+
     /// Raises the error for an attribute that there is not, with the class's public name.
     #[cold]
     fn __getattr__<'py>(slf: &Bound<'py, Self>, name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {

@@ -50,6 +50,14 @@ impl Local {
         self.contextvars.as_deref()
     }
 
+    /// Contextvars of its own for one call: a copy of the submitter's.
+    pub(crate) fn own_vars<'py>(&self, names: &Names, py: Python<'py>) -> Result<Owned<'py>, Raised> {
+        match self.contextvars() {
+            Some(vars) => vars.copied(names, py),
+            None => gil::call0(names.no_vars.bind(py)),
+        }
+    }
+
     /// The items of a list that the task of a body is mapped over, by its position among the body's sources. `list` is
     /// asked for the list if that was not looked into yet. `None` if there is no list.
     pub(crate) fn items(
@@ -145,6 +153,19 @@ impl Host for Python3 {
 
     fn no_panic<R>(f: impl FnOnce() -> R) -> Result<R, String> {
         panics::no_panic(f).map_err(|panicked| panicked.to_string())
+    }
+
+    fn is_coroutine(body: &PyBody) -> bool {
+        body.is_async
+    }
+
+    fn is_coroutine_gate(body: &PyBody, part: u16) -> bool {
+        body.gate(part).is_some_and(|gate| gate.is_async)
+    }
+
+    fn this_thread() -> u64 {
+        // SAFETY: always succeeds. It is what `threading.get_ident` returns.
+        (unsafe { libc::pthread_self() }) as u64
     }
 
     fn retries_timeout(body: &PyBody) -> bool {

@@ -4,18 +4,21 @@ use bide_executor::failpoint::{self, Failpoint};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+mod aio;
 mod body;
 mod call;
 mod callback;
 mod channel;
 mod children;
 mod context;
+mod control;
 mod current;
 mod errors;
 mod exit;
 mod follower;
 mod gil;
 mod handle;
+mod history;
 mod host;
 mod in_step;
 mod lists;
@@ -24,6 +27,7 @@ mod maps;
 mod messages;
 mod moment;
 mod notify;
+mod options;
 mod panics;
 mod plan;
 mod process;
@@ -50,6 +54,19 @@ fn counts() -> (u64, u64, u64) {
 #[pyfunction]
 fn in_body() -> bool {
     process::is_in_body()
+}
+
+/// Starts the thread of a runner's own event loop: a daemon thread that calls this.
+#[pyfunction]
+#[pyo3(name = "_start_loop_thread")]
+fn start_loop_thread(py: Python<'_>, run: Py<PyAny>) -> PyResult<()> {
+    let run = gil::Kept::new(run);
+    thread::start_thread(py, "bide-loop", process::Kind::Bodies, move |py| {
+        if let Err(raised) = gil::call0(run.bind(py)) {
+            raised.into_err(py).write_unraisable(py, None);
+        }
+    })?;
+    Ok(())
 }
 
 /// The system's clock in seconds since 1970, even if time functions are patched in Python.
@@ -79,11 +96,20 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<run_handle::PyRunHandle>()?;
     m.add_class::<snapshot::PySnapshot>()?;
     m.add_class::<handle::PyTaskHandle>()?;
+    m.add_class::<aio::PyLoopQueue>()?;
+    m.add_class::<aio::PyCoroutine>()?;
+    m.add_class::<aio::PyCall>()?;
+    m.add_class::<aio::PyPending>()?;
+    m.add_class::<aio::PyGateWatch>()?;
     m.add_class::<channel::PyChannel>()?;
     m.add_class::<follower::PyFollower>()?;
     m.add_function(wrap_pyfunction!(counts, m)?)?;
     m.add_function(wrap_pyfunction!(in_body, m)?)?;
     m.add_function(wrap_pyfunction!(current::current, m)?)?;
+    m.add_function(wrap_pyfunction!(callback::token, m)?)?;
+    m.add_function(wrap_pyfunction!(callback::read_token, m)?)?;
+    m.add_function(wrap_pyfunction!(current::executes_here, m)?)?;
+    m.add_function(wrap_pyfunction!(start_loop_thread, m)?)?;
     m.add_function(wrap_pyfunction!(panic_once_at, m)?)?;
     m.add_function(wrap_pyfunction!(system_time, m)?)?;
     Ok(())

@@ -106,7 +106,7 @@ pub(crate) fn run_id(py: Python<'_>, run: &str) -> PyResult<RunId> {
     run.parse().map_err(|()| errors::definition(py, &format!("'{run}' is not the id of a run")))
 }
 
-fn in_words(sent: Sent) -> PySent {
+pub(crate) fn in_words(sent: Sent) -> PySent {
     match sent {
         Sent::Stored => ("stored", vec![]),
         Sent::Duplicate => ("duplicate", vec![]),

@@ -15,6 +15,8 @@ use crate::gil::{self, Kept};
 enum Message {
     /// A line for the log.
     Log(Level, String),
+    /// A warning about a thread that blocks, to be followed by its stack.
+    Blocked(u64, String),
     /// A callback, called without arguments.
     Call(Kept),
 }
@@ -41,6 +43,11 @@ impl Notifier {
         self.push(Message::Log(level, line.to_owned()));
     }
 
+    /// Warns of a thread that blocks, as `threading.get_ident` names it, with its stack.
+    pub(crate) fn blocked(&self, thread: u64, line: &str) {
+        self.push(Message::Blocked(thread, line.to_owned()));
+    }
+
     pub(crate) fn call(&self, callback: Kept) {
         self.push(Message::Call(callback));
     }
@@ -63,6 +70,7 @@ impl Notifier {
                 // An error in a logging handler or a callback has no caller to go to.
                 let _ = match message {
                     Message::Log(level, line) => log(py, level, &line),
+                    Message::Blocked(thread, line) => blocked(py, thread, &line),
                     Message::Call(callback) => gil::call0(callback.bind(py)).map(drop).map_err(Into::into),
                 };
             }
@@ -93,6 +101,15 @@ fn log(py: Python<'_>, level: Level, line: &str) -> PyResult<()> {
     let percent = PyString::new(py, "%s").into_any();
     gil::call_args(&method, &[&percent, PyString::new(py, &line).as_any()])?;
     Ok(())
+}
+
+/// Warns of a thread that blocks, unless it has gone on.
+fn blocked(py: Python<'_>, thread: u64, line: &str) -> PyResult<()> {
+    let frames = gil::call0(&py.import("sys")?.getattr("_current_frames")?)?;
+    let Ok(frame) = frames.get_item(thread) else { return Ok(()) };
+    let stack = gil::call1(&py.import("traceback")?.getattr("format_stack")?, &frame)?;
+    let stack: Vec<String> = stack.extract()?;
+    log(py, Level::Warning, &format!("{line}. It is at:\n{}", stack.concat().trim_end()))
 }
 
 /// Where a thread is now.

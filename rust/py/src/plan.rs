@@ -40,6 +40,8 @@ pub(crate) struct Called<'py> {
     pub(crate) part: usize,
     /// The function.
     pub(crate) function: Bound<'py, PyAny>,
+    /// Whether it is a coroutine function.
+    pub(crate) is_async: bool,
     /// What it is called for.
     pub(crate) purpose: Purpose,
 }
@@ -60,6 +62,12 @@ impl<'py> Plan<'py> {
         let what = pyo3::types::PyString::new(py, what);
         let arguments = pyo3::types::PyTuple::new(py, [wait, timeout.unwrap_or(&none), what.as_any()])?;
         let (parts, finish) = gil::call(&plan, &arguments, Some(&keywords))?.extract()?;
+        Ok(Self { parts, finish })
+    }
+
+    /// A `bide._combine.Plan` that was made already.
+    pub(crate) fn read(plan: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let (parts, finish) = plan.extract()?;
         Ok(Self { parts, finish })
     }
 
@@ -119,13 +127,13 @@ impl<'py> Plan<'py> {
             "any" => GateUntil::Any(members()?),
             "all" => GateUntil::All(members()?),
             "until" => {
-                let Until { condition: function, policy, .. } = condition(what)?;
-                called.push(Called { part: at, function, purpose: Purpose::Condition(policy) });
+                let Until { condition: function, is_async, policy, .. } = condition(what)?;
+                called.push(Called { part: at, function, is_async, purpose: Purpose::Condition(policy) });
                 GateUntil::Condition
             }
             "computed after" | "computed at" => {
                 let purpose = if kind == "computed after" { Purpose::Span } else { Purpose::Moment };
-                called.push(Called { part: at, function: what.clone(), purpose });
+                called.push(Called { part: at, function: what.clone(), is_async: false, purpose });
                 GateUntil::Computed
             }
             "after" => GateUntil::After(Duration::from_secs_f64(what.extract()?)),

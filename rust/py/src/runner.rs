@@ -1,24 +1,29 @@
 //! `_core.Runner`: an engine with Python as its host, opened on a store, closed once.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bide_core::{RunId, RunStatus, Time, Value};
+use bide_core::{RunId, RunOptions, RunStatus, Time, Value};
 use bide_executor::failpoint::{self, Failpoint};
-use bide_executor::{Engine, Pool, RunRequest, Settlement, SubmitError, SystemClock, default_slots};
+use bide_executor::{Coroutines, Engine, Pool, RunRequest, Settlement, SubmitError, SystemClock, default_slots};
 use bide_store::RunFilter;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::aio::{Loop, LoopQueue, PyLoopQueue};
 use crate::channel::{self, PyChannel};
+use crate::control::{self, PyAsk};
 use crate::exit::{self, CloseAtExit};
 use crate::follower::{self, PyFollower};
 use crate::gil;
+use crate::history::{self, PyHappened};
 use crate::host::{Local, Originals, PyEngine, Vars};
 use crate::messages::{self, PyLetter, PySent, run_id};
 use crate::notify::Notifier;
+use crate::options::PyOptions;
 use crate::process::{self, Home, Kind, SLICE};
 use crate::run_handle::PyRunHandle;
 use crate::snapshot::PySnapshot;
@@ -33,6 +38,9 @@ const CLOSED: &str = "this runner is closed: create a new one";
 /// How long the last bodies may take to end, even if the caller's grace is shorter.
 const MIN_GRACE: Duration = Duration::from_millis(20);
 
+/// How long coroutines that are cancelled at the end of their grace may take to unwind.
+const CANCEL_GRACE: Duration = Duration::from_millis(200);
+
 /// Executes runs.
 #[pyclass(frozen, module = "bide._core", name = "Runner")]
 pub(crate) struct PyRunner {
@@ -46,6 +54,8 @@ pub(crate) struct Inner {
     pub(crate) engine: Arc<PyEngine>,
     /// Delivers reports to Python.
     pub(crate) notifier: Arc<Notifier>,
+    /// What waits for a turn of the event loop.
+    queue: Arc<LoopQueue>,
     /// The process in which the runner was made.
     pub(crate) home: Home,
     /// The runner was closed, or is being closed.
@@ -78,6 +88,8 @@ impl PyRunner {
         durability: &str,
         max_parked: Option<usize>,
         retention: Option<f64>,
+        async_slots: u32,
+        cancel_grace: (f64, f64),
     ) -> PyResult<Self> {
         panics::method(|| {
             errors::names(py)?;
@@ -89,17 +101,21 @@ impl PyRunner {
             let store = opened.map_err(|error| errors::store(py, &error))?;
             let slots = slots.unwrap_or_else(default_slots);
             let pool = Pool::new(slots, max_parked.unwrap_or_else(default_max_parked), Box::new(start_worker));
-            let retention = retention.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
             // The notifier's thread must not be the first to import it: during an exit it could not end in there.
             py.import("logging")?;
             let notifier = Arc::new(Notifier::default());
+            let queue = LoopQueue::new(py, &notifier)?;
+            let pool = pool.with_coroutines(Coroutines::new(async_slots, Loop(Arc::clone(&queue))));
+            let retention = retention.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
             let log = Arc::clone(&notifier);
             let started = gil::detached(py, || {
                 let log = Box::new(move |level, line: &str| log.log(level, line));
                 Engine::start_with(store, SystemClock::shared(), pool, log, retention)
             });
             let engine = started.map_err(|error| errors::store(py, &error))?;
-            let inner = Arc::new(Inner { engine, notifier, home: Home::here(), closed: AtomicBool::new(false) });
+            let span = |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+            engine.set_cancel_grace(span(cancel_grace.0), span(cancel_grace.1));
+            let inner = Arc::new(Inner { engine, notifier, queue, home: Home::here(), closed: AtomicBool::new(false) });
             let as_closed: std::sync::Weak<Inner> = Arc::downgrade(&inner);
             let runner = Self { inner };
             exit::close_at_exit(py, as_closed)?;
@@ -123,25 +139,32 @@ impl PyRunner {
     /// Creates runs in one commit, or attaches to those that their keys name. With `linger` it returns only once the
     /// first of them has ended, or a little later, if the store takes its time: a caller that waits for it anyway leaves
     /// the interpreter to the body for all that time. `many` is for the words of errors: which of them was refused.
+    /// `contextvars` are those of each run, or one for all.
+    #[expect(clippy::too_many_arguments, reason = "each is said apart in Python")]
+    #[pyo3(signature = (workflow, runs, contextvars, linger, many, options=None))]
     fn submit(
         &self,
         py: Python<'_>,
         workflow: &PyWorkflow,
         runs: Vec<RunInput>,
-        contextvars: Bound<'_, PyAny>,
+        contextvars: Vec<Bound<'_, PyAny>>,
         linger: bool,
         many: bool,
+        options: Option<PyOptions>,
     ) -> PyResult<Vec<PyRunHandle>> {
         panics::method(|| {
             self.open(py)?;
             failpoint::hit(Failpoint::Caller);
             start_gates(py, &self.inner.engine, workflow)?;
-            let contextvars = Vars::new(contextvars)?.map(Arc::new);
+            let contextvars = contextvars.into_iter().map(|vars| Ok(Vars::new(vars)?.map(Arc::new)));
+            let contextvars = contextvars.collect::<PyResult<Vec<_>>>()?;
+            let of_run = |at: usize| contextvars.get(at).or(contextvars.first()).cloned().flatten();
+            let options: RunOptions = options.map(Into::into).unwrap_or_default();
             let originals: Vec<Arc<Originals>> = runs.iter().map(|_| Arc::default()).collect();
-            let wanted = runs.into_iter().zip(&originals).map(|((inputs, key), originals)| {
+            let wanted = runs.into_iter().zip(&originals).enumerate().map(|(at, ((inputs, key), originals))| {
                 let inputs = inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect();
                 let request = RunRequest::new(PyEngine::ordered(inputs)).with_key(key.map(Into::into));
-                request.with_local(Local::new(contextvars.clone(), originals))
+                request.with_options(options.clone()).with_local(Local::new(of_run(at), originals))
             });
             let engine = &self.inner.engine;
             let (graph, bodies) = workflow.shared(py);
@@ -249,6 +272,22 @@ impl PyRunner {
         })
     }
 
+    /// Asks something of a run as a whole, or of one of its tasks; says what became of that.
+    fn ask(&self, py: Python<'_>, run: &str, asked: PyAsk) -> PyResult<PySent> {
+        panics::method(|| {
+            self.open(py)?;
+            control::ask(py, &self.inner.engine, run, asked)
+        })
+    }
+
+    /// What has happened to a run; `None` if there is none.
+    fn history<'py>(&self, py: Python<'py>, id: &str) -> PyResult<Option<Vec<PyHappened<'py>>>> {
+        panics::method(|| {
+            self.open(py)?;
+            history::history(py, &self.inner.engine, run_id(py, id)?)
+        })
+    }
+
     /// How many requests wait for their answers here.
     fn pending_requests(&self) -> PyResult<usize> {
         self.inner.home.check("Runner")?;
@@ -256,6 +295,8 @@ impl PyRunner {
     }
 
     /// Runs as they stand, newest first.
+    #[pyo3(signature = (status, workflow, since, limit, tags=None, key_prefix=None, parent=None))]
+    #[expect(clippy::too_many_arguments, reason = "each narrows the listing down")]
     fn runs(
         &self,
         py: Python<'_>,
@@ -263,6 +304,9 @@ impl PyRunner {
         workflow: Option<String>,
         since: Option<i64>,
         limit: Option<usize>,
+        tags: Option<BTreeMap<String, String>>,
+        key_prefix: Option<String>,
+        parent: Option<&str>,
     ) -> PyResult<Vec<PySnapshot>> {
         panics::method(|| {
             self.open(py)?;
@@ -275,7 +319,10 @@ impl PyRunner {
                     errors::definition(py, &format!("status='{name}' is no status of a run; there are {all}"))
                 })?),
             };
-            let filter = RunFilter { status, workflow, since: since.map(Time), limit };
+            let tags = tags.into_iter().flatten().map(|(name, value)| (name.into(), value.into())).collect();
+            let parent = parent.map(|id| run_id(py, id)).transpose()?;
+            let since = since.map(Time);
+            let filter = RunFilter { status, workflow, since, limit, tags, key_prefix, parent };
             let listed = gil::detached(py, || self.inner.engine.store().list(&filter));
             let listed = listed.map_err(|error| errors::store(py, &error))?;
             listed.into_iter().map(|stored| PySnapshot::listed(py, &self.inner.engine, stored)).collect()
@@ -322,6 +369,12 @@ impl PyRunner {
         Ok((used, total, handles, most))
     }
 
+    /// The event loop's side.
+    fn loop_queue(&self) -> PyResult<PyLoopQueue> {
+        self.inner.home.check("Runner")?;
+        Ok(PyLoopQueue::new(Arc::clone(&self.inner.queue), Arc::clone(&self.inner.engine)))
+    }
+
     /// The store's name, without secrets.
     #[getter]
     fn store(&self) -> String {
@@ -340,8 +393,9 @@ impl PyRunner {
         !self.inner.home.is_here()
     }
 
-    /// Suspends what is deferred, gives bodies `grace` seconds to end, and releases the store. Twice is fine.
-    fn close(&self, py: Python<'_>, grace: f64) -> PyResult<bool> {
+    /// Suspends what is deferred, gives bodies `grace` seconds to end, has coroutines cancelled that have not, and releases
+    /// the store. Twice is fine.
+    fn close(&self, py: Python<'_>, grace: f64, cancel: &Bound<'_, PyAny>) -> PyResult<bool> {
         panics::method(|| {
             self.inner.home.check("Runner")?;
             let first = !self.inner.closed.swap(true, Ordering::AcqRel);
@@ -351,6 +405,12 @@ impl PyRunner {
             let inner = &self.inner;
             inner.engine.begin_close();
             let ended = self.wait_for_bodies(py, grace);
+            if let Some(coroutines) = inner.engine.dispatch().coroutines()
+                && coroutines.bodies() > 0
+            {
+                gil::call0(cancel)?;
+                let _ = gil::idle(py, || coroutines.wait_idle(CANCEL_GRACE));
+            }
             gil::detached(py, || inner.end_close());
             ended
         })
@@ -388,7 +448,8 @@ impl PyRunner {
     fn wait_for_bodies(&self, py: Python<'_>, grace: f64) -> PyResult<bool> {
         let pool = self.inner.engine.dispatch();
         let mut remaining = Duration::try_from_secs_f64(grace).unwrap_or(Duration::MAX).max(MIN_GRACE);
-        while !gil::idle(py, || pool.wait_idle(remaining.min(Duration::from_millis(50)))) {
+        let idle = |span| pool.wait_idle(span) && pool.coroutines().is_none_or(|coroutines| coroutines.wait_idle(span));
+        while !gil::idle(py, || idle(remaining.min(Duration::from_millis(50)))) {
             py.check_signals()?;
             remaining = remaining.saturating_sub(Duration::from_millis(50));
             if remaining.is_zero() {

@@ -46,6 +46,11 @@ impl Tags {
 }
 
 impl Codec {
+    /// Another reference to it.
+    pub(crate) fn kept(&self, py: Python<'_>) -> Self {
+        Self { codec: Kept::new(self.codec.bind(py).clone().unbind()), fast: self.fast }
+    }
+
     /// The scalars that it takes without a look at the annotation.
     pub(crate) const fn fast(&self) -> Tags {
         self.fast

@@ -24,6 +24,8 @@ pub(crate) enum Wait<'py> {
 pub(crate) struct Until<'py> {
     /// What is called.
     pub(crate) condition: Bound<'py, PyAny>,
+    /// Whether it is a coroutine function.
+    pub(crate) is_async: bool,
     /// The name that the user gave it.
     pub(crate) name: Option<String>,
     /// How long it may take to become true.
@@ -32,9 +34,10 @@ pub(crate) struct Until<'py> {
     pub(crate) policy: PollPolicy,
 }
 
-/// `Until._parts()`: condition, name, timeout, every, backoff, `max_every`, jitter, and how many exceptions in a row end
-/// the wait.
-type UntilParts<'py> = (Bound<'py, PyAny>, Option<String>, Option<f64>, f64, f64, Option<f64>, f64, Option<u32>);
+/// `Until._parts()`: condition, name, timeout, every, backoff, `max_every`, jitter, how many exceptions in a row end
+/// the wait after how many seconds, and whether it is a coroutine function.
+type UntilParts<'py> =
+    (Bound<'py, PyAny>, Option<String>, Option<f64>, f64, f64, Option<f64>, f64, Option<(u32, f64)>, bool);
 
 impl<'py> Wait<'py> {
     /// Reads an object of one of the three classes; `None` for any other.
@@ -60,7 +63,7 @@ impl<'py> Wait<'py> {
 impl<'py> Until<'py> {
     fn read(until: &Bound<'py, PyAny>) -> PyResult<Self> {
         let parts = gil::call0(&until.getattr(pyo3::intern!(until.py(), "_parts"))?)?;
-        let (condition, name, timeout, every, backoff, max_every, jitter, tolerance): UntilParts<'py> =
+        let (condition, name, timeout, every, backoff, max_every, jitter, tolerance, is_async): UntilParts<'py> =
             parts.extract()?;
         let policy = PollPolicy {
             every: Duration::from_secs_f64(every),
@@ -69,11 +72,10 @@ impl<'py> Until<'py> {
             jitter,
             tolerate: match tolerance {
                 None => Tolerance::Ignore,
-                Some(1) => Tolerance::Raise,
-                Some(most) => Tolerance::Tolerate(most),
+                Some((errors, seconds)) => Tolerance::Tolerate(errors, Duration::from_secs_f64(seconds)),
             },
         };
-        Ok(Self { condition, name, timeout: timeout.map(Duration::from_secs_f64), policy })
+        Ok(Self { condition, is_async, name, timeout: timeout.map(Duration::from_secs_f64), policy })
     }
 }
 

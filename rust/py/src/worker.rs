@@ -19,7 +19,7 @@ use crate::current::{self, Executing};
 use crate::errors::{self, names};
 use crate::gil::{self, Kept, Owned, Raised};
 use crate::handle::PyTaskHandle;
-use crate::host::{PyEngine, Python3};
+use crate::host::{PyEngine, PyRun, Python3};
 use crate::lists::{Items, NotAList};
 use crate::process::Kind;
 use crate::wait::time_of;
@@ -167,8 +167,25 @@ fn outcome(
     }
     match stored {
         Ok((output, changes)) => Outcome::Completed { output, changes },
-        Err(raised) => ended_by(py, engine, call, raised),
+        Err(raised) => {
+            let Call { run, task, attempt, .. } = call;
+            ended_by(py, &Whose { engine, run, task: *task, attempt: *attempt, target: call.target() }, raised)
+        }
     }
+}
+
+/// Whose body has ended.
+pub(crate) struct Whose<'a> {
+    /// The engine.
+    pub(crate) engine: &'a PyEngine,
+    /// Its run.
+    pub(crate) run: &'a PyRun,
+    /// Its task.
+    pub(crate) task: TaskRef,
+    /// Which try it was.
+    pub(crate) attempt: u32,
+    /// The host's side of the task.
+    pub(crate) target: &'a PyBody,
 }
 
 /// Counts the items of a mapped task's lists. They must be equally many.
@@ -180,7 +197,9 @@ fn count_elements(call: &Call<Python3>) -> Outcome {
         let over = match source {
             Source::ItemOfOutput(on) | Source::SameElement(on) => &**graph.name(*on),
             Source::ItemOfInput(name) => name,
-            Source::Output(_) | Source::Input(_) | Source::Gate(..) | Source::Elements(_) => continue,
+            Source::Output(_) | Source::Input(_) | Source::Gate(..) | Source::Elements(_) | Source::Failure(_) => {
+                continue;
+            }
         };
         let length = match (source, arg) {
             (Source::SameElement(on), _) => call.run.state.lock().length(TaskRef::plain(*on)).ok_or(None),
@@ -266,25 +285,33 @@ fn handle_of<'py>(
 
 /// The outcome of a body that raised an exception.
 #[inline(never)]
-fn ended_by(py: Python<'_>, engine: &PyEngine, call: &Call<'_, Python3>, raised: Raised) -> Outcome {
+pub(crate) fn ended_by(py: Python<'_>, whose: &Whose<'_>, raised: Raised) -> Outcome {
+    let Whose { engine, run, task, attempt, target } = whose;
     if names(py).is_ok_and(|names| raised.is_a(names.skip.bind(py))) {
         let reason = gil::getattr(raised.value(py), pyo3::intern!(py, "reason")).ok();
         let reason = reason.and_then(|reason| reason.extract::<String>().ok());
         return Outcome::Skipped { reason: reason.unwrap_or_default().into() };
     }
     failpoint::hit(Failpoint::Body);
+    let (raised, covered) = match covers(target, py, raised.value(py)) {
+        Ok(covered) => (raised, covered),
+        Err(broken) => (broken, false),
+    };
     let failure = errors::describe_end(py, &raised);
-    let retry = matches(call.target(), py, raised.value(py)).then(|| Retry { random: engine.random() });
-    let last = call.attempt >= call.run.workflow.graph.spec(call.task.ix).retry.attempts;
+    if names(py).is_ok_and(|names| raised.is_a(names.cancelled.bind(py))) {
+        return Outcome::Cancelled { failure };
+    }
+    let retry = covered.then(|| Retry { random: engine.random() });
+    let last = !run.workflow.graph.spec(task.ix).retry.allows_after(*attempt);
     if retry.is_none() || last {
-        call.run.local.keep_original(call.task, raised.value(py));
+        run.local.keep_original(*task, raised.value(py));
     }
     Outcome::Failed { failure, retry }
 }
 
-/// Whether the task's retry policy covers an exception.
-fn matches(body: &PyBody, py: Python<'_>, exception: &Bound<'_, PyAny>) -> bool {
-    body.retry.as_ref().is_some_and(|retry| retry.covers(py, exception))
+/// Whether the task's retry policy covers an exception; an error if it cannot say.
+pub(crate) fn covers(body: &PyBody, py: Python<'_>, exception: &Bound<'_, PyAny>) -> Result<bool, Raised> {
+    body.retry.as_ref().map_or(Ok(false), |retry| retry.covers(py, exception))
 }
 
 /// Asks once. What it raised is kept in `last`, with whether the task's retry policy covers it.
@@ -312,7 +339,10 @@ fn poll_gate<'py>(
             },
             Err(raised) => Polled::Broken(errors::describe_end(py, &raised)),
         },
-        Err(raised) => Polled::Raised(gate_raised(py, gate, &raised, last)),
+        Err(raised) => match gate_raised(py, gate, &raised, last) {
+            Ok(failure) => Polled::Raised(failure),
+            Err(broken) => Polled::Broken(broken),
+        },
     }
 }
 
@@ -340,7 +370,7 @@ fn gate_time<'py>(
     match seconds {
         Ok(seconds) if matches!(target.purpose, Purpose::Span) => Ok(GateTime::After(Duration::from_secs_f64(seconds))),
         Ok(seconds) => Ok(GateTime::At(time_of(seconds))),
-        Err(raised) => Err(gate_raised(py, gate, &raised, last)),
+        Err(raised) => Err(gate_raised(py, gate, &raised, last).unwrap_or_else(|broken| broken)),
     }
 }
 
@@ -371,16 +401,23 @@ fn call_gate<'py>(
     arguments.call(empty, target.function.bind(py), &target.binding)
 }
 
-/// The failure of a function of a gate that raised; kept in `last`, as the exception is.
-fn gate_raised(py: Python<'_>, gate: &Gate<Python3>, raised: &Raised, last: &mut Option<(Failure, bool)>) -> Failure {
-    let failure = errors::describe_end(py, raised);
+/// The failure of a function of a gate that raised; kept in `last`, as the exception is. An error if the task's retry
+/// policy cannot say whether it covers that.
+fn gate_raised(
+    py: Python<'_>,
+    gate: &Gate<Python3>,
+    raised: &Raised,
+    last: &mut Option<(Failure, bool)>,
+) -> Result<Failure, Failure> {
     let body = &gate.run.workflow.bodies[gate.task.ix as usize];
-    *last = Some((failure.clone(), matches(body, py, raised.value(py))));
-    failure
+    let covered = covers(body, py, raised.value(py));
+    let failure = errors::describe_end(py, covered.as_ref().err().unwrap_or(raised));
+    *last = Some((failure.clone(), covered.as_ref().is_ok_and(|covered| *covered)));
+    if covered.is_ok() { Ok(failure) } else { Err(failure) }
 }
 
 /// A failure of a gate: whether the task's retry policy covers it.
-fn gate_retries(py: Python<'_>, gate: &Gate<Python3>, failure: &Failure) -> bool {
+pub(crate) fn gate_retries(py: Python<'_>, gate: &Gate<Python3>, failure: &Failure) -> bool {
     let body = &gate.run.workflow.bodies[gate.task.ix as usize];
-    body.retry.is_some() && matches(body, py, errors::rebuild(py, failure).value(py).as_any())
+    body.retry.is_some() && covers(body, py, errors::rebuild(py, failure).value(py).as_any()).unwrap_or(false)
 }

@@ -11,7 +11,7 @@ use bide_core::{Graph, RetryPolicy, RunIf, TaskSpec};
 use bide_executor::Source;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyString, PyTuple};
+use pyo3::types::{PyBool, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
 use crate::body::{Argument, Binding, Form, NamedOutput, PyBody, PyGate, PyRetry};
@@ -40,9 +40,9 @@ impl PyWorkflow {
         self.graph.workflow()
     }
 
-    /// Whether a task has a gate that calls something.
+    /// Whether a task has a gate that calls something on a thread.
     pub(crate) fn has_gates(&self) -> bool {
-        self.bodies.iter().any(|body| !body.gates.is_empty())
+        self.bodies.iter().any(|body| body.gates.iter().any(|gate| !gate.is_async))
     }
 
     fn names(&self, tasks: &[u32]) -> Vec<&str> {
@@ -53,13 +53,14 @@ impl PyWorkflow {
 #[pymethods]
 impl PyWorkflow {
     #[new]
-    #[pyo3(signature = (name, fail_fast, tasks, signals=None))]
+    #[pyo3(signature = (name, fail_fast, tasks, signals=None, timeout=None))]
     fn new(
         py: Python<'_>,
         name: &str,
         fail_fast: bool,
         tasks: Vec<CompiledTask<'_>>,
         signals: Option<Vec<String>>,
+        timeout: Option<f64>,
     ) -> PyResult<Self> {
         panics::method(|| {
             let (mut specs, mut calls) = (Vec::with_capacity(tasks.len()), Vec::with_capacity(tasks.len()));
@@ -70,6 +71,7 @@ impl PyWorkflow {
             }
             let graph = Graph::build(name, specs, fail_fast).and_then(|graph| graph.with_signals(signals));
             let graph = graph.map_err(|why| errors::definition(py, &why.0))?;
+            let graph = graph.with_timeout(timeout.map(Duration::from_secs_f64));
             let mut lists = 0;
             let bodies = calls.into_iter().zip(0..).map(|(call, ix)| call.into_body(&graph, ix, &mut lists));
             let bodies = bodies.collect::<PyResult<_>>()?;
@@ -85,6 +87,12 @@ impl PyWorkflow {
             return Ok(());
         }
         self.bodies.iter().try_for_each(|body| body.traverse(&visit))
+    }
+
+    /// Whether a body, or the condition of a gate, is a coroutine function.
+    #[getter]
+    fn is_async(&self) -> bool {
+        self.bodies.iter().any(|body| body.is_async || body.gates.iter().any(|gate| gate.is_async))
     }
 
     /// The tasks by their distance from the roots.
@@ -150,22 +158,23 @@ impl From<CompiledMap> for MapSpec {
 }
 
 /// `bide._bind.Binding`: positional sources, sources by keyword, dependencies, inputs, whether the handle and the
-/// context are wanted, and the codec of what is returned.
+/// context are wanted, the codec of what is returned, and whether it is a coroutine function.
 struct CompiledBinding<'py> {
     positional: Bound<'py, PyTuple>,
     keyword: Bound<'py, PyTuple>,
     wants_handle: bool,
     wants_context: bool,
+    is_async: bool,
 }
 
 impl<'py> FromPyObject<'_, 'py> for CompiledBinding<'py> {
     type Error = PyErr;
 
     fn extract(binding: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        type Parts<'py, T = Bound<'py, PyAny>> = (Bound<'py, PyTuple>, Bound<'py, PyTuple>, T, T, bool, bool, T);
-        let (positional, keyword, _dependencies, _inputs, wants_handle, wants_context, _returns): Parts<'py> =
+        type Parts<'py, T = Bound<'py, PyAny>> = (Bound<'py, PyTuple>, Bound<'py, PyTuple>, T, T, bool, bool, T, bool);
+        let (positional, keyword, _dependencies, _inputs, wants_handle, wants_context, _returns, is_async): Parts<'py> =
             binding.extract()?;
-        Ok(Self { positional, keyword, wants_handle, wants_context })
+        Ok(Self { positional, keyword, wants_handle, wants_context, is_async })
     }
 }
 
@@ -180,9 +189,9 @@ struct CompiledSource<'py>(
     Vec<(Bound<'py, PyString>, Codec)>,
 );
 
-/// `Retry._parts()`: attempts, delay, backoff, `max_delay`, jitter, `fresh`, `matches`, and whether that is true of a
+/// `Retry._parts(has_timeout)`: attempts (none: no limit), delay, backoff, `max_delay`, jitter, `fresh`, `matches`, and whether that is true of a
 /// timeout.
-type CompiledRetry<'py> = (u32, f64, f64, f64, f64, bool, Bound<'py, PyAny>, bool);
+type CompiledRetry<'py> = (Option<u32>, f64, f64, f64, f64, bool, Bound<'py, PyAny>, bool);
 
 /// What a task is executed with, before the graph gives its dependencies their positions.
 struct Calls<'py> {
@@ -221,7 +230,7 @@ impl<'py> CompiledTask<'py> {
         spec.gathers = gathers.into_iter().map(Into::into).collect();
         spec.wants_handle = binding.wants_handle;
         spec.wants_context = binding.wants_context || gate_bindings.iter().any(|binding| binding.wants_context);
-        let retry = retry.map(|retry| read_retry(&retry, &mut spec.retry)).transpose()?;
+        let retry = retry.map(|retry| read_retry(&retry, &mut spec.retry, spec.timeout.is_some())).transpose()?;
         let (called, finish) = match gate {
             None => (Vec::new(), None),
             Some(gate) => read_gate(&gate, &mut spec)?,
@@ -236,12 +245,14 @@ impl Calls<'_> {
     fn into_body(self, graph: &Graph, own: u32, lists: &mut usize) -> PyResult<PyBody> {
         let mut sources = Vec::new();
         let gate = self.finish.as_ref().map(|(finish, parts)| OwnGate { task: own, finish, parts: *parts });
+        let is_async = self.binding.is_async;
         let binding = self.binding.read(graph, &mut sources, gate)?;
         let mut gates = Vec::with_capacity(self.called.len());
-        for (Called { part, function, purpose }, binding) in self.called {
+        for (Called { part, function, is_async, purpose }, binding) in self.called {
             gates.push(PyGate {
                 part: u16::try_from(part).unwrap_or(u16::MAX),
                 function: Kept::new(function.unbind()),
+                is_async,
                 binding: binding.read(graph, &mut sources, None)?,
                 purpose,
             });
@@ -253,6 +264,7 @@ impl Calls<'_> {
         let lists = if graph.is_mapped(own) { sources.iter().map(number).collect() } else { Box::default() };
         Ok(PyBody {
             function: Kept::new(self.function.unbind()),
+            is_async,
             binding,
             returns: self.returns,
             retry: self.retry,
@@ -304,6 +316,10 @@ fn read_source(
             });
             return named.collect::<PyResult<_>>().map(Argument::Named);
         }
+        SourceKind::Failure => {
+            sources.push(Source::Failure(task(&name)?));
+            return Ok(Argument::Failure(sources.len() - 1));
+        }
         SourceKind::Task => Source::Output(task(&name)?),
         SourceKind::Input => Source::Input(name.as_str().into()),
         SourceKind::ItemOfTask => Source::ItemOfOutput(task(&name)?),
@@ -340,10 +356,14 @@ fn missing(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     MISSING.import(py, "bide._signature", "MISSING")
 }
 
-pub(crate) fn read_retry(retry: &Bound<'_, PyAny>, policy: &mut RetryPolicy) -> PyResult<PyRetry> {
-    let parts = gil::call0(&retry.getattr(pyo3::intern!(retry.py(), "_parts"))?)?;
+/// Reads a `bide.Retry`, of a task with a `timeout` or of something else.
+pub(crate) fn read_retry(retry: &Bound<'_, PyAny>, policy: &mut RetryPolicy, has_timeout: bool) -> PyResult<PyRetry> {
+    let py = retry.py();
+    let has_timeout = PyBool::new(py, has_timeout);
+    let parts = gil::call1(&retry.getattr(pyo3::intern!(py, "_parts"))?, has_timeout.as_any())?;
     let (attempts, delay, backoff, max_delay, jitter, fresh, matches, covers_timeout): CompiledRetry<'_> =
         parts.extract()?;
+    let attempts = attempts.unwrap_or(RetryPolicy::FOREVER);
     let delay = Duration::from_secs_f64(delay);
     let max_delay = Duration::from_secs_f64(max_delay).max(delay);
     *policy = RetryPolicy { attempts, delay, backoff, max_delay, jitter, fresh };
@@ -372,6 +392,7 @@ impl FromPyObject<'_, '_> for RunIfName {
     fn extract(name: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
         match &*name.cast::<PyString>()?.to_cow()? {
             "succeeded" => Ok(Self(RunIf::Succeeded)),
+            "none_failed" => Ok(Self(RunIf::NoneFailed)),
             "failed" => Ok(Self(RunIf::Failed)),
             "done" => Ok(Self(RunIf::Done)),
             other => Err(errors::definition(name.py(), &format!("run_if='{other}' is not known"))),
@@ -392,6 +413,7 @@ enum SourceKind {
     List,
     Mapped,
     Named,
+    Failure,
 }
 
 impl FromPyObject<'_, '_> for SourceKind {
@@ -410,6 +432,7 @@ impl FromPyObject<'_, '_> for SourceKind {
             "list" => Ok(Self::List),
             "mapped" => Ok(Self::Mapped),
             "named" => Ok(Self::Named),
+            "failure" => Ok(Self::Failure),
             other => Err(errors::definition(name.py(), &format!("a source of the kind '{other}' is not known"))),
         }
     }

@@ -132,7 +132,7 @@ fn a_newer_schema_is_refused_and_left_as_it_is() {
     let path = directory.path().join("bide.db");
     drop(open(&path));
     Connection::open(&path).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
-    says(&refusal(&path), &[path.to_str().unwrap(), "version 99", "up to 3", "upgrade bide"]);
+    says(&refusal(&path), &[path.to_str().unwrap(), "version 99", "up to 4", "upgrade bide"]);
     let version: i64 = Connection::open(&path).unwrap().query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
     assert_eq!(version, 99);
 }

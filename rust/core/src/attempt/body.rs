@@ -295,7 +295,10 @@ impl Attempt {
         };
         let Some(lookups) = call.lookups() else {
             return match look(call.name(), call.lookup()) {
-                Ok((key, recall)) => Fed::Recalled(key, recall),
+                Ok((key, recall)) => match run.interruption(task, &recall) {
+                    Some(failure) => Fed::Interrupted(key, failure),
+                    None => Fed::Recalled(key, recall),
+                },
                 Err(refused) => Fed::Refused(refused),
             };
         };
@@ -304,7 +307,18 @@ impl Attempt {
             let winner = run.winner(task, &key);
             Ok(RecalledPart { key, recall, winner })
         });
-        parts.collect::<Result<_, _>>().map_or_else(Fed::Refused, Fed::RecalledParts)
+        let parts: Vec<RecalledPart> = match parts.collect() {
+            Ok(parts) => parts,
+            Err(refused) => return Fed::Refused(refused),
+        };
+        // A combination is decided by its outermost entry.
+        let decisive = if call.is_pushed() { parts.iter().take(1) } else { parts.iter().take(parts.len()) };
+        let mut interruptions =
+            decisive.filter_map(|part| Some((part.key.clone(), run.interruption(task, &part.recall)?)));
+        match interruptions.next() {
+            Some((key, failure)) => Fed::Interrupted(key, failure),
+            None => Fed::RecalledParts(parts),
+        }
     }
 
     /// Leaves a call as it is: a step that was interrupted is not recorded, and a wait stays open.
@@ -312,6 +326,19 @@ impl Attempt {
         if !call.is_over() {
             self.ends(call);
         }
+    }
+
+    /// As [`Attempt::abandon`], of a call that the body has cancelled: the next use of a wait's name continues with it.
+    pub fn cancel(&mut self, call: &Call) {
+        if call.is_over() {
+            return;
+        }
+        if call.is_combined() {
+            call.part_keys().iter().rev().for_each(|key| self.uses.take_back(key));
+        } else if call.is_wait() {
+            self.uses.take_back(call.key());
+        }
+        self.ends(call);
     }
 
     /// A call is not under way any more.

@@ -115,6 +115,14 @@ impl Part {
 }
 
 impl Combined {
+    /// Its outermost entry, without members: it is not opened.
+    pub(super) fn operation(&self) -> Operation {
+        match self.parts.first().map(|entry| &entry.part) {
+            Some(Part::All(_)) => Operation::All { members: Arc::new([]) },
+            _ => Operation::Any { members: Arc::new([]) },
+        }
+    }
+
     pub(super) fn new(task: TaskRef, attempt: u32, parts: Vec<PartRequest>) -> Self {
         let entry = |request: PartRequest| {
             let polls = match &request.part {

@@ -78,6 +78,13 @@
 //!
 //! The start of child runs has states of its own: `starts.rs`.
 //!
+//! # Requests from outside
+//!
+//! The run machine may close any open entry: because the run is cancelled, or because somebody satisfies the wait by
+//! hand. `Closed` ends every sleep: `Acquire`, then `Read`. An end of the wait that comes too late for that is refused,
+//! and `Read` shows the other one. In a cancelled run a call that is no replay is fed `Interrupted` instead of
+//! `Recalled`, once: that is recorded as its end.
+//!
 //! # In every state
 //!
 //! `LeaseLost` and `Stopped` end the call with [`CallError::Suspended`], `Refused` with [`CallError::Over`], unless
@@ -112,6 +119,7 @@ pub use body::{Attempt, Caller, Standing, Within};
 pub use call::Call;
 pub use combined::RecalledPart;
 pub use polling::Polled;
+pub use starts::child_name;
 
 /// What the driver of a call has to do next.
 #[derive(Debug)]
@@ -180,6 +188,10 @@ pub enum Fed {
     Recalled(EntryKey, Recall),
     /// What the journal has of each part of a combination.
     RecalledParts(Vec<RecalledPart>),
+    /// The run is cancelled, and the body gets that instead of what it calls for: the key under which it is recorded.
+    Interrupted(EntryKey, Failure),
+    /// The run machine has closed the call's entry while the body slept.
+    Closed,
     /// The condition was asked.
     Asked(Polled),
     /// Whether the condition's proof is unchanged.

@@ -30,7 +30,10 @@ fn attempt() -> Attempt {
 }
 
 fn condition(timeout: Option<Duration>) -> Request {
-    let policy = PollPolicy { tolerate: Tolerance::Tolerate(2), ..PollPolicy::every(Duration::from_millis(100)) };
+    let policy = PollPolicy {
+        tolerate: Tolerance::Tolerate(2, Duration::ZERO),
+        ..PollPolicy::every(Duration::from_millis(100))
+    };
     Request::Condition { proof: Some([1].into()), policy, timeout }
 }
 

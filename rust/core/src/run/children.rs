@@ -58,6 +58,19 @@ impl RunState {
         children.filter(|(_, child)| child.end.is_none()).map(|(run, _)| *run).collect()
     }
 
+    /// Whether a child has ended without completing.
+    pub(super) fn has_failed(&self, run: RunId) -> bool {
+        let child = self.children().and_then(|children| children.0.get(&run));
+        child.and_then(|child| child.end).is_some_and(|status| status != RunStatus::Completed)
+    }
+
+    /// A child that has ended is executed again.
+    pub(super) fn reopen_child(&mut self, run: RunId) {
+        if let Some(child) = self.child(run) {
+            child.end = None;
+        }
+    }
+
     /// For each body that is deferred until a child ends: the child that it has waited for the longest.
     #[must_use]
     pub fn awaited_children(&self) -> Vec<(TaskRef, RunId)> {

@@ -68,6 +68,16 @@ impl RunState {
     }
 
     fn deliver(&mut self, message: Message, stored: bool, out: &mut Out<'_>) {
+        if message.address.kind == MessageKind::Control {
+            let at = out.now;
+            if stored {
+                out.batch.push(Write::Applied { run: self.row(), number: message.number, at });
+            } else {
+                self.store_message(&message, true, out);
+            }
+            self.control(&message, out);
+            return;
+        }
         if message.address.kind == MessageKind::Withdrawal {
             let request = message.address.withdrawn().and_then(|number| self.mail().withdraw(number));
             request.into_iter().for_each(|request| self.withdrawn(&request, out));
@@ -220,6 +230,12 @@ impl RunState {
             }
         }
         self.mail().take_all()
+    }
+
+    /// Takes all control requests that came while nobody executed the run.
+    pub(crate) fn take_controls(&mut self) -> Vec<Message> {
+        let mail = self.run_detail.as_mut().and_then(|detail| detail.mail.as_mut());
+        mail.map_or_else(Vec::new, |mail| mail.take_controls())
     }
 
     /// Delivers stored messages, oldest first.

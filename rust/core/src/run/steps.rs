@@ -40,14 +40,16 @@ impl RunState {
         self.clear_suspicion(task, out);
         self.new_record(out);
         self.write_row(task, out);
+        if deferred && self.task(task).interrupt {
+            self.interrupt(task, out);
+        }
     }
 
     /// The delay before the next try of a step is over. The entry loses its time, so that a body that is entered again
     /// tries at once, and the delay counts once as time waited.
     pub(super) fn resumed(&mut self, task: TaskRef, key: &EntryKey, out: &mut Out<'_>) -> Result<(), Refused> {
         self.resume_step(task, key, out)?;
-        self.detail(task).sub_status = Some(SubStatus::Active);
-        self.write_row(task, out);
+        self.resumes(task, out);
         Ok(())
     }
 

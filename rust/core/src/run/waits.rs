@@ -69,6 +69,9 @@ impl RunState {
             self.new_record(out);
         }
         self.write_row(task, out);
+        if self.task(task).interrupt {
+            self.interrupt(task, out);
+        }
     }
 
     pub(super) fn is_open(&self, task: TaskRef, key: &EntryKey) -> bool {
@@ -111,7 +114,7 @@ impl RunState {
     }
 
     /// Sets the timer of an entry that the machine closes: for its time, or for its deadline.
-    fn watch_time(&self, task: TaskRef, entry: &Entry, out: &mut Out<'_>) {
+    pub(super) fn watch_time(&self, task: TaskRef, entry: &Entry, out: &mut Out<'_>) {
         let Some(at) = ends_at(entry) else { return };
         let attempt = self.task(task).attempts;
         let times_out = entry.due() != Some(at);
@@ -154,6 +157,9 @@ impl RunState {
         let before = detail.journal.get(&key).map(|entry| entry.state);
         let is_intent = detail.journal.get(&key).is_some_and(|entry| entry.mode() == StepMode::Once);
         detail.journal.open(wait, out.now);
+        if matches!(&result, Err(failure) if self.is_cancellation(failure)) {
+            self.task_mut(task).interrupt = false;
+        }
         // Cannot be refused: it is open.
         let _ = self.close_entry(task, &key, result, true, out);
         if before.is_none_or(|state| state == EntryState::Open) {
@@ -196,11 +202,14 @@ impl RunState {
     }
 
     /// The wait is over for which a body was deferred.
-    fn resumes(&mut self, task: TaskRef, out: &mut Out<'_>) {
+    pub(super) fn resumes(&mut self, task: TaskRef, out: &mut Out<'_>) {
         self.detail(task).sub_status = Some(SubStatus::Active);
         self.write_row(task, out);
         if self.task(task).reenter && self.task(task).status == TaskStatus::Running {
             self.ready(task, out);
+        }
+        if self.cancel().is_some() {
+            self.grace_continues(task, out);
         }
     }
 
@@ -345,7 +354,7 @@ impl RunState {
     }
 
     /// A gate is open: asks for what ends it, or for timers.
-    fn watch_gate(&self, task: TaskRef, entry: &Entry, out: &mut Out<'_>) {
+    pub(super) fn watch_gate(&self, task: TaskRef, entry: &Entry, out: &mut Out<'_>) {
         self.ask_for(task, entry, out);
         if entry.kind() == EntryKind::Condition {
             return;
@@ -396,7 +405,9 @@ impl RunState {
 
     pub(crate) fn ready(&mut self, task: TaskRef, out: &mut Out<'_>) {
         self.task_mut(task).status = TaskStatus::Ready;
-        out.effects.push(Effect::Ready { task });
+        if !self.is_held() {
+            out.effects.push(Effect::Ready { task });
+        }
     }
 
     /// A timer has fired. Each fires once; a second time it is refused.

@@ -276,6 +276,9 @@ impl World {
             },
             Effect::Cleared { .. } | Effect::Emitted | Effect::Woken { .. } => {}
             Effect::Consumed { .. } | Effect::Answered { .. } => {}
+            Effect::Grace { .. } | Effect::Interrupted { .. } | Effect::PollNow { .. } => {
+                unreachable!("nobody asks for it")
+            }
             Effect::Settled { .. } => unreachable!(),
         }
     }
@@ -301,7 +304,8 @@ impl World {
         let ended = self.store.row(task.ix).is_some_and(|row| row.status.is_ended());
         assert!(!ended, "{task:?} runs again");
         let stops = self.graph.fail_fast() && (0..self.graph.len()).any(|ix| self.failed(ix));
-        let late = stops && attempt == 1 && self.graph.spec(task.ix).run_if == RunIf::Succeeded;
+        let stopped = matches!(self.graph.spec(task.ix).run_if, RunIf::Succeeded | RunIf::NoneFailed);
+        let late = stops && attempt == 1 && stopped;
         assert!(!late || self.store.row(task.ix).is_some_and(|row| row.attempts > 0), "started after a failure");
         if mark {
             self.apply(Event::Started { task, attempt });

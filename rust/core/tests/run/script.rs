@@ -75,10 +75,21 @@ impl Script {
         Self::with(graph(specs, true))
     }
 
+    /// A run that begins and must have ended at these times.
+    pub(crate) fn timed(specs: Vec<TaskSpec>, start_at: Option<Time>, deadline: Option<Time>) -> Self {
+        Self::with_times(graph(specs, false), start_at, deadline)
+    }
+
     fn with(graph: Arc<Graph>) -> Self {
+        Self::with_times(graph, None, None)
+    }
+
+    fn with_times(graph: Arc<Graph>, start_at: Option<Time>, deadline: Option<Time>) -> Self {
         let ids: Arc<[TaskId]> = (0..graph.len() as TaskIx).map(id_of).collect();
-        let store = Store::new(&graph);
-        let state = RunState::new(store.run.id, Arc::clone(&graph), ids);
+        let mut store = Store::new(&graph);
+        (store.run.options.start_at, store.run.options.deadline) = (start_at, deadline);
+        let mut state = RunState::new(store.run.id, Arc::clone(&graph), ids);
+        state.set_times(store.run.created_at, start_at, deadline);
         let now = Time(1_000_000);
         let mut script = Self { graph, store, state, now, effects: Vec::new(), batch: Vec::new() };
         script.apply(Event::Begin).unwrap();
@@ -249,6 +260,19 @@ impl Script {
 
     pub(crate) fn status(&self) -> RunStatus {
         self.store.run.status
+    }
+
+    /// The times of the timers of the run as a whole, taken.
+    pub(crate) fn run_timers(&mut self) -> Vec<(Time, Event)> {
+        let mut timers = Vec::new();
+        self.effects.retain(|effect| match effect {
+            Effect::Timer { at, event } if matches!(**event, Event::StartDue | Event::Expired) => {
+                timers.push((*at, (**event).clone()));
+                false
+            }
+            _ => true,
+        });
+        timers
     }
 
     /// The times of the requested timers.

@@ -138,3 +138,18 @@ fn a_wait_does_not_take_the_number_of_a_step_that_came_out_of_turn() {
     let (wait, recall) = journal.recall_next(&mut uses, &"step".into(), &Lookup::Time);
     assert_eq!((wait.n, recall), (4, Recall::Ask { deadline: None }));
 }
+
+#[test]
+fn a_use_that_is_taken_back_is_the_next_one_again() {
+    let (journal, mut uses) = (Journal::default(), Uses::default());
+    let next = |uses: &mut Uses| journal.recall_next(uses, &"wait".into(), &Lookup::Time).0;
+    let first = next(&mut uses);
+    uses.take_back(&first);
+    let again = next(&mut uses);
+    assert_eq!((first.n, again.n), (1, 1));
+    let second = next(&mut uses);
+    assert_eq!(second.n, 2);
+    // Only the last use can be taken back.
+    uses.take_back(&first);
+    assert_eq!(next(&mut uses).n, 3);
+}

@@ -94,15 +94,26 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
         match effect {
             Effect::Ready { task } => self.control.dispatch_ready(&mut vec![Ready { run, task }]),
             Effect::Timer { at, event } => {
-                self.timers.at(
-                    at,
-                    Arc::new(Due { path: Arc::clone(self), run: Arc::downgrade(&run), event: *event }),
-                    0,
-                );
+                let is_deadline = matches!(*event, Event::Expired);
+                let due = Due { path: Arc::clone(self), run: Arc::downgrade(&run), event: *event };
+                let key = self.timers.at(at, Arc::new(due), 0);
+                if is_deadline {
+                    run.rare.lock().get_or_insert_default().deadline = key;
+                }
             }
             Effect::Gate { task, attempt, part, deadline } => {
                 self.control.dispatch.gate(Gate { run, task, attempt, part, deadline });
             }
+            Effect::Grace { task, attempt, used, since } => {
+                let (grace, limit) = self.control.cancel_grace();
+                let now = self.control.clock.now();
+                let at = now.after(grace.saturating_sub(used)).min(since.after(limit));
+                let event = Event::GraceOver { task, attempt, grace, limit };
+                let due = Due { path: Arc::clone(self), run: Arc::downgrade(&run), event };
+                self.timers.at(at, Arc::new(due), 0);
+            }
+            Effect::Interrupted { .. } => self.control.dispatch.interrupt(),
+            Effect::PollNow { task } => self.control.dispatch.poll_now(&run, task),
             Effect::Woken { task } => run.ring(task),
             Effect::Answered { request, answer } => self.control.requests.answered(request, &answer),
             Effect::Consumed { number } => run.state.lock().forget_message(number),
@@ -121,6 +132,11 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
                     }
                 }
                 self.control.runs.settle(&run, &Settlement::Run(status));
+                let deadline = run.rare.lock().as_mut().and_then(|rare| rare.deadline.take());
+                if let Some(deadline) = deadline {
+                    self.timers.cancel(deadline);
+                    run.ring_all();
+                }
                 self.control.followers.ring(run.id);
             }
         }

@@ -20,7 +20,7 @@ mod upcalls;
 mod write;
 
 pub(crate) use effects::CommitPath;
-pub(crate) use group::{Group, QueuedEvent};
+pub(crate) use group::{Completion, Group, QueuedEvent};
 #[cfg_attr(not(feature = "testing"), expect(unreachable_pub, reason = "drive has it"))]
 pub use request::Lost;
 

@@ -59,10 +59,11 @@ impl<H: Host> Children<H> {
         for (start, request) in starts.iter_mut().zip(requests) {
             start.run = self.ids.next(now);
             let request = RunRequest { parent: Some(Box::new(ParentRun { id: parent.id, depth })), ..request };
+            let request = request.with_deadline(&workflow.graph, now);
             let child = Arc::new(Run::new(workflow, parent.lease, state(start.run), request, now));
             let above = Parent { run: parent.id, task: number, map, key: start.key.clone(), depth };
             let new = NewRun::new(start.run, workflow.number, workflow.version, now).with_parent(Some(Arc::new(above)));
-            rows.push(new.with_inputs(packed(&child.inputs)));
+            rows.push(new.with_inputs(packed(&child.inputs)).with_options(child.options.clone()));
             children.push(child);
         }
         let begins = children.len() <= BEGIN;

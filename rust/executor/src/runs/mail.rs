@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use bide_core::control::{Cancel, Control as Asked};
 use bide_core::record::RunRowId;
 use bide_core::{Address, Event, Failure, Message, MessageKind, Refused, RunId, StoredMessage, Value};
 use bide_store::{Changes, Sent, StoreError};
@@ -58,6 +59,20 @@ impl<H: Host> Mail<H> {
     /// From the store.
     pub(crate) fn send(&self, letter: Letter) -> Result<Sent, StoreError> {
         self.send_numbered(self.ids.message(), letter)
+    }
+
+    /// Ends a run that nobody executes as cancelled, at once. False if somebody does, or it has ended. Blocks.
+    ///
+    /// # Errors
+    /// From the store.
+    pub(crate) fn end_unowned(&self, run: RunId, control: &Asked) -> Result<bool, StoreError> {
+        let store = self.control.store();
+        // Of no version: this only releases the runs of dead runners.
+        store.claim(self.control.lease(), &[], self.control.clock.lease_time(), 0)?;
+        let (number, at) = (self.ids.message(), self.control.clock.now());
+        let (address, content) = (control.address(), Ok(control.content()));
+        let cancel = Cancel { by: control.by.clone(), reason: control.reason.clone(), at };
+        store.end_unowned(run, &cancel, &Message { number, address, id: None, content, sent_at: at })
     }
 
     /// As [`Mail::send`], with this number for the message.
@@ -228,6 +243,6 @@ fn refusal(refused: Refused) -> Option<Sent> {
         Refused::Duplicate => Some(Sent::Duplicate),
         Refused::Answered => Some(Sent::Answered),
         Refused::IdTaken => Some(Sent::IdTaken),
-        Refused::RunOver | Refused::AttemptOver => None,
+        Refused::RunOver | Refused::AttemptOver | Refused::Cancelled => None,
     }
 }

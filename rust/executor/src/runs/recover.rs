@@ -78,6 +78,14 @@ impl<H: Host> Recovery<H> {
         }
         let tasks = NewTask::all_of(&graph);
         let stored = self.control.store().register(graph.workflow(), graph.version(), &tasks)?;
+        if !stored.tasks.iter().map(|task| &task.name).eq(tasks.iter().map(|task| &task.name)) {
+            return Err(StoreError::Corrupt(format!(
+                "{}: the recorded tasks of workflow '{}' are not those of its version; the file was changed by another \
+                 program or is damaged",
+                self.control.store().name(),
+                graph.workflow(),
+            )));
+        }
         if stored.signals.as_deref() != graph.signals() {
             self.control.store().declare(stored.version, graph.signals())?;
         }
@@ -265,7 +273,7 @@ impl<H: Host> Recovery<H> {
         let inputs: Inputs = stored.run.unpacked_inputs().map_err(corrupt)?.into();
         let version = (*stored.run.version != *workflow.graph.version()).then_some(workflow.version);
         let (key, created_at) = (stored.run.key.clone(), stored.run.created_at);
-        let failure = stored.run.failure.clone();
+        let (failure, options) = (stored.run.failure.clone(), stored.run.options.clone());
         let progress = std::mem::take(&mut stored.progress);
         let parent = stored.run.parent.map(|id| Box::new(ParentRun { id, depth: stored.run.depth }));
         let state = match RunState::recover(&workflow.graph, &workflow.ids, version, stored) {
@@ -277,7 +285,7 @@ impl<H: Host> Recovery<H> {
                 return Ok(None);
             }
         };
-        let request = RunRequest { parent, ..RunRequest::new(inputs).with_key(key) };
+        let request = RunRequest { parent, ..RunRequest::new(inputs).with_key(key).with_options(options) };
         let run = Arc::new(Run::new(workflow, lease, state, request, created_at));
         for row in progress {
             if let Some(ix) = workflow.ids.iter().position(|id| *id == row.task) {

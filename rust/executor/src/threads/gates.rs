@@ -11,7 +11,7 @@ use std::time::Duration;
 use bide_core::attempt::polling::Polling;
 use bide_core::event::Retry;
 use bide_core::poll::Progress;
-use bide_core::{Event, Failure, GateSpec, GateTime, GateUntil, TaskIx, Value};
+use bide_core::{Event, Failure, GateSpec, GateTime, GateUntil, TaskIx, TaskRef, Value};
 use bide_sched::{Queue, RETRY_THREAD_AFTER};
 use bide_sync::{Condvar, Mutex};
 
@@ -20,6 +20,7 @@ use crate::engine::api::At;
 use crate::host::{Attached, Gate, Host, Polled};
 use crate::ledger::QueuedEvent;
 use crate::log::Level;
+use crate::runs::run::Run;
 use crate::threads::pool::Pool;
 
 /// Polls that are due within this span are taken one after the other without a sleep.
@@ -160,6 +161,23 @@ impl<H: Host> Gates<H> {
         if self.state.lock().put(item, false) {
             self.changed.notify_all();
         }
+    }
+
+    /// Has the gate of a task asked now. Takes time for each gate: nobody asks for it often.
+    pub(crate) fn poll_now(&self, engine: &Engine<H>, run: &Arc<Run<H>>, task: TaskRef) {
+        let (mut state, now) = (self.state.lock(), nanos(engine.clock().steady()));
+        for slow in [false, true] {
+            let queue = std::mem::take(if slow { &mut state.slow } else { &mut state.quick });
+            let mut rest = queue;
+            while let Some(mut item) = rest.pop() {
+                if item.gate.task == task && Arc::ptr_eq(&item.gate.run, run) {
+                    item.due = now;
+                }
+                state.put(item, slow);
+            }
+        }
+        drop(state);
+        self.changed.notify_all();
     }
 
     /// When the first gate is asked next, by the steady clock. The clock may have been moved by hand: the threads look at

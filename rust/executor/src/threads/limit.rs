@@ -4,7 +4,7 @@
 //! does from there on changes nothing. Its slot stays taken until the body returns, and so does its place in the run: the
 //! next attempt waits for that.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bide_core::event::Retry;
@@ -29,6 +29,8 @@ pub(crate) struct Limit<H: Host> {
     attempt: u32,
     /// The host's name of the thread that executes the body.
     thread: u64,
+    /// Cancels the body, if it can be cancelled.
+    cancel: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// The remaining time, and the timer that ends it.
     state: Mutex<State>,
 }
@@ -75,10 +77,16 @@ impl<H: Host> Limit<H> {
             task,
             attempt,
             thread,
+            cancel: OnceLock::new(),
             state: Mutex::new(State { ticket: 0, remaining, since: Duration::ZERO, reached: false, timer: None }),
         });
         limit.resume();
         limit
+    }
+
+    /// Has this called when the limit is reached: the body can be cancelled.
+    pub(crate) fn cancels(&self, cancel: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.cancel.set(cancel);
     }
 
     /// The body executes from here on.
@@ -115,6 +123,20 @@ impl<H: Host> Limit<H> {
         self.state.lock().reached
     }
 
+    /// The outcome of an attempt whose limit was reached.
+    pub(crate) fn outcome(&self) -> Outcome {
+        let failure = Failure::new(FailureKind::TaskTimeout, "bide.TaskTimeout", &self.message());
+        let retried = H::retries_timeout(&self.run.workflow.bodies[self.task.ix as usize]);
+        let retry = retried.then(|| Retry { random: self.engine.random() });
+        Outcome::Failed { failure, retry }
+    }
+
+    fn message(&self) -> String {
+        let graph = &self.run.workflow.graph;
+        let (name, limit) = (graph.name_of(self.task), graph.spec(self.task.ix).timeout.unwrap_or_default());
+        format!("task '{name}' was not done after {} s of execution", limit.as_secs_f64())
+    }
+
     /// The body has returned. The attempt that waited for that, if there is one.
     pub(crate) fn end(&self) -> Option<Ready<H>> {
         let (reached, timer) = {
@@ -137,17 +159,14 @@ impl<H: Host> Alarm for Limit<H> {
             state.reached = true;
             self.run.rare.lock().get_or_insert_default().overdue.insert(self.task, None);
         }
-        let graph = &self.run.workflow.graph;
-        let (name, limit) = (graph.name_of(self.task), graph.spec(self.task.ix).timeout.unwrap_or_default());
-        let message = format!("task '{name}' was not done after {} s of execution", limit.as_secs_f64());
-        self.engine.log(
-            Level::Stuck { thread: self.thread },
-            &format!("{message}; its attempt has failed, and its slot stays taken until the body returns"),
-        );
-        let failure = Failure::new(FailureKind::TaskTimeout, "bide.TaskTimeout", &message);
-        let retried = H::retries_timeout(&self.run.workflow.bodies[self.task.ix as usize]);
-        let retry = retried.then(|| Retry { random: self.engine.random() });
-        let outcome = Outcome::Failed { failure, retry };
+        let outcome = self.outcome();
+        match self.cancel.get() {
+            Some(cancel) => cancel(),
+            None => self.engine.log(
+                Level::Stuck { thread: self.thread },
+                &format!("{}; its attempt has failed, and its slot stays taken until the body returns", self.message()),
+            ),
+        }
         let event = Event::Ended { task: self.task, attempt: self.attempt, outcome };
         self.engine.enqueue(Arc::clone(&self.run), event);
     }

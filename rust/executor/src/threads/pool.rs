@@ -7,6 +7,7 @@ use std::time::Duration;
 use bide_core::{Event, TaskRef, Time};
 use bide_sched::Upcalls;
 
+use crate::coroutines::Coroutines;
 use crate::engine::Engine;
 use crate::host::{Dispatch, Gate, Host, Ready};
 use crate::ledger::Group;
@@ -31,6 +32,8 @@ pub struct Pool<H: Host> {
     pub(crate) workers: bide_sched::Pool<Engine<H>>,
     /// The gates that wait for a condition.
     pub(crate) gates: Gates<H>,
+    /// Bodies that do not block a thread, if the host has such.
+    coroutines: Option<Arc<Coroutines<H>>>,
     /// The engine that it was opened for.
     engine: OnceLock<Weak<Engine<H>>>,
 }
@@ -43,8 +46,21 @@ impl<H: Host> Pool<H> {
         Self {
             workers: bide_sched::Pool::new(slots, max_parked, start_worker),
             gates: Gates::new(slots as usize + 1),
+            coroutines: None,
             engine: OnceLock::new(),
         }
+    }
+
+    /// The same with a dispatcher of bodies that do not block a thread.
+    #[must_use]
+    pub fn with_coroutines(self, coroutines: Coroutines<H>) -> Self {
+        Self { coroutines: Some(Arc::new(coroutines)), ..self }
+    }
+
+    /// The dispatcher of bodies that do not block a thread, if there is one.
+    #[must_use]
+    pub fn coroutines(&self) -> Option<&Arc<Coroutines<H>>> {
+        self.coroutines.as_ref()
     }
 
     /// Its engine; none before it is opened, and none once the engine is gone.
@@ -58,7 +74,7 @@ impl<H: Host> Pool<H> {
     /// # Errors
     /// Says why the thread cannot be started.
     pub fn open(&self, engine: &Arc<Engine<H>>) -> Result<(), String> {
-        let _ = self.engine.set(Arc::downgrade(engine));
+        self.opens(engine);
         self.workers.open(engine)
     }
 
@@ -67,8 +83,15 @@ impl<H: Host> Pool<H> {
     /// # Errors
     /// The error of `start_first`.
     pub fn open_by<E>(&self, engine: &Arc<Engine<H>>, start_first: impl FnOnce() -> Result<bool, E>) -> Result<(), E> {
-        let _ = self.engine.set(Arc::downgrade(engine));
+        self.opens(engine);
         self.workers.open_by(engine, start_first)
+    }
+
+    fn opens(&self, engine: &Arc<Engine<H>>) {
+        let _ = self.engine.set(Arc::downgrade(engine));
+        if let Some(coroutines) = &self.coroutines {
+            coroutines.open(engine);
+        }
     }
 
     /// How many slots are in use, and how many there are.
@@ -92,7 +115,16 @@ impl<H: Host> Pool<H> {
 
 impl<H: Host> Dispatch<H> for Pool<H> {
     fn ready(&self, ready: &mut Vec<Ready<H>>) {
-        self.workers.push(ready);
+        self.divert(ready);
+        if !ready.is_empty() {
+            self.workers.push(ready);
+        }
+    }
+
+    fn divert(&self, ready: &mut Vec<Ready<H>>) {
+        if let Some(coroutines) = &self.coroutines {
+            coroutines.divert(ready);
+        }
     }
 
     fn coming(&self) {
@@ -104,25 +136,49 @@ impl<H: Host> Dispatch<H> for Pool<H> {
     }
 
     fn gate(&self, gate: Gate<H>) {
-        if let Some(engine) = self.engine() {
+        let body = &gate.run.workflow.bodies[gate.task.ix as usize];
+        if let Some(coroutines) = self.coroutines.as_ref().filter(|_| H::is_coroutine_gate(body, gate.part)) {
+            coroutines.gate(gate);
+        } else if let Some(engine) = self.engine() {
             self.gates.watch(&engine, gate);
+        }
+    }
+
+    fn poll_now(&self, run: &Arc<Run<H>>, task: TaskRef) {
+        if let Some(engine) = self.engine() {
+            self.gates.poll_now(&engine, run, task);
+        }
+    }
+
+    fn interrupt(&self) {
+        if let Some(coroutines) = &self.coroutines {
+            coroutines.interrupt();
         }
     }
 
     fn close(&self) {
         self.workers.close();
         self.gates.close();
+        if let Some(coroutines) = &self.coroutines {
+            coroutines.close();
+        }
     }
 
     fn lost(&self) {
         // Every parked body belongs to a lost run: under the new lease there are none yet.
         self.workers.suspend_bodies();
+        if let Some(coroutines) = &self.coroutines {
+            coroutines.lost();
+        }
     }
 
     fn look(&self) {
         if let Some(engine) = self.engine() {
             self.gates.look(&engine);
             self.workers.sweep(&engine);
+        }
+        if let Some(coroutines) = &self.coroutines {
+            coroutines.look();
         }
     }
 }
@@ -179,6 +235,10 @@ impl<H: Host> Upcalls for Engine<H> {
     fn show_start(&self, body: Executing<H>) {
         let Executing { run, task, attempt } = body;
         self.enqueue(run, Event::Started { task, attempt });
+    }
+
+    fn priority(job: &Ready<H>) -> i32 {
+        job.run.priority()
     }
 
     fn set_blocked(job: &Ready<H>, by: Option<String>) {

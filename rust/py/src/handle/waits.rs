@@ -53,8 +53,9 @@ impl<'a, 'py> PlannedChecks<'a, 'py> {
     {
         let codec = &names(py)?.plain_codec;
         let check = |planned: PlannedCondition<'py>| -> PyResult<_> {
-            let PlannedCondition { part, until: Until { condition, name, .. }, proof } = planned;
-            let name = name.map_or_else(|| name_of(&condition), Ok)?.into();
+            let PlannedCondition { part, until: Until { condition, is_async, name, .. }, proof } = planned;
+            let name: Arc<str> = name.map_or_else(|| name_of(&condition), Ok)?.into();
+            refuse_async(py, is_async, &name)?;
             Ok((part, PyCheck { handle, condition, name, codec, proof, last: None }))
         };
         Ok(Self { checks: conditions.into_iter().map(check).collect::<PyResult<_>>()? })
@@ -243,9 +244,23 @@ impl PyTaskHandle {
 #[inline(never)]
 #[expect(clippy::boxed_local, reason = "the box is what keeps it off the caller's stack")]
 fn prepare<'py>(until: Box<Until<'py>>) -> PyResult<(Condition, Bound<'py, PyAny>)> {
-    let Until { condition, name, timeout, policy } = *until;
+    let Until { condition, is_async, name, timeout, policy } = *until;
     let name = name.map_or_else(|| name_of(&condition), Ok)?;
+    refuse_async(condition.py(), is_async, &name)?;
     Ok((Condition { name: name.into(), proof: proof_of(&condition)?, policy, timeout }, condition))
+}
+
+/// A condition by `async def` needs an event loop, which the thread of a plain function does not have.
+fn refuse_async(py: Python<'_>, is_async: bool, name: &str) -> PyResult<()> {
+    if !is_async {
+        return Ok(());
+    }
+    let why = format!(
+        "the condition '{name}' is an `async def`, and this body is a plain `def`, which has no event loop: make the body \
+         `async def` (with a bide.AsyncTaskHandle), or the condition a plain `def`; as the gate of a task it can stay as \
+         it is"
+    );
+    Err(errors::definition(py, &why))
 }
 
 /// What the arguments of `defer_until` ask for; `bide._waits.from_poll` has the defaults and checks them all.

@@ -136,10 +136,10 @@ impl<E: Upcalls> Shared<E> {
     }
 
     /// A deferred body waits for a slot. `None` if the pool closes first. Blocks.
-    pub(super) fn resume(&self, parker: &Arc<Parker<E>>) -> Option<Permit<E>> {
+    pub(super) fn resume(&self, parker: &Arc<Parker<E>>, priority: i32) -> Option<Permit<E>> {
         let at_once = {
             let mut state = self.state.lock();
-            let at_once = state.slots.resume(Arc::clone(parker));
+            let at_once = state.slots.resume_ranked(Arc::clone(parker), priority);
             self.copy_counts(&state);
             at_once
         };

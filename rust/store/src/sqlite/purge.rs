@@ -33,6 +33,7 @@ const DELETE_REST: &[&str] = &[
     "DELETE FROM answer WHERE run = ?1",
     "DELETE FROM event WHERE run = ?1",
     "DELETE FROM progress WHERE run = ?1",
+    "DELETE FROM run_tag WHERE run = ?1",
 ];
 
 /// For the test that no hot statement scans a table.

@@ -5,7 +5,7 @@ use bide_core::record::Parent;
 use super::*;
 
 impl Desk<'_> {
-    fn child_of(&self, parent: RunId, depth: u32) -> NewRun {
+    pub(super) fn child_of(&self, parent: RunId, depth: u32) -> NewRun {
         let key = EntryKey { name: "inner".into(), n: 2 };
         self.new_run(START, None).with_parent(Some(Arc::new(Parent { run: parent, task: 1, map: NO_MAP, key, depth })))
     }

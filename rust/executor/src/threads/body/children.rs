@@ -21,6 +21,17 @@ pub enum StartIdentity {
     Key(Arc<str>),
 }
 
+impl StartIdentity {
+    /// The start of a child of this workflow, as a body asks for it.
+    pub(crate) fn request<H: Host>(self, workflow: &Arc<str>) -> StartRequest {
+        let (name, proof, keyed) = match self {
+            Self::Inputs(proof) => (Arc::clone(workflow), Some(proof), false),
+            Self::Key(key) => (EntryKey::keyed_name(workflow, &key), None, true),
+        };
+        StartRequest { name, arguments: StepArguments { proof, older: None, advice: H::START_ADVICE }, keyed }
+    }
+}
+
 /// A child run that was started, now or by an earlier entry of the body.
 pub struct StartedChild {
     /// Its id.
@@ -72,13 +83,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         }
         let name = workflow.graph.workflow();
         let (identities, requests): (Vec<_>, Vec<_>) = starts.into_iter().unzip();
-        let request = |identity| {
-            let (name, proof, keyed) = match identity {
-                StartIdentity::Inputs(proof) => (Arc::clone(name), Some(proof), false),
-                StartIdentity::Key(key) => (EntryKey::keyed_name(name, &key), None, true),
-            };
-            StartRequest { name, arguments: StepArguments { proof, older: None, advice: H::START_ADVICE }, keyed }
-        };
+        let request = |identity: StartIdentity| identity.request::<H>(name);
         let mut call = self.begin(name, Request::Start(identities.into_iter().map(request).collect()))?;
         let mut requests: Vec<Option<RunRequest<H>>> = requests.into_iter().map(Some).collect();
         let mut new: Vec<Option<RunId>> = vec![None; requests.len()];

@@ -162,7 +162,9 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         let parker = workers.new_parker();
         at.wait(|| {
             workers.enlist(&parker);
-            let woken = parker.park_until(|alarm, ticket| self.engine.timers().at(due, alarm, ticket));
+            let woken = parker.park_until(|alarm, ticket| {
+                let _ = self.engine.timers().at(due, alarm, ticket);
+            });
             workers.discharge(&parker);
             woken
         })

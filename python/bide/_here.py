@@ -1,0 +1,24 @@
+"""Which coroutine executes here, and whether within a step or a condition: a contextvar that the loop sets.
+
+It is a separate module because `bide.current()` and every waiting call ask it, and few programs have coroutines.
+"""
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from bide._core import Coroutine
+
+BODY, STEP, CONDITION = 0, 1, 2
+"""What a call is made within, as the extension reads it."""
+
+Here: TypeAlias = "tuple[Coroutine, int] | None"
+
+here: ContextVar[Here] = ContextVar("bide.here", default=None)
+"""The coroutine whose code executes, and what that is within. Code that it starts inherits it. Set by the extension."""
+
+
+def in_coroutine() -> bool:
+    """Whether code of a coroutine of any runner executes here, also on a thread that it was given to."""
+    place = here.get()
+    return place is not None and not place[0].ended

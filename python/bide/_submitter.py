@@ -1,0 +1,108 @@
+"""`Submitter`: one thread that submits the runs of all callers on event loops, as many as have come in one commit."""
+
+import contextlib
+import contextvars
+import queue
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from bide._errors import RunnerClosed
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from bide import _core
+    from bide._options import Options
+    from bide._run_handle import RunHandle
+
+MOST = 256
+"""How many runs are submitted in one commit."""
+
+
+class Submission:
+    """A run that a caller awaits."""
+
+    __slots__ = ("compiled", "contextvars", "future", "inputs", "key", "loop", "said")
+
+    def __init__(
+        self, compiled: "_core.Workflow", inputs: list[tuple[str, bytes]], key: str | None, said: "Options | None"
+    ) -> None:
+        """Keep what is submitted, the caller's contextvars, and its loop."""
+        import asyncio  # noqa: PLC0415 - the caller has imported it
+
+        self.compiled, self.inputs, self.key, self.said = compiled, inputs, key, said
+        self.contextvars = contextvars.copy_context()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.future: asyncio.Future[RunHandle] = self.loop.create_future()
+
+
+class Submitter:
+    """Submits runs on a thread of its own, which begins with the first of them."""
+
+    def __init__(self, submit: Callable[[list[Submission]], "list[RunHandle | BaseException]"]) -> None:
+        """Keep what submits several runs of one workflow; it returns an error in place of a run that is refused."""
+        self._submit = submit
+        self._queue: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._started = self._stopped = False
+
+    def put(self, submission: Submission) -> "asyncio.Future[RunHandle]":
+        """Submit a run soon."""
+        with self._lock:
+            if self._stopped:
+                msg = "this runner is closed: create a new one"
+                raise RunnerClosed(msg)
+            self._queue.put(submission)
+            starts, self._started = not self._started, True
+        if starts:
+            threading.Thread(target=self._serve, name="bide-submit", daemon=True).start()
+        return submission.future
+
+    def stop(self) -> None:
+        """Submit nothing any more. What has come by now is still answered."""
+        with self._lock:
+            self._stopped = True
+            self._queue.put(None)
+
+    def _serve(self) -> None:
+        while (first := self._queue.get()) is not None:
+            batch: list[Submission] = [first]
+            ends = False
+            with contextlib.suppress(queue.Empty):
+                while len(batch) < MOST and not ends:
+                    more = self._queue.get_nowait()
+                    if more is None:
+                        ends = True
+                    else:
+                        batch.append(more)
+            self._work(batch)
+            if ends:
+                return
+            del first, batch
+
+    def _work(self, batch: list[Submission]) -> None:
+        done: list[tuple[Submission, RunHandle | BaseException]] = []
+        of: dict[tuple[int, int], list[Submission]] = {}
+        for submission in batch:
+            # A run with options of its own is submitted alone.
+            alone = 0 if submission.said is None else id(submission)
+            of.setdefault((id(submission.compiled), alone), []).append(submission)
+        for same in of.values():
+            done += zip(same, self._submit(same), strict=True)
+        loops: dict[int, tuple[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]]] = {}
+        for submission, result in done:
+            loops.setdefault(id(submission.loop), (submission.loop, []))[1].append((submission.future, result))
+        for loop, results in loops.values():
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(_answer, results)
+
+
+def _answer(results: "list[tuple[asyncio.Future[Any], Any]]") -> None:
+    for future, result in results:
+        if future.done():
+            continue
+        if isinstance(result, BaseException):
+            future.set_exception(result)
+        else:
+            future.set_result(result)

@@ -1,0 +1,344 @@
+"""The awaitable twins `<name>_async` of the methods of `Runner` and `RunHandle` that block.
+
+Runs are submitted and awaited without a thread for each call. Every other twin calls the method on a worker thread of
+the loop (`asyncio.to_thread`): these are rare.
+"""
+
+import functools
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
+
+from bide._duration import optional_seconds
+from bide._events import DEFAULT
+from bide._options import options
+
+if TYPE_CHECKING:
+    from bide._core import Channel
+    from bide._events import Event
+    from bide._result import RunResult
+    from bide._run_handle import RunHandle
+    from bide._runner import Run, Runner
+    from bide._signals import Request, Signal
+    from bide._status import RunStatus
+    from bide._waits import Duration
+    from bide._workflow import Workflow
+
+A = TypeVar("A")
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+async def in_thread(method: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call a method that blocks, without blocking the event loop."""
+    import asyncio  # noqa: PLC0415 - the caller has imported it
+
+    return await asyncio.to_thread(method, *args, **kwargs)
+
+
+def twin(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
+    """Return the awaitable twin of a method, with its parameters."""
+
+    @functools.wraps(method)
+    async def awaitable(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await in_thread(method, self, *args, **kwargs)
+
+    name = method.__name__
+    awaitable.__name__, awaitable.__qualname__ = f"{name}_async", f"{method.__qualname__}_async"
+    awaitable.__doc__ = f"Do the same as `{name}`, without blocking the event loop."
+    return awaitable
+
+
+def _runner(twins: "RunnerTwins") -> "Runner":
+    return twins  # type: ignore[return-value] # pyright: ignore[reportReturnType] # nothing else has them
+
+
+def _handle(twins: "RunHandleTwins") -> "RunHandle":
+    return twins  # type: ignore[return-value] # pyright: ignore[reportReturnType] # nothing else has them
+
+
+class RunnerTwins:
+    """The twins of a `Runner`. See the methods of the same name without `_async`."""
+
+    async def run_async(
+        self,
+        workflow: "Workflow",
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        timeout: "Duration | None" = None,
+        tags: Mapping[str, str] | None = None,
+        priority: int = 0,
+        start_at: datetime | None = None,
+        start_after: "Duration | None" = None,
+    ) -> "RunResult":
+        """Run a workflow like `run`, without blocking the event loop."""
+        _runner(self)._refuse_in_body("Runner.run_async()")
+        limit = optional_seconds(timeout, "timeout", zero=True)
+        said = options("run_async", tags, priority, start_at, start_after)
+        handle = await _runner(self)._submit_soon(workflow, inputs, key, said)
+        return await handle._result_within(limit)
+
+    async def submit_async(
+        self,
+        workflow: "Workflow",
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        priority: int = 0,
+        start_at: datetime | None = None,
+        start_after: "Duration | None" = None,
+    ) -> "RunHandle":
+        """Submit a run like `submit`, without blocking the event loop."""
+        said = options("submit_async", tags, priority, start_at, start_after)
+        return await _runner(self)._submit_soon(workflow, inputs, key, said)
+
+    async def submit_many_async(
+        self,
+        workflow: "Workflow",
+        inputs: Iterable[Mapping[str, Any] | None],
+        keys: Iterable[str | None] | None = None,
+        *,
+        tags: Mapping[str, str] | None = None,
+        priority: int = 0,
+        start_at: datetime | None = None,
+        start_after: "Duration | None" = None,
+    ) -> "list[RunHandle]":
+        """Submit runs like `submit_many`, without blocking the event loop."""
+        said: dict[str, Any] = {"tags": tags, "priority": priority, "start_at": start_at, "start_after": start_after}
+        return await in_thread(_runner(self).submit_many, workflow, inputs, keys, **said)
+
+    async def register_async(self, workflow: "Workflow") -> None:
+        """Register a workflow like `register`, without blocking the event loop."""
+        await in_thread(_runner(self).register, workflow)
+
+    async def signal_async(
+        self,
+        run: "Run",
+        signal: "str | Signal[Any]",
+        value: object = None,
+        *,
+        id: str | None = None,
+        workflow: "Workflow | str | None" = None,
+    ) -> None:
+        """Send a signal like `signal`, without blocking the event loop."""
+        await in_thread(_runner(self).signal, run, signal, value, id=id, workflow=workflow)
+
+    async def signal_many_async(
+        self, signals: "Iterable[tuple[Any, ...]]", *, workflow: "Workflow | str | None" = None
+    ) -> None:
+        """Send signals like `signal_many`, without blocking the event loop."""
+        await in_thread(_runner(self).signal_many, signals, workflow=workflow)
+
+    @overload
+    async def request_async(
+        self,
+        run: "Run",
+        request: "Request[T, A]",
+        value: T,
+        *,
+        timeout: "Duration | None" = None,
+        id: str | None = None,
+        workflow: "Workflow | str | None" = None,
+    ) -> A: ...
+    @overload
+    async def request_async(
+        self,
+        run: "Run",
+        request: "Request[None, A]",
+        value: None = None,
+        *,
+        timeout: "Duration | None" = None,
+        id: str | None = None,
+        workflow: "Workflow | str | None" = None,
+    ) -> A: ...
+    @overload
+    async def request_async(
+        self,
+        run: "Run",
+        request: str,
+        value: object = None,
+        *,
+        timeout: "Duration | None" = None,
+        id: str | None = None,
+        workflow: "Workflow | str | None" = None,
+    ) -> Any: ...
+    async def request_async(
+        self,
+        run: "Run",
+        request: "str | Request[Any, Any]",
+        value: object = None,
+        *,
+        timeout: "Duration | None" = None,
+        id: str | None = None,
+        workflow: "Workflow | str | None" = None,
+    ) -> Any:
+        """Send a request like `request`, without blocking the event loop."""
+        return await in_thread(_runner(self)._request, run, request, value, timeout=timeout, id=id, workflow=workflow)
+
+    async def resolve_async(self, token: str, value: object = None, *, id: str | None = None) -> None:
+        """Answer a callback like `resolve`, without blocking the event loop."""
+        await in_thread(_runner(self).resolve, token, value, id=id)
+
+    async def reject_async(self, token: str, reason: str, *, id: str | None = None) -> None:
+        """Reject a callback like `reject`, without blocking the event loop."""
+        await in_thread(_runner(self).reject, token, reason, id=id)
+
+    async def get_async(self, id_or_key: str, *, workflow: "Workflow | str | None" = None) -> "RunResult":
+        """Return a run's state like `get`, without blocking the event loop."""
+        return await in_thread(_runner(self).get, id_or_key, workflow=workflow)
+
+    async def runs_async(
+        self,
+        *,
+        status: "RunStatus | str | None" = None,
+        workflow: "Workflow | str | None" = None,
+        since: datetime | timedelta | None = None,
+        tags: Mapping[str, str] | None = None,
+        key_prefix: str | None = None,
+        parent: "Run | None" = None,
+        limit: int | None = None,
+    ) -> "list[RunResult]":
+        """Return runs like `runs`, without blocking the event loop."""
+        return await in_thread(
+            _runner(self).runs,
+            status=status,
+            workflow=workflow,
+            since=since,
+            tags=tags,
+            key_prefix=key_prefix,
+            parent=parent,
+            limit=limit,
+        )
+
+    @overload
+    async def events_async(
+        self, run: "Run", channel: str = DEFAULT, *, after: int = 0, workflow: "Workflow | str | None" = None
+    ) -> "list[Event[Any]]": ...
+    @overload
+    async def events_async(
+        self, run: "Run", channel: "Channel[T]", *, after: int = 0, workflow: "Workflow | str | None" = None
+    ) -> "list[Event[T]]": ...
+    async def events_async(
+        self,
+        run: "Run",
+        channel: "str | Channel[Any]" = DEFAULT,
+        *,
+        after: int = 0,
+        workflow: "Workflow | str | None" = None,
+    ) -> "list[Event[Any]]":
+        """Return the events that `events` iterates over, without blocking the event loop."""
+        return await in_thread(lambda: list(_runner(self).events(run, channel, after=after, workflow=workflow)))
+
+    @overload
+    async def latest_async(
+        self, run: "Run", channel: str = DEFAULT, *, workflow: "Workflow | str | None" = None
+    ) -> "Event[Any] | None": ...
+    @overload
+    async def latest_async(
+        self, run: "Run", channel: "Channel[T]", *, workflow: "Workflow | str | None" = None
+    ) -> "Event[T] | None": ...
+    async def latest_async(
+        self, run: "Run", channel: "str | Channel[Any]" = DEFAULT, *, workflow: "Workflow | str | None" = None
+    ) -> "Event[Any] | None":
+        """Return the last event like `latest`, without blocking the event loop."""
+        return await in_thread(lambda: _runner(self).latest(run, channel, workflow=workflow))
+
+    async def close_async(self, grace: "Duration" = 5.0) -> None:
+        """Close the runner like `close`, without blocking the event loop, on which bodies unwind meanwhile."""
+        await in_thread(_runner(self)._close, grace)
+
+    async def serve_async(self) -> None:
+        """Run until SIGTERM or Ctrl-C like `serve`, without blocking the event loop of the main thread."""
+        import asyncio  # noqa: PLC0415 - the caller has imported it
+        import signal  # noqa: PLC0415 - for this alone
+
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        for number in numbers:
+            loop.add_signal_handler(number, stop.set)
+        try:
+            while not _runner(self)._core.closed and not stop.is_set():
+                try:
+                    await asyncio.wait_for(stop.wait(), 0.2)
+                except TimeoutError:
+                    continue
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+        await _runner(self).close_async()
+
+
+class RunHandleTwins:
+    """The twins of a `RunHandle`. See the methods of the same name without `_async`."""
+
+    __slots__ = ()
+
+    async def status_async(self) -> "RunStatus":
+        """Return the run's status like `status`, without blocking the event loop."""
+        return await in_thread(_handle(self).status)
+
+    async def result_async(self, timeout: "Duration | None" = None) -> "RunResult":
+        """Wait until the run ends like `result`, without blocking the event loop; `await handle` is short for it."""
+        return await _handle(self)._result_within(optional_seconds(timeout, "timeout", zero=True))
+
+    async def signal_async(self, signal: "str | Signal[Any]", value: object = None, *, id: str | None = None) -> None:
+        """Send the run a signal like `signal`, without blocking the event loop."""
+        await in_thread(_handle(self).signal, signal, value, id=id)
+
+    @overload
+    async def request_async(
+        self,
+        request: "Request[T, A]",
+        value: T,
+        *,
+        timeout: "Duration | None" = None,
+        id: str | None = None,
+    ) -> A: ...
+    @overload
+    async def request_async(
+        self,
+        request: "Request[None, A]",
+        value: None = None,
+        *,
+        timeout: "Duration | None" = None,
+        id: str | None = None,
+    ) -> A: ...
+    @overload
+    async def request_async(
+        self,
+        request: str,
+        value: object = None,
+        *,
+        timeout: "Duration | None" = None,
+        id: str | None = None,
+    ) -> Any: ...
+    async def request_async(
+        self,
+        request: "str | Request[Any, Any]",
+        value: object = None,
+        *,
+        timeout: "Duration | None" = None,
+        id: str | None = None,
+    ) -> Any:
+        """Send the run a request like `request`, without blocking the event loop."""
+        return await in_thread(_handle(self)._runner._request, _handle(self), request, value, timeout=timeout, id=id)
+
+    @overload
+    async def events_async(self, channel: str = DEFAULT, *, after: int = 0) -> "list[Event[Any]]": ...
+    @overload
+    async def events_async(self, channel: "Channel[T]", *, after: int = 0) -> "list[Event[T]]": ...
+    async def events_async(self, channel: "str | Channel[Any]" = DEFAULT, *, after: int = 0) -> "list[Event[Any]]":
+        """Return the events that `events` iterates over, without blocking the event loop."""
+        return await _handle(self)._runner.events_async(_handle(self), channel, after=after)
+
+    @overload
+    async def latest_async(self, channel: str = DEFAULT) -> "Event[Any] | None": ...
+    @overload
+    async def latest_async(self, channel: "Channel[T]") -> "Event[T] | None": ...
+    async def latest_async(self, channel: "str | Channel[Any]" = DEFAULT) -> "Event[Any] | None":
+        """Return the last event like `latest`, without blocking the event loop."""
+        return await _handle(self)._runner.latest_async(_handle(self), channel)

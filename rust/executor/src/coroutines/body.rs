@@ -1,0 +1,488 @@
+//! One entry of a coroutine: drives the attempt machine of `bide_core::attempt` by futures that the host polls.
+//!
+//! A future never blocks. It waits for commits, for alarms and for a slot, all of which complete on other threads.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bide_core::attempt::{
+    Action, Attempt, Call, CallError, Caller, Fed, Request, Sleep, Standing, Within, now_value, read_now,
+};
+use bide_core::{EntryKey, Event, Failure, RunId, TaskRef, Time, Value};
+use bide_sched::Alarm;
+use bide_sync::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use super::dispatch::{Coroutines, Counted, Slot};
+use crate::engine::Engine;
+use crate::engine::show::publish;
+use crate::host::Host;
+use crate::ledger::{Completion, QueuedEvent};
+use crate::runs::run::Run;
+use crate::runs::suspects::Turn;
+use crate::threads::limit::Limit;
+
+/// A coroutine that executes or is deferred.
+pub struct CoroutineBody<H: Host> {
+    /// The engine that executes it.
+    engine: Arc<Engine<H>>,
+    /// Its dispatcher.
+    coroutines: Arc<Coroutines<H>>,
+    /// Its run.
+    run: Arc<Run<H>>,
+    /// Its task.
+    task: TaskRef,
+    /// What it may call now. Never locked while code of the user's executes.
+    attempt: Mutex<Attempt>,
+    /// Its slot.
+    slot: Mutex<Held<H>>,
+    /// The remaining execution time, if its task has a limit.
+    pub(super) limit: Option<Arc<Limit<H>>>,
+    /// What ends with it.
+    own: Mutex<Option<Own<H>>>,
+    /// The child runs that it has started, so that their results are read from memory.
+    pub(super) children: Mutex<Started<H>>,
+}
+
+/// Children by their ids.
+pub(super) type Started<H> = Option<Box<HashMap<RunId, Arc<Run<H>>>>>;
+
+/// What a body has until it ends.
+pub(super) struct Own<H: Host> {
+    /// Counts it as one that executes.
+    pub(super) counted: Counted<H>,
+    /// The turn of a body that may have ended an earlier process.
+    pub(super) turn: Option<Turn>,
+    /// Its end has to be committed before its slot is released.
+    pub(super) mark: bool,
+}
+
+/// The slot of a body.
+pub(super) enum Held<H: Host> {
+    /// It executes.
+    Slot(#[expect(dead_code, reason = "dropped to release it")] Slot<H>),
+    /// It executes without one: it has left a wait, and gets the next slot that is free.
+    Due(
+        #[expect(dead_code, reason = "dropped to withdraw it, or to release what has come")] oneshot::Receiver<Slot<H>>,
+    ),
+    /// It is deferred, or has ended.
+    None,
+}
+
+/// A call of a handle, in progress.
+pub struct OpenCall {
+    /// The call. Not locked across an await.
+    call: Mutex<Box<Call>>,
+    /// A commit of the call is under way.
+    committing: AtomicBool,
+}
+
+impl OpenCall {
+    /// Whether a commit of the call is under way.
+    #[must_use]
+    pub fn is_committing(&self) -> bool {
+        self.committing.load(Ordering::Relaxed)
+    }
+
+    fn key(&self) -> EntryKey {
+        self.call.lock().key().clone()
+    }
+}
+
+/// Wakes a future.
+pub(super) struct Ring(pub(super) Arc<Notify>);
+
+impl Alarm for Ring {
+    fn ring(self: Arc<Self>, _ticket: u64) {
+        self.0.notify_one();
+    }
+}
+
+impl<H: Host> CoroutineBody<H> {
+    pub(super) fn new(run: &Arc<Run<H>>, task: TaskRef, attempt: u32, slot: Slot<H>, own: Own<H>) -> Arc<Self> {
+        let (engine, coroutines) = (&own.counted.engine, &own.counted.coroutines);
+        let name = run.workflow.graph.name_of(task);
+        Arc::new(Self {
+            engine: Arc::clone(engine),
+            coroutines: Arc::clone(coroutines),
+            limit: Limit::start(engine, run, task, attempt, H::this_thread()),
+            run: Arc::clone(run),
+            task,
+            attempt: Mutex::new(Attempt::new(task, name, attempt)),
+            slot: Mutex::new(Held::Slot(slot)),
+            own: Mutex::new(Some(own)),
+            children: Mutex::default(),
+        })
+    }
+
+    /// The engine.
+    #[must_use]
+    pub fn engine(&self) -> &Arc<Engine<H>> {
+        &self.engine
+    }
+
+    /// The run.
+    #[must_use]
+    pub fn run(&self) -> &Arc<Run<H>> {
+        &self.run
+    }
+
+    /// The task.
+    #[must_use]
+    pub fn task(&self) -> TaskRef {
+        self.task
+    }
+
+    /// The host's side of the task.
+    #[must_use]
+    pub fn target(&self) -> &H::Body {
+        &self.run.workflow.bodies[self.task.ix as usize]
+    }
+
+    /// The task's name.
+    #[must_use]
+    pub fn task_name(&self) -> Arc<str> {
+        self.run.workflow.graph.name_of(self.task)
+    }
+
+    /// Which try this is, from 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt.lock().number()
+    }
+
+    /// Whether the body holds a slot now.
+    #[must_use]
+    pub fn is_slot_held(&self) -> bool {
+        !matches!(*self.slot.lock(), Held::None)
+    }
+
+    /// Whether the body is being suspended.
+    #[must_use]
+    pub fn suspending(&self) -> bool {
+        self.attempt.lock().is_suspended()
+    }
+
+    /// From here on every call of the handle ends with [`CallError::Suspended`], and what the body returns does not count.
+    pub fn suspend(&self) {
+        let _ = self.attempt.lock().suspend();
+    }
+
+    /// Whether the run was cancelled.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.run.state.lock().cancel().is_some()
+    }
+
+    /// Whether the body is to be interrupted now, because its run was cancelled or it was cut off. The former is true
+    /// once; a body that only reads its journal gets it at its first call that is not a replay.
+    #[must_use]
+    pub fn take_interrupt(&self) -> bool {
+        if self.has_ended() || self.is_lost() || self.is_replaying() || self.suspending() {
+            return false;
+        }
+        let attempt = self.attempt();
+        let mut state = self.run.state.lock();
+        state.take_interrupt(self.task, attempt) || state.is_fenced(self.task, attempt)
+    }
+
+    /// Whether another runner has the run now.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.run.is_lost()
+    }
+
+    /// Whether its execution time is used up.
+    #[must_use]
+    pub fn is_timed_out(&self) -> bool {
+        self.limit.as_ref().is_some_and(|limit| limit.is_reached())
+    }
+
+    /// Has `cancel` called when the execution time of the body is used up.
+    pub fn when_timed_out(&self, cancel: impl Fn() + Send + Sync + 'static) {
+        if let Some(limit) = &self.limit {
+            limit.cancels(Box::new(cancel));
+        }
+    }
+
+    /// Whether the body has returned.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.attempt.lock().has_ended()
+    }
+
+    /// Whether the body only reads what an earlier entry of it has recorded.
+    #[must_use]
+    pub fn is_replaying(&self) -> bool {
+        self.attempt.lock().is_replaying(&self.run.state.lock())
+    }
+
+    /// The state of the body's last checkpoint.
+    #[must_use]
+    pub fn last_checkpoint(&self) -> Option<Value> {
+        self.run.state.lock().last_checkpoint(self.task).cloned()
+    }
+
+    /// Whether the journal has steps of the first version.
+    #[must_use]
+    pub fn has_older_steps(&self) -> bool {
+        self.run.state.lock().has_older_steps(self.task)
+    }
+
+    /// The time that a record of `now` has.
+    ///
+    /// # Errors
+    /// `Failed`: the record is no time.
+    pub fn read_now(&self, recorded: &Value) -> Result<Time, CallError> {
+        read_now(&self.task_name(), recorded)
+    }
+
+    /// The time as it is recorded.
+    #[must_use]
+    pub fn now_value(&self) -> Value {
+        now_value(self.engine.now())
+    }
+
+    /// The outcome of each part of a combination; none for a lone wait.
+    #[must_use]
+    pub fn outcomes(&self, call: &OpenCall) -> Vec<Option<Result<Value, Failure>>> {
+        let state = self.run.state.lock();
+        call.call.lock().part_keys().iter().map(|key| state.closed_entry(self.task, key)).collect()
+    }
+
+    /// The keys of the parts of a call, and the child runs that are recorded under them.
+    #[must_use]
+    pub fn started_children(&self, call: &OpenCall) -> Vec<(EntryKey, Option<RunId>)> {
+        let state = self.run.state.lock();
+        let child = |key: EntryKey| {
+            let id = state.started_child(self.task, &key);
+            (key, id)
+        };
+        call.call.lock().part_keys().into_iter().map(child).collect()
+    }
+
+    /// Begins a call, made within this.
+    ///
+    /// # Errors
+    /// See [`Attempt::begin`].
+    pub fn begin(&self, name: &Arc<str>, request: Request, within: Within) -> Result<Arc<OpenCall>, CallError> {
+        let standing = Standing { closing: self.engine.is_closing(), ..self.standing(Caller::Future(within)) };
+        let call = self.attempt.lock().begin(name, request, standing)?;
+        Ok(Arc::new(OpenCall { call: Mutex::new(call), committing: AtomicBool::new(false) }))
+    }
+
+    pub(super) fn standing(&self, caller: Caller) -> Standing {
+        Standing { lost: self.run.is_lost(), closing: false, used_up: self.is_timed_out(), caller }
+    }
+
+    pub(super) fn with_attempt<R>(&self, f: impl FnOnce(&mut Attempt) -> R) -> R {
+        f(&mut self.attempt.lock())
+    }
+
+    /// Leaves a call: a step is not recorded, and a wait stays open, with which the next use of its name continues. A body
+    /// that was deferred gets the next slot that is free and continues without waiting for it.
+    pub fn abandon(&self, call: &OpenCall) {
+        self.attempt.lock().cancel(&call.call.lock());
+        self.regain();
+    }
+
+    fn regain(&self) {
+        let mut slot = self.slot.lock();
+        if !matches!(*slot, Held::None) || self.has_ended() {
+            return;
+        }
+        *slot = match self.coroutines.resume(self.run.priority()) {
+            Ok(slot) => Held::Slot(slot),
+            Err(due) => Held::Due(due),
+        };
+        drop(slot);
+        if let Some(limit) = &self.limit {
+            limit.resume();
+        }
+    }
+
+    /// The body has returned: what it held until now.
+    pub(super) fn take(&self) -> (Option<Own<H>>, Held<H>) {
+        self.attempt.lock().end();
+        let children = self.children.lock().take();
+        drop(children);
+        let own = self.own.lock().take();
+        (own, std::mem::replace(&mut *self.slot.lock(), Held::None))
+    }
+
+    /// Feeds a call, and carries out its actions up to one that needs the user's code.
+    pub async fn drive(self: Arc<Self>, call: Arc<OpenCall>, mut fed: Fed) -> Action {
+        loop {
+            let asked = matches!(fed, Fed::Asked(_));
+            let action = {
+                let mut call = call.call.lock();
+                let action = self.attempt.lock().advance(&mut call, fed, &*self.engine);
+                if asked {
+                    self.run.note_error(self.task, call.last_error());
+                }
+                action
+            };
+            fed = match action {
+                Action::CheckLease => {
+                    let holds =
+                        self.engine.is_sure_of_lease_async().await && !self.run.is_lost() && !self.run.is_over();
+                    if holds { Fed::LeaseHeld } else { Fed::LeaseLost }
+                }
+                Action::Recall => {
+                    let (recalled, is_pushed) = {
+                        let call = call.call.lock();
+                        (self.attempt.lock().recall(&call, &self.run.state.lock()), call.is_pushed())
+                    };
+                    if is_pushed && !self.is_committed().await { Fed::Stopped } else { recalled }
+                }
+                Action::Read => {
+                    let closed = self.run.state.lock().closed_entry(self.task, &call.key());
+                    if closed.is_some() && !self.is_committed().await { Fed::Stopped } else { Fed::EntryRead(closed) }
+                }
+                Action::Commit(event) => {
+                    let opens = matches!(*event, Event::Opened { .. });
+                    let committed = self.commit_for(&call, *event).await;
+                    match committed {
+                        Fed::Committed { .. } if opens => {
+                            let deadline = self.run.state.lock().deadline(self.task, &call.key());
+                            Fed::Committed { deadline }
+                        }
+                        other => other,
+                    }
+                }
+                Action::Release => self.release(),
+                Action::Sleep(sleep) => self.sleep(&call, sleep).await,
+                Action::CommitAndAcquire(event) => {
+                    let commit = match self.commit_for(&call, *event).await {
+                        Fed::Refused(refused) => Err(CallError::Over(refused)),
+                        Fed::Stopped => Err(CallError::Suspended),
+                        _ => Ok(()),
+                    };
+                    let slot = !self.is_held() && self.acquire().await;
+                    Fed::Acquired { commit, slot }
+                }
+                Action::Acquire => Fed::Acquired { commit: Ok(()), slot: !self.is_held() && self.acquire().await },
+                action => return action,
+            };
+        }
+    }
+
+    async fn commit_for(&self, call: &OpenCall, event: Event) -> Fed {
+        call.committing.store(true, Ordering::Relaxed);
+        let fed = self.commit(event).await;
+        call.committing.store(false, Ordering::Relaxed);
+        fed
+    }
+
+    /// Commits an event of this body.
+    pub(super) async fn commit(&self, event: Event) -> Fed {
+        let (completion, outcome) = oneshot::channel();
+        self.enqueue(event, Some(completion));
+        match outcome.await {
+            Ok(Ok(())) => Fed::Committed { deadline: None },
+            Ok(Err(refused)) if !self.run.is_lost() => Fed::Refused(refused),
+            Ok(Err(_)) | Err(_) => Fed::Stopped,
+        }
+    }
+
+    fn enqueue(&self, event: Event, completion: Option<Completion>) {
+        let at = self.engine.now();
+        let event = QueuedEvent { run: Arc::clone(&self.run), event, at, completion };
+        let coroutines = &self.coroutines;
+        if self.engine.store().blocks() {
+            self.engine.path().ledger.enqueue(event);
+        } else {
+            coroutines.group.push(event, self.engine.steady());
+            coroutines.commit_gathered();
+        }
+    }
+
+    /// Waits for a commit that is under way: true if what was read from the run's state before is committed. False if the
+    /// engine has stopped, or has lost the run.
+    async fn is_committed(&self) -> bool {
+        let engine = &self.engine;
+        if engine.path().ledger.try_lock_for(Duration::ZERO).is_none() {
+            // Commits are made one after the other: this one comes after it.
+            let _ = self.commit(publish()).await;
+        }
+        engine.stopped().is_none() && !self.run.is_lost()
+    }
+
+    fn release(&self) -> Fed {
+        if self.limit.as_ref().is_some_and(|limit| !limit.pause()) {
+            return Fed::NotReleased;
+        }
+        let held = std::mem::replace(&mut *self.slot.lock(), Held::None);
+        drop(held);
+        Fed::Released
+    }
+
+    /// Takes a slot again. False: none is given out any more.
+    async fn acquire(&self) -> bool {
+        let resumed = self.coroutines.resume(self.run.priority());
+        let slot = match resumed {
+            Ok(slot) => slot,
+            Err(due) => match due.await {
+                Ok(slot) => slot,
+                Err(_) => return false,
+            },
+        };
+        *self.slot.lock() = Held::Slot(slot);
+        if let Some(limit) = &self.limit {
+            limit.resume();
+        }
+        true
+    }
+
+    /// While its run is paused it gets no slot: it is entered again afterwards.
+    fn is_held(&self) -> bool {
+        self.run.state.lock().is_held()
+    }
+
+    async fn sleep(&self, call: &OpenCall, sleep: Sleep) -> Fed {
+        let (key, rung) = (call.key(), Arc::new(Notify::new()));
+        let alarm: Arc<dyn Alarm> = Arc::new(Ring(Arc::clone(&rung)));
+        let timers = self.engine.timers();
+        let timer = match sleep {
+            Sleep::Poll(span) | Sleep::PollOrClosed(span) => Some(timers.after(span, Arc::clone(&alarm), 0)),
+            Sleep::Until(due) => timers.at(due, Arc::clone(&alarm), 0),
+            Sleep::Closed => None,
+        };
+        let _cancelled = CancelTimer(&self.engine, timer);
+        loop {
+            self.run.set_alarm(self.task, &key, Arc::clone(&alarm), 0);
+            rung.notified().await;
+            if self.run.has_deadline() && self.run.is_over() {
+                return Fed::Stopped;
+            }
+            let (closed, deadline) = {
+                let state = self.run.state.lock();
+                (state.closed_entry(self.task, &key).is_some(), state.deadline(self.task, &key))
+            };
+            match sleep {
+                Sleep::Closed | Sleep::PollOrClosed(_) => return Fed::Woken,
+                _ if closed => return Fed::Closed,
+                // Somebody has rung for what is no reason to wake.
+                Sleep::Until(due) if self.engine.now() < due => {}
+                Sleep::Until(_) => return Fed::Woken,
+                Sleep::Poll(_) => {
+                    call.call.lock().set_deadline(deadline);
+                    return Fed::Woken;
+                }
+            }
+        }
+    }
+}
+
+/// Cancels a timer when the sleep is over or abandoned.
+struct CancelTimer<'a, H: Host>(&'a Engine<H>, Option<crate::services::timers::Key>);
+
+impl<H: Host> Drop for CancelTimer<'_, H> {
+    fn drop(&mut self) {
+        if let Some(key) = self.1.take() {
+            self.0.timers().cancel(key);
+        }
+    }
+}

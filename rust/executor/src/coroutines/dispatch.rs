@@ -1,0 +1,410 @@
+//! The dispatcher of coroutines: which of them execute. Slots are counted apart from those of worker threads.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use bide_core::Event;
+use bide_sched::{HandOff, SlotNo, Slots};
+use bide_sync::{Condvar, Mutex, MutexGuard};
+use tokio::sync::oneshot;
+
+use super::body::CoroutineBody;
+use crate::engine::Engine;
+use crate::host::{Dispatch, Gate, Host, Ready};
+use crate::ledger::{Group, QueuedEvent};
+
+/// A body's start is written once it has executed for this long, so that other processes can see it.
+const SHOW_AFTER: Duration = Duration::from_millis(100);
+
+/// The dispatcher of coroutines.
+pub struct Coroutines<H: Host> {
+    /// The slots, and what waits for the loop.
+    state: Mutex<State<H>>,
+    /// The engine that it was opened for.
+    engine: OnceLock<Weak<Engine<H>>>,
+    /// The loop, to be woken when there is something to take, or the runner closes.
+    event_loop: Box<dyn EventLoop>,
+    /// Where results gather until the loop's next turn, with a store that does not block.
+    pub(super) group: Arc<Group<H>>,
+    /// Notified when the last body has ended.
+    emptied: Condvar,
+    /// Every run in memory was lost to another runner, and the loop was not told yet.
+    lost: AtomicBool,
+    /// A body may have to be interrupted, and the loop was not told yet.
+    interrupted: AtomicBool,
+}
+
+struct State<H: Host> {
+    /// Decides which bodies execute; resumed ones wait on a channel.
+    slots: Slots<oneshot::Sender<Slot<H>>>,
+    /// Bodies that may start and have no slot yet.
+    ready: VecDeque<Ready<H>>,
+    /// Bodies that have a slot, for the loop to start.
+    startable: VecDeque<(SlotNo, Ready<H>)>,
+    /// Open gates, for the loop to poll.
+    gates: Vec<Gate<H>>,
+    /// Bodies that have begun, the oldest first, until they were looked at for having executed for long.
+    recent: VecDeque<(Duration, Weak<CoroutineBody<H>>)>,
+    /// Bodies that were taken and have not ended.
+    bodies: usize,
+    /// No body starts or resumes any more.
+    closing: bool,
+}
+
+/// The permit to execute a coroutine. Dropping it releases the slot to the next one.
+pub(super) struct Slot<H: Host> {
+    no: SlotNo,
+    /// Where it is released when dropped.
+    coroutines: Option<Arc<Coroutines<H>>>,
+}
+
+impl<H: Host> Slot<H> {
+    fn forget(mut self) {
+        self.coroutines = None;
+    }
+}
+
+impl<H: Host> Drop for Slot<H> {
+    fn drop(&mut self) {
+        if let Some(coroutines) = self.coroutines.take() {
+            coroutines.release(self.no);
+        }
+    }
+}
+
+/// The loop of a host, as the dispatcher sees it. Called on any thread; neither may block.
+pub trait EventLoop: Send + Sync {
+    /// Wakes it: it is to take what is there.
+    fn wake(&self);
+
+    /// Called every 50 ms or so, with the steady time: it may find out whether the loop is blocked. `executing`: bodies
+    /// execute.
+    fn look(&self, now: Duration, executing: bool);
+}
+
+/// A body that has a slot, for the loop to begin.
+pub struct Start<H: Host> {
+    /// What starts.
+    pub(super) ready: Ready<H>,
+    /// Its slot.
+    pub(super) slot: Slot<H>,
+    /// Counts it as one that executes.
+    pub(super) counted: Counted<H>,
+}
+
+impl<H: Host> Start<H> {
+    /// The run and the task.
+    #[must_use]
+    pub fn ready(&self) -> &Ready<H> {
+        &self.ready
+    }
+}
+
+/// A body that was taken and has not ended.
+pub(super) struct Counted<H: Host> {
+    /// Where it is counted.
+    pub(super) coroutines: Arc<Coroutines<H>>,
+    /// The engine that executes it.
+    pub(super) engine: Arc<Engine<H>>,
+}
+
+impl<H: Host> Drop for Counted<H> {
+    fn drop(&mut self) {
+        let coroutines = &self.coroutines;
+        let mut state = coroutines.state.lock();
+        state.bodies -= 1;
+        if state.bodies == 0 {
+            coroutines.emptied.notify_all();
+            let closing = state.closing;
+            drop(state);
+            if closing {
+                coroutines.wake();
+            }
+        }
+    }
+}
+
+impl<H: Host> Coroutines<H> {
+    /// A dispatcher with this many slots.
+    pub fn new(slots: u32, event_loop: impl EventLoop + 'static) -> Self {
+        let state = State {
+            slots: Slots::new(slots),
+            ready: VecDeque::new(),
+            startable: VecDeque::new(),
+            gates: Vec::new(),
+            recent: VecDeque::new(),
+            bodies: 0,
+            closing: false,
+        };
+        Self {
+            state: Mutex::new(state),
+            engine: OnceLock::new(),
+            event_loop: Box::new(event_loop),
+            group: Group::new(),
+            emptied: Condvar::new(),
+            lost: AtomicBool::new(false),
+            interrupted: AtomicBool::new(false),
+        }
+    }
+
+    /// Gets its engine, once.
+    pub(crate) fn open(&self, engine: &Arc<Engine<H>>) {
+        let _ = self.engine.set(Arc::downgrade(engine));
+        engine.path().ledger.look_after(Arc::clone(&self.group));
+    }
+
+    fn engine(&self) -> Option<Arc<Engine<H>>> {
+        self.engine.get()?.upgrade()
+    }
+
+    pub(super) fn wake(&self) {
+        self.event_loop.wake();
+    }
+
+    /// Takes the coroutines out of what is ready, and dispatches them.
+    pub(crate) fn divert(&self, ready: &mut Vec<Ready<H>>) {
+        let is_coroutine = |ready: &Ready<H>| {
+            let Ready { run, task } = ready;
+            H::is_coroutine(&run.workflow.bodies[task.ix as usize]) && !run.workflow.graph.is_expansion(*task)
+        };
+        if !ready.iter().any(is_coroutine) {
+            return;
+        }
+        let mut diverted = Vec::new();
+        for one in std::mem::take(ready) {
+            if is_coroutine(&one) { diverted.push(one) } else { ready.push(one) }
+        }
+        self.ready(&mut diverted);
+    }
+
+    /// Takes bodies that have a slot, at most this many. Fewer: there are no more for now.
+    pub fn take(self: &Arc<Self>, most: usize) -> Vec<Start<H>> {
+        let Some(engine) = self.engine() else { return Vec::new() };
+        let taken: Vec<_> = {
+            let mut state = self.state.lock();
+            let taken: Vec<_> = (0..most).map_while(|_| state.next()).collect();
+            state.bodies += taken.len();
+            taken
+        };
+        let start = |(no, ready)| Start {
+            ready,
+            slot: self.slot(no),
+            counted: Counted { coroutines: Arc::clone(self), engine: Arc::clone(&engine) },
+        };
+        taken.into_iter().map(start).collect()
+    }
+
+    /// Whether there are bodies to take.
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
+        let state = self.state.lock();
+        !state.closing && (!state.startable.is_empty() || (!state.ready.is_empty() && state.slots.free() > 0))
+    }
+
+    /// Takes the gates that have opened.
+    pub fn take_gates(&self) -> Vec<Gate<H>> {
+        std::mem::take(&mut self.state.lock().gates)
+    }
+
+    /// Commits the results that have gathered, with a store that does not block.
+    pub fn commit_gathered(&self) {
+        if !self.group.is_empty()
+            && let Some(engine) = self.engine()
+        {
+            let mut ready = Vec::new();
+            engine.commit_group(&self.group, &mut ready);
+            engine.dispatch_ready(&mut ready);
+        }
+    }
+
+    /// Whether runs were lost to another runner since this was last asked: their bodies are to be suspended.
+    pub fn take_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed) && self.lost.swap(false, Ordering::Acquire)
+    }
+
+    /// Whether bodies may have to be interrupted since this was last asked.
+    pub fn take_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed) && self.interrupted.swap(false, Ordering::Acquire)
+    }
+
+    /// Queues an event that nobody waits for: for the committer, or with a store that does not block for the loop's next
+    /// turn.
+    pub(super) fn queue(&self, event: QueuedEvent<H>) {
+        let Some(engine) = self.engine() else { return };
+        if engine.store().blocks() {
+            engine.path().ledger.enqueue(event);
+        } else if self.group.push(event, engine.steady()) {
+            self.commit_gathered();
+        } else {
+            self.wake();
+        }
+    }
+
+    /// Whether no body starts or resumes any more.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.state.lock().closing
+    }
+
+    /// How many slots are in use, and how many there are.
+    #[must_use]
+    pub fn slots_in_use(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        let total = state.slots.total() as usize;
+        (total - state.slots.free(), total)
+    }
+
+    /// How many bodies have begun and not ended.
+    #[must_use]
+    pub fn bodies(&self) -> usize {
+        self.state.lock().bodies
+    }
+
+    /// Waits until no body executes or is deferred, at most for a span. True if none does. Blocks.
+    #[must_use]
+    pub fn wait_idle(&self, span: Duration) -> bool {
+        let mut state = self.state.lock();
+        if state.bodies > 0 {
+            self.emptied.wait_while_for(&mut state, |state| state.bodies > 0, span);
+        }
+        state.bodies == 0
+    }
+
+    /// A slot for a deferred body, now or on the channel. The channel closes if the runner does.
+    pub(super) fn resume(self: &Arc<Self>, priority: i32) -> Result<Slot<H>, oneshot::Receiver<Slot<H>>> {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.state.lock();
+        if state.closing {
+            return Err(receiver);
+        }
+        match state.slots.resume_ranked(sender, priority) {
+            Some((no, _)) => Ok(self.slot(no)),
+            None => Err(receiver),
+        }
+    }
+
+    fn slot(self: &Arc<Self>, no: SlotNo) -> Slot<H> {
+        Slot { no, coroutines: Some(Arc::clone(self)) }
+    }
+
+    fn release(self: &Arc<Self>, no: SlotNo) {
+        let mut state = self.state.lock();
+        let started = loop {
+            let new_waits = !state.ready.is_empty();
+            match state.slots.release(no, new_waits) {
+                HandOff::New => {
+                    let next = state.ready.pop_front().map(|ready| (no, ready));
+                    let first = state.startable.is_empty();
+                    state.startable.extend(next);
+                    break first;
+                }
+                HandOff::Free => break false,
+                HandOff::Resumed(resumed) => {
+                    // Not with the lock: it wakes the loop.
+                    let slot = self.slot(no);
+                    match MutexGuard::unlocked(&mut state, || resumed.send(slot)) {
+                        Ok(()) => break false,
+                        // Its wait was left meanwhile.
+                        Err(slot) => slot.forget(),
+                    }
+                }
+            }
+        };
+        drop(state);
+        if started {
+            self.wake();
+        }
+    }
+
+    /// A body has begun.
+    pub(super) fn begins(&self, body: &Arc<CoroutineBody<H>>, now: Duration) {
+        self.state.lock().recent.push_back((now, Arc::downgrade(body)));
+    }
+}
+
+impl<H: Host> State<H> {
+    fn next(&mut self) -> Option<(SlotNo, Ready<H>)> {
+        if self.closing {
+            return None;
+        }
+        if let Some(next) = self.startable.pop_front() {
+            return Some(next);
+        }
+        if self.ready.is_empty() {
+            return None;
+        }
+        let no = self.slots.acquire()?;
+        self.ready.pop_front().map(|ready| (no, ready))
+    }
+}
+
+impl<H: Host> Dispatch<H> for Coroutines<H> {
+    fn ready(&self, ready: &mut Vec<Ready<H>>) {
+        let wakes = {
+            let mut state = self.state.lock();
+            if state.closing {
+                false
+            } else {
+                Ready::queue(&mut state.ready, ready);
+                state.slots.free() > 0
+            }
+        };
+        ready.clear();
+        if wakes {
+            self.wake();
+        }
+    }
+
+    fn gate(&self, gate: Gate<H>) {
+        self.state.lock().gates.push(gate);
+        self.wake();
+    }
+
+    fn close(&self) {
+        let remaining = {
+            let mut state = self.state.lock();
+            state.closing = true;
+            // Bodies that wait for a slot learn of the end by this.
+            let _ = state.slots.withdraw(|_| true);
+            (std::mem::take(&mut state.ready), std::mem::take(&mut state.startable))
+        };
+        drop(remaining);
+        self.wake();
+    }
+
+    fn interrupt(&self) {
+        self.interrupted.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    fn lost(&self) {
+        self.lost.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    fn look(&self) {
+        let Some(engine) = self.engine() else { return };
+        let now = engine.steady();
+        let (used, _) = self.slots_in_use();
+        self.event_loop.look(now, used > 0);
+        loop {
+            let body = {
+                let mut state = self.state.lock();
+                match state.recent.front() {
+                    Some((since, _)) if now.saturating_sub(*since) >= SHOW_AFTER => state.recent.pop_front(),
+                    _ => return,
+                }
+            };
+            // One that is deferred has a row already.
+            if let Some(body) = body.and_then(|(_, body)| body.upgrade())
+                && body.is_slot_held()
+                && !body.has_ended()
+            {
+                let event = Event::Started { task: body.task(), attempt: body.attempt() };
+                engine.enqueue(Arc::clone(body.run()), event);
+            }
+        }
+    }
+}

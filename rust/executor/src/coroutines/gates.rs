@@ -1,0 +1,81 @@
+//! An open gate whose condition is a coroutine: the host polls it on the loop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bide_core::attempt::Polled;
+use bide_core::attempt::polling::Polling;
+use bide_core::event::Retry;
+use bide_core::{Event, Failure, GateSpec};
+use bide_sync::Mutex;
+use tokio::sync::Notify;
+
+use super::body::Ring;
+use super::dispatch::Coroutines;
+use crate::engine::Engine;
+use crate::host::{Gate, Host};
+use crate::ledger::QueuedEvent;
+
+/// A gate that is polled.
+pub struct GateWatch<H: Host> {
+    /// The engine.
+    engine: Arc<Engine<H>>,
+    /// The dispatcher.
+    coroutines: Arc<Coroutines<H>>,
+    /// The gate.
+    gate: Gate<H>,
+    /// Decides what a poll means.
+    polling: Mutex<Polling>,
+}
+
+impl<H: Host> GateWatch<H> {
+    /// A gate that has opened.
+    #[must_use]
+    pub fn new(engine: &Arc<Engine<H>>, coroutines: &Arc<Coroutines<H>>, gate: Gate<H>) -> Self {
+        let policy = H::gate_policy(&gate.run.workflow.bodies[gate.task.ix as usize], gate.part);
+        let polling = Mutex::new(Polling::new(policy, gate.deadline));
+        Self { engine: Arc::clone(engine), coroutines: Arc::clone(coroutines), gate, polling }
+    }
+
+    /// The gate.
+    #[must_use]
+    pub fn gate(&self) -> &Gate<H> {
+        &self.gate
+    }
+
+    /// The engine.
+    #[must_use]
+    pub fn engine(&self) -> &Arc<Engine<H>> {
+        &self.engine
+    }
+
+    /// Whether it is to be polled now: its answer is still needed, and the lease holds.
+    pub async fn may_poll(self: Arc<Self>) -> bool {
+        self.engine.is_sure_of_lease_async().await && self.gate.is_awaited()
+    }
+
+    /// What a poll means: after how long to poll again, or `None` if the gate is closed. `retries`: whether the task's
+    /// retry policy covers a failure.
+    pub fn judge(&self, polled: Polled, retries: impl FnOnce(&Failure) -> bool) -> Option<Duration> {
+        let (engine, gate) = (&self.engine, &self.gate);
+        let mut polling = self.polling.lock();
+        let result = polling.judge(polled, &**engine, || gate.timed_out());
+        gate.run.note_error(gate.task, polling.error());
+        let Some(result) = result else { return Some(polling.next(&**engine)) };
+        let key = gate.spec().map(GateSpec::key)?;
+        let retry = match &result {
+            Err(failure) if retries(failure) => Some(Retry { random: engine.random() }),
+            _ => None,
+        };
+        let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, proved: true, retry };
+        self.coroutines.queue(QueuedEvent { run: Arc::clone(&gate.run), event, at: engine.now(), completion: None });
+        None
+    }
+
+    /// Sleeps until the next poll.
+    pub async fn sleep(self: Arc<Self>, span: Duration) {
+        let rung = Arc::new(Notify::new());
+        let _ = self.engine.timers().after(span, Arc::new(Ring(Arc::clone(&rung))), 0);
+        rung.notified().await;
+    }
+}

@@ -1,0 +1,412 @@
+//! A call of a coroutine's handle, in progress: `bide/_async_handle.py` executes what only Python can.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bide_core::attempt::{Action, Fed, Request, StepOptions, child_name, reply_name};
+use bide_core::{EntryKey, RecordKind, RetryPolicy, StepArguments, Value};
+use bide_executor::{CallError, Host, Polled, new_token};
+use pyo3::exceptions::PyException;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use super::coroutine::PyCoroutine;
+use crate::errors::{self, names};
+use crate::gil::{self, Kept, Raised};
+use crate::host::Python3;
+use crate::plan::{Plan, PlannedCondition, outcomes};
+use crate::step::Described;
+use crate::wait::Until;
+use crate::workflow::read_retry;
+use crate::{callback, children, panics, wait};
+
+mod state;
+
+pub(crate) use state::PyCall;
+use state::{Asked, Starts, StepParts, What, within};
+
+/// What `advance` returns, but for the number of a condition to ask.
+const PENDING: i32 = -1;
+const DONE: i32 = -2;
+const EXECUTE: i32 = -3;
+const CREATE: i32 = -4;
+
+/// The beginnings of calls.
+#[pymethods]
+impl PyCall {
+    /// A wait, by its plan.
+    #[staticmethod]
+    fn wait(coroutine: &Bound<'_, PyCoroutine>, plan: &Bound<'_, PyAny>, within: u8) -> PyResult<Self> {
+        panics::method(|| {
+            let py = coroutine.py();
+            let (requests, conditions) = Plan::read(plan)?.requests()?;
+            let children = children::among(&requests);
+            if !children.is_empty() {
+                let own = coroutine.get();
+                let body = own.body(py)?;
+                children::check_by(py, |id| body.has_child(id), &own.task_name(), body.run(), &children)?;
+            }
+            let asked = conditions.into_iter().map(|planned| {
+                let PlannedCondition { part, until: Until { condition, name, .. }, proof } = planned;
+                let name = name.map_or_else(|| wait::name_of(&condition), Ok)?;
+                Ok(Asked { part, condition: Kept::new(condition.unbind()), name, proof, last: None })
+            });
+            let what = What::Wait(asked.collect::<PyResult<_>>()?, children);
+            let name = requests.first().map_or_else(|| "".into(), |part| Arc::clone(&part.name));
+            Self::begin(coroutine, &name, Request::of_parts(requests), within, what)
+        })
+    }
+
+    /// A step, as `bide._steps.describe_async_step` describes it; `older` is its proof as the first version computed it.
+    #[staticmethod]
+    fn step(
+        coroutine: &Bound<'_, PyCoroutine>,
+        described: Described,
+        retry: Option<Bound<'_, PyAny>>,
+        older: Option<Vec<u8>>,
+        within: u8,
+    ) -> PyResult<Self> {
+        panics::method(|| {
+            let (name, proof, codec, key, once) = described;
+            let mut policy = RetryPolicy::NONE;
+            let retry = retry.map(|retry| read_retry(&retry, &mut policy, false)).transpose()?;
+            let (proof, older) = (proof.map(Into::into), older.map(Into::into));
+            let arguments = StepArguments { proof, older, advice: Python3::STEP_ADVICE };
+            let options = StepOptions { keyed: key.is_some(), once, retry: retry.as_ref().map(|_| policy) };
+            let name = key.map_or_else(|| name.as_str().into(), |key| EntryKey::keyed_name(&name, &key));
+            let what = What::Step(Box::new(StepParts { codec, retry, raised: None }));
+            Self::begin(coroutine, &name, Request::Step { arguments, options }, within, what)
+        })
+    }
+
+    /// A checkpoint.
+    #[staticmethod]
+    fn checkpoint(coroutine: &Bound<'_, PyCoroutine>, value: &Bound<'_, PyAny>, within: u8) -> PyResult<Self> {
+        panics::method(|| {
+            let codec = coroutine.get().checkpoint_codec(value.get_type().as_any())?;
+            let state = codec.encode(value)?;
+            Self::begin(coroutine, &"checkpoint".into(), Request::Checkpoint(state), within, What::Record)
+        })
+    }
+
+    /// The time, recorded.
+    #[staticmethod]
+    fn now(coroutine: &Bound<'_, PyCoroutine>, within: u8) -> PyResult<Self> {
+        panics::method(|| {
+            let arguments = StepArguments { proof: Some([].into()), older: None, advice: Python3::STEP_ADVICE };
+            let request = Request::Step { arguments, options: StepOptions::PLAIN };
+            Self::begin(coroutine, &"now".into(), request, within, What::Record)
+        })
+    }
+
+    /// A callback that is made.
+    #[staticmethod]
+    fn callback(coroutine: &Bound<'_, PyCoroutine>, name: &str, within: u8) -> PyResult<Self> {
+        panics::method(|| {
+            let (py, own) = (coroutine.py(), coroutine.get());
+            let token = new_token(own.body(py)?.run().id).map_err(|error| own.error(py, &error))?;
+            let value = token.to_value();
+            let request = Request::Record { kind: RecordKind::Callback, value };
+            Self::begin(coroutine, &name.into(), request, within, What::Record)
+        })
+    }
+
+    /// The answer to a request, given by its name and number; without an answer it is refused for a reason.
+    #[staticmethod]
+    fn reply(
+        coroutine: &Bound<'_, PyCoroutine>,
+        name: &str,
+        number: i64,
+        answer: Option<&[u8]>,
+        reason: &str,
+        within: u8,
+    ) -> PyResult<Self> {
+        panics::method(|| {
+            let answer = answer.map(Value::new).ok_or_else(|| callback::refused(reason));
+            let request = Request::Reply { request: number, answer };
+            Self::begin(coroutine, &reply_name(name, number), request, within, What::Record)
+        })
+    }
+
+    /// The start of children, as `bide._children` describes them.
+    #[staticmethod]
+    fn start<'py>(
+        coroutine: &Bound<'py, PyCoroutine>,
+        described: &Bound<'py, PyAny>,
+        within_number: u8,
+    ) -> PyResult<Self> {
+        panics::method(|| {
+            let (py, own) = (coroutine.py(), coroutine.get());
+            let body = own.body(py)?;
+            let (workflow, starts) = children::described(py, body.engine(), described)?;
+            let (identities, requests): (Vec<_>, Vec<_>) = starts.into_iter().unzip();
+            let call = body.begin_start(&workflow, identities, within(within_number));
+            let call = call.map_err(|error| own.error(py, &error))?;
+            let requests = requests.into_iter().map(Some).collect();
+            let what = What::Start(Box::new(Starts { workflow, requests, created: HashMap::new() }));
+            Ok(Self::of(coroutine, body, call, what))
+        })
+    }
+
+    // The course of a call.
+
+    /// Continues. Returns what Python has to do: see the numbers above.
+    fn advance(&self, py: Python<'_>) -> PyResult<i32> {
+        panics::method(|| {
+            loop {
+                let polled = {
+                    let mut state = self.state.lock();
+                    match &mut state.future {
+                        None => return Ok(DONE),
+                        Some(future) => future.poll(),
+                    }
+                };
+                let Some(action) = polled else { return Ok(PENDING) };
+                self.state.lock().future = None;
+                match action {
+                    Action::Ask => {
+                        self.enters(py)?;
+                        return Ok(0);
+                    }
+                    Action::AskPart(part) => {
+                        self.enters(py)?;
+                        return Ok(i32::try_from(part).unwrap_or(i32::MAX));
+                    }
+                    Action::Prove => self.feed(py, Fed::Proved(self.is_unchanged(py, 0)))?,
+                    Action::ProvePart(part) => self.feed(py, Fed::Proved(self.is_unchanged(py, part)))?,
+                    Action::Execute => {
+                        if matches!(self.state.lock().what, What::Record) {
+                            // The time is the only step of bide's own.
+                            let now = self.body(py)?.now_value();
+                            self.feed(py, Fed::Executed(Ok(now)))?;
+                            continue;
+                        }
+                        self.enters(py)?;
+                        return Ok(EXECUTE);
+                    }
+                    Action::StartChildren { which, event } => {
+                        self.state.lock().creates = Some((which, *event));
+                        return Ok(CREATE);
+                    }
+                    Action::Done(result) => {
+                        self.state.lock().result = Some(result);
+                        return Ok(DONE);
+                    }
+                    action => unreachable!("{action:?} is carried out below"),
+                }
+            }
+        })
+    }
+
+    /// Completes this `asyncio` future once `advance` is to be called again.
+    fn park(&self, future: Py<PyAny>) {
+        if let Some(own) = &self.state.lock().future {
+            own.park(future);
+        }
+    }
+
+    /// Whether a commit of it is under way, which a cancelled call waits for.
+    #[getter]
+    fn committing(&self) -> bool {
+        self.call.is_committing()
+    }
+
+    /// The condition that is this part.
+    fn condition<'py>(&self, py: Python<'py>, part: usize) -> Option<Bound<'py, PyAny>> {
+        let state = self.state.lock();
+        let What::Wait(asked, _) = &state.what else { return None };
+        asked.iter().find(|asked| asked.part == part).map(|asked| asked.condition.bind(py).clone())
+    }
+
+    /// A condition has returned.
+    fn asked(&self, part: usize, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        panics::method(|| {
+            let py = value.py();
+            let truthy = match gil::is_truthy(value) {
+                Ok(truthy) => truthy,
+                Err(raised) => {
+                    return self.ask_raised(py, part, raised.into_err(py).into_value(py).into_bound(py).into_any());
+                }
+            };
+            let polled = if !truthy {
+                Polled::False
+            } else {
+                match names(py)?.plain_codec.encode(value) {
+                    Ok(value) => Polled::True(value),
+                    Err(raised) => Polled::Broken(errors::unencodable(py, &raised, &self.name_of(part))),
+                }
+            };
+            self.polled(part, polled, None, py)
+        })
+    }
+
+    /// A condition has raised an exception.
+    fn ask_raised(&self, py: Python<'_>, part: usize, exception: Bound<'_, PyAny>) -> PyResult<()> {
+        panics::method(|| {
+            let raised = Raised::new(py, PyErr::from_value(exception));
+            let failure = errors::describe(py, &raised);
+            // A handle that is misused will be misused at the next poll, too.
+            let misuse = names(py).is_ok_and(|names| raised.is_a(names.definition_error.bind(py)));
+            let ordinary = raised.is::<PyException>(py) && !misuse;
+            let polled = if ordinary { Polled::Raised(failure) } else { Polled::Broken(failure) };
+            self.polled(part, polled, Some(raised), py)
+        })
+    }
+
+    /// A step has returned.
+    fn step_returned(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        panics::method(|| {
+            let py = value.py();
+            let encoded = {
+                let state = self.state.lock();
+                let What::Step(step) = &state.what else { return Ok(()) };
+                let codec = step.codec.kept(py);
+                drop(state);
+                codec.encode(value)
+            };
+            match encoded {
+                Ok(value) => {
+                    let before = match &mut self.state.lock().what {
+                        What::Step(step) => step.raised.take(),
+                        _ => None,
+                    };
+                    drop(before);
+                    self.feed(py, Fed::Executed(Ok(value)))
+                }
+                Err(raised) => self.step_failed(py, raised),
+            }
+        })
+    }
+
+    /// A step has raised an exception, an `Exception`.
+    fn step_raised(&self, py: Python<'_>, exception: Bound<'_, PyAny>) -> PyResult<()> {
+        panics::method(|| self.step_failed(py, Raised::new(py, PyErr::from_value(exception))))
+    }
+
+    /// A step has raised `bide.Unrecorded`.
+    fn step_unrecorded(&self, py: Python<'_>) -> PyResult<()> {
+        panics::method(|| self.feed(py, Fed::Unrecorded))
+    }
+
+    /// Creates the children. Blocks.
+    fn create(&self, py: Python<'_>) -> PyResult<()> {
+        panics::method(|| {
+            let body = Arc::clone(self.body(py)?);
+            let (which, event, workflow, requests) = {
+                let mut state = self.state.lock();
+                let Some((which, event)) = state.creates.take() else { return Ok(()) };
+                let What::Start(starts) = &mut state.what else { return Ok(()) };
+                let requests = which.iter().filter_map(|at| starts.requests[*at].take()).collect();
+                (which, event, Arc::clone(&starts.workflow), requests)
+            };
+            let (ids, fed) = gil::detached(py, || body.create_children(event, &workflow, requests));
+            if let What::Start(starts) = &mut self.state.lock().what {
+                starts.created.extend(which.into_iter().zip(ids));
+            }
+            self.feed(py, fed)
+        })
+    }
+
+    /// Leaves it as it is.
+    fn abandon(&self, py: Python<'_>) -> PyResult<()> {
+        panics::method(|| {
+            self.leaves(py)?;
+            let future = self.state.lock().future.take();
+            drop(future);
+            self.body(py)?.abandon(&self.call);
+            Ok(())
+        })
+    }
+
+    // The results of calls.
+
+    /// The outcomes of the parts of a wait, for what makes its value. Reads the store if there are children.
+    fn outcomes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        panics::method(|| {
+            let result = self.state.lock().result.take();
+            let waited = result.unwrap_or(Err(CallError::Suspended));
+            let whole = match &waited {
+                Ok(value) => Some(Ok(value.clone())),
+                Err(CallError::Failed(failure)) => Some(Err(failure.clone())),
+                Err(error) => return Err(self.error(py, error)),
+            };
+            let body = self.body(py)?;
+            let parts = body.outcomes(&self.call);
+            let (parts, known) = {
+                let state = self.state.lock();
+                let What::Wait(_, known) = &state.what else { return Ok(PyList::empty(py)) };
+                (if parts.is_empty() { vec![whole] } else { parts }, known.clone())
+            };
+            let mut raised = {
+                let mut state = self.state.lock();
+                let What::Wait(asked, _) = &mut state.what else { return Ok(PyList::empty(py)) };
+                asked.iter_mut().filter_map(|asked| Some((asked.part, asked.last.take()?))).collect::<Vec<_>>()
+            };
+            // An exception that did not end its part is not raised: the condition was asked again, or the deadline came
+            // first.
+            raised.retain(|(part, (failure, _))| parts.get(*part) == Some(&Some(Err(failure.clone()))));
+            let ended = |at: usize| {
+                let id = known.get(at).copied().flatten();
+                children::ended_by(py, body.engine(), &body.task_name(), id, |id| body.take_child(id))
+            };
+            let outcomes = outcomes(py, &body.task_name(), parts, ended)?;
+            // The exceptions themselves, with their tracebacks, in place of what is stored of them.
+            for (part, (_, raised)) in raised {
+                if outcomes.get_item(part)?.is_instance_of::<PyException>() {
+                    outcomes.set_item(part, raised.into_err(py).into_value(py))?;
+                }
+            }
+            Ok(outcomes)
+        })
+    }
+
+    /// What a step has returned; raises what it has raised.
+    fn step_result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        panics::method(|| {
+            let (result, codec, raised) = {
+                let mut state = self.state.lock();
+                let result = state.result.take().unwrap_or(Err(CallError::Suspended));
+                let What::Step(step) = &mut state.what else { return Ok(py.None().into_bound(py)) };
+                (result, step.codec.kept(py), step.raised.take())
+            };
+            match (result, raised) {
+                (Ok(_) | Err(CallError::Failed(_)), Some(raised)) => Err(raised.into_err(py)),
+                (Ok(value), None) => Ok(codec.decode(py, &value)?.into_bound()),
+                (Err(error), _) => Err(self.error(py, &error)),
+            }
+        })
+    }
+
+    /// What was recorded of one of bide's own values: text, a time, or nothing.
+    fn recorded<'py>(&self, py: Python<'py>, is_time: bool) -> PyResult<Option<Bound<'py, PyAny>>> {
+        panics::method(|| {
+            let result = self.state.lock().result.take().unwrap_or(Err(CallError::Suspended));
+            let value = result.map_err(|error| self.error(py, &error))?;
+            if is_time {
+                return self.coroutine.get().recorded_time(py, &value).map(Some);
+            }
+            let text = (value.tag() == b's').then(|| String::from_utf8_lossy(value.payload()).into_owned());
+            text.map(|text| Ok(pyo3::types::PyString::new(py, &text).into_any())).transpose()
+        })
+    }
+
+    /// The children that were started: their ids, and their names as waits.
+    fn started(&self, py: Python<'_>) -> PyResult<Vec<(String, String)>> {
+        panics::method(|| {
+            let body = self.body(py)?;
+            let mut state = self.state.lock();
+            let result = state.result.take().unwrap_or(Err(CallError::Suspended));
+            if let Err(error) = result {
+                drop(state);
+                return Err(self.error(py, &error));
+            }
+            let children = body.started_children(&self.call);
+            let What::Start(starts) = &state.what else { return Ok(Vec::new()) };
+            let named = children.into_iter().enumerate().filter_map(|(at, (key, recorded))| {
+                let id = starts.created.get(&at).copied().or(recorded)?;
+                Some((id.to_string(), child_name(&key).to_string()))
+            });
+            Ok(named.collect())
+        })
+    }
+}

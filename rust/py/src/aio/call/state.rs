@@ -1,0 +1,204 @@
+//! What a call holds, and how it is fed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bide_core::attempt::{Action, Fed, Request, Within};
+use bide_core::event::Retry;
+use bide_core::{Event, Failure, RunId, Value};
+use bide_executor::{CallError, CoroutineBody, OpenCall, Polled, RegisteredWorkflow, RunRequest};
+use bide_sync::Mutex;
+use pyo3::prelude::*;
+
+use super::super::coroutine::PyCoroutine;
+use super::super::pending::Future;
+use crate::body::{PyRetry, covers};
+use crate::errors::{self};
+use crate::gil::{Kept, Raised};
+use crate::host::Python3;
+use crate::value::Codec;
+use crate::wait;
+
+pub(super) type Body = Arc<CoroutineBody<Python3>>;
+
+/// A call in progress.
+#[pyclass(frozen, module = "bide._core", name = "Call")]
+pub(crate) struct PyCall {
+    /// Whose call it is.
+    pub(super) coroutine: Py<PyCoroutine>,
+    /// What it does, and how far it has come. Never locked while Python code runs.
+    pub(super) state: Mutex<State>,
+    /// The call, in the engine.
+    pub(super) call: Arc<OpenCall>,
+}
+
+pub(super) struct State {
+    /// Its future, while it is polled.
+    pub(super) future: Option<Future<Action>>,
+    /// What is to be created for it.
+    pub(super) creates: Option<(Vec<usize>, Event)>,
+    /// Its result.
+    pub(super) result: Option<Result<Value, CallError>>,
+    /// Code of the user's executes for it.
+    pub(super) executing: bool,
+    /// What it does.
+    pub(super) what: What,
+}
+
+pub(super) enum What {
+    /// It waits: for conditions, and for child runs, by the number of the part.
+    Wait(Vec<Asked>, Vec<Option<RunId>>),
+    /// A step.
+    Step(Box<StepParts>),
+    /// It starts children.
+    Start(Box<Starts>),
+    /// Anything else.
+    Record,
+}
+
+/// A condition.
+pub(super) struct Asked {
+    /// The number of its part.
+    pub(super) part: usize,
+    pub(super) condition: Kept,
+    pub(super) name: String,
+    /// What proved it the same before it was asked.
+    pub(super) proof: Option<Arc<[u8]>>,
+    /// What it raised when it was asked last.
+    pub(super) last: Option<(Failure, Raised)>,
+}
+
+/// What a step is recorded by.
+pub(super) struct StepParts {
+    pub(super) codec: Codec,
+    pub(super) retry: Option<PyRetry>,
+    /// What it has raised, for the caller to raise again.
+    pub(super) raised: Option<Raised>,
+}
+
+/// The start of children.
+pub(super) struct Starts {
+    pub(super) workflow: Arc<RegisteredWorkflow<Python3>>,
+    pub(super) requests: Vec<Option<RunRequest<Python3>>>,
+    /// Those that are just created, by the number of their start.
+    pub(super) created: HashMap<usize, RunId>,
+}
+
+/// `bide/_async_handle.py` says by a number what a call is made within.
+pub(super) fn within(number: u8) -> Within {
+    match number {
+        0 => Within::Body,
+        1 => Within::Step,
+        _ => Within::Condition,
+    }
+}
+
+impl PyCall {
+    pub(super) fn begin(
+        coroutine: &Bound<'_, PyCoroutine>,
+        name: &Arc<str>,
+        request: Request,
+        within_number: u8,
+        what: What,
+    ) -> PyResult<Self> {
+        let (py, own) = (coroutine.py(), coroutine.get());
+        let body = own.body(py)?;
+        let call = body.begin(name, request, within(within_number)).map_err(|error| own.error(py, &error))?;
+        Ok(Self::of(coroutine, body, call, what))
+    }
+
+    pub(super) fn of(coroutine: &Bound<'_, PyCoroutine>, body: &Body, call: Arc<OpenCall>, what: What) -> Self {
+        let driven = Arc::clone(body).drive(Arc::clone(&call), Fed::Begin);
+        let future = Some(Future::new(&coroutine.get().queue, driven));
+        let state = State { future, creates: None, result: None, executing: false, what };
+        Self { coroutine: coroutine.clone().unbind(), state: Mutex::new(state), call }
+    }
+
+    pub(super) fn body<'a>(&'a self, py: Python<'a>) -> PyResult<&'a Body> {
+        self.coroutine.get().body(py)
+    }
+
+    /// The user's code for it has returned.
+    pub(super) fn feed(&self, py: Python<'_>, fed: Fed) -> PyResult<()> {
+        self.leaves(py)?;
+        let driven = Arc::clone(self.body(py)?).drive(Arc::clone(&self.call), fed);
+        self.state.lock().future = Some(Future::new(&self.coroutine.get().queue, driven));
+        Ok(())
+    }
+
+    pub(super) fn enters(&self, py: Python<'_>) -> PyResult<()> {
+        self.state.lock().executing = true;
+        Ok(self.coroutine.get().make_read_only(py, true)?)
+    }
+
+    pub(super) fn leaves(&self, py: Python<'_>) -> PyResult<()> {
+        let executed = std::mem::replace(&mut self.state.lock().executing, false);
+        if executed { Ok(self.coroutine.get().make_read_only(py, false)?) } else { Ok(()) }
+    }
+
+    /// Whether the proof of a condition is what it was before it was asked.
+    pub(super) fn is_unchanged(&self, py: Python<'_>, part: usize) -> bool {
+        let asked = {
+            let state = self.state.lock();
+            let What::Wait(asked, _) = &state.what else { return true };
+            asked
+                .iter()
+                .find(|asked| asked.part == part)
+                .and_then(|asked| Some((asked.condition.bind(py).clone(), asked.proof.clone()?)))
+        };
+        let Some((condition, proof)) = asked else { return true };
+        wait::proof_of(&condition).is_ok_and(|now| now.as_ref() == Some(&proof))
+    }
+
+    /// What a poll of a condition came to.
+    pub(super) fn polled(&self, part: usize, polled: Polled, raised: Option<Raised>, py: Python<'_>) -> PyResult<()> {
+        let before = {
+            let mut state = self.state.lock();
+            let What::Wait(asked, _) = &mut state.what else { return Ok(()) };
+            let last = match (&polled, raised) {
+                (Polled::Raised(failure) | Polled::Broken(failure), Some(raised)) => Some((failure.clone(), raised)),
+                _ => None,
+            };
+            asked.iter_mut().find(|asked| asked.part == part).map(|asked| std::mem::replace(&mut asked.last, last))
+        };
+        drop(before);
+        self.feed(py, Fed::Asked(polled))
+    }
+
+    pub(super) fn name_of(&self, part: usize) -> String {
+        let state = self.state.lock();
+        let What::Wait(asked, _) = &state.what else { return String::new() };
+        asked.iter().find(|asked| asked.part == part).map(|asked| asked.name.clone()).unwrap_or_default()
+    }
+
+    pub(super) fn error(&self, py: Python<'_>, error: &CallError) -> PyErr {
+        self.coroutine.get().error(py, error)
+    }
+}
+
+impl PyCall {
+    pub(super) fn step_failed(&self, py: Python<'_>, raised: Raised) -> PyResult<()> {
+        let matches = {
+            let state = self.state.lock();
+            let What::Step(step) = &state.what else { return Ok(()) };
+            step.retry.as_ref().map(|retry| retry.matches.bind(py).clone())
+        };
+        let (raised, covered) = match matches.map_or(Ok(false), |matches| covers(&matches, raised.value(py))) {
+            Ok(covered) => (raised, covered),
+            Err(broken) => (broken, false),
+        };
+        let failure = errors::describe(py, &raised);
+        let fed = if covered {
+            Fed::Raised(failure, Retry { random: self.body(py)?.engine().random() })
+        } else {
+            Fed::Executed(Err(failure))
+        };
+        let before = match &mut self.state.lock().what {
+            // One that is tried again and then returns has raised nothing.
+            What::Step(step) => step.raised.replace(raised),
+            _ => None,
+        };
+        drop(before);
+        self.feed(py, fed)
+    }
+}

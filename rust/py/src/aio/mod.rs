@@ -1,0 +1,19 @@
+//! Coroutines of the host: `bide/_loop.py` drives them on an event loop, by what is here.
+//!
+//! A call of a handle is a Rust future. The loop polls it ([`pending::Future`]); what completes it on another thread puts it
+//! in the queue of the loop ([`queue::LoopQueue`]) and wakes the loop, once for many.
+
+mod call;
+mod coroutine;
+mod gate;
+mod pending;
+mod queue;
+mod run;
+mod turn;
+
+pub(crate) use call::PyCall;
+pub(crate) use coroutine::PyCoroutine;
+pub(crate) use gate::PyGateWatch;
+pub(crate) use pending::PyPending;
+pub(crate) use queue::{Loop, LoopQueue};
+pub(crate) use turn::PyLoopQueue;

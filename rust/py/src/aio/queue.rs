@@ -1,0 +1,195 @@
+//! What waits for a turn of the event loop, and how the loop is woken: by a byte on a socket that it reads from. No thread
+//! attaches for that.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Wake;
+use std::time::Duration;
+
+use bide_executor::EventLoop;
+use bide_sync::Mutex;
+use pyo3::prelude::*;
+
+use crate::errors;
+use crate::gil::Kept;
+use crate::notify::Notifier;
+
+/// What other threads leave to the loop.
+pub(crate) struct LoopQueue {
+    /// Futures that can be polled again.
+    woken: Mutex<Vec<Arc<Sleeper>>>,
+    /// A byte is on its way.
+    signalled: AtomicBool,
+    /// How many turns the loop has had, and bodies it has begun.
+    turns: AtomicU64,
+    /// The loop's thread, as `threading.get_ident` names it; 0 before its first turn.
+    thread: AtomicU64,
+    /// Whether the loop is blocked, as far as is known.
+    watched: Mutex<Watched>,
+    /// Reports that it is.
+    notifier: Arc<Notifier>,
+    /// The `BodyLoop`, while it executes bodies.
+    pub(super) bodies: Mutex<Option<Kept>>,
+    /// Called once there is something to do and no `BodyLoop` yet: it is to be made.
+    wanted: Mutex<Option<Kept>>,
+    /// The loop's end of the socket.
+    pub(super) reader: UnixStream,
+    /// The other end.
+    writer: UnixStream,
+}
+
+/// What the last look at the loop has seen.
+#[derive(Default)]
+struct Watched {
+    /// The number of its turn, and when that was first seen.
+    turn: u64,
+    since: Duration,
+    /// When it was reported last.
+    reported: Option<Duration>,
+}
+
+/// A loop that has no turn for this long is blocked.
+const BLOCKED: Duration = Duration::from_millis(100);
+
+/// That it is blocked is reported no more often.
+const REPORT_EVERY: Duration = Duration::from_secs(5);
+
+/// Where a future waits for its turn.
+pub(crate) struct Sleeper {
+    /// The queue that it is put into.
+    queue: Arc<LoopQueue>,
+    /// The `asyncio.Future` that is completed then.
+    future: Mutex<Option<Kept>>,
+    /// It is in the queue.
+    queued: AtomicBool,
+}
+
+impl LoopQueue {
+    pub(crate) fn new(py: Python<'_>, notifier: &Arc<Notifier>) -> PyResult<Arc<Self>> {
+        Self::make(notifier).map_err(|error| {
+            let why = format!("the runner cannot have a socket pair to wake its event loop: {error}");
+            errors::bide(py, &why)
+        })
+    }
+
+    fn make(notifier: &Arc<Notifier>) -> std::io::Result<Arc<Self>> {
+        let (reader, writer) = UnixStream::pair()?;
+        reader.set_nonblocking(true)?;
+        writer.set_nonblocking(true)?;
+        Ok(Arc::new(Self {
+            woken: Mutex::default(),
+            signalled: AtomicBool::new(false),
+            turns: AtomicU64::new(0),
+            thread: AtomicU64::new(0),
+            watched: Mutex::default(),
+            notifier: Arc::clone(notifier),
+            bodies: Mutex::default(),
+            wanted: Mutex::default(),
+            reader,
+            writer,
+        }))
+    }
+
+    /// Has this called, on a thread of the runner, once there is something to do and no loop yet.
+    pub(super) fn when_wanted(&self, callback: Py<PyAny>) {
+        *self.wanted.lock() = Some(Kept::new(callback));
+    }
+
+    /// The `BodyLoop` is there, or not any more.
+    pub(super) fn set_bodies(&self, bodies: Option<Py<PyAny>>) {
+        let wanted = self.wanted.lock().take();
+        let before = std::mem::replace(&mut *self.bodies.lock(), bodies.map(Kept::new));
+        drop((wanted, before));
+    }
+
+    /// Wakes the loop, unless that is under way. Does not block.
+    pub(crate) fn wake(&self) {
+        if !self.signalled.swap(true, Ordering::AcqRel) {
+            if let Some(wanted) = self.wanted.lock().take() {
+                self.notifier.call(wanted);
+            }
+            // If the socket is full the loop is woken anyway.
+            let _ = (&self.writer).write(&[0]);
+        }
+    }
+
+    /// The loop goes on: it is not blocked.
+    pub(super) fn beat(&self) {
+        self.turns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes what can be polled again. What comes from here on wakes the loop again.
+    pub(super) fn take(&self) -> Vec<Arc<Sleeper>> {
+        let mut bytes = [0; 64];
+        while matches!((&self.reader).read(&mut bytes), Ok(64)) {}
+        self.beat();
+        // SAFETY: always succeeds. It is what `threading.get_ident` returns.
+        self.thread.store((unsafe { libc::pthread_self() }) as u64, Ordering::Relaxed);
+        self.signalled.store(false, Ordering::Release);
+        let woken = std::mem::take(&mut *self.woken.lock());
+        for sleeper in &woken {
+            sleeper.queued.store(false, Ordering::Release);
+        }
+        woken
+    }
+}
+
+/// The loop, as the dispatcher of the engine sees it.
+pub(crate) struct Loop(pub(crate) Arc<LoopQueue>);
+
+impl EventLoop for Loop {
+    fn wake(&self) {
+        self.0.wake();
+    }
+
+    /// While it is to have turns, each look asks for one and sees whether there was one since.
+    fn look(&self, now: Duration, executing: bool) {
+        let queue = &self.0;
+        let (turn, thread) = (queue.turns.load(Ordering::Relaxed), queue.thread.load(Ordering::Relaxed));
+        let mut watched = queue.watched.lock();
+        if turn != watched.turn || thread == 0 || !(executing || queue.signalled.load(Ordering::Relaxed)) {
+            (watched.turn, watched.since) = (turn, now);
+        } else if now.saturating_sub(watched.since) >= BLOCKED
+            && watched.reported.is_none_or(|last| now.saturating_sub(last) >= REPORT_EVERY)
+        {
+            watched.reported = Some(now);
+            let line = "the event loop that executes async bodies has been blocked for over 100 ms: nothing else on it \
+                        continues meanwhile; give what blocks it to a thread, as in await handle.step(function) with a \
+                        plain function";
+            queue.notifier.blocked(thread, line);
+        }
+        drop(watched);
+        if executing {
+            queue.wake();
+        }
+    }
+}
+
+impl Sleeper {
+    pub(super) fn new(queue: &Arc<LoopQueue>) -> Arc<Self> {
+        Arc::new(Self { queue: Arc::clone(queue), future: Mutex::default(), queued: AtomicBool::new(false) })
+    }
+
+    /// The `asyncio.Future` to complete now, if one is parked.
+    pub(super) fn parked(&self) -> Option<Kept> {
+        self.future.lock().take()
+    }
+
+    /// The `asyncio.Future` to complete once the future can be polled again.
+    pub(super) fn park(&self, future: Py<PyAny>) {
+        let before = self.future.lock().replace(Kept::new(future));
+        drop(before);
+    }
+}
+
+impl Wake for Sleeper {
+    fn wake(self: Arc<Self>) {
+        if !self.queued.swap(true, Ordering::AcqRel) {
+            let queue = Arc::clone(&self.queue);
+            queue.woken.lock().push(self);
+            queue.wake();
+        }
+    }
+}

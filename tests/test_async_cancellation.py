@@ -1,0 +1,237 @@
+"""Cancellation and timeouts within `async def` bodies, as asyncio has them; a wait that is cancelled stays open."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+import bide
+
+Handle = bide.AsyncTaskHandle
+Case = Callable[[Handle], Awaitable[Any]]
+
+
+def entries(runner: bide.Runner, body: Case) -> Any:
+    """Run a body, and return what it returned."""
+
+    @bide.task
+    async def work(handle: bide.AsyncTaskHandle) -> Any:
+        return await body(handle)
+
+    with runner:
+        return runner.run(bide.Workflow("w", [work]), timeout=30)["work"]
+
+
+async def timeout_around_a_wait(handle: Handle) -> str:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.02):
+            await handle.wait_for("never")
+    assert not asyncio.current_task().cancelling()  # type: ignore[union-attr]
+    return "went on"
+
+
+async def timeout_that_is_long_enough(handle: Handle) -> str:
+    async with asyncio.timeout(30):
+        await handle.sleep(0.01)
+    return "went on"
+
+
+async def wait_for_of_asyncio(handle: Handle) -> str:
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(handle.sleep(60), 0.02)
+    return "went on"
+
+
+async def a_task_that_is_cancelled(handle: Handle) -> str:
+    waiting = asyncio.create_task(handle.wait_for("never"))
+    await asyncio.sleep(0.02)
+    waiting.cancel("reason")
+    with pytest.raises(asyncio.CancelledError, match="reason"):
+        await waiting
+    return "went on"
+
+
+async def a_gather_that_is_lost(handle: Handle) -> str:
+    async def fails() -> None:
+        await asyncio.sleep(0.01)
+        raise LookupError
+
+    waiting = asyncio.ensure_future(handle.sleep(60))
+    with pytest.raises(LookupError):
+        await asyncio.gather(waiting, fails())
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    return "went on"
+
+
+async def a_task_group_that_fails(handle: Handle) -> str:
+    async def fails() -> None:
+        await asyncio.sleep(0.01)
+        raise LookupError
+
+    with pytest.raises(ExceptionGroup) as raised:  # noqa: PT012 - as a body is written
+        async with asyncio.TaskGroup() as group:
+            group.create_task(handle.defer_until(never, 5))
+            group.create_task(fails())
+    assert isinstance(raised.value.exceptions[0], LookupError)
+    return "went on"
+
+
+async def a_step_that_is_cancelled(handle: Handle) -> str:
+    calls: list[int] = []
+
+    async def step() -> str:
+        calls.append(1)
+        await asyncio.sleep(60 if len(calls) == 1 else 0)
+        return "went on"
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.02):
+            await handle.step(step)
+    return await handle.step(step)
+
+
+async def a_shielded_wait(handle: Handle) -> str:
+    waiting = asyncio.ensure_future(handle.sleep(0.05))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await asyncio.shield(waiting)
+    await waiting
+    return "went on"
+
+
+async def a_body_that_catches_it_and_cleans_up(handle: Handle) -> str:
+    async def clean_up() -> str:
+        return "went on"
+
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().call_later(0.01, task.cancel)
+    try:
+        await handle.sleep(60)
+    except asyncio.CancelledError:
+        task.uncancel()
+        return await handle.step(clean_up)
+    return "not cancelled"
+
+
+async def nested_timeouts(handle: Handle) -> str:
+    with pytest.raises(TimeoutError):  # noqa: PT012 - as a body is written
+        async with asyncio.timeout(0.03):
+            try:
+                async with asyncio.timeout(60):
+                    await handle.sleep(60)
+            except TimeoutError:
+                return "the wrong one"
+    return "went on"
+
+
+async def never() -> bool:
+    return False
+
+
+CASES: list[Case] = [
+    timeout_around_a_wait,
+    timeout_that_is_long_enough,
+    wait_for_of_asyncio,
+    a_task_that_is_cancelled,
+    a_gather_that_is_lost,
+    a_task_group_that_fails,
+    a_step_that_is_cancelled,
+    a_shielded_wait,
+    a_body_that_catches_it_and_cleans_up,
+    nested_timeouts,
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_cancellation_is_as_asyncio_users_expect(runner: bide.Runner, case: Case) -> None:
+    assert entries(runner, case) == "went on"
+
+
+def test_a_body_that_is_cancelled_by_itself_has_failed(runner: bide.Runner) -> None:
+    async def cancels(handle: Handle) -> None:
+        asyncio.current_task().cancel()  # type: ignore[union-attr]
+        await asyncio.sleep(0)
+
+    with pytest.raises(bide.RunFailed, match="CancelledError"):
+        entries(runner, cancels)
+
+
+@pytest.mark.parametrize("kind", ["sleep", "condition", "signal", "several"])
+def test_the_next_use_goes_on_with_the_wait_that_was_left(runner: bide.Runner, kind: str) -> None:
+    polls: list[int] = []
+
+    async def third() -> bool:
+        polls.append(1)
+        return len(polls) > 2
+
+    def wait(handle: Handle) -> Awaitable[Any]:
+        if kind == "sleep":
+            return handle.sleep(0.15)
+        if kind == "condition":
+            return handle.defer_until(third, 40, timeout=60)
+        if kind == "signal":
+            return handle.wait_for("go", timeout=60)
+        return handle.wait_any(bide.signal("go"), bide.after(60))
+
+    async def body(handle: Handle) -> float:
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await wait(handle)
+        if kind in {"signal", "several"}:
+            await asyncio.to_thread(runner.signal, handle.run_id, "go")
+        await wait(handle)
+        assert handle.is_slot_held()
+        return loop.time() - begun
+
+    took = entries(runner, body)
+    if kind == "sleep":
+        assert took < 0.3  # and not 0.05 and 0.15 and more
+
+
+def test_a_wait_that_is_cancelled_often_has_one_record(runner: bide.Runner) -> None:
+    async def body(handle: Handle) -> list[int]:
+        for _ in range(5):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.005):
+                    await handle.wait_for("go", int)
+        # Each further record would be an older wait, which gets the signal.
+        await asyncio.to_thread(runner.signal_many, [(handle.run_id, "go", 1), (handle.run_id, "go", 2)])
+        return [await handle.wait_for("go", int), await handle.wait_for("go", int)]
+
+    assert entries(runner, body) == [1, 2]
+
+
+def test_a_cancelled_wait_has_its_slot_again(store: str) -> None:
+    async def body(handle: Handle) -> list[bool]:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await handle.sleep(60)
+        held = handle.is_slot_held()
+        await handle.sleep(0.01, name="other")
+        return [held, handle.is_slot_held()]
+
+    assert entries(bide.Runner(store, async_slots=1), body) == [True, True]
+
+
+async def test_a_caller_that_is_cancelled_leaves_the_run_alone(store: str) -> None:
+    go = asyncio.Event()
+
+    @bide.task
+    async def work() -> str:
+        await go.wait()
+        return "done"
+
+    workflow = bide.Workflow("w", [work])
+    async with bide.Runner(store) as runner:
+        waiting = asyncio.create_task(runner.run_async(workflow, key="k"))
+        await asyncio.sleep(0.02)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        go.set()
+        assert (await runner.run_async(workflow, key="k"))["work"] == "done"

@@ -1,0 +1,84 @@
+"""`async def` bodies whose process is killed: they continue from their journal, and repeat no recorded step."""
+
+from pathlib import Path
+
+import pytest
+
+import bide
+from processes import killed, ledger, ran
+
+BODY = """
+import asyncio
+flag = Path(db).with_suffix(".flag")
+
+async def fetch(n: int) -> int:
+    note("fetch", n)
+    await asyncio.sleep(0)
+    return n * 10
+
+def parse(n: int) -> int:
+    note("parse", n)
+    return n + 1
+
+async def exists() -> bool:
+    return flag.exists()
+
+@bide.task
+async def work(handle: bide.AsyncTaskHandle) -> int:
+    note("enter", handle.attempt)
+    one = await handle.step(fetch, 1)
+    two = await handle.step(parse, one)
+    said = asyncio.get_running_loop().call_later(0.2, say, "waiting") if not flag.exists() else None
+    WAIT
+    return two + await handle.step(fetch, 2)
+
+workflow = bide.Workflow("w", [work])
+"""
+
+OWN_LOOP = """
+with bide.Runner(db) as runner:
+    say(runner.run(workflow, key="k")["work"])
+"""
+
+CALLERS_LOOP = """
+async def main():
+    async with bide.Runner(db) as runner:
+        say((await runner.run_async(workflow, key="k"))["work"])
+asyncio.run(main())
+"""
+
+STEPS = ["fetch 1", "parse 10", "fetch 2"]
+
+WAITS = {
+    "an async condition": "await handle.defer_until(exists, 20)",
+    "a plain condition": "await handle.defer_until(flag.exists, 20)",
+    "a wait for it": "await handle.wait(bide.until(exists, every=0.02))",
+    "the first of several": "await handle.wait_any(bide.until(exists, every=0.02), bide.after(3600))",
+    "a signal": 'await handle.wait_for("go")',
+    "a sleep": "await handle.sleep(0.8)",
+}
+
+
+def script(wait: str, end: str) -> str:
+    return BODY.replace("WAIT", WAITS[wait]) + end
+
+
+def finished(file: Path, wait: str, end: str) -> None:
+    killed(script(wait, end), file, at="waiting")
+    assert ledger(file) == ["enter 1", *STEPS[:2]]
+    file.with_suffix(".flag").touch()
+    if wait == "a signal":
+        with bide.Runner(file) as runner:
+            runner.signal("k", "go")
+    assert "31" in ran(script(wait, end), file)
+    assert ledger(file) == ["enter 1", *STEPS[:2], "enter 1", STEPS[2]]
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_killed_wait_on_the_runners_loop_continues(file: Path, wait: str) -> None:
+    finished(file, wait, OWN_LOOP)
+
+
+@pytest.mark.parametrize("wait", ["an async condition", "a sleep"])
+def test_a_killed_wait_on_the_callers_loop_continues(file: Path, wait: str) -> None:
+    finished(file, wait, CALLERS_LOOP)

@@ -1,0 +1,309 @@
+"""Which event loop executes `async def` bodies; a loop that is blocked, closed, or not the runner's."""
+
+import asyncio
+import importlib.util
+import logging
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import bide
+
+
+@bide.task
+async def where() -> str:
+    return threading.current_thread().name
+
+
+workflow = bide.Workflow("where", [where])
+
+
+def test_two_runners_have_two_loops(store: str) -> None:
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    @bide.task
+    async def body() -> None:
+        loops.append(asyncio.get_running_loop())
+
+    one = bide.Workflow("w", [body])
+    with bide.Runner(store) as first, bide.Runner(":memory:") as second:
+        first.run(one)
+        second.run(one)
+    assert len(set(loops)) == 2
+    assert all(loop.is_closed() for loop in loops)
+
+
+async def test_two_runners_share_the_callers_loop(file: Path) -> None:
+    async with bide.Runner(file) as first, bide.Runner(":memory:") as second:
+        got = await asyncio.gather(first.run_async(workflow), second.run_async(workflow))
+    assert [result["where"] for result in got] == ["MainThread", "MainThread"]
+
+
+async def test_unfinished_runs_continue_on_the_loop_of_async_with(file: Path) -> None:
+    go: list[bool] = []
+
+    async def ready() -> bool:
+        return bool(go)
+
+    @bide.task
+    async def waits(handle: bide.AsyncTaskHandle) -> bool:
+        await handle.defer_until(ready, 5)
+        return asyncio.get_running_loop() is loop
+
+    waiting = bide.Workflow("w", [waits])
+    loop = asyncio.get_running_loop()
+    async with bide.Runner(file) as runner:
+        handle = await runner.submit_async(waiting, key="k")
+        while (await runner.get_async(handle.id)).tasks["waits"].sub_status is None:  # noqa: ASYNC110 - a store has no event
+            await asyncio.sleep(0.005)
+    go.append(True)
+    async with bide.Runner(file, workflows=[waiting]) as runner:
+        assert (await runner.run_async(waiting, key="k"))["waits"] is True
+
+
+def test_loop_factory_makes_the_runners_loop(store: str) -> None:
+    made: list[asyncio.AbstractEventLoop] = []
+
+    def factory() -> asyncio.AbstractEventLoop:
+        made.append(asyncio.new_event_loop())
+        return made[-1]
+
+    @bide.task
+    async def body() -> bool:
+        return asyncio.get_running_loop() is made[0]
+
+    with bide.Runner(store, loop_factory=factory) as runner:
+        assert runner.run(bide.Workflow("w", [body]))["body"] is True
+    assert len(made) == 1
+
+
+@pytest.mark.skipif(importlib.util.find_spec("uvloop") is None, reason="uvloop is not installed")
+def test_bodies_execute_on_uvloop(store: str) -> None:
+    import uvloop  # noqa: PLC0415 - where it is installed
+
+    @bide.task
+    async def body(handle: bide.AsyncTaskHandle) -> str:
+        await handle.sleep(0.01)
+        async with asyncio.timeout(30):
+            await handle.step(asyncio.sleep, 0)
+        return type(asyncio.get_running_loop()).__module__
+
+    with bide.Runner(store, loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(bide.Workflow("w", [body]), timeout=30)["body"] == "uvloop"
+
+    async def main() -> str:
+        async with bide.Runner(store) as runner:
+            return str((await runner.run_async(bide.Workflow("w", [body]), timeout=30))["body"])
+
+    assert uvloop.run(main()) == "uvloop"
+
+
+@pytest.mark.parametrize("mode", ["auto", "strict"])
+def test_pytest_asyncio_in_both_modes(tmp_path: Path, mode: str) -> None:
+    (tmp_path / "test_it.py").write_text(
+        textwrap.dedent("""
+        import asyncio, bide, pytest, pytest_asyncio
+
+        @bide.task
+        async def body(handle: bide.AsyncTaskHandle) -> int:
+            await handle.sleep(0.01)
+            return 1
+
+        @pytest_asyncio.fixture
+        async def runner():
+            async with bide.Runner(":memory:") as runner:
+                yield runner
+
+        @pytest.mark.asyncio
+        async def test_one(runner):
+            assert (await runner.run_async(bide.Workflow("w", [body])))["body"] == 1
+
+        @pytest.mark.asyncio
+        async def test_two(runner):
+            assert (await asyncio.gather(*[runner.run_async(bide.Workflow("w", [body]))]))[0]["body"] == 1
+        """)
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--asyncio-mode", mode, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(bide.__path__[0]).parent), "PATH": ""},
+    )
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
+
+
+class Lines(logging.Handler):
+    """Keeps what is logged, and can be waited for."""
+
+    def __init__(self, *filters: logging.Filter) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+        self.filled = threading.Event()
+        for one in filters:
+            self.addFilter(one)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+        self.filled.set()
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    handler = Lines(bide.LogFilter())
+    logging.getLogger().addHandler(handler)
+    yield handler
+    logging.getLogger().removeHandler(handler)
+
+
+def test_a_blocked_loop_is_reported_with_the_culprits_stack(store: str, lines: Lines) -> None:
+
+    def the_culprit() -> None:
+        assert lines.filled.wait(30)
+
+    @bide.task
+    async def body() -> None:
+        the_culprit()
+
+    with bide.Runner(store) as runner:
+        runner.run(bide.Workflow("w", [body]))
+    [line] = [record.getMessage() for record in lines.records]
+    assert "in the_culprit" in line
+    assert "over 100 ms" in line
+
+
+def test_a_loop_that_is_not_blocked_is_not_reported(store: str, lines: Lines) -> None:
+    @bide.task
+    async def body(handle: bide.AsyncTaskHandle) -> None:
+        await asyncio.sleep(0.3)
+        await handle.step(time.sleep, 0.3)
+
+    with bide.Runner(store) as runner:
+        runner.run(bide.Workflow("w", [body]))
+    assert not lines.records
+
+
+def test_log_records_of_a_coroutine_name_it(store: str, lines: Lines) -> None:
+    @bide.task
+    async def body(handle: bide.AsyncTaskHandle) -> str:
+        await asyncio.sleep(0)
+        logging.getLogger("mine").warning("here")
+        return handle.run_id
+
+    with bide.Runner(store) as runner:
+        run = runner.run(bide.Workflow("w", [body]))["body"]
+    [record] = [record for record in lines.records if record.name == "mine"]
+    assert (record.__dict__["run"], record.__dict__["task"], record.__dict__["attempt"]) == (run, "body", 1)
+
+
+# --- what cannot work ----------------------------------------------------------------------------------------------
+
+
+async def test_blocking_calls_on_a_running_loop_name_the_awaitable_ones(store: str) -> None:
+    ask = bide.request("ask", int, int)
+    async with bide.Runner(store) as runner:
+        await runner.run_async(workflow)
+        handle = await runner.submit_async(workflow)
+        for call, instead in (
+            (lambda: runner.run(workflow), "await runner.run_async"),
+            (handle.result, "await handle"),
+            (lambda: runner.request(handle, ask, 1), "await runner.request_async"),
+            (runner.close, "await runner.close_async"),
+        ):
+            with pytest.raises(bide.DefinitionError, match="event loop") as raised:
+                call()
+            assert instead in str(raised.value)
+        await handle
+
+
+def test_a_runner_on_a_loop_that_is_closed_says_so(store: str) -> None:
+    loop = asyncio.new_event_loop()
+    runner = bide.Runner(store)
+    loop.run_until_complete(runner.__aenter__())
+    loop.run_until_complete(runner.run_async(workflow))
+    loop.close()
+    with pytest.raises(bide.BideError, match="the event loop that executes the async bodies of this runner is closed"):
+        runner.submit(workflow)
+    runner.close()
+
+
+def test_one_runner_on_two_loops_is_refused(store: str) -> None:
+    async def enter() -> None:
+        await runner.__aenter__()
+
+    runner = bide.Runner(store)
+    asyncio.run(enter())
+    with pytest.raises(bide.BideError, match="on another event loop already"):
+        asyncio.run(enter())
+    runner.close()
+
+
+async def condition() -> bool:
+    return True
+
+
+def test_async_conditions_and_steps_in_a_plain_body_are_refused(runner: bide.Runner) -> None:
+    said: list[str] = []
+
+    @bide.task
+    def plain(handle: bide.TaskHandle) -> None:
+        for call in (
+            lambda: handle.defer_until(condition),
+            lambda: handle.wait(bide.until(condition)),
+            lambda: handle.wait_any(bide.until(condition), bide.after(60)),
+            lambda: handle.step(condition),
+            lambda: handle.step(condition, key="k"),
+        ):
+            with pytest.raises(bide.DefinitionError) as raised:
+                call()
+            said.append(str(raised.value))
+
+    runner.run(bide.Workflow("w", [plain]))
+    assert len(said) == 5
+    assert all("`async def`" in one and "plain `def`" in one for one in said)
+
+
+def test_a_body_that_awaits_another_run_is_refused(store: str) -> None:
+    @bide.task
+    async def body() -> None:
+        await runner.run_async(workflow)
+
+    @bide.task
+    async def in_thread(handle: bide.AsyncTaskHandle) -> None:
+        await handle.step(lambda: runner.run(workflow), name="run")
+
+    with bide.Runner(store) as runner:
+        for one in (body, in_thread):
+            with pytest.raises(bide.RunFailed, match="which a task's body or condition must not do"):
+                runner.run(bide.Workflow("w", [one]))
+
+
+def test_waits_side_by_side_are_refused_with_the_remedy(store: str) -> None:
+    @bide.task
+    async def body(handle: bide.AsyncTaskHandle) -> None:
+        await asyncio.gather(handle.sleep(0.01), handle.sleep(0.01))
+
+    with bide.Runner(store) as runner, pytest.raises(bide.RunFailed, match="a body waits for one thing after the"):
+        runner.run(bide.Workflow("w", [body]))
+
+
+@pytest.mark.parametrize("settings", [{"async_slots": 0}, {"async_slots": "many"}, {"loop_factory": 3}])
+def test_bad_settings_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(bide.DefinitionError, match=next(iter(settings))):
+        bide.Runner(":memory:", **settings)  # type: ignore[arg-type]
+
+
+def test_a_child_with_coroutines_of_a_plain_body_has_a_loop(store: str) -> None:
+    @bide.task
+    def plain(handle: bide.TaskHandle) -> str:
+        return str(handle.run(workflow)["where"])
+
+    with bide.Runner(store) as runner:
+        assert runner.run(bide.Workflow("w", [plain]), timeout=30)["plain"] == "bide-loop"
