@@ -24,6 +24,7 @@ pub mod outbox;
 pub mod pack;
 pub mod pending;
 pub mod poll;
+pub mod quick_hash;
 pub mod record;
 pub mod recover;
 pub mod retry;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bide_core::{RunId, RunOptions, RunStatus, Time, Value};
 use bide_executor::failpoint::{self, Failpoint};
-use bide_executor::{Coroutines, Engine, Pool, RunRequest, Settlement, SubmitError, SystemClock, default_slots};
+use bide_executor::{Coroutines, Engine, Pool, RunRequest, SubmitError, SystemClock, default_slots};
 use bide_store::RunFilter;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -25,15 +25,13 @@ use crate::messages::{self, PyLetter, PySent, run_id};
 use crate::notify::Notifier;
 use crate::options::PyOptions;
 use crate::process::{self, Home, Kind, SLICE};
+use crate::refused::{CLOSED, refused};
 use crate::run_handle::PyRunHandle;
 use crate::snapshot::PySnapshot;
 use crate::thread::StartError;
 use crate::worker::{Thread, start_gates};
 use crate::workflow::PyWorkflow;
 use crate::{errors, location, panics, thread};
-
-/// The message for a call after the close.
-const CLOSED: &str = "this runner is closed: create a new one";
 
 /// How long the last bodies may take to end, even if the caller's grace is shorter.
 const MIN_GRACE: Duration = Duration::from_millis(20);
@@ -499,28 +497,4 @@ fn default_max_parked() -> usize {
     let maps = read("/proc/sys/vm/max_map_count").map_or(usize::MAX, |count| count / 6);
     let pids = read("/sys/fs/cgroup/pids.max").map_or(usize::MAX, |count| count * 3 / 4);
     10_000.min(maps).min(pids).max(1)
-}
-
-fn refused(py: Python<'_>, workflow: &str, error: SubmitError, many: bool) -> PyErr {
-    match error {
-        SubmitError::Store(error) => errors::store(py, &error),
-        SubmitError::Stopped(Settlement::Closed) => errors::closed(py, CLOSED),
-        SubmitError::Stopped(settlement) => errors::settlement(py, &settlement),
-        SubmitError::OtherInputs { index, earlier, run, key, inputs } => {
-            let names: Vec<String> = inputs.iter().map(|name| format!("'{name}'")).collect();
-            let names = names.join(", ");
-            let why = match earlier {
-                None => format!(
-                    "key '{key}' of workflow '{workflow}' belongs to run {run}, which has other inputs ({names} \
-                     differs): give this run another key"
-                ),
-                Some(earlier) => format!(
-                    "key '{key}' of workflow '{workflow}' is also keys[{earlier}], with other inputs ({names} \
-                     differs): give each of the two a key of its own"
-                ),
-            };
-            let which = if many { format!("keys[{index}]: {why}. Nothing was submitted") } else { why };
-            errors::definition(py, &which)
-        }
-    }
 }

@@ -8,6 +8,8 @@ use crate::event::{ChildStart, Wait};
 use crate::failure::{Failure, FailureKind};
 use crate::id::{RunId, TaskRef};
 use crate::journal::Recall;
+use crate::quick_hash::QuickHash;
+use crate::record::Write;
 use crate::status::{RunStatus, TaskStatus};
 use crate::value::Value;
 
@@ -15,7 +17,7 @@ use super::{Out, RunState};
 
 /// The runs that the bodies of a run have started.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Children(HashMap<RunId, Child>);
+pub(crate) struct Children(HashMap<RunId, Child, QuickHash>);
 
 /// One of them.
 #[derive(Clone, Debug, Default)]
@@ -122,8 +124,14 @@ impl RunState {
             let journal = &mut self.detail(task).journal;
             let wait = Wait { key, operation: Operation::Start { proof }, timeout: None };
             let key = journal.open(wait, out.now).key.clone();
-            if let Some(entry) = journal.close(&key, Ok(run.to_value()), true, out.now).cloned() {
-                self.write_entry(task, &entry, out);
+            if let Some(entry) = journal.close(&key, Ok(run.to_value()), true, out.now) {
+                let entry = Box::new(entry.clone());
+                out.batch.push(Write::Entry {
+                    run: self.row(),
+                    task: self.ids[task.ix as usize],
+                    map: task.map,
+                    entry,
+                });
             }
         }
         self.new_record(out);

@@ -70,7 +70,9 @@ fn a_request_is_answered_once_and_after_a_restart_only_if_it_was_not() {
                     let second = handle.wait(request::<u64, u64>("second")).await?;
                     taken.notify_one();
                     go.notified().await;
-                    second.reply(&(second.value + 1)).await
+                    second.reply(&(second.value + 1)).await?;
+                    // A run that has ended takes no request, not even one that it has answered.
+                    handle.wait_for::<()>("end").await
                 }
             })
             .build()
@@ -90,6 +92,7 @@ fn a_request_is_answered_once_and_after_a_restart_only_if_it_was_not() {
         taken.notified().await;
         go.notify_one();
         assert_eq!(runner.request::<_, u64>(id, "second", &10).id("second").await.unwrap(), 11);
+        runner.signal(id, "end", &()).await.unwrap();
         runner.handle(id).await.unwrap().result().await.unwrap();
         runner.close().await;
     });
