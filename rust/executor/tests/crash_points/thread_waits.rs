@@ -90,9 +90,15 @@ impl Body<'_> {
         self.cx.wait_parts(self.thread, vec![one], &mut || Polled::False).0
     }
 
-    fn callback(&mut self, secret: &str) -> Result<String, CallError> {
-        let value = self.cx.make_callback(self.thread, &"callback".into(), Value::tagged(b's', secret.as_bytes()))?;
-        Ok(String::from_utf8(value.payload().to_vec()).unwrap())
+    /// Makes a callback. Returns its secret, which the ledger has under this name.
+    fn callback(&mut self, name: &str) -> Result<String, CallError> {
+        let secret = self.cx.make_callback(self.thread, &"callback".into())?.address().name.to_string();
+        self.task.ledger.secrets.lock().unwrap().insert(name.to_owned(), secret.clone());
+        Ok(secret)
+    }
+
+    fn secret(&self, name: &str) -> Option<String> {
+        self.task.ledger.secrets.lock().unwrap().get(name).cloned()
     }
 
     /// Starts children, each with its key, in one commit. However often that is tried, they are the same.
@@ -159,8 +165,11 @@ fn a_callback_that_is_rejected_while_its_body_waits() -> Vec<Defined> {
         }),
         task("b", &[], |body| {
             let (engine, run) = (Arc::clone(body.cx.engine()), body.cx.run().id);
+            let ledger = Arc::clone(&body.task.ledger);
             let mut rejects = || {
-                let (address, id) = (answer_address("secret"), Some("first".into()));
+                let made = ledger.secrets.lock().unwrap().get("secret").cloned();
+                let Some(secret) = made else { return Polled::False };
+                let (address, id) = (answer_address(&secret), Some("first".into()));
                 match engine.send(Letter { run, address, id, content: Err(rejected()) }) {
                     Ok(Sent::Stored | Sent::Duplicate) => Polled::True(Value::NONE),
                     // It is not made yet.
@@ -191,7 +200,8 @@ fn callbacks_and_events_in_a_loop_with_checkpoints() -> Vec<Defined> {
             body.cx.checkpoint(body.thread, number_value(turn))?;
             body.task.ledger.has_event(body.cx.run().id, turn);
         }
-        let late = body.send(&answer_address("secret 3"), "late", &Ok(number_value(1)))?;
+        let last = body.secret("secret 3").unwrap();
+        let late = body.send(&answer_address(&last), "late", &Ok(number_value(1)))?;
         assert_eq!(late, Sent::NoCallback);
         body.step("then", turn)
     })]

@@ -1,5 +1,6 @@
 //! A store that outlives its processes, and the ledger of bodies and steps: the oracle of the crash points.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -56,6 +57,8 @@ pub(crate) struct Ledger {
     returned: Mutex<Vec<String>>,
     /// What was executed, in order: bodies and steps.
     pub(crate) executed: Mutex<Vec<String>>,
+    /// The secrets of the callbacks that bodies have made, by what the bodies call them.
+    pub(crate) secrets: Mutex<HashMap<String, String>>,
     polls: AtomicU32,
     /// The step that may be executed only once was.
     once: AtomicBool,
@@ -69,6 +72,7 @@ impl Ledger {
             violations: Mutex::default(),
             returned: Mutex::default(),
             executed: Mutex::default(),
+            secrets: Mutex::default(),
             polls: AtomicU32::new(0),
             once: AtomicBool::new(false),
         })
