@@ -109,7 +109,7 @@ class Runner(RunnerTwins):
             count(async_slots, "async_slots", MAX_SLOTS),
         )
         self._loop = LoopChoice(self._core, loop_factory)
-        self._submitter = Submitter(self._submit_each)
+        self._submitter = Submitter()
         try:
             for workflow in workflows:
                 self.register(workflow)
@@ -457,7 +457,7 @@ class Runner(RunnerTwins):
         """Submit a run together with those of other callers on event loops."""
         compiled = self._core_workflow(workflow)
         encoded = workflow._compiled().encode_inputs(inputs)
-        return self._submitter.put(Submission(compiled, encoded, _check_key(key)))
+        return self._submitter.put(Submission(self._submit_each, compiled, encoded, _check_key(key)))
 
     def _submit_each(self, runs: list[Submission]) -> list[RunHandle | BaseException]:
         """Submit runs of one workflow at once; if one is refused, one after the other."""
