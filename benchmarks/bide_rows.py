@@ -10,7 +10,17 @@ import time
 
 import bide
 
-from . import asyncio_rows, bide_commits, bide_events, bide_growth, bide_processes, bide_waits, measure
+from . import (
+    asyncio_rows,
+    bide_children,
+    bide_commits,
+    bide_events,
+    bide_growth,
+    bide_processes,
+    bide_signals,
+    bide_waits,
+    measure,
+)
 from .bide_workflows import (
     Body,
     chain_workflow,
@@ -137,4 +147,5 @@ ROWS = {
 }
 
 if __name__ == "__main__":
-    measure.main(ROWS | bide_commits.ROWS | bide_events.ROWS | bide_growth.ROWS | bide_waits.ROWS | bide_processes.ROWS)
+    modules = (bide_children, bide_commits, bide_events, bide_growth, bide_processes, bide_signals, bide_waits)
+    measure.main(ROWS | {name: row for module in modules for name, row in module.ROWS.items()})

@@ -16,6 +16,7 @@ CRATES = ("core", "sched", "store", "executor", "py")
 
 SQL = re.compile(
     r"\b(SELECT|INSERT|UPDATE|DELETE|CREATE|PRAGMA|FROM|WHERE|VALUES|SET|JOIN|BEGIN IMMEDIATE|ON CONFLICT)\b"
+    r"|\b[rw]\.\w+ (=|<|>=) |^run r ?$"  # parts of the statement of a listing
 )
 NOTHING_PUT_IN = re.compile(r"[{}\W\d]*")
 PUT_IN = re.compile(r"\{[^{}]*\}")

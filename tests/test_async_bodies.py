@@ -477,3 +477,28 @@ def test_a_coroutine_that_executes_has_its_grace_and_is_cancelled(file: Path) ->
     assert told == ["suspending=True"]
     with bide.Runner(file) as runner:
         assert runner.run(workflow, key="k", timeout=30)["works"] == "done"
+
+
+@pytest.mark.parametrize("how", ["wait", "wait_all", "wait_any"])
+def test_a_deadline_is_told_whatever_the_condition_raised_before(store: str, how: str) -> None:
+    async def raises() -> None:
+        raise ValueError
+
+    @bide.task
+    async def work(handle: bide.AsyncTaskHandle) -> str:
+        flaky: bide.Until[None] = bide.until(raises, every=0.01, on_error="ignore")
+        limited: bide.Until[None] = bide.until(raises, every=0.01, on_error="ignore", timeout=0.05)
+        try:
+            if how == "wait":
+                await handle.wait(flaky, timeout=0.05)
+            elif how == "wait_all":
+                await handle.wait_all(limited, bide.after(60))
+            else:
+                await handle.wait_any(limited)
+        except ExceptionGroup as group:
+            return type(group.exceptions[0]).__name__
+        except Exception as error:  # noqa: BLE001 - whichever it is
+            return type(error).__name__
+        return "nothing"
+
+    assert ran(store, work)["work"] == "WaitTimeout"

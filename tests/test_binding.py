@@ -178,7 +178,7 @@ BAD += [
     (_no_task, r"From\('laod'\), and no task has that name: did you mean 'load'\?"),
     (_both, "give one"),
     (_task_as_input, "Input\\('load'\\), which is the name of a task"),
-    (_bare, "From, Input and Each take a name"),
+    (_bare, "From, Input, Each and FailureOf take a name"),
 ]
 
 
@@ -253,3 +253,8 @@ def test_the_nearest_name_is_suggested() -> None:
 
 def test_a_source_is_what_the_executor_reads() -> None:
     assert Source._fields == ("kind", "name", "codec", "default", "parameter", "members")
+
+
+def test_a_dict_of_no_tasks_is_refused() -> None:
+    with pytest.raises(bide.DefinitionError, match=r"bide\.From\(\[\]\) names no task: list at least one"):
+        bide.From([])

@@ -5,7 +5,9 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,6 +72,34 @@ def test_a_callback_is_one_of_several_waits(runner: bide.Runner) -> None:
     runner.resolve(tokens[0], 7)
     runner.resolve(tokens[1], "who?")
     assert run.result(timeout=20)["waits"] == ("paid", 7, 7, "who?")
+
+
+def test_a_wait_for_a_callback_that_a_checkpoint_has_dropped_is_refused(runner: bide.Runner) -> None:
+    waits: list[Callable[[bide.TaskHandle, bide.Callback[int]], object]] = [
+        lambda handle, callback: handle.wait(callback),
+        lambda handle, callback: handle.wait(callback, timeout=600),
+        lambda handle, callback: handle.wait_any(callback, bide.after(600)),
+        lambda handle, callback: handle.wait_all(callback, bide.after(0)),
+        lambda handle, callback: handle.wait(bide.all_of(bide.any_of(callback), bide.after(0))),
+    ]
+
+    @bide.task
+    def drops(handle: bide.TaskHandle) -> list[str]:
+        callback = handle.callback("paid", int)
+        handle.checkpoint(1)
+        refusals = []
+        for wait in waits:
+            with pytest.raises(bide.DefinitionError, match="make it again after the checkpoint") as caught:
+                wait(handle, callback)
+            refusals.append(str(caught.value))
+        again = handle.callback("paid", int)
+        runner.resolve(again.token, 7)
+        assert [handle.wait(again) for _ in range(2)] == [7, 7]
+        return refusals
+
+    refusals = runner.run(bide.Workflow("w", [drops]), timeout=20)[drops]
+    assert len(refusals) == len(waits)
+    assert all("the callback 'paid' was dropped by a checkpoint" in refusal for refusal in refusals)
 
 
 def test_a_rejected_callback_raises_its_reason_in_the_body(runner: bide.Runner) -> None:
@@ -185,6 +215,49 @@ def test_an_answer_that_does_not_fit_fails_its_wait_and_stays(runner: bide.Runne
     run.result(timeout=20)
     assert len(errors) == 2
     assert all(error.startswith("the callback 'paid'") for error in errors)
+
+
+@dataclass
+class Refund:
+    payments: list[Payment]
+    at: datetime
+
+
+def test_an_answer_is_encoded_by_its_class_and_decoded_by_the_type_of_its_wait(runner: bide.Runner) -> None:
+    at = datetime(2026, 3, 28, 12, tzinfo=UTC)
+    cases: list[tuple[Any, object, object]] = [
+        (Payment, Payment(7), Payment(7)),
+        (Refund, Refund([Payment(7)], at), Refund([Payment(7)], at)),
+        (Refund, {"payments": [{"amount": 7}], "at": at.isoformat()}, Refund([Payment(7)], at)),
+        (datetime, at, at),
+        (tuple[int, str], (1, "x"), (1, "x")),
+        (Any, Payment(7), {"amount": 7}),
+        (Any, [1, "x"], [1, "x"]),
+    ]
+    tokens: list[str] = []
+
+    @bide.task
+    def waits(handle: bide.TaskHandle) -> bool:
+        callbacks = [handle.callback(f"{n}", case[0]) for n, case in enumerate(cases)]
+        tokens.extend([callback.token for callback in callbacks])
+        return handle.wait_all(*callbacks) == tuple([expected for _, _, expected in cases])
+
+    run = runner.submit(bide.Workflow("w", [waits]))
+    eventually(lambda: len(tokens) == len(cases), "the callbacks are made")
+    for token, (_, answer, _) in zip(tokens, cases, strict=True):
+        runner.resolve(token, answer)
+    assert run.result(timeout=20)["waits"]
+
+
+def test_an_answer_without_a_type_is_refused_with_a_remedy(runner: bide.Runner) -> None:
+    desk = Desk(runner)
+    with pytest.raises(bide.SerializationError) as caught:
+        runner.resolve(desk.token, [Payment(7)])
+    assert str(caught.value).endswith(
+        "would come back as dict; pass an object of a class whose fields are annotated, or convert it"
+    )
+    with pytest.raises(bide.SerializationError, match="cannot be stored"):
+        runner.resolve(desk.token, threading.Lock())
 
 
 def test_bad_callbacks_are_named(runner: bide.Runner) -> None:

@@ -184,3 +184,47 @@ def test_bad_combinations_are_refused() -> None:
         bide.all_of(lambda: True)  # type: ignore[call-overload]
     with pytest.raises(bide.DefinitionError, match="either by position or by keyword"):
         bide.any_of(paid, other=left)  # type: ignore[call-overload]
+
+
+def test_a_condition_with_a_timeout_of_the_wait_is_polled(runner: bide.Runner) -> None:
+    original = ValueError("no")
+
+    def raises() -> None:
+        raise original
+
+    def body(handle: bide.TaskHandle) -> list[object]:
+        polls = iter([None, None, "ready"])
+        value = handle.wait(bide.until(lambda: next(polls), every=0.01), timeout=20)
+        with pytest.raises(bide.WaitTimeout, match="never"):
+            handle.wait(bide.until(lambda: None, every=0.01, name="never"), timeout=0.02)
+        with pytest.raises(ValueError, match="no") as raised:
+            handle.wait(bide.until(raises, on_error="raise"), timeout=20)
+        return [value, raised.value is original]
+
+    assert outcome(runner, body) == ["ready", True]
+
+
+FLAKY: dict[str, Callable[[bide.TaskHandle, bide.Until[Any], bide.Until[Any]], Any]] = {
+    "wait": lambda handle, flaky, _: handle.wait(flaky, timeout=0.05),
+    "wait_all": lambda handle, _, flaky: handle.wait_all(flaky, bide.after(60)),
+    "wait_any": lambda handle, _, flaky: handle.wait_any(flaky),
+}
+
+
+@pytest.mark.parametrize("how", FLAKY)
+def test_a_deadline_is_told_whatever_the_condition_raised_before(runner: bide.Runner, how: str) -> None:
+    def raises() -> None:
+        raise ValueError
+
+    def body(handle: bide.TaskHandle) -> str:
+        flaky: bide.Until[None] = bide.until(raises, every=0.01, on_error="ignore")
+        limited: bide.Until[None] = bide.until(raises, every=0.01, on_error="ignore", timeout=0.05)
+        try:
+            FLAKY[how](handle, flaky, limited)
+        except ExceptionGroup as group:
+            return type(group.exceptions[0]).__name__
+        except Exception as error:  # noqa: BLE001 - whichever it is
+            return type(error).__name__
+        return "nothing"
+
+    assert outcome(runner, body) == "WaitTimeout"

@@ -131,6 +131,53 @@ def test_set_insert_update_remove() -> None:
     assert repr(context) == "Context({'b': [1]})"
 
 
+def test_pop_setdefault_and_update_are_those_of_a_dict() -> None:
+    context = Context({"a": 1, "b": 2})
+    assert context.pop("a") == 1
+    assert (context.pop("a", 7), context.pop("a", None)) == (7, None)
+    with pytest.raises(KeyError, match="no 'a'"):
+        context.pop("a")
+    with pytest.raises(TypeError, match="at most one default"):
+        context.pop("b", 1, 2)
+    assert (context.setdefault("b", 9), context.setdefault("c", [1]), context.setdefault("d")) == (2, [1], None)
+    context.setdefault("c").append(2)
+    context.update({"b": 3}, e=4)
+    context.update([("f", 5)])
+    context.update(g=6)
+    context.update()
+    assert context == {"b": 3, "c": [1, 2], "d": None, "e": 4, "f": 5, "g": 6}
+    with pytest.raises(TypeError):
+        context.update({}, {}, {})  # type: ignore[call-overload]
+
+
+def test_an_update_that_is_refused_changes_nothing() -> None:
+    context = Context({"a": 1})
+    for values in ({"b": 2, "a": object()}, {"b": 2, 3: 1}):
+        with pytest.raises(bide.BideError):
+            context.update(values)
+        assert context == {"a": 1}
+
+
+def test_changes_by_pop_setdefault_and_update_are_kept_and_merged(runner: bide.Runner) -> None:
+    @bide.task
+    def first(context: bide.Context) -> None:
+        context.update({"kept": 1, "dropped": 2, "changed": 3})
+
+    @bide.task(depends_on=first)
+    def left(context: bide.Context) -> int:
+        context.setdefault("changed", 9)
+        return context.pop("dropped")
+
+    @bide.task(depends_on=first)
+    def right(context: bide.Context) -> None:
+        context.update(changed=4, new=5)
+        context.setdefault("late", 6)
+
+    result = runner.run(bide.Workflow("w", [first, left, right]))
+    assert result["left"] == 2
+    assert result.context == {"kept": 1, "changed": 4, "new": 5, "late": 6}
+
+
 def test_a_value_that_cannot_be_stored_is_refused_where_it_is_set() -> None:
     context = Context()
     with pytest.raises(bide.SerializationError, match=r'the context: context\["k"\]\[0\] = nan'):
@@ -170,6 +217,10 @@ def test_a_read_only_context_refuses_and_hands_out_copies(touched: bool) -> None
         lambda: context.set("a", 1),
         lambda: context.insert("z", 1),
         lambda: context.update("a", 1),
+        lambda: context.update({"a": 1}),
+        lambda: context.setdefault("z"),
+        lambda: context.pop("a"),
+        lambda: context.pop("z", None),
         lambda: context.remove("a"),
         lambda: context.__delitem__("a"),
     ):

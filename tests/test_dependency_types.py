@@ -343,6 +343,33 @@ def test_a_gates_condition_is_checked_too() -> None:
         bide.Workflow("w", [load, clean])
 
 
+@pytest.mark.parametrize(
+    ("takes", "which"),
+    [
+        (list[str], "a value in parameter 'square'"),
+        (bide.Mapped[str], "a value in parameter 'square'"),
+        (Annotated[dict[str, str], bide.From(["numbers_too"])], "a value in parameter 'square'"),
+        (Annotated[str, bide.Each("square")], "parameter 'square'"),
+    ],
+    ids=["list", "mapped", "named", "same element"],
+)
+def test_values_of_mapped_and_gathered_tasks_are_checked_too(takes: Any, which: str) -> None:
+    def numbers() -> list[int]:
+        return [1]
+
+    def numbers_too() -> int:
+        return 1
+
+    def square(number: Annotated[int, bide.Each("numbers")]) -> int:
+        return number
+
+    def report(square: Any) -> None: ...
+
+    report.__annotations__["square"] = takes
+    with pytest.raises(bide.DefinitionError, match=rf"task 'report': {which} is annotated str, but .* returns int"):
+        bide.Workflow("w", [numbers, numbers_too, square, report])
+
+
 def test_a_task_that_runs_after_a_failure_may_say_that_it_gets_nothing(runner: bide.Runner) -> None:
     def load() -> int:
         raise ValueError

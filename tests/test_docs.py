@@ -15,6 +15,7 @@ PAGES = [
     "docs/workflows.md",
     "docs/messages.md",
     "docs/live.md",
+    "docs/intervening.md",
     "docs/deploying.md",
     "README.md",
 ]

@@ -1,10 +1,12 @@
 """Gates: waits on the task itself, satisfied before its body starts."""
 
+import dataclasses
 import itertools
 import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
 
@@ -246,3 +248,70 @@ def test_a_gate_that_opened_is_not_asked_again(file: Path) -> None:
     killed(script, file, "stay", at="in body")
     assert ran(script, file) == ["in body", "done"]
     assert file.with_suffix(".ledger").read_text() == "asked\n"
+
+
+def test_a_condition_that_asks_for_the_value_of_its_gate_is_refused() -> None:
+    def ready(value: Annotated[int, bide.Gate]) -> int:
+        return value
+
+    @bide.task(gate=bide.until(ready))
+    def opened() -> None: ...
+
+    with pytest.raises(bide.DefinitionError, match="gate of task 'opened': parameter 'value' of its condition takes"):
+        bide.Workflow("w", [opened])
+
+
+@dataclasses.dataclass
+class Decision:
+    by: str
+
+
+@dataclasses.dataclass
+class Other:
+    amount: int
+
+
+def test_a_signal_without_a_type_opens_a_gate_with_the_type_of_the_parameter(runner: bide.Runner) -> None:
+    @bide.task(gate=bide.signal("decision"))
+    def opened(decision: Annotated[Decision, bide.Gate]) -> str:
+        return decision.by
+
+    @bide.task(gate=bide.signal("decision"))
+    def untyped(decision: Annotated[Any, bide.Gate]) -> str:
+        return str(decision)
+
+    for task, expected in ((opened, "me"), (untyped, "{'by': 'me'}")):
+        run = runner.submit(bide.Workflow(expected, [task]))
+        run.signal("decision", {"by": "me"})
+        assert run.result(timeout=20)[task] == expected
+    run = runner.submit(bide.Workflow("misfit", [opened]))
+    run.signal("decision", {"amount": 7})
+    with pytest.raises(bide.RunFailed, match="the signal 'decision': value does not fit"):
+        run.result(timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("declared", "annotated", "fits"),
+    [
+        (Decision, Decision, True),
+        (Decision, Decision | None, True),
+        (Decision, dict, True),
+        (Decision, Any, True),
+        (Decision, Other, False),
+        (Decision, int, False),
+        (bool, str, False),
+        (list[int], list[str], True),
+    ],
+)
+def test_the_type_of_a_gate_that_its_parameter_can_never_take_is_refused(
+    declared: Any, annotated: Any, fits: bool
+) -> None:
+    def body(decision: Any) -> None: ...
+
+    body.__annotations__["decision"] = Annotated[annotated, bide.Gate]
+    gated = bide.task(body, gate=bide.signal("decision", declared))
+    if fits:
+        bide.Workflow("w", [gated])
+        return
+    with pytest.raises(bide.DefinitionError, match=r"is annotated .* but the signal 'decision' of its gate is"):
+        bide.Workflow("w", [gated])

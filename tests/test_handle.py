@@ -143,7 +143,9 @@ def test_a_timeout_of_zero_asks_once(runner: bide.Runner) -> None:
 
 
 @pytest.mark.parametrize(
-    ("on_error", "asked"), [(None, 5), (bide.Tolerate(2), 2), ("raise", 1)], ids=["default", "two", "raise"]
+    ("on_error", "asked"),
+    [(bide.Tolerate(5), 5), (bide.Tolerate(2, seconds=0.001), 2), ("raise", 1)],
+    ids=["five", "two", "raise"],
 )
 def test_a_condition_that_raises_ends_its_wait_with_the_last_exception(
     runner: bide.Runner, on_error: Any, asked: int
@@ -154,9 +156,8 @@ def test_a_condition_that_raises_ends_its_wait_with_the_last_exception(
         raise ConnectionError(f"no route {next(calls)}")
 
     def work(handle: bide.TaskHandle) -> str:
-        settings = {} if on_error is None else {"on_error": on_error}
         try:
-            handle.defer_until(broken, 2, **settings)
+            handle.defer_until(broken, 2, on_error=on_error)
         except ConnectionError as error:
             return str(error)
         return "nothing raised"
@@ -177,7 +178,7 @@ def test_the_conditions_own_exception_ends_a_wait(runner: bide.Runner, original:
 
     def work(handle: bide.TaskHandle) -> bool:
         try:
-            handle.defer_until(broken, 1)
+            handle.defer_until(broken, 1, on_error="raise")
         except BaseException as error:  # noqa: BLE001 - the test checks its type
             return error is original
         return False

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
@@ -94,6 +94,25 @@ def test_a_run_is_named_by_its_id_key_handle_or_result(runner: bide.Runner) -> N
     assert handle.latest() == runner.latest("k")
     assert handle.latest("other") is None
     assert list(handle.events("other")) == list(handle.follow("other")) == []
+
+
+def test_a_key_of_two_workflows_needs_the_workflow(runner: bide.Runner) -> None:
+    @bide.task
+    def body(handle: bide.TaskHandle) -> None:
+        handle.emit(handle.run_id)
+
+    workflows = [bide.Workflow(name, [body]) for name in ("one", "two")]
+    for workflow in workflows:
+        done = runner.run(workflow, key="k")
+        for chosen in (workflow, workflow.name):
+            assert [event.value for event in runner.events("k", workflow=chosen)] == [done.id]
+            assert [event.value for event in runner.follow("k", workflow=chosen)] == [done.id]
+            latest = runner.latest("k", workflow=chosen)
+            assert latest is not None
+            assert latest.value == done.id
+    for read in (runner.events, runner.follow, runner.latest):
+        with pytest.raises(KeyError, match="choose one with workflow="):
+            read("k")
 
 
 def test_channels_of_a_run_are_apart_and_shared_by_its_tasks(runner: bide.Runner) -> None:
@@ -250,6 +269,31 @@ def test_an_async_follower_that_is_cancelled_goes_on_where_it_was(runner: bide.R
         return seen + [event.value async for event in follower]
 
     assert asyncio.run(asyncio.wait_for(main(), PATIENCE)) == [1, 2]
+
+
+def test_an_async_follower_goes_on_in_another_event_loop(runner: bide.Runner) -> None:
+    go = threading.Event()
+
+    def body(handle: bide.TaskHandle) -> None:
+        handle.emit(1)
+        assert go.wait(PATIENCE)
+        handle.emit(2)
+
+    follower = runner.submit(bide.Workflow("w", [bide.task(body)])).follow()
+
+    async def first() -> None:
+        assert (await anext(follower)).value == 1
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(follower), 0.01)
+
+    async def others() -> list[int]:
+        waiting = asyncio.create_task(anext(follower))
+        await asyncio.sleep(0)
+        go.set()
+        return [(await waiting).value, *[event.value async for event in follower]]
+
+    asyncio.run(first())
+    assert asyncio.run(asyncio.wait_for(others(), PATIENCE)) == [2]
 
 
 def test_closing_the_runner_ends_a_follower_with_an_error(runner: bide.Runner) -> None:
@@ -625,3 +669,30 @@ def test_a_channel_shows_itself_and_its_parts() -> None:
     assert repr(channel) == "bide.channel('states', test_live_runs.State, keep=3)"
     assert (channel.name, channel.keep) == ("states", 3)
     assert repr(bide.channel("log")) == "bide.channel('log')"
+
+
+def test_progress_of_an_element_is_shown_at_the_element(store: str) -> None:
+    go, said = threading.Event(), threading.Semaphore(0)
+
+    def numbers() -> list[int]:
+        return [1, 2]
+
+    def work(number: Annotated[int, bide.Each("numbers")], handle: bide.TaskHandle) -> None:
+        handle.progress(number, 10)
+        said.release()
+        assert go.wait(PATIENCE)
+
+    def shown(result: bide.RunResult) -> list[float | None]:
+        names = ("work", "work[0]", "work[1]")
+        return [None if (one := result.tasks[name].progress) is None else one.done for name in names]
+
+    with bide.Runner(store) as runner:
+        handle = runner.submit(bide.Workflow("w", [numbers, work]), key="k")
+        assert said.acquire(timeout=PATIENCE)
+        assert said.acquire(timeout=PATIENCE)
+        assert shown(runner.get("k")) == shown(runner.runs()[0]) == [None, 1, 2]
+        go.set()
+        assert shown(handle.result()) == shown(runner.runs()[0]) == [None, 1, 2]
+    if store != ":memory:":
+        with bide.Runner(store) as runner:
+            assert shown(runner.get("k")) == shown(runner.runs()[0]) == [None, 1, 2]

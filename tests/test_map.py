@@ -340,3 +340,10 @@ def test_ten_thousand_elements_have_a_row_each(file: Path) -> None:
         assert len(read.tasks) == 10_003
         assert read["one[9999]"] == 9999
         assert read["one"] == list(range(10_000))
+
+
+def test_a_list_whose_annotation_has_no_hash_is_refused_by_name() -> None:
+    def report(process: Annotated[str, []]) -> None: ...
+
+    with pytest.raises(bide.DefinitionError, match="parameter 'process' takes all outputs of the mapped task"):
+        bide.Workflow("w", [files, process, report])

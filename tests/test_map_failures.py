@@ -41,7 +41,7 @@ def gather(work: bide.Mapped[int]) -> tuple[list[int], list[str], int, list[int]
     return work.succeeded, [f"{error.task}: {error}" for error in work.failed], work.total, work.indexes
 
 
-def test_so_many_elements_may_fail(store: str) -> None:
+def test_as_many_elements_may_fail_as_are_tolerated_and_no_more(store: str) -> None:
     for tolerate, failed, status in [
         (0, 1, "Failed"), (1, 1, "Completed"), (1, 2, "Failed"), (0.5, 2, "Completed"), (0.5, 3, "Failed"),
     ]:  # fmt: skip

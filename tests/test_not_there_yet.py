@@ -1,41 +1,8 @@
-"""Features that are designed but not implemented yet say so and are not offered."""
-
-from collections.abc import Callable
+"""A method that there is not is an AttributeError, and costs the attributes that there are nothing."""
 
 import pytest
 
 import bide
-from refusals import load
-
-NOT_YET: dict[str, Callable[[bide.Runner], object]] = {
-    "Runner.cancel": lambda r: getattr(r, "cancel")("k"),  # noqa: B009 - unknown to type checkers
-    "Runner.pause": lambda r: getattr(r, "pause")("k"),  # noqa: B009 - as above
-    "Runner.resume": lambda r: getattr(r, "resume")("k"),  # noqa: B009 - as above
-}
-
-
-@pytest.mark.parametrize("what", NOT_YET)
-def test_an_unimplemented_feature_says_so(runner: bide.Runner, what: str) -> None:
-    with pytest.raises(bide.BideError, match="not there yet"):
-        NOT_YET[what](runner)
-
-
-@pytest.mark.parametrize("what", ["cancel", "pause", "resume"])
-def test_unimplemented_calls_of_a_run_handle_say_so(runner: bide.Runner, what: str) -> None:
-    handle = runner.submit(bide.Workflow("w", [load]), {"path": "x"})
-    with pytest.raises(bide.BideError, match="not there yet"):
-        getattr(handle, what)()
-    handle.result()
-
-
-def test_an_unimplemented_feature_is_not_an_attribute(runner: bide.Runner) -> None:
-    absent = {"cancel", "pause", "resume"}
-    handle = runner.submit(bide.Workflow("w", [load]), {"path": "x"})
-    for listed in (bide.TaskHandle, runner, handle):
-        assert not absent & set(dir(listed))
-    for thing in (bide.Runner, bide.RunHandle, bide.TaskHandle, runner, handle):
-        assert not any(hasattr(thing, name) for name in absent)
-    handle.result()
 
 
 @pytest.mark.parametrize("kind", [bide.Runner, bide.RunHandle])

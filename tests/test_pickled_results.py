@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import bide
+from bide._plain_snapshot import PlainSnapshot, plain
 from failing_runs import failure
 
 
@@ -224,3 +225,16 @@ def test_every_public_error_can_be_copied(kind: type) -> None:
         assert vars(twin).keys() == vars(exc).keys()
         if kind is not bide.RunFailed:  # see test_a_failure_is_the_same_in_a_copy
             assert vars(twin) == vars(exc)
+
+
+def test_a_pickle_of_a_version_without_mapped_tasks_is_read(runner: bide.Runner) -> None:
+    now = plain(runner.run(GOOD)._snapshot)  # type: ignore[arg-type]
+    names = ("id", "workflow", "key", "status", "blocked_by", "failure", "started_at", "ended_at")
+    rows = {name: {key: value for key, value in row.items() if key != "progress"} for name, row in now.rows.items()}
+    old = PlainSnapshot.__new__(PlainSnapshot)
+    old.__setstate__([*[getattr(now, name) for name in names], rows, now.returned, now.values])
+    result = bide.RunResult(old)
+    assert list(result) == list(result.tasks) == ["point", "pairs", "when", "remember"]
+    assert result[point] == Point(1, 2.5)
+    assert (result.parent, result.tasks["point"].progress) == (None, None)
+    assert result.context.to_dict() == {"seen": {"rows": [1, 2]}}

@@ -195,6 +195,21 @@ def test_a_value_that_does_not_fit_is_refused(runner: bide.Runner) -> None:
         run.result(timeout=20)
 
 
+def test_an_answer_without_a_type_is_encoded_by_its_class_and_a_value_is_not(runner: bide.Runner) -> None:
+    def body(handle: bide.TaskHandle) -> None:
+        for _ in range(2):
+            handle.wait(bide.request("quote", Order)).reply(Order("nuts", 7))
+
+    run = submit(runner, body)
+    with pytest.raises(bide.SerializationError) as caught:
+        run.request("quote", Order("nuts", 1), timeout=20)
+    assert str(caught.value).endswith(
+        "; give the request its types by bide.request('quote', type, answer), or convert it"
+    )
+    assert run.request(bide.request("quote", Order, Order), Order("nuts", 1), timeout=20) == Order("nuts", 7)
+    assert run.request("quote", {"item": "nuts", "count": 1}, timeout=20) == {"item": "nuts", "count": 7}
+
+
 def test_what_a_workflow_declares_decides_what_is_a_request(runner: bide.Runner) -> None:
     task = bide.task(answers)
     run = runner.submit(bide.Workflow("w", [task], signals=[quote, "stop"]))

@@ -1,5 +1,6 @@
 """A failed task is retried as its `Retry` says: how often, when, and with which part of its journal."""
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,112 @@ def test_only_exceptions_that_on_names_are_retried(
         raise raised("x")
 
     assert result_of(failing(runner, bide.Workflow("w", [fails]))).tasks["fails"].attempts == attempts
+
+
+class Rejected(Exception):
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+def is_passing(error: Exception) -> bool:
+    return error.status >= 500  # type: ignore[attr-defined,no-any-return]
+
+
+@pytest.mark.parametrize(("status", "attempts"), [(503, 3), (404, 1)])
+def test_a_function_decides_what_is_retried(runner: bide.Runner, status: int, attempts: int) -> None:
+    @bide.task(retry=bide.Retry(attempts=3, delay=0, on=is_passing), timeout=60)
+    def fails() -> None:
+        raise Rejected(status)
+
+    assert result_of(failing(runner, bide.Workflow("w", [fails]))).tasks["fails"].attempts == attempts
+
+
+def test_a_function_decides_about_the_tries_of_a_step(runner: bide.Runner) -> None:
+    tries: list[int] = []
+
+    def call() -> None:
+        tries.append(1)
+        raise Rejected(503 if len(tries) < 3 else 404)
+
+    @bide.task
+    def work(handle: bide.TaskHandle) -> str:
+        with pytest.raises(Rejected, match="404"):
+            handle.step(call, retry=bide.Retry(attempts=9, delay=0, on=is_passing))
+        return "refused"
+
+    assert runner.run(bide.Workflow("w", [work]))["work"] == "refused"
+    assert len(tries) == 3
+
+
+@pytest.mark.parametrize("where", ["body", "step", "gate"])
+def test_a_function_that_raises_fails_the_attempt_and_is_named(runner: bide.Runner, where: str) -> None:
+    retry = bide.Retry(attempts=3, delay=0, on=is_passing)
+
+    def raises() -> bool:
+        raise ValueError("no status")
+
+    def body(handle: bide.TaskHandle) -> None:
+        if where == "step":
+            handle.step(raises, retry=retry)
+        raises()
+
+    gate = bide.until(raises, every=0.001, on_error="raise") if where == "gate" else None
+    work = bide.task(body, name="work", retry=None if where == "step" else retry, gate=gate)
+    failed = failing(runner, bide.Workflow("w", [work]))
+    error = result_of(failed).tasks["work"].error
+    assert "Retry(on=is_passing) raised AttributeError" in str(error)
+    assert "asked about ValueError" in str(error)
+    assert result_of(failed).tasks["work"].attempts == 1
+
+
+@pytest.mark.parametrize("raised", [bide.WaitTimeout, bide.SerializationError, bide.Skip, KeyboardInterrupt])
+def test_a_function_is_asked_about_errors_but_no_skip_or_exit(runner: bide.Runner, raised: type[BaseException]) -> None:
+    asked: list[type[Exception]] = []
+
+    def on(error: Exception) -> bool:
+        asked.append(type(error))
+        return False
+
+    @bide.task(retry=bide.Retry(attempts=2, delay=0, on=on))
+    def ends() -> None:
+        raise raised("x")
+
+    handle = runner.submit(bide.Workflow("w", [ends]))
+    with contextlib.suppress(bide.RunFailed):
+        handle.result(30)
+    assert asked == [one for one in [raised] if one not in {bide.Skip, KeyboardInterrupt}]
+
+
+@pytest.mark.parametrize(("covers", "attempts"), [(True, 2), (False, 1)])
+def test_a_function_decides_about_timeouts(runner: bide.Runner, covers: bool, attempts: int) -> None:
+    @bide.task(retry=bide.Retry(attempts=2, delay=0, on=lambda error: covers), timeout=0.02)
+    def slow() -> None:
+        time.sleep(0.1)
+
+    assert result_of(failing(runner, bide.Workflow("w", [slow]))).tasks["slow"].attempts == attempts
+
+
+def test_a_retry_without_a_limit_goes_on_until_it_succeeds(runner: bide.Runner) -> None:
+    @bide.task(retry=bide.Retry(attempts=None, delay=0))
+    def flaky(handle: bide.TaskHandle) -> int:
+        if handle.attempt < 200:
+            raise ConnectionError
+        return handle.attempt
+
+    assert runner.run(bide.Workflow("w", [flaky]))["flaky"] == 200
+
+
+async def coroutine(_: Exception) -> bool:
+    return True
+
+
+@pytest.mark.parametrize(
+    ("on", "says"), [(coroutine, "a coroutine function"), (int, "exception classes, or a function"), (3, "not 3")]
+)
+def test_what_cannot_decide_about_a_retry_is_refused(on: Any, says: str) -> None:
+    with pytest.raises(bide.DefinitionError, match=says):
+        bide.Retry(on=on)
 
 
 @pytest.mark.parametrize(("on", "attempts"), [(Exception, 1), (bide.WaitTimeout, 2)])

@@ -43,6 +43,29 @@ def test_dependents_of_a_failure_are_skipped_and_other_branches_finish(runner: b
         result["after"]
 
 
+@pytest.mark.parametrize("between", [(), ("step",)])
+@pytest.mark.parametrize(("end", "expected"), [("returns", "Completed"), ("skips", "Completed"), ("fails", "Skipped")])
+def test_none_failed_runs_after_skips_and_not_after_failures(
+    runner: bide.Runner, end: str, expected: str, between: tuple[str, ...]
+) -> None:
+    @bide.task
+    def first() -> int:
+        if end == "skips":
+            raise bide.Skip("nothing to do")
+        return 1 if end == "returns" else 1 // 0
+
+    last = between[-1] if between else "first"
+
+    @bide.task(depends_on=[last, "other"], run_if="none_failed")
+    def report(first: int | None = None) -> int | None:
+        return first
+
+    tasks = [first, named("other"), *(named(name, depends_on="first") for name in between), report]
+    result = runner.get(finished(runner, bide.Workflow("w", tasks)))
+    assert result.tasks["report"].status == expected
+    assert result.outputs.get("report", "none") == {"returns": 1, "skips": None, "fails": "none"}[end]
+
+
 @pytest.mark.parametrize(
     ("fails", "on_failure", "always"), [(False, "Skipped", "Completed"), (True, "Completed", "Completed")]
 )
@@ -151,6 +174,7 @@ def test_fail_fast_starts_only_tasks_that_follow_failures(store: str) -> None:
             bad,
             running,
             named("after", depends_on="running"),
+            named("summary", depends_on="running", run_if="none_failed"),
             named("alarm", depends_on="bad", run_if="failed"),
             named("clean", depends_on=["after"], run_if="done"),
         ],
@@ -168,6 +192,7 @@ def test_fail_fast_starts_only_tasks_that_follow_failures(store: str) -> None:
         "bad": Status.Failed,
         "running": Status.Completed,
         "after": Status.Skipped,
+        "summary": Status.Skipped,
         "alarm": Status.Completed,
         "clean": Status.Completed,
     }

@@ -1,9 +1,11 @@
 """Signals: sent before or after their wait, from this process or another one, each is consumed by one wait."""
 
+import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 
@@ -54,6 +56,13 @@ def test_signals_before_their_waits_are_queued_in_order(runner: bide.Runner) -> 
     runner.signal_many([(run, "n", n) for n in range(3, 5)])
     started.set()
     assert run.result(timeout=20)["waits"] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("one", [("run", "n"), ("run", "n", 1, "id", 2), 3])
+def test_one_of_many_signals_of_the_wrong_form_is_refused_by_its_place(runner: bide.Runner, one: Any) -> None:
+    run = runner.submit(waiter())
+    with pytest.raises(bide.DefinitionError, match=r"signals\[1\] must be \(run, signal, value\) or"):
+        runner.signal_many([(run, "n", 1), one])
 
 
 def test_one_id_is_one_signal(runner: bide.Runner) -> None:
@@ -112,6 +121,19 @@ def test_a_value_that_does_not_fit_its_signal_is_refused_when_it_is_sent(runner:
     assert run.result(timeout=20)["waits"]
 
 
+def test_a_value_of_a_class_for_a_signal_without_a_type_is_refused_with_a_remedy(runner: bide.Runner) -> None:
+    @bide.task
+    def waits(handle: bide.TaskHandle) -> str:
+        return handle.wait_for("decision", Decision).by
+
+    run = runner.submit(bide.Workflow("w", [waits]))
+    with pytest.raises(bide.SerializationError) as caught:
+        run.signal("decision", Decision("me", ok=True))
+    assert str(caught.value).endswith("; give the signal a type by bide.signal('decision', type), or convert it")
+    run.signal(bide.signal("decision", Decision), Decision("me", ok=True))
+    assert run.result(timeout=20)["waits"] == "me"
+
+
 def test_a_value_that_does_not_fit_its_wait_fails_it_and_is_consumed(runner: bide.Runner) -> None:
     @bide.task
     def waits(handle: bide.TaskHandle) -> str:
@@ -137,6 +159,47 @@ def test_a_signal_that_the_workflow_does_not_declare_is_refused(runner: bide.Run
         run.signal("decison", True)
     run.signal(decision, Decision("ada", ok=True))
     run.result(timeout=20)
+
+
+UNDECLARED: dict[str, Callable[[bide.TaskHandle], Any]] = {
+    "signal": lambda handle: handle.wait_for("og"),
+    "member": lambda handle: handle.wait(bide.any_of(bide.signal("go"), bide.all_of(bide.signal("og")))),
+    "request": lambda handle: handle.wait(bide.request("og", int, int)),
+}
+
+
+@pytest.mark.parametrize("kind", UNDECLARED)
+def test_a_wait_for_a_signal_that_is_not_declared_is_refused(runner: bide.Runner, kind: str) -> None:
+    def body(handle: bide.TaskHandle) -> None:
+        UNDECLARED[kind](handle)
+
+    name = "request" if kind == "request" else "signal"
+    message = rf"waits for the {name} 'og', which the workflow does not name in signals; did you mean 'go'\?"
+    with pytest.raises(bide.RunFailed) as failed:
+        runner.run(bide.Workflow("w", [body], signals=["go"]), timeout=20)
+    error = failed.value.errors["body"]
+    assert isinstance(error, bide.TaskFailed)
+    assert error.type == "bide.DefinitionError"
+    assert re.search(f"task 'body' {message}", str(error))
+
+
+GATES: dict[str, tuple[bide.Wait[Any], str]] = {
+    "signal": (bide.signal("og"), "signal"),
+    "member": (bide.any_of(bide.after(60), bide.all_of(bide.signal("og"))), "signal"),
+}
+
+
+@pytest.mark.parametrize("kind", GATES)
+def test_a_gate_for_a_signal_that_is_not_declared_is_refused(kind: str) -> None:
+    gate, name = GATES[kind]
+
+    @bide.task(gate=gate)
+    def body() -> None: ...
+
+    message = f"workflow 'w': task 'body': its gate waits for the {name} 'og', which the workflow does not name"
+    with pytest.raises(bide.DefinitionError, match=message):
+        bide.Workflow("w", [body], signals=["go"])
+    bide.Workflow("w", [body])
 
 
 def test_a_signal_to_an_ended_or_unknown_run_is_refused(runner: bide.Runner) -> None:

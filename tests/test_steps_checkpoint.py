@@ -147,12 +147,16 @@ def test_a_state_that_cannot_be_stored_is_refused_and_the_journal_stays(runner: 
     calls: list[int] = []
 
     def work(handle: bide.TaskHandle) -> None:
-        handle.checkpoint(1)
+        if handle.last_checkpoint(int) is None:
+            handle.checkpoint(1)
+        handle.step(calls.append, handle.attempt, name="call", key="call")
         with pytest.raises((bide.SerializationError, bide.DefinitionError), match="the state of a checkpoint"):
             handle.checkpoint({"lock": object()})
         assert handle.last_checkpoint(int) == 1
         with pytest.raises(bide.SerializationError, match="the state of a checkpoint"):
             handle.last_checkpoint(str)
+        if handle.attempt == 1:
+            raise OSError
 
-    within(runner, work)
-    assert calls == []
+    within(runner, work, retry=bide.Retry(attempts=2, delay=0.0))
+    assert calls == [1]

@@ -95,6 +95,19 @@ def test_the_refusal_of_a_step_without_a_key_on_another_thread_shows_the_remedy(
     assert "give each use a key of its own, such as key=str(item)" in text
 
 
+def test_the_refusal_of_the_recorded_time_on_another_thread_shows_the_remedy(runner: bide.Runner) -> None:
+    def work(handle: bide.TaskHandle) -> str:
+        with ThreadPoolExecutor(1) as threads:
+            refused = threads.submit(handle.now).exception()
+        assert isinstance(refused, bide.DefinitionError)
+        return str(refused)
+
+    text = within(runner, work)
+    assert "the step 'now' from another thread than the body's" in text
+    assert "Call it on the body's own thread, before the other threads start, and pass them its result" in text
+    assert "key=" not in text, "it takes none"
+
+
 def test_a_key_that_is_under_way_is_refused(runner: bide.Runner) -> None:
     def work(handle: bide.TaskHandle) -> str:
         def outer() -> str:

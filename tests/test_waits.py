@@ -32,11 +32,12 @@ def test_until_turns_durations_into_seconds() -> None:
     wait = bide.until(ready, every=timedelta(milliseconds=250), timeout=60, max_every=2, backoff=2, jitter=0.5)
     assert (wait.every, wait.timeout, wait.max_every, wait.backoff, wait.jitter) == (0.25, 60.0, 2.0, 2.0, 0.5)
     assert wait.condition is ready
-    assert (wait.name, wait.tolerance) == (None, 5)
+    assert (wait.name, wait.tolerance) == (None, (5, 30.0))
     assert bide.until(ready).every == 1.0
-    assert bide.until(ready, on_error="raise").tolerance == 1
+    assert bide.until(ready, on_error="raise").tolerance == (1, 0.0)
     assert bide.until(ready, on_error="ignore").tolerance is None
-    assert bide.until(ready, on_error=bide.Tolerate(2)).tolerance == 2
+    assert bide.until(ready, on_error=bide.Tolerate(2)).tolerance == (2, 0.0)
+    assert bide.until(ready, on_error=bide.Tolerate(2, seconds=timedelta(minutes=1))).tolerance == (2, 60.0)
 
 
 def test_polls_are_given_in_milliseconds() -> None:
@@ -81,6 +82,7 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: bide.until(ready, on_error="explode"), 'on_error must be bide.Tolerate(n), "raise" or "ignore"'),  # type: ignore[arg-type]
     (lambda: bide.until(ready, on_error=3), "on_error must be"),  # type: ignore[arg-type]
     (lambda: bide.until(ready, name=""), "name must be a non-empty string"),
+    (lambda: bide.Tolerate(2, seconds=-1), "Tolerate(seconds=) must be zero or more, not -1"),
     (lambda: bide.Tolerate(0), "Tolerate(n) must be a whole number of at least 1, not 0"),
     (lambda: from_poll(ready, 0), "poll_interval_ms must be positive, not 0"),
     (lambda: from_poll(ready, -5), "poll_interval_ms must be positive, not -5"),
@@ -129,7 +131,7 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: bide.Retry(backoff=0), "Retry(backoff=)"),
     (lambda: bide.Retry(max_delay=float("nan")), "Retry(max_delay=)"),
     (lambda: bide.Retry(jitter=-0.1), "Retry(jitter=)"),
-    (lambda: bide.Retry(on="ValueError"), "Retry(on=) takes exception classes, not 'ValueError'"),  # type: ignore[arg-type]
+    (lambda: bide.Retry(on="ValueError"), "Retry(on=) takes exception classes, or a function"),  # type: ignore[arg-type]
     (lambda: bide.Retry(on=(ValueError, KeyboardInterrupt)), "KeyboardInterrupt"),  # type: ignore[arg-type]
     (lambda: bide.Retry(fresh=1), "Retry(fresh=)"),  # type: ignore[arg-type]
 ]

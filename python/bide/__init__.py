@@ -7,9 +7,10 @@ from bide._core import Channel, TaskHandle, __version__
 
 # isort: split
 from bide._async_handle import AsyncTaskHandle
-from bide._bind import From, Gate
+from bide._bind import FailureOf, From, Gate
 from bide._codec import Pickle, codec
 from bide._context import Context
+from bide._control import HistoryEntry
 from bide._current import current
 from bide._errors import (
     BideError,
@@ -67,11 +68,13 @@ __all__ = [
     "DefinitionError",
     "Each",
     "Event",
+    "FailureOf",
     "Fired",
     "First",
     "Follower",
     "From",
     "Gate",
+    "HistoryEntry",
     "Input",
     "LogFilter",
     "Mapped",

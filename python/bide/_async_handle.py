@@ -419,8 +419,8 @@ class AsyncTaskHandle(AsyncCalls):
         """Make a callback, which anybody with its `token` can answer. See `TaskHandle.callback`."""
         from bide._callbacks import new  # noqa: PLC0415 - as in __init__.py
 
-        checked, secret, made = new(self.run_id, name, type)
-        return made(await self._record(_core.Call.callback(self._core, checked, secret, self._within())))
+        checked, made = new(self.run_id, name, type)
+        return made(await self._record(_core.Call.callback(self._core, checked, self._within())))
 
     # --- what it shows ---------------------------------------------------------------------------------------------
 
@@ -476,7 +476,7 @@ class AsyncTaskHandle(AsyncCalls):
     @property
     def cancelled(self) -> bool:
         """Whether the run is being cancelled: this is why the body is cancelled."""
-        return False
+        return self._core.cancelled
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be copied or pickled."""

@@ -18,7 +18,7 @@ from bide._callables import is_async
 from bide._codec import Codec, is_pickle
 from bide._context import Context
 from bide._core import TaskHandle
-from bide._errors import DefinitionError
+from bide._errors import DefinitionError, TaskFailed
 from bide._map import Each, Input, Mapped, task_name
 from bide._signature import MISSING, Names, Param, read
 from bide._task import RESERVED
@@ -36,7 +36,9 @@ class From(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if isinstance(self.task, (list, tuple)):
-            self.names()
+            if not self.names():
+                msg = "bide.From([]) names no task: list at least one"
+                raise DefinitionError(msg)
         else:
             check_text(self.task, "bide.From: the name of the task")
 
@@ -44,6 +46,19 @@ class From(msgspec.Struct, frozen=True):
         """Return the names of the tasks."""
         tasks = self.task if isinstance(self.task, (list, tuple)) else [self.task]
         return list(dict.fromkeys(task_name(one, "bide.From") for one in tasks))
+
+
+class FailureOf(msgspec.Struct, frozen=True):
+    """In ``Annotated[bide.TaskFailed | None, bide.FailureOf("load")]``: what failed of that task; None if nothing did.
+
+    For a task with `run_if="done"` or `"failed"`. If the other task was skipped because of a failure, it is that one.
+    """
+
+    task: str | Callable[..., Any]
+
+    def name(self) -> str:
+        """Return the name of the task."""
+        return task_name(self.task, "bide.FailureOf")
 
 
 Kind: TypeAlias = Literal[
@@ -58,10 +73,15 @@ Kind: TypeAlias = Literal[
     "list",
     "mapped",
     "named",
+    "failure",
 ]
 """What a `Source` is: the Context or the handle; a task's return value, a run input or the gate's value; an item of a
 list that is a return value or an input; of a mapped task the output of the element of the same index, all outputs as a
-list, or a `Mapped`; a dict of the return values of several tasks."""
+list, or a `Mapped`; a dict of the return values of several tasks; what failed of a task."""
+
+
+NOTES = (From, Input, Each, FailureOf)
+"""What an annotation may say about where a value comes from."""
 
 
 class Gate:
@@ -84,7 +104,7 @@ class Source(NamedTuple):
         """The tasks that it reads."""
         if self.members:
             return tuple(name for name, _ in self.members)
-        return (self.name,) if self.kind in {"task", "item_of_task", "mapped"} else ()
+        return (self.name,) if self.kind in {"task", "item_of_task", "mapped", "failure"} else ()
 
 
 class InputParam(NamedTuple):
@@ -135,6 +155,12 @@ def bind(fn: Callable[..., Any], owner: str, task_names: Collection[str], *, con
         if condition and source.kind == "handle":
             msg = f"{where}: its condition asks for a handle ({param.name!r}), and a gate has none"
             raise DefinitionError(msg)
+        if condition and source.kind == "gate":
+            msg = (
+                f"{where}: parameter {param.name!r} of its condition takes the value of the gate, which there is only "
+                "after the condition holds"
+            )
+            raise DefinitionError(msg)
         if source.kind == "handle":
             _check_handle(annotation, where, param.name, by_async=by_async)
         if param.by_keyword:
@@ -163,6 +189,13 @@ def return_annotation(fn: Callable[..., Any], where: str) -> object:
     return Names(fn).resolve(found, where, "the return value")
 
 
+def gate_parameters(fn: Callable[..., Any], where: str) -> dict[str, object]:
+    """Return the parameters that take the value of the gate, each with the annotation of the value."""
+    names, params = Names(fn), read(fn, where)[0]
+    found = ((one.name, names.resolve(one.annotation, where, f"parameter {one.name!r}")) for one in params)
+    return {name: _without(annotation) for name, annotation in found if _takes_gate(annotation)}
+
+
 def with_writers(binding: Binding, writers: dict[str, Codec], where: str) -> Binding:
     """Return the binding with each value of a task read by the reader's annotation, else by the writer's."""
 
@@ -172,7 +205,7 @@ def with_writers(binding: Binding, writers: dict[str, Codec], where: str) -> Bin
                 [(name, _read_by(codec, writers[name], source, name, where)) for name, codec in source.members]
             )
             return source._replace(members=members)
-        if source.kind in {"context", "handle", "input", "gate", "item_of_input"}:
+        if source.kind in {"context", "handle", "input", "gate", "item_of_input", "failure"}:
             return source
         return source._replace(codec=_read_by(source.codec, writers[source.name], source, source.name, where))
 
@@ -193,18 +226,21 @@ def _read_by(codec: Codec | None, writer: Codec, source: Source, task: str, wher
 def check_types(binding: Binding, writers: dict[str, Codec], where: str) -> None:
     """Refuse a parameter whose annotation takes nothing that the task it is bound to may return."""
     for source in binding.sources:
-        reader = source.codec
-        if source.kind != "task" or reader is None or reader.annotation is writers[source.name].annotation:
+        if source.kind not in {"task", "same_element", "list", "mapped", "named"}:
             continue
-        writer = writers[source.name]
-        from bide._fits import never_fit  # noqa: PLC0415 - most annotations are the writer's own
+        for task, reader in source.members or ((source.name, source.codec),):
+            writer = writers[task]
+            if reader is None or reader.annotation is writer.annotation:
+                continue
+            from bide._fits import never_fit  # noqa: PLC0415 - most annotations are the writer's own
 
-        if never_fit(writer, reader):
-            msg = (
-                f"{where}: parameter {source.parameter!r} is annotated {reader.shown}, but task {source.name!r} "
-                f"returns {writer.shown}, which can never be read as that: change one of the two annotations"
-            )
-            raise DefinitionError(msg)
+            if never_fit(writer, reader):
+                which = "" if source.kind in {"task", "same_element"} else "a value in "
+                msg = (
+                    f"{where}: {which}parameter {source.parameter!r} is annotated {reader.shown}, but task {task!r} "
+                    f"returns {writer.shown}, which can never be read as that: change one of the two annotations"
+                )
+                raise DefinitionError(msg)
 
 
 def check_defaults(binding: Binding, uncertain: Collection[str], where: str) -> None:
@@ -238,6 +274,8 @@ def _source(parameter: Param, annotation: object, where: str, task_names: Collec
     if type(annotation) is not type and _takes_gate(annotation):
         return Source("gate", "", None, default, name)
     named = None if type(annotation) is type else _outright(annotation, where, name)
+    if isinstance(named, FailureOf):
+        return _failure(named, parameter, _without(annotation), where, task_names)
     if isinstance(named, Each):
         return _each(named, parameter, _without(annotation), where, task_names)
     if isinstance(named, From) and not isinstance(named.task, str):
@@ -296,6 +334,19 @@ def _each(each: Each, parameter: Param, annotation: object, where: str, task_nam
         )
         raise DefinitionError(msg)
     return Source("item_of_task", target, codec, parameter.default, name)
+
+
+def _failure(of: FailureOf, parameter: Param, annotation: object, where: str, task_names: Collection[str]) -> Source:
+    """Return the source of what failed of a task."""
+    name, target = parameter.name, of.name()
+    if target not in task_names:
+        msg = f"{where}: parameter {name!r} is FailureOf({target!r}), and no task has that name"
+        raise DefinitionError(msg + nearest(target, task_names))
+    if set(get_args(annotation)) != {TaskFailed, types.NoneType}:
+        msg = f"{where}: parameter {name!r} is FailureOf({target!r}): annotate it "
+        msg += f"Annotated[bide.TaskFailed | None, bide.FailureOf({target!r})]"
+        raise DefinitionError(msg)
+    return Source("failure", target, None, MISSING, name)
 
 
 def _dict(tasks: From, parameter: Param, annotation: object, where: str, task_names: Collection[str]) -> Source:
@@ -368,13 +419,13 @@ def _check_handle(annotation: object, where: str, name: str, *, by_async: bool) 
             raise DefinitionError(msg)
 
 
-def _outright(annotation: object, where: str, name: str) -> From | Input | Each | None:
+def _outright(annotation: object, where: str, name: str) -> From | Input | Each | FailureOf | None:
     """Return the From, Input or Each in an Annotated, of which there may be one."""
     if get_origin(annotation) is not Annotated:
         return None
-    found = [note for note in get_args(annotation)[1:] if isinstance(note, (From, Input, Each))]
-    if any(note is From or note is Input or note is Each for note in get_args(annotation)[1:]):
-        msg = f'{where}: parameter {name!r}: From, Input and Each take a name, as in bide.From("load")'
+    found = [note for note in get_args(annotation)[1:] if isinstance(note, NOTES)]
+    if any(note in NOTES for note in get_args(annotation)[1:]):
+        msg = f'{where}: parameter {name!r}: From, Input, Each and FailureOf take a name, as in bide.From("load")'
         raise DefinitionError(msg)
     if len(found) > 1:
         msg = f"{where}: parameter {name!r} has {' and '.join(map(repr, found))}: give one"
@@ -387,11 +438,11 @@ def _takes_gate(annotation: object) -> bool:
 
 
 def _without(annotation: Any) -> Any:  # noqa: ANN401 - annotations are anything
-    """Return an annotation without From, Input and Each, which say nothing about the value."""
+    """Return an annotation without From, Input, Each, FailureOf and Gate, which say nothing about the value."""
     if type(annotation) is type or get_origin(annotation) is not Annotated:
         return annotation
     inner, *notes = get_args(annotation)
-    kept = tuple(note for note in notes if not isinstance(note, (From, Input, Each)))
+    kept = tuple(note for note in notes if note is not Gate and not isinstance(note, NOTES))
     return Annotated[(inner, *kept)] if kept else inner
 
 

@@ -32,10 +32,12 @@ class ChildRun(WaitBase[RunResult], frozen=True, gc=False):
     def _part(self, name: str | None) -> Part:
         return Part("child", name or self.name, None, self.id)
 
-    @staticmethod
-    def _decode(ended: _core.Snapshot) -> RunResult:
+    def _decode(self, ended: _core.Snapshot) -> RunResult:
         result = RunResult(ended)
-        return result if ended.status == "Completed" else result.raise_for_status()
+        if ended.status == "Completed":
+            return result
+        # The name of the first one without a key says no more than the workflow.
+        return result._raise_for_status(f"{self.name}: " if self.name != f"child {self.workflow}" else "")
 
 
 Start: TypeAlias = tuple[list[tuple[str, bytes]], bytes | None, str | None]

@@ -132,6 +132,21 @@ class Codec:
         """Return `value` as stored bytes, after checking that they decode to the same by this codec's annotation."""
         return self.check_size(self.encode_any_size(value))
 
+    def encode_by_class(self, value: object) -> bytes:
+        """Do the same; without an annotation, encode what would not come back the same by its own class.
+
+        For values whose reader has a type of its own.
+        """
+        try:
+            return self.encode(value)
+        except SerializationError as refusal:
+            if not self._exact:
+                raise
+            try:
+                return Codec(type(value), self.where, root=self.root).encode(value)
+            except (DefinitionError, SerializationError):
+                raise refusal from None
+
     def encode_any_size(self, value: object) -> bytes:
         """Do the same without checking the size."""
         data = _scalars.encode_scalar(value)

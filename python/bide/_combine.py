@@ -4,7 +4,7 @@ A plan is a list of parts, a combination before its members, each as (kind, name
 makes the value of the whole from the outcomes of the parts (`rust/py/src/plan.rs`).
 """
 
-from collections.abc import Callable  # noqa: TC003 - tests read the annotations
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar, overload
 
 import msgspec
@@ -14,7 +14,7 @@ from bide._codec import Codec
 from bide._duration import optional_seconds
 from bide._errors import DefinitionError
 from bide._signals import Request, Signal
-from bide._waits import After, At, Duration, Until, WaitBase, check_name
+from bide._waits import After, At, Duration, Until, WaitBase, check_name, computes, leaves, only_for_gates
 
 if TYPE_CHECKING:
     from bide._core import TaskHandle
@@ -88,7 +88,7 @@ def any_of(
 @overload
 def any_of(*, name: str | None = None, **named: WaitBase[Any]) -> AnyOf[First]: ...
 @overload
-def any_of(*waits: WaitBase[Any], name: str | None = None) -> AnyOf[tuple[Fired[Any] | None, ...]]: ...
+def any_of(*waits: WaitBase[_A], name: str | None = None) -> AnyOf[tuple[Fired[_A] | None, ...]]: ...
 def any_of(*waits: WaitBase[Any], name: str | None = None, **named: WaitBase[Any]) -> AnyOf[Any]:
     """Wait for the first of several waits.
 
@@ -117,7 +117,7 @@ def all_of(
 @overload
 def all_of(*, name: str | None = None, **named: WaitBase[Any]) -> AllOf[dict[str, Any]]: ...
 @overload
-def all_of(*waits: WaitBase[Any], name: str | None = None) -> AllOf[tuple[Any, ...]]: ...
+def all_of(*waits: WaitBase[_A], name: str | None = None) -> AllOf[tuple[_A, ...]]: ...
 def all_of(*waits: WaitBase[Any], name: str | None = None, **named: WaitBase[Any]) -> AllOf[Any]:
     """Wait for all of several waits.
 
@@ -174,12 +174,18 @@ class Plan(NamedTuple):
     """The handle is that of the body which gets the value: a request is answered by it."""
 
 
+_COMPUTED = ("computed after", "computed at")
+"""The kinds of times that a function computes, which only gates have."""
+
+
 def plan(wait: object, timeout: Duration | None, what: str, *, unique: bool = False) -> Plan:
     """Return the plan of a wait; with `unique`, as a gate needs it, no two parts have one name."""
     checked = check_wait(wait, what)
     limit = optional_seconds(timeout, f"{what}: timeout", zero=True)
     parts: list[Part] = []
     finish = _add(checked, None, parts)
+    if not unique and any(part.kind in _COMPUTED for part in parts):
+        raise only_for_gates(next(leaf for leaf in leaves(checked) if computes(leaf)))
     if limit is not None:
         first = parts[0]
         if first.kind in {"after", "at"}:
@@ -207,6 +213,10 @@ _Finish: TypeAlias = "Callable[[list[Outcome], TaskHandle], Any]"
 def _add(wait: WaitBase[Any], name: str | None, parts: list[Part]) -> _Finish:
     """Add the parts of a wait; return what makes its value of their outcomes."""
     at = len(parts)
+    if (of_own := getattr(wait, "_part", None)) is not None:
+        # A child or a callback: first, because there may be ten thousand.
+        parts.append(of_own(name))
+        return _decoded(wait._decode, at)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(wait, (AnyOf, AllOf)):
         kind = "any" if isinstance(wait, AnyOf) else "all"
         parts.append(Part(kind, "", None, []))
@@ -226,15 +236,15 @@ def _leaf(wait: WaitBase[Any], name: str | None) -> Part:
 
         return Part("until", name or wait.name or name_of(wait.condition), wait.timeout, wait)
     if isinstance(wait, After):
-        return Part("after", name or "after", None, wait.seconds)
+        return Part("computed after" if callable(wait.seconds) else "after", name or "after", None, wait.seconds)
     if isinstance(wait, At):
+        if callable(wait.moment):
+            return Part("computed at", name or "at", None, wait.moment)
         return Part("at", name or "at", None, wait.timestamp)
     if isinstance(wait, Signal):
         return Part("signal", name or wait.name, None, wait.name)
-    if isinstance(wait, Request):
-        return Part("request", name or wait.name, None, wait.name)
-    part: Part = wait._part(name)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
-    return part
+    assert isinstance(wait, Request)  # noqa: S101 - for mypy: there are no other waits
+    return Part("request", name or wait.name, None, wait.name)
 
 
 _PLAIN = Codec()
@@ -250,12 +260,10 @@ def _leaf_value(wait: WaitBase[Any], at: int) -> _Finish:
     if isinstance(wait, Request):
         received = wait._received
         return lambda outcomes, handle: received(_raised(outcomes[at]), handle)
-    if isinstance(wait, Until):
-        decode = _PLAIN.decode
-    elif isinstance(wait, Signal):
-        decode = wait.codec.decode
-    else:
-        decode = wait._decode  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+    return _decoded(wait.codec.decode if isinstance(wait, Signal) else _PLAIN.decode, at)
+
+
+def _decoded(decode: Callable[[Any], Any], at: int) -> _Finish:
     return lambda outcomes, _handle: decode(_raised(outcomes[at]))
 
 

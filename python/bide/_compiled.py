@@ -11,17 +11,17 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bide import _core
-from bide._bind import Binding, bind, check_defaults, check_types, nearest, with_writers
+from bide._bind import Binding, bind, check_defaults, check_types, gate_parameters, nearest, with_writers
 from bide._codec import Codec
 from bide._elements import MappedTasks
 from bide._errors import DefinitionError
 from bide._inputs import InputPlan, collect, plan_of
 from bide._map import CompiledMap
 from bide._retry import Retry
-from bide._signals import Request
+from bide._signals import Request, Signal
 from bide._task import TaskDef
 from bide._text import is_text, listed
-from bide._waits import Wait, conditions, leaves
+from bide._waits import Wait, callables, leaves
 
 
 class CompiledTask(NamedTuple):
@@ -41,7 +41,7 @@ class CompiledTask(NamedTuple):
     """Seconds that an attempt may execute."""
     gate: Wait | None
     gate_bindings: tuple[Binding, ...]
-    """Where the arguments of the gate's conditions come from."""
+    """Where the arguments of what the gate calls come from."""
     map: CompiledMap | None
     """What it is mapped over; None if it is not mapped."""
     gathers: tuple[str, ...]
@@ -113,12 +113,17 @@ class CompiledWorkflow(msgspec.Struct, frozen=True):
 
 
 def compile_workflow(
-    name: str, definitions: Mapping[str, TaskDef], *, fail_fast: bool, signals: tuple[str, ...] | None = None
+    name: str,
+    definitions: Mapping[str, TaskDef],
+    *,
+    fail_fast: bool,
+    signals: tuple[str, ...] | None = None,
+    timeout: float | None = None,
 ) -> CompiledWorkflow:
     """Return the compiled form of a workflow of these tasks; a `DefinitionError` names what is wrong with them."""
     bindings = {task: bind(one.fn, task, definitions) for task, one in definitions.items()}
     gates = {
-        task: tuple([bind(until.condition, task, definitions, condition=True) for until in conditions(one.gate)])
+        task: tuple([bind(called, task, definitions, condition=True) for called in callables(one.gate)])
         for task, one in definitions.items()
         if one.gate is not None
     }
@@ -129,7 +134,7 @@ def compile_workflow(
             for task, one in definitions.items()
         ]
     )
-    core = _core.Workflow(name, fail_fast, tasks, None if signals is None else list(signals))
+    core = _core.Workflow(name, fail_fast, tasks, None if signals is None else list(signals), timeout)
     readers = _readers(tasks)
     inputs = collect(name, readers)
     return CompiledWorkflow(
@@ -163,8 +168,8 @@ def _compile_task(
     mapped: MappedTasks,
 ) -> CompiledTask:
     name, binding = one.name, bindings[one.name]
-    for gate in gates:
-        mapped.check_gate(name, gate)
+    for condition in gates:
+        mapped.check_gate(name, condition)
     dependencies: tuple[str, ...] = ()
     if binding.dependencies or one.depends_on or any(gate.dependencies for gate in gates):
         dependencies = _dependencies(workflow, one, binding, gates, definitions)
@@ -174,6 +179,7 @@ def _compile_task(
         msg = f"task {name!r}: a parameter takes the value of the gate, and the task has none: give it one with gate="
         raise DefinitionError(msg)
     binding = _with_requests(one, binding)
+    gate = _typed_gate(one, binding)
     return CompiledTask(
         name=name,
         fn=one.fn,
@@ -183,7 +189,7 @@ def _compile_task(
         run_if=one.run_if,
         retry=one.retry,
         timeout=one.timeout,
-        gate=one.gate,
+        gate=gate,
         gate_bindings=gates,
         map=mapped.compiled(name),
         gathers=mapped.gathers(binding, *gates),
@@ -201,6 +207,35 @@ def _with_requests(one: TaskDef, binding: Binding) -> Binding:
         )
         raise DefinitionError(msg)
     return binding._replace(wants_handle=True)
+
+
+def _typed_gate(one: TaskDef, binding: Binding) -> Wait | None:
+    """Return the gate; a signal without a type gets that of the parameter which takes its value."""
+    gate, where = one.gate, f"task {one.name!r}"
+    if not isinstance(gate, Signal) or not any(source.kind == "gate" for source in binding.sources):
+        return gate
+    typed: Signal[Any] = gate
+    for name, annotation in gate_parameters(one.fn, where).items():
+        try:
+            reader = Codec(annotation, where, root=f"parameter {name!r}")
+        except DefinitionError:
+            if gate.type is Any:
+                raise
+            continue  # it gets the value by the type of the signal
+        if reader.annotation is Any:
+            continue
+        if typed.type is Any:
+            typed = Signal(gate.name, annotation)
+            continue
+        from bide._fits import never_fit  # noqa: PLC0415 - few gates are of two types
+
+        if never_fit(typed.codec, reader):
+            msg = (
+                f"{where}: parameter {name!r} is annotated {reader.shown}, but the signal {gate.name!r} of its gate is "
+                f"{typed.codec.shown}, which can never be read as that: change one of the two types"
+            )
+            raise DefinitionError(msg)
+    return typed
 
 
 def _dependencies(
@@ -221,6 +256,13 @@ def _finish(
     """Return a binding whose values from other tasks are read as those write them."""
     if not binding.dependencies:
         return binding
+    for source in binding.sources:
+        if source.kind == "failure" and one.run_if not in {"done", "failed"}:
+            msg = (
+                f"{where}: parameter {source.parameter!r} takes the failure of task {source.name!r}, but this task "
+                'starts only if that has not failed: give it run_if="done" or run_if="failed"'
+            )
+            raise DefinitionError(msg)
     binding = mapped.resolve(binding, where, of_mapped=one.name in mapped.names)
     if one.run_if != "succeeded":
         check_defaults(binding, binding.dependencies, where)

@@ -4,8 +4,8 @@ Values stay encoded until they are read. Changes are found at the end by compari
 list counts; reading a key or reordering a dict's keys does not. The core merges the changes of several tasks.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, overload
 
 import msgspec
 
@@ -107,13 +107,7 @@ class Context(Mapping[str, Any]):
     def set(self, key: str, value: Any) -> None:  # noqa: ANN401 - a JSON value
         """Set `key`, whether it exists or not. A value that cannot be stored is refused."""
         self._refuse_if_read_only()
-        if type(key) is not str:
-            msg = f"a context's keys are str, not {key!r}"
-            raise DefinitionError(msg)
-        if not is_text(key):
-            msg = f"a context's key is {key!r}, which has a lone surrogate and is not text"
-            raise DefinitionError(msg)
-        self._encode(key, value)
+        self._check(key, value)
         self._values[key] = value
 
     def insert(self, key: str, value: Any) -> None:  # noqa: ANN401 - a JSON value
@@ -123,12 +117,44 @@ class Context(Mapping[str, Any]):
             raise KeyError(msg)
         self.set(key, value)
 
-    def update(self, key: str, value: Any) -> None:  # noqa: ANN401 - a JSON value
-        """Set an existing key; raise `KeyError` if it does not exist."""
+    @overload
+    def update(self, key: str, value: Any, /) -> None: ...  # noqa: ANN401 - a JSON value
+    @overload
+    def update(self, values: Mapping[str, Any] | Iterable[tuple[str, Any]] = ..., /, **more: Any) -> None: ...  # noqa: ANN401 - as above
+    def update(self, /, *values: Any, **more: Any) -> None:
+        """Set several keys, like `dict.update`: of a mapping, of pairs, or given by name.
+
+        With a key and a value, set an existing key; raise `KeyError` if it does not exist.
+        """
+        if len(values) == 2:  # noqa: PLR2004 - a key and its value
+            key, value = values
+            if key not in self._values:
+                msg = f"the context has no {key!r}: use insert or set"
+                raise KeyError(msg)
+            values = ({key: value},)
+        new = dict(*values, **more)
+        self._refuse_if_read_only()
+        for key, value in new.items():
+            self._check(key, value)
+        self._values.update(new)
+
+    def setdefault(self, key: str, default: Any = None) -> Any:  # noqa: ANN401 - a JSON value
+        """Return the value of `key`; set it to `default` first if it does not exist."""
         if key not in self._values:
-            msg = f"the context has no {key!r}: use insert or set"
-            raise KeyError(msg)
-        self.set(key, value)
+            self.set(key, default)
+        return self[key]
+
+    def pop(self, key: str, *default: Any) -> Any:  # noqa: ANN401 - a JSON value
+        """Remove a key and return its value; without it return the default, or raise `KeyError`."""
+        if len(default) > 1:
+            msg = f"pop takes a key and at most one default, not {len(default)}"
+            raise TypeError(msg)
+        self._refuse_if_read_only()
+        if key not in self._values and default:
+            return default[0]
+        value = self[key] if key in self._values else None
+        self.remove(key)
+        return value
 
     def remove(self, key: str) -> None:
         """Remove a key; raise `KeyError` if it does not exist."""
@@ -167,6 +193,16 @@ class Context(Mapping[str, Any]):
 
     def _set_read_only(self, read_only: bool) -> None:  # noqa: FBT001 - a setter
         self._read_only = read_only
+
+    def _check(self, key: object, value: object) -> None:
+        """Refuse what cannot be a key or a value."""
+        if type(key) is not str:
+            msg = f"a context's keys are str, not {key!r}"
+            raise DefinitionError(msg)
+        if not is_text(key):
+            msg = f"a context's key is {key!r}, which has a lone surrogate and is not text"
+            raise DefinitionError(msg)
+        self._encode(key, value)
 
     def _refuse_if_read_only(self) -> None:
         if self._read_only:

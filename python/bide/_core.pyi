@@ -15,6 +15,7 @@ from bide._children import ChildRun
 from bide._codec import Codec
 from bide._combine import Fired, First, Plan
 from bide._compiled import CompiledTask
+from bide._control import Asked
 from bide._loop import BodyLoop
 from bide._result import RunResult
 from bide._retry import Retry
@@ -31,6 +32,7 @@ _C = TypeVar("_C")
 _D = TypeVar("_D")
 _E = TypeVar("_E")
 
+_Happened: TypeAlias = tuple[datetime, str, str | None, str | None, str | None, str | None]
 _Sent: TypeAlias = tuple[str, list[str]]
 
 __all__ = [
@@ -47,9 +49,11 @@ __all__ = [
     "TaskHandle",
     "Workflow",
     "__version__",
+    "_callback_token",
     "_current",
     "_executes_here",
     "_panic_once_at",
+    "_read_callback_token",
     "_start_loop_thread",
     "_system_time",
     "counts",
@@ -66,6 +70,12 @@ def in_body() -> bool:
 
 def _current(last: TaskHandle | None) -> TaskHandle:
     """Return the handle of the body that executes on this thread; `last` is one that was found in its contextvars."""
+
+def _callback_token(run: str, secret: str) -> str:
+    """Return the token of a callback of a run with a secret."""
+
+def _read_callback_token(token: str) -> tuple[str, str] | None:
+    """Return the run and the secret of a token, None if bide has not made it."""
 
 def _executes_here() -> bool:
     """Return whether the calling thread executes the body of a plain function."""
@@ -116,9 +126,9 @@ class Follower:
 class TaskHandle:
     """A body's access to the executor: a parameter annotated `bide.TaskHandle`, or named `handle`.
 
-    Use it only in the body that received it, on the body's own thread, and not within a step or a condition; steps with
-    a key work on other threads and within steps too. Every wait
-    is recorded before its slot is released: after a crash the body is entered again, and a condition whose value is
+    Use it only in the body that received it, on the body's own thread, and not within a step or a condition. Steps with
+    a key work on other threads and within steps too; `emit` and `progress` also within conditions. Every wait is
+    recorded before its slot is released: after a crash the body is entered again, and a condition whose value is
     recorded is not called again.
     """
 
@@ -142,8 +152,9 @@ class TaskHandle:
         after each call, at most every `max_interval_ms`, each interval up to `jitter` (0 to 1) longer or shorter.
         After `timeout` the wait raises `bide.WaitTimeout`; the deadline is absolute, so a crash does not extend it.
 
-        `on_error` says what the condition's exceptions do: with `bide.Tolerate(5)`, the default, the fifth in a row
-        ends the wait; with `"raise"` the first one; with `"ignore"` none.
+        `on_error` says what the condition's exceptions do: with `bide.Tolerate(5, seconds=30)`, the default, the fifth
+        in a row ends the wait, or the first one after it that comes 30 seconds after the first; with `"raise"` the
+        first one; with `"ignore"` none.
 
         The condition's value is recorded, so it must be one that can be stored; if only its truth matters, return
         `bool(...)`. `name` names the wait in the journal instead of the condition's own name, so that waits keep
@@ -153,15 +164,24 @@ class TaskHandle:
     def wait(self, wait: WaitBase[_T], /, timeout: float | timedelta | None = None) -> _T:
         """Wait without holding a slot, and return the value of the wait.
 
-        `wait` is a `bide.until`, `bide.after`, `bide.at`, `bide.signal`, or a combination of several. After `timeout`,
-        seconds or a `timedelta`, the wait raises `bide.WaitTimeout`; the deadline is absolute, so a crash does not
-        extend it.
+        `wait` is a `bide.until`, `bide.after`, `bide.at`, `bide.signal`, `bide.request`, a callback, a child run, or a
+        combination of several (`bide.any_of`, `bide.all_of`). After `timeout`, seconds or a `timedelta`, the wait
+        raises `bide.WaitTimeout`; the deadline is absolute, so a crash does not extend it.
         """
 
     @overload
     def wait_for(self, name: str, *, timeout: float | timedelta | None = None) -> Any: ...
     @overload
-    def wait_for(self, name: str, type: type[_T], timeout: float | timedelta | None = None) -> _T: ...
+    def wait_for(self, name: str, type: type[_T], timeout: float | timedelta | None = None) -> _T:
+        """Wait for a signal without holding a slot, and return its value, which is read as `type`.
+
+        Example::
+
+            approved = handle.wait_for("approved", bool, timeout=timedelta(days=1))
+
+        After `timeout`, seconds or a `timedelta`, it raises `bide.WaitTimeout`. Raises `bide.DefinitionError` for a
+        signal that `bide.Workflow(signals=)` does not name. It is `handle.wait(bide.signal(name, type), timeout)`.
+        """
     @overload
     def callback(self, name: str) -> Callback[Any]: ...
     @overload
@@ -225,8 +245,21 @@ class TaskHandle:
     ) -> First: ...
     @overload
     def wait_any(
-        self, *waits: WaitBase[Any], timeout: float | timedelta | None = None, name: str | None = None
-    ) -> tuple[Fired[Any] | None, ...]: ...
+        self, *waits: WaitBase[_A], timeout: float | timedelta | None = None, name: str | None = None
+    ) -> tuple[Fired[_A] | None, ...]:
+        """Wait for the first of several waits, without holding a slot.
+
+        Returns a tuple with `bide.Fired(value)` for the wait that came first and None for the others; of waits given by
+        keyword it returns `bide.First(name, value)`.
+
+        Example::
+
+            paid, late = handle.wait_any(bide.signal("paid", int), bide.after(3600))
+
+        A wait that fails is out; if all of them fail, that is an `ExceptionGroup`. After `timeout`, seconds or a
+        `timedelta`, it raises `bide.WaitTimeout`. `name` names the combination in the journal. It is
+        `handle.wait(bide.any_of(...), timeout)`.
+        """
     @overload
     def wait_all(
         self, a: WaitBase[_A], /, *, timeout: float | timedelta | None = None, name: str | None = None
@@ -277,8 +310,19 @@ class TaskHandle:
     ) -> dict[str, Any]: ...
     @overload
     def wait_all(
-        self, *waits: WaitBase[Any], timeout: float | timedelta | None = None, name: str | None = None
-    ) -> tuple[Any, ...]: ...
+        self, *waits: WaitBase[_A], timeout: float | timedelta | None = None, name: str | None = None
+    ) -> tuple[_A, ...]:
+        """Wait for all of several waits, without holding a slot.
+
+        Returns a tuple of their values, or of waits given by keyword a dictionary.
+
+        Example::
+
+            lawyer, price = handle.wait_all(bide.signal("lawyer", str), bide.signal("price", int), timeout=3600)
+
+        The first wait that fails ends it with its exception. After `timeout`, seconds or a `timedelta`, it raises
+        `bide.WaitTimeout`. `name` names the combination in the journal. It is `handle.wait(bide.all_of(...), timeout)`.
+        """
     def sleep(self, duration: float | timedelta, *, name: str | None = None) -> None:
         """Sleep for `duration`, seconds or a `timedelta`, without holding a slot.
 
@@ -297,7 +341,8 @@ class TaskHandle:
         start of a workflow is the n-th one recorded, and if its inputs are not equal to the recorded ones, that is a
         `bide.ReplayMismatch`. `key` says instead what is the same; it is no key of the run.
 
-        A child is a run like any other; it is kept as long as its parent, and deleted with it.
+        A child is a run like any other; it is kept as long as its parent, and deleted with it. Raises
+        `bide.DefinitionError` beyond 100 levels.
         """
 
     def start_many(
@@ -454,12 +499,21 @@ class TaskHandle:
     def suspending(self) -> bool:
         """Whether the body is being suspended: it must return now, and is entered again later."""
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether the run was cancelled: the body must clean up and return."""
+
 @final
 class Workflow:
     """A compiled workflow: its graph, validated, and its tasks."""
 
     def __new__(
-        cls, name: str, fail_fast: bool, tasks: Sequence[CompiledTask], signals: list[str] | None = None
+        cls,
+        name: str,
+        fail_fast: bool,
+        tasks: Sequence[CompiledTask],
+        signals: list[str] | None = None,
+        timeout: float | None = None,
     ) -> Workflow: ...
     @property
     def is_async(self) -> bool:
@@ -496,6 +550,7 @@ class Runner:
         max_parked: int | None,
         retention: float | None,
         async_slots: int,
+        cancel_grace: tuple[float, float],
     ) -> Runner: ...
     def register(self, workflow: Workflow) -> None:
         """Register a workflow and continue its unfinished runs."""
@@ -507,6 +562,7 @@ class Runner:
         contextvars: list[ContextVars],
         linger: bool,
         many: bool,
+        options: tuple[dict[str, str], int, int | None] | None = None,
     ) -> list[RunHandle]:
         """Create runs, each from inputs and a key, in one commit; or attach to the runs that their keys name.
 
@@ -524,8 +580,8 @@ class Runner:
     def snapshot(self, id: str) -> Snapshot | None:  # noqa: A002 - as the extension names it
         """Return the current state of a run; None if there is none."""
 
-    def send(self, letters: Sequence[tuple[str, int, str, bytes, str | None]]) -> list[_Sent]:
-        """Send messages: run, kind, name, value and id; return what became of each. See `_mail.py`."""
+    def send(self, letters: Sequence[tuple[str, str, bytes, str | None]]) -> list[_Sent]:
+        """Send signals: run, name, value and id; return what became of each. See `_mail.py`."""
 
     def answer(self, callback: tuple[str, str], value: bytes | None, reason: str, id: str | None) -> _Sent:  # noqa: A002
         """Answer a callback, given as run and secret, with a value, or reject it for a reason. See `_mail.py`."""
@@ -540,10 +596,25 @@ class Runner:
     ) -> tuple[_Sent, bytes | None]:
         """Send a request and wait for its answer; return what became of it and the answer, None if time is over."""
 
+    def ask(self, run: str, asked: Asked) -> _Sent:
+        """Ask something of a run; return what became of that. See `_control.py`."""
+
+    def history(self, id: str) -> list[_Happened] | None:  # noqa: A002 - as the extension names it
+        """Return what has happened to a run, oldest first; None if there is none."""
+
     def pending_requests(self) -> int:
         """Return how many requests wait for their answers here: for tests."""
 
-    def runs(self, status: str | None, workflow: str | None, since: int | None, limit: int | None) -> list[Snapshot]:
+    def runs(
+        self,
+        status: str | None,
+        workflow: str | None,
+        since: int | None,
+        limit: int | None,
+        tags: dict[str, str] | None = None,
+        key_prefix: str | None = None,
+        parent: str | None = None,
+    ) -> list[Snapshot]:
         """Return runs as they stand, newest first; `since` is microseconds since 1970."""
 
     def latest(self, id: str, channel: Channel[Any]) -> _EventFields | None:  # noqa: A002 - as the extension names it
@@ -608,6 +679,9 @@ class LoopQueue:
 
     def take_gates(self) -> list[GateWatch]:
         """Return gates to poll."""
+
+    def take_interrupted(self) -> bool:
+        """Return whether bodies may have to be interrupted since this was last asked."""
 
     def take_lost(self) -> bool:
         """Return whether the runner has lost its runs since this was last asked."""
@@ -726,6 +800,13 @@ class Coroutine:
     def suspending(self) -> bool:
         """Whether it is being suspended."""
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether its run was cancelled."""
+
+    def take_interrupt(self) -> bool:
+        """Return whether it is to be interrupted now, because its run was cancelled: true once."""
+
 @final
 class Call:
     """A call of a coroutine's handle, in progress. See `_async_calls.py`."""
@@ -753,7 +834,7 @@ class Call:
         """Begin to record the time."""
 
     @staticmethod
-    def callback(coroutine: Coroutine, name: str, secret: str, within: int) -> Call:
+    def callback(coroutine: Coroutine, name: str, within: int) -> Call:
         """Begin to record a callback."""
 
     @staticmethod
@@ -879,6 +960,13 @@ class Snapshot:
 
     def inputs(self) -> list[tuple[str, bytes]]:
         """Return the inputs as they are stored."""
+
+    def decoded_inputs(self) -> dict[str, Any]:
+        """Return the inputs as the tasks read them."""
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags of the run."""
 
     @property
     def key(self) -> str | None:

@@ -156,7 +156,8 @@ def _item_annotation(annotation: Any, default: object) -> Any:  # noqa: ANN401 -
     if default is None and get_origin(annotation) in {typing.Union, types.UnionType}:
         kept = [part for part in get_args(annotation) if part is not types.NoneType]
         annotation = kept[0] if len(kept) == 1 else annotation
-    if annotation is Any or annotation is MISSING or annotation in {*LISTS, object}:
+    # By identity: an annotation need not be hashable.
+    if any(annotation is one for one in (Any, MISSING, *LISTS, object)):
         return MISSING
     if get_origin(annotation) in LISTS:
         return get_args(annotation)[0]

@@ -148,13 +148,14 @@ class Follower(Generic[T]):
     `follow` to go on from there.
     """
 
-    __slots__ = ("_buffer", "_core", "_rung", "_waits", "after")
+    __slots__ = ("_buffer", "_core", "_loop", "_rung", "_waits", "after")
 
     def __init__(self, runner: "_core.Runner", run: str, channel: object, after: int) -> None:
         """Follow a run that exists."""
         self.after = check_after(after)
         self._core = runner.follow(run, channel_of(channel))
         self._buffer: deque[Event[T]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._rung: asyncio.Event | None = None
         self._waits = False
 
@@ -198,12 +199,16 @@ class Follower(Generic[T]):
     async def _wait_async(self) -> None:
         import asyncio  # noqa: PLC0415 - as above
 
-        rung = self._rung = self._rung or asyncio.Event()
+        loop = asyncio.get_running_loop()
+        if self._rung is None or self._loop is not loop:
+            # An event belongs to the loop in which it is first waited for.
+            self._loop, self._rung, self._waits = loop, asyncio.Event(), False
+        rung = self._rung
         if not self._waits:
-            loop = asyncio.get_running_loop()
 
             def on_ring() -> None:
-                self._waits = False
+                if self._rung is rung:
+                    self._waits = False
                 if not loop.is_closed():
                     loop.call_soon_threadsafe(rung.set)
 

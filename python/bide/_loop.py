@@ -13,6 +13,7 @@ from contextvars import Context
 from typing import Any, TypeVar
 
 from bide import _core
+from bide._errors import Cancelled
 from bide._here import BODY, here
 from bide._loop_threads import LoopThreads
 
@@ -28,6 +29,15 @@ _NOT_BEGUN = object()
 def suspension() -> asyncio.CancelledError:
     """Return what a coroutine gets that has to return. Called by the extension."""
     return asyncio.CancelledError("the runner is closing: the body continues from here later")
+
+
+class Cancellation(Cancelled, asyncio.CancelledError):
+    """What a coroutine gets out of its wait when its run is cancelled: it is cancelled as asyncio's users expect."""
+
+
+def cancellation(message: str) -> Cancellation:
+    """Return what a coroutine gets when its run is cancelled. Called by the extension."""
+    return Cancellation(message)
 
 
 class BodyLoop:
@@ -82,6 +92,8 @@ class BodyLoop:
             watch.add_done_callback(self._gates.discard)
         if core.closing or core.take_lost():
             self._suspend()
+        if core.take_interrupted():
+            self._interrupt()
 
     def _suspend(self) -> None:
         """Suspend what is deferred, and what belongs to another runner now."""
@@ -95,6 +107,12 @@ class BodyLoop:
                 watch.cancel()
             if not self._core.bodies and not self._bodies:
                 self._end()
+
+    def _interrupt(self) -> None:
+        """Cancel the bodies whose runs were cancelled, and those that were cut off."""
+        for body, task in list(self._bodies.items()):
+            if body.take_interrupt():
+                task.cancel("the run was cancelled")
 
     def _end(self) -> None:
         if self._has_ended:
@@ -155,6 +173,8 @@ class BodyLoop:
         except BaseException as error:  # noqa: BLE001 - whatever the call raises is the failure of the body
             await self._ended(body.raised(error))
             return
+        if body.take_interrupt():  # asked for before it was one of `_bodies`
+            task.cancel("the run was cancelled")
         await self._go_on(task, body, (coroutine, _NOT_BEGUN, context))
 
     async def _go_on(self, task: "asyncio.Task[None]", body: "_core.Coroutine", parts: tuple[Any, Any, Any]) -> None:

@@ -1,7 +1,4 @@
-"""Sending messages to runs: what `Runner.signal`, `request`, `resolve` and `reject` do.
-
-And what they say of a message that cannot be delivered.
-"""
+"""Sending messages to runs: what `Runner.signal`, `request`, `resolve` and `reject` do, and the errors they raise."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -16,13 +13,12 @@ from bide._text import check_text
 if TYPE_CHECKING:
     from bide._waits import Duration
 
-SIGNAL = 0
-"""The kind of a signal, as it is stored."""
-
 Declared: TypeAlias = "tuple[Signal[Any] | Request[Any, Any], ...] | None"
 """What the workflow of a run declares; None if that is not known, or anything."""
 
-_ANSWERS = Codec(where="the answer to a callback", root="value")
+_ANSWERS = Codec(
+    where="the answer to a callback", root="value", remedy="pass an object of a class whose fields are annotated"
+)
 
 
 def letter(
@@ -31,18 +27,18 @@ def letter(
     value: object,
     message_id: str | None,
     declared: Declared,
-) -> tuple[str, int, str, bytes, str | None]:
+) -> tuple[str, str, bytes, str | None]:
     """Return a signal to a run as the executor takes it, after checking that the value fits."""
     signal = _as_declared(one, "signal", declared)
     if isinstance(signal, Request):
         msg = f"{signal.name!r} is a request, whose sender waits for an answer: send it by runner.request(...)"
         raise DefinitionError(msg)
-    return run, SIGNAL, signal.name, signal.codec.encode(value), _check_id(message_id, "signal")
+    return run, signal.name, signal.codec.encode(value), _check_id(message_id, "signal")
 
 
 def check_sent(letters: Iterable[tuple[Any, ...]], sent: "Iterable[_core._Sent]") -> None:
     """Raise `SignalRejected` or `KeyError` for the first message that was not accepted."""
-    for (run, _kind, name, *_), (outcome, details) in zip(letters, sent, strict=True):
+    for (run, name, *_), (outcome, details) in zip(letters, sent, strict=True):
         if outcome in {"stored", "duplicate"}:
             continue
         if outcome == "no run":
@@ -64,7 +60,7 @@ def answer(
     run, secret = _callbacks.read(token, what)
     given = _check_id(message_id, what)
     if what == "resolve":
-        outcome, details = runner.answer((run, secret), _ANSWERS.encode(value), "", given)
+        outcome, details = runner.answer((run, secret), _ANSWERS.encode_by_class(value), "", given)
     else:
         outcome, details = runner.answer((run, secret), None, check_reason(reason, what), given)
     if outcome in {"stored", "duplicate"}:

@@ -57,6 +57,7 @@ class _Tasks(Mapping[str, TaskResult]):
         row = self._snapshot.task(name) if is_text(name) else None
         if row is None:
             raise KeyError(name)
+        progress = row.get("progress")  # rows in pickles of older versions have none
         status, failure, sub_status = TaskStatus(row["status"]), row["failure"], row["sub_status"]
         if status in {TaskStatus.Completed, TaskStatus.Skipped}:
             failure = None  # that of an earlier attempt, in rows of older versions
@@ -71,7 +72,7 @@ class _Tasks(Mapping[str, TaskResult]):
             waited=row["waited"],
             blocked_by=_shown(row["blocked_by"]),
             error=None if failure is None else _task_failed(failure, name),
-            progress=None if row["progress"] is None else Progress(*row["progress"]),
+            progress=None if progress is None else Progress(*progress),
         )
 
     def __iter__(self) -> Iterator[str]:
@@ -89,8 +90,8 @@ class RunResult(Mapping[str, Any]):
 
     A task is named by its function, for whose return type type checkers take the value, or by its name.
 
-    Attributes: `id`, `key`, `parent`, `workflow`, `status`, `outputs` (by task), `context`, `tasks` (by name, see
-    `TaskResult`), `error` (the first failure, or None), `blocked_by`, `started_at`, `ended_at`.
+    Attributes: `id`, `key`, `tags`, `parent`, `workflow`, `inputs`, `status`, `outputs` (by task), `context`, `tasks`
+    (by name, see `TaskResult`), `error` (the first failure, or None), `blocked_by`, `started_at`, `ended_at`.
     """
 
     __slots__ = ("_cause", "_snapshot")
@@ -116,6 +117,17 @@ class RunResult(Mapping[str, Any]):
         # A pickle of an older version has none.
         parent: str | None = getattr(self._snapshot, "parent", None)
         return parent
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags that the caller gave."""
+        # A pickle of an older version has none.
+        return dict(getattr(self._snapshot, "tags", None) or {})
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The inputs by name, as the workflow's tasks read them."""
+        return self._snapshot.decoded_inputs()
 
     @property
     def workflow(self) -> str:
@@ -164,12 +176,18 @@ class RunResult(Mapping[str, Any]):
         return self._snapshot.ended_at
 
     def raise_for_status(self) -> "RunResult":
-        """Raise `RunFailed` if the run failed; return this result otherwise."""
-        if self.status is not RunStatus.Failed:
+        """Raise `RunFailed` if the run failed or was cancelled; return this result otherwise."""
+        return self._raise_for_status("")
+
+    def _raise_for_status(self, child: str) -> "RunResult":
+        """Do that; `child` names the run as its parent does."""
+        if self.status not in {RunStatus.Failed, RunStatus.Cancelled}:
             return self
         errors = {name: task.error for name, task in self.tasks.items() if task.status is TaskStatus.Failed}
         first = self.error
-        message = f"run {self.id} of workflow {self.workflow!r} failed: {first}"
+        message = f"{child}run {self.id} of workflow {self.workflow!r} failed: {first}"
+        if self.status is RunStatus.Cancelled:
+            message = f"{child}run {self.id} of workflow {self.workflow!r} was {self.blocked_by or 'cancelled'}"
         failed = RunFailed(
             message, result=self, errors={name: error for name, error in errors.items() if error is not None}
         )

@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
 from bide import _core
-from bide._absent import lacks
+from bide._control import HistoryEntry
 from bide._core import Channel
 from bide._duration import optional_seconds
 from bide._errors import BideError, DefinitionError, not_picklable
@@ -12,7 +12,7 @@ from bide._events import DEFAULT, Event, Follower
 from bide._here import in_coroutine, running_loop
 from bide._result import RunResult
 from bide._status import RunStatus
-from bide._twins import RunHandleTwins
+from bide._twins import RunHandleTwins, twin
 from bide._waits import Duration
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 
-@lacks("cancel", "pause", "resume")
 class RunHandle(RunHandleTwins):
     """A submitted run. Wait for it with `handle.result()` or `await handle`."""
 
@@ -70,6 +69,39 @@ class RunHandle(RunHandleTwins):
     ) -> Any:
         """Send the run a request and return its answer: see `Runner.request`."""
         return self._runner.request(self, request, value, timeout=timeout, id=id)
+
+    def cancel(self, *, by: str | None = None, reason: str | None = None, force: bool = False) -> None:
+        """Cancel the run: see `Runner.cancel`."""
+        self._runner.cancel(self, by=by, reason=reason, force=force)
+
+    def pause(self, *, by: str | None = None, reason: str | None = None) -> None:
+        """Pause the run: see `Runner.pause`."""
+        self._runner.pause(self, by=by, reason=reason)
+
+    def resume(self, *, by: str | None = None, reason: str | None = None) -> None:
+        """Continue the run after a pause: see `Runner.resume`."""
+        self._runner.resume(self, by=by, reason=reason)
+
+    def retry(
+        self,
+        *,
+        from_task: str | None = None,
+        fresh: bool = False,
+        by: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Continue the run after it failed or was cancelled: see `Runner.retry`."""
+        self._runner.retry(self, from_task=from_task, fresh=fresh, by=by, reason=reason)
+
+    def history(self) -> list[HistoryEntry]:
+        """Return what has happened to the run: see `Runner.history`."""
+        return self._runner.history(self)
+
+    cancel_async = twin(cancel)
+    pause_async = twin(pause)
+    resume_async = twin(resume)
+    retry_async = twin(retry)
+    history_async = twin(history)
 
     def result(self, timeout: Duration | None = None) -> RunResult:
         """Wait until the run ends and return its result; raise `RunFailed` if it failed.
@@ -157,7 +189,7 @@ class RunHandle(RunHandleTwins):
 
     def _settled(self) -> RunResult:
         result = self._snapshot()
-        if result.status is RunStatus.Failed:
+        if result.status in {RunStatus.Failed, RunStatus.Cancelled}:
             originals = dict(self._core.take_originals())
             first = result.error
             result._cause = originals.get(first.task or "") if first is not None else None

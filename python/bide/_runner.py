@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias, TypeVar, overload
 
-from bide import _core, _events, _surroundings
-from bide._absent import lacks
+from bide import _core, _events, _options, _surroundings
+from bide._control import Controls
 from bide._core import Channel
-from bide._duration import count, moment, optional_seconds
+from bide._duration import count, moment, optional_seconds, seconds
 from bide._errors import BideError, DefinitionError, not_picklable
 from bide._events import DEFAULT, Event, Follower
 from bide._inputs import paired
@@ -45,12 +45,14 @@ ASYNC_SLOTS = 1_000
 GRACE = 5.0
 """Seconds that `close()` waits for bodies to end."""
 
+CANCEL_GRACE, CANCEL_LIMIT = 60.0, 3600.0
+"""Seconds that the bodies of a cancelled run may execute to clean up, and that this may take by the wall."""
+
 RETENTION = timedelta(days=30)
 """How long ended runs are kept by default."""
 
 
-@lacks("cancel", "pause", "resume")
-class Runner(RunnerTwins):
+class Runner(Controls, RunnerTwins):
     """Executes workflows on a store: a path, `":memory:"`, or `sqlite:///path`.
 
     Use it as a sync or async context manager; without one it is closed when the interpreter exits.
@@ -62,6 +64,9 @@ class Runner(RunnerTwins):
     Ended runs are deleted once they have been kept for `retention`, seconds or a `timedelta` (default: 30 days), or
     never with `retention=None`; runs that have not ended stay, however old they are. If several runners share a
     store, the shortest retention applies. A store in memory keeps only the last 1,000.
+
+    The bodies of a cancelled run may execute for `cancel_grace` to clean up, and that may take `cancel_limit` by the
+    wall; then they are cut off.
     """
 
     def __init__(  # noqa: PLR0913 - each is a setting of its own, all but the first by keyword
@@ -75,6 +80,8 @@ class Runner(RunnerTwins):
         retention: Duration | None = RETENTION,
         async_slots: int = ASYNC_SLOTS,
         loop_factory: "Callable[[], asyncio.AbstractEventLoop] | None" = None,
+        cancel_grace: Duration = CANCEL_GRACE,
+        cancel_limit: Duration = CANCEL_LIMIT,
     ) -> None:
         """Open the store; a `StoreError` says why it cannot be used."""
         if not isinstance(store, (str, os.PathLike)) or isinstance(os.fspath(store), bytes):
@@ -98,6 +105,7 @@ class Runner(RunnerTwins):
             msg = f"Runner takes a list of workflows, not {workflows!r}"
             raise DefinitionError(msg)
         kept = optional_seconds(retention, "retention")
+        grace = seconds(cancel_grace, "cancel_grace", zero=True), seconds(cancel_limit, "cancel_limit", zero=True)
         _surroundings.check()
         self._workflows: dict[str, tuple[Workflow, _core.Workflow]] = {}
         self._core = _core.Runner(
@@ -107,6 +115,7 @@ class Runner(RunnerTwins):
             None if max_parked is None else count(max_parked, "max_parked"),
             kept,
             count(async_slots, "async_slots", MAX_SLOTS),
+            grace,
         )
         self._loop = LoopChoice(self._core, loop_factory)
         self._submitter = Submitter()
@@ -119,45 +128,72 @@ class Runner(RunnerTwins):
 
     # --- running ---------------------------------------------------------------------------------------------------
 
-    def run(
+    def run(  # noqa: PLR0913 - each is a setting of its own, by keyword
         self,
         workflow: Workflow,
         inputs: Mapping[str, Any] | None = None,
         *,
         key: str | None = None,
         timeout: Duration | None = None,
+        tags: Mapping[str, str] | None = None,
+        priority: int = 0,
+        start_at: datetime | None = None,
+        start_after: Duration | None = None,
     ) -> RunResult:
         """Run a workflow and return its result; raise `RunFailed` if it failed.
 
         With a `key` the call attaches to that workflow's run of the key, if there is one. `timeout` limits this
-        wait only (`TimeoutError`): the run continues.
+        wait only (`TimeoutError`): the run continues. The rest is that of `submit`.
         """
         refuse_in_body("Runner.run()")
         refuse_on_loop("Runner.run()", "`await runner.run_async(workflow, inputs)`")
         limit = optional_seconds(timeout, "timeout", zero=True)
-        return self._submit_one(workflow, inputs, key, linger=limit is None).result(limit)
+        said = _options.options("run", tags, priority, start_at, start_after)
+        return self._submit_one(workflow, inputs, key, said, linger=limit is None).result(limit)
 
-    def submit(
-        self, workflow: Workflow, inputs: Mapping[str, Any] | None = None, *, key: str | None = None
+    def submit(  # noqa: PLR0913 - each is a setting of its own, by keyword
+        self,
+        workflow: Workflow,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        priority: int = 0,
+        start_at: datetime | None = None,
+        start_after: Duration | None = None,
     ) -> RunHandle:
-        """Commit a run and return a handle to wait for it."""
-        return self._submit_one(workflow, inputs, key, linger=False)
+        """Commit a run and return a handle to wait for it.
 
-    def submit_many(
+        `tags` are texts by which `runs` finds it, such as `{"customer": "7"}`. Of the tasks that are ready, those of
+        runs with a higher `priority` start first. `start_at`, a datetime with a time zone, or `start_after`, seconds or
+        a `timedelta`, says when the run begins: it is committed at once, and nothing of it starts before. All of this
+        is said once: a call that attaches to the run of its `key` changes nothing.
+        """
+        said = _options.options("submit", tags, priority, start_at, start_after)
+        return self._submit_one(workflow, inputs, key, said, linger=False)
+
+    def submit_many(  # noqa: PLR0913 - each is a setting of its own, by keyword
         self,
         workflow: Workflow,
         inputs: Iterable[Mapping[str, Any] | None],
         keys: Iterable[str | None] | None = None,
+        *,
+        tags: Mapping[str, str] | None = None,
+        priority: int = 0,
+        start_at: datetime | None = None,
+        start_after: Duration | None = None,
     ) -> list[RunHandle]:
         """Commit many runs at once and return their handles, in the order of the inputs.
 
-        A key that exists attaches, as in `run`. If one key or one of the inputs is refused, nothing is submitted.
+        A key that exists attaches, as in `run`. If one key or one of the inputs is refused, nothing is submitted. Tags,
+        priority and start are those of `submit`, for all of them.
         """
+        said = _options.options("submit_many", tags, priority, start_at, start_after)
         compiled = self._core_workflow(workflow)
         given, names = paired(inputs, keys, "submit_many")
         encode = workflow._compiled().encode_inputs
         encoded = [encode(one) for one in given]
-        return self._submit(compiled, list(zip(encoded, names, strict=True)), many=True)
+        return self._submit(compiled, list(zip(encoded, names, strict=True)), said, many=True)
 
     def register(self, workflow: Workflow) -> None:
         """Register a workflow and continue its unfinished runs, including those of a runner that died."""
@@ -167,7 +203,7 @@ class Runner(RunnerTwins):
 
     def signal(
         self,
-        run: "str | RunHandle | RunResult",
+        run: Run,
         signal: "str | Signal[Any]",
         value: object = None,
         *,
@@ -197,15 +233,22 @@ class Runner(RunnerTwins):
         from bide import _mail  # noqa: PLC0415 - for those who send signals
 
         letters = []
-        for run, signal, value, *rest in signals:
-            found = self._find_run(run, workflow)
-            letters.append(_mail.letter(found, signal, value, rest[0] if rest else None, self._declared(found, signal)))
+        last, found = None, ""
+        for number, one in enumerate(signals):
+            if not isinstance(one, (tuple, list)) or not 3 <= len(one) <= 4:  # noqa: PLR2004 - as the message says
+                msg = f"signals[{number}] must be (run, signal, value) or (run, signal, value, id), not {one!r}"
+                raise DefinitionError(msg)
+            run, signal, value = one[:3]
+            if run is not last or not found:
+                found, last = self._find_run(run, workflow), run
+            message_id = None if len(one) == 3 else one[3]  # noqa: PLR2004 - it has no id
+            letters.append(_mail.letter(found, signal, value, message_id, self._declared(found, signal)))
         _mail.check_sent(letters, self._core.send(letters))
 
     @overload
     def request(
         self,
-        run: "str | RunHandle | RunResult",
+        run: Run,
         request: "Request[T, A]",
         value: T,
         *,
@@ -216,7 +259,7 @@ class Runner(RunnerTwins):
     @overload
     def request(
         self,
-        run: "str | RunHandle | RunResult",
+        run: Run,
         request: "Request[None, A]",
         value: None = None,
         *,
@@ -227,7 +270,7 @@ class Runner(RunnerTwins):
     @overload
     def request(
         self,
-        run: "str | RunHandle | RunResult",
+        run: Run,
         request: str,
         value: object = None,
         *,
@@ -237,7 +280,7 @@ class Runner(RunnerTwins):
     ) -> Any: ...  # noqa: ANN401 - what the body answers
     def request(
         self,
-        run: "str | RunHandle | RunResult",
+        run: Run,
         request: "str | Request[Any, Any]",
         value: object = None,
         *,
@@ -296,69 +339,83 @@ class Runner(RunnerTwins):
         """Return a run's current state; raise `KeyError` if there is none, or if runs of two workflows have the key."""
         return RunResult(self._snapshot(self._find(id_or_key, workflow)))
 
-    def runs(
+    def runs(  # noqa: PLR0913 - each is a setting of its own, by keyword
         self,
         *,
         status: RunStatus | str | None = None,
         workflow: Workflow | str | None = None,
         since: datetime | timedelta | None = None,
+        tags: Mapping[str, str] | None = None,
+        key_prefix: str | None = None,
+        parent: Run | None = None,
         limit: int | None = None,
     ) -> list[RunResult]:
-        """Return runs in their current state, newest first. `since` is a time span or a datetime with a time zone."""
+        """Return runs in their current state, newest first.
+
+        `since` is a time span or a datetime with a time zone. With `tags`, only runs that have all of these; with
+        `key_prefix`, only runs whose key begins so; with `parent`, only the runs that the bodies of that run started.
+        """
         micros = None
         if since is not None:
             then = datetime.now().astimezone() - since if isinstance(since, timedelta) else moment(since, "since")
             micros = int(then.timestamp() * 1_000_000)
         name = workflow.name if isinstance(workflow, Workflow) else workflow
         most = None if limit is None else count(limit, "limit")
+        tagged = _options.check_tags(tags, "runs")
         if name is not None and not is_text(name):
             return []
-        snapshots = self._core.runs(None if status is None else escape_surrogates(str(status)), name, micros, most)
-        return [RunResult(snapshot) for snapshot in snapshots]
+        prefix = None if key_prefix is None else check_text(key_prefix, "key_prefix")
+        above = None if parent is None else self._find_run(parent, None)
+        one = None if status is None else escape_surrogates(str(status))
+        return [RunResult(found) for found in self._core.runs(one, name, micros, most, tagged, prefix, above)]
 
     @overload
-    def events(self, run: Run, channel: str = DEFAULT, *, after: int = 0) -> Iterator[Event[Any]]: ...
+    def events(
+        self, run: Run, channel: str = DEFAULT, *, after: int = 0, workflow: Workflow | str | None = None
+    ) -> Iterator[Event[Any]]: ...
     @overload
-    def events(self, run: Run, channel: Channel[T], *, after: int = 0) -> Iterator[Event[T]]: ...
-    def events(self, run: Run, channel: str | Channel[Any] = DEFAULT, *, after: int = 0) -> Iterator[Event[Any]]:
+    def events(
+        self, run: Run, channel: Channel[T], *, after: int = 0, workflow: Workflow | str | None = None
+    ) -> Iterator[Event[T]]: ...
+    def events(
+        self, run: Run, channel: str | Channel[Any] = DEFAULT, *, after: int = 0, workflow: Workflow | str | None = None
+    ) -> Iterator[Event[Any]]:
         """Iterate over the events that a run has emitted to a channel so far, those after the offset `after`.
 
-        `run` is an id, a key, a handle or a result. It may be executed by another process, or have ended.
+        `run` is an id, a key (with `workflow`, if runs of several workflows have it), a handle or a result. It may be
+        executed by another process, or have ended.
         """
-        return _events.events(self._core, self._find_run(run, None), channel, after)
+        return _events.events(self._core, self._find_run(run, workflow), channel, after)
 
     @overload
-    def follow(self, run: Run, channel: str = DEFAULT, *, after: int = 0) -> Follower[Any]: ...
+    def follow(
+        self, run: Run, channel: str = DEFAULT, *, after: int = 0, workflow: Workflow | str | None = None
+    ) -> Follower[Any]: ...
     @overload
-    def follow(self, run: Run, channel: Channel[T], *, after: int = 0) -> Follower[T]: ...
-    def follow(self, run: Run, channel: str | Channel[Any] = DEFAULT, *, after: int = 0) -> Follower[Any]:
+    def follow(
+        self, run: Run, channel: Channel[T], *, after: int = 0, workflow: Workflow | str | None = None
+    ) -> Follower[T]: ...
+    def follow(
+        self, run: Run, channel: str | Channel[Any] = DEFAULT, *, after: int = 0, workflow: Workflow | str | None = None
+    ) -> Follower[Any]:
         """Iterate over the events of a run, also those to come, until it ends: by `for` or by `async for`.
 
         The arguments are those of `events`.
         """
         refuse_in_body("Runner.follow()")
-        return Follower(self._core, self._find_run(run, None), channel, after)
+        return Follower(self._core, self._find_run(run, workflow), channel, after)
 
     @overload
-    def latest(self, run: Run, channel: str = DEFAULT) -> Event[Any] | None: ...
+    def latest(
+        self, run: Run, channel: str = DEFAULT, *, workflow: Workflow | str | None = None
+    ) -> Event[Any] | None: ...
     @overload
-    def latest(self, run: Run, channel: Channel[T]) -> Event[T] | None: ...
-    def latest(self, run: Run, channel: str | Channel[Any] = DEFAULT) -> Event[Any] | None:
+    def latest(self, run: Run, channel: Channel[T], *, workflow: Workflow | str | None = None) -> Event[T] | None: ...
+    def latest(
+        self, run: Run, channel: str | Channel[Any] = DEFAULT, *, workflow: Workflow | str | None = None
+    ) -> Event[Any] | None:
         """Return the last event that a run has emitted to a channel; None if there is none."""
-        return _events.latest(self._core, self._find_run(run, None), channel)
-
-    def delete(self, id_or_key: str, *, workflow: Workflow | str | None = None) -> None:
-        """Delete an ended run, and with it the child runs that its bodies have started."""
-        run = self._find(id_or_key, workflow)
-        if not self._core.delete(run):
-            found = self._snapshot(run)
-            if found.parent is not None:
-                msg = f"run {run} is kept as long as run {found.parent}, which has started it: delete that one"
-            elif RunResult(found).ended_at is not None:
-                msg = f"run {run} has ended, but not all of the child runs that it has started: delete it after them"
-            else:
-                msg = f"run {run} has not ended: only ended runs can be deleted"
-            raise BideError(msg)
+        return _events.latest(self._core, self._find_run(run, workflow), channel)
 
     # --- closing ---------------------------------------------------------------------------------------------------
 
@@ -445,25 +502,32 @@ class Runner(RunnerTwins):
         return compiled
 
     def _submit_one(
-        self, workflow: Workflow, inputs: Mapping[str, Any] | None, key: str | None, *, linger: bool
+        self,
+        workflow: Workflow,
+        inputs: Mapping[str, Any] | None,
+        key: str | None,
+        said: _options.Options | None,
+        *,
+        linger: bool,
     ) -> RunHandle:
         compiled = self._core_workflow(workflow)
         encoded = workflow._compiled().encode_inputs(inputs)
-        return self._submit(compiled, [(encoded, _check_key(key))], linger=linger)[0]
+        return self._submit(compiled, [(encoded, _check_key(key))], said, linger=linger)[0]
 
     def _submit_soon(
-        self, workflow: Workflow, inputs: Mapping[str, Any] | None, key: str | None
+        self, workflow: Workflow, inputs: Mapping[str, Any] | None, key: str | None, said: _options.Options | None
     ) -> "asyncio.Future[RunHandle]":
         """Submit a run together with those of other callers on event loops."""
         compiled = self._core_workflow(workflow)
         encoded = workflow._compiled().encode_inputs(inputs)
-        return self._submitter.put(Submission(self._submit_each, compiled, encoded, _check_key(key)))
+        submission = Submission(self._submit_each, compiled, encoded, _check_key(key), said)
+        return self._submitter.put(submission)
 
     def _submit_each(self, runs: list[Submission]) -> list[RunHandle | BaseException]:
-        """Submit runs of one workflow at once; if one is refused, one after the other."""
+        """Submit runs of one workflow with the same options at once; if one is refused, one after the other."""
         compiled, inputs = runs[0].compiled, [(run.inputs, run.key) for run in runs]
         try:
-            return [*self._submit(compiled, inputs, [run.contextvars for run in runs])]
+            return [*self._submit(compiled, inputs, runs[0].said, [run.contextvars for run in runs])]
         except BaseException as error:  # noqa: BLE001 - each caller gets its own
             if len(runs) == 1:
                 return [error]
@@ -477,6 +541,7 @@ class Runner(RunnerTwins):
         self,
         compiled: "_core.Workflow",
         runs: list[tuple[list[tuple[str, bytes]], str | None]],
+        said: _options.Options | None,
         context: list[contextvars.Context] | None = None,
         *,
         linger: bool = False,
@@ -484,12 +549,12 @@ class Runner(RunnerTwins):
     ) -> list[RunHandle]:
         context = [contextvars.copy_context()] if context is None else context
         try:
-            handles = self._core.submit(compiled, runs, context, linger, many)
+            handles = self._core.submit(compiled, runs, context, linger, many, said)
         except DefinitionError:
             recorded = self._as_recorded(compiled, runs)
             if recorded == runs:
                 raise
-            handles = self._core.submit(compiled, recorded, context, linger, many)
+            handles = self._core.submit(compiled, recorded, context, linger, many, said)
         return [RunHandle(handle, self, key) for handle, (_, key) in zip(handles, runs, strict=True)]
 
     def _as_recorded(
@@ -505,7 +570,7 @@ class Runner(RunnerTwins):
             found.append((recorded if workflow._compiled().same_inputs(recorded, inputs) else inputs, key))
         return found
 
-    def _find_run(self, run: "str | RunHandle | RunResult", workflow: Workflow | str | None) -> str:
+    def _find_run(self, run: Run, workflow: Workflow | str | None) -> str:
         return run.id if isinstance(run, (RunHandle, RunResult)) else self._find(run, workflow)
 
     def _declared(self, run: str, signal: object) -> "tuple[Signal[Any] | Request[Any, Any], ...] | None":

@@ -1,6 +1,7 @@
 """Messages to a run: `bide.signal` and `bide.request` as values, and what a waiting body gets of a request."""
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from bide._codec import Codec
@@ -15,7 +16,7 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 
-class Signal(WaitBase[T], Generic[T], frozen=True):
+class Signal(WaitBase[T], Generic[T], frozen=True, dict=True):
     """A named message to a run, with the type of its value. Made by `bide.signal`.
 
     One value of it serves to send (`runner.signal(run, approved, True)`), to wait (`handle.wait(approved)`), as a gate
@@ -25,10 +26,11 @@ class Signal(WaitBase[T], Generic[T], frozen=True):
     name: str
     type: Any
 
-    @property
+    @cached_property
     def codec(self) -> Codec:
         """How its values are stored."""
-        return Codec(self.type, f"the signal {self.name!r}", root="value")
+        remedy = f"give the signal a type by bide.signal({self.name!r}, type)"
+        return Codec(self.type, f"the signal {self.name!r}", root="value", remedy=remedy)
 
 
 class Received(Generic[T, A]):
@@ -48,7 +50,8 @@ class Received(Generic[T, A]):
 
     def reply(self, answer: A) -> None:
         """Answer the request: `answer` is what `runner.request` returns."""
-        self._handle._reply(self._request.name, self._number, self._request.answer_codec.encode(answer), "")
+        encoded = self._request.answer_codec.encode_by_class(answer)
+        self._handle._reply(self._request.name, self._number, encoded, "")
 
     def refuse(self, reason: str) -> None:
         """Refuse the request: `runner.request` raises `RequestRefused` with this reason."""
@@ -83,22 +86,26 @@ def check_reason(reason: object, what: str) -> str:
     return escape_surrogates(reason)
 
 
-class Request(WaitBase[Received[T, A]], Generic[T, A], frozen=True):
+class Request(WaitBase[Received[T, A]], Generic[T, A], frozen=True, dict=True):
     """A named message whose sender waits for an answer. Made by `bide.request`."""
 
     name: str
     type: Any
     answer: Any
 
-    @property
+    @cached_property
     def codec(self) -> Codec:
         """How its values are stored."""
-        return Codec(self.type, f"the request {self.name!r}", root="value")
+        return Codec(self.type, f"the request {self.name!r}", root="value", remedy=self._remedy)
 
-    @property
+    @cached_property
     def answer_codec(self) -> Codec:
         """How its answers are stored."""
-        return Codec(self.answer, f"the answer to the request {self.name!r}", root="answer")
+        return Codec(self.answer, f"the answer to the request {self.name!r}", root="answer", remedy=self._remedy)
+
+    @property
+    def _remedy(self) -> str:
+        return f"give the request its types by bide.request({self.name!r}, type, answer)"
 
     def _received(self, stored: bytes, handle: "TaskHandle") -> Received[T, A]:
         """Return what a wait for it gives: stored are a tag, the number in eight bytes, and the value."""
@@ -145,6 +152,17 @@ def request(name: str, type: type[T]) -> Request[T, Any]: ...
 def request(name: str, type: type[T], answer: type[A]) -> Request[T, A]: ...
 def request(name: str, type: Any = Any, answer: Any = Any) -> Request[Any, Any]:  # noqa: A002 - as above
     """Name a request, with the types of its values and of its answers.
+
+    Example::
+
+        quote = bide.request("quote", str, int)
+
+        @bide.task
+        def seller(handle: bide.TaskHandle) -> None:
+            asked = handle.wait(quote)
+            asked.reply(7 if asked.value == "nuts" else 0)
+
+        runner.request(run, quote, "nuts", timeout=10)  # returns 7
 
     Raises `DefinitionError` for a name that is no text or a type that cannot be stored.
     """

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from bide import _core
+    from bide._options import Options
     from bide._run_handle import RunHandle
 
 MOST = 256
@@ -22,16 +23,21 @@ MOST = 256
 class Submission:
     """A run that a caller awaits."""
 
-    __slots__ = ("compiled", "contextvars", "future", "inputs", "key", "loop", "submit")
+    __slots__ = ("compiled", "contextvars", "future", "inputs", "key", "loop", "said", "submit")
 
     def __init__(
-        self, submit: "Submit", compiled: "_core.Workflow", inputs: list[tuple[str, bytes]], key: str | None
+        self,
+        submit: "Submit",
+        compiled: "_core.Workflow",
+        inputs: list[tuple[str, bytes]],
+        key: str | None,
+        said: "Options | None",
     ) -> None:
         """Keep what is submitted and by what, the caller's contextvars, and its loop."""
         self.submit = submit
         import asyncio  # noqa: PLC0415 - the caller has imported it
 
-        self.compiled, self.inputs, self.key = compiled, inputs, key
+        self.compiled, self.inputs, self.key, self.said = compiled, inputs, key, said
         self.contextvars = contextvars.copy_context()
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.future: asyncio.Future[RunHandle] = self.loop.create_future()
@@ -86,9 +92,11 @@ class Submitter:
 
     def _work(self, batch: list[Submission]) -> None:
         done: list[tuple[Submission, RunHandle | BaseException]] = []
-        of: dict[int, list[Submission]] = {}
+        of: dict[tuple[int, int], list[Submission]] = {}
         for submission in batch:
-            of.setdefault(id(submission.compiled), []).append(submission)
+            # A run with options of its own is submitted alone.
+            alone = 0 if submission.said is None else id(submission)
+            of.setdefault((id(submission.compiled), alone), []).append(submission)
         for same in of.values():
             done += zip(same, same[0].submit(same), strict=True)
         loops: dict[int, tuple[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]]] = {}

@@ -24,7 +24,7 @@ R = TypeVar("R")
 ATTRIBUTE = "__bide_task__"
 RESERVED = frozenset({"context", "ctx", "handle", "task_handle"})
 BELOW = "what @bide.task says: put @bide.task below the decorator that made it"
-RUN_IF = ("succeeded", "failed", "done")
+RUN_IF = ("succeeded", "none_failed", "failed", "done")
 NO_SETTINGS = ((), None, None, None, "succeeded", 0)
 """What `task` gets for all settings but the name if it gets none, in the order of `_define`."""
 
@@ -89,8 +89,8 @@ def task(  # noqa: PLR0913 - each is a setting of its own, all but the first by 
 
     A parameter named after a task receives that task's return value and depends on it; any other is a run input.
     `timeout` limits the execution of one attempt (time deferred excluded), `gate` is waited for before the body
-    starts, and `run_if` ("succeeded", "failed", "done") decides once all dependencies have ended. `tolerate` is how
-    many elements of a mapped task may fail: a count such as 3, or a share such as 0.1.
+    starts, and `run_if` ("succeeded", "none_failed", "failed", "done") decides once all dependencies have ended.
+    `tolerate` is how many elements of a mapped task may fail: a count such as 3, or a share such as 0.1.
     """
     settings = (depends_on, retry, timeout, gate, run_if, tolerate)
     if fn is not None:

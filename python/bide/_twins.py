@@ -4,12 +4,14 @@ Runs are submitted and awaited without a thread for each call. Every other twin 
 the loop (`asyncio.to_thread`): these are rare.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import functools
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
 from bide._duration import optional_seconds
 from bide._events import DEFAULT
+from bide._options import options
 
 if TYPE_CHECKING:
     from bide._core import Channel
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -33,6 +36,19 @@ async def in_thread(method: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -
     import asyncio  # noqa: PLC0415 - the caller has imported it
 
     return await asyncio.to_thread(method, *args, **kwargs)
+
+
+def twin(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
+    """Return the awaitable twin of a method, with its parameters."""
+
+    @functools.wraps(method)
+    async def awaitable(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await in_thread(method, self, *args, **kwargs)
+
+    name = method.__name__
+    awaitable.__name__, awaitable.__qualname__ = f"{name}_async", f"{method.__qualname__}_async"
+    awaitable.__doc__ = f"Do the same as `{name}`, without blocking the event loop."
+    return awaitable
 
 
 def _runner(twins: "RunnerTwins") -> "Runner":
@@ -53,27 +69,47 @@ class RunnerTwins:
         *,
         key: str | None = None,
         timeout: "Duration | None" = None,
+        tags: Mapping[str, str] | None = None,
+        priority: int = 0,
+        start_at: datetime | None = None,
+        start_after: "Duration | None" = None,
     ) -> "RunResult":
         """Run a workflow like `run`, without blocking the event loop."""
         _runner(self)._refuse_in_body("Runner.run_async()")
         limit = optional_seconds(timeout, "timeout", zero=True)
-        handle = await _runner(self)._submit_soon(workflow, inputs, key)
+        said = options("run_async", tags, priority, start_at, start_after)
+        handle = await _runner(self)._submit_soon(workflow, inputs, key, said)
         return await handle._result_within(limit)
 
     async def submit_async(
-        self, workflow: "Workflow", inputs: Mapping[str, Any] | None = None, *, key: str | None = None
+        self,
+        workflow: "Workflow",
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        priority: int = 0,
+        start_at: datetime | None = None,
+        start_after: "Duration | None" = None,
     ) -> "RunHandle":
         """Submit a run like `submit`, without blocking the event loop."""
-        return await _runner(self)._submit_soon(workflow, inputs, key)
+        said = options("submit_async", tags, priority, start_at, start_after)
+        return await _runner(self)._submit_soon(workflow, inputs, key, said)
 
     async def submit_many_async(
         self,
         workflow: "Workflow",
         inputs: Iterable[Mapping[str, Any] | None],
         keys: Iterable[str | None] | None = None,
+        *,
+        tags: Mapping[str, str] | None = None,
+        priority: int = 0,
+        start_at: datetime | None = None,
+        start_after: "Duration | None" = None,
     ) -> "list[RunHandle]":
         """Submit runs like `submit_many`, without blocking the event loop."""
-        return await in_thread(_runner(self).submit_many, workflow, inputs, keys)
+        said: dict[str, Any] = {"tags": tags, "priority": priority, "start_at": start_at, "start_after": start_after}
+        return await in_thread(_runner(self).submit_many, workflow, inputs, keys, **said)
 
     async def register_async(self, workflow: "Workflow") -> None:
         """Register a workflow like `register`, without blocking the event loop."""
@@ -161,32 +197,55 @@ class RunnerTwins:
         status: "RunStatus | str | None" = None,
         workflow: "Workflow | str | None" = None,
         since: datetime | timedelta | None = None,
+        tags: Mapping[str, str] | None = None,
+        key_prefix: str | None = None,
+        parent: "Run | None" = None,
         limit: int | None = None,
     ) -> "list[RunResult]":
         """Return runs like `runs`, without blocking the event loop."""
-        return await in_thread(_runner(self).runs, status=status, workflow=workflow, since=since, limit=limit)
+        return await in_thread(
+            _runner(self).runs,
+            status=status,
+            workflow=workflow,
+            since=since,
+            tags=tags,
+            key_prefix=key_prefix,
+            parent=parent,
+            limit=limit,
+        )
 
     @overload
-    async def events_async(self, run: "Run", channel: str = DEFAULT, *, after: int = 0) -> "list[Event[Any]]": ...
-    @overload
-    async def events_async(self, run: "Run", channel: "Channel[T]", *, after: int = 0) -> "list[Event[T]]": ...
     async def events_async(
-        self, run: "Run", channel: "str | Channel[Any]" = DEFAULT, *, after: int = 0
+        self, run: "Run", channel: str = DEFAULT, *, after: int = 0, workflow: "Workflow | str | None" = None
+    ) -> "list[Event[Any]]": ...
+    @overload
+    async def events_async(
+        self, run: "Run", channel: "Channel[T]", *, after: int = 0, workflow: "Workflow | str | None" = None
+    ) -> "list[Event[T]]": ...
+    async def events_async(
+        self,
+        run: "Run",
+        channel: "str | Channel[Any]" = DEFAULT,
+        *,
+        after: int = 0,
+        workflow: "Workflow | str | None" = None,
     ) -> "list[Event[Any]]":
         """Return the events that `events` iterates over, without blocking the event loop."""
-        return await in_thread(lambda: list(_runner(self).events(run, channel, after=after)))
+        return await in_thread(lambda: list(_runner(self).events(run, channel, after=after, workflow=workflow)))
 
     @overload
-    async def latest_async(self, run: "Run", channel: str = DEFAULT) -> "Event[Any] | None": ...
+    async def latest_async(
+        self, run: "Run", channel: str = DEFAULT, *, workflow: "Workflow | str | None" = None
+    ) -> "Event[Any] | None": ...
     @overload
-    async def latest_async(self, run: "Run", channel: "Channel[T]") -> "Event[T] | None": ...
-    async def latest_async(self, run: "Run", channel: "str | Channel[Any]" = DEFAULT) -> "Event[Any] | None":
+    async def latest_async(
+        self, run: "Run", channel: "Channel[T]", *, workflow: "Workflow | str | None" = None
+    ) -> "Event[T] | None": ...
+    async def latest_async(
+        self, run: "Run", channel: "str | Channel[Any]" = DEFAULT, *, workflow: "Workflow | str | None" = None
+    ) -> "Event[Any] | None":
         """Return the last event like `latest`, without blocking the event loop."""
-        return await in_thread(lambda: _runner(self).latest(run, channel))
-
-    async def delete_async(self, id_or_key: str, *, workflow: "Workflow | str | None" = None) -> None:
-        """Delete an ended run like `delete`, without blocking the event loop."""
-        await in_thread(_runner(self).delete, id_or_key, workflow=workflow)
+        return await in_thread(lambda: _runner(self).latest(run, channel, workflow=workflow))
 
     async def close_async(self, grace: "Duration" = 5.0) -> None:
         """Close the runner like `close`, without blocking the event loop, on which bodies unwind meanwhile."""

@@ -13,7 +13,7 @@ import msgspec
 
 from bide._callables import is_async
 from bide._duration import LONGEST, as_float, count, moment, number, optional_seconds, seconds
-from bide._errors import DefinitionError
+from bide._errors import DefinitionError, not_yet
 from bide._text import check_text
 
 T = TypeVar("T")
@@ -24,19 +24,24 @@ Duration: TypeAlias = float | timedelta
 
 
 class Tolerate(msgspec.Struct, frozen=True):
-    """Let a condition raise: only `n` exceptions in a row end the wait, with the last of them."""
+    """Let a condition raise: `n` exceptions in a row end the wait, once `seconds` have passed since the first of them.
+
+    The wait fails with the last exception. A call that does not raise starts the count anew.
+    """
 
     n: int = 5
+    seconds: float | timedelta = 0.0
 
     def __post_init__(self) -> None:
-        """Check the number."""
+        """Check the number and the span."""
         msgspec.structs.force_setattr(self, "n", count(self.n, "Tolerate(n)"))
+        msgspec.structs.force_setattr(self, "seconds", seconds(self.seconds, "Tolerate(seconds=)", zero=True))
 
 
 OnError: TypeAlias = Tolerate | Literal["raise", "ignore"]
 """What a condition's exceptions do to its wait."""
 
-DEFAULT_ON_ERROR = Tolerate(5)
+DEFAULT_ON_ERROR = Tolerate(5, seconds=30)
 
 
 class WaitBase(msgspec.Struct, Generic[T_co], frozen=True):
@@ -82,11 +87,11 @@ class Until(WaitBase[T_co], Generic[T_co], frozen=True):
         check_name(self.name, "a condition")
 
     @property
-    def tolerance(self) -> int | None:
-        """How many exceptions in a row end the wait; None if none does."""
+    def tolerance(self) -> tuple[int, float] | None:
+        """How many exceptions in a row end the wait, and after how many seconds; None if none does."""
         if isinstance(self.on_error, Tolerate):
-            return self.on_error.n
-        return 1 if self.on_error == "raise" else None
+            return self.on_error.n, seconds(self.on_error.seconds, "seconds", zero=True)
+        return (1, 0.0) if self.on_error == "raise" else None
 
     def _parts(self) -> tuple[Any, ...]:
         """Return all of it as Rust reads it, by position (`rust/py/src/wait.rs`)."""
@@ -104,27 +109,38 @@ class Until(WaitBase[T_co], Generic[T_co], frozen=True):
 
 
 class After(WaitBase[None], frozen=True):
-    """A time span. `after` makes one."""
+    """A time span, or for a gate a function that computes it. `after` makes one."""
 
-    seconds: float
+    seconds: float | Callable[..., Duration]
 
     def __post_init__(self) -> None:
         """Check the span."""
-        _keep(self, "seconds", seconds(self.seconds, "after(seconds)", zero=True))
+        if not _is_computed(self.seconds, "after"):
+            _keep(self, "seconds", seconds(self.seconds, "after(seconds)", zero=True))
+
+    @property
+    def span(self) -> float:
+        """Seconds; a span that is computed has none."""
+        if callable(self.seconds):
+            raise only_for_gates(self)
+        return self.seconds
 
 
 class At(WaitBase[None], frozen=True):
-    """A moment, in UTC. `at` makes one."""
+    """A moment, in UTC, or for a gate a function that computes it. `at` makes one."""
 
-    moment: datetime
+    moment: datetime | Callable[..., datetime]
 
     def __post_init__(self) -> None:
         """Check the moment."""
-        _keep(self, "moment", moment(self.moment, "at(datetime)"))
+        if not _is_computed(self.moment, "at"):
+            _keep(self, "moment", moment(self.moment, "at(datetime)"))
 
     @property
     def timestamp(self) -> float:
-        """Seconds since 1970."""
+        """Seconds since 1970; a moment that is computed has none."""
+        if callable(self.moment):
+            raise only_for_gates(self)
         return self.moment.timestamp()
 
 
@@ -167,7 +183,7 @@ def until(  # noqa: PLR0913 - each is a setting of its own, all but the first by
     on_error: OnError = DEFAULT_ON_ERROR,
     name: str | None = None,
 ) -> Until[Any]:
-    """Wait until `condition()` is truthy, polled `every` so many seconds (times `backoff`, at most `max_every`)."""
+    """Wait until `condition()` is truthy, polled every `every` seconds (times `backoff`, at most `max_every`)."""
     # It takes each Duration and keeps the seconds.
     return Until(condition, every, timeout, backoff, max_every, jitter, on_error, name)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
@@ -196,25 +212,65 @@ def from_poll(  # noqa: PLR0913 - the signature of TaskHandle.defer_until, taken
 from_poll.__qualname__ = "TaskHandle.defer_until"  # what a misspelt argument's error names
 
 
-def after(duration: Duration) -> After:
-    """Wait for so many seconds."""
+def after(duration: Duration | Callable[..., Duration]) -> After:
+    """Wait for a duration: seconds or a `timedelta`.
+
+    As a gate it also takes a function, whose parameters are bound like the task's. It is called when the gate opens,
+    and what it returns is recorded: `gate=bide.after(lambda order: order.grace)`.
+    """
     return After(duration)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]  # as in `until`
 
 
-def at(when: datetime) -> At:
-    """Wait for a moment; the datetime has to know its time zone."""
+def at(when: datetime | Callable[..., datetime]) -> At:
+    """Wait for a moment; the datetime has to know its time zone.
+
+    As a gate it also takes a function, as `after` does: `gate=bide.at(lambda due: due)`.
+    """
     return At(when)
-
-
-def conditions(wait: WaitBase[Any]) -> "list[Until[Any]]":
-    """Return the conditions of a wait, in the order in which its plan has them (`_combine.py`)."""
-    return [one for one in leaves(wait) if isinstance(one, Until)]
 
 
 def leaves(wait: WaitBase[Any]) -> list[WaitBase[Any]]:
     """Return the waits that are no combinations, in the order in which the plan of a wait has them."""
     members: tuple[WaitBase[Any], ...] = getattr(wait, "waits", ())
     return [leaf for one in members for leaf in leaves(one)] if members else [wait]
+
+
+def callables(wait: WaitBase[Any]) -> list[Callable[..., Any]]:
+    """Return what a gate calls, conditions and times, in the order in which its plan has them (`_combine.py`)."""
+    called = [one.condition if isinstance(one, Until) else computes(one) for one in leaves(wait)]
+    return [one for one in called if one is not None]
+
+
+def computes(wait: WaitBase[Any]) -> Callable[..., Any] | None:
+    """Return the function that computes a time; None of any other wait."""
+    when = wait.seconds if isinstance(wait, After) else wait.moment if isinstance(wait, At) else None
+    return when if callable(when) else None
+
+
+def computed(kind: str, value: object) -> float:
+    """Return what the function of a gate has computed, a span or a moment, as seconds."""
+    what = f"what the function of bide.{kind} returns"
+    if kind == "after":
+        return seconds(value, what, zero=True)
+    return moment(value, what).timestamp()
+
+
+def only_for_gates(wait: WaitBase[Any]) -> DefinitionError:
+    """Return the error for a computed time that is no gate."""
+    kind, value = ("after", "seconds") if isinstance(wait, After) else ("at", "moment")
+    return DefinitionError(
+        f"bide.{kind}(function) computes its time when a gate opens, and this is no gate: call the function and pass "
+        f"what it returns, bide.{kind}({value})"
+    )
+
+
+def _is_computed(value: object, kind: str) -> bool:
+    if not callable(value):
+        return False
+    if is_async(value):
+        feature = f"a function by `async def` for bide.{kind} ({value!r})"
+        raise not_yet(feature)
+    return True
 
 
 def _keep(wait: msgspec.Struct, name: str, value: object) -> None:

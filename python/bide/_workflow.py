@@ -12,10 +12,12 @@ from typing import Any, NoReturn, ParamSpec, TypeVar, overload
 
 from bide import _draw
 from bide._compiled import CompiledWorkflow, compile_workflow
+from bide._duration import optional_seconds
 from bide._errors import DefinitionError, not_picklable
 from bide._signals import declared
 from bide._task import ATTRIBUTE, TaskDef, as_task, check_name, task
 from bide._text import shown
+from bide._waits import Duration
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,7 +27,9 @@ class Workflow:
     """A named graph of tasks: `Workflow("ingest", [wait_for_data, process_data])`.
 
     `signals` lists what its runs understand, names or `bide.signal` values: sending them anything else is refused.
-    With `fail_fast`, a failure skips what has not started. `@workflow.task` adds a task until the first use; the tasks
+    With `fail_fast`, a failure skips what has not started.
+    `timeout`, seconds or a `timedelta`, is the deadline of each run, counted from when it begins: what has not ended by
+    then fails, waits included. `@workflow.task` adds a task until the first use; the tasks
     given at once must be a whole graph by themselves.
     """
 
@@ -37,6 +41,7 @@ class Workflow:
         description: str | None = None,
         fail_fast: bool = False,
         signals: Iterable[object] | None = None,
+        timeout: Duration | None = None,
     ) -> None:
         """Take the tasks, decorated or plain functions, in any order."""
         self._name = check_name(name, "a workflow")
@@ -53,6 +58,7 @@ class Workflow:
         self._description = description
         self._fail_fast = fail_fast
         self._signals = None if signals is None else declared(signals, self._what)
+        self._timeout = optional_seconds(timeout, f"{self._what}: timeout")
         self._definitions: dict[str, TaskDef] = {}
         self._cached: CompiledWorkflow | None = None
         self._frozen = False
@@ -75,6 +81,11 @@ class Workflow:
     def fail_fast(self) -> bool:
         """Whether a failure skips what has not started."""
         return self._fail_fast
+
+    @property
+    def timeout(self) -> float | None:
+        """How many seconds a run may take; None for no limit."""
+        return self._timeout
 
     @property
     def tasks(self) -> Mapping[str, Callable[..., Any]]:
@@ -167,6 +178,7 @@ class Workflow:
             self._definitions,
             fail_fast=self._fail_fast,
             signals=None if self._signals is None else tuple(one.name for one in self._signals),
+            timeout=self._timeout,
         )
         return self._cached
 

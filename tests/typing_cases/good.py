@@ -1,5 +1,6 @@
 """Correct user code: a type checker accepts every line. `test_typing.py` checks it; it is never imported."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, assert_type
@@ -98,6 +99,12 @@ def starts(handle: bide.TaskHandle) -> str:
     assert_type(handle.start_many(workflow, [{"path": "x"}, None]), list[bide.ChildRun])
     assert_type(handle.wait_all(child, bide.after(1)), tuple[bide.RunResult, None])
     assert_type(handle.wait_any(child), tuple[bide.Fired[bide.RunResult] | None])
+    children = handle.start_many(workflow, [{"path": "x"}] * 6)
+    assert_type(handle.wait_all(*children), tuple[bide.RunResult, ...])
+    assert_type(handle.wait_any(*children), tuple[bide.Fired[bide.RunResult] | None, ...])
+    assert_type(bide.all_of(*children), bide.AllOf[tuple[bide.RunResult, ...]])
+    assert_type(bide.any_of(*children), bide.AnyOf[tuple[bide.Fired[bide.RunResult] | None, ...]])
+    assert_type(handle.wait_all(child, child, child, child, child, child), tuple[bide.RunResult, ...])
     assert_type(handle.run(workflow, timeout=1)[plain], int)
     assert_type(handle.parent, str | None)
     return child.id
@@ -130,7 +137,9 @@ def use() -> None:
         assert_type(result.tasks["plain"].progress, bide.Progress | None)
         assert_type(next(runner.events(result, numbers)), bide.Event[int])
         assert_type(next(runner.follow("k", numbers)).value, int)
-        assert_type(runner.latest(result, numbers), bide.Event[int] | None)
+        assert_type(runner.latest("k", numbers, workflow=workflow), bide.Event[int] | None)
+        assert_type(runner.events("k", numbers, workflow="typed"), Iterator[bide.Event[int]])
+        assert_type(runner.follow("k", workflow=workflow), bide.Follower[Any])
         assert_type(runner.submit(workflow).follow(numbers), bide.Follower[int])
         assert_type(runner.runs(status=bide.RunStatus.Failed, since=timedelta(days=1)), list[bide.RunResult])
 

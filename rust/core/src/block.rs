@@ -6,8 +6,8 @@ use std::sync::Arc;
 const MISMATCH: &str = "replay mismatch: ";
 const DIED: &str = "the process died ";
 const WHILE: &str = " times in a row while it executed ";
-const ADVICE: &str = "; fix that task and submit the work under another key (this run keeps its key and stays paused: \
-                      resuming is not there yet)";
+const ADVICE: &str = "; fix that task and continue by runner.resume(run)";
+const REQUESTED: &str = "paused on request";
 
 /// Why a run is paused. [`fmt::Display`] makes the text that is stored, [`BlockReason::from_stored`] reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,16 +24,29 @@ pub enum BlockReason {
         /// The names of the tasks that may be the cause, each in quotes.
         tasks: Arc<str>,
     },
+    /// Somebody has asked for it. The run stays in memory, and what its bodies wait for is recorded.
+    Requested {
+        /// Who and why, as [`crate::control::who_and_why`] puts it.
+        who: Arc<str>,
+    },
     /// Any other reason, in words: the run cannot be read, or another version of bide paused it.
     Other(Arc<str>),
 }
 
 impl BlockReason {
+    /// Whether the run stays in memory and accepts what happens to it.
+    #[must_use]
+    pub const fn is_requested(&self) -> bool {
+        matches!(self, Self::Requested { .. })
+    }
+
     /// The reason whose text this is.
     #[must_use]
     pub fn from_stored(text: Arc<str>) -> Self {
         let mismatch = |what: &str| Self::Mismatch { what: what.into() };
+        let requested = |who: &str| Self::Requested { who: who.into() };
         let known = text.strip_prefix(MISMATCH).map(mismatch).or_else(|| Self::crashes(&text));
+        let known = known.or_else(|| text.strip_prefix(REQUESTED).map(requested));
         // A text that would not be written in the same way again is kept as it is.
         known.filter(|reason| reason.to_string() == *text).unwrap_or(Self::Other(text))
     }
@@ -49,6 +62,7 @@ impl fmt::Display for BlockReason {
         match self {
             Self::Mismatch { what } => write!(f, "{MISMATCH}{what}"),
             Self::Crashes { times, tasks } => write!(f, "{DIED}{times}{WHILE}{tasks}{ADVICE}"),
+            Self::Requested { who } => write!(f, "{REQUESTED}{who}"),
             Self::Other(text) => f.write_str(text),
         }
     }
@@ -70,6 +84,7 @@ mod tests {
                 let name: Arc<str> = name.into();
                 prop_assert!(reads_back(&BlockReason::Mismatch { what: Arc::clone(&name) }), "{}", name);
                 prop_assert!(reads_back(&BlockReason::Crashes { times, tasks: Arc::clone(&name) }), "{}", name);
+                prop_assert!(reads_back(&BlockReason::Requested { who: Arc::clone(&name) }), "{}", name);
             }
         }
     }
@@ -77,7 +92,7 @@ mod tests {
     #[test]
     fn a_text_of_another_version_is_kept_as_it_is() {
         let older = format!("{DIED}5{WHILE}'a'; fix it");
-        for text in ["", "paused by somebody", &format!("{DIED}007{WHILE}'a'{ADVICE}"), &older] {
+        for text in ["", "stopped by somebody", &format!("{DIED}007{WHILE}'a'{ADVICE}"), &older] {
             assert_eq!(BlockReason::from_stored(text.into()), BlockReason::Other(text.into()));
         }
     }

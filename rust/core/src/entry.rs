@@ -93,6 +93,27 @@ stored_enum! {
     }
 }
 
+impl EntryKind {
+    /// What a message calls an entry of this kind.
+    pub(crate) const fn described(self) -> &'static str {
+        match self {
+            Self::Condition => "a condition",
+            Self::Time => "a time",
+            Self::Signal => "a signal",
+            Self::Step => "a step",
+            Self::Any => "the first of several waits",
+            Self::All => "all of several waits",
+            Self::Start => "the start of a child run",
+            Self::Child => "a child run",
+            Self::Callback => "a callback",
+            Self::Answer => "the answer to a callback",
+            Self::Checkpoint => "a checkpoint",
+            Self::Request => "a request",
+            Self::Reply => "a reply",
+        }
+    }
+}
+
 stored_enum! {
     /// Where a journal entry stands.
     EntryState {

@@ -50,6 +50,32 @@ pub enum Event {
         /// For a gate that failed: whether the task's retry policy covers the failure.
         retry: Option<Retry>,
     },
+    /// A timer has fired that the machine asked for: the time of an open wait is reached, or it times out.
+    Elapsed {
+        /// Whose wait.
+        task: TaskRef,
+        /// Which attempt; for a gate the number of attempts before it.
+        attempt: u32,
+        /// The journal entry.
+        key: EntryKey,
+        /// The time that the timer was set for: a later wait can have the same key.
+        at: Time,
+        /// Whether that is the deadline of the wait, and not its time.
+        times_out: bool,
+        /// For a gate that times out: whether the task's retry policy covers that.
+        retry: Option<Retry>,
+    },
+    /// The host has computed when the time of a gate is reached. From now on that stands.
+    Timed {
+        /// Whose gate.
+        task: TaskRef,
+        /// The number of attempts before it.
+        attempt: u32,
+        /// The journal entry.
+        key: EntryKey,
+        /// What was computed.
+        time: GateTime,
+    },
     /// A step returned or raised, or a wait was satisfied at its first check.
     Recorded {
         /// Whose body.
@@ -172,6 +198,21 @@ pub enum Event {
         /// How.
         status: RunStatus,
     },
+    /// The time that a body has to clean up in a cancelled run may be used up.
+    GraceOver {
+        /// Whose body.
+        task: TaskRef,
+        /// Which attempt.
+        attempt: u32,
+        /// How long it may execute.
+        grace: Duration,
+        /// How long that may take by the wall.
+        limit: Duration,
+    },
+    /// The time has come at which the run is to begin.
+    StartDue,
+    /// The run's deadline has passed.
+    Expired,
     /// The run cannot continue as it is: it is paused. Later events of its bodies are refused.
     Block {
         /// Why.
@@ -229,12 +270,23 @@ pub enum GateUntil {
     After(Duration),
     /// A point in time.
     At(Time),
+    /// A time that the host computes once, when the gate opens. Until then its entry is due at [`Time::NEVER`].
+    Computed,
     /// A message to the run.
     Message(Address),
     /// The first of several.
     Any(Vec<GateSpec>),
     /// All of several.
     All(Vec<GateSpec>),
+}
+
+/// A time that the host has computed for a gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GateTime {
+    /// A span after the gate opened.
+    After(Duration),
+    /// A point in time.
+    At(Time),
 }
 
 impl GateSpec {
@@ -249,7 +301,7 @@ impl GateSpec {
     pub const fn kind(&self) -> EntryKind {
         match &self.until {
             GateUntil::Condition => EntryKind::Condition,
-            GateUntil::After(_) | GateUntil::At(_) => EntryKind::Time,
+            GateUntil::After(_) | GateUntil::At(_) | GateUntil::Computed => EntryKind::Time,
             GateUntil::Message(address) => address.entry_kind(),
             GateUntil::Any(_) => EntryKind::Any,
             GateUntil::All(_) => EntryKind::All,
@@ -263,6 +315,7 @@ impl GateSpec {
             GateUntil::Condition => Operation::Condition { proof: None },
             GateUntil::After(span) => Operation::Time { due: now.after(*span) },
             GateUntil::At(time) => Operation::Time { due: *time },
+            GateUntil::Computed => Operation::Time { due: Time::NEVER },
             GateUntil::Message(address) => Operation::Message(address.clone()),
             GateUntil::Any(of) => Operation::Any { members: of.iter().map(Self::key).collect() },
             GateUntil::All(of) => Operation::All { members: of.iter().map(Self::key).collect() },
@@ -327,6 +380,11 @@ pub enum Outcome {
         /// Why.
         reason: Arc<str>,
     },
+    /// It was cancelled: the failure that its wait or its call has raised has left it.
+    Cancelled {
+        /// The failure.
+        failure: Failure,
+    },
     /// It was suspended: it will be entered again and continue from its journal. Everything that it reports later is
     /// refused, so that a body that does not return in time can be abandoned.
     Suspended,
@@ -356,8 +414,8 @@ pub enum Effect {
         /// Which.
         task: TaskRef,
     },
-    /// The task's gate is open and waits for a condition: poll it and apply `Closed` with the result. A gate that
-    /// waits for a time is a `Timer`.
+    /// The task's gate is open and waits for a condition: poll it and apply `Closed` with the result. Or it waits for a
+    /// time that is not computed yet: compute it and apply `Timed`. A gate whose time is known is a `Timer`.
     Gate {
         /// Which.
         task: TaskRef,
@@ -391,6 +449,27 @@ pub enum Effect {
         /// Which.
         task: TaskRef,
     },
+    /// A body begins or continues to clean up in a cancelled run: apply `GraceOver` when its time may be used up.
+    Grace {
+        /// Whose body.
+        task: TaskRef,
+        /// Which attempt.
+        attempt: u32,
+        /// How long it has executed since.
+        used: Duration,
+        /// When the run was cancelled.
+        since: Time,
+    },
+    /// A body that executes is to get that its run was cancelled, or was cut off: interrupt it, if the host can.
+    Interrupted {
+        /// Which.
+        task: TaskRef,
+    },
+    /// The condition for which the task is behind its gate is to be asked now.
+    PollNow {
+        /// Which.
+        task: TaskRef,
+    },
     /// Events are there to be read: notify those who follow the run.
     Emitted,
     /// A request is answered or refused: tell its sender, if that waits in this process.
@@ -416,6 +495,9 @@ pub enum Refused {
     /// The attempt is not the current one or has ended.
     #[error("the attempt is over")]
     AttemptOver,
+    /// The run was cancelled, and the body gets that now.
+    #[error("the run was cancelled")]
+    Cancelled,
     /// A message with the same id came before.
     #[error("a message with this id was received before")]
     Duplicate,

@@ -34,10 +34,14 @@ pub enum FailureKind {
     RequestRefused,
     /// A child run did not complete.
     ChildFailed,
+    /// The run was cancelled while the body waited, or before it made this call.
+    Cancelled,
+    /// The run did not end before its deadline.
+    RunTimeout,
 }
 
 impl FailureKind {
-    const NAMES: [(Self, &'static str); 11] = [
+    const NAMES: [(Self, &'static str); 13] = [
         (Self::Raised, "error"),
         (Self::WaitTimeout, "wait_timeout"),
         (Self::TaskTimeout, "task_timeout"),
@@ -49,6 +53,8 @@ impl FailureKind {
         (Self::CallbackRejected, "callback_rejected"),
         (Self::RequestRefused, "request_refused"),
         (Self::ChildFailed, "child_failed"),
+        (Self::Cancelled, "cancelled"),
+        (Self::RunTimeout, "run_timeout"),
     ];
 
     /// The name by which it is stored.

@@ -14,8 +14,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::event::GateSpec;
+use crate::definition::DefinitionError;
+use crate::event::{GateSpec, GateUntil};
 use crate::id::TaskIx;
+use crate::message::{Address, MessageKind};
+use crate::nearest::did_you_mean;
 use crate::retry::RetryPolicy;
 use ancestors::AncestorCache;
 pub use build::RESERVED_NAMES;
@@ -28,10 +31,19 @@ pub enum RunIf {
     /// If all its dependencies succeeded.
     #[default]
     Succeeded,
+    /// If none failed, or was skipped because of a failure: others may have been skipped.
+    NoneFailed,
     /// If at least one failed, or was skipped because of a failure.
     Failed,
     /// Always.
     Done,
+}
+
+impl RunIf {
+    /// Whether the task may run once something that it depends on has failed: `fail_fast` does not skip it then.
+    pub(crate) const fn runs_after_failures(self) -> bool {
+        matches!(self, Self::Failed | Self::Done)
+    }
 }
 
 /// A task as it is declared.
@@ -85,6 +97,8 @@ pub struct Graph {
     fail_fast: bool,
     /// The signals that it understands; `None`: any.
     signals: Option<Box<[String]>>,
+    /// How long after it begins a run must have ended.
+    timeout: Option<Duration>,
     specs: Box<[TaskSpec]>,
     by_name: HashMap<Arc<str>, TaskIx>,
     dependencies: Edges,
@@ -121,15 +135,62 @@ impl Graph {
     }
 
     /// The same workflow, which understands only these signals; `None`: any.
+    ///
+    /// # Errors
+    /// A gate waits for another signal, so that nothing could open it.
+    pub fn with_signals(self, signals: Option<Vec<String>>) -> Result<Self, DefinitionError> {
+        let graph = Self { signals: signals.map(Into::into), ..self };
+        for spec in &*graph.specs {
+            if let Some(why) = spec.gate.as_ref().and_then(|gate| graph.undeclared_in(gate)) {
+                let (workflow, task) = (&graph.workflow, &spec.name);
+                return Err(DefinitionError(format!("workflow '{workflow}': task '{task}': its gate {why}")));
+            }
+        }
+        Ok(graph)
+    }
+
+    /// The same workflow, whose runs must have ended this long after they begin; `None`: no limit.
     #[must_use]
-    pub fn with_signals(self, signals: Option<Vec<String>>) -> Self {
-        Self { signals: signals.map(Into::into), ..self }
+    pub fn with_timeout(self, timeout: Option<Duration>) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// How long after it begins a run must have ended.
+    #[must_use]
+    pub fn timeout(&self) -> Option<Duration> {
+        self.timeout
     }
 
     /// The signals that it understands; `None`: any.
     #[must_use]
     pub fn signals(&self) -> Option<&[String]> {
         self.signals.as_deref()
+    }
+
+    /// Why nothing can satisfy a wait for this message: the workflow names its signals, and this is none of them.
+    #[must_use]
+    pub fn undeclared(&self, address: &Address) -> Option<String> {
+        let kind = match address.kind {
+            MessageKind::Signal => "signal",
+            MessageKind::Request => "request",
+            MessageKind::Answer | MessageKind::Withdrawal | MessageKind::Control => return None,
+        };
+        let (declared, name) = (self.signals()?, &address.name);
+        if declared.iter().any(|known| **known == **name) {
+            return None;
+        }
+        let hint = did_you_mean(name, declared.iter().map(String::as_str));
+        Some(format!("waits for the {kind} '{name}', which the workflow does not name in signals{hint}"))
+    }
+
+    fn undeclared_in(&self, gate: &GateSpec) -> Option<String> {
+        match &gate.until {
+            GateUntil::Message(address) => self.undeclared(address),
+            GateUntil::Any(members) | GateUntil::All(members) => {
+                members.iter().find_map(|member| self.undeclared_in(member))
+            }
+            _ => None,
+        }
     }
 
     /// A task's name.

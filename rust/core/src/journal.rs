@@ -9,10 +9,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::entry::{Entry, EntryKey, EntryKind, EntryState, Lookup, Operation, RecordKind, StepArguments, StepMode};
-use crate::event::Wait;
+use crate::event::{GateTime, Wait};
 use crate::failure::{Failure, FailureKind};
 use crate::id::RunId;
 use crate::message::{answered_number, request_number};
+use crate::quick_hash::QuickHash;
 use crate::time::Time;
 use crate::value::Value;
 
@@ -51,6 +52,8 @@ pub enum Recall {
     Failed(Failure),
     /// The code asks for something else than was recorded under this key; says what.
     Mismatch(String),
+    /// It waits for a callback of which the journal knows nothing, so that no answer to it is accepted.
+    NoCallback,
 }
 
 /// The journal of one task.
@@ -75,7 +78,7 @@ struct Entries {
     list: Vec<Entry>,
     /// Positions in the list, once it is longer than [`SHORT`].
     #[expect(clippy::box_collection, reason = "a journal that has none pays one word for it, not six")]
-    index: Option<Box<HashMap<EntryKey, usize>>>,
+    index: Option<Box<HashMap<EntryKey, usize, QuickHash>>>,
 }
 
 /// Up to this many entries are searched one after the other.
@@ -170,7 +173,7 @@ impl Entry {
     /// What a body gets for the wait or step that it records.
     pub(crate) fn recalled(&self) -> Recall {
         match (self.state, &self.value, &self.failure) {
-            // It was a member of a combination and is waited for again: anew.
+            // It was a member of a combination: it is opened again, with new times.
             (EntryState::Lost, ..) => Recall::Ask { deadline: None },
             (EntryState::Satisfied, value, _) => Recall::Satisfied(value.clone().unwrap_or(Value::NONE)),
             (EntryState::Failed, _, Some(failure)) => Recall::Failed(failure.clone()),
@@ -188,6 +191,18 @@ impl Entry {
         }
     }
 
+    /// The failure, if it is where the body has got that its run was cancelled.
+    pub(crate) fn cancellation(&self) -> Option<&Failure> {
+        self.failure
+            .as_ref()
+            .filter(|failure| failure.kind == FailureKind::Cancelled && self.state == EntryState::Failed)
+    }
+
+    /// The number of the request of which it records that it was answered.
+    fn answered(&self) -> Option<i64> {
+        self.value.as_ref().filter(|_| self.kind() == EntryKind::Reply).and_then(answered_number)
+    }
+
     /// Whether a step was recorded with these arguments.
     pub(crate) fn has_arguments(&self, arguments: &StepArguments) -> bool {
         let (mine, older) = (self.proof(), arguments.older.as_deref());
@@ -196,7 +211,7 @@ impl Entry {
 
     /// The message that the code asks for something of another kind.
     pub(crate) fn is_another_kind(&self, kind: EntryKind) -> String {
-        format!("{} was recorded as a {} and is now a {kind}", self.key, self.kind())
+        format!("{} was recorded as {} and is now {}", self.key, self.kind().described(), kind.described())
     }
 
     /// The message that the code waits for another message or child than was recorded.
@@ -258,6 +273,10 @@ impl Journal {
         let Some(entry) = self.entries.get(key) else {
             return Recall::Ask { deadline: None };
         };
+        if let Some(failure) = entry.cancellation() {
+            // That is raised here once more, whatever the code asks for.
+            return Recall::Failed(failure.clone());
+        }
         if entry.kind() != lookup.kind() {
             return Recall::Mismatch(entry.is_another_kind(lookup.kind()));
         }
@@ -296,7 +315,7 @@ impl Journal {
                 // That it was executed once, or how often it has failed.
                 value = old.value.filter(|_| old.operation.kind() == EntryKind::Step);
             }
-            if matches!(old.operation, Operation::Time { .. }) {
+            if matches!(old.operation, Operation::Time { due } if due != Time::NEVER) {
                 operation = old.operation;
             }
         }
@@ -364,22 +383,78 @@ impl Journal {
     }
 
     /// Puts a state in the place of all that the body has recorded, and returns the keys of what was dropped. The gate's
-    /// entry stays. What must outlive a checkpoint, such as the start of a child, is left out here.
+    /// entry stays with the answer to its request, and so do the starts of children with a key.
     pub fn checkpoint(&mut self, state: Value, now: Time) -> (Vec<EntryKey>, &Entry) {
         let key = EntryKey::checkpoint();
+        let of_gate: Vec<i64> =
+            self.requests().filter(|(entry, _)| entry.key.n == 0).map(|(_, number)| number).collect();
+        let stays = |entry: &Entry| match entry.kind() {
+            EntryKind::Start => entry.key.is_keyed(),
+            EntryKind::Reply => entry.answered().is_some_and(|number| of_gate.contains(&number)),
+            _ => false,
+        };
         let dropped: Vec<EntryKey> = self
             .entries
             .values()
-            .filter(|entry| entry.key.n > 0 && entry.key != key)
+            .filter(|entry| entry.key.n > 0 && entry.key != key && !stays(entry))
             .map(|entry| entry.key.clone())
             .collect();
+        // The body has got that its run was cancelled, and does not get it again.
+        let failure = self.cancellation().cloned();
         for key in &dropped {
             self.entries.remove(key);
         }
         self.last_seq += 1;
         let entry = Entry::new(key, self.last_seq, Operation::Record(RecordKind::Checkpoint), now);
-        let entry = Entry { state: EntryState::Satisfied, value: Some(state), closed_at: Some(now), ..entry };
+        let entry = Entry { state: EntryState::Satisfied, value: Some(state), failure, closed_at: Some(now), ..entry };
         (dropped, self.entries.put(entry))
+    }
+
+    /// What the body has got when its run was cancelled, if it has.
+    pub(crate) fn cancellation(&self) -> Option<&Failure> {
+        let is = |failure: &&Failure| failure.kind == FailureKind::Cancelled;
+        self.entries.values().find_map(|entry| entry.failure.as_ref().filter(is))
+    }
+
+    /// Forgets that the run was cancelled, with all that the body has recorded since: it did that to clean up. Returns
+    /// the keys of what was dropped.
+    pub(crate) fn forget_cancellation(&mut self) -> Vec<EntryKey> {
+        let is = |entry: &&Entry| entry.cancellation().is_some();
+        let Some(since) = self.entries.values().filter(is).map(|entry| entry.seq).min() else { return Vec::new() };
+        let later = self.entries.values().filter(|entry| entry.seq >= since && entry.key.n > 0);
+        let dropped: Vec<EntryKey> = later.map(|entry| entry.key.clone()).collect();
+        self.entries.remove_all(&dropped);
+        dropped
+    }
+
+    /// The runs whose starts are recorded.
+    pub(crate) fn started(&self) -> impl Iterator<Item = RunId> {
+        let starts = self.entries.values().filter(|entry| entry.kind() == EntryKind::Start);
+        starts.filter_map(|entry| RunId::from_value(entry.value.as_ref()?))
+    }
+
+    /// Forgets the waits for children that are executed again. Returns the keys of what was dropped.
+    pub(crate) fn forget_waits_for(&mut self, children: &[RunId]) -> Vec<EntryKey> {
+        let is = |entry: &&Entry| matches!(entry.operation, Operation::Child { run } if children.contains(&run));
+        let mut dropped: Vec<EntryKey> = self.entries.values().filter(is).map(|entry| entry.key.clone()).collect();
+        let combines = |entry: &&Entry| entry.operation.members().iter().any(|member| dropped.contains(member));
+        let above: Vec<EntryKey> = self.entries.values().filter(combines).map(|entry| entry.key.clone()).collect();
+        dropped.extend(above);
+        self.entries.remove_all(&dropped);
+        dropped
+    }
+
+    /// The oldest open wait: of several that are combined one that is not a combination itself. A step is no wait.
+    pub(crate) fn oldest_wait(&self, is: impl Fn(&Entry) -> bool) -> Option<&Entry> {
+        let waits = self.open_entries().filter(|entry| entry.kind() != EntryKind::Step && is(entry));
+        waits.min_by_key(|entry| entry.seq)
+    }
+
+    /// Moves the deadline of an open entry. `None` if it has none.
+    pub(crate) fn extend(&mut self, key: &EntryKey, span: std::time::Duration) -> Option<&Entry> {
+        let entry = self.entries.get_mut(key).filter(|entry| entry.state == EntryState::Open)?;
+        entry.deadline = Some(entry.deadline?.after(span));
+        Some(entry)
     }
 
     /// The state of the last checkpoint.
@@ -388,33 +463,68 @@ impl Journal {
         self.entries.get(&EntryKey::checkpoint())?.value.as_ref()
     }
 
-    /// How many waits and steps of the body are recorded.
+    /// How many waits and steps the body has recorded since its last checkpoint.
     #[must_use]
     pub fn recorded(&self) -> usize {
-        let by_body = |entry: &&Entry| entry.key.n > 0 && entry.kind() != EntryKind::Checkpoint;
-        self.entries.values().filter(by_body).count()
+        let since = self.checkpoint_seq();
+        self.entries.values().filter(|entry| entry.key.n > 0 && entry.seq > since).count()
     }
 
-    /// The numbers of the requests that were taken and have no answer, in order of recording.
-    pub(crate) fn unanswered(&self) -> Vec<i64> {
+    /// Whether an entry is older than the last checkpoint, which has left it.
+    pub(crate) fn outlived_checkpoint(&self, key: &EntryKey) -> bool {
+        self.get(key).is_some_and(|entry| entry.seq < self.checkpoint_seq())
+    }
+
+    fn checkpoint_seq(&self) -> u32 {
+        self.entries.get(&EntryKey::checkpoint()).map_or(0, |entry| entry.seq)
+    }
+
+    /// The requests that were taken and have no answer, in order of recording: the key of each wait and the number.
+    pub(crate) fn unanswered(&self) -> Vec<(&EntryKey, i64)> {
         if !self.has_requests {
             return Vec::new();
         }
-        let of = |kind| self.entries.values().filter(move |entry: &&Entry| entry.kind() == kind);
-        let answered = of(EntryKind::Reply).filter_map(|entry| answered_number(entry.value.as_ref()?));
-        let answered: HashSet<i64> = answered.collect();
-        let mut taken: Vec<(u32, i64)> = of(EntryKind::Request)
-            .filter(|entry| entry.state == EntryState::Satisfied)
-            .filter_map(|entry| Some((entry.seq, request_number(entry.value.as_ref()?)?)))
-            .filter(|(_, number)| !answered.contains(number))
-            .collect();
-        taken.sort_unstable();
-        taken.into_iter().map(|(_, number)| number).collect()
+        let answered: HashSet<i64> = self.entries.values().filter_map(Entry::answered).collect();
+        let mut taken: Vec<(&Entry, i64)> = self.requests().filter(|(_, number)| !answered.contains(number)).collect();
+        taken.sort_unstable_by_key(|(entry, _)| entry.seq);
+        taken.into_iter().map(|(entry, number)| (&entry.key, number)).collect()
+    }
+
+    /// The requests that were taken, with their numbers.
+    fn requests(&self) -> impl Iterator<Item = (&Entry, i64)> {
+        let taken = |entry: &&Entry| entry.kind() == EntryKind::Request && entry.state == EntryState::Satisfied;
+        self.entries.values().filter(taken).filter_map(|entry| Some((entry, request_number(entry.value.as_ref()?)?)))
+    }
+
+    /// Sets the time of an open entry that has none yet.
+    pub(crate) fn set_due(&mut self, key: &EntryKey, time: GateTime) -> Option<&Entry> {
+        let entry = self.entries.get_mut(key).filter(|entry| entry.state == EntryState::Open)?;
+        let Operation::Time { due } = &mut entry.operation else { return None };
+        if *due != Time::NEVER {
+            return None;
+        }
+        *due = match time {
+            GateTime::After(span) => entry.opened_at.after(span),
+            GateTime::At(time) => time,
+        };
+        Some(entry)
+    }
+
+    /// Whether the callback with this secret is recorded.
+    pub(crate) fn has_callback(&self, secret: &str) -> bool {
+        let made = |entry: &Entry| entry.kind() == EntryKind::Callback;
+        let with = |entry: &Entry| entry.value.as_ref().is_some_and(|value| value.payload() == secret.as_bytes());
+        self.entries.values().any(|entry| made(entry) && with(entry))
     }
 
     /// All entries, in no order.
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.entries.values()
+    }
+
+    /// The open entries, in no order.
+    pub(crate) fn open_entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values().filter(|entry| entry.state == EntryState::Open)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -435,7 +545,7 @@ impl Journal {
 
     /// The body's open waits. There can be several: an async body has them, or another version of the code opened them.
     fn open_waits(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.values().filter(|entry| entry.state == EntryState::Open && entry.key.n > 0)
+        self.open_entries().filter(|entry| entry.key.n > 0)
     }
 
     /// When a body that is not in memory has to be entered again. `None` means at once: it was executing, or only it
@@ -473,7 +583,7 @@ impl Journal {
     #[must_use]
     pub fn waits_for(&self) -> Option<Arc<str>> {
         let waits = |entry: &&Entry| entry.kind() != EntryKind::Step || entry.due().is_some();
-        let open = self.entries.values().filter(|entry| entry.state == EntryState::Open).filter(waits);
+        let open = self.open_entries().filter(waits);
         let first = open.min_by_key(|entry| entry.seq)?;
         let what = if first.kind() == EntryKind::Step { "to try again" } else { "for" };
         Some(format!("waits {what} {}", first.key.name).into())
@@ -483,7 +593,7 @@ impl Journal {
     /// returns the keys of what was dropped. Of a combination at the end that was not satisfied those members are kept
     /// that were: a message that one of them has consumed is not lost. A step that may be executed only once is kept,
     /// whatever came of it. With a member its combination is dropped, and with the wait for a child that has
-    /// failed the child's start: the next attempt starts another one.
+    /// failed the child's start, for the next attempt starts another one, and every other wait for that child.
     pub fn rewind(&mut self, everything: bool) -> Vec<EntryKey> {
         let over = |entry: &&Entry| entry.state != EntryState::Satisfied;
         let combined = if everything { HashSet::new() } else { self.below(self.entries.values().filter(over)) };
@@ -504,6 +614,7 @@ impl Journal {
             let members = entry.operation.members();
             entry.state == EntryState::Failed && members.iter().any(|member| gone.contains(member))
                 || starts().is_some_and(|run| failed.contains(&run))
+                || matches!(entry.operation, Operation::Child { run } if failed.contains(&run))
         };
         let following: Vec<EntryKey> = self.entries.values().filter(follows).map(|entry| entry.key.clone()).collect();
         self.entries.remove_all(&following);

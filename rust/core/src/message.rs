@@ -27,6 +27,8 @@ stored_enum! {
         Answer = 2,
         /// The sender of a request does not wait for its answer any more. No wait gets it.
         Withdrawal = 3,
+        /// What somebody asks of the run itself: see [`crate::control`]. No wait gets it.
+        Control = 4,
     }
 }
 
@@ -35,7 +37,8 @@ stored_enum! {
 pub struct Address {
     /// What the message is.
     pub kind: MessageKind,
-    /// The name of the signal or request; of a callback its secret; of a withdrawal the number of the request.
+    /// The name of the signal or request; of a callback its secret; of a withdrawal the number of the request; of a
+    /// control request what is asked.
     pub name: Arc<str>,
 }
 
@@ -44,6 +47,12 @@ impl Address {
     #[must_use]
     pub fn signal(name: &str) -> Self {
         Self { kind: MessageKind::Signal, name: name.into() }
+    }
+
+    /// A request's.
+    #[must_use]
+    pub fn request(name: &str) -> Self {
+        Self { kind: MessageKind::Request, name: name.into() }
     }
 
     /// Of a withdrawal of the request with this number.
@@ -62,7 +71,7 @@ impl Address {
     pub const fn entry_kind(&self) -> EntryKind {
         match self.kind {
             MessageKind::Signal => EntryKind::Signal,
-            MessageKind::Request | MessageKind::Withdrawal => EntryKind::Request,
+            MessageKind::Request | MessageKind::Withdrawal | MessageKind::Control => EntryKind::Request,
             MessageKind::Answer => EntryKind::Answer,
         }
     }
@@ -110,6 +119,12 @@ impl Message {
     }
 }
 
+/// The number of a request and the value that was sent, from what a wait for it got.
+#[must_use]
+pub fn taken_request(value: &Value) -> Option<(i64, Value)> {
+    Some((request_number(value)?, Value::new(value.payload().get(8..)?)))
+}
+
 /// The number of the request that is the value of a wait.
 pub(crate) fn request_number(value: &Value) -> Option<i64> {
     let number = value.payload().first_chunk().filter(|_| value.tag() == REQUEST)?;
@@ -133,7 +148,7 @@ pub struct StoredMessage {
     pub seq: i64,
     /// The message; without content once it was consumed.
     pub message: Message,
-    /// A wait has consumed it; it is kept because of its id.
+    /// A wait has consumed it, and it is kept because of its id; or it was a control request, and the run has acted on it.
     pub consumed: bool,
 }
 
@@ -146,7 +161,7 @@ pub(crate) struct Mailbox {
     ids: HashSet<Arc<str>>,
     /// The numbers of the messages that were not read from the store, and that a later look there will find.
     own: HashSet<i64>,
-    /// Waits that were opened, oldest first. Some may be over by now, or be noted twice: whoever takes one checks it.
+    /// Waits that were opened, oldest first. Some may be over by now, or be noted twice: the reader checks it.
     waits: HashMap<Address, VecDeque<(TaskRef, EntryKey)>>,
     /// `waits` has all open waits of the run. False until the first message comes, and after a recovery.
     pub(crate) has_waits: bool,
@@ -154,6 +169,8 @@ pub(crate) struct Mailbox {
     read: i64,
     /// How many looks into the store are under way: one may still find a message that is consumed meanwhile.
     looks: u32,
+    /// Control requests that came while nobody executed the run, oldest first.
+    controls: Vec<Message>,
     /// Of `own` those that are not in the store any more, until no look is under way.
     gone: Vec<i64>,
 }
@@ -238,8 +255,12 @@ impl Mailbox {
         self.queued.values().flatten().filter(|message| message.address.kind == MessageKind::Request)
     }
 
-    /// Queues a message for the next wait.
+    /// Queues a message for the next wait; a control request until the run begins again.
     pub(crate) fn queue(&mut self, message: Message) {
+        if message.address.kind == MessageKind::Control {
+            self.controls.push(message);
+            return;
+        }
         self.queued.entry(message.address.clone()).or_default().push_back(message);
     }
 
@@ -255,6 +276,11 @@ impl Mailbox {
             (one.kind.code(), &one.name).cmp(&(other.kind.code(), &other.name))
         });
         queues.into_iter().flat_map(|(_, queue)| queue).collect()
+    }
+
+    /// The queued control requests, oldest first.
+    pub(crate) fn take_controls(&mut self) -> Vec<Message> {
+        std::mem::take(&mut self.controls)
     }
 
     /// The oldest message to an address: taken out, but for the answer to a callback.

@@ -188,10 +188,9 @@ impl Outbox {
         self.progress.insert(task, Said { attempt: 0, progress, is_new: false, taken: None });
     }
 
-    /// How far a task has come.
-    #[must_use]
-    pub fn progress_of(&self, task: TaskRef) -> Option<&Progress> {
-        self.progress.get(&task).map(|said| &said.progress)
+    /// How far each task and element has come that has said so, in no order.
+    pub fn progress_of_all(&self) -> impl Iterator<Item = (TaskRef, &Progress)> {
+        self.progress.iter().map(|(task, said)| (*task, &said.progress))
     }
 
     /// Whether events wait to be committed.
@@ -355,6 +354,6 @@ mod tests {
         assert_eq!(say(&mut outbox, 5.0, 1030), Some(at(990)));
         assert_eq!(taken(&mut outbox, Some(TaskRef::plain(2)), 1040), None);
         assert_eq!(taken(&mut outbox, Some(task), 1040), Some(5.0));
-        assert_eq!(outbox.progress_of(task).unwrap().done, 5.0);
+        assert_eq!(outbox.progress_of_all().next().unwrap().1.done, 5.0);
     }
 }

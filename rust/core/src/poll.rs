@@ -13,13 +13,19 @@ pub enum Tolerance {
     Raise,
     /// They count as "not yet".
     Ignore,
-    /// This many in a row end the wait with the last.
-    Tolerate(u32),
+    /// This many in a row end the wait with the last, once this span has passed since the first of them.
+    Tolerate(u32, Duration),
+}
+
+impl Tolerance {
+    /// The fifth error in a row, if half a minute has passed since the first: a short outage is survived however often
+    /// it is polled.
+    pub const DEFAULT: Self = Self::Tolerate(5, Duration::from_secs(30));
 }
 
 impl Default for Tolerance {
     fn default() -> Self {
-        Self::Tolerate(5)
+        Self::DEFAULT
     }
 }
 
@@ -42,7 +48,7 @@ impl PollPolicy {
     /// A steady poll, without jitter.
     #[must_use]
     pub const fn every(every: Duration) -> Self {
-        Self { every, backoff: 1.0, max_every: Duration::MAX, jitter: 0.0, tolerate: Tolerance::Tolerate(5) }
+        Self { every, backoff: 1.0, max_every: Duration::MAX, jitter: 0.0, tolerate: Tolerance::DEFAULT }
     }
 
     /// Checks that the policy can work.
@@ -60,7 +66,7 @@ impl PollPolicy {
                 self.max_every, self.every
             )));
         }
-        if self.tolerate == Tolerance::Tolerate(0) {
+        if matches!(self.tolerate, Tolerance::Tolerate(0, _)) {
             return Err(DefinitionError("poll: tolerate must be at least 1; to tolerate none, raise".to_owned()));
         }
         Ok(())
@@ -83,13 +89,15 @@ pub struct Progress {
     asked: u32,
     /// Polls in a row, up to the last, that raised.
     errors: u32,
+    /// When the first of them raised, by the steady clock in microseconds.
+    failing_since: u64,
 }
 
 impl Poll {
     /// Before the first check.
     #[must_use]
     pub const fn new(policy: PollPolicy) -> Self {
-        Self::with_progress(policy, Progress { asked: 0, errors: 0 })
+        Self::with_progress(policy, Progress { asked: 0, errors: 0, failing_since: 0 })
     }
 
     /// Continues the polls of a wait.
@@ -122,14 +130,21 @@ impl Poll {
         deadline.map_or(due, |deadline| due.min(deadline))
     }
 
-    /// The condition raised; true if that ends the wait.
+    /// The condition raised at this time of the steady clock; true if that ends the wait.
     #[must_use]
-    pub fn failed(&mut self) -> bool {
+    pub fn failed(&mut self, steady: Duration) -> bool {
+        let now = u64::try_from(steady.as_micros()).unwrap_or(u64::MAX);
+        if self.progress.errors == 0 {
+            self.progress.failing_since = now;
+        }
         self.progress.errors = self.progress.errors.saturating_add(1);
         match self.policy.tolerate {
             Tolerance::Raise => true,
             Tolerance::Ignore => false,
-            Tolerance::Tolerate(most) => self.progress.errors >= most,
+            Tolerance::Tolerate(most, span) => {
+                let failing = now.saturating_sub(self.progress.failing_since);
+                self.progress.errors >= most && Duration::from_micros(failing) >= span
+            }
         }
     }
 
@@ -168,20 +183,35 @@ mod tests {
         assert_eq!(dues(policy, None, 4), [1000, 3000, 6000, 9000]);
         let unlimited = PollPolicy { backoff: 1e9, jitter: 1.0, ..PollPolicy::every(SECOND) };
         assert_eq!(
-            Poll::with_progress(unlimited, Progress { asked: u32::MAX, errors: 0 }).next(Time(5), None, 0.9),
+            Poll::with_progress(unlimited, Progress { asked: u32::MAX, ..Progress::default() }).next(
+                Time(5),
+                None,
+                0.9
+            ),
             Time::NEVER
         );
     }
 
     #[test]
     fn only_errors_in_a_row_end_the_wait() {
-        let mut poll = Poll::new(PollPolicy { tolerate: Tolerance::Tolerate(2), ..PollPolicy::every(SECOND) });
-        assert!(!poll.failed());
+        let tolerate = Tolerance::Tolerate(2, Duration::ZERO);
+        let mut poll = Poll::new(PollPolicy { tolerate, ..PollPolicy::every(SECOND) });
+        assert!(!poll.failed(SECOND));
         poll.ok();
-        assert!(!poll.failed() && poll.failed());
-        assert!(Poll::new(PollPolicy { tolerate: Tolerance::Raise, ..PollPolicy::every(SECOND) }).failed());
+        assert!(!poll.failed(SECOND) && poll.failed(SECOND));
+        assert!(Poll::new(PollPolicy { tolerate: Tolerance::Raise, ..PollPolicy::every(SECOND) }).failed(SECOND));
         let mut patient = Poll::new(PollPolicy { tolerate: Tolerance::Ignore, ..PollPolicy::every(SECOND) });
-        assert!((0..100).all(|_| !patient.failed()));
+        assert!((0..100).all(|_| !patient.failed(SECOND)));
+    }
+
+    #[test]
+    fn errors_end_the_wait_once_enough_have_come_for_long_enough() {
+        let mut poll = Poll::new(PollPolicy::every(SECOND));
+        assert!((100..130).all(|second| !poll.failed(second * SECOND)), "thirty errors in 29 s are an outage");
+        assert!(poll.failed(130 * SECOND), "30 s after the first");
+        poll.ok();
+        assert!((0..4).all(|hour| !poll.failed(hour * 3600 * SECOND)), "four errors in four hours are too few");
+        assert!(poll.failed(4 * 3600 * SECOND));
     }
 
     #[test]
@@ -193,7 +223,7 @@ mod tests {
             (PollPolicy { backoff: 0.9, ..good }, "backoff"),
             (PollPolicy { jitter: 2.0, ..good }, "jitter"),
             (PollPolicy { max_every: SECOND / 2, ..good }, "max_every"),
-            (PollPolicy { tolerate: Tolerance::Tolerate(0), ..good }, "tolerate"),
+            (PollPolicy { tolerate: Tolerance::Tolerate(0, SECOND), ..good }, "tolerate"),
         ];
         for (policy, field) in bad {
             let refused = policy.validate().is_err_and(|error| error.0.starts_with(&format!("poll: {field} ")));
@@ -208,7 +238,7 @@ mod tests {
             now in 0i64..1 << 60, left in 0i64..1 << 60,
         ) {
             let policy = PollPolicy { backoff, jitter, ..PollPolicy::every(Duration::from_micros(every)) };
-            let mut poll = Poll::with_progress(policy, Progress { asked, errors: 0 });
+            let mut poll = Poll::with_progress(policy, Progress { asked, ..Progress::default() });
             let (now, deadline) = (Time(now), Time(now + left));
             let due = poll.next(now, Some(deadline), random);
             prop_assert!(due <= deadline && (due > now || due == deadline));

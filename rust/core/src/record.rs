@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::block::BlockReason;
+use crate::control::Cancel;
 use crate::decode::{Damage, DecodeError, Field};
 use crate::emit::{NewEvents, ProgressRow};
 use crate::entry::{Entry, EntryKey};
@@ -13,6 +14,7 @@ use crate::failure::Failure;
 use crate::graph::Graph;
 use crate::id::{NO_MAP, RunId, TaskId, TaskIx};
 use crate::message::{Message, StoredMessage};
+use crate::options::RunOptions;
 use crate::pack::{Pair, unpack};
 use crate::status::{RunStatus, SubStatus, TaskStatus};
 use crate::time::Time;
@@ -181,13 +183,23 @@ pub struct RunUpdate {
     pub crashes: u32,
     /// The workflow version with which the run continues, if it is another than before.
     pub version: Option<i64>,
+    /// That it was cancelled, if it was.
+    pub cancel: Option<Arc<Cancel>>,
 }
 
 impl RunUpdate {
     /// A run with this status and nothing else.
     #[must_use]
     pub const fn new(run: RunRowId, status: RunStatus) -> Self {
-        Self { run, status, failure: None, ended_at: None, blocked_by: None, crashes: 0, version: None }
+        Self { run, status, failure: None, ended_at: None, blocked_by: None, crashes: 0, version: None, cancel: None }
+    }
+}
+
+impl RunUpdate {
+    /// Whether it is paused on request: it has an owner, or waits for one.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.status == RunStatus::Paused && self.blocked_by.as_ref().is_some_and(BlockReason::is_requested)
     }
 }
 
@@ -220,13 +232,15 @@ pub enum Write {
         /// Their keys.
         keys: Vec<EntryKey>,
     },
-    /// Insert a message, or only its id if a wait has consumed it already. One whose id is there is not inserted.
+    /// Insert a message, or only its id if a wait has consumed it already. One whose id is there is not inserted. A
+    /// control request is inserted whole; one that the run has not acted on, which its parent has sent, reopens a run
+    /// that has ended or stopped, as [`crate::control::Ask::reopens`] says.
     Message {
         /// The run.
         run: RunRowId,
         /// The message.
         message: Box<Message>,
-        /// A wait has consumed it.
+        /// A wait has consumed it, or the run has acted on it.
         consumed: bool,
     },
     /// A wait has consumed a message: delete it, or only its content if it has an id.
@@ -237,6 +251,22 @@ pub enum Write {
         number: i64,
         /// Its id.
         id: Option<Arc<str>>,
+    },
+    /// The run has acted on a control request, which stays.
+    Applied {
+        /// The run.
+        run: RunRowId,
+        /// The request's number.
+        number: i64,
+        /// When it has.
+        at: Time,
+    },
+    /// Delete the rows and journals of all elements of a mapped task.
+    DropElements {
+        /// The run.
+        run: RunRowId,
+        /// The mapped task.
+        task: TaskId,
     },
     /// Insert the answer to a request. If there is one, that stands.
     Answer {
@@ -266,6 +296,7 @@ impl Write {
             Self::Task(task) => task.run,
             Self::Entry { run, .. } | Self::DropEntries { run, .. } => *run,
             Self::Message { run, .. } | Self::Consumed { run, .. } | Self::Answer { run, .. } => *run,
+            Self::Applied { run, .. } | Self::DropElements { run, .. } => *run,
             Self::Run(update) => update.run,
             Self::Events(events) => events.run,
             Self::Progress(row) => row.run,
@@ -306,6 +337,8 @@ pub struct NewRun {
     pub created_at: Time,
     /// The body that starts it as its child, if one does.
     pub parent: Option<Arc<Parent>>,
+    /// Tags, priority and times; none if nothing was said.
+    pub options: Option<Box<RunOptions>>,
 }
 
 /// The record by which a body has started a run as its child.
@@ -327,7 +360,7 @@ impl NewRun {
     /// A run without key and inputs.
     #[must_use]
     pub fn new(id: RunId, workflow: i64, version: i64, created_at: Time) -> Self {
-        Self { id, workflow, version, key: None, inputs: Arc::new([]), created_at, parent: None }
+        Self { id, workflow, version, key: None, inputs: Arc::new([]), created_at, parent: None, options: None }
     }
 
     /// The same run with a key, or with none.
@@ -340,6 +373,12 @@ impl NewRun {
     #[must_use]
     pub fn with_inputs(self, inputs: Arc<[u8]>) -> Self {
         Self { inputs, ..self }
+    }
+
+    /// The same run with tags, priority and times.
+    #[must_use]
+    pub fn with_options(self, options: Option<Box<RunOptions>>) -> Self {
+        Self { options, ..self }
     }
 
     /// The same run as the child of a body, or of none.
@@ -380,6 +419,10 @@ pub struct RunRow {
     pub parent: Option<RunId>,
     /// How many parents are above it.
     pub depth: u32,
+    /// That it was cancelled, if it was: its bodies may still clean up.
+    pub cancel: Option<Arc<Cancel>>,
+    /// Tags, priority and times.
+    pub options: RunOptions,
 }
 
 impl RunRow {
@@ -401,6 +444,8 @@ impl RunRow {
             runner: None,
             parent: None,
             depth: 0,
+            cancel: None,
+            options: RunOptions::default(),
         }
     }
 
@@ -482,7 +527,7 @@ pub struct StoredRun {
     pub rows: Vec<TaskRow>,
     /// The journals: (task, map index, entry), by task, map index and `seq`.
     pub entries: Vec<(TaskId, i32, Entry)>,
-    /// Its messages, in the order in which they came.
+    /// Its messages, in the order in which they came. Not of a listed run.
     pub messages: Vec<StoredMessage>,
     /// How far its tasks have come, by number and map index.
     pub progress: Vec<ProgressRow>,

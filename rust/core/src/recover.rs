@@ -75,10 +75,15 @@ impl RunState {
         }
         state.status = stored.run.status;
         let StoredRun { run, .. } = &stored;
-        if run.failure.is_some() || run.blocked_by.is_some() || version.is_some() {
-            let (failure, blocked_by) = (run.failure.clone(), run.blocked_by.clone());
-            *state.run_detail() = RunDetail { failure, blocked_by, version, ..RunDetail::default() };
+        if run.failure.is_some() || run.blocked_by.is_some() || run.cancel.is_some() || version.is_some() {
+            let (failure, blocked_by, cancel) = (run.failure.clone(), run.blocked_by.clone(), run.cancel.clone());
+            *state.run_detail() = RunDetail { failure, blocked_by, cancel, version, ..RunDetail::default() };
         }
+        if state.status == RunStatus::Paused && state.is_requested() {
+            // It is executed, but for its bodies.
+            state.status = RunStatus::Running;
+        }
+        state.set_times(run.created_at, run.options.start_at, run.options.deadline);
         state.crashes = run.crashes;
         state.ended_at = run.ended_at.unwrap_or_default();
         state.recovered = true;
@@ -99,8 +104,13 @@ impl RunState {
             if plain && row.changes.is_none() {
                 continue;
             }
-            let skipped = (row.status == TaskStatus::Skipped).then_some(row.blocked_by).flatten();
-            let skipped = skipped.map(|text| SkipCause::from_stored(text, graph, task, row.started_at));
+            let skipped = match row.status {
+                TaskStatus::Skipped => {
+                    row.blocked_by.map(|text| SkipCause::from_stored(text, graph, task, row.started_at))
+                }
+                TaskStatus::Cancelled => row.blocked_by.map(SkipCause::Reason),
+                _ => None,
+            };
             let detail = state.detail(task);
             detail.sub_status = row.sub_status;
             detail.changes = row.changes;
@@ -108,7 +118,7 @@ impl RunState {
             detail.first_started_at = row.first_started_at;
             detail.waited = row.waited;
             detail.retry_at = row.retry_at;
-            // Only of a skipped task: what another waits for is made from its journal.
+            // Only of a skipped or cancelled task: what another waits for is made from its journal.
             detail.skipped = skipped;
             detail.mark = row.mark.set_aside();
         }
@@ -126,6 +136,17 @@ impl RunState {
         }
         state.derive();
         Ok(state)
+    }
+
+    /// Computes anew what follows from the states of the tasks, which have changed.
+    pub(crate) fn count_again(&mut self) {
+        let graph = Arc::clone(&self.graph);
+        for (ix, state) in (0..).zip(self.tasks.iter_mut()) {
+            state.unmet = graph.dependencies(ix).len() as u32;
+        }
+        self.remaining = self.tasks.len() as u32;
+        self.has_unsuccessful = false;
+        self.derive();
     }
 
     /// Computes what is not stored because it follows from the rest.
@@ -163,6 +184,12 @@ impl RunState {
     pub(crate) fn resume(&mut self, out: &mut Out<'_>) {
         let marked = self.marked();
         let crashes = if marked.is_empty() { 0 } else { self.crashes };
+        if crashes >= MAX_CRASHES && self.cancel().is_some() {
+            // What kills its process cannot clean up.
+            self.crashes = 0;
+            self.end_unfinished(out);
+            return;
+        }
         if crashes >= MAX_CRASHES {
             // Each of these deaths raised the mark of the only suspect.
             let times = |task: &TaskRef| self.known_detail(*task).map_or(0, |detail| detail.mark.times);
@@ -176,19 +203,37 @@ impl RunState {
             return;
         }
         self.no_progress = true;
-        let blocked = self.run_detail.as_mut().is_some_and(|detail| detail.blocked_by.take().is_some());
-        let stale = blocked || self.status != RunStatus::Running;
+        let held = self.is_requested();
+        let blocked = self.run_detail.as_mut().is_some_and(|detail| {
+            detail.was_held |= held;
+            !held && detail.blocked_by.take().is_some()
+        });
+        let stale = blocked || (self.status != RunStatus::Running && !held);
         self.status = RunStatus::Running;
         if crashes != self.crashes || stale || self.version().is_some() {
             self.crashes = crashes;
             self.write_run(out);
+        }
+        if self.is_held_by_time(out) {
+            if self.status == RunStatus::Running {
+                let controls = self.take_controls();
+                self.deliver_all(controls, out);
+            }
+            return;
         }
         // Chosen before any of them changes: a task that is started when another ends is not resumed a second time.
         let order = self.graph.order().iter().map(|ix| TaskRef::plain(*ix));
         let elements = |ix: TaskIx| (0..self.elements(ix).len() as i32).map(move |map| TaskRef { ix, map });
         let order = order.flat_map(|task| std::iter::once(task).chain(elements(task.ix)));
         let open: Vec<TaskRef> = order.filter(|task| self.task(*task).unmet == 0).collect();
-        if let Some(cause) = self.first_failed().filter(|_| self.graph.fail_fast()) {
+        let controls = self.take_controls();
+        let retried = controls.iter().any(|message| *message.address.name == *"retry");
+        if retried {
+            self.forget_cancel();
+        }
+        if let Some(cause) =
+            self.first_failed().filter(|_| self.graph.fail_fast() && !retried && self.cancel().is_none())
+        {
             // Tasks that a newer version has added, and those that are not known to have started.
             self.skip_unstarted(cause, out);
         }
@@ -200,6 +245,10 @@ impl RunState {
         }
         self.deliver_all(queued, out);
         self.deliver_ends(out);
+        if self.cancel().is_some() {
+            self.cancel_tasks(out);
+        }
+        self.deliver_all(controls, out);
         if self.remaining == 0 && self.status == RunStatus::Running {
             self.end_run(out);
         }
@@ -210,6 +259,16 @@ impl RunState {
         let counts = |task: &TaskRef| task.map == NO_MAP || self.is_over_tolerance(task.ix);
         let failed = self.all().filter(|(task, state)| state.status == TaskStatus::Failed && counts(task));
         failed.min_by_key(|(_, state)| state.ended_at).map(|(task, _)| task)
+    }
+
+    /// A body that is not in memory is entered again: at once, or when what it waits for has come.
+    pub(crate) fn await_reentry(&mut self, task: TaskRef, out: &mut Out<'_>) {
+        match self.known_detail(task).and_then(|detail| detail.journal.enter_at()) {
+            None => self.ready(task, out),
+            // It waits for a signal, whose `Closed` makes it ready.
+            Some(Time::NEVER) => {}
+            Some(at) => self.set_timer(task, at, Timer::Reenter, out),
+        }
     }
 
     fn resume_task(&mut self, task: TaskRef, out: &mut Out<'_>) {
@@ -223,12 +282,7 @@ impl RunState {
             TaskStatus::Running => {
                 state.reenter = true;
                 state.suspect = true;
-                match detail.and_then(|detail| detail.journal.enter_at()) {
-                    None => self.ready(task, out),
-                    // It waits for a signal, whose `Closed` makes it ready.
-                    Some(Time::NEVER) => {}
-                    Some(at) => self.set_timer(task, at, Timer::Reenter, out),
-                }
+                self.await_reentry(task, out);
             }
             TaskStatus::Pending | TaskStatus::Ready => {
                 state.status = TaskStatus::Pending;

@@ -7,7 +7,7 @@ use crate::definition::DefinitionError;
 /// A task's attempts and the delays between them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RetryPolicy {
-    /// Attempts in all, the first one included; 1 is no retry.
+    /// Attempts in all, the first one included; 1 is no retry, and [`RetryPolicy::FOREVER`] has no end.
     pub attempts: u32,
     /// Delay before the second attempt.
     pub delay: Duration,
@@ -22,6 +22,9 @@ pub struct RetryPolicy {
 }
 
 impl RetryPolicy {
+    /// This number of attempts is no limit.
+    pub const FOREVER: u32 = u32::MAX;
+
     /// No retry: the default of a task.
     pub const NONE: Self =
         Self { attempts: 1, delay: Duration::ZERO, backoff: 1.0, max_delay: Duration::ZERO, jitter: 0.0, fresh: false };
@@ -42,7 +45,7 @@ impl RetryPolicy {
     /// Whether another attempt may follow this one (attempts count from 1).
     #[must_use]
     pub const fn allows_after(&self, attempt: u32) -> bool {
-        attempt < self.attempts
+        attempt < self.attempts || self.attempts == Self::FOREVER
     }
 
     /// Checks that the policy can work.
@@ -121,6 +124,13 @@ mod tests {
         assert!(!RetryPolicy::NONE.allows_after(1));
         assert!(RetryPolicy::new(2).allows_after(1) && !RetryPolicy::new(2).allows_after(2));
         assert_eq!(RetryPolicy::NONE.delay_before(u32::MAX, 0.5), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_policy_without_end_allows_every_attempt() {
+        let policy = RetryPolicy::new(RetryPolicy::FOREVER);
+        assert!(policy.allows_after(1) && policy.allows_after(u32::MAX));
+        assert!(policy.delay_before(u32::MAX, 0.5) <= policy.max_delay);
     }
 
     #[test]

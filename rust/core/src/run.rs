@@ -5,13 +5,14 @@
 //! | from      | event                         | to                                   |
 //! |-----------|-------------------------------|--------------------------------------|
 //! | Pending   | `Begin`, last dependency ends | Ready, Pending behind its gate, Skipped by `run_if` |
-//! | Pending   | gate `Closed` with a value    | Ready                                |
-//! | Pending   | gate `Closed` with a failure  | Pending until `Due`, or Failed       |
+//! | Pending   | gate `Timed`                  | Pending behind its gate              |
+//! | Pending   | gate `Closed` with a value, or its time is `Elapsed` | Ready         |
+//! | Pending   | gate `Closed` with a failure, or its deadline is `Elapsed` | Pending until `Due`, or Failed |
 //! | Pending, Ready | another task fails, `fail_fast` | Skipped                       |
 //! | Pending   | `Due` (retry)                 | Ready, Pending behind its gate       |
 //! | Ready     | [`RunState::enter`]           | Running                              |
 //! | Running   | `Opened`                      | Running, Deferred                    |
-//! | Running   | `Closed`, `Recorded`          | Running, Active                      |
+//! | Running   | `Closed`, `Elapsed`, `Recorded` | Running, Active                    |
 //! | Running   | `Delayed`                     | Running, Deferred                    |
 //! | Running   | `Resumed`                     | Running, Active                      |
 //! | Running   | `Intended`, `Unrecorded`, `Checkpoint` | the same                    |
@@ -19,15 +20,22 @@
 //! | Running   | `Ended` Skipped               | Skipped                              |
 //! | Running   | `Ended` Failed                | Pending until `Due`, or Failed       |
 //! | Running   | `Ended` Suspended             | Running, out of memory               |
-//! | Running, out of memory | `Begin`, `Due` (re-enter), `Closed` | Ready              |
+//! | Running, out of memory | `Begin`, `Due` (re-enter), `Closed`, `Elapsed` | Ready   |
 //! | Running   | `Ended` Expanded              | Running, with elements (`run/maps.rs`) |
-//! | Running, with elements | its last element ends | Completed, Failed or Skipped    |
+//! | Running, with elements | its last element ends | Completed, Failed, Skipped or Cancelled |
+//! | Pending, Ready | the run is cancelled, not `run_if` Done | Cancelled            |
+//! | Running, out of memory | the run is cancelled | Ready: it gets that at its next call |
+//! | Running   | `Ended` Cancelled, `GraceOver` | Cancelled                           |
+//! | any       | the run is retried (`run/again.rs`) | Pending                        |
 //!
 //! The elements of a mapped task have the states of tasks.
 //!
-//! A run's states: Pending until `Begin`, if it was created for another runner; Running; Completed or Failed with its
-//! last task; Paused by `Block`, or by `Begin` if it has killed its process too often. A run that is not Running
-//! refuses every event: what its bodies still do is discarded, and they are entered again when the run resumes.
+//! A run's states: Pending until `Begin`, if it was created for another runner; Running; Completed, Failed or Cancelled
+//! with its last task; Paused by `Block`, or by `Begin` if it has killed its process too often. A run that is not
+//! Running refuses every event: what its bodies still do is discarded, and they are entered again when the run resumes.
+//!
+//! A run that is paused on request is *held*: it is Running here, accepts every event and only starts and resumes no
+//! body (`run/control.rs`). To others it is Paused.
 //!
 //! Every event turns into writes and effects. The caller commits the writes first and carries the effects out only
 //! then ([`crate::pending::Pending`] enforces it). If the commit fails, this state is dropped and read again.
@@ -35,24 +43,33 @@
 //! `Published` changes no state: it is what bodies show, and is written if their attempts are not over.
 //!
 //! Here: the state, its readers, and the dispatch of events. `run/waits.rs`: journal entries, gates and timers;
-//! `run/combine.rs`: several waits at once; `run/mail.rs`: messages; `run/children.rs`: child runs; `run/steps.rs`: steps that are begun before they
-//! end, and checkpoints. `run/ends.rs`: outcomes and what follows for other tasks. `run/skip.rs`: why a task is skipped.
-//! `run/maps.rs`: the elements of mapped tasks. `run/rows.rs`: what is written, and the marks of
-//! bodies that may kill their process. `recover.rs`: from rows back to a state.
+//! `run/combine.rs`: several waits at once; `run/mail.rs`: messages; `run/children.rs`: child runs; `run/steps.rs`:
+//! steps that are begun before they end, and checkpoints. `run/ends.rs`: outcomes and what follows for other tasks.
+//! `run/control.rs`: what somebody outside asks: cancel, pause, resume; `run/again.rs`: retry of an ended run;
+//! `run/hand.rs`: an operator's hand on single tasks.
+//! `run/skip.rs`: why a task is skipped. `run/maps.rs`: the elements of mapped tasks. `run/rows.rs`: what is written,
+//! and the marks of bodies that may kill their process. `recover.rs`: from rows back to a state.
 
+mod again;
 mod children;
 mod combine;
+mod control;
 mod ends;
+mod hand;
 mod mail;
 mod maps;
 mod rows;
+mod schedule;
 mod skip;
 mod steps;
 mod waits;
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::block::BlockReason;
+use crate::control::Cancel;
 use crate::entry::{EntryKey, EntryState, Lookup};
 use crate::event::{Effect, Event, Refused};
 use crate::failure::Failure;
@@ -67,6 +84,7 @@ use crate::uses::Uses;
 use crate::value::Value;
 pub(crate) use children::Children;
 pub(crate) use combine::Combinations;
+use control::Interrupted;
 pub(crate) use maps::Maps;
 pub use maps::{ElementOutcomes, MAX_ELEMENTS, different_lengths, no_list, not_a_list, too_many};
 pub(crate) use skip::SkipCause;
@@ -115,6 +133,16 @@ pub(crate) struct RunDetail {
     pub(crate) mail: Option<Box<Mailbox>>,
     /// The runs that its bodies have started, once one has.
     pub(crate) children: Option<Box<Children>>,
+    /// That it was cancelled.
+    pub(crate) cancel: Option<Arc<Cancel>>,
+    /// The bodies that have got that, or will at their next call.
+    pub(crate) interrupted: HashMap<TaskRef, Interrupted>,
+    /// It has been held in this process: a body that was suspended for that continues when it is not.
+    pub(crate) was_held: bool,
+    /// When it begins, as long as it has not.
+    pub(crate) start_at: Option<Time>,
+    /// When it must have ended, and how long after it begins that is.
+    pub(crate) deadline: Option<(Time, Duration)>,
     /// The workflow version to record for the run, if it is executed in another than it was created with.
     pub(crate) version: Option<i64>,
 }
@@ -147,6 +175,8 @@ pub(crate) struct Task {
     pub(crate) reenter: bool,
     /// It was loaded from the store: an earlier process may have entered this attempt, and died of it.
     pub(crate) suspect: bool,
+    /// Its body is to get at its next call that the run was cancelled.
+    pub(crate) interrupt: bool,
 }
 
 /// What only few tasks need.
@@ -237,7 +267,7 @@ impl RunState {
     /// Where the run stands.
     #[must_use]
     pub fn status(&self) -> RunStatus {
-        self.status
+        if self.is_held() { RunStatus::Paused } else { self.status }
     }
 
     /// The first committed failure.
@@ -301,13 +331,16 @@ impl RunState {
         self.all().filter(entered).map(|(task, state)| (task, state.attempts)).collect()
     }
 
-    /// Whether a task still waits for a part of its gate, after this number of attempts.
+    /// Whether a task still waits for a part of its gate, after this number of attempts and until this deadline.
     #[must_use]
-    pub fn awaits_gate(&self, task: TaskRef, attempts: u32, part: u16) -> bool {
+    pub fn awaits_gate(&self, task: TaskRef, attempts: u32, part: u16, deadline: Option<Time>) -> bool {
         let Some(state) = self.get(task) else { return false };
         let waits = state.status == TaskStatus::Pending && state.attempts == attempts;
         let open = || match (&state.detail, self.graph.spec(task.ix).gate.as_ref()) {
-            (Some(_), Some(gate)) => gate.part(part).is_some_and(|part| self.is_open(task, &part.key())),
+            (Some(_), Some(gate)) => gate.part(part).is_some_and(|part| {
+                let key = part.key();
+                self.is_open(task, &key) && self.deadline(task, &key) == deadline
+            }),
             (None, Some(_)) => state.gate_since > Time::default(),
             (_, None) => false,
         };
@@ -375,6 +408,9 @@ impl RunState {
                 self.current(task, attempt, TaskStatus::Pending)?;
                 self.gate_closed(task, &key, result, retry, out)?;
             }
+            Event::Elapsed { task, attempt, key, at, retry, .. } => {
+                self.elapsed(task, attempt, &key, at, retry, out)?;
+            }
             Event::Intended { task, attempt, wait } => {
                 self.running(task, attempt)?;
                 self.intended(task, wait, out);
@@ -393,11 +429,19 @@ impl RunState {
             }
             Event::Checkpoint { task, attempt, state } => {
                 self.running(task, attempt)?;
+                if std::mem::take(&mut self.task_mut(task).interrupt) {
+                    // Nothing is recorded of that: an entry again comes to here too.
+                    return Err(Refused::Cancelled);
+                }
                 self.checkpoint(task, state, out);
             }
             Event::ChildrenStarted { task, attempt, starts } => {
                 self.running(task, attempt)?;
                 self.children_started(task, starts, out);
+            }
+            Event::Timed { task, attempt, key, time } => {
+                self.current(task, attempt, TaskStatus::Pending)?;
+                self.timed(task, &key, time, out)?;
             }
             Event::Ended { task, attempt, outcome } => {
                 self.running(task, attempt)?;
@@ -411,7 +455,12 @@ impl RunState {
             Event::Mail { messages } => self.mail_came(messages, out),
             Event::ChildEnded { run, status } => self.child_ended(run, status, out),
             Event::Due { task, attempt, timer } => self.due(task, attempt, timer, out)?,
+            Event::GraceOver { task, attempt, grace, limit } => self.grace_over(task, attempt, (grace, limit), out)?,
+            Event::StartDue => self.start_due(out),
+            Event::Expired => self.expired(out),
             Event::Published(published) => self.published(*published, out),
+            // Its bodies cannot clean up.
+            Event::Block { .. } if self.cancel().is_some() => self.end_unfinished(out),
             Event::Block { reason } => {
                 self.run_detail().blocked_by = Some(reason);
                 self.settle(RunStatus::Paused, out);
@@ -429,7 +478,7 @@ impl RunState {
 
     /// Enters a body that is ready. `None` if it is not ready any more: it was skipped, or the run is over.
     pub fn enter(&mut self, task: TaskRef, now: Time) -> Option<Entered> {
-        if self.status != RunStatus::Running {
+        if self.status != RunStatus::Running || self.is_held() {
             return None;
         }
         let no_progress = self.no_progress;
@@ -466,19 +515,25 @@ impl RunState {
             return Err(Refused::RunOver);
         }
         self.running(task, attempt)?;
-        Ok(match self.known_detail(task) {
+        let (key, recall) = match self.known_detail(task) {
             None => Journal::default().recall_next(uses, name, lookup),
             Some(detail) => {
                 let (key, recall) = detail.journal.recall_next(uses, name, lookup);
                 (key, self.recall_start(lookup, recall))
             }
-        })
+        };
+        Ok((key, self.recall_answer(task, lookup, recall)))
     }
 
     /// How many waits and steps a body has recorded.
     #[must_use]
     pub fn recorded_calls(&self, task: TaskRef) -> usize {
         self.known_detail(task).map_or(0, |detail| detail.journal.recorded())
+    }
+
+    /// Whether a record of a body is older than its last checkpoint: see [`RunState::recorded_calls`].
+    pub(crate) fn outlived_checkpoint(&self, task: TaskRef, key: &EntryKey) -> bool {
+        self.known_detail(task).is_some_and(|detail| detail.journal.outlived_checkpoint(key))
     }
 
     /// Whether a record is over.
@@ -538,6 +593,12 @@ impl RunState {
             self.resume(out);
             return;
         }
+        if !self.is_held_by_time(out) {
+            self.start_roots(out);
+        }
+    }
+
+    fn start_roots(&mut self, out: &mut Out<'_>) {
         let graph = Arc::clone(&self.graph);
         for task in graph.roots().iter().map(|ix| TaskRef::plain(*ix)) {
             // One that fails as it starts may have skipped it.

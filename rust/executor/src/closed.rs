@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{NewTask, RunRowId, StoredRun};
-use bide_core::{Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
+use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
     Changes, Commit, CommitId, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent, Standing,
     Store, StoreError, StoredVersion, StoredWorkflow, Written,
@@ -108,6 +108,10 @@ impl Store for Closed {
     }
 
     fn send(&self, _run: RunId, _message: &Message) -> Result<Sent, StoreError> {
+        self.refuse()
+    }
+
+    fn end_unowned(&self, _run: RunId, _cancel: &Cancel, _force: &Message) -> Result<bool, StoreError> {
         self.refuse()
     }
 

@@ -5,10 +5,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bide_core::shown::shown;
 use bide_store::{Lease, Store, StoreError};
-use bide_sync::{MutexGuard, RwLock};
+use bide_sync::{Mutex, MutexGuard, RwLock};
 
 use crate::clock::Clock;
 use crate::closed::Closed;
@@ -22,6 +23,12 @@ use crate::runs::live::LiveRuns;
 use crate::runs::settled::Settlement;
 use crate::runs::suspects::{Suspects, Turn};
 
+/// The default of how long a body of a cancelled run may execute to clean up.
+const CANCEL_GRACE: Duration = Duration::from_secs(60);
+
+/// The default of how long that may take by the wall.
+const CANCEL_LIMIT: Duration = Duration::from_secs(3600);
+
 /// An engine's right to act.
 pub(crate) struct Control<H: Host> {
     /// The one clock of the engine.
@@ -34,6 +41,8 @@ pub(crate) struct Control<H: Host> {
     pub(crate) followers: Followers,
     /// The requests whose senders wait here.
     pub(crate) requests: Requests,
+    /// How long a body of a cancelled run may execute to clean up, and how long that may take by the wall.
+    cancel_grace: Mutex<(Duration, Duration)>,
     /// The store; once released, one that refuses everything.
     store: RwLock<Arc<dyn Store>>,
     /// The lease under which runs are executed now.
@@ -75,6 +84,7 @@ impl<H: Host> Control<H> {
             runs: LiveRuns::default(),
             followers: Followers::default(),
             requests: Requests::default(),
+            cancel_grace: Mutex::new((CANCEL_GRACE, CANCEL_LIMIT)),
             store: RwLock::new(store),
             lease: RwLock::new(lease),
             term: LeaseTerm::beginning(now),
@@ -92,6 +102,16 @@ impl<H: Host> Control<H> {
 
     pub(crate) fn lease(&self) -> Lease {
         *self.lease.read()
+    }
+
+    /// How long a body of a cancelled run may execute to clean up, and how long that may take by the wall.
+    pub(crate) fn cancel_grace(&self) -> (Duration, Duration) {
+        *self.cancel_grace.lock()
+    }
+
+    /// Sets that, for runs that are cancelled from here on.
+    pub(crate) fn set_cancel_grace(&self, grace: Duration, limit: Duration) {
+        *self.cancel_grace.lock() = (grace, limit);
     }
 
     /// Writes a line to the host's log, names in it escaped.

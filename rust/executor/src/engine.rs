@@ -101,8 +101,8 @@ impl<H: Host> Engine<H> {
     /// An engine without threads.
     fn assemble(control: Arc<Control<H>>, seed: u64, retention: Option<Duration>) -> Arc<Self> {
         let timers = Timers::new(Arc::clone(&control.clock));
-        let path = CommitPath::new(&control, &timers);
         let ids = Arc::new(IdMaker::new(seed));
+        let path = CommitPath::new(&control, &timers, &ids);
         let children = Children::new(&control, &path, &ids);
         let recovery = Recovery::new(&control, &path, &children);
         let watch = Watch::new(&control, &path, &recovery);
@@ -180,11 +180,9 @@ impl<H: Host> Engine<H> {
         let mut events = Vec::new();
         for run in self.control.runs.all() {
             let entered = run.state.lock().entered();
-            events.extend(entered.into_iter().map(|(task, attempt)| QueuedEvent {
-                run: Arc::clone(&run),
-                event: Event::Ended { task, attempt, outcome: Outcome::Suspended },
-                at,
-                completion: None,
+            events.extend(entered.into_iter().map(|(task, attempt)| {
+                let event = Event::Ended { task, attempt, outcome: Outcome::Suspended };
+                QueuedEvent::new(Arc::clone(&run), event, at)
             }));
         }
         self.path.commit(&mut events, &mut Vec::new());

@@ -1,5 +1,6 @@
 //! What the engine is generic over: a host, which knows how to execute bodies. Python is one, Rust closures another.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 pub(crate) use bide_core::attempt::Polled;
@@ -59,6 +60,12 @@ pub trait Host: Send + Sync + Sized + 'static {
     fn retries_timeout(_body: &Self::Body) -> bool {
         false
     }
+
+    /// Whether a task's retry policy covers that a wait of its gate has timed out which the host does not poll. Called
+    /// on the thread of the timers. Never panics.
+    fn retries_gate_timeout(_body: &Self::Body, _failure: &Failure) -> bool {
+        false
+    }
 }
 
 /// How ready bodies get to execute: the pool of worker threads, or an async runtime.
@@ -79,6 +86,12 @@ pub trait Dispatch<H: Host>: Send + Sync + 'static {
 
     /// This gate is open and waits for a condition.
     fn gate(&self, gate: Gate<H>);
+
+    /// Ask the condition of this task's gate now.
+    fn poll_now(&self, _run: &Arc<Run<H>>, _task: TaskRef) {}
+
+    /// A body that executes may have to be interrupted, because its run was cancelled.
+    fn interrupt(&self) {}
 
     /// Start nothing any more, and suspend what is deferred.
     fn close(&self);
@@ -107,6 +120,8 @@ pub enum Source {
     SameElement(u32),
     /// What the elements of this mapped task have come to.
     Elements(u32),
+    /// What failed of this task, if anything did.
+    Failure(u32),
 }
 
 /// A body that may start.
@@ -115,6 +130,17 @@ pub struct Ready<H: Host> {
     pub run: Arc<Run<H>>,
     /// Its task.
     pub task: TaskRef,
+}
+
+impl<H: Host> Ready<H> {
+    /// Adds bodies to a queue: those of a higher priority first, equal ones in the order in which they come.
+    pub(crate) fn queue(queue: &mut VecDeque<Self>, ready: &mut Vec<Self>) {
+        for one in ready.drain(..) {
+            let priority = one.run.priority();
+            let before = queue.iter().rposition(|other| other.run.priority() >= priority);
+            queue.insert(before.map_or(0, |at| at + 1), one);
+        }
+    }
 }
 
 /// A gate that waits for a condition.
@@ -154,7 +180,7 @@ impl<H: Host> Gate<H> {
     /// each poll, after the lease.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
-        !self.run.is_lost() && self.run.state.lock().awaits_gate(self.task, self.attempt, self.part)
+        !self.run.is_lost() && self.run.state.lock().awaits_gate(self.task, self.attempt, self.part, self.deadline)
     }
 
     /// The failure of a gate whose deadline has passed.
@@ -179,6 +205,8 @@ pub enum Arg {
     Item(u32),
     /// What the elements of a mapped task have come to.
     Elements(Box<ElementOutcomes>),
+    /// What failed, and the name of the task or element that did.
+    Failure(Box<(Arc<str>, Failure)>),
 }
 
 impl From<Option<Value>> for Arg {

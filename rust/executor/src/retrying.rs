@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bide_core::record::{NewTask, RunRowId, StoredRun};
 use bide_core::shown::shown;
-use bide_core::{Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
+use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
     Changes, Clock, Commit, CommitId, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent,
     Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
@@ -192,6 +192,10 @@ impl Store for Retrying {
 
     fn send(&self, run: RunId, message: &Message) -> Result<Sent, StoreError> {
         self.call(|store| store.send(run, message)).map_err(unknown)
+    }
+
+    fn end_unowned(&self, run: RunId, cancel: &Cancel, force: &Message) -> Result<bool, StoreError> {
+        self.call(|store| store.end_unowned(run, cancel, force)).map_err(unknown)
     }
 
     fn messages(&self, run: RunId, after: i64) -> Result<Vec<StoredMessage>, StoreError> {

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use bide_executor::core::{Event, Graph, Outcome, PollPolicy, TaskRef, TaskSpec, Time, Value};
+use bide_executor::core::event::Wait;
+use bide_executor::core::{
+    Address, EntryKey, Event, Graph, Operation, Outcome, PollPolicy, TaskRef, TaskSpec, Time, Value,
+};
 use bide_executor::drive::{Driver, Lost};
 use bide_executor::store::{Durability, LEASE, RunFilter, SqliteStore, Store, StoreError};
 use bide_executor::{
@@ -263,6 +266,23 @@ fn a_panic_in_a_commit_stops_the_runner_for_all_of_the_group() {
     }
     assert_eq!(scene.driver.engine().live_count(), 0);
     assert!(matches!(scene.submit(None, "x"), Err(SubmitError::Stopped(Settlement::Panicked(_)))));
+}
+
+#[test]
+fn the_timer_of_a_run_that_has_ended_does_not_keep_the_run() {
+    let references = |timeout| {
+        let scene = Scene::new();
+        let run = scene.running();
+        let operation = Operation::Message(Address::signal("approval"));
+        let wait = Wait { key: EntryKey { name: "approval".into(), n: 1 }, operation, timeout };
+        let opened = Event::Opened { task: TaskRef::plain(0), attempt: 1, waits: vec![wait] };
+        scene.driver.commit_own(None, &run, opened).unwrap();
+        scene.end(&run).unwrap();
+        (Arc::strong_count(&run), scene.driver.first_due())
+    };
+    let (without, with) = (references(None), references(Some(HANG)));
+    assert_ne!(without.1, with.1, "no timer is set");
+    assert_eq!(without.0, with.0);
 }
 
 #[test]

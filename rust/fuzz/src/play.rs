@@ -117,7 +117,16 @@ fn react(graph: &Graph, state: &mut RunState, effect: Effect, events: &mut Vec<E
             events.push(Event::Closed { task, attempt, key, result: Ok(Value::NONE), proved: true, retry: None });
         }
         Effect::Timer { event, .. } => events.push(*event),
-        Effect::Answered { .. } | Effect::Cleared { .. } | Effect::Consumed { .. } | Effect::Emitted => {}
+        Effect::Grace { task, attempt, .. } => {
+            let (grace, limit) = (Duration::ZERO, Duration::from_secs(60));
+            events.push(Event::GraceOver { task, attempt, grace, limit });
+        }
+        Effect::PollNow { .. }
+        | Effect::Interrupted { .. }
+        | Effect::Answered { .. }
+        | Effect::Cleared { .. }
+        | Effect::Consumed { .. }
+        | Effect::Emitted => {}
         Effect::Woken { .. } | Effect::Settled { .. } => {}
     }
 }

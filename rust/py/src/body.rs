@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 use pyo3::{PyTraverseError, PyVisit};
 
-use crate::gil::Kept;
+use crate::gil::{self, Kept, Raised};
 use crate::value::Codec;
 
 /// A task's callable and how it is called.
@@ -23,7 +23,7 @@ pub(crate) struct PyBody {
     pub(crate) returns: Codec,
     /// What its `Retry` says, if it has one.
     pub(crate) retry: Option<PyRetry>,
-    /// The conditions of its gate.
+    /// What its gate calls.
     pub(crate) gates: Box<[PyGate]>,
     /// The values that the engine hands in: those of the body, then those of the gate's condition.
     pub(crate) sources: Box<[Source]>,
@@ -39,18 +39,44 @@ pub(crate) struct PyRetry {
     pub(crate) covers_timeout: bool,
 }
 
-/// A gate's condition and how it is called.
+impl PyRetry {
+    /// Whether an exception is retried.
+    ///
+    /// # Errors
+    /// The user's function that decides it raised; what the attempt has failed with then.
+    pub(crate) fn covers(&self, py: Python<'_>, exception: &Bound<'_, PyAny>) -> Result<bool, Raised> {
+        covers(self.matches.bind(py), exception)
+    }
+}
+
+/// As [`PyRetry::covers`], by its `matches`.
+pub(crate) fn covers(matches: &Bound<'_, PyAny>, exception: &Bound<'_, PyAny>) -> Result<bool, Raised> {
+    gil::is_truthy(&*gil::call1(matches, exception)?)
+}
+
+/// A function of a gate, and how it is called.
 pub(crate) struct PyGate {
     /// Which part of the gate it is.
     pub(crate) part: u16,
-    /// The condition.
-    pub(crate) condition: Kept,
+    /// The function.
+    pub(crate) function: Kept,
     /// Whether it is a coroutine function.
     pub(crate) is_async: bool,
     /// Where its arguments come from.
     pub(crate) binding: Binding,
-    /// When it is polled.
-    pub(crate) policy: PollPolicy,
+    /// What it is called for.
+    pub(crate) purpose: Purpose,
+}
+
+/// What a function of a gate is called for.
+#[derive(Clone, Copy)]
+pub(crate) enum Purpose {
+    /// It is a condition, polled by this policy.
+    Condition(PollPolicy),
+    /// It computes a span.
+    Span,
+    /// It computes a moment.
+    Moment,
 }
 
 /// Where the arguments of a call come from.
@@ -102,6 +128,8 @@ pub(crate) enum Argument {
         /// How to name the reader in an error.
         whose: Box<str>,
     },
+    /// What failed of a task as a `bide.TaskFailed`, or None, by its position among the sources.
+    Failure(usize),
     /// The outputs of several tasks as a dict.
     Named(Box<[NamedOutput]>),
 }
@@ -125,8 +153,19 @@ pub(crate) struct NamedOutput {
     pub(crate) codec: Codec,
 }
 
+impl Purpose {
+    /// The name in Python of what it computes; none of a condition.
+    pub(crate) const fn computes(self) -> Option<&'static str> {
+        match self {
+            Self::Condition(_) => None,
+            Self::Span => Some("after"),
+            Self::Moment => Some("at"),
+        }
+    }
+}
+
 impl PyBody {
-    /// The condition that is this part of the gate.
+    /// What this part of the gate calls.
     pub(crate) fn gate(&self, part: u16) -> Option<&PyGate> {
         self.gates.iter().find(|gate| gate.part == part)
     }
@@ -140,7 +179,7 @@ impl PyBody {
             visit.call(&*retry.matches)?;
         }
         for gate in &self.gates {
-            visit.call(&*gate.condition)?;
+            visit.call(&*gate.function)?;
             gate.binding.traverse(visit)?;
         }
         Ok(())
@@ -163,7 +202,7 @@ impl Binding {
                 }
                 Argument::Gate { finish, .. } => visit.call(&**finish)?,
                 Argument::Named(named) => named.iter().try_for_each(|one| one.codec.traverse(visit))?,
-                Argument::Context | Argument::Handle => {}
+                Argument::Context | Argument::Handle | Argument::Failure(_) => {}
             }
         }
         Ok(())

@@ -151,6 +151,16 @@ impl<'py> Arguments<'_, 'py> {
                     (None, _, None) => Err(self.refused("an argument has no value")),
                 }
             }
+            Argument::Failure(at) => match self.args.get(*at) {
+                Some(Arg::Failure(failed)) => {
+                    let (task, failure) = &**failed;
+                    let task = PyString::new(self.py, task);
+                    let stored = PyBytes::new(self.py, failure.as_json().as_bytes());
+                    let make = names(self.py).map_err(|error| Raised::new(self.py, error))?.task_failed.bind(self.py);
+                    gil::call_args(make, &[stored.as_any(), task.as_any()])
+                }
+                _ => copy(None),
+            },
             Argument::Named(named) => {
                 let dict = gil::dict(self.py)?;
                 for one in named {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::attempt::{Part, PartRequest};
-use bide_core::{EntryKey, RunId, Value};
-use bide_executor::{Attached, BodyCx, RegisteredWorkflow, RunRequest, StartIdentity};
+use bide_core::attempt::{Part, PartRequest, child_name};
+use bide_core::{RunId, Value};
+use bide_executor::{Attached, BodyCx, CallError, RegisteredWorkflow, RunRequest, Settlement, StartIdentity};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyList, PyString};
@@ -46,8 +46,10 @@ pub(crate) fn start<'py>(
     let workflow = PyString::new(py, workflow.graph.workflow()).into_any();
     let children = PyList::empty(py);
     for child in started {
-        let (id, name) =
-            (PyString::new(py, &child.id.to_string()).into_any(), PyString::new(py, &name_of(&child.key)).into_any());
+        let (id, name) = (
+            PyString::new(py, &child.id.to_string()).into_any(),
+            PyString::new(py, &child_name(&child.key)).into_any(),
+        );
         children.append(gil::call_args(&child_run, &[&id, &workflow, &name])?.into_bound())?;
     }
     Ok(children)
@@ -75,14 +77,6 @@ pub(crate) fn described<'py>(
     let (graph, bodies) = core.get().shared(py);
     let registered = gil::detached(py, || engine.register(graph, bodies));
     Ok((registered.map_err(|error| errors::store(py, &error))?, starts))
-}
-
-/// The name of the wait for a child, by the key of its start.
-pub(crate) fn name_of(key: &EntryKey) -> String {
-    match key.n {
-        n if key.is_keyed() || n == 1 => format!("child {}", key.name),
-        n => format!("child {} ({n})", key.name),
-    }
 }
 
 /// The child that each part of a wait waits for.
@@ -128,22 +122,36 @@ pub(crate) fn ended<'py>(
     children: &[Option<RunId>],
     part: usize,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
-    ended_by(py, body.engine(), children.get(part).copied().flatten(), |id| body.take_child(id))
+    let child = children.get(part).copied().flatten();
+    ended_by(py, body.engine(), &body.task_name(), child, |id| body.take_child(id))
 }
 
 /// The same, with what takes a child that is in memory.
 pub(crate) fn ended_by<'py>(
     py: Python<'py>,
     engine: &Arc<PyEngine>,
+    task: &str,
     child: Option<RunId>,
     take: impl FnOnce(RunId) -> Option<Arc<PyRun>>,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
     let Some(id) = child else { return Ok(None) };
     let snapshot = match take(id) {
         Some(run) => {
-            if run.settled.get().is_none() {
+            let settlement = match run.settled.get() {
                 // The commit of its end is under way, in which the wait is closed too.
-                let _ = gil::idle(py, || run.settled.wait(COMMIT));
+                None => gil::idle(py, || run.settled.wait(COMMIT)),
+                settled => settled,
+            };
+            match settlement {
+                Some(Settlement::Run(_)) => {}
+                // As at every other wait of a body.
+                Some(Settlement::Closed) => return Err(errors::wait(py, &CallError::Suspended, task)),
+                Some(other) => return Err(errors::settlement(py, &other)),
+                None => {
+                    let seconds = COMMIT.as_secs();
+                    let why = format!("the end of child run {id} was not committed within {seconds} seconds");
+                    return Err(errors::bide(py, &why));
+                }
             }
             Some(PySnapshot::live(py, engine, run)?)
         }

@@ -53,8 +53,8 @@ pub(crate) fn executes_here() -> bool {
     !EXECUTING.get().is_null() && process::is_in_body()
 }
 
-/// The handle of the body that the calling thread executes. `last` is that which was found before in the same
-/// contextvars, or in those that they were copied from.
+/// The handle of the body that the calling thread executes. `last` is the handle found earlier in the same contextvars,
+/// or in those that they were copied from.
 #[pyfunction]
 #[pyo3(name = "_current")]
 pub(crate) fn current<'py>(py: Python<'py>, last: Option<&Bound<'py, PyTaskHandle>>) -> PyResult<Bound<'py, PyAny>> {

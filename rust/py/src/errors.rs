@@ -25,6 +25,8 @@ pub(crate) struct Names {
     pub(crate) replay_mismatch: Py<PyAny>,
     /// `bide.Suspended`.
     pub(crate) suspended: Py<PyAny>,
+    /// `bide.Cancelled`.
+    pub(crate) cancelled: Py<PyAny>,
     /// `bide.TaskTimeout`.
     pub(crate) task_timeout: Py<PyAny>,
     /// `bide.Skip`.
@@ -35,6 +37,8 @@ pub(crate) struct Names {
     pub(crate) describe: Py<PyAny>,
     /// What is stored of an exception that is only ever shown.
     pub(crate) describe_end: Py<PyAny>,
+    /// A `bide.TaskFailed` from what is stored of an exception.
+    pub(crate) task_failed: Py<PyAny>,
     /// An exception from what is stored of it.
     pub(crate) rebuild: Py<PyAny>,
     /// Makes a `bide.Context` of encoded values.
@@ -49,6 +53,8 @@ pub(crate) struct Names {
     pub(crate) after: Py<PyAny>,
     /// The class of `bide.at(...)`.
     pub(crate) at: Py<PyAny>,
+    /// What the function of a gate has computed, as seconds.
+    pub(crate) computed: Py<PyAny>,
     /// `bide.after`.
     pub(crate) make_after: Py<PyAny>,
     /// `bide.at`.
@@ -104,11 +110,13 @@ pub(crate) fn names(py: Python<'_>) -> PyResult<&Names> {
             runner_closed: of(&errors, "RunnerClosed")?,
             replay_mismatch: of(&errors, "ReplayMismatch")?,
             suspended: of(&errors, "Suspended")?,
+            cancelled: of(&errors, "Cancelled")?,
             task_timeout: of(&errors, "TaskTimeout")?,
             skip: of(&errors, "Skip")?,
             unrecorded: of(&errors, "Unrecorded")?,
             describe: of(&stored, "describe")?,
             describe_end: of(&stored, "describe_end")?,
+            task_failed: of(&stored, "task_failed")?,
             rebuild: of(&stored, "rebuild")?,
             context: py.import("bide._context")?.getattr("Context")?.getattr("_from_encoded")?.unbind(),
             name_of: of(&py.import("bide._fingerprint")?, "name_of")?,
@@ -116,6 +124,7 @@ pub(crate) fn names(py: Python<'_>) -> PyResult<&Names> {
             until: of(&waits, "Until")?,
             after: of(&waits, "After")?,
             at: of(&waits, "At")?,
+            computed: of(&waits, "computed")?,
             make_after: of(&waits, "after")?,
             make_at: of(&waits, "at")?,
             check_name: of(&waits, "check_name")?,
@@ -213,6 +222,10 @@ pub(crate) fn wait(py: Python<'_>, error_of: &CallError, task: &str) -> PyErr {
 /// A stored failure as an exception to raise again.
 pub(crate) fn rebuild(py: Python<'_>, failure: &Failure) -> PyErr {
     with(py, |names| {
+        if failure.kind == FailureKind::Cancelled {
+            // No `Exception`: what is stored of one may name no such class.
+            return error(&names.cancelled, py, &failure.message());
+        }
         let json = PyBytes::new(py, failure.as_json().as_bytes());
         match gil::call1(names.rebuild.bind(py), json.as_any()) {
             Ok(exception) => PyErr::from_value(exception.into_bound()),

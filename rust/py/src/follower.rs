@@ -15,11 +15,8 @@ use crate::gil::{self, Kept};
 use crate::host::PyEngine;
 use crate::moment::datetime;
 use crate::notify::Notifier;
-use crate::process::Home;
+use crate::process::{Home, SLICE};
 use crate::{errors, exit, panics};
-
-/// A waiting caller checks for signals (Ctrl-C) at least this often.
-const SLICE: Duration = Duration::from_millis(50);
 
 /// An event: value, offset, time, task, attempt, entry.
 pub(crate) type Event<'py> = (Bound<'py, PyAny>, u64, Bound<'py, PyAny>, String, u32, Option<String>);

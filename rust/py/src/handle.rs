@@ -59,7 +59,7 @@ impl PyTaskHandle {
         })
     }
 
-    /// Makes a callback: its token is for whoever answers it.
+    /// Makes a callback, whose token lets others answer it.
     #[pyo3(signature = (name, r#type=None), text_signature = "($self, name, type=Any)")]
     fn callback<'py>(
         &self,
@@ -332,7 +332,13 @@ impl PyTaskHandle {
         self.body.suspending()
     }
 
-    /// Says of a method that is designed and not there yet that it is not.
+    /// Whether the run was cancelled: the body is to clean up and end.
+    #[getter]
+    fn cancelled(&self) -> bool {
+        self.body.is_cancelled()
+    }
+
+    /// Raises the error for an attribute that there is not, with the class's public name.
     #[cold]
     fn __getattr__<'py>(slf: &Bound<'py, Self>, name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
         let find = slf.py().import("bide._absent")?.getattr("of_task_handle")?;

@@ -8,7 +8,7 @@ use bide_executor::{Engine, Host, Pool, Run, Source};
 use bide_sync::Mutex;
 use pyo3::prelude::*;
 
-use crate::body::PyBody;
+use crate::body::{Purpose, PyBody};
 use crate::errors::{Names, names};
 use crate::gil::{self, Kept, Owned, Raised};
 use crate::lists::{Items, NotAList};
@@ -173,6 +173,9 @@ impl Host for Python3 {
     }
 
     fn gate_policy(body: &PyBody, part: u16) -> PollPolicy {
-        body.gate(part).map_or(PollPolicy::every(Duration::from_secs(1)), |gate| gate.policy)
+        match body.gate(part).map(|gate| gate.purpose) {
+            Some(Purpose::Condition(policy)) => policy,
+            _ => PollPolicy::every(Duration::from_secs(1)),
+        }
     }
 }

@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// So many threads may be started after one look.
+/// How many threads may be started after one check.
 const THREADS: u32 = 16;
 
 /// Maps that must be free then: a few for each of the threads, and some for all else in the process.

@@ -13,19 +13,18 @@ use crate::host::PyEngine;
 use crate::process::SLICE;
 use crate::{errors, gil};
 
-/// A message: to which run, `MessageKind` as a number, name, value, and the sender's id.
-pub(crate) type PyLetter = (String, i64, String, Vec<u8>, Option<String>);
+/// A signal: to which run, name, value, and the sender's id.
+pub(crate) type PyLetter = (String, String, Vec<u8>, Option<String>);
 
 /// What became of a message, in one word, with what belongs to it: see `bide._mail`.
 pub(crate) type PySent = (&'static str, Vec<String>);
 
-/// Sends messages, and says of each what became of it. All that concerns runs that are executed here is one commit.
+/// Sends signals, and says of each what became of it. All that concerns runs that are executed here is one commit.
 pub(crate) fn send(py: Python<'_>, engine: &PyEngine, letters: Vec<PyLetter>) -> PyResult<Vec<PySent>> {
     let mut read = Vec::with_capacity(letters.len());
-    for (run, kind, name, value, id) in letters {
+    for (run, name, value, id) in letters {
         let run = run_id(py, &run)?;
-        let kind = MessageKind::from_code(kind).unwrap_or(MessageKind::Signal);
-        let address = Address { kind, name: name.into() };
+        let address = Address { kind: MessageKind::Signal, name: name.into() };
         read.push(Letter { run, address, id: id.map(Into::into), content: Ok(Value::new(&value)) });
     }
     let sent = gil::detached(py, || engine.send_all(read));
@@ -102,11 +101,12 @@ pub(crate) fn request<'py>(
     }
 }
 
-fn run_id(py: Python<'_>, run: &str) -> PyResult<RunId> {
+/// A run's id as Python gives it.
+pub(crate) fn run_id(py: Python<'_>, run: &str) -> PyResult<RunId> {
     run.parse().map_err(|()| errors::definition(py, &format!("'{run}' is not the id of a run")))
 }
 
-fn in_words(sent: Sent) -> PySent {
+pub(crate) fn in_words(sent: Sent) -> PySent {
     match sent {
         Sent::Stored => ("stored", vec![]),
         Sent::Duplicate => ("duplicate", vec![]),

@@ -9,9 +9,10 @@ use bide_executor::CallError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
-use crate::errors::{self, names};
-use crate::gil;
+use crate::body::Purpose;
+use crate::messages::run_id;
 use crate::wait::{Until, Wait, proof_of, time_of};
+use crate::{errors, gil};
 
 /// `bide._combine.Part`: kind, name, timeout, and what its kind has.
 #[derive(FromPyObject)]
@@ -31,6 +32,18 @@ pub(crate) struct PlannedCondition<'py> {
     pub(crate) until: Until<'py>,
     /// What proves it to be the same.
     pub(crate) proof: Option<Arc<[u8]>>,
+}
+
+/// What a gate calls, of one of its parts.
+pub(crate) struct Called<'py> {
+    /// Which part it is.
+    pub(crate) part: usize,
+    /// The function.
+    pub(crate) function: Bound<'py, PyAny>,
+    /// Whether it is a coroutine function.
+    pub(crate) is_async: bool,
+    /// What it is called for.
+    pub(crate) purpose: Purpose,
 }
 
 impl<'py> Plan<'py> {
@@ -97,25 +110,31 @@ impl<'py> Plan<'py> {
         Ok((requests, conditions))
     }
 
-    /// The parts as a gate declares them, with their conditions.
-    pub(crate) fn gate(&self) -> PyResult<(GateSpec, Vec<PlannedCondition<'py>>)> {
-        let mut conditions = Vec::new();
-        let gate = self.gate_part(0, &mut conditions)?;
-        Ok((gate, conditions))
+    /// The parts as a gate declares them, with what they call.
+    pub(crate) fn gate(&self) -> PyResult<(GateSpec, Vec<Called<'py>>)> {
+        let mut called = Vec::new();
+        let gate = self.gate_part(0, &mut called)?;
+        Ok((gate, called))
     }
 
-    fn gate_part(&self, at: usize, conditions: &mut Vec<PlannedCondition<'py>>) -> PyResult<GateSpec> {
+    fn gate_part(&self, at: usize, called: &mut Vec<Called<'py>>) -> PyResult<GateSpec> {
         let PlannedPart(kind, name, timeout, what) = &self.parts[at];
         let mut members = || -> PyResult<Vec<GateSpec>> {
             let members: Vec<usize> = what.extract()?;
-            members.into_iter().map(|at| self.gate_part(at, conditions)).collect()
+            members.into_iter().map(|at| self.gate_part(at, called)).collect()
         };
         let until = match &**kind {
             "any" => GateUntil::Any(members()?),
             "all" => GateUntil::All(members()?),
             "until" => {
-                conditions.push(PlannedCondition { part: at, until: condition(what)?, proof: None });
+                let Until { condition: function, is_async, policy, .. } = condition(what)?;
+                called.push(Called { part: at, function, is_async, purpose: Purpose::Condition(policy) });
                 GateUntil::Condition
+            }
+            "computed after" | "computed at" => {
+                let purpose = if kind == "computed after" { Purpose::Span } else { Purpose::Moment };
+                called.push(Called { part: at, function: what.clone(), is_async: false, purpose });
+                GateUntil::Computed
             }
             "after" => GateUntil::After(Duration::from_secs_f64(what.extract()?)),
             "at" => GateUntil::At(time_of(what.extract()?)),
@@ -148,7 +167,7 @@ fn address(kind: &str, name: &Bound<'_, PyAny>) -> PyResult<Address> {
 
 fn child(id: &Bound<'_, PyAny>) -> PyResult<RunId> {
     let text: String = id.extract()?;
-    text.parse().map_err(|()| errors::definition(id.py(), &format!("'{text}' is not the id of a run")))
+    run_id(id.py(), &text)
 }
 
 /// The outcomes of parts as `finish` takes them: stored bytes, an exception, None, or for a child run that has ended,
@@ -188,6 +207,5 @@ pub(crate) fn finished<'py>(
     outcomes: &Bound<'py, PyList>,
     handle: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let _ = names(finish.py())?;
     Ok(gil::call_args(finish, &[outcomes.as_any(), handle])?.into_bound())
 }

@@ -63,9 +63,12 @@ impl PyRunHandle {
                 Instant::now().checked_add(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX))
             });
             let mut handle = self.handle();
-            if matches!(handle.settled().get(), Some(Settlement::NotHere(_))) {
-                // That was reported before; the run may have been claimed since.
-                handle = self.follow(py)?;
+            if handle.settled().get().is_some() {
+                let renewed = gil::detached(py, || self.runner.engine.renewed(&handle));
+                if let Some(renewed) = renewed.map_err(|error| errors::store(py, &error))? {
+                    *self.handle.lock() = renewed.clone();
+                    handle = renewed;
+                }
             }
             loop {
                 match (handle.settled().get(), &handle) {

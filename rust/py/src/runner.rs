@@ -1,11 +1,12 @@
 //! `_core.Runner`: an engine with Python as its host, opened on a store, closed once.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bide_core::{RunId, RunStatus, Time, Value};
+use bide_core::{RunId, RunOptions, RunStatus, Time, Value};
 use bide_executor::failpoint::{self, Failpoint};
 use bide_executor::{Coroutines, Engine, Pool, RunRequest, Settlement, SubmitError, SystemClock, default_slots};
 use bide_store::RunFilter;
@@ -14,12 +15,15 @@ use pyo3::types::PyBytes;
 
 use crate::aio::{Loop, LoopQueue, PyLoopQueue};
 use crate::channel::{self, PyChannel};
+use crate::control::{self, PyAsk};
 use crate::exit::{self, CloseAtExit};
 use crate::follower::{self, PyFollower};
 use crate::gil;
+use crate::history::{self, PyHappened};
 use crate::host::{Local, Originals, PyEngine, Vars};
-use crate::messages::{self, PyLetter, PySent};
+use crate::messages::{self, PyLetter, PySent, run_id};
 use crate::notify::Notifier;
+use crate::options::PyOptions;
 use crate::process::{self, Home, Kind, SLICE};
 use crate::run_handle::PyRunHandle;
 use crate::snapshot::PySnapshot;
@@ -85,6 +89,7 @@ impl PyRunner {
         max_parked: Option<usize>,
         retention: Option<f64>,
         async_slots: u32,
+        cancel_grace: (f64, f64),
     ) -> PyResult<Self> {
         panics::method(|| {
             errors::names(py)?;
@@ -108,6 +113,8 @@ impl PyRunner {
                 Engine::start_with(store, SystemClock::shared(), pool, log, retention)
             });
             let engine = started.map_err(|error| errors::store(py, &error))?;
+            let span = |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+            engine.set_cancel_grace(span(cancel_grace.0), span(cancel_grace.1));
             let inner = Arc::new(Inner { engine, notifier, queue, home: Home::here(), closed: AtomicBool::new(false) });
             let as_closed: std::sync::Weak<Inner> = Arc::downgrade(&inner);
             let runner = Self { inner };
@@ -121,7 +128,7 @@ impl PyRunner {
     fn register(&self, py: Python<'_>, workflow: &PyWorkflow) -> PyResult<()> {
         panics::method(|| {
             self.open(py)?;
-            self.start_gates(py, workflow)?;
+            start_gates(py, &self.inner.engine, workflow)?;
             let engine = &self.inner.engine;
             let (graph, bodies) = workflow.shared(py);
             let done = gil::detached(py, || engine.register(graph, bodies));
@@ -131,8 +138,10 @@ impl PyRunner {
 
     /// Creates runs in one commit, or attaches to those that their keys name. With `linger` it returns only once the
     /// first of them has ended, or a little later, if the store takes its time: a caller that waits for it anyway leaves
-    /// the interpreter to the body for all that time. `many` is for the words of errors: which of them was refused. `contextvars` are those of each run, or
-    /// one for all.
+    /// the interpreter to the body for all that time. `many` is for the words of errors: which of them was refused.
+    /// `contextvars` are those of each run, or one for all.
+    #[expect(clippy::too_many_arguments, reason = "each is said apart in Python")]
+    #[pyo3(signature = (workflow, runs, contextvars, linger, many, options=None))]
     fn submit(
         &self,
         py: Python<'_>,
@@ -141,19 +150,21 @@ impl PyRunner {
         contextvars: Vec<Bound<'_, PyAny>>,
         linger: bool,
         many: bool,
+        options: Option<PyOptions>,
     ) -> PyResult<Vec<PyRunHandle>> {
         panics::method(|| {
             self.open(py)?;
             failpoint::hit(Failpoint::Caller);
-            self.start_gates(py, workflow)?;
+            start_gates(py, &self.inner.engine, workflow)?;
             let contextvars = contextvars.into_iter().map(|vars| Ok(Vars::new(vars)?.map(Arc::new)));
             let contextvars = contextvars.collect::<PyResult<Vec<_>>>()?;
             let of_run = |at: usize| contextvars.get(at).or(contextvars.first()).cloned().flatten();
+            let options: RunOptions = options.map(Into::into).unwrap_or_default();
             let originals: Vec<Arc<Originals>> = runs.iter().map(|_| Arc::default()).collect();
             let wanted = runs.into_iter().zip(&originals).enumerate().map(|(at, ((inputs, key), originals))| {
                 let inputs = inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect();
                 let request = RunRequest::new(PyEngine::ordered(inputs)).with_key(key.map(Into::into));
-                request.with_local(Local::new(of_run(at), originals))
+                request.with_options(options.clone()).with_local(Local::new(of_run(at), originals))
             });
             let engine = &self.inner.engine;
             let (graph, bodies) = workflow.shared(py);
@@ -205,7 +216,7 @@ impl PyRunner {
     fn attach(&self, py: Python<'_>, id: &str) -> PyResult<PyRunHandle> {
         panics::method(|| {
             self.open(py)?;
-            let id = parse(py, id)?;
+            let id = run_id(py, id)?;
             let handle = gil::detached(py, || self.inner.engine.handle(id));
             handle.map(|handle| self.handle(handle)).map_err(|error| errors::store(py, &error))
         })
@@ -215,7 +226,7 @@ impl PyRunner {
     fn snapshot(&self, py: Python<'_>, id: &str) -> PyResult<Option<PySnapshot>> {
         panics::method(|| {
             self.open(py)?;
-            let id = parse(py, id)?;
+            let id = run_id(py, id)?;
             PySnapshot::load(py, &self.inner.engine, id)
         })
     }
@@ -261,6 +272,22 @@ impl PyRunner {
         })
     }
 
+    /// Asks something of a run as a whole, or of one of its tasks; says what became of that.
+    fn ask(&self, py: Python<'_>, run: &str, asked: PyAsk) -> PyResult<PySent> {
+        panics::method(|| {
+            self.open(py)?;
+            control::ask(py, &self.inner.engine, run, asked)
+        })
+    }
+
+    /// What has happened to a run; `None` if there is none.
+    fn history<'py>(&self, py: Python<'py>, id: &str) -> PyResult<Option<Vec<PyHappened<'py>>>> {
+        panics::method(|| {
+            self.open(py)?;
+            history::history(py, &self.inner.engine, run_id(py, id)?)
+        })
+    }
+
     /// How many requests wait for their answers here.
     fn pending_requests(&self) -> PyResult<usize> {
         self.inner.home.check("Runner")?;
@@ -268,6 +295,8 @@ impl PyRunner {
     }
 
     /// Runs as they stand, newest first.
+    #[pyo3(signature = (status, workflow, since, limit, tags=None, key_prefix=None, parent=None))]
+    #[expect(clippy::too_many_arguments, reason = "each narrows the listing down")]
     fn runs(
         &self,
         py: Python<'_>,
@@ -275,6 +304,9 @@ impl PyRunner {
         workflow: Option<String>,
         since: Option<i64>,
         limit: Option<usize>,
+        tags: Option<BTreeMap<String, String>>,
+        key_prefix: Option<String>,
+        parent: Option<&str>,
     ) -> PyResult<Vec<PySnapshot>> {
         panics::method(|| {
             self.open(py)?;
@@ -287,7 +319,10 @@ impl PyRunner {
                     errors::definition(py, &format!("status='{name}' is no status of a run; there are {all}"))
                 })?),
             };
-            let filter = RunFilter { status, workflow, since: since.map(Time), limit };
+            let tags = tags.into_iter().flatten().map(|(name, value)| (name.into(), value.into())).collect();
+            let parent = parent.map(|id| run_id(py, id)).transpose()?;
+            let since = since.map(Time);
+            let filter = RunFilter { status, workflow, since, limit, tags, key_prefix, parent };
             let listed = gil::detached(py, || self.inner.engine.store().list(&filter));
             let listed = listed.map_err(|error| errors::store(py, &error))?;
             listed.into_iter().map(|stored| PySnapshot::listed(py, &self.inner.engine, stored)).collect()
@@ -303,7 +338,7 @@ impl PyRunner {
     ) -> PyResult<Option<follower::Event<'py>>> {
         panics::method(|| {
             self.open(py)?;
-            follower::latest(py, &self.inner.engine, parse(py, id)?, channel.get())
+            follower::latest(py, &self.inner.engine, run_id(py, id)?, channel.get())
         })
     }
 
@@ -312,7 +347,7 @@ impl PyRunner {
         panics::method(|| {
             self.open(py)?;
             let Inner { engine, notifier, home, .. } = &*self.inner;
-            Ok(PyFollower::new(engine, notifier, *home, parse(py, id)?, channel))
+            Ok(PyFollower::new(engine, notifier, *home, run_id(py, id)?, channel))
         })
     }
 
@@ -320,7 +355,7 @@ impl PyRunner {
     fn delete(&self, py: Python<'_>, id: &str) -> PyResult<bool> {
         panics::method(|| {
             self.open(py)?;
-            let id = parse(py, id)?;
+            let id = run_id(py, id)?;
             let deleted = gil::detached(py, || self.inner.engine.store().delete(id));
             deleted.map_err(|error| errors::store(py, &error))
         })
@@ -409,10 +444,6 @@ impl PyRunner {
         Ok(())
     }
 
-    fn start_gates(&self, py: Python<'_>, workflow: &PyWorkflow) -> PyResult<()> {
-        start_gates(py, &self.inner.engine, workflow)
-    }
-
     /// True if all bodies have ended. A signal that raises cuts the grace short and is raised after the close.
     fn wait_for_bodies(&self, py: Python<'_>, grace: f64) -> PyResult<bool> {
         let pool = self.inner.engine.dispatch();
@@ -468,10 +499,6 @@ fn default_max_parked() -> usize {
     let maps = read("/proc/sys/vm/max_map_count").map_or(usize::MAX, |count| count / 6);
     let pids = read("/sys/fs/cgroup/pids.max").map_or(usize::MAX, |count| count * 3 / 4);
     10_000.min(maps).min(pids).max(1)
-}
-
-fn parse(py: Python<'_>, id: &str) -> PyResult<RunId> {
-    id.parse().map_err(|()| errors::definition(py, &format!("'{id}' is not the id of a run")))
 }
 
 fn refused(py: Python<'_>, workflow: &str, error: SubmitError, many: bool) -> PyErr {

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use bide_core::context::{self, Changes};
 use bide_core::graph::split_element;
 use bide_core::record::{RecordedTask, StoredRun};
-use bide_core::{Graph, NO_MAP, Progress, RunId, TaskId, TaskRef, TaskRow, TaskSpec, Time, Value};
+use bide_core::{Graph, NO_MAP, Progress, RunId, RunStatus, TaskId, TaskRef, TaskRow, TaskSpec, Time, Value};
 use bide_executor::Settlement;
 use bide_store::StoreError;
 use pyo3::prelude::*;
@@ -14,7 +14,7 @@ use pyo3::types::{PyBytes, PyDict, PyList};
 
 use crate::host::{PyEngine, PyRun};
 use crate::moment::datetime;
-use crate::{errors, gil, panics};
+use crate::{errors, gil, options, panics};
 
 /// A run as it stands, or stood when this was asked for.
 #[pyclass(frozen, module = "bide._core", name = "Snapshot")]
@@ -27,9 +27,11 @@ pub(crate) struct PySnapshot {
     stored: OnceLock<StoredRun>,
     /// Where the row of each task and element is, if there are many.
     rows: OnceLock<HashMap<(TaskId, i32), usize>>,
+    /// Where the progress of each task and element is that has said how far it has come.
+    progress: OnceLock<HashMap<(TaskId, i32), usize>>,
 }
 
-/// So many rows are searched without an index.
+/// Up to this many rows are searched without an index.
 const FEW_ROWS: usize = 16;
 
 impl PySnapshot {
@@ -42,7 +44,13 @@ impl PySnapshot {
                 OnceLock::from(stored.map_err(|error| errors::store(py, &error))?)
             }
         };
-        Ok(Self { engine: Arc::clone(engine), live: Some(run), stored, rows: OnceLock::new() })
+        Ok(Self {
+            engine: Arc::clone(engine),
+            live: Some(run),
+            stored,
+            rows: OnceLock::new(),
+            progress: OnceLock::new(),
+        })
     }
 
     /// Of any run.
@@ -64,7 +72,13 @@ impl PySnapshot {
     }
 
     fn of_stored(engine: &Arc<PyEngine>, stored: StoredRun) -> Self {
-        Self { engine: Arc::clone(engine), live: None, stored: OnceLock::from(stored), rows: OnceLock::new() }
+        Self {
+            engine: Arc::clone(engine),
+            live: None,
+            stored: OnceLock::from(stored),
+            rows: OnceLock::new(),
+            progress: OnceLock::new(),
+        }
     }
 
     fn stored(&self) -> &StoredRun {
@@ -105,10 +119,13 @@ impl PySnapshot {
         self.stored().tasks.iter().filter_map(length).collect()
     }
 
-    fn progress(&self, name: &str) -> Option<&Progress> {
-        let stored = self.stored();
-        let task = stored.tasks.iter().find(|task| *task.name == *name)?;
-        stored.progress.iter().find(|row| row.task == task.id).map(|row| &row.progress)
+    fn progress(&self, place: (TaskId, i32)) -> Option<&Progress> {
+        let said = &self.stored().progress;
+        let at = self.progress.get_or_init(|| {
+            let places = said.iter().zip(0..).map(|(row, at)| ((row.task, row.map), at));
+            places.collect()
+        });
+        Some(&said.get(*at.get(&place)?)?.progress)
     }
 
     /// A value by the writer's annotation where the workflow is known, else as plain JSON.
@@ -187,6 +204,37 @@ impl PySnapshot {
         Ok(inputs.into_iter().map(input).collect())
     }
 
+    /// The inputs as the workflow's tasks read them where it is known, else as plain JSON.
+    fn decoded_inputs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        panics::method(|| {
+            let stored = self.stored();
+            let inputs = stored.run.unpacked_inputs().map_err(|why| errors::bide(py, &why.to_string()))?;
+            let workflow = match &self.live {
+                Some(run) => Some(Arc::clone(&run.workflow)),
+                None => self.engine.workflow(&stored.run.workflow),
+            };
+            let dict = PyDict::new(py);
+            for (name, value) in inputs {
+                let reader = workflow.as_ref().and_then(|workflow| options::reader_of(&workflow.bodies, &name));
+                let codec = match reader {
+                    Some(codec) => codec,
+                    None => &errors::names(py)?.plain_codec,
+                };
+                dict.set_item(&*name, &*codec.decode(py, &value)?)?;
+            }
+            Ok(dict)
+        })
+    }
+
+    /// The tags of the run.
+    #[getter]
+    fn tags<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        match &self.live {
+            Some(run) => options::tags_of(py, &run.options.as_deref().cloned().unwrap_or_default()),
+            None => options::tags_of(py, &self.stored().run.options),
+        }
+    }
+
     /// The caller's key.
     #[getter]
     fn key(&self) -> Option<&str> {
@@ -220,6 +268,9 @@ impl PySnapshot {
         let run = &self.stored().run;
         if let Some(reason) = &run.blocked_by {
             return Some(reason.to_string());
+        }
+        if let Some(cancel) = &run.cancel {
+            return Some(cancel.text());
         }
         if self.live.is_some() {
             return None;
@@ -297,7 +348,9 @@ impl PySnapshot {
             let at = |time: Option<Time>| time.map(|time| datetime(py, time)).transpose();
             let row = self.row_at(place);
             let dict = PyDict::new(py);
-            dict.set_item("status", row.map_or("Pending", |row| row.status.as_str()))?;
+            // Of a run that was ended by force not every task has a row.
+            let none = if self.stored().run.status == RunStatus::Cancelled { "Cancelled" } else { "Pending" };
+            dict.set_item("status", row.map_or(none, |row| row.status.as_str()))?;
             dict.set_item("sub_status", row.and_then(|row| row.sub_status).map(|sub| sub.as_str()))?;
             dict.set_item("attempts", row.map_or(0, |row| row.attempts))?;
             dict.set_item("first_started_at", at(row.and_then(|row| row.first_started_at))?)?;
@@ -305,7 +358,7 @@ impl PySnapshot {
             dict.set_item("ended_at", at(row.and_then(|row| row.ended_at))?)?;
             dict.set_item("waited", row.map_or(0.0, |row| row.waited as f64 / 1e6))?;
             dict.set_item("blocked_by", row.and_then(|row| row.blocked_by.as_deref()))?;
-            let progress = self.progress(task).map(|progress| said(py, progress)).transpose()?;
+            let progress = self.progress(place).map(|progress| said(py, progress)).transpose()?;
             dict.set_item("progress", progress)?;
             let failure = row.and_then(|row| row.failure.as_ref());
             dict.set_item("failure", failure.map(|failure| PyBytes::new(py, failure.as_json().as_bytes())))?;

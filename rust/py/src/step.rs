@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bide_core::event::Retry;
-use bide_core::{Failure, RetryPolicy, Value};
+use bide_core::{Failure, FailureKind, RetryPolicy, Value};
 use bide_executor::{CallError, StepEnd, StepRequest, StepStart};
 use pyo3::exceptions::{PyBaseException, PyException};
 use pyo3::prelude::*;
@@ -65,22 +65,23 @@ impl<'a, 'py> Step<'a, 'py> {
         let none = py.None().into_bound(py);
         let of = |option: Option<&Bound<'py, PyAny>>| option.cloned().unwrap_or_else(|| none.clone());
         let Options { name, key, retry, once } = options;
-        let describe = &names(py)?;
+        let names = names(py)?;
         let (name, retry_of) = (of(name), of(retry));
         let (name, proof, codec, key, once) = if key.is_none() && retry.is_none() && once.is_none() {
             let described = [function, arguments.as_any(), all.as_any(), &name];
-            let described = gil::call_args(describe.describe_step.bind(py), &described)?;
+            let described = gil::call_args(names.describe_step.bind(py), &described)?;
             let (name, proof, codec): (String, Vec<u8>, Codec) = described.extract()?;
             (name, Some(proof), codec, None, false)
         } else {
             let described = [function, arguments.as_any(), all.as_any(), &name, &of(key), &retry_of, &of(once)];
-            let described = gil::call_args(describe.describe_step_with.bind(py), &described)?;
+            let described = gil::call_args(names.describe_step_with.bind(py), &described)?;
             described.extract::<Described>()?
         };
         let mut policy = RetryPolicy::NONE;
-        let retry = (!retry_of.is_none()).then(|| read_retry(&retry_of, &mut policy)).transpose()?;
+        let retry = (!retry_of.is_none()).then(|| read_retry(&retry_of, &mut policy, false)).transpose()?;
         let (proof, key) = (proof.map(Into::into), key.map(Into::into));
-        let request = StepRequest { proof, key, once, retry: retry.as_ref().map(|_| policy) };
+        let retried = retry.as_ref().map(|_| policy);
+        let request = StepRequest { proof, key, once, retry: retried, advice: None };
         Ok(Self { function, arguments, keywords, name, request, retry, codec })
     }
 }
@@ -115,9 +116,19 @@ impl PyTaskHandle {
                 ended.map_err(|error| self.error(py, &error))?;
                 return unrecorded(py, raised);
             }
+            let (raised, covered) = step.covers(py, raised);
             let failure = errors::describe(py, &raised);
-            start = match self.body().end_step(here, call, step.ended_by(py, self, &raised, failure)) {
+            let end = if covered {
+                StepEnd::Raised(failure, Retry { random: self.body().engine().random() })
+            } else {
+                StepEnd::Executed(Err(failure))
+            };
+            start = match self.body().end_step(here, call, end) {
                 Ok(again @ StepStart::Execute(_)) => again,
+                // The run was cancelled before its next try.
+                Err(error @ CallError::Failed(Failure { kind: FailureKind::Cancelled, .. })) => {
+                    return Err(self.error(py, &error));
+                }
                 // The exception itself, with its traceback.
                 Ok(StepStart::Returned(_)) | Err(CallError::Failed(_)) => return Err(raised.into_err(py)),
                 Err(error) => return Err(self.error(py, &error)),
@@ -155,17 +166,13 @@ impl PyTaskHandle {
 }
 
 impl Step<'_, '_> {
-    /// What a step that raised comes to.
-    fn ended_by(&self, py: Python<'_>, handle: &PyTaskHandle, raised: &Raised, failure: Failure) -> StepEnd {
-        let covered = self.retry.as_ref().is_some_and(|retry| {
-            gil::call1(retry.matches.bind(py), raised.value(py))
-                .and_then(|answer| gil::is_truthy(&answer))
-                .unwrap_or(false)
-        });
-        if covered {
-            StepEnd::Raised(failure, Retry { random: handle.body().engine().random() })
-        } else {
-            StepEnd::Executed(Err(failure))
+    /// Whether its policy has it tried again after an exception. If the policy itself raises, that is what the step has
+    /// raised.
+    fn covers(&self, py: Python<'_>, raised: Raised) -> (Raised, bool) {
+        match self.retry.as_ref().map(|retry| retry.covers(py, raised.value(py))) {
+            None => (raised, false),
+            Some(Ok(covered)) => (raised, covered),
+            Some(Err(broken)) => (broken, false),
         }
     }
 

@@ -35,8 +35,9 @@ pub(crate) struct Until<'py> {
 }
 
 /// `Until._parts()`: condition, name, timeout, every, backoff, `max_every`, jitter, how many exceptions in a row end
-/// the wait, and whether it is a coroutine function.
-type UntilParts<'py> = (Bound<'py, PyAny>, Option<String>, Option<f64>, f64, f64, Option<f64>, f64, Option<u32>, bool);
+/// the wait after how many seconds, and whether it is a coroutine function.
+type UntilParts<'py> =
+    (Bound<'py, PyAny>, Option<String>, Option<f64>, f64, f64, Option<f64>, f64, Option<(u32, f64)>, bool);
 
 impl<'py> Wait<'py> {
     /// Reads an object of one of the three classes; `None` for any other.
@@ -48,7 +49,7 @@ impl<'py> Wait<'py> {
             return Ok(Some(Self::Until(Box::new(Until::read(wait)?))));
         }
         if class.is(&names.after) {
-            let seconds = wait.getattr(pyo3::intern!(py, "seconds"))?.extract()?;
+            let seconds = wait.getattr(pyo3::intern!(py, "span"))?.extract()?;
             return Ok(Some(Self::After(Duration::from_secs_f64(seconds))));
         }
         if class.is(&names.at) {
@@ -71,8 +72,7 @@ impl<'py> Until<'py> {
             jitter,
             tolerate: match tolerance {
                 None => Tolerance::Ignore,
-                Some(1) => Tolerance::Raise,
-                Some(most) => Tolerance::Tolerate(most),
+                Some((errors, seconds)) => Tolerance::Tolerate(errors, Duration::from_secs_f64(seconds)),
             },
         };
         Ok(Self { condition, is_async, name, timeout: timeout.map(Duration::from_secs_f64), policy })

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use bide_core::event::Retry;
 use bide_core::run::{MAX_ELEMENTS, different_lengths, no_list, not_a_list, too_many};
-use bide_core::{Failure, NO_MAP, Outcome, TaskRef, Value};
+use bide_core::{Failure, GateTime, NO_MAP, Outcome, TaskRef, Value};
 use bide_executor::failpoint::{self, Failpoint};
 use bide_executor::{Arg, Attached, BodyCx, Call, Gate, GateWorker, Polled, Source, Worker};
 use pyo3::prelude::*;
 
-use crate::body::PyBody;
+use crate::body::{Purpose, PyBody, PyGate};
 use crate::call::{Arguments, LogScope};
 use crate::context::{changes_of, context_of, read_only};
 use crate::current::{self, Executing};
@@ -22,6 +22,7 @@ use crate::handle::PyTaskHandle;
 use crate::host::{PyEngine, PyRun, Python3};
 use crate::lists::{Items, NotAList};
 use crate::process::Kind;
+use crate::wait::time_of;
 use crate::workflow::PyWorkflow;
 use crate::{panics, thread, turn};
 
@@ -81,6 +82,12 @@ impl GateWorker<Python3> for Thread<'_> {
         let py = self.py;
         panics::no_panic(|| poll_gate(py, &self.engine, gate, &mut self.last, &mut self.empty))
             .unwrap_or_else(|panicked| Polled::Broken(panicked.failure()))
+    }
+
+    fn gate_time(&mut self, gate: &Gate<Python3>) -> Result<GateTime, Failure> {
+        let py = self.py;
+        panics::no_panic(|| gate_time(py, &self.engine, gate, &mut self.last, &mut self.empty))
+            .unwrap_or_else(|panicked| Err(panicked.failure()))
     }
 
     fn retries(&mut self, gate: &Gate<Python3>, failure: &Failure) -> bool {
@@ -190,7 +197,9 @@ fn count_elements(call: &Call<Python3>) -> Outcome {
         let over = match source {
             Source::ItemOfOutput(on) | Source::SameElement(on) => &**graph.name(*on),
             Source::ItemOfInput(name) => name,
-            Source::Output(_) | Source::Input(_) | Source::Gate(..) | Source::Elements(_) => continue,
+            Source::Output(_) | Source::Input(_) | Source::Gate(..) | Source::Elements(_) | Source::Failure(_) => {
+                continue;
+            }
         };
         let length = match (source, arg) {
             (Source::SameElement(on), _) => call.run.state.lock().length(TaskRef::plain(*on)).ok_or(None),
@@ -284,19 +293,25 @@ pub(crate) fn ended_by(py: Python<'_>, whose: &Whose<'_>, raised: Raised) -> Out
         return Outcome::Skipped { reason: reason.unwrap_or_default().into() };
     }
     failpoint::hit(Failpoint::Body);
+    let (raised, covered) = match covers(target, py, raised.value(py)) {
+        Ok(covered) => (raised, covered),
+        Err(broken) => (broken, false),
+    };
     let failure = errors::describe_end(py, &raised);
-    let retry = matches(target, py, raised.value(py)).then(|| Retry { random: engine.random() });
-    let last = *attempt >= run.workflow.graph.spec(task.ix).retry.attempts;
+    if names(py).is_ok_and(|names| raised.is_a(names.cancelled.bind(py))) {
+        return Outcome::Cancelled { failure };
+    }
+    let retry = covered.then(|| Retry { random: engine.random() });
+    let last = !run.workflow.graph.spec(task.ix).retry.allows_after(*attempt);
     if retry.is_none() || last {
         run.local.keep_original(*task, raised.value(py));
     }
     Outcome::Failed { failure, retry }
 }
 
-/// Whether the task's retry policy covers an exception.
-pub(crate) fn matches(body: &PyBody, py: Python<'_>, exception: &Bound<'_, PyAny>) -> bool {
-    let Some(retry) = &body.retry else { return false };
-    gil::call1(retry.matches.bind(py), exception).and_then(|answer| gil::is_truthy(&answer)).unwrap_or(false)
+/// Whether the task's retry policy covers an exception; an error if it cannot say.
+pub(crate) fn covers(body: &PyBody, py: Python<'_>, exception: &Bound<'_, PyAny>) -> Result<bool, Raised> {
+    body.retry.as_ref().map_or(Ok(false), |retry| retry.covers(py, exception))
 }
 
 /// Asks once. What it raised is kept in `last`, with whether the task's retry policy covers it.
@@ -310,25 +325,8 @@ fn poll_gate<'py>(
     *last = None;
     let body = &gate.run.workflow.bodies[gate.task.ix as usize];
     let Some(target) = body.gate(gate.part) else { return Polled::True(Value::NONE) };
-    failpoint::hit(Failpoint::Gate);
-    let polled = (|| {
-        let args = if body.sources.is_empty() {
-            bide_executor::Args::new()
-        } else {
-            gate.run.args(gate.task, &body.sources, &gate.run.state.lock())
-        };
-        let context = if target.binding.wants_context {
-            let context = context_of(py, engine, &gate.run, gate.task)?;
-            read_only(py, &context, true)?;
-            Some(context)
-        } else {
-            None
-        };
-        let (run, task) = (&gate.run, gate.task);
-        let arguments = Arguments { py, run, task, args: &args, context: context.as_ref(), handle: None };
-        let value = arguments.call(empty, target.condition.bind(py), &target.binding)?;
-        Ok::<_, Raised>(if gil::is_truthy(&value)? { Some(value) } else { None })
-    })();
+    let polled = call_gate(py, engine, gate, target, empty)
+        .and_then(|value| Ok(if gil::is_truthy(&value)? { Some(value) } else { None }));
     match polled {
         Ok(None) => Polled::False,
         Ok(Some(value)) => match names(py).map_err(|error| Raised::new(py, error)) {
@@ -341,17 +339,85 @@ fn poll_gate<'py>(
             },
             Err(raised) => Polled::Broken(errors::describe_end(py, &raised)),
         },
-        Err(raised) => {
-            let failure = errors::describe_end(py, &raised);
-            let body = &gate.run.workflow.bodies[gate.task.ix as usize];
-            *last = Some((failure.clone(), matches(body, py, raised.value(py))));
-            Polled::Raised(failure)
-        }
+        Err(raised) => match gate_raised(py, gate, &raised, last) {
+            Ok(failure) => Polled::Raised(failure),
+            Err(broken) => Polled::Broken(broken),
+        },
     }
+}
+
+/// Computes the time of a gate. What the function raised is kept as by [`poll_gate`].
+fn gate_time<'py>(
+    py: Python<'py>,
+    engine: &PyEngine,
+    gate: &Gate<Python3>,
+    last: &mut Option<(Failure, bool)>,
+    empty: &mut Option<Owned<'py>>,
+) -> Result<GateTime, Failure> {
+    *last = None;
+    let body = &gate.run.workflow.bodies[gate.task.ix as usize];
+    let target = body.gate(gate.part);
+    let (Some(target), Some(kind)) = (target, target.and_then(|target| target.purpose.computes())) else {
+        // A gate of another version of the workflow, which waits for nothing here.
+        return Ok(GateTime::After(Duration::ZERO));
+    };
+    let seconds = call_gate(py, engine, gate, target, empty).and_then(|value| {
+        let names = names(py).map_err(|error| Raised::new(py, error))?;
+        let kind = pyo3::types::PyString::new(py, kind);
+        let seconds = gil::call_args(names.computed.bind(py), &[kind.as_any(), &value])?;
+        seconds.extract::<f64>().map_err(|error| Raised::new(py, error))
+    });
+    match seconds {
+        Ok(seconds) if matches!(target.purpose, Purpose::Span) => Ok(GateTime::After(Duration::from_secs_f64(seconds))),
+        Ok(seconds) => Ok(GateTime::At(time_of(seconds))),
+        Err(raised) => Err(gate_raised(py, gate, &raised, last).unwrap_or_else(|broken| broken)),
+    }
+}
+
+/// Calls a function of a gate.
+fn call_gate<'py>(
+    py: Python<'py>,
+    engine: &PyEngine,
+    gate: &Gate<Python3>,
+    target: &PyGate,
+    empty: &mut Option<Owned<'py>>,
+) -> Result<Owned<'py>, Raised> {
+    failpoint::hit(Failpoint::Gate);
+    let body = &gate.run.workflow.bodies[gate.task.ix as usize];
+    let args = if body.sources.is_empty() {
+        bide_executor::Args::new()
+    } else {
+        gate.run.args(gate.task, &body.sources, &gate.run.state.lock())
+    };
+    let context = if target.binding.wants_context {
+        let context = context_of(py, engine, &gate.run, gate.task)?;
+        read_only(py, &context, true)?;
+        Some(context)
+    } else {
+        None
+    };
+    let (run, task) = (&gate.run, gate.task);
+    let arguments = Arguments { py, run, task, args: &args, context: context.as_ref(), handle: None };
+    arguments.call(empty, target.function.bind(py), &target.binding)
+}
+
+/// The failure of a function of a gate that raised; kept in `last`, as the exception is. An error if the task's retry
+/// policy cannot say whether it covers that.
+fn gate_raised(
+    py: Python<'_>,
+    gate: &Gate<Python3>,
+    raised: &Raised,
+    last: &mut Option<(Failure, bool)>,
+) -> Result<Failure, Failure> {
+    let body = &gate.run.workflow.bodies[gate.task.ix as usize];
+    let covered = covers(body, py, raised.value(py));
+    let failure = errors::describe_end(py, covered.as_ref().err().unwrap_or(raised));
+    *last = Some((failure.clone(), covered.as_ref().is_ok_and(|covered| *covered)));
+    if covered.is_ok() { Ok(failure) } else { Err(failure) }
 }
 
 /// A failure of a gate: whether the task's retry policy covers it.
 pub(crate) fn gate_retries(py: Python<'_>, gate: &Gate<Python3>, failure: &Failure) -> bool {
     let body = &gate.run.workflow.bodies[gate.task.ix as usize];
-    body.retry.is_some() && matches(body, py, errors::rebuild(py, failure).value(py).as_any())
+    body.retry.is_some() && covers(body, py, errors::rebuild(py, failure).value(py).as_any()).unwrap_or(false)
 }

@@ -11,12 +11,12 @@ use bide_core::{Graph, RetryPolicy, RunIf, TaskSpec};
 use bide_executor::Source;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyString, PyTuple};
+use pyo3::types::{PyBool, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
 use crate::body::{Argument, Binding, Form, NamedOutput, PyBody, PyGate, PyRetry};
 use crate::gil::{self, Kept};
-use crate::plan::{Plan, PlannedCondition};
+use crate::plan::{Called, Plan};
 use crate::value::Codec;
 use crate::{errors, panics};
 
@@ -40,7 +40,7 @@ impl PyWorkflow {
         self.graph.workflow()
     }
 
-    /// Whether a task has a gate whose condition a thread has to poll.
+    /// Whether a task has a gate that calls something on a thread.
     pub(crate) fn has_gates(&self) -> bool {
         self.bodies.iter().any(|body| body.gates.iter().any(|gate| !gate.is_async))
     }
@@ -53,13 +53,14 @@ impl PyWorkflow {
 #[pymethods]
 impl PyWorkflow {
     #[new]
-    #[pyo3(signature = (name, fail_fast, tasks, signals=None))]
+    #[pyo3(signature = (name, fail_fast, tasks, signals=None, timeout=None))]
     fn new(
         py: Python<'_>,
         name: &str,
         fail_fast: bool,
         tasks: Vec<CompiledTask<'_>>,
         signals: Option<Vec<String>>,
+        timeout: Option<f64>,
     ) -> PyResult<Self> {
         panics::method(|| {
             let (mut specs, mut calls) = (Vec::with_capacity(tasks.len()), Vec::with_capacity(tasks.len()));
@@ -68,8 +69,9 @@ impl PyWorkflow {
                 specs.push(spec);
                 calls.push(call);
             }
-            let graph = Graph::build(name, specs, fail_fast).map_err(|why| errors::definition(py, &why.0))?;
-            let graph = graph.with_signals(signals);
+            let graph = Graph::build(name, specs, fail_fast).and_then(|graph| graph.with_signals(signals));
+            let graph = graph.map_err(|why| errors::definition(py, &why.0))?;
+            let graph = graph.with_timeout(timeout.map(Duration::from_secs_f64));
             let mut lists = 0;
             let bodies = calls.into_iter().zip(0..).map(|(call, ix)| call.into_body(&graph, ix, &mut lists));
             let bodies = bodies.collect::<PyResult<_>>()?;
@@ -124,7 +126,7 @@ impl PyWorkflow {
 }
 
 /// `bide._compiled.CompiledTask`: name, function, binding, codec of what is returned, dependencies, `run_if`, `Retry`,
-/// timeout, gate, the bindings of the gate's conditions, how it is mapped, and the mapped tasks that it gathers.
+/// timeout, gate, the bindings of what the gate calls, how it is mapped, and the mapped tasks that it gathers.
 #[derive(FromPyObject)]
 struct CompiledTask<'py>(
     String,
@@ -187,9 +189,9 @@ struct CompiledSource<'py>(
     Vec<(Bound<'py, PyString>, Codec)>,
 );
 
-/// `Retry._parts()`: attempts, delay, backoff, `max_delay`, jitter, `fresh`, `matches`, and whether that is true of a
+/// `Retry._parts(has_timeout)`: attempts (none: no limit), delay, backoff, `max_delay`, jitter, `fresh`, `matches`, and whether that is true of a
 /// timeout.
-type CompiledRetry<'py> = (u32, f64, f64, f64, f64, bool, Bound<'py, PyAny>, bool);
+type CompiledRetry<'py> = (Option<u32>, f64, f64, f64, f64, bool, Bound<'py, PyAny>, bool);
 
 /// What a task is executed with, before the graph gives its dependencies their positions.
 struct Calls<'py> {
@@ -197,8 +199,8 @@ struct Calls<'py> {
     binding: CompiledBinding<'py>,
     returns: Codec,
     retry: Option<PyRetry>,
-    /// The conditions of the gate.
-    conditions: Vec<(PlannedCondition<'py>, CompiledBinding<'py>)>,
+    /// What the gate calls.
+    called: Vec<(Called<'py>, CompiledBinding<'py>)>,
     /// What makes the gate's value of the outcomes of its parts, and how many there are.
     finish: Option<(Bound<'py, PyAny>, u16)>,
 }
@@ -228,13 +230,13 @@ impl<'py> CompiledTask<'py> {
         spec.gathers = gathers.into_iter().map(Into::into).collect();
         spec.wants_handle = binding.wants_handle;
         spec.wants_context = binding.wants_context || gate_bindings.iter().any(|binding| binding.wants_context);
-        let retry = retry.map(|retry| read_retry(&retry, &mut spec.retry)).transpose()?;
-        let (conditions, finish) = match gate {
+        let retry = retry.map(|retry| read_retry(&retry, &mut spec.retry, spec.timeout.is_some())).transpose()?;
+        let (called, finish) = match gate {
             None => (Vec::new(), None),
             Some(gate) => read_gate(&gate, &mut spec)?,
         };
-        let conditions = conditions.into_iter().zip(gate_bindings).collect();
-        Ok((spec, Calls { function, binding, returns, retry, conditions, finish }))
+        let called = called.into_iter().zip(gate_bindings).collect();
+        Ok((spec, Calls { function, binding, returns, retry, called, finish }))
     }
 }
 
@@ -245,14 +247,14 @@ impl Calls<'_> {
         let gate = self.finish.as_ref().map(|(finish, parts)| OwnGate { task: own, finish, parts: *parts });
         let is_async = self.binding.is_async;
         let binding = self.binding.read(graph, &mut sources, gate)?;
-        let mut gates = Vec::with_capacity(self.conditions.len());
-        for (PlannedCondition { part, until, .. }, binding) in self.conditions {
+        let mut gates = Vec::with_capacity(self.called.len());
+        for (Called { part, function, is_async, purpose }, binding) in self.called {
             gates.push(PyGate {
                 part: u16::try_from(part).unwrap_or(u16::MAX),
-                condition: Kept::new(until.condition.unbind()),
-                is_async: until.is_async,
+                function: Kept::new(function.unbind()),
+                is_async,
                 binding: binding.read(graph, &mut sources, None)?,
-                policy: until.policy,
+                purpose,
             });
         }
         let number = |source: &Source| {
@@ -314,6 +316,10 @@ fn read_source(
             });
             return named.collect::<PyResult<_>>().map(Argument::Named);
         }
+        SourceKind::Failure => {
+            sources.push(Source::Failure(task(&name)?));
+            return Ok(Argument::Failure(sources.len() - 1));
+        }
         SourceKind::Task => Source::Output(task(&name)?),
         SourceKind::Input => Source::Input(name.as_str().into()),
         SourceKind::ItemOfTask => Source::ItemOfOutput(task(&name)?),
@@ -327,15 +333,8 @@ fn read_source(
             let none = || errors::definition(py, "a parameter takes the value of a gate, and the task has none");
             let OwnGate { task, finish, parts } = gate.ok_or_else(none)?;
             let at = sources.len();
-            if codec.is_none() {
-                sources.extend((0..parts).map(|part| Source::Gate(task, part)));
-                return Ok(Argument::Gate {
-                    at,
-                    parts: usize::from(parts),
-                    finish: Kept::new(finish.clone().unbind()),
-                });
-            }
-            Source::Gate(task, 0)
+            sources.extend((0..parts).map(|part| Source::Gate(task, part)));
+            return Ok(Argument::Gate { at, parts: usize::from(parts), finish: Kept::new(finish.clone().unbind()) });
         }
     };
     sources.push(from);
@@ -357,27 +356,31 @@ fn missing(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     MISSING.import(py, "bide._signature", "MISSING")
 }
 
-pub(crate) fn read_retry(retry: &Bound<'_, PyAny>, policy: &mut RetryPolicy) -> PyResult<PyRetry> {
-    let parts = gil::call0(&retry.getattr(pyo3::intern!(retry.py(), "_parts"))?)?;
+/// Reads a `bide.Retry`, of a task with a `timeout` or of something else.
+pub(crate) fn read_retry(retry: &Bound<'_, PyAny>, policy: &mut RetryPolicy, has_timeout: bool) -> PyResult<PyRetry> {
+    let py = retry.py();
+    let has_timeout = PyBool::new(py, has_timeout);
+    let parts = gil::call1(&retry.getattr(pyo3::intern!(py, "_parts"))?, has_timeout.as_any())?;
     let (attempts, delay, backoff, max_delay, jitter, fresh, matches, covers_timeout): CompiledRetry<'_> =
         parts.extract()?;
+    let attempts = attempts.unwrap_or(RetryPolicy::FOREVER);
     let delay = Duration::from_secs_f64(delay);
     let max_delay = Duration::from_secs_f64(max_delay).max(delay);
     *policy = RetryPolicy { attempts, delay, backoff, max_delay, jitter, fresh };
     Ok(PyRetry { matches: Kept::new(matches.unbind()), covers_timeout })
 }
 
-/// The conditions of a gate, what makes its value of the outcomes of its parts, and how many these are.
-type ReadGate<'py> = (Vec<PlannedCondition<'py>>, Option<(Bound<'py, PyAny>, u16)>);
+/// What a gate calls, what makes its value of the outcomes of its parts, and how many these are.
+type ReadGate<'py> = (Vec<Called<'py>>, Option<(Bound<'py, PyAny>, u16)>);
 
 fn read_gate<'py>(gate: &Bound<'py, PyAny>, spec: &mut TaskSpec) -> PyResult<ReadGate<'py>> {
     let plan = Plan::of(gate, None, "a gate", true)?;
-    let (read, conditions) = plan.gate()?;
+    let (read, called) = plan.gate()?;
     spec.gate = Some(read);
     let parts = plan.len();
     let parts = u16::try_from(parts)
         .map_err(|_| errors::definition(gate.py(), &format!("a gate of {parts} waits has too many")))?;
-    Ok((conditions, Some((plan.finish().clone(), parts))))
+    Ok((called, Some((plan.finish().clone(), parts))))
 }
 
 /// `run_if` by its name in Python.
@@ -389,6 +392,7 @@ impl FromPyObject<'_, '_> for RunIfName {
     fn extract(name: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
         match &*name.cast::<PyString>()?.to_cow()? {
             "succeeded" => Ok(Self(RunIf::Succeeded)),
+            "none_failed" => Ok(Self(RunIf::NoneFailed)),
             "failed" => Ok(Self(RunIf::Failed)),
             "done" => Ok(Self(RunIf::Done)),
             other => Err(errors::definition(name.py(), &format!("run_if='{other}' is not known"))),
@@ -409,6 +413,7 @@ enum SourceKind {
     List,
     Mapped,
     Named,
+    Failure,
 }
 
 impl FromPyObject<'_, '_> for SourceKind {
@@ -427,6 +432,7 @@ impl FromPyObject<'_, '_> for SourceKind {
             "list" => Ok(Self::List),
             "mapped" => Ok(Self::Mapped),
             "named" => Ok(Self::Named),
+            "failure" => Ok(Self::Failure),
             other => Err(errors::definition(name.py(), &format!("a source of the kind '{other}' is not known"))),
         }
     }

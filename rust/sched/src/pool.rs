@@ -9,6 +9,7 @@ mod admit;
 mod hand_off;
 mod parker;
 mod polls;
+mod ranked;
 mod waits;
 mod worker;
 
@@ -28,6 +29,7 @@ use crate::upcalls::Upcalls;
 pub use admit::RETRY_THREAD_AFTER;
 pub use parker::{Parker, Woken, be_punctual};
 pub use polls::PollNo;
+use ranked::Ranked;
 pub use worker::WorkerThread;
 
 /// Starts a worker thread; false if the host is ending and needs none. Called only on threads of the host that may
@@ -53,6 +55,8 @@ struct Shared<E: Upcalls> {
     state: Mutex<State<E>>,
     /// Jobs from outside, for any worker.
     injector: Injector<E::Job>,
+    /// Jobs that are not of the usual priority.
+    ranked: Ranked<E::Job>,
     /// The other end of each slot's deque.
     stealers: Box<[Stealer<E::Job>]>,
     /// What belongs to each slot.
@@ -163,6 +167,7 @@ impl<E: Upcalls> Pool<E> {
                 held_back: VecDeque::new(),
             }),
             injector: Injector::new(),
+            ranked: Ranked::new(),
             free: AtomicUsize::new(slots as usize),
             resumed: AtomicUsize::new(0),
             searching: AtomicBool::new(false),
@@ -201,7 +206,7 @@ impl<E: Upcalls> Pool<E> {
     /// Takes jobs that may start.
     pub fn push(&self, jobs: &mut Vec<E::Job>) {
         for job in jobs.drain(..) {
-            self.shared.injector.push(job);
+            self.shared.put(job);
         }
         self.shared.wake_one();
     }
@@ -297,15 +302,24 @@ impl<E: Upcalls> Shared<E> {
     }
 
     fn has_jobs(&self) -> bool {
-        !self.injector.is_empty() || self.stealers.iter().any(|stealer| !stealer.is_empty())
+        !self.injector.is_empty() || !self.ranked.is_empty() || self.stealers.iter().any(|stealer| !stealer.is_empty())
     }
 
-    /// Takes the next job: from the slot's own deque, from outside, from another slot.
+    /// Takes a job from outside.
+    fn put(&self, job: E::Job) {
+        match E::priority(&job) {
+            0 => self.injector.push(job),
+            priority => self.ranked.push(priority, job),
+        }
+    }
+
+    /// Takes the next job: one of higher priority, from the slot's own deque, from outside, from another slot, one of
+    /// lower priority.
     fn find(&self, deque: &Deque<E::Job>) -> Option<E::Job> {
         if self.is_closing() {
             return None;
         }
-        if let Some(job) = deque.pop() {
+        if let Some(job) = self.ranked.pop_urgent().or_else(|| deque.pop()) {
             return Some(job);
         }
         loop {
@@ -324,7 +338,7 @@ impl<E: Upcalls> Shared<E> {
                 }
             }
         }
-        None
+        self.ranked.pop_any()
     }
 
     /// A worker has found a job: if there are more and a slot is free, one more worker is woken.

@@ -4,7 +4,7 @@
 //! | event                               | decision                                                                  |
 //! |-------------------------------------|---------------------------------------------------------------------------|
 //! | a new body wants a slot             | a free slot, if there is one; else the body stays queued                  |
-//! | a deferred body's wait is satisfied | a free slot, if there is one; else the body queues, first in first out    |
+//! | a deferred body's wait is satisfied | a free slot, if there is one; else it queues by priority, then first in first out |
 //! | a slot is released                  | given to a resumed body, every eighth time to a new one; else it is free  |
 //! | a holder is between two bodies      | it keeps its slot, unless a resumed body waits and it is not the eighth   |
 //!
@@ -27,8 +27,9 @@ pub struct Slots<B> {
     free: Vec<SlotNo>,
     /// How many slots there are.
     total: u32,
-    /// Deferred bodies whose wait is over and that wait for a slot, the longest waiting first.
-    resumed: VecDeque<B>,
+    /// Deferred bodies whose wait is over and that wait for a slot, with their priorities: the highest first, and of equal
+    /// ones the longest waiting.
+    resumed: VecDeque<(i32, B)>,
     /// Hand-offs to resumed bodies since the last one to new work.
     streak: u32,
 }
@@ -74,12 +75,18 @@ impl<B> Slots<B> {
         self.free.pop()
     }
 
-    /// A deferred body resumes: it gets a slot now, or queues for one.
+    /// A deferred body of the usual priority resumes: it gets a slot now, or queues for one.
     pub fn resume(&mut self, body: B) -> Option<(SlotNo, B)> {
+        self.resume_ranked(body, 0)
+    }
+
+    /// A deferred body resumes: it gets a slot now, or queues for one.
+    pub fn resume_ranked(&mut self, body: B, priority: i32) -> Option<(SlotNo, B)> {
         if let Some(slot) = self.free.pop() {
             return Some((slot, body));
         }
-        self.resumed.push_back(body);
+        let before = self.resumed.iter().rposition(|(other, _)| *other >= priority);
+        self.resumed.insert(before.map_or(0, |at| at + 1), (priority, body));
         None
     }
 
@@ -87,7 +94,7 @@ impl<B> Slots<B> {
     pub fn release(&mut self, slot: SlotNo, new_waits: bool) -> HandOff<B> {
         let turn_of_new = self.streak + 1 >= NEW_EVERY;
         if !(turn_of_new && new_waits)
-            && let Some(body) = self.resumed.pop_front()
+            && let Some((_, body)) = self.resumed.pop_front()
         {
             self.streak = self.streak.saturating_add(1);
             return HandOff::Resumed(body);
@@ -114,7 +121,7 @@ impl<B> Slots<B> {
     /// Takes resumed bodies out of the queue, because they are suspended. True if there was one.
     pub fn withdraw(&mut self, is: impl Fn(&B) -> bool) -> bool {
         let before = self.resumed.len();
-        self.resumed.retain(|body| !is(body));
+        self.resumed.retain(|(_, body)| !is(body));
         self.resumed.len() < before
     }
 }
@@ -136,6 +143,17 @@ mod tests {
         assert_eq!(slots.release(slot, true), HandOff::New);
         assert_eq!(slots.release(slot, false), HandOff::Free);
         assert_eq!(slots.resume('c'), Some((slot, 'c')));
+    }
+
+    #[test]
+    fn a_higher_priority_goes_first_and_equal_ones_keep_their_order() {
+        let mut slots = Slots::new(1);
+        let slot = slots.acquire().unwrap();
+        for (body, priority) in [('a', 0), ('b', 5), ('c', 0), ('d', -1), ('e', 5), ('f', 0)] {
+            assert_eq!(slots.resume_ranked(body, priority), None);
+        }
+        let order: Vec<_> = std::iter::from_fn(|| slots.yield_to_resumed(slot)).collect();
+        assert_eq!(order, ['b', 'e', 'a', 'c', 'f', 'd']);
     }
 
     #[test]

@@ -42,6 +42,11 @@ pub trait Upcalls: Send + Sync + Sized + 'static {
     /// Shows to other processes that a body has started. Called once for a body, when it has executed for a while.
     fn show_start(&self, body: Self::Body);
 
+    /// A job's priority: higher first. 0 is the usual one.
+    fn priority(_job: &Self::Job) -> i32 {
+        0
+    }
+
     /// Shows what a job that could start waits for. `None`: nothing any more.
     fn set_blocked(job: &Self::Job, by: Option<String>);
 }

@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn a_poll_that_is_asked_for_is_made_by_whoever_waits_next() {
+    fn a_requested_poll_is_made_by_the_next_waiter() {
         let log = ChangeLog::new(false);
         let seen = log.since(Seen::default()).seen;
         log.ask_for_poll();

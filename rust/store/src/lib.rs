@@ -5,11 +5,12 @@
 
 #![expect(clippy::disallowed_methods, reason = "busy timeouts are measured here; times that are stored are passed in")]
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{Batch, Committed, NewRun, NewTask, RecordedTask, RunRow, RunRowId, StoredRun};
-use bide_core::{Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
+use bide_core::{BlockReason, Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 
 mod changes;
 mod clock;
@@ -80,6 +81,12 @@ pub struct RunFilter {
     pub workflow: Option<String>,
     /// Only runs created at or after this time.
     pub since: Option<Time>,
+    /// Only runs with all of these tags.
+    pub tags: BTreeMap<Arc<str>, Arc<str>>,
+    /// Only runs whose key begins so.
+    pub key_prefix: Option<String>,
+    /// Only runs that bodies of this one have started.
+    pub parent: Option<RunId>,
     /// At most this many.
     pub limit: Option<usize>,
 }
@@ -95,11 +102,19 @@ pub struct Standing {
     pub version: Arc<str>,
     /// The runner that has it.
     pub runner: Option<i64>,
+    /// It is paused on request: it has an owner, or waits for one, like a running one.
+    pub held: bool,
 }
 
 impl From<&RunRow> for Standing {
     fn from(run: &RunRow) -> Self {
-        Self { status: run.status, workflow: run.workflow.clone(), version: run.version.clone(), runner: run.runner }
+        Self {
+            status: run.status,
+            workflow: run.workflow.clone(),
+            version: run.version.clone(),
+            runner: run.runner,
+            held: run.status == RunStatus::Paused && run.blocked_by.as_ref().is_some_and(BlockReason::is_requested),
+        }
     }
 }
 
@@ -127,7 +142,7 @@ pub enum Sent {
 /// Which events of a channel to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventRange {
-    /// Those after an offset, and about so many: the last row that is read may have more.
+    /// Those after an offset, at least `most` if there are that many: rows are read whole.
     After {
         /// The offset; 0 for the first event.
         offset: u64,
@@ -334,7 +349,8 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     /// As [`Store::load`].
     fn by_key(&self, key: &str, workflow: Option<&str>) -> Result<Vec<(RunId, Arc<str>)>, StoreError>;
 
-    /// Runs as [`Store::load`] reads them, newest first: all of one moment, and in one round trip.
+    /// Runs as [`Store::load`] reads them, but without messages and children, newest first: all of one moment, and in
+    /// one round trip.
     ///
     /// # Errors
     /// As [`Store::load`].
@@ -360,14 +376,24 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     /// Any [`StoreError`] but `Fenced`.
     fn delete(&self, run: RunId) -> Result<bool, StoreError>;
 
-    /// Stores a message to a run for its owner, or for whoever will own it. The owner itself writes the messages that it
-    /// sends with its commits. If calls may be repeated ([`Store::may_repeat`]), the same message again, known by its
-    /// number, has the outcome of the first call, also once it was consumed.
-    /// The first answer to a callback stands, also once its run has ended.
+    /// Stores a message to a run for its owner, now or later. The owner itself writes the messages that it sends with its
+    /// commits. If calls may be repeated ([`Store::may_repeat`]), the same message again, known by its number, has the
+    /// outcome of the first call, also once it was consumed. The first answer to a callback stands, also once its run
+    /// has ended.
+    ///
+    /// A control request may reopen a run that has ended or stopped ([`bide_core::Ask::reopens`]): it is Running again,
+    /// without an owner.
     ///
     /// # Errors
     /// Any [`StoreError`] but `Fenced`; except for `Unknown` nothing was written.
     fn send(&self, run: RunId, message: &Message) -> Result<Sent, StoreError>;
+
+    /// Ends a run that nobody executes as cancelled, at once, with all of its tasks that have not ended. `force` is the
+    /// request, which is kept as acted on. False if it has ended, or a runner has it: that is to do it.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] but `Fenced`; except for `Unknown` nothing was written.
+    fn end_unowned(&self, run: RunId, cancel: &Cancel, force: &Message) -> Result<bool, StoreError>;
 
     /// The messages to a run that came after the one with this `seq`, in the order in which they came; consumed ones
     /// only as far as they are kept.

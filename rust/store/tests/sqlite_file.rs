@@ -8,10 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{DoneRow, NewRun, NewTask};
-use bide_core::{Entry, EntryKey, NO_MAP, Operation, RunId, Time, Value, Write};
+use bide_core::{
+    Address, Entry, EntryKey, EntryState, Message, MessageKind, NO_MAP, Operation, RecordKind, RunId, Time, Value,
+    Write,
+};
 use bide_store::sqlite::Options;
 use bide_store::{
-    ChangedRuns, Changes, Creation, Durability, Lease, Maintenance, Seen, SqliteStore, Store, StoreError,
+    ChangedRuns, Changes, Creation, Durability, Lease, Maintenance, Seen, Sent, SqliteStore, Store, StoreError,
 };
 use rusqlite::Connection;
 
@@ -129,7 +132,7 @@ fn a_newer_schema_is_refused_and_left_as_it_is() {
     let path = directory.path().join("bide.db");
     drop(open(&path));
     Connection::open(&path).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
-    says(&refusal(&path), &[path.to_str().unwrap(), "version 99", "up to 3", "upgrade bide"]);
+    says(&refusal(&path), &[path.to_str().unwrap(), "version 99", "up to 4", "upgrade bide"]);
     let version: i64 = Connection::open(&path).unwrap().query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
     assert_eq!(version, 99);
 }
@@ -382,6 +385,29 @@ fn a_mangled_id_or_task_list_is_corrupt() {
     let store = open(&path);
     says(&store.by_key("key", None).unwrap_err().to_string(), &["run.uuid", "1 bytes"]);
     says(&store.list(&Default::default()).unwrap_err().to_string(), &["run.uuid"]);
+}
+
+#[test]
+fn a_first_answer_that_does_not_read_back_still_stands() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bide.db");
+    let store = open(&path);
+    let (lease, run) = one_run(&*store);
+    let key = EntryKey { name: "callback".into(), n: 1 };
+    let mut entry = Entry::new(key, 2, Operation::Record(RecordKind::Callback), Time(1));
+    entry.state = EntryState::Satisfied;
+    entry.value = Some(Value::tagged(b's', b"secret"));
+    let entry = Write::Entry { run: run.row(), task: 0, map: NO_MAP, entry: Box::new(entry) };
+    let _ = store.commit(lease, &mut vec![entry]).unwrap();
+    let answer = |number| {
+        let address = Address { kind: MessageKind::Answer, name: "secret".into() };
+        let content = Ok(Value::tagged(b'i', b"1"));
+        Message { number, address, id: Some("id".into()), content, sent_at: Time(3) }
+    };
+    assert_eq!(store.send(run, &answer(1)).unwrap(), Sent::Stored);
+    assert_eq!(Connection::open(&path).unwrap().execute("UPDATE message SET failure = 'x'", []).unwrap(), 1);
+    assert_eq!(store.send(run, &Message { id: None, ..answer(2) }).unwrap(), Sent::Answered);
+    assert_eq!(store.send(run, &answer(3)).unwrap(), Sent::Answered, "whether it is the same is not known");
 }
 
 #[test]

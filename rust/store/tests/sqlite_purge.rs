@@ -2,9 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
+use std::sync::Arc;
 
-use bide_core::record::{DoneRow, NewRun, NewTask, RunUpdate};
-use bide_core::{RunId, RunStatus, Time, Value, Write};
+use bide_core::record::{DoneRow, NewRun, NewTask, Parent, RunUpdate};
+use bide_core::{EntryKey, NO_MAP, RunId, RunStatus, Time, Value, Write};
 use bide_store::{Durability, Lease, Maintenance, Purged, SqliteStore, Store};
 use rusqlite::Connection;
 
@@ -75,6 +76,27 @@ fn a_step_of_a_purge_is_short_for_any_amount_to_delete() {
     // Limited by rows: a run and its task are two.
     let step = store.purge(NOW, 0, 5000).unwrap();
     assert_eq!(step, Purged { runs: 64, next: Some(runs[65].row()) });
+}
+
+#[test]
+fn large_children_of_one_run_are_deleted_in_several_steps() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&directory.path().join("bide.db"), Durability::Normal).unwrap();
+    let (lease, runs) = create(&*store, 2);
+    let workflow = store.register("workflow", "v1", &[NewTask::new("task", vec![])]).unwrap();
+    for (n, parent) in (1..).zip([runs[0], runs[0], runs[1], runs[1]]) {
+        let key = EntryKey { name: "child".into(), n };
+        let above = Parent { run: parent, task: 0, map: NO_MAP, key, depth: 1 };
+        let id = RunId::new(8, n as u16, 0);
+        let new = NewRun::new(id, workflow.number, workflow.version, Time(8000)).with_parent(Some(Arc::new(above)));
+        store.create(lease, &[new]).unwrap();
+        let _ = store.commit(lease, &mut vec![done(id, &vec![b's'; 1_200_000]), ended(id)]).unwrap();
+    }
+    let _ = store.commit(lease, &mut runs.iter().map(|run| ended(*run)).collect()).unwrap();
+    assert_eq!(store.purge(NOW, 0, 9).unwrap(), Purged { runs: 1, next: Some(runs[0].row()) });
+    assert_eq!(store.purge(NOW, 0, 9).unwrap(), Purged { runs: 2, next: Some(runs[1].row()) });
+    assert!(store.delete(runs[1]).unwrap());
+    assert_eq!(store.list(&Default::default()).unwrap(), []);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use loom::sync as imp;
 #[cfg(not(loom))]
 use std::sync as imp;
 
-pub use imp::atomic;
+pub use imp::{RwLockReadGuard, atomic};
 
 use atomic::{AtomicU32, Ordering};
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bide_core::record::{Committed, NewTask, RunRowId, StoredRun};
-use bide_core::{Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
+use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
     Changes, Clock, Commit, CommitId, Creation, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen,
     Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
@@ -233,6 +233,10 @@ impl Store for DistantStore {
             self.sent.lock().insert(message.number, sent.clone());
             Ok(sent)
         })
+    }
+
+    fn end_unowned(&self, run: RunId, cancel: &Cancel, force: &Message) -> Result<bool, StoreError> {
+        self.call(|store| store.end_unowned(run, cancel, force))
     }
 
     fn messages(&self, run: RunId, after: i64) -> Result<Vec<StoredMessage>, StoreError> {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bide_core::record::{Batch, NewTask, RunRowId, StoredRun};
-use bide_core::{Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
+use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
     Changes, Clock, Commit, CommitId, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent,
     Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
@@ -252,6 +252,10 @@ impl Store for FaultyStore {
 
     fn send(&self, run: RunId, message: &Message) -> Result<Sent, StoreError> {
         self.call(|store| store.send(run, message))
+    }
+
+    fn end_unowned(&self, run: RunId, cancel: &Cancel, force: &Message) -> Result<bool, StoreError> {
+        self.call(|store| store.end_unowned(run, cancel, force))
     }
 
     fn messages(&self, run: RunId, after: i64) -> Result<Vec<StoredMessage>, StoreError> {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bide_core::record::{DoneRow, Mark, RunUpdate};
 use bide_core::{
-    Address, BlockReason, Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, MessageKind, NO_MAP, Operation,
-    RecordKind, RunId, RunStatus, SubStatus, TaskRow, TaskStatus, Time, Value,
+    Address, BlockReason, Cancel, Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, MessageKind, NO_MAP,
+    Operation, RecordKind, RunId, RunStatus, SubStatus, TaskRow, TaskStatus, Time, Value,
 };
 use proptest::collection::vec;
 use proptest::option::of;
@@ -127,15 +127,21 @@ fn operations() -> impl Strategy<Value = Operation> {
 
 /// Updates of the run with row number 0.
 pub fn run_updates() -> impl Strategy<Value = RunUpdate> {
-    (select(RunStatus::ALL), of(failures()), of(times()), of(reasons()), any::<u32>()).prop_map(
-        |(status, failure, ended_at, blocked_by, crashes)| RunUpdate {
+    (select(RunStatus::ALL), of(failures()), of(times()), of(reasons()), any::<u32>(), of(cancels())).prop_map(
+        |(status, failure, ended_at, blocked_by, crashes, cancel)| RunUpdate {
             failure,
             ended_at,
             blocked_by,
             crashes,
+            cancel: cancel.map(Arc::new),
             ..RunUpdate::new(0, status)
         },
     )
+}
+
+/// Cancellations with and without words.
+fn cancels() -> impl Strategy<Value = Cancel> {
+    (of(texts()), of(texts()), times()).prop_map(|(by, reason, at)| Cancel { by, reason, at })
 }
 
 /// Reasons of every kind for which a run is paused.
@@ -144,5 +150,6 @@ fn reasons() -> impl Strategy<Value = BlockReason> {
         texts().prop_map(BlockReason::from_stored),
         texts().prop_map(|what| BlockReason::Mismatch { what }),
         (any::<u32>(), texts()).prop_map(|(times, tasks)| BlockReason::Crashes { times, tasks }),
+        texts().prop_map(|who| BlockReason::Requested { who }),
     ]
 }

@@ -9,7 +9,7 @@ use bide_testkit::sim::{self, Act, Case, Disaster};
 const SEEDS: u64 = 300;
 
 /// Each of these happens in some of them.
-const RARE: [&str; 20] = [
+const RARE: [&str; 24] = [
     "a body that kills its process",
     "a combination that is decided",
     "a condition that raises too often",
@@ -30,6 +30,10 @@ const RARE: [&str; 20] = [
     "a step that was interrupted and is not executed again",
     "a checkpoint that drops a journal",
     "a body that continues where its checkpoint was",
+    "a body that gets that its run is cancelled",
+    "cancel",
+    "pause",
+    "resume",
 ];
 
 #[test]

@@ -40,8 +40,8 @@ pub struct Attempt {
 struct Keyed {
     /// The names of those under way.
     under_way: HashSet<Arc<str>>,
-    /// How many of them the body's own thread executes, each within the one before.
-    own: u32,
+    /// The names of those that the body's own thread executes, each within the one before.
+    own: Vec<Arc<str>>,
     /// Those whose records were read.
     read: HashSet<Arc<str>>,
 }
@@ -188,7 +188,9 @@ impl Attempt {
         if keyed {
             let steps = self.keyed.get_or_insert_default();
             steps.under_way.insert(Arc::clone(name));
-            steps.own += u32::from(standing.caller == Caller::Body);
+            if standing.caller == Caller::Body {
+                steps.own.push(Arc::clone(name));
+            }
         } else {
             self.current = Some(begins);
         }
@@ -197,7 +199,7 @@ impl Attempt {
 
     /// Why a call may not begin now.
     fn refusal(&self, begins: &Current, keyed: bool, advice: &str, caller: Caller) -> Option<String> {
-        let own = self.keyed.as_ref().is_some_and(|steps| steps.own > 0);
+        let own = self.keyed.as_ref().is_some_and(|steps| !steps.own.is_empty());
         let within = match (caller, &self.current) {
             (Caller::Future(within), _) => within,
             (Caller::Body, Some(Current { what: What::Wait, .. })) => Within::Condition,
@@ -252,13 +254,31 @@ impl Attempt {
     }
 
     /// Whether the body may show something now, which it may within a step or a condition too, and on any thread.
-    /// Answers the name of the step or wait under way.
+    /// Answers the name of the step or wait within which that is, as far as it is known: among several it is not.
     ///
     /// # Errors
     /// `Over`, `Suspended` and `TimedOut`, as [`Attempt::begin`].
     pub fn may_show(&mut self, standing: Standing) -> Result<Option<Arc<str>>, CallError> {
         self.check(standing)?;
-        Ok(self.current.as_ref().map(|current| Arc::clone(&current.name)))
+        Ok(self.within(standing.caller).cloned())
+    }
+
+    /// The name of the step or wait within which a caller is.
+    fn within(&self, caller: Caller) -> Option<&Arc<str>> {
+        let named = |of: fn(What) -> bool| self.current.as_ref().filter(|it| of(it.what)).map(|it| &it.name);
+        let step = || named(|what| what != What::Wait);
+        let keyed = self.keyed.as_deref().filter(|steps| !steps.under_way.is_empty());
+        match (caller, keyed) {
+            (Caller::Body, Some(Keyed { own, .. })) if !own.is_empty() => own.last(),
+            (Caller::Body, _) => named(|_| true),
+            (Caller::Future(Within::Body), _) => None,
+            (Caller::Future(Within::Condition), _) => named(|what| what == What::Wait),
+            (Caller::Future(Within::Step), Some(_)) if step().is_some() => None,
+            (Caller::Elsewhere | Caller::Future(Within::Step), Some(Keyed { under_way, .. })) => {
+                under_way.iter().next().filter(|_| under_way.len() == 1)
+            }
+            (Caller::Elsewhere | Caller::Future(Within::Step), None) => step(),
+        }
     }
 
     /// Looks up a call's record: the next use of its name.
@@ -267,7 +287,7 @@ impl Attempt {
         let (task, number) = (self.task, self.number);
         let mut look = |name: &Arc<str>, lookup: &Lookup| {
             let (key, recall) = run.recall(task, number, &mut self.uses, name, lookup)?;
-            if unread > 0 {
+            if unread > 0 && !run.outlived_checkpoint(task, &key) {
                 unread = unread_after(&mut self.keyed, unread, &key, &recall, run.is_closed(task, &key));
                 self.unread = Some(unread);
             }
@@ -275,7 +295,10 @@ impl Attempt {
         };
         let Some(lookups) = call.lookups() else {
             return match look(call.name(), call.lookup()) {
-                Ok((key, recall)) => Fed::Recalled(key, recall),
+                Ok((key, recall)) => match run.interruption(task, &recall) {
+                    Some(failure) => Fed::Interrupted(key, failure),
+                    None => Fed::Recalled(key, recall),
+                },
                 Err(refused) => Fed::Refused(refused),
             };
         };
@@ -284,7 +307,18 @@ impl Attempt {
             let winner = run.winner(task, &key);
             Ok(RecalledPart { key, recall, winner })
         });
-        parts.collect::<Result<_, _>>().map_or_else(Fed::Refused, Fed::RecalledParts)
+        let parts: Vec<RecalledPart> = match parts.collect() {
+            Ok(parts) => parts,
+            Err(refused) => return Fed::Refused(refused),
+        };
+        // A combination is decided by its outermost entry.
+        let decisive = if call.is_pushed() { parts.iter().take(1) } else { parts.iter().take(parts.len()) };
+        let mut interruptions =
+            decisive.filter_map(|part| Some((part.key.clone(), run.interruption(task, &part.recall)?)));
+        match interruptions.next() {
+            Some((key, failure)) => Fed::Interrupted(key, failure),
+            None => Fed::RecalledParts(parts),
+        }
     }
 
     /// Leaves a call as it is: a step that was interrupted is not recorded, and a wait stays open.
@@ -312,7 +346,7 @@ impl Attempt {
         match &mut self.keyed {
             Some(steps) if call.is_keyed() => {
                 steps.under_way.remove(call.name());
-                steps.own = steps.own.saturating_sub(u32::from(call.is_by_body()));
+                steps.own.retain(|name| name != call.name());
             }
             _ => self.current = None,
         }
@@ -353,7 +387,7 @@ fn unread_after(
         Recall::Satisfied(_) | Recall::Failed(_) => unread - 1,
         // A condition that is asked again, though it was satisfied.
         Recall::Ask { .. } if is_closed => unread - 1,
-        Recall::Mismatch(_) => unread,
+        Recall::Mismatch(_) | Recall::NoCallback => unread,
         Recall::Ask { .. } | Recall::Open { .. } | Recall::Begun { .. } => 0,
     }
 }

@@ -7,11 +7,10 @@ use super::combined::Combined;
 use super::polling::{Polling, timed_out};
 use super::starts::Starts;
 use super::step::{self, Step};
-use super::{Action, CallError, Caller, Clocks, Fed, Request, Sleep, used_up};
-use crate::block::BlockReason;
+use super::{Action, CallError, Caller, Clocks, Fed, Request, Sleep, no_callback, pause, used_up};
 use crate::entry::{EntryKey, Lookup, Operation, RecordKind};
-use crate::event::{Event, Wait};
-use crate::failure::Failure;
+use crate::event::{Event, Refused, Wait};
+use crate::failure::{Failure, FailureKind};
 use crate::id::TaskRef;
 use crate::journal::Recall;
 use crate::time::Time;
@@ -35,8 +34,6 @@ pub struct Call {
     timeout: Option<Duration>,
     /// What the call waits for or does.
     pub(super) kind: Kind,
-    /// Where it comes from.
-    caller: Caller,
     /// Where it is in the table of `attempt/mod.rs`.
     pub(super) state: State,
 }
@@ -134,7 +131,7 @@ impl Call {
                 (Lookup::KeyedStart, None, Kind::Starts(starts))
             }
         };
-        Self { task, attempt, key: EntryKey { name, n: 0 }, lookup, timeout, kind, caller, state: State::Start }
+        Self { task, attempt, key: EntryKey { name, n: 0 }, lookup, timeout, kind, state: State::Start }
     }
 
     /// Its name in the journal.
@@ -174,11 +171,6 @@ impl Call {
     /// Whether its record is found by a key of the caller's.
     pub(super) const fn is_keyed(&self) -> bool {
         matches!(self.lookup, Lookup::KeyedStep)
-    }
-
-    /// Whether the body's own thread makes it.
-    pub(super) fn is_by_body(&self) -> bool {
-        self.caller == Caller::Body
     }
 
     /// Whether it records a checkpoint.
@@ -225,6 +217,9 @@ impl Call {
     }
 
     pub(super) fn advance(&mut self, fed: Fed, task: &str, clocks: &dyn Clocks) -> Action {
+        if let Fed::Interrupted(key, failure) = fed {
+            return self.interrupted(key, failure, clocks);
+        }
         if let Kind::Combined(combined) = &mut self.kind {
             return combined.advance(fed, task, clocks);
         }
@@ -234,6 +229,10 @@ impl Call {
         let state = std::mem::replace(&mut self.state, State::End);
         match (state, fed) {
             (_, Fed::LeaseLost | Fed::Stopped) => self.end(Err(CallError::Suspended)),
+            (_, Fed::Refused(Refused::Cancelled)) => {
+                let failure = Failure::new(FailureKind::Cancelled, "bide.Cancelled", "the run was cancelled");
+                self.end(Err(CallError::Failed(failure)))
+            }
             (_, Fed::Refused(refused)) => self.end(Err(CallError::Over(refused))),
             (State::Start, Fed::Begin) => self.go(State::Lease, Action::CheckLease),
             (State::Lease, Fed::LeaseHeld) => match &mut self.kind {
@@ -263,9 +262,12 @@ impl Call {
                 }
                 self.go(State::Releasing, Action::Release)
             }
-            (State::Reading, Fed::EntryRead(None)) => self.go(State::Releasing, Action::Release),
+            (State::Reading, Fed::EntryRead(None)) if self.is_pushed() => self.go(State::Releasing, Action::Release),
+            (State::Reading, Fed::EntryRead(None)) => self.end(Err(CallError::Over(Refused::AttemptOver))),
             (State::Reading, Fed::EntryRead(Some(result))) => self.end(result.map_err(CallError::Failed)),
-            (State::Parked, Fed::Woken) => self.go(State::Acquiring, Action::Acquire),
+            (State::Parked, Fed::Woken) | (State::Parked | State::Sleeping, Fed::Closed) => {
+                self.go(State::Acquiring, Action::Acquire)
+            }
             (State::Acquiring, Fed::Acquired { slot: false, .. }) => self.end(Err(CallError::Suspended)),
             (State::Acquiring, Fed::Acquired { .. }) => self.go(State::Reading, Action::Read),
             (State::Releasing, Fed::Released) => self.sleep(clocks),
@@ -280,11 +282,42 @@ impl Call {
                 None => self.sleep(clocks),
             },
             (State::Closing(_), Fed::Acquired { slot: false, .. }) => self.end(Err(CallError::Suspended)),
+            // The run machine has closed it before.
+            (State::Closing(_), Fed::Acquired { commit: Err(CallError::Over(_)), slot: true }) => {
+                self.go(State::Reading, Action::Read)
+            }
             (State::Closing(result), Fed::Acquired { commit, slot: true }) => {
                 self.end(commit.and(result.map_err(CallError::Failed)))
             }
             (State::Pausing(why), Fed::Committed { .. }) => self.end(Err(CallError::Mismatch(why))),
             (state, fed) => unreachable!("a driver answered {fed:?} in {state:?}"),
+        }
+    }
+
+    /// The run is cancelled: that is recorded as the end of the call.
+    #[cold]
+    #[inline(never)]
+    fn interrupted(&mut self, key: EntryKey, failure: Failure, clocks: &dyn Clocks) -> Action {
+        self.key = key;
+        let operation = match &self.kind {
+            Kind::Condition(_) => Operation::Condition { proof: self.proof() },
+            Kind::Time(until) => Operation::Time { due: until.time(clocks) },
+            Kind::Pushed(operation) => operation.clone(),
+            Kind::Combined(combined) => combined.operation(),
+            Kind::Step(_) => Operation::step(self.proof()),
+            Kind::Starts(_) => Operation::Start { proof: None },
+            Kind::Checkpoint(_) => Operation::Record(RecordKind::Checkpoint),
+            Kind::Record(kind, _) => Operation::Record(*kind),
+            Kind::Reply(..) => Operation::Record(RecordKind::Reply),
+        };
+        self.kind = Kind::Record(RecordKind::Callback, Value::NONE);
+        self.record(operation, Err(failure))
+    }
+
+    /// The deadline of its open entry has changed.
+    pub fn set_deadline(&mut self, deadline: Option<Time>) {
+        if let Kind::Condition(polling) = &mut self.kind {
+            polling.set_deadline(deadline);
         }
     }
 
@@ -308,8 +341,12 @@ impl Call {
             Recall::Failed(failure) => return self.end(Err(CallError::Failed(failure))),
             Recall::Mismatch(why) => {
                 let why = format!("task '{task}': {why}");
-                let reason = BlockReason::Mismatch { what: why.as_str().into() };
-                return self.go(State::Pausing(why), Action::Commit(Box::new(Event::Block { reason })));
+                let pause = pause(&why);
+                return self.go(State::Pausing(why), pause);
+            }
+            Recall::NoCallback => {
+                let misuse = no_callback(task, &self.key.name);
+                return self.end(Err(misuse));
             }
             Recall::Begun { mode, due } => return self.step_begun(mode, due, task, clocks),
             Recall::Ask { deadline } => (None, deadline),

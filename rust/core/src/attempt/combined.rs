@@ -8,6 +8,7 @@
 //! | Lease     | `LeaseHeld`, before the entries         | Look       | `Recall`                         |
 //! | Look      | `RecalledParts`: decided                | End        | `Done`                           |
 //! | Look      | `RecalledParts`: mismatch               | Pausing    | `Commit(Block)`                  |
+//! | Look      | `RecalledParts`: no callback            | End        | `Done(Misuse)`                   |
 //! | Look      | `RecalledParts`: otherwise              | Opening    | `Commit(Opened)`                 |
 //! | Opening   | `Committed`                             | Reading    | `Read`                           |
 //! | Reading   | `EntryRead`: closed, with a slot        | End        | `Done`                           |
@@ -30,8 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::polling::{Polling, timed_out};
-use super::{Action, CallError, Clocks, Fed, Part, PartRequest, Sleep, used_up};
-use crate::block::BlockReason;
+use super::{Action, CallError, Clocks, Fed, Part, PartRequest, Sleep, no_callback, pause, used_up};
 use crate::entry::{EntryKey, Lookup, Operation};
 use crate::event::{Event, Wait};
 use crate::failure::Failure;
@@ -115,6 +115,14 @@ impl Part {
 }
 
 impl Combined {
+    /// Its outermost entry, without members: it is not opened.
+    pub(super) fn operation(&self) -> Operation {
+        match self.parts.first().map(|entry| &entry.part) {
+            Some(Part::All(_)) => Operation::All { members: Arc::new([]) },
+            _ => Operation::Any { members: Arc::new([]) },
+        }
+    }
+
     pub(super) fn new(task: TaskRef, attempt: u32, parts: Vec<PartRequest>) -> Self {
         let entry = |request: PartRequest| {
             let polls = match &request.part {
@@ -224,6 +232,10 @@ impl Combined {
                 Recall::Satisfied(value) => Some(Ok(value.clone())),
                 Recall::Failed(failure) => Some(Err(failure.clone())),
                 Recall::Mismatch(why) => return self.pause(format!("task '{task}': {why}")),
+                Recall::NoCallback => {
+                    let misuse = no_callback(task, &part.key.name);
+                    return self.end(Err(misuse));
+                }
                 // Only a step is begun, and no member is one.
                 Recall::Begun { .. } => None,
                 Recall::Ask { deadline } | Recall::Open { deadline, .. } => {
@@ -292,8 +304,8 @@ impl Combined {
     }
 
     fn pause(&mut self, why: String) -> Action {
-        let reason = BlockReason::Mismatch { what: why.as_str().into() };
-        self.go(State::Pausing(why), Action::Commit(Box::new(Event::Block { reason })))
+        let pause = pause(&why);
+        self.go(State::Pausing(why), pause)
     }
 
     /// The first condition whose poll is due.

@@ -13,6 +13,7 @@
 //! | Lease       | `LeaseHeld`                                | Look        | `Recall`           |
 //! | Look        | `Recalled`: satisfied or failed            | End         | `Done`             |
 //! | Look        | `Recalled`: mismatch                       | Pausing     | `Commit(Block)`    |
+//! | Look        | `Recalled`: no callback                    | End         | `Done(Misuse)`     |
 //! | Look        | `Recalled`: ask, or open                   | First       | `Ask`              |
 //! | First       | `Asked`: satisfied, failed or timed out    | Proving     | `Prove`            |
 //! | First       | `Asked`: not yet                           | Opening     | `Commit(Opened)`   |
@@ -77,6 +78,13 @@
 //!
 //! The start of child runs has states of its own: `starts.rs`.
 //!
+//! # Requests from outside
+//!
+//! The run machine may close any open entry: because the run is cancelled, or because somebody satisfies the wait by
+//! hand. `Closed` ends every sleep: `Acquire`, then `Read`. An end of the wait that comes too late for that is refused,
+//! and `Read` shows the other one. In a cancelled run a call that is no replay is fed `Interrupted` instead of
+//! `Recalled`, once: that is recorded as its end.
+//!
 //! # In every state
 //!
 //! `LeaseLost` and `Stopped` end the call with [`CallError::Suspended`], `Refused` with [`CallError::Over`], unless
@@ -94,6 +102,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::block::BlockReason;
 use crate::entry::{EntryKey, RecordKind, StepArguments};
 use crate::event::{Event, Refused, Retry};
 use crate::failure::{Failure, FailureKind};
@@ -110,6 +119,7 @@ pub use body::{Attempt, Caller, Standing, Within};
 pub use call::Call;
 pub use combined::RecalledPart;
 pub use polling::Polled;
+pub use starts::child_name;
 
 /// What the driver of a call has to do next.
 #[derive(Debug)]
@@ -178,6 +188,10 @@ pub enum Fed {
     Recalled(EntryKey, Recall),
     /// What the journal has of each part of a combination.
     RecalledParts(Vec<RecalledPart>),
+    /// The run is cancelled, and the body gets that instead of what it calls for: the key under which it is recorded.
+    Interrupted(EntryKey, Failure),
+    /// The run machine has closed the call's entry while the body slept.
+    Closed,
     /// The condition was asked.
     Asked(Polled),
     /// Whether the condition's proof is unchanged.
@@ -427,6 +441,20 @@ pub fn read_now(task: &str, value: &Value) -> Result<Time, CallError> {
         let message = format!("task '{task}': what is recorded as the time of handle.now() is not a time");
         CallError::Failed(Failure::new(FailureKind::Serialization, "bide.SerializationError", &message))
     })
+}
+
+/// The error of a wait that no answer can end.
+fn no_callback(task: &str, name: &str) -> CallError {
+    CallError::Misuse(format!(
+        "task '{task}': the callback '{name}' was dropped by a checkpoint (or is of another run), and its token is \
+         refused: make it again after the checkpoint, or wait for it before"
+    ))
+}
+
+/// Pauses the run: the code asks for something else than was recorded.
+fn pause(why: &str) -> Action {
+    let reason = BlockReason::Mismatch { what: why.into() };
+    Action::Commit(Box::new(Event::Block { reason }))
 }
 
 /// The text of a call that comes after the attempt's execution time.

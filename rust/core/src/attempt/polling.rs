@@ -78,7 +78,7 @@ impl Polling {
             Polled::True(value) => return Some(Ok(value)),
             Polled::Broken(failure) => return Some(Err(failure)),
             Polled::False => self.poll.ok(),
-            Polled::Raised(failure) if self.poll.failed() => return Some(Err(failure)),
+            Polled::Raised(failure) if self.poll.failed(self.answered) => return Some(Err(failure)),
             Polled::Raised(failure) => self.error = Some(failure),
         }
         let late = self.deadline.is_some_and(|deadline| clocks.wall() >= deadline);

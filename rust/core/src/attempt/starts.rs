@@ -15,13 +15,21 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::{Action, CallError, Fed, RecalledPart, StartRequest};
-use crate::block::BlockReason;
+use super::{Action, CallError, Fed, RecalledPart, StartRequest, pause};
 use crate::entry::{EntryKey, Lookup};
 use crate::event::{ChildStart, Event};
 use crate::id::TaskRef;
 use crate::journal::Recall;
 use crate::value::Value;
+
+/// The name in the journal of the wait for a child, by the key of its start.
+#[must_use]
+pub fn child_name(start: &EntryKey) -> Arc<str> {
+    match start.n {
+        n if start.is_keyed() || n == 1 => format!("child {}", start.name).into(),
+        n => format!("child {} ({n})", start.name).into(),
+    }
+}
 
 /// Starts of children, in progress.
 #[derive(Debug)]
@@ -106,8 +114,8 @@ impl Starts {
                 Recall::Satisfied(_) => {}
                 Recall::Mismatch(why) => {
                     let why = format!("task '{task}': {why}");
-                    let reason = BlockReason::Mismatch { what: why.as_str().into() };
-                    return self.go(State::Pausing(why), Action::Commit(Box::new(Event::Block { reason })));
+                    let pause = pause(&why);
+                    return self.go(State::Pausing(why), pause);
                 }
                 // A key that was given twice is one child.
                 _ if start.key.is_keyed() && !keyed.insert(start.key.clone()) => {}

@@ -160,6 +160,8 @@ impl Call {
             }
             (State::Releasing(due), Fed::Released) => self.go_step(State::Sleeping, Action::Sleep(Sleep::Until(due))),
             (State::Releasing(_), Fed::NotReleased) => self.end(Err(used_up(task))),
+            (State::Sleeping, Fed::Closed) if self.step().keeps_slot => self.go(CallState::Reading, Action::Read),
+            (State::Sleeping, Fed::Closed) => self.go(CallState::Acquiring, Action::Acquire),
             (State::Sleeping, Fed::Woken) => {
                 let event = Event::Resumed { task: self.task, attempt: self.attempt, key: self.key.clone() };
                 let event = Box::new(event);
@@ -170,6 +172,10 @@ impl Call {
             (State::Resuming, Fed::Committed { .. })
             | (State::Resuming, Fed::Acquired { slot: true, commit: Ok(()) }) => {
                 self.go_step(State::Lease, Action::CheckLease)
+            }
+            // The run machine has closed it before.
+            (State::Resuming, Fed::Acquired { slot: true, commit: Err(CallError::Over(_)) }) => {
+                self.go(CallState::Reading, Action::Read)
             }
             (State::Resuming, Fed::Acquired { slot: true, commit: Err(error) }) => self.end(Err(error)),
             (State::Resuming, Fed::Acquired { slot: false, .. }) => self.end(Err(CallError::Suspended)),

@@ -30,7 +30,10 @@ fn attempt() -> Attempt {
 }
 
 fn condition(timeout: Option<Duration>) -> Request {
-    let policy = PollPolicy { tolerate: Tolerance::Tolerate(2), ..PollPolicy::every(Duration::from_millis(100)) };
+    let policy = PollPolicy {
+        tolerate: Tolerance::Tolerate(2, Duration::ZERO),
+        ..PollPolicy::every(Duration::from_millis(100))
+    };
     Request::Condition { proof: Some([1].into()), policy, timeout }
 }
 
@@ -297,6 +300,22 @@ fn nothing_is_recorded_within_a_step_or_a_condition() {
     let inner = one.begin(&"y".into(), condition(None), Standing::default());
     let Err(CallError::Misuse(why)) = inner else { panic!("{inner:?}") };
     assert!(why.contains("task 'load': the wait 'y' inside the step 'x': "), "{why}");
+}
+
+#[test]
+fn a_wait_for_a_callback_that_is_not_recorded_is_a_misuse_alone_and_as_one_of_several() {
+    let address = || Address { kind: crate::message::MessageKind::Answer, name: "secret".into() };
+    let alone = Request::Message { address: address(), timeout: None };
+    plays(alone, look(Recall::NoCallback), &LOOKED, &["Misuse"]);
+    let part = |name: &str, part| PartRequest { name: name.into(), part, timeout: None };
+    let parts = vec![part("any", Part::Any(vec![1])), part("paid", Part::Message(address()))];
+    let recalled = |name: &str, recall| {
+        let key = EntryKey { name: name.into(), n: 1 };
+        RecalledPart { key, recall, winner: None }
+    };
+    let recalled = vec![recalled("any", Recall::Ask { deadline: None }), recalled("paid", Recall::NoCallback)];
+    let fed = vec![(0, Fed::Begin), (0, Fed::LeaseHeld), (0, Fed::RecalledParts(recalled))];
+    plays(Request::Combined(parts), fed, &LOOKED, &["Misuse"]);
 }
 
 #[test]

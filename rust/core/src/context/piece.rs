@@ -365,8 +365,8 @@ impl Field {
 }
 
 impl Merge<'_> {
-    /// The writer that removed a key on one side, unseen by the other side. Who made the map anew removed a key only
-    /// if it was there when the sides parted: if not, the other side has added it since.
+    /// The writer that removed a key on one side, unseen by the other side. A writer that
+    /// replaced the map removed only keys that were there: one that was not, the other side has added since.
     fn remover(
         &self,
         removed: &Field,

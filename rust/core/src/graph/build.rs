@@ -51,6 +51,7 @@ impl Graph {
             workflow: workflow_name.into(),
             fail_fast,
             signals: None,
+            timeout: None,
             roots: without(&dependencies),
             leaves: without(&dependents),
             version: version(&tasks),

@@ -23,6 +23,7 @@ pub(super) fn version(specs: &[TaskSpec]) -> Box<str> {
             RunIf::Succeeded => 0,
             RunIf::Failed => 1,
             RunIf::Done => 2,
+            RunIf::NoneFailed => 3,
         };
         hash.bytes(&[if spec.map.is_some() { run_if | MAPPED } else { run_if }]);
         dependencies.clear();

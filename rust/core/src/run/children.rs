@@ -3,11 +3,13 @@
 
 use std::collections::HashMap;
 
-use crate::entry::{Entry, EntryKey, EntryState, Lookup, Operation};
+use crate::entry::{Entry, EntryKey, Lookup, Operation};
 use crate::event::{ChildStart, Wait};
 use crate::failure::{Failure, FailureKind};
 use crate::id::{RunId, TaskRef};
 use crate::journal::Recall;
+use crate::quick_hash::QuickHash;
+use crate::record::Write;
 use crate::status::{RunStatus, TaskStatus};
 use crate::value::Value;
 
@@ -15,7 +17,7 @@ use super::{Out, RunState};
 
 /// The runs that the bodies of a run have started.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Children(HashMap<RunId, Child>);
+pub(crate) struct Children(HashMap<RunId, Child, QuickHash>);
 
 /// One of them.
 #[derive(Clone, Debug, Default)]
@@ -56,6 +58,19 @@ impl RunState {
         children.filter(|(_, child)| child.end.is_none()).map(|(run, _)| *run).collect()
     }
 
+    /// Whether a child has ended without completing.
+    pub(super) fn has_failed(&self, run: RunId) -> bool {
+        let child = self.children().and_then(|children| children.0.get(&run));
+        child.and_then(|child| child.end).is_some_and(|status| status != RunStatus::Completed)
+    }
+
+    /// A child that has ended is executed again.
+    pub(super) fn reopen_child(&mut self, run: RunId) {
+        if let Some(child) = self.child(run) {
+            child.end = None;
+        }
+    }
+
     /// For each body that is deferred until a child ends: the child that it has waited for the longest.
     #[must_use]
     pub fn awaited_children(&self) -> Vec<(TaskRef, RunId)> {
@@ -63,7 +78,7 @@ impl RunState {
             return Vec::new();
         }
         let awaited = self.all().filter_map(|(task, state)| {
-            let open = state.detail.as_ref()?.journal.entries().filter(|entry| entry.state == EntryState::Open);
+            let open = state.detail.as_ref()?.journal.open_entries();
             let oldest = open.filter_map(|entry| Some((entry.seq, child_of(entry)?))).min()?;
             Some((task, oldest.1))
         });
@@ -78,7 +93,7 @@ impl RunState {
         }
         let sleeping = self.all().filter(|(_, state)| state.reenter && state.status == TaskStatus::Running);
         let awaited = sleeping.filter_map(|(task, state)| {
-            let open = state.detail.as_ref()?.journal.entries().filter(|entry| entry.state == EntryState::Open);
+            let open = state.detail.as_ref()?.journal.open_entries();
             let children: Vec<RunId> = open.filter_map(child_of).collect();
             (!children.is_empty()).then_some((task, state.attempts, children))
         });
@@ -109,8 +124,14 @@ impl RunState {
             let journal = &mut self.detail(task).journal;
             let wait = Wait { key, operation: Operation::Start { proof }, timeout: None };
             let key = journal.open(wait, out.now).key.clone();
-            if let Some(entry) = journal.close(&key, Ok(run.to_value()), true, out.now).cloned() {
-                self.write_entry(task, &entry, out);
+            if let Some(entry) = journal.close(&key, Ok(run.to_value()), true, out.now) {
+                let entry = Box::new(entry.clone());
+                out.batch.push(Write::Entry {
+                    run: self.row(),
+                    task: self.ids[task.ix as usize],
+                    map: task.map,
+                    entry,
+                });
             }
         }
         self.new_record(out);
@@ -165,8 +186,7 @@ impl RunState {
     pub(crate) fn deliver_ends(&mut self, out: &mut Out<'_>) {
         let mut waits = Vec::new();
         for (task, state) in self.all() {
-            let entries = state.detail.iter().flat_map(|detail| detail.journal.entries());
-            let open = entries.filter(|entry| entry.state == EntryState::Open);
+            let open = state.detail.iter().flat_map(|detail| detail.journal.open_entries());
             waits.extend(open.filter_map(|entry| Some((task, entry.seq, entry.key.clone(), child_of(entry)?))));
         }
         waits.sort_unstable_by_key(|(task, seq, ..)| (*task, *seq));

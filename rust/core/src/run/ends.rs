@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::event::{Effect, Outcome, Retry, Timer};
 use crate::failure::Failure;
-use crate::graph::RunIf;
 use crate::id::{NO_MAP, TaskIx, TaskRef};
 use crate::record::{DoneRow, Write};
 use crate::status::{RunStatus, TaskStatus};
@@ -14,7 +13,7 @@ use crate::value::Value;
 use super::{Out, RunState, SkipCause};
 
 /// What a task did to the requests that it has taken, if it has not answered them.
-const UNANSWERED: &str = "has ended without having answered it";
+pub(super) const UNANSWERED: &str = "has ended without having answered it";
 
 impl RunState {
     pub(super) fn ended(&mut self, task: TaskRef, outcome: Outcome, out: &mut Out<'_>) {
@@ -25,9 +24,18 @@ impl RunState {
                 self.completed(task, output, changes, out);
                 self.task_ended(task, out);
             }
+            Outcome::Expanded { .. } if self.task(task).interrupt => self.cancelled(task, out),
             Outcome::Expanded { length } => {
                 self.new_record(out);
                 self.expand(task.ix, length, out);
+            }
+            Outcome::Cancelled { failure } => {
+                self.new_record(out);
+                if self.cancel().is_some() {
+                    self.cancelled(task, out);
+                } else {
+                    self.attempt_failed(task, failure, None, out);
+                }
             }
             Outcome::Skipped { reason } => {
                 self.new_record(out);
@@ -44,6 +52,9 @@ impl RunState {
                 if marked {
                     self.reset_crashes(out);
                     self.write_row(task, out);
+                }
+                if self.run_detail.as_ref().is_some_and(|detail| detail.was_held) {
+                    self.await_reentry(task, out);
                 }
             }
         }
@@ -75,11 +86,15 @@ impl RunState {
         self.finish_attempt(task);
         let attempts = self.task(task).attempts;
         let policy = self.graph.spec(task.ix).retry;
-        if let Some(retry) = retry.filter(|_| policy.allows_after(attempts)) {
-            let at = out.now.after(policy.delay_before(attempts + 1, retry.random));
+        if let Some(retry) = retry.filter(|_| policy.allows_after(attempts) && self.may_try_again(task)) {
+            let at = out.now.after(policy.delay_before(attempts.saturating_add(1), retry.random));
             self.task_mut(task).status = TaskStatus::Pending;
             if policy.fresh {
-                self.refuse_taken(task, "has failed and starts anew, without having answered it", out);
+                self.refuse_taken(
+                    task,
+                    "has failed and starts again from the beginning, without having answered it",
+                    out,
+                );
             }
             let detail = self.detail(task);
             detail.failure = Some(failure);
@@ -106,7 +121,7 @@ impl RunState {
         }
         let first = self.failure().is_none();
         self.run_detail().failure.get_or_insert(failure);
-        if self.graph.fail_fast() {
+        if self.graph.fail_fast() && self.cancel().is_none() {
             self.skip_unstarted(task, out);
         }
         self.task_ended(task, out);
@@ -116,7 +131,7 @@ impl RunState {
         }
     }
 
-    fn finish_attempt(&mut self, task: TaskRef) {
+    pub(super) fn finish_attempt(&mut self, task: TaskRef) {
         let started_at = self.task(task).started_at;
         let detail = self.detail(task);
         if started_at > Time::default() {
@@ -124,6 +139,7 @@ impl RunState {
         }
         detail.sub_status = None;
         detail.retry_at = None;
+        self.task_mut(task).interrupt = false;
     }
 
     /// `fail_fast`: skips what has not started, except tasks that run after failures.
@@ -137,7 +153,7 @@ impl RunState {
                 TaskStatus::Ready => state.started_at == Time::default() && !state.reenter,
                 _ => false,
             };
-            if waiting && graph.spec(task.ix).run_if == RunIf::Succeeded {
+            if waiting && !graph.spec(task.ix).run_if.runs_after_failures() {
                 self.skip(task, SkipCause::Task(cause), true, out);
                 self.task_ended(task, out);
             }
@@ -179,7 +195,11 @@ impl RunState {
                 if state.unmet > 0 || state.status != TaskStatus::Pending {
                     continue;
                 }
-                if let Some((cause, failed)) = self.skipped_by(next) {
+                if self.is_cancelled_instead(next) {
+                    self.end_cancelled(next, out);
+                    self.remaining -= 1;
+                    over.push(next.ix);
+                } else if let Some((cause, failed)) = self.skipped_by(next) {
                     self.skip(next, cause, failed, out);
                     self.remaining -= 1;
                     over.push(next.ix);
@@ -201,12 +221,17 @@ impl RunState {
     }
 
     pub(crate) fn end_run(&mut self, out: &mut Out<'_>) {
-        self.settle(if self.failure().is_some() { RunStatus::Failed } else { RunStatus::Completed }, out);
+        let failed = || if self.failure().is_some() { RunStatus::Failed } else { RunStatus::Completed };
+        let status = self.cancel().map_or_else(failed, |_| RunStatus::Cancelled);
+        self.settle(status, out);
     }
 
-    /// All dependencies of a pending task have ended: skips it if `run_if` says so, else starts it.
+    /// All dependencies of a pending task have ended: it is cancelled with its run, or skipped if `run_if` says so, or
+    /// starts.
     pub(crate) fn start_or_skip(&mut self, task: TaskRef, out: &mut Out<'_>) {
-        if let Some((cause, failed)) = self.skipped_by(task) {
+        if self.is_cancelled_instead(task) {
+            self.cancelled(task, out);
+        } else if let Some((cause, failed)) = self.skipped_by(task) {
             self.skip(task, cause, failed, out);
             self.task_ended(task, out);
         } else {
@@ -221,6 +246,9 @@ impl RunState {
         self.clear_marks(out);
         if status.is_ended() {
             self.refuse_queued(status, out);
+            if let Some(detail) = &mut self.run_detail {
+                detail.blocked_by = None;
+            }
         }
         self.write_run(out);
         out.effects.push(Effect::Settled { status });

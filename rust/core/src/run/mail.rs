@@ -1,10 +1,11 @@
 //! Messages: each closes the oldest open wait for its address in the commit that brings it, or is queued. And the
 //! answers to requests: given by the body that has taken one, else refused when nobody can give one any more.
 
-use crate::entry::{EntryKey, EntryState, Operation};
+use crate::entry::{EntryKey, EntryState, Lookup, Operation};
 use crate::event::{Effect, Refused, Wait};
 use crate::failure::{Failure, FailureKind};
 use crate::id::TaskRef;
+use crate::journal::Recall;
 use crate::message::{Address, Mailbox, Message, MessageKind, StoredMessage, answered_value};
 use crate::record::Write;
 use crate::shown::shown;
@@ -67,11 +68,23 @@ impl RunState {
     }
 
     fn deliver(&mut self, message: Message, stored: bool, out: &mut Out<'_>) {
+        if message.address.kind == MessageKind::Control {
+            let at = out.now;
+            if stored {
+                out.batch.push(Write::Applied { run: self.row(), number: message.number, at });
+            } else {
+                self.store_message(&message, true, out);
+            }
+            self.control(&message, out);
+            return;
+        }
         if message.address.kind == MessageKind::Withdrawal {
             let request = message.address.withdrawn().and_then(|number| self.mail().withdraw(number));
             request.into_iter().for_each(|request| self.withdrawn(&request, out));
             if stored {
                 out.batch.push(Write::Consumed { run: self.row(), number: message.number, id: None });
+            } else {
+                self.mail().forget(message.number);
             }
             return;
         }
@@ -132,6 +145,16 @@ impl RunState {
         Some(message.delivered())
     }
 
+    /// A wait for the answer to a callback ends only if the callback is recorded: the store refuses every other answer.
+    pub(super) fn recall_answer(&self, task: TaskRef, lookup: &Lookup, recall: Recall) -> Recall {
+        let Lookup::Message(Address { kind: MessageKind::Answer, name: secret }) = lookup else { return recall };
+        if !matches!(recall, Recall::Ask { .. } | Recall::Open { .. }) {
+            return recall;
+        }
+        let made = |of: TaskRef| self.known_detail(of).is_some_and(|detail| detail.journal.has_callback(secret));
+        if made(task) || self.all().any(|(other, _)| made(other)) { recall } else { Recall::NoCallback }
+    }
+
     /// A wait for a message was opened and has found none.
     pub(super) fn note_wait(&mut self, address: &Address, task: TaskRef, key: &EntryKey) {
         if !self.run_detail.as_ref().and_then(|detail| detail.mail.as_ref()).is_some_and(|mail| mail.has_waits) {
@@ -186,7 +209,7 @@ impl RunState {
         for (task, state) in self.all() {
             let gate = self.bare_gate(task);
             let Some(detail) = state.detail.as_deref().or(gate.as_ref()) else { continue };
-            for entry in detail.journal.entries().filter(|entry| entry.state == EntryState::Open) {
+            for entry in detail.journal.open_entries() {
                 if let Operation::Message(address) = &entry.operation {
                     waits.push((entry.opened_at, task, entry.seq, entry.key.clone(), address.clone()));
                 }
@@ -207,6 +230,12 @@ impl RunState {
             }
         }
         self.mail().take_all()
+    }
+
+    /// Takes all control requests that came while nobody executed the run.
+    pub(crate) fn take_controls(&mut self) -> Vec<Message> {
+        let mail = self.run_detail.as_mut().and_then(|detail| detail.mail.as_mut());
+        mail.map_or_else(Vec::new, |mail| mail.take_controls())
     }
 
     /// Delivers stored messages, oldest first.
@@ -243,8 +272,17 @@ impl RunState {
 
     /// A task loses its journal: refuses the requests that it has taken and not answered.
     pub(crate) fn refuse_taken(&self, task: TaskRef, why: &str, out: &mut Out<'_>) {
+        self.refuse_unanswered(task, |_| true, why, out);
+    }
+
+    /// A body records a checkpoint, which leaves what the gate has taken.
+    pub(super) fn refuse_taken_by_body(&self, task: TaskRef, why: &str, out: &mut Out<'_>) {
+        self.refuse_unanswered(task, |key| key.n > 0, why, out);
+    }
+
+    fn refuse_unanswered(&self, task: TaskRef, is_lost: fn(&EntryKey) -> bool, why: &str, out: &mut Out<'_>) {
         let Some(detail) = self.known_detail(task) else { return };
-        for request in detail.journal.unanswered() {
+        for (_, request) in detail.journal.unanswered().into_iter().filter(|(key, _)| is_lost(key)) {
             let name = self.graph.name_of(task);
             self.answer(request, Err(refused(&format!("task '{name}' {why}"))), out);
         }
@@ -268,5 +306,33 @@ impl RunState {
                 self.mail().queue(message);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::event::Event;
+    use crate::graph::{Graph, TaskSpec};
+    use crate::id::RunId;
+    use crate::time::Time;
+
+    #[test]
+    fn a_withdrawal_from_this_process_leaves_nothing_in_memory() {
+        let graph = Graph::build("workflow", vec![TaskSpec::new("a")], false).expect("a graph");
+        let mut state = RunState::new(RunId::new(1, 1, 0), Arc::new(graph), [1].into());
+        let message = Message {
+            number: 11,
+            address: Address::withdrawal(1),
+            id: None,
+            content: Ok(Value::NONE),
+            sent_at: Time(1),
+        };
+        for event in [Event::Begin, Event::Message { message: Box::new(message) }] {
+            assert_eq!(state.apply(event, Time(1), &mut Vec::new(), &mut Vec::new()), Ok(()));
+        }
+        assert!(!state.mail().is_own(11));
     }
 }

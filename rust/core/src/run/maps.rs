@@ -13,7 +13,6 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::failure::{Failure, FailureKind};
-use crate::graph::RunIf;
 use crate::id::{NO_MAP, TaskIx, TaskRef};
 use crate::status::TaskStatus;
 use crate::time::Time;
@@ -76,6 +75,12 @@ impl Maps {
 
     pub(super) fn element_mut(&mut self, task: TaskRef) -> Option<&mut Task> {
         self.of_mut(task.ix)?.states.get_mut(usize::try_from(task.map).ok()?)
+    }
+
+    /// False if the task has no elements.
+    pub(super) fn remove(&mut self, ix: TaskIx) -> bool {
+        let at = self.0.binary_search_by_key(&ix, |(ix, _)| *ix);
+        at.is_ok_and(|at| self.0.remove(at).0 == ix)
     }
 
     fn insert(&mut self, ix: TaskIx, elements: Elements) {
@@ -225,7 +230,7 @@ impl RunState {
             if self.task_status(element) != TaskStatus::Pending {
                 continue;
             }
-            match stopped_by.filter(|_| graph.spec(element.ix).run_if == RunIf::Succeeded) {
+            match stopped_by.filter(|_| !graph.spec(element.ix).run_if.runs_after_failures()) {
                 None => self.start_or_skip(element, out),
                 Some(cause) => {
                     self.skip(element, SkipCause::Task(cause), true, out);
@@ -266,7 +271,10 @@ impl RunState {
                 if before == 0 || unmet > 0 || state.status != TaskStatus::Pending {
                     continue;
                 }
-                if let Some((cause, failed)) = self.skipped_by(next) {
+                if self.is_cancelled_instead(next) {
+                    self.end_cancelled(next, out);
+                    over.push(next);
+                } else if let Some((cause, failed)) = self.skipped_by(next) {
                     self.skip(next, cause, failed, out);
                     over.push(next);
                 } else {
@@ -307,6 +315,9 @@ impl RunState {
             let state = self.task_mut(task);
             state.status = TaskStatus::Failed;
             state.failed = true;
+        } else if elements.states.iter().any(|state| state.status == TaskStatus::Cancelled) {
+            self.detail(task).skipped = self.cancel_cause();
+            self.task_mut(task).status = TaskStatus::Cancelled;
         } else if let Some(cause) = self.lost_by(ix) {
             self.detail(task).skipped = Some(cause);
             let state = self.task_mut(task);
@@ -406,6 +417,7 @@ impl Task {
             failed: false,
             reenter: false,
             suspect: false,
+            interrupt: false,
         }
     }
 }

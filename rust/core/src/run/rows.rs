@@ -79,12 +79,13 @@ impl RunState {
     pub(crate) fn write_run(&self, out: &mut Out<'_>) {
         out.batch.push(Write::Run(Box::new(RunUpdate {
             run: self.row(),
-            status: self.status,
+            status: self.status(),
             failure: self.failure().cloned(),
             ended_at: self.ended_at(),
             blocked_by: self.blocked_by().cloned(),
             crashes: self.crashes,
             version: self.version(),
+            cancel: self.run_detail.as_ref().and_then(|detail| detail.cancel.clone()),
         })));
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::failure::Failure;
 use crate::graph::{Graph, RunIf};
 use crate::id::TaskRef;
 use crate::status::TaskStatus;
@@ -53,7 +54,7 @@ impl RunState {
     /// By `run_if`, once all dependencies have ended: why the task is skipped, and whether for a failure.
     pub(super) fn skipped_by(&self, task: TaskRef) -> Option<(SkipCause, bool)> {
         let run_if = self.graph.spec(task.ix).run_if;
-        if !self.has_unsuccessful && run_if == RunIf::Succeeded {
+        if !self.has_unsuccessful && !run_if.runs_after_failures() {
             return None;
         }
         let mut dependencies = self.graph.dependencies(task.ix).iter().filter_map(|on| self.decides_about(task, *on));
@@ -62,12 +63,25 @@ impl RunState {
             RunIf::Done => None,
             RunIf::Failed if failed.is_some() || self.elements_decide(task) => None,
             RunIf::Failed => Some((SkipCause::NothingFailed, false)),
-            RunIf::Succeeded => {
-                let unsuccessful = |dep: &TaskRef| self.task_status(*dep) != TaskStatus::Completed;
+            RunIf::Succeeded | RunIf::NoneFailed => {
+                let unsuccessful =
+                    |dep: &TaskRef| run_if == RunIf::Succeeded && self.task_status(*dep) != TaskStatus::Completed;
                 let cause = failed.or_else(|| dependencies.find(unsuccessful))?;
                 Some((SkipCause::Task(self.skip_root(cause).unwrap_or(cause)), failed.is_some()))
             }
         }
+    }
+
+    /// What failed of a task, with the name of what did: the task itself, or the one because of whose failure it was
+    /// skipped.
+    #[must_use]
+    pub fn failure_of(&self, task: TaskRef) -> Option<(Arc<str>, Failure)> {
+        if !self.get(task)?.failed {
+            return None;
+        }
+        let root = self.skip_root(task).unwrap_or(task);
+        let failure = self.known_detail(root)?.failure.clone()?;
+        Some((self.graph.name_of(root), failure))
     }
 
     /// The task for which a task was skipped. `None` for one that was not skipped, skipped itself, or was skipped

@@ -40,14 +40,16 @@ impl RunState {
         self.clear_suspicion(task, out);
         self.new_record(out);
         self.write_row(task, out);
+        if deferred && self.task(task).interrupt {
+            self.interrupt(task, out);
+        }
     }
 
     /// The delay before the next try of a step is over. The entry loses its time, so that a body that is entered again
     /// tries at once, and the delay counts once as time waited.
     pub(super) fn resumed(&mut self, task: TaskRef, key: &EntryKey, out: &mut Out<'_>) -> Result<(), Refused> {
         self.resume_step(task, key, out)?;
-        self.detail(task).sub_status = Some(SubStatus::Active);
-        self.write_row(task, out);
+        self.resumes(task, out);
         Ok(())
     }
 
@@ -72,7 +74,7 @@ impl RunState {
 
     /// A body records a state in the place of its journal.
     pub(super) fn checkpoint(&mut self, task: TaskRef, state: Value, out: &mut Out<'_>) {
-        self.refuse_taken(task, "has recorded a checkpoint without having answered it", out);
+        self.refuse_taken_by_body(task, "has recorded a checkpoint without having answered it", out);
         let journal = &mut self.detail(task).journal;
         let had_open = journal.has_open();
         let (dropped, entry) = journal.checkpoint(state, out.now);

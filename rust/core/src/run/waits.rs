@@ -2,7 +2,7 @@
 
 use crate::attempt::polling::timed_out;
 use crate::entry::{Entry, EntryKey, EntryKind, EntryState, Operation, StepMode};
-use crate::event::{Effect, Event, GateSpec, GateUntil, Refused, Retry, Timer, Wait};
+use crate::event::{Effect, Event, GateSpec, GateTime, GateUntil, Refused, Retry, Timer, Wait};
 use crate::failure::Failure;
 use crate::id::TaskRef;
 use crate::journal::Journal;
@@ -12,6 +12,11 @@ use crate::time::{Time, micros};
 use crate::value::Value;
 
 use super::{Out, RunState};
+
+/// When an open entry ends by itself: its time is reached, or it times out.
+fn ends_at(entry: &Entry) -> Option<Time> {
+    entry.due().into_iter().chain(entry.deadline).filter(|at| *at != Time::NEVER).min()
+}
 
 impl RunState {
     pub(super) fn write_entry(&self, task: TaskRef, entry: &Entry, out: &mut Out<'_>) {
@@ -64,6 +69,9 @@ impl RunState {
             self.new_record(out);
         }
         self.write_row(task, out);
+        if self.task(task).interrupt {
+            self.interrupt(task, out);
+        }
     }
 
     pub(super) fn is_open(&self, task: TaskRef, key: &EntryKey) -> bool {
@@ -106,15 +114,39 @@ impl RunState {
     }
 
     /// Sets the timer of an entry that the machine closes: for its time, or for its deadline.
-    fn watch_time(&self, task: TaskRef, entry: &Entry, out: &mut Out<'_>) {
-        let (at, result) = match (entry.due(), entry.deadline) {
-            (Some(due), deadline) if deadline.is_none_or(|deadline| due <= deadline) => (due, Ok(Value::NONE)),
-            (_, Some(deadline)) => (deadline, Err(timed_out(&self.graph.name_of(task), &entry.key.name))),
-            (_, None) => return,
-        };
+    pub(super) fn watch_time(&self, task: TaskRef, entry: &Entry, out: &mut Out<'_>) {
+        let Some(at) = ends_at(entry) else { return };
         let attempt = self.task(task).attempts;
-        let event = Event::Closed { task, attempt, key: entry.key.clone(), result, proved: true, retry: None };
+        let times_out = entry.due() != Some(at);
+        let event = Event::Elapsed { task, attempt, key: entry.key.clone(), at, times_out, retry: None };
         out.effects.push(Effect::Timer { at, event: Box::new(event) });
+    }
+
+    /// The timer of an entry has fired. Refused if the entry is over, or is another one than the timer was set for:
+    /// after a checkpoint keys come back.
+    pub(super) fn elapsed(
+        &mut self,
+        task: TaskRef,
+        attempt: u32,
+        key: &EntryKey,
+        at: Time,
+        retry: Option<Retry>,
+        out: &mut Out<'_>,
+    ) -> Result<(), Refused> {
+        let status = if key.n > 0 { TaskStatus::Running } else { TaskStatus::Pending };
+        self.current(task, attempt, status)?;
+        let gate = self.bare_gate(task);
+        let entry = gate.as_ref().or_else(|| self.known_detail(task)).and_then(|detail| detail.journal.get(key));
+        let entry = entry.filter(|entry| entry.state == EntryState::Open && ends_at(entry) == Some(at));
+        let result = match entry.ok_or(Refused::AttemptOver)?.due() {
+            Some(due) if due == at => Ok(Value::NONE),
+            _ => Err(timed_out(&self.graph.name_of(task), &key.name)),
+        };
+        if key.n > 0 {
+            self.closed(task, key, result, true, out)
+        } else {
+            self.gate_closed(task, key, result, retry, out)
+        }
     }
 
     /// A step ended, or a wait was satisfied at its first check. An entry that replaces a closed one is not a new
@@ -125,6 +157,9 @@ impl RunState {
         let before = detail.journal.get(&key).map(|entry| entry.state);
         let is_intent = detail.journal.get(&key).is_some_and(|entry| entry.mode() == StepMode::Once);
         detail.journal.open(wait, out.now);
+        if matches!(&result, Err(failure) if self.is_cancellation(failure)) {
+            self.task_mut(task).interrupt = false;
+        }
         // Cannot be refused: it is open.
         let _ = self.close_entry(task, &key, result, true, out);
         if before.is_none_or(|state| state == EntryState::Open) {
@@ -167,11 +202,14 @@ impl RunState {
     }
 
     /// The wait is over for which a body was deferred.
-    fn resumes(&mut self, task: TaskRef, out: &mut Out<'_>) {
+    pub(super) fn resumes(&mut self, task: TaskRef, out: &mut Out<'_>) {
         self.detail(task).sub_status = Some(SubStatus::Active);
         self.write_row(task, out);
         if self.task(task).reenter && self.task(task).status == TaskStatus::Running {
             self.ready(task, out);
+        }
+        if self.cancel().is_some() {
+            self.grace_continues(task, out);
         }
     }
 
@@ -294,35 +332,31 @@ impl RunState {
         let top = gate.key();
         if self.is_open(task, &top) {
             self.write_row(task, out);
-            self.poll_open_conditions(task, out);
+            self.ask_host(task, out);
         } else {
             self.gate_decided(task, &top, None, out);
         }
     }
 
-    /// Asks for polls of the open conditions of a gate.
-    fn poll_open_conditions(&self, task: TaskRef, out: &mut Out<'_>) {
+    /// Asks the host for what ends the open waits of a gate, as far as it has to say.
+    fn ask_host(&self, task: TaskRef, out: &mut Out<'_>) {
         let Some(detail) = self.known_detail(task) else { return };
-        let open = detail.journal.entries().filter(|entry| entry.state == EntryState::Open && entry.key.n == 0);
-        for entry in open.filter(|entry| entry.kind() == EntryKind::Condition) {
-            self.watch_gate(task, entry, out);
-        }
+        let open = detail.journal.open_entries().filter(|entry| entry.key.n == 0);
+        open.for_each(|entry| self.ask_for(task, entry, out));
     }
 
-    /// The record of this gate; none if the workflow version that recorded it had another gate.
+    /// The record of this gate; none if the workflow version that recorded it had another gate, or if its time was not
+    /// computed yet.
     fn recorded_gate(&self, task: TaskRef, gate: &GateSpec) -> Option<Entry> {
         let entry = self.known_detail(task)?.journal.get(&gate.key())?;
-        (entry.kind() == gate.kind()).then(|| entry.clone())
+        let is_known = entry.due() != Some(Time::NEVER);
+        (entry.kind() == gate.kind() && is_known).then(|| entry.clone())
     }
 
-    /// A gate is open: asks for polls of its conditions, or for timers.
-    fn watch_gate(&self, task: TaskRef, entry: &Entry, out: &mut Out<'_>) {
+    /// A gate is open: asks for what ends it, or for timers.
+    pub(super) fn watch_gate(&self, task: TaskRef, entry: &Entry, out: &mut Out<'_>) {
+        self.ask_for(task, entry, out);
         if entry.kind() == EntryKind::Condition {
-            let (attempt, deadline) = (self.task(task).attempts, entry.deadline);
-            let gate = self.graph.spec(task.ix).gate.as_ref();
-            if let Some(part) = gate.and_then(|gate| gate.number_of(&entry.key)) {
-                out.effects.push(Effect::Gate { task, attempt, part, deadline });
-            }
             return;
         }
         self.watch_time(task, entry, out);
@@ -334,6 +368,35 @@ impl RunState {
         }
     }
 
+    /// Asks the host for the answer of a gate's condition, or for its time if that is computed and not known yet.
+    fn ask_for(&self, task: TaskRef, entry: &Entry, out: &mut Out<'_>) {
+        let Some(gate) = self.graph.spec(task.ix).gate.as_ref() else { return };
+        let Some(part) = gate.number_of(&entry.key) else { return };
+        let is_computed = || gate.part(part).is_some_and(|part| part.until == GateUntil::Computed);
+        if entry.kind() == EntryKind::Condition || (entry.due() == Some(Time::NEVER) && is_computed()) {
+            let (attempt, deadline) = (self.task(task).attempts, entry.deadline);
+            out.effects.push(Effect::Gate { task, attempt, part, deadline });
+        }
+    }
+
+    /// The time of a gate is known from now on.
+    pub(super) fn timed(
+        &mut self,
+        task: TaskRef,
+        key: &EntryKey,
+        time: GateTime,
+        out: &mut Out<'_>,
+    ) -> Result<(), Refused> {
+        if self.known_detail(task).is_none() && self.bare_gate(task).is_none() {
+            return Err(Refused::AttemptOver);
+        }
+        let entry = self.detail(task).journal.set_due(key, time).ok_or(Refused::AttemptOver)?.clone();
+        self.write_entry(task, &entry, out);
+        self.new_record(out);
+        self.watch_time(task, &entry, out);
+        Ok(())
+    }
+
     /// Asks for `Due` at this time.
     pub(crate) fn set_timer(&self, task: TaskRef, at: Time, timer: Timer, out: &mut Out<'_>) {
         let attempt = self.task(task).attempts;
@@ -342,7 +405,9 @@ impl RunState {
 
     pub(crate) fn ready(&mut self, task: TaskRef, out: &mut Out<'_>) {
         self.task_mut(task).status = TaskStatus::Ready;
-        out.effects.push(Effect::Ready { task });
+        if !self.is_held() {
+            out.effects.push(Effect::Ready { task });
+        }
     }
 
     /// A timer has fired. Each fires once; a second time it is refused.

@@ -1,12 +1,15 @@
 //! Child runs: the start is a record, the end closes the waits for it, and neither is lost.
 
+use std::sync::Arc;
+
+use bide_core::attempt::{Attempt, Fed, Request, Standing, StartRequest};
 use bide_core::event::{ChildStart, Wait};
 use bide_core::{
-    EntryKey, EntryState, Event, Failure, FailureKind, Lookup, Operation, Recall, RetryPolicy, RunId, RunStatus,
-    StepArguments, SubStatus, TaskSpec, Uses, Value,
+    EntryKey, EntryKind, EntryState, Event, Failure, FailureKind, Lookup, Operation, Recall, RetryPolicy, RunId,
+    RunStatus, StepArguments, SubStatus, TaskSpec, Uses, Value,
 };
 
-use crate::script::{RETRY, Script, key, seconds, spec};
+use crate::script::{RETRY, Script, key, seconds, spec, wait};
 
 fn child(n: u16) -> RunId {
     RunId::new(5, n, 0)
@@ -196,6 +199,53 @@ fn the_next_attempt_starts_another_child_in_place_of_one_that_failed() {
     script.due("a", bide_core::event::Timer::Retry).unwrap();
     script.enter("a");
     assert_eq!(script.recall("a", &start()), Recall::Ask { deadline: None });
+}
+
+#[test]
+fn a_wait_for_a_replaced_child_goes_with_it_though_a_step_came_after() {
+    let mut script = Script::new(vec![TaskSpec { retry: RetryPolicy::new(3), ..spec("a", &[]) }]);
+    script.enter("a");
+    record(&mut script, start(), 1);
+    script.store.children.push((child(1), RunStatus::Running));
+    let of = |n, run| {
+        let key = EntryKey { n, ..key("inner run") };
+        Wait { key, operation: Operation::Child { run: child(run) }, timeout: None }
+    };
+    script.open("a", Wait { timeout: Some(seconds(1)), ..of(1, 1) });
+    script.ring();
+    script.record("a", wait("step", EntryKind::Step), Ok(Value::NONE));
+    script.open("a", of(2, 1));
+    ends(&mut script, 1, RunStatus::Failed);
+    script.fail("a", RETRY);
+    assert_eq!(script.journal("a"), ["step"]);
+    script.due("a", bide_core::event::Timer::Retry).unwrap();
+    script.enter("a");
+    record(&mut script, start(), 2);
+    assert_eq!(script.recall("a", &of(1, 2)), Recall::Ask { deadline: None });
+}
+
+#[test]
+fn a_checkpoint_keeps_the_starts_with_a_key_and_no_body_replays_them() {
+    let mut script = started();
+    let name = EntryKey::keyed_name("inner", "a.csv");
+    let key = EntryKey { name: Arc::clone(&name), n: EntryKey::KEYED };
+    record(&mut script, Wait { key, operation: Operation::Start { proof: None }, timeout: None }, 2);
+    script.store.children.push((child(2), RunStatus::Running));
+    let task = script.find("a");
+    script.apply(Event::Checkpoint { task, attempt: 1, state: Value::NONE }).unwrap();
+    assert_eq!(script.journal("a"), [&*name, "checkpoint"]);
+    script.die();
+    script.enter("a");
+    assert!(!Attempt::new(task, "a".into(), 1).is_replaying(&script.state));
+    script.record("a", wait("step", EntryKind::Step), Ok(Value::NONE));
+    script.die();
+    script.enter("a");
+    let (mut attempt, arguments) = (Attempt::new(task, "a".into(), 1), StepArguments::default());
+    let start = Request::Start(vec![StartRequest { name: Arc::clone(&name), arguments, keyed: true }]);
+    let call = attempt.begin(&name, start, Standing::default()).unwrap();
+    let Fed::RecalledParts(parts) = attempt.recall(&call, &script.state) else { panic!("not looked up") };
+    assert_eq!(parts[0].recall, Recall::Satisfied(child(2).to_value()));
+    assert!(attempt.is_replaying(&script.state), "the step is still to be read");
 }
 
 #[test]

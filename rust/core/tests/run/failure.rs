@@ -49,6 +49,7 @@ fn run_if_is_decided_once_all_dependencies_have_ended() {
             spec("a", &[]),
             spec("b", &[]),
             run_if("succeeded", on, RunIf::Succeeded),
+            run_if("none_failed", on, RunIf::NoneFailed),
             run_if("failed", on, RunIf::Failed),
             run_if("done", on, RunIf::Done),
         ]
@@ -60,17 +61,18 @@ fn run_if_is_decided_once_all_dependencies_have_ended() {
     script.complete("b");
     assert_eq!(script.ready(), ["failed", "done"]);
     assert_eq!(script.blocked_by("succeeded"), "a");
+    assert_eq!(script.blocked_by("none_failed"), "a");
 
     let mut script = Script::new(rules(&["a", "b"]));
     script.complete("a");
     script.complete("b");
-    assert_eq!(script.ready(), ["a", "b", "succeeded", "done"]);
+    assert_eq!(script.ready(), ["a", "b", "succeeded", "none_failed", "done"]);
     assert_eq!(script.row("failed").status, TaskStatus::Skipped);
 
     let mut script = Script::new(rules(&["a", "b"]));
     skip(&mut script, "a", "no news");
     script.complete("b");
-    assert_eq!(script.ready(), ["a", "b", "done"], "a skip is neither a success nor a failure");
+    assert_eq!(script.ready(), ["a", "b", "none_failed", "done"], "a skip is neither a success nor a failure");
     assert_eq!(script.blocked_by("succeeded"), "a");
 }
 

@@ -265,10 +265,10 @@ impl World {
                     assert!(again.is_err(), "a timer counts twice");
                     self.flush();
                 }
-                Event::Closed { task, attempt, key, result, .. } => {
+                Event::Elapsed { task, attempt, key, at: ends, .. } => {
                     let entry = self.store.entry(task.ix, &key).unwrap();
-                    let ends = if result.is_ok() { entry.due() } else { entry.deadline };
-                    assert_eq!(ends, Some(at), "ends at another time than recorded");
+                    assert_eq!(entry.due().into_iter().chain(entry.deadline).min(), Some(ends));
+                    assert_eq!(ends, at, "ends at another time than recorded");
                     self.now = self.now.max(at);
                     self.end_gate(task, attempt, key);
                 }
@@ -276,6 +276,9 @@ impl World {
             },
             Effect::Cleared { .. } | Effect::Emitted | Effect::Woken { .. } => {}
             Effect::Consumed { .. } | Effect::Answered { .. } => {}
+            Effect::Grace { .. } | Effect::Interrupted { .. } | Effect::PollNow { .. } => {
+                unreachable!("nobody asks for it")
+            }
             Effect::Settled { .. } => unreachable!(),
         }
     }
@@ -301,7 +304,8 @@ impl World {
         let ended = self.store.row(task.ix).is_some_and(|row| row.status.is_ended());
         assert!(!ended, "{task:?} runs again");
         let stops = self.graph.fail_fast() && (0..self.graph.len()).any(|ix| self.failed(ix));
-        let late = stops && attempt == 1 && self.graph.spec(task.ix).run_if == RunIf::Succeeded;
+        let stopped = matches!(self.graph.spec(task.ix).run_if, RunIf::Succeeded | RunIf::NoneFailed);
+        let late = stops && attempt == 1 && stopped;
         assert!(!late || self.store.row(task.ix).is_some_and(|row| row.attempts > 0), "started after a failure");
         if mark {
             self.apply(Event::Started { task, attempt });
@@ -365,6 +369,7 @@ impl World {
             Recall::Ask { .. } => {}
             Recall::Mismatch(why) => panic!("{why}"),
             Recall::Begun { .. } => panic!("no step is recorded before it ends"),
+            Recall::NoCallback => panic!("there are no callbacks"),
         }
         let timeout = matches!(acts[at], Act::Condition(_)).then_some(Duration::from_secs(30));
         let due = operation.due();

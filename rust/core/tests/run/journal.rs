@@ -72,7 +72,7 @@ fn a_record_is_reused_only_by_its_rule() {
     let Recall::Mismatch(why) = journal.recall(&key("w"), &asked(EntryKind::Step, other)) else { panic!("reused") };
     assert!(why.starts_with("step 'w' (use 1) was recorded with other arguments"), "{why}");
     let Recall::Mismatch(why) = journal.recall(&key("w"), &asked(EntryKind::Time, same)) else { panic!("reused") };
-    assert_eq!(why, "'w' (use 1) was recorded as a Step and is now a Time");
+    assert_eq!(why, "'w' (use 1) was recorded as a step and is now a time");
     let journal = recorded(with_proof(EntryKind::Signal, same), None);
     let Recall::Mismatch(why) = journal.recall(&key("w"), &asked(EntryKind::Signal, other)) else { panic!("reused") };
     assert_eq!(why, "'w' (use 1) was recorded as a wait for another message");

@@ -211,6 +211,25 @@ fn a_message_to_a_run_that_is_over_is_refused() {
 }
 
 #[test]
+fn a_wait_for_a_callback_that_is_not_recorded_is_refused() {
+    let mut script = Script::new(vec![spec("a", &[]), spec("b", &[])]);
+    script.enter("a");
+    script.enter("b");
+    let secret = Value::tagged(b's', b"secret");
+    let wait = wait_for(Address { kind: MessageKind::Answer, name: "secret".into() });
+    assert_eq!(script.recall("a", &wait), Recall::NoCallback);
+    let made = Wait { key: key("made"), operation: Operation::Record(RecordKind::Callback), timeout: None };
+    script.record("a", made, Ok(secret));
+    assert_eq!(script.recall("a", &wait), Recall::Ask { deadline: None });
+    assert_eq!(script.recall("b", &wait), Recall::Ask { deadline: None }, "another task of the run has made it");
+    let (task, attempt) = (script.find("a"), script.attempt("a"));
+    script.apply(Event::Checkpoint { task, attempt, state: Value::NONE }).unwrap();
+    for name in ["a", "b"] {
+        assert_eq!(script.recall(name, &wait), Recall::NoCallback);
+    }
+}
+
+#[test]
 fn a_message_that_is_consumed_while_somebody_looks_for_messages_is_not_delivered_again() {
     for own in [true, false] {
         let mut script = Script::new(vec![spec("a", &[])]);

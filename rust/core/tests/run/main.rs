@@ -3,6 +3,7 @@
 
 mod children;
 mod combine;
+mod control;
 mod crashes;
 mod failure;
 mod harness;
@@ -13,6 +14,7 @@ mod plan;
 mod properties;
 mod reopened;
 mod requests;
+mod schedule;
 mod script;
 mod show;
 mod steps;

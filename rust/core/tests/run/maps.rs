@@ -52,7 +52,12 @@ impl Plan {
 fn plans() -> impl Strategy<Value = Vec<Plan>> {
     let end =
         prop_oneof![6 => Just(End::Returns), 1 => Just(End::Raises), 1 => Just(End::Skips), 1 => Just(End::Retries)];
-    let run_if = prop_oneof![6 => Just(RunIf::Succeeded), 1 => Just(RunIf::Failed), 1 => Just(RunIf::Done)];
+    let run_if = prop_oneof![
+        6 => Just(RunIf::Succeeded),
+        1 => Just(RunIf::NoneFailed),
+        1 => Just(RunIf::Failed),
+        1 => Just(RunIf::Done),
+    ];
     // Mostly equally long, so that lists can be mapped over together.
     let length = prop_oneof![4 => Just(3_u32), 1 => 0_u32..3];
     let tolerate =
@@ -110,6 +115,7 @@ fn skipped(run_if: RunIf, on: &[(TaskStatus, bool)]) -> Option<(TaskStatus, bool
     let unsuccessful = on.iter().any(|on| on.0 != TaskStatus::Completed);
     match run_if {
         RunIf::Succeeded => unsuccessful.then_some((TaskStatus::Skipped, failed)),
+        RunIf::NoneFailed => failed.then_some((TaskStatus::Skipped, true)),
         RunIf::Failed => (!failed).then_some((TaskStatus::Skipped, false)),
         RunIf::Done => None,
     }
@@ -205,6 +211,9 @@ impl World<'_> {
                 | Effect::Emitted
                 | Effect::Woken { .. } => {}
                 Effect::Gate { .. } => unreachable!("there are no gates"),
+                Effect::Grace { .. } | Effect::Interrupted { .. } | Effect::PollNow { .. } => {
+                    unreachable!("nobody asks")
+                }
             }
         }
     }

@@ -69,7 +69,12 @@ fn task(ix: usize) -> impl Strategy<Value = TaskPlan> {
         prop::collection::vec(ends(), 1..4),
         gate,
         prop::collection::vec(any::<prop::sample::Index>(), 0..4),
-        prop_oneof![5 => Just(RunIf::Succeeded), 1 => Just(RunIf::Failed), 1 => Just(RunIf::Done)],
+        prop_oneof![
+            5 => Just(RunIf::Succeeded),
+            1 => Just(RunIf::NoneFailed),
+            1 => Just(RunIf::Failed),
+            1 => Just(RunIf::Done),
+        ],
         (1..4u32, prop::bool::weighted(0.2), any::<bool>()),
     )
         .prop_map(move |(acts, ends, gate, on, run_if, (attempts, fresh, short))| {
@@ -140,6 +145,7 @@ pub(crate) fn expect(graph: &Graph, plan: &TaskPlan, ix: TaskIx, before: &[Optio
     let skipped = |failed, root| Expected { status: TaskStatus::Skipped, attempts: 0, failed, root };
     match (plan.spec.run_if, failed.or(unsuccessful)) {
         (RunIf::Succeeded, Some((_, cause))) => skipped(failed.is_some(), cause.root),
+        (RunIf::NoneFailed, Some((_, cause))) if failed.is_some() => skipped(true, cause.root),
         (RunIf::Failed, _) if failed.is_none() => skipped(false, ix),
         _ => {
             let (status, attempts) = run_alone(plan);

@@ -3,11 +3,11 @@
 use bide_core::attempt::reply_name;
 use bide_core::event::Wait;
 use bide_core::{
-    Address, Effect, EntryKey, Event, Failure, FailureKind, GateSpec, GateUntil, Message, MessageKind, Operation,
-    Outcome, Recall, RecordKind, Refused, RetryPolicy, TaskSpec, Time, Value, Write,
+    Address, Effect, EntryKey, EntryKind, Event, Failure, FailureKind, GateSpec, GateUntil, Message, MessageKind,
+    Operation, Outcome, Recall, RecordKind, Refused, RetryPolicy, TaskSpec, Time, Value, Write,
 };
 
-use crate::script::{RETRY, Script, key, spec};
+use crate::script::{self, RETRY, Script, key, spec};
 
 fn address() -> Address {
     Address { kind: MessageKind::Request, name: "quote".into() }
@@ -122,7 +122,10 @@ fn a_failed_attempt_keeps_its_requests_unless_it_starts_anew() {
         script.fail("a", RETRY);
         assert_eq!(script.store.answers.len(), usize::from(fresh));
         if fresh {
-            assert_eq!(refusal(&script, 1), "task 'a' has failed and starts anew, without having answered it");
+            assert_eq!(
+                refusal(&script, 1),
+                "task 'a' has failed and starts again from the beginning, without having answered it"
+            );
         }
     }
 }
@@ -195,4 +198,31 @@ fn a_checkpoint_refuses_the_requests_that_it_forgets() {
     assert_eq!(refusal(&script, 2), "task 'a' has recorded a checkpoint without having answered it");
     complete(&mut script, "a");
     assert_eq!(script.store.answers.len(), 2);
+}
+
+#[test]
+fn a_checkpoint_leaves_the_request_of_the_gate_and_its_answer() {
+    for answered in [false, true] {
+        let gate = GateSpec { name: "gate".into(), until: GateUntil::Message(address()), timeout: None };
+        let mut script = Script::new(vec![TaskSpec { gate: Some(gate), ..spec("a", &[]) }]);
+        send(&mut script, request(1)).unwrap();
+        script.enter("a");
+        if answered {
+            reply(&mut script, "a", 1, Ok(value(10)));
+        }
+        for turn in 1..=2 {
+            script.record("a", script::wait("turn", EntryKind::Step), Ok(value(turn)));
+            let (task, attempt) = (script.find("a"), script.attempt("a"));
+            script.apply(Event::Checkpoint { task, attempt, state: value(turn) }).unwrap();
+            assert_eq!(told(&mut script).len(), usize::from(answered && turn == 1), "by the body");
+        }
+        script.die();
+        script.enter("a");
+        if !answered {
+            reply(&mut script, "a", 1, Ok(value(10)));
+        }
+        complete(&mut script, "a");
+        assert_eq!(script.store.answers[&1], Ok(value(10)));
+        assert_eq!(told(&mut script).len(), usize::from(!answered), "told once");
+    }
 }

@@ -75,10 +75,21 @@ impl Script {
         Self::with(graph(specs, true))
     }
 
+    /// A run that begins and must have ended at these times.
+    pub(crate) fn timed(specs: Vec<TaskSpec>, start_at: Option<Time>, deadline: Option<Time>) -> Self {
+        Self::with_times(graph(specs, false), start_at, deadline)
+    }
+
     fn with(graph: Arc<Graph>) -> Self {
+        Self::with_times(graph, None, None)
+    }
+
+    fn with_times(graph: Arc<Graph>, start_at: Option<Time>, deadline: Option<Time>) -> Self {
         let ids: Arc<[TaskId]> = (0..graph.len() as TaskIx).map(id_of).collect();
-        let store = Store::new(&graph);
-        let state = RunState::new(store.run.id, Arc::clone(&graph), ids);
+        let mut store = Store::new(&graph);
+        (store.run.options.start_at, store.run.options.deadline) = (start_at, deadline);
+        let mut state = RunState::new(store.run.id, Arc::clone(&graph), ids);
+        state.set_times(store.run.created_at, start_at, deadline);
         let now = Time(1_000_000);
         let mut script = Self { graph, store, state, now, effects: Vec::new(), batch: Vec::new() };
         script.apply(Event::Begin).unwrap();
@@ -208,17 +219,24 @@ impl Script {
         self.effects.retain(|effect| !matches!(effect, Effect::Consumed { .. }));
     }
 
-    /// The times have come of all timers that end waits.
-    pub(crate) fn ring(&mut self) {
+    /// The timers that end waits, set since the last call; other effects are kept.
+    pub(crate) fn wait_timers(&mut self) -> Vec<(Time, Event)> {
+        let mut timers = Vec::new();
         for effect in std::mem::take(&mut self.effects) {
             match effect {
-                Effect::Timer { at, event } if matches!(*event, Event::Closed { .. }) => {
-                    self.now = self.now.max(at);
-                    // Refused, if the wait is over.
-                    let _ = self.apply(*event);
-                }
+                Effect::Timer { at, event } if matches!(*event, Event::Elapsed { .. }) => timers.push((at, *event)),
                 other => self.effects.push(other),
             }
+        }
+        timers
+    }
+
+    /// The times have come of all timers that end waits.
+    pub(crate) fn ring(&mut self) {
+        for (at, event) in self.wait_timers() {
+            self.now = self.now.max(at);
+            // Refused, if the wait is over.
+            let _ = self.apply(event);
         }
     }
 
@@ -244,6 +262,19 @@ impl Script {
         self.store.run.status
     }
 
+    /// The times of the timers of the run as a whole, taken.
+    pub(crate) fn run_timers(&mut self) -> Vec<(Time, Event)> {
+        let mut timers = Vec::new();
+        self.effects.retain(|effect| match effect {
+            Effect::Timer { at, event } if matches!(**event, Event::StartDue | Event::Expired) => {
+                timers.push((*at, (**event).clone()));
+                false
+            }
+            _ => true,
+        });
+        timers
+    }
+
     /// The times of the requested timers.
     pub(crate) fn timers(&self) -> Vec<(Time, Timer)> {
         let timer = |effect: &Effect| match effect {
@@ -266,10 +297,10 @@ impl Script {
                 Some((None, *deadline))
             }
             Effect::Timer { at, event } => match &**event {
-                Event::Closed { task, key, result, .. } => {
+                Event::Elapsed { task, key, at: ends, .. } => {
                     let entry = self.store.entry(task.ix, key).unwrap();
-                    let ends = if result.is_ok() { entry.due() } else { entry.deadline };
-                    assert_eq!(ends, Some(*at), "ends at another time than recorded");
+                    assert_eq!(entry.due().into_iter().chain(entry.deadline).min(), Some(*ends));
+                    assert_eq!(ends, at, "ends at another time than recorded");
                     Some((entry.due(), entry.deadline))
                 }
                 _ => None,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use bide_core::attempt::{Attempt, Fed, Request, Standing, StepOptions};
 use bide_core::event::{Timer, Wait};
 use bide_core::{
-    EntryKey, EntryKind, EntryState, Event, GateSpec, GateUntil, Operation, Outcome, Recall, Refused, RetryPolicy,
-    StepArguments, StepMode, SubStatus, TaskRef, TaskSpec, Time, Value,
+    Address, EntryKey, EntryKind, EntryState, Event, GateSpec, GateUntil, MessageKind, Operation, Outcome, Recall,
+    Refused, RetryPolicy, StepArguments, StepMode, SubStatus, TaskRef, TaskSpec, Time, Value,
 };
 
 use crate::harness::failure;
@@ -229,6 +229,28 @@ fn a_checkpoint_stands_for_the_journal_and_leaves_the_gate() {
     script.enter("a");
     assert_eq!(script.journal("a"), ["gate", "checkpoint"], "a retry keeps the state");
     assert_eq!(script.state.last_checkpoint(A), Some(&number(3)));
+}
+
+#[test]
+fn the_timer_of_a_wait_that_a_checkpoint_dropped_leaves_the_next_one_open() {
+    let mut script = retried(1, false);
+    let address = Address { kind: MessageKind::Signal, name: "tick".into() };
+    let tick = Wait { key: key("tick"), operation: Operation::Message(address), timeout: Some(seconds(60)) };
+    script.open("a", tick.clone());
+    script.close("a", key("tick"), Ok(Value::NONE)).unwrap();
+    let mut timers = script.wait_timers();
+    script.apply(Event::Checkpoint { task: A, attempt: 1, state: number(1) }).unwrap();
+    script.now = script.now.after(seconds(30));
+    script.open("a", tick);
+    let deadline = script.store.entry(0, &key("tick")).unwrap().deadline;
+    timers.append(&mut script.wait_timers());
+    let [(first, dropped), (second, current)] = timers.try_into().unwrap();
+    script.now = first;
+    assert_eq!(script.apply(dropped), Err(Refused::AttemptOver));
+    assert_eq!((script.store.entry(0, &key("tick")).unwrap().state, deadline), (EntryState::Open, Some(second)));
+    script.now = second;
+    script.apply(current).unwrap();
+    assert_eq!(script.store.entry(0, &key("tick")).unwrap().state, EntryState::Failed);
 }
 
 #[test]

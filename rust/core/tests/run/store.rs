@@ -18,7 +18,11 @@ pub(crate) struct Store {
     /// By the numbers of the requests.
     pub(crate) answers: BTreeMap<i64, Result<Value, Failure>>,
     pub(crate) children: Vec<(RunId, RunStatus)>,
+    /// Messages to other runs, by their row numbers.
+    pub(crate) posted: Vec<(i64, Message)>,
     last_seq: i64,
+    /// The run was retried, or an operator has moved deadlines: what else is never written again may be.
+    pub(crate) may_rewrite: bool,
 }
 
 /// The number that the harness's store gives a task.
@@ -37,7 +41,9 @@ impl Store {
             messages: Vec::new(),
             answers: BTreeMap::new(),
             children: Vec::new(),
+            posted: Vec::new(),
             last_seq: 0,
+            may_rewrite: false,
         }
     }
 
@@ -52,14 +58,14 @@ impl Store {
                 Write::Task(row) => {
                     let before = self.rows.insert((row.task, row.map), (*row).clone());
                     let ended = before.is_some_and(|before| before.status.is_ended());
-                    assert!(!ended, "an ended task is written again: {row:?}");
+                    assert!(!ended || self.may_rewrite, "an ended task is written again: {row:?}");
                 }
                 Write::Entry { task, map, entry, .. } => {
                     let before = self.entries.insert((task, map, entry.key.clone()), (*entry).clone());
                     if let Some(before) = before.filter(|before| before.kind() == entry.kind()) {
-                        assert_eq!(entry.deadline, before.deadline, "a deadline moved");
-                        let is_time = entry.kind() == EntryKind::Time;
-                        assert!(!is_time || entry.due() == before.due(), "a due time moved");
+                        assert!(entry.deadline == before.deadline || self.may_rewrite, "a deadline moved");
+                        let free = entry.kind() != EntryKind::Time || before.due() == Some(Time::NEVER);
+                        assert!(free || entry.due() == before.due(), "a due time moved: {before:?} {entry:?}");
                     }
                 }
                 Write::DropEntries { task, map, keys, .. } => {
@@ -67,7 +73,17 @@ impl Store {
                         assert!(self.entries.remove(&(task, map, key.clone())).is_some(), "nothing to drop at {key:?}");
                     }
                 }
-                Write::Message { message, consumed, .. } => self.send(*message, consumed),
+                Write::Message { run, message, consumed } if run == self.run.id.row() => self.send(*message, consumed),
+                Write::Message { run, message, .. } => self.posted.push((run, *message)),
+                Write::Applied { number, .. } => {
+                    let is = |stored: &&mut StoredMessage| stored.message.number == number;
+                    let stored = self.messages.iter_mut().find(is).expect("a request is applied that is not there");
+                    assert!(!std::mem::replace(&mut stored.consumed, true), "a request is applied twice");
+                }
+                Write::DropElements { task, .. } => {
+                    self.rows.retain(|(of, map), _| *of != task || *map == NO_MAP);
+                    self.entries.retain(|(of, map, _), _| *of != task || *map == NO_MAP);
+                }
                 Write::Consumed { number, id, .. } => {
                     let is = |stored: &StoredMessage| match &id {
                         Some(id) => stored.message.id.as_ref() == Some(id),
@@ -85,12 +101,16 @@ impl Store {
                     assert_eq!(before, None, "a request is answered twice");
                 }
                 Write::Run(update) => {
-                    assert!(!self.run.status.is_ended(), "an ended run is written again: {update:?}");
+                    assert!(
+                        !self.run.status.is_ended() || self.may_rewrite,
+                        "an ended run is written again: {update:?}"
+                    );
                     self.run.status = update.status;
                     self.run.failure = update.failure;
                     self.run.ended_at = update.ended_at;
                     self.run.blocked_by = update.blocked_by;
                     self.run.crashes = update.crashes;
+                    self.run.cancel = update.cancel;
                 }
                 Write::Events(_) | Write::Progress(_) => {}
             }

@@ -2,8 +2,8 @@
 
 use bide_core::event::{Timer, Wait};
 use bide_core::{
-    EntryKind, Event, GateSpec, GateUntil, Lookup, Operation, Outcome, Pending, Recall, Refused, RetryPolicy,
-    RunStatus, StepArguments, SubStatus, TaskRef, TaskSpec, TaskStatus, Time, Uses, Value, Write,
+    Address, Effect, EntryKind, Event, GateSpec, GateTime, GateUntil, Lookup, Operation, Outcome, Pending, Recall,
+    Refused, RetryPolicy, RunStatus, StepArguments, SubStatus, TaskRef, TaskSpec, TaskStatus, Time, Uses, Value, Write,
 };
 
 use crate::harness::failure;
@@ -254,6 +254,7 @@ fn events_of_an_attempt_that_is_over_are_refused() {
             proved: true,
             retry: None,
         },
+        Event::Elapsed { task, attempt: 2, key: key("never_opened"), at: Time(1), times_out: true, retry: None },
         recorded,
         Event::Ended { task, attempt: 1, outcome: late.clone() },
         Event::Ended { task: TaskRef { map: 3, ..task }, attempt: 2, outcome: late.clone() },
@@ -307,4 +308,52 @@ fn what_a_recovered_body_waits_for_is_the_wait_that_is_open_now() {
     assert_eq!(script.row("a").blocked_by, None);
     script.open("a", wait("second", EntryKind::Condition));
     assert_eq!(script.blocked_by("a"), "waits for second");
+}
+
+#[test]
+fn a_computed_time_of_a_gate_is_recorded_once_and_stands() {
+    let part = |name: &str, until| GateSpec { name: name.into(), until, timeout: None };
+    let computed = part("grace", GateUntil::Computed);
+    let go = part("go", GateUntil::Message(Address::signal("go")));
+    let first = part("first", GateUntil::Any(vec![go, computed.clone()]));
+    for (gate, number) in [(computed.clone(), 0), (first, 2)] {
+        let mut script = Script::new(gated(&gate, 1));
+        let opened = script.now;
+        let is_asked = |script: &Script| match script.effects[..] {
+            [Effect::Gate { part, deadline: None, .. }] => part == number,
+            _ => false,
+        };
+        assert!(is_asked(&script), "{:?}", script.effects);
+        script.now = script.now.after(seconds(10));
+        script.die();
+        assert!(is_asked(&script), "it was not computed yet: {:?}", script.effects);
+        script.effects.clear();
+
+        let task = script.find("a");
+        let timed = Event::Timed { task, attempt: 0, key: computed.key(), time: GateTime::After(seconds(60)) };
+        script.apply(timed.clone()).unwrap();
+        assert_eq!(script.apply(timed.clone()), Err(Refused::AttemptOver), "it is computed once");
+        let due = opened.after(seconds(60));
+        for _ in 0..2 {
+            assert!(matches!(script.effects[..], [Effect::Timer { at, .. }] if at == due), "{:?}", script.effects);
+            script.die();
+        }
+        assert!(script.state.awaits_gate(task, 0, number, None));
+        script.ring();
+        assert!(script.now >= due);
+        assert_eq!(script.ready(), ["a"]);
+        assert_eq!(script.apply(timed), Err(Refused::AttemptOver));
+    }
+}
+
+#[test]
+fn the_deadline_of_a_gate_ends_it_before_its_computed_time() {
+    let computed = gate("grace", GateUntil::Computed);
+    let mut script = Script::new(gated(&computed, 1));
+    let (opened, task) = (script.now, script.find("a"));
+    let (attempt, key, time) = (0, computed.key(), GateTime::At(script.now.after(seconds(3600))));
+    script.apply(Event::Timed { task, attempt, key, time }).unwrap();
+    script.ring();
+    assert_eq!(script.row("a").status, TaskStatus::Failed);
+    assert!(script.now < opened.after(seconds(70)), "at the deadline, not at its time");
 }

@@ -170,6 +170,24 @@ impl<H: Host> CoroutineBody<H> {
         let _ = self.attempt.lock().suspend();
     }
 
+    /// Whether the run was cancelled.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.run.state.lock().cancel().is_some()
+    }
+
+    /// Whether the body is to be interrupted now, because its run was cancelled or it was cut off. The former is true
+    /// once; a body that only reads its journal gets it at its first call that is not a replay.
+    #[must_use]
+    pub fn take_interrupt(&self) -> bool {
+        if self.has_ended() || self.is_lost() || self.is_replaying() || self.suspending() {
+            return false;
+        }
+        let attempt = self.attempt();
+        let mut state = self.run.state.lock();
+        state.take_interrupt(self.task, attempt) || state.is_fenced(self.task, attempt)
+    }
+
     /// Whether another runner has the run now.
     #[must_use]
     pub fn is_lost(&self) -> bool {
@@ -275,7 +293,7 @@ impl<H: Host> CoroutineBody<H> {
         if !matches!(*slot, Held::None) || self.has_ended() {
             return;
         }
-        *slot = match self.coroutines.resume() {
+        *slot = match self.coroutines.resume(self.run.priority()) {
             Ok(slot) => Held::Slot(slot),
             Err(due) => Held::Due(due),
         };
@@ -308,7 +326,8 @@ impl<H: Host> CoroutineBody<H> {
             };
             fed = match action {
                 Action::CheckLease => {
-                    let holds = self.engine.is_sure_of_lease_async().await && !self.run.is_lost();
+                    let holds =
+                        self.engine.is_sure_of_lease_async().await && !self.run.is_lost() && !self.run.is_over();
                     if holds { Fed::LeaseHeld } else { Fed::LeaseLost }
                 }
                 Action::Recall => {
@@ -334,16 +353,17 @@ impl<H: Host> CoroutineBody<H> {
                     }
                 }
                 Action::Release => self.release(),
-                Action::Sleep(sleep) => self.sleep(&call.key(), sleep).await,
+                Action::Sleep(sleep) => self.sleep(&call, sleep).await,
                 Action::CommitAndAcquire(event) => {
                     let commit = match self.commit_for(&call, *event).await {
                         Fed::Refused(refused) => Err(CallError::Over(refused)),
                         Fed::Stopped => Err(CallError::Suspended),
                         _ => Ok(()),
                     };
-                    Fed::Acquired { commit, slot: self.acquire().await }
+                    let slot = !self.is_held() && self.acquire().await;
+                    Fed::Acquired { commit, slot }
                 }
-                Action::Acquire => Fed::Acquired { commit: Ok(()), slot: self.acquire().await },
+                Action::Acquire => Fed::Acquired { commit: Ok(()), slot: !self.is_held() && self.acquire().await },
                 action => return action,
             };
         }
@@ -401,7 +421,7 @@ impl<H: Host> CoroutineBody<H> {
 
     /// Takes a slot again. False: none is given out any more.
     async fn acquire(&self) -> bool {
-        let resumed = self.coroutines.resume();
+        let resumed = self.coroutines.resume(self.run.priority());
         let slot = match resumed {
             Ok(slot) => slot,
             Err(due) => match due.await {
@@ -416,29 +436,43 @@ impl<H: Host> CoroutineBody<H> {
         true
     }
 
-    async fn sleep(&self, key: &EntryKey, sleep: Sleep) -> Fed {
-        let rung = Arc::new(Notify::new());
+    /// While its run is paused it gets no slot: it is entered again afterwards.
+    fn is_held(&self) -> bool {
+        self.run.state.lock().is_held()
+    }
+
+    async fn sleep(&self, call: &OpenCall, sleep: Sleep) -> Fed {
+        let (key, rung) = (call.key(), Arc::new(Notify::new()));
         let alarm: Arc<dyn Alarm> = Arc::new(Ring(Arc::clone(&rung)));
         let timers = self.engine.timers();
         let timer = match sleep {
-            Sleep::Poll(span) => Some(timers.after(span, alarm, 0)),
-            Sleep::Until(due) => {
-                timers.at(due, alarm, 0);
-                None
-            }
-            Sleep::Closed => {
-                self.run.set_alarm(self.task, key, alarm, 0);
-                None
-            }
-            Sleep::PollOrClosed(span) => {
-                let timer = timers.after(span, Arc::clone(&alarm), 0);
-                self.run.set_alarm(self.task, key, alarm, 0);
-                Some(timer)
-            }
+            Sleep::Poll(span) | Sleep::PollOrClosed(span) => Some(timers.after(span, Arc::clone(&alarm), 0)),
+            Sleep::Until(due) => timers.at(due, Arc::clone(&alarm), 0),
+            Sleep::Closed => None,
         };
         let _cancelled = CancelTimer(&self.engine, timer);
-        rung.notified().await;
-        Fed::Woken
+        loop {
+            self.run.set_alarm(self.task, &key, Arc::clone(&alarm), 0);
+            rung.notified().await;
+            if self.run.has_deadline() && self.run.is_over() {
+                return Fed::Stopped;
+            }
+            let (closed, deadline) = {
+                let state = self.run.state.lock();
+                (state.closed_entry(self.task, &key).is_some(), state.deadline(self.task, &key))
+            };
+            match sleep {
+                Sleep::Closed | Sleep::PollOrClosed(_) => return Fed::Woken,
+                _ if closed => return Fed::Closed,
+                // Somebody has rung for what is no reason to wake.
+                Sleep::Until(due) if self.engine.now() < due => {}
+                Sleep::Until(_) => return Fed::Woken,
+                Sleep::Poll(_) => {
+                    call.call.lock().set_deadline(deadline);
+                    return Fed::Woken;
+                }
+            }
+        }
     }
 }
 

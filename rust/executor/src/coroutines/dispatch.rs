@@ -32,6 +32,8 @@ pub struct Coroutines<H: Host> {
     emptied: Condvar,
     /// Every run in memory was lost to another runner, and the loop was not told yet.
     lost: AtomicBool,
+    /// A body may have to be interrupted, and the loop was not told yet.
+    interrupted: AtomicBool,
 }
 
 struct State<H: Host> {
@@ -146,6 +148,7 @@ impl<H: Host> Coroutines<H> {
             group: Group::new(),
             emptied: Condvar::new(),
             lost: AtomicBool::new(false),
+            interrupted: AtomicBool::new(false),
         }
     }
 
@@ -224,6 +227,11 @@ impl<H: Host> Coroutines<H> {
         self.lost.load(Ordering::Relaxed) && self.lost.swap(false, Ordering::Acquire)
     }
 
+    /// Whether bodies may have to be interrupted since this was last asked.
+    pub fn take_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed) && self.interrupted.swap(false, Ordering::Acquire)
+    }
+
     /// Queues an event that nobody waits for: for the committer, or with a store that does not block for the loop's next
     /// turn.
     pub(super) fn queue(&self, event: QueuedEvent<H>) {
@@ -268,13 +276,13 @@ impl<H: Host> Coroutines<H> {
     }
 
     /// A slot for a deferred body, now or on the channel. The channel closes if the runner does.
-    pub(super) fn resume(self: &Arc<Self>) -> Result<Slot<H>, oneshot::Receiver<Slot<H>>> {
+    pub(super) fn resume(self: &Arc<Self>, priority: i32) -> Result<Slot<H>, oneshot::Receiver<Slot<H>>> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state.lock();
         if state.closing {
             return Err(receiver);
         }
-        match state.slots.resume(sender) {
+        match state.slots.resume_ranked(sender, priority) {
             Some((no, _)) => Ok(self.slot(no)),
             None => Err(receiver),
         }
@@ -342,7 +350,7 @@ impl<H: Host> Dispatch<H> for Coroutines<H> {
             if state.closing {
                 false
             } else {
-                state.ready.extend(ready.drain(..));
+                Ready::queue(&mut state.ready, ready);
                 state.slots.free() > 0
             }
         };
@@ -368,6 +376,11 @@ impl<H: Host> Dispatch<H> for Coroutines<H> {
             (std::mem::take(&mut state.ready), std::mem::take(&mut state.startable))
         };
         drop(remaining);
+        self.wake();
+    }
+
+    fn interrupt(&self) {
+        self.interrupted.store(true, Ordering::Release);
         self.wake();
     }
 

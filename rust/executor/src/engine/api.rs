@@ -85,6 +85,32 @@ impl<H: Host> Engine<H> {
         self.mail.send(letter)
     }
 
+    /// Asks something of a run, as a message: see [`bide_core::control`]. One that reopens a run has it claimed here, if
+    /// its workflow is registered.
+    ///
+    /// # Errors
+    /// From the store; the request was not made, unless that is unknown.
+    pub fn ask(&self, run: RunId, control: &bide_core::Control) -> Result<Sent, StoreError> {
+        let (address, content) = (control.address(), Ok(control.content()));
+        if control.ask == (bide_core::Ask::Cancel { force: true })
+            && self.live(run).is_none()
+            && self.mail.end_unowned(run, control)?
+        {
+            return Ok(Sent::Stored);
+        }
+        let sent = self.mail.send(Letter { run, address, id: None, content })?;
+        if sent == Sent::Stored && self.live(run).is_none() {
+            self.recovery.recover()?;
+        }
+        Ok(sent)
+    }
+
+    /// How long a body of a run that is cancelled from here on may execute to clean up, and how long that may take by
+    /// the wall.
+    pub fn set_cancel_grace(&self, grace: Duration, limit: Duration) {
+        self.control.set_cancel_grace(grace, limit);
+    }
+
     /// As [`Engine::send`], of many messages: those to runs that are executed here are one commit.
     pub fn send_all(&self, letters: Vec<Letter>) -> Vec<Result<Sent, StoreError>> {
         self.mail.send_all(letters)
@@ -132,6 +158,15 @@ impl<H: Host> Engine<H> {
     /// From the store.
     pub fn handle(&self, id: RunId) -> Result<Handle<H>, StoreError> {
         self.watch.handle(id)
+    }
+
+    /// A new handle of a run of which a settlement was reported that does not hold any more: it was claimed, resumed or
+    /// retried since. Blocks.
+    ///
+    /// # Errors
+    /// From the store.
+    pub fn renewed(&self, handle: &Handle<H>) -> Result<Option<Handle<H>>, StoreError> {
+        self.watch.renewed(handle)
     }
 
     /// Where to wait for a run that is executed elsewhere or not at all.

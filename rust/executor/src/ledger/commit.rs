@@ -125,6 +125,7 @@ impl<H: Host> Ledger<H> {
     ) -> Result<Vec<Creation>, StoreError> {
         let begins = if begin { begins(runs) } else { Vec::new() };
         let mut request = Request::create(lease, std::mem::take(rows), begins);
+        let adopting = engine.adopting();
         self.perform(engine, &mut request);
         let Request { creates, mut outcome, .. } = request;
         let closed = || StoreError::Closed { store: engine.store().name().to_owned() };
@@ -136,6 +137,7 @@ impl<H: Host> Ledger<H> {
         }
         let created = || runs.iter().zip(&creations).filter(|(_, creation)| **creation == Creation::Created);
         created().for_each(|(run, _)| engine.adopt(run));
+        drop(adopting);
         // Adopted before this is asked: a lease that is lost from here on takes them with it.
         if engine.lease() == lease {
             ready.append(&mut outcome.ready);
@@ -162,6 +164,7 @@ impl<H: Host> Ledger<H> {
     ) -> Result<Vec<Creation>, Lost> {
         let begins = if begin { begins(children) } else { Vec::new() };
         let mut request = Request::start(parent, record, std::mem::take(rows), begins);
+        let adopting = engine.adopting();
         self.perform(engine, &mut request);
         let Request { creates, mut outcome, .. } = request;
         let creations = creates.and_then(|creates| {
@@ -169,12 +172,14 @@ impl<H: Host> Ledger<H> {
             creates.creations?.ok().filter(|creations| !creations.is_empty())
         });
         let Some(creations) = creations else {
+            drop(adopting);
             return Err(self.carry_out(engine, outcome).err().unwrap_or(Lost::Stopped));
         };
         let created = !creations.iter().any(Creation::prevents_all);
         if created {
             children.iter().for_each(|child| engine.adopt(child));
         }
+        drop(adopting);
         // Adopted before this is asked: a lease that is lost from here on takes them with it.
         if engine.lease() == parent.lease {
             let mut ready = std::mem::take(&mut outcome.ready);
@@ -386,13 +391,7 @@ impl<H: Host> Ledger<H> {
 
 /// The events that let created runs begin.
 fn begins<H: Host>(runs: &[Arc<Run<H>>]) -> Vec<QueuedEvent<H>> {
-    let begin = |run: &Arc<Run<H>>| QueuedEvent {
-        run: Arc::clone(run),
-        event: Event::Begin,
-        at: run.created_at,
-        completion: None,
-    };
-    runs.iter().map(begin).collect()
+    runs.iter().map(|run| QueuedEvent::new(Arc::clone(run), Event::Begin, run.created_at)).collect()
 }
 
 /// Why a group was not committed: reported once the commit lock is released.

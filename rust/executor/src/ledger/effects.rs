@@ -1,10 +1,13 @@
 //! The commit path: the ledger with what it asks of an engine, and what follows a commit.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
+use bide_core::attempt::polling::timed_out;
+use bide_core::event::Retry;
 use bide_core::record::RunRowId;
 use bide_core::{Effect, Event, RunStatus};
 use bide_store::{Lease, Store, StoreError};
+use bide_sync::RwLockReadGuard;
 
 use super::commit::Ledger;
 use super::group::{Group, QueuedEvent};
@@ -12,6 +15,7 @@ use super::request::Lost;
 use super::upcalls::Upcalls;
 use crate::control::Control;
 use crate::host::{Dispatch, Gate, Host, Ready};
+use crate::ids::IdMaker;
 use crate::runs::run::Run;
 use crate::runs::settled::Settlement;
 use crate::services::timers::{Alarm, Timers};
@@ -25,6 +29,8 @@ pub(crate) struct CommitPath<H: Host> {
     control: Arc<Control<H>>,
     /// Rings when a wait for a time is over.
     timers: Arc<Timers>,
+    /// For what is random in the delays of retries.
+    ids: Arc<IdMaker>,
 }
 
 impl<H: Host> Upcalls<H> for CommitPath<H> {
@@ -72,6 +78,10 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
         self.control.runs.by_row(row)
     }
 
+    fn adopting(&self) -> RwLockReadGuard<'_, ()> {
+        self.control.runs.adopting.read()
+    }
+
     fn adopt(&self, run: &Arc<Run<H>>) {
         self.control.runs.adopt(run);
     }
@@ -84,11 +94,26 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
         match effect {
             Effect::Ready { task } => self.control.dispatch_ready(&mut vec![Ready { run, task }]),
             Effect::Timer { at, event } => {
-                self.timers.at(at, Arc::new(Due { path: Arc::clone(self), run, event: *event }), 0);
+                let is_deadline = matches!(*event, Event::Expired);
+                let due = Due { path: Arc::clone(self), run: Arc::downgrade(&run), event: *event };
+                let key = self.timers.at(at, Arc::new(due), 0);
+                if is_deadline {
+                    run.rare.lock().get_or_insert_default().deadline = key;
+                }
             }
             Effect::Gate { task, attempt, part, deadline } => {
                 self.control.dispatch.gate(Gate { run, task, attempt, part, deadline });
             }
+            Effect::Grace { task, attempt, used, since } => {
+                let (grace, limit) = self.control.cancel_grace();
+                let now = self.control.clock.now();
+                let at = now.after(grace.saturating_sub(used)).min(since.after(limit));
+                let event = Event::GraceOver { task, attempt, grace, limit };
+                let due = Due { path: Arc::clone(self), run: Arc::downgrade(&run), event };
+                self.timers.at(at, Arc::new(due), 0);
+            }
+            Effect::Interrupted { .. } => self.control.dispatch.interrupt(),
+            Effect::PollNow { task } => self.control.dispatch.poll_now(&run, task),
             Effect::Woken { task } => run.ring(task),
             Effect::Answered { request, answer } => self.control.requests.answered(request, &answer),
             Effect::Consumed { number } => run.state.lock().forget_message(number),
@@ -107,6 +132,11 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
                     }
                 }
                 self.control.runs.settle(&run, &Settlement::Run(status));
+                let deadline = run.rare.lock().as_mut().and_then(|rare| rare.deadline.take());
+                if let Some(deadline) = deadline {
+                    self.timers.cancel(deadline);
+                    run.ring_all();
+                }
                 self.control.followers.ring(run.id);
             }
         }
@@ -118,9 +148,9 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
 }
 
 impl<H: Host> CommitPath<H> {
-    pub(crate) fn new(control: &Arc<Control<H>>, timers: &Arc<Timers>) -> Arc<Self> {
+    pub(crate) fn new(control: &Arc<Control<H>>, timers: &Arc<Timers>, ids: &Arc<IdMaker>) -> Arc<Self> {
         let ledger = Ledger::new(Arc::clone(&control.clock), control.store().blocks());
-        Arc::new(Self { ledger, control: Arc::clone(control), timers: Arc::clone(timers) })
+        Arc::new(Self { ledger, control: Arc::clone(control), timers: Arc::clone(timers), ids: Arc::clone(ids) })
     }
 
     /// Leaves an event to the committer: for threads that must not block.
@@ -132,6 +162,13 @@ impl<H: Host> CommitPath<H> {
     /// See [`super::Ledger::commit`].
     pub(crate) fn commit(self: &Arc<Self>, items: &mut Vec<QueuedEvent<H>>, ready: &mut Vec<Ready<H>>) {
         self.ledger.commit(self, items, ready);
+    }
+
+    /// Commits events, and has the bodies executed that may start then. Blocks.
+    pub(crate) fn commit_now(self: &Arc<Self>, items: &mut Vec<QueuedEvent<H>>) {
+        let mut ready = Vec::new();
+        self.commit(items, &mut ready);
+        self.control.dispatch_ready(&mut ready);
     }
 
     /// See [`super::Ledger::commit_own`].
@@ -155,13 +192,26 @@ impl<H: Host> CommitPath<H> {
 
 /// A timer of the run machine.
 struct Due<H: Host> {
+    /// The way that its event takes.
     path: Arc<CommitPath<H>>,
-    run: Arc<Run<H>>,
+    /// Live runs are held elsewhere: the timer of one that has ended, which rings up to years later, must not keep it.
+    run: Weak<Run<H>>,
+    /// What happens at the time.
     event: Event,
 }
 
 impl<H: Host> Alarm for Due<H> {
     fn ring(self: Arc<Self>, _ticket: u64) {
-        self.path.enqueue(Arc::clone(&self.run), self.event.clone());
+        let Some(run) = self.run.upgrade() else { return };
+        let mut event = self.event.clone();
+        if let Event::Elapsed { task, key, times_out: true, retry, .. } = &mut event
+            && key.n == 0
+        {
+            // Of a gate: that is a failed attempt of its task.
+            let failure = timed_out(&run.workflow.graph.name_of(*task), &key.name);
+            let is_retried = H::retries_gate_timeout(&run.workflow.bodies[task.ix as usize], &failure);
+            *retry = is_retried.then(|| Retry { random: self.path.ids.random() });
+        }
+        self.path.enqueue(run, event);
     }
 }

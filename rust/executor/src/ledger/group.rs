@@ -30,6 +30,13 @@ pub(crate) struct QueuedEvent<H: Host> {
     pub(crate) completion: Option<Completion>,
 }
 
+impl<H: Host> QueuedEvent<H> {
+    /// An event whose outcome nobody awaits.
+    pub(crate) const fn new(run: Arc<Run<H>>, event: Event, at: Time) -> Self {
+        Self { run, event, at, completion: None }
+    }
+}
+
 /// The completion channel of an event: gets its outcome once that is committed. Dropped unsent if the engine stops
 /// before.
 pub(crate) type Completion = tokio::sync::oneshot::Sender<Result<(), Refused>>;

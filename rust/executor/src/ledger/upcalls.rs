@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bide_core::Effect;
 use bide_core::record::RunRowId;
 use bide_store::{Lease, Store, StoreError};
+use bide_sync::RwLockReadGuard;
 
 use crate::host::{Host, Ready};
 use crate::runs::run::Run;
@@ -44,6 +45,10 @@ pub(crate) trait Upcalls<H: Host>: Send + Sync {
 
     /// The run with this row number, if it is executed here.
     fn live(&self, row: RunRowId) -> Option<Arc<Run<H>>>;
+
+    /// Runs are about to be created: held until they are adopted, so that no message to one of them is passed over.
+    /// Blocks.
+    fn adopting(&self) -> RwLockReadGuard<'_, ()>;
 
     /// This run is created, and executed here from now on.
     fn adopt(&self, run: &Arc<Run<H>>);

@@ -59,10 +59,11 @@ impl<H: Host> Children<H> {
         for (start, request) in starts.iter_mut().zip(requests) {
             start.run = self.ids.next(now);
             let request = RunRequest { parent: Some(Box::new(ParentRun { id: parent.id, depth })), ..request };
+            let request = request.with_deadline(&workflow.graph, now);
             let child = Arc::new(Run::new(workflow, parent.lease, state(start.run), request, now));
             let above = Parent { run: parent.id, task: number, map, key: start.key.clone(), depth };
             let new = NewRun::new(start.run, workflow.number, workflow.version, now).with_parent(Some(Arc::new(above)));
-            rows.push(new.with_inputs(packed(&child.inputs)));
+            rows.push(new.with_inputs(packed(&child.inputs)).with_options(child.options.clone()));
             children.push(child);
         }
         let begins = children.len() <= BEGIN;
@@ -86,15 +87,8 @@ impl<H: Host> Children<H> {
         }
         if !begins {
             for some in children.chunks(BEGIN) {
-                let begin = |run: &Arc<Run<H>>| QueuedEvent {
-                    run: Arc::clone(run),
-                    event: Event::Begin,
-                    at: now,
-                    completion: None,
-                };
-                let mut ready = Vec::new();
-                self.path.commit(&mut some.iter().map(begin).collect(), &mut ready);
-                self.control.dispatch_ready(&mut ready);
+                let begin = |run: &Arc<Run<H>>| QueuedEvent::new(Arc::clone(run), Event::Begin, now);
+                self.path.commit_now(&mut some.iter().map(begin).collect());
             }
         }
         // Adopted before this is asked, stopped before all are settled: one of the two sees the other.
@@ -155,12 +149,10 @@ impl<H: Host> Children<H> {
         for child in unended {
             if let Some(status) = children.get(&child).copied().filter(|status| status.is_ended()) {
                 let (run, event) = (Arc::clone(&run), Event::ChildEnded { run: child, status });
-                items.push(QueuedEvent { run, event, at, completion: None });
+                items.push(QueuedEvent::new(run, event, at));
             }
         }
-        let mut ready = Vec::new();
-        self.path.commit(&mut items, &mut ready);
-        self.control.dispatch_ready(&mut ready);
+        self.path.commit_now(&mut items);
         let open: HashSet<RunRowId> = run.state.lock().unended_children().iter().map(|child| child.row()).collect();
         self.elsewhere.lock().retain(|child, of| *of != parent || open.contains(child));
         Ok(())

@@ -133,6 +133,6 @@ impl Followers {
 pub struct Followed {
     /// The events, in order.
     pub events: Vec<StoredEvents>,
-    /// The run has ended: there will be no more than these, and those that follow them in the store.
+    /// The run had ended before these were read. If fewer than were asked for came, they are the last.
     pub ended: bool,
 }

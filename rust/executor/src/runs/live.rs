@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use bide_core::RunId;
 use bide_core::record::RunRowId;
 use bide_store::ChangedRuns;
-use bide_sync::Mutex;
+use bide_sync::{Mutex, RwLock};
 
 use crate::host::Host;
 use crate::runs::run::Run;
@@ -19,14 +19,14 @@ pub(crate) struct LiveRuns<H: Host> {
     /// Runs that are executed elsewhere or not at all, with where callers here wait for them. By row number, since
     /// changes name runs by it.
     watched: Mutex<BTreeMap<(RunRowId, RunId), Weak<Settled>>>,
-    /// Held while a run is read and becomes one that is executed here, and while messages are handed out: one that
-    /// comes in between is seen by one of the two.
-    pub(crate) adopting: Mutex<()>,
+    /// Held for reading from before a run is created or read until it is executed here, and for writing while messages are
+    /// read for all runs: one that comes in between reaches its run by one of the two.
+    pub(crate) adopting: RwLock<()>,
 }
 
 impl<H: Host> Default for LiveRuns<H> {
     fn default() -> Self {
-        Self { live: Mutex::default(), watched: Mutex::default(), adopting: Mutex::default() }
+        Self { live: Mutex::default(), watched: Mutex::default(), adopting: RwLock::default() }
     }
 }
 
@@ -37,7 +37,8 @@ impl<H: Host> LiveRuns<H> {
     }
 
     pub(crate) fn get(&self, id: RunId) -> Option<Arc<Run<H>>> {
-        self.by_row(id.row())
+        // The row number is only a part of an id.
+        self.by_row(id.row()).filter(|run| run.id == id)
     }
 
     /// The run with this row number.

@@ -60,14 +60,12 @@ impl LiveOutput {
         state.lock().outbox.take(ends, steady()).map(|published| Event::Published(Box::new(published)))
     }
 
-    /// How far a task has come.
-    pub(crate) fn progress_of(&self, task: TaskRef) -> Option<Progress> {
-        self.0.get()?.lock().outbox.progress_of(task).cloned()
-    }
-
-    /// Whether any body has shown something.
-    pub(crate) fn is_used(&self) -> bool {
-        self.0.get().is_some()
+    /// How far each task and element has come that has said so, in order.
+    pub(crate) fn progress_of_all(&self) -> Vec<(TaskRef, Progress)> {
+        let Some(state) = self.0.get() else { return Vec::new() };
+        let mut all: Vec<_> = state.lock().outbox.progress_of_all().map(|(task, one)| (task, one.clone())).collect();
+        all.sort_unstable_by_key(|(task, _)| *task);
+        all
     }
 
     /// How far a task had come in an earlier process.

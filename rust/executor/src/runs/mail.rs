@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use bide_core::control::{Cancel, Control as Asked};
 use bide_core::record::RunRowId;
 use bide_core::{Address, Event, Failure, Message, MessageKind, Refused, RunId, StoredMessage, Value};
 use bide_store::{Changes, Sent, StoreError};
@@ -15,6 +16,7 @@ use crate::host::Host;
 use crate::ids::IdMaker;
 use crate::ledger::{CommitPath, Lost, QueuedEvent};
 use crate::runs::run::Run;
+use crate::runs::settled::Settlement;
 
 /// Sends messages, and hands those of others to the runs that are executed here.
 pub(crate) struct Mail<H: Host> {
@@ -59,6 +61,20 @@ impl<H: Host> Mail<H> {
         self.send_numbered(self.ids.message(), letter)
     }
 
+    /// Ends a run that nobody executes as cancelled, at once. False if somebody does, or it has ended. Blocks.
+    ///
+    /// # Errors
+    /// From the store.
+    pub(crate) fn end_unowned(&self, run: RunId, control: &Asked) -> Result<bool, StoreError> {
+        let store = self.control.store();
+        // Of no version: this only releases the runs of dead runners.
+        store.claim(self.control.lease(), &[], self.control.clock.lease_time(), 0)?;
+        let (number, at) = (self.ids.message(), self.control.clock.now());
+        let (address, content) = (control.address(), Ok(control.content()));
+        let cancel = Cancel { by: control.by.clone(), reason: control.reason.clone(), at };
+        store.end_unowned(run, &cancel, &Message { number, address, id: None, content, sent_at: at })
+    }
+
     /// As [`Mail::send`], with this number for the message.
     pub(super) fn send_numbered(&self, number: i64, letter: Letter) -> Result<Sent, StoreError> {
         let Letter { run: id, address, id: own_id, content } = letter;
@@ -72,6 +88,18 @@ impl<H: Host> Mail<H> {
             return Ok(sent);
         }
         self.control.store().send(id, &message)
+    }
+
+    /// A message was not committed with others. Without an error only the lease was lost, and the store takes it.
+    ///
+    /// # Errors
+    /// Why the engine has stopped, if it has.
+    fn not_committed(&self) -> Result<(), StoreError> {
+        match self.control.stopped() {
+            None => Ok(()),
+            Some(Settlement::Broken(error)) => Err((**error).clone()),
+            Some(_) => Err(StoreError::Closed { store: self.control.store().name().to_owned() }),
+        }
     }
 
     /// Answers a callback. The store decides which answer is the first, because every process may give one.
@@ -119,9 +147,7 @@ impl<H: Host> Mail<H> {
             items.push(QueuedEvent { run, event, at, completion: Some(completion) });
             pending.push(Sending::Here(id, Box::new(message), outcome));
         }
-        let mut ready = Vec::new();
-        self.path.commit(&mut items, &mut ready);
-        self.control.dispatch_ready(&mut ready);
+        self.path.commit_now(&mut items);
         pending.into_iter().map(|sending| self.sent(sending)).collect()
     }
 
@@ -130,12 +156,8 @@ impl<H: Host> Mail<H> {
             Sending::Done(sent) => sent,
             Sending::Here(id, message, mut outcome) => match outcome.try_recv() {
                 Ok(Ok(())) => Ok(Sent::Stored),
-                Ok(Err(Refused::Duplicate)) => Ok(Sent::Duplicate),
-                Ok(Err(Refused::Answered)) => Ok(Sent::Answered),
-                Ok(Err(Refused::IdTaken)) => Ok(Sent::IdTaken),
-                // It is not executed here any more.
-                Ok(Err(Refused::RunOver | Refused::AttemptOver)) => self.control.store().send(id, &message),
-                Err(_) => Err(StoreError::Closed { store: self.control.store().name().to_owned() }),
+                Ok(Err(refused)) => refusal(refused).map_or_else(|| self.control.store().send(id, &message), Ok),
+                Err(_) => self.not_committed().and_then(|()| self.control.store().send(id, &message)),
             },
         }
     }
@@ -150,11 +172,8 @@ impl<H: Host> Mail<H> {
         let event = Event::Message { message: Box::new(message.clone()) };
         match self.path.commit_own(None, run, event) {
             Ok(()) => Ok(Some(Sent::Stored)),
-            Err(Lost::Refused(Refused::Duplicate)) => Ok(Some(Sent::Duplicate)),
-            Err(Lost::Refused(Refused::Answered)) => Ok(Some(Sent::Answered)),
-            Err(Lost::Refused(Refused::IdTaken)) => Ok(Some(Sent::IdTaken)),
-            Err(Lost::Refused(Refused::RunOver | Refused::AttemptOver)) => Ok(None),
-            Err(Lost::Stopped) => Err(StoreError::Closed { store: self.control.store().name().to_owned() }),
+            Err(Lost::Refused(refused)) => Ok(refusal(refused)),
+            Err(Lost::Stopped) => self.not_committed().map(|()| None),
         }
     }
 
@@ -198,22 +217,32 @@ impl<H: Host> Mail<H> {
             return Ok(());
         }
         let mut items = Vec::new();
-        let adopting = self.control.runs.adopting.lock();
+        let adopting = self.control.runs.adopting.write();
         let mail = self.control.store().mail(*seen)?;
         let runs: BTreeSet<RunRowId> = mail.iter().map(|(_, run)| *run).collect();
-        for row in runs {
-            let Some(run) = self.control.runs.by_row(row) else { continue };
+        let read = runs.into_iter().filter_map(|row| self.control.runs.by_row(row)).try_for_each(|run| {
             let messages = self.read(&run)?;
             if !messages.is_empty() {
                 let (event, at) = (Event::Mail { messages }, self.control.clock.now());
-                items.push(QueuedEvent { run, event, at, completion: None });
+                items.push(QueuedEvent::new(run, event, at));
             }
-        }
+            Ok(())
+        });
         drop(adopting);
-        let mut ready = Vec::new();
-        self.path.commit(&mut items, &mut ready);
-        self.control.dispatch_ready(&mut ready);
+        self.path.commit_now(&mut items);
+        // Only now: the looks that have begun end with the commit.
+        read?;
         *seen = mail.last().map_or(*seen, |(seq, _)| *seq);
         self.look_for_answers()
+    }
+}
+
+/// What a sender learns if a run that is executed here refuses its message. `None`: it is not executed here any more.
+fn refusal(refused: Refused) -> Option<Sent> {
+    match refused {
+        Refused::Duplicate => Some(Sent::Duplicate),
+        Refused::Answered => Some(Sent::Answered),
+        Refused::IdTaken => Some(Sent::IdTaken),
+        Refused::RunOver | Refused::AttemptOver | Refused::Cancelled => None,
     }
 }

@@ -78,6 +78,14 @@ impl<H: Host> Recovery<H> {
         }
         let tasks = NewTask::all_of(&graph);
         let stored = self.control.store().register(graph.workflow(), graph.version(), &tasks)?;
+        if !stored.tasks.iter().map(|task| &task.name).eq(tasks.iter().map(|task| &task.name)) {
+            return Err(StoreError::Corrupt(format!(
+                "{}: the recorded tasks of workflow '{}' are not those of its version; the file was changed by another \
+                 program or is damaged",
+                self.control.store().name(),
+                graph.workflow(),
+            )));
+        }
         if stored.signals.as_deref() != graph.signals() {
             self.control.store().declare(stored.version, graph.signals())?;
         }
@@ -194,12 +202,7 @@ impl<H: Host> Recovery<H> {
             for id in claimed {
                 match self.load(workflow, lease, id) {
                     Ok(Some(run)) => {
-                        begin.push(QueuedEvent {
-                            run,
-                            event: Event::Begin,
-                            at: self.control.clock.now(),
-                            completion: None,
-                        });
+                        begin.push(QueuedEvent::new(run, Event::Begin, self.control.clock.now()));
                     }
                     Ok(None) => {}
                     // The others are claimed too: they must begin in any case.
@@ -207,9 +210,7 @@ impl<H: Host> Recovery<H> {
                 }
             }
             let parents: Vec<Arc<Run<H>>> = begin.iter().map(|begin| Arc::clone(&begin.run)).collect();
-            let mut ready = Vec::new();
-            self.path.commit(&mut begin, &mut ready);
-            self.control.dispatch_ready(&mut ready);
+            self.path.commit_now(&mut begin);
             self.control.settle_late_comers();
             let outcome = outcome.and(self.children.watch(&parents)).and(self.enter_for_children(&parents));
             outcome.inspect_err(|error| {
@@ -235,13 +236,11 @@ impl<H: Host> Recovery<H> {
             for (task, attempt, children) in sleeping {
                 if self.any_is_stranded(&children)? {
                     let event = Event::Due { task, attempt, timer: Timer::Reenter };
-                    items.push(QueuedEvent { run: Arc::clone(parent), event, at, completion: None });
+                    items.push(QueuedEvent::new(Arc::clone(parent), event, at));
                 }
             }
         }
-        let mut ready = Vec::new();
-        self.path.commit(&mut items, &mut ready);
-        self.control.dispatch_ready(&mut ready);
+        self.path.commit_now(&mut items);
         Ok(())
     }
 
@@ -267,14 +266,14 @@ impl<H: Host> Recovery<H> {
         lease: Lease,
         id: RunId,
     ) -> Result<Option<Arc<Run<H>>>, StoreError> {
-        let _adopting = self.control.runs.adopting.lock();
+        let _adopting = self.control.runs.adopting.read();
         let Some(mut stored) = self.control.store().load(id)? else { return Ok(None) };
         let corrupt =
             |why: DecodeError| StoreError::Corrupt(format!("run {id} of '{}': {why}", workflow.graph.workflow()));
         let inputs: Inputs = stored.run.unpacked_inputs().map_err(corrupt)?.into();
         let version = (*stored.run.version != *workflow.graph.version()).then_some(workflow.version);
         let (key, created_at) = (stored.run.key.clone(), stored.run.created_at);
-        let failure = stored.run.failure.clone();
+        let (failure, options) = (stored.run.failure.clone(), stored.run.options.clone());
         let progress = std::mem::take(&mut stored.progress);
         let parent = stored.run.parent.map(|id| Box::new(ParentRun { id, depth: stored.run.depth }));
         let state = match RunState::recover(&workflow.graph, &workflow.ids, version, stored) {
@@ -286,7 +285,7 @@ impl<H: Host> Recovery<H> {
                 return Ok(None);
             }
         };
-        let request = RunRequest { parent, ..RunRequest::new(inputs).with_key(key) };
+        let request = RunRequest { parent, ..RunRequest::new(inputs).with_key(key).with_options(options) };
         let run = Arc::new(Run::new(workflow, lease, state, request, created_at));
         for row in progress {
             if let Some(ix) = workflow.ids.iter().position(|id| *id == row.task) {

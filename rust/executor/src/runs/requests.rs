@@ -52,6 +52,11 @@ impl<H: Host> PendingRequest<H> {
     pub fn wait(&self, span: Duration) -> Option<Reply> {
         self.slot.wait(span)
     }
+
+    /// As [`PendingRequest::wait`], for as long as it takes.
+    pub(crate) async fn answered(&self) -> Reply {
+        self.slot.answered().await
+    }
 }
 
 impl<H: Host> Drop for PendingRequest<H> {

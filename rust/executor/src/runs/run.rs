@@ -4,11 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bide_core::attempt::{CallError, Part, PartRequest};
 use bide_core::context::{self, Changes, Conflict};
 use bide_core::record::{RecordedTask, RunRow, StoredRun};
 use bide_core::{
-    DecodeError, EntryKey, Failure, Graph, ProgressRow, RunId, RunState, TaskId, TaskIx, TaskRef, TaskRow, Time, Value,
-    pack,
+    DecodeError, EntryKey, Failure, Graph, Progress, ProgressRow, RunId, RunOptions, RunState, TaskId, TaskIx, TaskRef,
+    TaskRow, Time, Value, pack,
 };
 use bide_sched::Alarm;
 use bide_store::Lease;
@@ -17,6 +18,7 @@ use bide_sync::Mutex;
 use crate::host::{Arg, Args, Host, Ready, Source};
 use crate::runs::live_output::LiveOutput;
 use crate::runs::settled::{Settled, Settlement};
+use crate::services::timers::Key;
 
 /// How many runs begin in one commit, so that what they write is not in memory for all of them at once. Up to this many
 /// begin in the commit that creates them.
@@ -69,6 +71,8 @@ pub struct RunRequest<H: Host> {
     pub key: Option<Arc<str>>,
     /// What the host keeps with it.
     pub local: H::Local,
+    /// Tags, priority and times; none if nothing is said.
+    pub options: Option<Box<RunOptions>>,
     /// The run whose body starts it, if one does.
     pub(crate) parent: Option<Box<ParentRun>>,
 }
@@ -85,13 +89,28 @@ impl<H: Host> RunRequest<H> {
     /// A request with these inputs, in order of name, without a key.
     #[must_use]
     pub fn new(inputs: Inputs) -> Self {
-        Self { inputs, key: None, local: H::Local::default(), parent: None }
+        Self { inputs, key: None, local: H::Local::default(), options: None, parent: None }
     }
 
     /// The same request with a key, or with none.
     #[must_use]
     pub fn with_key(self, key: Option<Arc<str>>) -> Self {
         Self { key, ..self }
+    }
+
+    /// The same request with tags, priority and times.
+    #[must_use]
+    pub fn with_options(self, options: RunOptions) -> Self {
+        Self { options: (!options.is_default()).then(|| Box::new(options)), ..self }
+    }
+
+    /// The same request with the deadline that the workflow's timeout makes: counted from when the run begins.
+    pub(crate) fn with_deadline(mut self, graph: &Graph, now: Time) -> Self {
+        if let Some(timeout) = graph.timeout() {
+            let options = self.options.get_or_insert_default();
+            options.deadline = Some(options.start_at.map_or(now, |at| at.max(now)).after(timeout));
+        }
+        self
     }
 
     /// The same request with what the host keeps with the run.
@@ -117,6 +136,8 @@ pub struct Run<H: Host> {
     pub lease: Lease,
     /// The run whose body has started it, if one has.
     pub parent: Option<Box<ParentRun>>,
+    /// Tags, priority and times; none if nothing was said.
+    pub options: Option<Box<RunOptions>>,
     /// Its state. Held only for a transition: never across a commit, a wake-up or a call of a body.
     pub state: Mutex<RunState>,
     /// What the host keeps with it.
@@ -141,12 +162,28 @@ pub(crate) struct Rare<H: Host> {
     reported: HashSet<Conflict>,
     /// What wakes the bodies that sleep until the run machine has closed their wait, with its ticket.
     alarms: HashMap<TaskRef, (Arc<dyn Alarm>, u64)>,
+    /// The timer of the run's deadline.
+    pub(crate) deadline: Option<Key>,
 }
 
 impl<H: Host> Default for Rare<H> {
     fn default() -> Self {
-        Self { overdue: HashMap::new(), notes: HashMap::new(), reported: HashSet::new(), alarms: HashMap::new() }
+        Self {
+            overdue: HashMap::new(),
+            notes: HashMap::new(),
+            reported: HashSet::new(),
+            alarms: HashMap::new(),
+            deadline: None,
+        }
     }
+}
+
+/// The state of a run that begins and must have ended at these times.
+fn timed(mut state: RunState, created_at: Time, options: Option<&RunOptions>) -> RunState {
+    if let Some(options) = options {
+        state.set_times(created_at, options.start_at, options.deadline);
+    }
+    state
 }
 
 impl<H: Host> Run<H> {
@@ -157,7 +194,8 @@ impl<H: Host> Run<H> {
         request: RunRequest<H>,
         created_at: Time,
     ) -> Self {
-        let RunRequest { inputs, key, local, parent } = request;
+        let RunRequest { inputs, key, local, options, parent } = request;
+        let state = timed(state, created_at, options.as_deref());
         Self {
             id: state.id(),
             recovered: state.is_recovered(),
@@ -167,6 +205,7 @@ impl<H: Host> Run<H> {
             created_at,
             lease,
             parent,
+            options,
             state: Mutex::new(state),
             local,
             settled: Settled::default(),
@@ -181,6 +220,16 @@ impl<H: Host> Run<H> {
         self.parent.as_ref().map_or(0, |parent| parent.depth)
     }
 
+    /// Of what is ready the tasks of runs with a higher one go first.
+    pub(crate) fn priority(&self) -> i32 {
+        self.options.as_ref().map_or(0, |options| options.priority)
+    }
+
+    /// Whether it ends at a time whatever its bodies do: they are woken then.
+    pub(crate) fn has_deadline(&self) -> bool {
+        self.options.as_ref().is_some_and(|options| options.deadline.is_some())
+    }
+
     /// Whether another runner has it now.
     pub(crate) fn is_lost(&self) -> bool {
         matches!(self.settled.get(), Some(Settlement::Elsewhere))
@@ -189,6 +238,7 @@ impl<H: Host> Run<H> {
     /// The same run under the id of another state: its own id was taken. It must not be shared yet.
     pub(crate) fn renamed(run: Arc<Self>, state: RunState) -> Arc<Self> {
         let run = Arc::into_inner(run).unwrap_or_else(|| unreachable!("a run that is not created is not shared"));
+        let state = timed(state, run.created_at, run.options.as_deref());
         Arc::new(Self { id: state.id(), state: Mutex::new(state), ..run })
     }
 
@@ -212,6 +262,9 @@ impl<H: Host> Run<H> {
             Source::Gate(_, part) => state.gate_value(task, *part).into(),
             Source::ItemOfOutput(_) | Source::ItemOfInput(_) => item(source),
             Source::SameElement(ix) => state.output(TaskRef { ix: *ix, map: task.map }).cloned().into(),
+            Source::Failure(ix) => {
+                state.failure_of(TaskRef::plain(*ix)).map_or(Arg::None, |failed| Arg::Failure(Box::new(failed)))
+            }
             Source::Elements(ix) => state.outcomes(*ix).map_or(Arg::None, |elements| Arg::Elements(Box::new(elements))),
         };
         sources.iter().map(value).collect()
@@ -283,6 +336,19 @@ impl<H: Host> Run<H> {
         packed.into_iter().map(|(ix, blob)| Ok((ix, Changes::unpack(&blob)?))).collect()
     }
 
+    /// Refuses a wait for a message that the workflow does not declare: nothing can satisfy it.
+    pub(crate) fn check_declared(&self, task: TaskIx, parts: &[PartRequest]) -> Result<(), CallError> {
+        let graph = &self.workflow.graph;
+        let message = |part: &PartRequest| match &part.part {
+            Part::Message(address) => graph.undeclared(address),
+            _ => None,
+        };
+        match parts.iter().find_map(message) {
+            None => Ok(()),
+            Some(why) => Err(CallError::Misuse(format!("task '{}' {why}", graph.name(task)))),
+        }
+    }
+
     /// The run as it stands in memory, in the form in which a store returns it, without journals. While the run
     /// continues this may be ahead of its rows; [`crate::Engine::committed`] is not.
     #[must_use]
@@ -296,9 +362,11 @@ impl<H: Host> Run<H> {
                 inputs: packed(&self.inputs),
                 parent: self.parent.as_ref().map(|parent| parent.id),
                 depth: self.depth(),
+                options: self.options.as_deref().cloned().unwrap_or_default(),
                 failure: state.failure().cloned(),
                 ended_at: state.ended_at(),
                 blocked_by: state.blocked_by().cloned(),
+                cancel: state.cancel().cloned(),
                 ..RunRow::new(self.id, Arc::clone(graph.workflow()), graph.version().into(), self.created_at)
             },
             tasks: Arc::clone(&self.workflow.recorded),
@@ -312,15 +380,11 @@ impl<H: Host> Run<H> {
 
     /// How far its tasks have come.
     fn progress(&self) -> Vec<ProgressRow> {
-        if !self.live_output.is_used() {
-            return Vec::new();
-        }
-        let row = |(ix, id): (TaskIx, &TaskId)| {
-            let task = TaskRef::plain(ix);
-            let progress = self.live_output.progress_of(task)?;
-            Some(ProgressRow { run: self.id.row(), task: *id, map: task.map, progress })
+        let row = |(task, progress): (TaskRef, Progress)| {
+            let id = self.workflow.ids[task.ix as usize];
+            ProgressRow { run: self.id.row(), task: id, map: task.map, progress }
         };
-        (0..).zip(&*self.workflow.ids).filter_map(row).collect()
+        self.live_output.progress_of_all().into_iter().map(row).collect()
     }
 
     /// A row with what only this process knows.
@@ -349,6 +413,19 @@ impl<H: Host> Run<H> {
     pub(crate) fn ring(&self, task: TaskRef) {
         let alarm = self.rare.lock().as_mut().and_then(|rare| rare.alarms.remove(&task));
         if let Some((alarm, ticket)) = alarm {
+            alarm.ring(ticket);
+        }
+    }
+
+    /// Whether it has ended or is paused: what its bodies still do is refused.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.settled.get(), Some(Settlement::Run(_)))
+    }
+
+    /// Wakes the bodies that sleep until their waits are closed: the run is over.
+    pub(crate) fn ring_all(&self) {
+        let alarms = self.rare.lock().as_mut().map(|rare| std::mem::take(&mut rare.alarms));
+        for (alarm, ticket) in alarms.into_iter().flatten().map(|(_, alarm)| alarm) {
             alarm.ring(ticket);
         }
     }

@@ -97,7 +97,10 @@ impl<H: Host> Submitter<H> {
         // rows, is behind everything else when it is returned.
         let mut runs: Vec<Arc<Run<H>>> = requests
             .into_iter()
-            .map(|request| Arc::new(Run::new(workflow, lease, state(self.ids.next(now)), request, now)))
+            .map(|request| {
+                let request = request.with_deadline(&workflow.graph, now);
+                Arc::new(Run::new(workflow, lease, state(self.ids.next(now)), request, now))
+            })
             .collect();
         let none: Arc<[u8]> = Arc::new([]);
         let packed = |inputs: &Inputs| if inputs.is_empty() { Arc::clone(&none) } else { packed(inputs) };
@@ -105,7 +108,7 @@ impl<H: Host> Submitter<H> {
             .iter()
             .map(|run| {
                 let new = NewRun::new(run.id, workflow.number, workflow.version, now);
-                new.with_key(run.key.clone()).with_inputs(packed(&run.inputs))
+                new.with_key(run.key.clone()).with_inputs(packed(&run.inputs)).with_options(run.options.clone())
             })
             .collect();
         let _coming = self.control.store().blocks().then(|| Coming::<H>::announce(&self.control.dispatch));
@@ -138,7 +141,7 @@ impl<H: Host> Submitter<H> {
                 continue;
             }
             if !begins {
-                begin.push(QueuedEvent { run: Arc::clone(&run), event: Event::Begin, at: now, completion: None });
+                begin.push(QueuedEvent::new(Arc::clone(&run), Event::Begin, now));
                 if begin.len() == BEGIN {
                     self.path.commit(&mut begin, &mut ready);
                 }

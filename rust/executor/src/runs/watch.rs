@@ -89,6 +89,24 @@ impl<H: Host> Watch<H> {
         }
     }
 
+    /// A new handle of a run of which a settlement was reported that does not hold any more: it was claimed, resumed or
+    /// retried since. Blocks.
+    ///
+    /// # Errors
+    /// From the store.
+    pub(crate) fn renewed(&self, handle: &Handle<H>) -> Result<Option<Handle<H>>, StoreError> {
+        let continues = match handle.settled().get() {
+            _ if self.control.stopped().is_some() => false,
+            Some(Settlement::NotHere(_)) => true,
+            Some(Settlement::Run(status)) if status != RunStatus::Completed => {
+                let standing = self.control.store().standing(handle.id())?;
+                standing.is_some_and(|standing| standing.status != status)
+            }
+            _ => false,
+        };
+        continues.then(|| self.handle(handle.id())).transpose()
+    }
+
     /// Where to wait for a run that is executed elsewhere or not at all.
     ///
     /// # Errors
@@ -119,7 +137,7 @@ impl<H: Host> Watch<H> {
             settled.settle(Settlement::Elsewhere);
             return Ok(());
         };
-        if run.status.is_ended() || run.status == RunStatus::Paused {
+        if run.status.is_ended() || (run.status == RunStatus::Paused && !run.held) {
             settled.settle(Settlement::Run(run.status));
         } else if let Some(why) = self.recovery.why_not_here(&run) {
             settled.settle(Settlement::NotHere(why.to_string()));
@@ -138,7 +156,7 @@ impl<H: Host> Watch<H> {
         Ok(stored)
     }
 
-    /// Says of bodies that wait for a child which nobody executes why that is.
+    /// Adds to the rows of bodies that wait for a child why no runner executes that child.
     fn explain_children(&self, run: &Run<H>, stored: &mut StoredRun) {
         let awaited = run.state.lock().awaited_children();
         for (task, child) in awaited {

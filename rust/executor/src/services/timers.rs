@@ -71,13 +71,13 @@ impl Timers {
         drop(item);
     }
 
-    /// Rings when the wall shows this time, never before.
-    pub(crate) fn at(&self, time: Time, alarm: Arc<dyn Alarm>, ticket: u64) {
+    /// Rings when the wall shows this time, never before. `None`: it never does.
+    pub(crate) fn at(&self, time: Time, alarm: Arc<dyn Alarm>, ticket: u64) -> Option<Key> {
         if time == Time::NEVER {
-            return;
+            return None;
         }
         let due = self.clock.steady() + time.since(self.clock.now());
-        let _ = self.add(due, Some(time), alarm, ticket);
+        Some(self.add(due, Some(time), alarm, ticket))
     }
 
     fn add(&self, due: Duration, wall: Option<Time>, alarm: Arc<dyn Alarm>, ticket: u64) -> Key {

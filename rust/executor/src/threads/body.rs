@@ -125,6 +125,12 @@ impl<H: Host> BodyCx<H> {
         self.attempt.lock().is_suspended()
     }
 
+    /// Whether the run was cancelled.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.run.state.lock().cancel().is_some()
+    }
+
     /// Whether the body has returned.
     #[must_use]
     pub fn has_ended(&self) -> bool {
@@ -187,7 +193,11 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
                 self.run.note_error(self.task, call.last_error());
             }
             *fed = match action {
-                Action::CheckLease if self.engine.is_sure_of_lease(at) && !self.run.is_lost() => Fed::LeaseHeld,
+                Action::CheckLease
+                    if self.engine.is_sure_of_lease(at) && !self.run.is_lost() && !self.run.is_over() =>
+                {
+                    Fed::LeaseHeld
+                }
                 Action::CheckLease => Fed::LeaseLost,
                 Action::Recall => {
                     let recalled = self.attempt.lock().recall(call, &self.run.state.lock());

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bide_core::attempt::polling::Polling;
 use bide_core::event::Retry;
 use bide_core::poll::Progress;
-use bide_core::{Event, Failure, GateSpec, TaskIx, Value};
+use bide_core::{Event, Failure, GateSpec, GateTime, GateUntil, TaskIx, TaskRef, Value};
 use bide_sched::{Queue, RETRY_THREAD_AFTER};
 use bide_sync::{Condvar, Mutex};
 
@@ -20,6 +20,7 @@ use crate::engine::api::At;
 use crate::host::{Attached, Gate, Host, Polled};
 use crate::ledger::QueuedEvent;
 use crate::log::Level;
+use crate::runs::run::Run;
 use crate::threads::pool::Pool;
 
 /// Polls that are due within this span are taken one after the other without a sleep.
@@ -116,6 +117,12 @@ pub trait GateWorker<H: Host>: Attached {
     /// Asks a gate's condition. Never panics.
     fn poll_gate(&mut self, gate: &Gate<H>) -> Polled;
 
+    /// Computes the time of a gate that waits for one of [`GateUntil::Computed`]. Never panics.
+    ///
+    /// # Errors
+    /// How the gate fails.
+    fn gate_time(&mut self, gate: &Gate<H>) -> Result<GateTime, Failure>;
+
     /// Whether the task's retry policy covers a failure of its gate.
     fn retries(&mut self, gate: &Gate<H>, failure: &Failure) -> bool;
 
@@ -154,6 +161,23 @@ impl<H: Host> Gates<H> {
         if self.state.lock().put(item, false) {
             self.changed.notify_all();
         }
+    }
+
+    /// Has the gate of a task asked now. Takes time for each gate: nobody asks for it often.
+    pub(crate) fn poll_now(&self, engine: &Engine<H>, run: &Arc<Run<H>>, task: TaskRef) {
+        let (mut state, now) = (self.state.lock(), nanos(engine.clock().steady()));
+        for slow in [false, true] {
+            let queue = std::mem::take(if slow { &mut state.slow } else { &mut state.quick });
+            let mut rest = queue;
+            while let Some(mut item) = rest.pop() {
+                if item.gate.task == task && Arc::ptr_eq(&item.gate.run, run) {
+                    item.due = now;
+                }
+                state.put(item, slow);
+            }
+        }
+        drop(state);
+        self.changed.notify_all();
     }
 
     /// When the first gate is asked next, by the steady clock. The clock may have been moved by hand: the threads look at
@@ -360,6 +384,15 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
             gates.polled(me, None);
             return None;
         }
+        if gate.spec().is_some_and(|spec| spec.until == GateUntil::Computed) {
+            let time = cx.gate_time(gate);
+            *now = self.clock().steady();
+            gates.polled(me, None);
+            return match time {
+                Ok(time) => self.gate_timed(&item.gate, time),
+                Err(failure) => self.gate_closed(&item.gate, Err(failure), cx),
+            };
+        }
         let policy = H::gate_policy(&gate.workflow().bodies[gate.task.ix as usize], gate.part);
         let mut polling = Polling::with_progress(policy, gate.deadline, item.progress);
         let polled = cx.poll_gate(gate);
@@ -375,6 +408,12 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
         };
         gates.polled(me, None);
         self.gate_closed(&item.gate, result, cx)
+    }
+
+    fn gate_timed(&self, gate: &Gate<H>, time: GateTime) -> Option<QueuedEvent<H>> {
+        let key = gate.spec().map(GateSpec::key)?;
+        let event = Event::Timed { task: gate.task, attempt: gate.attempt, key, time };
+        Some(QueuedEvent { run: Arc::clone(&gate.run), event, at: self.clock().now(), completion: None })
     }
 
     fn gate_closed<C: GateWorker<H>>(

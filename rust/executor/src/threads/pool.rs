@@ -144,6 +144,18 @@ impl<H: Host> Dispatch<H> for Pool<H> {
         }
     }
 
+    fn poll_now(&self, run: &Arc<Run<H>>, task: TaskRef) {
+        if let Some(engine) = self.engine() {
+            self.gates.poll_now(&engine, run, task);
+        }
+    }
+
+    fn interrupt(&self) {
+        if let Some(coroutines) = &self.coroutines {
+            coroutines.interrupt();
+        }
+    }
+
     fn close(&self) {
         self.workers.close();
         self.gates.close();
@@ -223,6 +235,10 @@ impl<H: Host> Upcalls for Engine<H> {
     fn show_start(&self, body: Executing<H>) {
         let Executing { run, task, attempt } = body;
         self.enqueue(run, Event::Started { task, attempt });
+    }
+
+    fn priority(job: &Ready<H>) -> i32 {
+        job.run.priority()
     }
 
     fn set_blocked(job: &Ready<H>, by: Option<String>) {

@@ -36,10 +36,12 @@ pub(super) struct BodyState {
     attempt: Mutex<Attempt>,
     /// How long it has been deferred.
     deferred: Mutex<Deferred>,
+    /// Wakes it while it sleeps until a time or its next poll.
+    woken: Arc<Closed>,
 }
 
 /// Wakes a body whose wait was closed.
-struct Closed(Arc<Notify>);
+struct Closed(Notify);
 
 impl Alarm for Closed {
     fn ring(self: Arc<Self>, _ticket: u64) {
@@ -99,7 +101,8 @@ impl BodyState {
             attempt.end();
         }
         let (lane, attempt) = (Arc::clone(lane), Mutex::new(attempt));
-        Arc::new(Self { lane, run, task, turn: body.turn, attempt, deferred: Mutex::default() })
+        let (deferred, woken) = (Mutex::default(), Arc::new(Closed(Notify::new())));
+        Arc::new(Self { lane, run, task, turn: body.turn, attempt, deferred, woken })
     }
 
     pub(super) fn engine(&self) -> &Arc<Engine<Closures>> {
@@ -155,7 +158,8 @@ impl BodyState {
 
     /// Whether the body may show something now: see [`Attempt::may_show`].
     pub(super) fn may_show(&self) -> Result<Option<Arc<str>>, CallError> {
-        self.attempt.lock().may_show(Standing { lost: self.run.is_lost(), ..Standing::default() })
+        let (lost, caller) = (self.run.is_lost(), Caller::Future(within::here()));
+        self.attempt.lock().may_show(Standing { lost, caller, ..Standing::default() })
     }
 
     /// Feeds a call, and carries out its actions up to one that needs the user's code.
@@ -179,7 +183,12 @@ impl BodyState {
                 Action::Release => self.release(),
                 Action::Sleep(Sleep::Closed) => self.sleep_until_closed(call, None).await,
                 Action::Sleep(Sleep::PollOrClosed(span)) => self.sleep_until_closed(call, Some(span)).await,
-                Action::Sleep(sleep) => self.sleep(sleep).await,
+                Action::Sleep(sleep) => {
+                    let fed = self.sleep(call, sleep).await;
+                    let deadline = self.run.state.lock().deadline(self.task, call.key());
+                    call.set_deadline(deadline);
+                    fed
+                }
                 Action::CommitAndAcquire(event) => self.commit_and_acquire(call, Some(*event)).await,
                 Action::Acquire => self.commit_and_acquire(call, None).await,
                 Action::Read => {
@@ -259,9 +268,10 @@ impl BodyState {
         Fed::Released
     }
 
-    /// Sleeps, unless the runner closes.
-    async fn sleep(&self, sleep: Sleep) -> Fed {
+    /// Sleeps until a time or the next poll, or until the run machine has closed the wait, unless the runner closes.
+    async fn sleep(&self, call: &Call, sleep: Sleep) -> Fed {
         let mut phase = self.engine().dispatch().phase();
+        self.run.set_alarm(self.task, call.key(), Arc::clone(&self.woken) as Arc<dyn Alarm>, 0);
         loop {
             let span = match sleep {
                 Sleep::Poll(span) => span,
@@ -271,7 +281,11 @@ impl BodyState {
             tokio::select! {
                 biased;
                 () = Phase::ended(&mut phase, Phase::Open) => return Fed::Stopped,
+                () = self.woken.0.notified() => {}
                 () = tokio::time::sleep(span) => {}
+            }
+            if self.run.state.lock().closed_entry(self.task, call.key()).is_some() {
+                return Fed::Closed;
             }
             match sleep {
                 Sleep::Until(due) if due > self.engine().clock().now() => {}
@@ -283,12 +297,12 @@ impl BodyState {
     /// Sleeps until the run machine has closed the wait, at most for a span, unless the runner closes.
     async fn sleep_until_closed(&self, call: &Call, span: Option<Duration>) -> Fed {
         let mut phase = self.engine().dispatch().phase();
-        let closed = Arc::new(Notify::new());
-        self.run.set_alarm(self.task, call.key(), Arc::new(Closed(Arc::clone(&closed))), 0);
+        let closed = Arc::new(Closed(Notify::new()));
+        self.run.set_alarm(self.task, call.key(), Arc::clone(&closed) as Arc<dyn Alarm>, 0);
         tokio::select! {
             biased;
             () = Phase::ended(&mut phase, Phase::Open) => Fed::Stopped,
-            () = closed.notified() => Fed::Woken,
+            () = closed.0.notified() => Fed::Woken,
             () = tokio::time::sleep(span.unwrap_or(Duration::MAX)) => Fed::Woken,
         }
     }
@@ -303,7 +317,11 @@ impl BodyState {
                 _ => Ok(()),
             },
         };
-        let slot = self.engine().dispatch().resume(self.engine()).await;
+        if self.run.state.lock().is_held() {
+            // While its run is paused it gets no slot: it is entered again afterwards.
+            return Fed::Acquired { commit, slot: false };
+        }
+        let slot = self.engine().dispatch().resume(self.engine(), self.run.priority()).await;
         let acquired = slot.is_some();
         if let Some(slot) = slot {
             self.lane.keep_slot(self.turn, slot);

@@ -190,7 +190,7 @@ impl OnTokio {
         if state.closing {
             fresh.clear();
         }
-        state.ready.extend(fresh.drain(..));
+        Ready::queue(&mut state.ready, fresh);
         if commits && state.ready.is_empty() && !self.group.is_empty() {
             return NextStep::Commit;
         }
@@ -219,14 +219,14 @@ impl OnTokio {
     }
 
     /// Waits for a slot to resume a deferred body. `None` if the runner closes first.
-    pub(super) async fn resume(&self, engine: &Arc<Engine<Closures>>) -> Option<Slot> {
+    pub(super) async fn resume(&self, engine: &Arc<Engine<Closures>>, priority: i32) -> Option<Slot> {
         let receiver = {
             let mut state = self.state.lock();
             if state.closing {
                 return None;
             }
             let (sender, receiver) = oneshot::channel();
-            if let Some((no, _)) = state.slots.resume(sender) {
+            if let Some((no, _)) = state.slots.resume_ranked(sender, priority) {
                 return Some(Slot::new(no, engine));
             }
             receiver
@@ -336,7 +336,7 @@ impl Dispatch<Closures> for OnTokio {
             if state.closing {
                 Vec::new()
             } else {
-                state.ready.extend(ready.drain(..));
+                Ready::queue(&mut state.ready, ready);
                 state.start()
             }
         };

@@ -1,6 +1,6 @@
 //! The [`Host`](crate::host::Host) of async closures.
 
-use bide_core::PollPolicy;
+use bide_core::{Failure, PollPolicy};
 
 use super::closures::Closures;
 use super::dispatch::OnTokio;
@@ -15,6 +15,10 @@ impl Host for Closures {
 
     fn sources(_body: &ClosureBody) -> &[Source] {
         &[]
+    }
+
+    fn retries_gate_timeout(body: &ClosureBody, failure: &Failure) -> bool {
+        Self::no_panic(|| body.retries(failure)).unwrap_or(false)
     }
 
     fn gate_policy(body: &ClosureBody, part: u16) -> PollPolicy {

@@ -88,7 +88,10 @@ impl RunResult {
             key: run.key,
             status: run.status,
             error: run.failure,
-            blocked_by: run.blocked_by.map(|reason| reason.to_string().into()),
+            blocked_by: match (run.blocked_by, run.cancel) {
+                (Some(reason), _) => Some(reason.to_string().into()),
+                (None, cancel) => cancel.map(|cancel| cancel.text().into()),
+            },
             started_at: wall(run.created_at),
             ended_at: run.ended_at.map(wall),
         }
@@ -120,7 +123,14 @@ impl RunResult {
     }
 
     /// For messages: `: task "a": ValueError: no`.
-    pub(super) fn what_failed(&self) -> String {
+    pub(super) fn how_ended(&self) -> String {
+        if self.status == RunStatus::Cancelled {
+            return format!("was {}", self.blocked_by.as_deref().unwrap_or("cancelled"));
+        }
+        format!("failed{}", self.what_failed())
+    }
+
+    fn what_failed(&self) -> String {
         let Some(error) = &self.error else { return String::new() };
         let failed = |task: &&TaskResult| task.status == TaskStatus::Failed && task.error.as_ref() == Some(error);
         match self.tasks.iter().find(failed) {

@@ -49,7 +49,7 @@ impl RunHandle {
     /// # Errors
     /// [`Error::Failed`] with the whole result if a task failed; else why the run does not continue here.
     pub async fn result(&self) -> Result<RunResult, Error> {
-        let mut handle = self.handle.clone();
+        let mut handle = self.renewed().await?;
         loop {
             let settlement = self.settled(&handle).await?;
             match (settlement, &handle) {
@@ -83,7 +83,16 @@ impl RunHandle {
     /// # Errors
     /// From the store.
     pub async fn status(&self) -> Result<RunStatus, Error> {
-        Ok(self.snapshot(&self.handle).await?.status)
+        Ok(self.snapshot(&self.renewed().await?).await?.status)
+    }
+
+    /// The run as it is executed now: it may have been retried or resumed.
+    async fn renewed(&self) -> Result<Handle<Closures>, Error> {
+        let handle = self.handle.clone();
+        if handle.settled().get().is_none() {
+            return Ok(handle);
+        }
+        blocking(&self.engine, move |engine| Ok(engine.renewed(&handle)?.unwrap_or(handle))).await?
     }
 
     async fn settled(&self, handle: &Handle<Closures>) -> Result<Settlement, Error> {

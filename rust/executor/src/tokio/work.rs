@@ -158,6 +158,7 @@ fn outcome(
         Err(panic) => failed(panic),
         Ok(Err(error)) => match error.end() {
             BodyEnd::Skipped(reason) => Outcome::Skipped { reason },
+            BodyEnd::Failed(failure) if failure.kind == FailureKind::Cancelled => Outcome::Cancelled { failure },
             BodyEnd::Failed(failure) => failed(failure),
             BodyEnd::Unwound => Outcome::Suspended,
         },

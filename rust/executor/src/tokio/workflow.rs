@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::closures::BoxFuture;
 use super::codec::{encode, serialization_failure};
 use super::context::TaskContext;
-use super::kinds::{Condition, Kind, Outcomes, Wait, WaitPart, signals_of, undeclared};
+use super::kinds::{Condition, Kind, Outcomes, Wait, WaitPart};
 use super::task_error::TaskError;
 
 type Call = Box<dyn Fn(TaskContext) -> BoxFuture<'static, Result<Value, TaskError>> + Send + Sync>;
@@ -188,12 +188,13 @@ impl WorkflowBuilder {
     /// what [`TaskContext::gate`] returns.
     #[must_use]
     pub fn gate<T: Send + 'static>(mut self, gate: Wait<'static, T>) -> Self {
-        if let (Err(DefinitionError(why)), Some(spec)) = (gate.validate(), self.specs.last()) {
+        let spec_of_gate = gate.validate().and_then(|()| gate.gate());
+        if let (Err(DefinitionError(why)), Some(spec)) = (&spec_of_gate, self.specs.last()) {
             let why = format!("task '{}': its gate: {why}", spec.name);
             self.refuse(why);
         }
         self.last("gate", |spec, body| {
-            spec.gate = Some(gate.gate());
+            spec.gate = spec_of_gate.ok();
             let (parts, _, finish) = gate.into_parts();
             let value: GateValue = Box::new(move |outcomes| Ok(Box::new(finish(outcomes)?)));
             body.gate = Some(BodyGate { parts, value, type_name: std::any::type_name::<T>() });
@@ -224,14 +225,7 @@ impl WorkflowBuilder {
         if let Some(refused) = self.refused {
             return Err(refused);
         }
-        let graph = Graph::build(&self.name, self.specs, self.fail_fast)?.with_signals(self.signals);
-        for (body, ix) in self.bodies.iter().zip(0..) {
-            let signals = body.gate.iter().flat_map(|gate| signals_of(&gate.parts));
-            if let Some(why) = undeclared(&graph, signals) {
-                let (workflow, task) = (&self.name, graph.name(ix));
-                return Err(DefinitionError(format!("workflow '{workflow}': task '{task}': its gate {why}")));
-            }
-        }
+        let graph = Graph::build(&self.name, self.specs, self.fail_fast)?.with_signals(self.signals)?;
         Ok(Workflow { graph: Arc::new(graph), bodies: self.bodies.into() })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bide_executor::{Event, TaskContext, Workflow};
+use bide_executor::{Event, StepSettings, TaskContext, Workflow};
 use tokio::sync::Notify;
 
 use crate::support::{SOON, on_every_store};
@@ -16,6 +16,8 @@ fn a_closure_emits_events_that_its_caller_reads() {
                 handle.emit("log", &("first", 1)).await?;
                 let within = || async { handle.emit("log", &("step", 2)).await };
                 handle.step("charge", &(), within).await?;
+                let within = || async { handle.emit("log", &("keyed step", 3)).await };
+                handle.step_with(StepSettings::new().key("a"), "fetch", &(), within).await?;
                 handle.progress(1.0, Some(2.0), Some("half"))?;
                 for n in 0..50_000_u32 {
                     handle.emit("many", &n).await?;
@@ -30,7 +32,7 @@ fn a_closure_emits_events_that_its_caller_reads() {
         let log: Vec<Event<(String, u32)>> = handle.events("log", 0).await.unwrap();
         let seen: Vec<_> =
             log.iter().map(|event| (event.offset, event.value.1, event.attempt, event.entry.as_deref())).collect();
-        assert_eq!(seen, [(1, 1, 1, None), (2, 2, 1, Some("charge"))]);
+        assert_eq!(seen, [(1, 1, 1, None), (2, 2, 1, Some("charge")), (3, 3, 1, Some("fetch \"a\""))]);
         assert_eq!(log[0].task, "body");
         let many: Vec<Event<u32>> = handle.events("many", 10).await.unwrap();
         assert_eq!(many.iter().map(|event| event.value).collect::<Vec<_>>(), (10..50_000).collect::<Vec<_>>());

@@ -8,6 +8,7 @@ use bide_executor::{Error, RunHandle, TaskContext, Workflow, after, signal};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use crate::retry;
 use crate::settle::{is_deferred, no_slot_in_use};
 use crate::support::{Place, SOON, on_every_store, row};
 
@@ -231,5 +232,22 @@ fn a_signal_reaches_a_run_that_another_runner_executes() {
         assert_eq!(decided(&run, "ask").await, decision());
         other.close().await;
         owner.close().await;
+    });
+}
+
+#[test]
+fn a_gate_that_times_out_is_retried_if_its_task_says_so() {
+    on_every_store(|place| async move {
+        let gated = |name, covers: bool| {
+            let workflow = Workflow::builder(name).task("gated", |_| async { Ok(()) });
+            let gate = signal::<()>("go").timeout(SOON);
+            workflow.gate(gate).retry(retry(3)).retry_if(move |_| covers).build().unwrap()
+        };
+        let runner = place.runner(1);
+        for (workflow, attempts) in [(gated("retried", true), 3), (gated("once", false), 1)] {
+            let error = runner.run(&workflow, ()).await.unwrap_err();
+            assert_eq!(error.run_failed().unwrap().result.task("gated").unwrap().attempts, attempts);
+        }
+        runner.close().await;
     });
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bide_executor::core::attempt::{Part, PartRequest};
 use bide_executor::core::event::Retry;
 use bide_executor::core::{
-    Failure, FailureKind, Graph, Outcome, PollPolicy, RetryPolicy, RunStatus, TaskSpec, Value, Write, context,
+    Failure, FailureKind, GateTime, Graph, Outcome, PollPolicy, RetryPolicy, RunStatus, TaskSpec, Value, Write, context,
 };
 use bide_executor::store::{LEASE, MemoryStore, Store};
 use bide_executor::{
@@ -103,6 +103,10 @@ impl GateWorker<Threads> for Thread {
     fn poll_gate(&mut self, gate: &Gate<Threads>) -> Polled {
         let task = &gate.workflow().bodies[gate.task.ix as usize];
         if task.ledger.third_poll() { Polled::True(Value::NONE) } else { Polled::False }
+    }
+
+    fn gate_time(&mut self, _gate: &Gate<Threads>) -> Result<GateTime, Failure> {
+        unreachable!("no gate computes its time")
     }
 
     fn retries(&mut self, _gate: &Gate<Threads>, _failure: &Failure) -> bool {

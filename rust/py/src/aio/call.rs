@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bide_core::attempt::{Action, Fed, Request, StepOptions, reply_name};
+use bide_core::attempt::{Action, Fed, Request, StepOptions, child_name, reply_name};
 use bide_core::{EntryKey, RecordKind, RetryPolicy, StepArguments, Value};
-use bide_executor::{CallError, Host, Polled};
+use bide_executor::{CallError, Host, Polled, new_token};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -69,7 +69,7 @@ impl PyCall {
         panics::method(|| {
             let (name, proof, codec, key, once) = described;
             let mut policy = RetryPolicy::NONE;
-            let retry = retry.map(|retry| read_retry(&retry, &mut policy)).transpose()?;
+            let retry = retry.map(|retry| read_retry(&retry, &mut policy, false)).transpose()?;
             let (proof, older) = (proof.map(Into::into), older.map(Into::into));
             let arguments = StepArguments { proof, older, advice: Python3::STEP_ADVICE };
             let options = StepOptions { keyed: key.is_some(), once, retry: retry.as_ref().map(|_| policy) };
@@ -99,11 +99,13 @@ impl PyCall {
         })
     }
 
-    /// A callback that is made, with its secret.
+    /// A callback that is made.
     #[staticmethod]
-    fn callback(coroutine: &Bound<'_, PyCoroutine>, name: &str, secret: &str, within: u8) -> PyResult<Self> {
+    fn callback(coroutine: &Bound<'_, PyCoroutine>, name: &str, within: u8) -> PyResult<Self> {
         panics::method(|| {
-            let value = Value::tagged(b's', secret.as_bytes());
+            let (py, own) = (coroutine.py(), coroutine.get());
+            let token = new_token(own.body(py)?.run().id).map_err(|error| own.error(py, &error))?;
+            let value = token.to_value();
             let request = Request::Record { kind: RecordKind::Callback, value };
             Self::begin(coroutine, &name.into(), request, within, What::Record)
         })
@@ -335,18 +337,21 @@ impl PyCall {
                 let What::Wait(_, known) = &state.what else { return Ok(PyList::empty(py)) };
                 (if parts.is_empty() { vec![whole] } else { parts }, known.clone())
             };
-            let ended = |at: usize| {
-                let id = known.get(at).copied().flatten();
-                children::ended_by(py, body.engine(), id, |id| body.take_child(id))
-            };
-            let outcomes = outcomes(py, &body.task_name(), parts, ended)?;
-            let last = {
+            let mut raised = {
                 let mut state = self.state.lock();
-                let What::Wait(asked, _) = &mut state.what else { return Ok(outcomes) };
+                let What::Wait(asked, _) = &mut state.what else { return Ok(PyList::empty(py)) };
                 asked.iter_mut().filter_map(|asked| Some((asked.part, asked.last.take()?))).collect::<Vec<_>>()
             };
+            // An exception that did not end its part is not raised: the condition was asked again, or the deadline came
+            // first.
+            raised.retain(|(part, (failure, _))| parts.get(*part) == Some(&Some(Err(failure.clone()))));
+            let ended = |at: usize| {
+                let id = known.get(at).copied().flatten();
+                children::ended_by(py, body.engine(), &body.task_name(), id, |id| body.take_child(id))
+            };
+            let outcomes = outcomes(py, &body.task_name(), parts, ended)?;
             // The exceptions themselves, with their tracebacks, in place of what is stored of them.
-            for (part, (_, raised)) in last {
+            for (part, (_, raised)) in raised {
                 if outcomes.get_item(part)?.is_instance_of::<PyException>() {
                     outcomes.set_item(part, raised.into_err(py).into_value(py))?;
                 }
@@ -399,7 +404,7 @@ impl PyCall {
             let What::Start(starts) = &state.what else { return Ok(Vec::new()) };
             let named = children.into_iter().enumerate().filter_map(|(at, (key, recorded))| {
                 let id = starts.created.get(&at).copied().or(recorded)?;
-                Some((id.to_string(), children::name_of(&key)))
+                Some((id.to_string(), child_name(&key).to_string()))
             });
             Ok(named.collect())
         })

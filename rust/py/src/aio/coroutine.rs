@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Wake;
 
-use bide_core::{NO_MAP, Outcome, TaskRef};
+use bide_core::{Failure, FailureKind, NO_MAP, Outcome, TaskRef};
 use bide_executor::{Args, Begun, CallError, CoroutineBody, Start};
 use bide_sync::Mutex;
+use pyo3::exceptions::asyncio::CancelledError;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
@@ -87,6 +88,7 @@ impl PyCoroutine {
     pub(super) fn error(&self, py: Python<'_>, error: &CallError) -> PyErr {
         match error {
             CallError::Suspended => suspended(py),
+            CallError::Failed(failure) if failure.kind == FailureKind::Cancelled => cancelled(py, failure),
             error => errors::wait(py, error, &self.run.workflow.graph.name_of(self.task)),
         }
     }
@@ -171,8 +173,13 @@ impl PyCoroutine {
     /// It has raised an exception. What to wait for, if anything.
     pub(super) fn ends_by(&self, py: Python<'_>, raised: Raised) -> PyResult<Option<PyPending>> {
         let Some(body) = self.body.get() else { return Ok(None) };
-        let outcome =
-            if body.suspending() { Outcome::Suspended } else { worker::ended_by(py, &self.whose(body), raised) };
+        let outcome = if body.suspending() {
+            Outcome::Suspended
+        } else if body.is_cancelled() && raised.is::<CancelledError>(py) {
+            Outcome::Cancelled { failure: errors::describe_end(py, &raised) }
+        } else {
+            worker::ended_by(py, &self.whose(body), raised)
+        };
         Ok(self.end(outcome))
     }
 }
@@ -184,6 +191,16 @@ pub(super) fn suspended(py: Python<'_>) -> PyErr {
         Ok(exception) => PyErr::from_value(exception),
         Err(error) => error,
     }
+}
+
+/// What a coroutine gets out of its wait when its run is cancelled: a `bide.Cancelled` that is a `CancelledError` too.
+fn cancelled(py: Python<'_>, failure: &Failure) -> PyErr {
+    let make = py.import("bide._loop").and_then(|module| module.getattr("cancellation"));
+    let made = make.and_then(|make| {
+        let message = PyString::new(py, &failure.message());
+        Ok(gil::call1(&make, message.as_any())?.into_bound())
+    });
+    made.map_or_else(|error| error, PyErr::from_value)
 }
 
 #[pymethods]
@@ -313,6 +330,17 @@ impl PyCoroutine {
     #[getter]
     fn suspending(&self) -> bool {
         self.body.get().is_some_and(|body| body.suspending())
+    }
+
+    /// Whether its run was cancelled.
+    #[getter]
+    fn cancelled(&self) -> bool {
+        self.body.get().is_some_and(|body| body.is_cancelled())
+    }
+
+    /// Whether it is to be interrupted now, because its run was cancelled: true once.
+    fn take_interrupt(&self) -> bool {
+        self.body.get().is_some_and(|body| body.take_interrupt())
     }
 
     /// Whether it has returned.

@@ -40,14 +40,21 @@ impl PyGateWatch {
         Self { watch, queue: Arc::clone(queue), may_poll: Arc::default() }
     }
 
-    fn judge(&self, py: Python<'_>, polled: Polled, raised: Option<&Raised>) -> Option<PyPending> {
+    fn judge(&self, py: Python<'_>, polled: Polled, covered: Option<bool>) -> Option<PyPending> {
         let gate = self.watch.gate();
-        let retries = |failure: &Failure| match raised {
-            Some(raised) => worker::matches(&gate.run.workflow.bodies[gate.task.ix as usize], py, raised.value(py)),
-            None => worker::gate_retries(py, gate, failure),
-        };
+        let retries = |failure: &Failure| covered.unwrap_or_else(|| worker::gate_retries(py, gate, failure));
         let span = self.watch.judge(polled, retries)?;
         Some(PyPending::new(&self.queue, Arc::clone(&self.watch).sleep(span)))
+    }
+
+    /// It has raised an exception. If the task's retry policy cannot say whether it covers that, it is not asked again.
+    fn failed(&self, py: Python<'_>, raised: Raised) -> Option<PyPending> {
+        let gate = self.watch.gate();
+        let covered = worker::covers(&gate.run.workflow.bodies[gate.task.ix as usize], py, raised.value(py));
+        let failure = errors::describe_end(py, covered.as_ref().err().unwrap_or(&raised));
+        let tolerable = covered.is_ok() && raised.is::<PyException>(py);
+        let polled = if tolerable { Polled::Raised(failure) } else { Polled::Broken(failure) };
+        self.judge(py, polled, Some(covered.is_ok_and(|covered| covered)))
     }
 }
 
@@ -95,7 +102,7 @@ impl PyGateWatch {
             };
             let (run, task) = (&gate.run, gate.task);
             let arguments = Arguments { py, run, task, args: &args, context: context.as_ref(), handle: None };
-            Ok(arguments.call_here(target.condition.bind(py), &target.binding)?.into_bound())
+            Ok(arguments.call_here(target.function.bind(py), &target.binding)?.into_bound())
         })
     }
 
@@ -104,9 +111,7 @@ impl PyGateWatch {
         panics::method(|| {
             let py = value.py();
             let polled = match gil::is_truthy(value) {
-                Err(raised) => {
-                    return Ok(self.judge(py, Polled::Raised(errors::describe_end(py, &raised)), Some(&raised)));
-                }
+                Err(raised) => return Ok(self.failed(py, raised)),
                 Ok(false) => Polled::False,
                 Ok(true) => match names(py)?.plain_codec.encode(value) {
                     Ok(value) => Polled::True(value),
@@ -122,11 +127,6 @@ impl PyGateWatch {
 
     /// It has raised an exception. As `asked`.
     fn raised(&self, py: Python<'_>, exception: Bound<'_, PyAny>) -> PyResult<Option<PyPending>> {
-        panics::method(|| {
-            let raised = Raised::new(py, PyErr::from_value(exception));
-            let failure = errors::describe_end(py, &raised);
-            let polled = if raised.is::<PyException>(py) { Polled::Raised(failure) } else { Polled::Broken(failure) };
-            Ok(self.judge(py, polled, Some(&raised)))
-        })
+        panics::method(|| Ok(self.failed(py, Raised::new(py, PyErr::from_value(exception)))))
     }
 }

@@ -108,6 +108,11 @@ impl PyLoopQueue {
         self.engine.dispatch().coroutines().is_some_and(|coroutines| coroutines.take_lost())
     }
 
+    /// Whether bodies may have to be interrupted since this was last asked.
+    fn take_interrupted(&self) -> bool {
+        self.engine.dispatch().coroutines().is_some_and(|coroutines| coroutines.take_interrupted())
+    }
+
     /// How many coroutines execute or are deferred.
     #[getter]
     fn bodies(&self) -> usize {

@@ -65,7 +65,17 @@ impl<'a, 'py> PlannedChecks<'a, 'py> {
         self.checks.iter_mut().find(|(at, _)| *at == part).map(|(_, check)| check)
     }
 
-    /// Puts the exceptions that the conditions have raised in place of what is stored of them.
+    /// Drops each exception that did not end its part: the condition was asked again, or the deadline came first.
+    fn keep_endings(&mut self, parts: &[Option<Result<Value, Failure>>]) {
+        for (part, check) in &mut self.checks {
+            let ended = parts.get(*part).and_then(Option::as_ref).and_then(|outcome| outcome.as_ref().err());
+            if check.last.as_ref().map(|(failure, _)| failure) != ended {
+                check.last = None;
+            }
+        }
+    }
+
+    /// Puts the exceptions that ended their parts in place of what is stored of them.
     fn put_originals(self, outcomes: &Bound<'py, PyList>) -> PyResult<()> {
         for (part, check) in self.checks {
             if let Some((_, raised)) = check.last
@@ -78,13 +88,14 @@ impl<'a, 'py> PlannedChecks<'a, 'py> {
     }
 }
 
+/// A plan of one part is waited for as that part alone.
 impl Check for PlannedChecks<'_, '_> {
     fn ask(&mut self) -> Polled {
-        Polled::True(Value::NONE)
+        self.ask_part(0)
     }
 
     fn is_unchanged(&mut self) -> bool {
-        true
+        self.is_part_unchanged(0)
     }
 
     fn ask_part(&mut self, part: usize) -> Polled {
@@ -189,6 +200,7 @@ impl PyTaskHandle {
         children::check(py, &own.body, &children)?;
         let mut checks = PlannedChecks::new(own, py, conditions)?;
         let (waited, parts) = own.body.wait_parts(&mut own.here(py), requests, &mut checks);
+        checks.keep_endings(&parts);
         let outcomes = match waited {
             Ok(_) | Err(CallError::Failed(_)) => {
                 let ended = |at| children::ended(py, &own.body, &children, at);

@@ -187,7 +187,7 @@ impl<E: Upcalls> Shared<E> {
 
     fn try_again(&self, job: E::Job) {
         E::set_blocked(&job, None);
-        self.injector.push(job);
+        self.put(job);
     }
 
     /// A body with a handle has ended: one that was held back has another try.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Parker, Permit, PollNo, Pool, Woken};
-use crate::upcalls::Upcalls;
+use crate::upcalls::{Alarm, Upcalls};
 
 /// A thread sleeps with a timeout for up to this long, which saves the wake-up by the timer thread. For longer spans it
 /// is woken: if many threads had timeouts of their own they would all wake, only to wait for their turn.
@@ -22,18 +22,20 @@ impl<E: Upcalls> Pool<E> {
     }
 
     /// Parks a body that has no slot until its next poll: `span` from now, and when it is its turn. `last` is the poll
-    /// before, which ends with this. Blocks.
+    /// before, which ends with this. `set_alarm` gets an alarm that makes it due sooner, and its ticket. Blocks.
     pub fn park_until_poll(
         &self,
         engine: &Arc<E>,
         parker: &Arc<Parker<E>>,
         span: Duration,
         last: Option<PollNo>,
+        set_alarm: impl FnOnce(Arc<dyn Alarm>, u64),
     ) -> Woken {
         self.shared.end_poll(last);
         let ticket = parker.next_ticket();
         if span > SHORT {
             engine.ring_after(span, Arc::clone(parker) as _, ticket);
+            set_alarm(Arc::clone(parker) as _, ticket);
         } else if parker.sleep(span) == Woken::Rung {
             self.shared.poll_due(Arc::clone(parker), ticket);
         }
@@ -52,10 +54,10 @@ impl<E: Upcalls> Pool<E> {
         self.shared.end_poll(poll);
     }
 
-    /// The wait of a body is over: waits for a slot. `None` if the pool closes first. Blocks.
+    /// The wait of a body is over: waits for a slot, which bodies with a higher priority get first. `None` if the pool closes first. Blocks.
     #[must_use]
-    pub fn resume(&self, parker: &Arc<Parker<E>>) -> Option<Permit<E>> {
-        self.shared.resume(parker)
+    pub fn resume(&self, parker: &Arc<Parker<E>>, priority: i32) -> Option<Permit<E>> {
+        self.shared.resume(parker, priority)
     }
 
     /// A body that is suspended while it is parked unwinds, without a slot.

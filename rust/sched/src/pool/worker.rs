@@ -63,7 +63,10 @@ impl<E: Upcalls> Pool<E> {
     pub fn keep(&self, permit: &Permit<E>, ready: &mut Vec<E::Job>) {
         let more = ready.len() > 1;
         for job in ready.drain(..) {
-            permit.deque.push(job);
+            match E::priority(&job) {
+                0 => permit.deque.push(job),
+                priority => self.shared.ranked.push(priority, job),
+            }
         }
         if more {
             self.shared.wake_one();

@@ -97,6 +97,12 @@ impl Messages {
         found.and_then(|seq| self.by_run.remove(&(run, seq)));
     }
 
+    /// The run has acted on a control request, which stays.
+    pub(super) fn apply(&mut self, run: RunRowId, number: i64) {
+        let mut of_run = self.by_run.range_mut((run, 0)..=(run, i64::MAX)).map(|(_, stored)| stored);
+        of_run.find(|stored| stored.message.number == number).into_iter().for_each(|stored| stored.consumed = true);
+    }
+
     /// Forgets what belongs to a run.
     pub(super) fn forget(&mut self, run: RunRowId) {
         let of_run: Vec<i64> = self.of_run(run, 0).map(|stored| stored.seq).collect();

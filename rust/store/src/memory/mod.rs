@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{Committed, NewTask, RunRowId, StoredRun, Write};
-use bide_core::{Failure, Message, MessageKind, RunId, RunStatus, StoredEvents, StoredMessage, TaskId, Time, Value};
+use bide_core::{
+    Ask, Cancel, Failure, Message, MessageKind, RunId, RunStatus, StoredEvents, StoredMessage, TaskId, Time, Value,
+};
 use bide_sync::Mutex;
 
 use crate::changes::ChangeLog;
@@ -154,7 +156,7 @@ impl Store for MemoryStore {
             return Err(error);
         }
         let mut changes = None;
-        let mut answered = false;
+        let (mut answered, mut posted) = (false, false);
         for write in commit.batch.drain(..) {
             if skipped.binary_search(&write.run()).is_ok() {
                 continue;
@@ -163,6 +165,17 @@ impl Store for MemoryStore {
                 changes.get_or_insert_with(|| self.changes.lock()).run(update.run);
             }
             answered |= matches!(write, Write::Answer { .. });
+            if let Write::Message { run, message, consumed: false } = &write
+                && message.address.kind == MessageKind::Control
+            {
+                // To another run.
+                posted = true;
+                let found = state.runs.get(run).map(|found| (found.status, found.is_held()));
+                if found.is_some_and(|(status, held)| Ask::reopens(&message.address.name, status, held)) {
+                    state.reopen(*run);
+                    changes.get_or_insert_with(|| self.changes.lock()).run(*run);
+                }
+            }
             let write = match write {
                 Write::Events(new) => {
                     state.append(*new);
@@ -179,6 +192,9 @@ impl Store for MemoryStore {
             }
         }
         drop(changes);
+        if posted {
+            self.changes.unowned();
+        }
         if answered {
             // Another runner may wait for it.
             self.changes.mail();
@@ -204,7 +220,7 @@ impl Store for MemoryStore {
 
     fn unowned(&self) -> Result<Vec<(i64, i64)>, StoreError> {
         let state = &*self.state.lock();
-        let runs = state.unowned.iter().map(|row| &state.runs[row]).filter(|run| run.status != RunStatus::Paused);
+        let runs = state.unowned.iter().map(|row| &state.runs[row]).filter(|run| !run.stands());
         let versions: BTreeSet<(i64, i64)> = runs.map(|run| (run.workflow, run.version)).collect();
         Ok(versions.into_iter().collect())
     }
@@ -239,7 +255,7 @@ impl Store for MemoryStore {
         let runs = &state.runs;
         let fits = |id: &&RunRowId| {
             let run = &runs[*id];
-            run.status != RunStatus::Paused && versions.contains(&run.version)
+            !run.stands() && versions.contains(&run.version)
         };
         let claimed: Vec<RunRowId> = state.unowned.iter().filter(fits).take(limit).copied().collect();
         let mut ids = Vec::with_capacity(claimed.len());
@@ -247,7 +263,9 @@ impl Store for MemoryStore {
             state.unowned.remove(row);
             if let Some(run) = state.runs.get_mut(row) {
                 run.runner = Some(lease.runner);
-                run.status = RunStatus::Running;
+                if !run.is_held() {
+                    run.status = RunStatus::Running;
+                }
                 run.set_marks_aside();
                 ids.push(run.id);
             }
@@ -269,6 +287,7 @@ impl Store for MemoryStore {
             workflow: state.workflows[found.workflow as usize].name.clone(),
             version: state.versions[found.version as usize].hash.clone(),
             runner: found.runner,
+            held: found.is_held(),
         }))
     }
 
@@ -290,12 +309,20 @@ impl Store for MemoryStore {
         let fits = |run: &&MemRun| {
             filter.status.is_none_or(|status| status == run.status)
                 && filter.since.is_none_or(|since| since <= run.created_at)
+                && filter.tags.iter().all(|(name, value)| {
+                    run.options.as_ref().is_some_and(|options| options.tags.get(name) == Some(value))
+                })
+                && filter
+                    .key_prefix
+                    .as_ref()
+                    .is_none_or(|prefix| run.key.as_ref().is_some_and(|key| key.starts_with(&**prefix)))
+                && filter.parent.is_none_or(|parent| run.parent.as_ref().is_some_and(|above| above.run == parent))
                 && filter.workflow.as_ref().is_none_or(|name| **name == *state.workflows[run.workflow as usize].name)
         };
         let mut found: Vec<&MemRun> = state.runs.values().filter(fits).collect();
         found.sort_unstable_by_key(|run| std::cmp::Reverse(run.id.row()));
         found.truncate(filter.limit.unwrap_or(usize::MAX));
-        Ok(found.into_iter().map(|run| state.stored(run)).collect())
+        Ok(found.into_iter().map(|run| state.listed(run)).collect())
     }
 
     fn events(&self, run: RunId, channel: &str, range: EventRange) -> Result<Option<Vec<StoredEvents>>, StoreError> {
@@ -329,6 +356,12 @@ impl Store for MemoryStore {
         {
             return Ok(answered);
         }
+        if kind == MessageKind::Control && Ask::reopens(name, found.status, found.is_held()) {
+            state.reopen(run.row());
+            self.changes.lock().run(run.row());
+            self.changes.unowned();
+            return Ok(state.messages.send(run.row(), message));
+        }
         if found.status.is_ended() {
             return Ok(Sent::Ended(found.status));
         }
@@ -336,7 +369,7 @@ impl Store for MemoryStore {
             if !state.journals.has_callback(found, name) {
                 return Ok(Sent::NoCallback);
             }
-        } else if kind != MessageKind::Withdrawal
+        } else if !matches!(kind, MessageKind::Withdrawal | MessageKind::Control)
             && let Some(signals) = &state.versions[found.version as usize].signals
             && !signals.iter().any(|known| **known == **name)
         {
@@ -347,6 +380,23 @@ impl Store for MemoryStore {
             self.changes.mail();
         }
         Ok(sent)
+    }
+
+    fn end_unowned(&self, run: RunId, cancel: &Cancel, force: &Message) -> Result<bool, StoreError> {
+        let state = &mut *self.state.lock();
+        let row = run.row();
+        let Some(found) = state.runs.get_mut(&row).filter(|found| found.id == run && found.runner.is_none()) else {
+            return Ok(false);
+        };
+        if found.status.is_ended() {
+            return Ok(false);
+        }
+        found.end_cancelled(cancel);
+        state.messages.insert(row, force.clone(), true);
+        drop(state.ended(row, KEPT));
+        self.changes.lock().run(row);
+        self.changes.unowned();
+        Ok(true)
     }
 
     fn messages(&self, run: RunId, after: i64) -> Result<Vec<StoredMessage>, StoreError> {

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
-use bide_core::record::{DoneRow, NewRun, Parent, RunRowId, RunUpdate, Write};
+use bide_core::record::{DoneRow, Mark, NewRun, Parent, RunRowId, RunUpdate, Write};
 use bide_core::{
-    BlockReason, Entry, EntryKey, EntryKind, Failure, NO_MAP, RunId, RunStatus, TaskId, TaskRow, Time, Value,
+    BlockReason, Cancel, Entry, EntryKey, EntryKind, Failure, NO_MAP, RunId, RunOptions, RunStatus, TaskId, TaskRow,
+    TaskStatus, Time, Value,
 };
 
 use super::messages::Messages;
@@ -34,10 +35,14 @@ pub(super) struct MemRun {
     pub(super) blocked_by: Option<BlockReason>,
     /// How often in a row it was found dead with a marked task.
     pub(super) crashes: u32,
+    /// That it was cancelled, if it was.
+    pub(super) cancel: Option<Arc<Cancel>>,
     /// The runner that may execute it; `None`: it has no owner, or it has ended.
     pub(super) runner: Option<i64>,
     /// The body that has started it, if one has.
     pub(super) parent: Option<Arc<Parent>>,
+    /// Tags, priority and times; none if nothing was said.
+    pub(super) options: Option<Box<RunOptions>>,
     /// By task number.
     plain: Vec<Row>,
     /// Rows of elements of mapped tasks in blocks of [`BLOCK`], by task number and number of the block.
@@ -126,8 +131,10 @@ impl MemRun {
             ended_at: None,
             blocked_by: None,
             crashes: 0,
+            cancel: None,
             runner: Some(runner),
             parent: new.parent.clone(),
+            options: new.options.clone(),
             plain: Vec::new(),
             mapped: BTreeMap::new(),
             has_journal: false,
@@ -191,6 +198,31 @@ impl MemRun {
         }
     }
 
+    /// It is paused on request: it has an owner, or waits for one.
+    pub(super) fn is_held(&self) -> bool {
+        self.status == RunStatus::Paused && self.blocked_by.as_ref().is_some_and(BlockReason::is_requested)
+    }
+
+    /// It is paused, and nobody executes it until somebody asks for that.
+    pub(super) fn stands(&self) -> bool {
+        self.status == RunStatus::Paused && !self.is_held()
+    }
+
+    /// Ends it as cancelled, with all tasks that have a row and have not ended.
+    pub(super) fn end_cancelled(&mut self, cancel: &Cancel) {
+        (self.status, self.ended_at, self.blocked_by) = (RunStatus::Cancelled, Some(cancel.at), None);
+        self.cancel = Some(Arc::new(cancel.clone()));
+        for row in self.plain.iter_mut().chain(self.mapped.values_mut().flatten()) {
+            if let Row::Whole(row) = row
+                && !row.status.is_ended()
+            {
+                row.status = TaskStatus::Cancelled;
+                (row.sub_status, row.retry_at, row.mark) = (None, None, Mark::default());
+                (row.ended_at, row.blocked_by) = (Some(cancel.at), Some(cancel.text().into()));
+            }
+        }
+    }
+
     fn update(&mut self, update: RunUpdate) {
         self.status = update.status;
         self.failure = update.failure;
@@ -198,7 +230,8 @@ impl MemRun {
         self.blocked_by = update.blocked_by;
         self.crashes = update.crashes;
         self.version = update.version.unwrap_or(self.version);
-        if self.status.is_ended() {
+        self.cancel = update.cancel;
+        if self.status.is_ended() || self.stands() {
             self.runner = None;
         }
     }
@@ -225,6 +258,15 @@ pub(super) fn apply(
         }
         Write::Message { run, message, consumed } => messages.insert(run, *message, consumed),
         Write::Consumed { run, number, id } => messages.consume(run, number, id.as_deref()),
+        Write::Applied { run, number, .. } => messages.apply(run, number),
+        Write::DropElements { run, task } => {
+            runs.get_mut(&run)?.mapped.retain(|(of, _), _| *of != task);
+            let of_elements = (run, task, 0, EntryKey { name: "".into(), n: 0 });
+            let keys = journals.0.range(of_elements..).take_while(|(key, _)| (key.0, key.1) == (run, task));
+            for key in keys.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+                journals.0.remove(&key);
+            }
+        }
         Write::Answer { run, number, answer, .. } => messages.put_answer(run, number, answer),
         // Kept apart from the runs.
         Write::Events(_) | Write::Progress(_) => {}

@@ -125,6 +125,21 @@ impl State {
         }
     }
 
+    /// Has a run that has ended or stopped executed again: somebody is to claim it.
+    pub(super) fn reopen(&mut self, id: RunRowId) {
+        if let Some(run) = self.runs.get_mut(&id) {
+            if run.status.is_ended()
+                && let Some(options) = &mut run.options
+            {
+                // It is over, and so is that of the same run once more.
+                options.deadline = None;
+            }
+            (run.status, run.ended_at, run.runner) = (RunStatus::Running, None, None);
+            self.unowned.insert(id);
+            self.ended.retain(|ended| *ended != id);
+        }
+    }
+
     /// Whether a run and all runs below it have ended.
     pub(super) fn has_ended(&self, id: RunRowId) -> bool {
         let below = self.children.get(&id).into_iter().flatten();
@@ -205,18 +220,26 @@ impl State {
             runner: run.runner,
             parent: run.parent.as_ref().map(|parent| parent.run),
             depth: run.parent.as_ref().map_or(0, |parent| parent.depth),
+            cancel: run.cancel.clone(),
+            options: run.options.as_deref().cloned().unwrap_or_default(),
         }
     }
 
     pub(super) fn stored(&self, run: &MemRun) -> StoredRun {
+        let (messages, children) = (self.messages.of(run.id.row(), 0), self.children_of(run.id.row()));
+        StoredRun { messages, children, ..self.listed(run) }
+    }
+
+    /// A run as a list has it.
+    pub(super) fn listed(&self, run: &MemRun) -> StoredRun {
         StoredRun {
             run: self.row(run),
             tasks: self.versions[run.version as usize].tasks.clone(),
             rows: run.task_rows(),
             entries: self.journals.entries(run),
-            messages: self.messages.of(run.id.row(), 0),
+            messages: Vec::new(),
             progress: self.live.progress(run.id.row()),
-            children: self.children_of(run.id.row()),
+            children: Vec::new(),
         }
     }
 

@@ -7,7 +7,7 @@ use super::SqliteStore;
 use super::fields::Fields;
 use crate::{EventRange, StoreError};
 
-/// The store gives the offsets: whoever has the run, they go on from the last one that is committed.
+/// The store assigns the offsets: they continue from the last committed one, also when another runner owns the run.
 pub(super) const APPEND: &str = "INSERT INTO event (run, channel, first, count, task, map, attempt, entry, emitted_at, packed) \
      VALUES (?1, ?2, ?3 + coalesce((SELECT first + count FROM event WHERE run = ?1 AND channel = ?2 \
      ORDER BY first DESC LIMIT 1), 1), ?4, ?5, ?6, ?7, ?8, ?9, ?10)";

@@ -46,12 +46,13 @@ const FENCE_OFF: &str = "UPDATE runner SET epoch = epoch + 1, expires = NULL WHE
 const ABANDON: &str = "UPDATE run INDEXED BY run_open SET runner = NULL, epoch = NULL WHERE status < 3 AND runner = ?1";
 const FREE: &str = "SELECT uuid FROM run INDEXED BY run_open \
      WHERE status < 3 AND runner IS NULL AND workflow = (SELECT workflow FROM version WHERE id = ?1) \
-     AND version = ?1 AND status <> 2 ORDER BY id LIMIT ?2";
+     AND version = ?1 AND (status <> 2 OR held) ORDER BY id LIMIT ?2";
 // The pair that follows one: to go from pair to pair takes no time for the many runs of one of them.
 pub(super) const UNOWNED: &str = "SELECT workflow, version FROM run INDEXED BY run_open \
-     WHERE status < 3 AND runner IS NULL AND (workflow, version) > (?1, ?2) AND status <> 2 \
+     WHERE status < 3 AND runner IS NULL AND (workflow, version) > (?1, ?2) AND (status <> 2 OR held) \
      ORDER BY workflow, version LIMIT 1";
-const TAKE: &str = "UPDATE run SET runner = ?2, epoch = ?3, status = 1 WHERE id = ?1";
+const TAKE: &str =
+    "UPDATE run SET runner = ?2, epoch = ?3, status = CASE WHEN held THEN status ELSE 1 END WHERE id = ?1";
 
 /// For the test that no hot statement scans a table.
 #[cfg(test)]

@@ -21,7 +21,7 @@ use crate::changes::ChangeLog;
 /// The least time between two polls that others ask for.
 pub(super) const POLL_PAUSE: Duration = Duration::from_millis(10);
 
-/// The most datagrams that are read at once; so many at most wait in the kernel's queue, where nothing else is set.
+/// The most datagrams that are read at once. The kernel's default queue holds no more.
 const MOST_DATAGRAMS: usize = 16;
 
 /// What the thread shares with those who send.

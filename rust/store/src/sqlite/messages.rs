@@ -2,7 +2,9 @@
 //! the answers to requests.
 
 use bide_core::record::RunRowId;
-use bide_core::{Address, EntryKind, Failure, Message, MessageKind, RunId, RunStatus, StoredMessage, Time, Value};
+use bide_core::{
+    Address, Ask, Cancel, EntryKind, Failure, Message, MessageKind, RunId, RunStatus, StoredMessage, Time, Value,
+};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::SqliteStore;
@@ -11,20 +13,30 @@ use super::workflow::parse_signals;
 use crate::{Sent, StoreError};
 
 /// A run has one message with an id. A consumed one that is there already, sent from elsewhere, is consumed too.
-pub(super) const MESSAGE: &str = "INSERT INTO message (run, number, kind, name, id, value, failure, sent_at) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (run, id) WHERE id IS NOT NULL \
+pub(super) const MESSAGE: &str = "INSERT INTO message (run, number, kind, name, id, value, failure, sent_at, applied_at) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (run, id) WHERE id IS NOT NULL \
      DO UPDATE SET value = NULL, failure = NULL WHERE ?6 IS NULL AND ?7 IS NULL";
 pub(super) const CONSUMED: &str = "DELETE FROM message WHERE number = ?1 AND run = ?2";
+/// The run has acted on a control request.
+pub(super) const APPLIED: &str = "UPDATE message SET applied_at = ?3 WHERE number = ?1 AND run = ?2";
 const CONSUMED_ID: &str = "UPDATE message SET value = NULL, failure = NULL WHERE run = ?1 AND id = ?2";
-const MESSAGES: &str = "SELECT seq, number, kind, name, id, value, failure, sent_at FROM message \
+const MESSAGES: &str = "SELECT seq, number, kind, name, id, value, failure, sent_at, applied_at FROM message \
      WHERE run = ?1 AND seq > ?2 ORDER BY seq";
-pub(super) const ALL_MESSAGES: &str = "SELECT seq, number, kind, name, id, value, failure, sent_at FROM message \
+pub(super) const ALL_MESSAGES: &str = "SELECT seq, number, kind, name, id, value, failure, sent_at, applied_at FROM message \
      WHERE run = ?1 ORDER BY seq";
 const MAIL: &str = "SELECT seq, run FROM message WHERE seq > ?1 ORDER BY seq";
-const RECEIVER: &str = "SELECT r.status, v.signals, o.lock FROM run r LEFT JOIN version v ON v.id = r.version \
+const RECEIVER: &str = "SELECT r.status, v.signals, o.lock, r.held FROM run r LEFT JOIN version v ON v.id = r.version \
      LEFT JOIN runner o ON o.id = r.runner WHERE r.id = ?1 AND r.uuid = ?2";
+const STATUS: &str = "SELECT status, held FROM run WHERE id = ?1";
+/// The deadline of a run that has ended is over, and so is that of the same run once more.
+const REOPEN: &str = "UPDATE run SET deadline = CASE WHEN status < 3 THEN deadline END, status = 1, ended_at = NULL, \
+     runner = NULL, epoch = NULL WHERE id = ?1";
+const END: &str = "UPDATE run SET status = 5, ended_at = ?3, cancel = ?4, blocked_by = NULL, held = 0 \
+     WHERE id = ?1 AND uuid = ?2 AND status < 3 AND runner IS NULL";
+const END_TASKS: &str = "UPDATE task SET status = 6, sub_status = NULL, ended_at = ?2, blocked_by = ?3, entered = 0, \
+     retry_at = NULL WHERE run = ?1 AND status < 3";
 const SAME_ID: &str = "SELECT 1 FROM message WHERE run = ?1 AND id = ?2";
-const ANSWERED: &str = "SELECT seq, number, kind, name, id, value, failure, sent_at FROM message \
+const ANSWERED: &str = "SELECT seq, number, kind, name, id, value, failure, sent_at, applied_at FROM message \
      WHERE run = ?1 AND kind = 2 AND name = ?2";
 const CALLBACK: &str = "SELECT 1 FROM journal WHERE run = ?1 AND kind = ?2 AND value = ?3";
 
@@ -38,7 +50,12 @@ const ANSWER_TO: &str = "SELECT value, failure FROM answer WHERE number = ?1 AND
 pub(super) const HOT: &[&str] = &[
     MESSAGE,
     CONSUMED,
+    APPLIED,
     CONSUMED_ID,
+    STATUS,
+    REOPEN,
+    END,
+    END_TASKS,
     MESSAGES,
     ALL_MESSAGES,
     MAIL,
@@ -57,7 +74,8 @@ pub(super) fn insert(
     message: &Message,
     consumed: bool,
 ) -> rusqlite::Result<usize> {
-    let (value, failure) = columns(Some(&message.content).filter(|_| !consumed));
+    let is_control = message.address.kind == MessageKind::Control;
+    let (value, failure) = columns(Some(&message.content).filter(|_| !consumed || is_control));
     statement.execute(params![
         run,
         message.number,
@@ -67,6 +85,7 @@ pub(super) fn insert(
         value,
         failure,
         message.sent_at.0,
+        (is_control && consumed).then_some(message.sent_at.0),
     ])?;
     Ok(value.map_or(0, <[u8]>::len) + failure.map_or(0, str::len))
 }
@@ -93,6 +112,21 @@ pub(super) fn insert_answer(
     Ok(value.map_or(0, <[u8]>::len) + failure.map_or(0, str::len))
 }
 
+/// Has a run that has ended or stopped executed again: somebody is to claim it.
+fn reopen(connection: &Connection, run: RunRowId) -> rusqlite::Result<()> {
+    connection.prepare_cached(REOPEN)?.execute([run]).map(drop)
+}
+
+/// As `reopen`, if this request asks for it.
+pub(super) fn reopen_row(connection: &Connection, run: RunRowId, request: &str) -> rusqlite::Result<()> {
+    let mut standing = connection.prepare_cached(STATUS)?;
+    let found = standing.query_row([run], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?))).optional()?;
+    match found.and_then(|(status, held)| Some((RunStatus::from_code(status)?, held))) {
+        Some((status, held)) if Ask::reopens(request, status, held) => reopen(connection, run),
+        _ => Ok(()),
+    }
+}
+
 /// A wait has consumed a message.
 pub(super) fn consume(connection: &Connection, run: RunRowId, number: i64, id: Option<&str>) -> rusqlite::Result<()> {
     match id {
@@ -104,7 +138,8 @@ pub(super) fn consume(connection: &Connection, run: RunRowId, number: i64, id: O
 
 pub(super) fn read(fields: &Fields<'_>) -> Result<StoredMessage, StoreError> {
     let (value, failure) = (fields.value(5, "value")?, fields.failure(6, "failure")?);
-    let consumed = value.is_none() && failure.is_none();
+    let applied = fields.time(8, "applied_at")?.is_some();
+    let consumed = applied || (value.is_none() && failure.is_none());
     let content = match failure {
         Some(failure) => Err(failure),
         None => Ok(value.unwrap_or(Value::NONE)),
@@ -121,6 +156,28 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<StoredMessage, StoreError> {
 }
 
 impl SqliteStore {
+    /// Ends a run that nobody executes: see [`crate::Store::end_unowned`].
+    pub(super) fn end_cancelled(&self, run: RunId, cancel: &Cancel, force: &Message) -> Result<bool, StoreError> {
+        let (row, uuid) = (run.row(), run.0.to_be_bytes());
+        let ended = self.transact(|connection| {
+            let blob = cancel.to_blob();
+            let changed = connection.prepare_cached(END)?.execute(params![row, &uuid[..], cancel.at.0, blob])?;
+            if changed == 0 {
+                return Ok(false);
+            }
+            connection.prepare_cached(END_TASKS)?.execute(params![row, cancel.at.0, cancel.text()])?;
+            let mut statement = connection.prepare_cached(MESSAGE)?;
+            insert(&mut statement, row, force, true)?;
+            Ok(true)
+        })?;
+        if ended {
+            self.changes.lock().run(row);
+            self.changes.unowned();
+            self.live()?.wake.tell_watchers(&[row]);
+        }
+        Ok(ended)
+    }
+
     pub(super) fn read_messages(&self, run: RunId, after: i64) -> Result<Vec<StoredMessage>, StoreError> {
         let reader = self.reader()?;
         let explain = |error: rusqlite::Error| self.identity.error(&error);
@@ -154,30 +211,47 @@ impl SqliteStore {
         Ok(Some(failure.map_or_else(|| Ok(value.unwrap_or(Value::NONE)), Err)))
     }
 
-    /// The answer to a callback that is there already.
-    fn first_answer(&self, connection: &Connection, run: RunId, secret: &str) -> rusqlite::Result<Option<Message>> {
+    /// The answer to a callback that is there already, or why it does not read back.
+    fn first_answer(
+        &self,
+        connection: &Connection,
+        run: RunId,
+        secret: &str,
+    ) -> rusqlite::Result<Option<Result<Message, StoreError>>> {
         let mut statement = connection.prepare_cached(ANSWERED)?;
         let mut rows = statement.query(params![run.row(), secret])?;
         let Some(row) = rows.next()? else { return Ok(None) };
         let fields = Fields { row, identity: &self.identity.name, run, table: "message" };
-        Ok(read(&fields).ok().map(|stored| stored.message))
+        Ok(Some(read(&fields).map(|stored| stored.message)))
     }
 
-    /// Stores a message for whoever has the run.
+    /// Stores a message for the run's owner.
     pub(super) fn store_message(&self, run: RunId, message: &Message) -> Result<Sent, StoreError> {
         let mut owner = None;
+        let mut reopened = false;
         let sent = self.transact(|connection| {
             let mut receiver = connection.prepare_cached(RECEIVER)?;
             let found = receiver.query_row(params![run.row(), &run.0.to_be_bytes()[..]], |row| {
                 owner = row.get(2)?;
-                Ok((row.get::<_, i64>(0)?, row.get::<_, Option<String>>(1)?))
+                Ok((row.get::<_, i64>(0)?, row.get::<_, Option<String>>(1)?, row.get::<_, bool>(3)?))
             });
-            let Some((status, signals)) = found.optional()? else { return Ok(Sent::NoRun) };
+            let Some((status, signals, held)) = found.optional()? else { return Ok(Sent::NoRun) };
             let Address { kind, name } = &message.address;
+            if *kind == MessageKind::Control
+                && let Some(status) = RunStatus::from_code(status)
+                && Ask::reopens(name, status, held)
+            {
+                reopen(connection, run.row())?;
+                reopened = true;
+                let mut statement = connection.prepare_cached(MESSAGE)?;
+                insert(&mut statement, run.row(), message, false)?;
+                return Ok(Sent::Stored);
+            }
             if *kind == MessageKind::Answer
                 && let Some(first) = self.first_answer(connection, run, name)?
             {
-                return Ok(if message.repeats(&first) { Sent::Duplicate } else { Sent::Answered });
+                let repeats = first.is_ok_and(|first| message.repeats(&first));
+                return Ok(if repeats { Sent::Duplicate } else { Sent::Answered });
             }
             if let Some(status) = RunStatus::from_code(status).filter(|status| status.is_ended()) {
                 return Ok(Sent::Ended(status));
@@ -188,7 +262,7 @@ impl SqliteStore {
                 if !connection.prepare_cached(CALLBACK)?.exists(params![run.row(), code, secret.as_bytes()])? {
                     return Ok(Sent::NoCallback);
                 }
-            } else if *kind != MessageKind::Withdrawal
+            } else if !matches!(kind, MessageKind::Withdrawal | MessageKind::Control)
                 && let Some(signals) = signals.as_deref().and_then(parse_signals)
                 && !signals.iter().any(|known| **known == **name)
             {
@@ -206,6 +280,11 @@ impl SqliteStore {
         if sent == Sent::Stored {
             self.debt.add(3072);
             let live = self.live()?;
+            if reopened {
+                self.changes.lock().run(run.row());
+                self.changes.unowned();
+                live.wake.poll_others();
+            }
             match owner {
                 Some(byte) if byte != live.lock.own() => live.wake.tell(byte, run.row()),
                 _ => self.changes.mail(),

@@ -20,6 +20,7 @@ mod hint;
 mod lease;
 #[cfg(target_os = "linux")]
 mod listen;
+mod listing;
 mod lock;
 mod messages;
 mod names;
@@ -52,7 +53,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bide_core::record::{NewTask, RunRowId, StoredRun};
-use bide_core::{Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
+use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_sync::{Mutex, MutexGuard};
 use rusqlite::Connection;
 
@@ -351,6 +352,10 @@ impl Store for SqliteStore {
 
     fn delete(&self, run: RunId) -> Result<bool, StoreError> {
         self.delete_one(run)
+    }
+
+    fn end_unowned(&self, run: RunId, cancel: &Cancel, force: &Message) -> Result<bool, StoreError> {
+        self.end_cancelled(run, cancel, force)
     }
 
     fn send(&self, run: RunId, message: &Message) -> Result<Sent, StoreError> {

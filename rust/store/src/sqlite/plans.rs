@@ -2,13 +2,18 @@
 //!
 //! The statements are found in the sources, so that a new one is looked at without being listed anywhere.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::Connection;
+use bide_core::{RunId, RunStatus, Time};
+use rusqlite::{Connection, StatementStatus};
 
+use super::connection::keep_plans;
 use super::error::Identity;
-use super::{events, lease, messages, purge, read, schema, write};
+use super::{events, lease, listing, messages, purge, read, schema, write};
+use crate::RunFilter;
 
 fn plan(connection: &Connection, sql: &str) -> Vec<String> {
     let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect(sql);
@@ -23,6 +28,7 @@ fn plan(connection: &Connection, sql: &str) -> Vec<String> {
 fn database() -> Connection {
     let connection = Connection::open_in_memory().expect("memory");
     let identity = Identity { name: "test".into(), busy_timeout: Duration::ZERO };
+    keep_plans(&connection).expect("the setting");
     schema::migrate(&connection, &identity, schema::MIGRATIONS).expect("the schema");
     connection
 }
@@ -103,11 +109,40 @@ fn no_statement_walks_a_table_but_those_that_are_named() {
 }
 
 #[test]
-fn a_listing_begins_at_the_newest_run_and_stops_at_its_limit() {
+fn a_listing_goes_along_an_index_from_the_newest_run_to_its_limit() {
     let connection = database();
-    for step in plan(&connection, read::LISTING) {
-        assert!(!step.starts_with("SCAN") && !step.contains("TEMP B-TREE"), "{step}");
+    let tags: BTreeMap<Arc<str>, Arc<str>> = BTreeMap::from([("a".into(), "1".into()), ("b".into(), "2".into())]);
+    let one = || tags.iter().take(1).map(|(name, value)| (Arc::clone(name), Arc::clone(value))).collect();
+    let all = RunFilter::default;
+    let cases = [
+        (all(), "SEARCH r USING INTEGER PRIMARY KEY"),
+        (
+            RunFilter { since: Some(Time(5)), status: Some(RunStatus::Failed), ..all() },
+            "SEARCH r USING INTEGER PRIMARY KEY",
+        ),
+        (RunFilter { workflow: Some("w".into()), ..all() }, "SEARCH r USING INTEGER PRIMARY KEY"),
+        (RunFilter { tags: one(), ..all() }, "SEARCH t USING COVERING INDEX run_tag_value (name=? AND value=?)"),
+        (
+            RunFilter { tags: tags.clone(), since: Some(Time(5)), key_prefix: Some("k".into()), ..all() },
+            "SEARCH t USING COVERING INDEX run_tag_value (name=? AND value=? AND run>?)",
+        ),
+        (
+            RunFilter { parent: Some(RunId(7)), tags: tags.clone(), ..all() },
+            "SEARCH r USING INDEX run_parent (parent=?)",
+        ),
+    ];
+    for (filter, first) in cases {
+        let sql = listing::statement(&filter).0;
+        let plan = plan(&connection, &sql);
+        assert!(plan.iter().any(|step| step.starts_with(first)), "{sql}\n{plan:#?}");
+        for step in plan {
+            assert!(!step.starts_with("SCAN") && !step.contains("TEMP B-TREE"), "{sql}\n{step}");
+        }
     }
+    // Keys are in order within a workflow only: what has such a key is sorted.
+    let prefix = RunFilter { key_prefix: Some("k".into()), ..all() };
+    let plan = plan(&connection, &listing::statement(&prefix).0);
+    assert!(plan.iter().any(|step| step.starts_with("SEARCH r USING INDEX run_key (workflow=? AND key>? AND key<?)")));
 }
 
 #[test]
@@ -127,6 +162,27 @@ fn no_hot_statement_walks_a_table() {
         for step in plan(&connection, sql) {
             assert!(!step.starts_with("SCAN"), "{sql}\n{step}");
         }
+    }
+}
+
+#[test]
+fn no_statement_is_prepared_again_for_other_values() {
+    let connection = database();
+    let all = [lease::HOT, write::HOT, read::HOT, events::HOT, purge::HOT, purge::HOT_REST, messages::HOT];
+    for sql in all.concat() {
+        let mut statement = connection.prepare(sql).expect(sql);
+        if !statement.readonly() {
+            continue;
+        }
+        for value in [1, 7] {
+            for parameter in 1..=statement.parameter_count() {
+                statement.raw_bind_parameter(parameter, value).expect(sql);
+            }
+            // As the cache of statements does.
+            statement.raw_query().next().expect(sql);
+            statement.clear_bindings();
+        }
+        assert_eq!(statement.get_status(StatementStatus::RePrepare), 0, "{sql}");
     }
 }
 

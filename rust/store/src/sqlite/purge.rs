@@ -33,6 +33,7 @@ const DELETE_REST: &[&str] = &[
     "DELETE FROM answer WHERE run = ?1",
     "DELETE FROM event WHERE run = ?1",
     "DELETE FROM progress WHERE run = ?1",
+    "DELETE FROM run_tag WHERE run = ?1",
 ];
 
 /// For the test that no hot statement scans a table.
@@ -75,11 +76,8 @@ impl SqliteStore {
         self.transact(|connection| {
             let (mut rows, free) = (0, free_pages(connection)?);
             for run in old {
-                if rows >= ROWS || free_pages(connection)? - free >= PAGES {
-                    purged.next = Some(run);
-                    return Ok(());
-                }
-                if !delete_tree(connection, run, &mut rows, &mut purged.runs)? {
+                if is_full(connection, rows, free)? || !delete_tree(connection, run, free, &mut rows, &mut purged.runs)?
+                {
                     purged.next = Some(run);
                     return Ok(());
                 }
@@ -96,7 +94,7 @@ impl SqliteStore {
         loop {
             let done = self.transact(|connection| {
                 let there = connection.prepare_cached(ENDED)?.exists(params![run.row(), &run.0.to_be_bytes()[..]])?;
-                Ok(!there || delete_tree(connection, run.row(), &mut 0, &mut deleted)?)
+                Ok(!there || delete_tree(connection, run.row(), free_pages(connection)?, &mut 0, &mut deleted)?)
             })?;
             if done {
                 return Ok(deleted > 0);
@@ -127,11 +125,18 @@ impl SqliteStore {
     }
 }
 
+/// Whether a step that has deleted these rows is to end, and another one to continue. `free`: the pages that were free
+/// when it began.
+fn is_full(connection: &Connection, rows: usize, free: i64) -> rusqlite::Result<bool> {
+    Ok(rows > 0 && (rows >= ROWS || free_pages(connection)? - free >= PAGES))
+}
+
 /// Deletes a run that has ended, after all runs below it; none of them if one of those has not ended. False: there are
-/// more of them than a step deletes.
+/// more of them than a step deletes, which began with this many free pages.
 fn delete_tree(
     connection: &Connection,
     run: RunRowId,
+    free: i64,
     rows: &mut usize,
     deleted: &mut usize,
 ) -> rusqlite::Result<bool> {
@@ -143,7 +148,7 @@ fn delete_tree(
         return Ok(true);
     }
     for (child, _) in below.iter().rev() {
-        if *rows >= ROWS {
+        if is_full(connection, *rows, free)? {
             return Ok(false);
         }
         *deleted += usize::from(delete(connection, *child, rows)?);

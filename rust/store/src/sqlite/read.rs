@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bide_core::record::{Mark, RecordedTask, RunRow, RunRowId, StoredRun};
 use bide_core::{
-    BlockReason, Damage, Entry, EntryKey, EntryKind, EntryState, Operation, RunId, RunStatus, SubStatus, TaskId,
-    TaskRow, TaskStatus, Time,
+    BlockReason, Cancel, Damage, Entry, EntryKey, EntryKind, EntryState, Operation, RunId, RunOptions, RunStatus,
+    SubStatus, TaskId, TaskRow, TaskStatus, Time,
 };
 use bide_sync::Mutex;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -14,6 +14,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::SqliteStore;
 use super::events::{PROGRESS_OF, PROGRESS_OF_ALL, progress_row};
 use super::fields::Fields;
+use super::listing;
 use super::messages::{self, ALL_MESSAGES};
 use super::workflow::parse_tasks;
 use crate::{RunFilter, Standing, StoreError, StoredVersion};
@@ -27,20 +28,24 @@ pub(super) type Versions = Mutex<HashMap<i64, Arc<[RecordedTask]>>>;
 macro_rules! run_columns {
     () => {
         "SELECT r.uuid, w.name, v.hash, r.key, r.status, r.inputs, r.failure, r.created_at, r.ended_at, r.blocked_by, \
-         r.crashes, r.runner, r.version, p.uuid, r.depth FROM run r \
-         LEFT JOIN workflow w ON w.id = r.workflow LEFT JOIN version v ON v.id = r.version \
+         r.crashes, r.runner, r.version, p.uuid, r.depth, r.tags, r.priority, r.start_at, r.deadline, r.cancel FROM "
+    };
+}
+
+macro_rules! run_joins {
+    () => {
+        "LEFT JOIN workflow w ON w.id = r.workflow LEFT JOIN version v ON v.id = r.version \
          LEFT JOIN run p ON p.id = r.parent "
     };
 }
 
-const RUN: &str = concat!(run_columns!(), "WHERE r.id = ?1 AND r.uuid = ?2");
-const STANDING: &str = "SELECT r.status, w.name, v.hash, r.runner FROM run r \
+/// The columns of a run, and what they need beside the run `r`: for listings.
+pub(super) const COLUMNS: &str = run_columns!();
+/// See [`COLUMNS`].
+pub(super) const JOINS: &str = run_joins!();
+const RUN: &str = concat!(run_columns!(), "run r ", run_joins!(), "WHERE r.id = ?1 AND r.uuid = ?2");
+const STANDING: &str = "SELECT r.status, w.name, v.hash, r.runner, r.held FROM run r \
      LEFT JOIN workflow w ON w.id = r.workflow LEFT JOIN version v ON v.id = r.version WHERE r.id = ?1 AND r.uuid = ?2";
-const LIST: &str = concat!(
-    run_columns!(),
-    "WHERE r.id >= ?1 AND r.created_at >= ?2 AND (?3 IS NULL OR r.status = ?3) AND (?4 IS NULL OR w.name = ?4) \
-     ORDER BY r.id DESC LIMIT ?5"
-);
 macro_rules! task_columns {
     () => {
         "SELECT task, map, status, output, started_at, ended_at, first_started_at, attempts, entered, waited, \
@@ -78,9 +83,6 @@ pub(super) const HOT: &[&str] = &[RUN, STANDING, CHILDREN, TASKS, JOURNAL, KEY_O
 #[cfg(test)]
 pub(super) const BY_KEY: &str = KEY;
 
-/// The same for listings, which go through the runs by number.
-#[cfg(test)]
-pub(super) const LISTING: &str = LIST;
 /// And for what is read of all runs of a listing.
 #[cfg(test)]
 pub(super) const OF_ALL: &[&str] = &[TASKS_OF_ALL, JOURNAL_OF_ALL, PROGRESS_OF_ALL];
@@ -131,6 +133,8 @@ impl SqliteStore {
             runner: fields.get(11, "runner")?,
             parent: fields.get::<Option<Vec<u8>>>(13, "parent")?.map(|uuid| self.uuid(&uuid)).transpose()?,
             depth: fields.get(14, "depth")?,
+            options: options(&fields)?,
+            cancel: cancel(&fields, 19)?,
         };
         Ok((run, fields.get(12, "version")?))
     }
@@ -196,6 +200,7 @@ impl SqliteStore {
             workflow: fields.get(1, "workflow")?,
             version: fields.get(2, "version")?,
             runner: fields.get(3, "runner")?,
+            held: fields.get(4, "held")?,
         }))
     }
 
@@ -272,14 +277,9 @@ impl SqliteStore {
 
     /// The rows of the runs alone.
     fn read_runs(&self, reader: &Connection, filter: &RunFilter) -> Result<Vec<StoredRun>, StoreError> {
-        let mut statement = reader.prepare_cached(LIST).map_err(|error| self.explain(error))?;
-        let since = filter.since.unwrap_or(Time(0)).0;
-        let limit = filter.limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX));
-        let status = filter.status.map(|status| status.code());
-        let oldest = RunId::first_row_at((since / 1000).saturating_sub(SLACK_MS));
-        let mut rows = statement
-            .query(params![oldest, since, status, filter.workflow, limit])
-            .map_err(|error| self.explain(error))?;
+        let (sql, parameters) = listing::statement(filter);
+        let mut statement = reader.prepare_cached(&sql).map_err(|error| self.explain(error))?;
+        let mut rows = statement.query(rusqlite::params_from_iter(parameters)).map_err(|error| self.explain(error))?;
         let mut found = Vec::new();
         while let Some(row) = rows.next().map_err(|error| self.explain(error))? {
             let (run, version) = self.read_row(row)?;
@@ -306,6 +306,25 @@ impl SqliteStore {
         }
         Ok(())
     }
+}
+
+/// That a run was cancelled.
+fn cancel(fields: &Fields<'_>, column: usize) -> Result<Option<Arc<Cancel>>, StoreError> {
+    let Some(blob) = fields.blob(column, "cancel")? else { return Ok(None) };
+    let cancel = Cancel::from_blob(&blob).map_err(|damage| fields.corrupt("cancel", &damage))?;
+    Ok(Some(Arc::new(cancel)))
+}
+
+fn options(fields: &Fields<'_>) -> Result<RunOptions, StoreError> {
+    let read = |json: String| {
+        RunOptions::tags_from(&json).ok_or_else(|| fields.corrupt("tags", &"it is no JSON object of texts"))
+    };
+    Ok(RunOptions {
+        tags: fields.get::<Option<String>>(15, "tags")?.map(read).transpose()?.unwrap_or_default(),
+        priority: fields.get(16, "priority")?,
+        start_at: fields.time(17, "start_at")?,
+        deadline: fields.time(18, "deadline")?,
+    })
 }
 
 fn task_row(fields: &Fields<'_>) -> Result<TaskRow, StoreError> {

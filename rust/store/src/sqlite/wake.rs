@@ -64,11 +64,17 @@ impl Wake {
     /// This process is about to look at a run that others may change: from here on they tell it.
     pub(super) fn watch(&self) {
         let Some((shared, _)) = &self.0 else { return };
-        if !self.is_alone() && shared.watcher.get().is_none() {
-            let bound = bind(shared.file, shared.own, Channel::Watcher).ok();
-            if shared.watcher.set(bound).is_ok() {
-                shared.ring();
-            }
+        if self.is_alone() || shared.watcher.get().is_some() {
+            return;
+        }
+        let mut is_first = false;
+        // One thread binds: the name is taken for any other, which would find no socket.
+        shared.watcher.get_or_init(|| {
+            is_first = true;
+            bind(shared.file, shared.own, Channel::Watcher).ok()
+        });
+        if is_first {
+            shared.ring();
         }
     }
 

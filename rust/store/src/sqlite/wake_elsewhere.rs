@@ -27,6 +27,5 @@ impl Wake {
 
     pub(super) fn tell_watchers(&self, _runs: &[RunRowId]) {}
 
-    #[expect(dead_code, reason = "for what is sent to the process that executes a run")]
     pub(super) fn tell(&self, _process: i64, _run: RunRowId) {}
 }

@@ -1,7 +1,7 @@
 //! Writing runs: creation and batches. The statements here are the hot ones; none scans a table.
 
 use bide_core::record::{Committed, DoneRow, NewRun, Parent, RunRowId, RunUpdate, Write};
-use bide_core::{BlockReason, Entry, Failure, RunStatus, TaskRow, Time, Value};
+use bide_core::{BlockReason, Entry, Failure, MessageKind, RunOptions, RunStatus, TaskRow, Time, Value};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::SqliteStore;
@@ -22,6 +22,9 @@ const KEYED: &str = "SELECT uuid FROM run WHERE workflow = ?1 AND key = ?2";
 const UUID: &str = "SELECT uuid FROM run WHERE id = ?1";
 /// Only within the transaction that has created the run.
 const UNDO: &str = "DELETE FROM run WHERE id = ?1";
+const UNDO_TAGS: &str = "DELETE FROM run_tag WHERE run = ?1";
+const OPTIONS: &str = "UPDATE run SET tags = ?2, priority = ?3, start_at = ?4, deadline = ?5 WHERE id = ?1";
+const TAG: &str = "INSERT INTO run_tag (run, name, value) VALUES (?1, ?2, ?3)";
 const DONE: &str = "INSERT INTO task (run, task, map, status, output, started_at, ended_at) \
      VALUES (?1, ?2, ?3, 3, ?4, ?5, ?6)";
 const TASK: &str = "INSERT OR REPLACE INTO task (run, task, map, status, output, started_at, ended_at, \
@@ -30,13 +33,32 @@ const TASK: &str = "INSERT OR REPLACE INTO task (run, task, map, status, output,
 const ENTRY: &str = "INSERT OR REPLACE INTO journal (run, task, map, name, n, seq, kind, state, opened_at, closed_at, \
      due, deadline, proof, value, failure) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
 const DROP_ENTRY: &str = "DELETE FROM journal WHERE run = ?1 AND task = ?2 AND map = ?3 AND name = ?4 AND n = ?5";
+const DROP_ELEMENTS: &str = "DELETE FROM task WHERE run = ?1 AND task = ?2 AND map >= 0";
+const DROP_ELEMENT_ENTRIES: &str = "DELETE FROM journal WHERE run = ?1 AND task = ?2 AND map >= 0";
 const RUN: &str = "UPDATE run SET status = ?2, failure = ?3, ended_at = ?4, blocked_by = ?5, crashes = ?6, version = coalesce(?7, version), \
-     runner = CASE WHEN ?2 < 3 THEN runner END, epoch = CASE WHEN ?2 < 3 THEN epoch END WHERE id = ?1";
+     cancel = ?8, held = ?9, \
+     runner = CASE WHEN ?2 < 2 OR ?9 THEN runner END, epoch = CASE WHEN ?2 < 2 OR ?9 THEN epoch END WHERE id = ?1";
 
 /// For the test that no hot statement scans a table.
 #[cfg(test)]
-pub(super) const HOT: &[&str] =
-    &[CREATE, CREATE_KEYED, CREATE_CHILD, KEYED, UUID, UNDO, DONE, TASK, ENTRY, DROP_ENTRY, RUN];
+pub(super) const HOT: &[&str] = &[
+    CREATE,
+    CREATE_KEYED,
+    CREATE_CHILD,
+    KEYED,
+    UUID,
+    UNDO,
+    UNDO_TAGS,
+    OPTIONS,
+    TAG,
+    DONE,
+    TASK,
+    ENTRY,
+    DROP_ENTRY,
+    DROP_ELEMENTS,
+    DROP_ELEMENT_ENTRIES,
+    RUN,
+];
 
 impl SqliteStore {
     pub(super) fn write_commit(&self, lease: Lease, commit: &mut Commit<'_>) -> Result<Written, StoreError> {
@@ -78,7 +100,7 @@ impl SqliteStore {
         let wake = &self.live.wake;
         let mut changes = None;
         let mut to_tell = Vec::new();
-        let mut answered = false;
+        let (mut answered, mut posted) = (false, false);
         for write in batch {
             match write {
                 Write::Run(update) => {
@@ -86,6 +108,11 @@ impl SqliteStore {
                     if !wake.is_alone() && (update.status.is_ended() || update.status == RunStatus::Paused) {
                         to_tell.push(update.run);
                     }
+                }
+                Write::Message { run, message, consumed: false } if message.address.kind == MessageKind::Control => {
+                    // To another run, which anybody may execute, or nobody.
+                    changes.get_or_insert_with(|| self.changes.lock()).run(*run);
+                    posted = true;
                 }
                 Write::Answer { run, .. } => {
                     answered = true;
@@ -97,6 +124,10 @@ impl SqliteStore {
             }
         }
         drop(changes);
+        if posted {
+            self.changes.unowned();
+            wake.poll_others();
+        }
         if answered {
             // Another runner of this process may wait for it.
             self.changes.mail();
@@ -133,6 +164,17 @@ impl SqliteStore {
                 }
                 Write::Message { run, message, consumed } => {
                     bytes += messages::insert(&mut statement, *run, message, *consumed).map_err(explain)?;
+                    if !consumed && message.address.kind == MessageKind::Control {
+                        messages::reopen_row(writer, *run, &message.address.name).map_err(explain)?;
+                    }
+                }
+                Write::Applied { run, number, at } => {
+                    statement.execute(params![number, run, at.0]).map_err(explain)?;
+                }
+                Write::DropElements { run, task } => {
+                    statement.execute(params![run, task]).map_err(explain)?;
+                    let entries = writer.prepare_cached(DROP_ELEMENT_ENTRIES);
+                    entries.and_then(|mut entries| entries.execute(params![run, task])).map_err(explain)?;
                 }
                 Write::Consumed { run, number, id } => {
                     messages::consume(writer, *run, *number, id.as_deref()).map_err(explain)?;
@@ -193,8 +235,10 @@ impl SqliteStore {
         }
         if made.iter().any(Creation::prevents_all) {
             for row in inserted {
-                let undone = writer.prepare_cached(UNDO).and_then(|mut undo| undo.execute([row]));
-                undone.map_err(explain)?;
+                for sql in [UNDO, UNDO_TAGS] {
+                    let undone = writer.prepare_cached(sql).and_then(|mut undo| undo.execute([row]));
+                    undone.map_err(explain)?;
+                }
             }
         }
         Ok(made)
@@ -227,6 +271,8 @@ fn statement_of(write: &Write) -> &'static str {
         Write::DropEntries { .. } => DROP_ENTRY,
         Write::Message { .. } => messages::MESSAGE,
         Write::Consumed { .. } => messages::CONSUMED,
+        Write::Applied { .. } => messages::APPLIED,
+        Write::DropElements { .. } => DROP_ELEMENTS,
         Write::Answer { .. } => messages::ANSWER,
         Write::Run(_) => RUN,
         Write::Events(_) => events::APPEND,
@@ -306,6 +352,8 @@ fn run(statement: &mut rusqlite::Statement<'_>, row: &RunUpdate) -> rusqlite::Re
         row.blocked_by.as_ref().map(BlockReason::to_string),
         row.crashes,
         row.version,
+        row.cancel.as_ref().map(|cancel| cancel.to_blob()),
+        row.is_held(),
     ])
 }
 
@@ -360,11 +408,26 @@ fn insert_run(writer: &Connection, lease: Lease, new: &NewRun) -> rusqlite::Resu
             let there = writer.prepare_cached(KEYED)?.query_row(params![new.workflow, key], |row| row.get(0));
             there.optional().map(Inserted::Not)
         }
-        Ok(_) => Ok(Inserted::New),
+        Ok(_) => {
+            if let Some(options) = &new.options {
+                insert_options(writer, new.id.row(), options)?;
+            }
+            Ok(Inserted::New)
+        }
         Err(error) if is_conflict(&error) => {
             let there: Vec<u8> = writer.prepare_cached(UUID)?.query_row([new.id.row()], |row| row.get(0))?;
             Ok(Inserted::Not((there == uuid).then_some(there)))
         }
         Err(error) => Err(error),
     }
+}
+
+fn insert_options(writer: &Connection, run: RunRowId, options: &RunOptions) -> rusqlite::Result<()> {
+    let (start_at, deadline) = (micros(options.start_at), micros(options.deadline));
+    let mut update = writer.prepare_cached(OPTIONS)?;
+    update.execute(params![run, options.tags_json(), options.priority, start_at, deadline])?;
+    for (name, value) in &options.tags {
+        writer.prepare_cached(TAG)?.execute(params![run, &**name, &**value])?;
+    }
+    Ok(())
 }

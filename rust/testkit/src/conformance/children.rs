@@ -5,7 +5,7 @@ use bide_core::record::Parent;
 use super::*;
 
 impl Desk<'_> {
-    fn child_of(&self, parent: RunId, depth: u32) -> NewRun {
+    pub(super) fn child_of(&self, parent: RunId, depth: u32) -> NewRun {
         let key = EntryKey { name: "inner".into(), n: 2 };
         self.new_run(START, None).with_parent(Some(Arc::new(Parent { run: parent, task: 1, map: NO_MAP, key, depth })))
     }
@@ -31,6 +31,7 @@ pub fn a_child_names_its_parent_and_is_among_its_children(store: &dyn Store) {
     assert_eq!((desk.load(below).run.parent, desk.load(below).run.depth), (Some(first), 2));
     assert_eq!(ok(store.children(second)), []);
     let listed = ok(store.list(&RunFilter::default()));
+    assert!(listed.iter().all(|stored| stored.children.is_empty()));
     let parents: Vec<Option<RunId>> = listed.iter().rev().map(|stored| stored.run.parent).collect();
     assert_eq!(parents, [None, Some(parent), Some(parent), Some(first)]);
 }

@@ -1,5 +1,10 @@
 //! Listing runs, and deleting those that have ended.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bide_core::RunOptions;
+
 use super::*;
 
 pub fn runs_are_listed_newest_first_and_filtered(store: &dyn Store) {
@@ -26,6 +31,62 @@ pub fn runs_are_listed_newest_first_and_filtered(store: &dyn Store) {
     let mixed =
         RunFilter { since: Some(later(1)), workflow: Some("ingest".into()), limit: Some(5), ..RunFilter::default() };
     assert_eq!(list(mixed), [new]);
+}
+
+pub fn runs_are_found_by_tags_keys_and_parents(store: &dyn Store) {
+    let (ingest, report) = (Desk::new(store), Desk::named(store, "report"));
+    let tags = |pairs: &[(&str, &str)]| -> BTreeMap<Arc<str>, Arc<str>> {
+        pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
+    };
+    let create = |desk: &Desk<'_>, at: Time, key: &str, options: RunOptions| -> RunId {
+        let new = desk.new_run(at, Some(key)).with_options(Some(Box::new(options)));
+        let id = new.id;
+        assert_eq!(ok(store.create(desk.lease, &[new])), [Creation::Created]);
+        id
+    };
+    let both = RunOptions {
+        tags: tags(&[("customer", "7"), ("kind", "big")]),
+        priority: -3,
+        start_at: Some(later(5)),
+        deadline: Some(later(6)),
+    };
+    let first = create(&ingest, START, "order/1", both.clone());
+    let other =
+        create(&ingest, later(1), "order/2", RunOptions { tags: tags(&[("customer", "8")]), ..RunOptions::default() });
+    let third =
+        create(&report, later(2), "order/1", RunOptions { tags: tags(&[("customer", "7")]), ..RunOptions::default() });
+    let plain = ingest.create(later(3), Some("other"));
+    assert_eq!(ingest.load(first).run.options, both);
+    assert_eq!(ingest.load(plain).run.options, RunOptions::default());
+    let list =
+        |filter: RunFilter| -> Vec<RunId> { ok(store.list(&filter)).iter().map(|stored| stored.run.id).collect() };
+    let all = RunFilter::default;
+    assert_eq!(list(RunFilter { tags: tags(&[("customer", "7")]), ..all() }), [third, first]);
+    assert_eq!(list(RunFilter { tags: tags(&[("customer", "7"), ("kind", "big")]), ..all() }), [first]);
+    assert_eq!(list(RunFilter { tags: tags(&[("customer", "7"), ("kind", "small")]), ..all() }), []);
+    assert_eq!(list(RunFilter { tags: tags(&[("customer", "7")]), workflow: Some("report".into()), ..all() }), [third]);
+    assert_eq!(list(RunFilter { tags: tags(&[("customer", "7")]), limit: Some(1), ..all() }), [third]);
+    assert_eq!(list(RunFilter { tags: tags(&[("customer", "7")]), since: Some(later(1)), ..all() }), [third]);
+    assert_eq!(list(RunFilter { key_prefix: Some("order/".into()), ..all() }), [third, other, first]);
+    let mixed = RunFilter { key_prefix: Some("order/1".into()), tags: tags(&[("kind", "big")]), ..all() };
+    assert_eq!(list(mixed), [first]);
+    assert_eq!(list(RunFilter { key_prefix: Some("%".into()), ..all() }), []);
+
+    let child = ingest.child_of(first, 1).with_options(Some(Box::new(both)));
+    let below = child.id;
+    assert_eq!(ok(store.create(ingest.lease, &[child])), [Creation::Created]);
+    assert_eq!(list(RunFilter { parent: Some(first), ..all() }), [below]);
+    assert_eq!(
+        list(RunFilter { parent: Some(RunId(first.0 ^ 1)), ..all() }),
+        [],
+        "the row number alone is not the run"
+    );
+    assert_eq!(list(RunFilter { parent: Some(first), tags: tags(&[("kind", "big")]), ..all() }), [below]);
+
+    // A run that is gone is not found, and another one under its key has tags of its own.
+    ingest.end(other, later(4));
+    assert!(ok(store.delete(other)));
+    assert_eq!(list(RunFilter { tags: tags(&[("customer", "8")]), ..all() }), []);
 }
 
 pub fn a_standing_agrees_with_the_run(store: &dyn Store) {

@@ -68,6 +68,7 @@ pub fn every_message_reads_back_in_the_order_in_which_it_came(store: &dyn Store)
     assert!(stored.is_sorted_by(|one, other| one.seq < other.seq));
     assert_eq!(ok(store.messages(run, stored[1].seq)), stored[2..]);
     assert_eq!(desk.load(run).messages, stored);
+    assert!(ok(store.list(&RunFilter::default())).iter().all(|listed| listed.messages.is_empty()));
     let mail = ok(store.mail(stored[1].seq));
     assert_eq!(mail.iter().map(|(_, row)| *row).collect::<Vec<_>>(), [run.row(), run.row(), other.row()]);
     assert_eq!(mail[0].0, stored[2].seq);

@@ -30,6 +30,8 @@ mod claims;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
 mod commits;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
+mod control;
+#[expect(missing_docs, reason = "each check's name is its documentation")]
 mod creation;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
 mod leases;
@@ -80,6 +82,7 @@ macro_rules! conformance {
             a_run_is_claimed_by_one_of_many
             task_numbers_are_dense_and_the_same_in_every_version
             runs_are_listed_newest_first_and_filtered
+            runs_are_found_by_tags_keys_and_parents
             a_purge_deletes_what_ended_before_and_nothing_else
             a_purge_leaves_what_has_not_ended_however_old_it_is
             a_standing_agrees_with_the_run
@@ -112,6 +115,13 @@ macro_rules! conformance {
             a_child_and_the_record_of_its_start_are_one_commit
             a_child_goes_with_its_parent_and_not_before
             a_purge_takes_a_parent_with_however_many_children
+            a_control_request_stays_once_the_run_has_acted_on_it
+            a_retry_reopens_an_ended_run_and_nothing_else_does
+            a_run_that_stands_is_claimed_once_somebody_asks_for_it
+            a_run_that_is_paused_on_request_is_owned_like_a_running_one
+            a_request_of_a_parent_reopens_its_child
+            a_run_that_nobody_executes_can_be_ended
+            the_elements_of_a_task_are_dropped_with_their_journals
         );
     };
     ($with_store:path: $($check:ident)+) => {
@@ -249,6 +259,7 @@ pub use changes::*;
 pub use children::*;
 pub use claims::*;
 pub use commits::*;
+pub use control::*;
 pub use creation::*;
 pub use leases::*;
 pub use listing::*;

@@ -53,6 +53,13 @@ fn the_result_equals_the_crash_free_one(
     got: &RunEnd,
     expected: &RunEnd,
 ) -> Result<(), String> {
+    if got.status == RunStatus::Cancelled {
+        let open = |task: &&TaskEnd| !task.status.is_some_and(TaskStatus::is_ended);
+        return match got.tasks.iter().find(open) {
+            Some(task) => Err(format!("it is cancelled, and one of its tasks is {task:?}")),
+            None => Ok(()),
+        };
+    }
     if [got, expected].iter().any(|end| end.status == RunStatus::Paused) {
         // It was the only suspect of five dead processes, as `play` has made sure. Without disasters only a run that
         // kills its process may be.

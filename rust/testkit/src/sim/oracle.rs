@@ -232,6 +232,7 @@ impl Oracle {
                     }
                 }
                 Write::Message { .. } | Write::Consumed { .. } | Write::Answer { .. } => {}
+                Write::Applied { .. } | Write::DropElements { .. } => {}
                 Write::Run(update) => {
                     self.an_ended_run_stays_as_it_is(update);
                     self.a_run_ends_with_its_tasks(update);

@@ -172,6 +172,10 @@ pub enum Disaster {
     Deploy(Version),
     /// A caller submits a run under its key with other inputs.
     Stranger,
+    /// Somebody pauses this run, and resumes it so many moves later.
+    Pause(usize, u32),
+    /// Somebody cancels this run.
+    Cancel(usize),
 }
 
 /// Polls are so far apart.
@@ -238,7 +242,11 @@ impl Act {
 
     /// How its condition is polled.
     pub(super) fn policy(self) -> PollPolicy {
-        let tolerate = if matches!(self, Self::RaisesUntil(_)) { Tolerance::Ignore } else { Tolerance::Tolerate(5) };
+        let tolerate = if matches!(self, Self::RaisesUntil(_)) {
+            Tolerance::Ignore
+        } else {
+            Tolerance::Tolerate(5, Duration::ZERO)
+        };
         PollPolicy { tolerate, ..TaskPlan::policy() }
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::RunRow;
-use bide_core::{Address, Graph, RunId, TaskIx, Time, Value};
+use bide_core::{Address, Control, Graph, RunId, TaskIx, Time, Value};
 use bide_executor::drive::{Allowance, Driver, Gathering};
 use bide_executor::{
     Clock, Handle, Letter, NotRegistered, Ready, RegisteredWorkflow, Run, RunRequest, Settlement, SubmitError,
@@ -217,6 +217,16 @@ impl Process {
         self.driver.engine().send(Letter { run, address, id, content: Ok(value) })
     }
 
+    /// Asks something of a run.
+    pub(super) fn control(&self, run: RunId, control: &Control) -> Result<Sent, StoreError> {
+        self.driver.engine().ask(run, control)
+    }
+
+    /// Whether a caller of it may ask for something.
+    pub(super) fn is_able(&self) -> bool {
+        !self.is_frozen() && !self.is_over() && !self.is_closing()
+    }
+
     /// A caller asks for a run that exists with other inputs, and is refused.
     pub(super) fn strange_submit(&self, key: &str) {
         let refused = match self.ask_for(key, "something else") {
@@ -404,6 +414,11 @@ impl Process {
         let span = gates.chain(works).map(|due| due.saturating_sub(now)).min().unwrap_or(span).min(span);
         // The committer looks again every millisecond while something has gathered.
         if self.sides.iter().any(|side| !side.gathering.is_empty()) { span.min(LOOK) } else { span }
+    }
+
+    /// Whether something has rung since the last look.
+    pub(super) fn has_rung(&self) -> bool {
+        !self.rung.lock().is_empty()
     }
 
     /// All its threads have had their turn, and wait.

@@ -60,7 +60,7 @@ impl WaitDriver for Simulated {
             } else if process.is_over() || process.closes() || (process.has_settled() && !probe.is_inside()) {
                 process.finish_close();
                 return;
-            } else {
+            } else if !process.has_rung() {
                 probe.clock.advance(span.max(Duration::from_micros(1)));
             }
         }

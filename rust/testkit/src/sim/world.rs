@@ -70,6 +70,8 @@ struct World {
     calls: Vec<usize>,
     /// The messages that were not sent yet.
     letters: Vec<Letter>,
+    /// At which move somebody resumes which run.
+    resumes: Vec<(u32, usize)>,
     /// How many messages were sent.
     sent: u64,
     /// What is still to go wrong, and at which move.
@@ -105,6 +107,7 @@ pub fn play(case: &Case) -> Result<Outcome, String> {
         processes: Vec::new(),
         calls: calls.collect(),
         letters: case.letters.clone(),
+        resumes: Vec::new(),
         sent: 0,
         disasters: case.disasters.clone(),
         birth_fault: None,
@@ -119,6 +122,11 @@ pub fn play(case: &Case) -> Result<Outcome, String> {
 /// The key of a run.
 pub(super) fn key_of(run: usize) -> String {
     format!("run {run}")
+}
+
+/// Whether a run is paused on request.
+fn is_held(row: &RunRow) -> bool {
+    row.status == RunStatus::Paused && row.blocked_by.as_ref().is_some_and(BlockReason::is_requested)
 }
 
 impl World {
@@ -254,7 +262,7 @@ impl World {
             && !self.processes.iter().any(Process::works)
             && self.rows().iter().all(|row| {
                 row.status.is_ended()
-                    || row.status == RunStatus::Paused
+                    || (row.status == RunStatus::Paused && !is_held(row))
                     || self.shared.oracle.lock().what_is_left_is_nameable(row.id.row(), &endless[..self.size_of(row)])
             })
     }
@@ -267,13 +275,14 @@ impl World {
     }
 
     fn nothing_is_to_come(&self) -> bool {
-        self.calls.is_empty() && self.letters.is_empty() && self.disasters.is_empty() && self.closing_until == u32::MAX
+        let asked = self.letters.is_empty() && self.resumes.is_empty();
+        self.calls.is_empty() && asked && self.disasters.is_empty() && self.closing_until == u32::MAX
     }
 
     /// Whether only runs remain that no process has the code for, and each process reports that.
     fn only_foreign_runs_remain(&self) -> bool {
         let rows = self.rows();
-        let mut unfinished = rows.iter().filter(|row| row.status == RunStatus::Running).peekable();
+        let mut unfinished = rows.iter().filter(|row| row.status == RunStatus::Running || is_held(row)).peekable();
         let says_so = |process: &Process, row: &RunRow| process.why_not(row).is_some_and(|why| why.have.is_some());
         self.nothing_is_to_come()
             && unfinished.peek().is_some()

@@ -283,8 +283,8 @@ fn refusals() -> Vec<Case> {
             "what does not match its record pauses the run, with a reason that names the task",
             [life([step(YES).named("x"), closes()]), life([condition(1000, &[YES]).named("x")])],
             "0 slot: ask x, record x, returns, ask closes, open closes; 1000: ask closes, suspended; 1000 \
-                slot: paused: replay mismatch: task 't0': 'x' (use 1) was recorded as a Step and is now a \
-                Condition, mismatch: task 't0': 'x' (use 1) was recorded as a Step and is now a Condition",
+                slot: paused: replay mismatch: task 't0': 'x' (use 1) was recorded as a step and is now a \
+                condition, mismatch: task 't0': 'x' (use 1) was recorded as a step and is now a condition",
         ),
         Case {
             not: &[DROPPED],

@@ -52,7 +52,7 @@ fn a_step_that_was_begun_once_is_not_executed_again_and_that_is_recorded() {
         let fed = and(look(Recall::Begun { mode, due: None }), at_zero(vec![COMMITTED]));
         plays(once(), fed, &LOOKED, &["Commit Recorded failure", "Failed bide.StepInterrupted"]);
     }
-    // Whoever takes `once` away says that it may be executed again.
+    // Without `once` it may be executed again.
     let fed = and(look(Recall::Begun { mode: StepMode::Once, due: None }), at_zero(vec![Fed::Executed(Ok(value()))]));
     plays(step(StepOptions::PLAIN), fed, &LOOKED, &["Execute", "Commit Recorded"]);
 }
@@ -191,6 +191,46 @@ fn only_steps_with_a_key_stand_beside_others_and_within_steps() {
             (Err(CallError::Misuse(why)), Some(says)) => assert!(why.contains(says), "row {at}: {why}"),
             (inner, refused) => panic!("row {at}: {inner:?}, not {refused:?}"),
         }
+    }
+}
+
+/// Calls that are under way, with where each comes from; where something is shown; and the number of its call.
+#[test]
+fn what_is_shown_names_the_step_or_wait_that_it_is_within() {
+    use Caller::{Body, Elsewhere, Future};
+    type Make = fn() -> Request;
+    const PLAIN: Make = || step(StepOptions::PLAIN);
+    const WAIT: Make = || condition(None);
+    const BESIDE: Caller = Future(Within::Body);
+    const STEP: Caller = Future(Within::Step);
+    const CONDITION: Caller = Future(Within::Condition);
+    type Row = (&'static [(Make, Caller)], Caller, Option<&'static str>);
+    let table: &[Row] = &[
+        (&[], Body, None),
+        (&[(PLAIN, Body)], Body, Some("0")),
+        (&[(PLAIN, Body)], Elsewhere, Some("0")),
+        (&[(WAIT, Body)], Body, Some("0")),
+        (&[(WAIT, Body)], Elsewhere, None),
+        (&[(keyed, Body)], Body, Some("0")),
+        (&[(keyed, Body), (keyed, Body)], Body, Some("1")),
+        (&[(PLAIN, Body), (keyed, Body)], Body, Some("1")),
+        (&[(keyed, Elsewhere)], Body, None),
+        (&[(keyed, Elsewhere)], Elsewhere, Some("0")),
+        (&[(keyed, Elsewhere), (WAIT, Body)], Elsewhere, Some("0")),
+        (&[(keyed, Elsewhere), (WAIT, Body)], Body, Some("1")),
+        (&[(keyed, Elsewhere), (keyed, Elsewhere)], Elsewhere, None),
+        (&[(PLAIN, BESIDE)], STEP, Some("0")),
+        (&[(PLAIN, BESIDE)], BESIDE, None),
+        (&[(keyed, BESIDE), (WAIT, BESIDE)], STEP, Some("0")),
+        (&[(keyed, BESIDE), (WAIT, BESIDE)], CONDITION, Some("1")),
+        (&[(keyed, BESIDE), (PLAIN, BESIDE)], STEP, None),
+    ];
+    for (at, (calls, caller, within)) in table.iter().enumerate() {
+        let mut one = attempt();
+        for (n, (make, caller)) in calls.iter().enumerate() {
+            one.begin(&n.to_string().into(), make(), by(*caller)).expect("a call");
+        }
+        assert_eq!(one.may_show(by(*caller)).expect("allowed").as_deref(), *within, "row {at}");
     }
 }
 

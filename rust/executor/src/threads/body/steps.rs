@@ -26,7 +26,12 @@ pub struct StepRequest {
     pub once: bool,
     /// When it is tried again.
     pub retry: Option<RetryPolicy>,
+    /// What a message says about the step in the place of [`Host::STEP_ADVICE`].
+    pub advice: Option<&'static str>,
 }
+
+/// What the refusal of a record of bide's own says: it takes no key.
+const OWN_THREAD: &str = "Call it on the body's own thread, before the other threads start, and pass them its result";
 
 impl StepRequest {
     /// A step that is found by its name, use and arguments, and is executed until its result is recorded.
@@ -80,10 +85,10 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         request: StepRequest,
         older: &mut dyn FnMut() -> Option<Arc<[u8]>>,
     ) -> Result<StepStart, CallError> {
-        let StepRequest { proof, key, once, retry } = request;
+        let StepRequest { proof, key, once, retry, advice } = request;
         let has_older = key.is_none() && self.run.state.lock().has_older_steps(self.task);
         let older = if has_older { older() } else { None };
-        let arguments = StepArguments { proof, older, advice: H::STEP_ADVICE };
+        let arguments = StepArguments { proof, older, advice: advice.unwrap_or(H::STEP_ADVICE) };
         let options = StepOptions { keyed: key.is_some(), once, retry };
         let name = key.map_or_else(|| Arc::clone(name), |key| EntryKey::keyed_name(name, &key));
         let call = self.begin(&name, Request::Step { arguments, options })?;
@@ -157,7 +162,9 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         let parker = workers.new_parker();
         at.wait(|| {
             workers.enlist(&parker);
-            let woken = parker.park_until(|alarm, ticket| self.engine.timers().at(due, alarm, ticket));
+            let woken = parker.park_until(|alarm, ticket| {
+                let _ = self.engine.timers().at(due, alarm, ticket);
+            });
             workers.discharge(&parker);
             woken
         })
@@ -180,7 +187,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     /// # Errors
     /// See [`CallError`].
     pub fn record(&self, at: &mut dyn Attached, name: &str, value: impl FnOnce() -> Value) -> Result<Value, CallError> {
-        let request = StepRequest::plain(Some([].into()));
+        let request = StepRequest { advice: Some(OWN_THREAD), ..StepRequest::plain(Some([].into())) };
         let start = match self.begin_step(at, &name.into(), request, &mut || None)? {
             StepStart::Execute(call) => self.end_step(at, call, StepEnd::Executed(Ok(value())))?,
             returned => returned,

@@ -99,6 +99,9 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     /// Waits for these parts: one wait, or a combination before its members. Returns the outcome of each part, in their
     /// order, beside that of the whole; a part that is not over has none.
     pub fn wait_parts(&self, at: &mut dyn Attached, parts: Vec<PartRequest>, check: &mut dyn Check) -> Combined {
+        if let Err(error) = self.run.check_declared(self.task.ix, &parts) {
+            return (Err(error), Vec::new());
+        }
         let name = parts.first().map_or_else(|| "".into(), |part| Arc::clone(&part.name));
         let waiting = match self.waiting(&name, Request::of_parts(parts)) {
             Ok(waiting) => waiting,
@@ -192,8 +195,19 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     pub(super) fn sleep(&self, at: &mut dyn Attached, call: &Call, sleep: Sleep, last: Option<PollNo>) -> Woken {
         let (workers, parker) = (&self.engine.dispatch().workers, &self.parker);
         at.wait(|| match sleep {
-            Sleep::Poll(span) => workers.park_until_poll(&self.engine, parker, span, last),
-            Sleep::Until(due) => parker.park_until(|alarm, ticket| self.engine.timers().at(due, alarm, ticket)),
+            Sleep::Poll(span) => workers.park_until_poll(&self.engine, parker, span, last, |alarm, ticket| {
+                self.run.set_alarm(self.task, call.key(), alarm, ticket);
+            }),
+            Sleep::Until(due) => loop {
+                let woken = parker.park_until(|alarm, ticket| {
+                    let _ = self.engine.timers().at(due, Arc::clone(&alarm), ticket);
+                    self.run.set_alarm(self.task, call.key(), alarm, ticket);
+                });
+                // Somebody may have rung for what is no reason to wake.
+                if woken == Woken::Closed || self.engine.now() >= due || self.is_over(call) || self.run.is_over() {
+                    break woken;
+                }
+            },
             Sleep::Closed => {
                 parker.park_until(|alarm, ticket| self.run.set_alarm(self.task, call.key(), alarm, ticket))
             }
@@ -208,16 +222,31 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     #[inline(never)]
     pub(super) fn wakes(&self, waiting: &mut Waiting, sleep: Sleep, woken: Woken) {
         waiting.poll = None;
+        // A poll is begun in any case, and finds that out itself.
+        if !matches!(sleep, Sleep::Poll(_)) && self.run.has_deadline() && self.run.is_over() {
+            waiting.fed = Fed::Stopped;
+            return;
+        }
+        if woken == Woken::Rung && matches!(sleep, Sleep::Poll(_)) {
+            let condition = Arc::clone(waiting.call.name());
+            let workers = &self.engine.dispatch().workers;
+            waiting.poll = Some(workers.begin_poll(&self.engine, self.executing(), condition));
+        }
         waiting.fed = match (woken, sleep) {
             (Woken::Closed, _) => Fed::Stopped,
-            (Woken::Rung, Sleep::Until(_) | Sleep::Closed | Sleep::PollOrClosed(_)) => Fed::Woken,
+            (Woken::Rung, Sleep::Closed | Sleep::PollOrClosed(_)) => Fed::Woken,
+            (Woken::Rung, _) if self.is_over(&waiting.call) => Fed::Closed,
+            (Woken::Rung, Sleep::Until(_)) => Fed::Woken,
             (Woken::Rung, Sleep::Poll(_)) => {
-                let condition = Arc::clone(waiting.call.name());
-                let workers = &self.engine.dispatch().workers;
-                waiting.poll = Some(workers.begin_poll(&self.engine, self.executing(), condition));
+                waiting.call.set_deadline(self.run.state.lock().deadline(self.task, waiting.call.key()));
                 Fed::Woken
             }
         };
+    }
+
+    /// Whether the run machine has closed what a call waits for.
+    fn is_over(&self, call: &Call) -> bool {
+        self.run.state.lock().closed_entry(self.task, call.key()).is_some()
     }
 
     /// Carries out the actions of a wait up to the first one that [`BodyCx::wait`] carries out itself.
@@ -282,9 +311,13 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         let (outcome, permit) = at.wait(|| {
             workers.end_poll(waiting.poll);
             let outcome = event.map_or(Ok(()), |event| self.engine.commit_own(None, &self.run, event));
-            (outcome, workers.resume(&self.parker))
+            // While its run is paused it gets no slot: it is entered again afterwards.
+            let held = self.run.state.lock().is_held();
+            (outcome, (!held).then(|| workers.resume(&self.parker, self.run.priority())))
         });
-        waiting.parked = false;
+        waiting.poll = None;
+        waiting.parked = permit.is_none();
+        let permit = permit.flatten();
         let slot = permit.is_some();
         *self.permit.lock() = permit;
         if slot {

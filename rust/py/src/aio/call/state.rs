@@ -12,9 +12,9 @@ use pyo3::prelude::*;
 
 use super::super::coroutine::PyCoroutine;
 use super::super::pending::Future;
-use crate::body::PyRetry;
+use crate::body::{PyRetry, covers};
 use crate::errors::{self};
-use crate::gil::{self, Kept, Raised};
+use crate::gil::{Kept, Raised};
 use crate::host::Python3;
 use crate::value::Codec;
 use crate::wait;
@@ -178,15 +178,16 @@ impl PyCall {
 
 impl PyCall {
     pub(super) fn step_failed(&self, py: Python<'_>, raised: Raised) -> PyResult<()> {
-        let failure = errors::describe(py, &raised);
         let matches = {
             let state = self.state.lock();
             let What::Step(step) = &state.what else { return Ok(()) };
             step.retry.as_ref().map(|retry| retry.matches.bind(py).clone())
         };
-        let covered = matches.is_some_and(|matches| {
-            gil::call1(&matches, raised.value(py)).and_then(|answer| gil::is_truthy(&answer)).unwrap_or(false)
-        });
+        let (raised, covered) = match matches.map_or(Ok(false), |matches| covers(&matches, raised.value(py))) {
+            Ok(covered) => (raised, covered),
+            Err(broken) => (broken, false),
+        };
+        let failure = errors::describe(py, &raised);
         let fed = if covered {
             Fed::Raised(failure, Retry { random: self.body(py)?.engine().random() })
         } else {

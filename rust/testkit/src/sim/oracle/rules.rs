@@ -7,8 +7,8 @@ use std::time::Duration;
 use bide_core::record::{RunRowId, RunUpdate};
 use bide_core::recover::MAX_CRASHES;
 use bide_core::{
-    Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, Operation, RunStatus, StepMode, SubStatus, TaskIx,
-    TaskStatus, Time,
+    Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, Operation, RunIf, RunStatus, StepMode, SubStatus,
+    TaskIx, TaskStatus, Time,
 };
 use bide_sched::slots::NEW_EVERY;
 use bide_store::{LEASE, LeaseTime};
@@ -104,6 +104,11 @@ impl Oracle {
             self.must(false, "a body starts in a process that has lost its run", || name.to_string());
             return;
         }
+        let (held, cancelled) = self.runs.get(&run).map_or((false, false), |run| (run.is_held(), run.cancel.is_some()));
+        self.must(!held, "a body starts in a run that is paused", || name.to_string());
+        let begun = own.as_ref().is_some_and(|task| task.status == TaskStatus::Running);
+        let may = !cancelled || begun || graph.spec(ix).run_if == RunIf::Done;
+        self.must(may, "a task starts in a run that is cancelled", || format!("{name}: {own:?}"));
         let (due, latest) = (own.as_ref().and_then(|task| task.retry_at), self.latest);
         self.must(due.is_none_or(|due| due <= latest), "a retry starts before its time", || {
             format!("{name} starts at {latest:?}, not before {due:?}")
@@ -287,7 +292,11 @@ impl Oracle {
         let rows = || self.tasks.iter().filter(|((run, _), _)| *run == update.run).map(|(_, row)| row);
         let open = rows().filter(|row| !row.status.is_ended()).count();
         let failed = rows().any(|row| row.status == TaskStatus::Failed);
-        let status = if failed { RunStatus::Failed } else { RunStatus::Completed };
+        let status = match (&update.cancel, failed) {
+            (Some(_), _) => RunStatus::Cancelled,
+            (None, true) => RunStatus::Failed,
+            (None, false) => RunStatus::Completed,
+        };
         self.must(open == 0 && update.status == status, "a run ends otherwise than its tasks", || {
             format!("{:?} with {open} tasks open; one has failed: {failed}", update.status)
         });

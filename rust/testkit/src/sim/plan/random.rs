@@ -151,6 +151,7 @@ impl TaskPlan {
         let run_if = match rng.below(8) {
             0 => RunIf::Failed,
             1 => RunIf::Done,
+            2 => RunIf::NoneFailed,
             _ => RunIf::Succeeded,
         };
         Self { number, on, run_if, retry, timeout, gate, acts, ends }
@@ -233,6 +234,16 @@ impl Case {
         for _ in 0..rng.below(9) {
             let within = [20, 60, 150, 400][rng.below(4)];
             disasters.push((rng.below(within) as u32, Disaster::random(rng)));
+        }
+        // From a source of their own: what they are does not change what else a world has in it.
+        let requests = &mut Rng::new(seed ^ 0xc0_0717);
+        for _ in 0..requests.below(4) * requests.below(2) {
+            let (at, run) = (requests.below(200) as u32, requests.below(runs));
+            let request = match requests.below(5) {
+                0 => Disaster::Cancel(run),
+                _ => Disaster::Pause(run, requests.below(120) as u32),
+            };
+            disasters.push((at, request));
         }
         disasters.sort_by_key(|(at, _)| *at);
         let slots = if crowd { 1 + rng.below(2) } else { 1 + rng.below(4) } as u32;

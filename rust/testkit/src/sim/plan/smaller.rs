@@ -30,6 +30,8 @@ impl Case {
                 case.calls.remove(0);
                 case.letters.retain(|letter| letter.run > 0);
                 case.letters.iter_mut().for_each(|letter| letter.run -= 1);
+                case.disasters.retain(|(_, disaster)| disaster.run() != Some(0));
+                case.disasters.iter_mut().filter_map(|(_, disaster)| disaster.run_mut()).for_each(|run| *run -= 1);
             });
         }
         for at in (0..self.tasks.len()).rev().filter(|_| self.tasks.len() > 1) {
@@ -151,10 +153,23 @@ impl Act {
 }
 
 impl Disaster {
+    /// The run that it concerns, if it concerns one.
+    fn run_mut(&mut self) -> Option<&mut usize> {
+        match self {
+            Self::Pause(run, _) | Self::Cancel(run) => Some(run),
+            _ => None,
+        }
+    }
+
+    fn run(mut self) -> Option<usize> {
+        self.run_mut().copied()
+    }
+
     fn simpler(self) -> Vec<Self> {
         match self {
             Self::Birth(_, fault) => vec![Self::Crash, Self::Fault(fault)],
             Self::Close | Self::Freeze(_) => vec![Self::Crash],
+            Self::Pause(run, moves) if moves > 1 => vec![Self::Pause(run, moves / 2)],
             Self::Deploy(Version::Grown | Version::Shrunk) => vec![Self::Deploy(Version::First), Self::Crash],
             Self::Deploy(Version::First) => vec![Self::Crash],
             _ => Vec::new(),

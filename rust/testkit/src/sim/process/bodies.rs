@@ -191,6 +191,10 @@ impl Process {
         }
         let result = match result {
             Ok(value) => Ok(value),
+            Err(CallError::Failed(failure)) if failure.kind == FailureKind::Cancelled => {
+                self.shared.oracle.lock().meets("a body that gets that its run is cancelled");
+                return Phase::Ended(Outcome::Cancelled { failure });
+            }
             Err(CallError::Failed(failure)) => Err(failure),
             Err(CallError::Suspended | CallError::Over(_)) => return Phase::Ended(Outcome::Suspended),
             Err(CallError::TimedOut(_)) => return Phase::Ended(body.timed_out(self.shared.case.task(body.task.ix))),

@@ -19,11 +19,13 @@ struct Closed {
     no: BodyNo,
     /// What it sleeps for.
     ticket: u64,
+    /// It sleeps until its next poll, for which it needs a turn.
+    polls: bool,
 }
 
 impl Closed {
     fn ring(&self) {
-        self.rung.lock().push((self.no, self.ticket, Some(Time(0))));
+        self.rung.lock().push((self.no, self.ticket, (!self.polls).then_some(Time(0))));
     }
 }
 
@@ -36,14 +38,23 @@ impl Alarm for Closed {
 impl Process {
     /// A body parks: it is rung when its next poll is due, or its time has come.
     pub(super) fn park(&mut self, body: &mut Body, no: BodyNo, open_call: &mut OpenCall, sleep: Sleep) {
+        self.script_has_slot(false);
         body.ticket += 1;
         body.woken = false;
         let (rung, ticket) = (Arc::clone(&self.rung), body.ticket);
         match sleep {
-            Sleep::Until(due) => self.driver.ring_at(due, move || rung.lock().push((no, ticket, Some(due)))),
-            Sleep::Poll(span) => self.driver.ring_after(span, move || rung.lock().push((no, ticket, None))),
+            Sleep::Until(due) => {
+                let closed = Arc::new(Closed { rung: Arc::clone(&rung), no, ticket, polls: false });
+                self.driver.ring_at(due, move || rung.lock().push((no, ticket, Some(due))));
+                body.run.set_alarm(body.task, open_call.call.key(), closed, 0);
+            }
+            Sleep::Poll(span) => {
+                let closed = Arc::new(Closed { rung: Arc::clone(&rung), no, ticket, polls: true });
+                self.driver.ring_after(span, move || rung.lock().push((no, ticket, None)));
+                body.run.set_alarm(body.task, open_call.call.key(), closed, 0);
+            }
             Sleep::Closed | Sleep::PollOrClosed(_) => {
-                let closed = Arc::new(Closed { rung, no, ticket });
+                let closed = Arc::new(Closed { rung, no, ticket, polls: false });
                 if let Sleep::PollOrClosed(span) = sleep {
                     let closed = Arc::clone(&closed);
                     self.driver.ring_after(span, move || Closed::ring(&closed));
@@ -90,8 +101,10 @@ impl Process {
         self.script_has_slot(false);
         match std::mem::replace(&mut body.phase, Phase::Acts) {
             Phase::Calls(mut open_call, Action::Sleep(sleep)) => {
+                let is_closed = body.run.state.lock().closed_entry(body.task, open_call.call.key()).is_some();
                 open_call.polls = matches!(sleep, Sleep::Poll(_));
-                self.feed(body, no, open_call, Fed::Woken);
+                let is_pushed = matches!(sleep, Sleep::Closed | Sleep::PollOrClosed(_));
+                self.feed(body, no, open_call, if is_closed && !is_pushed { Fed::Closed } else { Fed::Woken });
             }
             Phase::Calls(mut open_call, action @ (Action::CommitAndAcquire(_) | Action::Acquire)) => {
                 self.poll_done(&mut open_call);
@@ -100,7 +113,7 @@ impl Process {
                     _ => Ok(()),
                 };
                 let committed = committed.map_err(|lost| self.call_error(&body, lost));
-                if self.is_closing() {
+                if self.is_closing() || body.run.state.lock().is_held() {
                     // No body gets a slot any more: it unwinds without one.
                     self.feed(body, no, open_call, Fed::Acquired { commit: committed, slot: false });
                     return;

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::RunStatus;
+use bide_core::{Ask, Control, Message, RunStatus};
 use bide_executor::Clock;
+use bide_store::Store;
 
 use super::super::plan::{Disaster, Version};
-use super::World;
+use super::{World, key_of};
 
 impl World {
     /// What is to go wrong at this move goes wrong.
@@ -23,6 +24,10 @@ impl World {
                 Disaster::Second => self.start_process(),
                 Disaster::Deploy(version) => self.deploy(version),
                 Disaster::Stranger => self.stranger(),
+                Disaster::Pause(run, moves) if self.ask(run, Ask::Pause) => {
+                    self.resumes.push((self.moves + moves, run));
+                }
+                Disaster::Cancel(run) => drop(self.ask(run, Ask::Cancel { force: false })),
                 _ => {}
             }
             if self.processes.is_empty() {
@@ -46,8 +51,34 @@ impl World {
                     self.start_process();
                 }
                 Disaster::Jump(_) | Disaster::Second | Disaster::Deploy(_) | Disaster::Stranger => {}
+                Disaster::Pause(..) | Disaster::Cancel(_) => {}
             }
         }
+        let due = |(at, _): &(u32, usize)| *at <= self.moves;
+        if let Some(at) = self.resumes.iter().position(due) {
+            let (_, run) = self.resumes[at];
+            if self.ask(run, Ask::Resume) {
+                self.resumes.swap_remove(at);
+            }
+        }
+    }
+
+    /// Somebody asks something of a run: a process that is able, or one without a runner. False if there is no such run
+    /// yet, or nobody could ask.
+    fn ask(&mut self, run: usize, ask: Ask) -> bool {
+        let [(run, _)] = self.base.by_key(&key_of(run), None).unwrap_or_default()[..] else { return false };
+        self.shared.oracle.lock().meets(ask.name());
+        let control = Control::new(ask);
+        let able: Vec<usize> = (0..self.processes.len()).filter(|at| self.processes[*at].is_able()).collect();
+        if !able.is_empty() && self.rng.one_in(2) {
+            let which = able[self.rng.below(able.len())];
+            return self.processes[which].control(run, &control).is_ok();
+        }
+        self.sent += 1;
+        // No process makes such a number.
+        let (number, sent_at) = (-(self.sent as i64), self.shared.clock.now());
+        let (address, content) = (control.address(), Ok(control.content()));
+        self.base.send(run, &Message { number, address, id: None, content, sent_at }).is_ok()
     }
 
     /// Other code from now on; one process has it at once.

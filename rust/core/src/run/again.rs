@@ -1,0 +1,179 @@
+//! A retry of a run that has ended, or that stands still: it continues from its failed and cancelled tasks, or from one
+//! that is named, and from all that depends on these.
+//!
+//! Their journals are kept, as by the retry of a task: what was recorded is not done again. Of a mapped task only the
+//! elements that did not complete are executed again, unless what it is mapped over is. Child runs that did not complete
+//! are retried themselves.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::control::{Ask, Control};
+use crate::id::{NO_MAP, RunId, TaskIx, TaskRef};
+use crate::message::Message;
+use crate::record::Write;
+use crate::status::{RunStatus, TaskStatus};
+use crate::time::Time;
+use crate::value::Value;
+
+use super::control::post;
+use super::{Out, RunState};
+
+/// What is done again.
+#[derive(Default)]
+struct Again {
+    /// Tasks as a whole.
+    whole: HashSet<TaskIx>,
+    /// Single elements of other mapped tasks.
+    elements: HashSet<TaskRef>,
+}
+
+impl RunState {
+    /// Continues from the failed and cancelled tasks, or from this one. A run in which all have completed completes.
+    pub(super) fn retry(&mut self, from: Option<&str>, fresh: bool, request: &Message, out: &mut Out<'_>) {
+        let again = self.done_again(from);
+        let expanded: Vec<TaskIx> = again.elements.iter().map(|task| task.ix).collect();
+        self.forget_cancel();
+        self.ended_at = Time::default();
+        self.status = RunStatus::Running;
+        let mut order: Vec<TaskRef> = Vec::new();
+        for ix in Arc::clone(&self.graph).order().iter().copied() {
+            if again.whole.contains(&ix) {
+                self.forget_elements(ix, out);
+                order.push(TaskRef::plain(ix));
+            } else if expanded.contains(&ix) {
+                let length = self.elements(ix).len() as i32;
+                let elements = (0..length).map(|map| TaskRef { ix, map });
+                order.extend(elements.filter(|task| again.elements.contains(task)));
+                self.begin_again(TaskRef::plain(ix), TaskStatus::Running, out);
+            }
+        }
+        for task in &order {
+            self.forget_attempt(*task, fresh, request, out);
+            self.begin_again(*task, TaskStatus::Pending, out);
+        }
+        self.count_again();
+        let failed = |state: &super::Task| state.status == TaskStatus::Failed;
+        if !self.all().any(|(_, state)| failed(state)) {
+            self.run_detail().failure = None;
+        }
+        self.new_record(out);
+        self.write_run(out);
+        for task in order {
+            // One that fails as it starts may have skipped it.
+            if self.task(task).unmet == 0 && self.task_status(task) == TaskStatus::Pending {
+                self.start_or_skip(task, out);
+            }
+        }
+        if self.remaining == 0 && self.status == RunStatus::Running {
+            self.end_run(out);
+        }
+    }
+
+    /// The run is not cancelled any more.
+    pub(crate) fn forget_cancel(&mut self) {
+        let detail = self.run_detail();
+        detail.cancel = None;
+        detail.interrupted.clear();
+    }
+
+    /// The tasks and elements that are done again.
+    fn done_again(&self, from: Option<&str>) -> Again {
+        let mut again = Again::default();
+        let named = from.map(|name| self.graph.find_element(name));
+        let is = |task: TaskRef, state: &super::Task| match named {
+            Some(named) => named == Some(task),
+            // A task that was skipped for one that has failed need not depend on that.
+            None => {
+                matches!(state.status, TaskStatus::Failed | TaskStatus::Cancelled)
+                    || (state.status == TaskStatus::Skipped && state.failed)
+            }
+        };
+        let first: Vec<TaskRef> = self.all().filter(|(task, state)| is(*task, state)).map(|(task, _)| task).collect();
+        for task in first {
+            // An expanded task is done again by its elements.
+            if task.map != NO_MAP {
+                again.elements.insert(task);
+            } else if named.is_some() || !self.is_expanded(task) {
+                again.whole.insert(task.ix);
+            }
+        }
+        for &ix in self.graph.order() {
+            self.add_dependent(ix, &mut again);
+        }
+        again.elements.retain(|task| !again.whole.contains(&task.ix));
+        again
+    }
+
+    /// Adds a task if it depends on one that is done again; of a mapped task that follows others the elements that do.
+    fn add_dependent(&self, ix: TaskIx, again: &mut Again) {
+        let follows = self.graph.follows(ix);
+        for &on in self.graph.dependencies(ix) {
+            let partly = again.elements.iter().any(|task| task.ix == on);
+            if !again.whole.contains(&on) && !partly {
+                continue;
+            }
+            if again.whole.contains(&on) || !follows.contains(&on) || !self.is_expanded(TaskRef::plain(ix)) {
+                again.whole.insert(ix);
+                return;
+            }
+            let same: Vec<TaskRef> =
+                again.elements.iter().filter(|task| task.ix == on).map(|task| TaskRef { ix, ..*task }).collect();
+            again.elements.extend(same);
+        }
+    }
+
+    /// A mapped task is mapped again: its elements are forgotten.
+    fn forget_elements(&mut self, ix: TaskIx, out: &mut Out<'_>) {
+        if self.maps.as_mut().is_some_and(|maps| maps.remove(ix)) {
+            out.batch.push(Write::DropElements { run: self.row(), task: self.ids[ix as usize] });
+        }
+    }
+
+    /// Prepares the journal of a task for its next attempt.
+    fn forget_attempt(&mut self, task: TaskRef, fresh: bool, request: &Message, out: &mut Out<'_>) {
+        if self.known_detail(task).is_none() {
+            return;
+        }
+        let children = self.children_to_retry(task, fresh);
+        let journal = &mut self.detail(task).journal;
+        let mut dropped = journal.forget_cancellation();
+        dropped.extend(journal.forget_waits_for(&children));
+        dropped.extend(journal.rewind(fresh));
+        if !dropped.is_empty() {
+            self.drop_entries(task, dropped, out);
+        }
+        for child in children {
+            self.reopen_child(child);
+            let reason = format!("run {}, which has started it, is retried", self.id);
+            let control = Control { reason: Some(reason.into()), ..Control::new(Ask::Retry { from: None, fresh }) };
+            post(child, request.number, &control, out);
+        }
+    }
+
+    /// The children of a body that have not completed; none if it starts others.
+    fn children_to_retry(&self, task: TaskRef, fresh: bool) -> Vec<RunId> {
+        let started =
+            self.known_detail(task).filter(|_| !fresh).into_iter().flat_map(|detail| detail.journal.started());
+        started.filter(|child| self.has_failed(*child)).collect()
+    }
+
+    /// A task or element is as if it had not begun; or, expanded, as if its elements had not ended.
+    fn begin_again(&mut self, task: TaskRef, status: TaskStatus, out: &mut Out<'_>) {
+        let state = self.task_mut(task);
+        state.status = status;
+        state.output = Value::NONE;
+        state.ended_at = Time::default();
+        (state.failed, state.reenter, state.interrupt) = (false, false, false);
+        if status == TaskStatus::Pending {
+            state.started_at = Time::default();
+        }
+        if let Some(detail) = &mut state.detail {
+            (detail.sub_status, detail.changes, detail.failure) = (None, None, None);
+            (detail.retry_at, detail.skipped, detail.combinations) = (None, None, None);
+        }
+        if self.task(task).has_row {
+            self.write_row(task, out);
+        }
+    }
+}

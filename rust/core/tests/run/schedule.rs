@@ -1,0 +1,101 @@
+//! When a run begins, and when it must have ended.
+
+use bide_core::{
+    EntryKind, EntryState, Event, FailureKind, GateSpec, GateUntil, RunIf, RunStatus, TaskSpec, TaskStatus, Time,
+};
+
+use crate::script::{Script, key, spec, wait};
+
+const START: Time = Time(60_000_000);
+/// The run is created at 1.
+const DEADLINE: Time = Time(30_000_001);
+
+fn ring(script: &mut Script) {
+    for (at, event) in script.run_timers() {
+        script.now = script.now.max(at);
+        let _ = script.apply(event);
+    }
+}
+
+#[test]
+fn nothing_starts_before_its_time_and_everything_then() {
+    let mut script = Script::timed(vec![spec("a", &[]), spec("b", &["a"]), spec("c", &[])], Some(START), None);
+    assert_eq!(script.ready(), [] as [&str; 0]);
+    // A ring that comes too early, as after a step of the clock, starts nothing.
+    script.apply(Event::StartDue).unwrap();
+    assert_eq!(script.ready(), [] as [&str; 0]);
+    ring(&mut script);
+    assert_eq!(script.ready(), ["a", "c"]);
+    script.apply(Event::StartDue).unwrap();
+    script.complete("a");
+    assert_eq!(script.ready(), ["b"], "each once");
+}
+
+#[test]
+fn a_crash_does_not_move_the_start() {
+    let mut script = Script::timed(vec![spec("a", &[])], Some(START), None);
+    script.die();
+    assert_eq!(script.ready(), [] as [&str; 0]);
+    let timers: Vec<Time> = script.run_timers().into_iter().map(|(at, _)| at).collect();
+    assert!(timers.contains(&START), "{timers:?}");
+    script.now = START;
+    script.die();
+    assert_eq!(script.ready(), ["a"], "the time came while nobody executed the run");
+}
+
+#[test]
+fn at_its_deadline_a_run_fails_with_what_has_begun_and_the_rest_is_skipped() {
+    let gate = GateSpec { name: "gate".into(), until: GateUntil::Condition, timeout: None };
+    let specs = vec![
+        spec("ended", &[]),
+        spec("executes", &[]),
+        spec("waits", &[]),
+        TaskSpec { gate: Some(gate), ..spec("gated", &[]) },
+        spec("queued", &[]),
+        spec("after", &["waits"]),
+        TaskSpec { run_if: RunIf::Done, ..spec("cleans", &["waits"]) },
+    ];
+    let mut script = Script::timed(specs, None, Some(DEADLINE));
+    script.complete("ended");
+    script.enter("executes");
+    script.enter("waits");
+    script.open("waits", wait("w", EntryKind::Condition));
+    ring(&mut script);
+    assert_eq!(script.status(), RunStatus::Failed);
+    let failure = script.store.run.failure.clone().unwrap();
+    assert_eq!(failure.kind, FailureKind::RunTimeout);
+    assert!(failure.message().ends_with("of workflow 'workflow' did not end within 30 s"), "{}", failure.message());
+    assert_eq!(script.row("ended").status, TaskStatus::Completed);
+    for name in ["executes", "waits", "gated"] {
+        assert_eq!((script.row(name).status, script.row(name).failure.as_ref()), (TaskStatus::Failed, Some(&failure)));
+    }
+    for name in ["queued", "after", "cleans"] {
+        assert_eq!(script.row(name).status, TaskStatus::Skipped);
+        assert_eq!(script.blocked_by(name), "the run did not end within 30 s");
+    }
+    assert_eq!(script.store.entry(2, &key("w")).unwrap().state, EntryState::Failed, "its wait has ended");
+    assert!(script.end("executes", bide_core::Outcome::Suspended).is_err(), "what its bodies do is refused");
+}
+
+#[test]
+fn a_crash_does_not_move_the_deadline() {
+    let mut script = Script::timed(vec![spec("a", &[])], None, Some(DEADLINE));
+    script.enter("a");
+    script.run_timers();
+    script.die();
+    assert_eq!(script.run_timers().first().map(|(at, _)| *at), Some(DEADLINE));
+    script.now = DEADLINE;
+    script.die();
+    // That it had started was never recorded.
+    assert_eq!((script.status(), script.row("a").status), (RunStatus::Failed, TaskStatus::Skipped));
+}
+
+#[test]
+fn a_run_that_has_ended_ignores_its_deadline() {
+    let mut script = Script::timed(vec![spec("a", &[])], None, Some(DEADLINE));
+    script.complete("a");
+    let timers = script.run_timers();
+    script.now = DEADLINE;
+    assert!(script.apply(timers[0].1.clone()).is_err());
+    assert_eq!(script.status(), RunStatus::Completed);
+}

@@ -1,0 +1,98 @@
+//! The statement of a listing. It goes along the index that narrows it down the most: the children of a run, the runs
+//! with a tag, those with a key of this beginning, or all by number.
+
+use bide_core::{RunId, Time};
+use rusqlite::types::Value as Sql;
+
+use super::read::{COLUMNS, JOINS, SLACK_MS};
+use crate::RunFilter;
+
+/// The statement that lists the runs of a filter, newest first, and its parameters.
+pub(super) fn statement(filter: &RunFilter) -> (String, Vec<Sql>) {
+    let mut parameters: Vec<Sql> = Vec::new();
+    let mut put = |value: Sql| {
+        parameters.push(value);
+        format!("?{}", parameters.len())
+    };
+    let mut tags = filter.tags.iter();
+    let by_tag = if filter.parent.is_none() { tags.next() } else { None };
+    // CROSS JOIN keeps the order: first what narrows the listing down.
+    let (source, number) = match by_tag {
+        Some((name, value)) => {
+            let (name, value) = (put(Sql::Text(name.to_string())), put(Sql::Text(value.to_string())));
+            let tagged =
+                format!("run_tag t CROSS JOIN run r ON r.id = t.run AND t.name = {name} AND t.value = {value}");
+            (tagged, "t.run")
+        }
+        None if filter.parent.is_none() && filter.key_prefix.is_some() => {
+            ("workflow k CROSS JOIN run r ON r.workflow = k.id".to_owned(), "r.id")
+        }
+        None => ("run r".to_owned(), "r.id"),
+    };
+    let mut conditions = Vec::new();
+    if let Some(parent) = filter.parent {
+        // The number alone is not the run.
+        let (row, uuid) = (put(Sql::Integer(parent.row())), put(Sql::Blob(parent.0.to_be_bytes().to_vec())));
+        conditions.push(format!("r.parent = {row} AND p.uuid = {uuid}"));
+    }
+    for (name, value) in tags {
+        let (name, value) = (put(Sql::Text(name.to_string())), put(Sql::Text(value.to_string())));
+        conditions.push(format!(
+            "EXISTS (SELECT 1 FROM run_tag o WHERE o.run = r.id AND o.name = {name} AND o.value = {value})"
+        ));
+    }
+    if let Some(prefix) = &filter.key_prefix {
+        conditions.push(format!("r.key >= {}", put(Sql::Text(prefix.clone()))));
+        if let Some(end) = after_all(prefix) {
+            conditions.push(format!("r.key < {}", put(Sql::Text(end))));
+        }
+    }
+    let everything = source == "run r" && filter.parent.is_none();
+    if let Some(since) = filter.since.or(everything.then_some(Time(0))) {
+        let oldest = RunId::first_row_at((since.0 / 1000).saturating_sub(SLACK_MS));
+        let (oldest, since) = (put(Sql::Integer(oldest)), put(Sql::Integer(since.0)));
+        conditions.push(format!("{number} >= {oldest} AND r.created_at >= {since}"));
+    }
+    if let Some(status) = filter.status {
+        conditions.push(format!("r.status = {}", put(Sql::Integer(status.code().into()))));
+    }
+    if let Some(workflow) = &filter.workflow {
+        conditions.push(format!("w.name = {}", put(Sql::Text(workflow.clone()))));
+    }
+    if conditions.is_empty() {
+        conditions.push("TRUE".to_owned());
+    }
+    let limit = filter.limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX));
+    let limit = put(Sql::Integer(limit));
+    let conditions = conditions.join(" AND ");
+    let sql = format!("{COLUMNS}{source} {JOINS}WHERE {conditions} ORDER BY {number} DESC LIMIT {limit}");
+    (sql, parameters)
+}
+
+/// The least text that is greater than all that begin with this one; `None` if there is none.
+fn after_all(prefix: &str) -> Option<String> {
+    let mut chars: Vec<char> = prefix.chars().collect();
+    while let Some(last) = chars.pop() {
+        if let Some(next) = (u32::from(last) + 1..=0x0010_ffff).find_map(char::from_u32) {
+            chars.push(next);
+            return Some(chars.into_iter().collect());
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_beginning_is_behind_everything_that_begins_so() {
+        for prefix in ["a", "a\u{d7ff}", "a\u{10ffff}", "order/7"] {
+            let end = after_all(prefix);
+            let longer = format!("{prefix}\u{10ffff}\u{10ffff}");
+            assert!(end.as_ref().is_some_and(|end| end.as_bytes() > longer.as_bytes()), "{prefix:?} {end:?}");
+        }
+        assert_eq!(after_all("ab").as_deref(), Some("ac"));
+        assert_eq!((after_all(""), after_all("\u{10ffff}")), (None, None));
+    }
+}

@@ -1,0 +1,195 @@
+"""Cancel and pause of runs whose bodies are by `async def`."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+import bide
+from processes import eventually
+
+Handle = bide.AsyncTaskHandle
+Place = Callable[[Handle], Awaitable[object]]
+
+
+class Waits:
+    """A body that waits as it is told, and notes what cancels it."""
+
+    def __init__(self, place: Place) -> None:
+        self.log: list[object] = []
+        self.waits = threading.Event()
+
+        @bide.task
+        async def waits(handle: bide.AsyncTaskHandle) -> str:
+            self.waits.set()
+            try:
+                await place(handle)
+            except asyncio.CancelledError as error:
+                self.log.append(isinstance(error, bide.Cancelled))
+                self.log.append(handle.cancelled)
+                self.log.append(await handle.step(lambda: "undone", name="undo"))
+                await handle.sleep(0.01)
+                raise
+            return "done"
+
+        @bide.task(run_if="done", depends_on=[waits])
+        async def tidy() -> None:
+            self.log.append("tidy")
+
+        self.workflow = bide.Workflow("waits", [waits, tidy])
+
+    def submit(self, runner: bide.Runner) -> bide.RunHandle:
+        run = runner.submit(self.workflow)
+        assert self.waits.wait(20)
+        return run
+
+
+async def signal(handle: Handle) -> object:
+    return await handle.wait_for("go")
+
+
+async def asyncio_sleep(_handle: Handle) -> object:
+    return await asyncio.sleep(3600)
+
+
+async def event(_handle: Handle) -> object:
+    return await asyncio.Event().wait()
+
+
+async def condition(handle: Handle) -> object:
+    return await handle.defer_until(lambda: None, 3_600_000, name="never")
+
+
+async def several(handle: Handle) -> object:
+    return await handle.wait_any(bide.signal("go"), bide.after(3600))
+
+
+async def gather(handle: Handle) -> object:
+    return await asyncio.gather(handle.wait_for("a"), handle.wait_for("b"))
+
+
+async def group(handle: Handle) -> object:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(handle.sleep(3600, name="sleeps"))
+        tasks.create_task(asyncio.sleep(3600))
+
+
+async def step(handle: Handle) -> object:
+    async def hangs() -> None:
+        await asyncio.sleep(3600)
+
+    return await handle.step(hangs)
+
+
+async def retried(handle: Handle) -> object:
+    async def fails() -> None:
+        raise LookupError
+
+    return await handle.step(fails, retry=bide.Retry(3, delay=3600))
+
+
+def body_waits(runner: bide.Runner, run: bide.RunHandle) -> None:
+    eventually(lambda: runner.get(run.id).tasks["waits"].status == "Running", "the body waits")
+
+
+@pytest.mark.parametrize("place", [signal, asyncio_sleep, event, condition, several, gather, group, step, retried])
+def test_cancel_reaches_a_coroutine_wherever_it_is(runner: bide.Runner, place: Place) -> None:
+    waits = Waits(place)
+    run = waits.submit(runner)
+    body_waits(runner, run)
+    run.cancel(by="ana")
+    with pytest.raises(bide.RunFailed, match="was cancelled by ana"):
+        run.result(timeout=20)
+    assert waits.log[1:] == [True, "undone", "tidy"]
+    result = runner.get(run.id)
+    assert result is not None
+    assert [str(task.status) for task in result.tasks.values()] == ["Cancelled", "Completed"]
+
+
+def test_what_a_wait_raises_is_both_cancellations(runner: bide.Runner) -> None:
+    waits = Waits(signal)
+    run = waits.submit(runner)
+    eventually(lambda: runner.get(run.id).tasks["waits"].sub_status == "Deferred", "the body waits")
+    run.cancel()
+    with pytest.raises(bide.RunFailed):
+        run.result(timeout=20)
+    assert waits.log[0] is True
+
+
+def test_a_coroutine_may_go_on_after_it_was_cancelled(runner: bide.Runner) -> None:
+    waits = threading.Event()
+
+    @bide.task
+    async def stubborn(handle: bide.AsyncTaskHandle) -> str:
+        waits.set()
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            await handle.sleep(0.01)
+            return "saved"
+        return "done"
+
+    run = runner.submit(bide.Workflow("stubborn", [stubborn]))
+    assert waits.wait(20)
+    run.cancel()
+    with pytest.raises(bide.RunFailed) as failed:
+        run.result(timeout=20)
+    assert failed.value.result["stubborn"] == "saved"
+
+
+def test_a_coroutine_that_does_not_end_is_cut_off(file: Path) -> None:
+    waits, log = threading.Event(), []
+
+    @bide.task
+    async def hangs(handle: bide.AsyncTaskHandle) -> None:
+        waits.set()
+        try:
+            await handle.wait_for("go")
+        except bide.Cancelled:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                log.append("cut off")
+                raise
+
+    with bide.Runner(file, cancel_grace=0.2) as runner:
+        run = runner.submit(bide.Workflow("hangs", [hangs]))
+        assert waits.wait(20)
+        run.cancel()
+        with pytest.raises(bide.RunFailed, match="cancelled"):
+            run.result(timeout=20)
+        eventually(lambda: log == ["cut off"], "the coroutine is cancelled")
+
+
+def test_a_paused_run_resumes_no_coroutine(runner: bide.Runner) -> None:
+    waits = Waits(signal)
+    run = waits.submit(runner)
+    eventually(lambda: runner.get(run.id).tasks["waits"].sub_status == "Deferred", "the body waits")
+    run.pause(by="bo")
+    run.signal("go")
+    eventually(lambda: runner.get(run.id).tasks["waits"].sub_status == "Active", "the signal is recorded")
+    with pytest.raises(TimeoutError):
+        run.result(timeout=0.05)
+    assert waits.log == []
+    run.resume()
+    assert run.result(timeout=20)["waits"] == "done"
+    assert waits.log == ["tidy"]
+
+
+def test_runs_are_controlled_from_coroutines(runner: bide.Runner) -> None:
+    waits = Waits(signal)
+    run = waits.submit(runner)
+    eventually(lambda: runner.get(run.id).tasks["waits"].sub_status == "Deferred", "the body waits")
+
+    async def controls() -> list[str]:
+        await run.pause_async(by="bo")
+        await run.resume_async()
+        await run.cancel_async(by="ana")
+        with pytest.raises(bide.RunFailed):
+            await run.result_async(timeout=20)
+        return [entry.what for entry in await run.history_async()]
+
+    told = asyncio.run(controls())
+    assert [what for what in told if what in {"pause", "resume", "cancel"}] == ["pause", "resume", "cancel"]
