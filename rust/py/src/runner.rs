@@ -102,7 +102,7 @@ impl PyRunner {
             // The notifier's thread must not be the first to import it: during an exit it could not end in there.
             py.import("logging")?;
             let notifier = Arc::new(Notifier::default());
-            let queue = LoopQueue::new(py, &notifier)?;
+            let queue = LoopQueue::new(&notifier);
             let pool = pool.with_coroutines(Coroutines::new(async_slots, Loop(Arc::clone(&queue))));
             let retention = retention.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
             let log = Arc::clone(&notifier);
