@@ -338,7 +338,7 @@ fn a_computed_time_of_a_gate_is_recorded_once_and_stands() {
             assert!(matches!(script.effects[..], [Effect::Timer { at, .. }] if at == due), "{:?}", script.effects);
             script.die();
         }
-        assert!(script.state.awaits_gate(task, 0, number));
+        assert!(script.state.awaits_gate(task, 0, number, None));
         script.ring();
         assert!(script.now >= due);
         assert_eq!(script.ready(), ["a"]);
