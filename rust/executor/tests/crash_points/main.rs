@@ -310,4 +310,5 @@ crash_points! {
     a_gate_that_times_out
 }
 
+mod control;
 mod steps;
