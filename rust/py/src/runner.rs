@@ -79,6 +79,7 @@ type RunInput = (Vec<(String, Vec<u8>)>, Option<String>);
 impl PyRunner {
     /// Opens a store and starts the threads.
     #[new]
+    #[expect(clippy::too_many_arguments, reason = "those of Python, each by its name")]
     fn new(
         py: Python<'_>,
         store: OsString,
@@ -104,21 +105,20 @@ impl PyRunner {
             let notifier = Arc::new(Notifier::default());
             let queue = LoopQueue::new(&notifier);
             let pool = pool.with_coroutines(Coroutines::new(async_slots, Loop(Arc::clone(&queue))));
-            let retention = retention.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
+            let span = |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+            let retention = retention.map(span);
             let log = Arc::clone(&notifier);
             let started = gil::detached(py, || {
                 let log = Box::new(move |level, line: &str| log.log(level, line));
                 Engine::start_with(store, SystemClock::shared(), pool, log, retention)
             });
             let engine = started.map_err(|error| errors::store(py, &error))?;
-            let span = |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
             engine.set_cancel_grace(span(cancel_grace.0), span(cancel_grace.1));
             let inner = Arc::new(Inner { engine, notifier, queue, home: Home::here(), closed: AtomicBool::new(false) });
             let as_closed: std::sync::Weak<Inner> = Arc::downgrade(&inner);
-            let runner = Self { inner };
             exit::close_at_exit(py, as_closed)?;
-            runner.start_threads(py)?;
-            Ok(runner)
+            let runner = Self { inner };
+            runner.start_threads(py).map(|()| runner)
         })
     }
 
