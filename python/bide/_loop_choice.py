@@ -4,12 +4,12 @@ The first that can be used is chosen, and stays. `asyncio` is imported only if a
 """
 
 import functools
-import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING
 
 from bide._errors import BideError, DefinitionError
+from bide._here import running_loop
 
 if TYPE_CHECKING:
     import asyncio
@@ -34,7 +34,7 @@ class LoopChoice:
         self._caller: asyncio.AbstractEventLoop | None = None
         self._wanted = False
         # Made on a running loop, the runner may be about to be entered there.
-        running = _running_loop()
+        running = running_loop()
         self._undecided = running is not None
         if running is not None:
             running.call_soon(_call, weakref.WeakMethod(self._decide))
@@ -79,7 +79,7 @@ class LoopChoice:
 
     def refuse_own_thread(self) -> None:
         """Refuse to block the loop on which the bodies are to unwind."""
-        running = _running_loop()
+        running = running_loop()
         if running is not None and self._bodies is not None and self._bodies.loop is running and not self._core.closed:
             msg = (
                 "Runner.close() blocks the event loop that executes the bodies of the runner, and they cannot end: use "
@@ -107,7 +107,7 @@ class LoopChoice:
                 self._bodies = start_own(self._queue, self._factory)
                 return
             self._bodies = bodies = BodyLoop(self._queue, self._caller, own=False)
-        if _running_loop() is self._caller:
+        if running_loop() is self._caller:
             bodies.start()
         else:
             self._caller.call_soon_threadsafe(bodies.start)
@@ -118,8 +118,3 @@ def _call(method: "weakref.WeakMethod[Callable[[], None]]") -> None:
     bound = method()
     if bound is not None:
         bound()
-
-
-def _running_loop() -> "asyncio.AbstractEventLoop | None":
-    asyncio = sys.modules.get("asyncio")
-    return None if asyncio is None else asyncio._get_running_loop()

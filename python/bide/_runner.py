@@ -118,7 +118,7 @@ class Runner(Controls, RunnerTwins):
             grace,
         )
         self._loop = LoopChoice(self._core, loop_factory)
-        self._submitter = Submitter(self._submit_each)
+        self._submitter = Submitter()
         try:
             for workflow in workflows:
                 self.register(workflow)
@@ -520,7 +520,8 @@ class Runner(Controls, RunnerTwins):
         """Submit a run together with those of other callers on event loops."""
         compiled = self._core_workflow(workflow)
         encoded = workflow._compiled().encode_inputs(inputs)
-        return self._submitter.put(Submission(compiled, encoded, _check_key(key), said))
+        submission = Submission(self._submit_each, compiled, encoded, _check_key(key), said)
+        return self._submitter.put(submission)
 
     def _submit_each(self, runs: list[Submission]) -> list[RunHandle | BaseException]:
         """Submit runs of one workflow with the same options at once; if one is refused, one after the other."""

@@ -24,10 +24,10 @@ use crate::runs::settled::Settlement;
 use crate::runs::suspects::{Suspects, Turn};
 
 /// The default of how long a body of a cancelled run may execute to clean up.
-const CANCEL_GRACE: Duration = Duration::from_secs(60);
+pub(crate) const CANCEL_GRACE: Duration = Duration::from_secs(60);
 
 /// The default of how long that may take by the wall.
-const CANCEL_LIMIT: Duration = Duration::from_secs(3600);
+pub(crate) const CANCEL_LIMIT: Duration = Duration::from_secs(3600);
 
 /// An engine's right to act.
 pub(crate) struct Control<H: Host> {

@@ -31,6 +31,7 @@ mod options;
 mod panics;
 mod plan;
 mod process;
+mod refused;
 mod run_handle;
 mod runner;
 mod snapshot;

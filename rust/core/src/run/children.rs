@@ -24,7 +24,7 @@ pub(crate) struct Children(HashMap<RunId, Child, QuickHash>);
 struct Child {
     /// How it has ended, if it has.
     end: Option<RunStatus>,
-    /// The open waits for its end. One that was closed in another way since is skipped.
+    /// The waits for its end that were opened. One that is over is skipped, also if its key is another wait's by now.
     waits: Vec<(TaskRef, EntryKey)>,
 }
 
@@ -168,10 +168,14 @@ impl RunState {
         let Some(child) = self.child(run).filter(|child| child.end.is_none() && status.is_ended()) else { return };
         child.end = Some(status);
         for (task, key) in std::mem::take(&mut child.waits) {
-            if self.is_open(task, &key) {
+            if self.is_open(task, &key) && self.awaited_child(task, &key) == Some(run) {
                 self.push_closed(task, &key, end_of(run, status), out);
             }
         }
+    }
+
+    fn awaited_child(&self, task: TaskRef, key: &EntryKey) -> Option<RunId> {
+        self.known_detail(task)?.journal.get(key).and_then(child_of)
     }
 
     /// Restores the children of a stored run, after its journals.

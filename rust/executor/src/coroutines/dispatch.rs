@@ -79,6 +79,9 @@ pub trait EventLoop: Send + Sync {
     /// Wakes it: it is to take what is there.
     fn wake(&self);
 
+    /// A body is ready or a gate is open: there is to be a loop, if there is none yet.
+    fn want(&self);
+
     /// Called every 50 ms or so, with the steady time: it may find out whether the loop is blocked. `executing`: bodies
     /// execute.
     fn look(&self, now: Duration, executing: bool);
@@ -353,12 +356,14 @@ impl<H: Host> Dispatch<H> for Coroutines<H> {
         };
         ready.clear();
         if wakes {
+            self.event_loop.want();
             self.wake();
         }
     }
 
     fn gate(&self, gate: Gate<H>) {
         self.state.lock().gates.push(gate);
+        self.event_loop.want();
         self.wake();
     }
 

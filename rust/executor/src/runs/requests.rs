@@ -47,6 +47,12 @@ pub enum Outlook {
 }
 
 impl<H: Host> PendingRequest<H> {
+    /// The number of its message.
+    #[must_use]
+    pub const fn number(&self) -> i64 {
+        self.number
+    }
+
     /// Waits for the answer, at most for a span. Blocks.
     #[must_use]
     pub fn wait(&self, span: Duration) -> Option<Reply> {

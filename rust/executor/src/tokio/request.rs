@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bide_core::attempt::{CallError, Request, reply_name};
 use bide_core::{Address, DefinitionError, Failure, FailureKind, MessageKind, RunId, Value, taken_request};
+use bide_store::StoreError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -188,13 +189,17 @@ impl<Out: DeserializeOwned + 'static> IntoFuture for SendRequest<Out> {
             let value = value
                 .map_err(|why| DefinitionError(format!("the value of the request '{name}' cannot be stored: {why}")))?;
             let letter = Letter { run, address: Address::request(&name), id, content: Ok(value) };
-            let pending = match blocking(&engine, move |engine| engine.request(letter)).await?? {
-                Ok(pending) => Arc::new(pending),
+            // Made where it is sent: dropped meanwhile, it is withdrawn too.
+            let send = move |engine: &Arc<Engine<Closures>>| -> Result<_, StoreError> {
+                let sender = |pending| Sender { engine: Arc::clone(engine), run, pending, answered: false };
+                Ok(engine.request(letter)?.map(|pending| sender(Arc::new(pending))))
+            };
+            let mut sender = match blocking(&engine, send).await?? {
+                Ok(sender) => sender,
                 Err(sent) => return Err(refusal(sent, &format!("the request '{name}'"), run)),
             };
             // On the engine's runtime: the caller's may have no clock.
             let runtime = engine.dispatch().runtime().clone();
-            let mut sender = Sender { engine, run, pending, answered: false };
             let mut waits = Aborted(runtime.spawn(async move { sender.wait(timeout).await }));
             let answer = (&mut waits.0).await.map_err(|_| Error::Closed)??;
             let Some(answer) = answer else {

@@ -19,6 +19,7 @@ use super::workflow::Workflow;
 use super::{codec, gate_watch, work};
 use crate::clock::{Clock, SystemClock};
 #[cfg(feature = "testing")]
+use crate::control::{CANCEL_GRACE, CANCEL_LIMIT};
 use crate::drive::Driver;
 use crate::engine::{Engine, default_slots};
 use crate::log::{Level, Log};
@@ -48,6 +49,8 @@ pub struct RunnerBuilder {
     slots: u32,
     /// How long ended runs are kept; `None`: for ever.
     retention: Option<Duration>,
+    /// How long a body may clean up whose run was cancelled: in execution, and by the wall.
+    cancel_grace: (Duration, Duration),
     /// Where log lines go.
     log: Log,
 }
@@ -65,6 +68,14 @@ impl RunnerBuilder {
     #[must_use]
     pub fn retention(mut self, retention: Option<Duration>) -> Self {
         self.retention = retention;
+        self
+    }
+
+    /// How long a body may clean up whose run was cancelled, before its task ends all the same: how long it may execute,
+    /// and how long by the wall. A minute and an hour by default.
+    #[must_use]
+    pub fn cancel_grace(mut self, grace: Duration, limit: Duration) -> Self {
+        self.cancel_grace = (grace, limit);
         self
     }
 
@@ -94,6 +105,7 @@ impl RunnerBuilder {
         }
         let dispatch = self.dispatch(runtime);
         let engine = Engine::<Closures>::start_with(self.store, self.clock, dispatch, self.log, self.retention)?;
+        engine.set_cancel_grace(self.cancel_grace.0, self.cancel_grace.1);
         engine.dispatch().open(&engine);
         Ok(Runner { engine })
     }
@@ -108,6 +120,7 @@ impl RunnerBuilder {
         let dispatch = self.dispatch(runtime);
         let driver = Driver::<Closures>::open_with(self.store, self.clock, dispatch, self.log, seed, self.retention)?;
         let engine = Arc::clone(driver.engine());
+        engine.set_cancel_grace(self.cancel_grace.0, self.cancel_grace.1);
         engine.dispatch().open(&engine);
         Ok((Runner { engine }, driver))
     }
@@ -127,6 +140,7 @@ impl Runner {
             clock: SystemClock::shared(),
             slots: default_slots(),
             retention: Some(RETENTION),
+            cancel_grace: (CANCEL_GRACE, CANCEL_LIMIT),
             log: Box::new(log),
         }
     }

@@ -311,4 +311,5 @@ crash_points! {
 }
 
 mod children;
+mod control;
 mod steps;

@@ -1,6 +1,5 @@
 //! `_core.LoopQueue`: a turn of the event loop of a runner, as `bide/_loop.py` takes it.
 
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use bide_sync::Mutex;
@@ -36,8 +35,8 @@ impl PyLoopQueue {
 #[pymethods]
 impl PyLoopQueue {
     /// What the loop reads from when there is something to do.
-    fn fileno(&self) -> i32 {
-        self.queue.reader.as_raw_fd()
+    fn fileno(&self, py: Python<'_>) -> PyResult<i32> {
+        self.queue.fileno(py)
     }
 
     /// Begins a turn: commits what has gathered, and returns the `asyncio` futures to complete.

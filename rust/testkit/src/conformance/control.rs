@@ -44,17 +44,17 @@ pub fn a_control_request_stays_once_the_run_has_acted_on_it(store: &dyn Store) {
 
 pub fn a_retry_reopens_an_ended_run_and_nothing_else_does(store: &dyn Store) {
     let desk = Desk::new(store);
-    for (ended, ask, reopened) in [
+    for (number, (ended, ask, reopened)) in (1..).zip([
         (RunStatus::Failed, retry(), true),
         (RunStatus::Cancelled, retry(), true),
         (RunStatus::Completed, retry(), false),
         (RunStatus::Failed, cancel(), false),
         (RunStatus::Failed, Ask::Resume, false),
-    ] {
+    ]) {
         let run = desk.create(START, None);
         desk.commit(vec![update(run, ended, Some(later(3)))]);
         let sent = if reopened { Sent::Stored } else { Sent::Ended(ended) };
-        assert_eq!(ok(store.send(run, &request(1, ask))), sent);
+        assert_eq!(ok(store.send(run, &request(number, ask))), sent);
         let expected = if reopened { RunStatus::Running } else { ended };
         assert_eq!(status(store, run), (expected, None));
         assert_eq!(ok(store.messages(run, 0)).len(), usize::from(reopened));
