@@ -232,9 +232,13 @@ def test_a_failed_run_is_retried_from_what_failed(runner: bide.Runner) -> None:
         calls.append("first")
         return 1
 
+    def pay() -> int:
+        calls.append("pay")
+        return 1
+
     @bide.task
     def second(first: int, handle: bide.TaskHandle) -> int:
-        paid = handle.step(lambda: calls.append("pay") or 1, name="pay")
+        paid = handle.step(pay)
         if broken[0]:
             msg = "boom"
             raise ValueError(msg)
@@ -315,7 +319,7 @@ def test_a_filter_chooses_runs_and_all_must_be_said(runner: bide.Runner) -> None
 
 
 def test_a_wait_can_be_satisfied_extended_and_polled_by_hand(runner: bide.Runner) -> None:
-    there = []
+    there: list[str] = []
 
     @bide.task
     def body(handle: bide.TaskHandle) -> object:

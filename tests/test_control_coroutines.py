@@ -50,8 +50,8 @@ async def signal(handle: Handle) -> object:
     return await handle.wait_for("go")
 
 
-async def asyncio_sleep(_handle: Handle) -> object:
-    return await asyncio.sleep(3600)
+async def asyncio_sleep(_handle: Handle) -> None:
+    await asyncio.sleep(3600)
 
 
 async def event(_handle: Handle) -> object:
@@ -70,7 +70,7 @@ async def gather(handle: Handle) -> object:
     return await asyncio.gather(handle.wait_for("a"), handle.wait_for("b"))
 
 
-async def group(handle: Handle) -> object:
+async def group(handle: Handle) -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(handle.sleep(3600, name="sleeps"))
         tasks.create_task(asyncio.sleep(3600))

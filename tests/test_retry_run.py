@@ -52,7 +52,7 @@ def test_a_parent_starts_its_failed_child_again(runner: bide.Runner) -> None:
     child = bide.Workflow("child", [inner])
 
     @bide.task
-    def outer(handle: bide.TaskHandle) -> str:
+    def outer(handle: bide.TaskHandle) -> object:
         return handle.run(child)["inner"]
 
     run = runner.submit(bide.Workflow("parent", [outer]))

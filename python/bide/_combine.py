@@ -5,6 +5,7 @@ makes the value of the whole from the outcomes of the parts (`rust/py/src/plan.r
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar, overload
 
 import msgspec
@@ -264,7 +265,12 @@ def _leaf_value(wait: WaitBase[Any], at: int) -> _Finish:
 
 
 def _decoded(decode: Callable[[Any], Any], at: int) -> _Finish:
-    return lambda outcomes, _handle: decode(_raised(outcomes[at]))
+    # Not a function of its own, of which the collector of garbage would visit four objects for each of many children.
+    return partial(_decode, decode, at)
+
+
+def _decode(decode: Callable[[Any], Any], at: int, outcomes: list[Outcome], _handle: "TaskHandle") -> Any:  # noqa: ANN401
+    return decode(_raised(outcomes[at]))
 
 
 def _raised(outcome: Outcome) -> Any:  # noqa: ANN401 - what the wait's decoder takes

@@ -55,6 +55,9 @@ impl IntoFuture for Asking {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let Self { engine, run, control } = self;
+            if let Some(why) = engine.stopped() {
+                return Err(Error::settled(why.clone()));
+            }
             let what = control.ask.name();
             let is_retry = matches!(control.ask, Ask::Retry { .. });
             let standing = blocking(&engine, move |engine| engine.store().standing(run)).await??;
