@@ -20,6 +20,7 @@ TIMEOUT = 300.0
 RESULTS = Path("target/bench/last.json")
 BASELINE_ROWS = (
     "wide",
+    "wide_async",
     "first",
     "growth",
     "sleeps",
@@ -31,10 +32,23 @@ BASELINE_ROWS = (
     "waiting",
     "parked",
     "gates",
+    "signal_gates",
     "late",
     "resume",
 )
-BIDE_ROWS = (*BASELINE_ROWS, "map", "latency", "emit", "unfinished", "million", "workflows")
+BIDE_ROWS = (
+    *BASELINE_ROWS,
+    "map",
+    "children",
+    "levels",
+    "latency",
+    "signal",
+    "signals",
+    "emit",
+    "unfinished",
+    "million",
+    "workflows",
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +69,7 @@ SUBJECTS = [
     Subject(
         table.NORMAL,
         "bide_rows",
-        (*BIDE_ROWS, "bare", "behind", "elsewhere", "take_over", "idle", "follow"),
+        (*BIDE_ROWS, "bare", "behind", "signal_elsewhere", "elsewhere", "take_over", "idle", "follow"),
         store="normal",
     ),
     Subject(
@@ -67,14 +81,16 @@ SUBJECTS = [
     ),
     Subject(table.BASELINE, "asyncio_rows", ("import", *BASELINE_ROWS)),
     Subject(
-        table.THREADS, "threads_rows", tuple(row for row in BASELINE_ROWS if row not in {"first", "many", "gates"})
+        table.THREADS,
+        "threads_rows",
+        tuple(row for row in BASELINE_ROWS if row not in {"first", "many", "gates", "signal_gates", "wide_async"}),
     ),
 ]
 PEERS = [
     Subject(
         table.DBOS,
         "dbos_rows",
-        ("wide", "chain", "single", "many", "emit"),
+        ("wide", "chain", "single", "many", "children", "signal", "signals", "emit"),
         ".venv-peers/dbos/bin/python",
         busy=False,
     ),

@@ -57,6 +57,10 @@ def row_wide(_setting: measure.Setting) -> measure.Metrics:
     return {"wide": per_second(measure.WIDE, wide)}
 
 
+def row_wide_async(_setting: measure.Setting) -> measure.Metrics:
+    return {"wide_async": per_second(measure.WIDE, wide)}
+
+
 def first() -> float:
     """Return the seconds that creating and awaiting the same number of coroutines takes, within a warm loop."""
     return measure.WIDE / per_second(measure.WIDE, wide)
@@ -170,6 +174,33 @@ def row_gates(_setting: measure.Setting) -> measure.Metrics:
     return measure.measure_gates(shut, loop.start, loop.join)
 
 
+def row_signal_gates(_setting: measure.Setting) -> measure.Metrics:
+    """The same number of coroutines that each wait for a future, which another thread sets."""
+    futures: list[asyncio.Future[int]] = []
+
+    async def waiter(future: asyncio.Future[int]) -> int:
+        return await future
+
+    async def all_waiters() -> None:
+        running = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(measure.GATES):
+                futures.append(running.create_future())
+                group.create_task(waiter(futures[-1]))
+
+    loop = threading.Thread(target=lambda: asyncio.run(all_waiters()))
+
+    def set_all() -> None:
+        for future in futures:
+            future.set_result(1)
+
+    def open_all() -> None:
+        futures[0].get_loop().call_soon_threadsafe(set_all)
+        loop.join()
+
+    return measure.measure_signal_gates(loop.start, open_all, lambda: 0)
+
+
 def row_late(_setting: measure.Setting) -> measure.Metrics:
     late: list[float] = []
 
@@ -193,6 +224,7 @@ if __name__ == "__main__":
         {
             "import": row_import,
             "wide": row_wide,
+            "wide_async": row_wide_async,
             "first": row_first,
             "growth": row_growth,
             "sleeps": row_sleeps,
@@ -205,6 +237,7 @@ if __name__ == "__main__":
             "parked": row_parked,
             "resume": row_resume,
             "gates": row_gates,
+            "signal_gates": row_signal_gates,
             "late": row_late,
         }
     )

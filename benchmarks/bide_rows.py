@@ -10,8 +10,26 @@ import time
 
 import bide
 
-from . import asyncio_rows, bide_commits, bide_events, bide_growth, bide_processes, bide_waits, measure
-from .bide_workflows import Body, chain_workflow, map_workflow, one_workflow, open_runner, wide_workflow
+from . import (
+    asyncio_rows,
+    bide_children,
+    bide_commits,
+    bide_events,
+    bide_growth,
+    bide_processes,
+    bide_signals,
+    bide_waits,
+    measure,
+)
+from .bide_workflows import (
+    Body,
+    chain_workflow,
+    map_workflow,
+    one_workflow,
+    open_runner,
+    wide_async_workflow,
+    wide_workflow,
+)
 
 
 def row_wide(setting: measure.Setting) -> measure.Metrics:
@@ -23,6 +41,14 @@ def row_wide(setting: measure.Setting) -> measure.Metrics:
             "wide": measure.WIDE / measure.timed(lambda: runner.run(workflow)),
             "register": registered * 1e3,
         }
+
+
+def row_wide_async(setting: measure.Setting) -> measure.Metrics:
+    workflow = wide_async_workflow(measure.WIDE)
+    with open_runner(setting) as runner:
+        runner.run(wide_async_workflow(100))
+        runner.register(workflow)
+        return {"wide_async": measure.WIDE / measure.timed(lambda: runner.run(workflow))}
 
 
 def row_first(setting: measure.Setting) -> measure.Metrics:
@@ -109,6 +135,7 @@ def row_import(_setting: measure.Setting) -> measure.Metrics:
 ROWS = {
     "import": row_import,
     "wide": row_wide,
+    "wide_async": row_wide_async,
     "first": row_first,
     "map": row_map,
     "sleeps": row_sleeps,
@@ -120,4 +147,5 @@ ROWS = {
 }
 
 if __name__ == "__main__":
-    measure.main(ROWS | bide_commits.ROWS | bide_events.ROWS | bide_growth.ROWS | bide_waits.ROWS | bide_processes.ROWS)
+    modules = (bide_children, bide_commits, bide_events, bide_growth, bide_processes, bide_signals, bide_waits)
+    measure.main(ROWS | {name: row for module in modules for name, row in module.ROWS.items()})

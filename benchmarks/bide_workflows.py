@@ -41,6 +41,18 @@ def wide_workflow(size: int) -> bide.Workflow:
     return bide.Workflow(f"wide-{size}", [noop_named(f"task-{number}") for number in range(size)])
 
 
+def wide_async_workflow(size: int) -> bide.Workflow:
+    """Build the same of coroutine functions."""
+
+    def named(name: str) -> Body:
+        async def noop() -> int:
+            return 1
+
+        return bide.task(noop, name=name)
+
+    return bide.Workflow(f"wide-async-{size}", [named(f"task-{number}") for number in range(size)])
+
+
 def map_workflow(size: int) -> bide.Workflow:
     """Build a workflow of one task that is mapped over a list."""
 

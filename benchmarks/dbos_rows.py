@@ -6,16 +6,19 @@ the number of tasks.
 """
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dbos import DBOS
+from dbos import DBOS, SendMessage
 
 from . import measure
 
 STEPS = 500
 WORKFLOWS = 500
 EVENTS = 500
+MESSAGES = 500
+RECEIVED = 20
 
 
 @DBOS.step()
@@ -55,6 +58,26 @@ async def wide(size: int) -> int:
 def emit(size: int) -> None:
     for number in range(size):
         DBOS.write_stream("events", number)
+
+
+@DBOS.workflow()
+def parent(size: int) -> int:
+    return sum(handle.get_result() for handle in [DBOS.start_workflow(one) for _ in range(size)])
+
+
+@DBOS.workflow()
+def idle() -> None:
+    DBOS.recv("end")
+
+
+received: list[float] = []
+
+
+@DBOS.workflow()
+def receive(count: int) -> None:
+    for _ in range(count):
+        DBOS.recv("go")
+        received.append(time.monotonic())
 
 
 @contextmanager
@@ -107,6 +130,49 @@ def row_emit(_setting: measure.Setting) -> measure.Metrics:
         return {"emit": EVENTS / measure.timed(lambda: emit(EVENTS))}
 
 
+def row_children(_setting: measure.Setting) -> measure.Metrics:
+    with launched():
+        return {"children": WORKFLOWS / measure.timed(lambda: parent(WORKFLOWS))}
+
+
+def row_signals(_setting: measure.Setting) -> measure.Metrics:
+    """Measure messages to a workflow that does not take them."""
+    with launched():
+        handle = DBOS.start_workflow(idle)
+        bulk = [SendMessage(handle.workflow_id, number, topic="go") for number in range(MESSAGES)]
+        metrics = {
+            "signals": measure.rate_of_calls(lambda: DBOS.send(handle.workflow_id, 1, "go")),
+            "signals_many": MESSAGES / measure.timed(lambda: DBOS.send_bulk(bulk)),
+        }
+        DBOS.send(handle.workflow_id, None, "end")
+        handle.get_result()
+    return metrics
+
+
+def row_signal(_setting: measure.Setting) -> measure.Metrics:
+    """Measure from a message until its workflow continues; DBOS polls for messages."""
+    sent = []
+    with launched():
+        handle = DBOS.start_workflow(receive, RECEIVED)
+        for number in range(RECEIVED):
+            time.sleep(0.1 + number / RECEIVED)  # it waits by then, and its polls are a second apart
+            sent.append(time.monotonic())
+            DBOS.send(handle.workflow_id, number, "go")
+            measure.wait_until(lambda number=number: len(received) > number, "the workflow has the message")
+        handle.get_result()
+    return {"signal": measure.percentile((at - start for at, start in zip(received, sent, strict=True)), 0.99) * 1e3}
+
+
 if __name__ == "__main__":
-    rows = {"wide": row_wide, "chain": row_chain, "single": row_single, "many": row_many, "emit": row_emit}
-    measure.main(rows)
+    measure.main(
+        {
+            "wide": row_wide,
+            "chain": row_chain,
+            "single": row_single,
+            "many": row_many,
+            "emit": row_emit,
+            "children": row_children,
+            "signals": row_signals,
+            "signal": row_signal,
+        }
+    )

@@ -34,6 +34,8 @@ IMPORTS = 20
 RESUMES, RESUME_POLL_SECONDS = 1_000, 0.001
 BEHIND_RUNS, BEHIND_SECONDS = 100, 0.05
 ELSEWHERE_RUNS, KILLS = 200, 100
+SIGNALS, SENT = 1_000, 200
+LEVELS, LEVEL_RUNS = 10, 100
 SUBMITTERS = 16
 EMITTED, EMITTING_RUNS, FOLLOWED = 100_000, 3, 300
 STEPS = 1_000
@@ -290,6 +292,20 @@ def measure_gates(shut: Shut, start: Callable[[], object], all_ended: Callable[[
     metrics = {"gate_kb": (memory_kb() - before) / GATES, "gate_cpu": cpu_percent()}
     shut.open = True
     return metrics | {"gate_resume": timed(all_ended)}
+
+
+def measure_signal_gates(
+    start: Callable[[], object], open_all: Callable[[], object], commits: Callable[[], int]
+) -> Metrics:
+    """Measure memory, CPU and commits of many waits that nothing polls, and the time from their signals to the end."""
+    before = memory_kb()
+    start()
+    time.sleep(2 * POLL_SECONDS)
+    metrics = {"signal_gate_kb": (memory_kb() - before) / GATES}
+    committed = commits()
+    metrics["signal_gate_cpu"] = cpu_percent()
+    metrics["signal_gate_commits"] = commits() - committed
+    return metrics | {"signal_gate_resume": timed(open_all)}
 
 
 def measure_waiting(

@@ -43,6 +43,7 @@ METRICS = {
         Metric("wide", f"{measure.WIDE:,} independent no-op tasks", "tasks/s"),
         Metric("register", f"registering a workflow of {measure.WIDE:,} tasks, once", "ms", ratio=False),
     ],
+    "wide_async": [Metric("wide_async", f"{measure.WIDE:,} independent no-op coroutines", "tasks/s")],
     "first": [
         Metric("first", f"build, register and first run of {measure.WIDE:,} tasks", "ms", 1, ratio=False),
         Metric("first_growth", "by asyncio.TaskGroup's same, in turns in one process", "", 2, ratio=False),
@@ -50,6 +51,14 @@ METRICS = {
     "map": [
         Metric("map", f"a task mapped over {measure.WIDE:,} items", "elements/s"),
         Metric("map_growth", f"by the rate of {measure.WIDE:,} independent tasks, in turns", "", 2, ratio=False),
+    ],
+    "children": [
+        Metric("children", f"{measure.MANY:,} children of one body, awaited together", "runs/s"),
+        Metric("children_growth", f"by the rate of {measure.MANY:,} submitted together, in turns", "", 2, ratio=False),
+    ],
+    "levels": [
+        Metric("levels", f"{measure.LEVELS} levels of children on one slot", "ms", 2, ratio=False),
+        Metric("levels_growth", "by one run, in turns", "", 1, ratio=False),
     ],
     "growth": [
         Metric("cost_small", f"cost per task, {measure.SMALL:,} tasks", "µs", 2),
@@ -100,6 +109,27 @@ METRICS = {
         Metric("gate_kb", f"{measure.GATES:,} gates, 1 s poll: memory each", "KB", 2),
         Metric("gate_cpu", f"{measure.GATES:,} gates: CPU", "% of a core", 1),
         Metric("gate_resume", f"{measure.GATES:,} gates: until all runs have ended", "s", 2, ratio=False),
+    ],
+    "signal_gates": [
+        Metric("signal_gate_kb", f"{measure.GATES:,} gates that wait for a signal: memory each", "KB", 2),
+        Metric("signal_gate_cpu", f"{measure.GATES:,} of them: CPU", "% of a core", 2, ratio=False),
+        Metric("signal_gate_commits", "commits meanwhile", "", ratio=False),
+        Metric("signal_gate_resume", "all are signalled in one call: until all runs have ended", "s", 2, ratio=False),
+    ],
+    "signal": [
+        Metric("signal", "signal until its body continues, p99", "ms", 2, ratio=False),
+        Metric("signal_median", "the same, median", "ms", 2, ratio=False),
+        Metric("signal_bare", "bare commit and threading.Event, one by one with that: p99", "ms", 2, ratio=False),
+        Metric("signal_growth", "the first by the third", "", 2, ratio=False),
+    ],
+    "signal_elsewhere": [
+        Metric("signal_elsewhere", "signal of another process until its body continues, p99", "ms", 2, ratio=False),
+        Metric("signal_elsewhere_bare", "its bare commit, found by polling each ms, p99", "ms", 2, ratio=False),
+    ],
+    "signals": [
+        Metric("signals", "signals to one run, one after the other", "signals/s", ratio=False),
+        Metric("signals_bare", "by bare commits of SQLite, in turns", "", 2, ratio=False),
+        Metric("signals_many", f"{measure.MANY:,} signals in one call", "signals/s", ratio=False),
     ],
     "latency": [
         Metric(
@@ -185,7 +215,11 @@ GOALS = (
     Goal("wide", NORMAL, least=2.0, against=BASELINE),
     Goal("wide", NORMAL, least=5.0, against=THREADS),
     Goal("wide", FULL, least=200, against=DBOS),
+    Goal("wide_async", MEMORY, least=4.0, against=BASELINE),
+    Goal("wide_async", NORMAL, least=1.8, against=BASELINE),
     Goal("map_growth", NORMAL, least=0.8),
+    Goal("children_growth", NORMAL, least=0.5),
+    Goal("levels_growth", NORMAL, most=20),
     Goal("first_growth", MEMORY, most=2.0),
     Goal("first_growth", NORMAL, most=3.0),
     Goal("chain", MEMORY, least=8.0, against=SAYIIR),
@@ -197,6 +231,13 @@ GOALS = (
     Goal("bare_many", NORMAL, least=3.0),
     Goal("grouped_bare", FULL, least=4.0),
     Goal("steps_bare", FULL, least=4.0),
+    Goal("signal_gate_cpu", NORMAL, most=0.5),
+    Goal("signal_gate_commits", NORMAL, most=0),
+    Goal("signal_growth", NORMAL, most=3),
+    Goal("signal", NORMAL, most=1),
+    Goal("signal_elsewhere", NORMAL, most=5),
+    Goal("signals_bare", NORMAL, least=0.5),
+    Goal("signals_many", NORMAL, least=100_000),
     Goal("gate_kb", NORMAL, most=0.5, against=BASELINE),
     Goal("gate_cpu", NORMAL, most=0.05, against=BASELINE),
     Goal("parked_kb", MEMORY, most=1.1, against=THREADS),

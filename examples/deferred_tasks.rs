@@ -4,21 +4,24 @@
 //! Start it with `cargo run -p bide-executor --example deferred_tasks`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bide_executor::store::{Durability, SqliteStore};
+use bide_executor::store::{Durability, SqliteStore, Store};
 use bide_executor::{Runner, TaskContext, Workflow};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let directory = std::env::temp_dir().join(format!("bide-example-{}", std::process::id()));
     std::fs::create_dir_all(&directory)?;
-    let outcome = pipeline(directory.join("data.csv"), directory.join("bide.db")).await;
+    let store = SqliteStore::open(&directory.join("bide.db"), Durability::Normal)?;
+    let outcome = pipeline(directory.join("data.csv"), store).await;
     std::fs::remove_dir_all(&directory)?;
     outcome
 }
 
-async fn pipeline(data: PathBuf, store: PathBuf) -> Result<(), Box<dyn std::error::Error>> {
+/// Delivers the file and processes it, on a store.
+pub(crate) async fn pipeline(data: PathBuf, store: Arc<dyn Store>) -> Result<(), Box<dyn std::error::Error>> {
     let ingest = Workflow::builder("ingest")
         .task("wait_for_data", |cx: TaskContext| async move {
             let path: PathBuf = cx.input("path")?;
@@ -53,7 +56,7 @@ async fn pipeline(data: PathBuf, store: PathBuf) -> Result<(), Box<dyn std::erro
         .gate(bide_executor::after(Duration::from_millis(300)))
         .build()?;
 
-    let runner = Runner::open(SqliteStore::open(&store, Durability::Normal)?).slots(1).start()?;
+    let runner = Runner::open(store).slots(1).start()?;
     let waiting = runner.submit(&ingest, &[("path", &data)]).await?;
     runner.run(&deliver, [("path", &data)]).await?;
     let result = waiting.result().await?;

@@ -3,9 +3,10 @@
 //! The wait takes no slot and survives a restart of the process; a decision may also come before its wait.
 //! Start it with `cargo run -p bide-executor --example signals`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use bide_executor::store::{Durability, SqliteStore};
+use bide_executor::store::{Durability, SqliteStore, Store};
 use bide_executor::{Runner, Skip, TaskContext, Workflow, after, signal};
 use serde::{Deserialize, Serialize};
 
@@ -61,7 +62,13 @@ fn publishing() -> Result<Workflow, Box<dyn std::error::Error>> {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let directory = std::env::temp_dir().join(format!("bide-signals-{}", std::process::id()));
     std::fs::create_dir_all(&directory)?;
-    let store = SqliteStore::open(&directory.join("bide.db"), Durability::Normal)?;
+    let outcome = publish(SqliteStore::open(&directory.join("bide.db"), Durability::Normal)?).await;
+    std::fs::remove_dir_all(&directory)?;
+    outcome
+}
+
+/// Publishes two drafts on a store.
+pub(crate) async fn publish(store: Arc<dyn Store>) -> Result<(), Box<dyn std::error::Error>> {
     let runner = Runner::open(store).slots(1).start()?;
     let workflow = publishing()?;
 
@@ -79,6 +86,5 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("run {} has {}: approve was {}", result.id, result.status, result.task("approve")?.status);
 
     runner.close().await;
-    std::fs::remove_dir_all(&directory)?;
     Ok(())
 }

@@ -292,6 +292,150 @@ grown = bide.Workflow("grown", [was_there] if WRITING else [was_there, is_new])
 shrunk = bide.Workflow("shrunk", [was_there, is_gone] if WRITING else [was_there])
 
 
+# --- every kind of wait, since schema 4 -----------------------------------------------------------------------------
+
+TOKENS: list[str] = []
+"""The tokens that the writing process has to answer."""
+
+stop = bide.signal("stop", str)
+question = bide.request("question", int, int)
+decision = bide.signal("decision", bool)
+
+
+def inner(n: int, handle: bide.TaskHandle) -> int:
+    handle.defer_until(is_open, 100)
+    return n + 1
+
+
+child = bide.Workflow("child", [inner])
+
+
+def listens(handle: bide.TaskHandle) -> list[object]:
+    first = handle.wait_for("first", int)
+    handle.step(fetch, 4, key="four")
+    handle.step(fetch, 5, once=True)
+    started = handle.start(child, {"n": 1}, key="one")
+    answered = handle.callback("answered", int)
+    handle.emit({"first": first})
+    handle.progress(1, 3, "one of three")
+    TOKENS.append(answered.token)
+    came = handle.wait_any(stop=stop, late=bide.after(3600), both=bide.all_of(answered, bide.until(is_open)))
+    return [first, came.name, handle.wait(answered), handle.wait(started)["inner"], handle.wait_for("later", int)]
+
+
+listening = bide.Workflow("listening", [listens])
+
+
+def waits_for_it(handle: bide.TaskHandle) -> int:
+    return int(handle.run(child, {"n": 2})["inner"])
+
+
+parent = bide.Workflow("parent", [waits_for_it])
+
+
+def desk(handle: bide.TaskHandle) -> list[int]:
+    first = handle.wait(question)
+    first.reply(2 * first.value)
+    second = handle.wait(question)
+    handle.defer_until(is_open, 100)
+    second.reply(2 * second.value)
+    handle.wait(question).reply(0)
+    return [first.value, second.value]
+
+
+asked = bide.Workflow("asked", [desk], signals=[question])
+
+
+def turns(handle: bide.TaskHandle) -> int:
+    done = handle.last_checkpoint(int, 0)
+    if done == 0:
+        handle.step(fetch, 6)
+        handle.checkpoint(1)
+        done = 1
+    handle.defer_until(is_open, 100)
+    return done
+
+
+looping = bide.Workflow("looping", [turns])
+
+
+def numbers() -> list[int]:
+    return [1, 2, 3]
+
+
+def tenfold(n: Annotated[int, bide.Each("numbers")], handle: bide.TaskHandle) -> int:
+    if n == 2:
+        handle.defer_until(is_open, 100)
+    return 10 * n
+
+
+def total(tenfold: list[int]) -> int:
+    return sum(tenfold)
+
+
+mapped = bide.Workflow("mapped", [numbers, tenfold, total])
+
+
+def pay() -> None:
+    if WRITING:
+        stay()
+
+
+def pays_once(handle: bide.TaskHandle) -> str:
+    try:
+        handle.step(pay, once=True)
+    except bide.StepInterrupted:
+        return "interrupted"
+    return "?"
+
+
+interrupted = bide.Workflow("interrupted", [pays_once])
+
+
+@bide.task(gate=bide.all_of(decision, bide.until(is_open, every=0.1)))
+def decided() -> str:
+    return "decided"
+
+
+@bide.task(gate=decision)
+def told(yes: Annotated[bool, bide.Gate]) -> bool:
+    return yes
+
+
+@bide.task(gate=bide.after(lambda grace: grace))
+def patient(grace: float) -> float:
+    return grace
+
+
+deciding = bide.Workflow("deciding", [decided, told, patient])
+
+
+def is_held(handle: bide.TaskHandle) -> str:
+    handle.defer_until(is_open, 100)
+    return "went on"
+
+
+held = bide.Workflow("held", [is_held])
+
+
+def cleans_up(handle: bide.TaskHandle) -> None:
+    try:
+        handle.wait_for("never")
+    except bide.Cancelled:
+        handle.step(fetch, 7)
+        handle.defer_until(is_open, 100)
+        raise
+
+
+cancelled = bide.Workflow("cancelled", [cleans_up])
+
+
+def is_for_later() -> None: ...
+
+
+later = bide.Workflow("later", [is_for_later])
+
+
 def stay() -> None:
     """Execute until the process dies."""
     import threading  # noqa: PLC0415 - for those that stay

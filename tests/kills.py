@@ -2,7 +2,8 @@
 
 The killing process forks its victims, so that a life costs milliseconds; one or two of them live at a
 time. Each submits two runs of every kind of wait, step and retry, and executes every run it finds. The bodies keep a
-ledger that survives any kill; `judge` reads it in order, and then the results.
+ledger that survives any kill; `judge` reads it in order, and then the results. What the victims execute is in
+killed.py.
 
 As a program with any number of kills: `python tests/kills.py KILLS [SEED]`.
 """
@@ -17,6 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import bide
+from killed import LIVES
 from processes import Child, ledger
 
 AFTER = {
@@ -27,8 +29,20 @@ AFTER = {
     "opened": (),
     "gated": ("orders",),
     "last": ("gated", "flaky", "polls"),
+    "asks": (),
+    "serves": (),
+    "starts": (),
+    "loops": (),
+    "items": (),
+    "each": ("items",),
+    "follows": ("each",),
+    "gathers": ("items",),
+    "works": (),
 }
-"""The dependencies of each task."""
+"""The dependencies of each task; of an element those of the same index."""
+
+CHILD = "works"
+"""The task of a child run."""
 
 SIGNALS = 4
 """How many signals the task `mail` of each run waits for. Living processes and one that only sends send them all, again
@@ -37,181 +51,6 @@ and again, each under its id."""
 GATE = 0.02
 ROUNDING = 2e-6
 """Stored times are whole microseconds."""
-
-LIVES = """
-import contextlib, random
-seed, kills = int(words[0]), int(words[1])
-
-def record(handle, what, *more):
-    note(what, handle.run_id, handle.task_name, *more)
-
-def soon(span):
-    return time.time() + span
-
-def step(handle, name, value):
-    def charge(value):
-        record(handle, "did", name)
-        return value
-    got = handle.step(charge, value, name=name)
-    record(handle, "got", name, got)
-    return got
-
-def sleep(handle, k, span):
-    due = handle.step(soon, span, name=f"due-{k}")
-    handle.sleep(span, name=f"sleep-{k}")
-    record(handle, "woke", due, time.time())
-
-def enter(handle):
-    record(handle, "enter", handle.attempt, time.time())
-
-def leave(handle):
-    record(handle, "leave", time.time())
-
-@bide.task
-def orders(n: int, handle: bide.TaskHandle, context: bide.Context) -> int:
-    enter(handle)
-    total = 0
-    for k in range(n % 3 + 1):
-        handle.emit(k)
-        total += step(handle, f"charge-{k}", k + 1)
-        sleep(handle, k, 0.01 * (n % 4))
-    context["orders"] = total
-    context["who"] = ["orders"]
-    leave(handle)
-    return total
-
-@bide.task(retry=bide.Retry(attempts=5, delay=0.01, jitter=0))
-def flaky(n: int, handle: bide.TaskHandle) -> int:
-    enter(handle)
-    kept = step(handle, "kept", n)
-    if handle.attempt < 3:
-        raise ValueError("not yet")
-    leave(handle)
-    return 2 * kept
-
-@bide.task
-def polls(n: int, handle: bide.TaskHandle, context: bide.Context) -> int:
-    enter(handle)
-    due = handle.step(soon, 0.03, name="due")
-    handle.defer_until(lambda: time.time() >= due, 5, name="poll")
-    record(handle, "woke", due, time.time())
-    context["polls"] = n
-    late = handle.step(soon, 0.02, name="late")
-    try:
-        handle.defer_until(lambda: False, 5, timeout=0.02, name="never")
-    except bide.WaitTimeout:
-        record(handle, "woke", late, time.time())
-        leave(handle)
-        return -1
-    raise AssertionError("a wait for what never happens was satisfied")
-
-@bide.task
-def mail(handle: bide.TaskHandle) -> list:
-    enter(handle)
-    values = []
-    for k in range(SIGNALS):
-        if k % 2:
-            value = handle.wait_for("n", int)
-        else:
-            fired, late = handle.wait_any(bide.signal("n", int), bide.after(3600))
-            value = fired.value
-        record(handle, "got", f"signal-{k}", value)
-        values.append(value)
-    leave(handle)
-    return values
-
-@bide.task(gate=bide.all_of(bide.signal("open", int), bide.after(0.01)))
-def opened(handle: bide.TaskHandle) -> int:
-    enter(handle)
-    leave(handle)
-    return 7
-
-@bide.task(gate=bide.after(0.02))
-def gated(orders: int, handle: bide.TaskHandle) -> int:
-    enter(handle)
-    leave(handle)
-    return orders + 100
-
-@bide.task
-def last(gated: int, flaky: int, polls: int, handle: bide.TaskHandle, context: bide.Context) -> int:
-    enter(handle)
-    context["who"] = [*context["who"], "last"]
-    leave(handle)
-    return gated + flaky + polls
-
-workflow = bide.Workflow("killed", [orders, flaky, polls, mail, opened, gated, last], signals=["n", "open"])
-SIGNALS = int(words[2])
-
-def signal_all(runner, run):
-    with contextlib.suppress(bide.SignalRejected):  # it has ended
-        runner.signal(run, "open", 1, id="open")
-        for k in range(SIGNALS):
-            runner.signal(run, "n", k, id=str(k))
-
-def send():
-    with bide.Runner(db) as runner:  # it has no workflow: it executes nothing
-        while True:
-            for run in runner.runs(status="Running"):
-                signal_all(runner, run.id)
-            time.sleep(0.01)
-
-def live(life, up):
-    runner = bide.Runner(db, slots=4, workflows=[workflow])
-    with contextlib.suppress(BrokenPipeError):  # nobody waits for it
-        os.write(up, b".")
-    for n in (2 * life, 2 * life + 1):
-        runner.submit(workflow, {"n": n}, key=str(n))
-        note("submitted", n)
-    for run in runner.runs(status="Running"):
-        signal_all(runner, run.id)
-    stay()
-
-def finish():
-    with bide.Runner(db, slots=4, workflows=[workflow]) as runner:
-        while left := runner.runs(status="Running"):
-            for run in left:
-                signal_all(runner, run.id)
-                with contextlib.suppress(bide.BideError):  # it may be paused
-                    runner.submit(workflow, {"n": int(run.key)}, key=run.key).result(60)
-
-def born(act, *arguments):
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        act(*arguments)
-        code = 0
-    finally:
-        os._exit(code)
-
-chance = random.Random(seed)
-alive, lives = [], 0
-sender = born(send)
-for kill in range(kills):
-    for _ in range(chance.choice([1, 1, 2]) - len(alive)):
-        hear, up = os.pipe()
-        alive.append(born(live, lives, up))
-        lives += 1
-        os.close(up)
-        if chance.random() < 0.8:  # else it may be killed while it opens the file
-            os.read(hear, 1)
-        os.close(hear)
-    time.sleep(chance.uniform(0.01, 0.3))
-    victim = alive.pop(chance.randrange(len(alive)))
-    os.kill(victim, signal.SIGKILL)
-    _, status = os.waitpid(victim, 0)
-    if not os.WIFSIGNALED(status):
-        sys.exit("a process ended by itself")
-    say("killed", kill + 1)
-for pid in alive:
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-_, status = os.waitpid(born(finish), 0)
-os.kill(sender, signal.SIGKILL)
-os.waitpid(sender, 0)
-sys.exit(status)
-"""
 
 
 def kill(file: Path, seed: int, kills: int) -> None:
@@ -224,16 +63,20 @@ def kill(file: Path, seed: int, kills: int) -> None:
     judge(lines)
     submitted = {line.split()[1] for line in lines if line.startswith("submitted ")}
     with bide.Runner(file) as reader:
-        runs = reader.runs()
+        runs, children = reader.runs(workflow="killed"), reader.runs(workflow="killed child")
         shown = {run.id: [event.value for event in reader.events(run)] for run in runs}
     assert submitted <= {run.key for run in runs}
-    for run in runs:
-        events_are_there(shown[run.id], run.id, lines)
+    started_once(children, lines)
+    stuck = {child.parent for child in children if child.status is bide.RunStatus.Paused}
+    for run in [*runs, *children]:
         if run.status is bide.RunStatus.Paused:
             killed_its_processes(run, lines)
-        else:
+    for run in runs:
+        events_are_there(shown[run.id], run.id, lines)
+        if run.status is not bide.RunStatus.Paused and run.id not in stuck:
             equals_one_without_a_crash(run)
-    assert sum(run.status is bide.RunStatus.Paused for run in runs) <= 1 + len(runs) // 50
+    paused = sum(run.status is bide.RunStatus.Paused for run in [*runs, *children])
+    assert paused <= 1 + len(runs) // 50
 
 
 def judge(lines: Iterable[str]) -> None:
@@ -254,13 +97,13 @@ def judge(lines: Iterable[str]) -> None:
                 assert got.setdefault((run, task, name), value) == value, f"a step returns something else: {line}"
             case "enter":
                 attempt, at = int(more[0]), float(more[1])
-                for other, dependencies in AFTER.items():
-                    assert task not in dependencies or (run, other) not in attempts, f"a committed task again: {line}"
-                assert all((run, on) in left for on in AFTER[task]), f"before what it depends on: {line}"
+                in_its_turn(run, task, attempts, left, line)
                 assert attempts.get((run, task), 1) <= attempt, f"an attempt that was over: {line}"
                 attempts[run, task] = attempt
                 if task == "gated":
                     assert at >= left[run, "orders"] + GATE - ROUNDING, f"a gate opens early: {line}"
+            case "answered" | "taken":
+                assert (what, *more) == ("answered", "11"), f"another answer: {line}"
             case "leave":
                 left.setdefault((run, task), float(more[0]))
             case "woke":
@@ -268,6 +111,31 @@ def judge(lines: Iterable[str]) -> None:
                 assert now >= due - ROUNDING, f"an early wake: {line}"
             case _:
                 raise AssertionError(line)
+
+
+def in_its_turn(
+    run: str, task: str, attempts: dict[tuple[str, str], int], left: dict[tuple[str, str], float], line: str
+) -> None:
+    """Check that a body is entered after what it depends on has left, and before what depends on it was entered."""
+    name, _, index = task.partition("[")
+    for other, dependencies in AFTER.items():
+        assert task not in dependencies or (run, other) not in attempts, f"a committed task again: {line}"
+    for on in AFTER[name]:
+        # An element follows the one of its index.
+        same = f"{on}[{index}" if on == "each" else on
+        assert (run, same) in left, f"before what it depends on: {line}"
+
+
+def started_once(children: list[bide.RunResult], lines: Iterable[str]) -> None:
+    """Check that there are no more children than the bodies have got, two of each run, each complete."""
+    got = (line.split() for line in lines if " starts child-" in line)
+    parents = {child.id: child.parent for child in children}
+    assert all(parents[child] == run for _, run, _, _, child in got)
+    assert all(count <= 2 for count in Counter(child.parent for child in children).values())
+    for child in children:
+        if child.status is not bide.RunStatus.Paused:
+            assert child.status is bide.RunStatus.Completed, f"child {child.id} is {child.status}"
+            assert child.tasks[CHILD].attempts == 1
 
 
 def events_are_there(shown: list[int], run: str, lines: Iterable[str]) -> None:
@@ -303,9 +171,18 @@ def equals_one_without_a_crash(run: bide.RunResult) -> None:
     outputs: dict[str, object] = {"orders": orders, "flaky": 2 * n, "polls": -1, "gated": orders + 100}
     # Each signal once, in the order in which all have sent them.
     outputs |= {"mail": list(range(SIGNALS)), "opened": 7}
+    outputs |= {"asks": [5, "no"], "serves": 1, "starts": 4 * n, "loops": 6, "items": list(range(n % 4))}
+    each = list(range(n % 4))
+    followed = [10 * item for item in each if item != 2]
+    outputs |= {"each": each, "gathers": [each, followed, int(2 in each)]}
+    if 2 not in each:
+        outputs["follows"] = followed
     assert run.outputs == {**outputs, "last": orders + 100 + 2 * n - 1}
     assert run.context.to_dict() == {"n": n, "orders": orders, "polls": n, "who": ["orders", "last"]}
-    assert {name: task.attempts for name, task in run.tasks.items()} == {**dict.fromkeys(AFTER, 1), "flaky": 3}
+    attempts = {**dict.fromkeys(AFTER, 1), "flaky": 3}
+    del attempts[CHILD]
+    attempts |= {f"each[{item}]": 1 + (item == 1) for item in each} | {f"follows[{item}]": 1 for item in each}
+    assert {name: task.attempts for name, task in run.tasks.items()} == attempts
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -139,46 +140,66 @@ def test_pytest_asyncio_in_both_modes(tmp_path: Path, mode: str) -> None:
     assert "2 passed" in done.stdout, done.stdout + done.stderr
 
 
-def test_a_blocked_loop_is_reported_with_the_culprits_stack(store: str, caplog: pytest.LogCaptureFixture) -> None:
-    reported = threading.Event()
-    caplog.handler.addFilter(lambda record: "blocked" in record.getMessage() and (reported.set() or True))
+class Lines(logging.Handler):
+    """Keeps what is logged, and can be waited for."""
+
+    def __init__(self, *filters: logging.Filter) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+        self.filled = threading.Event()
+        for one in filters:
+            self.addFilter(one)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+        self.filled.set()
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    handler = Lines(bide.LogFilter())
+    logging.getLogger().addHandler(handler)
+    yield handler
+    logging.getLogger().removeHandler(handler)
+
+
+def test_a_blocked_loop_is_reported_with_the_culprits_stack(store: str, lines: Lines) -> None:
 
     def the_culprit() -> None:
-        assert reported.wait(30)
+        assert lines.filled.wait(30)
 
     @bide.task
     async def body() -> None:
         the_culprit()
 
-    with caplog.at_level(logging.WARNING, "bide"), bide.Runner(store) as runner:
+    with bide.Runner(store) as runner:
         runner.run(bide.Workflow("w", [body]))
-    [line] = [record.getMessage() for record in caplog.records if "blocked" in record.getMessage()]
+    [line] = [record.getMessage() for record in lines.records]
     assert "in the_culprit" in line
     assert "over 100 ms" in line
 
 
-def test_a_loop_that_is_not_blocked_is_not_reported(store: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_loop_that_is_not_blocked_is_not_reported(store: str, lines: Lines) -> None:
     @bide.task
     async def body(handle: bide.AsyncTaskHandle) -> None:
         await asyncio.sleep(0.3)
         await handle.step(time.sleep, 0.3)
 
-    with caplog.at_level(logging.WARNING, "bide"), bide.Runner(store) as runner:
+    with bide.Runner(store) as runner:
         runner.run(bide.Workflow("w", [body]))
-    assert not caplog.records
+    assert not lines.records
 
 
-def test_log_records_of_a_coroutine_name_it(store: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_log_records_of_a_coroutine_name_it(store: str, lines: Lines) -> None:
     @bide.task
     async def body(handle: bide.AsyncTaskHandle) -> str:
         await asyncio.sleep(0)
         logging.getLogger("mine").warning("here")
         return handle.run_id
 
-    caplog.handler.addFilter(bide.LogFilter())
     with bide.Runner(store) as runner:
         run = runner.run(bide.Workflow("w", [body]))["body"]
-    [record] = [record for record in caplog.records if record.name == "mine"]
+    [record] = [record for record in lines.records if record.name == "mine"]
     assert (record.__dict__["run"], record.__dict__["task"], record.__dict__["attempt"]) == (run, "body", 1)
 
 
@@ -277,3 +298,12 @@ def test_waits_side_by_side_are_refused_with_the_remedy(store: str) -> None:
 def test_bad_settings_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(bide.DefinitionError, match=next(iter(settings))):
         bide.Runner(":memory:", **settings)  # type: ignore[arg-type]
+
+
+def test_a_child_with_coroutines_of_a_plain_body_has_a_loop(store: str) -> None:
+    @bide.task
+    def plain(handle: bide.TaskHandle) -> str:
+        return str(handle.run(workflow)["where"])
+
+    with bide.Runner(store) as runner:
+        assert runner.run(bide.Workflow("w", [plain]), timeout=30)["plain"] == "bide-loop"

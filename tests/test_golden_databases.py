@@ -35,6 +35,22 @@ OUTPUTS = {
 }
 """The outcome of each run of the first schema, by its key."""
 
+OUTPUTS_4 = {
+    "asked": {"desk": [1, 2]},
+    "deciding": {"decided": "decided", "told": False, "patient": 5.0},
+    "interrupted": {"pays_once": "interrupted"},
+    "held": {"is_held": "went on"},
+    "listening": {"listens": [1, "both", 42, 2, 7]},
+    "looping": {"turns": 1},
+    "parent": {"waits_for_it": 3},
+    "mapped": {"numbers": [1, 2, 3], "tenfold": [10, 20, 30], "total": 60},
+}
+"""Likewise of the runs that a file has since schema 4."""
+
+SINCE_WAITS = 4
+KINDS = set(range(13))
+"""The kinds of journal entries."""
+
 
 @pytest.fixture(params=GOLDEN, ids=lambda golden: golden.stem)
 def golden(request: pytest.FixtureRequest, file: Path) -> Path:
@@ -56,11 +72,17 @@ def test_it_names_no_machine(golden: Path) -> None:
 
 
 def test_unfinished_runs_keep_their_state(golden: Path) -> None:
+    outputs = outputs_of(golden)
     with bide.Runner(golden) as runner:  # a runner without any of the workflows
         assert runner.get("values")["big"] == workflows.VALUES["big"]
         stand = {run.key: str(run.status) for run in runner.runs()}
         assert stand.pop(None) == "Running"
-        expected = dict.fromkeys([*OUTPUTS, "far", "shrunk"], "Running")
+        if "held" in outputs:
+            assert [stand.pop(key) for key in ("held", "cancelling", "cancelled")] == ["Paused", "Running", "Cancelled"]
+            assert runner.get("later").tags == {"customer": "7"}
+            assert stand.pop("later") == "Running"
+            stand["held"] = "Running"
+        expected = dict.fromkeys([*outputs, "far", "shrunk"], "Running")
         expected |= dict.fromkeys(["values", "skipped"], "Completed")
         expected |= {"failed": "Failed", "killer": "Paused", "mismatch": "Paused"}
         assert stand == expected
@@ -73,13 +95,22 @@ def test_unfinished_runs_keep_their_state(golden: Path) -> None:
 
 def test_every_run_finishes_as_if_nothing_had_happened(golden: Path) -> None:
     workflows.CALLS.clear()
+    expected = outputs_of(golden)
     with bide.Runner(golden, workflows=workflows.WORKFLOWS, slots=4) as runner:
-        for key, outputs in OUTPUTS.items():
+        if "asked" in expected:
+            assert runner.request("asked", workflows.question, 1, id="first", timeout=30) == 2
+            assert runner.request("asked", workflows.question, 2, id="second", timeout=30) == 4
+            assert runner.request("asked", workflows.question, 3, timeout=30) == 0
+            runner.signal("deciding", workflows.decision, value=False)
+            runner.resume("held")
+        for key, outputs in expected.items():
             result = runner.submit(by_key(runner, key), inputs_of(key), key=key).result(timeout=30)
             assert result.status is bide.RunStatus.Completed, key
             assert result.outputs == outputs, key
         (unnamed,) = [run for run in runner.runs(workflow="waiting") if run.key is None]
         eventually(lambda: runner.get(unnamed.id).status is bide.RunStatus.Completed, "the run without a key ends")
+        if "held" in expected:
+            eventually(lambda: runner.get("cancelling").status is bide.RunStatus.Cancelled, "the clean-up ends")
         assert workflows.CALLS == [], "what was recorded was done again"
     assert version_of(golden) == len(MIGRATIONS)
 
@@ -112,13 +143,28 @@ def test_a_run_that_cannot_continue_says_why(golden: Path) -> None:
         assert (far.status, far.sub_status) == ("Running", "Deferred")
 
 
+@pytest.mark.parametrize("golden", GOLDEN[-1:], ids=lambda golden: golden.stem)
+def test_the_newest_has_rows_in_each_table_and_records_of_each_kind(golden: Path) -> None:
+    with sqlite3.connect(f"file:{golden}?immutable=1", uri=True) as database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        empty = [name for name in tables if not database.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone()]  # noqa: S608
+        kinds = {kind for (kind,) in database.execute("SELECT DISTINCT kind FROM journal")}
+    assert empty == []
+    assert kinds == KINDS
+
+
+def outputs_of(golden: Path) -> dict[str, object]:
+    """Return the outcomes of the unfinished runs that a file has, by key."""
+    return OUTPUTS | (OUTPUTS_4 if version_of(golden) >= SINCE_WAITS else {})  # type: ignore[return-value]
+
+
 def by_key(runner: bide.Runner, key: str) -> bide.Workflow:
     name = "waiting" if key == "released" else key
     return next(workflow for workflow in workflows.WORKFLOWS if workflow.name == name)
 
 
 def inputs_of(key: str) -> dict[str, object] | None:
-    return {"shared": {"unit": "mm"}, "queued": {"n": 7}}.get(key)  # type: ignore[return-value]
+    return {"shared": {"unit": "mm"}, "queued": {"n": 7}, "deciding": {"grace": 5.0}}.get(key)  # type: ignore[return-value]
 
 
 def version_of(file: Path) -> int:

@@ -27,6 +27,10 @@ def test_no_kill_at_any_moment_breaks_a_guarantee(file: Path) -> None:
         (["enter r flaky 2 5", "enter r flaky 1 6"], "an attempt that was over"),
         (["leave r orders 5", "enter r gated 1 5.01"], "a gate opens early"),
         (["woke r polls 5.0 4.9"], "an early wake"),
+        (["answered r serves 11", "answered r serves 12"], "another answer"),
+        (["taken r asks token"], "another answer"),
+        (["enter r items 1 5", "leave r items 5", "enter r each[1] 1 6", "enter r follows[1] 1 7"], "before what it"),
+        (["got r starts child-0 a", "got r starts child-0 b"], "a step returns something else"),
     ],
 )
 def test_the_judge_sees_each_broken_guarantee(lines: list[str], broken: str) -> None:

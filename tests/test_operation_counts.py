@@ -9,6 +9,7 @@ import pytest
 
 import bide
 from bide import _core
+from processes import eventually
 
 pytestmark = pytest.mark.alone
 
@@ -152,6 +153,44 @@ def test_gates_are_polled_many_under_one_attach_and_no_poll_is_committed(runner:
     assert counts.commits <= GATES / 5
     assert counts.attaches <= 10 * GATES / 5
     assert counts.wakes <= 10 * GATES / 5
+
+
+def test_gates_that_wait_for_signals_commit_nothing_and_wake_nobody(runner: bide.Runner) -> None:
+    go = bide.signal("go", int)
+
+    def noop() -> int:
+        return 1
+
+    gated = bide.Workflow("gated", [bide.task(noop, name="t", gate=go)])
+    handles = runner.submit_many(gated, [None] * GATES)
+
+    # While they wait, others pay what they pay without them.
+    counts = counted(lambda: [runner.run(one) for _ in range(SINGLE)])
+    assert counts.commits <= 2 * SINGLE + ODD_ONES
+    assert counts.wakes <= 2 * SINGLE + ODD_ONES
+
+    runner.signal_many((handle, go, 1) for handle in handles)
+    assert {handle.result()["t"] for handle in handles} == {1}
+
+
+def test_a_signal_is_one_commit_and_so_are_many_in_one_call(runner: bide.Runner) -> None:
+    def body(handle: bide.TaskHandle) -> None:
+        handle.wait_for("end")
+
+    run = runner.submit(bide.Workflow("queues", [bide.task(body, name="t")]))
+    eventually(lambda: runner.get(run.id).tasks["t"].sub_status == "Deferred", "the body waits")
+
+    def in_turn() -> None:
+        for number in range(SINGLE):
+            runner.signal(run, "n", number)
+
+    counts = counted(in_turn)
+    assert SINGLE <= counts.commits <= SINGLE + ODD_ONES
+    assert counts.wakes <= ODD_ONES
+    counts = counted(lambda: runner.signal_many((run, "n", number) for number in range(WIDE)))
+    assert 1 <= counts.commits <= ODD_ONES
+    run.signal("end")
+    run.result()
 
 
 def test_a_listing_asks_the_store_once_for_any_number_of_runs(

@@ -153,11 +153,9 @@ def test_a_wait_made_by_its_class_equals_one_made_by_its_function() -> None:
     assert bide.At(moment).moment.tzinfo is UTC
 
 
-@pytest.mark.parametrize("make", [lambda: bide.until(later)])
-def test_an_unimplemented_feature_says_so(make: Callable[[], Any]) -> None:
-    with pytest.raises(bide.BideError, match="not there yet") as caught:
-        make()
-    assert not isinstance(caught.value, bide.DefinitionError)
+def test_a_condition_can_be_an_async_def() -> None:
+    assert bide.until(later)._parts()[-1] is True
+    assert bide.until(ready)._parts()[-1] is False
 
 
 @pytest.mark.parametrize(

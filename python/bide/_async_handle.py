@@ -35,7 +35,6 @@ _C = TypeVar("_C")
 _D = TypeVar("_D")
 
 _Limit: TypeAlias = Duration | None
-_W: TypeAlias = WaitBase
 
 
 class AsyncTaskHandle(AsyncCalls):
@@ -134,25 +133,33 @@ class AsyncTaskHandle(AsyncCalls):
 
     @overload
     async def wait_any(
-        self, a: _W[_A], /, *, timeout: _Limit = None, name: str | None = None
+        self, a: WaitBase[_A], /, *, timeout: _Limit = None, name: str | None = None
     ) -> "tuple[Fired[_A] | None]": ...
     @overload
     async def wait_any(
-        self, a: _W[_A], b: _W[_B], /, *, timeout: _Limit = None, name: str | None = None
+        self, a: WaitBase[_A], b: WaitBase[_B], /, *, timeout: _Limit = None, name: str | None = None
     ) -> "tuple[Fired[_A] | None, Fired[_B] | None]": ...
     @overload
     async def wait_any(
-        self, a: _W[_A], b: _W[_B], c: _W[_C], /, *, timeout: _Limit = None, name: str | None = None
+        self, a: WaitBase[_A], b: WaitBase[_B], c: WaitBase[_C], /, *, timeout: _Limit = None, name: str | None = None
     ) -> "tuple[Fired[_A] | None, Fired[_B] | None, Fired[_C] | None]": ...
     @overload
     async def wait_any(
-        self, a: _W[_A], b: _W[_B], c: _W[_C], d: _W[_D], /, *, timeout: _Limit = None, name: str | None = None
+        self,
+        a: WaitBase[_A],
+        b: WaitBase[_B],
+        c: WaitBase[_C],
+        d: WaitBase[_D],
+        /,
+        *,
+        timeout: _Limit = None,
+        name: str | None = None,
     ) -> "tuple[Fired[_A] | None, Fired[_B] | None, Fired[_C] | None, Fired[_D] | None]": ...
     @overload
-    async def wait_any(self, *, timeout: _Limit = None, name: str | None = None, **named: _W[Any]) -> "First": ...
+    async def wait_any(self, *, timeout: _Limit = None, name: str | None = None, **named: WaitBase[Any]) -> "First": ...
     @overload
     async def wait_any(
-        self, *waits: _W[Any], timeout: _Limit = None, name: str | None = None
+        self, *waits: WaitBase[Any], timeout: _Limit = None, name: str | None = None
     ) -> "tuple[Fired[Any] | None, ...]": ...
     async def wait_any(
         self,
@@ -167,25 +174,35 @@ class AsyncTaskHandle(AsyncCalls):
         return await self._wait(any_of(*waits, name=name, **named), timeout, "handle.wait_any")
 
     @overload
-    async def wait_all(self, a: _W[_A], /, *, timeout: _Limit = None, name: str | None = None) -> tuple[_A]: ...
+    async def wait_all(self, a: WaitBase[_A], /, *, timeout: _Limit = None, name: str | None = None) -> tuple[_A]: ...
     @overload
     async def wait_all(
-        self, a: _W[_A], b: _W[_B], /, *, timeout: _Limit = None, name: str | None = None
+        self, a: WaitBase[_A], b: WaitBase[_B], /, *, timeout: _Limit = None, name: str | None = None
     ) -> tuple[_A, _B]: ...
     @overload
     async def wait_all(
-        self, a: _W[_A], b: _W[_B], c: _W[_C], /, *, timeout: _Limit = None, name: str | None = None
+        self, a: WaitBase[_A], b: WaitBase[_B], c: WaitBase[_C], /, *, timeout: _Limit = None, name: str | None = None
     ) -> tuple[_A, _B, _C]: ...
     @overload
     async def wait_all(
-        self, a: _W[_A], b: _W[_B], c: _W[_C], d: _W[_D], /, *, timeout: _Limit = None, name: str | None = None
+        self,
+        a: WaitBase[_A],
+        b: WaitBase[_B],
+        c: WaitBase[_C],
+        d: WaitBase[_D],
+        /,
+        *,
+        timeout: _Limit = None,
+        name: str | None = None,
     ) -> tuple[_A, _B, _C, _D]: ...
     @overload
     async def wait_all(
-        self, *, timeout: _Limit = None, name: str | None = None, **named: _W[Any]
+        self, *, timeout: _Limit = None, name: str | None = None, **named: WaitBase[Any]
     ) -> dict[str, Any]: ...
     @overload
-    async def wait_all(self, *waits: _W[Any], timeout: _Limit = None, name: str | None = None) -> tuple[Any, ...]: ...
+    async def wait_all(
+        self, *waits: WaitBase[Any], timeout: _Limit = None, name: str | None = None
+    ) -> tuple[Any, ...]: ...
     async def wait_all(
         self,
         *waits: WaitBase[Any],
@@ -402,8 +419,8 @@ class AsyncTaskHandle(AsyncCalls):
         """Make a callback, which anybody with its `token` can answer. See `TaskHandle.callback`."""
         from bide._callbacks import new  # noqa: PLC0415 - as in __init__.py
 
-        checked, secret, made = new(self.run_id, name, type)
-        return made(await self._record(_core.Call.callback(self._core, checked, secret, self._within())))
+        checked, made = new(self.run_id, name, type)
+        return made(await self._record(_core.Call.callback(self._core, checked, self._within())))
 
     # --- what it shows ---------------------------------------------------------------------------------------------
 

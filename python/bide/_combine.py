@@ -4,7 +4,8 @@ A plan is a list of parts, a combination before its members, each as (kind, name
 makes the value of the whole from the outcomes of the parts (`rust/py/src/plan.rs`).
 """
 
-from collections.abc import Callable  # noqa: TC003 - tests read the annotations
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar, overload
 
 import msgspec
@@ -174,16 +175,18 @@ class Plan(NamedTuple):
     """The handle is that of the body which gets the value: a request is answered by it."""
 
 
+_COMPUTED = ("computed after", "computed at")
+"""The kinds of times that a function computes, which only gates have."""
+
+
 def plan(wait: object, timeout: Duration | None, what: str, *, unique: bool = False) -> Plan:
     """Return the plan of a wait; with `unique`, as a gate needs it, no two parts have one name."""
     checked = check_wait(wait, what)
-    if not unique:
-        for leaf in leaves(checked):
-            if computes(leaf):
-                raise only_for_gates(leaf)
     limit = optional_seconds(timeout, f"{what}: timeout", zero=True)
     parts: list[Part] = []
     finish = _add(checked, None, parts)
+    if not unique and any(part.kind in _COMPUTED for part in parts):
+        raise only_for_gates(next(leaf for leaf in leaves(checked) if computes(leaf)))
     if limit is not None:
         first = parts[0]
         if first.kind in {"after", "at"}:
@@ -211,6 +214,10 @@ _Finish: TypeAlias = "Callable[[list[Outcome], TaskHandle], Any]"
 def _add(wait: WaitBase[Any], name: str | None, parts: list[Part]) -> _Finish:
     """Add the parts of a wait; return what makes its value of their outcomes."""
     at = len(parts)
+    if (of_own := getattr(wait, "_part", None)) is not None:
+        # A child or a callback: first, because there may be ten thousand.
+        parts.append(of_own(name))
+        return _decoded(wait._decode, at)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(wait, (AnyOf, AllOf)):
         kind = "any" if isinstance(wait, AnyOf) else "all"
         parts.append(Part(kind, "", None, []))
@@ -237,10 +244,8 @@ def _leaf(wait: WaitBase[Any], name: str | None) -> Part:
         return Part("at", name or "at", None, wait.timestamp)
     if isinstance(wait, Signal):
         return Part("signal", name or wait.name, None, wait.name)
-    if isinstance(wait, Request):
-        return Part("request", name or wait.name, None, wait.name)
-    part: Part = wait._part(name)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
-    return part
+    assert isinstance(wait, Request)  # noqa: S101 - for mypy: there are no other waits
+    return Part("request", name or wait.name, None, wait.name)
 
 
 _PLAIN = Codec()
@@ -256,13 +261,16 @@ def _leaf_value(wait: WaitBase[Any], at: int) -> _Finish:
     if isinstance(wait, Request):
         received = wait._received
         return lambda outcomes, handle: received(_raised(outcomes[at]), handle)
-    if isinstance(wait, Until):
-        decode = _PLAIN.decode
-    elif isinstance(wait, Signal):
-        decode = wait.codec.decode
-    else:
-        decode = wait._decode  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
-    return lambda outcomes, _handle: decode(_raised(outcomes[at]))
+    return _decoded(wait.codec.decode if isinstance(wait, Signal) else _PLAIN.decode, at)
+
+
+def _decoded(decode: Callable[[Any], Any], at: int) -> _Finish:
+    # Not a function of its own, of which the collector of garbage would visit four objects for each of many children.
+    return partial(_decode, decode, at)
+
+
+def _decode(decode: Callable[[Any], Any], at: int, outcomes: list[Outcome], _handle: "TaskHandle") -> Any:  # noqa: ANN401
+    return decode(_raised(outcomes[at]))
 
 
 def _raised(outcome: Outcome) -> Any:  # noqa: ANN401 - what the wait's decoder takes

@@ -49,9 +49,11 @@ __all__ = [
     "TaskHandle",
     "Workflow",
     "__version__",
+    "_callback_token",
     "_current",
     "_executes_here",
     "_panic_once_at",
+    "_read_callback_token",
     "_start_loop_thread",
     "_system_time",
     "counts",
@@ -68,6 +70,12 @@ def in_body() -> bool:
 
 def _current(last: TaskHandle | None) -> TaskHandle:
     """Return the handle of the body that executes on this thread; `last` is one that was found in its contextvars."""
+
+def _callback_token(run: str, secret: str) -> str:
+    """Return the token of a callback of a run with a secret."""
+
+def _read_callback_token(token: str) -> tuple[str, str] | None:
+    """Return the run and the secret of a token, None if bide has not made it."""
 
 def _executes_here() -> bool:
     """Return whether the calling thread executes the body of a plain function."""
@@ -663,6 +671,9 @@ class LoopQueue:
     def has_ready(self) -> bool:
         """Return whether there are coroutines to execute."""
 
+    def when_wanted(self, callback: Callable[[], object]) -> None:
+        """Call `callback()` on a thread of the runner once there is something to do and no loop yet."""
+
     def set_bodies(self, bodies: BodyLoop | None) -> None:
         """Keep the loop for the handles of bodies, until it is None."""
 
@@ -823,7 +834,7 @@ class Call:
         """Begin to record the time."""
 
     @staticmethod
-    def callback(coroutine: Coroutine, name: str, secret: str, within: int) -> Call:
+    def callback(coroutine: Coroutine, name: str, within: int) -> Call:
         """Begin to record a callback."""
 
     @staticmethod

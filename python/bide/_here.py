@@ -3,10 +3,13 @@
 It is a separate module because `bide.current()` and every waiting call ask it, and few programs have coroutines.
 """
 
+import sys
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
+    import asyncio
+
     from bide._core import Coroutine
 
 BODY, STEP, CONDITION = 0, 1, 2
@@ -22,3 +25,11 @@ def in_coroutine() -> bool:
     """Whether code of a coroutine of any runner executes here, also on a thread that it was given to."""
     place = here.get()
     return place is not None and not place[0].ended
+
+
+def running_loop() -> "asyncio.AbstractEventLoop | None":
+    """Return the event loop that runs on this thread; asyncio is not imported for that."""
+    module = sys.modules.get("asyncio")
+    # Another thread may be about to import it.
+    get = getattr(module, "_get_running_loop", None)
+    return None if get is None else get()

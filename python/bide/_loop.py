@@ -48,6 +48,7 @@ class BodyLoop:
         self.loop = loop
         self.own = own
         self._core = core
+        self._reads = core.fileno()
         self._bodies: dict[_core.Coroutine, asyncio.Task[None]] = {}
         self._gates: set[asyncio.Task[None]] = set()
         self._driver: asyncio.Task[None] | None = None
@@ -59,7 +60,7 @@ class BodyLoop:
     def start(self) -> None:
         """Begin to execute bodies. On the loop's thread."""
         self._core.set_bodies(self)
-        self.loop.add_reader(self._core.fileno(), self._turn)
+        self.loop.add_reader(self._reads, self._turn)
         self._turn()
 
     def stop(self) -> None:
@@ -118,7 +119,7 @@ class BodyLoop:
             return
         self._has_ended = True
         self._core.set_bodies(None)
-        self.loop.remove_reader(self._core.fileno())
+        self.loop.remove_reader(self._reads)
         if self.own:
             self.loop.stop()
 

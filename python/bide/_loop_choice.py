@@ -3,10 +3,13 @@
 The first that can be used is chosen, and stays. `asyncio` is imported only if a workflow has coroutines.
 """
 
-import sys
+import functools
+import threading
+import weakref
 from typing import TYPE_CHECKING
 
 from bide._errors import BideError, DefinitionError
+from bide._here import running_loop
 
 if TYPE_CHECKING:
     import asyncio
@@ -22,14 +25,21 @@ class LoopChoice:
     def __init__(self, core: "_core.Runner", factory: "Callable[[], asyncio.AbstractEventLoop] | None") -> None:
         """Keep what starts an own loop."""
         if factory is not None and not callable(factory):
-            msg = "loop_factory is called without arguments and returns an event loop, such as uvloop.new_event_loop; "
-            msg += f"it cannot be {factory!r}"
+            msg = f"loop_factory must be callable and return an event loop, like uvloop.new_event_loop, not {factory!r}"
             raise DefinitionError(msg)
         self._core = core
         self._factory = factory
+        self._lock = threading.Lock()
         self._bodies: BodyLoop | None = None
         self._caller: asyncio.AbstractEventLoop | None = None
         self._wanted = False
+        # Made on a running loop, the runner may be about to be entered there.
+        running = running_loop()
+        self._undecided = running is not None
+        if running is not None:
+            running.call_soon(_call, weakref.WeakMethod(self._decide))
+        self._queue = core.loop_queue()
+        self._queue.when_wanted(functools.partial(_call, weakref.WeakMethod(self.prepare)))
 
     def enter(self) -> None:
         """Take the running loop, which the caller keeps running until the runner is closed."""
@@ -43,25 +53,23 @@ class LoopChoice:
             )
             raise BideError(msg)
         self._caller = loop
-        if self._wanted:
-            self._choose()
+        self._decide()
 
     def prepare(self) -> None:
-        """Have a loop for a workflow that is registered.
-
-        Within `Runner(...)` on an event loop, that one may be about to be entered.
-        """
+        """Have a loop: there are coroutines to execute, or will be."""
         self._wanted = True
-        running = _running_loop()
-        if self._bodies is not None or self._caller is not None or running is None:
+        if not self._undecided:
             self._choose()
-        else:
-            running.call_soon(self._choose_later)
+
+    def _decide(self) -> None:
+        self._undecided = False
+        if self._wanted and not self._core.closed:
+            self._choose()
 
     def check(self) -> None:
         """Refuse to execute anything on a loop that is closed."""
         if self._bodies is None:
-            self._choose()
+            self.prepare()
         elif self._bodies.loop.is_closed() and not self._core.closed:
             msg = (
                 "the event loop that executes the async bodies of this runner is closed: keep it running until the "
@@ -71,7 +79,7 @@ class LoopChoice:
 
     def refuse_own_thread(self) -> None:
         """Refuse to block the loop on which the bodies are to unwind."""
-        running = _running_loop()
+        running = running_loop()
         if running is not None and self._bodies is not None and self._bodies.loop is running and not self._core.closed:
             msg = (
                 "Runner.close() blocks the event loop that executes the bodies of the runner, and they cannot end: use "
@@ -89,26 +97,24 @@ class LoopChoice:
         if self._bodies is not None:
             self._bodies.stop()
 
-    def _choose_later(self) -> None:
-        if self._bodies is None and not self._core.closed:
-            self._choose()
-
     def _choose(self) -> None:
-        if self._bodies is not None:
-            self.check()
-            return
         from bide._loop import BodyLoop, start_own  # noqa: PLC0415 - it imports asyncio
 
-        if self._caller is None:
-            self._bodies = start_own(self._core.loop_queue(), self._factory)
+        with self._lock:
+            if self._bodies is not None:
+                return
+            if self._caller is None:
+                self._bodies = start_own(self._queue, self._factory)
+                return
+            self._bodies = bodies = BodyLoop(self._queue, self._caller, own=False)
+        if running_loop() is self._caller:
+            bodies.start()
         else:
-            self._bodies = BodyLoop(self._core.loop_queue(), self._caller, own=False)
-            if _running_loop() is self._caller:
-                self._bodies.start()
-            else:
-                self._caller.call_soon_threadsafe(self._bodies.start)
+            self._caller.call_soon_threadsafe(bodies.start)
 
 
-def _running_loop() -> "asyncio.AbstractEventLoop | None":
-    asyncio = sys.modules.get("asyncio")
-    return None if asyncio is None else asyncio._get_running_loop()
+def _call(method: "weakref.WeakMethod[Callable[[], None]]") -> None:
+    """Call a method of an object, if that is still there."""
+    bound = method()
+    if bound is not None:
+        bound()

@@ -1,7 +1,7 @@
 """`RunResult` and `TaskResult`: the state of a run and of its tasks, to read."""
 
 import copyreg
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -208,6 +208,8 @@ class RunResult(Mapping[str, Any]):
 
     @overload
     def __getitem__(self, task: str) -> Any: ...  # noqa: ANN401 - what the task returned
+    @overload
+    def __getitem__(self, task: Callable[..., Coroutine[Any, Any, R]]) -> R: ...
     @overload
     def __getitem__(self, task: Callable[..., R]) -> R: ...
     def __getitem__(self, task: str | Callable[..., Any]) -> Any:

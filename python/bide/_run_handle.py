@@ -1,6 +1,5 @@
 """`RunHandle`: a submitted run to wait for. How it is submitted is in `_runner.py`."""
 
-import sys
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
@@ -10,7 +9,7 @@ from bide._core import Channel
 from bide._duration import optional_seconds
 from bide._errors import BideError, DefinitionError, not_picklable
 from bide._events import DEFAULT, Event, Follower
-from bide._here import in_coroutine
+from bide._here import in_coroutine, running_loop
 from bide._result import RunResult
 from bide._status import RunStatus
 from bide._twins import RunHandleTwins, twin
@@ -200,8 +199,7 @@ class RunHandle(RunHandleTwins):
 
 def refuse_on_loop(what: str, instead: str) -> None:
     """Refuse to block a thread whose event loop is running: what the caller waits for may need that loop."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is not None and asyncio._get_running_loop() is not None:
+    if running_loop() is not None:
         msg = f"{what} blocks its thread, and this one has a running event loop: use {instead}"
         raise DefinitionError(msg)
 

@@ -118,7 +118,7 @@ class Runner(Controls, RunnerTwins):
             grace,
         )
         self._loop = LoopChoice(self._core, loop_factory)
-        self._submitter = Submitter(self._submit_each)
+        self._submitter = Submitter()
         try:
             for workflow in workflows:
                 self.register(workflow)
@@ -233,13 +233,16 @@ class Runner(Controls, RunnerTwins):
         from bide import _mail  # noqa: PLC0415 - for those who send signals
 
         letters = []
+        last, found = None, ""
         for number, one in enumerate(signals):
             if not isinstance(one, (tuple, list)) or not 3 <= len(one) <= 4:  # noqa: PLR2004 - as the message says
                 msg = f"signals[{number}] must be (run, signal, value) or (run, signal, value, id), not {one!r}"
                 raise DefinitionError(msg)
-            run, signal, value, *rest = one
-            found = self._find_run(run, workflow)
-            letters.append(_mail.letter(found, signal, value, rest[0] if rest else None, self._declared(found, signal)))
+            run, signal, value = one[:3]
+            if run is not last or not found:
+                found, last = self._find_run(run, workflow), run
+            message_id = None if len(one) == 3 else one[3]  # noqa: PLR2004 - it has no id
+            letters.append(_mail.letter(found, signal, value, message_id, self._declared(found, signal)))
         _mail.check_sent(letters, self._core.send(letters))
 
     @overload
@@ -517,7 +520,8 @@ class Runner(Controls, RunnerTwins):
         """Submit a run together with those of other callers on event loops."""
         compiled = self._core_workflow(workflow)
         encoded = workflow._compiled().encode_inputs(inputs)
-        return self._submitter.put(Submission(compiled, encoded, _check_key(key), said))
+        submission = Submission(self._submit_each, compiled, encoded, _check_key(key), said)
+        return self._submitter.put(submission)
 
     def _submit_each(self, runs: list[Submission]) -> list[RunHandle | BaseException]:
         """Submit runs of one workflow with the same options at once; if one is refused, one after the other."""

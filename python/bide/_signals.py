@@ -1,6 +1,7 @@
 """Messages to a run: `bide.signal` and `bide.request` as values, and what a waiting body gets of a request."""
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from bide._codec import Codec
@@ -15,7 +16,7 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 
-class Signal(WaitBase[T], Generic[T], frozen=True):
+class Signal(WaitBase[T], Generic[T], frozen=True, dict=True):
     """A named message to a run, with the type of its value. Made by `bide.signal`.
 
     One value of it serves to send (`runner.signal(run, approved, True)`), to wait (`handle.wait(approved)`), as a gate
@@ -25,7 +26,7 @@ class Signal(WaitBase[T], Generic[T], frozen=True):
     name: str
     type: Any
 
-    @property
+    @cached_property
     def codec(self) -> Codec:
         """How its values are stored."""
         remedy = f"give the signal a type by bide.signal({self.name!r}, type)"
@@ -85,19 +86,19 @@ def check_reason(reason: object, what: str) -> str:
     return escape_surrogates(reason)
 
 
-class Request(WaitBase[Received[T, A]], Generic[T, A], frozen=True):
+class Request(WaitBase[Received[T, A]], Generic[T, A], frozen=True, dict=True):
     """A named message whose sender waits for an answer. Made by `bide.request`."""
 
     name: str
     type: Any
     answer: Any
 
-    @property
+    @cached_property
     def codec(self) -> Codec:
         """How its values are stored."""
         return Codec(self.type, f"the request {self.name!r}", root="value", remedy=self._remedy)
 
-    @property
+    @cached_property
     def answer_codec(self) -> Codec:
         """How its answers are stored."""
         return Codec(self.answer, f"the answer to the request {self.name!r}", root="answer", remedy=self._remedy)

@@ -5,7 +5,7 @@ import contextvars
 import queue
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bide._errors import RunnerClosed
 
@@ -23,12 +23,18 @@ MOST = 256
 class Submission:
     """A run that a caller awaits."""
 
-    __slots__ = ("compiled", "contextvars", "future", "inputs", "key", "loop", "said")
+    __slots__ = ("compiled", "contextvars", "future", "inputs", "key", "loop", "said", "submit")
 
     def __init__(
-        self, compiled: "_core.Workflow", inputs: list[tuple[str, bytes]], key: str | None, said: "Options | None"
+        self,
+        submit: "Submit",
+        compiled: "_core.Workflow",
+        inputs: list[tuple[str, bytes]],
+        key: str | None,
+        said: "Options | None",
     ) -> None:
-        """Keep what is submitted, the caller's contextvars, and its loop."""
+        """Keep what is submitted and by what, the caller's contextvars, and its loop."""
+        self.submit = submit
         import asyncio  # noqa: PLC0415 - the caller has imported it
 
         self.compiled, self.inputs, self.key, self.said = compiled, inputs, key, said
@@ -37,12 +43,15 @@ class Submission:
         self.future: asyncio.Future[RunHandle] = self.loop.create_future()
 
 
+Submit: TypeAlias = Callable[[list[Submission]], "list[RunHandle | BaseException]"]
+"""What submits several runs of one workflow; it returns an error in place of a run that is refused."""
+
+
 class Submitter:
     """Submits runs on a thread of its own, which begins with the first of them."""
 
-    def __init__(self, submit: Callable[[list[Submission]], "list[RunHandle | BaseException]"]) -> None:
-        """Keep what submits several runs of one workflow; it returns an error in place of a run that is refused."""
-        self._submit = submit
+    def __init__(self) -> None:
+        """Begin with the first run."""
         self._queue: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._started = self._stopped = False
@@ -89,7 +98,7 @@ class Submitter:
             alone = 0 if submission.said is None else id(submission)
             of.setdefault((id(submission.compiled), alone), []).append(submission)
         for same in of.values():
-            done += zip(same, self._submit(same), strict=True)
+            done += zip(same, same[0].submit(same), strict=True)
         loops: dict[int, tuple[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]]] = {}
         for submission, result in done:
             loops.setdefault(id(submission.loop), (submission.loop, []))[1].append((submission.future, result))

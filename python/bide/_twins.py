@@ -108,7 +108,7 @@ class RunnerTwins:
         start_after: "Duration | None" = None,
     ) -> "list[RunHandle]":
         """Submit runs like `submit_many`, without blocking the event loop."""
-        said = {"tags": tags, "priority": priority, "start_at": start_at, "start_after": start_after}
+        said: dict[str, Any] = {"tags": tags, "priority": priority, "start_at": start_at, "start_after": start_after}
         return await in_thread(_runner(self).submit_many, workflow, inputs, keys, **said)
 
     async def register_async(self, workflow: "Workflow") -> None:

@@ -5,9 +5,9 @@ Each value checks itself, however it is made; waiting itself is the executor's. 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, overload
 
 import msgspec
 
@@ -148,8 +148,32 @@ Wait: TypeAlias = WaitBase[Any]
 """Anything that a gate or a handle can wait for."""
 
 
-def until(  # noqa: PLR0913 - each is a setting of its own, all but the first by keyword
+@overload
+def until(
+    condition: Callable[..., Awaitable[T | None]],
+    *,
+    every: Duration = 1.0,
+    timeout: Duration | None = None,
+    backoff: float = 1.0,
+    max_every: Duration | None = None,
+    jitter: float = 0.0,
+    on_error: OnError = ...,
+    name: str | None = None,
+) -> Until[T]: ...
+@overload
+def until(
     condition: Callable[..., T | None],
+    *,
+    every: Duration = 1.0,
+    timeout: Duration | None = None,
+    backoff: float = 1.0,
+    max_every: Duration | None = None,
+    jitter: float = 0.0,
+    on_error: OnError = ...,
+    name: str | None = None,
+) -> Until[T]: ...
+def until(  # noqa: PLR0913 - each is a setting of its own, all but the first by keyword
+    condition: Callable[..., Any],
     *,
     every: Duration = 1.0,
     timeout: Duration | None = None,
@@ -158,7 +182,7 @@ def until(  # noqa: PLR0913 - each is a setting of its own, all but the first by
     jitter: float = 0.0,
     on_error: OnError = DEFAULT_ON_ERROR,
     name: str | None = None,
-) -> Until[T]:
+) -> Until[Any]:
     """Wait until `condition()` is truthy, polled every `every` seconds (times `backoff`, at most `max_every`)."""
     # It takes each Duration and keeps the seconds.
     return Until(condition, every, timeout, backoff, max_every, jitter, on_error, name)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]

@@ -161,6 +161,53 @@ async def use_async() -> None:
             assert_type(event, bide.Event[int])
 
 
+async def fetch(url: str) -> int:
+    return len(url)
+
+
+async def maybe() -> str | None:
+    return None
+
+
+assert_type(bide.until(maybe), bide.Until[str])
+
+
+@bide.task
+async def downloads(url: str, handle: bide.AsyncTaskHandle) -> int:
+    assert_type(await handle.step(fetch, url), int)
+    assert_type(await handle.step(len, url), int)
+    assert_type(await handle.step(fetch, url, key="k"), int)
+    assert_type(await handle.step(len, url, key="k", retry=bide.Retry(attempts=2)), int)
+    assert_type(await handle.defer_until(maybe, 10), str)
+    assert_type(await handle.defer_until(lambda: 3), int)
+    assert_type(await handle.wait(bide.until(maybe), timeout=3), str)
+    assert_type(await handle.wait_for("go", int), int)
+    assert_type(
+        await handle.wait_any(bide.until(maybe), bide.after(3)), tuple[bide.Fired[str] | None, bide.Fired[None] | None]
+    )
+    assert_type(await handle.wait_all(bide.until(maybe), bide.after(3)), tuple[str, None])
+    received = await handle.wait(asks)
+    assert_type(received, bide.AsyncReceived[str, int])
+    await received.reply(3)
+    callback = await handle.callback("paid", int)
+    assert_type(await handle.wait(callback), int)
+    assert_type(handle.last_checkpoint(int), int | None)
+    assert_type(await handle.run(workflow), bide.RunResult)
+    assert_type(bide.current(bide.AsyncTaskHandle), bide.AsyncTaskHandle)
+    assert_type(bide.current(), bide.TaskHandle)
+    return 1
+
+
+async def twins(runner: bide.Runner) -> None:
+    result = await runner.run_async(bide.Workflow("downloads", [downloads]))
+    assert_type(result[downloads], int)
+    run = await runner.submit_async(workflow)
+    assert_type(run, bide.RunHandle)
+    assert_type(await run.request_async(asks, "x"), int)
+    assert_type(await run.latest_async(numbers), bide.Event[int] | None)
+    assert_type(await runner.events_async("k", numbers), list[bide.Event[int]])
+
+
 asks = bide.request("asks", str, int)
 assert_type(asks, bide.Request[str, int])
 

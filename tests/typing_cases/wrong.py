@@ -116,3 +116,15 @@ def answers(handle: bide.TaskHandle, runner: bide.Runner, run: bide.RunHandle) -
     count: str = run.request(asks, "how many?")  # wrong
     print(count)
     return handle.wait(handle.callback("paid", int))  # wrong
+
+
+async def fetch(url: str) -> int:
+    return len(url)
+
+
+@bide.task
+async def downloads(handle: bide.AsyncTaskHandle) -> str:
+    await handle.step(fetch, 3)  # wrong
+    handle.wait_for("go").upper()  # wrong
+    (await handle.wait(asks)).reply("three")  # wrong
+    return await handle.step(fetch, "url")  # wrong

@@ -13,6 +13,7 @@ use crate::event::{GateTime, Wait};
 use crate::failure::{Failure, FailureKind};
 use crate::id::RunId;
 use crate::message::{answered_number, request_number};
+use crate::quick_hash::QuickHash;
 use crate::time::Time;
 use crate::value::Value;
 
@@ -77,7 +78,7 @@ struct Entries {
     list: Vec<Entry>,
     /// Positions in the list, once it is longer than [`SHORT`].
     #[expect(clippy::box_collection, reason = "a journal that has none pays one word for it, not six")]
-    index: Option<Box<HashMap<EntryKey, usize>>>,
+    index: Option<Box<HashMap<EntryKey, usize, QuickHash>>>,
 }
 
 /// Up to this many entries are searched one after the other.

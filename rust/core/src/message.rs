@@ -49,6 +49,12 @@ impl Address {
         Self { kind: MessageKind::Signal, name: name.into() }
     }
 
+    /// A request's.
+    #[must_use]
+    pub fn request(name: &str) -> Self {
+        Self { kind: MessageKind::Request, name: name.into() }
+    }
+
     /// Of a withdrawal of the request with this number.
     #[must_use]
     pub fn withdrawal(request: i64) -> Self {
@@ -111,6 +117,12 @@ impl Message {
     pub fn repeats(&self, earlier: &Self) -> bool {
         self.id.is_some() && self.id == earlier.id && self.content == earlier.content
     }
+}
+
+/// The number of a request and the value that was sent, from what a wait for it got.
+#[must_use]
+pub fn taken_request(value: &Value) -> Option<(i64, Value)> {
+    Some((request_number(value)?, Value::new(value.payload().get(8..)?)))
 }
 
 /// The number of the request that is the value of a wait.

@@ -1,5 +1,6 @@
 //! What the engine is generic over: a host, which knows how to execute bodies. Python is one, Rust closures another.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 pub(crate) use bide_core::attempt::Polled;
@@ -129,6 +130,17 @@ pub struct Ready<H: Host> {
     pub run: Arc<Run<H>>,
     /// Its task.
     pub task: TaskRef,
+}
+
+impl<H: Host> Ready<H> {
+    /// Adds bodies to a queue: those of a higher priority first, equal ones in the order in which they come.
+    pub(crate) fn queue(queue: &mut VecDeque<Self>, ready: &mut Vec<Self>) {
+        for one in ready.drain(..) {
+            let priority = one.run.priority();
+            let before = queue.iter().rposition(|other| other.run.priority() >= priority);
+            queue.insert(before.map_or(0, |at| at + 1), one);
+        }
+    }
 }
 
 /// A gate that waits for a condition.

@@ -1,6 +1,7 @@
 //! Makes run ids: UUIDv7, rising within a process, random across processes. And the numbers of messages.
 
-use bide_core::{RunId, Time};
+use bide_core::attempt::CallError;
+use bide_core::{CallbackToken, Failure, FailureKind, RunId, Time, Value};
 use bide_sync::Mutex;
 
 /// Makes ids.
@@ -54,6 +55,28 @@ pub(crate) fn seed() -> u64 {
         return fastrand::u64(..);
     }
     u64::from_ne_bytes(bytes)
+}
+
+/// The token of a new callback.
+///
+/// # Errors
+/// If the system has no random numbers: a token of others would be guessed.
+pub fn token(run: RunId) -> Result<CallbackToken, CallError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| CallError::Misuse(format!("the system gives no random numbers for a callback: {error}")))?;
+    Ok(CallbackToken::new(run, u128::from_ne_bytes(bytes)))
+}
+
+/// The token of a callback that a body has recorded.
+///
+/// # Errors
+/// `Failed`, if what is recorded is none.
+pub(crate) fn recorded_token(run: RunId, task: &str, name: &str, recorded: &Value) -> Result<CallbackToken, CallError> {
+    CallbackToken::from_value(run, recorded).ok_or_else(|| {
+        let message = format!("task '{task}': what is recorded of the callback '{name}' is no secret of a callback");
+        CallError::Failed(Failure::new(FailureKind::Serialization, "bide.SerializationError", &message))
+    })
 }
 
 #[cfg(test)]

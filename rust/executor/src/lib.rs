@@ -26,9 +26,10 @@ mod threads;
 mod tokio;
 
 pub use crate::tokio::{
-    Answer, Asking, ClosureBody, Closures, DeferUntil, Error, Event, OnTokio, RunFailed, RunHandle, RunResult, Runner,
-    RunnerBuilder, Scope, SendSignal, Skip, StepSettings, Submit, SubmitAndWait, TaskContext, TaskError, TaskHandle,
-    TaskResult, Wait, Waiting, Waits, Workflow, WorkflowBuilder, after, all_of, any_of, at, signal, until,
+    Answer, AnswerCallback, Asking, Callback, ChildRun, ClosureBody, Closures, DeferUntil, Error, Event, IntoWait,
+    OnTokio, Received, RunChild, RunFailed, RunHandle, RunResult, Runner, RunnerBuilder, Scope, SendRequest,
+    SendSignal, Skip, StartChild, StepSettings, Submit, SubmitAndWait, TaskContext, TaskError, TaskHandle, TaskResult,
+    Wait, Waiting, Waits, Workflow, WorkflowBuilder, after, all_of, any_of, at, request, signal, until,
 };
 pub use bide_core as core;
 pub use bide_core::attempt::{CallError, Polled};
@@ -40,6 +41,7 @@ pub use coroutines::{Begun, CoroutineBody, Coroutines, EventLoop, GateWatch, Ope
 pub use engine::drive;
 pub use engine::{Engine, default_slots};
 pub use host::{Arg, Args, Attached, Dispatch, Free, Gate, Host, Ready, Source};
+pub use ids::token as new_token;
 pub use log::{Level, Log};
 pub use runs::answers::Reply;
 pub use runs::follow::{Bell, Followed};

@@ -1,4 +1,5 @@
-//! Messages to runs that are executed here, while runs are created, leases are lost and the store fails.
+//! Messages to runs that are executed here, while runs are created, leases are lost and the store fails; and the ends of
+//! their children.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -6,7 +7,11 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use bide_executor::core::{Address, Graph, Message, PollPolicy, RunId, TaskSpec, Time, Value};
+use bide_executor::core::event::{ChildStart, Wait};
+use bide_executor::core::{
+    Address, Channel, EntryKey, Event, Graph, Message, Operation, Origin, Outcome, PollPolicy, RunId, TaskRef,
+    TaskSpec, Time, Value, Write,
+};
 use bide_executor::drive::Driver;
 use bide_executor::store::{LEASE, MemoryStore, RunFilter, Sent, Store, StoreError};
 use bide_executor::{Clock, Engine, Handle, Host, Letter, Pool, RegisteredWorkflow, Run, RunRequest, Source};
@@ -153,4 +158,38 @@ fn a_message_to_a_mistyped_id_reaches_no_run() {
     assert_eq!(mistyped.row(), run.id.row());
     assert_eq!(scene.engine.send(letter(mistyped)).unwrap(), Sent::NoRun);
     assert!(scene.engine.live(mistyped).is_none());
+}
+
+/// A body is entered again, and emits before it comes to the wait for its child that it has left open.
+#[test]
+fn the_end_of_a_child_is_committed_after_what_its_parent_has_emitted() {
+    let scene = Scene::new();
+    let (parent, driver) = (scene.submit(), scene.driver.lock());
+    let (task, attempt) = (TaskRef::plain(0), 1);
+    let enter = |run: &Run<Idle>| assert!(run.state.lock().enter(task, Time(0)).is_some());
+    enter(&parent);
+    let key = |name: &str| EntryKey { name: name.into(), n: 1 };
+    let starts = vec![ChildStart::new(key("start"), None)];
+    let started = Event::ChildrenStarted { task, attempt, starts };
+    let children = driver.start_children(&parent, started, &scene.workflow, vec![RunRequest::new(Box::default())]);
+    let child = Arc::clone(&children.unwrap()[0]);
+    let waits = vec![Wait { key: key("end"), operation: Operation::Child { run: child.id }, timeout: None }];
+    driver.commit_own(None, &parent, Event::Opened { task, attempt, waits }).unwrap();
+    let (channel, origin) =
+        (Channel { name: "log".into(), type_name: "".into(), keep: None }, Origin { task, attempt, entry: None });
+    driver.emit(&parent, &channel, origin, &Value::NONE).unwrap();
+    let written = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&written);
+    scene.store.watch(Box::new(move |_, _, batch| {
+        let of_parent = batch.iter().filter(|write| write.run() == parent.id.row());
+        seen.lock().extend(of_parent.filter_map(|write| match write {
+            Write::Events(_) => Some("event"),
+            Write::Entry { .. } => Some("end"),
+            _ => None,
+        }));
+    }));
+    enter(&child);
+    let outcome = Outcome::Completed { output: Value::NONE, changes: None };
+    driver.commit_own(None, &child, Event::Ended { task, attempt, outcome }).unwrap();
+    assert_eq!(*written.lock(), ["event", "end"]);
 }

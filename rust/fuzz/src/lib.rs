@@ -11,12 +11,20 @@ mod mangle;
 mod play;
 mod seed;
 
-pub use formats::{failure, pack, run_id, value};
+pub use formats::{events, failure, message, operation, pack, run_id, value};
 pub use mangle::{Column, Mangled, rows};
 
 /// A target and its name.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 5] =
-    [("value", value), ("pack", pack), ("failure", failure), ("run_id", run_id), ("rows", rows)];
+pub const TARGETS: [Target; 8] = [
+    ("value", value),
+    ("pack", pack),
+    ("failure", failure),
+    ("run_id", run_id),
+    ("events", events),
+    ("operation", operation),
+    ("message", message),
+    ("rows", rows),
+];

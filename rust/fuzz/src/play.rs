@@ -7,10 +7,10 @@ use std::time::Duration;
 use bide_core::event::{Retry, Wait};
 use bide_core::record::NewRun;
 use bide_core::{
-    Batch, Changes, Effect, EntryKey, Event, Failure, FailureKind, GateSpec, Graph, Lookup, Operation, Outcome,
-    RunState, RunStatus, StepArguments, TaskId, TaskRef, Time, Uses, Value, context,
+    Address, Batch, Changes, Effect, EntryKey, Event, Failure, FailureKind, GateSpec, Graph, Lookup, Message,
+    Operation, Outcome, RunState, RunStatus, StepArguments, TaskId, TaskRef, Time, Uses, Value, context,
 };
-use bide_store::{Lease, RunFilter, Seen, Store, StoreError};
+use bide_store::{EventRange, Lease, RunFilter, Seen, Store, StoreError};
 
 use crate::seed;
 
@@ -42,6 +42,20 @@ pub(crate) fn everything(store: &dyn Store, graph: &Arc<Graph>, errors: &mut Sto
         errors.note(store.by_key(&format!("key {n}"), None));
         errors.note(store.load(seed::id(n)));
     }
+    let first = seed::id(0);
+    errors.note(store.messages(first, 0));
+    errors.note(store.children(first));
+    errors.note(store.standing(first));
+    errors.note(store.answer(first, 9));
+    for range in [EventRange::After { offset: 0, most: 10 }, EventRange::Last] {
+        let rows = errors.note(store.events(first, "log", range)).flatten().unwrap_or_default();
+        rows.iter().for_each(|row| drop(row.events()));
+    }
+    for (number, address) in [(40, Address::signal("go")), (41, seed::answer())] {
+        let message = Message { number, address, id: None, content: Ok(Value::NONE), sent_at: NOW };
+        errors.note(store.send(first, &message));
+    }
+    errors.note(store.mail(0));
     errors.note(store.is_alive(1, NOW.into()));
     errors.note(store.wait_for_changes(Seen::default(), Duration::ZERO));
     let Some(lease) = errors.note(store.enroll(NOW.into())) else { return };
@@ -71,7 +85,10 @@ pub(crate) fn everything(store: &dyn Store, graph: &Arc<Graph>, errors: &mut Sto
 /// Plays a run as far as it gets, and commits all of it.
 fn live(store: &dyn Store, lease: Lease, graph: &Graph, mut state: RunState, errors: &mut StoreErrors) {
     let (mut batch, mut effects) = (Batch::new(), Vec::new());
-    let mut events = vec![Event::Begin];
+    let message =
+        Message { number: 50, address: Address::signal("go"), id: None, content: Ok(Value::NONE), sent_at: NOW };
+    let ended = Event::ChildEnded { run: seed::child(), status: RunStatus::Failed };
+    let mut events = vec![ended, Event::Message { message: Box::new(message) }, Event::Begin];
     let mut turns = 0;
     while let Some(event) = events.pop()
         && turns < MOST_EVENTS
@@ -102,7 +119,9 @@ fn react(graph: &Graph, state: &mut RunState, effect: Effect, events: &mut Vec<E
             for n in 5..9 {
                 let proof: Option<Arc<[u8]>> = Some([n; 16].into());
                 let step = Lookup::Step(StepArguments { proof: proof.clone(), ..StepArguments::default() });
-                for lookup in [step, Lookup::Time, Lookup::Condition { proof }] {
+                let pushed =
+                    [Lookup::Message(seed::answer()), Lookup::Child { run: seed::child() }, Lookup::KeyedStart];
+                for lookup in [step, Lookup::Time, Lookup::Condition { proof }].into_iter().chain(pushed) {
                     let _ = state.recall(task, attempt, &mut uses, &"it".into(), &lookup);
                 }
             }

@@ -4,10 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{DoneRow, Mark, NewRun, NewTask, RunUpdate};
+use bide_core::graph::{MapSpec, Over, Tolerated};
+use bide_core::record::{DoneRow, Mark, NewRun, NewTask, Parent, RunUpdate};
 use bide_core::{
-    Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, GateSpec, GateUntil, Graph, NO_MAP, Operation,
-    RetryPolicy, RunId, RunIf, RunStatus, SubStatus, TaskId, TaskRow, TaskSpec, TaskStatus, Time, Value, Write, pack,
+    Address, Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, GateSpec, GateUntil, Graph, Message,
+    MessageKind, NO_MAP, NewEvents, Operation, Progress, ProgressRow, RecordKind, RetryPolicy, RunId, RunIf, RunStatus,
+    SubStatus, TaskId, TaskRow, TaskSpec, TaskStatus, Time, Value, Write, pack,
 };
 use bide_store::{Durability, Lease, SqliteStore, Store, StoredWorkflow};
 
@@ -31,6 +33,10 @@ pub(crate) fn graph() -> Arc<Graph> {
         TaskSpec { run_if: RunIf::Failed, ..task("mends", &["first"]) },
         TaskSpec { run_if: RunIf::Done, wants_context: true, ..task("last", &["asks", "sleeps", "mends"]) },
     ];
+    let map = MapSpec { over: vec![Over::Task("done".into())], tolerate: Tolerated::Count(1) };
+    let each = TaskSpec { map: Some(Box::new(map)), ..task("each", &["done"]) };
+    let waits = TaskSpec { wants_handle: true, ..task("waits", &[]) };
+    let tasks = tasks.into_iter().chain([each, waits]).collect();
     Arc::new(Graph::build("workflow", tasks, false).unwrap_or_else(|error| unreachable!("{error}")))
 }
 
@@ -61,6 +67,13 @@ pub(crate) fn write(path: &Path, graph: &Graph) -> Result<(), bide_store::StoreE
     let ids: Vec<TaskId> = workflow.tasks.iter().map(|task| task.id).collect();
     // 0: in the middle of everything. 1: to be tried again. 2: failed. 3: nothing recorded yet.
     commit(&*store, lease, in_the_middle(id(0).row(), &ids))?;
+    commit(&*store, lease, waiting_for_others(id(0).row(), &ids))?;
+    let parent = Parent { run: id(0), task: ids[7], map: NO_MAP, key: key("child"), depth: 1 };
+    let child = NewRun::new(child(), workflow.number, workflow.version, EARLY).with_parent(Some(Arc::new(parent)));
+    let _ = store.create(lease, &[child])?;
+    for message in messages() {
+        let _ = store.send(id(0), &message)?;
+    }
     commit(&*store, lease, to_be_retried(id(1).row(), &ids))?;
     commit(&*store, lease, ended(id(2).row(), &ids))
 }
@@ -128,6 +141,89 @@ fn in_the_middle(run: i64, ids: &[TaskId]) -> Vec<Write> {
         writes.push(Write::Entry { run, task, map: NO_MAP, entry: Box::new(entry) });
     }
     writes
+}
+
+/// The run that a body of run 0 has started.
+pub(crate) fn child() -> RunId {
+    id(RUNS)
+}
+
+fn key(name: &str) -> EntryKey {
+    EntryKey { name: name.into(), n: 1 }
+}
+
+fn number(n: u32) -> Value {
+    Value::tagged(b'i', n.to_string().as_bytes())
+}
+
+/// The callback that a body of run 0 has made.
+pub(crate) fn answer() -> Address {
+    Address { kind: MessageKind::Answer, name: "secret".into() }
+}
+
+/// Signals, a request and its withdrawal, and the answer to a callback.
+fn messages() -> Vec<Message> {
+    let request = Address { kind: MessageKind::Request, name: "ask".into() };
+    let addresses = [Address::signal("other"), request, Address::withdrawal(99), answer()];
+    let message = |(n, address): (u32, Address)| Message {
+        number: i64::from(n),
+        address,
+        id: Some(format!("id {n}").into()),
+        content: if n == 23 { Err(failure()) } else { Ok(number(n)) },
+        sent_at: EARLY,
+    };
+    (20..).zip(addresses).map(message).collect()
+}
+
+/// A body that waits for the first of a signal, an answer and a child, an element of a mapped task, and what they show.
+fn waiting_for_others(run: i64, ids: &[TaskId]) -> Vec<Write> {
+    let members: Arc<[EntryKey]> = ["go", "answer", "end of a child"].map(key).into();
+    let open = [
+        ("any", Operation::Any { members }),
+        ("go", Operation::Message(Address::signal("go"))),
+        ("answer", Operation::Message(answer())),
+        ("end of a child", Operation::Child { run: child() }),
+    ];
+    let request = Value::tagged(b'r', &[&10_i64.to_be_bytes()[..], number(1).as_bytes()].concat());
+    let secret = Value::tagged(b's', answer().name.as_bytes());
+    let closed = [
+        ("checkpoint", Operation::Record(RecordKind::Checkpoint), number(3)),
+        ("callback", Operation::Record(RecordKind::Callback), secret),
+        ("child", Operation::Start { proof: Some([5; 16].into()) }, child().to_value()),
+        ("ask", Operation::Message(Address { kind: MessageKind::Request, name: "ask".into() }), request),
+    ];
+    let closed = closed.into_iter().map(|(name, operation, value)| (name, operation, Some(value)));
+    let all = closed.chain(open.into_iter().map(|(name, operation)| (name, operation, None)));
+    let entries = (1..).zip(all).map(|(seq, (name, operation, value))| {
+        let key = if name == "checkpoint" { EntryKey::checkpoint() } else { key(name) };
+        let state = if value.is_some() { EntryState::Satisfied } else { EntryState::Open };
+        let closed_at = value.is_some().then_some(EARLY);
+        let entry = Entry { state, value, closed_at, ..Entry::new(key, seq, operation, EARLY) };
+        Write::Entry { run, task: ids[7], map: NO_MAP, entry: Box::new(entry) }
+    });
+    let waits = TaskRow { sub_status: Some(SubStatus::Deferred), ..row(run, ids[7], TaskStatus::Running) };
+    let mapped = TaskRow { length: Some(2), ..row(run, ids[6], TaskStatus::Running) };
+    let element =
+        TaskRow { map: 1, output: Some(number(7)), ended_at: Some(EARLY), ..row(run, ids[6], TaskStatus::Completed) };
+    let events = NewEvents {
+        run,
+        channel: "log".into(),
+        keep: None,
+        skipped: 0,
+        count: 2,
+        task: ids[7],
+        map: NO_MAP,
+        attempt: 1,
+        entry: Some("it".into()),
+        emitted_at: EARLY,
+        packed: vec![0, 2, b'i', b'1', 5, 2, b'i', b'2'],
+    };
+    let progress = Progress { done: 1.0, total: Some(2.0), message: Some("half".into()), said_at: EARLY };
+    let progress = ProgressRow { run, task: ids[7], map: NO_MAP, progress };
+    let answered = Write::Answer { run, number: 9, answer: Ok(number(8)), answered_at: EARLY };
+    let rows = [waits, mapped, element].map(|row| Write::Task(Box::new(row)));
+    let shown = [Write::Events(Box::new(events)), Write::Progress(Box::new(progress)), answered];
+    entries.chain(rows).chain(shown).collect()
 }
 
 fn to_be_retried(run: i64, ids: &[TaskId]) -> Vec<Write> {

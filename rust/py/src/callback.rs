@@ -1,6 +1,6 @@
-//! Callbacks that a body makes, and its answers to requests.
+//! Callbacks that a body makes, their tokens, and its answers to requests.
 
-use bide_core::{Failure, FailureKind, Value};
+use bide_core::{CallbackToken, Failure, FailureKind, RunId, Value};
 use bide_executor::{Attached, BodyCx};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
@@ -22,11 +22,30 @@ pub(crate) fn new<'py>(
         None => gil::call_args(&new, &[&run, name])?,
         Some(kind) => gil::call_args(&new, &[&run, name, kind])?,
     };
-    let (name, secret, made): (String, String, Bound<'py, PyAny>) = new.extract()?;
-    let recorded = body.make_callback(at, &name.into(), Value::tagged(b's', secret.as_bytes()));
-    let recorded = recorded.map_err(|error| errors::wait(py, &error, &body.task_name()))?;
-    let secret = PyString::new(py, &String::from_utf8_lossy(recorded.payload()));
+    let (name, made): (String, Bound<'py, PyAny>) = new.extract()?;
+    let token = body.make_callback(at, &name.into());
+    let token = token.map_err(|error| errors::wait(py, &error, &body.task_name()))?;
+    let secret = PyString::new(py, &token.address().name);
     Ok(gil::call1(&made, secret.as_any())?.into_bound())
+}
+
+/// The token of a callback of a run with a secret.
+#[pyfunction]
+#[pyo3(name = "_callback_token")]
+pub(crate) fn token(py: Python<'_>, run: &str, secret: &str) -> PyResult<String> {
+    let read = run.parse().ok().and_then(|run: RunId| {
+        let recorded = Value::tagged(b's', secret.as_bytes());
+        CallbackToken::from_value(run, &recorded)
+    });
+    read.map(|token| token.to_string()).ok_or_else(|| errors::definition(py, "the secret of a callback is damaged"))
+}
+
+/// The run and the secret of a token; `None` if bide has not made it.
+#[pyfunction]
+#[pyo3(name = "_read_callback_token")]
+pub(crate) fn read_token(token: &str) -> Option<(String, String)> {
+    let token: CallbackToken = token.parse().ok()?;
+    Some((token.run.to_string(), token.address().name.to_string()))
 }
 
 /// Answers a request, given by its name and number; without an answer it is refused for a reason.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::attempt::{Part, PartRequest};
-use bide_core::{EntryKey, RunId, Value};
+use bide_core::attempt::{Part, PartRequest, child_name};
+use bide_core::{RunId, Value};
 use bide_executor::{Attached, BodyCx, CallError, RegisteredWorkflow, RunRequest, Settlement, StartIdentity};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -46,8 +46,10 @@ pub(crate) fn start<'py>(
     let workflow = PyString::new(py, workflow.graph.workflow()).into_any();
     let children = PyList::empty(py);
     for child in started {
-        let (id, name) =
-            (PyString::new(py, &child.id.to_string()).into_any(), PyString::new(py, &name_of(&child.key)).into_any());
+        let (id, name) = (
+            PyString::new(py, &child.id.to_string()).into_any(),
+            PyString::new(py, &child_name(&child.key)).into_any(),
+        );
         children.append(gil::call_args(&child_run, &[&id, &workflow, &name])?.into_bound())?;
     }
     Ok(children)
@@ -75,14 +77,6 @@ pub(crate) fn described<'py>(
     let (graph, bodies) = core.get().shared(py);
     let registered = gil::detached(py, || engine.register(graph, bodies));
     Ok((registered.map_err(|error| errors::store(py, &error))?, starts))
-}
-
-/// The name of the wait for a child, by the key of its start.
-pub(crate) fn name_of(key: &EntryKey) -> String {
-    match key.n {
-        n if key.is_keyed() || n == 1 => format!("child {}", key.name),
-        n => format!("child {} ({n})", key.name),
-    }
 }
 
 /// The child that each part of a wait waits for.

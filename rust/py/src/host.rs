@@ -50,6 +50,14 @@ impl Local {
         self.contextvars.as_deref()
     }
 
+    /// Contextvars of its own for one call: a copy of the submitter's.
+    pub(crate) fn own_vars<'py>(&self, names: &Names, py: Python<'py>) -> Result<Owned<'py>, Raised> {
+        match self.contextvars() {
+            Some(vars) => vars.copied(names, py),
+            None => gil::call0(names.no_vars.bind(py)),
+        }
+    }
+
     /// The items of a list that the task of a body is mapped over, by its position among the body's sources. `list` is
     /// asked for the list if that was not looked into yet. `None` if there is no list.
     pub(crate) fn items(

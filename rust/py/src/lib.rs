@@ -31,6 +31,7 @@ mod options;
 mod panics;
 mod plan;
 mod process;
+mod refused;
 mod run_handle;
 mod runner;
 mod snapshot;
@@ -106,6 +107,8 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(counts, m)?)?;
     m.add_function(wrap_pyfunction!(in_body, m)?)?;
     m.add_function(wrap_pyfunction!(current::current, m)?)?;
+    m.add_function(wrap_pyfunction!(callback::token, m)?)?;
+    m.add_function(wrap_pyfunction!(callback::read_token, m)?)?;
     m.add_function(wrap_pyfunction!(current::executes_here, m)?)?;
     m.add_function(wrap_pyfunction!(start_loop_thread, m)?)?;
     m.add_function(wrap_pyfunction!(panic_once_at, m)?)?;

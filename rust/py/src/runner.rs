@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bide_core::{RunId, RunOptions, RunStatus, Time, Value};
 use bide_executor::failpoint::{self, Failpoint};
-use bide_executor::{Coroutines, Engine, Pool, RunRequest, Settlement, SubmitError, SystemClock, default_slots};
+use bide_executor::{Coroutines, Engine, Pool, RunRequest, SubmitError, SystemClock, default_slots};
 use bide_store::RunFilter;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -25,15 +25,13 @@ use crate::messages::{self, PyLetter, PySent, run_id};
 use crate::notify::Notifier;
 use crate::options::PyOptions;
 use crate::process::{self, Home, Kind, SLICE};
+use crate::refused::{CLOSED, refused};
 use crate::run_handle::PyRunHandle;
 use crate::snapshot::PySnapshot;
 use crate::thread::StartError;
 use crate::worker::{Thread, start_gates};
 use crate::workflow::PyWorkflow;
 use crate::{errors, location, panics, thread};
-
-/// The message for a call after the close.
-const CLOSED: &str = "this runner is closed: create a new one";
 
 /// How long the last bodies may take to end, even if the caller's grace is shorter.
 const MIN_GRACE: Duration = Duration::from_millis(20);
@@ -81,6 +79,7 @@ type RunInput = (Vec<(String, Vec<u8>)>, Option<String>);
 impl PyRunner {
     /// Opens a store and starts the threads.
     #[new]
+    #[expect(clippy::too_many_arguments, reason = "those of Python, each by its name")]
     fn new(
         py: Python<'_>,
         store: OsString,
@@ -104,23 +103,22 @@ impl PyRunner {
             // The notifier's thread must not be the first to import it: during an exit it could not end in there.
             py.import("logging")?;
             let notifier = Arc::new(Notifier::default());
-            let queue = LoopQueue::new(py, &notifier)?;
+            let queue = LoopQueue::new(&notifier);
             let pool = pool.with_coroutines(Coroutines::new(async_slots, Loop(Arc::clone(&queue))));
-            let retention = retention.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
+            let span = |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+            let retention = retention.map(span);
             let log = Arc::clone(&notifier);
             let started = gil::detached(py, || {
                 let log = Box::new(move |level, line: &str| log.log(level, line));
                 Engine::start_with(store, SystemClock::shared(), pool, log, retention)
             });
             let engine = started.map_err(|error| errors::store(py, &error))?;
-            let span = |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
             engine.set_cancel_grace(span(cancel_grace.0), span(cancel_grace.1));
             let inner = Arc::new(Inner { engine, notifier, queue, home: Home::here(), closed: AtomicBool::new(false) });
             let as_closed: std::sync::Weak<Inner> = Arc::downgrade(&inner);
-            let runner = Self { inner };
             exit::close_at_exit(py, as_closed)?;
-            runner.start_threads(py)?;
-            Ok(runner)
+            let runner = Self { inner };
+            runner.start_threads(py).map(|()| runner)
         })
     }
 
@@ -140,6 +138,7 @@ impl PyRunner {
     /// first of them has ended, or a little later, if the store takes its time: a caller that waits for it anyway leaves
     /// the interpreter to the body for all that time. `many` is for the words of errors: which of them was refused.
     /// `contextvars` are those of each run, or one for all.
+    #[expect(clippy::too_many_arguments, reason = "each is said apart in Python")]
     #[pyo3(signature = (workflow, runs, contextvars, linger, many, options=None))]
     fn submit(
         &self,
@@ -498,28 +497,4 @@ fn default_max_parked() -> usize {
     let maps = read("/proc/sys/vm/max_map_count").map_or(usize::MAX, |count| count / 6);
     let pids = read("/sys/fs/cgroup/pids.max").map_or(usize::MAX, |count| count * 3 / 4);
     10_000.min(maps).min(pids).max(1)
-}
-
-fn refused(py: Python<'_>, workflow: &str, error: SubmitError, many: bool) -> PyErr {
-    match error {
-        SubmitError::Store(error) => errors::store(py, &error),
-        SubmitError::Stopped(Settlement::Closed) => errors::closed(py, CLOSED),
-        SubmitError::Stopped(settlement) => errors::settlement(py, &settlement),
-        SubmitError::OtherInputs { index, earlier, run, key, inputs } => {
-            let names: Vec<String> = inputs.iter().map(|name| format!("'{name}'")).collect();
-            let names = names.join(", ");
-            let why = match earlier {
-                None => format!(
-                    "key '{key}' of workflow '{workflow}' belongs to run {run}, which has other inputs ({names} \
-                     differs): give this run another key"
-                ),
-                Some(earlier) => format!(
-                    "key '{key}' of workflow '{workflow}' is also keys[{earlier}], with other inputs ({names} \
-                     differs): give each of the two a key of its own"
-                ),
-            };
-            let which = if many { format!("keys[{index}]: {why}. Nothing was submitted") } else { why };
-            errors::definition(py, &which)
-        }
-    }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bide_core::record::{Batch, NewTask, RunRowId, StoredRun};
+use bide_core::record::{Batch, NewRun, NewTask, RunRowId, StoredRun};
 use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
     Changes, Clock, Commit, CommitId, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent,
@@ -52,8 +52,9 @@ pub struct FaultyStore {
 /// Is called between a call and its caller.
 pub type Hook = Box<dyn FnOnce() + Send>;
 
-/// Is shown every batch that was really committed, and under which lease, even if the caller got an error.
-pub type Watcher = Box<dyn Fn(Lease, &Batch) + Send>;
+/// Is shown every batch that was really committed, under which lease, and which runs were created with it, even if the
+/// caller got an error.
+pub type Watcher = Box<dyn Fn(Lease, &[&NewRun], &Batch) + Send>;
 
 impl FaultyStore {
     /// Wraps a store; without a plan nothing fails.
@@ -184,7 +185,10 @@ impl Store for FaultyStore {
             if let (Some(watcher), Some(mut shown)) = (&*watcher, shown) {
                 let skipped = commit.not_created(&written.creations);
                 shown.retain(|write| skipped.binary_search(&write.run()).is_err());
-                watcher(lease, &shown);
+                let created = commit.requests.iter().flat_map(|request| request.iter());
+                let created: Vec<&NewRun> =
+                    created.filter(|new| skipped.binary_search(&new.id.row()).is_err()).collect();
+                watcher(lease, &created, &shown);
             }
             Ok(written)
         });

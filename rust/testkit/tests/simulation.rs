@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use bide_testkit::sim::{self, Act, Case, Disaster};
 
 /// The number of simulated worlds.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 400;
 
 /// Each of these happens in some of them.
-const RARE: [&str; 24] = [
+const RARE: [&str; 40] = [
     "a body that kills its process",
     "a combination that is decided",
     "a condition that raises too often",
@@ -34,6 +34,22 @@ const RARE: [&str; 24] = [
     "cancel",
     "pause",
     "resume",
+    "a callback that is answered",
+    "a callback that is dropped",
+    "a callback that is rejected",
+    "a child run",
+    "a child that ends in another process than its parent",
+    "a child that fails",
+    "a request that a body takes",
+    "a request that is answered",
+    "a request that is refused",
+    "a request that its sender withdraws",
+    "an answer that reaches the sender of its request",
+    "a second answer",
+    "an answer that is given twice",
+    "an answer that satisfies a wait",
+    "an answer to a callback that was dropped",
+    "an answer to a run that has ended",
 ];
 
 #[test]

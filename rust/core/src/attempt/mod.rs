@@ -119,6 +119,7 @@ pub use body::{Attempt, Caller, Standing, Within};
 pub use call::Call;
 pub use combined::RecalledPart;
 pub use polling::Polled;
+pub use starts::child_name;
 
 /// What the driver of a call has to do next.
 #[derive(Debug)]

@@ -22,6 +22,15 @@ use crate::id::TaskRef;
 use crate::journal::Recall;
 use crate::value::Value;
 
+/// The name in the journal of the wait for a child, by the key of its start.
+#[must_use]
+pub fn child_name(start: &EntryKey) -> Arc<str> {
+    match start.n {
+        n if start.is_keyed() || n == 1 => format!("child {}", start.name).into(),
+        n => format!("child {} ({n})", start.name).into(),
+    }
+}
+
 /// Starts of children, in progress.
 #[derive(Debug)]
 pub(super) struct Starts {

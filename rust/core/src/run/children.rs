@@ -8,6 +8,8 @@ use crate::event::{ChildStart, Wait};
 use crate::failure::{Failure, FailureKind};
 use crate::id::{RunId, TaskRef};
 use crate::journal::Recall;
+use crate::quick_hash::QuickHash;
+use crate::record::Write;
 use crate::status::{RunStatus, TaskStatus};
 use crate::value::Value;
 
@@ -15,14 +17,14 @@ use super::{Out, RunState};
 
 /// The runs that the bodies of a run have started.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Children(HashMap<RunId, Child>);
+pub(crate) struct Children(HashMap<RunId, Child, QuickHash>);
 
 /// One of them.
 #[derive(Clone, Debug, Default)]
 struct Child {
     /// How it has ended, if it has.
     end: Option<RunStatus>,
-    /// The open waits for its end. One that was closed in another way since is skipped.
+    /// The waits for its end that were opened. One that is over is skipped, also if its key is another wait's by now.
     waits: Vec<(TaskRef, EntryKey)>,
 }
 
@@ -122,8 +124,14 @@ impl RunState {
             let journal = &mut self.detail(task).journal;
             let wait = Wait { key, operation: Operation::Start { proof }, timeout: None };
             let key = journal.open(wait, out.now).key.clone();
-            if let Some(entry) = journal.close(&key, Ok(run.to_value()), true, out.now).cloned() {
-                self.write_entry(task, &entry, out);
+            if let Some(entry) = journal.close(&key, Ok(run.to_value()), true, out.now) {
+                let entry = Box::new(entry.clone());
+                out.batch.push(Write::Entry {
+                    run: self.row(),
+                    task: self.ids[task.ix as usize],
+                    map: task.map,
+                    entry,
+                });
             }
         }
         self.new_record(out);
@@ -160,10 +168,14 @@ impl RunState {
         let Some(child) = self.child(run).filter(|child| child.end.is_none() && status.is_ended()) else { return };
         child.end = Some(status);
         for (task, key) in std::mem::take(&mut child.waits) {
-            if self.is_open(task, &key) {
+            if self.is_open(task, &key) && self.awaited_child(task, &key) == Some(run) {
                 self.push_closed(task, &key, end_of(run, status), out);
             }
         }
+    }
+
+    fn awaited_child(&self, task: TaskRef, key: &EntryKey) -> Option<RunId> {
+        self.known_detail(task)?.journal.get(key).and_then(child_of)
     }
 
     /// Restores the children of a stored run, after its journals.

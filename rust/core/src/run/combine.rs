@@ -9,6 +9,7 @@ use crate::entry::{Entry, EntryKey, EntryState, Operation};
 use crate::event::Wait;
 use crate::failure::{Failure, FailureKind};
 use crate::id::TaskRef;
+use crate::quick_hash::QuickHash;
 use crate::value::Value;
 
 use super::{Out, RunState, TaskDetail};
@@ -17,9 +18,9 @@ use super::{Out, RunState, TaskDetail};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Combinations {
     /// The combination of each member.
-    parents: HashMap<EntryKey, EntryKey>,
+    parents: HashMap<EntryKey, EntryKey, QuickHash>,
     /// How many members of each are not closed.
-    open: HashMap<EntryKey, usize>,
+    open: HashMap<EntryKey, usize, QuickHash>,
 }
 
 impl Combinations {

@@ -167,22 +167,20 @@ impl RunState {
         let mut ended = Vec::new();
         for task in all {
             let state = self.task(task);
-            match state.status {
-                TaskStatus::Pending | TaskStatus::Ready if !state.reenter => {
-                    if state.unmet == 0 && !self.runs_anyway(task) {
-                        self.end_cancelled(task, out);
-                        ended.push(task);
-                    }
+            let begun = state.status == TaskStatus::Running || (state.status == TaskStatus::Ready && state.reenter);
+            if !begun {
+                let waits = matches!(state.status, TaskStatus::Pending | TaskStatus::Ready);
+                if waits && state.unmet == 0 && !self.runs_anyway(task) {
+                    self.end_cancelled(task, out);
+                    ended.push(task);
                 }
-                TaskStatus::Running | TaskStatus::Ready if !self.is_expanded(task) && !self.has_started_since(task) => {
-                    let got = self.known_detail(task).is_some_and(|detail| detail.journal.cancellation().is_some());
-                    if !got {
-                        self.interrupt(task, out);
-                    }
-                    // Afterwards: the wait that has just ended does not count.
-                    self.begin_grace(task, out);
+            } else if !self.is_expanded(task) && !self.has_started_since(task) {
+                let got = self.known_detail(task).is_some_and(|detail| detail.journal.cancellation().is_some());
+                if !got {
+                    self.interrupt(task, out);
                 }
-                _ => {}
+                // Afterwards: the wait that has just ended does not count.
+                self.begin_grace(task, out);
             }
         }
         // When all are known that have ended: otherwise the first would have others skipped.

@@ -181,6 +181,24 @@ fn a_wait_times_out_and_the_child_can_be_awaited_again() {
     assert_eq!(script.store.entry(0, &again.key).unwrap().state, EntryState::Satisfied);
 }
 
+/// The first wait has timed out; after the checkpoint the next one has its key.
+#[test]
+fn the_end_of_a_child_leaves_the_wait_for_another_open_that_has_its_key() {
+    let mut script = started();
+    let of = |n| Wait { key: key("inner run"), operation: Operation::Child { run: child(n) }, timeout: None };
+    script.open("a", Wait { timeout: Some(seconds(1)), ..of(1) });
+    script.ring();
+    let task = script.find("a");
+    script.apply(Event::Checkpoint { task, attempt: 1, state: Value::NONE }).unwrap();
+    record(&mut script, start(), 2);
+    script.store.children.push((child(2), RunStatus::Running));
+    script.open("a", of(2));
+    ends(&mut script, 1, RunStatus::Failed);
+    assert_eq!(script.store.entry(0, &of(2).key).unwrap().state, EntryState::Open);
+    ends(&mut script, 2, RunStatus::Completed);
+    assert_eq!(script.recall("a", &of(2)), Recall::Satisfied(Value::NONE));
+}
+
 #[test]
 fn the_next_attempt_starts_another_child_in_place_of_one_that_failed() {
     let mut script = Script::new(vec![TaskSpec { retry: RetryPolicy::new(3), ..spec("a", &[]) }]);

@@ -92,7 +92,7 @@ impl OpenCall {
 }
 
 /// Wakes a future.
-struct Ring(Arc<Notify>);
+pub(super) struct Ring(pub(super) Arc<Notify>);
 
 impl Alarm for Ring {
     fn ring(self: Arc<Self>, _ticket: u64) {
@@ -293,7 +293,7 @@ impl<H: Host> CoroutineBody<H> {
         if !matches!(*slot, Held::None) || self.has_ended() {
             return;
         }
-        *slot = match self.coroutines.resume() {
+        *slot = match self.coroutines.resume(self.run.priority()) {
             Ok(slot) => Held::Slot(slot),
             Err(due) => Held::Due(due),
         };
@@ -326,7 +326,8 @@ impl<H: Host> CoroutineBody<H> {
             };
             fed = match action {
                 Action::CheckLease => {
-                    let holds = self.engine.is_sure_of_lease_async().await && !self.run.is_lost();
+                    let holds =
+                        self.engine.is_sure_of_lease_async().await && !self.run.is_lost() && !self.run.is_over();
                     if holds { Fed::LeaseHeld } else { Fed::LeaseLost }
                 }
                 Action::Recall => {
@@ -420,7 +421,7 @@ impl<H: Host> CoroutineBody<H> {
 
     /// Takes a slot again. False: none is given out any more.
     async fn acquire(&self) -> bool {
-        let resumed = self.coroutines.resume();
+        let resumed = self.coroutines.resume(self.run.priority());
         let slot = match resumed {
             Ok(slot) => slot,
             Err(due) => match due.await {
@@ -444,18 +445,18 @@ impl<H: Host> CoroutineBody<H> {
         let (key, rung) = (call.key(), Arc::new(Notify::new()));
         let alarm: Arc<dyn Alarm> = Arc::new(Ring(Arc::clone(&rung)));
         let timers = self.engine.timers();
-        let after = |span| Some(timers.after(span, Arc::clone(&alarm), 0));
         let timer = match sleep {
-            Sleep::Poll(span) | Sleep::PollOrClosed(span) => after(span),
-            Sleep::Until(_) | Sleep::Closed => None,
+            Sleep::Poll(span) | Sleep::PollOrClosed(span) => Some(timers.after(span, Arc::clone(&alarm), 0)),
+            Sleep::Until(due) => timers.at(due, Arc::clone(&alarm), 0),
+            Sleep::Closed => None,
         };
         let _cancelled = CancelTimer(&self.engine, timer);
-        if let Sleep::Until(due) = sleep {
-            timers.at(due, Arc::clone(&alarm), 0);
-        }
         loop {
             self.run.set_alarm(self.task, &key, Arc::clone(&alarm), 0);
             rung.notified().await;
+            if self.run.has_deadline() && self.run.is_over() {
+                return Fed::Stopped;
+            }
             let (closed, deadline) = {
                 let state = self.run.state.lock();
                 (state.closed_entry(self.task, &key).is_some(), state.deadline(self.task, &key))

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use bide_core::attempt::{CallError, Fed, Request, StartRequest, Within};
-use bide_core::{EntryKey, Event, RunId, StepArguments};
+use bide_core::attempt::{CallError, Fed, Request, Within};
+use bide_core::{Event, RunId};
 
 use super::body::{CoroutineBody, OpenCall};
 use crate::host::Host;
@@ -29,13 +29,7 @@ impl<H: Host> CoroutineBody<H> {
             return Err(CallError::Misuse(format!("task '{}': {why}", self.task_name())));
         }
         let name = workflow.graph.workflow();
-        let request = |identity| {
-            let (name, proof, keyed) = match identity {
-                StartIdentity::Inputs(proof) => (Arc::clone(name), Some(proof), false),
-                StartIdentity::Key(key) => (EntryKey::keyed_name(name, &key), None, true),
-            };
-            StartRequest { name, arguments: StepArguments { proof, older: None, advice: H::START_ADVICE }, keyed }
-        };
+        let request = |identity: StartIdentity| identity.request::<H>(name);
         self.begin(name, Request::Start(identities.into_iter().map(request).collect()), within)
     }
 

@@ -79,6 +79,9 @@ pub trait EventLoop: Send + Sync {
     /// Wakes it: it is to take what is there.
     fn wake(&self);
 
+    /// A body is ready or a gate is open: there is to be a loop, if there is none yet.
+    fn want(&self);
+
     /// Called every 50 ms or so, with the steady time: it may find out whether the loop is blocked. `executing`: bodies
     /// execute.
     fn look(&self, now: Duration, executing: bool);
@@ -273,13 +276,13 @@ impl<H: Host> Coroutines<H> {
     }
 
     /// A slot for a deferred body, now or on the channel. The channel closes if the runner does.
-    pub(super) fn resume(self: &Arc<Self>) -> Result<Slot<H>, oneshot::Receiver<Slot<H>>> {
+    pub(super) fn resume(self: &Arc<Self>, priority: i32) -> Result<Slot<H>, oneshot::Receiver<Slot<H>>> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state.lock();
         if state.closing {
             return Err(receiver);
         }
-        match state.slots.resume(sender) {
+        match state.slots.resume_ranked(sender, priority) {
             Some((no, _)) => Ok(self.slot(no)),
             None => Err(receiver),
         }
@@ -347,18 +350,20 @@ impl<H: Host> Dispatch<H> for Coroutines<H> {
             if state.closing {
                 false
             } else {
-                state.ready.extend(ready.drain(..));
+                Ready::queue(&mut state.ready, ready);
                 state.slots.free() > 0
             }
         };
         ready.clear();
         if wakes {
+            self.event_loop.want();
             self.wake();
         }
     }
 
     fn gate(&self, gate: Gate<H>) {
         self.state.lock().gates.push(gate);
+        self.event_loop.want();
         self.wake();
     }
 

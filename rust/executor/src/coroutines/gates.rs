@@ -7,10 +7,10 @@ use bide_core::attempt::Polled;
 use bide_core::attempt::polling::Polling;
 use bide_core::event::Retry;
 use bide_core::{Event, Failure, GateSpec};
-use bide_sched::Alarm;
 use bide_sync::Mutex;
 use tokio::sync::Notify;
 
+use super::body::Ring;
 use super::dispatch::Coroutines;
 use crate::engine::Engine;
 use crate::host::{Gate, Host};
@@ -26,15 +26,6 @@ pub struct GateWatch<H: Host> {
     gate: Gate<H>,
     /// Decides what a poll means.
     polling: Mutex<Polling>,
-}
-
-/// Wakes the watcher of a gate.
-struct Ring(Arc<Notify>);
-
-impl Alarm for Ring {
-    fn ring(self: Arc<Self>, _ticket: u64) {
-        self.0.notify_one();
-    }
 }
 
 impl<H: Host> GateWatch<H> {

@@ -17,7 +17,7 @@ use crate::host::{Host, Ready};
 pub use crate::ledger::Lost;
 use crate::ledger::{Group, QueuedEvent};
 use crate::log::Log;
-use crate::runs::run::Run;
+use crate::runs::run::{RegisteredWorkflow, Run, RunRequest};
 pub use crate::runs::suspects::Turn;
 use crate::services::lease::LeaseState;
 use crate::services::retention::{RETENTION, Sweep};
@@ -205,6 +205,20 @@ impl<H: Host> Driver<H> {
     /// See [`Lost`]; the body is to unwind.
     pub fn commit_own(&self, on: Option<&Gathering<H>>, run: &Arc<Run<H>>, event: Event) -> Result<(), Lost> {
         self.engine.commit_own(on.map(|on| &*on.0), run, event)
+    }
+
+    /// A body creates child runs, in one commit with the records of their starts.
+    ///
+    /// # Errors
+    /// See [`Lost`]; then there is no child.
+    pub fn start_children(
+        &self,
+        parent: &Arc<Run<H>>,
+        record: Event,
+        workflow: &Arc<RegisteredWorkflow<H>>,
+        requests: Vec<RunRequest<H>>,
+    ) -> Result<Vec<Arc<Run<H>>>, Lost> {
+        self.engine.start_children(parent, record, workflow, requests)
     }
 
     /// How many threads wait for another one to commit for them.

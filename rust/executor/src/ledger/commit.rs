@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{NewRun, RunUpdate, Write};
-use bide_core::{Event, Pending, Refused, Time};
+use bide_core::{Event, Pending, Refused, RunStatus, Time};
 use bide_sched::leader::{LeaderQueue, Turn};
 use bide_store::{Creation, Lease, StoreError};
 use bide_sync::{Mutex, MutexGuard};
@@ -367,6 +367,26 @@ impl<H: Host> Ledger<H> {
         at: Time,
         lease: Lease,
     ) -> Result<(), Refused> {
+        let status = self.apply_one(pending, tagged, event, at)?;
+        if let Some(above) = tagged.0.parent.as_ref().filter(|_| status.is_ended())
+            && let Some(parent) = engine.live(above.id.row()).filter(|parent| parent.lease == lease)
+        {
+            let event = Event::ChildEnded { run: tagged.0.id, status };
+            // Refused if the parent is over.
+            let _ = self.apply_one(pending, &(parent, tagged.1), event, at);
+        }
+        Ok(())
+    }
+
+    /// Applies an event to its run, after what the run's bodies have shown before it. Answers where the run stands then.
+    #[inline]
+    fn apply_one(
+        &self,
+        pending: &mut Pending<Tagged<H>>,
+        tagged: &Tagged<H>,
+        event: Event,
+        at: Time,
+    ) -> Result<RunStatus, Refused> {
         let shown = tagged.0.live_output.take(&event, || self.clock.steady());
         let mut state = tagged.0.state.lock();
         if let Some(shown) = shown {
@@ -374,18 +394,7 @@ impl<H: Host> Ledger<H> {
             let _ = pending.apply(tagged, &mut state, shown, at);
         }
         pending.apply(tagged, &mut state, event, at)?;
-        if let Some(above) = &tagged.0.parent {
-            let status = state.status();
-            drop(state);
-            if status.is_ended()
-                && let Some(parent) = engine.live(above.id.row()).filter(|parent| parent.lease == lease)
-            {
-                let (event, tagged) = (Event::ChildEnded { run: tagged.0.id, status }, (parent, tagged.1));
-                // Refused if the parent is over.
-                let _ = pending.apply(&tagged, &mut tagged.0.state.lock(), event, at);
-            }
-        }
-        Ok(())
+        Ok(state.status())
     }
 }
 

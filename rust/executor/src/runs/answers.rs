@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bide_core::{Failure, RunId, Value};
 use bide_sync::{Condvar, Mutex};
+use tokio::sync::Notify;
 
 /// The answer to a request, or how it was refused.
 pub type Reply = Result<Value, Failure>;
@@ -29,8 +30,10 @@ struct Sender {
 pub(super) struct Slot {
     /// The answer, once it is there.
     answer: Mutex<Option<Reply>>,
-    /// Notified when it comes.
+    /// Notified when it comes, for threads.
     came: Condvar,
+    /// The same, for futures.
+    notify: Notify,
     /// The request is committed.
     sent: AtomicBool,
 }
@@ -39,6 +42,7 @@ impl Slot {
     fn put(&self, answer: &Reply) {
         self.answer.lock().get_or_insert_with(|| answer.clone());
         self.came.notify_all();
+        self.notify.notify_waiters();
     }
 
     /// The request is committed.
@@ -59,6 +63,21 @@ impl Slot {
             self.came.wait_for(&mut answer, remaining);
         }
         answer.clone()
+    }
+}
+
+impl Slot {
+    /// Waits for the answer.
+    pub(super) async fn answered(&self) -> Reply {
+        loop {
+            // Asked for before it is looked at, so that no answer in between is missed.
+            let mut came = std::pin::pin!(self.notify.notified());
+            came.as_mut().enable();
+            if let Some(answer) = self.answer.lock().clone() {
+                return answer;
+            }
+            came.await;
+        }
     }
 }
 

@@ -78,6 +78,14 @@ impl<H: Host> Recovery<H> {
         }
         let tasks = NewTask::all_of(&graph);
         let stored = self.control.store().register(graph.workflow(), graph.version(), &tasks)?;
+        if !stored.tasks.iter().map(|task| &task.name).eq(tasks.iter().map(|task| &task.name)) {
+            return Err(StoreError::Corrupt(format!(
+                "{}: the recorded tasks of workflow '{}' are not those of its version; the file was changed by another \
+                 program or is damaged",
+                self.control.store().name(),
+                graph.workflow(),
+            )));
+        }
         if stored.signals.as_deref() != graph.signals() {
             self.control.store().declare(stored.version, graph.signals())?;
         }

@@ -47,10 +47,21 @@ pub enum Outlook {
 }
 
 impl<H: Host> PendingRequest<H> {
+    /// The number of its message.
+    #[must_use]
+    pub const fn number(&self) -> i64 {
+        self.number
+    }
+
     /// Waits for the answer, at most for a span. Blocks.
     #[must_use]
     pub fn wait(&self, span: Duration) -> Option<Reply> {
         self.slot.wait(span)
+    }
+
+    /// As [`PendingRequest::wait`], for as long as it takes.
+    pub(crate) async fn answered(&self) -> Reply {
+        self.slot.answered().await
     }
 }
 

@@ -225,6 +225,11 @@ impl<H: Host> Run<H> {
         self.options.as_ref().map_or(0, |options| options.priority)
     }
 
+    /// Whether it ends at a time whatever its bodies do: they are woken then.
+    pub(crate) fn has_deadline(&self) -> bool {
+        self.options.as_ref().is_some_and(|options| options.deadline.is_some())
+    }
+
     /// Whether another runner has it now.
     pub(crate) fn is_lost(&self) -> bool {
         matches!(self.settled.get(), Some(Settlement::Elsewhere))

@@ -2,9 +2,9 @@
 
 use bide_core::DefinitionError;
 
-use super::kinds::{Kind, Outcomes, Wait, WaitPart};
+use super::kinds::{IntoWait, Kind, Outcomes, Wait, WaitPart};
 
-/// Several waits: a tuple of up to eight, or a vector of waits with one type of value.
+/// Several waits, or values that can be waited for ([`IntoWait`]): a tuple of up to eight, or a vector of one type.
 pub trait Waits<'a> {
     /// What the first of them returns: of a tuple one `Option` for each wait, `Some` for the one that came; of a vector
     /// its position and its value.
@@ -101,14 +101,14 @@ fn winner(outcomes: &Outcomes<'_>) -> usize {
 
 macro_rules! tuples {
     ($(($($type:ident $wait:ident $index:tt),+))+) => {$(
-        impl<'a, $($type: 'a),+> Waits<'a> for ($(Wait<'a, $type>,)+) {
-            type Any = ($(Option<$type>,)+);
-            type All = ($($type,)+);
+        impl<'a, $($type: IntoWait<'a>),+> Waits<'a> for ($($type,)+) {
+            type Any = ($(Option<$type::Value>,)+);
+            type All = ($($type::Value,)+);
 
             fn any(self) -> Wait<'a, Self::Any> {
                 let ($($wait,)+) = self;
                 let mut members = Members::new();
-                $(let $wait = members.add($wait);)+
+                $(let $wait = members.add($wait.into_wait());)+
                 let (parts, refused) = members.any();
                 Wait::combined(parts, refused, move |outcomes| {
                     let winner = winner(outcomes);
@@ -119,7 +119,7 @@ macro_rules! tuples {
             fn all(self) -> Wait<'a, Self::All> {
                 let ($($wait,)+) = self;
                 let mut members = Members::new();
-                $(let $wait = members.add($wait);)+
+                $(let $wait = members.add($wait.into_wait());)+
                 let (parts, refused) = members.all();
                 Wait::combined(parts, refused, move |outcomes| Ok(($($wait(outcomes)?,)+)))
             }
@@ -138,13 +138,13 @@ tuples! {
     (A a 0, B b 1, C c 2, D d 3, E e 4, F f 5, G g 6, H h 7)
 }
 
-impl<'a, T: 'a> Waits<'a> for Vec<Wait<'a, T>> {
-    type Any = (usize, T);
-    type All = Vec<T>;
+impl<'a, W: IntoWait<'a>> Waits<'a> for Vec<W> {
+    type Any = (usize, W::Value);
+    type All = Vec<W::Value>;
 
     fn any(self) -> Wait<'a, Self::Any> {
         let mut members = Members::new();
-        let finish: Vec<_> = self.into_iter().map(|wait| members.add(wait)).collect();
+        let finish: Vec<_> = self.into_iter().map(|wait| members.add(wait.into_wait())).collect();
         let (parts, refused) = members.any();
         Wait::combined(parts, refused, move |outcomes| {
             let winner = winner(outcomes);
@@ -154,7 +154,7 @@ impl<'a, T: 'a> Waits<'a> for Vec<Wait<'a, T>> {
 
     fn all(self) -> Wait<'a, Self::All> {
         let mut members = Members::new();
-        let finish: Vec<_> = self.into_iter().map(|wait| members.add(wait)).collect();
+        let finish: Vec<_> = self.into_iter().map(|wait| members.add(wait.into_wait())).collect();
         let (parts, refused) = members.all();
         Wait::combined(parts, refused, move |outcomes| finish.iter().map(|finish| finish(outcomes)).collect())
     }

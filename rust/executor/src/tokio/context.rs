@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use super::closures::Closures;
 use super::codec::{decode, serialization_failure};
 use super::handle::TaskHandle;
-use super::kinds::Outcomes;
+use super::kinds::{Outcome, Outcomes};
 use super::lane::{Entry, Lane};
 use super::task_error::TaskError;
 use crate::runs::run::Run;
@@ -119,7 +119,7 @@ impl TaskContext {
     }
 
     /// What the task's gate was satisfied with: of [`signal`](crate::signal) the value that was sent, of a condition
-    /// what it answered, of a combination what that returns.
+    /// what it answered, of a combination what that returns. A request is answered with the value that this returns.
     ///
     /// # Errors
     /// If the task has no gate, or its value is of another type.
@@ -131,10 +131,13 @@ impl TaskContext {
             gates.ok_or_else(|| TaskError::definition(&format!("task '{task}' reads its gate, and it has none")))?;
         let parts: Vec<_> = {
             let state = self.run.state.lock();
-            let part = |number| Some((Arc::clone(&spec.part(number)?.name), state.gate_value(self.task, number)));
+            let part = |number| {
+                let (name, value) = (Arc::clone(&spec.part(number)?.name), state.gate_value(self.task, number));
+                Some(Outcome { name, value, child: None })
+            };
             (0..).map_while(part).collect()
         };
-        let value = (gate.value)(&Outcomes { task, parts: &parts })?;
+        let value = (gate.value)(&Outcomes { task, parts: &parts, handle: &|| self.handle() })?;
         value.downcast().map(|value| *value).map_err(|_| {
             let (is, asked) = (gate.type_name, std::any::type_name::<T>());
             TaskError::definition(&format!("task '{task}': the value of its gate is of the type {is}, not {asked}"))

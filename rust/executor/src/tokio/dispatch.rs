@@ -190,7 +190,7 @@ impl OnTokio {
         if state.closing {
             fresh.clear();
         }
-        state.put(fresh);
+        Ready::queue(&mut state.ready, fresh);
         if commits && state.ready.is_empty() && !self.group.is_empty() {
             return NextStep::Commit;
         }
@@ -316,15 +316,6 @@ impl OnTokio {
 }
 
 impl State {
-    /// Bodies may start: those of a higher priority first, equal ones in the order in which they come.
-    fn put(&mut self, ready: &mut Vec<Ready<Closures>>) {
-        for one in ready.drain(..) {
-            let priority = one.run.priority();
-            let before = self.ready.iter().rposition(|other| other.run.priority() >= priority);
-            self.ready.insert(before.map_or(0, |at| at + 1), one);
-        }
-    }
-
     /// Takes free slots for what is ready.
     fn start(&mut self) -> Vec<(SlotNo, Ready<Closures>)> {
         let mut bodies = Vec::new();
@@ -345,7 +336,7 @@ impl Dispatch<Closures> for OnTokio {
             if state.closing {
                 Vec::new()
             } else {
-                state.put(ready);
+                Ready::queue(&mut state.ready, ready);
                 state.start()
             }
         };

@@ -22,9 +22,16 @@ pub enum Error {
     /// A value does not read back as what was asked for.
     #[error("{0}")]
     Serialization(String),
-    /// The run does not take the signal: it has ended, or its workflow does not declare it.
+    /// The run does not take the signal, request or answer: it has ended, its workflow does not declare it, or the
+    /// callback has an answer already.
     #[error("{0}")]
     SignalRejected(String),
+    /// The body has refused the request, or no body answers it any more; holds the reason.
+    #[error("{0}")]
+    RequestRefused(String),
+    /// What was waited for has not come in time.
+    #[error("{0}")]
+    TimedOut(String),
     /// The run has ended, or has not: what was asked of it cannot be done.
     #[error("{0}")]
     TooLate(String),

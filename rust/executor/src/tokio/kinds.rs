@@ -1,11 +1,14 @@
-//! What can be waited for, as values: conditions, times and signals. Each can be a task's gate, be waited for by a body
-//! (`wait.rs`), and be a part of a combination (`combine.rs`).
+//! What can be waited for, as values: conditions, times and messages to the run; the ends of child runs too (`child.rs`).
+//! Each can be waited for by a body (`wait.rs`), and be a part of a combination (`combine.rs`); what no body makes can be
+//! a task's gate.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bide_core::attempt::{Part, PartRequest, Polled};
-use bide_core::{Address, DefinitionError, GateSpec, GateUntil, PollPolicy, Time, Tolerance, Value};
+use bide_core::{
+    Address, DefinitionError, GateSpec, GateUntil, MessageKind, PollPolicy, RunId, Time, Tolerance, Value,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -13,6 +16,8 @@ use super::answer::Answer;
 use super::closures::BoxFuture;
 use super::codec::{decode, encode, serialization_failure, stored_time};
 use super::context::Scope;
+use super::handle::TaskHandle;
+use super::result::RunResult;
 use super::task_error::TaskError;
 
 /// How often a condition is asked unless its wait says otherwise.
@@ -56,7 +61,10 @@ pub(super) enum Kind<'a> {
     Condition(Box<Condition<'a>>),
     After(Duration),
     At(Time),
-    Signal(Arc<str>),
+    /// A message to the run.
+    Message(Address),
+    /// The end of this child run.
+    Child(RunId),
     /// The first of these parts, each by its distance from this one.
     Any(Vec<usize>),
     /// All of these parts, likewise.
@@ -79,24 +87,40 @@ pub(super) struct Condition<'a> {
 pub(super) struct Outcomes<'o> {
     /// The task, for messages.
     pub(super) task: &'o str,
-    /// The name of each part, and its value if it was satisfied; the part itself is the first.
-    pub(super) parts: &'o [(Arc<str>, Option<Value>)],
+    /// What became of each part; the part itself is the first.
+    pub(super) parts: &'o [Outcome],
+    /// The handle of the body, for values that answer.
+    pub(super) handle: &'o dyn Fn() -> TaskHandle,
+}
+
+/// What became of a part of a wait.
+pub(super) struct Outcome {
+    /// Its name.
+    pub(super) name: Arc<str>,
+    /// Its value, if it was satisfied.
+    pub(super) value: Option<Value>,
+    /// The child run whose end it was.
+    pub(super) child: Option<RunResult>,
 }
 
 impl Outcomes<'_> {
     /// Those of the part at this distance.
     pub(super) fn of(&self, member: usize) -> Outcomes<'_> {
-        Outcomes { task: self.task, parts: &self.parts[member..] }
+        Outcomes { parts: &self.parts[member..], ..*self }
     }
 
     /// The first part's value.
     pub(super) fn value(&self) -> &Value {
-        self.parts[0].1.as_ref().unwrap_or(&Value::NONE)
+        self.parts[0].value.as_ref().unwrap_or(&Value::NONE)
     }
 
-    fn decoded<T: DeserializeOwned>(&self) -> Result<T, TaskError> {
-        decode(self.value()).map_err(|why| {
-            let (task, name) = (self.task, &self.parts[0].0);
+    pub(super) fn decoded<T: DeserializeOwned>(&self) -> Result<T, TaskError> {
+        self.decoded_from(self.value())
+    }
+
+    pub(super) fn decoded_from<T: DeserializeOwned>(&self, value: &Value) -> Result<T, TaskError> {
+        decode(value).map_err(|why| {
+            let (task, name) = (self.task, &self.parts[0].name);
             let message =
                 format!("task '{task}': the value of '{name}' does not read back as what is asked for: {why}");
             TaskError::failed(serialization_failure(&message))
@@ -135,11 +159,34 @@ pub fn at<'a>(time: SystemTime) -> Wait<'a, ()> {
 /// A signal of this name to the run ([`Runner::signal`](crate::Runner::signal)); the wait returns its value. Each signal
 /// satisfies one wait, the oldest; one that comes before its wait is kept for it.
 pub fn signal<'a, T: DeserializeOwned + 'a>(name: impl Into<Arc<str>>) -> Wait<'a, T> {
-    Wait::new(Kind::Signal(name.into()), |outcomes| outcomes.decoded())
+    Wait::new(Kind::Message(Address::signal(&name.into())), |outcomes| outcomes.decoded())
+}
+
+/// What a handle and a combination take: a [`Wait`], or a value that can be waited for, as [`Callback`] and [`ChildRun`].
+///
+/// [`Callback`]: crate::Callback
+/// [`ChildRun`]: crate::ChildRun
+pub trait IntoWait<'a> {
+    /// What the wait returns.
+    type Value: 'a;
+
+    /// The wait.
+    fn into_wait(self) -> Wait<'a, Self::Value>;
+}
+
+impl<'a, T: 'a> IntoWait<'a> for Wait<'a, T> {
+    type Value = T;
+
+    fn into_wait(self) -> Self {
+        self
+    }
 }
 
 impl<'a, T> Wait<'a, T> {
-    fn new(kind: Kind<'a>, finish: impl Fn(&Outcomes<'_>) -> Result<T, TaskError> + Send + Sync + 'a) -> Self {
+    pub(super) fn new(
+        kind: Kind<'a>,
+        finish: impl Fn(&Outcomes<'_>) -> Result<T, TaskError> + Send + Sync + 'a,
+    ) -> Self {
         Self { parts: vec![WaitPart::new(kind)], finish: Box::new(finish), refused: None }
     }
 
@@ -185,7 +232,7 @@ impl<'a, T> Wait<'a, T> {
         self
     }
 
-    /// Its name in the journal. A signal is named by itself otherwise, a condition by the closure's type, and as a gate
+    /// Its name in the journal. A message is named by itself otherwise, a condition by the closure's type, and as a gate
     /// a condition or a time is named `gate`.
     pub fn named(mut self, name: impl Into<Arc<str>>) -> Self {
         self.parts[0].name = Some(name.into());
@@ -252,7 +299,8 @@ impl<'a, T> Wait<'a, T> {
             }
             Kind::After(span) => Part::After(*span),
             Kind::At(time) => Part::Until(*time),
-            Kind::Signal(name) => Part::Message(Address::signal(name)),
+            Kind::Message(address) => Part::Message(address.clone()),
+            Kind::Child(run) => Part::Child(*run),
             Kind::Any(of) => Part::Any(members(of)),
             Kind::All(of) => Part::All(members(of)),
         };
@@ -260,7 +308,10 @@ impl<'a, T> Wait<'a, T> {
     }
 
     /// The wait as a gate, whose parts have names of their own.
-    pub(super) fn gate(&self) -> GateSpec {
+    ///
+    /// # Errors
+    /// If only a body can wait for a part of it.
+    pub(super) fn gate(&self) -> Result<GateSpec, DefinitionError> {
         let mut names: Vec<Arc<str>> = (0..self.parts.len()).map(|at| name_of(&self.parts, at)).collect();
         if let [WaitPart { name: None, kind: Kind::Condition(_) | Kind::After(_) | Kind::At(_), .. }] = &*self.parts {
             names[0] = "gate".into();
@@ -274,17 +325,24 @@ impl<'a, T> Wait<'a, T> {
         self.gate_part(0, &names)
     }
 
-    fn gate_part(&self, at: usize, names: &[Arc<str>]) -> GateSpec {
-        let members = |of: &[usize]| of.iter().map(|member| self.gate_part(at + member, names)).collect();
+    fn gate_part(&self, at: usize, names: &[Arc<str>]) -> Result<GateSpec, DefinitionError> {
+        let member = |of: &usize| self.gate_part(at + of, names);
+        let members = |of: &[usize]| of.iter().map(member).collect::<Result<_, _>>();
+        let refused = |what: &str| {
+            let why = format!("'{}' is {what}, which only a body has: wait for it in a body", names[at]);
+            Err(DefinitionError(why))
+        };
         let until = match &self.parts[at].kind {
             Kind::Condition(_) => GateUntil::Condition,
             Kind::After(span) => GateUntil::After(*span),
             Kind::At(time) => GateUntil::At(*time),
-            Kind::Signal(name) => GateUntil::Message(Address::signal(name)),
-            Kind::Any(of) => GateUntil::Any(members(of)),
-            Kind::All(of) => GateUntil::All(members(of)),
+            Kind::Message(Address { kind: MessageKind::Answer, .. }) => return refused("a callback"),
+            Kind::Child(_) => return refused("a child run"),
+            Kind::Message(address) => GateUntil::Message(address.clone()),
+            Kind::Any(of) => GateUntil::Any(members(of)?),
+            Kind::All(of) => GateUntil::All(members(of)?),
         };
-        GateSpec { name: Arc::clone(&names[at]), until, timeout: self.parts[at].timeout }
+        Ok(GateSpec { name: Arc::clone(&names[at]), until, timeout: self.parts[at].timeout })
     }
 }
 
@@ -301,7 +359,9 @@ fn name_of(parts: &[WaitPart<'_>], at: usize) -> Arc<str> {
         format!("{kind}({})", names.join(", ")).into()
     };
     match (&parts[at].name, &parts[at].kind) {
-        (Some(name), _) | (None, Kind::Signal(name)) => Arc::clone(name),
+        (Some(name), _) => Arc::clone(name),
+        (None, Kind::Message(address)) => Arc::clone(&address.name),
+        (None, Kind::Child(_)) => "child".into(),
         (None, Kind::Condition(condition)) => condition.type_name.into(),
         (None, Kind::After(_)) => "after".into(),
         (None, Kind::At(_)) => "at".into(),

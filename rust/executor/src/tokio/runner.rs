@@ -310,7 +310,10 @@ fn request(inputs: Inputs, key: Option<Arc<str>>) -> RunRequest<Closures> {
     RunRequest::new(inputs).with_key(key)
 }
 
-fn register(engine: &Arc<Engine<Closures>>, workflow: &Workflow) -> Result<Arc<RegisteredWorkflow<Closures>>, Error> {
+pub(super) fn register(
+    engine: &Arc<Engine<Closures>>,
+    workflow: &Workflow,
+) -> Result<Arc<RegisteredWorkflow<Closures>>, Error> {
     if engine.is_closing() {
         return Err(engine.stopped().cloned().map_or(Error::Closed, Error::settled));
     }

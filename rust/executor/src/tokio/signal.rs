@@ -50,24 +50,33 @@ impl IntoFuture for SendSignal {
                 .map_err(|why| DefinitionError(format!("the value of the signal '{name}' cannot be stored: {why}")))?;
             let letter = Letter { run, address: Address::signal(&name), id, content: Ok(value) };
             let sent = blocking(&engine, move |engine| engine.send(letter)).await??;
-            let rejected = |why: String| Err(Error::SignalRejected(format!("the signal '{name}' was not sent: {why}")));
             match sent {
                 Sent::Stored | Sent::Duplicate => Ok(()),
-                Sent::NoRun => Err(Error::unknown_run(run)),
-                Sent::Ended(status) => rejected(format!("run {run} has ended ({status})")),
-                Sent::Undeclared(known) if known.is_empty() => {
-                    rejected(format!("the workflow of run {run} declares no signals"))
-                }
-                Sent::Undeclared(known) => {
-                    let known = known.join("', '");
-                    rejected(format!("the workflow of run {run} does not declare it (signals: '{known}')"))
-                }
-                // What is said of answers to callbacks.
-                Sent::IdTaken => rejected(format!("another message to run {run} has this id")),
-                Sent::Answered | Sent::NoCallback => rejected(format!("run {run} does not wait for it")),
+                refused => Err(refusal(refused, &format!("the signal '{name}'"), run)),
             }
         })
     }
+}
+
+/// Why a run has not taken a message.
+pub(super) fn refusal(sent: Sent, what: &str, run: RunId) -> Error {
+    let why = match sent {
+        Sent::NoRun => return Error::unknown_run(run),
+        Sent::Ended(status) => format!("run {run} has ended ({status})"),
+        Sent::Undeclared(known) if known.is_empty() => format!("the workflow of run {run} declares no signals"),
+        Sent::Undeclared(known) => {
+            let known = known.join("', '");
+            format!("the workflow of run {run} does not declare it (signals: '{known}')")
+        }
+        Sent::IdTaken => format!("another message to run {run} has this id: give each message an id of its own"),
+        Sent::Answered => format!("the callback of run {run} was answered before, and its first answer stands"),
+        Sent::NoCallback => format!(
+            "run {run} has no callback with this token: the token is forged, or the callback was dropped from the \
+             journal of its task (by a retry with fresh, or a checkpoint)"
+        ),
+        Sent::Stored | Sent::Duplicate => format!("run {run} has it"),
+    };
+    Error::SignalRejected(format!("{what} was not sent: {why}"))
 }
 
 impl Runner {

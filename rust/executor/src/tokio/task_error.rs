@@ -6,12 +6,16 @@ use std::sync::Arc;
 use bide_core::attempt::{CallError, Polled};
 use bide_core::{Failure, FailureKind};
 
+use super::error::RunFailed;
+
 /// Why a body did not return a value. Any error turns into one by `?`.
 pub struct TaskError(Box<Why>);
 
 enum Why {
     Skip(Arc<str>),
     Failed(Failure),
+    /// A child run has failed.
+    ChildFailed(Failure, RunFailed),
     /// The body is to unwind; what it returns is discarded.
     Unwind(CallError),
 }
@@ -31,6 +35,11 @@ impl TaskError {
         Self(Box::new(Why::Failed(failure)))
     }
 
+    pub(super) fn child_failed(failed: RunFailed) -> Self {
+        let failure = Failure::new(FailureKind::ChildFailed, "bide.RunFailed", &failed.to_string());
+        Self(Box::new(Why::ChildFailed(failure, failed)))
+    }
+
     pub(super) fn definition(message: &str) -> Self {
         Self::failed(Failure::new(FailureKind::Definition, "bide.DefinitionError", message))
     }
@@ -39,7 +48,7 @@ impl TaskError {
     #[must_use]
     pub fn failure(&self) -> Option<&Failure> {
         match &*self.0 {
-            Why::Failed(failure) => Some(failure),
+            Why::Failed(failure) | Why::ChildFailed(failure, _) => Some(failure),
             Why::Skip(_) | Why::Unwind(_) => None,
         }
     }
@@ -63,6 +72,21 @@ impl TaskError {
         self.failure().is_some_and(|failure| failure.kind == FailureKind::StepInterrupted)
     }
 
+    /// Whether somebody has rejected the callback that the body waited for; the failure's message is the reason.
+    #[must_use]
+    pub fn is_callback_rejected(&self) -> bool {
+        self.failure().is_some_and(|failure| failure.kind == FailureKind::CallbackRejected)
+    }
+
+    /// The child run that the body waited for, if that has failed.
+    #[must_use]
+    pub fn run_failed(&self) -> Option<&RunFailed> {
+        match &*self.0 {
+            Why::ChildFailed(_, failed) => Some(failed),
+            _ => None,
+        }
+    }
+
     /// Whether the body is being suspended, or its attempt or run is over: it is to return. What it returns is
     /// discarded, and every further use of the handle answers the same.
     #[must_use]
@@ -74,7 +98,7 @@ impl TaskError {
     pub(super) fn end(self) -> BodyEnd {
         match *self.0 {
             Why::Skip(reason) => BodyEnd::Skipped(reason),
-            Why::Failed(failure) => BodyEnd::Failed(failure),
+            Why::Failed(failure) | Why::ChildFailed(failure, _) => BodyEnd::Failed(failure),
             Why::Unwind(_) => BodyEnd::Unwound,
         }
     }
@@ -83,7 +107,7 @@ impl TaskError {
     pub(super) fn polled(self) -> Polled {
         match *self.0 {
             Why::Failed(failure) if failure.kind == FailureKind::Definition => Polled::Broken(failure),
-            Why::Failed(failure) => Polled::Raised(failure),
+            Why::Failed(failure) | Why::ChildFailed(failure, _) => Polled::Raised(failure),
             Why::Skip(reason) => Polled::Broken(Failure::new(
                 FailureKind::Definition,
                 "bide.DefinitionError",
@@ -141,7 +165,7 @@ impl fmt::Display for TaskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.0 {
             Why::Skip(reason) => write!(f, "skipped: {reason}"),
-            Why::Failed(failure) => failure.fmt(f),
+            Why::Failed(failure) | Why::ChildFailed(failure, _) => failure.fmt(f),
             Why::Unwind(CallError::Over(refused)) => refused.fmt(f),
             Why::Unwind(_) => f.write_str("the runner closes: the body is suspended and will be entered again"),
         }

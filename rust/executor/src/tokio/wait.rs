@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bide_core::attempt::{Action, CallError, Fed, Polled, Request, Within, now_value, read_now};
-use bide_core::{DefinitionError, Failure, FailureKind, PollPolicy, Time, Tolerance, Value};
+use bide_core::{DefinitionError, Failure, FailureKind, PollPolicy, RunId, Time, Tolerance, Value};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -17,7 +17,7 @@ use super::codec::{encode, stored_time};
 use super::combine::Waits;
 use super::context::Scope;
 use super::handle::TaskHandle;
-use super::kinds::{Kind, Outcomes, Wait, signal};
+use super::kinds::{IntoWait, Kind, Outcome, Outcomes, Wait, signal};
 use super::task_error::TaskError;
 use super::within;
 
@@ -135,7 +135,13 @@ impl<'a, T: 'a> IntoFuture for Waiting<'a, T> {
             let refused = |why: &str| TaskError::definition(&format!("task '{}': {why}", body.task_name()));
             wait.validate().map_err(|DefinitionError(why)| refused(&why))?;
             let outcomes = body.wait_parts(&wait).await?;
-            (wait.finish)(&Outcomes { task: body.task_name(), parts: &outcomes })
+            let (task, of_body) = (body.task_name(), || handle.clone());
+            let error = match (wait.finish)(&Outcomes { task, parts: &outcomes, handle: &of_body }) {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            body.refuse_unread(&wait, &outcomes, &error).await;
+            Err(error)
         })
     }
 }
@@ -143,8 +149,8 @@ impl<'a, T: 'a> IntoFuture for Waiting<'a, T> {
 impl TaskHandle {
     /// Waits for anything that can be waited for, without a slot. See [`wait_any`](Self::wait_any) and
     /// [`wait_all`](Self::wait_all) for several at once.
-    pub fn wait<'a, T>(&self, wait: Wait<'a, T>) -> Waiting<'a, T> {
-        Waiting { handle: self.clone(), wait }
+    pub fn wait<'a, W: IntoWait<'a>>(&self, wait: W) -> Waiting<'a, W::Value> {
+        Waiting { handle: self.clone(), wait: wait.into_wait() }
     }
 
     /// Waits for a signal of this name to the run, without a slot; returns its value. Short for
@@ -251,10 +257,11 @@ impl BodyState {
         }
     }
 
-    /// Waits for these parts. Returns the name of each, and its value if it was satisfied.
-    async fn wait_parts<T>(&self, wait: &Wait<'_, T>) -> Result<Vec<(Arc<str>, Option<Value>)>, TaskError> {
+    /// Waits for these parts. Returns what became of each.
+    async fn wait_parts<T>(&self, wait: &Wait<'_, T>) -> Result<Vec<Outcome>, TaskError> {
         let (requests, before) = wait.requests();
         self.run.check_declared(self.task.ix, &requests).map_err(TaskError::of_call)?;
+        self.check_children(wait).map_err(TaskError::of_call)?;
         let names: Vec<_> = requests.iter().map(|part| Arc::clone(&part.name)).collect();
         let mut call = self.begin(&names[0], Request::of_parts(requests)).map_err(TaskError::of_call)?;
         let mut fed = Fed::Begin;
@@ -273,19 +280,31 @@ impl BodyState {
             let state = self.run.state.lock();
             keys.iter().map(|key| state.closed_entry(self.task, key)).collect()
         };
-        match waited {
-            Ok(value) if ends.is_empty() => Ok(vec![(Arc::clone(&names[0]), Some(value))]),
-            Ok(_) => Ok(names
-                .into_iter()
-                .zip(ends)
-                .skip(before)
-                .map(|(name, end)| (name, end.and_then(Result::ok)))
-                .collect()),
-            Err(error @ CallError::Failed(_)) => {
-                Err(all_failed(wait, &names, &ends).unwrap_or_else(|| TaskError::of_call(error)))
+        let ends = match waited {
+            Ok(value) if ends.is_empty() => vec![Some(Ok(value))],
+            Ok(_) => ends,
+            Err(CallError::Failed(failure)) => {
+                if let Some(error) = all_failed(wait, &names, &ends) {
+                    return Err(error);
+                }
+                let ends = if ends.is_empty() { vec![Some(Err(failure.clone()))] } else { ends };
+                return Err(match failed_child(wait, &ends, &failure) {
+                    Some(child) => self.child_failed(child).await,
+                    None => TaskError::failed(failure),
+                });
             }
-            Err(error) => Err(TaskError::of_call(error)),
+            Err(error) => return Err(TaskError::of_call(error)),
+        };
+        let mut outcomes = Vec::with_capacity(wait.parts.len());
+        for ((name, end), part) in names.into_iter().zip(ends).skip(before).zip(&wait.parts) {
+            let value = end.and_then(Result::ok);
+            let child = match part.kind {
+                Kind::Child(run) if value.is_some() => Some(self.child_result(run).await?),
+                _ => None,
+            };
+            outcomes.push(Outcome { name, value, child });
         }
+        Ok(outcomes)
     }
 
     async fn ask<T>(&self, wait: &Wait<'_, T>, part: usize) -> Polled {
@@ -305,6 +324,14 @@ impl BodyState {
             action => unreachable!("{action:?} of a wait for a time"),
         }
     }
+}
+
+/// The child run whose failure is that of a wait.
+fn failed_child<T>(wait: &Wait<'_, T>, ends: &[Option<Result<Value, Failure>>], failure: &Failure) -> Option<RunId> {
+    wait.parts.iter().zip(ends).find_map(|(part, end)| match (&part.kind, end) {
+        (Kind::Child(run), Some(Err(of))) if of.kind == FailureKind::ChildFailed && of == failure => Some(*run),
+        _ => None,
+    })
 }
 
 /// The failure of a wait for the first of several that have all failed: it says how each of them did.

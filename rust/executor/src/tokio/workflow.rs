@@ -188,12 +188,13 @@ impl WorkflowBuilder {
     /// what [`TaskContext::gate`] returns.
     #[must_use]
     pub fn gate<T: Send + 'static>(mut self, gate: Wait<'static, T>) -> Self {
-        if let (Err(DefinitionError(why)), Some(spec)) = (gate.validate(), self.specs.last()) {
+        let spec_of_gate = gate.validate().and_then(|()| gate.gate());
+        if let (Err(DefinitionError(why)), Some(spec)) = (&spec_of_gate, self.specs.last()) {
             let why = format!("task '{}': its gate: {why}", spec.name);
             self.refuse(why);
         }
         self.last("gate", |spec, body| {
-            spec.gate = Some(gate.gate());
+            spec.gate = spec_of_gate.ok();
             let (parts, _, finish) = gate.into_parts();
             let value: GateValue = Box::new(move |outcomes| Ok(Box::new(finish(outcomes)?)));
             body.gate = Some(BodyGate { parts, value, type_name: std::any::type_name::<T>() });

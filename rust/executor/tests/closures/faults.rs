@@ -92,7 +92,7 @@ async fn a_body_goes_on_only_after_the_commit_that_closed_its_wait() {
     // Before the body that is entered again comes to its wait, a signal closes that in memory. The commit of the signal
     // takes long, and fails.
     let during = Arc::clone(&went_on);
-    faulty.watch(Box::new(move |_, _| {
+    faulty.watch(Box::new(move |_, _, _| {
         resume.add_permits(1);
         #[expect(clippy::disallowed_methods, reason = "a test's time limit is not the engine's time")]
         let start = Instant::now();

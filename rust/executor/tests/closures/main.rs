@@ -1,12 +1,15 @@
 //! Workflows of async closures through the real engine, on every store.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod callbacks;
+mod children;
 mod combinations;
 mod control;
 mod distance;
 mod faults;
 mod gates;
 mod outcomes;
+mod requests;
 mod runs;
 mod settle;
 mod show;

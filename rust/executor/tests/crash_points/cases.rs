@@ -198,3 +198,5 @@ crash_points! {
 
 #[path = "thread_steps.rs"]
 mod steps;
+#[path = "thread_waits.rs"]
+mod waits;

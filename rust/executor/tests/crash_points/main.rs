@@ -310,5 +310,6 @@ crash_points! {
     a_gate_that_times_out
 }
 
+mod children;
 mod control;
 mod steps;

@@ -12,7 +12,8 @@ use bide_executor::core::{
 use bide_executor::store::{LEASE, MemoryStore, Store};
 use bide_executor::{
     Attached, BodyCx, Call, CallError, Check, Clock, Condition, Engine, Gate, GateWorker, Handle, Host, Level, Log,
-    Polled, Pool, RunRequest, Settlement, Source, StartIdentity, StepEnd, StepRequest, StepStart, Worker,
+    Polled, Pool, RegisteredWorkflow, RunRequest, Settlement, Source, StartIdentity, StepEnd, StepRequest, StepStart,
+    Worker,
 };
 
 use bide_testkit::FaultyStore;
@@ -187,16 +188,7 @@ impl Body<'_> {
 
     /// Starts a run as a child and waits for it. However often that is tried, there is one.
     pub(crate) fn child(&mut self) -> Result<(), CallError> {
-        let child = task("inner", &[], |body| body.step("inner step", 3));
-        let (graph, bodies) = workflow_named("inner", &self.task.ledger, vec![child]);
-        let engine = self.cx.engine();
-        let workflow = loop {
-            match engine.register(Arc::clone(&graph), Arc::clone(&bodies)) {
-                Ok(workflow) => break workflow,
-                Err(_) if engine.stopped().is_some() => return Err(CallError::Suspended),
-                Err(_) => std::thread::yield_now(),
-            }
-        };
+        let workflow = self.registered("inner", |body| body.step("inner step", 3))?;
         let start = (StartIdentity::Inputs([].into()), RunRequest::new(Box::default()));
         let started = self.cx.start_children(self.thread, &workflow, vec![start])?;
         let part = PartRequest { name: "child".into(), part: Part::Child(started[0].id), timeout: None };
@@ -205,6 +197,23 @@ impl Body<'_> {
             assert_eq!(children, [(started[0].id, RunStatus::Completed)]);
         }
         Ok(())
+    }
+
+    /// Registers a workflow of one task, for children.
+    pub(crate) fn registered(
+        &self,
+        name: &'static str,
+        child: Function,
+    ) -> Result<Arc<RegisteredWorkflow<Threads>>, CallError> {
+        let (graph, bodies) = workflow_named(name, &self.task.ledger, vec![task(name, &[], child)]);
+        let engine = self.cx.engine();
+        loop {
+            match engine.register(Arc::clone(&graph), Arc::clone(&bodies)) {
+                Ok(workflow) => return Ok(workflow),
+                Err(_) if engine.stopped().is_some() => return Err(CallError::Suspended),
+                Err(_) => std::thread::yield_now(),
+            }
+        }
     }
 
     pub(crate) fn sleep(&mut self, span: Duration) -> Result<(), CallError> {
@@ -338,7 +347,7 @@ fn a_timeout_that_comes_while_a_body_defers_ends_it() {
     *ledger.store.lock().unwrap() = Some(store.inner());
     let (sender, receiver) = mpsc::channel();
     let first = AtomicBool::new(true);
-    store.watch(Box::new(move |_, batch| {
+    store.watch(Box::new(move |_, _, batch| {
         // The commit of its wait lasts until its time is used up.
         let opens = batch.iter().any(|write| matches!(write, Write::Entry { .. }));
         if opens && first.swap(false, Ordering::SeqCst) {

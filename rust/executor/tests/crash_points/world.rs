@@ -1,5 +1,6 @@
 //! A store that outlives its processes, and the ledger of bodies and steps: the oracle of the crash points.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -56,6 +57,8 @@ pub(crate) struct Ledger {
     returned: Mutex<Vec<String>>,
     /// What was executed, in order: bodies and steps.
     pub(crate) executed: Mutex<Vec<String>>,
+    /// The secrets of the callbacks that bodies have made, by what the bodies call them.
+    pub(crate) secrets: Mutex<HashMap<String, String>>,
     polls: AtomicU32,
     /// The step that may be executed only once was.
     once: AtomicBool,
@@ -69,6 +72,7 @@ impl Ledger {
             violations: Mutex::default(),
             returned: Mutex::default(),
             executed: Mutex::default(),
+            secrets: Mutex::default(),
             polls: AtomicU32::new(0),
             once: AtomicBool::new(false),
         })
@@ -100,9 +104,27 @@ impl Ledger {
         });
     }
 
+    /// Of a child run: which of the children of its parent it is, and of how many. Of another run 0 of 0.
+    pub(crate) fn siblings(&self, run: RunId) -> (usize, usize) {
+        let store = self.store.lock().unwrap().clone().unwrap();
+        let parent = store.load(run).unwrap().unwrap().run.parent;
+        let children = parent.map(|parent| store.children(parent).unwrap()).unwrap_or_default();
+        let before = children.iter().position(|(child, _)| *child == run);
+        (before.map_or(0, |before| before + 1), children.len())
+    }
+
+    /// Something is executed. Children of one parent are told apart.
+    fn note(&self, run: RunId, what: &str) {
+        let number = match self.siblings(run).0 {
+            0 => String::new(),
+            number => format!("#{number}"),
+        };
+        self.executed.lock().unwrap().push(format!("{what}{number}"));
+    }
+
     /// A body is entered: its dependencies are committed, and it has not ended itself.
     pub(crate) fn enters(&self, run: RunId, name: &str, after: &[&str]) {
-        self.executed.lock().unwrap().push(name.to_owned());
+        self.note(run, name);
         let stored = self.stored(run);
         let status = |name: &str| row_of(&stored, name).map(|row| row.status);
         for on in after {
@@ -114,7 +136,7 @@ impl Ledger {
 
     /// A step is executed: it is not recorded.
     pub(crate) fn steps(&self, run: RunId, name: &str, step: &str) {
-        self.executed.lock().unwrap().push(format!("{name}/{step}"));
+        self.note(run, &format!("{name}/{step}"));
         let stored = self.stored(run);
         let place = place_of(&stored, name).unwrap();
         let is = |(of, map, entry): &&(_, _, Entry)| (*of, *map) == place && &*entry.key.name == step;

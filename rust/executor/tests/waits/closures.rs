@@ -183,6 +183,12 @@ impl Process {
                 });
                 step.await.map(drop)
             }
+            Operation::Signal { timeout } => {
+                let wait = handle.wait_for::<bool>(call.name);
+                let wait = if let Some(timeout) = timeout { wait.timeout(timeout) } else { wait };
+                wait.await.map(drop)
+            }
+            Operation::Callback => handle.callback::<bool>(call.name).await.map(drop),
             Operation::Checkpoint => handle.checkpoint(&true).await,
             Operation::Now => {
                 let result = handle.now().await;

@@ -6,8 +6,11 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bide_executor::core::attempt::{Part, PartRequest};
 use bide_executor::core::event::Retry;
-use bide_executor::core::{Failure, GateSpec, GateTime, GateUntil, Graph, Outcome, PollPolicy, TaskSpec, Value};
+use bide_executor::core::{
+    Address, Failure, GateSpec, GateTime, GateUntil, Graph, Outcome, PollPolicy, TaskSpec, Value,
+};
 use bide_executor::drive::Driver;
 use bide_executor::{
     Attached, BodyCx, Call, CallError, Check, Clock, Condition, Engine, Gate, GateWorker, Host, Polled, Pool,
@@ -248,6 +251,11 @@ impl Thread {
             Operation::StepWith { once, retry } => {
                 self.step(cx, at_call, StepRequest { once, retry, ..StepRequest::default() })
             }
+            Operation::Signal { timeout } => {
+                let part = Part::Message(Address::signal(&name));
+                cx.wait_parts(self, vec![PartRequest { name, part, timeout }], &mut || Polled::False).0
+            }
+            Operation::Callback => cx.make_callback(self, &name).map(|_| yes()),
             Operation::Checkpoint => cx.checkpoint(self, yes()).map(|()| yes()),
             Operation::Now => return process.probe.ends_now(&cx.now(self)),
         };

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bide_core::attempt::{Action, Fed, Request, StepOptions, reply_name};
+use bide_core::attempt::{Action, Fed, Request, StepOptions, child_name, reply_name};
 use bide_core::{EntryKey, RecordKind, RetryPolicy, StepArguments, Value};
-use bide_executor::{CallError, Host, Polled};
+use bide_executor::{CallError, Host, Polled, new_token};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -99,11 +99,13 @@ impl PyCall {
         })
     }
 
-    /// A callback that is made, with its secret.
+    /// A callback that is made.
     #[staticmethod]
-    fn callback(coroutine: &Bound<'_, PyCoroutine>, name: &str, secret: &str, within: u8) -> PyResult<Self> {
+    fn callback(coroutine: &Bound<'_, PyCoroutine>, name: &str, within: u8) -> PyResult<Self> {
         panics::method(|| {
-            let value = Value::tagged(b's', secret.as_bytes());
+            let (py, own) = (coroutine.py(), coroutine.get());
+            let token = new_token(own.body(py)?.run().id).map_err(|error| own.error(py, &error))?;
+            let value = token.to_value();
             let request = Request::Record { kind: RecordKind::Callback, value };
             Self::begin(coroutine, &name.into(), request, within, What::Record)
         })
@@ -402,7 +404,7 @@ impl PyCall {
             let What::Start(starts) = &state.what else { return Ok(Vec::new()) };
             let named = children.into_iter().enumerate().filter_map(|(at, (key, recorded))| {
                 let id = starts.created.get(&at).copied().or(recorded)?;
-                Some((id.to_string(), children::name_of(&key)))
+                Some((id.to_string(), child_name(&key).to_string()))
             });
             Ok(named.collect())
         })

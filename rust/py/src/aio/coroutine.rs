@@ -207,14 +207,7 @@ fn cancelled(py: Python<'_>, failure: &Failure) -> PyErr {
 impl PyCoroutine {
     /// The contextvars that it executes in: a copy of the submitter's.
     fn contextvars<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        panics::method(|| {
-            let names = names(py)?;
-            let vars = match self.run.local.contextvars() {
-                Some(vars) => vars.copied(names, py)?,
-                None => gil::call0(names.no_vars.bind(py))?,
-            };
-            Ok(vars.into_bound())
-        })
+        panics::method(|| Ok(self.run.local.own_vars(names(py)?, py)?.into_bound()))
     }
 
     /// Enters it in its run: `None` if that is done.

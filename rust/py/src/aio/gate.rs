@@ -62,14 +62,7 @@ impl PyGateWatch {
 impl PyGateWatch {
     /// The contextvars that the condition is asked in: a copy of the submitter's.
     fn contextvars<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        panics::method(|| {
-            let names = names(py)?;
-            let vars = match self.watch.gate().run.local.contextvars() {
-                Some(vars) => vars.copied(names, py)?,
-                None => gil::call0(names.no_vars.bind(py))?,
-            };
-            Ok(vars.into_bound())
-        })
+        panics::method(|| Ok(self.watch.gate().run.local.own_vars(names(py)?, py)?.into_bound()))
     }
 
     /// Finds out whether it is to be polled now: `None` if that is known.

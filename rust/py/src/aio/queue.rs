@@ -2,9 +2,10 @@
 //! attaches for that.
 
 use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Wake;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ pub(crate) struct LoopQueue {
     woken: Mutex<Vec<Arc<Sleeper>>>,
     /// A byte is on its way.
     signalled: AtomicBool,
-    /// How many turns the loop has had.
+    /// How many turns the loop has had, and bodies it has begun.
     turns: AtomicU64,
     /// The loop's thread, as `threading.get_ident` names it; 0 before its first turn.
     thread: AtomicU64,
@@ -32,10 +33,10 @@ pub(crate) struct LoopQueue {
     notifier: Arc<Notifier>,
     /// The `BodyLoop`, while it executes bodies.
     pub(super) bodies: Mutex<Option<Kept>>,
-    /// The loop's end of the socket.
-    pub(super) reader: UnixStream,
-    /// The other end.
-    writer: UnixStream,
+    /// Called once there is something to do and no `BodyLoop` yet: it is to be made.
+    wanted: Mutex<Option<Kept>>,
+    /// The socket, once there is a loop: the end that it reads from, and the other one.
+    socket: OnceLock<(UnixStream, UnixStream)>,
 }
 
 /// What the last look at the loop has seen.
@@ -65,18 +66,8 @@ pub(crate) struct Sleeper {
 }
 
 impl LoopQueue {
-    pub(crate) fn new(py: Python<'_>, notifier: &Arc<Notifier>) -> PyResult<Arc<Self>> {
-        Self::make(notifier).map_err(|error| {
-            let why = format!("the runner cannot have a socket pair to wake its event loop: {error}");
-            errors::bide(py, &why)
-        })
-    }
-
-    fn make(notifier: &Arc<Notifier>) -> std::io::Result<Arc<Self>> {
-        let (reader, writer) = UnixStream::pair()?;
-        reader.set_nonblocking(true)?;
-        writer.set_nonblocking(true)?;
-        Ok(Arc::new(Self {
+    pub(crate) fn new(notifier: &Arc<Notifier>) -> Arc<Self> {
+        Arc::new(Self {
             woken: Mutex::default(),
             signalled: AtomicBool::new(false),
             turns: AtomicU64::new(0),
@@ -84,24 +75,62 @@ impl LoopQueue {
             watched: Mutex::default(),
             notifier: Arc::clone(notifier),
             bodies: Mutex::default(),
-            reader,
-            writer,
-        }))
+            wanted: Mutex::default(),
+            socket: OnceLock::new(),
+        })
+    }
+
+    /// What the loop reads from.
+    pub(super) fn fileno(&self, py: Python<'_>) -> PyResult<RawFd> {
+        if let Some((reader, _)) = self.socket.get() {
+            return Ok(reader.as_raw_fd());
+        }
+        let pair = UnixStream::pair().and_then(|(reader, writer)| {
+            reader.set_nonblocking(true)?;
+            writer.set_nonblocking(true)?;
+            Ok((reader, writer))
+        });
+        let pair = pair.map_err(|error| {
+            let why = format!("the runner cannot have a socket pair to wake its event loop: {error}");
+            errors::bide(py, &why)
+        })?;
+        Ok(self.socket.get_or_init(|| pair).0.as_raw_fd())
+    }
+
+    /// Has this called, on a thread of the runner, once there is something to do and no loop yet.
+    pub(super) fn when_wanted(&self, callback: Py<PyAny>) {
+        *self.wanted.lock() = Some(Kept::new(callback));
+    }
+
+    /// The `BodyLoop` is there, or not any more.
+    pub(super) fn set_bodies(&self, bodies: Option<Py<PyAny>>) {
+        let wanted = self.wanted.lock().take();
+        let before = std::mem::replace(&mut *self.bodies.lock(), bodies.map(Kept::new));
+        drop((wanted, before));
     }
 
     /// Wakes the loop, unless that is under way. Does not block.
     pub(crate) fn wake(&self) {
         if !self.signalled.swap(true, Ordering::AcqRel) {
-            // If the socket is full the loop is woken anyway.
-            let _ = (&self.writer).write(&[0]);
+            // Without a socket there is no loop yet, which begins with a turn. If it is full the loop is woken anyway.
+            if let Some((_, writer)) = self.socket.get() {
+                let _ = (&*writer).write(&[0]);
+            }
         }
+    }
+
+    /// The loop goes on: it is not blocked.
+    pub(super) fn beat(&self) {
+        self.turns.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Takes what can be polled again. What comes from here on wakes the loop again.
     pub(super) fn take(&self) -> Vec<Arc<Sleeper>> {
         let mut bytes = [0; 64];
-        while matches!((&self.reader).read(&mut bytes), Ok(64)) {}
-        self.turns.fetch_add(1, Ordering::Relaxed);
+        if let Some((reader, _)) = self.socket.get() {
+            while matches!((&*reader).read(&mut bytes), Ok(64)) {}
+        }
+        self.beat();
         // SAFETY: always succeeds. It is what `threading.get_ident` returns.
         self.thread.store((unsafe { libc::pthread_self() }) as u64, Ordering::Relaxed);
         self.signalled.store(false, Ordering::Release);
@@ -119,6 +148,12 @@ pub(crate) struct Loop(pub(crate) Arc<LoopQueue>);
 impl EventLoop for Loop {
     fn wake(&self) {
         self.0.wake();
+    }
+
+    fn want(&self) {
+        if let Some(wanted) = self.0.wanted.lock().take() {
+            self.0.notifier.call(wanted);
+        }
     }
 
     /// While it is to have turns, each look asks for one and sees whether there was one since.

@@ -62,6 +62,7 @@ pub(super) fn run_ready<'py>(
         if engine.steady().saturating_sub(begun) > BUDGET {
             return Ok(stop(Left::Budget));
         }
+        queue.beat();
         let start = {
             let mut starts = starts.lock();
             if starts.is_empty() {

@@ -1,6 +1,5 @@
 //! `_core.LoopQueue`: a turn of the event loop of a runner, as `bide/_loop.py` takes it.
 
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use bide_sync::Mutex;
@@ -9,7 +8,7 @@ use pyo3::prelude::*;
 use super::gate::PyGateWatch;
 use super::queue::LoopQueue;
 use super::run::{self, Starts, Stop};
-use crate::gil::{self, Kept};
+use crate::gil;
 use crate::host::PyEngine;
 use crate::panics;
 use crate::process::Home;
@@ -36,8 +35,8 @@ impl PyLoopQueue {
 #[pymethods]
 impl PyLoopQueue {
     /// What the loop reads from when there is something to do.
-    fn fileno(&self) -> i32 {
-        self.queue.reader.as_raw_fd()
+    fn fileno(&self, py: Python<'_>) -> PyResult<i32> {
+        self.queue.fileno(py)
     }
 
     /// Begins a turn: commits what has gathered, and returns the `asyncio` futures to complete.
@@ -70,8 +69,12 @@ impl PyLoopQueue {
 
     /// Keeps the `BodyLoop` for the handles of bodies, until it is called with None.
     fn set_bodies(&self, bodies: Option<Py<PyAny>>) {
-        let before = std::mem::replace(&mut *self.queue.bodies.lock(), bodies.map(Kept::new));
-        drop(before);
+        self.queue.set_bodies(bodies);
+    }
+
+    /// Calls `callback()` on a thread of the runner once there is something to do and no `BodyLoop` yet.
+    fn when_wanted(&self, callback: Py<PyAny>) {
+        self.queue.when_wanted(callback);
     }
 
     /// Gates to poll.

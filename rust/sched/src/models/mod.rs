@@ -4,10 +4,12 @@
 //! body's way through a wait. Stand-ins are the deques ([`deque`]) and the engine above ([`engine`]), whose bodies say
 //! what a model is about.
 //!
-//! The queue of leaders and followers has a model of its own.
+//! The queue of leaders and followers has a model of its own, and so has a wait that another thread closes
+//! ([`closed`]).
 //!
 //! Not here: the committer's sleep, the timer thread's order, async lanes.
 
+mod closed;
 pub(crate) mod deque;
 mod engine;
 mod hand_off;

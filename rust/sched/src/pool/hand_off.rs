@@ -9,8 +9,9 @@ use crate::spin;
 use crate::sync::atomic::{Ordering, fence};
 use crate::upcalls::Upcalls;
 
-/// Threads without a slot, beyond the number of slots, that are kept for the next body that parks.
-const SPARE: usize = 2;
+/// Threads without a slot, beyond the number of slots, that are kept for the next bodies that park. To start one takes
+/// longer than a whole run, so that a chain of children, each of which waits for the next, would mostly start threads.
+const SPARE: usize = 16;
 
 impl<E: Upcalls> Shared<E> {
     fn permit(&self, slot: SlotNo) -> Permit<E> {

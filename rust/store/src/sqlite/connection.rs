@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::error::{Identity, is_busy};
@@ -27,10 +28,17 @@ pub(super) fn connect(
         let mut connection = Connection::open_with_flags(path, flags)?;
         busy::wait_for(&mut connection, busy_timeout)?;
         connection.set_prepared_statement_cache_capacity(64);
+        keep_plans(&connection)?;
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
         Ok(connection)
     };
     open().map_err(|error| identity.error(&error))
+}
+
+/// Has plans not depend on the values that are bound. Otherwise SQLite prepares a statement whose plan might depend on
+/// them again at each use.
+pub(super) fn keep_plans(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
 /// Sets what is part of the file's format. Only after it is known that the file is ours or empty.

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::{RunId, RunStatus, Time};
-use rusqlite::Connection;
+use rusqlite::{Connection, StatementStatus};
 
+use super::connection::keep_plans;
 use super::error::Identity;
 use super::{events, lease, listing, messages, purge, read, schema, write};
 use crate::RunFilter;
@@ -27,6 +28,7 @@ fn plan(connection: &Connection, sql: &str) -> Vec<String> {
 fn database() -> Connection {
     let connection = Connection::open_in_memory().expect("memory");
     let identity = Identity { name: "test".into(), busy_timeout: Duration::ZERO };
+    keep_plans(&connection).expect("the setting");
     schema::migrate(&connection, &identity, schema::MIGRATIONS).expect("the schema");
     connection
 }
@@ -160,6 +162,27 @@ fn no_hot_statement_walks_a_table() {
         for step in plan(&connection, sql) {
             assert!(!step.starts_with("SCAN"), "{sql}\n{step}");
         }
+    }
+}
+
+#[test]
+fn no_statement_is_prepared_again_for_other_values() {
+    let connection = database();
+    let all = [lease::HOT, write::HOT, read::HOT, events::HOT, purge::HOT, purge::HOT_REST, messages::HOT];
+    for sql in all.concat() {
+        let mut statement = connection.prepare(sql).expect(sql);
+        if !statement.readonly() {
+            continue;
+        }
+        for value in [1, 7] {
+            for parameter in 1..=statement.parameter_count() {
+                statement.raw_bind_parameter(parameter, value).expect(sql);
+            }
+            // As the cache of statements does.
+            statement.raw_query().next().expect(sql);
+            statement.clear_bindings();
+        }
+        assert_eq!(statement.get_status(StatementStatus::RePrepare), 0, "{sql}");
     }
 }
 

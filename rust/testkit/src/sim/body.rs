@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::attempt::{Action, Attempt, Call, CallError, Request, Sleep, StepOptions};
-use bide_core::{EntryKey, Failure, FailureKind, Outcome, RetryPolicy, StepArguments, TaskRef, Value, context, pack};
+use bide_core::{
+    EntryKey, Failure, FailureKind, Outcome, RetryPolicy, RunId, StepArguments, TaskIx, TaskRef, Value, context, pack,
+};
 use bide_executor::Run;
 use bide_executor::drive::{Allowance, Turn};
 
@@ -18,6 +20,8 @@ pub(super) struct Body {
     pub(super) run: Arc<Run<SimHost>>,
     /// Its task.
     pub(super) task: TaskRef,
+    /// The position of its task among those of all workflows, by which the case and the oracle know it.
+    pub(super) place: TaskIx,
     /// The attempt that it executes.
     pub(super) attempt: u32,
     /// It has looked for a checkpoint, where it continues.
@@ -46,6 +50,12 @@ pub(super) struct Body {
     pub(super) turn: Option<Turn>,
     /// Its remaining execution time.
     pub(super) allowance: Option<Allowance<SimHost>>,
+    /// The secret of the callback that it has made last.
+    pub(super) callback: Option<Arc<str>>,
+    /// The number of the request that it has taken last and not answered.
+    pub(super) request: Option<i64>,
+    /// The child that it has started last.
+    pub(super) child: Option<RunId>,
     /// The context as it found it, and as it leaves it.
     pub(super) context: [Vec<(Arc<str>, Value)>; 2],
 }
@@ -120,24 +130,26 @@ pub(super) fn of_result(result: &Result<Value, Failure>) -> u64 {
 impl Body {
     /// The random-looking number that a step returns: the same on every entry of the attempt.
     pub(super) fn step_value(&self, what: &[u8]) -> u64 {
-        mix(digest(what), u64::from(self.task.ix))
+        mix(digest(what), u64::from(self.place))
     }
 
     /// Where it is and what it has seen, its context included.
     pub(super) fn state(&self) -> Value {
-        let pairs = [("at", number(self.at as u64 + 1)), ("seen", number(self.seen))];
+        let child = self.child.map(RunId::to_value);
+        let pairs = [("at", Some(number(self.at as u64 + 1))), ("seen", Some(number(self.seen))), ("child", child)];
         let context = self.context[1].iter().map(|(key, value)| (&**key, Some(value)));
-        Value::new(&pack::pack(pairs.iter().map(|(key, value)| (*key, Some(value))).chain(context)))
+        Value::new(&pack::pack(pairs.iter().map(|(key, value)| (*key, value.as_ref())).chain(context)))
     }
 
     /// Continues where its last checkpoint was.
     pub(super) fn continue_at(&mut self, state: &Value) {
-        let pairs = pack::unpack(state.as_bytes()).unwrap_or_default().into_iter();
-        let mut pairs = pairs.filter_map(|(key, value)| Some((key, value?)));
-        let mut next = || pairs.next().and_then(|(_, value)| std::str::from_utf8(value.payload()).ok()?.parse().ok());
-        self.at = next().unwrap_or_default() as usize;
-        self.seen = next().unwrap_or_default();
-        self.context[1] = pairs.collect();
+        let mut pairs = pack::unpack(state.as_bytes()).unwrap_or_default().into_iter();
+        let mut next = || pairs.next().and_then(|(_, value)| value);
+        let number = |value: Option<Value>| std::str::from_utf8(value?.payload()).ok()?.parse::<u64>().ok();
+        self.at = number(next()).unwrap_or_default() as usize;
+        self.seen = number(next()).unwrap_or_default();
+        self.child = next().as_ref().and_then(RunId::from_value);
+        self.context[1] = pairs.filter_map(|(key, value)| Some((key, value?))).collect();
     }
 
     /// One more step of an [`Act::Shuffled`] is done. Their order does not count.

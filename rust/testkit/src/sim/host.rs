@@ -18,6 +18,13 @@ pub(super) struct SimBody {
     pub(super) retries_timeout: bool,
 }
 
+impl SimBody {
+    /// The body of a task.
+    pub(super) fn of(task: &TaskPlan) -> Self {
+        Self { retries_timeout: task.timeout.is_some_and(|(_, retried)| retried) }
+    }
+}
+
 /// What the engine has dispatched.
 #[derive(Default)]
 pub(super) struct Outbox {

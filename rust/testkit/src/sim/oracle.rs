@@ -4,7 +4,10 @@
 //! of the simulated processes at the moment at which it is made. It keeps its own rows and never asks the engine.
 //! Here: what it knows. The guarantees are in `oracle/rules.rs`.
 
+pub(super) mod answers;
+mod children;
 pub(super) mod mail;
+pub(super) mod requests;
 mod rules;
 mod shown;
 
@@ -14,7 +17,7 @@ use std::time::Duration;
 
 use shown::Shown;
 
-use bide_core::record::{Mark, RunRowId, RunUpdate};
+use bide_core::record::{Mark, NewRun, RunRowId, RunUpdate};
 use bide_core::{
     Batch, Entry, EntryKey, EntryKind, EntryState, Failure, Graph, RunStatus, SubStatus, TaskIx, TaskRow, TaskStatus,
     Time, Write,
@@ -83,6 +86,12 @@ pub struct Oracle {
     late: HashMap<(RunRowId, TaskIx), Duration>,
     /// The signals that were sent.
     letters: mail::Letters,
+    /// The callbacks that bodies have made, and the answers to them.
+    callbacks: answers::Callbacks,
+    /// The requests that were sent, and their answers.
+    requests: requests::Requests,
+    /// The runs that bodies have started.
+    children: children::Children,
     /// The latest time that the wall has shown: no wait for a later time may end.
     latest: Time,
     /// What bodies have emitted that is not committed.
@@ -115,11 +124,14 @@ fn is_checkpoint(batch: &Batch, run: RunRowId, ix: TaskIx) -> bool {
 const TRACE: usize = 80;
 
 impl Oracle {
-    /// Of a workflow.
+    /// Of a workflow, whose graph has after its own tasks, from this position on, those of child runs.
     #[must_use]
-    pub fn new(graph: Arc<Graph>) -> Self {
+    pub fn new(graph: Arc<Graph>, first_of_child: TaskIx) -> Self {
         Self {
             graph,
+            callbacks: answers::Callbacks::default(),
+            requests: requests::Requests::default(),
+            children: children::Children::of(first_of_child),
             tasks: HashMap::new(),
             entries: HashMap::new(),
             executed_once: HashSet::new(),
@@ -195,7 +207,8 @@ impl Oracle {
     }
 
     /// A batch was committed.
-    pub fn committed(&mut self, runner: i64, batch: &Batch) {
+    pub fn committed(&mut self, runner: i64, created: &[&NewRun], batch: &Batch) {
+        created.iter().for_each(|new| self.is_created(new));
         self.what_is_shown_is_never_later_than_a_record(runner, batch);
         for write in batch {
             match write {
@@ -212,45 +225,51 @@ impl Oracle {
                         mark: Mark::default(),
                         by: runner,
                     };
-                    self.record(done.run, done.task as TaskIx, row);
+                    self.record(done.run, self.place(done.run, done.task), row);
                 }
                 Write::Task(row) => {
-                    self.record(row.run, row.task as TaskIx, Committed::by(runner, row));
+                    self.record(row.run, self.place(row.run, row.task), Committed::by(runner, row));
                     self.suspects_of_two_deaths_are_entered_alone(runner);
                 }
-                Write::Entry { run, task, entry, .. } => self.entry(*run, *task as TaskIx, entry),
+                Write::Entry { run, task, entry, .. } => self.entry(*run, self.place(*run, *task), entry),
                 Write::DropEntries { run, task, keys, .. } => {
-                    let ix = *task as TaskIx;
-                    if is_checkpoint(batch, *run, ix) {
+                    let ix = self.place(*run, *task);
+                    if is_checkpoint(batch, *run, *task as TaskIx) {
                         self.meets("a checkpoint that drops a journal");
                     } else {
                         self.a_retry_keeps_what_is_recorded(*run, ix, keys);
                     }
                     for key in keys {
+                        self.is_dropped(*run, ix, key);
                         self.entries.remove(&(*run, ix, key.clone()));
                         self.executed_once.remove(&(*run, ix, key.clone()));
                     }
                 }
-                Write::Message { .. } | Write::Consumed { .. } | Write::Answer { .. } => {}
+                Write::Answer { number, answer, .. } => self.a_request_has_one_answer(*number, answer),
+                Write::Message { .. } | Write::Consumed { .. } => {}
                 Write::Applied { .. } | Write::DropElements { .. } => {}
                 Write::Run(update) => {
                     self.an_ended_run_stays_as_it_is(update);
                     self.a_run_ends_with_its_tasks(update);
                     self.runs.insert(update.run, (**update).clone());
+                    self.child_ends(runner, update);
                 }
                 Write::Events(_) | Write::Progress(_) => {}
             }
         }
         for write in batch {
             if let Write::Entry { run, task, entry, .. } = write {
-                let members = entry.operation.members();
+                let (ix, members) = (self.place(*run, *task), entry.operation.members());
+                self.a_wait_for_a_child_ends_with_it(runner, entry);
                 if members.is_empty() {
-                    self.combinations_fit(*run, *task as TaskIx, &entry.key);
+                    self.combinations_fit(*run, ix, &entry.key);
                 } else {
-                    self.combinations_fit_their_members(*run, *task as TaskIx, &entry.key);
+                    self.combinations_fit_their_members(*run, ix, &entry.key);
                 }
             }
         }
+        self.what_a_task_has_taken_is_answered_at_its_end(batch);
+        created.iter().for_each(|new| self.a_child_is_created_with_its_record(new));
     }
 
     fn record(&mut self, run: RunRowId, ix: TaskIx, row: Committed) {
@@ -277,6 +296,10 @@ impl Oracle {
         self.a_recorded_step_stays_as_it_is(run, ix, entry);
         self.nothing_wakes_early(ix, entry);
         self.each_signal_satisfies_one_wait(run, ix, entry);
+        self.a_callback_keeps_its_secret(run, ix, entry);
+        self.a_request_is_taken_once(run, ix, entry);
+        self.the_first_answer_stands(run, ix, entry);
+        self.a_start_is_one_child(run, ix, entry);
         self.a_combination_is_decided_once(run, ix, entry);
         // To ask again what was recorded is no progress, and neither is a gate that opens.
         let before = self.entries.get(&(run, ix, entry.key.clone())).map(|before| before.state);

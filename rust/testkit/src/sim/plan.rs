@@ -6,6 +6,7 @@
 //! compared with those of a world without disasters.
 
 mod mail;
+mod others;
 mod random;
 mod smaller;
 
@@ -18,8 +19,12 @@ use bide_core::{GateSpec, GateUntil, Graph, PollPolicy, RetryPolicy, RunIf, Task
 
 use crate::fault::Fault;
 
-pub use mail::{Letter, Sender, Several};
+pub use mail::{Letter, Sender, Several, Target};
 pub(super) use mail::{signal_name, signal_request};
+pub(super) use others::{
+    CHILD, answer_address, answer_request, callback_request, child_request, reply_request, request_address,
+    start_request, take_request,
+};
 
 /// One simulated world.
 #[derive(Clone, Debug)]
@@ -30,6 +35,8 @@ pub struct Case {
     pub tasks: Vec<TaskPlan>,
     /// The task that [`Version::Grown`] has besides.
     pub added: TaskPlan,
+    /// The tasks of the runs that bodies start as their children.
+    pub child: Vec<TaskPlan>,
     /// The first failure skips what has not started.
     pub fail_fast: bool,
     /// Slots of each process.
@@ -117,6 +124,20 @@ pub enum Act {
     Signal(u8, Option<u64>),
     /// The same with several waits at once.
     Several(Several, Option<u64>),
+    /// Makes a callback, which anybody may answer from then on.
+    Callback,
+    /// Waits for the answer to the callback that was made last, perhaps with a timeout in milliseconds, and continues
+    /// in any case.
+    Answer(Option<u64>),
+    /// Waits for a request, perhaps with a timeout in milliseconds, and continues in either case.
+    Takes(Option<u64>),
+    /// Answers the request that was taken last, or refuses it.
+    Replies(bool),
+    /// Starts a child run, perhaps with a key.
+    Starts(Option<u8>),
+    /// Waits for the end of the child that was started last, perhaps with a timeout in milliseconds, and continues in any
+    /// case.
+    Joins(Option<u64>),
     /// Holds its slot for this many milliseconds.
     Works(u64),
     /// Sets one of a few keys of the context to what it has seen so far.
@@ -200,6 +221,8 @@ impl Act {
             Self::Forever => Some("forever"),
             Self::Signal(..) | Self::Several(..) => Some("what comes"),
             Self::Works(_) | Self::Sets(_) | Self::Kills(_) | Self::Scripted(_) => None,
+            Self::Callback | Self::Answer(_) | Self::Starts(_) | Self::Joins(_) => None,
+            Self::Takes(_) | Self::Replies(_) => None,
         }
     }
 
@@ -227,7 +250,8 @@ impl Act {
 
     /// Whether it waits for a condition, so that something is asked.
     pub(super) fn is_condition(self) -> bool {
-        !self.is_step() && !matches!(self, Self::Sleep(_) | Self::Checkpoint | Self::Signal(..))
+        let asks_nothing = matches!(self, Self::Sleep(_) | Self::Checkpoint | Self::Signal(..));
+        !self.is_step() && !asks_nothing && !self.is_with_others()
     }
 
     /// Whether it executes steps.
@@ -237,7 +261,13 @@ impl Act {
 
     /// Whether what it waits for comes from outside, or may come in another order than in another world.
     pub(super) fn depends_on_the_moment(self) -> bool {
-        matches!(self, Self::Signal(..) | Self::Several(..))
+        matches!(self, Self::Signal(..) | Self::Several(..) | Self::Answer(_) | Self::Joins(Some(_)))
+    }
+
+    /// Whether it has to do with a callback, a request or a child run.
+    pub(super) fn is_with_others(self) -> bool {
+        let with_request = matches!(self, Self::Takes(_) | Self::Replies(_));
+        with_request || matches!(self, Self::Callback | Self::Answer(_) | Self::Starts(_) | Self::Joins(_))
     }
 
     /// How its condition is polled.
@@ -322,27 +352,28 @@ impl Case {
         tasks
     }
 
-    /// A task by its position.
-    pub(super) fn task(&self, ix: TaskIx) -> &TaskPlan {
-        self.tasks.get(ix as usize).unwrap_or(&self.added)
-    }
-
     /// The workflow in a version.
     ///
     /// # Panics
     /// If the generator made something that is no workflow.
     #[must_use]
     pub fn graph(&self, version: Version) -> Graph {
-        let specs = self.tasks(version).into_iter().map(TaskPlan::spec).collect();
-        Graph::build("simulated", specs, self.fail_fast).unwrap_or_else(|error| panic!("{error:?}"))
+        Self::graph_of("simulated", &self.tasks(version), self.fail_fast)
     }
 
-    /// The tasks that may wait for ever: they do themselves, or something that they depend on does.
+    fn graph_of(workflow: &str, tasks: &[&TaskPlan], fail_fast: bool) -> Graph {
+        let specs = tasks.iter().map(|task| task.spec()).collect();
+        Graph::build(workflow, specs, fail_fast).unwrap_or_else(|error| panic!("{error:?}"))
+    }
+
+    /// The tasks that may wait for ever: they do themselves, or something that they depend on does. `also` says it of
+    /// further tasks.
     #[must_use]
-    pub fn endless(&self) -> Vec<bool> {
+    pub fn endless(&self, also: impl Fn(TaskIx) -> bool) -> Vec<bool> {
         let graph = self.graph(Version::Grown);
         let waits = |task: &TaskPlan| task.acts.iter().any(|act| matches!(act, Act::Forever));
-        let mut endless: Vec<bool> = self.tasks(Version::Grown).into_iter().map(waits).collect();
+        let tasks = (0..).zip(self.tasks(Version::Grown));
+        let mut endless: Vec<bool> = tasks.map(|(ix, task)| waits(task) || also(ix)).collect();
         for &ix in graph.order() {
             let on = |dep: &TaskIx| endless[*dep as usize];
             endless[ix as usize] |= graph.dependencies(ix).iter().any(on);
@@ -405,6 +436,12 @@ impl fmt::Display for Case {
         }
         if self.has(|disaster| matches!(disaster, Disaster::Deploy(Version::Grown | Version::Shrunk))) {
             writeln!(f, "  {} (only in the grown version)", self.added)?;
+        }
+        let all = self.tasks.iter().chain([&self.added]);
+        if all.flat_map(|task| &task.acts).any(|act| matches!(act, Act::Starts(_))) {
+            for task in &self.child {
+                writeln!(f, "  {task} (in child runs)")?;
+            }
         }
         for letter in &self.letters {
             writeln!(f, "  {letter:?}")?;

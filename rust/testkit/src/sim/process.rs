@@ -4,6 +4,7 @@
 mod bodies;
 mod end;
 mod gates;
+mod others;
 mod parked;
 mod slots;
 
@@ -13,10 +14,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::RunRow;
-use bide_core::{Address, Control, Graph, RunId, TaskIx, Time, Value};
+use bide_core::{Control, Graph, RunId, TaskIx, Time, Value};
 use bide_executor::drive::{Allowance, Driver, Gathering};
 use bide_executor::{
-    Clock, Handle, Letter, NotRegistered, Ready, RegisteredWorkflow, Run, RunRequest, Settlement, SubmitError,
+    Clock, Handle, Letter, NotRegistered, PendingRequest, Ready, RegisteredWorkflow, Run, RunRequest, Settlement,
+    SubmitError,
 };
 use bide_sched::pacer::{Pacer, STUCK_AFTER};
 use bide_sched::{SlotNo, Slots};
@@ -26,7 +28,7 @@ use bide_sync::Mutex;
 use super::body::{Body, Phase};
 use super::host::{Outbox, SimBody, SimHost};
 use super::oracle::Oracle;
-use super::plan::{Case, TaskPlan, Version};
+use super::plan::{Case, Version};
 use super::rng::Rng;
 use super::scripted::Script;
 use crate::clock::VirtualClock;
@@ -105,10 +107,14 @@ pub(super) struct Process {
     last_turn: (u64, Duration),
     /// The handles of its callers.
     handles: Vec<Handle<SimHost>>,
+    /// The requests whose senders wait here.
+    requests: Vec<PendingRequest<SimHost>>,
     /// It is closing.
     closing: bool,
     /// Its workflow is registered.
     registered: Cell<bool>,
+    /// The workflow of child runs, once it is registered.
+    child: Option<Arc<RegisteredWorkflow<SimHost>>>,
     /// A body has killed it.
     dead: bool,
     /// It is stopped until this moment, by the steady clock.
@@ -140,8 +146,8 @@ impl Process {
         seed: u64,
     ) -> Result<Self, StoreError> {
         let (oracle, script) = (Arc::clone(&shared.oracle), shared.script.clone());
-        store.watch(Box::new(move |lease, batch| {
-            oracle.lock().committed(lease.runner, batch);
+        store.watch(Box::new(move |lease, created, batch| {
+            oracle.lock().committed(lease.runner, created, batch);
             script.iter().for_each(|script| script.probe.committed(batch));
         }));
         let oracle = Arc::clone(&shared.oracle);
@@ -175,8 +181,10 @@ impl Process {
             streak: 0,
             last_turn: (0, Duration::ZERO),
             handles: Vec::new(),
+            requests: Vec::new(),
             closing: false,
             registered: Cell::new(false),
+            child: None,
             dead: false,
             frozen_until: Duration::ZERO,
             returned: Vec::new(),
@@ -187,8 +195,7 @@ impl Process {
 
     /// Registers the workflow. If that fails, its user gets an error and tries again later.
     fn register(&self) -> Result<Arc<RegisteredWorkflow<SimHost>>, StoreError> {
-        let body = |task: &&TaskPlan| SimBody { retries_timeout: task.timeout.is_some_and(|(_, retried)| retried) };
-        let bodies = self.shared.case.tasks(self.version).iter().map(body).collect();
+        let bodies = self.shared.case.tasks(self.version).into_iter().map(SimBody::of).collect();
         let registered = self.driver.engine().register(Arc::clone(&self.graph), bodies);
         let failed = |error: &StoreError| self.shared.oracle.lock().note(format!("does not register: {error}"));
         self.registered.set(registered.as_ref().inspect_err(|error| failed(error)).is_ok());
@@ -207,14 +214,8 @@ impl Process {
     }
 
     /// A caller sends a message to a run.
-    pub(super) fn send(
-        &self,
-        run: RunId,
-        address: Address,
-        id: Option<Arc<str>>,
-        value: Value,
-    ) -> Result<Sent, StoreError> {
-        self.driver.engine().send(Letter { run, address, id, content: Ok(value) })
+    pub(super) fn send(&self, letter: Letter) -> Result<Sent, StoreError> {
+        self.driver.engine().send(letter)
     }
 
     /// Asks something of a run.
@@ -416,13 +417,18 @@ impl Process {
         if self.sides.iter().any(|side| !side.gathering.is_empty()) { span.min(LOOK) } else { span }
     }
 
+    /// Whether something has rung since the last look.
+    pub(super) fn has_rung(&self) -> bool {
+        !self.rung.lock().is_empty()
+    }
+
     /// All its threads have had their turn, and wait.
     pub(super) fn nothing_is_overdue(&self) {
         let now = self.steady();
         let reached = |body: &&Body| body.allowance.as_ref().is_some_and(Allowance::is_reached);
         for body in self.bodies.values().filter(reached).filter(|body| self.still_has(&body.run)) {
             let mut oracle = self.shared.oracle.lock();
-            oracle.a_timeout_fails_its_attempt_at_once(body.run.id.row(), body.task.ix, body.attempt);
+            oracle.a_timeout_fails_its_attempt_at_once(body.run.id.row(), body.place, body.attempt);
         }
         for side in self.sides.iter().filter(|side| !side.gathering.is_empty()) {
             let age = now.saturating_sub(side.since);

@@ -39,7 +39,7 @@ impl WaitDriver for Simulated {
 
     fn live(&self, kind: Kind, probe: &Arc<Probe>) {
         let case = Case::scripted(kind, probe);
-        let oracle = Oracle::new(Arc::new(case.graph(Version::First)));
+        let oracle = Oracle::new(Arc::new(case.every_task()), case.first_of_child());
         let shared = Shared {
             case: Arc::new(case),
             clock: Arc::clone(&probe.clock),
@@ -60,7 +60,7 @@ impl WaitDriver for Simulated {
             } else if process.is_over() || process.closes() || (process.has_settled() && !probe.is_inside()) {
                 process.finish_close();
                 return;
-            } else {
+            } else if !process.has_rung() {
                 probe.clock.advance(span.max(Duration::from_micros(1)));
             }
         }

@@ -40,6 +40,8 @@ pub struct TaskEnd {
 pub struct RunEnd {
     /// Where it stands.
     pub status: RunStatus,
+    /// A child of it is paused, so that it may wait for ever.
+    pub stuck: bool,
     /// Its tasks.
     pub tasks: Vec<TaskEnd>,
 }
@@ -92,10 +94,10 @@ struct World {
 /// Says which guarantee was broken, and what happened before.
 pub fn play(case: &Case) -> Result<Outcome, String> {
     // It has the tasks of all versions, at the positions that they have in each.
-    let graph = Arc::new(case.graph(Version::Grown));
+    let graph = Arc::new(case.every_task());
     let shared = Shared {
         case: Arc::new(case.clone()),
-        oracle: Arc::new(Mutex::new(Oracle::new(graph))),
+        oracle: Arc::new(Mutex::new(Oracle::new(graph, case.first_of_child()))),
         clock: VirtualClock::new(),
         script: None,
     };
@@ -201,6 +203,7 @@ impl World {
             let lease = self.rng.one_in(2);
             span = span.min(process.time_has_passed(lease));
             process.look_at_handles();
+            process.look_for_answers();
         }
         let thawed = |process: &&mut Process| !process.is_frozen();
         if self.processes.iter_mut().filter(thawed).any(|process| !process.moves().is_empty()) {
@@ -228,6 +231,8 @@ impl World {
         oracle.no_time_is_missed(now, steady, executed);
         let queued = |run: RunRowId| self.queued(&rows, run);
         oracle.no_wait_is_passed_over(steady, executed, queued);
+        oracle.no_answer_is_passed_over(steady, executed);
+        oracle.no_end_of_a_child_is_missed(steady, executed);
     }
 
     fn pass(&mut self, span: Duration) {
@@ -257,14 +262,20 @@ impl World {
 
     /// Whether all calls were made, all disasters have struck, and every run has ended or waits for ever.
     fn is_finished(&self) -> bool {
-        let endless = self.shared.case.endless();
         self.nothing_is_to_come()
             && !self.processes.iter().any(Process::works)
             && self.rows().iter().all(|row| {
                 row.status.is_ended()
                     || (row.status == RunStatus::Paused && !is_held(row))
-                    || self.shared.oracle.lock().what_is_left_is_nameable(row.id.row(), &endless[..self.size_of(row)])
+                    || (row.parent.is_none() && self.waits_for_ever(row))
             })
+    }
+
+    /// Whether a run waits for what never comes: because its bodies do, or for a child that is paused.
+    fn waits_for_ever(&self, row: &RunRow) -> bool {
+        let (case, oracle) = (&self.shared.case, self.shared.oracle.lock());
+        let paused = |ix: TaskIx| oracle.waits_for_a_paused_child(row.id.row(), ix);
+        oracle.what_is_left_is_nameable(row.id.row(), &case.endless(paused)[..self.size_of(row)])
     }
 
     /// How many tasks the version of a run has.
@@ -299,11 +310,25 @@ impl World {
             process.look_at_handles();
         }
         let mut runs = Vec::new();
+        let children: Vec<RunRow> = self.rows().into_iter().filter(|row| row.parent.is_some()).collect();
+        if children.len() != self.shared.oracle.lock().count_of_children() {
+            return Err(format!("{} children are there, and others were created", children.len()));
+        }
+        for child in &children {
+            let Ok(Some(stored)) = self.base.load(child.id) else { return Err(format!("child {} is gone", child.id)) };
+            let mut oracle = self.shared.oracle.lock();
+            oracle.no_signal_is_lost(child.id.row(), &stored.messages);
+            oracle.no_answer_is_lost(child.id, &stored.messages);
+            if !child.status.is_ended() && !matches!(child.blocked_by, Some(BlockReason::Crashes { .. })) {
+                return Err(format!("child {} is {:?}: {:?}", child.id, child.status, child.blocked_by));
+            }
+        }
         for number in 0..self.shared.case.calls.len() {
             let ids = self.base.by_key(&key_of(number), None).unwrap_or_default();
             let [(id, _)] = ids[..] else { return Err(format!("the key of run {number} has {} runs", ids.len())) };
             let Ok(Some(stored)) = self.base.load(id) else { return Err(format!("run {number} is gone")) };
             self.shared.oracle.lock().no_signal_is_lost(id.row(), &stored.messages);
+            self.shared.oracle.lock().no_answer_is_lost(id, &stored.messages);
             let paused = stored.run.status == RunStatus::Paused;
             let suspected = matches!(stored.run.blocked_by, Some(BlockReason::Crashes { .. }));
             if paused && !suspected {
@@ -336,10 +361,13 @@ impl World {
                     failure: task.and_then(|task| task.failure.as_ref()).map(|failure| failure.type_name()),
                 }
             });
-            runs.push(RunEnd { status: stored.run.status, tasks: tasks.collect() });
+            let tasks = tasks.collect();
+            let stuck = children.iter().any(|child| child.parent == Some(id) && child.status == RunStatus::Paused);
+            runs.push(RunEnd { status: stored.run.status, stuck, tasks });
         }
-        if self.runs().len() != self.shared.case.calls.len() {
-            return Err(format!("{} runs for {} keys", self.runs().len(), self.shared.case.calls.len()));
+        let roots = self.runs().len() - children.len();
+        if roots != self.shared.case.calls.len() {
+            return Err(format!("{roots} runs for {} keys", self.shared.case.calls.len()));
         }
         let oracle = self.shared.oracle.lock();
         match oracle.violations.first() {

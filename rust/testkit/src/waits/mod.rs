@@ -9,6 +9,7 @@
 
 mod cases;
 mod gates;
+mod messages;
 mod probe;
 mod script;
 mod steps;
@@ -66,7 +67,9 @@ struct Case {
 /// If a driver does something else, with all cases in which it does.
 pub fn run(driver: &dyn WaitDriver) {
     let mut wrong = Vec::new();
-    let all = [(Kind::Body, cases::cases()), (Kind::Body, steps::cases()), (Kind::Gate, gates::cases())];
+    let bodies = [cases::cases(), steps::cases(), messages::cases()];
+    let all: Vec<_> =
+        bodies.map(|cases| (Kind::Body, cases)).into_iter().chain([(Kind::Gate, gates::cases())]).collect();
     let names: Vec<&str> = all.iter().flat_map(|(_, cases)| cases.iter().map(|case| case.name)).collect();
     assert!((1..names.len()).all(|at| !names[..at].contains(&names[at])), "a case is named twice");
     for (kind, cases) in all {

@@ -70,7 +70,7 @@ impl Probe {
         let (state, closes) = (Mutex::new(state), AtomicBool::new(false));
         let probe = Arc::new(Self { seed, life, clock, store, base, seen, state, closes });
         let watcher = Arc::downgrade(&probe);
-        probe.store.watch(Box::new(move |_, batch| {
+        probe.store.watch(Box::new(move |_, _, batch| {
             watcher.upgrade().into_iter().for_each(|probe| probe.committed(batch));
         }));
         probe

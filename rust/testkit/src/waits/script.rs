@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use bide_core::attempt::{Polled, Request, StepOptions};
 use bide_core::poll::PollPolicy;
-use bide_core::{Failure, FailureKind, RetryPolicy, StepArguments, Time, Tolerance, Value};
+use bide_core::{
+    Address, CallbackToken, Failure, FailureKind, RecordKind, RetryPolicy, RunId, StepArguments, Time, Tolerance, Value,
+};
 
 use crate::fault::Fault;
 
@@ -59,6 +61,13 @@ pub enum Operation {
         /// When it is tried again.
         retry: Option<RetryPolicy>,
     },
+    /// A wait for a signal of its name, which nobody sends.
+    Signal {
+        /// How long it may stay open.
+        timeout: Option<Duration>,
+    },
+    /// A callback that is made.
+    Callback,
     /// A checkpoint.
     Checkpoint,
     /// The recorded time.
@@ -182,6 +191,11 @@ impl Call {
                 let options = StepOptions { once, retry, ..StepOptions::PLAIN };
                 Request::Step { arguments: StepArguments::default(), options }
             }
+            Operation::Signal { timeout } => Request::Message { address: Address::signal(self.name), timeout },
+            Operation::Callback => {
+                let value = CallbackToken::new(RunId::new(0, 0, 0), 0).to_value();
+                Request::Record { kind: RecordKind::Callback, value }
+            }
             Operation::Checkpoint => Request::Checkpoint(yes()),
             Operation::Now => Request::step(Some([].into())),
         }
@@ -211,7 +225,7 @@ impl Call {
     /// With another timeout.
     #[must_use]
     pub fn timeout(mut self, ms: u64) -> Self {
-        if let Operation::Condition { timeout, .. } = &mut self.what {
+        if let Operation::Condition { timeout, .. } | Operation::Signal { timeout } = &mut self.what {
             *timeout = Some(Duration::from_millis(ms));
         }
         self
@@ -277,6 +291,18 @@ pub(super) fn once(answer: Answer) -> Call {
 pub(super) fn retried(attempts: u32, answers: &[Answer]) -> Call {
     let retry = RetryPolicy { jitter: 0.0, ..RetryPolicy::new(attempts) };
     Call { name: "s", what: Operation::StepWith { once: false, retry: Some(retry) }, answers: answers.to_vec() }
+}
+
+/// A wait for a signal `go`.
+#[must_use]
+pub(super) fn signal() -> Call {
+    Call { name: "go", what: Operation::Signal { timeout: None }, answers: Vec::new() }
+}
+
+/// A callback `paid` that is made.
+#[must_use]
+pub(super) fn callback() -> Call {
+    Call { name: "paid", what: Operation::Callback, answers: Vec::new() }
 }
 
 /// A checkpoint.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bide_core::attempt::{Action, CallError, Fed, Request, StartRequest};
+use bide_core::quick_hash::QuickHash;
 use bide_core::{EntryKey, RunId, StepArguments};
 
 use super::BodyCx;
@@ -20,6 +21,17 @@ pub enum StartIdentity {
     Key(Arc<str>),
 }
 
+impl StartIdentity {
+    /// The start of a child of this workflow, as a body asks for it.
+    pub(crate) fn request<H: Host>(self, workflow: &Arc<str>) -> StartRequest {
+        let (name, proof, keyed) = match self {
+            Self::Inputs(proof) => (Arc::clone(workflow), Some(proof), false),
+            Self::Key(key) => (EntryKey::keyed_name(workflow, &key), None, true),
+        };
+        StartRequest { name, arguments: StepArguments { proof, older: None, advice: H::START_ADVICE }, keyed }
+    }
+}
+
 /// A child run that was started, now or by an earlier entry of the body.
 pub struct StartedChild {
     /// Its id.
@@ -29,7 +41,7 @@ pub struct StartedChild {
 }
 
 /// Children by their ids.
-pub(super) type Started<H> = Option<Box<HashMap<RunId, Arc<Run<H>>>>>;
+pub(super) type Started<H> = Option<Box<HashMap<RunId, Arc<Run<H>>, QuickHash>>>;
 
 /// How many children are kept in memory for a body. The results of further ones are read from the store.
 const KEPT: usize = 16_384;
@@ -71,16 +83,10 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         }
         let name = workflow.graph.workflow();
         let (identities, requests): (Vec<_>, Vec<_>) = starts.into_iter().unzip();
-        let request = |identity| {
-            let (name, proof, keyed) = match identity {
-                StartIdentity::Inputs(proof) => (Arc::clone(name), Some(proof), false),
-                StartIdentity::Key(key) => (EntryKey::keyed_name(name, &key), None, true),
-            };
-            StartRequest { name, arguments: StepArguments { proof, older: None, advice: H::START_ADVICE }, keyed }
-        };
+        let request = |identity: StartIdentity| identity.request::<H>(name);
         let mut call = self.begin(name, Request::Start(identities.into_iter().map(request).collect()))?;
         let mut requests: Vec<Option<RunRequest<H>>> = requests.into_iter().map(Some).collect();
-        let mut new: HashMap<usize, RunId> = HashMap::new();
+        let mut new: Vec<Option<RunId>> = vec![None; requests.len()];
         let mut fed = Fed::Begin;
         loop {
             fed = match self.drive(at, &mut call, &mut fed) {
@@ -88,7 +94,9 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
                     let requests = which.iter().filter_map(|at| requests[*at].take()).collect();
                     match at.detach(|| self.engine.start_children(&self.run, *event, workflow, requests)) {
                         Ok(children) => {
-                            new.extend(which.into_iter().zip(children.iter().map(|child| child.id)));
+                            for (at, child) in which.into_iter().zip(&children) {
+                                new[at] = Some(child.id);
+                            }
                             self.keep_children(&children);
                             Fed::Committed { deadline: None }
                         }
@@ -106,10 +114,10 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     }
 
     /// The children of these records, of which `new` are just created.
-    fn started(&self, keys: Vec<EntryKey>, new: &HashMap<usize, RunId>) -> Vec<StartedChild> {
+    fn started(&self, keys: Vec<EntryKey>, new: &[Option<RunId>]) -> Vec<StartedChild> {
         let state = self.run.state.lock();
         let child = |(at, key): (usize, EntryKey)| {
-            let id = new.get(&at).copied().or_else(|| state.started_child(self.task, &key))?;
+            let id = new[at].or_else(|| state.started_child(self.task, &key))?;
             Some(StartedChild { id, key })
         };
         keys.into_iter().enumerate().filter_map(child).collect()

@@ -3,20 +3,24 @@
 use std::sync::Arc;
 
 use bide_core::attempt::{Action, CallError, Fed, Request, reply_name};
-use bide_core::{RecordKind, Value};
+use bide_core::{CallbackToken, RecordKind, Value};
 
 use super::BodyCx;
 use crate::host::{Attached, Host};
+use crate::ids::{recorded_token, token};
 use crate::runs::answers::Reply;
 use crate::threads::pool::Pool;
 
 impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
-    /// Records that the body has made a callback with this secret. Returns the recorded one: on re-entry it is the same.
+    /// Records that the body has made a callback. Returns its token: on re-entry it is the same.
     ///
     /// # Errors
     /// See [`CallError`].
-    pub fn make_callback(&self, at: &mut dyn Attached, name: &Arc<str>, secret: Value) -> Result<Value, CallError> {
-        self.record_own(at, name, Request::Record { kind: RecordKind::Callback, value: secret })
+    pub fn make_callback(&self, at: &mut dyn Attached, name: &Arc<str>) -> Result<CallbackToken, CallError> {
+        let run = self.run.id;
+        let value = token(run)?.to_value();
+        let recorded = self.record_own(at, name, Request::Record { kind: RecordKind::Callback, value })?;
+        recorded_token(run, &self.task_name(), name, &recorded)
     }
 
     /// Answers a request that the body has taken, by its name and number.

@@ -204,7 +204,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
                     self.run.set_alarm(self.task, call.key(), alarm, ticket);
                 });
                 // Somebody may have rung for what is no reason to wake.
-                if woken == Woken::Closed || self.engine.now() >= due || self.is_over(call) {
+                if woken == Woken::Closed || self.engine.now() >= due || self.is_over(call) || self.run.is_over() {
                     break woken;
                 }
             },
@@ -218,17 +218,12 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         })
     }
 
-    /// Whether the run ends at a time whatever its bodies do: they are woken then.
-    fn has_deadline(&self) -> bool {
-        self.run.options.as_ref().is_some_and(|options| options.deadline.is_some())
-    }
-
     /// The sleep is over; one until the next poll has ended the last one.
     #[inline(never)]
     pub(super) fn wakes(&self, waiting: &mut Waiting, sleep: Sleep, woken: Woken) {
         waiting.poll = None;
         // A poll is begun in any case, and finds that out itself.
-        if !matches!(sleep, Sleep::Poll(_)) && self.has_deadline() && self.run.is_over() {
+        if !matches!(sleep, Sleep::Poll(_)) && self.run.has_deadline() && self.run.is_over() {
             waiting.fed = Fed::Stopped;
             return;
         }

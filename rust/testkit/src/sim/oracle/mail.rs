@@ -268,7 +268,8 @@ impl Oracle {
     /// What was sent and not consumed is in the store, and nothing else is.
     pub fn no_signal_is_lost(&mut self, run: RunRowId, stored: &[StoredMessage]) {
         let value = |stored: &StoredMessage| value_of(stored.message.content.as_ref().ok()?);
-        let mut queued: Vec<u64> = stored.iter().filter(|stored| !stored.consumed).filter_map(value).collect();
+        let signals = stored.iter().filter(|stored| stored.message.address.kind == MessageKind::Signal);
+        let mut queued: Vec<u64> = signals.filter(|stored| !stored.consumed).filter_map(value).collect();
         queued.sort_unstable();
         let letters: Vec<Letter> = self.letters.all.iter().filter(|letter| letter.run == run).cloned().collect();
         for letter in letters {

@@ -133,11 +133,15 @@ impl Oracle {
         let name = Arc::clone(self.graph.name(ix));
         let pushed = self.entries.get(&(run, ix, key.clone())).is_some_and(|entry| {
             // What it waits for may come between the two.
-            matches!(entry.operation, Operation::Message(_) | Operation::Any { .. } | Operation::All { .. })
+            matches!(
+                entry.operation,
+                Operation::Message(_) | Operation::Child { .. } | Operation::Any { .. } | Operation::All { .. }
+            )
         });
-        self.must(pushed || state == Some(EntryState::Open), "a slot is released before its wait is committed", || {
-            format!("{name}: {key:?} is {state:?}")
-        });
+        // A cancellation ends any wait.
+        let cancelled = state.is_some() && self.runs.get(&run).is_some_and(|run| run.cancel.is_some());
+        let right = pushed || cancelled || state == Some(EntryState::Open);
+        self.must(right, "a slot is released before its wait is committed", || format!("{name}: {key:?} is {state:?}"));
     }
 
     /// Guarantee 3: deadlines and times are absolute. While an entry is there, neither moves; but a wait that was
@@ -238,10 +242,11 @@ impl Oracle {
     pub fn what_is_left_is_nameable(&self, run: RunRowId, endless: &[bool]) -> bool {
         let ended = |ix: TaskIx| self.task(run, ix).is_some_and(|task| task.status.is_ended());
         let named = |ix: TaskIx| {
-            self.task(run, ix).is_some_and(|task| {
-                task.sub_status == Some(SubStatus::Deferred)
-                    && task.blocked_by.as_ref().is_some_and(|why| &**why == "waits for forever")
-            })
+            self.waits_for_a_paused_child(run, ix)
+                || self.task(run, ix).is_some_and(|task| {
+                    task.sub_status == Some(SubStatus::Deferred)
+                        && task.blocked_by.as_ref().is_some_and(|why| &**why == "waits for forever")
+                })
         };
         (0..endless.len() as TaskIx).all(|ix| {
             let blocked = self.graph.dependencies(ix).iter().any(|on| !ended(*on));
@@ -250,14 +255,18 @@ impl Oracle {
     }
 
     /// Guarantee 1 and the rule of retries: a retry keeps the journal less the failed entries at its tail, unless it
-    /// is to be fresh.
+    /// is to be fresh. The start of a child goes with the wait for it that has failed.
     pub(super) fn a_retry_keeps_what_is_recorded(&mut self, run: RunRowId, ix: TaskIx, dropped: &[EntryKey]) {
         let fresh = self.graph.spec(ix).retry.fresh;
         let satisfied = |key: &&EntryKey| {
             let entry = self.entries.get(&(run, ix, (*key).clone()));
             entry.is_some_and(|entry| entry.state == EntryState::Satisfied)
         };
-        let lost = dropped.iter().find(satisfied).cloned();
+        let replaced = |key: &&EntryKey| self.is_start_of_a_failed_child(run, ix, key, dropped);
+        let lost = dropped.iter().filter(satisfied).find(|key| !replaced(key)).cloned();
+        if dropped.iter().any(|key| replaced(&key)) {
+            self.meets("a child that replaces one that has failed");
+        }
         let name = Arc::clone(self.graph.name(ix));
         self.must(fresh || lost.is_none(), "a retry drops what is recorded", || format!("{name}: {lost:?}"));
     }
@@ -316,7 +325,9 @@ impl Oracle {
         proof: Option<&[u8]>,
     ) {
         let entry = self.entries.get(&(run, ix, key.clone())).cloned();
-        let always = |entry: &Entry| entry.kind() == EntryKind::Time || entry.key.is_keyed();
+        // Where a cancellation was raised it is raised again, whatever the wait is.
+        let cancelled = |entry: &Entry| entry.failure.as_ref().is_some_and(|why| why.kind == FailureKind::Cancelled);
+        let always = |entry: &Entry| entry.kind() == EntryKind::Time || entry.key.is_keyed() || cancelled(entry);
         let same = |entry: &Entry| proof.is_some() && entry.proof() == proof;
         let right =
             entry.as_ref().is_some_and(|entry| entry.state != EntryState::Open && (always(entry) || same(entry)));

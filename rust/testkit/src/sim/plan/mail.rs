@@ -42,12 +42,23 @@ pub struct Letter {
     pub at: u32,
     /// To which run.
     pub run: usize,
-    /// Which signal.
-    pub signal: u8,
+    /// What it is.
+    pub to: Target,
     /// The sender's id for it.
     pub id: Option<u8>,
     /// Who sends it.
     pub from: Sender,
+}
+
+/// What a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A signal.
+    Signal(u8),
+    /// An answer to one of the callbacks that bodies have made, counted from the newest.
+    Answer(u8),
+    /// A request.
+    Request,
 }
 
 /// Who sends a message.

@@ -5,7 +5,8 @@ use std::time::Duration;
 use bide_core::{RetryPolicy, RunIf};
 
 use super::super::rng::Rng;
-use super::{Act, Case, Disaster, End, Gate, Letter, Sender, Several, TaskPlan, Version};
+use super::others::CHILD_NUMBER;
+use super::{Act, Case, Disaster, End, Gate, Letter, Sender, Several, Target, TaskPlan, Version};
 use crate::fault::Fault;
 
 /// The lease thread looks at least this often while nothing else happens.
@@ -52,13 +53,24 @@ impl Letter {
         let within = [30, 100, 300, 1_000][rng.below(4)];
         let from = [Sender::Owner, Sender::Any, Sender::Outside][rng.below(3)];
         let id = rng.one_in(3).then(|| rng.below(3) as u8);
-        Self { at: rng.below(within) as u32, run: rng.below(runs), signal: signal(rng), id, from }
+        let to = match rng.below(6) {
+            0..2 => Target::Answer(rng.below(4) as u8),
+            2 => Target::Request,
+            _ => Target::Signal(signal(rng)),
+        };
+        Self { at: rng.below(within) as u32, run: rng.below(runs), to, id, from }
     }
 }
 
 impl Act {
     fn random(rng: &mut Rng) -> Self {
-        match rng.below(36) {
+        match rng.below(47) {
+            44..46 => Self::Takes(timeout(rng)),
+            46 => Self::Replies(rng.one_in(2)),
+            36..38 => Self::Callback,
+            38..40 => Self::Answer(timeout(rng)),
+            40..42 => Self::Starts(rng.one_in(2).then(|| rng.below(2) as u8)),
+            42..44 => Self::Joins(timeout(rng)),
             28..32 => Self::Signal(signal(rng), timeout(rng)),
             32..36 => Self::Several(Several::random(rng), timeout(rng)),
             0..3 => Self::Step(!rng.one_in(4)),
@@ -118,6 +130,21 @@ impl TaskPlan {
         });
         let acts = if rng.one_in(3) { 0 } else { rng.below(5) };
         let mut acts: Vec<Act> = (0..acts).map(|_| Act::random(rng)).collect();
+        // Most callbacks and children are waited for, sooner or later.
+        for at in (0..acts.len()).rev() {
+            let wait = match acts[at] {
+                Act::Callback => Act::Answer(timeout(rng)),
+                Act::Starts(_) => Act::Joins(timeout(rng)),
+                Act::Takes(_) => Act::Replies(!rng.one_in(3)),
+                _ => continue,
+            };
+            if !rng.one_in(4) {
+                acts.insert(at + 1 + rng.below(acts.len() - at), wait);
+            }
+            if rng.one_in(8) {
+                acts.insert(at + 1, Act::Checkpoint);
+            }
+        }
         let works = 200 + rng.below(3_000) as u64;
         let timeout = match rng.below(12) {
             // Reached in one stretch, or in the second of two.
@@ -176,6 +203,15 @@ impl TaskPlan {
         (0..3).map(task).collect()
     }
 
+    /// A task of a child run.
+    fn of_child(rng: &mut Rng, number: usize) -> Self {
+        let mut task = Self::random(rng, number, 0);
+        task.acts.retain(|act| act.fits_a_child());
+        task.number += CHILD_NUMBER;
+        task.on.iter_mut().for_each(|on| *on += CHILD_NUMBER);
+        task
+    }
+
     /// A task that always completes.
     fn added(rng: &mut Rng, tasks: usize) -> Self {
         let on = if rng.one_in(2) { vec![rng.below(tasks)] } else { Vec::new() };
@@ -225,6 +261,7 @@ impl Case {
             (0..1 + rng.below(8)).map(|number| TaskPlan::random(rng, number, shape)).collect()
         };
         let added = TaskPlan::added(rng, tasks.len());
+        let child = (0..1 + rng.below(2)).map(|number| TaskPlan::of_child(rng, number)).collect();
         let runs = if killer { 3 } else { 1 + rng.below(3) };
         let calls = (0..runs).map(|_| 1 + rng.below(2) as u32).collect();
         let mut letters: Vec<Letter> = (0..rng.below(8) * rng.below(3)).map(|_| Letter::random(rng, runs)).collect();
@@ -250,7 +287,7 @@ impl Case {
         let fail_fast = rng.one_in(6);
         let drift = [0, 400, -400][rng.below(3)];
         let (leap, most_moves) = (LEAP, MOST_MOVES);
-        Self { seed, tasks, added, fail_fast, slots, calls, letters, disasters, drift, leap, most_moves }
+        Self { seed, tasks, added, child, fail_fast, slots, calls, letters, disasters, drift, leap, most_moves }
     }
 
     /// Waits for a time of every kind, one after the other, each of `days` days; meanwhile an operator keeps setting
@@ -271,6 +308,7 @@ impl Case {
             TaskPlan { retry, ends: vec![End::Fail(true), End::Return], ..task(2) },
         ];
         let added = TaskPlan::added(rng, tasks.len());
+        let child = vec![TaskPlan::plain(CHILD_NUMBER)];
         let leaps = (3 * ms / 1000) as u32 / SLEEP;
         let mut disasters: Vec<(u32, Disaster)> = (0..200)
             .map(|n| {
@@ -285,6 +323,6 @@ impl Case {
         disasters.sort_by_key(|(at, _)| *at);
         let (leap, most_moves) = (Duration::from_secs(LEAP), 3 * leaps);
         let (fail_fast, slots, calls, letters, drift) = (false, 1, vec![1], Vec::new(), 0);
-        Self { seed, tasks, added, fail_fast, slots, calls, letters, disasters, drift, leap, most_moves }
+        Self { seed, tasks, added, child, fail_fast, slots, calls, letters, disasters, drift, leap, most_moves }
     }
 }

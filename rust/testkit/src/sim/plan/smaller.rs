@@ -58,6 +58,11 @@ impl Case {
                 with(&|case| case.tasks[at] = task.clone());
             }
         }
+        for at in 0..self.child.len() {
+            for task in self.child[at].smaller() {
+                with(&|case| case.child[at] = task.clone());
+            }
+        }
         if !self.added.on.is_empty() {
             with(&|case| case.added.on.clear());
         }
@@ -147,6 +152,10 @@ impl Act {
             Self::Step(false) => Some(Self::Step(true)),
             Self::Signal(signal, Some(_)) => Some(Self::Signal(signal, None)),
             Self::Several(several, Some(_)) => Some(Self::Several(several, None)),
+            Self::Answer(Some(_)) => Some(Self::Answer(None)),
+            Self::Joins(Some(_)) => Some(Self::Joins(None)),
+            Self::Takes(Some(_)) => Some(Self::Takes(None)),
+            Self::Starts(Some(_)) => Some(Self::Starts(None)),
             _ => None,
         }
     }

@@ -82,7 +82,7 @@ impl Process {
         mut open_call: OpenCall,
         action: Action,
     ) {
-        let (run, ix) = (body.run.id.row(), body.task.ix);
+        let (run, ix) = (body.run.id.row(), body.place);
         let fed = match action {
             Action::CheckLease if self.driver.may_start() && !self.is_lost(&body) => Fed::LeaseHeld,
             Action::CheckLease => Fed::LeaseLost,
@@ -139,11 +139,8 @@ impl Process {
             Action::Read => Fed::EntryRead(body.run.state.lock().closed_entry(body.task, open_call.call.key())),
             Action::AskPart(_) => Fed::Asked(self.ask(open_call.act)),
             Action::ProvePart(_) => Fed::Proved(true),
-            action @ (Action::Sleep(_)
-            | Action::CommitAndAcquire(_)
-            | Action::Acquire
-            | Action::StartChildren { .. }
-            | Action::Done(_)) => {
+            Action::StartChildren { event, .. } => self.start_child(&body, *event),
+            action @ (Action::Sleep(_) | Action::CommitAndAcquire(_) | Action::Acquire | Action::Done(_)) => {
                 let line = format!("a body with a slot is to {action:?}");
                 self.shared.oracle.lock().violations.push(line);
                 Fed::Stopped
@@ -197,7 +194,7 @@ impl Process {
             }
             Err(CallError::Failed(failure)) => Err(failure),
             Err(CallError::Suspended | CallError::Over(_)) => return Phase::Ended(Outcome::Suspended),
-            Err(CallError::TimedOut(_)) => return Phase::Ended(body.timed_out(self.shared.case.task(body.task.ix))),
+            Err(CallError::TimedOut(_)) => return Phase::Ended(body.timed_out(self.shared.case.task(body.place))),
             Err(CallError::Mismatch(why) | CallError::Misuse(why)) => {
                 self.shared.oracle.lock().violations.push(format!("a call is refused: {why}"));
                 return Phase::Ended(Outcome::Suspended);
@@ -210,10 +207,16 @@ impl Process {
         let seen = match open_call.act {
             // The same, whether it was interrupted or not.
             Act::Once => 1,
+            act if act.is_with_others() => self.seen_of_others(body, open_call, &result),
             act if act.depends_on_the_moment() => 0,
             _ => of_result(&result),
         };
         if matches!(open_call.act, Act::Checkpoint) {
+            // Dropped with the journal: nobody can answer the one any more, and the other was refused.
+            (body.callback, body.request) = (None, None);
+            body.at += 1;
+        } else if matches!(open_call.act, Act::Replies(_)) {
+            // Whether there was a request is another thing in each world.
             body.at += 1;
         } else if open_call.is_item {
             body.item_done(seen);
@@ -229,9 +232,10 @@ impl Process {
         let Fed::Recalled(key, recall) = &fed else { return fed };
         match recall {
             // The oracle knows by what it was satisfied.
-            Recall::Satisfied(_) | Recall::Failed(_) if open_call.act.depends_on_the_moment() => {}
+            Recall::Satisfied(_) | Recall::Failed(_)
+                if open_call.act.depends_on_the_moment() || open_call.act.is_with_others() => {}
             Recall::Satisfied(_) | Recall::Failed(_) if self.still_has(&body.run) => {
-                let (run, ix, proof) = (body.run.id.row(), body.task.ix, open_call.proof.as_deref());
+                let (run, ix, proof) = (body.run.id.row(), body.place, open_call.proof.as_deref());
                 let mut oracle = self.shared.oracle.lock();
                 oracle.a_record_is_reused_only_if_it_is_the_same(run, ix, key, proof);
                 if matches!(open_call.act, Act::Keyed(_) | Act::Step(_)) && key.is_keyed() {
@@ -253,7 +257,7 @@ impl Process {
     }
 
     /// Begins a call.
-    fn call(&self, body: &mut Body, act: Act, wanted: HandleCall, is_item: bool) -> Result<Phase, OpenCall> {
+    pub(super) fn call(&self, body: &mut Body, act: Act, wanted: HandleCall, is_item: bool) -> Result<Phase, OpenCall> {
         let used_up = body.allowance.as_ref().is_some_and(Allowance::is_reached);
         let standing = Standing { lost: self.is_lost(body), closing: self.is_closing(), used_up, caller: Caller::Body };
         match body.machine.begin(&wanted.name, wanted.request, standing) {
@@ -263,7 +267,7 @@ impl Process {
             Err(CallError::Suspended | CallError::Over(_)) => Ok(Phase::Ended(Outcome::Suspended)),
             Err(CallError::TimedOut(_)) => {
                 self.shared.oracle.lock().meets("a timeout of a task");
-                Ok(Phase::Ended(body.timed_out(self.shared.case.task(body.task.ix))))
+                Ok(Phase::Ended(body.timed_out(self.shared.case.task(body.place))))
             }
             Err(error) => {
                 self.shared.oracle.lock().violations.push(format!("a call is refused: {error:?}"));
@@ -289,7 +293,7 @@ impl Process {
     /// The next act of a body that has a slot: what it does then, or the call of its handle that it begins.
     fn act(&mut self, body: &mut Body, rng: &mut Rng) -> Result<Phase, OpenCall> {
         let shared = self.shared.clone();
-        let plan = shared.case.task(body.task.ix);
+        let plan = shared.case.task(body.place);
         if self.shared.script.is_none() {
             self.emit(body);
         }
@@ -309,6 +313,9 @@ impl Process {
         if let Act::Checkpoint = act {
             let request = Request::Checkpoint(body.state());
             return self.call(body, act, HandleCall { name: "checkpoint".into(), proof: None, request }, false);
+        }
+        if act.is_with_others() {
+            return self.act_with_others(body, act);
         }
         let Some(wanted) = HandleCall::of(&plan.acts, body.at, self.version) else {
             return Ok(self.act_alone(body, act));
@@ -336,13 +343,13 @@ impl Process {
         let used_up = body.allowance.as_ref().is_some_and(Allowance::is_reached);
         let standing =
             Standing { lost: self.is_lost(body), closing: self.is_closing(), used_up, ..Standing::default() };
-        let emits = body.task.ix.is_multiple_of(2) && body.machine.may_show(standing).is_ok();
+        let emits = body.place.is_multiple_of(2) && body.machine.may_show(standing).is_ok();
         // An attempt may be over without its body knowing it.
         if !emits || !body.run.state.lock().entered().contains(&(body.task, body.attempt)) {
             return;
         }
         let row = body.run.id.row();
-        let (event, channel) = self.shared.oracle.lock().emits(body.run.lease.runner, row, body.task.ix);
+        let (event, channel) = self.shared.oracle.lock().emits(body.run.lease.runner, row, body.place);
         let origin = Origin { task: body.task, attempt: body.attempt, entry: None };
         if let Err(error) = self.driver.emit(&body.run, &channel, origin, &number(event)) {
             self.shared.oracle.lock().violations.push(format!("an event is refused: {error:?}"));
@@ -350,7 +357,7 @@ impl Process {
     }
 
     fn step(&self, body: &Body, open_call: &OpenCall) -> Fed {
-        let (run, ix, key) = (body.run.id.row(), body.task.ix, open_call.call.key());
+        let (run, ix, key) = (body.run.id.row(), body.place, open_call.call.key());
         let mut oracle = self.shared.oracle.lock();
         if self.still_has(&body.run) {
             oracle.no_committed_step_runs_again(run, ix, key, open_call.proof.as_deref());

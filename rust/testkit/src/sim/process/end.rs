@@ -51,7 +51,8 @@ impl Process {
         self.look_at_handles();
         let in_order = matches!(self.driver.engine().stopped(), Some(Settlement::Closed));
         if in_order {
-            let returned = self.returned.iter().map(|(run, ix, attempt)| (run.id.row(), *ix, *attempt));
+            let returned =
+                self.returned.iter().map(|(run, ix, attempt)| (run.id.row(), self.place(run, *ix), *attempt));
             let mut oracle = self.shared.oracle.lock();
             oracle.what_has_returned_is_committed_at_the_end(returned.filter(|(run, ..)| has.contains(run)));
             oracle.a_close_leaves_no_suspect(lease.runner, &has);

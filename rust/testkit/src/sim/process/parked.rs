@@ -38,6 +38,7 @@ impl Alarm for Closed {
 impl Process {
     /// A body parks: it is rung when its next poll is due, or its time has come.
     pub(super) fn park(&mut self, body: &mut Body, no: BodyNo, open_call: &mut OpenCall, sleep: Sleep) {
+        self.script_has_slot(false);
         body.ticket += 1;
         body.woken = false;
         let (rung, ticket) = (Arc::clone(&self.rung), body.ticket);

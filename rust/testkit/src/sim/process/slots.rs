@@ -95,11 +95,12 @@ impl Process {
         if !self.driver.may_start() {
             return;
         }
+        let place = self.place(&run, task.ix);
         let (entered, mut seen) = {
             let mut state = run.state.lock();
             let entered = state.enter(task, self.now());
-            let outputs = self.graph.dependencies(task.ix).iter();
-            let seen = outputs.fold(u64::from(task.ix), |seen, on| {
+            let outputs = run.workflow.graph.dependencies(task.ix).iter();
+            let seen = outputs.fold(u64::from(place), |seen, on| {
                 mix(seen, state.output(TaskRef::plain(*on)).map_or(1, |output| digest(output.as_bytes())))
             });
             (entered, seen)
@@ -110,19 +111,19 @@ impl Process {
         for (key, value) in context.iter().flatten() {
             seen = mix(mix(seen, digest(key.as_bytes())), digest(value.as_bytes()));
         }
-        let sets = |ix: TaskIx| self.shared.case.task(ix).acts.iter().filter_map(|act| act.sets());
+        let sets = |place: TaskIx| self.shared.case.task(place).acts.iter().filter_map(|act| act.sets());
         let twice = self.bodies.values().any(|body| Arc::ptr_eq(&body.run, &run) && body.task == task);
         let lost = run.lease != self.driver.lease();
         let still_has_it = self.still_has(&run);
         let mut oracle = self.shared.oracle.lock();
-        oracle.note(format!("enters: {} attempt {}", self.graph.name_of(task), entered.attempt));
-        oracle.a_task_starts_only_after_what_it_depends_on(run.id.row(), task.ix, still_has_it);
-        oracle.a_body_starts_once_and_only_under_its_lease(task.ix, twice, lost);
+        oracle.note(format!("enters: {} attempt {}", run.workflow.graph.name_of(task), entered.attempt));
+        oracle.a_task_starts_only_after_what_it_depends_on(run.id.row(), place, still_has_it);
+        oracle.a_body_starts_once_and_only_under_its_lease(place, twice, lost);
         if entered.reentry && still_has_it {
-            oracle.a_sleeping_body_is_left_alone(run.id.row(), task.ix);
+            oracle.a_sleeping_body_is_left_alone(run.id.row(), place);
         }
         let view = context.iter().flatten().map(|(key, _)| Arc::clone(key)).collect();
-        oracle.a_task_sees_what_its_ancestors_have_set(run.id.row(), task.ix, &view, sets);
+        oracle.a_task_sees_what_its_ancestors_have_set(run.id.row(), place, &view, sets);
         if let Err(why) = &context {
             oracle.violations.push(format!("the context does not read back: {why}"));
         }
@@ -132,13 +133,17 @@ impl Process {
         self.last_body += 1;
         let body = Body {
             allowance: self.driver.allowance(&run, task, entered.attempt),
+            machine: Attempt::new(task, run.workflow.graph.name_of(task), entered.attempt),
             run,
             task,
+            place,
             attempt: entered.attempt,
             at: 0,
             items: Vec::new(),
             sum: 0,
-            machine: Attempt::new(task, self.graph.name_of(task), entered.attempt),
+            callback: None,
+            request: None,
+            child: None,
             shuffled: 0,
             entered: false,
             phase: if entered.mark { Phase::Mark } else { Phase::Acts },

@@ -1,0 +1,299 @@
+"""What the processes of kills.py execute: a workflow with every kind of wait, the callers, and the one who kills.
+
+The bodies note in a ledger what they do; `record` adds the run and the task.
+"""
+
+LIVES = """
+import contextlib, random
+from typing import Annotated
+seed, kills = int(words[0]), int(words[1])
+
+def record(handle, what, *more):
+    note(what, handle.run_id, handle.task_name, *more)
+
+def soon(span):
+    return time.time() + span
+
+def step(handle, name, value):
+    def charge(value):
+        record(handle, "did", name)
+        return value
+    got = handle.step(charge, value, name=name)
+    record(handle, "got", name, got)
+    return got
+
+def sleep(handle, k, span):
+    due = handle.step(soon, span, name=f"due-{k}")
+    handle.sleep(span, name=f"sleep-{k}")
+    record(handle, "woke", due, time.time())
+
+def enter(handle):
+    record(handle, "enter", handle.attempt, time.time())
+
+def leave(handle):
+    record(handle, "leave", time.time())
+
+@bide.task
+def orders(n: int, handle: bide.TaskHandle, context: bide.Context) -> int:
+    enter(handle)
+    total = 0
+    for k in range(n % 3 + 1):
+        handle.emit(k)
+        total += step(handle, f"charge-{k}", k + 1)
+        sleep(handle, k, 0.01 * (n % 4))
+    context["orders"] = total
+    context["who"] = ["orders"]
+    leave(handle)
+    return total
+
+@bide.task(retry=bide.Retry(attempts=5, delay=0.01, jitter=0))
+def flaky(n: int, handle: bide.TaskHandle) -> int:
+    enter(handle)
+    kept = step(handle, "kept", n)
+    if handle.attempt < 3:
+        raise ValueError("not yet")
+    leave(handle)
+    return 2 * kept
+
+@bide.task
+def polls(n: int, handle: bide.TaskHandle, context: bide.Context) -> int:
+    enter(handle)
+    due = handle.step(soon, 0.03, name="due")
+    handle.defer_until(lambda: time.time() >= due, 5, name="poll")
+    record(handle, "woke", due, time.time())
+    context["polls"] = n
+    late = handle.step(soon, 0.02, name="late")
+    try:
+        handle.defer_until(lambda: False, 5, timeout=0.02, name="never")
+    except bide.WaitTimeout:
+        record(handle, "woke", late, time.time())
+        leave(handle)
+        return -1
+    raise AssertionError("a wait for what never happens was satisfied")
+
+@bide.task
+def mail(handle: bide.TaskHandle) -> list:
+    enter(handle)
+    values = []
+    for k in range(SIGNALS):
+        if k % 2:
+            value = handle.wait_for("n", int)
+        else:
+            fired, late = handle.wait_any(bide.signal("n", int), bide.after(3600))
+            value = fired.value
+        record(handle, "got", f"signal-{k}", value)
+        values.append(value)
+    leave(handle)
+    return values
+
+@bide.task(gate=bide.all_of(bide.signal("open", int), bide.after(0.01)))
+def opened(handle: bide.TaskHandle) -> int:
+    enter(handle)
+    leave(handle)
+    return 7
+
+@bide.task(gate=bide.after(0.02))
+def gated(orders: int, handle: bide.TaskHandle) -> int:
+    enter(handle)
+    leave(handle)
+    return orders + 100
+
+@bide.task
+def last(gated: int, flaky: int, polls: int, handle: bide.TaskHandle, context: bide.Context) -> int:
+    enter(handle)
+    context["who"] = [*context["who"], "last"]
+    leave(handle)
+    return gated + flaky + polls
+
+@bide.task
+def asks(handle: bide.TaskHandle) -> list:
+    enter(handle)
+    values = []
+    for k in range(2):
+        callback = handle.callback("approval", int)
+        record(handle, "got", f"token-{k}", callback.token)
+        handle.emit([k, callback.token], channel="tokens")
+        try:
+            values.append(handle.wait(callback))
+        except bide.CallbackRejected as rejected:
+            values.append(rejected.reason)
+        record(handle, "got", f"answer-{k}", str(values[-1]))
+    leave(handle)
+    return values
+
+@bide.task
+def serves(handle: bide.TaskHandle) -> int:
+    enter(handle)
+    asked = handle.wait(bide.request("ask", int, int))
+    asked.reply(asked.value + step(handle, "work", 10))
+    leave(handle)
+    return asked.value
+
+@bide.task
+def works(n: int, handle: bide.TaskHandle) -> int:
+    enter(handle)
+    handle.sleep(0.01)
+    done = step(handle, "work", n)
+    leave(handle)
+    return done
+
+child = bide.Workflow("killed child", [works])
+
+@bide.task
+def starts(n: int, handle: bide.TaskHandle) -> int:
+    enter(handle)
+    children = [handle.start(child, {"n": n}), handle.start(child, {"n": 2 * n}, key="other")]
+    for k, one in enumerate(children):
+        record(handle, "got", f"child-{k}", one.id)
+    total = handle.wait(children[0]).outputs["works"] + step(handle, "between", n)
+    total += handle.wait(children[1]).outputs["works"]
+    leave(handle)
+    return total
+
+@bide.task
+def loops(handle: bide.TaskHandle) -> int:
+    enter(handle)
+    turn, total = handle.last_checkpoint(tuple[int, int], (0, 0))
+    while turn < 3:
+        total += step(handle, f"turn-{turn}", turn + 1)
+        handle.sleep(0.005)
+        turn += 1
+        handle.progress(turn, 3)
+        handle.checkpoint((turn, total))
+    leave(handle)
+    return total
+
+@bide.task
+def items(n: int, handle: bide.TaskHandle) -> list[int]:
+    enter(handle)
+    leave(handle)
+    return list(range(n % 4))
+
+@bide.task(retry=bide.Retry(attempts=2, delay=0.01, jitter=0))
+def each(item: Annotated[int, bide.Each("items")], handle: bide.TaskHandle) -> int:
+    enter(handle)
+    done = step(handle, "work", item)
+    if item == 1 and handle.attempt < 2:
+        raise ValueError("not yet")
+    leave(handle)
+    return done
+
+@bide.task(tolerate=1)
+def follows(item: Annotated[int, bide.Each("each")], handle: bide.TaskHandle) -> int:
+    enter(handle)
+    handle.sleep(0.005)
+    if item == 2:
+        raise ValueError("it may fail")
+    leave(handle)
+    return 10 * item
+
+@bide.task
+def gathers(each: list[int], follows: bide.Mapped[int], handle: bide.TaskHandle) -> list:
+    enter(handle)
+    leave(handle)
+    return [each, list(follows.succeeded), len(follows.failed)]
+
+workflow = bide.Workflow(
+    "killed",
+    [orders, flaky, polls, mail, opened, gated, last, asks, serves, starts, loops, items, each, follows, gathers],
+    signals=["n", "open", "ask"],
+)
+SIGNALS = int(words[2])
+
+def signal_all(runner, run):
+    with contextlib.suppress(bide.SignalRejected):  # it has ended
+        runner.signal(run, "open", 1, id="open")
+        for k in range(SIGNALS):
+            runner.signal(run, "n", k, id=str(k))
+
+def answer_all(runner, run):
+    "Answer each callback of a run; once more, which changes nothing; and in another way, which is refused."
+    for k, token in [event.value for event in runner.events(run, channel="tokens")]:
+        with contextlib.suppress(bide.SignalRejected):  # it has ended
+            for _ in range(2):
+                if k == 0:
+                    runner.resolve(token, 5, id=f"first of {token}")
+                else:
+                    runner.reject(token, "no", id=f"first of {token}")
+        try:
+            runner.resolve(token, 99)
+        except bide.SignalRejected:
+            continue
+        note("taken", run, "asks", token)
+
+def request(runner, run):
+    with contextlib.suppress(bide.SignalRejected, bide.RequestRefused, TimeoutError):  # too early or too late
+        note("answered", run, "serves", runner.request(run, "ask", 1, timeout=0.02, id="ask"))
+
+def send():
+    with bide.Runner(db) as runner:  # it has no workflow: it executes nothing
+        while True:
+            for run in runner.runs(status="Running"):
+                if run.workflow == "killed":
+                    signal_all(runner, run.id)
+                    answer_all(runner, run.id)
+                    if run.tasks["serves"].status is not bide.TaskStatus.Completed:
+                        request(runner, run.id)
+            time.sleep(0.01)
+
+def live(life, up):
+    runner = bide.Runner(db, slots=4, workflows=[workflow, child])
+    with contextlib.suppress(BrokenPipeError):  # nobody waits for it
+        os.write(up, b".")
+    for n in (2 * life, 2 * life + 1):
+        runner.submit(workflow, {"n": n}, key=str(n))
+        note("submitted", n)
+    for run in runner.runs(status="Running", workflow="killed"):
+        signal_all(runner, run.id)
+    stay()
+
+def finish():
+    with bide.Runner(db, slots=4, workflows=[workflow, child]) as runner:
+        def unfinished():
+            # A run whose child is paused, as a suspect, may wait for ever.
+            stuck = {paused.parent for paused in runner.runs(status="Paused", workflow="killed child")}
+            return [run for run in runner.runs(status="Running", workflow="killed") if run.id not in stuck]
+        while left := unfinished():
+            for run in left:
+                signal_all(runner, run.id)
+                with contextlib.suppress(bide.BideError, TimeoutError):  # it may be paused, or wait for a child that is
+                    runner.submit(workflow, {"n": int(run.key)}, key=run.key).result(10)
+
+def born(act, *arguments):
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        act(*arguments)
+        code = 0
+    finally:
+        os._exit(code)
+
+chance = random.Random(seed)
+alive, lives = [], 0
+sender = born(send)
+for kill in range(kills):
+    for _ in range(chance.choice([1, 1, 2]) - len(alive)):
+        hear, up = os.pipe()
+        alive.append(born(live, lives, up))
+        lives += 1
+        os.close(up)
+        if chance.random() < 0.8:  # else it may be killed while it opens the file
+            os.read(hear, 1)
+        os.close(hear)
+    time.sleep(chance.uniform(0.01, 0.3))
+    victim = alive.pop(chance.randrange(len(alive)))
+    os.kill(victim, signal.SIGKILL)
+    _, status = os.waitpid(victim, 0)
+    if not os.WIFSIGNALED(status):
+        sys.exit("a process ended by itself")
+    say("killed", kill + 1)
+for pid in alive:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+_, status = os.waitpid(born(finish), 0)
+os.kill(sender, signal.SIGKILL)
+os.waitpid(sender, 0)
+sys.exit(status)
+"""
