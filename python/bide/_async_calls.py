@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bide._loop import BodyLoop
     from bide._workflow import Workflow
 
-_PENDING, _DONE, _EXECUTE, _CREATE = -1, -2, -3, -4
+_PENDING, _DONE, _EXECUTE, _CREATE, _CANCELLED = -1, -2, -3, -4, -5
 """What `_core.Call.advance` asks for; any other number is that of a condition to ask."""
 
 
@@ -101,6 +101,9 @@ class AsyncCalls:
                     left = await self._execute(call, step)
                 elif todo == _CREATE:
                     await self._loop.in_thread(call.create)
+                elif todo == _CANCELLED:
+                    self._loop.cancels(self._core)
+                    break
                 else:
                     await self._ask(call, todo)
         except BaseException:

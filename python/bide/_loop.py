@@ -114,6 +114,12 @@ class BodyLoop:
             if body.take_interrupt():
                 task.cancel("the run was cancelled")
 
+    def cancels(self, body: "_core.Coroutine") -> None:
+        """Cancel a body, of which a call has just ended because its run was cancelled: it may be made in another task."""
+        task = self._bodies.get(body)
+        if task is not None and task is not asyncio.current_task():
+            task.cancel("the run was cancelled")
+
     def _end(self) -> None:
         if self._has_ended:
             return

@@ -18,8 +18,8 @@ use super::run_handle::RunHandle;
 use super::workflow::Workflow;
 use super::{codec, gate_watch, work};
 use crate::clock::{Clock, SystemClock};
-#[cfg(feature = "testing")]
 use crate::control::{CANCEL_GRACE, CANCEL_LIMIT};
+#[cfg(feature = "testing")]
 use crate::drive::Driver;
 use crate::engine::{Engine, default_slots};
 use crate::log::{Level, Log};

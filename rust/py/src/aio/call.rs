@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bide_core::attempt::{Action, Fed, Request, StepOptions, child_name, reply_name};
-use bide_core::{EntryKey, RecordKind, RetryPolicy, StepArguments, Value};
+use bide_core::{EntryKey, FailureKind, RecordKind, RetryPolicy, StepArguments, Value};
 use bide_executor::{CallError, Host, Polled, new_token};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
@@ -30,6 +30,7 @@ const PENDING: i32 = -1;
 const DONE: i32 = -2;
 const EXECUTE: i32 = -3;
 const CREATE: i32 = -4;
+const CANCELLED: i32 = -5;
 
 /// The beginnings of calls.
 #[pymethods]
@@ -189,8 +190,9 @@ impl PyCall {
                         return Ok(CREATE);
                     }
                     Action::Done(result) => {
+                        let is_cancelled = matches!(&result, Err(CallError::Failed(failure)) if failure.kind == FailureKind::Cancelled);
                         self.state.lock().result = Some(result);
-                        return Ok(DONE);
+                        return Ok(if is_cancelled { CANCELLED } else { DONE });
                     }
                     action => unreachable!("{action:?} is carried out below"),
                 }
@@ -327,7 +329,7 @@ impl PyCall {
             let waited = result.unwrap_or(Err(CallError::Suspended));
             let whole = match &waited {
                 Ok(value) => Some(Ok(value.clone())),
-                Err(CallError::Failed(failure)) => Some(Err(failure.clone())),
+                Err(CallError::Failed(failure)) if failure.kind != FailureKind::Cancelled => Some(Err(failure.clone())),
                 Err(error) => return Err(self.error(py, error)),
             };
             let body = self.body(py)?;
@@ -370,6 +372,10 @@ impl PyCall {
                 (result, step.codec.kept(py), step.raised.take())
             };
             match (result, raised) {
+                // Between two tries: what it has raised last is not how it ended.
+                (Err(CallError::Failed(failure)), _) if failure.kind == FailureKind::Cancelled => {
+                    Err(self.error(py, &CallError::Failed(failure)))
+                }
                 (Ok(_) | Err(CallError::Failed(_)), Some(raised)) => Err(raised.into_err(py)),
                 (Ok(value), None) => Ok(codec.decode(py, &value)?.into_bound()),
                 (Err(error), _) => Err(self.error(py, &error)),
