@@ -115,7 +115,7 @@ class BodyLoop:
                 task.cancel("the run was cancelled")
 
     def cancels(self, body: "_core.Coroutine") -> None:
-        """Cancel a body, of which a call has just ended because its run was cancelled: it may be made in another task."""
+        """Cancel a body, of which a call has just ended because its run was cancelled: perhaps in another task."""
         task = self._bodies.get(body)
         if task is not None and task is not asyncio.current_task():
             task.cancel("the run was cancelled")
@@ -142,8 +142,8 @@ class BodyLoop:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - this is one
         left: int = _BEGINS
-        body: Any
-        parts: Any
+        body: Any = None
+        parts: Any = None
         try:
             while left in {_BEGINS, _ENDS}:
                 left, body, parts = self._core.run_ready(task.cancelling)
