@@ -34,8 +34,8 @@ impl<E: Upcalls> Pool<E> {
         self.shared.end_poll(last);
         let ticket = parker.next_ticket();
         if span > SHORT {
-            engine.ring_after(span, Arc::clone(parker) as _, ticket);
             set_alarm(Arc::clone(parker) as _, ticket);
+            engine.ring_after(span, Arc::clone(parker) as _, ticket);
         } else if parker.sleep(span) == Woken::Rung {
             self.shared.poll_due(Arc::clone(parker), ticket);
         }

@@ -200,8 +200,8 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             }),
             Sleep::Until(due) => loop {
                 let woken = parker.park_until(|alarm, ticket| {
-                    let _ = self.engine.timers().at(due, Arc::clone(&alarm), ticket);
-                    self.run.set_alarm(self.task, call.key(), alarm, ticket);
+                    self.run.set_alarm(self.task, call.key(), Arc::clone(&alarm), ticket);
+                    let _ = self.engine.timers().at(due, alarm, ticket);
                 });
                 // Somebody may have rung for what is no reason to wake.
                 if woken == Woken::Closed || self.engine.now() >= due || self.is_over(call) || self.run.is_over() {
@@ -212,8 +212,8 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
                 parker.park_until(|alarm, ticket| self.run.set_alarm(self.task, call.key(), alarm, ticket))
             }
             Sleep::PollOrClosed(span) => parker.park_until(|alarm, ticket| {
-                let _ = self.engine.timers().after(span, Arc::clone(&alarm), ticket);
-                self.run.set_alarm(self.task, call.key(), alarm, ticket);
+                self.run.set_alarm(self.task, call.key(), Arc::clone(&alarm), ticket);
+                let _ = self.engine.timers().after(span, alarm, ticket);
             }),
         })
     }
