@@ -101,7 +101,10 @@ impl Process {
             let (mut driver, inside) = (self.driver(), self.probe.is_inside());
             let closing = driver.engine().is_closing();
             let due = match kind {
-                Kind::Body if inside => driver.first_due().filter(|_| self.body_idles.load(Ordering::SeqCst)),
+                // A body that parks while the runner closes is suspended without any time going by.
+                Kind::Body if inside => {
+                    driver.first_due().filter(|_| !closing && self.body_idles.load(Ordering::SeqCst))
+                }
                 Kind::Body => driver.first_due().filter(|_| !limited),
                 Kind::Gate => driver.gates_turn().filter(|_| self.gates_idle()),
             };
