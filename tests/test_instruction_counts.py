@@ -13,7 +13,7 @@ from benchmarks import instructions
 MOST = {
     ("memory", "task"): 6_000,
     ("memory", "hop"): 11_500,
-    ("memory", "run in turn"): 75_000,
+    ("memory", "run in turn"): 85_000,
     ("memory", "run of many"): 50_000,
     ("memory", "wait"): 230_000,
     ("memory", "poll"): 9_000,

@@ -257,4 +257,5 @@ def test_of_what_resumes_the_higher_priority_goes_first(store: str) -> None:
         go.set()
         for handle in handles:
             handle.result(30)
-    assert order == ["high", "a", "b", "low"]
+    # Those of one priority resume in the order in which their threads come to the slot.
+    assert [order[0], sorted(order[1:3]), order[3]] == ["high", ["a", "b"], "low"]
