@@ -418,6 +418,7 @@ impl Task {
             reenter: false,
             suspect: false,
             interrupt: false,
+            has_left: false,
         }
     }
 }

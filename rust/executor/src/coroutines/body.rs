@@ -291,6 +291,8 @@ impl<H: Host> CoroutineBody<H> {
     /// that was deferred gets the next slot that is free and continues without waiting for it.
     pub fn abandon(&self, call: &OpenCall) {
         self.attempt.lock().cancel(&call.call.lock());
+        let attempt = self.attempt();
+        self.run.state.lock().leaves_call(self.task, attempt);
         self.regain();
     }
 
