@@ -85,7 +85,7 @@ def test_loop_factory_makes_the_runners_loop(store: str) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("uvloop") is None, reason="uvloop is not installed")
 def test_bodies_execute_on_uvloop(store: str) -> None:
-    import uvloop  # noqa: PLC0415 - where it is installed
+    import uvloop  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415 - where it is installed
 
     @bide.task
     async def body(handle: bide.AsyncTaskHandle) -> str:

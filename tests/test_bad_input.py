@@ -59,7 +59,7 @@ DEFINITIONS: dict[str, tuple[Callable[[], object], list[str]]] = {
         ["'load'", "'lock'", "Event", "bide.codec"],
     ),
     "lambda without a name": (lambda: bide.Workflow("w", [lambda: None]), ["lambda", "name="]),
-    "a condition that is not callable": (lambda: bide.until(True), ["condition", "callable", "True"]),  # type: ignore[arg-type]
+    "a condition that is not callable": (lambda: bide.until(True), ["condition", "callable", "True"]),  # type: ignore[call-overload]
     "zero interval": (lambda: bide.until(lambda: True, every=0), ["every", "positive", "0"]),
     "negative interval": (lambda: bide.until(lambda: True, every=-1), ["every", "positive", "-1"]),
     "NaN as an interval": (lambda: bide.until(lambda: True, every=math.nan), ["every", "NaN"]),

@@ -155,7 +155,7 @@ def test_the_newest_has_rows_in_each_table_and_records_of_each_kind(golden: Path
 
 def outputs_of(golden: Path) -> dict[str, object]:
     """Return the outcomes of the unfinished runs that a file has, by key."""
-    return OUTPUTS | (OUTPUTS_4 if version_of(golden) >= SINCE_WAITS else {})  # type: ignore[return-value]
+    return OUTPUTS | (OUTPUTS_4 if version_of(golden) >= SINCE_WAITS else {})
 
 
 def by_key(runner: bide.Runner, key: str) -> bide.Workflow:

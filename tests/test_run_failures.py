@@ -4,6 +4,7 @@ import contextlib
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_none_failed_runs_after_skips_and_not_after_failures(
     def report(first: int | None = None) -> int | None:
         return first
 
-    tasks = [first, named("other"), *(named(name, depends_on="first") for name in between), report]
+    tasks: list[Any] = [first, named("other"), *(named(name, depends_on="first") for name in between), report]
     result = runner.get(finished(runner, bide.Workflow("w", tasks)))
     assert result.tasks["report"].status == expected
     assert result.outputs.get("report", "none") == {"returns": 1, "skips": None, "fails": "none"}[end]

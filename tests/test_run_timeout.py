@@ -4,6 +4,7 @@ import threading
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ def test_a_run_that_waits_too_long_fails_at_its_deadline(runner: bide.Runner) ->
     def quick() -> int:
         return 1
 
-    tasks = [polls, sleeps, asks, gated, after, quick]
+    tasks: list[Any] = [polls, sleeps, asks, gated, after, quick]
     failed = failing(runner, bide.Workflow("late", tasks, timeout=timedelta(seconds=0.3)))
     result = result_of(failed)
     assert result.status is bide.RunStatus.Failed

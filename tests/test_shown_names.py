@@ -122,7 +122,7 @@ def test_what_is_refused_is_named_without_its_effects(name: str, runner: bide.Ru
         lambda: list(runner.runs(status=name)),
         lambda: runner.get(name)[name],
         lambda: runner.get(name).tasks["body"].error or runner.get(name)["no\n" + name],
-        lambda: bide.until(bool, on_error=name),  # type: ignore[arg-type]
+        lambda: bide.until(bool, on_error=name),  # type: ignore[call-overload]
         lambda: bide.Runner(f"/no/such/{name}/directory".replace("\0", "")),
         lambda: bide.Runner(f"{name}://x"),
     ]

@@ -65,22 +65,22 @@ SPAN: Any = np.timedelta64(5, "ms")
 """numpy treats it as an integer, but it is not a number of seconds."""
 
 BAD: list[tuple[Callable[[], Any], str]] = [
-    (lambda: bide.until(True), "a condition must be callable, not True"),  # type: ignore[arg-type]
-    (lambda: bide.until("x"), "a condition must be callable, not 'x'"),  # type: ignore[arg-type]
+    (lambda: bide.until(True), "a condition must be callable, not True"),  # type: ignore[call-overload]
+    (lambda: bide.until("x"), "a condition must be callable, not 'x'"),  # type: ignore[call-overload]
     (lambda: bide.until(ready, every=0), "every must be positive, not 0"),
     (lambda: bide.until(ready, every=-1), "every must be positive, not -1"),
     (lambda: bide.until(ready, every=float("nan")), "every must be a number of seconds, not NaN"),
     (lambda: bide.until(ready, every=float("inf")), "every is inf, more than 100 years"),
     (lambda: bide.until(ready, every=True), "every must be seconds (a number) or a timedelta, not True"),
-    (lambda: bide.until(ready, every="1s"), "every must be seconds"),  # type: ignore[arg-type]
-    (lambda: bide.until(ready, every=None), "every must be seconds"),  # type: ignore[arg-type]
+    (lambda: bide.until(ready, every="1s"), "every must be seconds"),  # type: ignore[call-overload]
+    (lambda: bide.until(ready, every=None), "every must be seconds"),  # type: ignore[call-overload]
     (lambda: bide.until(ready, every=timedelta(seconds=-3)), "every must be positive"),
     (lambda: bide.until(ready, timeout=-1), "timeout must be zero or more, not -1"),
     (lambda: bide.until(ready, every=2, max_every=1), "max_every (1) must be at least every (2)"),
     (lambda: bide.until(ready, backoff=0.5), "backoff must be a number of at least 1, not 0.5"),
     (lambda: bide.until(ready, jitter=1.5), "jitter must be a number of between 0 and 1, not 1.5"),
-    (lambda: bide.until(ready, on_error="explode"), 'on_error must be bide.Tolerate(n), "raise" or "ignore"'),  # type: ignore[arg-type]
-    (lambda: bide.until(ready, on_error=3), "on_error must be"),  # type: ignore[arg-type]
+    (lambda: bide.until(ready, on_error="explode"), 'on_error must be bide.Tolerate(n), "raise" or "ignore"'),  # type: ignore[call-overload]
+    (lambda: bide.until(ready, on_error=3), "on_error must be"),  # type: ignore[call-overload]
     (lambda: bide.until(ready, name=""), "name must be a non-empty string"),
     (lambda: bide.Tolerate(2, seconds=-1), "Tolerate(seconds=) must be zero or more, not -1"),
     (lambda: bide.Tolerate(0), "Tolerate(n) must be a whole number of at least 1, not 0"),
@@ -150,7 +150,9 @@ def test_a_wait_made_by_its_class_equals_one_made_by_its_function() -> None:
     assert bide.After(timedelta(minutes=1)) == bide.after(60)  # type: ignore[arg-type]
     moment = datetime(2026, 1, 1, 1, tzinfo=timezone(timedelta(hours=1)))
     assert bide.At(moment) == bide.at(moment)
-    assert bide.At(moment).moment.tzinfo is UTC
+    stored = bide.At(moment).moment
+    assert isinstance(stored, datetime)
+    assert stored.tzinfo is UTC
 
 
 def test_a_condition_can_be_an_async_def() -> None:

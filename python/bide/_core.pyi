@@ -720,7 +720,7 @@ class Coroutine:
     def begun(self) -> bool:
         """Return whether it was entered, and is to be called."""
 
-    def call(self, contextvars: ContextVars) -> Any:
+    def call(self, vars: ContextVars) -> Any:  # noqa: A002 - the name that it has in Rust
         """Call the function within contextvars and return its coroutine."""
 
     @property
@@ -846,7 +846,7 @@ class Call:
         """Begin to answer a request."""
 
     @staticmethod
-    def start(coroutine: Coroutine, described: tuple[Any, ...], within: int) -> Call:
+    def start(coroutine: Coroutine, described: tuple[Any, ...], within_number: int) -> Call:
         """Begin to start children. Blocks."""
 
     def advance(self) -> int:

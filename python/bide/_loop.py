@@ -151,8 +151,8 @@ class BodyLoop:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - this is one
         left: int = _BEGINS
-        body: Any
-        parts: Any
+        body: Any = None
+        parts: Any = None
         try:
             while left in {_BEGINS, _ENDS}:
                 left, body, parts = self._core.run_ready(task.cancelling)

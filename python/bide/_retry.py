@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from math import inf
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -94,13 +94,14 @@ def _checked(on: object) -> tuple[type[Exception], ...] | Callable[[Exception], 
         if is_async(on):
             msg = f"Retry(on=) is {on!r}, a coroutine function: it must return True or False at once"
             raise DefinitionError(msg)
-        return on
-    named = on if isinstance(on, tuple) else (on,)
-    for cls in named:
+        return cast("Callable[[Exception], bool]", on)
+    classes: list[type[Exception]] = []
+    for cls in on if isinstance(on, tuple) else (on,):
         if not isinstance(cls, type) or not issubclass(cls, Exception):
             msg = f"Retry(on=) takes exception classes, or a function of an exception that returns a bool, not {cls!r}"
             raise DefinitionError(msg)
-    return named
+        classes.append(cls)
+    return tuple(classes)
 
 
 def _asked(on: Callable[[Any], bool], exc: BaseException) -> bool:

@@ -179,6 +179,8 @@ pub(crate) struct Task {
     pub(crate) interrupt: bool,
     /// Its body has left a wait that stays open, and executes.
     pub(crate) has_left: bool,
+    /// Its body is to poll its condition at once, and may be about to sleep.
+    pub(crate) poll_now: bool,
 }
 
 /// What only few tasks need.

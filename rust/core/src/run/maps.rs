@@ -419,6 +419,7 @@ impl Task {
             suspect: false,
             interrupt: false,
             has_left: false,
+            poll_now: false,
         }
     }
 }
