@@ -106,8 +106,9 @@ class AsyncCalls:
                     break
                 else:
                     await self._ask(call, todo)
-        except BaseException:
+        except BaseException as error:
             call.abandon()
+            self._loop.check_interrupted(self._core, error)
             raise
         return left
 

@@ -804,6 +804,10 @@ class Coroutine:
     def cancelled(self) -> bool:
         """Whether its run was cancelled."""
 
+    @property
+    def cancellation(self) -> str | None:
+        """By whom and why its run was cancelled, in words, if it was."""
+
     def take_interrupt(self) -> bool:
         """Return whether it is to be interrupted now, because its run was cancelled: true once."""
 

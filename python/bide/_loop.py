@@ -31,6 +31,10 @@ def suspension() -> asyncio.CancelledError:
     return asyncio.CancelledError("the runner is closing: the body continues from here later")
 
 
+_INTERRUPTED = "the run was cancelled"
+"""What a coroutine is cancelled with that awaits something when its run is cancelled."""
+
+
 class Cancellation(Cancelled, asyncio.CancelledError):
     """What a coroutine gets out of its wait when its run is cancelled: it is cancelled as asyncio's users expect."""
 
@@ -112,13 +116,18 @@ class BodyLoop:
         """Cancel the bodies whose runs were cancelled, and those that were cut off."""
         for body, task in list(self._bodies.items()):
             if body.take_interrupt():
-                task.cancel("the run was cancelled")
+                task.cancel(_INTERRUPTED)
+
+    def check_interrupted(self, body: "_core.Coroutine", error: BaseException) -> None:
+        """Raise what a call of the handle raises, if it was left because the run was cancelled."""
+        if isinstance(error, asyncio.CancelledError) and error.args == (_INTERRUPTED,) and body.cancellation:
+            raise cancellation(body.cancellation) from None
 
     def cancels(self, body: "_core.Coroutine") -> None:
-        """Cancel a body, of which a call has just ended because its run was cancelled: perhaps in another task."""
+        """Cancel a body whose call has just ended because its run was cancelled: another task may have made that."""
         task = self._bodies.get(body)
         if task is not None and task is not asyncio.current_task():
-            task.cancel("the run was cancelled")
+            task.cancel(_INTERRUPTED)
 
     def _end(self) -> None:
         if self._has_ended:
@@ -180,7 +189,7 @@ class BodyLoop:
             await self._ended(body.raised(error))
             return
         if body.take_interrupt():  # asked for before it was one of `_bodies`
-            task.cancel("the run was cancelled")
+            task.cancel(_INTERRUPTED)
         await self._go_on(task, body, (coroutine, _NOT_BEGUN, context))
 
     async def _go_on(self, task: "asyncio.Task[None]", body: "_core.Coroutine", parts: tuple[Any, Any, Any]) -> None:

@@ -177,6 +177,10 @@ pub(crate) struct Task {
     pub(crate) suspect: bool,
     /// Its body is to get at its next call that the run was cancelled.
     pub(crate) interrupt: bool,
+    /// Its body has left a wait that stays open, and executes.
+    pub(crate) has_left: bool,
+    /// Its body is to poll its condition at once, and may be about to sleep.
+    pub(crate) poll_now: bool,
 }
 
 /// What only few tasks need.

@@ -234,7 +234,7 @@ impl RunState {
     /// The body is to get that its run was cancelled: as the end of its wait, or at its next call.
     pub(super) fn interrupt(&mut self, task: TaskRef, out: &mut Out<'_>) {
         self.task_mut(task).interrupt = true;
-        let deferred = self.known_detail(task).is_some_and(|it| it.sub_status == Some(SubStatus::Deferred));
+        let deferred = self.is_parked(task);
         if deferred
             && let Some(failure) = self.cancellation()
             && self.close_waits(task, &failure, out)
@@ -257,6 +257,19 @@ impl RunState {
     /// that is not a replay.
     pub fn take_interrupt(&mut self, task: TaskRef, attempt: u32) -> bool {
         self.running(task, attempt).is_ok() && std::mem::take(&mut self.task_mut(task).interrupt)
+    }
+
+    /// A body has left its call. If that was a wait, it stays open, and the body executes all the same.
+    pub fn leaves_call(&mut self, task: TaskRef, attempt: u32) {
+        if self.running(task, attempt).is_ok() {
+            self.task_mut(task).has_left = true;
+        }
+    }
+
+    /// Whether a body waits, and does not execute meanwhile.
+    fn is_parked(&self, task: TaskRef) -> bool {
+        !self.task(task).has_left
+            && self.known_detail(task).is_some_and(|detail| detail.sub_status == Some(SubStatus::Deferred))
     }
 
     /// Whether an attempt was cut off: what it still does is refused.
@@ -345,7 +358,12 @@ impl RunState {
             .unwrap_or_else(|| Failure::new(FailureKind::Cancelled, "bide.Cancelled", "somebody has ended the task"));
         if self.task(task).status == TaskStatus::Running {
             let slept = self.close_waits(task, &failure, out);
-            out.effects.push(if slept { Effect::Woken { task } } else { Effect::Interrupted { task } });
+            if slept {
+                out.effects.push(Effect::Woken { task });
+            }
+            if !slept || self.task(task).has_left {
+                out.effects.push(Effect::Interrupted { task });
+            }
         }
     }
 }
@@ -390,7 +408,7 @@ impl RunState {
             return Err(Refused::AttemptOver);
         };
         let ends_at = cancel.at.after(limit);
-        let deferred = self.known_detail(task).is_some_and(|it| it.sub_status == Some(SubStatus::Deferred));
+        let deferred = self.is_parked(task);
         if out.now >= ends_at || (used >= grace && !deferred) {
             self.fence(task, out);
             self.cancelled(task, out);

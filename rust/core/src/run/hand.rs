@@ -71,11 +71,19 @@ impl RunState {
     }
 
     /// The condition that a task waits for is asked now.
-    pub(super) fn poll_now(&self, name: &str, out: &mut Out<'_>) {
+    pub(super) fn poll_now(&mut self, name: &str, out: &mut Out<'_>) {
         let Some(task) = self.unended(name) else { return };
         let Some(entry) = self.wait_of(task, |entry| entry.kind() == EntryKind::Condition) else { return };
-        let effect = if entry.key.n == 0 { Effect::PollNow { task } } else { Effect::Woken { task } };
-        out.effects.push(effect);
+        let is_gate = entry.key.n == 0;
+        if !is_gate {
+            self.task_mut(task).poll_now = true;
+        }
+        out.effects.push(if is_gate { Effect::PollNow { task } } else { Effect::Woken { task } });
+    }
+
+    /// Whether a body is to poll its condition at once: true once.
+    pub fn take_poll_now(&mut self, task: TaskRef) -> bool {
+        self.get(task).is_some_and(|state| state.poll_now) && std::mem::take(&mut self.task_mut(task).poll_now)
     }
 
     /// A task that has not ended is skipped, also one whose body has begun: what that still does is refused.

@@ -418,6 +418,8 @@ impl Task {
             reenter: false,
             suspect: false,
             interrupt: false,
+            has_left: false,
+            poll_now: false,
         }
     }
 }

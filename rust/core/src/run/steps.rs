@@ -30,6 +30,7 @@ impl RunState {
         deferred: bool,
         out: &mut Out<'_>,
     ) {
+        self.task_mut(task).has_left = false;
         let detail = self.detail(task);
         if deferred {
             detail.sub_status = Some(SubStatus::Deferred);

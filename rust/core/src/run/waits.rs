@@ -56,6 +56,7 @@ impl RunState {
     /// but the body is deferred all the same, unless what it waits for is there.
     pub(super) fn opened(&mut self, task: TaskRef, waits: Vec<Wait>, out: &mut Out<'_>) {
         let first = waits.first().map(|wait| wait.key.clone());
+        self.task_mut(task).has_left = false;
         let detail = self.detail(task);
         detail.sub_status = Some(SubStatus::Deferred);
         let new = waits.iter().any(|wait| detail.journal.get(&wait.key).is_none());

@@ -152,6 +152,28 @@ fn a_body_that_cleans_up_for_too_long_is_fenced() {
 }
 
 #[test]
+fn a_body_that_has_left_its_wait_executes() {
+    let mut script = Script::new(vec![spec("a", &[])]);
+    script.enter("a");
+    script.open("a", condition());
+    let task = script.find("a");
+    let is_interrupted = |script: &Script| {
+        script.effects.iter().any(|effect| matches!(effect, Effect::Interrupted { task: of } if *of == task))
+    };
+    script.state.leaves_call(task, 1);
+    cancel(&mut script);
+    assert!(is_interrupted(&script), "{:?}", script.effects);
+    assert!(script.state.take_interrupt(task, 1));
+    assert!(!script.state.take_interrupt(task, 1), "once");
+    script.now = script.now.after(seconds(60));
+    script.effects.clear();
+    script.apply(Event::GraceOver { task, attempt: 1, grace: seconds(60), limit: seconds(3600) }).unwrap();
+    assert_eq!(script.status(), RunStatus::Cancelled, "what it has left is no wait that does not count");
+    assert!(is_interrupted(&script), "{:?}", script.effects);
+    assert!(script.state.is_fenced(task, 1));
+}
+
+#[test]
 fn force_ends_the_run_at_once() {
     let mut script = Script::new(vec![spec("a", &[]), done("tidy", &["a"])]);
     script.enter("a");

@@ -176,6 +176,12 @@ impl<H: Host> CoroutineBody<H> {
         self.run.state.lock().cancel().is_some()
     }
 
+    /// By whom and why its run was cancelled, in words, if it was.
+    #[must_use]
+    pub fn cancellation(&self) -> Option<String> {
+        self.run.state.lock().cancel().map(|cancel| format!("the run was {}", cancel.text()))
+    }
+
     /// Whether the body is to be interrupted now, because its run was cancelled or it was cut off. The former is true
     /// once; a body that only reads its journal gets it at its first call that is not a replay.
     #[must_use]
@@ -285,6 +291,8 @@ impl<H: Host> CoroutineBody<H> {
     /// that was deferred gets the next slot that is free and continues without waiting for it.
     pub fn abandon(&self, call: &OpenCall) {
         self.attempt.lock().cancel(&call.call.lock());
+        let attempt = self.attempt();
+        self.run.state.lock().leaves_call(self.task, attempt);
         self.regain();
     }
 

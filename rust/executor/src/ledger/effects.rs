@@ -114,7 +114,11 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
             }
             Effect::Interrupted { .. } => self.control.dispatch.interrupt(),
             Effect::PollNow { task } => self.control.dispatch.poll_now(&run, task),
-            Effect::Woken { task } => run.ring(task),
+            Effect::Woken { task } => {
+                if run.ring(task) {
+                    run.state.lock().take_poll_now(task);
+                }
+            }
             Effect::Answered { request, answer } => self.control.requests.answered(request, &answer),
             Effect::Consumed { number } => run.state.lock().forget_message(number),
             Effect::Cleared { task } => self.control.suspects().clear(&run, task),

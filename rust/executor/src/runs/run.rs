@@ -400,21 +400,27 @@ impl<H: Host> Run<H> {
         row
     }
 
-    /// Sets what wakes a body that is about to sleep until its wait is closed. Rings at once if that has happened.
+    /// Sets what wakes a body that is about to sleep until its wait is closed. Rings at once if that has happened, or if it
+    /// is to poll at once.
     pub fn set_alarm(&self, task: TaskRef, key: &EntryKey, alarm: Arc<dyn Alarm>, ticket: u64) {
         self.rare.lock().get_or_insert_default().alarms.insert(task, (alarm, ticket));
         // Set before this is asked: a wait that is closed in between rings twice, and the second ring comes too late.
-        if self.state.lock().closed_entry(task, key).is_some() {
+        let wakes = {
+            let mut state = self.state.lock();
+            state.closed_entry(task, key).is_some() || state.take_poll_now(task)
+        };
+        if wakes {
             self.ring(task);
         }
     }
 
-    /// Wakes a body whose wait was closed.
-    pub(crate) fn ring(&self, task: TaskRef) {
+    /// Wakes a body whose wait was closed, or that is to poll at once. False if it does not sleep.
+    pub(crate) fn ring(&self, task: TaskRef) -> bool {
         let alarm = self.rare.lock().as_mut().and_then(|rare| rare.alarms.remove(&task));
-        if let Some((alarm, ticket)) = alarm {
+        alarm.is_some_and(|(alarm, ticket)| {
             alarm.ring(ticket);
-        }
+            true
+        })
     }
 
     /// Whether it has ended or is paused: what its bodies still do is refused.

@@ -338,6 +338,12 @@ impl PyCoroutine {
         self.body.get().is_some_and(|body| body.is_cancelled())
     }
 
+    /// By whom and why its run was cancelled, in words, if it was.
+    #[getter]
+    fn cancellation(&self) -> Option<String> {
+        self.body.get().and_then(|body| body.cancellation())
+    }
+
     /// Whether it is to be interrupted now, because its run was cancelled: true once.
     fn take_interrupt(&self) -> bool {
         self.body.get().is_some_and(|body| body.take_interrupt())
