@@ -1,6 +1,7 @@
 //! Journal entries: what is recorded of a task's waits and steps, and what a body asks for when it looks one up.
 //!
-//! Not here: the rule by which a record is reused (`journal.rs`) and which record the next use of a name has (`uses.rs`).
+//! Not here: the rule by which a record is reused (`journal.rs`) and which record the next use of a name has
+//! (`uses.rs`).
 
 use std::borrow::Cow;
 use std::fmt;

@@ -382,8 +382,8 @@ impl Journal {
         is_open && self.entries.remove(key).is_some()
     }
 
-    /// Puts a state in the place of all that the body has recorded, and returns the keys of what was dropped. The gate's
-    /// entry stays with the answer to its request, and so do the starts of children with a key.
+    /// Puts a state in the place of all that the body has recorded, and returns the keys of what was dropped. The
+    /// gate's entry stays with the answer to its request, and so do the starts of children with a key.
     pub fn checkpoint(&mut self, state: Value, now: Time) -> (Vec<EntryKey>, &Entry) {
         let key = EntryKey::checkpoint();
         let of_gate: Vec<i64> =

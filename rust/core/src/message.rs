@@ -148,7 +148,8 @@ pub struct StoredMessage {
     pub seq: i64,
     /// The message; without content once it was consumed.
     pub message: Message,
-    /// A wait has consumed it, and it is kept because of its id; or it was a control request, and the run has acted on it.
+    /// A wait has consumed it, and it is kept because of its id; or it was a control request, and the run has acted on
+    /// it.
     pub consumed: bool,
 }
 

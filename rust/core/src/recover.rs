@@ -25,8 +25,8 @@ pub const MAX_CRASHES: u32 = 5;
 /// The largest count of attempts, entries or crashes that is believed; a larger one could overflow.
 const MAX_COUNT: u32 = i32::MAX as u32;
 
-/// Whether a recorded task list fits the graph: every recorded task still exists with the same dependencies and is mapped
-/// over the same lists.
+/// Whether a recorded task list fits the graph: every recorded task still exists with the same dependencies and is
+/// mapped over the same lists.
 #[must_use]
 pub fn fits(graph: &Graph, recorded: &[RecordedTask]) -> bool {
     recorded.iter().all(|task| {
@@ -237,8 +237,8 @@ impl RunState {
             // Tasks that a newer version has added, and those that are not known to have started.
             self.skip_unstarted(cause, out);
         }
-        // Messages that came while nobody executed the run go to the waits that were open by then, before those that are
-        // opened now.
+        // Messages that came while nobody executed the run go to the waits that were open by then, before those that
+        // are opened now.
         let queued = self.take_queued(out);
         for task in open {
             self.resume_task(task, out);

@@ -1,8 +1,8 @@
 //! The token of a callback: a text, safe in a URL, by which its holder answers without knowing run or task.
 //!
 //! It is the run's id (16 bytes), a secret of 128 random bits and a checksum (4 bytes), in URL-safe base64: 48
-//! characters. The checksum tells a mistyped token from a foreign one. The secret is recorded in the body's journal, and
-//! is the name in the [`Address`] of the answer.
+//! characters. The checksum tells a mistyped token from a foreign one. The secret is recorded in the body's journal,
+//! and is the name in the [`Address`] of the answer.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,8 +1,8 @@
 //! A store behind a connection that may be lost: a call that failed because of that is made again, for a while.
 //!
-//! Only for stores that say that their calls may be repeated. Each try of a commit or claim has the same id, so that one
-//! that had been made before the connection was lost is not made twice. To the engine a lost connection is a call that
-//! takes longer; only one that stays lost is an error, over which the engine stops as over any other.
+//! Only for stores that say that their calls may be repeated. Each try of a commit or claim has the same id, so that
+//! one that had been made before the connection was lost is not made twice. To the engine a lost connection is a call
+//! that takes longer; only one that stays lost is an error, over which the engine stops as over any other.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Messages to runs that are executed here, while runs are created, leases are lost and the store fails; and the ends of
-//! their children.
+//! Messages to runs that are executed here, while runs are created, leases are lost and the store fails; and the ends
+//! of their children.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

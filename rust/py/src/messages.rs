@@ -1,4 +1,5 @@
-//! Messages to runs, as Python sends them: signals, answers to callbacks, and requests, whose answers are waited for here.
+//! Messages to runs, as Python sends them: signals, answers to callbacks, and requests, whose answers are waited for
+//! here.
 
 use std::time::{Duration, Instant};
 

@@ -135,9 +135,9 @@ impl PyRunner {
     }
 
     /// Creates runs in one commit, or attaches to those that their keys name. With `linger` it returns only once the
-    /// first of them has ended, or a little later, if the store takes its time: a caller that waits for it anyway leaves
-    /// the interpreter to the body for all that time. `many` is for the words of errors: which of them was refused.
-    /// `contextvars` are those of each run, or one for all.
+    /// first of them has ended, or a little later, if the store takes its time: a caller that waits for it anyway
+    /// leaves the interpreter to the body for all that time. `many` is for the words of errors: which of them was
+    /// refused. `contextvars` are those of each run, or one for all.
     #[expect(clippy::too_many_arguments, reason = "each is said apart in Python")]
     #[pyo3(signature = (workflow, runs, contextvars, linger, many, options=None))]
     fn submit(
@@ -391,8 +391,8 @@ impl PyRunner {
         !self.inner.home.is_here()
     }
 
-    /// Suspends what is deferred, gives bodies `grace` seconds to end, has coroutines cancelled that have not, and releases
-    /// the store. Twice is fine.
+    /// Suspends what is deferred, gives bodies `grace` seconds to end, has coroutines cancelled that have not, and
+    /// releases the store. Twice is fine.
     fn close(&self, py: Python<'_>, grace: f64, cancel: &Bound<'_, PyAny>) -> PyResult<bool> {
         panics::method(|| {
             self.inner.home.check("Runner")?;

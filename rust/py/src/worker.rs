@@ -1,5 +1,5 @@
-//! The threads that execute bodies and poll gates: what the engine asks of them, and what the end of a body means to its
-//! run.
+//! The threads that execute bodies and poll gates: what the engine asks of them, and what the end of a body means to
+//! its run.
 
 use std::cell::OnceCell;
 use std::sync::Arc;

@@ -143,8 +143,8 @@ struct CompiledTask<'py>(
     Vec<String>,
 );
 
-/// `bide._map.CompiledMap`: the tasks and the inputs that a task is mapped over, and how many elements may fail: a count
-/// or a share.
+/// `bide._map.CompiledMap`: the tasks and the inputs that a task is mapped over, and how many elements may fail: a
+/// count or a share.
 #[derive(FromPyObject)]
 struct CompiledMap(Vec<String>, Vec<String>, Option<u32>, Option<f64>);
 
@@ -178,7 +178,8 @@ impl<'py> FromPyObject<'_, 'py> for CompiledBinding<'py> {
     }
 }
 
-/// `bide._bind.Source`: kind, name, the reader's codec, default, the parameter's name, and the tasks of a dict of outputs.
+/// `bide._bind.Source`: kind, name, the reader's codec, default, the parameter's name, and the tasks of a dict of
+/// outputs.
 #[derive(FromPyObject)]
 struct CompiledSource<'py>(
     SourceKind,
@@ -189,8 +190,8 @@ struct CompiledSource<'py>(
     Vec<(Bound<'py, PyString>, Codec)>,
 );
 
-/// `Retry._parts(has_timeout)`: attempts (none: no limit), delay, backoff, `max_delay`, jitter, `fresh`, `matches`, and whether that is true of a
-/// timeout.
+/// `Retry._parts(has_timeout)`: attempts (none: no limit), delay, backoff, `max_delay`, jitter, `fresh`, `matches`, and
+/// whether that is true of a timeout.
 type CompiledRetry<'py> = (Option<u32>, f64, f64, f64, f64, bool, Bound<'py, PyAny>, bool);
 
 /// What a task is executed with, before the graph gives its dependencies their positions.

@@ -6,8 +6,8 @@
 //!
 //! Threads that come again and again would soon work in two groups that take turns, each half as large as it could be:
 //! when a group ends, the next leader has started before its members are back. So a leader first waits for them, for a
-//! fraction of the time that the work takes. It does not wait for a thread that is alone, nor for quick work, and rarely
-//! where waiting has brought nobody.
+//! fraction of the time that the work takes. It does not wait for a thread that is alone, nor for quick work, and
+//! rarely where waiting has brought nobody.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -27,8 +27,8 @@ pub struct Slots<B> {
     free: Vec<SlotNo>,
     /// How many slots there are.
     total: u32,
-    /// Deferred bodies whose wait is over and that wait for a slot, with their priorities: the highest first, and of equal
-    /// ones the longest waiting.
+    /// Deferred bodies whose wait is over and that wait for a slot, with their priorities: the highest first, and of
+    /// equal ones the longest waiting.
     resumed: VecDeque<(i32, B)>,
     /// Hand-offs to resumed bodies since the last one to new work.
     streak: u32,

@@ -9,7 +9,8 @@ use std::time::Duration;
 use bide_core::record::RunRowId;
 use bide_sync::{Condvar, Mutex, MutexGuard};
 
-/// The number of changed runs that are remembered one by one. A runner that has missed older ones gets [`ChangedRuns::Any`].
+/// The number of changed runs that are remembered one by one. A runner that has missed older ones gets
+/// [`ChangedRuns::Any`].
 const REMEMBERED: usize = 256;
 
 /// How far a runner has seen a store's changes. The default: not at all.
@@ -29,7 +30,8 @@ pub struct Changes {
     /// Runs may have no owner: a runner has died, has left, was fenced or is late to renew its lease, or another
     /// process has written. Reason to claim.
     pub unowned: bool,
-    /// Messages may have come to runs, see [`crate::Store::mail`], or answers to requests, see [`crate::Store::answer`].
+    /// Messages may have come to runs, see [`crate::Store::mail`], or answers to requests, see
+    /// [`crate::Store::answer`].
     pub mail: bool,
     /// The runs whose status or owner may have changed: reason to look at those that a caller waits for.
     pub runs: ChangedRuns,

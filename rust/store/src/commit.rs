@@ -79,8 +79,8 @@ pub enum Creation {
     Exists(Box<RunRow>),
     /// Its key names this run, which has other inputs. None of the request's runs was created.
     OtherInputs(Box<RunRow>),
-    /// Its row number belongs to another run (two processes made the same 63 bits in one millisecond): try again under a
-    /// new id. None of the request's runs was created.
+    /// Its row number belongs to another run (two processes made the same 63 bits in one millisecond): try again under
+    /// a new id. None of the request's runs was created.
     NumberTaken,
 }
 

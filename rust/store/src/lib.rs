@@ -220,9 +220,9 @@ pub trait Store: Maintenance + Send + Sync + 'static {
         here
     }
 
-    /// Whether a call that failed as [`StoreError::Disconnected`] can be made again with the same arguments, a commit or
-    /// claim with the same id: it is carried out once, and the answer is as if the connection had held. A file is never
-    /// disconnected.
+    /// Whether a call that failed as [`StoreError::Disconnected`] can be made again with the same arguments, a commit
+    /// or claim with the same id: it is carried out once, and the answer is as if the connection had held. A file is
+    /// never disconnected.
     fn may_repeat(&self) -> bool {
         false
     }
@@ -245,8 +245,9 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     /// Any [`StoreError`]; a lost lease is not an error.
     fn leave(&self, lease: Lease) -> Result<(), StoreError>;
 
-    /// Records a workflow version (name, hash of the graph, tasks in declaration order) if it is new, and returns the numbers of workflow, version and tasks. Task numbers are dense within
-    /// the workflow, from 0, and the same for a name in every version.
+    /// Records a workflow version (name, hash of the graph, tasks in declaration order) if it is new, and returns the
+    /// numbers of workflow, version and tasks. Task numbers are dense within the workflow, from 0, and the same for a
+    /// name in every version.
     ///
     /// # Errors
     /// Any [`StoreError`] but `Fenced`.
@@ -261,8 +262,8 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     /// Creates the runs of a commit's requests, each in status `Running` and belonging to the lease, and makes the
     /// commit's writes, all in one transaction, if the lease still holds. An empty commit only asks about the lease.
     ///
-    /// A run whose key exists already (before or earlier in the same commit) is not created: the answer has the run that
-    /// is there. If that has other inputs (their bytes are compared), none of its request is created; nor if a row
+    /// A run whose key exists already (before or earlier in the same commit) is not created: the answer has the run
+    /// that is there. If that has other inputs (their bytes are compared), none of its request is created; nor if a row
     /// number is taken. Writes to runs that are not created are skipped. The same id again is `Created` while the lease
     /// has that run, so that a creation of unknown outcome can be repeated.
     ///
@@ -369,17 +370,17 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     /// As [`Store::load`].
     fn children(&self, run: RunId) -> Result<Vec<(RunId, RunStatus)>, StoreError>;
 
-    /// Deletes one ended run, with all runs below it. False if there is none or it or one of those has not ended, and for
-    /// a child: that is kept as long as its parent is.
+    /// Deletes one ended run, with all runs below it. False if there is none or it or one of those has not ended, and
+    /// for a child: that is kept as long as its parent is.
     ///
     /// # Errors
     /// Any [`StoreError`] but `Fenced`.
     fn delete(&self, run: RunId) -> Result<bool, StoreError>;
 
-    /// Stores a message to a run for its owner, now or later. The owner itself writes the messages that it sends with its
-    /// commits. If calls may be repeated ([`Store::may_repeat`]), the same message again, known by its number, has the
-    /// outcome of the first call, also once it was consumed. The first answer to a callback stands, also once its run
-    /// has ended.
+    /// Stores a message to a run for its owner, now or later. The owner itself writes the messages that it sends with
+    /// its commits. If calls may be repeated ([`Store::may_repeat`]), the same message again, known by its number, has
+    /// the outcome of the first call, also once it was consumed. The first answer to a callback stands, also once its
+    /// run has ended.
     ///
     /// A control request may reopen a run that has ended or stopped ([`bide_core::Ask::reopens`]): it is Running again,
     /// without an owner.

@@ -252,7 +252,8 @@ impl Store for DistantStore {
     }
 
     fn wait_for_changes(&self, seen: Seen, timeout: Duration) -> Result<Changes, StoreError> {
-        // The server sends what has changed: there is no round trip, and no loss that would not be one of the next call.
+        // The server sends what has changed: there is no round trip, and no loss that would not be one of the next
+        // call.
         self.inner.wait_for_changes(seen, timeout)
     }
 

@@ -41,7 +41,8 @@
 //!
 //! # A wait for a message or a child run
 //!
-//! The run machine closes its entry when what it waits for comes, or when it times out. As above up to `Recalled`; then:
+//! The run machine closes its entry when what it waits for comes, or when it times out. As above up to `Recalled`;
+//! then:
 //!
 //! | state     | fed                   | next state | action           |
 //! |-----------|-----------------------|------------|------------------|
@@ -140,8 +141,8 @@ pub enum Action {
     Execute,
     /// Commit an event, with the slot held. Feed `Committed`, `Refused` or `Stopped`.
     Commit(Box<Event>),
-    /// Create child runs and commit the records of their starts, in one commit and with the slot held. Feed `Committed`,
-    /// `Refused` or `Stopped`.
+    /// Create child runs and commit the records of their starts, in one commit and with the slot held. Feed
+    /// `Committed`, `Refused` or `Stopped`.
     StartChildren {
         /// Which of the requested starts these are; the others are recorded.
         which: Vec<usize>,

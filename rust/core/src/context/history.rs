@@ -234,7 +234,8 @@ mod tests {
     use super::{Arc, Graph, History, Value, seen_by_each, value};
     use crate::graph::tests::{build, dag};
 
-    /// Every key comes to the same, with the same conflicts, from the last point that all its writers share and in full.
+    /// Every key comes to the same, with the same conflicts, from the last point that all its writers share and in
+    /// full.
     fn compare(graph: &Graph, acts: &[Act], chance: &[Index], input: &Json) -> TestCaseResult {
         let inputs = pairs(&[("k0", &input.to_string())]);
         let done = run(graph, &inputs, chance, |ix, seen| acts[ix as usize].on(seen));

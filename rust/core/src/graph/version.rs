@@ -1,9 +1,9 @@
 //! The hash that identifies the graph with which a run was created. It is the same in every release and on every
 //! platform.
 //!
-//! It covers, in declaration order, each task's name, the sorted names of its dependencies, its `run_if`, and of a mapped
-//! task what it is mapped over. It does not cover bodies, retries, timeouts, gates, `fail_fast` and how many elements may
-//! fail: those may change while a run is unfinished.
+//! It covers, in declaration order, each task's name, the sorted names of its dependencies, its `run_if`, and of a
+//! mapped task what it is mapped over. It does not cover bodies, retries, timeouts, gates, `fail_fast` and how many
+//! elements may fail: those may change while a run is unfinished.
 
 use super::{RunIf, TaskSpec};
 

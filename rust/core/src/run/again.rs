@@ -2,8 +2,8 @@
 //! that is named, and from all that depends on these.
 //!
 //! Their journals are kept, as by the retry of a task: what was recorded is not done again. Of a mapped task only the
-//! elements that did not complete are executed again, unless what it is mapped over is. Child runs that did not complete
-//! are retried themselves.
+//! elements that did not complete are executed again, unless what it is mapped over is. Child runs that did not
+//! complete are retried themselves.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -66,8 +66,8 @@ impl TaskDetail {
 }
 
 impl RunState {
-    /// The waits that are really to be opened, of those that a body or a gate asks for: not those that were closed after
-    /// the body had looked them up, nor the members of such a combination.
+    /// The waits that are really to be opened, of those that a body or a gate asks for: not those that were closed
+    /// after the body had looked them up, nor the members of such a combination.
     pub(super) fn still_open(&self, task: TaskRef, waits: Vec<Wait>) -> Vec<Wait> {
         let Some(detail) = self.known_detail(task).filter(|detail| !detail.journal.is_empty()) else { return waits };
         if let [wait] = &waits[..] {

@@ -1,5 +1,5 @@
-//! What somebody outside asks of a run: to cancel it, to pause and resume it. The requests: `crate::control`; those about
-//! single tasks: `hand.rs`; a retry: `again.rs`.
+//! What somebody outside asks of a run: to cancel it, to pause and resume it. The requests: `crate::control`; those
+//! about single tasks: `hand.rs`; a retry: `again.rs`.
 //!
 //! # Pause
 //!
@@ -10,11 +10,12 @@
 //!
 //! # Cancel
 //!
-//! What has not begun is Cancelled once all that it depends on has ended, but for tasks that run whatever happens (`run_if` Done). A body gets the failure
-//! [`FailureKind::Cancelled`] once: one that is deferred as the end of its wait, one that executes at its next call that
-//! is not a replay ([`RunState::interruption`]). In both cases that is the end of an entry of its journal, so that a
-//! re-entered body gets it at the same place. From then on the body's calls work as always, so that it can clean up. How
-//! long that may take: `grace_over`.
+//! What has not begun is Cancelled once all that it depends on has ended, but for tasks that run whatever happens
+//! (`run_if` Done). A body gets the failure
+//! [`FailureKind::Cancelled`] once: one that is deferred as the end of its wait, one that executes at its next call
+//! that is not a replay ([`RunState::interruption`]). In both cases that is the end of an entry of its journal, so that
+//! a re-entered body gets it at the same place. From then on the body's calls work as always, so that it can clean up.
+//! How long that may take: `grace_over`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -252,9 +253,9 @@ impl RunState {
         }
     }
 
-    /// Whether the host is to interrupt a body that awaits something else than its handle, because its run is cancelled:
-    /// true once. From then on its calls work. Nothing is recorded of that: a re-entered body gets it at its first call
-    /// that is not a replay.
+    /// Whether the host is to interrupt a body that awaits something else than its handle, because its run is
+    /// cancelled: true once. From then on its calls work. Nothing is recorded of that: a re-entered body gets it at its
+    /// first call that is not a replay.
     pub fn take_interrupt(&mut self, task: TaskRef, attempt: u32) -> bool {
         self.running(task, attempt).is_ok() && std::mem::take(&mut self.task_mut(task).interrupt)
     }

@@ -1,6 +1,8 @@
-//! An operator's hand on single tasks: what they wait for is satisfied, given more time or asked now, or they are skipped.
+//! An operator's hand on single tasks: what they wait for is satisfied, given more time or asked now, or they are
+//! skipped.
 //!
-//! A request that comes too late, or for what is not there, changes nothing: it stands in the run's history all the same.
+//! A request that comes too late, or for what is not there, changes nothing: it stands in the run's history all the
+//! same.
 
 use std::sync::Arc;
 use std::time::Duration;

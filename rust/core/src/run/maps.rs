@@ -4,8 +4,8 @@
 //! (`Outcome::Expanded`); from then on it is Running and has elements, each with the state of a task, a row, retries,
 //! waits and a gate of its own. It ends with its last element.
 //!
-//! A mapped task that follows another one, because it is mapped over that one's outputs, does not wait for its end: it is
-//! expanded as soon as the other one is, and each of its elements waits for the element of the same index. One that
+//! A mapped task that follows another one, because it is mapped over that one's outputs, does not wait for its end: it
+//! is expanded as soon as the other one is, and each of its elements waits for the element of the same index. One that
 //! only follows others is expanded without being executed, because its length is theirs.
 
 use std::sync::Arc;
@@ -364,8 +364,8 @@ impl RunState {
         !self.is_over_tolerance(task.ix)
     }
 
-    /// What decides by `run_if` about a task for one of its dependencies: the dependency, its element of the same index,
-    /// or nothing yet.
+    /// What decides by `run_if` about a task for one of its dependencies: the dependency, its element of the same
+    /// index, or nothing yet.
     pub(super) fn decides_about(&self, task: TaskRef, on: TaskIx) -> Option<TaskRef> {
         let whole = TaskRef::plain(on);
         if self.maps.is_none() || !self.is_expanded(whole) {

@@ -1,4 +1,5 @@
-//! Steps with a key, steps that are begun before they end, and checkpoints: what stays of them after a crash and a retry.
+//! Steps with a key, steps that are begun before they end, and checkpoints: what stays of them after a crash and a
+//! retry.
 
 use std::time::Duration;
 

@@ -165,7 +165,8 @@ impl<H: Host> CoroutineBody<H> {
         self.attempt.lock().is_suspended()
     }
 
-    /// From here on every call of the handle ends with [`CallError::Suspended`], and what the body returns does not count.
+    /// From here on every call of the handle ends with [`CallError::Suspended`], and what the body returns does not
+    /// count.
     pub fn suspend(&self) {
         let _ = self.attempt.lock().suspend();
     }
@@ -287,8 +288,8 @@ impl<H: Host> CoroutineBody<H> {
         f(&mut self.attempt.lock())
     }
 
-    /// Leaves a call: a step is not recorded, and a wait stays open, with which the next use of its name continues. A body
-    /// that was deferred gets the next slot that is free and continues without waiting for it.
+    /// Leaves a call: a step is not recorded, and a wait stays open, with which the next use of its name continues. A
+    /// body that was deferred gets the next slot that is free and continues without waiting for it.
     pub fn abandon(&self, call: &OpenCall) {
         self.attempt.lock().cancel(&call.call.lock());
         let attempt = self.attempt();
@@ -407,8 +408,8 @@ impl<H: Host> CoroutineBody<H> {
         }
     }
 
-    /// Waits for a commit that is under way: true if what was read from the run's state before is committed. False if the
-    /// engine has stopped, or has lost the run.
+    /// Waits for a commit that is under way: true if what was read from the run's state before is committed. False if
+    /// the engine has stopped, or has lost the run.
     async fn is_committed(&self) -> bool {
         let engine = &self.engine;
         if engine.path().ledger.try_lock_for(Duration::ZERO).is_none() {

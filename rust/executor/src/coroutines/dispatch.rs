@@ -232,8 +232,8 @@ impl<H: Host> Coroutines<H> {
         self.interrupted.load(Ordering::Relaxed) && self.interrupted.swap(false, Ordering::Acquire)
     }
 
-    /// Queues an event that nobody waits for: for the committer, or with a store that does not block for the loop's next
-    /// turn.
+    /// Queues an event that nobody waits for: for the committer, or with a store that does not block for the loop's
+    /// next turn.
     pub(super) fn queue(&self, event: QueuedEvent<H>) {
         let Some(engine) = self.engine() else { return };
         if engine.store().blocks() {

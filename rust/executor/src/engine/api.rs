@@ -57,8 +57,8 @@ impl<H: Host> Engine<H> {
         self.submitter.submit(workflow, requests)
     }
 
-    /// Creates runs as children of another, in one commit with the records of their starts in the journal of the body that
-    /// starts them: an [`Event::ChildrenStarted`], one start for each request. Blocks.
+    /// Creates runs as children of another, in one commit with the records of their starts in the journal of the body
+    /// that starts them: an [`Event::ChildrenStarted`], one start for each request. Blocks.
     ///
     /// # Errors
     /// See [`Lost`]; then there is no child.
@@ -85,8 +85,8 @@ impl<H: Host> Engine<H> {
         self.mail.send(letter)
     }
 
-    /// Asks something of a run, as a message: see [`bide_core::control`]. One that reopens a run has it claimed here, if
-    /// its workflow is registered.
+    /// Asks something of a run, as a message: see [`bide_core::control`]. One that reopens a run has it claimed here,
+    /// if its workflow is registered.
     ///
     /// # Errors
     /// From the store; the request was not made, unless that is unknown.

@@ -246,8 +246,8 @@ impl<H: Host> Driver<H> {
         Arc::clone(&ready.run).wait_for_overdue(ready)
     }
 
-    /// A body that may execute beside the others: with its turn, if an earlier process may have died of it. One that may
-    /// not will be ready again.
+    /// A body that may execute beside the others: with its turn, if an earlier process may have died of it. One that
+    /// may not will be ready again.
     #[must_use]
     pub fn admit_suspect(&self, ready: Ready<H>) -> Option<(Ready<H>, Option<Turn>)> {
         self.engine.admit_suspect(ready)
@@ -271,8 +271,8 @@ impl<H: Host> Driver<H> {
 }
 
 impl<H: Host<Dispatch = Pool<H>>> Driver<H> {
-    /// Lets the threads that poll gates look at the clock, which was moved by hand. Returns when the first gate is asked
-    /// next, by the steady clock.
+    /// Lets the threads that poll gates look at the clock, which was moved by hand. Returns when the first gate is
+    /// asked next, by the steady clock.
     pub fn gates_turn(&self) -> Option<Duration> {
         self.engine.dispatch().gates.clock_was_moved()
     }

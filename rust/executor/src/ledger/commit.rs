@@ -148,8 +148,8 @@ impl<H: Host> Ledger<H> {
         Ok(creations)
     }
 
-    /// Creates children of a run and has them begin, in one commit with the records of their starts, which are an event of
-    /// their parent's body. The rows are returned in every case. Without `begin` they begin later. Blocks.
+    /// Creates children of a run and has them begin, in one commit with the records of their starts, which are an event
+    /// of their parent's body. The rows are returned in every case. Without `begin` they begin later. Blocks.
     ///
     /// # Errors
     /// As [`Ledger::commit_own`]; no child is created then.
@@ -355,8 +355,8 @@ impl<H: Host> Ledger<H> {
         self.apply_to(engine, pending, &tagged, event, self.clock.now(), lease).map_err(Lost::Refused)
     }
 
-    /// Applies an event, after what the run's bodies have shown before it. If it ends a child whose parent is executed here,
-    /// the parent gets to know it.
+    /// Applies an event, after what the run's bodies have shown before it. If it ends a child whose parent is executed
+    /// here, the parent gets to know it.
     #[inline]
     fn apply_to(
         &self,
@@ -378,7 +378,8 @@ impl<H: Host> Ledger<H> {
         Ok(())
     }
 
-    /// Applies an event to its run, after what the run's bodies have shown before it. Answers where the run stands then.
+    /// Applies an event to its run, after what the run's bodies have shown before it. Answers where the run stands
+    /// then.
     #[inline]
     fn apply_one(
         &self,

@@ -60,8 +60,8 @@ pub(super) struct Outcome<H: Host> {
 }
 
 impl<H: Host> Request<H> {
-    /// A request for events whose outcome is that the engine has stopped, until it is committed. `ready` gives the memory
-    /// for what may start.
+    /// A request for events whose outcome is that the engine has stopped, until it is committed. `ready` gives the
+    /// memory for what may start.
     pub(super) fn new(events: Vec<QueuedEvent<H>>, own: Option<(Arc<Run<H>>, Event)>, ready: Vec<Ready<H>>) -> Self {
         let outcome =
             Outcome { own: Err(Lost::Stopped), ready, effects: Vec::new(), completions: Vec::new(), lost: Vec::new() };

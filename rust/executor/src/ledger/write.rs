@@ -19,8 +19,8 @@ use crate::runs::run::Run;
 /// it would be done again.
 const TRIES: u32 = 6;
 
-/// How many of the runs that end with a commit are announced while it is made. A caller who waits for many runs does not
-/// wait for a thread to wake.
+/// How many of the runs that end with a commit are announced while it is made. A caller who waits for many runs does
+/// not wait for a thread to wake.
 const ANNOUNCED: usize = 1;
 
 /// A run, and the number of the request in its group whose event it is.

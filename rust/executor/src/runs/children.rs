@@ -1,5 +1,5 @@
-//! Child runs: a body starts one in the commit of its record. The end of one that is executed here is passed to its parent
-//! by the ledger, in the commit of the child; that of any other is found here.
+//! Child runs: a body starts one in the commit of its record. The end of one that is executed here is passed to its
+//! parent by the ledger, in the commit of the child; that of any other is found here.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -26,8 +26,8 @@ pub(crate) struct Children<H: Host> {
     path: Arc<CommitPath<H>>,
     /// Makes the ids of children.
     ids: Arc<IdMaker>,
-    /// The children of recovered parents that had not ended when they were last looked at, with the parent of each. Others
-    /// are executed here as long as their parents are.
+    /// The children of recovered parents that had not ended when they were last looked at, with the parent of each.
+    /// Others are executed here as long as their parents are.
     elsewhere: Mutex<HashMap<RunRowId, RunId>>,
 }
 
@@ -73,8 +73,8 @@ impl<H: Host> Children<H> {
             if !creations.iter().any(Creation::prevents_all) {
                 break;
             }
-            // Another process has taken the number of one of them in the same millisecond: none has been created, but their
-            // states have begun. The records are made again, under other ids.
+            // Another process has taken the number of one of them in the same millisecond: none has been created, but
+            // their states have begun. The records are made again, under other ids.
             if let Event::ChildrenStarted { starts, .. } = &mut record {
                 for ((start, row), creation) in starts.iter_mut().zip(&mut rows).zip(&creations) {
                     if *creation == Creation::NumberTaken {

@@ -19,8 +19,8 @@ pub(crate) struct LiveRuns<H: Host> {
     /// Runs that are executed elsewhere or not at all, with where callers here wait for them. By row number, since
     /// changes name runs by it.
     watched: Mutex<BTreeMap<(RunRowId, RunId), Weak<Settled>>>,
-    /// Held for reading from before a run is created or read until it is executed here, and for writing while messages are
-    /// read for all runs: one that comes in between reaches its run by one of the two.
+    /// Held for reading from before a run is created or read until it is executed here, and for writing while messages
+    /// are read for all runs: one that comes in between reaches its run by one of the two.
     pub(crate) adopting: RwLock<()>,
 }
 

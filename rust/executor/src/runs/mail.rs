@@ -1,5 +1,5 @@
-//! Messages to runs: those that callers here send, and those that others have left in the store. Answers to requests are
-//! in `requests.rs`.
+//! Messages to runs: those that callers here send, and those that others have left in the store. Answers to requests
+//! are in `requests.rs`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Requests: messages whose senders wait for an answer (`answers.rs`), and how these learn that none will come.
 //!
-//! The answer is a row that the commit of the body's reply writes. A sender in the same process gets it with the effects
-//! of that commit; one elsewhere sees it when the store changes.
+//! The answer is a row that the commit of the body's reply writes. A sender in the same process gets it with the
+//! effects of that commit; one elsewhere sees it when the store changes.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -400,8 +400,8 @@ impl<H: Host> Run<H> {
         row
     }
 
-    /// Sets what wakes a body that is about to sleep until its wait is closed. Rings at once if that has happened, or if it
-    /// is to poll at once.
+    /// Sets what wakes a body that is about to sleep until its wait is closed. Rings at once if that has happened, or
+    /// if it is to poll at once.
     pub fn set_alarm(&self, task: TaskRef, key: &EntryKey, alarm: Arc<dyn Alarm>, ticket: u64) {
         self.rare.lock().get_or_insert_default().alarms.insert(task, (alarm, ticket));
         // Set before this is asked: a wait that is closed in between rings twice, and the second ring comes too late.

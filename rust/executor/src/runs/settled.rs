@@ -68,8 +68,8 @@ impl Settled {
         }
     }
 
-    /// The commit begins after which it can be reported. Sleeping callers are woken now, because waking takes about as long
-    /// as the commit.
+    /// The commit begins after which it can be reported. Sleeping callers are woken now, because waking takes about as
+    /// long as the commit.
     pub(crate) fn announce(&self) {
         if self.changed.has_waiters() && spin::pays() {
             self.state.lock().coming = true;

@@ -1,7 +1,7 @@
 //! Background services: each has one file, and a loop on a thread of its own.
 //!
-//! All keep one contract: a service is started once; it reports when its loop is up; it can be stopped at any time, also
-//! before its loop is up, and twice.
+//! All keep one contract: a service is started once; it reports when its loop is up; it can be stopped at any time,
+//! also before its loop is up, and twice.
 
 pub(crate) mod committer;
 pub(crate) mod lease;

@@ -1,5 +1,5 @@
-//! What a body with a handle can do: ask where it is; `body/steps.rs`: record steps, on any thread; `body/waits.rs`: wait,
-//! on its own thread; `body/children.rs`: start child runs; `body/show.rs`: emit events.
+//! What a body with a handle can do: ask where it is; `body/steps.rs`: record steps, on any thread; `body/waits.rs`:
+//! wait, on its own thread; `body/children.rs`: start child runs; `body/show.rs`: emit events.
 //!
 //! This drives the attempt machine of `bide_core::attempt`: the machine decides, this carries its actions out.
 
@@ -46,8 +46,8 @@ pub struct BodyCx<H: Host> {
     permit: Mutex<Option<Permit<H>>>,
     /// How long it may execute, if its task says so.
     limit: Option<Arc<Limit<H>>>,
-    /// The child runs that it has started and not waited for yet, so that their results are read from memory. Dropped with
-    /// its end: what the host keeps with a child may lead back to this.
+    /// The child runs that it has started and not waited for yet, so that their results are read from memory. Dropped
+    /// with its end: what the host keeps with a child may lead back to this.
     children: Mutex<children::Started<H>>,
 }
 
@@ -183,8 +183,8 @@ impl<H: Host> BodyCx<H> {
 }
 
 impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
-    /// Feeds a call, and carries out its actions up to one that needs more than the engine. What it is fed stays where its
-    /// caller has it, because every frame of a wait counts.
+    /// Feeds a call, and carries out its actions up to one that needs more than the engine. What it is fed stays where
+    /// its caller has it, because every frame of a wait counts.
     fn drive(&self, at: &mut dyn Attached, call: &mut Call, fed: &mut Fed) -> Action {
         loop {
             let asked = matches!(fed, Fed::Asked(_));
@@ -213,8 +213,9 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         }
     }
 
-    /// Waits for a commit that is under way. True if what was read from the run's state before is committed: the machine
-    /// closes waits by itself, in a batch that may still fail. False if the engine has stopped, or has lost the run.
+    /// Waits for a commit that is under way. True if what was read from the run's state before is committed: the
+    /// machine closes waits by itself, in a batch that may still fail. False if the engine has stopped, or has lost the
+    /// run.
     fn is_committed(&self, at: &mut dyn Attached) -> bool {
         let ledger = &self.engine.path().ledger;
         if ledger.try_lock_for(Duration::ZERO).is_none() {

@@ -29,8 +29,8 @@ const SLICE: Duration = Duration::from_millis(1);
 /// A condition that takes longer is polled by spares.
 const SLOW: Duration = Duration::from_millis(50);
 
-/// The lease is checked again before a poll that begins this long after the last check: a process that was stopped shows
-/// a gap.
+/// The lease is checked again before a poll that begins this long after the last check: a process that was stopped
+/// shows a gap.
 const SURE: Duration = Duration::from_millis(100);
 
 /// How many polls are made before their results are committed.
@@ -180,8 +180,8 @@ impl<H: Host> Gates<H> {
         self.changed.notify_all();
     }
 
-    /// When the first gate is asked next, by the steady clock. The clock may have been moved by hand: the threads look at
-    /// it again.
+    /// When the first gate is asked next, by the steady clock. The clock may have been moved by hand: the threads look
+    /// at it again.
     #[cfg(feature = "testing")]
     pub(crate) fn clock_was_moved(&self) -> Option<Duration> {
         self.changed.notify_all();

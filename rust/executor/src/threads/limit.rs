@@ -1,8 +1,8 @@
 //! A task's `timeout`: the limit of one attempt's execution, time deferred excluded.
 //!
 //! A thread cannot be stopped. So when the limit is reached the attempt fails at once, and is fenced: what its body
-//! does from there on changes nothing. Its slot stays taken until the body returns, and so does its place in the run: the
-//! next attempt waits for that.
+//! does from there on changes nothing. Its slot stays taken until the body returns, and so does its place in the run:
+//! the next attempt waits for that.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

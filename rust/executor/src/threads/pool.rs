@@ -68,8 +68,8 @@ impl<H: Host> Pool<H> {
         self.engine.get()?.upgrade()
     }
 
-    /// Gives it its engine, starts the first worker thread and lets the committer look after the groups. Call once, before
-    /// a workflow is registered, on a thread that may start threads.
+    /// Gives it its engine, starts the first worker thread and lets the committer look after the groups. Call once,
+    /// before a workflow is registered, on a thread that may start threads.
     ///
     /// # Errors
     /// Says why the thread cannot be started.

@@ -183,7 +183,8 @@ impl IntoFuture for AnswerCallback {
 }
 
 impl Runner {
-    /// Answers the callback that has this token: every wait for it returns the value. It has one answer: a second one is
+    /// Answers the callback that has this token: every wait for it returns the value. It has one answer: a second one
+    /// is
     /// [`Error::SignalRejected`].
     pub fn resolve<T: Serialize + ?Sized>(&self, token: impl Into<String>, value: &T) -> AnswerCallback {
         self.answer(token.into(), encode(value).map(Ok))

@@ -1,5 +1,5 @@
-//! What a body can do while it executes: ask where it is; `step.rs`: record steps; `wait.rs`: wait. How a call is driven
-//! is in `body.rs`.
+//! What a body can do while it executes: ask where it is; `step.rs`: record steps; `wait.rs`: wait. How a call is
+//! driven is in `body.rs`.
 
 use std::sync::Arc;
 

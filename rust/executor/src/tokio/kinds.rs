@@ -1,6 +1,6 @@
-//! What can be waited for, as values: conditions, times and messages to the run; the ends of child runs too (`child.rs`).
-//! Each can be waited for by a body (`wait.rs`), and be a part of a combination (`combine.rs`); what no body makes can be
-//! a task's gate.
+//! What can be waited for, as values: conditions, times and messages to the run; the ends of child runs too
+//! (`child.rs`). Each can be waited for by a body (`wait.rs`), and be a part of a combination (`combine.rs`); what no
+//! body makes can be a task's gate.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -29,8 +29,8 @@ pub(super) type Ask<'a> = Box<dyn Fn(Scope) -> BoxFuture<'a, Polled> + Send + Sy
 /// Makes the value of a wait of what its parts were satisfied with.
 pub(super) type Finish<'a, T> = Box<dyn Fn(&Outcomes<'_>) -> Result<T, TaskError> + Send + Sync + 'a>;
 
-/// Something to wait for; `T` is what the wait returns. It can be a gate ([`WorkflowBuilder::gate`]), be waited for by a
-/// body ([`TaskHandle::wait`]), and be a part of [`any_of`] and [`all_of`].
+/// Something to wait for; `T` is what the wait returns. It can be a gate ([`WorkflowBuilder::gate`]), be waited for by
+/// a body ([`TaskHandle::wait`]), and be a part of [`any_of`] and [`all_of`].
 ///
 /// [`WorkflowBuilder::gate`]: crate::WorkflowBuilder::gate
 /// [`TaskHandle::wait`]: crate::TaskHandle::wait
@@ -156,13 +156,14 @@ pub fn at<'a>(time: SystemTime) -> Wait<'a, ()> {
     Wait::new(Kind::At(stored_time(time)), |_| Ok(()))
 }
 
-/// A signal of this name to the run ([`Runner::signal`](crate::Runner::signal)); the wait returns its value. Each signal
-/// satisfies one wait, the oldest; one that comes before its wait is kept for it.
+/// A signal of this name to the run ([`Runner::signal`](crate::Runner::signal)); the wait returns its value. Each
+/// signal satisfies one wait, the oldest; one that comes before its wait is kept for it.
 pub fn signal<'a, T: DeserializeOwned + 'a>(name: impl Into<Arc<str>>) -> Wait<'a, T> {
     Wait::new(Kind::Message(Address::signal(&name.into())), |outcomes| outcomes.decoded())
 }
 
-/// What a handle and a combination take: a [`Wait`], or a value that can be waited for, as [`Callback`] and [`ChildRun`].
+/// What a handle and a combination take: a [`Wait`], or a value that can be waited for, as [`Callback`] and
+/// [`ChildRun`].
 ///
 /// [`Callback`]: crate::Callback
 /// [`ChildRun`]: crate::ChildRun
@@ -232,8 +233,8 @@ impl<'a, T> Wait<'a, T> {
         self
     }
 
-    /// Its name in the journal. A message is named by itself otherwise, a condition by the closure's type, and as a gate
-    /// a condition or a time is named `gate`.
+    /// Its name in the journal. A message is named by itself otherwise, a condition by the closure's type, and as a
+    /// gate a condition or a time is named `gate`.
     pub fn named(mut self, name: impl Into<Arc<str>>) -> Self {
         self.parts[0].name = Some(name.into());
         self

@@ -31,8 +31,8 @@ use crate::runs::requests::{Outlook, PendingRequest};
 /// How often a sender looks whether it can still expect an answer.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// A request of this name to the run ([`Runner::request`]): a message whose sender waits for an answer. The wait returns
-/// what was sent, with which the body answers. Each request satisfies one wait, the oldest.
+/// A request of this name to the run ([`Runner::request`]): a message whose sender waits for an answer. The wait
+/// returns what was sent, with which the body answers. Each request satisfies one wait, the oldest.
 ///
 /// ```
 /// use bide_executor::store::MemoryStore;
@@ -144,8 +144,8 @@ impl BodyState {
     }
 }
 
-/// A request to be sent, by awaiting it: that returns its answer. Dropped before, it is withdrawn, unless a body has taken
-/// it.
+/// A request to be sent, by awaiting it: that returns its answer. Dropped before, it is withdrawn, unless a body has
+/// taken it.
 #[must_use = "a request is sent when this is awaited"]
 pub struct SendRequest<Out> {
     /// The engine that sends it.
@@ -171,7 +171,8 @@ impl<Out> SendRequest<Out> {
         self
     }
 
-    /// How long to wait for the answer: then the request is withdrawn, unless a body has taken it, and awaiting it returns
+    /// How long to wait for the answer: then the request is withdrawn, unless a body has taken it, and awaiting it
+    /// returns
     /// [`Error::TimedOut`].
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
@@ -284,8 +285,9 @@ impl Drop for Sender {
 }
 
 impl Runner {
-    /// A request to a run, wherever that is executed: awaiting it returns what a body answers. Not for bodies, which would
-    /// hold their slot meanwhile: a body makes a callback, sends its token with a signal and waits for the callback.
+    /// A request to a run, wherever that is executed: awaiting it returns what a body answers. Not for bodies, which
+    /// would hold their slot meanwhile: a body makes a callback, sends its token with a signal and waits for the
+    /// callback.
     pub fn request<T, Out>(&self, run: RunId, name: impl Into<Arc<str>>, value: &T) -> SendRequest<Out>
     where
         T: Serialize + ?Sized,

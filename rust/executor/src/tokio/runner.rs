@@ -71,8 +71,8 @@ impl RunnerBuilder {
         self
     }
 
-    /// How long a body may clean up whose run was cancelled, before its task ends all the same: how long it may execute,
-    /// and how long by the wall. A minute and an hour by default.
+    /// How long a body may clean up whose run was cancelled, before its task ends all the same: how long it may
+    /// execute, and how long by the wall. A minute and an hour by default.
     #[must_use]
     pub fn cancel_grace(mut self, grace: Duration, limit: Duration) -> Self {
         self.cancel_grace = (grace, limit);

@@ -65,8 +65,8 @@ impl TaskError {
         self.failure().is_some_and(|failure| failure.kind == FailureKind::Cancelled)
     }
 
-    /// Whether a step that may be executed only once was begun, by an earlier entry of the body, and has no result. It is
-    /// not executed again: the body decides.
+    /// Whether a step that may be executed only once was begun, by an earlier entry of the body, and has no result. It
+    /// is not executed again: the body decides.
     #[must_use]
     pub fn is_step_interrupted(&self) -> bool {
         self.failure().is_some_and(|failure| failure.kind == FailureKind::StepInterrupted)

@@ -58,7 +58,8 @@ impl PyCall {
         })
     }
 
-    /// A step, as `bide._steps.describe_async_step` describes it; `older` is its proof as the first version computed it.
+    /// A step, as `bide._steps.describe_async_step` describes it; `older` is its proof as the first version computed
+    /// it.
     #[staticmethod]
     fn step(
         coroutine: &Bound<'_, PyCoroutine>,

@@ -1,7 +1,7 @@
 //! Coroutines of the host: `bide/_loop.py` drives them on an event loop, by what is here.
 //!
-//! A call of a handle is a Rust future. The loop polls it ([`pending::Future`]); what completes it on another thread puts it
-//! in the queue of the loop ([`queue::LoopQueue`]) and wakes the loop, once for many.
+//! A call of a handle is a Rust future. The loop polls it ([`pending::Future`]); what completes it on another thread
+//! puts it in the queue of the loop ([`queue::LoopQueue`]) and wakes the loop, once for many.
 
 mod call;
 mod coroutine;

@@ -1,5 +1,5 @@
-//! What waits for a turn of the event loop, and how the loop is woken: by a byte on a socket that it reads from. No thread
-//! attaches for that.
+//! What waits for a turn of the event loop, and how the loop is woken: by a byte on a socket that it reads from. No
+//! thread attaches for that.
 
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};

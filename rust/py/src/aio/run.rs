@@ -1,5 +1,6 @@
-//! Executes coroutines that are ready, within an `asyncio` task that `bide/_loop.py` calls a driver: each in contextvars of
-//! its own, up to the first that suspends. That one keeps the driver; one that does not suspend costs no task.
+//! Executes coroutines that are ready, within an `asyncio` task that `bide/_loop.py` calls a driver: each in
+//! contextvars of its own, up to the first that suspends. That one keeps the driver; one that does not suspend costs no
+//! task.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

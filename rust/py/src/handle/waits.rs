@@ -139,8 +139,8 @@ impl PyTaskHandle {
         }
     }
 
-    /// Waits for a condition. Takes what is known of it over, so that nothing of it is kept while the body is parked but
-    /// what the wait needs.
+    /// Waits for a condition. Takes what is known of it over, so that nothing of it is kept while the body is parked
+    /// but what the wait needs.
     pub(super) fn wait_until<'py>(&self, until: Box<Until<'py>>) -> PyResult<Bound<'py, PyAny>> {
         let (asked, condition) = prepare(until)?;
         let py = condition.py();

@@ -1,7 +1,7 @@
-//! Models of a body that sleeps until somebody else closes its wait: with a message, the answer to a callback or the end
-//! of a child, or by taking the request that it has sent. The parker is the pool's own. A stand-in is the run, which in
-//! the executor keeps the alarm of a sleeping body (`Run::set_alarm`, `Run::ring`) in the same way: under one lock the
-//! alarm, under another what is closed.
+//! Models of a body that sleeps until somebody else closes its wait: with a message, the answer to a callback or the
+//! end of a child, or by taking the request that it has sent. The parker is the pool's own. A stand-in is the run,
+//! which in the executor keeps the alarm of a sleeping body (`Run::set_alarm`, `Run::ring`) in the same way: under one
+//! lock the alarm, under another what is closed.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -54,7 +54,8 @@ impl<E: Upcalls> Pool<E> {
         self.shared.end_poll(poll);
     }
 
-    /// The wait of a body is over: waits for a slot, which bodies with a higher priority get first. `None` if the pool closes first. Blocks.
+    /// The wait of a body is over: waits for a slot, which bodies with a higher priority get first. `None` if the pool
+    /// closes first. Blocks.
     #[must_use]
     pub fn resume(&self, parker: &Arc<Parker<E>>, priority: i32) -> Option<Permit<E>> {
         self.shared.resume(parker, priority)

@@ -3,9 +3,9 @@
 //!
 //! A body that may have ended an earlier process is marked while a runner executes it: `task.entered` counts such
 //! entries, and is above zero for as long as they have recorded nothing. If the process dies with exactly one marked
-//! body, over all its runners here, the body is blamed: its run counts one more death. Of several marked bodies none is,
-//! and the death of a process that executed none says nothing. A runner whose lease ran out while its process lives has
-//! not died.
+//! body, over all its runners here, the body is blamed: its run counts one more death. Of several marked bodies none
+//! is, and the death of a process that executed none says nothing. A runner whose lease ran out while its process lives
+//! has not died.
 //!
 //! A run that is claimed has its marks set aside (below zero), because its new owner has entered none of its bodies.
 

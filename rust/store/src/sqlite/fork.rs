@@ -1,6 +1,6 @@
 //! Keeps SQLite whole through a fork: the mutexes that it has for the whole process (for its memory, page cache, random
-//! numbers, open files) are taken before the fork and released after it on both sides. Otherwise a child that was forked
-//! while another thread was inside one would wait for it for ever, as soon as it opened a store of its own.
+//! numbers, open files) are taken before the fork and released after it on both sides. Otherwise a child that was
+//! forked while another thread was inside one would wait for it for ever, as soon as it opened a store of its own.
 
 use std::sync::Once;
 

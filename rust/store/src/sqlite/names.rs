@@ -1,8 +1,9 @@
-//! One file has one name. A database's log, its index and the lock file lie beside it and are found by its name: under a
-//! second name it would have others, and what is committed under one would be lost under the other.
+//! One file has one name. A database's log, its index and the lock file lie beside it and are found by its name: under
+//! a second name it would have others, and what is committed under one would be lost under the other.
 //!
 //! A second name is a hard link, or a mount of the file alone (as containers make it). The lock file says which file it
-//! is beside, and where: so the name that is in use can be distinguished from the others. Symbolic links are followed before.
+//! is beside, and where: so the name that is in use can be distinguished from the others. Symbolic links are followed
+//! before.
 //!
 //! | what is opened | |
 //! |---|---|

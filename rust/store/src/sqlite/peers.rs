@@ -13,8 +13,8 @@ use super::surroundings::FileId;
 /// A process gets at most one datagram on a channel in this time, and reads its sockets at most once in it.
 pub(super) const PAUSE: Duration = Duration::from_millis(1);
 
-/// How often a datagram is tried again for a process whose queue is full. Then it has not read for so long that its poll
-/// sees as much.
+/// How often a datagram is tried again for a process whose queue is full. Then it has not read for so long that its
+/// poll sees as much.
 const TRIES: u32 = 20;
 
 /// Whom to tell.

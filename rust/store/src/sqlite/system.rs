@@ -1,11 +1,12 @@
 //! Between SQLite and the system: what SQLite is made to do otherwise, and what the system said when it failed.
 //!
-//! SQLite maps the index of its log (`-shm`) into memory and makes that file longer by one byte in each 4 KiB. On a file
-//! system with smaller blocks most of it has no blocks then, and where the disk is full the first touch of such a place
-//! ends the process with a bus error. So each stretch gets its space before it is mapped, and a full disk is an error.
+//! SQLite maps the index of its log (`-shm`) into memory and makes that file longer by one byte in each 4 KiB. On a
+//! file system with smaller blocks most of it has no blocks then, and where the disk is full the first touch of such a
+//! place ends the process with a bus error. So each stretch gets its space before it is mapped, and a full disk is an
+//! error.
 //!
-//! Of a file that cannot be opened SQLite reports just that. The cause is asked for at the moment when it writes its log
-//! line about it, in the thread in which it happened.
+//! Of a file that cannot be opened SQLite reports just that. The cause is asked for at the moment when it writes its
+//! log line about it, in the thread in which it happened.
 
 use std::cell::Cell;
 use std::ffi::{c_char, c_int, c_void};

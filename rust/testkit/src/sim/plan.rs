@@ -135,8 +135,8 @@ pub enum Act {
     Replies(bool),
     /// Starts a child run, perhaps with a key.
     Starts(Option<u8>),
-    /// Waits for the end of the child that was started last, perhaps with a timeout in milliseconds, and continues in any
-    /// case.
+    /// Waits for the end of the child that was started last, perhaps with a timeout in milliseconds, and continues in
+    /// any case.
     Joins(Option<u64>),
     /// Holds its slot for this many milliseconds.
     Works(u64),

@@ -67,8 +67,8 @@ impl<H: Host> BodyCx<H> {
 }
 
 impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
-    /// Starts runs of a workflow as children: all that are not recorded are one commit, with the records of their starts. A
-    /// re-entered body gets the same children.
+    /// Starts runs of a workflow as children: all that are not recorded are one commit, with the records of their
+    /// starts. A re-entered body gets the same children.
     ///
     /// # Errors
     /// See [`CallError`]; other inputs than recorded are a `Mismatch`, and too many levels are `Misuse`.

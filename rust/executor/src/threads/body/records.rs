@@ -1,4 +1,5 @@
-//! What a body has bide record for it, beside its waits and steps: that it has made a callback, and its answers to requests.
+//! What a body has bide record for it, beside its waits and steps: that it has made a callback, and its answers to
+//! requests.
 
 use std::sync::Arc;
 

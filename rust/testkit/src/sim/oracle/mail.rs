@@ -122,8 +122,8 @@ impl Oracle {
         })
     }
 
-    /// A wait for a signal is satisfied only by one that was sent to its name, each signal satisfies one wait, the first
-    /// that was sent the oldest.
+    /// A wait for a signal is satisfied only by one that was sent to its name, each signal satisfies one wait, the
+    /// first that was sent the oldest.
     pub(super) fn each_signal_satisfies_one_wait(&mut self, run: RunRowId, ix: TaskIx, entry: &Entry) {
         let Some(name) = signal(entry).cloned() else { return };
         let before = self.entries.get(&(run, ix, entry.key.clone())).cloned();

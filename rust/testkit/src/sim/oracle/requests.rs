@@ -1,4 +1,5 @@
-//! What must hold of requests: the oracle's own record of those that were sent and of their answers, and the guarantees.
+//! What must hold of requests: the oracle's own record of those that were sent and of their answers, and the
+//! guarantees.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -40,8 +40,8 @@ impl Oracle {
         );
     }
 
-    /// Guarantee 1: a step that may be executed only once is, and only after its intent is committed, whether or not the
-    /// process still has the run. (A fresh journal forgets it on purpose.)
+    /// Guarantee 1: a step that may be executed only once is, and only after its intent is committed, whether or not
+    /// the process still has the run. (A fresh journal forgets it on purpose.)
     pub fn a_step_is_executed_at_most_once(&mut self, run: RunRowId, ix: TaskIx, key: &EntryKey) {
         let place = (run, ix, key.clone());
         let (name, entry) = (Arc::clone(self.graph.name(ix)), self.entries.get(&place).cloned());

@@ -1,5 +1,5 @@
-//! Callbacks, requests and child runs. Answers come from outside, so a body does not look at them; what it sees of a child that it
-//! waits for without a timeout is whether that has completed, which is the same in every world.
+//! Callbacks, requests and child runs. Answers come from outside, so a body does not look at them; what it sees of a
+//! child that it waits for without a timeout is whether that has completed, which is the same in every world.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -40,8 +40,8 @@ impl World {
         }
     }
 
-    /// Nothing else happens: now and then somebody sends what a run waits for, or registers the workflow of a child that
-    /// nobody executes.
+    /// Nothing else happens: now and then somebody sends what a run waits for, or registers the workflow of a child
+    /// that nobody executes.
     pub(super) fn supply(&mut self) {
         if !self.rng.one_in(3) {
             return;
