@@ -1,5 +1,5 @@
 //! A purchase is one run, and the approval of each of its items a child run of its own. A mail with a link goes to a
-//! person, whose click answers the callback in it; whoever wants to know how far it is asks the purchase.
+//! person, whose click answers the callback in it. A request tells how far the purchase is.
 //!
 //! None of these waits takes a slot, and all of them survive a restart of the process.
 //! Start it with `cargo run -p bide-executor --example approvals`.

@@ -64,7 +64,7 @@ def run(folder: Path, days: int = DAYS) -> bide.RunResult:
 
 
 def kill_after(days: int, folder: Path) -> str:
-    """Start a worker, kill it when there are so many reports, and return the signal that ended it."""
+    """Start a worker, kill it once `days` reports exist, and return the signal that ended it."""
     with subprocess.Popen([sys.executable, __file__, str(folder)]) as worker:
         while len(list((folder / "reports").iterdir())) < days and worker.poll() is None:
             threading.Event().wait(0.01)

@@ -1,7 +1,7 @@
 """Control of runs: `cancel`, `pause`, `resume`, `retry`, and an operator's hand on single tasks.
 
-A request is a committed row, with who has asked and why. It works from any process, on runs that nobody executes, and
-across crashes: whoever executes the run acts on it.
+A request is a committed row, with who has asked and why. It works from any process and across crashes, and on a run that
+no process executes at the moment: the next one that does carries it out.
 """
 
 from collections.abc import Callable, Mapping

@@ -29,7 +29,8 @@ pub enum Ask {
     Pause,
     /// To continue after a pause.
     Resume,
-    /// To continue an ended run from its failed and cancelled tasks, or any run from this task.
+    /// To continue a failed or cancelled run from its failed and cancelled tasks, or such a run or one that bide has
+    /// paused from this task.
     Retry {
         /// From which task. `None`: from all that have failed or were cancelled.
         from: Option<Arc<str>>,

@@ -33,6 +33,7 @@
 //! A run's states: Pending until `Begin`, if it was created for another runner; Running; Completed, Failed or Cancelled
 //! with its last task; Paused by `Block`, or by `Begin` if it has killed its process too often. A run that is not
 //! Running refuses every event: what its bodies still do is discarded, and they are entered again when the run resumes.
+//! A request that reopens it (`Ask::reopens`) is found when somebody executes it again (`run/again.rs`).
 //!
 //! A run that is paused on request is *held*: it is Running here, accepts every event and only starts and resumes no
 //! body (`run/control.rs`). To others it is Paused.

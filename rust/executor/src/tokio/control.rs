@@ -13,8 +13,8 @@ use super::run_handle::RunHandle;
 use super::runner::Runner;
 use crate::engine::Engine;
 
-/// Something to be asked of a run, by awaiting it. It is committed when that returns; whoever executes the run acts on
-/// it.
+/// A request to a run, to be awaited. When that returns it is committed; the process that executes the run carries it
+/// out.
 #[must_use = "this is asked when it is awaited"]
 pub struct Asking {
     /// The engine that asks.

@@ -146,7 +146,7 @@ fn a_callback_that_is_answered() -> Vec<Defined> {
         body.answers(&secret, &Ok(number_value(35)))?;
         let answered = number_of(&body.wait_one(answer(&secret))?);
         let last = body.step("then", number + answered)?;
-        // Whoever waits for it later gets the same.
+        // A later wait for it gets the same.
         Ok(last + number_of(&body.wait_one(answer(&secret))?))
     })]
 }
