@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import bide
-from processes import Child
+from processes import Child, eventually
 
 
 @bide.task
@@ -247,8 +247,8 @@ def test_of_what_resumes_the_higher_priority_goes_first(store: str) -> None:
     with bide.Runner(store, slots=1) as runner:
         given = [("a", 0), ("low", -1), ("b", 0), ("high", 5)]
         handles = [runner.submit(workflow, {"name": name}, priority=priority) for name, priority in given]
-        while any(handle._snapshot().tasks["waits"].sub_status != "Deferred" for handle in handles):
-            time.sleep(0.002)
+        waiting = lambda: [handle._snapshot().tasks["waits"].sub_status for handle in handles]  # noqa: E731 - one line
+        eventually(lambda: waiting() == ["Deferred"] * 4, "all of them wait")
         runner.submit(bide.Workflow("blocks", [blocks]), priority=100)
         assert entered.wait(30)
         for handle in handles:

@@ -1,7 +1,6 @@
 """`Workflow(timeout=)`: the deadline of a whole run, whatever its tasks do at that time."""
 
 import threading
-import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -119,7 +118,14 @@ def test_a_run_in_time_is_left_alone(runner: bide.Runner) -> None:
     workflow = bide.Workflow("quick", [quick], timeout=0.2)
     assert workflow.timeout == 0.2
     result = runner.run(workflow)
-    time.sleep(0.3)
+
+    @bide.task
+    def waits(handle: bide.TaskHandle) -> None:
+        handle.wait_for("never")
+
+    # Its deadline is later than that of the run that has ended.
+    with pytest.raises(bide.RunFailed):
+        runner.run(bide.Workflow("later", [waits], timeout=0.2), timeout=20)
     assert runner.get(result.id).status is bide.RunStatus.Completed
 
 
