@@ -487,6 +487,8 @@ impl RunState {
             return None;
         }
         let no_progress = self.no_progress;
+        // A clock that was set back does not put what starts now before the cancellation of its run.
+        let now = self.cancel().map_or(now, |cancel| now.max(cancel.at));
         let state = self.get_mut(task)?;
         if state.status != TaskStatus::Ready {
             return None;

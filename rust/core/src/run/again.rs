@@ -82,7 +82,8 @@ impl RunState {
         let mut again = Again::default();
         let named = from.map(|name| self.graph.find_element(name));
         let is = |task: TaskRef, state: &super::Task| match named {
-            Some(named) => named == Some(task),
+            // What was cancelled is done again in any case: the run is not cancelled any more.
+            Some(named) => named == Some(task) || state.status == TaskStatus::Cancelled,
             // A task that was skipped for one that has failed need not depend on that.
             None => {
                 matches!(state.status, TaskStatus::Failed | TaskStatus::Cancelled)

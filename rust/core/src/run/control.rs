@@ -73,6 +73,8 @@ impl RunState {
             }
             Ask::Pause => self.hold(who_and_why(by.as_deref(), reason.as_deref()).into(), out),
             Ask::Resume => self.release_hold(out),
+            // Two have asked for it at once, and the first one was done.
+            Ask::Retry { .. } if !self.entered().is_empty() => {}
             Ask::Retry { from, fresh } => self.retry(from.as_deref(), fresh, message, out),
             Ask::Satisfy { task, value } => self.satisfy(&task, &value, out),
             Ask::Extend { task, span } => self.extend(&task, span, out),
@@ -122,9 +124,13 @@ impl RunState {
         }
         if first {
             let held = self.is_held();
+            // After the start of every body that has begun, also if a clock was set back: see `has_started_since`.
+            let begun = self.all().filter(|(_, state)| state.status == TaskStatus::Running);
+            let latest = begun.map(|(_, state)| state.started_at).max().unwrap_or_default();
+            let at = cancel.at.max(latest.after(Duration::from_micros(1)));
             let detail = self.run_detail();
             detail.blocked_by = None;
-            detail.cancel = Some(Arc::new(cancel));
+            detail.cancel = Some(Arc::new(Cancel { at, ..cancel }));
             self.write_run(out);
             if held {
                 self.dispatch_all(out);
@@ -190,8 +196,8 @@ impl RunState {
         }
     }
 
-    /// Whether a body has started since the run was cancelled, and is to do what it does. Only recovery asks that of a
-    /// task that has: in the process that has cancelled the run it starts afterwards.
+    /// Whether a body has started since the run was cancelled, and is to do what it does. That matters only in recovery:
+    /// otherwise such a body starts after the cancellation.
     fn has_started_since(&self, task: TaskRef) -> bool {
         let cancelled_at = self.cancel().map_or(Time::NEVER, |cancel| cancel.at);
         self.recovering() && self.runs_anyway(task) && self.task(task).started_at >= cancelled_at

@@ -26,15 +26,17 @@ impl RunState {
     pub(crate) fn is_held_by_time(&mut self, out: &mut Out<'_>) -> bool {
         let Some(detail) = self.run_detail.as_mut() else { return false };
         let (start_at, deadline) = (detail.start_at, detail.deadline);
-        if let Some((at, limit)) = deadline {
+        if let Some((at, _)) = deadline {
             if at <= out.now {
-                self.expire(limit, out);
+                self.expired(out);
                 return true;
             }
             out.effects.push(Effect::Timer { at, event: Box::new(Event::Expired) });
         }
+        // A cancelled run has not waited for its time, nor has one that was retried then.
+        let has_begun = self.cancel().is_some() || self.all().any(|(_, task)| task.has_row);
         match start_at {
-            Some(at) if at > out.now => {
+            Some(at) if at > out.now && !has_begun => {
                 out.effects.push(Effect::Timer { at, event: Box::new(Event::StartDue) });
                 true
             }
@@ -108,6 +110,9 @@ impl RunState {
         for key in open {
             // Cannot be refused: it is open.
             let _ = self.close_entry(task, &key, Err(failure.clone()), true, out);
+        }
+        if self.task(task).status == TaskStatus::Running {
+            out.effects.push(Effect::Interrupted { task });
         }
         let state = self.task_mut(task);
         state.status = TaskStatus::Failed;

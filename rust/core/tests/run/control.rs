@@ -318,3 +318,51 @@ fn what_a_task_waits_for_can_be_satisfied_and_given_more_time() {
     script.end("a", completed()).unwrap();
     assert_eq!(script.status(), RunStatus::Completed);
 }
+
+#[test]
+fn a_clock_that_is_set_back_does_not_put_a_body_before_the_cancellation_of_its_run() {
+    let mut script = Script::new(vec![spec("a", &[]), done("tidy", &["a"])]);
+    script.ready();
+    script.now = script.now.after(seconds(100));
+    cancel(&mut script);
+    script.now = Time(script.now.0 - 50_000_000);
+    script.enter("tidy");
+    script.open("tidy", condition());
+    script.die();
+    assert_eq!(script.ready(), ["tidy"]);
+    script.enter("tidy");
+    script.close("tidy", condition().key, Ok(Value::NONE)).unwrap();
+    script.end("tidy", completed()).unwrap();
+    assert_eq!(script.row("tidy").status, TaskStatus::Completed, "it began after that, so nothing interrupts it");
+}
+
+#[test]
+fn a_second_retry_that_comes_while_the_first_is_executed_changes_nothing() {
+    let mut script = Script::new(vec![spec("a", &[]), spec("b", &[])]);
+    script.enter("a");
+    script.fail("a", None);
+    script.complete("b");
+    script.store.may_rewrite = true;
+    script.store.run.status = RunStatus::Running;
+    script.store.send(request(1, Ask::Retry { from: None, fresh: false }), false);
+    script.die();
+    assert_eq!(script.ready(), ["a"]);
+    script.enter("a");
+    ask(&mut script, Ask::Retry { from: Some("b".into()), fresh: false });
+    assert_eq!((script.ready(), script.row("b").status), (Vec::new(), TaskStatus::Completed));
+    script.end("a", completed()).unwrap();
+    assert_eq!(script.status(), RunStatus::Completed);
+}
+
+#[test]
+fn a_retry_from_one_task_does_what_was_cancelled_too() {
+    let mut script = Script::new(vec![spec("a", &[]), spec("b", &[]), spec("c", &["b"])]);
+    script.complete("a");
+    cancel(&mut script);
+    assert_eq!((script.status(), script.row("b").status), (RunStatus::Cancelled, TaskStatus::Cancelled));
+    script.store.may_rewrite = true;
+    script.store.run.status = RunStatus::Running;
+    script.store.send(request(1, Ask::Retry { from: Some("a".into()), fresh: false }), false);
+    script.die();
+    assert_eq!(script.ready(), ["a", "b"], "the run is not cancelled any more");
+}

@@ -1,7 +1,8 @@
 //! When a run begins, and when it must have ended.
 
 use bide_core::{
-    EntryKind, EntryState, Event, FailureKind, GateSpec, GateUntil, RunIf, RunStatus, TaskSpec, TaskStatus, Time,
+    Ask, Control, Effect, EntryKind, EntryState, Event, FailureKind, GateSpec, GateUntil, Message, RunIf, RunStatus,
+    TaskSpec, TaskStatus, Time,
 };
 
 use crate::script::{Script, key, spec, wait};
@@ -98,4 +99,44 @@ fn a_run_that_has_ended_ignores_its_deadline() {
     script.now = DEADLINE;
     assert!(script.apply(timers[0].1.clone()).is_err());
     assert_eq!(script.status(), RunStatus::Completed);
+}
+
+#[test]
+fn a_run_that_was_cancelled_before_its_time_goes_on_after_a_crash() {
+    let tidy = TaskSpec { run_if: RunIf::Done, ..spec("tidy", &["a"]) };
+    let mut script = Script::timed(vec![spec("a", &[]), tidy], Some(START), None);
+    let ask = Control::new(Ask::Cancel { force: false });
+    let content = Ok(ask.content());
+    let message = Message { number: 1, address: ask.address(), id: None, content, sent_at: Time(1) };
+    script.apply(Event::Message { message: Box::new(message) }).unwrap();
+    assert_eq!(script.ready(), ["tidy"]);
+    script.enter("tidy");
+    script.open("tidy", wait("w", EntryKind::Condition));
+    script.die();
+    assert_eq!(script.ready(), ["tidy"], "long before the time at which the run was to begin");
+}
+
+#[test]
+fn a_cancelled_run_whose_deadline_passes_while_nobody_executes_it_is_cancelled() {
+    let mut script = Script::timed(vec![spec("a", &[])], None, Some(DEADLINE));
+    script.enter("a");
+    script.open("a", wait("w", EntryKind::Condition));
+    let ask = Control::new(Ask::Cancel { force: false });
+    let content = Ok(ask.content());
+    let message = Message { number: 1, address: ask.address(), id: None, content, sent_at: Time(1) };
+    script.apply(Event::Message { message: Box::new(message) }).unwrap();
+    script.now = DEADLINE;
+    script.die();
+    assert_eq!(script.status(), RunStatus::Cancelled);
+}
+
+#[test]
+fn a_body_that_awaits_something_else_is_interrupted_at_the_deadline() {
+    let mut script = Script::timed(vec![spec("a", &[])], None, Some(DEADLINE));
+    script.enter("a");
+    for (at, event) in script.run_timers() {
+        script.now = script.now.max(at);
+        let _ = script.apply(event);
+    }
+    assert!(script.effects.iter().any(|effect| matches!(effect, Effect::Interrupted { .. })), "{:?}", script.effects);
 }

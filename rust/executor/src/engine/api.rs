@@ -96,13 +96,19 @@ impl<H: Host> Engine<H> {
             && self.live(run).is_none()
             && self.mail.end_unowned(run, control)?
         {
+            for (child, status) in self.store().children(run)? {
+                if !status.is_ended() {
+                    self.ask(child, control)?;
+                }
+            }
             return Ok(Sent::Stored);
         }
-        let sent = self.mail.send(Letter { run, address, id: None, content })?;
-        if sent == Sent::Stored && self.live(run).is_none() {
+        let sent = self.mail.send(Letter { run, address, id: None, content });
+        // If the outcome is not known, the run may be reopened.
+        if matches!(sent, Ok(Sent::Stored) | Err(StoreError::Unknown(_))) && self.live(run).is_none() {
             self.recovery.recover()?;
         }
-        Ok(sent)
+        sent
     }
 
     /// How long a body of a run that is cancelled from here on may execute to clean up, and how long that may take by

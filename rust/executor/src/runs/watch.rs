@@ -95,8 +95,15 @@ impl<H: Host> Watch<H> {
     /// # Errors
     /// From the store.
     pub(crate) fn renewed(&self, handle: &Handle<H>) -> Result<Option<Handle<H>>, StoreError> {
+        let stopped = self.control.stopped();
         let continues = match handle.settled().get() {
-            _ if self.control.stopped().is_some() => false,
+            // Of an engine that has stopped over its store: what it knew last may not hold any more.
+            Some(Settlement::Run(status))
+                if status != RunStatus::Completed && matches!(stopped, Some(Settlement::Broken(_))) =>
+            {
+                self.control.store().standing(handle.id())?.is_some_and(|standing| standing.status != status)
+            }
+            _ if stopped.is_some() => false,
             Some(Settlement::NotHere(_)) => true,
             Some(Settlement::Run(status)) if status != RunStatus::Completed => {
                 let standing = self.control.store().standing(handle.id())?;

@@ -40,6 +40,8 @@ pub struct TaskEnd {
 pub struct RunEnd {
     /// Where it stands.
     pub status: RunStatus,
+    /// It was cancelled. Bodies of it may still clean up.
+    pub cancelled: bool,
     /// A child of it is paused, so that it may wait for ever.
     pub stuck: bool,
     /// Its tasks.
@@ -347,7 +349,9 @@ impl World {
             if size > case.tasks.len() {
                 oracle.meets("a run that has grown");
                 let added = oracle.task(id.row(), case.tasks.len() as TaskIx).map(|task| task.status);
-                if stored.run.status.is_ended() && added != Some(TaskStatus::Completed) {
+                // A cancellation interrupts every body that has begun.
+                let interrupted = stored.run.cancel.is_some() && added == Some(TaskStatus::Cancelled);
+                if stored.run.status.is_ended() && added != Some(TaskStatus::Completed) && !interrupted {
                     return Err(format!("run {number} has grown by a task that is {added:?}"));
                 }
             }
@@ -363,7 +367,8 @@ impl World {
             });
             let tasks = tasks.collect();
             let stuck = children.iter().any(|child| child.parent == Some(id) && child.status == RunStatus::Paused);
-            runs.push(RunEnd { status: stored.run.status, stuck, tasks });
+            let cancelled = stored.run.cancel.is_some();
+            runs.push(RunEnd { status: stored.run.status, cancelled, stuck, tasks });
         }
         let roots = self.runs().len() - children.len();
         if roots != self.shared.case.calls.len() {
