@@ -307,3 +307,29 @@ def test_a_child_with_coroutines_of_a_plain_body_has_a_loop(store: str) -> None:
 
     with bide.Runner(store) as runner:
         assert runner.run(bide.Workflow("w", [plain]), timeout=30)["plain"] == "bide-loop"
+
+
+async def test_an_ended_run_has_its_result_at_once(store: str) -> None:
+    async with bide.Runner(store) as runner:
+        handle = await runner.submit_async(bide.Workflow("w", [bide.task(lambda: 1, name="one")]))
+        await handle
+        assert (await handle.result_async(timeout=0))["one"] == 1
+
+
+def test_a_gate_whose_condition_was_cancelled_by_itself_is_polled_again(store: str) -> None:
+    polls: list[int] = []
+
+    async def is_open() -> bool:
+        polls.append(1)
+        if len(polls) == 1:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            future.cancel()
+            await future
+        return True
+
+    @bide.task(gate=bide.until(is_open, every=0.01, on_error="ignore"))
+    async def gated() -> str:
+        return "open"
+
+    with bide.Runner(store) as runner:
+        assert runner.run(bide.Workflow("w", [gated]), timeout=20)["gated"] == "open"

@@ -525,3 +525,15 @@ def test_force_ends_a_run_that_nobody_executes(file: Path) -> None:
         assert (result.status, result.tasks["waits"].status) == ("Cancelled", "Cancelled")
         with pytest.raises(bide.RunFailed, match="was cancelled by ana"):
             result.raise_for_status()
+
+
+def test_a_filter_does_not_hide_what_goes_wrong(runner: bide.Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*_given: object) -> None:
+        msg = "the disk is full"
+        raise bide.StoreError(msg)
+
+    run = runner.submit(Waits().workflow)
+    deferred(runner, run, "waits")
+    monkeypatch.setattr("bide._control.ask_one", breaks)
+    with pytest.raises(bide.StoreError, match="the disk is full"):
+        runner.cancel(all=True)

@@ -221,10 +221,22 @@ def test_the_context_of_an_element_is_read_only(runner: bide.Runner) -> None:
     def sets(number: Annotated[int, bide.Each(numbers)], context: bide.Context) -> None:
         context["n"] = number
 
-    result = ended(runner, bide.Workflow("context", [numbers, sets]))
-    error = result.tasks["sets[0]"].error
-    assert error is not None
-    assert "read-only" in str(error)
+    def sets_after_a_step(
+        number: Annotated[int, bide.Each(numbers)], context: bide.Context, handle: bide.TaskHandle
+    ) -> None:
+        handle.step(lambda: None, name="step")
+        context["n"] = number
+
+    async def sets_after_an_await(
+        number: Annotated[int, bide.Each(numbers)], context: bide.Context, handle: bide.AsyncTaskHandle
+    ) -> None:
+        await handle.step(lambda: None, name="step")
+        context["n"] = number
+
+    tasks: list[Any] = [numbers, sets, sets_after_a_step, sets_after_an_await]
+    result = ended(runner, bide.Workflow("context", tasks))
+    for task in tasks[1:]:
+        assert "read-only" in str(result.tasks[f"{task.__name__}[0]"].error)
 
 
 # --- versions --------------------------------------------------------------------------------------------------------

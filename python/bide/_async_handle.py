@@ -54,7 +54,7 @@ class AsyncTaskHandle(AsyncCalls):
     @classmethod
     def _of(cls, core: "_core.Coroutine", loop: "BodyLoop") -> "AsyncTaskHandle":
         self = cls.__new__(cls)
-        self._core, self._loop = core, loop
+        self._core, self._loop, self._refusals = core, loop, []
         return self
 
     # --- waits -----------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Control of runs: `cancel`, `pause`, `resume`, `retry`, and an operator's hand on single tasks.
 
-A request is a committed row, with who has asked and why. It works from any process and across crashes, and on a run that
-no process executes at the moment: the next one that does carries it out.
+A request is a committed row, with who has asked and why. It works from any process and across crashes, and on a run
+that no process executes at the moment: the next one that does carries it out.
 """
 
 from collections.abc import Callable, Mapping
@@ -82,10 +82,14 @@ class Filter(msgspec.Struct, frozen=True):
             if found.status in possible:
                 try:
                     do(found.id)
-                except BideError:
+                except (TooLateError, KeyError):
                     continue
                 done += 1
         return done
+
+
+class TooLateError(BideError):
+    """A request to a run that is not in the state for it, or not any more."""
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -117,7 +121,7 @@ def ask_one(runner: "Runner", run: str, request: Asked) -> None:
     status = RunStatus(details[0])
     if request.what == "cancel" and status is RunStatus.Cancelled:
         return
-    raise BideError(_too_late(run, request.what, status))
+    raise TooLateError(_too_late(run, request.what, status))
 
 
 def _too_late(run: str, what: str, status: RunStatus) -> str:
@@ -381,4 +385,4 @@ def delete_one(runner: "Runner", run: str) -> None:
         msg = f"run {run} has ended, but not all of the child runs that it has started: delete it after them"
     else:
         msg = f"run {run} has not ended: only ended runs can be deleted; runner.cancel(run) ends it"
-    raise BideError(msg)
+    raise TooLateError(msg)

@@ -645,7 +645,7 @@ class Runner:
         """Return what its event loop works on."""
 
     def close(self, grace: float, cancel: Callable[[], object]) -> bool:
-        """Suspend deferred bodies, wait `grace` seconds for others, and close the store; True if all bodies ended.
+        """Suspend deferred bodies, wait `grace` seconds for others, and close the store. False: another call does so.
 
         `cancel()` has coroutines cancelled whose grace is over.
         """

@@ -241,9 +241,10 @@ class BodyLoop:
             try:
                 called = gate.call()
                 value = await called if isinstance(called, Awaitable) else called
-            except asyncio.CancelledError:
-                raise
-            except BaseException as error:  # noqa: BLE001 - whatever the condition raises
+            except BaseException as error:  # whatever the condition raises
+                task = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                    raise  # the runner closes
                 again = gate.raised(error)
             else:
                 again = gate.asked(value)

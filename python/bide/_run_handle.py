@@ -175,7 +175,8 @@ class RunHandle(RunHandleTwins):
         import asyncio  # noqa: PLC0415 - the caller has imported it
 
         try:
-            return await asyncio.wait_for(self._wait_async(), limit)
+            async with asyncio.timeout(limit):
+                return await self._wait_async()
         except TimeoutError:
             msg = f"run {self.id} has not ended within {limit} s; it continues"
             raise TimeoutError(msg) from None

@@ -449,10 +449,15 @@ class Runner(Controls, RunnerTwins):
         self._close(grace)
 
     def _close(self, grace: Duration) -> None:
-        self._submitter.stop()
         seconds = optional_seconds(grace, "grace", zero=True) or 0.0
-        self._core.close(seconds, self._loop.cancel_all)
-        self._loop.stop()
+        self._submitter.stop()
+        closes = True
+        try:
+            closes = self._core.close(seconds, self._loop.cancel_all)
+        finally:
+            # A call that comes while another one closes must not end the loop on which bodies unwind.
+            if closes:
+                self._loop.stop()
 
     def __enter__(self) -> Self:
         """Return the runner itself."""
@@ -528,9 +533,11 @@ class Runner(Controls, RunnerTwins):
         compiled, inputs = runs[0].compiled, [(run.inputs, run.key) for run in runs]
         try:
             return [*self._submit(compiled, inputs, runs[0].said, [run.contextvars for run in runs])]
-        except BaseException as error:  # noqa: BLE001 - each caller gets its own
+        except DefinitionError as error:
             if len(runs) == 1:
                 return [error]
+        except BaseException as error:  # noqa: BLE001 - a commit that may have been made is not repeated
+            return [error for _ in runs]
         return [result for run in runs for result in self._submit_each([run])]
 
     @staticmethod
@@ -561,7 +568,9 @@ class Runner(Controls, RunnerTwins):
         self, compiled: "_core.Workflow", runs: list[tuple[list[tuple[str, bytes]], str | None]]
     ) -> list[tuple[list[tuple[str, bytes]], str | None]]:
         """Return the runs, each with its key's recorded inputs if those are equal but encoded differently."""
-        workflow = next(workflow for workflow, core in self._workflows.values() if core is compiled)
+        workflow = next((workflow for workflow, core in self._workflows.values() if core is compiled), None)
+        if workflow is None:  # its name was registered anew meanwhile
+            return runs
         found = []
         for inputs, key in runs:
             ids = [] if key is None else [run for run, _ in self._core.find(key, workflow.name)]

@@ -69,7 +69,8 @@ pub(crate) fn current<'py>(py: Python<'py>, last: Option<&Bound<'py, PyTaskHandl
         return Ok(handle.bind(py).clone());
     }
     let context = executing.context.as_ref().map(|context| Kept::new(context.bind(py).clone().unbind()));
-    let handle = PyTaskHandle::new(executing.call.late_body().clone(), context);
+    let handle =
+        PyTaskHandle::new(executing.call.late_body().clone(), context, executing.call.task.map != bide_core::NO_MAP);
     let handle = Bound::new(py, handle)?.into_any();
     let _ = executing.handle.set(Kept::new(handle.clone().unbind()));
     Ok(handle)

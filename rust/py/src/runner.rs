@@ -392,25 +392,28 @@ impl PyRunner {
     }
 
     /// Suspends what is deferred, gives bodies `grace` seconds to end, has coroutines cancelled that have not, and
-    /// releases the store. Twice is fine.
+    /// releases the store. False: another call does that, or has done it.
     fn close(&self, py: Python<'_>, grace: f64, cancel: &Bound<'_, PyAny>) -> PyResult<bool> {
         panics::method(|| {
             self.inner.home.check("Runner")?;
             let first = !self.inner.closed.swap(true, Ordering::AcqRel);
             if !first {
-                return Ok(true);
+                return Ok(false);
             }
             let inner = &self.inner;
             inner.engine.begin_close();
             let ended = self.wait_for_bodies(py, grace);
+            let mut cancelled = Ok(());
             if let Some(coroutines) = inner.engine.dispatch().coroutines()
                 && coroutines.bodies() > 0
             {
-                gil::call0(cancel)?;
+                cancelled = gil::call0(cancel).map(drop);
                 let _ = gil::idle(py, || coroutines.wait_idle(CANCEL_GRACE));
             }
+            // Whatever was raised: the store is released.
             gil::detached(py, || inner.end_close());
-            ended
+            cancelled?;
+            ended.map(|_| true)
         })
     }
 }

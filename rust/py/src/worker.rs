@@ -255,7 +255,7 @@ fn call_body<'py>(
     }
     let handle = match call.body() {
         None => None,
-        Some(body) => Some(handle_of(py, body, context.as_ref())?),
+        Some(body) => Some(handle_of(py, body, context.as_ref(), call.task.map != NO_MAP)?),
     };
     let known = handle.as_ref().map_or_else(OnceCell::new, |handle| OnceCell::from(current::kept(handle)));
     let executing = Executing { call, context: context.as_ref().map(current::kept), handle: known };
@@ -277,9 +277,10 @@ fn handle_of<'py>(
     py: Python<'py>,
     body: &Arc<BodyCx<Python3>>,
     context: Option<&Owned<'py>>,
+    is_element: bool,
 ) -> Result<Owned<'py>, Raised> {
     let context = context.map(|context| Kept::new(Bound::clone(context).unbind()));
-    let handle = Bound::new(py, PyTaskHandle::new(Arc::clone(body), context));
+    let handle = Bound::new(py, PyTaskHandle::new(Arc::clone(body), context, is_element));
     handle.map(|handle| Owned::from(handle.into_any())).map_err(|error| Raised::new(py, error))
 }
 

@@ -63,7 +63,8 @@ impl PyCoroutine {
             body: OnceLock::new(),
             context: OnceLock::new(),
             handle: Mutex::default(),
-            read_only: AtomicU32::new(0),
+            // The context of an element is read-only all the time.
+            read_only: AtomicU32::new(u32::from(task.map != NO_MAP)),
             home: Home::here(),
         }
     }

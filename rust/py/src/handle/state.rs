@@ -45,8 +45,9 @@ impl Attached for Here<'_, '_> {
 }
 
 impl PyTaskHandle {
-    pub(crate) fn new(body: Arc<BodyCx<Python3>>, context: Option<Kept>) -> Self {
-        Self { body, context, read_only: AtomicU32::new(0), home: Home::here() }
+    /// The context of an element is read-only all the time.
+    pub(crate) fn new(body: Arc<BodyCx<Python3>>, context: Option<Kept>, is_element: bool) -> Self {
+        Self { body, context, read_only: AtomicU32::new(u32::from(is_element)), home: Home::here() }
     }
 
     /// The task's name.
