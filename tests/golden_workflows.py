@@ -14,6 +14,7 @@ WRITING = "BIDE_GOLDEN_PART" in os.environ
 """Whether the file is being written: conditions do not hold then, and some bodies kill their process."""
 
 PART = int(os.environ.get("BIDE_GOLDEN_PART", "1000"))
+FAR = datetime(2999, 1, 1, tzinfo=UTC)
 CALLS: list[str] = []
 """What was called that is recorded already, if anything."""
 
@@ -135,7 +136,7 @@ asleep = bide.Workflow("asleep", [sleeps])
 
 
 def sleeps_for_long(handle: bide.TaskHandle) -> None:
-    handle.sleep_until(datetime(2999, 1, 1, tzinfo=UTC))
+    handle.sleep_until(FAR)
 
 
 far = bide.Workflow("far", [sleeps_for_long])
@@ -319,7 +320,7 @@ def listens(handle: bide.TaskHandle) -> list[object]:
     handle.emit({"first": first})
     handle.progress(1, 3, "one of three")
     TOKENS.append(answered.token)
-    came = handle.wait_any(stop=stop, late=bide.after(3600), both=bide.all_of(answered, bide.until(is_open)))
+    came = handle.wait_any(stop=stop, late=bide.at(FAR), both=bide.all_of(answered, bide.until(is_open)))
     return [first, came.name, handle.wait(answered), handle.wait(started)["inner"], handle.wait_for("later", int)]
 
 

@@ -200,7 +200,7 @@ class RunResult(Mapping[str, Any]):
         # Of a mapped task the element is named, and not one that was allowed to fail: its failure is another.
         rows = [(name, snapshot.task(name)) for name in [*elements, *snapshot.names()]]
         failed = [
-            (row["failure"] != failure, row["ended_at"], name in mapped, name)
+            (row["failure"] != failure, name in mapped, row["ended_at"], name)
             for name, row in rows
             if row is not None and row["status"] == TaskStatus.Failed and row["ended_at"]
         ]

@@ -486,7 +486,7 @@ impl<H: Host> CoroutineBody<H> {
 }
 
 /// Cancels a timer when the sleep is over or abandoned.
-struct CancelTimer<'a, H: Host>(&'a Engine<H>, Option<crate::services::timers::Key>);
+pub(super) struct CancelTimer<'a, H: Host>(pub(super) &'a Engine<H>, pub(super) Option<crate::services::timers::Key>);
 
 impl<H: Host> Drop for CancelTimer<'_, H> {
     fn drop(&mut self) {

@@ -10,7 +10,7 @@ use bide_core::{Event, Failure, GateSpec};
 use bide_sync::Mutex;
 use tokio::sync::Notify;
 
-use super::body::Ring;
+use super::body::{CancelTimer, Ring};
 use super::dispatch::Coroutines;
 use crate::engine::Engine;
 use crate::host::{Gate, Host};
@@ -75,7 +75,8 @@ impl<H: Host> GateWatch<H> {
     /// Sleeps until the next poll.
     pub async fn sleep(self: Arc<Self>, span: Duration) {
         let rung = Arc::new(Notify::new());
-        let _ = self.engine.timers().after(span, Arc::new(Ring(Arc::clone(&rung))), 0);
+        let timer = self.engine.timers().after(span, Arc::new(Ring(Arc::clone(&rung))), 0);
+        let _cancelled = CancelTimer(&self.engine, Some(timer));
         rung.notified().await;
     }
 }

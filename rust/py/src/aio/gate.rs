@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bide_core::Failure;
 use bide_core::attempt::Polled;
+use bide_executor::failpoint::{self, Failpoint};
 use bide_executor::{Args, Coroutines, Gate, GateWatch};
 use bide_sync::Mutex;
 use pyo3::exceptions::PyException;
@@ -85,6 +86,7 @@ impl PyGateWatch {
     /// Calls the condition; returns its coroutine.
     fn call<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         panics::method(|| {
+            failpoint::hit(Failpoint::Gate);
             let gate = self.watch.gate();
             let body = &gate.run.workflow.bodies[gate.task.ix as usize];
             let Some(target) = body.gate(gate.part) else { return Ok(py.None().into_bound(py)) };
