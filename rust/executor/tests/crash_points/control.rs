@@ -1,11 +1,11 @@
-//! Runs that are cancelled and paused, crashed before and after every call of the store: also of those that ask.
+//! Runs that are cancelled, paused and retried, crashed before and after every call of the store: also of those that ask.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bide_executor::core::{Entry, EntryState, RunIf};
 use bide_executor::store::Store;
-use bide_executor::{Clock, Error, RunHandle, Runner, TaskContext, Workflow};
+use bide_executor::{Clock, Error, RunHandle, Runner, TaskContext, TaskError, Workflow};
 
 use crate::world::{Came, HANG, Ledger, at_every_call_counting};
 use crate::{step, wait, workflow};
@@ -30,6 +30,15 @@ fn waits(ledger: &Arc<Ledger>) -> Workflow {
         .run_if(RunIf::Done)
         .build()
         .unwrap()
+}
+
+/// Fails in its first attempt.
+fn fails(ledger: &Arc<Ledger>) -> Workflow {
+    let built = task!(workflow("fails"), ledger, "a" after [], |cx, ledger| {
+        let number = step(&cx, &ledger, "kept", 7).await?;
+        if cx.attempt() < 2 { Err(TaskError::new("not yet")) } else { Ok(number) }
+    });
+    task!(built, ledger, "b" after ["a"], |cx, ledger| step(&cx, &ledger, "then", 8).await).build().unwrap()
 }
 
 /// Waits until the body has opened its wait, unless that is over: false if it is.
@@ -64,6 +73,19 @@ async fn pauses(ledger: &Ledger, run: &RunHandle) -> Result<(), Error> {
         run.resume().await?;
     }
     Ok(())
+}
+
+async fn retries(ledger: &Ledger, run: &RunHandle) -> Result<(), Error> {
+    loop {
+        match run.result().await {
+            Err(Error::Failed(failed)) if failed.result.tasks[0].attempts < 2 => match run.retry().await {
+                // It was retried before the process died.
+                Err(Error::TooLate(_)) if !ledger.stored(run.id()).run.status.is_ended() => {}
+                asked => asked?,
+            },
+            result => return result.map(drop),
+        }
+    }
 }
 
 /// A process that asks something of the run, and waits for it.
@@ -116,6 +138,13 @@ mod survives_a_crash_at_every_call {
     fn a_paused_run() {
         at_every_call_counting(&|what| what.contains('/'), &|store, ledger| {
             asked(store, ledger, &waits(ledger), pauses)
+        });
+    }
+
+    #[test]
+    fn a_retried_run() {
+        at_every_call_counting(&|what| what.contains('/'), &|store, ledger| {
+            asked(store, ledger, &fails(ledger), retries)
         });
     }
 }
