@@ -37,6 +37,15 @@ pub fn default_slots() -> u32 {
     u32::try_from(cpus + 4).unwrap_or(32).min(32)
 }
 
+/// The default of how many bodies may be parked: 10,000, or less where the system allows fewer threads.
+#[must_use]
+pub fn default_max_parked() -> usize {
+    let read = |path: &str| std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<usize>().ok());
+    let maps = read("/proc/sys/vm/max_map_count").map_or(usize::MAX, |count| count / 6);
+    let pids = read("/sys/fs/cgroup/pids.max").map_or(usize::MAX, |count| count * 3 / 4);
+    10_000.min(maps).min(pids).max(1)
+}
+
 /// What all threads of a runner share.
 pub struct Engine<H: Host> {
     /// Its store and lease, and whether it may act.

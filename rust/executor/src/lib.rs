@@ -39,7 +39,7 @@ pub use clock::{Clock, SystemClock};
 pub use coroutines::{Begun, CoroutineBody, Coroutines, EventLoop, GateWatch, OpenCall, Start};
 #[cfg(feature = "testing")]
 pub use engine::drive;
-pub use engine::{Engine, default_slots};
+pub use engine::{Engine, default_max_parked, default_slots};
 pub use host::{Arg, Args, Attached, Dispatch, Free, Gate, Host, Ready, Source};
 pub use ids::token as new_token;
 pub use log::{Level, Log};

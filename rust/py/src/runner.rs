@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use bide_core::{RunId, RunOptions, RunStatus, Time, Value};
 use bide_executor::failpoint::{self, Failpoint};
-use bide_executor::{Coroutines, Engine, Pool, RunRequest, SubmitError, SystemClock, default_slots};
+use bide_executor::{
+    Coroutines, Engine, Pool, RunRequest, SubmitError, SystemClock, default_max_parked, default_slots,
+};
 use bide_store::RunFilter;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -492,12 +494,4 @@ fn start_worker_attached(py: Python<'_>, engine: &Arc<PyEngine>) -> Result<bool,
         Err(StartError::Exiting) => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// 10,000, or less where the system allows fewer threads.
-fn default_max_parked() -> usize {
-    let read = |path: &str| std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<usize>().ok());
-    let maps = read("/proc/sys/vm/max_map_count").map_or(usize::MAX, |count| count / 6);
-    let pids = read("/sys/fs/cgroup/pids.max").map_or(usize::MAX, |count| count * 3 / 4);
-    10_000.min(maps).min(pids).max(1)
 }
