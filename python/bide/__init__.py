@@ -7,6 +7,7 @@ from bide._core import Channel, TaskHandle, __version__
 
 # isort: split
 from bide._bind import From, Gate
+from bide._client import Client
 from bide._codec import Pickle, codec
 from bide._context import Context
 from bide._current import current
@@ -48,6 +49,8 @@ if _typing.TYPE_CHECKING:
     from bide._children import ChildRun
     from bide._combine import AllOf, AnyOf, Fired, First, all_of, any_of
     from bide._logging import LogFilter, install_log_record_factory
+    from bide._observe import RunEvent, RunEventKind
+    from bide._why import HeldBy, HeldTask, OpenWait, RunnerInfo, WaitKind, Why
 
 __all__ = [
     "After",
@@ -60,6 +63,7 @@ __all__ = [
     "Cancelled",
     "Channel",
     "ChildRun",
+    "Client",
     "Context",
     "DefinitionError",
     "Each",
@@ -69,9 +73,12 @@ __all__ = [
     "Follower",
     "From",
     "Gate",
+    "HeldBy",
+    "HeldTask",
     "Input",
     "LogFilter",
     "Mapped",
+    "OpenWait",
     "Pickle",
     "Progress",
     "Received",
@@ -79,12 +86,15 @@ __all__ = [
     "Request",
     "RequestRefused",
     "Retry",
+    "RunEvent",
+    "RunEventKind",
     "RunFailed",
     "RunHandle",
     "RunResult",
     "RunStatus",
     "Runner",
     "RunnerClosed",
+    "RunnerInfo",
     "SerializationError",
     "Signal",
     "SignalRejected",
@@ -102,7 +112,9 @@ __all__ = [
     "Unrecorded",
     "Until",
     "Wait",
+    "WaitKind",
     "WaitTimeout",
+    "Why",
     "Workflow",
     "__version__",
     "after",
@@ -134,6 +146,14 @@ def __getattr__(name: str) -> object:
         from bide import _combine  # noqa: PLC0415 - see above
 
         return getattr(_combine, name)
+    if name in {"RunEvent", "RunEventKind"}:
+        from bide import _observe  # noqa: PLC0415 - see above
+
+        return getattr(_observe, name)
+    if name in {"HeldBy", "HeldTask", "OpenWait", "RunnerInfo", "WaitKind", "Why"}:
+        from bide import _why  # noqa: PLC0415 - see above
+
+        return getattr(_why, name)
     if name == "ChildRun":
         from bide import _children  # noqa: PLC0415 - see above
 

@@ -18,6 +18,7 @@ pub mod id;
 pub mod journal;
 pub mod message;
 pub mod nearest;
+pub mod observe;
 pub mod outbox;
 pub mod pack;
 pub mod pending;

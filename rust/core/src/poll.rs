@@ -85,6 +85,14 @@ pub struct Progress {
     errors: u32,
 }
 
+impl Progress {
+    /// How many polls there were.
+    #[must_use]
+    pub const fn polls(self) -> u32 {
+        self.asked
+    }
+}
+
 impl Poll {
     /// Before the first check.
     #[must_use]

@@ -403,6 +403,11 @@ impl RunState {
                 self.running(task, attempt)?;
                 self.children_started(task, starts, out);
             }
+            Event::PollRaised { task, attempt, key, error } => {
+                let status = if key.n > 0 { TaskStatus::Running } else { TaskStatus::Pending };
+                self.current(task, attempt, status)?;
+                self.poll_raised(task, &key, error, out)?;
+            }
             Event::Timed { task, attempt, key, time } => {
                 self.current(task, attempt, TaskStatus::Pending)?;
                 self.timed(task, &key, time, out)?;

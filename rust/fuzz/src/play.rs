@@ -118,7 +118,7 @@ fn react(graph: &Graph, state: &mut RunState, effect: Effect, events: &mut Vec<E
         }
         Effect::Timer { event, .. } => events.push(*event),
         Effect::Answered { .. } | Effect::Cleared { .. } | Effect::Consumed { .. } | Effect::Emitted => {}
-        Effect::Woken { .. } | Effect::Settled { .. } => {}
+        Effect::Woken { .. } | Effect::Settled { .. } | Effect::Happened(_) => {}
     }
 }
 

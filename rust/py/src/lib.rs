@@ -24,6 +24,7 @@ mod maps;
 mod messages;
 mod moment;
 mod notify;
+mod observe;
 mod panics;
 mod plan;
 mod process;
@@ -36,6 +37,7 @@ mod thread;
 mod turn;
 mod value;
 mod wait;
+mod why;
 mod worker;
 mod workflow;
 

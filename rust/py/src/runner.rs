@@ -8,7 +8,7 @@ use std::time::Duration;
 use bide_core::{RunId, RunStatus, Time, Value};
 use bide_executor::failpoint::{self, Failpoint};
 use bide_executor::{Engine, Pool, RunRequest, Settlement, SubmitError, SystemClock, default_slots};
-use bide_store::RunFilter;
+use bide_store::{RunFilter, Store};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -19,16 +19,21 @@ use crate::gil;
 use crate::host::{Local, Originals, PyEngine, Vars};
 use crate::messages::{self, PyLetter, PySent, run_id};
 use crate::notify::Notifier;
+use crate::observe;
 use crate::process::{self, Home, Kind, SLICE};
 use crate::run_handle::PyRunHandle;
 use crate::snapshot::PySnapshot;
 use crate::thread::StartError;
+use crate::why::{self, PyListed, PyPosition, PyWhy};
 use crate::worker::{Thread, start_gates};
 use crate::workflow::PyWorkflow;
 use crate::{errors, location, panics, thread};
 
 /// The message for a call after the close.
 const CLOSED: &str = "this runner is closed: create a new one";
+
+/// The same of a client.
+const CLIENT_CLOSED: &str = "this client is closed: create a new one";
 
 /// How long the last bodies may take to end, even if the caller's grace is shorter.
 const MIN_GRACE: Duration = Duration::from_millis(20);
@@ -108,11 +113,39 @@ impl PyRunner {
         })
     }
 
+    /// One that submits, sends and looks, and executes nothing: on the store that a path or URL names.
+    #[staticmethod]
+    fn client(py: Python<'_>, store: OsString) -> PyResult<Self> {
+        panics::method(|| {
+            errors::names(py)?;
+            channel::prepare(py)?;
+            let opened = gil::detached(py, || location::open_existing(&store));
+            Self::client_on(py, opened.map_err(|error| errors::store(py, &error))?)
+        })
+    }
+
+    /// The same, on the store of this runner.
+    fn client_here(&self, py: Python<'_>) -> PyResult<Self> {
+        panics::method(|| {
+            self.open(py)?;
+            Self::client_on(py, self.inner.engine.store())
+        })
+    }
+
+    /// Has `callback(event)` called with all that happens from here on: see `bide._observe`.
+    fn observe(&self, py: Python<'_>, callback: Py<PyAny>) -> PyResult<()> {
+        panics::method(|| {
+            self.open(py)?;
+            self.inner.engine.observe(observe::observer(callback, &self.inner.notifier));
+            Ok(())
+        })
+    }
+
     /// Registers a workflow and takes its unfinished runs up.
     fn register(&self, py: Python<'_>, workflow: &PyWorkflow) -> PyResult<()> {
         panics::method(|| {
             self.open(py)?;
-            start_gates(py, &self.inner.engine, workflow)?;
+            self.start_gates(py, workflow)?;
             let engine = &self.inner.engine;
             let (graph, bodies) = workflow.shared(py);
             let done = gil::detached(py, || engine.register(graph, bodies));
@@ -135,7 +168,7 @@ impl PyRunner {
         panics::method(|| {
             self.open(py)?;
             failpoint::hit(Failpoint::Caller);
-            start_gates(py, &self.inner.engine, workflow)?;
+            self.start_gates(py, workflow)?;
             let contextvars = Vars::new(contextvars)?.map(Arc::new);
             let originals: Vec<Arc<Originals>> = runs.iter().map(|_| Arc::default()).collect();
             let wanted = runs.into_iter().zip(&originals).map(|((inputs, key), originals)| {
@@ -282,6 +315,22 @@ impl PyRunner {
         })
     }
 
+    /// What holds a run; `None` if there is none.
+    fn explain<'py>(&self, py: Python<'py>, id: &str) -> PyResult<Option<PyWhy<'py>>> {
+        panics::method(|| {
+            self.open(py)?;
+            why::explain(py, &self.inner.engine, run_id(py, id)?)
+        })
+    }
+
+    /// A page of the open waits of all runs, the oldest first.
+    fn open_waits<'py>(&self, py: Python<'py>, after: Option<PyPosition>, most: usize) -> PyResult<Vec<PyListed<'py>>> {
+        panics::method(|| {
+            self.open(py)?;
+            why::open_waits(py, &self.inner.engine, after, most)
+        })
+    }
+
     /// The last event of a channel of a run; `None` if there is none.
     fn latest<'py>(
         &self,
@@ -358,6 +407,33 @@ impl PyRunner {
 }
 
 impl PyRunner {
+    fn client_on(py: Python<'_>, store: Arc<dyn Store>) -> PyResult<Self> {
+        if process::closing() {
+            return Err(errors::closed(py, "the interpreter is exiting: no client can be made any more"));
+        }
+        py.import("logging")?;
+        // It executes nothing, so that its pool has no threads.
+        let pool = Pool::new(1, 1, Box::new(start_worker));
+        let notifier = Arc::new(Notifier::default());
+        let log = Arc::clone(&notifier);
+        let started = gil::detached(py, || {
+            let log = Box::new(move |level, line: &str| log.log(level, line));
+            Engine::start_client(store, SystemClock::shared(), pool, log)
+        });
+        let engine = started.map_err(|error| errors::store(py, &error))?;
+        let inner = Arc::new(Inner { engine, notifier, home: Home::here(), closed: AtomicBool::new(false) });
+        let as_closed: std::sync::Weak<Inner> = Arc::downgrade(&inner);
+        let client = Self { inner };
+        exit::close_at_exit(py, as_closed)?;
+        let notifier = Arc::clone(&client.inner.notifier);
+        thread::start_thread(py, "bide-notify", Kind::Notifier, move |py| notifier.run(py))?;
+        Ok(client)
+    }
+
+    fn start_gates(&self, py: Python<'_>, workflow: &PyWorkflow) -> PyResult<()> {
+        if self.inner.engine.is_client() { Ok(()) } else { start_gates(py, &self.inner.engine, workflow) }
+    }
+
     fn open(&self, py: Python<'_>) -> PyResult<()> {
         self.inner.home.check("Runner")?;
         let closed = self.inner.closed.load(Ordering::Acquire);
@@ -366,6 +442,7 @@ impl PyRunner {
             exit::keep_daemons(py)?;
         }
         match stopped {
+            _ if closed && self.inner.engine.is_client() => Err(errors::closed(py, CLIENT_CLOSED)),
             _ if closed => Err(errors::closed(py, CLOSED)),
             Some(settlement) => Err(errors::settlement(py, settlement)),
             None => Ok(()),

@@ -111,7 +111,7 @@ use body::What;
 pub use body::{Attempt, Caller, Standing, Within};
 pub use call::Call;
 pub use combined::RecalledPart;
-pub use polling::Polled;
+pub use polling::{PollReport, Polled};
 
 /// What the driver of a call has to do next.
 #[derive(Debug)]

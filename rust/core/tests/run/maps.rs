@@ -203,6 +203,7 @@ impl World<'_> {
                 | Effect::Cleared { .. }
                 | Effect::Answered { .. }
                 | Effect::Emitted
+                | Effect::Happened(_)
                 | Effect::Woken { .. } => {}
                 Effect::Gate { .. } => unreachable!("there are no gates"),
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{NewRun, RunUpdate, Write};
-use bide_core::{Event, Pending, Refused, Time};
+use bide_core::{Effect, Event, Pending, Refused, Time, observe};
 use bide_sched::leader::{LeaderQueue, Turn};
 use bide_store::{Creation, Lease, StoreError};
 use bide_sync::{Mutex, MutexGuard};
@@ -373,7 +373,11 @@ impl<H: Host> Ledger<H> {
             // Refused, if the run is over: then nobody is to see it.
             let _ = pending.apply(tagged, &mut state, shown, at);
         }
+        let before = pending.batch.len();
         pending.apply(tagged, &mut state, event, at)?;
+        if engine.is_observed() || pending.batch[before..].iter().any(observe::is_failed_attempt) {
+            observed(pending, tagged, before, at);
+        }
         if let Some(above) = &tagged.0.parent {
             let status = state.status();
             drop(state);
@@ -386,6 +390,15 @@ impl<H: Host> Ledger<H> {
             }
         }
         Ok(())
+    }
+}
+
+/// Adds what has happened with the writes from a position on, for those who observe.
+#[cold]
+fn observed<H: Host>(pending: &mut Pending<Tagged<H>>, run: &Tagged<H>, from: usize, at: Time) {
+    let happened = observe::happened(&pending.batch[from..], at);
+    if !happened.is_empty() {
+        pending.follow(run, Effect::Happened(happened.into()));
     }
 }
 

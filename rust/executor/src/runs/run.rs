@@ -17,6 +17,7 @@ use bide_sync::Mutex;
 
 use crate::host::{Arg, Args, Host, Ready, Source};
 use crate::runs::live_output::LiveOutput;
+use crate::runs::polls::Noted;
 use crate::runs::settled::{Settled, Settlement};
 
 /// How many runs begin in one commit, so that what they write is not in memory for all of them at once. Up to this many
@@ -138,6 +139,8 @@ pub(crate) struct Rare<H: Host> {
     pub(crate) overdue: HashMap<TaskRef, Option<Ready<H>>>,
     /// What tasks are blocked by, as far as no row shows it: the last error of a condition, the cap of parked bodies.
     notes: HashMap<TaskRef, Arc<str>>,
+    /// The polls of open waits.
+    pub(crate) polls: Noted,
     /// Conflicts of the context that this process has logged.
     reported: HashSet<Conflict>,
     /// What wakes the bodies that sleep until the run machine has closed their wait, with its ticket.
@@ -146,7 +149,13 @@ pub(crate) struct Rare<H: Host> {
 
 impl<H: Host> Default for Rare<H> {
     fn default() -> Self {
-        Self { overdue: HashMap::new(), notes: HashMap::new(), reported: HashSet::new(), alarms: HashMap::new() }
+        Self {
+            overdue: HashMap::new(),
+            notes: HashMap::new(),
+            polls: HashMap::new(),
+            reported: HashSet::new(),
+            alarms: HashMap::new(),
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::engine::Engine;
 use crate::host::{Dispatch, Gate, Host, Ready};
 use crate::ledger::Group;
 use crate::log::Level;
+use crate::runs::polls::GatePolls;
 use crate::runs::run::Run;
 use crate::services::timers::Alarm;
 use crate::threads::gates::Gates;
@@ -107,6 +108,10 @@ impl<H: Host> Dispatch<H> for Pool<H> {
         if let Some(engine) = self.engine() {
             self.gates.watch(&engine, gate);
         }
+    }
+
+    fn polls(&self, is_wanted: &dyn Fn(&Gate<H>) -> bool) -> Vec<GatePolls> {
+        self.gates.polls(is_wanted)
     }
 
     fn close(&self) {

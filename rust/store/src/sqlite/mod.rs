@@ -21,6 +21,7 @@ mod lease;
 #[cfg(target_os = "linux")]
 mod listen;
 mod lock;
+mod look;
 mod messages;
 mod names;
 #[cfg(target_os = "linux")]
@@ -51,15 +52,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bide_core::record::{NewTask, RunRowId, StoredRun};
+use bide_core::record::{NewRun, NewTask, RunRowId, StoredRun};
 use bide_core::{Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_sync::{Mutex, MutexGuard};
 use rusqlite::Connection;
 
 use crate::changes::ChangeLog;
 use crate::{
-    Changes, Commit, CommitId, Durability, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent,
-    Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
+    Changes, Commit, CommitId, Creation, Durability, EventRange, Lease, LeaseTime, Look, Maintenance, OpenWait, Purged,
+    RunFilter, RunnerInfo, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, UnownedRuns,
+    WaitPosition, Written,
 };
 use checkpoint::{Checkpointer, Debt};
 use connection::{connect, level, prepare};
@@ -80,6 +82,8 @@ pub struct Options {
     pub busy_timeout: Duration,
     /// The page size of a new file; an old one keeps its own.
     pub page_size: u32,
+    /// Whether a file is made if there is none.
+    pub create: bool,
 }
 
 impl Default for Options {
@@ -89,6 +93,7 @@ impl Default for Options {
             network: false,
             busy_timeout: Duration::from_secs(10),
             page_size: PAGE_SIZE,
+            create: true,
         }
     }
 }
@@ -162,6 +167,11 @@ impl SqliteStore {
         registry::get_or_open(&full, &identity, options, || {
             surroundings::check(&full, &identity, options.network)?;
             names::check(&full, &identity)?;
+            if !options.create && !full.exists() {
+                return Err(identity.unavailable(
+                    "there is no such file, and a Client makes none: open a Runner on it first, or name another path",
+                ));
+            }
             let open_to_others = surroundings::open_to_others(&full, &identity);
             let file = surroundings::create(&full, &identity)?;
             let store = Self::open_file(full.clone(), file, identity.clone(), options)?;
@@ -302,6 +312,10 @@ impl Store for SqliteStore {
         self.write_commit(lease, commit)
     }
 
+    fn create_unowned(&self, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
+        self.create_free(runs)
+    }
+
     fn versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError> {
         self.read_versions(workflow)
     }
@@ -378,6 +392,20 @@ impl Store for SqliteStore {
     }
 }
 
+impl Look for SqliteStore {
+    fn open_waits(&self, after: Option<WaitPosition>, most: usize) -> Result<Vec<OpenWait>, StoreError> {
+        self.read_open_waits(after, most)
+    }
+
+    fn runner(&self, runner: i64) -> Result<Option<RunnerInfo>, StoreError> {
+        self.read_runner(runner)
+    }
+
+    fn unowned_runs(&self) -> Result<Vec<UnownedRuns>, StoreError> {
+        self.read_unowned_runs()
+    }
+}
+
 impl Maintenance for SqliteStore {
     fn purge(&self, before: Time, from: RunRowId, limit: usize) -> Result<Purged, StoreError> {
         self.delete_ended(before, from, limit)
@@ -398,11 +426,10 @@ impl Maintenance for SqliteStore {
 mod tests {
     use std::time::Instant;
 
-    use bide_core::record::{Batch, DoneRow, NewRun};
+    use bide_core::record::{Batch, DoneRow};
     use bide_core::{Value, Write};
 
     use super::*;
-    use crate::Creation;
 
     fn open(directory: &Path, durability: Durability) -> Arc<SqliteStore> {
         SqliteStore::open(&directory.join("bide.db"), durability).unwrap()

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::error::Identity;
-use super::{events, lease, messages, purge, read, schema, write};
+use super::{events, lease, look, messages, purge, read, schema, write};
 
 fn plan(connection: &Connection, sql: &str) -> Vec<String> {
     let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect(sql);
@@ -34,6 +34,7 @@ const MAY_WALK: &[(&str, &str)] = &[
     ("INSERT INTO task_name (workflow, task, name) SELECT", "along the names that it is given"),
     ("SELECT DISTINCT lock FROM runner", "as many as processes"),
     ("SELECT id, lock, expires, boot FROM runner", "as many as processes"),
+    ("SELECT j.task, j.map, j.name", "along the open waits, from one on"),
     ("SELECT r.uuid, w.name FROM workflow w CROSS JOIN", "the few workflows; a look into an index for each"),
     ("SELECT EXISTS (SELECT 1 FROM sqlite_schema)", "ends at the first row"),
     ("SELECT 1 FROM sqlite_schema", "stops at the first row"),
@@ -122,11 +123,20 @@ fn what_belongs_to_listed_runs_is_found_by_their_numbers() {
 #[test]
 fn no_hot_statement_walks_a_table() {
     let connection = database();
-    let all = [lease::HOT, write::HOT, read::HOT, events::HOT, purge::HOT, purge::HOT_REST, messages::HOT];
+    let all = [lease::HOT, write::HOT, read::HOT, events::HOT, look::HOT, purge::HOT, purge::HOT_REST, messages::HOT];
     for sql in all.concat() {
         for step in plan(&connection, sql) {
             assert!(!step.starts_with("SCAN"), "{sql}\n{step}");
         }
+    }
+}
+
+#[test]
+fn a_page_of_open_waits_begins_at_its_place_and_is_not_sorted() {
+    let plan = plan(&database(), look::PAGE);
+    assert!(plan[0].starts_with("SEARCH j USING INDEX journal_open ((opened_at,run,task,map,seq)>"), "{plan:?}");
+    for step in &plan[1..] {
+        assert!(step.starts_with("SEARCH") && !step.contains("TEMP B-TREE"), "{plan:?}");
     }
 }
 

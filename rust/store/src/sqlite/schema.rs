@@ -7,8 +7,12 @@ use super::transaction::Transaction;
 use crate::StoreError;
 
 /// Every migration, oldest first; the schema's version is their number.
-pub(super) const MIGRATIONS: &[&str] =
-    &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql"), include_str!("migrations/0003.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001.sql"),
+    include_str!("migrations/0002.sql"),
+    include_str!("migrations/0003.sql"),
+    include_str!("migrations/0004.sql"),
+];
 
 /// "bide", in the header of every file that is ours.
 pub(super) const APPLICATION_ID: i32 = 0x6269_6465;
@@ -105,7 +109,7 @@ mod tests {
         migrate(&connection, &identity(), MIGRATIONS).unwrap();
         connection.execute_batch("PRAGMA user_version = 7").unwrap();
         let message = migrate(&connection, &identity(), MIGRATIONS).unwrap_err().to_string();
-        assert!(message.contains("version 7") && message.contains("up to 3"), "{message}");
+        assert!(message.contains("version 7") && message.contains("up to 4"), "{message}");
     }
 
     #[test]

@@ -38,6 +38,8 @@ mod listing;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
 mod live;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
+mod looks;
+#[expect(missing_docs, reason = "each check's name is its documentation")]
 mod messages;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
 mod repeats;
@@ -112,6 +114,10 @@ macro_rules! conformance {
             a_child_and_the_record_of_its_start_are_one_commit
             a_child_goes_with_its_parent_and_not_before
             a_purge_takes_a_parent_with_however_many_children
+            open_waits_are_listed_oldest_first_and_in_pages
+            what_nobody_waits_for_is_no_open_wait
+            a_run_of_nobody_is_claimed_by_a_runner_that_has_its_workflow
+            a_runner_is_shown_until_it_leaves
         );
     };
     ($with_store:path: $($check:ident)+) => {
@@ -253,5 +259,6 @@ pub use creation::*;
 pub use leases::*;
 pub use listing::*;
 pub use live::*;
+pub use looks::*;
 pub use messages::*;
 pub use repeats::*;
