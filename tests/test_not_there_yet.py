@@ -14,6 +14,7 @@ async def coroutine() -> None: ...
 NOT_YET: dict[str, Callable[[bide.Runner], object]] = {
     "an async body": lambda r: bide.Workflow("w", [coroutine]),
     "Runner.cancel": lambda r: getattr(r, "cancel")("k"),  # noqa: B009 - unknown to type checkers
+    "Client.cancel": lambda r: getattr(bide.Client(r), "cancel")("k"),  # noqa: B009 - as above
     "Runner.pause": lambda r: getattr(r, "pause")("k"),  # noqa: B009 - as above
     "Runner.resume": lambda r: getattr(r, "resume")("k"),  # noqa: B009 - as above
     "an async condition": lambda r: bide.until(coroutine),

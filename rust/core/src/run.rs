@@ -338,6 +338,12 @@ impl RunState {
         self.known_detail(task).and_then(|detail| detail.journal.get(key)).and_then(|entry| entry.deadline)
     }
 
+    /// What the condition of an open wait has raised last, as far as that is written.
+    #[must_use]
+    pub fn wait_error(&self, task: TaskRef, key: &EntryKey) -> Option<&Failure> {
+        self.known_detail(task)?.journal.get(key)?.failure.as_ref()
+    }
+
     /// Applies an event: appends what has to be committed to `batch` and what has to happen then to `effects`.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bide_core::{RunId, RunStatus, Time, Value};
 use bide_executor::failpoint::{self, Failpoint};
-use bide_executor::{Engine, Pool, RunRequest, Settlement, SubmitError, SystemClock, default_slots};
+use bide_executor::{Engine, Pool, RunRequest, SubmitError, SystemClock, default_slots};
 use bide_store::{RunFilter, Store};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -27,13 +27,7 @@ use crate::thread::StartError;
 use crate::why::{self, PyListed, PyPosition, PyWhy};
 use crate::worker::{Thread, start_gates};
 use crate::workflow::PyWorkflow;
-use crate::{errors, location, panics, thread};
-
-/// The message for a call after the close.
-const CLOSED: &str = "this runner is closed: create a new one";
-
-/// The same of a client.
-const CLIENT_CLOSED: &str = "this client is closed: create a new one";
+use crate::{client, errors, location, panics, refused, thread};
 
 /// How long the last bodies may take to end, even if the caller's grace is shorter.
 const MIN_GRACE: Duration = Duration::from_millis(20);
@@ -55,6 +49,12 @@ pub(crate) struct Inner {
     pub(crate) home: Home,
     /// The runner was closed, or is being closed.
     closed: AtomicBool,
+}
+
+impl Inner {
+    pub(crate) fn new(engine: Arc<PyEngine>, notifier: Arc<Notifier>) -> Self {
+        Self { engine, notifier, home: Home::here(), closed: AtomicBool::new(false) }
+    }
 }
 
 impl CloseAtExit for Inner {
@@ -93,7 +93,7 @@ impl PyRunner {
             let opened = gil::detached(py, || location::open(&store, durability));
             let store = opened.map_err(|error| errors::store(py, &error))?;
             let slots = slots.unwrap_or_else(default_slots);
-            let pool = Pool::new(slots, max_parked.unwrap_or_else(default_max_parked), Box::new(start_worker));
+            let pool = Pool::new(slots, max_parked.unwrap_or_else(thread::default_max_parked), Box::new(start_worker));
             let retention = retention.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
             // The notifier's thread must not be the first to import it: during an exit it could not end in there.
             py.import("logging")?;
@@ -104,7 +104,7 @@ impl PyRunner {
                 Engine::start_with(store, SystemClock::shared(), pool, log, retention)
             });
             let engine = started.map_err(|error| errors::store(py, &error))?;
-            let inner = Arc::new(Inner { engine, notifier, home: Home::here(), closed: AtomicBool::new(false) });
+            let inner = Arc::new(Inner::new(engine, notifier));
             let as_closed: std::sync::Weak<Inner> = Arc::downgrade(&inner);
             let runner = Self { inner };
             exit::close_at_exit(py, as_closed)?;
@@ -197,7 +197,7 @@ impl PyRunner {
                 }
                 Err(error) => {
                     exit::keep_daemons(py)?;
-                    Err(refused(py, workflow.name(), error, many))
+                    Err(refused::refused(py, workflow.name(), error, many))
                 }
             }
         })
@@ -408,26 +408,12 @@ impl PyRunner {
 
 impl PyRunner {
     fn client_on(py: Python<'_>, store: Arc<dyn Store>) -> PyResult<Self> {
-        if process::closing() {
-            return Err(errors::closed(py, "the interpreter is exiting: no client can be made any more"));
-        }
-        py.import("logging")?;
-        // It executes nothing, so that its pool has no threads.
-        let pool = Pool::new(1, 1, Box::new(start_worker));
-        let notifier = Arc::new(Notifier::default());
-        let log = Arc::clone(&notifier);
-        let started = gil::detached(py, || {
-            let log = Box::new(move |level, line: &str| log.log(level, line));
-            Engine::start_client(store, SystemClock::shared(), pool, log)
-        });
-        let engine = started.map_err(|error| errors::store(py, &error))?;
-        let inner = Arc::new(Inner { engine, notifier, home: Home::here(), closed: AtomicBool::new(false) });
-        let as_closed: std::sync::Weak<Inner> = Arc::downgrade(&inner);
-        let client = Self { inner };
-        exit::close_at_exit(py, as_closed)?;
-        let notifier = Arc::clone(&client.inner.notifier);
+        let (engine, notifier) = client::start(py, store)?;
+        let inner = Arc::new(Inner::new(engine, notifier));
+        exit::close_at_exit(py, Arc::downgrade(&inner) as std::sync::Weak<Inner>)?;
+        let notifier = Arc::clone(&inner.notifier);
         thread::start_thread(py, "bide-notify", Kind::Notifier, move |py| notifier.run(py))?;
-        Ok(client)
+        Ok(Self { inner })
     }
 
     fn start_gates(&self, py: Python<'_>, workflow: &PyWorkflow) -> PyResult<()> {
@@ -442,8 +428,8 @@ impl PyRunner {
             exit::keep_daemons(py)?;
         }
         match stopped {
-            _ if closed && self.inner.engine.is_client() => Err(errors::closed(py, CLIENT_CLOSED)),
-            _ if closed => Err(errors::closed(py, CLOSED)),
+            _ if closed && self.inner.engine.is_client() => Err(errors::closed(py, refused::CLIENT_CLOSED)),
+            _ if closed => Err(errors::closed(py, refused::CLOSED)),
             Some(settlement) => Err(errors::settlement(py, settlement)),
             None => Ok(()),
         }
@@ -506,37 +492,5 @@ fn start_worker_attached(py: Python<'_>, engine: &Arc<PyEngine>) -> Result<bool,
         Ok(()) => Ok(true),
         Err(StartError::Exiting) => Ok(false),
         Err(error) => Err(error),
-    }
-}
-
-/// 10,000, or less where the system allows fewer threads.
-fn default_max_parked() -> usize {
-    let read = |path: &str| std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<usize>().ok());
-    let maps = read("/proc/sys/vm/max_map_count").map_or(usize::MAX, |count| count / 6);
-    let pids = read("/sys/fs/cgroup/pids.max").map_or(usize::MAX, |count| count * 3 / 4);
-    10_000.min(maps).min(pids).max(1)
-}
-
-fn refused(py: Python<'_>, workflow: &str, error: SubmitError, many: bool) -> PyErr {
-    match error {
-        SubmitError::Store(error) => errors::store(py, &error),
-        SubmitError::Stopped(Settlement::Closed) => errors::closed(py, CLOSED),
-        SubmitError::Stopped(settlement) => errors::settlement(py, &settlement),
-        SubmitError::OtherInputs { index, earlier, run, key, inputs } => {
-            let names: Vec<String> = inputs.iter().map(|name| format!("'{name}'")).collect();
-            let names = names.join(", ");
-            let why = match earlier {
-                None => format!(
-                    "key '{key}' of workflow '{workflow}' belongs to run {run}, which has other inputs ({names} \
-                     differs): give this run another key"
-                ),
-                Some(earlier) => format!(
-                    "key '{key}' of workflow '{workflow}' is also keys[{earlier}], with other inputs ({names} \
-                     differs): give each of the two a key of its own"
-                ),
-            };
-            let which = if many { format!("keys[{index}]: {why}. Nothing was submitted") } else { why };
-            errors::definition(py, &which)
-        }
     }
 }

@@ -197,3 +197,11 @@ impl Drop for Working {
         }
     }
 }
+
+/// 10,000, or less where the system allows fewer threads.
+pub(crate) fn default_max_parked() -> usize {
+    let read = |path: &str| std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<usize>().ok());
+    let maps = read("/proc/sys/vm/max_map_count").map_or(usize::MAX, |count| count / 6);
+    let pids = read("/sys/fs/cgroup/pids.max").map_or(usize::MAX, |count| count * 3 / 4);
+    10_000.min(maps).min(pids).max(1)
+}

@@ -234,7 +234,8 @@ fn shown<'py>(py: Python<'py>, entry: &Entry, polls: Option<&Polls>) -> PyResult
         (Operation::Message(address), EntryKind::Signal | EntryKind::Request) => Some(address.name.to_string()),
         _ => None,
     };
-    let error = polls.and_then(|polls| polls.error.as_ref()).or(entry.failure.as_ref());
+    // Where the run is executed, its row may be older.
+    let error = polls.map_or(entry.failure.as_ref(), |polls| polls.error.as_ref());
     Ok((
         word(entry.kind()),
         entry.key.name.to_string(),

@@ -6,6 +6,7 @@ pub(crate) mod explain;
 pub(crate) mod follow;
 pub(crate) mod live;
 pub(crate) mod live_output;
+pub(crate) mod looks;
 pub(crate) mod mail;
 pub(crate) mod polls;
 pub(crate) mod recover;
