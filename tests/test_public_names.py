@@ -48,10 +48,11 @@ def test_what_public_functions_return_is_public() -> None:
     public = {getattr(bide, name) for name in bide.__all__ if isinstance(getattr(bide, name), type)}
     found: set[type] = set()
     hidden: dict[str, str] = {}
+    names = {name: getattr(bide, name) for name in bide.__all__}
     for path, function in public_functions():
         for overload in typing.get_overloads(function) or [function]:
             returns = types.SimpleNamespace(__annotations__={"it": overload.__annotations__.get("return")})
-            for cls in classes_in(typing.get_type_hints(returns, overload.__globals__)["it"]):
+            for cls in classes_in(typing.get_type_hints(returns, names | overload.__globals__)["it"]):
                 if cls.__module__.split(".")[0] == "bide":
                     found.add(cls)
                     if cls not in public:

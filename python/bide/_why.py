@@ -245,7 +245,6 @@ def _explained(core: "_core.Runner", run: str, levels: int, left: list[int]) -> 
     held_by, reason, runner = None, paused, None
     if RunStatus(status) is RunStatus.Paused:
         held_by = HeldBy.Pause
-        reason = f"it is paused: {paused}" if paused else "it is paused"
     elif rows and is_unowned:
         held_by = HeldBy.NoRunner
         reason = f"no runner has it: {not_here}" if not_here else f"no runner has it that has registered {workflow!r}"
