@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import bide
-from processes import Child, eventually
+from processes import Child, eventually, ledger
 
 APPROVAL = bide.signal("approval", str)
 
@@ -50,6 +50,21 @@ def test_a_run_that_a_client_submits_is_executed_by_the_runner_of_another_proces
             assert [run.id for run in client.runs()] == [handle.id]
             # The same key again is the same run.
             assert client.submit(REVIEW, {"title": "a"}, key="k").id == handle.id
+
+
+def test_a_run_of_a_client_continues_after_its_runner_was_killed(file: Path) -> None:
+    with Child(RUNNER, file) as first:
+        first.expect("ready")
+        client = bide.Client(file)
+        handle = client.submit(REVIEW, {"title": "a"})
+        eventually(lambda: len(client.waiting()) == 1, "it waits")
+        first.kill()
+    handle.signal(APPROVAL, "meanwhile")
+    with Child(RUNNER, file) as second:
+        second.expect("ready")
+        assert handle.result(timeout=30)["review"] == "a: meanwhile"
+    assert ledger(file) == ["review a", "review a"]
+    client.close()
 
 
 def test_a_run_that_no_runner_has_waits_for_one_and_says_so(file: Path) -> None:
