@@ -13,7 +13,7 @@ from bide import _core
 from bide._callables import is_async
 from bide._errors import Unrecorded
 from bide._here import BODY, CONDITION, STEP, here
-from bide._waits import After, At, Duration
+from bide._waits import After, At, Duration, check_name
 
 if TYPE_CHECKING:
     from bide._children import ChildRun
@@ -40,11 +40,12 @@ class AsyncCalls:
         place = here.get()
         return place[1] if place is not None and place[0] is self._core else BODY
 
-    async def _wait_time(self, wait: After | At, name: str) -> None:
+    async def _wait_time(self, wait: After | At, what: str, name: str | None) -> None:
         from bide._combine import plan  # noqa: PLC0415 - as in __init__.py
 
-        made = plan(wait, None, "handle.sleep")
-        await self._wait_planned(made._replace(parts=[made.parts[0]._replace(name=name)]))
+        made, default = plan(wait, None, what), what.removeprefix("handle.")
+        named = made.parts[0]._replace(name=check_name(name, what) or default)
+        await self._wait_planned(made._replace(parts=[named]))
 
     async def _wait(self, wait: object, timeout: Duration | None, what: str) -> Any:  # noqa: ANN401, ASYNC109
         from bide._combine import plan  # noqa: PLC0415 - as in __init__.py
