@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from bide import _core
 from bide._callables import is_async
-from bide._errors import Unrecorded
-from bide._here import BODY, CONDITION, STEP, here
+from bide._errors import DefinitionError, Unrecorded
+from bide._here import BODY, CONDITION, STEP, here, running_loop
 from bide._waits import After, At, Duration, check_name
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class AsyncCalls:
         """Carry a call out to its end. Returns how a step has left without a record, if it has."""
         left = None
         try:
+            self._refuse_elsewhere()
             while (todo := call.advance()) != _DONE:
                 if todo == _PENDING:
                     future = self._loop.future()
@@ -112,6 +113,15 @@ class AsyncCalls:
             self._loop.check_interrupted(self._core, error)
             raise
         return left
+
+    def _refuse_elsewhere(self) -> None:
+        """Refuse to wait on a loop that nothing of the runner wakes."""
+        if running_loop() is not self._loop.loop:
+            msg = (
+                f"the handle of task {self._core.task_name!r} was awaited on another event loop than the one that "
+                "executes its body: await it there, or have it awaited there by asyncio.run_coroutine_threadsafe"
+            )
+            raise DefinitionError(msg)
 
     async def _end_commit(self, call: "Call") -> None:
         """Wait for the commit that is under way: what it records is known then. A cancellation is raised after it."""
