@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bide import _core
 from bide._callables import is_async
 from bide._errors import DefinitionError, Unrecorded
-from bide._here import BODY, CONDITION, STEP, here, running_loop
+from bide._here import BODY, CONDITION, STEP, AsyncHandle, here, running_loop
 from bide._waits import After, At, Duration, check_name
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _PENDING, _DONE, _EXECUTE, _CREATE, _CANCELLED = -1, -2, -3, -4, -5
 """What `_core.Call.advance` asks for; any other number is that of a condition to ask."""
 
 
-class AsyncCalls:
+class AsyncCalls(AsyncHandle):
     """What a handle calls the executor by."""
 
     __slots__ = ("__weakref__", "_core", "_loop", "_refusals")
