@@ -21,6 +21,12 @@ here: ContextVar[Here] = ContextVar("bide.here", default=None)
 """The coroutine whose code executes, and what that is within. Code that it starts inherits it. Set by the extension."""
 
 
+class AsyncHandle:
+    """The base of `AsyncTaskHandle`, by which signatures know it without importing what its methods need."""
+
+    __slots__ = ()
+
+
 def in_coroutine() -> bool:
     """Whether code of a coroutine of any runner executes here, also on a thread that it was given to."""
     place = here.get()
