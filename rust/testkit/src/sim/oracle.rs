@@ -192,9 +192,11 @@ impl Oracle {
         }
     }
 
-    /// The marked bodies that a runner has entered and that have recorded nothing since.
+    /// The marked bodies that a runner has entered and that have recorded nothing since. A body that executes when its
+    /// run is paused on request continues, and may kill its process then.
     fn executed_marked(&self, runner: i64) -> Vec<(RunRowId, TaskIx)> {
-        let running = |run: &RunRowId| self.run(*run).is_none_or(|run| run.status == RunStatus::Running);
+        let running =
+            |run: &RunRowId| self.run(*run).is_none_or(|run| run.status == RunStatus::Running || run.is_held());
         let marked =
             self.tasks.iter().filter(|((run, _), task)| task.mark.executes && task.by == runner && running(run));
         marked.map(|(place, _)| *place).collect()

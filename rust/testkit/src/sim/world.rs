@@ -269,7 +269,7 @@ impl World {
             && self.rows().iter().all(|row| {
                 row.status.is_ended()
                     || (row.status == RunStatus::Paused && !is_held(row))
-                    || (row.parent.is_none() && self.waits_for_ever(row))
+                    || (row.parent.is_none() && !is_held(row) && self.waits_for_ever(row))
             })
     }
 

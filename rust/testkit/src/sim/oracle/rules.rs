@@ -282,9 +282,14 @@ impl Oracle {
             return;
         }
         self.meets("a retry");
-        let last = self.entries.iter().filter(|((of, task, _), _)| (*of, *task) == (run, ix)).map(|(_, entry)| entry);
+        let kept = self.entries.iter().filter(|((of, task, _), _)| (*of, *task) == (run, ix)).map(|(_, entry)| entry);
         // A step that may be executed only once is kept, whatever came of it.
-        let last = last.filter(|entry| policy.fresh || entry.mode() != StepMode::Once);
+        let last = kept.clone().filter(|entry| policy.fresh || entry.mode() != StepMode::Once);
+        // What was replaced, such as the start of a child that has failed, may have followed a decided combination.
+        let decided = |entry: &&Entry| entry.state == EntryState::Satisfied;
+        let decided: Vec<&EntryKey> = kept.filter(decided).flat_map(|entry| entry.operation.members()).collect();
+        let last =
+            last.filter(|entry| policy.fresh || entry.state != EntryState::Lost || !decided.contains(&&entry.key));
         let last = last.max_by_key(|entry| entry.seq).cloned();
         let right = match &last {
             None => true,
