@@ -9,7 +9,7 @@ use bide_testkit::sim::{self, Act, Case, Disaster, TaskPlan};
 const SEEDS: u64 = 400;
 
 /// Each of these happens in some of them.
-const RARE: [&str; 40] = [
+const RARE: [&str; 46] = [
     "a body that kills its process",
     "a combination that is decided",
     "a condition that raises too often",
@@ -31,6 +31,12 @@ const RARE: [&str; 40] = [
     "a checkpoint that drops a journal",
     "a body that continues where its checkpoint was",
     "a body that gets that its run is cancelled",
+    "a mapped task",
+    "a mapped task that follows another",
+    "a task that takes the outputs of a mapped one",
+    "a task that takes failures and outputs of a mapped one",
+    "an element that may fail",
+    "progress that is committed",
     "cancel",
     "pause",
     "resume",

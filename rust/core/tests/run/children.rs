@@ -261,7 +261,7 @@ fn a_checkpoint_keeps_the_starts_with_a_key_and_no_body_replays_them() {
     let (mut attempt, arguments) = (Attempt::new(task, "a".into(), 1), StepArguments::default());
     let start = Request::Start(vec![StartRequest { name: Arc::clone(&name), arguments, keyed: true }]);
     let call = attempt.begin(&name, start, Standing::default()).unwrap();
-    let Fed::RecalledParts(parts) = attempt.recall(&call, &script.state) else { panic!("not looked up") };
+    let Fed::RecalledParts(parts) = attempt.recall(&call, &mut script.state) else { panic!("not looked up") };
     assert_eq!(parts[0].recall, Recall::Satisfied(child(2).to_value()));
     assert!(attempt.is_replaying(&script.state), "the step is still to be read");
 }
