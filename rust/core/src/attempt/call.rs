@@ -230,6 +230,11 @@ impl Call {
         if let Fed::Interrupted(key, failure) = fed {
             return self.interrupted(key, failure, clocks);
         }
+        if let Fed::Refused(Refused::Cancelled) = fed {
+            self.kind = Kind::Record(RecordKind::Callback, Value::NONE);
+            let failure = Failure::new(FailureKind::Cancelled, "bide.Cancelled", "the run was cancelled");
+            return self.end(Err(CallError::Failed(failure)));
+        }
         if let Kind::Combined(combined) = &mut self.kind {
             return combined.advance(fed, task, clocks);
         }
@@ -239,10 +244,6 @@ impl Call {
         let state = std::mem::replace(&mut self.state, State::End);
         match (state, fed) {
             (_, Fed::LeaseLost | Fed::Stopped) => self.end(Err(CallError::Suspended)),
-            (_, Fed::Refused(Refused::Cancelled)) => {
-                let failure = Failure::new(FailureKind::Cancelled, "bide.Cancelled", "the run was cancelled");
-                self.end(Err(CallError::Failed(failure)))
-            }
             (_, Fed::Refused(refused)) => self.end(Err(CallError::Over(refused))),
             (State::Start, Fed::Begin) => self.go(State::Lease, Action::CheckLease),
             (State::Lease, Fed::LeaseHeld) => match &mut self.kind {

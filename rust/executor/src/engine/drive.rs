@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::attempt::CallError;
-use bide_core::{Channel, Event, Origin, TaskRef, Time, Value};
+use bide_core::{Channel, Event, Origin, Progress, TaskRef, Time, Value};
 use bide_store::{Lease, Store, StoreError};
 
 use crate::clock::Clock;
@@ -233,6 +233,11 @@ impl<H: Host> Driver<H> {
     /// See [`CallError`].
     pub fn emit(&self, run: &Arc<Run<H>>, channel: &Channel, origin: Origin, value: &Value) -> Result<(), CallError> {
         self.engine.emit(run, channel, origin, value).map(drop)
+    }
+
+    /// A body says how far it has come.
+    pub fn progress(&self, run: &Arc<Run<H>>, task: TaskRef, attempt: u32, progress: Progress) {
+        self.engine.progress(run, task, attempt, progress);
     }
 
     /// Queues an event for the committer.
