@@ -29,18 +29,19 @@ type Start = (Vec<(String, Vec<u8>)>, Option<Vec<u8>>, Option<String>);
 type Described = (Arc<RegisteredWorkflow<Python3>>, Vec<(StartIdentity, RunRequest<Python3>)>);
 
 /// Starts children, and returns the waits for them: a list of `bide.ChildRun`. `describe` is the function of
-/// `bide._children` that makes of the arguments what is started.
+/// `bide._children` that makes of the arguments what is started; `awaited` as for [`BodyCx::start_children`].
 pub(crate) fn start<'py>(
     body: &Arc<BodyCx<Python3>>,
     here: &mut dyn Attached,
     describe: &str,
     arguments: &[&Bound<'py, PyAny>],
+    awaited: bool,
 ) -> PyResult<Bound<'py, PyList>> {
     let py = arguments[0].py();
     let module = MODULE.get_or_try_init(py, || py.import("bide._children").map(Bound::unbind))?.bind(py);
     let made = gil::call_args(&module.getattr(describe)?, arguments)?;
     let (workflow, starts) = described(py, body.engine(), &made)?;
-    let started = body.start_children(here, &workflow, starts);
+    let started = body.start_children(here, &workflow, starts, awaited);
     let started = started.map_err(|error| errors::wait(py, &error, &body.task_name()))?;
     let child_run = module.getattr("ChildRun")?;
     let workflow = PyString::new(py, workflow.graph.workflow()).into_any();

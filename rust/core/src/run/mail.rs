@@ -38,6 +38,19 @@ impl RunState {
         self.mail().forget(number);
     }
 
+    /// What a look into the store has found: whether all of it was sent from this process. Then the look has ended.
+    pub fn find_own(&mut self, messages: &[StoredMessage]) -> bool {
+        let mail = self.mail();
+        let own = messages.iter().all(|stored| mail.is_own(stored.message.number));
+        if own {
+            for stored in messages {
+                mail.receive(&stored.message, Some(stored.seq));
+            }
+            mail.end_look();
+        }
+        own
+    }
+
     fn mail(&mut self) -> &mut Mailbox {
         self.run_detail().mail.get_or_insert_default()
     }
