@@ -76,7 +76,9 @@ pub(crate) fn described<'py>(
     let starts = starts.into_iter().map(start).collect();
     start_gates(py, engine, core.get())?;
     let (graph, bodies) = core.get().shared(py);
-    let registered = gil::detached(py, || engine.register(graph, bodies));
+    let known = engine.workflow(graph.workflow()).filter(|known| Arc::ptr_eq(&known.graph, &graph));
+    // A body that starts one child after the other need not detach for each.
+    let registered = known.map_or_else(|| gil::detached(py, || engine.register(graph, bodies)), Ok);
     Ok((registered.map_err(|error| errors::store(py, &error))?, starts))
 }
 

@@ -10,6 +10,7 @@ use bide_core::{EntryKey, RunId, StepArguments};
 use super::BodyCx;
 use crate::host::{Attached, Host};
 use crate::ledger::Lost;
+use crate::runs::children::MAX_LEVELS;
 use crate::runs::run::{RegisteredWorkflow, Run, RunRequest};
 use crate::threads::pool::Pool;
 
@@ -81,7 +82,9 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         starts: Vec<(StartIdentity, RunRequest<H>)>,
         awaited: bool,
     ) -> Result<Vec<StartedChild>, CallError> {
-        if let Some(why) = at.detach(|| self.engine.refuse_level(&self.run, workflow)) {
+        if self.run.depth() + 1 >= MAX_LEVELS
+            && let Some(why) = at.detach(|| self.engine.refuse_level(&self.run, workflow))
+        {
             return Err(CallError::Misuse(format!("task '{}': {why}", self.task_name())));
         }
         let name = workflow.graph.workflow();
