@@ -44,6 +44,7 @@ BIDE_ROWS = (
     "latency",
     "signal",
     "signals",
+    "received",
     "emit",
     "unfinished",
     "million",
@@ -75,7 +76,7 @@ SUBJECTS = [
     Subject(
         table.FULL,
         "bide_rows",
-        ("wide", "chain", "single", "many", "bare", "grouped", "emit"),
+        ("wide", "chain", "single", "many", "bare", "grouped", "children", "received", "emit"),
         store="full",
         busy=False,
     ),
@@ -90,7 +91,7 @@ PEERS = [
     Subject(
         table.DBOS,
         "dbos_rows",
-        ("wide", "chain", "single", "many", "children", "signal", "signals", "emit"),
+        ("wide", "chain", "single", "many", "children", "signal", "signals", "received", "emit"),
         ".venv-peers/dbos/bin/python",
         busy=False,
     ),

@@ -252,13 +252,15 @@ pub struct ChildStart {
     pub proof: Option<Arc<[u8]>>,
     /// The child. Chosen by the driver, which creates it.
     pub run: RunId,
+    /// The body waits for its end, without a timeout: that wait is opened too.
+    pub awaited: bool,
 }
 
 impl ChildStart {
     /// A start whose child has no id yet.
     #[must_use]
     pub const fn new(key: EntryKey, proof: Option<Arc<[u8]>>) -> Self {
-        Self { key, proof, run: RunId(0) }
+        Self { key, proof, run: RunId(0), awaited: false }
     }
 }
 

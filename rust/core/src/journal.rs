@@ -39,6 +39,8 @@ pub enum Recall {
         /// When the wait times out.
         deadline: Option<Time>,
     },
+    /// It is open, and the body is deferred by it: see [`StartRequest::awaited`](crate::attempt::StartRequest).
+    Waits,
     /// A step that was begun and has no result.
     Begun {
         /// How it is executed.

@@ -29,6 +29,8 @@ pub struct Attempt {
     keyed: Option<Box<Keyed>>,
     /// How many records it has not read yet; `None` until that is asked.
     unread: Option<usize>,
+    /// The wait for a child that the commit of its start has opened: for the next call.
+    opened: Option<Box<EntryKey>>,
     /// The body has to return: every further call ends with `Suspended`.
     suspended: bool,
     /// The body has returned.
@@ -120,8 +122,8 @@ impl Attempt {
     /// A body that has just been entered.
     #[must_use]
     pub fn new(task: TaskRef, name: Arc<str>, number: u32) -> Self {
-        let (uses, current, keyed, unread) = (Uses::default(), None, None, None);
-        Self { task, name, number, uses, current, keyed, unread, suspended: false, ended: false }
+        let (uses, current, keyed, unread, opened) = (Uses::default(), None, None, None, None);
+        Self { task, name, number, uses, current, keyed, unread, opened, suspended: false, ended: false }
     }
 
     /// The task's name.
@@ -307,6 +309,7 @@ impl Attempt {
 
     fn look_up(&mut self, call: &Call, run: &RunState) -> Fed {
         let mut unread = self.unread(run);
+        let opened = self.opened.take();
         let (task, number) = (self.task, self.number);
         let mut look = |name: &Arc<str>, lookup: &Lookup| {
             let (key, recall) = run.recall(task, number, &mut self.uses, name, lookup)?;
@@ -318,6 +321,9 @@ impl Attempt {
         };
         let Some(lookups) = call.lookups() else {
             return match look(call.name(), call.lookup()) {
+                Ok((key, Recall::Open { .. })) if opened.is_some_and(|opened| *opened == key) => {
+                    Fed::Recalled(key, Recall::Waits)
+                }
                 Ok((key, recall)) => Fed::Recalled(key, recall),
                 Err(refused) => Fed::Refused(refused),
             };
@@ -371,6 +377,7 @@ impl Attempt {
         if let Action::Done(result) = &action {
             self.ends(call);
             self.suspended |= matches!(result, Err(CallError::Suspended));
+            self.opened = call.take_opened().map(Box::new);
             if call.is_checkpoint() && result.is_ok() {
                 self.uses = Uses::default();
                 self.unread = Some(0);
@@ -397,6 +404,6 @@ fn unread_after(
         // A condition that is asked again, though it was satisfied.
         Recall::Ask { .. } if is_closed => unread - 1,
         Recall::Mismatch(_) | Recall::NoCallback => unread,
-        Recall::Ask { .. } | Recall::Open { .. } | Recall::Begun { .. } => 0,
+        Recall::Ask { .. } | Recall::Open { .. } | Recall::Waits | Recall::Begun { .. } => 0,
     }
 }

@@ -184,6 +184,14 @@ impl Call {
         matches!(self.kind, Kind::Pushed(_) | Kind::Combined(_))
     }
 
+    /// The wait that it has opened with the start of a child, if it has.
+    pub(super) fn take_opened(&mut self) -> Option<EntryKey> {
+        match &mut self.kind {
+            Kind::Starts(starts) => starts.take_opened(),
+            _ => None,
+        }
+    }
+
     /// Whether it waits for several at once.
     pub(super) const fn is_combined(&self) -> bool {
         matches!(self.kind, Kind::Combined(_))
@@ -359,6 +367,7 @@ impl Call {
                 let misuse = no_callback(task, &self.key.name);
                 return self.end(Err(misuse));
             }
+            Recall::Waits => return self.go(State::Reading, Action::Read),
             Recall::Begun { mode, due } => return self.step_begun(mode, due, task, clocks),
             Recall::Ask { deadline } => (None, deadline),
             Recall::Open { due, deadline } => (due, deadline),

@@ -244,6 +244,7 @@ impl Combined {
                 }
                 // Only a step is begun, and no member is one.
                 Recall::Begun { .. } => None,
+                Recall::Waits => return self.end(Ok(Value::NONE)),
                 Recall::Ask { deadline } | Recall::Open { deadline, .. } => {
                     if let Some((polling, _)) = &mut entry.polls {
                         polling.set_deadline(deadline.or_else(|| Some(clocks.wall().after(entry.timeout?))));

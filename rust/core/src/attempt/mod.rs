@@ -54,7 +54,8 @@
 //! | Parked    | `Woken`               | Acquiring  | `Acquire`        |
 //! | Acquiring | `Acquired`            | Reading    | `Read`           |
 //!
-//! What had come before it was opened closes the entry in the commit that opens it.
+//! What had come before it was opened closes the entry in the commit that opens it. A wait that the commit of its
+//! child's start has opened is recalled as `Waits`, which leads to `Read` at once.
 //!
 //! # A step
 //!
@@ -121,6 +122,7 @@ pub use call::Call;
 pub use combined::RecalledPart;
 pub use polling::{PollReport, Polled};
 pub use starts::child_name;
+pub(crate) use starts::child_wait;
 
 /// What the driver of a call has to do next.
 #[derive(Debug)]
@@ -342,6 +344,9 @@ pub struct StartRequest {
     pub arguments: StepArguments,
     /// The caller's key says what is the same, and the name has it.
     pub keyed: bool,
+    /// The next call is the wait for its end, under [`child_name`] and without a timeout: the commit of its start opens
+    /// that too.
+    pub awaited: bool,
 }
 
 /// One of the waits of a combination, as a body asks for it.

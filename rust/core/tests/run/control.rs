@@ -218,7 +218,8 @@ fn force_ends_the_run_at_once() {
 fn a_cancelled_run_cancels_its_children_in_the_same_commit() {
     let mut script = Script::new(vec![spec("a", &[])]);
     script.enter("a");
-    let starts = vec![bide_core::event::ChildStart { key: key("child"), proof: None, run: child() }];
+    let starts =
+        vec![bide_core::event::ChildStart { run: child(), ..bide_core::event::ChildStart::new(key("child"), None) }];
     let task = script.find("a");
     script.apply(Event::ChildrenStarted { task, attempt: 1, starts }).unwrap();
     cancel(&mut script);

@@ -365,6 +365,7 @@ impl World {
                 self.bodies[which].uses = uses;
                 return;
             }
+            Recall::Waits => unreachable!("only the start of a child opens a wait with it"),
             Recall::Open { due, .. } => operation = Operation::Time { due: due.unwrap() },
             Recall::Ask { .. } => {}
             Recall::Mismatch(why) => panic!("{why}"),

@@ -190,8 +190,8 @@ impl Body<'_> {
     pub(crate) fn child(&mut self) -> Result<(), CallError> {
         let workflow = self.registered("inner", |body| body.step("inner step", 3))?;
         let start = (StartIdentity::Inputs([].into()), RunRequest::new(Box::default()));
-        let started = self.cx.start_children(self.thread, &workflow, vec![start])?;
-        let part = PartRequest { name: "child".into(), part: Part::Child(started[0].id), timeout: None };
+        let started = self.cx.start_children(self.thread, &workflow, vec![start], true)?;
+        let part = PartRequest { name: child_name(&started[0].key), part: Part::Child(started[0].id), timeout: None };
         self.cx.wait_parts(self.thread, vec![part], &mut || Polled::False).0?;
         if let Ok(children) = self.cx.engine().store().children(self.cx.run().id) {
             assert_eq!(children, [(started[0].id, RunStatus::Completed)]);

@@ -278,8 +278,8 @@ pub(super) fn apply(
             }
         }
         Write::Message { run, message, consumed } => messages.insert(run, *message, consumed),
-        Write::Consumed { run, number, id } => messages.consume(run, number, id.as_deref()),
-        Write::Applied { run, number, .. } => messages.apply(run, number),
+        Write::Consumed { run, number, id, from } => messages.consume(run, number, id.as_deref(), from),
+        Write::Applied { run, number, from, .. } => messages.apply(run, number, from),
         Write::DropElements { run, task } => {
             runs.get_mut(&run)?.mapped.retain(|(of, _), _| *of != task);
             let of_elements = (run, task, 0, EntryKey { name: "".into(), n: 0 });

@@ -187,16 +187,16 @@ impl SqliteStore {
                         messages::reopen_row(writer, *run, &message.address.name).map_err(explain)?;
                     }
                 }
-                Write::Applied { run, number, at } => {
-                    statement.execute(params![number, run, at.0]).map_err(explain)?;
+                Write::Applied { run, number, from, at } => {
+                    statement.execute(params![run, from, number, at.0]).map_err(explain)?;
                 }
                 Write::DropElements { run, task } => {
                     statement.execute(params![run, task]).map_err(explain)?;
                     let entries = writer.prepare_cached(DROP_ELEMENT_ENTRIES);
                     entries.and_then(|mut entries| entries.execute(params![run, task])).map_err(explain)?;
                 }
-                Write::Consumed { run, number, id } => {
-                    messages::consume(writer, *run, *number, id.as_deref()).map_err(explain)?;
+                Write::Consumed { run, number, id, from } => {
+                    messages::consume(writer, *run, *number, id.as_deref(), *from).map_err(explain)?;
                 }
                 Write::Events(new) => {
                     bytes += new.packed.len();

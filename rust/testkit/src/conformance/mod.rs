@@ -103,6 +103,8 @@ macro_rules! conformance {
             what_a_run_shows_is_deleted_with_it
             every_message_reads_back_in_the_order_in_which_it_came
             a_consumed_message_is_gone_and_its_number_of_arrival_not_given_again
+            no_message_gets_the_number_of_arrival_of_one_that_is_gone
+            a_message_is_consumed_from_its_place_on
             one_id_is_one_message_of_its_run
             a_message_is_refused_where_nobody_can_take_it
             declared_signals_read_back_with_their_version

@@ -57,6 +57,8 @@ pub(super) struct Body {
     pub(super) request: Option<i64>,
     /// The child that it has started last.
     pub(super) child: Option<RunId>,
+    /// The key of its start, if the wait for it is what the body does next.
+    pub(super) awaited: Option<EntryKey>,
     /// The context as it found it, and as it leaves it.
     pub(super) context: [Vec<(Arc<str>, Value)>; 2],
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::attempt::{Request, StartRequest, reply_name};
+use bide_core::attempt::{Request, StartRequest, child_name, reply_name};
 use bide_core::{
     Address, EntryKey, Failure, Graph, MessageKind, RecordKind, RunId, StepArguments, TaskIx, TaskRef, Value,
 };
@@ -94,12 +94,12 @@ pub(in super::super) fn reply_request(request: i64, answer: Result<Value, Failur
     (reply_name("request", request), Request::Reply { request, answer })
 }
 
-/// As a body starts a child.
-pub(in super::super) fn start_request(key: Option<u8>, at: usize) -> (Arc<str>, Request) {
+/// As a body starts a child; whether it waits for it next.
+pub(in super::super) fn start_request(key: Option<u8>, at: usize, awaited: bool) -> (Arc<str>, Request) {
     let start = match key {
         Some(key) => {
             let name = EntryKey::keyed_name(CHILD, &format!("child {key}"));
-            StartRequest { name, arguments: StepArguments::default(), keyed: true }
+            StartRequest { name, arguments: StepArguments::default(), keyed: true, awaited }
         }
         None => {
             let proof = Some(format!("act {at}").into_bytes().into());
@@ -107,15 +107,23 @@ pub(in super::super) fn start_request(key: Option<u8>, at: usize) -> (Arc<str>, 
                 name: CHILD.into(),
                 arguments: StepArguments { proof, ..StepArguments::default() },
                 keyed: false,
+                awaited,
             }
         }
     };
     (CHILD.into(), Request::Start(vec![start]))
 }
 
-/// As a body waits for the end of a child.
-pub(in super::super) fn child_request(run: RunId, timeout: Option<u64>) -> (Arc<str>, Request) {
-    ("end of a child".into(), Request::Child { run, timeout: timeout.map(Duration::from_millis) })
+/// As a body waits for the end of a child, under a name of its own if it has not just started it.
+pub(in super::super) fn child_request(
+    run: RunId,
+    timeout: Option<u64>,
+    start: Option<&EntryKey>,
+) -> (Arc<str>, Request) {
+    (
+        start.map_or_else(|| "end of a child".into(), child_name),
+        Request::Child { run, timeout: timeout.map(Duration::from_millis) },
+    )
 }
 
 impl Act {

@@ -158,6 +158,7 @@ impl Process {
             callback: None,
             request: None,
             child: None,
+            awaited: None,
             shuffled: 0,
             entered: false,
             phase: if entered.mark { Phase::Mark } else { Phase::Acts },
