@@ -16,6 +16,7 @@ from bide._errors import BideError, DefinitionError, not_picklable
 from bide._events import DEFAULT, Event, Follower
 from bide._inputs import paired
 from bide._loop_choice import LoopChoice
+from bide._repair import Repairs
 from bide._result import RunResult
 from bide._run_handle import RunHandle, refuse_in_body, refuse_on_loop
 from bide._status import RunStatus
@@ -52,7 +53,7 @@ RETENTION = timedelta(days=30)
 """How long ended runs are kept by default."""
 
 
-class Runner(Controls, RunnerTwins):
+class Runner(Controls, Repairs, RunnerTwins):
     """Executes workflows on a store: a path, `":memory:"`, or `sqlite:///path`.
 
     Use it as a sync or async context manager; without one it is closed when the interpreter exits.

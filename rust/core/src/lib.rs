@@ -56,7 +56,7 @@ pub use poll::{Poll, PollPolicy, Tolerance};
 
 pub use record::{Batch, Committed, TaskRow, Write};
 pub use retry::RetryPolicy;
-pub use run::RunState;
+pub use run::{Fork, Forked, RunState};
 pub use status::{RunStatus, SubStatus, TaskStatus};
 pub use time::Time;
 pub use token::CallbackToken;

@@ -45,6 +45,7 @@ pub use ids::token as new_token;
 pub use log::{Level, Log};
 pub use runs::answers::Reply;
 pub use runs::follow::{Bell, Followed};
+pub use runs::fork::ForkRequest;
 pub use runs::mail::Letter;
 pub use runs::recover::NotRegistered;
 pub use runs::requests::{Outlook, PendingRequest};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bide_core::{RunId, RunOptions, RunStatus, Time, Value};
+use bide_core::{RunOptions, RunStatus, Time, Value};
 use bide_executor::failpoint::{self, Failpoint};
 use bide_executor::{
     Coroutines, Engine, Pool, RunRequest, SubmitError, SystemClock, default_max_parked, default_slots,
@@ -20,6 +20,7 @@ use crate::channel::{self, PyChannel};
 use crate::control::{self, PyAsk};
 use crate::exit::{self, CloseAtExit};
 use crate::follower::{self, PyFollower};
+use crate::fork::{self, PyFork};
 use crate::gil;
 use crate::history::{self, PyHappened};
 use crate::host::{Local, Originals, PyEngine, Vars};
@@ -29,7 +30,7 @@ use crate::options::PyOptions;
 use crate::process::{self, Home, Kind, SLICE};
 use crate::refused::{CLOSED, refused};
 use crate::run_handle::PyRunHandle;
-use crate::snapshot::PySnapshot;
+use crate::snapshot::{self, PySnapshot};
 use crate::thread::StartError;
 use crate::worker::{Thread, start_gates};
 use crate::workflow::PyWorkflow;
@@ -197,18 +198,7 @@ impl PyRunner {
     fn find(&self, py: Python<'_>, text: &str, workflow: Option<&str>) -> PyResult<Vec<(String, String)>> {
         panics::method(|| {
             self.open(py)?;
-            let store = self.inner.engine.store();
-            let found = gil::detached(py, || {
-                if let Ok(id) = text.parse::<RunId>()
-                    && let Some(stored) = store.load(id)?
-                    && workflow.is_none_or(|name| *stored.run.workflow == *name)
-                {
-                    return Ok(vec![(id, stored.run.workflow)]);
-                }
-                store.by_key(text, workflow)
-            });
-            let found = found.map_err(|error| errors::store(py, &error))?;
-            Ok(found.into_iter().map(|(id, workflow)| (id.to_string(), workflow.to_string())).collect())
+            snapshot::find(py, &self.inner.engine, text, workflow)
         })
     }
 
@@ -277,6 +267,21 @@ impl PyRunner {
         panics::method(|| {
             self.open(py)?;
             control::ask(py, &self.inner.engine, run, asked)
+        })
+    }
+
+    /// Forks a run of a workflow.
+    fn fork(
+        &self,
+        py: Python<'_>,
+        workflow: &PyWorkflow,
+        asked: PyFork,
+        contextvars: Bound<'_, PyAny>,
+    ) -> PyResult<PyRunHandle> {
+        panics::method(|| {
+            self.open(py)?;
+            let forked = fork::fork(py, &self.inner.engine, workflow, asked, contextvars);
+            forked.map(|handle| self.handle(handle))
         })
     }
 

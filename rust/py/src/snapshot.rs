@@ -387,3 +387,24 @@ fn said<'py>(py: Python<'py>, progress: &Progress) -> PyResult<Said<'py>> {
     let Progress { done, total, message, said_at } = progress;
     Ok((*done, *total, message.as_deref().map(str::to_owned), datetime(py, *said_at)?))
 }
+
+/// The ids and workflows of the runs with this id or key.
+pub(crate) fn find(
+    py: Python<'_>,
+    engine: &PyEngine,
+    text: &str,
+    workflow: Option<&str>,
+) -> PyResult<Vec<(String, String)>> {
+    let store = engine.store();
+    let found = gil::detached(py, || {
+        if let Ok(id) = text.parse::<RunId>()
+            && let Some(stored) = store.load(id)?
+            && workflow.is_none_or(|name| *stored.run.workflow == *name)
+        {
+            return Ok(vec![(id, stored.run.workflow)]);
+        }
+        store.by_key(text, workflow)
+    });
+    let found = found.map_err(|error| errors::store(py, &error))?;
+    Ok(found.into_iter().map(|(id, workflow)| (id.to_string(), workflow.to_string())).collect())
+}

@@ -80,6 +80,7 @@ impl Store {
                     let stored = self.messages.iter_mut().find(is).expect("a request is applied that is not there");
                     assert!(!std::mem::replace(&mut stored.consumed, true), "a request is applied twice");
                 }
+                Write::Forked { from, message, .. } => self.posted.push((from, *message)),
                 Write::DropElements { task, .. } => {
                     self.rows.retain(|(of, map), _| *of != task || *map == NO_MAP);
                     self.entries.retain(|(of, map, _), _| *of != task || *map == NO_MAP);

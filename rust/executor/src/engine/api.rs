@@ -14,6 +14,7 @@ use crate::host::{Attached, Dispatch, Host, Ready};
 use crate::ledger::{CommitPath, Group, Lost};
 use crate::log::Level;
 use crate::runs::follow::{self, Bell, Followed};
+use crate::runs::fork::ForkRequest;
 use crate::runs::mail::Letter;
 use crate::runs::recover::NotRegistered;
 use crate::runs::requests::{Outlook, PendingRequest};
@@ -55,6 +56,18 @@ impl<H: Host> Engine<H> {
         requests: impl IntoIterator<Item = RunRequest<H>>,
     ) -> Result<Vec<Handle<H>>, SubmitError> {
         self.submitter.submit(workflow, requests)
+    }
+
+    /// Forks a run: creates the new one with all that it keeps, in one commit, and lets it begin. Blocks.
+    ///
+    /// # Errors
+    /// There is no new run then; see [`SubmitError`].
+    pub fn fork(
+        &self,
+        workflow: &Arc<RegisteredWorkflow<H>>,
+        request: ForkRequest<H>,
+    ) -> Result<Handle<H>, SubmitError> {
+        self.submitter.fork(workflow, request)
     }
 
     /// Creates runs as children of another, in one commit with the records of their starts in the journal of the body

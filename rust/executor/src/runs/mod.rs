@@ -3,6 +3,7 @@
 pub(crate) mod answers;
 pub(crate) mod children;
 pub(crate) mod follow;
+pub(crate) mod fork;
 pub(crate) mod live;
 pub(crate) mod live_output;
 pub(crate) mod mail;

@@ -259,6 +259,11 @@ pub(super) fn apply(
         Write::Message { run, message, consumed } => messages.insert(run, *message, consumed),
         Write::Consumed { run, number, id } => messages.consume(run, number, id.as_deref()),
         Write::Applied { run, number, .. } => messages.apply(run, number),
+        Write::Forked { from, message, .. } => {
+            if runs.contains_key(&from) {
+                messages.insert(from, *message, true);
+            }
+        }
         Write::DropElements { run, task } => {
             runs.get_mut(&run)?.mapped.retain(|(of, _), _| *of != task);
             let of_elements = (run, task, 0, EntryKey { name: "".into(), n: 0 });

@@ -247,7 +247,7 @@ impl Oracle {
                 }
                 Write::Answer { number, answer, .. } => self.a_request_has_one_answer(*number, answer),
                 Write::Message { .. } | Write::Consumed { .. } => {}
-                Write::Applied { .. } | Write::DropElements { .. } => {}
+                Write::Applied { .. } | Write::DropElements { .. } | Write::Forked { .. } => {}
                 Write::Run(update) => {
                     self.an_ended_run_stays_as_it_is(update);
                     self.a_run_ends_with_its_tasks(update);
