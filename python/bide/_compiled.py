@@ -124,6 +124,7 @@ def compile_workflow(
     fail_fast: bool,
     signals: tuple[str, ...] | None = None,
     timeout: float | None = None,
+    renamed: tuple[tuple[str, str], ...] = (),
 ) -> CompiledWorkflow:
     """Return the compiled form of a workflow of these tasks; a `DefinitionError` names what is wrong with them."""
     bindings = {task: bind(one.fn, task, definitions) for task, one in definitions.items()}
@@ -139,7 +140,7 @@ def compile_workflow(
             for task, one in definitions.items()
         ]
     )
-    core = _core.Workflow(name, fail_fast, tasks, None if signals is None else list(signals), timeout)
+    core = _core.Workflow(name, fail_fast, tasks, None if signals is None else list(signals), timeout, renamed)
     readers = _readers(tasks)
     inputs = collect(name, readers)
     return CompiledWorkflow(

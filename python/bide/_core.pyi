@@ -603,6 +603,9 @@ class Runner:
     def fork(self, workflow: Workflow, asked: Forking, contextvars: ContextVars) -> RunHandle:
         """Fork a run of a workflow. See `_repair.py`."""
 
+    def adopt(self, workflow: Workflow, run: str, by: str | None, reason: str | None) -> _Sent:
+        """Have a run continue with a workflow; return what became of that. See `_repair.py`."""
+
     def history(self, id: str) -> list[_Happened] | None:  # noqa: A002 - as the extension names it
         """Return what has happened to a run, oldest first; None if there is none."""
 

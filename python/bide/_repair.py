@@ -1,4 +1,4 @@
-"""What makes runs fit that changed code, or a person's decision: `fork`.
+"""What continues runs otherwise than they were begun: `fork`, and `adopt` by changed code.
 
 A fork is a new run that begins with recorded outcomes of another one. What it keeps is decided in Rust
 (`core/src/run/fork.rs`); here values are encoded as the tasks would have.
@@ -12,7 +12,7 @@ from bide._codec import Codec
 from bide._compiled import CompiledWorkflow
 from bide._errors import BideError, DefinitionError
 from bide._run_handle import RunHandle
-from bide._text import check_text, is_text
+from bide._text import check_text, is_text, listed
 from bide._twins import twin
 
 if TYPE_CHECKING:
@@ -73,7 +73,52 @@ class Repairs:
         core = runner._core_workflow(code)
         return RunHandle(runner._core.fork(core, asked, contextvars.copy_context()), runner, None)
 
+    def adopt(
+        self,
+        run: "Run",
+        workflow: "Workflow",
+        *,
+        by: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Have a run continue with a workflow that does not fit it, because you vouch for that.
+
+        For a run that no deployed code fits, or that failed or was cancelled and is to be retried with changed code. Its
+        tasks are found by their names, and what they have recorded is kept; what is recorded of tasks that the workflow
+        does not have is deleted. Refused if a runner executes the run, and if the workflow lacks a task that has not
+        ended. Who and why stand in the history.
+        """
+        runner = cast("Runner", self)
+        found = runner._find_run(run, None)
+        by = None if by is None else check_text(by, "by")
+        reason = None if reason is None else check_text(reason, "reason")
+        outcome, tasks = runner._core.adopt(runner._core_workflow(workflow), found, by, reason)
+        if outcome == "no run":
+            raise KeyError(no_run(found))
+        if outcome != "adopted":
+            raise BideError(_not_adopted(found, workflow, outcome, tasks))
+
     fork_async = twin(fork)
+    adopt_async = twin(adopt)
+
+
+def no_run(run: str) -> str:
+    """Return the message for a run that was there a moment ago."""
+    return f"run {run} is not in the store any more: it was deleted, or its retention is over"
+
+
+def _not_adopted(run: str, workflow: "Workflow", outcome: str, tasks: list[str]) -> str:
+    if outcome == "completed":
+        return f"run {run} has completed: there is nothing to continue; runner.fork(run, start_at=...) begins a new one"
+    if outcome == "executed":
+        return f"run {run} is executed by a runner, whose code it fits: adopt it after that one was closed"
+    if outcome == "key taken":
+        return f"another run of workflow {workflow.name!r} has the key of run {run}"
+    names = listed(tasks)
+    return (
+        f"workflow {workflow.name!r} cannot continue run {run}: it lacks {names}, or maps otherwise what has not ended: "
+        "add that again, say by renamed= what it is called now, or end the run by runner.cancel(run, force=True)"
+    )
 
 
 def _code(runner: "Runner", snapshot: "Snapshot") -> "Workflow":

@@ -158,7 +158,8 @@ impl Graph {
     /// There is still a task of the old name, or none of the new one.
     pub fn with_renamed(self, names: Vec<(String, String)>) -> Result<Self, DefinitionError> {
         let workflow = &self.workflow;
-        let refuse = |why: &str| Err(DefinitionError(shown(&format!("workflow '{workflow}': renamed: {why}")).into_owned()));
+        let refuse =
+            |why: &str| Err(DefinitionError(shown(&format!("workflow '{workflow}': renamed: {why}")).into_owned()));
         let mut renamed = HashMap::with_capacity(names.len());
         for (old, new) in names {
             let Some(ix) = self.find(&new) else {

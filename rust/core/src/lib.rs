@@ -14,6 +14,7 @@ pub mod emit;
 pub mod entry;
 pub mod event;
 pub mod failure;
+pub mod fit;
 pub mod graph;
 pub mod id;
 pub mod journal;

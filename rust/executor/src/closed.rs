@@ -7,8 +7,8 @@ use std::time::Duration;
 use bide_core::record::{NewTask, RunRowId, StoredRun};
 use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
-    Changes, Commit, CommitId, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent, Standing,
-    Store, StoreError, StoredVersion, StoredWorkflow, Written,
+    Changes, Commit, CommitId, Conversion, Converted, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter,
+    Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
 };
 
 /// A store that was released.
@@ -108,6 +108,14 @@ impl Store for Closed {
     }
 
     fn send(&self, _run: RunId, _message: &Message) -> Result<Sent, StoreError> {
+        self.refuse()
+    }
+
+    fn unowned_runs(&self, _version: i64) -> Result<Vec<RunId>, StoreError> {
+        self.refuse()
+    }
+
+    fn convert(&self, _run: RunId, _conversion: &Conversion) -> Result<Converted, StoreError> {
         self.refuse()
     }
 

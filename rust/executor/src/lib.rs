@@ -44,6 +44,7 @@ pub use host::{Arg, Args, Attached, Dispatch, Free, Gate, Host, Ready, Source};
 pub use ids::token as new_token;
 pub use log::{Level, Log};
 pub use runs::answers::Reply;
+pub use runs::convert::NotAdopted;
 pub use runs::follow::{Bell, Followed};
 pub use runs::fork::ForkRequest;
 pub use runs::mail::Letter;

@@ -1,7 +1,7 @@
-//! Forks of runs, as Python asks for them: see `bide._fork`.
+//! Forks and adoptions of runs, as Python asks for them: see `bide._repair`.
 
 use bide_core::{Fork, Value};
-use bide_executor::{ForkRequest, Handle, SubmitError};
+use bide_executor::{ForkRequest, Handle, NotAdopted, SubmitError};
 use pyo3::prelude::*;
 
 use crate::host::{Local, PyEngine, Python3, Vars};
@@ -9,12 +9,12 @@ use crate::messages::run_id;
 use crate::refused::refused;
 use crate::worker::start_gates;
 use crate::workflow::PyWorkflow;
-use crate::gil;
+use crate::{errors, gil};
 
 /// Encoded values by name.
 type Values = Vec<(String, Vec<u8>)>;
 
-/// `bide._fork.Forking`: the run, the tasks at which the new one starts, the outputs that it has instead of recorded
+/// `bide._repair.Forking`: the run, the tasks at which the new one starts, the outputs that it has instead of recorded
 /// ones, its inputs if they are others, which of these are read by which task, who asks, and why.
 #[derive(FromPyObject)]
 pub(crate) struct PyFork(
@@ -58,4 +58,30 @@ pub(crate) fn fork(
         engine.fork(&workflow, request)
     });
     forked.map_err(|error| refused(py, workflow.name(), error, false))
+}
+
+/// Has a run continue with a workflow. Says why not, if not, and the names of the tasks that this is about.
+pub(crate) fn adopt(
+    py: Python<'_>,
+    engine: &std::sync::Arc<PyEngine>,
+    workflow: &PyWorkflow,
+    run: &str,
+    by: Option<String>,
+    reason: Option<String>,
+) -> PyResult<(&'static str, Vec<String>)> {
+    let run = run_id(py, run)?;
+    start_gates(py, engine, workflow)?;
+    let (graph, bodies) = workflow.shared(py);
+    let adopted = gil::detached(py, || {
+        let workflow = engine.register(graph, bodies)?;
+        engine.adopt(run, &workflow, by.map(Into::into), reason.map(Into::into))
+    });
+    Ok(match adopted.map_err(|error| errors::store(py, &error))? {
+        Ok(()) => ("adopted", Vec::new()),
+        Err(NotAdopted::NoRun) => ("no run", Vec::new()),
+        Err(NotAdopted::Completed) => ("completed", Vec::new()),
+        Err(NotAdopted::Executed) => ("executed", Vec::new()),
+        Err(NotAdopted::KeyTaken) => ("key taken", Vec::new()),
+        Err(NotAdopted::Unfinished(tasks)) => ("unfinished", tasks.iter().map(ToString::to_string).collect()),
+    })
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bide_core::{RunOptions, RunStatus, Time, Value};
+use bide_core::{RunOptions, Time, Value};
 use bide_executor::failpoint::{self, Failpoint};
 use bide_executor::{
     Coroutines, Engine, Pool, RunRequest, SubmitError, SystemClock, default_max_parked, default_slots,
@@ -280,8 +280,22 @@ impl PyRunner {
     ) -> PyResult<PyRunHandle> {
         panics::method(|| {
             self.open(py)?;
-            let forked = fork::fork(py, &self.inner.engine, workflow, asked, contextvars);
-            forked.map(|handle| self.handle(handle))
+            fork::fork(py, &self.inner.engine, workflow, asked, contextvars).map(|handle| self.handle(handle))
+        })
+    }
+
+    /// Has a run continue with a workflow that it does not fit; says what became of that.
+    fn adopt(
+        &self,
+        py: Python<'_>,
+        workflow: &PyWorkflow,
+        run: &str,
+        by: Option<String>,
+        reason: Option<String>,
+    ) -> PyResult<PySent> {
+        panics::method(|| {
+            self.open(py)?;
+            fork::adopt(py, &self.inner.engine, workflow, run, by, reason)
         })
     }
 
@@ -315,22 +329,12 @@ impl PyRunner {
     ) -> PyResult<Vec<PySnapshot>> {
         panics::method(|| {
             self.open(py)?;
-            let known = |name: &str| RunStatus::ALL.iter().copied().find(|status| status.as_str() == name);
-            let status = match status {
-                None => None,
-                Some(name) => Some(known(name).ok_or_else(|| {
-                    let all: Vec<&str> = RunStatus::ALL.iter().map(|status| status.as_str()).collect();
-                    let all = all.join(", ");
-                    errors::definition(py, &format!("status='{name}' is no status of a run; there are {all}"))
-                })?),
-            };
+            let status = snapshot::status_named(py, status)?;
             let tags = tags.into_iter().flatten().map(|(name, value)| (name.into(), value.into())).collect();
             let parent = parent.map(|id| run_id(py, id)).transpose()?;
             let since = since.map(Time);
             let filter = RunFilter { status, workflow, since, limit, tags, key_prefix, parent };
-            let listed = gil::detached(py, || self.inner.engine.store().list(&filter));
-            let listed = listed.map_err(|error| errors::store(py, &error))?;
-            listed.into_iter().map(|stored| PySnapshot::listed(py, &self.inner.engine, stored)).collect()
+            snapshot::list(py, &self.inner.engine, &filter)
         })
     }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bide_core::record::{Committed, NewTask, RunRowId, StoredRun};
 use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
-    Changes, Clock, Commit, CommitId, Creation, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen,
-    Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
+    Changes, Clock, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, Maintenance,
+    Purged, RunFilter, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use bide_sync::Mutex;
 
@@ -233,6 +233,14 @@ impl Store for DistantStore {
             self.sent.lock().insert(message.number, sent.clone());
             Ok(sent)
         })
+    }
+
+    fn unowned_runs(&self, version: i64) -> Result<Vec<RunId>, StoreError> {
+        self.call(|store| store.unowned_runs(version))
+    }
+
+    fn convert(&self, run: RunId, conversion: &Conversion) -> Result<Converted, StoreError> {
+        self.call(|store| store.convert(run, conversion))
     }
 
     fn end_unowned(&self, run: RunId, cancel: &Cancel, force: &Message) -> Result<bool, StoreError> {

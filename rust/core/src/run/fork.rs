@@ -58,7 +58,8 @@ fn kept_rows(graph: &Graph, ids: &[TaskId], source: &StoredRun) -> Vec<TaskRow> 
         let ix = *positions.get(&row.task)?;
         let is_list = mapped(row) || expanded.contains(&row.task);
         // One that was not mapped, or is not any more, has another output now.
-        let same = graph.is_mapped(ix) == is_list || (row.map == NO_MAP && !is_list && row.status != TaskStatus::Completed);
+        let same =
+            graph.is_mapped(ix) == is_list || (row.map == NO_MAP && !is_list && row.status != TaskStatus::Completed);
         let ended = row.status.is_ended() || mapped(row);
         (same && ended).then(|| TaskRow {
             task: ids[ix as usize],

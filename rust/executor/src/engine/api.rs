@@ -13,6 +13,7 @@ use crate::engine::Engine;
 use crate::host::{Attached, Dispatch, Host, Ready};
 use crate::ledger::{CommitPath, Group, Lost};
 use crate::log::Level;
+use crate::runs::convert::NotAdopted;
 use crate::runs::follow::{self, Bell, Followed};
 use crate::runs::fork::ForkRequest;
 use crate::runs::mail::Letter;
@@ -68,6 +69,20 @@ impl<H: Host> Engine<H> {
         request: ForkRequest<H>,
     ) -> Result<Handle<H>, SubmitError> {
         self.submitter.fork(workflow, request)
+    }
+
+    /// Has a run that nobody executes continue with this workflow, because a person vouches for the fit. Blocks.
+    ///
+    /// # Errors
+    /// From the store. The inner one: why it was not adopted.
+    pub fn adopt(
+        &self,
+        run: RunId,
+        workflow: &RegisteredWorkflow<H>,
+        by: Option<Arc<str>>,
+        reason: Option<Arc<str>>,
+    ) -> Result<Result<(), NotAdopted>, StoreError> {
+        self.recovery.adopt(run, workflow, by, reason, self.ids.message())
     }
 
     /// Creates runs as children of another, in one commit with the records of their starts in the journal of the body
@@ -207,8 +222,8 @@ impl<H: Host> Engine<H> {
 
     /// Why an unfinished run that no living runner has is not executed here. Blocks.
     #[must_use]
-    pub fn why_not_here(&self, run: &Standing) -> Option<NotRegistered> {
-        self.recovery.why_not_here(run)
+    pub fn why_not_here(&self, id: RunId, run: &Standing) -> Option<NotRegistered> {
+        self.recovery.why_not_here(id, run)
     }
 
     /// The live run of this row number.

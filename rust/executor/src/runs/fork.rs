@@ -32,8 +32,7 @@ impl<H: Host> ForkRequest<H> {
     /// What the histories of both runs tell.
     fn told(&self, new: RunId, number: &mut dyn FnMut() -> i64, now: bide_core::Time) -> Forked {
         let task: Arc<str> = self.fork.start_at.join(", ").into();
-        let mut tell =
-            |ask| Control { ask, by: self.by.clone(), reason: self.reason.clone() }.told(number(), now);
+        let mut tell = |ask| Control { ask, by: self.by.clone(), reason: self.reason.clone() }.told(number(), now);
         let from = tell(Ask::ForkedFrom { run: self.from, task: Arc::clone(&task) });
         let edited = self.fork.edit.iter().map(|(name, _)| Ask::Edited { task: Arc::clone(name) });
         let here = std::iter::once(from).chain(edited.map(&mut tell)).collect();

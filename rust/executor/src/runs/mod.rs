@@ -2,6 +2,7 @@
 
 pub(crate) mod answers;
 pub(crate) mod children;
+pub(crate) mod convert;
 pub(crate) mod follow;
 pub(crate) mod fork;
 pub(crate) mod live;

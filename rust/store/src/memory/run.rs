@@ -79,6 +79,11 @@ impl Journals {
         run.has_journal && self.of(run.id.row()).any(|(_, entry)| made(entry))
     }
 
+    /// Puts an entry of a run in.
+    pub(super) fn insert(&mut self, run: RunRowId, task: TaskId, map: i32, entry: Entry) {
+        self.0.insert((run, task, map, entry.key.clone()), Box::new(entry));
+    }
+
     /// Forgets what belongs to a run.
     pub(super) fn forget(&mut self, run: &MemRun) {
         if run.has_journal {
@@ -194,6 +199,17 @@ impl MemRun {
                     rows.resize_with(at + 1, Row::default);
                 }
                 rows[at] = row;
+            }
+        }
+    }
+
+    /// Its tasks have other numbers from now on; what has none is forgotten.
+    pub(super) fn renumber(&mut self, new: impl Fn(TaskId) -> Option<TaskId>) {
+        let rows = self.task_rows();
+        (self.plain, self.mapped) = Default::default();
+        for row in rows {
+            if let Some(task) = new(row.task) {
+                self.put(task, row.map, Row::Whole(Box::new(TaskRow { task, ..row })));
             }
         }
     }

@@ -11,6 +11,7 @@ mod busy;
 mod changes;
 mod checkpoint;
 mod connection;
+mod convert;
 mod error;
 mod events;
 mod fields;
@@ -59,8 +60,8 @@ use rusqlite::Connection;
 
 use crate::changes::ChangeLog;
 use crate::{
-    Changes, Commit, CommitId, Durability, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent,
-    Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
+    Changes, Commit, CommitId, Conversion, Converted, Durability, EventRange, Lease, LeaseTime, Maintenance, Purged,
+    RunFilter, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use checkpoint::{Checkpointer, Debt};
 use connection::{connect, level, prepare};
@@ -352,6 +353,14 @@ impl Store for SqliteStore {
 
     fn delete(&self, run: RunId) -> Result<bool, StoreError> {
         self.delete_one(run)
+    }
+
+    fn unowned_runs(&self, version: i64) -> Result<Vec<RunId>, StoreError> {
+        self.read_unowned_runs(version)
+    }
+
+    fn convert(&self, run: RunId, conversion: &Conversion) -> Result<Converted, StoreError> {
+        self.convert_run(run, conversion)
     }
 
     fn end_unowned(&self, run: RunId, cancel: &Cancel, force: &Message) -> Result<bool, StoreError> {
