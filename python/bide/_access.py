@@ -13,6 +13,7 @@ from bide._control import Controls
 from bide._errors import DefinitionError
 from bide._inputs import paired
 from bide._reads import Reads, Run
+from bide._repair import Repairs
 from bide._result import RunResult
 from bide._run_handle import RunHandle, refuse_on_loop
 from bide._submitter import Submission, Submitter
@@ -30,7 +31,7 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 
-class StoreAccess(Reads, Controls, StoreTwins):
+class StoreAccess(Reads, Controls, Repairs, StoreTwins):
     """The runs of a store, for a runner or a client."""
 
     _does = "runs"

@@ -298,11 +298,12 @@ class Controls:
         """Skip a task that has not ended, and what depends on it; what its body still does changes nothing."""
         self._by_hand(run, task, workflow, asked("skip", by=by, reason=reason, task=task))
 
-    def delete(
+    def delete(  # noqa: PLR0913 - as above
         self,
         run: "Run | None" = None,
         *,
         workflow: "Chosen" = None,
+        force: bool = False,
         status: RunStatus | str | None = None,
         since: "Since" = None,
         tags: Mapping[str, str] | None = None,
@@ -310,14 +311,16 @@ class Controls:
     ) -> int:
         """Delete an ended run, or all ended runs that a filter chooses, and return how many.
 
-        The child runs that its bodies have started go with it; a child itself is kept as long as its parent.
+        The child runs that its bodies have started go with it; a child itself is kept as long as its parent. With
+        `force=True` a run that has not ended is cancelled first, without clean-up.
         """
         runner = cast("StoreAccess", self)
         chosen = Filter(workflow, status, since, tags, bool(all))
         if run is None:
-            return chosen.each(runner, ENDED, "delete", lambda one: delete_one(runner, one))
+            possible = (*ENDED, *UNENDED) if force else ENDED
+            return chosen.each(runner, possible, "delete", lambda one: delete_one(runner, one, force=force))
         chosen.refuse_run("delete")
-        delete_one(runner, self._found(run, workflow))
+        delete_one(runner, self._found(run, workflow), force=force)
         return 1
 
     def history(self, run: "Run", *, workflow: "Chosen" = None) -> list[HistoryEntry]:
@@ -374,8 +377,10 @@ class Controls:
         return 1
 
 
-def delete_one(runner: "StoreAccess", run: str) -> None:
-    """Delete an ended run."""
+def delete_one(runner: "StoreAccess", run: str, *, force: bool) -> None:
+    """Delete an ended run; with `force` one that has not ended too, which is cancelled first."""
+    if force and RunResult(runner._snapshot(run)).status in UNENDED:
+        ask_one(runner, run, asked("cancel", by=None, reason=None, flag=True))
     if runner._core.delete(run):
         return
     found = runner._snapshot(run)
@@ -384,5 +389,6 @@ def delete_one(runner: "StoreAccess", run: str) -> None:
     elif RunResult(found).ended_at is not None:
         msg = f"run {run} has ended, but not all of the child runs that it has started: delete it after them"
     else:
-        msg = f"run {run} has not ended: only ended runs can be deleted; runner.cancel(run) ends it"
+        msg = f"run {run} has not ended: only ended runs can be deleted; "
+        msg += "another process executes it and ends it now" if force else "force=True ends it first"
     raise TooLateError(msg)

@@ -17,6 +17,7 @@ from bide._combine import Fired, First, Plan
 from bide._compiled import CompiledTask
 from bide._control import Asked
 from bide._loop import BodyLoop
+from bide._repair import Forking
 from bide._result import RunResult
 from bide._retry import Retry
 from bide._waits import OnError, WaitBase
@@ -654,6 +655,12 @@ class Runner:
 
     def ask(self, run: str, asked: Asked) -> _Sent:
         """Ask something of a run; return what became of that. See `_control.py`."""
+
+    def fork(self, workflow: Workflow, asked: Forking, contextvars: ContextVars) -> RunHandle:
+        """Fork a run of a workflow. See `_repair.py`."""
+
+    def adopt(self, workflow: Workflow, run: str, by: str | None, reason: str | None) -> _Sent:
+        """Have a run continue with a workflow; return what became of that. See `_repair.py`."""
 
     def history(self, id: str) -> list[_Happened] | None:  # noqa: A002 - as the extension names it
         """Return what has happened to a run, oldest first; None if there is none."""

@@ -1,6 +1,6 @@
 """`RunHandle`: a submitted run to wait for. How it is submitted is in `_access.py`."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
 from bide import _core
@@ -94,6 +94,18 @@ class RunHandle(RunHandleTwins):
         """Continue the run after it failed or was cancelled: see `Runner.retry`."""
         self._runner.retry(self, from_task=from_task, fresh=fresh, by=by, reason=reason)
 
+    def fork(
+        self,
+        *,
+        start_at: str | Iterable[str],
+        inputs: Mapping[str, Any] | None = None,
+        edit: Mapping[str, Any] | None = None,
+        by: str | None = None,
+        reason: str | None = None,
+    ) -> "RunHandle":
+        """Start a new run with outcomes of this one: see `Runner.fork`."""
+        return self._runner.fork(self, start_at=start_at, inputs=inputs, edit=edit, by=by, reason=reason)
+
     def history(self) -> list[HistoryEntry]:
         """Return what has happened to the run: see `Runner.history`."""
         return self._runner.history(self)
@@ -102,6 +114,7 @@ class RunHandle(RunHandleTwins):
     pause_async = twin(pause)
     resume_async = twin(resume)
     retry_async = twin(retry)
+    fork_async = twin(fork)
     history_async = twin(history)
 
     def result(self, timeout: Duration | None = None) -> RunResult:

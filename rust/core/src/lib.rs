@@ -14,6 +14,7 @@ pub mod emit;
 pub mod entry;
 pub mod event;
 pub mod failure;
+pub mod fit;
 pub mod graph;
 pub mod id;
 pub mod journal;
@@ -57,7 +58,7 @@ pub use poll::{Poll, PollPolicy, Tolerance};
 
 pub use record::{Batch, Committed, TaskRow, Write};
 pub use retry::RetryPolicy;
-pub use run::RunState;
+pub use run::{Fork, Forked, RunState};
 pub use status::{RunStatus, SubStatus, TaskStatus};
 pub use time::Time;
 pub use token::CallbackToken;

@@ -7,9 +7,7 @@ use std::time::Duration;
 use bide_core::record::{NewRun, NewTask, RunRowId, StoredRun};
 use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
-    Changes, Commit, CommitId, Creation, EventRange, Lease, LeaseTime, Look, Maintenance, OpenWait, Purged, RunFilter,
-    RunnerInfo, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, UnownedRuns, WaitPosition,
-    Written,
+    Changes, Commit, CommitId, Creation, EventRange, Lease, LeaseTime, Look, Maintenance, OpenWait, Purged, RunFilter, RunnerInfo, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, UnownedRuns, WaitPosition, Written, Conversion, Converted,
 };
 
 /// A store that was released.
@@ -113,6 +111,14 @@ impl Store for Closed {
     }
 
     fn send(&self, _run: RunId, _message: &Message) -> Result<Sent, StoreError> {
+        self.refuse()
+    }
+
+    fn unowned_runs(&self, _version: i64) -> Result<Vec<RunId>, StoreError> {
+        self.refuse()
+    }
+
+    fn convert(&self, _run: RunId, _conversion: &Conversion) -> Result<Converted, StoreError> {
         self.refuse()
     }
 

@@ -17,6 +17,7 @@ mod current;
 mod errors;
 mod exit;
 mod follower;
+mod fork;
 mod gil;
 mod handle;
 mod history;

@@ -17,6 +17,7 @@ pub(crate) fn refused(py: Python<'_>, workflow: &str, error: SubmitError, many: 
         SubmitError::Store(error) => errors::store(py, &error),
         SubmitError::Stopped(Settlement::Closed) => errors::closed(py, CLOSED),
         SubmitError::Stopped(settlement) => errors::settlement(py, &settlement),
+        SubmitError::Refused(why) => errors::definition(py, &why.0),
         SubmitError::OtherInputs { index, earlier, run, key, inputs } => {
             let names: Vec<String> = inputs.iter().map(|name| format!("'{name}'")).collect();
             let names = names.join(", ");

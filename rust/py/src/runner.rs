@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bide_core::{RunId, RunOptions, RunStatus, Time, Value};
+use bide_core::{RunOptions, Time, Value};
 use bide_executor::failpoint::{self, Failpoint};
 use bide_executor::{Coroutines, Engine, Pool, RunRequest, SubmitError, SystemClock, default_max_parked, default_slots};
 use bide_store::{RunFilter, Store};
@@ -20,6 +20,7 @@ use crate::channel::{self, PyChannel};
 use crate::control::{self, PyAsk};
 use crate::exit::{self, CloseAtExit};
 use crate::follower::{self, PyFollower};
+use crate::fork::{self, PyFork};
 use crate::gil;
 use crate::history::{self, PyHappened};
 use crate::host::{Local, Originals, PyEngine, Vars};
@@ -30,7 +31,7 @@ use crate::options::PyOptions;
 use crate::process::{self, Home, Kind, SLICE};
 use crate::refused::{CLIENT_CLOSED, CLOSED, refused};
 use crate::run_handle::PyRunHandle;
-use crate::snapshot::PySnapshot;
+use crate::snapshot::{self, PySnapshot};
 use crate::why::{self, PyListed, PyPosition, PyWhy};
 use crate::worker::start_gates;
 use crate::workflow::PyWorkflow;
@@ -229,18 +230,7 @@ impl PyRunner {
     fn find(&self, py: Python<'_>, text: &str, workflow: Option<&str>) -> PyResult<Vec<(String, String)>> {
         panics::method(|| {
             self.open(py)?;
-            let store = self.inner.engine.store();
-            let found = gil::detached(py, || {
-                if let Ok(id) = text.parse::<RunId>()
-                    && let Some(stored) = store.load(id)?
-                    && workflow.is_none_or(|name| *stored.run.workflow == *name)
-                {
-                    return Ok(vec![(id, stored.run.workflow)]);
-                }
-                store.by_key(text, workflow)
-            });
-            let found = found.map_err(|error| errors::store(py, &error))?;
-            Ok(found.into_iter().map(|(id, workflow)| (id.to_string(), workflow.to_string())).collect())
+            snapshot::find(py, &self.inner.engine, text, workflow)
         })
     }
 
@@ -312,6 +302,35 @@ impl PyRunner {
         })
     }
 
+    /// Forks a run of a workflow.
+    fn fork(
+        &self,
+        py: Python<'_>,
+        workflow: &PyWorkflow,
+        asked: PyFork,
+        contextvars: Bound<'_, PyAny>,
+    ) -> PyResult<PyRunHandle> {
+        panics::method(|| {
+            self.open(py)?;
+            fork::fork(py, &self.inner.engine, workflow, asked, contextvars).map(|handle| self.handle(handle))
+        })
+    }
+
+    /// Has a run continue with a workflow that it does not fit; says what became of that.
+    fn adopt(
+        &self,
+        py: Python<'_>,
+        workflow: &PyWorkflow,
+        run: &str,
+        by: Option<String>,
+        reason: Option<String>,
+    ) -> PyResult<PySent> {
+        panics::method(|| {
+            self.open(py)?;
+            fork::adopt(py, &self.inner.engine, workflow, run, by, reason)
+        })
+    }
+
     /// What has happened to a run; `None` if there is none.
     fn history<'py>(&self, py: Python<'py>, id: &str) -> PyResult<Option<Vec<PyHappened<'py>>>> {
         panics::method(|| {
@@ -342,22 +361,12 @@ impl PyRunner {
     ) -> PyResult<Vec<PySnapshot>> {
         panics::method(|| {
             self.open(py)?;
-            let known = |name: &str| RunStatus::ALL.iter().copied().find(|status| status.as_str() == name);
-            let status = match status {
-                None => None,
-                Some(name) => Some(known(name).ok_or_else(|| {
-                    let all: Vec<&str> = RunStatus::ALL.iter().map(|status| status.as_str()).collect();
-                    let all = all.join(", ");
-                    errors::definition(py, &format!("status='{name}' is no status of a run; there are {all}"))
-                })?),
-            };
+            let status = snapshot::status_named(py, status)?;
             let tags = tags.into_iter().flatten().map(|(name, value)| (name.into(), value.into())).collect();
             let parent = parent.map(|id| run_id(py, id)).transpose()?;
             let since = since.map(Time);
             let filter = RunFilter { status, workflow, since, limit, tags, key_prefix, parent };
-            let listed = gil::detached(py, || self.inner.engine.store().list(&filter));
-            let listed = listed.map_err(|error| errors::store(py, &error))?;
-            listed.into_iter().map(|stored| PySnapshot::listed(py, &self.inner.engine, stored)).collect()
+            snapshot::list(py, &self.inner.engine, &filter)
         })
     }
 

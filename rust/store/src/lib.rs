@@ -15,6 +15,7 @@ use bide_core::{BlockReason, Cancel, Failure, Message, RunId, RunStatus, StoredE
 mod changes;
 mod clock;
 mod commit;
+mod convert;
 mod lease_time;
 mod look;
 pub mod memory;
@@ -23,6 +24,7 @@ pub mod sqlite;
 pub use changes::{ChangedRuns, Changes, Seen};
 pub use clock::Clock;
 pub use commit::{Commit, CommitId, Creation, Written};
+pub use convert::{Conversion, Converted};
 pub use lease_time::{Boot, LeaseTime, Uptime};
 pub use look::{Look, OpenWait, RunnerInfo, UnownedRuns, WaitPosition};
 pub use memory::MemoryStore;
@@ -404,6 +406,18 @@ pub trait Store: Maintenance + Look + Send + Sync + 'static {
     /// # Errors
     /// Any [`StoreError`] but `Fenced`; except for `Unknown` nothing was written.
     fn end_unowned(&self, run: RunId, cancel: &Cancel, force: &Message) -> Result<bool, StoreError>;
+
+    /// The runs of a workflow version that have no owner and have neither ended nor stopped, oldest first.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    fn unowned_runs(&self, version: i64) -> Result<Vec<RunId>, StoreError>;
+
+    /// Has a run that nobody executes belong to another version from now on, in one commit.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] but `Fenced`; except for `Unknown` nothing was written.
+    fn convert(&self, run: RunId, conversion: &Conversion) -> Result<Converted, StoreError>;
 
     /// The messages to a run that came after the one with this `seq`, in the order in which they came; consumed ones
     /// only as far as they are kept.

@@ -9,9 +9,7 @@ use std::time::Duration;
 use bide_core::record::{Committed, NewRun, NewTask, RunRowId, StoredRun};
 use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
-    Changes, Clock, Commit, CommitId, Creation, EventRange, Lease, LeaseTime, Look, Maintenance, OpenWait, Purged,
-    RunFilter, RunnerInfo, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, UnownedRuns,
-    WaitPosition, Written,
+    Changes, Clock, Commit, CommitId, Creation, EventRange, Lease, LeaseTime, Look, Maintenance, OpenWait, Purged, RunFilter, RunnerInfo, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, UnownedRuns, WaitPosition, Written, Conversion, Converted,
 };
 use bide_sync::Mutex;
 
@@ -238,6 +236,14 @@ impl Store for DistantStore {
             self.sent.lock().insert(message.number, sent.clone());
             Ok(sent)
         })
+    }
+
+    fn unowned_runs(&self, version: i64) -> Result<Vec<RunId>, StoreError> {
+        self.call(|store| store.unowned_runs(version))
+    }
+
+    fn convert(&self, run: RunId, conversion: &Conversion) -> Result<Converted, StoreError> {
+        self.call(|store| store.convert(run, conversion))
     }
 
     fn end_unowned(&self, run: RunId, cancel: &Cancel, force: &Message) -> Result<bool, StoreError> {

@@ -8,9 +8,7 @@ use std::time::Duration;
 use bide_core::record::{Batch, NewRun, NewTask, RunRowId, StoredRun};
 use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
-    Changes, Clock, Commit, CommitId, Creation, EventRange, Lease, LeaseTime, Look, Maintenance, OpenWait, Purged,
-    RunFilter, RunnerInfo, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, UnownedRuns,
-    WaitPosition, Written,
+    Changes, Clock, Commit, CommitId, Creation, EventRange, Lease, LeaseTime, Look, Maintenance, OpenWait, Purged, RunFilter, RunnerInfo, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, UnownedRuns, WaitPosition, Written, Conversion, Converted,
 };
 use bide_sync::Mutex;
 
@@ -261,6 +259,14 @@ impl Store for FaultyStore {
 
     fn send(&self, run: RunId, message: &Message) -> Result<Sent, StoreError> {
         self.call(|store| store.send(run, message))
+    }
+
+    fn unowned_runs(&self, version: i64) -> Result<Vec<RunId>, StoreError> {
+        self.call(|store| store.unowned_runs(version))
+    }
+
+    fn convert(&self, run: RunId, conversion: &Conversion) -> Result<Converted, StoreError> {
+        self.call(|store| store.convert(run, conversion))
     }
 
     fn end_unowned(&self, run: RunId, cancel: &Cancel, force: &Message) -> Result<bool, StoreError> {

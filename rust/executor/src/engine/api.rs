@@ -15,7 +15,9 @@ use crate::host::{Attached, Dispatch, Host, Ready};
 use crate::ledger::{CommitPath, Group, Lost};
 use crate::log::Level;
 use crate::runs::explain::Explained;
+use crate::runs::convert::NotAdopted;
 use crate::runs::follow::{self, Bell, Followed};
+use crate::runs::fork::ForkRequest;
 use crate::runs::mail::Letter;
 use crate::runs::polls::Polls;
 use crate::runs::recover::NotRegistered;
@@ -58,6 +60,32 @@ impl<H: Host> Engine<H> {
         requests: impl IntoIterator<Item = RunRequest<H>>,
     ) -> Result<Vec<Handle<H>>, SubmitError> {
         self.submitter.submit(workflow, requests)
+    }
+
+    /// Forks a run: creates the new one with all that it keeps, in one commit, and lets it begin. Blocks.
+    ///
+    /// # Errors
+    /// There is no new run then; see [`SubmitError`].
+    pub fn fork(
+        &self,
+        workflow: &Arc<RegisteredWorkflow<H>>,
+        request: ForkRequest<H>,
+    ) -> Result<Handle<H>, SubmitError> {
+        self.submitter.fork(workflow, request)
+    }
+
+    /// Has a run that nobody executes continue with this workflow, because a person vouches for the fit. Blocks.
+    ///
+    /// # Errors
+    /// From the store. The inner one: why it was not adopted.
+    pub fn adopt(
+        &self,
+        run: RunId,
+        workflow: &RegisteredWorkflow<H>,
+        by: Option<Arc<str>>,
+        reason: Option<Arc<str>>,
+    ) -> Result<Result<(), NotAdopted>, StoreError> {
+        self.recovery.adopt(run, workflow, by, reason, self.ids.message())
     }
 
     /// Creates runs as children of another, in one commit with the records of their starts in the journal of the body
@@ -197,8 +225,8 @@ impl<H: Host> Engine<H> {
 
     /// Why an unfinished run that no living runner has is not executed here. Blocks.
     #[must_use]
-    pub fn why_not_here(&self, run: &Standing) -> Option<NotRegistered> {
-        self.recovery.why_not_here(run)
+    pub fn why_not_here(&self, id: RunId, run: &Standing) -> Option<NotRegistered> {
+        self.recovery.why_not_here(id, run)
     }
 
     /// What holds a run. `None` if there is none. Blocks.

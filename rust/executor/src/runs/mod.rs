@@ -3,7 +3,9 @@
 pub(crate) mod answers;
 pub(crate) mod children;
 pub(crate) mod explain;
+pub(crate) mod convert;
 pub(crate) mod follow;
+pub(crate) mod fork;
 pub(crate) mod live;
 pub(crate) mod live_output;
 pub(crate) mod looks;

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bide_core::event::Timer;
+use bide_core::fit::{self, Fit, Misfit};
 use bide_core::record::{NewTask, RunUpdate};
-use bide_core::{
-    BlockReason, DecodeError, Event, Failure, Graph, RunId, RunState, RunStatus, TaskId, TaskRef, recover,
-};
+use bide_core::{BlockReason, DecodeError, Event, Failure, Graph, RunId, RunState, RunStatus, TaskId, TaskRef};
 use bide_store::{Lease, Standing, StoreError, UnownedRuns};
 use bide_sync::{Mutex, RwLock};
 
@@ -31,19 +30,24 @@ pub struct NotRegistered {
     pub wanted: String,
     /// The version that is registered, as messages show it, if any is.
     pub have: Option<String>,
+    /// Why the run cannot continue with that.
+    pub why: Option<Misfit>,
 }
 
 impl fmt::Display for NotRegistered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} is not registered here", self.wanted)?;
-        self.have.as_ref().map_or(Ok(()), |have| write!(f, " (have {have})"))
+        self.have.as_ref().map_or(Ok(()), |have| write!(f, " (have {have})"))?;
+        self.why
+            .as_ref()
+            .map_or(Ok(()), |why| write!(f, ": {why}; runner.adopt(run, workflow) continues it all the same"))
     }
 }
 
 /// Recovers runs of registered workflows.
 pub(crate) struct Recovery<H: Host> {
     /// The store and the lease under which runs are claimed, and where they are kept from then on.
-    control: Arc<Control<H>>,
+    pub(super) control: Arc<Control<H>>,
     /// Commits that they begin again.
     path: Arc<CommitPath<H>>,
     /// Finds the ends of their children.
@@ -132,7 +136,11 @@ impl<H: Host> Recovery<H> {
     /// Recovers the runs without an owner that fit this workflow, which is registered by now.
     pub(crate) fn recover_registered(&self, workflow: &Arc<RegisteredWorkflow<H>>) -> Result<(), StoreError> {
         let lease = self.control.lease();
-        match self.learn_versions(workflow).and_then(|versions| self.recover_versions(workflow, &versions)) {
+        let versions = self.learn_versions(workflow).and_then(|versions| {
+            self.convert_registered(workflow)?;
+            Ok(versions)
+        });
+        match versions.and_then(|versions| self.recover_versions(workflow, &versions)) {
             Err(StoreError::Fenced { .. }) => {
                 self.control.fenced(lease);
                 self.recover_unowned()
@@ -153,8 +161,11 @@ impl<H: Host> Recovery<H> {
             let Some(workflow) = workflow else { continue };
             let mut versions = Vec::with_capacity(of_workflow.len());
             for (_, version) in of_workflow {
-                if self.fits(&workflow, *version)? {
-                    versions.push(*version);
+                match self.fit(&workflow, *version)? {
+                    Fit::Every => versions.push(*version),
+                    // Converted ones have this version then.
+                    Fit::Some if self.convert_runs(&workflow, *version)? => versions.push(workflow.version),
+                    Fit::Some | Fit::None => {}
                 }
             }
             if !versions.is_empty() {
@@ -165,23 +176,27 @@ impl<H: Host> Recovery<H> {
     }
 
     /// Whether runs of a recorded version can continue with this one.
-    fn fits(&self, workflow: &RegisteredWorkflow<H>, version: i64) -> Result<bool, StoreError> {
+    fn fit(&self, workflow: &RegisteredWorkflow<H>, version: i64) -> Result<Fit, StoreError> {
         let known = workflow.fits.lock().get(&version).copied();
         match known {
-            Some(fits) => Ok(fits),
-            None => Ok(self.learn_versions(workflow)?.contains(&version)),
+            Some(fit) => Ok(fit),
+            None => {
+                self.learn_versions(workflow)?;
+                Ok(workflow.fits.lock().get(&version).copied().unwrap_or(Fit::None))
+            }
         }
     }
 
-    /// The recorded versions whose runs can continue with this one.
+    /// Learns which recorded versions have runs that can continue with this one. Returns those of which every run can.
     fn learn_versions(&self, workflow: &RegisteredWorkflow<H>) -> Result<Vec<i64>, StoreError> {
         let recorded = self.control.store().versions(workflow.number)?;
         let mut known = workflow.fits.lock();
         for stored in recorded {
-            let fits = *stored.hash == *workflow.graph.version() || recover::fits(&workflow.graph, &stored.tasks);
-            known.insert(stored.version, fits);
+            let same = *stored.hash == *workflow.graph.version();
+            let fit = if same { Fit::Every } else { fit::of_version(&workflow.graph, &stored.tasks) };
+            known.insert(stored.version, fit);
         }
-        Ok(known.iter().filter(|(_, fits)| **fits).map(|(version, _)| *version).collect())
+        Ok(known.iter().filter(|(_, fit)| **fit == Fit::Every).map(|(version, _)| *version).collect())
     }
 
     /// Recovers the runs of these versions that have no owner.
@@ -254,7 +269,7 @@ impl<H: Host> Recovery<H> {
     fn any_is_stranded(&self, children: &[RunId]) -> Result<bool, StoreError> {
         for child in children.iter().filter(|child| !self.control.runs.has(child.row())) {
             if let Some(standing) = self.control.store().standing(*child)?
-                && self.why_not_here(&standing).is_some()
+                && self.why_not_here(*child, &standing).is_some()
             {
                 return Ok(true);
             }
@@ -328,7 +343,7 @@ impl<H: Host> Recovery<H> {
 
     /// Why an unfinished run that no living runner has is not executed here. A client executes none. Blocks.
     #[must_use]
-    pub(crate) fn why_not_here(&self, run: &Standing) -> Option<NotRegistered> {
+    pub(crate) fn why_not_here(&self, id: RunId, run: &Standing) -> Option<NotRegistered> {
         let alive = |runner| self.control.store().is_alive(runner, self.control.clock.lease_time()).unwrap_or(true);
         if self.control.is_client() || run.status.is_ended() || run.runner.is_some_and(alive) {
             return None;
@@ -336,16 +351,18 @@ impl<H: Host> Recovery<H> {
         let (workflow, version) = (&*run.workflow, &*run.version);
         let wanted = bide_core::graph::title(workflow, version);
         match self.workflows.read().get(workflow) {
-            None => Some(NotRegistered { wanted, have: None }),
+            None => Some(NotRegistered { wanted, have: None, why: None }),
             Some(workflow) if workflow.graph.version() == version => None,
             Some(workflow) => {
                 let versions = self.control.store().versions(workflow.number).unwrap_or_default();
-                let recorded = versions.iter().find(|stored| *stored.hash == *version);
-                if recorded.is_some_and(|stored| recover::fits(&workflow.graph, &stored.tasks)) {
+                let recorded = versions.iter().find(|stored| *stored.hash == *version)?;
+                if fit::of_version(&workflow.graph, &recorded.tasks) == Fit::Every {
                     return None;
                 }
-                let have = bide_core::graph::short_version(workflow.graph.version());
-                Some(NotRegistered { wanted, have: Some(have) })
+                let stored = self.control.store().load(id).ok().flatten()?;
+                let why = Some(fit::of_run(&workflow.graph, &stored)?);
+                let have = Some(bide_core::graph::short_version(workflow.graph.version()));
+                Some(NotRegistered { wanted, have, why })
             }
         }
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bide_core::attempt::{CallError, Part, PartRequest};
 use bide_core::context::{self, Changes, Conflict};
+use bide_core::fit::Fit;
 use bide_core::record::{RecordedTask, RunRow, StoredRun};
 use bide_core::{
     DecodeError, EntryKey, Failure, Graph, Progress, ProgressRow, RunId, RunOptions, RunState, TaskId, TaskIx, TaskRef,
@@ -40,7 +41,7 @@ pub struct RegisteredWorkflow<H: Host> {
     /// The tasks as the store records them.
     pub recorded: Arc<[RecordedTask]>,
     /// Whether runs of other recorded versions can continue with this one: what is known so far. It never changes.
-    pub(crate) fits: Mutex<HashMap<i64, bool>>,
+    pub(crate) fits: Mutex<HashMap<i64, Fit>>,
     /// Tasks without a handle whose bodies have got one while they executed: from then on they count as ones that may
     /// park.
     pub(crate) late_handles: Box<[AtomicBool]>,
@@ -103,6 +104,17 @@ impl<H: Host> RunRequest<H> {
     #[must_use]
     pub fn with_options(self, options: RunOptions) -> Self {
         Self { options: (!options.is_default()).then(|| Box::new(options)), ..self }
+    }
+
+    /// The same request as a child of this run, whose tags and priority it has unless something else is said.
+    pub(crate) fn below(self, parent: &Run<H>) -> Self {
+        let of_parent = || {
+            let RunOptions { tags, priority, .. } = parent.options.as_deref()?.clone();
+            let inherited = RunOptions { tags, priority, ..RunOptions::default() };
+            (!inherited.is_default()).then(|| Box::new(inherited))
+        };
+        let options = self.options.or_else(of_parent);
+        Self { options, parent: Some(Box::new(ParentRun { id: parent.id, depth: parent.depth() + 1 })), ..self }
     }
 
     /// The same request with the deadline that the workflow's timeout makes: counted from when the run begins.

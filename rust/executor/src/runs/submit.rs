@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bide_core::record::{NewRun, RunRow};
-use bide_core::{Event, RunId, RunState, Value, pack};
+use bide_core::{DefinitionError, Event, RunId, RunState, Value, pack};
 use bide_store::{Creation, StoreError};
 
 use crate::control::Control;
@@ -32,6 +32,8 @@ pub enum SubmitError {
         /// The inputs that differ.
         inputs: Vec<Arc<str>>,
     },
+    /// The run cannot be forked so.
+    Refused(DefinitionError),
     /// The store refused.
     Store(StoreError),
 }
@@ -55,11 +57,11 @@ impl<H: Host> Drop for Coming<'_, H> {
 /// Takes runs in.
 pub(crate) struct Submitter<H: Host> {
     /// Whether runs may be created, and where they are kept from then on.
-    control: Arc<Control<H>>,
+    pub(super) control: Arc<Control<H>>,
     /// Commits that they begin.
-    path: Arc<CommitPath<H>>,
+    pub(super) path: Arc<CommitPath<H>>,
     /// Makes their ids.
-    ids: Arc<IdMaker>,
+    pub(super) ids: Arc<IdMaker>,
     /// Where to wait for those that are executed elsewhere.
     watch: Arc<Watch<H>>,
 }

@@ -146,7 +146,7 @@ impl<H: Host> Watch<H> {
         };
         if run.status.is_ended() || (run.status == RunStatus::Paused && !run.held) {
             settled.settle(Settlement::Run(run.status));
-        } else if let Some(why) = self.recovery.why_not_here(&run) {
+        } else if let Some(why) = self.recovery.why_not_here(id, &run) {
             settled.settle(Settlement::NotHere(why.to_string()));
         }
         Ok(())
@@ -186,7 +186,7 @@ impl<H: Host> Watch<H> {
             let Ok(Some(standing)) = self.control.store().standing(child) else { continue };
             let why = match standing.status {
                 RunStatus::Paused => Some(format!("run {child} is paused")),
-                _ => self.recovery.why_not_here(&standing).map(|why| why.to_string()),
+                _ => self.recovery.why_not_here(child, &standing).map(|why| why.to_string()),
             };
             let number = run.workflow.ids[task.ix as usize];
             let row = stored.rows.iter_mut().find(|row| row.task == number && row.map == task.map);

@@ -3,6 +3,7 @@
 //! It can outlive a runner: a program that keeps the `Arc` can open another one on it. It keeps the last
 //! [`KEPT`] ended runs and forgets older ones as new ones end.
 
+mod convert;
 mod live;
 mod look;
 mod messages;
@@ -21,8 +22,7 @@ use bide_sync::Mutex;
 
 use crate::changes::ChangeLog;
 use crate::{
-    Changes, Commit, CommitId, Creation, EventRange, LEASE, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen,
-    Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
+    Changes, Commit, CommitId, Creation, EventRange, LEASE, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written, Conversion, Converted,
 };
 use run::MemRun;
 use state::{MemRunner, MemVersion, MemWorkflow, State};
@@ -389,6 +389,21 @@ impl Store for MemoryStore {
             self.changes.mail();
         }
         Ok(sent)
+    }
+
+    fn unowned_runs(&self, version: i64) -> Result<Vec<RunId>, StoreError> {
+        let state = &*self.state.lock();
+        let runs = state.unowned.iter().map(|row| &state.runs[row]);
+        Ok(runs.filter(|run| !run.stands() && run.version == version).map(|run| run.id).collect())
+    }
+
+    fn convert(&self, run: RunId, conversion: &Conversion) -> Result<Converted, StoreError> {
+        let converted = self.state.lock().convert(run, conversion);
+        if converted == Converted::Done {
+            self.changes.lock().run(run.row());
+            self.changes.unowned();
+        }
+        Ok(converted)
     }
 
     fn end_unowned(&self, run: RunId, cancel: &Cancel, force: &Message) -> Result<bool, StoreError> {

@@ -85,6 +85,11 @@ impl Journals {
         run.has_journal && self.of(run.id.row()).any(|(_, entry)| made(entry))
     }
 
+    /// Puts an entry of a run in.
+    pub(super) fn insert(&mut self, run: RunRowId, task: TaskId, map: i32, entry: Entry) {
+        self.0.insert((run, task, map, entry.key.clone()), Box::new(entry));
+    }
+
     /// Forgets what belongs to a run.
     pub(super) fn forget(&mut self, run: &MemRun) {
         if run.has_journal {
@@ -219,6 +224,17 @@ impl MemRun {
         }
     }
 
+    /// Its tasks have other numbers from now on; what has none is forgotten.
+    pub(super) fn renumber(&mut self, new: impl Fn(TaskId) -> Option<TaskId>) {
+        let rows = self.task_rows();
+        (self.plain, self.mapped) = Default::default();
+        for row in rows {
+            if let Some(task) = new(row.task) {
+                self.put(task, row.map, Row::Whole(Box::new(TaskRow { task, ..row })));
+            }
+        }
+    }
+
     /// It is paused on request: it has an owner, or waits for one.
     pub(super) fn is_held(&self) -> bool {
         self.status == RunStatus::Paused && self.blocked_by.as_ref().is_some_and(BlockReason::is_requested)
@@ -280,6 +296,11 @@ pub(super) fn apply(
         Write::Message { run, message, consumed } => messages.insert(run, *message, consumed),
         Write::Consumed { run, number, id, from } => messages.consume(run, number, id.as_deref(), from),
         Write::Applied { run, number, from, .. } => messages.apply(run, number, from),
+        Write::Forked { from, message, .. } => {
+            if runs.contains_key(&from) {
+                messages.insert(from, *message, true);
+            }
+        }
         Write::DropElements { run, task } => {
             runs.get_mut(&run)?.mapped.retain(|(of, _), _| *of != task);
             let of_elements = (run, task, 0, EntryKey { name: "".into(), n: 0 });

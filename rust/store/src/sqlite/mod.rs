@@ -11,6 +11,7 @@ mod busy;
 mod changes;
 mod checkpoint;
 mod connection;
+mod convert;
 mod error;
 mod events;
 mod fields;
@@ -61,9 +62,7 @@ use rusqlite::Connection;
 
 use crate::changes::ChangeLog;
 use crate::{
-    Changes, Commit, CommitId, Creation, Durability, EventRange, Lease, LeaseTime, Look, Maintenance, OpenWait, Purged,
-    RunFilter, RunnerInfo, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, UnownedRuns,
-    WaitPosition, Written,
+    Changes, Commit, CommitId, Creation, Durability, EventRange, Lease, LeaseTime, Look, Maintenance, OpenWait, Purged, RunFilter, RunnerInfo, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, UnownedRuns, WaitPosition, Written, Conversion, Converted,
 };
 use checkpoint::{Checkpointer, Debt};
 use connection::{connect, level, prepare};
@@ -337,6 +336,14 @@ impl Store for SqliteStore {
 
     fn delete(&self, run: RunId) -> Result<bool, StoreError> {
         self.delete_one(run)
+    }
+
+    fn unowned_runs(&self, version: i64) -> Result<Vec<RunId>, StoreError> {
+        self.read_unowned_runs(version)
+    }
+
+    fn convert(&self, run: RunId, conversion: &Conversion) -> Result<Converted, StoreError> {
+        self.convert_run(run, conversion)
     }
 
     fn end_unowned(&self, run: RunId, cancel: &Cancel, force: &Message) -> Result<bool, StoreError> {

@@ -190,6 +190,11 @@ impl SqliteStore {
                 Write::Applied { run, number, from, at } => {
                     statement.execute(params![run, from, number, at.0]).map_err(explain)?;
                 }
+                Write::Forked { from, message, .. } => {
+                    if messages::is_there(writer, *from).map_err(explain)? {
+                        bytes += messages::insert(&mut statement, *from, message, true).map_err(explain)?;
+                    }
+                }
                 Write::DropElements { run, task } => {
                     statement.execute(params![run, task]).map_err(explain)?;
                     let entries = writer.prepare_cached(DROP_ELEMENT_ENTRIES);
@@ -294,7 +299,7 @@ fn statement_of(write: &Write) -> &'static str {
         Write::Task(_) => TASK,
         Write::Entry { .. } => ENTRY,
         Write::DropEntries { .. } => DROP_ENTRY,
-        Write::Message { .. } => messages::MESSAGE,
+        Write::Message { .. } | Write::Forked { .. } => messages::MESSAGE,
         Write::Consumed { .. } => messages::CONSUMED,
         Write::Applied { .. } => messages::APPLIED,
         Write::DropElements { .. } => DROP_ELEMENTS,

@@ -254,7 +254,7 @@ impl Oracle {
                 }
                 Write::Answer { number, answer, .. } => self.a_request_has_one_answer(*number, answer),
                 Write::Message { .. } | Write::Consumed { .. } => {}
-                Write::Applied { .. } => {}
+                Write::Applied { .. } | Write::Forked { .. } => {}
                 Write::DropElements { run, task } => {
                     self.elements_are_dropped(*run, self.place(*run, *task, NO_MAP));
                 }

@@ -285,7 +285,7 @@ impl Process {
 
     /// Why it does not execute a run.
     pub(super) fn why_not(&self, run: &RunRow) -> Option<NotRegistered> {
-        self.driver.engine().why_not_here(&run.into())
+        self.driver.engine().why_not_here(run.id, &run.into())
     }
 
     /// Whether it is about to end in good order.
