@@ -32,6 +32,7 @@ BASELINE_ROWS = (
     "waiting",
     "parked",
     "gates",
+    "async_waiting",
     "signal_gates",
     "late",
     "resume",
@@ -44,6 +45,8 @@ BIDE_ROWS = (
     "latency",
     "signal",
     "signals",
+    "async_signal",
+    "cancel",
     "emit",
     "unfinished",
     "million",
@@ -83,7 +86,11 @@ SUBJECTS = [
     Subject(
         table.THREADS,
         "threads_rows",
-        tuple(row for row in BASELINE_ROWS if row not in {"first", "many", "gates", "signal_gates", "wide_async"}),
+        tuple(
+            row
+            for row in BASELINE_ROWS
+            if row not in {"first", "many", "gates", "async_waiting", "signal_gates", "wide_async"}
+        ),
     ),
 ]
 PEERS = [
