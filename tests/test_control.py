@@ -534,6 +534,6 @@ def test_a_filter_does_not_hide_what_goes_wrong(runner: bide.Runner, monkeypatch
 
     run = runner.submit(Waits().workflow)
     deferred(runner, run, "waits")
-    monkeypatch.setattr("bide._control.ask_one", breaks)
+    monkeypatch.setattr("bide._control._check_asked", breaks)
     with pytest.raises(bide.StoreError, match="the disk is full"):
         runner.cancel(all=True)

@@ -4,7 +4,7 @@ A request is a committed row, with who has asked and why. It works from any proc
 that no process executes at the moment: the next one that does carries it out.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -63,13 +63,10 @@ class Filter(msgspec.Struct, frozen=True):
             msg = f"{what} takes a run or a filter (status=, workflow=, since=, tags=, all=), not both"
             raise DefinitionError(msg)
 
-    def each(self, runner: "StoreAccess", possible: tuple[RunStatus, ...], what: str, do: Callable[[str], object]) -> int:
-        """Do something to each chosen run of one of these statuses, and return how many.
-
-        One that has changed meanwhile is left out.
-        """
-        chosen = (self.status, self.workflow, self.since, self.tags)
-        if all(one is None for one in chosen) and not self.every:
+    def chosen(self, runner: "StoreAccess", possible: tuple[RunStatus, ...], what: str) -> list[str]:
+        """Return the ids of the chosen runs that have one of these statuses."""
+        parts = (self.status, self.workflow, self.since, self.tags)
+        if all(one is None for one in parts) and not self.every:
             msg = (
                 f"{what} of every run in the store needs all=True: or name a run, or a filter (status=, workflow=, "
                 "since=, tags=)"
@@ -77,15 +74,8 @@ class Filter(msgspec.Struct, frozen=True):
             raise DefinitionError(msg)
         if self.since is not None and not isinstance(self.since, timedelta):
             moment(self.since, "since")
-        done = 0
-        for found in runner.runs(status=self.status, workflow=self.workflow, since=self.since, tags=self.tags):
-            if found.status in possible:
-                try:
-                    do(found.id)
-                except (TooLateError, KeyError):
-                    continue
-                done += 1
-        return done
+        found = runner.runs(status=self.status, workflow=self.workflow, since=self.since, tags=self.tags)
+        return [one.id for one in found if one.status in possible]
 
 
 class TooLateError(BideError):
@@ -112,7 +102,23 @@ def asked(what: str, *, by: object, reason: object, **more: Any) -> Asked:  # no
 
 def ask_one(runner: "StoreAccess", run: str, request: Asked) -> None:
     """Ask something of a run."""
-    outcome, details = runner._core.ask(run, request)
+    ((outcome, details),) = runner._core.ask([run], request)
+    _check_asked(run, request, outcome, details)
+
+
+def ask_all(runner: "StoreAccess", runs: list[str], request: Asked) -> int:
+    """Ask something of many runs, and return of how many. One that has changed meanwhile is left out."""
+    done = 0
+    for run, (outcome, details) in zip(runs, runner._core.ask(runs, request), strict=True):
+        try:
+            _check_asked(run, request, outcome, details)
+        except (TooLateError, KeyError):
+            continue
+        done += 1
+    return done
+
+
+def _check_asked(run: str, request: Asked, outcome: str, details: list[str]) -> None:
     if outcome == "no run":
         msg = f"no run has the id {run!r}"
         raise KeyError(msg)
@@ -318,7 +324,7 @@ class Controls:
         chosen = Filter(workflow, status, since, tags, bool(all))
         if run is None:
             possible = (*ENDED, *UNENDED) if force else ENDED
-            return chosen.each(runner, possible, "delete", lambda one: delete_one(runner, one, force=force))
+            return sum(_is_deleted(runner, one, force=force) for one in chosen.chosen(runner, possible, "delete"))
         chosen.refuse_run("delete")
         delete_one(runner, self._found(run, workflow), force=force)
         return 1
@@ -371,10 +377,18 @@ class Controls:
     def _ask(self, request: Asked, possible: tuple[RunStatus, ...], run: "Run | None", chosen: Filter) -> int:
         runner = cast("StoreAccess", self)
         if run is None:
-            return chosen.each(runner, possible, request.what, lambda one: ask_one(runner, one, request))
+            return ask_all(runner, chosen.chosen(runner, possible, request.what), request)
         chosen.refuse_run(request.what)
         ask_one(runner, self._found(run, chosen.workflow), request)
         return 1
+
+
+def _is_deleted(runner: "StoreAccess", run: str, *, force: bool) -> bool:
+    try:
+        delete_one(runner, run, force=force)
+    except (TooLateError, KeyError):
+        return False
+    return True
 
 
 def delete_one(runner: "StoreAccess", run: str, *, force: bool) -> None:

@@ -92,7 +92,7 @@ pub trait Dispatch<H: Host>: Send + Sync + 'static {
     fn poll_now(&self, _run: &Arc<Run<H>>, _task: TaskRef) {}
 
     /// A body that executes may have to be interrupted, because its run was cancelled.
-    fn interrupt(&self) {}
+    fn interrupt(&self, _run: &Run<H>, _task: TaskRef) {}
 
     /// Start nothing any more, and suspend what is deferred.
     fn close(&self);

@@ -37,7 +37,7 @@ pub use bide_sched::counts::{Counts, counts};
 pub use bide_store as store;
 pub use clock::{Clock, SystemClock};
 pub use control::Observer;
-pub use coroutines::{Begun, CoroutineBody, Coroutines, EventLoop, GateWatch, OpenCall, Start};
+pub use coroutines::{Beginning, Begun, CoroutineBody, Coroutines, EventLoop, GateWatch, OpenCall, Start};
 #[cfg(feature = "testing")]
 pub use engine::drive;
 pub use engine::{Engine, default_max_parked, default_slots};

@@ -103,6 +103,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<handle::PyTaskHandle>()?;
     m.add_class::<aio::PyLoopQueue>()?;
     m.add_class::<aio::PyCoroutine>()?;
+    m.add_class::<aio::PyDriver>()?;
     m.add_class::<aio::PyCall>()?;
     m.add_class::<aio::PyPending>()?;
     m.add_class::<aio::PyGateWatch>()?;

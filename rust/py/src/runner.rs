@@ -294,11 +294,11 @@ impl PyRunner {
         })
     }
 
-    /// Asks something of a run as a whole, or of one of its tasks; says what became of that.
-    fn ask(&self, py: Python<'_>, run: &str, asked: PyAsk) -> PyResult<PySent> {
+    /// Asks something of runs as a whole, or of one of their tasks; says of each what became of that.
+    fn ask(&self, py: Python<'_>, runs: Vec<String>, asked: PyAsk) -> PyResult<Vec<PySent>> {
         panics::method(|| {
             self.open(py)?;
-            control::ask(py, &self.inner.engine, run, asked)
+            control::ask(py, &self.inner.engine, &runs, asked)
         })
     }
 

@@ -29,6 +29,9 @@ use crate::runs::suspects::Turn;
 use crate::runs::watch::Handle;
 use crate::services::timers::Timers;
 
+/// So many requests to runs are one commit. Others wait for the commit lock meanwhile.
+const ASKED_TOGETHER: usize = 512;
+
 /// For callers: workflows and runs.
 impl<H: Host> Engine<H> {
     /// Registers a workflow: its unfinished runs without an owner are recovered from now on.
@@ -140,6 +143,30 @@ impl<H: Host> Engine<H> {
             self.recovery.recover()?;
         }
         sent
+    }
+
+    /// As [`Engine::ask`], of many runs: those that are executed here share commits. Blocks.
+    ///
+    /// # Errors
+    /// As there; some of the requests may have been made.
+    pub fn ask_all(&self, runs: &[RunId], control: &bide_core::Control) -> Result<Vec<Sent>, StoreError> {
+        if control.ask == (bide_core::Ask::Cancel { force: true }) {
+            return runs.iter().map(|run| self.ask(*run, control)).collect();
+        }
+        let letter = |run: &RunId| {
+            let (address, content) = (control.address(), Ok(control.content()));
+            Letter { run: *run, address, id: None, content }
+        };
+        let mut sent = Vec::with_capacity(runs.len());
+        for some in runs.chunks(ASKED_TOGETHER) {
+            sent.extend(self.mail.send_all(some.iter().map(letter).collect()));
+        }
+        let stored = |sent: &Result<Sent, StoreError>| matches!(sent, Ok(Sent::Stored) | Err(StoreError::Unknown(_)));
+        // If the outcome is not known, the run may be reopened.
+        if runs.iter().zip(&sent).any(|(run, sent)| stored(sent) && self.live(*run).is_none()) {
+            self.recovery.recover()?;
+        }
+        sent.into_iter().collect()
     }
 
     /// How long a body of a run that is cancelled from here on may execute to clean up, and how long that may take by

@@ -117,7 +117,7 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
                 let due = Due { path: Arc::clone(self), run: Arc::downgrade(&run), event };
                 self.timers.at(at, Arc::new(due), 0);
             }
-            Effect::Interrupted { .. } => self.control.dispatch.interrupt(),
+            Effect::Interrupted { task } => self.control.dispatch.interrupt(&run, task),
             Effect::PollNow { task } => self.control.dispatch.poll_now(&run, task),
             Effect::Woken { task } => {
                 if run.ring(task) {

@@ -151,9 +151,9 @@ impl<H: Host> Dispatch<H> for Pool<H> {
         }
     }
 
-    fn interrupt(&self) {
+    fn interrupt(&self, run: &Run<H>, task: TaskRef) {
         if let Some(coroutines) = &self.coroutines {
-            coroutines.interrupt();
+            coroutines.interrupt(run, task);
         }
     }
 
