@@ -42,7 +42,9 @@ def test_a_run_that_a_client_submits_is_executed_by_the_runner_of_another_proces
         child.expect("ready")
         with bide.Client(file) as client:
             handle = client.submit(REVIEW, {"title": "a"}, key="k")
-            assert [event.value for event in client.follow(handle, after=0) if handle.signal(APPROVAL, "yes") is None]
+            for event in client.follow(handle):
+                assert event.value == "reviewing a"
+                handle.signal(APPROVAL, "yes")
             result = handle.result(timeout=30)
             assert result["review"] == "a: yes"
             assert [event.value for event in client.events("k")] == ["reviewing a"]

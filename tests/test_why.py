@@ -3,7 +3,7 @@
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -305,7 +305,7 @@ def test_a_run_of_ten_thousand_tasks_is_explained_quickly(runner: bide.Runner) -
     @bide.task(name="first", gate=APPROVAL)
     def first() -> None: ...
 
-    def link(n: int) -> object:
+    def link(n: int) -> Callable[[], None]:
         before = "first" if n == 0 else f"t{n - 1}"
 
         def body() -> None: ...

@@ -14,7 +14,6 @@ from bide._errors import DefinitionError
 from bide._inputs import paired
 from bide._reads import Reads, Run
 from bide._repair import Repairs
-from bide._result import RunResult
 from bide._run_handle import RunHandle, refuse_on_loop
 from bide._submitter import Submission, Submitter
 from bide._text import check_text, is_text
@@ -25,6 +24,7 @@ from bide._workflow import Workflow
 if TYPE_CHECKING:
     import asyncio
 
+    from bide._result import RunResult
     from bide._signals import Request, Signal
 
 T = TypeVar("T")

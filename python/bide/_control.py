@@ -19,8 +19,8 @@ from bide._text import check_text, is_text
 from bide._twins import twin
 
 if TYPE_CHECKING:
-    from bide._run_handle import RunHandle
     from bide._access import StoreAccess
+    from bide._run_handle import RunHandle
     from bide._waits import Duration
     from bide._workflow import Workflow
 

@@ -555,6 +555,7 @@ class Workflow:
         tasks: Sequence[CompiledTask],
         signals: list[str] | None = None,
         timeout: float | None = None,
+        renamed: Sequence[tuple[str, str]] = (),
     ) -> Workflow: ...
     @property
     def is_async(self) -> bool:
@@ -743,7 +744,7 @@ class LoopQueue:
     def interrupted(self) -> list[Task[None]]:
         """Return the tasks of bodies that are to be cancelled because their runs were."""
 
-    def suspend(self, closing: bool, all: bool) -> list[Task[None]]:  # noqa: A002, FBT001 - the names in Rust
+    def suspend(self, closing: bool, all: bool) -> list[Task[None]]:  # noqa: A002 - the names in Rust
         """Suspend the bodies of lost runs and, if the runner closes, the deferred ones or all; return their tasks."""
 
     def take_lost(self) -> bool:
@@ -771,7 +772,7 @@ class Driver(AbstractCoroutine[Any, Any, None]):
     def __next__(self) -> Any:
         """Make a step."""
 
-    def __await__(self) -> Generator[Any, Any, None]:
+    def __await__(self) -> Generator[Any, Any]:
         """Return itself."""
 
     def send(self, _value: Any) -> Any:

@@ -14,12 +14,12 @@ from bide._events import DEFAULT
 from bide._options import options
 
 if TYPE_CHECKING:
+    from bide._access import StoreAccess
     from bide._core import Channel
     from bide._events import Event
+    from bide._reads import Run
     from bide._result import RunResult
     from bide._run_handle import RunHandle
-    from bide._access import StoreAccess
-    from bide._reads import Run
     from bide._runner import Runner
     from bide._signals import Request, Signal
     from bide._status import RunStatus

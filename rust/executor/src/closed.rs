@@ -7,7 +7,9 @@ use std::time::Duration;
 use bide_core::record::{NewRun, NewTask, RunRowId, StoredRun};
 use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
-    Changes, Commit, CommitId, Creation, EventRange, Lease, LeaseTime, Look, Maintenance, OpenWait, Purged, RunFilter, RunnerInfo, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, UnownedRuns, WaitPosition, Written, Conversion, Converted,
+    Changes, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, Look, Maintenance,
+    OpenWait, Purged, RunFilter, RunnerInfo, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow,
+    UnownedRuns, WaitPosition, Written,
 };
 
 /// A store that was released.
@@ -114,7 +116,7 @@ impl Store for Closed {
         self.refuse()
     }
 
-    fn unowned_runs(&self, _version: i64) -> Result<Vec<RunId>, StoreError> {
+    fn unowned_of(&self, _version: i64) -> Result<Vec<RunId>, StoreError> {
         self.refuse()
     }
 

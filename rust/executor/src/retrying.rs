@@ -11,7 +11,9 @@ use bide_core::record::{NewRun, NewTask, RunRowId, StoredRun};
 use bide_core::shown::shown;
 use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
-    Changes, Clock, Commit, CommitId, Creation, EventRange, Lease, LeaseTime, Look, Maintenance, OpenWait, Purged, RunFilter, RunnerInfo, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, UnownedRuns, WaitPosition, Written, Conversion, Converted,
+    Changes, Clock, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, Look, Maintenance,
+    OpenWait, Purged, RunFilter, RunnerInfo, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow,
+    UnownedRuns, WaitPosition, Written,
 };
 use bide_sync::{Condvar, Mutex};
 
@@ -197,8 +199,8 @@ impl Store for Retrying {
         self.call(|store| store.send(run, message)).map_err(unknown)
     }
 
-    fn unowned_runs(&self, version: i64) -> Result<Vec<RunId>, StoreError> {
-        self.call(|store| store.unowned_runs(version))
+    fn unowned_of(&self, version: i64) -> Result<Vec<RunId>, StoreError> {
+        self.call(|store| store.unowned_of(version))
     }
 
     fn convert(&self, run: RunId, conversion: &Conversion) -> Result<Converted, StoreError> {

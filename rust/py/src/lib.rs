@@ -40,6 +40,7 @@ mod runner;
 mod snapshot;
 mod stack;
 mod step;
+mod submission;
 mod thread;
 mod turn;
 mod value;

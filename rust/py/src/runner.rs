@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bide_core::{RunOptions, Time, Value};
+use bide_core::Time;
 use bide_executor::failpoint::{self, Failpoint};
-use bide_executor::{Coroutines, Engine, Pool, RunRequest, SubmitError, SystemClock, default_max_parked, default_slots};
+use bide_executor::{Coroutines, Engine, Pool, SystemClock, default_max_parked, default_slots};
 use bide_store::{RunFilter, Store};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -23,19 +23,19 @@ use crate::follower::{self, PyFollower};
 use crate::fork::{self, PyFork};
 use crate::gil;
 use crate::history::{self, PyHappened};
-use crate::host::{Local, Originals, PyEngine, Vars};
+use crate::host::PyEngine;
 use crate::messages::{self, PyLetter, PySent, run_id};
 use crate::notify::Notifier;
 use crate::observe;
 use crate::options::PyOptions;
-use crate::process::{self, Home, Kind, SLICE};
-use crate::refused::{CLIENT_CLOSED, CLOSED, refused};
+use crate::process::{self, Home, Kind};
+use crate::refused::{CLIENT_CLOSED, CLOSED};
 use crate::run_handle::PyRunHandle;
 use crate::snapshot::{self, PySnapshot};
 use crate::why::{self, PyListed, PyPosition, PyWhy};
 use crate::worker::start_gates;
 use crate::workflow::PyWorkflow;
-use crate::{client, errors, location, panics, thread};
+use crate::{client, errors, location, panics, submission, thread};
 
 /// How long coroutines that are cancelled at the end of their grace may take to unwind.
 const CANCEL_GRACE: Duration = Duration::from_millis(200);
@@ -78,9 +78,6 @@ impl CloseAtExit for Inner {
         self.notifier.stop();
     }
 }
-
-/// The inputs of a run to submit, encoded, by name; and its key.
-type RunInput = (Vec<(String, Vec<u8>)>, Option<String>);
 
 #[pymethods]
 impl PyRunner {
@@ -125,7 +122,7 @@ impl PyRunner {
             let as_closed: std::sync::Weak<Inner> = Arc::downgrade(&inner);
             exit::close_at_exit(py, as_closed)?;
             let runner = Self { inner };
-            runner.start_threads(py).map(|()| runner)
+            threads::start(py, &runner.inner.engine, &runner.inner.notifier).map(|()| runner)
         })
     }
 
@@ -179,7 +176,7 @@ impl PyRunner {
         &self,
         py: Python<'_>,
         workflow: &PyWorkflow,
-        runs: Vec<RunInput>,
+        runs: Vec<submission::RunInput>,
         contextvars: Vec<Bound<'_, PyAny>>,
         linger: bool,
         many: bool,
@@ -189,40 +186,10 @@ impl PyRunner {
             self.open(py)?;
             failpoint::hit(Failpoint::Caller);
             self.start_gates(py, workflow)?;
-            let contextvars = contextvars.into_iter().map(|vars| Ok(Vars::new(vars)?.map(Arc::new)));
-            let contextvars = contextvars.collect::<PyResult<Vec<_>>>()?;
-            let of_run = |at: usize| contextvars.get(at).or(contextvars.first()).cloned().flatten();
-            let options: RunOptions = options.map(Into::into).unwrap_or_default();
-            let originals: Vec<Arc<Originals>> = runs.iter().map(|_| Arc::default()).collect();
-            let wanted = runs.into_iter().zip(&originals).enumerate().map(|(at, ((inputs, key), originals))| {
-                let inputs = inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect();
-                let request = RunRequest::new(PyEngine::ordered(inputs)).with_key(key.map(Into::into));
-                request.with_options(options.clone()).with_local(Local::new(of_run(at), originals))
-            });
-            let engine = &self.inner.engine;
-            let (graph, bodies) = workflow.shared(py);
-            let submitted = gil::detached(py, || {
-                let workflow = engine.register(graph, bodies).map_err(SubmitError::Store)?;
-                let handles = engine.submit(&workflow, wanted)?;
-                if let Some(first) = handles.first()
-                    && linger
-                    && engine.store().blocks()
-                {
-                    let _ = gil::idling(|| first.settled().wait(SLICE));
-                }
-                Ok(handles)
-            });
-            match submitted {
-                Ok(handles) => {
-                    let handles = handles.into_iter().map(|handle| self.handle(handle)).collect();
-                    drop(originals);
-                    Ok(handles)
-                }
-                Err(error) => {
-                    exit::keep_daemons(py)?;
-                    Err(refused(py, workflow.name(), error, many))
-                }
-            }
+            let options = options.map(Into::into).unwrap_or_default();
+            let handles =
+                submission::submit(py, &self.inner.engine, workflow, (runs, options), contextvars, (linger, many))?;
+            Ok(handles.into_iter().map(|handle| self.handle(handle)).collect())
         })
     }
 
@@ -461,7 +428,7 @@ impl PyRunner {
             }
             let inner = &self.inner;
             inner.engine.begin_close();
-            let ended = self.wait_for_bodies(py, grace);
+            let ended = threads::wait_for_bodies(py, &inner.engine, grace);
             let mut cancelled = Ok(());
             if let Some(coroutines) = inner.engine.dispatch().coroutines()
                 && coroutines.bodies() > 0
@@ -509,5 +476,19 @@ impl PyRunner {
 
     fn handle(&self, handle: bide_executor::Handle<crate::host::Python3>) -> PyRunHandle {
         PyRunHandle::new(Arc::clone(&self.inner), handle)
+    }
+}
+
+impl Drop for PyRunner {
+    fn drop(&mut self) {
+        if self.inner.home.is_here() && !self.inner.closed.swap(true, Ordering::AcqRel) {
+            self.inner.engine.begin_close();
+            // The last reference may go anywhere, also within a body: the rest is done by a thread of its own.
+            let inner = Arc::clone(&self.inner);
+            let rest = move || drop(panics::no_panic(|| inner.end_close()));
+            if std::thread::Builder::new().name("bide-close".to_owned()).spawn(rest).is_err() {
+                self.inner.end_close();
+            }
+        }
     }
 }

@@ -411,7 +411,7 @@ pub trait Store: Maintenance + Look + Send + Sync + 'static {
     ///
     /// # Errors
     /// As [`Store::load`].
-    fn unowned_runs(&self, version: i64) -> Result<Vec<RunId>, StoreError>;
+    fn unowned_of(&self, version: i64) -> Result<Vec<RunId>, StoreError>;
 
     /// Has a run that nobody executes belong to another version from now on, in one commit.
     ///

@@ -224,7 +224,7 @@ impl RunState {
             let status = self.task_status(on);
             if again.has(on) || by_elements {
                 waits = true;
-            } else if !status.is_ended() && !(task.map == NO_MAP && self.graph.follows(task.ix).contains(&on.ix)) {
+            } else if !status.is_ended() && (task.map != NO_MAP || !self.graph.follows(task.ix).contains(&on.ix)) {
                 let on = self.graph.name_of(on);
                 return refuse(&format!(
                     "start_at: task '{name}' depends on task '{on}', which has not ended: start at that one, or give \

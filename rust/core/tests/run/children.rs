@@ -361,7 +361,7 @@ fn the_wait_that_is_open_with_a_start_is_recalled_as_such_once() {
     let mut call = attempt.begin(&"inner".into(), Request::Start(vec![request]), Standing::default()).unwrap();
     attempt.advance(&mut call, Fed::Begin, clocks);
     attempt.advance(&mut call, Fed::LeaseHeld, clocks);
-    let recalled = attempt.recall(&call, &script.state);
+    let recalled = attempt.recall(&call, &mut script.state);
     let Action::StartChildren { event, .. } = attempt.advance(&mut call, recalled, clocks) else { panic!("no start") };
     let Event::ChildrenStarted { starts, .. } = *event else { panic!("{event:?}") };
     assert!(starts[0].awaited);
@@ -370,7 +370,7 @@ fn the_wait_that_is_open_with_a_start_is_recalled_as_such_once() {
     let mut recall = |name: &str| {
         let request = Request::Child { run: child(1), timeout: None };
         let call = attempt.begin(&name.into(), request, Standing::default()).unwrap();
-        let recalled = attempt.recall(&call, &script.state);
+        let recalled = attempt.recall(&call, &mut script.state);
         attempt.abandon(&call);
         recalled
     };

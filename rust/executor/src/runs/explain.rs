@@ -72,7 +72,7 @@ impl<H: Host> Watch<H> {
         let Some(stored) = self.control.store().load(id)? else { return Ok(None) };
         let (owner, not_here) = match stored.run.status.is_ended() {
             true => (Owner::Nobody, None),
-            false => (self.owner(stored.run.runner)?, self.recovery.why_not_here(&(&stored.run).into())),
+            false => (self.owner(stored.run.runner)?, self.recovery.why_not_here(id, &(&stored.run).into())),
         };
         Ok(Some(Explained { stored: open_only(stored), owner, not_here, polls: HashMap::new() }))
     }

@@ -2,8 +2,8 @@
 
 pub(crate) mod answers;
 pub(crate) mod children;
-pub(crate) mod explain;
 pub(crate) mod convert;
+pub(crate) mod explain;
 pub(crate) mod follow;
 pub(crate) mod fork;
 pub(crate) mod live;

@@ -328,7 +328,7 @@ impl<H: Host> Recovery<H> {
         let mut groups = Vec::new();
         for UnownedRuns { workflow, version, count, example } in self.control.store().unowned_runs()? {
             let standing = Standing { status: RunStatus::Running, workflow, version, runner: None, held: false };
-            if let Some(why) = self.why_not_here(&standing) {
+            if let Some(why) = self.why_not_here(example, &standing) {
                 let runs =
                     if count == 1 { format!("run {example}") } else { format!("{count} runs, such as {example}") };
                 groups.push(format!("{runs}: {why}"));

@@ -22,7 +22,8 @@ use bide_sync::Mutex;
 
 use crate::changes::ChangeLog;
 use crate::{
-    Changes, Commit, CommitId, Creation, EventRange, LEASE, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written, Conversion, Converted,
+    Changes, Commit, CommitId, Conversion, Converted, Creation, EventRange, LEASE, Lease, LeaseTime, Maintenance,
+    Purged, RunFilter, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use run::MemRun;
 use state::{MemRunner, MemVersion, MemWorkflow, State};
@@ -391,7 +392,7 @@ impl Store for MemoryStore {
         Ok(sent)
     }
 
-    fn unowned_runs(&self, version: i64) -> Result<Vec<RunId>, StoreError> {
+    fn unowned_of(&self, version: i64) -> Result<Vec<RunId>, StoreError> {
         let state = &*self.state.lock();
         let runs = state.unowned.iter().map(|row| &state.runs[row]);
         Ok(runs.filter(|run| !run.stands() && run.version == version).map(|run| run.id).collect())

@@ -6,7 +6,7 @@ use rusqlite::{OptionalExtension, Row, params};
 use super::SqliteStore;
 use super::fields::Fields;
 use super::read::entry;
-use crate::{OpenWait, RunnerInfo, StoreError, UnownedRuns, WaitPosition};
+use crate::{Look, OpenWait, RunnerInfo, StoreError, UnownedRuns, WaitPosition};
 
 // CROSS JOIN keeps the order: along the open entries, and a look into three tables for each. Entries of a task that has
 // ended, or of a run that has, may have been left open.
@@ -33,25 +33,6 @@ pub(super) const HOT: &[&str] = &[OPEN_WAITS, RUNNER_INFO, UNOWNED_RUNS];
 pub(super) const PAGE: &str = OPEN_WAITS;
 
 impl SqliteStore {
-    pub(super) fn read_open_waits(
-        &self,
-        after: Option<WaitPosition>,
-        most: usize,
-    ) -> Result<Vec<OpenWait>, StoreError> {
-        let explain = |error: rusqlite::Error| self.identity.error(&error);
-        let reader = self.reader()?;
-        let mut statement = reader.prepare_cached(OPEN_WAITS).map_err(explain)?;
-        let first = WaitPosition { opened_at: Time(i64::MIN), run: i64::MIN, task: i64::MIN, map: i32::MIN, seq: 0 };
-        let WaitPosition { opened_at, run, task, map, seq } = after.unwrap_or(first);
-        let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let mut rows = statement.query(params![opened_at.0, run, task, map, seq, most]).map_err(explain)?;
-        let mut found = Vec::new();
-        while let Some(row) = rows.next().map_err(explain)? {
-            found.push(self.open_wait(row)?);
-        }
-        Ok(found)
-    }
-
     fn open_wait(&self, row: &Row<'_>) -> Result<OpenWait, StoreError> {
         let uuid: Vec<u8> = row.get(14).map_err(|error| self.identity.error(&error))?;
         let run = self.uuid(&uuid)?;
@@ -68,8 +49,25 @@ impl SqliteStore {
             entry,
         })
     }
+}
 
-    pub(super) fn read_runner(&self, runner: i64) -> Result<Option<RunnerInfo>, StoreError> {
+impl Look for SqliteStore {
+    fn open_waits(&self, after: Option<WaitPosition>, most: usize) -> Result<Vec<OpenWait>, StoreError> {
+        let explain = |error: rusqlite::Error| self.identity.error(&error);
+        let reader = self.reader()?;
+        let mut statement = reader.prepare_cached(OPEN_WAITS).map_err(explain)?;
+        let first = WaitPosition { opened_at: Time(i64::MIN), run: i64::MIN, task: i64::MIN, map: i32::MIN, seq: 0 };
+        let WaitPosition { opened_at, run, task, map, seq } = after.unwrap_or(first);
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let mut rows = statement.query(params![opened_at.0, run, task, map, seq, most]).map_err(explain)?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next().map_err(explain)? {
+            found.push(self.open_wait(row)?);
+        }
+        Ok(found)
+    }
+
+    fn runner(&self, runner: i64) -> Result<Option<RunnerInfo>, StoreError> {
         let reader = self.reader()?;
         let read = || -> rusqlite::Result<Option<RunnerInfo>> {
             let mut statement = reader.prepare_cached(RUNNER_INFO)?;
@@ -80,7 +78,7 @@ impl SqliteStore {
         read().map_err(|error| self.identity.error(&error))
     }
 
-    pub(super) fn read_unowned_runs(&self) -> Result<Vec<UnownedRuns>, StoreError> {
+    fn unowned_runs(&self) -> Result<Vec<UnownedRuns>, StoreError> {
         let explain = |error: rusqlite::Error| self.identity.error(&error);
         let reader = self.reader()?;
         let mut statement = reader.prepare_cached(UNOWNED_RUNS).map_err(explain)?;

@@ -62,7 +62,8 @@ use rusqlite::Connection;
 
 use crate::changes::ChangeLog;
 use crate::{
-    Changes, Commit, CommitId, Creation, Durability, EventRange, Lease, LeaseTime, Look, Maintenance, OpenWait, Purged, RunFilter, RunnerInfo, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, UnownedRuns, WaitPosition, Written, Conversion, Converted,
+    Changes, Commit, CommitId, Conversion, Converted, Creation, Durability, EventRange, Lease, LeaseTime, Maintenance,
+    Purged, RunFilter, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use checkpoint::{Checkpointer, Debt};
 use connection::{connect, level, prepare};
@@ -338,8 +339,8 @@ impl Store for SqliteStore {
         self.delete_one(run)
     }
 
-    fn unowned_runs(&self, version: i64) -> Result<Vec<RunId>, StoreError> {
-        self.read_unowned_runs(version)
+    fn unowned_of(&self, version: i64) -> Result<Vec<RunId>, StoreError> {
+        self.read_unowned_of(version)
     }
 
     fn convert(&self, run: RunId, conversion: &Conversion) -> Result<Converted, StoreError> {
@@ -372,20 +373,6 @@ impl Store for SqliteStore {
 
     fn interrupt_waits(&self) {
         self.changes.interrupt();
-    }
-}
-
-impl Look for SqliteStore {
-    fn open_waits(&self, after: Option<WaitPosition>, most: usize) -> Result<Vec<OpenWait>, StoreError> {
-        self.read_open_waits(after, most)
-    }
-
-    fn runner(&self, runner: i64) -> Result<Option<RunnerInfo>, StoreError> {
-        self.read_runner(runner)
-    }
-
-    fn unowned_runs(&self) -> Result<Vec<UnownedRuns>, StoreError> {
-        self.read_unowned_runs()
     }
 }
 
