@@ -20,7 +20,7 @@ from bide._twins import twin
 
 if TYPE_CHECKING:
     from bide._run_handle import RunHandle
-    from bide._runner import Runner
+    from bide._access import StoreAccess
     from bide._waits import Duration
     from bide._workflow import Workflow
 
@@ -63,7 +63,7 @@ class Filter(msgspec.Struct, frozen=True):
             msg = f"{what} takes a run or a filter (status=, workflow=, since=, tags=, all=), not both"
             raise DefinitionError(msg)
 
-    def each(self, runner: "Runner", possible: tuple[RunStatus, ...], what: str, do: Callable[[str], object]) -> int:
+    def each(self, runner: "StoreAccess", possible: tuple[RunStatus, ...], what: str, do: Callable[[str], object]) -> int:
         """Do something to each chosen run of one of these statuses, and return how many.
 
         One that has changed meanwhile is left out.
@@ -110,7 +110,7 @@ def asked(what: str, *, by: object, reason: object, **more: Any) -> Asked:  # no
     return Asked(what, given["by"], given["reason"], **more)
 
 
-def ask_one(runner: "Runner", run: str, request: Asked) -> None:
+def ask_one(runner: "StoreAccess", run: str, request: Asked) -> None:
     """Ask something of a run."""
     outcome, details = runner._core.ask(run, request)
     if outcome == "no run":
@@ -131,7 +131,7 @@ def _too_late(run: str, what: str, status: RunStatus) -> str:
     return f"run {run} has ended ({status}): {what} comes too late{again}"
 
 
-def check_retry(runner: "Runner", run: str, task: str | None) -> None:
+def check_retry(runner: "StoreAccess", run: str, task: str | None) -> None:
     """Refuse to retry a run that is executed, and a task that it does not have."""
     found = RunResult(runner._snapshot(run))
     if found.status not in ENDED and not (found.status is RunStatus.Paused and task is not None):
@@ -151,7 +151,7 @@ def check_task(found: RunResult, task: str) -> None:
 
 
 class Controls:
-    """What a `Runner` can ask of runs. Each method takes one run, or a filter that chooses some."""
+    """What a `Runner` or a `Client` can ask of runs. Each method takes one run, or a filter that chooses some."""
 
     def cancel(  # noqa: PLR0913 - a filter has several parts
         self,
@@ -238,7 +238,7 @@ class Controls:
         goes back to that task, also in a run that is paused by a `ReplayMismatch`.
         """
         if run is not None:
-            check_retry(cast("Runner", self), self._found(run, workflow), from_task)
+            check_retry(cast("StoreAccess", self), self._found(run, workflow), from_task)
         elif from_task is not None:
             msg = "retry: from_task= needs a run: runs that a filter chooses are retried from what has failed"
             raise DefinitionError(msg)
@@ -312,7 +312,7 @@ class Controls:
 
         The child runs that its bodies have started go with it; a child itself is kept as long as its parent.
         """
-        runner = cast("Runner", self)
+        runner = cast("StoreAccess", self)
         chosen = Filter(workflow, status, since, tags, bool(all))
         if run is None:
             return chosen.each(runner, ENDED, "delete", lambda one: delete_one(runner, one))
@@ -327,7 +327,7 @@ class Controls:
         are kept, and all that was asked of it, with who and why.
         """
         found = self._found(run, workflow)
-        happened = cast("Runner", self)._core.history(found)
+        happened = cast("StoreAccess", self)._core.history(found)
         if happened is None:
             msg = f"run {found} is not in the store any more: it was deleted, or its retention is over"
             raise KeyError(msg)
@@ -347,10 +347,10 @@ class Controls:
     # --- helpers ---------------------------------------------------------------------------------------------------
 
     def _found(self, run: "Run", workflow: "Chosen") -> str:
-        return cast("Runner", self)._find_run(run, workflow)
+        return cast("StoreAccess", self)._find_run(run, workflow)
 
     def _by_hand(self, run: "Run", task: str, workflow: "Chosen", request: Asked) -> None:
-        runner, found = cast("Runner", self), self._found(run, workflow)
+        runner, found = cast("StoreAccess", self), self._found(run, workflow)
         state = RunResult(runner._snapshot(found))
         check_task(state, task)
         one = state.tasks[task]
@@ -366,7 +366,7 @@ class Controls:
         ask_one(runner, found, request)
 
     def _ask(self, request: Asked, possible: tuple[RunStatus, ...], run: "Run | None", chosen: Filter) -> int:
-        runner = cast("Runner", self)
+        runner = cast("StoreAccess", self)
         if run is None:
             return chosen.each(runner, possible, request.what, lambda one: ask_one(runner, one, request))
         chosen.refuse_run(request.what)
@@ -374,7 +374,7 @@ class Controls:
         return 1
 
 
-def delete_one(runner: "Runner", run: str) -> None:
+def delete_one(runner: "StoreAccess", run: str) -> None:
     """Delete an ended run."""
     if runner._core.delete(run):
         return

@@ -1,4 +1,4 @@
-"""`RunHandle`: a submitted run to wait for. How it is submitted is in `_runner.py`."""
+"""`RunHandle`: a submitted run to wait for. How it is submitted is in `_access.py`."""
 
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
@@ -16,8 +16,9 @@ from bide._twins import RunHandleTwins, twin
 from bide._waits import Duration
 
 if TYPE_CHECKING:
-    from bide._runner import Runner
+    from bide._access import StoreAccess
     from bide._signals import Request, Signal
+    from bide._why import Why
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -28,7 +29,7 @@ class RunHandle(RunHandleTwins):
 
     __slots__ = ("__weakref__", "_core", "_runner", "key")
 
-    def __init__(self, core: "_core.RunHandle", runner: "Runner", key: str | None) -> None:
+    def __init__(self, core: "_core.RunHandle", runner: "StoreAccess", key: str | None) -> None:
         """Wrap the engine's handle, which keeps the result in memory."""
         self._core = core
         self._runner = runner
@@ -139,6 +140,12 @@ class RunHandle(RunHandleTwins):
     def latest(self, channel: str | Channel[Any] = DEFAULT) -> Event[Any] | None:
         """Return the last event of a channel of the run; None if there is none."""
         return self._runner.latest(self, channel)
+
+    def why(self) -> "Why":
+        """Return what holds each unfinished task of the run, like `Runner.why`."""
+        return self._runner.why(self)
+
+    why_async = twin(why)
 
     def __await__(self) -> Generator[Any, None, RunResult]:
         """Wait on the running event loop."""

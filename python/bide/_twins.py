@@ -1,4 +1,4 @@
-"""The awaitable twins `<name>_async` of the methods of `Runner` and `RunHandle` that block.
+"""The awaitable twins `<name>_async` of the methods of `Runner`, `Client` and `RunHandle` that block.
 
 Runs are submitted and awaited without a thread for each call. Every other twin calls the method on a worker thread of
 the loop (`asyncio.to_thread`): these are rare.
@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from bide._events import Event
     from bide._result import RunResult
     from bide._run_handle import RunHandle
-    from bide._runner import Run, Runner
+    from bide._access import StoreAccess
+    from bide._reads import Run
+    from bide._runner import Runner
     from bide._signals import Request, Signal
     from bide._status import RunStatus
     from bide._waits import Duration
+    from bide._why import OpenWait, Why
     from bide._workflow import Workflow
 
 A = TypeVar("A")
@@ -51,6 +54,10 @@ def twin(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], 
     return awaitable
 
 
+def _access(twins: "StoreTwins") -> "StoreAccess":
+    return twins  # type: ignore[return-value] # pyright: ignore[reportReturnType] # nothing else has them
+
+
 def _runner(twins: "RunnerTwins") -> "Runner":
     return twins  # type: ignore[return-value] # pyright: ignore[reportReturnType] # nothing else has them
 
@@ -59,27 +66,8 @@ def _handle(twins: "RunHandleTwins") -> "RunHandle":
     return twins  # type: ignore[return-value] # pyright: ignore[reportReturnType] # nothing else has them
 
 
-class RunnerTwins:
-    """The twins of a `Runner`. See the methods of the same name without `_async`."""
-
-    async def run_async(
-        self,
-        workflow: "Workflow",
-        inputs: Mapping[str, Any] | None = None,
-        *,
-        key: str | None = None,
-        timeout: "Duration | None" = None,
-        tags: Mapping[str, str] | None = None,
-        priority: int = 0,
-        start_at: datetime | None = None,
-        start_after: "Duration | None" = None,
-    ) -> "RunResult":
-        """Run a workflow like `run`, without blocking the event loop."""
-        _runner(self)._refuse_in_body("Runner.run_async()")
-        limit = optional_seconds(timeout, "timeout", zero=True)
-        said = options("run_async", tags, priority, start_at, start_after)
-        handle = await _runner(self)._submit_soon(workflow, inputs, key, said)
-        return await handle._result_within(limit)
+class StoreTwins:
+    """The twins of what a `Runner` and a `Client` have in common. See the methods of the same name without `_async`."""
 
     async def submit_async(
         self,
@@ -94,7 +82,7 @@ class RunnerTwins:
     ) -> "RunHandle":
         """Submit a run like `submit`, without blocking the event loop."""
         said = options("submit_async", tags, priority, start_at, start_after)
-        return await _runner(self)._submit_soon(workflow, inputs, key, said)
+        return await _access(self)._submit_soon(workflow, inputs, key, said)
 
     async def submit_many_async(
         self,
@@ -109,11 +97,7 @@ class RunnerTwins:
     ) -> "list[RunHandle]":
         """Submit runs like `submit_many`, without blocking the event loop."""
         said: dict[str, Any] = {"tags": tags, "priority": priority, "start_at": start_at, "start_after": start_after}
-        return await in_thread(_runner(self).submit_many, workflow, inputs, keys, **said)
-
-    async def register_async(self, workflow: "Workflow") -> None:
-        """Register a workflow like `register`, without blocking the event loop."""
-        await in_thread(_runner(self).register, workflow)
+        return await in_thread(_access(self).submit_many, workflow, inputs, keys, **said)
 
     async def signal_async(
         self,
@@ -125,13 +109,13 @@ class RunnerTwins:
         workflow: "Workflow | str | None" = None,
     ) -> None:
         """Send a signal like `signal`, without blocking the event loop."""
-        await in_thread(_runner(self).signal, run, signal, value, id=id, workflow=workflow)
+        await in_thread(_access(self).signal, run, signal, value, id=id, workflow=workflow)
 
     async def signal_many_async(
         self, signals: "Iterable[tuple[Any, ...]]", *, workflow: "Workflow | str | None" = None
     ) -> None:
         """Send signals like `signal_many`, without blocking the event loop."""
-        await in_thread(_runner(self).signal_many, signals, workflow=workflow)
+        await in_thread(_access(self).signal_many, signals, workflow=workflow)
 
     @overload
     async def request_async(
@@ -177,19 +161,19 @@ class RunnerTwins:
         workflow: "Workflow | str | None" = None,
     ) -> Any:
         """Send a request like `request`, without blocking the event loop."""
-        return await in_thread(_runner(self)._request, run, request, value, timeout=timeout, id=id, workflow=workflow)
+        return await in_thread(_access(self)._request, run, request, value, timeout=timeout, id=id, workflow=workflow)
 
     async def resolve_async(self, token: str, value: object = None, *, id: str | None = None) -> None:
         """Answer a callback like `resolve`, without blocking the event loop."""
-        await in_thread(_runner(self).resolve, token, value, id=id)
+        await in_thread(_access(self).resolve, token, value, id=id)
 
     async def reject_async(self, token: str, reason: str, *, id: str | None = None) -> None:
         """Reject a callback like `reject`, without blocking the event loop."""
-        await in_thread(_runner(self).reject, token, reason, id=id)
+        await in_thread(_access(self).reject, token, reason, id=id)
 
     async def get_async(self, id_or_key: str, *, workflow: "Workflow | str | None" = None) -> "RunResult":
         """Return a run's state like `get`, without blocking the event loop."""
-        return await in_thread(_runner(self).get, id_or_key, workflow=workflow)
+        return await in_thread(_access(self).get, id_or_key, workflow=workflow)
 
     async def runs_async(
         self,
@@ -204,7 +188,7 @@ class RunnerTwins:
     ) -> "list[RunResult]":
         """Return runs like `runs`, without blocking the event loop."""
         return await in_thread(
-            _runner(self).runs,
+            _access(self).runs,
             status=status,
             workflow=workflow,
             since=since,
@@ -231,7 +215,7 @@ class RunnerTwins:
         workflow: "Workflow | str | None" = None,
     ) -> "list[Event[Any]]":
         """Return the events that `events` iterates over, without blocking the event loop."""
-        return await in_thread(lambda: list(_runner(self).events(run, channel, after=after, workflow=workflow)))
+        return await in_thread(lambda: list(_access(self).events(run, channel, after=after, workflow=workflow)))
 
     @overload
     async def latest_async(
@@ -245,7 +229,42 @@ class RunnerTwins:
         self, run: "Run", channel: "str | Channel[Any]" = DEFAULT, *, workflow: "Workflow | str | None" = None
     ) -> "Event[Any] | None":
         """Return the last event like `latest`, without blocking the event loop."""
-        return await in_thread(lambda: _runner(self).latest(run, channel, workflow=workflow))
+        return await in_thread(lambda: _access(self).latest(run, channel, workflow=workflow))
+
+    async def why_async(self, run: "Run", *, workflow: "Workflow | str | None" = None) -> "Why":
+        """Return what holds a run like `why`, without blocking the event loop."""
+        return await in_thread(_access(self).why, run, workflow=workflow)
+
+    async def waiting_async(self, *, limit: int = 100, after: "OpenWait | str | None" = None) -> "list[OpenWait]":
+        """Return open waits like `waiting`, without blocking the event loop."""
+        return await in_thread(_access(self).waiting, limit=limit, after=after)
+
+
+class RunnerTwins:
+    """The twins of a `Runner` alone. See the methods of the same name without `_async`."""
+
+    async def run_async(
+        self,
+        workflow: "Workflow",
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        timeout: "Duration | None" = None,
+        tags: Mapping[str, str] | None = None,
+        priority: int = 0,
+        start_at: datetime | None = None,
+        start_after: "Duration | None" = None,
+    ) -> "RunResult":
+        """Run a workflow like `run`, without blocking the event loop."""
+        _runner(self)._refuse_in_body("Runner.run_async()")
+        limit = optional_seconds(timeout, "timeout", zero=True)
+        said = options("run_async", tags, priority, start_at, start_after)
+        handle = await _runner(self)._submit_soon(workflow, inputs, key, said)
+        return await handle._result_within(limit)
+
+    async def register_async(self, workflow: "Workflow") -> None:
+        """Register a workflow like `register`, without blocking the event loop."""
+        await in_thread(_runner(self).register, workflow)
 
     async def close_async(self, grace: "Duration" = 5.0) -> None:
         """Close the runner like `close`, without blocking the event loop, on which bodies unwind meanwhile."""

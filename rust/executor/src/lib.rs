@@ -36,6 +36,7 @@ pub use bide_core::attempt::{CallError, Polled};
 pub use bide_sched::counts::{Counts, counts};
 pub use bide_store as store;
 pub use clock::{Clock, SystemClock};
+pub use control::Observer;
 pub use coroutines::{Begun, CoroutineBody, Coroutines, EventLoop, GateWatch, OpenCall, Start};
 #[cfg(feature = "testing")]
 pub use engine::drive;
@@ -44,8 +45,10 @@ pub use host::{Arg, Args, Attached, Dispatch, Free, Gate, Host, Ready, Source};
 pub use ids::token as new_token;
 pub use log::{Level, Log};
 pub use runs::answers::Reply;
+pub use runs::explain::{Explained, Owner};
 pub use runs::follow::{Bell, Followed};
 pub use runs::mail::Letter;
+pub use runs::polls::{GatePolls, Polls};
 pub use runs::recover::NotRegistered;
 pub use runs::requests::{Outlook, PendingRequest};
 pub use runs::run::{Inputs, RegisteredWorkflow, Run, RunRequest, View};

@@ -1,5 +1,7 @@
 //! `_core.Runner`: an engine with Python as its host, opened on a store, closed once.
 
+mod threads;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -8,10 +10,8 @@ use std::time::Duration;
 
 use bide_core::{RunId, RunOptions, RunStatus, Time, Value};
 use bide_executor::failpoint::{self, Failpoint};
-use bide_executor::{
-    Coroutines, Engine, Pool, RunRequest, SubmitError, SystemClock, default_max_parked, default_slots,
-};
-use bide_store::RunFilter;
+use bide_executor::{Coroutines, Engine, Pool, RunRequest, SubmitError, SystemClock, default_max_parked, default_slots};
+use bide_store::{RunFilter, Store};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -25,18 +25,16 @@ use crate::history::{self, PyHappened};
 use crate::host::{Local, Originals, PyEngine, Vars};
 use crate::messages::{self, PyLetter, PySent, run_id};
 use crate::notify::Notifier;
+use crate::observe;
 use crate::options::PyOptions;
 use crate::process::{self, Home, Kind, SLICE};
-use crate::refused::{CLOSED, refused};
+use crate::refused::{CLIENT_CLOSED, CLOSED, refused};
 use crate::run_handle::PyRunHandle;
 use crate::snapshot::PySnapshot;
-use crate::thread::StartError;
-use crate::worker::{Thread, start_gates};
+use crate::why::{self, PyListed, PyPosition, PyWhy};
+use crate::worker::start_gates;
 use crate::workflow::PyWorkflow;
-use crate::{errors, location, panics, thread};
-
-/// How long the last bodies may take to end, even if the caller's grace is shorter.
-const MIN_GRACE: Duration = Duration::from_millis(20);
+use crate::{client, errors, location, panics, thread};
 
 /// How long coroutines that are cancelled at the end of their grace may take to unwind.
 const CANCEL_GRACE: Duration = Duration::from_millis(200);
@@ -60,6 +58,12 @@ pub(crate) struct Inner {
     pub(crate) home: Home,
     /// The runner was closed, or is being closed.
     closed: AtomicBool,
+}
+
+impl Inner {
+    fn new(engine: Arc<PyEngine>, notifier: Arc<Notifier>, queue: Arc<LoopQueue>) -> Self {
+        Self { engine, notifier, queue, home: Home::here(), closed: AtomicBool::new(false) }
+    }
 }
 
 impl CloseAtExit for Inner {
@@ -101,7 +105,7 @@ impl PyRunner {
             let opened = gil::detached(py, || location::open(&store, durability));
             let store = opened.map_err(|error| errors::store(py, &error))?;
             let slots = slots.unwrap_or_else(default_slots);
-            let pool = Pool::new(slots, max_parked.unwrap_or_else(default_max_parked), Box::new(start_worker));
+            let pool = Pool::new(slots, max_parked.unwrap_or_else(default_max_parked), Box::new(threads::start_worker));
             // The notifier's thread must not be the first to import it: during an exit it could not end in there.
             py.import("logging")?;
             let notifier = Arc::new(Notifier::default());
@@ -116,7 +120,7 @@ impl PyRunner {
             });
             let engine = started.map_err(|error| errors::store(py, &error))?;
             engine.set_cancel_grace(span(cancel_grace.0), span(cancel_grace.1));
-            let inner = Arc::new(Inner { engine, notifier, queue, home: Home::here(), closed: AtomicBool::new(false) });
+            let inner = Arc::new(Inner::new(engine, notifier, queue));
             let as_closed: std::sync::Weak<Inner> = Arc::downgrade(&inner);
             exit::close_at_exit(py, as_closed)?;
             let runner = Self { inner };
@@ -124,11 +128,39 @@ impl PyRunner {
         })
     }
 
+    /// One that submits, sends and looks, and executes nothing: on the store that a path or URL names.
+    #[staticmethod]
+    fn client(py: Python<'_>, store: OsString) -> PyResult<Self> {
+        panics::method(|| {
+            errors::names(py)?;
+            channel::prepare(py)?;
+            let opened = gil::detached(py, || location::open_existing(&store));
+            Self::client_on(py, opened.map_err(|error| errors::store(py, &error))?)
+        })
+    }
+
+    /// The same, on the store of this runner.
+    fn client_here(&self, py: Python<'_>) -> PyResult<Self> {
+        panics::method(|| {
+            self.open(py)?;
+            Self::client_on(py, self.inner.engine.store())
+        })
+    }
+
+    /// Has `callback(event)` called with all that happens from here on: see `bide._observe`.
+    fn observe(&self, py: Python<'_>, callback: Py<PyAny>) -> PyResult<()> {
+        panics::method(|| {
+            self.open(py)?;
+            self.inner.engine.observe(observe::observer(callback, &self.inner.notifier));
+            Ok(())
+        })
+    }
+
     /// Registers a workflow and takes its unfinished runs up.
     fn register(&self, py: Python<'_>, workflow: &PyWorkflow) -> PyResult<()> {
         panics::method(|| {
             self.open(py)?;
-            start_gates(py, &self.inner.engine, workflow)?;
+            self.start_gates(py, workflow)?;
             let engine = &self.inner.engine;
             let (graph, bodies) = workflow.shared(py);
             let done = gil::detached(py, || engine.register(graph, bodies));
@@ -155,7 +187,7 @@ impl PyRunner {
         panics::method(|| {
             self.open(py)?;
             failpoint::hit(Failpoint::Caller);
-            start_gates(py, &self.inner.engine, workflow)?;
+            self.start_gates(py, workflow)?;
             let contextvars = contextvars.into_iter().map(|vars| Ok(Vars::new(vars)?.map(Arc::new)));
             let contextvars = contextvars.collect::<PyResult<Vec<_>>>()?;
             let of_run = |at: usize| contextvars.get(at).or(contextvars.first()).cloned().flatten();
@@ -329,6 +361,22 @@ impl PyRunner {
         })
     }
 
+    /// What holds a run; `None` if there is none.
+    fn explain<'py>(&self, py: Python<'py>, id: &str) -> PyResult<Option<PyWhy<'py>>> {
+        panics::method(|| {
+            self.open(py)?;
+            why::explain(py, &self.inner.engine, run_id(py, id)?)
+        })
+    }
+
+    /// A page of the open waits of all runs, the oldest first.
+    fn open_waits<'py>(&self, py: Python<'py>, after: Option<PyPosition>, most: usize) -> PyResult<Vec<PyListed<'py>>> {
+        panics::method(|| {
+            self.open(py)?;
+            why::open_waits(py, &self.inner.engine, after, most)
+        })
+    }
+
     /// The last event of a channel of a run; `None` if there is none.
     fn latest<'py>(
         &self,
@@ -421,6 +469,20 @@ impl PyRunner {
 }
 
 impl PyRunner {
+    fn client_on(py: Python<'_>, store: Arc<dyn Store>) -> PyResult<Self> {
+        let (engine, notifier) = client::start(py, store)?;
+        let queue = LoopQueue::new(&notifier);
+        let inner = Arc::new(Inner::new(engine, notifier, queue));
+        exit::close_at_exit(py, Arc::downgrade(&inner) as std::sync::Weak<Inner>)?;
+        let notifier = Arc::clone(&inner.notifier);
+        thread::start_thread(py, "bide-notify", Kind::Notifier, move |py| notifier.run(py))?;
+        Ok(Self { inner })
+    }
+
+    fn start_gates(&self, py: Python<'_>, workflow: &PyWorkflow) -> PyResult<()> {
+        if self.inner.engine.is_client() { Ok(()) } else { start_gates(py, &self.inner.engine, workflow) }
+    }
+
     fn open(&self, py: Python<'_>) -> PyResult<()> {
         self.inner.home.check("Runner")?;
         let closed = self.inner.closed.load(Ordering::Acquire);
@@ -429,6 +491,7 @@ impl PyRunner {
             exit::keep_daemons(py)?;
         }
         match stopped {
+            _ if closed && self.inner.engine.is_client() => Err(errors::closed(py, CLIENT_CLOSED)),
             _ if closed => Err(errors::closed(py, CLOSED)),
             Some(settlement) => Err(errors::settlement(py, settlement)),
             None => Ok(()),
@@ -437,61 +500,5 @@ impl PyRunner {
 
     fn handle(&self, handle: bide_executor::Handle<crate::host::Python3>) -> PyRunHandle {
         PyRunHandle::new(Arc::clone(&self.inner), handle)
-    }
-
-    fn start_threads(&self, py: Python<'_>) -> PyResult<()> {
-        let notifier = Arc::clone(&self.inner.notifier);
-        thread::start_thread(py, "bide-notify", Kind::Notifier, move |py| notifier.run(py))?;
-        let engine = &self.inner.engine;
-        engine.dispatch().open_by(engine, || start_worker_attached(py, engine))?;
-        Ok(())
-    }
-
-    /// True if all bodies have ended. A signal that raises cuts the grace short and is raised after the close.
-    fn wait_for_bodies(&self, py: Python<'_>, grace: f64) -> PyResult<bool> {
-        let pool = self.inner.engine.dispatch();
-        let mut remaining = Duration::try_from_secs_f64(grace).unwrap_or(Duration::MAX).max(MIN_GRACE);
-        let idle = |span| pool.wait_idle(span) && pool.coroutines().is_none_or(|coroutines| coroutines.wait_idle(span));
-        while !gil::idle(py, || idle(remaining.min(Duration::from_millis(50)))) {
-            py.check_signals()?;
-            remaining = remaining.saturating_sub(Duration::from_millis(50));
-            if remaining.is_zero() {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-}
-
-impl Drop for PyRunner {
-    fn drop(&mut self) {
-        if self.inner.home.is_here() && !self.inner.closed.swap(true, Ordering::AcqRel) {
-            self.inner.engine.begin_close();
-            // The last reference may go anywhere, also within a body: the rest is done by a thread of its own.
-            let inner = Arc::clone(&self.inner);
-            let rest = move || drop(panics::no_panic(|| inner.end_close()));
-            if std::thread::Builder::new().name("bide-close".to_owned()).spawn(rest).is_err() {
-                self.inner.end_close();
-            }
-        }
-    }
-}
-
-fn start_worker(engine: &Arc<PyEngine>) -> Result<bool, String> {
-    let started = gil::attach(|py| start_worker_attached(py, engine).map_err(|error| error.to_string()));
-    started.unwrap_or(Ok(false))
-}
-
-/// False if the interpreter is exiting: the thread is not needed any more.
-fn start_worker_attached(py: Python<'_>, engine: &Arc<PyEngine>) -> Result<bool, StartError> {
-    let engine = Arc::clone(engine);
-    let started = thread::start_thread(py, "bide-worker", Kind::Bodies, move |py| {
-        let mut here = Thread::new(py, Arc::clone(&engine));
-        engine.work(&mut here);
-    });
-    match started {
-        Ok(()) => Ok(true),
-        Err(StartError::Exiting) => Ok(false),
-        Err(error) => Err(error),
     }
 }

@@ -16,6 +16,7 @@ mod changes;
 mod clock;
 mod commit;
 mod lease_time;
+mod look;
 pub mod memory;
 pub mod sqlite;
 
@@ -23,6 +24,7 @@ pub use changes::{ChangedRuns, Changes, Seen};
 pub use clock::Clock;
 pub use commit::{Commit, CommitId, Creation, Written};
 pub use lease_time::{Boot, LeaseTime, Uptime};
+pub use look::{Look, OpenWait, RunnerInfo, UnownedRuns, WaitPosition};
 pub use memory::MemoryStore;
 pub use sqlite::SqliteStore;
 
@@ -206,7 +208,7 @@ pub enum StoreError {
 }
 
 /// Where runs live. All methods may block; none may be called with a lock held that a body could want.
-pub trait Store: Maintenance + Send + Sync + 'static {
+pub trait Store: Maintenance + Look + Send + Sync + 'static {
     /// The store as the user may see it: secrets redacted.
     fn name(&self) -> &str;
 
@@ -289,6 +291,13 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     fn commit(&self, lease: Lease, batch: &mut Batch) -> Result<Committed, StoreError> {
         Ok(self.write(lease, &mut Commit::of(batch))?.committed)
     }
+
+    /// Creates runs that belong to nobody, all that do not exist or none: a runner that has their workflow claims them. By
+    /// those who execute nothing. Otherwise as [`Store::create`].
+    ///
+    /// # Errors
+    /// Any [`StoreError`] but `Fenced`; then none is created (`Unknown`: make the call again).
+    fn create_unowned(&self, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError>;
 
     /// The versions of a workflow that any run was ever created with.
     ///

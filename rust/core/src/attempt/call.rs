@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::combined::Combined;
-use super::polling::{Polling, timed_out};
+use super::polling::{PollReport, Polling, timed_out};
 use super::starts::Starts;
 use super::step::{self, Step};
 use super::{Action, CallError, Caller, Clocks, Fed, Request, Sleep, no_callback, pause, used_up};
@@ -213,6 +213,16 @@ impl Call {
             Kind::Condition(polling) => polling.error(),
             Kind::Combined(combined) => combined.last_error(),
             _ => None,
+        }
+    }
+
+    /// The polls of its conditions so far, as far as these are open: for those who look.
+    #[must_use]
+    pub fn polls(&self) -> Vec<PollReport> {
+        match &self.kind {
+            Kind::Condition(polling) => vec![polling.report(&self.key, None)],
+            Kind::Combined(combined) => combined.polls().collect(),
+            _ => Vec::new(),
         }
     }
 

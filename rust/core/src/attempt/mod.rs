@@ -119,7 +119,7 @@ use body::What;
 pub use body::{Attempt, Caller, Standing, Within};
 pub use call::Call;
 pub use combined::RecalledPart;
-pub use polling::Polled;
+pub use polling::{PollReport, Polled};
 pub use starts::child_name;
 
 /// What the driver of a call has to do next.

@@ -4,6 +4,7 @@
 //! [`KEPT`] ended runs and forgets older ones as new ones end.
 
 mod live;
+mod look;
 mod messages;
 mod run;
 mod state;
@@ -12,7 +13,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{Committed, NewTask, RunRowId, StoredRun, Write};
+use bide_core::record::{Committed, NewRun, NewTask, RunRowId, StoredRun, Write};
 use bide_core::{
     Ask, Cancel, Failure, Message, MessageKind, RunId, RunStatus, StoredEvents, StoredMessage, TaskId, Time, Value,
 };
@@ -20,8 +21,8 @@ use bide_sync::Mutex;
 
 use crate::changes::ChangeLog;
 use crate::{
-    Changes, Commit, CommitId, EventRange, LEASE, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent,
-    Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
+    Changes, Commit, CommitId, Creation, EventRange, LEASE, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen,
+    Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use run::MemRun;
 use state::{MemRunner, MemVersion, MemWorkflow, State};
@@ -74,7 +75,7 @@ impl Store for MemoryStore {
         let state = &mut *self.state.lock();
         state.last_runner += 1;
         let expires = Some(now.after(LEASE).micros());
-        state.runners.insert(state.last_runner, MemRunner { epoch: 1, died: false, expires });
+        state.runners.insert(state.last_runner, MemRunner { epoch: 1, died: false, expires, started_at: now.wall });
         Ok(Lease { runner: state.last_runner, epoch: 1 })
     }
 
@@ -200,6 +201,14 @@ impl Store for MemoryStore {
             self.changes.mail();
         }
         Ok(Written { committed: Committed::by_store(), creations })
+    }
+
+    fn create_unowned(&self, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
+        let created = self.state.lock().create_unowned(runs)?;
+        if created.contains(&Creation::Created) {
+            self.changes.unowned();
+        }
+        Ok(created)
     }
 
     fn versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError> {

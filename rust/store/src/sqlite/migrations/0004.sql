@@ -22,3 +22,6 @@ ALTER TABLE run ADD COLUMN cancel BLOB;
 ALTER TABLE run ADD COLUMN held INTEGER NOT NULL DEFAULT 0;
 -- When the run has acted on a control request (kind 4). These rows stay whole: they are the run's history.
 ALTER TABLE message ADD COLUMN applied_at INTEGER;
+
+-- The open waits and steps of all tasks, oldest first: for those who look at what waits. As small as what is open.
+CREATE INDEX journal_open ON journal (opened_at, run, task, map, seq) WHERE state = 0;
