@@ -150,6 +150,23 @@ def check_task(found: RunResult, task: str) -> None:
         raise DefinitionError(msg)
 
 
+def check_satisfiable(runner: "StoreAccess", run: str, task: str) -> None:
+    """Refuse to satisfy a wait whose value only a child run or the sender of a request has."""
+    from bide._why import WaitKind  # noqa: PLC0415 - as in StoreAccess.why
+
+    waits = [wait for one in runner.why(run).tasks if one.name == task for wait in one.waits]
+    if not waits or any(wait.kind not in {WaitKind.Child, WaitKind.Request} for wait in waits):
+        return
+    if waits[0].kind is WaitKind.Child:
+        msg = f"task {task!r} of run {run} waits for its child run {waits[0].child}: act on that one"
+    else:
+        msg = (
+            f"task {task!r} of run {run} waits for a request, whose sender gets an answer: send it, "
+            f"runner.request(run, {waits[0].name!r}, value)"
+        )
+    raise BideError(msg)
+
+
 class Controls:
     """What a `Runner` or a `Client` can ask of runs. Each method takes one run, or a filter that chooses some."""
 
@@ -363,6 +380,8 @@ class Controls:
         if request.what != "skip" and not waits:
             msg = f"task {task!r} of run {found} is {one.status} and waits for nothing: {request.what} has no effect"
             raise BideError(msg)
+        if request.what == "satisfy":
+            check_satisfiable(runner, found, task)
         ask_one(runner, found, request)
 
     def _ask(self, request: Asked, possible: tuple[RunStatus, ...], run: "Run | None", chosen: Filter) -> int:
