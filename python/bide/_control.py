@@ -13,14 +13,15 @@ import msgspec
 from bide._codec import Codec
 from bide._duration import moment, seconds
 from bide._errors import BideError, DefinitionError
+from bide._history import HistoryEntry
+from bide._in_thread import twin
 from bide._result import RunResult
 from bide._status import RunStatus, SubStatus, TaskStatus
 from bide._text import check_text, is_text
-from bide._twins import twin
 
 if TYPE_CHECKING:
-    from bide._run_handle import RunHandle
     from bide._access import StoreAccess
+    from bide._run_handle import RunHandle
     from bide._waits import Duration
     from bide._workflow import Workflow
 
@@ -32,20 +33,6 @@ ENDED = (RunStatus.Completed, RunStatus.Failed, RunStatus.Cancelled)
 UNENDED = (RunStatus.Pending, RunStatus.Running, RunStatus.Paused)
 
 _VALUES = Codec(where="the value of a wait", root="value")
-
-
-class HistoryEntry(msgspec.Struct, frozen=True):
-    """Something that has happened to a run: when, what, to which task, and of which wait or step (`name`).
-
-    What was asked of the run, such as `cancel`, also has who (`by`) and why (`reason`).
-    """
-
-    at: datetime
-    what: str
-    task: str | None
-    name: str | None
-    by: str | None
-    reason: str | None
 
 
 class Filter(msgspec.Struct, frozen=True):
