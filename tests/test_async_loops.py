@@ -331,7 +331,7 @@ def test_a_child_with_coroutines_of_a_plain_body_has_a_loop(store: str) -> None:
 
 async def test_an_ended_run_has_its_result_at_once(store: str) -> None:
     async with bide.Runner(store) as runner:
-        handle = await runner.submit_async(bide.Workflow("w", [bide.task(lambda: 1, name="one")]))
+        handle = await runner.submit_async(bide.Workflow("w", [bide.task(lambda: 1, name="one")]))  # type: ignore[misc]
         await handle
         assert (await handle.result_async(timeout=0))["one"] == 1
 
