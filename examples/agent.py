@@ -18,7 +18,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -157,29 +158,31 @@ async def work(folder: Path) -> None:
         await run
 
 
-def start(folder: Path) -> "tuple[subprocess.Popen[str], str]":
-    """Start a worker, and return it and the id of its run."""
-    worker = subprocess.Popen([sys.executable, __file__, str(folder)], stdout=subprocess.PIPE, text=True)
-    assert worker.stdout is not None
-    return worker, worker.stdout.readline().strip()
+@contextmanager
+def started(folder: Path) -> "Iterator[tuple[subprocess.Popen[str], str]]":
+    """Start a worker, give it and the id of its run, and kill it at the end, if it has not ended."""
+    with subprocess.Popen([sys.executable, __file__, str(folder)], stdout=subprocess.PIPE, text=True) as worker:
+        try:
+            assert worker.stdout is not None
+            yield worker, worker.stdout.readline().strip()
+        finally:
+            worker.kill()
 
 
 def main() -> None:
     """Kill one worker in the wait, let one die in the booking, and check what the tools and the reader saw."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with bide.Runner(folder / "bide.db") as console:  # as a chat window would: it executes nothing
-            first, run = start(folder)
-            with first:
-                asked = next(console.follow(run, approvals)).value
-                first.kill()
-            console.resolve(asked.token, value=True)  # while no process executes the run
-            second, _ = start(folder)
-            second.communicate()
-            third, _ = start(folder)
-            with third:
-                stream = [event.value for event in console.follow(run, words)]
-            result = console.get(run)
+        with started(folder) as (first, run), bide.Client(folder / "bide.db") as chat:
+            asked = next(chat.follow(run, approvals)).value
+        with bide.Client(folder / "bide.db") as chat:
+            chat.resolve(asked.token, value=True)  # while no process executes the run
+            with started(folder) as (second, _):
+                second.wait(timeout=30)
+            with started(folder) as (third, _):
+                stream = [event.value for event in chat.follow(run, words)]
+                third.wait(timeout=30)
+            result = chat.get(run)
         calls = (folder / "calls.txt").read_text().splitlines()
 
     print(f"first:   ended by {signal.Signals(-first.returncode).name} while a person was asked to {asked.what}")

@@ -4,16 +4,19 @@
 
 The script starts itself as the shop's worker, with five orders, and each of them comes to a halt in another way: the
 warehouse does not answer, a payment's webhook was lost, a parcel will not be packed before its deadline, a customer
-never answers a survey, and another one has changed their mind. Then the script is the operator, a second process on the
-same file. It sees what waits and since when, and gives each order a hand: `retry`, `satisfy`, `extend`, `skip` and
-`cancel`, with who has asked and why. The worker carries that out, and the runs' histories tell it.
+never answers a survey, and another one has changed their mind. Then the script is the operator, a client of the same
+file. `waiting` lists what waits and since when, and `why` explains one order. Each gets what it needs: `retry`,
+`satisfy`, `extend`, `skip` or `cancel`, with who has asked and why. The worker carries that out, and the histories of
+the runs tell it.
 """
 
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import bide
@@ -71,44 +74,60 @@ def work(folder: Path) -> None:
     """Be the worker: take the orders, and everything that the outside sends to them in time."""
     with bide.Runner(folder / "bide.db") as runner:
         for order in HALTS:
-            run = runner.submit(
-                workflow, {"order": order, "warehouse": folder}, key=order, tags={"customer": f"of {order}"}
-            )
+            tags = {"customer": f"of {order}"}
+            run = runner.submit(workflow, {"order": order, "warehouse": folder}, key=order, tags=tags)
             if order != "silent":
                 run.signal(answered, "fine")
             if order not in {"late", "regretted"}:
                 (folder / f"{order}.packed").touch()
             if order != "unpaid":
                 run.signal(paid, 4200)
+        print("open", flush=True)
         runner.serve()
 
 
-def until(is_true: Callable[[], object], worker: "subprocess.Popen[bytes]") -> None:
+@contextmanager
+def started(folder: Path) -> "Iterator[subprocess.Popen[str]]":
+    """Start a worker, and end it when it is not needed any more."""
+    with subprocess.Popen([sys.executable, __file__, str(folder)], stdout=subprocess.PIPE, text=True) as worker:
+        try:
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == "open\n"
+            yield worker
+        finally:
+            worker.terminate()
+
+
+def until(is_true: Callable[[], object], worker: "subprocess.Popen[str]") -> None:
     """Wait for something that the worker does."""
     while not is_true():
         assert worker.poll() is None, "the worker has ended"
         threading.Event().wait(0.02)
 
 
-def stuck(console: bide.Runner) -> dict[str, tuple[str, str]]:
-    """Find the orders that have failed or wait for something: the task, and why."""
-    found: dict[str, tuple[str, str]] = {}
-    for run in console.runs(workflow="order"):
-        for name, task in run.tasks.items():
-            if task.error is not None or task.sub_status is bide.SubStatus.Deferred:
-                found[run.key or run.id] = (name, str(task.error or task.blocked_by))
+def stuck(client: bide.Client) -> dict[str | None, str]:
+    """Find the orders that wait for something or have failed, and in which task."""
+    waiting = {wait.key: wait.task for wait in client.waiting()}
+    failed = client.runs(workflow="order", status="Failed")
+    return waiting | {run.key: str(run.error.task) for run in failed if run.error is not None}
+
+
+def deadline(client: bide.Client, order: str) -> datetime:
+    """Return when the wait of an order times out."""
+    [found] = [wait.deadline for wait in client.waiting() if wait.key == order]
+    assert found is not None
     return found
 
 
-def repair(console: bide.Runner, warehouse: Path) -> None:
+def repair(client: bide.Client, warehouse: Path) -> None:
     """Give each of the orders a hand."""
     (warehouse / "down").unlink()
-    count = console.retry(status="Failed", workflow="order", by=ME, reason="the warehouse is back")
+    count = client.retry(status="Failed", workflow="order", by=ME, reason="the warehouse is back")
     assert count == 1
-    console.satisfy("unpaid", "collect", 4200, by=ME, reason="paid, says the bank; its webhook was lost")
-    console.extend("late", "pack", 2 * 24 * 3600, by=ME, reason="the packers are ill")
-    console.skip("silent", "ask_customer", by=ME, reason="this customer never answers")
-    console.cancel(tags={"customer": "of regretted"}, by=ME, reason="they have changed their mind")
+    client.satisfy("unpaid", "collect", 4200, by=ME, reason="paid, says the bank; its webhook was lost")
+    client.extend("late", "pack", timedelta(days=2), by=ME, reason="the packers are ill")
+    client.skip("silent", "ask_customer", by=ME, reason="this customer never answers")
+    client.cancel(tags={"customer": "of regretted"}, by=ME, reason="they have changed their mind")
 
 
 def main() -> None:
@@ -116,23 +135,25 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "down").touch()
-        worker = subprocess.Popen([sys.executable, __file__, name])
-        with worker, bide.Runner(folder / "bide.db") as console:
-            until(lambda: {order: task for order, (task, _) in stuck(console).items()} == HALTS, worker)
-            before = stuck(console)
-            repair(console, folder)
+        with started(folder) as worker, bide.Client(folder / "bide.db") as client:
+            until(lambda: stuck(client) == HALTS, worker)
+            for wait in client.waiting():
+                print(f"{wait.key}: {wait.task} waits for {wait.name}, a {wait.kind}")
+            print(client.why("late"))
+            due = deadline(client, "late")
+            repair(client, folder)
+            until(lambda: deadline(client, "late") > due + timedelta(days=1), worker)
             (folder / "late.packed").touch()  # much later
-            until(lambda: all(run.ended_at for run in console.runs(workflow="order")), worker)
-            ended = {order: console.get(order) for order in HALTS}
-            asked = {order: [entry for entry in console.history(order) if entry.by == ME] for order in HALTS}
-            worker.terminate()
+            until(lambda: {run.status for run in client.runs(workflow="order")} == {"Completed", "Cancelled"}, worker)
+            ended = {order: client.get(order) for order in HALTS}
+            asked = {order: [entry for entry in client.history(order) if entry.by == ME] for order in HALTS}
         released = (folder / "released.txt").read_text()
 
     for order, run in ended.items():
-        print(f"{order + ':':10} {': '.join(before[order])}")
+        tasks = ", ".join(f"{name} {task.status}" for name, task in run.tasks.items())
+        print(f"{order + ':':10} {run.status}: {tasks}")
         for entry in asked[order]:
-            print(f"{'':10} {entry.what}: {entry.reason}")
-        print(f"{'':10} {run.status}; {', '.join(f'{name} {task.status}' for name, task in run.tasks.items())}")
+            print(f"{'':10} {entry.what} by {entry.by}: {entry.reason}")
     assert {order: str(run.status) for order, run in ended.items()} == {
         "refused": "Completed",
         "unpaid": "Completed",

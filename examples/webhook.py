@@ -17,8 +17,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -114,10 +114,15 @@ def serve(folder: Path, listening: int) -> None:
     server.run([socket.socket(fileno=listening)])
 
 
-def start(folder: Path, port: socket.socket) -> "subprocess.Popen[bytes]":
-    """Start a server."""
+@contextmanager
+def started(folder: Path, port: socket.socket) -> "Iterator[subprocess.Popen[bytes]]":
+    """Start a server, and kill it at the end."""
     command = [sys.executable, __file__, str(folder), str(port.fileno())]
-    return subprocess.Popen(command, pass_fds=[port.fileno()])
+    with subprocess.Popen(command, pass_fds=[port.fileno()]) as server:
+        try:
+            yield server
+        finally:
+            server.kill()
 
 
 def browse(client: httpx.Client, order: str, after: int = 0, until: str | None = None) -> list[tuple[int, str]]:
@@ -141,16 +146,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, socket.create_server(("127.0.0.1", 0)) as port:
         folder = Path(name)
         address = f"http://127.0.0.1:{port.getsockname()[1]}"
-        with start(folder, port) as first:
-            with httpx.Client(base_url=address, timeout=30) as client:
-                client.put("/orders/A1").raise_for_status()
-                client.put("/orders/A1").raise_for_status()  # an impatient customer
-                before = browse(client, "A1", until="waiting for the payment")
-            first.kill()
+        with started(folder, port) as first, httpx.Client(base_url=address, timeout=30) as client:
+            client.put("/orders/A1").raise_for_status()
+            client.put("/orders/A1").raise_for_status()  # an impatient customer
+            before = browse(client, "A1", until="waiting for the payment")
 
         [url] = (folder / "A1.txt").read_text().splitlines()  # what the provider has, of the server that is dead
         payment = {"cents": 4200, "method": "card"}
-        with start(folder, port) as second, httpx.Client(base_url=address, timeout=30) as client:
+        with started(folder, port), httpx.Client(base_url=address, timeout=30) as client:
             answers = [
                 client.post(url, json=payment, headers={"Webhook-Id": "evt_1"}),
                 client.post(url, json=payment, headers={"Webhook-Id": "evt_1"}),  # a webhook may come twice
@@ -158,7 +161,6 @@ def main() -> None:
                 client.post("/paid/forged", json=payment, headers={"Webhook-Id": "evt_3"}),
             ]
             after = browse(client, "A1", after=before[-1][0])
-            second.terminate()
         with bide.Runner(folder / "bide.db") as runner:
             result = runner.get("A1")
         requests = (folder / "A1.txt").read_text().splitlines()

@@ -130,14 +130,20 @@ def test_neither_a_child_run_nor_a_request_is_satisfied_by_hand(runner: bide.Run
         return asked.value
 
     run = waiting(runner, bide.Workflow("asks", [asks]), "asks")
-    runner.satisfy(run, "asks", "by hand", by="ana")
+    child = next(iter(runner.runs(parent=run)), run)
+    message = (
+        f"its child run {child.id}: act on that one"
+        if kind == "child run"
+        else r"runner\.request\(run, 'quote', value\)"
+    )
+    with pytest.raises(bide.BideError, match=f"task 'asks' of run {run.id} waits for .*{message}"):
+        runner.satisfy(run, "asks", "by hand", by="ana")
     if kind == "child run":
-        [child] = runner.runs(parent=run)
-        runner.signal(child, paid, 4200)
+        eventually(lambda: child.id in {wait.run for wait in runner.waiting()}, "the child waits")
+        runner.satisfy(child, "collect", 4200)
     else:
         assert run.request(quote, "nuts", timeout=30) == "sold"
     assert run.result(timeout=30)["asks"] == (4200 if kind == "child run" else "nuts")
-    assert [entry.by for entry in run.history() if entry.what == "satisfy"] == ["ana"]
 
 
 def test_what_is_given_by_hand_is_checked_before_it_is_asked(runner: bide.Runner) -> None:

@@ -89,9 +89,11 @@ def test_an_agent_that_dies_twice_calls_no_tool_twice() -> None:
 
 def test_an_operator_finds_and_repairs_what_is_stuck() -> None:
     printed = run("examples/on_call.py")
-    assert "retry: the warehouse is back" in printed
-    assert printed.count("Completed; ") == 4
-    assert "Cancelled; " in printed
+    assert "unpaid: collect waits for paid, a signal" in printed
+    assert "then: ask_customer, close_order" in printed
+    assert "retry by ana: the warehouse is back" in printed
+    assert printed.count(" Completed: ") == 4
+    assert " Cancelled: " in printed
 
 
 def test_the_demo_is_killed_while_it_waits_and_ends_as_it_says() -> None:

@@ -11,7 +11,6 @@ from bide._bind import FailureOf, From, Gate
 from bide._client import Client
 from bide._codec import Pickle, codec
 from bide._context import Context
-from bide._control import HistoryEntry
 from bide._current import current
 from bide._errors import (
     BideError,
@@ -34,6 +33,7 @@ from bide._errors import (
     WaitTimeout,
 )
 from bide._events import Event, Follower, Progress, channel
+from bide._history import HistoryEntry
 from bide._map import Each, Input, Mapped
 from bide._result import RunResult, TaskResult
 from bide._retry import Retry

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from bide import _core, _options
 from bide._control import Controls
 from bide._errors import DefinitionError
+from bide._here import refuse_on_loop
 from bide._inputs import paired
 from bide._reads import Reads, Run
 from bide._repair import Repairs
-from bide._run_handle import RunHandle, refuse_on_loop
+from bide._run_handle import RunHandle
 from bide._submitter import Submission, Submitter
 from bide._text import check_text, is_text
 from bide._twins import StoreTwins

@@ -7,8 +7,8 @@ from typing import NoReturn, Self
 from bide import _core, _surroundings
 from bide._access import StoreAccess, store_name
 from bide._errors import not_picklable
+from bide._in_thread import in_thread
 from bide._runner import Runner
-from bide._twins import in_thread
 
 
 class Client(StoreAccess):

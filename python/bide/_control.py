@@ -13,10 +13,11 @@ import msgspec
 from bide._codec import Codec
 from bide._duration import moment, seconds
 from bide._errors import BideError, DefinitionError
+from bide._history import HistoryEntry
+from bide._in_thread import twin
 from bide._result import RunResult
 from bide._status import RunStatus, SubStatus, TaskStatus
 from bide._text import check_text, is_text
-from bide._twins import twin
 
 if TYPE_CHECKING:
     from bide._access import StoreAccess
@@ -32,20 +33,6 @@ ENDED = (RunStatus.Completed, RunStatus.Failed, RunStatus.Cancelled)
 UNENDED = (RunStatus.Pending, RunStatus.Running, RunStatus.Paused)
 
 _VALUES = Codec(where="the value of a wait", root="value")
-
-
-class HistoryEntry(msgspec.Struct, frozen=True):
-    """Something that has happened to a run: when, what, to which task, and of which wait or step (`name`).
-
-    What was asked of the run, such as `cancel`, also has who (`by`) and why (`reason`).
-    """
-
-    at: datetime
-    what: str
-    task: str | None
-    name: str | None
-    by: str | None
-    reason: str | None
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -154,6 +141,23 @@ def check_task(found: RunResult, task: str) -> None:
     if not is_text(task) or task not in found.tasks:
         msg = f"run {found.id} of workflow {found.workflow!r} has no task {task!r}; it has {', '.join(found.tasks)}"
         raise DefinitionError(msg)
+
+
+def check_satisfiable(runner: "StoreAccess", run: str, task: str) -> None:
+    """Refuse to satisfy a wait whose value only a child run or the sender of a request has."""
+    from bide._why import WaitKind  # noqa: PLC0415 - as in StoreAccess.why
+
+    waits = [wait for one in runner.why(run).tasks if one.name == task for wait in one.waits]
+    if not waits or any(wait.kind not in {WaitKind.Child, WaitKind.Request} for wait in waits):
+        return
+    if waits[0].kind is WaitKind.Child:
+        msg = f"task {task!r} of run {run} waits for its child run {waits[0].child}: act on that one"
+    else:
+        msg = (
+            f"task {task!r} of run {run} waits for a request, whose sender gets an answer: send it, "
+            f"runner.request(run, {waits[0].name!r}, value)"
+        )
+    raise BideError(msg)
 
 
 class Controls:
@@ -372,6 +376,8 @@ class Controls:
         if request.what != "skip" and not waits:
             msg = f"task {task!r} of run {found} is {one.status} and waits for nothing: {request.what} has no effect"
             raise BideError(msg)
+        if request.what == "satisfy":
+            check_satisfiable(runner, found, task)
         ask_one(runner, found, request)
 
     def _ask(self, request: Asked, possible: tuple[RunStatus, ...], run: "Run | None", chosen: Filter) -> int:

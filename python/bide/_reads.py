@@ -9,8 +9,9 @@ from bide._core import Channel
 from bide._duration import count, moment
 from bide._errors import DefinitionError
 from bide._events import DEFAULT, Event, Follower
+from bide._here import refuse_in_body
 from bide._result import RunResult
-from bide._run_handle import RunHandle, refuse_in_body
+from bide._run_handle import RunHandle
 from bide._status import RunStatus
 from bide._text import check_text, escape_surrogates, is_text
 from bide._workflow import Workflow

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from bide._codec import Codec
 from bide._compiled import CompiledWorkflow
 from bide._errors import BideError, DefinitionError
+from bide._in_thread import twin
 from bide._run_handle import RunHandle
 from bide._text import check_text, is_text, listed
-from bide._twins import twin
 
 if TYPE_CHECKING:
     from bide._access import StoreAccess

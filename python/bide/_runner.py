@@ -10,9 +10,9 @@ from bide import _core, _options, _surroundings
 from bide._access import StoreAccess, store_name
 from bide._duration import count, optional_seconds, seconds
 from bide._errors import BideError, DefinitionError, not_picklable
+from bide._here import refuse_in_body, refuse_on_loop
 from bide._loop_choice import LoopChoice
 from bide._result import RunResult
-from bide._run_handle import refuse_in_body, refuse_on_loop
 from bide._twins import RunnerTwins
 from bide._waits import Duration
 from bide._workflow import Workflow
@@ -214,7 +214,3 @@ class Runner(StoreAccess, RunnerTwins):
             else:
                 self._loop.prepare()
         return compiled
-
-    @staticmethod
-    def _refuse_in_body(what: str) -> None:
-        refuse_in_body(what)

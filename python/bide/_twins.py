@@ -4,13 +4,14 @@ Runs are submitted and awaited without a thread for each call. Every other twin 
 the loop (`asyncio.to_thread`): these are rare.
 """
 
-import functools
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from bide._duration import optional_seconds
 from bide._events import DEFAULT
+from bide._here import refuse_in_body
+from bide._in_thread import in_thread
 from bide._options import options
 
 if TYPE_CHECKING:
@@ -32,26 +33,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
 T = TypeVar("T")
-
-
-async def in_thread(method: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call a method that blocks, without blocking the event loop."""
-    import asyncio  # noqa: PLC0415 - the caller has imported it
-
-    return await asyncio.to_thread(method, *args, **kwargs)
-
-
-def twin(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
-    """Return the awaitable twin of a method, with its parameters."""
-
-    @functools.wraps(method)
-    async def awaitable(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await in_thread(method, self, *args, **kwargs)
-
-    name = method.__name__
-    awaitable.__name__, awaitable.__qualname__ = f"{name}_async", f"{method.__qualname__}_async"
-    awaitable.__doc__ = f"Do the same as `{name}`, without blocking the event loop."
-    return awaitable
 
 
 def _access(twins: "StoreTwins") -> "StoreAccess":
@@ -256,7 +237,7 @@ class RunnerTwins:
         start_after: "Duration | None" = None,
     ) -> "RunResult":
         """Run a workflow like `run`, without blocking the event loop."""
-        _runner(self)._refuse_in_body("Runner.run_async()")
+        refuse_in_body("Runner.run_async()")
         limit = optional_seconds(timeout, "timeout", zero=True)
         said = options("run_async", tags, priority, start_at, start_after)
         handle = await _runner(self)._submit_soon(workflow, inputs, key, said)
