@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use bide_executor::core::attempt::{Part, PartRequest};
+use bide_executor::core::attempt::{Part, PartRequest, child_name};
 use bide_executor::core::event::Retry;
 use bide_executor::core::{
     Failure, FailureKind, GateTime, Graph, Outcome, PollPolicy, RetryPolicy, RunStatus, TaskSpec, Value, Write, context,
