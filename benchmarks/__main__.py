@@ -32,6 +32,7 @@ BASELINE_ROWS = (
     "waiting",
     "parked",
     "gates",
+    "async_waiting",
     "signal_gates",
     "late",
     "resume",
@@ -45,6 +46,8 @@ BIDE_ROWS = (
     "signal",
     "signals",
     "received",
+    "async_signal",
+    "cancel",
     "emit",
     "unfinished",
     "million",
@@ -84,7 +87,11 @@ SUBJECTS = [
     Subject(
         table.THREADS,
         "threads_rows",
-        tuple(row for row in BASELINE_ROWS if row not in {"first", "many", "gates", "signal_gates", "wide_async"}),
+        tuple(
+            row
+            for row in BASELINE_ROWS
+            if row not in {"first", "many", "gates", "async_waiting", "signal_gates", "wide_async"}
+        ),
     ),
 ]
 PEERS = [

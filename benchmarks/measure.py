@@ -172,6 +172,11 @@ async def application(call: Callable[[], Awaitable[object]]) -> Metrics:
     return {"application": calls / (time.perf_counter() - start), "tick": percentile(late, 0.99) * 1e3}
 
 
+async def in_thread() -> None:
+    """Call a function that does nothing on a thread, as `asyncio.to_thread` does."""
+    await asyncio.to_thread(int)
+
+
 def resume_lateness(seconds: Sequence[float]) -> Metrics:
     """Return the delay beyond the poll interval of waits whose first poll was true: p99, ms."""
     return {"resume": (percentile(seconds, 0.99) - RESUME_POLL_SECONDS) * 1e3}

@@ -335,6 +335,10 @@ impl Journal {
         }
         match result {
             Ok(value) => {
+                if entry.kind() != EntryKind::Step {
+                    // What a poll before has raised.
+                    entry.failure = None;
+                }
                 entry.state = EntryState::Satisfied;
                 entry.value = Some(value);
             }
@@ -509,6 +513,13 @@ impl Journal {
             GateTime::After(span) => entry.opened_at.after(span),
             GateTime::At(time) => time,
         };
+        Some(entry)
+    }
+
+    /// Sets what the condition of an open entry has raised last.
+    pub(crate) fn set_error(&mut self, key: &EntryKey, error: Option<Failure>) -> Option<&Entry> {
+        let entry = self.entries.get_mut(key).filter(|entry| entry.state == EntryState::Open)?;
+        entry.failure = error;
         Some(entry)
     }
 

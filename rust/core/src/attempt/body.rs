@@ -283,8 +283,31 @@ impl Attempt {
         }
     }
 
-    /// Looks up a call's record: the next use of its name.
-    pub fn recall(&mut self, call: &Call, run: &RunState) -> Fed {
+    /// Looks up a call's record: the next use of its name. In a cancelled run the body gets that at its first call that
+    /// is no replay, as the record of the call; if the record of another call is in its place, without one.
+    pub fn recall(&mut self, call: &Call, run: &mut RunState) -> Fed {
+        let fed = self.look_up(call, run);
+        let (task, number) = (self.task, self.number);
+        let interrupted = |key: &EntryKey, recall: &Recall, run: &mut RunState| {
+            let failure = run.interruption(task, recall)?;
+            if matches!(recall, Recall::Mismatch(_)) && run.take_interrupt(task, number) {
+                return Some(Fed::Refused(Refused::Cancelled));
+            }
+            Some(Fed::Interrupted(key.clone(), failure))
+        };
+        let instead = match &fed {
+            Fed::Recalled(key, recall) => interrupted(key, recall, run),
+            Fed::RecalledParts(parts) => {
+                // A combination is decided by its outermost entry.
+                let decisive = if call.is_pushed() { 1 } else { parts.len() };
+                parts.iter().take(decisive).find_map(|part| interrupted(&part.key, &part.recall, run))
+            }
+            _ => None,
+        };
+        instead.unwrap_or(fed)
+    }
+
+    fn look_up(&mut self, call: &Call, run: &RunState) -> Fed {
         let mut unread = self.unread(run);
         let opened = self.opened.take();
         let (task, number) = (self.task, self.number);
@@ -298,13 +321,10 @@ impl Attempt {
         };
         let Some(lookups) = call.lookups() else {
             return match look(call.name(), call.lookup()) {
-                Ok((key, recall)) => match run.interruption(task, &recall) {
-                    Some(failure) => Fed::Interrupted(key, failure),
-                    None if matches!(recall, Recall::Open { .. }) && opened.is_some_and(|opened| *opened == key) => {
-                        Fed::Recalled(key, Recall::Waits)
-                    }
-                    None => Fed::Recalled(key, recall),
-                },
+                Ok((key, Recall::Open { .. })) if opened.is_some_and(|opened| *opened == key) => {
+                    Fed::Recalled(key, Recall::Waits)
+                }
+                Ok((key, recall)) => Fed::Recalled(key, recall),
                 Err(refused) => Fed::Refused(refused),
             };
         };
@@ -313,18 +333,7 @@ impl Attempt {
             let winner = run.winner(task, &key);
             Ok(RecalledPart { key, recall, winner })
         });
-        let parts: Vec<RecalledPart> = match parts.collect() {
-            Ok(parts) => parts,
-            Err(refused) => return Fed::Refused(refused),
-        };
-        // A combination is decided by its outermost entry.
-        let decisive = if call.is_pushed() { parts.iter().take(1) } else { parts.iter().take(parts.len()) };
-        let mut interruptions =
-            decisive.filter_map(|part| Some((part.key.clone(), run.interruption(task, &part.recall)?)));
-        match interruptions.next() {
-            Some((key, failure)) => Fed::Interrupted(key, failure),
-            None => Fed::RecalledParts(parts),
-        }
+        parts.collect::<Result<_, _>>().map_or_else(Fed::Refused, Fed::RecalledParts)
     }
 
     /// Leaves a call as it is: a step that was interrupted is not recorded, and a wait stays open.

@@ -30,7 +30,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::polling::{Polling, timed_out};
+use super::polling::{PollReport, Polling, timed_out};
 use super::{Action, CallError, Clocks, Fed, Part, PartRequest, Sleep, no_callback, pause, used_up};
 use crate::entry::{EntryKey, Lookup, Operation};
 use crate::event::{Event, Wait};
@@ -153,6 +153,12 @@ impl Combined {
     /// What the conditions raised at their last polls.
     pub(super) fn last_error(&self) -> Option<&Failure> {
         self.parts.iter().find_map(|entry| entry.polls.as_ref()?.0.error())
+    }
+
+    /// The polls of its open conditions.
+    pub(super) fn polls(&self) -> impl Iterator<Item = PollReport> {
+        let open = self.parts.iter().filter(|entry| !entry.closed);
+        open.filter_map(|entry| entry.polls.as_ref().map(|(polling, due)| polling.report(&entry.key, Some(*due))))
     }
 
     pub(super) fn advance(&mut self, fed: Fed, task: &str, clocks: &dyn Clocks) -> Action {

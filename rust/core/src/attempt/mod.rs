@@ -85,7 +85,7 @@
 //! The run machine may close any open entry: because the run is cancelled, or because somebody satisfies the wait by
 //! hand. `Closed` ends every sleep: `Acquire`, then `Read`. An end of the wait that comes too late for that is refused,
 //! and `Read` shows the other one. In a cancelled run a call that is no replay is fed `Interrupted` instead of
-//! `Recalled`, once: that is recorded as its end.
+//! `Recalled`, once: that is recorded as its end. One in the place of another's record, which stays, is `Refused`.
 //!
 //! # In every state
 //!
@@ -120,7 +120,7 @@ use body::What;
 pub use body::{Attempt, Caller, Standing, Within};
 pub use call::Call;
 pub use combined::RecalledPart;
-pub use polling::Polled;
+pub use polling::{PollReport, Polled};
 pub use starts::child_name;
 pub(crate) use starts::child_wait;
 

@@ -182,10 +182,21 @@ impl RunState {
         let Some(child) = self.child(run).filter(|child| child.end.is_none() && status.is_ended()) else { return };
         child.end = Some(status);
         for (task, key) in std::mem::take(&mut child.waits) {
-            if self.is_open(task, &key) && self.awaited_child(task, &key) == Some(run) {
+            if self.waits_in_body(task, &key) && self.awaited_child(task, &key) == Some(run) {
                 self.push_closed(task, &key, end_of(run, status), out);
             }
         }
+    }
+
+    /// Whether a body waits. An attempt that has failed, because its time was used up say, leaves its wait open.
+    fn waits_in_body(&self, task: TaskRef, key: &EntryKey) -> bool {
+        let state = self.task(task);
+        let can_wait = match state.status {
+            TaskStatus::Running => true,
+            TaskStatus::Ready => state.reenter,
+            _ => false,
+        };
+        can_wait && self.is_open(task, key)
     }
 
     fn awaited_child(&self, task: TaskRef, key: &EntryKey) -> Option<RunId> {
@@ -209,7 +220,7 @@ impl RunState {
         }
         waits.sort_unstable_by_key(|(task, seq, ..)| (*task, *seq));
         for (task, _, key, run) in waits {
-            if !self.is_open(task, &key) {
+            if !self.waits_in_body(task, &key) {
                 continue;
             }
             match self.take_child_end(run) {

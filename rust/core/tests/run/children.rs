@@ -7,7 +7,7 @@ use bide_core::attempt::{Action, Attempt, Clocks, Fed, Request, Standing, StartR
 use bide_core::event::{ChildStart, Wait};
 use bide_core::{
     EntryKey, EntryKind, EntryState, Event, Failure, FailureKind, Lookup, Operation, Recall, RetryPolicy, RunId,
-    RunStatus, StepArguments, SubStatus, TaskSpec, Time, Uses, Value,
+    RunStatus, StepArguments, SubStatus, TaskSpec, Time, Uses, Value, Write,
 };
 
 use crate::script::{RETRY, Script, key, seconds, spec, wait};
@@ -35,7 +35,11 @@ fn record(script: &mut Script, wait: Wait, n: u16) {
 
 /// A body that has started a child; the store has created that with the record.
 fn started() -> Script {
-    let mut script = Script::new(vec![spec("a", &[])]);
+    started_in(vec![spec("a", &[])])
+}
+
+fn started_in(specs: Vec<TaskSpec>) -> Script {
+    let mut script = Script::new(specs);
     script.enter("a");
     record(&mut script, start(), 1);
     script.store.children.push((child(1), RunStatus::Running));
@@ -66,6 +70,21 @@ fn the_end_of_a_child_closes_the_wait_and_wakes_the_body() {
     assert!(script.woken("a"));
     ends(&mut script, 1, RunStatus::Completed);
     assert!(!script.woken("a"), "told twice");
+}
+
+#[test]
+fn the_end_of_a_child_changes_nothing_of_a_task_that_failed_while_it_waited() {
+    for dies in [false, true] {
+        let mut script = started_in(vec![spec("a", &[]), spec("b", &[])]);
+        script.open("a", end(1));
+        script.fail("a", None);
+        if dies {
+            script.die();
+        }
+        ends(&mut script, 1, RunStatus::Completed);
+        let writes = script.batch.iter().filter(|write| matches!(write, Write::Task(_) | Write::Entry { .. }));
+        assert_eq!(writes.count(), 0, "{:?}", script.batch);
+    }
 }
 
 #[test]
@@ -262,7 +281,7 @@ fn a_checkpoint_keeps_the_starts_with_a_key_and_no_body_replays_them() {
     let (mut attempt, arguments) = (Attempt::new(task, "a".into(), 1), StepArguments::default());
     let start = Request::Start(vec![StartRequest { name: Arc::clone(&name), arguments, keyed: true, awaited: false }]);
     let call = attempt.begin(&name, start, Standing::default()).unwrap();
-    let Fed::RecalledParts(parts) = attempt.recall(&call, &script.state) else { panic!("not looked up") };
+    let Fed::RecalledParts(parts) = attempt.recall(&call, &mut script.state) else { panic!("not looked up") };
     assert_eq!(parts[0].recall, Recall::Satisfied(child(2).to_value()));
     assert!(attempt.is_replaying(&script.state), "the step is still to be read");
 }
@@ -342,7 +361,7 @@ fn the_wait_that_is_open_with_a_start_is_recalled_as_such_once() {
     let mut call = attempt.begin(&"inner".into(), Request::Start(vec![request]), Standing::default()).unwrap();
     attempt.advance(&mut call, Fed::Begin, clocks);
     attempt.advance(&mut call, Fed::LeaseHeld, clocks);
-    let recalled = attempt.recall(&call, &script.state);
+    let recalled = attempt.recall(&call, &mut script.state);
     let Action::StartChildren { event, .. } = attempt.advance(&mut call, recalled, clocks) else { panic!("no start") };
     let Event::ChildrenStarted { starts, .. } = *event else { panic!("{event:?}") };
     assert!(starts[0].awaited);
@@ -351,7 +370,7 @@ fn the_wait_that_is_open_with_a_start_is_recalled_as_such_once() {
     let mut recall = |name: &str| {
         let request = Request::Child { run: child(1), timeout: None };
         let call = attempt.begin(&name.into(), request, Standing::default()).unwrap();
-        let recalled = attempt.recall(&call, &script.state);
+        let recalled = attempt.recall(&call, &mut script.state);
         attempt.abandon(&call);
         recalled
     };

@@ -274,7 +274,7 @@ impl World {
                 }
                 other => panic!("no timer is for {other:?}"),
             },
-            Effect::Cleared { .. } | Effect::Emitted | Effect::Woken { .. } => {}
+            Effect::Cleared { .. } | Effect::Emitted | Effect::Woken { .. } | Effect::Happened(_) => {}
             Effect::Consumed { .. } | Effect::Answered { .. } => {}
             Effect::Grace { .. } | Effect::Interrupted { .. } | Effect::PollNow { .. } => {
                 unreachable!("nobody asks for it")

@@ -81,6 +81,7 @@ impl Store {
                     assert!(stored.seq >= from, "a request is looked for behind its place");
                     assert!(!std::mem::replace(&mut stored.consumed, true), "a request is applied twice");
                 }
+                Write::Forked { from, message, .. } => self.posted.push((from, *message)),
                 Write::DropElements { task, .. } => {
                     self.rows.retain(|(of, map), _| *of != task || *map == NO_MAP);
                     self.entries.retain(|(of, map, _), _| *of != task || *map == NO_MAP);

@@ -6,15 +6,20 @@ use std::time::Duration;
 use bide_core::attempt::Clocks;
 use bide_core::record::StoredRun;
 use bide_core::{Event, Graph, RunId, Time, Value};
-use bide_store::{EventRange, Sent, Standing, Store, StoreError};
+use bide_store::{EventRange, OpenWait, Sent, Standing, Store, StoreError, WaitPosition};
 
 use crate::clock::Clock;
+use crate::control::Observer;
 use crate::engine::Engine;
 use crate::host::{Attached, Dispatch, Host, Ready};
 use crate::ledger::{CommitPath, Group, Lost};
 use crate::log::Level;
+use crate::runs::convert::NotAdopted;
+use crate::runs::explain::Explained;
 use crate::runs::follow::{self, Bell, Followed};
+use crate::runs::fork::ForkRequest;
 use crate::runs::mail::Letter;
+use crate::runs::polls::Polls;
 use crate::runs::recover::NotRegistered;
 use crate::runs::requests::{Outlook, PendingRequest};
 use crate::runs::run::{Inputs, RegisteredWorkflow, Run, RunRequest};
@@ -23,6 +28,9 @@ use crate::runs::submit::{SubmitError, ordered};
 use crate::runs::suspects::Turn;
 use crate::runs::watch::Handle;
 use crate::services::timers::Timers;
+
+/// So many requests to runs are one commit. Others wait for the commit lock meanwhile.
+const ASKED_TOGETHER: usize = 512;
 
 /// For callers: workflows and runs.
 impl<H: Host> Engine<H> {
@@ -55,6 +63,32 @@ impl<H: Host> Engine<H> {
         requests: impl IntoIterator<Item = RunRequest<H>>,
     ) -> Result<Vec<Handle<H>>, SubmitError> {
         self.submitter.submit(workflow, requests)
+    }
+
+    /// Forks a run: creates the new one with all that it keeps, in one commit, and lets it begin. Blocks.
+    ///
+    /// # Errors
+    /// There is no new run then; see [`SubmitError`].
+    pub fn fork(
+        &self,
+        workflow: &Arc<RegisteredWorkflow<H>>,
+        request: ForkRequest<H>,
+    ) -> Result<Handle<H>, SubmitError> {
+        self.submitter.fork(workflow, request)
+    }
+
+    /// Has a run that nobody executes continue with this workflow, because a person vouches for the fit. Blocks.
+    ///
+    /// # Errors
+    /// From the store. The inner one: why it was not adopted.
+    pub fn adopt(
+        &self,
+        run: RunId,
+        workflow: &RegisteredWorkflow<H>,
+        by: Option<Arc<str>>,
+        reason: Option<Arc<str>>,
+    ) -> Result<Result<(), NotAdopted>, StoreError> {
+        self.recovery.adopt(run, workflow, by, reason, self.ids.message())
     }
 
     /// Creates runs as children of another, in one commit with the records of their starts in the journal of the body
@@ -109,6 +143,30 @@ impl<H: Host> Engine<H> {
             self.recovery.recover()?;
         }
         sent
+    }
+
+    /// As [`Engine::ask`], of many runs: those that are executed here share commits. Blocks.
+    ///
+    /// # Errors
+    /// As there; some of the requests may have been made.
+    pub fn ask_all(&self, runs: &[RunId], control: &bide_core::Control) -> Result<Vec<Sent>, StoreError> {
+        if control.ask == (bide_core::Ask::Cancel { force: true }) {
+            return runs.iter().map(|run| self.ask(*run, control)).collect();
+        }
+        let letter = |run: &RunId| {
+            let (address, content) = (control.address(), Ok(control.content()));
+            Letter { run: *run, address, id: None, content }
+        };
+        let mut sent = Vec::with_capacity(runs.len());
+        for some in runs.chunks(ASKED_TOGETHER) {
+            sent.extend(self.mail.send_all(some.iter().map(letter).collect()));
+        }
+        let stored = |sent: &Result<Sent, StoreError>| matches!(sent, Ok(Sent::Stored) | Err(StoreError::Unknown(_)));
+        // If the outcome is not known, the run may be reopened.
+        if runs.iter().zip(&sent).any(|(run, sent)| stored(sent) && self.live(*run).is_none()) {
+            self.recovery.recover()?;
+        }
+        sent.into_iter().collect()
     }
 
     /// How long a body of a run that is cancelled from here on may execute to clean up, and how long that may take by
@@ -194,8 +252,39 @@ impl<H: Host> Engine<H> {
 
     /// Why an unfinished run that no living runner has is not executed here. Blocks.
     #[must_use]
-    pub fn why_not_here(&self, run: &Standing) -> Option<NotRegistered> {
-        self.recovery.why_not_here(run)
+    pub fn why_not_here(&self, id: RunId, run: &Standing) -> Option<NotRegistered> {
+        self.recovery.why_not_here(id, run)
+    }
+
+    /// What holds a run. `None` if there is none. Blocks.
+    ///
+    /// # Errors
+    /// From the store.
+    pub fn explain(&self, run: RunId) -> Result<Option<Explained>, StoreError> {
+        self.watch.explain(run)
+    }
+
+    /// A page of the open waits of all runs, the oldest first, each with its polls if it is executed here. Blocks.
+    ///
+    /// # Errors
+    /// From the store.
+    pub fn open_waits(
+        &self,
+        after: Option<WaitPosition>,
+        most: usize,
+    ) -> Result<Vec<(OpenWait, Option<Polls>)>, StoreError> {
+        self.watch.open_waits(after, most)
+    }
+
+    /// Has this called with all that happens from here on, once it is committed. The first one counts.
+    pub fn observe(&self, observer: Observer<H>) {
+        let _ = self.control.observer.set(observer);
+    }
+
+    /// Whether it executes nothing.
+    #[must_use]
+    pub fn is_client(&self) -> bool {
+        self.control.is_client()
     }
 
     /// The live run of this row number.

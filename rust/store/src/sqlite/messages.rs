@@ -123,6 +123,11 @@ fn reopen(connection: &Connection, run: RunRowId) -> rusqlite::Result<()> {
     connection.prepare_cached(REOPEN)?.execute([run]).map(drop)
 }
 
+/// Whether a run was not deleted.
+pub(super) fn is_there(connection: &Connection, run: RunRowId) -> rusqlite::Result<bool> {
+    connection.prepare_cached(STATUS)?.exists([run])
+}
+
 /// As `reopen`, if this request asks for it.
 pub(super) fn reopen_row(connection: &Connection, run: RunRowId, request: &str) -> rusqlite::Result<()> {
     let mut standing = connection.prepare_cached(STATUS)?;

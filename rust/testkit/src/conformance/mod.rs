@@ -40,6 +40,8 @@ mod listing;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
 mod live;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
+mod looks;
+#[expect(missing_docs, reason = "each check's name is its documentation")]
 mod messages;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
 mod repeats;
@@ -124,6 +126,10 @@ macro_rules! conformance {
             a_request_of_a_parent_reopens_its_child
             a_run_that_nobody_executes_can_be_ended
             the_elements_of_a_task_are_dropped_with_their_journals
+            open_waits_are_listed_oldest_first_and_in_pages
+            what_nobody_waits_for_is_no_open_wait
+            a_run_of_nobody_is_claimed_by_a_runner_that_has_its_workflow
+            a_runner_is_shown_until_it_leaves
         );
     };
     ($with_store:path: $($check:ident)+) => {
@@ -266,5 +272,6 @@ pub use creation::*;
 pub use leases::*;
 pub use listing::*;
 pub use live::*;
+pub use looks::*;
 pub use messages::*;
 pub use repeats::*;

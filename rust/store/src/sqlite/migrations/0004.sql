@@ -21,6 +21,9 @@ ALTER TABLE run ADD COLUMN cancel BLOB;
 -- 1: a paused run (status 2) is paused on request. It is owned and claimed like a running one.
 ALTER TABLE run ADD COLUMN held INTEGER NOT NULL DEFAULT 0;
 
+-- The open waits and steps of all tasks, oldest first: for those who look at what waits. As small as what is open.
+CREATE INDEX journal_open ON journal (opened_at, run, task, map, seq) WHERE state = 0;
+
 -- The table of messages again, with fewer pages to write for each: without AUTOINCREMENT and an index of numbers. A
 -- message is found by its number from a place among those of its run on.
 CREATE TABLE message_4 (

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::attempt::{Request, StartRequest, child_name, reply_name};
-use bide_core::{Address, EntryKey, Failure, Graph, MessageKind, RecordKind, RunId, StepArguments, TaskIx, Value};
+use bide_core::{
+    Address, EntryKey, Failure, Graph, MessageKind, RecordKind, RunId, StepArguments, TaskIx, TaskRef, Value,
+};
 
 use super::{Act, Case, TaskPlan, Version};
 
@@ -22,15 +24,26 @@ impl Case {
     }
 
     /// The tasks of all versions and after them those of child runs, by which the oracle knows them.
+    ///
+    /// Last come the elements of mapped tasks, as tasks of their own.
     pub(in super::super) fn every_task(&self) -> Graph {
         let mut tasks = self.tasks(Version::Grown);
         tasks.extend(&self.child);
-        Self::graph_of("all of it", &tasks, false)
+        let elements = self.elements(&Self::graph_of("mapped", &tasks, false));
+        // A mapped task itself has no gate.
+        let gate = |task: &TaskPlan| task.gate.filter(|_| task.map.is_none());
+        let whole = |task: &&TaskPlan| TaskPlan { gate: gate(task), map: None, ..(*task).clone() }.spec(|_| false);
+        let specs = tasks.iter().map(whole).chain(elements).collect();
+        Graph::build("all of it", specs, false).unwrap_or_else(|error| panic!("{error:?}"))
     }
 
-    /// The position of a run's task among those of [`Case::every_task`].
-    pub(in super::super) fn place(&self, is_child: bool, ix: TaskIx) -> TaskIx {
-        if is_child { self.first_of_child() + ix } else { ix }
+    /// The position of a run's task or element among those of [`Case::every_task`].
+    pub(in super::super) fn place(&self, is_child: bool, task: TaskRef) -> TaskIx {
+        match TaskIx::try_from(task.map) {
+            Ok(map) => self.first_of_elements(task.ix) + map,
+            Err(_) if is_child => self.first_of_child() + task.ix,
+            Err(_) => task.ix,
+        }
     }
 
     /// The position of the first task of child runs among those of [`Case::every_task`].
@@ -40,6 +53,9 @@ impl Case {
 
     /// A task by its position among those of [`Case::every_task`].
     pub(in super::super) fn task(&self, place: TaskIx) -> &TaskPlan {
+        if let Some(task) = self.task_of_element(place) {
+            return &self.tasks[task as usize];
+        }
         let (at, own) = (place as usize, self.tasks.len());
         if at <= own { self.tasks.get(at).unwrap_or(&self.added) } else { &self.child[at - own - 1] }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bide_core::attempt::Fed;
 use bide_core::event::Event;
-use bide_core::{EntryKey, Failure, FailureKind, TaskIx, Value};
+use bide_core::{EntryKey, Failure, FailureKind, TaskIx, TaskRef, Value};
 use bide_executor::drive::Lost;
 use bide_executor::{Letter, RegisteredWorkflow, Run, RunRequest};
 use bide_store::{Sent, StoreError};
@@ -24,9 +24,9 @@ pub(super) fn is_child(run: &Run<SimHost>) -> bool {
 }
 
 impl Process {
-    /// The position of a run's task among those of all workflows.
-    pub(super) fn place(&self, run: &Run<SimHost>, ix: TaskIx) -> TaskIx {
-        self.shared.case.place(is_child(run), ix)
+    /// The position of a run's task or element among those of all workflows.
+    pub(super) fn place(&self, run: &Run<SimHost>, task: TaskRef) -> TaskIx {
+        self.shared.case.place(is_child(run), task)
     }
 
     /// Registers the workflow of child runs: a body does it when it starts one. If that fails, it tries again.
