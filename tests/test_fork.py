@@ -7,13 +7,13 @@ from typing import Annotated, Any
 import pytest
 
 import bide
-from tests.processes import Child, ledger, ran
+from processes import Child, ledger, ran
 
 Made = tuple[bide.Workflow, list[str]]
 
 
 def made(*, fails: bool = False) -> Made:
-    """load -> double -> report, and audit beside them; and which of them were called."""
+    """Return load -> double -> report, and audit beside them; and which of them were called."""
     called: list[str] = []
 
     @bide.task
@@ -236,7 +236,9 @@ def test_a_run_of_a_workflow_that_is_not_registered_is_not_forked(tmp_path: Path
     with bide.Runner(tmp_path / "bide.db") as runner:
         first = runner.run(workflow)
     with bide.Runner(tmp_path / "bide.db") as other:
-        with pytest.raises(bide.BideError, match=r"of workflow 'numbers', which this runner does not have: runner\.reg"):
+        with pytest.raises(
+            bide.BideError, match=r"of workflow 'numbers', which this runner does not have: runner\.reg"
+        ):
             other.fork(first.id, start_at="load")
         other.register(made()[0])
         assert other.fork(first.id, start_at="report").result(10)["report"] == "2!"
@@ -281,7 +283,9 @@ def test_a_fork_survives_a_crash_with_all_that_it_keeps(file: Path) -> None:
 
 
 def test_a_run_of_another_process_is_forked_while_it_executes(file: Path) -> None:
-    with Child(FORKS + "runner.submit(bide.Workflow('orders', [load, ship]), {'stays': True}, key='1')\nstay()", file, "first") as child:
+    with Child(
+        FORKS + "runner.submit(bide.Workflow('orders', [load, ship]), {'stays': True}, key='1')\nstay()", file, "first"
+    ) as child:
         child.expect("ships")
         forks = FORKS + "run = runner.fork('1', start_at='ship', by='bo')\nsay(run.result(20)['ship'])\n"
         forks += "say(*[one.what for one in runner.history('1') if one.by == 'bo'], runner.get('1').status)"

@@ -515,6 +515,7 @@ class Workflow:
         tasks: Sequence[CompiledTask],
         signals: list[str] | None = None,
         timeout: float | None = None,
+        renamed: Sequence[tuple[str, str]] = (),
     ) -> Workflow: ...
     @property
     def is_async(self) -> bool:

@@ -41,7 +41,7 @@ class Forking(NamedTuple):
 class Repairs:
     """What a `Runner` can do for runs that cannot, or should not, continue as they are."""
 
-    def fork(
+    def fork(  # noqa: PLR0913 - each says what is different
         self,
         run: "Run",
         *,
@@ -83,10 +83,10 @@ class Repairs:
     ) -> None:
         """Have a run continue with a workflow that does not fit it, because you vouch for that.
 
-        For a run that no deployed code fits, or that failed or was cancelled and is to be retried with changed code. Its
-        tasks are found by their names, and what they have recorded is kept; what is recorded of tasks that the workflow
-        does not have is deleted. Refused if a runner executes the run, and if the workflow lacks a task that has not
-        ended. Who and why stand in the history.
+        For a run that no deployed code fits, or that failed or was cancelled and is to be retried with changed code.
+        Its tasks are found by their names, and what they have recorded is kept; what is recorded of tasks that the
+        workflow does not have is deleted. Refused if a runner executes the run, and if the workflow lacks a task that
+        has not ended. Who and why stand in the history.
         """
         runner = cast("Runner", self)
         found = runner._find_run(run, None)
@@ -116,8 +116,8 @@ def _not_adopted(run: str, workflow: "Workflow", outcome: str, tasks: list[str])
         return f"another run of workflow {workflow.name!r} has the key of run {run}"
     names = listed(tasks)
     return (
-        f"workflow {workflow.name!r} cannot continue run {run}: it lacks {names}, or maps otherwise what has not ended: "
-        "add that again, say by renamed= what it is called now, or end the run by runner.cancel(run, force=True)"
+        f"workflow {workflow.name!r} cannot continue run {run}: it lacks {names}, or maps otherwise what has not "
+        "ended: add that again, say by renamed= what it is called now, or end the run by runner.cancel(run, force=True)"
     )
 
 
@@ -171,9 +171,7 @@ def _inputs(
     compiled: CompiledWorkflow, snapshot: "Snapshot", given: Mapping[str, Any]
 ) -> "tuple[Encoded, list[tuple[str, str]]]":
     """Return all inputs of the new run, and those that differ, each with every task that reads it."""
-    recorded = {
-        name: data for name, data in snapshot.inputs() if name in compiled.inputs or compiled.wants_context
-    }
+    recorded = {name: data for name, data in snapshot.inputs() if name in compiled.inputs or compiled.wants_context}
     compiled.check_names({**dict.fromkeys(recorded), **given} if isinstance(given, Mapping) else given)
     new = {name: compiled.plan(name).encode(value) for name, value in given.items()}
     changed: list[tuple[str, str]] = []

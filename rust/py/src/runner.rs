@@ -31,8 +31,7 @@ use crate::process::{self, Home, Kind, SLICE};
 use crate::refused::{CLOSED, refused};
 use crate::run_handle::PyRunHandle;
 use crate::snapshot::{self, PySnapshot};
-use crate::thread::StartError;
-use crate::worker::{Thread, start_gates};
+use crate::worker::{start_gates, start_worker, start_worker_attached};
 use crate::workflow::PyWorkflow;
 use crate::{errors, location, panics, thread};
 
@@ -483,24 +482,5 @@ impl Drop for PyRunner {
                 self.inner.end_close();
             }
         }
-    }
-}
-
-fn start_worker(engine: &Arc<PyEngine>) -> Result<bool, String> {
-    let started = gil::attach(|py| start_worker_attached(py, engine).map_err(|error| error.to_string()));
-    started.unwrap_or(Ok(false))
-}
-
-/// False if the interpreter is exiting: the thread is not needed any more.
-fn start_worker_attached(py: Python<'_>, engine: &Arc<PyEngine>) -> Result<bool, StartError> {
-    let engine = Arc::clone(engine);
-    let started = thread::start_thread(py, "bide-worker", Kind::Bodies, move |py| {
-        let mut here = Thread::new(py, Arc::clone(&engine));
-        engine.work(&mut here);
-    });
-    match started {
-        Ok(()) => Ok(true),
-        Err(StartError::Exiting) => Ok(false),
-        Err(error) => Err(error),
     }
 }

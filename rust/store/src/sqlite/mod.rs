@@ -54,14 +54,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bide_core::record::{NewTask, RunRowId, StoredRun};
-use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
+use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Value};
 use bide_sync::{Mutex, MutexGuard};
 use rusqlite::Connection;
 
 use crate::changes::ChangeLog;
 use crate::{
-    Changes, Commit, CommitId, Conversion, Converted, Durability, EventRange, Lease, LeaseTime, Maintenance, Purged,
-    RunFilter, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
+    Changes, Commit, CommitId, Conversion, Converted, Durability, EventRange, Lease, LeaseTime, RunFilter, Seen, Sent,
+    Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use checkpoint::{Checkpointer, Debt};
 use connection::{connect, level, prepare};
@@ -389,21 +389,6 @@ impl Store for SqliteStore {
 
     fn interrupt_waits(&self) {
         self.changes.interrupt();
-    }
-}
-
-impl Maintenance for SqliteStore {
-    fn purge(&self, before: Time, from: RunRowId, limit: usize) -> Result<Purged, StoreError> {
-        self.delete_ended(before, from, limit)
-    }
-
-    fn shrink(&self) -> Result<bool, StoreError> {
-        self.return_pages()
-    }
-
-    fn warning(&self) -> Option<String> {
-        let of_files = || self.files.warning(&self.identity);
-        self.open_to_others.lock().take().or_else(of_files).or_else(|| self.debt.warning(&self.identity.name))
     }
 }
 
