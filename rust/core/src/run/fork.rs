@@ -107,7 +107,9 @@ impl RunState {
         for (name, value) in &fork.edit {
             let task = self.named(name, "edit")?;
             if again.has(task) {
-                return refuse(&format!("edit: task '{name}' is done again, so that its output would be replaced"));
+                return refuse(&format!(
+                    "edit: task '{name}' is done again, so that its output would be replaced: leave it out"
+                ));
             }
             self.edit(task, value, now)?;
         }
