@@ -398,7 +398,7 @@ mod tests {
     use std::time::Instant;
 
     use bide_core::record::{Batch, DoneRow, NewRun};
-    use bide_core::{Value, Write};
+    use bide_core::{Time, Value, Write};
 
     use super::*;
     use crate::Creation;
