@@ -32,6 +32,7 @@ BASELINE_ROWS = (
     "waiting",
     "parked",
     "gates",
+    "async_waiting",
     "signal_gates",
     "late",
     "resume",
@@ -44,6 +45,9 @@ BIDE_ROWS = (
     "latency",
     "signal",
     "signals",
+    "received",
+    "async_signal",
+    "cancel",
     "emit",
     "unfinished",
     "million",
@@ -75,7 +79,7 @@ SUBJECTS = [
     Subject(
         table.FULL,
         "bide_rows",
-        ("wide", "chain", "single", "many", "bare", "grouped", "emit"),
+        ("wide", "chain", "single", "many", "bare", "grouped", "children", "received", "emit"),
         store="full",
         busy=False,
     ),
@@ -83,14 +87,18 @@ SUBJECTS = [
     Subject(
         table.THREADS,
         "threads_rows",
-        tuple(row for row in BASELINE_ROWS if row not in {"first", "many", "gates", "signal_gates", "wide_async"}),
+        tuple(
+            row
+            for row in BASELINE_ROWS
+            if row not in {"first", "many", "gates", "async_waiting", "signal_gates", "wide_async"}
+        ),
     ),
 ]
 PEERS = [
     Subject(
         table.DBOS,
         "dbos_rows",
-        ("wide", "chain", "single", "many", "children", "signal", "signals", "emit"),
+        ("wide", "chain", "single", "many", "children", "signal", "signals", "received", "emit"),
         ".venv-peers/dbos/bin/python",
         busy=False,
     ),

@@ -174,6 +174,10 @@ def row_gates(_setting: measure.Setting) -> measure.Metrics:
     return measure.measure_gates(shut, loop.start, loop.join)
 
 
+def row_async_waiting(setting: measure.Setting) -> measure.Metrics:
+    return {key.replace("gate", "async_wait"): value for key, value in row_gates(setting).items()}
+
+
 def row_signal_gates(_setting: measure.Setting) -> measure.Metrics:
     """The same number of coroutines that each wait for a future, which another thread sets."""
     futures: list[asyncio.Future[int]] = []
@@ -237,6 +241,7 @@ if __name__ == "__main__":
             "parked": row_parked,
             "resume": row_resume,
             "gates": row_gates,
+            "async_waiting": row_async_waiting,
             "signal_gates": row_signal_gates,
             "late": row_late,
         }

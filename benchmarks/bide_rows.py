@@ -14,6 +14,7 @@ from . import (
     asyncio_rows,
     bide_children,
     bide_commits,
+    bide_coroutines,
     bide_events,
     bide_growth,
     bide_processes,
@@ -124,7 +125,9 @@ def row_submitters(setting: measure.Setting) -> measure.Metrics:
 def row_application(setting: measure.Setting) -> measure.Metrics:
     with open_runner(setting) as runner:
         runner.run(one_workflow)
-        return asyncio.run(measure.application(lambda: runner.run_async(one_workflow)))
+        own = asyncio.run(measure.application(lambda: runner.run_async(one_workflow)))
+        threads = asyncio.run(measure.application(measure.in_thread))
+    return own | {"application_growth": own["application"] / threads["application"]}
 
 
 def row_import(_setting: measure.Setting) -> measure.Metrics:
@@ -147,5 +150,14 @@ ROWS = {
 }
 
 if __name__ == "__main__":
-    modules = (bide_children, bide_commits, bide_events, bide_growth, bide_processes, bide_signals, bide_waits)
+    modules = (
+        bide_children,
+        bide_commits,
+        bide_coroutines,
+        bide_events,
+        bide_growth,
+        bide_processes,
+        bide_signals,
+        bide_waits,
+    )
     measure.main(ROWS | {name: row for module in modules for name, row in module.ROWS.items()})

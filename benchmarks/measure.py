@@ -36,6 +36,7 @@ BEHIND_RUNS, BEHIND_SECONDS = 100, 0.05
 ELSEWHERE_RUNS, KILLS = 200, 100
 SIGNALS, SENT = 1_000, 200
 LEVELS, LEVEL_RUNS = 10, 100
+IN_TURN = 1_000
 SUBMITTERS = 16
 EMITTED, EMITTING_RUNS, FOLLOWED = 100_000, 3, 300
 STEPS = 1_000
@@ -169,6 +170,11 @@ async def application(call: Callable[[], Awaitable[object]]) -> Metrics:
         for _ in range(CALLERS):
             group.create_task(caller())
     return {"application": calls / (time.perf_counter() - start), "tick": percentile(late, 0.99) * 1e3}
+
+
+async def in_thread() -> None:
+    """Call a function that does nothing on a thread, as `asyncio.to_thread` does."""
+    await asyncio.to_thread(int)
 
 
 def resume_lateness(seconds: Sequence[float]) -> Metrics:

@@ -55,6 +55,7 @@ METRICS = {
     "children": [
         Metric("children", f"{measure.MANY:,} children of one body, awaited together", "runs/s"),
         Metric("children_growth", f"by the rate of {measure.MANY:,} submitted together, in turns", "", 2, ratio=False),
+        Metric("children_single", "children of one body, one after the other", "runs/s", ratio=False),
     ],
     "levels": [
         Metric("levels", f"{measure.LEVELS} levels of children on one slot", "ms", 2, ratio=False),
@@ -93,7 +94,8 @@ METRICS = {
     ],
     "application": [
         Metric("application", f"runs of one task, {measure.CALLERS} coroutines, each awaits its own", "runs/s"),
-        Metric("tick", "their event loop late meanwhile, p99", "ms", 1, ratio=False),
+        Metric("application_growth", "by asyncio.to_thread of a no-op by the same coroutines", "", 2, ratio=False),
+        Metric("tick", "their event loop late meanwhile, p99", "ms", 2, ratio=False),
     ],
     "waiting": [
         Metric("wait_kb", f"{measure.DEFERRED:,} deferred bodies, 1 s poll: memory each", "KB", 1),
@@ -110,6 +112,13 @@ METRICS = {
         Metric("gate_cpu", f"{measure.GATES:,} gates: CPU", "% of a core", 1),
         Metric("gate_resume", f"{measure.GATES:,} gates: until all runs have ended", "s", 2, ratio=False),
     ],
+    "async_waiting": [
+        Metric("async_wait_kb", f"{measure.GATES:,} deferred coroutines, 1 s poll: memory each", "KB", 2),
+        Metric("async_wait_cpu", f"{measure.GATES:,} deferred coroutines: CPU", "% of a core", 1),
+        Metric(
+            "async_wait_resume", f"{measure.GATES:,} deferred coroutines: until all have ended", "s", 2, ratio=False
+        ),
+    ],
     "signal_gates": [
         Metric("signal_gate_kb", f"{measure.GATES:,} gates that wait for a signal: memory each", "KB", 2),
         Metric("signal_gate_cpu", f"{measure.GATES:,} of them: CPU", "% of a core", 2, ratio=False),
@@ -122,6 +131,12 @@ METRICS = {
         Metric("signal_bare", "bare commit and threading.Event, one by one with that: p99", "ms", 2, ratio=False),
         Metric("signal_growth", "the first by the third", "", 2, ratio=False),
     ],
+    "async_signal": [Metric("async_signal", "signal until its coroutine continues, p99", "ms", 2, ratio=False)],
+    "cancel": [
+        Metric("cancel_gates", f"cancel of {measure.MANY:,} runs: they wait at a gate", "s", 2, ratio=False),
+        Metric("cancel_coroutines", "a coroutine of each waits", "s", 2, ratio=False),
+        Metric("cancel_parked", "a plain function of each is parked", "s", 2, ratio=False),
+    ],
     "signal_elsewhere": [
         Metric("signal_elsewhere", "signal of another process until its body continues, p99", "ms", 2, ratio=False),
         Metric("signal_elsewhere_bare", "its bare commit, found by polling each ms, p99", "ms", 2, ratio=False),
@@ -130,6 +145,14 @@ METRICS = {
         Metric("signals", "signals to one run, one after the other", "signals/s", ratio=False),
         Metric("signals_bare", "by bare commits of SQLite, in turns", "", 2, ratio=False),
         Metric("signals_many", f"{measure.MANY:,} signals in one call", "signals/s", ratio=False),
+    ],
+    "received": [
+        Metric("received", "signals sent one after the other, and then received so", "signals/s", ratio=False),
+        Metric("received_bare", "by two bare commits of SQLite for each, in turns", "", 2, ratio=False),
+        Metric("bare_commits", "these bare commits", "/s", ratio=False),
+        Metric(
+            "received_many", f"{measure.MANY:,} signals in one call, received by one wait", "signals/s", ratio=False
+        ),
     ],
     "latency": [
         Metric(
@@ -193,7 +216,7 @@ METRICS = {
 BUSY_ROWS = ("wide", "chain", "single", "many", "waiting", "latency", "late")
 """The rows that are also measured beside a busy Python thread."""
 
-ONCE_ROWS = ("parked", "unfinished", "million")
+ONCE_ROWS = ("parked", "async_waiting", "unfinished", "million")
 """The slow rows, which are not repeated."""
 
 
@@ -219,6 +242,8 @@ GOALS = (
     Goal("wide_async", NORMAL, least=1.8, against=BASELINE),
     Goal("map_growth", NORMAL, least=0.8),
     Goal("children_growth", NORMAL, least=0.5),
+    Goal("children", FULL, least=50, against=DBOS),
+    Goal("children_single", FULL, least=10, against=DBOS),
     Goal("levels_growth", NORMAL, most=20),
     Goal("first_growth", MEMORY, most=2.0),
     Goal("first_growth", NORMAL, most=3.0),
@@ -235,9 +260,21 @@ GOALS = (
     Goal("signal_gate_commits", NORMAL, most=0),
     Goal("signal_growth", NORMAL, most=3),
     Goal("signal", NORMAL, most=1),
+    Goal("async_signal", NORMAL, most=1),
+    Goal("async_wait_kb", MEMORY, most=1.0, against=BASELINE),
+    Goal("async_wait_kb", NORMAL, most=1.0, against=BASELINE),
+    Goal("async_wait_cpu", MEMORY, most=0.33, against=BASELINE),
+    Goal("async_wait_cpu", NORMAL, most=0.33, against=BASELINE),
+    Goal("cancel_gates", NORMAL, most=1),
+    Goal("cancel_coroutines", NORMAL, most=1.5),
+    Goal("cancel_parked", NORMAL, most=3),
+    Goal("application_growth", NORMAL, least=0.5),
+    Goal("tick", NORMAL, most=1.5),
     Goal("signal_elsewhere", NORMAL, most=5),
     Goal("signals_bare", NORMAL, least=0.5),
     Goal("signals_many", NORMAL, least=100_000),
+    Goal("received", FULL, least=10, against=DBOS),
+    Goal("received_many", FULL, least=50, against=DBOS),
     Goal("gate_kb", NORMAL, most=0.5, against=BASELINE),
     Goal("gate_cpu", NORMAL, most=0.05, against=BASELINE),
     Goal("parked_kb", MEMORY, most=1.1, against=THREADS),

@@ -14,7 +14,7 @@ def deferred(runner: bide.Runner, run: bide.RunHandle, task: str) -> None:
     eventually(lambda: runner.get(run.id).tasks[task].sub_status == "Deferred", f"{task} waits")
 
 
-OTHER = bide.Workflow("other", [bide.task(lambda: None, name="other")])
+OTHER = bide.Workflow("other", [bide.task(lambda: None, name="other")])  # type: ignore[misc]
 """A run that needs nothing."""
 
 
@@ -534,6 +534,6 @@ def test_a_filter_does_not_hide_what_goes_wrong(runner: bide.Runner, monkeypatch
 
     run = runner.submit(Waits().workflow)
     deferred(runner, run, "waits")
-    monkeypatch.setattr("bide._control.ask_one", breaks)
+    monkeypatch.setattr("bide._control._check_asked", breaks)
     with pytest.raises(bide.StoreError, match="the disk is full"):
         runner.cancel(all=True)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from bide import _core
 from bide._callables import is_async
-from bide._errors import Unrecorded
-from bide._here import BODY, CONDITION, STEP, here
-from bide._waits import After, At, Duration
+from bide._errors import DefinitionError, Unrecorded
+from bide._here import BODY, CONDITION, STEP, AsyncHandle, here, running_loop
+from bide._waits import After, At, Duration, check_name
 
 if TYPE_CHECKING:
     from bide._children import ChildRun
@@ -26,7 +26,7 @@ _PENDING, _DONE, _EXECUTE, _CREATE, _CANCELLED = -1, -2, -3, -4, -5
 """What `_core.Call.advance` asks for; any other number is that of a condition to ask."""
 
 
-class AsyncCalls:
+class AsyncCalls(AsyncHandle):
     """What a handle calls the executor by."""
 
     __slots__ = ("__weakref__", "_core", "_loop", "_refusals")
@@ -40,11 +40,12 @@ class AsyncCalls:
         place = here.get()
         return place[1] if place is not None and place[0] is self._core else BODY
 
-    async def _wait_time(self, wait: After | At, name: str) -> None:
+    async def _wait_time(self, wait: After | At, what: str, name: str | None) -> None:
         from bide._combine import plan  # noqa: PLC0415 - as in __init__.py
 
-        made = plan(wait, None, "handle.sleep")
-        await self._wait_planned(made._replace(parts=[made.parts[0]._replace(name=name)]))
+        made, default = plan(wait, None, what), what.removeprefix("handle.")
+        named = made.parts[0]._replace(name=check_name(name, what) or default)
+        await self._wait_planned(made._replace(parts=[named]))
 
     async def _wait(self, wait: object, timeout: Duration | None, what: str) -> Any:  # noqa: ANN401, ASYNC109
         from bide._combine import plan  # noqa: PLC0415 - as in __init__.py
@@ -88,6 +89,7 @@ class AsyncCalls:
         """Carry a call out to its end. Returns how a step has left without a record, if it has."""
         left = None
         try:
+            self._refuse_elsewhere()
             while (todo := call.advance()) != _DONE:
                 if todo == _PENDING:
                     future = self._loop.future()
@@ -111,6 +113,15 @@ class AsyncCalls:
             self._loop.check_interrupted(self._core, error)
             raise
         return left
+
+    def _refuse_elsewhere(self) -> None:
+        """Refuse to wait on a loop that nothing of the runner wakes."""
+        if running_loop() is not self._loop.loop:
+            msg = (
+                f"the handle of task {self._core.task_name!r} was awaited on another event loop than the one that "
+                "executes its body: await it there, or have it awaited there by asyncio.run_coroutine_threadsafe"
+            )
+            raise DefinitionError(msg)
 
     async def _end_commit(self, call: "Call") -> None:
         """Wait for the commit that is under way: what it records is known then. A cancellation is raised after it."""

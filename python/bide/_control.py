@@ -4,7 +4,7 @@ A request is a committed row, with who has asked and why. It works from any proc
 that no process executes at the moment: the next one that does carries it out.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -13,14 +13,15 @@ import msgspec
 from bide._codec import Codec
 from bide._duration import moment, seconds
 from bide._errors import BideError, DefinitionError
+from bide._history import HistoryEntry
+from bide._in_thread import twin
 from bide._result import RunResult
 from bide._status import RunStatus, SubStatus, TaskStatus
 from bide._text import check_text, is_text
-from bide._twins import twin
 
 if TYPE_CHECKING:
+    from bide._access import StoreAccess
     from bide._run_handle import RunHandle
-    from bide._runner import Runner
     from bide._waits import Duration
     from bide._workflow import Workflow
 
@@ -32,20 +33,6 @@ ENDED = (RunStatus.Completed, RunStatus.Failed, RunStatus.Cancelled)
 UNENDED = (RunStatus.Pending, RunStatus.Running, RunStatus.Paused)
 
 _VALUES = Codec(where="the value of a wait", root="value")
-
-
-class HistoryEntry(msgspec.Struct, frozen=True):
-    """Something that has happened to a run: when, what, to which task, and of which wait or step (`name`).
-
-    What was asked of the run, such as `cancel`, also has who (`by`) and why (`reason`).
-    """
-
-    at: datetime
-    what: str
-    task: str | None
-    name: str | None
-    by: str | None
-    reason: str | None
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -63,13 +50,10 @@ class Filter(msgspec.Struct, frozen=True):
             msg = f"{what} takes a run or a filter (status=, workflow=, since=, tags=, all=), not both"
             raise DefinitionError(msg)
 
-    def each(self, runner: "Runner", possible: tuple[RunStatus, ...], what: str, do: Callable[[str], object]) -> int:
-        """Do something to each chosen run of one of these statuses, and return how many.
-
-        One that has changed meanwhile is left out.
-        """
-        chosen = (self.status, self.workflow, self.since, self.tags)
-        if all(one is None for one in chosen) and not self.every:
+    def chosen(self, runner: "StoreAccess", possible: tuple[RunStatus, ...], what: str) -> list[str]:
+        """Return the ids of the chosen runs that have one of these statuses."""
+        parts = (self.status, self.workflow, self.since, self.tags)
+        if all(one is None for one in parts) and not self.every:
             msg = (
                 f"{what} of every run in the store needs all=True: or name a run, or a filter (status=, workflow=, "
                 "since=, tags=)"
@@ -77,15 +61,8 @@ class Filter(msgspec.Struct, frozen=True):
             raise DefinitionError(msg)
         if self.since is not None and not isinstance(self.since, timedelta):
             moment(self.since, "since")
-        done = 0
-        for found in runner.runs(status=self.status, workflow=self.workflow, since=self.since, tags=self.tags):
-            if found.status in possible:
-                try:
-                    do(found.id)
-                except (TooLateError, KeyError):
-                    continue
-                done += 1
-        return done
+        found = runner.runs(status=self.status, workflow=self.workflow, since=self.since, tags=self.tags)
+        return [one.id for one in found if one.status in possible]
 
 
 class TooLateError(BideError):
@@ -110,9 +87,25 @@ def asked(what: str, *, by: object, reason: object, **more: Any) -> Asked:  # no
     return Asked(what, given["by"], given["reason"], **more)
 
 
-def ask_one(runner: "Runner", run: str, request: Asked) -> None:
+def ask_one(runner: "StoreAccess", run: str, request: Asked) -> None:
     """Ask something of a run."""
-    outcome, details = runner._core.ask(run, request)
+    ((outcome, details),) = runner._core.ask([run], request)
+    _check_asked(run, request, outcome, details)
+
+
+def ask_all(runner: "StoreAccess", runs: list[str], request: Asked) -> int:
+    """Ask something of many runs, and return of how many. One that has changed meanwhile is left out."""
+    done = 0
+    for run, (outcome, details) in zip(runs, runner._core.ask(runs, request), strict=True):
+        try:
+            _check_asked(run, request, outcome, details)
+        except (TooLateError, KeyError):
+            continue
+        done += 1
+    return done
+
+
+def _check_asked(run: str, request: Asked, outcome: str, details: list[str]) -> None:
     if outcome == "no run":
         msg = f"no run has the id {run!r}"
         raise KeyError(msg)
@@ -131,7 +124,7 @@ def _too_late(run: str, what: str, status: RunStatus) -> str:
     return f"run {run} has ended ({status}): {what} comes too late{again}"
 
 
-def check_retry(runner: "Runner", run: str, task: str | None) -> None:
+def check_retry(runner: "StoreAccess", run: str, task: str | None) -> None:
     """Refuse to retry a run that is executed, and a task that it does not have."""
     found = RunResult(runner._snapshot(run))
     if found.status not in ENDED and not (found.status is RunStatus.Paused and task is not None):
@@ -150,8 +143,25 @@ def check_task(found: RunResult, task: str) -> None:
         raise DefinitionError(msg)
 
 
+def check_satisfiable(runner: "StoreAccess", run: str, task: str) -> None:
+    """Refuse to satisfy a wait whose value only a child run or the sender of a request has."""
+    from bide._why import WaitKind  # noqa: PLC0415 - as in StoreAccess.why
+
+    waits = [wait for one in runner.why(run).tasks if one.name == task for wait in one.waits]
+    if not waits or any(wait.kind not in {WaitKind.Child, WaitKind.Request} for wait in waits):
+        return
+    if waits[0].kind is WaitKind.Child:
+        msg = f"task {task!r} of run {run} waits for its child run {waits[0].child}: act on that one"
+    else:
+        msg = (
+            f"task {task!r} of run {run} waits for a request, whose sender gets an answer: send it, "
+            f"runner.request(run, {waits[0].name!r}, value)"
+        )
+    raise BideError(msg)
+
+
 class Controls:
-    """What a `Runner` can ask of runs. Each method takes one run, or a filter that chooses some."""
+    """What a `Runner` or a `Client` can ask of runs. Each method takes one run, or a filter that chooses some."""
 
     def cancel(  # noqa: PLR0913 - a filter has several parts
         self,
@@ -238,7 +248,7 @@ class Controls:
         goes back to that task, also in a run that is paused by a `ReplayMismatch`.
         """
         if run is not None:
-            check_retry(cast("Runner", self), self._found(run, workflow), from_task)
+            check_retry(cast("StoreAccess", self), self._found(run, workflow), from_task)
         elif from_task is not None:
             msg = "retry: from_task= needs a run: runs that a filter chooses are retried from what has failed"
             raise DefinitionError(msg)
@@ -314,11 +324,11 @@ class Controls:
         The child runs that its bodies have started go with it; a child itself is kept as long as its parent. With
         `force=True` a run that has not ended is cancelled first, without clean-up.
         """
-        runner = cast("Runner", self)
+        runner = cast("StoreAccess", self)
         chosen = Filter(workflow, status, since, tags, bool(all))
         if run is None:
             possible = (*ENDED, *UNENDED) if force else ENDED
-            return chosen.each(runner, possible, "delete", lambda one: delete_one(runner, one, force=force))
+            return sum(_is_deleted(runner, one, force=force) for one in chosen.chosen(runner, possible, "delete"))
         chosen.refuse_run("delete")
         delete_one(runner, self._found(run, workflow), force=force)
         return 1
@@ -330,7 +340,7 @@ class Controls:
         are kept, and all that was asked of it, with who and why.
         """
         found = self._found(run, workflow)
-        happened = cast("Runner", self)._core.history(found)
+        happened = cast("StoreAccess", self)._core.history(found)
         if happened is None:
             msg = f"run {found} is not in the store any more: it was deleted, or its retention is over"
             raise KeyError(msg)
@@ -350,10 +360,10 @@ class Controls:
     # --- helpers ---------------------------------------------------------------------------------------------------
 
     def _found(self, run: "Run", workflow: "Chosen") -> str:
-        return cast("Runner", self)._find_run(run, workflow)
+        return cast("StoreAccess", self)._find_run(run, workflow)
 
     def _by_hand(self, run: "Run", task: str, workflow: "Chosen", request: Asked) -> None:
-        runner, found = cast("Runner", self), self._found(run, workflow)
+        runner, found = cast("StoreAccess", self), self._found(run, workflow)
         state = RunResult(runner._snapshot(found))
         check_task(state, task)
         one = state.tasks[task]
@@ -366,18 +376,28 @@ class Controls:
         if request.what != "skip" and not waits:
             msg = f"task {task!r} of run {found} is {one.status} and waits for nothing: {request.what} has no effect"
             raise BideError(msg)
+        if request.what == "satisfy":
+            check_satisfiable(runner, found, task)
         ask_one(runner, found, request)
 
     def _ask(self, request: Asked, possible: tuple[RunStatus, ...], run: "Run | None", chosen: Filter) -> int:
-        runner = cast("Runner", self)
+        runner = cast("StoreAccess", self)
         if run is None:
-            return chosen.each(runner, possible, request.what, lambda one: ask_one(runner, one, request))
+            return ask_all(runner, chosen.chosen(runner, possible, request.what), request)
         chosen.refuse_run(request.what)
         ask_one(runner, self._found(run, chosen.workflow), request)
         return 1
 
 
-def delete_one(runner: "Runner", run: str, *, force: bool) -> None:
+def _is_deleted(runner: "StoreAccess", run: str, *, force: bool) -> bool:
+    try:
+        delete_one(runner, run, force=force)
+    except (TooLateError, KeyError):
+        return False
+    return True
+
+
+def delete_one(runner: "StoreAccess", run: str, *, force: bool) -> None:
     """Delete an ended run; with `force` one that has not ended too, which is cancelled first."""
     if force and RunResult(runner._snapshot(run)).status in UNENDED:
         ask_one(runner, run, asked("cancel", by=None, reason=None, flag=True))

@@ -3,8 +3,9 @@
 `_workflow.py`, `_runner.py` and `_result.py` wrap the rest, whose values are stored bytes.
 """
 
-from asyncio import Future
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from asyncio import Future, Task
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Coroutine as AbstractCoroutine
 from contextvars import Context as ContextVars
 from datetime import datetime, timedelta
 from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar, final, overload
@@ -35,11 +36,50 @@ _E = TypeVar("_E")
 
 _Happened: TypeAlias = tuple[datetime, str, str | None, str | None, str | None, str | None]
 _Sent: TypeAlias = tuple[str, list[str]]
+# A wait and a task as `_why.py` reads them.
+_ShownWait: TypeAlias = tuple[
+    str,
+    str,
+    datetime,
+    datetime | None,
+    datetime | None,
+    int | None,
+    datetime | None,
+    str | None,
+    str | None,
+    list[str],
+    str | None,
+]
+_ShownTask: TypeAlias = tuple[
+    str,
+    str,
+    str | None,
+    int,
+    datetime | None,
+    datetime | None,
+    str | None,
+    bytes | None,
+    list[str],
+    list[_ShownWait],
+]
+_Shown: TypeAlias = tuple[
+    str,
+    str,
+    str | None,
+    str,
+    str | None,
+    str | None,
+    tuple[str, int | None, str | None],
+    str | None,
+    list[_ShownTask],
+]
+_Position: TypeAlias = tuple[int, int, int, int, int]
 
 __all__ = [
     "Call",
     "Channel",
     "Coroutine",
+    "Driver",
     "Follower",
     "GateWatch",
     "LoopQueue",
@@ -554,8 +594,26 @@ class Runner:
         async_slots: int,
         cancel_grace: tuple[float, float],
     ) -> Runner: ...
+    @staticmethod
+    def client(store: str) -> Runner:
+        """Open one on a store that is there: it submits, sends and looks, and executes nothing."""
+
+    def client_here(self) -> Runner:
+        """Open such a one on the store of this one."""
+
     def register(self, workflow: Workflow) -> None:
         """Register a workflow and continue its unfinished runs."""
+
+    def observe(self, callback: Callable[[tuple[Any, ...]], object]) -> None:
+        """Have `callback(event)` called with all that happens from here on. See `_observe.py`."""
+
+    def explain(self, id: str) -> _Shown | None:  # noqa: A002 - as the extension names it
+        """Return what holds a run; None if there is none. See `_why.py`."""
+
+    def open_waits(
+        self, after: _Position | None, most: int
+    ) -> list[tuple[str, str | None, str, str, _Position, _ShownWait]]:
+        """Return a page of open waits: run, key, workflow, task, position, and the wait. See `_why.py`."""
 
     def submit(
         self,
@@ -598,8 +656,8 @@ class Runner:
     ) -> tuple[_Sent, bytes | None]:
         """Send a request and wait for its answer; return what became of it and the answer, None if time is over."""
 
-    def ask(self, run: str, asked: Asked) -> _Sent:
-        """Ask something of a run; return what became of that. See `_control.py`."""
+    def ask(self, runs: list[str], asked: Asked) -> list[_Sent]:
+        """Ask something of runs; return of each what became of that. See `_control.py`."""
 
     def fork(self, workflow: Workflow, asked: Forking, contextvars: ContextVars) -> RunHandle:
         """Fork a run of a workflow. See `_repair.py`."""
@@ -668,16 +726,11 @@ class LoopQueue:
     def turn(self) -> list[Future[None]]:
         """Begin a turn of the loop, and return the futures to complete."""
 
-    def run_ready(
-        self, cancelling: Callable[[], int]
-    ) -> tuple[int, Coroutine | None, tuple[Any | None, Any | None, Any | None]]:
-        """Execute coroutines that are ready, in a task of which `cancelling` is that method, until one suspends.
+    def needs_driver(self) -> bool:
+        """Return whether there are coroutines to execute, and no driver that is about to."""
 
-        Return why that has ended, as numbers that `_loop.py` names, with what coroutine.
-        """
-
-    def has_ready(self) -> bool:
-        """Return whether there are coroutines to execute."""
+    def driver(self, vars: ContextVars) -> Driver:  # noqa: A002 - the name that it has in Rust
+        """Return the coroutine of a task with these contextvars that executes what is ready."""
 
     def when_wanted(self, callback: Callable[[], object]) -> None:
         """Call `callback()` on a thread of the runner once there is something to do and no loop yet."""
@@ -688,8 +741,11 @@ class LoopQueue:
     def take_gates(self) -> list[GateWatch]:
         """Return gates to poll."""
 
-    def take_interrupted(self) -> bool:
-        """Return whether bodies may have to be interrupted since this was last asked."""
+    def interrupted(self) -> list[Task[None]]:
+        """Return the tasks of bodies that are to be cancelled because their runs were."""
+
+    def suspend(self, closing: bool, all: bool) -> list[Task[None]]:  # noqa: A002 - the names in Rust
+        """Suspend the bodies of lost runs and, if the runner closes, the deferred ones or all; return their tasks."""
 
     def take_lost(self) -> bool:
         """Return whether the runner has lost its runs since this was last asked."""
@@ -705,6 +761,29 @@ class LoopQueue:
     def bodies(self) -> int:
         """How many coroutines execute or are deferred."""
 
+    @property
+    def suspended(self) -> int:
+        """How many bodies have suspended and not ended."""
+
+@final
+class Driver(AbstractCoroutine[Any, Any, None]):
+    """The coroutine of a task that executes bodies. See `_loop.py`."""
+
+    def __next__(self) -> Any:
+        """Make a step."""
+
+    def __await__(self) -> Generator[Any, Any]:
+        """Return itself."""
+
+    def send(self, _value: Any) -> Any:
+        """Make a step."""
+
+    def throw(self, exception: Any, value: Any = None, _traceback: Any = None) -> Any:
+        """Throw an exception into the body."""
+
+    def close(self) -> None:
+        """End it."""
+
 @final
 class Pending:
     """Something that the event loop waits for."""
@@ -719,30 +798,13 @@ class Pending:
 class Coroutine:
     """One entry of an `async def` body. See `_loop.py`."""
 
-    def contextvars(self) -> ContextVars:
-        """Return the contextvars that it executes in."""
-
-    def begin(self) -> Pending | None:
-        """Enter it in its run; return None if that is done."""
-
-    def begun(self) -> bool:
-        """Return whether it was entered, and is to be called."""
-
-    def call(self, vars: ContextVars) -> Any:  # noqa: A002 - the name that it has in Rust
-        """Call the function within contextvars and return its coroutine."""
+    @property
+    def task(self) -> Task[None] | None:
+        """The task that executes it; None before it has suspended for the first time, and after its end."""
 
     @property
     def handle(self) -> AsyncTaskHandle:
         """Its handle."""
-
-    def returned(self, value: object) -> Pending | None:
-        """Report what it has returned; return what to wait for, if anything."""
-
-    def raised(self, exception: BaseException) -> Pending | None:
-        """Report what it has raised; return what to wait for, if anything."""
-
-    def suspend(self) -> None:
-        """Have it return: what it does from here on does not count."""
 
     def when_timed_out(self, future: Future[None]) -> None:
         """Complete `future` when the `timeout` of the task is over."""
@@ -815,9 +877,6 @@ class Coroutine:
     @property
     def cancellation(self) -> str | None:
         """By whom and why its run was cancelled, in words, if it was."""
-
-    def take_interrupt(self) -> bool:
-        """Return whether it is to be interrupted now, because its run was cancelled: true once."""
 
 @final
 class Call:

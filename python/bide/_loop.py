@@ -1,29 +1,21 @@
 """`BodyLoop`: drives the coroutines of a runner on an event loop, the caller's or one of the runner's own.
 
 The extension wakes the loop through a socket, once for many. Bodies are executed one after the other within an
-`asyncio.Task`, a driver, each in contextvars of its own. The first body that suspends keeps that task as its own until
-it ends; another driver takes over. So a body that never suspends costs no task, and one that does has its own.
+`asyncio.Task`, whose coroutine is a `_core.Driver`. The first body that suspends keeps that task as its own until it
+ends; another driver takes over. So a body that never suspends costs no task, and one that does has its own.
 """
 
 import asyncio
 import contextlib
-import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from typing import Any, TypeVar
 
 from bide import _core
 from bide._errors import Cancelled
-from bide._here import BODY, here
 from bide._loop_threads import LoopThreads
 
 T = TypeVar("T")
-
-_IDLE, _BUDGET, _SUSPENDED, _BEGINS, _CANCELLED, _ENDS = range(6)
-"""Why `_core.LoopQueue.run_ready` has stopped to execute bodies (`rust/py/src/aio/run.rs`)."""
-
-_NOT_BEGUN = object()
-"""In place of what a coroutine awaits: its first step was not made yet."""
 
 
 def suspension() -> asyncio.CancelledError:
@@ -53,9 +45,7 @@ class BodyLoop:
         self.own = own
         self._core = core
         self._reads = core.fileno()
-        self._bodies: dict[_core.Coroutine, asyncio.Task[None]] = {}
         self._gates: set[asyncio.Task[None]] = set()
-        self._driver: asyncio.Task[None] | None = None
         self._asides: set[asyncio.Task[None]] = set()
         self._threads = LoopThreads(loop)
         self._has_ended = self._cancel_all = False
@@ -89,34 +79,30 @@ class BodyLoop:
         for future in core.turn():
             if not future.done():
                 future.set_result(None)
-        self._take_over()
+        self.take_over()
         for gate in core.take_gates():
             watch = self._spawn(self._watch(gate), gate.contextvars())
             self._gates.add(watch)
             watch.add_done_callback(self._gates.discard)
         if core.closing or core.take_lost():
             self._suspend()
-        if core.take_interrupted():
-            self._interrupt()
+        for task in core.interrupted():
+            self.interrupt(task)
 
     def _suspend(self) -> None:
         """Suspend what is deferred, and what belongs to another runner now."""
         closing = self._core.closing
-        for body, task in list(self._bodies.items()):
-            if body.lost or (closing and (self._cancel_all or body.deferred)):
-                body.suspend()
-                task.cancel("the runner is closing: the body continues from here later")
+        for task in self._core.suspend(closing, self._cancel_all):
+            task.cancel("the runner is closing: the body continues from here later")
         if closing:
             for watch in list(self._gates):
                 watch.cancel()
-            if not self._core.bodies and not self._bodies:
+            if not self._core.bodies and not self._core.suspended:
                 self._end()
 
-    def _interrupt(self) -> None:
-        """Cancel the bodies whose runs were cancelled, and those that were cut off."""
-        for body, task in list(self._bodies.items()):
-            if body.take_interrupt():
-                task.cancel(_INTERRUPTED)
+    def interrupt(self, task: "asyncio.Task[None]") -> None:
+        """Cancel a body whose run was cancelled, or that was cut off."""
+        task.cancel(_INTERRUPTED)
 
     def check_interrupted(self, body: "_core.Coroutine", error: BaseException) -> None:
         """Raise what a call of the handle raises, if it was left because the run was cancelled."""
@@ -125,9 +111,9 @@ class BodyLoop:
 
     def cancels(self, body: "_core.Coroutine") -> None:
         """Cancel a body whose call has just ended because its run was cancelled: another task may have made that."""
-        task = self._bodies.get(body)
+        task = body.task
         if task is not None and task is not asyncio.current_task():
-            task.cancel(_INTERRUPTED)
+            self.interrupt(task)
 
     def _end(self) -> None:
         if self._has_ended:
@@ -139,89 +125,39 @@ class BodyLoop:
             self.loop.stop()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], vars: Context) -> "asyncio.Task[None]":  # noqa: A002
-        return self.loop.create_task(coroutine, context=vars)
+        # Not by the loop's factory: a task that begins at once would execute bodies within the step of another one.
+        return asyncio.Task(coroutine, loop=self.loop, context=vars)
 
-    def _take_over(self) -> None:
+    # What a driver calls.
+
+    def take_over(self) -> None:
         """Have one more driver execute what is ready, unless one is about to."""
-        if self._driver is None and self._core.has_ready():
-            self._driver = self._spawn(self._drive(), Context())
+        if self._core.needs_driver():
+            vars = Context()  # noqa: A001 - the name that it has in Rust
+            self._spawn(self._core.driver(vars), vars)
 
-    async def _drive(self) -> None:
-        """Execute bodies one after the other, up to one that suspends: the task is then its own, to its end."""
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - this is one
-        left: int = _BEGINS
-        body: Any = None
-        parts: Any = None
-        try:
-            while left in {_BEGINS, _ENDS}:
-                left, body, parts = self._core.run_ready(task.cancelling)
-                if left == _BEGINS:
-                    self._aside(self._begin(body, parts[0]))
-                elif left == _ENDS:
-                    self._aside(self._finished(parts[0]))
-        finally:
-            self._driver = None
-            if left == _BUDGET:
-                self._core.wake()  # the loop has a turn before the next one
-            else:
-                self._take_over()
-        if left == _SUSPENDED:
-            await self._go_on(task, body, parts)
-
-    def _aside(self, waits: Coroutine[Any, Any, None]) -> None:
-        """Wait for something in a task of its own."""
-        task = self._spawn(waits, Context())
+    def aside(self, coroutine: Coroutine[Any, Any, None], vars: Context) -> None:  # noqa: A002 - as above
+        """Execute something in a task of its own."""
+        task = self._spawn(coroutine, vars)
         self._asides.add(task)
         task.add_done_callback(self._asides.discard)
 
-    async def _begin(self, body: "_core.Coroutine", pending: "_core.Pending") -> None:
-        """Begin a body that has to wait for that, and execute it in this task."""
-        await self._finished(pending)
-        if not body.begun():
-            return
-        task, context = asyncio.current_task(), body.contextvars()
-        assert task is not None  # noqa: S101 - this is one
-        context.run(here.set, (body, BODY))
-        try:
-            coroutine = awaits(body.call(context))
-        except BaseException as error:  # noqa: BLE001 - whatever the call raises is the failure of the body
-            await self._ended(body.raised(error))
-            return
-        if body.take_interrupt():  # asked for before it was one of `_bodies`
-            task.cancel(_INTERRUPTED)
-        await self._go_on(task, body, (coroutine, _NOT_BEGUN, context))
+    def end_aside(self, pending: "_core.Pending") -> None:
+        """Wait for the end of a body in a task of its own."""
+        self.aside(self.finished(pending), Context())
 
-    async def _go_on(self, task: "asyncio.Task[None]", body: "_core.Coroutine", parts: tuple[Any, Any, Any]) -> None:
-        """Execute a body to its end, in this task."""
-        self._bodies[body] = task
-        try:
-            if body.has_timeout:
-                self._limit(body)
+    async def ended(self, pending: "_core.Pending") -> None:
+        """Wait for the end of a body, whatever cancels that."""
+        while True:
             try:
-                value = await _steps(*parts)
-            except BaseException as error:  # noqa: BLE001 - whatever the body raises is its failure
-                ended = body.raised(error)
-            else:
-                ended = body.returned(value)
-            await self._ended(ended)
-        finally:
-            self._bodies.pop(body, None)
-
-    async def _ended(self, ended: "_core.Pending | None") -> None:
-        """Wait for the end of a body, if it has to be waited for."""
-        while ended is not None:
-            try:
-                await self._finished(ended)
+                await self.finished(pending)
             except asyncio.CancelledError:
                 continue
             return
 
-    def _limit(self, body: "_core.Coroutine") -> None:
+    def limit(self, body: "_core.Coroutine", task: "asyncio.Task[None]") -> None:
         """Have the body cancelled when its `timeout` is over."""
-        reached, task = self.loop.create_future(), asyncio.current_task()
-        if task is None:
-            return
+        reached = self.loop.create_future()
 
         def cancel(_reached: object) -> None:
             if not body.ended:
@@ -230,12 +166,19 @@ class BodyLoop:
         reached.add_done_callback(cancel)
         body.when_timed_out(reached)
 
+    async def finished(self, pending: "_core.Pending") -> None:
+        """Wait for something."""
+        while not pending.poll():
+            future = self.loop.create_future()
+            pending.park(future)
+            await future
+
     async def _watch(self, gate: "_core.GateWatch") -> None:
         """Poll a gate until it is closed."""
         while True:
             pending = gate.check()
             if pending is not None:
-                await self._finished(pending)
+                await self.finished(pending)
             if not gate.may_poll:
                 return
             try:
@@ -250,35 +193,7 @@ class BodyLoop:
                 again = gate.asked(value)
             if again is None:
                 return
-            await self._finished(again)
-
-    async def _finished(self, pending: "_core.Pending") -> None:
-        while not pending.poll():
-            future = self.loop.create_future()
-            pending.park(future)
-            await future
-
-
-@types.coroutine
-def _steps(coroutine: Coroutine[Any, Any, T], awaited: object, context: Context) -> Generator[Any, Any, T]:
-    """Execute the steps of a coroutine within contextvars; `awaited` is what its first step awaits, or `_NOT_BEGUN`."""
-    run, send, throw = context.run, coroutine.send, coroutine.throw
-    try:
-        if awaited is _NOT_BEGUN:
-            awaited = run(send, None)
-        while True:
-            try:
-                value = yield awaited
-            except GeneratorExit:
-                run(coroutine.close)
-                raise
-            except BaseException as error:  # noqa: BLE001 - it is the coroutine's
-                awaited = run(throw, error)
-            else:
-                awaited = run(send, value)
-    except StopIteration as ended:
-        result: T = ended.value
-        return result
+            await self.finished(again)
 
 
 async def _await(awaitable: Awaitable[T]) -> T:

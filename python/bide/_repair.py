@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from bide._codec import Codec
 from bide._compiled import CompiledWorkflow
 from bide._errors import BideError, DefinitionError
+from bide._in_thread import twin
 from bide._run_handle import RunHandle
 from bide._text import check_text, is_text, listed
-from bide._twins import twin
 
 if TYPE_CHECKING:
+    from bide._access import StoreAccess
     from bide._control import Chosen, Run
     from bide._core import Snapshot
-    from bide._runner import Runner
     from bide._workflow import Workflow
 
     Encoded = list[tuple[str, bytes]]
@@ -41,7 +41,7 @@ class Forking(NamedTuple):
 class Repairs:
     """What a `Runner` can do for runs that cannot, or should not, continue as they are."""
 
-    def fork(  # noqa: PLR0913 - each says what is different
+    def fork(  # noqa: PLR0913 - each is a setting of its own, by keyword
         self,
         run: "Run",
         *,
@@ -60,7 +60,7 @@ class Repairs:
         signals, child runs and the key are not. The other run stays as it is, in whatever state. The workflow has to be
         registered here.
         """
-        runner = cast("Runner", self)
+        runner = cast("StoreAccess", self)
         found = runner._find_run(run, workflow)
         snapshot = runner._snapshot(found)
         code = _code(runner, snapshot)
@@ -88,7 +88,7 @@ class Repairs:
         workflow does not have is deleted. Refused if a runner executes the run, and if the workflow lacks a task that
         has not ended. Who and why stand in the history.
         """
-        runner = cast("Runner", self)
+        runner = cast("StoreAccess", self)
         found = runner._find_run(run, None)
         by = None if by is None else check_text(by, "by")
         reason = None if reason is None else check_text(reason, "reason")
@@ -116,12 +116,12 @@ def _not_adopted(run: str, workflow: "Workflow", outcome: str, tasks: list[str])
         return f"another run of workflow {workflow.name!r} has the key of run {run}"
     names = listed(tasks)
     return (
-        f"workflow {workflow.name!r} cannot continue run {run}: it lacks {names}, or maps otherwise what has not "
-        "ended: add that again, say by renamed= what it is called now, or end the run by runner.cancel(run, force=True)"
+        f"workflow {workflow.name!r} cannot continue run {run}: it lacks {names}, or maps otherwise what has not ended"
+        ": add that again, say by renamed= what it is called now, or end the run by runner.cancel(run, force=True)"
     )
 
 
-def _code(runner: "Runner", snapshot: "Snapshot") -> "Workflow":
+def _code(runner: "StoreAccess", snapshot: "Snapshot") -> "Workflow":
     known = runner._workflows.get(snapshot.workflow)
     if known is None:
         msg = (

@@ -29,9 +29,9 @@ class Workflow:
     `signals` lists what its runs understand, names or `bide.signal` values: sending them anything else is refused.
     With `fail_fast`, a failure skips what has not started.
     `timeout`, seconds or a `timedelta`, is the deadline of each run, counted from when it begins: what has not ended by
-    then fails, waits included. `renamed` says what tasks were called before, `{"old": "new"}`: unfinished runs of older
-    code continue with what those have recorded. `@workflow.task` adds a task until the first use; the tasks given at
-    once must be a whole graph by themselves.
+    then fails, waits included. `renamed` says what tasks were called before, `{"old": "new"}`, so that unfinished runs
+    of older code continue with what they have recorded. `@workflow.task` adds a task until the first use; the tasks
+    given at once must be a whole graph by themselves.
     """
 
     def __init__(  # noqa: PLR0913 - each is a setting of its own, by keyword

@@ -20,6 +20,7 @@ pub mod id;
 pub mod journal;
 pub mod message;
 pub mod nearest;
+pub mod observe;
 pub mod options;
 pub mod outbox;
 pub mod pack;

@@ -251,6 +251,8 @@ pub enum Write {
         number: i64,
         /// Its id.
         id: Option<Arc<str>>,
+        /// Its `seq`, or a lower number: a store that has no index of `number` looks from there on, oldest first.
+        from: i64,
     },
     /// The run has acted on a control request, which stays.
     Applied {
@@ -258,6 +260,8 @@ pub enum Write {
         run: RunRowId,
         /// The request's number.
         number: i64,
+        /// As that of [`Write::Consumed`].
+        from: i64,
         /// When it has.
         at: Time,
     },

@@ -211,7 +211,7 @@ impl RunState {
         let order = order.flat_map(|task| std::iter::once(task).chain(elements(task.ix)));
         let open: Vec<TaskRef> = order.filter(|task| self.task(*task).unmet == 0).collect();
         let controls = self.take_controls();
-        let retried = controls.iter().any(|message| *message.address.name == *"retry");
+        let retried = controls.iter().any(|queued| *queued.message.address.name == *"retry");
         if retried {
             self.forget_cancel();
         }

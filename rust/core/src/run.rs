@@ -380,6 +380,12 @@ impl RunState {
         self.known_detail(task).and_then(|detail| detail.journal.get(key)).and_then(|entry| entry.deadline)
     }
 
+    /// What the condition of an open wait has raised last, as far as that is written.
+    #[must_use]
+    pub fn wait_error(&self, task: TaskRef, key: &EntryKey) -> Option<&Failure> {
+        self.known_detail(task)?.journal.get(key)?.failure.as_ref()
+    }
+
     /// Applies an event: appends what has to be committed to `batch` and what has to happen then to `effects`.
     ///
     /// # Errors
@@ -448,6 +454,11 @@ impl RunState {
             Event::ChildrenStarted { task, attempt, starts } => {
                 self.running(task, attempt)?;
                 self.children_started(task, starts, out);
+            }
+            Event::PollRaised { task, attempt, key, error } => {
+                let status = if key.n > 0 { TaskStatus::Running } else { TaskStatus::Pending };
+                self.current(task, attempt, status)?;
+                self.poll_raised(task, &key, error, out)?;
             }
             Event::Timed { task, attempt, key, time } => {
                 self.current(task, attempt, TaskStatus::Pending)?;

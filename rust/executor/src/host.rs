@@ -9,6 +9,7 @@ use bide_core::run::ElementOutcomes;
 use bide_core::{Failure, GateSpec, TaskRef, Time, Value};
 use smallvec::SmallVec;
 
+use crate::runs::polls::GatePolls;
 use crate::runs::run::{RegisteredWorkflow, Run};
 
 /// A language or style in which bodies are written.
@@ -91,13 +92,18 @@ pub trait Dispatch<H: Host>: Send + Sync + 'static {
     fn poll_now(&self, _run: &Arc<Run<H>>, _task: TaskRef) {}
 
     /// A body that executes may have to be interrupted, because its run was cancelled.
-    fn interrupt(&self) {}
+    fn interrupt(&self, _run: &Run<H>, _task: TaskRef) {}
 
     /// Start nothing any more, and suspend what is deferred.
     fn close(&self);
 
     /// Every run in memory belongs to another runner now: suspend what is deferred.
     fn lost(&self) {}
+
+    /// The gates that wait for their next poll, of those that are wanted: for those who look.
+    fn polls(&self, _is_wanted: &dyn Fn(&Gate<H>) -> bool) -> Vec<GatePolls> {
+        Vec::new()
+    }
 
     /// Called every 50 ms or so: reports the start of bodies that have executed for a while.
     fn look(&self) {}

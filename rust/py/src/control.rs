@@ -29,8 +29,8 @@ pub(crate) struct PyAsk {
     flag: bool,
 }
 
-/// Asks something of a run; says what became of that.
-pub(crate) fn ask(py: Python<'_>, engine: &PyEngine, run: &str, asked: PyAsk) -> PyResult<PySent> {
+/// Asks something of runs; says of each what became of that. Those that are executed here share commits.
+pub(crate) fn ask(py: Python<'_>, engine: &PyEngine, runs: &[String], asked: PyAsk) -> PyResult<Vec<PySent>> {
     let PyAsk { what, by, reason, task, value, seconds, flag } = asked;
     let named = || -> PyResult<Arc<str>> {
         task.as_deref().map(Into::into).ok_or_else(|| errors::definition(py, &format!("{what} needs a task")))
@@ -50,7 +50,11 @@ pub(crate) fn ask(py: Python<'_>, engine: &PyEngine, run: &str, asked: PyAsk) ->
         _ => return Err(errors::definition(py, &format!("there is no request {what}"))),
     };
     let control = Control { ask, by: by.map(Into::into), reason: reason.map(Into::into) };
-    let run = run_id(py, run)?;
-    let sent = gil::detached(py, || engine.ask(run, &control)).map_err(|error| errors::store(py, &error))?;
-    Ok(in_words(sent))
+    let runs = runs.iter().map(|run| run_id(py, run)).collect::<PyResult<Vec<_>>>()?;
+    let asked = || match &*runs {
+        [run] => engine.ask(*run, &control).map(|sent| vec![sent]),
+        runs => engine.ask_all(runs, &control),
+    };
+    let sent = gil::detached(py, asked).map_err(|error| errors::store(py, &error))?;
+    Ok(sent.into_iter().map(in_words).collect())
 }

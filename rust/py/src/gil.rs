@@ -113,7 +113,7 @@ macro_rules! unwinds {
 mod calls;
 mod refs;
 pub(crate) use calls::{
-    call, call_args, call_method1, call0, call1, dict, getattr, is_truthy, set_item, setattr, str, tuple,
+    Sent, call, call_args, call_method1, call0, call1, dict, getattr, is_truthy, send, set_item, setattr, str, tuple,
 };
 use refs::empty_bin;
 pub(crate) use refs::{Kept, Owned, OwnedTuple, Raised};

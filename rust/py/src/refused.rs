@@ -8,6 +8,9 @@ use crate::errors;
 /// The message for a call after the close.
 pub(crate) const CLOSED: &str = "this runner is closed: create a new one";
 
+/// The same of a client.
+pub(crate) const CLIENT_CLOSED: &str = "this client is closed: create a new one";
+
 /// `many` is for the words: which of them was refused.
 pub(crate) fn refused(py: Python<'_>, workflow: &str, error: SubmitError, many: bool) -> PyErr {
     match error {

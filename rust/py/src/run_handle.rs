@@ -140,6 +140,7 @@ impl PyRunHandle {
     }
 
     fn settlement(&self, py: Python<'_>, settlement: &Settlement) -> PyResult<bool> {
+        self.handle().settled().observe();
         match settlement {
             Settlement::Run(status) if status.is_ended() => Ok(true),
             Settlement::Run(RunStatus::Paused) => Err(self.paused(py)?),

@@ -22,7 +22,6 @@ use crate::handle::PyTaskHandle;
 use crate::host::{PyEngine, PyRun, Python3};
 use crate::lists::{Items, NotAList};
 use crate::process::Kind;
-use crate::thread::StartError;
 use crate::wait::time_of;
 use crate::workflow::PyWorkflow;
 use crate::{panics, thread, turn};
@@ -422,24 +421,4 @@ fn gate_raised(
 pub(crate) fn gate_retries(py: Python<'_>, gate: &Gate<Python3>, failure: &Failure) -> bool {
     let body = &gate.run.workflow.bodies[gate.task.ix as usize];
     body.retry.is_some() && covers(body, py, errors::rebuild(py, failure).value(py).as_any()).unwrap_or(false)
-}
-
-/// Starts a thread that executes bodies. False: the interpreter is exiting, and it is not needed any more.
-pub(crate) fn start_worker(engine: &Arc<PyEngine>) -> Result<bool, String> {
-    let started = gil::attach(|py| start_worker_attached(py, engine).map_err(|error| error.to_string()));
-    started.unwrap_or(Ok(false))
-}
-
-/// The same, by a thread that is attached.
-pub(crate) fn start_worker_attached(py: Python<'_>, engine: &Arc<PyEngine>) -> Result<bool, StartError> {
-    let engine = Arc::clone(engine);
-    let started = thread::start_thread(py, "bide-worker", Kind::Bodies, move |py| {
-        let mut here = Thread::new(py, Arc::clone(&engine));
-        engine.work(&mut here);
-    });
-    match started {
-        Ok(()) => Ok(true),
-        Err(StartError::Exiting) => Ok(false),
-        Err(error) => Err(error),
-    }
 }

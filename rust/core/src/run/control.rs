@@ -234,6 +234,7 @@ impl RunState {
             Recall::Satisfied(_) | Recall::Failed(_) | Recall::Begun { mode: StepMode::Once, .. } => None,
             Recall::Ask { .. }
             | Recall::Open { .. }
+            | Recall::Waits
             | Recall::Begun { .. }
             | Recall::Mismatch(_)
             | Recall::NoCallback => self.cancellation(),

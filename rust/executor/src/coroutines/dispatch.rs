@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use bide_core::Event;
+use bide_core::record::RunRowId;
+use bide_core::{Event, TaskRef};
 use bide_sched::{HandOff, SlotNo, Slots};
 use bide_sync::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
@@ -14,6 +15,7 @@ use super::body::CoroutineBody;
 use crate::engine::Engine;
 use crate::host::{Dispatch, Gate, Host, Ready};
 use crate::ledger::{Group, QueuedEvent};
+use crate::runs::run::Run;
 
 /// A body's start is written once it has executed for this long, so that other processes can see it.
 const SHOW_AFTER: Duration = Duration::from_millis(100);
@@ -26,14 +28,14 @@ pub struct Coroutines<H: Host> {
     engine: OnceLock<Weak<Engine<H>>>,
     /// The loop, to be woken when there is something to take, or the runner closes.
     event_loop: Box<dyn EventLoop>,
-    /// Where results gather until the loop's next turn, with a store that does not block.
+    /// Where results gather until the loop's next turn.
     pub(super) group: Arc<Group<H>>,
     /// Notified when the last body has ended.
     emptied: Condvar,
     /// Every run in memory was lost to another runner, and the loop was not told yet.
     lost: AtomicBool,
-    /// A body may have to be interrupted, and the loop was not told yet.
-    interrupted: AtomicBool,
+    /// Bodies that may have to be interrupted, until the loop is told.
+    interrupted: Mutex<Vec<(RunRowId, TaskRef)>>,
 }
 
 struct State<H: Host> {
@@ -148,7 +150,7 @@ impl<H: Host> Coroutines<H> {
             group: Group::new(),
             emptied: Condvar::new(),
             lost: AtomicBool::new(false),
-            interrupted: AtomicBool::new(false),
+            interrupted: Mutex::default(),
         }
     }
 
@@ -211,11 +213,15 @@ impl<H: Host> Coroutines<H> {
         std::mem::take(&mut self.state.lock().gates)
     }
 
-    /// Commits the results that have gathered, with a store that does not block.
+    /// Has the results that have gathered committed: by the committer, or here if the store does not block.
     pub fn commit_gathered(&self) {
-        if !self.group.is_empty()
-            && let Some(engine) = self.engine()
-        {
+        if self.group.is_empty() {
+            return;
+        }
+        let Some(engine) = self.engine() else { return };
+        if engine.store().blocks() {
+            engine.path().ledger.enqueue_group(&self.group);
+        } else {
             let mut ready = Vec::new();
             engine.commit_group(&self.group, &mut ready);
             engine.dispatch_ready(&mut ready);
@@ -227,22 +233,23 @@ impl<H: Host> Coroutines<H> {
         self.lost.load(Ordering::Relaxed) && self.lost.swap(false, Ordering::Acquire)
     }
 
-    /// Whether bodies may have to be interrupted since this was last asked.
-    pub fn take_interrupted(&self) -> bool {
-        self.interrupted.load(Ordering::Relaxed) && self.interrupted.swap(false, Ordering::Acquire)
+    /// Takes the bodies that may have to be interrupted.
+    pub fn take_interrupted(&self) -> Vec<(RunRowId, TaskRef)> {
+        std::mem::take(&mut *self.interrupted.lock())
     }
 
-    /// Queues an event that nobody waits for: for the committer, or with a store that does not block for the loop's
-    /// next turn.
+    /// Queues an event that nobody waits for. It is committed with others, at the latest in the loop's next turn, or by
+    /// the committer if the loop is blocked.
     pub(super) fn queue(&self, event: QueuedEvent<H>) {
         let Some(engine) = self.engine() else { return };
-        if engine.store().blocks() {
-            engine.path().ledger.enqueue(event);
-        } else if self.group.push(event, engine.steady()) {
+        if self.group.push(event, engine.steady()) {
             self.commit_gathered();
-        } else {
-            self.wake();
+            return;
         }
+        if engine.store().blocks() {
+            engine.path().ledger.arm();
+        }
+        self.wake();
     }
 
     /// Whether no body starts or resumes any more.
@@ -379,8 +386,8 @@ impl<H: Host> Dispatch<H> for Coroutines<H> {
         self.wake();
     }
 
-    fn interrupt(&self) {
-        self.interrupted.store(true, Ordering::Release);
+    fn interrupt(&self, run: &Run<H>, task: TaskRef) {
+        self.interrupted.lock().push((run.id.row(), task));
         self.wake();
     }
 

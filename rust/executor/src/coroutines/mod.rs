@@ -14,4 +14,4 @@ mod work;
 pub use body::{CoroutineBody, OpenCall};
 pub use dispatch::{Coroutines, EventLoop, Start};
 pub use gates::GateWatch;
-pub use work::Begun;
+pub use work::{Beginning, Begun};

@@ -1,5 +1,6 @@
 //! How a coroutine is begun and how it ends: enters it in its run, and queues its outcome to be committed.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bide_core::{Event, Outcome};
@@ -18,48 +19,77 @@ pub struct Begun<H: Host> {
     pub body: Arc<CoroutineBody<H>>,
     /// What it is called with.
     pub args: Args,
-    /// The same attempt was entered before.
-    pub reentry: bool,
+}
+
+/// How far the beginning of a body has come.
+pub enum Beginning<H: Host> {
+    /// It has begun; with nothing, it is not executed.
+    Done(Option<Begun<H>>),
+    /// That has to be waited for.
+    Waits(Pin<Box<dyn Future<Output = Option<Begun<H>>> + Send>>),
 }
 
 impl<H: Host> Start<H> {
-    /// Enters the body in its run. `None`: it is not executed.
-    pub async fn begin(self) -> Option<Begun<H>> {
+    /// Enters the body in its run.
+    pub fn begin(self) -> Beginning<H> {
+        let engine = Arc::clone(&self.counted.engine);
+        if !engine.lease_holds() {
+            return Beginning::Waits(Box::pin(async move {
+                if !engine.is_sure_of_lease_async().await {
+                    return None;
+                }
+                match self.enter() {
+                    Beginning::Done(begun) => begun,
+                    Beginning::Waits(waits) => waits.await,
+                }
+            }));
+        }
+        self.enter()
+    }
+
+    fn enter(self) -> Beginning<H> {
         let Self { ready, slot, counted } = self;
         let (engine, coroutines) = (Arc::clone(&counted.engine), Arc::clone(&counted.coroutines));
-        let ready = Arc::clone(&ready.run).wait_for_overdue(ready)?;
-        let (Ready { run, task }, turn) = engine.admit_suspect(ready)?;
-        if !engine.is_sure_of_lease_async().await {
-            return None;
-        }
+        let admitted = Arc::clone(&ready.run).wait_for_overdue(ready).and_then(|ready| engine.admit_suspect(ready));
+        let Some((Ready { run, task }, turn)) = admitted else { return Beginning::Done(None) };
         let now = engine.now();
         let (entered, args) = {
             let mut state = run.state.lock();
-            let entered = state.enter(task, now)?;
+            let Some(entered) = state.enter(task, now) else { return Beginning::Done(None) };
             let sources = H::sources(&run.workflow.bodies[task.ix as usize]);
             (entered, run.args(task, sources, &state))
         };
         let own = Own { counted, turn, mark: entered.mark };
         let body = CoroutineBody::new(&run, task, entered.attempt, slot, own);
-        let started = Event::Started { task, attempt: entered.attempt };
-        if entered.mark && !matches!(body.commit(started).await, bide_core::attempt::Fed::Committed { .. }) {
-            // Without its mark a body is not called: the engine has stopped, or has lost the run.
-            body.suspend();
-            body.end(Outcome::Suspended).await;
-            return None;
+        let begun = Begun { body: Arc::clone(&body), args };
+        if !entered.mark {
+            coroutines.begins(&body, engine.steady());
+            return Beginning::Done(Some(begun));
         }
-        coroutines.begins(&body, engine.steady());
-        Some(Begun { body, args, reentry: entered.reentry })
+        Beginning::Waits(Box::pin(async move {
+            let started = Event::Started { task, attempt: entered.attempt };
+            if !matches!(body.commit(started).await, bide_core::attempt::Fed::Committed { .. }) {
+                // Without its mark a body is not called: the engine has stopped, or has lost the run.
+                body.suspend();
+                if let Some(waits) = body.end(Outcome::Suspended) {
+                    waits.await;
+                }
+                return None;
+            }
+            coroutines.begins(&body, engine.steady());
+            Some(begun)
+        }))
     }
 }
 
 impl<H: Host> CoroutineBody<H> {
     /// The body has returned. Its slot is released once that is queued to be committed; with a mark, once it is
-    /// committed: the next body may kill the process, and this one's run would be suspected of it.
-    pub async fn end(self: Arc<Self>, outcome: Outcome) {
+    /// committed, which has to be waited for: the next body may kill the process, and this one's run would be suspected
+    /// of it.
+    pub fn end(self: &Arc<Self>, outcome: Outcome) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
         let attempt = self.attempt();
         let (own, slot) = self.take();
-        let Some(Own { counted, turn, mark }) = own else { return };
+        let Own { counted, turn, mark } = own?;
         let engine = self.engine();
         // What a body comes to that was cancelled because its time is used up.
         let reached = self.limit.as_ref().filter(|limit| limit.is_reached()).map(|limit| limit.outcome());
@@ -69,16 +99,16 @@ impl<H: Host> CoroutineBody<H> {
         }
         let event = Event::Ended { task: self.task(), attempt, outcome };
         if mark {
-            let _ = self.commit(event).await;
-        } else {
-            counted.coroutines.queue(QueuedEvent {
-                run: Arc::clone(self.run()),
-                event,
-                at: engine.now(),
-                completion: None,
-            });
+            let body = Arc::clone(self);
+            return Some(Box::pin(async move {
+                let _ = body.commit(event).await;
+                drop((turn, slot, counted));
+            }));
         }
+        let (run, at) = (Arc::clone(self.run()), engine.now());
+        counted.coroutines.queue(QueuedEvent { run, event, at, completion: None });
         drop((turn, slot, counted));
+        None
     }
 }
 

@@ -6,17 +6,20 @@ use std::time::Duration;
 use bide_core::attempt::Clocks;
 use bide_core::record::StoredRun;
 use bide_core::{Event, Graph, RunId, Time, Value};
-use bide_store::{EventRange, Sent, Standing, Store, StoreError};
+use bide_store::{EventRange, OpenWait, Sent, Standing, Store, StoreError, WaitPosition};
 
 use crate::clock::Clock;
+use crate::control::Observer;
 use crate::engine::Engine;
 use crate::host::{Attached, Dispatch, Host, Ready};
 use crate::ledger::{CommitPath, Group, Lost};
 use crate::log::Level;
 use crate::runs::convert::NotAdopted;
+use crate::runs::explain::Explained;
 use crate::runs::follow::{self, Bell, Followed};
 use crate::runs::fork::ForkRequest;
 use crate::runs::mail::Letter;
+use crate::runs::polls::Polls;
 use crate::runs::recover::NotRegistered;
 use crate::runs::requests::{Outlook, PendingRequest};
 use crate::runs::run::{Inputs, RegisteredWorkflow, Run, RunRequest};
@@ -25,6 +28,9 @@ use crate::runs::submit::{SubmitError, ordered};
 use crate::runs::suspects::Turn;
 use crate::runs::watch::Handle;
 use crate::services::timers::Timers;
+
+/// So many requests to runs are one commit. Others wait for the commit lock meanwhile.
+const ASKED_TOGETHER: usize = 512;
 
 /// For callers: workflows and runs.
 impl<H: Host> Engine<H> {
@@ -139,6 +145,30 @@ impl<H: Host> Engine<H> {
         sent
     }
 
+    /// As [`Engine::ask`], of many runs: those that are executed here share commits. Blocks.
+    ///
+    /// # Errors
+    /// As there; some of the requests may have been made.
+    pub fn ask_all(&self, runs: &[RunId], control: &bide_core::Control) -> Result<Vec<Sent>, StoreError> {
+        if control.ask == (bide_core::Ask::Cancel { force: true }) {
+            return runs.iter().map(|run| self.ask(*run, control)).collect();
+        }
+        let letter = |run: &RunId| {
+            let (address, content) = (control.address(), Ok(control.content()));
+            Letter { run: *run, address, id: None, content }
+        };
+        let mut sent = Vec::with_capacity(runs.len());
+        for some in runs.chunks(ASKED_TOGETHER) {
+            sent.extend(self.mail.send_all(some.iter().map(letter).collect()));
+        }
+        let stored = |sent: &Result<Sent, StoreError>| matches!(sent, Ok(Sent::Stored) | Err(StoreError::Unknown(_)));
+        // If the outcome is not known, the run may be reopened.
+        if runs.iter().zip(&sent).any(|(run, sent)| stored(sent) && self.live(*run).is_none()) {
+            self.recovery.recover()?;
+        }
+        sent.into_iter().collect()
+    }
+
     /// How long a body of a run that is cancelled from here on may execute to clean up, and how long that may take by
     /// the wall.
     pub fn set_cancel_grace(&self, grace: Duration, limit: Duration) {
@@ -224,6 +254,37 @@ impl<H: Host> Engine<H> {
     #[must_use]
     pub fn why_not_here(&self, id: RunId, run: &Standing) -> Option<NotRegistered> {
         self.recovery.why_not_here(id, run)
+    }
+
+    /// What holds a run. `None` if there is none. Blocks.
+    ///
+    /// # Errors
+    /// From the store.
+    pub fn explain(&self, run: RunId) -> Result<Option<Explained>, StoreError> {
+        self.watch.explain(run)
+    }
+
+    /// A page of the open waits of all runs, the oldest first, each with its polls if it is executed here. Blocks.
+    ///
+    /// # Errors
+    /// From the store.
+    pub fn open_waits(
+        &self,
+        after: Option<WaitPosition>,
+        most: usize,
+    ) -> Result<Vec<(OpenWait, Option<Polls>)>, StoreError> {
+        self.watch.open_waits(after, most)
+    }
+
+    /// Has this called with all that happens from here on, once it is committed. The first one counts.
+    pub fn observe(&self, observer: Observer<H>) {
+        let _ = self.control.observer.set(observer);
+    }
+
+    /// Whether it executes nothing.
+    #[must_use]
+    pub fn is_client(&self) -> bool {
+        self.control.is_client()
     }
 
     /// The live run of this row number.

@@ -29,6 +29,8 @@ pub(super) struct Committer<H: Host> {
 struct State<H: Host> {
     /// Queued events, which no other thread commits.
     inbox: VecDeque<QueuedEvent<H>>,
+    /// The committer was notified since it last took the inbox, or went to sleep.
+    notified: bool,
     /// Groups whose results may gather while their slot's holder executes a long body.
     groups: Vec<Arc<Group<H>>>,
     /// The engine closes: nothing is taken any more.
@@ -38,7 +40,7 @@ struct State<H: Host> {
 impl<H: Host> Committer<H> {
     pub(super) fn new() -> Self {
         Self {
-            state: Mutex::new(State { inbox: VecDeque::new(), groups: Vec::new(), stop: false }),
+            state: Mutex::new(State { inbox: VecDeque::new(), notified: false, groups: Vec::new(), stop: false }),
             changed: Condvar::new(),
             armed: AtomicBool::new(false),
         }
@@ -76,6 +78,19 @@ impl<H: Host> Ledger<H> {
         self.wake_committer();
     }
 
+    /// Leaves what has gathered in a group to the committer. Once that has stopped it stays there, for a flush.
+    pub(crate) fn enqueue_group(&self, group: &Group<H>) {
+        let mut state = self.committer.state.lock();
+        if state.stop {
+            return;
+        }
+        let mut items = group.take();
+        state.inbox.extend(items.drain(..));
+        drop(state);
+        group.reuse(items);
+        self.wake_committer();
+    }
+
     /// Leaves an event without waking the committer: the caller commits it itself, or wakes it after all.
     pub(crate) fn enqueue_quietly(&self, event: QueuedEvent<H>) {
         let mut state = self.committer.state.lock();
@@ -88,8 +103,10 @@ impl<H: Host> Ledger<H> {
     }
 
     pub(crate) fn wake_committer(&self) {
-        counts::add_wake();
-        self.committer.changed.notify_one();
+        if !std::mem::replace(&mut self.committer.state.lock().notified, true) {
+            counts::add_wake();
+            self.committer.changed.notify_one();
+        }
     }
 
     /// Events queued until now are still committed, by the thread's last turn or by a flush.
@@ -124,6 +141,7 @@ impl<H: Host> Ledger<H> {
             let groups = {
                 let mut state = committer.state.lock();
                 if state.inbox.is_empty() && !state.stop {
+                    state.notified = false;
                     if looks > 0 {
                         committer.changed.wait_for(&mut state, MAX_AGE);
                     } else {
@@ -137,6 +155,7 @@ impl<H: Host> Ledger<H> {
                         }
                     }
                 }
+                state.notified = false;
                 items.extend(state.inbox.drain(..));
                 if state.stop {
                     drop(state);

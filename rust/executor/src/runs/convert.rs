@@ -42,7 +42,7 @@ impl<H: Host> Recovery<H> {
     pub(super) fn convert_runs(&self, workflow: &RegisteredWorkflow<H>, version: i64) -> Result<bool, StoreError> {
         let store = self.control.store();
         let mut any = false;
-        for id in store.unowned_runs(version)? {
+        for id in store.unowned_of(version)? {
             if let Some(stored) = store.load(id)?
                 && fit::of_run(&workflow.graph, &stored).is_none()
             {

@@ -9,7 +9,7 @@ use bide_core::event::Timer;
 use bide_core::fit::{self, Fit, Misfit};
 use bide_core::record::{NewTask, RunUpdate};
 use bide_core::{BlockReason, DecodeError, Event, Failure, Graph, RunId, RunState, RunStatus, TaskId, TaskRef};
-use bide_store::{Lease, Standing, StoreError};
+use bide_store::{Lease, Standing, StoreError, UnownedRuns};
 use bide_sync::{Mutex, RwLock};
 
 use crate::control::Control;
@@ -106,7 +106,9 @@ impl<H: Host> Recovery<H> {
             graph,
         });
         let before = self.workflows.write().insert(Arc::clone(&workflow));
-        if let Err(error) = self.recover_registered(&workflow) {
+        if !self.control.is_client()
+            && let Err(error) = self.recover_registered(&workflow)
+        {
             // As if it had not been registered: the next try recovers what is there.
             let mut workflows = self.workflows.write();
             match before {
@@ -320,11 +322,32 @@ impl<H: Host> Recovery<H> {
         self.path.ledger.update(&*self.path, lease, update)
     }
 
-    /// Why an unfinished run that no living runner has is not executed here. Blocks.
+    /// Logs which unfinished runs nobody has and this runner does not continue, in one line.
+    ///
+    /// # Errors
+    /// From the store.
+    pub(crate) fn report_stranded(&self) -> Result<(), StoreError> {
+        let mut groups = Vec::new();
+        for UnownedRuns { workflow, version, count, example } in self.control.store().unowned_runs()? {
+            let standing = Standing { status: RunStatus::Running, workflow, version, runner: None, held: false };
+            if let Some(why) = self.why_not_here(example, &standing) {
+                let runs =
+                    if count == 1 { format!("run {example}") } else { format!("{count} runs, such as {example}") };
+                groups.push(format!("{runs}: {why}"));
+            }
+        }
+        if !groups.is_empty() {
+            let groups = groups.join("; ");
+            self.control.warn(&format!("unfinished runs that no runner has and this one cannot continue: {groups}"));
+        }
+        Ok(())
+    }
+
+    /// Why an unfinished run that no living runner has is not executed here. A client executes none. Blocks.
     #[must_use]
     pub(crate) fn why_not_here(&self, id: RunId, run: &Standing) -> Option<NotRegistered> {
         let alive = |runner| self.control.store().is_alive(runner, self.control.clock.lease_time()).unwrap_or(true);
-        if run.status.is_ended() || run.runner.is_some_and(alive) {
+        if self.control.is_client() || run.status.is_ended() || run.runner.is_some_and(alive) {
             return None;
         }
         let (workflow, version) = (&*run.workflow, &*run.version);

@@ -18,6 +18,7 @@ use bide_sync::Mutex;
 
 use crate::host::{Arg, Args, Host, Ready, Source};
 use crate::runs::live_output::LiveOutput;
+use crate::runs::polls::Noted;
 use crate::runs::settled::{Settled, Settlement};
 use crate::services::timers::Key;
 
@@ -170,6 +171,8 @@ pub(crate) struct Rare<H: Host> {
     pub(crate) overdue: HashMap<TaskRef, Option<Ready<H>>>,
     /// What tasks are blocked by, as far as no row shows it: the last error of a condition, the cap of parked bodies.
     notes: HashMap<TaskRef, Arc<str>>,
+    /// The polls of open waits.
+    pub(crate) polls: Noted,
     /// Conflicts of the context that this process has logged.
     reported: HashSet<Conflict>,
     /// What wakes the bodies that sleep until the run machine has closed their wait, with its ticket.
@@ -183,6 +186,7 @@ impl<H: Host> Default for Rare<H> {
         Self {
             overdue: HashMap::new(),
             notes: HashMap::new(),
+            polls: HashMap::new(),
             reported: HashSet::new(),
             alarms: HashMap::new(),
             deadline: None,

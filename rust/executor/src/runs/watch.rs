@@ -66,11 +66,11 @@ impl<H: Host> Handle<H> {
 /// Looks at runs for their callers.
 pub(crate) struct Watch<H: Host> {
     /// The store, and the runs that are executed here.
-    control: Arc<Control<H>>,
+    pub(super) control: Arc<Control<H>>,
     /// Keeps commits away while a run is shown.
     path: Arc<CommitPath<H>>,
     /// Says why a run is not executed here.
-    recovery: Arc<Recovery<H>>,
+    pub(super) recovery: Arc<Recovery<H>>,
 }
 
 impl<H: Host> Watch<H> {
@@ -158,7 +158,19 @@ impl<H: Host> Watch<H> {
     /// # Errors
     /// From the store.
     pub(crate) fn committed(&self, run: &Run<H>) -> Result<StoredRun, StoreError> {
-        let mut stored = self.read_committed(run)?;
+        self.committed_as(run, Run::snapshot)
+    }
+
+    /// As [`Watch::committed`], with another reading of what is in memory.
+    ///
+    /// # Errors
+    /// From the store.
+    pub(super) fn committed_as(
+        &self,
+        run: &Run<H>,
+        snapshot: impl Fn(&Run<H>) -> StoredRun,
+    ) -> Result<StoredRun, StoreError> {
+        let mut stored = self.read_committed(run, snapshot)?;
         self.explain_children(run, &mut stored);
         Ok(stored)
     }
@@ -185,10 +197,10 @@ impl<H: Host> Watch<H> {
         }
     }
 
-    fn read_committed(&self, run: &Run<H>) -> Result<StoredRun, StoreError> {
+    fn read_committed(&self, run: &Run<H>, snapshot: impl Fn(&Run<H>) -> StoredRun) -> Result<StoredRun, StoreError> {
         match run.settled.get() {
             // It was committed before this was reported.
-            Some(Settlement::Run(_) | Settlement::Closed) => return Ok(run.snapshot()),
+            Some(Settlement::Run(_) | Settlement::Closed) => return Ok(snapshot(run)),
             // What was being committed is in memory and perhaps nowhere else.
             Some(Settlement::Broken(why)) => return self.control.store().load(run.id)?.ok_or(*why),
             Some(Settlement::Panicked(_) | Settlement::Elsewhere | Settlement::NotHere(_)) | None => {}
@@ -199,8 +211,8 @@ impl<H: Host> Watch<H> {
             && run.settled.get().is_none()
         {
             // A commit holds the commit lock: what is in memory now is in the store.
-            return Ok(run.snapshot());
+            return Ok(snapshot(run));
         }
-        self.control.store().load(run.id).map(|stored| stored.unwrap_or_else(|| run.snapshot()))
+        self.control.store().load(run.id).map(|stored| stored.unwrap_or_else(|| snapshot(run)))
     }
 }

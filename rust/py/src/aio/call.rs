@@ -44,7 +44,7 @@ impl PyCall {
             let children = children::among(&requests);
             if !children.is_empty() {
                 let own = coroutine.get();
-                let body = own.body(py)?;
+                let body = own.body()?;
                 children::check_by(py, |id| body.has_child(id), &own.task_name(), body.run(), &children)?;
             }
             let asked = conditions.into_iter().map(|planned| {
@@ -106,7 +106,7 @@ impl PyCall {
     fn callback(coroutine: &Bound<'_, PyCoroutine>, name: &str, within: u8) -> PyResult<Self> {
         panics::method(|| {
             let (py, own) = (coroutine.py(), coroutine.get());
-            let token = new_token(own.body(py)?.run().id).map_err(|error| own.error(py, &error))?;
+            let token = new_token(own.body()?.run().id).map_err(|error| own.error(py, &error))?;
             let value = token.to_value();
             let request = Request::Record { kind: RecordKind::Callback, value };
             Self::begin(coroutine, &name.into(), request, within, What::Record)
@@ -139,7 +139,7 @@ impl PyCall {
     ) -> PyResult<Self> {
         panics::method(|| {
             let (py, own) = (coroutine.py(), coroutine.get());
-            let body = own.body(py)?;
+            let body = own.body()?;
             let (workflow, starts) = children::described(py, body.engine(), described)?;
             let (identities, requests): (Vec<_>, Vec<_>) = starts.into_iter().unzip();
             let call = body.begin_start(&workflow, identities, within(within_number));
@@ -179,7 +179,7 @@ impl PyCall {
                     Action::Execute => {
                         if matches!(self.state.lock().what, What::Record) {
                             // The time is the only step of bide's own.
-                            let now = self.body(py)?.now_value();
+                            let now = self.body()?.now_value();
                             self.feed(py, Fed::Executed(Ok(now)))?;
                             continue;
                         }
@@ -294,7 +294,7 @@ impl PyCall {
     /// Creates the children. Blocks.
     fn create(&self, py: Python<'_>) -> PyResult<()> {
         panics::method(|| {
-            let body = Arc::clone(self.body(py)?);
+            let body = Arc::clone(self.body()?);
             let (which, event, workflow, requests) = {
                 let mut state = self.state.lock();
                 let Some((which, event)) = state.creates.take() else { return Ok(()) };
@@ -316,7 +316,7 @@ impl PyCall {
             self.leaves(py)?;
             let future = self.state.lock().future.take();
             drop(future);
-            self.body(py)?.abandon(&self.call);
+            self.body()?.abandon(&self.call);
             Ok(())
         })
     }
@@ -333,7 +333,7 @@ impl PyCall {
                 Err(CallError::Failed(failure)) if failure.kind != FailureKind::Cancelled => Some(Err(failure.clone())),
                 Err(error) => return Err(self.error(py, error)),
             };
-            let body = self.body(py)?;
+            let body = self.body()?;
             let parts = body.outcomes(&self.call);
             let (parts, known) = {
                 let state = self.state.lock();
@@ -400,7 +400,7 @@ impl PyCall {
     /// The children that were started: their ids, and their names as waits.
     fn started(&self, py: Python<'_>) -> PyResult<Vec<(String, String)>> {
         panics::method(|| {
-            let body = self.body(py)?;
+            let body = self.body()?;
             let mut state = self.state.lock();
             let result = state.result.take().unwrap_or(Err(CallError::Suspended));
             if let Err(error) = result {

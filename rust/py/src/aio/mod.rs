@@ -5,14 +5,15 @@
 
 mod call;
 mod coroutine;
+mod driver;
 mod gate;
 mod pending;
 mod queue;
-mod run;
 mod turn;
 
 pub(crate) use call::PyCall;
 pub(crate) use coroutine::PyCoroutine;
+pub(crate) use driver::PyDriver;
 pub(crate) use gate::PyGateWatch;
 pub(crate) use pending::PyPending;
 pub(crate) use queue::{Loop, LoopQueue};

@@ -1,15 +1,21 @@
 //! `_core.LoopQueue`: a turn of the event loop of a runner, as `bide/_loop.py` takes it.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use bide_core::TaskRef;
+use bide_core::record::RunRowId;
+use bide_executor::Start;
 use bide_sync::Mutex;
 use pyo3::prelude::*;
 
+use super::coroutine::PyCoroutine;
+use super::driver::PyDriver;
 use super::gate::PyGateWatch;
 use super::queue::LoopQueue;
-use super::run::{self, Starts, Stop};
 use crate::gil;
-use crate::host::PyEngine;
+use crate::host::{PyEngine, Python3};
 use crate::panics;
 use crate::process::Home;
 
@@ -17,18 +23,68 @@ use crate::process::Home;
 #[pyclass(frozen, module = "bide._core", name = "LoopQueue")]
 pub(crate) struct PyLoopQueue {
     /// What is shared with other threads.
-    queue: Arc<LoopQueue>,
+    pub(super) queue: Arc<LoopQueue>,
     /// The engine.
-    engine: Arc<PyEngine>,
+    pub(super) engine: Arc<PyEngine>,
     /// Bodies that were taken and not executed yet.
-    starts: Mutex<Starts>,
+    pub(super) starts: Mutex<VecDeque<Start<Python3>>>,
+    /// There is a driver that executes what is ready, or is about to.
+    pub(super) driving: AtomicBool,
+    /// The bodies that have suspended and not ended, by run, task and attempt.
+    suspended: Mutex<BTreeMap<Place, Py<PyCoroutine>>>,
     /// The process in which it was made.
     home: Home,
 }
 
+type Place = (RunRowId, TaskRef, u32);
+
 impl PyLoopQueue {
     pub(crate) fn new(queue: Arc<LoopQueue>, engine: Arc<PyEngine>) -> Self {
-        Self { queue, engine, starts: Mutex::default(), home: Home::here() }
+        Self {
+            queue,
+            engine,
+            starts: Mutex::default(),
+            driving: AtomicBool::new(false),
+            suspended: Mutex::default(),
+            home: Home::here(),
+        }
+    }
+
+    /// The `BodyLoop`, while it executes bodies.
+    pub(super) fn body_loop<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.queue.bodies.lock().as_ref().map(|bodies| bodies.bind(py).clone())
+    }
+
+    /// A body has suspended: this task is its own from here on.
+    pub(super) fn remember(&self, body: &Bound<'_, PyCoroutine>, task: &Bound<'_, PyAny>) {
+        body.get().set_task(task);
+        let before = self.suspended.lock().insert(body.get().place(), body.clone().unbind());
+        drop(before);
+    }
+
+    /// A body that had suspended has returned.
+    pub(super) fn forget(&self, body: &Bound<'_, PyCoroutine>) {
+        let body = self.suspended.lock().remove(&body.get().place());
+        drop(body);
+    }
+
+    /// Has the results that have gathered committed.
+    pub(super) fn commit_gathered(&self, py: Python<'_>) {
+        let Some(coroutines) = self.engine.dispatch().coroutines() else { return };
+        if self.engine.store().blocks() {
+            coroutines.commit_gathered();
+        } else {
+            gil::detached(py, || coroutines.commit_gathered());
+        }
+    }
+
+    /// The tasks of bodies that have suspended and are as wanted.
+    fn tasks<'py>(
+        py: Python<'py>,
+        bodies: Vec<Bound<'py, PyCoroutine>>,
+        wanted: impl Fn(&PyCoroutine) -> bool,
+    ) -> Vec<Bound<'py, PyAny>> {
+        bodies.into_iter().filter(|body| wanted(body.get())).filter_map(|body| body.get().task(py)).collect()
     }
 }
 
@@ -44,27 +100,25 @@ impl PyLoopQueue {
         panics::method(|| {
             self.home.check("Runner")?;
             let woken = self.queue.take();
-            if let Some(coroutines) = self.engine.dispatch().coroutines() {
-                if self.engine.store().blocks() {
-                    coroutines.commit_gathered();
-                } else {
-                    gil::detached(py, || coroutines.commit_gathered());
-                }
-            }
+            self.commit_gathered(py);
             let futures = woken.iter().filter_map(|sleeper| sleeper.parked());
             Ok(futures.map(|future| future.into_owned(py).into_bound().unbind()).collect())
         })
     }
 
-    /// Executes coroutines that are ready, until one suspends: see `run.rs`.
-    fn run_ready<'py>(&self, py: Python<'py>, cancelling: &Bound<'py, PyAny>) -> PyResult<Stop<'py>> {
-        panics::method(|| run::run_ready(py, &self.queue, &self.engine, &self.starts, cancelling))
+    /// Whether there are coroutines to execute, and no driver that is about to.
+    fn needs_driver(&self) -> bool {
+        let has_ready = || {
+            !self.starts.lock().is_empty()
+                || self.engine.dispatch().coroutines().is_some_and(|coroutines| coroutines.has_ready())
+        };
+        !self.driving.load(Ordering::Relaxed) && has_ready()
     }
 
-    /// Whether there are coroutines to execute.
-    fn has_ready(&self) -> bool {
-        !self.starts.lock().is_empty()
-            || self.engine.dispatch().coroutines().is_some_and(|coroutines| coroutines.has_ready())
+    /// The coroutine of a task with these contextvars that executes what is ready.
+    fn driver<'py>(slf: &Bound<'py, Self>, vars: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDriver>> {
+        slf.get().driving.store(true, Ordering::Relaxed);
+        Bound::new(slf.py(), PyDriver::new(slf, vars))
     }
 
     /// Keeps the `BodyLoop` for the handles of bodies, until it is called with None.
@@ -108,14 +162,42 @@ impl PyLoopQueue {
         self.engine.dispatch().coroutines().is_some_and(|coroutines| coroutines.take_lost())
     }
 
-    /// Whether bodies may have to be interrupted since this was last asked.
-    fn take_interrupted(&self) -> bool {
-        self.engine.dispatch().coroutines().is_some_and(|coroutines| coroutines.take_interrupted())
+    /// Suspends the bodies of lost runs, and if the runner closes the deferred ones, or all. Returns their tasks, to be
+    /// cancelled.
+    fn suspend<'py>(&self, py: Python<'py>, closing: bool, all: bool) -> Vec<Bound<'py, PyAny>> {
+        let bodies = self.suspended.lock().values().map(|body| body.bind(py).clone()).collect();
+        Self::tasks(py, bodies, |body| {
+            let suspends = body.lost() || (closing && (all || body.deferred()));
+            if suspends {
+                body.suspend();
+            }
+            suspends
+        })
+    }
+
+    /// The tasks of bodies that are to be cancelled because their runs were, or because they were cut off.
+    fn interrupted<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyAny>> {
+        let Some(coroutines) = self.engine.dispatch().coroutines() else { return Vec::new() };
+        let interrupted = coroutines.take_interrupted();
+        if interrupted.is_empty() {
+            return Vec::new();
+        }
+        let suspended = self.suspended.lock();
+        let attempts = |(run, task)| suspended.range((run, task, 0)..=(run, task, u32::MAX));
+        let bodies = interrupted.into_iter().flat_map(attempts).map(|(_, body)| body.bind(py).clone()).collect();
+        drop(suspended);
+        Self::tasks(py, bodies, PyCoroutine::take_interrupt)
     }
 
     /// How many coroutines execute or are deferred.
     #[getter]
     fn bodies(&self) -> usize {
         self.engine.dispatch().coroutines().map_or(0, |coroutines| coroutines.bodies())
+    }
+
+    /// How many bodies have suspended and not ended.
+    #[getter]
+    fn suspended(&self) -> usize {
+        self.suspended.lock().len()
     }
 }

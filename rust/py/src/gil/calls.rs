@@ -30,6 +30,27 @@ pub(crate) fn call1<'py>(function: &Bound<'py, PyAny>, argument: &Bound<'py, PyA
     owned(function.py(), result)
 }
 
+/// What a step of a coroutine has come to.
+pub(crate) enum Sent<'py> {
+    /// It awaits this.
+    Awaits(Owned<'py>),
+    /// It has returned this.
+    Returned(Owned<'py>),
+}
+
+/// Has a coroutine make its next step, without a `StopIteration` at its end.
+#[inline]
+pub(crate) fn send<'py>(coroutine: &Bound<'py, PyAny>) -> Result<Sent<'py>, Raised> {
+    let py = coroutine.py();
+    let c = unwinds!(ffi::PyIter_Send as fn(*mut PyObject, *mut PyObject, *mut *mut PyObject) -> ffi::PySendResult);
+    let mut result = ptr::null_mut();
+    let out = &raw mut result;
+    // SAFETY: attached, live references, and a place for the result.
+    let sent = guarded(py, || unsafe { c(coroutine.as_ptr(), ffi::Py_None(), out) });
+    let result = owned(py, result)?;
+    Ok(if sent == ffi::PySendResult::PYGEN_RETURN { Sent::Returned(result) } else { Sent::Awaits(result) })
+}
+
 /// Calls `object.name(argument)` without making a bound method.
 #[inline]
 pub(crate) fn call_method1<'py>(

@@ -5,6 +5,7 @@
 
 mod convert;
 mod live;
+mod look;
 mod messages;
 mod run;
 mod state;
@@ -13,7 +14,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{Committed, NewTask, RunRowId, StoredRun, Write};
+use bide_core::record::{Committed, NewRun, NewTask, RunRowId, StoredRun, Write};
 use bide_core::{
     Ask, Cancel, Failure, Message, MessageKind, RunId, RunStatus, StoredEvents, StoredMessage, TaskId, Time, Value,
 };
@@ -21,8 +22,8 @@ use bide_sync::Mutex;
 
 use crate::changes::ChangeLog;
 use crate::{
-    Changes, Commit, CommitId, Conversion, Converted, EventRange, LEASE, Lease, LeaseTime, Maintenance, Purged,
-    RunFilter, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
+    Changes, Commit, CommitId, Conversion, Converted, Creation, EventRange, LEASE, Lease, LeaseTime, Maintenance,
+    Purged, RunFilter, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use run::MemRun;
 use state::{MemRunner, MemVersion, MemWorkflow, State};
@@ -75,7 +76,7 @@ impl Store for MemoryStore {
         let state = &mut *self.state.lock();
         state.last_runner += 1;
         let expires = Some(now.after(LEASE).micros());
-        state.runners.insert(state.last_runner, MemRunner { epoch: 1, died: false, expires });
+        state.runners.insert(state.last_runner, MemRunner { epoch: 1, died: false, expires, started_at: now.wall });
         Ok(Lease { runner: state.last_runner, epoch: 1 })
     }
 
@@ -201,6 +202,14 @@ impl Store for MemoryStore {
             self.changes.mail();
         }
         Ok(Written { committed: Committed::by_store(), creations })
+    }
+
+    fn create_unowned(&self, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
+        let created = self.state.lock().create_unowned(runs)?;
+        if created.contains(&Creation::Created) {
+            self.changes.unowned();
+        }
+        Ok(created)
     }
 
     fn versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError> {
@@ -383,7 +392,7 @@ impl Store for MemoryStore {
         Ok(sent)
     }
 
-    fn unowned_runs(&self, version: i64) -> Result<Vec<RunId>, StoreError> {
+    fn unowned_of(&self, version: i64) -> Result<Vec<RunId>, StoreError> {
         let state = &*self.state.lock();
         let runs = state.unowned.iter().map(|row| &state.runs[row]);
         Ok(runs.filter(|run| !run.stands() && run.version == version).map(|run| run.id).collect())

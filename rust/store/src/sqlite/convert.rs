@@ -96,7 +96,7 @@ impl SqliteStore {
         Ok(converted)
     }
 
-    pub(super) fn read_unowned_runs(&self, version: i64) -> Result<Vec<RunId>, StoreError> {
+    pub(super) fn read_unowned_of(&self, version: i64) -> Result<Vec<RunId>, StoreError> {
         let reader = self.reader()?;
         let read = || -> rusqlite::Result<Vec<Vec<u8>>> {
             reader.prepare_cached(UNOWNED)?.query_map([version], |row| row.get(0))?.collect()

@@ -14,7 +14,7 @@ use rusqlite::{Connection, params};
 
 use super::SqliteStore;
 use super::read::SLACK_MS;
-use crate::{Maintenance, Purged, StoreError};
+use crate::{Purged, StoreError};
 
 /// The last millisecond that a row number can hold.
 const LAST_MS: i64 = (1 << 42) - 1;
@@ -180,19 +180,4 @@ fn free_pages(connection: &Connection) -> rusqlite::Result<i64> {
 fn much_is_free(connection: &Connection) -> rusqlite::Result<bool> {
     let spare = pragma(connection, "PRAGMA page_count")? * SPARE_PERCENT / 100;
     Ok(free_pages(connection)? > spare.max(SPARE_PAGES))
-}
-
-impl Maintenance for SqliteStore {
-    fn purge(&self, before: Time, from: RunRowId, limit: usize) -> Result<Purged, StoreError> {
-        self.delete_ended(before, from, limit)
-    }
-
-    fn shrink(&self) -> Result<bool, StoreError> {
-        self.return_pages()
-    }
-
-    fn warning(&self) -> Option<String> {
-        let of_files = || self.files.warning(&self.identity);
-        self.open_to_others.lock().take().or_else(of_files).or_else(|| self.debt.warning(&self.identity.name))
-    }
 }

@@ -41,7 +41,7 @@ pub fn a_run_that_nobody_executes_moves_to_another_version(store: &dyn Store) {
     let swap = || conversion(&desk, new, vec![(0, Some(1)), (1, Some(0))]);
     assert_eq!(ok(store.convert(run, &swap())), Converted::NotFree, "a runner has it");
     ok(store.leave(desk.lease));
-    assert_eq!(ok(store.unowned_runs(desk.version)), [run]);
+    assert_eq!(ok(store.unowned_of(desk.version)), [run]);
     let other = Conversion { from: "v3".into(), ..swap() };
     assert_eq!(ok(store.convert(run, &other)), Converted::NotFree, "it has another version than was thought");
     assert_eq!(ok(store.convert(run, &swap())), Converted::Done);
@@ -54,7 +54,7 @@ pub fn a_run_that_nobody_executes_moves_to_another_version(store: &dyn Store) {
     assert_eq!(entries, [(0, 1500, "of 1"), (1, NO_MAP, "of 0")]);
     assert_eq!(stored.progress.iter().map(|row| row.task).collect::<Vec<_>>(), [1]);
     assert_eq!(stored.messages.iter().map(|stored| stored.consumed).collect::<Vec<_>>(), [true]);
-    assert!(ok(store.unowned_runs(desk.version)).is_empty());
+    assert!(ok(store.unowned_of(desk.version)).is_empty());
     let claimer = ok(store.enroll(at(later(6))));
     assert_eq!(ok(store.claim(claimer, &[new], at(later(6)), 9)), [run]);
 }

@@ -42,6 +42,8 @@ mod listing;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
 mod live;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
+mod looks;
+#[expect(missing_docs, reason = "each check's name is its documentation")]
 mod messages;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
 mod repeats;
@@ -103,6 +105,8 @@ macro_rules! conformance {
             what_a_run_shows_is_deleted_with_it
             every_message_reads_back_in_the_order_in_which_it_came
             a_consumed_message_is_gone_and_its_number_of_arrival_not_given_again
+            no_message_gets_the_number_of_arrival_of_one_that_is_gone
+            a_message_is_consumed_from_its_place_on
             one_id_is_one_message_of_its_run
             a_message_is_refused_where_nobody_can_take_it
             declared_signals_read_back_with_their_version
@@ -128,6 +132,10 @@ macro_rules! conformance {
             what_a_run_has_of_tasks_that_are_gone_is_deleted
             a_run_moves_to_another_workflow_unless_its_key_is_taken_there
             a_fork_stands_in_the_history_of_the_run_it_was_made_from
+            open_waits_are_listed_oldest_first_and_in_pages
+            what_nobody_waits_for_is_no_open_wait
+            a_run_of_nobody_is_claimed_by_a_runner_that_has_its_workflow
+            a_runner_is_shown_until_it_leaves
         );
     };
     ($with_store:path: $($check:ident)+) => {
@@ -271,5 +279,6 @@ pub use creation::*;
 pub use leases::*;
 pub use listing::*;
 pub use live::*;
+pub use looks::*;
 pub use messages::*;
 pub use repeats::*;

@@ -102,7 +102,7 @@ impl PyCall {
         what: What,
     ) -> PyResult<Self> {
         let (py, own) = (coroutine.py(), coroutine.get());
-        let body = own.body(py)?;
+        let body = own.body()?;
         let call = body.begin(name, request, within(within_number)).map_err(|error| own.error(py, &error))?;
         Ok(Self::of(coroutine, body, call, what))
     }
@@ -114,14 +114,14 @@ impl PyCall {
         Self { coroutine: coroutine.clone().unbind(), state: Mutex::new(state), call }
     }
 
-    pub(super) fn body<'a>(&'a self, py: Python<'a>) -> PyResult<&'a Body> {
-        self.coroutine.get().body(py)
+    pub(super) fn body(&self) -> PyResult<&Body> {
+        self.coroutine.get().body()
     }
 
     /// The user's code for it has returned.
     pub(super) fn feed(&self, py: Python<'_>, fed: Fed) -> PyResult<()> {
         self.leaves(py)?;
-        let driven = Arc::clone(self.body(py)?).drive(Arc::clone(&self.call), fed);
+        let driven = Arc::clone(self.body()?).drive(Arc::clone(&self.call), fed);
         self.state.lock().future = Some(Future::new(&self.coroutine.get().queue, driven));
         Ok(())
     }
@@ -189,7 +189,7 @@ impl PyCall {
         };
         let failure = errors::describe(py, &raised);
         let fed = if covered {
-            Fed::Raised(failure, Retry { random: self.body(py)?.engine().random() })
+            Fed::Raised(failure, Retry { random: self.body()?.engine().random() })
         } else {
             Fed::Executed(Err(failure))
         };

@@ -1,0 +1,429 @@
+//! `_core.Driver`: the coroutine of an `asyncio.Task` that executes bodies, one after the other, each up to its end.
+//!
+//! The first body that suspends keeps the task as its own; another driver takes over. So a body that never suspends
+//! costs no task, and one that does costs no frame beside its own. Bodies execute in the contextvars of the task. If one
+//! has changed them, the driver ends with it; one whose submitter has contextvars executes in a copy of those.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bide_executor::{Beginning, Begun};
+use bide_sync::Mutex;
+use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyTuple;
+
+use super::coroutine::PyCoroutine;
+use super::pending::PyPending;
+use super::turn::PyLoopQueue;
+use crate::errors::{Names, names};
+use crate::gil::{self, Kept, Owned, Raised, Sent};
+use crate::host::Python3;
+use crate::panics;
+
+/// After this long the loop has a turn.
+const BUDGET: Duration = Duration::from_millis(2);
+
+/// How many bodies are taken at once.
+const BATCH: usize = 16;
+
+/// Executes bodies within a task.
+#[pyclass(frozen, module = "bide._core", name = "Driver")]
+pub(crate) struct PyDriver {
+    /// Where bodies come from.
+    owner: Py<PyLoopQueue>,
+    /// The contextvars of its task.
+    vars: Kept,
+    /// What it does. Never locked while Python code runs.
+    state: Mutex<State>,
+}
+
+enum State {
+    /// It executes what is ready.
+    Drives,
+    /// It waits, by this coroutine, until a body has begun.
+    Begins(Kept, Arc<Mutex<Option<Begun<Python3>>>>),
+    /// It executes a body that has suspended.
+    Executes(Suspended),
+    /// It waits, by this coroutine, until the end of its body is committed.
+    Ends(Kept),
+    /// It has ended, or makes a step.
+    Over,
+}
+
+/// A body that has suspended.
+struct Suspended {
+    body: Py<PyCoroutine>,
+    /// Its coroutine.
+    coroutine: Kept,
+    /// The contextvars that it executes in, if those are not the task's.
+    vars: Option<Kept>,
+}
+
+/// What a body has come to in its first step.
+enum First<'py> {
+    /// It has ended, but for what is to be waited for.
+    Ended(Option<PyPending>),
+    /// It has suspended, and awaits this.
+    Awaits(Suspended, Owned<'py>),
+}
+
+/// Why a driver ends.
+#[derive(Clone, Copy, PartialEq)]
+enum Left {
+    /// Another one may take over.
+    Free,
+    /// The loop is to have a turn.
+    Budget,
+}
+
+impl PyDriver {
+    /// One that executes what is ready, in a task with these contextvars.
+    pub(super) fn new(owner: &Bound<'_, PyLoopQueue>, vars: &Bound<'_, PyAny>) -> Self {
+        Self { owner: owner.clone().unbind(), vars: Kept::new(vars.clone().unbind()), state: Mutex::new(State::Drives) }
+    }
+
+    /// Makes a step: returns what it awaits, or `None` if it has ended.
+    fn step<'py>(&self, py: Python<'py>, thrown: Option<&Bound<'py, PyAny>>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let state = std::mem::replace(&mut *self.state.lock(), State::Over);
+        match state {
+            State::Over => Err(PyRuntimeError::new_err("this driver of bide's has ended")),
+            State::Drives => match thrown {
+                None => self.drive(py),
+                Some(error) => {
+                    self.leave(py, Left::Free)?;
+                    Err(PyErr::from_value(error.clone()))
+                }
+            },
+            State::Begins(waits, begun) => match resume(py, waits.bind(py), None, thrown)? {
+                Sent::Awaits(awaited) => self.awaits(State::Begins(waits, begun), awaited),
+                Sent::Returned(_) => {
+                    let begun = begun.lock().take();
+                    begun.map_or(Ok(None), |begun| self.execute(py, begun))
+                }
+            },
+            State::Executes(suspended) => {
+                let vars = suspended.vars.as_ref().map(|vars| vars.bind(py));
+                let coroutine = suspended.coroutine.bind(py);
+                let sent = panics::no_panic(|| resume(py, coroutine, vars, thrown));
+                if let Ok(Ok(Sent::Awaits(awaited))) = sent {
+                    return self.awaits(State::Executes(suspended), awaited);
+                }
+                let body = suspended.body.bind(py).clone();
+                drop(suspended);
+                self.owner.get().forget(&body);
+                let ended = ended(py, body.get(), sent)?;
+                self.ends(py, ended)
+            }
+            State::Ends(waits) => match resume(py, waits.bind(py), None, thrown)? {
+                Sent::Awaits(awaited) => self.awaits(State::Ends(waits), awaited),
+                Sent::Returned(_) => Ok(None),
+            },
+        }
+    }
+
+    fn awaits<'py>(&self, state: State, awaited: Owned<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        *self.state.lock() = state;
+        Ok(Some(awaited.into_bound()))
+    }
+
+    /// Its body has ended: waits for what has to be waited for.
+    fn ends<'py>(&self, py: Python<'py>, ended: Option<PyPending>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let Some(pending) = ended else { return Ok(None) };
+        let Some(bodies) = self.owner.get().body_loop(py) else { return Ok(None) };
+        let pending = Bound::new(py, pending)?.into_any();
+        let waits = gil::call_method1(&bodies, pyo3::intern!(py, "ended"), &pending)?;
+        *self.state.lock() = State::Ends(Kept::new(waits.into_bound().unbind()));
+        self.step(py, None)
+    }
+
+    /// Executes the one body that it waited for.
+    fn execute<'py>(&self, py: Python<'py>, begun: Begun<Python3>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        match self.first(py, names(py)?, begun, true)? {
+            First::Ended(pending) => self.ends(py, pending),
+            First::Awaits(suspended, awaited) => {
+                let task = current_task(py)?;
+                let body = suspended.body.bind(py).clone();
+                self.keep(py, suspended, &task)?;
+                // Asked for before it was known by its task.
+                if body.get().take_interrupt()
+                    && let Some(bodies) = self.owner.get().body_loop(py)
+                {
+                    gil::call_method1(&bodies, pyo3::intern!(py, "interrupt"), &task)?;
+                }
+                Ok(Some(awaited.into_bound()))
+            }
+        }
+    }
+
+    /// Executes what is ready, up to a body that suspends.
+    fn drive<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let owner = self.owner.get();
+        let engine = &owner.engine;
+        let Some(coroutines) = engine.dispatch().coroutines() else { return Ok(None) };
+        let names = names(py)?;
+        let task = current_task(py)?;
+        let cancelling = gil::getattr(&task, pyo3::intern!(py, "cancelling"))?;
+        let since = engine.steady();
+        loop {
+            if engine.steady().saturating_sub(since) > BUDGET {
+                self.leave(py, Left::Budget)?;
+                return Ok(None);
+            }
+            owner.queue.beat();
+            let start = {
+                let mut starts = owner.starts.lock();
+                if starts.is_empty() {
+                    starts.extend(coroutines.take(BATCH));
+                }
+                starts.pop_front()
+            };
+            let Some(start) = start else { break };
+            let run = Arc::clone(&start.ready().run);
+            let begun = match start.begin() {
+                Beginning::Done(None) => continue,
+                Beginning::Done(Some(begun)) => begun,
+                Beginning::Waits(waits) => {
+                    let vars = run.local.own_vars(names, py)?.into_bound();
+                    self.begin_aside(py, waits, vars)?;
+                    continue;
+                }
+            };
+            match self.first(py, names, begun, run.local.contextvars().is_none())? {
+                First::Ended(None) => {}
+                First::Ended(Some(pending)) => {
+                    if let Some(bodies) = owner.body_loop(py) {
+                        let pending = Bound::new(py, pending)?.into_any();
+                        gil::call_method1(&bodies, pyo3::intern!(py, "end_aside"), &pending)?;
+                    }
+                }
+                First::Awaits(suspended, awaited) => {
+                    self.keep(py, suspended, &task)?;
+                    self.leave(py, Left::Free)?;
+                    return Ok(Some(awaited.into_bound()));
+                }
+            }
+            // A body has cancelled the task, or has changed the contextvars.
+            if gil::is_truthy(&*gil::call0(&cancelling)?)? || self.vars.bind(py).len()? > 1 {
+                break;
+            }
+        }
+        self.leave(py, Left::Free)?;
+        Ok(None)
+    }
+
+    /// Waits in a task of its own until a body has begun, and executes it there.
+    fn begin_aside<'py>(
+        &self,
+        py: Python<'py>,
+        waits: impl Future<Output = Option<Begun<Python3>>> + Send + 'static,
+        vars: Bound<'py, PyAny>,
+    ) -> PyResult<()> {
+        let owner = self.owner.get();
+        let Some(bodies) = owner.body_loop(py) else { return Ok(()) };
+        let begun = Arc::new(Mutex::new(None));
+        let place = Arc::clone(&begun);
+        let pending = PyPending::new(&owner.queue, async move {
+            let done = waits.await;
+            *place.lock() = done;
+        });
+        let pending = Bound::new(py, pending)?.into_any();
+        let waits = gil::call_method1(&bodies, pyo3::intern!(py, "finished"), &pending)?;
+        let state = Mutex::new(State::Begins(Kept::new(waits.into_bound().unbind()), begun));
+        let driver = Self { owner: self.owner.clone_ref(py), vars: Kept::new(vars.clone().unbind()), state };
+        let driver = Bound::new(py, driver)?.into_any();
+        gil::call_args(&*gil::getattr(&bodies, pyo3::intern!(py, "aside"))?, &[&driver, &vars])?;
+        Ok(())
+    }
+
+    /// The body keeps the task.
+    fn keep<'py>(&self, py: Python<'py>, suspended: Suspended, task: &Bound<'py, PyAny>) -> PyResult<()> {
+        let body = suspended.body.bind(py).clone();
+        *self.state.lock() = State::Executes(suspended);
+        self.owner.get().remember(&body, task);
+        if body.get().has_timeout()
+            && let Some(bodies) = self.owner.get().body_loop(py)
+        {
+            gil::call_args(&*gil::getattr(&bodies, pyo3::intern!(py, "limit"))?, &[body.as_any(), task])?;
+        }
+        Ok(())
+    }
+
+    /// It executes nothing more of what is ready.
+    fn leave(&self, py: Python<'_>, left: Left) -> PyResult<()> {
+        let owner = self.owner.get();
+        owner.driving.store(false, Ordering::Relaxed);
+        owner.commit_gathered(py);
+        if left == Left::Budget {
+            owner.queue.wake();
+        } else if let Some(bodies) = owner.body_loop(py) {
+            gil::call0(&*gil::getattr(&bodies, pyo3::intern!(py, "take_over"))?)?;
+        }
+        Ok(())
+    }
+
+    /// Calls a body and makes its first step: in the contextvars that are current, or in a copy of its submitter's.
+    fn first<'py>(&self, py: Python<'py>, names: &Names, begun: Begun<Python3>, here: bool) -> PyResult<First<'py>> {
+        let Begun { body, args } = begun;
+        let body = Bound::new(py, PyCoroutine::new(&self.owner.get().queue, &body))?;
+        let stepped = panics::no_panic(|| {
+            let place = PyTuple::new(py, [body.as_any(), zero(py)]).map_err(|error| Raised::new(py, error))?.into_any();
+            let vars = match body.get().submitters_vars() {
+                Some(vars) if !here => Some(vars.copied(names, py)?),
+                _ => None,
+            };
+            let set = set_here(py).map_err(|error| Raised::new(py, error))?;
+            match &vars {
+                None => gil::call1(set, &place)?,
+                Some(vars) => gil::call_args(names.run_in_vars.bind(py), &[vars, set, &place])?,
+            };
+            let called = PyCoroutine::call(&body, names, &args, vars.as_deref())?;
+            let coroutine = coroutine_of(py, called)?;
+            Ok((resume(py, &coroutine, vars.as_deref(), None)?, coroutine, vars))
+        });
+        Ok(match stepped {
+            Ok(Ok((Sent::Awaits(awaited), coroutine, vars))) => {
+                let kept = |owned: Owned<'py>| Kept::new(owned.into_bound().unbind());
+                let suspended = Suspended { body: body.unbind(), coroutine: kept(coroutine), vars: vars.map(kept) };
+                First::Awaits(suspended, awaited)
+            }
+            Ok(Ok((sent, ..))) => First::Ended(ended(py, body.get(), Ok(Ok(sent)))?),
+            Ok(Err(raised)) => First::Ended(ended(py, body.get(), Ok(Err(raised)))?),
+            Err(panicked) => First::Ended(ended(py, body.get(), Err(panicked))?),
+        })
+    }
+}
+
+#[pymethods]
+impl PyDriver {
+    fn __await__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        panics::method(|| self.step(py, None))
+    }
+
+    fn send<'py>(&self, py: Python<'py>, _value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        panics::method(|| self.step(py, None)?.ok_or_else(|| PyStopIteration::new_err(())))
+    }
+
+    #[pyo3(signature = (exception, value=None, _traceback=None))]
+    fn throw<'py>(
+        &self,
+        exception: Bound<'py, PyAny>,
+        value: Option<Bound<'py, PyAny>>,
+        _traceback: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        panics::method(|| {
+            let py = exception.py();
+            let exception = PyErr::from_value(value.unwrap_or(exception)).into_value(py).into_bound(py).into_any();
+            self.step(py, Some(&exception))?.ok_or_else(|| PyStopIteration::new_err(()))
+        })
+    }
+
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        panics::method(|| {
+            let state = std::mem::replace(&mut *self.state.lock(), State::Over);
+            if let State::Executes(Suspended { coroutine, vars, .. }) = state {
+                let close = gil::getattr(coroutine.bind(py), pyo3::intern!(py, "close"))?;
+                match &vars {
+                    None => gil::call0(&close)?,
+                    Some(vars) => gil::call_args(names(py)?.run_in_vars.bind(py), &[vars.bind(py), &close])?,
+                };
+            }
+            Ok(())
+        })
+    }
+}
+
+/// A body has come to its end. What to wait for, if anything.
+fn ended<'py>(
+    py: Python<'py>,
+    body: &PyCoroutine,
+    sent: Result<Result<Sent<'py>, Raised>, panics::Panicked>,
+) -> PyResult<Option<PyPending>> {
+    panics::method(|| {
+        Ok(match sent {
+            Ok(Ok(Sent::Returned(value) | Sent::Awaits(value))) => body.ends_with(&value),
+            Ok(Err(raised)) => body.ends_by(py, raised),
+            Err(panicked) => body.ends_by(py, Raised::new(py, panicked.into())),
+        })
+    })
+}
+
+/// Has a coroutine make its next step, or throws an exception into it; within contextvars, if any are given.
+fn resume<'py>(
+    py: Python<'py>,
+    coroutine: &Bound<'py, PyAny>,
+    vars: Option<&Bound<'py, PyAny>>,
+    thrown: Option<&Bound<'py, PyAny>>,
+) -> Result<Sent<'py>, Raised> {
+    let made = match (vars, thrown) {
+        (None, None) => return gil::send(coroutine),
+        (None, Some(error)) => gil::call_method1(coroutine, pyo3::intern!(py, "throw"), error),
+        (Some(vars), thrown) => {
+            let names = names(py).map_err(|error| Raised::new(py, error))?;
+            let name = if thrown.is_some() { pyo3::intern!(py, "throw") } else { pyo3::intern!(py, "send") };
+            let method = gil::getattr(coroutine, name)?;
+            let none = py.None().into_bound(py);
+            gil::call_args(names.run_in_vars.bind(py), &[vars, &method, thrown.unwrap_or(&none)])
+        }
+    };
+    match made {
+        Ok(awaited) => Ok(Sent::Awaits(awaited)),
+        Err(raised) if raised.is::<PyStopIteration>(py) => {
+            gil::getattr(raised.value(py), pyo3::intern!(py, "value")).map(Sent::Returned)
+        }
+        Err(raised) => Err(raised),
+    }
+}
+
+/// The coroutine that a body's function has returned; of another awaitable one that awaits it.
+fn coroutine_of<'py>(py: Python<'py>, called: Owned<'py>) -> Result<Owned<'py>, Raised> {
+    // SAFETY: attached, and the type of a live object.
+    let is_coroutine = unsafe { pyo3::ffi::Py_TYPE(called.as_ptr()) == coroutine_type(py)?.as_ptr().cast() };
+    if is_coroutine || gil::getattr(&called, pyo3::intern!(py, "send")).is_ok() {
+        return Ok(called);
+    }
+    let awaits = py.import("bide._loop").and_then(|module| module.getattr("awaits"));
+    gil::call1(&awaits.map_err(|error| Raised::new(py, error))?, &called)
+}
+
+/// `types.CoroutineType`.
+fn coroutine_type<'py>(py: Python<'py>) -> Result<&'py Bound<'py, PyAny>, Raised> {
+    static TYPE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    imported(py, &TYPE, "types", "CoroutineType").map_err(|error| Raised::new(py, error))
+}
+
+/// The task that executes here.
+fn current_task(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    static CURRENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    Ok(gil::call0(imported(py, &CURRENT, "asyncio", "current_task")?)?.into_bound())
+}
+
+/// `bide._here.here.set`.
+fn set_here(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static SET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let set =
+        SET.get_or_try_init(py, || Ok::<_, PyErr>(py.import("bide._here")?.getattr("here")?.getattr("set")?.unbind()));
+    set.map(|set| set.bind(py))
+}
+
+/// What a body executes within, as `bide/_here.py` numbers it: itself.
+fn zero(py: Python<'_>) -> &Bound<'_, PyAny> {
+    static ZERO: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    ZERO.get_or_init(py, || pyo3::types::PyInt::new(py, 0).into_any().unbind()).bind(py)
+}
+
+fn imported<'py>(
+    py: Python<'py>,
+    cell: &'static PyOnceLock<Py<PyAny>>,
+    module: &str,
+    name: &str,
+) -> PyResult<&'py Bound<'py, PyAny>> {
+    let found = cell.get_or_try_init(py, || Ok::<_, PyErr>(py.import(module)?.getattr(name)?.unbind()));
+    found.map(|found| found.bind(py))
+}
