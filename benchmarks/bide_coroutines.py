@@ -1,4 +1,4 @@
-"""bide's rows about coroutines: an open wait, the delay of a signal; and how fast waiting runs are cancelled."""
+"""bide's rows about coroutines: an open wait, the delay of a signal; and about cancelling runs that wait."""
 
 import contextlib
 import threading

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import bide
+from bide import _core
 from processes import Child, eventually
 
 
@@ -525,6 +526,22 @@ def test_force_ends_a_run_that_nobody_executes(file: Path) -> None:
         assert (result.status, result.tasks["waits"].status) == ("Cancelled", "Cancelled")
         with pytest.raises(bide.RunFailed, match="was cancelled by ana"):
             result.raise_for_status()
+
+
+def test_a_filter_cancels_many_runs_in_one_commit(file: Path) -> None:
+    @bide.task(gate=bide.signal("go"))
+    def noop() -> None:
+        return None
+
+    gated = bide.Workflow("gated", [noop])
+    with bide.Runner(file) as runner:
+        runs = runner.submit_many(gated, [None] * 200)
+        before = _core.counts()[1]
+        assert runner.cancel(workflow=gated) == len(runs)
+        assert _core.counts()[1] - before < 10
+        for run in runs:
+            with pytest.raises(bide.RunFailed, match="cancelled"):
+                run.result(timeout=30)
 
 
 def test_a_filter_does_not_hide_what_goes_wrong(runner: bide.Runner, monkeypatch: pytest.MonkeyPatch) -> None:

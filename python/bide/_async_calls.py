@@ -5,7 +5,7 @@ that means for the run is decided below, as for plain functions.
 """
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,50 @@ if TYPE_CHECKING:
     from bide._loop import BodyLoop
     from bide._workflow import Workflow
 
-_PENDING, _DONE, _EXECUTE, _CREATE, _CANCELLED = -1, -2, -3, -4, -5
-"""What `_core.Call.advance` asks for; any other number is that of a condition to ask."""
+_DONE, _EXECUTE, _CREATE, _CANCELLED, _ASKING = -2, -3, -4, -5, -6
+"""What `await call` asks for; any other number is that of a condition to ask."""
+
+
+class Begun:
+    """A condition that has made its first step, and awaits something."""
+
+    __slots__ = ("awaited", "coroutine", "error")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], awaited: Any) -> None:  # noqa: ANN401 - a future or None
+        """Keep the coroutine and what it awaits."""
+        self.coroutine, self.awaited = coroutine, awaited
+        self.error: BaseException | None = None
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        """Make the other steps; raise `error` in the first of them, if there is one."""
+        coroutine, awaited = self.coroutine, self.awaited
+        try:
+            if self.error is not None:
+                awaited = coroutine.throw(self.error)
+            while True:
+                try:
+                    value = yield awaited
+                except GeneratorExit:
+                    coroutine.close()
+                    raise
+                except BaseException as error:  # noqa: BLE001 - it is the coroutine's
+                    awaited = coroutine.throw(error)
+                else:
+                    awaited = coroutine.send(value)
+        except StopIteration as ended:
+            return ended.value
+
+
+def ask_once(place: "tuple[_core.Coroutine, int]", condition: Callable[[], Coroutine[Any, Any, Any]]) -> Any:  # noqa: ANN401
+    """Make the first step of a condition; return its answer, or a `Begun`. Called by the extension."""
+    token = here.set(place)
+    try:
+        coroutine = condition()
+        return Begun(coroutine, coroutine.send(None))
+    except StopIteration as answered:
+        return answered.value
+    finally:
+        here.reset(token)
 
 
 class AsyncCalls(AsyncHandle):
@@ -47,21 +89,27 @@ class AsyncCalls(AsyncHandle):
         named = made.parts[0]._replace(name=check_name(name, what) or default)
         await self._wait_planned(made._replace(parts=[named]))
 
-    async def _wait(self, wait: object, timeout: Duration | None, what: str) -> Any:  # noqa: ANN401, ASYNC109
+    def _wait(self, wait: object, timeout: Duration | None, what: str) -> Coroutine[Any, Any, Any]:
         from bide._combine import plan  # noqa: PLC0415 - as in __init__.py
 
-        return await self._wait_planned(plan(wait, timeout, what))
+        return self._wait_planned(plan(wait, timeout, what))
 
     async def _wait_planned(self, plan: "Plan") -> Any:  # noqa: ANN401 - what the wait gives
         call = _core.Call.wait(self._core, plan, self._within())
-        await self._carry_out(call, None)
-        if any(part.kind == "child" for part in plan.parts):
-            outcomes = await self._loop.in_thread(call.outcomes)  # may read the store
-        else:
-            outcomes = call.outcomes()
+        finish, has_child = plan.finish, any(part.kind == "child" for part in plan.parts)
+        del plan  # many coroutines wait at once
+        try:
+            while (todo := await call) != _DONE and todo != _CANCELLED:
+                await self._attend(call, todo, None)
+        except BaseException as error:
+            await self._leave(call, error)
+            raise
+        if todo == _CANCELLED:
+            self._loop.cancels(self._core)
+        outcomes = await self._loop.in_thread(call.outcomes) if has_child else call.outcomes()  # may read the store
         self._refusals = []
         try:
-            return plan.finish(outcomes, self)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+            return finish(outcomes, self)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
         finally:
             for name, number, reason in self._refusals:
                 await self._send_reply(name, number, None, reason)
@@ -90,28 +138,13 @@ class AsyncCalls(AsyncHandle):
         left = None
         try:
             self._refuse_elsewhere()
-            while (todo := call.advance()) != _DONE:
-                if todo == _PENDING:
-                    future = self._loop.future()
-                    call.park(future)
-                    try:
-                        await future
-                    except BaseException:
-                        await self._end_commit(call)
-                        raise
-                elif todo == _EXECUTE:
-                    left = await self._execute(call, step)
-                elif todo == _CREATE:
-                    await self._loop.in_thread(call.create)
-                elif todo == _CANCELLED:
-                    self._loop.cancels(self._core)
-                    break
-                else:
-                    await self._ask(call, todo)
+            while (todo := await call) != _DONE and todo != _CANCELLED:
+                left = await self._attend(call, todo, step)
         except BaseException as error:
-            call.abandon()
-            self._loop.check_interrupted(self._core, error)
+            await self._leave(call, error)
             raise
+        if todo == _CANCELLED:
+            self._loop.cancels(self._core)
         return left
 
     def _refuse_elsewhere(self) -> None:
@@ -123,17 +156,54 @@ class AsyncCalls(AsyncHandle):
             )
             raise DefinitionError(msg)
 
-    async def _end_commit(self, call: "Call") -> None:
-        """Wait for the commit that is under way: what it records is known then. A cancellation is raised after it."""
+    async def _attend(self, call: "Call", todo: int, step: Callable[[], Any] | None) -> Unrecorded | None:
+        """Do what a call needs. Returns how a step has left without a record, if it has."""
+        if todo == _EXECUTE:
+            return await self._execute(call, step)
+        if todo == _CREATE:
+            await self._loop.in_thread(call.create)
+        elif todo == _ASKING:
+            await self._continue_asking(call)
+        else:
+            await self._ask(call, todo)
+        return None
+
+    async def _leave(self, call: "Call", error: BaseException) -> None:
+        """Leave a call because of an exception.
+
+        A commit of it that is under way is waited for: what it records is known then.
+        """
         from asyncio import CancelledError  # noqa: PLC0415 - it is imported by now
 
-        while call.committing and call.advance() == _PENDING and call.committing:
-            future = self._loop.future()
-            call.park(future)
-            try:
-                await future
-            except CancelledError:
-                continue
+        try:
+            while (future := call.commits()) is not None:
+                try:
+                    await future
+                except CancelledError:
+                    continue
+            if (asking := call.asking()) is not None:
+                # A condition that was begun outside of this task gets the exception too.
+                asking[1].error = error
+                await asking[1]
+        finally:
+            call.abandon()
+            self._loop.check_interrupted(self._core, error)
+
+    async def _continue_asking(self, call: "Call") -> None:
+        """Await a condition that was begun outside of this task."""
+        asking = call.asking()
+        if asking is None:
+            return
+        part, begun = asking
+        token = here.set((self._core, CONDITION))
+        try:
+            value = await begun
+        except Exception as error:  # noqa: BLE001 - as below
+            call.ask_raised(part, error)
+        else:
+            call.asked(part, value)
+        finally:
+            here.reset(token)
 
     async def _ask(self, call: "Call", part: int) -> None:
         try:

@@ -10,6 +10,7 @@ from contextvars import Context as ContextVars
 from datetime import datetime, timedelta
 from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar, final, overload
 
+from bide._async_calls import Begun
 from bide._async_handle import AsyncTaskHandle
 from bide._callbacks import Callback
 from bide._children import ChildRun
@@ -744,7 +745,7 @@ class LoopQueue:
     def interrupted(self) -> list[Task[None]]:
         """Return the tasks of bodies that are to be cancelled because their runs were."""
 
-    def suspend(self, closing: bool, all: bool) -> list[Task[None]]:  # noqa: A002 - the names in Rust
+    def suspend(self, closing: bool, all: bool) -> list[Task[None]]:  # noqa: A002 - the name in Rust
         """Suspend the bodies of lost runs and, if the runner closes, the deferred ones or all; return their tasks."""
 
     def take_lost(self) -> bool:
@@ -916,14 +917,17 @@ class Call:
     def start(coroutine: Coroutine, described: tuple[Any, ...], within_number: int) -> Call:
         """Begin to start children. Blocks."""
 
-    def advance(self) -> int:
+    def __await__(self) -> Generator[Any, Any, int]:
         """Continue; return what is to be done, as numbers that `_async_calls.py` names."""
 
-    def park(self, future: Future[None]) -> None:
-        """Complete `future` once `advance` is to be called again."""
+    def __next__(self) -> Any:
+        """Make a step of that."""
 
     def condition(self, part: int) -> Callable[[], Any]:
         """Return the condition that is this part."""
+
+    def asking(self) -> tuple[int, Begun] | None:
+        """Return the part and the rest of a condition that was begun outside of the task."""
 
     def asked(self, part: int, value: object) -> None:
         """Report what a condition has returned."""
@@ -958,9 +962,8 @@ class Call:
     def started(self) -> list[tuple[str, str]]:
         """Return the children that were started, and their names as waits."""
 
-    @property
-    def committing(self) -> bool:
-        """Whether a commit of it is under way."""
+    def commits(self) -> Future[None] | None:
+        """Return what to await while a commit of it is under way."""
 
 @final
 class GateWatch:

@@ -11,6 +11,7 @@ failure does not hide the rest.
 """
 
 import json
+import linecache
 import traceback
 from collections.abc import Callable
 from typing import Any, NewType, TypeVar, cast
@@ -183,6 +184,9 @@ def _message(exc: BaseException) -> str:
 
 
 def _format(exc: BaseException, chain: list[tuple[str, BaseException]]) -> str:
+    if not chain and issubclass(type(exc), Cancelled) and _own(exc, "__notes__") is None:
+        # Thousands of runs may be cancelled at once, and to mark the columns takes a parser.
+        return _guarded(lambda: _format_lines(exc), "")
     text = _guarded(lambda: "".join(traceback.format_exception(exc)), "")
     if text:
         return text
@@ -191,6 +195,19 @@ def _format(exc: BaseException, chain: list[tuple[str, BaseException]]) -> str:
     for relation, earlier in chain:
         parts += [f"\n{WORDS[relation]}\n\n", _format_alone(earlier)]
     return "".join(reversed(parts))
+
+
+def _format_lines(exc: BaseException) -> str:
+    """Format an exception as `traceback` does, but for the columns."""
+    lines = []
+    for frame, number in traceback.walk_tb(TRACEBACK.__get__(exc)):
+        code = frame.f_code
+        lines.append(f'  File "{code.co_filename}", line {number}, in {code.co_name}\n')
+        source = linecache.getline(code.co_filename, number, frame.f_globals).strip()
+        if source:
+            lines.append(f"    {source}\n")
+    head = "Traceback (most recent call last):\n" if lines else ""
+    return f"{head}{''.join(lines)}{qualified(type(exc))}: {_message(exc)}\n"
 
 
 def _format_alone(exc: BaseException) -> str:

@@ -13,8 +13,9 @@ use bide_core::attempt::{
 use bide_core::{EntryKey, Event, Failure, RunId, TaskRef, Time, Value};
 use bide_sched::Alarm;
 use bide_sync::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
+use super::alarm::{CancelTimer, Ring};
 use super::dispatch::{Coroutines, Counted, Slot};
 use crate::engine::Engine;
 use crate::engine::show::publish;
@@ -88,15 +89,6 @@ impl OpenCall {
 
     fn key(&self) -> EntryKey {
         self.call.lock().key().clone()
-    }
-}
-
-/// Wakes a future.
-pub(super) struct Ring(pub(super) Arc<Notify>);
-
-impl Alarm for Ring {
-    fn ring(self: Arc<Self>, _ticket: u64) {
-        self.0.notify_one();
     }
 }
 
@@ -322,18 +314,24 @@ impl<H: Host> CoroutineBody<H> {
     }
 
     /// Feeds a call, and carries out its actions up to one that needs the user's code.
-    pub async fn drive(self: Arc<Self>, call: Arc<OpenCall>, mut fed: Fed) -> Action {
+    pub fn drive(self: Arc<Self>, call: Arc<OpenCall>, fed: Fed) -> impl Future<Output = Action> + Send + use<H> {
+        let action = self.advance(&call, fed);
+        async move { self.carry_out(&call, action).await }
+    }
+
+    fn advance(&self, call: &OpenCall, fed: Fed) -> Action {
+        let asked = matches!(fed, Fed::Asked(_));
+        let mut call = call.call.lock();
+        let action = self.attempt.lock().advance(&mut call, fed, &*self.engine);
+        if asked {
+            self.run.note_error(self.task, call.last_error());
+        }
+        action
+    }
+
+    async fn carry_out(&self, call: &OpenCall, mut action: Action) -> Action {
         loop {
-            let asked = matches!(fed, Fed::Asked(_));
-            let action = {
-                let mut call = call.call.lock();
-                let action = self.attempt.lock().advance(&mut call, fed, &*self.engine);
-                if asked {
-                    self.run.note_error(self.task, call.last_error());
-                }
-                action
-            };
-            fed = match action {
+            let fed = match action {
                 Action::CheckLease => {
                     let holds =
                         self.engine.is_sure_of_lease_async().await && !self.run.is_lost() && !self.run.is_over();
@@ -352,7 +350,7 @@ impl<H: Host> CoroutineBody<H> {
                 }
                 Action::Commit(event) => {
                     let opens = matches!(*event, Event::Opened { .. });
-                    let committed = self.commit_for(&call, *event).await;
+                    let committed = self.commit_for(call, *event).await;
                     match committed {
                         Fed::Committed { .. } if opens => {
                             let deadline = self.run.state.lock().deadline(self.task, &call.key());
@@ -362,9 +360,9 @@ impl<H: Host> CoroutineBody<H> {
                     }
                 }
                 Action::Release => self.release(),
-                Action::Sleep(sleep) => self.sleep(&call, sleep).await,
+                Action::Sleep(sleep) => self.sleep(call, sleep).await,
                 Action::CommitAndAcquire(event) => {
-                    let commit = match self.commit_for(&call, *event).await {
+                    let commit = match self.commit_for(call, *event).await {
                         Fed::Refused(refused) => Err(CallError::Over(refused)),
                         Fed::Stopped => Err(CallError::Suspended),
                         _ => Ok(()),
@@ -375,24 +373,32 @@ impl<H: Host> CoroutineBody<H> {
                 Action::Acquire => Fed::Acquired { commit: Ok(()), slot: !self.is_held() && self.acquire().await },
                 action => return action,
             };
+            action = self.advance(call, fed);
         }
     }
 
-    async fn commit_for(&self, call: &OpenCall, event: Event) -> Fed {
+    /// Commits an event of a call. It is queued at once, not when the future is polled: many calls wait at the same
+    /// time, and an event is large.
+    fn commit_for(&self, call: &OpenCall, event: Event) -> impl Future<Output = Fed> {
         call.committing.store(true, Ordering::Relaxed);
-        let fed = self.commit(event).await;
-        call.committing.store(false, Ordering::Relaxed);
-        fed
+        let committed = self.commit(event);
+        async move {
+            let fed = committed.await;
+            call.committing.store(false, Ordering::Relaxed);
+            fed
+        }
     }
 
-    /// Commits an event of this body.
-    pub(super) async fn commit(&self, event: Event) -> Fed {
+    /// Commits an event of this body. It is queued at once.
+    pub(super) fn commit(&self, event: Event) -> impl Future<Output = Fed> {
         let (completion, outcome) = oneshot::channel();
         self.enqueue(event, Some(completion));
-        match outcome.await {
-            Ok(Ok(())) => Fed::Committed { deadline: None },
-            Ok(Err(refused)) if !self.run.is_lost() => Fed::Refused(refused),
-            Ok(Err(_)) | Err(_) => Fed::Stopped,
+        async move {
+            match outcome.await {
+                Ok(Ok(())) => Fed::Committed { deadline: None },
+                Ok(Err(refused)) if !self.run.is_lost() => Fed::Refused(refused),
+                Ok(Err(_)) | Err(_) => Fed::Stopped,
+            }
         }
     }
 
@@ -451,8 +457,8 @@ impl<H: Host> CoroutineBody<H> {
     }
 
     async fn sleep(&self, call: &OpenCall, sleep: Sleep) -> Fed {
-        let (key, rung) = (call.key(), Arc::new(Notify::new()));
-        let alarm: Arc<dyn Alarm> = Arc::new(Ring(Arc::clone(&rung)));
+        let (key, rung) = (call.key(), Arc::new(Ring::default()));
+        let alarm: Arc<dyn Alarm> = Arc::clone(&rung) as Arc<dyn Alarm>;
         let timers = self.engine.timers();
         let timer = match sleep {
             Sleep::Poll(span) | Sleep::PollOrClosed(span) => Some(timers.after(span, Arc::clone(&alarm), 0)),
@@ -462,7 +468,7 @@ impl<H: Host> CoroutineBody<H> {
         let _cancelled = CancelTimer(&self.engine, timer);
         loop {
             self.run.set_alarm(self.task, &key, Arc::clone(&alarm), 0);
-            rung.notified().await;
+            rung.0.notified().await;
             if self.run.has_deadline() && self.run.is_over() {
                 return Fed::Stopped;
             }
@@ -481,17 +487,6 @@ impl<H: Host> CoroutineBody<H> {
                     return Fed::Woken;
                 }
             }
-        }
-    }
-}
-
-/// Cancels a timer when the sleep is over or abandoned.
-pub(super) struct CancelTimer<'a, H: Host>(pub(super) &'a Engine<H>, pub(super) Option<crate::services::timers::Key>);
-
-impl<H: Host> Drop for CancelTimer<'_, H> {
-    fn drop(&mut self) {
-        if let Some(key) = self.1.take() {
-            self.0.timers().cancel(key);
         }
     }
 }

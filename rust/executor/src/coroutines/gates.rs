@@ -7,10 +7,10 @@ use bide_core::attempt::Polled;
 use bide_core::attempt::polling::Polling;
 use bide_core::event::Retry;
 use bide_core::{Event, Failure, GateSpec};
+use bide_sched::Alarm;
 use bide_sync::Mutex;
-use tokio::sync::Notify;
 
-use super::body::{CancelTimer, Ring};
+use super::alarm::{CancelTimer, Ring};
 use super::dispatch::Coroutines;
 use crate::engine::Engine;
 use crate::host::{Gate, Host};
@@ -74,9 +74,9 @@ impl<H: Host> GateWatch<H> {
 
     /// Sleeps until the next poll.
     pub async fn sleep(self: Arc<Self>, span: Duration) {
-        let rung = Arc::new(Notify::new());
-        let timer = self.engine.timers().after(span, Arc::new(Ring(Arc::clone(&rung))), 0);
+        let rung = Arc::new(Ring::default());
+        let timer = self.engine.timers().after(span, Arc::clone(&rung) as Arc<dyn Alarm>, 0);
         let _cancelled = CancelTimer(&self.engine, Some(timer));
-        rung.notified().await;
+        rung.0.notified().await;
     }
 }

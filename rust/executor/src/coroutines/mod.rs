@@ -4,6 +4,7 @@
 //! calls there. What completes such a future, a commit or an alarm, happens on other threads, which only wake the loop.
 //! What happens next is core's business, when it is committed the ledger's.
 
+mod alarm;
 mod body;
 mod children;
 mod dispatch;

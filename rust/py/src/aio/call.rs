@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bide_core::attempt::{Action, Fed, Request, StepOptions, child_name, reply_name};
+use bide_core::attempt::{Fed, Request, StepOptions, child_name, reply_name};
 use bide_core::{EntryKey, FailureKind, RecordKind, RetryPolicy, StepArguments, Value};
 use bide_executor::{CallError, Host, Polled, new_token};
-use pyo3::exceptions::PyException;
+use pyo3::exceptions::{PyException, PyStopIteration};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
@@ -20,17 +20,21 @@ use crate::wait::Until;
 use crate::workflow::read_retry;
 use crate::{callback, children, panics, wait};
 
+mod ask;
+mod course;
 mod state;
 
+pub(super) use ask::Asks;
 pub(crate) use state::PyCall;
-use state::{Asked, Starts, StepParts, What, within};
+use state::{Asked, Asking, Starts, StepParts, What, within};
 
-/// What `advance` returns, but for the number of a condition to ask.
+/// What awaiting it returns, but for the number of a condition to ask.
 const PENDING: i32 = -1;
 const DONE: i32 = -2;
 const EXECUTE: i32 = -3;
 const CREATE: i32 = -4;
 const CANCELLED: i32 = -5;
+const ASKING: i32 = -6;
 
 /// The beginnings of calls.
 #[pymethods]
@@ -48,9 +52,10 @@ impl PyCall {
                 children::check_by(py, |id| body.has_child(id), &own.task_name(), body.run(), &children)?;
             }
             let asked = conditions.into_iter().map(|planned| {
-                let PlannedCondition { part, until: Until { condition, name, .. }, proof } = planned;
+                let PlannedCondition { part, until: Until { condition, name, is_async, .. }, proof } = planned;
                 let name = name.map_or_else(|| wait::name_of(&condition), Ok)?;
-                Ok(Asked { part, condition: Kept::new(condition.unbind()), name, proof, last: None })
+                let condition = Kept::new(condition.unbind());
+                Ok(Asked { part, condition, is_async, name, proof, last: None })
             });
             let what = What::Wait(asked.collect::<PyResult<_>>()?, children);
             let name = requests.first().map_or_else(|| "".into(), |part| Arc::clone(&part.name));
@@ -152,66 +157,42 @@ impl PyCall {
 
     // The course of a call.
 
-    /// Continues. Returns what Python has to do: see the numbers above.
-    fn advance(&self, py: Python<'_>) -> PyResult<i32> {
+    /// Continues, awaited by what carries it out. Returns what Python has to do: see the numbers above.
+    fn __await__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         panics::method(|| {
-            loop {
-                let polled = {
-                    let mut state = self.state.lock();
-                    match &mut state.future {
-                        None => return Ok(DONE),
-                        Some(future) => future.poll(),
-                    }
-                };
-                let Some(action) = polled else { return Ok(PENDING) };
-                self.state.lock().future = None;
-                match action {
-                    Action::Ask => {
-                        self.enters(py)?;
-                        return Ok(0);
-                    }
-                    Action::AskPart(part) => {
-                        self.enters(py)?;
-                        return Ok(i32::try_from(part).unwrap_or(i32::MAX));
-                    }
-                    Action::Prove => self.feed(py, Fed::Proved(self.is_unchanged(py, 0)))?,
-                    Action::ProvePart(part) => self.feed(py, Fed::Proved(self.is_unchanged(py, part)))?,
-                    Action::Execute => {
-                        if matches!(self.state.lock().what, What::Record) {
-                            // The time is the only step of bide's own.
-                            let now = self.body()?.now_value();
-                            self.feed(py, Fed::Executed(Ok(now)))?;
-                            continue;
-                        }
-                        self.enters(py)?;
-                        return Ok(EXECUTE);
-                    }
-                    Action::StartChildren { which, event } => {
-                        self.state.lock().creates = Some((which, *event));
-                        return Ok(CREATE);
-                    }
-                    Action::Done(result) => {
-                        let is_cancelled = matches!(&result, Err(CallError::Failed(failure)) if failure.kind == FailureKind::Cancelled);
-                        self.state.lock().result = Some(result);
-                        return Ok(if is_cancelled { CANCELLED } else { DONE });
-                    }
-                    action => unreachable!("{action:?} is carried out below"),
+            let py = slf.py();
+            match slf.get().advance(py)? {
+                PENDING => {
+                    let future = slf.get().waits(slf)?;
+                    // As its own iterator does before a task gets it.
+                    let blocking = pyo3::intern!(py, "_asyncio_future_blocking");
+                    gil::setattr(&future, blocking, pyo3::types::PyBool::new(py, true).as_any())?;
+                    Ok(future)
                 }
+                todo => Err(PyStopIteration::new_err((todo,))),
             }
         })
     }
 
-    /// Completes this `asyncio` future once `advance` is to be called again.
-    fn park(&self, future: Py<PyAny>) {
-        if let Some(own) = &self.state.lock().future {
-            own.park(future);
-        }
+    /// A condition that was begun aside: its part, and what to await. Raises what it has raised that ends the wait.
+    /// `None` if there is none.
+    fn asking<'py>(&self, py: Python<'py>) -> PyResult<Option<(usize, Bound<'py, PyAny>)>> {
+        let asking = self.state.lock().asking.take();
+        let Some(Asking { part, begun }) = asking else { return Ok(None) };
+        begun.map(|begun| Some((part, begun.into_owned(py).into_bound()))).map_err(|raised| raised.into_err(py))
     }
 
-    /// Whether a commit of it is under way, which a cancelled call waits for.
-    #[getter]
-    fn committing(&self) -> bool {
-        self.call.is_committing()
+    /// An `asyncio` future to await if a commit of it is under way, which a cancelled call waits for.
+    fn commits<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        panics::method(|| {
+            let own = slf.get();
+            let waits = own.call.is_committing() && own.advance(slf.py())? == PENDING && own.call.is_committing();
+            if waits { own.waits(slf).map(Some) } else { Ok(None) }
+        })
     }
 
     /// The condition that is this part.
@@ -314,8 +295,11 @@ impl PyCall {
     fn abandon(&self, py: Python<'_>) -> PyResult<()> {
         panics::method(|| {
             self.leaves(py)?;
-            let future = self.state.lock().future.take();
-            drop(future);
+            let (future, asking) = {
+                let mut state = self.state.lock();
+                (state.future.take(), state.asking.take())
+            };
+            drop((future, asking));
             self.body()?.abandon(&self.call);
             Ok(())
         })

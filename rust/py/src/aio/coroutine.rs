@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use super::pending::PyPending;
-use super::queue::{LoopQueue, Sleeper};
+use super::queue::{LoopQueue, Parked, Sleeper};
 use crate::call::Arguments;
 use crate::context::{changes_of, context_of, read_only};
 use crate::errors::{self, Names};
@@ -35,8 +35,8 @@ pub(crate) struct PyCoroutine {
     context: OnceLock<Kept>,
     /// Its handle, once it was asked for and until it ends: each has the other.
     handle: Mutex<Option<Kept>>,
-    /// The `asyncio.Task` that executes it, once it has suspended and until it ends.
-    task: Mutex<Option<Kept>>,
+    /// The `asyncio.Task` that executes it, and the contextvars, once it has suspended and until it ends.
+    task: Mutex<Option<(Kept, Kept)>>,
     /// How many steps and conditions execute, within which the context cannot be changed.
     read_only: AtomicU32,
     /// The process in which it was made.
@@ -72,14 +72,20 @@ impl PyCoroutine {
         (self.run().id.row(), self.body.task(), self.body.attempt())
     }
 
-    /// This task executes it from here on.
-    pub(super) fn set_task(&self, task: &Bound<'_, PyAny>) {
-        let before = self.task.lock().replace(Kept::new(task.clone().unbind()));
+    /// This task executes it from here on, within these contextvars.
+    pub(super) fn set_task(&self, task: &Bound<'_, PyAny>, vars: &Kept) {
+        let vars = Kept::new(vars.clone_ref(task.py()));
+        let before = self.task.lock().replace((Kept::new(task.clone().unbind()), vars));
         drop(before);
     }
 
     pub(super) fn task<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
-        self.task.lock().as_ref().map(|task| task.bind(py).clone())
+        self.task.lock().as_ref().map(|(task, _)| task.bind(py).clone())
+    }
+
+    /// Its task, and the contextvars in which it executes.
+    pub(super) fn task_and_vars<'py>(&self, py: Python<'py>) -> Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+        self.task.lock().as_ref().map(|(task, vars)| (task.bind(py).clone(), vars.bind(py).clone()))
     }
 
     /// Within a step or a condition the context cannot be changed. Several steps may execute at once.
@@ -230,7 +236,7 @@ impl PyCoroutine {
     /// Completes this `asyncio` future when the `timeout` of the task is over.
     fn when_timed_out(&self, future: Py<PyAny>) -> PyResult<()> {
         let sleeper = Sleeper::new(&self.queue);
-        sleeper.park(future);
+        sleeper.park(Parked { future: Kept::new(future), call: None });
         self.body()?.when_timed_out(move || Arc::clone(&sleeper).wake());
         Ok(())
     }

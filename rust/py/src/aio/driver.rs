@@ -12,10 +12,10 @@ use bide_executor::{Beginning, Begun};
 use bide_sync::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyTuple;
 
 use super::coroutine::PyCoroutine;
+use super::imports::{coroutine_type, current_task, set_here, zero};
 use super::pending::PyPending;
 use super::turn::PyLoopQueue;
 use crate::errors::{Names, names};
@@ -24,7 +24,7 @@ use crate::host::Python3;
 use crate::panics;
 
 /// After this long the loop has a turn.
-const BUDGET: Duration = Duration::from_millis(2);
+pub(super) const BUDGET: Duration = Duration::from_millis(2);
 
 /// How many bodies are taken at once.
 const BATCH: usize = 16;
@@ -241,8 +241,8 @@ impl PyDriver {
     /// The body keeps the task.
     fn keep<'py>(&self, py: Python<'py>, suspended: Suspended, task: &Bound<'py, PyAny>) -> PyResult<()> {
         let body = suspended.body.bind(py).clone();
+        self.owner.get().remember(&body, task, suspended.vars.as_ref().unwrap_or(&self.vars));
         *self.state.lock() = State::Executes(suspended);
-        self.owner.get().remember(&body, task);
         if body.get().has_timeout()
             && let Some(bodies) = self.owner.get().body_loop(py)
         {
@@ -390,40 +390,4 @@ fn coroutine_of<'py>(py: Python<'py>, called: Owned<'py>) -> Result<Owned<'py>, 
     }
     let awaits = py.import("bide._loop").and_then(|module| module.getattr("awaits"));
     gil::call1(&awaits.map_err(|error| Raised::new(py, error))?, &called)
-}
-
-/// `types.CoroutineType`.
-fn coroutine_type<'py>(py: Python<'py>) -> Result<&'py Bound<'py, PyAny>, Raised> {
-    static TYPE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    imported(py, &TYPE, "types", "CoroutineType").map_err(|error| Raised::new(py, error))
-}
-
-/// The task that executes here.
-fn current_task(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    static CURRENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    Ok(gil::call0(imported(py, &CURRENT, "asyncio", "current_task")?)?.into_bound())
-}
-
-/// `bide._here.here.set`.
-fn set_here(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
-    static SET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let set =
-        SET.get_or_try_init(py, || Ok::<_, PyErr>(py.import("bide._here")?.getattr("here")?.getattr("set")?.unbind()));
-    set.map(|set| set.bind(py))
-}
-
-/// What a body executes within, as `bide/_here.py` numbers it: itself.
-fn zero(py: Python<'_>) -> &Bound<'_, PyAny> {
-    static ZERO: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    ZERO.get_or_init(py, || pyo3::types::PyInt::new(py, 0).into_any().unbind()).bind(py)
-}
-
-fn imported<'py>(
-    py: Python<'py>,
-    cell: &'static PyOnceLock<Py<PyAny>>,
-    module: &str,
-    name: &str,
-) -> PyResult<&'py Bound<'py, PyAny>> {
-    let found = cell.get_or_try_init(py, || Ok::<_, PyErr>(py.import(module)?.getattr(name)?.unbind()));
-    found.map(|found| found.bind(py))
 }

@@ -7,6 +7,7 @@ mod call;
 mod coroutine;
 mod driver;
 mod gate;
+mod imports;
 mod pending;
 mod queue;
 mod turn;

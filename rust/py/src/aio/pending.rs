@@ -7,7 +7,8 @@ use std::task::{Context, Poll, Waker};
 use bide_sync::Mutex;
 use pyo3::prelude::*;
 
-use super::queue::{LoopQueue, Sleeper};
+use super::queue::{LoopQueue, Parked, Sleeper};
+use crate::gil::Kept;
 use crate::panics;
 
 /// A future, with where it waits.
@@ -23,6 +24,11 @@ impl<T> Future<T> {
         Self { future: Box::pin(future), waker: Waker::from(Arc::clone(&sleeper)), sleeper }
     }
 
+    /// Has another future take the place of this one, which is done.
+    pub(super) fn renew(&mut self, future: impl std::future::Future<Output = T> + Send + 'static) {
+        self.future = Box::pin(future);
+    }
+
     /// `None`: not done yet.
     pub(super) fn poll(&mut self) -> Option<T> {
         match self.future.as_mut().poll(&mut Context::from_waker(&self.waker)) {
@@ -31,8 +37,8 @@ impl<T> Future<T> {
         }
     }
 
-    pub(super) fn park(&self, future: Py<PyAny>) {
-        self.sleeper.park(future);
+    pub(super) fn park(&self, parked: Parked) {
+        self.sleeper.park(parked);
     }
 }
 
@@ -76,7 +82,7 @@ impl PyPending {
     /// Completes this `asyncio` future once `poll` is to be called again.
     fn park(&self, future: Py<PyAny>) {
         if let Some(own) = &*self.0.lock() {
-            own.park(future);
+            own.park(Parked { future: Kept::new(future), call: None });
         }
     }
 }

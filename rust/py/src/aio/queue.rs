@@ -59,10 +59,18 @@ const REPORT_EVERY: Duration = Duration::from_secs(5);
 pub(crate) struct Sleeper {
     /// The queue that it is put into.
     queue: Arc<LoopQueue>,
-    /// The `asyncio.Future` that is completed then.
-    future: Mutex<Option<Kept>>,
+    /// What waits there.
+    parked: Mutex<Option<Parked>>,
     /// It is in the queue.
     queued: AtomicBool,
+}
+
+/// What waits for a turn of the loop.
+pub(super) struct Parked {
+    /// The `asyncio.Future` that is completed then.
+    pub(super) future: Kept,
+    /// The `PyCall` that is continued before: if it has to wait again, the future is not completed.
+    pub(super) call: Option<Kept>,
 }
 
 impl LoopQueue {
@@ -181,17 +189,17 @@ impl EventLoop for Loop {
 
 impl Sleeper {
     pub(super) fn new(queue: &Arc<LoopQueue>) -> Arc<Self> {
-        Arc::new(Self { queue: Arc::clone(queue), future: Mutex::default(), queued: AtomicBool::new(false) })
+        Arc::new(Self { queue: Arc::clone(queue), parked: Mutex::default(), queued: AtomicBool::new(false) })
     }
 
-    /// The `asyncio.Future` to complete now, if one is parked.
-    pub(super) fn parked(&self) -> Option<Kept> {
-        self.future.lock().take()
+    /// What waits there, until now.
+    pub(super) fn parked(&self) -> Option<Parked> {
+        self.parked.lock().take()
     }
 
-    /// The `asyncio.Future` to complete once the future can be polled again.
-    pub(super) fn park(&self, future: Py<PyAny>) {
-        let before = self.future.lock().replace(Kept::new(future));
+    /// Waits there for its turn.
+    pub(super) fn park(&self, parked: Parked) {
+        let before = self.parked.lock().replace(parked);
         drop(before);
     }
 }

@@ -10,11 +10,12 @@ use bide_executor::Start;
 use bide_sync::Mutex;
 use pyo3::prelude::*;
 
+use super::call::{Asks, PyCall};
 use super::coroutine::PyCoroutine;
-use super::driver::PyDriver;
+use super::driver::{BUDGET, PyDriver};
 use super::gate::PyGateWatch;
-use super::queue::LoopQueue;
-use crate::gil;
+use super::queue::{LoopQueue, Parked, Sleeper};
+use crate::gil::{self, Kept};
 use crate::host::{PyEngine, Python3};
 use crate::panics;
 use crate::process::Home;
@@ -28,6 +29,8 @@ pub(crate) struct PyLoopQueue {
     pub(super) engine: Arc<PyEngine>,
     /// Bodies that were taken and not executed yet.
     pub(super) starts: Mutex<VecDeque<Start<Python3>>>,
+    /// What was woken and did not have its turn yet.
+    woken: Mutex<VecDeque<Arc<Sleeper>>>,
     /// There is a driver that executes what is ready, or is about to.
     pub(super) driving: AtomicBool,
     /// The bodies that have suspended and not ended, by run, task and attempt.
@@ -44,6 +47,7 @@ impl PyLoopQueue {
             queue,
             engine,
             starts: Mutex::default(),
+            woken: Mutex::default(),
             driving: AtomicBool::new(false),
             suspended: Mutex::default(),
             home: Home::here(),
@@ -56,8 +60,8 @@ impl PyLoopQueue {
     }
 
     /// A body has suspended: this task is its own from here on.
-    pub(super) fn remember(&self, body: &Bound<'_, PyCoroutine>, task: &Bound<'_, PyAny>) {
-        body.get().set_task(task);
+    pub(super) fn remember(&self, body: &Bound<'_, PyCoroutine>, task: &Bound<'_, PyAny>, vars: &Kept) {
+        body.get().set_task(task, vars);
         let before = self.suspended.lock().insert(body.get().place(), body.clone().unbind());
         drop(before);
     }
@@ -99,10 +103,36 @@ impl PyLoopQueue {
     fn turn(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
         panics::method(|| {
             self.home.check("Runner")?;
-            let woken = self.queue.take();
+            let mut woken = std::mem::take(&mut *self.woken.lock());
+            woken.extend(self.queue.take());
             self.commit_gathered(py);
-            let futures = woken.iter().filter_map(|sleeper| sleeper.parked());
-            Ok(futures.map(|future| future.into_owned(py).into_bound().unbind()).collect())
+            let bodies = self.body_loop(py);
+            let mut asks = None;
+            let mut futures = Vec::new();
+            let since = self.engine.steady();
+            while let Some(sleeper) = woken.pop_front() {
+                let Some(Parked { future, call }) = sleeper.parked() else { continue };
+                let future = match call {
+                    None => Some(future),
+                    Some(call) => {
+                        if asks.is_none() {
+                            asks = Some(bodies.as_ref().map_or(Ok(None), Asks::here)?);
+                        }
+                        match &asks {
+                            Some(Some(asks)) => PyCall::wakes(&call, py, asks, future)?,
+                            _ => Some(future),
+                        }
+                    }
+                };
+                futures.extend(future.map(|future| future.into_owned(py).into_bound().unbind()));
+                if self.engine.steady().saturating_sub(since) > BUDGET && !woken.is_empty() {
+                    // The loop has a turn before the next ones.
+                    self.woken.lock().extend(woken);
+                    self.queue.wake();
+                    break;
+                }
+            }
+            Ok(futures)
         })
     }
 

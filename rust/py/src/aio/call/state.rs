@@ -33,8 +33,14 @@ pub(crate) struct PyCall {
 }
 
 pub(super) struct State {
-    /// Its future, while it is polled.
+    /// Its future, while it is polled, and the last one once that is done.
     pub(super) future: Option<Future<Action>>,
+    /// The future is polled.
+    pub(super) waits: bool,
+    /// What was polled and is to be done by Python.
+    pub(super) ready: Option<Action>,
+    /// A condition that was begun aside.
+    pub(super) asking: Option<Asking>,
     /// What is to be created for it.
     pub(super) creates: Option<(Vec<usize>, Event)>,
     /// Its result.
@@ -43,6 +49,24 @@ pub(super) struct State {
     pub(super) executing: bool,
     /// What it does.
     pub(super) what: What,
+}
+
+/// A condition that was begun outside of its task, and is not done.
+pub(super) struct Asking {
+    /// The number of its part.
+    pub(super) part: usize,
+    /// What to await, or what it has raised that is no `Exception`.
+    pub(super) begun: Result<Kept, Raised>,
+}
+
+/// How far a call has come.
+pub(super) enum Progress {
+    /// It is over.
+    Over,
+    /// It waits.
+    Waits,
+    /// This is to be done for it.
+    Needs(Action),
 }
 
 pub(super) enum What {
@@ -61,6 +85,8 @@ pub(super) struct Asked {
     /// The number of its part.
     pub(super) part: usize,
     pub(super) condition: Kept,
+    /// It is a coroutine function.
+    pub(super) is_async: bool,
     pub(super) name: String,
     /// What proved it the same before it was asked.
     pub(super) proof: Option<Arc<[u8]>>,
@@ -110,7 +136,16 @@ impl PyCall {
     pub(super) fn of(coroutine: &Bound<'_, PyCoroutine>, body: &Body, call: Arc<OpenCall>, what: What) -> Self {
         let driven = Arc::clone(body).drive(Arc::clone(&call), Fed::Begin);
         let future = Some(Future::new(&coroutine.get().queue, driven));
-        let state = State { future, creates: None, result: None, executing: false, what };
+        let state = State {
+            future,
+            waits: true,
+            ready: None,
+            asking: None,
+            creates: None,
+            result: None,
+            executing: false,
+            what,
+        };
         Self { coroutine: coroutine.clone().unbind(), state: Mutex::new(state), call }
     }
 
@@ -122,8 +157,32 @@ impl PyCall {
     pub(super) fn feed(&self, py: Python<'_>, fed: Fed) -> PyResult<()> {
         self.leaves(py)?;
         let driven = Arc::clone(self.body()?).drive(Arc::clone(&self.call), fed);
-        self.state.lock().future = Some(Future::new(&self.coroutine.get().queue, driven));
+        let state = &mut *self.state.lock();
+        state.waits = true;
+        match &mut state.future {
+            Some(future) => future.renew(driven),
+            None => state.future = Some(Future::new(&self.coroutine.get().queue, driven)),
+        }
         Ok(())
+    }
+
+    /// Polls its future.
+    pub(super) fn poll(&self) -> Progress {
+        let mut state = self.state.lock();
+        if let Some(action) = state.ready.take() {
+            return Progress::Needs(action);
+        }
+        if !state.waits {
+            return Progress::Over;
+        }
+        match state.future.as_mut().map(Future::poll) {
+            None => Progress::Over,
+            Some(None) => Progress::Waits,
+            Some(Some(action)) => {
+                state.waits = false;
+                Progress::Needs(action)
+            }
+        }
     }
 
     pub(super) fn enters(&self, py: Python<'_>) -> PyResult<()> {

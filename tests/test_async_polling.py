@@ -1,0 +1,144 @@
+"""How bodies share a task until they suspend, and how the conditions of deferred coroutines are asked beside it."""
+
+import asyncio
+import contextvars
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+import pytest
+
+import bide
+
+name: contextvars.ContextVar[str] = contextvars.ContextVar("name", default="nothing")
+
+Polled = Callable[[int], Awaitable[object]]
+
+
+def waited(store: str, polled: Polled) -> Any:
+    """Run a body that waits for a condition, which is given the number of the poll; return what that has given."""
+
+    @bide.task
+    async def work(handle: bide.AsyncTaskHandle) -> Any:
+        asked = 0
+
+        async def condition() -> object:
+            nonlocal asked
+            asked += 1
+            return await polled(asked)
+
+        name.set("mine")
+        return await handle.defer_until(condition, 1)
+
+    with bide.Runner(store) as runner:
+        return runner.run(bide.Workflow("w", [work]), timeout=30)["work"]
+
+
+def test_each_poll_is_made_by_the_bodys_task_with_its_contextvars(store: str) -> None:
+    seen: set[tuple[int, str, bool]] = set()
+
+    async def polled(number: int) -> bool:
+        handle = bide.current(bide.AsyncTaskHandle)
+        seen.add((id(asyncio.current_task()), name.get(), handle.is_slot_held()))
+        return number == 5
+
+    assert waited(store, polled) is True
+    tasks, names, held = zip(*seen, strict=True)
+    assert (len(set(tasks)), set(names), set(held)) == (1, {"mine"}, {True, False})
+
+
+@pytest.mark.parametrize("suspends", ["nothing", "sleep", "timeout", "task"])
+def test_a_poll_may_suspend_wherever_it_is(store: str, suspends: str) -> None:
+    async def nothing() -> str:
+        return "there"
+
+    async def polled(number: int) -> object:
+        if suspends == "sleep":
+            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
+        elif suspends == "timeout":
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.001):
+                    await asyncio.sleep(60)
+        elif suspends == "task":
+            return number > 3 and await asyncio.create_task(nothing())
+        return "there" if number > 3 else None
+
+    assert waited(store, polled) == "there"
+
+
+def test_a_poll_that_raises_later_ends_the_wait_with_that(store: str) -> None:
+    async def polled(number: int) -> bool:
+        if number > 2:
+            msg = f"poll {number}"
+            raise bide.DefinitionError(msg)
+        return False
+
+    with pytest.raises(bide.RunFailed, match="poll 3"):
+        waited(store, polled)
+
+
+def test_a_timeout_around_a_wait_cancels_its_poll(store: str) -> None:
+    log: list[str] = []
+
+    async def condition() -> bool:
+        log.append("asked")
+        if len(log) > 1:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                log.append("cancelled")
+                raise
+        return False
+
+    @bide.task
+    async def work(handle: bide.AsyncTaskHandle) -> str:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await handle.defer_until(condition, 1)
+        assert not asyncio.current_task().cancelling()  # type: ignore[union-attr]
+        return "went on"
+
+    with bide.Runner(store) as runner:
+        assert runner.run(bide.Workflow("w", [work]), timeout=30)["work"] == "went on"
+    assert log == ["asked", "asked", "cancelled"]
+
+
+def test_what_a_body_does_to_its_task_does_not_reach_the_next(store: str) -> None:
+    def items() -> list[int]:
+        return list(range(60))
+
+    @bide.task
+    async def element(item: Annotated[int, bide.Each(items)]) -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        found = f"{name.get()} {task.cancelling()}"
+        name.set(f"of {item}")
+        if item % 3 == 0:
+            await asyncio.sleep(0)
+            assert name.get() == f"of {item}"
+        if item % 3 == 1:
+            task.cancel()
+        return found
+
+    with bide.Runner(store) as runner:
+        result = runner.run(bide.Workflow("w", [items, element]), timeout=30)
+        assert {result[f"element[{number}]"] for number in range(60)} == {"nothing 0"}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio has eager tasks from 3.12 on")
+def test_bodies_execute_on_a_loop_with_eager_tasks(store: str) -> None:
+    async def main() -> bide.RunResult:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined, unused-ignore]
+        async with bide.Runner(store) as runner:
+            return await runner.run_async(bide.Workflow("w", [items, element]))
+
+    def items() -> list[int]:
+        return list(range(2_000))
+
+    @bide.task
+    async def element(item: Annotated[int, bide.Each(items)]) -> int:
+        await asyncio.sleep(0)
+        return item
+
+    assert asyncio.run(main())["element[1999]"] == 1999
