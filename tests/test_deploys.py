@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import bide
-from processes import Child, killed, ledger, ran
+from processes import Child, eventually, killed, ledger, ran
 
 BEFORE = """
 @bide.task
@@ -209,11 +209,13 @@ def test_a_run_that_is_executed_is_not_adopted(file: Path) -> None:
     waits = BEFORE.replace("stay()", "")
     with Child(waits + "stay()", file) as child, bide.Runner(file) as runner:
         child.expect("waits")
+        eventually(lambda: runner.get("1").tasks["load"].sub_status == "Deferred", "its wait is committed")
         other = bide.Workflow("orders", [returning("load", 1), returning("ship", 1)])
         with pytest.raises(bide.BideError, match="is executed by a runner, whose code it fits"):
             runner.adopt("1", other)
         child.kill()
         runner.adopt("1", other)
+        runner.signal("1", "go", 1)  # a wait that is open stays open: the new body begins with its end
         assert runner._core.attach(runner.get("1").id).wait(20)
 
 
