@@ -19,8 +19,8 @@ from bide._text import check_text, is_text
 from bide._twins import twin
 
 if TYPE_CHECKING:
-    from bide._run_handle import RunHandle
     from bide._access import StoreAccess
+    from bide._run_handle import RunHandle
     from bide._waits import Duration
     from bide._workflow import Workflow
 
@@ -63,7 +63,9 @@ class Filter(msgspec.Struct, frozen=True):
             msg = f"{what} takes a run or a filter (status=, workflow=, since=, tags=, all=), not both"
             raise DefinitionError(msg)
 
-    def each(self, runner: "StoreAccess", possible: tuple[RunStatus, ...], what: str, do: Callable[[str], object]) -> int:
+    def each(
+        self, runner: "StoreAccess", possible: tuple[RunStatus, ...], what: str, do: Callable[[str], object]
+    ) -> int:
         """Do something to each chosen run of one of these statuses, and return how many.
 
         One that has changed meanwhile is left out.

@@ -14,12 +14,12 @@ from bide._events import DEFAULT
 from bide._options import options
 
 if TYPE_CHECKING:
+    from bide._access import StoreAccess
     from bide._core import Channel
     from bide._events import Event
+    from bide._reads import Run
     from bide._result import RunResult
     from bide._run_handle import RunHandle
-    from bide._access import StoreAccess
-    from bide._reads import Run
     from bide._runner import Runner
     from bide._signals import Request, Signal
     from bide._status import RunStatus
@@ -259,7 +259,7 @@ class RunnerTwins:
         _runner(self)._refuse_in_body("Runner.run_async()")
         limit = optional_seconds(timeout, "timeout", zero=True)
         said = options("run_async", tags, priority, start_at, start_after)
-        handle = await _runner(self)._submit_soon(workflow, inputs, key, said)
+        handle = await _runner(self)._submit_soon(workflow, inputs, key, said, awaited=True)
         return await handle._result_within(limit)
 
     async def register_async(self, workflow: "Workflow") -> None:

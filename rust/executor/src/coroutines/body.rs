@@ -16,6 +16,7 @@ use bide_sync::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::dispatch::{Coroutines, Counted, Slot};
+use super::sleep::{CancelTimer, Ring};
 use crate::engine::Engine;
 use crate::engine::show::publish;
 use crate::host::Host;
@@ -88,15 +89,6 @@ impl OpenCall {
 
     fn key(&self) -> EntryKey {
         self.call.lock().key().clone()
-    }
-}
-
-/// Wakes a future.
-pub(super) struct Ring(pub(super) Arc<Notify>);
-
-impl Alarm for Ring {
-    fn ring(self: Arc<Self>, _ticket: u64) {
-        self.0.notify_one();
     }
 }
 
@@ -451,6 +443,8 @@ impl<H: Host> CoroutineBody<H> {
     }
 
     async fn sleep(&self, call: &OpenCall, sleep: Sleep) -> Fed {
+        let noted = self.run.note_sleep((self.task, self.attempt()), &call.call.lock(), sleep, &**self.engine.clock());
+        noted.into_iter().for_each(|event| self.enqueue(event, None));
         let (key, rung) = (call.key(), Arc::new(Notify::new()));
         let alarm: Arc<dyn Alarm> = Arc::new(Ring(Arc::clone(&rung)));
         let timers = self.engine.timers();
@@ -481,17 +475,6 @@ impl<H: Host> CoroutineBody<H> {
                     return Fed::Woken;
                 }
             }
-        }
-    }
-}
-
-/// Cancels a timer when the sleep is over or abandoned.
-pub(super) struct CancelTimer<'a, H: Host>(pub(super) &'a Engine<H>, pub(super) Option<crate::services::timers::Key>);
-
-impl<H: Host> Drop for CancelTimer<'_, H> {
-    fn drop(&mut self) {
-        if let Some(key) = self.1.take() {
-            self.0.timers().cancel(key);
         }
     }
 }

@@ -9,6 +9,7 @@ mod children;
 mod dispatch;
 mod gates;
 mod show;
+mod sleep;
 mod work;
 
 pub use body::{CoroutineBody, OpenCall};

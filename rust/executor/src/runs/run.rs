@@ -76,6 +76,8 @@ pub struct RunRequest<H: Host> {
     pub options: Option<Box<RunOptions>>,
     /// The run whose body starts it, if one does.
     pub(crate) parent: Option<Box<ParentRun>>,
+    /// Its caller waits for it from the beginning.
+    pub(crate) awaited: bool,
 }
 
 /// The run above a child.
@@ -90,7 +92,7 @@ impl<H: Host> RunRequest<H> {
     /// A request with these inputs, in order of name, without a key.
     #[must_use]
     pub fn new(inputs: Inputs) -> Self {
-        Self { inputs, key: None, local: H::Local::default(), options: None, parent: None }
+        Self { inputs, key: None, local: H::Local::default(), options: None, parent: None, awaited: false }
     }
 
     /// The same request with a key, or with none.
@@ -103,6 +105,12 @@ impl<H: Host> RunRequest<H> {
     #[must_use]
     pub fn with_options(self, options: RunOptions) -> Self {
         Self { options: (!options.is_default()).then(|| Box::new(options)), ..self }
+    }
+
+    /// The same request of a caller that waits for the run until its end, or until [`Settled::give_up`].
+    #[must_use]
+    pub fn awaited(self, awaited: bool) -> Self {
+        Self { awaited, ..self }
     }
 
     /// The same request with the deadline that the workflow's timeout makes: counted from when the run begins.
@@ -198,7 +206,7 @@ impl<H: Host> Run<H> {
         request: RunRequest<H>,
         created_at: Time,
     ) -> Self {
-        let RunRequest { inputs, key, local, options, parent } = request;
+        let RunRequest { inputs, key, local, options, parent, awaited } = request;
         let state = timed(state, created_at, options.as_deref());
         Self {
             id: state.id(),
@@ -212,7 +220,7 @@ impl<H: Host> Run<H> {
             options,
             state: Mutex::new(state),
             local,
-            settled: Settled::default(),
+            settled: Settled::new(awaited),
             live_output: LiveOutput::default(),
             rare: Mutex::default(),
         }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use bide_core::record::{DoneRow, Mark, NewRun, Parent, RunRowId, RunUpdate, Write};
 use bide_core::{
-    BlockReason, Cancel, Entry, EntryKey, EntryKind, EntryState, Failure, NO_MAP, RunId, RunOptions, RunStatus, TaskId, TaskRow,
-    TaskStatus, Time, Value,
+    BlockReason, Cancel, Entry, EntryKey, EntryKind, EntryState, Failure, NO_MAP, RunId, RunOptions, RunStatus, TaskId,
+    TaskRow, TaskStatus, Time, Value,
 };
 
 use super::messages::Messages;

@@ -1,12 +1,13 @@
 //! Reading what is under way in all runs: open waits, runners, runs that nobody has.
 
-use bide_core::{RunId, Time};
+use bide_core::record::StoredRun;
+use bide_core::{Message, RunId, Time};
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::SqliteStore;
 use super::fields::Fields;
 use super::read::entry;
-use crate::{OpenWait, RunnerInfo, StoreError, UnownedRuns, WaitPosition};
+use crate::{Look, OpenWait, RunnerInfo, StoreError, UnownedRuns, WaitPosition};
 
 // CROSS JOIN keeps the order: along the open entries, and a look into three tables for each. Entries of a task that has
 // ended, or of a run that has, may have been left open.
@@ -32,12 +33,8 @@ pub(super) const HOT: &[&str] = &[OPEN_WAITS, RUNNER_INFO, UNOWNED_RUNS];
 #[cfg(test)]
 pub(super) const PAGE: &str = OPEN_WAITS;
 
-impl SqliteStore {
-    pub(super) fn read_open_waits(
-        &self,
-        after: Option<WaitPosition>,
-        most: usize,
-    ) -> Result<Vec<OpenWait>, StoreError> {
+impl Look for SqliteStore {
+    fn open_waits(&self, after: Option<WaitPosition>, most: usize) -> Result<Vec<OpenWait>, StoreError> {
         let explain = |error: rusqlite::Error| self.identity.error(&error);
         let reader = self.reader()?;
         let mut statement = reader.prepare_cached(OPEN_WAITS).map_err(explain)?;
@@ -52,6 +49,44 @@ impl SqliteStore {
         Ok(found)
     }
 
+    fn load_open(&self, run: RunId) -> Result<Option<StoredRun>, StoreError> {
+        self.read_open_run(run)
+    }
+
+    fn requests(&self, run: RunId) -> Result<Vec<Message>, StoreError> {
+        self.read_requests(run)
+    }
+
+    fn runner(&self, runner: i64) -> Result<Option<RunnerInfo>, StoreError> {
+        let reader = self.reader()?;
+        let read = || -> rusqlite::Result<Option<RunnerInfo>> {
+            let mut statement = reader.prepare_cached(RUNNER_INFO)?;
+            let info =
+                |row: &Row<'_>| Ok(RunnerInfo { pid: row.get(0)?, host: row.get(1)?, started_at: Time(row.get(2)?) });
+            statement.query_row([runner], info).optional()
+        };
+        read().map_err(|error| self.identity.error(&error))
+    }
+
+    fn unowned_runs(&self) -> Result<Vec<UnownedRuns>, StoreError> {
+        let explain = |error: rusqlite::Error| self.identity.error(&error);
+        let reader = self.reader()?;
+        let mut statement = reader.prepare_cached(UNOWNED_RUNS).map_err(explain)?;
+        let mut rows = statement.query([]).map_err(explain)?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next().map_err(explain)? {
+            let uuid: Vec<u8> = row.get(4).map_err(explain)?;
+            let example: RunId = self.uuid(&uuid)?;
+            let fields = Fields { row, identity: &self.identity.name, run: example, table: "run" };
+            let count = fields.get::<i64>(2, "id")?.unsigned_abs();
+            let (workflow, version) = (fields.get(0, "workflow")?, fields.get(1, "version")?);
+            found.push(UnownedRuns { workflow, version, count, example });
+        }
+        Ok(found)
+    }
+}
+
+impl SqliteStore {
     fn open_wait(&self, row: &Row<'_>) -> Result<OpenWait, StoreError> {
         let uuid: Vec<u8> = row.get(14).map_err(|error| self.identity.error(&error))?;
         let run = self.uuid(&uuid)?;
@@ -67,33 +102,5 @@ impl SqliteStore {
             name: fields.get(17, "task")?,
             entry,
         })
-    }
-
-    pub(super) fn read_runner(&self, runner: i64) -> Result<Option<RunnerInfo>, StoreError> {
-        let reader = self.reader()?;
-        let read = || -> rusqlite::Result<Option<RunnerInfo>> {
-            let mut statement = reader.prepare_cached(RUNNER_INFO)?;
-            let info =
-                |row: &Row<'_>| Ok(RunnerInfo { pid: row.get(0)?, host: row.get(1)?, started_at: Time(row.get(2)?) });
-            statement.query_row([runner], info).optional()
-        };
-        read().map_err(|error| self.identity.error(&error))
-    }
-
-    pub(super) fn read_unowned_runs(&self) -> Result<Vec<UnownedRuns>, StoreError> {
-        let explain = |error: rusqlite::Error| self.identity.error(&error);
-        let reader = self.reader()?;
-        let mut statement = reader.prepare_cached(UNOWNED_RUNS).map_err(explain)?;
-        let mut rows = statement.query([]).map_err(explain)?;
-        let mut found = Vec::new();
-        while let Some(row) = rows.next().map_err(explain)? {
-            let uuid: Vec<u8> = row.get(4).map_err(explain)?;
-            let example: RunId = self.uuid(&uuid)?;
-            let fields = Fields { row, identity: &self.identity.name, run: example, table: "run" };
-            let count = fields.get::<i64>(2, "id")?.unsigned_abs();
-            let (workflow, version) = (fields.get(0, "workflow")?, fields.get(1, "version")?);
-            found.push(UnownedRuns { workflow, version, count, example });
-        }
-        Ok(found)
     }
 }

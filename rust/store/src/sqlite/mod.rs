@@ -61,9 +61,8 @@ use rusqlite::Connection;
 
 use crate::changes::ChangeLog;
 use crate::{
-    Changes, Commit, CommitId, Creation, Durability, EventRange, Lease, LeaseTime, Look, Maintenance, OpenWait, Purged,
-    RunFilter, RunnerInfo, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, UnownedRuns,
-    WaitPosition, Written,
+    Changes, Commit, CommitId, Creation, Durability, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter,
+    Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use checkpoint::{Checkpointer, Debt};
 use connection::{connect, level, prepare};
@@ -365,20 +364,6 @@ impl Store for SqliteStore {
 
     fn interrupt_waits(&self) {
         self.changes.interrupt();
-    }
-}
-
-impl Look for SqliteStore {
-    fn open_waits(&self, after: Option<WaitPosition>, most: usize) -> Result<Vec<OpenWait>, StoreError> {
-        self.read_open_waits(after, most)
-    }
-
-    fn runner(&self, runner: i64) -> Result<Option<RunnerInfo>, StoreError> {
-        self.read_runner(runner)
-    }
-
-    fn unowned_runs(&self) -> Result<Vec<UnownedRuns>, StoreError> {
-        self.read_unowned_runs()
     }
 }
 
