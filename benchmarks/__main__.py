@@ -45,6 +45,8 @@ BIDE_ROWS = (
     "signal",
     "signals",
     "emit",
+    "why",
+    "open_waits",
     "unfinished",
     "million",
     "workflows",

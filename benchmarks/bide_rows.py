@@ -16,6 +16,7 @@ from . import (
     bide_commits,
     bide_events,
     bide_growth,
+    bide_looks,
     bide_processes,
     bide_signals,
     bide_waits,
@@ -147,5 +148,14 @@ ROWS = {
 }
 
 if __name__ == "__main__":
-    modules = (bide_children, bide_commits, bide_events, bide_growth, bide_processes, bide_signals, bide_waits)
+    modules = (
+        bide_children,
+        bide_commits,
+        bide_events,
+        bide_growth,
+        bide_looks,
+        bide_processes,
+        bide_signals,
+        bide_waits,
+    )
     measure.main(ROWS | {name: row for module in modules for name, row in module.ROWS.items()})
